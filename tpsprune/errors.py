@@ -1,0 +1,119 @@
+"""What can go wrong for a user: one family, each member with words and an exit code.
+
+    TpspruneError              caught by the door alone, printed without a traceback, exit code 2
+    ├── RecipeError            a recipe has faults: all of them, each with its place
+    ├── DataError              data is missing, empty, cut short or does not fit the task
+    ├── ModelError             a model does not build, or does not fit the data
+    ├── DeviceError            the device asked for is not here
+    ├── VariantError           a TPS variant does not fit the model or the task
+    ├── DivergedError          the loss is no longer a finite number
+    ├── PruneError             a cut was refused and rolled back
+    ├── MeterError             energy cannot be measured as asked
+    ├── RunFolderError         a run folder cannot be written, is in use or does not hold what it should
+    └── ArtifactError          an exported file is damaged, foreign or does not fit
+
+Anything else that reaches the door is a bug of ours: traceback, exit code 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import ClassVar
+
+__all__ = [
+    "ArtifactError",
+    "DataError",
+    "DeviceError",
+    "DivergedError",
+    "Fault",
+    "MeterError",
+    "ModelError",
+    "PruneError",
+    "RecipeError",
+    "RunFolderError",
+    "TpspruneError",
+    "VariantError",
+    "did_you_mean",
+]
+
+
+class TpspruneError(Exception):
+    """A fault the user can mend: the message names the place, what was found and what would do."""
+
+    exit_code: ClassVar[int] = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a recipe: where, and what would do."""
+
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}" if self.place else self.message
+
+
+class RecipeError(TpspruneError):
+    """A recipe cannot be used; holds every fault found, not only the first."""
+
+    def __init__(self, source: str, faults: Iterable[Fault]) -> None:
+        self.source = source
+        self.faults = tuple(faults)
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        if len(self.faults) == 1:
+            return f"{self.source}: {self.faults[0]}"
+        lines = "".join(f"\n  {fault}" for fault in self.faults)
+        return f"{self.source} has {len(self.faults)} faults:{lines}"
+
+
+class DataError(TpspruneError):
+    """Data is missing, empty, cut short or does not fit the task."""
+
+
+class ModelError(TpspruneError):
+    """A model does not build, or what it puts out does not fit the data."""
+
+
+class DeviceError(TpspruneError):
+    """The device asked for is not on this machine."""
+
+
+class VariantError(TpspruneError):
+    """A TPS variant does not fit the model or the task; the message names those that would."""
+
+
+class DivergedError(TpspruneError):
+    """Training left the finite numbers; the message names the step and what was not finite."""
+
+
+class PruneError(TpspruneError):
+    """A cut was refused; the model handed in is as it was."""
+
+
+class MeterError(TpspruneError):
+    """Energy cannot be measured as the recipe asks."""
+
+
+class RunFolderError(TpspruneError):
+    """A run folder cannot be written, is in use, or does not hold what it should."""
+
+
+class ArtifactError(TpspruneError):
+    """An exported file is damaged, foreign, or does not fit the model it should fill."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the nearest known word, or an empty string.
+
+    >>> did_you_mean("learning_rte", ["learning_rate", "epochs"])
+    " (did you mean 'learning_rate'?)"
+    >>> did_you_mean("zzz", ["learning_rate", "epochs"])
+    ''
+    """
+    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean '{near[0]}'?)" if near else ""

@@ -1,0 +1,1 @@
+"""A recipe: read from TOML, every fault at once, frozen thereafter."""

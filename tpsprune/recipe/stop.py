@@ -1,0 +1,86 @@
+"""``[stop]``: when to draw the ticket and when training is over; a hard budget always ends the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Gt, Interval
+
+from tpsprune.recipe.bounds import STRICT, AtLeastZero, Count, Positive, Share, Text
+
+__all__ = ["EpochRule", "NoRule", "PatienceRule", "PlateauRule", "Rule", "Stop", "ThresholdRule"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoRule:
+    """Never acts: the budget alone decides."""
+
+    rule: Literal["none"] = "none"
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochRule:
+    """Acts at a fixed epoch: the cheapest rule, and the one that others must beat."""
+
+    rule: Literal["epoch"] = "epoch"
+    epoch: Positive
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlateauRule:
+    """Acts once ``signal`` has kept within ``tolerance`` of itself over ``patience`` readings.
+
+    Holds still while validation accuracy has not yet covered ``learned_share`` of the way from its
+    first reading to 1: a memorising plateau is calm too.
+    """
+
+    rule: Literal["plateau"] = "plateau"
+    signal: Text = "d_eff"
+    tolerance: Positive = 0.05
+    """Largest relative spread (max − min) / |mean| over the window that still counts as calm."""
+    patience: Annotated[int, Interval(ge=2, le=1000)] = 3
+    learned_share: Share = 0.5
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatienceRule:
+    """Acts once ``signal`` has not bettered its best by ``min_gain`` for ``patience`` readings."""
+
+    rule: Literal["patience"] = "patience"
+    signal: Text = "validation_loss"
+    goal: Literal["fall", "rise"] = "fall"
+    min_gain: AtLeastZero = 0.0
+    patience: Count = 10
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThresholdRule:
+    """Acts once ``signal`` has been above, or below, ``level`` for ``patience`` readings in a row."""
+
+    rule: Literal["threshold"] = "threshold"
+    signal: Text
+    side: Literal["above", "below"] = "above"
+    level: float
+    patience: Count = 1
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+Rule = NoRule | EpochRule | PlateauRule | PatienceRule | ThresholdRule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """``[stop.draw]`` decides when the ticket is drawn, ``[stop.end]`` when its retraining is over."""
+
+    draw: Rule = field(default_factory=PlateauRule)
+    end: Rule = field(default_factory=NoRule)
+    draw_by_share: Annotated[float, Interval(gt=0.0, le=1.0)] = 1.0
+    """Part of the epochs after which the ticket is drawn whatever the rule says; the reason says so."""
+    budget_seconds: Annotated[float, Gt(0.0)] | None = None
+    budget_joules: Annotated[float, Gt(0.0)] | None = None
+    __pydantic_config__: ClassVar[Any] = STRICT

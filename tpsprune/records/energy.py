@@ -1,0 +1,88 @@
+"""Energy as it was obtained: joules never travel without their class."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+__all__ = ["EnergyClass", "EnergyMethod", "PhaseEnergy", "Window"]
+
+
+class EnergyClass(StrEnum):
+    """How a figure was obtained, from best to worst; a sum is as good as its worst part.
+
+    ``measured``: a hardware counter (RAPL, NVML). ``modelled``: load times rated power.
+    ``constant``: assumed watts times seconds. ``mixed``: parts of several classes.
+    ``simulated``: a meter for tests. ``none``: nothing was metered.
+    """
+
+    MEASURED = "measured"
+    MODELLED = "modelled"
+    CONSTANT = "constant"
+    MIXED = "mixed"
+    SIMULATED = "simulated"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnergyMethod:
+    """What metered a run, component by component (``cpu``, ``gpu``, ``ram``), and what it left out."""
+
+    meter: str
+    scope: str
+    classes: dict[str, EnergyClass] = field(default_factory=dict)
+    details: dict[str, str] = field(default_factory=dict)
+    excluded: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the method as plain JSON values."""
+        return {**asdict(self), "excluded": list(self.excluded)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """One metered span of one phase; ``joules`` by component, empty when nothing was metered.
+
+    ``cpu_seconds`` is processor time of this process over the window; ``attempt`` counts resumes, so
+    that energy spent on work that a kill threw away stays on the bill.
+    """
+
+    phase: str
+    index: int
+    attempt: int
+    seconds: float
+    cpu_seconds: float
+    joules: dict[str, float]
+    classes: dict[str, EnergyClass]
+    started: str
+    valid: bool = True
+    fault: str = ""
+
+    @property
+    def total_joules(self) -> float | None:
+        """Sum over components; ``None`` when nothing was metered."""
+        return sum(self.joules.values()) if self.joules else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the window as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Window:
+        """Rebuild a window written by ``to_json``."""
+        return cls(**{**raw, "classes": {k: EnergyClass(v) for k, v in raw["classes"].items()}})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseEnergy:
+    """All windows of one phase, summed; ``energy_class`` is that of the whole sum."""
+
+    phase: str
+    windows: int
+    seconds: float
+    cpu_seconds: float
+    joules: float | None
+    joules_by_component: dict[str, float]
+    energy_class: EnergyClass
+    valid: bool = True

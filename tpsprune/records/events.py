@@ -1,0 +1,90 @@
+"""What happens in a run, in order: the pipeline yields these, the door shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from tpsprune.records.outcome import Outcome
+from tpsprune.records.readings import Decision
+from tpsprune.records.sizes import GroupChange, LeftAlone
+
+__all__ = [
+    "Decided",
+    "Event",
+    "Finished",
+    "Note",
+    "PhaseEnded",
+    "PhaseStarted",
+    "Progress",
+    "Pruned",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseStarted:
+    """A phase begins: ``total_steps`` is how far it can go, ``done_steps`` how far it already is."""
+
+    phase: str
+    title: str
+    total_steps: int
+    done_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a phase stands; figures that were not read anew keep their last value, ``None`` if never."""
+
+    phase: str
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float | None = None
+    validation_accuracy: float | None = None
+    signals: tuple[tuple[str, float], ...] = ()
+    joules: float | None = None
+    watts: float | None = None
+    read: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseEnded:
+    """A phase is over."""
+
+    phase: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """A rule acted: the draw, or the end."""
+
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """The cut is done: widths before and after, what was left alone, and accuracy before and after it."""
+
+    groups: tuple[GroupChange, ...]
+    left_alone: tuple[LeftAlone, ...]
+    macs_share: float
+    parameters_share: float
+    validation_accuracy_before: float
+    validation_accuracy_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something the user should know, in a sentence."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The run is over and everything is on disk."""
+
+    outcome: Outcome
+
+
+Event: TypeAlias = PhaseStarted | Progress | PhaseEnded | Decided | Pruned | Note | Finished

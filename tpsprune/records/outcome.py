@@ -1,0 +1,135 @@
+"""What came out of a run: the figures of the closing table, and their JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+from tpsprune.records.energy import EnergyMethod, PhaseEnergy
+from tpsprune.records.readings import Decision
+from tpsprune.records.sizes import GroupChange, Latency, LeftAlone, Size
+
+__all__ = ["Cost", "ModelFigures", "Outcome"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFigures:
+    """One model as weighed: test accuracy (read once, at the end), size and latency by batch."""
+
+    accuracy: float
+    size: Size
+    latencies: tuple[Latency, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as plain JSON values."""
+        return {
+            "accuracy": self.accuracy,
+            "parameters": self.size.parameters,
+            "macs": self.size.macs,
+            "bytes": self.size.bytes,
+            "latency_seconds": {
+                f"batch-{latency.batch}": {
+                    "median": latency.median_seconds,
+                    "lower_quartile": latency.lower_quartile_seconds,
+                    "upper_quartile": latency.upper_quartile_seconds,
+                    "repeats": latency.repeats,
+                }
+                for latency in self.latencies
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Joules (``None`` when nothing was metered), wall seconds and processor seconds."""
+
+    joules: float | None
+    seconds: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Everything a finished run has to say; ``to_json`` is ``result.json``."""
+
+    SCHEMA: ClassVar[str] = "tpsprune.result/1"
+
+    name: str
+    seed: int
+    device: str
+    machine: dict[str, Any]
+    dense: ModelFigures
+    ticket: ModelFigures
+    cut_accuracy: float
+    groups: tuple[GroupChange, ...]
+    left_alone: tuple[LeftAlone, ...]
+    drawn: Decision
+    stopped: Decision
+    epochs: dict[str, float]
+    energy: tuple[PhaseEnergy, ...]
+    method: EnergyMethod
+    total: Cost
+    projected_dense: Cost
+    overhead: dict[str, float | None]
+    attempts: int
+    notes: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    folder: str = ""
+
+    @property
+    def macs_share(self) -> float:
+        """The ticket's multiply-accumulates as a share of the dense model's."""
+        return self.ticket.size.macs / self.dense.size.macs
+
+    @property
+    def parameters_share(self) -> float:
+        """The ticket's parameters as a share of the dense model's."""
+        return self.ticket.size.parameters / self.dense.size.parameters
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the outcome as plain JSON values, in the order a reader wants them."""
+        return {
+            "schema": self.SCHEMA,
+            "name": self.name,
+            "seed": self.seed,
+            "device": self.device,
+            "machine": self.machine,
+            "dense": self.dense.to_json(),
+            "ticket": self.ticket.to_json(),
+            "cut_accuracy": self.cut_accuracy,
+            "macs_share": self.macs_share,
+            "parameters_share": self.parameters_share,
+            "groups": [asdict(group) for group in self.groups],
+            "left_alone": [asdict(item) for item in self.left_alone],
+            "drawn_at": _moment(self.drawn),
+            "stopped_at": _moment(self.stopped),
+            "epochs": self.epochs,
+            "energy": {
+                phase.phase: {
+                    "joules": phase.joules,
+                    "seconds": phase.seconds,
+                    "class": str(phase.energy_class),
+                    "cpu_seconds": phase.cpu_seconds,
+                    "joules_by_component": phase.joules_by_component,
+                    "windows": phase.windows,
+                    "valid": phase.valid,
+                }
+                for phase in self.energy
+            },
+            "method": self.method.to_json(),
+            "total": asdict(self.total),
+            "projected_dense": {**asdict(self.projected_dense), "class": "projection"},
+            "overhead": self.overhead,
+            "attempts": self.attempts,
+            "notes": list(self.notes),
+            "versions": self.versions,
+        }
+
+
+def _moment(decision: Decision) -> dict[str, Any]:
+    return {
+        "epoch": decision.epoch,
+        "step": decision.step,
+        "reason": decision.reason,
+        "rule": decision.rule,
+    }

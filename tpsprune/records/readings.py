@@ -1,0 +1,96 @@
+"""What is read while training, and what was decided on it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from math import isfinite
+from typing import Any
+
+__all__ = ["Decision", "Reading", "Status", "Verdict"]
+
+
+class Status(StrEnum):
+    """Why a reading has, or has not, a value: a reading is never silently missing."""
+
+    OK = "ok"
+    NOT_YET = "not-yet-defined"
+    NOT_FINITE = "not-finite"
+    NOT_APPLICABLE = "not-applicable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One number read at one moment: ``signal`` of ``group`` (empty: of the whole model).
+
+    ``value`` is ``None`` unless ``status`` is ``OK``; ``reason`` then says why.
+    """
+
+    signal: str
+    step: int
+    epoch: float
+    value: float | None
+    group: str = ""
+    unit: str = ""
+    status: Status = Status.OK
+    reason: str = ""
+
+    @classmethod
+    def of(
+        cls, signal: str, value: float, *, step: int, epoch: float, group: str = "", unit: str = ""
+    ) -> Reading:
+        """Make a reading of a number; one that is not finite becomes ``NOT_FINITE``, without a value.
+
+        >>> Reading.of("norm", float("nan"), step=3, epoch=1.0).status
+        <Status.NOT_FINITE: 'not-finite'>
+        """
+        if isfinite(value):
+            return cls(signal=signal, step=step, epoch=epoch, value=float(value), group=group, unit=unit)
+        return cls(
+            signal=signal,
+            step=step,
+            epoch=epoch,
+            value=None,
+            group=group,
+            unit=unit,
+            status=Status.NOT_FINITE,
+            reason=f"came out as {value}",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the reading as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Reading:
+        """Rebuild a reading written by ``to_json``."""
+        return cls(**{**raw, "status": Status(raw["status"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a rule says after one more round of readings, and why, in a sentence with its numbers."""
+
+    act: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """A verdict as journalled: what was decided (``draw`` or ``stop``), when, by which rule, and why."""
+
+    kind: str
+    act: bool
+    step: int
+    epoch: float
+    rule: str
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the decision as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Decision:
+        """Rebuild a decision written by ``to_json``."""
+        return cls(**raw)
