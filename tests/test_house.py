@@ -14,7 +14,8 @@ FLOORS = [
     {"pipeline"},
     {"report", "studies"},
     {"data", "models", "training", "tps", "signals", "pruning", "energy", "export", "measure"},
-    {"recipe", "stopping", "runs", "numerics"},
+    {"stopping", "runs", "numerics"},
+    {"recipe"},
     {"records"},
     {"errors"},
 ]

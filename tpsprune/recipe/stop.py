@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Gt, Interval
+from pydantic import Field
 
 from tpsprune.recipe.bounds import STRICT, AtLeastZero, Count, Positive, Share, Text
 
@@ -70,7 +71,7 @@ class ThresholdRule:
     __pydantic_config__: ClassVar[Any] = STRICT
 
 
-Rule = NoRule | EpochRule | PlateauRule | PatienceRule | ThresholdRule
+Rule = Annotated[NoRule | EpochRule | PlateauRule | PatienceRule | ThresholdRule, Field(discriminator="rule")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, MinLen
+from pydantic import Field
 
 from tpsprune.recipe.bounds import STRICT, Count, Natural, OpenShare, Share, Text, Width
 
@@ -160,8 +161,12 @@ class CustomModel:
     __pydantic_config__: ClassVar[Any] = STRICT
 
 
-Data = DigitsData | ModularData | IdxData | ImageFolderData | CustomData
-Model = CnnModel | ResNetModel | MlpModel | TransformerModel | CustomModel
+Data = Annotated[
+    DigitsData | ModularData | IdxData | ImageFolderData | CustomData, Field(discriminator="kind")
+]
+Model = Annotated[
+    CnnModel | ResNetModel | MlpModel | TransformerModel | CustomModel, Field(discriminator="kind")
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,1 +1,23 @@
-"""Room under construction."""
+"""Training: a generator of ticks, and what it needs. Watching is the body of the caller's ``for``."""
+
+from tpsprune.training.device import Execution, choose_device, prepare_process
+from tpsprune.training.evaluate import Score, evaluate
+from tpsprune.training.loop import Tick, fit, steps_per_epoch
+from tpsprune.training.optimizers import load_state_by_name, make_optimizer, state_by_name
+from tpsprune.training.randomness import load_random_state, random_state
+
+__all__ = [
+    "Execution",
+    "Score",
+    "Tick",
+    "choose_device",
+    "evaluate",
+    "fit",
+    "load_random_state",
+    "load_state_by_name",
+    "make_optimizer",
+    "prepare_process",
+    "random_state",
+    "state_by_name",
+    "steps_per_epoch",
+]

@@ -1,0 +1,145 @@
+"""Rules are tested with lists of numbers: no model, no clock."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tpsprune import stopping
+from tpsprune.recipe.stop import EpochRule, NoRule, PatienceRule, PlateauRule, Rule, ThresholdRule
+from tpsprune.records import Reading, Status, Verdict
+
+FINITE = st.floats(-1e6, 1e6, allow_nan=False)
+RULES: list[Rule] = [
+    NoRule(),
+    EpochRule(epoch=3.0),
+    PlateauRule(signal="d_eff", patience=3, tolerance=0.05),
+    PatienceRule(signal="d_eff", patience=3),
+    ThresholdRule(signal="d_eff", level=0.5, patience=2),
+]
+
+
+def round_of(index: int, value: float | None, accuracy: float = 1.0) -> list[Reading]:
+    status = Status.OK if value is not None else Status.NOT_YET
+    moment = {"step": index, "epoch": float(index)}
+    return [
+        Reading(signal="d_eff", value=value, status=status, reason="too early", **moment),
+        Reading(signal="validation_accuracy", value=accuracy, **moment),
+    ]
+
+
+def verdicts(rule: Rule, values: list[float | None], accuracies: list[float] | None = None) -> list[Verdict]:
+    memory = stopping.start(rule)
+    out = []
+    for index, value in enumerate(values):
+        accuracy = accuracies[index] if accuracies else min(index / 2, 1.0)
+        memory, verdict = stopping.step(rule, memory, round_of(index, value, accuracy))
+        out.append(verdict)
+    return out
+
+
+def first_act(rule: Rule, values: list[float | None], accuracies: list[float] | None = None) -> int | None:
+    acts = [verdict.act for verdict in verdicts(rule, values, accuracies)]
+    return acts.index(True) if True in acts else None
+
+
+def test_no_rule_never_acts() -> None:
+    assert first_act(NoRule(), [1.0] * 50) is None
+
+
+def test_an_epoch_rule_acts_at_its_epoch_and_says_so() -> None:
+    rule = EpochRule(epoch=3.0)
+    assert first_act(rule, [1.0] * 6) == 3
+    assert verdicts(rule, [1.0] * 4)[3].reason == "epoch 3 of the 3 asked for"
+
+
+@given(start=st.floats(1.0, 100.0), ratio=st.floats(0.5, 0.9))
+def test_a_plateau_rule_never_acts_while_the_signal_still_moves(start: float, ratio: float) -> None:
+    falling: list[float | None] = [start * ratio**k for k in range(30)]
+    assert first_act(PlateauRule(tolerance=0.05, patience=3), falling) is None
+
+
+@given(patience=st.integers(2, 8), moving=st.integers(0, 6))
+def test_a_plateau_rule_acts_after_exactly_its_patience(patience: int, moving: int) -> None:
+    values: list[float | None] = [2.0**-k for k in range(moving)] + [1e-9] * (patience + 3)
+    accuracies = [0.0, *[1.0] * (len(values) - 1)]
+    rule = PlateauRule(tolerance=0.05, patience=patience)
+    assert first_act(rule, values, accuracies) == moving + patience - 1
+
+
+def test_a_memorising_plateau_does_not_fire_and_the_reason_says_why() -> None:
+    rule = PlateauRule(patience=3)
+    calm: list[float | None] = [5.0] * 20
+    assert first_act(rule, calm, [0.1] * 20) is None
+    assert "a memorising plateau is calm too" in verdicts(rule, calm, [0.1] * 20)[-1].reason
+    assert first_act(rule, calm, [0.1] * 10 + [0.9] * 10) == 10
+
+
+def test_a_verdict_carries_its_numbers() -> None:
+    reason = verdicts(PlateauRule(patience=3), [8.0, 4.0, 4.1, 4.0], [0.1, 0.9, 0.9, 0.9])[3].reason
+    assert reason == (
+        "d_eff 4 → 4 over 3 readings: calm (spread 0.025 ≤ 0.05), "
+        "and validation accuracy has covered 0.89 of its way to 1"
+    )
+
+
+@given(patience=st.integers(1, 8), improving=st.integers(1, 6))
+def test_a_patience_rule_acts_after_exactly_its_patience(patience: int, improving: int) -> None:
+    values: list[float | None] = [-float(k) for k in range(improving)] + [0.0] * (patience + 2)
+    assert first_act(PatienceRule(signal="d_eff", patience=patience), values) == improving + patience - 1
+
+
+def test_a_patience_rule_counts_a_gain_below_the_least_as_none() -> None:
+    creeping: list[float | None] = [1.0 - 0.001 * k for k in range(10)]
+    assert first_act(PatienceRule(signal="d_eff", patience=3, min_gain=0.1), creeping) == 3
+    assert first_act(PatienceRule(signal="d_eff", patience=3), creeping) is None
+
+
+def test_a_threshold_rule_wants_its_readings_in_a_row() -> None:
+    rule = ThresholdRule(signal="d_eff", level=0.5, patience=2)
+    assert first_act(rule, [0.6, 0.4, 0.6, 0.4, 0.6, 0.7]) == 5
+    below = ThresholdRule(signal="d_eff", level=0.5, side="below", patience=1)
+    assert first_act(below, [0.6, 0.5, 0.4]) == 2
+
+
+@pytest.mark.parametrize("rule", RULES[2:], ids=stopping.describe)
+def test_a_round_without_a_value_changes_nothing_and_is_explained(rule: Rule) -> None:
+    memory = stopping.start(rule)
+    memory, _ = stopping.step(rule, memory, round_of(0, 1.0))
+    after, verdict = stopping.step(rule, memory, round_of(1, None))
+    assert after == memory
+    assert not verdict.act
+    assert verdict.reason == "d_eff has no value (not-yet-defined: too early)"
+
+
+@pytest.mark.parametrize("rule", RULES, ids=stopping.describe)
+@given(values=st.lists(FINITE, min_size=1, max_size=12), cut=st.integers(0, 12))
+def test_memory_survives_a_checkpoint(rule: Rule, values: list[float], cut: int) -> None:
+    memory = stopping.start(rule)
+    straight, broken = [], []
+    for index, value in enumerate(values):
+        memory, verdict = stopping.step(rule, memory, round_of(index, value))
+        straight.append(verdict)
+    memory = stopping.start(rule)
+    for index, value in enumerate(values):
+        if index == cut:
+            memory = json.loads(json.dumps(memory))
+        memory, verdict = stopping.step(rule, memory, round_of(index, value))
+        broken.append(verdict)
+    assert straight == broken
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (NoRule(), "none"),
+        (PlateauRule(), "plateau of d_eff within 0.05 over 3"),
+        (PatienceRule(patience=4), "4 readings without a fall of validation_loss"),
+        (ThresholdRule(signal="norm", level=2.0), "norm above 2 for 1"),
+    ],
+)
+def test_a_rule_can_be_named_in_a_few_words(rule: Rule, words: str) -> None:
+    assert stopping.describe(rule) == words

@@ -1,0 +1,141 @@
+"""pydantic's findings in a user's words: the place as typed in the file, what was found, what would do."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from tpsprune.errors import Fault, did_you_mean
+from tpsprune.recipe.schema import Recipe
+
+__all__ = ["faults_of"]
+
+TAGS = ("kind", "rule")
+
+
+def faults_of(errors: Sequence[Mapping[str, Any]], raw: Mapping[str, Any]) -> list[Fault]:
+    """Turn pydantic's error list into faults, one per place, in the order of the file's sections."""
+    messages: dict[str, list[str]] = {}
+    found: dict[str, str] = {}
+    for error in errors:
+        parts = _place(error["loc"], raw)
+        place = ".".join(parts)
+        message, shows_input = _words(error, parts, raw)
+        if message not in messages.setdefault(place, []):
+            messages[place].append(message)
+        if shows_input:
+            found[place] = f" (found {_shown(error['input'])})"
+    return [Fault(place, " or ".join(words) + found.get(place, "")) for place, words in messages.items()]
+
+
+def _words(error: Mapping[str, Any], parts: Sequence[str], raw: Mapping[str, Any]) -> tuple[str, bool]:
+    kind, context = error["type"], error.get("ctx", {})
+    match kind:
+        case "unexpected_keyword_argument":
+            known = _known_keys(parts[:-1], raw)
+            hint = did_you_mean(parts[-1], known) or f" (known here: {', '.join(known)})"
+            return f"unknown key{hint}", False
+        case "missing" | "missing_argument" | "missing_keyword_only_argument":
+            return "required, but not given", False
+        case "union_tag_not_found":
+            tag = context["discriminator"].strip("'")
+            return f"needs '{tag}', one of {_choices(parts, raw)}", False
+        case "union_tag_invalid":
+            hint = did_you_mean(str(context["tag"]), _tags(parts, raw))
+            return (
+                f"unknown {context['discriminator']} '{context['tag']}'{hint}; one of {_choices(parts, raw)}",
+                False,
+            )
+        case "literal_error":
+            expected = context["expected"]
+            words = [word.strip().strip("'") for word in expected.replace(" or ", ", ").split(",")]
+            return f"must be {expected}{did_you_mean(str(error['input']), words)}", True
+        case "predicate_failed":
+            return f"must be {_PREDICATES.get(parts[-1], 'another value')}", True
+        case "dataclass_type" | "dataclass_exact_type":
+            return "must be a table", True
+    return error["msg"].replace("Input should be", "must be").replace("Input should", "must"), True
+
+
+_PREDICATES = {
+    "name": "lower-case letters, digits and hyphens, 64 at most, and begin with no hyphen",
+    "rewind": "'none', 'init' or 'epoch:K' with K from 1",
+    "country": "an upper-case ISO 3166 code of three letters, such as 'FRA'",
+}
+
+
+def _place(loc: Sequence[str | int], raw: Any) -> list[str]:
+    """Walk ``raw`` along ``loc``, leaving out what pydantic adds: the tag of a union, the name of a type."""
+    parts: list[str] = []
+    here = raw
+    for index, item in enumerate(loc):
+        if isinstance(here, Mapping):
+            is_tag = any(here.get(tag) == item for tag in TAGS) and item not in here
+            if is_tag or (item not in here and index < len(loc) - 1):
+                continue
+            here = here.get(str(item))
+        elif isinstance(here, list) and isinstance(item, int):
+            here = here[item] if item < len(here) else None
+        else:
+            continue
+        parts.append(str(item))
+    return parts
+
+
+def _section(parts: Sequence[str], raw: Any) -> Any:
+    """Return the dataclass that owns the table at ``parts``, or ``None``."""
+    owner: Any = Recipe
+    here = raw
+    for part in parts:
+        if not is_dataclass(owner):
+            return None
+        hints = get_type_hints(owner, include_extras=True)
+        here = here.get(part) if isinstance(here, Mapping) else None
+        owner = _member(hints.get(part), here)
+    return owner
+
+
+def _member(hint: Any, here: Any) -> Any:
+    members = [member for member in _members(hint) if is_dataclass(member)]
+    if len(members) == 1:
+        return members[0]
+    tags = {here.get(tag) for tag in TAGS} if isinstance(here, Mapping) else set()
+    return next((member for member in members if _tag_of(member) in tags), None)
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    if get_origin(hint) is Annotated:
+        return _members(get_args(hint)[0])
+    if get_origin(hint) in {Union, types.UnionType}:
+        return get_args(hint)
+    return (hint,)
+
+
+def _tag_of(member: Any) -> str | None:
+    """Return the default of a section's ``kind`` or ``rule``: the word that selects it."""
+    for item in fields(member):
+        if item.name in TAGS and item.default is not MISSING:
+            return str(item.default)
+    return None
+
+
+def _known_keys(parts: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
+    owner = _section(parts, raw)
+    return [item.name for item in fields(owner)] if is_dataclass(owner) else []
+
+
+def _tags(parts: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
+    owner = _section(parts[:-1], raw)
+    hint = get_type_hints(owner, include_extras=True).get(parts[-1]) if is_dataclass(owner) else None
+    return [tag for member in _members(hint) if is_dataclass(member) and (tag := _tag_of(member))]
+
+
+def _choices(parts: Sequence[str], raw: Mapping[str, Any]) -> str:
+    return ", ".join(f"'{tag}'" for tag in _tags(parts, raw))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

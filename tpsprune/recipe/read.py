@@ -1,0 +1,116 @@
+"""TOML to a ``Recipe``, or every fault at once, each with its place and what would do."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from tpsprune.errors import Fault, RecipeError, did_you_mean
+from tpsprune.recipe import shipped
+from tpsprune.recipe.faults import faults_of
+from tpsprune.recipe.rules import rule_faults
+from tpsprune.recipe.schema import Recipe
+
+__all__ = ["locate", "parse", "read"]
+
+Raw = dict[str, Any]
+
+
+def read(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a file, or a shipped one by its name, with ``section.key=value`` overrides.
+
+    Raises:
+        RecipeError: with every fault found. Nothing has been built or written by then.
+    """
+    path = locate(source)
+    return parse(_text(path), str(source), overrides)
+
+
+def locate(source: str | Path) -> Path:
+    """Return the file that ``source`` means: a path, or the name of a shipped recipe.
+
+    Raises:
+        RecipeError: there is neither, or it is a folder.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise _fault(source, "is a folder; a recipe is a TOML file")
+    named = shipped.path_of(str(source))
+    if named is not None:
+        return named
+    names = shipped.names()
+    hint = did_you_mean(path.stem, names) or f" (shipped recipes: {', '.join(names)})"
+    raise _fault(source, f"no such file, and no shipped recipe of that name{hint}")
+
+
+def parse(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Turn the text of a recipe into a ``Recipe``; ``source`` names it in messages.
+
+    Raises:
+        RecipeError: with every fault found.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _fault(source, f"is not valid TOML: {error}") from error
+    faults = [fault for override in overrides for fault in _apply(override, raw)]
+    if faults:
+        raise RecipeError(source, faults)
+    try:
+        # As JSON on purpose: strict Python mode would refuse to fill dataclasses from tables.
+        recipe = _adapter().validate_json(json.dumps(raw, default=str))
+    except ValidationError as error:
+        raise RecipeError(source, faults_of(error.errors(include_url=False), raw)) from None
+    if broken := rule_faults(recipe):
+        raise RecipeError(source, broken)
+    return recipe
+
+
+@cache
+def _adapter() -> TypeAdapter[Recipe]:
+    return TypeAdapter(Recipe)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        found = f"byte 0x{error.object[error.start]:02x} on line {line}"
+        raise _fault(path, f"is not UTF-8 text ({found}); save it as UTF-8") from error
+    except OSError as error:
+        raise _fault(path, f"cannot be read: {error.strerror}") from error
+
+
+def _apply(override: str, raw: Raw) -> list[Fault]:
+    key, equals, value = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        return [Fault("--set", f"wants section.key=value, found '{override}'")]
+    table: Any = raw
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            return [Fault("--set", f"'{key.strip()}' goes through '{part}', which is not a table")]
+    table[parts[-1]] = _value(value.strip())
+    return []
+
+
+def _value(text: str) -> Any:
+    """Read a TOML value; what is none is a bare word, as a shell user writes it."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _fault(source: str | Path, message: str) -> RecipeError:
+    return RecipeError(str(source), [Fault("", message)])

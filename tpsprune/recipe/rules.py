@@ -1,0 +1,72 @@
+"""Rules between fields: what single bounds cannot say."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tpsprune.errors import Fault, did_you_mean
+from tpsprune.recipe.retrain import rewind_epoch
+from tpsprune.recipe.schema import Recipe
+from tpsprune.recipe.stop import EpochRule, Rule
+from tpsprune.recipe.task import TransformerModel
+
+__all__ = ["rule_faults", "signal_names"]
+
+ALWAYS_READ: Final = ("train_loss", "validation_loss", "validation_accuracy")
+READ_BY_SIGNAL: Final = {
+    "d_eff": ("d_eff", "d_eff_share", "participation_ratio"),
+    "h1": ("h1", "h1_max", "h1_total", "h1_sum_of_squares"),
+    "spectral_edge": ("spectral_edge", "spectral_edge_k", "gap_23"),
+    "norm": ("norm",),
+}
+READ_BY_VARIANT: Final = {
+    "none": (),
+    "weights": ("tps_energy", "tps_z1", "tps_z2"),
+    "neurons": ("tps_energy", "tps_z1", "tps_z2"),
+    "fourier": ("tps_energy", "tps_coherence"),
+    "labels": ("tps_energy", "tps_coherence"),
+}
+
+
+def signal_names(recipe: Recipe) -> tuple[str, ...]:
+    """Return the names that this recipe's readings will carry, and that its rules may look at."""
+    watched = [name for signal in recipe.watch.signals for name in READ_BY_SIGNAL[signal]]
+    return (*ALWAYS_READ, *watched, *READ_BY_VARIANT[recipe.tps.variant])
+
+
+def rule_faults(recipe: Recipe) -> list[Fault]:
+    """Return every broken rule between fields."""
+    faults = [*_rule_faults("stop.draw", recipe.stop.draw, recipe)]
+    faults += _rule_faults("stop.end", recipe.stop.end, recipe)
+    if recipe.watch.every_epochs is not None and recipe.watch.every_steps is not None:
+        faults.append(Fault("watch", "give every_epochs or every_steps, not both"))
+    rewind = rewind_epoch(recipe.retrain.rewind)
+    if rewind is not None and rewind >= recipe.train.epochs:
+        faults.append(
+            Fault("retrain.rewind", f"goes to epoch {rewind}, but train.epochs is {recipe.train.epochs}")
+        )
+    if recipe.tps.apply == "decoupled" and recipe.tps.variant in {"fourier", "labels"}:
+        faults.append(
+            Fault("tps.apply", f"'{recipe.tps.variant}' works in the loss only; use 'auto' or 'loss'")
+        )
+    model = recipe.task.model
+    if isinstance(model, TransformerModel) and model.width % model.heads:
+        faults.append(
+            Fault("task.model.heads", f"must divide width {model.width} evenly (found {model.heads})")
+        )
+    if recipe.prune.round_to > 1 and recipe.prune.min_width % recipe.prune.round_to:
+        faults.append(Fault("prune.min_width", f"must be a multiple of round_to = {recipe.prune.round_to}"))
+    return faults
+
+
+def _rule_faults(place: str, rule: Rule, recipe: Recipe) -> list[Fault]:
+    if isinstance(rule, EpochRule) and rule.epoch > recipe.train.epochs:
+        return [
+            Fault(f"{place}.epoch", f"is after train.epochs = {recipe.train.epochs} (found {rule.epoch:g})")
+        ]
+    signal = getattr(rule, "signal", None)
+    names = signal_names(recipe)
+    if signal is None or signal in names:
+        return []
+    hint = did_you_mean(signal, names) or f" (read here: {', '.join(names)})"
+    return [Fault(f"{place}.signal", f"'{signal}' is not read in this recipe{hint}")]

@@ -1,0 +1,154 @@
+"""Every rule of ``[stop]`` as a pure step: settings, memory and one round of readings in, verdict out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from tpsprune.recipe.stop import EpochRule, NoRule, PatienceRule, PlateauRule, Rule, ThresholdRule
+from tpsprune.records import Reading, Verdict
+
+__all__ = ["Memory", "describe", "start", "step"]
+
+Memory: TypeAlias = Mapping[str, Any]
+"""What a rule remembers between rounds, JSON values only."""
+
+
+def start(rule: Rule) -> Memory:
+    """Return the memory of a rule that has seen nothing."""
+    match rule:
+        case PlateauRule():
+            return {"window": [], "first_accuracy": None}
+        case PatienceRule():
+            return {"best": None, "stale": 0}
+        case ThresholdRule():
+            return {"held": 0}
+        case _:
+            return {}
+
+
+def step(rule: Rule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
+    """Let a rule see one round of readings, all of one moment; return its new memory and its verdict.
+
+    A round without a value of the rule's signal changes nothing: what is not known cannot decide.
+    """
+    match rule:
+        case NoRule():
+            return memory, Verdict(False, "no rule: the budget decides")
+        case EpochRule():
+            return memory, _epoch(rule, readings)
+        case PlateauRule():
+            return _plateau(rule, memory, readings)
+        case PatienceRule():
+            return _patience(rule, memory, readings)
+        case ThresholdRule():
+            return _threshold(rule, memory, readings)
+
+
+def describe(rule: Rule) -> str:
+    """Return the rule in a few words, for journals and tables.
+
+    >>> describe(EpochRule(epoch=5.0))
+    'epoch 5'
+    """
+    match rule:
+        case NoRule():
+            return "none"
+        case EpochRule():
+            return f"epoch {rule.epoch:g}"
+        case PlateauRule():
+            return f"plateau of {rule.signal} within {rule.tolerance:g} over {rule.patience}"
+        case PatienceRule():
+            return f"{rule.patience} readings without a {rule.goal} of {rule.signal}"
+        case ThresholdRule():
+            return f"{rule.signal} {rule.side} {rule.level:g} for {rule.patience}"
+
+
+def _value_of(signal: str, readings: Sequence[Reading]) -> float | None:
+    return next((r.value for r in readings if r.signal == signal and not r.group), None)
+
+
+def _missing(signal: str, readings: Sequence[Reading]) -> Verdict:
+    mine = next((r for r in readings if r.signal == signal and not r.group), None)
+    why = f"{mine.status}: {mine.reason}" if mine else "not read this time"
+    return Verdict(False, f"{signal} has no value ({why})")
+
+
+def _epoch(rule: EpochRule, readings: Sequence[Reading]) -> Verdict:
+    epoch = max((r.epoch for r in readings), default=0.0)
+    return Verdict(epoch >= rule.epoch, f"epoch {epoch:g} of the {rule.epoch:g} asked for")
+
+
+def _plateau(rule: PlateauRule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
+    accuracy = _value_of("validation_accuracy", readings)
+    first = memory["first_accuracy"] if memory["first_accuracy"] is not None else accuracy
+    value = _value_of(rule.signal, readings)
+    if value is None:
+        return {**memory, "first_accuracy": first}, _missing(rule.signal, readings)
+    window = [*memory["window"], value][-rule.patience :]
+    memory = {"window": window, "first_accuracy": first}
+    spread = _relative_spread(window)
+    span = f"{rule.signal} {window[0]:.4g} → {window[-1]:.4g} over {len(window)} readings"
+    if len(window) < rule.patience:
+        return memory, Verdict(False, f"{span}, {rule.patience} are needed")
+    if spread > rule.tolerance:
+        return memory, Verdict(False, f"{span}: still moving (spread {spread:.3f} > {rule.tolerance:g})")
+    learned = _learned_share(first, accuracy)
+    if learned < rule.learned_share:
+        return memory, Verdict(
+            False,
+            f"{span}: calm, but validation accuracy has covered only {learned:.2f} of its way to 1 "
+            f"({rule.learned_share:g} needed): a memorising plateau is calm too",
+        )
+    return memory, Verdict(
+        True,
+        f"{span}: calm (spread {spread:.3f} ≤ {rule.tolerance:g}), and validation accuracy has covered "
+        f"{learned:.2f} of its way to 1",
+    )
+
+
+def _relative_spread(window: Sequence[float]) -> float:
+    """Return (max − min) / |mean|; a constant window has none, even around zero."""
+    spread = max(window) - min(window)
+    mean = abs(sum(window) / len(window))
+    if spread == 0.0:
+        return 0.0
+    return spread / mean if mean > 0.0 else float("inf")
+
+
+def _learned_share(first: float | None, accuracy: float | None) -> float:
+    """Return how much of the way from the first accuracy to 1 is covered; unknown counts as none."""
+    if first is None or accuracy is None:
+        return 0.0
+    return (accuracy - first) / (1.0 - first) if first < 1.0 else 1.0
+
+
+def _patience(rule: PatienceRule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
+    value = _value_of(rule.signal, readings)
+    if value is None:
+        return memory, _missing(rule.signal, readings)
+    sign = 1.0 if rule.goal == "rise" else -1.0
+    best = memory["best"]
+    if best is None or sign * (value - best) > rule.min_gain:
+        memory = {"best": value, "stale": 0}
+    else:
+        memory = {"best": best, "stale": memory["stale"] + 1}
+    stale = memory["stale"]
+    reason = (
+        f"{rule.signal} {value:.4g}, best {memory['best']:.4g}, "
+        f"{stale} of {rule.patience} readings without a {rule.goal} of more than {rule.min_gain:g}"
+    )
+    return memory, Verdict(stale >= rule.patience, reason)
+
+
+def _threshold(rule: ThresholdRule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
+    value = _value_of(rule.signal, readings)
+    if value is None:
+        return memory, _missing(rule.signal, readings)
+    holds = value > rule.level if rule.side == "above" else value < rule.level
+    held = memory["held"] + 1 if holds else 0
+    reason = (
+        f"{rule.signal} {value:.4g} {'is' if holds else 'is not'} {rule.side} {rule.level:g}, "
+        f"{held} of {rule.patience} readings in a row"
+    )
+    return {"held": held}, Verdict(held >= rule.patience, reason)

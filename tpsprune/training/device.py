@@ -1,0 +1,84 @@
+"""Where and in which numbers a run computes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tpsprune.errors import DeviceError
+from tpsprune.recipe.train import Train
+
+__all__ = ["Execution", "choose_device", "prepare_process"]
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """A device and how it is used; ``autocast`` is the type of mixed-precision kernels, if any."""
+
+    device: torch.device
+    autocast: torch.dtype | None
+    channels_last: bool
+
+    @classmethod
+    def of(cls, settings: Train, device: torch.device) -> Execution:
+        """Settle the recipe's ``auto`` words for ``device``."""
+        fast_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        wants_bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and fast_bfloat16)
+        wants_channels_last = settings.memory_format == "channels-last" or (
+            settings.memory_format == "auto" and device.type == "cuda"
+        )
+        return cls(device, torch.bfloat16 if wants_bfloat16 else None, wants_channels_last)
+
+    def autocasting(self) -> torch.autocast:
+        """Return the context in which forward passes run; one that does nothing without autocast."""
+        return torch.autocast(
+            self.device.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None
+        )
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move ``model`` to the device, its convolutions channels-last where that is wanted."""
+        model = model.to(self.device)
+        if self.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model
+
+    def arrange(self, inputs: Tensor) -> Tensor:
+        """Lay a batch of images out as the model's convolutions want it."""
+        if self.channels_last and inputs.ndim == 4:
+            return inputs.contiguous(memory_format=torch.channels_last)
+        return inputs
+
+    def describe(self) -> str:
+        """Return the device in words, for records: ``cpu`` or the GPU's name."""
+        if self.device.type == "cuda":
+            return f"cuda ({torch.cuda.get_device_name(self.device)})"
+        return self.device.type
+
+
+def choose_device(word: str) -> torch.device:
+    """Return the device for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        DeviceError: ``cuda`` was asked for and there is none.
+    """
+    if word == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            "--device cuda: no CUDA device is available to this PyTorch "
+            f"({torch.__version__}); use --device cpu or auto"
+        )
+    if word == "auto":
+        word = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(word)
+
+
+def prepare_process(settings: Train, seed: int) -> None:
+    """Fix threads, seeds and kernels of this process, so that CPU runs repeat bit for bit."""
+    torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    # Filling fresh memory with NaN on each allocation would be paid on every step for nothing.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,148 @@
+"""The training loop, as a generator of ticks.
+
+Watching is the caller's loop body, stopping is leaving the loop. The only thing that reaches in is the
+regulariser's term of the loss, a function of the step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tpsprune.errors import DivergedError
+from tpsprune.numerics.forward import call_model, logits_of
+from tpsprune.recipe.train import Train
+from tpsprune.training.device import Execution
+from tpsprune.training.randomness import augmentation_generator, epoch_order
+from tpsprune.training.schedule import learning_rate_at
+
+__all__ = ["Tick", "fit", "steps_per_epoch"]
+
+Penalty = Callable[[int], Tensor | None]
+Prepare = Callable[[Tensor, torch.Generator | None], Tensor]
+
+CHECK_EVERY = 50
+"""Steps between two looks at the loss on a device where looking means waiting."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tick:
+    """One optimiser step, done: ``step`` counts it in; ``loss`` is the task's, detached, on the device."""
+
+    step: int
+    epoch: float
+    loss: Tensor
+    learning_rate: float
+    penalty_cpu_seconds: float
+
+
+def steps_per_epoch(items: int, settings: Train) -> int:
+    """Return the optimiser steps of an epoch; a last batch that is not full is left for another order."""
+    return max(items // batch_items(items, settings), 1)
+
+
+def batch_items(items: int, settings: Train) -> int:
+    """Return the items of a batch: never more than there are."""
+    return items if settings.batch_size == "full" else min(settings.batch_size, items)
+
+
+def fit(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    prepare: Prepare,
+    settings: Train,
+    execution: Execution,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    total_steps: int,
+    penalty: Penalty | None = None,
+) -> Iterator[Tick]:
+    """Train from step ``first_step`` up to ``last_step`` of a schedule over ``total_steps``.
+
+    Each step: cross-entropy with label smoothing on one batch, the penalty's gradient added, clipping,
+    the optimiser, a tick. Batches and augmentation depend on (seed, step) alone, so that a loop begun
+    at any step goes on as one that was never broken off.
+
+    Raises:
+        DivergedError: the loss is not finite; names the step and what was not finite. The model is
+            left as it is then; the last checkpoint is from before.
+    """
+    items, size, per_epoch = (
+        len(labels),
+        batch_items(len(labels), settings),
+        steps_per_epoch(len(labels), settings),
+    )
+    order, order_epoch = torch.empty(0), -1
+    first_bad = torch.full((), -1, dtype=torch.int64, device=labels.device)
+    check_every = 1 if execution.device.type == "cpu" else CHECK_EVERY
+    model.train()
+    for step in range(first_step, last_step):
+        epoch, position = divmod(step, per_epoch)
+        if epoch != order_epoch:
+            order, order_epoch = epoch_order(items, seed, epoch).to(labels.device), epoch
+        index = order[position * size : (position + 1) * size]
+        learning_rate = learning_rate_at(step, total_steps, settings)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.zero_grad(set_to_none=True)
+        batch = execution.arrange(prepare(inputs[index], augmentation_generator(seed, step)))
+        with execution.autocasting():
+            logits_bc = logits_of(call_model(model, batch))
+        loss = functional.cross_entropy(
+            logits_bc.float(), labels[index], label_smoothing=settings.label_smoothing
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+        penalty_seconds = _add_penalty(penalty, step)
+        if settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        first_bad = torch.where((first_bad < 0) & ~torch.isfinite(loss.detach()), step, first_bad)
+        if (step + 1) % check_every == 0 or step + 1 == last_step:
+            _refuse_divergence(int(first_bad), model, batch, per_epoch, learning_rate)
+        optimizer.step()
+        yield Tick(step + 1, (step + 1) / per_epoch, loss.detach(), learning_rate, penalty_seconds)
+
+
+def _add_penalty(penalty: Penalty | None, step: int) -> float:
+    """Add the penalty's gradient to the parameters'; return the processor seconds it took.
+
+    A backward pass of its own: the sum of gradients is the gradient of the sum, and so the
+    regulariser's cost can be told apart from the model's.
+    """
+    if penalty is None:
+        return 0.0
+    started = time.process_time()
+    term = penalty(step)
+    if term is not None:
+        term.backward()  # type: ignore[no-untyped-call]
+    return time.process_time() - started
+
+
+def _refuse_divergence(
+    step: int, model: nn.Module, batch: Tensor, per_epoch: int, learning_rate: float
+) -> None:
+    if step < 0:
+        return
+    place = f"step {step + 1} (epoch {(step + 1) / per_epoch:.2f})"
+    broken = [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]
+    if isinstance(batch, Tensor) and batch.is_floating_point() and not torch.isfinite(batch).all():
+        cause = "the inputs of that batch hold values that are not finite: look at the data"
+    elif broken:
+        cause = (
+            f"the weights left the finite numbers first ('{broken[0]}', {len(broken)} tensors in all); "
+            f"lower train.learning_rate (here {learning_rate:.3g}) or tps.coupling, or set train.clip_norm"
+        )
+    else:
+        cause = (
+            "weights and inputs are finite, the model's scores overflowed; "
+            f"lower train.learning_rate (here {learning_rate:.3g}) or set train.clip_norm"
+        )
+    raise DivergedError(f"the loss is not finite at {place}: {cause}")

@@ -1,0 +1,56 @@
+"""Optimisers from a recipe, and their state by parameter name: what a checkpoint and a cut can carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tpsprune.recipe.train import Train
+
+__all__ = ["load_state_by_name", "make_optimizer", "state_by_name"]
+
+
+def make_optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
+    """Build the recipe's optimiser over the parameters that train.
+
+    Weight decay acts on tensors of two axes and more; biases and normalisation gains are left free, as
+    is usual (their shrinking regularises nothing).
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
+    return torch.optim.SGD(
+        groups,
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=settings.momentum > 0,
+        fused=True,
+    )
+
+
+def state_by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """Return the optimiser's state tensors (moments, step counts) under their parameters' names."""
+    return {
+        name: {key: value for key, value in optimizer.state[parameter].items() if isinstance(value, Tensor)}
+        for name, parameter in model.named_parameters()
+        if parameter in optimizer.state
+    }
+
+
+def load_state_by_name(
+    optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    """Give the optimiser the state tensors of the named parameters; the others begin afresh."""
+    for name, parameter in model.named_parameters():
+        if name in state:
+            optimizer.state[parameter] = {
+                key: value.detach().clone().to(value.device if value.ndim == 0 else parameter.device)
+                for key, value in state[name].items()
+            }
