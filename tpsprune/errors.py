@@ -1,4 +1,4 @@
-"""What can go wrong for a user: one family, each member with words and an exit code.
+"""What can go wrong for a user: one family.
 
     TpspruneError              caught by the door alone, printed without a traceback, exit code 2
     ├── RecipeError            a recipe has faults: all of them, each with its place
@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import ClassVar
 
 __all__ = [
     "ArtifactError",
@@ -41,8 +40,6 @@ __all__ = [
 
 class TpspruneError(Exception):
     """A fault the user can mend: the message names the place, what was found and what would do."""
-
-    exit_code: ClassVar[int] = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,71 @@
-"""Room under construction."""
+"""The door: words in, words out. One file per command; the rooms are entered only once a command runs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Final, final
+
+import click
+
+from tpsprune.errors import TpspruneError, did_you_mean
+
+__all__ = ["main"]
+
+COMMANDS: Final = ("train", "check", "recipes", "show", "export")
+INTERRUPTED = 130
+
+
+@final
+class UserFault(click.ClickException):
+    """One of our errors as click prints it: ``Error:`` and the words, on standard error."""
+
+    exit_code = 2
+
+
+@final
+class Door(click.Group):
+    """Loads a command when it is asked for, so that ``--help`` is quick, and turns our errors into words."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
+        """Return the commands in the order a user meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the command's file and return the command of the same name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"tpsprune.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; an unknown one is answered with the nearest that there is."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            hint = did_you_mean(args[0], COMMANDS) or f" (commands: {', '.join(COMMANDS)})"
+            raise click.UsageError(f"no command '{args[0]}'{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a user's fault ends in one message and exit code 2, never in a traceback."""
+        try:
+            return super().invoke(ctx)
+        except TpspruneError as error:
+            raise UserFault(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted; a run that has begun goes on with --resume", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(
+    cls=Door,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Begin with:  tpsprune train digits",
+)
+@click.version_option(package_name="tpsprune")
+def main() -> None:
+    """A smaller PyTorch model, equally good, for less total energy, with proof.
+
+    tpsprune trains the model of a RECIPE, watches its signals to decide when to draw the pruned
+    subnetwork (the ticket), retrains it, and weighs both: accuracy, size, latency, energy.
+    """

@@ -4,6 +4,7 @@ Every field name carries its unit (``_seconds``, ``_joules``, ``_share`` in 0..1
 "not known", never zero.
 """
 
+from tpsprune.records.checked import Checked, CheckedGroup
 from tpsprune.records.energy import EnergyClass, EnergyMethod, PhaseEnergy, Window
 from tpsprune.records.events import (
     Decided,
@@ -21,6 +22,8 @@ from tpsprune.records.sizes import GroupChange, Latency, LeftAlone, Size
 from tpsprune.records.task import TaskFacts
 
 __all__ = [
+    "Checked",
+    "CheckedGroup",
     "Cost",
     "Decided",
     "Decision",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
-from tpsprune.records.energy import EnergyMethod, PhaseEnergy
+from tpsprune.records.energy import EnergyClass, EnergyMethod, PhaseEnergy
 from tpsprune.records.readings import Decision
 from tpsprune.records.sizes import GroupChange, Latency, LeftAlone, Size
+from tpsprune.records.task import TaskFacts
 
 __all__ = ["Cost", "ModelFigures", "Outcome"]
 
@@ -38,6 +39,24 @@ class ModelFigures:
             },
         }
 
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> ModelFigures:
+        """Rebuild figures written by ``to_json``."""
+        return cls(
+            accuracy=raw["accuracy"],
+            size=Size(parameters=raw["parameters"], macs=raw["macs"], bytes=raw["bytes"]),
+            latencies=tuple(
+                Latency(
+                    batch=int(name.removeprefix("batch-")),
+                    median_seconds=figures["median"],
+                    lower_quartile_seconds=figures["lower_quartile"],
+                    upper_quartile_seconds=figures["upper_quartile"],
+                    repeats=figures["repeats"],
+                )
+                for name, figures in raw["latency_seconds"].items()
+            ),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
@@ -58,9 +77,10 @@ class Outcome:
     seed: int
     device: str
     machine: dict[str, Any]
+    task: TaskFacts
     dense: ModelFigures
     ticket: ModelFigures
-    cut_accuracy: float
+    cut_validation_accuracy: float
     groups: tuple[GroupChange, ...]
     left_alone: tuple[LeftAlone, ...]
     drawn: Decision
@@ -94,9 +114,10 @@ class Outcome:
             "seed": self.seed,
             "device": self.device,
             "machine": self.machine,
+            "task": self.task.to_json(),
             "dense": self.dense.to_json(),
             "ticket": self.ticket.to_json(),
-            "cut_accuracy": self.cut_accuracy,
+            "cut_validation_accuracy": self.cut_validation_accuracy,
             "macs_share": self.macs_share,
             "parameters_share": self.parameters_share,
             "groups": [asdict(group) for group in self.groups],
@@ -124,6 +145,58 @@ class Outcome:
             "notes": list(self.notes),
             "versions": self.versions,
         }
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any], *, folder: str = "") -> Outcome:
+        """Rebuild an outcome from ``result.json``; ``folder`` is where it lies now."""
+        method = raw["method"]
+        return cls(
+            **{name: raw[name] for name in _SAME_IN_JSON},
+            task=TaskFacts.from_json(raw["task"]),
+            dense=ModelFigures.from_json(raw["dense"]),
+            ticket=ModelFigures.from_json(raw["ticket"]),
+            groups=tuple(GroupChange(**group) for group in raw["groups"]),
+            left_alone=tuple(LeftAlone(**item) for item in raw["left_alone"]),
+            drawn=Decision(kind="draw", act=True, **raw["drawn_at"]),
+            stopped=Decision(kind="stop", act=True, **raw["stopped_at"]),
+            energy=tuple(
+                PhaseEnergy(
+                    phase=name,
+                    windows=phase["windows"],
+                    seconds=phase["seconds"],
+                    cpu_seconds=phase["cpu_seconds"],
+                    joules=phase["joules"],
+                    joules_by_component=phase["joules_by_component"],
+                    energy_class=EnergyClass(phase["class"]),
+                    valid=phase["valid"],
+                )
+                for name, phase in raw["energy"].items()
+            ),
+            method=EnergyMethod(
+                meter=method["meter"],
+                scope=method["scope"],
+                classes={part: EnergyClass(kind) for part, kind in method["classes"].items()},
+                details=method["details"],
+                excluded=tuple(method["excluded"]),
+            ),
+            total=Cost(**raw["total"]),
+            projected_dense=Cost(**{k: v for k, v in raw["projected_dense"].items() if k != "class"}),
+            notes=tuple(raw["notes"]),
+            folder=folder,
+        )
+
+
+_SAME_IN_JSON = (
+    "name",
+    "seed",
+    "device",
+    "machine",
+    "cut_validation_accuracy",
+    "epochs",
+    "overhead",
+    "attempts",
+    "versions",
+)
 
 
 def _moment(decision: Decision) -> dict[str, Any]:

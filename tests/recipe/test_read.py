@@ -1,0 +1,265 @@
+"""Every way to get a recipe wrong meets its exact words, and all faults come at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tpsprune import recipe
+from tpsprune.errors import RecipeError
+from tpsprune.recipe import shipped
+from tpsprune.recipe.retrain import rewind_epoch
+from tpsprune.recipe.task import CustomData, IdxData, MlpModel, ModularData
+
+LEAST = """
+name = "least"
+[task.data]
+kind = "digits"
+[task.model]
+kind = "cnn"
+[train]
+epochs = 4
+"""
+
+
+def faults(text: str, *overrides: str) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        recipe.parse(text, "r.toml", overrides)
+    return [str(fault) for fault in caught.value.faults]
+
+
+def test_the_least_recipe_is_filled_with_defaults() -> None:
+    read = recipe.parse(LEAST, "r.toml")
+    assert read.train.epochs == 4
+    assert read.stop.draw.rule == "plateau"
+    assert read.energy.meter == "codecarbon"
+
+
+def test_every_shipped_recipe_reads_and_says_what_it_shows() -> None:
+    assert "digits" in shipped.names()
+    for name in shipped.names():
+        read = recipe.read(name)
+        assert read.name == name
+        assert read.shows
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.epochs=0", "train.epochs: must be greater than or equal to 1 (found 0)"),
+        ("train.epochs=-3", "train.epochs: must be greater than or equal to 1 (found -3)"),
+        ("train.epochs=2.5", "train.epochs: must be a valid integer (found 2.5)"),
+        ("train.epochs=true", "train.epochs: must be a valid integer (found True)"),
+        ("train.epochs='3'", "train.epochs: must be a valid integer (found '3')"),
+        ("train.learning_rate=inf", "train.learning_rate: must be a finite number (found inf)"),
+        ("train.learning_rate=nan", "train.learning_rate: must be a finite number (found nan)"),
+        ("train.learning_rate=-1.0", "train.learning_rate: must be greater than 0 (found -1.0)"),
+        (
+            "train.learning_rate=1979-05-27",
+            "train.learning_rate: must be a valid number (found '1979-05-27')",
+        ),
+        ("train.learning_rte=1", "train.learning_rte: unknown key (did you mean 'learning_rate'?)"),
+        (
+            "train.optimizer=adam",
+            "train.optimizer: must be 'adamw' or 'sgd' (did you mean 'adamw'?) (found 'adam')",
+        ),
+        (
+            "train.batch_size=huge",
+            "train.batch_size: must be a valid integer or must be 'full' (found 'huge')",
+        ),
+        ("prune.macs_share=1.0", "prune.macs_share: must be less than 1 (found 1.0)"),
+        ("prune.macs_share=1.5", "prune.macs_share: must be less than 1 (found 1.5)"),
+        ("prune.macs_share=0.0", "prune.macs_share: must be greater than 0 (found 0.0)"),
+        ("prune.macs_share=-0.5", "prune.macs_share: must be greater than 0 (found -0.5)"),
+        ("prune.leave_alone=head", "prune.leave_alone: must be a valid array (found 'head')"),
+        ("prunes.x=1", "prunes: unknown key (did you mean 'prune'?)"),
+        (
+            "watch.signals=['h2']",
+            "watch.signals.0: must be 'd_eff', 'h1', 'spectral_edge' or 'norm' (found 'h2')",
+        ),
+        ("watch.every_epochs=often", "watch.every_epochs: must be a valid integer (found 'often')"),
+        (
+            "task.data.kind=digit",
+            "task.data: unknown 'kind' 'digit' (did you mean 'digits'?); "
+            "one of 'digits', 'modular', 'idx', 'image-folder', 'custom'",
+        ),
+        (
+            "task.data.modulus=7",
+            "task.data.modulus: unknown key (known here: kind, validation_share, "
+            "test_share, split_seed, augment)",
+        ),
+        ("task.model.widths=[8, 0]", "task.model.widths.1: must be greater than or equal to 1 (found 0)"),
+        ("task.model=cnn", "--set: 'task.model.kind' goes through 'model', which is not a table"),
+        (
+            "name=Bad Name",
+            "name: must be lower-case letters, digits and hyphens, 64 at most, "
+            "and begin with no hyphen (found 'Bad Name')",
+        ),
+        (
+            "schema=tpsprune.recipe/2",
+            "schema: must be 'tpsprune.recipe/1' (did you mean "
+            "'tpsprune.recipe/1'?) (found 'tpsprune.recipe/2')",
+        ),
+        (
+            "retrain.rewind=epoch:0",
+            "retrain.rewind: must be 'none', 'init' or 'epoch:K' with K from 1 (found 'epoch:0')",
+        ),
+        ("retrain.rewind=epoch:4", "retrain.rewind: goes to epoch 4, but train.epochs is 4"),
+        (
+            "energy.country=fra",
+            "energy.country: must be an upper-case ISO 3166 code of three letters, "
+            "such as 'FRA' (found 'fra')",
+        ),
+        (
+            "stop.draw.patience=3",
+            "stop.draw: needs 'rule', one of 'none', 'epoch', 'plateau', 'patience', 'threshold'",
+        ),
+        ("train", "--set: wants section.key=value, found 'train'"),
+        ("train.=3", "--set: wants section.key=value, found 'train.=3'"),
+    ],
+)
+def test_a_fault_is_told_with_its_place_what_was_found_and_what_would_do(override: str, words: str) -> None:
+    extra = ("task.model.kind=cnn",) if override == "task.model=cnn" else ()
+    assert faults(LEAST, override, *extra) == [words]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ("watch.every_epochs=1", "watch.every_steps=5"),
+            "watch: give every_epochs or every_steps, not both",
+        ),
+        (
+            ("stop.draw.rule=epoch", "stop.draw.epoch=9.0"),
+            "stop.draw.epoch: is after train.epochs = 4 (found 9)",
+        ),
+        (
+            ("stop.end.rule=patience", "stop.end.signal=tps_coherence"),
+            "stop.end.signal: 'tps_coherence' is not read in this recipe (read here: train_loss, "
+            "validation_loss, validation_accuracy, d_eff, d_eff_share, participation_ratio, h1, h1_max, "
+            "h1_total, h1_sum_of_squares, spectral_edge, spectral_edge_k, gap_23, norm)",
+        ),
+        (
+            ("stop.draw.rule=plateau", "stop.draw.signal=h11"),
+            "stop.draw.signal: 'h11' is not read in this recipe (did you mean 'h1'?)",
+        ),
+        (
+            ("tps.variant=labels", "tps.apply=decoupled"),
+            "tps.apply: 'labels' works in the loss only; use 'auto' or 'loss'",
+        ),
+        (
+            ("prune.round_to=8", "prune.min_width=4"),
+            "prune.min_width: must be a multiple of round_to = 8",
+        ),
+    ],
+)
+def test_rules_between_fields_are_checked_too(overrides: tuple[str, ...], words: str) -> None:
+    assert faults(LEAST, *overrides) == [words]
+
+
+def test_all_faults_come_at_once() -> None:
+    text = LEAST.replace("epochs = 4", "epochs = 0\nlearning_rte = 1") + "[prune]\nmacs_share = 2.0\n[wach]\n"
+    with pytest.raises(RecipeError, match=r"r.toml has 4 faults:\n  train.epochs: .*\n  ") as caught:
+        recipe.parse(text, "r.toml")
+    assert [fault.place for fault in caught.value.faults] == [
+        "train.epochs",
+        "train.learning_rte",
+        "prune.macs_share",
+        "wach",
+    ]
+
+
+def test_sections_that_must_be_given_are_named() -> None:
+    assert faults('name = "x"') == ["task: required, but not given", "train: required, but not given"]
+
+
+def test_broken_toml_is_told_with_line_and_column() -> None:
+    with pytest.raises(RecipeError, match=r"r.toml: is not valid TOML: .*\(at line 2, column 9\)"):
+        recipe.parse('name = "x"\nepochs =\n', "r.toml")
+
+
+def test_a_missing_file_names_the_shipped_recipes_or_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"no shipped recipe of that name \(did you mean 'digits'\?\)"):
+        recipe.read("digit")
+    with pytest.raises(RecipeError, match=r"zzz.toml: no such file, .* \(shipped recipes: .*digits"):
+        recipe.read(str(tmp_path / "zzz.toml"))
+
+
+def test_a_folder_is_not_a_recipe(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"is a folder; a recipe is a TOML file"):
+        recipe.read(tmp_path)
+
+
+def test_a_wrong_encoding_is_told_with_its_byte_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "latin.toml"
+    path.write_bytes('name = "x"\nshows = "é"\n'.encode("latin-1"))
+    with pytest.raises(RecipeError, match=r"is not UTF-8 text \(byte 0xe9 on line 2\); save it as UTF-8"):
+        recipe.read(path)
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    path = tmp_path / "bom.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + LEAST.encode())
+    assert recipe.read(path).name == "least"
+
+
+def test_overrides_may_be_bare_words_or_toml_values() -> None:
+    read = recipe.parse(
+        LEAST,
+        "r.toml",
+        ["train.optimizer=sgd", "train.betas=[0.8, 0.9]", "task.model.widths=[4]", "seed = 7"],
+    )
+    assert (read.train.optimizer, read.train.betas, read.seed) == ("sgd", (0.8, 0.9), 7)
+
+
+def test_a_resolved_recipe_reads_back_equal() -> None:
+    for name in shipped.names():
+        read = recipe.read(name)
+        assert recipe.parse(recipe.dumps(read), "again") == read
+
+
+@given(
+    shows=st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
+    seed=st.integers(0, 2**63 - 1),
+    rate=st.floats(1e-12, 1e6),
+    data_args=st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8),
+        st.recursive(
+            st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=5) | st.floats(-1e9, 1e9),
+            lambda leaf: st.lists(leaf, max_size=3) | st.dictionaries(st.text(max_size=4), leaf, max_size=3),
+            max_leaves=6,
+        ),
+        max_size=4,
+    ),
+)
+def test_writing_and_reading_are_inverse(
+    shows: str, seed: int, rate: float, data_args: dict[str, object]
+) -> None:
+    from dataclasses import replace
+
+    least = recipe.parse(LEAST, "r.toml")
+    changed = replace(
+        least,
+        shows=shows,
+        seed=seed,
+        train=replace(least.train, learning_rate=rate),
+        task=replace(least.task, data=CustomData(factory="a:b", data_args=data_args)),
+    )
+    assert recipe.parse(recipe.dumps(changed), "again") == changed
+
+
+def test_kinds_select_their_own_tables() -> None:
+    text = LEAST.replace('kind = "digits"', 'kind = "modular"\nmodulus = 11').replace('"cnn"', '"mlp"')
+    read = recipe.parse(text, "r.toml")
+    assert read.task.data == ModularData(modulus=11)
+    assert read.task.model == MlpModel()
+    idx = recipe.parse(LEAST, "r.toml", ["task.data.kind=idx", "task.data.folder=/x"])
+    assert idx.task.data == IdxData(folder="/x")
+
+
+def test_a_rewind_is_an_epoch() -> None:
+    assert [rewind_epoch(word) for word in ("none", "init", "epoch:12")] == [None, 0, 12]

@@ -1,0 +1,5 @@
+"""``python -m tpsprune``."""
+
+from tpsprune.cli import main
+
+main()

@@ -1,0 +1,115 @@
+"""What a run works with, set up once and not changed thereafter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from tpsprune import data, models, pruning, tps, training
+from tpsprune.data import Dataset
+from tpsprune.recipe import Recipe
+from tpsprune.signals import Panel
+from tpsprune.training import Execution, Score
+
+__all__ = ["Bench", "set_up"]
+
+PROBE_BATCH_ITEMS = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """Data on the device, the probe batch, the signals and how to compute, all from one recipe."""
+
+    recipe: Recipe
+    dataset: Dataset
+    execution: Execution
+    probe: tuple[Tensor, ...]
+    panel: Panel
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.panel.close()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of one epoch."""
+        return training.steps_per_epoch(len(self.dataset.train), self.recipe.train)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole budget."""
+        return self.recipe.train.epochs * self.steps_per_epoch
+
+    @property
+    def reading_steps(self) -> int:
+        """Steps between two readings."""
+        watch = self.recipe.watch
+        return watch.every_steps or (watch.every_epochs or 1) * self.steps_per_epoch
+
+    def new_model(self) -> nn.Module:
+        """Build the model as it is before the first step: equal at equal seeds."""
+        torch.manual_seed(self.recipe.seed)
+        return self.execution.place(models.build(self.recipe.task.model, self.dataset.facts))
+
+    def regulariser(self, model: nn.Module) -> tps.Regulariser | None:
+        """Bind the recipe's TPS to ``model``; ``None`` where there is none."""
+        return tps.build(
+            self.recipe.tps,
+            model,
+            self.dataset.facts,
+            train_inputs=self.dataset.train.inputs,
+            train_labels=self.dataset.train.labels,
+            total_steps=self.total_steps,
+        )
+
+    def consumers(self, model: nn.Module) -> Mapping[str, Mapping[str, int]]:
+        """Return, by prunable group, the layers that read its units."""
+        survey = pruning.survey(model, self.probe[0], self.recipe.prune.leave_alone)
+        return survey.consumer_widths()
+
+    def score(self, model: nn.Module, split: data.Split) -> Score:
+        """Evaluate ``model`` on one split."""
+        return training.evaluate(
+            model, split.inputs, split.labels, prepare=self.dataset.prepare, execution=self.execution
+        )
+
+
+def set_up(recipe: Recipe, device_word: str) -> Bench:
+    """Load the data, fix the process, draw the probe batch; build once what could be refused.
+
+    Raises:
+        TpspruneError: anything the recipe asks for that cannot be had here. Nothing is written by then.
+    """
+    execution = Execution.of(recipe.train, training.choose_device(device_word))
+    training.prepare_process(recipe.train, recipe.seed)
+    dataset = data.load(recipe.task.data).to(execution.device)
+    probe = _probe(recipe, dataset, execution)
+    bench = Bench(recipe, dataset, execution, probe, Panel.of(recipe.watch, recipe.seed))
+    model = bench.new_model()
+    few = slice(0, 8)
+    models.check_fits(
+        model,
+        execution.arrange(dataset.prepare(dataset.train.inputs[few])),
+        dataset.train.labels[few],
+        dataset.facts.classes,
+    )
+    bench.regulariser(model)
+    pruning.check_target(model, bench.probe[0], recipe.prune)
+    return bench
+
+
+def _probe(recipe: Recipe, dataset: Dataset, execution: Execution) -> tuple[Tensor, ...]:
+    """Return the fixed probe batches: items of the training split, drawn once, without augmentation."""
+    generator = torch.Generator().manual_seed(recipe.seed)
+    index = torch.randperm(len(dataset.train), generator=generator)[: recipe.watch.probe_items]
+    inputs = execution.arrange(dataset.prepare(dataset.train.inputs[index.to(execution.device)]))
+    return torch.split(inputs, PROBE_BATCH_ITEMS)

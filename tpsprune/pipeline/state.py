@@ -1,0 +1,221 @@
+"""Where a run stands: a value, and its checkpoint on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from tpsprune import training
+from tpsprune.errors import RunFolderError
+from tpsprune.recipe import Recipe
+from tpsprune.records import Decision, Reading, Window
+from tpsprune.runs import RunFolder
+from tpsprune.runs.tensors import load_tensors, save_tensors, shapes_of
+from tpsprune.signals import Memories, Panel
+from tpsprune.stopping import Memory
+from tpsprune.tps import Regulariser
+
+__all__ = [
+    "Clock",
+    "Restored",
+    "Stage",
+    "State",
+    "load_checkpoint",
+    "load_snapshot",
+    "save_checkpoint",
+    "save_snapshot",
+]
+
+SCHEMA = "tpsprune.state/1"
+Stage: TypeAlias = Literal["dense", "cut", "retrain", "weigh"]
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Processor seconds of this timeline, to tell what watching and TPS cost beside the training itself."""
+
+    train: float = 0.0
+    watch: float = 0.0
+    tps: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class State:
+    """A run between two readings.
+
+    ``step`` counts on the stage's own schedule; adding ``shift`` gives the steps trained since the run
+    began, the clock of journals and pictures. ``lines`` are those of the readings and the decisions
+    journal that belong to this state: later ones are of a future that a kill took back.
+    """
+
+    stage: Stage
+    step: int
+    shift: int
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    regulariser: Regulariser | None
+    signals: Memories
+    rule: Memory
+    clock: Clock
+    lines: tuple[int, int]
+    cut: Mapping[str, Any]
+    drawn: Decision | None = None
+    stopped: Decision | None = None
+
+    def moment(self, steps_per_epoch: int) -> tuple[int, float]:
+        """Return steps and epochs trained since the run began."""
+        steps = self.step + self.shift
+        return steps, steps / steps_per_epoch
+
+    def having_spent(self, *, train: Window | None = None, watch: float = 0.0, tps: float = 0.0) -> State:
+        """Return the state with processor seconds added to its clock."""
+        trained = train.cpu_seconds if train else 0.0
+        clock = Clock(self.clock.train + trained, self.clock.watch + watch, self.clock.tps + tps)
+        return replace(self, clock=clock)
+
+    def having_written(
+        self, folder: RunFolder, readings: Sequence[Reading], decisions: Sequence[Decision]
+    ) -> State:
+        """Journal readings and decisions, and return the state that counts their lines as its own."""
+        folder.readings.append_all(reading.to_json() for reading in readings)
+        folder.decisions.append_all(decision.to_json() for decision in decisions)
+        return replace(self, lines=(self.lines[0] + len(readings), self.lines[1] + len(decisions)))
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a checkpoint says before any model is built: the stage decides which model to build."""
+
+    stage: Stage
+    tensors: Mapping[str, Tensor]
+    plain: Mapping[str, Any]
+
+    def state(self, model: nn.Module, regulariser: Regulariser | None, panel: Panel, recipe: Recipe) -> State:
+        """Fill ``model`` and everything else with what was saved."""
+        model.load_state_dict(self._part("model"))
+        optimizer = training.make_optimizer(model, recipe.train)
+        moments: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in self._part("optimizer").items():
+            parameter, _, key = name.rpartition("/")
+            moments.setdefault(parameter, {})[key] = tensor
+        training.load_state_by_name(optimizer, model, moments)
+        if regulariser is not None:
+            regulariser.load_state(self._part("tps"), self.plain["tps"])
+        training.load_random_state(self._part("random"))
+        return State(
+            stage=self.stage,
+            step=self.plain["step"],
+            shift=self.plain["shift"],
+            model=model,
+            optimizer=optimizer,
+            regulariser=regulariser,
+            signals=panel.unpack(self._part("signals"), self.plain["signals"]),
+            rule=self.plain["rule"],
+            clock=Clock(**self.plain["clock"]),
+            lines=tuple(self.plain["lines"]),
+            cut=self.plain["cut"],
+            drawn=_decision(self.plain["drawn"]),
+            stopped=_decision(self.plain["stopped"]),
+        )
+
+    def _part(self, room: str) -> dict[str, Tensor]:
+        prefix = f"{room}:"
+        return {
+            name.removeprefix(prefix): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(prefix)
+        }
+
+
+def save_checkpoint(folder: RunFolder, state: State, panel: Panel) -> None:
+    """Write everything that a resumed run needs to go on as if it had never been broken off."""
+    signal_tensors, signal_plain = panel.pack(state.signals)
+    tps_tensors, tps_plain = state.regulariser.state() if state.regulariser else ({}, {})
+    optimizer = {
+        f"{name}/{key}": tensor
+        for name, moments in training.state_by_name(state.optimizer, state.model).items()
+        for key, tensor in moments.items()
+    }
+    rooms: dict[str, Mapping[str, Tensor]] = {
+        "model": state.model.state_dict(),
+        "optimizer": optimizer,
+        "signals": signal_tensors,
+        "tps": tps_tensors,
+        "random": training.random_state(),
+    }
+    plain = {
+        "schema": SCHEMA,
+        "stage": state.stage,
+        "step": state.step,
+        "shift": state.shift,
+        "signals": signal_plain,
+        "tps": tps_plain,
+        "rule": dict(state.rule),
+        "clock": asdict(state.clock),
+        "lines": list(state.lines),
+        "cut": dict(state.cut),
+        "drawn": state.drawn.to_json() if state.drawn else None,
+        "stopped": state.stopped.to_json() if state.stopped else None,
+    }
+    tensors = {f"{room}:{name}": tensor for room, part in rooms.items() for name, tensor in part.items()}
+    save_tensors(_checkpoint(folder), tensors, {"state": json.dumps(plain)})
+
+
+def load_checkpoint(folder: RunFolder) -> Restored | None:
+    """Read a run's checkpoint, ``None`` where it was broken off before it wrote one; forget what came after.
+
+    Readings and decisions journalled after the checkpoint are cut away: they will be made again, bit
+    for bit. Energy windows stay: what was spent was spent.
+
+    Raises:
+        RunFolderError: it was written by another version of this program.
+        ArtifactError: the file is damaged.
+    """
+    path = _checkpoint(folder)
+    if not path.exists():
+        _truncate(folder, (0, 0))
+        return None
+    tensors, metadata = load_tensors(path)
+    plain = json.loads(metadata.get("state", "{}"))
+    if plain.get("schema") != SCHEMA:
+        raise RunFolderError(
+            f"{path} is a checkpoint of schema {plain.get('schema')!r}; this version reads {SCHEMA!r}: "
+            "finish the run with the version that began it, or start anew with --again"
+        )
+    _truncate(folder, tuple(plain["lines"]))
+    return Restored(plain["stage"], tensors, plain)
+
+
+def save_snapshot(folder: RunFolder, model: nn.Module) -> None:
+    """Keep the model's weights for a later rewind."""
+    save_tensors(_snapshot(folder), model.state_dict(), {})
+
+
+def load_snapshot(folder: RunFolder, model: nn.Module) -> None:
+    """Fill ``model`` with the weights kept for a rewind."""
+    model.load_state_dict(load_tensors(_snapshot(folder), shapes_of(model.state_dict()))[0])
+
+
+def _checkpoint(folder: RunFolder) -> Path:
+    return folder.state / "checkpoint.safetensors"
+
+
+def _snapshot(folder: RunFolder) -> Path:
+    return folder.state / "rewind.safetensors"
+
+
+def _truncate(folder: RunFolder, lines: tuple[int, int]) -> None:
+    for journal, kept in zip((folder.readings, folder.decisions), lines, strict=True):
+        numbers = count()
+        journal.truncate_to(lambda _, numbers=numbers, kept=kept: next(numbers) < kept)  # type: ignore[misc]
+
+
+def _decision(raw: dict[str, Any] | None) -> Decision | None:
+    return None if raw is None else Decision.from_json(raw)

@@ -1,0 +1,97 @@
+"""The picture of a run: signals over epochs, the draw, the end, and the ticket's widths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from tpsprune.records import Decision, GroupChange, Reading
+
+__all__ = ["run_figure", "save"]
+
+# Okabe and Ito's palette: told apart by colour-blind eyes and in grey print.
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
+
+PANELS: Final = (
+    (("train_loss", "validation_loss"), "loss (nats)", (BLUE, ORANGE), "log"),
+    (("validation_accuracy",), "validation\naccuracy", (BLUE,), "linear"),
+    (("d_eff",), "d_eff / width", (GREEN,), "linear"),
+    (("h1",), "H1, z of the\nlongest loop", (GREEN,), "linear"),
+    (("spectral_edge",), "spectral edge\nσ_k / σ_k+1", (GREEN,), "linear"),
+    (("norm",), "‖θ‖₂", (GREEN,), "linear"),
+    (("tps_coherence",), "TPS\ncoherence R", (GREEN,), "linear"),
+)
+
+
+def run_figure(
+    title: str,
+    readings: Sequence[Reading],
+    drawn: Decision,
+    stopped: Decision,
+    groups: Sequence[GroupChange],
+) -> Figure:
+    """Draw the signals of the whole model over epochs, one panel each, beside the widths of the ticket."""
+    panels = [panel for panel in PANELS if any(_series(readings, name)[0] for name in panel[0])]
+    figure = Figure(figsize=(10, 1.15 * len(panels) + 1.3), layout="constrained")
+    grid = figure.add_gridspec(len(panels), 2, width_ratios=(3, 2))
+    shared: Any = None
+    for row, (names, label, colours, scale) in enumerate(panels):
+        axes = figure.add_subplot(grid[row, 0], sharex=shared)
+        shared = shared or axes
+        for name, colour in zip(names, colours, strict=True):
+            epochs, values = _series(readings, name)
+            axes.plot(epochs, values, color=colour, linewidth=1.4, marker=".", markersize=3, label=name)
+        axes.set_yscale(scale)
+        axes.set_ylabel(label, fontsize=8)
+        axes.tick_params(labelsize=8, labelbottom=row == len(panels) - 1)
+        axes.axvline(drawn.epoch, color=RED, linewidth=1.2)
+        axes.axvline(stopped.epoch, color=GREY, linewidth=1.2, linestyle="--")
+        if len(names) > 1:
+            axes.legend(fontsize=7, frameon=False, loc="upper right")
+        if row == 0:
+            axes.set_title(
+                f"ticket drawn at epoch {drawn.epoch:g} (red), end at {stopped.epoch:g} (dashed)", fontsize=9
+            )
+    shared.set_xlabel("epochs trained", fontsize=8)
+    figure.axes[-1].set_xlabel("epochs trained", fontsize=8)
+    _widths(figure.add_subplot(grid[:, 1]), groups)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure as PNG or SVG, by the ending of ``path``; equal figures give equal SVG files."""
+    with rc_context({"svg.hashsalt": "tpsprune", "svg.fonttype": "none"}):
+        metadata = {"Date": None} if path.suffix == ".svg" else {}
+        figure.savefig(path, dpi=110, metadata=metadata)
+
+
+def _series(readings: Sequence[Reading], signal: str) -> tuple[list[float], list[float]]:
+    points = [
+        (reading.epoch, reading.value)
+        for reading in readings
+        if reading.signal == signal and not reading.group and reading.value is not None
+    ]
+    return [epoch for epoch, _ in points], [value for _, value in points]
+
+
+def _widths(axes: Any, groups: Sequence[GroupChange]) -> None:
+    rows = range(len(groups))
+    axes.barh(rows, [g.width_before for g in groups], color="#DDDDDD", label="dense")
+    axes.barh(rows, [g.width_after for g in groups], color=BLUE, height=0.5, label="ticket")
+    for row, group in zip(rows, groups, strict=True):
+        axes.text(
+            group.width_before, row, f" {group.width_after} of {group.width_before}", va="center", fontsize=8
+        )
+    axes.set_yticks(list(rows), [group.group for group in groups], fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.25)
+    axes.set_xlabel("units", fontsize=8)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_title("the ticket's widths", fontsize=9)
+    axes.legend(fontsize=7, frameon=False, loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,154 @@
+"""A run as it happens: a live bar on a terminal, plain lines elsewhere, JSON for programs, or nothing."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import asdict
+from types import TracebackType
+from typing import Self, TextIO, final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from tpsprune import records
+from tpsprune.records import Event
+from tpsprune.report import tables, words
+
+__all__ = ["AbstractShow", "BarShow", "JsonShow", "PlainShow", "QuietShow"]
+
+
+class AbstractShow(ABC):
+    """Shows the events of a run, one after another; a context, so that a terminal is left as it was."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    @abstractmethod
+    def show(self, event: Event) -> None:
+        """Show one event."""
+
+
+@final
+class QuietShow(AbstractShow):
+    """Shows nothing: the run folder has it all."""
+
+    def show(self, event: Event) -> None:
+        """Show nothing."""
+
+
+@final
+class JsonShow(AbstractShow):
+    """One JSON object per line and event; the last one is ``result.json``."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def show(self, event: Event) -> None:
+        """Print the event as one line."""
+        name = type(event).__name__.lower()
+        body = event.outcome.to_json() if isinstance(event, records.Finished) else asdict(event)
+        line = json.dumps({"event": name, **body}, ensure_ascii=False, allow_nan=False)
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+@final
+class PlainShow(AbstractShow):
+    """A line per reading: for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def show(self, event: Event) -> None:
+        """Print what a log wants to keep."""
+        match event:
+            case records.PhaseStarted():
+                self._line(f"{event.title} ({event.total_steps - event.done_steps} steps)")
+            case records.Progress(read=True):
+                self._line(f"  {event.step}/{event.total_steps}  {_figures(event)}")
+            case _:
+                show_result(self._console, event)
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@final
+class BarShow(AbstractShow):
+    """A live bar per phase, with what was read last and the time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, event: Event) -> None:
+        """Move the bar, or print above it."""
+        match event:
+            case records.PhaseStarted():
+                self._tasks[event.phase] = self._bar.add_task(
+                    event.title, total=event.total_steps, completed=event.done_steps, figures=""
+                )
+            case records.Progress():
+                self._bar.update(self._tasks[event.phase], completed=event.step, figures=_figures(event))
+            case records.PhaseEnded():
+                self._bar.stop_task(self._tasks[event.phase])
+            case _:
+                show_result(self._console, event)
+
+
+def show_result(console: Console, event: Event) -> None:
+    """Print the events that are results: decisions, the cut, notes and the closing tables."""
+    match event:
+        case records.Decided(decision=decision):
+            act = {"draw": "Draw", "stop": "End"}[decision.kind]
+            console.print(f"[bold]{act}[/] at epoch {decision.epoch:g}: {decision.reason}", highlight=False)
+        case records.Pruned():
+            console.print(tables.widths_table(event.groups))
+            for line in tables.left_alone_lines(event.left_alone):
+                console.print(f"left alone  {line}", highlight=False, markup=False)
+            console.print(
+                f"MACs kept {event.macs_share:.3f}, parameters kept {event.parameters_share:.3f}; "
+                f"validation accuracy {event.validation_accuracy_before:.4f} before the cut, "
+                f"{event.validation_accuracy_after:.4f} straight after it",
+                highlight=False,
+            )
+        case records.Note(text=text):
+            console.print(f"Note: {text}", highlight=False, markup=False)
+        case records.Finished(outcome=outcome):
+            console.print(tables.closing(outcome), highlight=False)
+        case _:
+            pass
+
+
+def _figures(event: records.Progress) -> str:
+    parts = [f"epoch {event.epoch:.1f}"]
+    if event.loss is not None:
+        parts.append(f"loss {event.loss:.3f}")
+    if event.validation_accuracy is not None:
+        parts.append(f"acc {event.validation_accuracy:.3f}")
+    parts += [f"{name} {value:.3g}" for name, value in event.signals]
+    if event.watts is not None and event.joules is not None:
+        parts.append(f"{event.watts:.1f} W, {words.joules(event.joules)}")
+    return "  ".join(parts)

@@ -1,0 +1,195 @@
+"""The tables of a run: widths before and after, dense beside ticket, energy by phase. 80 columns wide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tpsprune.records import Checked, GroupChange, Latency, LeftAlone, Outcome
+from tpsprune.report import words
+
+__all__ = [
+    "checked",
+    "closing",
+    "energy_table",
+    "left_alone_lines",
+    "models_table",
+    "whole_run",
+    "widths_table",
+]
+
+MAX_ROWS = 24
+"""Groups shown in full; of a longer table the middle is left out, with a line that says so."""
+
+
+def widths_table(groups: Sequence[GroupChange]) -> Table:
+    """Return the table of units per group before and after the cut."""
+    table = Table(title="Widths", title_justify="left", box=None, pad_edge=False)
+    table.add_column("group", overflow="fold", max_width=34)
+    for heading in ("before", "after", "kept", "effective rank", "residual"):
+        table.add_column(heading, justify="right")
+    for group in _middle_left_out(groups):
+        if group is None:
+            table.add_row(f"… {len(groups) - MAX_ROWS} more, in plan.json", *[""] * 5)
+            continue
+        table.add_row(
+            group.group,
+            str(group.width_before),
+            str(group.width_after),
+            words.share(group.width_after / group.width_before),
+            "" if group.effective_rank is None else f"{group.effective_rank:.1f}",
+            "" if group.residual_share is None else f"{group.residual_share:.3f}",
+        )
+    return table
+
+
+def _middle_left_out(groups: Sequence[GroupChange]) -> list[GroupChange | None]:
+    if len(groups) <= MAX_ROWS:
+        return list(groups)
+    half = MAX_ROWS // 2
+    return [*groups[:half], None, *groups[-half:]]
+
+
+def left_alone_lines(items: Sequence[LeftAlone]) -> list[str]:
+    """Return one line per thing that was not cut, with the reason."""
+    return [f"{item.name}: {item.reason}" for item in items]
+
+
+def models_table(outcome: Outcome) -> Table:
+    """Return dense beside ticket: accuracy, parameters, MACs, latency with its quartiles, file size."""
+    dense, ticket = outcome.dense, outcome.ticket
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for heading in ("dense, at the draw", "ticket", "ticket/dense"):
+        table.add_column(heading, justify="right")
+    table.add_row("test accuracy", f"{dense.accuracy:.4f}", f"{ticket.accuracy:.4f}", "")
+    for name, before, after, show in (
+        ("parameters", dense.size.parameters, ticket.size.parameters, words.count),
+        ("MACs per item", dense.size.macs, ticket.size.macs, words.count),
+        ("file size", dense.size.bytes, ticket.size.bytes, words.bytes_),
+    ):
+        table.add_row(name, show(before), show(after), words.share(after / before))
+    for slow, quick in zip(dense.latencies, ticket.latencies, strict=True):
+        table.add_row(
+            f"latency, batch {slow.batch}",
+            _latency(slow),
+            _latency(quick),
+            words.share(quick.median_seconds / slow.median_seconds),
+        )
+    return table
+
+
+def _latency(latency: Latency) -> str:
+    spread = (latency.upper_quartile_seconds - latency.lower_quartile_seconds) / 2
+    return f"{words.seconds(latency.median_seconds)} ±{words.seconds(spread)}"
+
+
+def energy_table(outcome: Outcome) -> Table:
+    """Return joules and seconds by phase, each with its class, the total, and the projection."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("phase")
+    for heading in ("energy", "time", "CPU time"):
+        table.add_column(heading, justify="right")
+    table.add_column("class")
+    for phase in outcome.energy:
+        energy_class = str(phase.energy_class) + ("" if phase.valid else " (invalid windows)")
+        table.add_row(
+            phase.phase,
+            words.joules(phase.joules),
+            words.seconds(phase.seconds),
+            words.seconds(phase.cpu_seconds),
+            energy_class,
+        )
+    for name, cost, energy_class in (
+        ("total", outcome.total, _worst_class(outcome)),
+        ("dense to the end", outcome.projected_dense, "projection"),
+    ):
+        table.add_row(
+            name,
+            words.joules(cost.joules),
+            words.seconds(cost.seconds),
+            words.seconds(cost.cpu_seconds),
+            energy_class,
+            style="bold" if name == "total" else "",
+        )
+    return table
+
+
+def whole_run(outcome: Outcome) -> RenderableType:
+    """Return what a run decided, cut and came to: all that was shown while it ran, once more."""
+    return Lines(
+        Text(f"Draw at epoch {outcome.drawn.epoch:g}: {outcome.drawn.reason}"),
+        widths_table(outcome.groups),
+        *[Text(f"left alone  {line}") for line in left_alone_lines(outcome.left_alone)],
+        Text(f"End at epoch {outcome.stopped.epoch:g}: {outcome.stopped.reason}"),
+        Text(""),
+        closing(outcome),
+        Text(f"Picture: {outcome.folder}/signals.png"),
+    )
+
+
+def checked(found: Checked) -> RenderableType:
+    """Return what a check found: task, size, what can be pruned with what, and what cannot and why."""
+    task = found.task
+    table = Table(title="Can be pruned", title_justify="left", box=None, pad_edge=False)
+    table.add_column("group", overflow="fold", max_width=26)
+    table.add_column("units", justify="right")
+    table.add_column("put out by", overflow="fold", max_width=22)
+    table.add_column("read by", overflow="fold", max_width=22)
+    for group in found.groups:
+        table.add_row(group.name, str(group.width), _few(group.layers), _few(group.readers))
+    items = ", ".join(f"{words.count(number)} {split}" for split, number in found.items.items())
+    shape = "×".join(map(str, task.input_shape))
+    return Lines(
+        Text(f"{found.name} on {found.device}: the recipe is sound", style="bold"),
+        Text(f"data    {items} items; {task.input_kind} {shape}, {task.classes} classes"),
+        Text(f"model   {words.count(found.parameters)} parameters, {words.count(found.macs)} MACs per item"),
+        Text(f"train   {words.count(found.steps_per_epoch)} steps per epoch"),
+        Text(f"target  {found.target_macs_share:g} of the MACs, which this model can reach"),
+        Text(""),
+        table,
+        *([Text(""), Text("Left alone", style="italic")] if found.left_alone else []),
+        *[Text(line) for line in left_alone_lines(found.left_alone)],
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]} and {len(names) - 2} more"
+
+
+def _worst_class(outcome: Outcome) -> str:
+    classes = {str(phase.energy_class) for phase in outcome.energy if phase.joules}
+    return classes.pop() if len(classes) == 1 else "mixed" if classes else "none"
+
+
+def closing(outcome: Outcome) -> RenderableType:
+    """Return everything a finished run has to say, down to the two commands to type next."""
+    folder = outcome.folder
+    classes = ", ".join(f"{part} {kind}" for part, kind in outcome.method.classes.items()) or "nothing"
+    overhead = ", ".join(
+        f"{name} {value:.1%}" if value is not None else f"{name} unknown"
+        for name, value in outcome.overhead.items()
+    )
+    return Lines(
+        Text(f"{outcome.name} · seed {outcome.seed} · {outcome.device}", style="bold"),
+        models_table(outcome),
+        Text(""),
+        energy_table(outcome),
+        Text(""),
+        Text(f"Energy by {outcome.method.meter}, {outcome.method.scope}: {classes}."),
+        Text(
+            "'dense to the end' is a projection from the dense epochs of this run, not a measurement; "
+            "whether there is a saving takes paired runs."
+        ),
+        Text(f"Share of the training CPU time: {overhead}."),
+        *[Text(f"Note: {note}") for note in outcome.notes],
+        Text(""),
+        Text(f"Run folder: {folder}"),
+        Text("Next:"),
+        Text(f"  tpsprune show {folder}"),
+        Text(f"  tpsprune export {folder} --to tickets/{outcome.name}"),
+    )
