@@ -62,10 +62,13 @@ def train(
 
     read = recipe.read(recipe_source, overrides)
     from tpsprune import pipeline
+    from tpsprune.records import Finished
 
     with _show(quiet=quiet, as_json=as_json) as show:
         for event in pipeline.train(read, out, device=device, resume=resume, again=again):
             show.show(event)
+            if isinstance(event, Finished):
+                pipeline.picture(Path(event.outcome.folder))
 
 
 def _show(*, quiet: bool, as_json: bool) -> AbstractShow:

@@ -1,1 +1,6 @@
-"""Room under construction."""
+"""What a model weighs and how long it takes: size and latency."""
+
+from tpsprune.measure.latency import latency, paired_latency
+from tpsprune.measure.size import size
+
+__all__ = ["latency", "paired_latency", "size"]

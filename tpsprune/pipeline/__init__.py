@@ -2,6 +2,7 @@
 
 from tpsprune.pipeline.check import check
 from tpsprune.pipeline.load import Exported, export, load
+from tpsprune.pipeline.picture import picture
 from tpsprune.pipeline.train import train
 
-__all__ = ["Exported", "check", "export", "load", "train"]
+__all__ = ["Exported", "check", "export", "load", "picture", "train"]

@@ -18,18 +18,18 @@ from tpsprune.pipeline.bench import Bench
 from tpsprune.pipeline.bill import Bill
 from tpsprune.pipeline.state import State
 from tpsprune.records import Cost, GroupChange, LeftAlone, ModelFigures, Outcome, Reading
-from tpsprune.report import figures
 from tpsprune.runs import RunFolder, write_result
 from tpsprune.runs.tensors import load_tensors, save_tensors, shapes_of
 
 __all__ = ["weigh"]
 
 LATENCY_BATCHES: Final = (1, 64)
+LATENCY_SECONDS: Final = 0.5
 PACKAGES: Final = ("tpsprune", "torch", "torch-pruning", "codecarbon", "numpy", "ripser", "safetensors")
 
 
 def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Outcome:
-    """Weigh the dense model as it was drawn and the ticket as it was left; write result and picture."""
+    """Weigh the dense model as it was drawn and the ticket as it was left; write the result."""
     assert state.drawn is not None
     assert state.stopped is not None
     ticket = state.model
@@ -39,10 +39,6 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Outcome:
     dense_figures, ticket_figures = _figures(bench, dense, ticket)
     groups = tuple(GroupChange(**raw) for raw in state.cut["groups"])
     readings = [Reading.from_json(raw) for raw in folder.readings.read()[0]]
-    title = f"{bench.recipe.name}, seed {bench.recipe.seed}"
-    figure = figures.run_figure(title, readings, state.drawn, state.stopped, groups)
-    for ending in ("svg", "png"):
-        figures.save(figure, folder.path / f"signals.{ending}")
     bill.close()
     outcome = Outcome(
         name=bench.recipe.name,
@@ -74,7 +70,10 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Outcome:
 
 def _figures(bench: Bench, dense: nn.Module, ticket: nn.Module) -> tuple[ModelFigures, ModelFigures]:
     test, batch = bench.dataset.test, bench.probe[0]
-    pairs = [measure.paired_latency(dense, ticket, batch[0], items) for items in LATENCY_BATCHES]
+    pairs = [
+        measure.paired_latency(dense, ticket, batch[0], items, seconds=LATENCY_SECONDS)
+        for items in LATENCY_BATCHES
+    ]
     first, second = (
         ModelFigures(
             accuracy=bench.score(model, test).accuracy,

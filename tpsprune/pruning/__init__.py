@@ -1,1 +1,24 @@
-"""Room under construction."""
+"""Pruning: what can be cut, how much, which units, and the cut itself as one transaction."""
+
+from tpsprune.pruning.carry import carried
+from tpsprune.pruning.extract import Extraction, extract
+from tpsprune.pruning.groups import Consumer, Group, GroupCut, Slice, Survey
+from tpsprune.pruning.plan import Plan
+from tpsprune.pruning.reach import check_target
+from tpsprune.pruning.replay import replay
+from tpsprune.pruning.survey import survey
+
+__all__ = [
+    "Consumer",
+    "Extraction",
+    "Group",
+    "GroupCut",
+    "Plan",
+    "Slice",
+    "Survey",
+    "carried",
+    "check_target",
+    "extract",
+    "replay",
+    "survey",
+]

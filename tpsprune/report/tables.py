@@ -128,7 +128,6 @@ def whole_run(outcome: Outcome) -> RenderableType:
         Text(f"End at epoch {outcome.stopped.epoch:g}: {outcome.stopped.reason}"),
         Text(""),
         closing(outcome),
-        Text(f"Picture: {outcome.folder}/signals.png"),
     )
 
 
@@ -155,6 +154,11 @@ def checked(found: Checked) -> RenderableType:
         *([Text(""), Text("Left alone", style="italic")] if found.left_alone else []),
         *[Text(line) for line in left_alone_lines(found.left_alone)],
     )
+
+
+def _unbroken(text: str) -> Text:
+    """Return a line that is to be copied, and so is never broken in two."""
+    return Text(text, no_wrap=True, overflow="ignore")
 
 
 def _few(names: Sequence[str]) -> str:
@@ -188,8 +192,8 @@ def closing(outcome: Outcome) -> RenderableType:
         Text(f"Share of the training CPU time: {overhead}."),
         *[Text(f"Note: {note}") for note in outcome.notes],
         Text(""),
-        Text(f"Run folder: {folder}"),
+        _unbroken(f"Run folder: {folder}  (picture: signals.png)"),
         Text("Next:"),
-        Text(f"  tpsprune show {folder}"),
-        Text(f"  tpsprune export {folder} --to tickets/{outcome.name}"),
+        _unbroken(f"  tpsprune show {folder}"),
+        _unbroken(f"  tpsprune export {folder} --to tickets/{outcome.name}"),
     )

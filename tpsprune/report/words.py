@@ -11,7 +11,7 @@ def joules(value: float | None) -> str:
     """Return joules with a fitting prefix; ``not metered`` where there is no figure.
 
     >>> joules(0.5), joules(1234.5), joules(None)
-    ('0.500 J', '1.23 kJ', 'not metered')
+    ('0.5 J', '1.23 kJ', 'not metered')
     """
     if value is None:
         return "not metered"

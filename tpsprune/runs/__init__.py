@@ -1,1 +1,36 @@
-"""Room under construction."""
+"""What a run leaves on disk: whole files, flushed journals, one folder per run.
+
+Tensors are in ``tpsprune.runs.tensors``, apart, because they need torch and nothing else here does.
+"""
+
+from tpsprune.runs.files import (
+    cannot_write,
+    read_json,
+    sync_folder,
+    to_json_text,
+    write_bytes_atomically,
+    write_json_atomically,
+    write_text_atomically,
+)
+from tpsprune.runs.folder import RunFolder, digest_of
+from tpsprune.runs.journal import Journal
+from tpsprune.runs.result import read_result, result_schema, write_result
+from tpsprune.runs.schemas import first_fault, is_newer
+
+__all__ = [
+    "Journal",
+    "RunFolder",
+    "cannot_write",
+    "digest_of",
+    "first_fault",
+    "is_newer",
+    "read_json",
+    "read_result",
+    "result_schema",
+    "sync_folder",
+    "to_json_text",
+    "write_bytes_atomically",
+    "write_json_atomically",
+    "write_result",
+    "write_text_atomically",
+]

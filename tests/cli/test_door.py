@@ -1,0 +1,278 @@
+"""The door: quick help, one message per fault, exit code 2, no traceback, nothing half written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.pipeline.conftest import SMALL
+from tpsprune.cli import COMMANDS, main
+
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.toml").write_text(SMALL)
+
+    def call(*words: str) -> Result:
+        return CliRunner().invoke(main, list(words))
+
+    return call
+
+
+def assert_refused(result: Result, *words: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    assert isinstance(result.exception, SystemExit)
+    text = " ".join(result.output.split())
+    for word in words:
+        assert word in text, result.output
+
+
+def test_help_and_recipe_faults_load_no_torch() -> None:
+    code = (
+        "import sys, click.testing, tpsprune.cli as c\n"
+        "run = lambda *w: click.testing.CliRunner().invoke(c.main, w)\n"
+        "assert run('--help').exit_code == 0\n"
+        "assert all(run(name, '--help').exit_code == 0 for name in c.COMMANDS)\n"
+        "assert run('recipes').exit_code == 0\n"
+        "assert run('train', 'digits', '--set', 'train.epochs=0').exit_code == 2\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_import_of_the_package_loads_no_torch() -> None:
+    subprocess.run(
+        [sys.executable, "-c", "import sys, tpsprune; assert 'torch' not in sys.modules"], check=True
+    )
+
+
+def test_every_command_teaches_by_example(invoke: Invoke) -> None:
+    for command in COMMANDS:
+        text = invoke(command, "--help").output
+        if command != "recipes":
+            assert "Example" in text, command
+
+
+def test_the_options_are_these_and_no_others() -> None:
+    found = {
+        name: sorted(option for p in command.params for option in p.opts if option.startswith("--"))
+        for name in COMMANDS
+        if (command := main.get_command(None, name)) is not None  # type: ignore[arg-type]
+    }
+    assert found == {
+        "train": ["--again", "--device", "--json", "--out", "--quiet", "--resume", "--set"],
+        "check": ["--device", "--json", "--print", "--set"],
+        "recipes": ["--json"],
+        "show": ["--json"],
+        "export": ["--to"],
+    }
+
+
+def test_an_unknown_command_is_answered_with_the_nearest(invoke: Invoke) -> None:
+    assert_refused(invoke("trian"), "no command 'trian' (did you mean 'train'?)")
+    assert_refused(invoke("zzz"), "no command 'zzz' (commands: train, check, recipes, show, export)")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("digitz",), "digitz: no such file, and no shipped recipe of that name (did you mean 'digits'?)"),
+        (("missing.toml",), "Error: missing.toml: no such file"),
+        ((".",), "Error: .: is a folder; a recipe is a TOML file"),
+        (("small.toml", "--set", "train.epochs=0"), "train.epochs: must be greater than or equal to 1"),
+        (("small.toml", "--set", "prune.macs_share=0.001"), "prune.macs_share = 0.001 cannot be reached"),
+        (("small.toml", "--set", "prune.leave_alone=['nope*']"), "'nope*'"),
+        (("small.toml", "--set", "tps.variant=labels"), "What fits: weights, neurons."),
+        (
+            ("small.toml", "--set", "task.data={kind='idx', folder='/nowhere'}"),
+            "apt-get install dataset-fashion-mnist",
+        ),
+        (
+            ("small.toml", "--set", "task.model={kind='transformer'}"),
+            "transformer",
+        ),
+        (
+            ("small.toml", "--set", "task.model={kind='custom', factory='nomodule:make'}"),
+            "task.model.factory: 'nomodule' does not import: ModuleNotFoundError",
+        ),
+        (("small.toml", "--resume"), "no run of this recipe in runs"),
+        (("small.toml", "--resume", "--again"), "give one of them"),
+        (("small.toml", "--quiet", "--json"), "give one of them"),
+        (("small.toml", "--out", "small.toml"), "small.toml"),
+        (("small.toml", "--device", "tpu"), "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
+    ],
+)
+def test_a_train_that_cannot_be_is_refused_before_anything_is_written(
+    invoke: Invoke, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    assert_refused(invoke("train", *words), message)
+    assert not (tmp_path / "runs").exists()
+
+
+CUSTOM = """
+import torch
+from torch import nn
+
+def wrong_classes(classes=7):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+
+def raises():
+    raise RuntimeError("out of order")
+
+def not_a_model():
+    return "a model"
+
+not_callable = 3
+
+def no_batch():
+    return nn.Sequential(nn.Flatten(0), nn.Linear(64 * 8, 10))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("wrong_classes", "7"),
+        ("raises", "raised RuntimeError: out of order"),
+        ("not_a_model", "str"),
+        ("not_callable", "'my_nets:not_callable' is a int, not something to call"),
+        ("absent", "'my_nets' has no 'absent'"),
+    ],
+)
+def test_a_model_of_the_users_own_that_does_not_fit_is_told_in_words(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    (tmp_path / "my_nets.py").write_text(CUSTOM)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    sys.modules.pop("my_nets", None)
+    result = invoke("train", "small.toml", "--set", f"task.model={{kind='custom', factory='my_nets:{name}'}}")
+    assert_refused(result, message)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_check_says_what_can_be_pruned_and_writes_nothing(invoke: Invoke, tmp_path: Path) -> None:
+    result = invoke("check", "small.toml")
+    assert result.exit_code == 0, result.output
+    assert "Can be pruned" in result.output
+    assert "head: " in result.output
+    assert {path.name for path in tmp_path.iterdir()} == {"small.toml"}
+    found = json.loads(invoke("check", "small.toml", "--json").output)
+    assert found["schema"] == "tpsprune.check/1"
+    assert [group["width"] for group in found["groups"]] == [12, 16]
+
+
+def test_check_prints_the_resolved_recipe_which_reads_back(invoke: Invoke, tmp_path: Path) -> None:
+    text = invoke("check", "small.toml", "--set", "seed=4", "--print").output
+    (tmp_path / "again.toml").write_text(text)
+    assert invoke("check", "again.toml", "--print").output == text
+    assert "seed = 4" in text
+
+
+def test_a_run_shows_lines_tables_and_the_two_commands_to_type_next(invoke: Invoke, tmp_path: Path) -> None:
+    result = invoke("train", "small.toml", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert max(len(line) for line in result.output.splitlines()) <= 80 or "runs/" in result.output
+    for word in (
+        "Draw at epoch 2.5",
+        "Widths",
+        "test accuracy",
+        "MACs per item",
+        "latency, batch 64",
+        "file size",
+        "simulated",
+        "projection",
+        "Share of the training CPU time",
+        "Run folder: ",
+    ):
+        assert word in result.output, word
+    show, export = (line.split() for line in result.output.splitlines()[-2:])
+    shown = invoke(*show[1:])
+    assert shown.exit_code == 0, shown.output
+    assert "Draw at epoch 2.5" in shown.output
+    exported = invoke(*export[1:])
+    assert exported.exit_code == 0, exported.output
+    assert "largest difference 0" in exported.output
+    assert_refused(invoke(*export[1:]), "is there already and not empty")
+
+
+def test_json_is_one_object_per_line_and_the_last_is_the_result(invoke: Invoke, tmp_path: Path) -> None:
+    lines = invoke("train", "small.toml", "--json", "--device", "cpu").output.splitlines()
+    events = [json.loads(line) for line in lines]
+    assert events[0]["event"] == "phasestarted"
+    (folder,) = (tmp_path / "runs").iterdir()
+    last = {key: value for key, value in events[-1].items() if key != "event"}
+    assert last == json.loads((folder / "result.json").read_text())
+
+
+def test_quiet_shows_nothing(invoke: Invoke) -> None:
+    result = invoke("train", "small.toml", "--quiet", "--device", "cpu")
+    assert result.exit_code == 0
+    assert result.output == ""
+
+
+@pytest.mark.parametrize("command", ["show", "export"])
+def test_a_folder_that_is_no_run_is_refused(invoke: Invoke, tmp_path: Path, command: str) -> None:
+    more = ("--to", "out") if command == "export" else ()
+    assert_refused(invoke(command, "nowhere", *more), "nowhere is not there")
+    (tmp_path / "empty").mkdir()
+    assert_refused(invoke(command, "empty", *more), "empty is not a run folder")
+
+
+def test_a_full_disk_is_told_in_words_and_the_run_can_be_resumed(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: the checkpoint is the first to hit it."""
+    (tmp_path / "small.toml").write_text(SMALL)
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))\n"
+        "from tpsprune.cli import main\n"
+        "main(['train', 'small.toml', '--quiet', '--device', 'cpu'])\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ,
+    )
+    assert child.returncode == 2, child.stderr
+    assert "Traceback" not in child.stderr
+    assert "Error: " in child.stderr
+    assert "--resume" in child.stderr
+    assert not list(tmp_path.rglob("*.tmp*"))
+    again = CliRunner().invoke(
+        main, ["train", str(tmp_path / "small.toml"), "--out", str(tmp_path / "runs"), "--resume", "--quiet"]
+    )
+    assert again.exit_code == 0, again.output
+
+
+def test_cuda_where_there_is_none_is_refused(invoke: Invoke) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    assert_refused(invoke("train", "small.toml", "--device", "cuda"), "--device cuda: no CUDA device")
+
+
+def test_an_interrupt_ends_with_the_word_to_go_on(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tpsprune.pipeline
+
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tpsprune.pipeline, "train", interrupted)
+    result = invoke("train", "small.toml", "--quiet")
+    assert result.exit_code == 130
+    assert "--resume" in result.output

@@ -1,0 +1,278 @@
+"""Codecarbon itself: on this machine as it is, and on one with counters put together for the purpose."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tpsprune.energy import AbstractMeter, build
+from tpsprune.energy.codecarbon_meter import CodecarbonMeter
+from tpsprune.errors import MeterError
+from tpsprune.recipe.energy import Energy
+from tpsprune.records import EnergyClass
+
+ROOT = Path(__file__).parents[2]
+FILES = Path(__file__).parent / "fake_modules"
+
+
+@pytest.fixture(scope="module")
+def meter() -> Iterator[AbstractMeter]:
+    meter = build(Energy(), attempt=2)
+    yield meter
+    assert not meter.is_open
+
+
+def spin(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def test_ram_joules_are_ram_watts_times_seconds(meter: AbstractMeter) -> None:
+    if meter.method().classes["ram"] is not EnergyClass.CONSTANT:
+        pytest.skip("RAM is measured on this machine")
+    with meter.window("train") as span:
+        spin(0.3)
+    window = span.window
+    assert window.valid, window.fault
+    watts = float(meter.method().details["ram_watts"])
+    # Starting and stopping the tracker is charged to the window too: a few ms, more on a busy machine.
+    assert window.joules["ram"] / watts == pytest.approx(window.seconds, rel=0.02, abs=0.05)
+    assert 0.05 < window.cpu_seconds <= window.seconds + 0.05
+    assert (window.attempt, window.index) == (2, 0)
+
+
+def test_every_figure_says_how_it_was_obtained(meter: AbstractMeter) -> None:
+    method = meter.method()
+    with meter.window("evaluate") as span:
+        spin(0.02)
+    assert span.window.classes == method.classes
+    assert set(span.window.joules) == set(method.classes)
+    assert method.details["codecarbon"].startswith("3.")
+    assert {"disk", "embodied"} <= set(method.excluded)
+    if method.details["cpu_mode"] == "cpu_load":
+        assert method.classes["cpu"] is EnergyClass.MODELLED
+        assert float(method.details["cpu_rated_watts"]) > 0
+
+
+def test_a_window_left_by_an_exception_is_closed(meter: AbstractMeter) -> None:
+    span = meter.window("train")
+
+    def fail() -> None:
+        with span:
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fail()
+    assert span.window.valid, span.window.fault
+    with meter.window("train") as after:
+        pass
+    assert after.window.index == span.window.index + 1
+
+
+def test_pue_multiplies_what_is_reported(meter: AbstractMeter) -> None:
+    doubled = build(Energy(pue=2.0), attempt=0)
+    with meter.window("plain") as plain:
+        spin(0.1)
+    with doubled.window("doubled") as twice:
+        spin(0.1)
+    assert twice.window.valid, twice.window.fault
+    ram = [span.window.joules["ram"] / span.window.seconds for span in (plain, twice)]
+    assert ram[1] / ram[0] == pytest.approx(2.0, rel=0.3)
+
+
+def test_nothing_is_written_and_nothing_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with build(Energy(), attempt=0).window("train"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("variable", ["CODECARBON_PUE", "codecarbon_gpu_ids"])
+def test_settings_in_the_environment_are_refused(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "3")
+    with pytest.raises(MeterError, match=rf"`unset {variable}`, or set energy.meter = 'none'"):
+        build(Energy(), attempt=0)
+
+
+@pytest.mark.parametrize("where", ["home", "here"])
+def test_settings_in_a_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    for name in ("home", "here"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "here")
+    file = tmp_path / where / ".codecarbon.config"
+    file.write_text("[codecarbon]\npue = 3\n")
+    with pytest.raises(MeterError, match=f"move {file} away"):
+        build(Energy(), attempt=0)
+    file.unlink()
+    assert build(Energy(), attempt=0).method().details["pue"] == "1"
+
+
+def test_settings_outside_do_not_matter_to_the_other_meters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODECARBON_PUE", "3")
+    assert build(Energy(meter="fake"), attempt=0).method().details["pue"] == "1"
+
+
+def broken_by(change: Any) -> CodecarbonMeter:
+    meter = CodecarbonMeter()
+    change(meter._tracker)
+    return meter
+
+
+def test_a_tracker_that_loses_a_window_is_an_error() -> None:
+    meter = broken_by(lambda tracker: None)
+    meter.open("train")
+    meter._tracker._tasks.clear()
+    with pytest.raises(MeterError, match=r"codecarbon lost a window .* energy.meter = 'none'"):
+        meter.close()
+    assert not meter.is_open
+
+
+def test_a_tracker_that_does_not_start_is_an_error() -> None:
+    def occupy(tracker: Any) -> None:
+        tracker._another_instance_already_running = True
+
+    with pytest.raises(MeterError, match="codecarbon did not start a window"):
+        broken_by(occupy).open("train")
+
+
+def test_a_tracker_half_built_is_an_error() -> None:
+    def forget(tracker: Any) -> None:
+        del tracker._tasks
+
+    with pytest.raises(MeterError, match=r"codecarbon cannot start a window \(AttributeError"):
+        broken_by(forget).open("train")
+
+
+def test_a_time_base_that_drifted_makes_the_window_invalid() -> None:
+    meter = CodecarbonMeter()
+    with meter.window("train") as span:
+        meter._tracker._last_measured_time -= 0.5
+    assert not span.window.valid
+    assert "RAM was charged for 0.5" in span.window.fault
+
+
+def test_energy_that_is_missing_makes_the_window_invalid_and_unknown() -> None:
+    meter = CodecarbonMeter()
+    stop = meter._tracker.stop_task
+
+    def stop_without_cpu() -> Any:
+        task = stop()
+        task.cpu_energy = None
+        return task
+
+    meter._tracker.stop_task = stop_without_cpu
+    with meter.window("train") as span:
+        pass
+    assert not span.window.valid
+    assert span.window.total_joules is None
+    assert "energy of cpu, ram is missing" in span.window.fault
+
+
+def run_with_counters(tmp_path: Path, body: str) -> list[dict[str, Any]]:
+    """Run a program on a pretended machine: codecarbon looks for hardware once, when it is imported."""
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\nexit 0\n")
+    smi.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{FILES}:{ROOT}",
+        "HOME": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(body)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    out: list[dict[str, Any]] = json.loads(done.stdout)
+    return out
+
+
+def test_an_nvml_counter_is_measured_and_read_to_the_joule(tmp_path: Path) -> None:
+    window = run_with_counters(
+        tmp_path,
+        """
+        import json, pynvml
+        from tpsprune.energy import build
+        from tpsprune.recipe.energy import Energy
+        meter = build(Energy(), attempt=0)
+        with meter.window("train") as span:
+            pynvml.MILLIJOULES[0] += 123_000
+        counted = span.window.to_json()
+        pynvml.BROKEN.append(True)
+        with meter.window("train") as span:
+            pass
+        print(json.dumps([counted, span.window.to_json(), meter.method().to_json()]))
+        """,
+    )
+    counted, sampled, method = window
+    assert counted["valid"], counted["fault"]
+    assert counted["joules"]["gpu"] == pytest.approx(123.0, rel=1e-5)
+    assert counted["classes"]["gpu"] == "measured"
+    assert sampled["classes"]["gpu"] == "modelled"
+    assert method["details"]["gpu_mode"] == "counter"
+    assert method["details"]["gpu_model"] == "Pretended H1"
+    assert "gpu" not in method["excluded"]
+
+
+def test_a_rapl_counter_is_measured_and_a_turn_of_it_is_told(tmp_path: Path) -> None:
+    package = tmp_path / "powercap" / "intel-rapl" / "intel-rapl:0"
+    package.mkdir(parents=True)
+    (package / "name").write_text("package-0\n")
+    (package / "energy_uj").write_text("1000000\n")
+    (package / "max_energy_range_uj").write_text("262143328850\n")
+    windows = run_with_counters(
+        tmp_path,
+        f"""
+        import json, pathlib
+        from codecarbon.core import cpu, resource_tracker
+        from codecarbon.external.hardware import CPU
+        package = pathlib.Path({str(package)!r})
+        build_cpu = CPU.__init__
+        def with_own_tree(self, *args, **kwargs):
+            build_cpu(self, *args, **{{**kwargs, "rapl_dir": str(package.parent)}})
+        CPU.__init__ = with_own_tree
+        cpu.is_rapl_available = lambda: True
+        from tpsprune.energy.codecarbon_meter import CodecarbonMeter
+        meter = CodecarbonMeter()
+        counts = []
+        for microjoules in (43_000_000, 500_000):
+            with meter.window("train") as span:
+                (package / "energy_uj").write_text(f"{{microjoules}}\\n")
+            counts.append(span.window.to_json())
+        with meter.window("train") as span:
+            (package / "energy_uj").write_text("600000\\n")
+            meter._outer_at -= 600
+        too_long = span.window
+        with meter.window("train") as span:
+            (package / "energy_uj").write_text("gone")
+        windows = [*counts, too_long.to_json(), span.window.to_json()]
+        print(json.dumps([*windows, meter.method().to_json()]))
+        """,
+    )
+    plain, turned, too_long, lost, method = windows
+    assert plain["valid"], plain["fault"]
+    assert plain["joules"]["cpu"] == pytest.approx(42.0, rel=1e-5)
+    assert plain["classes"]["cpu"] == "measured"
+    assert method["details"]["cpu_mode"] == "intel_rapl"
+    assert turned["joules"]["cpu"] == pytest.approx(262_143.328850 - 42.5, rel=1e-5)
+    assert "may have lost a turn" in too_long["fault"]
+    assert "could not be read" in lost["fault"]

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch_pruning
+from torch import nn
+
+from tpsprune.errors import ModelError, RecipeError
+from tpsprune.models import Cnn, Mlp, ResNet, TokenMlp, Transformer, build, check_fits
+from tpsprune.recipe.task import CnnModel, CustomModel, MlpModel, Model, ResNetModel, TransformerModel
+from tpsprune.records import TaskFacts
+
+IMAGES = TaskFacts(input_kind="image", input_shape=(3, 32, 32), classes=10)
+STAMPS = TaskFacts(input_kind="image", input_shape=(1, 4, 9), classes=10)
+PAIRS = TaskFacts(input_kind="tokens", input_shape=(2,), classes=7, vocabulary=7)
+TRIPLES = TaskFacts(input_kind="tokens", input_shape=(3,), classes=7, vocabulary=9)
+VECTORS = TaskFacts(input_kind="vector", input_shape=(12,), classes=3)
+
+FACTORY = """
+from torch import nn
+
+def linear(features=12, classes=3):
+    return nn.Linear(features, classes)
+
+def nothing():
+    return nn.ReLU()
+
+def words():
+    return "a model"
+
+def broken():
+    raise OSError("no weights here\\nsecond line")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "their_models.py").write_text(FACTORY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "their_models", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "facts", "kind"),
+    [
+        (CnnModel(widths=(4, 8)), IMAGES, Cnn),
+        (ResNetModel(depth=8, width=4), IMAGES, ResNet),
+        (MlpModel(widths=(16,)), IMAGES, Mlp),
+        (MlpModel(widths=(16,)), STAMPS, Mlp),
+        (MlpModel(widths=(16,)), VECTORS, Mlp),
+        (MlpModel(widths=(16, 8), embedding=4), PAIRS, TokenMlp),
+        (MlpModel(widths=(16,), embedding=4), TRIPLES, TokenMlp),
+        (TransformerModel(width=8, heads=2, mlp_width=16), PAIRS, Transformer),
+        (CustomModel(factory="their_models:linear"), VECTORS, nn.Linear),
+    ],
+    ids=lambda value: getattr(value, "kind", None) or getattr(value, "input_kind", None),
+)
+def test_a_model_that_fits_its_data_is_built_and_answers(
+    model: Model, facts: TaskFacts, kind: type[nn.Module]
+) -> None:
+    built = build(model, facts)
+    assert isinstance(built, kind)
+    assert built.training
+    inputs = (
+        torch.randint(0, 7, (5, *facts.input_shape))
+        if facts.input_kind == "tokens"
+        else torch.randn(5, *facts.input_shape)
+    )
+    check_fits(built, inputs, torch.tensor([0, 1, 2, 1, 0]), facts.classes)
+
+
+@pytest.mark.parametrize(
+    ("model", "facts", "words"),
+    [
+        (
+            CnnModel(),
+            PAIRS,
+            "'cnn' takes images, the data are tokens of shape (2,); 'mlp' or 'transformer' would fit",
+        ),
+        (
+            ResNetModel(),
+            VECTORS,
+            "'resnet' takes images, the data are vectors of shape (12,); 'mlp' would fit",
+        ),
+        (
+            CnnModel(),
+            STAMPS,
+            "'cnn' takes images of 8×8 pixels and more, the data are images of shape (1, 4, 9); "
+            "'mlp' would fit",
+        ),
+        (
+            TransformerModel(),
+            IMAGES,
+            "'transformer' takes pairs of tokens, the data are images of shape (3, 32, 32); "
+            "'cnn', 'resnet' or 'mlp' would fit",
+        ),
+        (
+            TransformerModel(),
+            TRIPLES,
+            "'transformer' takes pairs of tokens, the data are tokens of shape (3,); 'mlp' would fit",
+        ),
+        (
+            TransformerModel(width=10, heads=4),
+            PAIRS,
+            "a width of 10 does not divide into 4 heads; a multiple of heads would do",
+        ),
+        (
+            CustomModel(factory="their_models:words"),
+            VECTORS,
+            "task.model.factory: 'their_models:words' returned str; a torch.nn.Module would do",
+        ),
+        (
+            CustomModel(factory="their_models:nothing"),
+            VECTORS,
+            "returned a ReLU without parameters; a module with something to train would do",
+        ),
+    ],
+    ids=lambda value: getattr(value, "kind", None) or getattr(value, "input_kind", "words"),
+)
+def test_a_model_that_does_not_fit_is_refused_with_what_would(
+    model: Model, facts: TaskFacts, words: str
+) -> None:
+    with pytest.raises(ModelError, match=re.escape(words)):
+        build(model, facts)
+
+
+def test_a_factory_that_raises_is_a_fault_of_the_recipe() -> None:
+    with pytest.raises(RecipeError, match=r"task\.model\.factory: .* raised OSError: no weights here$"):
+        build(CustomModel(factory="their_models:broken"), VECTORS)
+
+
+def test_a_factorys_arguments_come_from_the_recipe() -> None:
+    built = build(CustomModel(factory="their_models:linear", model_args={"features": 5}), VECTORS)
+    assert built.weight.shape == (3, 5)
+
+
+def test_a_model_that_cannot_run_is_named_with_the_first_line_of_its_error() -> None:
+    words = r"Linear does not run on inputs of shape \(2, 5\): RuntimeError: mat1 and mat2 shapes [^\n]*$"
+    with pytest.raises(ModelError, match=words):
+        check_fits(nn.Linear(4, 3), torch.randn(2, 5), torch.tensor([0, 1]), 3)
+
+
+def test_an_answer_without_scores_is_refused() -> None:
+    class Mute(nn.Module):
+        def forward(self, inputs: torch.Tensor) -> str:
+            return "seven"
+
+    with pytest.raises(
+        ModelError, match=r"Mute does not run .*: TypeError: the model returned str, where a t"
+    ):
+        check_fits(Mute(), torch.randn(2, 4), torch.tensor([0, 1]), 3)
+
+
+def test_an_answer_of_another_shape_is_refused_with_both_shapes() -> None:
+    with pytest.raises(
+        ModelError, match=r"Linear answers with shape \(2, 4\); \(2, 3\), one score per item and"
+    ):
+        check_fits(nn.Linear(5, 4), torch.randn(2, 5), torch.tensor([0, 1]), 3)
+
+
+@pytest.mark.parametrize("labels", [[0, 3], [-1, 2]])
+def test_labels_outside_the_classes_are_refused(labels: list[int]) -> None:
+    with pytest.raises(ModelError, match=rf"labels go from {labels[0]} to {labels[1]}; from 0 to 2 would do"):
+        check_fits(nn.Linear(5, 3), torch.randn(2, 5), torch.tensor(labels), 3)
+
+
+def test_a_check_leaves_no_trace_in_the_model() -> None:
+    model = build(CnnModel(widths=(4,)), IMAGES)
+    model.blocks[0].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    check_fits(model, torch.randn(3, 3, 32, 32), torch.tensor([0, 1, 2]), 10)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.training
+    assert not model.blocks[0].training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("layer", ["mlp_in", "o"])
+def test_a_transformers_units_and_its_width_can_be_cut_by_a_dependency_graph(layer: str) -> None:
+    model = Transformer(7, 12, 2, 16, 7)
+    tokens = torch.randint(0, 7, (4, 2))
+    graph = torch_pruning.DependencyGraph().build_dependency(model, tokens)
+    group = graph.get_pruning_group(
+        model.get_submodule(layer), torch_pruning.prune_linear_out_channels, [0, 5, 6]
+    )
+    assert graph.check_pruning_group(group)
+    group.prune()
+    assert model(tokens).shape == (4, 7)
+    u, v, o = model.unit_triplets(tokens)
+    assert u.shape == v.shape == (7, model.mlp_in.out_features)
+    assert o.shape == (model.mlp_in.out_features, 7)

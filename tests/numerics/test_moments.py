@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tpsprune.numerics.forward import evaluation_mode
+from tpsprune.numerics.moments import Moments, as_rows, input_moments
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(torch.relu(self.inner(x)))
+
+
+def conv_net() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 5, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(5 * 9, 6),
+        nn.Dropout(0.5),
+        nn.Linear(6, 2),
+    )
+
+
+def kept_inputs(model: nn.Module, batches: list[Any], names: list[str]) -> dict[str, list[Tensor]]:
+    kept: dict[str, list[Tensor]] = {name: [] for name in names}
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, name=name: kept[name].append(args[0].double())
+        )
+        for name in names
+    ]
+    with evaluation_mode(model), torch.no_grad():
+        for batch in batches:
+            model(batch)
+    for handle in handles:
+        handle.remove()
+    return kept
+
+
+def direct(rows_rn: Tensor) -> Moments:
+    return Moments(len(rows_rn), rows_rn.mean(0), torch.cov(rows_rn.T, correction=0))
+
+
+def assert_equal(found: Moments, expected: Moments) -> None:
+    assert found.rows == expected.rows
+    assert found.mean_n.dtype == found.covariance_nn.dtype == torch.float64
+    torch.testing.assert_close(found.mean_n, expected.mean_n)
+    torch.testing.assert_close(found.covariance_nn, expected.covariance_nn)
+
+
+def test_channels_first_rows_are_items_and_positions() -> None:
+    input_bchw = torch.arange(2 * 3 * 2 * 2.0).reshape(2, 3, 2, 2)
+    rows_rn = as_rows(input_bchw, 3)
+    assert rows_rn.shape == (8, 3)
+    assert torch.equal(rows_rn[5], input_bchw[1, :, 0, 1])
+
+
+def test_a_flattened_convolution_gives_each_unit_a_block_of_columns() -> None:
+    input_bchw = torch.randn(4, 3, 2, 2)
+    assert torch.equal(as_rows(input_bchw.flatten(1), 3), as_rows(input_bchw, 3))
+
+
+def test_all_leading_axes_of_features_last_are_rows() -> None:
+    input_btd = torch.randn(4, 7, 3)
+    assert torch.equal(as_rows(input_btd, 3), input_btd.reshape(28, 3))
+
+
+def test_an_image_whose_height_is_the_width_may_still_be_features_last() -> None:
+    input_bhwd = torch.randn(2, 3, 5, 3)
+    assert torch.equal(as_rows(input_bhwd, 3, channels_first=False), input_bhwd.reshape(30, 3))
+
+
+@pytest.mark.parametrize(("shape", "first"), [((2, 7), None), ((2, 6, 4, 4), True)])
+def test_an_input_that_does_not_hold_the_units_is_refused(shape: tuple[int, ...], first: bool | None) -> None:
+    with pytest.raises(ValueError, match="does not hold 3 units"):
+        as_rows(torch.zeros(shape), 3, channels_first=first)
+
+
+def test_moments_equal_those_of_all_activations_kept() -> None:
+    model = conv_net()
+    model(torch.randn(64, 1, 6, 6))
+    batches = [torch.randn(size, 1, 6, 6) for size in (7, 1, 12)]
+    widths = {"3": 4, "6": 5, "8": 6}
+    found = input_moments(model, batches, widths)
+    kept = kept_inputs(model, batches, list(widths))
+    for name, width in widths.items():
+        rows_rn = torch.cat([as_rows(fed, width) for fed in kept[name]])
+        assert_equal(found[name], direct(rows_rn))
+
+
+def test_a_module_called_twice_in_a_pass_adds_up_its_calls() -> None:
+    model = Twice()
+    batches = [torch.randn(5, 3), torch.randn(2, 3)]
+    rows_rn = torch.cat(kept_inputs(model, batches, ["inner"])["inner"])
+    assert_equal(input_moments(model, batches, {"inner": 3})["inner"], direct(rows_rn))
+
+
+def test_units_far_from_zero_lose_no_digits() -> None:
+    rows_rn = 1e6 + torch.randn(2000, 3, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(3, 2).double())
+    found = input_moments(model, rows_rn.split(100), {"0": 3})["0"]
+    torch.testing.assert_close(found.covariance_nn, direct(rows_rn).covariance_nn, rtol=1e-9, atol=1e-9)
+
+
+def test_how_the_probe_is_cut_into_batches_does_not_matter() -> None:
+    model = conv_net()
+    probe = torch.randn(24, 1, 6, 6)
+    whole = input_moments(model, [probe], {"6": 5})["6"]
+    assert_equal(input_moments(model, probe.split(5), {"6": 5})["6"], whole)
+
+
+def test_batches_may_be_mappings_and_inputs_may_go_by_keyword() -> None:
+    class ByKeyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(input=x)
+
+    x = torch.randn(9, 3)
+    assert_equal(input_moments(ByKeyword(), [{"x": x}], {"inner": 3})["inner"], direct(x.double()))
+
+
+def test_the_model_is_left_as_it_was_found() -> None:
+    model = conv_net().train()
+    model[7].eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    input_moments(model, [torch.randn(3, 1, 6, 6)], {"3": 4})
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.training
+    assert not model[7].training
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_hooks_are_gone_even_when_the_model_fails() -> None:
+    model = conv_net()
+    with pytest.raises(ValueError, match="does not hold"):
+        input_moments(model, [torch.randn(3, 1, 6, 6)], {"3": 3})
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_module_that_is_never_called_is_left_out() -> None:
+    model = nn.Sequential(nn.Linear(3, 2))
+    model.unused = nn.Linear(4, 4)
+    model.forward = model[0].forward  # type: ignore[method-assign]
+    assert set(input_moments(model, [torch.randn(2, 3)], {"unused": 4})) == set()

@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from math import pi, sqrt
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tpsprune.numerics.phases import (
+    character_agreement,
+    character_scale,
+    fourier_coherence,
+    order_parameters,
+    triadic_energy,
+    triadic_force,
+    unit_coherence,
+)
+
+MODULUS = 23
+phases = st.lists(st.floats(-10.0, 10.0), min_size=1, max_size=12).map(
+    lambda values: torch.tensor(values, dtype=torch.float64)
+)
+
+
+def energy_over_all_triplets(phases_n: Tensor) -> Tensor:
+    triads = [
+        1.0 - torch.cos(phases_n[i] + phases_n[j] - 2.0 * phases_n[k])
+        for i, j, k in product(range(len(phases_n)), repeat=3)
+    ]
+    return torch.stack(triads).mean()
+
+
+def characters(
+    frequencies: list[int], first: Tensor, second: Tensor, last: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    tokens = torch.arange(MODULUS, dtype=torch.float64)[:, None]
+    turns = 2.0 * pi * tokens * torch.tensor(frequencies, dtype=torch.float64) / MODULUS
+    return torch.cos(turns + first), torch.cos(turns + second), torch.cos(turns + last).T
+
+
+def addition_table() -> tuple[Tensor, Tensor, Tensor]:
+    first_i, second_i = torch.cartesian_prod(torch.arange(MODULUS), torch.arange(MODULUS)).unbind(1)
+    return first_i.contiguous(), second_i.contiguous(), (first_i + second_i) % MODULUS
+
+
+def planted(units: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    first, second = torch.rand(2, units, dtype=torch.float64).mul(2.0 * pi)
+    return characters(list(range(1, units + 1)), first, second, first + second)
+
+
+def noise(units: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    u_am, v_bm = torch.randn(2, MODULUS, units, dtype=torch.float64)
+    return u_am, v_bm, torch.randn(units, MODULUS, dtype=torch.float64)
+
+
+def test_equal_phases_have_no_energy_and_full_order() -> None:
+    phases_n = torch.full((7,), 1.3, dtype=torch.float64)
+    first, second = order_parameters(phases_n)
+    assert abs(first) == pytest.approx(1.0)
+    assert second.angle() == pytest.approx(2.6)
+    assert triadic_energy(phases_n) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_evenly_spread_phases_have_energy_one_and_no_order() -> None:
+    phases_n = torch.arange(9, dtype=torch.float64) * 2.0 * pi / 9
+    first, second = order_parameters(phases_n)
+    assert abs(first) == pytest.approx(0.0, abs=1e-12)
+    assert abs(second) == pytest.approx(0.0, abs=1e-12)
+    assert triadic_energy(phases_n) == pytest.approx(1.0)
+
+
+def test_two_phases_have_the_energy_of_their_eight_triads() -> None:
+    gap = 0.7
+    # Of eight triads two agree, two are off by 2·gap and four by gap.
+    expected = (
+        1.0 - (2.0 + 2.0 * torch.cos(torch.tensor(2.0 * gap)) + 4.0 * torch.cos(torch.tensor(gap))) / 8.0
+    )
+    assert triadic_energy(torch.tensor([0.0, gap])) == pytest.approx(float(expected), abs=1e-6)
+
+
+@given(phases)
+@settings(max_examples=40, deadline=None)
+def test_energy_lies_between_zero_and_two(phases_n: Tensor) -> None:
+    assert -1e-12 <= float(triadic_energy(phases_n)) < 2.0
+
+
+@given(phases, st.floats(-10.0, 10.0))
+@settings(max_examples=40, deadline=None)
+def test_a_common_shift_changes_neither_energy_nor_force(phases_n: Tensor, shift: float) -> None:
+    torch.testing.assert_close(triadic_energy(phases_n + shift), triadic_energy(phases_n), rtol=0, atol=1e-12)
+    torch.testing.assert_close(triadic_force(phases_n + shift), triadic_force(phases_n), rtol=0, atol=1e-11)
+
+
+@given(phases)
+@settings(max_examples=40, deadline=None)
+def test_the_force_is_minus_n_times_the_gradient_and_sums_to_zero(phases_n: Tensor) -> None:
+    leaf_n = phases_n.clone().requires_grad_()
+    triadic_energy(leaf_n).backward()
+    assert leaf_n.grad is not None
+    force_n = triadic_force(phases_n)
+    torch.testing.assert_close(force_n, -len(phases_n) * leaf_n.grad, rtol=0, atol=1e-12)
+    assert float(force_n.sum()) == pytest.approx(0.0, abs=1e-11)
+    assert float(force_n.abs().max()) <= 4.0
+
+
+@pytest.mark.parametrize("oscillators", [1, 2, 5, 12])
+def test_energy_and_gradient_equal_the_mean_over_all_triplets(oscillators: int) -> None:
+    quick_n = torch.randn(oscillators, dtype=torch.float64).mul(3.0).requires_grad_()
+    slow_n = quick_n.detach().clone().requires_grad_()
+    quick, slow = triadic_energy(quick_n), energy_over_all_triplets(slow_n)
+    torch.testing.assert_close(quick, slow, rtol=0, atol=1e-12)
+    quick.backward()
+    slow.backward()
+    torch.testing.assert_close(quick_n.grad, slow_n.grad, rtol=0, atol=1e-12)
+
+
+def test_groups_on_leading_axes_are_apart() -> None:
+    phases_gn = torch.randn(3, 8, dtype=torch.float64)
+    for quantity in (triadic_energy, triadic_force, lambda phases_n: order_parameters(phases_n)[1]):
+        one_by_one = torch.stack([quantity(phases_n) for phases_n in phases_gn])
+        torch.testing.assert_close(quantity(phases_gn), one_by_one)
+
+
+def test_following_the_force_synchronises_phases_that_are_near_one_another() -> None:
+    phases_n = torch.rand(50, dtype=torch.float64)
+    for _ in range(200):
+        phases_n = phases_n + 0.05 * triadic_force(phases_n)
+    assert float(triadic_energy(phases_n)) < 1e-6
+
+
+def test_characters_on_the_whole_addition_table_have_the_character_scale() -> None:
+    coherence_m = unit_coherence(*planted(), *addition_table())
+    torch.testing.assert_close(
+        coherence_m, torch.full_like(coherence_m, sqrt(MODULUS / 2)), rtol=1e-12, atol=0
+    )
+    assert character_scale(MODULUS**2, MODULUS, MODULUS) == pytest.approx(sqrt(MODULUS / 2))
+
+
+def test_the_character_scale_holds_where_classes_are_a_quotient_of_tokens() -> None:
+    tokens, classes = 24, 6
+    first_i, second_i = torch.cartesian_prod(torch.arange(tokens), torch.arange(tokens)).unbind(1)
+    label_i = (first_i + second_i) % classes
+    turns_a = torch.arange(tokens, dtype=torch.float64)[:, None] * 2.0 * pi / classes
+    factor_am, o_mc = torch.cos(turns_a), torch.cos(turns_a[:classes]).T
+    coherence_m = unit_coherence(factor_am, factor_am, o_mc, first_i, second_i, label_i)
+    assert float(coherence_m) == pytest.approx(character_scale(tokens**2, tokens, classes))
+
+
+def test_no_unit_is_more_coherent_on_the_whole_table_than_a_character() -> None:
+    factors = [factor.requires_grad_() for factor in noise(3)]
+    optimizer = torch.optim.Adam(factors, lr=0.1)
+    scale = character_scale(MODULUS**2, MODULUS, MODULUS)
+    for _ in range(400):
+        optimizer.zero_grad()
+        (-unit_coherence(*factors, *addition_table()).mean()).backward()
+        optimizer.step()
+    coherence_m = unit_coherence(*factors, *addition_table()).detach() / scale
+    assert float(coherence_m.max()) <= 1.0 + 1e-9
+    assert float(coherence_m.min()) > 0.99
+
+
+def test_renaming_tokens_and_classes_leaves_label_coherence_alone() -> None:
+    u_am, v_bm, o_mc = noise()
+    first_i, second_i, label_i = addition_table()
+    for_first, for_second, for_label = (torch.randperm(MODULUS) for _ in range(3))
+    renamed_m = unit_coherence(
+        u_am[for_first.argsort()],
+        v_bm[for_second.argsort()],
+        o_mc[:, for_label.argsort()],
+        for_first[first_i],
+        for_second[second_i],
+        for_label[label_i],
+    )
+    torch.testing.assert_close(renamed_m, unit_coherence(u_am, v_bm, o_mc, first_i, second_i, label_i))
+
+
+def test_label_coherence_equals_a_sum_over_pairs_one_by_one() -> None:
+    u_am, v_bm, o_mc = noise(2)
+    chosen_i = torch.randperm(MODULUS**2)[:40]
+    pairs = tuple(column_i[chosen_i] for column_i in addition_table())
+    for m, coherence in enumerate(unit_coherence(u_am, v_bm, o_mc, *pairs)):
+        u_a, v_b, o_c = (x - x.mean() for x in (u_am[:, m], v_bm[:, m], o_mc[m]))
+        triplet = sum(u_a[a] * v_b[b] * o_c[c] for a, b, c in zip(*pairs, strict=True))
+        assert float(coherence) == pytest.approx(float(triplet / (u_a.norm() * v_b.norm() * o_c.norm())))
+
+
+@pytest.mark.parametrize("last_sign", [1, -1])
+@pytest.mark.parametrize("second_sign", [1, -1])
+def test_locked_phases_are_fully_coherent_under_each_sign_pattern(second_sign: int, last_sign: int) -> None:
+    first, second = torch.rand(2, 5, dtype=torch.float64).mul(2.0 * pi)
+    last = last_sign * (first + second_sign * second)
+    coherence_m = fourier_coherence(*characters([1, 2, 5, 7, 11], first, second, last))
+    torch.testing.assert_close(coherence_m, torch.ones_like(coherence_m), rtol=0, atol=1e-9)
+
+
+def test_fourier_coherence_of_one_frequency_is_the_cosine_of_the_best_mismatch() -> None:
+    first, second, last = torch.rand(3, 6, dtype=torch.float64).mul(2.0 * pi)
+    mismatches_sm = torch.stack(
+        [first + second - last, first + second + last, second - first - last, second - first + last]
+    )
+    coherence_m = fourier_coherence(*characters([1, 2, 3, 4, 5, 6], first, second, last))
+    torch.testing.assert_close(coherence_m, mismatches_sm.cos().max(0).values, rtol=0, atol=1e-9)
+
+
+def test_fourier_coherence_loses_its_lock_when_tokens_are_renamed() -> None:
+    u_am, v_bm, o_mc = planted(units=8)
+    shuffled = torch.randperm(MODULUS)
+    assert float(fourier_coherence(u_am[shuffled], v_bm[shuffled], o_mc).mean()) < 0.8
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_scaling_and_shifting_a_factor_leaves_both_coherences_alone(scale: float) -> None:
+    u_am, v_bm, o_mc = noise()
+    for coherence in (fourier_coherence, lambda *factors: unit_coherence(*factors, *addition_table())):
+        torch.testing.assert_close(
+            coherence(u_am * scale + 1.0, v_bm / scale, o_mc * 2.0 - 3.0), coherence(u_am, v_bm, o_mc)
+        )
+
+
+def test_a_dead_unit_has_no_coherence_and_a_finite_gradient() -> None:
+    for coherence in (fourier_coherence, lambda *factors: unit_coherence(*factors, *addition_table())):
+        u_am, v_bm, o_mc = noise(2)
+        u_am[:, 0] = 0.0
+        factors = [factor.requires_grad_() for factor in (u_am, v_bm, o_mc)]
+        coherence_m = coherence(*factors)
+        assert float(coherence_m[0].detach()) == 0.0
+        coherence_m.sum().backward()
+        for factor in factors:
+            assert factor.grad is not None
+            assert bool(factor.grad.isfinite().all())
+
+
+def test_the_gradients_of_both_coherences_are_right() -> None:
+    factors = tuple(factor.requires_grad_() for factor in noise(2))
+    assert torch.autograd.gradcheck(fourier_coherence, factors)
+    assert torch.autograd.gradcheck(lambda *given: unit_coherence(*given, *addition_table()), factors)
+
+
+@pytest.mark.parametrize("answer", [lambda a, b: a + b, lambda a, b: b - a + 4, lambda a, b: -a - b])
+def test_labels_in_cyclic_order_agree_with_a_character_wholly(
+    answer: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    first_i, second_i, _ = addition_table()
+    label_i = answer(first_i, second_i) % MODULUS
+    assert character_agreement(first_i, second_i, label_i, MODULUS) == pytest.approx(1.0)
+
+
+def test_character_agreement_equals_the_slow_maximum_over_frequencies() -> None:
+    first_i, second_i, label_i = (torch.randint(MODULUS, (50,)) for _ in range(3))
+    slow = max(
+        float(torch.exp(2j * pi * k * (first_i + s * second_i + t * label_i) / MODULUS).mean().abs())
+        for k in range(1, MODULUS)
+        for s in (1, -1)
+        for t in (1, -1)
+    )
+    assert character_agreement(first_i, second_i, label_i, MODULUS) == pytest.approx(slow, abs=1e-5)
+
+
+def test_renamed_labels_agree_with_no_character() -> None:
+    first_i, second_i, label_i = addition_table()
+    for _ in range(20):
+        renamed_i, answer_i = torch.randperm(MODULUS), torch.randperm(MODULUS)
+        renamed = (renamed_i[first_i], renamed_i[second_i], answer_i[label_i])
+        assert character_agreement(*renamed, MODULUS) < 0.4
+
+
+def test_label_coherence_and_its_gradient_do_not_depend_on_how_pairs_are_sliced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = []
+    for elements in (1, 37, 10**9):
+        monkeypatch.setattr("tpsprune.numerics.phases._SLICE_ON_CPU", elements)
+        torch.manual_seed(0)
+        factors = [factor.requires_grad_() for factor in noise(3)]
+        coherence_m = unit_coherence(*factors, *addition_table())
+        gradients = torch.autograd.grad(coherence_m.square().sum(), factors)
+        found.append((coherence_m.detach(), *gradients))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])

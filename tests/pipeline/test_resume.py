@@ -1,0 +1,106 @@
+"""A run broken off anywhere ends bit for bit as one that never was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.conftest import SMALL
+from tpsprune import pipeline
+from tpsprune.errors import RunFolderError
+from tpsprune.recipe import Recipe
+from tpsprune.records import Finished
+from tpsprune.runs import RunFolder, read_result
+
+Small = Callable[..., Recipe]
+SAME = ("ticket.safetensors", "dense.safetensors", "readings.jsonl", "decisions.jsonl", "plan.json")
+
+
+def folder_of(out: Path) -> RunFolder:
+    (path,) = out.iterdir()
+    return RunFolder(path)
+
+
+def finish(recipe: Recipe, out: Path, *, resume: bool = False) -> RunFolder:
+    for event in pipeline.train(recipe, out, device="cpu", resume=resume):
+        last = event
+    assert isinstance(last, Finished)
+    return folder_of(out)
+
+
+def assert_same(first: RunFolder, second: RunFolder) -> None:
+    for name in SAME:
+        assert (first.path / name).read_bytes() == (second.path / name).read_bytes(), name
+    results = [read_result(folder.result) for folder in (first, second)]
+    for key in ("macs_share", "drawn_at", "stopped_at", "groups", "cut_validation_accuracy"):
+        assert results[0][key] == results[1][key]
+    assert results[0]["ticket"]["accuracy"] == results[1]["ticket"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [(), ("tps.variant=neurons", "tps.coupling=0.3", "train.optimizer=sgd"), ("retrain.rewind=epoch:1",)],
+    ids=["plain", "neurons", "rewind"],
+)
+def test_a_run_left_at_any_event_and_resumed_ends_bit_for_bit_the_same(
+    small: Small, tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    recipe = small(*overrides)
+    straight = finish(recipe, tmp_path / "straight")
+    events = len(list(pipeline.train(recipe, tmp_path / "count", device="cpu")))
+    for number, leave_after in enumerate({1, 2, events // 3, events // 2, events - 3, events - 1}):
+        out = tmp_path / f"broken-{number}"
+        run = pipeline.train(recipe, out, device="cpu")
+        for _ in range(leave_after):
+            next(run)
+        run.close()  # type: ignore[attr-defined]
+        assert_same(finish(recipe, out, resume=True), straight)
+
+
+def test_a_run_killed_again_and_again_ends_bit_for_bit_the_same(small: Small, tmp_path: Path) -> None:
+    straight = finish(small(), tmp_path / "straight")
+    recipe_file = tmp_path / "small.toml"
+    recipe_file.write_text(SMALL)
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "tpsprune", "train", str(recipe_file), "--out", str(out), "--quiet"]
+    command += ["--device", "cpu"]
+    kills = 0
+    for wait_for_lines in (3, 9, 40):
+        child = subprocess.Popen([*command, *(["--resume"] if out.exists() else [])])
+        deadline = time.monotonic() + 60
+        while child.poll() is None and time.monotonic() < deadline:
+            journals = list(out.glob("*/energy.jsonl"))
+            if journals and journals[0].read_bytes().count(b"\n") >= wait_for_lines:
+                os.kill(child.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.005)
+        child.wait()
+    assert kills >= 2
+    folder = finish(small(), out, resume=True)
+    assert_same(folder, straight)
+    spent = [len(f.energy.read()[0]) for f in (folder, straight)]
+    assert spent[0] > spent[1], "energy of the lost work stays on the bill"
+    result = read_result(folder.result)
+    assert result["attempts"] >= 2
+    assert any("attempts: energy of work that was lost is on the bill" in note for note in result["notes"])
+
+
+def test_two_processes_never_share_a_run_folder(small: Small, tmp_path: Path) -> None:
+    run = pipeline.train(small(), tmp_path, device="cpu")
+    next(run)
+    with pytest.raises(RunFolderError, match=r"another process"):
+        next(pipeline.train(small(), tmp_path, device="cpu", resume=True))
+    run.close()  # type: ignore[attr-defined]
+
+
+def test_there_is_nothing_to_resume_where_nothing_was_begun(small: Small, tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"no run of this recipe in .*start it without --resume"):
+        next(pipeline.train(small(), tmp_path, device="cpu", resume=True))

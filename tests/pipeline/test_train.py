@@ -1,0 +1,247 @@
+"""The main job on real digits: what is yielded, what is written, and that the figures are what they say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import tpsprune
+from tpsprune import pipeline, pruning
+from tpsprune.errors import DivergedError, RunFolderError
+from tpsprune.pipeline.bench import set_up
+from tpsprune.recipe import Recipe
+from tpsprune.records import Event, Finished, Outcome
+from tpsprune.runs import RunFolder, read_result
+from tpsprune.runs.tensors import load_tensors
+
+Small = Callable[..., Recipe]
+
+
+def run(recipe: Recipe, out: Path, *, resume: bool = False, again: bool = False) -> list[Event]:
+    return list(pipeline.train(recipe, out, device="cpu", resume=resume, again=again))
+
+
+def outcome_of(events: list[Event]) -> Outcome:
+    assert isinstance(events[-1], Finished)
+    return events[-1].outcome
+
+
+def test_a_run_yields_its_phases_in_order_and_ends_with_the_outcome(small: Small, tmp_path: Path) -> None:
+    events = run(small(), tmp_path)
+    kinds = [type(event).__name__ for event in events if type(event).__name__ != "Progress"]
+    assert kinds == [
+        "PhaseStarted",
+        "PhaseEnded",
+        "Decided",
+        "Pruned",
+        "PhaseStarted",
+        "PhaseEnded",
+        "Decided",
+        "Finished",
+    ]
+    outcome = outcome_of(events)
+    assert outcome.drawn.reason == "epoch 2.5 of the 2 asked for"
+    assert outcome.macs_share <= 0.5
+    assert outcome.ticket.size.parameters < outcome.dense.size.parameters
+    assert outcome.ticket.accuracy > 0.8
+
+
+def test_a_run_folder_holds_everything_the_design_names(small: Small, tmp_path: Path) -> None:
+    outcome = outcome_of(run(small(), tmp_path))
+    folder = RunFolder(Path(outcome.folder))
+    names = {path.name for path in folder.path.iterdir()}
+    assert names == {
+        "recipe.toml",
+        "readings.jsonl",
+        "energy.jsonl",
+        "decisions.jsonl",
+        "plan.json",
+        "dense.safetensors",
+        "ticket.safetensors",
+        "result.json",
+        "state",
+    }
+    result = read_result(folder.result)
+    assert result == json.loads(json.dumps(outcome.to_json()))
+    assert Outcome.from_json(result, folder=outcome.folder) == outcome
+    decisions, cut_off = folder.decisions.read()
+    assert not cut_off
+    assert [d["kind"] for d in decisions if d["act"]] == ["draw", "stop"]
+    readings = {line["signal"] for line in folder.readings.read()[0]}
+    assert {"d_eff", "h1", "spectral_edge", "norm", "train_loss", "validation_accuracy"} <= readings
+
+
+def test_the_picture_of_a_run_is_drawn_from_its_folder_alone(small: Small, tmp_path: Path) -> None:
+    outcome = outcome_of(run(small(), tmp_path))
+    vector, raster = pipeline.picture(Path(outcome.folder))
+    assert vector.read_text().count("ticket drawn at epoch 2.5 (red)") == 1
+    assert raster.read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_window_is_on_the_bill_and_phases_follow_without_gap(small: Small, tmp_path: Path) -> None:
+    outcome = outcome_of(run(small(), tmp_path))
+    windows, _ = RunFolder(Path(outcome.folder)).energy.read()
+    assert [phase.phase for phase in outcome.energy] == [
+        "setup",
+        "train",
+        "evaluate",
+        "watch",
+        "prune",
+        "retrain",
+        "weigh",
+    ]
+    # The fake meter's windows last 1 s at 10 W + 5 W.
+    assert outcome.total.joules == pytest.approx(15.0 * len(windows))
+    assert outcome.total.seconds == pytest.approx(len(windows))
+
+
+def test_the_projection_is_the_dense_epochs_scaled_to_the_budget(small: Small, tmp_path: Path) -> None:
+    outcome = outcome_of(run(small(), tmp_path))
+    # Draw at step 40 of 16 an epoch, read every 10: 4 windows of train and 4 of evaluate for 2.5 of 4 epochs.
+    assert outcome.projected_dense.seconds == pytest.approx(8 * 4 / 2.5)
+
+
+def test_equal_seeds_give_equal_runs_and_other_seeds_others(small: Small, tmp_path: Path) -> None:
+    first = outcome_of(run(small(), tmp_path))
+    second = outcome_of(run(small(), tmp_path, again=True))
+    other = outcome_of(run(small("seed=1"), tmp_path))
+    for name in ("ticket.safetensors", "readings.jsonl", "decisions.jsonl", "energy.jsonl", "plan.json"):
+        contents = [(Path(outcome.folder) / name).read_bytes() for outcome in (first, second)]
+        if name != "energy.jsonl":  # it holds the wall clock
+            assert contents[0] == contents[1], name
+    assert first.ticket.accuracy == second.ticket.accuracy
+    assert (Path(other.folder) / "ticket.safetensors").read_bytes() != contents[0]
+    assert Path(second.folder).name == Path(first.folder).name + "-2"
+
+
+def test_a_draw_rule_that_never_acts_meets_its_deadline_and_says_so(small: Small, tmp_path: Path) -> None:
+    outcome = outcome_of(run(small("stop.draw={rule='none'}", "stop.draw_by_share=0.5"), tmp_path))
+    assert outcome.drawn.epoch == 2.0
+    assert outcome.drawn.rule == "deadline"
+    assert outcome.drawn.reason.startswith("epoch 2 is the last to draw at (stop.draw_by_share)")
+
+
+def test_a_draw_at_the_very_end_leaves_nothing_to_retrain_and_says_so(small: Small, tmp_path: Path) -> None:
+    outcome = outcome_of(run(small("stop.draw={rule='none'}"), tmp_path))
+    assert outcome.drawn.epoch == 4.0
+    assert outcome.stopped.reason == "no epochs were left to retrain for"
+    assert "retrain" not in {phase.phase for phase in outcome.energy}
+
+
+def test_a_stop_rule_ends_the_retraining_early(small: Small, tmp_path: Path) -> None:
+    rule = "stop.end={rule='threshold', signal='validation_accuracy', level=0.1}"
+    outcome = outcome_of(run(small(rule), tmp_path))
+    assert outcome.stopped.rule == "validation_accuracy above 0.1 for 1"
+    assert outcome.stopped.epoch < 4.0
+
+
+def test_a_budget_ends_the_run_whatever_the_rules_say(small: Small, tmp_path: Path) -> None:
+    outcome = outcome_of(run(small("stop.budget_joules=60.0"), tmp_path))
+    assert outcome.drawn.rule == outcome.stopped.rule == "budget"
+    assert outcome.drawn.reason == "the budget of 60 J is used up (90.0 J spent)"
+    assert outcome.drawn.epoch < 2.0
+    assert outcome.stopped.epoch == outcome.drawn.epoch
+
+
+def test_a_rewind_to_init_is_the_plan_on_the_initial_weights(small: Small, tmp_path: Path) -> None:
+    recipe = small("retrain.rewind=init", "retrain.epochs=0")
+    folder = RunFolder(Path(outcome_of(run(recipe, tmp_path)).folder))
+    with set_up(recipe, "cpu") as bench:
+        plan = pruning.Plan.from_json(json.loads(folder.plan.read_text()))
+        expected = pruning.replay(bench.new_model(), plan).state_dict()
+    tensors, _ = load_tensors(folder.ticket)
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
+def test_a_rewind_to_an_epoch_holds_the_draw_until_that_epoch_is_kept(small: Small, tmp_path: Path) -> None:
+    recipe = small("retrain.rewind=epoch:2", "stop.draw={rule='epoch', epoch=0.5}")
+    outcome = outcome_of(run(recipe, tmp_path))
+    assert outcome.drawn.epoch == 2.5
+    # Retrained from epoch 2 to 4, begun when 2.5 epochs had been trained.
+    assert outcome.stopped.epoch == 4.5
+
+
+def test_a_retraining_of_its_own_length_has_a_schedule_of_its_own(small: Small, tmp_path: Path) -> None:
+    outcome = outcome_of(run(small("retrain.epochs=3"), tmp_path))
+    assert outcome.stopped.epoch == 2.5 + 3
+
+
+@pytest.mark.parametrize("variant", ["weights", "neurons"])
+def test_tps_runs_beside_the_loss_and_its_readings_are_journalled(
+    small: Small, tmp_path: Path, variant: str
+) -> None:
+    outcome = outcome_of(run(small(f"tps.variant={variant}", "tps.coupling=0.1"), tmp_path))
+    lines, _ = RunFolder(Path(outcome.folder)).readings.read()
+    whole = [line for line in lines if line["signal"] == "tps_z1" and not line["group"]]
+    assert len(whole) == len({line["step"] for line in lines})
+    assert outcome.overhead["TPS"] is not None
+    assert outcome.overhead["TPS"] > 0
+
+
+def test_modular_addition_with_labels_is_learned_and_cut(small: Small, tmp_path: Path) -> None:
+    recipe = small(
+        "task.data={kind='modular', modulus=23, train_share=0.7}",
+        "task.model={kind='mlp', widths=[64], embedding=32}",
+        "train.batch_size=full",
+        "train.epochs=300",
+        "train.learning_rate=5e-3",
+        "train.weight_decay=1.0",
+        "train.schedule=constant",
+        "tps.variant=labels",
+        "watch.every_steps=50",
+        "stop.draw={rule='threshold', signal='tps_coherence', level=0.8}",
+        "prune.macs_share=0.8",
+    )
+    outcome = outcome_of(run(recipe, tmp_path))
+    assert outcome.drawn.rule == "tps_coherence above 0.8 for 1"
+    assert outcome.dense.accuracy > 0.9
+
+
+def test_a_used_folder_is_refused_with_what_would_do(small: Small, tmp_path: Path) -> None:
+    run(small(), tmp_path)
+    with pytest.raises(RunFolderError, match=r"holds a finished run of this recipe: .*--again.*--out"):
+        run(small(), tmp_path)
+    with pytest.raises(RunFolderError, match=r"is finished, there is nothing to resume: .*tpsprune show"):
+        run(small(), tmp_path, resume=True)
+
+
+def test_a_loss_that_leaves_the_finite_numbers_ends_the_run_and_keeps_its_state(
+    small: Small, tmp_path: Path
+) -> None:
+    recipe = small(
+        "train.optimizer=sgd", "train.learning_rate=1e20", "train.schedule=constant", "watch.every_steps=1"
+    )
+    with pytest.raises(
+        DivergedError, match=r"the loss is not finite at step \d+ .*the last checkpoint are kept in .*small-"
+    ):
+        run(recipe, tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert (folder / "state" / "checkpoint.safetensors").is_file()
+    assert not (folder / "result.json").exists()
+
+
+def test_an_exported_ticket_loads_without_its_run_and_answers_equally(small: Small, tmp_path: Path) -> None:
+    outcome = outcome_of(run(small(), tmp_path / "runs"))
+    exported = pipeline.export(Path(outcome.folder), tmp_path / "ticket")
+    assert exported.largest_difference == 0.0
+    assert exported.files == ("manifest.json", "plan.json", "recipe.toml", "ticket.safetensors")
+    state = torch.get_rng_state()
+    ticket = tpsprune.load(tmp_path / "ticket")
+    assert torch.equal(torch.get_rng_state(), state), "loading draws from nobody's dice"
+    with set_up(small(), "cpu") as bench:
+        assert bench.score(ticket, bench.dataset.test).accuracy == outcome.ticket.accuracy
+
+
+def test_an_unfinished_run_is_not_exported(small: Small, tmp_path: Path) -> None:
+    events = pipeline.train(small(), tmp_path / "runs", device="cpu")
+    next(events)
+    events.close()  # type: ignore[attr-defined]
+    (folder,) = (tmp_path / "runs").iterdir()
+    with pytest.raises(RunFolderError, match=r"is not finished: go on with .*--resume"):
+        pipeline.export(folder, tmp_path / "ticket")
+    assert not (tmp_path / "ticket").exists()

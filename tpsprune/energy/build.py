@@ -1,0 +1,45 @@
+"""From the recipe's section to a meter."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from tpsprune.energy.fake import FakeMeter
+from tpsprune.energy.meter import AbstractMeter
+from tpsprune.energy.none import NoMeter
+from tpsprune.recipe.energy import Energy
+
+__all__ = ["build"]
+
+
+def build(settings: Energy, attempt: int) -> AbstractMeter:
+    """Make the meter that ``[energy]`` asks for; ``attempt`` counts resumes from 0.
+
+    The codecarbon meter takes one to three seconds here, once, to find out about the machine.
+
+    Raises:
+        MeterError: codecarbon cannot meter here, or would not meter what the recipe says.
+    """
+    match settings.meter:
+        case "codecarbon":
+            from tpsprune.energy.codecarbon_meter import CodecarbonMeter
+
+            return CodecarbonMeter(
+                tracking=settings.tracking,
+                country=settings.country,
+                grid_gco2e_per_kwh=settings.grid_gco2e_per_kwh,
+                pue=settings.pue,
+                attempt=attempt,
+            )
+        case "fake":
+            return FakeMeter(
+                cpu_watts=settings.fake_cpu_watts,
+                ram_watts=settings.fake_ram_watts,
+                window_seconds=settings.fake_window_seconds,
+                pue=settings.pue,
+                attempt=attempt,
+            )
+        case "none":
+            return NoMeter(attempt=attempt)
+        case _ as other:
+            assert_never(other)

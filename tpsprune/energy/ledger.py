@@ -1,0 +1,104 @@
+"""Windows summed: by phase, in all, and what going on densely would have taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import fsum
+
+from tpsprune.records import Cost, EnergyClass, PhaseEnergy, Window
+
+__all__ = ["by_phase", "class_of", "projected_dense", "total"]
+
+
+def class_of(classes: Iterable[EnergyClass]) -> EnergyClass:
+    """Return the class of a sum whose parts have ``classes``: theirs if it is one, else ``mixed``.
+
+    >>> class_of([EnergyClass.MEASURED, EnergyClass.CONSTANT])
+    <EnergyClass.MIXED: 'mixed'>
+    >>> class_of([])
+    <EnergyClass.NONE: 'none'>
+    """
+    kinds = set(classes)
+    if len(kinds) > 1:
+        return EnergyClass.MIXED
+    return kinds.pop() if kinds else EnergyClass.NONE
+
+
+def by_phase(windows: Iterable[Window]) -> tuple[PhaseEnergy, ...]:
+    """Sum the windows of each phase, phases in the order they first began.
+
+    Joules are ``None`` where any window of the phase was not metered: a sum with a part missing would
+    look like a saving. A phase is valid when each of its windows is.
+    """
+    phases: dict[str, list[Window]] = {}
+    for window in windows:
+        phases.setdefault(window.phase, []).append(window)
+    return tuple(_sum(phase, members) for phase, members in phases.items())
+
+
+def total(windows: Iterable[Window]) -> Cost:
+    """Sum all windows, failed attempts included; joules as in ``by_phase``."""
+    every = list(windows)
+    return Cost(
+        joules=_joules(every),
+        seconds=fsum(window.seconds for window in every),
+        cpu_seconds=fsum(window.cpu_seconds for window in every),
+    )
+
+
+def projected_dense(
+    windows: Iterable[Window],
+    *,
+    epochs_done: float,
+    epochs_budget: float,
+    phases: Sequence[str] = ("train", "evaluate", "watch"),
+) -> Cost:
+    """Project what the dense run would have cost had it gone on to the end of its budget.
+
+    cost = (Σ windows of ``phases`` before the draw) / ``epochs_done`` × ``epochs_budget``.
+
+    ``windows`` are those of the dense part of the run. It assumes that an epoch costs the same at the
+    end as at the beginning, that the dense run would not have stopped early, and that no attempt was
+    lost to a kill. With ``watch`` among the phases the projection is of this very run without its
+    draw; leave it out for a dense run that nobody watches, which is the cheaper opponent. A projection
+    is not a measurement, and no verdict rests on it.
+
+    Raises:
+        ValueError: ``epochs_done`` is not above zero.
+    """
+    if epochs_done <= 0:
+        raise ValueError(f"a projection needs some epochs done, not {epochs_done}")
+    spent = total(window for window in windows if window.phase in phases)
+    scale = epochs_budget / epochs_done
+    return Cost(
+        joules=None if spent.joules is None else spent.joules * scale,
+        seconds=spent.seconds * scale,
+        cpu_seconds=spent.cpu_seconds * scale,
+    )
+
+
+def _sum(phase: str, windows: Sequence[Window]) -> PhaseEnergy:
+    components = dict.fromkeys(component for window in windows for component in window.joules)
+    return PhaseEnergy(
+        phase=phase,
+        windows=len(windows),
+        seconds=fsum(window.seconds for window in windows),
+        cpu_seconds=fsum(window.cpu_seconds for window in windows),
+        joules=_joules(windows),
+        joules_by_component={
+            component: fsum(window.joules.get(component, 0.0) for window in windows)
+            for component in components
+        },
+        energy_class=class_of(kind for window in windows for kind in _classes(window)),
+        valid=all(window.valid for window in windows),
+    )
+
+
+def _joules(windows: Sequence[Window]) -> float | None:
+    joules = [window.total_joules for window in windows]
+    known = [value for value in joules if value is not None]
+    return fsum(known) if known and len(known) == len(joules) else None
+
+
+def _classes(window: Window) -> Iterable[EnergyClass]:
+    return window.classes.values() or (EnergyClass.NONE,)

@@ -1,0 +1,136 @@
+"""A meter: windows that open, close and never nest, each a record of what one span of work took."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self, final
+
+from tpsprune.errors import MeterError
+from tpsprune.records import EnergyClass, EnergyMethod, Window
+
+__all__ = ["AbstractMeter", "Count", "MeteredSpan"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """What a meter counted over one window; ``fault`` in words makes the window invalid."""
+
+    seconds: float
+    cpu_seconds: float
+    joules: dict[str, float] = field(default_factory=dict)
+    classes: dict[str, EnergyClass] = field(default_factory=dict)
+    fault: str = ""
+
+
+class AbstractMeter(ABC):
+    """One per process: ``with meter.window("train") as span: ...`` and then ``span.window``.
+
+    Windows never nest, because a joule charged twice is worse than one not charged. ``attempt`` counts
+    resumes of a run and is written into every window.
+    """
+
+    def __init__(self, attempt: int) -> None:
+        self._attempt = attempt
+        self._counts: Counter[str] = Counter()
+        self._phase = ""
+        self._started = datetime.min.replace(tzinfo=UTC)
+
+    def open(self, phase: str) -> None:
+        """Open a window of ``phase``.
+
+        Raises:
+            MeterError: another window is open.
+        """
+        if self._phase:
+            raise MeterError(
+                f"cannot open a window of '{phase}' while one of '{self._phase}' is open: close that first"
+            )
+        self._started = self._now()
+        self._begin()
+        self._phase = phase
+
+    def close(self) -> Window:
+        """Close the open window and return it.
+
+        Raises:
+            MeterError: no window is open, or the meter lost it.
+        """
+        if not self._phase:
+            raise MeterError("no window is open")
+        phase, self._phase = self._phase, ""
+        count = self._end()
+        window = Window(
+            phase=phase,
+            index=self._counts[phase],
+            attempt=self._attempt,
+            seconds=count.seconds,
+            cpu_seconds=count.cpu_seconds,
+            joules=count.joules,
+            classes=count.classes,
+            started=self._started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            valid=not count.fault,
+            fault=count.fault,
+        )
+        self._counts[phase] += 1
+        return window
+
+    def window(self, phase: str) -> MeteredSpan:
+        """Return a ``with`` block that opens a window and closes it, also when the block raises."""
+        return MeteredSpan(self, phase)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a window is open."""
+        return bool(self._phase)
+
+    @abstractmethod
+    def method(self) -> EnergyMethod:
+        """Say what meters each component, how good it is, and what is left out."""
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Start counting."""
+
+    @abstractmethod
+    def _end(self) -> Count:
+        """Stop counting and return what was counted since ``_begin``."""
+
+    def _now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+@final
+class MeteredSpan:
+    """A ``with`` block over one window; energy spent in a block that raises is still on the bill."""
+
+    def __init__(self, meter: AbstractMeter, phase: str) -> None:
+        self._meter = meter
+        self._phase = phase
+        self._window: Window | None = None
+
+    def __enter__(self) -> Self:
+        self._meter.open(self._phase)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._window = self._meter.close()
+
+    @property
+    def window(self) -> Window:
+        """The closed window.
+
+        Raises:
+            MeterError: the block is still running, or never ran.
+        """
+        if self._window is None:
+            raise MeterError(f"the window of '{self._phase}' is not closed yet")
+        return self._window

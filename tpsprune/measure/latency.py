@@ -1,0 +1,95 @@
+"""How long a forward pass takes, and how two models compare on a machine that drifts.
+
+Shape letters: n items of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import quantiles
+from time import perf_counter
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from tpsprune.numerics.forward import call_model, evaluation_mode
+from tpsprune.records import Latency
+
+__all__ = ["latency", "paired_latency"]
+
+_WARM_UP_PASSES: Final = 5
+
+
+def latency(
+    model: nn.Module, item: Tensor, batch: int, *, seconds: float = 0.5, repeats: int = 20
+) -> Latency:
+    """Time the forward pass of ``model`` over ``batch`` copies of ``item``.
+
+    ``item`` is one input without the batch axis, on the model's device. Passes go on until there are
+    ``repeats`` of them and ``seconds`` have gone by, after five that do not count; evaluation mode,
+    inference mode, the device waited for round every pass, so queueing a pass does not pass for doing
+    it. It sees neither data loading nor copying to the device. The model's mode is as it was.
+    """
+    return _latencies([model], item, batch, seconds, repeats)[0]
+
+
+def paired_latency(
+    dense: nn.Module,
+    ticket: nn.Module,
+    item: Tensor,
+    batch: int,
+    *,
+    seconds: float = 1.0,
+    repeats: int = 20,
+) -> tuple[Latency, Latency]:
+    """Time two models pass by pass in turn, so that their ratio holds when the machine drifts.
+
+    Who goes first changes every round. ``seconds`` are those of both together, ``repeats`` the passes
+    of each; all else as in ``latency``.
+    """
+    first, second = _latencies([dense, ticket], item, batch, seconds, repeats)
+    return first, second
+
+
+def _latencies(
+    models: Sequence[nn.Module], item: Tensor, batch: int, seconds: float, repeats: int
+) -> list[Latency]:
+    items_n = item.expand(batch, *item.shape).contiguous()
+    seconds_taken: list[list[float]] = [[] for _ in models]
+    order = list(range(len(models)))
+    with torch.inference_mode():
+        for _ in range(_WARM_UP_PASSES):
+            for model in models:
+                _seconds_of_pass(model, items_n)
+        start = perf_counter()
+        while len(seconds_taken[0]) < repeats or perf_counter() - start < seconds:
+            for index in order:
+                seconds_taken[index].append(_seconds_of_pass(models[index], items_n))
+            order.reverse()
+    return [_summary(batch, taken) for taken in seconds_taken]
+
+
+def _seconds_of_pass(model: nn.Module, items_n: Tensor) -> float:
+    with evaluation_mode(model):
+        _wait_for(items_n.device)
+        start = perf_counter()
+        call_model(model, items_n)
+        _wait_for(items_n.device)
+        return perf_counter() - start
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _summary(batch: int, seconds_taken: Sequence[float]) -> Latency:
+    lower, median, upper = quantiles(seconds_taken, n=4, method="inclusive")
+    return Latency(
+        batch=batch,
+        median_seconds=median,
+        lower_quartile_seconds=lower,
+        upper_quartile_seconds=upper,
+        repeats=len(seconds_taken),
+    )

@@ -1,0 +1,89 @@
+"""``[task.model]`` to a module that fits the data."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import assert_never
+
+from torch import nn
+
+from tpsprune.errors import ModelError
+from tpsprune.models.cnn import Cnn
+from tpsprune.models.custom import custom_model
+from tpsprune.models.mlp import Mlp, TokenMlp
+from tpsprune.models.resnet import ResNet
+from tpsprune.models.transformer import Transformer
+from tpsprune.recipe.task import CnnModel, CustomModel, MlpModel, Model, ResNetModel, TransformerModel
+from tpsprune.records import TaskFacts
+
+__all__ = ["build"]
+
+SMALLEST_SIDE = 8
+
+
+def build(model: Model, facts: TaskFacts) -> nn.Module:
+    """Return the model that a recipe names, in training mode on the CPU, its weights drawn anew.
+
+    Weights come from torch's global generator, which the caller seeds: equal seeds, equal weights.
+
+    Raises:
+        ModelError: this kind of model does not take such inputs; the message names those that do.
+        RecipeError: a custom factory does not import, or raised.
+    """
+    match model:
+        case CnnModel():
+            return Cnn(_image_shape(model.kind, facts), model.widths, model.pool_every, facts.classes)
+        case ResNetModel():
+            channels, _, _ = _image_shape(model.kind, facts)
+            return ResNet(channels, model.depth, model.width, facts.classes)
+        case MlpModel():
+            return _mlp(model, facts)
+        case TransformerModel():
+            return _transformer(model, facts)
+        case CustomModel():
+            return custom_model(model)
+        case _:
+            assert_never(model)
+
+
+def _mlp(model: MlpModel, facts: TaskFacts) -> Mlp | TokenMlp:
+    if facts.input_kind == "tokens" and facts.vocabulary is not None:
+        (length,) = facts.input_shape
+        return TokenMlp(facts.vocabulary, length, model.embedding, model.widths, facts.classes)
+    return Mlp(prod(facts.input_shape), model.widths, facts.classes)
+
+
+def _transformer(model: TransformerModel, facts: TaskFacts) -> Transformer:
+    if facts.input_kind != "tokens" or facts.vocabulary is None or facts.input_shape != (2,):
+        raise _misfit(model.kind, "takes pairs of tokens", facts)
+    if model.width % model.heads:
+        raise ModelError(
+            f"task.model: a width of {model.width} does not divide into {model.heads} heads; "
+            "a multiple of heads would do"
+        )
+    return Transformer(facts.vocabulary, model.width, model.heads, model.mlp_width, facts.classes)
+
+
+def _image_shape(kind: str, facts: TaskFacts) -> tuple[int, int, int]:
+    if facts.input_kind != "image":
+        raise _misfit(kind, "takes images", facts)
+    channels, height, width = facts.input_shape
+    if min(height, width) < SMALLEST_SIDE:
+        raise _misfit(kind, f"takes images of {SMALLEST_SIDE}×{SMALLEST_SIDE} pixels and more", facts)
+    return channels, height, width
+
+
+def _misfit(kind: str, wants: str, facts: TaskFacts) -> ModelError:
+    words = {"image": "images", "tokens": "tokens", "vector": "vectors"}[facts.input_kind]
+    return ModelError(
+        f"task.model: '{kind}' {wants}, the data are {words} of shape {facts.input_shape}; "
+        f"{_fitting(facts)} would fit"
+    )
+
+
+def _fitting(facts: TaskFacts) -> str:
+    if facts.input_kind == "image" and min(facts.input_shape[1:]) >= SMALLEST_SIDE:
+        return "'cnn', 'resnet' or 'mlp'"
+    if facts.input_kind == "tokens" and facts.input_shape == (2,):
+        return "'mlp' or 'transformer'"
+    return "'mlp'"

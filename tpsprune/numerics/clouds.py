@@ -1,0 +1,74 @@
+"""Point clouds: their distances, a few points that stand for all, and a cloud without structure.
+
+Shape letters: n points, d coordinates, l landmarks, m = n (n − 1) / 2 pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tpsprune.numerics.precision import widened
+
+__all__ = ["column_permuted", "condensed", "maxmin_landmarks", "scaled_distances"]
+
+
+def scaled_distances(points_nd: Tensor) -> Tensor:
+    """Return the Euclidean distances ``distances_nn`` between points over their mean: 1 on average.
+
+    Exactly symmetric with a zero diagonal; invariant to shift, rotation, reflection and scale. Taken from
+    the centred Gram matrix in double precision: the plain float32 formula is off by a quarter for a
+    cloud far from the origin. A cloud of one place gives zeros. Cost: n²·d multiply-adds.
+    """
+    centred_nd = widened(points_nd)
+    centred_nd = centred_nd - centred_nd.mean(0)
+    gram_nn = centred_nd @ centred_nd.T
+    square_n = gram_nn.diagonal()
+    # Sums of two are the same either way round, so this is symmetric to the last bit.
+    squares_nn = (square_n[:, None] + square_n[None, :]) - (gram_nn + gram_nn.T)
+    distances_nn = squares_nn.clamp_min(0.0).fill_diagonal_(0.0).sqrt()
+    pairs = max(1, len(points_nd) * (len(points_nd) - 1))
+    mean = distances_nn.sum() / pairs
+    return distances_nn / torch.where(mean == 0, 1.0, mean)
+
+
+def condensed(distances_nn: Tensor) -> Tensor:
+    """Return the strict upper triangle row by row, ``distances_m``, in float32."""
+    points = len(distances_nn)
+    rows, columns = torch.triu_indices(points, points, offset=1, device=distances_nn.device)
+    return distances_nn[rows, columns].to(torch.float32)
+
+
+def maxmin_landmarks(points_nd: Tensor, count: int, start: int) -> Tensor:
+    """Return the indices of ``count`` landmarks: from ``start``, always the point farthest from all so far.
+
+    With as many landmarks as points or more, all points in order. The landmarks leave no point
+    farther than twice the best possible radius (Gonzalez 1985); big loops survive, while noise is
+    spread out. Cost: count · n · d multiply-adds, no n × n matrix.
+    """
+    if count >= len(points_nd):
+        return torch.arange(len(points_nd), device=points_nd.device)
+    centred_nd = widened(points_nd)
+    centred_nd = centred_nd - centred_nd.mean(0)
+    square_n = centred_nd.square().sum(1)
+    chosen = torch.tensor(start, device=points_nd.device)
+    landmarks = [chosen]
+    nearest_n = torch.full_like(square_n, torch.inf)
+    for _ in range(count - 1):
+        distance_n = square_n - 2 * (centred_nd @ centred_nd[chosen]) + square_n[chosen]
+        nearest_n = torch.minimum(nearest_n, distance_n)
+        # A point taken is never taken again, not even by rounding among duplicates.
+        nearest_n[chosen] = -torch.inf
+        chosen = nearest_n.argmax()
+        landmarks.append(chosen)
+    return torch.stack(landmarks)
+
+
+def column_permuted(points_nd: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the cloud with each coordinate shuffled over the points by itself.
+
+    Every coordinate keeps its values; what coordinates had to do with one another is gone. ``generator``
+    lives on the CPU, so that one seed gives one cloud on every device.
+    """
+    order_nd = torch.rand(points_nd.shape, generator=generator).argsort(0)
+    return points_nd.gather(0, order_nd.to(points_nd.device))

@@ -1,0 +1,118 @@
+"""Mean and covariance of what modules are fed, streamed: activations are never kept.
+
+Shape letters: b items, c channels, d features, r rows, n units, k columns per unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tpsprune.numerics.forward import call_model, evaluation_mode
+from tpsprune.numerics.precision import widened
+
+__all__ = ["Moments", "as_rows", "input_moments"]
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """First and second moments of n units over ``rows`` observations.
+
+    ``covariance_nn`` is biased: the sum of centred products divided by ``rows``. Both tensors lie on
+    the model's device, in float64 (float32 where the device has none).
+    """
+
+    rows: int
+    mean_n: Tensor
+    covariance_nn: Tensor
+
+
+def as_rows(fed: Tensor, width: int, *, channels_first: bool | None = None) -> Tensor:
+    """Lay out what a module is fed as observations of ``width`` units, ``rows_rn``.
+
+    Channels first (b, c = n, …): one row per item and position. Features last (…, d): with d = n one
+    row per leading index; with d = n·k, as after a flattened convolution, unit i owns the columns
+    i·k … i·k + k − 1, and each of the k gives a row.
+
+    Args:
+        fed: the input of a module.
+        width: n, the number of units.
+        channels_first: whether axis 1 holds the units; ``None`` takes that to be so where the tensor
+            has four axes or more and axis 1 is ``width`` long.
+
+    Raises:
+        ValueError: the axis of the units is neither ``width`` nor a multiple of it.
+    """
+    if channels_first is None:
+        channels_first = fed.ndim >= 4 and fed.shape[1] == width
+    found = fed.shape[1 if channels_first else -1]
+    if found % width or (channels_first and found != width):
+        raise ValueError(f"an input of shape {tuple(fed.shape)} does not hold {width} units")
+    if channels_first:
+        return fed.movedim(1, -1).reshape(-1, width)
+    per_unit = found // width
+    if per_unit == 1:
+        return fed.reshape(-1, width)
+    return fed.reshape(-1, width, per_unit).transpose(1, 2).reshape(-1, width)
+
+
+def input_moments(model: nn.Module, batches: Iterable[Any], widths: Mapping[str, int]) -> dict[str, Moments]:
+    """Return the moments of the input of each module named in ``widths``, which holds its unit count.
+
+    One forward pass per batch, in evaluation mode and without gradients. Convolutions are read channels
+    first, all else features last (see ``as_rows``). A module called several times in a pass adds up
+    its calls; one that no pass calls is left out of the answer.
+
+    Sums are taken in double precision about the first call's mean, so that units far from zero lose
+    no digits. Not finite inputs give not finite moments.
+
+    Cost: the forward passes, and r·n² multiply-adds for each module.
+
+    Raises:
+        ValueError: an input does not hold the units that ``widths`` promises.
+    """
+    sums = {name: _Sums(model.get_submodule(name), width) for name, width in widths.items()}
+    with ExitStack() as stack:
+        stack.enter_context(evaluation_mode(model))
+        stack.enter_context(torch.no_grad())
+        for each in sums.values():
+            handle = each.module.register_forward_pre_hook(each.add, with_kwargs=True)
+            stack.callback(handle.remove)
+        for batch in batches:
+            call_model(model, batch)
+    return {name: each.moments() for name, each in sums.items() if each.rows}
+
+
+class _Sums:
+    """Shifted running sums of one module's input."""
+
+    def __init__(self, module: nn.Module, width: int) -> None:
+        self.module = module
+        self.width = width
+        self.rows = 0
+        self.shift_n = self.sum_n = self.products_nn = torch.empty(0)
+
+    def add(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        fed = args[0] if args else kwargs["input"]
+        rows_rn = as_rows(fed.detach(), self.width, channels_first=isinstance(module, CONVOLUTIONS))
+        rows_rn = widened(rows_rn)
+        if not self.rows:
+            self.shift_n = rows_rn.mean(0)
+            self.sum_n = torch.zeros_like(self.shift_n)
+            self.products_nn = torch.zeros_like(self.sum_n).repeat(self.width, 1)
+        shifted_rn = rows_rn - self.shift_n
+        self.rows += len(shifted_rn)
+        self.sum_n += shifted_rn.sum(0)
+        self.products_nn.addmm_(shifted_rn.T, shifted_rn)
+
+    def moments(self) -> Moments:
+        offset_n = self.sum_n / self.rows
+        covariance_nn = self.products_nn / self.rows - torch.outer(offset_n, offset_n)
+        return Moments(self.rows, self.shift_n + offset_n, covariance_nn)

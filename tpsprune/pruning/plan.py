@@ -1,0 +1,174 @@
+"""The plan of a cut: which units stay, in the numbering of the dense model. An artifact of its own.
+
+Replayed on the initial or rewound weights it gives the structured lottery ticket, on optimizer state the
+state of the ticket's optimizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, ClassVar, Final
+
+from torch import nn
+
+from tpsprune.errors import ArtifactError
+from tpsprune.pruning.fields import Fields
+from tpsprune.pruning.groups import GroupCut, Slice
+
+__all__ = ["Plan", "TensorFact", "first_difference", "signature_of", "versions"]
+
+PACKAGES: Final = ("tpsprune", "torch", "torch-pruning")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFact:
+    """Name, shape and number type of one tensor of a state dict."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {list(self.shape)} {self.dtype}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything needed to cut a model of the same architecture to the same units.
+
+    ``macs_share`` is the target, ``new_biases`` the layers that are given a bias they did not have,
+    ``model`` the tensors of the dense model in order.
+    """
+
+    SCHEMA: ClassVar[str] = "tpsprune.plan/1"
+
+    macs_share: float
+    groups: tuple[GroupCut, ...]
+    new_biases: tuple[str, ...]
+    versions: dict[str, str]
+    model: tuple[TensorFact, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the dense model's signature: names, shapes and number types in order."""
+        return hashlib.sha256("\n".join(map(str, self.model)).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plain JSON values, its schema named."""
+        return {
+            "schema": self.SCHEMA,
+            "macs_share": self.macs_share,
+            "groups": [
+                {
+                    "name": cut.name,
+                    "width": cut.width,
+                    "kept": list(cut.kept),
+                    "slices": [asdict(slice_) for slice_ in cut.slices],
+                }
+                for cut in self.groups
+            ],
+            "new_biases": list(self.new_biases),
+            "versions": dict(self.versions),
+            "model": [{**asdict(fact), "shape": list(fact.shape)} for fact in self.model],
+            "digest": self.digest,
+        }
+
+    @classmethod
+    def from_json(cls, raw: object) -> Plan:
+        """Rebuild a plan written by ``to_json``.
+
+        Raises:
+            ArtifactError: it is not a plan, of a newer schema, or not consistent with itself.
+        """
+        if not isinstance(raw, Mapping) or not str(raw.get("schema", "")).startswith("tpsprune.plan/"):
+            raise ArtifactError("this is not a plan: it does not name the schema 'tpsprune.plan/1'")
+        if raw["schema"] != cls.SCHEMA:
+            raise ArtifactError(
+                f"plan: schema {raw['schema']!r} is not known here, which reads {cls.SCHEMA!r}"
+            )
+        fields = Fields(
+            "plan", raw, {"schema", "macs_share", "groups", "new_biases", "versions", "model", "digest"}
+        )
+        plan = cls(
+            macs_share=fields.number("macs_share"),
+            groups=tuple(
+                _group(place, each)
+                for place, each in fields.entries("groups", {"name", "width", "kept", "slices"})
+            ),
+            new_biases=fields.texts("new_biases"),
+            versions=fields.text_map("versions"),
+            model=tuple(
+                TensorFact(each.text("name"), each.counts("shape"), each.text("dtype"))
+                for _, each in fields.entries("model", {"name", "shape", "dtype"})
+            ),
+        )
+        if plan.digest != raw["digest"]:
+            raise ArtifactError("plan.digest: it is not that of the tensors listed in plan.model")
+        _check_fits_itself(plan)
+        return plan
+
+
+def signature_of(model: nn.Module) -> tuple[TensorFact, ...]:
+    """Return name, shape and number type of every tensor in a model's state dict, in order."""
+    return tuple(
+        TensorFact(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        for name, tensor in model.state_dict().items()
+    )
+
+
+def first_difference(expected: Sequence[TensorFact], found: Sequence[TensorFact]) -> str:
+    """Say where two signatures first differ, or return an empty string."""
+    for wanted, seen in zip(expected, found, strict=False):
+        if wanted != seen:
+            return f"the plan has {wanted}, the model {seen}"
+    if len(expected) > len(found):
+        return f"the plan has {expected[len(found)]}, the model nothing more"
+    if len(found) > len(expected):
+        return f"the plan has nothing more, the model {found[len(expected)]}"
+    return ""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that a cut depends on."""
+    return {package: _version(package) for package in PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _group(place: str, fields: Fields) -> GroupCut:
+    cut = GroupCut(
+        fields.text("name"),
+        fields.count("width"),
+        fields.counts("kept"),
+        tuple(
+            Slice(each.text("tensor"), each.count("axis"), each.count("offset"), each.count("block"))
+            for _, each in fields.entries("slices", {"tensor", "axis", "offset", "block"})
+        ),
+    )
+    if not cut.kept or list(cut.kept) != sorted(set(cut.kept)) or cut.kept[-1] >= cut.width:
+        raise ArtifactError(f"{place}.kept: ascending units below {cut.width} are needed, at least one")
+    return cut
+
+
+def _check_fits_itself(plan: Plan) -> None:
+    shapes = {fact.name: fact.shape for fact in plan.model}
+    for module in plan.new_biases:
+        if f"{module}.weight" not in shapes or f"{module}.bias" in shapes:
+            raise ArtifactError(f"plan.new_biases: {module!r} is no layer without a bias in plan.model")
+        shapes[f"{module}.bias"] = shapes[f"{module}.weight"][:1]
+    for cut in plan.groups:
+        for slice_ in cut.slices:
+            shape = shapes.get(slice_.tensor, ())
+            end = slice_.offset + cut.width * slice_.block
+            if slice_.axis >= len(shape) or not slice_.block or end > shape[slice_.axis]:
+                raise ArtifactError(
+                    f"plan.groups {cut.name!r}: its units do not fit axis {slice_.axis} of {slice_.tensor!r}"
+                )

@@ -1,0 +1,178 @@
+"""A run folder: what lies where, who may write, and what is found when a run is taken up again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from tpsprune.errors import RunFolderError
+from tpsprune.runs.files import cannot_write, sync_folder
+from tpsprune.runs.journal import Journal
+from tpsprune.runs.lock import exclusive
+
+__all__ = ["RunFolder", "digest_of"]
+
+
+def digest_of(text: str) -> str:
+    """Return the first eight hexadecimal digits of SHA-256 of a resolved recipe's text.
+
+    >>> digest_of("seed = 0")
+    '989713f4'
+    """
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """``ROOT/NAME-DIGEST`` and the paths in it; a folder is finished when its result is written."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, root: Path, name: str, digest: str, *, again: bool = False) -> RunFolder:
+        """Make a new folder for a run; with ``again``, the next free of NAME-DIGEST, -2, -3 and so on.
+
+        Raises:
+            RunFolderError: it exists already, or cannot be made; the message says what would do.
+        """
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            folder = cls(_make_free(root / f"{name}-{digest}", again=again))
+            folder.state.mkdir()
+            sync_folder(root)
+        except OSError as error:
+            raise cannot_write(root, error) from error
+        return folder
+
+    @classmethod
+    def open_existing(cls, path: Path) -> RunFolder:
+        """Open the run folder at ``path``.
+
+        Raises:
+            RunFolderError: nothing is there, or it is not a run folder.
+        """
+        if not path.exists():
+            raise RunFolderError(f"{path} is not there; `ls {path.parent}` shows the runs that are")
+        folder = cls(path)
+        if not (folder.recipe.is_file() or folder.state.is_dir()):
+            raise RunFolderError(f"{path} is not a run folder: it holds neither recipe.toml nor state/")
+        return folder
+
+    @classmethod
+    def find(cls, root: Path, name: str, digest: str) -> RunFolder:
+        """Return the run to take up again: the last unfinished one of this recipe, else the last one.
+
+        Raises:
+            RunFolderError: there is none.
+        """
+        runs = [cls(path) for path in _taken(root / f"{name}-{digest}")]
+        if not runs:
+            raise RunFolderError(
+                f"no run of this recipe in {root} ({name}-{digest} is not there): "
+                f"start it without --resume, or give the recipe and --out it was started with"
+            )
+        unfinished = [run for run in runs if not run.is_finished]
+        return (unfinished or runs)[-1]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; a killed process lets go of it by itself.
+
+        Raises:
+            RunFolderError: another process holds it.
+        """
+        try:
+            self.state.mkdir(exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.state, error) from error
+        with exclusive(self.state / "lock"):
+            yield
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe as resolved."""
+        return self.path / "recipe.toml"
+
+    @property
+    def readings(self) -> Journal:
+        """The journal of signal readings."""
+        return Journal(self.path / "readings.jsonl")
+
+    @property
+    def energy(self) -> Journal:
+        """The journal of energy windows."""
+        return Journal(self.path / "energy.jsonl")
+
+    @property
+    def decisions(self) -> Journal:
+        """The journal of verdicts on drawing and stopping."""
+        return Journal(self.path / "decisions.jsonl")
+
+    @property
+    def plan(self) -> Path:
+        """What was removed."""
+        return self.path / "plan.json"
+
+    @property
+    def dense(self) -> Path:
+        """The dense model's tensors."""
+        return self.path / "dense.safetensors"
+
+    @property
+    def ticket(self) -> Path:
+        """The ticket's tensors."""
+        return self.path / "ticket.safetensors"
+
+    @property
+    def result(self) -> Path:
+        """The outcome; written last."""
+        return self.path / "result.json"
+
+    @property
+    def state(self) -> Path:
+        """The folder of the checkpoint."""
+        return self.path / "state"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the result is written, which is the last thing a run does."""
+        return self.result.is_file()
+
+
+def _make_free(path: Path, *, again: bool) -> Path:
+    number = 1
+    while True:
+        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            candidate.mkdir()
+        except FileExistsError as error:
+            if not again:
+                raise _exists(RunFolder(path)) from error
+            number += 1
+        else:
+            return candidate
+
+
+def _exists(folder: RunFolder) -> RunFolderError:
+    if folder.is_finished:
+        return RunFolderError(
+            f"{folder.path} holds a finished run of this recipe: "
+            f"run it once more with --again, or write elsewhere with --out"
+        )
+    return RunFolderError(
+        f"{folder.path} holds an unfinished run of this recipe: "
+        f"go on with --resume, start beside it with --again, or write elsewhere with --out"
+    )
+
+
+def _taken(path: Path) -> list[Path]:
+    taken, number = ([path] if path.is_dir() else []), 2
+    while (candidate := path.with_name(f"{path.name}-{number}")).is_dir():
+        taken.append(candidate)
+        number += 1
+    return taken

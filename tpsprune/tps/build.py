@@ -1,0 +1,72 @@
+"""From the recipe's ``[tps]`` to a regulariser, or to words that say why not and what would do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from torch import Tensor, nn
+
+from tpsprune.errors import VariantError
+from tpsprune.recipe.tps import Tps
+from tpsprune.records import TaskFacts
+from tpsprune.tps.base import PhaseVariant, Variant
+from tpsprune.tps.fourier import Fourier
+from tpsprune.tps.labels import Labels
+from tpsprune.tps.neurons import Neurons
+from tpsprune.tps.regulariser import Regulariser
+from tpsprune.tps.weights import Weights
+
+__all__ = ["build"]
+
+_KINDS: Final[Mapping[str, type[Variant]]] = {kind.name: kind for kind in (Weights, Neurons, Fourier, Labels)}
+
+
+def build(
+    settings: Tps,
+    model: nn.Module,
+    facts: TaskFacts,
+    *,
+    train_inputs: Tensor,
+    train_labels: Tensor,
+    total_steps: int,
+) -> Regulariser | None:
+    """Return the regulariser that ``settings`` ask for, on the model as it is now; ``None`` for none of it.
+
+    Build again after a cut: the old one holds the weights of the model before it. ``train_inputs`` are the
+    stored inputs, for ``fourier`` and ``labels`` the token pairs (n, 2). Cheap, but for one
+    eigendecomposition per layer with ``neurons``.
+
+    Raises:
+        VariantError: the variant does not fit the task or the model; the message names those that do.
+    """
+    if settings.variant == "none" or settings.coupling == 0.0:
+        return None
+    kind = _KINDS[settings.variant]
+    missing = kind.missing(model, facts)
+    if missing is not None:
+        fitting = [name for name, other in _KINDS.items() if other.missing(model, facts) is None] or ["none"]
+        raise VariantError(f"'{kind.name}' needs {kind.needs}; {missing}. What fits: {', '.join(fitting)}.")
+    has_phases = issubclass(kind, PhaseVariant)
+    if settings.apply == "decoupled" and not has_phases:
+        raise VariantError(
+            f"tps.apply = 'decoupled' does not fit '{kind.name}', whose triplets have no phases of their own"
+            " to move. What fits: auto, loss."
+        )
+    variant = _variant(settings, model, facts, train_inputs, train_labels)
+    in_loss = settings.apply == "loss" or not has_phases
+    return Regulariser(variant, settings, in_loss=in_loss, total_steps=total_steps)
+
+
+def _variant(
+    settings: Tps, model: nn.Module, facts: TaskFacts, train_inputs: Tensor, train_labels: Tensor
+) -> Variant:
+    match settings.variant:
+        case "weights":
+            return Weights(model)
+        case "neurons":
+            return Neurons(model, refresh_steps=settings.refresh_steps)
+        case "fourier":
+            return Fourier(model, facts, train_inputs, train_labels)
+        case _:
+            return Labels(model, facts, train_inputs, train_labels)

@@ -1,0 +1,112 @@
+"""A variant with its coupling: what training adds to the loss, or does after the optimiser's step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from tpsprune.errors import RunFolderError
+from tpsprune.recipe.tps import Tps
+from tpsprune.records import Reading
+from tpsprune.tps.base import PhaseVariant, Variant
+
+__all__ = ["Regulariser"]
+
+
+@final
+class Regulariser:
+    """Triadic phase synchronisation as a training loop uses it; our instantiation of an unpublished formula.
+
+    Either ``penalty`` joins the loss or ``move`` follows the optimiser's step, never both: the other one does
+    nothing. ``step`` is the step of the whole run, so that a regulariser built again on a pruned model goes
+    on where the old one was.
+    """
+
+    def __init__(self, variant: Variant, settings: Tps, *, in_loss: bool, total_steps: int) -> None:
+        self.variant_name = variant.name
+        self.in_loss = in_loss
+        self._variant = variant
+        self._coupling = settings.coupling
+        self._warmup_steps = settings.warmup_share * total_steps
+        self._scaled = settings.scaling == "sqrt-n"
+        self._weights = tuple(group.oscillators**-0.5 if self._scaled else 1.0 for group in variant.groups)
+
+    def coupling(self, step: int) -> float:
+        """Return λ at ``step``: linear from 0 at step 0 to all of it after ``warmup_share`` of all steps."""
+        if step >= self._warmup_steps:
+            return self._coupling
+        return self._coupling * step / self._warmup_steps
+
+    def penalty(self, step: int) -> Tensor | None:
+        """Return λ · mean over groups of E, each times N^(−1/2) with ``sqrt-n``, or ``None``.
+
+        Add it to the task loss before the backward pass. Computed in float32 at least, under autocast too.
+        """
+        coupling = self.coupling(step)
+        if not self.in_loss or coupling == 0.0:
+            return None
+        self._variant.refresh(step)
+        energy_g = self._variant.energies()
+        if self._scaled:
+            energy_g = energy_g * energy_g.new_tensor(self._weights)
+        return coupling * energy_g.mean()
+
+    def move(self, step: int, learning_rate: float) -> None:
+        """Move each phase by learning rate · λ · F, times N^(−1/2) with ``sqrt-n``, as AdamW decouples decay.
+
+        Call it after ``optimizer.step()``. Does nothing where the penalty is in the loss.
+        """
+        coupling = self.coupling(step)
+        if not isinstance(self._variant, PhaseVariant) or self.in_loss or coupling == 0.0:
+            return
+        self._variant.refresh(step)
+        self._variant.move([learning_rate * coupling * weight for weight in self._weights])
+
+    def order_parameters(self, *, step: int, epoch: float) -> tuple[Reading, ...]:
+        """Return energy, and |z₁|, |z₂| or the coherence, by group and (group empty) as a mean over groups.
+
+        Signals: ``tps_energy``; ``tps_z1`` and ``tps_z2`` for ``weights`` and ``neurons``;
+        ``tps_coherence`` for ``fourier`` and ``labels``. All without a unit. One transfer from the device
+        for all of them.
+        """
+        values_by_signal = self._variant.readings()
+        table = torch.stack(list(values_by_signal.values()))
+        rows = torch.cat([table, table.mean(1, keepdim=True)], 1).tolist()
+        names = [*(group.name for group in self._variant.groups), ""]
+        return tuple(
+            Reading.of(signal, value, step=step, epoch=epoch, group=name)
+            for signal, row in zip(values_by_signal, rows, strict=True)
+            for place, (name, value) in enumerate(zip(names, row, strict=True))
+            if name or place == len(names) - 1
+        )
+
+    def harm_note(self, coherences: Sequence[float], losses: Sequence[float]) -> str | None:
+        """Return a sentence where these readings, or the training data, say that the variant does harm.
+
+        Only ``fourier`` ever has one: no other variant rests on the order of tokens.
+        """
+        return self._variant.harm_note(coherences, losses)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return tensors and plain values that a checkpoint must hold; λ follows from the step alone."""
+        return self._variant.state(), {"variant": self.variant_name}
+
+    def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+        """Put back what ``state`` returned.
+
+        Raises:
+            RunFolderError: the checkpoint is of another variant, or of other layers.
+        """
+        theirs, ours = _shape(plain.get("variant"), tensors), _shape(self.variant_name, self._variant.state())
+        if theirs != ours:
+            raise RunFolderError(f"tps: the checkpoint holds {theirs}, where this run needs {ours}")
+        self._variant.load_state(tensors)
+
+
+def _shape(variant: object, tensors: Mapping[str, Tensor]) -> str:
+    """Return in words what a state consists of."""
+    sizes = ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in sorted(tensors))
+    return f"variant {variant!r} with {sizes or 'no tensors'}"
