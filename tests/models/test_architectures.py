@@ -165,3 +165,8 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_others(make) -> None:
     other = make().state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_rows_of_the_token_embedding_begin_with_length_one() -> None:
+    model = TokenMlp(vocabulary=400, length=2, embedding=64, widths=(8,), classes=400)
+    assert model.embedding.weight.square().sum(1).mean().item() == pytest.approx(1.0, rel=0.03)

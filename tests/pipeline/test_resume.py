@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tests.pipeline.conftest import SMALL
 from tpsprune import pipeline
 from tpsprune.errors import RunFolderError
 from tpsprune.recipe import Recipe
-from tpsprune.records import Finished
+from tpsprune.records import Event, Finished, Progress
 from tpsprune.runs import RunFolder, read_result
 
 Small = Callable[..., Recipe]
@@ -44,6 +45,11 @@ def assert_same(first: RunFolder, second: RunFolder) -> None:
     assert results[0]["ticket"]["accuracy"] == results[1]["ticket"]["accuracy"]
 
 
+def lasting(run: Iterator[Event]) -> Iterator[Event]:
+    """Leave out the progress that is shown by the clock: how often depends on the machine."""
+    return (event for event in run if not isinstance(event, Progress) or event.read)
+
+
 @pytest.mark.parametrize(
     "overrides",
     [(), ("tps.variant=neurons", "tps.coupling=0.3", "train.optimizer=sgd"), ("retrain.rewind=epoch:1",)],
@@ -54,12 +60,12 @@ def test_a_run_left_at_any_event_and_resumed_ends_bit_for_bit_the_same(
 ) -> None:
     recipe = small(*overrides)
     straight = finish(recipe, tmp_path / "straight")
-    events = len(list(pipeline.train(recipe, tmp_path / "count", device="cpu")))
-    for number, leave_after in enumerate({1, 2, events // 3, events // 2, events - 3, events - 1}):
-        out = tmp_path / f"broken-{number}"
+    events = len(list(lasting(pipeline.train(recipe, tmp_path / "count", device="cpu"))))
+    for leave_after in sorted({1, 2, events // 3, events // 2, events - 3, events - 1}):
+        out = tmp_path / f"left-after-{leave_after}"
         run = pipeline.train(recipe, out, device="cpu")
-        for _ in range(leave_after):
-            next(run)
+        for _ in islice(lasting(run), leave_after):
+            pass
         run.close()  # type: ignore[attr-defined]
         assert_same(finish(recipe, out, resume=True), straight)
 
@@ -71,32 +77,30 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_the_same(small: Small, tm
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "tpsprune", "train", str(recipe_file), "--out", str(out), "--quiet"]
     command += ["--device", "cpu"]
-    kills = 0
-    for wait_for_lines in (3, 9, 40):
+
+    def windows() -> int:
+        return sum(path.read_bytes().count(b"\n") for path in out.glob("*/energy.jsonl"))
+
+    for _ in range(3):
+        enough = windows() + 7
         child = subprocess.Popen([*command, *(["--resume"] if out.exists() else [])])
-        deadline = time.monotonic() + 60
-        while child.poll() is None and time.monotonic() < deadline:
-            journals = list(out.glob("*/energy.jsonl"))
-            if journals and journals[0].read_bytes().count(b"\n") >= wait_for_lines:
-                os.kill(child.pid, signal.SIGKILL)
-                kills += 1
-                break
+        while child.poll() is None and windows() < enough:
             time.sleep(0.005)
-        child.wait()
-    assert kills >= 2
+        os.kill(child.pid, signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL, "the run was killed before its end"
     folder = finish(small(), out, resume=True)
     assert_same(folder, straight)
     spent = [len(f.energy.read()[0]) for f in (folder, straight)]
     assert spent[0] > spent[1], "energy of the lost work stays on the bill"
     result = read_result(folder.result)
-    assert result["attempts"] >= 2
+    assert result["attempts"] == 4
     assert any("attempts: energy of work that was lost is on the bill" in note for note in result["notes"])
 
 
 def test_two_processes_never_share_a_run_folder(small: Small, tmp_path: Path) -> None:
     run = pipeline.train(small(), tmp_path, device="cpu")
     next(run)
-    with pytest.raises(RunFolderError, match=r"another process"):
+    with pytest.raises(RunFolderError, match=r"is in use by process"):
         next(pipeline.train(small(), tmp_path, device="cpu", resume=True))
     run.close()  # type: ignore[attr-defined]
 

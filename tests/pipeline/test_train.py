@@ -183,23 +183,34 @@ def test_tps_runs_beside_the_loss_and_its_readings_are_journalled(
     assert outcome.overhead["TPS"] > 0
 
 
-def test_modular_addition_with_labels_is_learned_and_cut(small: Small, tmp_path: Path) -> None:
-    recipe = small(
-        "task.data={kind='modular', modulus=23, train_share=0.7}",
-        "task.model={kind='mlp', widths=[64], embedding=32}",
+def test_modular_addition_is_learned_with_labels_where_it_is_only_memorised_without(
+    small: Small, tmp_path: Path
+) -> None:
+    common = (
+        "task.data={kind='modular', modulus=31, train_share=0.7, relabel=true}",
+        "task.model={kind='mlp', widths=[256], embedding=64}",
         "train.batch_size=full",
         "train.epochs=300",
-        "train.learning_rate=5e-3",
-        "train.weight_decay=1.0",
+        "train.learning_rate=2e-3",
+        "train.weight_decay=2.0",
         "train.schedule=constant",
-        "tps.variant=labels",
-        "watch.every_steps=50",
-        "stop.draw={rule='threshold', signal='tps_coherence', level=0.8}",
-        "prune.macs_share=0.8",
+        "watch.every_steps=25",
+        "watch.signals=['norm']",
+        "stop.draw={rule='threshold', signal='validation_accuracy', level=0.95}",
+        "prune.macs_share=0.5",
     )
-    outcome = outcome_of(run(recipe, tmp_path))
-    assert outcome.drawn.rule == "tps_coherence above 0.8 for 1"
+    without = outcome_of(run(small(*common), tmp_path))
+    assert without.drawn.rule == "deadline"
+    assert without.dense.accuracy < 0.5
+    outcome = outcome_of(run(small(*common, "tps.variant=labels", "tps.warmup_share=0.0"), tmp_path))
+    assert outcome.drawn.rule == "validation_accuracy above 0.95 for 1"
     assert outcome.dense.accuracy > 0.9
+    coherences = [
+        line["value"]
+        for line in RunFolder(Path(outcome.folder)).readings.read()[0]
+        if line["signal"] == "tps_coherence"
+    ]
+    assert coherences[0] < 0.5 < coherences[-1]
 
 
 def test_a_used_folder_is_refused_with_what_would_do(small: Small, tmp_path: Path) -> None:

@@ -113,6 +113,21 @@ def test_a_loop_broken_off_anywhere_goes_on_bit_for_bit(name: str, broken_at: in
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_parameter_that_is_new_to_the_optimiser_begins_afresh_beside_the_others(name: str) -> None:
+    settings = Train(epochs=10, batch_size=32, optimizer=name)  # type: ignore[arg-type]
+    old = net()
+    optimizer = make_optimizer(old, settings)
+    run(old, optimizer, settings, last=5)
+    moments = state_by_name(optimizer, old)
+    del moments["3.bias"]
+    new = net()
+    optimizer = make_optimizer(new, settings)
+    load_state_by_name(optimizer, new, moments)
+    run(new, optimizer, settings, first=5, last=6)
+    assert "3.bias" in state_by_name(optimizer, new)
+
+
 def test_every_epoch_visits_each_item_at_most_once_in_an_order_of_its_own() -> None:
     seen: list[Tensor] = []
 

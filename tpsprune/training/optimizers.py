@@ -47,10 +47,16 @@ def state_by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[st
 def load_state_by_name(
     optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
-    """Give the optimiser the state tensors of the named parameters; the others begin afresh."""
+    """Give the optimiser the state tensors of the named parameters; the others begin afresh.
+
+    Beginning afresh is zero momentum, which has to be said where others have some: fused SGD takes
+    momentum for all parameters or for none.
+    """
     for name, parameter in model.named_parameters():
         if name in state:
             optimizer.state[parameter] = {
                 key: value.detach().clone().to(value.device if value.ndim == 0 else parameter.device)
                 for key, value in state[name].items()
             }
+        elif state and isinstance(optimizer, torch.optim.SGD) and parameter.requires_grad:
+            optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
