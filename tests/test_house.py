@@ -31,6 +31,7 @@ OWNERS = {
     "ripser": {"numerics"},
     "pyRipser": {"numerics"},
     "safetensors": {"runs"},
+    "scipy": {"studies"},
     "jsonschema": {"runs"},
 }
 TORCHLESS = {"cli", "recipe", "stopping", "records", "errors", "report"}

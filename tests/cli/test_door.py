@@ -76,12 +76,13 @@ def test_the_options_are_these_and_no_others() -> None:
         "recipes": ["--json"],
         "show": ["--json"],
         "export": ["--to"],
+        "study": ["--cap", "--json", "--out", "--seeds"],
     }
 
 
 def test_an_unknown_command_is_answered_with_the_nearest(invoke: Invoke) -> None:
     assert_refused(invoke("trian"), "no command 'trian' (did you mean 'train'?)")
-    assert_refused(invoke("zzz"), "no command 'zzz' (commands: train, check, recipes, show, export)")
+    assert_refused(invoke("zzz"), "no command 'zzz' (commands: train, check, recipes, show, export, study)")
 
 
 @pytest.mark.parametrize(

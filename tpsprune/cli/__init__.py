@@ -11,7 +11,7 @@ from tpsprune.errors import TpspruneError, did_you_mean
 
 __all__ = ["main"]
 
-COMMANDS: Final = ("train", "check", "recipes", "show", "export")
+COMMANDS: Final = ("train", "check", "recipes", "show", "export", "study")
 INTERRUPTED = 130
 
 

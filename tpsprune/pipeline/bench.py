@@ -90,7 +90,7 @@ def set_up(recipe: Recipe, device_word: str) -> Bench:
         TpspruneError: anything the recipe asks for that cannot be had here. Nothing is written by then.
     """
     execution = Execution.of(recipe.train, training.choose_device(device_word))
-    training.prepare_process(recipe.train, recipe.seed)
+    training.prepare_process(recipe.train, recipe.seed, execution.device)
     dataset = data.load(recipe.task.data).to(execution.device)
     probe = _probe(recipe, dataset, execution)
     bench = Bench(recipe, dataset, execution, probe, Panel.of(recipe.watch, recipe.seed))

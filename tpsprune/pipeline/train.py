@@ -59,6 +59,8 @@ def _flow(bench: Bench, folder: RunFolder, bill: Bill) -> Iterator[Event]:
         yield Note(f"resumed in stage '{state.stage}' at step {state.step}")
     else:
         state = _begun(bench, folder)
+        if state.regulariser is not None and (warning := state.regulariser.harm_note([], [])):
+            yield Note(warning)
     if state.stage == "dense":
         state = yield from _dense(bench, folder, bill, state)
     if state.stage == "cut":

@@ -33,7 +33,7 @@ class PhaseStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a phase stands; figures that were not read anew keep their last value, ``None`` if never."""
+    """Where a phase stands; ``read`` tells whether the figures were read just now or are not given."""
 
     phase: str
     step: int

@@ -51,12 +51,11 @@ def run_figure(
         axes.axvline(drawn.epoch, color=RED, linewidth=1.2)
         axes.axvline(stopped.epoch, color=GREY, linewidth=1.2, linestyle="--")
         if len(names) > 1:
-            axes.legend(fontsize=7, frameon=False, loc="upper right")
+            axes.legend(fontsize=7, frameon=False, loc="upper center", ncols=len(names))
         if row == 0:
             axes.set_title(
                 f"ticket drawn at epoch {drawn.epoch:g} (red), end at {stopped.epoch:g} (dashed)", fontsize=9
             )
-    shared.set_xlabel("epochs trained", fontsize=8)
     figure.axes[-1].set_xlabel("epochs trained", fontsize=8)
     _widths(figure.add_subplot(grid[:, 1]), groups)
     figure.suptitle(title, fontsize=11)
@@ -88,7 +87,8 @@ def _widths(axes: Any, groups: Sequence[GroupChange]) -> None:
             group.width_before, row, f" {group.width_after} of {group.width_before}", va="center", fontsize=8
         )
     axes.set_yticks(list(rows), [group.group for group in groups], fontsize=8)
-    axes.invert_yaxis()
+    # A few groups are not blown up to fill the panel; the first one stands on top.
+    axes.set_ylim(max(len(groups), 6) - 0.5, -0.5)
     axes.margins(x=0.25)
     axes.set_xlabel("units", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)

@@ -71,7 +71,8 @@ class PlainShow(AbstractShow):
             case records.PhaseStarted():
                 self._line(f"{event.title} ({event.total_steps - event.done_steps} steps)")
             case records.Progress(read=True):
-                self._line(f"  {event.step}/{event.total_steps}  {_figures(event)}")
+                where = f"  {event.step}/{event.total_steps}  epoch {event.epoch:.1f}"
+                self._line(f"{where}  {_figures(event)}")
             case _:
                 show_result(self._console, event)
 
@@ -86,13 +87,14 @@ class BarShow(AbstractShow):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=16),
+            TextColumn("{task.description} {task.fields[epoch]}"),
+            BarColumn(bar_width=12),
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(compact=True),
             console=console,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._figures = ""
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -108,10 +110,16 @@ class BarShow(AbstractShow):
         match event:
             case records.PhaseStarted():
                 self._tasks[event.phase] = self._bar.add_task(
-                    event.title, total=event.total_steps, completed=event.done_steps, figures=""
+                    event.title, total=event.total_steps, completed=event.done_steps, epoch="", figures=""
                 )
             case records.Progress():
-                self._bar.update(self._tasks[event.phase], completed=event.step, figures=_figures(event))
+                self._figures = _figures(event) if event.read else self._figures
+                self._bar.update(
+                    self._tasks[event.phase],
+                    completed=event.step,
+                    epoch=f"epoch {event.epoch:.1f}",
+                    figures=self._figures,
+                )
             case records.PhaseEnded():
                 self._bar.stop_task(self._tasks[event.phase])
             case _:
@@ -143,7 +151,7 @@ def show_result(console: Console, event: Event) -> None:
 
 
 def _figures(event: records.Progress) -> str:
-    parts = [f"epoch {event.epoch:.1f}"]
+    parts = []
     if event.loss is not None:
         parts.append(f"loss {event.loss:.3f}")
     if event.validation_accuracy is not None:

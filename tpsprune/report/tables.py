@@ -186,8 +186,8 @@ def closing(outcome: Outcome) -> RenderableType:
         Text(""),
         Text(f"Energy by {outcome.method.meter}, {outcome.method.scope}: {classes}."),
         Text(
-            "'dense to the end' is a projection from the dense epochs of this run, not a measurement; "
-            "whether there is a saving takes paired runs."
+            "'dense to the end' projects training and evaluation from the dense epochs of this run: no "
+            "measurement, and without setting up and weighing. A saving takes paired runs to claim."
         ),
         Text(f"Share of the training CPU time: {overhead}."),
         *[Text(f"Note: {note}") for note in outcome.notes],

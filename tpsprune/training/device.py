@@ -74,11 +74,22 @@ def choose_device(word: str) -> torch.device:
     return torch.device(word)
 
 
-def prepare_process(settings: Train, seed: int) -> None:
-    """Fix threads, seeds and kernels of this process, so that CPU runs repeat bit for bit."""
-    torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+def prepare_process(settings: Train, seed: int, device: torch.device) -> None:
+    """Fix threads, seeds and kernels of this process, so that CPU runs repeat bit for bit.
+
+    On a GPU kernels stay free to choose their order of summation: equal seeds give close runs there, not
+    equal ones.
+    """
+    torch.set_num_threads(settings.threads or _usable_cores())
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    torch.use_deterministic_algorithms(mode=device.type == "cpu", warn_only=True)
     # Filling fresh memory with NaN on each allocation would be paid on every step for nothing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
+
+
+def _usable_cores() -> int:
+    """Return the cores this process may run on, which in a container are fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -55,8 +55,7 @@ def load_state_by_name(
     for name, parameter in model.named_parameters():
         if name in state:
             optimizer.state[parameter] = {
-                key: value.detach().clone().to(value.device if value.ndim == 0 else parameter.device)
-                for key, value in state[name].items()
+                key: value.detach().clone().to(parameter.device) for key, value in state[name].items()
             }
         elif state and isinstance(optimizer, torch.optim.SGD) and parameter.requires_grad:
             optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}

@@ -1,0 +1,99 @@
+"""``tpsprune study``: a published prediction put to the test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+__all__ = ["study"]
+
+INTERRUPTED = 130
+
+
+@click.command(
+    short_help="Put a published prediction to the test.",
+    epilog="""\b
+Examples:
+  tpsprune study                 # which there are, and what each predicts
+  tpsprune study speed-up
+  tpsprune study speed-up --seeds 8   # goes on from four: none is run twice
+""",
+)
+@click.argument("name", metavar="[NAME]", required=False)
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=2),
+    default=4,
+    show_default=True,
+    help="Pairs to compare, beside the pilot.",
+)
+@click.option(
+    "--cap",
+    "cap_steps",
+    type=click.IntRange(min=1),
+    default=5000,
+    show_default=True,
+    metavar="STEPS",
+    help="Steps after which a training is given up.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("reports/studies"),
+    show_default=True,
+    help="Folder of the journal, the figures and the page.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON; progress goes to stderr.")
+@click.pass_context
+def study(
+    ctx: click.Context, name: str | None, seeds: int, cap_steps: int, out: Path, *, as_json: bool
+) -> None:
+    """Put the published prediction NAME to the test, and print predicted beside measured.
+
+    A study that was broken off goes on where it was. Without NAME, list the studies there are.
+    """
+    from tpsprune.errors import did_you_mean
+    from tpsprune.studies.catalogue import STUDIES
+
+    if name is None:
+        _list(as_json=as_json)
+        return
+    if name not in STUDIES:
+        hint = did_you_mean(name, STUDIES) or f" (studies: {', '.join(STUDIES)})"
+        raise click.UsageError(f"no study '{name}'{hint}", ctx)
+    from tpsprune import recipe
+
+    read = recipe.read(STUDIES[name].recipe)
+    from tpsprune.runs import to_json_text
+    from tpsprune.studies.conduct import conduct
+    from tpsprune.studies.setup import Setup
+
+    setup = Setup(recipe=read, seeds=seeds, cap_steps=cap_steps)
+    try:
+        for told in conduct(STUDIES[name], setup, out):
+            if isinstance(told, str):
+                click.echo(told, err=as_json)
+            elif as_json:
+                click.echo(to_json_text(told.to_json()), nl=False)
+            else:
+                click.echo(f"\nPredicted: {told.prediction.statement}")
+                click.echo(f"Measured:  {told.ruling}; {told.sentence}")
+                click.echo(f"Page:      {out / name}.md")
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted; the same command goes on where it was", err=True)
+        ctx.exit(INTERRUPTED)
+
+
+def _list(*, as_json: bool) -> None:
+    from tpsprune.studies.catalogue import STUDIES
+
+    if as_json:
+        listed = {name: prediction.to_json() for name, prediction in STUDIES.items()}
+        click.echo(json.dumps(listed, ensure_ascii=False, indent=2))
+        return
+    for name, prediction in STUDIES.items():
+        click.echo(f"{name}  {prediction.statement}")
+        click.echo(f"{' ' * len(name)}  {prediction.source}")
+    click.echo("\nRun one:  tpsprune study NAME")

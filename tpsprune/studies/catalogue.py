@@ -1,0 +1,36 @@
+"""The studies there are, and the prediction that each puts to the test. Light: nothing is trained here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+__all__ = ["STUDIES", "Prediction"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """A published statement, its source, and the shipped recipe that the study is run on."""
+
+    name: str
+    statement: str
+    source: str
+    recipe: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the prediction as plain JSON values."""
+        return asdict(self)
+
+
+STUDIES: Final[Mapping[str, Prediction]] = {
+    study.name: study
+    for study in (
+        Prediction(
+            name="speed-up",
+            statement="TPS converges 2–5× faster on structured tasks",
+            source="Kim and Kim 2025, doi:10.5281/zenodo.18042384 (abstract; no formula is given there)",
+            recipe="modular-addition",
+        ),
+    )
+}

@@ -1,0 +1,82 @@
+"""What a study found: frozen records, and their JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from tpsprune.studies.catalogue import Prediction
+from tpsprune.studies.statistics import RatioInterval
+from tpsprune.studies.trial import Trained, Trial
+from tpsprune.studies.verdict import Bound, Ruling
+
+__all__ = ["Finding", "Plan", "Quantity", "Table"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The trainings whose settings are known, in order, and the arms of those to come once these are done."""
+
+    trials: tuple[Trial, ...]
+    later_arms: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """How many trainings the study has in all."""
+        return len(self.trials) + len(self.later_arms)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantity:
+    """One predicted quantity beside what was measured of it."""
+
+    name: str
+    predicted: str
+    measured: RatioInterval
+    bound: Bound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Figures ready to print, one row a line."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A study's outcome; ``sentence`` holds the numbers that the ruling rests on."""
+
+    SCHEMA: ClassVar[str] = "tpsprune.study/1"
+
+    prediction: Prediction
+    ruling: Ruling
+    sentence: str
+    quantities: tuple[Quantity, ...]
+    protocol: tuple[str, ...]
+    tables: tuple[Table, ...]
+    limits: tuple[str, ...]
+    command: str
+    settings: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    trainings: tuple[Trained, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the finding as plain JSON values; tables are left out, trainings hold all their figures."""
+        return {
+            "schema": self.SCHEMA,
+            "study": self.prediction.name,
+            "prediction": self.prediction.to_json(),
+            "verdict": self.ruling.value,
+            "sentence": self.sentence,
+            "quantities": [asdict(quantity) for quantity in self.quantities],
+            "protocol": list(self.protocol),
+            "limits": list(self.limits),
+            "command": self.command,
+            "settings": dict(self.settings),
+            "machine": dict(self.machine),
+            "trainings": [trained.to_json() for trained in self.trainings],
+        }
