@@ -10,25 +10,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import call_model, evaluation_mode
-from tpsprune.numerics.macs import count_macs
 from tpsprune.numerics.spectra import effective_rank
 from tpsprune.pruning.cutting import cut_copy, fresh_copy, silence
 from tpsprune.pruning.fold import can_gain_bias, fold_in, interpolation, takes_intercept
-from tpsprune.pruning.groups import Consumer, Group, GroupCut, Survey
+from tpsprune.pruning.groups import Consumer, Group, GroupCut
 from tpsprune.pruning.layers import input_axis, mixer, units_first
 from tpsprune.pruning.plan import Plan, signature_of, versions
+from tpsprune.pruning.reach import surveyed
 from tpsprune.pruning.recalibrate import recalibrated
 from tpsprune.pruning.replay import add_biases
 from tpsprune.pruning.selection import Reading, Selection, select
 from tpsprune.pruning.statistics import PairMoments, call_order, pair_moments
-from tpsprune.pruning.survey import survey
 from tpsprune.pruning.trial import flat_tensors
 from tpsprune.pruning.verify import verify
-from tpsprune.pruning.widths import MacModel, choose_widths
+from tpsprune.pruning.widths import choose_widths
 from tpsprune.recipe.prune import Prune
 from tpsprune.records import GroupChange, LeftAlone
 
@@ -73,17 +72,13 @@ def extract(model: nn.Module, probe: Sequence[Any], settings: Prune) -> Extracti
     Cost: the survey, two forward passes over the probe for each consumer, and n³ for each group.
     """
     _check_probe(model, probe)
-    example = _first_items(probe[0])
-    found = survey(model, example, settings.leave_alone)
-    if not found.groups:
-        raise PruneError(_nothing_to_cut(found))
+    found, dense_count, macs = surveyed(model, probe[0], settings)
     groups = found.groups
-    dense_count = count_macs(model, example)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     at_dense = pair_moments(model, model, probe, _widths_at(groups))
     ranks = [_effective_rank(model, group, at_dense) for group in groups]
     wishes = ranks if settings.widths == "effective-rank" else [float(group.width) for group in groups]
-    widths = choose_widths(MacModel.of(groups, shapes, dense_count), wishes, settings)
+    widths = choose_widths(macs, wishes, settings)
 
     work = fresh_copy(model)
     new_biases = _gaining_bias(work, groups, settings)
@@ -201,16 +196,6 @@ def _check_probe(model: nn.Module, probe: Sequence[Any]) -> None:
                 raise PruneError(
                     f"the model's output on probe batch {rank} is not finite: training may have diverged"
                 )
-
-
-def _first_items(batch: Any) -> Any:
-    return batch[:2] if isinstance(batch, Tensor) else batch
-
-
-def _nothing_to_cut(found: Survey) -> str:
-    reasons = "".join(f"\n  {each.name}: {each.reason}" for each in found.left_alone[:5])
-    more = len(found.left_alone) - 5
-    return f"the model holds nothing that can be cut{reasons}" + (f"\n  and {more} more" if more > 0 else "")
 
 
 def _notes(groups: Sequence[Group], moments: Mapping[Consumer, PairMoments]) -> tuple[str, ...]:
