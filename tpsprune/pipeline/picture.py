@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from tpsprune.records import Outcome, Reading
-from tpsprune.report import figures
 from tpsprune.runs import RunFolder, read_result
 
 __all__ = ["picture"]
@@ -17,6 +16,8 @@ def picture(run: Path) -> tuple[Path, Path]:
     Raises:
         RunFolderError: it is no run folder, or its run is not finished.
     """
+    from tpsprune.report import figures  # imports matplotlib, which no other job needs
+
     folder = RunFolder.open_existing(run)
     outcome = Outcome.from_json(read_result(folder.result), folder=str(run))
     readings = [Reading.from_json(raw) for raw in folder.readings.read()[0]]

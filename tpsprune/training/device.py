@@ -82,7 +82,8 @@ def prepare_process(settings: Train, seed: int, device: torch.device) -> None:
     """
     torch.set_num_threads(settings.threads or _usable_cores())
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(mode=device.type == "cpu", warn_only=True)
+    # The other way to ask for this, use_deterministic_algorithms, imports the compiler: seconds of start.
+    torch.set_deterministic_debug_mode("warn" if device.type == "cpu" else "default")
     # Filling fresh memory with NaN on each allocation would be paid on every step for nothing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
