@@ -31,7 +31,7 @@ __all__ = ["CodecarbonMeter"]
 
 _JOULES_PER_KWH: Final = 3.6e6
 _EXCLUDED: Final = ("disk", "network", "power supply losses", "cooling", "embodied")
-_REMEDY: Final = "set energy.meter = 'none', or see `tpsprune doctor`"
+_REMEDY: Final = "energy.meter = 'none' runs without a meter"
 
 
 @final

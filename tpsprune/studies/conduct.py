@@ -14,7 +14,7 @@ from tpsprune.studies.finding import Finding, Plan
 from tpsprune.studies.notebook import Notebook
 from tpsprune.studies.page import page
 from tpsprune.studies.setup import Setup, machine_kind
-from tpsprune.studies.trial import Trained, run_trial
+from tpsprune.studies.trial import Trained, Trial, run_trial
 
 __all__ = ["Study", "conduct"]
 
@@ -48,7 +48,7 @@ def conduct(prediction: Prediction, setup: Setup, out: Path) -> Iterator[str | F
     head = {"study": prediction.name, "settings": setup.decisive(), "machine": machine}
     notebook = Notebook(out / f"{prediction.name}.jsonl", head)
     done = notebook.read()
-    while due := _due(plan := study.plan(setup, done), done):
+    while due := _due(study.plan(setup, done), done):
         trained = run_trial(setup, due[0])
         notebook.append(trained)
         done = (*done, trained)
@@ -59,7 +59,7 @@ def conduct(prediction: Prediction, setup: Setup, out: Path) -> Iterator[str | F
     yield finding
 
 
-def _due(plan: Plan, done: Sequence[Trained]) -> list[Any]:
+def _due(plan: Plan, done: Sequence[Trained]) -> list[Trial]:
     finished = {trained.trial for trained in done}
     return [trial for trial in plan.trials if trial not in finished]
 

@@ -18,9 +18,9 @@ __all__ = ["Setup", "machine_kind"]
 class Setup:
     """A study's size and its fixed rules.
 
-    Pairs have the ``seeds`` seeds that follow ``pilot_seed``, on which alone each arm's weight decay is chosen
-    among ``weight_decays``. A training ends at the first reading of validation accuracy at ``level`` or above,
-    read every ``reading_steps`` optimiser steps, or after ``cap_steps``.
+    Pairs have the ``seeds`` seeds that follow ``pilot_seed``, on which alone each arm's weight decay is
+    chosen among ``weight_decays``. A training ends at the first reading of validation accuracy at ``level``
+    or above, read every ``reading_steps`` optimiser steps, or after ``cap_steps``.
     """
 
     recipe: Recipe
@@ -28,7 +28,7 @@ class Setup:
     cap_steps: int = 5000
     level: float = 0.95
     reading_steps: int = 25
-    weight_decays: tuple[float, ...] = (1.0, 2.0)
+    weight_decays: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     pilot_seed: int = 0
     threads: int = 1
 

@@ -1,7 +1,7 @@
 """Paired ratios: their geometric mean and its t-interval.
 
-Ratios of costs are skewed and multiply; their logarithms are nearly normal and add. With the few pairs that
-a study has, Student's t on log-ratios covers what it promises, where a percentile bootstrap covers too little.
+Ratios of costs are skewed and multiply; their logarithms are nearly normal and add. With the few pairs
+that a study has, Student's t on log-ratios covers what it promises; a percentile bootstrap covers too little.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["RatioInterval", "ratio_interval"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatioInterval:
-    """The geometric mean of ``pairs`` ratios between ``low`` and ``high``, which hold it with ``confidence``."""
+    """The geometric mean of ``pairs`` ratios, and the interval that covers the true one."""
 
     mean: float
     low: float
@@ -39,7 +39,7 @@ def ratio_interval(pairs: Iterable[tuple[float, float]], confidence: float = 0.9
     >>> ratio_interval([(8.0, 1.0), (2.0, 1.0)]).mean
     4.0
     """
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
+    from scipy.special import stdtrit
 
     logs = [log(a / b) for a, b in pairs]
     middle = statistics.fmean(logs)

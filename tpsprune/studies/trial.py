@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -18,6 +18,9 @@ __all__ = ["Arm", "Stage", "Trained", "Trial", "begin", "recipe_of", "run_trial"
 
 Arm: TypeAlias = Literal["none", "weights", "neurons", "fourier", "labels"]
 Stage: TypeAlias = Literal["pilot", "pair"]
+
+DEVICE: Final = torch.device("cpu")
+"""What is compared is processor time, and a graphics processor's is not on that clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +74,8 @@ def recipe_of(setup: Setup, trial: Trial) -> Recipe:
 
 def begin(recipe: Recipe) -> tuple[Dataset, nn.Module]:
     """Return the data and the model before its first step: the same in every arm of a seed."""
-    training.prepare_process(recipe.train, recipe.seed)
+    training.prepare_process(recipe.train, recipe.seed, DEVICE)
     dataset = data.load(recipe.task.data)
-    torch.manual_seed(recipe.seed)
     return dataset, models.build(recipe.task.model, dataset.facts)
 
 
@@ -89,7 +91,7 @@ def run_trial(setup: Setup, trial: Trial) -> Trained:
     started = time.monotonic()
     recipe = recipe_of(setup, trial)
     dataset, model = begin(recipe)
-    execution = training.Execution.of(recipe.train, torch.device("cpu"))
+    execution = training.Execution.of(recipe.train, DEVICE)
     regulariser = tps.build(
         recipe.tps,
         model,

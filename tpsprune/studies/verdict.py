@@ -25,13 +25,13 @@ class Bound:
 
     @property
     def words(self) -> str:
-        """Return ``at least``, ``at most``, ``of the order of`` (both arms were stopped) or nothing.
+        """Return ``at least``, ``at most``, ``nominally`` (true ratios may lie either way) or nothing.
 
         >>> Bound(may_be_larger=True).words, Bound().words
         ('at least', '')
         """
         if self.may_be_larger and self.may_be_smaller:
-            return "of the order of"
+            return "nominally"
         if self.may_be_larger:
             return "at least"
         return "at most" if self.may_be_smaller else ""

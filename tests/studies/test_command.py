@@ -1,0 +1,86 @@
+"""The command: what it lists, refuses, prints, and how it is broken off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import tpsprune.studies.conduct
+from tests.studies.conftest import OVERRIDES
+from tpsprune import recipe
+from tpsprune.cli import main
+from tpsprune.recipe import Recipe
+
+
+@pytest.fixture
+def tiny_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    read = recipe.read
+
+    def smaller(source: str) -> Recipe:
+        return read(source, OVERRIDES)
+
+    monkeypatch.setattr(recipe, "read", smaller)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_without_a_name_it_lists_the_studies_with_their_predictions() -> None:
+    text = CliRunner().invoke(main, ["study"]).output
+    assert "speed-up  TPS converges 2–5× faster on structured tasks" in text
+    listed = json.loads(CliRunner().invoke(main, ["study", "--json"]).output)
+    assert listed["speed-up"]["recipe"] == "modular-addition"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("sped-up",), "no study 'sped-up' (did you mean 'speed-up'?)"),
+        (("zzz",), "no study 'zzz' (studies: speed-up)"),
+        (("speed-up", "--seeds", "1"), "1 is not in the range x>=2"),
+        (("speed-up", "--cap", "0"), "0 is not in the range x>=1"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["study", *words])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("tiny_recipe")
+def test_it_prints_predicted_beside_measured_and_then_json_without_training_again(tmp_path: Path) -> None:
+    words = ["study", "speed-up", "--seeds", "2", "--cap", "25", "--out", "found"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert " pair seed 2 labels" in result.output
+    assert "Predicted: TPS converges" in result.output
+    assert "Measured:  undecided; to validation accuracy 0.95" in result.output
+    assert "found/speed-up.md" in result.output
+    again = CliRunner().invoke(main, [*words, "--json"])
+    assert json.loads(again.output) == json.loads((tmp_path / "found" / "speed-up.json").read_text())
+
+
+@pytest.mark.usefixtures("tiny_recipe")
+def test_an_interrupt_ends_with_the_word_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object) -> Iterator[str]:
+        raise KeyboardInterrupt
+        yield ""
+
+    monkeypatch.setattr(tpsprune.studies.conduct, "conduct", interrupted)
+    result = CliRunner().invoke(main, ["study", "speed-up"])
+    assert result.exit_code == 130
+    assert "the same command goes on where it was" in result.output
+
+
+def test_a_file_in_the_folders_place_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "reports").write_text("")
+    result = CliRunner().invoke(main, ["study", "speed-up", "--out", str(tmp_path / "reports" / "studies")])
+    assert result.exit_code == 2
+    assert "--out" in result.output
+    assert "Traceback" not in result.output

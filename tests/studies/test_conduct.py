@@ -1,0 +1,171 @@
+"""A study on disk: whole, broken off, grown, refused; and what a pair has in common."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tpsprune.errors import RunFolderError
+from tpsprune.studies.catalogue import STUDIES
+from tpsprune.studies.conduct import conduct
+from tpsprune.studies.finding import Finding
+from tpsprune.studies.page import page
+from tpsprune.studies.setup import Setup
+from tpsprune.studies.trial import Trained, Trial, begin, recipe_of, run_trial
+
+SPEED_UP = STUDIES["speed-up"]
+TIMES = {"cpu_seconds", "tps_cpu_seconds", "seconds"}
+
+
+def lines_of(folder: Path) -> list[str]:
+    return (folder / "speed-up.jsonl").read_text().splitlines()
+
+
+def without_times(training: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in training.items() if key not in TIMES}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Setup, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str | Finding]]:
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, list(conduct(SPEED_UP, tiny, folder))
+
+
+def test_a_line_a_training_and_last_the_finding_that_is_on_disk(
+    whole: tuple[Path, list[str | Finding]],
+) -> None:
+    folder, told = whole
+    *lines, found = told
+    assert isinstance(found, Finding)
+    assert len(lines) == len(lines_of(folder)) == 8
+    assert str(lines[0]).startswith("1/8 pilot seed 0 none weight decay 1: ")
+    assert str(lines[-1]).startswith("8/8 pair seed 2 labels weight decay ")
+    assert str(lines[-1]).endswith("about 0 s left")
+    on_disk = json.loads((folder / "speed-up.json").read_text())
+    assert on_disk == json.loads(json.dumps(found.to_json()))
+    assert on_disk["schema"] == "tpsprune.study/1"
+    assert (folder / "speed-up.md").read_text() == page(found)
+
+
+def test_a_study_that_was_broken_off_goes_on_and_ends_as_one_that_was_not(
+    tiny: Setup, tmp_path: Path, whole: tuple[Path, list[str | Finding]]
+) -> None:
+    begun = conduct(SPEED_UP, tiny, tmp_path)
+    for _ in range(5):
+        next(begun)
+    begun.close()  # type: ignore[attr-defined]
+    first = lines_of(tmp_path)
+    assert len(first) == 5
+    assert not (tmp_path / "speed-up.json").exists()
+    with (tmp_path / "speed-up.jsonl").open("a") as journal:
+        journal.write(first[0][:40])
+    told = list(conduct(SPEED_UP, tiny, tmp_path))
+    assert str(told[0]).startswith("6/8 ")
+    assert lines_of(tmp_path)[:5] == first
+    theirs = [without_times(json.loads(line)["training"]) for line in lines_of(whole[0])]
+    assert [without_times(json.loads(line)["training"]) for line in lines_of(tmp_path)] == theirs
+
+
+def test_more_seeds_go_on_from_fewer(
+    tiny: Setup, tmp_path: Path, whole: tuple[Path, list[str | Finding]]
+) -> None:
+    (tmp_path / "speed-up.jsonl").write_bytes((whole[0] / "speed-up.jsonl").read_bytes())
+    told = list(conduct(SPEED_UP, replace(tiny, seeds=3), tmp_path))
+    assert [str(line)[:16] for line in told[:-1]] == ["9/10 pair seed 3", "10/10 pair seed "]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cap_steps": 40}, r"settings\.cap_steps is 30 there and 40 here; .* --out"),
+        ({"weight_decays": (1.0, 4.0)}, r"settings\.weight_decays is \[1\.0, 2\.0\] there"),
+        ({"level": 0.2}, r"line 1 .* settings\.level is 0\.1 there and 0\.2 here"),
+    ],
+)
+def test_a_journal_of_other_settings_is_refused_in_words(
+    tiny: Setup,
+    tmp_path: Path,
+    whole: tuple[Path, list[str | Finding]],
+    change: dict[str, Any],
+    message: str,
+) -> None:
+    content = (whole[0] / "speed-up.jsonl").read_bytes()
+    (tmp_path / "speed-up.jsonl").write_bytes(content)
+    with pytest.raises(RunFolderError, match=message):
+        next(conduct(SPEED_UP, replace(tiny, **change), tmp_path))
+    assert (tmp_path / "speed-up.jsonl").read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["speed-up.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("machine", "torch", "1.0", r"machine\.torch is '1\.0' there"),
+        ("settings", "train.learning_rate", 0.5, r"settings\.train\.learning_rate is 0\.5 there"),
+        ("settings", "unheard", 1, r"settings\.unheard is 1 there and None here"),
+    ],
+)
+def test_a_journal_of_another_machine_or_recipe_is_refused_in_words(
+    tiny: Setup,
+    tmp_path: Path,
+    whole: tuple[Path, list[str | Finding]],
+    section: str,
+    key: str,
+    value: object,
+    message: str,
+) -> None:
+    record = json.loads(lines_of(whole[0])[0])
+    record[section][key] = value
+    (tmp_path / "speed-up.jsonl").write_text(json.dumps(record) + "\n")
+    with pytest.raises(RunFolderError, match=message):
+        next(conduct(SPEED_UP, tiny, tmp_path))
+
+
+def test_a_journal_names_no_place_of_the_machine(whole: tuple[Path, list[str | Finding]]) -> None:
+    for path in whole[0].iterdir():
+        text = path.read_text()
+        assert str(whole[0]) not in text
+        assert str(Path.home()) not in text
+
+
+def test_a_pair_shares_weights_split_and_renaming_and_seeds_do_not(tiny: Setup) -> None:
+    trials = [
+        Trial(stage="pair", seed=seed, arm=arm, weight_decay=decay)
+        for seed, arm, decay in ((1, "none", 2.0), (1, "labels", 1.0), (2, "none", 2.0))
+    ]
+    (data, net), (same_data, same_net), (other_data, other_net) = (
+        begin(recipe_of(tiny, trial)) for trial in trials
+    )
+    assert torch.equal(data.train.inputs, same_data.train.inputs)
+    assert torch.equal(data.train.labels, same_data.train.labels)
+    assert not torch.equal(data.train.inputs, other_data.train.inputs)
+    for one, same, other in zip(net.parameters(), same_net.parameters(), other_net.parameters(), strict=True):
+        assert torch.equal(one, same)
+        assert one.ndim < 2 or not torch.equal(one, other)
+
+
+def test_steps_are_those_of_the_first_reading_at_the_level_and_the_cap_is_a_reading(tiny: Setup) -> None:
+    trial = Trial(stage="pair", seed=1, arm="labels", weight_decay=1.0)
+    at_once = run_trial(replace(tiny, level=0.0), trial)
+    never = run_trial(replace(tiny, level=1.1, cap_steps=25), trial)
+    assert (at_once.steps, at_once.reached) == (10, True)
+    assert (never.steps, never.reached) == (25, False)
+    assert 0 < never.tps_cpu_seconds < never.cpu_seconds
+    assert Trained.from_json(json.loads(json.dumps(never.to_json()))) == never
+
+
+def test_the_arms_differ_by_their_regulariser_alone(tiny: Setup) -> None:
+    train = replace(tiny.recipe.train, learning_rate=0.02)
+    longer = replace(tiny, cap_steps=40, level=1.1, recipe=replace(tiny.recipe, train=train))
+    alone = replace(longer, recipe=replace(longer.recipe, tps=replace(longer.recipe.tps, coupling=0.0)))
+    trial = Trial(stage="pair", seed=1, arm="none", weight_decay=1.0)
+    none = run_trial(longer, trial)
+    uncoupled = run_trial(alone, replace(trial, arm="labels"))
+    coupled = run_trial(longer, replace(trial, arm="labels"))
+    assert none.validation_accuracy == uncoupled.validation_accuracy
+    assert coupled.validation_accuracy != none.validation_accuracy
