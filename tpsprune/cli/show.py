@@ -24,7 +24,9 @@ def show(folder: Path, *, as_json: bool) -> None:
 
     from tpsprune.records import Outcome
     from tpsprune.report import tables
+    from tpsprune.report.live import print_next
 
     outcome = Outcome.from_json(result, folder=str(folder))
     console = Console()
     console.print(tables.whole_run(outcome), highlight=False)
+    print_next(console, outcome)

@@ -15,7 +15,7 @@ from tpsprune import records
 from tpsprune.records import Event
 from tpsprune.report import tables, words
 
-__all__ = ["AbstractShow", "BarShow", "JsonShow", "PlainShow", "QuietShow"]
+__all__ = ["AbstractShow", "BarShow", "JsonShow", "PlainShow", "QuietShow", "print_next"]
 
 
 class AbstractShow(ABC):
@@ -146,6 +146,7 @@ def show_result(console: Console, event: Event) -> None:
             console.print(f"Note: {text}", highlight=False, markup=False)
         case records.Finished(outcome=outcome):
             console.print(tables.closing(outcome), highlight=False)
+            print_next(console, outcome)
         case _:
             pass
 
@@ -160,3 +161,10 @@ def _figures(event: records.Progress) -> str:
     if event.watts is not None and event.joules is not None:
         parts.append(f"{event.watts:.1f} W, {words.joules(event.joules)}")
     return "  ".join(parts)
+
+
+def print_next(console: Console, outcome: records.Outcome) -> None:
+    """Print the lines that are to be copied, whole whatever the width."""
+    console.print()
+    for line in tables.next_lines(outcome):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

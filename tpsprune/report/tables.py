@@ -18,6 +18,7 @@ __all__ = [
     "energy_table",
     "left_alone_lines",
     "models_table",
+    "next_lines",
     "whole_run",
     "widths_table",
 ]
@@ -119,6 +120,16 @@ def energy_table(outcome: Outcome) -> Table:
     return table
 
 
+def next_lines(outcome: Outcome) -> list[str]:
+    """Return where the run lies and the two commands to type next: lines to copy, never to be broken."""
+    return [
+        f"Run folder: {outcome.folder}  (picture: signals.png)",
+        "Next:",
+        f"  tpsprune show {outcome.folder}",
+        f"  tpsprune export {outcome.folder} --to tickets/{outcome.name}",
+    ]
+
+
 def whole_run(outcome: Outcome) -> RenderableType:
     """Return what a run decided, cut and came to: all that was shown while it ran, once more."""
     return Lines(
@@ -156,11 +167,6 @@ def checked(found: Checked) -> RenderableType:
     )
 
 
-def _unbroken(text: str) -> Text:
-    """Return a line that is to be copied, and so is never broken in two."""
-    return Text(text, no_wrap=True, overflow="ignore")
-
-
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]} and {len(names) - 2} more"
 
@@ -171,8 +177,7 @@ def _worst_class(outcome: Outcome) -> str:
 
 
 def closing(outcome: Outcome) -> RenderableType:
-    """Return everything a finished run has to say, down to the two commands to type next."""
-    folder = outcome.folder
+    """Return everything a finished run has to say but what to type next."""
     classes = ", ".join(f"{part} {kind}" for part, kind in outcome.method.classes.items()) or "nothing"
     overhead = ", ".join(
         f"{name} {value:.1%}" if value is not None else f"{name} unknown"
@@ -191,9 +196,4 @@ def closing(outcome: Outcome) -> RenderableType:
         ),
         Text(f"Share of the training CPU time: {overhead}."),
         *[Text(f"Note: {note}") for note in outcome.notes],
-        Text(""),
-        _unbroken(f"Run folder: {folder}  (picture: signals.png)"),
-        Text("Next:"),
-        _unbroken(f"  tpsprune show {folder}"),
-        _unbroken(f"  tpsprune export {folder} --to tickets/{outcome.name}"),
     )
