@@ -9,7 +9,8 @@
     ├── DivergedError          the loss is no longer a finite number
     ├── PruneError             a cut was refused and rolled back
     ├── MeterError             energy cannot be measured as asked
-    ├── RunFolderError         a run folder cannot be written, is in use or does not hold what it should
+    ├── RunFolderError         a run folder is in use or does not hold what it should
+    │   └── CannotWriteError   no space, no permission, a read-only place
     └── ArtifactError          an exported file is damaged, foreign or does not fit
 
 Anything else that reaches the door is a bug of ours: traceback, exit code 1.
@@ -23,6 +24,7 @@ from difflib import get_close_matches
 
 __all__ = [
     "ArtifactError",
+    "CannotWriteError",
     "DataError",
     "DeviceError",
     "DivergedError",
@@ -97,7 +99,11 @@ class MeterError(TpspruneError):
 
 
 class RunFolderError(TpspruneError):
-    """A run folder cannot be written, is in use, or does not hold what it should."""
+    """A run folder is in use, or does not hold what it should."""
+
+
+class CannotWriteError(RunFolderError):
+    """Something cannot be written: no space, no permission, a read-only place; nothing is half written."""
 
 
 class ArtifactError(TpspruneError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
+import sys
 from typing import Any, Final, final
 
 import click
@@ -13,6 +16,7 @@ __all__ = ["main"]
 
 COMMANDS: Final = ("train", "check", "recipes", "show", "export", "study")
 INTERRUPTED = 130
+OUTPUT_FAULTS: Final = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 
 
 @final
@@ -55,6 +59,19 @@ class Door(click.Group):
         except KeyboardInterrupt:
             click.echo("\ninterrupted; a run that has begun goes on with --resume", err=True)
             ctx.exit(INTERRUPTED)
+        except OSError as error:
+            # Files of ours are written with words of their own: what is left is the output itself.
+            if error.filename is not None or error.errno not in OUTPUT_FAULTS:
+                raise
+            _forget_output()
+            raise UserFault(
+                f"the output cannot be written ({error.strerror}); a run that has begun goes on with --resume"
+            ) from error
+
+
+def _forget_output() -> None:
+    """Point standard output nowhere, so that what is left in its buffer raises no second time at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(

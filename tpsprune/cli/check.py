@@ -6,7 +6,7 @@ import json
 
 import click
 
-from tpsprune.cli.options import device_option, recipe_argument, set_option
+from tpsprune.cli.options import device_option, imports, naming, recipe_argument, set_option
 
 __all__ = ["check"]
 
@@ -37,9 +37,11 @@ def check(
     if print_recipe:
         click.echo(recipe.dumps(read), nl=False)
         return
-    from tpsprune import pipeline
+    with imports():
+        from tpsprune import pipeline
 
-    found = pipeline.check(read, device)
+    with naming(recipe_source):
+        found = pipeline.check(read, device)
     if as_json:
         click.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=2))
         return

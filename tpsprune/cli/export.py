@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from tpsprune.cli.options import imports
+
 __all__ = ["export"]
 
 
@@ -26,7 +28,8 @@ def export(folder: Path, target: Path) -> None:
 
     The folder is written beside and renamed: it comes whole or not at all.
     """
-    from tpsprune import pipeline
+    with imports():
+        from tpsprune import pipeline
 
     exported = pipeline.export(folder, target)
     click.echo(f"{exported.folder}: {', '.join(exported.files)}")

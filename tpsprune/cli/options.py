@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["device_option", "recipe_argument", "set_option"]
+from tpsprune.errors import RecipeError
+
+__all__ = ["device_option", "imports", "naming", "recipe_argument", "set_option"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -37,3 +41,28 @@ def device_option(command: Command) -> Command:
         show_default=True,
         help="Where to compute; auto takes a GPU where there is one.",
     )(command)
+
+
+@contextmanager
+def imports() -> Iterator[None]:
+    """Hold back Ctrl-C while heavy libraries are imported, and let it act thereafter.
+
+    Some of them swallow an interrupt, or break on it in ways of their own.
+    """
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def naming(recipe_source: str) -> Iterator[None]:
+    """Give faults that show only when a recipe's own code is called the name the user typed."""
+    try:
+        yield
+    except RecipeError as error:
+        raise RecipeError(recipe_source, error.faults) from error

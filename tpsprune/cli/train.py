@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from tpsprune.cli.options import device_option, recipe_argument, set_option
+from tpsprune.cli.options import device_option, imports, naming, recipe_argument, set_option
 
 if TYPE_CHECKING:
     from tpsprune.report.live import AbstractShow
@@ -61,14 +62,27 @@ def train(
     from tpsprune import recipe
 
     read = recipe.read(recipe_source, overrides)
-    from tpsprune import pipeline
-    from tpsprune.records import Finished
+    with imports():
+        from tpsprune import pipeline
+        from tpsprune.records import Finished
 
-    with _show(quiet=quiet, as_json=as_json) as show:
+    with naming(recipe_source), _show(quiet=quiet, as_json=as_json) as show:
         for event in pipeline.train(read, out, device=device, resume=resume, again=again):
-            show.show(event)
             if isinstance(event, Finished):
-                pipeline.picture(Path(event.outcome.folder))
+                _draw_picture(event.outcome.folder, show)
+            show.show(event)
+
+
+def _draw_picture(folder: str, show: AbstractShow) -> None:
+    """Draw the run's picture; that it cannot be written is said, and takes nothing from the result."""
+    from tpsprune.errors import RunFolderError
+    from tpsprune.records import Note
+    from tpsprune.report import picture
+
+    try:
+        picture.draw(Path(folder))
+    except RunFolderError as error:
+        show.show(Note(f"no picture: {error}; then 'tpsprune show {folder} --picture' draws it"))
 
 
 def _show(*, quiet: bool, as_json: bool) -> AbstractShow:
@@ -81,4 +95,6 @@ def _show(*, quiet: bool, as_json: bool) -> AbstractShow:
     if as_json:
         return JsonShow(sys.stdout)
     console = Console()
-    return BarShow(console) if console.is_terminal else PlainShow(Console(width=80))
+    if console.is_terminal:
+        return BarShow(console)
+    return PlainShow(Console(width=None if "COLUMNS" in os.environ else 80))

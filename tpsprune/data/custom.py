@@ -27,6 +27,7 @@ __all__ = ["custom_dataset"]
 PLACE = "task.data.factory"
 InputKind = Literal["image", "tokens", "vector"]
 SPLITS = ("train", "validation", "test")
+MOST_IDS = 2**22
 KEYS = (*SPLITS, "classes", "input_kind", "vocabulary", "cyclic")
 AXES: dict[InputKind, int] = {"image": 4, "tokens": 2, "vector": 2}
 WANTED: dict[InputKind, str] = {
@@ -126,9 +127,10 @@ def _split(name: str, pair: Any, kind: InputKind) -> Split:
             f"{PLACE}: {name} has {inputs.shape[0]} inputs and {labels.shape[0]} labels; as many of both, "
             "and at least one, would do"
         )
-    if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
-        raise DataError(f"{PLACE}: {name} inputs hold nan or inf; finite numbers would do")
-    return Split(inputs.to(_stored_dtype(inputs, kind)), labels.to(torch.int64))
+    stored = inputs.to(_stored_dtype(inputs, kind))
+    if stored.is_floating_point() and not bool(stored.isfinite().all()):
+        raise DataError(f"{PLACE}: {name} inputs hold nan or inf as float32; finite numbers would do")
+    return Split(stored, labels.to(torch.int64))
 
 
 def _has_dtype(inputs: Tensor, kind: InputKind) -> bool:
@@ -176,6 +178,8 @@ def _bound(given: Mapping[str, Any], key: str, what: str, values: dict[str, Tens
         count = int(values["train"].max()) + 1
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise DataError(f"{PLACE}: {key} is {count!r}; a whole number above zero would do")
+    if count > MOST_IDS:
+        raise DataError(f"{PLACE}: {key} is {count}; {MOST_IDS} at most would do: are the {what} ids?")
     for name, ids in values.items():
         lowest, highest = int(ids.min()), int(ids.max())
         if lowest < 0 or highest >= count:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tpsprune.data.images import image_dataset
+from tpsprune.data.paths import expanded
 from tpsprune.data.splits import Dataset, Split
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import IdxData
@@ -68,7 +69,7 @@ def idx_dataset(data: IdxData) -> Dataset:
         DataError: a folder or file is missing, cut short, of another format, or labels and images do not
             go together.
     """
-    folder = Path(data.folder).expanduser()
+    folder = expanded(data.folder, "task.data.folder")
     if not folder.is_dir():
         names = ", ".join(f"{name}[.gz]" for pair in FILES.values() for name in pair)
         raise DataError(

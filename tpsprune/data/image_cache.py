@@ -18,6 +18,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
+from tpsprune.data.paths import expanded
 from tpsprune.errors import DataError
 
 __all__ = ["cache_folder", "cache_key", "read_cache", "write_cache"]
@@ -29,7 +30,7 @@ STALE_SECONDS = 24 * 3600
 def cache_folder(named: str | None) -> Path:
     """Return the folder of the cache: as named, else in ``$XDG_CACHE_HOME``, else in ``~/.cache``."""
     if named is not None:
-        return Path(named).expanduser()
+        return expanded(named, "task.data.cache")
     home = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG specification has relative paths ignored.
     return (Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "tpsprune"

@@ -48,7 +48,9 @@ def decoded(raw: bytes, name: str, size: int, channels: int) -> NDArray[np.uint8
             warnings.simplefilter("ignore")
             return _pixels(raw, name, size, channels)
     except FAULTS as error:
-        raise DataError(f"{name}: is not a sound JPEG or PNG image ({error}); leave it out") from error
+        # Pillow names the buffer it read from where it means the file.
+        words = str(error).partition(" <_io")[0] or type(error).__name__
+        raise DataError(f"{name}: is not a sound JPEG or PNG image ({words}); leave it out") from error
 
 
 def _pixels(raw: bytes, name: str, size: int, channels: int) -> NDArray[np.uint8]:

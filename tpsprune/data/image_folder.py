@@ -12,6 +12,7 @@ from tpsprune.data.image_cache import cache_folder, cache_key, read_cache, write
 from tpsprune.data.image_decode import decoded
 from tpsprune.data.image_sources import Entry, Source, opened
 from tpsprune.data.images import image_dataset
+from tpsprune.data.paths import expanded
 from tpsprune.data.splits import Dataset, Split
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import ImageFolderData
@@ -29,7 +30,7 @@ def image_folder_dataset(data: ImageFolderData) -> Dataset:
         DataError: nothing is there, a split or class is empty, a test class is not trained on, an image is
             damaged, or the cache cannot be written.
     """
-    path = Path(data.path).expanduser()
+    path = expanded(data.path, "task.data.path")
     with opened(path) as source:
         entries = source.entries()
         names = _class_names(source, entries, path)

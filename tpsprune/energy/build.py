@@ -26,8 +26,6 @@ def build(settings: Energy, attempt: int) -> AbstractMeter:
 
             return CodecarbonMeter(
                 tracking=settings.tracking,
-                country=settings.country,
-                grid_gco2e_per_kwh=settings.grid_gco2e_per_kwh,
                 pue=settings.pue,
                 attempt=attempt,
             )

@@ -53,8 +53,6 @@ class CodecarbonMeter(AbstractMeter):
         self,
         *,
         tracking: str = "machine",
-        country: str | None = None,
-        grid_gco2e_per_kwh: float | None = None,
         pue: float = 1.0,
         attempt: int = 0,
     ) -> None:
@@ -62,7 +60,7 @@ class CodecarbonMeter(AbstractMeter):
         refuse_outside_settings()
         self._tracking = tracking
         self._pue = pue
-        self._tracker = _tracker(tracking, country, grid_gco2e_per_kwh, pue)
+        self._tracker = _tracker(tracking, pue)
         self._tasks = 0
         self._outer_at = self._inner_at = self._cpu_at = 0.0
         self._begin()
@@ -146,20 +144,21 @@ def _joules(task: Any, parts: Iterable[str]) -> dict[str, float]:
     return joules if len(joules) == len(energies_kwh) else {}
 
 
-def _tracker(tracking: str, country: str | None, grid_gco2e_per_kwh: float | None, pue: float) -> Any:
+def _tracker(tracking: str, pue: float) -> Any:
     from codecarbon import OfflineEmissionsTracker
     from codecarbon.external.logger import set_logger_level
 
     # Two lines are printed before the constructor takes up its own log level.
     set_logger_level("error")
-    # Everything is given, also what is at its default: what is not given can be set from outside.
+    # Everything is given, also what is at its default: what is not given can be set from outside. The
+    # country is one that codecarbon knows; it enters emissions alone, which nobody reads.
     return OfflineEmissionsTracker(
-        country_iso_code=country or "USA",
+        country_iso_code="USA",
         region=None,
         cloud_provider=None,
         cloud_region=None,
         country_2letter_iso_code=None,
-        force_carbon_intensity_g_co2e_kwh=grid_gco2e_per_kwh,
+        force_carbon_intensity_g_co2e_kwh=None,
         project_name="tpsprune",
         experiment_id="tpsprune",
         experiment_name="tpsprune",

@@ -23,6 +23,7 @@ from tpsprune.runs import (
     first_fault,
     is_newer,
     read_json,
+    read_text,
     sync_folder,
     to_json_text,
     write_bytes_atomically,
@@ -107,10 +108,14 @@ def read_bundle(folder: Path) -> Bundle:
     for name, stamp in manifest["files"].items():
         _verify(folder / name, stamp)
     tensors, _ = load_tensors(folder / _TENSORS, _expected(manifest))
+    try:
+        plan, recipe_text = read_json(folder / _PLAN), read_text(folder / _RECIPE)
+    except RunFolderError as error:
+        raise ArtifactError(f"{error}; {_REMEDY}") from error
     return Bundle(
         tensors=tensors,
-        plan=json.loads((folder / _PLAN).read_text(encoding="utf-8")),
-        recipe_text=(folder / _RECIPE).read_bytes().decode(),
+        plan=plan,
+        recipe_text=recipe_text,
         facts=TaskFacts.from_json(manifest["facts"]),
         versions=manifest["versions"],
     )

@@ -2,7 +2,6 @@
 
 from tpsprune.pipeline.check import check
 from tpsprune.pipeline.load import Exported, export, load
-from tpsprune.pipeline.picture import picture
 from tpsprune.pipeline.train import train
 
-__all__ = ["Exported", "check", "export", "load", "picture", "train"]
+__all__ = ["Exported", "check", "export", "load", "train"]

@@ -21,8 +21,9 @@ MAX_WINDOW_SECONDS = 240.0
 class Bill:
     """Switches the meter from phase to phase and journals every window, so that no joule falls between."""
 
-    def __init__(self, meter: AbstractMeter) -> None:
+    def __init__(self, meter: AbstractMeter, longest_window_seconds: float = MAX_WINDOW_SECONDS) -> None:
         self._meter = meter
+        self._longest_window_seconds = longest_window_seconds
         self._journal: Journal | None = None
         self._windows: list[Window] = []
         self._phase = ""
@@ -44,7 +45,7 @@ class Bill:
 
     def keep_in(self, journal: Journal) -> None:
         """Journal from now on, what was closed so far included; windows of earlier attempts join the bill."""
-        earlier = [Window.from_json(raw) for raw in journal.read()[0]]
+        earlier = journal.parsed(Window.from_json)
         journal.append_all(window.to_json() for window in self._windows)
         self._windows = [*earlier, *self._windows]
         self._journal = journal
@@ -73,7 +74,7 @@ class Bill:
 
     def split_if_long(self) -> Window | None:
         """Close and reopen the phase's window when it has been open for long; return the closed one."""
-        if time.monotonic() - self._opened < MAX_WINDOW_SECONDS:
+        if time.monotonic() - self._opened < self._longest_window_seconds:
             return None
         return self.switch(self._phase)
 

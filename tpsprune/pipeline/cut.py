@@ -9,7 +9,7 @@ from torch import nn
 
 from tpsprune import pruning, stopping, training
 from tpsprune.pipeline.bench import Bench
-from tpsprune.pipeline.state import State, load_snapshot, save_checkpoint
+from tpsprune.pipeline.state import State, has_snapshot, load_snapshot, save_checkpoint
 from tpsprune.recipe.retrain import rewind_epoch
 from tpsprune.records import Event, Note, Pruned
 from tpsprune.runs import RunFolder, read_json, write_json_atomically
@@ -40,6 +40,9 @@ def cut_model(bench: Bench, folder: RunFolder, state: State) -> Generator[Event,
     for note in extraction.notes:
         yield Note(note)
     rewind = rewind_epoch(recipe.retrain.rewind)
+    if rewind is not None and not has_snapshot(folder):
+        yield Note(f"a budget ended the training before epoch {rewind}: there is nothing to rewind to")
+        rewind = None
     ticket = bench.execution.place(extraction.ticket)
     moments = {}
     if rewind is not None:

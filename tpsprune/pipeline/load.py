@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from tpsprune import export as bundles
 from tpsprune import models, pruning, recipe
-from tpsprune.errors import ArtifactError, RunFolderError
+from tpsprune.errors import ArtifactError, ModelError, PruneError, RunFolderError
 from tpsprune.numerics.forward import call_model, logits_of
 from tpsprune.records import TaskFacts
-from tpsprune.runs import RunFolder, read_json, read_result
+from tpsprune.runs import RunFolder, read_json, read_result, read_text
 from tpsprune.runs.tensors import load_tensors
 
 __all__ = ["Exported", "export", "load"]
 
 COMPARED_ITEMS = 16
+MOST_WORDS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def export(run: Path, target: Path) -> Exported:
         raise RunFolderError(f"{run} is not finished: go on with 'tpsprune train … --resume', then export it")
     result = read_result(source.result)
     facts = TaskFacts.from_json(result["task"])
-    recipe_text = source.recipe.read_text(encoding="utf-8")
+    recipe_text = read_text(source.recipe)
     plan, (tensors, _) = read_json(source.plan), load_tensors(source.ticket)
     ours = _rebuilt(recipe_text, str(source.recipe), facts, plan, tensors)
     bundles.write_bundle(
@@ -82,13 +83,14 @@ def _rebuilt(
     recipe_text: str, source: str, facts: TaskFacts, plan: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> nn.Module:
     read = recipe.parse(recipe_text, source)
-    with torch.random.fork_rng():
-        dense = models.build(read.task.model, facts)
-    ticket = pruning.replay(dense, pruning.Plan.from_json(plan))
     try:
+        with torch.random.fork_rng():
+            dense = models.build(read.task.model, facts)
+        ticket = pruning.replay(dense, pruning.Plan.from_json(plan))
         ticket.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ArtifactError(f"{source}: the tensors do not fit the plan: {error}") from error
+    except (ArtifactError, ModelError, PruneError, RuntimeError, ValueError) as error:
+        words = " ".join(str(error).split())[:MOST_WORDS]
+        raise ArtifactError(f"{source}: recipe, plan and tensors do not make one model: {words}") from error
     return ticket.eval()
 
 

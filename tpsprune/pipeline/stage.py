@@ -63,8 +63,10 @@ def run_stage(
         loss_sum, losses = loss_sum + tick.loss, losses + 1
         if tick.step == course.snapshot_step:
             save_snapshot(folder, state.model)
-        if tick.step % bench.reading_steps and tick.step < course.last_step:
-            state = state.having_spent(train=bill.split_if_long())
+        window = bill.split_if_long()
+        state = state.having_spent(train=window)
+        is_over = window is not None and budget_used_up(bench, bill) is not None
+        if tick.step % bench.reading_steps and tick.step < course.last_step and not is_over:
             if time.monotonic() - shown_at > PROGRESS_SECONDS:
                 shown_at = time.monotonic()
                 yield _progress(bench, bill, state, course, ())
@@ -147,12 +149,12 @@ def _watched(
 def _ruled(
     bench: Bench, bill: Bill, state: State, course: Course, readings: Sequence[Reading]
 ) -> tuple[State, Decision]:
-    """Let the rule see the readings; the snapshot for a rewind holds it, a budget or the end overrides it."""
+    """Let the rule see the readings; a snapshot to come holds it, a budget and the end override both."""
     memory, verdict = stopping.step(course.rule, state.rule, readings)
     name = stopping.describe(course.rule)
     if course.snapshot_step is not None and state.step < course.snapshot_step:
         verdict = Verdict(False, f"held: the weights to rewind to are kept at step {course.snapshot_step}")
-    elif not verdict.act:
+    if not verdict.act:
         used_up = budget_used_up(bench, bill)
         if used_up is not None:
             name, verdict = "budget", Verdict(True, used_up)

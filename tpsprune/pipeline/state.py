@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune import training
-from tpsprune.errors import RunFolderError
+from tpsprune.errors import ArtifactError, RunFolderError
 from tpsprune.recipe import Recipe
 from tpsprune.records import Decision, Reading, Window
 from tpsprune.runs import RunFolder
@@ -27,6 +27,7 @@ __all__ = [
     "Restored",
     "Stage",
     "State",
+    "has_snapshot",
     "load_checkpoint",
     "load_snapshot",
     "save_checkpoint",
@@ -175,14 +176,16 @@ def load_checkpoint(folder: RunFolder) -> Restored | None:
     for bit. Energy windows stay: what was spent was spent.
 
     Raises:
-        RunFolderError: it was written by another version of this program.
-        ArtifactError: the file is damaged.
+        RunFolderError: it is damaged, or was written by another version of this program.
     """
     path = _checkpoint(folder)
     if not path.exists():
         _truncate(folder, (0, 0))
         return None
-    tensors, metadata = load_tensors(path)
+    try:
+        tensors, metadata = load_tensors(path)
+    except ArtifactError as error:
+        raise RunFolderError(f"{error}; the run cannot go on from it: start anew with --again") from error
     plain = json.loads(metadata.get("state", "{}"))
     if plain.get("schema") != SCHEMA:
         raise RunFolderError(
@@ -196,6 +199,11 @@ def load_checkpoint(folder: RunFolder) -> Restored | None:
 def save_snapshot(folder: RunFolder, model: nn.Module) -> None:
     """Keep the model's weights for a later rewind."""
     save_tensors(_snapshot(folder), model.state_dict(), {})
+
+
+def has_snapshot(folder: RunFolder) -> bool:
+    """Return whether weights for a rewind have been kept."""
+    return _snapshot(folder).is_file()
 
 
 def load_snapshot(folder: RunFolder, model: nn.Module) -> None:

@@ -8,20 +8,23 @@ from math import ceil
 from pathlib import Path
 
 from tpsprune import energy, stopping, training
-from tpsprune.errors import DivergedError, RunFolderError
+from tpsprune.errors import CannotWriteError, DivergedError, RunFolderError
 from tpsprune.pipeline.bench import Bench, set_up
-from tpsprune.pipeline.bill import Bill
+from tpsprune.pipeline.bill import MAX_WINDOW_SECONDS, Bill
 from tpsprune.pipeline.cut import cut_model, replayed, retrain_schedule
 from tpsprune.pipeline.stage import Course, budget_used_up, run_stage
 from tpsprune.pipeline.state import Clock, Restored, State, load_checkpoint, save_checkpoint, save_snapshot
 from tpsprune.pipeline.weigh import weigh
 from tpsprune.recipe import Recipe, dumps
 from tpsprune.recipe.retrain import rewind_epoch
-from tpsprune.records import Decided, Decision, Event, Finished, Note
+from tpsprune.recipe.task import ImageFolderData
+from tpsprune.records import Decided, Decision, Event, Finished, Note, Window
 from tpsprune.runs import RunFolder, digest_of, write_text_atomically
 from tpsprune.runs.tensors import save_tensors
 
 __all__ = ["train"]
+
+BUDGET_WINDOW_SECONDS = 2.0
 
 
 def train(
@@ -35,18 +38,22 @@ def train(
     Raises:
         TpspruneError: something asked for cannot be had; before the first step nothing has been written.
     """
+    if isinstance(recipe.task.data, ImageFolderData):
+        yield Note("reading the images: the first time they are decoded into a cache, later it is read")
     text = dumps(recipe)
     found = _found(out, recipe, digest_of(text)) if resume else None
-    with Bill(energy.build(recipe.energy, _attempt(found))) as bill:
+    with Bill(energy.build(recipe.energy, _attempt(found)), _longest_window(recipe)) as bill:
         bill.switch("setup")
         with set_up(recipe, device) as bench:
             folder = found or RunFolder.create(out, recipe.name, digest_of(text), again=again)
             with folder.locked():
-                if found is None:
-                    write_text_atomically(folder.recipe, text)
-                bill.keep_in(folder.energy)
                 try:
+                    if not folder.recipe.is_file():
+                        write_text_atomically(folder.recipe, text)
+                    bill.keep_in(folder.energy)
                     yield from _flow(bench, folder, bill)
+                except CannotWriteError as error:
+                    raise CannotWriteError(f"{error}, then go on with --resume") from error
                 except DivergedError as error:
                     kept = f"readings and the last checkpoint are kept in {folder.path}"
                     raise DivergedError(f"{error}; {kept}") from error
@@ -158,8 +165,14 @@ def _found(out: Path, recipe: Recipe, digest: str) -> RunFolder:
     return folder
 
 
+def _longest_window(recipe: Recipe) -> float:
+    """Return how long a window may stay open, in seconds: a budget is looked at whenever one closes."""
+    has_budget = recipe.stop.budget_seconds is not None or recipe.stop.budget_joules is not None
+    return BUDGET_WINDOW_SECONDS if has_budget else MAX_WINDOW_SECONDS
+
+
 def _attempt(folder: RunFolder | None) -> int:
     """Return which attempt at the run this is, from 0."""
     if folder is None:
         return 0
-    return 1 + max((line["attempt"] for line in folder.energy.read()[0]), default=0)
+    return 1 + max((window.attempt for window in folder.energy.parsed(Window.from_json)), default=0)

@@ -38,7 +38,7 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Outcome:
     dense.load_state_dict(load_tensors(folder.dense, shapes_of(dense.state_dict()))[0])
     dense_figures, ticket_figures = _figures(bench, dense, ticket)
     groups = tuple(GroupChange(**raw) for raw in state.cut["groups"])
-    readings = [Reading.from_json(raw) for raw in folder.readings.read()[0]]
+    readings = folder.readings.parsed(Reading.from_json)
     bill.close()
     outcome = Outcome(
         name=bench.recipe.name,

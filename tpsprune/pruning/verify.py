@@ -82,7 +82,10 @@ def _check_kept(ticket: nn.Module, dense: nn.Module) -> None:
     before = dict(dense.named_parameters())
     for name, parameter in ticket.named_parameters():
         if not bool(parameter.isfinite().all()):
-            raise PruneError(f"the cut was rolled back: {name} is not finite after the fold")
+            raise PruneError(
+                f"the cut was rolled back: {name} is not finite after the fold; more probe items "
+                "(watch.probe_items) or prune.fold = false would do"
+            )
         old = before.get(name)
         if old is not None and (parameter.requires_grad, parameter.dtype, parameter.device) != (
             old.requires_grad,

@@ -16,6 +16,7 @@ from tpsprune.recipe.prune import Prune
 __all__ = ["MacModel", "choose_widths", "least_widths"]
 
 HALVINGS = 60
+WORTH_SAYING = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,7 @@ def choose_widths(macs: MacModel, wishes: Sequence[float], settings: Prune) -> t
         raise PruneError(
             f"prune.macs_share = {settings.macs_share:g} cannot be reached: with min_width "
             f"{settings.min_width}, max_cut_share {settings.max_cut_share:g} and round_to "
-            f"{settings.round_to} the least is {reach:.3f}, because {macs.constant / macs.total:.0%} of the "
-            "multiply-accumulates lie in layers that cannot be cut"
+            f"{settings.round_to} the least is {reach:.3f}{_uncut_words(macs)}"
         )
 
     def scaled(c: float) -> tuple[int, ...]:
@@ -124,6 +124,13 @@ def choose_widths(macs: MacModel, wishes: Sequence[float], settings: Prune) -> t
         if macs.at(wider) <= target:
             chosen = wider
     return tuple(chosen)
+
+
+def _uncut_words(macs: MacModel) -> str:
+    share = macs.constant / macs.total
+    if share < WORTH_SAYING:
+        return "; lower those, or ask for more"
+    return f", because {share:.0%} of the multiply-accumulates lie in layers that cannot be cut"
 
 
 def _up(width: int, settings: Prune) -> int:

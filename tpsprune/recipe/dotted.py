@@ -31,7 +31,7 @@ def resolve(path: str, place: str) -> Callable[..., Any]:
         sys.path.insert(0, here)
     try:
         target: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _fault(place, f"'{module_name}' does not import: {_words(error)}") from error
     for part in attribute.split("."):
         if not hasattr(target, part):
@@ -51,7 +51,7 @@ def call(path: str, arguments: dict[str, Any], place: str) -> Any:
     function = resolve(path, place)
     try:
         return function(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _fault(place, f"'{path}' raised {_words(error)}") from error
 
 
@@ -59,6 +59,6 @@ def _fault(place: str, message: str) -> RecipeError:
     return RecipeError("recipe", [Fault(place, message)])
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -17,6 +17,8 @@ TAGS = ("kind", "rule")
 
 def faults_of(errors: Sequence[Mapping[str, Any]], raw: Mapping[str, Any]) -> list[Fault]:
     """Turn pydantic's error list into faults, one per place, in the order of the file's sections."""
+    # A list whose items are at fault is called too short as well.
+    errors = [e for e in errors if e["type"] != "too_short" or not e["input"]]
     messages: dict[str, list[str]] = {}
     found: dict[str, str] = {}
     for error in errors:
@@ -54,6 +56,8 @@ def _words(error: Mapping[str, Any], parts: Sequence[str], raw: Mapping[str, Any
             return f"must be {expected}{did_you_mean(str(error['input']), words)}", True
         case "predicate_failed":
             return f"must be {_PREDICATES.get(parts[-1], 'another value')}", True
+        case "too_short":
+            return "must not be empty", False
         case "dataclass_type" | "dataclass_exact_type":
             return "must be a table", True
     return error["msg"].replace("Input should be", "must be").replace("Input should", "must"), True
@@ -62,7 +66,6 @@ def _words(error: Mapping[str, Any], parts: Sequence[str], raw: Mapping[str, Any
 _PREDICATES = {
     "name": "lower-case letters, digits and hyphens, 64 at most, and begin with no hyphen",
     "rewind": "'none', 'init' or 'epoch:K' with K from 1",
-    "country": "an upper-case ISO 3166 code of three letters, such as 'FRA'",
 }
 
 
@@ -70,10 +73,14 @@ def _place(loc: Sequence[str | int], raw: Any) -> list[str]:
     """Walk ``raw`` along ``loc``, leaving out what pydantic adds: the tag of a union, the name of a type."""
     parts: list[str] = []
     here = raw
+    tagged: Any = None
     for index, item in enumerate(loc):
         if isinstance(here, Mapping):
-            is_tag = any(here.get(tag) == item for tag in TAGS) and item not in here
-            if is_tag or (item not in here and index < len(loc) - 1):
+            is_tag = here is not tagged and any(here.get(tag) == item for tag in TAGS)
+            if is_tag:
+                tagged = here
+                continue
+            if item not in here and index < len(loc) - 1:
                 continue
             here = here.get(str(item))
         elif isinstance(here, list) and isinstance(item, int):

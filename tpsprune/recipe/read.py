@@ -38,10 +38,16 @@ def locate(source: str | Path) -> Path:
     Raises:
         RecipeError: there is neither, or it is a folder.
     """
+    if not str(source):
+        raise _fault("recipe", "give a file, or the name of a shipped recipe")
     path = Path(source)
-    if path.is_file():
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except OSError as error:
+        raise _fault(f"{str(source)[:60]}…", f"cannot be read: {error.strerror}") from error
+    if is_file:
         return path
-    if path.is_dir():
+    if is_folder:
         raise _fault(source, "is a folder; a recipe is a TOML file")
     named = shipped.path_of(str(source))
     if named is not None:
@@ -100,7 +106,10 @@ def _apply(override: str, raw: Raw) -> list[Fault]:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             return [Fault("--set", f"'{key.strip()}' goes through '{part}', which is not a table")]
-    table[parts[-1]] = _value(value.strip())
+    key_, new = parts[-1], _value(value.strip())
+    if key_ in {"kind", "rule"} and table.get(key_) not in {None, new}:
+        table.clear()  # what belongs to another kind does not belong to this one
+    table[key_] = new
     return []
 
 

@@ -41,10 +41,18 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
     if recipe.watch.every_epochs is not None and recipe.watch.every_steps is not None:
         faults.append(Fault("watch", "give every_epochs or every_steps, not both"))
     rewind = rewind_epoch(recipe.retrain.rewind)
+    last_draw = recipe.stop.draw_by_share * recipe.train.epochs
     if rewind is not None and rewind >= recipe.train.epochs:
         faults.append(
             Fault("retrain.rewind", f"goes to epoch {rewind}, but train.epochs is {recipe.train.epochs}")
         )
+    elif rewind is not None and rewind > last_draw:
+        words = f"goes to epoch {rewind}, but stop.draw_by_share has the ticket drawn by epoch {last_draw:g}"
+        faults.append(Fault("retrain.rewind", words))
+    if recipe.stop.budget_joules is not None and recipe.energy.meter == "none":
+        faults.append(Fault("stop.budget_joules", "needs a meter, but energy.meter is 'none'"))
+    if doubled := sorted({name for name in recipe.watch.signals if recipe.watch.signals.count(name) > 1}):
+        faults.append(Fault("watch.signals", f"names {', '.join(map(repr, doubled))} more than once"))
     if recipe.tps.apply == "decoupled" and recipe.tps.variant in {"fourier", "labels"}:
         faults.append(
             Fault("tps.apply", f"'{recipe.tps.variant}' works in the loss only; use 'auto' or 'loss'")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, MinLen
+from annotated_types import Interval, MinLen
 from pydantic import Field
 
 from tpsprune.recipe.bounds import STRICT, Count, Natural, OpenShare, Share, Text, Width
@@ -57,7 +57,7 @@ class ModularData:
 
     kind: Literal["modular"] = "modular"
     operation: Operation = "add"
-    modulus: Annotated[int, Ge(3)] = 59
+    modulus: Annotated[int, Interval(ge=3, le=1024)] = 59
     train_share: OpenShare = 0.5
     validation_share: OpenShare = 0.5
     """Share of the held-out pairs that decisions look at; the rest is the test."""
@@ -86,7 +86,7 @@ class ImageFolderData:
 
     kind: Literal["image-folder"] = "image-folder"
     path: Text
-    size: Width = 32
+    size: Annotated[int, Interval(ge=8, le=4096)] = 32
     """Pixels of a side; images of another size are scaled and centre-cropped."""
     channels: Literal[1, 3] = 3
     cache: Text | None = None

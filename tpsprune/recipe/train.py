@@ -35,7 +35,7 @@ class Train:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """``auto``: bfloat16 autocast where the device has fast bfloat16, else float32."""
     memory_format: Literal["auto", "contiguous", "channels-last"] = "auto"
-    threads: Count | None = None
+    threads: Annotated[int, Interval(ge=1, le=1024)] | None = None
     """Processor threads; without it as many as there are cores. Runs repeat bit for bit at equal threads."""
     checkpoint_seconds: AtLeastZero = 20.0
     """Least time between two checkpoints for ``--resume``; 0 writes one at every reading."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Final
+from io import BytesIO
+from typing import Any, Final, Literal
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from tpsprune.records import Decision, GroupChange, Reading
 
-__all__ = ["run_figure", "save"]
+__all__ = ["rendered", "run_figure"]
 
 # Okabe and Ito's palette: told apart by colour-blind eyes and in grey print.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
@@ -62,11 +62,13 @@ def run_figure(
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG or SVG, by the ending of ``path``; equal figures give equal SVG files."""
+def rendered(figure: Figure, ending: Literal["svg", "png"]) -> bytes:
+    """Return the figure as the content of a file; equal figures give equal SVG."""
+    content = BytesIO()
     with rc_context({"svg.hashsalt": "tpsprune", "svg.fonttype": "none"}):
-        metadata = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(path, dpi=110, metadata=metadata)
+        metadata = {"Date": None} if ending == "svg" else {}
+        figure.savefig(content, format=ending, dpi=110, metadata=metadata)
+    return content.getvalue()
 
 
 def _series(readings: Sequence[Reading], signal: str) -> tuple[list[float], list[float]]:

@@ -15,6 +15,9 @@ from tpsprune import records
 from tpsprune.records import Event
 from tpsprune.report import tables, words
 
+BAR_COLUMNS = 36
+"""Columns that title, epoch, bar and time left take."""
+
 __all__ = ["AbstractShow", "BarShow", "JsonShow", "PlainShow", "QuietShow", "print_next"]
 
 
@@ -88,7 +91,7 @@ class BarShow(AbstractShow):
         self._console = console
         self._bar = Progress(
             TextColumn("{task.description} {task.fields[epoch]}"),
-            BarColumn(bar_width=12),
+            BarColumn(bar_width=8),
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(compact=True),
             console=console,
@@ -113,7 +116,8 @@ class BarShow(AbstractShow):
                     event.title, total=event.total_steps, completed=event.done_steps, epoch="", figures=""
                 )
             case records.Progress():
-                self._figures = _figures(event) if event.read else self._figures
+                room = self._console.width - BAR_COLUMNS
+                self._figures = _figures(event, room) if event.read else self._figures
                 self._bar.update(
                     self._tasks[event.phase],
                     completed=event.step,
@@ -151,16 +155,19 @@ def show_result(console: Console, event: Event) -> None:
             pass
 
 
-def _figures(event: records.Progress) -> str:
-    parts = []
+def _figures(event: records.Progress, room: int | None = None) -> str:
+    """Return what was read, in one line; where ``room`` is short the last signals are left out."""
+    first, last = [], []
     if event.loss is not None:
-        parts.append(f"loss {event.loss:.3f}")
+        first.append(f"loss {event.loss:.3f}")
     if event.validation_accuracy is not None:
-        parts.append(f"acc {event.validation_accuracy:.3f}")
-    parts += [f"{name} {value:.3g}" for name, value in event.signals]
+        first.append(f"acc {event.validation_accuracy:.3f}")
+    signals = [f"{name} {value:.3g}" for name, value in event.signals]
     if event.watts is not None and event.joules is not None:
-        parts.append(f"{event.watts:.1f} W, {words.joules(event.joules)}")
-    return "  ".join(parts)
+        last.append(f"{event.watts:.0f} W {words.joules(event.joules)}")
+    while room is not None and signals and len("  ".join([*first, *signals, *last])) > room:
+        signals.pop()
+    return "  ".join([*first, *signals, *last])
 
 
 def print_next(console: Console, outcome: records.Outcome) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Group as Lines
 from rich.console import RenderableType
@@ -122,8 +123,10 @@ def energy_table(outcome: Outcome) -> Table:
 
 def next_lines(outcome: Outcome) -> list[str]:
     """Return where the run lies and the two commands to type next: lines to copy, never to be broken."""
+    picture = Path(outcome.folder, "signals.png")
     return [
-        f"Run folder: {outcome.folder}  (picture: signals.png)",
+        f"Run folder: {outcome.folder}",
+        *([f"Picture:    {picture}"] if picture.is_file() else []),
         "Next:",
         f"  tpsprune show {outcome.folder}",
         f"  tpsprune export {outcome.folder} --to tickets/{outcome.name}",

@@ -6,6 +6,7 @@ Tensors are in ``tpsprune.runs.tensors``, apart, because they need torch and not
 from tpsprune.runs.files import (
     cannot_write,
     read_json,
+    read_text,
     sync_folder,
     to_json_text,
     write_bytes_atomically,
@@ -26,6 +27,7 @@ __all__ = [
     "is_newer",
     "read_json",
     "read_result",
+    "read_text",
     "result_schema",
     "sync_folder",
     "to_json_text",

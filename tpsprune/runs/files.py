@@ -9,11 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from tpsprune.errors import RunFolderError
+from tpsprune.errors import CannotWriteError, RunFolderError
 
 __all__ = [
     "cannot_write",
     "read_json",
+    "read_text",
     "sync_folder",
     "to_json_text",
     "write_bytes_atomically",
@@ -22,22 +23,22 @@ __all__ = [
 ]
 
 _WORDS: Final[dict[int, str]] = {
-    errno.ENOSPC: "no space left on the device while writing {path}; free some and go on with --resume",
-    errno.EDQUOT: "the disk quota is used up while writing {path}; free some and go on with --resume",
-    errno.EFBIG: "{path} would grow beyond the file size limit (ulimit -f); raise it and go on with --resume",
-    errno.EROFS: "{path} lies on a read-only file system; choose another folder with --out",
-    errno.EACCES: "not permitted to write {path}; choose another folder with --out",
-    errno.EPERM: "not permitted to write {path}; choose another folder with --out",
-    errno.ENOTDIR: "cannot write {path}: a part of it is a file, not a folder; choose another with --out",
-    errno.EEXIST: "cannot write {path}: a part of it is a file, not a folder; choose another with --out",
+    errno.ENOSPC: "no space left on the device while writing {path}; free some",
+    errno.EDQUOT: "the disk quota is used up while writing {path}; free some",
+    errno.EFBIG: "{path} would grow beyond the file size limit (ulimit -f); raise it",
+    errno.EROFS: "{path} lies on a read-only file system; choose another folder",
+    errno.EACCES: "not permitted to write {path}; choose another folder",
+    errno.EPERM: "not permitted to write {path}; choose another folder",
+    errno.ENOTDIR: "cannot write {path}: a part of it is a file, not a folder; choose another",
+    errno.EEXIST: "cannot write {path}: a part of it is a file, not a folder; choose another",
     errno.EISDIR: "cannot write {path}: a folder is in its place; move it away",
 }
 
 
-def cannot_write(path: Path, error: OSError) -> RunFolderError:
+def cannot_write(path: Path, error: OSError) -> CannotWriteError:
     """Put into words why ``path`` could not be written, and what would do."""
     words = _WORDS.get(error.errno or 0, f"cannot write {{path}}: {error.strerror or error}")
-    return RunFolderError(words.format(path=path))
+    return CannotWriteError(words.format(path=path))
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
@@ -89,6 +90,20 @@ def to_json_text(value: Any) -> str:
     }
     """
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_text(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        RunFolderError: it is not there, cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise RunFolderError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise RunFolderError(f"{path} is not UTF-8 text: it was changed from outside") from error
 
 
 def read_json(path: Path) -> Any:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, final
+from typing import Any, BinaryIO, TypeVar, final
 
 from tpsprune.errors import RunFolderError
 from tpsprune.runs.files import cannot_write, sync_folder, write_bytes_atomically
 
 __all__ = ["Journal"]
+
+T = TypeVar("T")
 
 
 @final
@@ -74,6 +76,23 @@ class Journal:
             records.append(record)
         last = _from_line(tail)
         return (records, bool(tail)) if last is None else ([*records, last], False)
+
+    def parsed(self, parse: Callable[[dict[str, Any]], T]) -> list[T]:
+        """Return the records as ``parse`` makes values of them; a cut-off last line is left out.
+
+        Raises:
+            RunFolderError: a line is damaged or is no such record; names its number.
+        """
+        values = []
+        for number, record in enumerate(self.read()[0], 1):
+            try:
+                values.append(parse(record))
+            except (KeyError, TypeError, ValueError) as error:
+                raise RunFolderError(
+                    f"{self.path} line {number} is no record of this journal ({error!r}): "
+                    "the file was changed from outside; start the run anew with --again"
+                ) from error
+        return values
 
     def truncate_to(self, keep: Callable[[dict[str, Any]], bool]) -> int:
         """Rewrite the journal with the records that ``keep`` holds for; return how many were dropped.
