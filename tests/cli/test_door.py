@@ -74,7 +74,7 @@ def test_the_options_are_these_and_no_others() -> None:
         "train": ["--again", "--device", "--json", "--out", "--quiet", "--resume", "--set"],
         "check": ["--device", "--json", "--print", "--set"],
         "recipes": ["--json"],
-        "show": ["--json"],
+        "show": ["--json", "--picture"],
         "export": ["--to"],
         "study": ["--cap", "--json", "--out", "--seeds"],
     }
@@ -131,6 +131,9 @@ def wrong_classes(classes=7):
 def raises():
     raise RuntimeError("out of order")
 
+def ends_the_program():
+    raise SystemExit(7)
+
 def not_a_model():
     return "a model"
 
@@ -145,7 +148,8 @@ def no_batch():
     ("name", "message"),
     [
         ("wrong_classes", "7"),
-        ("raises", "raised RuntimeError: out of order"),
+        ("raises", "small.toml: task.model.factory: 'my_nets:raises' raised RuntimeError: out of order"),
+        ("ends_the_program", "raised SystemExit: 7"),
         ("not_a_model", "str"),
         ("not_callable", "'my_nets:not_callable' is a int, not something to call"),
         ("absent", "'my_nets' has no 'absent'"),
@@ -277,3 +281,41 @@ def test_an_interrupt_ends_with_the_word_to_go_on(invoke: Invoke, monkeypatch: p
     result = invoke("train", "small.toml", "--quiet")
     assert result.exit_code == 130
     assert "--resume" in result.output
+
+
+def test_an_output_that_is_closed_ends_the_run_with_the_word_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+    command = f"{sys.executable} -m tpsprune train small.toml --device cpu | head -n 1"
+    child = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 2, child.stderr
+    assert (
+        "the output cannot be written (Broken pipe); a run that has begun goes on with --resume"
+        in child.stderr
+    )
+    assert "Traceback" not in child.stderr
+
+
+def test_a_picture_that_cannot_be_written_takes_nothing_from_the_result(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tpsprune.errors import CannotWriteError
+    from tpsprune.report import picture
+
+    def full(run: Path) -> None:
+        raise CannotWriteError("no space left on the device while writing signals.svg; free some")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(picture, "draw", full)
+        result = invoke("train", "small.toml", "--device", "cpu")
+    assert result.exit_code == 0
+    assert "Note: no picture: no space left" in result.output
+    assert "Picture:" not in result.output
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert invoke("show", str(folder), "--picture").exit_code == 0
+    assert "Picture:" in invoke("show", str(folder)).output

@@ -145,14 +145,14 @@ def test_a_model_that_cannot_run_is_named_with_the_first_line_of_its_error() -> 
 
 
 def test_an_answer_without_scores_is_refused() -> None:
-    class Mute(nn.Module):
+    class Mute(nn.Linear):
         def forward(self, inputs: torch.Tensor) -> str:
             return "seven"
 
     with pytest.raises(
         ModelError, match=r"Mute does not run .*: TypeError: the model returned str, where a t"
     ):
-        check_fits(Mute(), torch.randn(2, 4), torch.tensor([0, 1]), 3)
+        check_fits(Mute(4, 3), torch.randn(2, 4), torch.tensor([0, 1]), 3)
 
 
 def test_an_answer_of_another_shape_is_refused_with_both_shapes() -> None:
@@ -194,3 +194,46 @@ def test_a_transformers_units_and_its_width_can_be_cut_by_a_dependency_graph(lay
     u, v, o = model.unit_triplets(tokens)
     assert u.shape == v.shape == (7, model.mlp_in.out_features)
     assert o.shape == (model.mlp_in.out_features, 7)
+
+
+def test_a_model_of_which_nothing_trains_is_refused() -> None:
+    frozen = nn.Linear(4, 3).requires_grad_(requires_grad=False)
+    with pytest.raises(
+        ModelError, match=r"nothing of Linear trains: none of its 2 parameters has requires_grad"
+    ):
+        check_fits(frozen, torch.randn(2, 4), torch.tensor([0, 1]), 3)
+
+
+def test_a_lazy_model_is_refused_with_what_would_do() -> None:
+    with pytest.raises(
+        ModelError, match=r"'weight' of LazyLinear is lazy and has no shape yet; give its layer"
+    ):
+        check_fits(nn.LazyLinear(3), torch.randn(2, 4), torch.tensor([0, 1]), 3)
+
+
+def test_a_model_that_runs_only_in_evaluation_mode_is_refused() -> None:
+    class Shy(nn.Linear):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                raise RuntimeError("not while you watch")
+            return super().forward(inputs)
+
+    with pytest.raises(ModelError, match=r"Shy does not run in training mode on .*: RuntimeError: not while"):
+        check_fits(Shy(4, 3), torch.randn(2, 4), torch.tensor([0, 1]), 3)
+
+
+def test_answers_that_are_not_finite_are_told_as_such() -> None:
+    model = nn.Linear(4, 3)
+    nn.init.constant_(model.weight, float("nan"))
+    with pytest.raises(ModelError, match=r"Linear answers with values that are not finite, untrained"):
+        check_fits(model, torch.randn(2, 4), torch.tensor([0, 1]), 3)
+
+
+def test_trying_a_model_in_training_mode_leaves_no_trace() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5)).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    dice = torch.get_rng_state()
+    check_fits(model, torch.randn(2, 4, generator=torch.Generator()), torch.tensor([0, 1]), 3)
+    assert torch.equal(torch.get_rng_state(), dice)
+    assert not any(module.training for module in model.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

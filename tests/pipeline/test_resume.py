@@ -15,6 +15,7 @@ import pytest
 
 from tests.pipeline.conftest import SMALL
 from tpsprune import pipeline
+from tpsprune import recipe as recipe_reader
 from tpsprune.errors import RunFolderError
 from tpsprune.recipe import Recipe
 from tpsprune.records import Event, Finished, Progress
@@ -108,3 +109,36 @@ def test_two_processes_never_share_a_run_folder(small: Small, tmp_path: Path) ->
 def test_there_is_nothing_to_resume_where_nothing_was_begun(small: Small, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"no run of this recipe in .*start it without --resume"):
         next(pipeline.train(small(), tmp_path, device="cpu", resume=True))
+
+
+def left_half_done(recipe: Recipe, out: Path) -> RunFolder:
+    run = pipeline.train(recipe, out, device="cpu")
+    for _ in islice(lasting(run), 4):
+        pass
+    run.close()  # type: ignore[attr-defined]
+    return folder_of(out)
+
+
+def test_a_recipe_that_a_kill_kept_from_being_written_is_written_on_resume(
+    small: Small, tmp_path: Path
+) -> None:
+    left_half_done(small(), tmp_path).recipe.unlink()
+    assert recipe_reader.parse(finish(small(), tmp_path, resume=True).recipe.read_text(), "x") == small()
+
+
+@pytest.mark.parametrize("name", ["energy.jsonl", "readings.jsonl"])
+def test_a_journal_changed_from_outside_is_told_with_its_line(
+    small: Small, tmp_path: Path, name: str
+) -> None:
+    path = left_half_done(small(), tmp_path).path / name
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0], "{}\n", *lines[2:]]))
+    with pytest.raises(RunFolderError, match=rf"{name} line 2 is no record of this journal .*--again"):
+        finish(small(), tmp_path, resume=True)
+
+
+def test_a_damaged_checkpoint_is_told_with_what_would_do(small: Small, tmp_path: Path) -> None:
+    checkpoint = left_half_done(small(), tmp_path).state / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(RunFolderError, match=r"the run cannot go on from it: start anew with --again"):
+        finish(small(), tmp_path, resume=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ import torch
 
 import tpsprune
 from tpsprune import pipeline, pruning
-from tpsprune.errors import DivergedError, RunFolderError
+from tpsprune.errors import ArtifactError, DivergedError, RunFolderError
 from tpsprune.pipeline.bench import set_up
 from tpsprune.recipe import Recipe
 from tpsprune.records import Event, Finished, Outcome
+from tpsprune.report import picture
 from tpsprune.runs import RunFolder, read_result
 from tpsprune.runs.tensors import load_tensors
 
@@ -77,7 +79,7 @@ def test_a_run_folder_holds_everything_the_design_names(small: Small, tmp_path: 
 
 def test_the_picture_of_a_run_is_drawn_from_its_folder_alone(small: Small, tmp_path: Path) -> None:
     outcome = outcome_of(run(small(), tmp_path))
-    vector, raster = pipeline.picture(Path(outcome.folder))
+    vector, raster = picture.draw(Path(outcome.folder))
     assert vector.read_text().count("ticket drawn at epoch 2.5 (red)") == 1
     assert raster.read_bytes().startswith(b"\x89PNG")
 
@@ -145,6 +147,24 @@ def test_a_budget_ends_the_run_whatever_the_rules_say(small: Small, tmp_path: Pa
     assert outcome.drawn.reason == "the budget of 60 J is used up (90.0 J spent)"
     assert outcome.drawn.epoch < 2.0
     assert outcome.stopped.epoch == outcome.drawn.epoch
+
+
+def test_a_budget_ends_the_run_between_two_readings_too(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Windows as short as can be: one a step, each a second on the fake meter's clock.
+    monkeypatch.setattr(import_module("tpsprune.pipeline.train"), "BUDGET_WINDOW_SECONDS", 0.0)
+    recipe = small("watch.every_steps=1000", "stop.budget_seconds=12.0", "stop.draw={rule='none'}")
+    outcome = outcome_of(run(recipe, tmp_path))
+    assert outcome.drawn.rule == "budget"
+    assert 8 <= outcome.drawn.step <= 12
+
+
+def test_a_budget_that_ends_before_the_rewind_point_is_told(small: Small, tmp_path: Path) -> None:
+    recipe = small("retrain.rewind=epoch:3", "stop.budget_joules=60.0")
+    outcome = outcome_of(run(recipe, tmp_path))
+    assert outcome.drawn.rule == "budget"
+    assert outcome.drawn.epoch < 3
 
 
 def test_a_rewind_to_init_is_the_plan_on_the_initial_weights(small: Small, tmp_path: Path) -> None:
@@ -246,6 +266,32 @@ def test_an_exported_ticket_loads_without_its_run_and_answers_equally(small: Sma
     assert torch.equal(torch.get_rng_state(), state), "loading draws from nobody's dice"
     with set_up(small(), "cpu") as bench:
         assert bench.score(ticket, bench.dataset.test).accuracy == outcome.ticket.accuracy
+
+
+def test_a_run_folder_without_its_recipe_is_not_exported(small: Small, tmp_path: Path) -> None:
+    outcome = outcome_of(run(small(), tmp_path / "runs"))
+    folder = RunFolder(Path(outcome.folder))
+    for content, words in (
+        (None, r"cannot read .*recipe.toml: No such file"),
+        (b"\xff", r"is not UTF-8 text"),
+    ):
+        folder.recipe.unlink()
+        if content is not None:
+            folder.recipe.write_bytes(content)
+        with pytest.raises(RunFolderError, match=words):
+            pipeline.export(folder.path, tmp_path / "ticket")
+        folder.recipe.write_bytes(content or b"")
+
+
+def test_a_ticket_that_does_not_fit_its_plan_is_not_exported(small: Small, tmp_path: Path) -> None:
+    outcome = outcome_of(run(small(), tmp_path / "runs"))
+    folder = RunFolder(Path(outcome.folder))
+    folder.ticket.write_bytes(folder.dense.read_bytes())
+    with pytest.raises(
+        ArtifactError, match=r"recipe, plan and tensors do not make one model: .*size mismatch"
+    ):
+        pipeline.export(folder.path, tmp_path / "ticket")
+    assert not (tmp_path / "ticket").exists()
 
 
 def test_an_unfinished_run_is_not_exported(small: Small, tmp_path: Path) -> None:

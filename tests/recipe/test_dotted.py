@@ -42,6 +42,17 @@ def test_what_the_users_code_raises_is_told_in_one_line() -> None:
         call("math:sqrt", {"x": 1}, PLACE)
 
 
+def test_code_that_would_end_the_program_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ends_the_program.py").write_text("def make(): raise SystemExit(7)\n")
+    (tmp_path / "ends_it_on_import.py").write_text("raise SystemExit(9)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(RecipeError, match=r"'ends_the_program:make' raised SystemExit: 7"):
+        call("ends_the_program:make", {}, PLACE)
+    with pytest.raises(RecipeError, match=r"'ends_it_on_import' does not import: SystemExit: 9"):
+        resolve("ends_it_on_import:x", PLACE)
+
+
 def test_a_module_that_breaks_on_import_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "breaks_on_import.py").write_text("raise RuntimeError('no licence')\n")
     monkeypatch.chdir(tmp_path)

@@ -12,7 +12,7 @@ from tpsprune import recipe
 from tpsprune.errors import RecipeError
 from tpsprune.recipe import shipped
 from tpsprune.recipe.retrain import rewind_epoch
-from tpsprune.recipe.task import CustomData, IdxData, MlpModel, ModularData
+from tpsprune.recipe.task import CnnModel, CustomData, IdxData, MlpModel, ModularData, ResNetModel
 
 LEAST = """
 name = "least"
@@ -109,11 +109,6 @@ def test_every_shipped_recipe_reads_and_says_what_it_shows() -> None:
         ),
         ("retrain.rewind=epoch:4", "retrain.rewind: goes to epoch 4, but train.epochs is 4"),
         (
-            "energy.country=fra",
-            "energy.country: must be an upper-case ISO 3166 code of three letters, "
-            "such as 'FRA' (found 'fra')",
-        ),
-        (
             "stop.draw.patience=3",
             "stop.draw: needs 'rule', one of 'none', 'epoch', 'plateau', 'patience', 'threshold'",
         ),
@@ -155,6 +150,21 @@ def test_a_fault_is_told_with_its_place_what_was_found_and_what_would_do(overrid
             ("prune.round_to=8", "prune.min_width=4"),
             "prune.min_width: must be a multiple of round_to = 8",
         ),
+        (
+            ("retrain.rewind=epoch:3", "stop.draw_by_share=0.5"),
+            "retrain.rewind: goes to epoch 3, but stop.draw_by_share has the ticket drawn by epoch 2",
+        ),
+        (
+            ("stop.budget_joules=5.0", "energy.meter=none"),
+            "stop.budget_joules: needs a meter, but energy.meter is 'none'",
+        ),
+        (
+            ("watch.signals=['norm', 'd_eff', 'norm']",),
+            "watch.signals: names 'norm' more than once",
+        ),
+        (("stop.draw={rule='epoch'}",), "stop.draw.epoch: required, but not given"),
+        (("task.model.widths=[]",), "task.model.widths: must not be empty"),
+        (("task.model.widths=[0]",), "task.model.widths.0: must be greater than or equal to 1 (found 0)"),
     ],
 )
 def test_rules_between_fields_are_checked_too(overrides: tuple[str, ...], words: str) -> None:
@@ -187,6 +197,20 @@ def test_a_missing_file_names_the_shipped_recipes_or_the_nearest(tmp_path: Path)
         recipe.read("digit")
     with pytest.raises(RecipeError, match=r"zzz.toml: no such file, .* \(shipped recipes: .*digits"):
         recipe.read(str(tmp_path / "zzz.toml"))
+
+
+def test_no_name_and_a_name_too_long_for_any_file_are_told_in_words() -> None:
+    with pytest.raises(RecipeError, match=r"give a file, or the name of a shipped recipe"):
+        recipe.read("")
+    with pytest.raises(RecipeError, match=r"xxx…: cannot be read: File name too long"):
+        recipe.read("x" * 300)
+
+
+def test_another_kind_leaves_behind_what_belonged_to_the_one_before() -> None:
+    text = LEAST.replace('kind = "cnn"', 'kind = "cnn"\nwidths = [8]')
+    assert recipe.parse(text, "r.toml", ["task.model.kind=resnet"]).task.model == ResNetModel()
+    same = recipe.parse(text, "r.toml", ["task.model.kind=cnn"]).task.model
+    assert same == CnnModel(widths=(8,))
 
 
 def test_a_folder_is_not_a_recipe(tmp_path: Path) -> None:

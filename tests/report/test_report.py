@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from pathlib import Path
+import re
 
 import pytest
 from rich.console import Console
@@ -180,7 +180,7 @@ def test_plain_lines_hold_each_reading_once_and_no_colour() -> None:
         PlainShow(console).show(event)
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
-    assert text.count("epoch 1.0  loss 0.510  acc 0.900  d_eff 0.3  28.0 W, 12.0 J") == 1
+    assert text.count("epoch 1.0  loss 0.510  acc 0.900  d_eff 0.3  28 W 12.0 J") == 1
     assert "epoch 0.5" not in text
     assert "Note: [not markup]" in text
     assert "\x1b" not in text
@@ -229,10 +229,40 @@ def test_a_picture_has_a_panel_for_each_signal_that_was_read(readings: list[Read
     assert len(figure.axes) == 5
 
 
-def test_equal_runs_give_equal_pictures(readings: list[Reading], tmp_path: Path) -> None:
-    for name in ("a.svg", "b.svg"):
-        figure = figures.run_figure(
-            "digits", readings, decision("draw", 9), decision("stop", 30), outcome().groups
+def test_equal_runs_give_equal_pictures(readings: list[Reading]) -> None:
+    first, second = (
+        figures.rendered(
+            figures.run_figure("x", readings, decision("draw", 9), decision("stop", 30), outcome().groups),
+            "svg",
         )
-        figures.save(figure, tmp_path / name)
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+        for _ in range(2)
+    )
+    assert first == second
+    assert b"ticket drawn at epoch 9 (red)" in first
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_the_bar_fits_the_terminal_and_keeps_time_left_and_energy(width: int) -> None:
+    console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
+    event = Progress(
+        phase="retrain",
+        step=16,
+        total_steps=32,
+        epoch=30.0,
+        loss=0.001,
+        validation_accuracy=0.996,
+        signals=(("d_eff", 0.489), ("H1 z", 0.182), ("edge", 2.68)),
+        joules=283.0,
+        watts=28.0,
+        read=True,
+    )
+    with BarShow(console) as show:
+        show.show(PhaseStarted(phase="retrain", title="retrain", total_steps=32))
+        show.show(event)
+    assert isinstance(console.file, io.StringIO)
+    parts = re.split(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]+", console.file.getvalue())
+    drawn = [part for part in parts if "loss" in part]
+    assert drawn
+    assert all(len(part) <= width for part in drawn)
+    if width >= 80:
+        assert all("283 J" in part and "…" not in part for part in drawn)

@@ -59,7 +59,7 @@ def test_a_number_that_is_not_finite_is_refused_and_the_old_file_stays(tmp_path:
 def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(small_disk: Path) -> None:
     path = small_disk / "result.json"
     write_text_atomically(path, "old")
-    with pytest.raises(RunFolderError, match=r"no space left on the device while writing .*--resume"):
+    with pytest.raises(RunFolderError, match=r"no space left on the device while writing .*; free some"):
         write_bytes_atomically(path, b"x" * 200_000)
     assert path.read_text() == "old"
     assert [entry.name for entry in small_disk.iterdir()] == ["result.json"]
@@ -72,7 +72,7 @@ def test_a_size_limit_leaves_the_old_file_and_says_so(tmp_path: Path) -> None:
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
     try:
-        with pytest.raises(RunFolderError, match=r"beyond the file size limit .*--resume"):
+        with pytest.raises(RunFolderError, match=r"beyond the file size limit .*; raise it"):
             write_bytes_atomically(path, b"x" * 2_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -83,7 +83,7 @@ def test_a_size_limit_leaves_the_old_file_and_says_so(tmp_path: Path) -> None:
 
 def test_a_path_below_a_file_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match=r"a part of it is a file.*--out"):
+    with pytest.raises(RunFolderError, match=r"a part of it is a file.*choose another place"):
         write_text_atomically(tmp_path / "file" / "result.json", "new")
 
 

@@ -105,7 +105,7 @@ def test_a_place_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match=r"cannot write .*file"):
         RunFolder.create(tmp_path / "file", "a", "0")
-    with pytest.raises(RunFolderError, match=r"a part of it is a file.*--out"):
+    with pytest.raises(RunFolderError, match=r"a part of it is a file.*choose another place"):
         RunFolder.create(tmp_path / "file" / "runs", "a", "0")
 
 

@@ -82,5 +82,5 @@ def test_a_file_in_the_folders_place_is_told_in_words(tmp_path: Path) -> None:
     (tmp_path / "reports").write_text("")
     result = CliRunner().invoke(main, ["study", "speed-up", "--out", str(tmp_path / "reports" / "studies")])
     assert result.exit_code == 2
-    assert "--out" in result.output
+    assert "choose another place" in result.output
     assert "Traceback" not in result.output

@@ -45,9 +45,8 @@ def check(
     if as_json:
         click.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=2))
         return
-    from rich.console import Console
-
     from tpsprune.report import tables
+    from tpsprune.report.console import OurConsole
 
-    console = Console()
+    console = OurConsole()
     console.print(tables.checked(found), highlight=False)

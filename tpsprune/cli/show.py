@@ -26,13 +26,12 @@ def show(folder: Path, *, as_json: bool, picture: bool) -> None:
     if as_json:
         click.echo(to_json_text(result), nl=False)
         return
-    from rich.console import Console
-
     from tpsprune.records import Outcome
     from tpsprune.report import tables
+    from tpsprune.report.console import OurConsole
     from tpsprune.report.live import print_next
 
     outcome = Outcome.from_json(result, folder=str(folder))
-    console = Console()
+    console = OurConsole()
     console.print(tables.whole_run(outcome), highlight=False)
     print_next(console, outcome)

@@ -86,15 +86,14 @@ def _draw_picture(folder: str, show: AbstractShow) -> None:
 
 
 def _show(*, quiet: bool, as_json: bool) -> AbstractShow:
-    from rich.console import Console
-
+    from tpsprune.report.console import OurConsole
     from tpsprune.report.live import BarShow, JsonShow, PlainShow, QuietShow
 
     if quiet:
         return QuietShow()
     if as_json:
         return JsonShow(sys.stdout)
-    console = Console()
+    console = OurConsole()
     if console.is_terminal:
         return BarShow(console)
-    return PlainShow(Console(width=None if "COLUMNS" in os.environ else 80))
+    return PlainShow(OurConsole(width=None if "COLUMNS" in os.environ else 80))

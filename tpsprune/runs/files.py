@@ -29,8 +29,8 @@ _WORDS: Final[dict[int, str]] = {
     errno.EROFS: "{path} lies on a read-only file system; choose another folder",
     errno.EACCES: "not permitted to write {path}; choose another folder",
     errno.EPERM: "not permitted to write {path}; choose another folder",
-    errno.ENOTDIR: "cannot write {path}: a part of it is a file, not a folder; choose another",
-    errno.EEXIST: "cannot write {path}: a part of it is a file, not a folder; choose another",
+    errno.ENOTDIR: "cannot write {path}: a part of it is a file, not a folder; choose another place",
+    errno.EEXIST: "cannot write {path}: a part of it is a file, not a folder; choose another place",
     errno.EISDIR: "cannot write {path}: a folder is in its place; move it away",
 }
 
