@@ -32,10 +32,10 @@ def round_of(index: int, value: float | None, accuracy: float = 1.0) -> list[Rea
 
 
 def verdicts(rule: Rule, values: list[float | None], accuracies: list[float] | None = None) -> list[Verdict]:
-    memory = stopping.start(rule)
+    memory = stopping.start(rule, chance_accuracy=0.5)
     out = []
     for index, value in enumerate(values):
-        accuracy = accuracies[index] if accuracies else min(index / 2, 1.0)
+        accuracy = accuracies[index] if accuracies else 1.0
         memory, verdict = stopping.step(rule, memory, round_of(index, value, accuracy))
         out.append(verdict)
     return out
@@ -73,16 +73,19 @@ def test_a_plateau_rule_acts_after_exactly_its_patience(patience: int, moving: i
 def test_a_memorising_plateau_does_not_fire_and_the_reason_says_why() -> None:
     rule = PlateauRule(patience=3)
     calm: list[float | None] = [5.0] * 20
-    assert first_act(rule, calm, [0.1] * 20) is None
-    assert "a memorising plateau is calm too" in verdicts(rule, calm, [0.1] * 20)[-1].reason
-    assert first_act(rule, calm, [0.1] * 10 + [0.9] * 10) == 10
+    assert first_act(rule, calm, [0.6] * 20) is None
+    assert (
+        "validation accuracy has covered only 0.20 of the way from chance to 1 (0.5 needed): "
+        "a memorising plateau is calm too"
+    ) in verdicts(rule, calm, [0.6] * 20)[-1].reason
+    assert first_act(rule, calm, [0.6] * 10 + [0.9] * 10) == 10
 
 
 def test_a_verdict_carries_its_numbers() -> None:
     reason = verdicts(PlateauRule(patience=3), [8.0, 4.0, 4.1, 4.0], [0.1, 0.9, 0.9, 0.9])[3].reason
     assert reason == (
         "d_eff 4 → 4 over 3 readings: calm (spread 0.025 ≤ 0.05), "
-        "and validation accuracy has covered 0.89 of its way to 1"
+        "and validation accuracy has covered 0.80 of the way from chance to 1"
     )
 
 

@@ -55,6 +55,11 @@ class Bench:
         watch = self.recipe.watch
         return watch.every_steps or (watch.every_epochs or 1) * self.steps_per_epoch
 
+    @property
+    def chance_accuracy(self) -> float:
+        """What guessing scores when classes are equally common."""
+        return 1.0 / self.dataset.facts.classes
+
     def new_model(self) -> nn.Module:
         """Build the model as it is before the first step: equal at equal seeds."""
         torch.manual_seed(self.recipe.seed)

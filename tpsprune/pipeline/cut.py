@@ -62,7 +62,7 @@ def cut_model(bench: Bench, folder: RunFolder, state: State) -> Generator[Event,
         model=ticket,
         optimizer=optimizer,
         regulariser=bench.regulariser(ticket),
-        rule=stopping.start(recipe.stop.end),
+        rule=stopping.start(recipe.stop.end, chance_accuracy=bench.chance_accuracy),
         cut={**asdict(pruned), "notes": list(extraction.notes)},
     )
     save_checkpoint(folder, state, bench.panel)

@@ -141,7 +141,7 @@ def _begun(bench: Bench, folder: RunFolder) -> State:
         optimizer=training.make_optimizer(model, bench.recipe.train),
         regulariser=bench.regulariser(model),
         signals=bench.panel.start(),
-        rule=stopping.start(bench.recipe.stop.draw),
+        rule=stopping.start(bench.recipe.stop.draw, chance_accuracy=bench.chance_accuracy),
         clock=Clock(),
         lines=(0, 0),
         cut={},

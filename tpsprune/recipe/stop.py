@@ -34,8 +34,8 @@ class EpochRule:
 class PlateauRule:
     """Acts once ``signal`` has kept within ``tolerance`` of itself over ``patience`` readings.
 
-    Holds still while validation accuracy has not yet covered ``learned_share`` of the way from its
-    first reading to 1: a memorising plateau is calm too.
+    Holds still while validation accuracy has not yet covered ``learned_share`` of the way from chance
+    to 1: a memorising plateau is calm too.
     """
 
     rule: Literal["plateau"] = "plateau"

@@ -14,11 +14,11 @@ Memory: TypeAlias = Mapping[str, Any]
 """What a rule remembers between rounds, JSON values only."""
 
 
-def start(rule: Rule) -> Memory:
-    """Return the memory of a rule that has seen nothing."""
+def start(rule: Rule, *, chance_accuracy: float = 0.0) -> Memory:
+    """Return the memory of a rule that has seen nothing; ``chance_accuracy`` is what guessing scores."""
     match rule:
         case PlateauRule():
-            return {"window": [], "first_accuracy": None}
+            return {"window": [], "chance": chance_accuracy}
         case PatienceRule():
             return {"best": None, "stale": 0}
         case ThresholdRule():
@@ -80,30 +80,28 @@ def _epoch(rule: EpochRule, readings: Sequence[Reading]) -> Verdict:
 
 
 def _plateau(rule: PlateauRule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
-    accuracy = _value_of("validation_accuracy", readings)
-    first = memory["first_accuracy"] if memory["first_accuracy"] is not None else accuracy
     value = _value_of(rule.signal, readings)
     if value is None:
-        return {**memory, "first_accuracy": first}, _missing(rule.signal, readings)
+        return memory, _missing(rule.signal, readings)
     window = [*memory["window"], value][-rule.patience :]
-    memory = {"window": window, "first_accuracy": first}
+    memory = {**memory, "window": window}
     spread = _relative_spread(window)
     span = f"{rule.signal} {window[0]:.4g} → {window[-1]:.4g} over {len(window)} readings"
     if len(window) < rule.patience:
         return memory, Verdict(False, f"{span}, {rule.patience} are needed")
     if spread > rule.tolerance:
         return memory, Verdict(False, f"{span}: still moving (spread {spread:.3f} > {rule.tolerance:g})")
-    learned = _learned_share(first, accuracy)
+    learned = _learned_share(memory["chance"], _value_of("validation_accuracy", readings))
     if learned < rule.learned_share:
         return memory, Verdict(
             False,
-            f"{span}: calm, but validation accuracy has covered only {learned:.2f} of its way to 1 "
-            f"({rule.learned_share:g} needed): a memorising plateau is calm too",
+            f"{span}: calm, but validation accuracy has covered only {learned:.2f} of the way from chance "
+            f"to 1 ({rule.learned_share:g} needed): a memorising plateau is calm too",
         )
     return memory, Verdict(
         True,
         f"{span}: calm (spread {spread:.3f} ≤ {rule.tolerance:g}), and validation accuracy has covered "
-        f"{learned:.2f} of its way to 1",
+        f"{learned:.2f} of the way from chance to 1",
     )
 
 
@@ -116,11 +114,9 @@ def _relative_spread(window: Sequence[float]) -> float:
     return spread / mean if mean > 0.0 else float("inf")
 
 
-def _learned_share(first: float | None, accuracy: float | None) -> float:
-    """Return how much of the way from the first accuracy to 1 is covered; unknown counts as none."""
-    if first is None or accuracy is None:
-        return 0.0
-    return (accuracy - first) / (1.0 - first) if first < 1.0 else 1.0
+def _learned_share(chance: float, accuracy: float | None) -> float:
+    """Return how much of the way from guessing to 1 is covered; what is not known counts as none."""
+    return 0.0 if accuracy is None else (accuracy - chance) / (1.0 - chance)
 
 
 def _patience(rule: PatienceRule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
