@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpsprune.energy import AbstractMeter, build, by_phase, class_of, projected_dense, total
+from tpsprune.energy import AbstractMeter, build, by_phase, class_of, total
 from tpsprune.errors import MeterError
 from tpsprune.recipe.energy import Energy
 from tpsprune.records import EnergyClass, Window
@@ -155,25 +155,6 @@ def test_nothing_sums_to_nothing_known() -> None:
 @pytest.mark.parametrize("kind", list(EnergyClass))
 def test_a_sum_of_one_class_has_that_class(kind: EnergyClass) -> None:
     assert class_of([kind, kind]) is kind
-
-
-def test_the_projection_scales_the_dense_epochs_to_the_budget() -> None:
-    windows = windows_of(fake(), ["train", "evaluate", "train", "evaluate", "prune", "retrain"])
-    projected = projected_dense(windows, epochs_done=2.0, epochs_budget=10.0)
-    assert projected.joules == pytest.approx(4 * 15.0 * 5)
-    assert projected.seconds == pytest.approx(20.0)
-    trained_only = projected_dense(windows, epochs_done=2.0, epochs_budget=10.0, phases=["train"])
-    assert trained_only.joules == pytest.approx(2 * 15.0 * 5)
-
-
-def test_a_projection_of_the_whole_budget_is_what_was_spent() -> None:
-    windows = windows_of(fake(), ["train", "evaluate", "watch"])
-    assert projected_dense(windows, epochs_done=3.0, epochs_budget=3.0) == total(windows)
-
-
-def test_a_projection_from_no_epoch_is_refused() -> None:
-    with pytest.raises(ValueError, match="some epochs done"):
-        projected_dense([], epochs_done=0.0, epochs_budget=3.0)
 
 
 def test_windows_and_methods_survive_json() -> None:

@@ -12,6 +12,8 @@ from tpsprune import recipe
 from tpsprune.errors import RecipeError
 from tpsprune.recipe import shipped
 from tpsprune.recipe.retrain import rewind_epoch
+from tpsprune.recipe.rules import signal_names
+from tpsprune.recipe.stop import EpochRule
 from tpsprune.recipe.task import CnnModel, CustomData, IdxData, MlpModel, ModularData, ResNetModel
 
 LEAST = """
@@ -135,8 +137,8 @@ def test_a_fault_is_told_with_its_place_what_was_found_and_what_would_do(overrid
         (
             ("stop.end.rule=patience", "stop.end.signal=tps_coherence"),
             "stop.end.signal: 'tps_coherence' is not read in this recipe (read here: train_loss, "
-            "validation_loss, validation_accuracy, d_eff, d_eff_share, participation_ratio, h1, h1_max, "
-            "h1_total, h1_sum_of_squares, spectral_edge, spectral_edge_k, gap_23, norm)",
+            "validation_loss, validation_accuracy, d_eff, h1, h1_max, h1_total, h1_sum_of_squares, "
+            "spectral_edge, spectral_edge_k, gap_23, norm)",
         ),
         (
             ("stop.draw.rule=plateau", "stop.draw.signal=h11"),
@@ -169,6 +171,22 @@ def test_a_fault_is_told_with_its_place_what_was_found_and_what_would_do(overrid
 )
 def test_rules_between_fields_are_checked_too(overrides: tuple[str, ...], words: str) -> None:
     assert faults(LEAST, *overrides) == [words]
+
+
+def test_every_signal_that_a_rule_may_look_at_is_read_of_the_whole_model() -> None:
+    """``d_eff_share`` is read by group only: a rule on it would have waited for its deadline in silence."""
+    read = recipe.parse(LEAST, "r.toml", ["tps.variant=weights"])
+    assert "d_eff_share" not in signal_names(read)
+    assert "tps_z1" in signal_names(read)
+    assert "tps_z1" not in signal_names(
+        recipe.parse(LEAST, "r.toml", ["tps.variant=weights", "tps.coupling=0.0"])
+    )
+
+
+def test_an_end_may_lie_in_the_epochs_of_a_retraining_of_its_own() -> None:
+    end = "stop.end={rule='epoch', epoch=9.0}"
+    assert recipe.parse(LEAST, "r.toml", [end, "retrain.epochs=6"]).stop.end == EpochRule(epoch=9.0)
+    assert faults(LEAST, end) == ["stop.end.epoch: is after train.epochs = 4 (found 9)"]
 
 
 def test_all_faults_come_at_once() -> None:

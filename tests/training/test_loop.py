@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -126,6 +127,28 @@ def test_a_parameter_that_is_new_to_the_optimiser_begins_afresh_beside_the_other
     load_state_by_name(optimizer, new, moments)
     run(new, optimizer, settings, first=5, last=6)
     assert "3.bias" in state_by_name(optimizer, new)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_moments_are_laid_out_as_their_channels_last_weights(name: str) -> None:
+    """Fused kernels walk memory: contiguous moments were taken for those of other elements."""
+    settings = Train(epochs=1, optimizer=name)  # type: ignore[arg-type]
+    model = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = make_optimizer(model, settings)
+    model(torch.randn(2, 4, 8, 8)).square().sum().backward()
+    optimizer.step()
+    saved = {
+        parameter: {key: value.contiguous() for key, value in moments.items()}
+        for parameter, moments in state_by_name(optimizer, model).items()
+    }
+    again = copy.deepcopy(model)
+    resumed = make_optimizer(again, settings)
+    load_state_by_name(resumed, again, saved)
+    for net_, optimizer_ in ((model, optimizer), (again, resumed)):
+        optimizer_.zero_grad()
+        net_(torch.ones(2, 4, 8, 8)).square().sum().backward()
+        optimizer_.step()
+    assert torch.equal(model.weight, again.weight)
 
 
 def test_every_epoch_visits_each_item_at_most_once_in_an_order_of_its_own() -> None:

@@ -29,7 +29,7 @@ def check(
 ) -> None:
     """Check RECIPE: its text, its data, its model, and what of the model can be pruned.
 
-    Nothing is trained and nothing is written.
+    Nothing is trained, and nothing is written but the cache of an image folder.
     """
     from tpsprune import recipe
 

@@ -30,7 +30,15 @@ from tpsprune.records import EnergyMethod
 __all__ = ["CodecarbonMeter"]
 
 _JOULES_PER_KWH: Final = 3.6e6
-_EXCLUDED: Final = ("disk", "network", "power supply losses", "cooling", "embodied")
+_EXCLUDED: Final = (
+    "disk",
+    "network",
+    "power supply losses",
+    "cooling",
+    "embodied",
+    "start-up",
+    "windows open at a kill",
+)
 _REMEDY: Final = "energy.meter = 'none' runs without a meter"
 
 

@@ -7,7 +7,7 @@ from math import fsum
 
 from tpsprune.records import Cost, EnergyClass, PhaseEnergy, Window
 
-__all__ = ["by_phase", "class_of", "projected_dense", "total"]
+__all__ = ["by_phase", "class_of", "total"]
 
 
 def class_of(classes: Iterable[EnergyClass]) -> EnergyClass:
@@ -43,37 +43,6 @@ def total(windows: Iterable[Window]) -> Cost:
         joules=_joules(every),
         seconds=fsum(window.seconds for window in every),
         cpu_seconds=fsum(window.cpu_seconds for window in every),
-    )
-
-
-def projected_dense(
-    windows: Iterable[Window],
-    *,
-    epochs_done: float,
-    epochs_budget: float,
-    phases: Sequence[str] = ("train", "evaluate", "watch"),
-) -> Cost:
-    """Project what the dense run would have cost had it gone on to the end of its budget.
-
-    cost = (Σ windows of ``phases`` before the draw) / ``epochs_done`` × ``epochs_budget``.
-
-    ``windows`` are those of the dense part of the run. It assumes that an epoch costs the same at the
-    end as at the beginning, that the dense run would not have stopped early, and that no attempt was
-    lost to a kill. With ``watch`` among the phases the projection is of this very run without its
-    draw; leave it out for a dense run that nobody watches, which is the cheaper opponent. A projection
-    is not a measurement, and no verdict rests on it.
-
-    Raises:
-        ValueError: ``epochs_done`` is not above zero.
-    """
-    if epochs_done <= 0:
-        raise ValueError(f"a projection needs some epochs done, not {epochs_done}")
-    spent = total(window for window in windows if window.phase in phases)
-    scale = epochs_budget / epochs_done
-    return Cost(
-        joules=None if spent.joules is None else spent.joules * scale,
-        seconds=spent.seconds * scale,
-        cpu_seconds=spent.cpu_seconds * scale,
     )
 
 

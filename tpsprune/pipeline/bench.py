@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 from types import TracebackType
 from typing import Self
 
@@ -78,7 +79,7 @@ class Bench:
 
     def consumers(self, model: nn.Module) -> Mapping[str, Mapping[str, int]]:
         """Return, by prunable group, the layers that read its units."""
-        survey = pruning.survey(model, self.probe[0], self.recipe.prune.leave_alone)
+        survey = pruning.survey(model, self.probe[0][:2], self.recipe.prune.leave_alone)
         return survey.consumer_widths()
 
     def score(self, model: nn.Module, split: data.Split) -> Score:
@@ -117,4 +118,5 @@ def _probe(recipe: Recipe, dataset: Dataset, execution: Execution) -> tuple[Tens
     generator = torch.Generator().manual_seed(recipe.seed)
     index = torch.randperm(len(dataset.train), generator=generator)[: recipe.watch.probe_items]
     inputs = execution.arrange(dataset.prepare(dataset.train.inputs[index.to(execution.device)]))
-    return torch.split(inputs, PROBE_BATCH_ITEMS)
+    # Equal parts: a last batch of one item would stop a batch norm over vectors.
+    return torch.tensor_split(inputs, ceil(len(inputs) / PROBE_BATCH_ITEMS))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import Self, final
 
 from tpsprune import energy
 from tpsprune.energy import AbstractMeter
+from tpsprune.errors import TpspruneError
 from tpsprune.records import Cost, EnergyMethod, PhaseEnergy, Window
 from tpsprune.runs import Journal
 
@@ -35,7 +37,10 @@ class Bill:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._meter.is_open:
+        if not self._meter.is_open:
+            return
+        # What ended the run is what the user must hear, not that the last window cannot be written too.
+        with suppress(TpspruneError) if error is not None else nullcontext():
             self.close()
 
     @property

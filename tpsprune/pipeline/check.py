@@ -13,7 +13,9 @@ __all__ = ["check"]
 
 
 def check(recipe: Recipe, device: str = "auto") -> Checked:
-    """Build the recipe's data and model and survey the model; nothing is trained or written.
+    """Build the recipe's data and model and survey the model; nothing is trained.
+
+    Nothing is written but the cache of an image folder.
 
     Raises:
         TpspruneError: whatever ``train`` would refuse before its first step.

@@ -37,12 +37,13 @@ def cut_model(bench: Bench, folder: RunFolder, state: State) -> Generator[Event,
         validation_accuracy_after=after.accuracy,
     )
     yield pruned
-    for note in extraction.notes:
-        yield Note(note)
+    notes = list(extraction.notes)
     rewind = rewind_epoch(recipe.retrain.rewind)
     if rewind is not None and not has_snapshot(folder):
-        yield Note(f"a budget ended the training before epoch {rewind}: there is nothing to rewind to")
+        notes.append(f"a budget ended the training before epoch {rewind}: there is nothing to rewind to")
         rewind = None
+    for note in notes:
+        yield Note(note)
     ticket = bench.execution.place(extraction.ticket)
     moments = {}
     if rewind is not None:
@@ -63,7 +64,7 @@ def cut_model(bench: Bench, folder: RunFolder, state: State) -> Generator[Event,
         optimizer=optimizer,
         regulariser=bench.regulariser(ticket),
         rule=stopping.start(recipe.stop.end, chance_accuracy=bench.chance_accuracy),
-        cut={**asdict(pruned), "notes": list(extraction.notes)},
+        cut={**asdict(pruned), "notes": notes, "dense_clock": asdict(state.clock)},
     )
     save_checkpoint(folder, state, bench.panel)
     return state

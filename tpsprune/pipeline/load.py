@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from tpsprune.records import TaskFacts
 from tpsprune.runs import RunFolder, read_json, read_result, read_text
 from tpsprune.runs.tensors import load_tensors
 
-__all__ = ["Exported", "export", "load"]
+__all__ = ["Exported", "export", "largest_difference", "load", "rebuilt_from"]
 
 COMPARED_ITEMS = 16
 MOST_WORDS = 300
@@ -61,22 +62,32 @@ def export(run: Path, target: Path) -> Exported:
         raise RunFolderError(f"{run} is not finished: go on with 'tpsprune train … --resume', then export it")
     result = read_result(source.result)
     facts = TaskFacts.from_json(result["task"])
-    recipe_text = read_text(source.recipe)
-    plan, (tensors, _) = read_json(source.plan), load_tensors(source.ticket)
-    ours = _rebuilt(recipe_text, str(source.recipe), facts, plan, tensors)
+    ours = rebuilt_from(source, facts)
     bundles.write_bundle(
         target,
-        tensors=tensors,
-        plan=plan,
-        recipe_text=recipe_text,
+        tensors=ours.state_dict(),
+        plan=read_json(source.plan),
+        recipe_text=read_text(source.recipe),
         facts=facts,
         versions=result["versions"],
     )
-    difference = _largest_difference(ours, load(target), _random_inputs(facts))
-    if difference > 0.0:
+    difference = largest_difference(ours, load(target), _random_inputs(facts))
+    if not difference <= 0.0:
+        shutil.rmtree(target)
         raise ArtifactError(f"{target}: the reloaded ticket differs from the run's by {difference:g}")
     files = tuple(sorted(path.name for path in target.iterdir()))
     return Exported(target, files, COMPARED_ITEMS, difference)
+
+
+def rebuilt_from(folder: RunFolder, facts: TaskFacts) -> nn.Module:
+    """Build the ticket of a run from its files: recipe, plan and tensors.
+
+    Raises:
+        RunFolderError: a file is missing or damaged.
+        ArtifactError: they do not make one model.
+    """
+    tensors, _ = load_tensors(folder.ticket)
+    return _rebuilt(read_text(folder.recipe), str(folder.recipe), facts, read_json(folder.plan), tensors)
 
 
 def _rebuilt(
@@ -102,7 +113,8 @@ def _random_inputs(facts: TaskFacts) -> Tensor:
     return torch.randn(shape, generator=generator)
 
 
-def _largest_difference(first: nn.Module, second: nn.Module, inputs: Tensor) -> float:
+def largest_difference(first: nn.Module, second: nn.Module, inputs: Tensor) -> float:
+    """Return the largest absolute difference of two models' answers, NaN where one of them is."""
     with torch.inference_mode():
         gap = logits_of(call_model(first, inputs)) - logits_of(call_model(second, inputs))
     return gap.abs().max().item()

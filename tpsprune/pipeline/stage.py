@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import isfinite
 
 import torch
 
 from tpsprune import stopping, training
+from tpsprune.errors import DivergedError
 from tpsprune.pipeline.bench import Bench
 from tpsprune.pipeline.bill import Bill
 from tpsprune.pipeline.state import State, save_checkpoint, save_snapshot
@@ -64,17 +67,17 @@ def run_stage(
         if tick.step == course.snapshot_step:
             save_snapshot(folder, state.model)
         window = bill.split_if_long()
-        state = state.having_spent(train=window)
+        state = state.having_paid(window)
         is_over = window is not None and budget_used_up(bench, bill) is not None
         if tick.step % bench.reading_steps and tick.step < course.last_step and not is_over:
             if time.monotonic() - shown_at > PROGRESS_SECONDS:
                 shown_at = time.monotonic()
                 yield _progress(bench, bill, state, course, ())
             continue
-        state = state.having_spent(train=bill.switch("evaluate"))
+        state = state.having_paid(bill.switch("evaluate"))
         readings = _task_readings(bench, state, (loss_sum / losses).item())
         loss_sum, losses = torch.zeros_like(loss_sum), 0
-        bill.switch("watch")
+        state = state.having_paid(bill.switch("watch"))
         state, watched = _watched(bench, state, consumers)
         readings = (*readings, *watched)
         state, decision = _ruled(bench, bill, state, course, readings)
@@ -87,8 +90,10 @@ def run_stage(
             break
         bill.switch(course.phase)
     assert decision is not None, "a stage has at least one step"
-    signals, late = bench.panel.finish(state.signals)
-    state = replace(state, signals=signals).having_written(folder, late, [])
+    with _watching(bench) as watched_seconds:
+        signals, late = bench.panel.finish(state.signals)
+    state = replace(state, signals=signals).having_spent(watch=watched_seconds())
+    state = state.having_written(folder, late, [])
     yield PhaseEnded(phase=course.phase)
     return state, decision
 
@@ -124,6 +129,11 @@ def _moved(state: State, tick: Tick) -> State:
 def _task_readings(bench: Bench, state: State, train_loss: float) -> tuple[Reading, ...]:
     score = bench.score(state.model, bench.dataset.validation)
     step, epoch = state.moment(bench.steps_per_epoch)
+    if not (isfinite(train_loss) and isfinite(score.loss)):
+        raise DivergedError(
+            f"the loss is not finite at step {step} (epoch {epoch:.2f}): {train_loss:g} in training, "
+            f"{score.loss:g} in validation; lower train.learning_rate or tps.coupling, or set train.clip_norm"
+        )
     return (
         Reading.of("train_loss", train_loss, step=step, epoch=epoch, unit="nats"),
         Reading.of("validation_loss", score.loss, step=step, epoch=epoch, unit="nats"),
@@ -135,15 +145,24 @@ def _watched(
     bench: Bench, state: State, consumers: Mapping[str, Mapping[str, int]]
 ) -> tuple[State, tuple[Reading, ...]]:
     """Read the signals and the order parameters; what that costs goes on the watching clock."""
-    started = time.process_time()
-    worker_before = bench.panel.worker_cpu_seconds
     step, epoch = state.moment(bench.steps_per_epoch)
     view = View(model=state.model, probe=bench.probe, step=step, epoch=epoch, consumers=consumers)
-    signals, readings = bench.panel.read(state.signals, view)
-    if state.regulariser is not None:
-        readings = (*readings, *state.regulariser.order_parameters(step=step, epoch=epoch))
-    spent = time.process_time() - started + bench.panel.worker_cpu_seconds - worker_before
-    return replace(state, signals=signals).having_spent(watch=spent), readings
+    with _watching(bench) as watched_seconds:
+        signals, readings = bench.panel.read(state.signals, view)
+        if state.regulariser is not None:
+            readings = (*readings, *state.regulariser.order_parameters(step=step, epoch=epoch))
+    return replace(state, signals=signals).having_spent(watch=watched_seconds()), readings
+
+
+@contextmanager
+def _watching(bench: Bench) -> Iterator[Callable[[], float]]:
+    """Yield what tells, after the block, the processor seconds it took here and in the H1 process."""
+
+    def now() -> float:
+        return time.process_time() + bench.panel.worker_cpu_seconds
+
+    started = now()
+    yield lambda: now() - started
 
 
 def _ruled(

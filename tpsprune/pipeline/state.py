@@ -40,11 +40,29 @@ Stage: TypeAlias = Literal["dense", "cut", "retrain", "weigh"]
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Processor seconds of this timeline, to tell what watching and TPS cost beside the training itself."""
+    """What this timeline has cost, without work that was lost: processor seconds by purpose, and a bill.
+
+    ``joules`` (``None`` where nothing is metered), ``seconds`` and ``cpu_seconds`` are those of training
+    and evaluation, which any run pays; a projection rests on them.
+    """
 
     train: float = 0.0
     watch: float = 0.0
     tps: float = 0.0
+    joules: float | None = 0.0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    def having_paid(self, window: Window) -> Clock:
+        """Return the clock with a window of training or evaluation on its bill."""
+        known = self.joules is not None and window.total_joules is not None
+        return replace(
+            self,
+            joules=self.joules + window.total_joules if known else None,  # type: ignore[operator]
+            seconds=self.seconds + window.seconds,
+            cpu_seconds=self.cpu_seconds + window.cpu_seconds,
+            train=self.train + (0.0 if window.phase == "evaluate" else window.cpu_seconds),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,11 +93,15 @@ class State:
         steps = self.step + self.shift
         return steps, steps / steps_per_epoch
 
-    def having_spent(self, *, train: Window | None = None, watch: float = 0.0, tps: float = 0.0) -> State:
-        """Return the state with processor seconds added to its clock."""
-        trained = train.cpu_seconds if train else 0.0
-        clock = Clock(self.clock.train + trained, self.clock.watch + watch, self.clock.tps + tps)
-        return replace(self, clock=clock)
+    def having_paid(self, window: Window | None) -> State:
+        """Return the state with a closed window of training or evaluation, if any, on its clock."""
+        return self if window is None else replace(self, clock=self.clock.having_paid(window))
+
+    def having_spent(self, *, watch: float = 0.0, tps: float = 0.0) -> State:
+        """Return the state with processor seconds of watching and of TPS added to its clock."""
+        return replace(
+            self, clock=replace(self.clock, watch=self.clock.watch + watch, tps=self.clock.tps + tps)
+        )
 
     def having_written(
         self, folder: RunFolder, readings: Sequence[Reading], decisions: Sequence[Decision]

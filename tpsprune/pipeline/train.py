@@ -121,7 +121,8 @@ def _retrain(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Gener
     else:
         step, epoch = state.moment(bench.steps_per_epoch)
         reason = used_up or "no epochs were left to retrain for"
-        decision = Decision(kind="stop", act=True, step=step, epoch=epoch, rule="budget", reason=reason)
+        rule = "budget" if used_up else "deadline"
+        decision = Decision(kind="stop", act=True, step=step, epoch=epoch, rule=rule, reason=reason)
         state = state.having_written(folder, [], [decision])
     yield Decided(decision=decision)
     state = replace(state, stage="weigh", stopped=decision)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from itertools import takewhile
 from typing import Any, Final
 
 import torch
 from torch import nn
 
-from tpsprune import energy, measure
+from tpsprune import measure
+from tpsprune.errors import ArtifactError
 from tpsprune.pipeline.bench import Bench
 from tpsprune.pipeline.bill import Bill
-from tpsprune.pipeline.state import State
+from tpsprune.pipeline.load import largest_difference, rebuilt_from
+from tpsprune.pipeline.state import Clock, State
 from tpsprune.records import Cost, GroupChange, LeftAlone, ModelFigures, Outcome, Reading
 from tpsprune.runs import RunFolder, write_result
 from tpsprune.runs.tensors import load_tensors, save_tensors, shapes_of
@@ -25,6 +27,7 @@ __all__ = ["weigh"]
 
 LATENCY_BATCHES: Final = (1, 64)
 LATENCY_SECONDS: Final = 0.5
+REBUILT_TOLERANCE: Final = 1e-5
 PACKAGES: Final = ("tpsprune", "torch", "torch-pruning", "codecarbon", "numpy", "ripser", "safetensors")
 
 
@@ -36,6 +39,7 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Outcome:
     save_tensors(folder.ticket, ticket.state_dict(), {})
     dense = bench.new_model()
     dense.load_state_dict(load_tensors(folder.dense, shapes_of(dense.state_dict()))[0])
+    _prove_rebuilt(bench, folder, ticket)
     dense_figures, ticket_figures = _figures(bench, dense, ticket)
     groups = tuple(GroupChange(**raw) for raw in state.cut["groups"])
     readings = folder.readings.parsed(Reading.from_json)
@@ -57,8 +61,11 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Outcome:
         energy=bill.phases,
         method=bill.method,
         total=bill.total,
-        projected_dense=_projection(bench, bill, _tps_share(state)),
-        overhead={"signals": _share(state.clock.watch, state), "TPS": _tps_share(state)},
+        projected_dense=_projection(bench, state),
+        overhead={
+            "signals": _share(state.clock.watch, state.clock),
+            "TPS": _share(state.clock.tps, state.clock),
+        },
         attempts=1 + max(window.attempt for window in bill.windows),
         notes=tuple(_notes(bench, bill, state, readings)),
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
@@ -66,6 +73,18 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Outcome:
     )
     write_result(folder.result, outcome.to_json())
     return outcome
+
+
+def _prove_rebuilt(bench: Bench, folder: RunFolder, ticket: nn.Module) -> None:
+    """Build the ticket anew from its files, as an export will, and hold it against the one in memory."""
+    rebuilt = rebuilt_from(folder, bench.dataset.facts)
+    inputs = bench.probe[0].cpu()
+    difference = largest_difference(copy.deepcopy(ticket).cpu().eval(), rebuilt, inputs)
+    if not difference <= REBUILT_TOLERANCE:
+        raise ArtifactError(
+            f"{folder.path}: the ticket built anew from its files answers differently, by {difference:g}; "
+            "its factory may not build the same model twice"
+        )
 
 
 def _figures(bench: Bench, dense: nn.Module, ticket: nn.Module) -> tuple[ModelFigures, ModelFigures]:
@@ -85,44 +104,35 @@ def _figures(bench: Bench, dense: nn.Module, ticket: nn.Module) -> tuple[ModelFi
     return first, second
 
 
-def _projection(bench: Bench, bill: Bill, tps_share: float | None) -> Cost:
-    """Return what the dense model would have cost to the end of the budget, unwatched and without TPS.
+def _projection(bench: Bench, state: State) -> Cost:
+    """Return what the dense model would have cost to the end of the budget: a projection, no measurement.
 
-    The cheapest honest opponent: neither readings nor the regulariser are charged to it. Epochs are
-    counted by the evaluations on the bill, so that work which a kill threw away, and which is on the
-    bill too, does not make an epoch look dearer than it is.
+    Training and evaluation of the dense stage, lost work left out, times budget / epochs at the draw. Not
+    in it: setting up, readings, weighing, and TPS as far as its share of the processor time goes. It
+    assumes that an epoch costs the same at the end as at the beginning, and that nothing would have
+    stopped the dense model early.
     """
-    before_the_cut = list(takewhile(lambda window: window.phase != "prune", bill.windows))
-    readings = sum(window.phase == "evaluate" for window in before_the_cut)
-    cost = energy.projected_dense(
-        before_the_cut,
-        epochs_done=readings * bench.reading_steps / bench.steps_per_epoch,
-        epochs_budget=float(bench.recipe.train.epochs),
-        phases=("train", "evaluate"),
-    )
-    left = 1.0 - (tps_share or 0.0)
+    assert state.drawn is not None
+    dense = Clock(**state.cut["dense_clock"])
+    scale = bench.recipe.train.epochs / state.drawn.epoch * (1.0 - (_share(dense.tps, dense) or 0.0))
     return Cost(
-        joules=None if cost.joules is None else cost.joules * left,
-        seconds=cost.seconds * left,
-        cpu_seconds=cost.cpu_seconds * left,
+        joules=None if dense.joules is None else dense.joules * scale,
+        seconds=dense.seconds * scale,
+        cpu_seconds=dense.cpu_seconds * scale,
     )
 
 
-def _share(cpu_seconds: float, state: State) -> float | None:
-    return cpu_seconds / state.clock.train if state.clock.train > 0 else None
-
-
-def _tps_share(state: State) -> float | None:
-    return _share(state.clock.tps, state)
+def _share(cpu_seconds: float, clock: Clock) -> float | None:
+    return cpu_seconds / clock.train if clock.train > 0 else None
 
 
 def _notes(bench: Bench, bill: Bill, state: State, readings: Sequence[Reading]) -> list[str]:
     notes = list(state.cut["notes"])
     required = bench.recipe.task.required_accuracy
-    accuracies = [r.value for r in readings if r.signal == "validation_accuracy" and r.value is not None]
-    if accuracies[-1] < required:
+    accuracy = bench.score(state.model, bench.dataset.validation).accuracy
+    if accuracy < required:
         notes.append(
-            f"the task was not learned: validation accuracy {accuracies[-1]:.3f} is below "
+            f"the task was not learned: the ticket's validation accuracy {accuracy:.3f} is below "
             f"task.required_accuracy = {required:g}; no figure of this run speaks for the ticket"
         )
     losses = [r.value for r in readings if r.signal == "train_loss" and r.value is not None]

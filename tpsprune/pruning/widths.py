@@ -86,8 +86,8 @@ def choose_widths(macs: MacModel, wishes: Sequence[float], settings: Prune) -> t
     """Return widths in proportion to ``wishes`` that cost at most the target, and not a step less.
 
     width = c · wish, to the nearest multiple of ``round_to``, between the least allowed and the dense
-    width; c is the largest that fits, found by halving. What is then left over grows the groups that
-    rounding hurt most, each by one step at most. ``wishes`` are effective ranks, or the dense widths
+    width; c is the largest that fits, found by halving. What is then left over grows, step by step, the
+    group that rounding hurt most, until no group can be a step wider. ``wishes`` are effective ranks, or the dense widths
     for a uniform cut.
 
     Raises:
@@ -116,14 +116,19 @@ def choose_widths(macs: MacModel, wishes: Sequence[float], settings: Prune) -> t
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if macs.at(scaled(middle)) <= target else (low, middle)
-    chosen = list(scaled(low))
-    by_need = sorted(range(len(chosen)), key=lambda rank: chosen[rank] - low * wishes[rank])
-    for rank in by_need:
-        wider = chosen.copy()
-        wider[rank] = min(macs.widths[rank], wider[rank] + settings.round_to)
-        if macs.at(wider) <= target:
-            chosen = wider
-    return tuple(chosen)
+    chosen = scaled(low)
+    while True:
+        by_need = sorted(range(len(chosen)), key=lambda rank: chosen[rank] - low * wishes[rank])
+        wider = (_one_step_wider(chosen, rank, macs, settings) for rank in by_need)
+        fitting = next((widths for widths in wider if widths != chosen and macs.at(widths) <= target), None)
+        if fitting is None:
+            return chosen
+        chosen = fitting
+
+
+def _one_step_wider(widths: tuple[int, ...], rank: int, macs: MacModel, settings: Prune) -> tuple[int, ...]:
+    grown = min(macs.widths[rank], widths[rank] + settings.round_to)
+    return (*widths[:rank], grown, *widths[rank + 1 :])
 
 
 def _uncut_words(macs: MacModel) -> str:

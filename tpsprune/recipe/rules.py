@@ -14,7 +14,7 @@ __all__ = ["rule_faults", "signal_names"]
 
 ALWAYS_READ: Final = ("train_loss", "validation_loss", "validation_accuracy")
 READ_BY_SIGNAL: Final = {
-    "d_eff": ("d_eff", "d_eff_share", "participation_ratio"),
+    "d_eff": ("d_eff",),
     "h1": ("h1", "h1_max", "h1_total", "h1_sum_of_squares"),
     "spectral_edge": ("spectral_edge", "spectral_edge_k", "gap_23"),
     "norm": ("norm",),
@@ -29,9 +29,10 @@ READ_BY_VARIANT: Final = {
 
 
 def signal_names(recipe: Recipe) -> tuple[str, ...]:
-    """Return the names that this recipe's readings will carry, and that its rules may look at."""
+    """Return the signals of the whole model that this recipe reads: what its rules may look at."""
     watched = [name for signal in recipe.watch.signals for name in READ_BY_SIGNAL[signal]]
-    return (*ALWAYS_READ, *watched, *READ_BY_VARIANT[recipe.tps.variant])
+    variant = recipe.tps.variant if recipe.tps.coupling > 0 else "none"
+    return (*ALWAYS_READ, *watched, *READ_BY_VARIANT[variant])
 
 
 def rule_faults(recipe: Recipe) -> list[Fault]:
@@ -68,7 +69,8 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
 
 
 def _rule_faults(place: str, rule: Rule, recipe: Recipe) -> list[Fault]:
-    if isinstance(rule, EpochRule) and rule.epoch > recipe.train.epochs:
+    own = recipe.retrain.epochs if place == "stop.end" and recipe.retrain.epochs != "rest" else 0
+    if isinstance(rule, EpochRule) and rule.epoch > recipe.train.epochs + own:
         return [
             Fault(f"{place}.epoch", f"is after train.epochs = {recipe.train.epochs} (found {rule.epoch:g})")
         ]

@@ -107,7 +107,7 @@ def energy_table(outcome: Outcome) -> Table:
             energy_class,
         )
     for name, cost, energy_class in (
-        ("total", outcome.total, _worst_class(outcome)),
+        ("total", outcome.total, _class_of_total(outcome)),
         ("dense to the end", outcome.projected_dense, "projection"),
     ):
         table.add_row(
@@ -174,7 +174,7 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]} and {len(names) - 2} more"
 
 
-def _worst_class(outcome: Outcome) -> str:
+def _class_of_total(outcome: Outcome) -> str:
     classes = {str(phase.energy_class) for phase in outcome.energy if phase.joules}
     return classes.pop() if len(classes) == 1 else "mixed" if classes else "none"
 

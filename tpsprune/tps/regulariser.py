@@ -21,8 +21,8 @@ class Regulariser:
     """Triadic phase synchronisation as a training loop uses it; our instantiation of an unpublished formula.
 
     Either ``penalty`` joins the loss or ``move`` follows the optimiser's step, never both: the other one does
-    nothing. ``step`` is the step of the whole run, so that a regulariser built again on a pruned model goes
-    on where the old one was.
+    nothing. ``step`` is that of the stage's schedule: a regulariser built again on a pruned model goes on
+    where the old one was if the schedule does, and warms up again where the schedule starts anew.
     """
 
     def __init__(self, variant: Variant, settings: Tps, *, in_loss: bool, total_steps: int) -> None:

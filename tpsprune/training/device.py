@@ -87,6 +87,8 @@ def prepare_process(settings: Train, seed: int, device: torch.device) -> None:
     # Filling fresh memory with NaN on each allocation would be paid on every step for nothing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
+    # float32 is to mean float32: a cut is verified to a precision that TF32 does not have.
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def _usable_cores() -> int:

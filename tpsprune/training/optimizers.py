@@ -55,7 +55,18 @@ def load_state_by_name(
     for name, parameter in model.named_parameters():
         if name in state:
             optimizer.state[parameter] = {
-                key: value.detach().clone().to(parameter.device) for key, value in state[name].items()
+                key: _laid_out_as(parameter, value) for key, value in state[name].items()
             }
         elif state and isinstance(optimizer, torch.optim.SGD) and parameter.requires_grad:
             optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
+
+
+def _laid_out_as(parameter: nn.Parameter, value: Tensor) -> Tensor:
+    """Return a copy of ``value`` on the parameter's device, in its memory format if it has its shape.
+
+    Fused kernels walk memory, not indices: moments in another order than a channels-last weight are
+    taken for those of other elements.
+    """
+    if value.shape == parameter.shape:
+        return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+    return value.detach().clone().to(parameter.device)

@@ -29,11 +29,12 @@ def random_state() -> dict[str, Tensor]:
 
 
 def load_random_state(state: dict[str, Tensor]) -> None:
-    """Put PyTorch's generators back to what ``random_state`` returned."""
+    """Put PyTorch's generators back to what ``random_state`` returned, but for GPUs that are not here."""
     torch.set_rng_state(state["cpu"])
     for name, item in state.items():
-        if name.startswith("cuda."):
-            torch.cuda.set_rng_state(item, int(name.removeprefix("cuda.")))
+        index = int(name.removeprefix("cuda.")) if name.startswith("cuda.") else None
+        if index is not None and index < torch.cuda.device_count():
+            torch.cuda.set_rng_state(item, index)
 
 
 def _generator(seed: int, purpose: int, position: int) -> torch.Generator:
