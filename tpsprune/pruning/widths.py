@@ -87,8 +87,8 @@ def choose_widths(macs: MacModel, wishes: Sequence[float], settings: Prune) -> t
 
     width = c · wish, to the nearest multiple of ``round_to``, between the least allowed and the dense
     width; c is the largest that fits, found by halving. What is then left over grows, step by step, the
-    group that rounding hurt most, until no group can be a step wider. ``wishes`` are effective ranks, or the dense widths
-    for a uniform cut.
+    group that rounding hurt most, until no group can be a step wider. ``wishes`` are effective ranks, or
+    the dense widths for a uniform cut.
 
     Raises:
         PruneError: even the least widths cost more than the target.
