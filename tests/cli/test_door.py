@@ -301,6 +301,13 @@ def test_an_output_that_is_closed_ends_the_run_with_the_word_to_go_on(tmp_path: 
     assert "Traceback" not in child.stderr
 
 
+def test_a_listing_cut_short_by_its_reader_ends_without_a_word(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m tpsprune check digits --print | head -n 1"
+    child = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert child.stdout == 'name = "digits"\n'
+    assert child.stderr == ""
+
+
 def test_a_picture_that_cannot_be_written_takes_nothing_from_the_result(
     invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

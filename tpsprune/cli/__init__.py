@@ -15,7 +15,9 @@ from tpsprune.errors import TpspruneError, did_you_mean
 __all__ = ["main"]
 
 COMMANDS: Final = ("train", "check", "recipes", "show", "export", "study")
+RUNNING: Final = ("train", "study")
 INTERRUPTED = 130
+CLOSED_PIPE = 141
 OUTPUT_FAULTS: Final = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 
 
@@ -64,6 +66,8 @@ class Door(click.Group):
             if error.filename is not None or error.errno not in OUTPUT_FAULTS:
                 raise
             _forget_output()
+            if error.errno == errno.EPIPE and ctx.invoked_subcommand not in RUNNING:
+                ctx.exit(CLOSED_PIPE)
             raise UserFault(
                 f"the output cannot be written ({error.strerror}); a run that has begun goes on with --resume"
             ) from error
