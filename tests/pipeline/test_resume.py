@@ -83,7 +83,7 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_the_same(small: Small, tm
         return sum(path.read_bytes().count(b"\n") for path in out.glob("*/energy.jsonl"))
 
     for _ in range(3):
-        enough = windows() + 7
+        enough = windows() + 4
         child = subprocess.Popen([*command, *(["--resume"] if out.exists() else [])])
         while child.poll() is None and windows() < enough:
             time.sleep(0.005)
