@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import tpsprune
 from tpsprune import pipeline, pruning
-from tpsprune.errors import ArtifactError, DivergedError, RunFolderError
+from tpsprune.errors import DivergedError, RunFolderError
 from tpsprune.pipeline.bench import set_up
 from tpsprune.recipe import Recipe
 from tpsprune.records import Event, Finished, Outcome
@@ -260,51 +259,3 @@ def test_a_loss_that_leaves_the_finite_numbers_ends_the_run_and_keeps_no_broken_
     checkpoint = folder.state / "checkpoint.safetensors"
     if checkpoint.exists():
         assert all(bool(tensor.isfinite().all()) for tensor in load_tensors(checkpoint)[0].values())
-
-
-def test_an_exported_ticket_loads_without_its_run_and_answers_equally(small: Small, tmp_path: Path) -> None:
-    outcome = outcome_of(run(small(), tmp_path / "runs"))
-    exported = pipeline.export(Path(outcome.folder), tmp_path / "ticket")
-    assert exported.largest_difference == 0.0
-    assert exported.files == ("manifest.json", "plan.json", "recipe.toml", "ticket.safetensors")
-    state = torch.get_rng_state()
-    ticket = tpsprune.load(tmp_path / "ticket")
-    assert torch.equal(torch.get_rng_state(), state), "loading draws from nobody's dice"
-    with set_up(small(), "cpu") as bench:
-        assert bench.score(ticket, bench.dataset.test).accuracy == outcome.ticket.accuracy
-
-
-def test_a_run_folder_without_its_recipe_is_not_exported(small: Small, tmp_path: Path) -> None:
-    outcome = outcome_of(run(small(), tmp_path / "runs"))
-    folder = RunFolder(Path(outcome.folder))
-    for content, words in (
-        (None, r"cannot read .*recipe.toml: No such file"),
-        (b"\xff", r"is not UTF-8 text"),
-    ):
-        folder.recipe.unlink()
-        if content is not None:
-            folder.recipe.write_bytes(content)
-        with pytest.raises(RunFolderError, match=words):
-            pipeline.export(folder.path, tmp_path / "ticket")
-        folder.recipe.write_bytes(content or b"")
-
-
-def test_a_ticket_that_does_not_fit_its_plan_is_not_exported(small: Small, tmp_path: Path) -> None:
-    outcome = outcome_of(run(small(), tmp_path / "runs"))
-    folder = RunFolder(Path(outcome.folder))
-    folder.ticket.write_bytes(folder.dense.read_bytes())
-    with pytest.raises(
-        ArtifactError, match=r"recipe, plan and tensors do not make one model: .*size mismatch"
-    ):
-        pipeline.export(folder.path, tmp_path / "ticket")
-    assert not (tmp_path / "ticket").exists()
-
-
-def test_an_unfinished_run_is_not_exported(small: Small, tmp_path: Path) -> None:
-    events = pipeline.train(small(), tmp_path / "runs", device="cpu")
-    next(events)
-    events.close()  # type: ignore[attr-defined]
-    (folder,) = (tmp_path / "runs").iterdir()
-    with pytest.raises(RunFolderError, match=r"is not finished: go on with .*--resume"):
-        pipeline.export(folder, tmp_path / "ticket")
-    assert not (tmp_path / "ticket").exists()

@@ -1,0 +1,101 @@
+"""What comes in the way of a run: a full disk, a closed output, an interrupt; each has its words."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.cli.test_door import Invoke
+from tests.pipeline.conftest import SMALL
+from tpsprune.cli import main
+
+
+def test_a_full_disk_is_told_in_words_and_the_run_can_be_resumed(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: the checkpoint is the first to hit it."""
+    (tmp_path / "small.toml").write_text(SMALL)
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))\n"
+        "from tpsprune.cli import main\n"
+        "main(['train', 'small.toml', '--quiet', '--device', 'cpu'])\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ,
+    )
+    assert child.returncode == 2, child.stderr
+    assert "Traceback" not in child.stderr
+    assert "Error: " in child.stderr
+    assert "--resume" in child.stderr
+    assert not list(tmp_path.rglob("*.tmp*"))
+    again = CliRunner().invoke(
+        main, ["train", str(tmp_path / "small.toml"), "--out", str(tmp_path / "runs"), "--resume", "--quiet"]
+    )
+    assert again.exit_code == 0, again.output
+
+
+def test_an_interrupt_ends_with_the_word_to_go_on(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tpsprune.pipeline
+
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tpsprune.pipeline, "train", interrupted)
+    result = invoke("train", "small.toml", "--quiet")
+    assert result.exit_code == 130
+    assert "--resume" in result.output
+
+
+def test_an_output_that_is_closed_ends_the_run_with_the_word_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+    command = f"{sys.executable} -m tpsprune train small.toml --device cpu | head -n 1"
+    child = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 2, child.stderr
+    assert (
+        "the output cannot be written (Broken pipe); a run that has begun goes on with --resume"
+        in child.stderr
+    )
+    assert "Traceback" not in child.stderr
+
+
+def test_a_listing_cut_short_by_its_reader_ends_without_a_word(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m tpsprune check digits --print | head -n 1"
+    child = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert child.stdout == 'name = "digits"\n'
+    assert child.stderr == ""
+
+
+def test_a_picture_that_cannot_be_written_takes_nothing_from_the_result(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tpsprune.errors import CannotWriteError
+    from tpsprune.report import picture
+
+    def full(run: Path) -> None:
+        raise CannotWriteError("no space left on the device while writing signals.svg; free some")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(picture, "draw", full)
+        result = invoke("train", "small.toml", "--device", "cpu")
+    assert result.exit_code == 0
+    assert "Note: no picture: no space left" in result.output
+    assert "Picture:" not in result.output
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert invoke("show", str(folder), "--picture").exit_code == 0
+    assert "Picture:" in invoke("show", str(folder)).output
