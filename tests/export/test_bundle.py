@@ -18,7 +18,7 @@ from tpsprune.records import TaskFacts
 from tpsprune.runs import files
 
 FACTS = TaskFacts(input_kind="image", input_shape=(1, 28, 28), classes=10)
-PLAN = {"schema": "tpsprune.plan/1", "groups": [{"name": "conv1", "kept": [0, 2, 5]}]}
+PLAN = {"schema": "tpsprune.plan/2", "groups": [{"name": "conv1", "kept": [0, 2, 5]}]}
 RECIPE = '[task]\nname = "mnist"  # ψ\n'
 VERSIONS = {"torch": "2.13"}
 

@@ -219,7 +219,7 @@ def test_modular_addition_is_learned_with_labels_where_it_is_only_memorised_with
         "watch.every_steps=25",
         "watch.signals=['norm']",
         "stop.draw={rule='threshold', signal='validation_accuracy', level=0.95}",
-        "prune.macs_share=0.5",
+        "prune.target.macs=0.5",
     )
     without = outcome_of(run(small(*common), tmp_path))
     assert without.drawn.rule == "deadline"

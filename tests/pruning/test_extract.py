@@ -15,6 +15,7 @@ from tpsprune.pruning import extract
 from tpsprune.pruning.layers import refit
 from tpsprune.pruning.recalibrate import output_error, recalibrated
 from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.target import Macs
 
 CASES = ["cnn", "residual", "mixed", "mlp", "token-mlp", "transformer"]
 
@@ -37,7 +38,7 @@ def test_the_target_is_met_and_the_model_is_not_touched(zoo: SimpleNamespace, na
     model, batch = zoo.case(name)
     model.train()
     (state, flags), modules = state_of(model), str(model)
-    found = extract(model, batch.split(16), Prune(macs_share=0.7))
+    found = extract(model, batch.split(16), Prune(target=Macs(0.7)))
     after, flags_after = state_of(model)
     assert all(torch.equal(state[key], after[key]) for key in state)
     assert (flags_after, str(model)) == (flags, modules)
@@ -54,7 +55,7 @@ def test_the_fold_is_no_worse_than_the_plain_cut_of_the_same_probe(zoo: SimpleNa
     model, batch = zoo.case(name)
     settle(model, batch)
     errors = [
-        output_error(extract(model, [batch], Prune(macs_share=0.6, fold=fold)).ticket, model, [batch])
+        output_error(extract(model, [batch], Prune(target=Macs(0.6), fold=fold)).ticket, model, [batch])
         for fold in (True, False)
     ]
     assert errors[0] < errors[1]
@@ -94,7 +95,7 @@ def test_copies_are_merged_without_loss(zoo: SimpleNamespace, kind: str, new_bia
         batch = zoo.images(32).double()
     model = with_copies(plain, 0, 2)
     torch.testing.assert_close(model(batch), plain(batch))
-    found = extract(model, batch.split(8), Prune(macs_share=0.5, new_biases=new_biases))
+    found = extract(model, batch.split(8), Prune(target=Macs(0.5), new_biases=new_biases))
     assert found.changes[0].width_after == 6
     assert {unit % 6 for unit in found.plan.groups[0].kept} == set(range(6))
     assert found.changes[0].residual_share == pytest.approx(0.0, abs=1e-9)
@@ -106,7 +107,7 @@ def test_frozen_layers_are_cut_and_stay_frozen(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("cnn")
     model.body[0].weight.requires_grad_(False)
     model.body[3].weight.requires_grad_(False)
-    ticket = extract(model, [batch], Prune(macs_share=0.4)).ticket
+    ticket = extract(model, [batch], Prune(target=Macs(0.4))).ticket
     assert len(ticket.body[0].weight) < 6
     flags = {name: parameter.requires_grad for name, parameter in ticket.named_parameters()}
     assert [name for name, flag in flags.items() if not flag] == [
@@ -115,12 +116,12 @@ def test_frozen_layers_are_cut_and_stay_frozen(zoo: SimpleNamespace) -> None:
         "body.3.bias",
     ]
     everything = zoo.case("cnn")[0].requires_grad_(False)
-    assert extract(everything, [batch], Prune(macs_share=0.4)).macs_share <= 0.4
+    assert extract(everything, [batch], Prune(target=Macs(0.4))).macs_share <= 0.4
 
 
 def test_a_ticket_trains_with_a_new_optimizer(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("residual")
-    ticket = extract(model, [batch], Prune(macs_share=0.5)).ticket
+    ticket = extract(model, [batch], Prune(target=Macs(0.5))).ticket
     labels = torch.arange(len(batch)) % 3
     optimizer = torch.optim.SGD(ticket.parameters(), lr=0.1)
     losses = []
@@ -139,13 +140,13 @@ def test_the_same_call_gives_the_same_ticket(zoo: SimpleNamespace) -> None:
     for seed in (1, 2):
         model, batch = zoo.case("cnn")
         torch.manual_seed(seed)
-        tickets.append(extract(model, [batch], Prune(macs_share=0.5)).ticket.state_dict())
+        tickets.append(extract(model, [batch], Prune(target=Macs(0.5))).ticket.state_dict())
     assert all(torch.equal(tickets[0][key], tickets[1][key]) for key in tickets[0])
 
 
 def test_layers_left_alone_keep_their_width(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("cnn")
-    found = extract(model, [batch], Prune(macs_share=0.7, leave_alone=("body.0",)))
+    found = extract(model, [batch], Prune(target=Macs(0.7), leave_alone=("body.0",)))
     assert [change.group for change in found.changes] == ["body.3"]
     assert len(found.ticket.body[0].weight) == 6
     assert found.left_alone[0].reason == "left alone as asked by 'body.0'"
@@ -153,7 +154,7 @@ def test_layers_left_alone_keep_their_width(zoo: SimpleNamespace) -> None:
 
 def test_uniform_widths_keep_one_share_of_every_group(zoo: SimpleNamespace) -> None:
     model, batch = zoo.mlp((5, 40, 40, 3)), zoo.vectors()
-    found = extract(model, [batch], Prune(macs_share=0.5, widths="uniform"))
+    found = extract(model, [batch], Prune(target=Macs(0.5), widths="uniform"))
     first, second = found.changes
     assert abs(first.width_after - second.width_after) <= 1
     assert first.effective_rank is None
@@ -162,14 +163,14 @@ def test_uniform_widths_keep_one_share_of_every_group(zoo: SimpleNamespace) -> N
 def test_half_precision_and_channels_last_come_back(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("cnn")
     model = model.to(torch.bfloat16, memory_format=torch.channels_last)
-    ticket = extract(model, [batch.bfloat16()], Prune(macs_share=0.5)).ticket
+    ticket = extract(model, [batch.bfloat16()], Prune(target=Macs(0.5))).ticket
     assert {parameter.dtype for parameter in ticket.parameters()} == {torch.bfloat16}
     assert ticket.body[3].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_few_rows_are_enough_and_said(zoo: SimpleNamespace) -> None:
     model, batch = zoo.mlp((5, 30, 3)), zoo.vectors(8)
-    found = extract(model, [batch], Prune(macs_share=0.5))
+    found = extract(model, [batch], Prune(target=Macs(0.5)))
     assert found.notes == ("0: the probe gives 8 rows for 30 units; more data would choose better",)
     assert all(bool(value.isfinite().all()) for value in found.ticket.state_dict().values())
 
@@ -198,7 +199,7 @@ def broken(model: nn.Module) -> nn.Module:
         (lambda z: (broken(z.mlp()), [z.vectors()]), {}, "output on probe batch 0 is not finite"),
         (
             lambda z: (z.mlp(), [z.vectors()]),
-            {"macs_share": 0.01},
+            {"target": Macs(0.01)},
             r"cannot be reached: .* the least is 0\.\d+",
         ),
         (

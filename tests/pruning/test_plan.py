@@ -14,11 +14,12 @@ from tpsprune.errors import ArtifactError, PruneError
 from tpsprune.pruning import Plan, carried, extract, replay
 from tpsprune.pruning.plan import signature_of
 from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.target import Macs
 
 
 def drawn(zoo: SimpleNamespace, name: str = "cnn", **settings: Any) -> tuple[nn.Module, Any, nn.Module, Plan]:
     model, batch = zoo.case(name)
-    found = extract(model, [batch], Prune(**{"macs_share": 0.6, **settings}))
+    found = extract(model, [batch], Prune(**{"target": Macs(0.6), **settings}))
     return model, batch, found.ticket, found.plan
 
 
@@ -26,7 +27,7 @@ def drawn(zoo: SimpleNamespace, name: str = "cnn", **settings: Any) -> tuple[nn.
 def test_a_plan_survives_its_json(zoo: SimpleNamespace, name: str) -> None:
     *_, plan = drawn(zoo, name)
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
-    assert plan.to_json()["schema"] == "tpsprune.plan/1"
+    assert plan.to_json()["schema"] == "tpsprune.plan/2"
     assert set(plan.versions) == {"tpsprune", "torch", "torch-pruning"}
 
 
@@ -74,11 +75,11 @@ def test_a_plan_for_another_model_is_refused_naming_the_first_difference(zoo: Si
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda raw: raw.pop("schema"), "does not name the schema 'tpsprune.plan/1'"),
+        (lambda raw: raw.pop("schema"), "does not name the schema 'tpsprune.plan/2'"),
         (lambda raw: raw.update(schema="tpsprune.plan/2"), "schema 'tpsprune.plan/2' is not known here"),
         (lambda raw: raw.update(extra=1), "plan: 'extra' is not known"),
         (lambda raw: raw.pop("groups"), "plan: 'groups' is missing"),
-        (lambda raw: raw.update(macs_share="half"), r"plan\.macs_share: a share .* needed, found \"half\""),
+        (lambda raw: raw.update(target=5), r"plan\.target: a text is needed, found 5"),
         (lambda raw: raw["groups"][0].update(width=True), r"plan\.groups\[0\]\.width: a whole number"),
         (
             lambda raw: raw["groups"][1].update(kept=[3, 1]),

@@ -70,10 +70,10 @@ def test_every_shipped_recipe_reads_and_says_what_it_shows() -> None:
             "train.batch_size=huge",
             "train.batch_size: must be a valid integer or must be 'full' (found 'huge')",
         ),
-        ("prune.macs_share=1.0", "prune.macs_share: must be less than 1 (found 1.0)"),
-        ("prune.macs_share=1.5", "prune.macs_share: must be less than 1 (found 1.5)"),
-        ("prune.macs_share=0.0", "prune.macs_share: must be greater than 0 (found 0.0)"),
-        ("prune.macs_share=-0.5", "prune.macs_share: must be greater than 0 (found -0.5)"),
+        ("prune.target.macs=1.0", "prune.target.macs: must be less than 1 (found 1.0)"),
+        ("prune.target.macs=1.5", "prune.target.macs: must be less than 1 (found 1.5)"),
+        ("prune.target.macs=0.0", "prune.target.macs: must be greater than 0 (found 0.0)"),
+        ("prune.target.macs=-0.5", "prune.target.macs: must be greater than 0 (found -0.5)"),
         ("prune.leave_alone=head", "prune.leave_alone: must be a valid array (found 'head')"),
         ("prunes.x=1", "prunes: unknown key (did you mean 'prune'?)"),
         (
@@ -188,13 +188,15 @@ def test_an_end_may_lie_in_the_epochs_of_a_retraining_of_its_own() -> None:
 
 
 def test_all_faults_come_at_once() -> None:
-    text = LEAST.replace("epochs = 4", "epochs = 0\nlearning_rte = 1") + "[prune]\nmacs_share = 2.0\n[wach]\n"
+    text = (
+        LEAST.replace("epochs = 4", "epochs = 0\nlearning_rte = 1") + "[prune.target]\nmacs = 2.0\n[wach]\n"
+    )
     with pytest.raises(RecipeError, match=r"r.toml has 4 faults:\n  train.epochs: .*\n  ") as caught:
         recipe.parse(text, "r.toml")
     assert [fault.place for fault in caught.value.faults] == [
         "train.epochs",
         "train.learning_rte",
-        "prune.macs_share",
+        "prune.target.macs",
         "wach",
     ]
 

@@ -16,7 +16,7 @@ __all__ = ["check"]
     epilog="""\b
 Examples:
   tpsprune check digits
-  tpsprune check my.toml --set prune.macs_share=0.25
+  tpsprune check my.toml --set prune.target.macs=0.25
 """,
 )
 @recipe_argument

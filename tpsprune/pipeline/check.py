@@ -36,7 +36,7 @@ def check(recipe: Recipe, device: str = "auto") -> Checked:
             steps_per_epoch=bench.steps_per_epoch,
             parameters=_parameters(model),
             macs=count.total,
-            target_macs_share=recipe.prune.macs_share,
+            target=str(recipe.prune.target),
             groups=tuple(
                 CheckedGroup(
                     name=group.name,

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from tpsprune.errors import PruneError
 from tpsprune.pruning.groups import Group, GroupCut
 from tpsprune.pruning.layers import input_axis, mixer, refit, units_first
+from tpsprune.pruning.layout import element_index
 
 __all__ = ["Elements", "cut_copy", "cut_in_place", "elements_kept", "fresh_copy", "silence", "take"]
 
@@ -35,9 +36,7 @@ def elements_kept(shapes: Mapping[str, Sequence[int]], cuts: Sequence[GroupCut])
         for slice_ in (each for each in cut.slices if each.tensor in shapes):
             length = shapes[slice_.tensor][slice_.axis]
             axis = stays[slice_.tensor].setdefault(slice_.axis, torch.ones(length, dtype=torch.bool))
-            axis[slice_.offset : slice_.offset + cut.width * slice_.block] = units.repeat_interleave(
-                slice_.block
-            )
+            axis[element_index(slice_, cut.width)[~units].flatten()] = False
     return {
         tensor: {axis: mask.nonzero().squeeze(1) for axis, mask in axes.items() if not mask.all()}
         for tensor, axes in stays.items()

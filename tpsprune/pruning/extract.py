@@ -54,7 +54,7 @@ def extract(model: nn.Module, probe: Sequence[Any], settings: Prune) -> Extracti
     """Draw a ticket from ``model``: fewer units, the rest taught to say what those that go said.
 
     1. The survey finds groups of coupled units. 2. Effective ranks of what the consumers are fed give
-    the widths that meet ``macs_share``. 3. Consumer by consumer in the order of the forward pass: units
+    the widths that meet ``settings.target``. 3. Consumer by consumer in the order of the forward pass: units
     are chosen when their first consumer is reached, and each consumer's weights are fitted so that it
     hears what the *dense* model fed it, from what the model as cut so far feeds it; errors do not pile
     up. 4. The tensors are sliced once. 5. Batch-norm statistics are taken anew where that helps. 6. The
@@ -90,7 +90,7 @@ def extract(model: nn.Module, probe: Sequence[Any], settings: Prune) -> Extracti
     if settings.recalibrate:
         ticket, _ = recalibrated(ticket, model, probe)
     plan = Plan(
-        macs_share=settings.macs_share,
+        target=str(settings.target),
         groups=tuple(_present(cut, shapes, new_biases) for cut in cuts),
         new_biases=new_biases,
         versions=versions(),

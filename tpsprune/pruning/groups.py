@@ -1,36 +1,67 @@
-"""What can be cut together: units, the tensors that hold them, and the layers that read them."""
+"""What can be cut together: units, the tensors that hold them, and the layers that read them.
+
+A unit is whatever comes or goes as one: a channel, a neuron, a group of a grouped convolution, an
+attention head. Where its elements lie along an axis is told by four numbers: unit u owns the elements
+``offset + r·stride + u·block + i`` for r in 0 … repeat − 1 and i in 0 … block − 1.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from tpsprune.records import LeftAlone
 
-__all__ = ["Consumer", "Group", "GroupCut", "Slice", "Survey"]
+__all__ = ["Attribute", "Consumer", "Group", "GroupCut", "Slice", "Survey"]
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Where the units of a group lie in one tensor: unit u owns ``block`` elements of ``axis``.
-
-    They are the elements ``offset + u·block … offset + (u + 1)·block − 1``.
-    """
+    """Where the units of a group lie along one axis of one tensor."""
 
     tensor: str
     axis: int
     offset: int
     block: int
+    repeat: int = 1
+    stride: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """A layer that mixes the units of a group: they stand at ``offset`` of its input, in blocks."""
+    """A layer that mixes the units of a group, and where they stand at its input.
+
+    Of the ``repeat · block`` elements of a unit, each run of ``positions`` is one feature seen at several
+    places (a channel flattened over its image): its elements share one row of every interpolation. A unit
+    thus has ``features`` signals of its own: one for a channel, the head's width for an attention head.
+
+    ``outputs`` confines the consumer to a range of the layer's outputs, as each group of a grouped
+    convolution reads inputs of its own; ``None`` is all of them.
+    """
 
     module: str
     offset: int
     block: int
+    repeat: int = 1
+    stride: int = 0
+    positions: int = 1
+    outputs: tuple[int, int] | None = None
+
+    @property
+    def features(self) -> int:
+        """Signals of its own that each unit has at this consumer."""
+        return self.repeat * self.block // self.positions
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """A number that a module remembers about its units (heads, width): ``per_unit`` times those that stay."""
+
+    module: str
+    name: str
+    per_unit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +69,10 @@ class Group:
     """Units that only go together: unit u of every producer, member and consumer is one and the same.
 
     ``name`` is the first producer's in model order; ``producers`` put the units out, ``members`` work
-    on each unit by itself (batch norm, depthwise convolution), ``consumers`` mix them. ``slices`` are
-    all the tensors that lose elements when a unit goes.
+    on each unit by itself (batch norm, depthwise convolution) or norm over those that are there (layer
+    norm), ``consumers`` mix them. ``slices`` are all the tensors that lose elements when a unit goes.
+    ``cores`` are modules that multiply units themselves, without weights, in proportion to how many there
+    are (attention); ``kind`` says what a unit is.
     """
 
     name: str
@@ -48,6 +81,9 @@ class Group:
     members: tuple[str, ...]
     consumers: tuple[Consumer, ...]
     slices: tuple[Slice, ...]
+    attributes: tuple[Attribute, ...] = ()
+    cores: tuple[str, ...] = ()
+    kind: Literal["units", "heads", "head-width", "blocks"] = "units"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +94,12 @@ class GroupCut:
     width: int
     kept: tuple[int, ...]
     slices: tuple[Slice, ...]
+    attributes: tuple[Attribute, ...] = ()
 
     @classmethod
     def of(cls, group: Group, kept: Iterable[int]) -> GroupCut:
         """Cut ``group`` to the units ``kept``, given in any order."""
-        return cls(group.name, group.width, tuple(sorted(kept)), group.slices)
+        return cls(group.name, group.width, tuple(sorted(kept)), group.slices, group.attributes)
 
     @property
     def removed(self) -> tuple[int, ...]:

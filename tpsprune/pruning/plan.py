@@ -16,7 +16,7 @@ from torch import nn
 
 from tpsprune.errors import ArtifactError
 from tpsprune.pruning.fields import Fields
-from tpsprune.pruning.groups import GroupCut, Slice
+from tpsprune.pruning.groups import Attribute, GroupCut, Slice
 
 __all__ = ["Plan", "TensorFact", "first_difference", "signature_of", "versions"]
 
@@ -39,15 +39,17 @@ class TensorFact:
 class Plan:
     """Everything needed to cut a model of the same architecture to the same units.
 
-    ``macs_share`` is the target, ``new_biases`` the layers that are given a bias they did not have,
-    ``model`` the tensors of the dense model in order.
+    ``target`` is what was asked for, as words; ``opened`` are the attention modules that are replaced by
+    the same function with its projections as layers, before anything is cut; ``new_biases`` the layers
+    that are given a bias they did not have; ``model`` the tensors of the dense model in order.
     """
 
-    SCHEMA: ClassVar[str] = "tpsprune.plan/1"
+    SCHEMA: ClassVar[str] = "tpsprune.plan/2"
 
-    macs_share: float
+    target: str
     groups: tuple[GroupCut, ...]
     new_biases: tuple[str, ...]
+    opened: tuple[str, ...] = ()
     versions: dict[str, str]
     model: tuple[TensorFact, ...]
 
@@ -60,17 +62,19 @@ class Plan:
         """Return the plan as plain JSON values, its schema named."""
         return {
             "schema": self.SCHEMA,
-            "macs_share": self.macs_share,
+            "target": self.target,
             "groups": [
                 {
                     "name": cut.name,
                     "width": cut.width,
                     "kept": list(cut.kept),
                     "slices": [asdict(slice_) for slice_ in cut.slices],
+                    "attributes": [asdict(attribute) for attribute in cut.attributes],
                 }
                 for cut in self.groups
             ],
             "new_biases": list(self.new_biases),
+            "opened": list(self.opened),
             "versions": dict(self.versions),
             "model": [{**asdict(fact), "shape": list(fact.shape)} for fact in self.model],
             "digest": self.digest,
@@ -84,21 +88,24 @@ class Plan:
             ArtifactError: it is not a plan, of a newer schema, or not consistent with itself.
         """
         if not isinstance(raw, Mapping) or not str(raw.get("schema", "")).startswith("tpsprune.plan/"):
-            raise ArtifactError("this is not a plan: it does not name the schema 'tpsprune.plan/1'")
+            raise ArtifactError("this is not a plan: it does not name the schema 'tpsprune.plan/2'")
         if raw["schema"] != cls.SCHEMA:
             raise ArtifactError(
                 f"plan: schema {raw['schema']!r} is not known here, which reads {cls.SCHEMA!r}"
             )
         fields = Fields(
-            "plan", raw, {"schema", "macs_share", "groups", "new_biases", "versions", "model", "digest"}
+            "plan",
+            raw,
+            {"schema", "target", "groups", "new_biases", "opened", "versions", "model", "digest"},
         )
         plan = cls(
-            macs_share=fields.number("macs_share"),
+            target=fields.text("target"),
             groups=tuple(
                 _group(place, each)
-                for place, each in fields.entries("groups", {"name", "width", "kept", "slices"})
+                for place, each in fields.entries("groups", {"name", "width", "kept", "slices", "attributes"})
             ),
             new_biases=fields.texts("new_biases"),
+            opened=fields.texts("opened"),
             versions=fields.text_map("versions"),
             model=tuple(
                 TensorFact(each.text("name"), each.counts("shape"), each.text("dtype"))
@@ -149,8 +156,15 @@ def _group(place: str, fields: Fields) -> GroupCut:
         fields.count("width"),
         fields.counts("kept"),
         tuple(
-            Slice(each.text("tensor"), each.count("axis"), each.count("offset"), each.count("block"))
-            for _, each in fields.entries("slices", {"tensor", "axis", "offset", "block"})
+            Slice(
+                each.text("tensor"),
+                *(each.count(key) for key in ("axis", "offset", "block", "repeat", "stride")),
+            )
+            for _, each in fields.entries("slices", {"tensor", "axis", "offset", "block", "repeat", "stride"})
+        ),
+        tuple(
+            Attribute(each.text("module"), each.text("name"), each.count("per_unit"))
+            for _, each in fields.entries("attributes", {"module", "name", "per_unit"})
         ),
     )
     if not cut.kept or list(cut.kept) != sorted(set(cut.kept)) or cut.kept[-1] >= cut.width:
@@ -167,8 +181,8 @@ def _check_fits_itself(plan: Plan) -> None:
     for cut in plan.groups:
         for slice_ in cut.slices:
             shape = shapes.get(slice_.tensor, ())
-            end = slice_.offset + cut.width * slice_.block
-            if slice_.axis >= len(shape) or not slice_.block or end > shape[slice_.axis]:
+            end = slice_.offset + (slice_.repeat - 1) * slice_.stride + cut.width * slice_.block
+            if slice_.axis >= len(shape) or not slice_.block or not slice_.repeat or end > shape[slice_.axis]:
                 raise ArtifactError(
                     f"plan.groups {cut.name!r}: its units do not fit axis {slice_.axis} of {slice_.tensor!r}"
                 )

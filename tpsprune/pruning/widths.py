@@ -12,6 +12,7 @@ from tpsprune.errors import PruneError
 from tpsprune.numerics.macs import MacCount
 from tpsprune.pruning.groups import Group
 from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.target import Macs
 
 __all__ = ["MacModel", "choose_widths", "least_widths"]
 
@@ -93,12 +94,13 @@ def choose_widths(macs: MacModel, wishes: Sequence[float], settings: Prune) -> t
     Raises:
         PruneError: even the least widths cost more than the target.
     """
-    target = settings.macs_share * macs.total
+    assert isinstance(settings.target, Macs)
+    target = settings.target.macs * macs.total
     least = least_widths(macs.widths, settings)
     if macs.at(least) > target:
         reach = math.ceil(1000 * macs.at(least) / macs.total) / 1000
         raise PruneError(
-            f"prune.macs_share = {settings.macs_share:g} cannot be reached: with min_width "
+            f"prune.target {settings.target} cannot be reached: with min_width "
             f"{settings.min_width}, max_cut_share {settings.max_cut_share:g} and round_to "
             f"{settings.round_to} the least is {reach:.3f}{_uncut_words(macs)}"
         )

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval
 
-from tpsprune.recipe.bounds import STRICT, Count, OpenShare
+from tpsprune.recipe.bounds import STRICT, Count, Natural, Positive
+from tpsprune.recipe.target import Macs, Target
 
 __all__ = ["Prune"]
+
+CutShare = Annotated[float, Interval(gt=0.0, lt=1.0)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prune:
-    """The cut: a target in multiply-accumulates, reached by widths, unit choice and fold."""
+    """The cut: a target, reached by widths, unit choice and fold."""
 
-    macs_share: OpenShare = 0.5
-    """Multiply-accumulates of the ticket as a share of the dense model's."""
-    widths: Literal["effective-rank", "uniform"] = "effective-rank"
+    target: Target = field(default_factory=lambda: Macs(0.5))
+    """One of ``macs``, ``params``, ``latency``, ``tolerance``, ``widths``: see ``target.py``."""
+    widths: Literal["effective-rank", "equal-residual", "greedy", "uniform", "global-magnitude"] = (
+        "effective-rank"
+    )
+    """How the target is shared out among the groups."""
+    units: Literal[
+        "interpolation", "magnitude", "taylor", "bn-scale", "lamp", "fpgm", "group-norm", "random"
+    ] = "interpolation"
+    """Which units of a group stay; all but ``interpolation`` are torch-pruning's importances."""
     round_to: Count = 1
     min_width: Count = 2
-    max_cut_share: Annotated[float, Interval(gt=0.0, lt=1.0)] = 0.95
+    max_cut_share: CutShare = 0.95
     """No group loses more than this share of its units."""
+    max_cut_shares: Mapping[str, CutShare] = field(default_factory=dict)
+    """The same for groups whose name matches a pattern (``fnmatch``); the last that matches counts."""
     leave_alone: tuple[str, ...] = ()
     """Patterns (``fnmatch``) of module names not to cut; one that matches nothing is an error."""
     fold: bool = True
@@ -31,4 +44,11 @@ class Prune:
     """Allow the fold to give a consumer a bias that had none."""
     recalibrate: bool = True
     """Take batch-norm statistics anew on the probe data where that lowers the output error there."""
+    heal_steps: Natural = 0
+    """Label-free repair after the cut: optimiser steps that match the dense model on the probe data."""
+    heal_learning_rate: Positive = 1e-3
+    rounds: Count = 1
+    """Cuts in which the target is reached, each the same share of what is left."""
+    round_epochs: Count = 1
+    """Epochs of training between two rounds."""
     __pydantic_config__: ClassVar[Any] = STRICT

@@ -16,6 +16,7 @@ from tpsprune.recipe import shipped
 from tpsprune.recipe.faults import faults_of
 from tpsprune.recipe.rules import rule_faults
 from tpsprune.recipe.schema import Recipe
+from tpsprune.recipe.target import TARGETS
 
 __all__ = ["locate", "parse", "read"]
 
@@ -106,6 +107,10 @@ def _apply(override: str, raw: Raw) -> list[Fault]:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             return [Fault("--set", f"'{key.strip()}' goes through '{part}', which is not a table")]
+    if parts[:2] == ["prune", "target"] and len(parts) > 2:
+        target = raw["prune"]["target"]  # a target of another kind does not belong beside this one
+        for other in set(TARGETS) - {parts[2]}:
+            target.pop(other, None)
     key_, new = parts[-1], _value(value.strip())
     if key_ in {"kind", "rule"} and table.get(key_) not in {None, new}:
         table.clear()  # what belongs to another kind does not belong to this one

@@ -34,7 +34,7 @@ class Checked:
     steps_per_epoch: int
     parameters: int
     macs: int
-    target_macs_share: float
+    target: str
     groups: tuple[CheckedGroup, ...]
     left_alone: tuple[LeftAlone, ...]
 

@@ -162,7 +162,7 @@ def checked(found: Checked) -> RenderableType:
         Text(f"data    {items} items; {task.input_kind} {shape}, {task.classes} classes"),
         Text(f"model   {words.count(found.parameters)} parameters, {words.count(found.macs)} MACs per item"),
         Text(f"train   {words.count(found.steps_per_epoch)} steps per epoch"),
-        Text(f"target  {found.target_macs_share:g} of the MACs, which this model can reach"),
+        Text(f"target  {found.target}, which this model can reach"),
         Text(""),
         table,
         *([Text(""), Text("Left alone", style="italic")] if found.left_alone else []),
