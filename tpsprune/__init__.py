@@ -9,11 +9,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tpsprune.pipeline import load
+    from tpsprune.pipeline.extract import extract
+    from tpsprune.pipeline.load import load
+    from tpsprune.pruning.extract import Extraction
+    from tpsprune.pruning.plan import Plan
+    from tpsprune.pruning.replay import replay
+    from tpsprune.recipe.target import Latency, Macs, Params, Tolerance, Widths
 
-__all__ = ["load"]
+__all__ = [
+    "Extraction",
+    "Latency",
+    "Macs",
+    "Params",
+    "Plan",
+    "Tolerance",
+    "Widths",
+    "extract",
+    "load",
+    "replay",
+]
 
-_HOMES = {"load": "tpsprune.pipeline"}
+_HOMES = {
+    "load": "tpsprune.pipeline",
+    "extract": "tpsprune.pipeline",
+    "Extraction": "tpsprune.pruning",
+    "Plan": "tpsprune.pruning",
+    "replay": "tpsprune.pruning",
+    **dict.fromkeys(("Latency", "Macs", "Params", "Tolerance", "Widths"), "tpsprune.recipe.target"),
+}
 
 
 def __getattr__(name: str) -> Any:

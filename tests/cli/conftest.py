@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.pipeline.conftest import SMALL
+from tests.pipeline.conftest import SMALL, trained_small
 from tpsprune.cli import main
+from tpsprune.runs import RunFolder
 
 
 @pytest.fixture
@@ -21,3 +22,8 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Res
         return CliRunner().invoke(main, list(words))
 
     return call
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return trained_small(tmp_path_factory.mktemp("trained"))

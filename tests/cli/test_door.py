@@ -59,6 +59,18 @@ def test_the_options_are_these_and_no_others() -> None:
     }
     assert found == {
         "train": ["--again", "--device", "--json", "--out", "--quiet", "--resume", "--set"],
+        "prune": [
+            "--again",
+            "--device",
+            "--dry-run",
+            "--json",
+            "--out",
+            "--quiet",
+            "--resume",
+            "--set",
+            "--target",
+            "--weights",
+        ],
         "check": ["--device", "--json", "--print", "--set"],
         "recipes": ["--json"],
         "show": ["--json", "--picture"],
@@ -69,7 +81,8 @@ def test_the_options_are_these_and_no_others() -> None:
 
 def test_an_unknown_command_is_answered_with_the_nearest(invoke: Invoke) -> None:
     assert_refused(invoke("trian"), "no command 'trian' (did you mean 'train'?)")
-    assert_refused(invoke("zzz"), "no command 'zzz' (commands: train, check, recipes, show, export, study)")
+    commands = "train, prune, check, recipes, show, export, study"
+    assert_refused(invoke("zzz"), f"no command 'zzz' (commands: {commands})")
 
 
 @pytest.mark.parametrize(

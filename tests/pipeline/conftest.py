@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tpsprune import recipe
+from tpsprune import pipeline, recipe
 from tpsprune.recipe import Recipe
+from tpsprune.records import Finished
+from tpsprune.runs import RunFolder
 
 SMALL = """
 name = "small"
@@ -41,3 +44,15 @@ def small() -> Callable[..., Recipe]:
         return recipe.parse(SMALL, "small.toml", overrides)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return trained_small(tmp_path_factory.mktemp("trained"))
+
+
+def trained_small(out: Path) -> RunFolder:
+    """Run the small recipe to its end: its dense model is somebody's trained model to other tests."""
+    *_, last = pipeline.train(recipe.parse(SMALL, "small.toml"), out, device="cpu")
+    assert isinstance(last, Finished)
+    return RunFolder(Path(last.outcome.folder))

@@ -103,6 +103,7 @@ def test_every_window_is_on_the_bill_and_phases_follow_without_gap(small: Small,
 def test_the_projection_is_the_dense_epochs_scaled_to_the_budget(small: Small, tmp_path: Path) -> None:
     outcome = outcome_of(run(small(), tmp_path))
     # Draw at step 40 of 16 an epoch, read every 10: 4 windows of train and 4 of evaluate for 2.5 of 4 epochs.
+    assert outcome.projected_dense is not None
     assert outcome.projected_dense.seconds == pytest.approx(8 * 4 / 2.5)
 
 
@@ -154,7 +155,7 @@ def test_a_budget_ends_the_run_between_two_readings_too(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Windows as short as can be: one a step, each a second on the fake meter's clock.
-    monkeypatch.setattr(import_module("tpsprune.pipeline.train"), "BUDGET_WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(import_module("tpsprune.pipeline.running"), "BUDGET_WINDOW_SECONDS", 0.0)
     recipe = small("watch.every_steps=1000", "stop.budget_seconds=12.0", "stop.draw={rule='none'}")
     outcome = outcome_of(run(recipe, tmp_path))
     assert outcome.drawn.rule == "budget"

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations, prune
 from tpsprune.errors import PruneError
 from tpsprune.pruning import Consumer, survey
 from tpsprune.pruning.graph import couplings
+from tpsprune.pruning.groups import Slice
 
 
 def reasons(model: nn.Module, batch: Tensor) -> dict[str, str]:
@@ -41,7 +42,7 @@ def test_a_group_is_named_after_its_first_producer_and_knows_what_reads_it(zoo: 
         ("body.1",),
     )
     assert first.consumers == (Consumer("body.3", 0, 1),)
-    assert second.consumers == (Consumer("head", 0, 9),)
+    assert second.consumers == (Consumer("head", 0, 9, positions=9),)
 
 
 def test_a_residual_stream_is_one_group_of_all_that_write_into_it(zoo: SimpleNamespace) -> None:
@@ -69,20 +70,41 @@ def test_consumers_of_a_concatenation_are_kept_from_signals_that_know_no_offset(
     assert widths["up"] == {"head": 5}
 
 
-def test_attention_heads_are_left_whole_and_the_stream_and_the_perceptron_are_not(
-    zoo: SimpleNamespace,
-) -> None:
+def test_a_transformer_has_its_stream_its_heads_and_its_perceptron(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("transformer")
     found = survey(model, batch)
-    assert [group.name for group in found.groups] == ["embedding", "mlp_in"]
-    assert "attention heads" in {each.name: each.reason for each in found.left_alone}["q"]
+    kinds = [(group.name, group.kind) for group in found.groups]
+    assert kinds == [("embedding", "units"), ("q", "heads"), ("mlp_in", "units")]
+    assert [each.name for each in found.left_alone] == ["unembed"]
 
 
-def test_a_stream_under_a_layer_norm_is_left_alone(zoo: SimpleNamespace) -> None:
-    model = zoo.Transformer(norm=True)
-    found = survey(model, zoo.tokens(length=3))
-    assert [group.name for group in found.groups] == ["mlp_in"]
-    assert "nn.LayerNorm cannot be cut" in {each.name: each.reason for each in found.left_alone}["embedding"]
+class HiddenHeads(nn.Module):
+    """An attention whose number of heads is written out in the code, where nobody can change it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(5, 8)
+        self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(4))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        x_btd = self.embed(x_btd)
+        q, k, v = (layer(x_btd).unflatten(-1, (2, 4)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+        return self.head(x_btd + self.o(mixed.transpose(1, 2).flatten(2)))
+
+
+def test_heads_that_cannot_go_are_left_whole_and_named() -> None:
+    found = survey(HiddenHeads(), torch.randn(2, 3, 5))
+    assert [group.name for group in found.groups] == ["embed"]
+    why = {each.name: each.reason for each in found.left_alone}
+    assert "does not run without some of its units" in why["q"]
+
+
+def test_a_stream_under_a_layer_norm_is_cut_with_the_norm(zoo: SimpleNamespace) -> None:
+    found = survey(zoo.Transformer(norm=True), zoo.tokens(length=3))
+    assert [group.name for group in found.groups] == ["embedding", "q", "mlp_in"]
+    assert found.groups[0].members == ("norm",)
 
 
 def test_nothing_protects_the_head_but_we_do(zoo: SimpleNamespace) -> None:
@@ -124,8 +146,7 @@ def test_weights_in_half_precision_are_surveyed_like_others(zoo: SimpleNamespace
 @pytest.mark.parametrize(
     ("middle", "reason"),
     [
-        (nn.Conv2d(6, 6, 3, padding=1, groups=2), "it meets middle: grouped convolutions are left whole"),
-        (nn.GroupNorm(2, 6), "it meets middle: nn.GroupNorm cannot be cut"),
+        (nn.LocalResponseNorm(3, alpha=1.0), "more than its consumers depend on it"),
         (nn.Softmax(dim=1), "more than its consumers depend on it"),
         (nn.PixelShuffle(1), ""),
     ],
@@ -224,8 +245,42 @@ class BareParameter(nn.Module):
         return self.head(self.stem(x_bd) * self.scale)
 
 
-def test_a_bare_parameter_keeps_its_units(zoo: SimpleNamespace) -> None:
-    assert reasons(BareParameter(), zoo.vectors())["stem"] == "it meets the bare parameter scale"
+def test_a_bare_parameter_goes_with_its_units(zoo: SimpleNamespace) -> None:
+    (group,) = survey(BareParameter(), zoo.vectors()).groups
+    assert Slice("scale", 0, 0, 1) in group.slices
+
+
+class RawProduct(nn.Module):
+    """A matrix that no layer holds reads the stem."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(5, 6)
+        self.raw = nn.Parameter(torch.randn(6, 3))
+
+    def forward(self, x_bd: Tensor) -> Tensor:
+        return functional.relu(self.stem(x_bd)) @ self.raw
+
+
+def test_what_a_raw_matrix_reads_is_left_whole_and_named(zoo: SimpleNamespace) -> None:
+    assert reasons(RawProduct(), zoo.vectors())["stem"] == "it is the model's output"
+
+
+class StreamOut(nn.Module):
+    """What comes out is the stream itself, under a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.up, self.down = nn.Linear(5, 6), nn.Linear(6, 9), nn.Linear(9, 6)
+        self.norm = nn.LayerNorm(6)
+
+    def forward(self, x_bd: Tensor) -> Tensor:
+        x_bd = self.embed(x_bd)
+        return self.norm(x_bd + self.down(functional.relu(self.up(x_bd))))
+
+
+def test_a_stream_that_comes_out_under_a_norm_is_the_output(zoo: SimpleNamespace) -> None:
+    assert reasons(StreamOut(), zoo.vectors()) == {"embed": "it is the model's output"}
 
 
 class Interleaved(nn.Module):
@@ -240,8 +295,9 @@ class Interleaved(nn.Module):
         return self.head(functional.relu(self.each(x_b2d)).flatten(1))
 
 
-def test_a_flatten_the_trace_misreads_is_found_by_the_trial() -> None:
-    assert "does not run without some of its units" in reasons(Interleaved(), torch.randn(3, 2, 5))["each"]
+def test_a_flatten_the_trace_misreads_is_read_place_by_place() -> None:
+    (group,) = survey(Interleaved(), torch.randn(3, 2, 5)).groups
+    assert group.consumers == (Consumer("head", 0, 1, repeat=2, stride=6),)
 
 
 def test_patterns_spare_layers_and_all_that_lies_in_a_container(zoo: SimpleNamespace) -> None:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from tpsprune.errors import RecipeError
 
-__all__ = ["device_option", "imports", "naming", "recipe_argument", "set_option"]
+__all__ = [
+    "check_folder",
+    "device_option",
+    "folder_options",
+    "imports",
+    "naming",
+    "recipe_argument",
+    "set_option",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -41,6 +50,33 @@ def device_option(command: Command) -> Command:
         show_default=True,
         help="Where to compute; auto takes a GPU where there is one.",
     )(command)
+
+
+def folder_options(command: Command) -> Command:
+    """Add ``--out``, ``--resume`` and ``--again``."""
+    command = click.option(
+        "--again", is_flag=True, help="Run once more, in a new folder beside the old one."
+    )(command)
+    command = click.option(
+        "--resume", is_flag=True, help="Go on with this recipe's run from its last checkpoint."
+    )(command)
+    return click.option(
+        "--out",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("runs"),
+        show_default=True,
+        help="Folder that holds the run folders.",
+    )(command)
+
+
+def check_folder(*, resume: bool, again: bool) -> None:
+    """Refuse ``--resume`` and ``--again`` at once.
+
+    Raises:
+        UsageError: both were asked for.
+    """
+    if resume and again:
+        raise click.UsageError("--resume goes on with a run and --again begins another: give one of them")
 
 
 @contextmanager

@@ -30,6 +30,7 @@ class Bench:
     dataset: Dataset
     execution: Execution
     probe: tuple[Tensor, ...]
+    probe_labels: tuple[Tensor, ...]
     panel: Panel
 
     def __enter__(self) -> Self:
@@ -98,8 +99,8 @@ def set_up(recipe: Recipe, device_word: str) -> Bench:
     execution = Execution.of(recipe.train, training.choose_device(device_word))
     training.prepare_process(recipe.train, recipe.seed, execution.device)
     dataset = data.load(recipe.task.data).to(execution.device)
-    probe = _probe(recipe, dataset, execution)
-    bench = Bench(recipe, dataset, execution, probe, Panel.of(recipe.watch, recipe.seed))
+    probe, probe_labels = _probe(recipe, dataset, execution)
+    bench = Bench(recipe, dataset, execution, probe, probe_labels, Panel.of(recipe.watch, recipe.seed))
     model = bench.new_model()
     few = slice(0, 8)
     models.check_fits(
@@ -113,10 +114,14 @@ def set_up(recipe: Recipe, device_word: str) -> Bench:
     return bench
 
 
-def _probe(recipe: Recipe, dataset: Dataset, execution: Execution) -> tuple[Tensor, ...]:
-    """Return the fixed probe batches: items of the training split, drawn once, without augmentation."""
+def _probe(
+    recipe: Recipe, dataset: Dataset, execution: Execution
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Return the fixed probe batches and their labels: training items, drawn once, without augmentation."""
     generator = torch.Generator().manual_seed(recipe.seed)
     index = torch.randperm(len(dataset.train), generator=generator)[: recipe.watch.probe_items]
-    inputs = execution.arrange(dataset.prepare(dataset.train.inputs[index.to(execution.device)]))
+    index = index.to(execution.device)
+    inputs = execution.arrange(dataset.prepare(dataset.train.inputs[index]))
     # Equal parts: a last batch of one item would stop a batch norm over vectors.
-    return torch.tensor_split(inputs, ceil(len(inputs) / PROBE_BATCH_ITEMS))
+    parts = ceil(len(inputs) / PROBE_BATCH_ITEMS)
+    return torch.tensor_split(inputs, parts), torch.tensor_split(dataset.train.labels[index], parts)

@@ -42,7 +42,9 @@ def check(recipe: Recipe, device: str = "auto") -> Checked:
                     name=group.name,
                     width=group.width,
                     layers=group.producers,
-                    readers=tuple(consumer.module for consumer in group.consumers),
+                    members=group.members,
+                    readers=tuple(dict.fromkeys(consumer.module for consumer in group.consumers)),
+                    kind=group.kind,
                 )
                 for group in survey.groups
             ),

@@ -4,90 +4,153 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import asdict, replace
+from typing import Any
 
 from torch import nn
 
-from tpsprune import pruning, stopping, training
+from tpsprune import measure, pruning, stopping, training
 from tpsprune.pipeline.bench import Bench
+from tpsprune.pipeline.bill import Bill
+from tpsprune.pipeline.heal import healed
+from tpsprune.pipeline.rounds import as_cut, joined, keep_last_plan, keep_plan, round_target
+from tpsprune.pipeline.schedule import between_schedule, retrain_schedule, trains_between
 from tpsprune.pipeline.state import State, has_snapshot, load_snapshot, save_checkpoint
+from tpsprune.pruning import Extraction
+from tpsprune.pruning.recalibrate import output_error
 from tpsprune.recipe.retrain import rewind_epoch
-from tpsprune.records import Event, Note, Pruned
-from tpsprune.runs import RunFolder, read_json, write_json_atomically
+from tpsprune.recipe.target import Latency, Target
+from tpsprune.records import Event, GroupChange, Note, Pruned
+from tpsprune.runs import RunFolder
 
-__all__ = ["cut_model", "replayed", "retrain_schedule"]
+__all__ = ["cut_model", "drawn"]
 
 
-def cut_model(bench: Bench, folder: RunFolder, state: State) -> Generator[Event, None, State]:
-    """Draw the ticket, show what went, and return the state at the start of its retraining.
+def cut_model(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Generator[Event, None, State]:
+    """Make the next round's cut, show what went, and return the state at the start of what follows it.
 
-    With a rewind the plan is replayed on the weights kept for it, and the optimiser is made anew:
-    moments of other weights mean nothing to them.
+    With a rewind the plan of all rounds is replayed on the weights kept for it, and the optimiser is made
+    anew: moments of other weights mean nothing to them.
     """
-    recipe = bench.recipe
-    before = bench.score(state.model, bench.dataset.validation)
-    extraction = pruning.extract(state.model, bench.probe, recipe.prune)
-    after = bench.score(extraction.ticket, bench.dataset.validation)
-    write_json_atomically(folder.plan, extraction.plan.to_json())
-    pruned = Pruned(
-        groups=extraction.changes,
-        left_alone=extraction.left_alone,
-        macs_share=extraction.macs_share,
-        parameters_share=_parameters(extraction.ticket) / _parameters(state.model),
-        validation_accuracy_before=before.accuracy,
-        validation_accuracy_after=after.accuracy,
+    round_ = state.rounds + 1
+    target = round_target(
+        bench.recipe.prune.target,
+        round_,
+        bench.recipe.prune.rounds,
+        macs_share=state.cut.get("macs_share", 1.0),
+        parameters_share=state.cut.get("parameters_share", 1.0),
     )
-    yield pruned
-    notes = list(extraction.notes)
-    rewind = rewind_epoch(recipe.retrain.rewind)
-    if rewind is not None and not has_snapshot(folder):
-        notes.append(f"a budget ended the training before epoch {rewind}: there is nothing to rewind to")
-        rewind = None
-    for note in notes:
+    if target is None:
+        note = f"round {round_}: the rounds before have met {bench.recipe.prune.target} already"
         yield Note(note)
-    ticket = bench.execution.place(extraction.ticket)
-    moments = {}
-    if rewind is not None:
+        keep_last_plan(folder, round_)
+        cut = {**state.cut, "notes": [*state.cut["notes"], note]}
+        ticket, moments = state.model, training.state_by_name(state.optimizer, state.model)
+    else:
+        extraction, pruned = yield from drawn(bench, bill, state.model, target, round_)
+        keep_plan(folder, extraction.plan, round_, bench.recipe.prune.target)
+        cut = _recorded(state, pruned, extraction.notes)
+        ticket = bench.execution.place(extraction.ticket)
+        moments = {}
+        if bench.recipe.retrain.optimizer == "carry":
+            moments = pruning.carried(training.state_by_name(state.optimizer, state.model), extraction.plan)
+    rewind = rewind_epoch(bench.recipe.retrain.rewind)
+    if rewind is not None and has_snapshot(folder):
         original = bench.new_model()
         load_snapshot(folder, original)
-        ticket = bench.execution.place(replayed(folder, original))
-    elif recipe.retrain.optimizer == "carry":
-        moments = pruning.carried(training.state_by_name(state.optimizer, state.model), extraction.plan)
-    optimizer = training.make_optimizer(ticket, recipe.train)
-    training.load_state_by_name(optimizer, ticket, moments)
-    first_step, _ = retrain_schedule(bench, state.step)
-    state = replace(
-        state,
-        stage="retrain",
-        step=first_step,
-        shift=state.step - first_step,
-        model=ticket,
-        optimizer=optimizer,
-        regulariser=bench.regulariser(ticket),
-        rule=stopping.start(recipe.stop.end, chance_accuracy=bench.chance_accuracy),
-        cut={**asdict(pruned), "notes": notes, "dense_clock": asdict(state.clock)},
-    )
+        ticket, moments = bench.execution.place(as_cut(folder, original, round_)), {}
+    elif rewind is not None:
+        note = f"a budget ended the training before epoch {rewind}: there is nothing to rewind to"
+        yield Note(note)
+        cut["notes"].append(note)
+    state = _begun(bench, replace(state, rounds=round_, cut=cut), ticket, moments)
     save_checkpoint(folder, state, bench.panel)
     return state
 
 
-def retrain_schedule(bench: Bench, drawn_step: int) -> tuple[int, int]:
-    """Return the first and the last step of the retraining on its own schedule.
+def drawn(
+    bench: Bench, bill: Bill, model: nn.Module, target: Target, round_: int = 1
+) -> Generator[Event, None, tuple[Extraction, Pruned]]:
+    """Extract a ticket of ``model``, heal it if asked, show what it costs; nothing is written.
 
-    What is left of the budget goes on where the draw left it, or where the rewind goes back to; epochs
-    of its own are a schedule of their own, from the rewind point if there is one, else from the start.
+    Returns:
+        The extraction, with the healed ticket, and the event that was shown.
     """
-    retrain = bench.recipe.retrain
-    rewind = rewind_epoch(retrain.rewind)
-    rewound_step = None if rewind is None else rewind * bench.steps_per_epoch
-    if retrain.epochs == "rest":
-        return (drawn_step if rewound_step is None else rewound_step), bench.total_steps
-    first_step = rewound_step or 0
-    return first_step, first_step + retrain.epochs * bench.steps_per_epoch
+    settings = bench.recipe.prune
+    bill.switch("evaluate")
+    before = bench.score(model, bench.dataset.validation)
+    bill.switch("prune")
+    extraction = pruning.extract(
+        model, bench.probe, replace(settings, target=target), **_asked(bench, settings.units, target)
+    )
+    if settings.heal_steps:
+        bill.switch("heal")
+        yield from healed(bench, bill, extraction.ticket, model)
+    bill.switch("evaluate")
+    after = bench.score(extraction.ticket, bench.dataset.validation)
+    pruned = Pruned(
+        groups=extraction.changes,
+        left_alone=extraction.left_alone,
+        macs_share=extraction.macs_share,
+        parameters_share=_parameters(extraction.ticket) / _parameters(model),
+        validation_accuracy_before=before.accuracy,
+        validation_accuracy_after=after.accuracy,
+        output_error=output_error(extraction.ticket, model, bench.probe),
+        round=round_,
+        rounds=settings.rounds,
+    )
+    yield pruned
+    for note in extraction.notes:
+        yield Note(note)
+    bill.switch("prune")
+    return extraction, pruned
 
 
-def replayed(folder: RunFolder, model: nn.Module) -> nn.Module:
-    """Return ``model`` cut by the run's plan, every weight that stays as it is."""
-    return pruning.replay(model, pruning.Plan.from_json(read_json(folder.plan)))
+def _asked(bench: Bench, units: str, target: Target) -> dict[str, Any]:
+    """Return what an extraction needs beside the probe: labels for an importance, a clock for a latency."""
+    asked: dict[str, Any] = {}
+    if units != "interpolation":
+        asked["labels"] = bench.probe_labels
+    if isinstance(target, Latency):
+        item, items = bench.probe[0][0], target.batch_items
+        asked["clock"] = lambda model: measure.latency(model, item, items).median_seconds
+    return asked
+
+
+def _recorded(state: State, pruned: Pruned, notes: tuple[str, ...]) -> dict[str, Any]:
+    """Return what the run remembers of its cuts: this one's figures joined to those of earlier rounds."""
+    if not state.rounds:
+        return {**asdict(pruned), "notes": list(notes), "dense_clock": asdict(state.clock)}
+    earlier = tuple(GroupChange(**raw) for raw in state.cut["groups"])
+    return {
+        **asdict(pruned),
+        "groups": [asdict(change) for change in joined(earlier, pruned.groups)],
+        "macs_share": state.cut["macs_share"] * pruned.macs_share,
+        "parameters_share": state.cut["parameters_share"] * pruned.parameters_share,
+        "validation_accuracy_before": state.cut["validation_accuracy_before"],
+        "notes": [*state.cut["notes"], *notes],
+        "dense_clock": state.cut["dense_clock"],
+    }
+
+
+def _begun(bench: Bench, state: State, ticket: nn.Module, moments: Any) -> State:
+    """Return the state at the start of what follows a cut: another one, training between two, or the last."""
+    optimizer = training.make_optimizer(ticket, bench.recipe.train)
+    training.load_state_by_name(optimizer, ticket, moments)
+    state = replace(
+        state,
+        model=ticket,
+        optimizer=optimizer,
+        regulariser=bench.regulariser(ticket),
+        rule=stopping.start(bench.recipe.stop.end, chance_accuracy=bench.chance_accuracy),
+    )
+    if state.rounds == bench.recipe.prune.rounds:
+        first_step, _ = retrain_schedule(bench, state.step)
+        return replace(state, stage="retrain", step=first_step, shift=state.shift + state.step - first_step)
+    if not trains_between(bench):
+        return replace(state, stage="cut")
+    first_step, *ends = between_schedule(bench, state.step)
+    shift = state.shift + state.step - first_step
+    return replace(state, stage="between", step=first_step, shift=shift, cut={**state.cut, "ends": ends})
 
 
 def _parameters(model: nn.Module) -> int:

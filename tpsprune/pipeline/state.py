@@ -34,8 +34,8 @@ __all__ = [
     "save_snapshot",
 ]
 
-SCHEMA = "tpsprune.state/1"
-Stage: TypeAlias = Literal["dense", "cut", "retrain", "weigh"]
+SCHEMA = "tpsprune.state/2"
+Stage: TypeAlias = Literal["dense", "cut", "between", "retrain", "weigh"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,8 @@ class State:
 
     ``step`` counts on the stage's own schedule; adding ``shift`` gives the steps trained since the run
     began, the clock of journals and pictures. ``lines`` are those of the readings and the decisions
-    journal that belong to this state: later ones are of a future that a kill took back.
+    journal that belong to this state: later ones are of a future that a kill took back. ``rounds`` is how
+    many cuts have been made.
     """
 
     stage: Stage
@@ -85,6 +86,7 @@ class State:
     clock: Clock
     lines: tuple[int, int]
     cut: Mapping[str, Any]
+    rounds: int = 0
     drawn: Decision | None = None
     stopped: Decision | None = None
 
@@ -144,6 +146,7 @@ class Restored:
             clock=Clock(**self.plain["clock"]),
             lines=tuple(self.plain["lines"]),
             cut=self.plain["cut"],
+            rounds=self.plain["rounds"],
             drawn=_decision(self.plain["drawn"]),
             stopped=_decision(self.plain["stopped"]),
         )
@@ -184,6 +187,7 @@ def save_checkpoint(folder: RunFolder, state: State, panel: Panel) -> None:
         "clock": asdict(state.clock),
         "lines": list(state.lines),
         "cut": dict(state.cut),
+        "rounds": state.rounds,
         "drawn": state.drawn.to_json() if state.drawn else None,
         "stopped": state.stopped.to_json() if state.stopped else None,
     }

@@ -18,8 +18,9 @@ from tpsprune.errors import ArtifactError
 from tpsprune.pipeline.bench import Bench
 from tpsprune.pipeline.bill import Bill
 from tpsprune.pipeline.load import largest_difference, rebuilt_from
+from tpsprune.pipeline.rounds import as_cut
 from tpsprune.pipeline.state import Clock, State
-from tpsprune.records import Cost, GroupChange, LeftAlone, ModelFigures, Outcome, Reading
+from tpsprune.records import GIVEN, Cost, GroupChange, LeftAlone, ModelFigures, Outcome, Reading
 from tpsprune.runs import RunFolder, write_result
 from tpsprune.runs.tensors import load_tensors, save_tensors, shapes_of
 
@@ -37,7 +38,7 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Outcome:
     assert state.stopped is not None
     ticket = state.model
     save_tensors(folder.ticket, ticket.state_dict(), {})
-    dense = bench.new_model()
+    dense = bench.execution.place(as_cut(folder, bench.new_model(), 0))
     dense.load_state_dict(load_tensors(folder.dense, shapes_of(dense.state_dict()))[0])
     _prove_rebuilt(bench, folder, ticket)
     dense_figures, ticket_figures = _figures(bench, dense, ticket)
@@ -57,7 +58,7 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Outcome:
         left_alone=tuple(LeftAlone(**raw) for raw in state.cut["left_alone"]),
         drawn=state.drawn,
         stopped=state.stopped,
-        epochs={"budget": float(bench.recipe.train.epochs), "trained": state.stopped.epoch},
+        epochs={"budget": _budget_epochs(bench, state), "trained": state.stopped.epoch},
         energy=bill.phases,
         method=bill.method,
         total=bill.total,
@@ -104,15 +105,17 @@ def _figures(bench: Bench, dense: nn.Module, ticket: nn.Module) -> tuple[ModelFi
     return first, second
 
 
-def _projection(bench: Bench, state: State) -> Cost:
+def _projection(bench: Bench, state: State) -> Cost | None:
     """Return what the dense model would have cost to the end of the budget: a projection, no measurement.
 
     Training and evaluation of the dense stage, lost work left out, times budget / epochs at the draw. Not
     in it: setting up, readings, weighing, and TPS as far as its share of the processor time goes. It
     assumes that an epoch costs the same at the end as at the beginning, and that nothing would have
-    stopped the dense model early.
+    stopped the dense model early. ``None`` where the dense model was given.
     """
     assert state.drawn is not None
+    if state.drawn.rule == GIVEN:
+        return None
     dense = Clock(**state.cut["dense_clock"])
     scale = bench.recipe.train.epochs / state.drawn.epoch * (1.0 - (_share(dense.tps, dense) or 0.0))
     return Cost(
@@ -120,6 +123,15 @@ def _projection(bench: Bench, state: State) -> Cost:
         seconds=dense.seconds * scale,
         cpu_seconds=dense.cpu_seconds * scale,
     )
+
+
+def _budget_epochs(bench: Bench, state: State) -> float:
+    """Return the epochs that could have been trained: of a model given, those of its retraining."""
+    assert state.drawn is not None
+    if state.drawn.rule != GIVEN:
+        return float(bench.recipe.train.epochs)
+    own = bench.recipe.retrain.epochs
+    return 0.0 if own == "rest" else float(own)
 
 
 def _share(cpu_seconds: float, clock: Clock) -> float | None:

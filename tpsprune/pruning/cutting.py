@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from tpsprune.errors import PruneError
-from tpsprune.pruning.groups import Group, GroupCut
-from tpsprune.pruning.layers import input_axis, mixer, refit, units_first
+from tpsprune.pruning.groups import Attribute, Group, GroupCut
+from tpsprune.pruning.layers import deafen, length, mixer, refit
 from tpsprune.pruning.layout import element_index
+from tpsprune.pruning.norms import MaskedNorm, masked, norms_over_units, unmasked
 
-__all__ = ["Elements", "cut_copy", "cut_in_place", "elements_kept", "fresh_copy", "silence", "take"]
+__all__ = ["Elements", "cut_copy", "cut_in_place", "elements_kept", "fresh_copy", "silence", "take", "unmask"]
 
 Elements = dict[str, dict[int, Tensor]]
 """By tensor name and axis, the elements that stay, in the numbering of the dense model."""
@@ -82,11 +82,13 @@ def cut_copy(model: nn.Module, cuts: Sequence[GroupCut]) -> nn.Module:
 
 
 def cut_in_place(model: nn.Module, cuts: Sequence[GroupCut]) -> None:
-    """Cut ``model`` itself; see ``cut_copy``."""
+    """Cut ``model`` itself; see ``cut_copy``. What stands in for a norm (``silence``) is that norm again."""
+    unmask(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
+    touched: dict[str, nn.Module] = {}
     for name, axes in elements_kept(shapes, cuts).items():
         owner, _, tensor_name = name.rpartition(".")
-        module = model.get_submodule(owner)
+        module = touched[owner] = model.get_submodule(owner)
         old: Tensor = getattr(module, tensor_name)
         new = take(old.detach(), axes)
         setattr(
@@ -94,17 +96,41 @@ def cut_in_place(model: nn.Module, cuts: Sequence[GroupCut]) -> None:
             tensor_name,
             nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new,
         )
-        if isinstance(module, _NormBase):
-            module.num_features = len(new)
+    for cut in (each for each in cuts if each.removed):
+        for attribute in cut.attributes:
+            _remember(model.get_submodule(attribute.module), attribute, len(cut.kept))
+    for module in touched.values():
         refit(module)
 
 
+def _remember(module: nn.Module, attribute: Attribute, units: int) -> None:
+    """Set what a module remembers about its units; a shape of one number stays a shape."""
+    value = attribute.per_unit * units
+    old = getattr(module, attribute.name)
+    setattr(module, attribute.name, type(old)((value,)) if isinstance(old, tuple | list) else value)
+
+
 def silence(model: nn.Module, group: Group, removed: Sequence[int]) -> None:
-    """Make the consumers of a group deaf to some of its units, in place: the cut, at the old shape."""
-    with torch.no_grad():
-        for consumer in group.consumers:
-            module = mixer(model, consumer.module)
-            rows = units_first(
-                module.weight, input_axis(module), consumer.offset, group.width, consumer.block
-            )
-            rows[list(removed)] = 0.0
+    """Make a model deaf to some units of a group, in place: the cut, at the old shape.
+
+    Its consumers hear zero from them, and the norms among its members norm over the units that stay (each
+    is replaced by a ``norms.MaskedNorm`` with the same parameters; ``cut_in_place`` puts it back).
+    """
+    gone = list(removed)
+    if not gone:
+        return
+    for consumer in group.consumers:
+        deafen(mixer(model, consumer.module), consumer, group.width, gone)
+    for member in group.members:
+        norm = model.get_submodule(member)
+        if norms_over_units(norm):
+            layout = next(each for each in group.slices if each.tensor.rpartition(".")[0] == member)
+            elements = element_index(layout, group.width)[gone].flatten()
+            model.set_submodule(member, masked(norm, length(norm, "both"), elements))
+
+
+def unmask(model: nn.Module) -> None:
+    """Put back, in place, the norms that ``silence`` replaced: every unit is heard by them again."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, MaskedNorm):
+            model.set_submodule(name, unmasked(module))

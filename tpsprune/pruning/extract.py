@@ -27,7 +27,7 @@ from tpsprune.pruning.selection import Reading, Selection, select
 from tpsprune.pruning.statistics import PairMoments, call_order, pair_moments
 from tpsprune.pruning.trial import flat_tensors
 from tpsprune.pruning.verify import verify
-from tpsprune.pruning.widths import choose_widths
+from tpsprune.pruning.widths import Evidence, choose_widths
 from tpsprune.recipe.prune import Prune
 from tpsprune.records import GroupChange, LeftAlone
 
@@ -77,8 +77,8 @@ def extract(model: nn.Module, probe: Sequence[Any], settings: Prune) -> Extracti
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     at_dense = pair_moments(model, model, probe, _widths_at(groups))
     ranks = [_effective_rank(model, group, at_dense) for group in groups]
-    wishes = ranks if settings.widths == "effective-rank" else [float(group.width) for group in groups]
-    widths = choose_widths(macs, wishes, settings)
+    names = [group.name for group in groups]
+    widths = choose_widths(macs, Evidence(ranks=ranks), settings, names=names)
 
     work = fresh_copy(model)
     new_biases = _gaining_bias(work, groups, settings)

@@ -17,6 +17,7 @@ from torch import nn
 from tpsprune.errors import ArtifactError
 from tpsprune.pruning.fields import Fields
 from tpsprune.pruning.groups import Attribute, GroupCut, Slice
+from tpsprune.pruning.opened import opened_shapes, split_of
 
 __all__ = ["Plan", "TensorFact", "first_difference", "signature_of", "versions"]
 
@@ -52,6 +53,12 @@ class Plan:
     opened: tuple[str, ...] = ()
     versions: dict[str, str]
     model: tuple[TensorFact, ...]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of what is cut: the dense model opened and given its new biases."""
+        shapes = opened_shapes({fact.name: fact.shape for fact in self.model}, self.opened)
+        return shapes | {f"{name}.bias": shapes[f"{name}.weight"][:1] for name in self.new_biases}
 
     @property
     def digest(self) -> str:
@@ -173,11 +180,15 @@ def _group(place: str, fields: Fields) -> GroupCut:
 
 
 def _check_fits_itself(plan: Plan) -> None:
-    shapes = {fact.name: fact.shape for fact in plan.model}
+    held = {fact.name for fact in plan.model}
+    for module in plan.opened:
+        if not split_of(module, held):
+            raise ArtifactError(f"plan.opened: {module!r} is no closed attention module in plan.model")
+    opened = opened_shapes({fact.name: fact.shape for fact in plan.model}, plan.opened)
     for module in plan.new_biases:
-        if f"{module}.weight" not in shapes or f"{module}.bias" in shapes:
+        if f"{module}.weight" not in opened or f"{module}.bias" in opened:
             raise ArtifactError(f"plan.new_biases: {module!r} is no layer without a bias in plan.model")
-        shapes[f"{module}.bias"] = shapes[f"{module}.weight"][:1]
+    shapes = plan.shapes
     for cut in plan.groups:
         for slice_ in cut.slices:
             shape = shapes.get(slice_.tensor, ())

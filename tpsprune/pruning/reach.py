@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
 from tpsprune.numerics.macs import MacCount, count_macs
-from tpsprune.pruning.groups import Survey
+from tpsprune.pruning.costs import CostModel
+from tpsprune.pruning.fold import can_gain_bias
+from tpsprune.pruning.groups import Group, Survey
+from tpsprune.pruning.layers import mixer, units_out
+from tpsprune.pruning.opened import open_attention
 from tpsprune.pruning.survey import survey
-from tpsprune.pruning.widths import MacModel, choose_widths
+from tpsprune.pruning.widths import check_widths
 from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.target import Params
 
-__all__ = ["check_target", "surveyed"]
+__all__ = ["check_target", "cost_model", "surveyed"]
 
 
-def surveyed(model: nn.Module, batch: Any, settings: Prune) -> tuple[Survey, MacCount, MacModel]:
+def surveyed(model: nn.Module, batch: Any, settings: Prune) -> tuple[Survey, MacCount, CostModel]:
     """Survey a model that is to be cut, and count what it costs as a function of its widths.
+
+    The cost is in the unit of the target: parameters for ``params``, else multiply-accumulates. Every
+    bias that the fold might add is counted as a parameter.
 
     Raises:
         PruneError: a pattern to leave alone matches nothing, or nothing can be cut.
@@ -27,19 +36,44 @@ def surveyed(model: nn.Module, batch: Any, settings: Prune) -> tuple[Survey, Mac
     if not found.groups:
         raise PruneError(_nothing_to_cut(found))
     count = count_macs(model, example)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    return found, count, MacModel.of(found.groups, shapes, count)
+    new_biases = _that_may_gain_bias(model, found.groups) if settings.fold and settings.new_biases else ()
+    return found, count, cost_model(model, found.groups, count, settings, new_biases)
+
+
+def cost_model(
+    model: nn.Module,
+    groups: Sequence[Group],
+    count: MacCount,
+    settings: Prune,
+    new_biases: Sequence[str] = (),
+) -> CostModel:
+    """Return what a model costs in the unit of the target; ``new_biases`` are layers that are given one."""
+    if not isinstance(settings.target, Params):
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        return CostModel.of_macs(groups, shapes, count)
+    held = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    total = sum(parameter.numel() for parameter in model.parameters())
+    biases = {f"{name}.bias": (units_out(mixer(model, name)),) for name in new_biases}
+    return CostModel.of_params(groups, {**held, **biases}, total)
 
 
 def check_target(model: nn.Module, batch: Any, settings: Prune) -> tuple[Survey, MacCount]:
     """Return what of the model can be cut, and its multiply-accumulates, if the target is within reach.
 
+    A target of latency is not tried: nothing is measured here.
+
     Raises:
-        PruneError: as ``surveyed``, or the target is below what the narrowest widths allowed would cost.
+        PruneError: as ``surveyed``, or as ``widths.check_widths``: the target is below what the narrowest
+            widths allowed would cost, or names a group that is not there.
     """
-    found, count, macs = surveyed(model, batch, settings)
-    choose_widths(macs, [float(width) for width in macs.widths], settings)
+    found, count, costs = surveyed(open_attention(model)[0], batch, settings)
+    check_widths(costs, settings, [group.name for group in found.groups])
     return found, count
+
+
+def _that_may_gain_bias(model: nn.Module, groups: Sequence[Group]) -> tuple[str, ...]:
+    names = dict.fromkeys(consumer.module for group in groups for consumer in group.consumers)
+    return tuple(name for name in names if can_gain_bias(mixer(model, name)))
 
 
 def _nothing_to_cut(found: Survey) -> str:

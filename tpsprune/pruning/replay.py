@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from tpsprune.errors import PruneError
-from tpsprune.pruning.cutting import cut_in_place, fresh_copy
+from tpsprune.pruning.cutting import cut_in_place
 from tpsprune.pruning.layers import mixer
+from tpsprune.pruning.opened import open_attention
 from tpsprune.pruning.plan import Plan, first_difference, signature_of
 
 __all__ = ["add_biases", "replay"]
@@ -18,14 +19,17 @@ def replay(model: nn.Module, plan: Plan) -> nn.Module:
 
     Nothing is folded: this is for initial or rewound weights, and for an empty shell that a ticket's
     state dict is loaded into. Layers that the plan gives a bias get one of zeros, so that the state
-    dicts fit. The plan holds the layout of every cut tensor: no trace is needed.
+    dicts fit. The plan holds the layout of every cut tensor: no trace is needed. Attention modules that
+    the plan opens are opened first, then biases are added, then units go and the numbers that modules
+    remember about them (heads) follow.
 
     Raises:
-        PruneError: the plan is of another model; the message names the first tensor that differs.
+        PruneError: the plan is of another model; the message names the first tensor that differs, or the
+            attention that cannot be opened here.
     """
     if difference := first_difference(plan.model, signature_of(model)):
         raise PruneError(f"the plan is for another model: {difference}")
-    ticket = fresh_copy(model)
+    ticket, _ = open_attention(model, plan.opened)
     add_biases(ticket, plan.new_biases)
     cut_in_place(ticket, plan.groups)
     return ticket

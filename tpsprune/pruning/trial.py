@@ -1,24 +1,34 @@
-"""The trial of a group: cut half of it and see whether that is the same as not listening to it.
+"""The trial of groups: cut half of them and see whether that is the same as not listening to it.
 
 A graph is drawn from names of operations; only behaviour proves that a unit can go. What mixes units
-without weights (attention heads, layer norm, a mean over channels), what the trace did not see and what
-does not run at another width all fail here.
+without weights (attention heads, a mean over channels), what the trace did not see and what does not run at
+another width all fail here. The subject is cut and made deaf in place and put back, never copied.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tpsprune.numerics.forward import call_model
-from tpsprune.pruning.cutting import cut_copy, fresh_copy, silence
+from tpsprune.pruning.cutting import cut_in_place, fresh_copy, silence
 from tpsprune.pruning.groups import Group, GroupCut
+from tpsprune.pruning.layers import mixer
 
-__all__ = ["flat_tensors", "shaken", "trial_fault"]
+__all__ = [
+    "flat_tensors",
+    "half_of",
+    "joint_fault",
+    "put_back",
+    "scalar",
+    "shaken",
+    "trial_fault",
+    "trial_faults",
+]
 
 TOLERANCE = 1e-3
 
@@ -45,28 +55,40 @@ def shaken(model: nn.Module) -> nn.Module:
     return subject
 
 
+def trial_faults(subject: nn.Module, groups: Sequence[Group], batch: Any) -> list[str]:
+    """Return for each group why half of it cannot be cut out of a shaken model, or an empty string.
+
+    All are tried at once; where that fails, each half of them by itself, down to the single ones. Groups
+    that hold up together do so each by itself, as none of them is one the output does not depend on.
+
+    Cost: three passes over ``batch`` where all is well, else some 2·log₂(groups) for each that fails.
+    """
+    if not groups:
+        return []
+    with torch.no_grad():
+        whole = list(flat_tensors(call_model(subject, batch)))
+    loud = _loud(subject, groups, batch)
+    faults = [""] * len(groups)
+    for rank, group in enumerate(groups):
+        if not loud[rank]:
+            faults[rank] = _fault(subject, (group,), batch, whole)
+    _halve(subject, groups, [rank for rank in range(len(groups)) if loud[rank]], batch, whole, faults)
+    return faults
+
+
 def trial_fault(subject: nn.Module, group: Group, batch: Any) -> str:
     """Return why half of ``group`` cannot be cut out of a shaken model, or an empty string.
 
-    Cost: two copies and three forward passes over ``batch``.
+    Cost: three forward passes over ``batch``. The subject is as it was afterwards.
     """
-    order = torch.randperm(group.width, generator=torch.Generator().manual_seed(0)).tolist()
-    cut = GroupCut.of(group, order[: max(1, group.width // 2)])
-    deaf = copy.deepcopy(subject)
-    silence(deaf, group, cut.removed)
+    return joint_fault(subject, (group,), batch)
+
+
+def joint_fault(subject: nn.Module, groups: Sequence[Group], batch: Any) -> str:
+    """Return why half of each of ``groups`` cannot be cut from a shaken model at once, or an empty string."""
     with torch.no_grad():
         whole = list(flat_tensors(call_model(subject, batch)))
-        masked = list(flat_tensors(call_model(deaf, batch)))
-        try:
-            ticket = list(flat_tensors(call_model(cut_copy(subject, (cut,)), batch)))
-        # Whatever the model's own code raises at another width is the answer sought.
-        except Exception as error:  # noqa: BLE001
-            return f"the model does not run without some of its units ({_first_line(error)})"
-    if all(torch.equal(a, b) for a, b in zip(whole, masked, strict=True)):
-        return "the output does not depend on its consumers"
-    if not _close(masked, ticket):
-        return "more than its consumers depend on it (attention heads, or a norm or mean over units)"
-    return ""
+    return _fault(subject, groups, batch, whole)
 
 
 def flat_tensors(output: Any) -> Iterator[Tensor]:
@@ -82,9 +104,110 @@ def flat_tensors(output: Any) -> Iterator[Tensor]:
             yield from flat_tensors(part)
 
 
+def _halve(
+    subject: nn.Module,
+    groups: Sequence[Group],
+    ranks: list[int],
+    batch: Any,
+    whole: list[Tensor],
+    faults: list[str],
+) -> None:
+    if not ranks:
+        return
+    fault = _fault(subject, [groups[rank] for rank in ranks], batch, whole)
+    if not fault:
+        return
+    if len(ranks) == 1:
+        faults[ranks[0]] = fault
+        return
+    middle = len(ranks) // 2
+    _halve(subject, groups, ranks[:middle], batch, whole, faults)
+    _halve(subject, groups, ranks[middle:], batch, whole, faults)
+
+
+def _fault(subject: nn.Module, groups: Sequence[Group], batch: Any, whole: list[Tensor]) -> str:
+    cuts = [half_of(group) for group in groups]
+    try:
+        with torch.no_grad():
+            with put_back(subject, groups):
+                for group, cut in zip(groups, cuts, strict=True):
+                    silence(subject, group, cut.removed)
+                masked = list(flat_tensors(call_model(subject, batch)))
+            with put_back(subject, ()):
+                cut_in_place(subject, cuts)
+                ticket = list(flat_tensors(call_model(subject, batch)))
+    # Whatever the model's own code raises at another width is the answer sought.
+    except Exception as error:  # noqa: BLE001
+        return f"the model does not run without some of its units ({_first_line(error)})"
+    if all(torch.equal(a, b) for a, b in zip(whole, masked, strict=True)):
+        return "the output does not depend on its consumers"
+    if [tensor.shape for tensor in masked] != [tensor.shape for tensor in ticket]:
+        return "it is the model's output"
+    if not _close(masked, ticket):
+        return "more than its consumers depend on it (attention heads, or a norm or mean over units)"
+    return ""
+
+
+def half_of(group: Group) -> GroupCut:
+    """Return the cut of a group that is tried: half its units, drawn the same on every call."""
+    order = torch.randperm(group.width, generator=torch.Generator().manual_seed(0)).tolist()
+    return GroupCut.of(group, order[: max(1, group.width // 2)])
+
+
+@contextmanager
+def put_back(subject: nn.Module, groups: Sequence[Group]) -> Iterator[None]:
+    """Let a model be cut, or made deaf to ``groups``, in place, and put it back as it was."""
+    kept = []
+    for module in subject.modules():
+        tables = {name: dict(module.__dict__[name]) for name in ("_parameters", "_buffers", "_modules")}
+        kept.append((module, module.__dict__ | tables))
+    try:
+        for name in dict.fromkeys(consumer.module for group in groups for consumer in group.consumers):
+            module = mixer(subject, name)
+            module.weight = nn.Parameter(module.weight.detach().clone(), module.weight.requires_grad)
+        yield
+    finally:
+        for module, state in kept:
+            module.__dict__.clear()
+            module.__dict__.update(state)
+
+
+def _loud(subject: nn.Module, groups: Sequence[Group], batch: Any) -> list[bool]:
+    """Return for each group whether the output depends on one of its consumers, as far as autograd sees."""
+    weights = {
+        consumer.module: mixer(subject, consumer.module).weight
+        for group in groups
+        for consumer in group.consumers
+    }
+    flags = {name: weight.requires_grad for name, weight in weights.items()}
+    try:
+        for weight in weights.values():
+            weight.requires_grad_(True)
+        with torch.enable_grad():
+            total = scalar(call_model(subject, batch))
+            if not total.requires_grad:
+                return [False] * len(groups)
+            gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+    finally:
+        for name, weight in weights.items():
+            weight.requires_grad_(flags[name])
+    loud = {
+        name: gradient is not None and bool(gradient.any())
+        for name, gradient in zip(weights, gradients, strict=True)
+    }
+    return [any(loud[consumer.module] for consumer in group.consumers) for group in groups]
+
+
+def scalar(output: Any) -> Tensor:
+    """Return a number that depends on every element of a model's answer."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        (part * torch.randn(part.shape, generator=generator).to(part)).sum() for part in flat_tensors(output)
+    ]
+    return torch.stack([part.cpu().double() for part in parts]).sum() if parts else torch.zeros(())
+
+
 def _close(expected: list[Tensor], found: list[Tensor]) -> bool:
-    if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
-        return False
     return all(
         bool((a - b).abs().max() <= TOLERANCE * (a - a.mean()).abs().max().clamp_min(1e-12))
         for a, b in zip(expected, found, strict=True)

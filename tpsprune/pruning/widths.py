@@ -1,144 +1,264 @@
-"""How many units each group keeps, so that the whole costs what was asked for."""
+"""How many units each group keeps, so that the whole is what was asked for."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from fnmatch import fnmatchcase
+from typing import TypeVar
 
-from tpsprune.errors import PruneError
-from tpsprune.numerics.macs import MacCount
-from tpsprune.pruning.groups import Group
+import torch
+from torch import Tensor
+
+from tpsprune.errors import PruneError, did_you_mean
+from tpsprune.pruning.allocate import Bounds, Path, by_score, greedy, in_proportion, level_with
+from tpsprune.pruning.costs import CostModel
 from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs
+from tpsprune.recipe.target import Latency, Macs, Params, Tolerance, Widths
 
-__all__ = ["MacModel", "choose_widths", "least_widths"]
+__all__ = ["Evidence", "bounds_of", "check_widths", "choose_widths", "needs"]
+
+T = TypeVar("T")
 
 HALVINGS = 60
+TIMED_HALVINGS = 9
+"""Each costs a measurement; the path is then known to 0.2 %, finer than a clock tells."""
+SLACK = 1e-9
+"""Share of the cost by which rounding may seem to miss a target."""
 WORTH_SAYING = 0.01
+NAMES_SHOWN = 8
 
 
-@dataclass(frozen=True, slots=True)
-class _Term:
-    """One layer: its multiply-accumulates, and per axis of its weight what share a unit of a group is."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What is known of each group, in the groups' order; what ``needs`` does not name may be missing.
 
-    macs: int
-    axes: tuple[tuple[tuple[int, float], ...], ...]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class MacModel:
-    """Multiply-accumulates as a function of widths, exact: every weight is used equally often.
-
-    A layer costs its dense figure times, for each axis of its weight, the share of elements that stay;
-    what no cut layer multiplies (attention scores, layers left alone) is constant.
+    ``ranks`` are effective ranks, in units; ``residuals[g][k - 1]`` is the share of what group g says that
+    is lost with its best k units; ``scores[g]`` holds one importance per unit, the higher stays.
     """
 
-    widths: tuple[int, ...]
-    constant: int
-    terms: tuple[_Term, ...]
-
-    @classmethod
-    def of(cls, groups: Sequence[Group], shapes: Mapping[str, Sequence[int]], count: MacCount) -> MacModel:
-        """Build from the dense model's groups, tensor shapes and multiply-accumulates."""
-        axes: dict[str, dict[int, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
-        for rank, group in enumerate(groups):
-            for slice_ in group.slices:
-                module, _, tensor = slice_.tensor.rpartition(".")
-                if tensor == "weight" and module in count.by_module:
-                    share = slice_.block / shapes[slice_.tensor][slice_.axis]
-                    axes[module][slice_.axis].append((rank, share))
-        terms = tuple(
-            _Term(count.by_module[module], tuple(tuple(each) for each in by_axis.values()))
-            for module, by_axis in axes.items()
-        )
-        constant = count.total - sum(term.macs for term in terms)
-        return cls(tuple(group.width for group in groups), constant, terms)
-
-    @property
-    def total(self) -> int:
-        """Multiply-accumulates of the dense model."""
-        return self.constant + sum(term.macs for term in self.terms)
-
-    def at(self, widths: Sequence[int]) -> float:
-        """Return the multiply-accumulates at ``widths``, one for each group."""
-        gone = [dense - width for dense, width in zip(self.widths, widths, strict=True)]
-        return self.constant + sum(
-            term.macs * math.prod(1.0 - sum(gone[rank] * share for rank, share in axis) for axis in term.axes)
-            for term in self.terms
-        )
+    ranks: Sequence[float] | None = None
+    residuals: Sequence[Sequence[float]] | None = None
+    scores: Sequence[Tensor] | None = None
 
 
-def least_widths(widths: Sequence[int], settings: Prune) -> tuple[int, ...]:
-    """Return the fewest units that the settings let each group keep."""
-    return tuple(
-        min(
-            width,
-            _up(max(settings.min_width, math.ceil(width * (1.0 - settings.max_cut_share) - 1e-9)), settings),
-        )
-        for width in widths
-    )
+def needs(settings: Prune) -> set[str]:
+    """Return which fields of ``Evidence`` these settings read."""
+    match settings.target, settings.widths:
+        case Widths(), _:
+            return set()
+        case Tolerance(), _:
+            return {"residuals"}
+        case _, "effective-rank":
+            return {"ranks"}
+        case _, "equal-residual" | "greedy":
+            return {"residuals"}
+        case _, "global-magnitude":
+            return {"scores"}
+    return set()
 
 
-def choose_widths(macs: MacModel, wishes: Sequence[float], settings: Prune) -> tuple[int, ...]:
-    """Return widths in proportion to ``wishes`` that cost at most the target, and not a step less.
+def bounds_of(costs: CostModel, settings: Prune, names: Sequence[str]) -> Bounds:
+    """Return between which widths the settings let each group end.
 
-    width = c · wish, to the nearest multiple of ``round_to``, between the least allowed and the dense
-    width; c is the largest that fits, found by halving. What is then left over grows, step by step, the
-    group that rounding hurt most, until no group can be a step wider. ``wishes`` are effective ranks, or
-    the dense widths for a uniform cut.
+    ``min_width`` and ``round_to`` are meant for units; of heads and of blocks one may be left, and they
+    are counted one by one. The caps hold for all; a cap wins over the rounding.
 
     Raises:
-        PruneError: even the least widths cost more than the target.
+        PruneError: a pattern of ``max_cut_shares`` matches no group.
     """
-    assert isinstance(settings.target, Macs)
-    target = settings.target.macs * macs.total
-    least = least_widths(macs.widths, settings)
-    if macs.at(least) > target:
-        reach = math.ceil(1000 * macs.at(least) / macs.total) / 1000
-        raise PruneError(
-            f"prune.target {settings.target} cannot be reached: with min_width "
-            f"{settings.min_width}, max_cut_share {settings.max_cut_share:g} and round_to "
-            f"{settings.round_to} the least is {reach:.3f}{_uncut_words(macs)}"
-        )
+    for pattern in settings.max_cut_shares:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise PruneError(
+                f"prune.max_cut_shares: '{pattern}' matches no group{did_you_mean(pattern, names)}; "
+                f"groups are {_shown(names)}"
+            )
+    least, steps = [], []
+    for name, width, kind in zip(names, costs.widths, costs.kinds, strict=True):
+        matching = [share for each, share in settings.max_cut_shares.items() if fnmatchcase(name, each)]
+        cap = math.ceil(width * (1.0 - (matching[-1] if matching else settings.max_cut_share)) - 1e-9)
+        step, floor = (settings.round_to, settings.min_width) if kind == "units" else (1, 1)
+        steps.append(step)
+        least.append(min(width, step * math.ceil(max(floor, cap) / step)))
+    return Bounds(tuple(least), costs.widths, tuple(steps))
 
-    def scaled(c: float) -> tuple[int, ...]:
-        return tuple(
-            max(low, min(width, settings.round_to * math.floor(c * wish / settings.round_to + 0.5)))
-            for low, width, wish in zip(least, macs.widths, wishes, strict=True)
-        )
 
-    low, high = (
-        0.0,
-        2.0 * max(width / max(wish, 1e-9) for width, wish in zip(macs.widths, wishes, strict=True)),
-    )
+def check_widths(costs: CostModel, settings: Prune, names: Sequence[str]) -> Bounds:
+    """Return the bounds if the target can be met within them, as far as that is known without data.
+
+    A latency is not: it takes a measurement.
+
+    Raises:
+        PruneError: even the least widths cost more than the target; a name or pattern matches no group; a
+            width that was asked for is none. The message says what is within reach.
+    """
+    bounds = bounds_of(costs, settings, names)
+    match settings.target:
+        case Macs(share) | Params(share):
+            least = costs.at(bounds.least) / costs.total
+            if least > share + SLACK:
+                raise _out_of_reach(settings, math.ceil(1000 * least) / 1000, _uncut_words(costs))
+        case Widths(asked):
+            _check_asked(asked, costs.widths, names)
+    return bounds
+
+
+def choose_widths(
+    costs: CostModel,
+    evidence: Evidence,
+    settings: Prune,
+    *,
+    names: Sequence[str],
+    latency: Callable[[Sequence[int]], float] | None = None,
+) -> tuple[int, ...]:
+    """Return the width of each group under ``settings.target``, shared out as ``settings.widths`` says.
+
+    For ``macs`` and ``params`` the highest level of the path (``allocate.py``) that fits is found by
+    halving; what is then left over grows, step by step, the group that would be next on the path, until
+    no group can be a step (``round_to``) wider. For ``latency`` the path is followed by measurements,
+    and what is chosen has passed two of them. ``tolerance`` takes for each group the fewest units whose
+    residual is within it. Widths given by name are taken as they are, within no other bounds than 1 and
+    the dense width.
+
+    Args:
+        costs: in the unit of the target; multiply-accumulates where the target is neither cost.
+        evidence: what ``needs(settings)`` names.
+        settings: target, allocation, bounds.
+        names: of the groups.
+        latency: the measured time of a pass at these widths as a share of the dense model's.
+
+    Raises:
+        PruneError: as ``check_widths``; or the least widths take longer than the target.
+    """
+    bounds = check_widths(costs, settings, names)
+    match settings.target:
+        case Widths(asked):
+            return tuple(asked.get(name, width) for name, width in zip(names, costs.widths, strict=True))
+        case Tolerance(tolerance):
+            return _within_tolerance(tolerance, _given(evidence.residuals), bounds)
+        case Latency(share):
+            path = _path(costs, evidence, settings, bounds)
+            return _fast_enough(path, share, _given(latency), settings)
+        case Macs(share) | Params(share):
+            path = _path(costs, evidence, settings, bounds)
+            return _affordable(path, (share + SLACK) * costs.total, costs, bounds)
+
+
+def _path(costs: CostModel, evidence: Evidence, settings: Prune, bounds: Bounds) -> Path:
+    match settings.widths:
+        case "effective-rank":
+            return in_proportion(_given(evidence.ranks), bounds)
+        case "uniform":
+            return in_proportion(costs.widths, bounds)
+        case "equal-residual":
+            return level_with(_given(evidence.residuals), bounds)
+        case "greedy":
+            return greedy(_given(evidence.residuals), costs, bounds)
+        case "global-magnitude":
+            return by_score(_given(evidence.scores), bounds)
+
+
+def _affordable(path: Path, budget: float, costs: CostModel, bounds: Bounds) -> tuple[int, ...]:
+    low, high = 0.0, 1.0
+    if costs.at(path(high)) <= budget:
+        return path(high)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if macs.at(scaled(middle)) <= target else (low, middle)
-    chosen = scaled(low)
+        low, high = (middle, high) if costs.at(path(middle)) <= budget else (low, middle)
+    widths = list(path(low))
+    ranks = torch.arange(len(widths))
+    next_at = [_level_beyond(path, rank, width, low) for rank, width in enumerate(widths)]
     while True:
-        by_need = sorted(range(len(chosen)), key=lambda rank: chosen[rank] - low * wishes[rank])
-        wider = (_one_step_wider(chosen, rank, macs, settings) for rank in by_need)
-        fitting = next((widths for widths in wider if widths != chosen and macs.at(widths) <= target), None)
-        if fitting is None:
-            return chosen
-        chosen = fitting
+        now = torch.tensor(widths)
+        grown = torch.tensor([bounds.wider(rank, width) for rank, width in enumerate(widths)])
+        tried_gg = now.repeat(len(widths), 1)
+        tried_gg[ranks, ranks] = grown
+        fits = ((costs.at_each(tried_gg) <= budget) & (grown > now)).tolist()
+        if not any(fits):
+            return tuple(widths)
+        rank = min((rank for rank, fit in enumerate(fits) if fit), key=next_at.__getitem__)
+        widths[rank] = int(grown[rank])
+        next_at[rank] = _level_beyond(path, rank, widths[rank], low)
 
 
-def _one_step_wider(widths: tuple[int, ...], rank: int, macs: MacModel, settings: Prune) -> tuple[int, ...]:
-    grown = min(macs.widths[rank], widths[rank] + settings.round_to)
-    return (*widths[:rank], grown, *widths[rank + 1 :])
+def _level_beyond(path: Path, rank: int, width: int, low: float) -> float:
+    """Return the level from which on the path gives a group more than ``width``; 1 where it never does."""
+    high = 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if path(middle)[rank] > width else (middle, high)
+    return high
 
 
-def _uncut_words(macs: MacModel) -> str:
-    share = macs.constant / macs.total
+def _within_tolerance(
+    tolerance: float, residuals: Sequence[Sequence[float]], bounds: Bounds
+) -> tuple[int, ...]:
+    return tuple(
+        bounds.no_less(
+            rank, next((kept for kept, lost in enumerate(curve, start=1) if lost <= tolerance), len(curve))
+        )
+        for rank, curve in enumerate(residuals)
+    )
+
+
+def _fast_enough(
+    path: Path, share: float, latency: Callable[[Sequence[int]], float], settings: Prune
+) -> tuple[int, ...]:
+    least = path(0.0)
+    if (found := latency(least)) > share:
+        raise _out_of_reach(settings, math.ceil(1000 * found) / 1000, " as measured here")
+    passed = [least]
+    low, high = 0.0, 1.0
+    for _ in range(TIMED_HALVINGS):
+        middle = (low + high) / 2
+        widths = path(middle)
+        if widths == passed[-1] or latency(widths) <= share:
+            low = middle
+            passed.append(widths)
+        else:
+            high = middle
+    # A clock may have been lucky once: what it is to be has to pass again.
+    return next((widths for widths in reversed(passed[1:]) if latency(widths) <= share), least)
+
+
+def _check_asked(asked: Mapping[str, int], dense: Sequence[int], names: Sequence[str]) -> None:
+    width_of = dict(zip(names, dense, strict=True))
+    faults = []
+    for name, width in asked.items():
+        if name not in width_of:
+            hint = did_you_mean(name, names) or f"; groups are {_shown(names)}"
+            faults.append(f"'{name}' is no group that can be cut{hint}")
+        elif not 1 <= width <= width_of[name]:
+            faults.append(f"'{name}' can keep 1 to {width_of[name]} units (found {width})")
+    if faults:
+        many = "" if len(faults) == 1 else f" {len(faults)} faults:"
+        raise PruneError(f"prune.target.widths:{many}" + "".join(f"\n  {each}" for each in faults))
+
+
+def _out_of_reach(settings: Prune, least: float, words: str) -> PruneError:
+    caps = "".join(f", {pattern} {share:g}" for pattern, share in settings.max_cut_shares.items())
+    return PruneError(
+        f"prune.target {settings.target} cannot be reached: with min_width {settings.min_width}, "
+        f"max_cut_share {settings.max_cut_share:g}{caps} and round_to {settings.round_to} "
+        f"the least is {least:.3f}{words}"
+    )
+
+
+def _uncut_words(costs: CostModel) -> str:
+    share = costs.constant / costs.total
     if share < WORTH_SAYING:
         return "; lower those, or ask for more"
-    return f", because {share:.0%} of the multiply-accumulates lie in layers that cannot be cut"
+    return f", because {share:.0%} of the {costs.unit} lie in layers that cannot be cut"
 
 
-def _up(width: int, settings: Prune) -> int:
-    return settings.round_to * math.ceil(width / settings.round_to)
+def _shown(names: Sequence[str]) -> str:
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _given(value: T | None) -> T:
+    """Return what ``needs`` asked for; a caller that left it out is a mistake of ours."""
+    if value is None:
+        raise TypeError("the evidence that widths.needs names is missing")
+    return value

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from tpsprune.errors import Fault, did_you_mean
 from tpsprune.recipe.schema import Recipe
+from tpsprune.recipe.target import TARGETS
 
 __all__ = ["faults_of"]
 
@@ -56,9 +57,11 @@ def _words(error: Mapping[str, Any], parts: Sequence[str], raw: Mapping[str, Any
             return f"must be {expected}{did_you_mean(str(error['input']), words)}", True
         case "predicate_failed":
             return f"must be {_PREDICATES.get(parts[-1], 'another value')}", True
+        case "target_kind":
+            return error["msg"] + _hint_of_kind(error["input"]), True
         case "too_short":
             return "must not be empty", False
-        case "dataclass_type" | "dataclass_exact_type":
+        case "dataclass_type" | "dataclass_exact_type" | "dict_type":
             return "must be a table", True
     return error["msg"].replace("Input should be", "must be").replace("Input should", "must"), True
 
@@ -69,6 +72,13 @@ _PREDICATES = {
 }
 
 
+def _hint_of_kind(found: Any) -> str:
+    """Return the kind of target that was meant by a key that names none."""
+    words = list(found) if isinstance(found, Mapping) else []
+    hints = (did_you_mean(word, TARGETS) for word in words if word not in TARGETS)
+    return next((hint for hint in hints if hint), "")
+
+
 def _place(loc: Sequence[str | int], raw: Any) -> list[str]:
     """Walk ``raw`` along ``loc``, leaving out what pydantic adds: the tag of a union, the name of a type."""
     parts: list[str] = []
@@ -76,8 +86,10 @@ def _place(loc: Sequence[str | int], raw: Any) -> list[str]:
     tagged: Any = None
     for index, item in enumerate(loc):
         if isinstance(here, Mapping):
-            is_tag = here is not tagged and any(here.get(tag) == item for tag in TAGS)
-            if is_tag:
+            named = any(here.get(tag) == item for tag in TAGS)
+            # A target has no key that says its kind: the kind's own key does, and comes after it.
+            by_key = parts == ["prune", "target"] and item in TARGETS
+            if here is not tagged and (named or by_key):
                 tagged = here
                 continue
             if item not in here and index < len(loc) - 1:
@@ -108,7 +120,7 @@ def _member(hint: Any, here: Any) -> Any:
     members = [member for member in _members(hint) if is_dataclass(member)]
     if len(members) == 1:
         return members[0]
-    tags = {here.get(tag) for tag in TAGS} if isinstance(here, Mapping) else set()
+    tags = {here.get(tag) for tag in TAGS} | set(here) if isinstance(here, Mapping) else set()
     return next((member for member in members if _tag_of(member) in tags), None)
 
 
@@ -116,15 +128,17 @@ def _members(hint: Any) -> tuple[Any, ...]:
     if get_origin(hint) is Annotated:
         return _members(get_args(hint)[0])
     if get_origin(hint) in {Union, types.UnionType}:
-        return get_args(hint)
+        return tuple(member for each in get_args(hint) for member in _members(each))
     return (hint,)
 
 
 def _tag_of(member: Any) -> str | None:
-    """Return the default of a section's ``kind`` or ``rule``: the word that selects it."""
+    """Return the word that selects a section: the default of its ``kind`` or ``rule``, or a target's key."""
     for item in fields(member):
         if item.name in TAGS and item.default is not MISSING:
             return str(item.default)
+        if item.name in TARGETS:
+            return item.name
     return None
 
 

@@ -8,6 +8,7 @@ from tpsprune.errors import Fault, did_you_mean
 from tpsprune.recipe.retrain import rewind_epoch
 from tpsprune.recipe.schema import Recipe
 from tpsprune.recipe.stop import EpochRule, Rule
+from tpsprune.recipe.target import Tolerance, Widths
 from tpsprune.recipe.task import TransformerModel
 
 __all__ = ["rule_faults", "signal_names"]
@@ -65,6 +66,11 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
         )
     if recipe.prune.round_to > 1 and recipe.prune.min_width % recipe.prune.round_to:
         faults.append(Fault("prune.min_width", f"must be a multiple of round_to = {recipe.prune.round_to}"))
+    if recipe.prune.rounds > 1 and isinstance(recipe.prune.target, Tolerance | Widths):
+        words = (
+            f"need a target of macs, params or latency, to go there in steps (found {recipe.prune.target})"
+        )
+        faults.append(Fault("prune.rounds", words))
     return faults
 
 

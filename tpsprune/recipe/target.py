@@ -83,7 +83,7 @@ class Widths:
     __pydantic_config__: ClassVar[Any] = STRICT
 
     def __str__(self) -> str:
-        return f"widths of {len(self.widths)} groups"
+        return f"widths of {len(self.widths)} group{'' if len(self.widths) == 1 else 's'}"
 
 
 TARGETS = ("macs", "params", "latency", "tolerance", "widths")
@@ -97,8 +97,8 @@ def _kind(value: Any) -> str | None:
 
 
 def _check_share(name: str, share: float) -> None:
-    if not 0 < share < 1:
-        raise PruneError(f"target {name} = {share:g}: a share above 0 and below 1 is needed")
+    if not (isinstance(share, int | float) and 0 < share < 1):
+        raise PruneError(f"target {name} = {share!r}: a share above 0 and below 1 is needed")
 
 
 Target: TypeAlias = Annotated[

@@ -16,12 +16,13 @@ from tpsprune.records.events import (
     Progress,
     Pruned,
 )
-from tpsprune.records.outcome import Cost, ModelFigures, Outcome
+from tpsprune.records.outcome import GIVEN, Cost, ModelFigures, Outcome
 from tpsprune.records.readings import Decision, Reading, Status, Verdict
 from tpsprune.records.sizes import GroupChange, Latency, LeftAlone, Size
 from tpsprune.records.task import TaskFacts
 
 __all__ = [
+    "GIVEN",
     "Checked",
     "CheckedGroup",
     "Cost",

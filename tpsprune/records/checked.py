@@ -13,12 +13,17 @@ __all__ = ["Checked", "CheckedGroup"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedGroup:
-    """Units that only go together: ``layers`` put them out, ``readers`` take them in."""
+    """Units that only go together: ``layers`` put them out, ``members`` work on each, ``readers`` mix them.
+
+    ``kind`` is what a unit is: ``units`` (channels, neurons), ``heads``, ``head-width`` or ``blocks``.
+    """
 
     name: str
     width: int
     layers: tuple[str, ...]
     readers: tuple[str, ...]
+    members: tuple[str, ...] = ()
+    kind: str = "units"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

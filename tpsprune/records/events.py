@@ -63,7 +63,12 @@ class Decided:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
-    """The cut is done: widths before and after, what was left alone, and accuracy before and after it."""
+    """A cut is done: widths before and after, what was left alone, and accuracy before and after it.
+
+    Shares are of the model that this cut was made on. ``output_error`` is what the ticket's outputs on
+    the probe data miss the dense model's by, in squares, as a share of their variance. With several
+    rounds this is the cut of round ``round`` of ``rounds``.
+    """
 
     groups: tuple[GroupChange, ...]
     left_alone: tuple[LeftAlone, ...]
@@ -71,6 +76,9 @@ class Pruned:
     parameters_share: float
     validation_accuracy_before: float
     validation_accuracy_after: float
+    output_error: float | None = None
+    round: int = 1
+    rounds: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from tpsprune.records.energy import EnergyClass, EnergyMethod, PhaseEnergy
 from tpsprune.records.readings import Decision
 from tpsprune.records.sizes import GroupChange, Latency, LeftAlone, Size
 from tpsprune.records.task import TaskFacts
 
-__all__ = ["Cost", "ModelFigures", "Outcome"]
+__all__ = ["GIVEN", "Cost", "ModelFigures", "Outcome"]
+
+GIVEN: Final = "given"
+"""The rule of a draw that nobody made: the dense model was trained elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +72,11 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Everything a finished run has to say; ``to_json`` is ``result.json``."""
+    """Everything a finished run has to say; ``to_json`` is ``result.json``.
+
+    ``projected_dense`` is ``None`` where the dense model was given and not trained by this run: nothing
+    is known of what training it cost. ``drawn.rule`` is then ``given`` and its reason says what was given.
+    """
 
     SCHEMA: ClassVar[str] = "tpsprune.result/1"
 
@@ -89,12 +96,17 @@ class Outcome:
     energy: tuple[PhaseEnergy, ...]
     method: EnergyMethod
     total: Cost
-    projected_dense: Cost
+    projected_dense: Cost | None
     overhead: dict[str, float | None]
     attempts: int
     notes: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     folder: str = ""
+
+    @property
+    def was_given(self) -> bool:
+        """Whether the dense model was handed in as it is, and not trained by this run."""
+        return self.drawn.rule == GIVEN
 
     @property
     def macs_share(self) -> float:
@@ -139,7 +151,7 @@ class Outcome:
             },
             "method": self.method.to_json(),
             "total": asdict(self.total),
-            "projected_dense": {**asdict(self.projected_dense), "class": "projection"},
+            "projected_dense": _projected(self.projected_dense),
             "overhead": self.overhead,
             "attempts": self.attempts,
             "notes": list(self.notes),
@@ -180,7 +192,7 @@ class Outcome:
                 excluded=tuple(method["excluded"]),
             ),
             total=Cost(**raw["total"]),
-            projected_dense=Cost(**{k: v for k, v in raw["projected_dense"].items() if k != "class"}),
+            projected_dense=_projection(raw["projected_dense"]),
             notes=tuple(raw["notes"]),
             folder=folder,
         )
@@ -197,6 +209,14 @@ _SAME_IN_JSON = (
     "attempts",
     "versions",
 )
+
+
+def _projected(cost: Cost | None) -> dict[str, Any] | None:
+    return None if cost is None else {**asdict(cost), "class": "projection"}
+
+
+def _projection(raw: dict[str, Any] | None) -> Cost | None:
+    return None if raw is None else Cost(**{key: raw[key] for key in raw if key != "class"})
 
 
 def _moment(decision: Decision) -> dict[str, Any]:

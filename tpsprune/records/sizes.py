@@ -32,7 +32,8 @@ class GroupChange:
     """The width of one group of coupled units before and after a cut, and the rank that chose it.
 
     ``effective_rank`` is ``None`` where widths were not chosen by rank; ``residual_share`` is the part
-    of the consumers' input variance that the kept units cannot reproduce on the probe data.
+    of the consumers' input variance that the kept units cannot reproduce on the probe data; ``kind`` is
+    what a unit is: ``units``, ``heads``, ``head-width`` or ``blocks``.
     """
 
     group: str
@@ -40,6 +41,7 @@ class GroupChange:
     width_after: int
     effective_rank: float | None = None
     residual_share: float | None = None
+    kind: str = "units"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -134,18 +134,13 @@ def show_result(console: Console, event: Event) -> None:
     """Print the events that are results: decisions, the cut, notes and the closing tables."""
     match event:
         case records.Decided(decision=decision):
-            act = {"draw": "Draw", "stop": "End"}[decision.kind]
-            console.print(f"[bold]{act}[/] at epoch {decision.epoch:g}: {decision.reason}", highlight=False)
+            console.print(tables.decided(decision), highlight=False)
         case records.Pruned():
-            console.print(tables.widths_table(event.groups))
+            title = "Widths" if event.rounds == 1 else f"Widths, round {event.round} of {event.rounds}"
+            console.print(tables.widths_table(event.groups, title))
             for line in tables.left_alone_lines(event.left_alone):
                 console.print(f"left alone  {line}", highlight=False, markup=False)
-            console.print(
-                f"MACs kept {event.macs_share:.3f}, parameters kept {event.parameters_share:.3f}; "
-                f"validation accuracy {event.validation_accuracy_before:.4f} before the cut, "
-                f"{event.validation_accuracy_after:.4f} straight after it",
-                highlight=False,
-            )
+            console.print(tables.cut_line(event), highlight=False)
         case records.Note(text=text):
             console.print(f"Note: {text}", highlight=False, markup=False)
         case records.Finished(outcome=outcome):

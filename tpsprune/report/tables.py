@@ -10,12 +10,14 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tpsprune.records import Checked, GroupChange, Latency, LeftAlone, Outcome
+from tpsprune.records import GIVEN, Checked, Decision, GroupChange, Latency, LeftAlone, Outcome, Pruned
 from tpsprune.report import words
 
 __all__ = [
     "checked",
     "closing",
+    "cut_line",
+    "decided",
     "energy_table",
     "left_alone_lines",
     "models_table",
@@ -28,9 +30,9 @@ MAX_ROWS = 24
 """Groups shown in full; of a longer table the middle is left out, with a line that says so."""
 
 
-def widths_table(groups: Sequence[GroupChange]) -> Table:
-    """Return the table of units per group before and after the cut."""
-    table = Table(title="Widths", title_justify="left", box=None, pad_edge=False)
+def widths_table(groups: Sequence[GroupChange], title: str = "Widths") -> Table:
+    """Return the table of units per group before and after the cut; heads and the like are named."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("group", overflow="fold", max_width=34)
     for heading in ("before", "after", "kept", "effective rank", "residual"):
         table.add_column(heading, justify="right")
@@ -39,7 +41,7 @@ def widths_table(groups: Sequence[GroupChange]) -> Table:
             table.add_row(f"… {len(groups) - MAX_ROWS} more, in plan.json", *[""] * 5)
             continue
         table.add_row(
-            group.group,
+            group.group if group.kind == "units" else f"{group.group} ({group.kind})",
             str(group.width_before),
             str(group.width_after),
             words.share(group.width_after / group.width_before),
@@ -56,6 +58,28 @@ def _middle_left_out(groups: Sequence[GroupChange]) -> list[GroupChange | None]:
     return [*groups[:half], None, *groups[-half:]]
 
 
+def decided(decision: Decision) -> Text:
+    """Return what was decided and why; weights that were given were no decision of ours."""
+    if decision.rule == GIVEN:
+        return Text(_capital(decision.reason))
+    act = {"draw": "Draw", "stop": "End"}[decision.kind]
+    return Text.assemble((act, "bold"), f" at epoch {decision.epoch:g}: {decision.reason}")
+
+
+def cut_line(pruned: Pruned) -> str:
+    """Return in one sentence what a cut kept and what it cost."""
+    error = "" if pruned.output_error is None else f"; output error on the probe {pruned.output_error:.3g}"
+    return (
+        f"MACs kept {pruned.macs_share:.3f}, parameters kept {pruned.parameters_share:.3f}{error}; "
+        f"validation accuracy {pruned.validation_accuracy_before:.4f} before the cut, "
+        f"{pruned.validation_accuracy_after:.4f} straight after it"
+    )
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
 def left_alone_lines(items: Sequence[LeftAlone]) -> list[str]:
     """Return one line per thing that was not cut, with the reason."""
     return [f"{item.name}: {item.reason}" for item in items]
@@ -66,7 +90,8 @@ def models_table(outcome: Outcome) -> Table:
     dense, ticket = outcome.dense, outcome.ticket
     table = Table(box=None, pad_edge=False)
     table.add_column("")
-    for heading in ("dense, at the draw", "ticket", "ticket/dense"):
+    given = "dense, as given" if outcome.was_given else "dense, at the draw"
+    for heading in (given, "ticket", "ticket/dense"):
         table.add_column(heading, justify="right")
     table.add_row("test accuracy", f"{dense.accuracy:.4f}", f"{ticket.accuracy:.4f}", "")
     for name, before, after, show in (
@@ -106,10 +131,10 @@ def energy_table(outcome: Outcome) -> Table:
             words.seconds(phase.cpu_seconds),
             energy_class,
         )
-    for name, cost, energy_class in (
-        ("total", outcome.total, _class_of_total(outcome)),
-        ("dense to the end", outcome.projected_dense, "projection"),
-    ):
+    rows = [("total", outcome.total, _class_of_total(outcome))]
+    if outcome.projected_dense is not None:
+        rows.append(("dense to the end", outcome.projected_dense, "projection"))
+    for name, cost, energy_class in rows:
         table.add_row(
             name,
             words.joules(cost.joules),
@@ -136,10 +161,10 @@ def next_lines(outcome: Outcome) -> list[str]:
 def whole_run(outcome: Outcome) -> RenderableType:
     """Return what a run decided, cut and came to: all that was shown while it ran, once more."""
     return Lines(
-        Text(f"Draw at epoch {outcome.drawn.epoch:g}: {outcome.drawn.reason}"),
+        decided(outcome.drawn),
         widths_table(outcome.groups),
         *[Text(f"left alone  {line}") for line in left_alone_lines(outcome.left_alone)],
-        Text(f"End at epoch {outcome.stopped.epoch:g}: {outcome.stopped.reason}"),
+        decided(outcome.stopped),
         Text(""),
         closing(outcome),
     )
@@ -149,12 +174,18 @@ def checked(found: Checked) -> RenderableType:
     """Return what a check found: task, size, what can be pruned with what, and what cannot and why."""
     task = found.task
     table = Table(title="Can be pruned", title_justify="left", box=None, pad_edge=False)
-    table.add_column("group", overflow="fold", max_width=26)
-    table.add_column("units", justify="right")
-    table.add_column("put out by", overflow="fold", max_width=22)
-    table.add_column("read by", overflow="fold", max_width=22)
+    table.add_column("group", overflow="fold", max_width=18)
+    table.add_column("holds", justify="right", no_wrap=True)
+    for heading in ("put out by", "along with", "read by"):
+        table.add_column(heading, overflow="fold", max_width=16)
     for group in found.groups:
-        table.add_row(group.name, str(group.width), _few(group.layers), _few(group.readers))
+        table.add_row(
+            group.name,
+            f"{group.width} {group.kind}",
+            _few(group.layers),
+            _few(group.members),
+            _few(group.readers),
+        )
     items = ", ".join(f"{words.count(number)} {split}" for split, number in found.items.items())
     shape = "×".join(map(str, task.input_shape))
     return Lines(
@@ -182,10 +213,6 @@ def _class_of_total(outcome: Outcome) -> str:
 def closing(outcome: Outcome) -> RenderableType:
     """Return everything a finished run has to say but what to type next."""
     classes = ", ".join(f"{part} {kind}" for part, kind in outcome.method.classes.items()) or "nothing"
-    overhead = ", ".join(
-        f"{name} {value:.1%}" if value is not None else f"{name} unknown"
-        for name, value in outcome.overhead.items()
-    )
     return Lines(
         Text(f"{outcome.name} · seed {outcome.seed} · {outcome.device}", style="bold"),
         models_table(outcome),
@@ -193,10 +220,25 @@ def closing(outcome: Outcome) -> RenderableType:
         energy_table(outcome),
         Text(""),
         Text(f"Energy by {outcome.method.meter}, {outcome.method.scope}: {classes}."),
-        Text(
-            "'dense to the end' projects training and evaluation from the dense epochs of this run: no "
-            "measurement, and without setting up and weighing. A saving takes paired runs to claim."
-        ),
-        Text(f"Share of the training CPU time: {overhead}."),
+        *[Text(sentence) for sentence in _caveats(outcome)],
         *[Text(f"Note: {note}") for note in outcome.notes],
     )
+
+
+def _caveats(outcome: Outcome) -> list[str]:
+    """Return what a reader must know of the figures of energy; nothing of training where there was none."""
+    sentences = []
+    if outcome.projected_dense is not None:
+        sentences.append(
+            "'dense to the end' projects training and evaluation from the dense epochs of this run: no "
+            "measurement, and without setting up and weighing. A saving takes paired runs to claim."
+        )
+    else:
+        sentences.append("What the training of the dense model cost is not known here.")
+    if any(value is not None for value in outcome.overhead.values()):
+        overhead = ", ".join(
+            f"{name} {value:.1%}" if value is not None else f"{name} unknown"
+            for name, value in outcome.overhead.items()
+        )
+        sentences.append(f"Share of the training CPU time: {overhead}.")
+    return sentences

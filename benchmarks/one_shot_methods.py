@@ -1,0 +1,85 @@
+"""The ways of cutting that the benchmark puts side by side: ours, and torch-pruning's importances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.target import Macs
+
+__all__ = ["BASELINES", "MENDS", "OURS", "Method", "default_widths", "method_of", "methods"]
+
+Mend = Literal["as cut", "batch norm", "fold"]
+MENDS: tuple[Mend, ...] = get_args(Mend)
+OURS = ("effective-rank", "equal-residual", "greedy", "uniform", "global-magnitude")
+BASELINES = ("magnitude", "taylor", "bn-scale", "lamp", "fpgm", "group-norm", "random")
+BASELINE_WIDTHS = ("uniform", "global-magnitude")
+LABELLED = {"taylor"}
+TAKES_BATCH_NORM = {"bn-scale"}
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """Which units stay, how widths are shared out, and what is mended before anyone retrains."""
+
+    units: str
+    widths: str
+    mend: Mend
+
+    @property
+    def key(self) -> str:
+        """Its name in the journal."""
+        return f"{self.units}/{self.widths}/{self.mend}"
+
+    @property
+    def ours(self) -> bool:
+        """Whether units are chosen by interpolation."""
+        return self.units == "interpolation"
+
+    @property
+    def wants_labels(self) -> bool:
+        """Whether the measure looks at a loss."""
+        return self.units in LABELLED
+
+    def settings(self, share: float, **more: object) -> Prune:
+        """Return the settings that cut to ``share`` of the multiply-accumulates this way.
+
+        A baseline as published neither folds nor looks at batch norm again; ours does what is the default.
+        """
+        return Prune(
+            target=Macs(share),
+            units=self.units,  # type: ignore[arg-type]
+            widths=self.widths,  # type: ignore[arg-type]
+            fold=self.mend == "fold",
+            recalibrate=self.mend != "as cut",
+            **more,  # type: ignore[arg-type]
+        )
+
+
+def method_of(key: str) -> Method:
+    """Return the method of a name in the journal."""
+    units, widths, mend = key.split("/")
+    return Method(units, widths, mend)  # type: ignore[arg-type]
+
+
+def methods(*, batch_norm: bool, quick: bool = False) -> list[Method]:
+    """Return every method that a net can be cut by; without batch norm some make no sense.
+
+    ``quick`` keeps the first two baselines and one way of sharing out widths.
+    """
+    ours = [Method("interpolation", widths, "fold") for widths in OURS]
+    mends = [mend for mend in MENDS if batch_norm or mend != "batch norm"]
+    baselines = BASELINES[:2] if quick else BASELINES
+    return ours + [
+        Method(units, widths, mend)
+        for units in baselines
+        if batch_norm or units not in TAKES_BATCH_NORM
+        for widths in (BASELINE_WIDTHS[:1] if quick else BASELINE_WIDTHS)
+        for mend in mends
+    ]
+
+
+def default_widths() -> str:
+    """Return how the package shares out widths when nobody says how."""
+    return Prune().widths

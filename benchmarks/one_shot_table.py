@@ -1,0 +1,143 @@
+"""From rows to tables of at most a hundred columns, and to the sentences that say who won."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.one_shot_cuts import DENSE
+from benchmarks.one_shot_methods import BASELINES, MENDS, OURS, Method, method_of
+from benchmarks.one_shot_rows import Row
+
+__all__ = ["Cell", "beaten", "best_cell", "cell", "dense_cell", "net_table", "verdicts", "worst_miss"]
+
+WIDTH_MARKS = {"uniform": "u", "global-magnitude": "g"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Mean and standard deviation over seeds of one method at one share."""
+
+    method: str
+    scores: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds."""
+        return statistics.fmean(self.scores)
+
+    @property
+    def words(self) -> str:
+        """The cell as it stands in a table: mean ± standard deviation."""
+        spread = f" ±{statistics.stdev(self.scores):.3f}" if len(self.scores) > 1 else ""
+        return f"{self.mean:.3f}{spread}"
+
+
+def cell(rows: Iterable[Row], net: str, method: str, share: float) -> Cell | None:
+    """Return the mean of what was measured, or nothing where nothing was."""
+    scores = tuple(
+        row.score
+        for row in rows
+        if row.net == net and row.method == method and row.share == share and row.score is not None
+    )
+    return Cell(method, scores) if scores else None
+
+
+def beaten(rows: Iterable[Row], net: str, method: Method, share: float) -> bool:
+    """Return whether the same baseline did better with its other widths: ties go to uniform ones."""
+    if method.ours:
+        return False
+    means = {
+        widths: found.mean
+        for widths in WIDTH_MARKS
+        if (found := cell(rows, net, f"{method.units}/{widths}/{method.mend}", share)) is not None
+    }
+    return bool(means) and max(means, key=lambda widths: means[widths]) != method.widths
+
+
+def dense_cell(rows: Sequence[Row], net: str) -> Cell | None:
+    """Return the dense model's accuracy."""
+    return cell(rows, net, DENSE, 1.0)
+
+
+def best_cell(rows: Sequence[Row], net: str, methods: Sequence[str], share: float) -> Cell | None:
+    """Return the best of several methods by its mean over seeds: chosen on the test split, so in favour."""
+    cells = [found for method in methods if (found := cell(rows, net, method, share)) is not None]
+    return max(cells, key=lambda each: each.mean, default=None)
+
+
+def net_table(rows: Sequence[Row], net: str, shares: Sequence[float], default: str) -> list[str]:
+    """Return the table of one net: ours by how widths are shared out, each baseline by how it is mended.
+
+    A baseline's cell is the better of uniform widths (u) and one global threshold (g).
+    """
+    lines = [_line("kept multiply-accumulates", [f"{share:g}" for share in shares])]
+    lines.append(_line("---", ["---"] * len(shares)))
+    for widths in OURS:
+        cells = [cell(rows, net, f"interpolation/{widths}/fold", share) for share in shares]
+        if any(cells):
+            name = f"**ours, {widths}**" if widths == default else f"ours, {widths}"
+            lines.append(_line(name, [each.words if each else "–" for each in cells]))
+    for units in BASELINES:
+        for mend in MENDS:
+            keys = [f"{units}/{widths}/{mend}" for widths in WIDTH_MARKS]
+            best = [best_cell(rows, net, keys, share) for share in shares]
+            if any(best):
+                name = units if mend == "as cut" else f"{units} + {mend}"
+                marked = [
+                    f"{each.words} {WIDTH_MARKS[method_of(each.method).widths]}" if each else "–"
+                    for each in best
+                ]
+                lines.append(_line(name, marked))
+    return lines
+
+
+def verdicts(rows: Sequence[Row], net: str, shares: Sequence[float], default: str) -> list[str]:
+    """Return one sentence a share: ours beside the best baseline as published, mended, and folded."""
+    sentences = []
+    dense = dense_cell(rows, net)
+    for share in shares:
+        ours = cell(rows, net, f"interpolation/{default}/fold", share)
+        if ours is None or dense is None:
+            sentences.append(f"- {share:g}: {_why_not(rows, net, default, share)}")
+            continue
+        words = [f"ours {ours.mean:.3f} ({100 * (ours.mean - dense.mean):+.1f} points from dense)"]
+        for mend in MENDS:
+            keys = [f"{units}/{widths}/{mend}" for units in BASELINES for widths in WIDTH_MARKS]
+            best = best_cell(rows, net, keys, share)
+            if best is not None:
+                # Judged as the table shows them: half a thousandth is one item of many a test split.
+                lead = round(best.mean, 3) - round(ours.mean, 3)
+                won = "**wins**" if lead > 0 else "ties" if lead == 0 else "loses"
+                words.append(f"best baseline {mend}: {method_of(best.method).units} {best.mean:.3f}, {won}")
+        sentences.append(f"- {share:g}: " + "; ".join(words) + ".")
+    return sentences
+
+
+def worst_miss(rows: Iterable[Row], net: str) -> Row | None:
+    """Return the row whose multiply-accumulates are farthest from what was asked for."""
+    measured = [row for row in rows if row.net == net and row.macs_share is not None and row.method != DENSE]
+    return max(measured, key=lambda row: abs((row.macs_share or 0.0) - row.share), default=None)
+
+
+def problems(rows: Iterable[Row], net: str) -> list[str]:
+    """Return each problem once, with how many rows had it and an example."""
+    having: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.net == net and row.problem is not None:
+            having.setdefault(row.problem, []).append(row)
+    return [
+        f"- {len(each)} × (for example {each[0].method}, {each[0].share:g}, seed {each[0].seed}): {problem}"
+        for problem, each in having.items()
+    ]
+
+
+def _why_not(rows: Iterable[Row], net: str, default: str, share: float) -> str:
+    method = f"interpolation/{default}/fold"
+    said = [row.problem for row in rows if (row.net, row.method, row.share) == (net, method, share)]
+    return f"refused: {said[0]}" if said and said[0] else "not measured"
+
+
+def _line(head: str, cells: Sequence[str]) -> str:
+    return f"| {head:<32} | " + " | ".join(f"{each:<15}" for each in cells) + " |"

@@ -1,0 +1,1 @@
+"""The benchmark's networks: data, training, and weights kept so that nothing is trained twice."""

@@ -1,0 +1,275 @@
+"""Small attention networks of every layout: what is built here is what libraries in use build."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+WIDTH, HEADS, LENGTH = 12, 3, 5
+
+
+class Conv1D(nn.Module):
+    """The linear layer of GPT-2: its weight is (in, out)."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight = nn.Parameter(torch.randn(nx, nf) * nx**-0.5)
+        self.bias = nn.Parameter(torch.zeros(nf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight)
+        return flat.reshape(*x.shape[:-1], self.nf)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return functional.scaled_dot_product_attention(q, k, v)
+
+
+class Separate(nn.Module):
+    """Separate projections, as in most libraries; ``num_heads`` is all it remembers."""
+
+    def __init__(self, bias: bool = True, value_width: int = 4) -> None:
+        super().__init__()
+        self.num_heads = HEADS
+        self.to_q, self.to_k = (nn.Linear(WIDTH, WIDTH, bias=bias) for _ in range(2))
+        self.to_v = nn.Linear(WIDTH, HEADS * value_width, bias=bias)
+        self.to_out = nn.Sequential(nn.Linear(HEADS * value_width, WIDTH), nn.Dropout(0.1))
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x_btd).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for layer in (self.to_q, self.to_k, self.to_v)
+        )
+        return self.to_out(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+class FusedByPart(nn.Module):
+    """timm's ViT: one layer, all queries before all keys; every size is remembered; norms over a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.attn_dim = HEADS, WIDTH // HEADS, WIDTH
+        self.scale = self.head_dim**-0.5
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+        self.q_norm, self.k_norm = nn.LayerNorm(self.head_dim), nn.RMSNorm(self.head_dim)
+        self.proj = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        items, length, _ = x_btd.shape
+        qkv = self.qkv(x_btd).reshape(items, length, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        weights = (self.q_norm(q) * self.scale @ self.k_norm(k).transpose(-2, -1)).softmax(-1)
+        return self.proj((weights @ v).transpose(1, 2).reshape(items, length, self.attn_dim))
+
+
+class FusedByHead(nn.Module):
+    """BLOOM and GPT-NeoX: q, k and v of one head side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.hidden_size = HEADS, WIDTH // HEADS, WIDTH
+        self.query_key_value = nn.Linear(WIDTH, 3 * WIDTH)
+        self.dense = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        fused = self.query_key_value(x_btd)
+        q, k, v = fused.reshape(*fused.shape[:2], self.num_heads, 3, self.head_dim).unbind(-2)
+        mixed = attend(*(each.transpose(1, 2) for each in (q, k, v))).transpose(1, 2)
+        return self.dense(mixed.reshape(*fused.shape[:2], self.hidden_size))
+
+
+class Gpt2(nn.Module):
+    """Hugging Face's GPT-2: transposed weights, a split size, the width of a head in the view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed_dim, self.num_heads, self.layer_idx = WIDTH, HEADS, 0
+        self.head_dim, self.split_size = WIDTH // HEADS, WIDTH
+        self.c_attn, self.c_proj = Conv1D(3 * WIDTH, WIDTH), Conv1D(WIDTH, WIDTH)
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        parts = self.c_attn(x_btd).split(self.split_size, dim=2)
+        q, k, v = (each.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for each in parts)
+        return self.c_proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Rotary(nn.Module):
+    """Llama: query heads share keys and values, rotary positions, no number of heads anywhere."""
+
+    def __init__(self, queries: int = 6, keys: int = 3, tiled: bool = False) -> None:
+        super().__init__()
+        self.head_dim, self.num_key_value_groups, self.tiled = 4, queries // keys, tiled
+        self.q_proj = nn.Linear(WIDTH, queries * 4, bias=False)
+        self.k_proj, self.v_proj = (nn.Linear(WIDTH, keys * 4, bias=False) for _ in range(2))
+        self.o_proj = nn.Linear(queries * 4, WIDTH, bias=False)
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x_btd).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for layer in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        angles = torch.outer(torch.arange(x_btd.shape[1]), torch.tensor([1.0, 0.1])).repeat(1, 2)
+        q, k = (
+            each * angles.cos() + torch.cat((-each[..., 2:], each[..., :2]), -1) * angles.sin()
+            for each in (q, k)
+        )
+        times = self.num_key_value_groups
+        if self.tiled:
+            k, v = (each.repeat(1, times, 1, 1) for each in (k, v))
+        else:
+            k, v = (each.repeat_interleave(times, 1) for each in (k, v))
+        return self.o_proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+class FusedGrouped(nn.Module):
+    """One fused layer in which four query heads share two of keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_head, self.n_kv_head, self.head_size = 4, 2, 3
+        self.wqkv = nn.Linear(WIDTH, (4 + 2 * 2) * 3)
+        self.wo = nn.Linear(12, WIDTH)
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        sizes = [heads * self.head_size for heads in (self.n_head, self.n_kv_head, self.n_kv_head)]
+        q, k, v = (
+            each.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+            for each in self.wqkv(x_btd).split(sizes, -1)
+        )
+        k, v = (each.repeat_interleave(self.n_head // self.n_kv_head, 1) for each in (k, v))
+        return self.wo(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+class OneKey(nn.Module):
+    """Multi-query attention: all heads read the same keys and values, fused in a layer of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = HEADS
+        self.query = nn.Linear(WIDTH, WIDTH)
+        self.kv = nn.Linear(WIDTH, 2 * WIDTH // HEADS)
+        self.out = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        q = self.query(x_btd).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = (each[:, None].expand(-1, self.heads, -1, -1) for each in self.kv(x_btd).chunk(2, -1))
+        return self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Cross(nn.Module):
+    """Queries of the stream look at a part of it through fused keys and values; a table per head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads = HEADS
+        self.to_q, self.to_kv = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 2 * WIDTH)
+        self.to_out = nn.Linear(WIDTH, WIDTH)
+        self.position_bias = nn.Parameter(torch.zeros(LENGTH, HEADS))
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        source = x_btd.roll(1, 1) * 2
+        q = self.to_q(x_btd).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        k, v = self.to_kv(source).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        scores = q @ k.transpose(-2, -1) / 2 + self.position_bias.T[:, None, : k.shape[2]]
+        return self.to_out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class BertSelf(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_attention_heads, self.attention_head_size, self.all_head_size = HEADS, WIDTH // HEADS, WIDTH
+        self.query, self.key, self.value = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x_btd).view(*x_btd.shape[:2], self.num_attention_heads, self.attention_head_size)
+            for layer in (self.query, self.key, self.value)
+        )
+        mixed = attend(*(each.transpose(1, 2) for each in (q, k, v))).transpose(1, 2)
+        return mixed.reshape(*x_btd.shape[:2], self.all_head_size)
+
+
+class Bert(nn.Module):
+    """BERT: the output projection lies in a module beside that of the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.self = BertSelf()
+        self.output = nn.ModuleDict({"dense": nn.Linear(WIDTH, WIDTH)})
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        return self.output["dense"](self.self(x_btd))
+
+
+class Packed(nn.Module):
+    """torch's own module, closed until it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        return self.attn(x_btd, x_btd, x_btd, need_weights=False)[0]
+
+
+class Talking(nn.Module):
+    """Heads that are mixed with one another before the output projection: none of them can go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads = HEADS
+        self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.mix = nn.Linear(HEADS, HEADS)
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        q, k, v = self.qkv(x_btd).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        scores = self.mix((q @ k.transpose(-2, -1)).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class Net(nn.Module):
+    """An embedding, a residual block around an attention, an MLP, a head."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.embed = nn.Linear(4, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.attention = attention
+        self.fc1, self.fc2 = nn.Linear(WIDTH, 20), nn.Linear(20, WIDTH)
+        self.head = nn.Linear(WIDTH, 3)
+
+    def forward(self, x_btc: Tensor) -> Tensor:
+        x_btd = self.embed(x_btc)
+        x_btd = x_btd + self.attention(self.norm(x_btd))
+        x_btd = x_btd + self.fc2(functional.gelu(self.fc1(x_btd)))
+        return self.head(x_btd.mean(1))
+
+
+ATTENTIONS: dict[str, Callable[[], nn.Module]] = {
+    "separate": Separate,
+    "separate without biases": lambda: Separate(bias=False),
+    "values of another width": lambda: Separate(value_width=5),
+    "fused by part": FusedByPart,
+    "fused by head": FusedByHead,
+    "gpt-2": Gpt2,
+    "grouped queries, rotary": Rotary,
+    "grouped queries, tiled": lambda: Rotary(tiled=True),
+    "grouped queries, fused": FusedGrouped,
+    "multi-query": OneKey,
+    "cross, fused keys and values": Cross,
+    "bert": Bert,
+}
+"""Attentions whose heads can be cut, by what is particular about them."""
+
+
+def net(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return Net(ATTENTIONS[name]())
+
+
+def sequences(items: int = 8, seed: int = 0) -> Tensor:
+    return torch.randn(items, LENGTH, 4, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.pruning.nets_attention import (
+    ATTENTIONS,
+    HEADS,
+    WIDTH,
+    Net,
+    OneKey,
+    Packed,
+    Rotary,
+    Talking,
+    net,
+    sequences,
+)
+from tpsprune.models.transformer import Transformer
+from tpsprune.pruning.attention import MOST_CANDIDATES, attention_groups
+from tpsprune.pruning.cutting import cut_copy, silence
+from tpsprune.pruning.groups import Attribute, Group, GroupCut, Slice
+from tpsprune.pruning.opened import open_attention
+from tpsprune.pruning.trial import shaken, trial_fault
+
+
+def proved(model: nn.Module, batch: Any) -> dict[str, Group]:
+    """Return by name the first candidate of each attention that stands its trial."""
+    subject = shaken(model)
+    found: dict[str, Group] = {}
+    for group in attention_groups(model):
+        if group.name not in found and not trial_fault(subject, group, batch):
+            found[group.name] = group
+    return found
+
+
+def the_heads(model: nn.Module, batch: Any) -> Group:
+    (group,) = proved(model, batch).values()
+    return group
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_whole_heads_are_found_and_their_cut_is_the_model_deaf_to_them(name: str) -> None:
+    model, batch = net(name), sequences()
+    group = the_heads(model, batch)
+    assert group.kind == "heads"
+    assert group.width == (2 if name == "grouped queries, fused" else HEADS)
+    assert len(group.cores) == 1
+    for kept in ([0], [group.width - 1], [*range(1, group.width)]):
+        cut = GroupCut.of(group, kept)
+        deaf = copy.deepcopy(model).eval()
+        silence(deaf, group, cut.removed)
+        ticket = cut_copy(model, (cut,))
+        assert torch.allclose(ticket.eval()(batch), deaf(batch), atol=1e-5)
+        ticket.train()(batch).sum().backward()
+        assert all(p.grad is not None and p.grad.shape == p.shape for p in ticket.parameters())
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_a_unit_has_as_many_signals_as_the_output_reads_from_it(name: str) -> None:
+    model = net(name)
+    group = the_heads(model, sequences())
+    (consumer,) = group.consumers
+    weight = model.get_submodule(consumer.module).weight
+    read = len(weight) if type(model.get_submodule(consumer.module)).__name__ == "Conv1D" else weight.shape[1]
+    assert consumer.positions == 1
+    assert consumer.features * group.width == read
+
+
+def test_the_layouts_are_those_of_the_closed_form() -> None:
+    def runs(name: str) -> set[tuple[str, int, int, int, int]]:
+        group = the_heads(net(name), sequences())
+        return {
+            (each.tensor.removeprefix("attention."), each.offset, each.block, each.repeat, each.stride)
+            for each in group.slices
+            if each.tensor.endswith("weight")
+        }
+
+    assert runs("fused by part") == {("qkv.weight", 0, 4, 3, 12), ("proj.weight", 0, 4, 1, 0)}
+    assert runs("fused by head") == {("query_key_value.weight", 0, 12, 1, 0), ("dense.weight", 0, 4, 1, 0)}
+    assert runs("grouped queries, fused") == {
+        ("wqkv.weight", 0, 6, 1, 0),
+        ("wqkv.weight", 12, 3, 2, 6),
+        ("wo.weight", 0, 6, 1, 0),
+    }
+    assert runs("multi-query") == {("query.weight", 0, 4, 1, 0), ("out.weight", 0, 4, 1, 0)}
+    assert runs("grouped queries, tiled") == {
+        ("q_proj.weight", 0, 4, 2, 12),
+        ("k_proj.weight", 0, 4, 1, 0),
+        ("v_proj.weight", 0, 4, 1, 0),
+        ("o_proj.weight", 0, 4, 2, 12),
+    }
+
+
+def test_numbers_that_follow_the_heads_are_reset_and_no_others() -> None:
+    model = net("fused by part")
+    group = the_heads(model, sequences())
+    assert group.attributes == (
+        Attribute("attention", "num_heads", 1),
+        Attribute("attention", "attn_dim", WIDTH // HEADS),
+    )
+    ticket = cut_copy(model, (GroupCut.of(group, [1, 2]),))
+    sizes = [getattr(ticket.attention, name) for name in ("num_heads", "head_dim", "attn_dim", "scale")]
+    assert sizes == [2, 4, 8, 0.5]
+    assert model.attention.num_heads == HEADS
+
+
+def test_a_table_with_a_column_for_each_head_loses_the_columns_of_those_that_go() -> None:
+    model = net("cross, fused keys and values")
+    group = the_heads(model, sequences())
+    assert Slice("attention.position_bias", 1, 0, 1) in group.slices
+    ticket = cut_copy(model, (GroupCut.of(group, [0, 2]),))
+    assert torch.equal(ticket.attention.position_bias, model.attention.position_bias[:, [0, 2]])
+
+
+def test_a_gate_on_what_the_heads_say_is_cut_with_them() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = net("separate").attention
+            self.inner.gate = nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x_btd: Tensor) -> Tensor:
+            inner = self.inner
+            gate = torch.sigmoid(inner.gate(x_btd))
+            q, k, v = (
+                layer(x_btd).unflatten(-1, (inner.num_heads, -1)).transpose(1, 2)
+                for layer in (inner.to_q, inner.to_k, inner.to_v)
+            )
+            mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+            return inner.to_out(mixed.transpose(1, 2).flatten(2) * gate)
+
+    assert "attention.inner.gate" in the_heads(Net(Gated()), sequences()).producers
+
+
+def test_a_config_object_is_read_and_never_changed() -> None:
+    class Configured(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = SimpleNamespace(num_attention_heads=HEADS)
+            self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+        def forward(self, x_btd: Tensor) -> Tensor:
+            width = WIDTH // self.config.num_attention_heads
+            q, k, v = (
+                layer(x_btd).unflatten(-1, (-1, width)).transpose(1, 2) for layer in (self.q, self.k, self.v)
+            )
+            mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+            return self.o(mixed.transpose(1, 2).flatten(2))
+
+    model = Net(Configured())
+    group = the_heads(model, sequences())
+    assert group.attributes == ()
+    assert cut_copy(model, (GroupCut.of(group, [1]),)).attention.config.num_attention_heads == HEADS
+
+
+def test_heads_that_are_mixed_with_one_another_stay() -> None:
+    model = Net(Talking())
+    assert 0 < len(attention_groups(model)) <= MOST_CANDIDATES
+    assert proved(model, sequences()) == {}
+
+
+def test_a_number_of_heads_written_out_in_the_code_keeps_them_all() -> None:
+    class Written(OneKey):
+        def forward(self, x_btd: Tensor) -> Tensor:
+            q = self.query(x_btd).view(*x_btd.shape[:2], 3, 4).transpose(1, 2)
+            k, v = (each[:, None].expand(-1, 3, -1, -1) for each in self.kv(x_btd).chunk(2, -1))
+            mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+            return self.out(mixed.transpose(1, 2).flatten(2))
+
+    assert proved(Net(Written()), sequences()) == {}
+
+
+@pytest.mark.parametrize("name", ["cnn", "residual", "mixed", "mlp", "token-mlp"])
+def test_a_net_without_attention_has_no_candidates(zoo: SimpleNamespace, name: str) -> None:
+    assert attention_groups(zoo.case(name)[0]) == ()
+
+
+def test_the_transformer_of_the_house_can_lose_heads() -> None:
+    torch.manual_seed(0)
+    model = Transformer(vocabulary=7, width=8, heads=4, mlp_width=12, classes=7)
+    batch = torch.randint(7, (16, 2), generator=torch.Generator().manual_seed(0))
+    group = the_heads(model, batch)
+    assert (group.name, group.width, group.consumers[0].module) == ("q", 4, "o")
+    assert cut_copy(model, (GroupCut.of(group, [0, 3]),)).num_heads == 2
+
+
+def test_trap_12_fused_qkv_with_chunk_beside_a_bare_position_parameter_raised_an_index_error() -> None:
+    class Chunked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_heads = HEADS
+            self.position = nn.Parameter(torch.randn(1, 5, WIDTH))
+            self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x_btd: Tensor) -> Tensor:
+            q, k, v = (
+                each.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+                for each in self.qkv(x_btd + self.position).chunk(3, -1)
+            )
+            mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+            return self.proj(mixed.transpose(1, 2).flatten(2))
+
+    model = Net(Chunked())
+    group = the_heads(model, sequences())
+    ticket = cut_copy(model, (GroupCut.of(group, [2]),))
+    assert ticket.attention.position.shape == (1, 5, WIDTH)
+    assert ticket(sequences()).shape == (8, 3)
+
+
+def test_trap_13_multihead_attention_lost_dimensions_that_its_heads_did_not_divide() -> None:
+    torch.manual_seed(0)
+    model = Net(Packed())
+    assert attention_groups(model) == ()
+    opened, _ = open_attention(model)
+    group = the_heads(opened, sequences())
+    assert group.attributes == (Attribute("attention.attn", "num_heads", 1),)
+    ticket = cut_copy(opened, (GroupCut.of(group, [0, 2]),)).eval()
+    assert ticket.attention.attn.num_heads == 2
+    deaf = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        deaf.attention.attn.out_proj.weight[:, 4:8] = 0.0
+    assert torch.allclose(ticket(sequences()), deaf(sequences()), atol=1e-5)
+
+
+def test_trap_14_four_query_heads_on_two_of_keys_were_half_cut_and_crashed() -> None:
+    torch.manual_seed(0)
+    model = Net(Rotary(queries=4, keys=2))
+    group = the_heads(model, sequences())
+    assert group.width == 2
+    ticket = cut_copy(model, (GroupCut.of(group, [1]),))
+    attention = ticket.attention
+    assert [attention.q_proj.out_features, attention.k_proj.out_features] == [8, 4]
+    assert attention.num_key_value_groups == 2
+    assert ticket(sequences()).shape == (8, 3)
+
+
+def hugging_face(kind: str) -> nn.Module:
+    library = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 1, "intermediate_size": 16}
+    built = {
+        "gpt2": lambda: library.GPT2LMHeadModel(
+            library.GPT2Config(vocab_size=50, n_embd=24, n_layer=1, n_head=3, bos_token_id=0, eos_token_id=0)
+        ),
+        "llama": lambda: library.LlamaForCausalLM(
+            library.LlamaConfig(**sizes, num_attention_heads=6, num_key_value_heads=3)
+        ),
+        "bert": lambda: library.BertForSequenceClassification(
+            library.BertConfig(**sizes, num_attention_heads=3)
+        ),
+    }[kind]()
+    built.config.use_cache = False
+    model: nn.Module = built.eval()
+    return model
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])
+def test_the_models_of_hugging_face_can_lose_heads(kind: str) -> None:
+    model = hugging_face(kind)
+    ids = torch.randint(50, (2, 6), generator=torch.Generator().manual_seed(0))
+    assert the_heads(model, {"input_ids": ids}).width == 3

@@ -1,0 +1,209 @@
+"""What others score units by: torch-pruning's importances, on our own groups, so that anyone can compare.
+
+torch-pruning's formulas are called as they stand. They are handed our groups in place of its own, so that
+attention heads and the groups of a grouped convolution have a score too, and so that no threshold, ratio or
+walk of that library decides anything.
+
+Shape letters: n units, e elements along an axis.
+
+Source: Fang et al. 2023, "DepGraph: Towards Any Structural Pruning", CVPR; its code's ``reproduce/main.py``
+for which importance goes by which name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tpsprune.errors import PruneError, did_you_mean
+from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
+from tpsprune.pruning.cutting import fresh_copy
+from tpsprune.pruning.groups import Consumer, Group, Slice
+from tpsprune.pruning.layers import MIXERS, is_depthwise, tensor_axes
+from tpsprune.pruning.layout import element_index
+
+__all__ = ["KINDS", "highest", "importances"]
+
+_IMPORTANCES: Final[Mapping[str, Callable[[], Any]]] = {
+    "magnitude": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=1),
+    "group-norm": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2),
+    "taylor": torch_pruning.importance.GroupTaylorImportance,
+    "bn-scale": torch_pruning.importance.BNScaleImportance,
+    "lamp": torch_pruning.importance.LAMPImportance,
+    "fpgm": torch_pruning.importance.FPGMImportance,
+}
+KINDS: Final = (*_IMPORTANCES, "random")
+"""The scores there are. OBDC is not among them: it works on attention networks only."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One line of a group as torch-pruning's importances read it: a layer, its side, its elements' units."""
+
+    layer: nn.Module
+    pruning_fn: Any
+    elements: tuple[int, ...]
+    root_idxs: tuple[int, ...]
+
+    @property
+    def target(self) -> _Target:
+        """What newer importances call the layer."""
+        return _Target(self.layer)
+
+    @property
+    def handler(self) -> Any:
+        """What newer importances call the side."""
+        return self.pruning_fn
+
+    def __iter__(self) -> Iterator[Any]:
+        """Unpack into the dependency and its elements, as torch-pruning's group items do."""
+        return iter((self, list(self.elements)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    module: nn.Module
+
+
+def importances(
+    model: nn.Module,
+    batch: Any,
+    groups: Sequence[Group],
+    kind: str,
+    *,
+    labels: Sequence[Tensor] | None = None,
+    probe: Sequence[Any] | None = None,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Return for each group one score per unit, ``scores_n``; the higher stays.
+
+    With w all weights that unit u owns in one tensor (a producer's rows, a consumer's columns, a batch or
+    layer norm's scale), summed over the unit's elements and averaged over the group's tensors:
+
+    - ``magnitude``: Σ|w|. ``group-norm``: Σw². ``lamp``: the latter over the sum of all that are not smaller.
+    - ``taylor``: Σ|w · ∂loss/∂w|, loss the mean cross-entropy over the probe; ``bn-scale``: |γ|.
+    - ``fpgm``: Σ distances of w² to that of every other element: what lies amid the others goes.
+    - ``random``: uniform in [0, 1).
+
+    All but ``lamp`` and ``random`` are over their mean, so that scores of different groups compare. A group
+    whose scores are all zero keeps them as they are. Embeddings, depthwise convolutions and bare parameters
+    count for nothing, as in torch-pruning.
+
+    Args:
+        model: not changed.
+        batch: what ``taylor`` takes the gradient on where no ``probe`` is given.
+        groups: of this model.
+        kind: one of ``KINDS``.
+        labels: classes (items …), one tensor for each batch; ``taylor`` alone needs them.
+        probe: prepared batches.
+        seed: for ``random``; torch's own generator is neither read nor moved.
+
+    Raises:
+        PruneError: no such kind; ``taylor`` without labels or with too few of them; a group in which the
+            formula finds nothing to score, as ``bn-scale`` in one without batch norm: torch-pruning would
+            leave such a group whole without a word.
+
+    Cost: the weights once; ``fpgm`` e² distances for each tensor; ``taylor`` one pass forward and backward.
+    """
+    if kind not in KINDS:
+        raise PruneError(f"units = {kind!r} is no importance known here{did_you_mean(kind, KINDS)}")
+    if kind == "random":
+        generator = torch.Generator().manual_seed(seed)
+        return {group.name: torch.rand(group.width, generator=generator) for group in groups}
+    work = fresh_copy(model)
+    for parameter in work.parameters():
+        parameter.requires_grad_(True)
+    if kind == "taylor":
+        _take_gradients(work, [batch] if probe is None else probe, labels)
+    formula = _IMPORTANCES[kind]()
+    # Its scores are as long as the first tensor's axis and would be normalised over that.
+    normalizer, formula.normalizer = formula.normalizer, None
+    return {group.name: _scores(work, group, kind, formula, normalizer) for group in groups}
+
+
+def highest(scores_n: Tensor, count: int) -> tuple[int, ...]:
+    """Return the ``count`` units of highest score, ascending: no more and no fewer, ties to the lowest."""
+    order = torch.argsort(scores_n, descending=True, stable=True)
+    return tuple(sorted(order[:count].tolist()))
+
+
+def _scores(model: nn.Module, group: Group, kind: str, formula: Any, normalizer: str) -> Tensor:
+    items = list(_items(model, group))
+    # The first tensor's length is that of the sums: it must have an element for every unit.
+    scored_n = formula(items)
+    if scored_n is None:
+        lacking = (
+            "no batch norm with a scale" if kind == "bn-scale" else "nothing that this formula can score"
+        )
+        raise PruneError(
+            f"units = {kind!r}: group {group.name!r} holds {lacking}; name it in prune.leave_alone, or "
+            "choose other units"
+        )
+    scores_n: Tensor = scored_n[: group.width].float()
+    if not bool(scores_n.any()):
+        return scores_n
+    normed_n: Tensor = formula._normalize(scores_n, normalizer)
+    # The formula of lamp divides zero by zero where units are zero.
+    return normed_n.nan_to_num(0.0)
+
+
+def _items(model: nn.Module, group: Group) -> Iterator[_Item]:
+    for slice_ in group.slices:
+        name, _, tensor = slice_.tensor.rpartition(".")
+        if tensor == "weight":
+            module = model.get_submodule(name)
+            side = _out_side(module, slice_)
+            if side is not None:
+                yield _item(module, side, slice_, group.width)
+    for consumer in group.consumers:
+        module = model.get_submodule(consumer.module)
+        linear = isinstance(module, nn.Linear)
+        side = torch_pruning.prune_linear_in_channels if linear else torch_pruning.prune_conv_in_channels
+        yield _item(module, side, consumer, group.width)
+
+
+def _out_side(module: nn.Module, slice_: Slice) -> Any:
+    """Return torch-pruning's name for what a slice of a weight is, or nothing where it has no score."""
+    if isinstance(module, MIXERS):
+        if is_depthwise(module) or slice_.axis != tensor_axes(module, "out")["weight"]:
+            return None
+        linear = isinstance(module, nn.Linear)
+        return torch_pruning.prune_linear_out_channels if linear else torch_pruning.prune_conv_out_channels
+    if isinstance(module, _BatchNorm) and module.affine:
+        return torch_pruning.prune_batchnorm_out_channels
+    if isinstance(module, nn.LayerNorm) and module.elementwise_affine:
+        return torch_pruning.prune_layernorm_out_channels
+    return None
+
+
+def _item(module: nn.Module, side: Any, layout: Slice | Consumer, width: int) -> _Item:
+    index = element_index(layout, width)
+    units = torch.arange(width)[:, None].expand_as(index)
+    elements, order = index.flatten().sort()
+    return _Item(module, side, tuple(elements.tolist()), tuple(units.flatten()[order].tolist()))
+
+
+def _take_gradients(model: nn.Module, probe: Sequence[Any], labels: Sequence[Tensor] | None) -> None:
+    if labels is None:
+        raise PruneError(
+            "units = 'taylor' needs the labels of the probe data, and there are none; hand them over as "
+            "labels, one tensor for each batch, or choose units that need none, as 'interpolation'"
+        )
+    if len(labels) != len(probe):
+        raise PruneError(f"units = 'taylor': {len(labels)} label tensors for {len(probe)} probe batches")
+    rows = sum(label.numel() for label in labels)
+    with evaluation_mode(model), torch.enable_grad():
+        for batch, label in zip(probe, labels, strict=True):
+            logits = logits_of(call_model(model, batch))
+            loss = functional.cross_entropy(logits.flatten(0, -2), label.flatten(), reduction="sum") / rows
+            loss.backward()  # type: ignore[no-untyped-call]
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)

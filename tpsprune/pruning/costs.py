@@ -1,0 +1,143 @@
+"""What a model costs as an exact function of the widths of its groups.
+
+Shape letters: b sets of widths, g groups, a axes of tensors, t terms, x axes of one term.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Self, TypeAlias, final
+
+import torch
+from torch import Tensor
+
+from tpsprune.numerics.macs import MacCount
+from tpsprune.pruning.groups import Group
+
+__all__ = ["CostModel"]
+
+Shape: TypeAlias = tuple[int, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class CostModel:
+    """Cost = constant + Σ_t factor_t · Π_x (elements that stay along axis x of term t).
+
+    A layer multiplies each element of its weight equally often, so its multiply-accumulates are those per
+    element times the elements that stay; a tensor's parameters are its elements. What units are multiplied
+    by without weights (attention scores) goes with their number; what no group touches is constant.
+
+    ``total`` is the dense model's cost; biases that the fold adds make ``at(widths)`` a little more than
+    that. Not seen: products of activations that no group names as its core; they count as constant, so the
+    ticket costs at most what is said here.
+    """
+
+    unit: str
+    widths: tuple[int, ...]
+    kinds: tuple[str, ...]
+    total: int
+    constant: float
+    lengths_a: Tensor
+    elements_ag: Tensor
+    factors_t: Tensor
+    axes_tx: Tensor
+
+    @classmethod
+    def of_macs(cls, groups: Sequence[Group], shapes: Mapping[str, Shape], count: MacCount) -> Self:
+        """Build the multiply-accumulates of one item from the dense model's groups, shapes and count."""
+        own = _own_macs(count)
+        weights = {
+            name: own[module] / max(1, prod(shape))
+            for name, shape in shapes.items()
+            if (module := name.removesuffix(".weight")) in own
+        }
+        cores: dict[str, float] = {}
+        for core in dict.fromkeys(name for group in groups for name in group.cores):
+            inside = (name for name in own if not core or name == core or name.startswith(f"{core}."))
+            cores[core] = sum(own[name] for name in inside if f"{name}.weight" not in shapes)
+        return cls._of("multiply-accumulates", groups, shapes, weights, cores, count.total, count.total)
+
+    @classmethod
+    def of_params(cls, groups: Sequence[Group], shapes: Mapping[str, Shape], total: int) -> Self:
+        """Build the number of parameters.
+
+        Args:
+            groups: of the dense model.
+            shapes: of its parameters, each under one name, and of the biases that the fold will add.
+            total: parameters of the dense model, without those biases.
+        """
+        held = sum(prod(shape) for shape in shapes.values())
+        return cls._of("parameters", groups, shapes, dict.fromkeys(shapes, 1.0), {}, held, total)
+
+    @classmethod
+    def _of(
+        cls,
+        unit: str,
+        groups: Sequence[Group],
+        shapes: Mapping[str, Shape],
+        per_element: Mapping[str, float],
+        cores: Mapping[str, float],
+        held: int,
+        total: int,
+    ) -> Self:
+        touched: dict[str, dict[int, dict[int, int]]] = defaultdict(lambda: defaultdict(dict))
+        for rank, group in enumerate(groups):
+            for slice_ in (each for each in dict.fromkeys(group.slices) if each.tensor in per_element):
+                axis = touched[slice_.tensor][slice_.axis]
+                axis[rank] = axis.get(rank, 0) + slice_.block * slice_.repeat
+        terms: list[tuple[float, list[tuple[int, dict[int, int]]]]] = []
+        for tensor, cut in touched.items():
+            shape = shapes[tensor]
+            rest = prod(length for axis, length in enumerate(shape) if axis not in cut)
+            terms.append((per_element[tensor] * rest, [(shape[axis], by) for axis, by in cut.items()]))
+        for core, macs in cores.items():
+            by_group = [rank for rank, group in enumerate(groups) if core in group.cores]
+            factor = macs / prod(groups[rank].width for rank in by_group)
+            terms.append((factor, [(groups[rank].width, {rank: 1}) for rank in by_group]))
+        # Axis 0 is one element long and loses none: it fills up terms of fewer axes.
+        lengths, per_unit, places = [1], [[0] * len(groups)], []
+        most = max((len(axes) for _, axes in terms), default=1)
+        for _, axes in terms:
+            places.append([*range(len(lengths), len(lengths) + len(axes)), *[0] * (most - len(axes))])
+            lengths += [length for length, _ in axes]
+            per_unit += [[by.get(rank, 0) for rank in range(len(groups))] for _, by in axes]
+        varying = sum(factor * prod(length for length, _ in axes) for factor, axes in terms)
+        return cls(
+            unit,
+            tuple(group.width for group in groups),
+            tuple(group.kind for group in groups),
+            total,
+            held - varying,
+            torch.tensor(lengths, dtype=torch.float64),
+            torch.tensor(per_unit, dtype=torch.float64),
+            torch.tensor([factor for factor, _ in terms], dtype=torch.float64),
+            torch.tensor(places, dtype=torch.int64).reshape(len(terms), most),
+        )
+
+    def at(self, widths: Sequence[int]) -> float:
+        """Return the cost at ``widths``, one for each group."""
+        return float(self.at_each(torch.tensor([list(widths)]))[0])
+
+    def at_each(self, widths_bg: Tensor) -> Tensor:
+        """Return the costs ``cost_b`` at several sets of widths at once."""
+        gone_bg = torch.tensor(self.widths, dtype=torch.float64) - widths_bg
+        stay_ba = self.lengths_a - gone_bg @ self.elements_ag.T
+        return self.constant + stay_ba[:, self.axes_tx].prod(-1) @ self.factors_t
+
+
+def _own_macs(count: MacCount) -> dict[str, int]:
+    """Return what each module multiplies itself, without the modules in it; the whole model is ''."""
+    own = {"": count.total, **count.by_module}
+    for name, macs in count.by_module.items():
+        own[next(parent for parent in _around(name) if parent in own)] -= macs
+    return own
+
+
+def _around(name: str) -> Iterable[str]:
+    while name:
+        name = name.rpartition(".")[0]
+        yield name

@@ -1,0 +1,120 @@
+"""The refit: all weights of a layer solved anew, so that it puts out what the dense model's layer did.
+
+The fold gives a consumer one coefficient for each pair of units, whatever the kernel position; the refit
+solves for the whole kernel, and it mends layers that lost no input, whose inputs the cut has moved.
+
+Shape letters: c input elements, g groups of the layer, p features of a group (inputs times kernel
+positions), q outputs of a group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from tpsprune.numerics.precision import widened
+from tpsprune.pruning.patches import PatchMoments, PatchPart, feature_count, indexed
+
+__all__ = ["Refit", "refit", "refit_fault"]
+
+RIDGES: Final = (1e-4, 1e-2, 1.0)
+"""What is tried on the items held out, as shares of a feature's mean variance."""
+MOST_FEATURES: Final = 4608
+"""512 channels seen through a 3×3 kernel: 170 MB for each of three matrices of moments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refit:
+    """What a refit did: mean square errors over the variance of y before and after, and the ridge taken.
+
+    The shares are of all items; ``ridge`` is ``None`` where the layer as it was did best on those held out.
+    """
+
+    before_share: float
+    after_share: float
+    ridge: float | None
+
+
+def refit_fault(module: nn.Module, alive_c: Tensor) -> str:
+    """Return why a layer cannot be refitted, or an empty string.
+
+    Args:
+        module: any layer.
+        alive_c: whether each element of its input axis is still there.
+    """
+    if not isinstance(module, nn.Linear | _ConvNd):
+        return f"{type(module).__name__} does not mix units"
+    if isinstance(module, _ConvNd) and module.transposed:
+        return "outputs of a transposed convolution see different parts of its kernel"
+    if hasattr(module, "parametrizations"):
+        return "its weight is parametrised"
+    features = feature_count(module, alive_c)
+    if features > MOST_FEATURES:
+        return f"{features} features are more than {MOST_FEATURES}: the moments would take too much memory"
+    return ""
+
+
+def refit(module: nn.Linear | _ConvNd, moments: PatchMoments, alive_c: Tensor) -> Refit:
+    """Solve a layer's weights and bias anew, in place; inputs that are gone keep weights of zero.
+
+    W minimises E‖y − W x − b‖² + λ‖W − W₀‖², W₀ the weights as they are (folded or not), λ = ridge · the
+    mean variance of a feature. Of the ridges 10⁻⁴, 10⁻², 1 and of W₀ itself the one is taken that does
+    best on the items held out, fitted on the others; then all items are fitted. On these no layer does
+    worse than it did. A layer without a bias is fitted through zero.
+
+    Source: He, Zhang and Sun 2017, "Channel pruning for accelerating very deep neural networks",
+    equation 3; Luo, Wu and Lin 2017, "ThiNet", section 3.3: there for the pruned layer alone.
+
+    Cost: four times g·p³ / 3.
+    """
+    weight = module.weight.detach()
+    groups = module.groups if isinstance(module, _ConvNd) else 1
+    kept = alive_c.nonzero()[:, 0] if indexed(module) else torch.arange(weight.shape[1], device=weight.device)
+    old_gqp = widened(weight.reshape(groups, -1, *weight.shape[1:])[:, :, kept].flatten(2))
+    parts = (moments.whole, moments.fit, moments.held)
+    if module.bias is None:
+        whole, fit, held = (part.raw() if part else None for part in parts)
+    else:
+        whole, fit, held = parts
+    assert whole is not None
+    bias_gq = None if module.bias is None else widened(module.bias.detach()).reshape(groups, -1)
+    before = _error(whole, old_gqp, bias_gq)
+    ridge: float | None = RIDGES[1]
+    if fit is not None and held is not None:
+        errors = {each: _error(held, *_solved(fit, old_gqp, each)) for each in RIDGES}
+        ridge = min(errors, key=lambda each: errors[each])
+        if errors[ridge] >= _error(held, old_gqp, bias_gq):
+            ridge = None
+    if ridge is None:
+        return Refit(before, before, None)
+    new_gqp, intercept_gq = _solved(whole, old_gqp, ridge)
+    with torch.no_grad():
+        fresh = torch.zeros_like(weight).reshape(groups, -1, *weight.shape[1:])
+        fresh[:, :, kept] = new_gqp.reshape(*new_gqp.shape[:2], len(kept), *weight.shape[2:]).to(weight.dtype)
+        module.weight.copy_(fresh.reshape(weight.shape))
+        if module.bias is not None:
+            module.bias.copy_(intercept_gq.flatten().to(module.bias.dtype))
+    return Refit(before, _error(whole, new_gqp, intercept_gq), ridge)
+
+
+def _solved(part: PatchPart, old_gqp: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    variances_gp = part.xx_gpp.diagonal(dim1=1, dim2=2)
+    scale_g11 = variances_gp.mean(1).clamp_min(torch.finfo(variances_gp.dtype).tiny)[:, None, None]
+    eye_pp = torch.eye(variances_gp.shape[1], dtype=variances_gp.dtype, device=variances_gp.device)
+    wrong_gpq = part.xy_gpq - part.xx_gpp @ old_gqp.mT
+    change_gpq = torch.linalg.solve(part.xx_gpp + ridge * scale_g11 * eye_pp, wrong_gpq)
+    new_gqp = old_gqp + change_gpq.mT
+    return new_gqp, part.mean_y_gq - (new_gqp @ part.mean_x_gp[:, :, None])[:, :, 0]
+
+
+def _error(part: PatchPart, weight_gqp: Tensor, bias_gq: Tensor | None) -> float:
+    fitted_gqp = weight_gqp @ part.xx_gpp
+    error_gq = part.yy_gq - 2 * (part.xy_gpq.mT * weight_gqp).sum(2) + (fitted_gqp * weight_gqp).sum(2)
+    offset_gq = part.mean_y_gq - (weight_gqp @ part.mean_x_gp[:, :, None])[:, :, 0]
+    offset_gq = offset_gq if bias_gq is None else offset_gq - bias_gq
+    total = part.yy_gq.sum().clamp_min(torch.finfo(part.yy_gq.dtype).tiny)
+    return float((error_gq + offset_gq.square()).sum() / total)
