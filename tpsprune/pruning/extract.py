@@ -1,33 +1,31 @@
-"""The extraction: a ticket drawn from a model as one transaction. It comes whole or not at all.
-
-Shape letters: n units.
-"""
+"""The extraction: a ticket drawn from a model as one transaction. It comes whole or not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
-from tpsprune.numerics.forward import call_model, evaluation_mode
-from tpsprune.numerics.spectra import effective_rank
+from tpsprune.pruning.baselines import highest, importances
 from tpsprune.pruning.cutting import cut_copy, fresh_copy, silence
-from tpsprune.pruning.fold import can_gain_bias, fold_in, interpolation, takes_intercept
-from tpsprune.pruning.groups import Consumer, Group, GroupCut
-from tpsprune.pruning.layers import input_axis, mixer, units_first
+from tpsprune.pruning.fold import can_gain_bias
+from tpsprune.pruning.groups import Group, GroupCut
+from tpsprune.pruning.latency import latency_shares
+from tpsprune.pruning.layers import mixer
+from tpsprune.pruning.look import Look, look
+from tpsprune.pruning.opened import open_attention
 from tpsprune.pruning.plan import Plan, signature_of, versions
 from tpsprune.pruning.reach import surveyed
 from tpsprune.pruning.recalibrate import recalibrated
+from tpsprune.pruning.reconstruct import reconstruct
 from tpsprune.pruning.replay import add_biases
-from tpsprune.pruning.selection import Reading, Selection, select
-from tpsprune.pruning.statistics import PairMoments, call_order, pair_moments
-from tpsprune.pruning.trial import flat_tensors
+from tpsprune.pruning.selection import Selection
+from tpsprune.pruning.times import Times, timed
 from tpsprune.pruning.verify import verify
-from tpsprune.pruning.widths import Evidence, choose_widths
+from tpsprune.pruning.widths import Evidence, choose_widths, needs
 from tpsprune.recipe.prune import Prune
 from tpsprune.records import GroupChange, LeftAlone
 
@@ -39,7 +37,7 @@ class Extraction:
     """A ticket and all there is to say about it.
 
     ``plan`` replays the cut on other weights; ``macs_share`` is counted on the ticket; ``notes`` are
-    sentences the user should read.
+    sentences the user should read; ``times`` says where the seconds went.
     """
 
     ticket: nn.Module
@@ -48,123 +46,179 @@ class Extraction:
     left_alone: tuple[LeftAlone, ...]
     macs_share: float
     notes: tuple[str, ...]
+    times: Times = field(default_factory=Times)
 
 
-def extract(model: nn.Module, probe: Sequence[Any], settings: Prune) -> Extraction:
+def extract(
+    model: nn.Module,
+    probe: Sequence[Any],
+    settings: Prune,
+    *,
+    labels: Sequence[Tensor] | None = None,
+    clock: Callable[[nn.Module], float] | None = None,
+    seed: int = 0,
+) -> Extraction:
     """Draw a ticket from ``model``: fewer units, the rest taught to say what those that go said.
 
-    1. The survey finds groups of coupled units. 2. Effective ranks of what the consumers are fed give
-    the widths that meet ``settings.target``. 3. Consumer by consumer in the order of the forward pass: units
-    are chosen when their first consumer is reached, and each consumer's weights are fitted so that it
-    hears what the *dense* model fed it, from what the model as cut so far feeds it; errors do not pile
-    up. 4. The tensors are sliced once. 5. Batch-norm statistics are taken anew where that helps. 6. The
-    ticket is verified against the same model with the units silenced.
+    1. The survey finds groups of coupled units, in a copy with its attention opened. 2. A look at the dense
+    model gives what ``settings.widths`` needs, and that the widths that meet ``settings.target``. 3. In one
+    walk of the dense and the cut model units are chosen and each layer is fitted to what the *dense* model's
+    puts out, from what the model as cut so far feeds it; errors do not pile up. 4. The tensors are sliced
+    once. 5. The ticket is verified against the same model with the units silenced. 6. Batch-norm statistics
+    are taken anew where that helps.
 
     Args:
         model: not changed, whatever happens; it may be in either mode and partly frozen.
         probe: prepared batches on the model's device, a few hundred items or more in all; no labels.
         settings: the target and what may be done for it.
+        labels: classes, one tensor for each batch; ``units = "taylor"`` alone looks at them.
+        clock: seconds of a forward pass of a model; a target of latency alone needs it.
+        seed: of units chosen at random.
 
     Raises:
         PruneError: nothing can be cut, the target is out of reach, the probe is empty or not finite, or
             the ticket failed its verification.
 
-    Cost: the survey, two forward passes over the probe for each consumer, and n³ for each group.
+    Cost: the survey; a forward pass of the dense model, one of both, and what the proof and batch norms
+    take: two to four of the ticket and one of the dense model; the moments and solutions of the walk.
     """
-    _check_probe(model, probe)
-    found, dense_count, macs = surveyed(model, probe[0], settings)
+    times = Times()
+    with timed(times, "survey"):
+        opened, names = open_attention(model)
+        _check_runs(probe)
+        found, dense_count, costs = surveyed(opened, probe[0], settings)
     groups = found.groups
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    at_dense = pair_moments(model, model, probe, _widths_at(groups))
-    ranks = [_effective_rank(model, group, at_dense) for group in groups]
-    names = [group.name for group in groups]
-    widths = choose_widths(macs, Evidence(ranks=ranks), settings, names=names)
+    with timed(times, "look"):
+        seen = look(opened, probe, groups, [name for name, _ in opened.named_modules() if name])
+    with timed(times, "widths"):
+        scores = _scores(opened, probe, groups, settings, labels, seed)
+        evidence = _evidence(opened, probe, groups, seen, settings, scores)
+        widths = choose_widths(
+            costs,
+            evidence,
+            settings,
+            names=[group.name for group in groups],
+            latency=latency_shares(opened, groups, clock) if clock else None,
+        )
+    cut = {group.name: width for group, width in zip(groups, widths, strict=True) if width < group.width}
+    names = tuple(
+        name for name in names if any(_touches(group, name) for group in groups if group.name in cut)
+    )
+    opened, _ = open_attention(model, names)
 
-    work = fresh_copy(model)
-    new_biases = _gaining_bias(work, groups, settings)
-    add_biases(work, new_biases)
-    chosen = _select_and_fold(model, work, probe, groups, widths, settings)
-    cuts = tuple(GroupCut.of(group, chosen[group.name].units) for group in groups)
-    ticket = cut_copy(work, cuts)
-    macs_share = verify(ticket, work, model, probe, groups, widths, dense_count, settings)
-    if settings.recalibrate:
-        ticket, _ = recalibrated(ticket, model, probe)
+    with timed(times, "walk"):
+        losing = [group for group in groups if group.name in cut]
+        work = fresh_copy(opened)
+        new_biases = _gaining_bias(work, losing, settings)
+        add_biases(work, new_biases)
+        chosen = _chosen(opened, losing, cut, seen, settings, scores)
+        if settings.fold:
+            chosen = reconstruct(opened, work, probe, losing, cut, seen, chosen=chosen, refits=settings.refit)
+        else:
+            for group in losing:
+                silence(work, group, GroupCut.of(group, chosen[group.name].units).removed)
+        kept = {name: selection.units for name, selection in chosen.items()}
+        cuts = tuple(GroupCut.of(group, kept.get(group.name, range(group.width))) for group in groups)
+        ticket = cut_copy(work, cuts)
+    with timed(times, "verify"):
+        kept_widths = [cut[group.name] for group in losing]
+        macs_share = verify(ticket, work, model, probe, losing, kept_widths, dense_count, settings)
+    with timed(times, "recalibrate"):
+        if settings.recalibrate:
+            ticket, _ = recalibrated(ticket, model, probe)
+    shapes = {name: tuple(tensor.shape) for name, tensor in opened.state_dict().items()}
     plan = Plan(
         target=str(settings.target),
-        groups=tuple(_present(cut, shapes, new_biases) for cut in cuts),
+        groups=_present(cuts, shapes, new_biases),
         new_biases=new_biases,
+        opened=names,
         versions=versions(),
         model=signature_of(model),
     )
+    ranks: Sequence[float | None] = evidence.ranks or [None] * len(groups)
     changes = tuple(
         GroupChange(
             group=group.name,
             width_before=group.width,
             width_after=width,
-            effective_rank=rank if settings.widths == "effective-rank" else None,
-            residual_share=chosen[group.name].residual_shares[-1],
+            effective_rank=rank,
+            residual_share=chosen[group.name].residual_shares[-1] if group.name in cut else 0.0,
+            kind=group.kind,
         )
         for group, width, rank in zip(groups, widths, ranks, strict=True)
     )
-    return Extraction(ticket, plan, changes, found.left_alone, macs_share, _notes(groups, at_dense))
+    return Extraction(ticket, plan, changes, found.left_alone, macs_share, _notes(groups, seen), times)
 
 
-def _select_and_fold(
+def _check_runs(probe: Sequence[Any]) -> None:
+    if not len(probe):
+        raise PruneError("the probe is empty: at least one batch is needed to see what the units say")
+
+
+def _evidence(
     model: nn.Module,
-    work: nn.Module,
     probe: Sequence[Any],
     groups: Sequence[Group],
-    widths: Sequence[int],
+    seen: Look,
     settings: Prune,
+    scores: Mapping[str, Tensor] | None,
+) -> Evidence:
+    """Return what the choice of widths needs to know."""
+    wanted = needs(settings)
+    ranks = residuals = of_scores = None
+    if "ranks" in wanted:
+        ranks = [seen.effective_rank(model, group) for group in groups]
+    if "residuals" in wanted:
+        residuals = [seen.selection(model, group, group.width).residual_shares for group in groups]
+    if "scores" in wanted:
+        scores = scores or importances(model, probe[0], groups, "magnitude")
+        of_scores = [scores[group.name] for group in groups]
+    return Evidence(ranks=ranks, residuals=residuals, scores=of_scores)
+
+
+def _scores(
+    model: nn.Module,
+    probe: Sequence[Any],
+    groups: Sequence[Group],
+    settings: Prune,
+    labels: Sequence[Tensor] | None,
+    seed: int,
+) -> Mapping[str, Tensor] | None:
+    if settings.units in ("interpolation", "pivoted-cholesky"):
+        return None
+    return importances(model, probe[0], groups, settings.units, labels=labels, probe=probe, seed=seed)
+
+
+def _chosen(
+    model: nn.Module,
+    groups: Sequence[Group],
+    widths: Mapping[str, int],
+    seen: Look,
+    settings: Prune,
+    scores: Mapping[str, Tensor] | None,
 ) -> dict[str, Selection]:
-    """Choose units and rewrite the consumers of ``work`` in place, in the order of the forward pass."""
-    owner = {consumer: group for group in groups for consumer in group.consumers}
-    width_of = {group.name: width for group, width in zip(groups, widths, strict=True)}
-    chosen: dict[str, Selection] = {}
-    for consumer in call_order(model, probe[0], tuple(owner)):
-        group = owner[consumer]
-        fresh = group.name not in chosen
-        if not fresh and not settings.fold:
-            continue
-        needed = dict.fromkeys(group.consumers if fresh else (consumer,), group.width)
-        # Without a fold nothing holds the cut model to the dense one: units are judged where they did well.
-        moments = pair_moments(model, work if settings.fold else model, probe, needed)
-        if fresh:
-            readings = [_reading(model, each, moments[each]) for each in needed]
-            chosen[group.name] = select(readings, width_of[group.name])
-            silence(work, group, GroupCut.of(group, chosen[group.name].units).removed)
-        if settings.fold:
-            module = mixer(work, consumer.module)
-            kept = tuple(sorted(chosen[group.name].units))
-            mapping = interpolation(moments[consumer], kept, intercept=takes_intercept(module))
-            fold_in(module, mixer(model, consumer.module), consumer, kept, *mapping)
-    return chosen
+    """Return the units that are chosen before the walk: all of them, unless the walk is to choose."""
+    if settings.units == "pivoted-cholesky":
+        return {
+            group.name: seen.selection(
+                model, group, widths[group.name], given=seen.cholesky(model, group, widths[group.name]).units
+            )
+            for group in groups
+        }
+    if scores is not None:
+        units = {group.name: highest(scores[group.name], widths[group.name]) for group in groups}
+        return {
+            group.name: seen.selection(model, group, widths[group.name], given=units[group.name])
+            for group in groups
+        }
+    if settings.fold:
+        return {}
+    # Without a fold nothing holds the cut model to the dense one: units are judged where they did well.
+    return {group.name: seen.selection(model, group, widths[group.name]) for group in groups}
 
 
-def _reading(model: nn.Module, consumer: Consumer, moments: PairMoments) -> Reading:
-    module = mixer(model, consumer.module)
-    weight = module.weight
-    rows = units_first(
-        weight.detach(), input_axis(module), consumer.offset, len(moments.xx_nn), consumer.block
-    )
-    flat = rows.flatten(1).to(moments.xx_nn.dtype)
-    return Reading(moments.xx_nn, moments.xy_nn, moments.yy_nn, flat @ flat.T)
-
-
-def _effective_rank(model: nn.Module, group: Group, moments: Mapping[Consumer, PairMoments]) -> float:
-    """Return the effective rank of what the units say, as far as their consumers hear it.
-
-    That of the covariance between the square roots of the consumers' Gram matrix, each consumer's over
-    its trace: a direction nobody listens to is no dimension.
-    """
-    heard = []
-    for consumer in group.consumers:
-        reading = _reading(model, consumer, moments[consumer])
-        values_n, vectors_nn = torch.linalg.eigh(reading.gram_nn)
-        root_nn = vectors_nn * values_n.clamp_min(0).sqrt() @ vectors_nn.T
-        heard_nn = root_nn @ reading.yy_nn @ root_nn
-        heard.append(heard_nn / heard_nn.trace().clamp_min(1e-30))
-    return max(1.0, float(effective_rank(torch.linalg.eigvalsh(torch.stack(heard).sum(0)))))
+def _touches(group: Group, module: str) -> bool:
+    return any(slice_.tensor.startswith(f"{module}.") for slice_ in group.slices)
 
 
 def _gaining_bias(model: nn.Module, groups: Sequence[Group], settings: Prune) -> tuple[str, ...]:
@@ -174,33 +228,18 @@ def _gaining_bias(model: nn.Module, groups: Sequence[Group], settings: Prune) ->
     return tuple(name for name in dict.fromkeys(names) if can_gain_bias(mixer(model, name)))
 
 
-def _widths_at(groups: Sequence[Group]) -> dict[Consumer, int]:
-    return {consumer: group.width for group in groups for consumer in group.consumers}
-
-
-def _present(cut: GroupCut, shapes: Mapping[str, Any], new_biases: Sequence[str]) -> GroupCut:
+def _present(
+    cuts: Sequence[GroupCut], shapes: Mapping[str, Any], new_biases: Sequence[str]
+) -> tuple[GroupCut, ...]:
+    """Return the cuts with the tensors that there are: no biases that were not added, no closed attention."""
     held = {*shapes, *(f"{module}.bias" for module in new_biases)}
-    slices = tuple(slice_ for slice_ in cut.slices if slice_.tensor in held)
-    return GroupCut(cut.name, cut.width, cut.kept, slices)
+    answer = [replace(cut, slices=tuple(each for each in cut.slices if each.tensor in held)) for cut in cuts]
+    return tuple(cut for cut in answer if cut.slices)
 
 
-def _check_probe(model: nn.Module, probe: Sequence[Any]) -> None:
-    if not len(probe):
-        raise PruneError("the probe is empty: at least one batch is needed to see what the units say")
-    for rank, batch in enumerate(probe):
-        if not all(bool(tensor.isfinite().all()) for tensor in flat_tensors(batch)):
-            raise PruneError(f"probe batch {rank} holds values that are not finite")
-    with torch.no_grad(), evaluation_mode(model):
-        for rank, batch in enumerate(probe):
-            if not all(bool(tensor.isfinite().all()) for tensor in flat_tensors(call_model(model, batch))):
-                raise PruneError(
-                    f"the model's output on probe batch {rank} is not finite: training may have diverged"
-                )
-
-
-def _notes(groups: Sequence[Group], moments: Mapping[Consumer, PairMoments]) -> tuple[str, ...]:
+def _notes(groups: Sequence[Group], seen: Look) -> tuple[str, ...]:
     return tuple(
         f"{group.name}: the probe gives {rows} rows for {group.width} units; more data would choose better"
         for group in groups
-        if (rows := max(moments[consumer].rows for consumer in group.consumers)) < group.width
+        if 0 < (rows := seen.rows(group)) < group.width
     )

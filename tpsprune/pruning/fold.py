@@ -1,60 +1,91 @@
 """The fold: what the removed units said is said by those that stay, through their consumers' weights.
 
-Shape letters: n units of the dense model, k units that stay, p block elements, q everything else a
-weight runs over (outputs, kernel positions).
+Shape letters: n signals of the dense model (units times features), k signals that stay, p positions of a
+signal, q everything else a weight runs over (outputs, kernel positions).
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
+from tpsprune.numerics.precision import widened
 from tpsprune.pruning.groups import Consumer
-from tpsprune.pruning.layers import Mixer, input_axis, units_first
-from tpsprune.pruning.statistics import PairMoments
+from tpsprune.pruning.layers import Mixer, heard, set_heard
+from tpsprune.pruning.statistics import Joint, Joints
 
-__all__ = ["RIDGE", "can_gain_bias", "fold_in", "interpolation", "takes_intercept"]
+__all__ = [
+    "RIDGES",
+    "Interpolation",
+    "can_gain_bias",
+    "fold_in",
+    "gram_of",
+    "interpolation",
+    "takes_intercept",
+]
 
-RIDGE = 1e-6
-"""Ridge as a share of the mean variance of the units that stay, with rows in plenty."""
-SCARCITY = 1e-2
-"""How fast the ridge grows with the square of units per row."""
+RIDGES: Final = (1e-8, 1e-6, 1e-4, 1e-2, 1.0)
+"""What is tried on the items held out, as shares of the mean eigenvalue of what the kept units say."""
+SAFE: Final = 1e-2
+"""The ridge where nothing can be held out."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Interpolation:
+    """The map from the units that stay to all of them, ``y ≈ map_nk · x + intercept_n``.
+
+    ``ridge`` is ``None`` where the plain cut did best on the items held out.
+    """
+
+    map_nk: Tensor
+    intercept_n: Tensor
+    ridge: float | None
 
 
 def interpolation(
-    moments: PairMoments, kept: tuple[int, ...], *, intercept: bool, ridge: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return the map ``A_nk`` and intercept ``b_n`` that say best what the dense units said.
+    joints: Joints, kept: tuple[int, ...], gram_nn: Tensor, *, intercept: bool, ridge: float | None = None
+) -> Interpolation:
+    """Return the map that says best what the dense model's units said, from those that stay.
 
-    They minimise E‖y − A x_S − b‖² + λ‖A − A₀‖², x_S the units that stay as the cut model feeds them, y
-    all units as the dense model did, A₀ the map that leaves a kept unit as it is and forgets the rest,
-    λ = ridge · tr cov(x_S) / k; ``None`` takes ridge = 10⁻⁶ + 10⁻² (k / rows)². The plain cut (A₀, 0) is
-    in the race: no mean square is worse than its. Without an intercept b is zero and raw second moments
-    take the place of covariances.
+    It minimises E‖y − A x − b‖² + λ‖A − A₀‖², x the signals that stay as the cut model feeds them, y all
+    signals as the dense model did, A₀ the map that leaves a kept signal as it is and forgets the rest, λ =
+    ridge · tr cov(x) / k. Of ridges from 10⁻⁸ to 1 and of A₀ itself the one is taken that the consumer, of
+    Gram matrix WᵀW, hears best on the items held out, fitted on the others; then all items are fitted. The
+    plain cut (A₀, 0) is in the race: on these no mean square is worse than its. Without an intercept b is
+    zero and raw second moments take the place of covariances.
 
-    Cost: k³ + n·k².
+    Args:
+        joints: of the k signals that stay with all n, of one group (g = 1).
+        kept: the signals that stay, among the n.
+        gram_nn: of the weights by which the consumer hears the signals.
+        intercept: whether the consumer can take one.
+        ridge: where it is not to be chosen.
+
+    Cost: for each ridge k³/3 + n·k² + n²·k.
 
     Source: ridge regression towards a prior; the fold of it into the next layer is known as layer
     reconstruction (He, Zhang and Sun 2017, "Channel pruning for accelerating very deep neural
     networks", equation 3).
     """
-    index_k = torch.tensor(kept, device=moments.xx_nn.device)
-    mean_k = moments.mean_x_n[index_k]
-    xx_kk = moments.xx_nn[index_k][:, index_k]
-    yx_nk = moments.xy_nn[index_k].T
-    if not intercept:
-        xx_kk = xx_kk + torch.outer(mean_k, mean_k)
-        yx_nk = yx_nk + torch.outer(moments.mean_y_n, mean_k)
-    prior_nk = torch.zeros_like(yx_nk)
-    prior_nk[index_k, torch.arange(len(kept), device=index_k.device)] = 1.0
-    ridge = RIDGE + SCARCITY * (len(kept) / moments.rows) ** 2 if ridge is None else ridge
-    scale = xx_kk.diagonal().mean().clamp_min(torch.finfo(xx_kk.dtype).tiny)
-    ridged_kk = xx_kk + ridge * scale * torch.eye(len(kept), dtype=xx_kk.dtype, device=xx_kk.device)
-    change_nk = torch.linalg.solve(ridged_kk, (yx_nk - prior_nk @ xx_kk).T).T
-    map_nk = prior_nk + change_nk
-    intercept_n = moments.mean_y_n - map_nk @ mean_k if intercept else torch.zeros_like(moments.mean_y_n)
-    return map_nk, intercept_n
+    parts = joints if intercept else joints.raw()
+    index_k = torch.tensor(kept, device=gram_nn.device)
+    plain_nk = torch.zeros_like(parts.whole.xy_gpq[0].T)
+    plain_nk[index_k, torch.arange(len(kept), device=index_k.device)] = 1.0
+    zero_n = torch.zeros_like(parts.whole.mean_y_gq[0])
+    chosen: float | None = SAFE if ridge is None else ridge
+    if ridge is None and parts.fit is not None and parts.held is not None:
+        errors = {each: _error(parts.held, gram_nn, *_solved(parts.fit, plain_nk, each)) for each in RIDGES}
+        chosen = min(errors, key=lambda each: errors[each])
+        if errors[chosen] >= _error(parts.held, gram_nn, plain_nk, zero_n):
+            chosen = None
+    if chosen is None:
+        return Interpolation(plain_nk, zero_n, None)
+    map_nk, intercept_n = _solved(parts.whole, plain_nk, chosen)
+    return Interpolation(map_nk, intercept_n if intercept else zero_n, chosen)
 
 
 def can_gain_bias(module: Mixer) -> bool:
@@ -71,29 +102,43 @@ def takes_intercept(module: Mixer) -> bool:
 
 
 def fold_in(
-    module: Mixer,
-    dense: Mixer,
-    consumer: Consumer,
-    kept: tuple[int, ...],
-    map_nk: Tensor,
-    intercept_n: Tensor,
+    module: Mixer, dense: Mixer, consumer: Consumer, width: int, kept: tuple[int, ...], found: Interpolation
 ) -> None:
-    """Rewrite one consumer in place so that it hears ``A x_S + b`` where it heard all units.
+    """Rewrite one consumer in place so that it hears ``A x + b`` where it heard all signals.
 
-    The weight keeps its shape, with zeros for units that go; the dense layer's weight is where the new
-    one is computed from. The intercept enters the bias once per block element and kernel position: at
+    The weight keeps its shape, with zeros for signals that go; the dense layer's weight is where the new
+    one is computed from. The intercept enters the bias once per position of a signal and of the kernel: at
     the rim of a padded convolution, where the dense model pads with zeros, it is too much by what the
     padding does not say.
     """
-    width = len(map_nk)
-    axis = input_axis(module)
-    old_npq = units_first(dense.weight.detach(), axis, consumer.offset, width, consumer.block).to(
-        map_nk.dtype
-    )
+    old_npq = heard(dense, consumer, width).detach().to(found.map_nk.dtype)
+    new_npq = torch.zeros_like(old_npq)
+    new_npq[list(kept)] = torch.einsum("nk,np...->kp...", found.map_nk, old_npq)
     with torch.no_grad():
-        new_npq = units_first(module.weight, axis, consumer.offset, width, consumer.block)
-        new_npq.zero_()
-        new_npq[list(kept)] = torch.einsum("nk,np...->kp...", map_nk, old_npq).to(new_npq.dtype)
+        set_heard(module, consumer, width, new_npq)
         if module.bias is not None:
-            heard = torch.einsum("n,npo...->o...", intercept_n, old_npq)
-            module.bias += heard.reshape(len(heard), -1).sum(1).to(module.bias.dtype)
+            said_q = torch.einsum("n,npo...->o...", found.intercept_n, old_npq)
+            low, high = consumer.outputs or (0, len(module.bias))
+            module.bias[low:high] += said_q.reshape(len(said_q), -1).sum(1).to(module.bias.dtype)
+
+
+def gram_of(module: Mixer, consumer: Consumer, width: int) -> Tensor:
+    """Return WᵀW of the weights by which a consumer hears the signals, over positions and outputs."""
+    rows_nq = widened(heard(module, consumer, width).detach().flatten(1))
+    return rows_nq @ rows_nq.T
+
+
+def _solved(part: Joint, plain_nk: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    xx_kk, yx_nk = part.xx_gpp[0], part.xy_gpq[0].T
+    scale = xx_kk.diagonal().mean().clamp_min(torch.finfo(xx_kk.dtype).tiny)
+    ridged_kk = xx_kk + ridge * scale * torch.eye(len(xx_kk), dtype=xx_kk.dtype, device=xx_kk.device)
+    map_nk = plain_nk + torch.linalg.solve(ridged_kk, (yx_nk - plain_nk @ xx_kk).T).T
+    return map_nk, part.mean_y_gq[0] - map_nk @ part.mean_x_gp[0]
+
+
+def _error(part: Joint, gram_nn: Tensor, map_nk: Tensor, intercept_n: Tensor) -> float:
+    """Return tr(WᵀW E[(y − A x − b)(…)ᵀ]) but for what no map changes."""
+    heard_nk = gram_nn @ map_nk
+    offset_n = part.mean_y_gq[0] - map_nk @ part.mean_x_gp[0] - intercept_n
+    spread = (heard_nk * (map_nk @ part.xx_gpp[0] - 2 * part.xy_gpq[0].T)).sum()
+    return float(spread + offset_n @ gram_nn @ offset_n)

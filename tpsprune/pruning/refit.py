@@ -17,12 +17,17 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from tpsprune.numerics.precision import widened
-from tpsprune.pruning.patches import PatchMoments, PatchPart, feature_count, indexed
+from tpsprune.pruning.layers import Mixer, is_mixer, is_transposed_linear
+from tpsprune.pruning.rows import feature_count, indexed
+from tpsprune.pruning.statistics import Joint, Joints
 
 __all__ = ["Refit", "refit", "refit_fault"]
 
-RIDGES: Final = (1e-4, 1e-2, 1.0)
+RIDGES: Final = (1e-8, 1e-4, 1e-2, 1.0)
 """What is tried on the items held out, as shares of a feature's mean variance."""
+FORWARDS: Final = {each.forward for each in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
+SAFE: Final = 1e-2
+"""The ridge where nothing can be held out."""
 MOST_FEATURES: Final = 4608
 """512 channels seen through a 3×3 kernel: 170 MB for each of three matrices of moments."""
 
@@ -46,10 +51,12 @@ def refit_fault(module: nn.Module, alive_c: Tensor) -> str:
         module: any layer.
         alive_c: whether each element of its input axis is still there.
     """
-    if not isinstance(module, nn.Linear | _ConvNd):
+    if not is_mixer(module):
         return f"{type(module).__name__} does not mix units"
     if isinstance(module, _ConvNd) and module.transposed:
         return "outputs of a transposed convolution see different parts of its kernel"
+    if not is_transposed_linear(module) and type(module).forward not in FORWARDS:
+        return f"{type(module).__name__} may compute something of its own"
     if hasattr(module, "parametrizations"):
         return "its weight is parametrised"
     features = feature_count(module, alive_c)
@@ -58,32 +65,29 @@ def refit_fault(module: nn.Module, alive_c: Tensor) -> str:
     return ""
 
 
-def refit(module: nn.Linear | _ConvNd, moments: PatchMoments, alive_c: Tensor) -> Refit:
+def refit(module: Mixer, moments: Joints, alive_c: Tensor) -> Refit:
     """Solve a layer's weights and bias anew, in place; inputs that are gone keep weights of zero.
 
     W minimises E‖y − W x − b‖² + λ‖W − W₀‖², W₀ the weights as they are (folded or not), λ = ridge · the
-    mean variance of a feature. Of the ridges 10⁻⁴, 10⁻², 1 and of W₀ itself the one is taken that does
+    mean variance of a feature. Of the ridges 10⁻⁸, 10⁻⁴, 10⁻², 1 and of W₀ itself the one is taken that does
     best on the items held out, fitted on the others; then all items are fitted. On these no layer does
     worse than it did. A layer without a bias is fitted through zero.
 
     Source: He, Zhang and Sun 2017, "Channel pruning for accelerating very deep neural networks",
     equation 3; Luo, Wu and Lin 2017, "ThiNet", section 3.3: there for the pruned layer alone.
 
-    Cost: four times g·p³ / 3.
+    Cost: five times g·p³ / 3.
     """
-    weight = module.weight.detach()
+    turned = is_transposed_linear(module)
+    weight = module.weight.detach().T if turned else module.weight.detach()
     groups = module.groups if isinstance(module, _ConvNd) else 1
     kept = alive_c.nonzero()[:, 0] if indexed(module) else torch.arange(weight.shape[1], device=weight.device)
     old_gqp = widened(weight.reshape(groups, -1, *weight.shape[1:])[:, :, kept].flatten(2))
-    parts = (moments.whole, moments.fit, moments.held)
-    if module.bias is None:
-        whole, fit, held = (part.raw() if part else None for part in parts)
-    else:
-        whole, fit, held = parts
-    assert whole is not None
+    parts = moments.raw() if module.bias is None else moments
+    whole, fit, held = parts.whole, parts.fit, parts.held
     bias_gq = None if module.bias is None else widened(module.bias.detach()).reshape(groups, -1)
     before = _error(whole, old_gqp, bias_gq)
-    ridge: float | None = RIDGES[1]
+    ridge: float | None = SAFE
     if fit is not None and held is not None:
         errors = {each: _error(held, *_solved(fit, old_gqp, each)) for each in RIDGES}
         ridge = min(errors, key=lambda each: errors[each])
@@ -95,13 +99,14 @@ def refit(module: nn.Linear | _ConvNd, moments: PatchMoments, alive_c: Tensor) -
     with torch.no_grad():
         fresh = torch.zeros_like(weight).reshape(groups, -1, *weight.shape[1:])
         fresh[:, :, kept] = new_gqp.reshape(*new_gqp.shape[:2], len(kept), *weight.shape[2:]).to(weight.dtype)
-        module.weight.copy_(fresh.reshape(weight.shape))
+        fresh = fresh.reshape(weight.shape)
+        module.weight.copy_(fresh.T if turned else fresh)
         if module.bias is not None:
             module.bias.copy_(intercept_gq.flatten().to(module.bias.dtype))
     return Refit(before, _error(whole, new_gqp, intercept_gq), ridge)
 
 
-def _solved(part: PatchPart, old_gqp: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+def _solved(part: Joint, old_gqp: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     variances_gp = part.xx_gpp.diagonal(dim1=1, dim2=2)
     scale_g11 = variances_gp.mean(1).clamp_min(torch.finfo(variances_gp.dtype).tiny)[:, None, None]
     eye_pp = torch.eye(variances_gp.shape[1], dtype=variances_gp.dtype, device=variances_gp.device)
@@ -111,7 +116,7 @@ def _solved(part: PatchPart, old_gqp: Tensor, ridge: float) -> tuple[Tensor, Ten
     return new_gqp, part.mean_y_gq - (new_gqp @ part.mean_x_gp[:, :, None])[:, :, 0]
 
 
-def _error(part: PatchPart, weight_gqp: Tensor, bias_gq: Tensor | None) -> float:
+def _error(part: Joint, weight_gqp: Tensor, bias_gq: Tensor | None) -> float:
     fitted_gqp = weight_gqp @ part.xx_gpp
     error_gq = part.yy_gq - 2 * (part.xy_gpq.mT * weight_gqp).sum(2) + (fitted_gqp * weight_gqp).sum(2)
     offset_gq = part.mean_y_gq - (weight_gqp @ part.mean_x_gp[:, :, None])[:, :, 0]

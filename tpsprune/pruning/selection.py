@@ -1,24 +1,31 @@
 """Which units stay: those from which a linear map says best what all of them said.
 
-Shape letters: n units, k units that stay.
+Shape letters: n signals (units times features), u units, f features of a unit, k signals picked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, final
 
 import torch
 from torch import Tensor
 
 __all__ = ["Reading", "Selection", "pivoted_cholesky", "select"]
 
-FLOOR = 1e-10
+FLOOR: Final = 1e-10
+"""Share of the largest variance below which a signal says nothing new: rounding."""
+PENDING: Final = 64
+"""Picks between two updates of the whole matrices: the products of one are those of a matrix."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """What one consumer makes of the units: moments (see ``PairMoments``) and its weights' Gram matrix."""
+    """What one consumer makes of the signals: covariances and its weights' Gram matrix.
+
+    x is what the units say now, y what the dense model's said; ``xy_nn[i, j]`` is that of x_i with y_j.
+    """
 
     xx_nn: Tensor
     xy_nn: Tensor
@@ -34,92 +41,135 @@ class Selection:
     residual_shares: tuple[float, ...]
 
 
-def pivoted_cholesky(covariance_nn: Tensor, count: int) -> Selection:
+def pivoted_cholesky(covariance_nn: Tensor, count: int, *, features: int = 1) -> Selection:
     """Pick ``count`` units by pivoted Cholesky: each the one with most variance given those before.
 
     The same pivots as a QR decomposition with column pivoting of the centred activations, at n² per
     pick instead of r·n. ``residual_shares`` are traces of the Schur complement over the whole trace. It
-    sees neither what the units are used for nor anything beyond second moments.
+    sees neither what the units are used for nor anything beyond second moments; weighted by what consumers
+    make of them (``D Σ D``, D the roots of the Gram matrix's diagonal) a unit nobody listens to is last.
+    A unit of several features is taken as a block, by the sum of their variances.
 
     Source: Golub and Van Loan 2013, "Matrix Computations", sections 4.2.8 and 5.4.2.
     """
-    residual_nn = covariance_nn.clone()
-    total = residual_nn.trace()
-    left_n = residual_nn.diagonal().clone()
+    plain = Reading(
+        covariance_nn, covariance_nn, covariance_nn, torch.eye(len(covariance_nn)).to(covariance_nn)
+    )
+    state = _State(plain, features)
     units, shares = [], []
     for _ in range(count):
-        pivot = left_n.argmax()
-        column_n = residual_nn[:, pivot] / residual_nn[pivot, pivot].clamp_min(FLOOR * total).sqrt()
-        residual_nn -= torch.outer(column_n, column_n)
-        left_n = residual_nn.diagonal().clone()
-        units.append(pivot)
-        shares.append(left_n.clamp_min(0).sum() / total.clamp_min(torch.finfo(total.dtype).tiny))
-        left_n[torch.stack(units)] = -torch.inf
+        pick = state.variances().masked_fill(state.picked_u, -torch.inf).argmax()
+        state.take(pick)
+        units.append(pick)
+        shares.append((state.variances().masked_fill(state.picked_u, 0.0).sum() / state.trace).clamp_min(0))
     return Selection(tuple(torch.stack(units).tolist()), tuple(torch.stack(shares).tolist()))
 
 
-def select(readings: Sequence[Reading], count: int) -> Selection:
+def select(
+    readings: Sequence[Reading], count: int, *, features: int = 1, given: Sequence[int] | None = None
+) -> Selection:
     """Pick ``count`` units one by one, each the one that lowers the consumers' output error most.
 
     With x what the units say now and y what the dense model's said, a consumer of weights W loses
     tr(WᵀW · cov(y − ŷ)), ŷ the least-squares estimate of y from the units picked; each consumer counts
-    by the share of its own variance. Picking unit j gains k_jᵀ WᵀW k_j / r_jj, with r the covariance of
-    x and k that of x and y, both given the units already picked. A unit nobody listens to, or that the
-    picked ones already say, gains nothing. The weights of a convolution count at every kernel position
-    as if positions were uncorrelated.
+    by the share of its own variance. Picking unit j gains tr(R_jj⁺ M_jj), with R the covariance of x and
+    M = C WᵀW Cᵀ, C that of x and y, both given the units already picked; for a unit of one signal that is
+    m_jj / r_jj. A unit nobody listens to, or that the picked ones already say, gains nothing. The weights
+    of a convolution count at every kernel position as if positions were uncorrelated.
 
-    Ties go to the lowest index. Cost: n² per pick and consumer.
+    Ties go to the lowest index. Cost: 6·n² per pick and consumer.
+
+    Args:
+        readings: one for each consumer.
+        count: how many to pick.
+        features: signals of each unit, one after the other.
+        given: units that somebody else has picked, in their order; the shares left are told of these.
 
     Source: forward selection for sparse multivariate least squares; Chen, Billings and Luo 1989,
     "Orthogonal least squares methods", with several right-hand sides.
     """
-    states = [_State.of(reading) for reading in readings]
-    sample_nn = readings[0].xx_nn
-    picked_n = torch.zeros(len(sample_nn), dtype=torch.bool, device=sample_nn.device)
-    left = sample_nn.new_ones(())
+    states = [_State(reading, features) for reading in readings]
+    left = readings[0].xx_nn.new_ones(())
     units: list[Tensor] = []
     shares: list[Tensor] = []
-    for _ in range(count):
-        gains_n = torch.stack([state.gains() for state in states]).mean(0)
-        pick = gains_n.masked_fill(picked_n, -torch.inf).argmax()
-        left = left - gains_n[pick]
+    for rank in range(count):
+        gains_u = torch.stack([state.gains() for state in states]).mean(0)
+        gains_u = gains_u.masked_fill(states[0].picked_u, -torch.inf)
+        pick = gains_u.argmax() if given is None else torch.as_tensor(given[rank], device=gains_u.device)
+        left = left - gains_u[pick]
         for state in states:
             state.take(pick)
-        picked_n[pick] = True
         units.append(pick)
         shares.append(left.clamp_min(0))
     return Selection(tuple(torch.stack(units).tolist()), tuple(torch.stack(shares).tolist()))
 
 
-@dataclass(slots=True, eq=False)
+@final
 class _State:
-    """One consumer's covariances given the units picked so far; ``heard`` is cross times Gram matrix."""
+    """One consumer's R and M given the units picked so far.
 
-    residual_nn: Tensor
-    cross_nn: Tensor
-    heard_nn: Tensor
-    total: Tensor
-    floor: Tensor
+    A pick of signals J changes R by −C R_J and M by −C Vᵀ − V Cᵀ, with C = R_·J R_JJ⁺ and
+    V = M_·J − C M_JJ / 2. Both are kept as they were at the last update of the whole, with what has come
+    since beside them: the columns of a pick are read through it, the diagonal blocks are always current.
+    """
 
-    @classmethod
-    def of(cls, reading: Reading) -> _State:
-        tiny = torch.finfo(reading.xx_nn.dtype).tiny
-        return cls(
-            reading.xx_nn.clone(),
-            reading.xy_nn.clone(),
-            reading.xy_nn @ reading.gram_nn,
-            (reading.yy_nn * reading.gram_nn).sum().clamp_min(tiny),
-            (FLOOR * reading.xx_nn.diagonal().amax()).clamp_min(tiny),
-        )
+    def __init__(self, reading: Reading, features: int) -> None:
+        xx_nn, total = reading.xx_nn, (reading.yy_nn * reading.gram_nn).sum()
+        tiny = torch.finfo(xx_nn.dtype).tiny
+        self.features = features
+        self.r_nn = xx_nn.clone()
+        self.m_nn = reading.xy_nn @ reading.gram_nn @ reading.xy_nn.T / total.clamp_min(tiny)
+        self.trace = xx_nn.trace().clamp_min(tiny)
+        self.floor = (FLOOR * xx_nn.diagonal().amax()).clamp_min(tiny)
+        self.picked_u = torch.zeros(len(xx_nn) // features, dtype=torch.bool, device=xx_nn.device)
+        self.r_uff, self.m_uff = self._blocks(self.r_nn), self._blocks(self.m_nn)
+        self.pending: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def variances(self) -> Tensor:
+        """Return each unit's variance given those picked."""
+        return self.r_uff.diagonal(dim1=1, dim2=2).sum(1)
 
     def gains(self) -> Tensor:
-        variance_n = self.residual_nn.diagonal()
-        gains_n = (self.cross_nn * self.heard_nn).sum(1) / (variance_n.clamp_min(self.floor) * self.total)
-        return gains_n.masked_fill(variance_n <= self.floor, 0.0)
+        """Return what each unit would gain, as a share of the whole."""
+        if self.features == 1:
+            r_u, m_u = self.r_uff[:, 0, 0], self.m_uff[:, 0, 0]
+            return (m_u / r_u.clamp_min(self.floor)).masked_fill(r_u <= self.floor, 0.0)
+        return (self._inverse(self.r_uff) * self.m_uff).sum((1, 2))
 
     def take(self, pick: Tensor) -> None:
-        variance = self.residual_nn[pick, pick]
-        column_n = self.residual_nn[:, pick] / variance.clamp_min(self.floor)
-        column_n = torch.where(variance > self.floor, column_n, 0.0)
-        for matrix_nn in (self.cross_nn, self.heard_nn, self.residual_nn):
-            matrix_nn.sub_(torch.outer(column_n, matrix_nn[pick].clone()))
+        """Condition everything on one more unit."""
+        f = self.features
+        index_f = pick * f + torch.arange(f, device=self.r_nn.device)
+        r_nf, m_nf = self.r_nn[:, index_f], self.m_nn[:, index_f]
+        for c_nf, s_nf, v_nf in self.pending:
+            r_nf = r_nf - c_nf @ s_nf[index_f].T
+            m_nf = m_nf - c_nf @ v_nf[index_f].T - v_nf @ c_nf[index_f].T
+        c_nf = r_nf @ self._inverse(r_nf[index_f][None])[0]
+        v_nf = m_nf - c_nf @ m_nf[index_f] / 2
+        c_uff, r_uff, v_uff = (each.reshape(-1, f, f) for each in (c_nf, r_nf, v_nf))
+        self.r_uff = self.r_uff - c_uff @ r_uff.mT
+        crossed_uff = c_uff @ v_uff.mT
+        self.m_uff = self.m_uff - crossed_uff - crossed_uff.mT
+        self.picked_u[pick] = True
+        self.pending = self._joined(c_nf, r_nf, v_nf)
+
+    def _joined(self, *fresh: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return what is pending, the fresh pick beside the others, or bring the whole up to date."""
+        c_nk, s_nk, v_nk = (torch.cat([*[each[i] for each in self.pending], fresh[i]], 1) for i in range(3))
+        if c_nk.shape[1] < PENDING:
+            return [(c_nk, s_nk, v_nk)]
+        self.r_nn.addmm_(c_nk, s_nk.T, alpha=-1)
+        self.m_nn.addmm_(c_nk, v_nk.T, alpha=-1).addmm_(v_nk, c_nk.T, alpha=-1)
+        return []
+
+    def _blocks(self, whole_nn: Tensor) -> Tensor:
+        units, f = len(self.picked_u), self.features
+        return whole_nn.reshape(units, f, units, f).diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
+
+    def _inverse(self, block_uff: Tensor) -> Tensor:
+        if self.features == 1:
+            return torch.where(block_uff > self.floor, 1.0 / block_uff.clamp_min(self.floor), 0.0)
+        values_uf, vectors_uff = torch.linalg.eigh((block_uff + block_uff.mT) / 2)
+        inverse_uf = torch.where(values_uf > self.floor, 1.0 / values_uf.clamp_min(self.floor), 0.0)
+        inverse_uff: Tensor = (vectors_uff * inverse_uf[:, None]) @ vectors_uff.mT
+        return inverse_uff

@@ -1,136 +1,204 @@
-"""What consumers are fed by the dense model and by the model as cut so far, side by side, streamed.
+"""First and second moments, streamed: activations are never kept.
 
-Shape letters: b items, r rows (items times positions), n units.
+Shape letters: b items, s samples of an item, r rows (items times samples), n signals, g groups of a layer,
+p what is fed to a group, q what it is to say.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Final, final
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch import Tensor
 
-from tpsprune.numerics.forward import call_model, evaluation_mode
-from tpsprune.numerics.moments import as_rows
 from tpsprune.numerics.precision import widened
-from tpsprune.pruning.groups import Consumer
 
-__all__ = ["PairMoments", "call_order", "pair_moments"]
+__all__ = ["HELD_OUT", "Joint", "JointSums", "Joints", "Moments", "MomentSums"]
+
+HELD_OUT: Final = 4
+"""Every batch keeps the last one in four of its items to choose ridges on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PairMoments:
-    """Moments of n units at one consumer: x as the cut model feeds it, y as the dense model does.
+class Moments:
+    """Mean and biased covariance of what n signals say over ``rows`` observations."""
 
-    Covariances are biased; ``xy_nn[i, j]`` is that of x_i with y_j. Double precision where there is one.
+    rows: int
+    mean_n: Tensor
+    covariance_nn: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Joint:
+    """Means and biased covariances of x and y over ``rows`` observations; of y with itself variances alone.
+
+    x is fed by the model as cut so far, y is what the dense model says. Double precision where there is
+    one.
     """
 
     rows: int
-    mean_x_n: Tensor
-    mean_y_n: Tensor
-    xx_nn: Tensor
-    xy_nn: Tensor
-    yy_nn: Tensor
+    mean_x_gp: Tensor
+    mean_y_gq: Tensor
+    xx_gpp: Tensor
+    xy_gpq: Tensor
+    yy_gq: Tensor
+
+    def raw(self) -> Joint:
+        """Return moments about zero, for a layer that has no bias."""
+        x_gp, y_gq = self.mean_x_gp, self.mean_y_gq
+        return Joint(
+            self.rows,
+            torch.zeros_like(x_gp),
+            torch.zeros_like(y_gq),
+            self.xx_gpp + x_gp[:, :, None] * x_gp[:, None, :],
+            self.xy_gpq + x_gp[:, :, None] * y_gq[:, None, :],
+            self.yy_gq + y_gq.square(),
+        )
+
+    def of_inputs(self, index_p: Tensor) -> Joint:
+        """Return the moments with only some of what is fed."""
+        return Joint(
+            self.rows,
+            self.mean_x_gp[:, index_p],
+            self.mean_y_gq,
+            self.xx_gpp[:, index_p][:, :, index_p],
+            self.xy_gpq[:, index_p],
+            self.yy_gq,
+        )
 
 
-def pair_moments(
-    dense: nn.Module, cut: nn.Module, batches: Iterable[Any], widths: Mapping[Consumer, int]
-) -> dict[Consumer, PairMoments]:
-    """Return the joint moments at each consumer of what two models of one shape feed it.
+@dataclass(frozen=True, slots=True, eq=False)
+class Joints:
+    """Moments over all items, over three in four (``fit``) and over the fourth (``held``).
 
-    Both models are called in evaluation mode, once per batch; with ``cut is dense`` only one of them.
-    A consumer that is called several times in a pass adds up its calls; one that is not called, or is
-    fed no row, is left out. Padding is not seen: a row is a position of the input itself.
-
-    Cost: the forward passes, and 3·r·n² multiply-adds for each consumer.
+    The latter two are missing where no batch has four items.
     """
-    sums = {consumer: _Sums(width) for consumer, width in widths.items()}
-    with torch.no_grad(), evaluation_mode(dense), evaluation_mode(cut):
-        for batch in batches:
-            fed_y = _fed(dense, batch, widths)
-            fed_x = fed_y if cut is dense else _fed(cut, batch, widths)
-            for consumer, each in sums.items():
-                for x_rn, y_rn in zip(fed_x[consumer], fed_y[consumer], strict=True):
-                    each.add(x_rn, y_rn)
-    return {consumer: each.moments() for consumer, each in sums.items() if each.rows}
+
+    whole: Joint
+    fit: Joint | None
+    held: Joint | None
+
+    def of_inputs(self, index_p: Tensor) -> Joints:
+        """Return the moments with only some of what is fed."""
+        return self._each(lambda part: part.of_inputs(index_p))
+
+    def raw(self) -> Joints:
+        """Return moments about zero."""
+        return self._each(Joint.raw)
+
+    def _each(self, change: Callable[[Joint], Joint]) -> Joints:
+        fit, held = (change(part) if part else None for part in (self.fit, self.held))
+        return Joints(change(self.whole), fit, held)
 
 
-def call_order(model: nn.Module, batch: Any, consumers: Sequence[Consumer]) -> tuple[Consumer, ...]:
-    """Return the consumers in the order in which a forward pass first calls them."""
-    called: list[str] = []
-    with ExitStack() as stack:
-        stack.enter_context(evaluation_mode(model))
-        stack.enter_context(torch.no_grad())
-        for name in {consumer.module for consumer in consumers}:
-            handle = model.get_submodule(name).register_forward_pre_hook(
-                lambda _module, _args, name=name: called.append(name)
-            )
-            stack.callback(handle.remove)
-        call_model(model, batch)
-    return tuple(sorted(consumers, key=lambda consumer: (called.index(consumer.module), consumer.offset)))
+@final
+class MomentSums:
+    """Running sums about the first mean, so that signals far from zero lose no digits."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._shift_n = self._sum_n = self._products_nn = torch.empty(0)
+
+    def add(self, signals_bsn: Tensor) -> None:
+        """Take in observations.
+
+        Cost: r·n².
+        """
+        rows_rn = widened(signals_bsn.flatten(0, 1))
+        if not self.rows:
+            self._shift_n = rows_rn.mean(0)
+            self._sum_n = torch.zeros_like(self._shift_n)
+            self._products_nn = rows_rn.new_zeros(rows_rn.shape[1], rows_rn.shape[1])
+        rows_rn = rows_rn - self._shift_n
+        self.rows += len(rows_rn)
+        self._sum_n += rows_rn.sum(0)
+        self._products_nn.addmm_(rows_rn.T, rows_rn)
+
+    def moments(self) -> Moments:
+        """Return the moments of all that was added."""
+        offset_n = self._sum_n / self.rows
+        covariance_nn = self._products_nn / self.rows - torch.outer(offset_n, offset_n)
+        return Moments(self.rows, self._shift_n + offset_n, covariance_nn)
 
 
-def _fed(model: nn.Module, batch: Any, widths: Mapping[Consumer, int]) -> dict[Consumer, list[Tensor]]:
-    fed: dict[Consumer, list[Tensor]] = defaultdict(list)
-    with ExitStack() as stack:
-        for consumer, width in widths.items():
-            module = model.get_submodule(consumer.module)
+@final
+class JointSums:
+    """Running sums of x and y, of the items to fit on and of those held out, about the first means."""
 
-            def keep(
-                module: nn.Module,
-                args: tuple[Any, ...],
-                kwargs: dict[str, Any],
-                consumer: Consumer = consumer,
-                width: int = width,
-            ) -> None:
-                given = args[0] if args else kwargs["input"]
-                fed[consumer].append(_rows(module, given, consumer, width))
+    def __init__(self) -> None:
+        self._fit, self._held = _Sums(), _Sums()
 
-            stack.callback(module.register_forward_pre_hook(keep, with_kwargs=True).remove)
-        call_model(model, batch)
-    return fed
+    @property
+    def rows(self) -> int:
+        """Observations so far."""
+        return self._fit.rows + self._held.rows
 
+    def add(self, x_bsgp: Tensor, y_bsgq: Tensor) -> None:
+        """Take in the observations of one batch.
 
-def _rows(module: nn.Module, given: Tensor, consumer: Consumer, width: int) -> Tensor:
-    channels_first = isinstance(module, _ConvNd)
-    axis = 1 if channels_first else given.ndim - 1
-    own = given.narrow(axis, consumer.offset, width * consumer.block)
-    rows_rn = as_rows(own, width, channels_first=channels_first)
-    return widened(rows_rn)
+        Cost: r·p·(p + q) for each group.
+        """
+        held = len(x_bsgp) // HELD_OUT
+        split = len(x_bsgp) - held
+        self._fit.add(x_bsgp[:split], y_bsgq[:split])
+        if held:
+            self._held.add(x_bsgp[split:], y_bsgq[split:])
+
+    def joints(self) -> Joints:
+        """Return the moments of all that was added."""
+        fit = self._fit.part()
+        if not self._held.rows:
+            return Joints(fit, None, None)
+        held = self._held.part()
+        return Joints(_pooled(fit, held), fit, held)
 
 
 class _Sums:
-    """Running sums about the dense model's first mean, so that units far from zero lose no digits."""
-
-    def __init__(self, width: int) -> None:
-        self.width = width
+    def __init__(self) -> None:
         self.rows = 0
-        self.shift_n = self.sums_2n = self.products = torch.empty(0)
+        self.shift_gp = self.shift_gq = self.sum_gp = self.sum_gq = torch.empty(0)
+        self.xx_gpp = self.xy_gpq = self.yy_gq = torch.empty(0)
 
-    def add(self, x_rn: Tensor, y_rn: Tensor) -> None:
+    def add(self, x_bsgp: Tensor, y_bsgq: Tensor) -> None:
+        x_grp = widened(x_bsgp.flatten(0, 1).movedim(0, 1))
+        y_grq = widened(y_bsgq.flatten(0, 1).movedim(0, 1))
         if not self.rows:
-            self.shift_n = y_rn.mean(0)
-            self.sums_2n = y_rn.new_zeros(2 * self.width)
-            self.products = y_rn.new_zeros(2 * self.width, 2 * self.width)
-        both_r2n = torch.cat([x_rn - self.shift_n, y_rn - self.shift_n], dim=1)
-        self.rows += len(both_r2n)
-        self.sums_2n += both_r2n.sum(0)
-        self.products.addmm_(both_r2n.T, both_r2n)
+            self.shift_gp, self.shift_gq = x_grp.mean(1), y_grq.mean(1)
+            self.sum_gp, self.sum_gq = torch.zeros_like(self.shift_gp), torch.zeros_like(self.shift_gq)
+            self.xx_gpp = x_grp.new_zeros(len(x_grp), x_grp.shape[2], x_grp.shape[2])
+            self.xy_gpq = x_grp.new_zeros(len(x_grp), x_grp.shape[2], y_grq.shape[2])
+            self.yy_gq = torch.zeros_like(self.shift_gq)
+        x_grp, y_grq = x_grp - self.shift_gp[:, None], y_grq - self.shift_gq[:, None]
+        self.rows += x_grp.shape[1]
+        self.sum_gp += x_grp.sum(1)
+        self.sum_gq += y_grq.sum(1)
+        self.xx_gpp.baddbmm_(x_grp.mT, x_grp)
+        self.xy_gpq.baddbmm_(x_grp.mT, y_grq)
+        self.yy_gq += y_grq.square().sum(1)
 
-    def moments(self) -> PairMoments:
-        n = self.width
-        mean_2n = self.sums_2n / self.rows
-        covariance = self.products / self.rows - torch.outer(mean_2n, mean_2n)
-        return PairMoments(
+    def part(self) -> Joint:
+        x_gp, y_gq = self.sum_gp / self.rows, self.sum_gq / self.rows
+        return Joint(
             self.rows,
-            self.shift_n + mean_2n[:n],
-            self.shift_n + mean_2n[n:],
-            covariance[:n, :n],
-            covariance[:n, n:],
-            covariance[n:, n:],
+            self.shift_gp + x_gp,
+            self.shift_gq + y_gq,
+            self.xx_gpp / self.rows - x_gp[:, :, None] * x_gp[:, None, :],
+            self.xy_gpq / self.rows - x_gp[:, :, None] * y_gq[:, None, :],
+            self.yy_gq / self.rows - y_gq.square(),
         )
+
+
+def _pooled(fit: Joint, held: Joint) -> Joint:
+    share = fit.rows / (fit.rows + held.rows)
+    x_gp, y_gq = held.mean_x_gp - fit.mean_x_gp, held.mean_y_gq - fit.mean_y_gq
+    between = share * (1 - share)
+    return Joint(
+        fit.rows + held.rows,
+        fit.mean_x_gp + (1 - share) * x_gp,
+        fit.mean_y_gq + (1 - share) * y_gq,
+        share * fit.xx_gpp + (1 - share) * held.xx_gpp + between * x_gp[:, :, None] * x_gp[:, None, :],
+        share * fit.xy_gpq + (1 - share) * held.xy_gpq + between * x_gp[:, :, None] * y_gq[:, None, :],
+        share * fit.yy_gq + (1 - share) * held.yy_gq + between * y_gq.square(),
+    )

@@ -27,9 +27,18 @@ class Prune:
     )
     """How the target is shared out among the groups."""
     units: Literal[
-        "interpolation", "magnitude", "taylor", "bn-scale", "lamp", "fpgm", "group-norm", "random"
+        "interpolation",
+        "pivoted-cholesky",
+        "magnitude",
+        "taylor",
+        "bn-scale",
+        "lamp",
+        "fpgm",
+        "group-norm",
+        "random",
     ] = "interpolation"
-    """Which units of a group stay; all but ``interpolation`` are torch-pruning's importances."""
+    """Which units of a group stay: those from which the others follow best, by the error at the consumers
+    or by pivoted Cholesky of what they hear; the others are torch-pruning's importances."""
     round_to: Count = 1
     min_width: Count = 2
     max_cut_share: CutShare = 0.95
@@ -40,6 +49,8 @@ class Prune:
     """Patterns (``fnmatch``) of module names not to cut; one that matches nothing is an error."""
     fold: bool = True
     """Least squares: what the removed units said is folded into the consumers of those that stay."""
+    refit: bool = True
+    """With the fold: solve every layer that hears a cut, or what a cut has moved, for each of its weights."""
     new_biases: bool = True
     """Allow the fold to give a consumer a bias that had none."""
     recalibrate: bool = True

@@ -1,0 +1,144 @@
+"""One look at the dense model: what every consumer is fed, and what follows for the widths.
+
+Shape letters: n signals (units times features).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tpsprune.errors import PruneError
+from tpsprune.numerics.forward import call_model, evaluation_mode
+from tpsprune.numerics.spectra import effective_rank
+from tpsprune.pruning.fold import gram_of
+from tpsprune.pruning.groups import Consumer, Group
+from tpsprune.pruning.layers import mixer
+from tpsprune.pruning.rows import draw, item_count, signal_places, signals, wanted
+from tpsprune.pruning.selection import Reading, Selection, pivoted_cholesky, select
+from tpsprune.pruning.statistics import Moments, MomentSums
+from tpsprune.pruning.trial import flat_tensors
+from tpsprune.pruning.walk import hooked
+
+__all__ = ["Look", "look", "places_of"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """What the probe shows of a dense model.
+
+    ``moments`` are those of each consumer's signals, ``calls`` how often a layer is called in a pass.
+    """
+
+    moments: Mapping[Consumer, Moments]
+    calls: Mapping[str, int]
+
+    def reading(self, model: nn.Module, group: Group, consumer: Consumer) -> Reading:
+        """Return what a consumer makes of a group in the dense model."""
+        covariance_nn = self.moments[consumer].covariance_nn
+        gram_nn = gram_of(mixer(model, consumer.module), consumer, group.width)
+        return Reading(covariance_nn, covariance_nn, covariance_nn, gram_nn)
+
+    def readings(self, model: nn.Module, group: Group) -> list[Reading]:
+        """Return what all consumers that were called make of a group."""
+        return [self.reading(model, group, each) for each in group.consumers if each in self.moments]
+
+    def selection(
+        self, model: nn.Module, group: Group, count: int, *, given: Sequence[int] | None = None
+    ) -> Selection:
+        """Pick units of a group by what the dense model says, or tell the shares left by units given."""
+        features = group.consumers[0].features
+        return select(self.readings(model, group), count, features=features, given=given)
+
+    def cholesky(self, model: nn.Module, group: Group, count: int) -> Selection:
+        """Pick units by pivoted Cholesky of the covariance weighted by what the consumers hear."""
+        weighted = []
+        for each in self.readings(model, group):
+            root_n = each.gram_nn.diagonal().clamp_min(0).sqrt()
+            heard_nn = root_n[:, None] * each.yy_nn * root_n
+            weighted.append(heard_nn / heard_nn.trace().clamp_min(torch.finfo(heard_nn.dtype).tiny))
+        total_nn = torch.stack(weighted).sum(0)
+        return pivoted_cholesky(total_nn, count, features=group.consumers[0].features)
+
+    def effective_rank(self, model: nn.Module, group: Group) -> float:
+        """Return the effective rank of what the units say, as far as their consumers hear it, in units.
+
+        That of the covariance between the square roots of the consumers' Gram matrix, each consumer's over
+        its trace: a direction nobody listens to is no dimension.
+        """
+        heard = []
+        for each in self.readings(model, group):
+            values_n, vectors_nn = torch.linalg.eigh(each.gram_nn)
+            root_nn = vectors_nn * values_n.clamp_min(0).sqrt() @ vectors_nn.T
+            heard_nn = root_nn @ each.yy_nn @ root_nn
+            heard.append(heard_nn / heard_nn.trace().clamp_min(torch.finfo(heard_nn.dtype).tiny))
+        rank = float(effective_rank(torch.linalg.eigvalsh(torch.stack(heard).sum(0))))
+        return max(1.0, rank / group.consumers[0].features)
+
+    def rows(self, group: Group) -> int:
+        """Return the most observations that any consumer of a group gave."""
+        return max((self.moments[each].rows for each in group.consumers if each in self.moments), default=0)
+
+
+def look(model: nn.Module, probe: Sequence[Any], groups: Sequence[Group], names: Sequence[str]) -> Look:
+    """Run the probe through the dense model once.
+
+    Args:
+        model: called in evaluation mode.
+        probe: prepared batches.
+        groups: whose consumers are read.
+        names: further layers whose calls are counted.
+
+    Raises:
+        PruneError: a batch is not finite, or what the model puts out on it.
+
+    Cost: a forward pass, and r·n² for each consumer, r some 8 n.
+    """
+    _check(probe)
+    width_of = {consumer: group.width for group in groups for consumer in group.consumers}
+    readers: dict[str, list[Consumer]] = {}
+    for consumer in width_of:
+        readers.setdefault(consumer.module, []).append(consumer)
+    sums = {consumer: MomentSums() for consumer in width_of}
+    calls: Counter[str] = Counter()
+    items = sum(map(item_count, probe))
+    rank = 0
+
+    def see(name: str, given: Tensor) -> None:
+        calls[name] += rank == 0
+        module = model.get_submodule(name)
+        for consumer in readers.get(name, ()):
+            chosen_s = places_of(module, given, consumer, width_of[consumer], items, rank)
+            sums[consumer].add(signals(module, given, consumer, width_of[consumer], chosen_s))
+
+    with torch.no_grad(), evaluation_mode(model), hooked(model, {*readers, *names}, see):
+        for batch in probe:
+            for tensor in flat_tensors(call_model(model, batch)):
+                if not bool(tensor.isfinite().all()):
+                    raise PruneError(
+                        f"the model's output on probe batch {rank} is not finite: training may have diverged"
+                    )
+            rank += 1
+    return Look({consumer: each.moments() for consumer, each in sums.items() if each.rows}, calls)
+
+
+def places_of(
+    module: nn.Module, given: Tensor, consumer: Consumer, width: int, items: int, batch_rank: int
+) -> Tensor:
+    """Return the places at which a consumer's signals are read, the same whenever the batch comes by."""
+    generator = torch.Generator().manual_seed(batch_rank)
+    count = wanted(width * consumer.features, items)
+    return draw(signal_places(module, given, consumer), count, generator)
+
+
+def _check(probe: Sequence[Any]) -> None:
+    if not len(probe) or not all(map(item_count, probe)):
+        raise PruneError("the probe is empty: at least one batch is needed to see what the units say")
+    for rank, batch in enumerate(probe):
+        if not all(bool(tensor.isfinite().all()) for tensor in flat_tensors(batch)):
+            raise PruneError(f"probe batch {rank} holds values that are not finite")

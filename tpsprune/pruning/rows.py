@@ -1,0 +1,122 @@
+"""From what a layer is fed to observations: places drawn, the signals of units, the windows of a kernel.
+
+Neighbouring places of an image say nearly the same, and moments need no more rows than they have columns
+many times over: of each item so many places are drawn, the same for all items of a batch and for both
+models.
+
+Shape letters: b items, s samples of an item, n signals (units times features), c input elements, g groups
+of the layer, p features of a group (inputs times kernel positions), q outputs of a group.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd
+
+from tpsprune.pruning.groups import Consumer
+from tpsprune.pruning.layers import channels_first
+from tpsprune.pruning.layout import element_index
+
+__all__ = [
+    "draw",
+    "feature_count",
+    "indexed",
+    "item_count",
+    "patch_places",
+    "patches",
+    "signal_places",
+    "signals",
+    "wanted",
+]
+
+ROWS_PER_COLUMN: Final = 8
+LEAST_ROWS: Final = 16384
+
+
+def wanted(columns: int, items: int) -> int:
+    """Return how many places of each of ``items`` items are drawn for moments of so many columns."""
+    return math.ceil(max(LEAST_ROWS, ROWS_PER_COLUMN * columns) / max(1, items))
+
+
+def draw(places: int, count: int, generator: torch.Generator) -> Tensor:
+    """Return ``count`` of so many places in ascending order, or all where there are no more."""
+    if count >= places:
+        return torch.arange(places)
+    return torch.randperm(places, generator=generator)[:count].sort().values
+
+
+def item_count(batch: Any) -> int:
+    """Return how many items a prepared batch holds: along the first axis of its first tensor."""
+    first = next(iter(batch.values())) if isinstance(batch, Mapping) else batch
+    return len(first[0] if isinstance(first, tuple) else first)
+
+
+def signal_places(module: nn.Module, given: Tensor, consumer: Consumer) -> int:
+    """Return at how many places of an item each signal of a consumer is seen."""
+    inner = given.shape[2:] if channels_first(module) else given.shape[1:-1]
+    return math.prod(inner) * consumer.positions
+
+
+def signals(module: nn.Module, given: Tensor, consumer: Consumer, width: int, chosen_s: Tensor) -> Tensor:
+    """Return what ``width`` units say at the chosen places, ``signals_bsn``."""
+    given_bsc = given.flatten(2).transpose(1, 2) if channels_first(module) else given
+    given_bsc = given_bsc.reshape(len(given), -1, given_bsc.shape[-1])
+    index = element_index(consumer, width, given.device).flatten()
+    chosen_s = chosen_s.to(given.device)
+    if consumer.positions == 1:
+        return given_bsc[:, chosen_s][..., index]
+    spread = given_bsc[..., index].reshape(*given_bsc.shape[:2], -1, consumer.positions)
+    taken: Tensor = spread.transpose(2, 3).flatten(1, 2)[:, chosen_s]
+    return taken
+
+
+def patch_places(module: nn.Module, given: Tensor) -> int:
+    """Return how many windows of an item a layer sees: as many as it has places to put something out at."""
+    if not isinstance(module, _ConvNd):
+        return math.prod(given.shape[1:-1])
+    return math.prod(_unfolded(module, given[:1, :1]).shape[2 : given.ndim])
+
+
+def patches(module: nn.Module, given: Tensor, alive_c: Tensor, chosen_s: Tensor) -> Tensor:
+    """Return what a layer sees at the chosen places of its output, ``patches_bsgp``, padding as it is."""
+    chosen_s = chosen_s.to(given.device)
+    if not isinstance(module, _ConvNd):
+        given_bsc = given.reshape(len(given), -1, given.shape[-1])
+        return given_bsc[:, chosen_s][..., alive_c][:, :, None]
+    seen = given if indexed(module) else given * alive_c.view(-1, *[1] * (given.ndim - 2))
+    seen = _unfolded(module, seen)
+    maps = seen.shape[2 : given.ndim]
+    place: tuple[Any, ...] = (slice(None), slice(None), *torch.unravel_index(chosen_s, maps))
+    taken_bcs = seen[place]
+    if indexed(module):
+        taken_bcs = taken_bcs[:, alive_c]
+    return taken_bcs.movedim(2, 1).reshape(len(given), len(chosen_s), module.groups, -1)
+
+
+def indexed(module: nn.Module) -> bool:
+    """Return whether inputs that are gone are left out of the features, or stand there as zeros."""
+    return not (isinstance(module, _ConvNd) and module.groups > 1)
+
+
+def feature_count(module: nn.Module, alive_c: Tensor) -> int:
+    """Return p, the features that each output of a layer is solved for."""
+    if not isinstance(module, _ConvNd):
+        return int(alive_c.sum())
+    inputs = int(alive_c.sum()) if indexed(module) else module.in_channels // module.groups
+    return inputs * math.prod(module.kernel_size)
+
+
+def _unfolded(module: _ConvNd, given: Tensor) -> Tensor:
+    """Return a view of the padded input by windows: (items, channels, output places …, kernel places …)."""
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    seen = functional.pad(given, module._reversed_padding_repeated_twice, mode=mode)
+    sizes = zip(module.kernel_size, module.stride, module.dilation, strict=True)
+    for axis, (kernel, stride, dilation) in enumerate(sizes, start=2):
+        seen = seen.unfold(axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
+    return seen

@@ -1,0 +1,145 @@
+"""Two models of one shape, walked side by side: all batches stop at a layer before any goes on.
+
+What a layer is fed by the model as cut so far is known only when every layer before it is settled. Walked
+in step, both models need one forward pass in all, and not one for each layer that is settled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from greenlet import GreenletExit, getcurrent, greenlet
+from torch import Tensor, nn
+
+from tpsprune.numerics.forward import call_model
+
+__all__ = ["Stop", "fed_in_full", "first_input", "hooked", "side_by_side"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stop:
+    """A layer about to be called, and what it is fed: by the dense and by the cut model, batch by batch."""
+
+    module: str
+    fed: tuple[tuple[Tensor, Tensor], ...]
+
+
+def side_by_side(
+    dense: nn.Module, cut: nn.Module, batches: Sequence[Any], names: Iterable[str]
+) -> Generator[Stop, None, None]:
+    """Yield a stop for each named layer, in the order in which the forward pass first calls them.
+
+    Whatever the caller does to the layer, or to those that come after, before it asks for the next stop is
+    what the walk goes on with. Layers that are never called are left out, later calls of one layer do not
+    stop, and a batch that does not come by is not among those of the stop.
+
+    Each batch of each model is a coroutine: its Python frames are put aside while it waits. A model
+    that stops inside a context which changes torch's state for the thread is resumed in another one's.
+
+    Args:
+        dense: called in the mode it is in, without gradients.
+        cut: of the same layers; another object.
+        batches: prepared, on the models' device.
+        names: of layers.
+
+    Cost: a forward pass of each model. Memory: what each batch has to hold at the stop.
+    """
+    passed: set[str] = set()
+    walkers = [_Walker(model, batch) for batch in batches for model in (dense, cut)]
+    own = {walker.coroutine: walker for walker in walkers}
+    main = getcurrent()
+
+    def stop(name: str, fed: Tensor) -> None:
+        walker = own.get(getcurrent())
+        if walker is not None and name not in passed:
+            walker.at, walker.fed = name, fed
+            main.switch()
+            walker.fed = None
+
+    with ExitStack() as stack:
+        for model in (dense, cut):
+            stack.enter_context(hooked(model, names, stop))
+        for walker in walkers:
+            stack.callback(walker.leave)
+        for walker in walkers:
+            walker.resume()
+        while waiting := [walker for walker in walkers if walker.at is not None]:
+            target = waiting[0].at
+            assert target is not None
+            pairs = zip(walkers[::2], walkers[1::2], strict=True)
+            yield Stop(target, tuple((a.given, b.given) for a, b in pairs if a.at == b.at == target))
+            passed.add(target)
+            for walker in waiting:
+                if walker.at == target:
+                    walker.resume()
+
+
+def fed_in_full(
+    dense: nn.Module, cut: nn.Module, batches: Iterable[Any], name: str
+) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Return what a layer that is called several times in a pass is fed in all its calls."""
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for batch in batches:
+        both: list[list[Tensor]] = []
+        for model in (dense, cut):
+            fed: list[Tensor] = []
+            with torch.no_grad(), hooked(model, [name], lambda _, given, fed=fed: fed.append(given)):
+                call_model(model, batch)
+            both.append(fed)
+        pairs += zip(*both, strict=False)
+    return tuple(pairs)
+
+
+@contextmanager
+def hooked(model: nn.Module, names: Iterable[str], seen: Any) -> Iterator[None]:
+    """Call ``seen(name, input)`` whenever a named layer is about to be called."""
+    with ExitStack() as stack:
+        for name in names:
+
+            def tell(
+                _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name
+            ) -> None:
+                seen(name, first_input(args, kwargs))
+
+            handle = model.get_submodule(name).register_forward_pre_hook(tell, with_kwargs=True)
+            stack.callback(handle.remove)
+        yield
+
+
+def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Return the tensor that a layer with one input was called with, by position or by name."""
+    given: Tensor = args[0] if args else next(iter(kwargs.values()))
+    return given.detach()
+
+
+@final
+class _Walker:
+    """One batch on its way through one model: ``at`` is where it waits, ``None`` once it is through."""
+
+    def __init__(self, model: nn.Module, batch: Any) -> None:
+        self.at: str | None = None
+        self.fed: Tensor | None = None
+        self.coroutine = greenlet(self._walk)
+        self._model, self._batch = model, batch
+
+    @property
+    def given(self) -> Tensor:
+        """What the layer it waits at is about to be called with."""
+        assert self.fed is not None
+        return self.fed
+
+    def resume(self) -> None:
+        self.at = self.fed = None
+        with torch.no_grad():
+            self.coroutine.switch()
+
+    def _walk(self) -> None:
+        call_model(self._model, self._batch)
+
+    def leave(self) -> None:
+        if self.coroutine:
+            self.coroutine.throw(GreenletExit)
