@@ -24,6 +24,7 @@ OWNERS = {
     "rich": {"cli", "report"},
     "matplotlib": {"report"},
     "torch_pruning": {"pruning"},
+    "greenlet": {"pruning"},
     "codecarbon": {"energy"},
     "sklearn": {"data"},
     "PIL": {"data"},

@@ -1,4 +1,4 @@
-"""What a unit is in networks with groups, turned weights, gates and bare parameters, and that its cut is right."""
+"""What a unit is in nets with groups, turned weights, gates and bare parameters; that its cut is right."""
 
 from __future__ import annotations
 

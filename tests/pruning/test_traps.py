@@ -1,4 +1,4 @@
-"""What tracing and slicing did to people elsewhere, each trap by its number; the others are with their files."""
+"""What tracing and slicing did to people elsewhere, each trap by number; the others are with their files."""
 
 from __future__ import annotations
 

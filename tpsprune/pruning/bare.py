@@ -1,4 +1,4 @@
-"""Parameters that no layer holds: positions, a class token, a scale per unit. The gradient says whose they are."""
+"""Parameters that no layer holds: positions, a class token, a scale. The gradient says whose they are."""
 
 from __future__ import annotations
 

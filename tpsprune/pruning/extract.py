@@ -165,15 +165,17 @@ def _evidence(
 ) -> Evidence:
     """Return what the choice of widths needs to know."""
     wanted = needs(settings)
-    ranks = residuals = of_scores = None
+    ranks = residuals = loudness = of_scores = None
     if "ranks" in wanted:
         ranks = [seen.effective_rank(model, group) for group in groups]
     if "residuals" in wanted:
-        residuals = [seen.selection(model, group, group.width).residual_shares for group in groups]
+        found = [seen.selection(model, group, group.width) for group in groups]
+        residuals = [each.residual_shares for each in found]
+        loudness = [each.loudness for each in found]
     if "scores" in wanted:
         scores = scores or importances(model, probe[0], groups, "magnitude")
         of_scores = [scores[group.name] for group in groups]
-    return Evidence(ranks=ranks, residuals=residuals, scores=of_scores)
+    return Evidence(ranks=ranks, residuals=residuals, loudness=loudness, scores=of_scores)
 
 
 def _scores(

@@ -122,9 +122,17 @@ def fold_in(
             module.bias[low:high] += said_q.reshape(len(said_q), -1).sum(1).to(module.bias.dtype)
 
 
-def gram_of(module: Mixer, consumer: Consumer, width: int) -> Tensor:
-    """Return WᵀW of the weights by which a consumer hears the signals, over positions and outputs."""
-    rows_nq = widened(heard(module, consumer, width).detach().flatten(1))
+def gram_of(module: Mixer, consumer: Consumer, width: int, sensitivity_q: Tensor | None = None) -> Tensor:
+    """Return W D Wᵀ of the weights by which a consumer hears the signals, over positions and outputs.
+
+    D holds what an error at each output costs (``sensitivity_q``); where that is not known, all the same.
+    """
+    rows_npq = widened(heard(module, consumer, width).detach())
+    if sensitivity_q is not None:
+        low, high = consumer.outputs or (0, len(sensitivity_q))
+        rest = [1] * (rows_npq.ndim - 3)
+        rows_npq = rows_npq * sensitivity_q[low:high].sqrt().reshape(1, 1, -1, *rest)
+    rows_nq = rows_npq.flatten(1)
     return rows_nq @ rows_nq.T
 
 

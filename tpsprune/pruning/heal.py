@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import call_model, evaluation_mode
+from tpsprune.pruning.rows import item_count, taken
 from tpsprune.pruning.trial import flat_tensors
 
 __all__ = ["HealStep", "heal", "matching_blocks"]
@@ -241,27 +242,11 @@ def _put_back(trained: Sequence[Tensor], best: Sequence[Tensor]) -> None:
 
 def _drawn(fit: Sequence[Any], generator: torch.Generator) -> Any:
     batch = fit[int(torch.randint(len(fit), (), generator=generator))]
-    return _taken(batch, torch.randperm(_items(batch), generator=generator)[:STEP_ITEMS])
+    return taken(batch, torch.randperm(item_count(batch), generator=generator)[:STEP_ITEMS])
 
 
 def _halves(batch: Any) -> tuple[Any, Any]:
     """Return the items to fit and those held out: the same ones where there are too few to part."""
-    items = torch.arange(_items(batch))
+    items = torch.arange(item_count(batch))
     held = len(items) // HELD_OUT
-    return (_taken(batch, items[:-held]), _taken(batch, items[-held:])) if held else (batch, batch)
-
-
-def _items(batch: Any) -> int:
-    first = next(iter(batch.values())) if isinstance(batch, Mapping) else batch
-    return len(first[0] if isinstance(first, tuple) else first)
-
-
-def _taken(batch: Any, index: Tensor) -> Any:
-    """Return these items of a batch, however it is nested; what is no tensor of items stays as it is."""
-    if isinstance(batch, Tensor):
-        return batch[index.to(batch.device)] if batch.ndim else batch
-    if isinstance(batch, Mapping):
-        return {key: _taken(part, index) for key, part in batch.items()}
-    if isinstance(batch, tuple):
-        return tuple(_taken(part, index) for part in batch)
-    return batch
+    return (taken(batch, items[:-held]), taken(batch, items[-held:])) if held else (batch, batch)

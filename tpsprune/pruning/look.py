@@ -21,6 +21,7 @@ from tpsprune.pruning.groups import Consumer, Group
 from tpsprune.pruning.layers import mixer
 from tpsprune.pruning.rows import draw, item_count, signal_places, signals, wanted
 from tpsprune.pruning.selection import Reading, Selection, pivoted_cholesky, select
+from tpsprune.pruning.sensitivity import sensitivities
 from tpsprune.pruning.statistics import Moments, MomentSums
 from tpsprune.pruning.trial import flat_tensors
 from tpsprune.pruning.walk import hooked
@@ -32,16 +33,19 @@ __all__ = ["Look", "look", "places_of"]
 class Look:
     """What the probe shows of a dense model.
 
-    ``moments`` are those of each consumer's signals, ``calls`` how often a layer is called in a pass.
+    ``moments`` are those of each consumer's signals, ``calls`` how often a layer is called in a pass,
+    ``sensitivity`` what an error at its outputs costs at the end.
     """
 
     moments: Mapping[Consumer, Moments]
     calls: Mapping[str, int]
+    sensitivity: Mapping[str, Tensor]
 
     def reading(self, model: nn.Module, group: Group, consumer: Consumer) -> Reading:
         """Return what a consumer makes of a group in the dense model."""
         covariance_nn = self.moments[consumer].covariance_nn
-        gram_nn = gram_of(mixer(model, consumer.module), consumer, group.width)
+        cost_q = self.sensitivity.get(consumer.module)
+        gram_nn = gram_of(mixer(model, consumer.module), consumer, group.width, cost_q)
         return Reading(covariance_nn, covariance_nn, covariance_nn, gram_nn)
 
     def readings(self, model: nn.Module, group: Group) -> list[Reading]:
@@ -124,7 +128,11 @@ def look(model: nn.Module, probe: Sequence[Any], groups: Sequence[Group], names:
                         f"the model's output on probe batch {rank} is not finite: training may have diverged"
                     )
             rank += 1
-    return Look({consumer: each.moments() for consumer, each in sums.items() if each.rows}, calls)
+    return Look(
+        {consumer: each.moments() for consumer, each in sums.items() if each.rows},
+        calls,
+        sensitivities(model, probe, list(readers)),
+    )
 
 
 def places_of(

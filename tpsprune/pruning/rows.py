@@ -32,6 +32,7 @@ __all__ = [
     "patches",
     "signal_places",
     "signals",
+    "taken",
     "wanted",
 ]
 
@@ -57,6 +58,17 @@ def item_count(batch: Any) -> int:
     return len(first[0] if isinstance(first, tuple) else first)
 
 
+def taken(batch: Any, index: Tensor) -> Any:
+    """Return these items of a batch, however it is nested; what is no tensor of items stays as it is."""
+    if isinstance(batch, Tensor):
+        return batch[index.to(batch.device)] if batch.ndim else batch
+    if isinstance(batch, Mapping):
+        return {key: taken(part, index) for key, part in batch.items()}
+    if isinstance(batch, tuple):
+        return tuple(taken(part, index) for part in batch)
+    return batch
+
+
 def signal_places(module: nn.Module, given: Tensor, consumer: Consumer) -> int:
     """Return at how many places of an item each signal of a consumer is seen."""
     inner = given.shape[2:] if channels_first(module) else given.shape[1:-1]
@@ -72,8 +84,8 @@ def signals(module: nn.Module, given: Tensor, consumer: Consumer, width: int, ch
     if consumer.positions == 1:
         return given_bsc[:, chosen_s][..., index]
     spread = given_bsc[..., index].reshape(*given_bsc.shape[:2], -1, consumer.positions)
-    taken: Tensor = spread.transpose(2, 3).flatten(1, 2)[:, chosen_s]
-    return taken
+    answer: Tensor = spread.transpose(2, 3).flatten(1, 2)[:, chosen_s]
+    return answer
 
 
 def patch_places(module: nn.Module, given: Tensor) -> int:

@@ -35,10 +35,14 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Units in the order in which they were picked, and the share of variance left after each pick."""
+    """Units in the order in which they were picked, and the share of what was said that is left unsaid.
+
+    ``loudness`` is the whole that the shares are of: the sum of the consumers' weighted variances.
+    """
 
     units: tuple[int, ...]
     residual_shares: tuple[float, ...]
+    loudness: float = 1.0
 
 
 def pivoted_cholesky(covariance_nn: Tensor, count: int, *, features: int = 1) -> Selection:
@@ -71,9 +75,9 @@ def select(
     """Pick ``count`` units one by one, each the one that lowers the consumers' output error most.
 
     With x what the units say now and y what the dense model's said, a consumer of weights W loses
-    tr(WᵀW · cov(y − ŷ)), ŷ the least-squares estimate of y from the units picked; each consumer counts
-    by the share of its own variance. Picking unit j gains tr(R_jj⁺ M_jj), with R the covariance of x and
-    M = C WᵀW Cᵀ, C that of x and y, both given the units already picked; for a unit of one signal that is
+    tr(W D Wᵀ · cov(y − ŷ)), ŷ the least-squares estimate of y from the units picked, D what its outputs
+    count for (``sensitivity``). Picking unit j gains tr(R_jj⁺ M_jj), with R the covariance of x and
+    M = C W D Wᵀ Cᵀ, C that of x and y, both given the units already picked; for a unit of one signal that is
     m_jj / r_jj. A unit nobody listens to, or that the picked ones already say, gains nothing. The weights
     of a convolution count at every kernel position as if positions were uncorrelated.
 
@@ -89,11 +93,13 @@ def select(
     "Orthogonal least squares methods", with several right-hand sides.
     """
     states = [_State(reading, features) for reading in readings]
-    left = readings[0].xx_nn.new_ones(())
+    loudness = torch.stack([(each.yy_nn * each.gram_nn).sum() for each in readings]).sum()
+    whole = loudness.clamp_min(torch.finfo(loudness.dtype).tiny)
+    left = loudness / whole
     units: list[Tensor] = []
     shares: list[Tensor] = []
     for rank in range(count):
-        gains_u = torch.stack([state.gains() for state in states]).mean(0)
+        gains_u = torch.stack([state.gains() for state in states]).sum(0) / whole
         gains_u = gains_u.masked_fill(states[0].picked_u, -torch.inf)
         pick = gains_u.argmax() if given is None else torch.as_tensor(given[rank], device=gains_u.device)
         left = left - gains_u[pick]
@@ -101,7 +107,7 @@ def select(
             state.take(pick)
         units.append(pick)
         shares.append(left.clamp_min(0))
-    return Selection(tuple(torch.stack(units).tolist()), tuple(torch.stack(shares).tolist()))
+    return Selection(tuple(torch.stack(units).tolist()), tuple(torch.stack(shares).tolist()), float(loudness))
 
 
 @final
@@ -114,11 +120,11 @@ class _State:
     """
 
     def __init__(self, reading: Reading, features: int) -> None:
-        xx_nn, total = reading.xx_nn, (reading.yy_nn * reading.gram_nn).sum()
+        xx_nn = reading.xx_nn
         tiny = torch.finfo(xx_nn.dtype).tiny
         self.features = features
         self.r_nn = xx_nn.clone()
-        self.m_nn = reading.xy_nn @ reading.gram_nn @ reading.xy_nn.T / total.clamp_min(tiny)
+        self.m_nn = reading.xy_nn @ reading.gram_nn @ reading.xy_nn.T
         self.trace = xx_nn.trace().clamp_min(tiny)
         self.floor = (FLOOR * xx_nn.diagonal().amax()).clamp_min(tiny)
         self.picked_u = torch.zeros(len(xx_nn) // features, dtype=torch.bool, device=xx_nn.device)
@@ -130,7 +136,7 @@ class _State:
         return self.r_uff.diagonal(dim1=1, dim2=2).sum(1)
 
     def gains(self) -> Tensor:
-        """Return what each unit would gain, as a share of the whole."""
+        """Return by how much each unit would lower the consumer's error."""
         if self.features == 1:
             r_u, m_u = self.r_uff[:, 0, 0], self.m_uff[:, 0, 0]
             return (m_u / r_u.clamp_min(self.floor)).masked_fill(r_u <= self.floor, 0.0)

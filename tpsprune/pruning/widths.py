@@ -35,11 +35,12 @@ class Evidence:
     """What is known of each group, in the groups' order; what ``needs`` does not name may be missing.
 
     ``ranks`` are effective ranks, in units; ``residuals[g][k - 1]`` is the share of what group g says that
-    is lost with its best k units; ``scores[g]`` holds one importance per unit, the higher stays.
+    is lost with its best k units, ``loudness[g]`` what the whole of it counts for; ``scores[g]`` holds one importance per unit, the higher stays.
     """
 
     ranks: Sequence[float] | None = None
     residuals: Sequence[Sequence[float]] | None = None
+    loudness: Sequence[float] | None = None
     scores: Sequence[Tensor] | None = None
 
 
@@ -154,9 +155,25 @@ def _path(costs: CostModel, evidence: Evidence, settings: Prune, bounds: Bounds)
         case "equal-residual":
             return level_with(_given(evidence.residuals), bounds)
         case "greedy":
-            return greedy(_given(evidence.residuals), costs, bounds)
+            return greedy(_lost(evidence), costs, bounds)
         case "global-magnitude":
             return by_score(_given(evidence.scores), bounds)
+
+
+def _lost(evidence: Evidence) -> list[list[float]]:
+    """Return what greedy allocation takes for the loss with each group's best k units.
+
+    −ln(1 − share left unsaid), so that losses of layers one behind the other add up, times the root of what
+    the group counts for: half-way between all groups alike and the model's own slopes, which hold for small
+    errors only. In trials on ResNet-8, CNNs and transformers the half-way did better than either.
+    """
+    curves = _given(evidence.residuals)
+    loudness = evidence.loudness or [1.0] * len(curves)
+    whole = max(loudness, default=0.0) or 1.0
+    return [
+        [-math.log1p(-min(share, 1.0 - 1e-9)) * math.sqrt(loud / whole) for share in curve]
+        for curve, loud in zip(curves, loudness, strict=True)
+    ]
 
 
 def _affordable(path: Path, budget: float, costs: CostModel, bounds: Bounds) -> tuple[int, ...]:

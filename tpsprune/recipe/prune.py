@@ -22,10 +22,8 @@ class Prune:
 
     target: Target = field(default_factory=lambda: Macs(0.5))
     """One of ``macs``, ``params``, ``latency``, ``tolerance``, ``widths``: see ``target.py``."""
-    widths: Literal["effective-rank", "equal-residual", "greedy", "uniform", "global-magnitude"] = (
-        "effective-rank"
-    )
-    """How the target is shared out among the groups."""
+    widths: Literal["effective-rank", "equal-residual", "greedy", "uniform", "global-magnitude"] = "greedy"
+    """How the target is shared out among the groups; ``reports/one_shot.md`` chose the default."""
     units: Literal[
         "interpolation",
         "pivoted-cholesky",
