@@ -225,8 +225,8 @@ class DrawnNet(nn.Module):
         self.layers = nn.ModuleList()
         self.norms = nn.ModuleList()
         width = widths[0]
-        for kind, (_, after) in zip(kinds, itertools.pairwise([*widths, widths[-1]]), strict=False):
-            after = width if kind in ("residual", "depthwise") else after
+        for kind, (_, drawn) in zip(kinds, itertools.pairwise([*widths, widths[-1]]), strict=False):
+            after = width if kind in ("residual", "depthwise") else drawn
             groups = {"grouped": 2, "depthwise": width}.get(kind, 1)
             self.layers.append(nn.Conv2d(width, after, 3, padding=1, groups=groups))
             self.norms.append(norms[norm](after))

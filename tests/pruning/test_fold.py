@@ -1,3 +1,5 @@
+"""The fold: the map against plain least squares, and a folded layer against estimates put in its place."""
+
 from __future__ import annotations
 
 import copy
@@ -9,78 +11,180 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.pruning.feeds import disturbed, elements_of, fed_to, noise, of_rows, of_signals
+from tests.pruning.nets_structure import conv1d
 from tpsprune.pruning import Consumer
-from tpsprune.pruning.fold import fold_in, interpolation, takes_intercept
-from tpsprune.pruning.statistics import call_order, pair_moments
+from tpsprune.pruning.fold import RIDGES, Interpolation, fold_in, gram_of, interpolation, takes_intercept
 
 
-def linear_pair(x_rn: Tensor, y_rn: Tensor) -> tuple[nn.Module, nn.Module, Tensor]:
-    """Two models that feed the linear layer ``1`` with x and y, of which the input picks rows."""
-    tables = [nn.Embedding.from_pretrained(values) for values in (x_rn, y_rn)]
-    head = nn.Linear(x_rn.shape[1], 2).double()
-    cut, dense = (nn.Sequential(table, head) for table in tables)
-    return cut, dense, torch.arange(len(x_rn))
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return noise(*shape, seed=seed, dtype=torch.float64)
+
+
+def plain_map(kept: tuple[int, ...], signals: int) -> Tensor:
+    return torch.eye(signals, dtype=torch.float64)[:, list(kept)]
+
+
+def heard_error(y_rn: Tensor, x_rk: Tensor, found: Interpolation, gram_nn: Tensor) -> float:
+    wrong_rn = y_rn - x_rk @ found.map_nk.T - found.intercept_n
+    return float(((wrong_rn @ gram_nn) * wrong_rn).sum() / len(y_rn))
 
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), intercept=st.booleans())
 def test_without_ridge_the_map_is_ordinary_least_squares(seed: int, intercept: bool) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    x_rn = torch.randn(40, 6, generator=generator, dtype=torch.float64) + 2
-    y_rn = x_rn @ torch.randn(6, 6, generator=generator, dtype=torch.float64) + 1
-    cut, dense, batch = linear_pair(x_rn, y_rn)
-    consumer = Consumer("1", 0, 1)
-    moments = pair_moments(dense, cut, batch.split(9), {consumer: 6})[consumer]
+    x_rn = drawn(40, 6, seed=seed) + 2
+    y_rn = x_rn @ drawn(6, 6, seed=seed + 1) + 1
     kept = (0, 2, 5)
-    map_nk, intercept_n = interpolation(moments, kept, intercept=intercept, ridge=0.0)
+    found = interpolation(
+        of_rows(x_rn[:, kept], y_rn), kept, torch.eye(6).double(), intercept=intercept, ridge=0.0
+    )
     design = x_rn[:, kept]
     if intercept:
         design = torch.cat([design, torch.ones(40, 1, dtype=torch.float64)], dim=1)
     expected = torch.linalg.lstsq(design, y_rn).solution
-    torch.testing.assert_close(map_nk.T, expected[:3])
-    torch.testing.assert_close(intercept_n, expected[3] if intercept else torch.zeros_like(intercept_n))
+    torch.testing.assert_close(found.map_nk.T, expected[:3])
+    torch.testing.assert_close(found.intercept_n, expected[3] if intercept else torch.zeros(6).double())
 
 
-@pytest.mark.parametrize("ridge", [0.0, 1e-4, 1.0, 1e4])
-def test_the_fold_is_never_worse_than_the_plain_cut_and_tends_to_it(ridge: float) -> None:
-    x_rn = torch.randn(60, 5, dtype=torch.float64)
-    y_rn = x_rn + 0.1 * torch.randn(60, 5, dtype=torch.float64)
-    cut, dense, batch = linear_pair(x_rn, y_rn)
-    consumer = Consumer("1", 0, 1)
-    moments = pair_moments(dense, cut, [batch], {consumer: 5})[consumer]
-    map_nk, intercept_n = interpolation(moments, (1, 3), intercept=True, ridge=ridge)
-    plain_nk = torch.zeros(5, 2, dtype=torch.float64)
-    plain_nk[1, 0] = plain_nk[3, 1] = 1.0
-    folded = (y_rn - x_rn[:, [1, 3]] @ map_nk.T - intercept_n).square().mean()
-    plain = (y_rn - x_rn[:, [1, 3]] @ plain_nk.T).square().mean()
-    assert folded <= plain
-    if ridge == 1e4:
-        torch.testing.assert_close(map_nk, plain_nk, atol=1e-3, rtol=0)
-
-
-@pytest.mark.parametrize("name", ["linear", "convolution", "transposed", "flattened", "offset"])
-def test_a_folded_layer_says_of_the_kept_units_what_it_would_of_their_estimates(name: str) -> None:
-    torch.manual_seed(0)
-    layer, consumer, given = {
-        "linear": (nn.Linear(4, 3), Consumer("", 0, 1), torch.randn(5, 4)),
-        "convolution": (nn.Conv2d(4, 3, 3), Consumer("", 0, 1), torch.randn(5, 4, 6, 6)),
-        "transposed": (nn.ConvTranspose2d(4, 3, 2, stride=2), Consumer("", 0, 1), torch.randn(5, 4, 6, 6)),
-        "flattened": (nn.Linear(8, 3), Consumer("", 0, 2), torch.randn(5, 8)),
-        "offset": (nn.Conv2d(7, 3, 3), Consumer("", 2, 1), torch.randn(5, 7, 6, 6)),
-    }[name]
-    layer, given = layer.double(), given.double()
-    map_nk = torch.randn(4, 2, dtype=torch.float64)
-    intercept_n = torch.randn(4, dtype=torch.float64) * takes_intercept(layer)
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    ridge=st.sampled_from([None, 0.0, 1e-4, 1.0, 1e4]),
+    intercept=st.booleans(),
+    loudness=st.floats(0.0, 2.0),
+)
+def test_whatever_the_ridge_the_fold_is_never_worse_than_the_plain_cut(
+    seed: int, ridge: float | None, intercept: bool, loudness: float
+) -> None:
+    x_rn = drawn(30, 5, seed=seed) + 0.5
+    y_rn = x_rn + loudness * drawn(30, 5, seed=seed + 1)
+    weight_qn = drawn(3, 5, seed=seed + 2)
+    gram_nn = weight_qn.T @ weight_qn
     kept = (1, 3)
-    offset, block = consumer.offset, consumer.block
-    units = given[:, offset : offset + 4 * block].unflatten(1, (4, block))
-    estimate = torch.einsum("nk,bk...->bn...", map_nk, units[:, kept])
-    estimate = estimate + intercept_n.reshape(1, 4, *[1] * (estimate.ndim - 2))
-    estimated = given.clone()
-    estimated[:, offset : offset + 4 * block] = estimate.flatten(1, 2)
+    found = interpolation(of_rows(x_rn[:, kept], y_rn), kept, gram_nn, intercept=intercept, ridge=ridge)
+    plain = Interpolation(plain_map(kept, 5), torch.zeros(5).double(), None)
+    errors = [heard_error(y_rn, x_rn[:, kept], each, gram_nn) for each in (found, plain)]
+    assert errors[0] <= errors[1] * (1 + 1e-9)
+    assert ridge is None or found.ridge == ridge
+
+
+def test_a_heavy_ridge_leaves_the_plain_cut() -> None:
+    x_rn = drawn(60, 5)
+    found = interpolation(
+        of_rows(x_rn[:, [1, 3]], x_rn + 0.1 * drawn(60, 5, seed=1)), (1, 3), torch.eye(5).double(),
+        intercept=True, ridge=1e4,
+    )  # fmt: skip
+    torch.testing.assert_close(found.map_nk, plain_map((1, 3), 5), atol=1e-3, rtol=0)
+
+
+def test_the_ridge_is_the_one_that_the_consumer_hears_best_on_items_held_out() -> None:
+    x_rk = drawn(24, 4)
+    exact = x_rk @ drawn(4, 3, seed=1)
+    y_rn = torch.cat([x_rk, exact, exact + 4 * drawn(24, 3, seed=2)], dim=1)
+    joints, kept = of_rows(x_rk, y_rn), (0, 1, 2, 3)
+    to_exact, to_noisy = (
+        torch.diag(torch.tensor(each).double())
+        for each in ([0.0] * 4 + [1.0] * 3 + [0.0] * 3, [0.0] * 7 + [1.0] * 3)
+    )
+    clean = interpolation(joints, kept, to_exact, intercept=True)
+    assert clean.ridge == RIDGES[0]
+    said = x_rk @ clean.map_nk.T + clean.intercept_n
+    torch.testing.assert_close(said[:, :7], y_rn[:, :7], rtol=0, atol=1e-6)
+    noisy = interpolation(joints, kept, to_noisy, intercept=True)
+    assert noisy.ridge is None or noisy.ridge > RIDGES[0]
+
+
+def test_where_a_map_would_only_be_learnt_by_heart_the_plain_cut_stays() -> None:
+    x_rn = drawn(16, 10, seed=3)
+    y_rn = torch.cat([x_rn, drawn(16, 3, seed=4)], dim=1)  # Three that the others say nothing about.
+    kept = tuple(range(10))
+    found = interpolation(of_rows(x_rn, y_rn, at_a_time=16), kept, torch.eye(13).double(), intercept=False)
+    assert found.ridge is None
+    assert torch.equal(found.map_nk, plain_map(kept, 13))
+    assert not found.intercept_n.any()
+
+
+CONSUMERS = {
+    "linear": (lambda: nn.Linear(4, 3), Consumer("", 0, 1), (5, 4)),
+    "convolution": (lambda: nn.Conv2d(4, 3, 3), Consumer("", 0, 1), (5, 4, 6, 6)),
+    "transposed convolution": (
+        lambda: nn.ConvTranspose2d(4, 3, 2, stride=2), Consumer("", 0, 1), (5, 4, 6, 6),
+    ),
+    "behind a flattened image": (lambda: nn.Linear(8, 3), Consumer("", 0, 2, positions=2), (5, 8)),
+    "beside others": (lambda: nn.Conv2d(7, 3, 3), Consumer("", 2, 1), (5, 7, 6, 6)),
+    "twice beside itself": (lambda: nn.Linear(9, 3), Consumer("", 1, 1, repeat=2, stride=4), (5, 9)),
+    "heads": (lambda: nn.Linear(12, 3), Consumer("", 0, 3), (5, 2, 12)),
+    "blocks behind a flattened image": (lambda: nn.Linear(24, 3), Consumer("", 0, 6, positions=3), (5, 24)),
+    "blocks in two halves": (
+        lambda: nn.Linear(17, 3), Consumer("", 1, 2, repeat=2, stride=8, positions=2), (5, 17),
+    ),
+    "one group of two": (
+        lambda: nn.Conv2d(8, 6, 3, groups=2), Consumer("", 4, 1, outputs=(3, 6)), (5, 8, 6, 6),
+    ),
+    "Conv1D": (lambda: conv1d(8, 3), Consumer("", 0, 2), (5, 2, 8)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONSUMERS)
+def test_a_folded_layer_says_of_the_kept_signals_what_it_would_of_their_estimates(name: str) -> None:
+    torch.manual_seed(0)
+    make, consumer, shape = CONSUMERS[name]
+    layer, batch = make().double(), drawn(*shape)
+    places = elements_of(consumer, 4)
+    f = consumer.features
+    kept = tuple(unit * f + each for unit in (1, 3) for each in range(f))
+    intercept_n = drawn(len(places), seed=2) * takes_intercept(layer)
+    found = Interpolation(drawn(len(places), len(kept), seed=1), intercept_n, 1e-4)
+    axis = 1 if isinstance(layer, nn.modules.conv._ConvNd) else -1
+    rows, estimated = batch.movedim(axis, 0), batch.clone()
+    for signal, elements in enumerate(places):
+        for position, element in enumerate(elements):
+            said = sum(
+                found.map_nk[signal, rank] * rows[places[each][position]] for rank, each in enumerate(kept)
+            )
+            estimated.movedim(axis, 0)[element] = said + intercept_n[signal]
     folded = copy.deepcopy(layer)
-    fold_in(folded, layer, consumer, kept, map_nk, intercept_n)
-    torch.testing.assert_close(folded(given), layer(estimated))
+    fold_in(folded, layer, consumer, 4, kept, found)
+    torch.testing.assert_close(folded(batch), layer(estimated))
+    gone = [element for n, elements in enumerate(places) if n not in kept for element in elements]
+    deaf = batch.clone()
+    deaf.movedim(axis, 0)[gone] = 100.0
+    torch.testing.assert_close(folded(deaf), folded(batch))
+
+
+def test_each_consumer_of_a_layer_is_folded_by_itself() -> None:
+    """The groups of a convolution, and the parts of a concatenation: one after the other is both at once."""
+    layer, batch = nn.Conv2d(8, 6, 3, groups=2).double(), drawn(5, 8, 6, 6)
+    folded, estimated = copy.deepcopy(layer), batch.clone()
+    for offset, outputs in ((0, (0, 3)), (4, (3, 6))):
+        found = Interpolation(drawn(4, 2, seed=offset), drawn(4, seed=offset + 1), 1e-4)
+        fold_in(folded, layer, Consumer("", offset, 1, outputs=outputs), 4, (0, 3), found)
+        units = batch[:, [offset, offset + 3]]
+        said = torch.einsum("nk,bkhw->bnhw", found.map_nk, units) + found.intercept_n[:, None, None]
+        estimated[:, offset : offset + 4] = said
+    torch.testing.assert_close(folded(batch), layer(estimated))
+
+
+@pytest.mark.parametrize("name", CONSUMERS)
+def test_the_gram_matrix_is_what_errors_of_the_signals_are_heard_as(name: str) -> None:
+    torch.manual_seed(0)
+    make, consumer, _ = CONSUMERS[name]
+    layer = make().double()
+    cost_q = torch.rand(len(layer.bias), dtype=torch.float64)
+    gram_nn = gram_of(layer, consumer, 4, cost_q)
+    weight = layer.weight.detach()
+    weight = weight if isinstance(layer, nn.Linear | nn.Conv2d) else weight.transpose(0, 1)
+    low, high = consumer.outputs or (0, len(layer.bias))
+    expected = torch.zeros_like(gram_nn)
+    for q in range(low, high):
+        for i, mine in enumerate(elements_of(consumer, 4)):
+            for j, other in enumerate(elements_of(consumer, 4)):
+                pair = zip(mine, other, strict=True)
+                inputs = weight.shape[1]
+                said = sum((weight[q, a % inputs] * weight[q, b % inputs]).sum() for a, b in pair)
+                expected[i, j] += cost_q[q] * said
+    torch.testing.assert_close(gram_nn, expected)
 
 
 @pytest.mark.parametrize("name", ["cnn", "mixed", "transformer"])
@@ -89,40 +193,29 @@ def test_streamed_moments_are_those_of_all_activations_kept(zoo: SimpleNamespace
     dense = dense.double().eval()
     batch = batch.double() if batch.is_floating_point() else batch
     module, consumer, width = {
-        "cnn": ("head", Consumer("head", 0, 9), 8),
+        "cnn": ("head", Consumer("head", 0, 9, positions=9), 8),
         "mixed": ("merge", Consumer("merge", 6, 1), 5),
-        "transformer": ("q", Consumer("q", 0, 1), 8),
+        "transformer": ("o", Consumer("o", 0, 4), 2),
     }[name]
-    cut = copy.deepcopy(dense)
-    for parameter in cut.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    rows = []
-    for model in (cut, dense):
-        kept: list[Tensor] = []
-        handle = model.get_submodule(module).register_forward_pre_hook(
-            lambda _, args, kept=kept: kept.append(args[0])
-        )
-        model(batch)
-        handle.remove()
-        fed = kept[0].detach()
-        if name == "cnn":
-            fed = fed.unflatten(1, (8, 9)).transpose(1, 2)
-        elif name == "mixed":
-            fed = fed[:, 6:11].movedim(1, -1)
-        rows.append(fed.reshape(-1, width))
-    moments = pair_moments(dense, cut, batch.split(5), {consumer: width})[consumer]
-    expected = torch.cov(torch.cat(rows, dim=1).T, correction=0)
-    assert moments.rows == len(rows[0])
-    torch.testing.assert_close(moments.xx_nn, expected[:width, :width])
-    torch.testing.assert_close(moments.xy_nn, expected[:width, width:])
-    torch.testing.assert_close(moments.yy_nn, expected[width:, width:])
-    torch.testing.assert_close(moments.mean_x_n, rows[0].mean(0))
-    torch.testing.assert_close(moments.mean_y_n, rows[1].mean(0))
-
-
-def test_consumers_come_in_the_order_of_the_forward_pass(zoo: SimpleNamespace) -> None:
-    model, batch = zoo.case("mixed")
-    consumers = tuple(Consumer(name, 0, 1) for name in ("head", "up", "merge", "squeeze", "excite"))
-    ordered = call_order(model, batch, (*consumers, Consumer("merge", 6, 1)))
-    assert [each.module for each in ordered] == ["squeeze", "excite", "merge", "merge", "up", "head"]
-    assert [each.offset for each in ordered if each.module == "merge"] == [0, 6]
+    rows, fed = [], []
+    for model in (dense, disturbed(dense)):
+        fed.append(fed_to(model, module, batch) + 100.0)  # Far from zero, where raw products lose digits.
+        each = fed[-1].movedim(1, -1) if name == "mixed" else fed[-1]
+        taken = [[each[..., element] for element in signal] for signal in elements_of(consumer, width)]
+        rows.append(torch.stack([torch.stack(signal).flatten() for signal in taken], dim=1))
+    pairs = zip(fed[0].split(7), fed[1].split(7), strict=True)
+    joints = of_signals(dense.get_submodule(module), consumer, width, pairs)
+    y_rn, x_rn = rows
+    expected = torch.cov(torch.cat([x_rn, y_rn], dim=1).T, correction=0)
+    n = len(joints.whole.xx_gpp[0])
+    assert (joints.whole.rows, n) == (len(x_rn), x_rn.shape[1])
+    torch.testing.assert_close(joints.whole.xx_gpp[0], expected[:n, :n])
+    torch.testing.assert_close(joints.whole.xy_gpq[0], expected[:n, n:])
+    torch.testing.assert_close(joints.whole.yy_gq[0], expected[n:, n:].diagonal())
+    torch.testing.assert_close(joints.whole.mean_x_gp[0], x_rn.mean(0))
+    torch.testing.assert_close(joints.whole.mean_y_gq[0], y_rn.mean(0))
+    torch.testing.assert_close(joints.raw().whole.xy_gpq[0], x_rn.T @ y_rn / len(x_rn))
+    assert joints.fit is not None
+    assert joints.held is not None
+    # Of batches of 7, 7, 7, 7 and 4 items one each is held out.
+    assert (32 * joints.held.rows, 32 * joints.fit.rows) == (5 * len(x_rn), 27 * len(x_rn))

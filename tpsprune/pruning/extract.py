@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
-from tpsprune.errors import PruneError
 from tpsprune.pruning.baselines import highest, importances
 from tpsprune.pruning.cutting import cut_copy, fresh_copy, silence
 from tpsprune.pruning.fold import can_gain_bias
 from tpsprune.pruning.groups import Group, GroupCut
 from tpsprune.pruning.latency import latency_shares
 from tpsprune.pruning.layers import mixer
-from tpsprune.pruning.look import Look, look
+from tpsprune.pruning.look import Look, check_not_empty, check_probe, look
 from tpsprune.pruning.opened import open_attention
 from tpsprune.pruning.plan import Plan, signature_of, versions
 from tpsprune.pruning.reach import surveyed
 from tpsprune.pruning.recalibrate import recalibrated
-from tpsprune.pruning.reconstruct import reconstruct
+from tpsprune.pruning.reconstruct import reconstruct, share_held
 from tpsprune.pruning.replay import add_biases
+from tpsprune.pruning.rows import item_count, taken
 from tpsprune.pruning.selection import Selection
 from tpsprune.pruning.times import Times, timed
 from tpsprune.pruning.verify import verify
@@ -30,6 +32,9 @@ from tpsprune.recipe.prune import Prune
 from tpsprune.records import GroupChange, LeftAlone
 
 __all__ = ["Extraction", "extract"]
+
+OURS: Final = ("interpolation", "pivoted-cholesky")
+"""Units that are chosen by what they say; for others the model need not be looked at."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,11 +90,15 @@ def extract(
     times = Times()
     with timed(times, "survey"):
         opened, names = open_attention(model)
-        _check_runs(probe)
+        check_not_empty(probe)
         found, dense_count, costs = surveyed(opened, probe[0], settings)
     groups = found.groups
     with timed(times, "look"):
-        seen = look(opened, probe, groups, [name for name, _ in opened.named_modules() if name])
+        seen = Look()
+        if settings.fold or settings.units in OURS or needs(settings) & {"ranks", "residuals"}:
+            seen = look(opened, probe, groups, [name for name, _ in opened.named_modules() if name])
+        else:
+            check_probe(model, probe)
     with timed(times, "widths"):
         scores = _scores(opened, probe, groups, settings, labels, seed)
         evidence = _evidence(opened, probe, groups, seen, settings, scores)
@@ -112,8 +121,12 @@ def extract(
         new_biases = _gaining_bias(work, losing, settings)
         add_biases(work, new_biases)
         chosen = _chosen(opened, losing, cut, seen, settings, scores)
+        share = share_held(seen, probe, settings.activation_gib) if settings.fold else 1.0
         if settings.fold:
-            chosen = reconstruct(opened, work, probe, losing, cut, seen, chosen=chosen, refits=settings.refit)
+            walked = [taken(batch, torch.arange(math.ceil(share * item_count(batch)))) for batch in probe]
+            chosen = reconstruct(
+                opened, work, walked, losing, cut, seen, chosen=chosen, refits=settings.refit
+            )
         else:
             for group in losing:
                 silence(work, group, GroupCut.of(group, chosen[group.name].units).removed)
@@ -142,17 +155,14 @@ def extract(
             width_before=group.width,
             width_after=width,
             effective_rank=rank,
-            residual_share=chosen[group.name].residual_shares[-1] if group.name in cut else 0.0,
+            residual_share=_left(chosen, group.name) if seen.moments else None,
             kind=group.kind,
         )
         for group, width, rank in zip(groups, widths, ranks, strict=True)
     )
-    return Extraction(ticket, plan, changes, found.left_alone, macs_share, _notes(groups, seen), times)
-
-
-def _check_runs(probe: Sequence[Any]) -> None:
-    if not len(probe):
-        raise PruneError("the probe is empty: at least one batch is needed to see what the units say")
+    return Extraction(
+        ticket, plan, changes, found.left_alone, macs_share, _notes(groups, seen, probe, share), times
+    )
 
 
 def _evidence(
@@ -186,7 +196,7 @@ def _scores(
     labels: Sequence[Tensor] | None,
     seed: int,
 ) -> Mapping[str, Tensor] | None:
-    if settings.units in ("interpolation", "pivoted-cholesky"):
+    if settings.units in OURS:
         return None
     return importances(model, probe[0], groups, settings.units, labels=labels, probe=probe, seed=seed)
 
@@ -209,6 +219,8 @@ def _chosen(
         }
     if scores is not None:
         units = {group.name: highest(scores[group.name], widths[group.name]) for group in groups}
+        if not seen.moments:
+            return {name: Selection(picked, ()) for name, picked in units.items()}
         return {
             group.name: seen.selection(model, group, widths[group.name], given=units[group.name])
             for group in groups
@@ -217,6 +229,10 @@ def _chosen(
         return {}
     # Without a fold nothing holds the cut model to the dense one: units are judged where they did well.
     return {group.name: seen.selection(model, group, widths[group.name]) for group in groups}
+
+
+def _left(chosen: Mapping[str, Selection], name: str) -> float:
+    return chosen[name].residual_shares[-1] if name in chosen else 0.0
 
 
 def _touches(group: Group, module: str) -> bool:
@@ -239,9 +255,15 @@ def _present(
     return tuple(cut for cut in answer if cut.slices)
 
 
-def _notes(groups: Sequence[Group], seen: Look) -> tuple[str, ...]:
-    return tuple(
+def _notes(groups: Sequence[Group], seen: Look, probe: Sequence[Any], share: float) -> tuple[str, ...]:
+    notes = [
         f"{group.name}: the probe gives {rows} rows for {group.width} units; more data would choose better"
         for group in groups
         if 0 < (rows := seen.rows(group)) < group.width
-    )
+    ]
+    if share < 1.0:
+        notes.append(
+            f"layers were fitted on {share:.0%} of the {sum(map(item_count, probe))} probe items, to hold no "
+            "more activations than prune.activation_gib allows"
+        )
+    return tuple(notes)

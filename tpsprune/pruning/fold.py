@@ -6,6 +6,7 @@ signal, q everything else a weight runs over (outputs, kernel positions).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,8 +29,8 @@ __all__ = [
     "takes_intercept",
 ]
 
-RIDGES: Final = (1e-8, 1e-6, 1e-4, 1e-2, 1.0)
-"""What is tried on the items held out, as shares of the mean eigenvalue of what the kept units say."""
+RIDGES: Final = (1e-8, 1e-4, 1e-2, 1.0)
+"""What is tried on the items held out, as shares of the mean eigenvalue of what is fed."""
 SAFE: Final = 1e-2
 """The ridge where nothing can be held out."""
 
@@ -47,13 +48,19 @@ class Interpolation:
 
 
 def interpolation(
-    joints: Joints, kept: tuple[int, ...], gram_nn: Tensor, *, intercept: bool, ridge: float | None = None
+    joints: Joints,
+    kept: tuple[int, ...],
+    gram_nn: Tensor,
+    *,
+    intercept: bool,
+    ridge: float | None = None,
+    ridges: Sequence[float] = RIDGES,
 ) -> Interpolation:
     """Return the map that says best what the dense model's units said, from those that stay.
 
     It minimises E‖y − A x − b‖² + λ‖A − A₀‖², x the signals that stay as the cut model feeds them, y all
     signals as the dense model did, A₀ the map that leaves a kept signal as it is and forgets the rest, λ =
-    ridge · tr cov(x) / k. Of ridges from 10⁻⁸ to 1 and of A₀ itself the one is taken that the consumer, of
+    ridge · tr cov(x) / k. Of ``ridges`` and of A₀ itself the one is taken that the consumer, of
     Gram matrix WᵀW, hears best on the items held out, fitted on the others; then all items are fitted. The
     plain cut (A₀, 0) is in the race: on these no mean square is worse than its. Without an intercept b is
     zero and raw second moments take the place of covariances.
@@ -64,6 +71,7 @@ def interpolation(
         gram_nn: of the weights by which the consumer hears the signals.
         intercept: whether the consumer can take one.
         ridge: where it is not to be chosen.
+        ridges: from which it is chosen.
 
     Cost: for each ridge k³/3 + n·k² + n²·k.
 
@@ -78,7 +86,7 @@ def interpolation(
     zero_n = torch.zeros_like(parts.whole.mean_y_gq[0])
     chosen: float | None = SAFE if ridge is None else ridge
     if ridge is None and parts.fit is not None and parts.held is not None:
-        errors = {each: _error(parts.held, gram_nn, *_solved(parts.fit, plain_nk, each)) for each in RIDGES}
+        errors = {each: _error(parts.held, gram_nn, *_solved(parts.fit, plain_nk, each)) for each in ridges}
         chosen = min(errors, key=lambda each: errors[each])
         if errors[chosen] >= _error(parts.held, gram_nn, plain_nk, zero_n):
             chosen = None
@@ -86,6 +94,16 @@ def interpolation(
         return Interpolation(plain_nk, zero_n, None)
     map_nk, intercept_n = _solved(parts.whole, plain_nk, chosen)
     return Interpolation(map_nk, intercept_n if intercept else zero_n, chosen)
+
+
+def ridges_for(dtype: torch.dtype) -> tuple[float, ...]:
+    """Return the ridges that are tried for a layer of this number type.
+
+    None is less than eight times its rounding: a weight that is solved more exactly than it is applied
+    answers to rounding, by as much as the root of one over the ridge.
+    """
+    least = 8 * torch.finfo(dtype).eps
+    return tuple(sorted({max(least, ridge) for ridge in RIDGES}))
 
 
 def can_gain_bias(module: Mixer) -> bool:

@@ -5,28 +5,61 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.numerics.forward import call_model, evaluation_mode
+from tpsprune.pruning.rows import some
 from tpsprune.pruning.trial import flat_tensors
 
 __all__ = ["output_error", "recalibrated"]
 
+TRIAL_ITEMS: Final = 32
+
 
 def output_error(model: nn.Module, dense: nn.Module, probe: Sequence[Any]) -> float:
-    """Return the mean square difference of two models' outputs, over the variance of the second's."""
-    error = spread = 0.0
+    """Return the mean square difference of two models' outputs, over the variance of the second's.
+
+    Variance is about each output's mean over all items of the probe, however they are batched.
+    """
+    error = 0.0
+    spread: list[_Spread] = []
     with torch.no_grad(), evaluation_mode(model), evaluation_mode(dense):
         for batch in probe:
             found = flat_tensors(call_model(model, batch))
-            for a, b in zip(found, flat_tensors(call_model(dense, batch)), strict=True):
+            for place, (a, b) in enumerate(zip(found, flat_tensors(call_model(dense, batch)), strict=True)):
                 error += float((a - b).float().square().sum())
-                spread += float((b - b.mean(0)).float().square().sum())
-    return error / max(spread, 1e-30)
+                if place == len(spread):
+                    spread.append(_Spread(b.float().mean(0)))
+                spread[place].add(b.float())
+    return error / max(sum(each.squares() for each in spread), 1e-30)
+
+
+class _Spread:
+    """Running sums of an output about its first batch's mean."""
+
+    def __init__(self, shift: Tensor) -> None:
+        self.shift = shift
+        self.items = 0
+        self.sum = torch.zeros_like(shift, dtype=torch.float32)
+        self.square = 0.0
+
+    def add(self, output: Tensor) -> None:
+        # A last batch of another length (sequences) has no common mean: about its own then.
+        if output.shape[1:] != self.shift.shape:
+            self.square += float((output - output.mean(0)).square().sum())
+            return
+        away = output - self.shift
+        self.items += len(away)
+        self.sum += away.sum(0)
+        self.square += float(away.square().sum())
+
+    def squares(self) -> float:
+        """Return the sum of squares about the mean of all items."""
+        return max(0.0, self.square - float(self.sum.square().sum()) / max(1, self.items))
 
 
 def recalibrated(ticket: nn.Module, dense: nn.Module, probe: Sequence[Any]) -> tuple[nn.Module, bool]:
@@ -34,23 +67,32 @@ def recalibrated(ticket: nn.Module, dense: nn.Module, probe: Sequence[Any]) -> t
 
     Every batch norm that keeps running statistics takes the plain average over the probe batches, in
     one pass; other modules stay in evaluation mode. The error is against the dense model's outputs on
-    the same data, so it does not see what the probe does not hold.
+    32 of the items; where statistics of these alone do not lower it, the whole probe is not asked. It does
+    not see what the probe does not hold.
 
     Returns:
         The ticket or its recalibrated copy, and whether it is the copy.
     """
-    anew = copy.deepcopy(ticket)
-    norms = [
-        module for module in anew.modules() if isinstance(module, _BatchNorm) and module.track_running_stats
-    ]
-    if not norms:
+    if not _norms(ticket):
         return ticket, False
-    with torch.no_grad(), evaluation_mode(anew), _averaging(norms):
+    few = list(some(probe, TRIAL_ITEMS, TRIAL_ITEMS))
+    before = output_error(ticket, dense, few)
+    if output_error(_anew(ticket, few), dense, few) >= before:
+        return ticket, False
+    anew = _anew(ticket, probe)
+    return (anew, True) if output_error(anew, dense, few) < before else (ticket, False)
+
+
+def _norms(model: nn.Module) -> list[_BatchNorm]:
+    return [each for each in model.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
+
+
+def _anew(ticket: nn.Module, probe: Sequence[Any]) -> nn.Module:
+    anew = copy.deepcopy(ticket)
+    with torch.no_grad(), evaluation_mode(anew), _averaging(_norms(anew)):
         for batch in probe:
             call_model(anew, batch)
-    if output_error(anew, dense, probe) < output_error(ticket, dense, probe):
-        return anew, True
-    return ticket, False
+    return anew
 
 
 @contextmanager

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
 
 from tpsprune.numerics.forward import evaluation_mode
-from tpsprune.numerics.precision import widened
 from tpsprune.pruning.cutting import silence
-from tpsprune.pruning.fold import fold_in, gram_of, interpolation, takes_intercept
+from tpsprune.pruning.fold import fold_in, gram_of, interpolation, ridges_for, takes_intercept
 from tpsprune.pruning.groups import Consumer, Group, GroupCut
 from tpsprune.pruning.layers import input_axis, is_mixer, length, mixer
 from tpsprune.pruning.layout import element_index
@@ -35,7 +34,10 @@ from tpsprune.pruning.selection import Reading, Selection, select
 from tpsprune.pruning.statistics import Joints, JointSums
 from tpsprune.pruning.walk import Stop, fed_in_full, side_by_side
 
-__all__ = ["reconstruct"]
+__all__ = ["reconstruct", "share_held"]
+
+REFIT_ROWS: Final = 32768
+"""Windows from which a layer is solved at the least: with fewer a small one fits to what was drawn."""
 
 
 def reconstruct(
@@ -80,6 +82,16 @@ def reconstruct(
         if group.name not in task.settled:
             task.choose(group, None)
     return task.chosen
+
+
+def share_held(seen: Look, probe: Sequence[Any], gib: float) -> float:
+    """Return what share of the probe can wait at a layer in both models within ``gib`` GiB.
+
+    Estimated as twice the largest input of a layer, for each item and model: that input, and what else the
+    model's code holds on to meanwhile (the shortcut of a residual block).
+    """
+    items = sum(map(item_count, probe))
+    return min(1.0, gib * 2**30 / max(1, 4 * seen.item_bytes * items))
 
 
 @final
@@ -171,7 +183,8 @@ class _Reconstruction:
         else:
             joints = self._joints(group, consumer, stop, kept)
         gram_nn = gram_of(like, consumer, group.width)
-        found = interpolation(joints, kept, gram_nn, intercept=takes_intercept(module))
+        ridges = ridges_for(module.weight.dtype)
+        found = interpolation(joints, kept, gram_nn, intercept=takes_intercept(module), ridges=ridges)
         fold_in(module, like, consumer, group.width, kept, found)
 
     def _refit(self, stop: Stop) -> None:
@@ -179,16 +192,16 @@ class _Reconstruction:
         alive_c = self._alive(stop.module)
         everything_c = torch.ones_like(alive_c)
         sums = JointSums()
-        count = wanted(feature_count(module, alive_c), self._items)
+        count = wanted(feature_count(module, alive_c), self._items, least=REFIT_ROWS)
         weight_gqp = _by_groups(like)
         for rank, (given_y, given_x) in enumerate(stop.fed):
             generator = torch.Generator().manual_seed(rank)
             chosen_s = draw(patch_places(module, given_x), count, generator)
             x_bsgp = patches(module, given_x, alive_c.to(given_x.device), chosen_s)
             y_bsgp = patches(like, given_y, everything_c.to(given_y.device), chosen_s)
-            y_bsgq = torch.einsum("bsgp,gqp->bsgq", widened(y_bsgp), weight_gqp)
+            y_bsgq = torch.einsum("bsgp,gqp->bsgq", y_bsgp.to(weight_gqp.dtype), weight_gqp)
             if like.bias is not None:
-                y_bsgq = y_bsgq + widened(like.bias.detach()).reshape(weight_gqp.shape[0], -1)
+                y_bsgq = y_bsgq + like.bias.detach().to(y_bsgq.dtype).reshape(weight_gqp.shape[0], -1)
             sums.add(x_bsgp, y_bsgq)
         if sums.rows:
             refit(module, sums.joints(), alive_c)
@@ -236,4 +249,6 @@ def _by_groups(module: Any) -> Tensor:
     weight = module.weight.detach()
     weight = weight.T if input_axis(module) == 0 else weight
     groups = getattr(module, "groups", 1)
-    return widened(weight.reshape(groups, len(weight) // groups, -1))
+    weight_gqp: Tensor = weight.reshape(groups, len(weight) // groups, -1)
+    half = weight_gqp.dtype in (torch.float16, torch.bfloat16)
+    return weight_gqp.float() if half else weight_gqp

@@ -9,6 +9,7 @@ positions), q outputs of a group.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,19 +18,12 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from tpsprune.numerics.precision import widened
+from tpsprune.pruning.fold import ridges_for
 from tpsprune.pruning.layers import Mixer, is_mixer, is_transposed_linear
 from tpsprune.pruning.rows import feature_count, indexed
 from tpsprune.pruning.statistics import Joint, Joints
 
 __all__ = ["Refit", "refit", "refit_fault"]
-
-RIDGES: Final = (1e-8, 1e-4, 1e-2, 1.0)
-"""What is tried on the items held out, as shares of a feature's mean variance."""
-FORWARDS: Final = {each.forward for each in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
-SAFE: Final = 1e-2
-"""The ridge where nothing can be held out."""
-MOST_FEATURES: Final = 4608
-"""512 channels seen through a 3×3 kernel: 170 MB for each of three matrices of moments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +63,9 @@ def refit(module: Mixer, moments: Joints, alive_c: Tensor) -> Refit:
     """Solve a layer's weights and bias anew, in place; inputs that are gone keep weights of zero.
 
     W minimises E‖y − W x − b‖² + λ‖W − W₀‖², W₀ the weights as they are (folded or not), λ = ridge · the
-    mean variance of a feature. Of the ridges 10⁻⁸, 10⁻⁴, 10⁻², 1 and of W₀ itself the one is taken that does
-    best on the items held out, fitted on the others; then all items are fitted. On these no layer does
+    mean variance of a feature. Of the ridges (``fold.ridges_for``) and of W₀ itself the one is taken that does
+    best on the items held out, fitted on the others, of such as do alike the largest; then all items are
+    fitted. On these no layer does
     worse than it did. A layer without a bias is fitted through zero.
 
     Source: He, Zhang and Sun 2017, "Channel pruning for accelerating very deep neural networks",
@@ -87,15 +82,17 @@ def refit(module: Mixer, moments: Joints, alive_c: Tensor) -> Refit:
     whole, fit, held = parts.whole, parts.fit, parts.held
     bias_gq = None if module.bias is None else widened(module.bias.detach()).reshape(groups, -1)
     before = _error(whole, old_gqp, bias_gq)
-    ridge: float | None = SAFE
+    ridge = SAFE
     if fit is not None and held is not None:
-        errors = {each: _error(held, *_solved(fit, old_gqp, each)) for each in RIDGES}
-        ridge = min(errors, key=lambda each: errors[each])
-        if errors[ridge] >= _error(held, old_gqp, bias_gq):
-            ridge = None
-    if ridge is None:
-        return Refit(before, before, None)
+        errors = {each: _error(held, *_solved(fit, old_gqp, each)) for each in ridges_for(weight.dtype)}
+        finite = {each: error for each, error in errors.items() if math.isfinite(error)}
+        least = min(finite.values(), default=math.inf)
+        if least >= _error(held, old_gqp, bias_gq):
+            return Refit(before, before, None)
+        ridge = max(each for each, error in finite.items() if error <= (1 + ALIKE) * least + EXACT)
     new_gqp, intercept_gq = _solved(whole, old_gqp, ridge)
+    if not bool(new_gqp.isfinite().all()):
+        return Refit(before, before, None)
     with torch.no_grad():
         fresh = torch.zeros_like(weight).reshape(groups, -1, *weight.shape[1:])
         fresh[:, :, kept] = new_gqp.reshape(*new_gqp.shape[:2], len(kept), *weight.shape[2:]).to(weight.dtype)
@@ -109,9 +106,13 @@ def refit(module: Mixer, moments: Joints, alive_c: Tensor) -> Refit:
 def _solved(part: Joint, old_gqp: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     variances_gp = part.xx_gpp.diagonal(dim1=1, dim2=2)
     scale_g11 = variances_gp.mean(1).clamp_min(torch.finfo(variances_gp.dtype).tiny)[:, None, None]
-    eye_pp = torch.eye(variances_gp.shape[1], dtype=variances_gp.dtype, device=variances_gp.device)
+    ridged_gpp = part.xx_gpp.clone()
+    ridged_gpp.diagonal(dim1=1, dim2=2).add_(ridge * scale_g11[:, :, 0])
     wrong_gpq = part.xy_gpq - part.xx_gpp @ old_gqp.mT
-    change_gpq = torch.linalg.solve(part.xx_gpp + ridge * scale_g11 * eye_pp, wrong_gpq)
+    factor_gpp, failed_g = torch.linalg.cholesky_ex(ridged_gpp)
+    # What rounding leaves of a singular matrix is no answer: nothing that is not finite wins.
+    factor_gpp[failed_g > 0] = torch.nan
+    change_gpq = torch.cholesky_solve(wrong_gpq, factor_gpp)
     new_gqp = old_gqp + change_gpq.mT
     return new_gqp, part.mean_y_gq - (new_gqp @ part.mean_x_gp[:, :, None])[:, :, 0]
 

@@ -11,7 +11,7 @@ of the layer, p features of a group (inputs times kernel positions), q outputs o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -32,17 +32,18 @@ __all__ = [
     "patches",
     "signal_places",
     "signals",
+    "some",
     "taken",
     "wanted",
 ]
 
 ROWS_PER_COLUMN: Final = 8
-LEAST_ROWS: Final = 16384
+LEAST_ROWS: Final = 8192
 
 
-def wanted(columns: int, items: int) -> int:
+def wanted(columns: int, items: int, *, least: int = LEAST_ROWS) -> int:
     """Return how many places of each of ``items`` items are drawn for moments of so many columns."""
-    return math.ceil(max(LEAST_ROWS, ROWS_PER_COLUMN * columns) / max(1, items))
+    return math.ceil(max(least, ROWS_PER_COLUMN * columns) / max(1, items))
 
 
 def draw(places: int, count: int, generator: torch.Generator) -> Tensor:
@@ -67,6 +68,15 @@ def taken(batch: Any, index: Tensor) -> Any:
     if isinstance(batch, tuple):
         return tuple(taken(part, index) for part in batch)
     return batch
+
+
+def some(probe: Sequence[Any], items: int, at_a_time: int) -> Iterator[Any]:
+    """Yield small batches, about ``items`` items in all: from every batch of the probe the same share."""
+    share = min(1.0, items / max(1, sum(map(item_count, probe))))
+    for batch in probe:
+        index = torch.arange(max(1, int(item_count(batch) * share + 0.5)))
+        for part in torch.split(index, at_a_time):
+            yield taken(batch, part)
 
 
 def signal_places(module: nn.Module, given: Tensor, consumer: Consumer) -> int:

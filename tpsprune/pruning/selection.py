@@ -129,7 +129,8 @@ class _State:
         self.floor = (FLOOR * xx_nn.diagonal().amax()).clamp_min(tiny)
         self.picked_u = torch.zeros(len(xx_nn) // features, dtype=torch.bool, device=xx_nn.device)
         self.r_uff, self.m_uff = self._blocks(self.r_nn), self._blocks(self.m_nn)
-        self.pending: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.pending = 0
+        self.c_nk, self.s_nk, self.v_nk = xx_nn.new_zeros(3, len(xx_nn), max(PENDING, features))
 
     def variances(self) -> Tensor:
         """Return each unit's variance given those picked."""
@@ -146,10 +147,9 @@ class _State:
         """Condition everything on one more unit."""
         f = self.features
         index_f = pick * f + torch.arange(f, device=self.r_nn.device)
-        r_nf, m_nf = self.r_nn[:, index_f], self.m_nn[:, index_f]
-        for c_nf, s_nf, v_nf in self.pending:
-            r_nf = r_nf - c_nf @ s_nf[index_f].T
-            m_nf = m_nf - c_nf @ v_nf[index_f].T - v_nf @ c_nf[index_f].T
+        c_nk, s_nk, v_nk = (each[:, : self.pending] for each in (self.c_nk, self.s_nk, self.v_nk))
+        r_nf = self.r_nn[:, index_f] - c_nk @ s_nk[index_f].T
+        m_nf = self.m_nn[:, index_f] - c_nk @ v_nk[index_f].T - v_nk @ c_nk[index_f].T
         c_nf = r_nf @ self._inverse(r_nf[index_f][None])[0]
         v_nf = m_nf - c_nf @ m_nf[index_f] / 2
         c_uff, r_uff, v_uff = (each.reshape(-1, f, f) for each in (c_nf, r_nf, v_nf))
@@ -157,16 +157,18 @@ class _State:
         crossed_uff = c_uff @ v_uff.mT
         self.m_uff = self.m_uff - crossed_uff - crossed_uff.mT
         self.picked_u[pick] = True
-        self.pending = self._joined(c_nf, r_nf, v_nf)
+        here = slice(self.pending, self.pending + f)
+        self.c_nk[:, here], self.s_nk[:, here], self.v_nk[:, here] = c_nf, r_nf, v_nf
+        self.pending += f
+        if self.pending + f > self.c_nk.shape[1]:
+            self._update()
 
-    def _joined(self, *fresh: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return what is pending, the fresh pick beside the others, or bring the whole up to date."""
-        c_nk, s_nk, v_nk = (torch.cat([*[each[i] for each in self.pending], fresh[i]], 1) for i in range(3))
-        if c_nk.shape[1] < PENDING:
-            return [(c_nk, s_nk, v_nk)]
+    def _update(self) -> None:
+        """Bring the whole up to date with what is pending."""
+        c_nk, s_nk, v_nk = (each[:, : self.pending] for each in (self.c_nk, self.s_nk, self.v_nk))
         self.r_nn.addmm_(c_nk, s_nk.T, alpha=-1)
         self.m_nn.addmm_(c_nk, v_nk.T, alpha=-1).addmm_(v_nk, c_nk.T, alpha=-1)
-        return []
+        self.pending = 0
 
     def _blocks(self, whole_nn: Tensor) -> Tensor:
         units, f = len(self.picked_u), self.features

@@ -5,7 +5,7 @@ Shape letters: b items, q outputs of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.numerics.precision import widened
 from tpsprune.pruning.layers import channels_first
-from tpsprune.pruning.rows import item_count, taken
+from tpsprune.pruning.rows import item_count, some
 from tpsprune.pruning.trial import flat_tensors
 
 __all__ = ["sensitivities"]
 
-ITEMS: Final = 128
+ITEMS: Final = 32
 """How many items of the probe are enough: a mean of squares over them and over all places."""
-AT_A_TIME: Final = 16
+AT_A_TIME: Final = 8
 
 
 def sensitivities(
@@ -39,7 +39,7 @@ def sensitivities(
 
     Args:
         model: called in evaluation mode; its parameters' flags are put back.
-        probe: prepared batches; some 128 items are used.
+        probe: prepared batches; some 32 items are used.
         names: of layers.
         seed: of the signs.
 
@@ -52,21 +52,23 @@ def sensitivities(
     sums: dict[str, Tensor] = {}
     seen = 0
     with evaluation_mode(model), _all_gradients(model), torch.enable_grad():
-        for batch in _some(probe):
-            said: dict[str, list[Tensor]] = {}
+        for batch in some(probe, ITEMS, AT_A_TIME):
+            said: dict[str, list[Tensor]] = {name: [] for name in names}
             with ExitStack() as stack:
                 for name in names:
 
-                    def keep(_module: nn.Module, _args: Any, out: Any, name: str = name) -> None:
+                    def keep(
+                        _module: nn.Module, _args: Any, out: Any, outs: list[Tensor] = said[name]
+                    ) -> None:
                         if isinstance(out, Tensor) and out.requires_grad:
-                            said.setdefault(name, []).append(out)
+                            outs.append(out)
 
                     stack.callback(model.get_submodule(name).register_forward_hook(keep).remove)
                 outputs = [out for out in flat_tensors(call_model(model, batch)) if out.requires_grad]
-            if not outputs or not said:
+            flat = [(name, out) for name, outs in said.items() for out in outs]
+            if not outputs or not flat:
                 return {}
             total = torch.stack([_projected(out, generator) for out in outputs]).sum()
-            flat = [(name, out) for name, outs in said.items() for out in outs]
             slopes = torch.autograd.grad(total, [out for _, out in flat], allow_unused=True)
             for (name, _), slope in zip(flat, slopes, strict=True):
                 if slope is not None:
@@ -83,16 +85,6 @@ def _projected(out: Tensor, generator: torch.Generator) -> Tensor:
     spread = out.detach().float().std().clamp_min(1e-12).to(out.dtype)
     projected: Tensor = (out * signs / spread).float().sum() / max(1, out[0].numel()) ** 0.5
     return projected
-
-
-def _some(probe: Sequence[Any]) -> Iterator[Any]:
-    """Yield small batches, ``ITEMS`` items in all, from every batch of the probe the same share."""
-    share = min(1.0, ITEMS / sum(map(item_count, probe)))
-    for batch in probe:
-        items = item_count(batch)
-        index = torch.arange(max(1, int(items * share + 0.5)))
-        for part in torch.split(index, AT_A_TIME):
-            yield taken(batch, part)
 
 
 @contextmanager

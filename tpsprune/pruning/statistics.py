@@ -15,10 +15,12 @@ from torch import Tensor
 
 from tpsprune.numerics.precision import widened
 
-__all__ = ["HELD_OUT", "Joint", "JointSums", "Joints", "Moments", "MomentSums"]
+__all__ = ["HELD_OUT", "Joint", "JointSums", "Joints", "MomentSums", "Moments"]
 
 HELD_OUT: Final = 4
 """Every batch keeps the last one in four of its items to choose ridges on."""
+MOST_EXACT: Final = 512
+"""Columns beyond which the products of one batch are taken in single precision: the sums stay double."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,8 +164,7 @@ class _Sums:
         self.xx_gpp = self.xy_gpq = self.yy_gq = torch.empty(0)
 
     def add(self, x_bsgp: Tensor, y_bsgq: Tensor) -> None:
-        x_grp = widened(x_bsgp.flatten(0, 1).movedim(0, 1))
-        y_grq = widened(y_bsgq.flatten(0, 1).movedim(0, 1))
+        x_grp, y_grq = (widened(each.flatten(0, 1).movedim(0, 1)) for each in (x_bsgp, y_bsgq))
         if not self.rows:
             self.shift_gp, self.shift_gq = x_grp.mean(1), y_grq.mean(1)
             self.sum_gp, self.sum_gq = torch.zeros_like(self.shift_gp), torch.zeros_like(self.shift_gq)
@@ -174,9 +175,11 @@ class _Sums:
         self.rows += x_grp.shape[1]
         self.sum_gp += x_grp.sum(1)
         self.sum_gq += y_grq.sum(1)
-        self.xx_gpp.baddbmm_(x_grp.mT, x_grp)
-        self.xy_gpq.baddbmm_(x_grp.mT, y_grq)
         self.yy_gq += y_grq.square().sum(1)
+        if x_grp.shape[2] > MOST_EXACT:
+            x_grp, y_grq = x_grp.float(), y_grq.float()
+        self.xx_gpp += x_grp.mT @ x_grp
+        self.xy_gpq += x_grp.mT @ y_grq
 
     def part(self) -> Joint:
         x_gp, y_gq = self.sum_gp / self.rows, self.sum_gq / self.rows

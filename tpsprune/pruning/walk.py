@@ -22,10 +22,13 @@ __all__ = ["Stop", "fed_in_full", "first_input", "hooked", "side_by_side"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stop:
-    """A layer about to be called, and what it is fed: by the dense and by the cut model, batch by batch."""
+    """A layer about to be called, and what it is fed: by the dense and by the cut model, batch by batch.
+
+    The walk lets go of what was fed when it goes on: nothing is held for longer than a layer.
+    """
 
     module: str
-    fed: tuple[tuple[Tensor, Tensor], ...]
+    fed: list[tuple[Tensor, Tensor]]
 
 
 def side_by_side(
@@ -71,7 +74,9 @@ def side_by_side(
             target = waiting[0].at
             assert target is not None
             pairs = zip(walkers[::2], walkers[1::2], strict=True)
-            yield Stop(target, tuple((a.given, b.given) for a, b in pairs if a.at == b.at == target))
+            stop_here = Stop(target, [(a.given, b.given) for a, b in pairs if a.at == b.at == target])
+            yield stop_here
+            stop_here.fed.clear()
             passed.add(target)
             for walker in waiting:
                 if walker.at == target:
@@ -80,7 +85,7 @@ def side_by_side(
 
 def fed_in_full(
     dense: nn.Module, cut: nn.Module, batches: Iterable[Any], name: str
-) -> tuple[tuple[Tensor, Tensor], ...]:
+) -> list[tuple[Tensor, Tensor]]:
     """Return what a layer that is called several times in a pass is fed in all its calls."""
     pairs: list[tuple[Tensor, Tensor]] = []
     for batch in batches:
@@ -91,7 +96,7 @@ def fed_in_full(
                 call_model(model, batch)
             both.append(fed)
         pairs += zip(*both, strict=False)
-    return tuple(pairs)
+    return pairs
 
 
 @contextmanager

@@ -35,7 +35,8 @@ class Evidence:
     """What is known of each group, in the groups' order; what ``needs`` does not name may be missing.
 
     ``ranks`` are effective ranks, in units; ``residuals[g][k - 1]`` is the share of what group g says that
-    is lost with its best k units, ``loudness[g]`` what the whole of it counts for; ``scores[g]`` holds one importance per unit, the higher stays.
+    is lost with its best k units, ``loudness[g]`` what the whole of it counts for; ``scores[g]`` holds one
+    importance per unit, the higher stays.
     """
 
     ranks: Sequence[float] | None = None

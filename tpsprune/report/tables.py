@@ -34,18 +34,21 @@ def widths_table(groups: Sequence[GroupChange], title: str = "Widths") -> Table:
     """Return the table of units per group before and after the cut; heads and the like are named."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("group", overflow="fold", max_width=34)
-    for heading in ("before", "after", "kept", "effective rank", "residual"):
+    by_rank = any(group.effective_rank is not None for group in groups)
+    headings = ["before", "after", "kept", *(["effective rank"] if by_rank else []), "residual"]
+    for heading in headings:
         table.add_column(heading, justify="right")
     for group in _middle_left_out(groups):
         if group is None:
-            table.add_row(f"… {len(groups) - MAX_ROWS} more, in plan.json", *[""] * 5)
+            table.add_row(f"… {len(groups) - MAX_ROWS} more, in plan.json", *[""] * len(headings))
             continue
+        rank = "" if group.effective_rank is None else f"{group.effective_rank:.1f}"
         table.add_row(
             group.group if group.kind == "units" else f"{group.group} ({group.kind})",
             str(group.width_before),
             str(group.width_after),
             words.share(group.width_after / group.width_before),
-            "" if group.effective_rank is None else f"{group.effective_rank:.1f}",
+            *([rank] if by_rank else []),
             "" if group.residual_share is None else f"{group.residual_share:.3f}",
         )
     return table

@@ -1,0 +1,89 @@
+"""What layers are fed, taken without the walk, and the moments of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tpsprune.pruning.groups import Consumer
+from tpsprune.pruning.layers import channels_first, length
+from tpsprune.pruning.rows import patch_places, patches, signal_places, signals
+from tpsprune.pruning.statistics import Joints, JointSums
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def disturbed(model: nn.Module, seed: int = 5) -> nn.Module:
+    """Return a copy with a little noise on every weight and bias."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(noise(*parameter.shape, seed=seed).to(parameter), alpha=0.1)
+    return other
+
+
+def fed_to(model: nn.Module, name: str, batch: Tensor) -> Tensor:
+    """Return what a layer is fed at its last call, by a hook of its own."""
+    fed: list[Tensor] = []
+    handle = model.get_submodule(name).register_forward_pre_hook(lambda _, args: fed.append(args[0]))
+    with torch.no_grad():
+        model(batch)
+    handle.remove()
+    return fed[-1]
+
+
+def elements_of(consumer: Consumer, width: int) -> list[list[int]]:
+    """Return where each signal of a consumer stands, position by position, by the formula in ``groups``."""
+    answer = []
+    for unit in range(width):
+        elements = [
+            consumer.offset + repeat * consumer.stride + unit * consumer.block + each
+            for repeat in range(consumer.repeat)
+            for each in range(consumer.block)
+        ]
+        answer += [
+            elements[low : low + consumer.positions] for low in range(0, len(elements), consumer.positions)
+        ]
+    return answer
+
+
+def of_rows(x_rk: Tensor, y_rn: Tensor, *, at_a_time: int = 9) -> Joints:
+    """Return the moments of two tables, item by item."""
+    sums = JointSums()
+    for x, y in zip(x_rk.split(at_a_time), y_rn.split(at_a_time), strict=True):
+        sums.add(x[:, None, None], y[:, None, None])
+    return sums.joints()
+
+
+def of_signals(
+    module: nn.Module, consumer: Consumer, width: int, pairs: Iterable[tuple[Tensor, Tensor]]
+) -> Joints:
+    """Return the moments of all signals at all places, from what a layer is fed by two models."""
+    sums = JointSums()
+    for given_y, given_x in pairs:
+        everywhere = torch.arange(signal_places(module, given_x, consumer))
+        y, x = (signals(module, each, consumer, width, everywhere) for each in (given_y, given_x))
+        sums.add(x[:, :, None], y[:, :, None])
+    return sums.joints()
+
+
+def of_patches(
+    dense: nn.Module, cut: nn.Module, batches: Sequence[Tensor], alive: Tensor | None = None
+) -> Joints:
+    """Return the moments of all that a layer sees, with what the dense layer puts out by itself."""
+    alive = torch.ones(length(dense, "in"), dtype=torch.bool) if alive is None else alive
+    groups = getattr(dense, "groups", 1)
+    sums = JointSums()
+    for batch in batches:
+        with torch.no_grad():
+            y = dense(batch)
+        y = y.flatten(2).transpose(1, 2) if channels_first(dense) else y
+        y = y.reshape(len(batch), -1, y.shape[-1])
+        x = patches(cut, batch, alive, torch.arange(patch_places(cut, batch)))
+        sums.add(x, y.unflatten(-1, (groups, -1)))
+    return sums.joints()

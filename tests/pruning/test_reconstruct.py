@@ -1,0 +1,271 @@
+"""What an extraction must give back: copies merged without loss, masks, order, modes, flags, number types."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.pruning.feeds import elements_of, noise
+from tpsprune.pruning import Plan, extract, survey
+from tpsprune.pruning.layers import channels_first
+from tpsprune.pruning.layers import refit as remember_sizes
+from tpsprune.pruning.recalibrate import output_error
+from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.target import Macs, Widths
+
+
+def beside(layer: nn.Module, axis: int, *scales: Tensor) -> None:
+    """Put scaled copies of what a layer has along an axis beside it, in place."""
+    for name, parameter in list(layer.named_parameters(recurse=False)):
+        if axis and name == "bias":
+            continue
+        shape = [1] * parameter.ndim
+        shape[axis] = -1
+        tensors = [parameter.detach() * scale.reshape(shape) for scale in scales]
+        setattr(layer, name, nn.Parameter(torch.cat(tensors, dim=axis)))
+    remember_sizes(layer)
+
+
+def doubled(model: nn.Sequential, first: int, second: int, scale: Tensor) -> None:
+    """Double the units of layer ``first``: scaled copies, of which ``second`` hears random shares."""
+    share = torch.rand(len(scale), dtype=torch.float64, generator=torch.Generator().manual_seed(first))
+    alike = torch.ones_like(scale)
+    norm = model[first + 1]
+    if isinstance(norm, nn.BatchNorm2d):
+        norm.running_mean, norm.running_var = norm.running_mean.repeat(2), norm.running_var.repeat(2)
+        beside(model[first], 0, alike, alike)
+        beside(norm, 0, alike, scale)
+    else:
+        beside(model[first], 0, alike, scale)
+    beside(model[second], 1, 1 - share, share / scale)
+
+
+def perceptron(activation: nn.Module) -> nn.Sequential:
+    layers = nn.Linear(5, 6), nn.Identity(), activation, nn.Linear(6, 4), nn.Identity(), activation
+    return nn.Sequential(*layers, nn.Linear(4, 3))
+
+
+def convolutions(activation: nn.Module) -> nn.Sequential:
+    layers = (
+        nn.Conv2d(2, 6, 3, padding=1),
+        nn.Identity(),
+        activation,
+        nn.Conv2d(6, 4, 3, stride=2),
+        nn.Identity(),
+    )
+    return nn.Sequential(*layers, activation, nn.Conv2d(4, 3, 2))
+
+
+def normed(activation: nn.Module) -> nn.Sequential:
+    model = convolutions(activation)
+    model[1], model[4] = nn.BatchNorm2d(6), nn.BatchNorm2d(4)
+    with torch.no_grad():
+        for _ in range(20):
+            model(noise(32, 2, 8, 8) + 0.3)
+    return model.eval()
+
+
+ACTIVATIONS: dict[str, tuple[nn.Module, Callable[[int], Tensor]]] = {
+    "scaled under relu": (nn.ReLU(), lambda n: 0.5 + torch.rand(n, dtype=torch.float64)),
+    "copied under gelu": (nn.GELU(), lambda n: torch.ones(n, dtype=torch.float64)),
+    "copied under sigmoid": (nn.Sigmoid(), lambda n: torch.ones(n, dtype=torch.float64)),
+    "negated under tanh": (nn.Tanh(), lambda n: 1 - 2 * (torch.arange(n) % 2).double()),
+}
+
+
+@pytest.mark.parametrize("refit", [True, False], ids=["refit", "fold alone"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
+@pytest.mark.parametrize("kind", [perceptron, convolutions, normed])
+@pytest.mark.parametrize("case", ACTIVATIONS)
+def test_copies_are_merged_without_loss(
+    case: str, kind: Callable[[nn.Module], nn.Sequential], dtype: torch.dtype, refit: bool
+) -> None:
+    """Both hidden layers have twice their units; the network of the original widths says the same."""
+    torch.manual_seed(0)
+    activation, scale_of = ACTIVATIONS[case]
+    plain = kind(activation).double()
+    model = copy.deepcopy(plain)
+    doubled(model, 0, 3, scale_of(6))
+    doubled(model, 3, 6, scale_of(4))
+    model, plain = model.to(dtype), plain.to(dtype)
+    batch = (noise(160, 5) if kind is perceptron else noise(48, 2, 8, 8)).to(dtype)
+    torch.testing.assert_close(model(batch), plain(batch), rtol=1e-4, atol=1e-5)
+    found = extract(model, batch.split(80), Prune(target=Widths({"0": 6, "3": 4}), refit=refit))
+    for cut, original in zip(found.plan.groups, (6, 4), strict=True):
+        assert {unit % original for unit in cut.kept} == set(range(original))
+    assert output_error(found.ticket, model, [batch]) ** 0.5 < 1e-5
+    error, said = (each.detach().norm() for each in (found.ticket(batch) - plain(batch), plain(batch)))
+    assert float(error / said) < 1e-5
+
+
+def masked_outputs(model: nn.Module, batch: Tensor, plan: Plan) -> Tensor:
+    """Return what a model says whose consumers are fed zeros where units of the plan are gone."""
+    removed = {cut.name: cut.removed for cut in plan.groups}
+    handles = []
+    for group in survey(model, batch).groups:
+        for consumer in group.consumers:
+            signals = elements_of(consumer, group.width)
+            f = consumer.features
+            gone = [e for u in removed[group.name] for signal in signals[u * f : (u + 1) * f] for e in signal]
+
+            def mask(layer: nn.Module, args: tuple[Tensor, ...], gone: list[int] = gone) -> Tensor:
+                given = args[0].clone()
+                given.movedim(1 if channels_first(layer) else -1, 0)[gone] = 0.0
+                return given
+
+            handles.append(model.get_submodule(consumer.module).register_forward_pre_hook(mask))
+    with torch.no_grad():
+        answer: Tensor = model(batch)
+    for handle in handles:
+        handle.remove()
+    return answer
+
+
+@pytest.mark.parametrize("name", ["cnn", "residual", "mixed", "mlp", "token-mlp", "transformer"])
+def test_where_nothing_is_folded_the_ticket_is_the_model_with_the_units_masked(
+    zoo: SimpleNamespace, name: str
+) -> None:
+    model, batch = zoo.case(name)
+    model = model.double().eval()
+    batch = batch.double() if batch.is_floating_point() else batch
+    found = extract(model, [batch], Prune(target=Macs(0.6), fold=False, recalibrate=False))
+    assert any(cut.removed for cut in found.plan.groups)
+    torch.testing.assert_close(found.ticket(batch), masked_outputs(model, batch, found.plan))
+
+
+@pytest.mark.parametrize("share", [0.4, 0.8])
+@pytest.mark.parametrize("refit", [True, False], ids=["refit", "fold alone"])
+@pytest.mark.parametrize("name", ["cnn", "residual", "mixed", "mlp", "token-mlp", "transformer"])
+def test_the_fold_never_does_worse_than_no_fold_on_the_probe(
+    zoo: SimpleNamespace, name: str, refit: bool, share: float
+) -> None:
+    """Of the same units: what is compared is the fit and not the choice."""
+    model, batch = zoo.case(name)
+    model.eval()
+    settings = {"target": Macs(share), "units": "pivoted-cholesky", "recalibrate": False}
+    folded, plain = (
+        extract(model, [batch], Prune(fold=fold, refit=refit, **settings)) for fold in (True, False)
+    )
+    assert [cut.kept for cut in folded.plan.groups] == [cut.kept for cut in plain.plan.groups]
+    errors = [output_error(each.ticket, model, [batch]) for each in (folded, plain)]
+    assert errors[0] <= errors[1]
+
+
+@pytest.mark.parametrize("units", ["interpolation", "pivoted-cholesky", "magnitude"])
+@pytest.mark.parametrize("fold", [True, False])
+def test_units_in_another_order_are_kept_under_their_new_numbers(
+    zoo: SimpleNamespace, units: str, fold: bool
+) -> None:
+    torch.manual_seed(0)
+    model, batch = zoo.mlp((5, 9, 7, 3)).double(), zoo.vectors(80).double()
+    order = torch.randperm(9)
+    permuted = copy.deepcopy(model)
+    with torch.no_grad():
+        permuted[0].weight.copy_(model[0].weight[order])
+        permuted[0].bias.copy_(model[0].bias[order])
+        permuted[2].weight.copy_(model[2].weight[:, order])
+    settings = Prune(target=Macs(0.5), units=units, fold=fold)
+    found, again = (extract(each, [batch], settings) for each in (model, permuted))
+    first, second = again.plan.groups
+    assert {int(order[unit]) for unit in first.kept} == set(found.plan.groups[0].kept)
+    assert second.kept == found.plan.groups[1].kept
+    torch.testing.assert_close(again.ticket(batch), found.ticket(batch), rtol=1e-6, atol=1e-8)
+
+
+class Recurrent(nn.Module):
+    """One layer called three times, its units those of the stream, and a perceptron called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.again = nn.Linear(5, 8), nn.Linear(8, 8)
+        self.up, self.down, self.head = nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 3)
+
+    def forward(self, x_bd: Tensor) -> Tensor:
+        x_bd = torch.tanh(self.embed(x_bd))
+        for _ in range(3):
+            x_bd = torch.tanh(self.again(x_bd))
+        for _ in range(2):
+            x_bd = x_bd + self.down(torch.relu(self.up(x_bd)))
+        return self.head(x_bd)
+
+
+@pytest.mark.parametrize("refit", [True, False], ids=["refit", "fold alone"])
+def test_a_layer_called_several_times_is_fitted_to_all_its_calls(zoo: SimpleNamespace, refit: bool) -> None:
+    torch.manual_seed(0)
+    model, batch = Recurrent(), zoo.vectors(128)
+    settings = {"target": Macs(0.7), "units": "pivoted-cholesky"}
+    folded, plain = (
+        extract(model, batch.split(32), Prune(fold=fold, refit=refit, **settings)) for fold in (True, False)
+    )
+    assert {change.group for change in folded.changes} == {"embed", "up"}
+    assert output_error(folded.ticket, model, [batch]) < output_error(plain.ticket, model, [batch])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("training", [True, False])
+def test_modes_flags_and_number_types_come_back(
+    zoo: SimpleNamespace, dtype: torch.dtype, training: bool
+) -> None:
+    model, batch = zoo.case("cnn")
+    model.to(dtype).train(training)
+    model.body[1].eval()
+    model.body[0].requires_grad_(False)
+    model.head.bias.requires_grad_(False)
+    found = extract(model, [batch.to(dtype)], Prune(target=Macs(0.5)))
+    for name, module in found.ticket.named_modules():
+        assert module.training == model.get_submodule(name).training
+    flags = {name: (each.dtype, each.requires_grad) for name, each in model.named_parameters()}
+    for name, each in found.ticket.named_parameters():
+        added = name in {f"{module}.bias" for module in found.plan.new_biases}
+        owner = f"{name.rpartition('.')[0]}.weight" if added else name
+        assert (each.dtype, each.requires_grad) == flags[owner]
+
+
+class Tied(nn.Module):
+    """A language model whose head is its embedding: the stream stays whole, what lies beside it does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 8)
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+        self.head = nn.Linear(8, 7, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens_bt: Tensor) -> Tensor:
+        x_btd = self.embedding(tokens_bt)
+        return self.head(x_btd + self.down(torch.relu(self.up(x_btd))))
+
+
+def test_tied_weights_stay_tied_and_are_not_refitted(zoo: SimpleNamespace) -> None:
+    torch.manual_seed(0)
+    model = Tied()
+    found = extract(model, [zoo.tokens(64)], Prune(target=Macs(0.7)))
+    assert found.ticket.head.weight is found.ticket.embedding.weight
+    assert torch.equal(found.ticket.head.weight, model.head.weight)
+    assert [change.group for change in found.changes if change.width_after < change.width_before] == ["up"]
+
+
+def test_a_frozen_layer_that_loses_nothing_is_left_as_it_is(zoo: SimpleNamespace) -> None:
+    torch.manual_seed(0)
+    model, batch = zoo.mlp((5, 9, 7, 6, 3)), zoo.vectors(800)
+    model[4].requires_grad_(False)
+    found = extract(model, [batch], Prune(target=Widths({"0": 5})))
+    assert torch.equal(found.ticket[4].weight, model[4].weight)
+    assert torch.equal(found.ticket[0].weight, model[0].weight[list(found.plan.groups[0].kept)])
+    assert not torch.equal(found.ticket[2].weight, model[2].weight[:, list(found.plan.groups[0].kept)])
+    # What the cut has moved is mended where that is allowed.
+    assert not torch.equal(found.ticket[6].weight, model[6].weight)
+
+
+def test_a_probe_of_many_small_batches_proves_as_much_as_one_large_one(zoo: SimpleNamespace) -> None:
+    model, batch = zoo.mlp((5, 9, 7, 3)), zoo.vectors(256)
+    at_once, in_parts = (
+        extract(model, probe, Prune(target=Macs(0.5))) for probe in ([batch], batch.split(4))
+    )
+    assert in_parts.macs_share <= 0.5
+    assert [len(cut.kept) for cut in in_parts.plan.groups] == [len(cut.kept) for cut in at_once.plan.groups]

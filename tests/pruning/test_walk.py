@@ -1,0 +1,227 @@
+"""Two models walked side by side: where each batch is, what is done on the way, and that nothing is left."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from greenlet import getcurrent, greenlet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tests.pruning.feeds import disturbed, fed_to, noise
+from tests.pruning.nets_structure import DrawnNet
+from tpsprune.pruning.layers import is_mixer
+from tpsprune.pruning.walk import fed_in_full, side_by_side
+
+
+def mixers(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if is_mixer(module)]
+
+
+def nothing_is_left(*models: nn.Module) -> bool:
+    """Return whether no module has a hook and no coroutine waits."""
+    gc.collect()
+    waiting = [
+        each
+        for each in gc.get_objects()
+        if issubclass(type(each), greenlet) and each and each != getcurrent()
+    ]
+    hooked = [each for model in models for each in model.modules() if each._forward_pre_hooks]
+    return not waiting and not hooked
+
+
+class Wandering(nn.Module):
+    """Which of its layers are called, and in which order, its input says; ``left`` counts forwards ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.left, self.right, self.last, self.never = (nn.Linear(3, 3) for _ in range(5))
+        self.ended = 0
+
+    def forward(self, x_bd: Tensor) -> Tensor:
+        try:
+            x_bd = self.first(x_bd)
+            order = [self.left, self.right] if float(x_bd.mean()) > 0 else [self.right, self.left]
+            for layer in order[: 1 if float(x_bd[0, 0]) > 0 else 2]:
+                x_bd = torch.tanh(layer(x_bd))
+            return self.last(x_bd)
+        finally:
+            self.ended += 1
+
+
+@pytest.mark.parametrize("name", ["cnn", "residual", "mixed", "token-mlp", "transformer"])
+def test_stops_come_in_the_order_of_calls_and_each_batch_is_where_it_should_be(
+    zoo: SimpleNamespace, name: str
+) -> None:
+    dense, batch = zoo.case(name)
+    dense, cut, batches = dense.eval(), disturbed(dense.eval()), batch.split(12)
+    called: list[str] = []
+    for each in mixers(dense):
+        dense.get_submodule(each).register_forward_pre_hook(lambda *_, each=each: called.append(each))
+    dense(batch)
+    expected = list(called)
+    stops = []
+    for stop in side_by_side(dense, cut, batches, mixers(dense)[::-1]):
+        stops.append(stop.module)
+        assert len(stop.fed) == len(batches)
+        for given_pair, part in zip(stop.fed, batches, strict=True):
+            for found, model in zip(given_pair, (dense, cut), strict=True):
+                torch.testing.assert_close(found, fed_to(model, stop.module, part))
+    assert stops == expected
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    kinds=st.lists(st.sampled_from(["plain", "grouped", "depthwise", "residual"]), min_size=1, max_size=3),
+    norm=st.sampled_from(["batch", "layer", "none"]),
+    parts=st.integers(1, 3),
+    seed=st.integers(0, 1000),
+)
+def test_what_is_done_to_a_layer_at_its_stop_is_what_the_walk_goes_on_with(
+    kinds: list[str], norm: str, parts: int, seed: int
+) -> None:
+    dense = DrawnNet(kinds, [4, 6, 4, 6], norm, 5).eval()
+    cut, batches = copy.deepcopy(dense), noise(6, 2, 6, 6, seed=seed).tensor_split(parts)
+    before = copy.deepcopy(dense.state_dict())
+    for stop in side_by_side(dense, cut, batches, mixers(dense)):
+        plain = copy.deepcopy(cut)
+        for module in plain.modules():
+            module._forward_pre_hooks.clear()
+        for (given_y, given_x), part in zip(stop.fed, batches, strict=True):
+            torch.testing.assert_close(given_x, fed_to(plain, stop.module, part))
+            unmoved = stop.module == "stem"
+            assert torch.equal(given_x, given_y) == unmoved
+        with torch.no_grad():
+            cut.get_submodule(stop.module).weight.mul_(1.5).add_(0.1)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in dense.state_dict().items())
+
+
+def test_a_module_put_in_the_place_of_one_that_comes_later_is_what_is_called() -> None:
+    dense = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3)).eval()
+    cut, batch = copy.deepcopy(dense), noise(4, 3)
+    for stop in side_by_side(dense, cut, [batch], ["0", "2"]):
+        if stop.module == "0":
+            cut[1] = nn.ReLU()
+        else:
+            torch.testing.assert_close(stop.fed[0][1], torch.relu(cut[0](batch)).detach())
+
+
+def test_later_calls_of_a_layer_do_not_stop_and_can_be_had_in_full() -> None:
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.again, self.out = nn.Linear(3, 3), nn.Linear(3, 2)
+
+        def forward(self, x_bd: Tensor) -> Tensor:
+            for _ in range(3):
+                x_bd = torch.tanh(self.again(x_bd))
+            return self.out(x_bd)
+
+    dense = Loop()
+    cut, batch = disturbed(dense), noise(5, 3)
+    assert [stop.module for stop in side_by_side(dense, cut, [batch], ["out", "again"])] == ["again", "out"]
+    pairs = fed_in_full(dense, cut, batch.split(4), "again")
+    assert [len(each) for pair in pairs for each in pair] == [4] * 6 + [1] * 6
+    torch.testing.assert_close(pairs[1][1], torch.tanh(cut.again(batch[:4])).detach())
+    assert nothing_is_left(dense, cut)
+
+
+def test_layers_that_are_never_called_are_left_out_and_other_paths_do_not_hang() -> None:
+    torch.manual_seed(0)
+    dense = Wandering()
+    cut = disturbed(dense)
+    batches = [noise(2, 3, seed=seed) for seed in range(12)]
+    taken: dict[str, list[Tensor]] = {}
+    for stop in side_by_side(dense, cut, batches, ["never", "last", "left", "right", "first"]):
+        taken[stop.module] = [given_y.clone() for given_y, _ in stop.fed]
+    assert set(taken) == {"first", "left", "right", "last"}
+    assert len(taken["first"]) == len(batches)
+    assert 0 < len(taken["left"]) < len(batches)
+    for given_y in taken["left"]:
+        assert any(
+            torch.equal(given_y, fed_to(dense, "left", each)) for each in batches if _comes_by(dense, each)
+        )
+    assert nothing_is_left(dense, cut)
+
+
+def _comes_by(model: nn.Module, batch: Tensor) -> bool:
+    try:
+        fed_to(model, "left", batch)
+    except IndexError:
+        return False
+    return True
+
+
+def test_leaving_early_ends_every_forward_and_leaves_nothing_behind() -> None:
+    dense, cut = Wandering(), Wandering()
+    walk = side_by_side(dense, cut, list(noise(6, 2, 3)), mixers(dense))
+    assert next(walk).module == "first"
+    assert (dense.ended, cut.ended) == (0, 0)
+    assert not nothing_is_left(dense, cut)
+    walk.close()
+    assert (dense.ended, cut.ended) == (6, 6)
+    assert nothing_is_left(dense, cut)
+
+
+def test_an_error_in_the_loop_over_the_stops_leaves_nothing_behind() -> None:
+    dense, cut = Wandering(), Wandering()
+
+    def stumble() -> None:
+        for stop in side_by_side(dense, cut, list(noise(3, 2, 3)), mixers(dense)):
+            assert stop.module != "last", "enough"
+
+    with pytest.raises(AssertionError, match="enough"):
+        stumble()
+    assert nothing_is_left(dense, cut)
+
+
+@pytest.mark.parametrize("layer", ["first", "last"])
+@pytest.mark.parametrize("broken", [0, 1])
+def test_what_a_model_raises_comes_through_and_nothing_is_left_behind(layer: str, broken: int) -> None:
+    models = (Wandering(), Wandering())
+    setattr(models[broken], layer, nn.Linear(4, 3))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        list(side_by_side(*models, list(noise(3, 2, 3)), mixers(models[0])))
+    assert nothing_is_left(*models)
+    assert [model.ended for model in models] == [3, 3]
+
+
+class Keywords(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 2), nn.Linear(2, 2)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.b(input=self.a(input=left - right))
+
+
+@pytest.mark.parametrize(
+    "batch_of",
+    [lambda x, y: {"right": y, "left": x}, lambda x, y: (x, y)],
+    ids=["by keyword", "by position"],
+)
+def test_models_and_layers_may_be_called_by_keyword(batch_of: Callable[..., Any]) -> None:
+    dense, x, y = Keywords(), noise(4, 3), noise(4, 3, seed=1)
+    stops = {
+        stop.module: stop.fed[0][0].clone()
+        for stop in side_by_side(dense, disturbed(dense), [batch_of(x, y)], ["a", "b"])
+    }
+    torch.testing.assert_close(stops["a"], x - y)
+    torch.testing.assert_close(stops["b"], dense.a(x - y).detach())
+
+
+def test_no_gradients_are_kept_and_the_caller_has_those_it_had() -> None:
+    dense = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    for stop in side_by_side(dense, copy.deepcopy(dense), [noise(2, 3)], ["0", "1"]):
+        assert torch.is_grad_enabled()
+        assert not any(each.requires_grad for each in stop.fed[0])
+    assert torch.is_grad_enabled()
+    assert not list(side_by_side(dense, copy.deepcopy(dense), [], ["0"]))
+    assert not list(side_by_side(dense, copy.deepcopy(dense), [noise(2, 3)], []))
