@@ -25,6 +25,16 @@ from tpsprune.pruning.statistics import Joint, Joints
 
 __all__ = ["Refit", "refit", "refit_fault"]
 
+FORWARDS: Final = {each.forward for each in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
+ALIKE: Final = 0.02
+"""Of ridges whose errors differ by no more than this share the largest is taken: weights stay small."""
+EXACT: Final = 1e-12
+"""An error, as a share of the variance, that is none."""
+SAFE: Final = 1e-2
+"""The ridge where nothing can be held out."""
+MOST_FEATURES: Final = 4608
+"""512 channels seen through a 3×3 kernel: 170 MB for each of three matrices of moments."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refit:
