@@ -5,8 +5,7 @@ Shape letters: h query heads, g query heads that share keys and values, d width 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, product
 from typing import Final
@@ -14,52 +13,22 @@ from typing import Final
 from torch import nn
 
 from tpsprune.pruning.groups import Attribute, Consumer, Group, Slice
+from tpsprune.pruning.head_counts import (
+    OF_ALL_HEADS,
+    Heads,
+    Number,
+    counts_heads,
+    head_counts,
+    is_width,
+    numbers_around,
+)
 from tpsprune.pruning.layers import tensor_axes
-from tpsprune.pruning.projections import Attention, Part, attentions, is_projection
+from tpsprune.pruning.projections import Attention, Part, attentions
 
 __all__ = ["attention_groups"]
 
 MOST_CANDIDATES: Final = 12
 """Of one attention: each costs a trial, and a layout that is not among the likeliest is a rare one."""
-
-WIDTH_OF_HEAD: Final = re.compile(r"head_?(dim|size|width|features|channels)|(dim|d|size)_?head$|^d_kv$")
-NUMBER_OF_HEADS: Final = re.compile(r"head|^n?h$")
-OF_ALL_HEADS: Final = re.compile(r"inner|all_head|attn_dim|split|[qkv]_?(size|dim)$|proj|qkv")
-IN_CONFIG: Final = ("num_attention_heads", "n_head", "num_heads", "n_heads")
-
-
-@dataclass(frozen=True, slots=True)
-class _Number:
-    """A whole number that a module remembers."""
-
-    module: str
-    name: str
-    value: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Heads:
-    """How the numbers of one attention fall into heads; ``width`` is of q and k, ``value`` of v."""
-
-    queries: int
-    keys: int
-    width: int
-    value: int
-
-    @property
-    def shared(self) -> int:
-        """Query heads for each head of keys and values."""
-        return self.queries // self.keys
-
-    @property
-    def units(self) -> int:
-        """What can go: heads of keys and values with their queries; query heads where one is read by all."""
-        return self.keys if self.keys > 1 else self.queries
-
-    @property
-    def queries_each(self) -> int:
-        """Query heads in a unit."""
-        return self.queries // self.units
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +64,9 @@ def attention_groups(model: nn.Module) -> tuple[Group, ...]:
 
 
 def _candidates(model: nn.Module, attention: Attention) -> Iterator[Group]:
-    numbers = _numbers(model, attention)
+    numbers = numbers_around(model, attention)
     seen: set[Group] = set()
-    for heads in _head_counts(model, attention, numbers):
+    for heads in head_counts(model, attention, numbers):
         per_head = _per_head(model, attention.place, heads)
         layouts = _layouts(attention, heads)
         for layout, attributes, bare in product(
@@ -112,7 +81,7 @@ def _candidates(model: nn.Module, attention: Attention) -> Iterator[Group]:
 def _group(
     model: nn.Module,
     attention: Attention,
-    heads: _Heads,
+    heads: Heads,
     layout: tuple[dict[Part, tuple[_Run, ...]], _Run],
     attributes: tuple[Attribute, ...],
     bare: tuple[Slice, ...],
@@ -141,7 +110,7 @@ def _group(
     )
 
 
-def _layouts(attention: Attention, heads: _Heads) -> list[tuple[dict[Part, tuple[_Run, ...]], _Run]]:
+def _layouts(attention: Attention, heads: Heads) -> list[tuple[dict[Part, tuple[_Run, ...]], _Run]]:
     """Return, likeliest first, where heads lie in each part and at the output projection.
 
     Query heads that share keys come one after the other, or each after as many as there are keys. A
@@ -157,7 +126,7 @@ def _layouts(attention: Attention, heads: _Heads) -> list[tuple[dict[Part, tuple
     return answer
 
 
-def _runs(part: Part, attention: Attention, heads: _Heads, by_head: bool, tiled: bool) -> tuple[_Run, ...]:
+def _runs(part: Part, attention: Attention, heads: Heads, by_head: bool, tiled: bool) -> tuple[_Run, ...]:
     queries = _of_queries(heads, heads.width, tiled)
     if part.role == "q":
         return (queries,)
@@ -177,52 +146,13 @@ def _runs(part: Part, attention: Attention, heads: _Heads, by_head: bool, tiled:
     return (queries, pair) if part.role == "qkv" else (pair,)
 
 
-def _of_queries(heads: _Heads, width: int, tiled: bool) -> _Run:
+def _of_queries(heads: Heads, width: int, tiled: bool) -> _Run:
     if tiled:
         return _Run(0, width, heads.queries_each, heads.units * width)
     return _Run(0, heads.queries_each * width)
 
 
-def _numbers(model: nn.Module, attention: Attention) -> tuple[_Number, ...]:
-    """Return the whole numbers kept beside the projections, or by the first module around that has heads."""
-    inside = attention.place
-    while True:
-        holder = model.get_submodule(inside)
-        # Below the projections' own module, a helper of theirs (a core, a rotary table) may count too.
-        helpers = holder.named_children() if inside == attention.place else ()
-        modules = [(inside, holder)] + [
-            (f"{inside}.{name}" if inside else name, child)
-            for name, child in helpers
-            if not any(is_projection(each) for each in child.modules())
-        ]
-        numbers = tuple(
-            _Number(where, name, value)
-            for where, module in modules
-            for name, value in vars(module).items()
-            if type(value) is int and value > 0
-        )
-        if not inside or any("head" in number.name for number in numbers):
-            return numbers
-        inside = inside.rpartition(".")[0]
-
-
-def _head_counts(model: nn.Module, attention: Attention, numbers: Sequence[_Number]) -> Iterator[_Heads]:
-    """Yield the numbers of heads that go into the sizes: as counted, from a head's width, then any other."""
-    config = getattr(model.get_submodule(attention.place), "config", None) or getattr(model, "config", None)
-    hints = [getattr(config, name, None) for name in IN_CONFIG]
-    counted = [each.value for each in numbers if _counts_heads(each.name)]
-    by_width = [attention.query // each.value for each in numbers if _is_width(each.name)]
-    known = [*counted, *by_width, *(hint for hint in hints if type(hint) is int)]
-    for queries in dict.fromkeys(known or [each.value for each in numbers]):
-        if queries < 2 or attention.query % queries:
-            continue
-        width = attention.query // queries
-        keys, rest = divmod(attention.key, width)
-        if not rest and keys and not queries % keys and not attention.value % keys:
-            yield _Heads(queries, keys, width, attention.value // keys)
-
-
-def _attribute_sets(numbers: Iterable[_Number], heads: _Heads) -> list[tuple[Attribute, ...]]:
+def _attribute_sets(numbers: Iterable[Number], heads: Heads) -> list[tuple[Attribute, ...]]:
     """Return, likeliest first, which numbers follow the heads: counts and inner widths, all, counts, none."""
     counts: list[Attribute] = []
     inner: list[Attribute] = []
@@ -232,9 +162,9 @@ def _attribute_sets(numbers: Iterable[_Number], heads: _Heads) -> list[tuple[Att
     sizes |= {2 * size for size in sizes} | {3 * size for size in sizes}
     for number in numbers:
         attribute = Attribute(number.module, number.name, number.value // heads.units)
-        if number.value % heads.units or _is_width(number.name):
+        if number.value % heads.units or is_width(number.name):
             continue
-        if number.value in (heads.queries, heads.keys) and _counts_heads(number.name, keys=True):
+        if number.value in (heads.queries, heads.keys) and counts_heads(number.name, keys=True):
             counts.append(attribute)
         elif number.value in sizes and OF_ALL_HEADS.search(number.name):
             inner.append(attribute)
@@ -250,17 +180,7 @@ def _attribute_sets(numbers: Iterable[_Number], heads: _Heads) -> list[tuple[Att
     return list(dict.fromkeys(sets))
 
 
-def _counts_heads(name: str, *, keys: bool = False) -> bool:
-    if not NUMBER_OF_HEADS.search(name) or _is_width(name) or "group" in name or "all_head" in name:
-        return False
-    return keys or not re.search(r"kv|key", name)
-
-
-def _is_width(name: str) -> bool:
-    return bool(WIDTH_OF_HEAD.search(name)) and "all_head" not in name
-
-
-def _per_head(model: nn.Module, place: str, heads: _Heads) -> tuple[Slice, ...]:
+def _per_head(model: nn.Module, place: str, heads: Heads) -> tuple[Slice, ...]:
     """Return slices of the bare tensors beside the projections with one axis as long as heads are many."""
     module = model.get_submodule(place)
     held = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]

@@ -20,6 +20,8 @@ from tpsprune.pruning.groups import Group
 __all__ = ["CostModel"]
 
 Shape: TypeAlias = tuple[int, ...]
+Term: TypeAlias = tuple[float, list[tuple[int, dict[int, int]]]]
+"""A factor, and for each axis its length and how much of it a unit of each group is."""
 
 
 @final
@@ -29,7 +31,9 @@ class CostModel:
 
     A layer multiplies each element of its weight equally often, so its multiply-accumulates are those per
     element times the elements that stay; a tensor's parameters are its elements. What units are multiplied
-    by without weights (attention scores) goes with their number; what no group touches is constant.
+    by without weights (attention scores) goes with their number; what no group touches is constant. A group
+    of head width keeps its share of every head: an axis of heads counts as two, one of heads and one of
+    dimensions. Of an attention's own products those of queries and keys go with that width.
 
     ``total`` is the dense model's cost; biases that the fold adds make ``at(widths)`` a little more than
     that. Not seen: products of activations that no group names as its core; they count as constant, so the
@@ -89,15 +93,19 @@ class CostModel:
             for slice_ in (each for each in dict.fromkeys(group.slices) if each.tensor in per_element):
                 axis = touched[slice_.tensor][slice_.axis]
                 axis[rank] = axis.get(rank, 0) + slice_.block * slice_.repeat
-        terms: list[tuple[float, list[tuple[int, dict[int, int]]]]] = []
+        terms: list[Term] = []
         for tensor, cut in touched.items():
             shape = shapes[tensor]
-            rest = prod(length for axis, length in enumerate(shape) if axis not in cut)
-            terms.append((per_element[tensor] * rest, [(shape[axis], by) for axis, by in cut.items()]))
+            factor = per_element[tensor] * prod(size for axis, size in enumerate(shape) if axis not in cut)
+            axes = []
+            for place, by in cut.items():
+                across = [rank for rank in by if groups[rank].scores is not None]
+                axes.append((shape[place], {rank: own for rank, own in by.items() if rank not in across}))
+                axes += [(groups[rank].width, {rank: 1}) for rank in across]
+                factor /= prod(groups[rank].width for rank in across)
+            terms.append((factor, axes))
         for core, macs in cores.items():
-            by_group = [rank for rank, group in enumerate(groups) if core in group.cores]
-            factor = macs / prod(groups[rank].width for rank in by_group)
-            terms.append((factor, [(groups[rank].width, {rank: 1}) for rank in by_group]))
+            terms += _terms_of_core(core, macs, groups)
         # Axis 0 is one element long and loses none: it fills up terms of fewer axes.
         lengths, per_unit, places = [1], [[0] * len(groups)], []
         most = max((len(axes) for _, axes in terms), default=1)
@@ -127,6 +135,20 @@ class CostModel:
         gone_bg = torch.tensor(self.widths, dtype=torch.float64) - widths_bg
         stay_ba = self.lengths_a - gone_bg @ self.elements_ag.T
         return self.constant + stay_ba[:, self.axes_tx].prod(-1) @ self.factors_t
+
+
+def _terms_of_core(core: str, macs: float, groups: Sequence[Group]) -> list[Term]:
+    """Return the terms of what a module multiplies itself: scores, in step with the width, and values."""
+    named = [(rank, group) for rank, group in enumerate(groups) if core in group.cores]
+    heads = [(group.width, {rank: 1}) for rank, group in named if group.scores is None]
+    rest = macs / prod(width for width, _ in heads)
+    terms: list[Term] = []
+    for rank, group in named:
+        if group.scores is not None:
+            each = rest / (group.width + group.scores.value)
+            terms.append((each, [*heads, (group.width, {rank: 1})]))
+            rest = each * group.scores.value
+    return [*terms, (rest, heads)]
 
 
 def _own_macs(count: MacCount) -> dict[str, int]:

@@ -11,11 +11,21 @@ from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
 from tpsprune.pruning.groups import Attribute, Group, GroupCut
-from tpsprune.pruning.layers import deafen, length, mixer, refit
+from tpsprune.pruning.layers import deafen, length, mixer, refit, tensor_named
 from tpsprune.pruning.layout import element_index
 from tpsprune.pruning.norms import MaskedNorm, masked, norms_over_units, unmasked
 
-__all__ = ["Elements", "cut_copy", "cut_in_place", "elements_kept", "fresh_copy", "silence", "take", "unmask"]
+__all__ = [
+    "Elements",
+    "cut_copy",
+    "cut_in_place",
+    "elements_kept",
+    "fresh_copy",
+    "silence",
+    "silenced_tensors",
+    "take",
+    "unmask",
+]
 
 Elements = dict[str, dict[int, Tensor]]
 """By tensor name and axis, the elements that stay, in the numbering of the dense model."""
@@ -98,27 +108,37 @@ def cut_in_place(model: nn.Module, cuts: Sequence[GroupCut]) -> None:
         )
     for cut in (each for each in cuts if each.removed):
         for attribute in cut.attributes:
-            _remember(model.get_submodule(attribute.module), attribute, len(cut.kept))
+            _remember(model.get_submodule(attribute.module), attribute, cut)
     for module in touched.values():
         refit(module)
 
 
-def _remember(module: nn.Module, attribute: Attribute, units: int) -> None:
-    """Set what a module remembers about its units; a shape of one number stays a shape."""
-    value = attribute.per_unit * units
+def _remember(module: nn.Module, attribute: Attribute, cut: GroupCut) -> None:
+    """Let what a module remembers about its units fall as they do; a shape of one number stays a shape.
+
+    A number that follows the heads and their width falls by both.
+    """
     old = getattr(module, attribute.name)
-    setattr(module, attribute.name, type(old)((value,)) if isinstance(old, tuple | list) else value)
+    is_shape = isinstance(old, tuple | list)
+    value = (old[0] if is_shape else old) * len(cut.kept) // cut.width
+    setattr(module, attribute.name, type(old)((value,)) if is_shape else value)
 
 
 def silence(model: nn.Module, group: Group, removed: Sequence[int]) -> None:
     """Make a model deaf to some units of a group, in place: the cut, at the old shape.
 
     Its consumers hear zero from them, and the norms among its members norm over the units that stay (each
-    is replaced by a ``norms.MaskedNorm`` with the same parameters; ``cut_in_place`` puts it back).
+    is replaced by a ``norms.MaskedNorm`` with the same parameters; ``cut_in_place`` puts it back). Of a group
+    of head width the rows that give the dimensions are set to zero, in queries and keys.
     """
     gone = list(removed)
     if not gone:
         return
+    if group.scores is not None:
+        for each in group.slices:
+            if (tensor := tensor_named(model, each.tensor)) is not None:
+                rows = tensor.detach().movedim(each.axis, 0)
+                rows[element_index(each, group.width, rows.device)[gone].flatten()] = 0.0
     for consumer in group.consumers:
         deafen(mixer(model, consumer.module), consumer, group.width, gone)
     for member in group.members:
@@ -127,6 +147,13 @@ def silence(model: nn.Module, group: Group, removed: Sequence[int]) -> None:
             layout = next(each for each in group.slices if each.tensor.rpartition(".")[0] == member)
             elements = element_index(layout, group.width)[gone].flatten()
             model.set_submodule(member, masked(norm, length(norm, "both"), elements))
+
+
+def silenced_tensors(group: Group) -> tuple[str, ...]:
+    """Return the names of the parameters that ``silence`` writes to; a bias among them may not be there."""
+    if group.scores is not None:
+        return tuple(dict.fromkeys(slice_.tensor for slice_ in group.slices))
+    return tuple(dict.fromkeys(f"{consumer.module}.weight" for consumer in group.consumers))
 
 
 def unmask(model: nn.Module) -> None:

@@ -119,7 +119,9 @@ def _walk(graph: Any, root: nn.Module, handler: Any, width: int, longest: int) -
             met = reached.setdefault((target, dependency.handler), {})
             new = {each.idx: each for each in there if 0 <= each.idx < limit and each.idx not in met}
             if new:
-                met.update({element: each.root_idx for element, each in new.items()})
+                # What is repeated (keys that query heads share) has lost its root.
+                roots = {element: each.root_idx for element, each in new.items()}
+                met.update({element: -1 if root is None else root for element, root in roots.items()})
                 stack.append((target, dependency.handler, list(new.values())))
     return {place: elements for place, elements in reached.items() if elements}
 
@@ -159,6 +161,8 @@ def _layout(owners: dict[int, int], units: int) -> tuple[int, int, int, int] | N
 
     Root units that are equal modulo ``units`` are one: the halves of a gate go together.
     """
+    if min(owners.values()) < 0:
+        return None
     ordered = sorted(owners)
     per_unit, rest = divmod(len(ordered), units)
     if rest or not per_unit:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from tpsprune.records import LeftAlone
 
-__all__ = ["Attribute", "Consumer", "Group", "GroupCut", "Slice", "Survey"]
+__all__ = ["Attribute", "Consumer", "Group", "GroupCut", "Scores", "Slice", "Survey"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +57,33 @@ class Consumer:
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """A number that a module remembers about its units (heads, width): ``per_unit`` times those that stay."""
+    """A number that a module remembers about its units (heads, width): ``per_unit`` times as many.
+
+    It falls as the units do; one that follows two groups (all heads' dimensions) falls by both.
+    """
 
     module: str
     name: str
     per_unit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How the queries of an attention meet its keys: qᵀk of each pair of heads, times a scale.
+
+    ``queries`` and ``keys`` count heads, each as wide as the group that holds this; ``value`` is the width of
+    a head's values. Where query heads share keys they come one after the other, or, ``tiled``, each after as
+    many as there are keys. ``scale_follows`` says that the module reads its scale d^(−1/2) from the tensors,
+    so that it grows when d falls (``head_width.hold_scale``).
+    """
+
+    query: str
+    key: str
+    queries: int
+    keys: int
+    value: int
+    tiled: bool = False
+    scale_follows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +95,9 @@ class Group:
     norm), ``consumers`` mix them. ``slices`` are all the tensors that lose elements when a unit goes.
     ``cores`` are modules that multiply units themselves, without weights, in proportion to how many there
     are (attention); ``kind`` says what a unit is.
+
+    A unit of kind "head-width" is one dimension of the queries and keys of all heads of an attention. No
+    layer reads it, so there are no consumers: queries and keys meet each other, as ``scores`` says.
     """
 
     name: str
@@ -84,6 +109,7 @@ class Group:
     attributes: tuple[Attribute, ...] = ()
     cores: tuple[str, ...] = ()
     kind: Literal["units", "heads", "head-width", "blocks"] = "units"
+    scores: Scores | None = None
 
 
 @dataclass(frozen=True, slots=True)

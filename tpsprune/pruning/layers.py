@@ -31,6 +31,7 @@ __all__ = [
     "refit",
     "set_heard",
     "tensor_axes",
+    "tensor_named",
     "units_first",
     "units_out",
 ]
@@ -119,6 +120,12 @@ def tensor_axes(module: nn.Module, side: Side) -> dict[str, int]:
 def mixer(model: nn.Module, name: str) -> Mixer:
     """Return a layer that is known to mix units: linear, or a convolution."""
     return cast(Mixer, model.get_submodule(name))
+
+
+def tensor_named(model: nn.Module, name: str) -> Tensor | None:
+    """Return a parameter or buffer by its full name; none where its module does without (a bias)."""
+    owner, _, tensor = name.rpartition(".")
+    return cast(Tensor | None, getattr(model.get_submodule(owner), tensor, None))
 
 
 def input_axis(module: nn.Module) -> int:

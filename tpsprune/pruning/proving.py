@@ -89,7 +89,9 @@ class Proving:
                 continue
             # A group that others of this round share units with waits for none of them: the first is taken.
             self._claim(proposal.group)
-            extra = on_the_stream(self._subject, proposal.group, self._bare, self._batch)
+            # A head's width has no stream of its own, and its basis was proved to be nobody else's.
+            on_stream = proposal.group.scores is None
+            extra = on_the_stream(self._subject, proposal.group, self._bare, self._batch) if on_stream else ()
             trials.append((proposal, replace(proposal.group, slices=(*proposal.group.slices, *extra))))
         faults = trial_faults(self._subject, [group for _, group in trials], self._batch)
         for (proposal, group), fault in zip(trials, faults, strict=True):
@@ -113,7 +115,7 @@ class Proving:
             return "it has one unit only"
         for place, mask in self._masks(group):
             for other, theirs in self._claims[place]:
-                if bool((mask & theirs).any()):
+                if bool((mask & theirs).any()) and not _crosswise(group, other):
                     return other
         return ""
 
@@ -132,3 +134,19 @@ class Proving:
                 index = element_index(each, group.width).flatten()
                 mask[index[index < len(mask)]] = True
                 yield (each.tensor, each.axis), mask
+
+
+def _crosswise(first: Group, second: Group) -> bool:
+    """Return whether one has whole heads and the other the dimensions of just those: neither hides the other.
+
+    Of every head that stays the same dimensions stay, so an axis cut by both keeps a product.
+    """
+    width, heads = (first, second) if first.scores is not None else (second, first)
+    if width.scores is None or heads.kind != "heads":
+        return False
+    own = {each.tensor for each in width.slices}
+    return all(
+        not (each.offset % width.width or each.block % width.width or each.stride % width.width)
+        for each in heads.slices
+        if each.tensor in own and each.axis in {its.axis for its in width.slices if its.tensor == each.tensor}
+    )

@@ -32,7 +32,7 @@ def surveyed(model: nn.Module, batch: Any, settings: Prune) -> tuple[Survey, Mac
         PruneError: a pattern to leave alone matches nothing, or nothing can be cut.
     """
     example = batch[:2] if isinstance(batch, Tensor) else batch
-    found = survey(model, example, settings.leave_alone)
+    found = survey(model, example, settings.leave_alone, head_width=settings.head_width)
     if not found.groups:
         raise PruneError(_nothing_to_cut(found))
     count = count_macs(model, example)

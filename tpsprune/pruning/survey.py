@@ -15,6 +15,7 @@ from tpsprune.pruning.attention import attention_groups
 from tpsprune.pruning.candidates import Candidate, Proposal, candidates
 from tpsprune.pruning.graph import couplings
 from tpsprune.pruning.groups import Group, Survey
+from tpsprune.pruning.head_width_candidates import HEAD_WIDTH, head_width_candidates
 from tpsprune.pruning.layers import fault_of, is_depthwise, is_mixer
 from tpsprune.pruning.proving import Proving
 from tpsprune.pruning.trial import shaken
@@ -23,7 +24,9 @@ from tpsprune.records import LeftAlone
 __all__ = ["survey"]
 
 
-def survey(model: nn.Module, example_batch: Any, leave_alone: Sequence[str] = ()) -> Survey:
+def survey(
+    model: nn.Module, example_batch: Any, leave_alone: Sequence[str] = (), *, head_width: bool = False
+) -> Survey:
     """Find the groups of units that can be cut from ``model``, each proved by a trial cut.
 
     Attention heads come first (``attention``), then what the trace couples (``graph``, ``candidates``), each
@@ -37,19 +40,22 @@ def survey(model: nn.Module, example_batch: Any, leave_alone: Sequence[str] = ()
         example_batch: one prepared batch; of a tensor, the first two items are used.
         leave_alone: ``fnmatch`` patterns of module names whose output units stay; a pattern that
             matches a container holds for everything in it. What these layers read may still be cut.
+        head_width: whether to look for the width of attention heads too (``head_width_candidates``).
 
     Raises:
         PruneError: a pattern matches no module.
 
     Cost: one trace, a copy, and some five passes over two items where the first guess at everything is
-    right; a pass or two more for each group that fails, and for each that may have bare parameters.
+    right; a pass or two more for each group that fails, and for each that may have bare parameters. Of head
+    widths, a pass for each attention.
     """
     spared = _matches(model, leave_alone)
     order = {name: rank for rank, (name, _) in enumerate(model.named_modules())}
     tied = _tied(model)
     batch = _first_two(example_batch)
     traced = couplings(model, batch)
-    proving = Proving(shaken(model), _single_precision(batch), tied, spared)
+    subject, single = shaken(model), _single_precision(batch)
+    proving = Proving(subject, single, tied, spared)
 
     heads: dict[str, list[Group]] = defaultdict(list)
     for group in attention_groups(model):
@@ -58,16 +64,27 @@ def survey(model: nn.Module, example_batch: Any, leave_alone: Sequence[str] = ()
     proving.prove(of_heads)
     by_attention = set(proving.accepted)
     left_alone = []
+    if head_width:
+        narrower = proving.prove(head_width_candidates(model, subject, single))
+        left_alone += [LeftAlone(name=name, reason=_words(reason)) for name, reason in narrower.items()]
     for name, reason in proving.prove(list(candidates(model, traced))).items():
         # What torch-pruning makes of the inside of an attention is heard only where its heads are not cut.
         if not (isinstance(reason, Group) and reason.name in by_attention):
-            text = f"its units are also those of {reason.name}" if isinstance(reason, Group) else reason
-            left_alone.append(LeftAlone(name=name, reason=text))
+            left_alone.append(LeftAlone(name=name, reason=_words(reason)))
     left_alone += [LeftAlone(name=name, reason=reason) for name, reason in proving.clashes().items()]
     left_alone += _never_met(model, {touch.module for each in traced for touch in each.touches})
-    groups = sorted(proving.accepted.values(), key=lambda group: order[group.name])
-    left_alone.sort(key=lambda each: order[each.name])
+    groups = sorted(proving.accepted.values(), key=lambda group: order[_place(group.name)])
+    left_alone.sort(key=lambda each: order[_place(each.name)])
     return Survey(tuple(groups), tuple(left_alone))
+
+
+def _words(reason: str | Group) -> str:
+    return f"its units are also those of {reason.name}" if isinstance(reason, Group) else reason
+
+
+def _place(name: str) -> str:
+    """Return the module that a group is named after."""
+    return name.removesuffix(HEAD_WIDTH)
 
 
 def _matches(model: nn.Module, patterns: Sequence[str]) -> dict[str, str]:

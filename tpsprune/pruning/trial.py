@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.numerics.forward import call_model
-from tpsprune.pruning.cutting import cut_in_place, fresh_copy, silence
+from tpsprune.pruning.cutting import cut_in_place, fresh_copy, silence, silenced_tensors
 from tpsprune.pruning.groups import Group, GroupCut
-from tpsprune.pruning.layers import mixer
+from tpsprune.pruning.head_width import hold_scale
+from tpsprune.pruning.layers import tensor_named
 
 __all__ = [
+    "close",
     "flat_tensors",
     "half_of",
     "joint_fault",
@@ -135,15 +137,20 @@ def _fault(subject: nn.Module, groups: Sequence[Group], batch: Any, whole: list[
                 masked = list(flat_tensors(call_model(subject, batch)))
             with put_back(subject, ()):
                 cut_in_place(subject, cuts)
+                for group, cut in zip(groups, cuts, strict=True):
+                    hold_scale(subject, group, len(cut.kept))
                 ticket = list(flat_tensors(call_model(subject, batch)))
     # Whatever the model's own code raises at another width is the answer sought.
     except Exception as error:  # noqa: BLE001
         return f"the model does not run without some of its units ({_first_line(error)})"
+    consumed = any(group.consumers for group in groups)
     if all(torch.equal(a, b) for a, b in zip(whole, masked, strict=True)):
-        return "the output does not depend on its consumers"
+        return f"the output does not depend on its {'consumers' if consumed else 'queries and keys'}"
     if [tensor.shape for tensor in masked] != [tensor.shape for tensor in ticket]:
         return "it is the model's output"
-    if not _close(masked, ticket):
+    if not close(masked, ticket):
+        if not consumed:
+            return "narrower heads give other scores, and no scale of d^(−1/2) explains it"
         return "more than its consumers depend on it (attention heads, or a norm or mean over units)"
     return ""
 
@@ -162,9 +169,11 @@ def put_back(subject: nn.Module, groups: Sequence[Group]) -> Iterator[None]:
         tables = {name: dict(module.__dict__[name]) for name in ("_parameters", "_buffers", "_modules")}
         kept.append((module, module.__dict__ | tables))
     try:
-        for name in dict.fromkeys(consumer.module for group in groups for consumer in group.consumers):
-            module = mixer(subject, name)
-            module.weight = nn.Parameter(module.weight.detach().clone(), module.weight.requires_grad)
+        for name in dict.fromkeys(name for group in groups for name in silenced_tensors(group)):
+            if (old := tensor_named(subject, name)) is not None:
+                owner, _, tensor = name.rpartition(".")
+                clone = nn.Parameter(old.detach().clone(), old.requires_grad)
+                setattr(subject.get_submodule(owner), tensor, clone)
         yield
     finally:
         for module, state in kept:
@@ -173,11 +182,12 @@ def put_back(subject: nn.Module, groups: Sequence[Group]) -> Iterator[None]:
 
 
 def _loud(subject: nn.Module, groups: Sequence[Group], batch: Any) -> list[bool]:
-    """Return for each group whether the output depends on one of its consumers, as far as autograd sees."""
+    """Return for each group whether the output depends on what ``silence`` writes to, by autograd."""
     weights = {
-        consumer.module: mixer(subject, consumer.module).weight
+        name: tensor
         for group in groups
-        for consumer in group.consumers
+        for name in silenced_tensors(group)
+        if (tensor := tensor_named(subject, name)) is not None
     }
     flags = {name: weight.requires_grad for name, weight in weights.items()}
     try:
@@ -195,7 +205,7 @@ def _loud(subject: nn.Module, groups: Sequence[Group], batch: Any) -> list[bool]
         name: gradient is not None and bool(gradient.any())
         for name, gradient in zip(weights, gradients, strict=True)
     }
-    return [any(loud[consumer.module] for consumer in group.consumers) for group in groups]
+    return [any(loud.get(name, False) for name in silenced_tensors(group)) for group in groups]
 
 
 def scalar(output: Any) -> Tensor:
@@ -207,7 +217,8 @@ def scalar(output: Any) -> Tensor:
     return torch.stack([part.cpu().double() for part in parts]).sum() if parts else torch.zeros(())
 
 
-def _close(expected: list[Tensor], found: list[Tensor]) -> bool:
+def close(expected: list[Tensor], found: list[Tensor]) -> bool:
+    """Return whether answers are equal but for rounding, as measured by the spread of those expected."""
     return all(
         bool((a - b).abs().max() <= TOLERANCE * (a - a.mean()).abs().max().clamp_min(1e-12))
         for a, b in zip(expected, found, strict=True)

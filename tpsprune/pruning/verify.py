@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.numerics.macs import MacCount, count_macs
-from tpsprune.pruning.groups import Group
+from tpsprune.pruning.cutting import elements_kept
+from tpsprune.pruning.groups import Group, GroupCut
 from tpsprune.pruning.recalibrate import output_error
 from tpsprune.pruning.rows import some
 from tpsprune.pruning.trial import flat_tensors
@@ -94,13 +94,13 @@ def _check_shapes(
     ticket: nn.Module, silenced: nn.Module, groups: Sequence[Group], widths: Sequence[int]
 ) -> None:
     """Compare every tensor of the ticket with what is left of it when each group has its planned width."""
-    gone: Counter[tuple[str, int]] = Counter()
-    for group, width in zip(groups, widths, strict=True):
-        for slice_ in dict.fromkeys(group.slices):
-            gone[slice_.tensor, slice_.axis] += (group.width - width) * slice_.block * slice_.repeat
+    shapes = {name: tuple(tensor.shape) for name, tensor in silenced.state_dict().items()}
+    cuts = [GroupCut.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
+    left = elements_kept(shapes, cuts)
     found = {name: tuple(tensor.shape) for name, tensor in ticket.state_dict().items()}
-    for name, tensor in silenced.state_dict().items():
-        planned = tuple(length - gone[name, axis] for axis, length in enumerate(tensor.shape))
+    for name, shape in shapes.items():
+        lost = left.get(name, {})
+        planned = tuple(len(lost[axis]) if axis in lost else length for axis, length in enumerate(shape))
         if found.get(name) != planned:
             shown = list(found[name]) if name in found else "missing"
             raise PruneError(

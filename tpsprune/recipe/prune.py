@@ -45,6 +45,8 @@ class Prune:
     """The same for groups whose name matches a pattern (``fnmatch``); the last that matches counts."""
     leave_alone: tuple[str, ...] = ()
     """Patterns (``fnmatch``) of module names not to cut; one that matches nothing is an error."""
+    head_width: bool = False
+    """Also cut the width of attention heads: the dimensions of queries and keys, by their singular values."""
     fold: bool = True
     """Least squares: what the removed units said is folded into the consumers of those that stay."""
     refit: bool = True
