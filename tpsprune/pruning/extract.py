@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tpsprune.pruning.baselines import highest, importances
 from tpsprune.pruning.cutting import cut_copy, fresh_copy, silence
+from tpsprune.pruning.evidence import known, turned
 from tpsprune.pruning.fold import can_gain_bias
 from tpsprune.pruning.groups import Group, GroupCut
+from tpsprune.pruning.head_width import hold_scale
 from tpsprune.pruning.latency import latency_shares
 from tpsprune.pruning.layers import mixer
-from tpsprune.pruning.look import Look, check_not_empty, check_probe, look
+from tpsprune.pruning.look import Look, check_not_empty
 from tpsprune.pruning.opened import open_attention
 from tpsprune.pruning.plan import Plan, signature_of, versions
 from tpsprune.pruning.reach import surveyed
@@ -27,14 +28,11 @@ from tpsprune.pruning.rows import item_count, taken
 from tpsprune.pruning.selection import Selection
 from tpsprune.pruning.times import Times, timed
 from tpsprune.pruning.verify import verify
-from tpsprune.pruning.widths import Evidence, choose_widths, needs
+from tpsprune.pruning.widths import choose_widths
 from tpsprune.recipe.prune import Prune
 from tpsprune.records import GroupChange, LeftAlone
 
 __all__ = ["Extraction", "extract"]
-
-OURS: Final = ("interpolation", "pivoted-cholesky")
-"""Units that are chosen by what they say; for others the model need not be looked at."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,14 +92,9 @@ def extract(
         found, dense_count, costs = surveyed(opened, probe[0], settings)
     groups = found.groups
     with timed(times, "look"):
-        seen = Look()
-        if settings.fold or settings.units in OURS or needs(settings) & {"ranks", "residuals"}:
-            seen = look(opened, probe, groups, [name for name, _ in opened.named_modules() if name])
-        else:
-            check_probe(model, probe)
+        facts = known(opened, probe, groups, settings, labels=labels, seed=seed)
     with timed(times, "widths"):
-        scores = _scores(opened, probe, groups, settings, labels, seed)
-        evidence = _evidence(opened, probe, groups, seen, settings, scores)
+        evidence = facts.evidence(opened, probe, groups, settings)
         widths = choose_widths(
             costs,
             evidence,
@@ -113,19 +106,19 @@ def extract(
     names = tuple(
         name for name in names if any(_touches(group, name) for group in groups if group.name in cut)
     )
-    opened, _ = open_attention(model, names)
-
     with timed(times, "walk"):
         losing = [group for group in groups if group.name in cut]
+        opened, _ = open_attention(model, names)
+        turned(opened, losing, facts.moments)
         work = fresh_copy(opened)
         new_biases = _gaining_bias(work, losing, settings)
         add_biases(work, new_biases)
-        chosen = _chosen(opened, losing, cut, seen, settings, scores)
-        share = share_held(seen, probe, settings.activation_gib) if settings.fold else 1.0
+        chosen = facts.chosen(opened, losing, cut, settings)
+        share = share_held(facts.seen, probe, settings.activation_gib) if settings.fold else 1.0
         if settings.fold:
             walked = [taken(batch, torch.arange(math.ceil(share * item_count(batch)))) for batch in probe]
             chosen = reconstruct(
-                opened, work, walked, losing, cut, seen, chosen=chosen, refits=settings.refit
+                opened, work, walked, losing, cut, facts.seen, chosen=chosen, refits=settings.refit
             )
         else:
             for group in losing:
@@ -133,6 +126,8 @@ def extract(
         kept = {name: selection.units for name, selection in chosen.items()}
         cuts = tuple(GroupCut.of(group, kept.get(group.name, range(group.width))) for group in groups)
         ticket = cut_copy(work, cuts)
+        for group in losing:
+            hold_scale(ticket, group, cut[group.name])
     with timed(times, "verify"):
         kept_widths = [cut[group.name] for group in losing]
         macs_share = verify(ticket, work, model, probe, losing, kept_widths, dense_count, settings)
@@ -155,80 +150,14 @@ def extract(
             width_before=group.width,
             width_after=width,
             effective_rank=rank,
-            residual_share=_left(chosen, group.name) if seen.moments else None,
+            residual_share=_left(chosen, group.name) if facts.seen.moments else None,
             kind=group.kind,
         )
         for group, width, rank in zip(groups, widths, ranks, strict=True)
     )
     return Extraction(
-        ticket, plan, changes, found.left_alone, macs_share, _notes(groups, seen, probe, share), times
+        ticket, plan, changes, found.left_alone, macs_share, _notes(groups, facts.seen, probe, share), times
     )
-
-
-def _evidence(
-    model: nn.Module,
-    probe: Sequence[Any],
-    groups: Sequence[Group],
-    seen: Look,
-    settings: Prune,
-    scores: Mapping[str, Tensor] | None,
-) -> Evidence:
-    """Return what the choice of widths needs to know."""
-    wanted = needs(settings)
-    ranks = residuals = loudness = of_scores = None
-    if "ranks" in wanted:
-        ranks = [seen.effective_rank(model, group) for group in groups]
-    if "residuals" in wanted:
-        found = [seen.selection(model, group, group.width) for group in groups]
-        residuals = [each.residual_shares for each in found]
-        loudness = [each.loudness for each in found]
-    if "scores" in wanted:
-        scores = scores or importances(model, probe[0], groups, "magnitude")
-        of_scores = [scores[group.name] for group in groups]
-    return Evidence(ranks=ranks, residuals=residuals, loudness=loudness, scores=of_scores)
-
-
-def _scores(
-    model: nn.Module,
-    probe: Sequence[Any],
-    groups: Sequence[Group],
-    settings: Prune,
-    labels: Sequence[Tensor] | None,
-    seed: int,
-) -> Mapping[str, Tensor] | None:
-    if settings.units in OURS:
-        return None
-    return importances(model, probe[0], groups, settings.units, labels=labels, probe=probe, seed=seed)
-
-
-def _chosen(
-    model: nn.Module,
-    groups: Sequence[Group],
-    widths: Mapping[str, int],
-    seen: Look,
-    settings: Prune,
-    scores: Mapping[str, Tensor] | None,
-) -> dict[str, Selection]:
-    """Return the units that are chosen before the walk: all of them, unless the walk is to choose."""
-    if settings.units == "pivoted-cholesky":
-        return {
-            group.name: seen.selection(
-                model, group, widths[group.name], given=seen.cholesky(model, group, widths[group.name]).units
-            )
-            for group in groups
-        }
-    if scores is not None:
-        units = {group.name: highest(scores[group.name], widths[group.name]) for group in groups}
-        if not seen.moments:
-            return {name: Selection(picked, ()) for name, picked in units.items()}
-        return {
-            group.name: seen.selection(model, group, widths[group.name], given=units[group.name])
-            for group in groups
-        }
-    if settings.fold:
-        return {}
-    # Without a fold nothing holds the cut model to the dense one: units are judged where they did well.
-    return {group.name: seen.selection(model, group, widths[group.name]) for group in groups}
 
 
 def _left(chosen: Mapping[str, Selection], name: str) -> float:

@@ -78,7 +78,7 @@ def reconstruct(
     with evaluation_mode(dense), evaluation_mode(work):
         for stop in side_by_side(dense, work, probe, task.names):
             task.settle(stop)
-    for group in groups:  # A group that no consumer was called for is never heard.
+    for group in groups:  # A group whose consumers were never called is never heard.
         if group.name not in task.settled:
             task.choose(group, None)
     return task.chosen
@@ -109,10 +109,15 @@ class _Reconstruction:
     norms: dict[str, list[Group]] = field(default_factory=dict)
     alive: dict[str, Tensor] = field(default_factory=dict)
     fresh: dict[Consumer, Joints] = field(default_factory=dict)
+    muted: dict[str, list[Group]] = field(default_factory=dict)
 
     def hold(self, groups: Sequence[Group]) -> None:
         """Note who hears which group; norms over units are replaced by such as can be told who is gone."""
         for group in groups:
+            if not group.consumers:  # Dimensions of heads: what makes them is deaf from the start.
+                self.choose(group, None)
+                for name in group.producers:
+                    self.muted.setdefault(name, []).append(group)
             for consumer in group.consumers:
                 self.readers.setdefault(consumer.module, []).append((group, consumer))
             for member in group.members:
@@ -149,6 +154,8 @@ class _Reconstruction:
                 self._fold(group, consumer, stop)
         if fits:
             self._refit(stop)
+        for group in self.muted.get(stop.module, ()):
+            silence(self.work, group, self._removed(group))
 
     def choose(self, group: Group, stop: Stop | None) -> None:
         """Choose a group's units, at a stop of its first consumer or before, and silence the others."""
@@ -166,12 +173,15 @@ class _Reconstruction:
                 self.chosen[group.name] = select(readings, count, features=group.consumers[0].features)
             else:
                 self.chosen[group.name] = Selection(tuple(range(count)), (0.0,) * count)
-        removed = GroupCut.of(group, self.chosen[group.name].units).removed
+        removed = self._removed(group)
         silence(self.work, group, removed)
         self.settled.add(group.name)
         for consumer in group.consumers:
             index = element_index(consumer, group.width)[list(removed)].flatten()
             self._alive(consumer.module)[index] = False
+
+    def _removed(self, group: Group) -> tuple[int, ...]:
+        return GroupCut.of(group, self.chosen[group.name].units).removed
 
     def _fold(self, group: Group, consumer: Consumer, stop: Stop) -> None:
         features = consumer.features

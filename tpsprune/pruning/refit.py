@@ -73,9 +73,9 @@ def refit(module: Mixer, moments: Joints, alive_c: Tensor) -> Refit:
     """Solve a layer's weights and bias anew, in place; inputs that are gone keep weights of zero.
 
     W minimises E‖y − W x − b‖² + λ‖W − W₀‖², W₀ the weights as they are (folded or not), λ = ridge · the
-    mean variance of a feature. Of the ridges (``fold.ridges_for``) and of W₀ itself the one is taken that does
-    best on the items held out, fitted on the others, of such as do alike the largest; then all items are
-    fitted. On these no layer does
+    mean variance of a feature. Of the ridges (``fold.ridges_for``) and of W₀ itself the one is taken that
+    does best on the items held out, fitted on the others, of such as do alike the largest; then all items
+    are fitted. On these no layer does
     worse than it did. A layer without a bias is fitted through zero.
 
     Source: He, Zhang and Sun 2017, "Channel pruning for accelerating very deep neural networks",
