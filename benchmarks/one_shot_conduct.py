@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[1]
 SHARES = (0.75, 0.5, 0.25)
 PARTS = ("cuts", "heal", "foreign", "speed", "time")
 NETS = ("digits", "fashion", "mnist", "resnet8", "vit", "modular")
+HEAL_NETS = ("digits", "fashion", "resnet8", "resnet20")
 Key = tuple[str, int, str, float]
 Rows = Callable[[list[Key]], Iterator[Row]]
 
@@ -54,23 +55,22 @@ def main() -> None:
     kind = f"{'quick-' if asked.quick else ''}heal{asked.heal_steps}"
     journal = CACHE / f"one_shot-{fingerprint(ROOT)}-{kind}.jsonl"
     started = time.perf_counter()
-    parts = asked.parts.split(",")
+    parts = [] if asked.page else asked.parts.split(",")
     if "cuts" in parts:
         # Seed 0 settles which of its two widths each baseline is given on the other seeds.
         _together([(cut_rows, _cut_keys(net, 0, asked.quick, ())) for net in nets], journal, asked.workers)
     settled = Journal(journal).rows
     jobs: list[tuple[Rows, list[Key]]] = []
-    for seed in seeds:
-        for net in nets:
-            if "cuts" in parts and seed > 0:
-                jobs.append((cut_rows, _cut_keys(net, seed, asked.quick, settled)))
-            if "heal" in parts:
-                keys = [(net, seed, method, share) for share in SHARES for method in HEAL_METHODS]
-                jobs.append((functools.partial(heal_rows, steps=asked.heal_steps), keys))
     if "foreign" in parts:
         keys = [(FOREIGN, 0, method.key, share) for share in SHARES for method in foreign_methods()]
         items = (64, 100) if asked.quick else (256, 500)
         jobs.append((functools.partial(foreign_rows, probe_items=items[0], test_items=items[1]), keys))
+    if "cuts" in parts:
+        jobs += [(cut_rows, _cut_keys(net, seed, asked.quick, settled)) for seed in seeds[1:] for net in nets]
+    if "heal" in parts:
+        heal = functools.partial(heal_rows, steps=asked.heal_steps)
+        for net in (net for net in nets if net in HEAL_NETS):
+            jobs.append((heal, [(net, 0, method, share) for share in SHARES for method in HEAL_METHODS]))
     _together(jobs, journal, asked.workers)
     # Nothing else may run while something is timed.
     if "speed" in parts:
@@ -82,7 +82,9 @@ def main() -> None:
         _conduct(_timed, [(TIME, 0, "time", 0.5)], journal)
     rows = Journal(journal).rows
     setting = Setting(
-        command=shlex.join(["python", "benchmarks/one_shot.py", *sys.argv[1:]]),
+        command=shlex.join(
+            ["python", "benchmarks/one_shot.py", *(word for word in sys.argv[1:] if word != "--page")]
+        ),
         machine=_machine(),
         nets=tuple(nets),
         shares=SHARES,
@@ -105,6 +107,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="digits, few baselines; writes no report")
     parser.add_argument("--time", action="store_true", help="the same as --parts time")
     parser.add_argument("--train-only", action="store_true", help="train and keep the dense nets, no more")
+    parser.add_argument("--page", action="store_true", help="write the page of what is measured already")
     parser.add_argument("--heal-steps", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args()
@@ -140,7 +143,7 @@ def _at_hand(names: Iterable[str]) -> list[str]:
 def _cut_keys(net: str, seed: int, quick: bool, settled: Sequence[Row]) -> list[Key]:
     model = fresh(TASKS[net], seed)
     batch_norm = any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
-    chosen = methods(batch_norm=batch_norm, quick=quick)
+    chosen = methods(batch_norm=batch_norm, quick=quick, first=seed == 0)
     cuts = [(each, share) for share in SHARES for each in chosen if not beaten(settled, net, each, share)]
     return [(net, seed, DENSE, 1.0), *((net, seed, each.key, share) for each, share in cuts)]
 

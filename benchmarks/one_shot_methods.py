@@ -14,6 +14,8 @@ Mend = Literal["as cut", "batch norm", "fold"]
 MENDS: tuple[Mend, ...] = get_args(Mend)
 OURS = ("effective-rank", "equal-residual", "greedy", "uniform", "global-magnitude")
 BASELINES = ("magnitude", "taylor", "bn-scale", "lamp", "fpgm", "group-norm", "random")
+OURS_AGAIN = ("greedy", "uniform")
+FOLDED_AGAIN = ("magnitude", "taylor", "random")
 BASELINE_WIDTHS = ("uniform", "global-magnitude")
 LABELLED = {"taylor"}
 TAKES_BATCH_NORM = {"bn-scale"}
@@ -63,12 +65,14 @@ def method_of(key: str) -> Method:
     return Method(units, widths, mend)  # type: ignore[arg-type]
 
 
-def methods(*, batch_norm: bool, quick: bool = False) -> list[Method]:
+def methods(*, batch_norm: bool, quick: bool = False, first: bool = True) -> list[Method]:
     """Return every method that a net can be cut by; without batch norm some make no sense.
 
-    ``quick`` keeps the first two baselines and one way of sharing out widths.
+    Our fold of a baseline's units is tried with uniform widths. On seeds after the ``first`` ours has the
+    default and uniform widths, and three baselines are folded. ``quick`` keeps the first two baselines and
+    one way of sharing out widths.
     """
-    ours = [Method("interpolation", widths, "fold") for widths in OURS]
+    ours = [Method("interpolation", widths, "fold") for widths in (OURS if first else OURS_AGAIN)]
     mends = [mend for mend in MENDS if batch_norm or mend != "batch norm"]
     baselines = BASELINES[:2] if quick else BASELINES
     return ours + [
@@ -77,6 +81,7 @@ def methods(*, batch_norm: bool, quick: bool = False) -> list[Method]:
         if batch_norm or units not in TAKES_BATCH_NORM
         for widths in (BASELINE_WIDTHS[:1] if quick else BASELINE_WIDTHS)
         for mend in mends
+        if mend != "fold" or (widths == "uniform" and (first or units in FOLDED_AGAIN))
     ]
 
 
