@@ -58,7 +58,7 @@ def test_the_ticket_is_that_of_the_extraction_bit_for_bit(
     with set_up(small(), "cpu") as bench:
         model = bench.new_model()
         model.load_state_dict(load_tensors(trained.dense)[0])
-        expected = pruning.extract(model, bench.probe, bench.recipe.prune).ticket.state_dict()
+        expected = pruning.extract(model, bench.cut_probe, bench.recipe.prune).ticket.state_dict()
     found, _ = load_tensors(RunFolder(Path(outcome.folder)).ticket)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import scipy.linalg
@@ -86,7 +87,7 @@ def test_pivoted_cholesky_takes_the_pivots_of_a_pivoted_qr(seed: int, units: int
 def test_each_pick_is_the_best_single_one_by_brute_force(seed: int, features: int) -> None:
     readings = two_consumers(6 * features, seed)
     units, shares = greedily(readings, 4, features)
-    found = select(readings, 4, features=features)
+    found = select([replace(each, features=features) for each in readings], 4)
     assert found.units == units
     assert found.residual_shares == pytest.approx(shares, abs=1e-9)
     assert found.loudness == pytest.approx(sum(folded_error(each, ()) for each in readings))
@@ -97,7 +98,7 @@ def test_each_pick_is_the_best_single_one_by_brute_force(seed: int, features: in
 def test_of_units_that_somebody_else_picked_the_shares_left_are_told(seed: int, features: int) -> None:
     readings = two_consumers(6 * features, seed)
     given_units = torch.randperm(6, generator=torch.Generator().manual_seed(seed)).tolist()
-    found = select(readings, 5, features=features, given=given_units)
+    found = select([replace(each, features=features) for each in readings], 5, given=given_units)
     assert found.units == tuple(given_units[:5])
     whole = sum(folded_error(each, (), features) for each in readings)
     shares = [
@@ -127,7 +128,7 @@ def test_what_is_pending_between_two_updates_of_the_whole_is_seen(
     )
     x_rn = x_rn + 0.5 * x_rn.roll(1, 1)
     readings = [reading(x_rn, weight_qn, x_rn + 0.3 * y_rn), reading(x_rn, 0.3 * weight_qn[:9])]
-    found = select(readings, count, features=features)
+    found = select([replace(each, features=features) for each in readings], count)
     states = [(each.xx_nn.clone(), each.xy_nn @ each.gram_nn @ each.xy_nn.T) for each in readings]
     left = whole = sum(folded_error(each, ()) for each in readings)
     expected, shares = [], []

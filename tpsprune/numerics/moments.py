@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.numerics.precision import widened
 
-__all__ = ["Moments", "as_rows", "input_moments"]
+__all__ = ["MomentSums", "Moments", "as_rows", "input_moments"]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -78,41 +78,54 @@ def input_moments(model: nn.Module, batches: Iterable[Any], widths: Mapping[str,
     Raises:
         ValueError: an input does not hold the units that ``widths`` promises.
     """
-    sums = {name: _Sums(model.get_submodule(name), width) for name, width in widths.items()}
+    sums = {name: MomentSums() for name in widths}
     with ExitStack() as stack:
         stack.enter_context(evaluation_mode(model))
         stack.enter_context(torch.no_grad())
-        for each in sums.values():
-            handle = each.module.register_forward_pre_hook(each.add, with_kwargs=True)
+        for name, width in widths.items():
+
+            def see(
+                module: nn.Module,
+                args: tuple[Any, ...],
+                kwargs: dict[str, Any],
+                sums: MomentSums = sums[name],
+                width: int = width,
+            ) -> None:
+                fed = args[0] if args else kwargs["input"]
+                sums.add(as_rows(fed.detach(), width, channels_first=isinstance(module, CONVOLUTIONS)))
+
+            handle = model.get_submodule(name).register_forward_pre_hook(see, with_kwargs=True)
             stack.callback(handle.remove)
         for batch in batches:
             call_model(model, batch)
     return {name: each.moments() for name, each in sums.items() if each.rows}
 
 
-class _Sums:
-    """Shifted running sums of one module's input."""
+@final
+class MomentSums:
+    """Running sums about the first mean, so that units far from zero lose no digits."""
 
-    def __init__(self, module: nn.Module, width: int) -> None:
-        self.module = module
-        self.width = width
+    def __init__(self) -> None:
         self.rows = 0
-        self.shift_n = self.sum_n = self.products_nn = torch.empty(0)
+        self._shift_n = self._sum_n = self._products_nn = torch.empty(0)
 
-    def add(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        fed = args[0] if args else kwargs["input"]
-        rows_rn = as_rows(fed.detach(), self.width, channels_first=isinstance(module, CONVOLUTIONS))
+    def add(self, rows_rn: Tensor) -> None:
+        """Take in observations.
+
+        Cost: r·n².
+        """
         rows_rn = widened(rows_rn)
         if not self.rows:
-            self.shift_n = rows_rn.mean(0)
-            self.sum_n = torch.zeros_like(self.shift_n)
-            self.products_nn = torch.zeros_like(self.sum_n).repeat(self.width, 1)
-        shifted_rn = rows_rn - self.shift_n
+            self._shift_n = rows_rn.mean(0)
+            self._sum_n = torch.zeros_like(self._shift_n)
+            self._products_nn = rows_rn.new_zeros(rows_rn.shape[1], rows_rn.shape[1])
+        shifted_rn = rows_rn - self._shift_n
         self.rows += len(shifted_rn)
-        self.sum_n += shifted_rn.sum(0)
-        self.products_nn.addmm_(shifted_rn.T, shifted_rn)
+        self._sum_n += shifted_rn.sum(0)
+        self._products_nn.addmm_(shifted_rn.T, shifted_rn)
 
     def moments(self) -> Moments:
-        offset_n = self.sum_n / self.rows
-        covariance_nn = self.products_nn / self.rows - torch.outer(offset_n, offset_n)
-        return Moments(self.rows, self.shift_n + offset_n, covariance_nn)
+        """Return the moments of all that was added."""
+        offset_n = self._sum_n / self.rows
+        covariance_nn = self._products_nn / self.rows - torch.outer(offset_n, offset_n)
+        return Moments(self.rows, self._shift_n + offset_n, covariance_nn)

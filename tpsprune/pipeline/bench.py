@@ -24,13 +24,17 @@ PROBE_BATCH_ITEMS = 256
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bench:
-    """Data on the device, the probe batch, the signals and how to compute, all from one recipe."""
+    """Data on the device, the probes, the signals and how to compute, all from one recipe.
+
+    ``probe`` is what the signals look at, ``cut_probe`` what a cut is chosen and fitted on.
+    """
 
     recipe: Recipe
     dataset: Dataset
     execution: Execution
     probe: tuple[Tensor, ...]
-    probe_labels: tuple[Tensor, ...]
+    cut_probe: tuple[Tensor, ...]
+    cut_labels: tuple[Tensor, ...]
     panel: Panel
 
     def __enter__(self) -> Self:
@@ -99,8 +103,10 @@ def set_up(recipe: Recipe, device_word: str) -> Bench:
     execution = Execution.of(recipe.train, training.choose_device(device_word))
     training.prepare_process(recipe.train, recipe.seed, execution.device)
     dataset = data.load(recipe.task.data).to(execution.device)
-    probe, probe_labels = _probe(recipe, dataset, execution)
-    bench = Bench(recipe, dataset, execution, probe, probe_labels, Panel.of(recipe.watch, recipe.seed))
+    probe, _ = _probe(recipe.seed, dataset, execution, recipe.watch.probe_items)
+    cut_probe, labels = _probe(recipe.seed, dataset, execution, recipe.prune.probe_items)
+    panel = Panel.of(recipe.watch, recipe.seed)
+    bench = Bench(recipe, dataset, execution, probe, cut_probe, labels, panel)
     model = bench.new_model()
     few = slice(0, 8)
     models.check_fits(
@@ -115,11 +121,11 @@ def set_up(recipe: Recipe, device_word: str) -> Bench:
 
 
 def _probe(
-    recipe: Recipe, dataset: Dataset, execution: Execution
+    seed: int, dataset: Dataset, execution: Execution, items: int
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Return the fixed probe batches and their labels: training items, drawn once, without augmentation."""
-    generator = torch.Generator().manual_seed(recipe.seed)
-    index = torch.randperm(len(dataset.train), generator=generator)[: recipe.watch.probe_items]
+    """Return fixed probe batches and their labels: training items, drawn once, without augmentation."""
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randperm(len(dataset.train), generator=generator)[:items]
     index = index.to(execution.device)
     inputs = execution.arrange(dataset.prepare(dataset.train.inputs[index]))
     # Equal parts: a last batch of one item would stop a batch norm over vectors.

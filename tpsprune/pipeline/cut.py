@@ -80,7 +80,7 @@ def drawn(
     before = bench.score(model, bench.dataset.validation)
     bill.switch("prune")
     extraction = pruning.extract(
-        model, bench.probe, replace(settings, target=target), **_asked(bench, settings.units, target)
+        model, bench.cut_probe, replace(settings, target=target), **_asked(bench, settings.units, target)
     )
     if settings.heal_steps:
         bill.switch("heal")
@@ -94,7 +94,7 @@ def drawn(
         parameters_share=_parameters(extraction.ticket) / _parameters(model),
         validation_accuracy_before=before.accuracy,
         validation_accuracy_after=after.accuracy,
-        output_error=output_error(extraction.ticket, model, bench.probe),
+        output_error=output_error(extraction.ticket, model, bench.cut_probe),
         round=round_,
         rounds=settings.rounds,
     )
@@ -109,9 +109,9 @@ def _asked(bench: Bench, units: str, target: Target) -> dict[str, Any]:
     """Return what an extraction needs beside the probe: labels for an importance, a clock for a latency."""
     asked: dict[str, Any] = {}
     if units != "interpolation":
-        asked["labels"] = bench.probe_labels
+        asked["labels"] = bench.cut_labels
     if isinstance(target, Latency):
-        item, items = bench.probe[0][0], target.batch_items
+        item, items = bench.cut_probe[0][0], target.batch_items
         asked["clock"] = lambda model: measure.latency(model, item, items).median_seconds
     return asked
 

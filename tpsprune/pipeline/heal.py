@@ -26,7 +26,7 @@ def healed(bench: Bench, bill: Bill, ticket: nn.Module, dense: nn.Module) -> Gen
     steps = pruning.heal(
         ticket,
         dense,
-        bench.probe,
+        bench.cut_probe,
         steps=total,
         learning_rate=settings.heal_learning_rate,
         seed=bench.recipe.seed,

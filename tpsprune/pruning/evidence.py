@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.numerics.forward import call_model, evaluation_mode
+from tpsprune.numerics.moments import Moments, MomentSums
 from tpsprune.pruning.baselines import highest, importances
 from tpsprune.pruning.groups import Group
 from tpsprune.pruning.head_width import ScoreMoments, rank_of, residual_shares, rotated, second_moment
@@ -21,7 +22,6 @@ from tpsprune.pruning.layers import channels_first
 from tpsprune.pruning.look import Look, check_probe, look
 from tpsprune.pruning.rows import draw, item_count, wanted
 from tpsprune.pruning.selection import Selection
-from tpsprune.pruning.statistics import Moments, MomentSums
 from tpsprune.pruning.walk import hooked
 from tpsprune.pruning.widths import Evidence, needs
 from tpsprune.recipe.prune import Prune
@@ -172,7 +172,7 @@ def _score_moments(
     def see(name: str, given: Tensor) -> None:
         given_bse = given.reshape(len(given), -1, given.shape[-1])
         chosen_s = draw(given_bse.shape[1], wanted(given.shape[-1], items), generator)
-        sums[name].add(given_bse[:, chosen_s.to(given.device)])
+        sums[name].add(given_bse[:, chosen_s.to(given.device)].flatten(0, 1))
 
     with torch.no_grad(), evaluation_mode(model), hooked(model, sums, see):
         for batch in probe:

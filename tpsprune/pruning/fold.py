@@ -6,6 +6,7 @@ signal, q everything else a weight runs over (outputs, kernel positions).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -84,15 +85,17 @@ def interpolation(
     plain_nk = torch.zeros_like(parts.whole.xy_gpq[0].T)
     plain_nk[index_k, torch.arange(len(kept), device=index_k.device)] = 1.0
     zero_n = torch.zeros_like(parts.whole.mean_y_gq[0])
-    chosen: float | None = SAFE if ridge is None else ridge
+    chosen = SAFE if ridge is None else ridge
     if ridge is None and parts.fit is not None and parts.held is not None:
-        errors = {each: _error(parts.held, gram_nn, *_solved(parts.fit, plain_nk, each)) for each in ridges}
+        found = {each: _error(parts.held, gram_nn, *_solved(parts.fit, plain_nk, each)) for each in ridges}
+        errors = {each: error if math.isfinite(error) else math.inf for each, error in found.items()}
         chosen = min(errors, key=lambda each: errors[each])
-        if errors[chosen] >= _error(parts.held, gram_nn, plain_nk, zero_n):
-            chosen = None
-    if chosen is None:
-        return Interpolation(plain_nk, zero_n, None)
+        # Written so that an error that is not finite does not win.
+        if not errors[chosen] < _error(parts.held, gram_nn, plain_nk, zero_n):
+            return Interpolation(plain_nk, zero_n, None)
     map_nk, intercept_n = _solved(parts.whole, plain_nk, chosen)
+    if not bool(map_nk.isfinite().all()):
+        return Interpolation(plain_nk, zero_n, None)
     return Interpolation(map_nk, intercept_n if intercept else zero_n, chosen)
 
 

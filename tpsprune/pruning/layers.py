@@ -32,7 +32,6 @@ __all__ = [
     "set_heard",
     "tensor_axes",
     "tensor_named",
-    "units_first",
     "units_out",
 ]
 
@@ -168,12 +167,6 @@ def _rows(module: Mixer, consumer: Consumer, width: int) -> tuple[Tensor, Tensor
         low, high = consumer.outputs
         rows = rows.narrow(1, low, high - low)
     return index, rows
-
-
-def units_first(weight: Tensor, axis: int, offset: int, width: int, block: int) -> Tensor:
-    """Return a view of the weights that read ``width`` units: (units, block, everything else)."""
-    moved = weight.movedim(axis, 0)[offset : offset + width * block]
-    return moved.reshape(width, block, *moved.shape[1:])
 
 
 def units_out(module: nn.Module) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import call_model, evaluation_mode
+from tpsprune.numerics.moments import Moments, MomentSums
 from tpsprune.numerics.spectra import effective_rank
 from tpsprune.pruning.fold import gram_of
 from tpsprune.pruning.groups import Consumer, Group
@@ -23,7 +24,6 @@ from tpsprune.pruning.layers import mixer
 from tpsprune.pruning.rows import draw, item_count, signal_places, signals, some, taken, wanted
 from tpsprune.pruning.selection import Reading, Selection, pivoted_cholesky, select
 from tpsprune.pruning.sensitivity import sensitivities
-from tpsprune.pruning.statistics import Moments, MomentSums
 from tpsprune.pruning.trial import flat_tensors
 from tpsprune.pruning.walk import hooked
 
@@ -52,7 +52,7 @@ class Look:
         covariance_nn = self.moments[consumer].covariance_nn
         cost_q = self.sensitivity.get(consumer.module)
         gram_nn = gram_of(mixer(model, consumer.module), consumer, group.width, cost_q)
-        return Reading(covariance_nn, covariance_nn, covariance_nn, gram_nn)
+        return Reading(covariance_nn, covariance_nn, covariance_nn, gram_nn, consumer.features)
 
     def readings(self, model: nn.Module, group: Group) -> list[Reading]:
         """Return what all consumers that were called make of a group."""
@@ -62,33 +62,36 @@ class Look:
         self, model: nn.Module, group: Group, count: int, *, given: Sequence[int] | None = None
     ) -> Selection:
         """Pick units of a group by what the dense model says, or tell the shares left by units given."""
-        features = group.consumers[0].features
-        return select(self.readings(model, group), count, features=features, given=given)
+        return select(self.readings(model, group), count, given=given)
 
     def cholesky(self, model: nn.Module, group: Group, count: int) -> Selection:
-        """Pick units by pivoted Cholesky of the covariance weighted by what the consumers hear."""
+        """Pick units by pivoted Cholesky of the covariance weighted by what the consumers hear.
+
+        Of consumers to which units are different numbers of signals those that are like the first count.
+        """
         weighted = []
-        for each in self.readings(model, group):
+        for each in _alike(self.readings(model, group)):
             root_n = each.gram_nn.diagonal().clamp_min(0).sqrt()
             heard_nn = root_n[:, None] * each.yy_nn * root_n
             weighted.append(heard_nn / heard_nn.trace().clamp_min(torch.finfo(heard_nn.dtype).tiny))
         total_nn = torch.stack(weighted).sum(0)
-        return pivoted_cholesky(total_nn, count, features=group.consumers[0].features)
+        return pivoted_cholesky(total_nn, count, features=len(total_nn) // group.width)
 
     def effective_rank(self, model: nn.Module, group: Group) -> float:
         """Return the effective rank of what the units say, as far as their consumers hear it, in units.
 
         That of the covariance between the square roots of the consumers' Gram matrix, each consumer's over
-        its trace: a direction nobody listens to is no dimension.
+        its trace: a direction nobody listens to is no dimension. Of consumers to which units are different
+        numbers of signals those that are like the first count.
         """
         heard = []
-        for each in self.readings(model, group):
+        for each in _alike(self.readings(model, group)):
             values_n, vectors_nn = torch.linalg.eigh(each.gram_nn)
             root_nn = vectors_nn * values_n.clamp_min(0).sqrt() @ vectors_nn.T
             heard_nn = root_nn @ each.yy_nn @ root_nn
             heard.append(heard_nn / heard_nn.trace().clamp_min(torch.finfo(heard_nn.dtype).tiny))
         rank = float(effective_rank(torch.linalg.eigvalsh(torch.stack(heard).sum(0))))
-        return max(1.0, rank / group.consumers[0].features)
+        return max(1.0, rank * group.width / len(heard[0]))
 
     def rows(self, group: Group) -> int:
         """Return the most observations that any consumer of a group gave."""
@@ -131,7 +134,8 @@ def look(model: nn.Module, probe: Sequence[Any], groups: Sequence[Group], names:
         module = model.get_submodule(name)
         for consumer in readers.get(name, ()):
             chosen_s = places_of(module, given, consumer, width_of[consumer], items, rank)
-            sums[consumer].add(signals(module, given, consumer, width_of[consumer], chosen_s))
+            signals_bsn = signals(module, given, consumer, width_of[consumer], chosen_s)
+            sums[consumer].add(signals_bsn.flatten(0, 1))
 
     with torch.no_grad(), evaluation_mode(model):
         with hooked(model, {*readers, *names}, count):
@@ -148,6 +152,10 @@ def look(model: nn.Module, probe: Sequence[Any], groups: Sequence[Group], names:
         sensitivities(model, probe, list(readers)),
         largest,
     )
+
+
+def _alike(readings: Sequence[Reading]) -> list[Reading]:
+    return [each for each in readings if each.features == readings[0].features]
 
 
 def _share(groups: Sequence[Group], places: Mapping[Consumer, int], items: int) -> float:

@@ -6,7 +6,7 @@ Shape letters: n signals (units times features), c input elements, p features of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, final
 
 import torch
@@ -30,7 +30,7 @@ from tpsprune.pruning.rows import (
     signals,
     wanted,
 )
-from tpsprune.pruning.selection import Reading, Selection, select
+from tpsprune.pruning.selection import Selection, select
 from tpsprune.pruning.statistics import Joints, JointSums
 from tpsprune.pruning.walk import Stop, fed_in_full, side_by_side
 
@@ -167,10 +167,10 @@ class _Reconstruction:
                 if stop is not None and consumer.module == stop.module:
                     self.fresh[consumer] = self._joints(group, consumer, stop)
                     joint = self.fresh[consumer].whole
-                    reading = Reading(joint.xx_gpp[0], joint.xy_gpq[0], reading.yy_nn, reading.gram_nn)
+                    reading = replace(reading, xx_nn=joint.xx_gpp[0], xy_nn=joint.xy_gpq[0])
                 readings.append(reading)
             if readings:
-                self.chosen[group.name] = select(readings, count, features=group.consumers[0].features)
+                self.chosen[group.name] = select(readings, count)
             else:
                 self.chosen[group.name] = Selection(tuple(range(count)), (0.0,) * count)
         removed = self._removed(group)

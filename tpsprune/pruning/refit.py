@@ -97,7 +97,7 @@ def refit(module: Mixer, moments: Joints, alive_c: Tensor) -> Refit:
         errors = {each: _error(held, *_solved(fit, old_gqp, each)) for each in ridges_for(weight.dtype)}
         finite = {each: error for each, error in errors.items() if math.isfinite(error)}
         least = min(finite.values(), default=math.inf)
-        if least >= _error(held, old_gqp, bias_gq):
+        if not least < _error(held, old_gqp, bias_gq):
             return Refit(before, before, None)
         ridge = max(each for each, error in finite.items() if error <= (1 + ALIKE) * least + EXACT)
     new_gqp, intercept_gq = _solved(whole, old_gqp, ridge)

@@ -24,13 +24,15 @@ PENDING: Final = 64
 class Reading:
     """What one consumer makes of the signals: covariances and its weights' Gram matrix.
 
-    x is what the units say now, y what the dense model's said; ``xy_nn[i, j]`` is that of x_i with y_j.
+    x is what the units say now, y what the dense model's said; ``xy_nn[i, j]`` is that of x_i with y_j. Each
+    unit has ``features`` signals here, one after the other.
     """
 
     xx_nn: Tensor
     xy_nn: Tensor
     yy_nn: Tensor
     gram_nn: Tensor
+    features: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +58,8 @@ def pivoted_cholesky(covariance_nn: Tensor, count: int, *, features: int = 1) ->
 
     Source: Golub and Van Loan 2013, "Matrix Computations", sections 4.2.8 and 5.4.2.
     """
-    plain = Reading(
-        covariance_nn, covariance_nn, covariance_nn, torch.eye(len(covariance_nn)).to(covariance_nn)
-    )
-    state = _State(plain, features)
+    every_nn = torch.eye(len(covariance_nn)).to(covariance_nn)
+    state = _State(Reading(covariance_nn, covariance_nn, covariance_nn, every_nn, features))
     units, shares = [], []
     for _ in range(count):
         pick = state.variances().masked_fill(state.picked_u, -torch.inf).argmax()
@@ -69,9 +69,7 @@ def pivoted_cholesky(covariance_nn: Tensor, count: int, *, features: int = 1) ->
     return Selection(tuple(torch.stack(units).tolist()), tuple(torch.stack(shares).tolist()))
 
 
-def select(
-    readings: Sequence[Reading], count: int, *, features: int = 1, given: Sequence[int] | None = None
-) -> Selection:
+def select(readings: Sequence[Reading], count: int, *, given: Sequence[int] | None = None) -> Selection:
     """Pick ``count`` units one by one, each the one that lowers the consumers' output error most.
 
     With x what the units say now and y what the dense model's said, a consumer of weights W loses
@@ -86,13 +84,12 @@ def select(
     Args:
         readings: one for each consumer.
         count: how many to pick.
-        features: signals of each unit, one after the other.
         given: units that somebody else has picked, in their order; the shares left are told of these.
 
     Source: forward selection for sparse multivariate least squares; Chen, Billings and Luo 1989,
     "Orthogonal least squares methods", with several right-hand sides.
     """
-    states = [_State(reading, features) for reading in readings]
+    states = [_State(reading) for reading in readings]
     loudness = torch.stack([(each.yy_nn * each.gram_nn).sum() for each in readings]).sum()
     whole = loudness.clamp_min(torch.finfo(loudness.dtype).tiny)
     left = loudness / whole
@@ -119,8 +116,8 @@ class _State:
     since beside them: the columns of a pick are read through it, the diagonal blocks are always current.
     """
 
-    def __init__(self, reading: Reading, features: int) -> None:
-        xx_nn = reading.xx_nn
+    def __init__(self, reading: Reading) -> None:
+        xx_nn, features = reading.xx_nn, reading.features
         tiny = torch.finfo(xx_nn.dtype).tiny
         self.features = features
         self.r_nn = xx_nn.clone()

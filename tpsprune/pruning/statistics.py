@@ -1,4 +1,4 @@
-"""First and second moments, streamed: activations are never kept.
+"""Joint moments of what a layer is fed and what it is to say, streamed: activations are never kept.
 
 Shape letters: b items, s samples of an item, r rows (items times samples), n signals, g groups of a layer,
 p what is fed to a group, q what it is to say.
@@ -15,21 +15,12 @@ from torch import Tensor
 
 from tpsprune.numerics.precision import widened
 
-__all__ = ["HELD_OUT", "Joint", "JointSums", "Joints", "MomentSums", "Moments"]
+__all__ = ["HELD_OUT", "Joint", "JointSums", "Joints"]
 
 HELD_OUT: Final = 4
 """Every batch keeps the last one in four of its items to choose ridges on."""
 MOST_EXACT: Final = 512
 """Columns beyond which the products of one batch are taken in single precision: the sums stay double."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Moments:
-    """Mean and biased covariance of what n signals say over ``rows`` observations."""
-
-    rows: int
-    mean_n: Tensor
-    covariance_nn: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,36 +84,6 @@ class Joints:
     def _each(self, change: Callable[[Joint], Joint]) -> Joints:
         fit, held = (change(part) if part else None for part in (self.fit, self.held))
         return Joints(change(self.whole), fit, held)
-
-
-@final
-class MomentSums:
-    """Running sums about the first mean, so that signals far from zero lose no digits."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self._shift_n = self._sum_n = self._products_nn = torch.empty(0)
-
-    def add(self, signals_bsn: Tensor) -> None:
-        """Take in observations.
-
-        Cost: r·n².
-        """
-        rows_rn = widened(signals_bsn.flatten(0, 1))
-        if not self.rows:
-            self._shift_n = rows_rn.mean(0)
-            self._sum_n = torch.zeros_like(self._shift_n)
-            self._products_nn = rows_rn.new_zeros(rows_rn.shape[1], rows_rn.shape[1])
-        rows_rn = rows_rn - self._shift_n
-        self.rows += len(rows_rn)
-        self._sum_n += rows_rn.sum(0)
-        self._products_nn.addmm_(rows_rn.T, rows_rn)
-
-    def moments(self) -> Moments:
-        """Return the moments of all that was added."""
-        offset_n = self._sum_n / self.rows
-        covariance_nn = self._products_nn / self.rows - torch.outer(offset_n, offset_n)
-        return Moments(self.rows, self._shift_n + offset_n, covariance_nn)
 
 
 @final

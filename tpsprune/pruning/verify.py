@@ -114,7 +114,7 @@ def _check_kept(ticket: nn.Module, dense: nn.Module) -> None:
         if not bool(parameter.isfinite().all()):
             raise PruneError(
                 f"the cut was rolled back: {name} is not finite after the fold; more probe items "
-                "(watch.probe_items) or prune.fold = false would do"
+                "(prune.probe_items) or prune.fold = false would do"
             )
         old = before.get(name)
         if old is not None and (parameter.requires_grad, parameter.dtype, parameter.device) != (

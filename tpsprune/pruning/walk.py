@@ -51,6 +51,7 @@ def side_by_side(
 
     Cost: a forward pass of each model. Memory: what each batch has to hold at the stop.
     """
+    names = list(names)
     passed: set[str] = set()
     walkers = [_Walker(model, batch) for batch in batches for model in (dense, cut)]
     own = {walker.coroutine: walker for walker in walkers}

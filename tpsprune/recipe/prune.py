@@ -37,6 +37,8 @@ class Prune:
     ] = "interpolation"
     """Which units of a group stay: those from which the others follow best, by the error at the consumers
     or by pivoted Cholesky of what they hear; the others are torch-pruning's importances."""
+    probe_items: Annotated[int, Interval(ge=8, le=2**20)] = 1024
+    """Items of the training split, without labels, on which the cut is chosen and fitted."""
     round_to: Count = 1
     min_width: Count = 2
     max_cut_share: CutShare = 0.95

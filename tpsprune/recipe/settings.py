@@ -17,6 +17,10 @@ from tpsprune.recipe.target import TARGETS, Latency, Macs, Params, Target, Toler
 __all__ = ["prune_settings"]
 
 
+OF_RECIPES = ("probe_items", "round_epochs")
+"""What only a recipe can be asked for: here the caller hands over the probe, and trains between rounds."""
+
+
 def prune_settings(target: Target, settings: Mapping[str, Any]) -> Prune:
     """Return the settings of an extraction, checked as a recipe's are.
 
@@ -29,7 +33,7 @@ def prune_settings(target: Target, settings: Mapping[str, Any]) -> Prune:
             f"target is {target!r}: tpsprune.{', '.join(kind.capitalize() for kind in TARGETS)} would do, "
             "as in target=tpsprune.Macs(0.5)"
         )
-    known = [field.name for field in fields(Prune)]
+    known = [field.name for field in fields(Prune) if field.name not in OF_RECIPES]
     all_known = f" (there are: {', '.join(known)})"
     faults = [
         f"{name}: no such setting{did_you_mean(name, known) or all_known}"
