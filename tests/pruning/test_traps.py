@@ -12,6 +12,8 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 
 from tests.pruning.nets_structure import Stream
+from tpsprune.measure import latency
+from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning.cutting import cut_copy
 from tpsprune.pruning.groups import GroupCut
 from tpsprune.pruning.plan import Plan, signature_of, versions
@@ -237,3 +239,25 @@ class Marked(Tensor):
 def test_trap_22_a_batch_of_somebodys_own_tensor_class_broke_the_graph(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("cnn")
     assert survey(model, batch.as_subclass(Marked)) == survey(model, batch)
+
+
+def test_trap_20_attention_was_left_out_of_the_count_of_multiplications(zoo: SimpleNamespace) -> None:
+    model, batch = zoo.case("transformer")
+    length, width = batch.shape[1], 8
+    weights = sum(
+        layer.weight.numel()
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear) and layer.out_features != 7
+    )
+    # The last position alone is read out; scores and their weighted sum are length² · width each.
+    expected = length * weights + 7 * width + 2 * length**2 * width
+    assert count_macs(model, batch).total == expected
+
+
+def test_trap_21_channels_last_was_lost_and_latency_wanted_a_gpu(zoo: SimpleNamespace) -> None:
+    model, batch = zoo.case("residual")
+    model = model.to(memory_format=torch.channels_last)
+    ticket, _ = halved(model, batch)
+    convolutions = [module for module in ticket.modules() if isinstance(module, nn.Conv2d)]
+    assert all(each.weight.is_contiguous(memory_format=torch.channels_last) for each in convolutions)
+    assert latency(ticket, batch[0], 2, seconds=0.01).median_seconds > 0

@@ -80,7 +80,7 @@ def test_a_ticket_above_its_target_is_refused(settings: Prune, words: str) -> No
         cut(*perceptron(), settings)
 
 
-@pytest.mark.parametrize("target", [Params(0.9), Latency(0.1), Tolerance(0.1), Widths({})])
+@pytest.mark.parametrize("target", [Params(0.9), Latency(0.1), Tolerance(0.1), Widths({"0": 1})])
 def test_targets_that_are_no_count_are_met_by_the_planned_shapes_alone(target: Any) -> None:
     assert 0 < cut(*perceptron(), Prune(target=target)) < 1
 

@@ -95,7 +95,10 @@ def _batches(given: Any, device: torch.device) -> tuple[list[Any], list[Tensor] 
     for batch in given:
         if isinstance(batch, list):
             if len(batch) < 2:
-                raise PruneError("a batch that is a list is inputs and, last, labels: this one has no labels")
+                raise PruneError(
+                    "a batch that is a list is inputs and, last, labels: this one has no labels; "
+                    "(part for (part,) in loader) would do"
+                )
             *inputs, last = batch
             labels.append(_moved(last, device))
             batch = inputs[0] if len(inputs) == 1 else tuple(inputs)  # noqa: PLW2901 -- labels are taken off

@@ -120,8 +120,10 @@ def _state_dict_in(raw: Any) -> dict[str, Tensor] | None:
 def _without_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take away what wrappers (data parallel, compiled) put before every name, where the model has none."""
     for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in found) and not any(
-            name.startswith(prefix) for name in wanted
+        if (
+            found
+            and all(name.startswith(prefix) for name in found)
+            and not any(name.startswith(prefix) for name in wanted)
         ):
             return _without_prefix({name.removeprefix(prefix): t for name, t in found.items()}, wanted)
     return dict(found)

@@ -18,7 +18,7 @@ from tpsprune.numerics.moments import Moments, MomentSums
 from tpsprune.pruning.baselines import highest, importances
 from tpsprune.pruning.groups import Group
 from tpsprune.pruning.head_width import ScoreMoments, rank_of, residual_shares, rotated, second_moment
-from tpsprune.pruning.layers import channels_first
+from tpsprune.pruning.layers import channels_first, is_mixer
 from tpsprune.pruning.look import Look, check_probe, look
 from tpsprune.pruning.rows import draw, item_count, wanted
 from tpsprune.pruning.selection import Selection
@@ -137,7 +137,12 @@ def known(
     energies = turned(model, wide, moments)
     seen = Look()
     if settings.fold or settings.units in OURS or needs(settings) & {"ranks", "residuals"}:
-        seen = look(model, probe, _heard(groups), [name for name, _ in model.named_modules() if name])
+        seen = look(
+            model,
+            probe,
+            _heard(groups),
+            [name for name, module in model.named_modules() if name and is_mixer(module)],
+        )
     else:
         check_probe(model, probe)
     scores = None

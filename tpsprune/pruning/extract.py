@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from tpsprune.numerics.precision import full_precision
 from tpsprune.pruning.cutting import cut_copy, fresh_copy, silence
 from tpsprune.pruning.evidence import known, turned
 from tpsprune.pruning.fold import can_gain_bias
@@ -17,14 +17,14 @@ from tpsprune.pruning.groups import Group, GroupCut
 from tpsprune.pruning.head_width import hold_scale
 from tpsprune.pruning.latency import latency_shares
 from tpsprune.pruning.layers import mixer
-from tpsprune.pruning.look import Look, check_not_empty
+from tpsprune.pruning.look import Look, check_called
 from tpsprune.pruning.opened import open_attention
 from tpsprune.pruning.plan import Plan, signature_of, versions
 from tpsprune.pruning.reach import surveyed
 from tpsprune.pruning.recalibrate import recalibrated
 from tpsprune.pruning.reconstruct import reconstruct, share_held
 from tpsprune.pruning.replay import add_biases
-from tpsprune.pruning.rows import item_count, taken
+from tpsprune.pruning.rows import item_count, some
 from tpsprune.pruning.selection import Selection
 from tpsprune.pruning.times import Times, timed
 from tpsprune.pruning.verify import verify
@@ -52,6 +52,7 @@ class Extraction:
     times: Times = field(default_factory=Times)
 
 
+@full_precision()
 def extract(
     model: nn.Module,
     probe: Sequence[Any],
@@ -88,7 +89,7 @@ def extract(
     times = Times()
     with timed(times, "survey"):
         opened, names = open_attention(model)
-        check_not_empty(probe)
+        check_called(opened, probe)
         found, dense_count, costs = surveyed(opened, probe[0], settings)
     groups = found.groups
     with timed(times, "look"):
@@ -116,7 +117,10 @@ def extract(
         chosen = facts.chosen(opened, losing, cut, settings)
         share = share_held(facts.seen, probe, settings.activation_gib) if settings.fold else 1.0
         if settings.fold:
-            walked = [taken(batch, torch.arange(math.ceil(share * item_count(batch)))) for batch in probe]
+            walked = list(probe)
+            if share < 1.0:
+                most = sum(map(item_count, probe))
+                walked = list(some(probe, max(8, math.ceil(share * most)), most))
             chosen = reconstruct(
                 opened, work, walked, losing, cut, facts.seen, chosen=chosen, refits=settings.refit
             )

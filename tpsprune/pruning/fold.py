@@ -152,7 +152,7 @@ def gram_of(module: Mixer, consumer: Consumer, width: int, sensitivity_q: Tensor
     if sensitivity_q is not None:
         low, high = consumer.outputs or (0, len(sensitivity_q))
         rest = [1] * (rows_npq.ndim - 3)
-        rows_npq = rows_npq * sensitivity_q[low:high].sqrt().reshape(1, 1, -1, *rest)
+        rows_npq = rows_npq * sensitivity_q[low:high].to(rows_npq).sqrt().reshape(1, 1, -1, *rest)
     rows_nq = rows_npq.flatten(1)
     return rows_nq @ rows_nq.T
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.pruning.rows import item_count, taken
-from tpsprune.pruning.trial import flat_tensors
+from tpsprune.pruning.trial import item_tensors
 
 __all__ = ["HealStep", "heal", "matching_blocks"]
 
@@ -180,7 +180,7 @@ def _descend(
 def _said(model: nn.Module, batch: Any, block: str) -> list[Tensor]:
     """Return what a block puts out, the pass going no further; an empty name is the whole model."""
     if not block:
-        return list(flat_tensors(call_model(model, batch)))
+        return list(item_tensors(call_model(model, batch)))
     outs: list[Tensor] = []
 
     def stop(_module: nn.Module, _args: Any, out: Tensor) -> None:
@@ -204,7 +204,7 @@ def _answers(model: nn.Module, batch: Any, names: Sequence[str]) -> dict[str, li
         for name in names:
 
             def keep(_module: nn.Module, _args: Any, out: Any, name: str = name) -> None:
-                outs.setdefault(name, []).extend(flat_tensors(out))
+                outs.setdefault(name, []).extend(item_tensors(out))
 
             stack.callback(model.get_submodule(name).register_forward_hook(keep).remove)
         call_model(model, batch)
@@ -221,9 +221,9 @@ def _held_error(ticket: nn.Module, dense: nn.Module, held: Sequence[Any]) -> flo
     wrong = spread = 0.0
     with torch.no_grad():
         for batch in held:
-            aims = list(flat_tensors(call_model(dense, batch)))
+            aims = list(item_tensors(call_model(dense, batch)))
             own = sum(float((aim - aim.mean(0)).float().square().sum()) for aim in aims)
-            wrong += float(_error(list(flat_tensors(call_model(ticket, batch))), aims)) * max(own, 1e-30)
+            wrong += float(_error(list(item_tensors(call_model(ticket, batch))), aims)) * max(own, 1e-30)
             spread += own
     error = wrong / max(spread, 1e-30)
     return error if math.isfinite(error) else math.inf

@@ -6,6 +6,7 @@ Shape letters: n signals (units times features).
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,14 +21,14 @@ from tpsprune.numerics.moments import Moments, MomentSums
 from tpsprune.numerics.spectra import effective_rank
 from tpsprune.pruning.fold import gram_of
 from tpsprune.pruning.groups import Consumer, Group
-from tpsprune.pruning.layers import mixer
-from tpsprune.pruning.rows import draw, item_count, signal_places, signals, some, taken, wanted
+from tpsprune.pruning.layers import length, mixer
+from tpsprune.pruning.rows import draw, item_count, signal_places, signals, taken, wanted
 from tpsprune.pruning.selection import Reading, Selection, pivoted_cholesky, select
 from tpsprune.pruning.sensitivity import sensitivities
 from tpsprune.pruning.trial import flat_tensors
 from tpsprune.pruning.walk import hooked
 
-__all__ = ["Look", "check_not_empty", "check_probe", "look", "places_of"]
+__all__ = ["Look", "check_called", "check_probe", "look", "places_of"]
 
 LEAST_SHARE: Final = 0.25
 LEAST_ROWS: Final = 4096
@@ -126,7 +127,7 @@ def look(model: nn.Module, probe: Sequence[Any], groups: Sequence[Group], names:
     def count(name: str, given: Tensor) -> None:
         nonlocal largest
         calls[name] += 1
-        largest = max(largest, given.numel() * given.element_size() // len(given))
+        largest = max(largest, given.numel() * given.element_size() // max(1, len(given)))
         module = model.get_submodule(name)
         places.update({each: signal_places(module, given, each) for each in readers.get(name, ())})
 
@@ -139,17 +140,20 @@ def look(model: nn.Module, probe: Sequence[Any], groups: Sequence[Group], names:
 
     with torch.no_grad(), evaluation_mode(model):
         with hooked(model, {*readers, *names}, count):
-            call_model(model, next(some(probe[:1], 2, 2)))
+            call_model(model, taken(probe[0], torch.arange(2)))
         share = _share(groups, places, items)
         with hooked(model, readers, see):
             for batch in probe:
                 part = taken(batch, torch.arange(math.ceil(share * item_count(batch) - 1e-9)))
                 _check_said(call_model(model, part), rank)
                 rank += 1
+    cost = sensitivities(model, probe, list(readers))
+    usual = statistics.median(float(each.mean()) for each in cost.values()) if cost else 1.0
     return Look(
         {consumer: each.moments() for consumer, each in sums.items() if each.rows},
         calls,
-        sensitivities(model, probe, list(readers)),
+        # A layer without a slope (it runs where no gradient is taken) counts as others do.
+        {name: cost.get(name, torch.full((length(mixer(model, name), "out"),), usual)) for name in readers},
         largest,
     )
 
@@ -184,6 +188,29 @@ def check_not_empty(probe: Sequence[Any]) -> None:
     """Refuse a probe without items."""
     if not len(probe) or not all(map(item_count, probe)):
         raise PruneError("the probe is empty: at least one batch is needed to see what the units say")
+
+
+def check_called(model: nn.Module, probe: Sequence[Any]) -> None:
+    """Refuse a probe that is empty, or that the model cannot be called with.
+
+    Raises:
+        PruneError: what the model's own code said is in the message.
+    """
+    check_not_empty(probe)
+    try:
+        with torch.no_grad(), evaluation_mode(model):
+            answer = call_model(model, taken(probe[0], torch.arange(2)))
+    except Exception as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PruneError(
+            f"the model cannot be called on two items of probe batch 0: {said} (a tensor or a tuple goes in "
+            "by position, a mapping by keyword; items lie along the first axis)"
+        ) from error
+    if not any(True for _ in flat_tensors(answer)):
+        raise PruneError(
+            f"the model answers {type(answer).__name__} without a tensor of numbers: there is nothing to "
+            "match"
+        )
 
 
 def check_probe(model: nn.Module, probe: Sequence[Any]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from tpsprune.errors import PruneError
 from tpsprune.numerics.macs import MacCount, count_macs
@@ -14,6 +15,7 @@ from tpsprune.pruning.fold import can_gain_bias
 from tpsprune.pruning.groups import Group, Survey
 from tpsprune.pruning.layers import mixer, units_out
 from tpsprune.pruning.opened import open_attention
+from tpsprune.pruning.rows import taken
 from tpsprune.pruning.survey import survey
 from tpsprune.pruning.widths import check_widths
 from tpsprune.recipe.prune import Prune
@@ -31,7 +33,7 @@ def surveyed(model: nn.Module, batch: Any, settings: Prune) -> tuple[Survey, Mac
     Raises:
         PruneError: a pattern to leave alone matches nothing, or nothing can be cut.
     """
-    example = batch[:2] if isinstance(batch, Tensor) else batch
+    example = taken(batch, torch.arange(2))
     found = survey(model, example, settings.leave_alone, head_width=settings.head_width)
     if not found.groups:
         raise PruneError(_nothing_to_cut(found))

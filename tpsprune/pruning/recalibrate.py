@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.numerics.forward import call_model, evaluation_mode
-from tpsprune.pruning.rows import some
-from tpsprune.pruning.trial import flat_tensors
+from tpsprune.pruning.rows import item_count, some
+from tpsprune.pruning.trial import item_tensors
 
 __all__ = ["output_error", "recalibrated"]
 
@@ -23,19 +23,21 @@ TRIAL_ITEMS: Final = 32
 def output_error(model: nn.Module, dense: nn.Module, probe: Sequence[Any]) -> float:
     """Return the mean square difference of two models' outputs, over the variance of the second's.
 
-    Variance is about each output's mean over all items of the probe, however they are batched.
+    Variance is about each output's mean over all items of the probe, however they are batched; of outputs
+    that do not vary (a single item) the mean square takes its place.
     """
     error = 0.0
     spread: list[_Spread] = []
     with torch.no_grad(), evaluation_mode(model), evaluation_mode(dense):
         for batch in probe:
-            found = flat_tensors(call_model(model, batch))
-            for place, (a, b) in enumerate(zip(found, flat_tensors(call_model(dense, batch)), strict=True)):
+            found = item_tensors(call_model(model, batch))
+            for place, (a, b) in enumerate(zip(found, item_tensors(call_model(dense, batch)), strict=True)):
                 error += float((a - b).float().square().sum())
                 if place == len(spread):
                     spread.append(_Spread(b.float().mean(0)))
                 spread[place].add(b.float())
-    return error / max(sum(each.squares() for each in spread), 1e-30)
+    whole = sum(each.squares() for each in spread) or sum(each.raw for each in spread)
+    return error / max(whole, 1e-30)
 
 
 class _Spread:
@@ -45,9 +47,10 @@ class _Spread:
         self.shift = shift
         self.items = 0
         self.sum = torch.zeros_like(shift, dtype=torch.float32)
-        self.square = 0.0
+        self.square = self.raw = 0.0
 
     def add(self, output: Tensor) -> None:
+        self.raw += float(output.square().sum())
         # A last batch of another length (sequences) has no common mean: about its own then.
         if output.shape[1:] != self.shift.shape:
             self.square += float((output - output.mean(0)).square().sum())
@@ -75,7 +78,9 @@ def recalibrated(ticket: nn.Module, dense: nn.Module, probe: Sequence[Any]) -> t
     """
     if not _norms(ticket):
         return ticket, False
-    few = list(some(probe, TRIAL_ITEMS, TRIAL_ITEMS))
+    few = [part for part in some(probe, TRIAL_ITEMS, TRIAL_ITEMS) if item_count(part) > 1]
+    if not few:
+        return ticket, False
     before = output_error(ticket, dense, few)
     if output_error(_anew(ticket, few), dense, few) >= before:
         return ticket, False
@@ -90,7 +95,7 @@ def _norms(model: nn.Module) -> list[_BatchNorm]:
 def _anew(ticket: nn.Module, probe: Sequence[Any]) -> nn.Module:
     anew = copy.deepcopy(ticket)
     with torch.no_grad(), evaluation_mode(anew), _averaging(_norms(anew)):
-        for batch in probe:
+        for batch in (each for each in probe if item_count(each) > 1):
             call_model(anew, batch)
     return anew
 

@@ -33,7 +33,7 @@ EXACT: Final = 1e-12
 SAFE: Final = 1e-2
 """The ridge where nothing can be held out."""
 MOST_FEATURES: Final = 4608
-"""512 channels seen through a 3×3 kernel: 170 MB for each of three matrices of moments."""
+"""512 channels seen through a 3×3 kernel: 170 MB a matrix, and a dozen of them for a moment."""
 
 
 @dataclass(frozen=True, slots=True)

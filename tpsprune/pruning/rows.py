@@ -39,6 +39,8 @@ __all__ = [
 
 ROWS_PER_COLUMN: Final = 8
 LEAST_ROWS: Final = 8192
+AT_LEAST: Final = 8
+"""Items taken of one batch, where it has so many: statistics of one item are none."""
 
 
 def wanted(columns: int, items: int, *, least: int = LEAST_ROWS) -> int:
@@ -54,29 +56,46 @@ def draw(places: int, count: int, generator: torch.Generator) -> Tensor:
 
 
 def item_count(batch: Any) -> int:
-    """Return how many items a prepared batch holds: along the first axis of its first tensor."""
-    first = next(iter(batch.values())) if isinstance(batch, Mapping) else batch
-    return len(first[0] if isinstance(first, tuple) else first)
+    """Return how many items a prepared batch holds: along the first axis of its first tensor that has one."""
+    return next((len(tensor) for tensor in _tensors(batch) if tensor.ndim), 0)
 
 
 def taken(batch: Any, index: Tensor) -> Any:
-    """Return these items of a batch, however it is nested; what is no tensor of items stays as it is."""
-    if isinstance(batch, Tensor):
-        return batch[index.to(batch.device)] if batch.ndim else batch
-    if isinstance(batch, Mapping):
-        return {key: taken(part, index) for key, part in batch.items()}
-    if isinstance(batch, tuple):
-        return tuple(taken(part, index) for part in batch)
-    return batch
+    """Return these items of a batch, however it is nested; a number beyond its items is passed over.
+
+    Tensors as long as the batch has items are indexed; all else (a mask, positions) stays as it is.
+    """
+    items = item_count(batch)
+    return _taken(batch, index[index < items], items)
 
 
 def some(probe: Sequence[Any], items: int, at_a_time: int) -> Iterator[Any]:
-    """Yield small batches, about ``items`` items in all: from every batch of the probe the same share."""
-    share = min(1.0, items / max(1, sum(map(item_count, probe))))
-    for batch in probe:
-        index = torch.arange(max(1, int(item_count(batch) * share + 0.5)))
-        for part in torch.split(index, at_a_time):
+    """Yield small batches, about ``items`` items in all, from batches spread evenly over the probe."""
+    mean = sum(map(item_count, probe)) / max(1, len(probe))
+    each = max(AT_LEAST, math.ceil(items / max(1, len(probe))))
+    count = min(len(probe), math.ceil(items / max(1.0, min(each, mean))))
+    for rank in range(count):
+        batch = probe[rank * len(probe) // count]
+        for part in torch.split(torch.arange(min(each, item_count(batch))), at_a_time):
             yield taken(batch, part)
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping | tuple | list):
+        for part in batch.values() if isinstance(batch, Mapping) else batch:
+            yield from _tensors(part)
+
+
+def _taken(batch: Any, index: Tensor, items: int) -> Any:
+    if isinstance(batch, Tensor):
+        return batch[index.to(batch.device)] if batch.ndim and len(batch) == items else batch
+    if isinstance(batch, Mapping):
+        return {key: _taken(part, index, items) for key, part in batch.items()}
+    if isinstance(batch, tuple):
+        return tuple(_taken(part, index, items) for part in batch)
+    return batch
 
 
 def signal_places(module: nn.Module, given: Tensor, consumer: Consumer) -> int:
@@ -87,6 +106,7 @@ def signal_places(module: nn.Module, given: Tensor, consumer: Consumer) -> int:
 
 def signals(module: nn.Module, given: Tensor, consumer: Consumer, width: int, chosen_s: Tensor) -> Tensor:
     """Return what ``width`` units say at the chosen places, ``signals_bsn``."""
+    given = given if given.ndim > 1 else given[None]
     given_bsc = given.flatten(2).transpose(1, 2) if channels_first(module) else given
     given_bsc = given_bsc.reshape(len(given), -1, given_bsc.shape[-1])
     index = element_index(consumer, width, given.device).flatten()
@@ -108,6 +128,7 @@ def patch_places(module: nn.Module, given: Tensor) -> int:
 def patches(module: nn.Module, given: Tensor, alive_c: Tensor, chosen_s: Tensor) -> Tensor:
     """Return what a layer sees at the chosen places of its output, ``patches_bsgp``, padding as it is."""
     chosen_s = chosen_s.to(given.device)
+    given = given if given.ndim > 1 else given[None]
     if not isinstance(module, _ConvNd):
         given_bsc = given.reshape(len(given), -1, given.shape[-1])
         return given_bsc[:, chosen_s][..., alive_c][:, :, None]

@@ -16,7 +16,7 @@ from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.numerics.precision import widened
 from tpsprune.pruning.layers import channels_first
 from tpsprune.pruning.rows import item_count, some
-from tpsprune.pruning.trial import flat_tensors
+from tpsprune.pruning.trial import item_tensors
 
 __all__ = ["sensitivities"]
 
@@ -44,7 +44,8 @@ def sensitivities(
         seed: of the signs.
 
     Returns:
-        A tensor for each layer that the outputs depend on; double precision where there is one.
+        A tensor for each layer that the outputs depend on; double precision where there is one. Nothing at
+        all where the model has no gradient.
 
     Cost: a pass forward and backward over those items.
     """
@@ -59,30 +60,38 @@ def sensitivities(
 
                     def keep(
                         _module: nn.Module, _args: Any, out: Any, outs: list[Tensor] = said[name]
-                    ) -> None:
-                        if isinstance(out, Tensor) and out.requires_grad:
-                            outs.append(out)
+                    ) -> Tensor | None:
+                        if not isinstance(out, Tensor) or not out.requires_grad:
+                            return None
+                        outs.append(out)
+                        # What comes next may work in place: the slope is wanted before it.
+                        return out.clone()
 
                     stack.callback(model.get_submodule(name).register_forward_hook(keep).remove)
-                outputs = [out for out in flat_tensors(call_model(model, batch)) if out.requires_grad]
+                outputs = [out for out in item_tensors(call_model(model, batch)) if out.requires_grad]
             flat = [(name, out) for name, outs in said.items() for out in outs]
             if not outputs or not flat:
                 return {}
             total = torch.stack([_projected(out, generator) for out in outputs]).sum()
-            slopes = torch.autograd.grad(total, [out for _, out in flat], allow_unused=True)
+            try:
+                slopes = torch.autograd.grad(total, [out for _, out in flat], allow_unused=True)
+            except RuntimeError:  # Code that works in place may run and still have no gradient.
+                return {}
             for (name, _), slope in zip(flat, slopes, strict=True):
                 if slope is not None:
                     axis = 1 if channels_first(model.get_submodule(name)) else -1
                     squares_q = widened(slope).square().movedim(axis, -1).flatten(0, -2).sum(0)
                     sums[name] = sums.get(name, torch.zeros_like(squares_q)) + squares_q
             seen += item_count(batch)
-    return {name: squares_q / seen for name, squares_q in sums.items() if bool(squares_q.any())}
+    return {name: squares_q / seen for name, squares_q in sums.items() if bool(squares_q.isfinite().all())}
 
 
 def _projected(out: Tensor, generator: torch.Generator) -> Tensor:
     """Return a random sum of an output's elements, each output over its spread in this batch."""
     signs = torch.randint(0, 2, out.shape, generator=generator).to(out) * 2 - 1
-    spread = out.detach().float().std().clamp_min(1e-12).to(out.dtype)
+    spread = out.detach().float().std(correction=0).to(out.dtype)
+    # An output that does not vary has no scale of its own, and nothing to lose.
+    spread = torch.where(spread > 0, spread, torch.inf)
     projected: Tensor = (out * signs / spread).float().sum() / max(1, out[0].numel()) ** 0.5
     return projected
 

@@ -24,6 +24,7 @@ __all__ = [
     "close",
     "flat_tensors",
     "half_of",
+    "item_tensors",
     "joint_fault",
     "put_back",
     "scalar",
@@ -104,6 +105,11 @@ def flat_tensors(output: Any) -> Iterator[Tensor]:
     elif isinstance(output, tuple | list):
         for part in output:
             yield from flat_tensors(part)
+
+
+def item_tensors(output: Any) -> Iterator[Tensor]:
+    """Yield the floating-point tensors that have an axis of items: no loss, no single number."""
+    return (tensor for tensor in flat_tensors(output) if tensor.ndim)
 
 
 def _halve(
@@ -198,6 +204,8 @@ def _loud(subject: nn.Module, groups: Sequence[Group], batch: Any) -> list[bool]
             if not total.requires_grad:
                 return [False] * len(groups)
             gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+    except RuntimeError:  # Code that works in place may run and still have no gradient: each is tried then.
+        return [False] * len(groups)
     finally:
         for name, weight in weights.items():
             weight.requires_grad_(flags[name])

@@ -14,7 +14,7 @@ from tpsprune.numerics.macs import MacCount, count_macs
 from tpsprune.pruning.cutting import elements_kept
 from tpsprune.pruning.groups import Group, GroupCut
 from tpsprune.pruning.recalibrate import output_error
-from tpsprune.pruning.rows import some
+from tpsprune.pruning.rows import some, taken
 from tpsprune.pruning.trial import flat_tensors
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs, Params
@@ -68,8 +68,9 @@ def verify(
             f"the cut was rolled back: the ticket's output differs by {difference:.2g} of its spread "
             "from that of the model with the same units silenced"
         )
-    _check_backward(ticket, next(some(probe[:1], 2, 2)))
-    share = count_macs(ticket, probe[0]).total / dense_count.total
+    _check_backward(ticket, dense, taken(probe[0], torch.arange(2)))
+    # Counted on the items the dense model was counted on: what comes once a batch is shared out alike.
+    share = count_macs(ticket, taken(probe[0], torch.arange(2))).total / dense_count.total
     if isinstance(settings.target, Macs):
         _check_share(share, settings.target.macs, "multiply-accumulates", settings)
     if isinstance(settings.target, Params):
@@ -129,16 +130,25 @@ def _check_kept(ticket: nn.Module, dense: nn.Module) -> None:
         raise PruneError("the cut was rolled back: a module is in another mode than it was")
 
 
-def _check_backward(ticket: nn.Module, batch: Any) -> None:
-    parameters = [parameter for parameter in ticket.parameters() if parameter.requires_grad]
-    if not parameters:
-        return
-    with torch.enable_grad(), evaluation_mode(ticket):
-        total = sum(
-            tensor.sum() for tensor in flat_tensors(call_model(ticket, batch)) if tensor.requires_grad
-        )
-        if not isinstance(total, Tensor):
+def _check_backward(ticket: nn.Module, dense: nn.Module, batch: Any) -> None:
+    try:
+        gradients = _gradients(ticket, batch)
+    except RuntimeError as error:
+        try:
+            _gradients(dense, batch)
+        except RuntimeError:  # Code that works in place may run and still have no gradient, cut or not.
             return
-        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        raise PruneError(f"the cut was rolled back: the ticket has no gradient ({error})") from error
     if not all(bool(gradient.isfinite().all()) for gradient in gradients if gradient is not None):
         raise PruneError("the cut was rolled back: a gradient of the ticket is not finite")
+
+
+def _gradients(model: nn.Module, batch: Any) -> Sequence[Tensor | None]:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        return ()
+    with torch.enable_grad(), evaluation_mode(model):
+        total = sum(tensor.sum() for tensor in flat_tensors(call_model(model, batch)) if tensor.requires_grad)
+        if not isinstance(total, Tensor):
+            return ()
+        return torch.autograd.grad(total, parameters, allow_unused=True)

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor, nn
 
 from tpsprune.numerics.forward import call_model
+
+CASTING: Final = ("cpu", "cuda")
 
 __all__ = ["Stop", "fed_in_full", "first_input", "hooked", "side_by_side"]
 
@@ -40,8 +42,8 @@ def side_by_side(
     what the walk goes on with. Layers that are never called are left out, later calls of one layer do not
     stop, and a batch that does not come by is not among those of the stop.
 
-    Each batch of each model is a coroutine: its Python frames are put aside while it waits. A model
-    that stops inside a context which changes torch's state for the thread is resumed in another one's.
+    Each batch of each model is a coroutine: its Python frames are put aside while it waits, and so is what
+    autocast was set to. Other state of the thread that a model changes while it runs is not.
 
     Args:
         dense: called in the mode it is in, without gradients.
@@ -109,17 +111,18 @@ def hooked(model: nn.Module, names: Iterable[str], seen: Any) -> Iterator[None]:
             def tell(
                 _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name
             ) -> None:
-                seen(name, first_input(args, kwargs))
+                if (given := first_input(args, kwargs)) is not None:
+                    seen(name, given)
 
             handle = model.get_submodule(name).register_forward_pre_hook(tell, with_kwargs=True)
             stack.callback(handle.remove)
         yield
 
 
-def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Return the tensor that a layer with one input was called with, by position or by name."""
-    given: Tensor = args[0] if args else next(iter(kwargs.values()))
-    return given.detach()
+def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Return the tensor that a layer was first called with, by position or by name; nothing if it is none."""
+    given = next(iter((*args, *kwargs.values())), None)
+    return given.detach() if isinstance(given, Tensor) and given.ndim else None
 
 
 @final
@@ -129,6 +132,7 @@ class _Walker:
     def __init__(self, model: nn.Module, batch: Any) -> None:
         self.at: str | None = None
         self.fed: Tensor | None = None
+        self.casts = _autocast()
         self.coroutine = greenlet(self._walk)
         self._model, self._batch = model, batch
 
@@ -140,8 +144,14 @@ class _Walker:
 
     def resume(self) -> None:
         self.at = self.fed = None
-        with torch.no_grad():
-            self.coroutine.switch()
+        ours = _autocast()
+        _set_autocast(self.casts)
+        try:
+            with torch.no_grad():
+                self.coroutine.switch()
+        finally:
+            self.casts = _autocast()
+            _set_autocast(ours)
 
     def _walk(self) -> None:
         call_model(self._model, self._batch)
@@ -149,3 +159,13 @@ class _Walker:
     def leave(self) -> None:
         if self.coroutine:
             self.coroutine.throw(GreenletExit)
+
+
+def _autocast() -> tuple[tuple[str, bool, torch.dtype], ...]:
+    return tuple((kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in CASTING)
+
+
+def _set_autocast(state: tuple[tuple[str, bool, torch.dtype], ...]) -> None:
+    for kind, enabled, dtype in state:
+        torch.set_autocast_enabled(kind, enabled)
+        torch.set_autocast_dtype(kind, dtype)

@@ -82,6 +82,11 @@ class Widths:
     widths: Mapping[str, Count]
     __pydantic_config__: ClassVar[Any] = STRICT
 
+    def __post_init__(self) -> None:
+        """Refuse widths of no group."""
+        if not self.widths:
+            raise PruneError("target widths = {}: at least one group is needed")
+
     def __str__(self) -> str:
         return f"widths of {len(self.widths)} group{'' if len(self.widths) == 1 else 's'}"
 
