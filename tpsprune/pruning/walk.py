@@ -120,9 +120,10 @@ def hooked(model: nn.Module, names: Iterable[str], seen: Any) -> Iterator[None]:
 
 
 def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """Return the tensor that a layer was first called with, by position or by name; nothing if it is none."""
+    """Return the first tensor that a layer is called with, by position or by name; none if it is empty."""
     given = next(iter((*args, *kwargs.values())), None)
-    return given.detach() if isinstance(given, Tensor) and given.ndim else None
+    holds = isinstance(given, Tensor) and given.ndim and given.numel()
+    return given.detach() if isinstance(given, Tensor) and holds else None
 
 
 @final
