@@ -196,7 +196,7 @@ def broken(model: nn.Module) -> nn.Module:
             {},
             "probe batch 1 holds values that are not",
         ),
-        (lambda z: (broken(z.mlp()), [z.vectors()]), {}, "output on probe batch 0 is not finite"),
+        (lambda z: (broken(z.mlp()), [z.vectors()]), {}, "weights of the model are not finite, at 0.weight"),
         (
             lambda z: (z.mlp(), [z.vectors()]),
             {"target": Macs(0.01)},

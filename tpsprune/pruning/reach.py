@@ -31,8 +31,9 @@ def surveyed(model: nn.Module, batch: Any, settings: Prune) -> tuple[Survey, Mac
     bias that the fold might add is counted as a parameter.
 
     Raises:
-        PruneError: a pattern to leave alone matches nothing, or nothing can be cut.
+        PruneError: a pattern to leave alone matches nothing, nothing can be cut, or a weight is not finite.
     """
+    _check_finite(model)
     example = taken(batch, torch.arange(2))
     found = survey(model, example, settings.leave_alone, head_width=settings.head_width)
     if not found.groups:
@@ -76,6 +77,20 @@ def check_target(model: nn.Module, batch: Any, settings: Prune) -> tuple[Survey,
 def _that_may_gain_bias(model: nn.Module, groups: Sequence[Group]) -> tuple[str, ...]:
     names = dict.fromkeys(consumer.module for group in groups for consumer in group.consumers)
     return tuple(name for name in names if can_gain_bias(mixer(model, name)))
+
+
+def _check_finite(model: nn.Module) -> None:
+    """Refuse weights that a training has broken; a mask may hold infinities."""
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise PruneError(
+                f"the weights of the model are not finite, at {name}: training may have diverged"
+            )
+    for name, buffer in model.named_buffers():
+        if bool(buffer.isnan().any()):
+            raise PruneError(
+                f"the weights of the model are not finite, at {name}: training may have diverged"
+            )
 
 
 def _nothing_to_cut(found: Survey) -> str:
