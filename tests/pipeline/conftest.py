@@ -33,6 +33,8 @@ every_steps = 10
 [stop.draw]
 rule = "epoch"
 epoch = 2.0
+[prune]
+probe_items = 256
 [energy]
 meter = "fake"
 """

@@ -46,7 +46,7 @@ def test_a_trained_model_is_cut_weighed_and_not_trained(
     assert outcome.projected_dense is None
     assert outcome.macs_share <= 0.5
     assert outcome.dense.accuracy == read_result(trained.result)["dense"]["accuracy"]
-    assert outcome.ticket.accuracy > outcome.dense.accuracy - 0.05
+    assert outcome.ticket.accuracy > outcome.dense.accuracy - 0.1
     assert outcome.stopped.reason == "no retraining was asked for"
     assert [phase.phase for phase in outcome.energy] == ["setup", "prune", "evaluate", "weigh"]
 

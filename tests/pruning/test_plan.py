@@ -19,7 +19,7 @@ from tpsprune.recipe.target import Macs
 
 def drawn(zoo: SimpleNamespace, name: str = "cnn", **settings: Any) -> tuple[nn.Module, Any, nn.Module, Plan]:
     model, batch = zoo.case(name)
-    found = extract(model, [batch], Prune(**{"target": Macs(0.6), **settings}))
+    found = extract(model, [batch], Prune(**{"target": Macs(0.6), "widths": "effective-rank", **settings}))
     return model, batch, found.ticket, found.plan
 
 

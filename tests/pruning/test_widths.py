@@ -83,13 +83,17 @@ def test_a_target_of_parameters_is_met_in_parameters() -> None:
 def test_what_is_left_over_may_grow_a_group_by_more_than_a_step() -> None:
     """Two groups of equal wish round up at once: what neither was given was once left lying."""
     model = costs()
-    settings_ = Prune(target=Macs(0.1875), min_width=1, max_cut_share=0.99)
+    settings_ = Prune(widths="effective-rank", target=Macs(0.1875), min_width=1, max_cut_share=0.99)
     spent = model.at(chosen(model, settings_, Evidence(ranks=[1.0, 1.0, 4.0])))
     assert 0.175 * model.total <= spent <= 0.1875 * model.total
 
 
 def test_widths_follow_effective_ranks_in_proportion() -> None:
-    a, b, c = chosen(costs((40, 40, 40)), Prune(target=Macs(0.3)), Evidence(ranks=(6.0, 12.0, 3.0)))
+    a, b, c = chosen(
+        costs((40, 40, 40)),
+        Prune(target=Macs(0.3), widths="effective-rank"),
+        Evidence(ranks=(6.0, 12.0, 3.0)),
+    )
     assert b / a == pytest.approx(2.0, rel=0.1)
     assert a / c == pytest.approx(2.0, rel=0.15)
 
@@ -121,7 +125,7 @@ def test_only_the_evidence_that_a_method_needs_is_read(method: Method) -> None:
 def test_targets_of_other_kinds_need_their_own_evidence() -> None:
     assert needs(Prune(target=Tolerance(0.01))) == {"residuals"}
     assert needs(Prune(target=Widths({"l0": 3}), widths="greedy")) == set()
-    assert needs(Prune(target=Latency(0.5))) == {"ranks"}
+    assert needs(Prune(target=Latency(0.5))) == {"residuals"}
 
 
 def test_the_cap_is_a_cap_whatever_the_scores_say() -> None:

@@ -41,8 +41,8 @@ class Evidence:
 
     ranks: Sequence[float] | None = None
     residuals: Sequence[Sequence[float]] | None = None
-    loudness: Sequence[float] | None = None
     scores: Sequence[Tensor] | None = None
+    loudness: Sequence[float] | None = None
 
 
 def needs(settings: Prune) -> set[str]:
