@@ -151,7 +151,7 @@ def test_a_cap_for_a_group_that_is_not_there_names_those_that_are() -> None:
 
 def test_widths_are_multiples_and_within_their_bounds() -> None:
     model = costs((24, 32, 20))
-    settings_ = Prune(target=Macs(0.5), round_to=8, min_width=8, max_cut_share=0.8)
+    settings_ = Prune(target=Macs(0.5), widths="effective-rank", round_to=8, min_width=8, max_cut_share=0.8)
     found = chosen(model, settings_, Evidence(ranks=(1.0, 30.0, 2.0)))
     assert all(width % 8 == 0 or width == dense for width, dense in zip(found, model.widths, strict=True))
     assert bounds_of(model, settings_, NAMES).least == (8, 8, 8)

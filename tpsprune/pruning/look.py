@@ -109,11 +109,10 @@ def look(model: nn.Module, probe: Sequence[Any], groups: Sequence[Group], names:
         names: further layers whose calls are counted.
 
     Raises:
-        PruneError: a batch is not finite, or what the model puts out on it.
+        PruneError: what the model puts out on a batch is not finite.
 
     Cost: a quarter to the whole of a forward pass, and r·n² for each consumer, r some 8 n.
     """
-    check_probe(model, probe)
     width_of = {consumer: group.width for group in groups for consumer in group.consumers}
     readers: dict[str, list[Consumer]] = {}
     for consumer in width_of:
@@ -184,19 +183,17 @@ def places_of(
     return draw(signal_places(module, given, consumer), count, generator)
 
 
-def check_not_empty(probe: Sequence[Any]) -> None:
-    """Refuse a probe without items."""
-    if not len(probe) or not all(map(item_count, probe)):
-        raise PruneError("the probe is empty: at least one batch is needed to see what the units say")
-
-
 def check_called(model: nn.Module, probe: Sequence[Any]) -> None:
-    """Refuse a probe that is empty, or that the model cannot be called with.
+    """Refuse a probe that is empty or not finite, or that the model cannot be called with.
 
     Raises:
         PruneError: what the model's own code said is in the message.
     """
-    check_not_empty(probe)
+    if not len(probe) or not all(map(item_count, probe)):
+        raise PruneError("the probe is empty: at least one batch is needed to see what the units say")
+    for rank, batch in enumerate(probe):
+        if not all(bool(tensor.isfinite().all()) for tensor in flat_tensors(batch)):
+            raise PruneError(f"probe batch {rank} holds values that are not finite")
     try:
         with torch.no_grad(), evaluation_mode(model):
             answer = call_model(model, taken(probe[0], torch.arange(2)))
@@ -214,15 +211,11 @@ def check_called(model: nn.Module, probe: Sequence[Any]) -> None:
 
 
 def check_probe(model: nn.Module, probe: Sequence[Any]) -> None:
-    """Refuse a probe that is not finite, or on a few of whose items the model is not.
+    """Refuse a probe on a few of whose items the model is not finite.
 
     Raises:
         PruneError: the message names the batch.
     """
-    check_not_empty(probe)
-    for rank, batch in enumerate(probe):
-        if not all(bool(tensor.isfinite().all()) for tensor in flat_tensors(batch)):
-            raise PruneError(f"probe batch {rank} holds values that are not finite")
     with torch.no_grad(), evaluation_mode(model):
         for rank, batch in enumerate(probe):
             _check_said(call_model(model, taken(batch, torch.arange(2))), rank)
