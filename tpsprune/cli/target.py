@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from tpsprune.errors import did_you_mean
-from tpsprune.recipe.target import TARGETS
 
 __all__ = ["target_override"]
 
@@ -27,6 +26,8 @@ def target_override(words: str) -> str:
     Raises:
         BadParameter: no such kind of target, or a value that none can have.
     """
+    from tpsprune.recipe.target import TARGETS
+
     kind, equals, value = (part.strip() for part in words.partition("="))
     if kind not in TARGETS or not equals:
         hint = did_you_mean(kind, TARGETS) if equals else ""
