@@ -30,11 +30,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "load": "tpsprune.pipeline",
-    "extract": "tpsprune.pipeline",
-    "Extraction": "tpsprune.pruning",
-    "Plan": "tpsprune.pruning",
-    "replay": "tpsprune.pruning",
+    "load": "tpsprune.pipeline.load",
+    "extract": "tpsprune.pipeline.extract",
+    "Extraction": "tpsprune.pruning.extract",
+    "Plan": "tpsprune.pruning.plan",
+    "replay": "tpsprune.pruning.replay",
     **dict.fromkeys(("Latency", "Macs", "Params", "Tolerance", "Widths"), "tpsprune.recipe.target"),
 }
 
