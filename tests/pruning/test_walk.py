@@ -33,7 +33,9 @@ def nothing_is_left(*models: nn.Module) -> bool:
         for each in gc.get_objects()
         if issubclass(type(each), greenlet) and each and each != getcurrent()
     ]
-    hooked = [each for model in models for each in model.modules() if each._forward_pre_hooks]
+    hooked = [
+        each for model in models for each in model.modules() if each._forward_pre_hooks or each._forward_hooks
+    ]
     return not waiting and not hooked
 
 
@@ -71,9 +73,14 @@ def test_stops_come_in_the_order_of_calls_and_each_batch_is_where_it_should_be(
     for stop in side_by_side(dense, cut, batches, mixers(dense)[::-1]):
         stops.append(stop.module)
         assert len(stop.fed) == len(batches)
-        for given_pair, part in zip(stop.fed, batches, strict=True):
-            for found, model in zip(given_pair, (dense, cut), strict=True):
-                torch.testing.assert_close(found, fed_to(model, stop.module, part))
+        for fed, part in zip(stop.fed, batches, strict=True):
+            torch.testing.assert_close(fed.dense, fed_to(dense, stop.module, part))
+            torch.testing.assert_close(fed.cut, fed_to(cut, stop.module, part))
+            layer = dense.get_submodule(stop.module)
+            if fed.said is None:
+                assert any(layer.children())
+            else:
+                torch.testing.assert_close(fed.said, layer.forward(fed.dense).detach())
     assert stops == expected
 
 
@@ -94,10 +101,10 @@ def test_what_is_done_to_a_layer_at_its_stop_is_what_the_walk_goes_on_with(
         plain = copy.deepcopy(cut)
         for module in plain.modules():
             module._forward_pre_hooks.clear()
-        for (given_y, given_x), part in zip(stop.fed, batches, strict=True):
-            torch.testing.assert_close(given_x, fed_to(plain, stop.module, part))
+        for fed, part in zip(stop.fed, batches, strict=True):
+            torch.testing.assert_close(fed.cut, fed_to(plain, stop.module, part))
             unmoved = stop.module == "stem"
-            assert torch.equal(given_x, given_y) == unmoved
+            assert torch.equal(fed.cut, fed.dense) == unmoved
         with torch.no_grad():
             cut.get_submodule(stop.module).weight.mul_(1.5).add_(0.1)
     assert all(torch.equal(tensor, before[name]) for name, tensor in dense.state_dict().items())
@@ -110,7 +117,7 @@ def test_a_module_put_in_the_place_of_one_that_comes_later_is_what_is_called() -
         if stop.module == "0":
             cut[1] = nn.ReLU()
         else:
-            torch.testing.assert_close(stop.fed[0][1], torch.relu(cut[0](batch)).detach())
+            torch.testing.assert_close(stop.fed[0].cut, torch.relu(cut[0](batch)).detach())
 
 
 def test_later_calls_of_a_layer_do_not_stop_and_can_be_had_in_full() -> None:
@@ -128,8 +135,8 @@ def test_later_calls_of_a_layer_do_not_stop_and_can_be_had_in_full() -> None:
     cut, batch = disturbed(dense), noise(5, 3)
     assert [stop.module for stop in side_by_side(dense, cut, [batch], ["out", "again"])] == ["again", "out"]
     pairs = fed_in_full(dense, cut, batch.split(4), "again")
-    assert [len(each) for pair in pairs for each in pair] == [4] * 6 + [1] * 6
-    torch.testing.assert_close(pairs[1][1], torch.tanh(cut.again(batch[:4])).detach())
+    assert [len(each.dense) for each in pairs] == [len(each.cut) for each in pairs] == [4] * 3 + [1] * 3
+    torch.testing.assert_close(pairs[1].cut, torch.tanh(cut.again(batch[:4])).detach())
     assert nothing_is_left(dense, cut)
 
 
@@ -140,7 +147,7 @@ def test_layers_that_are_never_called_are_left_out_and_other_paths_do_not_hang()
     batches = [noise(2, 3, seed=seed) for seed in range(12)]
     taken: dict[str, list[Tensor]] = {}
     for stop in side_by_side(dense, cut, batches, ["never", "last", "left", "right", "first"]):
-        taken[stop.module] = [given_y.clone() for given_y, _ in stop.fed]
+        taken[stop.module] = [each.dense.clone() for each in stop.fed]
     assert set(taken) == {"first", "left", "right", "last"}
     assert len(taken["first"]) == len(batches)
     assert 0 < len(taken["left"]) < len(batches)
@@ -190,7 +197,8 @@ def test_what_a_model_raises_comes_through_and_nothing_is_left_behind(layer: str
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         list(side_by_side(*models, list(noise(3, 2, 3)), mixers(models[0])))
     assert nothing_is_left(*models)
-    assert [model.ended for model in models] == [3, 3]
+    # The dense model is called first, and what was not begun has nothing to end.
+    assert [model.ended for model in models] == ([1, 0] if (layer, broken) == ("first", 0) else [3, 3])
 
 
 class Keywords(nn.Module):
@@ -210,7 +218,7 @@ class Keywords(nn.Module):
 def test_models_and_layers_may_be_called_by_keyword(batch_of: Callable[..., Any]) -> None:
     dense, x, y = Keywords(), noise(4, 3), noise(4, 3, seed=1)
     stops = {
-        stop.module: stop.fed[0][0].clone()
+        stop.module: stop.fed[0].dense.clone()
         for stop in side_by_side(dense, disturbed(dense), [batch_of(x, y)], ["a", "b"])
     }
     torch.testing.assert_close(stops["a"], x - y)
@@ -221,7 +229,10 @@ def test_no_gradients_are_kept_and_the_caller_has_those_it_had() -> None:
     dense = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     for stop in side_by_side(dense, copy.deepcopy(dense), [noise(2, 3)], ["0", "1"]):
         assert torch.is_grad_enabled()
-        assert not any(each.requires_grad for each in stop.fed[0])
+        assert not any(
+            each is not None and each.requires_grad
+            for each in (stop.fed[0].dense, stop.fed[0].cut, stop.fed[0].said)
+        )
     assert torch.is_grad_enabled()
     assert not list(side_by_side(dense, copy.deepcopy(dense), [], ["0"]))
     assert not list(side_by_side(dense, copy.deepcopy(dense), [noise(2, 3)], []))

@@ -16,12 +16,13 @@ from tpsprune.numerics.forward import evaluation_mode
 from tpsprune.pruning.cutting import silence
 from tpsprune.pruning.fold import fold_in, gram_of, interpolation, ridges_for, takes_intercept
 from tpsprune.pruning.groups import Consumer, Group, GroupCut
-from tpsprune.pruning.layers import input_axis, is_mixer, length, mixer
+from tpsprune.pruning.layers import is_mixer, length, mixer
 from tpsprune.pruning.layout import element_index
 from tpsprune.pruning.look import Look, places_of
 from tpsprune.pruning.norms import masked, norms_over_units
 from tpsprune.pruning.refit import refit, refit_fault
 from tpsprune.pruning.rows import (
+    answers,
     draw,
     feature_count,
     item_count,
@@ -144,7 +145,7 @@ class _Reconstruction:
             return
         if self.seen.calls.get(stop.module, 1) > 1 and (heard or self.settled):
             stop = Stop(stop.module, fed_in_full(self.dense, self.work, self.probe, stop.module))
-        if any(given_y.shape != given_x.shape for given_y, given_x in stop.fed):
+        if any(each.dense.shape != each.cut.shape for each in stop.fed):
             # The two models send other items here (experts): what to say to which is not known.
             for group, _ in heard:
                 if group.name not in self.settled:
@@ -203,22 +204,20 @@ class _Reconstruction:
         found = interpolation(joints, kept, gram_nn, intercept=takes_intercept(module), ridges=ridges)
         fold_in(module, like, consumer, group.width, kept, found)
 
+    @torch.no_grad()
     def _refit(self, stop: Stop) -> None:
-        module, like = mixer(self.work, stop.module), mixer(self.dense, stop.module)
+        module = mixer(self.work, stop.module)
         alive_c = self._alive(stop.module)
-        everything_c = torch.ones_like(alive_c)
         sums = JointSums()
         count = wanted(feature_count(module, alive_c), self._items, least=REFIT_ROWS)
-        weight_gqp = _by_groups(like)
-        for rank, (given_y, given_x) in enumerate(stop.fed):
+        for rank, each in enumerate(stop.fed):
             generator = torch.Generator().manual_seed(rank)
-            chosen_s = draw(patch_places(module, given_x), count, generator)
-            x_bsgp = patches(module, given_x, alive_c.to(given_x.device), chosen_s)
-            y_bsgp = patches(like, given_y, everything_c.to(given_y.device), chosen_s)
-            y_bsgq = torch.einsum("bsgp,gqp->bsgq", y_bsgp.to(weight_gqp.dtype), weight_gqp)
-            if like.bias is not None:
-                y_bsgq = y_bsgq + like.bias.detach().to(y_bsgq.dtype).reshape(weight_gqp.shape[0], -1)
-            sums.add(x_bsgp, y_bsgq)
+            chosen_s = draw(patch_places(module, each.cut), count, generator)
+            said = self.dense.get_submodule(stop.module)(each.dense) if each.said is None else each.said
+            sums.add(
+                patches(module, each.cut, alive_c.to(each.cut.device), chosen_s),
+                answers(module, said, chosen_s),
+            )
         if sums.rows:
             refit(module, sums.joints(), alive_c)
 
@@ -228,10 +227,10 @@ class _Reconstruction:
         """Return the moments of what a consumer is fed by both models, of all signals or of those kept."""
         module = self.dense.get_submodule(stop.module)
         sums = JointSums()
-        for rank, (given_y, given_x) in enumerate(stop.fed):
-            chosen_s = places_of(module, given_y, consumer, group.width, self._items, rank)
+        for rank, each in enumerate(stop.fed):
+            chosen_s = places_of(module, each.dense, consumer, group.width, self._items, rank)
             y_bsn, x_bsn = (
-                signals(module, given, consumer, group.width, chosen_s) for given in (given_y, given_x)
+                signals(module, given, consumer, group.width, chosen_s) for given in (each.dense, each.cut)
             )
             x_bsk = x_bsn if kept is None else x_bsn[..., list(kept)]
             sums.add(x_bsk[:, :, None], y_bsn[:, :, None])
@@ -258,13 +257,3 @@ class _Reconstruction:
             module = mixer(self.work, name)
             self.alive[name] = torch.ones(length(module, "in"), dtype=torch.bool)
         return self.alive[name]
-
-
-def _by_groups(module: Any) -> Tensor:
-    """Return the weight of a layer as ``weight_gqp``."""
-    weight = module.weight.detach()
-    weight = weight.T if input_axis(module) == 0 else weight
-    groups = getattr(module, "groups", 1)
-    weight_gqp: Tensor = weight.reshape(groups, len(weight) // groups, -1)
-    half = weight_gqp.dtype in (torch.float16, torch.bfloat16)
-    return weight_gqp.float() if half else weight_gqp

@@ -24,6 +24,7 @@ from tpsprune.pruning.layers import channels_first
 from tpsprune.pruning.layout import element_index
 
 __all__ = [
+    "answers",
     "draw",
     "feature_count",
     "indexed",
@@ -140,6 +141,16 @@ def patches(module: nn.Module, given: Tensor, alive_c: Tensor, chosen_s: Tensor)
     if indexed(module):
         taken_bcs = taken_bcs[:, alive_c]
     return taken_bcs.movedim(2, 1).reshape(len(given), len(chosen_s), module.groups, -1)
+
+
+def answers(module: nn.Module, said: Tensor, chosen_s: Tensor) -> Tensor:
+    """Return what a layer says at the chosen places of its output, ``answers_bsgq``."""
+    said = said if said.ndim > 1 else said[None]
+    chosen_s = chosen_s.to(said.device)
+    if not isinstance(module, _ConvNd):
+        return said.reshape(len(said), -1, said.shape[-1])[:, chosen_s][:, :, None]
+    chosen_bcs = said.flatten(2)[:, :, chosen_s]
+    return chosen_bcs.transpose(1, 2).reshape(len(said), len(chosen_s), module.groups, -1)
 
 
 def indexed(module: nn.Module) -> bool:

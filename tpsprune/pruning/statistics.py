@@ -20,7 +20,7 @@ __all__ = ["HELD_OUT", "Joint", "JointSums", "Joints"]
 HELD_OUT: Final = 4
 """Every batch keeps the last one in four of its items to choose ridges on."""
 MOST_EXACT: Final = 512
-"""Columns beyond which the products of one batch are taken in single precision: the sums stay double."""
+"""Columns beyond which one batch is taken in single precision, about the means: the sums stay double."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,20 +125,21 @@ class _Sums:
         self.xx_gpp = self.xy_gpq = self.yy_gq = torch.empty(0)
 
     def add(self, x_bsgp: Tensor, y_bsgq: Tensor) -> None:
-        x_grp, y_grq = (widened(each.flatten(0, 1).movedim(0, 1)) for each in (x_bsgp, y_bsgq))
+        x_grp, y_grq = (each.flatten(0, 1).movedim(0, 1) for each in (x_bsgp, y_bsgq))
+        wide = torch.float32 if x_grp.shape[2] > MOST_EXACT else widened(x_grp[:0]).dtype
+        x_grp, y_grq = x_grp.to(wide), y_grq.to(wide)
         if not self.rows:
-            self.shift_gp, self.shift_gq = x_grp.mean(1), y_grq.mean(1)
+            self.shift_gp, self.shift_gq = (widened(each.mean(1)) for each in (x_grp, y_grq))
             self.sum_gp, self.sum_gq = torch.zeros_like(self.shift_gp), torch.zeros_like(self.shift_gq)
-            self.xx_gpp = x_grp.new_zeros(len(x_grp), x_grp.shape[2], x_grp.shape[2])
-            self.xy_gpq = x_grp.new_zeros(len(x_grp), x_grp.shape[2], y_grq.shape[2])
+            self.xx_gpp = self.sum_gp.new_zeros(len(x_grp), x_grp.shape[2], x_grp.shape[2])
+            self.xy_gpq = self.sum_gp.new_zeros(len(x_grp), x_grp.shape[2], y_grq.shape[2])
             self.yy_gq = torch.zeros_like(self.shift_gq)
-        x_grp, y_grq = x_grp - self.shift_gp[:, None], y_grq - self.shift_gq[:, None]
+        x_grp = x_grp - self.shift_gp[:, None].to(wide)
+        y_grq = y_grq - self.shift_gq[:, None].to(wide)
         self.rows += x_grp.shape[1]
         self.sum_gp += x_grp.sum(1)
         self.sum_gq += y_grq.sum(1)
         self.yy_gq += y_grq.square().sum(1)
-        if x_grp.shape[2] > MOST_EXACT:
-            x_grp, y_grq = x_grp.float(), y_grq.float()
         self.xx_gpp += x_grp.mT @ x_grp
         self.xy_gpq += x_grp.mT @ y_grq
 
