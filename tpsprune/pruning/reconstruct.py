@@ -88,11 +88,12 @@ def reconstruct(
 def share_held(seen: Look, probe: Sequence[Any], gib: float) -> float:
     """Return what share of the probe can wait at a layer in both models within ``gib`` GiB.
 
-    Estimated as twice the largest input of a layer, for each item and model: that input, and what else the
-    model's code holds on to meanwhile (the shortcut of a residual block).
+    Estimated as five times the largest input of a layer, for each item: in both models that input and what
+    else the model's code holds on to meanwhile (the shortcut of a residual block), and the dense layer's
+    answer.
     """
     items = sum(map(item_count, probe))
-    return min(1.0, gib * 2**30 / max(1, 4 * seen.item_bytes * items))
+    return min(1.0, gib * 2**30 / max(1, 5 * seen.item_bytes * items))
 
 
 @final
