@@ -207,14 +207,14 @@ class _Reconstruction:
 
     @torch.no_grad()
     def _refit(self, stop: Stop) -> None:
-        module = mixer(self.work, stop.module)
+        module, like = mixer(self.work, stop.module), mixer(self.dense, stop.module)
         alive_c = self._alive(stop.module)
         sums = JointSums()
         count = wanted(feature_count(module, alive_c), self._items, least=REFIT_ROWS)
         for rank, each in enumerate(stop.fed):
             generator = torch.Generator().manual_seed(rank)
             chosen_s = draw(patch_places(module, each.cut), count, generator)
-            said = self.dense.get_submodule(stop.module)(each.dense) if each.said is None else each.said
+            said = like.forward(each.dense) if each.said is None else each.said
             sums.add(
                 patches(module, each.cut, alive_c.to(each.cut.device), chosen_s),
                 answers(module, said, chosen_s),

@@ -126,16 +126,22 @@ class _Sums:
 
     def add(self, x_bsgp: Tensor, y_bsgq: Tensor) -> None:
         x_grp, y_grq = (each.flatten(0, 1).movedim(0, 1) for each in (x_bsgp, y_bsgq))
-        wide = torch.float32 if x_grp.shape[2] > MOST_EXACT else widened(x_grp[:0]).dtype
-        x_grp, y_grq = x_grp.to(wide), y_grq.to(wide)
+        many = x_grp.shape[2] > MOST_EXACT
+        # Single precision is enough about the means, not about zero: what comes in double is shifted first.
+        x_grp, y_grq = (
+            each.to(torch.promote_types(each.dtype, torch.float32)) if many else widened(each)
+            for each in (x_grp, y_grq)
+        )
         if not self.rows:
             self.shift_gp, self.shift_gq = (widened(each.mean(1)) for each in (x_grp, y_grq))
             self.sum_gp, self.sum_gq = torch.zeros_like(self.shift_gp), torch.zeros_like(self.shift_gq)
             self.xx_gpp = self.sum_gp.new_zeros(len(x_grp), x_grp.shape[2], x_grp.shape[2])
             self.xy_gpq = self.sum_gp.new_zeros(len(x_grp), x_grp.shape[2], y_grq.shape[2])
             self.yy_gq = torch.zeros_like(self.shift_gq)
-        x_grp = x_grp - self.shift_gp[:, None].to(wide)
-        y_grq = y_grq - self.shift_gq[:, None].to(wide)
+        x_grp = x_grp - self.shift_gp[:, None].to(x_grp.dtype)
+        y_grq = y_grq - self.shift_gq[:, None].to(y_grq.dtype)
+        if many:
+            x_grp, y_grq = x_grp.float(), y_grq.float()
         self.rows += x_grp.shape[1]
         self.sum_gp += x_grp.sum(1)
         self.sum_gq += y_grq.sum(1)

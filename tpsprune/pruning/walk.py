@@ -150,7 +150,7 @@ def _answered(model: nn.Module, names: Iterable[str], seen: Any) -> Iterator[Non
                 if (given := first_input(args, kwargs)) is not None:
                     seen(name, given, said.detach() if isinstance(said, Tensor) else None)
 
-            handle = model.get_submodule(name).register_forward_hook(tell, with_kwargs=True)
+            handle = model.get_submodule(name).register_forward_hook(tell, with_kwargs=True, prepend=True)
             stack.callback(handle.remove)
         yield
 
