@@ -13,7 +13,9 @@ from tpsprune.errors import PruneError
 from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning import extract
 from tpsprune.pruning.layers import refit
+from tpsprune.pruning.look import Look
 from tpsprune.pruning.recalibrate import output_error, recalibrated
+from tpsprune.pruning.reconstruct import share_held
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs
 
@@ -242,3 +244,20 @@ def test_recalibration_is_kept_only_where_it_helps(zoo: SimpleNamespace) -> None
 def test_a_model_without_batch_norm_has_nothing_to_recalibrate(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mlp")
     assert recalibrated(model, model, [batch]) == (model, False)
+
+
+def test_fewer_items_wait_in_the_walk_where_memory_is_short_and_the_notes_say_so() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))
+    probe = list(torch.randn(64, 64).split(16))
+    # The widest input is 64 numbers: five of it for each item are 1280 bytes.
+    half = 64 * 1280 / 2 / 2**30
+    assert share_held(Look(item_bytes=256), probe, half) == 0.5
+    notes = {
+        gib: extract(model, probe, Prune(target=Macs(0.6), activation_gib=gib)).notes for gib in (half, 1.0)
+    }
+    assert notes[half] == (
+        "layers were fitted on 50% of the 64 probe items, to hold no more activations than "
+        "prune.activation_gib allows",
+    )
+    assert notes[1.0] == ()

@@ -116,11 +116,11 @@ def test_a_consumer_counts_by_how_loud_it_is() -> None:
         assert select(readings, 1).units == (louder,)
 
 
-@pytest.mark.parametrize(("features", "units", "count"), [(1, 90, 80), (2, 60, 55), (3, 40, 35), (70, 3, 3)])
+@pytest.mark.parametrize(("features", "units", "count"), [(1, 90, 80), (2, 75, 68), (3, 40, 35), (70, 3, 3)])
 def test_what_is_pending_between_two_updates_of_the_whole_is_seen(
     features: int, units: int, count: int
 ) -> None:
-    """More picks than are held back, against matrices brought up to date at each."""
+    """More picks than are held back, or kept among the rest, against matrices brought up to date at each."""
     generator = torch.Generator().manual_seed(0)
     signals = features * units
     x_rn, y_rn, weight_qn = (
@@ -149,6 +149,16 @@ def test_what_is_pending_between_two_updates_of_the_whole_is_seen(
             states[rank] = (away_nn @ r_nn @ away_nn.T, away_nn @ m_nn @ away_nn.T)
     assert found.units == tuple(expected)
     assert found.residual_shares == pytest.approx(shares, abs=1e-7)
+    told = select([replace(each, features=features) for each in readings], count, given=found.units)
+    assert told.units == found.units
+    assert told.residual_shares == pytest.approx(shares, abs=1e-7)
+
+
+def test_pivots_beyond_those_dropped_on_the_way_are_still_those_of_a_qr() -> None:
+    x_rn = torch.randn(300, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x_rn = x_rn @ torch.randn(100, 100, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    *_, pivots = scipy.linalg.qr((x_rn - x_rn.mean(0)).numpy(), mode="economic", pivoting=True)
+    assert pivoted_cholesky(covariance(x_rn), 90).units == tuple(pivots[:90].tolist())
 
 
 @settings(max_examples=20, deadline=None)

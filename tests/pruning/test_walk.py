@@ -236,3 +236,14 @@ def test_no_gradients_are_kept_and_the_caller_has_those_it_had() -> None:
     assert torch.is_grad_enabled()
     assert not list(side_by_side(dense, copy.deepcopy(dense), [], ["0"]))
     assert not list(side_by_side(dense, copy.deepcopy(dense), [noise(2, 3)], []))
+
+
+def test_what_a_layer_says_is_taken_before_hooks_of_the_model_change_it() -> None:
+    dense = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    dense[0].register_forward_hook(lambda _module, _args, out: torch.relu(out) + 7)
+    batch = noise(5, 3)
+    said = {
+        stop.module: stop.fed[0].said for stop in side_by_side(dense, disturbed(dense), [batch], ["0", "1"])
+    }
+    torch.testing.assert_close(said["0"], dense[0].forward(batch).detach())
+    torch.testing.assert_close(said["1"], dense(batch).detach())
