@@ -206,29 +206,6 @@ def test_a_layer_called_several_times_is_fitted_to_all_its_calls(zoo: SimpleName
     assert output_error(folded.ticket, model, [batch]) < output_error(plain.ticket, model, [batch])
 
 
-class Siamese(nn.Module):
-    """A perceptron called on what comes in and on something quite different."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(5, 12), nn.Linear(12, 4)
-
-    def forward(self, x_bd: Tensor) -> Tensor:
-        return sum(self.down(torch.relu(self.up(each))) for each in (x_bd, 3 - 4 * x_bd.square()))
-
-
-@pytest.mark.parametrize("refit", [True, False], ids=["refit", "fold alone"])
-def test_over_all_calls_together_a_fitted_layer_is_right_on_average(
-    zoo: SimpleNamespace, refit: bool
-) -> None:
-    """As least squares with an intercept is on all that it is fitted to."""
-    torch.manual_seed(0)
-    model, batch = Siamese().double(), zoo.vectors(256).double()
-    ticket = extract(model, batch.split(64), Prune(target=Widths({"up": 6}), refit=refit)).ticket
-    assert not torch.allclose(ticket(batch), model(batch), rtol=0, atol=0.05)
-    torch.testing.assert_close(ticket(batch).mean(0), model(batch).mean(0), rtol=0, atol=1e-9)
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("training", [True, False])
 def test_modes_flags_and_number_types_come_back(
