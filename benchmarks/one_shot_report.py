@@ -179,8 +179,8 @@ def _time(rows: Sequence[Row]) -> list[str]:
         f"Probe forward passes {more['probe_forward_seconds']:.1f} s, extraction "
         f"{more['extraction_seconds']:.1f} s: **{more['ratio']:.1f} times** (aim: 3), "
         f"{more['threads']} threads.",
-        f"Peak resident memory {_gib(more['peak_bytes'])} (aim: 4); {_gib(more['peak_bytes_forward'])} after "
-        f"the plain forward passes, {_gib(more['peak_bytes_loaded'])} before them.",
+        f"Peak resident memory {_gb(more['peak_bytes'])} (aim: 4 GB); {_gb(more['peak_bytes_forward'])} after "
+        f"the plain forward passes, {_gb(more['peak_bytes_loaded'])} before them.",
         *([f"Parts: {parts}."] if parts else []),
     ]
 
@@ -193,5 +193,5 @@ def _wrapped(points: Sequence[str]) -> list[str]:
     return [line for point in points for line in textwrap.wrap(point, 100, subsequent_indent="  ")]
 
 
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"
