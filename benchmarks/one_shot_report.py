@@ -179,8 +179,8 @@ def _time(rows: Sequence[Row]) -> list[str]:
         f"Probe forward passes {more['probe_forward_seconds']:.1f} s, extraction "
         f"{more['extraction_seconds']:.1f} s: **{more['ratio']:.1f} times** (aim: 3), "
         f"{more['threads']} threads.",
-        f"Peak resident memory {_gb(more['peak_bytes'])} (aim: 4 GB); {_gb(more['peak_bytes_forward'])} after "
-        f"the plain forward passes, {_gb(more['peak_bytes_loaded'])} before them.",
+        f"Peak resident memory {_gb(more['peak_bytes'])} (aim: 4 GB); {_gb(more['peak_bytes_forward'])} "
+        f"after the plain forward passes, {_gb(more['peak_bytes_loaded'])} before them.",
         *([f"Parts: {parts}."] if parts else []),
     ]
 
