@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.numerics.forward import evaluation_mode
-from tpsprune.numerics.moments import Moments, as_rows, input_moments
+from tpsprune.numerics.moments import BLOCK, Moments, as_rows, gram, input_moments
 
 
 class Twice(nn.Module):
@@ -157,3 +157,12 @@ def test_a_module_that_is_never_called_is_left_out() -> None:
     model.unused = nn.Linear(4, 4)
     model.forward = model[0].forward  # type: ignore[method-assign]
     assert set(input_moments(model, [torch.randn(2, 3)], {"unused": 4})) == set()
+
+
+@pytest.mark.parametrize("columns", [1, BLOCK, BLOCK + 1, 2 * BLOCK + 3, 4 * BLOCK + 1])
+@pytest.mark.parametrize("before", [(), (2,)])
+def test_a_gram_matrix_in_halves_is_the_product_and_symmetric(columns: int, before: tuple[int, ...]) -> None:
+    rows_rn = torch.randn(*before, 9, columns, dtype=torch.float64)
+    found_nn = gram(rows_rn)
+    torch.testing.assert_close(found_nn, rows_rn.mT @ rows_rn)
+    torch.testing.assert_close(found_nn, found_nn.mT, rtol=0, atol=1e-12)

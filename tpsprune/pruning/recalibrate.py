@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -26,16 +26,26 @@ def output_error(model: nn.Module, dense: nn.Module, probe: Sequence[Any]) -> fl
     Variance is about each output's mean over all items of the probe, however they are batched; of outputs
     that do not vary (a single item) the mean square takes its place.
     """
+    return _error(_said(model, probe), _said(dense, probe))
+
+
+def _said(model: nn.Module, probe: Iterable[Any]) -> Iterator[list[Tensor]]:
+    for batch in probe:
+        with torch.no_grad(), evaluation_mode(model):
+            said = list(item_tensors(call_model(model, batch)))
+        # Not within: two of these take turns, and modes would be put back in the wrong order.
+        yield said
+
+
+def _error(found: Iterable[list[Tensor]], wanted: Iterable[list[Tensor]]) -> float:
     error = 0.0
     spread: list[_Spread] = []
-    with torch.no_grad(), evaluation_mode(model), evaluation_mode(dense):
-        for batch in probe:
-            found = item_tensors(call_model(model, batch))
-            for place, (a, b) in enumerate(zip(found, item_tensors(call_model(dense, batch)), strict=True)):
-                error += float((a - b).float().square().sum())
-                if place == len(spread):
-                    spread.append(_Spread(b.float().mean(0)))
-                spread[place].add(b.float())
+    for ours, theirs in zip(found, wanted, strict=True):
+        for place, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            error += float((a - b).float().square().sum())
+            if place == len(spread):
+                spread.append(_Spread(b.float().mean(0)))
+            spread[place].add(b.float())
     whole = sum(each.squares() for each in spread) or sum(each.raw for each in spread)
     return error / max(whole, 1e-30)
 
@@ -81,11 +91,12 @@ def recalibrated(ticket: nn.Module, dense: nn.Module, probe: Sequence[Any]) -> t
     few = [part for part in some(probe, TRIAL_ITEMS, TRIAL_ITEMS) if item_count(part) > 1]
     if not few:
         return ticket, False
-    before = output_error(ticket, dense, few)
-    if output_error(_anew(ticket, few), dense, few) >= before:
+    wanted = list(_said(dense, few))
+    before = _error(_said(ticket, few), wanted)
+    if _error(_said(_anew(ticket, few), few), wanted) >= before:
         return ticket, False
     anew = _anew(ticket, probe)
-    return (anew, True) if output_error(anew, dense, few) < before else (ticket, False)
+    return (anew, True) if _error(_said(anew, few), wanted) < before else (ticket, False)
 
 
 def _norms(model: nn.Module) -> list[_BatchNorm]:

@@ -13,6 +13,7 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
+from tpsprune.numerics.moments import gram
 from tpsprune.numerics.precision import widened
 
 __all__ = ["HELD_OUT", "Joint", "JointSums", "Joints"]
@@ -146,7 +147,7 @@ class _Sums:
         self.sum_gp += x_grp.sum(1)
         self.sum_gq += y_grq.sum(1)
         self.yy_gq += y_grq.square().sum(1)
-        self.xx_gpp += x_grp.mT @ x_grp
+        self.xx_gpp += gram(x_grp)
         self.xy_gpq += x_grp.mT @ y_grq
 
     def part(self) -> Joint:
