@@ -130,3 +130,28 @@ def test_the_example_of_the_documentation_runs() -> None:
     found = doctest.testmod(import_module("tpsprune.pipeline.extract"))
     assert found.attempted > 0
     assert not found.failed
+
+
+def test_units_at_random_are_those_of_the_seed() -> None:
+    kept = [
+        tpsprune.extract(net(), INPUTS, seed=seed, units="random", fold=False).plan.groups
+        for seed in (0, 0, 1)
+    ]
+    assert kept[0] == kept[1] != kept[2]
+
+
+def test_a_call_under_inference_mode_gives_the_same_ticket_and_one_that_trains() -> None:
+    model = net()
+    outside = tpsprune.extract(model, INPUTS)
+    with torch.inference_mode():
+        within = tpsprune.extract(model, INPUTS + 0)
+    expected = outside.ticket.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in within.ticket.state_dict().items())
+    within.ticket(INPUTS).sum().backward()
+
+
+def test_a_model_made_under_inference_mode_is_refused_by_name() -> None:
+    with torch.inference_mode():
+        model = net()
+    with pytest.raises(PruneError, match=r"0\.weight was made under torch\.inference_mode"):
+        tpsprune.extract(model, INPUTS)

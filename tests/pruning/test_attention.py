@@ -25,7 +25,7 @@ from tpsprune.pruning.attention import MOST_CANDIDATES, attention_groups
 from tpsprune.pruning.cutting import cut_copy, silence
 from tpsprune.pruning.groups import Attribute, Group, GroupCut, Slice
 from tpsprune.pruning.opened import open_attention
-from tpsprune.pruning.trial import shaken, trial_fault
+from tpsprune.pruning.trial import joint_fault, shaken
 
 
 def proved(model: nn.Module, batch: Any) -> dict[str, Group]:
@@ -33,7 +33,7 @@ def proved(model: nn.Module, batch: Any) -> dict[str, Group]:
     subject = shaken(model)
     found: dict[str, Group] = {}
     for group in attention_groups(model):
-        if group.name not in found and not trial_fault(subject, group, batch):
+        if group.name not in found and not joint_fault(subject, (group,), batch):
             found[group.name] = group
     return found
 

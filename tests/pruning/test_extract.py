@@ -17,7 +17,7 @@ from tpsprune.pruning.look import Look
 from tpsprune.pruning.recalibrate import output_error, recalibrated
 from tpsprune.pruning.reconstruct import share_held
 from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs
+from tpsprune.recipe.target import Macs, Tolerance
 
 CASES = ["cnn", "residual", "mixed", "mlp", "token-mlp", "transformer"]
 
@@ -261,3 +261,15 @@ def test_fewer_items_wait_in_the_walk_where_memory_is_short_and_the_notes_say_so
         "prune.activation_gib allows",
     )
     assert notes[1.0] == ()
+
+
+def test_a_tolerance_that_earlier_cuts_exceed_is_said_to_be(zoo: SimpleNamespace) -> None:
+    torch.manual_seed(0)
+    model = zoo.mlp((5, 32, 24, 3))
+    found = extract(model, [zoo.vectors(512)], Prune(target=Tolerance(0.05)))
+    first, second = found.changes
+    assert first.residual_share <= 0.05 < second.residual_share
+    said = next(note for note in found.notes if note.startswith("the tolerance of 0.05"))
+    assert f"1 of 2 groups leave more, at most {second.residual_share:.3g} ({second.group})" in said
+    asked_less = extract(model, [zoo.vectors(512)], Prune(target=Macs(0.5)))
+    assert not any("tolerance" in note for note in asked_less.notes)

@@ -20,12 +20,14 @@ __all__ = ["extract"]
 BATCH_ITEMS = 256
 
 
+@torch.inference_mode(False)
 def extract(
     model: nn.Module,
     probe_batches: Tensor | Iterable[Any],
     target: Target | None = None,
     *,
     labels: Sequence[Tensor] | None = None,
+    seed: int = 0,
     **settings: Any,
 ) -> Extraction:
     """Draw a smaller model from a trained one, without retraining it.
@@ -50,6 +52,7 @@ def extract(
         target: ``Macs``, ``Params``, ``Latency``, ``Tolerance`` or ``Widths``; half the multiply-accumulates
             where none is given.
         labels: one tensor a batch; only ``units="taylor"`` looks at them. Those of list batches are found.
+        seed: of ``units="random"`` and of the order of items while healing.
         settings: the fields of ``[prune]`` in a recipe (``leave_alone``, ``round_to``, ``fold``,
             ``heal_steps``, ...).
 
@@ -58,17 +61,23 @@ def extract(
 
     Raises:
         PruneError: a setting is not known or out of bounds, the batches do not fit the model, the target is
-            out of reach, or the cut was refused.
+            out of reach, the cut was refused, or the model was made in inference mode and has no gradients.
     """
     chosen = prune_settings(Macs(0.5) if target is None else target, settings)
     if chosen.rounds > 1:
         raise PruneError(
             "rounds > 1 needs the training between them: extract, train the ticket, and extract from it again"
         )
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if tensor.is_inference():
+            raise PruneError(
+                f"{name} was made under torch.inference_mode and can have no gradient; "
+                "load the model outside of it (torch.no_grad() would do)"
+            )
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
     probe, found = _batches(probe_batches, device)
     labels = found if labels is None else [part.to(device) for part in labels]
-    asked: dict[str, Any] = {}
+    asked: dict[str, Any] = {"seed": seed}
     if labels and chosen.units != "interpolation":
         asked["labels"] = labels
     if isinstance(chosen.target, Latency):
@@ -77,7 +86,7 @@ def extract(
     if chosen.heal_steps:
         steps = chosen.heal_steps
         for _ in pruning.heal(
-            extraction.ticket, model, probe, steps=steps, learning_rate=chosen.heal_learning_rate, seed=0
+            extraction.ticket, model, probe, steps=steps, learning_rate=chosen.heal_learning_rate, seed=seed
         ):
             pass
     return extraction
@@ -108,7 +117,8 @@ def _batches(given: Any, device: torch.device) -> tuple[list[Any], list[Tensor] 
 
 def _moved(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, Tensor):
-        return batch.to(device)
+        # A tensor of inference mode cannot be what a gradient is taken through.
+        return batch.clone().to(device) if batch.is_inference() else batch.to(device)
     if isinstance(batch, Mapping):
         return {name: _moved(part, device) for name, part in batch.items()}
     if isinstance(batch, tuple):

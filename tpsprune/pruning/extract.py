@@ -30,6 +30,7 @@ from tpsprune.pruning.times import Times, timed
 from tpsprune.pruning.verify import verify
 from tpsprune.pruning.widths import choose_widths
 from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.target import Target, Tolerance
 from tpsprune.records import GroupChange, LeftAlone
 
 __all__ = ["Extraction", "extract"]
@@ -159,9 +160,8 @@ def extract(
         )
         for group, width, rank in zip(groups, widths, ranks, strict=True)
     )
-    return Extraction(
-        ticket, plan, changes, found.left_alone, macs_share, _notes(groups, facts.seen, probe, share), times
-    )
+    notes = (*_notes(groups, facts.seen, probe, share), *_beyond(changes, settings.target))
+    return Extraction(ticket, plan, changes, found.left_alone, macs_share, notes, times)
 
 
 def _left(chosen: Mapping[str, Selection], name: str) -> float:
@@ -200,3 +200,18 @@ def _notes(groups: Sequence[Group], seen: Look, probe: Sequence[Any], share: flo
             "more activations than prune.activation_gib allows"
         )
     return tuple(notes)
+
+
+def _beyond(changes: Sequence[GroupChange], target: Target) -> list[str]:
+    """Say where more is left unsaid than was tolerated: widths were settled before anything was cut."""
+    if not isinstance(target, Tolerance):
+        return []
+    left = {each.group: each.residual_share or 0.0 for each in changes}
+    worst = max(left, key=lambda name: left[name])
+    beyond = sum(share > target.tolerance for share in left.values())
+    if not beyond:
+        return []
+    return [
+        f"the tolerance of {target.tolerance:g} was held to the dense model's signals; with the layers "
+        f"before cut as well, {beyond} of {len(left)} groups leave more, at most {left[worst]:.3g} ({worst})"
+    ]

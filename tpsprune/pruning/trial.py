@@ -29,7 +29,6 @@ __all__ = [
     "put_back",
     "scalar",
     "shaken",
-    "trial_fault",
     "trial_faults",
 ]
 
@@ -77,14 +76,6 @@ def trial_faults(subject: nn.Module, groups: Sequence[Group], batch: Any) -> lis
             faults[rank] = _fault(subject, (group,), batch, whole)
     _halve(subject, groups, [rank for rank in range(len(groups)) if loud[rank]], batch, whole, faults)
     return faults
-
-
-def trial_fault(subject: nn.Module, group: Group, batch: Any) -> str:
-    """Return why half of ``group`` cannot be cut out of a shaken model, or an empty string.
-
-    Cost: three forward passes over ``batch``. The subject is as it was afterwards.
-    """
-    return joint_fault(subject, (group,), batch)
 
 
 def joint_fault(subject: nn.Module, groups: Sequence[Group], batch: Any) -> str:

@@ -62,7 +62,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Variance of what each group's consumers are fed that may be lost, as a share; no cost is set."""
+    """Variance of what the dense model feeds a group's consumers that may be lost, as a share."""
 
     tolerance: OpenShare
     __pydantic_config__: ClassVar[Any] = STRICT
