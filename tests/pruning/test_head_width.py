@@ -1,189 +1,35 @@
-"""The width of heads: a basis in which the last dimensions of queries and keys can go, and their cut."""
+"""The basis in which the last dimensions of queries and keys can go: exact, and best for the scores."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from tests.pruning.nets_attention import LENGTH, WIDTH, FusedByPart, Net, Packed, Rotary, Separate, sequences
-from tests.pruning.test_compose import assert_same, plan_of
-from tpsprune.numerics.macs import count_macs
-from tpsprune.numerics.moments import input_moments
-from tpsprune.pruning.compose import compose
-from tpsprune.pruning.cutting import cut_copy, fresh_copy, silence
-from tpsprune.pruning.groups import Attribute, Group, GroupCut, Scores, Slice, Survey
+from tests.pruning.nets_attention import WIDTH, sequences
+from tests.pruning.nets_heads import (
+    NARROWED,
+    found_in,
+    moments_of,
+    net,
+    of,
+    products,
+    silenced,
+    the_width,
+    ticket_of,
+)
+from tests.pruning.test_compose import assert_same
+from tpsprune.pruning.cutting import fresh_copy
+from tpsprune.pruning.groups import Group
 from tpsprune.pruning.head_width import (
     ScoreMoments,
     hold_scale,
     rank_of,
     residual_shares,
     rotated,
-    second_moment,
 )
-from tpsprune.pruning.opened import open_attention
-from tpsprune.pruning.reach import cost_model, surveyed
-from tpsprune.pruning.replay import replay
-from tpsprune.pruning.survey import survey
-from tpsprune.pruning.verify import verify
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs, Params
-
-
-class Attend(nn.Module):
-    """Attention of every kind: heads that share keys, keys read from elsewhere, a scale of one's own."""
-
-    def __init__(
-        self, queries: int = 3, keys: int = 3, *, tiled: bool = False, elsewhere: int = 0, fixed: bool = False
-    ) -> None:
-        super().__init__()
-        self.num_heads, self.num_kv_heads, self.tiled = queries, keys, tiled
-        self.scale = 0.5 if fixed else None
-        self.source = nn.Linear(WIDTH, elsewhere) if elsewhere else nn.Identity()
-        self.q_proj = nn.Linear(WIDTH, queries * 4)
-        self.k_proj = nn.Linear(elsewhere or WIDTH, keys * 4)
-        self.v_proj = nn.Linear(elsewhere or WIDTH, keys * 4)
-        self.o_proj = nn.Linear(queries * 4, WIDTH)
-
-    def forward(self, x_btd: Tensor) -> Tensor:
-        source = self.source(x_btd)
-        q = self.q_proj(x_btd).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        k, v = (
-            layer(source).unflatten(-1, (self.num_kv_heads, -1)).transpose(1, 2)
-            for layer in (self.k_proj, self.v_proj)
-        )
-        times = self.num_heads // self.num_kv_heads
-        k, v = (
-            each.repeat(1, times, 1, 1) if self.tiled else each.repeat_interleave(times, 1) for each in (k, v)
-        )
-        mixed = functional.scaled_dot_product_attention(q, k, v, scale=self.scale)
-        return self.o_proj(mixed.transpose(1, 2).flatten(2))
-
-
-class Remembers(nn.Module):
-    """The width of a head and of all heads are numbers: of queries and keys, or of values."""
-
-    def __init__(self, *, own: bool = True, inner: bool = True) -> None:
-        super().__init__()
-        self.n_heads, self.head_dim, self.qk_proj_dim, self.scale = 3, 4, 12, 0.5
-        self.own, self.inner = own, inner
-        self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
-
-    def forward(self, x_btd: Tensor) -> Tensor:
-        places = x_btd.shape[:2]
-        by_width, by_count = (-1, self.head_dim), (self.n_heads, -1)
-        q, k = (
-            layer(x_btd)
-            .reshape(*places, self.qk_proj_dim if self.inner else -1)
-            .unflatten(-1, by_width if self.own else by_count)
-            .transpose(1, 2)
-            for layer in (self.q, self.k)
-        )
-        v = self.v(x_btd).unflatten(-1, by_count if self.own else by_width).transpose(1, 2)
-        mixed = (q @ k.mT * self.scale).softmax(-1) @ v
-        return self.o(mixed.transpose(1, 2).reshape(*places, -1 if self.inner else self.qk_proj_dim))
-
-
-class Normed(Attend):
-    """A norm over each head of queries, as many large models have it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.RMSNorm(4)
-
-    def forward(self, x_btd: Tensor) -> Tensor:
-        q, k, v = (
-            layer(x_btd).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for layer in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        mixed = functional.scaled_dot_product_attention(functional.rms_norm(q, q.shape[-1:]), k, v)
-        return self.o_proj(mixed.transpose(1, 2).flatten(2))
-
-
-NARROWED: dict[str, Callable[[], nn.Module]] = {
-    "opened": Packed,
-    "separate": Separate,
-    "separate without biases": lambda: Separate(bias=False),
-    "values of another width": lambda: Separate(value_width=5),
-    "a scale of its own": lambda: Attend(fixed=True),
-    "one head": lambda: Attend(1, 1),
-    "grouped queries": lambda: Attend(6, 3),
-    "grouped queries, tiled": lambda: Attend(6, 3, tiled=True),
-    "multi-query": lambda: Attend(3, 1),
-    "keys from elsewhere": lambda: Attend(elsewhere=7),
-    "remembers widths": Remembers,
-}
-SCALE_STAYS = {"opened", "a scale of its own", "remembers widths"}
-
-
-@pytest.mark.parametrize("own", [False, True])
-@pytest.mark.parametrize("inner", [False, True])
-def test_numbers_follow_the_width_where_they_are_of_queries_and_keys(own: bool, inner: bool) -> None:
-    torch.manual_seed(0)
-    model, batch = Net(Remembers(own=own, inner=inner)).eval(), sequences()
-    group = the_width(model)
-    assert [each.name for each in group.attributes] == ["head_dim"] * own + ["qk_proj_dim"] * inner
-    assert torch.allclose(ticket_of(model, group, 3)(batch), silenced(model, group, 3)(batch), atol=1e-5)
-
-
-def net(name: str) -> nn.Module:
-    torch.manual_seed(0)
-    return open_attention(Net(NARROWED[name]()).eval())[0]
-
-
-def found_in(model: nn.Module) -> Survey:
-    return survey(model, sequences(2), head_width=True)
-
-
-def the_width(model: nn.Module) -> Group:
-    (group,) = (each for each in found_in(model).groups if each.kind == "head-width")
-    return group
-
-
-def of(group: Group) -> Scores:
-    assert group.scores is not None
-    return group.scores
-
-
-def products(model: nn.Module, group: Group) -> list[Tensor]:
-    """Return [W_q b_q]ᵀ [W_k b_k] of each query head, written out."""
-
-    def by_head(name: str, heads: int) -> Tensor:
-        layer = model.get_submodule(name)
-        bias = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias
-        return torch.cat([layer.weight, bias[:, None]], 1).detach().double().unflatten(0, (heads, -1))
-
-    scores = of(group)
-    a_hde, b_gde = by_head(scores.query, scores.queries), by_head(scores.key, scores.keys)
-    times = scores.queries // scores.keys
-    b_hde = b_gde.repeat(times, 1, 1) if scores.tiled else b_gde.repeat_interleave(times, 0)
-    return [a.T @ b for a, b in zip(a_hde, b_hde, strict=True)]
-
-
-def moments_of(model: nn.Module, group: Group, batch: Tensor) -> ScoreMoments:
-    scores = of(group)
-    widths = {name: model.get_submodule(name).in_features for name in (scores.query, scores.key)}
-    found = input_moments(model, [batch], widths)
-    query, key = (second_moment(found[name].mean_n, found[name].covariance_nn) for name in widths)
-    return ScoreMoments(query, key)
-
-
-def ticket_of(model: nn.Module, group: Group, kept: int, *more: GroupCut) -> nn.Module:
-    ticket = cut_copy(model, (GroupCut.of(group, range(kept)), *more))
-    hold_scale(ticket, group, kept)
-    return ticket
-
-
-def silenced(model: nn.Module, group: Group, kept: int) -> nn.Module:
-    deaf = fresh_copy(model)
-    silence(deaf, group, range(kept, group.width))
-    return deaf
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -211,25 +57,6 @@ def test_the_ticket_is_the_model_with_the_last_dimensions_silenced(name: str) ->
         assert ticket.get_submodule(of(group).key).out_features == kept * of(group).keys
         ticket(batch).sum().backward()
         assert all(p.grad is not None and p.grad.shape == p.shape for p in ticket.parameters())
-
-
-@pytest.mark.parametrize("name", NARROWED)
-def test_whether_the_scale_follows_the_width_is_found_out(name: str) -> None:
-    assert of(the_width(net(name))).scale_follows == (name not in SCALE_STAYS)
-
-
-def test_a_scale_that_follows_is_held_on_the_ticket_and_nothing_else_is_touched() -> None:
-    model, batch = net("separate"), sequences()
-    group = the_width(model)
-    bare = cut_copy(model, (GroupCut.of(group, range(2)),))
-    held = ticket_of(model, group, 2)
-    assert not torch.allclose(bare(batch), silenced(model, group, 2)(batch), atol=1e-4)
-    query = held.attention.to_q
-    assert torch.allclose(query.weight, bare.attention.to_q.weight * 0.5**0.5)
-    assert torch.allclose(query.bias, bare.attention.to_q.bias * 0.5**0.5)
-    whole = fresh_copy(model)
-    hold_scale(whole, group, 4)
-    assert_same(whole, model)
 
 
 def low_rank(model: nn.Module, group: Group, rank: int) -> None:
@@ -366,193 +193,3 @@ def test_a_group_of_another_kind_is_not_turned() -> None:
     assert_same(model, before)
     with pytest.raises(TypeError, match="no group of head width"):
         rotated(model, heads)
-
-
-@pytest.mark.parametrize("attention", [lambda: Rotary(3, 3), lambda: Rotary(tiled=True), Normed])
-def test_queries_and_keys_that_are_turned_or_normed_are_left_alone_with_the_reason(
-    attention: Callable[[], nn.Module],
-) -> None:
-    torch.manual_seed(0)
-    found = found_in(Net(attention()))
-    assert {each.kind for each in found.groups} == {"heads", "units"}
-    reasons = {each.name: each.reason for each in found.left_alone}
-    assert "turned by position (rotary) or normed" in reasons["attention.q_proj.head-width"]
-
-
-def test_one_layer_of_queries_keys_and_values_has_no_head_width() -> None:
-    torch.manual_seed(0)
-    model = Net(FusedByPart())
-    assert found_in(model) == survey(model, sequences(2))
-
-
-def test_queries_split_by_the_number_that_splits_the_values_stay_as_wide_as_they_are() -> None:
-    class Shared(Attend):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head_dim = 4
-
-        def forward(self, x_btd: Tensor) -> Tensor:
-            q, k, v = (
-                layer(x_btd).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
-                for layer in (self.q_proj, self.k_proj, self.v_proj)
-            )
-            mixed = functional.scaled_dot_product_attention(q, k, v)
-            return self.o_proj(mixed.transpose(1, 2).flatten(2))
-
-    found = found_in(Net(Shared()))
-    assert all(each.kind != "head-width" for each in found.groups)
-    (reason,) = (each.reason for each in found.left_alone if each.name == "attention.q_proj.head-width")
-    assert "does not run without some of its units" in reason
-
-
-def test_a_scale_that_falls_otherwise_than_by_the_root_keeps_the_width() -> None:
-    class PerWidth(Attend):
-        def forward(self, x_btd: Tensor) -> Tensor:
-            self.scale = 8.0 * self.num_heads / self.q_proj.out_features
-            return super().forward(x_btd)
-
-    (reason,) = (
-        each.reason for each in found_in(Net(PerWidth())).left_alone if each.name.endswith(".head-width")
-    )
-    assert reason == "narrower heads give other scores, and no scale of d^(−1/2) explains it"
-
-
-@pytest.mark.parametrize("name", ["opened", "grouped queries", "remembers widths"])
-def test_nothing_is_found_that_was_not_asked_for(name: str) -> None:
-    model = net(name)
-    plain, found = survey(model, sequences(2)), found_in(model)
-    assert [each for each in found.groups if each.kind != "head-width"] == [*plain.groups]
-    assert found.left_alone == plain.left_alone
-    settings = Prune()
-    assert surveyed(model, sequences(2), settings)[0] == plain
-    assert surveyed(model, sequences(2), replace(settings, head_width=True))[0] == found
-
-
-def test_a_layer_that_is_to_be_left_alone_keeps_its_width() -> None:
-    found = survey(net("opened"), sequences(2), ["*.k_proj"], head_width=True)
-    reasons = {each.name: each.reason for each in found.left_alone}
-    assert reasons["attention.attn.q_proj.head-width"] == "left alone as asked by '*.k_proj'"
-
-
-def test_the_layout_is_that_of_the_closed_form() -> None:
-    group = the_width(net("grouped queries"))
-    assert group.name == "attention.q_proj.head-width"
-    assert group.producers == ("attention.q_proj", "attention.k_proj")
-    assert (group.width, group.consumers, group.cores) == (4, (), ("attention",))
-    assert set(group.slices) == {
-        Slice(f"attention.{part}_proj.{tensor}", 0, 0, 1, heads, 4)
-        for part, heads in (("q", 6), ("k", 3))
-        for tensor in ("weight", "bias")
-    }
-
-
-def both(model: nn.Module) -> tuple[Group, Group]:
-    groups = {each.kind: each for each in found_in(model).groups}
-    return groups["heads"], groups["head-width"]
-
-
-def test_a_number_that_follows_heads_and_their_width_falls_by_both() -> None:
-    model, batch = net("remembers widths"), sequences()
-    heads, width = both(model)
-    assert Attribute("attention", "qk_proj_dim", 4) in heads.attributes
-    assert Attribute("attention", "qk_proj_dim", 3) in width.attributes
-    for order in ((heads, width), (width, heads)):
-        ticket = cut_copy(model, [GroupCut.of(each, range(2)) for each in order])
-        assert (ticket.attention.n_heads, ticket.attention.head_dim, ticket.attention.qk_proj_dim) == (
-            2,
-            2,
-            4,
-        )
-        deaf = fresh_copy(model)
-        silence(deaf, heads, [2])
-        silence(deaf, width, [2, 3])
-        assert torch.allclose(ticket(batch), deaf(batch), atol=1e-5)
-
-
-SHARED = ["opened", "separate", "values of another width", "grouped queries", "grouped queries, tiled"]
-SHARED += ["keys from elsewhere", "remembers widths", "multi-query"]
-
-
-@pytest.mark.parametrize("name", SHARED)
-def test_heads_and_their_width_cut_together_are_the_model_silenced_and_cost_what_is_counted(
-    name: str,
-) -> None:
-    model, batch = net(name), sequences(2)
-    groups = found_in(model).groups
-    assert {"heads", "head-width"} <= {each.kind for each in groups}
-    dense = count_macs(model, batch)
-    macs = cost_model(model, groups, dense, Prune(target=Macs(0.5)))
-    params = cost_model(model, groups, dense, Prune(target=Params(0.5)))
-    assert macs.at(macs.widths) == pytest.approx(dense.total, abs=1e-6)
-    for widths in ([2] * len(groups), [max(1, each.width - 1) for each in groups]):
-        cuts = [GroupCut.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
-        work = fresh_copy(model)
-        for group, cut in zip(groups, cuts, strict=True):
-            silence(work, group, cut.removed)
-        ticket = cut_copy(work, cuts)
-        for group, width in zip(groups, widths, strict=True):
-            hold_scale(ticket, group, width)
-        assert macs.at(widths) == pytest.approx(count_macs(ticket, batch).total, abs=1e-6)
-        assert params.at(widths) == pytest.approx(sum(p.numel() for p in ticket.parameters()), abs=1e-6)
-        verify(ticket, work, model, [batch], groups, widths, dense, Prune(target=Macs(0.99)))
-
-
-def test_the_width_alone_is_counted_as_exactly_as_with_the_heads() -> None:
-    model, batch = net("one head"), sequences(2)
-    group = the_width(model)
-    costs = cost_model(model, [group], count_macs(model, batch), Prune(target=Macs(0.5)))
-    for kept in (1, 3):
-        assert costs.at([kept]) == pytest.approx(count_macs(ticket_of(model, group, kept), batch).total)
-    assert costs.at([3]) - costs.at([2]) == 2 * LENGTH * WIDTH + LENGTH**2
-
-
-@pytest.mark.parametrize("name", ["opened", "grouped queries", "remembers widths"])
-def test_a_plan_of_heads_and_widths_replays_bit_for_bit_without_the_rotation(name: str) -> None:
-    torch.manual_seed(0)
-    closed = Net(NARROWED[name]()).eval()
-    model, opened = open_attention(closed)
-    heads, width = both(model)
-    cuts = (GroupCut.of(heads, [0, 2]), GroupCut.of(width, range(3)))
-    plan = plan_of(closed, cuts, opened=opened)
-    assert_same(replay(closed, type(plan).from_json(plan.to_json())), cut_copy(model, cuts))
-    weight = model.get_submodule(of(width).key).weight.detach()
-    replayed = replay(closed, plan).get_submodule(of(width).key).weight
-    assert torch.equal(replayed, weight.unflatten(0, (3, 4))[[0, 2], :3].flatten(0, 1))
-
-
-@pytest.mark.parametrize("first", [("heads",), ("head-width",), ("heads", "head-width")])
-@pytest.mark.parametrize("second", [("heads",), ("head-width",), ("head-width", "heads")])
-@pytest.mark.parametrize("name", ["separate", "grouped queries, tiled", "remembers widths"])
-def test_cuts_of_heads_and_widths_one_after_the_other_are_one_plan(
-    name: str, first: tuple[str, ...], second: tuple[str, ...]
-) -> None:
-    def plan(model: nn.Module, kinds: tuple[str, ...], kept: dict[str, Any]) -> Any:
-        groups = {each.kind: each for each in found_in(model).groups}
-        return plan_of(model, tuple(GroupCut.of(groups[kind], kept[kind]) for kind in kinds))
-
-    model, batch = net(name), sequences()
-    one = plan(model, first, {"heads": [0, 2], "head-width": range(3)})
-    ticket = replay(model, one)
-    two = plan(ticket, second, {"heads": [1], "head-width": range(2)})
-    together = compose(one, two)
-    assert_same(replay(model, together), replay(ticket, two))
-    numbers = [
-        [value for value in vars(each.attention).values() if type(value) is int]
-        for each in (replay(model, together), replay(ticket, two))
-    ]
-    assert numbers[0] == numbers[1]
-    assert replay(model, together)(batch).shape == (8, 3)
-    assert type(together).from_json(together.to_json()) == together
-
-
-def test_half_precision_is_surveyed_turned_and_cut() -> None:
-    model, batch = net("opened"), sequences()
-    group = the_width(model)
-    half = fresh_copy(model).bfloat16()
-    assert survey(half, batch[:2].bfloat16(), head_width=True).groups == found_in(model).groups
-    rotated(half, group, moments_of(half, group, batch.bfloat16()))
-    spread = float(model(batch).detach().std())
-    difference = half(batch.bfloat16()).float() - model(batch)
-    assert float(difference.detach().abs().max()) < 0.1 * spread
-    assert ticket_of(half, group, 3)(batch.bfloat16()).dtype == torch.bfloat16
-    assert half.attention.attn.q_proj.weight.requires_grad

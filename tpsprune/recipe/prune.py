@@ -53,7 +53,7 @@ class Prune:
     """Least squares: what the removed units said is folded into the consumers of those that stay."""
     refit: bool = True
     """With the fold: solve every layer that hears a cut, or what a cut has moved, for each of its weights."""
-    activation_gib: Positive = 1.75
+    activation_gib: Positive = 1.5
     """How much of both models' activations the fold may hold; of a probe that needs more, a part is used."""
     new_biases: bool = True
     """Allow the fold to give a consumer a bias that had none."""
