@@ -78,7 +78,8 @@ def test_every_shipped_recipe_reads_and_says_what_it_shows() -> None:
         ("prunes.x=1", "prunes: unknown key (did you mean 'prune'?)"),
         (
             "watch.signals=['h2']",
-            "watch.signals.0: must be 'd_eff', 'h1', 'spectral_edge' or 'norm' (found 'h2')",
+            "watch.signals.0: must be 'd_eff', 'h1', 'spectral_edge', 'norm', 'mask_distance', 'condensation', "
+            "'collapse', 'logit_rank' or 'commutator_defect' (found 'h2')",
         ),
         ("watch.every_epochs=often", "watch.every_epochs: must be a valid integer (found 'often')"),
         (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from types import TracebackType
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from tpsprune import data, models, pruning, tps, training
 from tpsprune.data import Dataset
+from tpsprune.pipeline.sites import Sites, sites
 from tpsprune.recipe import Recipe
 from tpsprune.signals import Panel
 from tpsprune.training import Execution, Score
@@ -33,6 +33,7 @@ class Bench:
     dataset: Dataset
     execution: Execution
     probe: tuple[Tensor, ...]
+    probe_labels: tuple[Tensor, ...]
     cut_probe: tuple[Tensor, ...]
     cut_labels: tuple[Tensor, ...]
     panel: Panel
@@ -82,10 +83,9 @@ class Bench:
             total_steps=self.total_steps,
         )
 
-    def consumers(self, model: nn.Module) -> Mapping[str, Mapping[str, int]]:
-        """Return, by prunable group, the layers that read its units."""
-        survey = pruning.survey(model, self.probe[0][:2], self.recipe.prune.leave_alone)
-        return survey.consumer_widths()
+    def sites(self, model: nn.Module) -> Sites:
+        """Return where the signals look in a model of this width."""
+        return sites(model, pruning.survey(model, self.probe[0][:2], self.recipe.prune.leave_alone))
 
     def score(self, model: nn.Module, split: data.Split) -> Score:
         """Evaluate ``model`` on one split."""
@@ -103,10 +103,10 @@ def set_up(recipe: Recipe, device_word: str) -> Bench:
     execution = Execution.of(recipe.train, training.choose_device(device_word))
     training.prepare_process(recipe.train, recipe.seed, execution.device)
     dataset = data.load(recipe.task.data).to(execution.device)
-    probe, _ = _probe(recipe.seed, dataset, execution, recipe.watch.probe_items)
+    probe, probe_labels = _probe(recipe.seed, dataset, execution, recipe.watch.probe_items)
     cut_probe, labels = _probe(recipe.seed, dataset, execution, recipe.prune.probe_items)
     panel = Panel.of(recipe.watch, recipe.seed)
-    bench = Bench(recipe, dataset, execution, probe, cut_probe, labels, panel)
+    bench = Bench(recipe, dataset, execution, probe, probe_labels, cut_probe, labels, panel)
     model = bench.new_model()
     few = slice(0, 8)
     models.check_fits(

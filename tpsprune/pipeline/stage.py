@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -14,6 +14,7 @@ from tpsprune import stopping, training
 from tpsprune.errors import DivergedError
 from tpsprune.pipeline.bench import Bench
 from tpsprune.pipeline.bill import Bill
+from tpsprune.pipeline.sites import Sites
 from tpsprune.pipeline.state import State, save_checkpoint, save_snapshot
 from tpsprune.recipe.stop import Rule
 from tpsprune.records import Decision, Event, PhaseEnded, PhaseStarted, Progress, Reading, Verdict
@@ -56,7 +57,7 @@ def run_stage(
     yield PhaseStarted(
         phase=course.phase, title=course.title, total_steps=course.last_step, done_steps=state.step
     )
-    consumers = bench.consumers(state.model)
+    sites = bench.sites(state.model)
     loss_sum, losses = torch.zeros((), device=bench.execution.device), 0
     saved_at = shown_at = time.monotonic()
     decision = None
@@ -78,7 +79,7 @@ def run_stage(
         readings = _task_readings(bench, state, (loss_sum / losses).item())
         loss_sum, losses = torch.zeros_like(loss_sum), 0
         state = state.having_paid(bill.switch("watch"))
-        state, watched = _watched(bench, state, consumers)
+        state, watched = _watched(bench, state, sites)
         readings = (*readings, *watched)
         state, decision = _ruled(bench, bill, state, course, readings)
         state = state.having_written(folder, readings, [decision])
@@ -141,12 +142,19 @@ def _task_readings(bench: Bench, state: State, train_loss: float) -> tuple[Readi
     )
 
 
-def _watched(
-    bench: Bench, state: State, consumers: Mapping[str, Mapping[str, int]]
-) -> tuple[State, tuple[Reading, ...]]:
+def _watched(bench: Bench, state: State, sites: Sites) -> tuple[State, tuple[Reading, ...]]:
     """Read the signals and the order parameters; what that costs goes on the watching clock."""
     step, epoch = state.moment(bench.steps_per_epoch)
-    view = View(model=state.model, probe=bench.probe, step=step, epoch=epoch, consumers=consumers)
+    view = View(
+        model=state.model,
+        probe=bench.probe,
+        labels=bench.probe_labels,
+        step=step,
+        epoch=epoch,
+        consumers=sites.consumers,
+        written=sites.written,
+        scaled=sites.scaled,
+    )
     with _watching(bench) as watched_seconds:
         signals, readings = bench.panel.read(state.signals, view)
         if state.regulariser is not None:

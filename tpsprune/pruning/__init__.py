@@ -4,6 +4,7 @@ from tpsprune.pruning.carry import carried
 from tpsprune.pruning.extract import Extraction, extract
 from tpsprune.pruning.groups import Consumer, Group, GroupCut, Slice, Survey
 from tpsprune.pruning.heal import heal
+from tpsprune.pruning.layout import element_index
 from tpsprune.pruning.plan import Plan
 from tpsprune.pruning.reach import check_target
 from tpsprune.pruning.replay import replay
@@ -19,6 +20,7 @@ __all__ = [
     "Survey",
     "carried",
     "check_target",
+    "element_index",
     "extract",
     "heal",
     "replay",

@@ -7,11 +7,21 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval
 
-from tpsprune.recipe.bounds import STRICT, Count
+from tpsprune.recipe.bounds import STRICT, Count, OpenShare
 
 __all__ = ["Signal", "Watch"]
 
-Signal = Literal["d_eff", "h1", "spectral_edge", "norm"]
+Signal = Literal[
+    "d_eff",
+    "h1",
+    "spectral_edge",
+    "norm",
+    "mask_distance",
+    "condensation",
+    "collapse",
+    "logit_rank",
+    "commutator_defect",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,4 +39,6 @@ class Watch:
     """Readings between two H1 readings: topology is the dearest signal."""
     edge_window: Annotated[int, Interval(ge=4, le=64)] = 10
     """Updates in the spectral edge's rolling window."""
+    rank_share: OpenShare = 0.01
+    """Singular values of the logits above this share of the largest count for ``logit_rank``."""
     __pydantic_config__: ClassVar[Any] = STRICT

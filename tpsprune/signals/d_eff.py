@@ -74,11 +74,11 @@ class DEff(AbstractMemoryless):
             seen = [moments[name] for name in fed if name in moments]
             if not seen:
                 reason = "no consumer of its units is called"
-                readings.append(self._without(view, reason, group))
+                readings.append(view.without(self.name, "dimensions", Status.NOT_APPLICABLE, reason, group))
                 continue
             if len({len(each.mean_n) for each in seen}) > 1:
                 reason = "its consumers are fed different numbers of units"
-                readings.append(self._without(view, reason, group))
+                readings.append(view.without(self.name, "dimensions", Status.NOT_APPLICABLE, reason, group))
                 continue
             dimension = group_dimension(seen)
             shares.append(dimension.effective_rank / dimension.width)
@@ -87,25 +87,10 @@ class DEff(AbstractMemoryless):
                 ("d_eff_share", shares[-1], "share"),
                 ("participation_ratio", dimension.participation_ratio, "dimensions"),
             )
-            readings.extend(
-                Reading.of(signal, value, step=view.step, epoch=view.epoch, group=group, unit=unit)
-                for signal, value, unit in figures
-            )
+            readings.extend(view.reading(signal, value, unit, group) for signal, value, unit in figures)
         if shares:
-            mean = fmean(shares)
-            whole = Reading.of(self.name, mean, step=view.step, epoch=view.epoch, unit="share")
+            whole = view.reading(self.name, fmean(shares), "share")
         else:
-            whole = self._without(view, "there is no prunable group to read")
+            reason = "there is no prunable group to read"
+            whole = view.without(self.name, "share", Status.NOT_APPLICABLE, reason)
         return memory, (*readings, whole)
-
-    def _without(self, view: View, reason: str, group: str = "") -> Reading:
-        return Reading(
-            signal=self.name,
-            step=view.step,
-            epoch=view.epoch,
-            value=None,
-            group=group,
-            unit="dimensions" if group else "share",
-            status=Status.NOT_APPLICABLE,
-            reason=reason,
-        )

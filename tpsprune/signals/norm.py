@@ -7,7 +7,6 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from tpsprune.records.readings import Reading
 from tpsprune.signals.signal import AbstractMemoryless, Readings, View
 
 __all__ = ["Norm", "parameter_norm"]
@@ -34,5 +33,4 @@ class Norm(AbstractMemoryless):
 
     def step(self, memory: None, view: View) -> tuple[None, Readings]:
         """Read the norm."""
-        length = float(parameter_norm(view.model))
-        return memory, (Reading.of(self.name, length, step=view.step, epoch=view.epoch),)
+        return memory, (view.reading(self.name, float(parameter_norm(view.model)), ""),)

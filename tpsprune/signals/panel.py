@@ -10,9 +10,14 @@ from torch import Tensor
 
 from tpsprune.recipe.watch import Signal, Watch
 from tpsprune.records.readings import Reading
+from tpsprune.signals.collapse import Collapse
+from tpsprune.signals.commutator import CommutatorDefect
+from tpsprune.signals.condensation import Condensation
 from tpsprune.signals.d_eff import DEff
 from tpsprune.signals.h1 import H1
 from tpsprune.signals.h1_worker import H1Worker
+from tpsprune.signals.logit_rank import LogitRank
+from tpsprune.signals.mask_distance import MaskDistance
 from tpsprune.signals.norm import Norm
 from tpsprune.signals.signal import AbstractSignal, Packed, Readings, View
 from tpsprune.signals.spectral_edge import SpectralEdge
@@ -108,5 +113,15 @@ def _signal(name: Signal, settings: Watch, seed: int, worker: H1Worker) -> Abstr
             return SpectralEdge(window=settings.edge_window, seed=seed)
         case "norm":
             return Norm()
+        case "mask_distance":
+            return MaskDistance()
+        case "condensation":
+            return Condensation()
+        case "collapse":
+            return Collapse()
+        case "logit_rank":
+            return LogitRank(share=settings.rank_share)
+        case "commutator_defect":
+            return CommutatorDefect()
         case _:
             assert_never(name)

@@ -1,17 +1,21 @@
-"""What every signal is: settings that stay, and a memory that is handed in and out."""
+"""What every signal is: settings that stay, and a memory that is handed in and out.
+
+Shape letters: u units of a group, f elements of a unit along an axis, d all its elements.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from tpsprune.records.readings import Reading
+from tpsprune.records.readings import Reading, Status
 
-__all__ = ["AbstractMemoryless", "AbstractSignal", "Packed", "Readings", "View"]
+__all__ = ["AbstractMemoryless", "AbstractSignal", "Elements", "Packed", "Readings", "View", "unit_rows"]
 
 Memory = TypeVar("Memory")
 Readings: TypeAlias = tuple[Reading, ...]
@@ -19,11 +23,22 @@ Packed: TypeAlias = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Elements:
+    """Which elements along one axis of a tensor of the model belong to each unit of a group."""
+
+    tensor: str
+    axis: int
+    index_uf: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class View:
     """What there is to see at one moment of training.
 
-    ``probe`` holds the fixed probe batches, ready for the model. ``consumers`` names, for each prunable
-    group (by its producer module), the modules that its units feed, and how many units each is fed.
+    ``probe`` holds the fixed probe batches, ready for the model, ``labels`` their labels. ``consumers``
+    names, for each prunable group (by its producer module), the modules that its units feed, and how many
+    units each is fed. ``written`` are the weights and biases that put a group's units out, ``scaled`` the
+    scales of the batch norms over them.
     """
 
     model: nn.Module
@@ -31,6 +46,36 @@ class View:
     step: int
     epoch: float
     consumers: Mapping[str, Mapping[str, int]]
+    written: Mapping[str, tuple[Elements, ...]] = field(default_factory=dict)
+    scaled: Mapping[str, tuple[Elements, ...]] = field(default_factory=dict)
+    labels: tuple[Tensor, ...] = ()
+
+    def reading(self, signal: str, value: float, unit: str, group: str = "") -> Reading:
+        """Return the reading of a number at this moment; one that is not finite says so."""
+        return Reading.of(signal, value, step=self.step, epoch=self.epoch, group=group, unit=unit)
+
+    def without(self, signal: str, unit: str, status: Status, reason: str, group: str = "") -> Reading:
+        """Return a reading that has no value at this moment, and why."""
+        return Reading(
+            signal=signal,
+            step=self.step,
+            epoch=self.epoch,
+            value=None,
+            group=group,
+            unit=unit,
+            status=status,
+            reason=reason,
+        )
+
+
+def unit_rows(model: nn.Module, parts: Iterable[Elements]) -> Tensor:
+    """Return ``rows_ud``: all elements of each unit, tensor after tensor, in single precision."""
+    held = model.state_dict()
+    rows = []
+    for part in parts:
+        tensor = held[part.tensor].movedim(part.axis, 0)
+        rows.append(tensor[part.index_uf.to(tensor.device)].flatten(1).to(torch.float32))
+    return torch.cat(rows, 1)
 
 
 class AbstractSignal(ABC, Generic[Memory]):

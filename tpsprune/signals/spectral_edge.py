@@ -88,15 +88,15 @@ class SpectralEdge(AbstractSignal[EdgeMemory]):
         updates = len(memory.snapshots) - 1
         if updates < self.window:
             reason = f"{updates} of {self.window} updates seen"
-            return memory, self._without(view, Status.NOT_YET, reason)
+            return memory, _without(view, Status.NOT_YET, reason)
         snapshots = [each.to(now_p.device) for each in memory.snapshots]
         updates_wp = torch.stack([later - earlier for earlier, later in pairwise(snapshots)])
         sigma_w = row_spectrum(updates_wp)
         if not sigma_w.isfinite().all():
-            return memory, self._without(view, Status.NOT_FINITE, "an update is not finite")
+            return memory, _without(view, Status.NOT_FINITE, "an update is not finite")
         found = edge(sigma_w, self.window // 2)
         if not found.k:
-            return memory, self._without(view, Status.NOT_APPLICABLE, "the parameters have not moved")
+            return memory, _without(view, Status.NOT_APPLICABLE, "the parameters have not moved")
         figures = (found.ratio, float(found.k), float(gap_23(sigma_w)))
         return memory, tuple(
             Reading(
@@ -108,20 +108,6 @@ class SpectralEdge(AbstractSignal[EdgeMemory]):
                 reason=_caveat(memory.steps),
             )
             for (signal, unit), value in zip(SIGNALS, figures, strict=True)
-        )
-
-    def _without(self, view: View, status: Status, reason: str) -> Readings:
-        return tuple(
-            Reading(
-                signal=signal,
-                step=view.step,
-                epoch=view.epoch,
-                value=None,
-                unit=unit,
-                status=status,
-                reason=reason,
-            )
-            for signal, unit in SIGNALS
         )
 
     def pack(self, memory: EdgeMemory) -> Packed:
@@ -146,3 +132,7 @@ def _caveat(steps: tuple[int, ...]) -> str:
     if nearest >= CLEAR_STEPS:
         return ""
     return f"snapshots {nearest} steps apart: momentum alone can make a ratio of 1.8"
+
+
+def _without(view: View, status: Status, reason: str) -> Readings:
+    return tuple(view.without(signal, unit, status, reason) for signal, unit in SIGNALS)
