@@ -51,6 +51,14 @@ def test_a_trained_model_is_cut_and_the_ticket_exported(
     shown = invoke("show", str(folder))
     assert shown.exit_code == 0
     assert "Weights given: dense.safetensors" in shown.output
+    assert "at draw" not in shown.output, "nothing was trained, so there are no signals"
+    beside = invoke("show", str(folder), str(trained.path))
+    assert beside.exit_code == 0
+    assert beside.output.splitlines()[:2] == [f"A  {folder.name}, seed 0", f"B  {trained.path.name}, seed 0"]
+    assert "validation_loss" in beside.output
+    both = invoke("show", str(folder), str(trained.path), "--json")
+    assert both.exit_code == 2
+    assert "--json and --picture are for one run" in both.output
     exported = invoke("export", str(folder), "--to", "ticket")
     assert exported.exit_code == 0, exported.output
 

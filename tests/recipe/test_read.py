@@ -78,8 +78,8 @@ def test_every_shipped_recipe_reads_and_says_what_it_shows() -> None:
         ("prunes.x=1", "prunes: unknown key (did you mean 'prune'?)"),
         (
             "watch.signals=['h2']",
-            "watch.signals.0: must be 'd_eff', 'h1', 'spectral_edge', 'norm', 'mask_distance', 'condensation', "
-            "'collapse', 'logit_rank' or 'commutator_defect' (found 'h2')",
+            "watch.signals.0: must be 'd_eff', 'h1', 'spectral_edge', 'norm', 'mask_distance', "
+            "'condensation', 'collapse', 'logit_rank' or 'commutator_defect' (found 'h2')",
         ),
         ("watch.every_epochs=often", "watch.every_epochs: must be a valid integer (found 'often')"),
         (
@@ -111,7 +111,8 @@ def test_every_shipped_recipe_reads_and_says_what_it_shows() -> None:
         ("retrain.rewind=epoch:4", "retrain.rewind: goes to epoch 4, but train.epochs is 4"),
         (
             "stop.draw.patience=3",
-            "stop.draw: needs 'rule', one of 'none', 'epoch', 'plateau', 'patience', 'threshold'",
+            "stop.draw: needs 'rule', one of 'none', 'epoch', 'plateau', 'patience', 'threshold', 'mask', "
+            "'reopen', 'consensus'",
         ),
         ("train", "--set: wants section.key=value, found 'train'"),
         ("train.=3", "--set: wants section.key=value, found 'train.=3'"),

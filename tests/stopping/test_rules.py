@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpsprune import stopping
-from tpsprune.recipe.stop import EpochRule, NoRule, PatienceRule, PlateauRule, Rule, ThresholdRule
+from tpsprune.recipe.stop import (
+    ConsensusRule,
+    EpochRule,
+    NoRule,
+    PatienceRule,
+    PlateauRule,
+    ReopenRule,
+    Rule,
+    ThresholdRule,
+)
 from tpsprune.records import Reading, Status, Verdict
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)
@@ -19,6 +28,10 @@ RULES: list[Rule] = [
     PlateauRule(signal="d_eff", patience=3, tolerance=0.05),
     PatienceRule(signal="d_eff", patience=3),
     ThresholdRule(signal="d_eff", level=0.5, patience=2),
+    ReopenRule(signal="d_eff", collapse=2.0, reopen=1.2),
+    ConsensusRule(
+        rules=(PlateauRule(patience=2), ThresholdRule(signal="d_eff", level=0.0)), at_least=2, within=2
+    ),
 ]
 
 
@@ -108,7 +121,7 @@ def test_a_threshold_rule_wants_its_readings_in_a_row() -> None:
     assert first_act(below, [0.6, 0.5, 0.4]) == 2
 
 
-@pytest.mark.parametrize("rule", RULES[2:], ids=stopping.describe)
+@pytest.mark.parametrize("rule", RULES[2:-1], ids=stopping.describe)
 def test_a_round_without_a_value_changes_nothing_and_is_explained(rule: Rule) -> None:
     memory = stopping.start(rule)
     memory, _ = stopping.step(rule, memory, round_of(0, 1.0))

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from tpsprune.records import Outcome, Reading
 
 __all__ = ["show"]
 
 
-@click.command(short_help="Show a finished run again.", epilog="Example:  tpsprune show runs/digits-0123abcd")
+@click.command(
+    short_help="Show a finished run again, or the signals of two.",
+    epilog="Examples:  tpsprune show runs/digits-0123abcd;  tpsprune show runs/a-0123abcd runs/b-4567cdef",
+)
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("other", metavar="[OTHER]", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print result.json.")
 @click.option("--picture", is_flag=True, help="Draw signals.svg and signals.png in RUN anew, and stop.")
-def show(folder: Path, *, as_json: bool, picture: bool) -> None:
-    """Show a finished run again: decisions, widths, the closing tables, and where its picture lies."""
+def show(folder: Path, other: Path | None, *, as_json: bool, picture: bool) -> None:
+    """Show a finished run again: signals, decisions, widths, the closing tables, and where its picture lies.
+
+    With OTHER the signals of both over the same epochs and on the same scale, and nothing else.
+    """
+    if other is not None:
+        if as_json or picture:
+            raise click.UsageError("--json and --picture are for one run")
+        _print_two(folder, other)
+        return
     if picture:
         from tpsprune.report.picture import draw
 
@@ -22,16 +38,33 @@ def show(folder: Path, *, as_json: bool, picture: bool) -> None:
         return
     from tpsprune.runs import RunFolder, read_result, to_json_text
 
-    result = read_result(RunFolder.open_existing(folder).result)
     if as_json:
-        click.echo(to_json_text(result), nl=False)
+        click.echo(to_json_text(read_result(RunFolder.open_existing(folder).result)), nl=False)
         return
-    from tpsprune.records import Outcome
-    from tpsprune.report import tables
+    from tpsprune.report import sparklines, tables
     from tpsprune.report.console import OurConsole
     from tpsprune.report.live import print_next
 
-    outcome = Outcome.from_json(result, folder=str(folder))
+    outcome, readings = _read(folder)
     console = OurConsole()
+    if readings:  # Weights that were given and not retrained have none.
+        console.print(sparklines.signals_table([sparklines.course(outcome, readings)]), "", highlight=False)
     console.print(tables.whole_run(outcome), highlight=False)
     print_next(console, outcome)
+
+
+def _print_two(folder: Path, other: Path) -> None:
+    from tpsprune.report import sparklines
+    from tpsprune.report.console import OurConsole
+
+    courses = [sparklines.course(*_read(each)) for each in (folder, other)]
+    OurConsole().print(sparklines.signals_table(courses), highlight=False)
+
+
+def _read(folder: Path) -> tuple[Outcome, list[Reading]]:
+    from tpsprune.records import Outcome, Reading
+    from tpsprune.runs import RunFolder, read_result
+
+    run = RunFolder.open_existing(folder)
+    outcome = Outcome.from_json(read_result(run.result), folder=str(folder))
+    return outcome, list(run.readings.parsed(Reading.from_json))

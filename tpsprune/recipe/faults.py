@@ -19,7 +19,8 @@ TAGS = ("kind", "rule")
 def faults_of(errors: Sequence[Mapping[str, Any]], raw: Mapping[str, Any]) -> list[Fault]:
     """Turn pydantic's error list into faults, one per place, in the order of the file's sections."""
     # A list whose items are at fault is called too short as well.
-    errors = [e for e in errors if e["type"] != "too_short" or not e["input"]]
+    deeper = {tuple(e["loc"][:depth]) for e in errors for depth in range(len(e["loc"]))}
+    errors = [e for e in errors if e["type"] != "too_short" or tuple(e["loc"]) not in deeper]
     messages: dict[str, list[str]] = {}
     found: dict[str, str] = {}
     for error in errors:
@@ -60,7 +61,8 @@ def _words(error: Mapping[str, Any], parts: Sequence[str], raw: Mapping[str, Any
         case "target_kind":
             return error["msg"] + _hint_of_kind(error["input"]), True
         case "too_short":
-            return "must not be empty", False
+            least = context["min_length"]
+            return "must not be empty" if least == 1 else f"needs at least {least}", False
         case "dataclass_type" | "dataclass_exact_type" | "dict_type":
             return "must be a table", True
     return error["msg"].replace("Input should be", "must be").replace("Input should", "must"), True
@@ -104,24 +106,32 @@ def _place(loc: Sequence[str | int], raw: Any) -> list[str]:
 
 
 def _section(parts: Sequence[str], raw: Any) -> Any:
-    """Return the dataclass that owns the table at ``parts``, or ``None``."""
+    """Return the dataclass that owns the table at ``parts``, the tuple that is there, or ``None``."""
     owner: Any = Recipe
     here = raw
     for part in parts:
-        if not is_dataclass(owner):
-            return None
-        hints = get_type_hints(owner, include_extras=True)
-        here = here.get(part) if isinstance(here, Mapping) else None
-        owner = _member(hints.get(part), here)
+        hint = _hint(owner, part)
+        if isinstance(here, list):
+            here = here[int(part)]
+        else:
+            here = here.get(part) if isinstance(here, Mapping) else None
+        owner = _member(hint, here)
     return owner
 
 
+def _hint(owner: Any, part: str) -> Any:
+    """Return the type of a field of a dataclass, or of the items of a tuple."""
+    if get_origin(owner) is tuple:
+        return get_args(owner)[0]
+    return get_type_hints(owner, include_extras=True).get(part) if is_dataclass(owner) else None
+
+
 def _member(hint: Any, here: Any) -> Any:
-    members = [member for member in _members(hint) if is_dataclass(member)]
+    members = [each for each in _members(hint) if is_dataclass(each) or get_origin(each) is tuple]
     if len(members) == 1:
         return members[0]
     tags = {here.get(tag) for tag in TAGS} | set(here) if isinstance(here, Mapping) else set()
-    return next((member for member in members if _tag_of(member) in tags), None)
+    return next((each for each in members if is_dataclass(each) and _tag_of(each) in tags), None)
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
@@ -148,8 +158,7 @@ def _known_keys(parts: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
 
 
 def _tags(parts: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
-    owner = _section(parts[:-1], raw)
-    hint = get_type_hints(owner, include_extras=True).get(parts[-1]) if is_dataclass(owner) else None
+    hint = _hint(_section(parts[:-1], raw), parts[-1])
     return [tag for member in _members(hint) if is_dataclass(member) and (tag := _tag_of(member))]
 
 

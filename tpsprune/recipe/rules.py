@@ -7,7 +7,7 @@ from typing import Final
 from tpsprune.errors import Fault, did_you_mean
 from tpsprune.recipe.retrain import rewind_epoch
 from tpsprune.recipe.schema import Recipe
-from tpsprune.recipe.stop import EpochRule, Rule
+from tpsprune.recipe.stop import ConsensusRule, EpochRule, Rule
 from tpsprune.recipe.target import Tolerance, Widths
 from tpsprune.recipe.task import TransformerModel
 
@@ -15,11 +15,10 @@ __all__ = ["rule_faults", "signal_names"]
 
 ALWAYS_READ: Final = ("train_loss", "validation_loss", "validation_accuracy")
 READ_BY_SIGNAL: Final = {
-    "d_eff": ("d_eff",),
     "h1": ("h1", "h1_max", "h1_total", "h1_sum_of_squares"),
     "spectral_edge": ("spectral_edge", "spectral_edge_k", "gap_23"),
-    "norm": ("norm",),
 }
+"""Signals that read more than the number of their own name."""
 READ_BY_VARIANT: Final = {
     "none": (),
     "weights": ("tps_energy", "tps_z1", "tps_z2"),
@@ -31,7 +30,7 @@ READ_BY_VARIANT: Final = {
 
 def signal_names(recipe: Recipe) -> tuple[str, ...]:
     """Return the signals of the whole model that this recipe reads: what its rules may look at."""
-    watched = [name for signal in recipe.watch.signals for name in READ_BY_SIGNAL[signal]]
+    watched = [name for signal in recipe.watch.signals for name in READ_BY_SIGNAL.get(signal, (signal,))]
     variant = recipe.tps.variant if recipe.tps.coupling > 0 else "none"
     return (*ALWAYS_READ, *watched, *READ_BY_VARIANT[variant])
 
@@ -75,14 +74,22 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
 
 
 def _rule_faults(place: str, rule: Rule, recipe: Recipe) -> list[Fault]:
-    own = recipe.retrain.epochs if place == "stop.end" and recipe.retrain.epochs != "rest" else 0
+    own = recipe.retrain.epochs if place.startswith("stop.end") and recipe.retrain.epochs != "rest" else 0
     if isinstance(rule, EpochRule) and rule.epoch > recipe.train.epochs + own:
         return [
             Fault(f"{place}.epoch", f"is after train.epochs = {recipe.train.epochs} (found {rule.epoch:g})")
         ]
+    if isinstance(rule, ConsensusRule):
+        few = [] if rule.at_least <= len(rule.rules) else [_too_many(place, rule)]
+        parts = (_rule_faults(f"{place}.rules.{rank}", each, recipe) for rank, each in enumerate(rule.rules))
+        return [*few, *(fault for faults in parts for fault in faults)]
     signal = getattr(rule, "signal", None)
     names = signal_names(recipe)
     if signal is None or signal in names:
         return []
     hint = did_you_mean(signal, names) or f" (read here: {', '.join(names)})"
     return [Fault(f"{place}.signal", f"'{signal}' is not read in this recipe{hint}")]
+
+
+def _too_many(place: str, rule: ConsensusRule) -> Fault:
+    return Fault(f"{place}.at_least", f"asks for {rule.at_least} of {len(rule.rules)} rules")

@@ -5,12 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Gt, Interval
+from annotated_types import Gt, Interval, MinLen
 from pydantic import Field
 
 from tpsprune.recipe.bounds import STRICT, AtLeastZero, Count, Positive, Share, Text
 
-__all__ = ["EpochRule", "NoRule", "PatienceRule", "PlateauRule", "Rule", "Stop", "ThresholdRule"]
+__all__ = [
+    "ConsensusRule",
+    "EpochRule",
+    "MaskRule",
+    "NoRule",
+    "PatienceRule",
+    "PlateauRule",
+    "ReopenRule",
+    "Rule",
+    "Stop",
+    "ThresholdRule",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +45,7 @@ class EpochRule:
 class PlateauRule:
     """Acts once ``signal`` has kept within ``tolerance`` of itself over ``patience`` readings.
 
-    Holds still while validation accuracy has not yet covered ``learned_share`` of the way from chance
-    to 1: a memorising plateau is calm too.
+    Holds still while nothing is learned (``learned_share``): a memorising plateau is calm too.
     """
 
     rule: Literal["plateau"] = "plateau"
@@ -44,6 +54,7 @@ class PlateauRule:
     """Largest relative spread (max − min) / |mean| over the window that still counts as calm."""
     patience: Annotated[int, Interval(ge=2, le=1000)] = 3
     learned_share: Share = 0.5
+    """Part of the way from chance to 1 that validation accuracy must have covered."""
     __pydantic_config__: ClassVar[Any] = STRICT
 
 
@@ -68,10 +79,65 @@ class ThresholdRule:
     side: Literal["above", "below"] = "above"
     level: float
     patience: Count = 1
+    learned_share: Share = 0.0
+    """Part of the way from chance to 1 that validation accuracy must have covered."""
     __pydantic_config__: ClassVar[Any] = STRICT
 
 
-Rule = Annotated[NoRule | EpochRule | PlateauRule | PatienceRule | ThresholdRule, Field(discriminator="rule")]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskRule:
+    """Acts once ``mask_distance`` has been below ``level``: the units to keep no longer change (Early-Bird).
+
+    Published with one mask an epoch, level 0.1, and no look at what is learned (``learned_share = 0``).
+    """
+
+    rule: Literal["mask"] = "mask"
+    signal: Literal["mask_distance"] = "mask_distance"
+    level: Positive = 0.1
+    patience: Count = 1
+    learned_share: Share = 0.5
+    """Part of the way from chance to 1 that validation accuracy must have covered."""
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReopenRule:
+    """Acts once ``signal``, a positive one, has collapsed and opened again, as an edge does at a transition.
+
+    Collapsed: at most 1 / ``collapse`` of the most it ever was; open again: at least ``reopen`` times the
+    least it has been since. The published decline is found afterwards and has no alarm; factors are ours.
+    """
+
+    rule: Literal["reopen"] = "reopen"
+    signal: Text = "spectral_edge"
+    collapse: Annotated[float, Gt(1.0)] = 4.0
+    reopen: Annotated[float, Gt(1.0)] = 1.5
+    learned_share: Share = 0.5
+    """Part of the way from chance to 1 that validation accuracy must have covered."""
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+SingleRule = Annotated[
+    NoRule | EpochRule | PlateauRule | PatienceRule | ThresholdRule | MaskRule | ReopenRule,
+    Field(discriminator="rule"),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsensusRule:
+    """Acts once ``at_least`` of its rules have acted, now or within the last ``within`` readings."""
+
+    rule: Literal["consensus"] = "consensus"
+    rules: Annotated[tuple[SingleRule, ...], MinLen(2)]
+    at_least: Count = 2
+    within: Count = 1
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+Rule = Annotated[
+    NoRule | EpochRule | PlateauRule | PatienceRule | ThresholdRule | MaskRule | ReopenRule | ConsensusRule,
+    Field(discriminator="rule"),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,11 @@ PANELS: Final = (
     (("h1",), "H1, z of the\nlongest loop", (GREEN,), "linear"),
     (("spectral_edge",), "spectral edge\nσ_k / σ_k+1", (GREEN,), "linear"),
     (("norm",), "‖θ‖₂", (GREEN,), "linear"),
+    (("mask_distance",), "mask\ndistance", (GREEN,), "linear"),
+    (("condensation",), "condensed\nshare", (GREEN,), "linear"),
+    (("collapse",), "mean cosine of\nhidden states", (GREEN,), "linear"),
+    (("logit_rank",), "rank of\nthe logits", (GREEN,), "linear"),
+    (("commutator_defect",), "commutator\ndefect", (GREEN,), "log"),
     (("tps_coherence",), "TPS\ncoherence R", (GREEN,), "linear"),
 )
 

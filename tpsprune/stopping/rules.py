@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from tpsprune.recipe.stop import EpochRule, NoRule, PatienceRule, PlateauRule, Rule, ThresholdRule
+from tpsprune.recipe.stop import (
+    ConsensusRule,
+    EpochRule,
+    MaskRule,
+    NoRule,
+    PatienceRule,
+    PlateauRule,
+    ReopenRule,
+    Rule,
+    ThresholdRule,
+)
 from tpsprune.records import Reading, Verdict
 
 __all__ = ["Memory", "describe", "start", "step"]
 
 Memory: TypeAlias = Mapping[str, Any]
 """What a rule remembers between rounds, JSON values only."""
+
+PARALLEL: Final = 0.95
+"""Mean cosine of hidden states above which nothing is told apart yet (Gopalani and Hu 2025)."""
 
 
 def start(rule: Rule, *, chance_accuracy: float = 0.0) -> Memory:
@@ -21,8 +34,13 @@ def start(rule: Rule, *, chance_accuracy: float = 0.0) -> Memory:
             return {"window": [], "chance": chance_accuracy}
         case PatienceRule():
             return {"best": None, "stale": 0}
-        case ThresholdRule():
-            return {"held": 0}
+        case ThresholdRule() | MaskRule():
+            return {"held": 0, "chance": chance_accuracy}
+        case ReopenRule():
+            return {"most": None, "least": None, "chance": chance_accuracy}
+        case ConsensusRule():
+            parts = [start(each, chance_accuracy=chance_accuracy) for each in rule.rules]
+            return {"parts": parts, "since": [None] * len(parts)}
         case _:
             return {}
 
@@ -42,7 +60,13 @@ def step(rule: Rule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memor
         case PatienceRule():
             return _patience(rule, memory, readings)
         case ThresholdRule():
-            return _threshold(rule, memory, readings)
+            return _threshold(rule, rule.side, memory, readings)
+        case MaskRule():
+            return _threshold(rule, "below", memory, readings)
+        case ReopenRule():
+            return _reopen(rule, memory, readings)
+        case ConsensusRule():
+            return _consensus(rule, memory, readings)
 
 
 def describe(rule: Rule) -> str:
@@ -62,6 +86,12 @@ def describe(rule: Rule) -> str:
             return f"{rule.patience} readings without a {rule.goal} of {rule.signal}"
         case ThresholdRule():
             return f"{rule.signal} {rule.side} {rule.level:g} for {rule.patience}"
+        case MaskRule():
+            return f"{rule.signal} below {rule.level:g} for {rule.patience}"
+        case ReopenRule():
+            return f"{rule.signal} down {rule.collapse:g} times and up {rule.reopen:g} times again"
+        case ConsensusRule():
+            return f"{rule.at_least} of: {'; '.join(map(describe, rule.rules))}"
 
 
 def _value_of(signal: str, readings: Sequence[Reading]) -> float | None:
@@ -91,18 +121,28 @@ def _plateau(rule: PlateauRule, memory: Memory, readings: Sequence[Reading]) -> 
         return memory, Verdict(False, f"{span}, {rule.patience} are needed")
     if spread > rule.tolerance:
         return memory, Verdict(False, f"{span}: still moving (spread {spread:.3f} > {rule.tolerance:g})")
-    learned = _learned_share(memory["chance"], _value_of("validation_accuracy", readings))
-    if learned < rule.learned_share:
-        return memory, Verdict(
+    calm = f"{span}: calm (spread {spread:.3f} ≤ {rule.tolerance:g})"
+    return memory, _once_learned(rule.learned_share, memory["chance"], readings, calm)
+
+
+def _once_learned(needed: float, chance: float, readings: Sequence[Reading], why: str) -> Verdict:
+    """Act for a reason, unless nothing is learned yet: a memorising plateau is calm too."""
+    if needed == 0.0:
+        return Verdict(True, why)
+    learned = _learned_share(chance, _value_of("validation_accuracy", readings))
+    covered = f"{learned:.2f} of the way from chance to 1"
+    if learned < needed:
+        return Verdict(
             False,
-            f"{span}: calm, but validation accuracy has covered only {learned:.2f} of the way from chance "
-            f"to 1 ({rule.learned_share:g} needed): a memorising plateau is calm too",
+            f"{why}, but validation accuracy has covered only {covered} ({needed:g} needed): a memorising "
+            "plateau is calm too",
         )
-    return memory, Verdict(
-        True,
-        f"{span}: calm (spread {spread:.3f} ≤ {rule.tolerance:g}), and validation accuracy has covered "
-        f"{learned:.2f} of the way from chance to 1",
-    )
+    cosine = _value_of("collapse", readings)
+    if cosine is not None and cosine > PARALLEL:
+        return Verdict(
+            False, f"{why}, but hidden states are nearly parallel (mean cosine {cosine:.3f} > {PARALLEL:g})"
+        )
+    return Verdict(True, f"{why}, and validation accuracy has covered {covered}")
 
 
 def _relative_spread(window: Sequence[float]) -> float:
@@ -137,14 +177,56 @@ def _patience(rule: PatienceRule, memory: Memory, readings: Sequence[Reading]) -
     return memory, Verdict(stale >= rule.patience, reason)
 
 
-def _threshold(rule: ThresholdRule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
+def _threshold(
+    rule: ThresholdRule | MaskRule, side: str, memory: Memory, readings: Sequence[Reading]
+) -> tuple[Memory, Verdict]:
     value = _value_of(rule.signal, readings)
     if value is None:
         return memory, _missing(rule.signal, readings)
-    holds = value > rule.level if rule.side == "above" else value < rule.level
+    holds = value > rule.level if side == "above" else value < rule.level
     held = memory["held"] + 1 if holds else 0
     reason = (
-        f"{rule.signal} {value:.4g} {'is' if holds else 'is not'} {rule.side} {rule.level:g}, "
+        f"{rule.signal} {value:.4g} {'is' if holds else 'is not'} {side} {rule.level:g}, "
         f"{held} of {rule.patience} readings in a row"
     )
-    return {"held": held}, Verdict(held >= rule.patience, reason)
+    memory = {**memory, "held": held}
+    if held < rule.patience:
+        return memory, Verdict(False, reason)
+    return memory, _once_learned(rule.learned_share, memory["chance"], readings, reason)
+
+
+def _reopen(rule: ReopenRule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
+    value = _value_of(rule.signal, readings)
+    if value is None:
+        return memory, _missing(rule.signal, readings)
+    most, least = memory["most"], memory["least"]
+    if least is None:
+        most = value if most is None else max(most, value)
+        if value * rule.collapse > most:
+            reason = f"{rule.signal} {value:.4g}, the most was {most:.4g}: no collapse yet"
+            return {**memory, "most": most}, Verdict(False, f"{reason} (by {rule.collapse:g} times)")
+    least = value if least is None else min(least, value)
+    memory = {**memory, "most": most, "least": least}
+    course = f"{rule.signal} {most:.4g} → {least:.4g} → {value:.4g}"
+    if value < rule.reopen * least or value == least:
+        return memory, Verdict(False, f"{course}: collapsed, not open again (by {rule.reopen:g} times)")
+    return memory, _once_learned(
+        rule.learned_share, memory["chance"], readings, f"{course}: collapsed and open again"
+    )
+
+
+def _consensus(rule: ConsensusRule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
+    steps = [step(*each, readings) for each in zip(rule.rules, memory["parts"], strict=True)]
+    since = [
+        0 if verdict.act else None if rounds is None else rounds + 1
+        for (_, verdict), rounds in zip(steps, memory["since"], strict=True)
+    ]
+    memory = {"parts": [part for part, _ in steps], "since": since}
+    agree = [rounds is not None and rounds < rule.within for rounds in since]
+    words = "; ".join(
+        f"{'yes' if yes else 'no'}: {verdict.reason}" for yes, (_, verdict) in zip(agree, steps, strict=True)
+    )
+    count = sum(agree)
+    return memory, Verdict(
+        count >= rule.at_least, f"{count} of {len(agree)} rules agree, {rule.at_least} needed ({words})"
+    )
