@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tpsprune.numerics.elements import Elements
 from tpsprune.records.readings import Status
 from tpsprune.signals.condensation import Condensation, condensed_share
-from tpsprune.signals.signal import Elements, View
+from tpsprune.signals.signal import View
 
 
 def families_counted_slowly(rows: list[list[float]], tolerance: float) -> int:

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from tpsprune.numerics.elements import Elements
 from tpsprune.records.readings import Reading, Status
 from tpsprune.signals.mask_distance import MaskDistance, MaskMemory, kept_mask, mask_distance
-from tpsprune.signals.signal import Elements, View
+from tpsprune.signals.signal import View
 
 
 def view(model: nn.Sequential, step: int = 0, *, scaled: bool = False) -> View:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from tpsprune import data, models, pruning, tps, training
 from tpsprune.data import Dataset
-from tpsprune.pipeline.sites import Sites, sites
 from tpsprune.recipe import Recipe
 from tpsprune.signals import Panel
 from tpsprune.training import Execution, Score
@@ -83,9 +82,9 @@ class Bench:
             total_steps=self.total_steps,
         )
 
-    def sites(self, model: nn.Module) -> Sites:
+    def sites(self, model: nn.Module) -> pruning.Sites:
         """Return where the signals look in a model of this width."""
-        return sites(model, pruning.survey(model, self.probe[0][:2], self.recipe.prune.leave_alone))
+        return pruning.sites(model, pruning.survey(model, self.probe[0][:2], self.recipe.prune.leave_alone))
 
     def score(self, model: nn.Module, split: data.Split) -> Score:
         """Evaluate ``model`` on one split."""

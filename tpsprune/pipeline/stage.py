@@ -14,8 +14,8 @@ from tpsprune import stopping, training
 from tpsprune.errors import DivergedError
 from tpsprune.pipeline.bench import Bench
 from tpsprune.pipeline.bill import Bill
-from tpsprune.pipeline.sites import Sites
 from tpsprune.pipeline.state import State, save_checkpoint, save_snapshot
+from tpsprune.pruning import Sites
 from tpsprune.recipe.stop import Rule
 from tpsprune.records import Decision, Event, PhaseEnded, PhaseStarted, Progress, Reading, Verdict
 from tpsprune.runs import RunFolder

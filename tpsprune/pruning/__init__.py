@@ -4,10 +4,10 @@ from tpsprune.pruning.carry import carried
 from tpsprune.pruning.extract import Extraction, extract
 from tpsprune.pruning.groups import Consumer, Group, GroupCut, Slice, Survey
 from tpsprune.pruning.heal import heal
-from tpsprune.pruning.layout import element_index
 from tpsprune.pruning.plan import Plan
 from tpsprune.pruning.reach import check_target
 from tpsprune.pruning.replay import replay
+from tpsprune.pruning.sites import Sites, sites
 from tpsprune.pruning.survey import survey
 
 __all__ = [
@@ -16,13 +16,14 @@ __all__ = [
     "Group",
     "GroupCut",
     "Plan",
+    "Sites",
     "Slice",
     "Survey",
     "carried",
     "check_target",
-    "element_index",
     "extract",
     "heal",
     "replay",
+    "sites",
     "survey",
 ]

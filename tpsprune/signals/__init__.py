@@ -1,6 +1,6 @@
 """What is read while training: each signal in a file of its own, all of them together in a ``Panel``."""
 
 from tpsprune.signals.panel import Memories, Panel
-from tpsprune.signals.signal import Elements, View
+from tpsprune.signals.signal import View
 
-__all__ = ["Elements", "Memories", "Panel", "View"]
+__all__ = ["Memories", "Panel", "View"]

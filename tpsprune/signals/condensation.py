@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tpsprune.numerics.elements import unit_rows
 from tpsprune.records.readings import Status
-from tpsprune.signals.signal import AbstractMemoryless, Readings, View, unit_rows
+from tpsprune.signals.signal import AbstractMemoryless, Readings, View
 
 __all__ = ["Condensation", "condensed_share"]
 

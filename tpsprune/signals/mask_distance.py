@@ -12,8 +12,9 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
+from tpsprune.numerics.elements import unit_rows
 from tpsprune.records.readings import Status
-from tpsprune.signals.signal import AbstractSignal, Packed, Readings, View, unit_rows
+from tpsprune.signals.signal import AbstractSignal, Packed, Readings, View
 
 __all__ = ["MaskDistance", "MaskMemory", "kept_mask", "mask_distance"]
 

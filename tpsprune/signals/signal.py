@@ -1,34 +1,22 @@
-"""What every signal is: settings that stay, and a memory that is handed in and out.
-
-Shape letters: u units of a group, f elements of a unit along an axis, d all its elements.
-"""
+"""What every signal is: settings that stay, and a memory that is handed in and out."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
-import torch
 from torch import Tensor, nn
 
+from tpsprune.numerics.elements import Elements
 from tpsprune.records.readings import Reading, Status
 
-__all__ = ["AbstractMemoryless", "AbstractSignal", "Elements", "Packed", "Readings", "View", "unit_rows"]
+__all__ = ["AbstractMemoryless", "AbstractSignal", "Packed", "Readings", "View"]
 
 Memory = TypeVar("Memory")
 Readings: TypeAlias = tuple[Reading, ...]
 Packed: TypeAlias = tuple[dict[str, Tensor], dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Elements:
-    """Which elements along one axis of a tensor of the model belong to each unit of a group."""
-
-    tensor: str
-    axis: int
-    index_uf: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,16 +54,6 @@ class View:
             status=status,
             reason=reason,
         )
-
-
-def unit_rows(model: nn.Module, parts: Iterable[Elements]) -> Tensor:
-    """Return ``rows_ud``: all elements of each unit, tensor after tensor, in single precision."""
-    held = model.state_dict()
-    rows = []
-    for part in parts:
-        tensor = held[part.tensor].movedim(part.axis, 0)
-        rows.append(tensor[part.index_uf.to(tensor.device)].flatten(1).to(torch.float32))
-    return torch.cat(rows, 1)
 
 
 class AbstractSignal(ABC, Generic[Memory]):

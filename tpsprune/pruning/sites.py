@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tpsprune.pruning import Group, Survey, element_index
-from tpsprune.signals import Elements
+from tpsprune.numerics.elements import Elements
+from tpsprune.pruning.groups import Group, Survey
+from tpsprune.pruning.layout import element_index
 
 __all__ = ["Sites", "sites"]
 

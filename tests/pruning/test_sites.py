@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune import pruning
-from tpsprune.pipeline.sites import sites
-from tpsprune.signals.signal import unit_rows
+from tpsprune.numerics.elements import unit_rows
 
 
 class Net(nn.Module):
@@ -28,7 +27,7 @@ class Net(nn.Module):
 
 def test_rows_are_all_that_is_written_into_a_unit_and_scales_those_of_its_batch_norm() -> None:
     model = Net()
-    found = sites(model, pruning.survey(model, torch.randn(2, 2, 5, 5)))
+    found = pruning.sites(model, pruning.survey(model, torch.randn(2, 2, 5, 5)))
     assert list(found.written) == list(found.consumers) == ["stem", "inner", "up"]
     stream_ud = unit_rows(model, found.written["stem"])
     expected = [model.stem.weight.flatten(1), model.stem.bias[:, None], model.back.weight.flatten(1)]
