@@ -112,7 +112,7 @@ def test_every_shipped_recipe_reads_and_says_what_it_shows() -> None:
         (
             "stop.draw.patience=3",
             "stop.draw: needs 'rule', one of 'none', 'epoch', 'plateau', 'patience', 'threshold', 'mask', "
-            "'reopen', 'consensus'",
+            "'change', 'reopen', 'consensus'",
         ),
         ("train", "--set: wants section.key=value, found 'train'"),
         ("train.=3", "--set: wants section.key=value, found 'train.=3'"),

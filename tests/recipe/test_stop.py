@@ -57,7 +57,7 @@ def test_every_signal_may_be_watched_and_ruled_on() -> None:
             'rule = "reopen"',
             'rule = "repoen"',
             "stop.draw.rules.1: unknown 'rule' 'repoen' (did you mean 'reopen'?); one of 'none', 'epoch', "
-            "'plateau', 'patience', 'threshold', 'mask', 'reopen'",
+            "'plateau', 'patience', 'threshold', 'mask', 'change', 'reopen'",
         ),
         ("level = 0.2", "levl = 0.2", "stop.draw.rules.0.levl: unknown key (did you mean 'level'?)"),
     ],

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tpsprune import stopping
 from tpsprune.recipe.stop import (
+    ChangeRule,
     ConsensusRule,
     EpochRule,
     MaskRule,
@@ -74,6 +75,29 @@ def test_an_edge_that_only_falls_never_fires(values: list[float]) -> None:
 def test_an_edge_that_opens_while_nothing_is_learned_waits_for_it() -> None:
     rounds = [*edges(10.0, 2.0, 5.0, accuracy=0.6), *edges(5.0, accuracy=0.8)]
     assert acts(ReopenRule(), *rounds) == [False, False, False, True]
+
+
+def test_a_change_is_measured_from_the_most_or_the_least_so_far() -> None:
+    falls = ChangeRule(signal="x", factor=2.0, learned_share=0.0)
+    assert acts(falls, *({"x": x} for x in (4.0, 8.0, 4.1, 4.0, 9.0))) == [False, False, False, True, False]
+    rises = ChangeRule(signal="x", goal="rise", factor=3.0, learned_share=0.0)
+    assert acts(rises, *({"x": x} for x in (4.0, 2.0, 5.9, 6.0))) == [False, False, False, True]
+    patient = ChangeRule(signal="x", factor=2.0, patience=2, learned_share=0.0)
+    assert acts(patient, *({"x": x} for x in (8.0, 4.0, 5.0, 4.0, 3.0))) == [False, False, False, False, True]
+
+
+def test_a_signal_at_zero_has_not_changed() -> None:
+    rises = ChangeRule(signal="x", goal="rise", learned_share=0.0)
+    assert acts(rises, *({"x": x} for x in (0.0, 0.0, 0.1))) == [False, False, True]
+    falls = ChangeRule(signal="x", learned_share=0.0)
+    assert acts(falls, *({"x": x} for x in (0.0, 0.0))) == [False, False]
+
+
+def test_a_change_says_its_numbers_and_waits_until_something_is_learned() -> None:
+    told = verdicts(ChangeRule(signal="x"), {"x": 8.0}, {"x": 2.0}, {"x": 2.0, "validation_accuracy": 0.9})
+    assert told[0].reason == "x 8, the most was 8: 0 of 1 readings at a fall of 2 times"
+    assert "covered only 0.00" in told[1].reason
+    assert [each.act for each in told] == [False, False, True]
 
 
 def masks(*values: float, accuracy: float = 1.0) -> list[dict[str, float]]:
@@ -147,6 +171,7 @@ def test_a_consensus_counts_a_round_without_a_value_as_a_round() -> None:
     ("rule", "words"),
     [
         (MaskRule(), "mask_distance below 0.1 for 1"),
+        (ChangeRule(signal="norm", factor=1.5), "norm falls 1.5 times, for 1"),
         (ReopenRule(), "spectral_edge down 4 times and up 1.5 times again"),
     ],
 )

@@ -11,6 +11,7 @@ from pydantic import Field
 from tpsprune.recipe.bounds import STRICT, AtLeastZero, Count, Positive, Share, Text
 
 __all__ = [
+    "ChangeRule",
     "ConsensusRule",
     "EpochRule",
     "MaskRule",
@@ -101,6 +102,23 @@ class MaskRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeRule:
+    """Acts once ``signal``, a positive one, has fallen ``factor`` times from the most it ever was.
+
+    With ``goal = "rise"``: risen ``factor`` times from the least. ``patience`` readings in a row must say so.
+    """
+
+    rule: Literal["change"] = "change"
+    signal: Text
+    goal: Literal["fall", "rise"] = "fall"
+    factor: Annotated[float, Gt(1.0)] = 2.0
+    patience: Count = 1
+    learned_share: Share = 0.5
+    """Part of the way from chance to 1 that validation accuracy must have covered."""
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReopenRule:
     """Acts once ``signal``, a positive one, has collapsed and opened again, as an edge does at a transition.
 
@@ -118,7 +136,7 @@ class ReopenRule:
 
 
 SingleRule = Annotated[
-    NoRule | EpochRule | PlateauRule | PatienceRule | ThresholdRule | MaskRule | ReopenRule,
+    NoRule | EpochRule | PlateauRule | PatienceRule | ThresholdRule | MaskRule | ChangeRule | ReopenRule,
     Field(discriminator="rule"),
 ]
 
@@ -135,7 +153,15 @@ class ConsensusRule:
 
 
 Rule = Annotated[
-    NoRule | EpochRule | PlateauRule | PatienceRule | ThresholdRule | MaskRule | ReopenRule | ConsensusRule,
+    NoRule
+    | EpochRule
+    | PlateauRule
+    | PatienceRule
+    | ThresholdRule
+    | MaskRule
+    | ChangeRule
+    | ReopenRule
+    | ConsensusRule,
     Field(discriminator="rule"),
 ]
 

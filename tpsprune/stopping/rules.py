@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from tpsprune.recipe.stop import (
+    ChangeRule,
     ConsensusRule,
     EpochRule,
     MaskRule,
@@ -36,6 +37,8 @@ def start(rule: Rule, *, chance_accuracy: float = 0.0) -> Memory:
             return {"best": None, "stale": 0}
         case ThresholdRule() | MaskRule():
             return {"held": 0, "chance": chance_accuracy}
+        case ChangeRule():
+            return {"held": 0, "extreme": None, "chance": chance_accuracy}
         case ReopenRule():
             return {"most": None, "least": None, "chance": chance_accuracy}
         case ConsensusRule():
@@ -63,6 +66,8 @@ def step(rule: Rule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memor
             return _threshold(rule, rule.side, memory, readings)
         case MaskRule():
             return _threshold(rule, "below", memory, readings)
+        case ChangeRule():
+            return _change(rule, memory, readings)
         case ReopenRule():
             return _reopen(rule, memory, readings)
         case ConsensusRule():
@@ -88,6 +93,8 @@ def describe(rule: Rule) -> str:
             return f"{rule.signal} {rule.side} {rule.level:g} for {rule.patience}"
         case MaskRule():
             return f"{rule.signal} below {rule.level:g} for {rule.patience}"
+        case ChangeRule():
+            return f"{rule.signal} {rule.goal}s {rule.factor:g} times, for {rule.patience}"
         case ReopenRule():
             return f"{rule.signal} down {rule.collapse:g} times and up {rule.reopen:g} times again"
         case ConsensusRule():
@@ -190,6 +197,25 @@ def _threshold(
         f"{held} of {rule.patience} readings in a row"
     )
     memory = {**memory, "held": held}
+    if held < rule.patience:
+        return memory, Verdict(False, reason)
+    return memory, _once_learned(rule.learned_share, memory["chance"], readings, reason)
+
+
+def _change(rule: ChangeRule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
+    value = _value_of(rule.signal, readings)
+    if value is None:
+        return memory, _missing(rule.signal, readings)
+    falls = rule.goal == "fall"
+    before = memory["extreme"]
+    extreme = value if before is None else max(before, value) if falls else min(before, value)
+    far = value * rule.factor <= extreme if falls else value >= rule.factor * extreme
+    held = memory["held"] + 1 if far and value != extreme else 0
+    memory = {**memory, "extreme": extreme, "held": held}
+    reason = (
+        f"{rule.signal} {value:.4g}, the {'most' if falls else 'least'} was {extreme:.4g}: "
+        f"{held} of {rule.patience} readings at a {rule.goal} of {rule.factor:g} times"
+    )
     if held < rule.patience:
         return memory, Verdict(False, reason)
     return memory, _once_learned(rule.learned_share, memory["chance"], readings, reason)
