@@ -40,7 +40,7 @@ def test_two_pairs_have_the_quantile_of_cauchy() -> None:
     reach = tan(0.475 * pi) * (log(6) - log(2)) / 2
     assert found.mean == pytest.approx(sqrt(12))
     assert (found.low, found.high) == pytest.approx((sqrt(12) * exp(-reach), sqrt(12) * exp(reach)))
-    assert found.pairs == 2
+    assert found.count == 2
 
 
 def test_three_pairs_have_the_closed_quantile_of_two_degrees_of_freedom() -> None:

@@ -67,10 +67,9 @@ def study(
 
     read = recipe.read(STUDIES[name].recipe)
     from tpsprune.runs import to_json_text
-    from tpsprune.studies.conduct import conduct
-    from tpsprune.studies.setup import Setup
+    from tpsprune.studies.conduct import conduct, study_of
 
-    setup = Setup(recipe=read, seeds=seeds, cap_steps=cap_steps)
+    setup = study_of(STUDIES[name]).setup(read, seeds, cap_steps)
     try:
         for told in conduct(STUDIES[name], setup, out):
             if isinstance(told, str):

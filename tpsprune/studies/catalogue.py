@@ -32,5 +32,11 @@ STUDIES: Final[Mapping[str, Prediction]] = {
             source="Kim and Kim 2025, doi:10.5281/zenodo.18042384 (abstract; no formula is given there)",
             recipe="modular-addition",
         ),
+        Prediction(
+            name="lead-time",
+            statement="topological indicators warn of generalisation 100–500 epochs ahead",
+            source="Kim and Kim 2025, doi:10.5281/zenodo.18042384 (abstract; no formula is given there)",
+            recipe="modular-addition",
+        ),
     )
 }

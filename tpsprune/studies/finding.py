@@ -4,14 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from tpsprune.studies.catalogue import Prediction
-from tpsprune.studies.statistics import RatioInterval
-from tpsprune.studies.trial import Trained, Trial
+from tpsprune.studies.statistics import Interval
 from tpsprune.studies.verdict import Bound, Ruling
 
-__all__ = ["Finding", "Plan", "Quantity", "Table"]
+__all__ = ["Done", "Finding", "Plan", "Quantity", "Table", "Trial"]
+
+
+class Trial(Protocol):
+    """A training to be done: all that tells it from others of its study. Trials of one arm cost alike."""
+
+    @property
+    def arm(self) -> str:
+        """What is compared."""
+
+
+class Done(Protocol):
+    """A training that is done; ``seconds`` of wall time serve estimates of time left only."""
+
+    @property
+    def trial(self) -> Trial:
+        """What it was."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the training as plain JSON values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +55,7 @@ class Quantity:
 
     name: str
     predicted: str
-    measured: RatioInterval
+    measured: Interval
     bound: Bound
 
 
@@ -48,7 +70,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A study's outcome; ``sentence`` holds the numbers that the ruling rests on."""
+    """A study's outcome; ``sentence`` holds the numbers that the ruling rests on.
+
+    ``measure`` says what the quantities are of, ``counted`` what an interval is over.
+    """
 
     SCHEMA: ClassVar[str] = "tpsprune.study/1"
 
@@ -56,13 +81,15 @@ class Finding:
     ruling: Ruling
     sentence: str
     quantities: tuple[Quantity, ...]
+    measure: str
+    counted: str
     protocol: tuple[str, ...]
     tables: tuple[Table, ...]
     limits: tuple[str, ...]
     command: str
     settings: Mapping[str, Any]
     machine: Mapping[str, Any]
-    trainings: tuple[Trained, ...]
+    trainings: tuple[Done, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as plain JSON values; tables are left out, trainings hold all their figures."""
@@ -72,6 +99,8 @@ class Finding:
             "prediction": self.prediction.to_json(),
             "verdict": self.ruling.value,
             "sentence": self.sentence,
+            "measure": self.measure,
+            "counted": self.counted,
             "quantities": [asdict(quantity) for quantity in self.quantities],
             "protocol": list(self.protocol),
             "limits": list(self.limits),

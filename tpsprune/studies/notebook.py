@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, final
 
 from tpsprune.errors import RunFolderError
 from tpsprune.runs import Journal
-from tpsprune.studies.trial import Trained
+from tpsprune.studies.finding import Done
 
 __all__ = ["Notebook"]
 
@@ -17,14 +17,18 @@ __all__ = ["Notebook"]
 @final
 @dataclass(frozen=True, slots=True)
 class Notebook:
-    """A journal of finished trainings; ``head`` is what every line must say of how they were done."""
+    """A journal of finished trainings; ``head`` is what every line must say of how they were done.
+
+    ``record`` rebuilds a training from what its line holds.
+    """
 
     SCHEMA: ClassVar[str] = "tpsprune.study-training/1"
 
     path: Path
     head: Mapping[str, Any]
+    record: Callable[[dict[str, Any]], Done]
 
-    def read(self) -> tuple[Trained, ...]:
+    def read(self) -> tuple[Done, ...]:
         """Return the trainings that are done, in the order they were done.
 
         Raises:
@@ -34,9 +38,9 @@ class Notebook:
         records, _ = Journal(self.path).read()
         for number, record in enumerate(records, start=1):
             self._refuse_foreign(number, record)
-        return tuple(Trained.from_json(record["training"]) for record in records)
+        return tuple(self.record(record["training"]) for record in records)
 
-    def append(self, trained: Trained) -> None:
+    def append(self, trained: Done) -> None:
         """Keep a finished training: it is on the disk when this returns.
 
         Raises:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from tpsprune.studies.figures import ratio
-from tpsprune.studies.finding import Finding, Quantity, Table
+from tpsprune.studies.finding import Finding, Table
 
 __all__ = ["page"]
 
@@ -20,7 +20,7 @@ def page(finding: Finding) -> str:
         f"Predicted: {finding.prediction.statement}. Source: {finding.prediction.source}.",
         f"Measured: {finding.sentence}",
         "## Predicted beside measured",
-        _table(_beside(finding.quantities)),
+        _table(_beside(finding)),
         "## How it was measured",
         _bullets(finding.protocol),
     ]
@@ -36,19 +36,19 @@ def page(finding: Finding) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _beside(quantities: Sequence[Quantity]) -> Table:
+def _beside(finding: Finding) -> Table:
     return Table(
         title="",
-        columns=("ratio without / with TPS", "predicted", "measured", "95 % interval", "pairs"),
+        columns=(finding.measure, "predicted", "measured", "95 % interval", finding.counted),
         rows=tuple(
             (
                 quantity.name,
                 quantity.predicted,
                 f"{quantity.bound.words} {ratio(quantity.measured.mean)}".strip(),
                 f"{ratio(quantity.measured.low)} to {ratio(quantity.measured.high)}",
-                str(quantity.measured.pairs),
+                str(quantity.measured.count),
             )
-            for quantity in quantities
+            for quantity in finding.quantities
         ),
     )
 

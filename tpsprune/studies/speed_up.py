@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from tpsprune.recipe import Recipe
 from tpsprune.studies.catalogue import STUDIES
 from tpsprune.studies.figures import count, cpu_seconds, ratio
 from tpsprune.studies.finding import Finding, Plan, Quantity, Table
 from tpsprune.studies.setup import Setup
-from tpsprune.studies.statistics import RatioInterval, ratio_interval
-from tpsprune.studies.trial import Arm, Trained, Trial
+from tpsprune.studies.statistics import Interval, ratio_interval
+from tpsprune.studies.trial import Arm, Trained, Trial, run_trial
 from tpsprune.studies.verdict import Bound, judge
 
-__all__ = ["finding", "plan"]
+__all__ = ["finding", "plan", "record", "run", "setup", "words"]
 
 PREDICTION: Final = STUDIES["speed-up"]
 PREDICTED_LEAST: Final = 2.0
@@ -39,6 +40,27 @@ LIMITS: Final = (
     "Evaluation is not in the CPU-seconds, nor are data, set-up and the trainings of the pilot. What else a "
     "machine does changes a CPU-second's worth; the arms of a pair run one after the other to share it.",
 )
+
+
+run = run_trial
+record = Trained.from_json
+
+
+def setup(recipe: Recipe, seeds: int, cap_steps: int) -> Setup:
+    """Return the study's settings at that size."""
+    return Setup(recipe=recipe, seeds=seeds, cap_steps=cap_steps)
+
+
+def words(setup: Setup, last: Trained) -> str:
+    """Return which training ended, how, and how fast."""
+    trial = last.trial
+    reached = f"{setup.level:g} at step {count(last.steps)}"
+    missed = f"{last.validation_accuracy:.3f} after {count(last.steps)} steps, {setup.level:g} not reached"
+    return (
+        f"{trial.stage} seed {trial.seed} {trial.arm} weight decay {trial.weight_decay:g}: "
+        f"{reached if last.reached else missed}, {last.cpu_seconds:.1f} CPU-s "
+        f"({last.steps / last.seconds:.0f} steps/s)"
+    )
 
 
 def plan(setup: Setup, done: Sequence[Trained]) -> Plan:
@@ -84,6 +106,8 @@ def finding(setup: Setup, done: Sequence[Trained], machine: Mapping[str, Any]) -
             Quantity(name="optimiser steps", predicted=PREDICTED, measured=steps, bound=bound),
             Quantity(name="CPU-seconds of training", predicted=PREDICTED, measured=seconds, bound=bound),
         ),
+        measure="ratio without / with TPS",
+        counted="pairs",
         protocol=_protocol(setup, _chosen(pilot)),
         tables=(_pair_table(pairs), _pilot_table(setup, pilot)),
         limits=LIMITS,
@@ -94,7 +118,7 @@ def finding(setup: Setup, done: Sequence[Trained], machine: Mapping[str, Any]) -
     )
 
 
-def _by_trial(done: Sequence[Trained]) -> dict[Trial, Trained]:
+def _by_trial(done: Sequence[Trained]) -> dict[Any, Trained]:
     return {trained.trial: trained for trained in reversed(done)}
 
 
@@ -119,8 +143,8 @@ def _chosen(pilot: Sequence[Trained]) -> dict[str, Trained]:
 
 def _sentence(
     setup: Setup,
-    steps: RatioInterval,
-    seconds: RatioInterval,
+    steps: Interval,
+    seconds: Interval,
     pairs: Sequence[tuple[Trained, Trained]],
     bound: Bound,
 ) -> str:
@@ -129,7 +153,7 @@ def _sentence(
         f"to validation accuracy {setup.level:g}, training without TPS takes {words}{ratio(steps.mean)} "
         f"times the optimiser steps of training with TPS `{WITH}` (95 % interval {ratio(steps.low)} to "
         f"{ratio(steps.high)}) and {words}{ratio(seconds.mean)} times its CPU-seconds "
-        f"({ratio(seconds.low)} to {ratio(seconds.high)}), over {steps.pairs} pairs."
+        f"({ratio(seconds.low)} to {ratio(seconds.high)}), over {steps.count} pairs."
     )
     if steps.low > PREDICTED_MOST and not bound.may_be_smaller:
         text += f" The interval of steps lies above the predicted {PREDICTED}."

@@ -1,4 +1,4 @@
-"""Paired ratios: their geometric mean and its t-interval.
+"""Means of a few numbers and of paired ratios, each with its t-interval.
 
 Ratios of costs are skewed and multiply; their logarithms are nearly normal and add. With the few pairs
 that a study has, Student's t on log-ratios covers what it promises; a percentile bootstrap covers too little.
@@ -11,21 +11,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import exp, log, sqrt
 
-__all__ = ["RatioInterval", "ratio_interval"]
+__all__ = ["Interval", "mean_interval", "ratio_interval"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RatioInterval:
-    """The geometric mean of ``pairs`` ratios, and the interval that covers the true one."""
+class Interval:
+    """The mean of ``count`` figures (of ratios the geometric one), and an interval for the true one."""
 
     mean: float
     low: float
     high: float
-    pairs: int
+    count: int
     confidence: float
 
 
-def ratio_interval(pairs: Iterable[tuple[float, float]], confidence: float = 0.95) -> RatioInterval:
+def ratio_interval(pairs: Iterable[tuple[float, float]], confidence: float = 0.95) -> Interval:
     """Return the geometric mean of a/b over pairs (a, b) of positive numbers, with its t-interval.
 
     With x_i = ln(a_i / b_i), their mean m and sample deviation s over n pairs:
@@ -39,16 +39,32 @@ def ratio_interval(pairs: Iterable[tuple[float, float]], confidence: float = 0.9
     >>> ratio_interval([(8.0, 1.0), (2.0, 1.0)]).mean
     4.0
     """
+    logs = mean_interval((log(a / b) for a, b in pairs), confidence)
+    return Interval(
+        mean=exp(logs.mean),
+        low=exp(logs.low),
+        high=exp(logs.high),
+        count=logs.count,
+        confidence=confidence,
+    )
+
+
+def mean_interval(values: Iterable[float], confidence: float = 0.95) -> Interval:
+    """Return the mean m of n ≥ 2 numbers, and m ± t(n − 1, (1 + confidence) / 2) · s / √n.
+
+    For numbers that are about normal; it sees neither their order nor which belong together.
+
+    Source: Student 1908, "The Probable Error of a Mean".
+
+    >>> mean_interval([1.0, 3.0]).mean
+    2.0
+    """
     from scipy.special import stdtrit
 
-    logs = [log(a / b) for a, b in pairs]
-    middle = statistics.fmean(logs)
-    quantile = float(stdtrit(len(logs) - 1, (1 + confidence) / 2))
-    reach = quantile * statistics.stdev(logs) / sqrt(len(logs))
-    return RatioInterval(
-        mean=exp(middle),
-        low=exp(middle - reach),
-        high=exp(middle + reach),
-        pairs=len(logs),
-        confidence=confidence,
+    found = list(values)
+    middle = statistics.fmean(found)
+    quantile = float(stdtrit(len(found) - 1, (1 + confidence) / 2))
+    reach = quantile * statistics.stdev(found) / sqrt(len(found))
+    return Interval(
+        mean=middle, low=middle - reach, high=middle + reach, count=len(found), confidence=confidence
     )
