@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tpsprune import data, models, tps, training
 from tpsprune.data import Dataset
 from tpsprune.recipe import Recipe
 from tpsprune.studies.setup import Setup
 
-__all__ = ["Arm", "Stage", "Trained", "Trial", "begin", "recipe_of", "run_trial"]
+__all__ = ["Arm", "Stage", "Trained", "Trial", "begin", "recipe_of", "run_trial", "ticks_of"]
 
 Arm: TypeAlias = Literal["none", "weights", "neurons", "fourier", "labels"]
 Stage: TypeAlias = Literal["pilot", "pair"]
@@ -79,6 +80,31 @@ def begin(recipe: Recipe) -> tuple[Dataset, nn.Module]:
     return dataset, models.build(recipe.task.model, dataset.facts)
 
 
+def ticks_of(
+    recipe: Recipe,
+    dataset: Dataset,
+    model: nn.Module,
+    execution: training.Execution,
+    cap_steps: int,
+    penalty: Callable[[int], Tensor | None] | None = None,
+) -> Iterator[training.Tick]:
+    """Return the training from its first step to the cap, on a schedule of that length."""
+    return training.fit(
+        model,
+        training.make_optimizer(model, recipe.train),
+        dataset.train.inputs,
+        dataset.train.labels,
+        prepare=dataset.prepare,
+        settings=recipe.train,
+        execution=execution,
+        seed=recipe.seed,
+        first_step=0,
+        last_step=cap_steps,
+        total_steps=cap_steps,
+        penalty=penalty,
+    )
+
+
 def run_trial(setup: Setup, trial: Trial) -> Trained:
     """Train on the processor until validation accuracy is at the level, or up to the cap.
 
@@ -100,20 +126,8 @@ def run_trial(setup: Setup, trial: Trial) -> Trained:
         train_labels=dataset.train.labels,
         total_steps=setup.cap_steps,
     )
-    ticks = training.fit(
-        model,
-        training.make_optimizer(model, recipe.train),
-        dataset.train.inputs,
-        dataset.train.labels,
-        prepare=dataset.prepare,
-        settings=recipe.train,
-        execution=execution,
-        seed=recipe.seed,
-        first_step=0,
-        last_step=setup.cap_steps,
-        total_steps=setup.cap_steps,
-        penalty=regulariser.penalty if regulariser and regulariser.in_loss else None,
-    )
+    penalty = regulariser.penalty if regulariser and regulariser.in_loss else None
+    ticks = ticks_of(recipe, dataset, model, execution, setup.cap_steps, penalty)
     steps, accuracy, cpu_seconds, tps_cpu_seconds = 0, 0.0, 0.0, 0.0
     resumed = time.process_time()
     for tick in ticks:

@@ -9,16 +9,16 @@ from typing import Any, Final, get_args
 
 import torch
 
-from tpsprune import data, models, pruning, tps, training
+from tpsprune import pruning, tps, training
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.tps import Tps
 from tpsprune.recipe.watch import Signal, Watch
 from tpsprune.records import Reading
 from tpsprune.signals import Panel, View
+from tpsprune.studies.trial import DEVICE, begin, ticks_of
 
 __all__ = ["Series", "Watched", "WatchedTrial", "run_watched"]
 
-DEVICE: Final = torch.device("cpu")
 DIGITS: Final = 6
 """Significant digits of a value in the journal."""
 Series = tuple[tuple[int, float | None], ...]
@@ -72,9 +72,7 @@ def run_watched(
         DivergedError: the loss is no longer finite.
     """
     started = time.monotonic()
-    training.prepare_process(recipe.train, recipe.seed, DEVICE)
-    dataset = data.load(recipe.task.data)
-    model = models.build(recipe.task.model, dataset.facts)
+    dataset, model = begin(recipe)
     execution = training.Execution.of(recipe.train, DEVICE)
     items = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(recipe.seed))
     items = items[: recipe.watch.probe_items]
@@ -90,19 +88,6 @@ def run_watched(
             train_labels=dataset.train.labels,
             total_steps=cap_steps,
         )
-    ticks = training.fit(
-        model,
-        training.make_optimizer(model, recipe.train),
-        dataset.train.inputs,
-        dataset.train.labels,
-        prepare=dataset.prepare,
-        settings=recipe.train,
-        execution=execution,
-        seed=recipe.seed,
-        first_step=0,
-        last_step=cap_steps,
-        total_steps=cap_steps,
-    )
     watch = Watch(signals=get_args(Signal), probe_items=recipe.watch.probe_items)
     series: dict[str, list[tuple[int, float | None]]] = {}
     spent: dict[str, float] = dict.fromkeys(watch.signals, 0.0)
@@ -110,7 +95,7 @@ def run_watched(
     with Panel.of(watch, recipe.seed) as panel:
         memories = dict(panel.start())
         resumed = time.process_time()
-        for tick in ticks:
+        for tick in ticks_of(recipe, dataset, model, execution, cap_steps):
             losses += tick.loss
             step = tick.step
             if step % reading_steps:
