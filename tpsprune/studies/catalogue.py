@@ -33,6 +33,12 @@ STUDIES: Final[Mapping[str, Prediction]] = {
             recipe="modular-addition",
         ),
         Prediction(
+            name="dimension",
+            statement="after training with TPS the effective dimension is below a tenth of the width",
+            source="Kim and Kim 2025, doi:10.5281/zenodo.18042384 (abstract; what N is, it does not say)",
+            recipe="modular-addition",
+        ),
+        Prediction(
             name="lead-time",
             statement="topological indicators warn of generalisation 100–500 epochs ahead",
             source="Kim and Kim 2025, doi:10.5281/zenodo.18042384 (abstract; no formula is given there)",

@@ -1,0 +1,179 @@
+"""Study ``dimension``: whether training with TPS leaves fewer dimensions, and whether cuts then cost less.
+
+The same nets from the same weights on the same data, without TPS and with each variant that fits; after
+training the effective dimension of every group is read, and the net is cut without retraining.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any, Final
+
+from tpsprune.recipe import Recipe
+from tpsprune.studies.catalogue import STUDIES
+from tpsprune.studies.dimension_run import (
+    ADDITION,
+    DIGITS,
+    OTHER,
+    PROBE_ITEMS,
+    SHARES,
+    WEIGHT_DECAYS,
+    Dimensions,
+    DimensionTrial,
+    run_dimension,
+)
+from tpsprune.studies.figures import count
+from tpsprune.studies.finding import Finding, Plan, Quantity, Table
+from tpsprune.studies.setup import Setup
+from tpsprune.studies.statistics import Interval, mean_interval
+from tpsprune.studies.verdict import Bound, Ruling
+
+__all__ = ["finding", "plan", "record", "run", "setup", "words"]
+
+PREDICTION: Final = STUDIES["dimension"]
+PREDICTED_SHARE: Final = 0.1
+VARIANTS: Final[Mapping[str, tuple[str, ...]]] = {
+    ADDITION: ("none", "weights", "neurons", "labels"),
+    DIGITS: ("none", "weights", "neurons"),
+}
+LIMITS: Final = (
+    "Two tasks and one small net for each. Coupling λ is 1 and not tuned; a stronger one may lower "
+    "dimensions further, at a price in accuracy.",
+    "The abstract does not say what N counts. Here it is the width of a group, and the figure of a net the "
+    "mean over its groups.",
+    "Effective dimension is the effective rank of what a group's consumers are fed on the probe; other "
+    "measures (participation ratio, nearest neighbours) give other numbers.",
+)
+
+
+run = run_dimension
+record = Dimensions.from_json
+
+
+def setup(recipe: Recipe, seeds: int, cap_steps: int) -> Setup:
+    """Return the study's settings at that size."""
+    return Setup(recipe=recipe, seeds=seeds, cap_steps=cap_steps)
+
+
+def plan(setup: Setup, done: Sequence[Dimensions]) -> Plan:  # noqa: ARG001 -- nothing depends on what is done
+    """Return every task and variant on every seed, the variants of a seed one after the other."""
+    return Plan(
+        tuple(
+            DimensionTrial(task=task, variant=variant, seed=seed)
+            for seed in setup.pair_seeds
+            for task, variants in VARIANTS.items()
+            for variant in variants
+        )
+    )
+
+
+def words(setup: Setup, last: Dimensions) -> str:  # noqa: ARG001 -- as studies are asked
+    """Return which training ended, and how."""
+    cut = ", ".join(f"{accuracy:.3f} at {share} MACs" for share, accuracy in last.cut_accuracies.items())
+    return (
+        f"seed {last.trial.seed} {last.trial.arm}: accuracy {last.accuracy:.3f}, d_eff {last.share:.2f} of "
+        f"the width; cut {cut}"
+    )
+
+
+def finding(setup: Setup, done: Sequence[Dimensions], machine: Mapping[str, Any]) -> Finding:
+    """Return dimensions and prunability by arm; the ruling is on every arm with TPS together."""
+    arms = dict.fromkeys(each.trial.arm for each in done)
+    by_arm = {arm: [each for each in done if each.trial.arm == arm] for arm in arms}
+    with_tps = [each.share for each in done if each.trial.variant != "none"]
+    overall = mean_interval(with_tps)
+    lowest = min(done, key=lambda each: each.share)
+    return Finding(
+        prediction=PREDICTION,
+        ruling=_ruling(overall),
+        sentence=(
+            f"after training with TPS the effective dimension is {overall.mean:.2f} of the width (95 % "
+            f"interval {overall.low:.2f} to {overall.high:.2f}, {overall.count} trainings); the lowest "
+            f"of any is {lowest.share:.2f} ({lowest.trial.arm}). {_cost_sentence(by_arm)}"
+        ),
+        quantities=tuple(
+            Quantity(
+                name=arm,
+                predicted="below 0.1" if not arm.endswith("none") else "",
+                measured=mean_interval(each.share for each in trained),
+                bound=Bound(),
+            )
+            for arm, trained in by_arm.items()
+        ),
+        measure="d_eff over the width, mean of groups",
+        counted="trainings",
+        protocol=_protocol(setup),
+        tables=(_cut_table(by_arm), _group_table(by_arm)),
+        limits=LIMITS,
+        command=f"tpsprune study {PREDICTION.name} --seeds {setup.seeds} --cap {setup.cap_steps}",
+        settings={"seeds": list(setup.pair_seeds), **setup.decisive()},
+        machine=machine,
+        trainings=tuple(done),
+    )
+
+
+def _ruling(overall: Interval) -> Ruling:
+    if overall.high < PREDICTED_SHARE:
+        return Ruling.CONFIRMED
+    return Ruling.REFUTED if overall.low >= PREDICTED_SHARE else Ruling.UNDECIDED
+
+
+def _lost(each: Dimensions) -> float:
+    return each.accuracy - each.cut_accuracies[f"{SHARES[-1]:g}"]
+
+
+def _cost_sentence(by_arm: Mapping[str, Sequence[Dimensions]]) -> str:
+    """Say by how many points less a cut costs with each variant, paired by seed."""
+    parts = []
+    for task, variants in VARIANTS.items():
+        plain = {each.trial.seed: _lost(each) for each in by_arm[f"{task}, none"]}
+        for variant in variants[1:]:
+            gain = mean_interval(
+                plain[each.trial.seed] - _lost(each) for each in by_arm[f"{task}, {variant}"]
+            )
+            parts.append(
+                f"{task} `{variant}` {100 * gain.mean:+.1f} points ({100 * gain.low:+.1f} to "
+                f"{100 * gain.high:+.1f})"
+            )
+    return f"What a cut to {SHARES[-1]:g} of the MACs costs less than without TPS: {'; '.join(parts)}."
+
+
+def _protocol(setup: Setup) -> tuple[str, ...]:
+    return (
+        f"Tasks: recipe `{setup.recipe.name}` for {count(setup.cap_steps)} steps (weight decay "
+        f"{WEIGHT_DECAYS['labels']:g} with `labels`, {OTHER:g} else, what suited them best elsewhere); "
+        f"recipe `{DIGITS}` over all its epochs. TPS in the loss, coupling λ = 1.",
+        "A seed shares initial weights, split and order of data among its arms.",
+        f"d_eff: effective rank of the covariance of what each group's consumers are fed, on {PROBE_ITEMS} "
+        "training items, over the group's width.",
+        "Cut: `tpsprune.extract` with its defaults on the same items, no retraining; accuracies are of the "
+        "validation split.",
+        "Verdict: confirmed where the whole interval over all trainings with TPS is below "
+        f"{PREDICTED_SHARE:g}, refuted where it is wholly at or above, undecided else.",
+    )
+
+
+def _cut_table(by_arm: Mapping[str, Sequence[Dimensions]]) -> Table:
+    rows = []
+    for arm, trained in by_arm.items():
+        cuts = [fmean(each.cut_accuracies[f"{share:g}"] for each in trained) for share in SHARES]
+        accuracy = fmean(each.accuracy for each in trained)
+        rows.append((arm, f"{accuracy:.3f}", *(f"{cut:.3f}" for cut in cuts)))
+    return Table(
+        title="Accuracy before and straight after a cut, mean over seeds",
+        columns=("task, TPS", "dense", *(f"{share:g} of the MACs" for share in SHARES)),
+        rows=tuple(rows),
+    )
+
+
+def _group_table(by_arm: Mapping[str, Sequence[Dimensions]]) -> Table:
+    return Table(
+        title="d_eff over the width by group, mean over seeds",
+        columns=("task, TPS", "group", "d_eff / width"),
+        rows=tuple(
+            (arm, group, f"{fmean(each.shares[group] for each in trained):.3f}")
+            for arm, trained in by_arm.items()
+            for group in trained[0].shares
+        ),
+    )

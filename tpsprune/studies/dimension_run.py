@@ -1,0 +1,161 @@
+"""One training of the study ``dimension``: a net, its effective dimensions, and what cuts of it cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from tpsprune import pruning, recipe, tps, training
+from tpsprune.data import Dataset
+from tpsprune.numerics.moments import input_moments
+from tpsprune.numerics.spectra import effective_rank
+from tpsprune.recipe import Recipe
+from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.target import Macs
+from tpsprune.recipe.tps import Tps
+from tpsprune.studies.setup import Setup
+from tpsprune.studies.trial import DEVICE, begin, ticks_of
+
+__all__ = [
+    "ADDITION",
+    "DIGITS",
+    "OTHER",
+    "PROBE_ITEMS",
+    "SHARES",
+    "WEIGHT_DECAYS",
+    "DimensionTrial",
+    "Dimensions",
+    "run_dimension",
+]
+
+SHARES: Final = (0.5, 0.25)
+PROBE_ITEMS: Final = 512
+ADDITION: Final = "modular addition"
+DIGITS: Final = "digits"
+WEIGHT_DECAYS: Final[Mapping[str, float]] = {"labels": 1.0}
+"""Weight decays on addition, as the study ``speed-up`` found them best; ``OTHER`` for all else."""
+OTHER: Final = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DimensionTrial:
+    """A training: the task, the TPS variant, the seed of all that is random."""
+
+    task: str
+    variant: str
+    seed: int
+
+    @property
+    def arm(self) -> str:
+        """Task and variant."""
+        return f"{self.task}, {self.variant}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dimensions:
+    """A net after training: its accuracy, d_eff over the width by group, and accuracy straight after cuts."""
+
+    trial: DimensionTrial
+    accuracy: float
+    shares: Mapping[str, float]
+    cut_accuracies: Mapping[str, float]
+    seconds: float
+
+    @property
+    def share(self) -> float:
+        """The mean over groups."""
+        return fmean(self.shares.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the training as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Dimensions:
+        """Rebuild a training written by ``to_json``."""
+        return cls(**{**raw, "trial": DimensionTrial(**raw["trial"])})
+
+
+def run_dimension(setup: Setup, trial: DimensionTrial) -> Dimensions:
+    """Do one training, read its dimensions, cut it.
+
+    Raises:
+        DivergedError: the loss is no longer finite.
+    """
+    started = time.monotonic()
+    found = _recipe_of(setup, trial)
+    dataset, model = begin(found)
+    execution = training.Execution.of(found.train, DEVICE)
+    steps = setup.cap_steps
+    if trial.task == DIGITS:
+        steps = found.train.epochs * training.steps_per_epoch(len(dataset.train), found.train)
+    regulariser = tps.build(
+        found.tps,
+        model,
+        dataset.facts,
+        train_inputs=dataset.train.inputs,
+        train_labels=dataset.train.labels,
+        total_steps=steps,
+    )
+    penalty = regulariser.penalty if regulariser and regulariser.in_loss else None
+    for tick in ticks_of(found, dataset, model, execution, steps, penalty):
+        if regulariser is not None:
+            regulariser.move(tick.step - 1, tick.learning_rate)
+    items = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(trial.seed))
+    probe = dataset.prepare(dataset.train.inputs[items[:PROBE_ITEMS]])
+    return Dimensions(
+        trial=trial,
+        accuracy=_accuracy(model, dataset, execution),
+        shares=_shares(model, probe),
+        cut_accuracies={
+            f"{share:g}": _accuracy(
+                pruning.extract(model, [probe], Prune(target=Macs(share))).ticket, dataset, execution
+            )
+            for share in SHARES
+        },
+        seconds=time.monotonic() - started,
+    )
+
+
+def _recipe_of(setup: Setup, trial: DimensionTrial) -> Recipe:
+    found = setup.recipe if trial.task == ADDITION else recipe.read(DIGITS)
+    train = replace(found.train, threads=setup.threads)
+    if trial.task == ADDITION:
+        train = replace(train, weight_decay=WEIGHT_DECAYS.get(trial.variant, OTHER))
+    return replace(
+        found,
+        seed=trial.seed,
+        task=replace(found.task, data=replace(found.task.data, split_seed=trial.seed)),
+        train=train,
+        tps=Tps(variant=trial.variant, coupling=1.0, apply="loss"),  # type: ignore[arg-type]
+    )
+
+
+def _accuracy(model: nn.Module, dataset: Dataset, execution: training.Execution) -> float:
+    return training.evaluate(
+        model,
+        dataset.validation.inputs,
+        dataset.validation.labels,
+        prepare=dataset.prepare,
+        execution=execution,
+    ).accuracy
+
+
+def _shares(model: nn.Module, probe: torch.Tensor) -> dict[str, float]:
+    """Return the effective rank of what each group's consumers are fed, over the width."""
+    widths = pruning.survey(model, probe[:2]).consumer_widths()
+    moments = input_moments(model, [probe], {name: n for fed in widths.values() for name, n in fed.items()})
+    return {
+        group: fmean(
+            float(effective_rank(torch.linalg.eigvalsh(moments[name].covariance_nn))) / width
+            for name, width in fed.items()
+        )
+        for group, fed in widths.items()
+        if fed
+    }
