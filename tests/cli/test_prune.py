@@ -58,7 +58,11 @@ def test_a_trained_model_is_cut_and_the_ticket_exported(
     assert "validation_loss" in beside.output
     both = invoke("show", str(folder), str(trained.path), "--json")
     assert both.exit_code == 2
-    assert "--json and --picture are for one run" in both.output
+    assert "--json is for one run" in both.output
+    drawn = invoke("show", str(folder), str(trained.path), "--picture")
+    assert drawn.exit_code == 0, drawn.output
+    for ending in ("svg", "png"):
+        assert (folder / f"beside-{trained.path.name}.{ending}").stat().st_size > 10_000
     exported = invoke("export", str(folder), "--to", "ticket")
     assert exported.exit_code == 0, exported.output
 

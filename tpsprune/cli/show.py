@@ -20,21 +20,26 @@ __all__ = ["show"]
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("other", metavar="[OTHER]", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print result.json.")
-@click.option("--picture", is_flag=True, help="Draw signals.svg and signals.png in RUN anew, and stop.")
+@click.option(
+    "--picture",
+    is_flag=True,
+    help="Draw signals.svg and .png (with OTHER: beside-OTHER) in RUN, and stop.",
+)
 def show(folder: Path, other: Path | None, *, as_json: bool, picture: bool) -> None:
     """Show a finished run again: signals, decisions, widths, the closing tables, and where its picture lies.
 
     With OTHER the signals of both over the same epochs and on the same scale, and nothing else.
     """
     if other is not None:
-        if as_json or picture:
-            raise click.UsageError("--json and --picture are for one run")
-        _print_two(folder, other)
-        return
+        if as_json:
+            raise click.UsageError("--json is for one run")
+        if not picture:
+            _print_two(folder, other)
+            return
     if picture:
-        from tpsprune.report.picture import draw
+        from tpsprune.report.picture import draw, draw_beside
 
-        click.echo(" ".join(map(str, draw(folder))))
+        click.echo(" ".join(map(str, draw_beside(folder, other) if other else draw(folder))))
         return
     from tpsprune.runs import RunFolder, read_result, to_json_text
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final, Literal
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from tpsprune.records import Decision, GroupChange, Reading
 
-__all__ = ["rendered", "run_figure"]
+__all__ = ["Beside", "beside_figure", "rendered", "run_figure"]
 
 # Okabe and Ito's palette: told apart by colour-blind eyes and in grey print.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
@@ -50,7 +52,7 @@ def run_figure(
         for name, colour in zip(names, colours, strict=True):
             epochs, values = _series(readings, name)
             axes.plot(epochs, values, color=colour, linewidth=1.4, marker=".", markersize=3, label=name)
-        axes.set_yscale(scale)
+        _scale(axes, scale)
         axes.set_ylabel(label, fontsize=8)
         axes.tick_params(labelsize=8, labelbottom=row == len(panels) - 1)
         axes.axvline(drawn.epoch, color=RED, linewidth=1.2)
@@ -67,6 +69,48 @@ def run_figure(
     return figure
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """One of two runs in a picture: its name, its readings, and the epoch of its draw."""
+
+    title: str
+    readings: Sequence[Reading]
+    drawn_epoch: float
+
+
+def beside_figure(runs: Sequence[Beside]) -> Figure:
+    """Draw the signals of two runs over the same epochs: one whole, the other dashed, draws as thin lines."""
+    panels = [(name, label, scale) for names, label, _, scale in PANELS for name in names]
+    panels = [each for each in panels if any(_series(run.readings, each[0])[0] for run in runs)]
+    figure = Figure(figsize=(8, 1.15 * len(panels) + 1.3), layout="constrained")
+    shared: Any = None
+    for row, (name, label, scale) in enumerate(panels):
+        axes = figure.add_subplot(len(panels), 1, row + 1, sharex=shared)
+        shared = shared or axes
+        for run, colour, line in zip(runs, (BLUE, RED), ("-", "--"), strict=True):
+            epochs, values = _series(run.readings, name)
+            axes.plot(
+                epochs,
+                values,
+                color=colour,
+                ls=line,
+                linewidth=1.4,
+                marker=".",
+                markersize=3,
+                label=run.title,
+            )
+            axes.axvline(run.drawn_epoch, color=colour, linestyle=line, linewidth=0.8)
+        _scale(axes, scale)
+        axes.set_ylabel(
+            f"{name.replace('_', chr(10))} (nats)" if name.endswith("loss") else label, fontsize=8
+        )
+        axes.tick_params(labelsize=8, labelbottom=row == len(panels) - 1)
+        if row == 0:
+            axes.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    figure.axes[-1].set_xlabel("epochs trained; thin upright lines: the draws", fontsize=8)
+    return figure
+
+
 def rendered(figure: Figure, ending: Literal["svg", "png"]) -> bytes:
     """Return the figure as the content of a file; equal figures give equal SVG."""
     content = BytesIO()
@@ -74,6 +118,14 @@ def rendered(figure: Figure, ending: Literal["svg", "png"]) -> bytes:
         metadata = {"Date": None} if ending == "svg" else {}
         figure.savefig(content, format=ending, dpi=110, metadata=metadata)
     return content.getvalue()
+
+
+def _scale(axes: Any, scale: str) -> None:
+    axes.set_yscale(scale)
+    if scale == "log":  # Over less than a decade the usual labels run into each other, or there are none.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _series(readings: Sequence[Reading], signal: str) -> tuple[list[float], list[float]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from tpsprune.records import Outcome, Reading
 from tpsprune.report import figures
 from tpsprune.runs import RunFolder, read_result, write_bytes_atomically
 
-__all__ = ["draw"]
+__all__ = ["draw", "draw_beside"]
 
 
 def draw(run: Path) -> tuple[Path, Path]:
@@ -17,12 +19,34 @@ def draw(run: Path) -> tuple[Path, Path]:
     Raises:
         RunFolderError: it is no run folder, its run is not finished, or the pictures cannot be written.
     """
-    folder = RunFolder.open_existing(run)
-    outcome = Outcome.from_json(read_result(folder.result), folder=str(run))
-    readings = folder.readings.parsed(Reading.from_json)
+    folder, outcome, readings = _read(run)
     title = f"{outcome.name}, seed {outcome.seed}"
     figure = figures.run_figure(title, readings, outcome.drawn, outcome.stopped, outcome.groups)
-    vector, raster = folder.path / "signals.svg", folder.path / "signals.png"
+    return _written(figure, folder.path / "signals")
+
+
+def draw_beside(run: Path, other: Path) -> tuple[Path, Path]:
+    """Draw the signals of two finished runs, ``beside-OTHER.svg`` and ``.png`` in the first.
+
+    Raises:
+        RunFolderError: as ``draw``.
+    """
+    both = []
+    for each in (run, other):
+        folder, outcome, readings = _read(each)
+        title = f"{folder.path.resolve().name}, seed {outcome.seed}"
+        both.append(figures.Beside(title, readings, outcome.drawn.epoch))
+    return _written(figures.beside_figure(both), run / f"beside-{other.resolve().name}")
+
+
+def _read(run: Path) -> tuple[RunFolder, Outcome, list[Reading]]:
+    folder = RunFolder.open_existing(run)
+    outcome = Outcome.from_json(read_result(folder.result), folder=str(run))
+    return folder, outcome, list(folder.readings.parsed(Reading.from_json))
+
+
+def _written(figure: Figure, stem: Path) -> tuple[Path, Path]:
+    vector, raster = stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.png")
     write_bytes_atomically(vector, figures.rendered(figure, "svg"))
     write_bytes_atomically(raster, figures.rendered(figure, "png"))
     return vector, raster
