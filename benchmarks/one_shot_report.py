@@ -30,7 +30,7 @@ Test accuracy, mean ± standard deviation over seeds (of the training and of the
 labels; Taylor gets them too), same multiply-accumulates. A baseline's cell is the better of uniform
 widths (u) and one global threshold (g), judged on seed 0's test items: in its favour. Its rows: cut by
 torch-pruning's measure and left so; with batch-norm statistics taken anew; with our fold. Bold: the
-default.""".splitlines()
+default. A cell without ± is of seed 0 alone, and is held against ours on that seed.""".splitlines()
 HEAL_WORDS = {
     CUT: "ours, as cut",
     HEALED: "ours, healed (probe, no labels)",

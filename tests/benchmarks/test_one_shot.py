@@ -11,7 +11,7 @@ from benchmarks.one_shot_cuts import DENSE
 from benchmarks.one_shot_foreign import agreement
 from benchmarks.one_shot_methods import BASELINES, Method, method_of, methods
 from benchmarks.one_shot_rows import Journal, Row, fingerprint
-from benchmarks.one_shot_table import beaten, cell, net_table, verdicts, worst_miss
+from benchmarks.one_shot_table import beaten, cell, net_table, settled_cell, verdicts, worst_miss
 from benchmarks.zoo import photos
 from benchmarks.zoo.resnet50 import ResNet50
 from benchmarks.zoo.tasks import TASKS
@@ -106,6 +106,17 @@ def test_the_other_seeds_take_the_widths_that_were_better_on_the_first() -> None
     assert not beaten([], "digits", uniform, 0.5)
     assert not beaten(rows, "digits", uniform, 0.25)
     assert not beaten(rows[:1], "digits", uniform, 0.5)
+
+
+def test_later_seeds_do_not_turn_over_what_the_first_has_settled() -> None:
+    first = [row("fpgm/uniform/fold", 0.5, 0.9), row("fpgm/global-magnitude/fold", 0.5, 0.8)]
+    later = [row("fpgm/uniform/fold", 0.5, 0.1, seed=1), row("fpgm/global-magnitude/fold", 0.5, 0.8, seed=1)]
+    rows = [*later, *first]
+    assert not beaten(rows, "digits", Method("fpgm", "uniform", "fold"), 0.5)
+    found = settled_cell(rows, "digits", "fpgm", "fold", 0.5)
+    assert found is not None
+    assert (found.method, sorted(found.scores)) == ("fpgm/uniform/fold", [0.1, 0.9])
+    assert settled_cell(later, "digits", "fpgm", "fold", 0.5) is None
 
 
 def test_ours_is_measured_with_all_its_widths_on_every_seed() -> None:
