@@ -39,6 +39,12 @@ STUDIES: Final[Mapping[str, Prediction]] = {
             recipe="modular-addition",
         ),
         Prediction(
+            name="draw-time",
+            statement="only a ticket drawn after generalisation, rewound to init, learns without delay",
+            source="Minegishi et al. 2023, arXiv 2310.19470 (of single weights, by magnitude)",
+            recipe="modular-addition",
+        ),
+        Prediction(
             name="lead-time",
             statement="topological indicators warn of generalisation 100–500 epochs ahead",
             source="Kim and Kim 2025, doi:10.5281/zenodo.18042384 (abstract; no formula is given there)",

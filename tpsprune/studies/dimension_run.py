@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from tpsprune import pruning, recipe, tps, training
-from tpsprune.data import Dataset
 from tpsprune.numerics.moments import input_moments
 from tpsprune.numerics.spectra import effective_rank
 from tpsprune.recipe import Recipe
@@ -20,7 +19,7 @@ from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs
 from tpsprune.recipe.tps import Tps
 from tpsprune.studies.setup import Setup
-from tpsprune.studies.trial import DEVICE, begin, ticks_of
+from tpsprune.studies.trial import DEVICE, accuracy_of, begin, probe_of, ticks_of
 
 __all__ = [
     "ADDITION",
@@ -107,14 +106,13 @@ def run_dimension(setup: Setup, trial: DimensionTrial) -> Dimensions:
     for tick in ticks_of(found, dataset, model, execution, steps, penalty):
         if regulariser is not None:
             regulariser.move(tick.step - 1, tick.learning_rate)
-    items = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(trial.seed))
-    probe = dataset.prepare(dataset.train.inputs[items[:PROBE_ITEMS]])
+    probe = probe_of(dataset, trial.seed, PROBE_ITEMS)
     return Dimensions(
         trial=trial,
-        accuracy=_accuracy(model, dataset, execution),
+        accuracy=accuracy_of(model, dataset, execution),
         shares=_shares(model, probe),
         cut_accuracies={
-            f"{share:g}": _accuracy(
+            f"{share:g}": accuracy_of(
                 pruning.extract(model, [probe], Prune(target=Macs(share))).ticket, dataset, execution
             )
             for share in SHARES
@@ -135,16 +133,6 @@ def _recipe_of(setup: Setup, trial: DimensionTrial) -> Recipe:
         train=train,
         tps=Tps(variant=trial.variant, coupling=1.0, apply="loss"),  # type: ignore[arg-type]
     )
-
-
-def _accuracy(model: nn.Module, dataset: Dataset, execution: training.Execution) -> float:
-    return training.evaluate(
-        model,
-        dataset.validation.inputs,
-        dataset.validation.labels,
-        prepare=dataset.prepare,
-        execution=execution,
-    ).accuracy
 
 
 def _shares(model: nn.Module, probe: torch.Tensor) -> dict[str, float]:

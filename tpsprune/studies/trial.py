@@ -15,7 +15,19 @@ from tpsprune.data import Dataset
 from tpsprune.recipe import Recipe
 from tpsprune.studies.setup import Setup
 
-__all__ = ["Arm", "Stage", "Trained", "Trial", "begin", "recipe_of", "run_trial", "ticks_of"]
+__all__ = [
+    "DEVICE",
+    "Arm",
+    "Stage",
+    "Trained",
+    "Trial",
+    "accuracy_of",
+    "begin",
+    "probe_of",
+    "recipe_of",
+    "run_trial",
+    "ticks_of",
+]
 
 Arm: TypeAlias = Literal["none", "weights", "neurons", "fourier", "labels"]
 Stage: TypeAlias = Literal["pilot", "pair"]
@@ -105,6 +117,23 @@ def ticks_of(
     )
 
 
+def probe_of(dataset: Dataset, seed: int, items: int) -> Tensor:
+    """Return so many training items, ready for the model, drawn by the seed."""
+    index = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(seed))[:items]
+    return dataset.prepare(dataset.train.inputs[index])
+
+
+def accuracy_of(model: nn.Module, dataset: Dataset, execution: training.Execution) -> float:
+    """Return the accuracy on the validation split."""
+    return training.evaluate(
+        model,
+        dataset.validation.inputs,
+        dataset.validation.labels,
+        prepare=dataset.prepare,
+        execution=execution,
+    ).accuracy
+
+
 def run_trial(setup: Setup, trial: Trial) -> Trained:
     """Train on the processor until validation accuracy is at the level, or up to the cap.
 
@@ -139,13 +168,7 @@ def run_trial(setup: Setup, trial: Trial) -> Trained:
             continue
         cpu_seconds += time.process_time() - resumed
         steps = tick.step
-        accuracy = training.evaluate(
-            model,
-            dataset.validation.inputs,
-            dataset.validation.labels,
-            prepare=dataset.prepare,
-            execution=execution,
-        ).accuracy
+        accuracy = accuracy_of(model, dataset, execution)
         if accuracy >= setup.level:
             break
         resumed = time.process_time()
