@@ -70,16 +70,21 @@ def study(
     from tpsprune.studies.conduct import conduct, study_of
 
     setup = study_of(STUDIES[name]).setup(read, seeds, cap_steps)
+    from tpsprune.report.study_figure import draw_study
+
     try:
         for told in conduct(STUDIES[name], setup, out):
             if isinstance(told, str):
                 click.echo(told, err=as_json)
-            elif as_json:
+                continue
+            picture = draw_study(out / f"{name}.json")
+            if as_json:
                 click.echo(to_json_text(told.to_json()), nl=False)
             else:
                 click.echo(f"\nPredicted: {told.prediction.statement}")
                 click.echo(f"Measured:  {told.ruling}; {told.sentence}")
                 click.echo(f"Page:      {out / name}.md")
+                click.echo(f"Picture:   {picture}")
     except KeyboardInterrupt:
         click.echo("\ninterrupted; the same command goes on where it was", err=True)
         ctx.exit(INTERRUPTED)

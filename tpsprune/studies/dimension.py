@@ -103,6 +103,7 @@ def finding(setup: Setup, done: Sequence[Dimensions], machine: Mapping[str, Any]
         ),
         measure="d_eff over the width, mean of groups",
         counted="trainings",
+        predicted_range=(None, PREDICTED_SHARE),
         protocol=_protocol(setup),
         tables=(_cut_table(by_arm), _group_table(by_arm)),
         limits=LIMITS,

@@ -97,6 +97,7 @@ def finding(setup: Setup, done: Sequence[Drawn], machine: Mapping[str, Any]) -> 
         ),
         measure="ratio of the steps to the level",
         counted="pairs",
+        predicted_range=(1.0, None),
         protocol=_protocol(setup),
         tables=(_step_table(by_moment, setup.pair_seeds), _digits_table(done)),
         limits=LIMITS,

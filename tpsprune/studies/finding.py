@@ -72,7 +72,8 @@ class Table:
 class Finding:
     """A study's outcome; ``sentence`` holds the numbers that the ruling rests on.
 
-    ``measure`` says what the quantities are of, ``counted`` what an interval is over.
+    ``measure`` says what the quantities are of, ``counted`` what an interval is over, ``predicted_range``
+    from where to where they are predicted to lie, none where that side is open.
     """
 
     SCHEMA: ClassVar[str] = "tpsprune.study/1"
@@ -83,6 +84,7 @@ class Finding:
     quantities: tuple[Quantity, ...]
     measure: str
     counted: str
+    predicted_range: tuple[float | None, float | None]
     protocol: tuple[str, ...]
     tables: tuple[Table, ...]
     limits: tuple[str, ...]
@@ -101,6 +103,7 @@ class Finding:
             "sentence": self.sentence,
             "measure": self.measure,
             "counted": self.counted,
+            "predicted_range": dict(zip(("low", "high"), self.predicted_range, strict=True)),
             "quantities": [asdict(quantity) for quantity in self.quantities],
             "protocol": list(self.protocol),
             "limits": list(self.limits),

@@ -26,6 +26,7 @@ __all__ = ["finding", "plan", "record", "run", "setup", "words"]
 
 PREDICTION: Final = STUDIES["lead-time"]
 PREDICTED_EPOCHS: Final = 100.0
+PREDICTED_MOST_EPOCHS: Final = 500.0
 TOPOLOGICAL: Final = ("h1", "h1_max", "h1_total", "h1_sum_of_squares")
 FALSE_ALARM_SHARE: Final = 0.5
 WEIGHT_DECAY: Final = 4.0
@@ -142,6 +143,7 @@ def finding(setup: Setup, done: Sequence[Watched], machine: Mapping[str, Any]) -
         ),
         measure="lead of the alarm in epochs",
         counted="trainings",
+        predicted_range=(PREDICTED_EPOCHS, PREDICTED_MOST_EPOCHS),
         protocol=_protocol(setup, judged),
         tables=(_alarm_table(found, judged), _training_table(done)),
         limits=LIMITS,

@@ -108,6 +108,7 @@ def finding(setup: Setup, done: Sequence[Trained], machine: Mapping[str, Any]) -
         ),
         measure="ratio without / with TPS",
         counted="pairs",
+        predicted_range=(PREDICTED_LEAST, PREDICTED_MOST),
         protocol=_protocol(setup, _chosen(pilot)),
         tables=(_pair_table(pairs), _pilot_table(setup, pilot)),
         limits=LIMITS,
