@@ -84,7 +84,7 @@ def conducted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(draw_time_run.recipe, "read", short)
         patch.setattr(draw_time_run, "TRANSITION", 0.06)
-        patch.setattr(draw_time_run, "MEMORISED", 2.4)
+        patch.setattr(draw_time_run, "MEMORISED", 0.06)
         patch.setattr(draw_time_run, "AFTER_STEPS", 5)
         return folder, list(conduct(STUDIES["draw-time"], setup(), folder))
 

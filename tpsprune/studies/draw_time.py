@@ -144,7 +144,7 @@ def _protocol(setup: Setup) -> tuple[str, ...]:
         f"Recipe `{setup.recipe.name}` without TPS, weight decay {WEIGHT_DECAY:g}. Half of the "
         f"multiply-accumulates ({MACS:g}) go; the plan is replayed on the initial weights, nothing folded, "
         "and trained from step 0; data, order and initial weights are those of the seed.",
-        f"Moments: never (`dense`); at step 0 (`init`); training loss at most {MEMORISED:g} nats "
+        f"Moments: never (`dense`); at step 0 (`init`); accuracy {MEMORISED:g} on the training items "
         f"(`memorising`); validation accuracy {TRANSITION:g} (`transition`); {AFTER_STEPS} steps after "
         f"{setup.level:g} (`after`). `random`: units drawn by lot, every layer alike.",
         f"Measured: steps to validation accuracy {setup.level:g}, read every {setup.reading_steps}, at most "

@@ -35,8 +35,8 @@ MOMENTS: Final = ("dense", "random", "init", "memorising", "transition", "after"
 """When the ticket is drawn; without any (``dense``), and units drawn by lot (``random``), beside them."""
 DIGITS_EPOCHS: Final = (0, 1, 3, 10, 30)
 MACS: Final = 0.5
-MEMORISED: Final = 0.05
-"""Training loss (nats) at which the training items are known by heart."""
+MEMORISED: Final = 0.95
+"""Accuracy on the training items at which they are known by heart; weight decay keeps their loss up."""
 TRANSITION: Final = 0.5
 """Validation accuracy half-way up."""
 AFTER_STEPS: Final = 200
@@ -108,7 +108,7 @@ def run_draw(setup: Setup, trial: DrawTrial) -> Drawn:
         if trial.moment in {"dense", "random", "init"}
         else _trained_to(trial.moment, setup, found, dataset, model, execution)
     )
-    macs_share = 1.0
+    macs_share, steps, accuracy = 1.0, 0, 0.0
     if trial.moment != "dense":
         settings = Prune(target=Macs(MACS))
         if trial.moment == "random":
@@ -117,8 +117,9 @@ def run_draw(setup: Setup, trial: DrawTrial) -> Drawn:
         extraction = pruning.extract(model, [probe], settings, seed=trial.seed)
         macs_share = extraction.macs_share
         initial = pruning.replay(initial, extraction.plan)
-    steps, accuracy = 0, 0.0
     for tick in ticks_of(found, dataset, initial, execution, setup.cap_steps):
+        if drawn_step is None:  # There is no ticket of a moment that never came.
+            break
         if tick.step % setup.reading_steps and tick.step < setup.cap_steps:
             continue
         steps, accuracy = tick.step, accuracy_of(initial, dataset, execution)
@@ -144,6 +145,7 @@ def _trained_to(
     execution: training.Execution,
 ) -> int | None:
     """Train up to a moment; return its step, or none where it did not come before the cap."""
+    levels = {"memorising": MEMORISED, "transition": TRANSITION, "after": setup.level}
     left = None
     for tick in ticks_of(found, dataset, model, execution, setup.cap_steps):
         if left is not None:
@@ -153,13 +155,12 @@ def _trained_to(
             continue
         if tick.step % setup.reading_steps:
             continue
-        accuracy = accuracy_of(model, dataset, execution)
-        if moment == "memorising" and float(tick.loss) <= MEMORISED:
+        split = dataset.train if moment == "memorising" else dataset.validation
+        if accuracy_of(model, dataset, execution, split) < levels[moment]:
+            continue
+        if moment != "after":
             return tick.step
-        if moment == "transition" and accuracy >= TRANSITION:
-            return tick.step
-        if moment == "after" and accuracy >= setup.level:
-            left = AFTER_STEPS
+        left = AFTER_STEPS
     return None
 
 

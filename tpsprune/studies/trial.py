@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune import data, models, tps, training
-from tpsprune.data import Dataset
+from tpsprune.data import Dataset, Split
 from tpsprune.recipe import Recipe
 from tpsprune.studies.setup import Setup
 
@@ -123,12 +123,15 @@ def probe_of(dataset: Dataset, seed: int, items: int) -> Tensor:
     return dataset.prepare(dataset.train.inputs[index])
 
 
-def accuracy_of(model: nn.Module, dataset: Dataset, execution: training.Execution) -> float:
-    """Return the accuracy on the validation split."""
+def accuracy_of(
+    model: nn.Module, dataset: Dataset, execution: training.Execution, split: Split | None = None
+) -> float:
+    """Return the accuracy on a split, the validation split if none is named."""
+    split = split or dataset.validation
     return training.evaluate(
         model,
-        dataset.validation.inputs,
-        dataset.validation.labels,
+        split.inputs,
+        split.labels,
         prepare=dataset.prepare,
         execution=execution,
     ).accuracy
