@@ -40,6 +40,8 @@ VARIANTS: Final[Mapping[str, tuple[str, ...]]] = {
 LIMITS: Final = (
     "Two tasks and one small net for each. Coupling λ is 1 and not tuned; a stronger one may lower "
     "dimensions further, at a price in accuracy.",
+    "Arms of a seed share weights and data, so the interval over all trainings is narrower than independent "
+    "trainings would make it.",
     "The abstract does not say what N counts. Here it is the width of a group, and the figure of a net the "
     "mean over its groups.",
     "Effective dimension is the effective rank of what a group's consumers are fed on the probe; other "

@@ -40,6 +40,7 @@ LIMITS: Final = (
     "interpolation. A failure speaks against tickets of units, not of weights.",
     "One architecture (a token MLP with one hidden layer), half of the multiply-accumulates, and the weight "
     "decay that was best without TPS.",
+    "Five comparisons are made on a few seeds, each at 95 %: one of five a little off would be no wonder.",
     "Steps before the draw are not counted: the question is what the ticket is worth, not whether it pays.",
 )
 
