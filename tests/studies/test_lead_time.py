@@ -167,12 +167,33 @@ def test_the_study_runs_writes_its_page_and_reads_its_journal_again(
 def test_every_signal_is_read_and_what_it_cost_is_known(
     conducted: tuple[Path, list[str | Finding]],
 ) -> None:
-    found = conducted[1][-1]
-    assert isinstance(found, Finding)
-    first = max(found.trainings, key=lambda each: (each.trial.arm != "digits", getattr(each, "steps", 0)))
-    assert isinstance(first, Watched)
+    lines = (conducted[0] / "lead-time.jsonl").read_text().splitlines()
+    trainings = [Watched.from_json(json.loads(line)["training"]) for line in lines]
+    first = max(trainings, key=lambda each: (each.trial.arm != "digits", each.steps))
     assert set(SIGNALS) <= set(first.series)
     assert all(seconds >= 0 for seconds in first.signal_cpu_seconds.values())
     steps = [step for step, _ in first.series["norm"]]
     assert steps == list(range(10, 10 * len(steps) + 1, 10))
     assert first.series["h1"][0][0] == 20, "loops are known a reading after they were asked"
+
+
+def test_an_alarm_that_does_not_tell_apart_decides_nothing() -> None:
+    done = trainings([1.0, 9.0], [1.0, 1.0])
+    ringing = [
+        replace(each, series={**each.series, "h1_max": ((10, 1.0), (20, 9.0))})
+        if each.trial.arm in {"a3+ab", "a2+ab+b2"} and each.trial.seed == 1
+        else each
+        for each in done
+    ]
+    assert lead_time.finding(setup(), ringing, {}).ruling is Ruling.CONFIRMED, "6 of 6 beside 2 of 6"
+    ringing = [
+        replace(each, series={**each.series, "h1_max": ((10, 1.0), (20, 9.0))})
+        if each.trial.arm == "a3+ab" or (each.trial.arm == "a2+ab+b2" and each.trial.seed == 1)
+        else each
+        for each in done
+        if each.trial.seed
+    ]
+    pilot = [each for each in done if not each.trial.seed]
+    found = lead_time.finding(setup(), [*pilot, *ringing], {})
+    assert found.ruling is Ruling.UNDECIDED, "6 of 6 beside 3 of 6 may be luck"
+    assert "p = 0.091" in found.sentence

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
-from tpsprune.studies.statistics import ratio_interval
+from tpsprune.studies.statistics import fisher_greater, ratio_interval
 
 positive = st.floats(1e-3, 1e4)
 pairs = st.lists(st.tuples(positive, positive), min_size=2, max_size=8)
@@ -95,3 +95,11 @@ def test_it_covers_what_it_promises_at_four_pairs() -> None:
     found = [ratio_interval([(exp(x), 1.0) for x in row]) for row in logs.tolist()]
     covered = sum(interval.low <= 3 <= interval.high for interval in found) / len(found)
     assert covered == pytest.approx(0.95, abs=0.012)
+
+
+@given(st.integers(0, 9), st.integers(1, 9), st.integers(0, 9), st.integers(1, 9))
+def test_the_exact_test_is_that_of_scipy(hits: int, tried: int, others: int, others_tried: int) -> None:
+    hits, others = min(hits, tried), min(others, others_tried)
+    table = [[hits, tried - hits], [others, others_tried - others]]
+    expected = scipy.stats.fisher_exact(table, alternative="greater").pvalue
+    assert fisher_greater(hits, tried, others, others_tried) == pytest.approx(expected)

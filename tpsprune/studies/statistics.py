@@ -9,9 +9,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import exp, log, sqrt
+from math import comb, exp, log, sqrt
 
-__all__ = ["Interval", "mean_interval", "ratio_interval"]
+__all__ = ["Interval", "fisher_greater", "mean_interval", "ratio_interval"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,3 +68,20 @@ def mean_interval(values: Iterable[float], confidence: float = 0.95) -> Interval
     return Interval(
         mean=middle, low=middle - reach, high=middle + reach, count=len(found), confidence=confidence
     )
+
+
+def fisher_greater(hits: int, tried: int, others: int, others_tried: int) -> float:
+    """Return how likely so many hits or more are, were they as common as among the others.
+
+    Σ_k C(m, k) C(n, h − k) / C(m + n, h) over k ≥ ``hits``, m and n the two numbers tried, h all hits.
+
+    Source: Fisher 1935, "The Design of Experiments": the exact test, one-sided.
+
+    >>> fisher_greater(3, 3, 0, 3)
+    0.05
+    """
+    all_hits = hits + others
+    ways = sum(
+        comb(tried, k) * comb(others_tried, all_hits - k) for k in range(hits, min(tried, all_hits) + 1)
+    )
+    return ways / comb(tried + others_tried, all_hits)
