@@ -53,7 +53,7 @@ TASKS: Final[Mapping[str, Task]] = {
 }
 DIGITS: Final = "digits"
 DIGITS_READING_STEPS: Final = 17
-"""An epoch."""
+"""About an epoch."""
 DIGITS_EPOCHS: Final = 40
 LIMITS: Final = (
     "One architecture (a token MLP with one hidden layer) and one size. Digits, which learn without a "
