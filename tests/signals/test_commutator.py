@@ -98,3 +98,21 @@ def test_weights_that_are_not_finite_say_so() -> None:
     model = net()
     model[0].weight.data[0, 0] = torch.nan
     assert read(model, PROBE, LABELS)[0].status is Status.NOT_FINITE
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x_bd: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.inner(x_bd)}
+
+
+def test_logits_are_found_in_a_wrapped_answer_and_tied_weights_count_once() -> None:
+    torch.manual_seed(0)
+    model = net()
+    assert read(Wrapped(model), PROBE, LABELS)[0].value == pytest.approx(read(model, PROBE, LABELS)[0].value)
+    tied = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Linear(4, 3))
+    tied[2].weight = tied[0].weight
+    assert read(tied, PROBE, LABELS)[0].value > 0

@@ -100,3 +100,16 @@ def test_a_bias_tells_two_units_apart() -> None:
 def test_without_groups_the_reading_says_so() -> None:
     _, (reading,) = Condensation().step(None, View(nn.Linear(2, 2), (), 0, 0.0, {}))
     assert reading.status is Status.NOT_APPLICABLE
+
+
+def test_a_group_that_no_layer_writes_alone_says_so_and_the_others_are_read() -> None:
+    seen = written(2, torch.tensor([[1.0, 0, 0, 1], [2.0, 0, 0, 2]]))
+    both = View(seen.model, (), 0, 0.0, {}, written={"packed": (), **seen.written})
+    _, readings = Condensation().step(None, both)
+    assert [(each.group, each.status, each.value) for each in readings] == [
+        ("packed", Status.NOT_APPLICABLE, None),
+        ("0", Status.OK, 0.5),
+        ("", Status.OK, 0.5),
+    ]
+    _, readings = Condensation().step(None, View(seen.model, (), 0, 0.0, {}, written={"packed": ()}))
+    assert {each.status for each in readings} == {Status.NOT_APPLICABLE}

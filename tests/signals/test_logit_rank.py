@@ -42,3 +42,18 @@ def test_the_answers_to_all_batches_are_one_table() -> None:
 def test_no_table_of_logits_and_no_numbers_say_so() -> None:
     assert read(nn.Flatten(0), torch.ones(2, 2))[0].status is Status.NOT_APPLICABLE
     assert read(nn.Identity(), torch.full((2, 2), torch.inf))[0].status is Status.NOT_FINITE
+
+
+class Wrapped(nn.Module):
+    """Answers as many libraries do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(5, 4, bias=False)
+
+    def forward(self, x_bd: Tensor) -> dict[str, Tensor]:
+        return {"hidden": x_bd, "logits": self.head(x_bd)}
+
+
+def test_logits_are_found_in_a_wrapped_answer() -> None:
+    assert read(Wrapped(), torch.eye(5))[0].value == 4

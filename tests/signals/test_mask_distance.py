@@ -103,3 +103,11 @@ def test_a_memory_comes_back_from_its_checkpoint() -> None:
     assert signal.unpack(*signal.pack(signal.start())).masks == ()
     with pytest.raises(KeyError):
         signal.unpack({}, {})
+
+
+def test_a_group_that_no_layer_writes_alone_is_passed_over() -> None:
+    seen = view(net())
+    both = View(seen.model, (), 0, 0.0, {}, written={"packed": (), **seen.written})
+    memory, (reading,) = MaskDistance().step(MaskMemory(), both)
+    assert memory.widths == (4,)
+    assert reading.reason == "1 of 5 masks drawn"

@@ -60,7 +60,8 @@ def _fed_to_the_last(model: nn.Module, probe: tuple[Any, ...]) -> Tensor | None:
     rows: list[Tensor] = []
 
     def see(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        fed[:] = [args[0].detach()]
+        if args and isinstance(args[0], Tensor):
+            fed[:] = [args[0].detach()]
 
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     handles = [module.register_forward_pre_hook(see) for module in linear]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from tpsprune.numerics.forward import evaluation_mode
+from tpsprune.numerics.forward import evaluation_mode, logits_of
 from tpsprune.records.readings import Status
 from tpsprune.signals.signal import AbstractMemoryless, Readings, View
 
@@ -101,7 +101,8 @@ def _slope(model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any, labe
         parts = torch.split(theta_p, [count for _, _, count in shapes])
         held = {name: part.view(shape) for (name, shape, _), part in zip(shapes, parts, strict=True)}
         with torch.enable_grad():
-            loss = functional.cross_entropy(functional_call(model, held, (inputs,)), labels)
+            logits_bc = logits_of(functional_call(model, held, (inputs,)))
+            loss = functional.cross_entropy(logits_bc, labels)
             return torch.autograd.grad(loss, theta_p)[0]
 
     return slope

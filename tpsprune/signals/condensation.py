@@ -58,11 +58,16 @@ class Condensation(AbstractMemoryless):
 
     def step(self, memory: None, view: View) -> tuple[None, Readings]:
         """Read every group, then their mean."""
-        shares = {
-            group: condensed_share(unit_rows(view.model, parts)) for group, parts in view.written.items()
-        }
+        readings, shares = [], {}
+        for group, parts in view.written.items():
+            if not parts:  # A packed attention, a bare parameter.
+                reason = "no weight or bias of a layer puts its units out"
+                readings.append(view.without(self.name, "share", Status.NOT_APPLICABLE, reason, group))
+                continue
+            shares[group] = condensed_share(unit_rows(view.model, parts))
+            readings.append(view.reading(self.name, shares[group], "share", group))
         if not shares:
             reason = "there is no prunable group to read"
-            return memory, (view.without(self.name, "share", Status.NOT_APPLICABLE, reason),)
-        readings = [view.reading(self.name, share, "share", group) for group, share in shares.items()]
+            none = view.without(self.name, "share", Status.NOT_APPLICABLE, reason)
+            return memory, (*readings, none)
         return memory, (*readings, view.reading(self.name, fmean(shares.values()), "share"))

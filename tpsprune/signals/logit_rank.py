@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from tpsprune.numerics.forward import call_model, evaluation_mode
+from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
 from tpsprune.records.readings import Status
 from tpsprune.signals.signal import AbstractMemoryless, Readings, View
 
@@ -46,8 +46,8 @@ class LogitRank(AbstractMemoryless):
     def step(self, memory: None, view: View) -> tuple[None, Readings]:
         """Read the rank of the answers to the probe."""
         with torch.no_grad(), evaluation_mode(view.model):
-            said = [call_model(view.model, batch) for batch in view.probe]
-        if not said or not all(isinstance(each, Tensor) and each.ndim >= 2 for each in said):
+            said = [logits_of(call_model(view.model, batch)) for batch in view.probe]
+        if not said or any(each.ndim < 2 for each in said):
             reason = "the model's answer is no table of logits"
             return memory, (view.without(self.name, "dimensions", Status.NOT_APPLICABLE, reason),)
         logits_bc = torch.cat([each.flatten(0, -2) for each in said])

@@ -76,10 +76,11 @@ class MaskDistance(AbstractSignal[MaskMemory]):
 
     def step(self, memory: MaskMemory, view: View) -> tuple[MaskMemory, Readings]:
         """Draw a mask and hold it against those before."""
-        if not view.written:
+        groups = [group for group, parts in view.written.items() if parts]
+        if not groups:
             return memory, _without(view, Status.NOT_APPLICABLE, "there is no prunable group to read")
-        scaled = all(view.scaled.get(group) for group in view.written)
-        parts = [view.scaled[group] if scaled else view.written[group] for group in view.written]
+        scaled = all(view.scaled.get(group) for group in groups)
+        parts = [view.scaled[group] if scaled else view.written[group] for group in groups]
         scores = [torch.linalg.vector_norm(unit_rows(view.model, each), dim=1) for each in parts]
         if not all(bool(scores_u.isfinite().all()) for scores_u in scores):
             return memory, _without(view, Status.NOT_FINITE, "a weight or scale is not finite")

@@ -191,7 +191,7 @@ def _said(found: Tally, best_of_all: Tally, level: float) -> tuple[Ruling, str]:
 def _protocol(setup: Setup, judged: Sequence[Watched]) -> tuple[str, ...]:
     epoch = judged[0].steps_per_epoch
     return (
-        f"Tasks: {', '.join(TASKS)}, on the net of recipe `{setup.recipe.name}` without TPS, weight decay "
+        f"Tasks: {'; '.join(TASKS)}; on the net of recipe `{setup.recipe.name}` without TPS, weight decay "
         f"{WEIGHT_DECAY:g} (0 where it says so), full batch: an epoch is {epoch} step.",
         f"Every signal is read every {setup.reading_steps} steps until validation accuracy is "
         f"{setup.level:g}, at most {count(setup.cap_steps)} steps; digits are read by the same rules.",
