@@ -11,6 +11,7 @@ from torch import nn
 
 from tpsprune import pruning, recipe, training
 from tpsprune.data import Dataset
+from tpsprune.numerics.macs import count_macs
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs
@@ -115,8 +116,9 @@ def run_draw(setup: Setup, trial: DrawTrial) -> Drawn:
             settings = replace(settings, units="random", widths="uniform", fold=False)
         probe = probe_of(dataset, trial.seed, PROBE_ITEMS)
         extraction = pruning.extract(model, [probe], settings, seed=trial.seed)
-        macs_share = extraction.macs_share
         initial = pruning.replay(initial, extraction.plan)
+        # Counted on what is trained from here on.
+        macs_share = count_macs(initial, probe[:2]).total / count_macs(model, probe[:2]).total
     for tick in ticks_of(found, dataset, initial, execution, setup.cap_steps):
         if drawn_step is None:  # There is no ticket of a moment that never came.
             break
