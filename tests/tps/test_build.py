@@ -64,7 +64,7 @@ def test_triplets_cannot_be_decoupled(
 def test_labels_on_images_is_refused_with_what_fits(image_net: nn.Module, image_facts: TaskFacts) -> None:
     words = (
         r"^'labels' needs two token inputs and a model with unit triplets; this task has image inputs\."
-        r" What fits: weights, neurons\.$"
+        r" What fits: weights, neurons, moments\.$"
     )
     with pytest.raises(VariantError, match=words):
         built(image_net, image_facts, variant="labels")
@@ -72,7 +72,8 @@ def test_labels_on_images_is_refused_with_what_fits(image_net: nn.Module, image_
 
 def test_labels_on_three_tokens_is_refused(pair_net: nn.Module, cyclic_facts: TaskFacts) -> None:
     with pytest.raises(
-        VariantError, match=r"; this task has inputs of shape \(3,\)\. What fits: weights, neurons\.$"
+        VariantError,
+        match=r"; this task has inputs of shape \(3,\)\. What fits: weights, neurons, moments\.$",
     ):
         built(pair_net, replace(cyclic_facts, input_shape=(3,)), variant="labels")
 
@@ -90,7 +91,8 @@ def test_fourier_without_cyclic_order_is_refused_and_labels_named(
 ) -> None:
     words = (
         r"^'fourier' needs two token inputs in cyclic order, as many classes as tokens and a model with unit"
-        r" triplets; the tokens of this task have no cyclic order\. What fits: weights, neurons, labels\.$"
+        r" triplets; the tokens of this task have no cyclic order\."
+        r" What fits: weights, neurons, moments, labels\.$"
     )
     with pytest.raises(VariantError, match=words):
         built(pair_net, replace(cyclic_facts, cyclic=False), addition, variant="fourier")
@@ -101,13 +103,15 @@ def test_fourier_with_fewer_classes_than_tokens_is_refused(
 ) -> None:
     with pytest.raises(
         VariantError,
-        match=r"; this task has 11 tokens and 7 classes\. What fits: weights, neurons, labels\.$",
+        match=r"; this task has 11 tokens and 7 classes\. What fits: weights, neurons, moments, labels\.$",
     ):
         built(pair_net, replace(cyclic_facts, classes=7), addition, variant="fourier")
 
 
 def test_fourier_on_images_is_refused(image_net: nn.Module, image_facts: TaskFacts) -> None:
-    with pytest.raises(VariantError, match=r"; this task has image inputs\. What fits: weights, neurons\.$"):
+    with pytest.raises(
+        VariantError, match=r"; this task has image inputs\. What fits: weights, neurons, moments\.$"
+    ):
         built(image_net, image_facts, variant="fourier")
 
 

@@ -113,7 +113,7 @@ def _ticks(bench: Bench, state: State, course: Course) -> Iterator[Tick]:
         first_step=state.step,
         last_step=course.last_step,
         total_steps=course.total_steps,
-        penalty=regulariser.penalty if regulariser and regulariser.in_loss else None,
+        penalty=regulariser if regulariser and regulariser.in_loss else None,
     )
 
 

@@ -31,6 +31,10 @@ class Train:
     warmup_share: Share = 0.1
     """Part of the schedule over which the learning rate rises from near zero."""
     label_smoothing: Annotated[float, Interval(ge=0.0, lt=1.0)] = 0.0
+    grokfast_gain: AtLeastZero = 0.0
+    """Grokfast's λ: how much of the gradient's slow part is added to it; 0 for none."""
+    grokfast_memory: Momentum = 0.98
+    """Grokfast's α: what the slow part keeps of itself from step to step."""
     clip_norm: Positive | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """``auto``: bfloat16 autocast where the device has fast bfloat16, else float32."""

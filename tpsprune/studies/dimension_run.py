@@ -102,7 +102,7 @@ def run_dimension(setup: Setup, trial: DimensionTrial) -> Dimensions:
         train_labels=dataset.train.labels,
         total_steps=steps,
     )
-    penalty = regulariser.penalty if regulariser and regulariser.in_loss else None
+    penalty = regulariser if regulariser and regulariser.in_loss else None
     for tick in ticks_of(found, dataset, model, execution, steps, penalty):
         if regulariser is not None:
             regulariser.move(tick.step - 1, tick.learning_rate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
@@ -98,7 +98,7 @@ def ticks_of(
     model: nn.Module,
     execution: training.Execution,
     cap_steps: int,
-    penalty: Callable[[int], Tensor | None] | None = None,
+    penalty: training.Penalty | None = None,
 ) -> Iterator[training.Tick]:
     """Return the training from its first step to the cap, on a schedule of that length."""
     return training.fit(
@@ -158,7 +158,7 @@ def run_trial(setup: Setup, trial: Trial) -> Trained:
         train_labels=dataset.train.labels,
         total_steps=setup.cap_steps,
     )
-    penalty = regulariser.penalty if regulariser and regulariser.in_loss else None
+    penalty = regulariser if regulariser and regulariser.in_loss else None
     ticks = ticks_of(recipe, dataset, model, execution, setup.cap_steps, penalty)
     steps, accuracy, cpu_seconds, tps_cpu_seconds = 0, 0.0, 0.0, 0.0
     resumed = time.process_time()

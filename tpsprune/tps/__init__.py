@@ -1,7 +1,8 @@
 """Triadic phase synchronisation as a regulariser: our instantiation, since no formula has been published.
 
 A group of N oscillators with phases θ has the energy E = mean over triads of 1 − cos(θ_i + θ_j − 2θ_k).
-What carries a phase is the variant: ``weights``, ``neurons``, ``fourier`` or ``labels``, a file each.
+What is coupled is the variant: phases of ``weights`` or ``neurons``; a unit with two inputs and a label in
+``moments``, ``fourier`` and ``labels``. A file each.
 """
 
 from tpsprune.tps.build import build

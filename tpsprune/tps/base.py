@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -50,6 +51,8 @@ class Variant(ABC):
 
     name: ClassVar[str]
     needs: ClassVar[str]
+    rides: ClassVar[bool] = False
+    """Whether the energy is of what a forward pass brought forth, and its gradient joins that pass's own."""
     groups: tuple[Group, ...]
 
     @staticmethod
@@ -57,9 +60,17 @@ class Variant(ABC):
     def missing(model: nn.Module, facts: TaskFacts) -> str | None:
         """Return what of ``needs`` is not here, as half a sentence, or ``None`` where the variant fits."""
 
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Return a context for the model's forward pass, for a variant that ``rides`` on it."""
+        yield
+
     @abstractmethod
-    def energies(self) -> Tensor:
-        """Return the energy of each group, in the order of ``groups``; differentiable."""
+    def energies(self, label_i: Tensor | None = None) -> Tensor:
+        """Return the energy of each group, in the order of ``groups``; differentiable.
+
+        ``label_i`` are the labels of the batch last listened to; what reads weights alone ignores them.
+        """
 
     def energy(self) -> Tensor:
         """Return the mean energy over groups."""
@@ -95,7 +106,7 @@ class PhaseVariant(Variant, ABC):
     def move(self, step_sizes: Sequence[float]) -> None:
         """Move each phase by its group's step size times its force F, in place and without gradients."""
 
-    def energies(self) -> Tensor:
+    def energies(self, label_i: Tensor | None = None) -> Tensor:  # noqa: ARG002 -- weights have no labels
         """Return the triadic energy of each group."""
         return torch.stack([triadic_energy(phases_n) for phases_n in self.phases()])
 

@@ -13,13 +13,18 @@ from tpsprune.records import TaskFacts
 from tpsprune.tps.base import PhaseVariant, Variant
 from tpsprune.tps.fourier import Fourier
 from tpsprune.tps.labels import Labels
+from tpsprune.tps.moments import Moments
 from tpsprune.tps.neurons import Neurons
 from tpsprune.tps.regulariser import Regulariser
 from tpsprune.tps.weights import Weights
 
 __all__ = ["build"]
 
-_KINDS: Final[Mapping[str, type[Variant]]] = {kind.name: kind for kind in (Weights, Neurons, Fourier, Labels)}
+PROBE_ITEMS: Final = 1024
+
+_KINDS: Final[Mapping[str, type[Variant]]] = {
+    kind.name: kind for kind in (Weights, Neurons, Moments, Fourier, Labels)
+}
 
 
 def build(
@@ -30,15 +35,18 @@ def build(
     train_inputs: Tensor,
     train_labels: Tensor,
     total_steps: int,
+    probe: tuple[Tensor, Tensor] | None = None,
 ) -> Regulariser | None:
     """Return the regulariser that ``settings`` ask for, on the model as it is now; ``None`` for none of it.
 
     Build again after a cut: the old one holds the weights of the model before it. ``train_inputs`` are the
-    stored inputs, for ``fourier`` and ``labels`` the token pairs (n, 2). Cheap, but for one
-    eigendecomposition per layer with ``neurons``.
+    stored inputs, for ``fourier`` and ``labels`` the token pairs (n, 2); ``probe`` are inputs ready for
+    the model and their labels, on which ``moments`` reads its order parameters (without it, the first
+    training items as they are stored). Cheap, but for one eigendecomposition per layer with ``neurons``.
 
     Raises:
         VariantError: the variant does not fit the task or the model; the message names those that do.
+            Or a layer that ``settings`` name is not there.
     """
     if settings.variant == "none" or settings.coupling == 0.0:
         return None
@@ -53,19 +61,28 @@ def build(
             f"tps.apply = 'decoupled' does not fit '{kind.name}', whose triplets have no phases of their own"
             " to move. What fits: auto, loss."
         )
-    variant = _variant(settings, model, facts, train_inputs, train_labels)
+    if probe is None:
+        probe = train_inputs[:PROBE_ITEMS], train_labels[:PROBE_ITEMS]
+    variant = _variant(settings, model, facts, train_inputs, train_labels, probe)
     in_loss = settings.apply == "loss" or not has_phases
     return Regulariser(variant, settings, in_loss=in_loss, total_steps=total_steps)
 
 
 def _variant(
-    settings: Tps, model: nn.Module, facts: TaskFacts, train_inputs: Tensor, train_labels: Tensor
+    settings: Tps,
+    model: nn.Module,
+    facts: TaskFacts,
+    train_inputs: Tensor,
+    train_labels: Tensor,
+    probe: tuple[Tensor, Tensor],
 ) -> Variant:
     match settings.variant:
         case "weights":
             return Weights(model)
         case "neurons":
             return Neurons(model, refresh_steps=settings.refresh_steps)
+        case "moments":
+            return Moments(model, settings.layers, settings.degree, *probe)
         case "fourier":
             return Fourier(model, facts, train_inputs, train_labels)
         case _:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, final
 
 import torch
@@ -40,16 +41,26 @@ class Regulariser:
             return self._coupling
         return self._coupling * step / self._warmup_steps
 
-    def penalty(self, step: int) -> Tensor | None:
+    @property
+    def rides(self) -> bool:
+        """Whether the penalty hangs on a forward pass within ``listening``: one backward pass for both."""
+        return self._variant.rides
+
+    def listening(self) -> AbstractContextManager[None]:
+        """Return a context for the forward pass of a training step, which ``penalty`` may be about."""
+        return self._variant.listening()
+
+    def penalty(self, step: int, label_i: Tensor | None = None) -> Tensor | None:
         """Return λ · mean over groups of E, each times N^(−1/2) with ``sqrt-n``, or ``None``.
 
-        Add it to the task loss before the backward pass. Computed in float32 at least, under autocast too.
+        Add it to the task loss before the backward pass; ``label_i`` are the labels of the batch.
+        Computed in float32 at least, under autocast too.
         """
         coupling = self.coupling(step)
         if not self.in_loss or coupling == 0.0:
             return None
         self._variant.refresh(step)
-        energy_g = self._variant.energies()
+        energy_g = self._variant.energies(label_i)
         if self._scaled:
             energy_g = energy_g * energy_g.new_tensor(self._weights)
         return coupling * energy_g.mean()

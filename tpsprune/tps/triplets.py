@@ -43,7 +43,7 @@ class TripletVariant(Variant, ABC):
     def coherences(self) -> Tensor:
         """Return R_m, the coherence of each unit's triplet, differentiable."""
 
-    def energies(self) -> Tensor:
+    def energies(self, label_i: Tensor | None = None) -> Tensor:  # noqa: ARG002 -- it has its own pairs
         """Return 1 − mean R_m, as the one group's energy."""
         return 1.0 - self.coherences().mean(0, keepdim=True)
 

@@ -2,12 +2,13 @@
 
 from tpsprune.training.device import Execution, choose_device, prepare_process
 from tpsprune.training.evaluate import Score, evaluate
-from tpsprune.training.loop import Tick, fit, steps_per_epoch
+from tpsprune.training.loop import Penalty, Tick, fit, steps_per_epoch
 from tpsprune.training.optimizers import load_state_by_name, make_optimizer, state_by_name
 from tpsprune.training.randomness import load_random_state, random_state
 
 __all__ = [
     "Execution",
+    "Penalty",
     "Score",
     "Tick",
     "choose_device",

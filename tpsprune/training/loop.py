@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +23,30 @@ from tpsprune.training.device import Execution
 from tpsprune.training.randomness import augmentation_generator, epoch_order
 from tpsprune.training.schedule import learning_rate_at
 
-__all__ = ["Tick", "fit", "steps_per_epoch"]
+__all__ = ["Penalty", "Tick", "fit", "steps_per_epoch"]
 
-Penalty = Callable[[int], Tensor | None]
 Prepare = Callable[[Tensor, torch.Generator | None], Tensor]
 
 CHECK_EVERY = 50
 """Steps between two looks at the loss on a device where looking means waiting."""
+
+
+class Penalty(Protocol):
+    """A term of the loss beside the task's.
+
+    Where it ``rides``, its graph is that of the forward pass made within ``listening``, and one backward
+    pass serves both. Else it has a graph of its own.
+    """
+
+    @property
+    def rides(self) -> bool:
+        """Whether it hangs on the forward pass."""
+
+    def listening(self) -> AbstractContextManager[None]:
+        """Return a context for the forward pass."""
+
+    def penalty(self, step: int, label_i: Tensor | None = None) -> Tensor | None:
+        """Return the term at a step, or none; ``label_i`` are the labels of the batch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,13 +114,12 @@ def fit(
             group["lr"] = learning_rate
         optimizer.zero_grad(set_to_none=True)
         batch = execution.arrange(prepare(inputs[index], augmentation_generator(seed, step)))
-        with execution.autocasting():
+        with execution.autocasting(), penalty.listening() if penalty else nullcontext():
             logits_bc = logits_of(call_model(model, batch))
         loss = functional.cross_entropy(
             logits_bc.float(), labels[index], label_smoothing=settings.label_smoothing
         )
-        loss.backward()  # type: ignore[no-untyped-call]
-        penalty_seconds = _add_penalty(penalty, step)
+        penalty_seconds = _backward(loss, penalty, step, labels[index])
         if settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
         first_bad = torch.where((first_bad < 0) & ~torch.isfinite(loss.detach()), step, first_bad)
@@ -111,19 +129,25 @@ def fit(
         yield Tick(step + 1, (step + 1) / per_epoch, loss.detach(), learning_rate, penalty_seconds)
 
 
-def _add_penalty(penalty: Penalty | None, step: int) -> float:
-    """Add the penalty's gradient to the parameters'; return the processor seconds it took.
+def _backward(loss: Tensor, penalty: Penalty | None, step: int, label_i: Tensor) -> float:
+    """Give the parameters the gradients of loss and penalty; return the penalty's processor seconds.
 
-    A backward pass of its own: the sum of gradients is the gradient of the sum, and so the
-    regulariser's cost can be told apart from the model's.
+    A penalty with a graph of its own gets a backward pass of its own: the sum of gradients is the gradient
+    of the sum, and so its cost can be told apart from the model's. One that rides has done its work by then,
+    but for an addition.
     """
+    if penalty is None or not penalty.rides:
+        loss.backward()  # type: ignore[no-untyped-call]
     if penalty is None:
         return 0.0
     started = time.process_time()
-    term = penalty(step)
-    if term is not None:
+    term = penalty.penalty(step, label_i)
+    if term is not None and not penalty.rides:
         term.backward()  # type: ignore[no-untyped-call]
-    return time.process_time() - started
+    spent = time.process_time() - started
+    if penalty.rides:
+        (loss if term is None else loss + term).backward()  # type: ignore[no-untyped-call]
+    return spent
 
 
 def _refuse_divergence(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.recipe.train import Train
+from tpsprune.training.grokfast import Grokfast
 
 __all__ = ["load_state_by_name", "make_optimizer", "state_by_name"]
 
@@ -16,8 +17,16 @@ def make_optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
     """Build the recipe's optimiser over the parameters that train.
 
     Weight decay acts on tensors of two axes and more; biases and normalisation gains are left free, as
-    is usual (their shrinking regularises nothing).
+    is usual (their shrinking regularises nothing). With ``grokfast_gain`` above zero, Grokfast's filter
+    goes before it.
     """
+    optimizer = _plain(model, settings)
+    if settings.grokfast_gain > 0.0:
+        Grokfast(optimizer, settings.grokfast_gain, settings.grokfast_memory)
+    return optimizer
+
+
+def _plain(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tpsprune.errors import VariantError
+from tpsprune.numerics.moment_coherence import moment_coherence
+from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.train import Train
+from tpsprune.records import TaskFacts
+from tpsprune.tps import Regulariser, build
+from tpsprune.training import Execution, fit, make_optimizer
+
+Addition = tuple[Tensor, Tensor]
+BITS = TaskFacts(input_kind="vector", input_shape=(6,), classes=2)
+
+
+class Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up, self.head = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 2)
+
+    def forward(self, inputs_nd: Tensor) -> Tensor:
+        scores: Tensor = self.head(torch.relu(self.gate(inputs_nd)) * self.up(inputs_nd))
+        return scores
+
+
+def bits() -> Addition:
+    inputs_nd = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 6)
+    return inputs_nd, (inputs_nd[:, 0] * inputs_nd[:, 3] > 0).long()
+
+
+def plain() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def built(model: nn.Module, facts: TaskFacts, data: Addition, **given: Any) -> Regulariser:
+    settings = Tps(**({"variant": "moments", "coupling": 1.0, "warmup_share": 0.0} | given))
+    found = build(settings, model, facts, train_inputs=data[0], train_labels=data[1], total_steps=50)
+    assert found is not None
+    return found
+
+
+def test_the_penalty_is_one_minus_the_mean_coherence_of_what_the_forward_pass_put_out() -> None:
+    model, (inputs, labels) = plain(), bits()
+    regulariser = built(model, BITS, (inputs, labels))
+    with regulariser.listening():
+        model(inputs)
+    penalty = regulariser.penalty(0, labels)
+    expected = 1.0 - moment_coherence(model[0](inputs)[:, None], None, labels).mean()
+    torch.testing.assert_close(penalty, expected)
+    assert regulariser.rides
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [((), ["0"]), (("2",), ["2"]), (("0", "2"), ["0", "2"]), (("0 * 2",), ["0 * 2"])],
+)
+def test_it_couples_the_layers_named_or_the_first(layers: tuple[str, ...], names: list[str]) -> None:
+    readings = built(plain(), BITS, bits(), layers=layers).order_parameters(step=0, epoch=0.0)
+    groups = [reading.group for reading in readings if reading.signal == "tps_coherence"]
+    assert groups == [*names, ""]
+
+
+def test_a_gated_units_factors_are_multiplied() -> None:
+    model, (inputs, labels) = Gated(), bits()
+    readings = built(model, BITS, (inputs, labels), layers=("gate*up",)).order_parameters(step=0, epoch=0.0)
+    (found,) = [r.value for r in readings if r.signal == "tps_coherence" and r.group == "gate * up"]
+    expected = moment_coherence(model.gate(inputs)[:, None], model.up(inputs)[:, None], labels).mean()
+    assert found == pytest.approx(float(expected.detach()))
+
+
+def test_of_a_convolution_units_are_channels_and_positions_are_averaged(
+    image_net: nn.Sequential, image_facts: TaskFacts
+) -> None:
+    torch.manual_seed(0)
+    inputs, labels = torch.randn(20, 1, 8, 8), torch.randint(0, 5, (20,))
+    regulariser = built(image_net, image_facts, (inputs, labels))
+    with regulariser.listening():
+        image_net(inputs)
+    by_channel_ism = image_net[0](inputs).permute(0, 2, 3, 1).flatten(1, 2)
+    torch.testing.assert_close(
+        regulariser.penalty(0, labels), 1.0 - moment_coherence(by_channel_ism, None, labels).mean()
+    )
+
+
+def test_reading_it_leaves_mode_statistics_hooks_and_gradients_alone(
+    image_net: nn.Sequential, image_facts: TaskFacts
+) -> None:
+    inputs, labels = torch.randn(20, 1, 8, 8), torch.randint(0, 5, (20,))
+    regulariser = built(image_net, image_facts, (inputs, labels))
+    before = {name: tensor.clone() for name, tensor in image_net.state_dict().items()}
+    regulariser.order_parameters(step=0, epoch=0.0)
+    assert image_net.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in image_net.state_dict().items())
+    assert not image_net[0]._forward_hooks
+    assert image_net[0].weight.grad is None
+
+
+def test_a_training_with_it_is_the_training_on_the_sum_of_both_losses() -> None:
+    (inputs, labels), settings = (
+        bits(),
+        Train(epochs=20, batch_size="full", learning_rate=0.01, warmup_share=0.0, schedule="constant"),
+    )
+    torch.manual_seed(0)
+    ours, theirs = plain(), plain()
+    theirs.load_state_dict(ours.state_dict())
+    regulariser = built(ours, BITS, (inputs, labels), coupling=3.0)
+    ticks = fit(
+        ours,
+        make_optimizer(ours, settings),
+        inputs,
+        labels,
+        prepare=lambda given, generator: given,
+        settings=settings,
+        execution=Execution(torch.device("cpu"), None, channels_last=False),
+        seed=0,
+        first_step=0,
+        last_step=20,
+        total_steps=20,
+        penalty=regulariser,
+    )
+    optimizer = make_optimizer(theirs, settings)
+    for _ in ticks:
+        optimizer.zero_grad()
+        coherence_m = moment_coherence(theirs[0](inputs)[:, None], None, labels)
+        loss = nn.functional.cross_entropy(theirs(inputs), labels) + 3.0 * (1.0 - coherence_m.mean())
+        loss.backward()
+        optimizer.step()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+def test_descent_on_its_energy_finds_the_bits_whose_parity_is_the_label() -> None:
+    torch.manual_seed(0)
+    model, (inputs, labels) = plain(), bits()
+    regulariser = built(model, BITS, (inputs, labels))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    for step in range(300):
+        optimizer.zero_grad()
+        with regulariser.listening():
+            model(inputs)
+        penalty = regulariser.penalty(step, labels)
+        assert penalty is not None
+        penalty.backward()
+        optimizer.step()
+    size_md = model[0].weight.detach().abs()
+    others = [0, 3], [1, 2, 4, 5]
+    assert float(size_md[:, others[0]].min()) > 5 * float(size_md[:, others[1]].max())
+
+
+def test_labels_of_held_out_items_cannot_reach_the_weights(
+    pair_net: nn.Module, cyclic_facts: TaskFacts, addition: Addition
+) -> None:
+    inputs, labels = addition
+    grads = []
+    for held_out in (labels[40:], (labels[40:] + 3) % 11):
+        data = inputs, torch.cat((labels[:40], held_out))
+        pair_net.zero_grad()
+        regulariser = built(pair_net, cyclic_facts, (data[0][:40], data[1][:40]))
+        with regulariser.listening():
+            pair_net(data[0][:40])
+        penalty = regulariser.penalty(0, data[1][:40])
+        assert penalty is not None
+        penalty.backward()
+        grads.append(pair_net.get_parameter("hidden.weight").grad.clone())  # type: ignore[union-attr]
+    assert torch.equal(*grads)
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        (("00",), "tps.layers: no linear or convolution layer '00'"),
+        (("0 * 2 * 4",), "tps.layers: '0 * 2 * 4' has 3 factors; 'layer' or 'gate * up' would do"),
+        (("0 * 4",), "tps.layers: the factors of '0 * 4' have 8 and 2 units; equally many would do"),
+    ],
+)
+def test_layers_that_cannot_be_had_are_refused(layers: tuple[str, ...], words: str) -> None:
+    with pytest.raises(VariantError, match=re.escape(words)):
+        built(plain(), BITS, bits(), layers=layers)
+
+
+def test_a_model_of_one_layer_has_no_units_to_couple() -> None:
+    with pytest.raises(VariantError, match=r"^'moments' needs a linear .*; this model has none\. What fits:"):
+        built(nn.Sequential(nn.Linear(6, 2)), BITS, bits())
