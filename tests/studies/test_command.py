@@ -63,7 +63,7 @@ def test_it_prints_predicted_beside_measured_and_then_json_without_training_agai
     assert "Measured:  undecided; to validation accuracy 0.95" in result.output
     assert "found/speed-up.md" in result.output
     picture = (tmp_path / "found" / "speed-up.svg").read_text()
-    for label in ("optimiser steps", "CPU-seconds of training", "(orange: predicted, 2 to 5)"):
+    for label in ("optimiser steps", "labels: CPU-seconds", "(orange: predicted, 2 to 5)"):
         assert label in picture
     again = CliRunner().invoke(main, [*words, "--json"])
     assert json.loads(again.output) == json.loads((tmp_path / "found" / "speed-up.json").read_text())

@@ -13,10 +13,12 @@ import torch
 from tpsprune.errors import RunFolderError
 from tpsprune.studies.catalogue import STUDIES
 from tpsprune.studies.conduct import conduct
+from tpsprune.studies.contest import Trained, Trial
+from tpsprune.studies.contest_run import recipe_of, run_trial
 from tpsprune.studies.finding import Finding
 from tpsprune.studies.page import page
-from tpsprune.studies.setup import Setup
-from tpsprune.studies.trial import Trained, Trial, begin, recipe_of, run_trial
+from tpsprune.studies.speed_up import SpeedUp
+from tpsprune.studies.trial import begin
 
 SPEED_UP = STUDIES["speed-up"]
 TIMES = {"cpu_seconds", "tps_cpu_seconds", "seconds"}
@@ -31,7 +33,7 @@ def without_times(training: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny: Setup, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str | Finding]]:
+def whole(tiny: SpeedUp, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str | Finding]]:
     folder = tmp_path_factory.mktemp("whole")
     return folder, list(conduct(SPEED_UP, tiny, folder))
 
@@ -43,8 +45,8 @@ def test_a_line_a_training_and_last_the_finding_that_is_on_disk(
     *lines, found = told
     assert isinstance(found, Finding)
     assert len(lines) == len(lines_of(folder)) == 8
-    assert str(lines[0]).startswith("1/8 pilot seed 0 none weight decay 1: ")
-    assert str(lines[-1]).startswith("8/8 pair seed 2 labels weight decay ")
+    assert str(lines[0]).startswith("1/8 pilot seed 0 none lr 0.01 wd 1 λ 0: ")
+    assert str(lines[-1]).startswith("8/8 pair seed 2 labels lr 0.01 wd 1 λ ")
     assert str(lines[-1]).endswith("about 0 s left")
     on_disk = json.loads((folder / "speed-up.json").read_text())
     assert on_disk == json.loads(json.dumps(found.to_json()))
@@ -53,7 +55,7 @@ def test_a_line_a_training_and_last_the_finding_that_is_on_disk(
 
 
 def test_a_study_that_was_broken_off_goes_on_and_ends_as_one_that_was_not(
-    tiny: Setup, tmp_path: Path, whole: tuple[Path, list[str | Finding]]
+    tiny: SpeedUp, tmp_path: Path, whole: tuple[Path, list[str | Finding]]
 ) -> None:
     begun = conduct(SPEED_UP, tiny, tmp_path)
     for _ in range(5):
@@ -72,46 +74,42 @@ def test_a_study_that_was_broken_off_goes_on_and_ends_as_one_that_was_not(
 
 
 def test_more_seeds_go_on_from_fewer(
-    tiny: Setup, tmp_path: Path, whole: tuple[Path, list[str | Finding]]
+    tiny: SpeedUp, tmp_path: Path, whole: tuple[Path, list[str | Finding]]
 ) -> None:
     (tmp_path / "speed-up.jsonl").write_bytes((whole[0] / "speed-up.jsonl").read_bytes())
-    told = list(conduct(SPEED_UP, replace(tiny, seeds=3), tmp_path))
+    told = list(conduct(SPEED_UP, replace(tiny, size=replace(tiny.size, seeds=3)), tmp_path))
     assert [str(line)[:16] for line in told[:-1]] == ["9/10 pair seed 3", "10/10 pair seed "]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"cap_steps": 40}, r"settings\.cap_steps is 30 there and 40 here; .* --out"),
-        ({"weight_decays": (1.0, 4.0)}, r"settings\.weight_decays is \[1\.0, 2\.0\] there"),
-        ({"level": 0.2}, r"line 1 .* settings\.level is 0\.1 there and 0\.2 here"),
-    ],
-)
-def test_a_journal_of_other_settings_is_refused_in_words(
-    tiny: Setup,
-    tmp_path: Path,
-    whole: tuple[Path, list[str | Finding]],
-    change: dict[str, Any],
-    message: str,
+def test_a_journal_of_another_number_of_pilot_seeds_is_refused_in_words(
+    tiny: SpeedUp, tmp_path: Path, whole: tuple[Path, list[str | Finding]]
 ) -> None:
     content = (whole[0] / "speed-up.jsonl").read_bytes()
     (tmp_path / "speed-up.jsonl").write_bytes(content)
-    with pytest.raises(RunFolderError, match=message):
-        next(conduct(SPEED_UP, replace(tiny, **change), tmp_path))
+    more = replace(tiny, size=replace(tiny.size, pilot_seeds=2))
+    with pytest.raises(RunFolderError, match=r"settings\.pilot_seeds is 1 there and 2 here; .* --out"):
+        next(conduct(SPEED_UP, more, tmp_path))
     assert (tmp_path / "speed-up.jsonl").read_bytes() == content
     assert [path.name for path in tmp_path.iterdir()] == ["speed-up.jsonl"]
+
+
+def test_trainings_of_another_task_in_the_journal_count_for_nothing(
+    tiny: SpeedUp, tmp_path: Path, whole: tuple[Path, list[str | Finding]]
+) -> None:
+    (tmp_path / "speed-up.jsonl").write_bytes((whole[0] / "speed-up.jsonl").read_bytes())
+    harder = replace(tiny, contest=replace(tiny.contest, level=0.11))
+    assert str(next(conduct(SPEED_UP, harder, tmp_path))).startswith("1/8 pilot seed 0 none ")
 
 
 @pytest.mark.parametrize(
     ("section", "key", "value", "message"),
     [
         ("machine", "torch", "1.0", r"machine\.torch is '1\.0' there"),
-        ("settings", "train.learning_rate", 0.5, r"settings\.train\.learning_rate is 0\.5 there"),
         ("settings", "unheard", 1, r"settings\.unheard is 1 there and None here"),
     ],
 )
 def test_a_journal_of_another_machine_or_recipe_is_refused_in_words(
-    tiny: Setup,
+    tiny: SpeedUp,
     tmp_path: Path,
     whole: tuple[Path, list[str | Finding]],
     section: str,
@@ -133,13 +131,24 @@ def test_a_journal_names_no_place_of_the_machine(whole: tuple[Path, list[str | F
         assert str(Path.home()) not in text
 
 
-def test_a_pair_shares_weights_split_and_renaming_and_seeds_do_not(tiny: Setup) -> None:
-    trials = [
-        Trial(stage="pair", seed=seed, arm=arm, weight_decay=decay)
-        for seed, arm, decay in ((1, "none", 2.0), (1, "labels", 1.0), (2, "none", 2.0))
-    ]
+def trial_of(setup: SpeedUp, seed: int = 1, name: str = "none", allowed_steps: int = 30) -> Trial:
+    return Trial(
+        stage="pair",
+        task="addition",
+        conditions=setup.contest.conditions,
+        name=name,
+        seed=seed,
+        learning_rate=0.01,
+        weight_decay=1.0,
+        strength=1.0 if name == "labels" else 0.0,
+        allowed_steps=allowed_steps,
+    )
+
+
+def test_a_pair_shares_weights_split_and_renaming_and_seeds_do_not(tiny: SpeedUp) -> None:
+    trials = [trial_of(tiny), trial_of(tiny, name="labels"), trial_of(tiny, seed=2)]
     (data, net), (same_data, same_net), (other_data, other_net) = (
-        begin(recipe_of(tiny, trial)) for trial in trials
+        begin(recipe_of(tiny.contest, trial)) for trial in trials
     )
     assert torch.equal(data.train.inputs, same_data.train.inputs)
     assert torch.equal(data.train.labels, same_data.train.labels)
@@ -149,23 +158,36 @@ def test_a_pair_shares_weights_split_and_renaming_and_seeds_do_not(tiny: Setup) 
         assert one.ndim < 2 or not torch.equal(one, other)
 
 
-def test_steps_are_those_of_the_first_reading_at_the_level_and_the_cap_is_a_reading(tiny: Setup) -> None:
-    trial = Trial(stage="pair", seed=1, arm="labels", weight_decay=1.0)
-    at_once = run_trial(replace(tiny, level=0.0), trial)
-    never = run_trial(replace(tiny, level=1.1, cap_steps=25), trial)
+def test_an_ordered_arm_has_the_same_pairs_under_their_own_names(tiny: SpeedUp) -> None:
+    renamed, _ = begin(recipe_of(tiny.contest, trial_of(tiny)))
+    none, labels = tiny.contest.arms
+    contest = replace(tiny.contest, arms=(replace(none, ordered=True), labels))
+    ordered, _ = begin(recipe_of(contest, trial_of(tiny)))
+    assert torch.equal(ordered.train.inputs.sum(1) % 13, ordered.train.labels)
+    # One renaming of tokens takes the one split to the other.
+    names = {}
+    for old, new in zip(ordered.train.inputs.flatten(), renamed.train.inputs.flatten(), strict=True):
+        assert names.setdefault(int(old), int(new)) == int(new)
+
+
+def test_steps_are_those_of_the_first_reading_at_the_level_and_the_last_is_a_reading(tiny: SpeedUp) -> None:
+    at_once = run_trial(replace(tiny.contest, level=0.0), trial_of(tiny, name="labels"))
+    never = run_trial(replace(tiny.contest, level=1.1), trial_of(tiny, name="labels", allowed_steps=25))
     assert (at_once.steps, at_once.reached) == (10, True)
     assert (never.steps, never.reached) == (25, False)
     assert 0 < never.tps_cpu_seconds < never.cpu_seconds
     assert Trained.from_json(json.loads(json.dumps(never.to_json()))) == never
 
 
-def test_the_arms_differ_by_their_regulariser_alone(tiny: Setup) -> None:
-    train = replace(tiny.recipe.train, learning_rate=0.02)
-    longer = replace(tiny, cap_steps=40, level=1.1, recipe=replace(tiny.recipe, train=train))
-    alone = replace(longer, recipe=replace(longer.recipe, tps=replace(longer.recipe.tps, coupling=0.0)))
-    trial = Trial(stage="pair", seed=1, arm="none", weight_decay=1.0)
-    none = run_trial(longer, trial)
-    uncoupled = run_trial(alone, replace(trial, arm="labels"))
-    coupled = run_trial(longer, replace(trial, arm="labels"))
+def test_the_arms_differ_by_their_regulariser_alone(tiny: SpeedUp) -> None:
+    longer = replace(tiny.contest, cap_steps=40, level=1.1)
+    none = run_trial(longer, trial_of(tiny, allowed_steps=40))
+    coupled = trial_of(tiny, name="labels", allowed_steps=40)
+    uncoupled = run_trial(longer, replace(coupled, strength=0.0))
     assert none.validation_accuracy == uncoupled.validation_accuracy
-    assert coupled.validation_accuracy != none.validation_accuracy
+    assert run_trial(longer, coupled).validation_accuracy != none.validation_accuracy
+
+
+def test_a_training_that_leaves_the_finite_numbers_has_lost(tiny: SpeedUp) -> None:
+    lost = run_trial(tiny.contest, replace(trial_of(tiny), learning_rate=1e30))
+    assert (lost.steps, lost.reached, lost.validation_accuracy) == (30, False, 0.0)

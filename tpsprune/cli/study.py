@@ -18,26 +18,24 @@ INTERRUPTED = 130
 Examples:
   tpsprune study                 # which there are, and what each predicts
   tpsprune study speed-up
-  tpsprune study speed-up --seeds 8   # goes on from four: none is run twice
+  tpsprune study speed-up --seeds 8   # goes on from five: none is run twice
+  tpsprune study speed-up --full --out found   # tuned on more seeds, compared on more: hours
 """,
 )
 @click.argument("name", metavar="[NAME]", required=False)
 @click.option(
     "--seeds",
     type=click.IntRange(min=2),
-    default=4,
-    show_default=True,
-    help="Pairs to compare, beside the pilot.",
+    help="Seeds to compare on, beside the pilot; without it as many as the study says.",
 )
 @click.option(
     "--cap",
     "cap_steps",
     type=click.IntRange(min=1),
-    default=5000,
-    show_default=True,
     metavar="STEPS",
-    help="Steps after which a training is given up.",
+    help="Steps after which a training is given up; without it as many as the study says.",
 )
+@click.option("--full", is_flag=True, help="The larger size: hours instead of at most 40 minutes.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -48,7 +46,14 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON; progress goes to stderr.")
 @click.pass_context
 def study(
-    ctx: click.Context, name: str | None, seeds: int, cap_steps: int, out: Path, *, as_json: bool
+    ctx: click.Context,
+    name: str | None,
+    seeds: int | None,
+    cap_steps: int | None,
+    out: Path,
+    *,
+    full: bool,
+    as_json: bool,
 ) -> None:
     """Put the published prediction NAME to the test, and print predicted beside measured.
 
@@ -69,7 +74,7 @@ def study(
     from tpsprune.runs import to_json_text
     from tpsprune.studies.conduct import conduct, study_of
 
-    setup = study_of(STUDIES[name]).setup(read, seeds, cap_steps)
+    setup = study_of(STUDIES[name]).setup(read, seeds, cap_steps, full=full)
     from tpsprune.report.study_figure import draw_study
 
     try:

@@ -28,8 +28,10 @@ class Settings(Protocol):
 class Study(Protocol):
     """What a module of a study holds."""
 
-    def setup(self, recipe: Recipe, seeds: int, cap_steps: int) -> Settings:
-        """Return the settings of that size."""
+    def setup(
+        self, recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False
+    ) -> Settings:
+        """Return the settings of that size, the study's own where none is given; ``full`` is the larger."""
 
     def plan(self, setup: Any, done: Sequence[Any]) -> Plan:
         """Return the trainings known to be needed, done ones among them, and the arms of later ones."""

@@ -25,7 +25,7 @@ from tpsprune.studies.dimension_run import (
 )
 from tpsprune.studies.figures import count
 from tpsprune.studies.finding import Finding, Plan, Quantity, Table
-from tpsprune.studies.setup import Setup
+from tpsprune.studies.setup import Setup, sized
 from tpsprune.studies.statistics import Interval, mean_interval
 from tpsprune.studies.verdict import Bound, Ruling
 
@@ -53,9 +53,9 @@ run = run_dimension
 record = Dimensions.from_json
 
 
-def setup(recipe: Recipe, seeds: int, cap_steps: int) -> Setup:
+def setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Setup:
     """Return the study's settings at that size."""
-    return Setup(recipe=recipe, seeds=seeds, cap_steps=cap_steps)
+    return sized(Setup(recipe=recipe, seeds=3), seeds, cap_steps, full=full)
 
 
 def plan(setup: Setup, done: Sequence[Dimensions]) -> Plan:  # noqa: ARG001 -- nothing depends on what is done

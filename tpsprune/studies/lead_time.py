@@ -17,7 +17,7 @@ from tpsprune.studies.alarms import CANDIDATES, Tally, best, tally
 from tpsprune.studies.catalogue import STUDIES
 from tpsprune.studies.figures import count
 from tpsprune.studies.finding import Finding, Plan, Quantity, Table
-from tpsprune.studies.setup import Setup
+from tpsprune.studies.setup import Setup, sized
 from tpsprune.studies.statistics import fisher_greater, mean_interval
 from tpsprune.studies.verdict import Bound, Ruling
 from tpsprune.studies.watched import Watched, WatchedTrial, run_watched, with_task
@@ -67,9 +67,9 @@ LIMITS: Final = (
 )
 
 
-def setup(recipe: Recipe, seeds: int, cap_steps: int) -> Setup:
+def setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Setup:
     """Return the study's settings at that size."""
-    return Setup(recipe=recipe, seeds=seeds, cap_steps=cap_steps, reading_steps=50)
+    return sized(Setup(recipe=recipe, seeds=3, reading_steps=50), seeds, cap_steps, full=full)
 
 
 record = Watched.from_json

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
 
 import torch
 
 from tpsprune.recipe import Recipe
 
-__all__ = ["Setup", "machine_kind"]
+__all__ = ["Setup", "machine_kind", "sized"]
+
+FULL_SEEDS: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,13 @@ class Setup:
             **{f"train.{key}": _plain(value) for key, value in train.items()},
             **{f"tps.{key}": _plain(value) for key, value in tps.items()},
         }
+
+
+def sized(setup: Setup, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Setup:
+    """Return the setup at the size asked for; ``full`` is ten seeds, where no number is given."""
+    if full:
+        setup = replace(setup, seeds=FULL_SEEDS)
+    return replace(setup, seeds=seeds or setup.seeds, cap_steps=cap_steps or setup.cap_steps)
 
 
 def machine_kind() -> dict[str, Any]:
