@@ -166,6 +166,14 @@ def test_a_fault_is_told_with_its_place_what_was_found_and_what_would_do(overrid
         ),
         (("stop.draw={rule='epoch'}",), "stop.draw.epoch: required, but not given"),
         (("task.model.widths=[]",), "task.model.widths: must not be empty"),
+        (
+            ("task.model.kind=mlp", "task.model.gated='yes'"),
+            "task.model.gated: must be a valid boolean (found 'yes')",
+        ),
+        (
+            ("task.model.kind=transformer", "task.model.layers=0"),
+            "task.model.layers: must be greater than or equal to 1 (found 0)",
+        ),
         (("task.model.widths=[0]",), "task.model.widths.0: must be greater than or equal to 1 (found 0)"),
     ],
 )

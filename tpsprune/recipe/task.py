@@ -132,22 +132,25 @@ class ResNetModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MlpModel:
-    """Fully connected layers with ReLU; two tokens are embedded first, ``embedding`` numbers each."""
+    """Fully connected layers with ReLU; tokens are embedded first, ``embedding`` numbers each."""
 
     kind: Literal["mlp"] = "mlp"
     widths: Annotated[tuple[Width, ...], MinLen(1)] = (256,)
     embedding: Width = 64
+    gated: bool = False
+    """Hidden layers of gated linear units, relu(G x) ⊙ (U x), in place of relu(W x)."""
     __pydantic_config__: ClassVar[Any] = STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformerModel:
-    """One layer, no layer norm, ReLU: the set-up of Nanda et al. 2023 for ``a b =``."""
+    """No layer norm, ReLU, the answer at "=" after the tokens; one layer on two is Nanda et al. 2023."""
 
     kind: Literal["transformer"] = "transformer"
     width: Width = 128
     heads: Width = 4
     mlp_width: Width = 512
+    layers: Annotated[int, Interval(ge=1, le=64)] = 1
     __pydantic_config__: ClassVar[Any] = STRICT
 
 
