@@ -38,7 +38,9 @@ meter = "fake"
 MODULAR = 'kind = "modular"\nmodulus = 13'
 TRANSFORMER = 'kind = "transformer"\nwidth = 16\nheads = 2\nmlp_width = 24'
 MLP = 'kind = "mlp"\nwidths = [24]\nembedding = 8'
+PERMUTATIONS = 'kind = "permutations"\ndegree = 4'
 KINDS = {
+    "permutations": (PERMUTATIONS, MLP, ["embedding", "hidden.0"]),
     "gated": (MODULAR, f"{MLP}\ngated = true", ["embedding", "hidden.0.gate"]),
     "two layers": (
         MODULAR,

@@ -85,7 +85,7 @@ def test_every_shipped_recipe_reads_and_says_what_it_shows() -> None:
         (
             "task.data.kind=digit",
             "task.data: unknown 'kind' 'digit' (did you mean 'digits'?); "
-            "one of 'digits', 'modular', 'idx', 'image-folder', 'custom'",
+            "one of 'digits', 'modular', 'permutations', 'idx', 'image-folder', 'custom'",
         ),
         (
             "task.data.modulus=7",
@@ -166,6 +166,10 @@ def test_a_fault_is_told_with_its_place_what_was_found_and_what_would_do(overrid
         ),
         (("stop.draw={rule='epoch'}",), "stop.draw.epoch: required, but not given"),
         (("task.model.widths=[]",), "task.model.widths: must not be empty"),
+        (
+            ("task.data.kind=permutations", "task.data.degree=6"),
+            "task.data.degree: must be less than or equal to 5 (found 6)",
+        ),
         (
             ("task.model.kind=mlp", "task.model.gated='yes'"),
             "task.model.gated: must be a valid boolean (found 'yes')",

@@ -9,8 +9,17 @@ from tpsprune.data.digits import digits_dataset
 from tpsprune.data.idx import idx_dataset
 from tpsprune.data.image_folder import image_folder_dataset
 from tpsprune.data.modular import modular_dataset
+from tpsprune.data.permutations import permutations_dataset
 from tpsprune.data.splits import Dataset
-from tpsprune.recipe.task import CustomData, Data, DigitsData, IdxData, ImageFolderData, ModularData
+from tpsprune.recipe.task import (
+    CustomData,
+    Data,
+    DigitsData,
+    IdxData,
+    ImageFolderData,
+    ModularData,
+    PermutationsData,
+)
 
 __all__ = ["load"]
 
@@ -27,6 +36,8 @@ def load(data: Data) -> Dataset:
             return digits_dataset(data)
         case ModularData():
             return modular_dataset(data)
+        case PermutationsData():
+            return permutations_dataset(data)
         case IdxData():
             return idx_dataset(data)
         case ImageFolderData():

@@ -27,6 +27,7 @@ __all__ = [
     "MlpModel",
     "Model",
     "ModularData",
+    "PermutationsData",
     "ResNetModel",
     "Task",
     "TransformerModel",
@@ -58,6 +59,21 @@ class ModularData:
     kind: Literal["modular"] = "modular"
     operation: Operation = "add"
     modulus: Annotated[int, Interval(ge=3, le=1024)] = 59
+    train_share: OpenShare = 0.5
+    validation_share: OpenShare = 0.5
+    """Share of the held-out pairs that decisions look at; the rest is the test."""
+    relabel: bool = False
+    split_seed: Natural = 0
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PermutationsData:
+    """All pairs (a, b) of permutations with the answer a∘b, b first; split and renamed as ``ModularData``."""
+
+    kind: Literal["permutations"] = "permutations"
+    degree: Annotated[int, Interval(ge=3, le=5)] = 5
+    """How many things are permuted: 5 in 120 ways, which are both tokens and classes, 14,400 pairs."""
     train_share: OpenShare = 0.5
     validation_share: OpenShare = 0.5
     """Share of the held-out pairs that decisions look at; the rest is the test."""
@@ -165,7 +181,8 @@ class CustomModel:
 
 
 Data = Annotated[
-    DigitsData | ModularData | IdxData | ImageFolderData | CustomData, Field(discriminator="kind")
+    DigitsData | ModularData | PermutationsData | IdxData | ImageFolderData | CustomData,
+    Field(discriminator="kind"),
 ]
 Model = Annotated[
     CnnModel | ResNetModel | MlpModel | TransformerModel | CustomModel, Field(discriminator="kind")
