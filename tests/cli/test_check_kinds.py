@@ -39,7 +39,10 @@ MODULAR = 'kind = "modular"\nmodulus = 13'
 TRANSFORMER = 'kind = "transformer"\nwidth = 16\nheads = 2\nmlp_width = 24'
 MLP = 'kind = "mlp"\nwidths = [24]\nembedding = 8'
 PERMUTATIONS = 'kind = "permutations"\ndegree = 4'
+PARITY = 'kind = "parity"\nbits = 10\nitems = 200\nheld_out = 100'
 KINDS = {
+    "parity": (PARITY, MLP, ["hidden.0"]),
+    "gated parity": (PARITY, f"{MLP}\ngated = true", ["hidden.0.gate"]),
     "permutations": (PERMUTATIONS, MLP, ["embedding", "hidden.0"]),
     "gated": (MODULAR, f"{MLP}\ngated = true", ["embedding", "hidden.0.gate"]),
     "two layers": (

@@ -85,7 +85,7 @@ def test_every_shipped_recipe_reads_and_says_what_it_shows() -> None:
         (
             "task.data.kind=digit",
             "task.data: unknown 'kind' 'digit' (did you mean 'digits'?); "
-            "one of 'digits', 'modular', 'permutations', 'idx', 'image-folder', 'custom'",
+            "one of 'digits', 'modular', 'permutations', 'parity', 'idx', 'image-folder', 'custom'",
         ),
         (
             "task.data.modulus=7",
@@ -169,6 +169,14 @@ def test_a_fault_is_told_with_its_place_what_was_found_and_what_would_do(overrid
         (
             ("task.data.kind=permutations", "task.data.degree=6"),
             "task.data.degree: must be less than or equal to 5 (found 6)",
+        ),
+        (
+            ("task.data.kind=parity", "task.data.bits=1"),
+            "task.data.bits: must be greater than or equal to 2 (found 1)",
+        ),
+        (
+            ("task.data.kind=parity", "task.data.suport=3"),
+            "task.data.suport: unknown key (did you mean 'support'?)",
         ),
         (
             ("task.model.kind=mlp", "task.model.gated='yes'"),

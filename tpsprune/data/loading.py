@@ -9,6 +9,7 @@ from tpsprune.data.digits import digits_dataset
 from tpsprune.data.idx import idx_dataset
 from tpsprune.data.image_folder import image_folder_dataset
 from tpsprune.data.modular import modular_dataset
+from tpsprune.data.parity import parity_dataset
 from tpsprune.data.permutations import permutations_dataset
 from tpsprune.data.splits import Dataset
 from tpsprune.recipe.task import (
@@ -18,6 +19,7 @@ from tpsprune.recipe.task import (
     IdxData,
     ImageFolderData,
     ModularData,
+    ParityData,
     PermutationsData,
 )
 
@@ -38,6 +40,8 @@ def load(data: Data) -> Dataset:
             return modular_dataset(data)
         case PermutationsData():
             return permutations_dataset(data)
+        case ParityData():
+            return parity_dataset(data)
         case IdxData():
             return idx_dataset(data)
         case ImageFolderData():

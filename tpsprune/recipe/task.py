@@ -27,6 +27,7 @@ __all__ = [
     "MlpModel",
     "Model",
     "ModularData",
+    "ParityData",
     "PermutationsData",
     "ResNetModel",
     "Task",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 Augment = Literal["none", "crop", "flip", "crop-flip"]
+Drawn = Annotated[int, Interval(ge=1, le=2**22)]
 Operation = Literal["add", "subtract", "multiply", "a2+b2", "a2+ab+b2", "a3+ab"]
 
 
@@ -78,6 +80,23 @@ class PermutationsData:
     validation_share: OpenShare = 0.5
     """Share of the held-out pairs that decisions look at; the rest is the test."""
     relabel: bool = False
+    split_seed: Natural = 0
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityData:
+    """Rows of signs, of which a few that nobody points out multiply to the answer; vectors, two classes."""
+
+    kind: Literal["parity"] = "parity"
+    bits: Annotated[int, Interval(ge=2, le=4096)] = 40
+    support: Count = 2
+    """How many of the bits count; ``split_seed`` draws which."""
+    items: Drawn = 1000
+    """Rows trained on."""
+    held_out: Drawn = 2000
+    """Further rows for validation and test; none of them is trained on, and none comes twice."""
+    validation_share: OpenShare = 0.5
     split_seed: Natural = 0
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -181,7 +200,7 @@ class CustomModel:
 
 
 Data = Annotated[
-    DigitsData | ModularData | PermutationsData | IdxData | ImageFolderData | CustomData,
+    DigitsData | ModularData | PermutationsData | ParityData | IdxData | ImageFolderData | CustomData,
     Field(discriminator="kind"),
 ]
 Model = Annotated[
