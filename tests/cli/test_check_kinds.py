@@ -40,7 +40,14 @@ TRANSFORMER = 'kind = "transformer"\nwidth = 16\nheads = 2\nmlp_width = 24'
 MLP = 'kind = "mlp"\nwidths = [24]\nembedding = 8'
 PERMUTATIONS = 'kind = "permutations"\ndegree = 4'
 PARITY = 'kind = "parity"\nbits = 10\nitems = 200\nheld_out = 100'
+BRACKETS = 'kind = "brackets"\nlength = 8\nitems = 40\nheld_out = 30'
 KINDS = {
+    "brackets": (BRACKETS, MLP, ["embedding", "hidden.0"]),
+    "brackets in two layers": (
+        BRACKETS,
+        f"{TRANSFORMER}\nlayers = 2",
+        ["embedding", "earlier.0.q", "earlier.0.mlp_in", "q", "mlp_in"],
+    ),
     "parity": (PARITY, MLP, ["hidden.0"]),
     "gated parity": (PARITY, f"{MLP}\ngated = true", ["hidden.0.gate"]),
     "permutations": (PERMUTATIONS, MLP, ["embedding", "hidden.0"]),
@@ -69,7 +76,7 @@ def test_its_resolved_recipe_reads_back(name: str) -> None:
     assert recipe.parse(recipe.dumps(read), "again") == read
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ["gated", "parity", "brackets in two layers"])
 def test_it_trains_is_cut_and_trains_on(invoke: Invoke, name: str) -> None:
     data, model, _ = KINDS[name]
     Path("kind.toml").write_text(STRUCTURED.format(data=data, model=model))

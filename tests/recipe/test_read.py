@@ -85,7 +85,8 @@ def test_every_shipped_recipe_reads_and_says_what_it_shows() -> None:
         (
             "task.data.kind=digit",
             "task.data: unknown 'kind' 'digit' (did you mean 'digits'?); "
-            "one of 'digits', 'modular', 'permutations', 'parity', 'idx', 'image-folder', 'custom'",
+            "one of 'digits', 'modular', 'permutations', 'parity', 'brackets', 'idx', 'image-folder', "
+            "'custom'",
         ),
         (
             "task.data.modulus=7",
@@ -169,6 +170,10 @@ def test_a_fault_is_told_with_its_place_what_was_found_and_what_would_do(overrid
         (
             ("task.data.kind=permutations", "task.data.degree=6"),
             "task.data.degree: must be less than or equal to 5 (found 6)",
+        ),
+        (
+            ("task.data.kind=brackets", "task.data.length=63"),
+            "task.data.length: must be less than or equal to 62 (found 63)",
         ),
         (
             ("task.data.kind=parity", "task.data.bits=1"),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tpsprune.data.splits import Dataset, Split, held_out_parted
 from tpsprune.errors import DataError
-from tpsprune.recipe.task import ParityData
+from tpsprune.recipe.task import BracketsData, ParityData
 from tpsprune.records import TaskFacts
 
 __all__ = ["LARGEST", "distinct", "drawn_dataset", "require_room"]
@@ -36,7 +36,7 @@ def distinct(total: int, count: int, generator: torch.Generator) -> Tensor:
     return found[:count]
 
 
-def require_room(data: ParityData, total: int, made_of: str) -> None:
+def require_room(data: ParityData | BracketsData, total: int, made_of: str) -> None:
     """Refuse more items than ``total``, which is how many ``made_of`` make.
 
     Raises:
@@ -49,7 +49,7 @@ def require_room(data: ParityData, total: int, made_of: str) -> None:
         )
 
 
-def drawn_dataset(data: ParityData, name: str, facts: TaskFacts, drawn: Split) -> Dataset:
+def drawn_dataset(data: ParityData | BracketsData, name: str, facts: TaskFacts, drawn: Split) -> Dataset:
     """Return the first ``items`` of ``drawn`` as training split, the others held out.
 
     Raises:

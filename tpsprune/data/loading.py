@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from tpsprune.data.brackets import brackets_dataset
 from tpsprune.data.custom import custom_dataset
 from tpsprune.data.digits import digits_dataset
 from tpsprune.data.idx import idx_dataset
@@ -13,6 +14,7 @@ from tpsprune.data.parity import parity_dataset
 from tpsprune.data.permutations import permutations_dataset
 from tpsprune.data.splits import Dataset
 from tpsprune.recipe.task import (
+    BracketsData,
     CustomData,
     Data,
     DigitsData,
@@ -42,6 +44,8 @@ def load(data: Data) -> Dataset:
             return permutations_dataset(data)
         case ParityData():
             return parity_dataset(data)
+        case BracketsData():
+            return brackets_dataset(data)
         case IdxData():
             return idx_dataset(data)
         case ImageFolderData():

@@ -17,6 +17,7 @@ from pydantic import Field
 from tpsprune.recipe.bounds import STRICT, Count, Natural, OpenShare, Share, Text, Width
 
 __all__ = [
+    "BracketsData",
     "CnnModel",
     "CustomData",
     "CustomModel",
@@ -96,6 +97,21 @@ class ParityData:
     """Rows trained on."""
     held_out: Drawn = 2000
     """Further rows for validation and test; none of them is trained on, and none comes twice."""
+    validation_share: OpenShare = 0.5
+    split_seed: Natural = 0
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BracketsData:
+    """Brackets of which never more are closed than open; the answer is how many are open at the end."""
+
+    kind: Literal["brackets"] = "brackets"
+    length: Annotated[int, Interval(ge=2, le=62)] = 24
+    items: Drawn = 50
+    """Sequences trained on."""
+    held_out: Drawn = 5000
+    """Further sequences for validation and test; none of them is trained on, and none comes twice."""
     validation_share: OpenShare = 0.5
     split_seed: Natural = 0
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -200,7 +216,14 @@ class CustomModel:
 
 
 Data = Annotated[
-    DigitsData | ModularData | PermutationsData | ParityData | IdxData | ImageFolderData | CustomData,
+    DigitsData
+    | ModularData
+    | PermutationsData
+    | ParityData
+    | BracketsData
+    | IdxData
+    | ImageFolderData
+    | CustomData,
     Field(discriminator="kind"),
 ]
 Model = Annotated[
