@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 
 import tpsprune
+from tpsprune.data import load
 from tpsprune.models import Mlp, TokenMlp, Transformer
 from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning import GroupCut, survey
 from tpsprune.pruning.cutting import cut_copy
 from tpsprune.pruning.reach import cost_model
 from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.task import BracketsData
 
 PAIRS = torch.cartesian_prod(torch.arange(11), torch.arange(11))
-BRACKETS = torch.randint(2, (200, 9), generator=torch.Generator().manual_seed(0))
+BRACKETS = load(BracketsData(length=9, items=100, held_out=20)).train.inputs
 VECTORS = torch.randn(200, 12, generator=torch.Generator().manual_seed(0))
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor, dict[str, int]]] = {
@@ -36,7 +38,17 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor, dict[str, int]]] = {
         PAIRS,
         {"embedding": 16, "earlier.0.q": 4, "earlier.0.mlp_in": 32, "q": 4, "mlp_in": 32},
     ),
-    "two layers on nine tokens": (
+    "mlp on brackets": (
+        lambda: TokenMlp(2, 9, 4, (32,), 5),
+        BRACKETS,
+        {"embedding": 4, "hidden.0": 32},
+    ),
+    "one layer on brackets": (
+        lambda: Transformer(2, 16, 4, 32, 5, length=9),
+        BRACKETS,
+        {"embedding": 16, "q": 4, "mlp_in": 32},
+    ),
+    "two layers on brackets": (
         lambda: Transformer(2, 16, 4, 32, 5, length=9, layers=2),
         BRACKETS,
         {"embedding": 16, "earlier.0.q": 4, "earlier.0.mlp_in": 32, "q": 4, "mlp_in": 32},
