@@ -1,7 +1,7 @@
 """Sparse parity: signs in, of which a few that are not pointed out multiply to the answer.
 
 Source: Barak et al. 2022, "Hidden Progress in Deep Learning: SGD Learns Parities Near the Computational
-Limit" (arXiv:2207.08799), section 2; a fixed set of items, held out or trained on, in place of its stream.
+Limit" (arXiv:2207.08799); here a fixed set of items, held out or trained on, in place of a stream.
 Shapes: n items, b bits, k bits of the support.
 """
 

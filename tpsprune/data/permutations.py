@@ -1,7 +1,7 @@
 """Composition in the symmetric group: every pair of permutations of a few things, and one after the other.
 
 Source: Power et al. 2022, "Grokking: Generalization Beyond Overfitting on Small Algorithmic Datasets"
-(arXiv:2201.02177), appendix A.1, there of five things. Shapes: g permutations, d things.
+(arXiv:2201.02177), there of five things. Shapes: g permutations, d things.
 """
 
 from __future__ import annotations
