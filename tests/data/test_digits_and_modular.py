@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from tpsprune.data import Dataset, load
 from tpsprune.data.digits import digits
-from tpsprune.data.modular import all_pairs, answers
+from tpsprune.data.modular import answers
+from tpsprune.data.tables import all_pairs
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import DigitsData, ModularData, Operation
 
@@ -125,6 +126,17 @@ def test_only_sums_and_differences_under_their_own_names_are_cyclic(operation: O
     facts = load(ModularData(operation=operation, modulus=7)).facts
     assert facts.cyclic == (operation in {"add", "subtract"})
     assert not load(ModularData(operation=operation, modulus=7, relabel=True)).facts.cyclic
+
+
+def test_the_same_pairs_are_drawn_and_renamed_as_ever() -> None:
+    dice = torch.Generator().manual_seed(4)
+    pairs, order = all_pairs(11), torch.randperm(121, generator=dice)
+    tokens, names = torch.randperm(11, generator=dice), torch.randperm(11, generator=dice)
+    inputs, labels = tokens[pairs][order], names[answers(pairs, "multiply", 11)][order]
+    data = load(ModularData(operation="multiply", modulus=11, relabel=True, split_seed=4))
+    for split, (first, last) in ((data.train, (0, 60)), (data.validation, (60, 90)), (data.test, (90, 121))):
+        assert torch.equal(split.inputs, inputs[first:last])
+        assert torch.equal(split.labels, labels[first:last])
 
 
 def test_answers_of_large_residues_do_not_overflow() -> None:

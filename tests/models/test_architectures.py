@@ -117,25 +117,30 @@ def test_a_token_mlp_tells_the_first_token_from_the_second() -> None:
     assert not torch.allclose(model(torch.tensor([[1, 2]])), model(torch.tensor([[2, 1]])))
 
 
-def test_a_transformer_has_as_many_parameters_as_its_formula_says() -> None:
+@pytest.mark.parametrize(("length", "layers"), [(2, 1), (2, 3), (9, 2)])
+def test_a_transformer_has_as_many_parameters_as_its_formula_says(length: int, layers: int) -> None:
     p, d, m, c = 59, 32, 80, 61
-    model = Transformer(p, d, 4, m, c)
-    assert size_of(model) == (p + 4) * d + 4 * d * d + 2 * d * m + m + d + d * c
+    model = Transformer(p, d, 4, m, c, length=length, layers=layers)
+    assert size_of(model) == (p + length + 2) * d + layers * (4 * d * d + 2 * d * m + m + d) + d * c
 
 
-def test_a_transformer_answers_as_one_that_computes_every_position_under_a_causal_mask() -> None:
-    model = Transformer(7, 12, 3, 20, 7).double()
-    tokens = torch.randint(0, 7, (5, 2))
+@pytest.mark.parametrize(("length", "layers"), [(2, 1), (2, 2), (6, 1), (5, 3)])
+def test_a_transformer_answers_as_one_that_computes_every_position_under_a_causal_mask(
+    length: int, layers: int
+) -> None:
+    model = Transformer(7, 12, 3, 20, 7, length=length, layers=layers).double()
+    tokens = torch.randint(0, 7, (5, length))
     stream = model.embedding(torch.cat((tokens, torch.full((5, 1), 7)), 1)) + model.positions.weight
-    attended = torch.zeros_like(stream)
-    for head in range(3):
-        columns = slice(4 * head, 4 * head + 4)
-        q, k, v = (layer(stream)[..., columns] for layer in (model.q, model.k, model.v))
-        scores = q @ k.transpose(1, 2) / 4**0.5
-        scores = scores.masked_fill(torch.ones(3, 3).triu(1).bool(), -torch.inf)
-        attended += scores.softmax(-1) @ v @ model.o.weight[:, columns].T
-    stream = stream + attended
-    stream = stream + model.mlp_out(model.mlp_in(stream).relu())
+    for layer in (*model.earlier, model):
+        attended = torch.zeros_like(stream)
+        for head in range(3):
+            columns = slice(4 * head, 4 * head + 4)
+            q, k, v = (part(stream)[..., columns] for part in (layer.q, layer.k, layer.v))
+            scores = q @ k.transpose(1, 2) / 4**0.5
+            scores = scores.masked_fill(torch.ones(length + 1, length + 1).triu(1).bool(), -torch.inf)
+            attended += scores.softmax(-1) @ v @ layer.o.weight[:, columns].T
+        stream = stream + attended
+        stream = stream + layer.mlp_out(layer.mlp_in(stream).relu())
     torch.testing.assert_close(model(tokens), model.unembed(stream)[:, -1])
 
 
@@ -153,9 +158,11 @@ def test_transformer_weights_are_drawn_as_by_nanda_et_al() -> None:
         lambda: ResNet(1, 8, 4, 3),
         lambda: Mlp(64, (8,), 3),
         lambda: TokenMlp(5, 2, 4, (8,), 5),
+        lambda: TokenMlp(5, 2, 4, (8,), 5, gated=True),
         lambda: Transformer(5, 8, 2, 16, 5),
+        lambda: Transformer(5, 8, 2, 16, 5, layers=2),
     ],
-    ids=["cnn", "resnet", "mlp", "token-mlp", "transformer"],
+    ids=["cnn", "resnet", "mlp", "token-mlp", "gated", "transformer", "two-layers"],
 )
 def test_equal_seeds_give_equal_weights_and_other_seeds_others(make) -> None:
     torch.manual_seed(3)

@@ -11,6 +11,7 @@ from torch import nn
 
 from tpsprune.errors import ModelError, RecipeError
 from tpsprune.models import Cnn, Mlp, ResNet, TokenMlp, Transformer, build, check_fits
+from tpsprune.models.mlp import Gated
 from tpsprune.recipe.task import CnnModel, CustomModel, MlpModel, Model, ResNetModel, TransformerModel
 from tpsprune.records import TaskFacts
 
@@ -54,7 +55,10 @@ def _factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (MlpModel(widths=(16,)), VECTORS, Mlp),
         (MlpModel(widths=(16, 8), embedding=4), PAIRS, TokenMlp),
         (MlpModel(widths=(16,), embedding=4), TRIPLES, TokenMlp),
+        (MlpModel(widths=(16, 8), gated=True), VECTORS, Mlp),
+        (MlpModel(widths=(16,), embedding=4, gated=True), TRIPLES, TokenMlp),
         (TransformerModel(width=8, heads=2, mlp_width=16), PAIRS, Transformer),
+        (TransformerModel(width=8, heads=2, mlp_width=16, layers=2), TRIPLES, Transformer),
         (CustomModel(factory="their_models:linear"), VECTORS, nn.Linear),
     ],
     ids=lambda value: getattr(value, "kind", None) or getattr(value, "input_kind", None),
@@ -95,13 +99,18 @@ def test_a_model_that_fits_its_data_is_built_and_answers(
         (
             TransformerModel(),
             IMAGES,
-            "'transformer' takes pairs of tokens, the data are images of shape (3, 32, 32); "
+            "'transformer' takes tokens, the data are images of shape (3, 32, 32); "
             "'cnn', 'resnet' or 'mlp' would fit",
         ),
         (
             TransformerModel(),
+            VECTORS,
+            "'transformer' takes tokens, the data are vectors of shape (12,); 'mlp' would fit",
+        ),
+        (
+            ResNetModel(),
             TRIPLES,
-            "'transformer' takes pairs of tokens, the data are tokens of shape (3,); 'mlp' would fit",
+            "'resnet' takes images, the data are tokens of shape (3,); 'mlp' or 'transformer' would fit",
         ),
         (
             TransformerModel(width=10, heads=4),
@@ -126,6 +135,14 @@ def test_a_model_that_does_not_fit_is_refused_with_what_would(
 ) -> None:
     with pytest.raises(ModelError, match=re.escape(words)):
         build(model, facts)
+
+
+def test_what_a_recipe_says_of_layers_and_gates_is_built() -> None:
+    assert not len(build(TransformerModel(), PAIRS).earlier)
+    assert len(build(TransformerModel(layers=3), PAIRS).earlier) == 2
+    assert isinstance(build(MlpModel(), PAIRS).hidden[0], nn.Linear)
+    gated = build(MlpModel(widths=(16, 8), gated=True), PAIRS)
+    assert [type(layer) for layer in gated.hidden] == [Gated, Gated]
 
 
 def test_a_factory_that_raises_is_a_fault_of_the_recipe() -> None:

@@ -27,8 +27,9 @@ def test_an_mlps_answer_can_be_rebuilt_from_its_triplets() -> None:
     torch.testing.assert_close(units @ o + model.head.bias, model(tokens))
 
 
-def test_a_transformers_main_effects_are_group_means_less_the_grand_mean() -> None:
-    model = Transformer(6, 8, 2, 10, 6).double()
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_transformers_main_effects_are_group_means_less_the_grand_mean(layers: int) -> None:
+    model = Transformer(6, 8, 2, 10, 6, layers=layers).double()
     tokens = torch.randint(0, 5, (30, 2))  # token 5 never occurs
     seen: list[torch.Tensor] = []
     handle = model.mlp_in.register_forward_hook(lambda _, __, output: seen.append(output))
@@ -60,7 +61,14 @@ def test_a_transformers_outgoing_weights_are_what_a_unit_adds_to_each_score() ->
 
 
 @pytest.mark.parametrize(
-    "model", [TokenMlp(5, 2, 4, (8,), 5), Transformer(5, 8, 2, 8, 5)], ids=["mlp", "transformer"]
+    "model",
+    [
+        TokenMlp(5, 2, 4, (8,), 5),
+        TokenMlp(5, 2, 4, (8,), 5, gated=True),
+        Transformer(5, 8, 2, 8, 5),
+        Transformer(5, 8, 2, 8, 5, layers=2),
+    ],
+    ids=["mlp", "gated", "transformer", "two-layers"],
 )
 def test_triplets_carry_gradients_to_the_weights(model: TokenMlp | Transformer) -> None:
     assert model.has_unit_triplets
@@ -76,10 +84,12 @@ def test_triplets_carry_gradients_to_the_weights(model: TokenMlp | Transformer) 
     [
         (TokenMlp(5, 2, 4, (8, 8), 5), "2 hidden layers on 2 tokens are not defined; one hidden layer"),
         (TokenMlp(5, 3, 4, (8,), 5), "1 hidden layers on 3 tokens are not defined; one hidden layer"),
+        (TokenMlp(5, 2, 4, (8, 8), 5, gated=True), "2 hidden layers on 2 tokens are not defined; one hidden"),
+        (Transformer(5, 8, 2, 8, 5, length=3), "a 'transformer' on 3 tokens are not defined; two tokens"),
     ],
-    ids=["two-layers", "three-tokens"],
+    ids=["two-layers", "three-tokens", "two-gated-layers", "three-tokens-transformer"],
 )
-def test_where_triplets_are_not_defined_the_model_says_so(model: TokenMlp, words: str) -> None:
+def test_where_triplets_are_not_defined_the_model_says_so(model: TokenMlp | Transformer, words: str) -> None:
     assert not model.has_unit_triplets
     with pytest.raises(ModelError, match=words):
         model.unit_triplets(torch.zeros(1, 2, dtype=torch.int64))

@@ -85,7 +85,8 @@ def test_every_shipped_recipe_reads_and_says_what_it_shows() -> None:
         (
             "task.data.kind=digit",
             "task.data: unknown 'kind' 'digit' (did you mean 'digits'?); "
-            "one of 'digits', 'modular', 'idx', 'image-folder', 'custom'",
+            "one of 'digits', 'modular', 'permutations', 'parity', 'brackets', 'idx', 'image-folder', "
+            "'custom'",
         ),
         (
             "task.data.modulus=7",
@@ -166,6 +167,30 @@ def test_a_fault_is_told_with_its_place_what_was_found_and_what_would_do(overrid
         ),
         (("stop.draw={rule='epoch'}",), "stop.draw.epoch: required, but not given"),
         (("task.model.widths=[]",), "task.model.widths: must not be empty"),
+        (
+            ("task.data.kind=permutations", "task.data.degree=6"),
+            "task.data.degree: must be less than or equal to 5 (found 6)",
+        ),
+        (
+            ("task.data.kind=brackets", "task.data.length=63"),
+            "task.data.length: must be less than or equal to 62 (found 63)",
+        ),
+        (
+            ("task.data.kind=parity", "task.data.bits=1"),
+            "task.data.bits: must be greater than or equal to 2 (found 1)",
+        ),
+        (
+            ("task.data.kind=parity", "task.data.suport=3"),
+            "task.data.suport: unknown key (did you mean 'support'?)",
+        ),
+        (
+            ("task.model.kind=mlp", "task.model.gated='yes'"),
+            "task.model.gated: must be a valid boolean (found 'yes')",
+        ),
+        (
+            ("task.model.kind=transformer", "task.model.layers=0"),
+            "task.model.layers: must be greater than or equal to 1 (found 0)",
+        ),
         (("task.model.widths=[0]",), "task.model.widths.0: must be greater than or equal to 1 (found 0)"),
     ],
 )

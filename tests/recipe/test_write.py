@@ -10,7 +10,39 @@ from hypothesis import strategies as st
 from tests.recipe.test_read import LEAST
 from tpsprune import recipe
 from tpsprune.recipe import shipped
-from tpsprune.recipe.task import CustomData
+from tpsprune.recipe.task import (
+    BracketsData,
+    CustomData,
+    Data,
+    MlpModel,
+    Model,
+    ParityData,
+    PermutationsData,
+    TransformerModel,
+)
+
+DRAWN = st.integers(1, 2**22)
+SEEDS = st.integers(0, 2**63 - 1)
+SHARES = st.floats(0.001, 0.999)
+STRUCTURED = (
+    st.builds(
+        PermutationsData,
+        degree=st.integers(3, 5),
+        relabel=st.booleans(),
+        train_share=SHARES,
+        split_seed=SEEDS,
+    )
+    | st.builds(
+        ParityData,
+        bits=st.integers(2, 4096),
+        support=st.integers(1, 2**31),
+        items=DRAWN,
+        held_out=DRAWN,
+        validation_share=SHARES,
+        split_seed=SEEDS,
+    )
+    | st.builds(BracketsData, length=st.integers(2, 62), items=DRAWN, held_out=DRAWN, validation_share=SHARES)
+)
 
 
 def test_a_resolved_recipe_reads_back_equal() -> None:
@@ -44,4 +76,14 @@ def test_writing_and_reading_are_inverse(
         train=replace(least.train, learning_rate=rate),
         task=replace(least.task, data=CustomData(factory="a:b", data_args=data_args)),
     )
+    assert recipe.parse(recipe.dumps(changed), "again") == changed
+
+
+@given(
+    data=STRUCTURED,
+    model=st.builds(MlpModel, gated=st.booleans()) | st.builds(TransformerModel, layers=st.integers(1, 64)),
+)
+def test_structured_tasks_and_their_models_are_read_as_they_were_written(data: Data, model: Model) -> None:
+    least = recipe.parse(LEAST, "r.toml")
+    changed = replace(least, task=replace(least.task, data=data, model=model))
     assert recipe.parse(recipe.dumps(changed), "again") == changed

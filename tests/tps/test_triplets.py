@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tpsprune.data.permutations import all_permutations, composition_table
 from tpsprune.numerics.phases import character_scale, fourier_coherence, unit_coherence
 from tpsprune.records import TaskFacts
 from tpsprune.tps.fourier import Fourier
@@ -91,6 +92,14 @@ def test_autocast_does_not_reach_the_triplets(
         under_autocast = variant.energy()
     assert under_autocast.dtype is torch.float32
     assert torch.equal(under_autocast, plain)
+
+
+def test_a_sign_has_the_square_root_of_two_where_a_wave_has_one() -> None:
+    turns = (all_permutations(4)[:, :, None] > all_permutations(4)[:, None]).triu(1).sum((1, 2))
+    sign_g1 = (1.0 - 2.0 * (turns % 2))[:, None]
+    first, second = torch.cartesian_prod(torch.arange(24), torch.arange(24)).unbind(1)
+    coherence = unit_coherence(sign_g1, sign_g1, sign_g1.T, first, second, composition_table(4).flatten())
+    assert float(coherence) / character_scale(24 * 24, 24, 24) == pytest.approx(2**0.5)
 
 
 def test_label_coherence_survives_renaming_and_fourier_coherence_does_not(

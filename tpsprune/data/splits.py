@@ -15,7 +15,7 @@ from tpsprune.data.preparation import Preparation
 from tpsprune.errors import DataError
 from tpsprune.records import TaskFacts
 
-__all__ = ["Dataset", "Split", "parted", "require_every_class", "stratified_order"]
+__all__ = ["Dataset", "Split", "held_out_parted", "parted", "require_every_class", "stratified_order"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +89,19 @@ def parted(split: Split, order_n: Tensor, share: float, place: str) -> tuple[Spl
             "both sides would do"
         )
     return split.at(order_n[drawn:]), split.at(order_n[:drawn])
+
+
+def held_out_parted(
+    name: str, facts: TaskFacts, train: Split, held_out: Split, validation_share: float
+) -> Dataset:
+    """Return a data set without preparation: the first of what is held out for validation, the rest for test.
+
+    Raises:
+        DataError: validation or test would be empty.
+    """
+    in_order = torch.arange(len(held_out))
+    test, validation = parted(held_out, in_order, validation_share, "task.data.validation_share")
+    return Dataset(name, facts, train, validation, test, Preparation())
 
 
 def require_every_class(part: Split, role: str, whole: Split, place: str) -> None:

@@ -49,19 +49,30 @@ def build(model: Model, facts: TaskFacts) -> nn.Module:
 def _mlp(model: MlpModel, facts: TaskFacts) -> Mlp | TokenMlp:
     if facts.input_kind == "tokens" and facts.vocabulary is not None:
         (length,) = facts.input_shape
-        return TokenMlp(facts.vocabulary, length, model.embedding, model.widths, facts.classes)
-    return Mlp(prod(facts.input_shape), model.widths, facts.classes)
+        return TokenMlp(
+            facts.vocabulary, length, model.embedding, model.widths, facts.classes, gated=model.gated
+        )
+    return Mlp(prod(facts.input_shape), model.widths, facts.classes, gated=model.gated)
 
 
 def _transformer(model: TransformerModel, facts: TaskFacts) -> Transformer:
-    if facts.input_kind != "tokens" or facts.vocabulary is None or facts.input_shape != (2,):
-        raise _misfit(model.kind, "takes pairs of tokens", facts)
+    if facts.input_kind != "tokens" or facts.vocabulary is None:
+        raise _misfit(model.kind, "takes tokens", facts)
     if model.width % model.heads:
         raise ModelError(
             f"task.model: a width of {model.width} does not divide into {model.heads} heads; "
             "a multiple of heads would do"
         )
-    return Transformer(facts.vocabulary, model.width, model.heads, model.mlp_width, facts.classes)
+    (length,) = facts.input_shape
+    return Transformer(
+        facts.vocabulary,
+        model.width,
+        model.heads,
+        model.mlp_width,
+        facts.classes,
+        length=length,
+        layers=model.layers,
+    )
 
 
 def _image_shape(kind: str, facts: TaskFacts) -> tuple[int, int, int]:
@@ -84,6 +95,6 @@ def _misfit(kind: str, wants: str, facts: TaskFacts) -> ModelError:
 def _fitting(facts: TaskFacts) -> str:
     if facts.input_kind == "image" and min(facts.input_shape[1:]) >= SMALLEST_SIDE:
         return "'cnn', 'resnet' or 'mlp'"
-    if facts.input_kind == "tokens" and facts.input_shape == (2,):
+    if facts.input_kind == "tokens":
         return "'mlp' or 'transformer'"
     return "'mlp'"

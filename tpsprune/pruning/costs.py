@@ -61,7 +61,10 @@ class CostModel:
         }
         cores: dict[str, float] = {}
         for core in dict.fromkeys(name for group in groups for name in group.cores):
-            inside = (name for name in own if not core or name == core or name.startswith(f"{core}."))
+            theirs = {slice_.tensor for group in groups if core in group.cores for slice_ in group.slices}
+            # A module with layers that these groups do not touch multiplies something else.
+            others = {name for tensor in weights if tensor not in theirs for name in _around(tensor)}
+            inside = (name for name in own if name == core or (name not in others and core in _around(name)))
             cores[core] = sum(own[name] for name in inside if f"{name}.weight" not in shapes)
         return cls._of("multiply-accumulates", groups, shapes, weights, cores, count.total, count.total)
 

@@ -17,6 +17,7 @@ from pydantic import Field
 from tpsprune.recipe.bounds import STRICT, Count, Natural, OpenShare, Share, Text, Width
 
 __all__ = [
+    "BracketsData",
     "CnnModel",
     "CustomData",
     "CustomModel",
@@ -27,12 +28,15 @@ __all__ = [
     "MlpModel",
     "Model",
     "ModularData",
+    "ParityData",
+    "PermutationsData",
     "ResNetModel",
     "Task",
     "TransformerModel",
 ]
 
 Augment = Literal["none", "crop", "flip", "crop-flip"]
+Drawn = Annotated[int, Interval(ge=1, le=2**22)]
 Operation = Literal["add", "subtract", "multiply", "a2+b2", "a2+ab+b2", "a3+ab"]
 
 
@@ -62,6 +66,53 @@ class ModularData:
     validation_share: OpenShare = 0.5
     """Share of the held-out pairs that decisions look at; the rest is the test."""
     relabel: bool = False
+    split_seed: Natural = 0
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PermutationsData:
+    """All pairs (a, b) of permutations with the answer a∘b, b first; split and renamed as ``ModularData``."""
+
+    kind: Literal["permutations"] = "permutations"
+    degree: Annotated[int, Interval(ge=3, le=5)] = 5
+    """How many things are permuted: 5 in 120 ways, which are both tokens and classes, 14,400 pairs."""
+    train_share: OpenShare = 0.5
+    validation_share: OpenShare = 0.5
+    """Share of the held-out pairs that decisions look at; the rest is the test."""
+    relabel: bool = False
+    split_seed: Natural = 0
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityData:
+    """Rows of signs, of which a few that nobody points out multiply to the answer; vectors, two classes."""
+
+    kind: Literal["parity"] = "parity"
+    bits: Annotated[int, Interval(ge=2, le=4096)] = 40
+    support: Count = 2
+    """How many of the bits count; ``split_seed`` draws which."""
+    items: Drawn = 1000
+    """Rows trained on."""
+    held_out: Drawn = 2000
+    """Further rows for validation and test; none of them is trained on, and none comes twice."""
+    validation_share: OpenShare = 0.5
+    split_seed: Natural = 0
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BracketsData:
+    """Brackets of which never more are closed than open; the answer is how many are open at the end."""
+
+    kind: Literal["brackets"] = "brackets"
+    length: Annotated[int, Interval(ge=2, le=62)] = 24
+    items: Drawn = 50
+    """Sequences trained on."""
+    held_out: Drawn = 5000
+    """Further sequences for validation and test; none of them is trained on, and none comes twice."""
+    validation_share: OpenShare = 0.5
     split_seed: Natural = 0
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -132,22 +183,25 @@ class ResNetModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MlpModel:
-    """Fully connected layers with ReLU; two tokens are embedded first, ``embedding`` numbers each."""
+    """Fully connected layers with ReLU; tokens are embedded first, ``embedding`` numbers each."""
 
     kind: Literal["mlp"] = "mlp"
     widths: Annotated[tuple[Width, ...], MinLen(1)] = (256,)
     embedding: Width = 64
+    gated: bool = False
+    """Hidden layers of gated linear units, relu(G x) ⊙ (U x), in place of relu(W x)."""
     __pydantic_config__: ClassVar[Any] = STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformerModel:
-    """One layer, no layer norm, ReLU: the set-up of Nanda et al. 2023 for ``a b =``."""
+    """No layer norm, ReLU, the answer at "=" after the tokens; one layer on two is Nanda et al. 2023."""
 
     kind: Literal["transformer"] = "transformer"
     width: Width = 128
     heads: Width = 4
     mlp_width: Width = 512
+    layers: Annotated[int, Interval(ge=1, le=64)] = 1
     __pydantic_config__: ClassVar[Any] = STRICT
 
 
@@ -162,7 +216,15 @@ class CustomModel:
 
 
 Data = Annotated[
-    DigitsData | ModularData | IdxData | ImageFolderData | CustomData, Field(discriminator="kind")
+    DigitsData
+    | ModularData
+    | PermutationsData
+    | ParityData
+    | BracketsData
+    | IdxData
+    | ImageFolderData
+    | CustomData,
+    Field(discriminator="kind"),
 ]
 Model = Annotated[
     CnnModel | ResNetModel | MlpModel | TransformerModel | CustomModel, Field(discriminator="kind")

@@ -20,9 +20,10 @@ class Labels(TripletVariant):
     Our instantiation, no formula has been published. R_m is largest at the top singular triples of the
     task's structure tensor; for a cyclic group those are the characters with φ_a + φ_b = ψ, which
     ``fourier`` is given and this finds. s is ``character_scale``: R_m is 1 for a character on the whole
-    table, and on part of it may come out a little above. Invariant under renaming tokens and classes; does
-    not see test pairs, nor whether different units agree. Where the answers have no such structure R_m
-    stays below 1 by a margin: the reading is itself a signal.
+    table, and on part of it may come out a little above; √2 for a character that is 1 or −1 everywhere, as
+    the sign of permutations. Invariant under renaming tokens and classes; does not see test pairs, nor
+    whether different units agree. Where the answers have no such structure R_m stays below 1 by a margin:
+    the reading is itself a signal.
     Cost: one product of pairs × units and its backward pass, whatever the batch.
     """
 

@@ -17,8 +17,9 @@ __all__ = ["TripletVariant"]
 class TripletVariant(Variant, ABC):
     """A variant whose triads lie within a unit: E = mean over units of 1 − R_m.
 
-    One group, the units of the model's hidden layer; its oscillators are counted as one per unit. Units
-    stay free of one another, as a network needs that spreads its phases and frequencies over units.
+    One group, the units of the model's hidden layer; its oscillators are counted as one per unit, or two
+    where units are gated and have two triplets each, which m then runs over. Units stay free of one another,
+    as a network needs that spreads its phases and frequencies over units.
     """
 
     def __init__(self, model: nn.Module, tokens_i2: Tensor) -> None:
