@@ -45,7 +45,7 @@ def test_a_line_a_training_and_last_the_finding_that_is_on_disk(
     *lines, found = told
     assert isinstance(found, Finding)
     assert len(lines) == len(lines_of(folder)) == 8
-    assert str(lines[0]).startswith("1/8 pilot seed 0 none lr 0.01 wd 1 λ 0: ")
+    assert str(lines[0]).startswith("1/8 pilot seed 0 none lr 0.01 wd 1: ")
     assert str(lines[-1]).startswith("8/8 pair seed 2 labels lr 0.01 wd 1 λ ")
     assert str(lines[-1]).endswith("about 0 s left")
     on_disk = json.loads((folder / "speed-up.json").read_text())

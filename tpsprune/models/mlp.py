@@ -57,6 +57,11 @@ class Mlp(nn.Module):
         scores: Tensor = self.head(self.hidden(inputs.flatten(1)))
         return scores
 
+    @property
+    def unit_layers(self) -> tuple[str, ...]:
+        """The layer that TPS variant ``moments`` couples: the first, of gated units both halves."""
+        return _first_units(self.hidden)
+
 
 @final
 class TokenMlp(nn.Module):
@@ -129,11 +134,20 @@ class TokenMlp(nn.Module):
         first_at, second_bt = torch.cat((gate_am, up_am), dim=1), torch.cat((up_bm, gate_bm), dim=1)
         return first_at, second_bt, torch.cat((outgoing_mc, outgoing_mc))
 
+    @property
+    def unit_layers(self) -> tuple[str, ...]:
+        """The layer that TPS variant ``moments`` couples: the first, of gated units both halves."""
+        return _first_units(self.hidden)
+
     def _token_effects(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
         """Return what each token adds to the layer's outputs as the first (a, m) and as the second (b, m)."""
         first_md, second_md = layer.get_parameter("weight").chunk(2, dim=1)
         table_ad = self.embedding.weight
         return table_ad @ first_md.T, table_ad @ second_md.T
+
+
+def _first_units(hidden: nn.Sequential) -> tuple[str, ...]:
+    return ("hidden.0.gate * hidden.0.up",) if isinstance(hidden[0], Gated) else ("hidden.0",)
 
 
 def _hidden_layers(features: int, widths: Sequence[int], *, gated: bool) -> nn.Sequential:

@@ -69,6 +69,11 @@ class Transformer(nn.Module):
         return scores
 
     @property
+    def unit_layers(self) -> tuple[str, ...]:
+        """The layer that TPS variant ``moments`` couples: the last MLP's, where the answer is read."""
+        return ("mlp_in",)
+
+    @property
     def has_unit_triplets(self) -> bool:
         """Whether ``unit_triplets`` is defined: for two tokens, with any number of layers."""
         return self.length == 2

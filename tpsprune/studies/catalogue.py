@@ -33,6 +33,12 @@ STUDIES: Final[Mapping[str, Prediction]] = {
             recipe="modular-addition",
         ),
         Prediction(
+            name="reach",
+            statement="TPS converges 2–5× faster on structured tasks, whichever they are",
+            source="Kim and Kim 2025, doi:10.5281/zenodo.18042384 (abstract; no formula is given there)",
+            recipe="modular-addition",
+        ),
+        Prediction(
             name="dimension",
             statement="after training with TPS the effective dimension is below a tenth of the width",
             source="Kim and Kim 2025, doi:10.5281/zenodo.18042384 (abstract; what N is, it does not say)",

@@ -21,6 +21,7 @@ __all__ = [
     "pair_table",
     "plan_contest",
     "settings_table",
+    "settings_words",
     "steps_words",
 ]
 
@@ -114,6 +115,16 @@ def compare(against: Entry, entry: Entry) -> Comparison:
             may_be_smaller=any(not own.reached for _, own in couples),
         ),
     )
+
+
+def settings_words(settings: Settings) -> str:
+    """Return settings in short: learning rate, weight decay, and λ or gain if there is one.
+
+    >>> settings_words(Settings(learning_rate=0.1, weight_decay=2.0, strength=10.0))
+    'lr 0.1 wd 2 λ 10'
+    """
+    words = f"lr {settings.learning_rate:g} wd {settings.weight_decay:g}"
+    return f"{words} λ {settings.strength:g}" if settings.strength else words
 
 
 def steps_words(trained: Trained) -> str:

@@ -24,6 +24,7 @@ from tpsprune.studies.contest_result import (
     pair_table,
     plan_contest,
     settings_table,
+    settings_words,
     steps_words,
 )
 from tpsprune.studies.contest_run import run_trial
@@ -135,8 +136,8 @@ def words(setup: SpeedUp, last: Trained) -> str:
     reached = f"{setup.contest.level:g} at step {count(last.steps)}"
     missed = f"{last.validation_accuracy:.3f} after {count(last.steps)} steps"
     return (
-        f"{trial.stage} seed {trial.seed} {trial.name} lr {trial.learning_rate:g} wd {trial.weight_decay:g} "
-        f"λ {trial.strength:g}: {reached if last.reached else missed}, {cpu_seconds(last.cpu_seconds)} CPU-s"
+        f"{trial.stage} seed {trial.seed} {trial.name} {settings_words(trial.settings)}: "
+        f"{reached if last.reached else missed}, {cpu_seconds(last.cpu_seconds)} CPU-s"
     )
 
 
