@@ -200,8 +200,8 @@ def _protocol(setup: Reach) -> tuple[str, ...]:
         f"{setup.size.pilot_seeds} pilot seed{'s' * (setup.size.pilot_seeds > 1)}; the fastest there of "
         "those with TPS is compared with the fastest without, on other seeds.",
         "Measured: optimiser steps to the first reading of validation accuracy at the task's level, read "
-        "every 5 steps (Fashion-MNIST: 10). A training that never gets there counts with the cap, which makes its "
-        "pair's ratio a bound.",
+        "every 5 steps (Fashion-MNIST: 10). A training that never gets there counts with the cap, which "
+        "makes its pair's ratio a bound.",
         "Verdict on a task: as in `speed-up`. On the prediction: refuted where one structured task refutes "
         "it, confirmed where all confirm it, undecided else.",
     )
