@@ -13,8 +13,10 @@ from typing import Any, Final
 
 from tpsprune import recipe, stopping
 from tpsprune.recipe import Recipe
+from tpsprune.recipe.task import ModularData
 from tpsprune.studies.alarms import CANDIDATES, Tally, best, tally
 from tpsprune.studies.catalogue import STUDIES
+from tpsprune.studies.draws import draw_table
 from tpsprune.studies.figures import count
 from tpsprune.studies.finding import Finding, Plan, Quantity, Table
 from tpsprune.studies.setup import Setup, sized
@@ -55,6 +57,7 @@ DIGITS: Final = "digits"
 DIGITS_READING_STEPS: Final = 17
 """About an epoch."""
 DIGITS_EPOCHS: Final = 40
+DIGITS_CLASSES: Final = 10
 LIMITS: Final = (
     "One architecture (a token MLP with one hidden layer) and one size. Digits, which learn without a "
     "plateau, show what an alarm does in ordinary training; nothing is said of larger images or attention.",
@@ -146,7 +149,7 @@ def finding(setup: Setup, done: Sequence[Watched], machine: Mapping[str, Any]) -
         counted="trainings",
         predicted_range=(PREDICTED_EPOCHS, PREDICTED_MOST_EPOCHS),
         protocol=_protocol(setup, judged),
-        tables=(_alarm_table(found, judged), _training_table(done)),
+        tables=(_alarm_table(found, judged), _draws(setup, judged), _training_table(done)),
         limits=LIMITS,
         command=f"tpsprune study {PREDICTION.name} --seeds {setup.seeds} --cap {setup.cap_steps}",
         settings={"seeds": list(setup.pair_seeds), **setup.decisive()},
@@ -198,6 +201,9 @@ def _protocol(setup: Setup, judged: Sequence[Watched]) -> tuple[str, ...]:
         "A signal's rule is the one of its candidates with the fewest misses and false alarms on the pilot "
         "seed, and of such the one with the longest lead. Candidates: falls and rises by 1.1, 1.25, 1.5, 2, "
         "4 and 10 times, levels of z, of mask distance, collapse and reopening, for one reading or three.",
+        "Rules of drawing see every reading of a training and hold, where they do, until validation accuracy "
+        "has covered half of the way from chance to 1; a training that learns is over at the level, so that "
+        "later draws are not seen.",
         "Lead: epochs from the first alarm to the first reading at the level; a miss leads by 0. False: an "
         "alarm at any time in a training of a control.",
         "Verdict, on the topological signal that did best on the pilot: refuted where the whole interval of "
@@ -231,6 +237,13 @@ def _alarm_table(found: Mapping[str, Tally], judged: Sequence[Watched]) -> Table
         columns=("signal", "rule", "lead", "hits", "misses", "false", "on digits", "CPU cost"),
         rows=tuple(rows),
     )
+
+
+def _draws(setup: Setup, judged: Sequence[Watched]) -> Table:
+    classes = setup.recipe.task.data.modulus if isinstance(setup.recipe.task.data, ModularData) else 1
+    ordinary = [each for each in judged if each.trial.arm == DIGITS]
+    chances = {**dict.fromkeys(TASKS, 1.0 / classes), DIGITS: 1.0 / DIGITS_CLASSES}
+    return draw_table(_learned(judged), _controls(judged), ordinary, chances)
 
 
 def _worth(found: Tally) -> float:
