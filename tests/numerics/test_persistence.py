@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from tpsprune.numerics.persistence import H1Summary, h1_bars, summary
 
@@ -105,6 +107,62 @@ def test_moving_points_by_epsilon_moves_the_longest_loop_by_at_most_four(shift: 
     moved = points + shift * moves / np.linalg.norm(moves, axis=1, keepdims=True)
     before, after = summary(bars_of(points)), summary(bars_of(moved))
     assert abs(before.max_lifetime - after.max_lifetime) <= 4 * shift
+
+
+def within(first: np.ndarray, second: np.ndarray, reach: float) -> bool:
+    """Whether a matching of two diagrams exists in which no bar, and no end of one, moves further.
+
+    A bar may also be matched with the diagonal, half its length away.
+    """
+    size = len(first) + len(second)
+    allowed = np.zeros((size, size), dtype=bool)
+    gaps = np.abs(first[:, None] - second[None]).max(-1)
+    allowed[: len(first), : len(second)] = gaps <= reach
+    allowed[: len(first), len(second) :] = (np.diff(first, axis=1) / 2 <= reach) & np.eye(
+        len(first), dtype=bool
+    )
+    allowed[len(first) :, : len(second)] = (reach >= np.diff(second, axis=1).T / 2) & np.eye(
+        len(second), dtype=bool
+    )
+    allowed[len(first) :, len(second) :] = True
+    return bool((maximum_bipartite_matching(csr_matrix(allowed)) >= 0).all())
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.001, 0.5))
+@settings(max_examples=30, deadline=None)
+def test_the_whole_diagram_moves_by_no_more_than_any_distance_did(seed: int, size: float) -> None:
+    generator = np.random.default_rng(seed)
+    points = generator.normal(size=(24, 2))
+    distances = np.linalg.norm(points[:, None] - points[None], axis=-1)[np.triu_indices(24, 1)]
+    moved = distances + generator.uniform(-size, size, size=len(distances)).clip(-distances, None)
+    first, second = h1_bars(distances, 24), h1_bars(moved, 24)
+    furthest = float(np.abs(moved - distances).max()) + 1e-5
+    assert within(first, second, furthest)
+    # The matching is no formality: bars of nothing at all are further away than the longest bar's half.
+    nothing = np.empty((0, 2))
+    assert not len(first) or not within(first, nothing, float(np.diff(first, axis=1).max()) / 2 - 1e-6)
+
+
+def test_points_spread_over_a_sphere_have_short_loops_only() -> None:
+    count = 120
+    heights = 1 - 2 * (np.arange(count) + 0.5) / count
+    turns = np.pi * (1 + 5**0.5) * np.arange(count)
+    radii = np.sqrt(1 - heights**2)
+    sphere = np.stack([radii * np.cos(turns), radii * np.sin(turns), heights], axis=1)
+    circle = polygon(count)
+    longest = summary(bars_of(sphere)).max_lifetime
+    assert longest < 0.25 * summary(bars_of(circle)).max_lifetime
+
+
+def test_tight_clusters_have_the_loops_of_their_centres() -> None:
+    generator = np.random.default_rng(0)
+    spread = 0.001
+    around = np.concatenate([centre + spread * generator.normal(size=(8, 2)) for centre in polygon(6)])
+    apart = np.concatenate([10.0 * rank + spread * generator.normal(size=(8, 2)) for rank in range(5)])
+    lifetimes = np.sort(np.diff(bars_of(around), axis=1)[:, 0])[::-1]
+    assert lifetimes[0] == pytest.approx(float(np.diff(bars_of(polygon(6)))[0, 0]), abs=0.02)
+    assert (lifetimes[1:] < 0.01).all()
+    assert summary(bars_of(apart)).max_lifetime < 0.01
 
 
 def test_a_summary_is_worked_out_by_hand() -> None:
