@@ -194,13 +194,13 @@ def test_a_retraining_of_its_own_length_has_a_schedule_of_its_own(small: Small, 
     assert outcome.stopped.epoch == 2.5 + 3
 
 
-@pytest.mark.parametrize("variant", ["weights", "neurons"])
+@pytest.mark.parametrize("variant", ["weights", "neurons", "moments"])
 def test_tps_runs_beside_the_loss_and_its_readings_are_journalled(
     small: Small, tmp_path: Path, variant: str
 ) -> None:
     outcome = outcome_of(run(small(f"tps.variant={variant}", "tps.coupling=0.1"), tmp_path))
     lines, _ = RunFolder(Path(outcome.folder)).readings.read()
-    whole = [line for line in lines if line["signal"] == "tps_z1" and not line["group"]]
+    whole = [line for line in lines if line["signal"] == "tps_energy" and not line["group"]]
     assert len(whole) == len({line["step"] for line in lines})
     assert outcome.overhead["TPS"] is not None
     assert outcome.overhead["TPS"] > 0

@@ -150,6 +150,18 @@ def test_a_fault_is_told_with_its_place_what_was_found_and_what_would_do(overrid
             "tps.apply: 'labels' works in the loss only; use 'auto' or 'loss'",
         ),
         (
+            ("tps.variant=moments", "tps.apply=decoupled"),
+            "tps.apply: 'moments' works in the loss only; use 'auto' or 'loss'",
+        ),
+        (
+            ("tps.variant=labels", "tps.degree=3"),
+            "tps.degree: is read by variant 'moments' only (here 'labels')",
+        ),
+        (
+            ("tps.layers=['conv']",),
+            "tps.layers: is read by variant 'moments' only (here 'none')",
+        ),
+        (
             ("prune.round_to=8", "prune.min_width=4"),
             "prune.min_width: must be a multiple of round_to = 8",
         ),

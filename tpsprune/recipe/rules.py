@@ -23,6 +23,7 @@ READ_BY_VARIANT: Final = {
     "none": (),
     "weights": ("tps_energy", "tps_z1", "tps_z2"),
     "neurons": ("tps_energy", "tps_z1", "tps_z2"),
+    "moments": ("tps_energy", "tps_coherence"),
     "fourier": ("tps_energy", "tps_coherence"),
     "labels": ("tps_energy", "tps_coherence"),
 }
@@ -54,10 +55,16 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
         faults.append(Fault("stop.budget_joules", "needs a meter, but energy.meter is 'none'"))
     if doubled := sorted({name for name in recipe.watch.signals if recipe.watch.signals.count(name) > 1}):
         faults.append(Fault("watch.signals", f"names {', '.join(map(repr, doubled))} more than once"))
-    if recipe.tps.apply == "decoupled" and recipe.tps.variant in {"fourier", "labels"}:
+    if recipe.tps.apply == "decoupled" and recipe.tps.variant in {"moments", "fourier", "labels"}:
         faults.append(
             Fault("tps.apply", f"'{recipe.tps.variant}' works in the loss only; use 'auto' or 'loss'")
         )
+    if recipe.tps.variant != "moments":
+        faults += [
+            Fault(f"tps.{key}", f"is read by variant 'moments' only (here '{recipe.tps.variant}')")
+            for key, given in (("layers", recipe.tps.layers != ()), ("degree", recipe.tps.degree != 2))
+            if given
+        ]
     model = recipe.task.model
     if isinstance(model, TransformerModel) and model.width % model.heads:
         faults.append(
