@@ -14,7 +14,7 @@ from tpsprune import pipeline, pruning
 from tpsprune.errors import DivergedError, RunFolderError
 from tpsprune.pipeline.bench import set_up
 from tpsprune.recipe import Recipe
-from tpsprune.records import Event, Finished, Outcome
+from tpsprune.records import Event, Finished, Note, Outcome
 from tpsprune.report import picture
 from tpsprune.runs import RunFolder, read_result
 from tpsprune.runs.tensors import load_tensors
@@ -222,10 +222,13 @@ def test_modular_addition_is_learned_with_labels_where_it_is_only_memorised_with
         "stop.draw={rule='threshold', signal='validation_accuracy', level=0.95}",
         "prune.target.macs=0.5",
     )
-    without = outcome_of(run(small(*common), tmp_path))
+    without = outcome_of(run(small(*common, "tps.variant=none"), tmp_path))
     assert without.drawn.rule == "deadline"
     assert without.dense.accuracy < 0.5
-    outcome = outcome_of(run(small(*common, "tps.variant=labels", "tps.warmup_share=0.0"), tmp_path))
+    events = list(run(small(*common, "tps.warmup_share=0.0"), tmp_path))
+    (note,) = [event for event in events if isinstance(event, Note)]
+    assert note.text.startswith("TPS: variant 'labels', since units stand between two tokens and a class")
+    outcome = outcome_of(events)
     assert outcome.drawn.rule == "validation_accuracy above 0.95 for 1"
     assert outcome.dense.accuracy > 0.9
     coherences = [

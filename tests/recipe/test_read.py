@@ -159,7 +159,7 @@ def test_a_fault_is_told_with_its_place_what_was_found_and_what_would_do(overrid
         ),
         (
             ("tps.layers=['conv']",),
-            "tps.layers: is read by variant 'moments' only (here 'none')",
+            "tps.layers: is read by variant 'moments' only (here 'auto')",
         ),
         (
             ("prune.round_to=8", "prune.min_width=4"),

@@ -40,6 +40,20 @@ def test_auto_moves_phases_and_puts_triplets_in_the_loss(
     assert (regulariser.variant_name, regulariser.in_loss) == (variant, in_loss)
 
 
+def test_auto_is_labels_where_it_fits_and_nothing_elsewhere(
+    pair_net: nn.Module,
+    cyclic_facts: TaskFacts,
+    addition: Addition,
+    image_net: nn.Module,
+    image_facts: TaskFacts,
+) -> None:
+    chosen = built(pair_net, cyclic_facts, addition)
+    assert chosen is not None
+    assert chosen.variant_name == "labels"
+    assert built(image_net, image_facts) is None
+    assert built(pair_net, cyclic_facts, addition, coupling=0.0) is None
+
+
 @pytest.mark.parametrize("variant", ["weights", "neurons"])
 def test_phases_go_into_the_loss_if_so_asked(
     variant: str, image_net: nn.Module, image_facts: TaskFacts

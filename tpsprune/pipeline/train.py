@@ -54,6 +54,11 @@ def _flow(bench: Bench, folder: RunFolder, bill: Bill) -> Iterator[Event]:
         yield Note(f"resumed in stage '{state.stage}' at step {state.step}")
     else:
         state = _begun(bench, folder)
+        if state.regulariser is not None and bench.recipe.tps.variant == "auto":
+            yield Note(
+                f"TPS: variant '{state.regulariser.variant_name}', since units stand between two tokens and "
+                "a class here (tps.variant = \"none\" trains without)"
+            )
         if state.regulariser is not None and (warning := state.regulariser.harm_note([], [])):
             yield Note(warning)
     if state.stage == "dense":

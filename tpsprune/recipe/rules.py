@@ -20,6 +20,7 @@ READ_BY_SIGNAL: Final = {
 }
 """Signals that read more than the number of their own name."""
 READ_BY_VARIANT: Final = {
+    "auto": (),
     "none": (),
     "weights": ("tps_energy", "tps_z1", "tps_z2"),
     "neurons": ("tps_energy", "tps_z1", "tps_z2"),

@@ -106,7 +106,7 @@ class Contest:
             (task["data"], "split_seed"),
         ):
             section.pop(name, None)
-        held = [train, task, asdict(self.recipe.tps), self.level, self.reading_steps, self.cap_steps]
+        held = [train, task, self.level, self.reading_steps, self.cap_steps]
         return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:8]
 
 

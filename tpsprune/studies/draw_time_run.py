@@ -99,7 +99,7 @@ def run_draw(setup: Setup, trial: DrawTrial) -> Drawn:
         seed=trial.seed,
         task=replace(setup.recipe.task, data=replace(setup.recipe.task.data, split_seed=trial.seed)),
         train=replace(setup.recipe.train, threads=setup.threads, weight_decay=WEIGHT_DECAY),
-        tps=Tps(),
+        tps=Tps(variant="none"),
     )
     dataset, model = begin(found)
     execution = training.Execution.of(found.train, DEVICE)
@@ -175,7 +175,7 @@ def _on_digits(setup: Setup, trial: DrawTrial) -> Drawn:
         seed=trial.seed,
         task=replace(found.task, data=replace(found.task.data, split_seed=trial.seed)),
         train=replace(found.train, threads=setup.threads),
-        tps=Tps(),
+        tps=Tps(variant="none"),
     )
     dataset, model = begin(found)
     execution = training.Execution.of(found.train, DEVICE)

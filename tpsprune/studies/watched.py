@@ -156,7 +156,7 @@ def with_task(recipe: Recipe, seed: int, weight_decay: float | None = None, **ta
         seed=seed,
         task=replace(recipe.task, data=replace(recipe.task.data, split_seed=seed, **task)),
         train=replace(train, threads=1),
-        tps=Tps(),
+        tps=Tps(variant="none"),
     )
 
 

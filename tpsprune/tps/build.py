@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from torch import Tensor, nn
@@ -48,6 +49,8 @@ def build(
         VariantError: the variant does not fit the task or the model; the message names those that do.
             Or a layer that ``settings`` name is not there.
     """
+    if settings.variant == "auto":
+        settings = replace(settings, variant="none" if Labels.missing(model, facts) else "labels")
     if settings.variant == "none" or settings.coupling == 0.0:
         return None
     kind = _KINDS[settings.variant]
