@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import log
+from math import log, log10
 from typing import Final
 
 from tpsprune.studies import coupling_edges
@@ -32,6 +32,11 @@ class Cell:
     def lower(self) -> float | None:
         """The smallest λ that speeds up."""
         return coupling_edges.lower(self.without, self.outcomes)
+
+    @property
+    def doubles(self) -> float | None:
+        """The smallest λ that is twice as fast: the same edge, drawn higher."""
+        return coupling_edges.lower(self.without, self.outcomes, factor=2.0)
 
     @property
     def upper(self) -> float | None:
@@ -87,7 +92,7 @@ def cell_of(done: Sequence[Coupled], variant: str, width: int, seed: int) -> Cel
         seed=seed,
         without=plain.steps,
         outcomes={
-            round(2 * log(each.trial.couplings[0], 10)): Outcome(each.steps, each.reached) for each in mine
+            round(2 * log10(each.trial.couplings[0])): Outcome(each.steps, each.reached) for each in mine
         },
     )
 

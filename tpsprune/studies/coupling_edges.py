@@ -27,9 +27,9 @@ class Outcome:
     steps: int
     reached: bool
 
-    def speeds_up(self, without: int) -> bool:
-        """Say whether it took so much less than ``without`` that it counts as faster."""
-        return self.reached and FACTOR * self.steps <= without
+    def speeds_up(self, without: int, factor: float = FACTOR) -> bool:
+        """Say whether it took at most ``without`` divided by ``factor``."""
+        return self.reached and factor * self.steps <= without
 
 
 def coupling_of(rank: int) -> float:
@@ -58,21 +58,21 @@ def due(without: int, outcomes: Mapping[int, Outcome], first: tuple[int, ...]) -
     return None
 
 
-def lower(without: int, outcomes: Mapping[int, Outcome]) -> float | None:
+def lower(without: int, outcomes: Mapping[int, Outcome], factor: float = FACTOR) -> float | None:
     """Return the smallest λ that speeds up: where steps, on the way down from the fastest, cross the line.
 
-    Between the last rank that speeds up and the first that does not, log steps are taken to be linear in log λ.
+    Between the last rank that speeds up and the first that does not, log steps are taken as linear in log λ.
     One given up counts with the steps it was given, which puts the edge too low, by half a decade at most.
     None where no rank speeds up, or all do, down to the lowest tried. Does not see what lies below the first
     rank that does not speed up: there a lucky training may.
     """
     fastest = _fastest(outcomes)
-    if fastest is None or not outcomes[fastest].speeds_up(without):
+    if fastest is None or not outcomes[fastest].speeds_up(without, factor):
         return None
     for rank in _contiguous(outcomes, fastest, -1):
-        if not outcomes[rank].speeds_up(without):
+        if not outcomes[rank].speeds_up(without, factor):
             slow, fast = log(outcomes[rank].steps), log(outcomes[rank + 1].steps)
-            share = (slow - log(without / FACTOR)) / (slow - fast)
+            share = (slow - log(without / factor)) / (slow - fast)
             return exp((1 - share) * log(coupling_of(rank)) + share * log(coupling_of(rank + 1)))
     return None
 

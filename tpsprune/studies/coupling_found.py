@@ -1,7 +1,267 @@
-"""Stub."""
+"""What the study ``coupling`` found: exponents beside −1/2, the ruling, and the sentences about the order."""
 
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tpsprune.studies.catalogue import Prediction
+from tpsprune.studies.coupling_cells import Cell, Ramp, cell_of, exponent, ramps_of
+from tpsprune.studies.coupling_edges import FACTOR, PATIENCE
+from tpsprune.studies.coupling_run import Coupled, CouplingSetup
+from tpsprune.studies.coupling_tables import panels_of, tables_of
+from tpsprune.studies.figures import count
+from tpsprune.studies.finding import Finding, Quantity
+from tpsprune.studies.statistics import Interval, mean_interval
+from tpsprune.studies.verdict import Bound, Ruling
+
+__all__ = ["found_by", "ruling_of"]
+
+PREDICTED: Final = -0.5
+RIVALS: Final = (0.0, -1.0)
+"""Exponents that an interval must exclude to tell −1/2 from no dependence and from a plain 1/N."""
+ENOUGH: Final = 0.75
+"""The share of cells that must have an edge for an exponent of it: the rest is not missing at random."""
+LIMITS: Final = (
+    "The published abstract gives no formula and does not say what N counts. What is put to the "
+    "test is our TPS on one task family and one architecture, N taken by the units of its hidden layer.",
+    "An exponent depends on what λ multiplies. `labels` adds λ times a mean over units to the loss, so that "
+    "the pull on one unit goes as λ/N: counted per unit (λ/N, a sum in the place of the mean) every exponent "
+    'of `labels` is one less; with `scaling = "sqrt-n"` it is 1/2 more. `weights` moves each oscillator by a '
+    "force of order one, as in Kuramoto's model, and has no such freedom.",
+    "Wider nets have more parameters too, and learn in fewer steps with the same learning rate and weight "
+    "decay, neither of which was tuned by size or by λ.",
+    "A power law is fitted, not tested: a bend within two decades would go unseen by the interval. Widths of "
+    "a seed share the split of the data, so points are not quite independent.",
+    "An order parameter that stays high on the way down is not hysteresis by itself: it is read after a "
+    "fixed number of steps at each λ, and whoever has learned the sums stays with what was learned. Random "
+    "answers and the slower ramp are there to tell these apart; neither is slow without end.",
+    "Finite nets have no phase transition in the strict sense. Five sizes cannot tell a continuous "
+    "transition from a smooth crossover.",
+)
 
 
-def found_by(*args: Any) -> Any:
-    raise NotImplementedError
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A critical λ by one reading: of how many cells it is known, and its exponent if of enough."""
+
+    name: str
+    known: int
+    cells: int
+    measured: Interval | None
+    judged: bool = True
+
+
+def found_by(
+    setup: CouplingSetup, done: Sequence[Coupled], prediction: Prediction, machine: Mapping[str, Any]
+) -> Finding:
+    """Return what the trainings of a finished plan say."""
+    cells = _cells(setup, done)
+    ramps = ramps_of(done)
+    edges = _edges(cells)
+    known = [edge.measured for edge in edges if edge.judged and edge.measured is not None]
+    rises = _rises(ramps, setup.ramp_steps)
+    return Finding(
+        prediction=prediction,
+        ruling=ruling_of(known),
+        sentence=" ".join((_edge_sentence(edges, cells), _order_sentence(setup, ramps))),
+        quantities=tuple(
+            Quantity(name=name, predicted=predicted, measured=measured, bound=Bound())
+            for name, predicted, measured in (
+                *((edge.name, "−1/2" if edge.judged else "", edge.measured) for edge in edges),
+                *((name, "", measured) for name, measured in rises.items()),
+            )
+            if measured is not None
+        ),
+        measure="exponent of N",
+        counted="nets",
+        predicted_range=(PREDICTED, PREDICTED),
+        protocol=_protocol(setup, done),
+        tables=tables_of(setup, cells, ramps, done),
+        limits=LIMITS,
+        command=(
+            f"tpsprune study {prediction.name} --seeds {setup.common.seeds} --cap {setup.common.cap_steps}"
+        ),
+        settings={
+            "seeds": list(setup.common.pair_seeds),
+            "sizes": list(setup.sizes),
+            "cap_steps": setup.common.cap_steps,
+            **setup.decisive(),
+        },
+        machine=machine,
+        trainings=tuple(done),
+        panels=panels_of(setup, cells, ramps),
+    )
+
+
+def ruling_of(exponents: Sequence[Interval]) -> Ruling:
+    """Return confirmed where every interval holds −1/2 and neither 0 nor −1, refuted where none holds −1/2.
+
+    Undecided else, and where there is no exponent at all.
+    """
+    holds = [each.low <= PREDICTED <= each.high for each in exponents]
+    if not holds or (any(holds) and not all(holds)):
+        return Ruling.UNDECIDED
+    if not any(holds):
+        return Ruling.REFUTED
+    blurred = any(each.low <= rival <= each.high for each in exponents for rival in RIVALS)
+    return Ruling.UNDECIDED if blurred else Ruling.CONFIRMED
+
+
+def _cells(setup: CouplingSetup, done: Sequence[Coupled]) -> list[Cell]:
+    found = (
+        cell_of(done, variant, width, seed)
+        for variant, seeds in (("labels", setup.common.pair_seeds), ("weights", setup.half_seeds))
+        for width in setup.sizes
+        for seed in seeds
+    )
+    return [cell for cell in found if cell is not None]
+
+
+def _edges(cells: Sequence[Cell]) -> list[Edge]:
+    edges = []
+    for variant in ("labels", "weights"):
+        mine = [cell for cell in cells if cell.variant == variant]
+        for words, judged, values in (
+            ("smallest λ that speeds up", True, [cell.lower for cell in mine]),
+            ("smallest λ that is twice as fast", False, [cell.doubles for cell in mine]),
+            ("largest λ that still learns", True, [cell.upper for cell in mine]),
+        ):
+            known = sum(value is not None for value in values)
+            points = zip((cell.width for cell in mine), values, strict=True)
+            enough = bool(mine) and known >= ENOUGH * len(mine)
+            measured = exponent(points) if enough else None
+            edges.append(Edge(f"{variant}, {words}", known, len(mine), measured, judged))
+    return edges
+
+
+def _rises(ramps: Sequence[Ramp], steps_each: int) -> dict[str, Interval | None]:
+    """Return the exponent of the λ at half rise, by variant and answers; it depends on the ramp's pace."""
+    return {
+        f"{variant}, λ at half rise, {answers}": exponent(
+            (ramp.width, ramp.loop.rise if ramp.loop else None)
+            for ramp in ramps
+            if (ramp.variant, ramp.answers, ramp.steps_each) == (variant, answers, steps_each)
+        )
+        for variant in ("labels", "weights")
+        for answers in ("sums", "random")
+    }
+
+
+def _edge_sentence(edges: Sequence[Edge], cells: Sequence[Cell]) -> str:
+    told = [
+        f"{edge.name} N^{edge.measured.mean:.2f} ({edge.measured.low:.2f} to {edge.measured.high:.2f})"
+        for edge in edges
+        if edge.measured is not None
+    ]
+    text = (
+        f"exponents, with 95 % intervals: {'; '.join(told)}." if told else "no edge is known of enough nets."
+    )
+    per_unit = [
+        f"{edge.measured.mean - 1:.2f} ({edge.measured.low - 1:.2f} to {edge.measured.high - 1:.2f})"
+        for edge in edges
+        if edge.measured is not None and edge.judged and edge.name.startswith("labels")
+    ]
+    if per_unit:
+        text += f" Counted per unit (λ/N) those of `labels` are {' and '.join(per_unit)}."
+    for edge in edges:
+        if edge.measured is None and edge.judged:
+            text += f" No exponent: {edge.name}, known of {edge.known} of {edge.cells} nets only."
+    best = [
+        max((cell.best for cell in cells if cell.variant == each), default=0)
+        for each in ("labels", "weights")
+    ]
+    return f"{text} The fastest λ: {best[0]:.1f} times as fast with `labels`, {best[1]:.1f} with `weights`."
+
+
+def _order_sentence(setup: CouplingSetup, ramps: Sequence[Ramp]) -> str:
+    parts = []
+    for variant in ("labels", "weights"):
+        fast = [each for each in ramps if each.variant == variant and each.steps_each == setup.ramp_steps]
+        areas = {
+            answers: [each.loop.area for each in fast if each.answers == answers and each.loop]
+            for answers in ("sums", "random")
+        }
+        jumps = [each.loop.jump_share for each in ramps if each.variant == variant and each.loop]
+        same = [
+            [
+                each.loop.area
+                for each in ramps
+                if (each.variant, each.answers, each.width, each.steps_each)
+                == (variant, "random", setup.slow_size, steps)
+                and each.loop
+            ]
+            for steps in (setup.ramp_steps, setup.slow_steps)
+        ]
+        loops = " and ".join(
+            f"{_mean(found)} ({'sums' if answers == 'sums' else 'random answers'})"
+            for answers, found in areas.items()
+            if len(found) > 1
+        )
+        most = f"{max(jumps):.2f}" if jumps else "nothing"
+        parts.append(
+            f"`{variant}`: loop {loops}, of random answers at {setup.slow_size} units "
+            f"{_plain_mean(same[0])} at {setup.ramp_steps} steps a λ and {_plain_mean(same[1])} at "
+            f"{setup.slow_steps}; at most {most} of the rise falls between neighbouring λ"
+        )
+    return f"Up and down (area of the loop, 1 = never comes back): {'. '.join(parts)}."
+
+
+def _mean(values: Sequence[float]) -> str:
+    interval = mean_interval(values)
+    return f"{interval.mean:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+
+
+def _plain_mean(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.2f}" if values else "unknown"
+
+
+def _protocol(setup: CouplingSetup, done: Sequence[Coupled]) -> tuple[str, ...]:
+    recipe = setup.common.recipe
+    data: Any = recipe.task.data
+    model: Any = recipe.task.model
+    return (
+        f"Task: recipe `{recipe.name}` made smaller: modulus {data.modulus}, {data.train_share:g} of the "
+        f"pairs trained on, embedding {model.embedding}, learning rate {recipe.train.learning_rate:g}, "
+        f"weight decay {recipe.train.weight_decay:g} at every λ. Hidden layers of "
+        f"{', '.join(count(size) for size in setup.sizes)} units.",
+        "N: oscillators of a group as TPS counts them. `labels` (in the loss): the units. `weights` "
+        "(decoupled): the elements of the first layer, 32 a unit, so that an exponent of units is one of N.",
+        f"Held: λ fixed from the first step, on a grid of half decades, until validation accuracy "
+        f"{setup.common.level:g} (read every {setup.common.reading_steps} steps). Smallest λ that speeds "
+        f"up: from the fastest λ down, where the steps cross those of the same seed without TPS divided by "
+        f"{FACTOR:g}, linear in logarithms. Largest that still learns: midway to the first λ above the "
+        f"fastest that is not there within {PATIENCE} times the steps without TPS.",
+        "Exponent: least squares of log λ on log N over all nets, Student's t-interval of the slope; given "
+        f"where the edge is known of {ENOUGH:.0%} of the nets.",
+        "Verdict, on exponents of edges as TPS is shipped: confirmed where every interval holds −1/2 and "
+        "neither 0 nor −1, refuted where none holds −1/2, undecided else. What the order does has no "
+        "part in it.",
+        f"`sqrt-n`: {_scaled_words(setup, done)}",
+        f"Ramps: one training, λ up by half decades and down again, {setup.ramp_steps} steps at each, at "
+        f"every size but the largest; {setup.slow_steps} steps at {setup.slow_size} units. Order: mean R "
+        "(`labels`), |z₁| of the first layer (`weights`), read at the end of each λ. Once on "
+        "sums, once with the answers trained on dealt out at random. Loop: mean of down less up over "
+        "log λ, as a share of the rise.",
+    )
+
+
+def _scaled_words(setup: CouplingSetup, done: Sequence[Coupled]) -> str:
+    """Say what λ = √N with ``sqrt-n`` took beside λ = 1 without: the same, if the two are one."""
+    pairs = [
+        (plain.steps, scaled.steps)
+        for scaled in done
+        if scaled.trial.scaling == "sqrt-n"
+        for plain in done
+        if plain.trial.couplings == (1.0,)
+        and (plain.trial.variant, plain.trial.width, plain.trial.seed)
+        == ("labels", scaled.trial.width, scaled.trial.seed)
+        and plain.trial.scaling == "none"
+    ]
+    told = ", ".join(f"{plain} and {scaled}" for plain, scaled in pairs)
+    return (
+        "the same term with λ times N^(−1/2), so every exponent is 1/2 more and needs no trainings of its "
+        f"own. Held against λ = 1 without, λ = √N with it took, at {setup.slow_size} units, so many steps: "
+        f"{told or 'none was done'}."
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import log10
 from typing import Final
 
@@ -53,7 +54,7 @@ def loop_of(couplings: Sequence[float], orders: Sequence[float]) -> Loop | None:
         rise=None if rise is None else float(10**rise),
         fall=None if fall is None else float(10**fall),
         width_decades=None if first is None or last is None else last - first,
-        jump_share=max(after - before for before, after in zip(up, up[1:], strict=False)),
+        jump_share=max(after - before for before, after in pairwise(up)),
         area=_mean_over(places, gaps),
     )
 

@@ -49,8 +49,15 @@ class CouplingSetup:
         return seeds[: (len(seeds) + 1) // 2]
 
     def decisive(self) -> dict[str, Any]:
-        """Return, flat, every setting that a finished training depends on and that its trial does not name."""
-        idle = {"weight_decays", "task.model.widths", "tps.coupling", "tps.apply", "tps.scaling", "pilot_seed"}
+        """Return, flat, every setting that a finished training depends on and its trial does not name."""
+        idle = {
+            "weight_decays",
+            "task.model.widths",
+            "tps.coupling",
+            "tps.apply",
+            "tps.scaling",
+            "pilot_seed",
+        }
         idle |= {"tps.warmup_share", "cap_steps"}
         return {
             **{name: value for name, value in self.common.decisive().items() if name not in idle},
@@ -171,7 +178,7 @@ def _recipe_of(setup: CouplingSetup, trial: CouplingTrial) -> Recipe:
         task=replace(
             found.task,
             data=replace(found.task.data, split_seed=trial.seed),
-            model=replace(found.task.model, widths=(trial.width,)),  # type: ignore[call-arg]
+            model=replace(found.task.model, widths=(trial.width,)),  # type: ignore[arg-type]
         ),
         train=replace(found.train, threads=setup.common.threads),
         tps=Tps(
@@ -184,7 +191,7 @@ def _recipe_of(setup: CouplingSetup, trial: CouplingTrial) -> Recipe:
 
 
 def _with_random_answers(dataset: Dataset, seed: int) -> Dataset:
-    """Return the data with the answers trained on dealt out anew: as many of each, and nothing to understand."""
+    """Return the data with the answers trained on dealt out anew: nothing is left to understand."""
     order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(seed))
     return replace(dataset, train=replace(dataset.train, labels=dataset.train.labels[order]))
 

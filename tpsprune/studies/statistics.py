@@ -76,10 +76,11 @@ def mean_interval(values: Iterable[float], confidence: float = 0.95) -> Interval
 def slope_interval(points: Iterable[tuple[float, float]], confidence: float = 0.95) -> Interval:
     """Return the least-squares slope of y on x over n ≥ 3 points (x, y), with its t-interval.
 
-    b = Σ (x − x̄)(y − ȳ) / S with S = Σ (x − x̄)², and b ± t(n − 2, (1 + confidence) / 2) · √(Σ r² / ((n − 2) S)),
-    r what the line leaves of y. On logarithms b is the exponent of a power law. A constant added to x or y
-    changes nothing. It sees no bend: of a curve it gives the mean slope, and an interval that says nothing
-    of the bend. All x alike have no slope, and two points no interval.
+    With S = Σ (x − x̄)² and r what the line leaves of y: b = Σ (x − x̄)(y − ȳ) / S, and
+    b ± t(n − 2, (1 + confidence) / 2) · √(Σ r² / ((n − 2) S)). On logarithms b is the
+    exponent of a power law. A constant added to x or y changes nothing. It sees no bend: of a curve it gives
+    the mean slope, and an interval that says nothing of the bend. All x alike have no slope, and two points
+    no interval.
 
     Source: Student 1908 and Fisher 1922, "The goodness of fit of regression formulae".
 
@@ -97,9 +98,7 @@ def slope_interval(points: Iterable[tuple[float, float]], confidence: float = 0.
     spread = sum((x - middle) ** 2 for x in xs)
     quantile = float(stdtrit(len(xs) - 2, (1 + confidence) / 2))
     reach = quantile * sqrt(left / ((len(xs) - 2) * spread))
-    return Interval(
-        mean=slope, low=slope - reach, high=slope + reach, count=len(xs), confidence=confidence
-    )
+    return Interval(mean=slope, low=slope - reach, high=slope + reach, count=len(xs), confidence=confidence)
 
 
 def fisher_greater(hits: int, tried: int, others: int, others_tried: int) -> float:
