@@ -98,7 +98,7 @@ def test_a_variant_that_never_speeds_up_is_given_no_lower_edge_and_the_page_says
     names = [quantity.name for quantity in found.quantities]
     assert "weights, smallest λ that speeds up" not in names
     assert "weights, largest λ that still learns" in names
-    assert "No exponent: weights, smallest λ that speeds up, known of 0 of 10 nets only." in page(found)
+    assert "No exponent: weights, smallest λ that speeds up, known of 0 of 12 nets only." in page(found)
     assert found.ruling is Ruling.UNDECIDED
 
 
@@ -110,7 +110,7 @@ def test_a_net_that_never_learns_without_tps_is_left_out_and_costs_nothing_more(
     held = [each.trial for each in done if each.trial.width == 64 and not each.trial.is_ramp]
     assert {trial.variant for trial in held} == {"none"}
     found = coupling.finding(size, done, {})
-    assert found.quantities[0].measured.count == 4 * 3
+    assert found.quantities[0].measured.count == 5 * 3
     assert found.tables[0].rows[0] == ("64", "never", "none", "none", "none", "none")
 
 
@@ -121,7 +121,7 @@ def test_half_of_the_seeds_do_for_weights_and_ramps_and_no_ramp_is_of_the_widest
     assert of_weights == of_ramps == {1, 2, 3} == set(size.half_seeds)
     assert max(each.trial.width for each in done if each.trial.is_ramp) == size.sizes[-2]
     slow = [each.trial for each in done if each.trial.steps_each == size.slow_steps]
-    assert {(trial.width, trial.answers) for trial in slow} == {(200, "sums"), (200, "random")}
+    assert {(trial.width, trial.answers) for trial in slow} == {(160, "sums"), (160, "random")}
 
 
 def test_no_training_gets_more_steps_than_patience_has() -> None:

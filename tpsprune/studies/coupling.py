@@ -30,7 +30,7 @@ from tpsprune.studies.setup import Setup
 __all__ = ["finding", "plan", "record", "run", "setup", "words"]
 
 PREDICTION: Final = STUDIES["coupling"]
-SIZES: Final = (64, 200, 640, 2000, 6400)
+SIZES: Final = (64, 160, 400, 1000, 2500, 6400)
 FIRST: Final[Mapping[str, tuple[int, ...]]] = {"labels": (-2, -1, 0), "weights": (-1, 0)}
 RAMPS: Final[Mapping[str, range]] = {"labels": range(-4, 6), "weights": range(-2, 5)}
 """Ranks of λ, half decades: those that every cell begins with, and those that a ramp climbs."""

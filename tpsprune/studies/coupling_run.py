@@ -40,7 +40,7 @@ class CouplingSetup:
     sizes: tuple[int, ...]
     ramp_steps: int = 50
     slow_steps: int = 200
-    slow_size: int = 200
+    slow_size: int = 160
 
     @property
     def half_seeds(self) -> range:
