@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tpsprune import recipe
-from tpsprune.studies import coupling
+from tpsprune.studies import coupling, coupling_edges
 from tpsprune.studies.catalogue import STUDIES
 from tpsprune.studies.conduct import conduct
 from tpsprune.studies.coupling_found import ruling_of
@@ -110,15 +110,16 @@ def test_a_net_that_never_learns_without_tps_is_left_out_and_costs_nothing_more(
     held = [each.trial for each in done if each.trial.width == 64 and not each.trial.is_ramp]
     assert {trial.variant for trial in held} == {"none"}
     found = coupling.finding(size, done, {})
-    assert found.quantities[0].measured.count == 5 * 3
+    assert found.quantities[0].measured.count == 5 * 3 - 1
     assert found.tables[0].rows[0] == ("64", "never", "none", "none", "none", "none")
 
 
-def test_half_of_the_seeds_do_for_weights_and_ramps_and_no_ramp_is_of_the_widest() -> None:
+def test_half_of_the_seeds_do_for_what_is_dear_and_no_ramp_is_of_the_widest() -> None:
     size, done = conducted_by(law(-0.5), law(-0.5), seeds=5)
     of_weights = {each.trial.seed for each in done if each.trial.variant == "weights"}
     of_ramps = {each.trial.seed for each in done if each.trial.is_ramp}
-    assert of_weights == of_ramps == {1, 2, 3} == set(size.half_seeds)
+    of_widest = {each.trial.seed for each in done if each.trial.width == size.sizes[-1]}
+    assert of_weights == of_ramps == of_widest == {1, 2, 3} == set(size.half_seeds)
     assert max(each.trial.width for each in done if each.trial.is_ramp) == size.sizes[-2]
     slow = [each.trial for each in done if each.trial.steps_each == size.slow_steps]
     assert {(trial.width, trial.answers) for trial in slow} == {(160, "sums"), (160, "random")}
@@ -128,6 +129,38 @@ def test_no_training_gets_more_steps_than_patience_has() -> None:
     _, done = conducted_by(law(-0.5), law(-0.5))
     caps = {each.trial.steps_each for each in done if not each.trial.is_ramp}
     assert caps == {5000, 2 * WITHOUT}
+
+
+@pytest.mark.parametrize(
+    ("lag_when_slow", "words"), [(1.0, "more than half of it stays"), (0.2, "half of it or more goes")]
+)
+def test_a_loop_that_shrinks_on_a_slower_ramp_is_called_lag(lag_when_slow: float, words: str) -> None:
+    size, done = conducted_by(law(-0.5), law(-0.5))
+
+    def slower(each: Coupled) -> Coupled:
+        if each.trial.steps_each != size.slow_steps:
+            return each
+        top = len(each.orders) // 2
+        up, down = each.orders[: top + 1], each.orders[top + 1 :]
+        back = [u + lag_when_slow * (d - u) for u, d in zip(up[-2::-1], down, strict=True)]
+        return replace(each, orders=(*up, *back))
+
+    found = coupling.finding(size, [slower(each) for each in done], {})
+    assert words in found.sentence
+    assert "no jump: at most 0.17 of the rise" in found.sentence
+
+
+def test_a_rise_between_two_neighbours_is_called_a_jump_and_one_that_is_missing_is_not_timed() -> None:
+    size, done = conducted_by(law(-0.5), law(-0.5))
+
+    def stepped(each: Coupled) -> Coupled:
+        if each.trial.variant == "labels":
+            return replace(each, orders=tuple(float(order > 0.5) for order in each.orders))
+        return replace(each, orders=(0.5,) * len(each.orders))
+
+    found = coupling.finding(size, [stepped(each) for each in done], {})
+    assert "a jump: 1.00 of the rise" in found.sentence
+    assert "The order of `weights` did not rise in every ramp" in found.sentence
 
 
 def interval(low: float, high: float) -> Interval:
@@ -152,13 +185,15 @@ def test_the_ruling_asks_every_edge(intervals: list[tuple[float, float]], ruling
 def tiny() -> CouplingSetup:
     full = setup(2)
     common = replace(full.common, cap_steps=20, level=0.02)
-    return replace(full, common=common, sizes=(8, 16, 32, 64), ramp_steps=2, slow_steps=3, slow_size=16)
+    return replace(full, common=common, sizes=(8, 16, 32), ramp_steps=2, slow_steps=3, slow_size=16)
 
 
 @pytest.fixture(scope="module")
 def conducted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str | Finding]]:
     folder = tmp_path_factory.mktemp("coupling")
-    return folder, list(conduct(STUDIES["coupling"], tiny(), folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coupling_edges, "HIGHEST", 1)
+        return folder, list(conduct(STUDIES["coupling"], tiny(), folder))
 
 
 def test_the_study_runs_and_its_journal_reads_as_it_was_written(
@@ -174,8 +209,12 @@ def test_the_study_runs_and_its_journal_reads_as_it_was_written(
     assert "| exponent of N | predicted |" in (folder / "coupling.md").read_text()
 
 
-def test_a_study_that_is_done_is_read_and_not_run(conducted: tuple[Path, list[str | Finding]]) -> None:
+def test_a_study_that_is_done_is_read_and_not_run(
+    conducted: tuple[Path, list[str | Finding]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, told = conducted
+    monkeypatch.setattr(coupling_edges, "HIGHEST", 1)
+    monkeypatch.setattr(coupling, "run", None)
     assert [
         each.to_json() for each in conduct(STUDIES["coupling"], tiny(), folder) if isinstance(each, Finding)
     ] == [told[-1].to_json() if isinstance(told[-1], Finding) else None]

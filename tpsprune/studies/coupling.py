@@ -74,17 +74,18 @@ def plan(setup: CouplingSetup, done: Sequence[Coupled]) -> Plan:
     trials: list[CouplingTrial] = []
     later: list[str] = []
     for seed in setup.common.pair_seeds:
-        for width in setup.sizes:
+        dear = seed in setup.half_seeds
+        for width in setup.sizes if dear else setup.sizes[:-1]:
             plain = CouplingTrial(
                 variant="none", width=width, seed=seed, couplings=(0.0,), steps_each=setup.common.cap_steps
             )
             trials.append(plain)
-            for variant in ("labels", "weights") if seed in setup.half_seeds else ("labels",):
+            for variant in ("labels", "weights") if dear else ("labels",):
                 tried, open_ranks = _held(done, variant, width, seed)
                 trials += tried
                 later += [f"held {variant} {width}"] * open_ranks
         trials += _scaled(done, setup.slow_size, seed)
-        trials += _ramps(setup, seed) if seed in setup.half_seeds else ()
+        trials += _ramps(setup, seed) if dear else ()
     return Plan(tuple(trials), tuple(later))
 
 

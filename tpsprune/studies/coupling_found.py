@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Final
 
 from tpsprune.studies.catalogue import Prediction
@@ -13,7 +14,7 @@ from tpsprune.studies.coupling_run import Coupled, CouplingSetup
 from tpsprune.studies.coupling_tables import panels_of, tables_of
 from tpsprune.studies.figures import count
 from tpsprune.studies.finding import Finding, Quantity
-from tpsprune.studies.statistics import Interval, mean_interval
+from tpsprune.studies.statistics import Interval
 from tpsprune.studies.verdict import Bound, Ruling
 
 __all__ = ["found_by", "ruling_of"]
@@ -23,6 +24,8 @@ RIVALS: Final = (0.0, -1.0)
 """Exponents that an interval must exclude to tell −1/2 from no dependence and from a plain 1/N."""
 ENOUGH: Final = 0.75
 """The share of cells that must have an edge for an exponent of it: the rest is not missing at random."""
+JUMP: Final = 0.5
+"""The share of a rise between two λ half a decade apart that is called a jump."""
 LIMITS: Final = (
     "The published abstract gives no formula and does not say what N counts. What is put to the "
     "test is our TPS on one task family and one architecture, N taken by the units of its hidden layer.",
@@ -121,18 +124,22 @@ def _cells(setup: CouplingSetup, done: Sequence[Coupled]) -> list[Cell]:
 
 def _edges(cells: Sequence[Cell]) -> list[Edge]:
     edges = []
+    widest = max((cell.width for cell in cells), default=0)
     for variant in ("labels", "weights"):
         mine = [cell for cell in cells if cell.variant == variant]
-        for words, judged, values in (
-            ("smallest λ that speeds up", True, [cell.lower for cell in mine]),
-            ("smallest λ that is twice as fast", False, [cell.doubles for cell in mine]),
-            ("largest λ that still learns", True, [cell.upper for cell in mine]),
+        wide = [cell for cell in mine if 10 * cell.width > widest]
+        for words, judged, among, values in (
+            ("smallest λ that speeds up", True, mine, [cell.lower for cell in mine]),
+            ("the same in the widest decade", False, wide, [cell.lower for cell in wide]),
+            ("smallest λ that is twice as fast", False, mine, [cell.doubles for cell in mine]),
+            ("largest λ that still learns", True, mine, [cell.upper for cell in mine]),
+            ("that one in the widest decade", False, wide, [cell.upper for cell in wide]),
         ):
             known = sum(value is not None for value in values)
-            points = zip((cell.width for cell in mine), values, strict=True)
-            enough = bool(mine) and known >= ENOUGH * len(mine)
+            points = zip((cell.width for cell in among), values, strict=True)
+            enough = bool(among) and known >= ENOUGH * len(among)
             measured = exponent(points) if enough else None
-            edges.append(Edge(f"{variant}, {words}", known, len(mine), measured, judged))
+            edges.append(Edge(f"{variant}, {words}", known, len(among), measured, judged))
     return edges
 
 
@@ -150,71 +157,66 @@ def _rises(ramps: Sequence[Ramp], steps_each: int) -> dict[str, Interval | None]
 
 
 def _edge_sentence(edges: Sequence[Edge], cells: Sequence[Cell]) -> str:
-    told = [
-        f"{edge.name} N^{edge.measured.mean:.2f} ({edge.measured.low:.2f} to {edge.measured.high:.2f})"
-        for edge in edges
-        if edge.measured is not None
-    ]
-    text = (
-        f"exponents, with 95 % intervals: {'; '.join(told)}." if told else "no edge is known of enough nets."
-    )
+    judged = [(edge, edge.measured) for edge in edges if edge.judged]
+    told = [f"{edge.name}, {_range(found)}" for edge, found in judged if found is not None]
+    text = f"the exponent of N is: {'; '.join(told)}." if told else "no edge is known of enough nets."
     per_unit = [
-        f"{edge.measured.mean - 1:.2f} ({edge.measured.low - 1:.2f} to {edge.measured.high - 1:.2f})"
-        for edge in edges
-        if edge.measured is not None and edge.judged and edge.name.startswith("labels")
+        _range(found, shift=-1.0)
+        for edge, found in judged
+        if found is not None and edge.name.startswith("labels")
     ]
     if per_unit:
         text += f" Counted per unit (λ/N) those of `labels` are {' and '.join(per_unit)}."
-    for edge in edges:
-        if edge.measured is None and edge.judged:
+    for edge, found in judged:
+        if found is None:
             text += f" No exponent: {edge.name}, known of {edge.known} of {edge.cells} nets only."
-    best = [
-        max((cell.best for cell in cells if cell.variant == each), default=0)
+    best = " and ".join(
+        f"{max((cell.best for cell in cells if cell.variant == each), default=0):.1f} times with `{each}`"
         for each in ("labels", "weights")
-    ]
-    return f"{text} The fastest λ: {best[0]:.1f} times as fast with `labels`, {best[1]:.1f} with `weights`."
+    )
+    return f"{text} The fastest training of all gained {best}."
 
 
 def _order_sentence(setup: CouplingSetup, ramps: Sequence[Ramp]) -> str:
-    parts = []
-    for variant in ("labels", "weights"):
-        fast = [each for each in ramps if each.variant == variant and each.steps_each == setup.ramp_steps]
-        areas = {
-            answers: [each.loop.area for each in fast if each.answers == answers and each.loop]
-            for answers in ("sums", "random")
-        }
-        jumps = [each.loop.jump_share for each in ramps if each.variant == variant and each.loop]
-        same = [
-            [
-                each.loop.area
-                for each in ramps
-                if (each.variant, each.answers, each.width, each.steps_each)
-                == (variant, "random", setup.slow_size, steps)
-                and each.loop
-            ]
-            for steps in (setup.ramp_steps, setup.slow_steps)
+    """Say how wide the loops are, whether they are lag, and whether the order jumps."""
+    return " ".join(_order_of(setup, variant, ramps) for variant in ("labels", "weights"))
+
+
+def _order_of(setup: CouplingSetup, variant: str, ramps: Sequence[Ramp]) -> str:
+    loops = [(ramp, ramp.loop) for ramp in ramps if ramp.variant == variant and ramp.loop is not None]
+    areas = {
+        answers: [
+            loop.area
+            for ramp, loop in loops
+            if ramp.answers == answers and ramp.steps_each == setup.ramp_steps
         ]
-        loops = " and ".join(
-            f"{_mean(found)} ({'sums' if answers == 'sums' else 'random answers'})"
-            for answers, found in areas.items()
-            if len(found) > 1
-        )
-        most = f"{max(jumps):.2f}" if jumps else "nothing"
-        parts.append(
-            f"`{variant}`: loop {loops}, of random answers at {setup.slow_size} units "
-            f"{_plain_mean(same[0])} at {setup.ramp_steps} steps a λ and {_plain_mean(same[1])} at "
-            f"{setup.slow_steps}; at most {most} of the rise falls between neighbouring λ"
-        )
-    return f"Up and down (area of the loop, 1 = never comes back): {'. '.join(parts)}."
+        for answers in ("sums", "random")
+    }
+    at_both = [
+        [
+            loop.area
+            for ramp, loop in loops
+            if (ramp.answers, ramp.width, ramp.steps_each) == ("random", setup.slow_size, steps)
+        ]
+        for steps in (setup.ramp_steps, setup.slow_steps)
+    ]
+    if not all((*areas.values(), *at_both)):
+        return f"The order of `{variant}` did not rise in every ramp: nothing is said of its loop."
+    fast, slow = (fmean(each) for each in at_both)
+    kept = "more than half of it stays" if slow > fast / 2 else "half of it or more goes: that was lag"
+    most = max(loop.jump_share for _, loop in loops)
+    jump = f"a jump: {most:.2f}" if most > JUMP else f"no jump: at most {most:.2f}"
+    return (
+        f"Order of `{variant}` up and down: the loop (1 = never comes back) is {fmean(areas['sums']):.2f} on "
+        f"sums and {fmean(areas['random']):.2f} on random answers; at {setup.slow_size} units, led "
+        f"{setup.slow_steps / setup.ramp_steps:g} times as slowly, {slow:.2f} in the place of {fast:.2f}, "
+        f"{kept}; {jump} of the rise lies between neighbouring λ."
+    )
 
 
-def _mean(values: Sequence[float]) -> str:
-    interval = mean_interval(values)
-    return f"{interval.mean:.2f} ({interval.low:.2f} to {interval.high:.2f})"
-
-
-def _plain_mean(values: Sequence[float]) -> str:
-    return f"{sum(values) / len(values):.2f}" if values else "unknown"
+def _range(interval: Interval, shift: float = 0.0) -> str:
+    low, mean, high = (each + shift for each in (interval.low, interval.mean, interval.high))
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _protocol(setup: CouplingSetup, done: Sequence[Coupled]) -> tuple[str, ...]:
@@ -225,7 +227,8 @@ def _protocol(setup: CouplingSetup, done: Sequence[Coupled]) -> tuple[str, ...]:
         f"Task: recipe `{recipe.name}` made smaller: modulus {data.modulus}, {data.train_share:g} of the "
         f"pairs trained on, embedding {model.embedding}, learning rate {recipe.train.learning_rate:g}, "
         f"weight decay {recipe.train.weight_decay:g} at every λ. Hidden layers of "
-        f"{', '.join(count(size) for size in setup.sizes)} units.",
+        f"{', '.join(count(size) for size in setup.sizes)} units; the widest, `weights` and ramps on seeds "
+        f"{', '.join(str(seed) for seed in setup.half_seeds)} alone.",
         "N: oscillators of a group as TPS counts them. `labels` (in the loss): the units. `weights` "
         "(decoupled): the elements of the first layer, 32 a unit, so that an exponent of units is one of N.",
         f"Held: λ fixed from the first step, on a grid of half decades, until validation accuracy "

@@ -32,8 +32,8 @@ ORDERS: Final = {"labels": ("tps_coherence", ""), "weights": ("tps_z1", "hidden.
 class CouplingSetup:
     """The study's size: what all studies have, the widths tried, and the steps that a ramp spends at a λ.
 
-    Ramps, and held trainings of ``weights``, take the first half of the seeds. The ramp of ``slow_size``
-    is led through once more at ``slow_steps``: a loop that is only lag shrinks there.
+    What is dear takes the first half of the seeds: ramps, ``weights``, and the widest nets. The ramp of
+    ``slow_size`` is led through once more at ``slow_steps``: a loop that is only lag shrinks there.
     """
 
     common: Setup
@@ -44,7 +44,7 @@ class CouplingSetup:
 
     @property
     def half_seeds(self) -> range:
-        """The seeds of ramps, and of ``weights``."""
+        """The seeds of ramps, of ``weights`` and of the widest nets."""
         seeds = self.common.pair_seeds
         return seeds[: (len(seeds) + 1) // 2]
 
