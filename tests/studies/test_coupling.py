@@ -147,7 +147,7 @@ def test_a_loop_that_shrinks_on_a_slower_ramp_is_called_lag(lag_when_slow: float
 
     found = coupling.finding(size, [slower(each) for each in done], {})
     assert words in found.sentence
-    assert "no jump: at most 0.17 of the rise" in found.sentence
+    assert "no jump, 0.17 at most of the rise" in found.sentence
 
 
 def test_a_rise_between_two_neighbours_is_called_a_jump_and_one_that_is_missing_is_not_timed() -> None:
@@ -159,7 +159,7 @@ def test_a_rise_between_two_neighbours_is_called_a_jump_and_one_that_is_missing_
         return replace(each, orders=(0.5,) * len(each.orders))
 
     found = coupling.finding(size, [stepped(each) for each in done], {})
-    assert "a jump: 1.00 of the rise" in found.sentence
+    assert "a jump, 1.00 of the rise" in found.sentence
     assert "The order of `weights` did not rise in every ramp" in found.sentence
 
 

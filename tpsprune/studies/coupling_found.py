@@ -24,8 +24,8 @@ RIVALS: Final = (0.0, -1.0)
 """Exponents that an interval must exclude to tell −1/2 from no dependence and from a plain 1/N."""
 ENOUGH: Final = 0.75
 """The share of cells that must have an edge for an exponent of it: the rest is not missing at random."""
-JUMP: Final = 0.5
-"""The share of a rise between two λ half a decade apart that is called a jump."""
+JUMP: Final = 0.9
+"""The share of a rise between two λ half a decade apart from which on it is called a jump."""
 LIMITS: Final = (
     "The published abstract gives no formula and does not say what N counts. What is put to the "
     "test is our TPS on one task family and one architecture, N taken by the units of its hidden layer.",
@@ -130,10 +130,10 @@ def _edges(cells: Sequence[Cell]) -> list[Edge]:
         wide = [cell for cell in mine if 10 * cell.width > widest]
         for words, judged, among, values in (
             ("smallest λ that speeds up", True, mine, [cell.lower for cell in mine]),
-            ("the same in the widest decade", False, wide, [cell.lower for cell in wide]),
-            ("smallest λ that is twice as fast", False, mine, [cell.doubles for cell in mine]),
+            ("speeds up, widest decade", False, wide, [cell.lower for cell in wide]),
+            ("twice as fast", False, mine, [cell.doubles for cell in mine]),
             ("largest λ that still learns", True, mine, [cell.upper for cell in mine]),
-            ("that one in the widest decade", False, wide, [cell.upper for cell in wide]),
+            ("still learns, widest decade", False, wide, [cell.upper for cell in wide]),
         ):
             known = sum(value is not None for value in values)
             points = zip((cell.width for cell in among), values, strict=True)
@@ -205,13 +205,32 @@ def _order_of(setup: CouplingSetup, variant: str, ramps: Sequence[Ramp]) -> str:
     fast, slow = (fmean(each) for each in at_both)
     kept = "more than half of it stays" if slow > fast / 2 else "half of it or more goes: that was lag"
     most = max(loop.jump_share for _, loop in loops)
-    jump = f"a jump: {most:.2f}" if most > JUMP else f"no jump: at most {most:.2f}"
+    jump = f"a jump, {most:.2f}" if most >= JUMP else f"no jump, {most:.2f} at most"
+    paths = [
+        (ramp.width, loop.width_decades)
+        for ramp, loop in loops
+        if (ramp.answers, ramp.steps_each) == ("random", setup.ramp_steps) and loop.width_decades is not None
+    ]
     return (
         f"Order of `{variant}` up and down: the loop (1 = never comes back) is {fmean(areas['sums']):.2f} on "
         f"sums and {fmean(areas['random']):.2f} on random answers; at {setup.slow_size} units, led "
         f"{setup.slow_steps / setup.ramp_steps:g} times as slowly, {slow:.2f} in the place of {fast:.2f}, "
-        f"{kept}; {jump} of the rise lies between neighbouring λ."
+        f"{kept}; {jump} of the rise between neighbouring λ.{_sharper(paths)}"
     )
+
+
+def _sharper(paths: Sequence[tuple[int, float]]) -> str:
+    """Say over how many decades of λ the order rises in the narrowest and in the widest net."""
+    if not paths:
+        return ""
+    ends = [(end, fmean(decades for width, decades in paths if width == end)) for end in _ends(paths)]
+    told = " and ".join(f"{decades:.1f} at {count(width)} units" for width, decades in ends)
+    return f" On random answers it rises from 10 to 90 % over so many decades of λ: {told}."
+
+
+def _ends(paths: Sequence[tuple[int, float]]) -> tuple[int, int]:
+    widths = [width for width, _ in paths]
+    return min(widths), max(widths)
 
 
 def _range(interval: Interval, shift: float = 0.0) -> str:

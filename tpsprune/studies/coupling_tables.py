@@ -186,7 +186,7 @@ def _order_panel(setup: CouplingSetup, ramps: Sequence[Ramp], variant: str) -> P
             curves.append(Curve(name=f"{name}, up", points=tuple(points[: top + 1])))
             curves.append(Curve(name="down", points=tuple(points[top:]), dashed=True))
     return Panel(
-        title=f"`{variant}` at {setup.slow_size} units",
+        title=f"{variant}, {setup.slow_size} units",
         x="λ",
         y=ORDER_NAMES[variant],
         curves=tuple(curves),
