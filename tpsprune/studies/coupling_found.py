@@ -159,7 +159,11 @@ def _rises(ramps: Sequence[Ramp], steps_each: int) -> dict[str, Interval | None]
 def _edge_sentence(edges: Sequence[Edge], cells: Sequence[Cell]) -> str:
     judged = [(edge, edge.measured) for edge in edges if edge.judged]
     told = [f"{edge.name}, {_range(found)}" for edge, found in judged if found is not None]
-    text = f"the exponent of N is: {'; '.join(told)}." if told else "no edge is known of enough nets."
+    text = (
+        f"exponents of N, with 95 % intervals: {'; '.join(told)}."
+        if told
+        else "no edge is known of enough nets."
+    )
     per_unit = [
         _range(found, shift=-1.0)
         for edge, found in judged
@@ -224,8 +228,8 @@ def _sharper(paths: Sequence[tuple[int, float]]) -> str:
     if not paths:
         return ""
     ends = [(end, fmean(decades for width, decades in paths if width == end)) for end in _ends(paths)]
-    told = " and ".join(f"{decades:.1f} at {count(width)} units" for width, decades in ends)
-    return f" On random answers it rises from 10 to 90 % over so many decades of λ: {told}."
+    told = " and ".join(f"{decades:.1f} decades of λ at {count(width)} units" for width, decades in ends)
+    return f" On random answers it rises from 10 to 90 % over {told}."
 
 
 def _ends(paths: Sequence[tuple[int, float]]) -> tuple[int, int]:
