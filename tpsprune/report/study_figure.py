@@ -15,7 +15,7 @@ from tpsprune.runs import write_bytes_atomically
 __all__ = ["draw_study", "study_figure"]
 
 CURVE_COLOURS: Final = (BLUE, RED, GREEN, GREY)
-PANEL_INCHES: Final = 4.0
+PANEL_INCHES: Final = 4.4
 
 
 def draw_study(record: Path) -> Path:
@@ -87,7 +87,15 @@ def _curves(axes: Any, panel: Mapping[str, Any]) -> None:
     axes.set_title(panel["title"], fontsize=9)
     axes.tick_params(labelsize=8)
     if panel["curves"]:
-        axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+        axes.legend(
+            fontsize=7,
+            frameon=False,
+            loc="upper center",
+            bbox_to_anchor=(0.45, -0.16),
+            ncols=2,
+            columnspacing=1.0,
+            handlelength=1.6,
+        )
     axes.spines[["top", "right"]].set_visible(False)
 
 
