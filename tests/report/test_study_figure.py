@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tpsprune.report.study_figure import draw_study
+from tpsprune.report.study_figure import draw_study, study_figure
 
 
 def record(low: float | None, high: float | None) -> dict[str, Any]:
@@ -26,7 +26,12 @@ def record(low: float | None, high: float | None) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("low", "high", "words"),
-    [(1.0, 5.0, "1 to 5"), (1.0, None, "above 1"), (None, 0.1, "below 0.1")],
+    [
+        (1.0, 5.0, "1 to 5"),
+        (1.0, None, "above 1"),
+        (None, 0.1, "below 0.1"),
+        (-0.5, -0.5, "-0.5"),
+    ],
 )
 def test_the_picture_names_its_quantities_and_what_was_predicted(
     tmp_path: Path, low: float | None, high: float | None, words: str
@@ -50,3 +55,35 @@ def test_a_study_that_measured_nothing_still_has_a_picture(tmp_path: Path) -> No
     file = tmp_path / "tides.json"
     file.write_text(json.dumps({**record(1.0, None), "quantities": []}))
     assert "tides: undecided" in draw_study(file).read_text()
+
+
+def panel(title: str, *, log_x: bool) -> dict[str, Any]:
+    up = {"name": "flood", "points": [[1.0, 2.0], [10.0, 3.0]], "dashed": False}
+    down = {"name": "ebb", "points": [[10.0, 3.0], [1.0, 2.5]], "dashed": True}
+    other = {"name": "still", "points": [[1.0, 1.0], [10.0, 1.0]], "dashed": False}
+    return {
+        "title": title,
+        "x": "hours",
+        "y": "metres",
+        "curves": [up, down, other],
+        "log_x": log_x,
+        "log_y": False,
+    }
+
+
+def test_panels_are_drawn_as_they_are_given_and_a_dashed_curve_has_the_colour_of_the_one_before() -> None:
+    panels = [panel("by day", log_x=True), panel("by night", log_x=False)]
+    axes = study_figure({**record(1.0, None), "panels": panels}).axes
+    assert [each.get_title() for each in axes[1:]] == ["by day", "by night"]
+    assert [each.get_xscale() for each in axes[1:]] == ["log", "linear"]
+    up, down, other = axes[1].get_lines()
+    assert [line.get_label() for line in (up, down, other)] == ["flood", "ebb", "still"]
+    assert (up.get_linestyle(), down.get_linestyle()) == ("-", "--")
+    assert up.get_color() == down.get_color() != other.get_color()
+    assert down.get_xydata().tolist() == [[10.0, 3.0], [1.0, 2.5]]
+
+
+def test_a_panel_without_curves_is_empty_and_no_fault() -> None:
+    bare = {**panel("by day", log_x=True), "curves": []}
+    axes = study_figure({**record(1.0, None), "panels": [bare]}).axes
+    assert not axes[1].get_lines()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
-from tpsprune.studies.statistics import fisher_greater, ratio_interval
+from tpsprune.studies.statistics import fisher_greater, ratio_interval, slope_interval
 
 positive = st.floats(1e-3, 1e4)
 pairs = st.lists(st.tuples(positive, positive), min_size=2, max_size=8)
@@ -103,3 +103,42 @@ def test_the_exact_test_is_that_of_scipy(hits: int, tried: int, others: int, oth
     table = [[hits, tried - hits], [others, others_tried - others]]
     expected = scipy.stats.fisher_exact(table, alternative="greater").pvalue
     assert fisher_greater(hits, tried, others, others_tried) == pytest.approx(expected)
+
+
+def test_three_points_have_the_slope_and_the_quantile_of_cauchy() -> None:
+    found = slope_interval([(-1.0, 1.0), (0.0, 0.0), (1.0, 3.0)])
+    # Slope 1, intercept 4/3; the line leaves 2/3, -4/3, 2/3: squares 8/3 on one degree of freedom, S = 2.
+    reach = tan(0.475 * pi) * sqrt(8 / 3 / 2)
+    assert (found.low, found.mean, found.high) == pytest.approx((1 - reach, 1, 1 + reach))
+    assert found.count == 3
+
+
+@given(st.floats(-5, 5), st.floats(-5, 5), st.floats(-5, 5))
+def test_shifts_leave_a_slope_alone_and_a_line_leaves_no_doubt(slope: float, x: float, y: float) -> None:
+    found = slope_interval([(x + place, y + slope * place) for place in (0.0, 1.0, 2.0, 4.0)])
+    assert (found.low, found.mean, found.high) == pytest.approx((slope, slope, slope), abs=1e-6)
+
+
+def test_a_slope_is_scipys() -> None:
+    draw = np.random.default_rng(1)
+    x, y = draw.standard_normal((2, 9))
+    found, theirs = slope_interval(zip(x.tolist(), y.tolist(), strict=True)), scipy.stats.linregress(x, y)
+    reach = scipy.stats.t.ppf(0.975, 7) * theirs.stderr
+    assert found.mean == pytest.approx(theirs.slope)
+    assert found.high - found.mean == pytest.approx(reach)
+
+
+def test_two_points_have_no_interval_of_a_slope() -> None:
+    with pytest.raises(ValueError, match="at least three points"):
+        slope_interval([(0.0, 1.0), (1.0, 2.0)])
+
+
+def test_a_slopes_interval_covers_what_it_promises_at_five_points() -> None:
+    draw = np.random.default_rng(0)
+    places = [0.0, 1.0, 2.0, 3.0, 4.0]
+    found = [
+        slope_interval([(x, -0.5 * x + e) for x, e in zip(places, noise, strict=True)])
+        for noise in (0.4 * draw.standard_normal((4000, 5))).tolist()
+    ]
+    covered = sum(interval.low <= -0.5 <= interval.high for interval in found) / len(found)
+    assert covered == pytest.approx(0.95, abs=0.012)

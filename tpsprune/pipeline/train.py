@@ -57,7 +57,7 @@ def _flow(bench: Bench, folder: RunFolder, bill: Bill) -> Iterator[Event]:
         if state.regulariser is not None and bench.recipe.tps.variant == "auto":
             yield Note(
                 f"TPS: variant '{state.regulariser.variant_name}', since units stand between two tokens and "
-                "a class here (tps.variant = \"none\" trains without)"
+                'a class here (tps.variant = "none" trains without)'
             )
         if state.regulariser is not None and (warning := state.regulariser.harm_note([], [])):
             yield Note(warning)

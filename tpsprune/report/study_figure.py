@@ -1,18 +1,21 @@
-"""The picture of a study: each quantity with its interval, beside the level that was predicted."""
+"""The picture of a study: each quantity with its interval, beside what was predicted; then its curves."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from matplotlib.figure import Figure
 
-from tpsprune.report.figures import BLUE, GREY, ORANGE, rendered
+from tpsprune.report.figures import BLUE, GREEN, GREY, ORANGE, RED, rendered
 from tpsprune.runs import write_bytes_atomically
 
 __all__ = ["draw_study", "study_figure"]
+
+CURVE_COLOURS: Final = (BLUE, RED, GREEN, GREY)
+PANEL_INCHES: Final = 4.4
 
 
 def draw_study(record: Path) -> Path:
@@ -28,10 +31,23 @@ def draw_study(record: Path) -> Path:
 
 
 def study_figure(record: Mapping[str, Any]) -> Figure:
-    """Draw what a study measured; those of which something was predicted stand out."""
+    """Draw what a study measured; those of which something was predicted stand out. Below, its panels."""
+    panels = record.get("panels", ())
+    inches = 0.32 * len(record["quantities"]) + 1.6
+    width = max(7.0, PANEL_INCHES * len(panels))
+    figure = Figure(figsize=(width, inches + bool(panels) * PANEL_INCHES), layout="constrained")
+    if not panels:
+        _quantities(figure.add_subplot(), record)
+        return figure
+    grid = figure.add_gridspec(2, len(panels), height_ratios=(inches, PANEL_INCHES))
+    _quantities(figure.add_subplot(grid[0, :]), record)
+    for place, panel in enumerate(panels):
+        _curves(figure.add_subplot(grid[1, place]), panel)
+    return figure
+
+
+def _quantities(axes: Any, record: Mapping[str, Any]) -> None:
     quantities = record["quantities"]
-    figure = Figure(figsize=(7, 0.32 * len(quantities) + 1.6), layout="constrained")
-    axes = figure.add_subplot()
     for place, quantity in enumerate(reversed(quantities)):
         measured = quantity["measured"]
         axes.plot(
@@ -55,10 +71,47 @@ def study_figure(record: Mapping[str, Any]) -> Figure:
         f"{record['study']}: {record['verdict']} (orange: predicted, {_words(low, high)})", fontsize=9
     )
     axes.spines[["top", "right"]].set_visible(False)
-    return figure
+
+
+def _curves(axes: Any, panel: Mapping[str, Any]) -> None:
+    """Draw a panel's curves; a dashed one has the colour of the whole one before it."""
+    colours = _colours(panel["curves"])
+    for curve, colour in zip(panel["curves"], colours, strict=True):
+        xs, ys = zip(*curve["points"], strict=True)
+        style = "--" if curve["dashed"] else "-"
+        axes.plot(xs, ys, style, color=colour, linewidth=1.4, marker="o", markersize=3, label=curve["name"])
+    axes.set_xscale("log" if panel["log_x"] else "linear")
+    axes.set_yscale("log" if panel["log_y"] else "linear")
+    axes.set_xlabel(panel["x"], fontsize=8)
+    axes.set_ylabel(panel["y"], fontsize=8)
+    axes.set_title(panel["title"], fontsize=9)
+    axes.tick_params(labelsize=8)
+    if panel["curves"]:
+        axes.legend(
+            fontsize=7,
+            frameon=False,
+            loc="upper center",
+            bbox_to_anchor=(0.45, -0.16),
+            ncols=2,
+            columnspacing=1.0,
+            handlelength=1.6,
+        )
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _colours(curves: Sequence[Mapping[str, Any]]) -> list[str]:
+    colours: list[str] = []
+    whole = 0
+    for curve in curves:
+        if not curve["dashed"] or not colours:
+            colours.append(CURVE_COLOURS[whole % len(CURVE_COLOURS)])
+            whole += 1
+        else:
+            colours.append(colours[-1])
+    return colours
 
 
 def _words(low: float | None, high: float | None) -> str:
     if low is not None and high is not None:
-        return f"{low:g} to {high:g}"
+        return f"{low:g}" if low == high else f"{low:g} to {high:g}"
     return f"above {low:g}" if low is not None else f"below {high:g}"

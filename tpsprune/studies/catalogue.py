@@ -56,5 +56,11 @@ STUDIES: Final[Mapping[str, Prediction]] = {
             source="Kim and Kim 2025, doi:10.5281/zenodo.18042384 (abstract; no formula is given there)",
             recipe="modular-addition",
         ),
+        Prediction(
+            name="coupling",
+            statement="the critical coupling goes as N^(−1/2), and the transition is continuous",
+            source="Kim and Kim 2025, doi:10.5281/zenodo.18042384 (abstract; no formula, nor what N counts)",
+            recipe="modular-addition",
+        ),
     )
 }

@@ -10,7 +10,7 @@ from tpsprune.studies.catalogue import Prediction
 from tpsprune.studies.statistics import Interval
 from tpsprune.studies.verdict import Bound, Ruling
 
-__all__ = ["Done", "Finding", "Plan", "Quantity", "Table", "Trial"]
+__all__ = ["Curve", "Done", "Finding", "Panel", "Plan", "Quantity", "Table", "Trial"]
 
 
 class Trial(Protocol):
@@ -69,6 +69,27 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """Points (x, y) under one name; a dashed one goes with the whole one before it."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+    dashed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """A picture beside the quantities: curves over two axes, either of them logarithmic."""
+
+    title: str
+    x: str
+    y: str
+    curves: tuple[Curve, ...]
+    log_x: bool = False
+    log_y: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """A study's outcome; ``sentence`` holds the numbers that the ruling rests on.
 
@@ -92,6 +113,7 @@ class Finding:
     settings: Mapping[str, Any]
     machine: Mapping[str, Any]
     trainings: tuple[Done, ...]
+    panels: tuple[Panel, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as plain JSON values; tables are left out, trainings hold all their figures."""
@@ -111,4 +133,5 @@ class Finding:
             "settings": dict(self.settings),
             "machine": dict(self.machine),
             "trainings": [trained.to_json() for trained in self.trainings],
+            **({"panels": [asdict(panel) for panel in self.panels]} if self.panels else {}),
         }
