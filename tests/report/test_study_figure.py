@@ -87,3 +87,15 @@ def test_a_panel_without_curves_is_empty_and_no_fault() -> None:
     bare = {**panel("by day", log_x=True), "curves": []}
     axes = study_figure({**record(1.0, None), "panels": [bare]}).axes
     assert not axes[1].get_lines()
+
+
+@pytest.mark.parametrize(
+    ("lows", "scale"), [((0.3, 2.0), "log"), ((-0.3, 2.0), "linear"), ((1.0, 2.0), "linear")]
+)
+def test_intervals_over_decades_of_positive_numbers_stand_on_a_logarithmic_axis(
+    lows: tuple[float, float], scale: str
+) -> None:
+    found = record(2.0, 5.0)
+    for quantity, low in zip(found["quantities"], lows, strict=True):
+        quantity["measured"] = {"mean": 3.0, "low": low, "high": 8.0}
+    assert study_figure(found).axes[0].get_xscale() == scale

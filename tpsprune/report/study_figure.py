@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from tpsprune.report.figures import BLUE, GREEN, GREY, ORANGE, RED, rendered
 from tpsprune.runs import write_bytes_atomically
@@ -65,12 +66,24 @@ def _quantities(axes: Any, record: Mapping[str, Any]) -> None:
             axes.axvline(edge, color=ORANGE, linewidth=1.4, linestyle="--")
     axes.set_yticks(range(len(quantities)), [each["name"] for each in reversed(quantities)], fontsize=8)
     axes.set_ylim(-0.6, len(quantities) - 0.4)
+    if _spans_decades(quantities):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", labelsize=8)
     axes.set_xlabel(f"{record['measure']}, mean and 95 % interval", fontsize=8)
     axes.set_title(
         f"{record['study']}: {record['verdict']} (orange: predicted, {_words(low, high)})", fontsize=9
     )
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _spans_decades(quantities: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether intervals of positive numbers reach so far that a linear axis would hide the small."""
+    lows = [each["measured"]["low"] for each in quantities]
+    highs = [each["measured"]["high"] for each in quantities]
+    return bool(lows) and min(lows) > 0 and max(highs) > 10 * min(lows)
 
 
 def _curves(axes: Any, panel: Mapping[str, Any]) -> None:
