@@ -32,6 +32,7 @@ from tpsprune.numerics.sketch import signed_fold
 from tpsprune.numerics.spectra import edge, row_spectrum
 from tpsprune.signals.signal import View
 from tpsprune.signals.spectral_edge import SpectralEdge
+from tpsprune.studies.trial import ticks_of
 
 REPORT = Path(__file__).parents[1] / "reports" / "signals.md"
 WINDOW = 10
@@ -51,19 +52,8 @@ def updates(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     parameters = list(model.parameters())
     whole, folded = [], []
     total = found.train.epochs * training.steps_per_epoch(len(dataset.train), found.train)
-    ticks = training.fit(
-        model,
-        training.make_optimizer(model, found.train),
-        dataset.train.inputs,
-        dataset.train.labels,
-        prepare=dataset.prepare,
-        settings=found.train,
-        execution=training.Execution.of(found.train, torch.device("cpu")),
-        seed=seed,
-        first_step=0,
-        last_step=total,
-        total_steps=total,
-    )
+    execution = training.Execution.of(found.train, torch.device("cpu"))
+    ticks = ticks_of(found, dataset, model, execution, total)
     for tick in ticks:
         if tick.step % STEPS_APART:
             continue

@@ -14,6 +14,7 @@ from tpsprune.studies.verdict import Bound
 __all__ = [
     "Comparison",
     "Entry",
+    "by_trial",
     "champion",
     "compare",
     "entries",
@@ -46,6 +47,11 @@ class Comparison:
     steps: Interval
     seconds: Interval
     bound: Bound
+
+
+def by_trial(done: Sequence[Trained]) -> dict[Trial, Trained]:
+    """Return trainings by what they were; of two alike the one that was done first."""
+    return {trained.trial: trained for trained in reversed(done)}
 
 
 def plan_contest(contest: Contest, size: Size, done: Mapping[Trial, Trained]) -> Plan:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from tpsprune import tps, training
+from tpsprune import training
 from tpsprune.errors import DivergedError
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import ModularData
 from tpsprune.recipe.tps import Tps
 from tpsprune.studies.contest import Contest, Trained, Trial
-from tpsprune.studies.trial import DEVICE, accuracy_of, begin, ticks_of
+from tpsprune.studies.trial import DEVICE, accuracy_of, begin, regulariser_of, ticks_of
 
 __all__ = ["recipe_of", "run_trial"]
 
@@ -55,14 +55,7 @@ def run_trial(contest: Contest, trial: Trial) -> Trained:
     recipe = recipe_of(contest, trial)
     dataset, model = begin(recipe)
     execution = training.Execution.of(recipe.train, DEVICE)
-    regulariser = tps.build(
-        recipe.tps,
-        model,
-        dataset.facts,
-        train_inputs=dataset.train.inputs,
-        train_labels=dataset.train.labels,
-        total_steps=contest.cap_steps,
-    )
+    regulariser = regulariser_of(recipe, dataset, model, contest.cap_steps)
     penalty = regulariser if regulariser and regulariser.in_loss else None
     ticks = ticks_of(recipe, dataset, model, execution, contest.cap_steps, penalty)
     steps, accuracy, cpu_seconds, tps_cpu_seconds = 0, 0.0, 0.0, 0.0

@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Final, Literal, TypeAlias, final
 import torch
 from torch import Tensor
 
-from tpsprune import tps, training
+from tpsprune import training
 from tpsprune.data import Dataset
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.tps import Tps
 from tpsprune.studies.setup import Setup
-from tpsprune.studies.trial import DEVICE, accuracy_of, begin, ticks_of
+from tpsprune.studies.trial import DEVICE, accuracy_of, begin, regulariser_of, ticks_of
 from tpsprune.tps.regulariser import Regulariser
 
 __all__ = ["ORDERS", "Answers", "Coupled", "CouplingSetup", "CouplingTrial", "Scaling", "run_coupling"]
@@ -131,14 +131,7 @@ def run_coupling(setup: CouplingSetup, trial: CouplingTrial) -> Coupled:
         dataset = _with_random_answers(dataset, trial.seed)
     execution = training.Execution.of(found.train, DEVICE)
     last_step = trial.steps_each * len(trial.couplings)
-    regulariser = tps.build(
-        found.tps,
-        model,
-        dataset.facts,
-        train_inputs=dataset.train.inputs,
-        train_labels=dataset.train.labels,
-        total_steps=last_step,
-    )
+    regulariser = regulariser_of(found, dataset, model, last_step)
     assert regulariser is not None
     penalty = _Led(regulariser, trial) if regulariser.in_loss else None
     steps, accuracy, orders, train_accuracies = 0, 0.0, [], []

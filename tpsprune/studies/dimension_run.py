@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from tpsprune import pruning, recipe, tps, training
+from tpsprune import pruning, recipe, training
 from tpsprune.numerics.moments import input_moments
 from tpsprune.numerics.spectra import effective_rank
 from tpsprune.recipe import Recipe
@@ -19,7 +19,7 @@ from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs
 from tpsprune.recipe.tps import Tps
 from tpsprune.studies.setup import Setup
-from tpsprune.studies.trial import DEVICE, accuracy_of, begin, probe_of, ticks_of
+from tpsprune.studies.trial import DEVICE, accuracy_of, begin, probe_of, regulariser_of, ticks_of
 
 __all__ = [
     "ADDITION",
@@ -94,14 +94,7 @@ def run_dimension(setup: Setup, trial: DimensionTrial) -> Dimensions:
     steps = setup.cap_steps
     if trial.task == DIGITS:
         steps = found.train.epochs * training.steps_per_epoch(len(dataset.train), found.train)
-    regulariser = tps.build(
-        found.tps,
-        model,
-        dataset.facts,
-        train_inputs=dataset.train.inputs,
-        train_labels=dataset.train.labels,
-        total_steps=steps,
-    )
+    regulariser = regulariser_of(found, dataset, model, steps)
     penalty = regulariser if regulariser and regulariser.in_loss else None
     for tick in ticks_of(found, dataset, model, execution, steps, penalty):
         if regulariser is not None:

@@ -16,6 +16,7 @@ from tpsprune.studies.contest import Contest, Size, Trained, Trial
 from tpsprune.studies.contest_result import (
     Comparison,
     Entry,
+    by_trial,
     champion,
     compare,
     entries,
@@ -74,8 +75,8 @@ def run(setup: Reach, trial: Trial) -> Trained:
 
 def plan(setup: Reach, done: Sequence[Trained]) -> Plan:
     """Return task after task: its races, and once they are done its comparison."""
-    by_trial = _by_trial(done)
-    plans = [plan_contest(contest, setup.size, by_trial) for _, contest in setup.tasks]
+    finished = by_trial(done)
+    plans = [plan_contest(contest, setup.size, finished) for _, contest in setup.tasks]
     return Plan(
         tuple(trial for each in plans for trial in each.trials),
         tuple(arm for each in plans for arm in each.later_arms),
@@ -112,8 +113,8 @@ class Outcome:
 
 def finding(setup: Reach, done: Sequence[Trained], machine: Mapping[str, Any]) -> Finding:
     """Return the comparison on every task; the ruling is on the structured ones together."""
-    by_trial = _by_trial(done)
-    outcomes = [_outcome(task, entries(contest, setup.size, by_trial)) for task, contest in setup.tasks]
+    finished = by_trial(done)
+    outcomes = [_outcome(task, entries(contest, setup.size, finished)) for task, contest in setup.tasks]
     return Finding(
         prediction=PREDICTION,
         ruling=_ruling(outcomes),
@@ -137,12 +138,8 @@ def finding(setup: Reach, done: Sequence[Trained], machine: Mapping[str, Any]) -
         command=f"tpsprune study {PREDICTION.name}" + (" --full" if setup.full else ""),
         settings={"seeds": list(setup.size.pairs), **setup.decisive()},
         machine=machine,
-        trainings=tuple(by_trial[trial] for trial in plan(setup, done).trials if isinstance(trial, Trial)),
+        trainings=tuple(finished[trial] for trial in plan(setup, done).trials if isinstance(trial, Trial)),
     )
-
-
-def _by_trial(done: Sequence[Trained]) -> dict[Trial, Trained]:
-    return {trained.trial: trained for trained in reversed(done)}
 
 
 def _outcome(task: ReachTask, found: tuple[Entry, ...]) -> Outcome:

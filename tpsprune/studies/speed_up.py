@@ -17,6 +17,7 @@ from tpsprune.studies.contest import Arm, Contest, Size, Trained, Trial, Variant
 from tpsprune.studies.contest_result import (
     Comparison,
     Entry,
+    by_trial,
     champion,
     compare,
     entries,
@@ -127,7 +128,7 @@ def run(setup: SpeedUp, trial: Trial) -> Trained:
 
 def plan(setup: SpeedUp, done: Sequence[Trained]) -> Plan:
     """Return the races, and once they are done the comparison."""
-    return plan_contest(setup.contest, setup.size, _by_trial(done))
+    return plan_contest(setup.contest, setup.size, by_trial(done))
 
 
 def words(setup: SpeedUp, last: Trained) -> str:
@@ -143,8 +144,8 @@ def words(setup: SpeedUp, last: Trained) -> str:
 
 def finding(setup: SpeedUp, done: Sequence[Trained], machine: Mapping[str, Any]) -> Finding:
     """Return the comparison; the ruling is on the steps of the arm with TPS that won on the pilot seeds."""
-    by_trial = _by_trial(done)
-    found = entries(setup.contest, setup.size, by_trial)
+    finished = by_trial(done)
+    found = entries(setup.contest, setup.size, finished)
     against, best = opponent(found), champion(found)
     others = [entry for entry in found if entry is not against]
     compared = {entry.arm.name: compare(against, entry) for entry in others}
@@ -176,12 +177,8 @@ def finding(setup: SpeedUp, done: Sequence[Trained], machine: Mapping[str, Any])
         command=f"tpsprune study {PREDICTION.name}" + (" --full" if setup.full else ""),
         settings={"seeds": list(setup.size.pairs), **setup.decisive()},
         machine=machine,
-        trainings=tuple(by_trial[trial] for trial in plan(setup, done).trials if isinstance(trial, Trial)),
+        trainings=tuple(finished[trial] for trial in plan(setup, done).trials if isinstance(trial, Trial)),
     )
-
-
-def _by_trial(done: Sequence[Trained]) -> dict[Trial, Trained]:
-    return {trained.trial: trained for trained in reversed(done)}
 
 
 def _sentence(setup: SpeedUp, against: Entry, best: Entry, compared: Comparison) -> str:

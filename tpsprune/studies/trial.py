@@ -8,15 +8,17 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from tpsprune import data, models, training
+from tpsprune import data, models, tps, training
 from tpsprune.data import Dataset, Split
 from tpsprune.recipe import Recipe
+from tpsprune.tps import Regulariser
 
 __all__ = [
     "DEVICE",
     "accuracy_of",
     "begin",
     "probe_of",
+    "regulariser_of",
     "ticks_of",
 ]
 
@@ -53,6 +55,24 @@ def ticks_of(
         last_step=cap_steps,
         total_steps=cap_steps,
         penalty=penalty,
+    )
+
+
+def regulariser_of(
+    recipe: Recipe, dataset: Dataset, model: nn.Module, total_steps: int
+) -> Regulariser | None:
+    """Bind the recipe's TPS to the model and the data that it trains on; none where there is none.
+
+    Raises:
+        VariantError: the variant does not fit the task or the model.
+    """
+    return tps.build(
+        recipe.tps,
+        model,
+        dataset.facts,
+        train_inputs=dataset.train.inputs,
+        train_labels=dataset.train.labels,
+        total_steps=total_steps,
     )
 
 

@@ -9,13 +9,13 @@ from typing import Any, Final, get_args
 
 import torch
 
-from tpsprune import pruning, tps, training
+from tpsprune import pruning, training
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.tps import Tps
 from tpsprune.recipe.watch import Signal, Watch
 from tpsprune.records import Reading
 from tpsprune.signals import Panel, View
-from tpsprune.studies.trial import DEVICE, begin, ticks_of
+from tpsprune.studies.trial import DEVICE, begin, regulariser_of, ticks_of
 
 __all__ = ["Series", "Watched", "WatchedTrial", "run_watched"]
 
@@ -80,14 +80,7 @@ def run_watched(
     found = pruning.sites(model, pruning.survey(model, probe[:2]))
     coherence = None
     if dataset.facts.input_kind == "tokens":
-        coherence = tps.build(
-            Tps(variant="labels", coupling=1.0),
-            model,
-            dataset.facts,
-            train_inputs=dataset.train.inputs,
-            train_labels=dataset.train.labels,
-            total_steps=cap_steps,
-        )
+        coherence = regulariser_of(replace(recipe, tps=Tps(variant="labels")), dataset, model, cap_steps)
     watch = Watch(signals=get_args(Signal), probe_items=recipe.watch.probe_items)
     series: dict[str, list[tuple[int, float | None]]] = {}
     spent: dict[str, float] = dict.fromkeys(watch.signals, 0.0)
