@@ -55,7 +55,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
 
 @pytest.mark.usefixtures("tiny_recipe")
 def test_it_prints_predicted_beside_measured_and_then_json_without_training_again(tmp_path: Path) -> None:
-    words = ["study", "speed-up", "--seeds", "2", "--cap", "25", "--out", "found"]
+    words = ["study", "speed-up", "--seeds", "2", "--cap", "2", "--out", "found"]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     assert " pair seed 2 labels" in result.output

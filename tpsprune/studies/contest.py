@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any, Literal, TypeAlias
 
@@ -80,7 +80,8 @@ class Arm:
 class Contest:
     """A task, its arms, and when a training is there: at the first validation accuracy of ``level`` or more.
 
-    Read every ``reading_steps`` steps, given up after ``cap_steps``.
+    Read every ``reading_steps`` steps, given up after ``cap_steps``. ``conditions`` are eight hexadecimal
+    digits of all that a training depends on and its trial does not name.
     """
 
     task: str
@@ -89,25 +90,15 @@ class Contest:
     level: float
     cap_steps: int
     reading_steps: int
+    conditions: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Work out the conditions once: every trial holds them, and trials are made by the thousand."""
+        object.__setattr__(self, "conditions", _conditions(self))
 
     def arm(self, name: str) -> Arm:
         """Return the arm of that name."""
         return next(arm for arm in self.arms if arm.name == name)
-
-    @property
-    def conditions(self) -> str:
-        """Eight hexadecimal digits of all that a training depends on and its trial does not name."""
-        train, task = asdict(self.recipe.train), asdict(self.recipe.task)
-        for section, name in (
-            (train, "weight_decay"),
-            (train, "learning_rate"),
-            (train, "epochs"),
-            (train, "checkpoint_seconds"),
-            (task["data"], "split_seed"),
-        ):
-            section.pop(name, None)
-        held = [train, task, self.level, self.reading_steps, self.cap_steps]
-        return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +204,20 @@ def pairs(contest: Contest, chosen: Mapping[str, Settings], size: Size) -> Itera
     for seed in size.pairs:
         for arm in contest.arms:
             yield _trial(contest, arm, chosen[arm.name], seed, "pair", contest.cap_steps)
+
+
+def _conditions(contest: Contest) -> str:
+    train, task = asdict(contest.recipe.train), asdict(contest.recipe.task)
+    for section, name in (
+        (train, "weight_decay"),
+        (train, "learning_rate"),
+        (train, "epochs"),
+        (train, "checkpoint_seconds"),
+        (task["data"], "split_seed"),
+    ):
+        section.pop(name, None)
+    held = [train, task, contest.level, contest.reading_steps, contest.cap_steps]
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _grid(arm: Arm, tried: Mapping[Settings, tuple[int, float]]) -> Iterator[Settings]:

@@ -34,8 +34,8 @@ __all__ = ["finding", "plan", "record", "run", "setup", "words"]
 PREDICTION: Final = STUDIES["dimension"]
 PREDICTED_SHARE: Final = 0.1
 VARIANTS: Final[Mapping[str, tuple[str, ...]]] = {
-    ADDITION: ("none", "weights", "neurons", "labels"),
-    DIGITS: ("none", "weights", "neurons"),
+    ADDITION: ("none", "weights", "neurons", "labels", "moments"),
+    DIGITS: ("none", "weights", "neurons", "moments"),
 }
 LIMITS: Final = (
     "Two tasks and one small net for each. Coupling λ is 1 and not tuned; a stronger one may lower "
@@ -145,8 +145,8 @@ def _cost_sentence(by_arm: Mapping[str, Sequence[Dimensions]]) -> str:
 def _protocol(setup: Setup) -> tuple[str, ...]:
     return (
         f"Tasks: recipe `{setup.recipe.name}` for {count(setup.cap_steps)} steps (weight decay "
-        f"{WEIGHT_DECAYS['labels']:g} with `labels`, {OTHER:g} else, what suited them best elsewhere); "
-        f"recipe `{DIGITS}` over all its epochs. TPS in the loss, coupling λ = 1.",
+        f"{WEIGHT_DECAYS['labels']:g} with `labels` and `moments`, {OTHER:g} else, what suited them best "
+        f"elsewhere); recipe `{DIGITS}` over all its epochs. TPS in the loss, coupling λ = 1.",
         "A seed shares initial weights, split and order of data among its arms.",
         f"d_eff: effective rank of the covariance of what each group's consumers are fed, on {PROBE_ITEMS} "
         "training items, over the group's width.",

@@ -37,8 +37,8 @@ SHARES: Final = (0.5, 0.25)
 PROBE_ITEMS: Final = 512
 ADDITION: Final = "modular addition"
 DIGITS: Final = "digits"
-WEIGHT_DECAYS: Final[Mapping[str, float]] = {"labels": 1.0}
-"""Weight decays on addition, as the study ``speed-up`` found them best; ``OTHER`` for all else."""
+WEIGHT_DECAYS: Final[Mapping[str, float]] = {"labels": 1.0, "moments": 1.0}
+"""Weight decays on addition, the best of a few at this learning rate; ``OTHER`` for all else."""
 OTHER: Final = 4.0
 
 
