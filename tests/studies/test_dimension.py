@@ -79,7 +79,7 @@ def test_the_study_runs_and_its_journal_reads_as_it_was_written(
     folder, told = conducted
     *lines, found = told
     assert isinstance(found, Finding)
-    assert len(lines) == 14
+    assert len(lines) == 18
     assert str(lines[0]).startswith("1/14 seed 1 modular addition, none: accuracy ")
     on_disk = json.loads((folder / "dimension.json").read_text())
     for raw in on_disk["trainings"]:
