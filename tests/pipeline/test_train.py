@@ -227,7 +227,7 @@ def test_modular_addition_is_learned_with_labels_where_it_is_only_memorised_with
     assert without.dense.accuracy < 0.5
     events = list(run(small(*common, "tps.warmup_share=0.0"), tmp_path))
     (note,) = [event for event in events if isinstance(event, Note)]
-    assert note.text.startswith("TPS: variant 'labels', since units stand between two tokens and a class")
+    assert note.text.startswith("TPS: variant 'labels', since nothing but hidden units joins two tokens")
     outcome = outcome_of(events)
     assert outcome.drawn.rule == "validation_accuracy above 0.95 for 1"
     assert outcome.dense.accuracy > 0.9

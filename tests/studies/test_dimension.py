@@ -80,7 +80,7 @@ def test_the_study_runs_and_its_journal_reads_as_it_was_written(
     *lines, found = told
     assert isinstance(found, Finding)
     assert len(lines) == 18
-    assert str(lines[0]).startswith("1/14 seed 1 modular addition, none: accuracy ")
+    assert str(lines[0]).startswith("1/18 seed 1 modular addition, none: accuracy ")
     on_disk = json.loads((folder / "dimension.json").read_text())
     for raw in on_disk["trainings"]:
         back = Dimensions.from_json(raw)

@@ -13,6 +13,7 @@ class PairNet(nn.Module):
     """Two tokens embedded, concatenated, one hidden layer: the network of the modular tasks, small."""
 
     has_unit_triplets = True
+    triplets_from_weights = True
 
     def __init__(self, embedding: int = 6, units: int = 9) -> None:
         super().__init__()

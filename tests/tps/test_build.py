@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import VariantError
+from tpsprune.models.transformer import Transformer
 from tpsprune.recipe.tps import Tps
 from tpsprune.records import TaskFacts
 from tpsprune.tps import Regulariser, build
@@ -52,6 +53,9 @@ def test_auto_is_labels_where_it_fits_and_nothing_elsewhere(
     assert chosen.variant_name == "labels"
     assert built(image_net, image_facts) is None
     assert built(pair_net, cyclic_facts, addition, coupling=0.0) is None
+    attention = Transformer(11, 8, 2, 16, 11)
+    assert built(attention, cyclic_facts, addition) is None
+    assert built(attention, cyclic_facts, addition, variant="labels") is not None
 
 
 @pytest.mark.parametrize("variant", ["weights", "neurons"])

@@ -103,6 +103,11 @@ class TokenMlp(nn.Module):
         """
         return self.length == 2 and self.layers == 1
 
+    @property
+    def triplets_from_weights(self) -> bool:
+        """Whether triplets are all that joins two tokens, so that TPS has something to give: always."""
+        return True
+
     def unit_triplets(self, tokens_i2: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
         """Return u (a, t), v (b, t) and o (t, c): what tokens add to each unit, and it to each class.
 

@@ -78,6 +78,11 @@ class Transformer(nn.Module):
         """Whether ``unit_triplets`` is defined: for two tokens, with any number of layers."""
         return self.length == 2
 
+    @property
+    def triplets_from_weights(self) -> bool:
+        """Whether triplets are all that joins two tokens: never, attention multiplies them already."""
+        return False
+
     def unit_triplets(self, tokens_i2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return u (a, m), v (b, m) and o (m, c): main effects of tokens on MLP units, and units on classes.
 

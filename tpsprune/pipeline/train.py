@@ -56,8 +56,8 @@ def _flow(bench: Bench, folder: RunFolder, bill: Bill) -> Iterator[Event]:
         state = _begun(bench, folder)
         if state.regulariser is not None and bench.recipe.tps.variant == "auto":
             yield Note(
-                f"TPS: variant '{state.regulariser.variant_name}', since units stand between two tokens and "
-                'a class here (tps.variant = "none" trains without)'
+                f"TPS: variant '{state.regulariser.variant_name}', since nothing but hidden units joins two "
+                'tokens here (tps.variant = "none" trains without)'
             )
         if state.regulariser is not None and (warning := state.regulariser.harm_note([], [])):
             yield Note(warning)

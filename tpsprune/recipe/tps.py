@@ -15,8 +15,8 @@ class Tps:
     """Which oscillators, how strongly coupled, and how the force is applied."""
 
     variant: Literal["auto", "none", "weights", "neurons", "moments", "fourier", "labels"] = "auto"
-    """``auto``: ``labels`` where a model's units stand between two tokens and a class, as the study
-    ``speed-up`` found it the fastest there, tuned or not; none elsewhere, as ``reach`` found no gain."""
+    """``auto``: ``labels`` where nothing but a model's hidden units joins two tokens (an MLP on pairs), as
+    the studies ``speed-up`` and ``reach`` found it the fastest there; none elsewhere, where they did not."""
     coupling: AtLeastZero = 1.0
     """λ: comparable with a weight decay when decoupled, a factor on the loss term otherwise."""
     apply: Literal["auto", "decoupled", "loss"] = "auto"

@@ -37,6 +37,7 @@ class UnitTriplets(Protocol):
     """A model whose hidden units sit between two categorical inputs and the classes."""
 
     has_unit_triplets: bool
+    triplets_from_weights: bool
 
     def unit_triplets(self, tokens_i2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return (u_am, v_bm, o_mc): what each token adds to a unit, and what a unit adds to each class."""

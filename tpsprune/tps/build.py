@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal
 
 from torch import Tensor, nn
 
@@ -50,7 +50,7 @@ def build(
             Or a layer that ``settings`` name is not there.
     """
     if settings.variant == "auto":
-        settings = replace(settings, variant="none" if Labels.missing(model, facts) else "labels")
+        settings = replace(settings, variant=_best(model, facts))
     if settings.variant == "none" or settings.coupling == 0.0:
         return None
     kind = _KINDS[settings.variant]
@@ -69,6 +69,12 @@ def build(
     variant = _variant(settings, model, facts, train_inputs, train_labels, probe)
     in_loss = settings.apply == "loss" or not has_phases
     return Regulariser(variant, settings, in_loss=in_loss, total_steps=total_steps)
+
+
+def _best(model: nn.Module, facts: TaskFacts) -> Literal["labels", "none"]:
+    """Return what the studies found fastest: ``labels`` where units alone join two tokens, else none."""
+    fits = Labels.missing(model, facts) is None and getattr(model, "triplets_from_weights", False)
+    return "labels" if fits else "none"
 
 
 def _variant(
