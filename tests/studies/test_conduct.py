@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from tpsprune.data import Dataset
 from tpsprune.errors import RunFolderError
+from tpsprune.recipe import Recipe
 from tpsprune.studies.catalogue import STUDIES
 from tpsprune.studies.conduct import conduct
 from tpsprune.studies.contest import Trained, Trial
@@ -191,3 +193,36 @@ def test_the_arms_differ_by_their_regulariser_alone(tiny: SpeedUp) -> None:
 def test_a_training_that_leaves_the_finite_numbers_has_lost(tiny: SpeedUp) -> None:
     lost = run_trial(tiny.contest, replace(trial_of(tiny), learning_rate=1e30))
     assert (lost.steps, lost.reached, lost.validation_accuracy) == (30, False, 0.0)
+
+
+def test_held_out_answers_cannot_reach_the_weights_of_any_arm(
+    tiny: SpeedUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nets: list[torch.nn.Module] = []
+
+    def with_answers_changed(recipe: Recipe) -> tuple[Dataset, torch.nn.Module]:
+        dataset, net = begin(recipe)
+        nets.append(net)
+        if len(nets) == 1:
+            return dataset, net
+        held_out = {
+            name: replace(split, labels=(split.labels + 1) % 13)
+            for name, split in (("validation", dataset.validation), ("test", dataset.test))
+        }
+        return replace(dataset, **held_out), net
+
+    monkeypatch.setattr("tpsprune.studies.contest_run.begin", with_answers_changed)
+    unreachable = replace(tiny.contest, level=1.1)
+    for _ in range(2):
+        run_trial(unreachable, trial_of(tiny, name="labels", allowed_steps=20))
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_no_pair_held_out_is_trained_on(tiny: SpeedUp) -> None:
+    dataset, _ = begin(recipe_of(tiny.contest, trial_of(tiny)))
+    splits = [
+        {tuple(pair) for pair in split.inputs.tolist()}
+        for split in (dataset.train, dataset.validation, dataset.test)
+    ]
+    assert sum(map(len, splits)) == len(set.union(*splits)) == 13 * 13
