@@ -35,6 +35,13 @@ Examples:
     metavar="STEPS",
     help="Steps after which a training is given up; without it as many as the study says.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Trainings at a time, each on one thread: sooner done, but their CPU-seconds disturb one another.",
+)
 @click.option("--full", is_flag=True, help="The larger size: hours instead of at most 40 minutes.")
 @click.option(
     "--out",
@@ -51,6 +58,7 @@ def study(
     seeds: int | None,
     cap_steps: int | None,
     out: Path,
+    workers: int,
     *,
     full: bool,
     as_json: bool,
@@ -78,7 +86,7 @@ def study(
     from tpsprune.report.study_figure import draw_study
 
     try:
-        for told in conduct(STUDIES[name], setup, out):
+        for told in conduct(STUDIES[name], setup, out, workers):
             if isinstance(told, str):
                 click.echo(told, err=as_json)
                 continue

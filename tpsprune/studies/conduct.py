@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -10,6 +11,7 @@ from typing import Any, Protocol, cast
 from tpsprune.recipe import Recipe
 from tpsprune.runs import cannot_write, write_json_atomically, write_text_atomically
 from tpsprune.studies.catalogue import Prediction
+from tpsprune.studies.crew import in_turn, side_by_side
 from tpsprune.studies.finding import Done, Finding, Plan, Trial
 from tpsprune.studies.notebook import Notebook
 from tpsprune.studies.page import page
@@ -54,8 +56,10 @@ def study_of(prediction: Prediction) -> Study:
     return cast(Study, import_module(f"tpsprune.studies.{prediction.name.replace('-', '_')}"))
 
 
-def conduct(prediction: Prediction, setup: Settings, out: Path) -> Iterator[str | Finding]:
+def conduct(prediction: Prediction, setup: Settings, out: Path, workers: int = 1) -> Iterator[str | Finding]:
     """Do what is left of a study; yield a line for each training as it ends, last the finding.
+
+    ``workers`` trainings run at a time, each in a process of its own where they are more than one.
 
     In ``out`` lie ``NAME.jsonl``, a line per finished training, flushed to the disk as it ends, and, once
     all are there, ``NAME.json`` and ``NAME.md``. Leaving the loop loses only the training under way.
@@ -73,15 +77,23 @@ def conduct(prediction: Prediction, setup: Settings, out: Path) -> Iterator[str 
     head = {"study": prediction.name, "settings": setup.decisive(), "machine": machine}
     notebook = Notebook(out / f"{prediction.name}.jsonl", head, study.record)
     done = notebook.read()
-    while due := _due(study.plan(setup, done), done):
-        trained = study.run(setup, due[0])
+
+    def due() -> list[Trial]:
+        return _due(study.plan(setup, done), done)
+
+    do = partial(_run, prediction, setup)
+    for trained in in_turn(due, do) if workers == 1 else side_by_side(due, do, workers):
         notebook.append(trained)
         done = (*done, trained)
-        yield _progress(study.words(setup, trained), study.plan(setup, done), done)
+        yield _progress(study.words(setup, trained), study.plan(setup, done), done, workers)
     finding = study.finding(setup, done, machine)
     write_json_atomically(out / f"{prediction.name}.json", finding.to_json())
     write_text_atomically(out / f"{prediction.name}.md", page(finding))
     yield finding
+
+
+def _run(prediction: Prediction, setup: Settings, trial: Trial) -> Done:
+    return study_of(prediction).run(setup, trial)
 
 
 def _due(plan: Plan, done: Sequence[Done]) -> list[Trial]:
@@ -89,12 +101,12 @@ def _due(plan: Plan, done: Sequence[Done]) -> list[Trial]:
     return [trial for trial in plan.trials if trial not in finished]
 
 
-def _progress(words: str, plan: Plan, done: Sequence[Done]) -> str:
+def _progress(words: str, plan: Plan, done: Sequence[Done], workers: int) -> str:
     """Return one line: which training ended, how, and about how long the rest will take."""
     due = _due(plan, done)
     place = plan.total - len(due) - len(plan.later_arms)
     left = sum(_expected_seconds(arm, done) for arm in (*(trial.arm for trial in due), *plan.later_arms))
-    return f"{place}/{plan.total} {words}, about {left:.0f} s left"
+    return f"{place}/{plan.total} {words}, about {left / workers:.0f} s left"
 
 
 def _expected_seconds(arm: str, done: Sequence[Done]) -> float:
