@@ -136,8 +136,11 @@ def test_one_structured_task_can_refute_and_all_must_confirm(
 def test_the_page_tells_what_no_one_learned_and_what_never_got_there(tiny: SpeedUp) -> None:
     study, done = reach(tiny, {"a": (-9000, 100), "control": (-5000, -5000)})
     text = page(finding(study, done, MACHINE))
-    assert "| control | 0.95 | labels |  |  |  |  | never learned |" in text
-    assert "at least" in next(line for line in text.splitlines() if line.startswith("| a | 0.95 |"))
+    assert "| control | labels |  |  |  |  | never learned | yes |" in text
+    row = next(line for line in text.splitlines() if line.startswith("| a | labels |"))
+    assert "at least" in row
+    assert row.endswith("| confirmed | yes |")
+    assert "`labels` alone, on the 1 that it fits: confirmed on 1." in text
     assert "> 5,000, > 5,000" in text
 
 

@@ -94,21 +94,31 @@ def words(setup: Reach, last: Trained) -> str:  # noqa: ARG001 -- as studies are
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A task after its contest; no comparison where neither side ever got to the level."""
+    """A task after its contest: every arm with TPS beside ``against``; ``best`` is the one that is judged.
+
+    No comparison where neither side ever got to the level.
+    """
 
     task: ReachTask
     found: tuple[Entry, ...]
     against: Entry
     best: Entry
-    comparison: Comparison | None
+    comparisons: Mapping[str, Comparison]
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """That of the arm that is judged."""
+        return self.comparisons.get(self.best.arm.name)
+
+    def ruling_on(self, name: str) -> Ruling | None:
+        """What the prediction comes to on this task alone, with that arm."""
+        found = self.comparisons.get(name)
+        return judge(found.steps.low, found.steps.high, PREDICTED_LEAST, found.bound) if found else None
 
     @property
     def ruling(self) -> Ruling | None:
         """What the prediction comes to on this task alone."""
-        if self.comparison is None:
-            return None
-        steps = self.comparison.steps
-        return judge(steps.low, steps.high, PREDICTED_LEAST, self.comparison.bound)
+        return self.ruling_on(self.best.arm.name)
 
 
 def finding(setup: Reach, done: Sequence[Trained], machine: Mapping[str, Any]) -> Finding:
@@ -144,14 +154,13 @@ def finding(setup: Reach, done: Sequence[Trained], machine: Mapping[str, Any]) -
 
 def _outcome(task: ReachTask, found: tuple[Entry, ...]) -> Outcome:
     against, best = opponent(found), champion(found)
-    learned = any(trained.reached for entry in (against, best) for trained in entry.trainings)
-    return Outcome(
-        task=task,
-        found=found,
-        against=against,
-        best=best,
-        comparison=compare(against, best) if learned else None,
-    )
+    comparisons = {
+        entry.arm.name: compare(against, entry)
+        for entry in found
+        if entry.arm.variant != "none"
+        and any(trained.reached for each in (against, entry) for trained in each.trainings)
+    }
+    return Outcome(task=task, found=found, against=against, best=best, comparisons=comparisons)
 
 
 def _ruling(outcomes: Sequence[Outcome]) -> Ruling:
@@ -181,9 +190,20 @@ def _sentence(outcomes: Sequence[Outcome]) -> str:
         for each in ordinary
         if each.comparison
     )
-    return f"of {len(structured)} structured tasks, training with TPS is {', '.join(parts)}." + (
-        f" On ordinary work steps without over steps with it are: {told}." if told else ""
+    return (
+        f"of {len(structured)} structured tasks, training with TPS is {', '.join(parts)}."
+        f"{_labels_sentence(structured)}"
+        + (f" On ordinary work steps without over steps with it are: {told}." if told else "")
     )
+
+
+def _labels_sentence(structured: Sequence[Outcome]) -> str:
+    """Say how the variant that is the default fares where it fits, judged there or not."""
+    rulings = [ruling for each in structured if (ruling := each.ruling_on("labels"))]
+    if not rulings:
+        return ""
+    counts = ", ".join(f"{ruling} on {rulings.count(ruling)}" for ruling in Ruling if ruling in rulings)
+    return f" `labels` alone, on the {len(rulings)} that it fits: {counts}."
 
 
 def _protocol(setup: Reach) -> tuple[str, ...]:
@@ -199,8 +219,9 @@ def _protocol(setup: Reach) -> tuple[str, ...]:
         "Measured: optimiser steps to the first reading of validation accuracy at the task's level, read "
         "every 5 steps (Fashion-MNIST: 10). A training that never gets there counts with the cap, which "
         "makes its pair's ratio a bound.",
-        "Verdict on a task: as in `speed-up`. On the prediction: refuted where one structured task refutes "
-        "it, confirmed where all confirm it, undecided else.",
+        "Verdict on a task: as in `speed-up`; those on the other arms are told for comparison. On the "
+        "prediction: refuted where one structured task refutes it, confirmed where all confirm it, undecided "
+        "else.",
     )
     return (
         (*lines, f"Left out, since their data are not on this machine: {', '.join(left_out)}.")
@@ -212,25 +233,31 @@ def _protocol(setup: Reach) -> tuple[str, ...]:
 def _task_table(outcomes: Sequence[Outcome]) -> Table:
     return Table(
         title="Task by task: steps and CPU-seconds without TPS over those with it",
-        columns=("task", "level", "with TPS", "steps", "95 % interval", "CPU-s", "95 % interval", "verdict"),
-        rows=tuple(_task_row(each) for each in outcomes),
+        columns=("task", "with TPS", "steps", "95 % interval", "CPU-s", "95 % interval", "verdict", "judged"),
+        rows=tuple(
+            _task_row(each, entry.arm.name)
+            for each in outcomes
+            for entry in each.found
+            if entry.arm.variant != "none"
+        ),
     )
 
 
-def _task_row(each: Outcome) -> tuple[str, ...]:
-    found = each.comparison
+def _task_row(each: Outcome, name: str) -> tuple[str, ...]:
+    found = each.comparisons.get(name)
+    judged = "yes" if name == each.best.arm.name else ""
     if found is None:
-        return (each.task.name, f"{each.task.level:g}", each.best.arm.name, "", "", "", "", "never learned")
+        return (each.task.name, name, "", "", "", "", "never learned", judged)
     words = f"{found.bound.words} " if found.bound.words else ""
     return (
         each.task.name,
-        f"{each.task.level:g}",
-        each.best.arm.name,
+        name,
         words + ratio(found.steps.mean),
         f"{ratio(found.steps.low)} to {ratio(found.steps.high)}",
         words + ratio(found.seconds.mean),
         f"{ratio(found.seconds.low)} to {ratio(found.seconds.high)}",
-        str(each.ruling),
+        str(each.ruling_on(name)),
+        judged,
     )
 
 
