@@ -162,7 +162,12 @@ def main() -> None:
     lines = []
     parts = [sketch_lines(), iter([memory_line()])]
     if not quick:
-        parts += [cost_lines("digits"), cost_lines("fashion-mnist", "train.epochs=2", "watch.h1_every=1")]
+        parts += [
+            cost_lines("digits", "stop.draw={rule='epoch', epoch=10}"),
+            cost_lines(
+                "fashion-mnist", "train.epochs=2", "watch.h1_every=1", "stop.draw={rule='epoch', epoch=1}"
+            ),
+        ]
     for part in parts:
         for line in part:
             print(line, flush=True)
