@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from tests.studies.conftest import made
-from tpsprune import tps
 from tpsprune.studies.contest import Contest, Size, Trained, Trial
 from tpsprune.studies.contest_run import recipe_of
 from tpsprune.studies.page import page
 from tpsprune.studies.reach import Reach, finding, plan, setup
 from tpsprune.studies.reach_tasks import CONTROLS, ORDINARY, STRUCTURED, ReachTask, contests, missing
 from tpsprune.studies.speed_up import SpeedUp
-from tpsprune.studies.trial import begin
+from tpsprune.studies.trial import begin, regulariser_of
 
 MACHINE = {"logical_cpus": 2}
 TASKS = [(task, contest) for task, contest in contests(full=False)]
@@ -39,14 +38,7 @@ def test_every_arm_of_every_task_can_be_begun_and_takes_a_step(task: ReachTask, 
         recipe = recipe_of(contest, trial)
         assert recipe.train.schedule == "constant"
         dataset, model = begin(recipe)
-        regulariser = tps.build(
-            recipe.tps,
-            model,
-            dataset.facts,
-            train_inputs=dataset.train.inputs,
-            train_labels=dataset.train.labels,
-            total_steps=10,
-        )
+        regulariser = regulariser_of(recipe, dataset, model, 10)
         assert (regulariser is None) == (arm.variant == "none")
         if regulariser is None or not regulariser.in_loss:
             continue

@@ -184,6 +184,33 @@ def test_layers_that_cannot_be_had_are_refused(layers: tuple[str, ...], words: s
         built(plain(), BITS, bits(), layers=layers)
 
 
+class Odd(nn.Module):
+    """A first layer that is never called, one that is called on rows of tokens, and one on items."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle, self.by_token, self.head = nn.Linear(6, 8), nn.Linear(3, 8), nn.Linear(16, 2)
+
+    def forward(self, inputs_nd: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.by_token(inputs_nd.view(-1, 3)).view(-1, 16))
+        return scores
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ((), r"^tps\.layers: the model does not call 'idle' when it answers$"),
+        (
+            ("by_token",),
+            r"^tps\.layers: 'by_token' puts out 6 rows for 3 items; a layer with one row for each",
+        ),
+    ],
+)
+def test_a_layer_that_cannot_be_heard_item_by_item_is_refused(layers: tuple[str, ...], words: str) -> None:
+    with pytest.raises(VariantError, match=words):
+        built(Odd(), BITS, bits(), layers=layers)
+
+
 def test_a_model_of_one_layer_has_no_units_to_couple() -> None:
     with pytest.raises(VariantError, match=r"^'moments' needs a linear .*; this model has none\. What fits:"):
         built(nn.Sequential(nn.Linear(6, 2)), BITS, bits())

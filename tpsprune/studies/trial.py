@@ -22,6 +22,8 @@ __all__ = [
     "ticks_of",
 ]
 
+FEW_ITEMS: Final = 256
+"""Items that order parameters are read on, where a variant needs any."""
 DEVICE: Final = torch.device("cpu")
 """What is compared is processor time, and a graphics processor's is not on that clock."""
 
@@ -73,6 +75,7 @@ def regulariser_of(
         train_inputs=dataset.train.inputs,
         train_labels=dataset.train.labels,
         total_steps=total_steps,
+        probe=(dataset.prepare(dataset.train.inputs[:FEW_ITEMS]), dataset.train.labels[:FEW_ITEMS]),
     )
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, final
+from typing import ClassVar, Final, final
 
 import torch
 from torch import Tensor, nn
 
+from tpsprune.errors import VariantError
 from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.numerics.moment_coherence import moment_coherence
 from tpsprune.records import TaskFacts
@@ -19,6 +20,9 @@ from tpsprune.tps.base import Group, Variant, full_precision, working_precision
 from tpsprune.tps.unit_layers import UnitLayer, find_unit_layers, named_unit_layers
 
 __all__ = ["Moments"]
+
+FEW: Final = 3
+"""Items that tell how a layer's rows go with items; odd, so that a count is no chance."""
 
 
 @final
@@ -36,6 +40,9 @@ class Moments(Variant):
     Sees the batch's labels only. Does not see what the head makes of a unit, nor whether units agree; where
     the label hangs on single inputs it has nothing to give. With few items per class in a batch R_m is
     noise; with no more items than classes it is 0.
+
+    Raises:
+        VariantError: a layer named is not there, is not called, or has not one row for each item.
     """
 
     name: ClassVar[str] = "moments"
@@ -61,6 +68,7 @@ class Moments(Variant):
         self._probe, self._probe_labels = probe, probe_labels
         self._heard: dict[str, Tensor] = {}
         self.groups = tuple(Group(layer.name, layer.units) for layer in self._layers)
+        self._refuse_unheard()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -93,6 +101,23 @@ class Moments(Variant):
             call_model(self._model, self._probe)
         energy_g = self.energies(self._probe_labels)
         return {"tps_energy": energy_g, "tps_coherence": 1.0 - energy_g}
+
+    @torch.no_grad()
+    def _refuse_unheard(self) -> None:
+        """Refuse a layer that the model does not call, or not once for each item: nothing could be read."""
+        few = self._probe[:FEW]
+        with evaluation_mode(self._model), self.listening():
+            call_model(self._model, few)
+        heard, self._heard = self._heard, {}
+        for layer in self._layers:
+            for path in layer.paths:
+                if path not in heard:
+                    raise VariantError(f"tps.layers: the model does not call '{path}' when it answers")
+                if len(heard[path]) != len(few):
+                    raise VariantError(
+                        f"tps.layers: '{path}' puts out {len(heard[path])} rows for {len(few)} items; "
+                        "a layer with one row for each would do"
+                    )
 
     def _keep(self, path: str) -> Callable[[nn.Module, object, Tensor], None]:
         def keep(module: nn.Module, inputs: object, output: Tensor) -> None:  # noqa: ARG001
