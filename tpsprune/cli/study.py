@@ -19,6 +19,7 @@ Examples:
   tpsprune study                 # which there are, and what each predicts
   tpsprune study speed-up
   tpsprune study speed-up --seeds 8   # goes on from five: none is run twice
+  tpsprune study reach --workers 2    # two trainings at a time
   tpsprune study speed-up --full --out found   # tuned on more seeds, compared on more: hours
 """,
 )
@@ -42,7 +43,11 @@ Examples:
     show_default=True,
     help="Trainings at a time, each on one thread: sooner done, but their CPU-seconds disturb one another.",
 )
-@click.option("--full", is_flag=True, help="The larger size: hours instead of at most 40 minutes.")
+@click.option(
+    "--full",
+    is_flag=True,
+    help="The larger size: hours, where the plain one takes up to 40 minutes of two cores.",
+)
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
