@@ -51,10 +51,28 @@ def test_the_ruling_is_on_trainings_with_tps_alone(share: float, ruling: Ruling)
     assert dimension.finding(setup(), trained(share, share_without=0.01), {}).ruling is ruling
 
 
+def test_one_task_can_refute_and_every_task_must_confirm() -> None:
+    low = [
+        replace(each, shares={"a": 0.05 + 0.001 * each.trial.seed})
+        if each.trial.task == dimension.PARITY
+        else each
+        for each in trained(0.3)
+    ]
+    assert dimension.finding(setup(), low, {}).ruling is Ruling.REFUTED
+    wide = [
+        replace(each, shares={"a": 0.09 + 0.01 * each.trial.seed})
+        if each.trial.task == dimension.PARITY
+        else each
+        for each in trained(0.05)
+    ]
+    assert dimension.finding(setup(), wide, {}).ruling is Ruling.UNDECIDED
+
+
 def test_what_cuts_cost_less_is_paired_by_seed_and_told_in_points() -> None:
     found = dimension.finding(setup(), trained(0.3, lost_with=0.15), {})
     assert "modular addition `labels` +5.0 points (+5.0 to +5.0)" in found.sentence
-    assert "the lowest of any is 0.30 (modular addition, weights)" in found.sentence
+    assert "is: modular addition 0.30 (0.30 to 0.31, 8 trainings); digits 0.30" in found.sentence
+    assert "Without TPS: modular addition 0.51 " in found.sentence
     assert found.tables[0].rows[0] == ("modular addition, none", "0.900", "0.850", "0.700")
     assert found.tables[1].rows[0] == ("modular addition, none", "a", "0.254")
     assert [quantity.predicted for quantity in found.quantities][:2] == ["", "below 0.1"]
@@ -79,8 +97,8 @@ def test_the_study_runs_and_its_journal_reads_as_it_was_written(
     folder, told = conducted
     *lines, found = told
     assert isinstance(found, Finding)
-    assert len(lines) == 18
-    assert str(lines[0]).startswith("1/18 seed 1 modular addition, none: accuracy ")
+    assert len(lines) == 22
+    assert str(lines[0]).startswith("1/22 seed 1 modular addition, none: accuracy ")
     on_disk = json.loads((folder / "dimension.json").read_text())
     for raw in on_disk["trainings"]:
         back = Dimensions.from_json(raw)

@@ -25,6 +25,7 @@ __all__ = [
     "ADDITION",
     "DIGITS",
     "OTHER",
+    "PARITY",
     "PROBE_ITEMS",
     "SHARES",
     "WEIGHT_DECAYS",
@@ -37,6 +38,13 @@ SHARES: Final = (0.5, 0.25)
 PROBE_ITEMS: Final = 512
 ADDITION: Final = "modular addition"
 DIGITS: Final = "digits"
+PARITY: Final = "parity"
+PARITY_CHANGES: Final = (
+    "task.data={kind='parity',bits=40,support=2,items=600}",
+    "train.epochs=200",
+    "train.learning_rate=0.03",
+    "train.weight_decay=0.5",
+)
 WEIGHT_DECAYS: Final[Mapping[str, float]] = {"labels": 1.0, "moments": 1.0}
 """Weight decays on addition, the best of a few at this learning rate; ``OTHER`` for all else."""
 OTHER: Final = 4.0
@@ -92,7 +100,7 @@ def run_dimension(setup: Setup, trial: DimensionTrial) -> Dimensions:
     dataset, model = begin(found)
     execution = training.Execution.of(found.train, DEVICE)
     steps = setup.cap_steps
-    if trial.task == DIGITS:
+    if trial.task != ADDITION:
         steps = found.train.epochs * training.steps_per_epoch(len(dataset.train), found.train)
     regulariser = regulariser_of(found, dataset, model, steps)
     penalty = regulariser if regulariser and regulariser.in_loss else None
@@ -115,7 +123,12 @@ def run_dimension(setup: Setup, trial: DimensionTrial) -> Dimensions:
 
 
 def _recipe_of(setup: Setup, trial: DimensionTrial) -> Recipe:
-    found = setup.recipe if trial.task == ADDITION else recipe.read(DIGITS)
+    if trial.task == ADDITION:
+        found = setup.recipe
+    elif trial.task == PARITY:
+        found = recipe.read("modular-addition", PARITY_CHANGES)
+    else:
+        found = recipe.read(DIGITS)
     train = replace(found.train, threads=setup.threads)
     if trial.task == ADDITION:
         train = replace(train, weight_decay=WEIGHT_DECAYS.get(trial.variant, OTHER))
