@@ -38,8 +38,8 @@ PREDICTION: Final = STUDIES["reach"]
 LIMITS: Final = (
     "Each arm is tuned over a coarse grid on one seed (nine settings without TPS, eight with it; λ over two "
     "orders of magnitude): an arm that lost may have lost to its grid.",
-    "With few pairs an interval is wide: undecided is no finding that there is nothing. Every task has its own "
-    "interval at 95 %: of twenty, one may miss by luck.",
+    "With few pairs an interval is wide: undecided is no finding that there is nothing. Every task has its "
+    "own interval at 95 %: of twenty, one may miss by luck.",
     "CPU-seconds are of a machine that did other work at times, which no arm was spared; steps are not "
     "touched by that.",
     "Small networks throughout, on one processor thread. Fashion-MNIST is a tenth of its images and an MLP.",
@@ -220,9 +220,9 @@ def _protocol(setup: Reach) -> tuple[str, ...]:
         "for the parity of three), `weights` and `neurons` on ordinary work. Tuned as in `speed-up`, on "
         f"{setup.size.pilot_seeds} pilot seed{'s' * (setup.size.pilot_seeds > 1)}; the fastest there of "
         "those with TPS is compared with the fastest without, on other seeds.",
-        f"Measured: optimiser steps to the first reading of validation accuracy at the task's level ({levels}; "
-        "0.95 elsewhere), read every 5 steps (Fashion-MNIST: 10). A training that never gets there counts with the cap, which "
-        "makes its pair's ratio a bound.",
+        "Measured: optimiser steps to the first reading of validation accuracy at the task's level "
+        f"({levels}; 0.95 elsewhere), read every 5 steps (Fashion-MNIST: 10). A training that never gets "
+        "there counts with the cap, which makes its pair's ratio a bound.",
         "Verdict on a task: as in `speed-up`; those on the other arms are told for comparison. On the "
         "prediction: refuted where one structured task refutes it, confirmed where all confirm it, undecided "
         "else.",
