@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from math import log
 from typing import Any
 
 import pytest
@@ -128,11 +129,30 @@ def test_a_training_with_it_is_the_training_on_the_sum_of_both_losses() -> None:
     for _ in ticks:
         optimizer.zero_grad()
         coherence_m = moment_coherence(theirs[0](inputs)[:, None], None, labels)
-        loss = nn.functional.cross_entropy(theirs(inputs), labels) + 3.0 * (1.0 - coherence_m.mean())
-        loss.backward()
+        task_loss = nn.functional.cross_entropy(theirs(inputs), labels)
+        left = (task_loss.detach() / log(2)).clamp(max=1.0)
+        (task_loss + 3.0 * left * (1.0 - coherence_m.mean())).backward()
         optimizer.step()
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+def test_it_lets_go_as_the_task_is_learned_and_no_other_variant_does() -> None:
+    model, (inputs, labels) = plain(), bits()
+    regulariser = built(model, BITS, (inputs, labels))
+    terms = []
+    for loss in (None, 5.0, log(2), 0.5 * log(2), 0.0):
+        with regulariser.listening():
+            model(inputs)
+        term = regulariser.penalty(0, labels, None if loss is None else torch.tensor(loss))
+        assert term is not None
+        terms.append(float(term.detach()) / float(terms[0] if terms else 1.0))
+    assert terms[1:] == pytest.approx([1.0, 1.0, 0.5, 0.0])
+    weights = built(model, BITS, (inputs, labels), variant="weights", apply="loss")
+    full, still = weights.penalty(0, labels, None), weights.penalty(0, labels, torch.tensor(0.0))
+    assert full is not None
+    assert still is not None
+    assert torch.equal(full, still)
 
 
 def test_descent_on_its_energy_finds_the_bits_whose_parity_is_the_label() -> None:

@@ -192,6 +192,7 @@ class SquaredSize:
         self._model = model
         self._heard = torch.zeros(())
         self.labels: list[Tensor] = []
+        self.losses: list[Tensor | None] = []
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -202,9 +203,10 @@ class SquaredSize:
     def _keep(self, scores: Tensor) -> None:
         self._heard = scores
 
-    def penalty(self, step: int, label_i: Tensor | None = None) -> Tensor:
+    def penalty(self, step: int, label_i: Tensor | None = None, task_loss: Tensor | None = None) -> Tensor:
         assert label_i is not None
         self.labels.append(label_i)
+        self.losses.append(task_loss)
         if self.rides:
             return self._heard.square().sum()
         return sum((p.square().sum() for p in self._model.parameters()), torch.zeros(()))
@@ -229,7 +231,11 @@ def test_the_penalty_adds_its_gradient_and_nothing_else(rides: bool) -> None:
     batch = noisy(inputs[order], augmentation_generator(5, 0))
     scores = in_loss(batch)
     term = scores.square().sum() if rides else SquaredSize(in_loss, rides=False).penalty(0, labels)
-    (nn.functional.cross_entropy(scores, labels[order]) + term).backward()
+    loss = nn.functional.cross_entropy(scores, labels[order])
+    assert penalty.losses[0] is not None
+    torch.testing.assert_close(penalty.losses[0], loss.detach())
+    assert not penalty.losses[0].requires_grad
+    (loss + term).backward()
     with torch.no_grad():
         for parameter in in_loss.parameters():
             assert parameter.grad is not None

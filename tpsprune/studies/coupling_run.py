@@ -205,9 +205,11 @@ class _Led:
     def listening(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def penalty(self, step: int, label_i: Tensor | None = None) -> Tensor | None:
+    def penalty(
+        self, step: int, label_i: Tensor | None = None, task_loss: Tensor | None = None
+    ) -> Tensor | None:
         coupling = _coupling(self.trial, step)
-        term = self.regulariser.penalty(step, label_i) if coupling else None
+        term = self.regulariser.penalty(step, label_i, task_loss) if coupling else None
         return None if term is None else coupling * term
 
 

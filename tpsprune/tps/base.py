@@ -54,6 +54,8 @@ class Variant(ABC):
     needs: ClassVar[str]
     rides: ClassVar[bool] = False
     """Whether the energy is of what a forward pass brought forth, and its gradient joins that pass's own."""
+    eases: ClassVar[bool] = False
+    """Whether it lets go as the task is learned."""
     groups: tuple[Group, ...]
 
     @staticmethod

@@ -68,7 +68,7 @@ def build(
         probe = train_inputs[:PROBE_ITEMS], train_labels[:PROBE_ITEMS]
     variant = _variant(settings, model, facts, train_inputs, train_labels, probe)
     in_loss = settings.apply == "loss" or not has_phases
-    return Regulariser(variant, settings, in_loss=in_loss, total_steps=total_steps)
+    return Regulariser(variant, settings, in_loss=in_loss, total_steps=total_steps, classes=facts.classes)
 
 
 def _best(model: nn.Module, facts: TaskFacts) -> Literal["labels", "none"]:

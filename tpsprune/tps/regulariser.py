@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from math import log
 from typing import Any, final
 
 import torch
@@ -26,12 +27,15 @@ class Regulariser:
     where the old one was if the schedule does, and warms up again where the schedule starts anew.
     """
 
-    def __init__(self, variant: Variant, settings: Tps, *, in_loss: bool, total_steps: int) -> None:
+    def __init__(
+        self, variant: Variant, settings: Tps, *, in_loss: bool, total_steps: int, classes: int
+    ) -> None:
         self.variant_name = variant.name
         self.in_loss = in_loss
         self._variant = variant
         self._coupling = settings.coupling
         self._warmup_steps = settings.warmup_share * total_steps
+        self._chance_loss = log(classes) if variant.eases else None
         self._scaled = settings.scaling == "sqrt-n"
         self._weights = tuple(group.oscillators**-0.5 if self._scaled else 1.0 for group in variant.groups)
 
@@ -50,11 +54,14 @@ class Regulariser:
         """Return a context for the forward pass of a training step, which ``penalty`` may be about."""
         return self._variant.listening()
 
-    def penalty(self, step: int, label_i: Tensor | None = None) -> Tensor | None:
+    def penalty(
+        self, step: int, label_i: Tensor | None = None, task_loss: Tensor | None = None
+    ) -> Tensor | None:
         """Return λ · mean over groups of E, each times N^(−1/2) with ``sqrt-n``, or ``None``.
 
-        Add it to the task loss before the backward pass; ``label_i`` are the labels of the batch.
-        Computed in float32 at least, under autocast too.
+        Add it to the task loss before the backward pass; ``label_i`` are the labels of the batch, and
+        ``task_loss`` its loss: a variant that ``eases`` is multiplied by min(1, loss / ln classes), what is
+        left to learn, held fixed. Computed in float32 at least, under autocast too.
         """
         coupling = self.coupling(step)
         if not self.in_loss or coupling == 0.0:
@@ -63,7 +70,10 @@ class Regulariser:
         energy_g = self._variant.energies(label_i)
         if self._scaled:
             energy_g = energy_g * energy_g.new_tensor(self._weights)
-        return coupling * energy_g.mean()
+        term = coupling * energy_g.mean()
+        if self._chance_loss is not None and task_loss is not None:
+            term = term * (task_loss.detach() / self._chance_loss).clamp(max=1.0)
+        return term
 
     def move(self, step: int, learning_rate: float) -> None:
         """Move each phase by learning rate · λ · F, times N^(−1/2) with ``sqrt-n``, as AdamW decouples decay.

@@ -45,8 +45,10 @@ class Penalty(Protocol):
     def listening(self) -> AbstractContextManager[None]:
         """Return a context for the forward pass."""
 
-    def penalty(self, step: int, label_i: Tensor | None = None) -> Tensor | None:
-        """Return the term at a step, or none; ``label_i`` are the labels of the batch."""
+    def penalty(
+        self, step: int, label_i: Tensor | None = None, task_loss: Tensor | None = None
+    ) -> Tensor | None:
+        """Return the term at a step, or none; ``label_i`` are the batch's labels, ``task_loss`` its loss."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,7 +143,7 @@ def _backward(loss: Tensor, penalty: Penalty | None, step: int, label_i: Tensor)
     if penalty is None:
         return 0.0
     started = time.process_time()
-    term = penalty.penalty(step, label_i)
+    term = penalty.penalty(step, label_i, loss.detach())
     if term is not None and not penalty.rides:
         term.backward()  # type: ignore[no-untyped-call]
     spent = time.process_time() - started
