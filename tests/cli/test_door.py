@@ -75,7 +75,7 @@ def test_the_options_are_these_and_no_others() -> None:
         "recipes": ["--json"],
         "show": ["--json", "--picture"],
         "export": ["--to"],
-        "study": ["--cap", "--json", "--out", "--seeds"],
+        "study": ["--cap", "--full", "--json", "--out", "--seeds", "--workers"],
     }
 
 
