@@ -55,13 +55,12 @@ def lasting(run: Iterator[Event]) -> Iterator[Event]:
     "overrides",
     [
         (),
-        ("tps.variant=neurons", "tps.coupling=0.3", "train.optimizer=sgd"),
-        ("tps.variant=moments", "train.grokfast_gain=0.5"),
+        ("tps.variant=neurons", "tps.coupling=0.3", "train.optimizer=sgd", "train.grokfast_gain=0.5"),
         ("retrain.rewind=epoch:1",),
         ("prune.rounds=2", "prune.target.macs=0.4"),
         ("prune.rounds=2", "retrain.rewind=init", "retrain.epochs=1"),
     ],
-    ids=["plain", "neurons", "moments-grokfast", "rewind", "rounds", "rounds-rewound"],
+    ids=["plain", "neurons-grokfast", "rewind", "rounds", "rounds-rewound"],
 )
 def test_a_run_left_at_any_event_and_resumed_ends_bit_for_bit_the_same(
     small: Small, tmp_path: Path, overrides: tuple[str, ...]
