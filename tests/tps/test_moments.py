@@ -219,7 +219,8 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("layers", "words"),
     [
-        ((), r"^tps\.layers: the model does not call 'idle' when it answers$"),
+        (("idle",), r"^tps\.layers: 'idle' is not called when the model answers$"),
+        ((), r"^'moments' finds no layer before the scores that is called once"),
         (
             ("by_token",),
             r"^tps\.layers: 'by_token' puts out 6 rows for 3 items; a layer with one row for each",
@@ -229,6 +230,56 @@ class Odd(nn.Module):
 def test_a_layer_that_cannot_be_heard_item_by_item_is_refused(layers: tuple[str, ...], words: str) -> None:
     with pytest.raises(VariantError, match=words):
         built(Odd(), BITS, bits(), layers=layers)
+
+
+class Attentive(nn.Module):
+    """Attention, whose own projection is called by no one, then units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.units, self.head = nn.Linear(6, 8), nn.Linear(8, 2)
+
+    def forward(self, inputs_nd: Tensor) -> Tensor:
+        stream = inputs_nd[:, None]
+        scores: Tensor = self.head(torch.relu(self.units(self.attention(stream, stream, stream)[0][:, 0])))
+        return scores
+
+
+class Twice(nn.Module):
+    """One layer called twice, and a complex one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again, self.head = nn.Linear(6, 6), nn.Linear(6, 2)
+        self.turned = nn.Linear(6, 6, dtype=torch.complex64)
+
+    def forward(self, inputs_nd: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.turned(self.again(torch.relu(self.again(inputs_nd))) + 0j).abs())
+        return scores
+
+
+def groups(model: nn.Module, **given: Any) -> list[str]:
+    readings = built(model, BITS, bits(), **given).order_parameters(step=0, epoch=0.0)
+    return [each.group for each in readings if each.signal == "tps_coherence" and each.group]
+
+
+def test_the_first_layer_is_the_first_called_that_a_gradient_reaches() -> None:
+    assert groups(Attentive()) == ["units"]
+    frozen = plain()
+    frozen[0].requires_grad_(False)
+    assert groups(frozen) == ["2"]
+    with pytest.raises(VariantError, match=r"^tps\.layers: '0' is frozen, and so is all before it"):
+        built(frozen, BITS, bits(), layers=("0",))
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [("again", "is called 2 times in one answer"), ("turned", "puts out complex numbers")],
+)
+def test_a_layer_called_twice_or_of_complex_numbers_is_refused(layer: str, words: str) -> None:
+    with pytest.raises(VariantError, match=rf"^tps\.layers: '{layer}' {words}"):
+        built(Twice(), BITS, bits(), layers=(layer,))
 
 
 def test_a_model_of_one_layer_has_no_units_to_couple() -> None:

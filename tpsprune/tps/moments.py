@@ -7,22 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, Final, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
-from tpsprune.errors import VariantError
 from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.numerics.moment_coherence import moment_coherence
 from tpsprune.records import TaskFacts
 from tpsprune.tps.base import Group, Variant, full_precision, working_precision
-from tpsprune.tps.unit_layers import UnitLayer, find_unit_layers, named_unit_layers
+from tpsprune.tps.unit_layers import UnitLayer, fitting_unit_layers, has_unit_layers
 
 __all__ = ["Moments"]
-
-FEW: Final = 3
-"""Items that tell how a layer's rows go with items; odd, so that a count is no chance."""
 
 
 @final
@@ -35,8 +31,8 @@ class Moments(Variant):
     triplet of ``labels``, of which this needs neither tokens nor a table. ``degree`` 3 takes h_m³ instead:
     products of three inputs. A gated unit has gate · up in place of h².
 
-    Read from the layers named, else from the first one; a group is the units of one of them. It hangs on the
-    training step's own forward pass and joins its backward pass, so that it adds no product of matrices.
+    Read from the layers named, else from the first that fits; a group is the units of one of them. It hangs
+    on the training step's own forward pass and joins its backward pass: it adds no product of matrices.
     It eases off as the task's loss falls: at full strength to the end it holds weights where squares tell
     classes apart best, which is near the answer and not at it, and validation accuracy stays at nine tenths.
     Sees the batch's labels only. Does not see what the head makes of a unit, nor whether units agree; where
@@ -44,7 +40,7 @@ class Moments(Variant):
     noise; with no more items than classes it is 0.
 
     Raises:
-        VariantError: a layer named is not there, is not called, or has not one row for each item.
+        VariantError: a layer named is not there or does not fit, or none does (``fitting_unit_layers``).
     """
 
     name: ClassVar[str] = "moments"
@@ -55,7 +51,7 @@ class Moments(Variant):
     @staticmethod
     def missing(model: nn.Module, facts: TaskFacts) -> str | None:  # noqa: ARG004 -- any task will do
         """Return what is not here, or ``None``."""
-        return None if find_unit_layers(model) else "this model has none"
+        return None if has_unit_layers(model) else "this model has none"
 
     def __init__(
         self,
@@ -66,12 +62,11 @@ class Moments(Variant):
         probe_labels: Tensor,
     ) -> None:
         self._model = model
-        self._layers = named_unit_layers(model, layers) if layers else find_unit_layers(model)
+        self._layers = fitting_unit_layers(model, layers, probe)
         self._degree = degree
         self._probe, self._probe_labels = probe, probe_labels
         self._heard: dict[str, Tensor] = {}
         self.groups = tuple(Group(layer.name, layer.units) for layer in self._layers)
-        self._refuse_unheard()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -104,23 +99,6 @@ class Moments(Variant):
             call_model(self._model, self._probe)
         energy_g = self.energies(self._probe_labels)
         return {"tps_energy": energy_g, "tps_coherence": 1.0 - energy_g}
-
-    @torch.no_grad()
-    def _refuse_unheard(self) -> None:
-        """Refuse a layer that the model does not call, or not once for each item: nothing could be read."""
-        few = self._probe[:FEW]
-        with evaluation_mode(self._model), self.listening():
-            call_model(self._model, few)
-        heard, self._heard = self._heard, {}
-        for layer in self._layers:
-            for path in layer.paths:
-                if path not in heard:
-                    raise VariantError(f"tps.layers: the model does not call '{path}' when it answers")
-                if len(heard[path]) != len(few):
-                    raise VariantError(
-                        f"tps.layers: '{path}' puts out {len(heard[path])} rows for {len(few)} items; "
-                        "a layer with one row for each would do"
-                    )
 
     def _keep(self, path: str) -> Callable[[nn.Module, object, Tensor], None]:
         def keep(module: nn.Module, inputs: object, output: Tensor) -> None:  # noqa: ARG001

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from tpsprune.errors import VariantError, did_you_mean
+from tpsprune.numerics.forward import call_model, evaluation_mode
 
-__all__ = ["UnitLayer", "find_unit_layers", "named_unit_layers"]
+__all__ = ["UnitLayer", "fitting_unit_layers", "has_unit_layers", "named_unit_layers"]
+
+FEW = 3
+"""Items that tell how a layer's rows go with items; odd, so that a count is no chance."""
 
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _PRODUCT = "*"
@@ -34,16 +41,69 @@ class UnitLayer:
         return (self.gate,) if self.up is None else (self.gate, self.up)
 
 
-def find_unit_layers(model: nn.Module) -> tuple[UnitLayer, ...]:
-    """Return the layer that a model names itself as ``unit_layers``, else its first, or none.
+def has_unit_layers(model: nn.Module) -> bool:
+    """Return whether there is any layer before the one that gives the scores."""
+    return sum(isinstance(module, _KINDS) for module in model.modules()) > 1
 
-    First in the order of ``named_modules``, and never the only one: that gives the scores.
+
+def fitting_unit_layers(model: nn.Module, names: Sequence[str], probe: Tensor) -> tuple[UnitLayer, ...]:
+    """Return the layers named, else those that a model names as ``unit_layers``, else the first that fits.
+
+    First in the order in which the model calls them on ``probe``, and never the last called, which gives the
+    scores. A layer fits that is called once, puts out a row of real numbers for each item, and is reached
+    by a gradient.
+
+    Raises:
+        VariantError: a layer named is not there or does not fit, or none does.
     """
-    own = getattr(model, "unit_layers", None)
-    if own:
-        return named_unit_layers(model, own)
-    found = [name for name, module in model.named_modules() if isinstance(module, _KINDS)]
-    return named_unit_layers(model, found[:1]) if len(found) > 1 else ()
+    few = probe[:FEW]
+    heard = _heard(model, few)
+    named = names or getattr(model, "unit_layers", ())
+    for layer in (found := named_unit_layers(model, named)):
+        for path in layer.paths:
+            if fault := _fault(heard.get(path, []), len(few)):
+                raise VariantError(f"tps.layers: '{path}' {fault}")
+    if found:
+        return found
+    for path, outputs in list(heard.items())[:-1]:
+        if _fault(outputs, len(few)) is None:
+            return named_unit_layers(model, [path])
+    raise VariantError(
+        "'moments' finds no layer before the scores that is called once, puts out a row of real numbers for "
+        "each item and can be trained; tps.variant = 'none' would do"
+    )
+
+
+def _heard(model: nn.Module, few: Tensor) -> dict[str, list[Tensor]]:
+    """Return what each layer puts out in one answer, call by call, in the order of first calls."""
+    heard: dict[str, list[Tensor]] = {}
+    with ExitStack() as hooks:
+        for path, module in model.named_modules():
+            if isinstance(module, _KINDS):
+                handle = module.register_forward_hook(partial(_keep, heard, path))
+                hooks.callback(handle.remove)
+        with evaluation_mode(model), torch.enable_grad():
+            call_model(model, few)
+    return heard
+
+
+def _keep(heard: dict[str, list[Tensor]], path: str, _: nn.Module, __: object, output: Tensor) -> None:
+    heard.setdefault(path, []).append(output)
+
+
+def _fault(outputs: Sequence[Tensor], items: int) -> str | None:
+    """Return in words why nothing can be coupled there, or none."""
+    if not outputs:
+        return "is not called when the model answers"
+    if len(outputs) > 1:
+        return f"is called {len(outputs)} times in one answer; a layer that is called once would do"
+    if len(outputs[0]) != items:
+        return f"puts out {len(outputs[0])} rows for {items} items; a layer with one row for each would do"
+    if outputs[0].is_complex():
+        return "puts out complex numbers; a layer of real ones would do"
+    if not outputs[0].requires_grad:
+        return "is frozen, and so is all before it: there is nothing to move"
+    return None
 
 
 def named_unit_layers(model: nn.Module, names: Sequence[str]) -> tuple[UnitLayer, ...]:
