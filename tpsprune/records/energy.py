@@ -39,13 +39,26 @@ class EnergyMethod:
         """Return the method as plain JSON values."""
         return {**asdict(self), "excluded": list(self.excluded)}
 
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> EnergyMethod:
+        """Rebuild a method written by ``to_json``."""
+        return cls(
+            **{
+                **raw,
+                "classes": {part: EnergyClass(kind) for part, kind in raw["classes"].items()},
+                "excluded": tuple(raw["excluded"]),
+            }
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
     """One metered span of one phase; ``joules`` by component, empty when nothing was metered.
 
     ``cpu_seconds`` is processor time of this process over the window; ``attempt`` counts resumes, so
-    that energy spent on work that a kill threw away stays on the bill.
+    that energy spent on work that a kill threw away stays on the bill. ``machine_cpu_seconds`` is the
+    processor time of everybody on the machine, ``steal_seconds`` what a hypervisor gave to other machines,
+    ``gpu_celsius`` and ``throttled`` are the hottest GPU's at the window's end: ``None`` where not known.
     """
 
     phase: str
@@ -58,6 +71,10 @@ class Window:
     started: str
     valid: bool = True
     fault: str = ""
+    machine_cpu_seconds: float | None = None
+    steal_seconds: float | None = None
+    gpu_celsius: float | None = None
+    throttled: bool | None = None
 
     @property
     def total_joules(self) -> float | None:

@@ -161,7 +161,6 @@ class Outcome:
     @classmethod
     def from_json(cls, raw: dict[str, Any], *, folder: str = "") -> Outcome:
         """Rebuild an outcome from ``result.json``; ``folder`` is where it lies now."""
-        method = raw["method"]
         return cls(
             **{name: raw[name] for name in _SAME_IN_JSON},
             task=TaskFacts.from_json(raw["task"]),
@@ -184,13 +183,7 @@ class Outcome:
                 )
                 for name, phase in raw["energy"].items()
             ),
-            method=EnergyMethod(
-                meter=method["meter"],
-                scope=method["scope"],
-                classes={part: EnergyClass(kind) for part, kind in method["classes"].items()},
-                details=method["details"],
-                excluded=tuple(method["excluded"]),
-            ),
+            method=EnergyMethod.from_json(raw["method"]),
             total=Cost(**raw["total"]),
             projected_dense=_projection(raw["projected_dense"]),
             notes=tuple(raw["notes"]),

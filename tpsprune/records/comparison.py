@@ -1,0 +1,249 @@
+"""A comparison as it was measured: its rules, fixed before the first run, and everything that was run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+from tpsprune.records.energy import EnergyMethod, Window
+
+__all__ = [
+    "ArmRun",
+    "BrokenOff",
+    "Choices",
+    "Comparison",
+    "CoursePoint",
+    "Design",
+    "Grid",
+    "IdleSpan",
+    "InferenceSpan",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Design:
+    """What was fixed before the first run: who is compared, on which seeds, and what would count.
+
+    ``tolerance_share`` is how much test accuracy an arm may lose (0.01 is one point); ``alpha`` the error
+    rate of a claim; ``order_seed`` draws the order of the runs within each pair. ``foreign_load_share``
+    is how much of the machine's processors others may have taken in a run that counts.
+    """
+
+    SCHEMA: ClassVar[str] = "tpsprune.comparison/1"
+
+    name: str
+    arms: tuple[str, ...]
+    first_seed: int
+    order_seed: int
+    tolerance_share: float
+    alpha: float
+    inference_seconds: float
+    inference_batches: tuple[int, ...]
+    idle_seconds: float
+    foreign_load_share: float
+    patience: int
+    recipe_text: str
+    recipe_sha256: str
+    device: str
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    begun: str
+    command: str
+    pairs: int
+    """Pairs asked for when it was begun; a later command may ask for more."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the design as plain JSON values."""
+        raw = asdict(self)
+        return {**raw, "arms": list(self.arms), "inference_batches": list(self.inference_batches)}
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Design:
+        """Rebuild a design written by ``to_json``."""
+        return cls(
+            **{
+                **raw,
+                "arms": tuple(raw["arms"]),
+                "inference_batches": tuple(raw["inference_batches"]),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoursePoint:
+    """One reading of a run: epochs trained, joules spent so far, accuracy, and the signals then."""
+
+    epoch: float
+    joules: float | None
+    validation_accuracy: float | None
+    signals: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmRun:
+    """One finished run of one arm; ``failure`` in words where it ended without a model.
+
+    ``position`` is its place in the order in which all runs were made. ``accuracy`` is of the test split,
+    read once; ``parameters`` and ``macs`` are of the model it left. ``given`` says what it was handed that
+    others had to find, as the widths of a ticket. ``notes`` are what the run had to say of itself.
+    """
+
+    arm: str
+    seed: int
+    pair: int
+    position: int
+    windows: tuple[Window, ...]
+    method: EnergyMethod
+    accuracy: float | None = None
+    validation_accuracy: float | None = None
+    parameters: int | None = None
+    macs: int | None = None
+    epochs: float | None = None
+    drawn_epoch: float | None = None
+    stopped_by: str = ""
+    course: tuple[CoursePoint, ...] = ()
+    given: str = ""
+    failure: str = ""
+    folder: str = ""
+    weights_sha256: str = ""
+    notes: tuple[str, ...] = ()
+    logical_cpus: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the run as plain JSON values."""
+        return {
+            **asdict(self),
+            "windows": [window.to_json() for window in self.windows],
+            "method": self.method.to_json(),
+            "course": [asdict(point) for point in self.course],
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> ArmRun:
+        """Rebuild a run written by ``to_json``."""
+        return cls(
+            **{
+                **raw,
+                "windows": tuple(Window.from_json(each) for each in raw["windows"]),
+                "method": EnergyMethod.from_json(raw["method"]),
+                "course": tuple(CoursePoint(**each) for each in raw["course"]),
+                "notes": tuple(raw["notes"]),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdleSpan:
+    """The machine doing nothing, in the process that runs the comparison, before a pair begins."""
+
+    pair: int
+    window: Window
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the span as plain JSON values."""
+        return {"pair": self.pair, "window": self.window.to_json()}
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> IdleSpan:
+        """Rebuild a span written by ``to_json``."""
+        return cls(pair=raw["pair"], window=Window.from_json(raw["window"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceSpan:
+    """The model that an arm left, answering ``items`` items in batches of ``batch`` within one window."""
+
+    arm: str
+    seed: int
+    pair: int
+    batch: int
+    items: int
+    window: Window
+
+    @property
+    def joules_per_item(self) -> float | None:
+        """Energy of one answer; ``None`` when nothing was metered."""
+        joules = self.window.total_joules
+        return None if joules is None else joules / self.items
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the span as plain JSON values."""
+        return {**asdict(self), "window": self.window.to_json()}
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> InferenceSpan:
+        """Rebuild a span written by ``to_json``."""
+        return cls(**{**raw, "window": Window.from_json(raw["window"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokenOff:
+    """A run that was begun and not finished: what it took until then is shown, and counts for no arm."""
+
+    arm: str
+    seed: int
+    pair: int
+    position: int
+    windows: tuple[Window, ...]
+    why: str = ""
+    """Why a finished pair was set aside; empty where the run was broken off."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return {**asdict(self), "windows": [window.to_json() for window in self.windows]}
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> BrokenOff:
+        """Rebuild what ``to_json`` wrote."""
+        return cls(**{**raw, "windows": tuple(Window.from_json(each) for each in raw["windows"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Grams of CO₂ equivalents for a kilowatt-hour, as the user chose them, and where they come from."""
+
+    grams_per_kwh: float
+    country: str
+    year: int | None
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What the reader of a report chose: a grid, a volume of inferences a day, a wall meter's readings.
+
+    ``wall_meter`` names a file beside the journal that holds the readings; none of it changes a run.
+    """
+
+    grid: Grid | None = None
+    per_day: float | None = None
+    wall_meter: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the choices as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Choices:
+        """Rebuild choices written by ``to_json``."""
+        return cls(**{**raw, "grid": None if raw["grid"] is None else Grid(**raw["grid"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """All that a journal holds, in the order it happened; ``under_way`` names a run without an end."""
+
+    design: Design
+    runs: tuple[ArmRun, ...] = ()
+    idle: tuple[IdleSpan, ...] = ()
+    inference: tuple[InferenceSpan, ...] = ()
+    broken_off: tuple[BrokenOff, ...] = ()
+    choices: Choices = Choices()
+    pairs_asked: int = 0
+    under_way: str = ""
+    notes: tuple[str, ...] = ()
+
+    def run_of(self, arm: str, pair: int) -> ArmRun | None:
+        """Return the run of an arm in a pair, if it is done."""
+        return next((run for run in self.runs if (run.arm, run.pair) == (arm, pair)), None)
