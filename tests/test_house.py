@@ -13,7 +13,7 @@ FLOORS = [
     {"cli"},
     {"pipeline"},
     {"report", "studies"},
-    {"data", "models", "training", "tps", "signals", "pruning", "energy", "export", "measure"},
+    {"data", "models", "training", "tps", "signals", "pruning", "energy", "claims", "export", "measure"},
     {"stopping", "runs", "numerics"},
     {"recipe"},
     {"records"},
@@ -32,10 +32,10 @@ OWNERS = {
     "ripser": {"numerics"},
     "pyRipser": {"numerics"},
     "safetensors": {"runs"},
-    "scipy": {"studies"},
+    "scipy": {"numerics"},
     "jsonschema": {"runs"},
 }
-TORCHLESS = {"cli", "recipe", "stopping", "records", "errors", "report"}
+TORCHLESS = {"cli", "claims", "recipe", "stopping", "records", "errors", "report"}
 MAX_LINES = 300
 
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

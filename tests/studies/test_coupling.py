@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tpsprune import recipe
+from tpsprune.numerics.intervals import Interval
 from tpsprune.studies import coupling, coupling_edges
 from tpsprune.studies.catalogue import STUDIES
 from tpsprune.studies.conduct import conduct
@@ -17,7 +18,6 @@ from tpsprune.studies.coupling_found import ruling_of
 from tpsprune.studies.coupling_run import Coupled, CouplingSetup, CouplingTrial, run_coupling
 from tpsprune.studies.finding import Finding
 from tpsprune.studies.page import page
-from tpsprune.studies.statistics import Interval
 from tpsprune.studies.verdict import Ruling
 
 Law = Callable[[CouplingTrial], tuple[int, bool]]

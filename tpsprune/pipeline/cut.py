@@ -106,8 +106,8 @@ def drawn(
 
 
 def _asked(bench: Bench, units: str, target: Target) -> dict[str, Any]:
-    """Return what an extraction needs beside the probe: labels for an importance, a clock for a latency."""
-    asked: dict[str, Any] = {}
+    """Return what an extraction needs beside the probe: a seed, labels for an importance, a clock."""
+    asked: dict[str, Any] = {"seed": bench.recipe.seed}
     if units != "interpolation":
         asked["labels"] = bench.cut_labels
     if isinstance(target, Latency):

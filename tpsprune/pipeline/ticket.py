@@ -20,7 +20,9 @@ from tpsprune.runs import RunFolder
 __all__ = ["finished", "restored"]
 
 
-def finished(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Generator[Event, None, None]:
+def finished(
+    bench: Bench, folder: RunFolder, bill: Bill, state: State, *, timed: bool = True
+) -> Generator[Event, None, None]:
     """Cut in as many rounds as asked, retrain the ticket, weigh it and the dense model; last the outcome."""
     while state.stage in {"cut", "between"}:
         if state.stage == "between":
@@ -30,7 +32,7 @@ def finished(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Gener
     if state.stage == "retrain":
         state = yield from _retrain(bench, folder, bill, state)
     bill.switch("weigh")
-    yield Finished(weigh(bench, folder, bill, state))
+    yield Finished(weigh(bench, folder, bill, state, timed=timed))
 
 
 def restored(bench: Bench, folder: RunFolder, checkpoint: Restored) -> State:

@@ -25,12 +25,19 @@ __all__ = ["train"]
 
 
 def train(
-    recipe: Recipe, out: Path, *, device: str = "auto", resume: bool = False, again: bool = False
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    again: bool = False,
+    timed: bool = True,
 ) -> Iterator[Event]:
     """Run ``recipe`` into a folder below ``out``; yield what happens, last the outcome.
 
     ``resume`` goes on with this recipe's run from its last checkpoint; ``again`` makes a new folder
-    beside one that is there. Leaving the loop leaves a run that can be resumed.
+    beside one that is there. ``timed``: with the latency of both models at the end. Leaving the loop leaves a
+    run that can be resumed.
 
     Raises:
         TpspruneError: something asked for cannot be had; before the first step nothing has been written.
@@ -44,10 +51,10 @@ def train(
         with set_up(recipe, device) as bench:
             folder = found or RunFolder.create(out, recipe.name, digest_of(text), again=again)
             with running_in(folder, text, bill):
-                yield from _flow(bench, folder, bill)
+                yield from _flow(bench, folder, bill, timed=timed)
 
 
-def _flow(bench: Bench, folder: RunFolder, bill: Bill) -> Iterator[Event]:
+def _flow(bench: Bench, folder: RunFolder, bill: Bill, *, timed: bool) -> Iterator[Event]:
     checkpoint = load_checkpoint(folder)
     if checkpoint is not None:
         state = restored(bench, folder, checkpoint)
@@ -63,7 +70,7 @@ def _flow(bench: Bench, folder: RunFolder, bill: Bill) -> Iterator[Event]:
             yield Note(warning)
     if state.stage == "dense":
         state = yield from _dense(bench, folder, bill, state)
-    yield from finished(bench, folder, bill, state)
+    yield from finished(bench, folder, bill, state, timed=timed)
 
 
 def _dense(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Generator[Event, None, State]:

@@ -32,8 +32,11 @@ REBUILT_TOLERANCE: Final = 1e-5
 PACKAGES: Final = ("tpsprune", "torch", "torch-pruning", "codecarbon", "numpy", "ripser", "safetensors")
 
 
-def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Outcome:
-    """Weigh the dense model as it was drawn and the ticket as it was left; write the result."""
+def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State, *, timed: bool = True) -> Outcome:
+    """Weigh the dense model as it was drawn and the ticket as it was left; write the result.
+
+    ``timed``: with the latency of both, which takes seconds that a comparison would charge to the ticket.
+    """
     assert state.drawn is not None
     assert state.stopped is not None
     ticket = state.model
@@ -41,7 +44,7 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Outcome:
     dense = bench.execution.place(as_cut(folder, bench.new_model(), 0))
     dense.load_state_dict(load_tensors(folder.dense, shapes_of(dense.state_dict()))[0])
     _prove_rebuilt(bench, folder, ticket)
-    dense_figures, ticket_figures = _figures(bench, dense, ticket)
+    dense_figures, ticket_figures = _figures(bench, dense, ticket, timed=timed)
     groups = tuple(GroupChange(**raw) for raw in state.cut["groups"])
     readings = folder.readings.parsed(Reading.from_json)
     bill.close()
@@ -88,11 +91,13 @@ def _prove_rebuilt(bench: Bench, folder: RunFolder, ticket: nn.Module) -> None:
         )
 
 
-def _figures(bench: Bench, dense: nn.Module, ticket: nn.Module) -> tuple[ModelFigures, ModelFigures]:
+def _figures(
+    bench: Bench, dense: nn.Module, ticket: nn.Module, *, timed: bool
+) -> tuple[ModelFigures, ModelFigures]:
     test, batch = bench.dataset.test, bench.probe[0]
     pairs = [
         measure.paired_latency(dense, ticket, batch[0], items, seconds=LATENCY_SECONDS)
-        for items in LATENCY_BATCHES
+        for items in (LATENCY_BATCHES if timed else ())
     ]
     first, second = (
         ModelFigures(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Predicate
 
 from tpsprune.recipe.bounds import STRICT, Natural
+from tpsprune.recipe.compare import Compare
 from tpsprune.recipe.energy import Energy
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.retrain import Retrain
@@ -43,4 +44,5 @@ class Recipe:
     prune: Prune = field(default_factory=Prune)
     retrain: Retrain = field(default_factory=Retrain)
     energy: Energy = field(default_factory=Energy)
+    compare: Compare = field(default_factory=Compare)
     __pydantic_config__: ClassVar[Any] = STRICT

@@ -18,6 +18,9 @@ from tpsprune.records.comparison import (
 )
 from tpsprune.records.energy import EnergyClass, EnergyMethod, PhaseEnergy, Window
 from tpsprune.records.events import (
+    ArmBegun,
+    ArmEnded,
+    Comparing,
     Decided,
     Event,
     Finished,
@@ -26,6 +29,7 @@ from tpsprune.records.events import (
     PhaseStarted,
     Progress,
     Pruned,
+    Trained,
 )
 from tpsprune.records.outcome import GIVEN, Cost, ModelFigures, Outcome
 from tpsprune.records.readings import Decision, Reading, Status, Verdict
@@ -53,6 +57,8 @@ from tpsprune.records.task import TaskFacts
 __all__ = [
     "GIVEN",
     "Accuracy",
+    "ArmBegun",
+    "ArmEnded",
     "ArmRun",
     "BandPoint",
     "BreakEven",
@@ -62,6 +68,7 @@ __all__ = [
     "CheckedGroup",
     "Choices",
     "Claim",
+    "Comparing",
     "Comparison",
     "Cost",
     "CoursePoint",
@@ -100,6 +107,7 @@ __all__ = [
     "Step",
     "Support",
     "TaskFacts",
+    "Trained",
     "Verdict",
     "WallFit",
     "Window",

@@ -24,9 +24,11 @@ __all__ = [
 class Design:
     """What was fixed before the first run: who is compared, on which seeds, and what would count.
 
-    ``tolerance_share`` is how much test accuracy an arm may lose (0.01 is one point); ``alpha`` the error
-    rate of a claim; ``order_seed`` draws the order of the runs within each pair. ``foreign_load_share``
-    is how much of the machine's processors others may have taken in a run that counts.
+    The first of ``arms`` is the baseline of every claim. ``tolerance_share`` is how much test accuracy an
+    arm may lose (0.01 is one point), ``required_accuracy`` what the task asks for at all; ``alpha`` the
+    error rate of a claim; ``order_seed`` draws the order of the runs within each pair.
+    ``foreign_load_share`` is how much of the machine's processors others may have taken in a run that
+    counts.
     """
 
     SCHEMA: ClassVar[str] = "tpsprune.comparison/1"
@@ -36,6 +38,7 @@ class Design:
     first_seed: int
     order_seed: int
     tolerance_share: float
+    required_accuracy: float
     alpha: float
     inference_seconds: float
     inference_batches: tuple[int, ...]
@@ -51,6 +54,17 @@ class Design:
     command: str
     pairs: int
     """Pairs asked for when it was begun; a later command may ask for more."""
+
+    @property
+    def baseline(self) -> str:
+        """The arm that every other is held against."""
+        return self.arms[0]
+
+    @property
+    def primary(self) -> str:
+        """The arm of the claim that was fixed beforehand: the ticket, else the first beside the baseline."""
+        others = self.arms[1:]
+        return "ticket" if "ticket" in others else others[0]
 
     def to_json(self) -> dict[str, Any]:
         """Return the design as plain JSON values."""

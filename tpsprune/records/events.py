@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from tpsprune.records.outcome import Outcome
+from tpsprune.records.comparison import ArmRun
+from tpsprune.records.outcome import ModelFigures, Outcome
 from tpsprune.records.readings import Decision
 from tpsprune.records.sizes import GroupChange, LeftAlone
 
 __all__ = [
+    "ArmBegun",
+    "ArmEnded",
+    "Comparing",
     "Decided",
     "Event",
     "Finished",
@@ -18,6 +22,7 @@ __all__ = [
     "PhaseStarted",
     "Progress",
     "Pruned",
+    "Trained",
 ]
 
 
@@ -95,4 +100,36 @@ class Finished:
     outcome: Outcome
 
 
-Event: TypeAlias = PhaseStarted | Progress | PhaseEnded | Decided | Pruned | Note | Finished
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A model was trained to its end and not cut: where it came to, and how it was weighed."""
+
+    figures: ModelFigures
+    validation_accuracy: float
+    stopped: Decision
+    drawn_epoch: float | None
+    folder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmBegun:
+    """A run of a comparison begins: the ``number``-th of ``total``; a warm-up has number 0."""
+
+    arm: str
+    seed: int
+    number: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmEnded:
+    """A run of a comparison is over and in its journal; about ``seconds_left`` for the rest."""
+
+    run: ArmRun
+    number: int
+    total: int
+    seconds_left: float
+
+
+Event: TypeAlias = PhaseStarted | Progress | PhaseEnded | Decided | Pruned | Note | Finished | Trained
+Comparing: TypeAlias = Event | ArmBegun | ArmEnded

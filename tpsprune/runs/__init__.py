@@ -3,6 +3,7 @@
 Tensors are in ``tpsprune.runs.tensors``, apart, because they need torch and nothing else here does.
 """
 
+from tpsprune.runs.comparison import Begun, ComparisonFolder
 from tpsprune.runs.files import (
     cannot_write,
     read_json,
@@ -19,6 +20,8 @@ from tpsprune.runs.result import read_result, result_schema, write_result
 from tpsprune.runs.schemas import first_fault, is_newer
 
 __all__ = [
+    "Begun",
+    "ComparisonFolder",
     "Journal",
     "RunFolder",
     "cannot_write",

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from math import log, log10
 from typing import Final
 
+from tpsprune.numerics.intervals import Interval, slope_interval
 from tpsprune.studies import coupling_edges
 from tpsprune.studies.coupling_edges import Outcome
 from tpsprune.studies.coupling_loop import Loop, loop_of
 from tpsprune.studies.coupling_run import Answers, Coupled
-from tpsprune.studies.statistics import Interval, slope_interval
 
 __all__ = ["Cell", "Ramp", "cell_of", "exponent", "ramps_of", "without_tps"]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Final
 
+from tpsprune.numerics.intervals import Interval
 from tpsprune.studies.catalogue import Prediction
 from tpsprune.studies.coupling_cells import Cell, Ramp, cell_of, exponent, ramps_of
 from tpsprune.studies.coupling_edges import FACTOR, PATIENCE
@@ -14,7 +15,6 @@ from tpsprune.studies.coupling_run import Coupled, CouplingSetup
 from tpsprune.studies.coupling_tables import panels_of, tables_of
 from tpsprune.studies.figures import count
 from tpsprune.studies.finding import Finding, Quantity
-from tpsprune.studies.statistics import Interval
 from tpsprune.studies.verdict import Bound, Ruling
 
 __all__ = ["found_by", "ruling_of"]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Final
 
+from tpsprune.numerics.intervals import Interval, mean_interval
 from tpsprune.recipe import Recipe
 from tpsprune.studies.catalogue import STUDIES
 from tpsprune.studies.dimension_run import (
@@ -27,7 +28,6 @@ from tpsprune.studies.dimension_run import (
 from tpsprune.studies.figures import count
 from tpsprune.studies.finding import Finding, Plan, Quantity, Table
 from tpsprune.studies.setup import Setup, sized
-from tpsprune.studies.statistics import Interval, mean_interval
 from tpsprune.studies.verdict import Bound, Ruling
 
 __all__ = ["finding", "plan", "record", "run", "setup", "words"]

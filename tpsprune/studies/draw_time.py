@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, Final
 
+from tpsprune.numerics.intervals import Interval, mean_interval, ratio_interval
 from tpsprune.recipe import Recipe
 from tpsprune.studies.catalogue import STUDIES
 from tpsprune.studies.draw_time_run import (
@@ -27,7 +28,6 @@ from tpsprune.studies.draw_time_run import (
 from tpsprune.studies.figures import count, ratio
 from tpsprune.studies.finding import Finding, Plan, Quantity, Table
 from tpsprune.studies.setup import Setup, sized
-from tpsprune.studies.statistics import Interval, mean_interval, ratio_interval
 from tpsprune.studies.verdict import Bound, Ruling
 
 __all__ = ["finding", "plan", "record", "run", "setup", "words"]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
+from tpsprune.numerics.intervals import Interval
 from tpsprune.studies.catalogue import Prediction
-from tpsprune.studies.statistics import Interval
 from tpsprune.studies.verdict import Bound, Ruling
 
 __all__ = ["Curve", "Done", "Finding", "Panel", "Plan", "Quantity", "Table", "Trial"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from tpsprune import recipe, stopping
+from tpsprune.numerics.intervals import fisher_greater, mean_interval
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import ModularData
 from tpsprune.studies.alarms import CANDIDATES, Tally, best, tally
@@ -20,7 +21,6 @@ from tpsprune.studies.draws import draw_table
 from tpsprune.studies.figures import count
 from tpsprune.studies.finding import Finding, Plan, Quantity, Table
 from tpsprune.studies.setup import Setup, sized
-from tpsprune.studies.statistics import fisher_greater, mean_interval
 from tpsprune.studies.verdict import Bound, Ruling
 from tpsprune.studies.watched import Watched, WatchedTrial, run_watched, with_task
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
-from tpsprune.studies.statistics import fisher_greater, ratio_interval, slope_interval
+from tpsprune.numerics.intervals import fisher_greater, ratio_interval, slope_interval
 
 positive = st.floats(1e-3, 1e4)
 pairs = st.lists(st.tuples(positive, positive), min_size=2, max_size=8)

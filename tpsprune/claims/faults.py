@@ -1,0 +1,126 @@
+"""What makes a measurement invalid, and what makes a model no equal of its baseline's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from tpsprune.claims.counted import Counted
+from tpsprune.claims.spent import load_share
+from tpsprune.records import ArmRun, Reason, Window
+
+__all__ = ["LEAST_ANSWER_SECONDS", "faults_of", "losses_of"]
+
+LEAST_ANSWER_SECONDS: Final = 10.0
+"""A GPU's counter moves every 0.1 s: shorter windows are off by more than one per cent."""
+SLACK: Final = 0.99
+FEW: Final = 3
+
+
+def faults_of(counted: Counted, kind: str, arm: str, windows: Sequence[Window]) -> tuple[Reason, ...]:
+    """Return every fault of the measurement behind one claim, each kind of fault once.
+
+    A broken invariant in any window; a part not metered; a component that changed its class from run to run;
+    a processor that was throttled; neighbours above the limit that was fixed, where the meter sees the whole
+    machine; answers in windows below ten seconds.
+    """
+    runs = tuple(run for pair in counted.couples(arm) for run in pair)
+    return tuple(
+        Reason(code, detail)
+        for code, detail in (
+            *_invalid(windows),
+            *_not_metered(windows),
+            *_changed(runs),
+            *_throttled(windows),
+            *(_foreign(counted, runs) if kind == "training" else _short(windows)),
+        )
+    )
+
+
+def losses_of(counted: Counted, arm: str) -> tuple[Reason, ...]:
+    """Return what speaks against the arm's models beside the paired test of accuracy.
+
+    A run that ended without a model, and a task that was not learned: then no figure speaks for anything.
+    """
+    reasons = []
+    failed = [run for run in counted.runs if run.arm in {arm, counted.design.baseline} and run.failure]
+    if failed:
+        reasons.append(Reason("RUN_FAILED", f"{_name(failed[0])}: {failed[0].failure}{_more(failed)}"))
+    accuracy = counted.accuracy_of(arm)
+    required = counted.design.required_accuracy
+    if accuracy is not None and min(accuracy.mean, accuracy.baseline_mean) < required:
+        reasons.append(
+            Reason(
+                "NOT_LEARNED",
+                f"mean test accuracy is {accuracy.mean:.3f} of '{arm}' and {accuracy.baseline_mean:.3f} of "
+                f"'{accuracy.baseline}', and the task asks for {required:g}",
+            )
+        )
+    return tuple(reasons)
+
+
+def _invalid(windows: Sequence[Window]) -> Iterator[tuple[str, str]]:
+    broken = [window for window in windows if not window.valid]
+    if broken:
+        first = broken[0]
+        yield (
+            "INVALID_WINDOW",
+            f"{len(broken)} of {len(windows)} windows broke an invariant; the first, of phase "
+            f"'{first.phase}': {first.fault}",
+        )
+
+
+def _not_metered(windows: Sequence[Window]) -> Iterator[tuple[str, str]]:
+    without = [window for window in windows if window.total_joules is None and window.valid]
+    if without:
+        yield "NOT_METERED", f"{len(without)} of {len(windows)} windows have no energy"
+    elif any(window.total_joules == 0 for window in windows if window.valid):
+        yield "NO_ENERGY", "a window has no energy at all"
+
+
+def _changed(runs: Sequence[ArmRun]) -> Iterator[tuple[str, str]]:
+    methods = {tuple(sorted(run.method.classes.items())) for run in runs}
+    meters = {(run.method.meter, run.method.scope) for run in runs}
+    if len(methods) > 1 or len(meters) > 1:
+        yield "METHOD_CHANGED", "runs were metered in different ways, so that their figures do not compare"
+
+
+def _throttled(windows: Sequence[Window]) -> Iterator[tuple[str, str]]:
+    throttled = sum(window.throttled is True for window in windows)
+    if throttled:
+        yield "THROTTLED", f"the GPU was throttled in {throttled} of {len(windows)} windows"
+
+
+def _foreign(counted: Counted, runs: Sequence[ArmRun]) -> Iterator[tuple[str, str]]:
+    limit = counted.design.foreign_load_share
+    loads = [(load, run) for run in runs if (load := load_share(run)) is not None and _sees_all(run)]
+    heavy = [(load, run) for load, run in loads if load > limit]
+    if heavy:
+        load, run = max(heavy, key=lambda each: each[0])
+        yield (
+            "FOREIGN_LOAD",
+            f"others took up to {100 * load:.0f} % of the machine's processors ({_name(run)}), and at most "
+            f"{100 * limit:g} % was fixed beforehand",
+        )
+
+
+def _sees_all(run: ArmRun) -> bool:
+    return run.method.scope == "machine"
+
+
+def _short(windows: Sequence[Window]) -> Iterator[tuple[str, str]]:
+    short = [window for window in windows if window.seconds < SLACK * LEAST_ANSWER_SECONDS]
+    if short:
+        yield (
+            "SHORT_WINDOW",
+            f"{len(short)} windows of answers are shorter than {LEAST_ANSWER_SECONDS:g} s "
+            f"(the first {short[0].seconds:.1f} s)",
+        )
+
+
+def _name(run: ArmRun) -> str:
+    return f"'{run.arm}', seed {run.seed}"
+
+
+def _more(runs: Sequence[ArmRun]) -> str:
+    return f" (and {len(runs) - 1} more)" if len(runs) > 1 else ""

@@ -1,0 +1,149 @@
+"""The ladder of refusals: a claim is what is left when no rung turns it down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import log1p
+from typing import Final
+
+from tpsprune.records import Accuracy, BandPoint, Change, Reason, Standing
+
+__all__ = ["FEWEST_PAIRS", "Evidence", "standing_of"]
+
+FEWEST_PAIRS: Final = 5
+Rung = tuple[Standing, list[Reason]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """All that a standing rests on. ``faults`` are of the measurement, ``losses`` of the model's quality.
+
+    ``pairs`` have both models, ``pairs_ended`` are over, be it without one. ``grade`` is the letter of how
+    the joules were obtained; ``band`` the saving under other power models, empty where nothing is modelled.
+    """
+
+    pairs: int
+    pairs_ended: int
+    pairs_asked: int
+    change: Change | None
+    accuracy: Accuracy | None
+    band: tuple[BandPoint, ...]
+    grade: str
+    alpha: float = 0.05
+    faults: tuple[Reason, ...] = ()
+    losses: tuple[Reason, ...] = ()
+
+
+def standing_of(evidence: Evidence) -> tuple[Standing, tuple[Reason, ...]]:
+    """Return where the claim stands, and every reason of the rung that decided, or of the claim itself.
+
+    In this order: a broken measurement; fewer than five pairs; accuracy lost, or not shown to be kept; an
+    interval with zero in it, a p-value (Student's t corrected for all claims, sign flips) not below α, or
+    an effect smaller than these pairs show with power 0.8; a sign that another power model turns round.
+    What passes is a saving or, by the same rungs, an increase: ``MEASURED`` at grades A and B.
+    """
+    for standing, reasons in _rungs(evidence):
+        if reasons:
+            return standing, tuple(reasons)
+    change = evidence.change
+    assert change is not None, "without a change there are too few runs"
+    kind = {"A": "MEASURED", "B": "MEASURED", "S": "SIMULATED"}.get(evidence.grade, "MODELLED")
+    verb = "SAVING" if change.saving_share > 0 else "COST_INCREASE"
+    return Standing(f"{verb}_{kind}"), (_passed(change, evidence),)
+
+
+def _rungs(evidence: Evidence) -> Iterator[Rung]:
+    yield Standing.INVALID_MEASUREMENT, list(evidence.faults)
+    yield Standing.INSUFFICIENT_RUNS, _too_few(evidence)
+    yield Standing.ACCURACY_NOT_PRESERVED, [*evidence.losses, *_accuracy(evidence.accuracy)]
+    yield Standing.WITHIN_NOISE, _noise(evidence)
+    yield Standing.MODEL_SENSITIVE, _sensitive(evidence.band)
+
+
+def _too_few(evidence: Evidence) -> list[Reason]:
+    if evidence.pairs < FEWEST_PAIRS:
+        detail = f"{evidence.pairs} pairs are done, and below {FEWEST_PAIRS} nothing is claimed"
+        return [Reason("TOO_FEW_PAIRS", detail)]
+    if evidence.pairs_ended < evidence.pairs_asked:
+        detail = f"{evidence.pairs_ended} of {evidence.pairs_asked} pairs are done: looking early is no test"
+        return [Reason("INCOMPLETE", detail)]
+    return []
+
+
+def _accuracy(accuracy: Accuracy | None) -> list[Reason]:
+    if accuracy is None or accuracy.preserved:
+        return []
+    bound = "unknown" if accuracy.lower_share is None else f"{100 * accuracy.lower_share:+.2f} points"
+    return [
+        Reason(
+            "ACCURACY_BOUND",
+            f"test accuracy changed by {100 * accuracy.difference_share:+.2f} points, with a one-sided 95 % "
+            f"bound of {bound}; at most −{100 * accuracy.tolerance_share:g} was fixed beforehand",
+        )
+    ]
+
+
+def _noise(evidence: Evidence) -> list[Reason]:
+    change, reasons = evidence.change, []
+    assert change is not None, "five pairs have a change"
+    if change.low <= 0 <= change.high:
+        reasons.append(
+            Reason(
+                "INTERVAL_INCLUDES_ZERO",
+                f"the 95 % interval of the saving is {_percent(change.low)} to {_percent(change.high)}",
+            )
+        )
+    if change.p_sign_flip >= evidence.alpha:
+        few = "; six pairs are the fewest that can be below 0.05" if change.pairs < FEWEST_PAIRS + 1 else ""
+        reasons.append(
+            Reason(
+                "SIGN_FLIP",
+                f"sign flips give p = {change.p_sign_flip:.3f}, not below {evidence.alpha:g}{few}",
+            )
+        )
+    p_value = change.p_t if change.p_holm is None else change.p_holm
+    if p_value >= evidence.alpha:
+        detail = f"Student's t corrected for all claims gives p = {p_value:.3f}, not below {evidence.alpha:g}"
+        reasons.append(Reason("SEVERAL_CLAIMS", detail))
+    if _size(change.saving_share) < _size(change.detectable_share):
+        reasons.append(
+            Reason(
+                "BELOW_DETECTABLE",
+                f"{change.pairs} pairs that scatter like these show {_percent(change.detectable_share)} with "
+                f"power 0.8, and this is {_percent(change.saving_share)}",
+            )
+        )
+    return reasons
+
+
+def _sensitive(band: tuple[BandPoint, ...]) -> list[Reason]:
+    if not band:
+        return []
+    least, most = (pick(band, key=lambda point: point.saving_share) for pick in (min, max))
+    if not least.saving_share <= 0 <= most.saving_share:
+        return []
+    return [
+        Reason(
+            "SIGN_CHANGES",
+            f"power is modelled, and the sign hangs on the model: {_percent(least.saving_share)} with "
+            f"{least.model}, {_percent(most.saving_share)} with {most.model}",
+        )
+    ]
+
+
+def _passed(change: Change, evidence: Evidence) -> Reason:
+    return Reason(
+        "ALL_RUNGS_HELD",
+        f"{change.pairs} pairs, t p = {change.p_t:.2g}, sign-flip p = {change.p_sign_flip:.2g}, "
+        f"grade {evidence.grade}",
+    )
+
+
+def _size(saving_share: float) -> float:
+    """Return the size of an effect on the scale of log-ratios, on which saving and increase mirror."""
+    return abs(log1p(-saving_share))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:+.1f} %".replace("-", "−")

@@ -1,0 +1,57 @@
+"""A claim in a sentence: a saving, a cost and a refusal in the same plain words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tpsprune.records import Change, Claim, Standing
+
+__all__ = ["statement_of"]
+
+REFUSALS = {
+    Standing.INVALID_MEASUREMENT: "the measurement is invalid",
+    Standing.INSUFFICIENT_RUNS: "too few runs",
+    Standing.ACCURACY_NOT_PRESERVED: "accuracy is not shown to be preserved",
+    Standing.WITHIN_NOISE: "within noise",
+    Standing.MODEL_SENSITIVE: "the sign hangs on the power model",
+}
+
+
+def statement_of(claim: Claim) -> Claim:
+    """Return the claim with its sentence."""
+    return replace(claim, statement=_sentence(claim))
+
+
+def _sentence(claim: Claim) -> str:
+    subject = (
+        f"Training '{claim.arm}'"
+        if claim.kind == "training"
+        else f"An answer of '{claim.arm}' at batch {claim.batch}"
+    )
+    refusal = REFUSALS.get(claim.standing)
+    if refusal is not None:
+        seen = "" if claim.change is None else f" (seen: {_words(claim.change)})"
+        return f"{subject}: no claim against '{claim.baseline}', {refusal}{seen}."
+    assert claim.change is not None, "what stands has a change"
+    simulated = "simulated: " if str(claim.standing).endswith("SIMULATED") else ""
+    return f"{subject} took {simulated}{_words(claim.change)} than '{claim.baseline}'."
+
+
+def _words(change: Change) -> str:
+    """Return the change as people say it.
+
+    >>> half = Change(saving_share=0.5, low=0.4, high=0.6, pairs=6, deviation=0.1,
+    ...               p_t=0.0, p_sign_flip=0.03, detectable_share=0.1)
+    >>> _words(half)
+    '50 % less energy (95 % interval 40 % to 60 % less, 6 pairs)'
+    """
+    less = change.saving_share >= 0
+    sign, word = (1, "less") if less else (-1, "more")
+    ends = sorted((sign * change.low, sign * change.high))
+    low, high = (_percent(end) for end in ends)
+    interval = f"95 % interval {low} to {high} {word}, {change.pairs} pairs"
+    return f"{_percent(abs(change.saving_share))} {word} energy ({interval})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.{0 if abs(share) >= 0.1 else 1}f} %".replace("-", "−")

@@ -1,0 +1,78 @@
+"""``[compare]``: what a comparison fixes before its first run, and the arms there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final
+
+from annotated_types import Interval, MinLen
+
+from tpsprune.errors import Fault, RecipeError, did_you_mean
+from tpsprune.recipe.bounds import STRICT, AtLeastZero, Count, OpenShare
+
+__all__ = ["AFTER_TICKET", "ARMS", "Compare", "arms_of"]
+
+ARMS: Final = {
+    "dense": "the dense model through its whole schedule, without TPS and without watching",
+    "dense-stopped": "the ticket's run without the cut: the same TPS, signals and rules",
+    "dense-patience": "the dense model with ordinary early stopping on validation loss (compare.patience)",
+    "ticket": "the recipe as it is: train, watch, draw, cut, retrain",
+    "ticket-without-tps": "the same with TPS off",
+    "shape-scratch": "the ticket's shape, new weights, as many epochs as the ticket's run trained",
+    "shape-scratch-joules": "the same for as many joules as the ticket's run took",
+    "random-ticket": "the ticket's widths with units drawn by lot, all else as the recipe has it",
+    "early-bird": "Early-Bird: L1 on batch-norm scales, drawn by mask distance, cut by scale, no fold",
+}
+"""Every arm, and what it is."""
+AFTER_TICKET: Final = ("shape-scratch", "shape-scratch-joules", "random-ticket")
+"""Arms that are handed what the ticket's run of the same seed has found."""
+FEWEST_ARMS: Final = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compare:
+    """The rules of a comparison; they are written down before its first run and not changed thereafter."""
+
+    tolerance: OpenShare = 0.01
+    """How much test accuracy an arm may lose and still count as equally good: 0.01 is one point."""
+    patience: Count = 5
+    """Readings without a fall of validation loss after which ``dense-patience`` stops."""
+    inference_seconds: AtLeastZero = 10.0
+    """Length of each window in which a model answers; below 10 nothing is claimed of answers, 0 is none."""
+    inference_batches: Annotated[tuple[Count, ...], MinLen(1)] = (1, 64)
+    idle_seconds: AtLeastZero = 10.0
+    """How long the machine is watched doing nothing before each pair; 0 is not at all."""
+    foreign_load: Annotated[float, Interval(gt=0.0, le=1.0)] = 0.2
+    """Share of the machine's processors that others may take; above it the measurement is invalid."""
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+def arms_of(words: str, source: str = "--arms") -> tuple[str, ...]:
+    """Return the arms that a comma-separated list names; the first is the baseline.
+
+    Raises:
+        RecipeError: every fault of the list: an unknown arm, one named twice, fewer than two, or one that
+            needs the ticket's run where that is not among them.
+
+    >>> arms_of("dense, ticket")
+    ('dense', 'ticket')
+    """
+    names = tuple(name.strip() for name in words.split(",") if name.strip())
+    known = f" (there are: {', '.join(ARMS)})"
+    faults = [
+        Fault("", f"no arm '{name}'{did_you_mean(name, ARMS) or known}") for name in names if name not in ARMS
+    ]
+    faults += [
+        Fault("", f"names '{name}' more than once") for name in dict.fromkeys(names) if names.count(name) > 1
+    ]
+    if len(names) < FEWEST_ARMS:
+        faults.append(Fault("", "at least two arms are needed, the first of them the baseline"))
+    if "ticket" not in names:
+        faults += [
+            Fault("", f"'{name}' is handed what 'ticket' has found: name that too")
+            for name in names
+            if name in AFTER_TICKET
+        ]
+    if faults:
+        raise RecipeError(source, faults)
+    return names
