@@ -194,7 +194,7 @@ def test_a_retraining_of_its_own_length_has_a_schedule_of_its_own(small: Small, 
     assert outcome.stopped.epoch == 2.5 + 3
 
 
-@pytest.mark.parametrize("variant", ["weights", "neurons", "moments"])
+@pytest.mark.parametrize("variant", ["weights", "neurons", "moments", "bn-l1"])
 def test_tps_runs_beside_the_loss_and_its_readings_are_journalled(
     small: Small, tmp_path: Path, variant: str
 ) -> None:

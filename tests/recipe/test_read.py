@@ -154,6 +154,15 @@ def test_a_fault_is_told_with_its_place_what_was_found_and_what_would_do(overrid
             "tps.apply: 'moments' works in the loss only; use 'auto' or 'loss'",
         ),
         (
+            ("tps.variant=bn-l1", "tps.coupling=1e-4", "tps.apply=decoupled"),
+            "tps.apply: 'bn-l1' works in the loss only; use 'auto' or 'loss'",
+        ),
+        (
+            ("tps.variant=bn-l1",),
+            "tps.coupling: must be below 1 with 'bn-l1', where it weighs the plain sum of scales: 1e-4 is "
+            "published (found 1)",
+        ),
+        (
             ("tps.variant=labels", "tps.degree=3"),
             "tps.degree: is read by variant 'moments' only (here 'labels')",
         ),

@@ -72,8 +72,8 @@ def test_triplets_cannot_be_decoupled(
     variant: str, pair_net: nn.Module, cyclic_facts: TaskFacts, addition: Addition
 ) -> None:
     words = (
-        rf"^tps\.apply = 'decoupled' does not fit '{variant}', whose triplets have no phases of their own"
-        r" to move\. What fits: auto, loss\.$"
+        rf"^tps\.apply = 'decoupled' does not fit '{variant}', which has no phases of its own to move\."
+        r" What fits: auto, loss\.$"
     )
     with pytest.raises(VariantError, match=words):
         built(pair_net, cyclic_facts, addition, variant=variant, apply="decoupled")
@@ -82,7 +82,7 @@ def test_triplets_cannot_be_decoupled(
 def test_labels_on_images_is_refused_with_what_fits(image_net: nn.Module, image_facts: TaskFacts) -> None:
     words = (
         r"^'labels' needs two token inputs and a model with unit triplets; this task has image inputs\."
-        r" What fits: weights, neurons, moments\.$"
+        r" What fits: weights, neurons, moments, bn-l1\.$"
     )
     with pytest.raises(VariantError, match=words):
         built(image_net, image_facts, variant="labels")
@@ -128,7 +128,7 @@ def test_fourier_with_fewer_classes_than_tokens_is_refused(
 
 def test_fourier_on_images_is_refused(image_net: nn.Module, image_facts: TaskFacts) -> None:
     with pytest.raises(
-        VariantError, match=r"; this task has image inputs\. What fits: weights, neurons, moments\.$"
+        VariantError, match=r"; this task has image inputs\. What fits: weights, neurons, moments, bn-l1\.$"
     ):
         built(image_net, image_facts, variant="fourier")
 
@@ -143,7 +143,7 @@ def test_fourier_on_images_is_refused(image_net: nn.Module, image_facts: TaskFac
 def test_a_model_without_a_layer_to_act_on_is_refused(
     variant: str, needs: str, image_facts: TaskFacts
 ) -> None:
-    model = nn.Sequential(nn.BatchNorm2d(1))
+    model = nn.Sequential(nn.BatchNorm2d(1, affine=False))
     with pytest.raises(
         VariantError, match=rf"^'{variant}' needs {needs}; this model has none\. What fits: none\.$"
     ):

@@ -27,7 +27,9 @@ READ_BY_VARIANT: Final = {
     "moments": ("tps_energy", "tps_coherence"),
     "fourier": ("tps_energy", "tps_coherence"),
     "labels": ("tps_energy", "tps_coherence"),
+    "bn-l1": ("tps_energy",),
 }
+LOSS_ONLY: Final = ("moments", "fourier", "labels", "bn-l1")
 
 
 def signal_names(recipe: Recipe) -> tuple[str, ...]:
@@ -56,10 +58,13 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
         faults.append(Fault("stop.budget_joules", "needs a meter, but energy.meter is 'none'"))
     if doubled := sorted({name for name in recipe.watch.signals if recipe.watch.signals.count(name) > 1}):
         faults.append(Fault("watch.signals", f"names {', '.join(map(repr, doubled))} more than once"))
-    if recipe.tps.apply == "decoupled" and recipe.tps.variant in {"moments", "fourier", "labels"}:
+    if recipe.tps.apply == "decoupled" and recipe.tps.variant in LOSS_ONLY:
         faults.append(
             Fault("tps.apply", f"'{recipe.tps.variant}' works in the loss only; use 'auto' or 'loss'")
         )
+    if recipe.tps.variant == "bn-l1" and recipe.tps.coupling >= 1.0:
+        words = "must be below 1 with 'bn-l1', where it weighs the plain sum of scales: 1e-4 is published"
+        faults.append(Fault("tps.coupling", f"{words} (found {recipe.tps.coupling:g})"))
     if recipe.tps.variant != "moments":
         faults += [
             Fault(f"tps.{key}", f"is read by variant 'moments' only (here '{recipe.tps.variant}')")

@@ -14,11 +14,13 @@ __all__ = ["Tps"]
 class Tps:
     """Which oscillators, how strongly coupled, and how the force is applied."""
 
-    variant: Literal["auto", "none", "weights", "neurons", "moments", "fourier", "labels"] = "auto"
+    variant: Literal["auto", "none", "weights", "neurons", "moments", "fourier", "labels", "bn-l1"] = "auto"
     """``auto``: ``labels`` where nothing but a model's hidden units joins two tokens (an MLP on pairs), as
-    the studies ``speed-up`` and ``reach`` found it the fastest there; none elsewhere, where they did not."""
+    the studies ``speed-up`` and ``reach`` found it the fastest there; none elsewhere, where they did not.
+    ``bn-l1`` is no TPS but a baseline: λ · Σ |γ| over batch-norm scales, as published Early-Bird has it."""
     coupling: AtLeastZero = 1.0
-    """λ: comparable with a weight decay when decoupled, a factor on the loss term otherwise."""
+    """λ: comparable with a weight decay when decoupled, a factor on the loss term otherwise; ``bn-l1`` has
+    it weigh the plain sum of scales, published with 1e-4."""
     apply: Literal["auto", "decoupled", "loss"] = "auto"
     """``auto``: decoupled for ``weights`` and ``neurons``, in the loss for all others."""
     scaling: Literal["none", "sqrt-n"] = "none"

@@ -12,6 +12,7 @@ from tpsprune.errors import VariantError
 from tpsprune.recipe.tps import Tps
 from tpsprune.records import TaskFacts
 from tpsprune.tps.base import PhaseVariant, Variant
+from tpsprune.tps.bn_l1 import BatchNormL1
 from tpsprune.tps.fourier import Fourier
 from tpsprune.tps.labels import Labels
 from tpsprune.tps.moments import Moments
@@ -24,7 +25,7 @@ __all__ = ["build"]
 PROBE_ITEMS: Final = 1024
 
 _KINDS: Final[Mapping[str, type[Variant]]] = {
-    kind.name: kind for kind in (Weights, Neurons, Moments, Fourier, Labels)
+    kind.name: kind for kind in (Weights, Neurons, Moments, Fourier, Labels, BatchNormL1)
 }
 
 
@@ -61,8 +62,8 @@ def build(
     has_phases = issubclass(kind, PhaseVariant)
     if settings.apply == "decoupled" and not has_phases:
         raise VariantError(
-            f"tps.apply = 'decoupled' does not fit '{kind.name}', whose triplets have no phases of their own"
-            " to move. What fits: auto, loss."
+            f"tps.apply = 'decoupled' does not fit '{kind.name}', which has no phases of its own to move."
+            " What fits: auto, loss."
         )
     if probe is None:
         probe = train_inputs[:PROBE_ITEMS], train_labels[:PROBE_ITEMS]
@@ -94,5 +95,7 @@ def _variant(
             return Moments(model, settings.layers, settings.degree, *probe)
         case "fourier":
             return Fourier(model, facts, train_inputs, train_labels)
+        case "bn-l1":
+            return BatchNormL1(model)
         case _:
             return Labels(model, facts, train_inputs, train_labels)

@@ -90,8 +90,8 @@ class Regulariser:
         """Return energy, and |z₁|, |z₂| or the coherence, by group and (group empty) as a mean over groups.
 
         Signals: ``tps_energy``; ``tps_z1`` and ``tps_z2`` for ``weights`` and ``neurons``;
-        ``tps_coherence`` for ``fourier`` and ``labels``. All without a unit. One transfer from the device
-        for all of them.
+        ``tps_coherence`` for ``moments``, ``fourier`` and ``labels``. All without a unit. One transfer from
+        the device for all of them.
         """
         values_by_signal = self._variant.readings()
         table = torch.stack(list(values_by_signal.values()))
