@@ -19,7 +19,7 @@ from tpsprune.records import TaskFacts
 from tpsprune.runs import RunFolder, read_json, read_result, read_text
 from tpsprune.runs.tensors import load_tensors
 
-__all__ = ["Exported", "export", "largest_difference", "load", "rebuilt_from"]
+__all__ = ["Exported", "export", "largest_difference", "load", "rebuilt_from", "trained_from"]
 
 COMPARED_ITEMS = 16
 MOST_WORDS = 300
@@ -90,14 +90,31 @@ def rebuilt_from(folder: RunFolder, facts: TaskFacts) -> nn.Module:
     return _rebuilt(read_text(folder.recipe), str(folder.recipe), facts, read_json(folder.plan), tensors)
 
 
+def trained_from(folder: RunFolder, facts: TaskFacts) -> nn.Module:
+    """Build what a run left from its files: the ticket where there is a plan, else the dense model.
+
+    Raises:
+        RunFolderError: a file is missing or damaged.
+        ArtifactError: they do not make one model.
+    """
+    if folder.plan.is_file():
+        return rebuilt_from(folder, facts)
+    tensors, _ = load_tensors(folder.dense)
+    return _rebuilt(read_text(folder.recipe), str(folder.recipe), facts, None, tensors)
+
+
 def _rebuilt(
-    recipe_text: str, source: str, facts: TaskFacts, plan: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    recipe_text: str,
+    source: str,
+    facts: TaskFacts,
+    plan: Mapping[str, Any] | None,
+    tensors: Mapping[str, Tensor],
 ) -> nn.Module:
     read = recipe.parse(recipe_text, source)
     try:
         with torch.random.fork_rng():
             dense = models.build(read.task.model, facts)
-        ticket = pruning.replay(dense, pruning.Plan.from_json(plan))
+        ticket = dense if plan is None else pruning.replay(dense, pruning.Plan.from_json(plan))
         ticket.load_state_dict(tensors)
     except (ArtifactError, ModelError, PruneError, RuntimeError, ValueError) as error:
         words = " ".join(str(error).split())[:MOST_WORDS]

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import copy
-import os
-import platform
-import sys
 from collections.abc import Sequence
-from importlib.metadata import version
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import nn
@@ -17,6 +13,7 @@ from tpsprune import measure
 from tpsprune.errors import ArtifactError
 from tpsprune.pipeline.bench import Bench
 from tpsprune.pipeline.bill import Bill
+from tpsprune.pipeline.environment import machine_facts, versions
 from tpsprune.pipeline.load import largest_difference, rebuilt_from
 from tpsprune.pipeline.rounds import as_cut
 from tpsprune.pipeline.state import Clock, State
@@ -29,7 +26,6 @@ __all__ = ["weigh"]
 LATENCY_BATCHES: Final = (1, 64)
 LATENCY_SECONDS: Final = 0.5
 REBUILT_TOLERANCE: Final = 1e-5
-PACKAGES: Final = ("tpsprune", "torch", "torch-pruning", "codecarbon", "numpy", "ripser", "safetensors")
 
 
 def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State, *, timed: bool = True) -> Outcome:
@@ -52,7 +48,7 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State, *, timed: b
         name=bench.recipe.name,
         seed=bench.recipe.seed,
         device=bench.execution.describe(),
-        machine=_machine(),
+        machine={**machine_facts(), "threads": torch.get_num_threads()},
         task=bench.dataset.facts,
         dense=dense_figures,
         ticket=ticket_figures,
@@ -72,7 +68,7 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State, *, timed: b
         },
         attempts=1 + max(window.attempt for window in bill.windows),
         notes=tuple(_notes(bench, bill, state, readings)),
-        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        versions=versions(),
         folder=str(folder.path),
     )
     write_result(folder.result, outcome.to_json())
@@ -170,13 +166,3 @@ def _notes(bench: Bench, bill: Bill, state: State, readings: Sequence[Reading]) 
             "that were open when it was lost"
         )
     return notes
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "system": platform.system(),
-        "architecture": platform.machine(),
-        "logical_cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": sys.implementation.name,
-    }

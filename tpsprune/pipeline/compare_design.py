@@ -1,0 +1,149 @@
+"""A comparison begun, or taken up again by the rules it was begun with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from tpsprune.errors import Fault, RecipeError, RunFolderError
+from tpsprune.pipeline.arms import arm_recipe
+from tpsprune.pipeline.bench import set_up
+from tpsprune.pipeline.compare_run import made_in
+from tpsprune.pipeline.environment import machine_facts, versions
+from tpsprune.recipe import Recipe, dumps
+from tpsprune.recipe.compare import AFTER_TICKET
+from tpsprune.records import BrokenOff, Comparison, Design, Window
+from tpsprune.runs import ComparisonFolder
+
+__all__ = ["DEFAULT_PAIRS", "design_of", "invalid_pairs", "opened", "refuse_what_cannot_run"]
+
+DEFAULT_PAIRS: Final = 6
+ALPHA: Final = 0.05
+ORDER_SEED: Final = 0
+MAY_DIFFER: Final = {"begun", "command", "pairs"}
+
+
+def design_of(recipe: Recipe, arms: tuple[str, ...], pairs: int, device: str, command: str) -> Design:
+    """Return what a comparison of this recipe fixes before its first run."""
+    text, rules = dumps(recipe), recipe.compare
+    return Design(
+        name=recipe.name,
+        arms=arms,
+        first_seed=recipe.seed,
+        order_seed=ORDER_SEED,
+        tolerance_share=rules.tolerance,
+        required_accuracy=recipe.task.required_accuracy,
+        alpha=ALPHA,
+        inference_seconds=rules.inference_seconds,
+        inference_batches=rules.inference_batches if rules.inference_seconds else (),
+        idle_seconds=rules.idle_seconds,
+        foreign_load_share=rules.foreign_load,
+        patience=rules.patience,
+        recipe_text=text,
+        recipe_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        device=device,
+        machine=machine_facts(),
+        versions=versions(),
+        begun=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        command=command,
+        pairs=pairs,
+    )
+
+
+def refuse_what_cannot_run(recipe: Recipe, arms: tuple[str, ...], device: str) -> None:
+    """Set every arm up once, as far as it is known beforehand, so that faults show before the first run.
+
+    Raises:
+        RecipeError: an arm would be another one under another name, or needs a meter.
+        TpspruneError: something an arm asks for cannot be had.
+    """
+    if "ticket-without-tps" in arms and not _has_tps(recipe, device):
+        message = "this recipe trains without TPS already: 'ticket' is the same"
+        raise RecipeError(recipe.name, [Fault("arm 'ticket-without-tps'", message)])
+    if "shape-scratch-joules" in arms and recipe.energy.meter == "none":
+        message = "counts joules, and energy.meter is 'none'"
+        raise RecipeError(recipe.name, [Fault("arm 'shape-scratch-joules'", message)])
+    for arm in arms:
+        if arm not in AFTER_TICKET:
+            with set_up(arm_recipe(arm, recipe), device):
+                pass
+
+
+def _has_tps(recipe: Recipe, device: str) -> bool:
+    with set_up(recipe, device) as bench:
+        return bench.regulariser(bench.new_model()) is not None
+
+
+def opened(folder: ComparisonFolder, design: Design, pairs: int | None) -> Comparison:
+    """Begin the comparison, or read what was measured of it and end what was broken off.
+
+    Raises:
+        RunFolderError: the journal is of another recipe, other arms, rules, versions or machine: names the
+            first difference. Or fewer pairs are asked for than have been begun.
+    """
+    if not folder.exists:
+        folder.append("design", design.to_json())
+    comparison, begun = folder.read()
+    if differences := list(_differences(comparison.design, design)):
+        raise RunFolderError(
+            f"{folder.path} holds a comparison with other rules: {differences[0]}; go on with those it was "
+            "begun with, or write elsewhere with --out"
+        )
+    if begun is not None:
+        broken = BrokenOff(
+            arm=begun.arm,
+            seed=begun.seed,
+            pair=begun.pair,
+            position=begun.position,
+            windows=_windows(folder, begun.folder),
+        )
+        folder.append("broken-off", broken.to_json())
+    begun_pairs = len({run.pair for run in comparison.runs})
+    if pairs is not None and pairs < begun_pairs:
+        raise RunFolderError(
+            f"{folder.path}: {begun_pairs} pairs have been begun already, --pairs {pairs} would hide some: "
+            f"ask for {begun_pairs} or more"
+        )
+    if pairs is not None and pairs != comparison.pairs_asked:
+        folder.append("pairs", {"pairs": pairs})
+    return folder.read()[0]
+
+
+def _differences(there: Design, here: Design) -> Iterator[str]:
+    before, now = there.to_json(), here.to_json()
+    for key in before:
+        if key not in MAY_DIFFER and before[key] != now[key]:
+            yield _difference(key, before[key], now[key])
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    if key == "recipe_text":
+        lines = (
+            pair for pair in zip(before.splitlines(), now.splitlines(), strict=False) if pair[0] != pair[1]
+        )
+        before, now = next(lines, (f"{len(before)} characters", f"{len(now)} characters"))
+        key = "the recipe"
+    if isinstance(before, dict):
+        changed = next(name for name in {**before, **now} if before.get(name) != now.get(name))
+        key, before, now = f"{key}.{changed}", before.get(changed), now.get(changed)
+    return f"{key} is {before!r} there and {now!r} here"
+
+
+def _windows(folder: ComparisonFolder, name: str) -> tuple[Window, ...]:
+    """Return what a run that was broken off had journalled; nothing where it made no folder."""
+    run = made_in(folder.path / name)
+    return () if run is None else tuple(run.energy.parsed(Window.from_json))
+
+
+def invalid_pairs(comparison: Comparison) -> dict[int, str]:
+    """Return the pairs in which a window broke an invariant, and the first fault of each."""
+    windows = [(run.pair, window) for run in comparison.runs for window in run.windows]
+    windows += [(span.pair, span.window) for span in comparison.inference]
+    windows += [(span.pair, span.window) for span in comparison.idle]
+    faults: dict[int, str] = {}
+    for pair, window in windows:
+        if not window.valid:
+            faults.setdefault(pair, window.fault)
+    return faults

@@ -1,0 +1,209 @@
+"""One run, one window of answers and one of idling, as the journal of a comparison keeps them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from tpsprune import energy, measure
+from tpsprune.energy import AbstractMeter
+from tpsprune.errors import DivergedError, PruneError
+from tpsprune.pipeline.arms import Found, run_arm
+from tpsprune.pipeline.bench import Bench, set_up
+from tpsprune.pipeline.load import trained_from
+from tpsprune.recipe import Recipe
+from tpsprune.records import (
+    ArmRun,
+    CoursePoint,
+    EnergyMethod,
+    Event,
+    Finished,
+    IdleSpan,
+    InferenceSpan,
+    Progress,
+    Trained,
+    Window,
+)
+from tpsprune.runs import ComparisonFolder, RunFolder
+
+__all__ = ["Slot", "answers_of", "idling", "made_in", "run_of"]
+
+HASH_BLOCK: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """One run that is due: which arm, on which seed, in which pair, at which place in the order."""
+
+    arm: str
+    seed: int
+    pair: int
+    position: int
+
+    @property
+    def folder(self) -> str:
+        """Where below the comparison's folder the run's own is made."""
+        return f"runs/{self.position:03}-{self.arm}-seed-{self.seed}"
+
+
+def run_of(
+    slot: Slot, recipe: Recipe, folder: ComparisonFolder, *, found: Found | None, device: str
+) -> Generator[Event, None, ArmRun]:
+    """Run what is due and return it as measured; a run that ends without a model says why.
+
+    Training that leaves the finite numbers, and a cut that is refused, are outcomes of the arm; anything
+    else ends the comparison.
+    """
+    seeded = replace(recipe, seed=slot.seed)
+    out = folder.path / slot.folder
+    last: Event | None = None
+    course: list[CoursePoint] = []
+    failure = ""
+    try:
+        for event in run_arm(slot.arm, seeded, out, found=found, device=device):
+            last = event
+            if isinstance(event, Progress) and event.read:
+                course.append(_point(event))
+            if not isinstance(event, Finished | Trained):
+                yield event
+    except (DivergedError, PruneError) as error:
+        failure = str(error).split("; readings and")[0]
+    run = made_in(out)
+    assert run is not None, "a run makes a folder before its first step"
+    measured = ArmRun(
+        arm=slot.arm,
+        seed=slot.seed,
+        pair=slot.pair,
+        position=slot.position,
+        windows=tuple(run.energy.parsed(Window.from_json)),
+        method=_method(recipe),
+        course=tuple(course),
+        failure=failure,
+        given="" if found is None else "the shape, or the widths, that the ticket's run found",
+        folder=str(run.path.relative_to(folder.path)),
+        logical_cpus=os.cpu_count() or 1,
+    )
+    return measured if failure else _with_outcome(measured, run, last)
+
+
+def _with_outcome(measured: ArmRun, run: RunFolder, last: Event | None) -> ArmRun:
+    validation = measured.course[-1].validation_accuracy if measured.course else None
+    match last:
+        case Finished(outcome=outcome):
+            return replace(
+                measured,
+                method=outcome.method,
+                accuracy=outcome.ticket.accuracy,
+                validation_accuracy=validation,
+                parameters=outcome.ticket.size.parameters,
+                macs=outcome.ticket.size.macs,
+                epochs=outcome.stopped.epoch,
+                drawn_epoch=outcome.drawn.epoch,
+                stopped_by=outcome.stopped.rule,
+                notes=outcome.notes,
+                weights_sha256=_sha256(run.ticket),
+            )
+        case Trained():
+            left = run.ticket if run.plan.is_file() else run.dense
+            return replace(
+                measured,
+                accuracy=last.figures.accuracy,
+                validation_accuracy=last.validation_accuracy,
+                parameters=last.figures.size.parameters,
+                macs=last.figures.size.macs,
+                epochs=last.stopped.epoch,
+                drawn_epoch=last.drawn_epoch,
+                stopped_by=last.stopped.rule,
+                weights_sha256=_sha256(left),
+            )
+        case _:
+            raise AssertionError("a run without a failure ends with what came out")
+
+
+def answers_of(
+    slots: list[ArmRun], recipe: Recipe, folder: ComparisonFolder, device: str
+) -> Iterator[InferenceSpan]:
+    """Yield, for each batch size and each run, what a window of answers took; arms take turns, ABBA.
+
+    Models are built anew from their files. The batch is of test items, on the device, prepared as for
+    evaluation; one window that does not count comes first.
+    """
+    rules = recipe.compare
+    with set_up(recipe, device) as bench, _metering(recipe) as meter:
+        models = {
+            run.arm: bench.execution.place(
+                trained_from(RunFolder(folder.path / run.folder), bench.dataset.facts)
+            )
+            for run in slots
+        }
+        order = list(slots)
+        for batch in rules.inference_batches:
+            items_n = _batch(bench, batch)
+            for run in order:
+                with bench.execution.autocasting():
+                    measure.answer_for(0.0, models[run.arm], items_n)
+                    with meter.window(f"answers at batch {batch}") as span:
+                        items = measure.answer_for(rules.inference_seconds, models[run.arm], items_n)
+                yield InferenceSpan(
+                    arm=run.arm, seed=run.seed, pair=run.pair, batch=batch, items=items, window=span.window
+                )
+            order.reverse()
+
+
+def _batch(bench: Bench, items: int) -> torch.Tensor:
+    test = bench.dataset.test
+    index = torch.arange(items, device=test.inputs.device) % len(test)
+    return bench.execution.arrange(bench.dataset.prepare(test.inputs[index]))
+
+
+def idling(pair: int, recipe: Recipe) -> IdleSpan:
+    """Watch the machine do nothing for ``compare.idle_seconds``, in this process, through the same meter."""
+    with _metering(recipe) as meter:
+        with meter.window("idle") as span:
+            time.sleep(recipe.compare.idle_seconds)
+        return IdleSpan(pair=pair, window=span.window)
+
+
+@contextmanager
+def _metering(recipe: Recipe) -> Iterator[AbstractMeter]:
+    meter = energy.build(recipe.energy, 0)
+    try:
+        yield meter
+    finally:
+        meter.shut()
+
+
+def _method(recipe: Recipe) -> EnergyMethod:
+    with _metering(recipe) as meter:
+        return meter.method()
+
+
+def _point(event: Progress) -> CoursePoint:
+    return CoursePoint(
+        epoch=event.epoch,
+        joules=event.joules,
+        validation_accuracy=event.validation_accuracy,
+        signals=dict(event.signals),
+    )
+
+
+def made_in(out: Path) -> RunFolder | None:
+    """Return the one run folder below ``out``; ``None`` where none was made."""
+    found = sorted(path for path in out.iterdir() if path.is_dir()) if out.is_dir() else []
+    return RunFolder(found[0]) if found else None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
