@@ -26,6 +26,8 @@ OWNERS = {
     "torch_pruning": {"pruning"},
     "greenlet": {"pruning"},
     "codecarbon": {"energy"},
+    "psutil": {"energy"},
+    "pynvml": {"energy"},
     "sklearn": {"data"},
     "PIL": {"data"},
     "pydantic": {"recipe"},

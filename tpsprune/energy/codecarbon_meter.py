@@ -8,6 +8,7 @@ Source: Courty et al., CodeCarbon 3.3 (https://github.com/mlco2/codecarbon), rea
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from math import isfinite
 from time import perf_counter, process_time
@@ -18,10 +19,13 @@ from tpsprune.energy.hardware import (
     counter_lost,
     counter_range_joules,
     details_of,
+    nvml_handles,
     ram_watts_of,
 )
 from tpsprune.energy.invariants import Bracket, fault_of
+from tpsprune.energy.machine import machine_times
 from tpsprune.energy.meter import AbstractMeter, Count
+from tpsprune.energy.nvml import NvmlBoards
 from tpsprune.energy.surroundings import refuse_outside_settings
 from tpsprune.energy.work import finish_queued_work
 from tpsprune.errors import MeterError
@@ -39,6 +43,8 @@ _EXCLUDED: Final = (
     "start-up",
     "windows open at a kill",
 )
+_TRIES_TO_STOP: Final = 5
+_STOPS_WITHIN_SECONDS: Final = 5.0
 _REMEDY: Final = "energy.meter = 'none' runs without a meter"
 
 
@@ -54,7 +60,8 @@ class CodecarbonMeter(AbstractMeter):
     It does not see disk, network, power supply or cooling. An NVML counter moves every 0.1 s, so a
     GPU window is right to about 0.1 s over its length.
 
-    Cost: one to three seconds at construction (spent here, outside any window), about 1 ms a window.
+    Cost: one to three seconds at construction (spent here, outside any window), about 1 ms a window. A
+    sampler of codecarbon's may go on until ``shut``.
     """
 
     def __init__(
@@ -71,8 +78,12 @@ class CodecarbonMeter(AbstractMeter):
         self._tracker = _tracker(tracking, pue)
         self._tasks = 0
         self._outer_at = self._inner_at = self._cpu_at = 0.0
+        self._boards = NvmlBoards()
+        self._counter_at: float | None = None
+        self._machine_at = machine_times()
         self._begin()
         self._end()
+        self._boards = NvmlBoards(nvml_handles(self._tracker._hardware))
         self._method = self._describe()
 
     def method(self) -> EnergyMethod:
@@ -91,11 +102,15 @@ class CodecarbonMeter(AbstractMeter):
             raise MeterError(f"codecarbon cannot start a window ({error!r}): {_REMEDY}") from error
         if not started:
             raise MeterError(f"codecarbon did not start a window: {_REMEDY}")
+        self._counter_at = self._boards.joules()
         self._inner_at, self._cpu_at = perf_counter(), process_time()
+        self._machine_at = machine_times()
 
     def _end(self) -> Count:
         finish_queued_work()
+        machine = machine_times().since(self._machine_at)
         seconds, cpu_seconds = perf_counter() - self._inner_at, process_time() - self._cpu_at
+        counter_at = self._boards.joules()
         try:
             task = self._tracker.stop_task()
         except Exception as error:
@@ -107,6 +122,7 @@ class CodecarbonMeter(AbstractMeter):
         classes = classes_of(hardware)
         joules = _joules(task, classes)
         ram_watts = ram_watts_of(hardware)
+        counted = self._counted_joules(counter_at)
         fault = fault_of(
             bracket=Bracket(inner_seconds=seconds, outer_seconds=outer_seconds),
             task_seconds=task.duration,
@@ -115,6 +131,9 @@ class CodecarbonMeter(AbstractMeter):
             ram_watts=None if ram_watts is None else ram_watts * self._pue,
             counter_range_joules=counter_range_joules(hardware),
             counter_lost=counter_lost(hardware),
+            gpu_counter_joules=counted,
+            gpu_slack_joules=self._pue
+            * self._boards.slack_joules(outer_seconds - seconds, (counted or 0.0) / max(seconds, 1e-9)),
         )
         return Count(
             seconds=seconds,
@@ -122,7 +141,23 @@ class CodecarbonMeter(AbstractMeter):
             joules=joules,
             classes=classes if joules else {},
             fault=fault,
+            machine_cpu_seconds=machine.busy_seconds,
+            steal_seconds=machine.steal_seconds,
+            gpu_celsius=self._boards.celsius(),
+            throttled=self._boards.throttled(),
         )
+
+    def _counted_joules(self, counter_at: float | None) -> float | None:
+        if counter_at is None or self._counter_at is None:
+            return None
+        return (counter_at - self._counter_at) * self._pue
+
+    def _shut(self) -> None:
+        sampler = self._tracker._scheduler_monitor_power
+        self._tracker.stop()
+        # Codecarbon swallows what goes wrong in there; what it leaves behind tells.
+        if self._tracker._start_time is not None or not _is_still(sampler):
+            raise MeterError("codecarbon did not stop: its sampler may go on until this process ends")
 
     def _describe(self) -> EnergyMethod:
         hardware = self._tracker._hardware
@@ -135,6 +170,7 @@ class CodecarbonMeter(AbstractMeter):
             details={
                 "codecarbon": str(self._tracker._conf["codecarbon_version"]),
                 **details_of(hardware),
+                "logical_cpus": str(os.cpu_count()),
                 "pue": f"{self._pue:g}",
             },
             excluded=missing + _EXCLUDED,
@@ -150,6 +186,18 @@ def _joules(task: Any, parts: Iterable[str]) -> dict[str, float]:
         if energy is not None and isfinite(energy)
     }
     return joules if len(joules) == len(energies_kwh) else {}
+
+
+def _is_still(sampler: Any) -> bool:
+    # A timer that fires while it is cancelled starts the next one, which nobody cancels.
+    for _ in range(_TRIES_TO_STOP):
+        timer = sampler._timer
+        sampler.stop()
+        timer.cancel()
+        timer.join(_STOPS_WITHIN_SECONDS)
+        if sampler._timer is timer:
+            return not timer.is_alive()
+    return False
 
 
 def _tracker(tracking: str, pue: float) -> Any:

@@ -11,7 +11,14 @@ from typing import Any, Final
 
 from tpsprune.records import EnergyClass
 
-__all__ = ["classes_of", "counter_lost", "counter_range_joules", "details_of", "ram_watts_of"]
+__all__ = [
+    "classes_of",
+    "counter_lost",
+    "counter_range_joules",
+    "details_of",
+    "nvml_handles",
+    "ram_watts_of",
+]
 
 _JOULES_PER_KWH: Final = 3.6e6
 _CPU_CLASSES: Final = {
@@ -49,6 +56,14 @@ def counter_range_joules(hardware: Iterable[Any]) -> float | None:
 def counter_lost(hardware: Iterable[Any]) -> bool:
     """Whether a RAPL counter gave no usable difference over the last window."""
     return any(file.sample_skipped for file in _rapl_files(hardware))
+
+
+def nvml_handles(hardware: Iterable[Any]) -> list[Any]:
+    """Return the NVML handles of the boards metered; none where any board is not NVIDIA's."""
+    boards = [board for item in hardware if type(item).__name__ == "GPU" for board in _boards(item)]
+    if any(type(board).__name__ != "NvidiaGPUDevice" for board in boards):
+        return []
+    return [board.handle for board in boards]
 
 
 def details_of(hardware: Iterable[Any]) -> dict[str, str]:

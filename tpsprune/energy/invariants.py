@@ -44,6 +44,8 @@ def fault_of(
     ram_watts: float | None = None,
     counter_range_joules: float | None = None,
     counter_lost: bool = False,
+    gpu_counter_joules: float | None = None,
+    gpu_slack_joules: float = 0.0,
 ) -> str:
     """Return what is wrong with a window, or an empty string.
 
@@ -51,7 +53,9 @@ def fault_of(
     not move in more than a second; a counter that may have turned over twice (it can at 500 W within
     the window, and only one turn can be told); a tracker that timed something else
     (``task_seconds``); energy charged for another time than went by (RAM, modelled as constant watts,
-    is a clock: joules / ``ram_watts`` must be the duration).
+    is a clock: joules / ``ram_watts`` must be the duration); GPU energy that the board's own counter,
+    read apart at the same edges (``gpu_counter_joules``), does not bear out within 2 % and
+    ``gpu_slack_joules``.
     """
     if missing := [part for part in classes if not _is_energy(joules.get(part))]:
         return f"energy of {', '.join(missing)} is missing"
@@ -74,7 +78,15 @@ def fault_of(
         charged_seconds = joules.get("ram", 0.0) / ram_watts
         if not bracket.holds(charged_seconds):
             return f"RAM was charged for {charged_seconds:.3f} s where {_words(bracket)} went by"
+    if gpu_counter_joules is not None and classes.get("gpu") is EnergyClass.MEASURED:
+        return _gpu_fault(joules["gpu"], gpu_counter_joules, gpu_slack_joules)
     return ""
+
+
+def _gpu_fault(charged_joules: float, counter_joules: float, slack_joules: float) -> str:
+    if abs(charged_joules - counter_joules) <= _RELATIVE * abs(counter_joules) + slack_joules:
+        return ""
+    return f"the gpu counter moved by {counter_joules:.4g} J where the tracker charged {charged_joules:.4g} J"
 
 
 def _is_energy(value: float | None) -> bool:

@@ -17,13 +17,21 @@ __all__ = ["AbstractMeter", "Count", "MeteredSpan"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
-    """What a meter counted over one window; ``fault`` in words makes the window invalid."""
+    """What a meter counted over one window; ``fault`` in words makes the window invalid.
+
+    ``started`` is given where it is not the moment of opening; the rest is as in ``Window``.
+    """
 
     seconds: float
     cpu_seconds: float
     joules: dict[str, float] = field(default_factory=dict)
     classes: dict[str, EnergyClass] = field(default_factory=dict)
     fault: str = ""
+    started: str = ""
+    machine_cpu_seconds: float | None = None
+    steal_seconds: float | None = None
+    gpu_celsius: float | None = None
+    throttled: bool | None = None
 
 
 class AbstractMeter(ABC):
@@ -37,21 +45,28 @@ class AbstractMeter(ABC):
         self._attempt = attempt
         self._counts: Counter[str] = Counter()
         self._phase = ""
+        self._is_shut = False
         self._started = datetime.min.replace(tzinfo=UTC)
 
     def open(self, phase: str) -> None:
         """Open a window of ``phase``.
 
         Raises:
-            MeterError: another window is open.
+            MeterError: another window is open, or the meter is shut or cannot begin.
         """
+        if self._is_shut:
+            raise MeterError(f"cannot open a window of '{phase}': this meter is shut; build another")
         if self._phase:
             raise MeterError(
                 f"cannot open a window of '{phase}' while one of '{self._phase}' is open: close that first"
             )
-        self._started = self._now()
-        self._begin()
         self._phase = phase
+        try:
+            self._started = self._now()
+            self._begin()
+        except BaseException:
+            self._phase = ""
+            raise
 
     def close(self) -> Window:
         """Close the open window and return it.
@@ -61,8 +76,11 @@ class AbstractMeter(ABC):
         """
         if not self._phase:
             raise MeterError("no window is open")
-        phase, self._phase = self._phase, ""
-        count = self._end()
+        phase = self._phase
+        try:
+            count = self._end()
+        finally:
+            self._phase = ""
         window = Window(
             phase=phase,
             index=self._counts[phase],
@@ -71,9 +89,13 @@ class AbstractMeter(ABC):
             cpu_seconds=count.cpu_seconds,
             joules=count.joules,
             classes=count.classes,
-            started=self._started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            started=count.started or self._started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             valid=not count.fault,
             fault=count.fault,
+            machine_cpu_seconds=count.machine_cpu_seconds,
+            steal_seconds=count.steal_seconds,
+            gpu_celsius=count.gpu_celsius,
+            throttled=count.throttled,
         )
         self._counts[phase] += 1
         return window
@@ -87,6 +109,20 @@ class AbstractMeter(ABC):
         """Whether a window is open."""
         return bool(self._phase)
 
+    def shut(self) -> None:
+        """End whatever goes on behind the meter; no window can be opened thereafter. Twice is once.
+
+        Raises:
+            MeterError: a window is open, or what went on behind cannot be ended.
+        """
+        if self._phase:
+            raise MeterError(
+                f"cannot shut a meter while a window of '{self._phase}' is open: close that first"
+            )
+        if not self._is_shut:
+            self._is_shut = True
+            self._shut()
+
     @abstractmethod
     def method(self) -> EnergyMethod:
         """Say what meters each component, how good it is, and what is left out."""
@@ -98,6 +134,9 @@ class AbstractMeter(ABC):
     @abstractmethod
     def _end(self) -> Count:
         """Stop counting and return what was counted since ``_begin``."""
+
+    def _shut(self) -> None:  # noqa: B027 -- most meters have nothing behind them
+        """End whatever goes on behind the meter."""
 
     def _now(self) -> datetime:
         return datetime.now(UTC)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from time import perf_counter, process_time
 from typing import final
 
+from tpsprune.energy.machine import machine_times
 from tpsprune.energy.meter import AbstractMeter, Count
 from tpsprune.energy.work import finish_queued_work
 from tpsprune.records import EnergyMethod
@@ -19,16 +21,29 @@ class NoMeter(AbstractMeter):
     def __init__(self, *, attempt: int = 0) -> None:
         super().__init__(attempt)
         self._at = (0.0, 0.0)
+        self._machine_at = machine_times()
 
     def method(self) -> EnergyMethod:
         """Say that nothing is metered."""
-        return EnergyMethod(meter="none", scope="none", excluded=("all energy",))
+        return EnergyMethod(
+            meter="none",
+            scope="none",
+            details={"logical_cpus": str(os.cpu_count())},
+            excluded=("all energy",),
+        )
 
     def _begin(self) -> None:
         finish_queued_work()
         self._at = (perf_counter(), process_time())
+        self._machine_at = machine_times()
 
     def _end(self) -> Count:
         finish_queued_work()
+        machine = machine_times().since(self._machine_at)
         seconds, cpu_seconds = perf_counter() - self._at[0], process_time() - self._at[1]
-        return Count(seconds=seconds, cpu_seconds=cpu_seconds)
+        return Count(
+            seconds=seconds,
+            cpu_seconds=cpu_seconds,
+            machine_cpu_seconds=machine.busy_seconds,
+            steal_seconds=machine.steal_seconds,
+        )

@@ -37,11 +37,13 @@ class Bill:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._meter.is_open:
-            return
         # What ended the run is what the user must hear, not that the last window cannot be written too.
         with suppress(TpspruneError) if error is not None else nullcontext():
-            self.close()
+            try:
+                if self._meter.is_open:
+                    self.close()
+            finally:
+                self._meter.shut()
 
     @property
     def method(self) -> EnergyMethod:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from tpsprune.errors import Fault, did_you_mean
+from tpsprune.recipe.energy import Energy
 from tpsprune.recipe.retrain import rewind_epoch
 from tpsprune.recipe.schema import Recipe
 from tpsprune.recipe.stop import ConsensusRule, EpochRule, Rule
@@ -56,6 +57,7 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
         faults.append(Fault("retrain.rewind", words))
     if recipe.stop.budget_joules is not None and recipe.energy.meter == "none":
         faults.append(Fault("stop.budget_joules", "needs a meter, but energy.meter is 'none'"))
+    faults += _replay_faults(recipe.energy)
     if doubled := sorted({name for name in recipe.watch.signals if recipe.watch.signals.count(name) > 1}):
         faults.append(Fault("watch.signals", f"names {', '.join(map(repr, doubled))} more than once"))
     if recipe.tps.apply == "decoupled" and recipe.tps.variant in LOSS_ONLY:
@@ -84,6 +86,14 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
         )
         faults.append(Fault("prune.rounds", words))
     return faults
+
+
+def _replay_faults(energy: Energy) -> list[Fault]:
+    if energy.meter == "replay" and energy.replay is None:
+        return [Fault("energy.replay", "is needed by meter 'replay': the energy.jsonl of a run")]
+    if energy.meter != "replay" and energy.replay is not None:
+        return [Fault("energy.replay", f"is read by meter 'replay' only (here '{energy.meter}')")]
+    return []
 
 
 def _rule_faults(place: str, rule: Rule, recipe: Recipe) -> list[Fault]:

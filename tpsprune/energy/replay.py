@@ -1,0 +1,134 @@
+"""A meter that reads instead of measuring: the windows of an earlier run once more."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import fields
+from math import isfinite
+from pathlib import Path
+from typing import Any, final
+
+from tpsprune.energy.ledger import class_of
+from tpsprune.energy.meter import AbstractMeter, Count
+from tpsprune.errors import MeterError, did_you_mean
+from tpsprune.records import EnergyClass, EnergyMethod, Window
+from tpsprune.runs import Journal
+
+__all__ = ["ReplayMeter"]
+
+_OF_THIS_RUN = frozenset({"phase", "index", "attempt", "valid"})
+_INVALID = "recorded as invalid, without words"
+
+
+@final
+class ReplayMeter(AbstractMeter):
+    """Each window is the next one of the same phase in a journal (``energy.jsonl``): joules, times, faults.
+
+    Index and attempt are this run's; all else is as recorded, so two runs alike get the same bill
+    wherever they run. Recorded attempts follow one another as they stand in the file.
+
+    It sees nothing of this machine, and not that this run is another than the recorded one, but for a
+    phase that opens more windows than were recorded; windows that are left over are not told.
+
+    Cost: the journal is read once, at construction.
+    """
+
+    def __init__(self, path: Path, *, attempt: int = 0) -> None:
+        """Read the journal.
+
+        Raises:
+            MeterError: it is not there, cannot be read, or holds no windows; or a line is no window.
+            RunFolderError: a line is damaged; the message names its number.
+        """
+        super().__init__(attempt)
+        self._path = path
+        self._digest = _digest(path)
+        self._recorded: defaultdict[str, list[Window]] = defaultdict(list)
+        for number, record in enumerate(Journal(path).read()[0], start=1):
+            window = _window(path, number, record)
+            self._recorded[window.phase].append(window)
+        if not self._recorded:
+            raise MeterError(f"energy.replay: {path} holds no window; the energy.jsonl of a run would do")
+        self._taken: Counter[str] = Counter()
+
+    def method(self) -> EnergyMethod:
+        """Say which file is replayed, and the classes found in it."""
+        windows = [window for phase in self._recorded.values() for window in phase]
+        return EnergyMethod(
+            meter="replay",
+            scope="recorded",
+            classes=_classes(windows),
+            details={"file": self._path.name, "sha256": self._digest, "windows": str(len(windows))},
+            excluded=("whatever the recorded meter left out",),
+        )
+
+    def _begin(self) -> None:
+        phase = self._phase
+        recorded = len(self._recorded.get(phase, ()))
+        if self._taken[phase] >= recorded:
+            raise MeterError(_exhausted(self._path, phase, recorded, self._recorded))
+
+    def _end(self) -> Count:
+        window = self._recorded[self._phase][self._taken[self._phase]]
+        self._taken[self._phase] += 1
+        given = {
+            field.name: getattr(window, field.name)
+            for field in fields(window)
+            if field.name not in _OF_THIS_RUN
+        }
+        return Count(**{**given, "fault": window.fault or ("" if window.valid else _INVALID)})
+
+
+def _exhausted(path: Path, phase: str, recorded: int, phases: Iterable[str]) -> str:
+    way = "replay the journal of a run of this very recipe, or set energy.meter = 'codecarbon'"
+    if not recorded:
+        known = sorted(phases)
+        hint = did_you_mean(phase, known) or f" (recorded: {', '.join(known)})"
+        return f"energy.replay: {path} records no window of '{phase}'{hint}; {way}"
+    return (
+        f"energy.replay: {path} records {recorded} windows of '{phase}', and this run opens one more: {way}"
+    )
+
+
+def _classes(windows: Iterable[Window]) -> dict[str, EnergyClass]:
+    found: defaultdict[str, set[EnergyClass]] = defaultdict(set)
+    for window in windows:
+        for component, energy_class in window.classes.items():
+            found[component].add(energy_class)
+    return {component: class_of(found[component]) for component in sorted(found)}
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise MeterError(f"energy.replay: {path} is not there; the energy.jsonl of a run would do") from None
+    except IsADirectoryError:
+        raise MeterError(f"energy.replay: {path} is a folder; {path / 'energy.jsonl'} may be meant") from None
+    except OSError as error:
+        raise MeterError(f"energy.replay: cannot read {path}: {error.strerror or error}") from error
+
+
+def _window(path: Path, number: int, record: dict[str, Any]) -> Window:
+    try:
+        window = Window.from_json(record)
+        _check(window)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise MeterError(
+            f"energy.replay: {path} line {number} is no window ({error!r}): "
+            "the energy.jsonl of a run, as it was written, would do"
+        ) from error
+    return window
+
+
+def _check(window: Window) -> None:
+    texts = (window.phase, window.started, window.fault)
+    if not all(isinstance(text, str) for text in texts) or not (window.phase and window.started):
+        raise TypeError("phase, started and fault are texts")
+    if set(window.classes) != set(window.joules):
+        raise ValueError("joules and classes are of different parts")
+    figures = (window.seconds, window.cpu_seconds, *window.joules.values())
+    if not all(isinstance(figure, int | float) and isfinite(figure) for figure in figures):
+        raise TypeError("seconds and joules are finite numbers")
