@@ -173,7 +173,7 @@ def _above_idle(counted: Counted, question: _Question) -> Change | None:
 
 
 def _support(question: _Question, change: Change | None) -> Iterator[Support]:
-    """Yield what was counted beside the joules: processor seconds, and operations or epochs."""
+    """Yield what was counted beside the joules and differs: processor seconds, and operations or epochs."""
     if change is None:
         return
     counted: list[tuple[str, Sequence[tuple[float, float]]]] = [
@@ -185,6 +185,6 @@ def _support(question: _Question, change: Change | None) -> Iterator[Support]:
     found = [(getattr(mine.run, field), getattr(other.run, field)) for mine, other in question.sides]
     counted.append((words, [(mine, other) for mine, other in found if mine and other]))
     for what, pairs in counted:
-        if pairs:
-            saved = saving(pairs)
+        saved = saving(pairs) if pairs else 0.0
+        if saved:
             yield Support(what, saved, (saved > 0) == (change.saving_share > 0))

@@ -43,15 +43,23 @@ def _words(change: Change) -> str:
     >>> half = Change(saving_share=0.5, low=0.4, high=0.6, pairs=6, deviation=0.1,
     ...               p_t=0.0, p_sign_flip=0.03, detectable_share=0.1)
     >>> _words(half)
-    '50 % less energy (95 % interval 40 % to 60 % less, 6 pairs)'
+    '50 % less energy (95 % interval 40 to 60 % less, 6 pairs)'
+    >>> _words(replace(half, saving_share=-0.02, low=-0.04, high=0.01))
+    '2.0 % more energy (95 % interval 4.0 % more to 1.0 % less, 6 pairs)'
     """
-    less = change.saving_share >= 0
-    sign, word = (1, "less") if less else (-1, "more")
-    ends = sorted((sign * change.low, sign * change.high))
-    low, high = (_percent(end) for end in ends)
-    interval = f"95 % interval {low} to {high} {word}, {change.pairs} pairs"
-    return f"{_percent(abs(change.saving_share))} {word} energy ({interval})"
+    ends = sorted((change.low, change.high), key=abs)
+    if change.low * change.high >= 0:
+        interval = f"{_number(ends[0])} to {_less(ends[1])}"
+    else:
+        interval = f"{_less(change.low)} to {_less(change.high)}"
+    sides = _less(change.saving_share)
+    return f"{sides} energy (95 % interval {interval}, {change.pairs} pairs)"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.{0 if abs(share) >= 0.1 else 1}f} %".replace("-", "−")
+def _less(saving_share: float) -> str:
+    return f"{_number(saving_share)} % {'less' if saving_share >= 0 else 'more'}"
+
+
+def _number(saving_share: float) -> str:
+    size = 100 * abs(saving_share)
+    return f"{size:,.{0 if size >= 10 else 1}f}"

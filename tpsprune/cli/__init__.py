@@ -14,8 +14,18 @@ from tpsprune.errors import TpspruneError, did_you_mean
 
 __all__ = ["main"]
 
-COMMANDS: Final = ("train", "prune", "check", "recipes", "show", "export", "study")
-RUNNING: Final = ("train", "prune", "study")
+COMMANDS: Final = (
+    "train",
+    "prune",
+    "compare",
+    "report",
+    "check",
+    "recipes",
+    "show",
+    "export",
+    "study",
+)
+RUNNING: Final = ("train", "prune", "compare", "study")
 INTERRUPTED = 130
 CLOSED_PIPE = 141
 OUTPUT_FAULTS: Final = (errno.EPIPE, errno.ENOSPC, errno.EIO)

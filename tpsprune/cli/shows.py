@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from tpsprune.report.compare_live import CompareShow
     from tpsprune.report.live import AbstractShow
 
-__all__ = ["check_show", "show_for", "show_options"]
+__all__ = ["check_show", "compare_show_for", "show_for", "show_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -48,3 +49,16 @@ def show_for(*, quiet: bool, as_json: bool) -> AbstractShow:
     if console.is_terminal:
         return BarShow(console)
     return PlainShow(OurConsole(width=None if "COLUMNS" in os.environ else 80))
+
+
+def compare_show_for(*, quiet: bool, as_json: bool) -> CompareShow:
+    """Return what shows a comparison: nothing, JSON on standard error, a bar on a terminal, or lines."""
+    from tpsprune.report.compare_live import BarCompare, CompareShow, JsonCompare, PlainCompare
+    from tpsprune.report.console import OurConsole
+
+    if quiet:
+        return CompareShow()
+    if as_json:
+        return JsonCompare(sys.stderr)
+    console = OurConsole()
+    return BarCompare(console) if console.is_terminal else PlainCompare(console)

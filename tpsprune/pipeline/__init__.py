@@ -1,9 +1,10 @@
 """The hall: the order in which rooms are visited, one readable function a job."""
 
 from tpsprune.pipeline.check import check
+from tpsprune.pipeline.compare import compare
 from tpsprune.pipeline.extract import extract
 from tpsprune.pipeline.load import Exported, export, load
 from tpsprune.pipeline.prune import prune, prune_dry
 from tpsprune.pipeline.train import train
 
-__all__ = ["Exported", "check", "export", "extract", "load", "prune", "prune_dry", "train"]
+__all__ = ["Exported", "check", "compare", "export", "extract", "load", "prune", "prune_dry", "train"]

@@ -1,0 +1,107 @@
+"""``tpsprune compare``: the same recipe in several arms, pair by pair, to a claim or its refusal."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tpsprune.cli.options import device_option, imports, naming, recipe_argument, set_option
+from tpsprune.cli.savings import check_choices, choice_options, ended, gate_option
+from tpsprune.cli.shows import check_show, compare_show_for, show_options
+
+__all__ = ["compare"]
+
+INTERRUPTED = 130
+
+
+@click.command(
+    short_help="Measure dense and ticket in pairs; claim a saving, or refuse to.",
+    epilog="""\b
+Examples:
+  tpsprune compare digits                  # dense and ticket, six pairs, report in reports/digits
+  tpsprune compare digits --pairs 8        # goes on: no run is made twice
+  tpsprune compare digits --arms dense,dense-stopped,ticket,shape-scratch,random-ticket,early-bird
+  tpsprune compare digits --gate           # exit code 5 unless a saving may be claimed
+  tpsprune compare digits --country FRA --per-day 10000
+
+\b
+Arms:
+  dense                  the whole schedule, without TPS and without watching
+  dense-stopped          the ticket's run without the cut: the same TPS, signals and rules
+  dense-patience         ordinary early stopping on validation loss (compare.patience)
+  ticket                 the recipe as it is: train, watch, draw, cut, retrain
+  ticket-without-tps     the same with TPS off
+  shape-scratch          the ticket's shape, new weights, as many epochs as the ticket's run
+  shape-scratch-joules   the same for as many joules as the ticket's run took
+  random-ticket          the ticket's widths, units drawn by lot
+  early-bird             L1 on batch-norm scales, drawn by mask distance, cut by scale, no fold
+""",
+)
+@recipe_argument
+@set_option
+@device_option
+@click.option(
+    "--arms",
+    "arm_words",
+    default="dense,ticket",
+    show_default=True,
+    metavar="ARM,ARM,…",
+    help="What is compared; the first is the baseline.",
+)
+@click.option("--pairs", type=click.IntRange(min=1), help="Seeds to compare on; 6 when none is given.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of journal, runs and report; without it reports/NAME.",
+)
+@click.option(
+    "--redo", is_flag=True, help="Set pairs with a broken measurement aside and run them once more."
+)
+@choice_options
+@gate_option
+@show_options
+def compare(
+    recipe_source: str,
+    overrides: tuple[str, ...],
+    device: str,
+    arm_words: str,
+    pairs: int | None,
+    out: Path | None,
+    *,
+    redo: bool,
+    gate: bool,
+    quiet: bool,
+    as_json: bool,
+    **choices: Any,
+) -> None:
+    """Run RECIPE in every arm, on the same seeds, in pairs, and report what the ticket saves, if anything.
+
+    A comparison that was broken off goes on with the next missing run by the same command. What would
+    count is fixed by the recipe's [compare] section before the first run.
+    """
+    check_show(quiet=quiet, as_json=as_json)
+    check_choices(choices)
+    from tpsprune import recipe
+    from tpsprune.recipe.compare import arms_of
+
+    arms = arms_of(arm_words)
+    read = recipe.read(recipe_source, overrides)
+    with imports():
+        from tpsprune import pipeline
+        from tpsprune.runs import ComparisonFolder
+    folder = ComparisonFolder(out or Path("reports", read.name))
+    command = shlex.join(["tpsprune", *sys.argv[1:]])
+    try:
+        with naming(recipe_source), compare_show_for(quiet=quiet, as_json=as_json) as show:
+            for event in pipeline.compare(
+                read, folder, arms=arms, pairs=pairs, device=device, redo=redo, command=command
+            ):
+                show.show(event)
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted; the same command goes on with the next missing run", err=True)
+        click.get_current_context().exit(INTERRUPTED)
+    ended(folder, choices, gate=gate, quiet=quiet, as_json=as_json)

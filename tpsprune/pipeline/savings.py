@@ -1,0 +1,97 @@
+"""From a journal to its assessment: with what a reader chose, and a wall meter's joules where there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from tpsprune.claims import assess
+from tpsprune.energy.grid import grid_of, own_grid
+from tpsprune.energy.wall_calibration import calibrated
+from tpsprune.energy.wall_meter import read_wall_meter
+from tpsprune.errors import MeterError
+from tpsprune.records import Choices, Comparison, Savings, WallFit, Window
+from tpsprune.runs import ComparisonFolder, write_bytes_atomically
+
+__all__ = ["assessed", "choose"]
+
+
+def choose(
+    folder: ComparisonFolder,
+    *,
+    country: str | None = None,
+    carbon_intensity: float | None = None,
+    carbon_source: str = "",
+    per_day: float | None = None,
+    wall_meter: Path | None = None,
+) -> None:
+    """Write down what a reader chose, so that the report can be made again from the journal alone.
+
+    What is not given stays as it was chosen before. A wall meter's readings are copied beside the journal,
+    once they are found to fit it.
+
+    Raises:
+        MeterError: an unknown country, a factor without a source, or readings that do not fit.
+        RunFolderError: the folder holds no comparison, or cannot be written.
+    """
+    comparison, _ = folder.read()
+    before = comparison.choices
+    grid = before.grid
+    if country is not None:
+        grid = grid_of(country)
+    elif carbon_intensity is not None:
+        grid = own_grid(carbon_intensity, carbon_source)
+    after = Choices(
+        grid=grid,
+        per_day=before.per_day if per_day is None else per_day,
+        wall_meter=before.wall_meter if wall_meter is None else folder.wall_meter.name,
+    )
+    if wall_meter is not None:
+        _at_the_wall(comparison, wall_meter)
+        try:
+            content = wall_meter.read_bytes()
+        except OSError as error:
+            raise MeterError(f"cannot read {wall_meter}: {error.strerror or error}") from error
+        write_bytes_atomically(folder.wall_meter, content)
+    if after != before:
+        folder.append("choices", after.to_json())
+
+
+def assessed(folder: ComparisonFolder) -> Savings:
+    """Return what the journal lets one say, with a wall meter's joules where its readings lie beside it.
+
+    Raises:
+        RunFolderError: there is no journal, or it is damaged.
+        MeterError: the wall meter's readings are gone or do not fit any more.
+    """
+    comparison, _ = folder.read()
+    if comparison.choices.wall_meter is None:
+        return assess(comparison)
+    return assess(*_at_the_wall(comparison, folder.path / comparison.choices.wall_meter))
+
+
+def _at_the_wall(comparison: Comparison, readings: Path) -> tuple[Comparison, WallFit]:
+    """Return the comparison with each window's joules as the wall meter has them."""
+    answers, idle = comparison.inference, comparison.idle
+    windows = [window for run in comparison.runs for window in run.windows]
+    windows += [span.window for span in answers] + [span.window for span in idle]
+    measured, fit = calibrated(
+        read_wall_meter(readings), windows, idle=[span.window for span in comparison.idle]
+    )
+    of_wall = iter(measured)
+    runs = tuple(replace(run, windows=tuple(_next(of_wall, len(run.windows)))) for run in comparison.runs)
+    return (
+        replace(
+            comparison,
+            runs=runs,
+            inference=tuple(replace(span, window=next(of_wall)) for span in answers),
+            idle=tuple(replace(span, window=next(of_wall)) for span in idle),
+        ),
+        fit,
+    )
+
+
+def _next(windows: Iterator[Window], count: int) -> Iterator[Window]:
+    for _ in range(count):
+        yield next(windows)
