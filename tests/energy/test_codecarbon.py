@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +14,6 @@ from tpsprune.energy.codecarbon_meter import CodecarbonMeter
 from tpsprune.errors import MeterError
 from tpsprune.recipe.energy import Energy
 from tpsprune.records import EnergyClass
-
-ROOT = Path(__file__).parents[2]
-FILES = Path(__file__).parent / "fake_modules"
 
 
 @pytest.fixture(scope="module")
@@ -180,99 +172,3 @@ def test_energy_that_is_missing_makes_the_window_invalid_and_unknown() -> None:
     assert not span.window.valid
     assert span.window.total_joules is None
     assert "energy of cpu, ram is missing" in span.window.fault
-
-
-def run_with_counters(tmp_path: Path, body: str) -> list[dict[str, Any]]:
-    """Run a program on a pretended machine: codecarbon looks for hardware once, when it is imported."""
-    smi = tmp_path / "nvidia-smi"
-    smi.write_text("#!/bin/sh\nexit 0\n")
-    smi.chmod(0o755)
-    environment = {
-        **os.environ,
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "PYTHONPATH": f"{FILES}:{ROOT}",
-        "HOME": str(tmp_path),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(body)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=tmp_path,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    out: list[dict[str, Any]] = json.loads(done.stdout)
-    return out
-
-
-def test_an_nvml_counter_is_measured_and_read_to_the_joule(tmp_path: Path) -> None:
-    window = run_with_counters(
-        tmp_path,
-        """
-        import json, pynvml
-        from tpsprune.energy import build
-        from tpsprune.recipe.energy import Energy
-        meter = build(Energy(), attempt=0)
-        with meter.window("train") as span:
-            pynvml.MILLIJOULES[0] += 123_000
-        counted = span.window.to_json()
-        pynvml.BROKEN.append(True)
-        with meter.window("train") as span:
-            pass
-        print(json.dumps([counted, span.window.to_json(), meter.method().to_json()]))
-        """,
-    )
-    counted, sampled, method = window
-    assert counted["valid"], counted["fault"]
-    assert counted["joules"]["gpu"] == pytest.approx(123.0, rel=1e-5)
-    assert counted["classes"]["gpu"] == "measured"
-    assert sampled["classes"]["gpu"] == "modelled"
-    assert method["details"]["gpu_mode"] == "counter"
-    assert method["details"]["gpu_model"] == "Pretended H1"
-    assert "gpu" not in method["excluded"]
-
-
-def test_a_rapl_counter_is_measured_and_a_turn_of_it_is_told(tmp_path: Path) -> None:
-    package = tmp_path / "powercap" / "intel-rapl" / "intel-rapl:0"
-    package.mkdir(parents=True)
-    (package / "name").write_text("package-0\n")
-    (package / "energy_uj").write_text("1000000\n")
-    (package / "max_energy_range_uj").write_text("262143328850\n")
-    windows = run_with_counters(
-        tmp_path,
-        f"""
-        import json, pathlib
-        from codecarbon.core import cpu, resource_tracker
-        from codecarbon.external.hardware import CPU
-        package = pathlib.Path({str(package)!r})
-        build_cpu = CPU.__init__
-        def with_own_tree(self, *args, **kwargs):
-            build_cpu(self, *args, **{{**kwargs, "rapl_dir": str(package.parent)}})
-        CPU.__init__ = with_own_tree
-        cpu.is_rapl_available = lambda: True
-        from tpsprune.energy.codecarbon_meter import CodecarbonMeter
-        meter = CodecarbonMeter()
-        counts = []
-        for microjoules in (43_000_000, 500_000):
-            with meter.window("train") as span:
-                (package / "energy_uj").write_text(f"{{microjoules}}\\n")
-            counts.append(span.window.to_json())
-        with meter.window("train") as span:
-            (package / "energy_uj").write_text("600000\\n")
-            meter._outer_at -= 600
-        too_long = span.window
-        with meter.window("train") as span:
-            (package / "energy_uj").write_text("gone")
-        windows = [*counts, too_long.to_json(), span.window.to_json()]
-        print(json.dumps([*windows, meter.method().to_json()]))
-        """,
-    )
-    plain, turned, too_long, lost, method = windows
-    assert plain["valid"], plain["fault"]
-    assert plain["joules"]["cpu"] == pytest.approx(42.0, rel=1e-5)
-    assert plain["classes"]["cpu"] == "measured"
-    assert method["details"]["cpu_mode"] == "intel_rapl"
-    assert turned["joules"]["cpu"] == pytest.approx(262_143.328850 - 42.5, rel=1e-5)
-    assert "may have lost a turn" in too_long["fault"]
-    assert "could not be read" in lost["fault"]

@@ -35,6 +35,7 @@ def test_a_sound_window_has_no_fault() -> None:
         ({"joules": {"cpu": 0.0, "ram": 200.0}}, "cpu counter did not move over 10 s"),
         ({"counter_lost": True}, "ran backwards"),
         ({"counter_range_joules": 4_000.0}, "may have lost a turn"),
+        ({"joules": {"cpu": 10_100.0, "ram": 200.0}}, "moved by 10100 J in 10 s, which no processor draws"),
         ({"task_seconds": 3.0}, "timed 3.000 s where 10.000 to 10.010 s went by"),
         ({"joules": {"cpu": 80.0, "ram": 290.0}}, "RAM was charged for 14.500 s"),
         ({"joules": {"cpu": 80.0, "ram": 136.0}}, "RAM was charged for 6.800 s"),
@@ -49,6 +50,42 @@ def test_a_modelled_part_may_be_nought_while_a_counter_may_not() -> None:
     assert (
         fault_of(**{**SOUND, "joules": joules, "classes": dict.fromkeys(joules, EnergyClass.MODELLED)}) == ""
     )
+
+
+@pytest.mark.parametrize(
+    ("counter_joules", "fault"),
+    [
+        (1000.0, ""),
+        (1000.0 / 0.98 + 70.0 / 0.98 - 1e-6, ""),
+        (
+            1000.0 / 0.98 + 70.0 / 0.98 + 0.01,
+            "the gpu counter moved by 1092 J where the tracker charged 1000 J",
+        ),
+        (
+            1000.0 / 1.02 - 70.0 / 1.02 - 0.01,
+            "the gpu counter moved by 911.8 J where the tracker charged 1000 J",
+        ),
+        (-1000.0, "the gpu counter moved by -1000 J where the tracker charged 1000 J"),
+        (None, ""),
+    ],
+)
+def test_gpu_joules_are_those_of_the_boards_own_counter(counter_joules: float | None, fault: str) -> None:
+    window = {
+        **SOUND,
+        "joules": {**SOUND["joules"], "gpu": 1000.0},
+        "classes": {**SOUND["classes"], "gpu": EnergyClass.MEASURED},
+    }
+    found = fault_of(**window, gpu_counter_joules=counter_joules, gpu_slack_joules=70.0)
+    assert found == fault
+    # Sampled power is no counter, and is not held against one.
+    window["classes"]["gpu"] = EnergyClass.MODELLED
+    assert fault_of(**window, gpu_counter_joules=5.0) == ""
+
+
+def test_two_packages_may_draw_twice_as_much() -> None:
+    joules = {"cpu": 15_000.0, "ram": 200.0}
+    assert "no processor draws" in fault_of(**{**SOUND, "joules": joules})
+    assert fault_of(**{**SOUND, "joules": joules}, counted_packages=2) == ""
 
 
 def test_a_counter_has_time_to_wake() -> None:

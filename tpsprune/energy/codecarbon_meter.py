@@ -16,6 +16,7 @@ from typing import Any, Final, final
 
 from tpsprune.energy.hardware import (
     classes_of,
+    counted_packages,
     counter_lost,
     counter_range_joules,
     details_of,
@@ -131,6 +132,7 @@ class CodecarbonMeter(AbstractMeter):
             ram_watts=None if ram_watts is None else ram_watts * self._pue,
             counter_range_joules=counter_range_joules(hardware),
             counter_lost=counter_lost(hardware),
+            counted_packages=counted_packages(hardware),
             gpu_counter_joules=counted,
             gpu_slack_joules=self._pue
             * self._boards.slack_joules(outer_seconds - seconds, (counted or 0.0) / max(seconds, 1e-9)),

@@ -13,6 +13,7 @@ from tpsprune.records import EnergyClass
 
 __all__ = [
     "classes_of",
+    "counted_packages",
     "counter_lost",
     "counter_range_joules",
     "details_of",
@@ -51,6 +52,11 @@ def counter_range_joules(hardware: Iterable[Any]) -> float | None:
     """Return after how many joules the first RAPL counter turns over, ``None`` without RAPL."""
     ranges = [file.max_energy_reading.kWh * _JOULES_PER_KWH for file in _rapl_files(hardware)]
     return min(ranges, default=None)
+
+
+def counted_packages(hardware: Iterable[Any]) -> int:
+    """Return how many RAPL counters are summed, 1 without RAPL."""
+    return max(1, len(_rapl_files(hardware)))
 
 
 def counter_lost(hardware: Iterable[Any]) -> bool:

@@ -15,6 +15,7 @@ _RELATIVE: Final = 0.02
 _SLACK_SECONDS: Final = 0.02
 _COUNTER_WAKES_SECONDS: Final = 1.0
 _HIGHEST_PACKAGE_WATTS: Final = 500.0
+_BEYOND_ANY_PACKAGE: Final = 2 * _HIGHEST_PACKAGE_WATTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ def fault_of(
     ram_watts: float | None = None,
     counter_range_joules: float | None = None,
     counter_lost: bool = False,
+    counted_packages: int = 1,
     gpu_counter_joules: float | None = None,
     gpu_slack_joules: float = 0.0,
 ) -> str:
@@ -51,10 +53,11 @@ def fault_of(
 
     Each invariant catches a fault that happens: energy that is missing or nought; a counter that did
     not move in more than a second; a counter that may have turned over twice (it can at 500 W within
-    the window, and only one turn can be told); a tracker that timed something else
-    (``task_seconds``); energy charged for another time than went by (RAM, modelled as constant watts,
-    is a clock: joules / ``ram_watts`` must be the duration); GPU energy that the board's own counter,
-    read apart at the same edges (``gpu_counter_joules``), does not bear out within 2 % and
+    the window, and only one turn can be told); a counter that moved further than ``counted_packages``
+    draw at 1000 W each, as one that was set back does, which passes for a turn; a tracker that timed
+    something else (``task_seconds``); energy charged for another time than went by (RAM, modelled as
+    constant watts, is a clock: joules / ``ram_watts`` must be the duration); GPU energy that the boards'
+    own counter, read apart at the same edges (``gpu_counter_joules``), does not bear out within 2 % and
     ``gpu_slack_joules``.
     """
     if missing := [part for part in classes if not _is_energy(joules.get(part))]:
@@ -72,6 +75,13 @@ def fault_of(
             f"over {bracket.outer_seconds:.0f} s the cpu counter, which turns over every "
             f"{counter_range_joules:.0f} J, may have lost a turn; use shorter windows"
         )
+    if classes.get("cpu") is EnergyClass.MEASURED:
+        highest_joules = _BEYOND_ANY_PACKAGE * counted_packages * (bracket.outer_seconds + _SLACK_SECONDS)
+        if joules["cpu"] > highest_joules:
+            return (
+                f"the cpu counter moved by {joules['cpu']:.0f} J in {bracket.outer_seconds:.3g} s, which no "
+                "processor draws: it was set back or jumped"
+            )
     if not bracket.holds(task_seconds):
         return f"the tracker timed {task_seconds:.3f} s where {_words(bracket)} went by"
     if ram_watts:

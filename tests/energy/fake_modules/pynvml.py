@@ -5,7 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 MILLIJOULES = [1_000_000]
+EACH_READING = [0]
+"""What the counter moves by whenever somebody looks: a board whose readings fall apart."""
+CELSIUS = [61]
+REASONS = [0]
 BROKEN: list[bool] = []
+OLD_DRIVER: list[bool] = []
 NVML_TEMPERATURE_GPU = 0
 
 
@@ -19,6 +24,10 @@ class NVMLError_NotSupported(NVMLError):  # noqa: N801, N818
 
 def nvmlInit() -> None:  # noqa: N802
     pass
+
+
+def nvmlSystemGetDriverVersion() -> str:  # noqa: N802
+    return "575.57"
 
 
 def nvmlDeviceGetCount() -> int:  # noqa: N802
@@ -53,7 +62,22 @@ def nvmlDeviceGetUtilizationRates(handle: int) -> SimpleNamespace:  # noqa: N802
     return SimpleNamespace(gpu=50)
 
 
+def nvmlDeviceGetTemperature(handle: int, sensor: int) -> int:  # noqa: N802
+    return CELSIUS[0]
+
+
+def nvmlDeviceGetCurrentClocksEventReasons(handle: int) -> int:  # noqa: N802
+    if OLD_DRIVER:
+        raise NVMLError_NotSupported("Function Not Found")
+    return REASONS[0]
+
+
+def nvmlDeviceGetCurrentClocksThrottleReasons(handle: int) -> int:  # noqa: N802
+    return REASONS[0]
+
+
 def nvmlDeviceGetTotalEnergyConsumption(handle: int) -> int:  # noqa: N802
     if BROKEN:
         raise NVMLError("gone")
+    MILLIJOULES[0] += EACH_READING[0]
     return MILLIJOULES[0]
