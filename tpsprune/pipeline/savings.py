@@ -1,4 +1,4 @@
-"""From a journal to its assessment: with what a reader chose, and a wall meter's joules where there are any."""
+"""From a journal to its assessment: with what a reader chose, and a wall meter's joules."""
 
 from __future__ import annotations
 
