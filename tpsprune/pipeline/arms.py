@@ -83,7 +83,13 @@ def run_arm(
 
 def arm_recipe(arm: str, recipe: Recipe, found: Found | None = None) -> Recipe:
     """Return the recipe that an arm runs; without ``found``, as far as it is known beforehand."""
-    plain = replace(recipe, tps=Tps(variant="none"), watch=replace(recipe.watch, signals=()))
+    plain = replace(
+        recipe,
+        tps=Tps(variant="none"),
+        watch=replace(recipe.watch, signals=()),
+        stop=replace(recipe.stop, draw=NoRule(), end=NoRule()),
+        retrain=replace(recipe.retrain, rewind="none"),
+    )
     match arm:
         case "dense" | "dense-patience":
             return plain

@@ -14,6 +14,7 @@ from tpsprune.pipeline.compare_run import made_in
 from tpsprune.pipeline.environment import machine_facts, versions
 from tpsprune.recipe import Recipe, dumps
 from tpsprune.recipe.compare import AFTER_TICKET
+from tpsprune.recipe.rules import rule_faults
 from tpsprune.records import BrokenOff, Comparison, Design, Window
 from tpsprune.runs import ComparisonFolder
 
@@ -56,7 +57,8 @@ def refuse_what_cannot_run(recipe: Recipe, arms: tuple[str, ...], device: str) -
     """Set every arm up once, as far as it is known beforehand, so that faults show before the first run.
 
     Raises:
-        RecipeError: an arm would be another one under another name, or needs a meter.
+        RecipeError: an arm would be another one under another name, needs a meter, or its rules look at what
+            it does not read.
         TpspruneError: something an arm asks for cannot be had.
     """
     if "ticket-without-tps" in arms and not _has_tps(recipe, device):
@@ -65,9 +67,15 @@ def refuse_what_cannot_run(recipe: Recipe, arms: tuple[str, ...], device: str) -
     if "shape-scratch-joules" in arms and recipe.energy.meter == "none":
         message = "counts joules, and energy.meter is 'none'"
         raise RecipeError(recipe.name, [Fault("arm 'shape-scratch-joules'", message)])
-    for arm in arms:
+    mine = {arm: arm_recipe(arm, recipe) for arm in arms}
+    faults = [
+        Fault(f"arm '{arm}'", str(fault)) for arm, adapted in mine.items() for fault in rule_faults(adapted)
+    ]
+    if faults:
+        raise RecipeError(recipe.name, faults)
+    for arm, adapted in mine.items():
         if arm not in AFTER_TICKET:
-            with set_up(arm_recipe(arm, recipe), device):
+            with set_up(adapted, device):
                 pass
 
 

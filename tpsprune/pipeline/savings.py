@@ -71,7 +71,7 @@ def assessed(folder: ComparisonFolder) -> Savings:
     return assess(*_at_the_wall(comparison, folder.path / comparison.choices.wall_meter))
 
 
-def _at_the_wall(comparison: Comparison, readings: Path) -> tuple[Comparison, WallFit]:
+def _at_the_wall(comparison: Comparison, readings: Path) -> tuple[Comparison, WallFit | None]:
     """Return the comparison with each window's joules as the wall meter has them."""
     answers, idle = comparison.inference, comparison.idle
     windows = [window for run in comparison.runs for window in run.windows]

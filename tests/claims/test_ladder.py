@@ -1,0 +1,199 @@
+"""The ladder: each rung refuses what it is there for, in its order, and what passes mirrors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import exp
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tpsprune.claims import Evidence, change_of, standing_of
+from tpsprune.claims.change import log_ratios
+from tpsprune.numerics.intervals import mean_interval
+from tpsprune.records import Accuracy, BandPoint, Reason, Standing
+
+KEPT = Accuracy(
+    arm="ticket",
+    baseline="dense",
+    pairs=6,
+    mean=0.9,
+    baseline_mean=0.9,
+    difference_share=0.0,
+    lower_share=-0.001,
+    tolerance_share=0.01,
+    preserved=True,
+)
+HALF = [(1.0, 2.0), (1.1, 2.0), (0.9, 2.0), (1.0, 2.1), (1.0, 1.9), (1.05, 2.0)]
+
+
+def evidence(pairs: list[tuple[float, float]], **changes: Any) -> Evidence:
+    base = Evidence(
+        pairs=len(pairs),
+        pairs_ended=len(pairs),
+        pairs_asked=len(pairs),
+        change=change_of(pairs),
+        accuracy=KEPT,
+        band=(),
+        grade="B",
+    )
+    return replace(base, **changes)
+
+
+def codes(found: Evidence) -> tuple[Standing, list[str]]:
+    standing, reasons = standing_of(found)
+    return standing, [reason.code for reason in reasons]
+
+
+@pytest.mark.parametrize(
+    ("grade", "standing"),
+    [
+        ("A", Standing.SAVING_MEASURED),
+        ("B", Standing.SAVING_MEASURED),
+        ("C", Standing.SAVING_MODELLED),
+        ("D", Standing.SAVING_MODELLED),
+        ("E", Standing.SAVING_MODELLED),
+        ("S", Standing.SAVING_SIMULATED),
+    ],
+)
+def test_a_saving_is_called_by_how_it_was_obtained(grade: str, standing: Standing) -> None:
+    assert codes(evidence(HALF, grade=grade)) == (standing, ["ALL_RUNGS_HELD"])
+    assert standing.is_saving is (grade != "S")
+
+
+def test_what_costs_more_stands_by_the_same_rungs() -> None:
+    mirrored = [(baseline, arm) for arm, baseline in HALF]
+    assert codes(evidence(mirrored)) == (Standing.COST_INCREASE_MEASURED, ["ALL_RUNGS_HELD"])
+    assert not Standing.COST_INCREASE_MEASURED.is_saving
+
+
+def test_three_pairs_are_too_few_however_clear_they_look() -> None:
+    assert codes(evidence(HALF[:3])) == (Standing.INSUFFICIENT_RUNS, ["TOO_FEW_PAIRS"])
+
+
+def test_five_pairs_are_allowed_and_cannot_reach_the_sign_flip() -> None:
+    assert codes(evidence(HALF[:5])) == (Standing.WITHIN_NOISE, ["SIGN_FLIP"])
+
+
+def test_looking_before_all_pairs_are_done_is_no_test() -> None:
+    assert codes(evidence(HALF, pairs_asked=8)) == (Standing.INSUFFICIENT_RUNS, ["INCOMPLETE"])
+
+
+def test_accuracy_that_is_lost_or_not_shown_to_be_kept_refuses() -> None:
+    lost = replace(KEPT, preserved=False, difference_share=-0.03, lower_share=-0.04)
+    standing, reasons = standing_of(evidence(HALF, accuracy=lost))
+    assert standing is Standing.ACCURACY_NOT_PRESERVED
+    assert "-3.00 points" in reasons[0].detail
+    assert "-4.00 points" in reasons[0].detail
+
+
+def test_a_run_that_failed_refuses_though_the_rest_is_well() -> None:
+    failed = Reason("RUN_FAILED", "'ticket', seed 3: the loss is not finite")
+    assert codes(evidence(HALF, losses=(failed,))) == (Standing.ACCURACY_NOT_PRESERVED, ["RUN_FAILED"])
+
+
+def test_noise_names_every_test_that_does_not_hold() -> None:
+    noisy = [(1.0, 1.1), (1.2, 1.0), (0.9, 1.1), (1.0, 1.05), (1.1, 1.0), (1.0, 1.0)]
+    standing, found = codes(evidence(noisy))
+    assert standing is Standing.WITHIN_NOISE
+    assert found == ["INTERVAL_INCLUDES_ZERO", "SIGN_FLIP", "SEVERAL_CLAIMS", "BELOW_DETECTABLE"]
+
+
+def test_a_claim_among_several_needs_its_corrected_p() -> None:
+    change = change_of(HALF)
+    assert change is not None
+    found = codes(evidence(HALF, change=replace(change, p_holm=0.06)))
+    assert found == (Standing.WITHIN_NOISE, ["SEVERAL_CLAIMS"])
+
+
+def test_a_sign_that_hangs_on_the_power_model_refuses() -> None:
+    band = (BandPoint("one model", 0.4), BandPoint("another", -0.1))
+    standing, reasons = standing_of(evidence(HALF, band=band, grade="E"))
+    assert standing is Standing.MODEL_SENSITIVE
+    assert "−10.0 % with another" in reasons[0].detail
+
+
+def test_a_band_on_one_side_lets_pass() -> None:
+    band = (BandPoint("one model", 0.4), BandPoint("another", 0.1))
+    assert codes(evidence(HALF, band=band, grade="E"))[0] is Standing.SAVING_MODELLED
+
+
+def test_a_broken_measurement_comes_before_everything_else() -> None:
+    worst = evidence(
+        HALF[:3],
+        faults=(Reason("INVALID_WINDOW", "…"),),
+        losses=(Reason("RUN_FAILED", "…"),),
+        accuracy=replace(KEPT, preserved=False),
+    )
+    assert codes(worst) == (Standing.INVALID_MEASUREMENT, ["INVALID_WINDOW"])
+
+
+@given(st.lists(st.floats(0.2, 5.0), min_size=6, max_size=9))
+def test_swapped_arms_give_the_mirrored_number_and_the_mirrored_word(ratios: list[float]) -> None:
+    there = change_of([(ratio, 1.0) for ratio in ratios])
+    back = change_of([(1.0, ratio) for ratio in ratios])
+    assert there is not None
+    assert back is not None
+    assert (1 - there.saving_share) * (1 - back.saving_share) == pytest.approx(1.0)
+    assert (1 - there.low) * (1 - back.high) == pytest.approx(1.0)
+    assert there.p_t == pytest.approx(back.p_t)
+    assert there.p_sign_flip == back.p_sign_flip
+    one = standing_of(evidence([(ratio, 1.0) for ratio in ratios]))[0]
+    other = standing_of(evidence([(1.0, ratio) for ratio in ratios]))[0]
+    assert str(one).replace("SAVING", "X").replace("COST_INCREASE", "X") == str(other).replace(
+        "COST_INCREASE", "X"
+    ).replace("SAVING", "X")
+    if "MEASURED" in str(one):
+        assert one is not other
+
+
+def test_a_common_factor_changes_nothing() -> None:
+    there = change_of(HALF)
+    scaled = change_of([(3.6e6 * arm, 3.6e6 * baseline) for arm, baseline in HALF])
+    assert there is not None
+    assert scaled is not None
+    assert scaled.saving_share == pytest.approx(there.saving_share)
+    assert scaled.p_t == pytest.approx(there.p_t)
+
+
+def test_the_change_is_its_closed_form() -> None:
+    change = change_of([(1.0, 2.0), (1.0, 2.0), (1.0, 4.0)])
+    assert change is not None
+    assert change.saving_share == pytest.approx(1 - exp(-(np.log(2) * 4 / 3)))
+    assert change_of([(1.0, 2.0)]) is None
+
+
+def worlds(pairs: int, saving: float, cv: float, count: int) -> list[list[tuple[float, float]]]:
+    """Return made-up comparisons whose runs scatter by ``cv``, about normally in their logarithms."""
+    random = np.random.default_rng(7)
+    dense = np.exp(cv * random.standard_normal((count, pairs)))
+    ticket = (1 - saving) * np.exp(cv * random.standard_normal((count, pairs)))
+    return [list(zip(t, d, strict=True)) for t, d in zip(ticket.tolist(), dense.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize("pairs", [6, 10])
+def test_in_two_thousand_null_worlds_at_most_three_in_a_hundred_claims_are_false(pairs: int) -> None:
+    standings = [standing_of(evidence(found))[0] for found in worlds(pairs, 0.0, 0.08, 2000)]
+    false = sum(standing is not Standing.WITHIN_NOISE for standing in standings)
+    assert false / len(standings) <= 0.03
+    assert false > 0, "two thousand null worlds without one false claim: the ladder claims nothing at all"
+
+
+@pytest.mark.parametrize(
+    ("cv", "saving", "pairs", "expected"),
+    [
+        (0.08, 0.1, 10, 0.74),
+        (0.08, 0.1, 20, 0.98),
+        (0.08, 0.2, 5, 0.91),
+        (0.02, 0.05, 5, 0.86),
+        (0.15, 0.2, 10, 0.85),
+    ],
+)
+def test_a_known_effect_is_seen_as_often_as_the_table_says(
+    cv: float, saving: float, pairs: int, expected: float
+) -> None:
+    intervals = [mean_interval(log_ratios(found)) for found in worlds(pairs, saving, cv, 2000)]
+    assert np.mean([interval.high < 0 for interval in intervals]) == pytest.approx(expected, abs=0.03)
