@@ -14,7 +14,7 @@ from tpsprune.errors import TpspruneError, did_you_mean
 
 __all__ = ["main"]
 
-COMMANDS: Final = ("train", "prune", "check", "recipes", "show", "export", "study")
+COMMANDS: Final = ("train", "prune", "check", "recipes", "show", "export", "study", "doctor")
 RUNNING: Final = ("train", "prune", "study")
 INTERRUPTED = 130
 CLOSED_PIPE = 141

@@ -16,6 +16,7 @@ from tpsprune.records.comparison import (
     IdleSpan,
     InferenceSpan,
 )
+from tpsprune.records.diagnosis import Diagnosis, MachineFacts, MeteredPart, Remedy, SoftwareFacts
 from tpsprune.records.energy import EnergyClass, EnergyMethod, PhaseEnergy, Window
 from tpsprune.records.events import (
     Decided,
@@ -68,6 +69,7 @@ __all__ = [
     "Decided",
     "Decision",
     "Design",
+    "Diagnosis",
     "EnergyClass",
     "EnergyMethod",
     "Event",
@@ -79,6 +81,8 @@ __all__ = [
     "InferenceSpan",
     "Latency",
     "LeftAlone",
+    "MachineFacts",
+    "MeteredPart",
     "ModelFigures",
     "Needed",
     "Note",
@@ -92,9 +96,11 @@ __all__ = [
     "Quality",
     "Reading",
     "Reason",
+    "Remedy",
     "RunLine",
     "Savings",
     "Size",
+    "SoftwareFacts",
     "Standing",
     "Status",
     "Step",
