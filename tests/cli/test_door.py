@@ -76,12 +76,13 @@ def test_the_options_are_these_and_no_others() -> None:
         "show": ["--json", "--picture"],
         "export": ["--to"],
         "study": ["--cap", "--full", "--json", "--out", "--seeds", "--workers"],
+        "doctor": ["--json"],
     }
 
 
 def test_an_unknown_command_is_answered_with_the_nearest(invoke: Invoke) -> None:
     assert_refused(invoke("trian"), "no command 'trian' (did you mean 'train'?)")
-    commands = "train, prune, check, recipes, show, export, study"
+    commands = "train, prune, check, recipes, show, export, study, doctor"
     assert_refused(invoke("zzz"), f"no command 'zzz' (commands: {commands})")
 
 

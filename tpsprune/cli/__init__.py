@@ -24,6 +24,7 @@ COMMANDS: Final = (
     "show",
     "export",
     "study",
+    "doctor",
 )
 RUNNING: Final = ("train", "prune", "compare", "study")
 INTERRUPTED = 130

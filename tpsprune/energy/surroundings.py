@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from tpsprune.errors import MeterError
 
-__all__ = ["refuse_outside_settings"]
+__all__ = ["OutsideSettings", "outside_settings", "refuse_outside_settings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutsideSettings:
+    """The variables and files found, in order."""
+
+    variables: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+
+
+def outside_settings(
+    environ: Iterable[str] | None = None, folders: Iterable[Path] | None = None
+) -> OutsideSettings:
+    """Find ``CODECARBON_*`` variables and ``.codecarbon.config`` files; by default of this process."""
+    names = os.environ if environ is None else environ
+    places = (Path.home(), Path.cwd()) if folders is None else folders
+    paths = (folder / ".codecarbon.config" for folder in places)
+    return OutsideSettings(
+        variables=tuple(sorted(name for name in names if name.lower().startswith("codecarbon_"))),
+        files=tuple(dict.fromkeys(path for path in paths if path.exists())),
+    )
 
 
 def refuse_outside_settings() -> None:
@@ -18,16 +41,11 @@ def refuse_outside_settings() -> None:
     Raises:
         MeterError: names every variable and file found, and what would do.
     """
-    variables = sorted(name for name in os.environ if name.lower().startswith("codecarbon_"))
-    files = [
-        path
-        for path in (Path.home() / ".codecarbon.config", Path.cwd() / ".codecarbon.config")
-        if path.exists()
-    ]
-    if not (variables or files):
+    found = outside_settings()
+    if not (found.variables or found.files):
         return
-    ways = [f"`unset {' '.join(variables)}`"] if variables else []
-    ways += [f"move {path} away" for path in dict.fromkeys(files)]
+    ways = [f"`unset {' '.join(found.variables)}`"] if found.variables else []
+    ways += [f"move {path} away" for path in found.files]
     raise MeterError(
         "codecarbon would take settings from outside the recipe, which would change the figures unseen: "
         + " and ".join(ways)

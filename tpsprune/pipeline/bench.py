@@ -84,7 +84,9 @@ class Bench:
         )
 
     def sites(self, model: nn.Module) -> pruning.Sites:
-        """Return where the signals look in a model of this width."""
+        """Return where the signals look in a model of this width; nowhere where there are none."""
+        if not self.recipe.watch.signals:
+            return pruning.Sites({}, {}, {})
         return pruning.sites(model, pruning.survey(model, self.probe[0][:2], self.recipe.prune.leave_alone))
 
     def score(self, model: nn.Module, split: data.Split) -> Score:
@@ -94,8 +96,11 @@ class Bench:
         )
 
 
-def set_up(recipe: Recipe, device_word: str) -> Bench:
+def set_up(recipe: Recipe, device_word: str, *, cuts: bool = True) -> Bench:
     """Load the data, fix the process, draw the probe batch; build once what could be refused.
+
+    Where nothing ``cuts`` the model, the target is not asked of it and no probe is drawn for a cut: a model
+    that is only trained pays for neither.
 
     Raises:
         TpspruneError: anything the recipe asks for that cannot be had here. Nothing is written by then.
@@ -104,7 +109,10 @@ def set_up(recipe: Recipe, device_word: str) -> Bench:
     training.prepare_process(recipe.train, recipe.seed, execution.device)
     dataset = data.load(recipe.task.data).to(execution.device)
     probe, probe_labels = _probe(recipe.seed, dataset, execution, recipe.watch.probe_items)
-    cut_probe, labels = _probe(recipe.seed, dataset, execution, recipe.prune.probe_items)
+    no_probe: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] = ((), ())
+    cut_probe, labels = (
+        _probe(recipe.seed, dataset, execution, recipe.prune.probe_items) if cuts else no_probe
+    )
     panel = Panel.of(recipe.watch, recipe.seed)
     bench = Bench(recipe, dataset, execution, probe, probe_labels, cut_probe, labels, panel)
     model = bench.new_model()
@@ -116,7 +124,8 @@ def set_up(recipe: Recipe, device_word: str) -> Bench:
         dataset.facts.classes,
     )
     bench.regulariser(model)
-    pruning.check_target(model, bench.probe[0], recipe.prune)
+    if cuts:
+        pruning.check_target(model, bench.probe[0], recipe.prune)
     return bench
 
 

@@ -137,7 +137,7 @@ def answers_of(
     evaluation; one window that does not count comes first.
     """
     rules = recipe.compare
-    with set_up(recipe, device) as bench, _metering(recipe) as meter:
+    with set_up(recipe, device, cuts=False) as bench, _metering(recipe) as meter:
         models = {
             run.arm: bench.execution.place(
                 trained_from(RunFolder(folder.path / run.folder), bench.dataset.facts)

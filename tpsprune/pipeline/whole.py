@@ -48,7 +48,7 @@ def whole(
     text = dumps(recipe)
     with Bill(energy.build(recipe.energy, 0), longest_window(recipe)) as bill:
         bill.switch("setup")
-        with set_up(recipe, device) as bench:
+        with set_up(recipe, device, cuts=False) as bench:
             folder = RunFolder.create(out, recipe.name, digest_of(f"{text}\nwhole {arm}"), again=True)
             with running_in(folder, text, bill):
                 yield from _flow(bench, folder, bill, rule, plan)

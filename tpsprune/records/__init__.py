@@ -16,6 +16,7 @@ from tpsprune.records.comparison import (
     IdleSpan,
     InferenceSpan,
 )
+from tpsprune.records.diagnosis import Diagnosis, MachineFacts, MeteredPart, Remedy, SoftwareFacts
 from tpsprune.records.energy import EnergyClass, EnergyMethod, PhaseEnergy, Window
 from tpsprune.records.events import (
     ArmBegun,
@@ -75,6 +76,7 @@ __all__ = [
     "Decided",
     "Decision",
     "Design",
+    "Diagnosis",
     "EnergyClass",
     "EnergyMethod",
     "Event",
@@ -86,6 +88,8 @@ __all__ = [
     "InferenceSpan",
     "Latency",
     "LeftAlone",
+    "MachineFacts",
+    "MeteredPart",
     "ModelFigures",
     "Needed",
     "Note",
@@ -99,9 +103,11 @@ __all__ = [
     "Quality",
     "Reading",
     "Reason",
+    "Remedy",
     "RunLine",
     "Savings",
     "Size",
+    "SoftwareFacts",
     "Standing",
     "Status",
     "Step",

@@ -1,0 +1,322 @@
+"""A comparison assessed: verdicts end to end, from runs as the journal holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tests.claims.conftest import (
+    MODELLED,
+    answers,
+    changed,
+    comparison,
+    design,
+    idle,
+    run,
+    window,
+)
+from tpsprune.claims import assess
+from tpsprune.records import (
+    BrokenOff,
+    Choices,
+    Comparison,
+    EnergyClass,
+    Grid,
+    Standing,
+    Window,
+)
+
+DENSE = [100.0, 103.0, 98.0, 101.0, 99.0, 102.0]
+HALF = [51.0, 50.0, 49.0, 50.5, 50.0, 51.5]
+
+
+def test_half_the_energy_at_equal_accuracy_is_a_measured_saving() -> None:
+    found = assess(comparison(DENSE, HALF))
+    claim = found.verdict
+    assert claim.standing is Standing.SAVING_MEASURED
+    assert claim.key == "training/ticket"
+    assert claim.change is not None
+    assert claim.change.saving_share == pytest.approx(0.5, abs=0.01)
+    assert "% less energy" in claim.statement
+    assert found.grade.letter == "B"
+    assert found.may_claim == (f"{claim.statement.removesuffix('.')}, as measured by hardware counters.",)
+    assert found.complete
+
+
+def test_identical_arms_are_within_noise() -> None:
+    standing = assess(comparison(DENSE, DENSE)).verdict.standing
+    assert standing is Standing.WITHIN_NOISE
+
+
+def test_three_pairs_claim_nothing_and_say_how_many_are_needed() -> None:
+    found = assess(comparison(DENSE[:3], HALF[:3]))
+    assert found.verdict.standing is Standing.INSUFFICIENT_RUNS
+    assert found.may_claim == ()
+    assert [each.saving_share for each in found.needed] == [0.05, 0.1, 0.2, 0.4]
+    assert all(each.pairs is not None and each.pairs >= 6 for each in found.needed)
+
+
+def test_worse_accuracy_is_refused_and_a_tiny_loss_is_not() -> None:
+    assert assess(comparison(DENSE, HALF, drop=0.02)).verdict.standing is Standing.ACCURACY_NOT_PRESERVED
+    assert assess(comparison(DENSE, HALF, drop=0.005)).verdict.standing is Standing.SAVING_MEASURED
+
+
+def test_a_mean_that_looks_kept_is_refused_where_pairs_scatter() -> None:
+    scattered = comparison(DENSE, HALF)
+    for pair, accuracy in enumerate((0.94, 0.86, 0.93, 0.87, 0.92, 0.88)):
+        scattered = changed(scattered, "ticket", pair, accuracy=accuracy)
+    claim = assess(scattered)
+    assert claim.accuracies[0].difference_share == pytest.approx(0.0)
+    assert claim.verdict.standing is Standing.ACCURACY_NOT_PRESERVED
+
+
+def test_a_task_that_nobody_learned_is_no_saving() -> None:
+    found = comparison(DENSE, HALF)
+    found = replace(found, design=design(required_accuracy=0.95))
+    claim = assess(found).verdict
+    assert claim.standing is Standing.ACCURACY_NOT_PRESERVED
+    assert [reason.code for reason in claim.reasons] == ["NOT_LEARNED"]
+
+
+def test_swapped_arms_give_the_mirrored_number() -> None:
+    there = assess(comparison(DENSE, HALF)).verdict.change
+    swapped = replace(comparison(DENSE, HALF), design=design("ticket", "dense"))
+    back = assess(swapped).verdict
+    assert back.standing is Standing.COST_INCREASE_MEASURED
+    assert there is not None
+    assert back.change is not None
+    assert (1 - there.saving_share) * (1 - back.change.saving_share) == pytest.approx(1.0)
+    assert "more energy" in back.statement
+
+
+BREAKS: dict[str, Callable[[Window], Window]] = {
+    "INVALID_WINDOW": lambda each: replace(each, valid=False, fault="the cpu counter did not move"),
+    "NOT_METERED": lambda each: replace(each, joules={}, classes={}),
+    "THROTTLED": lambda each: replace(each, throttled=True),
+    "FOREIGN_LOAD": lambda each: replace(each, machine_cpu_seconds=each.cpu_seconds + 0.3 * 40.0),
+}
+
+
+@pytest.mark.parametrize("code", BREAKS)
+def test_one_broken_window_makes_the_measurement_invalid(code: str) -> None:
+    found = comparison(DENSE, HALF)
+    broken = tuple(BREAKS[code](each) for each in found.runs[5].windows)
+    found = changed(found, found.runs[5].arm, found.runs[5].pair, windows=broken)
+    claim = assess(found).verdict
+    assert claim.standing is Standing.INVALID_MEASUREMENT
+    assert [reason.code for reason in claim.reasons] == [code]
+
+
+def test_neighbours_within_the_limit_are_shown_and_let_pass() -> None:
+    found = comparison(DENSE, HALF)
+    busy = replace(found.runs[0].windows[0], machine_cpu_seconds=20.0 + 0.1 * 40.0)
+    assessed = assess(changed(found, "dense", 0, windows=(replace(busy, joules={"cpu": 100.0}),)))
+    assert assessed.quality.foreign_load_share == pytest.approx(0.1)
+    assert assessed.verdict.standing is Standing.SAVING_MEASURED
+
+
+def test_runs_metered_in_different_ways_do_not_compare() -> None:
+    found = changed(comparison(DENSE, HALF), "ticket", 2, method=MODELLED)
+    claim = assess(found).verdict
+    assert (claim.standing, claim.reasons[0].code) == (Standing.INVALID_MEASUREMENT, "METHOD_CHANGED")
+
+
+def test_a_run_that_failed_takes_the_claim_with_it() -> None:
+    found = changed(comparison(DENSE, HALF), "ticket", 1, failure="the loss is not finite", accuracy=None)
+    assessed = assess(found)
+    assert assessed.verdict.standing is Standing.ACCURACY_NOT_PRESERVED
+    assert assessed.verdict.reasons[0].code == "RUN_FAILED"
+    assert assessed.runs[3].why_not == "the loss is not finite"
+    assert assessed.complete
+
+
+def test_a_pair_of_which_one_arm_is_missing_counts_for_nobody() -> None:
+    whole = comparison(DENSE, HALF, asked=6)
+    found = assess(replace(whole, runs=whole.runs[:-1]))
+    assert found.verdict.standing is Standing.INSUFFICIENT_RUNS
+    assert found.verdict.change is not None
+    assert found.verdict.change.pairs == 5
+    assert (found.runs[-1].counted, found.runs[-1].why_not) == (False, "its pair is not complete")
+    assert not found.complete
+
+
+def test_energy_adds_over_windows() -> None:
+    whole = comparison(DENSE, HALF)
+    split = tuple(
+        replace(
+            each,
+            windows=(
+                window(each.windows[0].joules["cpu"] / 4),
+                window(each.windows[0].joules["cpu"] * 3 / 4),
+            ),
+        )
+        for each in whole.runs
+    )
+    parted = assess(replace(whole, runs=split)).verdict
+    assert parted.change == assess(whole).verdict.change
+
+
+def with_answers(found: Comparison, dense: float, ticket: float) -> Comparison:
+    spans = [
+        answers(arm, pair, batch, joules * (1 + 0.01 * ((pair + batch) % 3)))
+        for pair in range(6)
+        for batch in (1, 64)
+        for arm, joules in (("dense", dense), ("ticket", ticket))
+    ]
+    return replace(found, inference=tuple(spans))
+
+
+def test_answers_are_claims_of_their_own_and_all_are_corrected_for_one_another() -> None:
+    found = assess(with_answers(comparison(DENSE, HALF), 200.0, 120.0))
+    assert [claim.key for claim in found.claims] == [
+        "training/ticket",
+        "inference-1/ticket",
+        "inference-64/ticket",
+    ]
+    assert all(claim.standing is Standing.SAVING_MEASURED for claim in found.claims)
+    claim = found.claims[1]
+    assert claim.baseline_joules == pytest.approx(0.202)
+    for each in found.claims:
+        assert each.change is not None
+        assert each.change.p_holm is not None
+        assert each.change.p_holm >= each.change.p_t
+
+
+def test_answers_in_short_windows_are_no_measurement() -> None:
+    found = with_answers(comparison(DENSE, HALF), 200.0, 120.0)
+    short = replace(found.inference[0], window=replace(found.inference[0].window, seconds=3.0))
+    claims = assess(replace(found, inference=(short, *found.inference[1:]))).claims
+    assert [claim.standing for claim in claims] == [
+        Standing.SAVING_MEASURED,
+        Standing.INVALID_MEASUREMENT,
+        Standing.SAVING_MEASURED,
+    ]
+    assert claims[1].reasons[0].code == "SHORT_WINDOW"
+
+
+def test_the_idle_baseline_is_taken_off_beside_the_claim_and_not_in_it() -> None:
+    found = comparison(DENSE, HALF)
+    with_idle = replace(found, idle=tuple(idle(pair, watts=2.0) for pair in range(6)))
+    claim = assess(with_idle).verdict
+    assert claim.change == assess(found).verdict.change
+    assert claim.idle_subtracted is not None
+    # 20 s at 2 W off both: from 100 and 50 joules to about 60 and 10.
+    assert claim.idle_subtracted.saving_share == pytest.approx(1 - 10 / 60, abs=0.02)
+    assert assess(with_idle).quality.idle_watts == pytest.approx(2.0)
+
+
+def test_operations_and_processor_seconds_stand_beside_the_joules() -> None:
+    found = assess(with_answers(comparison(DENSE, HALF), 200.0, 120.0))
+    operations = {support.what: support for support in found.claims[1].support}["operations (MACs)"]
+    assert (operations.saving_share, operations.agrees) == (pytest.approx(0.5), True)
+
+
+def modelled(found: Comparison, cpu_share: float) -> Comparison:
+    """Return the comparison on a machine that measures nothing, as much of it by the model of the load."""
+    runs = []
+    for each in found.runs:
+        total = each.windows[0].joules["cpu"]
+        seconds = total / 5
+        spent = replace(
+            each.windows[0],
+            seconds=seconds,
+            cpu_seconds=seconds,
+            machine_cpu_seconds=seconds,
+            joules={"cpu": cpu_share * total, "ram": (1 - cpu_share) * total},
+            classes={"cpu": EnergyClass.MODELLED, "ram": EnergyClass.CONSTANT},
+        )
+        runs.append(replace(each, windows=(spent,), method=MODELLED))
+    return replace(found, runs=tuple(runs))
+
+
+@pytest.mark.parametrize(("cpu_share", "grade"), [(0.7, "D"), (0.2, "E")])
+def test_a_machine_without_counters_claims_a_modelled_saving_with_its_grade(
+    cpu_share: float, grade: str
+) -> None:
+    found = assess(modelled(comparison(DENSE, HALF), cpu_share))
+    assert (found.grade.letter, found.verdict.standing) == (grade, Standing.SAVING_MODELLED)
+    assert found.verdict.energy_class == "modelled + constant"
+    assert len(found.verdict.band) == 12
+    assert any("measured" in sentence for sentence in found.may_not_claim)
+
+
+def test_a_ticket_that_loads_the_machine_more_hangs_on_the_power_model() -> None:
+    found = modelled(comparison([100.0, 101, 99, 100, 102, 98], [80.0, 81, 79, 80, 82, 78]), 0.2)
+    runs = tuple(
+        replace(
+            each,
+            windows=tuple(
+                replace(
+                    spent,
+                    machine_cpu_seconds=spent.seconds * (0.5 if each.arm == "dense" else 2.0),
+                    cpu_seconds=spent.seconds * (0.5 if each.arm == "dense" else 2.0),
+                )
+                for spent in each.windows
+            ),
+        )
+        for each in found.runs
+    )
+    claim = assess(replace(found, runs=runs)).verdict
+    assert claim.standing is Standing.MODEL_SENSITIVE
+
+
+def test_runs_set_aside_are_named_and_their_energy_is_in_no_claim() -> None:
+    lost = BrokenOff(arm="ticket", seed=2, pair=2, position=9, windows=(window(30.0), window(12.0)))
+    whole = comparison(DENSE, HALF)
+    found = assess(replace(whole, broken_off=(lost,)))
+    assert found.quality.lost_joules == pytest.approx(42.0)
+    assert found.quality.set_aside == ("'ticket', seed 2: broken off after 2 windows",)
+    assert found.verdict == assess(whole).verdict
+
+
+def test_carbon_is_told_only_where_a_grid_was_chosen() -> None:
+    whole = comparison(DENSE, HALF)
+    assert assess(whole).runs[0].grams_co2 is None
+    assert any("CO₂" in sentence for sentence in assess(whole).may_not_claim)
+    grid = Grid(grams_per_kwh=360.0, country="made up", year=2024, source="a test")
+    found = assess(replace(whole, choices=Choices(grid=grid)))
+    assert found.runs[0].grams_co2 == pytest.approx(100.0 / 3.6e6 * 360)
+    assert not any("CO₂" in sentence for sentence in found.may_not_claim)
+
+
+def test_steps_of_the_attribution_add_up_in_logarithms() -> None:
+    arms = ("dense", "dense-stopped", "ticket")
+    runs = [
+        run(arm, pair, joules * (1 + 0.01 * pair))
+        for pair in range(6)
+        for arm, joules in zip(arms, (100.0, 70.0, 40.0), strict=True)
+    ]
+    found = assess(Comparison(design=design(*arms), runs=tuple(runs), pairs_asked=6))
+    kept = {
+        (step.arm, step.baseline): 1 - step.change.saving_share for step in found.attribution if step.change
+    }
+    assert kept["dense-stopped", "dense"] == pytest.approx(0.7)
+    assert kept["ticket", "dense-stopped"] * kept["dense-stopped", "dense"] == pytest.approx(
+        kept["ticket", "dense"]
+    )
+
+
+def test_a_simulated_meter_never_makes_a_claim() -> None:
+    found = comparison(DENSE, HALF)
+    simulated = tuple(
+        replace(each, windows=tuple(replace(w, classes={"cpu": EnergyClass.SIMULATED}) for w in each.windows))
+        for each in found.runs
+    )
+    assessed = assess(replace(found, runs=simulated))
+    assert assessed.verdict.standing is Standing.SAVING_SIMULATED
+    assert assessed.may_claim == ()
+    assert not assessed.verdict.standing.is_saving
+
+
+def test_the_ledger_names_every_phase_of_every_arm() -> None:
+    whole = comparison(DENSE, HALF)
+    runs = tuple(
+        replace(each, windows=(*each.windows, window(10.0, phase="watch"))) if each.arm == "ticket" else each
+        for each in whole.runs
+    )
+    ledger = {(line.arm, line.phase): line for line in assess(replace(whole, runs=runs)).ledger}
+    assert set(ledger) == {("dense", "train"), ("ticket", "train"), ("ticket", "watch")}
+    assert ledger["ticket", "watch"].joules == pytest.approx(10.0)
+    assert ledger["dense", "train"].joules == pytest.approx(sum(DENSE) / 6)
