@@ -31,8 +31,9 @@ _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|i
 _WANTED: Final = (
     "a time (timestamp, time or date in its name) and a power with its unit in its name (watts, power_w, kW)"
 )
-_SECONDS: Final = (1e8, 1e11)
-"""Seconds since the epoch that a reading can be of, 1973 to 5138: never both these and milliseconds."""
+_SECONDS: Final = (1e8, 4.1e9)
+"""Seconds since the epoch that a reading can be of, 1973 to 2099."""
+_LEAST_MILLISECONDS: Final = 1e11
 
 
 @final
@@ -177,7 +178,7 @@ def _clock_of(time: str, says_utc: bool) -> Callable[[str], float]:
     """Return how to read times written as the first of them is."""
     if not _NUMBER.fullmatch(time):
         return lambda text: _seconds_of_date(text, says_utc)
-    milliseconds = float(time) >= _SECONDS[1]
+    milliseconds = float(time) >= _LEAST_MILLISECONDS
     return lambda text: _seconds_of_number(text, milliseconds)
 
 
