@@ -191,12 +191,15 @@ def savings(
     comparison = Comparison(
         design=design(names, pairs, "cuda" if gpu else "cpu", inference),
         runs=runs,
-        idle=tuple(
-            IdleSpan(pair=pair, window=window("idle", pair, 640.0, classes)) for pair in range(pairs)
-        ),
+        idle=tuple(IdleSpan(pair=pair, window=window("idle", pair, 640.0, classes)) for pair in range(pairs)),
         inference=tuple(
             InferenceSpan(
-                arm=arm, seed=pair, pair=pair, batch=64, items=50_000, window=window("infer", 0, 280.0, classes)
+                arm=arm,
+                seed=pair,
+                pair=pair,
+                batch=64,
+                items=50_000,
+                window=window("infer", 0, 280.0, classes),
             )
             for arm in names
             for pair in range(pairs)

@@ -5,6 +5,7 @@ Every number is a ``Tagged`` piece of text that carries its class; the renderers
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -34,6 +35,7 @@ __all__ = [
     "chosen",
     "column_classes",
     "counted",
+    "has_number",
     "measured",
     "name",
     "says",
@@ -206,6 +208,18 @@ def column_classes(shown: Table) -> tuple[str | None, ...]:
         found = {kind for row in shown.rows for kind in _classes(row[place])}
         columns.append(None if len(found) > 1 else next(iter(found), ""))
     return tuple(columns)
+
+
+def has_number(part: Inline) -> bool:
+    """Return whether a reader sees a figure in this piece of text.
+
+    >>> has_number("12 pairs"), has_number("CO₂"), has_number(Code("sha256"))
+    (True, False, False)
+    """
+    return (
+        not isinstance(part, Code)
+        and re.search(r"\d", part if isinstance(part, str) else part.text) is not None
+    )
 
 
 def _classes(cell: Cell) -> Iterable[str]:

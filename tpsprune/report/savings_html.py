@@ -28,6 +28,7 @@ from tpsprune.report.savings_blocks import (
     Table,
     Tagged,
     column_classes,
+    has_number,
 )
 from tpsprune.report.savings_svg import variables
 
@@ -50,7 +51,8 @@ def html_page(document: Document) -> str:
         '<meta name="color-scheme" content="light dark">\n'
         '<meta name="generator" content="tpsprune">\n'
         f"<title>{escape(document.title)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n<main>\n"
-        f'<header>\n<h1 data-class="{NAME}">{escape(document.title)}</h1>\n{_paragraph(document.lead)}\n</header>\n'
+        f'<header>\n<h1 data-class="{NAME}">{escape(document.title)}</h1>\n'
+        f"{_paragraph(document.lead)}\n</header>\n"
         f"{body}\n"
         f'<nav aria-label="Contents"><h2 class="plain">Contents</h2><ol>{contents}</ol></nav>\n'
         "</main>\n</body>\n</html>\n"
@@ -93,10 +95,8 @@ def _block(block: Block) -> str:
 
 def _inline(part: Inline, *, label: bool = True) -> str:
     match part:
-        case Tagged(text, NAME):
-            return f'<span data-class="{NAME}">{escape(text)}</span>'
         case Tagged(text, number_class):
-            shown = ' class="labelled"' if label else ""
+            shown = ' class="labelled"' if label and number_class != NAME and has_number(part) else ""
             return f'<span{shown} data-class="{escape(number_class)}">{escape(text)}</span>'
         case Code(text):
             return f"<code>{escape(text)}</code>"
@@ -110,8 +110,9 @@ def _inlines(parts: tuple[Inline, ...], *, label: bool = True) -> str:
 
 def _paragraph(block: Paragraph, tag: str = "p") -> str:
     if block.number_class:
+        shown = ' class="labelled"' if any(map(has_number, block.parts)) else ""
         return (
-            f'<{tag} class="labelled" data-class="{escape(block.number_class)}">'
+            f'<{tag}{shown} data-class="{escape(block.number_class)}">'
             f"{_inlines(block.parts, label=False)}</{tag}>"
         )
     return f"<{tag}>{_inlines(block.parts)}</{tag}>"
@@ -125,18 +126,19 @@ def _bullets(block: Bullets) -> str:
 def _table(block: Table) -> str:
     classes = column_classes(block)
     head = "".join(
-        f'<th scope="col"{_side(place, block)}>{escape(heading)}</th>'
+        f'<th scope="col"{_side(place, block)}>{_inline(Tagged(heading, NAME))}</th>'
         for place, heading in enumerate(block.headings)
     )
     kinds = "".join(
         f"<td{_side(place, block)}>{'as marked' if kind is None else escape(kind)}</td>"
         for place, kind in enumerate(classes[1:], start=1)
     )
+    first = escape(f"class: {classes[0]}" if classes[0] else "class")
     rows = "".join(_row(row, block, classes) for row in block.rows)
     return (
         f'<div class="scrolls" tabindex="0" role="region" aria-label="{escape(_plain(block.caption))}">\n'
-        f"<table>\n<caption>{_inlines(block.caption.parts)}</caption>\n<thead>\n<tr>{head}</tr>\n"
-        f'<tr class="kinds"><th scope="row">class</th>{kinds}</tr>\n</thead>\n'
+        f"<table>\n<caption><div>{_inlines(block.caption.parts)}</div></caption>\n<thead>\n<tr>{head}</tr>\n"
+        f'<tr class="kinds"><th scope="row">{first}</th>{kinds}</tr>\n</thead>\n'
         f"<tbody>\n{rows}</tbody>\n</table>\n</div>"
     )
 
@@ -157,7 +159,8 @@ def _side(place: int, block: Table) -> str:
 def _picture(block: Picture) -> str:
     return (
         f'<figure id="plot-{block.stem}" data-class="{escape(block.number_class)}">\n'
-        f'<div class="scrolls" tabindex="0" role="region" aria-label="{escape(block.title)}">{block.svg}</div>\n'
+        f'<div class="scrolls" tabindex="0" role="region" aria-label="{escape(block.title)}">'
+        f"{block.svg}</div>\n"
         f"<figcaption><strong>{escape(block.title)}.</strong> {_inlines(block.caption.parts)} "
         f'<span class="kind">Class: {escape(block.number_class)}.</span> '
         f"Numbers: <code>plots/{block.stem}.csv</code></figcaption>\n</figure>"

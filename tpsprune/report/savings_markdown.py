@@ -22,6 +22,7 @@ from tpsprune.report.savings_blocks import (
     Table,
     Tagged,
     column_classes,
+    has_number,
 )
 
 __all__ = ["markdown_page"]
@@ -79,7 +80,8 @@ def _headline(block: Headline) -> str:
 def _inline(part: Inline, *, label: bool = True) -> str:
     match part:
         case Tagged(text, number_class):
-            return _safe(text) + (f" *({number_class})*" if label and number_class != NAME else "")
+            shown = label and number_class != NAME and has_number(part)
+            return _safe(text) + (f" *({number_class})*" if shown else "")
         case Code(text):
             return f"`{text.replace('`', chr(39))}`" if text else ""
         case str():
@@ -91,15 +93,18 @@ def _inlines(parts: tuple[Inline, ...], *, label: bool = True) -> str:
 
 
 def _paragraph(block: Paragraph) -> str:
-    if block.number_class:
+    if block.number_class and any(map(has_number, block.parts)):
         return f"{_inlines(block.parts, label=False)} *({block.number_class})*"
-    return _inlines(block.parts)
+    return _inlines(block.parts, label=not block.number_class)
 
 
 def _table(block: Table) -> str:
     classes = column_classes(block)
     sides = ["---" if place < block.texts else "---:" for place in range(len(block.headings))]
-    kinds = ["*class*", *(f"*{'as marked' if kind is None else kind}*" if kind != "" else "" for kind in classes[1:])]
+    kinds = [
+        f"*class: {classes[0]}*" if classes[0] else "*class*",
+        *(f"*{'as marked' if kind is None else kind}*" if kind != "" else "" for kind in classes[1:]),
+    ]
     lines = [block.headings, sides, kinds]
     lines += [[_cell(cell, kind) for cell, kind in zip(row, classes, strict=True)] for row in block.rows]
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -112,10 +117,6 @@ def _cell(cell: Cell, kind: str | None) -> str:
 
 
 def _safe(text: str) -> str:
-    """Return text that Markdown takes as text, on one line.
-
-    >>> _safe("<b> [a](b) *c*")
-    '&lt;b> \\\\[a\\\\](b) \\\\*c\\\\*'
-    """
+    """Return text that Markdown takes as text, on one line."""
     text = " ".join(text.split()) if "\n" in text else text
     return re.sub(r"([\\`*\[\]_])", r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;")

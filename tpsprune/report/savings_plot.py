@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -15,7 +15,17 @@ from tpsprune.records import Claim, EnergyClass, EnergyMethod, Savings
 from tpsprune.report.savings_blocks import Paragraph
 from tpsprune.report.savings_svg import marker_of, paint_of
 
-__all__ = ["Plot", "arm_key", "claim_name", "combined", "csv_text", "energy_class", "honest", "place_of", "short_label"]
+__all__ = [
+    "Plot",
+    "arm_key",
+    "claim_name",
+    "combined",
+    "csv_text",
+    "energy_class",
+    "honest",
+    "place_of",
+    "short_label",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,19 +87,25 @@ def claim_name(claim: Claim) -> str:
     return f"{claim.arm}: {kind}"
 
 
-def arm_key(savings: Savings, arms: Sequence[str], line: str = "None") -> list[Line2D]:
+def arm_key(savings: Savings, arms: Sequence[str], line: Literal["-", "None"] = "None") -> list[Line2D]:
     """Return the key of these arms."""
     places = [(arm, place_of(savings, arm)) for arm in arms]
     return [
         Line2D(
-            [], [], color=paint_of(place), marker=marker_of(place), linestyle=line, markersize=6, label=short_label(arm)
+            [],
+            [],
+            color=paint_of(place),
+            marker=marker_of(place),
+            linestyle=line,
+            markersize=6,
+            label=short_label(arm),
         )
         for arm, place in places
     ]
 
 
 def short_label(label: str, most: int = 18) -> str:
-    """Return a label short enough for an axis; a leading underscore would hide it, dollars make mathematics."""
+    """Return a label short enough for an axis; an underscore first would hide it, dollars are mathematics."""
     label = label if len(label) <= most else f"{label[: most - 1]}…"
     label = label.lstrip("_") or "?"
     return label.replace("$", r"\$")

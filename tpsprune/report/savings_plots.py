@@ -10,7 +10,10 @@ from tpsprune.report.savings_plot import Plot
 from tpsprune.report.savings_plots_claims import break_even_plot, forest_plot, models_plot, scatter_plot
 from tpsprune.report.savings_plots_energy import course_plot, pairs_plot, phases_plot
 
-__all__ = ["plots"]
+__all__ = ["STEMS", "plots"]
+
+STEMS: Final = ("pairs", "claims", "phases", "course", "break_even", "accuracy", "models")
+"""The names of all plots that a report may have, in its order."""
 
 _DRAWN: Final[tuple[tuple[Callable[[Savings], Plot | None], str], ...]] = (
     (pairs_plot, "No pair counted in which both sides were metered, so no pairs are drawn."),

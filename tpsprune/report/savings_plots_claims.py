@@ -56,7 +56,7 @@ def forest_plot(savings: Savings) -> Plot | None:
     axes.set_ylim(len(claims) - 0.4, -0.6)
     axes.set_xlim(least * 1.08, max(0.1, *(change.high for _, change in claims)) * 1.12)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-    axes.set_xlabel("← costs more        saving, of the baseline's energy        saves →")
+    axes.set_xlabel("← costs more\u2003\u2003saving, of the baseline's energy\u2003\u2003saves →")
     axes.grid(axis="x", color=GRID, linewidth=0.7)
     key_below(
         figure,
@@ -72,7 +72,8 @@ def forest_plot(savings: Savings) -> Plot | None:
             "Saving of each claim with its ",
             chosen("95 %"),
             " interval, by pairs; a claim whose interval touches the line in the middle is none. To the left "
-            "the arm costs more. The thin one below each takes the idle machine off both sides: it decides nothing.",
+            "the arm costs more. The thin one below each takes the idle machine off both sides: it decides "
+            "nothing.",
         ),
         spoken="Points with intervals, one row for each claim, about a line where nothing changes.",
         number_class=energy_class(savings),
@@ -105,13 +106,26 @@ def break_even_plot(savings: Savings) -> Plot | None:
             upper = 0.0 if each.high is None else start / each.high
             edges = [(start - start / each.low * most) / size, (start - upper * most) / size]
             axes.fill_between(
-                [0, most], [start / size, edges[0]], [start / size, edges[1]], color=paint, alpha=0.16, linewidth=0
+                [0, most],
+                [start / size, edges[0]],
+                [start / size, edges[1]],
+                color=paint,
+                alpha=0.16,
+                linewidth=0,
             )
         if each.inferences:
             axes.plot(each.inferences, 0, marker=marker, color=paint, markersize=8)
         rows.append(
-            (each.arm, each.batch, start, each.saved_joules, each.inferences, each.low, each.high)
-            + (each.energy_class,)
+            (
+                each.arm,
+                each.batch,
+                start,
+                each.saved_joules,
+                each.inferences,
+                each.low,
+                each.high,
+                each.energy_class,
+            )
         )
     lowest = min(value for _, ends_ in curves for value in ends_) / size
     highest = max(value for _, ends_ in curves for value in ends_) / size
@@ -223,15 +237,15 @@ def models_plot(savings: Savings) -> Plot | None:
     axes.set_yticks(range(len(models)), [short_label(model, 40) for model in models])
     axes.set_ylim(len(models) - 0.4, -0.6)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-    axes.set_xlabel("← costs more        saving under this power model        saves →")
+    axes.set_xlabel("← costs more\u2003\u2003saving under this power model\u2003\u2003saves →")
     axes.grid(color=GRID, linewidth=0.7)
     key_below(figure, arm_key(savings, [claim.arm for claim in claims]))
     return Plot(
         stem="models",
         title="The same runs under other power models",
         caption=says(
-            "The seconds and loads are those of the runs; only the watts are assumed anew. Where the points of "
-            "an arm lie on both sides of the line, nothing is claimed for it."
+            "The seconds and loads are those of the runs; only the watts are assumed anew. Where the points "
+            "of an arm lie on both sides of the line, nothing is claimed for it."
         ),
         spoken="A row for each power model, a point for each arm, about a line where nothing changes.",
         number_class="modelled",
@@ -266,5 +280,3 @@ def _net(each: BreakEven, most: float) -> tuple[float, float]:
     """Return the joules spent more than the baseline, before the first answer and after ``most``."""
     start, saved = each.extra_joules or 0.0, each.saved_joules or 0.0
     return start, start - saved * most
-
-

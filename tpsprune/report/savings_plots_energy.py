@@ -28,7 +28,7 @@ from tpsprune.report.savings_svg import (
 
 __all__ = ["course_plot", "pairs_plot", "phases_plot"]
 
-_HATCHES = ("", "//", "\\\\", "xx", "||", "--", "++", "/")
+_HATCHES = ("", "//", "\\\\", "xx", "--", "++", "/", "")
 
 
 def pairs_plot(savings: Savings) -> Plot | None:
@@ -115,7 +115,14 @@ def phases_plot(savings: Savings) -> Plot | None:
     handles = [Patch(label=phase, **_filling(place)) for place, phase in enumerate(phases)]
     key_below(figure, handles, columns=min(6, len(handles)))
     rows = [
-        (each.arm, each.phase, each.joules, honest(each.energy_class, methods), each.seconds, each.cpu_seconds)
+        (
+            each.arm,
+            each.phase,
+            each.joules,
+            honest(each.energy_class, methods),
+            each.seconds,
+            each.cpu_seconds,
+        )
         for each in known
     ]
     if lost > 0:

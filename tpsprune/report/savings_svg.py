@@ -49,6 +49,9 @@ _PAINTS: Final = {
 }
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
+_PIXELS: Final = 1.38
+"""Pixels of the page for a point of a figure: text then is as large as the page's small print."""
+
 
 def paint_of(place: int) -> str:
     """Return the paint of the arm at ``place`` of the design; the first, the baseline, is drawn in ink."""
@@ -62,9 +65,7 @@ def marker_of(place: int) -> str:
 
 def variables(*, dark: bool) -> str:
     """Return the paints as CSS declarations, for the light or for the dark."""
-    return " ".join(
-        f"--{name}: {night if dark else light};" for name, light, night in _PAINTS.values()
-    )
+    return " ".join(f"--{name}: {night if dark else light};" for name, light, night in _PAINTS.values())
 
 
 def canvas(width: float, height: float) -> Figure:
@@ -128,9 +129,10 @@ def inline_svg(figure: Figure, stem: str, title: str, spoken: str) -> str:
     text = re.sub(r'(?:xlink:)?href="#', f'href="#{stem}-', text)
     box = re.search(r'viewBox="([^"]+)"', text)
     assert box is not None
+    width = round(float(box[1].split()[2]) * _PIXELS)
     opening = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box[1]}" role="img" '
-        f'aria-label="{escape(f"{title}. {spoken}")}">'
+        f'aria-label="{escape(f"{title}. {spoken}")}" style="width: {width}px">'
     )
     return _painted(re.sub(r"<svg\b[^>]*>", opening, text, count=1), inline=True).strip() + "\n"
 

@@ -3,6 +3,7 @@
 Tensors are in ``tpsprune.runs.tensors``, apart, because they need torch and nothing else here does.
 """
 
+from tpsprune.runs.energy_report import energy_report_schema, read_energy_report, write_energy_report
 from tpsprune.runs.files import (
     cannot_write,
     read_json,
@@ -23,8 +24,10 @@ __all__ = [
     "RunFolder",
     "cannot_write",
     "digest_of",
+    "energy_report_schema",
     "first_fault",
     "is_newer",
+    "read_energy_report",
     "read_json",
     "read_result",
     "read_text",
@@ -32,6 +35,7 @@ __all__ = [
     "sync_folder",
     "to_json_text",
     "write_bytes_atomically",
+    "write_energy_report",
     "write_json_atomically",
     "write_result",
     "write_text_atomically",
