@@ -22,7 +22,8 @@ def write_report(savings: Savings, folder: Path) -> tuple[Path, ...]:
     """Write ``report.html``, ``.md`` and ``.json``, ``plots/`` and ``exports/`` into ``folder``.
 
     Returns the paths. Equal records give equal bytes. Plots of an
-    earlier report that this one has no numbers for are removed. The page is written last: where it is new, everything beside it is.
+    earlier report that this one has no numbers for are removed. The page is written last: where it is
+    new, everything beside it is.
 
     Raises:
         CannotWriteError: no space, not permitted, a file in the place of a folder.

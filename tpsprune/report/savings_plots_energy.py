@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -114,7 +113,7 @@ def phases_plot(savings: Savings) -> Plot | None:
     axes.grid(axis="x", color=GRID, linewidth=0.7)
     handles = [Patch(label=phase, **_filling(place)) for place, phase in enumerate(phases)]
     key_below(figure, handles, columns=min(6, len(handles)))
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         (
             each.arm,
             each.phase,

@@ -62,11 +62,15 @@ def _arms(savings: Savings) -> Table:
     table.add_column("arm", overflow="fold", max_width=14)
     for heading in ("accuracy", "energy", "±", "change"):
         table.add_column(heading, justify="right")
-    table.add_column("class", overflow="fold", max_width=20)
+    kinds = {class_of(savings, run.energy_class) for run in savings.runs if run.counted}
+    if len(kinds) > 1:
+        table.add_column("class", overflow="fold", max_width=20)
+    else:
+        table.caption, table.caption_justify = f"Energy: {kinds.pop() if kinds else 'none'}.", "left"
     claims = {claim.arm: claim for claim in reversed(savings.claims) if claim.kind == "training"}
     for arm in savings.comparison.design.arms:
         counted = [run for run in savings.runs if run.arm == arm and run.counted]
-        table.add_row(*_row(savings, arm, counted, claims.get(arm)))
+        table.add_row(*_row(savings, arm, counted, claims.get(arm))[: len(table.columns)])
     return table
 
 

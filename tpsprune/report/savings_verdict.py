@@ -1,4 +1,4 @@
-"""The top of a report: the verdict, the three numbers, what it shows and what not, where a saving comes from."""
+"""The top of a report: verdict, three numbers, what it shows and what not, where a change comes from."""
 
 from __future__ import annotations
 
@@ -185,7 +185,8 @@ def attribution_section(savings: Savings) -> Section:
         for step in savings.attribution
     ]
     caption = says(
-        "Each step changes one thing: arms differ by what the row names. Changes multiply, they do not add up."
+        "Each step changes one thing: arms differ by what the row names. "
+        "Changes multiply, they do not add up."
     )
     shown = table(caption, ("step", "arms", "note", "energy of a training", "interval"), rows, texts=3)
     return Section("attribution", "Where the change comes from", (shown,))
