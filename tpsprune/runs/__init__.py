@@ -4,6 +4,7 @@ Tensors are in ``tpsprune.runs.tensors``, apart, because they need torch and not
 """
 
 from tpsprune.runs.comparison import Begun, ComparisonFolder
+from tpsprune.runs.energy_report import energy_report_schema, read_energy_report, write_energy_report
 from tpsprune.runs.files import (
     cannot_write,
     read_json,
@@ -26,8 +27,10 @@ __all__ = [
     "RunFolder",
     "cannot_write",
     "digest_of",
+    "energy_report_schema",
     "first_fault",
     "is_newer",
+    "read_energy_report",
     "read_json",
     "read_result",
     "read_text",
@@ -35,6 +38,7 @@ __all__ = [
     "sync_folder",
     "to_json_text",
     "write_bytes_atomically",
+    "write_energy_report",
     "write_json_atomically",
     "write_result",
     "write_text_atomically",

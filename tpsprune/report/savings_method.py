@@ -1,0 +1,217 @@
+"""How the figures were come by: meter, hardware, grid, rules, and what the data are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tpsprune.records import EnergyMethod, Savings
+from tpsprune.report import words
+from tpsprune.report.savings_blocks import (
+    COUNTED,
+    MEASURED,
+    Block,
+    Bullets,
+    Cell,
+    Inline,
+    Paragraph,
+    Section,
+    Table,
+    Tagged,
+    bullets,
+    chosen,
+    counted,
+    measured,
+    name,
+    says,
+    table,
+)
+from tpsprune.report.savings_plot import combined, energy_class
+
+__all__ = ["distinct_methods", "method_section", "quality_section"]
+
+
+def distinct_methods(savings: Savings) -> list[EnergyMethod]:
+    """Return every way in which runs were metered, in the order they first occur: one, if all is well."""
+    methods: list[EnergyMethod] = []
+    for run in savings.comparison.runs:
+        if run.method not in methods:
+            methods.append(run.method)
+    return methods
+
+
+def method_section(savings: Savings) -> Section:
+    """Return the tables of method, hardware, grid, and of what was fixed beforehand."""
+    methods = distinct_methods(savings)
+    blocks: list[Block] = []
+    for method in methods:
+        blocks += [_method(method), *_left_out(method)]
+    if len(methods) > 1:
+        blocks.append(says("The runs were not all metered in the same way."))
+    blocks += [*_wall(savings), _idle(savings), _hardware(savings), _grid(savings), _rules(savings)]
+    return Section("method", "Method, hardware, grid", tuple(blocks))
+
+
+def _method(method: EnergyMethod) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for part, kind in method.classes.items():
+        own = {key: value for key, value in method.details.items() if key.startswith(f"{part}_")}
+        how = ", ".join(
+            f"{key.removeprefix(f'{part}_').replace('_', ' ')} {value}"
+            for key, value in own.items()
+            if "watts" not in key
+        )
+        watts = next((value for key, value in own.items() if "watts" in key), None)
+        rows.append(
+            (
+                name(part),
+                combined([kind]) if kind.value != "mixed" else "of several classes",
+                name(how or "–"),
+                "–" if watts is None else Tagged(f"{watts} W", "constant"),
+            )
+        )
+    rest = [
+        (key, value)
+        for key, value in method.details.items()
+        if not any(key.startswith(f"{part}_") for part in method.classes)
+    ]
+    rows += [(name(key), "–", chosen(value) if key == "pue" else name(value), "–") for key, value in rest]
+    caption = says("Metered by ", name(method.meter), ", of the whole ", name(method.scope), ".")
+    return table(caption, ("component", "its class", "how", "assumed"), rows, texts=3)
+
+
+def _left_out(method: EnergyMethod) -> list[Paragraph]:
+    return [says("Left out: ", name(", ".join(method.excluded)), ".")] if method.excluded else []
+
+
+def _wall(savings: Savings) -> list[Paragraph]:
+    fit = savings.wall_fit
+    if fit is None:
+        return [says("No wall meter was read: losses of the power supply, fans and disks are in no figure.")]
+    return [
+        says(
+            "Held against a wall meter: wall watts = ",
+            measured(
+                f"{fit.slope:.3g} × software watts {'+' if fit.offset_watts >= 0 else '−'} "
+                f"{abs(fit.offset_watts):.3g} W"
+            ),
+            ", r² ",
+            measured(f"{fit.r_squared:.3f}"),
+            " over ",
+            counted(fit.windows),
+            " windows, a reading every ",
+            measured(words.seconds(fit.interval_seconds)),
+            ".",
+        )
+    ]
+
+
+def _idle(savings: Savings) -> Paragraph:
+    quality = savings.quality
+    if quality.idle_watts is None:
+        return says("The idle machine was not metered, so nothing could be shown with it taken off.")
+    return says(
+        "The machine doing nothing takes ",
+        Tagged(f"{quality.idle_watts:.3g} W", energy_class(savings)),
+        ", mean of ",
+        counted(quality.idle_spans),
+        " spans of ",
+        chosen(words.seconds(savings.comparison.design.idle_seconds)),
+        ". The total decides every claim; figures with the idle machine taken off stand beside it.",
+    )
+
+
+def _hardware(savings: Savings) -> Table:
+    design = savings.comparison.design
+    rows: list[tuple[Cell, ...]] = [("device", name(design.device))]
+    rows += [(name(key.replace("_", " ")), _plain(value)) for key, value in design.machine.items()]
+    return table(says("The machine."), ("what", "found"), rows, texts=2)
+
+
+def _plain(value: Any) -> Inline:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return name(value)
+    return Tagged(f"{value:,}", COUNTED)
+
+
+def _grid(savings: Savings) -> Block:
+    grid = savings.comparison.choices.grid
+    if grid is None:
+        return says(
+            "CO₂: not claimed, because no grid factor was chosen. Joules do not turn into grams without one."
+        )
+    kind = f"{energy_class(savings)} + chosen"
+    rows: list[tuple[Cell, ...]] = []
+    for arm in savings.comparison.design.arms:
+        masses = [r.grams_co2 for r in savings.runs if r.arm == arm and r.counted and r.grams_co2 is not None]
+        if masses:
+            rows.append(
+                (name(arm), Tagged(words.grams(sum(masses) / len(masses)), kind), counted(len(masses)))
+            )
+    year = "" if grid.year is None else f", {grid.year}"
+    caption = says(
+        "CO₂ equivalents of a training at ",
+        chosen(f"{grid.grams_per_kwh:g} g/kWh"),
+        " (",
+        name(f"{grid.country}{year}; {grid.source}"),
+        "): of use only, nothing of making or scrapping the machine.",
+    )
+    return table(caption, ("arm", "a training", "runs"), rows)
+
+
+def _rules(savings: Savings) -> Table:
+    design = savings.comparison.design
+    rows: list[tuple[Cell, ...]] = [
+        ("arms", name(", ".join(design.arms))),
+        ("pairs asked for at the beginning", chosen(design.pairs)),
+        ("first seed", chosen(design.first_seed)),
+        ("order drawn with seed", chosen(design.order_seed)),
+        ("accuracy an arm may lose", chosen(f"{design.tolerance_share * 100:.2f} points")),
+        ("error rate of a claim", chosen(f"{design.alpha:g}")),
+        ("others may take of the machine", chosen(words.percent(design.foreign_load_share))),
+        ("idle before each pair", chosen(words.seconds(design.idle_seconds))),
+        ("inference metered for", chosen(words.seconds(design.inference_seconds))),
+        ("in batches of", chosen(", ".join(map(str, design.inference_batches)) or "–")),
+        ("patience of early stopping, in readings", chosen(design.patience)),
+    ]
+    return table(says("Fixed before the first run."), ("rule", "setting"), rows, texts=2)
+
+
+def quality_section(savings: Savings) -> Section:
+    """Return what the data are worth: invalid windows, neighbours, runs set aside, joules in no claim."""
+    quality = savings.quality
+    kind = energy_class(savings)
+    rows: list[tuple[Cell, ...]] = [
+        ("windows metered", counted(quality.windows)),
+        ("of these invalid", counted(len(quality.invalid))),
+        ("largest share of the machine that others took", _share(quality.foreign_load_share)),
+        ("share that a hypervisor took", _share(quality.steal_share)),
+        (
+            "hottest GPU",
+            "no GPU"
+            if quality.hottest_gpu_celsius is None
+            else measured(f"{quality.hottest_gpu_celsius:.0f} °C"),
+        ),
+        ("runs or pairs set aside", counted(len(quality.set_aside))),
+        ("runs broken off", counted(sum(not each.why for each in savings.comparison.broken_off))),
+        (
+            "energy in no claim",
+            "not known" if quality.lost_joules is None else Tagged(words.joules(quality.lost_joules), kind),
+        ),
+    ]
+    shown = table(says("What was checked in every window and run."), ("check", "found"), rows, texts=2)
+    lists = [
+        *_list("Invalid windows", quality.invalid, kind),
+        *_list("Set aside", quality.set_aside, MEASURED),
+        *_list("Noted by the comparison", savings.comparison.notes, COUNTED),
+    ]
+    return Section("quality", "What the data are worth", (shown, *lists))
+
+
+def _list(title: str, items: Iterable[str], number_class: str) -> list[Bullets]:
+    found = [says(item, number_class=number_class) for item in items]
+    return [bullets(title, found)] if found else []
+
+
+def _share(value: float | None) -> Inline:
+    return "not known" if value is None else measured(words.percent(value))

@@ -1,0 +1,282 @@
+"""Plots of what is claimed: changes with intervals, break-even, accuracy beside energy, power models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import PercentFormatter
+
+from tpsprune.records import BreakEven, Change, Savings
+from tpsprune.report.savings_blocks import chosen, says
+from tpsprune.report.savings_plot import (
+    Plot,
+    arm_key,
+    claim_name,
+    energy_class,
+    place_of,
+    short_label,
+)
+from tpsprune.report.savings_svg import (
+    GRID,
+    INK,
+    MUTED,
+    axes_of,
+    canvas,
+    energy_axis,
+    key_below,
+    marker_of,
+    paint_of,
+)
+
+__all__ = ["break_even_plot", "forest_plot", "models_plot", "scatter_plot"]
+
+_FAR = 1.5
+"""A cost of more than so many times the baseline's is drawn as an arrow at the edge: else one dwarfs all."""
+
+
+def forest_plot(savings: Savings) -> Plot | None:
+    """Draw every claim's change with its interval about the zero line, the idle-subtracted one below it."""
+    claims = [(claim, claim.change) for claim in savings.claims if claim.change is not None]
+    if not claims:
+        return None
+    figure = canvas(7.4, 0.5 * len(claims) + 1.5)
+    axes = axes_of(figure)
+    axes.axvline(0, color=INK, linewidth=1.2)
+    rows: list[tuple[Any, ...]] = []
+    least = max(-_FAR, min(-0.1, *(change.low for _, change in claims)))
+    for row, (claim, change) in enumerate(claims):
+        place = place_of(savings, claim.arm)
+        for basis, each in (("total", change), ("idle subtracted", claim.idle_subtracted)):
+            if each is not None:
+                _interval(axes, row, each, place, whole=basis == "total", least=least)
+                rows.append((claim.key, basis, claim.standing.value, *_bounds(each), claim.energy_class))
+    axes.set_yticks(range(len(claims)), [short_label(claim_name(claim), 36) for claim, _ in claims])
+    axes.set_ylim(len(claims) - 0.4, -0.6)
+    axes.set_xlim(least * 1.08, max(0.1, *(change.high for _, change in claims)) * 1.12)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    axes.set_xlabel("← costs more\u2003\u2003saving, of the baseline's energy\u2003\u2003saves →")
+    axes.grid(axis="x", color=GRID, linewidth=0.7)
+    key_below(
+        figure,
+        [
+            Line2D([], [], color=INK, marker="o", linewidth=1.8, label="total: decides"),
+            Line2D([], [], color=MUTED, marker="o", mfc="none", linewidth=1, label="idle subtracted"),
+        ],
+    )
+    return Plot(
+        stem="claims",
+        title="Every claim with its interval",
+        caption=says(
+            "Saving of each claim with its ",
+            chosen("95 %"),
+            " interval, by pairs; a claim whose interval touches the line in the middle is none. To the left "
+            "the arm costs more. The thin one below each takes the idle machine off both sides: it decides "
+            "nothing.",
+        ),
+        spoken="Points with intervals, one row for each claim, about a line where nothing changes.",
+        number_class=energy_class(savings),
+        figure=figure,
+        columns=("claim", "basis", "standing", "saving_share", "low", "high", "class"),
+        rows=tuple(rows),
+    )
+
+
+def break_even_plot(savings: Savings) -> Plot | None:
+    """Draw what an arm has cost in all against the number of answers, with the interval as a band."""
+    known = [
+        each
+        for each in savings.break_even
+        if each.arm == savings.verdict.arm and None not in {each.extra_joules, each.saved_joules}
+    ]
+    if not known:
+        return None
+    figure = canvas(7.4, 3.4)
+    axes = axes_of(figure)
+    ends = [each.high or (each.inferences or 0.0) * 2 for each in known]
+    most = max([*ends, (savings.comparison.choices.per_day or 0.0) * 30, 1000.0]) * 1.25
+    curves = [(each, _net(each, most)) for each in known]
+    size, unit = energy_axis([value for _, (_, *values) in curves for value in values])
+    rows: list[tuple[Any, ...]] = []
+    for place, (each, (start, end)) in enumerate(curves):
+        paint, marker = paint_of(place + 1), marker_of(place + 1)
+        axes.plot([0, most], [start / size, end / size], color=paint, linewidth=1.6)
+        if each.low and each.inferences and start > 0:
+            upper = 0.0 if each.high is None else start / each.high
+            edges = [(start - start / each.low * most) / size, (start - upper * most) / size]
+            axes.fill_between(
+                [0, most],
+                [start / size, edges[0]],
+                [start / size, edges[1]],
+                color=paint,
+                alpha=0.16,
+                linewidth=0,
+            )
+        if each.inferences:
+            axes.plot(each.inferences, 0, marker=marker, color=paint, markersize=8)
+        rows.append(
+            (
+                each.arm,
+                each.batch,
+                start,
+                each.saved_joules,
+                each.inferences,
+                each.low,
+                each.high,
+                each.energy_class,
+            )
+        )
+    lowest = min(value for _, ends_ in curves for value in ends_) / size
+    highest = max(value for _, ends_ in curves for value in ends_) / size
+    margin = 0.12 * max(highest - lowest, abs(highest), abs(lowest), 1e-12)
+    axes.set_ylim(min(lowest, 0) - margin, max(highest, 0) + margin)
+    axes.set_xlim(0, most)
+    axes.axhline(0, color=INK, linewidth=1.2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_xlabel("answers given")
+    axes.set_ylabel(f"spent more than\nthe baseline ({unit})")
+    axes.grid(axis="y", color=GRID, linewidth=0.7)
+    handles = [
+        Line2D([], [], color=paint_of(place + 1), marker=marker_of(place + 1), label=f"batch {each.batch}")
+        for place, each in enumerate(known)
+    ]
+    band = [Patch(facecolor=MUTED, alpha=0.25, label="interval")]
+    key_below(figure, [*handles, *band])
+    return Plot(
+        stem="break_even",
+        title="When the training is paid back",
+        caption=says(
+            "What the arm has cost more than the baseline, training and answers together: below the line it "
+            "has cost less. The band is the interval of the crossing; where it has no end the band is flat."
+        ),
+        spoken="Falling or rising lines of energy spent over answers given, one for each batch size.",
+        number_class=energy_class(savings),
+        figure=figure,
+        columns=(
+            "arm",
+            "batch",
+            "extra_joules_of_training",
+            "saved_joules_per_answer",
+            "answers",
+            "low",
+            "high",
+            "class",
+        ),
+        rows=tuple(rows),
+    )
+
+
+def scatter_plot(savings: Savings) -> Plot | None:
+    """Draw every run's test accuracy against its joules; runs that do not count are hollow."""
+    runs = [run for run in savings.runs if run.joules is not None and run.accuracy is not None]
+    if not runs:
+        return None
+    size, unit = energy_axis([run.joules or 0.0 for run in runs])
+    figure = canvas(7.4, 3.4)
+    axes = axes_of(figure)
+    for run in runs:
+        place = place_of(savings, run.arm)
+        axes.plot(
+            (run.joules or 0.0) / size,
+            run.accuracy,
+            marker=marker_of(place),
+            color=paint_of(place),
+            mfc=paint_of(place) if run.counted else "none",
+            markersize=7,
+            linestyle="None",
+        )
+    axes.set_xlim(left=0)
+    axes.set_xlabel(f"energy of a training ({unit})")
+    axes.set_ylabel("test accuracy")
+    axes.grid(color=GRID, linewidth=0.7)
+    axes.ticklabel_format(axis="y", useOffset=False)
+    arms = [arm for arm in savings.comparison.design.arms if any(run.arm == arm for run in runs)]
+    key_below(figure, arm_key(savings, arms))
+    return Plot(
+        stem="accuracy",
+        title="Accuracy beside energy",
+        caption=says(
+            "Every finished run; hollow ones do not count, and the table of runs says why. Higher is better, "
+            "to the left is cheaper. Accuracy is counted."
+        ),
+        spoken="A point for each run, energy across, test accuracy upwards.",
+        number_class=energy_class(savings),
+        figure=figure,
+        columns=("arm", "seed", "pair", "joules", "class", "accuracy (counted)", "counted"),
+        rows=tuple(
+            (run.arm, run.seed, run.pair, run.joules, run.energy_class, run.accuracy, run.counted)
+            for run in runs
+        ),
+    )
+
+
+def models_plot(savings: Savings) -> Plot | None:
+    """Draw the saving of every training claim as other power models have it, a row for each model."""
+    claims = [claim for claim in savings.claims if claim.kind == "training" and claim.band]
+    if not claims:
+        return None
+    models = list(dict.fromkeys(point.model for claim in claims for point in claim.band))
+    figure = canvas(7.4, 0.3 * len(models) + 1.5)
+    axes = axes_of(figure)
+    axes.axvline(0, color=INK, linewidth=1.2)
+    rows: list[tuple[Any, ...]] = []
+    for claim in claims:
+        place = place_of(savings, claim.arm)
+        values = {point.model: point.saving_share for point in claim.band}
+        shown = [(max(values[model], -_FAR), models.index(model)) for model in values]
+        axes.plot(
+            [x for x, _ in shown],
+            [y for _, y in shown],
+            marker=marker_of(place),
+            color=paint_of(place),
+            linestyle="None",
+            markersize=6,
+        )
+        rows += [(claim.key, model, value, "modelled") for model, value in values.items()]
+    axes.set_yticks(range(len(models)), [short_label(model, 40) for model in models])
+    axes.set_ylim(len(models) - 0.4, -0.6)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    axes.set_xlabel("← costs more\u2003\u2003saving under this power model\u2003\u2003saves →")
+    axes.grid(color=GRID, linewidth=0.7)
+    key_below(figure, arm_key(savings, [claim.arm for claim in claims]))
+    return Plot(
+        stem="models",
+        title="The same runs under other power models",
+        caption=says(
+            "The seconds and loads are those of the runs; only the watts are assumed anew. Where the points "
+            "of an arm lie on both sides of the line, nothing is claimed for it."
+        ),
+        spoken="A row for each power model, a point for each arm, about a line where nothing changes.",
+        number_class="modelled",
+        figure=figure,
+        columns=("claim", "model", "saving_share", "class"),
+        rows=tuple(rows),
+    )
+
+
+def _interval(axes: Any, row: int, change: Change, place: int, *, whole: bool, least: float) -> None:
+    at = row if whole else row + 0.27
+    paint = paint_of(place) if whole else MUTED
+    low, point = max(change.low, least), max(change.saving_share, least)
+    axes.plot([low, max(change.high, least)], [at, at], color=paint, linewidth=1.8 if whole else 1.0)
+    axes.plot(
+        point,
+        at,
+        marker=marker_of(place),
+        color=paint,
+        mfc=paint if whole else "none",
+        markersize=7 if whole else 4,
+    )
+    if change.low < least:
+        axes.plot(least, at, marker=8, color=paint, markersize=7)
+
+
+def _bounds(change: Change) -> tuple[float, float, float]:
+    return change.saving_share, change.low, change.high
+
+
+def _net(each: BreakEven, most: float) -> tuple[float, float]:
+    """Return the joules spent more than the baseline, before the first answer and after ``most``."""
+    start, saved = each.extra_joules or 0.0, each.saved_joules or 0.0
+    return start, start - saved * most

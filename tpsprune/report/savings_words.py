@@ -1,0 +1,97 @@
+"""What a standing is called, in what tone it is shown, and a claim's figures in words."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from tpsprune.records import Accuracy, Change, Claim, Savings, Standing
+from tpsprune.report import words
+from tpsprune.report.savings_blocks import Tagged
+from tpsprune.report.savings_plot import honest
+
+__all__ = [
+    "accuracy_of",
+    "answer_of",
+    "class_of",
+    "in_words",
+    "interval_of",
+    "saving_of",
+    "standing_words",
+    "standing_words_of",
+    "tone_of",
+    "training_of",
+]
+
+Tone = Literal["saves", "costs", "refused"]
+
+_WORDS: Final[dict[Standing, str]] = {
+    Standing.INVALID_MEASUREMENT: "The measurement does not hold",
+    Standing.INSUFFICIENT_RUNS: "Too few runs to say",
+    Standing.ACCURACY_NOT_PRESERVED: "Accuracy was not preserved",
+    Standing.WITHIN_NOISE: "No difference beyond the noise",
+    Standing.MODEL_SENSITIVE: "Hangs on the power model",
+    Standing.SAVING_MODELLED: "Takes less energy (modelled)",
+    Standing.SAVING_MEASURED: "Takes less energy (measured)",
+    Standing.SAVING_SIMULATED: "A simulated meter: nothing is shown",
+    Standing.COST_INCREASE_MODELLED: "Takes more energy (modelled)",
+    Standing.COST_INCREASE_MEASURED: "Takes more energy (measured)",
+    Standing.COST_INCREASE_SIMULATED: "A simulated meter: nothing is shown",
+}
+
+
+def standing_words(standing: Standing) -> str:
+    """Return a standing as people say it."""
+    return _WORDS[standing]
+
+
+def standing_words_of(claim: Claim) -> str:
+    """Return where a claim stands, in a few lower-case words for a table."""
+    sentence = _WORDS[claim.standing]
+    return sentence[:1].lower() + sentence[1:]
+
+
+def tone_of(standing: Standing) -> Tone:
+    """Return how a standing is shown; a simulated saving is none."""
+    if standing.is_saving:
+        return "saves"
+    if standing in {Standing.COST_INCREASE_MODELLED, Standing.COST_INCREASE_MEASURED}:
+        return "costs"
+    return "refused"
+
+
+def class_of(savings: Savings, shown: str) -> str:
+    """Return an energy class of the records for a reader: never ``mixed``."""
+    return honest(shown, [run.method for run in savings.comparison.runs])
+
+
+def training_of(savings: Savings) -> Claim:
+    """Return the training claim of the verdict's arm; the verdict where there is none."""
+    found = (c for c in savings.claims if c.kind == "training" and c.arm == savings.verdict.arm)
+    return next(found, savings.verdict)
+
+
+def answer_of(savings: Savings) -> Claim | None:
+    """Return the inference claim of the verdict's arm at the first batch size that was fixed beforehand."""
+    return next((c for c in savings.claims if c.kind == "inference" and c.arm == savings.verdict.arm), None)
+
+
+def accuracy_of(savings: Savings) -> Accuracy | None:
+    """Return the accuracy of the verdict's arm beside its baseline's."""
+    return next((each for each in savings.accuracies if each.arm == savings.verdict.arm), None)
+
+
+def saving_of(change: Change | None, energy_class: str) -> Tagged:
+    """Return a change in words with its class."""
+    return Tagged("not known" if change is None else words.change(change.saving_share), energy_class)
+
+
+def interval_of(change: Change | None, energy_class: str) -> Tagged:
+    """Return the bounds of a change in words, with its class."""
+    if change is None:
+        return Tagged("no interval", energy_class)
+    return Tagged(words.change_between(change.low, change.high), energy_class)
+
+
+def in_words(claim: Claim, joules: float | None) -> str:
+    """Return the joules of a claim: of a training, or of an answer."""
+    return words.joules(joules) if claim.kind == "training" else words.small_joules(joules)
