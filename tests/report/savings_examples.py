@@ -135,6 +135,7 @@ def design(arms: tuple[str, ...], pairs: int, device: str, inference: bool) -> D
         first_seed=0,
         order_seed=11,
         tolerance_share=0.01,
+        required_accuracy=0.5,
         alpha=0.05,
         inference_seconds=10.0 if inference else 0.0,
         inference_batches=(1, 64) if inference else (),

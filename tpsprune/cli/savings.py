@@ -89,7 +89,7 @@ def ended(
     folder: ComparisonFolder, choices: dict[str, Any], *, gate: bool, quiet: bool, as_json: bool
 ) -> None:
     """Write the report, show what it says, and let the gate decide on the exit code."""
-    from tpsprune.pipeline.savings import assessed, choose
+    from tpsprune.report.assessment import assessed, choose
     from tpsprune.report.console import OurConsole
     from tpsprune.report.savings_files import write_report
     from tpsprune.report.savings_text import savings_lines

@@ -59,8 +59,9 @@ def compare(
         TpspruneError: something asked for cannot be had, or the folder holds another comparison; no run has
             begun by then.
     """
-    refuse_what_cannot_run(recipe, arms, device)
     design = design_of(recipe, arms, pairs or DEFAULT_PAIRS, device, command)
+    if not folder.exists:
+        refuse_what_cannot_run(recipe, arms, device)
     try:
         folder.runs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -182,7 +183,7 @@ def _warmed_up(
     thrown = BrokenOff(
         arm="warm-up",
         seed=recipe.seed,
-        pair=-1,
+        pair=None,
         position=len(comparison.runs) + len(comparison.broken_off),
         windows=run.windows,
         why="a short run to warm up, thrown away",

@@ -193,11 +193,14 @@ class InferenceSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokenOff:
-    """A run that was begun and not finished: what it took until then is shown, and counts for no arm."""
+    """A run that was begun and not finished: what it took until then is shown, and counts for no arm.
+
+    A warm-up belongs to no pair.
+    """
 
     arm: str
     seed: int
-    pair: int
+    pair: int | None
     position: int
     windows: tuple[Window, ...]
     why: str = ""
