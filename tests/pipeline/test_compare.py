@@ -1,0 +1,351 @@
+"""A comparison from its first run to its last: interleaved, journalled, taken up again, and never twice."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.conftest import SMALL
+from tpsprune import pipeline, recipe
+from tpsprune.claims import assess
+from tpsprune.errors import RecipeError, RunFolderError, TpspruneError
+from tpsprune.pipeline.arms import arm_recipe
+from tpsprune.pipeline.compare import order_of
+from tpsprune.recipe import Recipe
+from tpsprune.recipe.compare import AFTER_TICKET, ARMS, arms_of
+from tpsprune.recipe.rules import rule_faults
+from tpsprune.records import ArmBegun, ArmEnded, Comparing, Comparison, Progress, Standing
+from tpsprune.runs import ComparisonFolder
+
+QUICK = (
+    "train.epochs=2",
+    "stop.draw.epoch=1.0",
+    "watch.signals=['norm']",
+    "prune.probe_items=64",
+    "compare.inference_seconds=0.01",
+    "compare.idle_seconds=0.01",
+    "energy.fake_window_seconds=10",
+)
+TWO = ("dense", "ticket")
+
+
+def quick(*overrides: str) -> Recipe:
+    return recipe.parse(SMALL, "small.toml", (*QUICK, *overrides))
+
+
+def compared(folder: Path, arms: tuple[str, ...] = TWO, pairs: int = 1, *overrides: str) -> list[Comparing]:
+    return list(
+        pipeline.compare(quick(*overrides), ComparisonFolder(folder), arms=arms, pairs=pairs, device="cpu")
+    )
+
+
+def measured(folder: Path) -> Comparison:
+    return ComparisonFolder(folder).read()[0]
+
+
+@pytest.fixture(scope="session")
+def two_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two_pairs")
+    compared(folder, TWO, 2)
+    return folder
+
+
+@pytest.fixture
+def copied(two_pairs: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(two_pairs, tmp_path / "copied"))
+
+
+def test_each_pair_has_both_arms_on_one_seed_in_an_order_that_turns_round(two_pairs: Path) -> None:
+    runs = measured(two_pairs).runs
+    order = [(run.pair, run.arm) for run in runs]
+    assert [pair for pair, _ in order] == [0, 0, 1, 1]
+    assert order[0][1] == order[3][1] != order[1][1] == order[2][1]
+    assert all(run.seed == run.pair for run in runs)
+    assert [run.position for run in runs] == sorted(run.position for run in runs)
+
+
+def test_a_run_holds_what_a_claim_needs(two_pairs: Path) -> None:
+    found = measured(two_pairs)
+    dense, ticket = (found.run_of(arm, 0) for arm in TWO)
+    assert dense is not None
+    assert ticket is not None
+    assert {window.phase for window in ticket.windows} >= {
+        "setup",
+        "train",
+        "watch",
+        "prune",
+        "retrain",
+        "weigh",
+    }
+    assert "prune" not in {window.phase for window in dense.windows}
+    assert (dense.epochs, dense.drawn_epoch, ticket.drawn_epoch) == (2.0, None, 1.25)
+    assert dense.macs is not None
+    assert ticket.macs is not None
+    assert ticket.macs < 0.6 * dense.macs
+    assert len(dense.weights_sha256) == len(ticket.weights_sha256) == 64
+    assert [point.epoch for point in ticket.course] == sorted(point.epoch for point in ticket.course)
+    assert ticket.course[-1].joules is not None
+
+
+def test_idling_and_answers_are_metered_for_every_pair(two_pairs: Path) -> None:
+    found = measured(two_pairs)
+    assert [span.pair for span in found.idle] == [0, 1]
+    cells = {(span.pair, span.arm, span.batch) for span in found.inference}
+    assert cells == {(pair, arm, batch) for pair in (0, 1) for arm in TWO for batch in (1, 64)}
+    assert all(span.items % span.batch == 0 for span in found.inference)
+
+
+def test_the_warm_up_is_in_the_journal_and_in_no_claim(two_pairs: Path) -> None:
+    found = measured(two_pairs)
+    assert [(each.arm, each.pair) for each in found.broken_off] == [("warm-up", None)]
+    assert found.broken_off[0].windows
+    assert all(run.arm in TWO for run in found.runs)
+
+
+def test_a_comparison_that_is_finished_runs_nothing_again(copied: Path) -> None:
+    before = (copied / "journal.jsonl").read_bytes()
+    assert compared(copied, TWO, 2) == []
+    assert (copied / "journal.jsonl").read_bytes() == before
+
+
+def test_a_comparison_broken_off_goes_on_with_the_next_missing_run(tmp_path: Path) -> None:
+    events = pipeline.compare(quick(), ComparisonFolder(tmp_path), arms=TWO, pairs=1, device="cpu")
+    second = (event for event in events if isinstance(event, ArmBegun) and event.number == 2)
+    assert next(second).total == 2
+    assert any(isinstance(event, Progress) for event in events)
+    events.close()  # type: ignore[attr-defined]
+    half = measured(tmp_path)
+    assert len(half.runs) == 1
+    assert half.under_way
+    finished = half.runs[0]
+    ended = [event for event in compared(tmp_path) if isinstance(event, ArmEnded)]
+    assert [event.run.arm for event in ended] == [arm for arm in TWO if arm != finished.arm]
+    found = measured(tmp_path)
+    assert found.runs[0] == finished
+    assert found.under_way == ""
+    broken = [each for each in found.broken_off if each.arm != "warm-up"]
+    assert [each.arm for each in broken] == [ended[0].run.arm]
+    assert broken[0].windows, "what it took until then is shown"
+    assert len({run.folder for run in found.runs}) == 2
+
+
+@pytest.mark.parametrize(
+    ("arms", "override", "words"),
+    [
+        (("dense", "ticket"), "train.learning_rate=0.5", r"the recipe is .*learning_rate.*0\.5"),
+        (
+            ("ticket", "dense"),
+            "seed=0",
+            r"arms is \['dense', 'ticket'\] there and \['ticket', 'dense'\] here",
+        ),
+        (("dense", "ticket"), "compare.tolerance=0.5", r"tolerance_share is 0\.01 there and 0\.5 here"),
+    ],
+)
+def test_what_was_fixed_beforehand_cannot_be_changed_afterwards(
+    copied: Path, arms: tuple[str, ...], override: str, words: str
+) -> None:
+    with pytest.raises(RunFolderError, match=words):
+        compared(copied, arms, 2, override)
+
+
+def test_pairs_that_are_done_cannot_be_hidden(copied: Path) -> None:
+    with pytest.raises(RunFolderError, match="2 pairs have been begun already, --pairs 1 would hide some"):
+        compared(copied, TWO, 1)
+
+
+def test_a_run_that_leaves_the_finite_numbers_is_an_outcome_and_no_crash(tmp_path: Path) -> None:
+    compared(tmp_path, TWO, 1, "train.learning_rate=1e30")
+    runs = measured(tmp_path).runs
+    assert all("not finite" in run.failure and run.accuracy is None for run in runs)
+    assert all(run.windows for run in runs)
+    assert measured(tmp_path).inference == ()
+
+
+def test_a_scripted_fault_makes_the_measurement_invalid_and_redo_sets_the_pair_aside(tmp_path: Path) -> None:
+    faulty = ("energy.fake_fault='zero'", "energy.fake_fault_window=3", "compare.inference_seconds=0.0")
+    compared(tmp_path, TWO, 1, *faulty)
+    claim = assess(measured(tmp_path)).verdict
+    assert claim.standing is Standing.INVALID_MEASUREMENT
+    assert claim.reasons[0].code == "INVALID_WINDOW"
+    again = pipeline.compare(
+        quick(*faulty), ComparisonFolder(tmp_path), arms=TWO, pairs=1, device="cpu", redo=True
+    )
+    assert [event.run.arm for event in again if isinstance(event, ArmEnded)]
+    found = measured(tmp_path)
+    aside = [each for each in found.broken_off if each.why.startswith("set aside")]
+    assert {each.arm for each in aside} == set(TWO)
+    assert len(found.runs) == 2
+
+
+@pytest.fixture(scope="session")
+def many_arms(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    folder = tmp_path_factory.mktemp("many_arms")
+    arms = tuple(arm for arm in ARMS if arm != "ticket-without-tps")
+    compared(folder, arms, 1, "compare.inference_seconds=0.0")
+    return measured(folder)
+
+
+def test_every_arm_runs_and_leaves_the_model_it_should(many_arms: Comparison) -> None:
+    runs = {run.arm: run for run in many_arms.runs}
+    assert not any(run.failure for run in runs.values())
+    dense, ticket = runs["dense"], runs["ticket"]
+    for arm in ("dense-stopped", "dense-patience"):
+        assert runs[arm].macs == dense.macs
+    for arm in ("shape-scratch", "shape-scratch-joules", "random-ticket"):
+        assert (runs[arm].macs, runs[arm].parameters) == (ticket.macs, ticket.parameters)
+        assert runs[arm].given
+    assert runs["early-bird"].macs is not None
+    assert dense.macs is not None
+    assert runs["early-bird"].macs < 0.6 * dense.macs
+    assert runs["shape-scratch"].epochs == ticket.epochs
+
+
+def test_a_shape_trained_for_equal_joules_ends_at_them(many_arms: Comparison) -> None:
+    runs = {run.arm: run for run in many_arms.runs}
+    spent = {
+        arm: sum(window.joules["cpu"] + window.joules["ram"] for window in runs[arm].windows)
+        for arm in ("ticket", "shape-scratch-joules")
+    }
+    # A window of the simulated meter is 150 J; it ends at the first reading beyond, and is weighed.
+    assert spent["shape-scratch-joules"] == pytest.approx(spent["ticket"], abs=5 * 150)
+
+
+def test_the_dense_baseline_pays_for_nothing_that_a_cut_needs(many_arms: Comparison) -> None:
+    phases = {window.phase for run in many_arms.runs if run.arm == "dense" for window in run.windows}
+    assert phases <= {"setup", "train", "evaluate", "watch", "weigh"}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arms_recipe_is_a_sound_recipe(arm: str) -> None:
+    read = recipe.parse(SMALL, "small.toml")
+    assert rule_faults(arm_recipe(arm, read)) == []
+    assert recipe.parse(recipe.dumps(arm_recipe(arm, read)), arm) == arm_recipe(arm, read)
+
+
+def test_dense_is_told_from_the_ticket_by_everything_that_is_ours() -> None:
+    read = quick()
+    dense = arm_recipe("dense", read)
+    assert (dense.tps.variant, dense.watch.signals, dense.stop.draw.rule) == ("none", (), "none")
+    assert (dense.train, dense.task) == (read.train, read.task)
+    assert arm_recipe("ticket", read) is read
+
+
+def test_arms_that_are_handed_the_ticket_come_after_it_and_all_come_once() -> None:
+    arms = tuple(ARMS)
+    for pair in range(20):
+        order = order_of(arms, 0, pair)
+        assert sorted(order) == sorted(arms)
+        assert all(order.index(arm) > order.index("ticket") for arm in AFTER_TICKET)
+
+
+def test_of_two_pairs_one_has_the_order_of_the_other_turned_round() -> None:
+    for pair in range(0, 20, 2):
+        assert order_of(TWO, 0, pair) == order_of(TWO, 0, pair + 1)[::-1]
+    assert {order_of(TWO, 0, pair)[0] for pair in range(0, 20, 2)} == set(TWO)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("dense,tickt", r"no arm 'tickt' \(did you mean 'ticket'\?\)"),
+        ("dense,zebra", r"no arm 'zebra' \(there are: dense, dense-stopped"),
+        ("dense", "at least two arms"),
+        ("dense,dense", "names 'dense' more than once"),
+        ("dense,random-ticket", "'random-ticket' is handed what 'ticket' has found"),
+    ],
+)
+def test_arms_that_cannot_be_compared_are_refused(words: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        arms_of(words)
+
+
+def test_all_faults_of_a_list_of_arms_are_told_at_once() -> None:
+    with pytest.raises(RecipeError) as caught:
+        arms_of("dens,random-ticket,random-ticket")
+    assert len(caught.value.faults) == 4
+
+
+@pytest.mark.parametrize(
+    ("arms", "overrides", "words"),
+    [
+        (("dense", "ticket-without-tps"), (), "trains without TPS already"),
+        (("dense", "ticket", "shape-scratch-joules"), ("energy.meter='none'",), "counts joules"),
+        (
+            ("dense", "early-bird"),
+            ("task.data.kind='modular'", "task.model.kind='mlp'", "task.model.widths=[16]"),
+            "batch norm",
+        ),
+        (
+            ("dense", "early-bird"),
+            ("stop.end.rule='patience'", "stop.end.signal='norm'"),
+            "arm 'early-bird': stop.end.signal: 'norm' is not read",
+        ),
+    ],
+)
+def test_an_arm_that_cannot_run_is_refused_before_anything_is_written(
+    tmp_path: Path, arms: tuple[str, ...], overrides: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(TpspruneError, match=words):
+        compared(tmp_path / "out", arms, 1, *overrides)
+    assert not (tmp_path / "out").exists()
+
+
+KILLED = """
+import sys
+from tests.pipeline.test_compare import TWO, quick
+from tpsprune import pipeline
+from tpsprune.runs import ComparisonFolder
+from pathlib import Path
+recipe = quick("train.epochs=1000", "watch.every_steps=2")
+folder = ComparisonFolder(Path(sys.argv[1]))
+for _ in pipeline.compare(recipe, folder, arms=TWO, pairs=1, device="cpu"):
+    pass
+"""
+
+
+def test_a_run_killed_after_two_windows_leaves_their_lines_and_counts_for_nothing(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)]) as child:
+        try:
+            windows = next(_waited_for(lambda: _lines_of_first_run(tmp_path), least=2))
+        finally:
+            child.send_signal(signal.SIGKILL)
+    assert windows >= 2
+    found = measured(tmp_path)
+    assert found.runs == ()
+    assert found.under_way
+    assessed = assess(found)
+    assert not assessed.complete
+    assert assessed.verdict.standing is Standing.INSUFFICIENT_RUNS
+    events = pipeline.compare(
+        quick("train.epochs=1000", "watch.every_steps=2"),
+        ComparisonFolder(tmp_path),
+        arms=TWO,
+        pairs=1,
+        device="cpu",
+    )
+    assert isinstance(next(events), ArmBegun)
+    events.close()  # type: ignore[attr-defined]
+    lost = measured(tmp_path).broken_off[-1]
+    assert len(lost.windows) >= windows
+    assert replace(lost, windows=()).why == ""
+
+
+def _lines_of_first_run(folder: Path) -> int:
+    journals = sorted((folder / "runs").glob("*/*/energy.jsonl")) if (folder / "runs").is_dir() else []
+    return sum(path.read_bytes().count(b"\n") for path in journals[:1])
+
+
+def _waited_for(count: Callable[[], int], least: int, seconds: float = 120.0) -> Iterator[int]:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if (found := count()) >= least:
+            yield found
+        time.sleep(0.05)
