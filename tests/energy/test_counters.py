@@ -10,14 +10,17 @@ from tests.energy.pretended import RAPL_RANGE_MICROJOULES, rapl_package, run_pre
 
 
 def test_an_nvml_counter_is_read_to_the_joule_and_held_against_itself(tmp_path: Path) -> None:
-    counted, hot, apart, sampled, method = run_pretended(
+    counted, hot, apart, sampled, method, nvml, parts, pue = run_pretended(
         tmp_path,
         """
         import json, pynvml
+        from dataclasses import asdict
         from tpsprune.energy import build
+        from tpsprune.energy.devices import find_nvml
+        from tpsprune.energy.parts import parts_of
         from tpsprune.recipe.energy import Energy
         meter = build(Energy(), attempt=0)
-        windows = []
+        windows, nvml = [], find_nvml()
         with meter.window("train") as span:
             pynvml.MILLIJOULES[0] += 123_000
         windows.append(span.window.to_json())
@@ -32,11 +35,16 @@ def test_an_nvml_counter_is_read_to_the_joule_and_held_against_itself(tmp_path: 
             pynvml.MILLIJOULES[0] += 123_000
         windows.append(span.window.to_json())
         pynvml.EACH_READING[0] = 0
+        parts = [asdict(part) for part in parts_of(meter.method(), nvml.limit_watts, has_gpu=True)]
+        doubled = build(Energy(pue=2.0), attempt=0)
+        with doubled.window("train") as span:
+            pynvml.MILLIJOULES[0] += 100_000_000
+        pue = span.window.to_json()
         pynvml.BROKEN.append(True)
         with meter.window("train") as span:
             pass
         windows.append(span.window.to_json())
-        print(json.dumps([*windows, meter.method().to_json()]))
+        print(json.dumps([*windows, meter.method().to_json(), asdict(nvml), parts, pue]))
         """,
     )
     assert counted["valid"], counted["fault"]
@@ -53,6 +61,11 @@ def test_an_nvml_counter_is_read_to_the_joule_and_held_against_itself(tmp_path: 
     assert method["details"]["gpu_mode"] == "counter"
     assert method["details"]["gpu_model"] == "Pretended H1"
     assert "gpu" not in method["excluded"]
+    assert pue["valid"], pue["fault"]
+    assert pue["joules"]["gpu"] == pytest.approx(200_000.0, rel=1e-5)
+    assert (nvml["names"], nvml["driver"], nvml["limit_watts"]) == (["Pretended H1"], "575.57", 700.0)
+    (gpu,) = (part for part in parts if part["part"] == "gpu")
+    assert (gpu["by"], gpu["energy_class"], gpu["watts"]) == ("NVML energy counter", "measured", None)
 
 
 def test_a_rapl_counter_is_measured_and_what_it_does_wrong_is_told(tmp_path: Path) -> None:

@@ -79,11 +79,10 @@ def _remedies(
     meter = (
         Remedy(place="meter", found=f"{fault}.", do="Until then no run here is metered.") if fault else None
     )
-    is_measured = cpu is not None and cpu.energy_class is EnergyClass.MEASURED
     found = [
         settings_remedy(settings),
         meter,
-        cpu_remedy(machine, domains, is_measured=is_measured, is_linux=sys.platform == "linux"),
+        cpu_remedy(cpu, machine, domains, is_linux=sys.platform == "linux"),
         *gpu_remedies(gpu, nvml, makers, has_smi=shutil.which("nvidia-smi") is not None),
         table_remedy(machine, cpu.watts if cpu else None, is_in_table=_is_in_table(cpu, machine)),
         wall_remedy(parts),

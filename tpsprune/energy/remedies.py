@@ -26,13 +26,7 @@ def settings_remedy(found: OutsideSettings) -> Remedy | None:
     return Remedy(
         place="settings",
         found=f"{names}: codecarbon would take this up behind the recipe, so nothing is metered here.",
-        do=" and ".join(
-            [
-                *(["Unset the variables"] if found.variables else []),
-                *(["move the files away"] if found.files else []),
-            ]
-        ).capitalize()
-        + ":",
+        do="Take it away:",
         lines=(
             *(f"unset {name}" for name in found.variables),
             *(f"mv {path} {path}.away" for path in found.files),
@@ -41,10 +35,17 @@ def settings_remedy(found: OutsideSettings) -> Remedy | None:
 
 
 def cpu_remedy(
-    machine: MachineFacts, domains: tuple[RaplDomain, ...], *, is_measured: bool, is_linux: bool = True
+    part: MeteredPart | None,
+    machine: MachineFacts,
+    domains: tuple[RaplDomain, ...],
+    *,
+    is_linux: bool = True,
 ) -> Remedy | None:
-    """Say why the processor's RAPL counters are not read and what would do; ``None`` where they are."""
-    if is_measured:
+    """Say why the processor's RAPL counters are not read and what would do; ``None`` where they are.
+
+    Without a ``part``, which is where there is no meter, only what would hinder any is told.
+    """
+    if part is not None and part.energy_class is EnergyClass.MEASURED:
         return None
     if not is_linux:
         return _cpu("RAPL counters are read on Linux alone.", f"A wall meter sees it: {WALL_METER}")
@@ -64,6 +65,8 @@ def cpu_remedy(
             f"RAPL counters are here but cannot be read ({_named(at_fault)}).",
             f"Look at {at_fault[0].path}; until it reads as a number a wall meter is the way: {WALL_METER}",
         )
+    if packages and part is None:
+        return None
     if packages:
         return _cpu(
             "RAPL counters are here and can be read, and yet codecarbon does not use them; why is not known.",
@@ -76,7 +79,7 @@ def _without_rapl(machine: MachineFacts) -> tuple[str, str]:
     if machine.virtualised:
         return (
             "No RAPL counter: this is a virtual machine, and its hypervisor shows none.",
-            f"Nothing in it can change that: run on bare metal, or put a wall meter at the host: {WALL_METER}",
+            f"Nothing inside can change that: use bare metal, or put a wall meter at the host: {WALL_METER}",
         )
     if machine.container:
         return (
@@ -98,7 +101,10 @@ def _without_rapl(machine: MachineFacts) -> tuple[str, str]:
 def gpu_remedies(
     part: MeteredPart | None, nvml: NvmlFound, makers: Sequence[str] | None, *, has_smi: bool
 ) -> list[Remedy]:
-    """Say of each GPU that is there and not counted what would count it."""
+    """Say of each GPU that is there and not counted what would count it.
+
+    Without a ``part``, which is where there is no meter, only what would hinder any is told.
+    """
     if part is not None and part.energy_class is EnergyClass.MEASURED:
         return []
     if part is not None and part.energy_class is not EnergyClass.NONE:
@@ -111,9 +117,9 @@ def gpu_remedies(
         ]
     found = makers or ()
     remedies = []
-    if nvml.names or "NVIDIA" in found:
+    if (nvml.names or "NVIDIA" in found) and (part is not None or nvml.fault or not has_smi):
         remedies.append(_gpu(*_without_nvml(nvml, has_smi=has_smi)))
-    if "AMD" in found:
+    if "AMD" in found and part is not None:
         remedies.append(
             _gpu(
                 "An AMD GPU is not metered: codecarbon asks amdsmi, and rocm-smi must be on the PATH.",
