@@ -53,7 +53,7 @@ def html_page(document: Document) -> str:
         f"<title>{escape(document.title)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n<main>\n"
         f'<header>\n<h1 data-class="{NAME}">{escape(document.title)}</h1>\n'
         f"{_paragraph(document.lead)}\n</header>\n"
-        f'<nav aria-label="Contents"><details><summary>Contents</summary><ol>{contents}</ol></details></nav>\n'
+        f"<nav><details><summary>Contents</summary><ol>{contents}</ol></details></nav>\n"
         f"{body}\n"
         "</main>\n</body>\n</html>\n"
     )

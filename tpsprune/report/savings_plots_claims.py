@@ -57,8 +57,9 @@ def forest_plot(savings: Savings) -> Plot | None:
     axes.set_yticks(range(len(claims)), [short_label(claim_name(claim), 36) for claim, _ in claims])
     axes.set_ylim(len(claims) - 0.4, -0.6)
     axes.set_xlim(least * 1.08, max(0.1, *(change.high for change in shown)) * 1.12)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-    axes.set_xlabel("← costs more\u2003\u2003saving, of the baseline's energy\u2003\u2003saves →")
+    axes.set_xlabel("← costs more\u2003saves →")
     axes.grid(axis="x", color=GRID, linewidth=0.7)
     key_below(
         figure,
@@ -71,7 +72,7 @@ def forest_plot(savings: Savings) -> Plot | None:
         stem="claims",
         title="Every claim with its interval",
         caption=says(
-            "Saving of each claim with its ",
+            "Saving of each claim, as a share of the baseline's energy, with its ",
             chosen("95 %"),
             " interval, by pairs; a claim whose interval touches the line in the middle is none. To the left "
             "the arm costs more. The thin one below each takes the idle machine off both sides: it decides "
@@ -239,8 +240,9 @@ def models_plot(savings: Savings) -> Plot | None:
         rows += [(claim.key, model, value, "modelled") for model, value in values.items()]
     axes.set_yticks(range(len(models)), [short_label(model, 40) for model in models])
     axes.set_ylim(len(models) - 0.4, -0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-    axes.set_xlabel("← costs more\u2003\u2003saving under this power model\u2003\u2003saves →")
+    axes.set_xlabel("← costs more\u2003saves →")
     axes.grid(color=GRID, linewidth=0.7)
     key_below(figure, arm_key(savings, [claim.arm for claim in claims]))
     return Plot(
