@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from tpsprune.records import (
@@ -35,6 +38,7 @@ from tpsprune.records import (
     Support,
     Window,
 )
+from tpsprune.report.savings_files import write_report
 
 MODELLED = "modelled + constant"
 ON_CPU = {"cpu": EnergyClass.MODELLED, "ram": EnergyClass.CONSTANT}
@@ -460,3 +464,13 @@ EXAMPLES: dict[str, Savings] = {
     "simulated": simulated(),
     "nothing metered": unmetered(),
 }
+
+ALL_OF_IT = "saving on a GPU, seven arms, a grid"
+
+
+@cache
+def written(example: str) -> dict[str, str]:
+    """Return the files of an example's report: written once, because drawing takes seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_report(EXAMPLES[example], Path(folder))
+        return {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in paths}

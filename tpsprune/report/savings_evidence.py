@@ -197,7 +197,7 @@ def _pay_back(savings: Savings) -> list[Table]:
 
 
 def _answers(value: float | None, otherwise: str = "–") -> str:
-    return otherwise if value is None else f"{value:,.0f}"
+    return otherwise if value is None else f"{float(f'{value:.3g}'):,.0f}"
 
 
 def _accuracies(savings: Savings) -> list[Table]:

@@ -53,8 +53,8 @@ def html_page(document: Document) -> str:
         f"<title>{escape(document.title)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n<main>\n"
         f'<header>\n<h1 data-class="{NAME}">{escape(document.title)}</h1>\n'
         f"{_paragraph(document.lead)}\n</header>\n"
+        f"<nav><details><summary>Contents</summary><ol>{contents}</ol></details></nav>\n"
         f"{body}\n"
-        f'<nav aria-label="Contents"><h2 class="plain">Contents</h2><ol>{contents}</ol></nav>\n'
         "</main>\n</body>\n</html>\n"
     )
 
@@ -134,11 +134,16 @@ def _table(block: Table) -> str:
         for place, kind in enumerate(classes[1:], start=1)
     )
     first = escape(f"class: {classes[0]}" if classes[0] else "class")
+    said = (
+        f'<tr class="kinds"><th scope="row">{first}</th>{kinds}</tr>\n'
+        if any(k != "" for k in classes)
+        else ""
+    )
     rows = "".join(_row(row, block, classes) for row in block.rows)
     return (
         f'<div class="scrolls" tabindex="0" role="region" aria-label="{escape(_plain(block.caption))}">\n'
         f"<table>\n<caption><div>{_inlines(block.caption.parts)}</div></caption>\n<thead>\n<tr>{head}</tr>\n"
-        f'<tr class="kinds"><th scope="row">{first}</th>{kinds}</tr>\n</thead>\n'
+        f"{said}</thead>\n"
         f"<tbody>\n{rows}</tbody>\n</table>\n</div>"
     )
 

@@ -105,7 +105,7 @@ def _table(block: Table) -> str:
         f"*class: {classes[0]}*" if classes[0] else "*class*",
         *(f"*{'as marked' if kind is None else kind}*" if kind != "" else "" for kind in classes[1:]),
     ]
-    lines = [block.headings, sides, kinds]
+    lines = [block.headings, sides, *([kinds] if any(kind != "" for kind in classes) else [])]
     lines += [[_cell(cell, kind) for cell, kind in zip(row, classes, strict=True)] for row in block.rows]
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"*{_inlines(block.caption.parts, label=False)}*\n\n{rows}"

@@ -75,7 +75,10 @@ def _method(method: EnergyMethod) -> Table:
         for key, value in method.details.items()
         if not any(key.startswith(f"{part}_") for part in method.classes)
     ]
-    rows += [(name(key), "–", chosen(value) if key == "pue" else name(value), "–") for key, value in rest]
+    rows += [
+        (name(key), "–", *(("–", chosen(value)) if key == "pue" else (name(value), "–")))
+        for key, value in rest
+    ]
     caption = says("Metered by ", name(method.meter), ", of the whole ", name(method.scope), ".")
     return table(caption, ("component", "its class", "how", "assumed"), rows, texts=3)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from tpsprune.records import BreakEven, Change, Savings
 from tpsprune.report.savings_blocks import chosen, says
@@ -22,6 +22,7 @@ from tpsprune.report.savings_svg import (
     GRID,
     INK,
     MUTED,
+    WIDTH,
     axes_of,
     canvas,
     energy_axis,
@@ -41,11 +42,12 @@ def forest_plot(savings: Savings) -> Plot | None:
     claims = [(claim, claim.change) for claim in savings.claims if claim.change is not None]
     if not claims:
         return None
-    figure = canvas(7.4, 0.5 * len(claims) + 1.5)
+    figure = canvas(WIDTH, 0.5 * len(claims) + 1.5)
     axes = axes_of(figure)
     axes.axvline(0, color=INK, linewidth=1.2)
     rows: list[tuple[Any, ...]] = []
-    least = max(-_FAR, min(-0.1, *(change.low for _, change in claims)))
+    shown = [each for claim, change in claims for each in (change, claim.idle_subtracted) if each is not None]
+    least = max(-_FAR, min(-0.1, *(change.low for change in shown)))
     for row, (claim, change) in enumerate(claims):
         place = place_of(savings, claim.arm)
         for basis, each in (("total", change), ("idle subtracted", claim.idle_subtracted)):
@@ -54,9 +56,10 @@ def forest_plot(savings: Savings) -> Plot | None:
                 rows.append((claim.key, basis, claim.standing.value, *_bounds(each), claim.energy_class))
     axes.set_yticks(range(len(claims)), [short_label(claim_name(claim), 36) for claim, _ in claims])
     axes.set_ylim(len(claims) - 0.4, -0.6)
-    axes.set_xlim(least * 1.08, max(0.1, *(change.high for _, change in claims)) * 1.12)
+    axes.set_xlim(least * 1.08, max(0.1, *(change.high for change in shown)) * 1.12)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-    axes.set_xlabel("← costs more\u2003\u2003saving, of the baseline's energy\u2003\u2003saves →")
+    axes.set_xlabel("← costs more\u2003saves →")
     axes.grid(axis="x", color=GRID, linewidth=0.7)
     key_below(
         figure,
@@ -69,7 +72,7 @@ def forest_plot(savings: Savings) -> Plot | None:
         stem="claims",
         title="Every claim with its interval",
         caption=says(
-            "Saving of each claim with its ",
+            "Saving of each claim, as a share of the baseline's energy, with its ",
             chosen("95 %"),
             " interval, by pairs; a claim whose interval touches the line in the middle is none. To the left "
             "the arm costs more. The thin one below each takes the idle machine off both sides: it decides "
@@ -92,7 +95,7 @@ def break_even_plot(savings: Savings) -> Plot | None:
     ]
     if not known:
         return None
-    figure = canvas(7.4, 3.4)
+    figure = canvas(WIDTH, 3.4)
     axes = axes_of(figure)
     ends = [each.high or (each.inferences or 0.0) * 2 for each in known]
     most = max([*ends, (savings.comparison.choices.per_day or 0.0) * 30, 1000.0]) * 1.25
@@ -133,6 +136,7 @@ def break_even_plot(savings: Savings) -> Plot | None:
     axes.set_ylim(min(lowest, 0) - margin, max(highest, 0) + margin)
     axes.set_xlim(0, most)
     axes.axhline(0, color=INK, linewidth=1.2)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel("answers given")
     axes.set_ylabel(f"spent more than\nthe baseline ({unit})")
@@ -173,7 +177,7 @@ def scatter_plot(savings: Savings) -> Plot | None:
     if not runs:
         return None
     size, unit = energy_axis([run.joules or 0.0 for run in runs])
-    figure = canvas(7.4, 3.4)
+    figure = canvas(WIDTH, 3.4)
     axes = axes_of(figure)
     for run in runs:
         place = place_of(savings, run.arm)
@@ -217,7 +221,7 @@ def models_plot(savings: Savings) -> Plot | None:
     if not claims:
         return None
     models = list(dict.fromkeys(point.model for claim in claims for point in claim.band))
-    figure = canvas(7.4, 0.3 * len(models) + 1.5)
+    figure = canvas(WIDTH, 0.3 * len(models) + 1.5)
     axes = axes_of(figure)
     axes.axvline(0, color=INK, linewidth=1.2)
     rows: list[tuple[Any, ...]] = []
@@ -236,8 +240,9 @@ def models_plot(savings: Savings) -> Plot | None:
         rows += [(claim.key, model, value, "modelled") for model, value in values.items()]
     axes.set_yticks(range(len(models)), [short_label(model, 40) for model in models])
     axes.set_ylim(len(models) - 0.4, -0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-    axes.set_xlabel("← costs more\u2003\u2003saving under this power model\u2003\u2003saves →")
+    axes.set_xlabel("← costs more\u2003saves →")
     axes.grid(color=GRID, linewidth=0.7)
     key_below(figure, arm_key(savings, [claim.arm for claim in claims]))
     return Plot(

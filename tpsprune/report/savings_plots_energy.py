@@ -17,6 +17,7 @@ from tpsprune.report.savings_svg import (
     MUTED,
     PAPER,
     SERIES,
+    WIDTH,
     axes_of,
     canvas,
     energy_axis,
@@ -47,7 +48,7 @@ def pairs_plot(savings: Savings) -> Plot | None:
     size, unit = energy_axis([value or 0.0 for _, value in joules.values()])
     across = min(3, len(panels))
     down = -(-len(panels) // across)
-    figure = canvas(max(4.2, 2.5 * across + 0.4), 2.7 * down)
+    figure = canvas(max(3.4, 1.75 * across + 0.4), 2.4 * down)
     shared: Any = None
     rows: list[tuple[Any, ...]] = []
     for place, (baseline, arm, pairs) in enumerate(panels):
@@ -62,7 +63,7 @@ def pairs_plot(savings: Savings) -> Plot | None:
                 axes.plot(x, values[x], marker=marker_of(at), color=paint_of(at), markersize=6)
                 rows.append((arm, pair, ends[x][0], who, ends[x][1], energy_class(savings)))
         axes.set_xlim(-0.25, 1.25)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * max(value or 0.0 for _, value in joules.values()) / size)
         axes.set_xticks([0, 1], [short_label(baseline), short_label(arm)])
         axes.grid(axis="y", color=GRID, linewidth=0.7)
         if place % across == 0:
@@ -96,7 +97,7 @@ def phases_plot(savings: Savings) -> Plot | None:
     lost = savings.quality.lost_joules or 0.0
     size, unit = energy_axis([*totals, lost])
     labels = [*map(short_label, arms), *(["in no claim (sum)"] if lost > 0 else [])]
-    figure = canvas(7.4, 0.42 * len(labels) + 1.5)
+    figure = canvas(WIDTH, 0.42 * len(labels) + 1.5)
     axes = axes_of(figure)
     for row, arm in enumerate(arms):
         start = 0.0
@@ -112,7 +113,7 @@ def phases_plot(savings: Savings) -> Plot | None:
     axes.set_xlabel(f"energy of a training, mean of the counted runs ({unit})")
     axes.grid(axis="x", color=GRID, linewidth=0.7)
     handles = [Patch(label=phase, **_filling(place)) for place, phase in enumerate(phases)]
-    key_below(figure, handles, columns=min(6, len(handles)))
+    key_below(figure, handles, columns=min(4, len(handles)))
     rows: list[tuple[Any, ...]] = [
         (
             each.arm,
@@ -154,7 +155,7 @@ def course_plot(savings: Savings) -> Plot | None:
         if any(signal in point.signals for run in shown for point in run.course)
     ]
     panels = [*(["energy"] if any(per_epoch.values()) else []), "accuracy", *signals]
-    figure = canvas(7.4, 1.45 * len(panels) + 0.8)
+    figure = canvas(WIDTH, 1.45 * len(panels) + 0.8)
     shared: Any = None
     rows: list[tuple[Any, ...]] = []
     labels = {

@@ -21,6 +21,7 @@ __all__ = [
     "MUTED",
     "PAPER",
     "SERIES",
+    "WIDTH",
     "axes_of",
     "canvas",
     "energy_axis",
@@ -31,6 +32,9 @@ __all__ = [
     "paint_of",
     "variables",
 ]
+
+WIDTH: Final = 5.7
+"""Inches of a plot: its words can be read on a desk, and on a telephone without scrolling."""
 
 INK, MUTED, GRID, PAPER = "#010203", "#010204", "#010205", "#010206"
 SERIES: Final = tuple(f"#0102{10 + place}" for place in range(7))
@@ -49,7 +53,8 @@ _PAINTS: Final = {
 }
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
-_PIXELS: Final = 1.38
+_COORDINATE: Final = re.compile(r"(\d+\.\d{2})\d+")
+_PIXELS: Final = 1.5
 """Pixels of the page for a point of a figure: text then is as large as the page's small print."""
 
 
@@ -81,9 +86,9 @@ def axes_of(figure: Figure, *place: Any, **more: Any) -> Any:
     axes.set_facecolor("none")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(MUTED)
-    axes.tick_params(labelsize=9, colors=MUTED, labelcolor=INK)
-    axes.xaxis.label.set(color=INK, fontsize=9.5)
-    axes.yaxis.label.set(color=INK, fontsize=9.5)
+    axes.tick_params(labelsize=9.5, colors=MUTED, labelcolor=INK)
+    axes.xaxis.label.set(color=INK, fontsize=10)
+    axes.yaxis.label.set(color=INK, fontsize=10)
     axes.title.set(color=INK, fontsize=10)
     axes.set_axisbelow(True)
     return axes
@@ -96,7 +101,7 @@ def key_below(figure: Figure, handles: Sequence[Any], columns: int = 4) -> None:
         loc="outside lower center",
         ncols=columns,
         frameon=False,
-        fontsize=9,
+        fontsize=9.5,
         labelcolor=INK,
         handlelength=1.8,
         columnspacing=1.3,
@@ -149,7 +154,8 @@ def _cleaned(figure: Figure, title: str) -> str:
     text = re.sub(r"font: (\S+px) [^;\"]*", r"font: \1 system-ui, sans-serif", text)
     pointed = set(re.findall(r"#([A-Za-z][\w.-]*)", text))
     text = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in pointed else "", text)
-    text = re.sub(r"(\d+\.\d{2})\d+", r"\1", text)
+    # Coordinates to a hundredth of a point; what is written as text stays as it is.
+    text = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda found: _COORDINATE.sub(r"\1", found[0]), text)
     text = re.sub(r"\n\s+", "\n", text)
     text = re.sub(r"(<svg\b[^>]*>)", rf"\1<title>{escape(title)}</title>", text, count=1)
     return re.sub(r"(<svg\b)", r'\1 stroke-linejoin="round" stroke-linecap="butt"', text, count=1)

@@ -50,17 +50,28 @@ def lead(savings: Savings) -> Paragraph:
         name(design.device),
         ": ",
         counted(len(counts)),
-        " counted of ",
+        " of ",
         chosen(savings.comparison.pairs_asked or design.pairs),
-        " pairs, seeds from ",
+        " pairs count, seeds from ",
         chosen(design.first_seed),
         ". Begun ",
-        name(design.begun),
+        name(_moment(design.begun)),
         ".",
     ]
     if not savings.complete:
         parts += [" Not complete: ", name(savings.comparison.under_way or "pairs are missing"), "."]
     return Paragraph(tuple(parts))
+
+
+def _moment(written: str) -> str:
+    """Return a moment without its seconds.
+
+    >>> _moment("2026-01-02T03:04:05+00:00"), _moment("yesterday")
+    ('2026-01-02 03:04 UTC', 'yesterday')
+    """
+    if not written.endswith(("+00:00", "Z")):
+        return written
+    return f"{written[:16].replace('T', ' ')} UTC"
 
 
 def verdict_section(savings: Savings) -> Section:

@@ -94,4 +94,6 @@ def interval_of(change: Change | None, energy_class: str) -> Tagged:
 
 def in_words(claim: Claim, joules: float | None) -> str:
     """Return the joules of a claim: of a training, or of an answer."""
+    if joules is None:
+        return "not known"
     return words.joules(joules) if claim.kind == "training" else words.small_joules(joules)

@@ -1,0 +1,175 @@
+"""Plots of a report: drawn from the numbers beside them, in paints that follow a page into the dark."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import replace
+
+import pytest
+
+from tests.report.savings_examples import ALL_OF_IT, EXAMPLES, savings, written
+from tests.report.test_savings_page import read
+from tpsprune.records import Choices, Standing
+from tpsprune.report.savings_plot import csv_text
+from tpsprune.report.savings_plots import STEMS
+from tpsprune.report.savings_plots_claims import break_even_plot, forest_plot, models_plot, scatter_plot
+from tpsprune.report.savings_plots_energy import course_plot, pairs_plot, phases_plot
+from tpsprune.report.savings_svg import INK, axes_of, canvas, inline_svg, own_svg
+
+DRAW = {
+    "pairs": pairs_plot,
+    "claims": forest_plot,
+    "phases": phases_plot,
+    "course": course_plot,
+    "break_even": break_even_plot,
+    "accuracy": scatter_plot,
+    "models": models_plot,
+}
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_plot_is_a_small_picture_with_its_numbers_and_their_class_beside_it(stem: str) -> None:
+    files = written(ALL_OF_IT)
+    picture, numbers = files[f"plots/{stem}.svg"], files[f"plots/{stem}.csv"]
+    assert not read(picture).open
+    assert len(picture) < 80_000
+    assert "<text" in picture
+    assert "#0102" not in picture
+    assert "var(--" not in picture
+    rows = list(csv.DictReader(numbers.splitlines()))
+    assert rows
+    assert all(row["class"] for row in rows)
+    assert "mixed" not in {row["class"] for row in rows}
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_what_has_nothing_to_show_is_not_drawn(stem: str) -> None:
+    drawn = DRAW[stem](EXAMPLES["nothing metered"])
+    assert (drawn is None) == (stem != "course")
+    if drawn is not None:
+        assert drawn.number_class == "counted"
+        assert {row[0] for row in drawn.rows} == {"accuracy", "d_eff", "h1"}
+
+
+def test_equal_figures_are_equal_files_and_words_in_them_stay_as_they_are() -> None:
+    first, second = (scatter_plot(savings()) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert own_svg(first.figure, "a") == own_svg(second.figure, "a")
+    figure = canvas(3, 2)
+    axes_of(figure).set_xticks([0.5], ["0.99254 & more"])
+    assert "0.99254 &amp; more" in own_svg(figure, "a")
+
+
+def test_inline_names_are_the_plots_own_and_paints_are_variables() -> None:
+    figure = canvas(3, 2)
+    axes_of(figure).plot([0, 1], [0, 1], color=INK, marker="o")
+    text = inline_svg(figure, "mine", "A & B", 'says "so"')
+    assert 'aria-label="A &amp; B. says &quot;so&quot;"' in text
+    assert "stroke: var(--ink)" in text
+    names = re.findall(r'\bid="([^"]+)"', text)
+    assert names
+    assert all(each.startswith("mine-") for each in names)
+
+
+def test_the_pairs_drawn_are_the_counted_ones_with_both_sides() -> None:
+    found = savings()
+    drawn = pairs_plot(found)
+    assert drawn is not None
+    set_aside = {run.pair for run in found.runs if not run.counted}
+    assert set_aside
+    assert {row[1] for row in drawn.rows} == set(range(6)) - set_aside
+    first = found.comparison.runs[0]
+    assert drawn.rows[0] == (
+        "ticket",
+        0,
+        0,
+        "dense",
+        pytest.approx(sum(w.total_joules or 0 for w in first.windows)),
+        "modelled + constant",
+    )
+
+
+def test_a_saving_lies_right_of_the_line_and_a_cost_left_of_it() -> None:
+    for found, sign in ((savings(), 1), (savings(Standing.COST_INCREASE_MODELLED, factor=2.4), -1)):
+        drawn = forest_plot(found)
+        assert drawn is not None
+        totals = [row for row in drawn.rows if row[1] == "total"]
+        assert all(row[3] * sign > 0 for row in totals)
+        points = [
+            line.get_xdata()[0] for line in drawn.figure.axes[0].get_lines() if line.get_markersize() == 7
+        ]
+        assert [each * sign > 0 for each in points] == [True] * 3
+
+
+def test_a_cost_without_measure_does_not_dwarf_the_other_claims() -> None:
+    found = savings(Standing.COST_INCREASE_MODELLED, factor=2.4)
+    claim = found.claims[0]
+    assert claim.change is not None
+    vast = replace(claim, change=replace(claim.change, saving_share=-9.0, low=-80.0, high=-2.0))
+    drawn = forest_plot(replace(found, claims=(vast, *found.claims[1:])))
+    assert drawn is not None
+    assert drawn.figure.axes[0].get_xlim()[0] > -2
+    assert drawn.rows[0][4] == -80.0
+
+
+def test_the_energy_per_epoch_is_what_was_spent_between_two_readings() -> None:
+    found = savings()
+    drawn = course_plot(found)
+    assert drawn is not None
+    run = found.comparison.run_of("dense", 0)
+    assert run is not None
+    before, after = run.course[:2]
+    assert before.joules is not None
+    assert after.joules is not None
+    row = drawn.rows[0]
+    assert row[:4] == ("energy", "dense", 0, after.epoch)
+    assert row[4] == pytest.approx((after.joules - before.joules) / (after.epoch - before.epoch))
+
+
+def test_the_course_is_of_the_first_pair_that_counts() -> None:
+    found = savings()
+    lines = tuple(replace(each, counted=each.counted and each.pair != 0) for each in found.runs)
+    drawn = course_plot(replace(found, runs=lines))
+    assert drawn is not None
+    assert {row[2] for row in drawn.rows} == {2}
+
+
+def test_joules_in_no_claim_have_a_bar_of_their_own() -> None:
+    found = savings()
+    for lost, labels in ((90.0, ["dense", "ticket", "in no claim (sum)"]), (None, ["dense", "ticket"])):
+        drawn = phases_plot(replace(found, quality=replace(found.quality, lost_joules=lost)))
+        assert drawn is not None
+        assert [each.get_text() for each in drawn.figure.axes[0].get_yticklabels()] == labels
+
+
+def test_the_line_of_a_break_even_crosses_where_the_record_says() -> None:
+    found = savings(Standing.COST_INCREASE_MODELLED, factor=2.4)
+    drawn = break_even_plot(found)
+    assert drawn is not None
+    line, mark = drawn.figure.axes[0].get_lines()[:2]
+    (x0, x1), (y0, y1) = line.get_xdata(), line.get_ydata()
+    assert x0 - y0 * (x1 - x0) / (y1 - y0) == pytest.approx(found.break_even[0].inferences)
+    assert mark.get_xdata()[0] == found.break_even[0].inferences
+
+
+def test_runs_that_do_not_count_are_hollow() -> None:
+    found = savings()
+    drawn = scatter_plot(found)
+    assert drawn is not None
+    hollow = [line.get_markerfacecolor() == "none" for line in drawn.figure.axes[0].get_lines()]
+    assert hollow == [not run.counted for run in found.runs]
+
+
+def test_a_name_with_signs_of_mathematics_is_a_name() -> None:
+    found = savings(arms=2)
+    arms = ("dense", "_$a^")
+    runs = tuple(replace(each, arm="_$a^" if each.arm == "ticket" else each.arm) for each in found.runs)
+    comparison = replace(
+        found.comparison, design=replace(found.comparison.design, arms=arms), choices=Choices()
+    )
+    drawn = scatter_plot(replace(found, runs=runs, comparison=comparison))
+    assert drawn is not None
+    assert ">$a^<" in own_svg(drawn.figure, "a")
+    assert "_$a^" in csv_text(drawn)
