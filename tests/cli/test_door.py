@@ -71,6 +71,31 @@ def test_the_options_are_these_and_no_others() -> None:
             "--target",
             "--weights",
         ],
+        "compare": [
+            "--arms",
+            "--carbon-intensity",
+            "--carbon-source",
+            "--country",
+            "--device",
+            "--gate",
+            "--json",
+            "--out",
+            "--pairs",
+            "--per-day",
+            "--quiet",
+            "--redo",
+            "--set",
+            "--wall-meter",
+        ],
+        "report": [
+            "--carbon-intensity",
+            "--carbon-source",
+            "--country",
+            "--gate",
+            "--json",
+            "--per-day",
+            "--wall-meter",
+        ],
         "check": ["--device", "--json", "--print", "--set"],
         "recipes": ["--json"],
         "show": ["--json", "--picture"],
@@ -82,7 +107,7 @@ def test_the_options_are_these_and_no_others() -> None:
 
 def test_an_unknown_command_is_answered_with_the_nearest(invoke: Invoke) -> None:
     assert_refused(invoke("trian"), "no command 'trian' (did you mean 'train'?)")
-    commands = "train, prune, check, recipes, show, export, study, doctor"
+    commands = "train, prune, compare, report, check, recipes, show, export, study, doctor"
     assert_refused(invoke("zzz"), f"no command 'zzz' (commands: {commands})")
 
 
