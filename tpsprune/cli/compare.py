@@ -11,7 +11,7 @@ import click
 
 from tpsprune.cli.options import device_option, imports, naming, recipe_argument, set_option
 from tpsprune.cli.savings import check_choices, choice_options, ended, gate_option
-from tpsprune.cli.shows import check_show, compare_show_for, show_options
+from tpsprune.cli.shows import check_show, compare_show_for, compare_show_options
 
 __all__ = ["compare"]
 
@@ -63,7 +63,7 @@ Arms:
 )
 @choice_options
 @gate_option
-@show_options
+@compare_show_options
 def compare(
     recipe_source: str,
     overrides: tuple[str, ...],

@@ -13,17 +13,24 @@ if TYPE_CHECKING:
     from tpsprune.report.compare_live import CompareShow
     from tpsprune.report.live import AbstractShow
 
-__all__ = ["check_show", "compare_show_for", "show_for", "show_options"]
+__all__ = ["check_show", "compare_show_for", "compare_show_options", "show_for", "show_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def show_options(command: Command) -> Command:
     """Add ``--quiet`` and ``--json``."""
-    command = click.option("--json", "as_json", is_flag=True, help="One JSON object per line and event.")(
-        command
-    )
-    return click.option("--quiet", is_flag=True, help="Show nothing; the run folder has it all.")(command)
+    return _options(command, "One JSON object per line and event.", "the run folder")
+
+
+def compare_show_options(command: Command) -> Command:
+    """Add ``--quiet`` and ``--json`` for a comparison, whose output is its report."""
+    return _options(command, "Print report.json at the end; finished runs go to stderr.", "the report")
+
+
+def _options(command: Command, of_json: str, holder: str) -> Command:
+    command = click.option("--json", "as_json", is_flag=True, help=of_json)(command)
+    return click.option("--quiet", is_flag=True, help=f"Show nothing; {holder} has it all.")(command)
 
 
 def check_show(*, quiet: bool, as_json: bool) -> None:
