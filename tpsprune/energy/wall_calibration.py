@@ -66,8 +66,7 @@ def measured(meter: WallMeter, windows: Sequence[Window]) -> tuple[Window, ...]:
     spans = spans_of(windows)
     refuse_holes(meter, windows, spans)
     energy = Integral(meter.seconds, meter.watts)
-    # Rounding may leave an empty window a hair below nought.
-    joules = np.maximum(energy(spans.ends) - energy(spans.starts), 0.0).tolist()
+    joules = (energy(spans.ends) - energy(spans.starts)).tolist()
     return tuple(
         replace(window, joules={_WALL: value}, classes={_WALL: EnergyClass.MEASURED}, valid=True, fault="")
         for window, value in zip(windows, joules, strict=True)

@@ -150,7 +150,7 @@ def _zone_words(first: float, last: float, begun: float, ended: float) -> str:
 
     steps = sorted(range(-_FARTHEST_ZONE, _FARTHEST_ZONE + 1), key=abs)
     best = max(steps, key=overlap)
-    if overlap(best) <= 0 or overlap(best) < _LEAST_SHARE * min(last - first, ended - begun):
+    if overlap(best) < _LEAST_SHARE * min(last - first, ended - begun):
         return ". Is it the meter of this machine and of these days?"
     hours = best / 2
     return f". It looks like a time zone: {hours:+g} h on its timestamps would lay them over the windows"
