@@ -33,7 +33,7 @@ def calibrated(
         MeterError: the readings do not cover a window, pause within one, or have another clock
             (``refuse_another_clock``, ``refuse_holes``).
 
-    Cost: 0.2 s for 2,000 windows in a day of readings at 1 Hz.
+    Cost: up to half a second for 2,000 windows in a day of readings at 1 Hz.
     """
     every = [*windows, *idle]
     if not every:
