@@ -135,9 +135,10 @@ def test_idle_spans_must_be_covered_too() -> None:
 
 
 @pytest.mark.parametrize("ahead", [0.0, 2.0, -2.0])
-def test_a_clock_within_two_seconds_is_taken(ahead: float) -> None:
-    windows = windows_of()
-    calibrated(meter_over(windows, ahead=ahead), windows)
+@pytest.mark.parametrize("interval", [0.25, 1.0])
+def test_a_clock_within_two_seconds_is_taken(ahead: float, interval: float) -> None:
+    windows = [window(start, 4, watts) for start, _, watts in PLAN]
+    calibrated(meter_over(windows, ahead=ahead, interval=interval), windows)
 
 
 @pytest.mark.parametrize(("ahead", "interval"), [(4.0, 2.0), (-20.0, 10.0), (100.0, 60.0)])
@@ -181,6 +182,20 @@ def test_the_best_lag_is_the_clocks_shift(ahead: float, interval: float) -> None
     lag = best_lag(meter_over(windows, ahead=ahead, interval=interval), windows, spans_of(windows))
     assert lag is not None
     assert abs(lag.seconds - ahead) <= interval
+
+
+@pytest.mark.parametrize(
+    "windows",
+    [
+        windows_of(PLAN[:2]),
+        [*windows_of(PLAN[:2]), replace(window(140, 80, 40), valid=False, fault="lost")],
+        [*windows_of(PLAN[:2]), replace(window(140, 80), joules={}), window(230, 0)],
+        [window(70 * rank, 10 + 17 * rank, 0.1) for rank in range(4)],
+    ],
+    ids=["two", "two valid", "two metered", "one power"],
+)
+def test_there_is_no_lag_without_three_windows_of_different_power(windows: list[Window]) -> None:
+    assert best_lag(meter_over(windows_of(), ahead=30), windows, spans_of(windows)) is None
 
 
 def test_the_best_lag_is_where_a_correlation_over_fine_samples_says_it_is() -> None:

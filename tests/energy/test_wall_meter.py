@@ -41,6 +41,7 @@ def test_readings_come_with_the_files_name_and_hash(tmp_path: Path) -> None:
         ("timestamp_ms,power_w", f"{NOON}000,100.5", f"{NOON}100,0"),
         ("unix_time,powerW", f"{NOON},1.005e2", f"{NOON + 1}.5,0"),
         ("volts,Timestamp,Watt,note", f"230,{NOON},100.5,x", f"230,{NOON + 1}, 0 ,"),
+        ('"Time, UTC",watts', "2025-01-31 12:00:00,100.5", "2025-01-31 12:00:01,0"),
         ('"time","kWh","watts"', f'"{NOON}","1","100.5"', f'"{NOON + 1}","1","0"'),
     ],
 )
@@ -88,6 +89,7 @@ def test_common_shapes_are_read(tmp_path: Path, header: str, first: str, second:
             r"line 3 has 3 columns where the header has 2 \(parted by commas\)$",
         ),
         (PLAIN.replace(",110.5", ""), r"line 3 has 1 columns where the header has 2"),
+        ('time,W\n2025-01-31T12:00:00Z,"1,000"\n', r"line 2: power '1,000' is not a number"),
         (
             "time;W\n2025-01-31T12:00:00Z;1.000,5\n",
             r"line 2: power '1\.000,5' is not a number",

@@ -87,7 +87,8 @@ def best_lag(meter: WallMeter, windows: Sequence[Window], spans: Spans) -> Lag |
     the nearest is taken. ``None`` where fewer than three windows were validly metered by software, or all
     at the same power.
 
-    Cost: for each of some 500 lags two binary searches a window; 0.2 s for 2,000 windows in a day of 1 Hz.
+    Cost: for each of some 500 lags two binary searches a window; up to half a second for 2,000
+    windows in a day of 1 Hz.
     """
     joules = np.asarray([window.total_joules or nan if window.valid else nan for window in windows])
     lengths = spans.ends - spans.starts
@@ -150,7 +151,7 @@ def _zone_words(first: float, last: float, begun: float, ended: float) -> str:
 
     steps = sorted(range(-_FARTHEST_ZONE, _FARTHEST_ZONE + 1), key=abs)
     best = max(steps, key=overlap)
-    if overlap(best) <= 0 or overlap(best) < _LEAST_SHARE * min(last - first, ended - begun):
+    if overlap(best) < _LEAST_SHARE * min(last - first, ended - begun):
         return ". Is it the meter of this machine and of these days?"
     hours = best / 2
     return f". It looks like a time zone: {hours:+g} h on its timestamps would lay them over the windows"

@@ -81,7 +81,7 @@ def read_wall_meter(path: Path) -> WallMeter:
             line has a fault (all with its number): columns missing, a time or power that is none, is
             negative or not finite, a time not after the one before; there are fewer than two readings.
 
-    Cost: some 3 µs a line.
+    Cost: 5 to 10 µs a line, half a second for a day at 1 Hz.
     """
     try:
         raw = path.read_bytes()
