@@ -185,13 +185,17 @@ def _banner(block: Banner) -> str:
 
 def _headline(block: Headline) -> str:
     sign = _SIGNS[block.tone]
+    notes = "".join(
+        _inline(part, label=getattr(part, "number_class", "") != block.figure.number_class)
+        for part in block.notes
+    )
     mark = f'<span aria-hidden="true">{sign} </span>' if sign else ""
     return (
         f'<div class="headline {block.tone}">\n<h3>{escape(block.title)}</h3>\n'
         f'<p class="big">{mark}{_inline(block.figure, label=False)}</p>\n'
         f'<p class="kind">{escape(block.figure.number_class)}</p>\n'
         f"<p>{_inline(block.interval, label=False)}</p>\n"
-        f'<p class="small">{_inlines(block.notes, label=False)}</p>\n</div>\n'
+        f'<p class="small">{notes}</p>\n</div>\n'
     )
 
 

@@ -69,7 +69,10 @@ def _block(block: Block) -> str:
 
 
 def _headline(block: Headline) -> str:
-    notes = _inlines(block.notes, label=False)
+    notes = "".join(
+        _inline(part, label=getattr(part, "number_class", "") != block.figure.number_class)
+        for part in block.notes
+    ).strip()
     ending = f". {notes}" if notes else ""
     return (
         f"- {_safe(block.title)}: **{_safe(block.figure.text)}** *({block.figure.number_class})*, "

@@ -57,7 +57,7 @@ def forest_plot(savings: Savings) -> Plot | None:
     axes.set_yticks(range(len(claims)), [short_label(claim_name(claim), 36) for claim, _ in claims])
     axes.set_ylim(len(claims) - 0.4, -0.6)
     axes.set_xlim(least * 1.08, max(0.1, *(change.high for change in shown)) * 1.12)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     axes.set_xlabel("← costs more\u2003saves →")
     axes.grid(axis="x", color=GRID, linewidth=0.7)
@@ -240,7 +240,7 @@ def models_plot(savings: Savings) -> Plot | None:
         rows += [(claim.key, model, value, "modelled") for model, value in values.items()]
     axes.set_yticks(range(len(models)), [short_label(model, 40) for model in models])
     axes.set_ylim(len(models) - 0.4, -0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     axes.set_xlabel("← costs more\u2003saves →")
     axes.grid(color=GRID, linewidth=0.7)
