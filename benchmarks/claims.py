@@ -90,12 +90,12 @@ def main() -> None:
     page = [
         "# Claims: how often false, how often missed",
         f"`python benchmarks/claims.py`; every row {WORLDS:,} made-up comparisons through the ladder that "
-        "reports go through, with accuracy kept, counters for everything and one claim. Runs scatter normally in "
-        "their logarithms.",
+        "reports go through, with accuracy kept, counters for everything and one claim. Runs scatter "
+        "normally in their logarithms.",
         "## Identical arms",
         "\n".join(null),
-        "How much runs scatter does not matter here: the tests are free of scale. Five pairs never make a claim: "
-        "sign flips of five cannot be below 0.05.",
+        "How much runs scatter does not matter here: the tests are free of scale. Five pairs never make a "
+        "claim: sign flips of five cannot be below 0.05.",
         "## A true saving",
         "\n".join(power),
         "The ladder sees less than the interval alone: it also wants the sign flips, and an effect no "

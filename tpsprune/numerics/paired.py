@@ -8,10 +8,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import log1p, nan, sqrt
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = [
     "Bounds",
@@ -64,14 +66,20 @@ def sign_flip_p(values: Sequence[float]) -> float:
     0.25
     """
     value_n = np.asarray(values, dtype=np.float64)
-    count = len(value_n)
     observed = abs(value_n.sum()) * (1.0 - ROUNDING)
+    hit_p = np.abs(_signs(len(value_n)) @ value_n) >= observed
+    if len(value_n) <= EXACT_PAIRS:
+        return float(hit_p.mean())
+    return (1 + int(hit_p.sum())) / (1 + DRAWN_PATTERNS)
+
+
+@cache
+def _signs(count: int) -> NDArray[np.float64]:
+    """Return sign patterns, a row each: all of them but for the mirrored half, or so many drawn ones."""
     if count <= EXACT_PAIRS:
         bit_pn = np.arange(2 ** (count - 1))[:, None] >> np.arange(count) & 1
-        return float((np.abs((1 - 2 * bit_pn) @ value_n) >= observed).mean())
-    sign_pn = np.random.default_rng(0).choice((-1.0, 1.0), size=(DRAWN_PATTERNS, count))
-    hits = int((np.abs(sign_pn @ value_n) >= observed).sum())
-    return (1 + hits) / (1 + DRAWN_PATTERNS)
+        return 1.0 - 2.0 * bit_pn
+    return np.random.default_rng(0).choice((-1.0, 1.0), size=(DRAWN_PATTERNS, count))
 
 
 def lower_bound(values: Sequence[float], confidence: float = 0.95) -> float:

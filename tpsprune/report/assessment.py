@@ -11,7 +11,15 @@ from tpsprune.energy.grid import grid_of, own_grid
 from tpsprune.energy.wall_calibration import calibrated
 from tpsprune.energy.wall_meter import read_wall_meter
 from tpsprune.errors import MeterError
-from tpsprune.records import Choices, Comparison, Savings, WallFit, Window
+from tpsprune.records import (
+    Choices,
+    Comparison,
+    EnergyClass,
+    EnergyMethod,
+    Savings,
+    WallFit,
+    Window,
+)
 from tpsprune.runs import ComparisonFolder, write_bytes_atomically
 
 __all__ = ["assessed", "choose"]
@@ -72,15 +80,24 @@ def assessed(folder: ComparisonFolder) -> Savings:
 
 
 def _at_the_wall(comparison: Comparison, readings: Path) -> tuple[Comparison, WallFit | None]:
-    """Return the comparison with each window's joules as the wall meter has them."""
+    """Return the comparison with each window's joules, and each run's method, as the wall meter has them."""
+    meter = read_wall_meter(readings)
     answers, idle = comparison.inference, comparison.idle
     windows = [window for run in comparison.runs for window in run.windows]
     windows += [span.window for span in answers] + [span.window for span in idle]
-    measured, fit = calibrated(
-        read_wall_meter(readings), windows, idle=[span.window for span in comparison.idle]
-    )
+    measured, fit = calibrated(meter, windows)
     of_wall = iter(measured)
-    runs = tuple(replace(run, windows=tuple(_next(of_wall, len(run.windows)))) for run in comparison.runs)
+    method = EnergyMethod(
+        meter="wall meter",
+        scope="the whole machine, at the plug",
+        classes={"wall": EnergyClass.MEASURED},
+        details={"file": meter.name, "sha256": meter.sha256, "interval": f"{meter.interval_seconds:g} s"},
+        excluded=("network", "cooling of the room", "embodied", "windows open at a kill"),
+    )
+    runs = tuple(
+        replace(run, method=method, windows=tuple(_next(of_wall, len(run.windows))))
+        for run in comparison.runs
+    )
     return (
         replace(
             comparison,
