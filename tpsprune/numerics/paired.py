@@ -78,7 +78,7 @@ def _signs(count: int) -> NDArray[np.float64]:
     """Return sign patterns, a row each: all of them but for the mirrored half, or so many drawn ones."""
     if count <= EXACT_PAIRS:
         bit_pn = np.arange(2 ** (count - 1))[:, None] >> np.arange(count) & 1
-        return 1.0 - 2.0 * bit_pn
+        return np.asarray(1.0 - 2.0 * bit_pn, dtype=np.float64)
     return np.random.default_rng(0).choice((-1.0, 1.0), size=(DRAWN_PATTERNS, count))
 
 
