@@ -36,6 +36,7 @@ from tpsprune.records import (
     Standing,
     Step,
     Support,
+    WallFit,
     Window,
 )
 from tpsprune.report.savings_files import write_report
@@ -273,6 +274,9 @@ def savings(
         else (),
         may_not_claim=("measured kWh", "a reduction of CO₂"),
         complete=True,
+        wall_fit=WallFit(slope=1.2, offset_watts=38.0, r_squared=0.971, windows=40, interval_seconds=1.0)
+        if gpu
+        else None,
     )
 
 

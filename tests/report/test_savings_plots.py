@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from dataclasses import replace
+from math import inf, nan
 
 import pytest
 
@@ -114,6 +115,18 @@ def test_a_cost_without_measure_does_not_dwarf_the_other_claims() -> None:
     assert drawn.rows[0][4] == -80.0
 
 
+def test_an_interval_without_ends_is_drawn_to_the_edges() -> None:
+    found = savings(pairs=1)
+    claim = found.claims[0]
+    assert claim.change is not None
+    endless = replace(claim, change=replace(claim.change, low=-inf, high=nan), idle_subtracted=None)
+    drawn = forest_plot(replace(found, claims=(endless,)))
+    assert drawn is not None
+    low, high = drawn.figure.axes[0].get_lines()[1].get_xdata()
+    assert low < -1
+    assert high == 1
+
+
 def test_the_energy_per_epoch_is_what_was_spent_between_two_readings() -> None:
     found = savings()
     drawn = course_plot(found)
@@ -130,7 +143,9 @@ def test_the_energy_per_epoch_is_what_was_spent_between_two_readings() -> None:
 
 def test_the_course_is_of_the_first_pair_that_counts() -> None:
     found = savings()
-    lines = tuple(replace(each, counted=each.counted and each.pair != 0) for each in found.runs)
+    lines = tuple(
+        replace(each, counted=each.counted and (each.arm, each.pair) != ("ticket", 0)) for each in found.runs
+    )
     drawn = course_plot(replace(found, runs=lines))
     assert drawn is not None
     assert {row[2] for row in drawn.rows} == {2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 from matplotlib.lines import Line2D
@@ -47,7 +48,7 @@ def forest_plot(savings: Savings) -> Plot | None:
     axes.axvline(0, color=INK, linewidth=1.2)
     rows: list[tuple[Any, ...]] = []
     shown = [each for claim, change in claims for each in (change, claim.idle_subtracted) if each is not None]
-    least = max(-_FAR, min(-0.1, *(change.low for change in shown)))
+    least = max(-_FAR, min(-0.1, *(_ends(change)[0] for change in shown)))
     for row, (claim, change) in enumerate(claims):
         place = place_of(savings, claim.arm)
         for basis, each in (("total", change), ("idle subtracted", claim.idle_subtracted)):
@@ -56,7 +57,7 @@ def forest_plot(savings: Savings) -> Plot | None:
                 rows.append((claim.key, basis, claim.standing.value, *_bounds(each), claim.energy_class))
     axes.set_yticks(range(len(claims)), [short_label(claim_name(claim), 36) for claim, _ in claims])
     axes.set_ylim(len(claims) - 0.4, -0.6)
-    axes.set_xlim(least * 1.08, max(0.1, *(change.high for change in shown)) * 1.12)
+    axes.set_xlim(least * 1.08, max(0.1, *(_ends(change)[1] for change in shown)) * 1.12)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     axes.set_xlabel("← costs more\u2003saves →")
@@ -263,8 +264,9 @@ def models_plot(savings: Savings) -> Plot | None:
 def _interval(axes: Any, row: int, change: Change, place: int, *, whole: bool, least: float) -> None:
     at = row if whole else row + 0.27
     paint = paint_of(place) if whole else MUTED
-    low, point = max(change.low, least), max(change.saving_share, least)
-    axes.plot([low, max(change.high, least)], [at, at], color=paint, linewidth=1.8 if whole else 1.0)
+    point = max(change.saving_share, least)
+    low, high = (max(end, least) for end in _ends(change))
+    axes.plot([low, high], [at, at], color=paint, linewidth=1.8 if whole else 1.0)
     axes.plot(
         point,
         at,
@@ -273,8 +275,14 @@ def _interval(axes: Any, row: int, change: Change, place: int, *, whole: bool, l
         mfc=paint if whole else "none",
         markersize=7 if whole else 4,
     )
-    if change.low < least:
+    if _ends(change)[0] < least:
         axes.plot(least, at, marker=8, color=paint, markersize=7)
+
+
+def _ends(change: Change) -> tuple[float, float]:
+    """Return the interval with an edge where it has no end: a saving of everything, or a vast cost."""
+    low, high = change.low, change.high
+    return low if isfinite(low) else -2 * _FAR, high if isfinite(high) else 1.0
 
 
 def _bounds(change: Change) -> tuple[float, float, float]:

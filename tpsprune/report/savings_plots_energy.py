@@ -63,7 +63,7 @@ def pairs_plot(savings: Savings) -> Plot | None:
                 axes.plot(x, values[x], marker=marker_of(at), color=paint_of(at), markersize=6)
                 rows.append((arm, pair, ends[x][0], who, ends[x][1], energy_class(savings)))
         axes.set_xlim(-0.25, 1.25)
-        axes.set_ylim(0, 1.08 * max(value or 0.0 for _, value in joules.values()) / size)
+        axes.set_ylim(0, 1.08 * (max(value or 0.0 for _, value in joules.values()) or 1.0) / size)
         axes.set_xticks([0, 1], [short_label(baseline), short_label(arm)])
         axes.grid(axis="y", color=GRID, linewidth=0.7)
         if place % across == 0:

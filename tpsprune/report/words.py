@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import isfinite, isnan
 
 __all__ = [
     "bytes_",
@@ -101,6 +101,8 @@ def change(saving_share: float) -> str:
     >>> change(0.4312), change(-0.12), change(0.0001)
     ('43 % less', '12 % more', 'unchanged (less than 0.1 %)')
     """
+    if isnan(saving_share):
+        return "not known"
     if not isfinite(saving_share):
         return "no bound" if saving_share > 0 else "more without bound"
     if abs(saving_share) < 0.0005:
