@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from tpsprune import training
 from tpsprune.errors import Fault, RecipeError, RunFolderError
 from tpsprune.pipeline.arms import arm_recipe
 from tpsprune.pipeline.bench import set_up
@@ -44,7 +45,7 @@ def design_of(recipe: Recipe, arms: tuple[str, ...], pairs: int, device: str, co
         patience=rules.patience,
         recipe_text=text,
         recipe_sha256=hashlib.sha256(text.encode()).hexdigest(),
-        device=device,
+        device=training.choose_device(device).type,
         machine=machine_facts(),
         versions=versions(),
         begun=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
