@@ -123,7 +123,11 @@ ORDINARY: Final[tuple[ReachTask, ...]] = (
         name="Fashion-MNIST, MLP",
         kind="ordinary",
         base="fashion-mnist",
-        changes=("task.data.train_limit=10000", *_model("mlp", "widths=[256]")),
+        changes=(
+            "task.data.train_limit=10000",
+            "task.data.validation_share=0.1",
+            *_model("mlp", "widths=[256]"),
+        ),
         variants=("moments", "weights", "neurons"),
         learning_rates=GENTLE_RATES,
         level=0.85,
