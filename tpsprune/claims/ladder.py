@@ -110,8 +110,9 @@ def _noise(evidence: Evidence) -> list[Reason]:
         reasons.append(
             Reason(
                 "BELOW_DETECTABLE",
-                f"{change.pairs} pairs that scatter like these show {_percent(change.detectable_share)} with "
-                f"power 0.8, and this is {_percent(change.saving_share)}",
+                f"{change.pairs} pairs that scatter like these show a change of "
+                f"{100 * change.detectable_share:.1f} % with power 0.8, and this is one of "
+                f"{100 * abs(change.saving_share):.1f} %",
             )
         )
     return reasons

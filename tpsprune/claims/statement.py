@@ -30,8 +30,8 @@ def _sentence(claim: Claim) -> str:
     )
     refusal = REFUSALS.get(claim.standing)
     if refusal is not None:
-        seen = "" if claim.change is None else f" (seen: {_words(claim.change)})"
-        return f"{subject}: no claim against '{claim.baseline}', {refusal}{seen}."
+        seen = "" if claim.change is None else f" Seen: {_words(claim.change)}."
+        return f"{subject}: no claim against '{claim.baseline}', {refusal}.{seen}"
     assert claim.change is not None, "what stands has a change"
     simulated = "simulated: " if str(claim.standing).endswith("SIMULATED") else ""
     return f"{subject} took {simulated}{_words(claim.change)} than '{claim.baseline}'."

@@ -96,9 +96,14 @@ def order_of(arms: tuple[str, ...], order_seed: int, pair: int) -> tuple[str, ..
     random.Random(f"{order_seed}/{pair // 2}").shuffle(drawn)
     if pair % 2:
         drawn.reverse()
-    handed = [arm for arm in drawn if arm in AFTER_TICKET and drawn.index(arm) < drawn.index("ticket")]
-    at = drawn.index("ticket") + 1 if handed else 0
-    return tuple(arm for arm in (*(a for a in drawn[:at] if a not in handed), *handed, *drawn[at:]))
+    order: list[str] = []
+    waiting: list[str] = []
+    for arm in drawn:
+        if arm in AFTER_TICKET and "ticket" not in order:
+            waiting.append(arm)
+        else:
+            order += [arm, *(waiting if arm == "ticket" else [])]
+    return tuple(order)
 
 
 def due_in(comparison: Comparison, pair: int) -> tuple[str, ...]:

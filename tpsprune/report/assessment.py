@@ -89,7 +89,7 @@ def _at_the_wall(comparison: Comparison, readings: Path) -> tuple[Comparison, Wa
     of_wall = iter(measured)
     method = EnergyMethod(
         meter="wall meter",
-        scope="the whole machine, at the plug",
+        scope="machine",
         classes={"wall": EnergyClass.MEASURED},
         details={"file": meter.name, "sha256": meter.sha256, "interval": f"{meter.interval_seconds:g} s"},
         excluded=("network", "cooling of the room", "embodied", "windows open at a kill"),
