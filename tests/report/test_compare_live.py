@@ -47,7 +47,7 @@ def test_lines_say_what_a_run_took_its_class_and_where_it_came_to() -> None:
 
 def test_a_terminal_has_bars_and_the_same_lines() -> None:
     text = shown(terminal=True)
-    assert "1 of 12, about 90.0 s left" in text
+    assert "2 of 12" in text
     assert "dense, seed 3: train" in text
     assert "epoch 2.5  80.0 J" in text
     assert "test accuracy 0.9000" in text

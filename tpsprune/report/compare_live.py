@@ -118,12 +118,12 @@ class BarCompare(CompareShow):
                     self._run, completed=event.step, figures=f"epoch {event.epoch:.1f}  {joules}"
                 )
             case records.ArmEnded():
-                left = f"about {words.seconds(event.seconds_left)} left"
+                left = f", about {words.seconds(event.seconds_left)} left" if event.seconds_left else ""
                 self._bar.update(
                     self._whole,
                     total=event.total,
                     completed=event.number,
-                    figures=f"{event.number} of {event.total}, {left}",
+                    figures=f"{event.number} of {event.total}{left}",
                 )
                 _show_line(self._console, event)
             case _:
