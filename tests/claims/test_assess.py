@@ -196,6 +196,15 @@ def test_answers_in_short_windows_are_no_measurement() -> None:
     assert claims[1].reasons[0].code == "SHORT_WINDOW"
 
 
+def test_neighbours_in_a_window_of_answers_make_that_claim_invalid_and_no_other() -> None:
+    found = with_answers(comparison(DENSE, HALF), 200.0, 120.0)
+    busy = replace(found.inference[0].window, machine_cpu_seconds=20.0 + 0.3 * 40.0)
+    first = replace(found.inference[0], window=busy)
+    claims = assess(replace(found, inference=(first, *found.inference[1:]))).claims
+    assert [claim.standing.is_saving for claim in claims] == [True, False, True]
+    assert [reason.code for reason in claims[1].reasons] == ["FOREIGN_LOAD"]
+
+
 def test_the_idle_baseline_is_taken_off_beside_the_claim_and_not_in_it() -> None:
     found = comparison(DENSE, HALF)
     with_idle = replace(found, idle=tuple(idle(pair, watts=2.0) for pair in range(6)))

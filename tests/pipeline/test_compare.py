@@ -24,6 +24,7 @@ from tpsprune.recipe.compare import AFTER_TICKET, ARMS, arms_of
 from tpsprune.recipe.rules import rule_faults
 from tpsprune.records import ArmBegun, ArmEnded, Comparing, Comparison, Progress, Standing
 from tpsprune.runs import ComparisonFolder
+from tpsprune.runs.lock import exclusive
 
 QUICK = (
     "train.epochs=2",
@@ -135,6 +136,21 @@ def test_a_comparison_broken_off_goes_on_with_the_next_missing_run(tmp_path: Pat
     assert [each.arm for each in broken] == [ended[0].run.arm]
     assert broken[0].windows, "what it took until then is shown"
     assert len({run.folder for run in found.runs}) == 2
+
+
+def test_answers_that_were_broken_off_go_on_with_those_that_are_missing(copied: Path) -> None:
+    journal = copied / "journal.jsonl"
+    journal.write_text("\n".join(journal.read_text().splitlines()[:-1]) + "\n")
+    before = measured(copied).inference
+    compared(copied, TWO, 2)
+    after = measured(copied).inference
+    assert len(after) == len(before) + 1 == 8
+    assert after[:-1] == before
+
+
+def test_a_comparison_under_way_elsewhere_is_left_alone(copied: Path) -> None:
+    with exclusive(copied / "runs" / "lock"), pytest.raises(RunFolderError, match=r"in use.*--out"):
+        compared(copied, TWO, 2)
 
 
 @pytest.mark.parametrize(

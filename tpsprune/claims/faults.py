@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from tpsprune.claims.counted import Counted
 from tpsprune.claims.spent import load_share
@@ -14,7 +14,8 @@ __all__ = ["LEAST_ANSWER_SECONDS", "faults_of", "losses_of"]
 LEAST_ANSWER_SECONDS: Final = 10.0
 """A GPU's counter moves every 0.1 s: shorter windows are off by more than one per cent."""
 SLACK: Final = 0.99
-FEW: Final = 3
+Faults: TypeAlias = Iterator[tuple[str, str]]
+"""A code and a sentence for each kind of fault."""
 
 
 def faults_of(counted: Counted, kind: str, arm: str, windows: Sequence[Window]) -> tuple[Reason, ...]:
@@ -32,7 +33,8 @@ def faults_of(counted: Counted, kind: str, arm: str, windows: Sequence[Window]) 
             *_not_metered(windows),
             *_changed(runs),
             *_throttled(windows),
-            *(_foreign(counted, runs) if kind == "training" else _short(windows)),
+            *_foreign(counted, kind, runs, windows),
+            *(_short(windows) if kind == "inference" else ()),
         )
     )
 
@@ -59,7 +61,7 @@ def losses_of(counted: Counted, arm: str) -> tuple[Reason, ...]:
     return tuple(reasons)
 
 
-def _invalid(windows: Sequence[Window]) -> Iterator[tuple[str, str]]:
+def _invalid(windows: Sequence[Window]) -> Faults:
     broken = [window for window in windows if not window.valid]
     if broken:
         first = broken[0]
@@ -70,7 +72,7 @@ def _invalid(windows: Sequence[Window]) -> Iterator[tuple[str, str]]:
         )
 
 
-def _not_metered(windows: Sequence[Window]) -> Iterator[tuple[str, str]]:
+def _not_metered(windows: Sequence[Window]) -> Faults:
     without = [window for window in windows if window.total_joules is None and window.valid]
     if without:
         yield "NOT_METERED", f"{len(without)} of {len(windows)} windows have no energy"
@@ -78,37 +80,40 @@ def _not_metered(windows: Sequence[Window]) -> Iterator[tuple[str, str]]:
         yield "NO_ENERGY", "a window has no energy at all"
 
 
-def _changed(runs: Sequence[ArmRun]) -> Iterator[tuple[str, str]]:
+def _changed(runs: Sequence[ArmRun]) -> Faults:
     methods = {tuple(sorted(run.method.classes.items())) for run in runs}
     meters = {(run.method.meter, run.method.scope) for run in runs}
     if len(methods) > 1 or len(meters) > 1:
         yield "METHOD_CHANGED", "runs were metered in different ways, so that their figures do not compare"
 
 
-def _throttled(windows: Sequence[Window]) -> Iterator[tuple[str, str]]:
+def _throttled(windows: Sequence[Window]) -> Faults:
     throttled = sum(window.throttled is True for window in windows)
     if throttled:
         yield "THROTTLED", f"the GPU was throttled in {throttled} of {len(windows)} windows"
 
 
-def _foreign(counted: Counted, runs: Sequence[ArmRun]) -> Iterator[tuple[str, str]]:
+def _foreign(counted: Counted, kind: str, runs: Sequence[ArmRun], windows: Sequence[Window]) -> Faults:
+    """Yield neighbours above the limit, over a run or a window of answers, where the meter sees them."""
     limit = counted.design.foreign_load_share
-    loads = [(load, run) for run in runs if (load := load_share(run)) is not None and _sees_all(run)]
-    heavy = [(load, run) for load, run in loads if load > limit]
-    if heavy:
-        load, run = max(heavy, key=lambda each: each[0])
+    spans = [(_name(run), run.windows, run) for run in runs]
+    if kind == "inference" and runs:
+        spans = [(window.phase, (window,), runs[0]) for window in windows]
+    loads = [
+        (load, name)
+        for name, span, run in spans
+        if run.method.scope == "machine" and (load := load_share(span, run.logical_cpus)) is not None
+    ]
+    load, name = max(loads, default=(0.0, ""))
+    if load > limit:
         yield (
             "FOREIGN_LOAD",
-            f"others took up to {100 * load:.0f} % of the machine's processors ({_name(run)}), and at most "
+            f"others took up to {100 * load:.0f} % of the machine's processors ({name}), and at most "
             f"{100 * limit:g} % was fixed beforehand",
         )
 
 
-def _sees_all(run: ArmRun) -> bool:
-    return run.method.scope == "machine"
-
-
-def _short(windows: Sequence[Window]) -> Iterator[tuple[str, str]]:
+def _short(windows: Sequence[Window]) -> Faults:
     short = [window for window in windows if window.seconds < SLACK * LEAST_ANSWER_SECONDS]
     if short:
         yield (

@@ -16,7 +16,7 @@ MOST_NAMED = 20
 def quality_of(counted: Counted) -> Quality:
     """Return the figures of the data's quality over the runs that count, and what was set aside."""
     comparison = counted.comparison
-    loads = [load for run in counted.runs if (load := load_share(run)) is not None]
+    loads = [load for run in counted.runs if (load := load_share(run.windows, run.logical_cpus)) is not None]
     heat = [window.gpu_celsius for window in counted.windows if window.gpu_celsius is not None]
     answers = tuple(span.window for span in comparison.inference)
     idle = tuple(span.window for span in comparison.idle)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import fsum
 from typing import Final
 
-from tpsprune.records import ArmRun, EnergyClass, Grade, Window
+from tpsprune.records import EnergyClass, Grade, Window
 
 __all__ = ["class_words", "grade_of", "joules_of", "load_share", "seconds_of", "shares_by_class"]
 
@@ -97,15 +97,15 @@ def _letter(
     return "E" if constant > MOSTLY else "D"
 
 
-def load_share(run: ArmRun) -> float | None:
-    """Return what share of the machine's processors others took over a run; ``None`` where not known.
+def load_share(windows: Iterable[Window], logical_cpus: int) -> float | None:
+    """Return what share of the machine's processors others took over windows; ``None`` where not known.
 
-    (processor seconds of everybody − our own) / (seconds × logical processors), over all windows. Processes
-    of our own count as others where they are not this one.
+    (processor seconds of everybody − our own) / (seconds × logical processors). Processes of our own count as
+    others where they are not this one.
     """
-    known = [window for window in run.windows if window.machine_cpu_seconds is not None]
+    known = [window for window in windows if window.machine_cpu_seconds is not None]
     seconds = seconds_of(known)
     if not known or seconds == 0:
         return None
     others = fsum((window.machine_cpu_seconds or 0.0) - window.cpu_seconds for window in known)
-    return max(others, 0.0) / (seconds * run.logical_cpus)
+    return max(others, 0.0) / (seconds * logical_cpus)

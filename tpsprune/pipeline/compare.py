@@ -66,7 +66,7 @@ def compare(
         folder.runs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder.runs, error) from error
-    with exclusive(folder.runs / "lock"):
+    with exclusive(folder.runs / "lock", beside="write elsewhere with --out"):
         comparison = opened(folder, design, pairs)
         if redo:
             for pair, fault in invalid_pairs(comparison).items():
@@ -144,9 +144,8 @@ def _pair(
         done = {(span.arm, span.batch) for span in comparison.inference if span.pair == pair}
         left = [run for run in comparison.runs if run.pair == pair and not run.failure]
         left.sort(key=lambda run: run.position)
-        for span in answers_of(left, recipe, folder, device):
-            if (span.arm, span.batch) not in done:
-                folder.append("answers", span.to_json())
+        for span in answers_of(left, recipe, folder, device, done=done):
+            folder.append("answers", span.to_json())
     if pair + 1 == PILOT_PAIRS and due:
         yield Note(_pilot_words(folder.read()[0]))
 

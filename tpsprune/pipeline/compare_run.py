@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 
@@ -37,6 +37,8 @@ from tpsprune.runs import ComparisonFolder, RunFolder
 __all__ = ["Slot", "answers_of", "idling", "made_in", "run_of"]
 
 HASH_BLOCK: Final = 2**20
+Cell: TypeAlias = tuple[str, int]
+"""An arm and a batch size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +76,10 @@ def run_of(
                 course.append(_point(event))
             if not isinstance(event, Finished | Trained):
                 yield event
-    except (DivergedError, PruneError) as error:
-        failure = str(error).split("; readings and")[0]
+    except DivergedError as error:
+        failure = str(error.__cause__ or error)
+    except PruneError as error:
+        failure = str(error)
     run = made_in(out)
     assert run is not None, "a run makes a folder before its first step"
     measured = ArmRun(
@@ -129,9 +133,11 @@ def _with_outcome(measured: ArmRun, run: RunFolder, last: Event | None) -> ArmRu
 
 
 def answers_of(
-    slots: list[ArmRun], recipe: Recipe, folder: ComparisonFolder, device: str
+    runs: Sequence[ArmRun], recipe: Recipe, folder: ComparisonFolder, device: str, *, done: set[Cell]
 ) -> Iterator[InferenceSpan]:
     """Yield, for each batch size and each run, what a window of answers took; arms take turns, ABBA.
+
+    What is ``done`` is not done again.
 
     Models are built anew from their files. The batch is of test items, on the device, prepared as for
     evaluation; one window that does not count comes first.
@@ -142,12 +148,12 @@ def answers_of(
             run.arm: bench.execution.place(
                 trained_from(RunFolder(folder.path / run.folder), bench.dataset.facts)
             )
-            for run in slots
+            for run in runs
         }
-        order = list(slots)
+        order = list(runs)
         for batch in rules.inference_batches:
             items_n = _batch(bench, batch)
-            for run in order:
+            for run in (run for run in order if (run.arm, batch) not in done):
                 with bench.execution.autocasting():
                     measure.answer_for(0.0, models[run.arm], items_n)
                     with meter.window(f"answers at batch {batch}") as span:

@@ -20,8 +20,10 @@ _FCNTL: Final[ModuleType | None] = import_module("fcntl") if find_spec("fcntl") 
 
 
 @contextmanager
-def exclusive(lock: Path) -> Iterator[None]:
+def exclusive(lock: Path, beside: str = "start a run beside it with --again") -> Iterator[None]:
     """Hold ``FOLDER/state/lock``, and with it the folder, for this process alone, with ``flock``.
+
+    ``beside`` is what would do for somebody who does not want to wait.
 
     Where the system has no ``flock``, its mere existence is the lock; a kill leaves that behind, and
     the message then says which file to delete.
@@ -29,24 +31,24 @@ def exclusive(lock: Path) -> Iterator[None]:
     Raises:
         RunFolderError: another process holds it, or it cannot be written.
     """
-    with _flocked(lock, _FCNTL) if _FCNTL else _created(lock):
+    with _flocked(lock, _FCNTL, beside) if _FCNTL else _created(lock):
         yield
 
 
 @contextmanager
-def _flocked(lock: Path, fcntl: ModuleType) -> Iterator[None]:
+def _flocked(lock: Path, fcntl: ModuleType, beside: str) -> Iterator[None]:
     try:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise cannot_write(lock, error) from error
     try:
-        _take(lock, handle, fcntl)
+        _take(lock, handle, fcntl, beside)
         yield
     finally:
         os.close(handle)
 
 
-def _take(lock: Path, handle: int, fcntl: ModuleType) -> None:
+def _take(lock: Path, handle: int, fcntl: ModuleType, beside: str) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(handle, 0)
@@ -55,7 +57,7 @@ def _take(lock: Path, handle: int, fcntl: ModuleType) -> None:
         holder = os.pread(handle, 20, 0).decode(errors="replace") or "(unknown)"
         raise RunFolderError(
             f"{lock.parent.parent} is in use by process {holder}: "
-            f"wait for it to end, or start a run beside it with --again"
+            f"wait for it to end, or {beside}"
         ) from error
     except OSError as error:
         raise cannot_write(lock, error) from error
