@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tests.claims.conftest import run
 from tpsprune.records import ArmBegun, ArmEnded, Comparing, Note, PhaseStarted, Progress
-from tpsprune.report.compare_live import BarCompare, CompareShow, JsonCompare, PlainCompare
+from tpsprune.report.compare_live import BarCompare, JsonCompare, PlainCompare
 
 EVENTS: tuple[Comparing, ...] = (
     ArmBegun(arm="warm-up", seed=0, number=0, total=0),
@@ -61,9 +61,3 @@ def test_json_has_a_line_for_each_run_and_note_without_windows() -> None:
     assert [line["event"] for line in lines] == ["arm-ended", "arm-ended", "note"]
     assert (lines[0]["arm"], lines[0]["accuracy"]) == ("dense", 0.9)
     assert not {"windows", "course", "method"} & set(lines[0])
-
-
-def test_quiet_shows_nothing() -> None:
-    with CompareShow() as show:
-        for event in EVENTS:
-            show.show(event)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from tpsprune.report.compare_live import CompareShow
     from tpsprune.report.live import AbstractShow
 
 __all__ = ["check_show", "compare_show_for", "compare_show_options", "show_for", "show_options"]
@@ -58,13 +57,14 @@ def show_for(*, quiet: bool, as_json: bool) -> AbstractShow:
     return PlainShow(OurConsole(width=None if "COLUMNS" in os.environ else 80))
 
 
-def compare_show_for(*, quiet: bool, as_json: bool) -> CompareShow:
+def compare_show_for(*, quiet: bool, as_json: bool) -> AbstractShow:
     """Return what shows a comparison: nothing, JSON on standard error, a bar on a terminal, or lines."""
-    from tpsprune.report.compare_live import BarCompare, CompareShow, JsonCompare, PlainCompare
+    from tpsprune.report.compare_live import BarCompare, JsonCompare, PlainCompare
     from tpsprune.report.console import OurConsole
+    from tpsprune.report.live import QuietShow
 
     if quiet:
-        return CompareShow()
+        return QuietShow()
     if as_json:
         return JsonCompare(sys.stderr)
     console = OurConsole()

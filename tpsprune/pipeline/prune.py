@@ -8,14 +8,15 @@ from pathlib import Path
 
 from torch import nn
 
-from tpsprune import energy, pruning, stopping, training
+from tpsprune import energy, pruning
 from tpsprune.errors import Fault, RecipeError
+from tpsprune.pipeline.begin import begun
 from tpsprune.pipeline.bench import Bench, set_up
 from tpsprune.pipeline.bill import Bill
 from tpsprune.pipeline.cut import drawn
 from tpsprune.pipeline.rounds import keep_base, round_target
 from tpsprune.pipeline.running import attempt, found_run, longest_window, running_in
-from tpsprune.pipeline.state import Clock, State, load_checkpoint, save_checkpoint
+from tpsprune.pipeline.state import State, load_checkpoint, save_checkpoint
 from tpsprune.pipeline.ticket import finished, restored
 from tpsprune.pipeline.weights import Weights, read_weights
 from tpsprune.recipe import Recipe, dumps
@@ -98,20 +99,8 @@ def _begun(bench: Bench, folder: RunFolder, given: Weights, model: nn.Module) ->
     if given.plan is not None:
         keep_base(folder, given.plan)
     save_tensors(folder.dense, model.state_dict(), {})
-    state = State(
-        stage="cut",
-        step=0,
-        shift=0,
-        model=model,
-        optimizer=training.make_optimizer(model, bench.recipe.train),
-        regulariser=bench.regulariser(model),
-        signals=bench.panel.start(),
-        rule=stopping.start(bench.recipe.stop.end, chance_accuracy=bench.chance_accuracy),
-        clock=Clock(),
-        lines=(0, 0),
-        cut={},
-        drawn=decision,
-    ).having_written(folder, [], [decision])
+    state = begun(bench, model, "cut", bench.recipe.stop.end)
+    state = replace(state, drawn=decision).having_written(folder, [], [decision])
     save_checkpoint(folder, state, bench.panel)
     return state
 

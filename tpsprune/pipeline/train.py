@@ -7,12 +7,13 @@ from dataclasses import replace
 from math import ceil
 from pathlib import Path
 
-from tpsprune import energy, stopping, training
+from tpsprune import energy
+from tpsprune.pipeline.begin import begun
 from tpsprune.pipeline.bench import Bench, set_up
 from tpsprune.pipeline.bill import Bill
 from tpsprune.pipeline.running import attempt, found_run, longest_window, running_in
 from tpsprune.pipeline.stage import Course, run_stage
-from tpsprune.pipeline.state import Clock, State, load_checkpoint, save_checkpoint, save_snapshot
+from tpsprune.pipeline.state import State, load_checkpoint, save_checkpoint, save_snapshot
 from tpsprune.pipeline.ticket import finished, restored
 from tpsprune.recipe import Recipe, dumps
 from tpsprune.recipe.retrain import rewind_epoch
@@ -100,16 +101,4 @@ def _begun(bench: Bench, folder: RunFolder) -> State:
     model = bench.new_model()
     if rewind_epoch(bench.recipe.retrain.rewind) == 0:
         save_snapshot(folder, model)
-    return State(
-        stage="dense",
-        step=0,
-        shift=0,
-        model=model,
-        optimizer=training.make_optimizer(model, bench.recipe.train),
-        regulariser=bench.regulariser(model),
-        signals=bench.panel.start(),
-        rule=stopping.start(bench.recipe.stop.draw, chance_accuracy=bench.chance_accuracy),
-        clock=Clock(),
-        lines=(0, 0),
-        cut={},
-    )
+    return begun(bench, model, "dense", bench.recipe.stop.draw)

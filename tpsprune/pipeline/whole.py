@@ -9,13 +9,14 @@ from pathlib import Path
 
 from torch import nn
 
-from tpsprune import energy, measure, pruning, stopping, training
+from tpsprune import energy, measure, pruning, stopping
+from tpsprune.pipeline.begin import begun
 from tpsprune.pipeline.bench import Bench, set_up
 from tpsprune.pipeline.bill import Bill
 from tpsprune.pipeline.running import longest_window, running_in
 from tpsprune.pipeline.schedule import retrain_schedule
 from tpsprune.pipeline.stage import Course, budget_used_up, run_stage
-from tpsprune.pipeline.state import Clock, State
+from tpsprune.pipeline.state import State
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe, dumps
 from tpsprune.recipe.stop import Rule
@@ -62,7 +63,7 @@ def _flow(
         model = bench.execution.place(pruning.replay(model, plan))
         write_json_atomically(folder.plan, plan.to_json())
     first = bench.recipe.stop.draw if rule is None else rule
-    state = _begun(bench, model, first)
+    state = begun(bench, model, "dense", first)
     if rule is not None:
         state, decision = yield from run_stage(
             bench, folder, bill, state, _course(rule, bench.total_steps, bench.total_steps, "train")
@@ -127,22 +128,6 @@ def _course(rule: Rule, last_step: int, total_steps: int, title: str) -> Course:
         last_step=last_step,
         total_steps=total_steps,
         deadline="the schedule is at its end",
-    )
-
-
-def _begun(bench: Bench, model: nn.Module, rule: Rule) -> State:
-    return State(
-        stage="dense",
-        step=0,
-        shift=0,
-        model=model,
-        optimizer=training.make_optimizer(model, bench.recipe.train),
-        regulariser=bench.regulariser(model),
-        signals=bench.panel.start(),
-        rule=stopping.start(rule, chance_accuracy=bench.chance_accuracy),
-        clock=Clock(),
-        lines=(0, 0),
-        cut={},
     )
 
 

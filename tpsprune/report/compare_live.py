@@ -12,27 +12,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from tpsprune import records
 from tpsprune.records import ArmRun, Comparing
 from tpsprune.report import words
+from tpsprune.report.live import AbstractShow
 
-__all__ = ["BarCompare", "CompareShow", "JsonCompare", "PlainCompare", "run_line"]
-
-
-class CompareShow:
-    """Shows nothing: the journal has it all. A context, so that a terminal is left as it was."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
-    def show(self, event: Comparing) -> None:
-        """Show one event."""
+__all__ = ["BarCompare", "JsonCompare", "PlainCompare", "run_line"]
 
 
 @final
-class JsonCompare(CompareShow):
+class JsonCompare(AbstractShow):
     """One JSON object per finished run, without its windows; those are in the journal."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -57,7 +43,7 @@ class JsonCompare(CompareShow):
 
 
 @final
-class PlainCompare(CompareShow):
+class PlainCompare(AbstractShow):
     """A line for each run as it ends: for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
@@ -69,7 +55,7 @@ class PlainCompare(CompareShow):
 
 
 @final
-class BarCompare(CompareShow):
+class BarCompare(AbstractShow):
     """A bar of all runs with the time left, and below it where the run under way stands."""
 
     def __init__(self, console: Console) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from tpsprune import records
-from tpsprune.records import Event
+from tpsprune.records import Comparing
 from tpsprune.report import tables, words
 
 BAR_COLUMNS = 36
@@ -22,7 +22,7 @@ __all__ = ["AbstractShow", "BarShow", "JsonShow", "PlainShow", "QuietShow", "pri
 
 
 class AbstractShow(ABC):
-    """Shows the events of a run, one after another; a context, so that a terminal is left as it was."""
+    """Shows what happens, one event after another; a context, so that a terminal is left as it was."""
 
     def __enter__(self) -> Self:
         return self
@@ -33,7 +33,7 @@ class AbstractShow(ABC):
         return None
 
     @abstractmethod
-    def show(self, event: Event) -> None:
+    def show(self, event: Comparing) -> None:
         """Show one event."""
 
 
@@ -41,7 +41,7 @@ class AbstractShow(ABC):
 class QuietShow(AbstractShow):
     """Shows nothing: the run folder has it all."""
 
-    def show(self, event: Event) -> None:
+    def show(self, event: Comparing) -> None:
         """Show nothing."""
 
 
@@ -52,7 +52,7 @@ class JsonShow(AbstractShow):
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def show(self, event: Event) -> None:
+    def show(self, event: Comparing) -> None:
         """Print the event as one line."""
         name = type(event).__name__.lower()
         body = event.outcome.to_json() if isinstance(event, records.Finished) else asdict(event)
@@ -68,7 +68,7 @@ class PlainShow(AbstractShow):
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def show(self, event: Event) -> None:
+    def show(self, event: Comparing) -> None:
         """Print what a log wants to keep."""
         match event:
             case records.PhaseStarted():
@@ -108,7 +108,7 @@ class BarShow(AbstractShow):
     ) -> None:
         self._bar.stop()
 
-    def show(self, event: Event) -> None:
+    def show(self, event: Comparing) -> None:
         """Move the bar, or print above it."""
         match event:
             case records.PhaseStarted():
@@ -130,7 +130,7 @@ class BarShow(AbstractShow):
                 show_result(self._console, event)
 
 
-def show_result(console: Console, event: Event) -> None:
+def show_result(console: Console, event: Comparing) -> None:
     """Print the events that are results: decisions, the cut, notes and the closing tables."""
     match event:
         case records.Decided(decision=decision):

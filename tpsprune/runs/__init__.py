@@ -4,7 +4,14 @@ Tensors are in ``tpsprune.runs.tensors``, apart, because they need torch and not
 """
 
 from tpsprune.runs.comparison import Begun, ComparisonFolder
-from tpsprune.runs.energy_report import energy_report_schema, read_energy_report, write_energy_report
+from tpsprune.runs.documents import (
+    energy_report_schema,
+    read_energy_report,
+    read_result,
+    result_schema,
+    write_energy_report,
+    write_result,
+)
 from tpsprune.runs.files import (
     cannot_write,
     read_json,
@@ -17,7 +24,6 @@ from tpsprune.runs.files import (
 )
 from tpsprune.runs.folder import RunFolder, digest_of
 from tpsprune.runs.journal import Journal
-from tpsprune.runs.result import read_result, result_schema, write_result
 from tpsprune.runs.schemas import first_fault, is_newer
 
 __all__ = [
