@@ -26,11 +26,9 @@ def test_a_band_is_its_closed_form() -> None:
     # Dense: 10 s at load 1/2 of 2 processors; ticket: 6 s at full load.
     pairs = [(((spent(6.0, 12.0, 12.0),), 1.0), ((spent(10.0, 10.0, 10.0),), 1.0))]
     band = {point.model: point.saving_share for point in band_of(pairs, MODELLED, 2)}
-    assert band["8 W by own load, linear, RAM 20 W"] == pytest.approx(
-        1 - (8 * 6 + 20 * 6) / (8 * 0.5 * 10 + 200)
-    )
+    assert band["8 W, own load, RAM 20 W"] == pytest.approx(1 - (8 * 6 + 20 * 6) / (8 * 0.5 * 10 + 200))
     cubic = 0.1 + 0.9 * 0.5**3
-    assert band["40 W by machine load, cubic, RAM 10 W"] == pytest.approx(
+    assert band["40 W, machine load, cubic, RAM 10 W"] == pytest.approx(
         1 - (40 * 6 + 10 * 6) / (40 * cubic * 10 + 100)
     )
     assert len(band) == 12

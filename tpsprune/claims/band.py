@@ -14,11 +14,12 @@ from tpsprune.records import BandPoint, EnergyClass, EnergyMethod, Window
 __all__ = ["band_of"]
 
 CURVES: Final[dict[str, Callable[[float, float], float]]] = {
-    "own load, linear": lambda own, _machine: own,
+    "own load": lambda own, _machine: own,
     "machine load, cubic": lambda _own, machine: 0.1 + 0.9 * machine**3,
-    "machine load, linear from 30 %": lambda _own, machine: 0.3 + 0.7 * machine,
+    "machine load + idle": lambda _own, machine: 0.3 + 0.7 * machine,
 }
-"""Power over rated power, by the process's own share of the processors and by the machine's."""
+"""Power over rated power, by the process's own share of the processors and by the machine's: in proportion;
+codecarbon's, with a tenth at rest; in proportion from three tenths at rest."""
 RATED_FACTORS: Final = (1.0, 5.0)
 RAM_FACTORS: Final = (0.5, 1.0)
 ASSUMED: Final = (EnergyClass.MODELLED, EnergyClass.CONSTANT)
@@ -31,7 +32,7 @@ class _Model:
     ram_watts: float
 
     def __str__(self) -> str:
-        return f"{self.rated_watts:g} W by {self.curve}, RAM {self.ram_watts:g} W"
+        return f"{self.rated_watts:g} W, {self.curve}, RAM {self.ram_watts:g} W"
 
 
 Spent = tuple[Sequence[Window], float]

@@ -169,6 +169,7 @@ def _rules(savings: Savings) -> Table:
         ("pairs asked for at the beginning", chosen(design.pairs)),
         ("first seed", chosen(design.first_seed)),
         ("order drawn with seed", chosen(design.order_seed)),
+        ("accuracy the task asks for", chosen(f"{design.required_accuracy:.2f}")),
         ("accuracy an arm may lose", chosen(f"{design.tolerance_share * 100:.2f} points")),
         ("error rate of a claim", chosen(f"{design.alpha:g}")),
         ("others may take of the machine", chosen(words.percent(design.foreign_load_share))),
