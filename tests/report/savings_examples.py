@@ -90,7 +90,7 @@ def run(
             validation_accuracy=0.99 - 0.5 * math.exp(-epoch / 3),
             signals={}
             if arm == "dense"
-            else {"d_eff": 0.8 * math.exp(-epoch / 9) + 0.1, "h1": 2 + math.sin(epoch / 4)},
+            else {"d_eff": 0.8 * math.exp(-epoch / 9) + 0.1, "H1 z": 2 + math.sin(epoch / 4)},
         )
         for epoch in range(2, epochs + 1, 2)
     )

@@ -50,7 +50,7 @@ def test_what_has_nothing_to_show_is_not_drawn(stem: str) -> None:
     assert (drawn is None) == (stem != "course")
     if drawn is not None:
         assert drawn.number_class == "counted"
-        assert {row[0] for row in drawn.rows} == {"accuracy", "d_eff", "h1"}
+        assert {row[0] for row in drawn.rows} == {"accuracy", "d_eff", "H1 z"}
 
 
 def test_equal_figures_are_equal_files_and_words_in_them_stay_as_they_are() -> None:

@@ -151,7 +151,7 @@ def course_plot(savings: Savings) -> Plot | None:
     size, unit = energy_axis([value for points in per_epoch.values() for _, value in points])
     signals = [
         signal
-        for signal in ("d_eff", "h1")
+        for signal in ("d_eff", "H1 z")
         if any(signal in point.signals for run in shown for point in run.course)
     ]
     panels = [*(["energy"] if any(per_epoch.values()) else []), "accuracy", *signals]
@@ -162,7 +162,7 @@ def course_plot(savings: Savings) -> Plot | None:
         "energy": f"energy per\nepoch ({unit})",
         "accuracy": "validation\naccuracy",
         "d_eff": "d_eff / width",
-        "h1": "H1, longest\nloop (z)",
+        "H1 z": "H1, longest\nloop (z)",
     }
     for row, panel in enumerate(panels):
         axes = axes_of(figure, len(panels), 1, row + 1, sharex=shared)
