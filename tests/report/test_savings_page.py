@@ -103,7 +103,7 @@ def test_the_class_of_a_column_is_written_at_its_head_and_beside_the_cells_where
     assert column_classes(table(says("Watts."), ("part", "watts"), rows[:1])) == ("", "constant")
     page = page_of(savings())
     assert '<td class="figure">modelled + constant</td>' in page
-    assert f'<span data-class="modelled + constant">90.0 J{beside("modelled + constant")}</span>' in page
+    assert f'<span data-class="modelled + constant">102 J{beside("modelled + constant")}</span>' in page
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

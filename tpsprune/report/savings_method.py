@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tpsprune.records import BrokenOff, EnergyMethod, Grid, Savings
+from tpsprune.records import BrokenOff, EnergyClass, EnergyMethod, Grid, Savings
 from tpsprune.report import words
 from tpsprune.report.savings_blocks import (
     COUNTED,
@@ -74,7 +74,7 @@ def _method(method: EnergyMethod) -> Table:
                 name(part),
                 combined([kind]) if kind.value != "mixed" else "of several classes",
                 name(how or "–"),
-                "–" if watts is None else Tagged(f"{watts} W", "constant"),
+                "–" if watts is None else Tagged(f"{watts} W", _assumed(kind)),
             )
         )
     rest = [
@@ -87,8 +87,14 @@ def _method(method: EnergyMethod) -> Table:
         for key, value in rest
     ]
     before, braces, after = _SCOPES.get(method.scope, f"Metered by {{}}, of: {method.scope}.").partition("{}")
-    caption = says(before, *([name(method.meter), after] if braces else []))
+    named: tuple[Inline, ...] = (name(method.meter), after) if braces else ()
+    caption = says(before, *named)
     return table(caption, ("component", "its class", "how", "assumed"), rows, texts=3)
+
+
+def _assumed(kind: EnergyClass) -> str:
+    """Return the class of a part's watts: assumed, unless the meter for tests made them up."""
+    return kind.value if kind is EnergyClass.SIMULATED else EnergyClass.CONSTANT.value
 
 
 def _left_out(method: EnergyMethod) -> list[Paragraph]:
