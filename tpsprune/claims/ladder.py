@@ -20,7 +20,8 @@ class Evidence:
     """All that a standing rests on. ``faults`` are of the measurement, ``losses`` of the model's quality.
 
     ``pairs`` have both models, ``pairs_ended`` are over, be it without one. ``grade`` is the letter of how
-    the joules were obtained; ``band`` the saving under other power models, empty where nothing is modelled.
+    the joules were obtained; ``band`` the saving under other power models, which a claim on modelled or
+    assumed joules needs (``needs_band``).
     """
 
     pairs: int
@@ -30,6 +31,7 @@ class Evidence:
     accuracy: Accuracy | None
     band: tuple[BandPoint, ...]
     grade: str
+    needs_band: bool = False
     alpha: float = 0.05
     faults: tuple[Reason, ...] = ()
     losses: tuple[Reason, ...] = ()
@@ -58,7 +60,7 @@ def _rungs(evidence: Evidence) -> Iterator[Rung]:
     yield Standing.INSUFFICIENT_RUNS, _too_few(evidence)
     yield Standing.ACCURACY_NOT_PRESERVED, [*evidence.losses, *_accuracy(evidence.accuracy)]
     yield Standing.WITHIN_NOISE, _noise(evidence)
-    yield Standing.MODEL_SENSITIVE, _sensitive(evidence.band)
+    yield Standing.MODEL_SENSITIVE, _sensitive(evidence)
 
 
 def _too_few(evidence: Evidence) -> list[Reason]:
@@ -72,7 +74,9 @@ def _too_few(evidence: Evidence) -> list[Reason]:
 
 
 def _accuracy(accuracy: Accuracy | None) -> list[Reason]:
-    if accuracy is None or accuracy.preserved:
+    if accuracy is None:
+        return [Reason("ACCURACY_UNKNOWN", "no pair has the test accuracy of both")]
+    if accuracy.preserved:
         return []
     bound = "unknown" if accuracy.lower_share is None else f"{100 * accuracy.lower_share:+.2f} points"
     return [
@@ -118,9 +122,11 @@ def _noise(evidence: Evidence) -> list[Reason]:
     return reasons
 
 
-def _sensitive(band: tuple[BandPoint, ...]) -> list[Reason]:
+def _sensitive(evidence: Evidence) -> list[Reason]:
+    band = evidence.band
     if not band:
-        return []
+        unknown = "power is modelled or assumed, and the meter does not tell with what watts"
+        return [Reason("BAND_UNKNOWN", unknown)] if evidence.needs_band else []
     least, most = (pick(band, key=lambda point: point.saving_share) for pick in (min, max))
     if not least.saving_share <= 0 <= most.saving_share:
         return []
