@@ -45,7 +45,7 @@ def test_compare_runs_reports_and_says_where(invoke: Invoke, tmp_path: Path) -> 
     result = invoke("compare", "small.toml", "--pairs", "1", *SETTINGS)
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
-    assert lines[0] == "Note: pairs: 1 make no claim whatever they show, 6 are the fewest that can"
+    assert lines[0] == "Note: no claim can come of 1 pairs: 6 are the fewest"
     assert lines[1] == "warming up: a short run, thrown away"
     assert lines[2].startswith("1/2  ")
     assert "simulated" in lines[2]

@@ -190,7 +190,7 @@ def test_fewer_pairs_than_can_claim_are_told_at_once(tmp_path: Path) -> None:
     events = pipeline.compare(quick(), ComparisonFolder(tmp_path), arms=TWO, pairs=5, device="cpu")
     first = next(events)
     events.close()  # type: ignore[attr-defined]
-    assert first == Note("pairs: 5 make no claim whatever they show, 6 are the fewest that can")
+    assert first == Note("no claim can come of 5 pairs: 6 are the fewest")
 
 
 def test_a_model_changed_since_its_run_does_not_answer_in_its_name(copied: Path) -> None:

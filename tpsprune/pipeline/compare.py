@@ -76,9 +76,7 @@ def compare(
         if not is_finished(comparison):
             if (asked := comparison.pairs_asked) <= FEWEST_PAIRS:
                 fewest = FEWEST_PAIRS + 1
-                yield Note(
-                    f"pairs: {asked} make no claim whatever they show, {fewest} are the fewest that can"
-                )
+                yield Note(f"no claim can come of {asked} pairs: {fewest} are the fewest")
             yield from _warmed_up(recipe, folder, comparison, device)
         for pair in range(comparison.pairs_asked):
             yield from _pair(recipe, folder, pair, device)
