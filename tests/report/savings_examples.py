@@ -213,6 +213,14 @@ def savings(
         ),
         broken_off=(
             BrokenOff(arm="ticket", seed=0, pair=0, position=1, windows=(window("train", 0, 90.0, classes),)),
+            BrokenOff(
+                arm="warm-up",
+                seed=0,
+                pair=None,
+                position=0,
+                windows=(window("train", 0, 12.0, classes),),
+                why="a short run to warm up, thrown away",
+            ),
         ),
         choices=chosen,
         pairs_asked=pairs,
@@ -265,7 +273,7 @@ def savings(
             idle_spans=pairs,
             hottest_gpu_celsius=61.0 if gpu else None,
             set_aside=(),
-            lost_joules=90.0,
+            lost_joules=102.0,
         ),
         needed=(Needed(0.05, 31), Needed(0.1, 9), Needed(0.2, 6), Needed(0.001, None)),
         runs=tuple(line(each, each.position != 2 or pairs < 4, kind, grid) for each in runs),
@@ -322,7 +330,8 @@ def claim(
         ),
         support=(
             Support("multiply-accumulates", 0.62, True),
-            Support("processor seconds", saving, saving > 0),
+            Support("time", saving, saving > 0),
+            Support("CPU-seconds", saving, saving > 0),
         ),
     )
 
@@ -383,7 +392,7 @@ def pays_back(batch: int, saving: float, kind: str) -> BreakEven:
             high=0.0,
             per_day=10_000.0,
             days=0.0,
-            reason="its training took less already",
+            reason="the training took no more than the baseline's: paid back before the first answer",
             energy_class=kind,
         )
     inferences = -1200 * saving / (each * 0.2)
@@ -394,7 +403,7 @@ def pays_back(batch: int, saving: float, kind: str) -> BreakEven:
         saved_joules=each * 0.2,
         inferences=inferences,
         low=inferences * 0.7,
-        high=None if batch == 1 else inferences * 1.8,
+        high=inferences * 1.8,
         per_day=10_000.0,
         days=inferences / 10_000,
         reason="",
@@ -424,12 +433,57 @@ def line(each: ArmRun, counts: bool, kind: str, grid: bool) -> RunLine:
     )
 
 
-def simulated() -> Savings:
+def metered(found: Savings, method: EnergyMethod, classes: dict[str, EnergyClass], kind: str) -> Savings:
+    """Return a comparison with the same joules from another meter; what was broken off stays as it was."""
+
+    def anew(window_: Window) -> Window:
+        shared = (window_.total_joules or 0.0) / len(classes)
+        return replace(window_, joules=dict.fromkeys(classes, shared), classes=classes)
+
+    before = found.comparison
+    comparison = replace(
+        before,
+        runs=tuple(
+            replace(each, method=method, windows=tuple(map(anew, each.windows))) for each in before.runs
+        ),
+        idle=tuple(replace(each, window=anew(each.window)) for each in before.idle),
+        inference=tuple(replace(each, window=anew(each.window)) for each in before.inference),
+    )
+    return replace(
+        found,
+        comparison=comparison,
+        claims=tuple(replace(each, energy_class=kind) for each in found.claims),
+        ledger=tuple(replace(each, energy_class=kind) for each in found.ledger),
+        break_even=tuple(replace(each, energy_class=kind) for each in found.break_even),
+        runs=tuple(replace(each, energy_class=kind) for each in found.runs),
+    )
+
+
+def simulated(*, grid: bool = False) -> Savings:
     """Return a comparison on the meter for tests."""
-    found = savings(Standing.SAVING_SIMULATED)
-    claims = tuple(replace(each, energy_class="simulated") for each in found.claims)
-    grade = replace(found.grade, letter="S", meaning="a simulated meter")
-    return replace(found, claims=claims, grade=grade)
+    classes = dict.fromkeys(ON_CPU, EnergyClass.SIMULATED)
+    fake = EnergyMethod(meter="fake", scope="simulated", classes=classes, excluded=("everything real",))
+    found = metered(savings(Standing.SAVING_SIMULATED, grid=grid), fake, classes, "simulated")
+    return replace(found, grade=replace(found.grade, letter="S", meaning="a simulated meter"))
+
+
+def at_the_wall(*, fit: bool = False) -> Savings:
+    """Return a comparison with a wall meter's joules, and the line that could be drawn, or none."""
+    classes = {"wall": EnergyClass.MEASURED}
+    plug = EnergyMethod(meter="wall meter", scope="machine", classes=classes, details={"interval": "1 s"})
+    found = metered(savings(Standing.SAVING_MEASURED), plug, classes, "measured")
+    return replace(
+        found,
+        comparison=replace(
+            found.comparison, choices=replace(found.comparison.choices, wall_meter="wall.csv")
+        ),
+        grade=Grade(
+            letter="A", meaning="a wall meter", measured_share=1.0, modelled_share=0.0, constant_share=0.0
+        ),
+        wall_fit=WallFit(slope=1.2, offset_watts=-3.0, r_squared=0.97, windows=40, interval_seconds=1.0)
+        if fit
+        else None,
+    )
 
 
 def unmetered() -> Savings:
@@ -452,6 +506,13 @@ def unmetered() -> Savings:
         attribution=(),
         runs=tuple(replace(each, joules=None, energy_class="none") for each in found.runs),
         quality=replace(found.quality, idle_watts=None, lost_joules=None),
+        grade=Grade(
+            letter="-",
+            meaning="nothing was metered",
+            measured_share=0.0,
+            modelled_share=0.0,
+            constant_share=0.0,
+        ),
         may_claim=(),
     )
 
@@ -467,6 +528,7 @@ EXAMPLES: dict[str, Savings] = {
     "within noise, no inference": savings(Standing.WITHIN_NOISE, factor=1.72, inference=False),
     "simulated": simulated(),
     "nothing metered": unmetered(),
+    "at the wall": at_the_wall(),
 }
 
 ALL_OF_IT = "saving on a GPU, seven arms, a grid"

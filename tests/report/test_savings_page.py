@@ -17,6 +17,7 @@ from tpsprune.report.savings_blocks import Tagged, column_classes, name, says, t
 from tpsprune.report.savings_document import savings_document
 from tpsprune.report.savings_html import html_page
 from tpsprune.report.savings_markdown import markdown_page
+from tpsprune.report.savings_plots import STEMS
 
 CLASS = re.compile(r"(name|counted|derived|none|(measured|modelled|constant|simulated|chosen)( \+ [a-z]+)*)")
 SILENT = {"code", "pre", "style", "title", "svg"}
@@ -62,6 +63,10 @@ def read(page: str) -> Reader:
     return reader
 
 
+def beside(number_class: str) -> str:
+    return f"\N{NO-BREAK SPACE}<small>[{number_class}]</small>"
+
+
 def page_of(found: Savings) -> str:
     return html_page(savings_document(found, {}))
 
@@ -98,7 +103,7 @@ def test_the_class_of_a_column_is_written_at_its_head_and_beside_the_cells_where
     assert column_classes(table(says("Watts."), ("part", "watts"), rows[:1])) == ("", "constant")
     page = page_of(savings())
     assert '<td class="figure">modelled + constant</td>' in page
-    assert '<span class="labelled" data-class="modelled + constant">90.0 J</span>' in page
+    assert f'<span data-class="modelled + constant">102 J{beside("modelled + constant")}</span>' in page
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -127,6 +132,7 @@ def test_a_cost_is_shown_as_a_saving_is_and_a_refusal_is_toned_as_neither(
     first = page[page.index('<div class="headlines">') :].split("</div>", 1)[0]
     assert f'<div class="headline {tone}">' in first
     assert f">{words}</span>" in first
+    assert '<p class="kind">modelled + constant</p>' in first
     banner = "refused" if tone == "neutral" else tone
     assert f'<div class="banner {banner}">' in page
     assert ("No claim" in first) == (tone == "neutral")
@@ -139,7 +145,8 @@ def test_a_page_runs_no_script_and_asks_nobody_for_anything() -> None:
     assert not [key for _, values in reader.tags for key in values if key.startswith("on")]
     links = [v for _, values in reader.tags for k, v in values.items() if k in {"src", "href", "xlink:href"}]
     assert links
-    assert all(str(each).startswith("#") for each in links)
+    beside_it = {f"plots/{stem}.csv" for stem in STEMS}
+    assert {each for each in links if not str(each).startswith("#")} == beside_it
     assert not re.search(r"url\((?!#)|@import", page)
     policies = [values["content"] for tag, values in reader.tags if "http-equiv" in values]
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"]
@@ -177,6 +184,7 @@ def test_the_order_is_verdict_first_and_how_to_do_it_again_last() -> None:
         "Verdict",
         "What this shows and what not",
         "Where the change comes from",
+        "Pair by pair",
         "Every claim",
         "Where the energy goes",
         "When it pays back",

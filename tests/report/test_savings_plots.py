@@ -9,14 +9,16 @@ from math import inf, nan
 
 import pytest
 
-from tests.report.savings_examples import ALL_OF_IT, EXAMPLES, savings, written
+from tests.report.savings_examples import ALL_OF_IT, EXAMPLES, at_the_wall, savings, written
 from tests.report.test_savings_page import read
 from tpsprune.records import Choices, Standing
+from tpsprune.report.savings_blocks import Tagged
 from tpsprune.report.savings_plot import csv_text
 from tpsprune.report.savings_plots import STEMS
-from tpsprune.report.savings_plots_claims import break_even_plot, forest_plot, models_plot, scatter_plot
+from tpsprune.report.savings_plots_break_even import break_even_plot
+from tpsprune.report.savings_plots_claims import forest_plot, models_plot, scatter_plot
 from tpsprune.report.savings_plots_energy import course_plot, pairs_plot, phases_plot
-from tpsprune.report.savings_svg import INK, axes_of, canvas, inline_svg, own_svg
+from tpsprune.report.savings_svg import INK, PAPER, axes_of, canvas, inline_svg, own_svg
 
 DRAW = {
     "pairs": pairs_plot,
@@ -104,6 +106,19 @@ def test_a_saving_lies_right_of_the_line_and_a_cost_left_of_it() -> None:
         assert [each * sign > 0 for each in points] == [True] * 3
 
 
+def test_what_was_refused_is_hollow_however_clear_of_the_line_its_interval_is() -> None:
+    found = savings()
+    drawn = forest_plot(found)
+    assert drawn is not None
+    points = [line for line in drawn.figure.axes[0].get_lines() if line.get_markersize() == 7]
+    assert [each.get_markerfacecolor() == PAPER for each in points] == [
+        not claim.standing.is_saving for claim in found.claims
+    ]
+    assert [claim.standing.is_saving for claim in found.claims] == [True, False, False]
+    assert all(claim.change is not None and claim.change.low > 0 for claim in found.claims)
+    assert "not yet a claim" in " ".join(map(str, drawn.caption.parts))
+
+
 def test_a_cost_without_measure_does_not_dwarf_the_other_claims() -> None:
     found = savings(Standing.COST_INCREASE_MODELLED, factor=2.4)
     claim = found.claims[0]
@@ -157,6 +172,15 @@ def test_joules_in_no_claim_have_a_bar_of_their_own() -> None:
         drawn = phases_plot(replace(found, quality=replace(found.quality, lost_joules=lost)))
         assert drawn is not None
         assert [each.get_text() for each in drawn.figure.axes[0].get_yticklabels()] == labels
+        assert (Tagged("90.0 J", "modelled + constant") in drawn.caption.parts) == (lost is not None)
+
+
+def test_joules_in_no_claim_are_of_the_class_of_their_own_windows() -> None:
+    drawn = phases_plot(at_the_wall())
+    assert drawn is not None
+    assert drawn.number_class == "measured"
+    assert drawn.rows[-1][:4] == ("in no claim (sum)", "", 102.0, "modelled + constant")
+    assert {row[3] for row in drawn.rows[:-1]} == {"measured"}
 
 
 def test_the_line_of_a_break_even_crosses_where_the_record_says() -> None:

@@ -11,10 +11,11 @@ import jsonschema
 import pytest
 
 from tests.report.savings_examples import savings
+from tpsprune.claims.spent import MEANINGS
 from tpsprune.errors import RunFolderError
 from tpsprune.records import Standing
 from tpsprune.report.savings_json import report_json
-from tpsprune.runs import energy_report_schema, read_energy_report, write_energy_report
+from tpsprune.runs import energy_report_schema, energy_report_text, read_energy_report
 
 
 def report() -> dict[str, Any]:
@@ -41,10 +42,18 @@ def test_the_schema_is_a_schema_and_leaves_nothing_open() -> None:
     assert schema["$defs"]["standing"]["enum"] == [each.value for each in Standing]
 
 
-def test_a_report_is_written_and_comes_back(tmp_path: Path) -> None:
+def test_a_report_becomes_text_and_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
-    write_energy_report(path, report())
+    path.write_text(energy_report_text(report()), encoding="utf-8")
     assert read_energy_report(path) == report()
+
+
+def test_every_grade_of_an_assessment_is_one_of_the_schema() -> None:
+    schema = energy_report_schema()
+    letters = set(MEANINGS)
+    assert "-" in letters
+    for grades in (schema["properties"]["verdict"]["properties"]["grade"], schema["properties"]["grade"]):
+        assert set(grades.get("enum") or grades["properties"]["letter"]["enum"]) == letters
 
 
 @pytest.mark.parametrize(
@@ -56,17 +65,20 @@ def test_a_report_is_written_and_comes_back(tmp_path: Path) -> None:
         (lambda raw: raw["claims"][0].update(energy_class="mixed"), "claims.0.energy_class"),
         (lambda raw: raw["runs"][0].update(grams_co2="some"), "runs.0.grams_co2"),
         (lambda raw: raw["design"].pop("recipe_sha256"), "design"),
+        (lambda raw: raw["quality"].pop("lost_energy_class"), "quality"),
+        (lambda raw: raw["exports"].update(energy_class=None), "exports.energy_class"),
+        (lambda raw: raw["runs"][0].pop("weights_sha256"), "runs.0"),
+        (lambda raw: raw["provenance"].update(journal_sha256=""), "provenance.journal_sha256"),
     ],
 )
-def test_what_breaks_the_schema_is_not_written_and_not_read(
+def test_what_breaks_the_schema_is_no_text_and_not_read(
     tmp_path: Path, spoil: Callable[[dict[str, Any]], Any], place: str
 ) -> None:
     raw = report()
     spoil(raw)
     path = tmp_path / "report.json"
     with pytest.raises(ValueError, match="does not fit its schema"):
-        write_energy_report(path, raw)
-    assert not path.exists()
+        energy_report_text(raw)
     path.write_text(json.dumps(raw), encoding="utf-8")
     with pytest.raises(RunFolderError) as refused:
         read_energy_report(path)

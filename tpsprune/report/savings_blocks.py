@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 __all__ = [
     "CHOSEN",
@@ -16,6 +16,7 @@ __all__ = [
     "DERIVED",
     "MEASURED",
     "NAME",
+    "UNSAID",
     "Banner",
     "Block",
     "Bullets",
@@ -43,6 +44,8 @@ __all__ = [
 ]
 
 MEASURED, COUNTED, CHOSEN, DERIVED, NAME = "measured", "counted", "chosen", "derived", "name"
+UNSAID: Final = frozenset({NAME, "none"})
+"""Classes that are not written beside a figure: those of names, and of what nothing was metered of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +205,7 @@ def table(
 
 
 def column_classes(shown: Table) -> tuple[str | None, ...]:
-    """Return the class of each column's numbers: empty without numbers, ``None`` where rows differ."""
+    """Return the class of each column's figures: empty without any, ``None`` where rows differ."""
     columns: list[str | None] = []
     for place in range(len(shown.headings)):
         found = {kind for row in shown.rows for kind in _classes(row[place])}
@@ -224,4 +227,8 @@ def has_number(part: Inline) -> bool:
 
 def _classes(cell: Cell) -> Iterable[str]:
     parts = cell if isinstance(cell, tuple) else (cell,)
-    return (part.number_class for part in parts if isinstance(part, Tagged) and part.number_class != NAME)
+    return (
+        part.number_class
+        for part in parts
+        if isinstance(part, Tagged) and part.number_class != NAME and has_number(part)
+    )

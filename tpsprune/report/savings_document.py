@@ -17,7 +17,10 @@ __all__ = ["picture_of", "savings_document"]
 
 
 def savings_document(
-    savings: Savings, pictures: Mapping[str, Picture], left_out: tuple[str, ...] = ()
+    savings: Savings,
+    pictures: Mapping[str, Picture],
+    left_out: tuple[str, ...] = (),
+    journal_sha256: str = "",
 ) -> Document:
     """Return what the report says, with the pictures given and a sentence for each that is not."""
     return Document(
@@ -32,7 +35,7 @@ def savings_document(
             quality_section(savings),
             runs_section(savings),
             needed_section(savings),
-            reproduce_section(savings),
+            reproduce_section(savings, journal_sha256),
         ),
     )
 

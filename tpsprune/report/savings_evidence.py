@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tpsprune.records import BreakEven, Claim, PhaseMean, Savings, Support
+from tpsprune.records import Claim, PhaseMean, Savings, Support
 from tpsprune.report import words
 from tpsprune.report.savings_blocks import (
     COUNTED,
@@ -23,7 +23,8 @@ from tpsprune.report.savings_blocks import (
     says,
     table,
 )
-from tpsprune.report.savings_plot import claim_name
+from tpsprune.report.savings_pay_back import pay_back_table
+from tpsprune.report.savings_plot import claim_name, couples_of, joined
 from tpsprune.report.savings_words import (
     class_of,
     in_words,
@@ -34,7 +35,8 @@ from tpsprune.report.savings_words import (
 
 __all__ = ["evidence_sections"]
 
-_DAYS_A_YEAR = 365
+_BY_THE_CLOCK = {"time", "CPU-seconds"}
+"""What a clock measured of what speaks for a claim; the rest was counted."""
 
 
 def evidence_sections(
@@ -42,11 +44,11 @@ def evidence_sections(
 ) -> tuple[Section, ...]:
     """Return the sections about the pairs, the claims, the phases, the course, pay-back, accuracy, models."""
     tables: tuple[tuple[str, str, list[Table]], ...] = (
-        ("pairs", "Pair by pair", []),
+        ("pairs", "Pair by pair", _pairs(savings)),
         ("claims", "Every claim", [_claims(savings), *_support(savings)]),
         ("phases", "Where the energy goes", [_ledger(savings)]),
         ("course", "Over the epochs", []),
-        ("break_even", "When it pays back", _pay_back(savings)),
+        ("break_even", "When it pays back", pay_back_table(savings)),
         ("accuracy", "Accuracy beside energy", _accuracies(savings)),
         ("models", "Other power models", _band(savings)),
     )
@@ -58,6 +60,28 @@ def evidence_sections(
     if left_out:
         sections.append(Section("left-out", "Not drawn", tuple(says(each) for each in left_out)))
     return tuple(sections)
+
+
+def _pairs(savings: Savings) -> list[Table]:
+    """Return a row for each counted pair of each training claim: what the plot shows, to be read off."""
+    rows: list[tuple[Cell, ...]] = []
+    for claim in (claim for claim in savings.claims if claim.kind == "training"):
+        for other, mine in couples_of(savings, claim):
+            kinds = [class_of(savings, run.energy_class) for run in (other, mine)]
+            saved = 1 - (mine.joules or 0.0) / other.joules if other.joules else None
+            rows.append(
+                (
+                    (name(claim.arm), " beside ", name(claim.baseline)),
+                    counted(mine.pair),
+                    counted(mine.seed),
+                    Tagged(words.joules(other.joules), kinds[0]),
+                    Tagged(words.joules(mine.joules), kinds[1]),
+                    Tagged("–" if saved is None else words.change(saved), joined(kinds)),
+                )
+            )
+    headings = ("arms", "pair", "seed", "baseline", "arm", "change")
+    caption = says("Energy of each training, pair by pair; only pairs that count.")
+    return [table(caption, headings, rows)] if rows else []
 
 
 def _claims(savings: Savings) -> Table:
@@ -119,7 +143,7 @@ def _support(savings: Savings) -> list[Table]:
 
 
 def _said(support: Support) -> Cell:
-    kind = MEASURED if "second" in support.what.lower() else COUNTED
+    kind = MEASURED if support.what in _BY_THE_CLOCK else COUNTED
     return (
         Tagged(words.change(support.saving_share), kind),
         ", agrees" if support.agrees else ", does not agree",
@@ -154,71 +178,26 @@ def _phase(savings: Savings, phase: PhaseMean | None) -> Cell:
     return Tagged(words.joules(phase.joules), class_of(savings, phase.energy_class))
 
 
-def _pay_back(savings: Savings) -> list[Table]:
-    if not savings.break_even:
-        return []
-    per_day = savings.comparison.choices.per_day
-
-    def row(each: BreakEven) -> tuple[Cell, ...]:
-        kind = class_of(savings, each.energy_class)
-        cells: list[Cell] = [
-            (name(each.arm), ", batch ", chosen(each.batch)),
-            Tagged(each.reason or "–", kind),
-            Tagged(words.small_joules(each.extra_joules), kind),
-            Tagged(words.small_joules(each.saved_joules), kind),
-            Tagged(_answers(each.inferences), kind),
-            Tagged(f"{_answers(each.low)} to {_answers(each.high, 'no end')}", kind),
-        ]
-        if per_day is not None:
-            yearly = None if each.saved_joules is None else each.saved_joules * per_day * _DAYS_A_YEAR
-            cells += [
-                Tagged("–" if each.days is None else f"{each.days:,.1f}", f"{kind} + chosen"),
-                Tagged(words.watt_hours(yearly), f"{kind} + chosen"),
-            ]
-        return tuple(cells)
-
-    headings = [
-        "arm",
-        "remark",
-        "extra for the training",
-        "saved by an answer",
-        "answers to pay back",
-        "interval",
-    ]
-    caption = says("After how many answers the training is paid back.")
-    if per_day is not None:
-        headings += ["days", "saved in a year"]
-        caption = says(
-            "After how many answers the training is paid back; days and year at ",
-            chosen(f"{per_day:,.0f}"),
-            " answers a day.",
-        )
-    return [table(caption, headings, [row(each) for each in savings.break_even], texts=2)]
-
-
-def _answers(value: float | None, otherwise: str = "–") -> str:
-    return otherwise if value is None else f"{float(f'{value:.3g}'):,.0f}"
-
-
 def _accuracies(savings: Savings) -> list[Table]:
     rows: list[tuple[Cell, ...]] = [
         (
             (name(each.arm), " beside ", name(each.baseline)),
-            "yes" if each.preserved else "no",
+            "yes" if each.preserved else "not shown",
             Tagged(f"{each.mean:.4f}", COUNTED),
             Tagged(f"{each.baseline_mean:.4f}", COUNTED),
             Tagged(words.points(each.difference_share), COUNTED),
-            Tagged("–" if each.lower_share is None else words.points(each.lower_share), COUNTED),
+            Tagged("–" if each.lower_share is None else words.points(each.lower_share), DERIVED),
             chosen(f"{each.tolerance_share * 100:.2f} points"),
             counted(each.pairs),
         )
         for each in savings.accuracies
     ]
-    headings = ("arms", "preserved", "accuracy", "baseline", "difference", "at worst", "tolerance", "pairs")
+    headings = ("arms", "kept", "accuracy", "baseline", "difference", "at worst", "tolerance", "pairs")
     caption = says(
         "Test accuracy, read once for each run; at worst is the one-sided lower bound (",
         chosen("95 %"),
-        ") of the paired difference, held against the tolerance.",
+        ") of the paired difference, held against the tolerance. The bound covers seeds only, not the size "
+        "of the test split.",
     )
     return [table(caption, headings, rows, texts=2)] if rows else []
 

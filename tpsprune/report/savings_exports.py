@@ -1,6 +1,8 @@
 """The same figures for others: a model card's block, a BoAmps report, the terms of an SCI score.
 
-What a format asks for and nobody measured is left out or null, and named; nothing is filled in.
+Figures are those of the records: what a format asks for and nobody measured is left out or null. Fixed text,
+the same in every export, is what tpsprune is for: a supervised training, from scratch, of a neural network
+that classifies, in Python with torch, on a machine with one processor and one memory.
 """
 
 from __future__ import annotations
@@ -10,39 +12,55 @@ import tomllib
 from collections.abc import Iterable
 from typing import Any, Final
 
-from tpsprune.records import RunLine, Savings
-from tpsprune.report.savings_plot import energy_class
+from tpsprune.records import EnergyClass, EnergyMethod, RunLine, Savings
+from tpsprune.report.savings_plot import honest, joined
 
-__all__ = ["NOT_CLAIMED", "boamps", "mean_grams", "mean_joules", "model_card", "sci"]
+__all__ = [
+    "NOT_CLAIMED",
+    "boamps",
+    "is_simulated",
+    "mean_grams",
+    "mean_joules",
+    "model_card",
+    "sci",
+    "training_class",
+]
 
 NOT_CLAIMED: Final = "not claimed"
 """What stands in place of grams where no grid factor was chosen."""
 
 _JOULES_PER_KWH = 3.6e6
 _QUALITY = {"A": "high", "B": "high", "C": "medium"}
-_DATA_TYPES = {"digits": "image", "idx": "image", "cifar": "image", "cifar10": "image", "modular": "token"}
+_SIMULATED = "the meter was simulated"
+_DATA_TYPES = {
+    **dict.fromkeys(("digits", "idx", "image-folder"), "image"),
+    **dict.fromkeys(("modular", "permutations", "parity", "brackets"), "token"),
+}
 
 
 def model_card(savings: Savings) -> str:
     """Return the ``co2_eq_emissions`` block of a Hugging Face model card, as YAML.
 
-    Without a grid factor there are no grams: the field is left out and a comment says why.
+    Without a grid factor, and of a simulated meter, there are no grams: the field is left out and a comment
+    says why.
     """
     arm, grid = savings.verdict.arm, savings.comparison.choices.grid
     grams = mean_grams(savings)
-    if grid is None:
-        emissions = ["# emissions: not claimed, because no grid factor was chosen"]
+    if is_simulated(savings):
+        emissions = f"# emissions: none, because {_SIMULATED}"
+    elif grid is None:
+        emissions = "# emissions: not claimed, because no grid factor was chosen"
     elif grams is None:
-        emissions = ["# emissions: not known, because no energy was metered"]
+        emissions = "# emissions: not known, because no energy was metered"
     else:
-        emissions = [
+        emissions = (
             f"emissions: {grams:.6g}  # grams of CO2 equivalents, mean of {len(_counted(savings))} trainings"
-        ]
+        )
     fields = [
-        *emissions,
-        f"source: {_quoted(f'codecarbon ({energy_class(savings)}) via tpsprune')}",
+        emissions,
+        f"source: {_quoted(f'{_meter(savings)} ({training_class(savings)}) via tpsprune')}",
         'training_type: "pre-training"',
-        *([f"geographical_location: {_quoted(grid.country)}"] if grid else []),
+        *([f"geographical_location: {_quoted(grid.country)}"] if grid and grid.country else []),
         f"hardware_used: {_quoted(_hardware(savings))}",
     ]
     lines = "".join(f"  {field}\n" for field in fields)
@@ -52,12 +70,13 @@ def model_card(savings: Savings) -> str:
 def boamps(savings: Savings) -> dict[str, Any]:
     """Return a BoAmps report (format 0.1) of a training of the verdict's arm: means over its counted runs.
 
-    ``measurementDuration`` is in seconds, ``powerConsumption`` in kWh, as the format has them.
+    ``measurementDuration`` is in seconds, ``powerConsumption`` in kWh, as the format has them. Of a simulated
+    meter there is neither energy nor calibration, the report is a draft, and its description says why.
     """
     design, grid = savings.comparison.design, savings.comparison.choices.grid
     runs = _counted(savings)
-    details = next((run.method.details for run in savings.comparison.runs), {})
-    joules, idle = mean_joules(savings), savings.quality.idle_watts
+    details, meter, simulated = _details(savings), _meter(savings), is_simulated(savings)
+    joules, idle = mean_joules(savings), None if simulated else savings.quality.idle_watts
     calibration = None if idle is None else idle * design.idle_seconds / _JOULES_PER_KWH
     begun = design.begun.replace("T", " ")[:19]
     report = {
@@ -66,7 +85,7 @@ def boamps(savings: Savings) -> dict[str, Any]:
             "formatVersionSpecificationUri": "https://github.com/Boavizta/BoAmps/tree/main/model",
             "reportId": f"{design.recipe_sha256[:16]}-{savings.verdict.key.replace('/', '-')}",
             "reportDatetime": begun,
-            "reportStatus": "final" if savings.complete else "draft",
+            "reportStatus": "final" if savings.complete and not simulated else "draft",
         },
         "task": {
             "taskStage": "training",
@@ -84,12 +103,13 @@ def boamps(savings: Savings) -> dict[str, Any]:
             ],
             "dataset": [{"dataUsage": "input", "dataType": _data_type(design.recipe_text)}],
             "measuredAccuracy": _mean(run.accuracy for run in runs),
-            "taskDescription": f"{savings.verdict.arm} of the comparison {design.name}",
+            "taskDescription": f"{savings.verdict.arm} of the comparison {design.name}"
+            + (f"; no energy is given, because {_SIMULATED}" if simulated else ""),
         },
         "measures": [
             {
-                "measurementMethod": "codecarbon",
-                "version": design.versions.get("codecarbon"),
+                "measurementMethod": meter,
+                "version": design.versions.get(meter),
                 "cpuTrackingMode": details.get("cpu_mode"),
                 "gpuTrackingMode": details.get("gpu_mode"),
                 "powerCalibrationMeasurement": calibration,
@@ -101,9 +121,9 @@ def boamps(savings: Savings) -> dict[str, Any]:
         ],
         "system": {"os": design.machine.get("system")},
         "software": {"language": "python", "version": design.versions.get("python")},
-        "infrastructure": {"components": _components(savings, details)},
+        "infrastructure": {"components": _components(details)},
         "environment": {
-            "country": None if grid is None else grid.country,
+            "country": (grid.country or None) if grid else None,
             "powerSourceCarbonIntensity": None if grid is None else grid.grams_per_kwh,
         },
         "quality": _QUALITY.get(savings.grade.letter, "low"),
@@ -118,21 +138,21 @@ def sci(savings: Savings) -> dict[str, Any]:
     The score itself stays null, because embodied emissions are not known here.
     """
     grid, joules, grams = savings.comparison.choices.grid, mean_joules(savings), mean_grams(savings)
-    missing = [
+    why = _SIMULATED if is_simulated(savings) else "no energy was metered"
+    missing = [{"what": "E", "why": why}] if joules is None else []
+    if grid is None:
+        missing.append({"what": "O", "why": "no grid factor was chosen, so energy is not turned into grams"})
+    elif grams is None:
+        missing.append({"what": "O", "why": why})
+    missing += [
         {"what": "M", "why": "embodied emissions of the hardware are not known to tpsprune"},
         {"what": "SCI", "why": "a score without M would not be one"},
     ]
-    if grid is None:
-        missing.insert(
-            0, {"what": "O", "why": "no grid factor was chosen, so energy is not turned into grams"}
-        )
-    elif grams is None:
-        missing.insert(0, {"what": "O", "why": "no energy was metered"})
     return {
         "standard": "ISO/IEC 21031:2024",
         "R": {"unit": "one training run", "arm": savings.verdict.arm, "runs": len(_counted(savings))},
         "E_kwh": None if joules is None else joules / _JOULES_PER_KWH,
-        "E_class": energy_class(savings),
+        "E_class": training_class(savings),
         "I_g_per_kwh": None if grid is None else grid.grams_per_kwh,
         "O_g": grams,
         "M_g": None,
@@ -142,13 +162,28 @@ def sci(savings: Savings) -> dict[str, Any]:
 
 
 def mean_joules(savings: Savings) -> float | None:
-    """Return the mean energy of a counted training of the verdict's arm."""
-    return _mean(run.joules for run in _counted(savings))
+    """Return the mean energy of a counted training of the verdict's arm; none of a simulated meter."""
+    return None if is_simulated(savings) else _mean(run.joules for run in _counted(savings))
 
 
 def mean_grams(savings: Savings) -> float | None:
-    """Return the mean grams of a counted training of the verdict's arm; none without a grid factor."""
-    return _mean(run.grams_co2 for run in _counted(savings))
+    """Return the mean grams of a counted training of the verdict's arm.
+
+    None without a grid factor, and none of a simulated meter.
+    """
+    return None if is_simulated(savings) else _mean(run.grams_co2 for run in _counted(savings))
+
+
+def training_class(savings: Savings) -> str:
+    """Return of what classes the joules of the counted trainings of the verdict's arm are."""
+    methods = [run.method for run in savings.comparison.runs]
+    return joined(honest(run.energy_class, methods) for run in _counted(savings))
+
+
+def is_simulated(savings: Savings) -> bool:
+    """Return whether any of the energy came from a meter for tests: then none of it is for others."""
+    classes = {kind for run in savings.comparison.runs for kind in run.method.classes.values()}
+    return savings.grade.letter == "S" or EnergyClass.SIMULATED in classes
 
 
 def _counted(savings: Savings) -> list[RunLine]:
@@ -160,15 +195,27 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
+def _methods(savings: Savings) -> list[EnergyMethod]:
+    return [run.method for run in savings.comparison.runs if run.arm == savings.verdict.arm]
+
+
+def _meter(savings: Savings) -> str:
+    return " + ".join(dict.fromkeys(method.meter for method in _methods(savings))) or "none"
+
+
+def _details(savings: Savings) -> dict[str, str]:
+    return next((method.details for method in _methods(savings)), {})
+
+
 def _hardware(savings: Savings) -> str:
-    details = next((run.method.details for run in savings.comparison.runs), {})
+    details = _details(savings)
     names = [details[key] for key in ("gpu_model", "cpu_model") if details.get(key)]
     return ", ".join(names) or str(savings.comparison.design.machine.get("architecture", "not known"))
 
 
-def _components(savings: Savings, details: dict[str, str]) -> list[dict[str, Any]]:
-    cpus = savings.comparison.design.machine.get("logical_cpus")
-    parts = [{"componentType": "cpu", "componentName": details.get("cpu_model"), "nbComponent": cpus}]
+def _components(details: dict[str, str]) -> list[dict[str, Any]]:
+    # One: logical processors are not processors, and how many there are of those nobody counted.
+    parts = [{"componentType": "cpu", "componentName": details.get("cpu_model"), "nbComponent": 1}]
     if "gpu_model" in details:
         boards = details["gpu_model"].split(", ")
         parts.append(
@@ -187,7 +234,7 @@ def _data_type(recipe_text: str) -> str:
         kind = tomllib.loads(recipe_text)["task"]["data"]["kind"]
     except (tomllib.TOMLDecodeError, KeyError, TypeError):
         return "other"
-    return next((word for start, word in _DATA_TYPES.items() if str(kind).startswith(start)), "other")
+    return _DATA_TYPES.get(str(kind), "other")
 
 
 def _without_none(value: Any) -> Any:

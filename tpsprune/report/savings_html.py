@@ -12,6 +12,7 @@ from importlib.resources import files
 
 from tpsprune.report.savings_blocks import (
     NAME,
+    UNSAID,
     Banner,
     Block,
     Bullets,
@@ -96,12 +97,18 @@ def _block(block: Block) -> str:
 def _inline(part: Inline, *, label: bool = True) -> str:
     match part:
         case Tagged(text, number_class):
-            shown = ' class="labelled"' if label and number_class != NAME and has_number(part) else ""
-            return f'<span{shown} data-class="{escape(number_class)}">{escape(text)}</span>'
+            shown = label and number_class not in UNSAID and has_number(part)
+            said = f"\N{NO-BREAK SPACE}{_class(number_class)}" if shown else ""
+            return f'<span data-class="{escape(number_class)}">{escape(text)}{said}</span>'
         case Code(text):
             return f"<code>{escape(text)}</code>"
         case str():
             return escape(part)
+
+
+def _class(number_class: str) -> str:
+    """Return a class beside its number: as text, so that it stays with what is copied or read out."""
+    return f"<small>[{escape(number_class)}]</small>"
 
 
 def _inlines(parts: tuple[Inline, ...], *, label: bool = True) -> str:
@@ -110,10 +117,10 @@ def _inlines(parts: tuple[Inline, ...], *, label: bool = True) -> str:
 
 def _paragraph(block: Paragraph, tag: str = "p") -> str:
     if block.number_class:
-        shown = ' class="labelled"' if any(map(has_number, block.parts)) else ""
+        said = f" {_class(block.number_class)}" if any(map(has_number, block.parts)) else ""
         return (
-            f'<{tag}{shown} data-class="{escape(block.number_class)}">'
-            f"{_inlines(block.parts, label=False)}</{tag}>"
+            f'<{tag} data-class="{escape(block.number_class)}">'
+            f"{_inlines(block.parts, label=False)}{said}</{tag}>"
         )
     return f"<{tag}>{_inlines(block.parts)}</{tag}>"
 
@@ -168,7 +175,7 @@ def _picture(block: Picture) -> str:
         f"{block.svg}</div>\n"
         f"<figcaption><strong>{escape(block.title)}.</strong> {_inlines(block.caption.parts)} "
         f'<span class="kind">Class: {escape(block.number_class)}.</span> '
-        f"Numbers: <code>plots/{block.stem}.csv</code></figcaption>\n</figure>"
+        f'Numbers: <a href="plots/{block.stem}.csv">plots/{block.stem}.csv</a></figcaption>\n</figure>'
     )
 
 
@@ -184,18 +191,18 @@ def _banner(block: Banner) -> str:
 
 
 def _headline(block: Headline) -> str:
-    sign = _SIGNS[block.tone]
-    notes = "".join(
-        _inline(part, label=getattr(part, "number_class", "") != block.figure.number_class)
-        for part in block.notes
+    sign, own = _SIGNS[block.tone], block.figure.number_class
+    interval, *notes = (
+        _inline(part, label=getattr(part, "number_class", "") != own)
+        for part in (block.interval, *block.notes)
     )
     mark = f'<span aria-hidden="true">{sign} </span>' if sign else ""
     return (
         f'<div class="headline {block.tone}">\n<h3>{escape(block.title)}</h3>\n'
         f'<p class="big">{mark}{_inline(block.figure, label=False)}</p>\n'
-        f'<p class="kind">{escape(block.figure.number_class)}</p>\n'
-        f"<p>{_inline(block.interval, label=False)}</p>\n"
-        f'<p class="small">{notes}</p>\n</div>\n'
+        + (f'<p class="kind">{escape(own)}</p>\n' if own not in UNSAID else "")
+        + (f"<p>{interval}</p>\n" if block.interval.text else "")
+        + f'<p class="small">{"".join(notes)}</p>\n</div>\n'
     )
 
 

@@ -7,25 +7,30 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from tpsprune.records import BrokenOff, EnergyClass, Savings
-from tpsprune.report.savings_exports import NOT_CLAIMED, mean_grams, mean_joules, sci
-from tpsprune.report.savings_method import distinct_methods
-from tpsprune.report.savings_plot import Plot, combined, energy_class
+from tpsprune.records import ArmRun, BrokenOff, EnergyClass, Savings
+from tpsprune.report.savings_exports import NOT_CLAIMED, mean_grams, mean_joules, sci, training_class
+from tpsprune.report.savings_method import distinct_methods, idle_class
+from tpsprune.report.savings_plot import Plot, class_of_windows, energy_class, lost_class
+from tpsprune.report.savings_words import step_class
 
 __all__ = ["report_json"]
 
 
-def report_json(savings: Savings, plots: Mapping[str, Plot], left_out: Iterable[str]) -> dict[str, Any]:
+def report_json(
+    savings: Savings, plots: Mapping[str, Plot], left_out: Iterable[str], journal_sha256: str = ""
+) -> dict[str, Any]:
     """Return the report as plain JSON values, in the shape of its schema.
 
     Grams are the string ``not claimed`` unless a grid factor was chosen; a bound that is not finite is null.
+    No joules stand without their class beside them.
     """
     comparison, verdict = savings.comparison, savings.verdict
     design, grid = comparison.design, comparison.choices.grid
-    assessed = savings.to_json()
-    if grid is None:
-        for run in assessed["runs"]:
-            run["grams_co2"] = NOT_CLAIMED
+    assessed = _with_classes(savings)
+    for raw, run in zip(assessed["runs"], savings.runs, strict=True):
+        raw.update(_of_run(comparison.run_of(run.arm, run.pair)))
+        if grid is None:
+            raw["grams_co2"] = NOT_CLAIMED
     report: dict[str, Any] = {
         "schema": Savings.SCHEMA,
         "verdict": {
@@ -44,6 +49,7 @@ def report_json(savings: Savings, plots: Mapping[str, Plot], left_out: Iterable[
         "not_counted": [_not_counted(each) for each in comparison.broken_off],
         "exports": {
             "training_joules": mean_joules(savings),
+            "energy_class": training_class(savings),
             "co2_eq_emissions_g": NOT_CLAIMED if grid is None else mean_grams(savings),
             "sci": sci(savings),
             "files": ["exports/co2_eq_emissions.yaml", "exports/boamps.json", "exports/sci.json"],
@@ -53,6 +59,7 @@ def report_json(savings: Savings, plots: Mapping[str, Plot], left_out: Iterable[
         "provenance": {
             "command": design.command,
             "recipe_sha256": design.recipe_sha256,
+            "journal_sha256": journal_sha256 or None,
             "begun": design.begun,
             "pairs_asked": comparison.pairs_asked,
             "notes": list(comparison.notes),
@@ -71,7 +78,30 @@ def _not_counted(each: BrokenOff) -> dict[str, Any]:
         "position": each.position,
         "why": each.why or "broken off",
         "joules": sum(joules) if joules else None,
-        "energy_class": combined([kind for window in each.windows for kind in window.classes.values()]),
+        "energy_class": class_of_windows(each.windows),
+    }
+
+
+def _with_classes(savings: Savings) -> dict[str, Any]:
+    """Return what was assessed, with the class of every figure of energy whose record has none."""
+    raw = savings.to_json()
+    raw["quality"] |= {"idle_energy_class": idle_class(savings), "lost_energy_class": lost_class(savings)}
+    for each, step in zip(raw["attribution"], savings.attribution, strict=True):
+        each["energy_class"] = step_class(savings, step)
+    for each in raw["needed"]:
+        each["energy_class"] = energy_class(savings)
+    if raw["wall_fit"] is not None:
+        raw["wall_fit"]["energy_class"] = EnergyClass.MEASURED.value
+    return raw
+
+
+def _of_run(run: ArmRun | None) -> dict[str, Any]:
+    """Return what a run says of itself beside its figures: what it left, was given, noted, and drew when."""
+    return {
+        "weights_sha256": run.weights_sha256 if run else "",
+        "given": run.given if run else "",
+        "notes": list(run.notes) if run else [],
+        "drawn_epoch": run.drawn_epoch if run else None,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tpsprune.report.savings_blocks import (
-    NAME,
+    UNSAID,
     Banner,
     Block,
     Bullets,
@@ -69,21 +69,20 @@ def _block(block: Block) -> str:
 
 
 def _headline(block: Headline) -> str:
-    notes = "".join(
-        _inline(part, label=getattr(part, "number_class", "") != block.figure.number_class)
-        for part in block.notes
-    ).strip()
-    ending = f". {notes}" if notes else ""
-    return (
-        f"- {_safe(block.title)}: **{_safe(block.figure.text)}** *({block.figure.number_class})*, "
-        f"{_safe(block.interval.text)}{ending}"
+    own = block.figure.number_class
+    interval, *notes = (
+        _inline(part, label=getattr(part, "number_class", "") != own)
+        for part in (block.interval, *block.notes)
     )
+    kind = f" *({own})*" if own not in UNSAID else ""
+    said = f"**{_safe(block.figure.text)}**{kind}{f', {interval}' if interval else ''}"
+    return f"- {_safe(block.title)}: {'. '.join(filter(None, (said, ''.join(notes).strip())))}"
 
 
 def _inline(part: Inline, *, label: bool = True) -> str:
     match part:
         case Tagged(text, number_class):
-            shown = label and number_class != NAME and has_number(part)
+            shown = label and number_class not in UNSAID and has_number(part)
             return _safe(text) + (f" *({number_class})*" if shown else "")
         case Code(text):
             return f"`{text.replace('`', chr(39))}`" if text else ""

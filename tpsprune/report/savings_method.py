@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tpsprune.records import EnergyMethod, Savings
+from tpsprune.records import BrokenOff, EnergyClass, EnergyMethod, Grid, Savings
 from tpsprune.report import words
 from tpsprune.report.savings_blocks import (
     COUNTED,
-    MEASURED,
     Block,
     Bullets,
     Cell,
@@ -26,9 +25,17 @@ from tpsprune.report.savings_blocks import (
     says,
     table,
 )
-from tpsprune.report.savings_plot import combined, energy_class
+from tpsprune.report.savings_plot import class_of_windows, combined, energy_class, lost_class
 
-__all__ = ["distinct_methods", "method_section", "quality_section"]
+__all__ = ["distinct_methods", "idle_class", "method_section", "quality_section"]
+
+_SCOPES = {
+    "machine": "Metered by {}, of the whole machine.",
+    "process": "Metered by {}, of the process alone.",
+    "simulated": "Simulated by the meter '{}': of no machine.",
+    "recorded": "Taken by the meter '{}' from windows that were recorded earlier.",
+    "none": "Nothing was metered.",
+}
 
 
 def distinct_methods(savings: Savings) -> list[EnergyMethod]:
@@ -67,7 +74,7 @@ def _method(method: EnergyMethod) -> Table:
                 name(part),
                 combined([kind]) if kind.value != "mixed" else "of several classes",
                 name(how or "–"),
-                "–" if watts is None else Tagged(f"{watts} W", "constant"),
+                "–" if watts is None else Tagged(f"{watts} W", _assumed(kind)),
             )
         )
     rest = [
@@ -79,8 +86,15 @@ def _method(method: EnergyMethod) -> Table:
         (name(key), "–", *(("–", chosen(value)) if key == "pue" else (name(value), "–")))
         for key, value in rest
     ]
-    caption = says("Metered by ", name(method.meter), ", of the whole ", name(method.scope), ".")
+    before, braces, after = _SCOPES.get(method.scope, f"Metered by {{}}, of: {method.scope}.").partition("{}")
+    named: tuple[Inline, ...] = (name(method.meter), after) if braces else ()
+    caption = says(before, *named)
     return table(caption, ("component", "its class", "how", "assumed"), rows, texts=3)
+
+
+def _assumed(kind: EnergyClass) -> str:
+    """Return the class of a part's watts: assumed, unless the meter for tests made them up."""
+    return kind.value if kind is EnergyClass.SIMULATED else EnergyClass.CONSTANT.value
 
 
 def _left_out(method: EnergyMethod) -> list[Paragraph]:
@@ -89,14 +103,21 @@ def _left_out(method: EnergyMethod) -> list[Paragraph]:
 
 def _wall(savings: Savings) -> list[Paragraph]:
     fit = savings.wall_fit
-    if fit is None:
+    if savings.comparison.choices.wall_meter is None:
         return [says("No wall meter was read: losses of the power supply, fans and disks are in no figure.")]
+    if fit is None:
+        return [
+            says(
+                "A wall meter was read, and its readings are the figures. They could not be held against the "
+                "software's: too few windows are long enough, or the software has the same watts in all."
+            )
+        ]
     return [
         says(
             "Held against a wall meter: wall watts = ",
             measured(
                 f"{fit.slope:.3g} × software watts {'+' if fit.offset_watts >= 0 else '−'} "
-                f"{abs(fit.offset_watts):.3g} W"
+                f"{abs(fit.offset_watts):.3g} W".replace("-", "−")
             ),
             ", r² ",
             measured(f"{fit.r_squared:.3f}"),
@@ -109,13 +130,18 @@ def _wall(savings: Savings) -> list[Paragraph]:
     ]
 
 
+def idle_class(savings: Savings) -> str:
+    """Return of what classes the joules of the idle machine are."""
+    return class_of_windows(span.window for span in savings.comparison.idle)
+
+
 def _idle(savings: Savings) -> Paragraph:
     quality = savings.quality
     if quality.idle_watts is None:
         return says("The idle machine was not metered, so nothing could be shown with it taken off.")
     return says(
         "The machine doing nothing takes ",
-        Tagged(f"{quality.idle_watts:.3g} W", energy_class(savings)),
+        Tagged(f"{quality.idle_watts:.3g} W", idle_class(savings)),
         ", mean of ",
         counted(quality.idle_spans),
         " spans of ",
@@ -151,15 +177,20 @@ def _grid(savings: Savings) -> Block:
             rows.append(
                 (name(arm), Tagged(words.grams(sum(masses) / len(masses)), kind), counted(len(masses)))
             )
-    year = "" if grid.year is None else f", {grid.year}"
     caption = says(
         "CO₂ equivalents of a training at ",
         chosen(f"{grid.grams_per_kwh:g} g/kWh"),
         " (",
-        name(f"{grid.country}{year}; {grid.source}"),
+        name(_place(grid)),
         "): of use only, nothing of making or scrapping the machine.",
     )
     return table(caption, ("arm", "a training", "runs"), rows)
+
+
+def _place(grid: Grid) -> str:
+    """Return of what place and year a factor is, as far as it says so, and whence it comes."""
+    of = ", ".join(str(each) for each in (grid.country, grid.year) if each)
+    return "; ".join(each for each in (of, grid.source) if each)
 
 
 def _rules(savings: Savings) -> Table:
@@ -183,37 +214,58 @@ def _rules(savings: Savings) -> Table:
 
 def quality_section(savings: Savings) -> Section:
     """Return what the data are worth: invalid windows, neighbours, runs set aside, joules in no claim."""
-    quality = savings.quality
-    kind = energy_class(savings)
+    quality, gone = savings.quality, savings.comparison.broken_off
     rows: list[tuple[Cell, ...]] = [
-        ("windows metered", counted(quality.windows)),
+        ("windows metered: trainings that count, answers, the idle machine", counted(quality.windows)),
         ("of these invalid", counted(len(quality.invalid))),
-        ("largest share of the machine that others took", _share(quality.foreign_load_share)),
-        ("share that a hypervisor took", _share(quality.steal_share)),
         (
-            "hottest GPU",
-            "no GPU"
-            if quality.hottest_gpu_celsius is None
-            else measured(f"{quality.hottest_gpu_celsius:.0f} °C"),
+            "largest share of the machine that others took, over a training or a window of answers",
+            _share(quality.foreign_load_share),
         ),
-        ("runs or pairs set aside", counted(len(quality.set_aside))),
-        ("runs broken off", counted(sum(not each.why for each in savings.comparison.broken_off))),
+        ("largest share that a hypervisor took, likewise", _share(quality.steal_share)),
+        ("hottest GPU, at the end of any of these windows", _heat(savings)),
+        ("warm-up runs thrown away", counted(sum(each.pair is None for each in gone))),
+        ("runs set aside", counted(sum(each.pair is not None and each.why != "" for each in gone))),
+        ("runs broken off", counted(sum(each.pair is not None and not each.why for each in gone))),
         (
-            "energy in no claim",
-            "not known" if quality.lost_joules is None else Tagged(words.joules(quality.lost_joules), kind),
+            "energy in no claim: of runs thrown away, set aside or broken off",
+            "not known"
+            if quality.lost_joules is None
+            else Tagged(words.joules(quality.lost_joules), lost_class(savings)),
         ),
     ]
-    shown = table(says("What was checked in every window and run."), ("check", "found"), rows, texts=2)
+    shown = table(says("What was checked, and over what."), ("check", "found"), rows, texts=2)
     lists = [
-        *_list("Invalid windows", quality.invalid, kind),
-        *_list("Set aside", quality.set_aside, MEASURED),
-        *_list("Noted by the comparison", savings.comparison.notes, COUNTED),
+        *_list("Invalid windows", map(_invalid, quality.invalid)),
+        *_list("In no claim", map(_gone, gone)),
+        *_list(
+            "Noted by the comparison", (says(each, number_class=COUNTED) for each in savings.comparison.notes)
+        ),
     ]
     return Section("quality", "What the data are worth", (shown, *lists))
 
 
-def _list(title: str, items: Iterable[str], number_class: str) -> list[Bullets]:
-    found = [says(item, number_class=number_class) for item in items]
+def _heat(savings: Savings) -> Inline:
+    if savings.quality.hottest_gpu_celsius is not None:
+        return measured(f"{savings.quality.hottest_gpu_celsius:.0f} °C")
+    has_gpu = any("gpu" in run.method.classes for run in savings.comparison.runs)
+    return "not known" if has_gpu or savings.comparison.design.device != "cpu" else "no GPU"
+
+
+def _invalid(words_: str) -> Paragraph:
+    """Return a broken invariant: where it was met is a name, what was met was measured."""
+    where, colon, fault = words_.partition(": ")
+    return says(name(where), colon, measured(fault)) if colon else says(counted(words_))
+
+
+def _gone(each: BrokenOff) -> Paragraph:
+    windows = f"{len(each.windows)} window{'' if len(each.windows) == 1 else 's'}"
+    why = measured(each.why) if each.why else counted(f"broken off after {windows}")
+    return says(name(f"{each.arm}, seed {each.seed}"), ": ", why)
+
+
+def _list(title: str, items: Iterable[Paragraph]) -> list[Bullets]:
+    found = tuple(items)
     return [bullets(title, found)] if found else []
 
 

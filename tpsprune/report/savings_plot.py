@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from tpsprune.records import Claim, EnergyClass, EnergyMethod, Savings
+from tpsprune.records import Claim, EnergyClass, EnergyMethod, RunLine, Savings, Window
 from tpsprune.report.savings_blocks import Paragraph
 from tpsprune.report.savings_svg import marker_of, paint_of
 
@@ -19,10 +19,14 @@ __all__ = [
     "Plot",
     "arm_key",
     "claim_name",
+    "class_of_windows",
     "combined",
+    "couples_of",
     "csv_text",
     "energy_class",
     "honest",
+    "joined",
+    "lost_class",
     "place_of",
     "short_label",
 ]
@@ -63,6 +67,25 @@ def combined(classes: Sequence[EnergyClass]) -> str:
     return " + ".join(each.value for each in order if each in classes) or EnergyClass.NONE.value
 
 
+def joined(shown: Iterable[str]) -> str:
+    """Return several sums' classes in words as those of one sum, best first, each once.
+
+    >>> joined(["modelled + constant", "measured", "none"])
+    'measured + modelled + constant'
+    """
+    return combined([EnergyClass(part) for each in shown for part in each.split(" + ")])
+
+
+def class_of_windows(windows: Iterable[Window]) -> str:
+    """Return of what classes the joules of these windows are made, whatever the verdict's are."""
+    return combined([kind for window in windows for kind in window.classes.values()])
+
+
+def lost_class(savings: Savings) -> str:
+    """Return of what classes the joules are that are in no claim."""
+    return class_of_windows(window for each in savings.comparison.broken_off for window in each.windows)
+
+
 def honest(shown: str, methods: Sequence[EnergyMethod]) -> str:
     """Return a class as a reader can use it: in place of ``mixed``, the classes that are mixed."""
     if shown != EnergyClass.MIXED.value:
@@ -73,6 +96,16 @@ def honest(shown: str, methods: Sequence[EnergyMethod]) -> str:
 def energy_class(savings: Savings) -> str:
     """Return of what classes the joules of the report's verdict are made."""
     return honest(savings.verdict.energy_class, [run.method for run in savings.comparison.runs])
+
+
+def couples_of(savings: Savings, claim: Claim) -> list[tuple[RunLine, RunLine]]:
+    """Return the counted runs of a claim's baseline and arm, pair by pair, where both were metered."""
+    runs = {(run.arm, run.pair): run for run in savings.runs if run.counted and run.joules is not None}
+    return [
+        (runs[claim.baseline, pair], runs[claim.arm, pair])
+        for pair in sorted(pair for arm, pair in runs if arm == claim.arm)
+        if (claim.baseline, pair) in runs
+    ]
 
 
 def place_of(savings: Savings, arm: str) -> int:

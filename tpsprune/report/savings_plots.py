@@ -7,7 +7,8 @@ from typing import Final
 
 from tpsprune.records import Savings
 from tpsprune.report.savings_plot import Plot
-from tpsprune.report.savings_plots_claims import break_even_plot, forest_plot, models_plot, scatter_plot
+from tpsprune.report.savings_plots_break_even import break_even_plot
+from tpsprune.report.savings_plots_claims import forest_plot, models_plot, scatter_plot
 from tpsprune.report.savings_plots_energy import course_plot, pairs_plot, phases_plot
 
 __all__ = ["STEMS", "plots"]

@@ -1,4 +1,4 @@
-"""Plots of what is claimed: changes with intervals, break-even, accuracy beside energy, power models."""
+"""Plots of what is claimed: changes with intervals, accuracy beside energy, power models."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from math import isfinite
 from typing import Any
 
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from tpsprune.records import BreakEven, Change, Savings
+from tpsprune.records import Change, Savings
 from tpsprune.report.savings_blocks import chosen, says
 from tpsprune.report.savings_plot import (
     Plot,
@@ -23,6 +22,7 @@ from tpsprune.report.savings_svg import (
     GRID,
     INK,
     MUTED,
+    PAPER,
     WIDTH,
     axes_of,
     canvas,
@@ -31,8 +31,9 @@ from tpsprune.report.savings_svg import (
     marker_of,
     paint_of,
 )
+from tpsprune.report.savings_words import tone_of
 
-__all__ = ["break_even_plot", "forest_plot", "models_plot", "scatter_plot"]
+__all__ = ["forest_plot", "models_plot", "scatter_plot"]
 
 _FAR = 1.5
 """A cost of more than so many times the baseline's is drawn as an arrow at the edge: else one dwarfs all."""
@@ -53,7 +54,8 @@ def forest_plot(savings: Savings) -> Plot | None:
         place = place_of(savings, claim.arm)
         for basis, each in (("total", change), ("idle subtracted", claim.idle_subtracted)):
             if each is not None:
-                _interval(axes, row, each, place, whole=basis == "total", least=least)
+                stands = basis == "total" and tone_of(claim.standing) != "refused"
+                _interval(axes, row, each, place, whole=basis == "total", stands=stands, least=least)
                 rows.append((claim.key, basis, claim.standing.value, *_bounds(each), claim.energy_class))
     axes.set_yticks(range(len(claims)), [short_label(claim_name(claim), 36) for claim, _ in claims])
     axes.set_ylim(len(claims) - 0.4, -0.6)
@@ -65,8 +67,9 @@ def forest_plot(savings: Savings) -> Plot | None:
     key_below(
         figure,
         [
-            Line2D([], [], color=INK, marker="o", linewidth=1.8, label="total: decides"),
-            Line2D([], [], color=MUTED, marker="o", mfc="none", linewidth=1, label="idle subtracted"),
+            Line2D([], [], color=INK, marker="o", linewidth=1.8, label="claimed"),
+            Line2D([], [], color=INK, marker="o", mfc=PAPER, linewidth=1.8, label="no claim"),
+            Line2D([], [], color=MUTED, marker="|", linewidth=1, label="idle subtracted"),
         ],
     )
     return Plot(
@@ -75,99 +78,14 @@ def forest_plot(savings: Savings) -> Plot | None:
         caption=says(
             "Saving of each claim, as a share of the baseline's energy, with its ",
             chosen("95 %"),
-            " interval, by pairs; a claim whose interval touches the line in the middle is none. To the left "
-            "the arm costs more. The thin one below each takes the idle machine off both sides: it decides "
-            "nothing.",
+            " interval, by pairs. An interval clear of the line is not yet a claim: the table says where "
+            "each stands, and what was refused is hollow. To the left the arm costs more. The thin one below "
+            "each takes the idle machine off both sides: it decides nothing.",
         ),
         spoken="Points with intervals, one row for each claim, about a line where nothing changes.",
         number_class=energy_class(savings),
         figure=figure,
         columns=("claim", "basis", "standing", "saving_share", "low", "high", "class"),
-        rows=tuple(rows),
-    )
-
-
-def break_even_plot(savings: Savings) -> Plot | None:
-    """Draw what an arm has cost in all against the number of answers, with the interval as a band."""
-    known = [
-        each
-        for each in savings.break_even
-        if each.arm == savings.verdict.arm and None not in {each.extra_joules, each.saved_joules}
-    ]
-    if not known:
-        return None
-    figure = canvas(WIDTH, 3.4)
-    axes = axes_of(figure)
-    ends = [each.high or (each.inferences or 0.0) * 2 for each in known]
-    most = max([*ends, (savings.comparison.choices.per_day or 0.0) * 30, 1000.0]) * 1.25
-    curves = [(each, _net(each, most)) for each in known]
-    size, unit = energy_axis([value for _, (_, *values) in curves for value in values])
-    rows: list[tuple[Any, ...]] = []
-    for place, (each, (start, end)) in enumerate(curves):
-        paint, marker = paint_of(place + 1), marker_of(place + 1)
-        axes.plot([0, most], [start / size, end / size], color=paint, linewidth=1.6)
-        if each.low and each.inferences and start > 0:
-            upper = 0.0 if each.high is None else start / each.high
-            edges = [(start - start / each.low * most) / size, (start - upper * most) / size]
-            axes.fill_between(
-                [0, most],
-                [start / size, edges[0]],
-                [start / size, edges[1]],
-                color=paint,
-                alpha=0.16,
-                linewidth=0,
-            )
-        if each.inferences:
-            axes.plot(each.inferences, 0, marker=marker, color=paint, markersize=8)
-        rows.append(
-            (
-                each.arm,
-                each.batch,
-                start,
-                each.saved_joules,
-                each.inferences,
-                each.low,
-                each.high,
-                each.energy_class,
-            )
-        )
-    lowest = min(value for _, ends_ in curves for value in ends_) / size
-    highest = max(value for _, ends_ in curves for value in ends_) / size
-    margin = 0.12 * max(highest - lowest, abs(highest), abs(lowest), 1e-12)
-    axes.set_ylim(min(lowest, 0) - margin, max(highest, 0) + margin)
-    axes.set_xlim(0, most)
-    axes.axhline(0, color=INK, linewidth=1.2)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_xlabel("answers given")
-    axes.set_ylabel(f"spent more than\nthe baseline ({unit})")
-    axes.grid(axis="y", color=GRID, linewidth=0.7)
-    handles = [
-        Line2D([], [], color=paint_of(place + 1), marker=marker_of(place + 1), label=f"batch {each.batch}")
-        for place, each in enumerate(known)
-    ]
-    band = [Patch(facecolor=MUTED, alpha=0.25, label="interval")]
-    key_below(figure, [*handles, *band])
-    return Plot(
-        stem="break_even",
-        title="When the training is paid back",
-        caption=says(
-            "What the arm has cost more than the baseline, training and answers together: below the line it "
-            "has cost less. The band is the interval of the crossing; where it has no end the band is flat."
-        ),
-        spoken="Falling or rising lines of energy spent over answers given, one for each batch size.",
-        number_class=energy_class(savings),
-        figure=figure,
-        columns=(
-            "arm",
-            "batch",
-            "extra_joules_of_training",
-            "saved_joules_per_answer",
-            "answers",
-            "low",
-            "high",
-            "class",
-        ),
         rows=tuple(rows),
     )
 
@@ -261,7 +179,9 @@ def models_plot(savings: Savings) -> Plot | None:
     )
 
 
-def _interval(axes: Any, row: int, change: Change, place: int, *, whole: bool, least: float) -> None:
+def _interval(
+    axes: Any, row: int, change: Change, place: int, *, whole: bool, stands: bool, least: float
+) -> None:
     at = row if whole else row + 0.27
     paint = paint_of(place) if whole else MUTED
     point = max(change.saving_share, least)
@@ -270,10 +190,10 @@ def _interval(axes: Any, row: int, change: Change, place: int, *, whole: bool, l
     axes.plot(
         point,
         at,
-        marker=marker_of(place),
+        marker=marker_of(place) if whole else "|",
         color=paint,
-        mfc=paint if whole else "none",
-        markersize=7 if whole else 4,
+        mfc=paint if stands else PAPER,
+        markersize=7 if whole else 5,
     )
     if _ends(change)[0] < least:
         axes.plot(least, at, marker=8, color=paint, markersize=7)
@@ -287,9 +207,3 @@ def _ends(change: Change) -> tuple[float, float]:
 
 def _bounds(change: Change) -> tuple[float, float, float]:
     return change.saving_share, change.low, change.high
-
-
-def _net(each: BreakEven, most: float) -> tuple[float, float]:
-    """Return the joules spent more than the baseline, before the first answer and after ``most``."""
-    start, saved = each.extra_joules or 0.0, each.saved_joules or 0.0
-    return start, start - saved * most

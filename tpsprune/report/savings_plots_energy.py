@@ -9,8 +9,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from tpsprune.records import ArmRun, Savings
-from tpsprune.report.savings_blocks import COUNTED, counted, name, says
-from tpsprune.report.savings_plot import Plot, arm_key, combined, energy_class, honest, place_of, short_label
+from tpsprune.report import words
+from tpsprune.report.savings_blocks import COUNTED, Inline, Tagged, counted, name, says
+from tpsprune.report.savings_plot import (
+    Plot,
+    arm_key,
+    combined,
+    couples_of,
+    energy_class,
+    honest,
+    lost_class,
+    place_of,
+    short_label,
+)
 from tpsprune.report.savings_svg import (
     GRID,
     INK,
@@ -33,37 +44,34 @@ _HATCHES = ("", "//", "\\\\", "xx", "--", "++", "/", "")
 
 def pairs_plot(savings: Savings) -> Plot | None:
     """Draw the energy of each counted pair as a line from the baseline to the arm, a panel for each arm."""
-    joules = {
-        (run.arm, run.pair): (run.seed, run.joules)
-        for run in savings.runs
-        if run.counted and run.joules is not None
-    }
-    panels = []
-    for claim in savings.claims:
-        pairs = sorted(pair for arm, pair in joules if arm == claim.arm and (claim.baseline, pair) in joules)
-        if claim.kind == "training" and pairs:
-            panels.append((claim.baseline, claim.arm, pairs))
+    panels = [
+        (claim.baseline, claim.arm, couples)
+        for claim in savings.claims
+        if claim.kind == "training" and (couples := couples_of(savings, claim))
+    ]
     if not panels:
         return None
-    size, unit = energy_axis([value or 0.0 for _, value in joules.values()])
+    most = max(run.joules or 0.0 for _, _, couples in panels for couple in couples for run in couple)
+    size, unit = energy_axis([most])
     across = min(3, len(panels))
     down = -(-len(panels) // across)
     figure = canvas(max(3.4, 1.75 * across + 0.4), 2.4 * down)
+    methods = [run.method for run in savings.comparison.runs]
     shared: Any = None
     rows: list[tuple[Any, ...]] = []
-    for place, (baseline, arm, pairs) in enumerate(panels):
+    for place, (baseline, arm, couples) in enumerate(panels):
         shared = axes = axes_of(figure, down, across, place + 1, sharey=shared)
-        for pair in pairs:
-            ends = [joules[baseline, pair], joules[arm, pair]]
-            values = [(value or 0.0) / size for _, value in ends]
+        for couple in couples:
+            values = [(run.joules or 0.0) / size for run in couple]
             dearer = values[1] > values[0]
             axes.plot([0, 1], values, color=MUTED, linewidth=1.3, linestyle="--" if dearer else "-")
-            for x, who in enumerate((baseline, arm)):
-                at = place_of(savings, who)
+            for x, run in enumerate(couple):
+                at = place_of(savings, run.arm)
                 axes.plot(x, values[x], marker=marker_of(at), color=paint_of(at), markersize=6)
-                rows.append((arm, pair, ends[x][0], who, ends[x][1], energy_class(savings)))
+                kind = honest(run.energy_class, methods)
+                rows.append((arm, run.pair, run.seed, run.arm, run.joules, kind))
         axes.set_xlim(-0.25, 1.25)
-        axes.set_ylim(0, 1.08 * (max(value or 0.0 for _, value in joules.values()) or 1.0) / size)
+        axes.set_ylim(0, 1.08 * (most or 1.0) / size)
         axes.set_xticks([0, 1], [short_label(baseline), short_label(arm)])
         axes.grid(axis="y", color=GRID, linewidth=0.7)
         if place % across == 0:
@@ -74,7 +82,7 @@ def pairs_plot(savings: Savings) -> Plot | None:
         caption=says(
             "A line is a pair: one seed, trained as the baseline and as the arm, one right after the other. "
             "Dashed lines go up: that pair cost more. Counted pairs only: ",
-            counted(max(len(pairs) for _, _, pairs in panels)),
+            counted(max(len(couples) for _, _, couples in panels)),
             ".",
         ),
         spoken="Slopes from the energy of the baseline's training to the energy of the arm's, seed by seed.",
@@ -126,13 +134,20 @@ def phases_plot(savings: Savings) -> Plot | None:
         for each in known
     ]
     if lost > 0:
-        rows.append(("in no claim (sum)", "", lost, energy_class(savings), None, None))
+        rows.append(("in no claim (sum)", "", lost, lost_class(savings), None, None))
+    below: tuple[Inline, ...] = (
+        " What was spent on runs that were thrown away, broken off or set aside stands below, as a sum: ",
+        Tagged(words.joules(lost), lost_class(savings)),
+        ".",
+    )
     return Plot(
         stem="phases",
         title="Energy by phase",
         caption=says(
-            "Everything is on the bill: setting up, watching the signals, cutting, retraining, evaluating. "
-            "What was spent on runs that were broken off or set aside stands below, as a sum."
+            "Everything is on the bill (setting up, watching the signals, cutting, retraining, evaluating) "
+            "but what a process does only once: a short run to warm up is thrown away first. Readings of the "
+            "validation split are in every arm; one without signals has a moment of 'watch' all the same.",
+            *(below if lost > 0 else ()),
         ),
         spoken="Stacked bars, one for each arm, divided by phase.",
         number_class=energy_class(savings),

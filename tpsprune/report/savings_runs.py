@@ -23,10 +23,13 @@ from tpsprune.report.savings_blocks import (
     says,
     table,
 )
-from tpsprune.report.savings_plot import combined, energy_class
+from tpsprune.report.savings_plot import class_of_windows, energy_class
 from tpsprune.report.savings_words import class_of
 
 __all__ = ["needed_section", "needed_words", "reproduce_section", "runs_section"]
+
+_ENDINGS = {"deadline": "the schedule", "budget": "the budget"}
+"""What a reader calls an ending that no rule brought about."""
 
 
 def runs_section(savings: Savings) -> Section:
@@ -71,7 +74,7 @@ def _row(savings: Savings, run: RunLine) -> tuple[Cell, ...]:
     cells: list[Cell] = [
         name(f"{run.arm}, seed {run.seed}"),
         "yes" if run.counted else ("no: ", Tagged(run.why_not, MEASURED)),
-        Tagged(run.stopped_by or "–", CHOSEN),
+        Tagged(_ENDINGS.get(run.stopped_by, run.stopped_by) or "–", CHOSEN),
         counted(run.position),
         counted(run.pair),
         Tagged(words.joules(run.joules), kind),
@@ -90,13 +93,13 @@ def _row(savings: Savings, run: RunLine) -> tuple[Cell, ...]:
 def _broken_row(savings: Savings, each: BrokenOff) -> tuple[Cell, ...]:
     joules = [window.total_joules for window in each.windows]
     known = [value for value in joules if value is not None]
-    kind = combined([kind for window in each.windows for kind in window.classes.values()])
+    kind = class_of_windows(each.windows)
     cells: list[Cell] = [
         name(f"{each.arm}, seed {each.seed}"),
         ("no: ", Tagged(each.why or "broken off", MEASURED)),
         "–",
         counted(each.position),
-        counted(each.pair),
+        "–" if each.pair is None else counted(each.pair),
         Tagged(words.joules(sum(known) if known else None), kind),
         measured(words.seconds(sum(window.seconds for window in each.windows))),
         measured(words.seconds(sum(window.cpu_seconds for window in each.windows))),
@@ -139,11 +142,12 @@ def needed_words(pairs: int | None) -> str:
     return "more than 1,000" if pairs is None else f"{pairs:,}"
 
 
-def reproduce_section(savings: Savings) -> Section:
+def reproduce_section(savings: Savings, journal_sha256: str = "") -> Section:
     """Return the command, the recipe, hashes and versions."""
     design = savings.comparison.design
     rows: list[tuple[Cell, ...]] = [
         (name("SHA-256 of the recipe"), Code(design.recipe_sha256)),
+        *([(name("SHA-256 of the journal"), Code(journal_sha256))] if journal_sha256 else []),
         *((name(package), Code(version)) for package, version in design.versions.items()),
     ]
     hashes = [run for run in savings.comparison.runs if run.weights_sha256]

@@ -11,10 +11,10 @@ from rich.text import Text
 
 from tpsprune.records import Claim, RunLine, Savings
 from tpsprune.report import words
-from tpsprune.report.savings_blocks import Headline
+from tpsprune.report.savings_blocks import UNSAID, Headline, has_number
 from tpsprune.report.savings_runs import needed_words
 from tpsprune.report.savings_verdict import headlines
-from tpsprune.report.savings_words import class_of, standing_words, tone_of
+from tpsprune.report.savings_words import badge_of, class_of, standing_words, tone_of
 
 __all__ = ["savings_lines"]
 
@@ -27,7 +27,7 @@ def savings_lines(savings: Savings) -> RenderableType:
     blocks: list[RenderableType] = [
         Text.assemble(
             (standing_words(verdict.standing), _STYLES[tone_of(verdict.standing)]),
-            f"  {verdict.standing.value}, grade {grade.letter} ({grade.meaning})",
+            f"  {verdict.standing.value}, grade {badge_of(grade.letter)} ({grade.meaning})",
         ),
         Text(verdict.statement),
         Text(""),
@@ -51,9 +51,13 @@ def savings_lines(savings: Savings) -> RenderableType:
 
 def _number(headline: Headline) -> list[str]:
     figure = f"{headline.title + ':':22} {headline.figure.text}"
-    if headline.figure.number_class != "none":
-        figure += f" [{headline.figure.number_class}]"
-    return [figure, *([f"{'':22} {headline.interval.text}"] if headline.interval.text else [])]
+    own, interval = headline.figure.number_class, headline.interval
+    if own not in UNSAID:
+        figure += f" [{own}]"
+    if not interval.text:
+        return [figure]
+    said = f" [{interval.number_class}]" if has_number(interval) and interval.number_class != own else ""
+    return [figure, f"{'':22} {interval.text}{said}"]
 
 
 def _arms(savings: Savings) -> Table:

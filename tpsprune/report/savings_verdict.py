@@ -6,8 +6,10 @@ from tpsprune.records import Accuracy, Claim, Savings, Standing
 from tpsprune.report import words
 from tpsprune.report.savings_blocks import (
     COUNTED,
+    DERIVED,
     Banner,
     Block,
+    Cell,
     Code,
     Headline,
     Headlines,
@@ -22,14 +24,17 @@ from tpsprune.report.savings_blocks import (
     says,
     table,
 )
+from tpsprune.report.savings_plot import joined
 from tpsprune.report.savings_words import (
     accuracy_of,
     answer_of,
+    badge_of,
     class_of,
     in_words,
     interval_of,
     saving_of,
     standing_words,
+    step_class,
     tone_of,
     training_of,
 )
@@ -91,8 +96,11 @@ def verdict_section(savings: Savings) -> Section:
         words=standing_words(verdict.standing),
         code=verdict.standing.value,
         statement=Tagged(verdict.statement, kind),
-        grade=grade.letter,
-        grade_meaning=Tagged(f"{grade.meaning}; of all joules {shares}", kind),
+        grade=badge_of(grade.letter),
+        grade_meaning=Tagged(
+            grade.meaning if grade.letter == "-" else f"{grade.meaning}; of all joules {shares}",
+            joined(class_of(savings, run.energy_class) for run in savings.runs),
+        ),
     )
     return Section("verdict", "Verdict", (banner, Headlines(headlines(savings))))
 
@@ -117,10 +125,8 @@ def _energy(savings: Savings, claim: Claim, title: str) -> Headline:
     notes: list[Inline] = []
     if claim.joules is not None and claim.baseline_joules is not None:
         mine, other = in_words(claim, claim.joules), in_words(claim, claim.baseline_joules)
-        notes += [Tagged(f"{mine} in place of {other}", kind)]
-        if claim.kind == "training":
-            notes += [Tagged(f" ({words.watt_hours(claim.joules)})", kind)]
-        notes += [". "]
+        bill = f" ({words.watt_hours(claim.joules)})" if claim.kind == "training" else ""
+        notes += [Tagged(f"{mine}{bill} in place of {other}", kind), ". "]
     if claim.batch is not None:
         notes += ["In batches of ", chosen(claim.batch), ". "]
     tone = tone_of(claim.standing)
@@ -139,16 +145,16 @@ def _accuracy(accuracy: Accuracy) -> Headline:
         if accuracy.lower_share is None
         else f"at worst {words.points(accuracy.lower_share)} (one-sided 95 %)"
     )
-    kept = "Preserved" if accuracy.preserved else "Not preserved"
+    kept = "Shown to be kept" if accuracy.preserved else "Not shown to be kept"
     return Headline(
         "Test accuracy",
         Tagged(words.points(accuracy.difference_share), COUNTED),
-        Tagged(lower, COUNTED),
+        Tagged(lower, DERIVED),
         (
             Tagged(f"{accuracy.mean:.4f} beside {accuracy.baseline_mean:.4f}", COUNTED),
             f". {kept}: the tolerance is ",
             chosen(f"{accuracy.tolerance_share * 100:.2f} points"),
-            ".",
+            ". The bound covers seeds only, not the size of the test split.",
         ),
         "neutral",
     )
@@ -162,6 +168,8 @@ def shows_section(savings: Savings) -> Section:
     """Return what may be claimed, what may not, and the reasons of the verdict."""
     verdict = savings.verdict
     kind = class_of(savings, verdict.energy_class)
+    # Without joules the figures in a reason are those of windows and pairs.
+    of_reasons = COUNTED if kind == "none" else kind
     may = [says(each, number_class=kind) for each in savings.may_claim] or [
         says("Nothing of a saving of energy. A refusal is a result too, and is shown as large as one.")
         if verdict.standing not in {Standing.COST_INCREASE_MEASURED, Standing.COST_INCREASE_MODELLED}
@@ -169,7 +177,8 @@ def shows_section(savings: Savings) -> Section:
     ]
     may_not = [says(each, number_class=kind) for each in savings.may_not_claim]
     reasons = [
-        Paragraph((Code(reason.code), f" {reason.detail}"), number_class=kind) for reason in verdict.reasons
+        Paragraph((Code(reason.code), f" {reason.detail}"), number_class=of_reasons)
+        for reason in verdict.reasons
     ]
     blocks: list[Block] = [bullets("What may be claimed", may)]
     if may_not:
@@ -184,20 +193,23 @@ def attribution_section(savings: Savings) -> Section:
     if not savings.attribution:
         nothing = says("No arms were run that tell stopping earlier and the smaller net apart.")
         return Section("attribution", "Where the change comes from", (nothing,))
-    kind = class_of(savings, savings.verdict.energy_class)
-    rows = [
-        (
-            name(step.what),
-            (name(step.arm), " beside ", name(step.baseline)),
-            name(step.detail or "–"),
-            saving_of(step.change, kind),
-            interval_of(step.change, kind),
+    rows: list[tuple[Cell, ...]] = []
+    for step in savings.attribution:
+        kind = step_class(savings, step)
+        rows.append(
+            (
+                name(step.what),
+                (name(step.arm), " beside ", name(step.baseline)),
+                Tagged(step.detail or "–", DERIVED),
+                saving_of(step.change, kind),
+                interval_of(step.change, kind),
+            )
         )
-        for step in savings.attribution
-    ]
     caption = says(
-        "Each step changes one thing: arms differ by what the row names. "
-        "Changes multiply, they do not add up."
+        "Each step changes one thing: arms differ by what the row names. Changes multiply, they do not add "
+        "up. No step is claimed: the intervals (",
+        chosen("95 %"),
+        ") are not corrected for being several.",
     )
     shown = table(caption, ("step", "arms", "note", "energy of a training", "interval"), rows, texts=3)
     return Section("attribution", "Where the change comes from", (shown,))

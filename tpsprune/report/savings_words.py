@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from tpsprune.records import Accuracy, Change, Claim, Savings, Standing
+from tpsprune.records import Accuracy, Change, Claim, Savings, Standing, Step
 from tpsprune.report import words
 from tpsprune.report.savings_blocks import Tagged
-from tpsprune.report.savings_plot import honest
+from tpsprune.report.savings_plot import honest, joined
 
 __all__ = [
     "accuracy_of",
     "answer_of",
+    "badge_of",
+    "claim_of",
     "class_of",
     "in_words",
     "interval_of",
     "saving_of",
     "standing_words",
     "standing_words_of",
+    "step_class",
     "tone_of",
     "training_of",
 ]
@@ -27,7 +30,7 @@ Tone = Literal["saves", "costs", "refused"]
 _WORDS: Final[dict[Standing, str]] = {
     Standing.INVALID_MEASUREMENT: "The measurement does not hold",
     Standing.INSUFFICIENT_RUNS: "Too few runs to say",
-    Standing.ACCURACY_NOT_PRESERVED: "Accuracy was not preserved",
+    Standing.ACCURACY_NOT_PRESERVED: "Accuracy not shown to be kept",
     Standing.WITHIN_NOISE: "No difference beyond the noise",
     Standing.MODEL_SENSITIVE: "Hangs on the power model",
     Standing.SAVING_MODELLED: "Takes less energy (modelled)",
@@ -59,15 +62,34 @@ def tone_of(standing: Standing) -> Tone:
     return "refused"
 
 
+def badge_of(letter: str) -> str:
+    """Return a grade as it is shown: a dash where nothing was metered.
+
+    >>> badge_of("D"), badge_of("-")
+    ('D', '–')
+    """
+    return "–" if letter == "-" else letter
+
+
 def class_of(savings: Savings, shown: str) -> str:
     """Return an energy class of the records for a reader: never ``mixed``."""
     return honest(shown, [run.method for run in savings.comparison.runs])
 
 
+def step_class(savings: Savings, step: Step) -> str:
+    """Return of what classes the joules of a step of the attribution are made, both its arms' together."""
+    shown = [run.energy_class for run in savings.runs if run.counted and run.arm in {step.arm, step.baseline}]
+    return joined(class_of(savings, each) for each in shown)
+
+
+def claim_of(savings: Savings, arm: str, batch: int | None = None) -> Claim | None:
+    """Return the claim about an arm's answers at ``batch``, or without one about its training."""
+    return next((c for c in savings.claims if (c.arm, c.batch) == (arm, batch)), None)
+
+
 def training_of(savings: Savings) -> Claim:
     """Return the training claim of the verdict's arm; the verdict where there is none."""
-    found = (c for c in savings.claims if c.kind == "training" and c.arm == savings.verdict.arm)
-    return next(found, savings.verdict)
+    return claim_of(savings, savings.verdict.arm) or savings.verdict
 
 
 def answer_of(savings: Savings) -> Claim | None:

@@ -26,8 +26,8 @@ _SMALL = ((1e-9, "n"), (1e-6, "µ"), (1e-3, "m"))
 def joules(value: float | None) -> str:
     """Return joules with a fitting prefix; ``not metered`` where there is no figure.
 
-    >>> joules(0.5), joules(1234.5), joules(None)
-    ('0.5 J', '1.23 kJ', 'not metered')
+    >>> joules(0.5), joules(1234.5), joules(-12.0), joules(None)
+    ('0.5 J', '1.23 kJ', '−12.0 J', 'not metered')
     """
     if value is None:
         return "not metered"
@@ -165,8 +165,8 @@ def small_joules(value: float | None) -> str:
 def watt_hours(joules_: float | None) -> str:
     """Return an energy in the unit of electricity bills.
 
-    >>> watt_hours(1224.0), watt_hours(7.2e6), watt_hours(7.2)
-    ('0.340 Wh', '2.00 kWh', '2.00 mWh')
+    >>> watt_hours(1224.0), watt_hours(7.2e6), watt_hours(-7.2)
+    ('0.340 Wh', '2.00 kWh', '−2.00 mWh')
     """
     if joules_ is None:
         return "not metered"
@@ -175,7 +175,7 @@ def watt_hours(joules_: float | None) -> str:
         return f"{_three(value / 1000)} kWh"
     if 0 < abs(value) < 0.09995:
         return f"{_three(value * 1000)} mWh"
-    return f"{value:.3f} Wh" if abs(value) < 0.9995 else f"{_three(value)} Wh"
+    return _minus(f"{value:.3f} Wh") if abs(value) < 0.9995 else f"{_three(value)} Wh"
 
 
 def grams(value: float | None) -> str:
@@ -200,17 +200,21 @@ def _per_cent(value: float) -> str:
 
 
 def _three(value: float) -> str:
-    """Return three significant figures without an exponent.
+    """Return three significant figures without an exponent, a negative number with a true minus.
 
-    >>> _three(1.0), _three(12.345), _three(123.45), _three(0.01234), _three(0.0)
-    ('1.00', '12.3', '123', '0.0123', '0.00')
+    >>> _three(1.0), _three(12.345), _three(-123.45), _three(0.01234), _three(0.0)
+    ('1.00', '12.3', '−123', '0.0123', '0.00')
     """
     if value == 0:
         return "0.00"
     if abs(value) >= 99.95:
-        return f"{value:.0f}"
+        return _minus(f"{value:.0f}")
     if abs(value) >= 9.995:
-        return f"{value:.1f}"
+        return _minus(f"{value:.1f}")
     if abs(value) >= 0.9995:
-        return f"{value:.2f}"
-    return f"{value:.3g}"
+        return _minus(f"{value:.2f}")
+    return _minus(f"{value:.3g}")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")

@@ -6,10 +6,10 @@ Tensors are in ``tpsprune.runs.tensors``, apart, because they need torch and not
 from tpsprune.runs.comparison import Begun, ComparisonFolder
 from tpsprune.runs.documents import (
     energy_report_schema,
+    energy_report_text,
     read_energy_report,
     read_result,
     result_schema,
-    write_energy_report,
     write_result,
 )
 from tpsprune.runs.files import (
@@ -34,6 +34,7 @@ __all__ = [
     "cannot_write",
     "digest_of",
     "energy_report_schema",
+    "energy_report_text",
     "first_fault",
     "is_newer",
     "read_energy_report",
@@ -44,7 +45,6 @@ __all__ = [
     "sync_folder",
     "to_json_text",
     "write_bytes_atomically",
-    "write_energy_report",
     "write_json_atomically",
     "write_result",
     "write_text_atomically",

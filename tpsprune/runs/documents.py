@@ -11,15 +11,15 @@ from typing import Any, final
 
 from tpsprune.errors import RunFolderError
 from tpsprune.records import Outcome, Savings
-from tpsprune.runs.files import read_json, write_json_atomically
+from tpsprune.runs.files import read_json, to_json_text, write_text_atomically
 from tpsprune.runs.schemas import first_fault, is_newer
 
 __all__ = [
     "energy_report_schema",
+    "energy_report_text",
     "read_energy_report",
     "read_result",
     "result_schema",
-    "write_energy_report",
     "write_result",
 ]
 
@@ -37,10 +37,10 @@ class _Kind:
     def schema(self) -> dict[str, Any]:
         return _schema(self.file)
 
-    def write(self, path: Path, raw: dict[str, Any]) -> None:
+    def text(self, raw: dict[str, Any]) -> str:
         if fault := first_fault(raw, self.schema()):
             raise ValueError(f"the {self.noun} does not fit its schema: {fault}")
-        write_json_atomically(path, raw)
+        return to_json_text(raw)
 
     def read(self, path: Path) -> dict[str, Any]:
         raw = read_json(path)
@@ -77,7 +77,7 @@ def write_result(path: Path, raw: dict[str, Any]) -> None:
         RunFolderError: it cannot be written.
         ValueError: it breaks its own schema, which is a fault of this package, not of the user.
     """
-    _RESULT.write(path, raw)
+    write_text_atomically(path, _RESULT.text(raw))
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -95,9 +95,13 @@ def energy_report_schema() -> dict[str, Any]:
     return _REPORT.schema()
 
 
-def write_energy_report(path: Path, raw: dict[str, Any]) -> None:
-    """Write a comparison's report to ``path``, whole or not at all; raises as ``write_result``."""
-    _REPORT.write(path, raw)
+def energy_report_text(raw: dict[str, Any]) -> str:
+    """Return a comparison's report as the text of its file, once it is found to fit its schema.
+
+    Raises:
+        ValueError: it breaks its own schema, which is a fault of this package, not of the user.
+    """
+    return _REPORT.text(raw)
 
 
 def read_energy_report(path: Path) -> dict[str, Any]:
