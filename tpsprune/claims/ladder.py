@@ -115,7 +115,7 @@ def _noise(evidence: Evidence) -> list[Reason]:
             Reason(
                 "BELOW_DETECTABLE",
                 f"{change.pairs} pairs that scatter like these show a change of "
-                f"{100 * change.detectable_share:.1f} % with power 0.8, and this is one of "
+                f"{100 * _detectable(change):.1f} % with power 0.8, and this is one of "
                 f"{100 * abs(change.saving_share):.1f} %",
             )
         )
@@ -145,6 +145,12 @@ def _passed(change: Change, evidence: Evidence) -> Reason:
         f"{change.pairs} pairs, t p = {change.p_t:.2g}, sign-flip p = {change.p_sign_flip:.2g}, "
         f"grade {evidence.grade}",
     )
+
+
+def _detectable(change: Change) -> float:
+    """Return the least change that is seen, on the side where this one lies."""
+    saved = change.detectable_share
+    return saved if change.saving_share >= 0 else saved / (1.0 - saved)
 
 
 def _size(saving_share: float) -> float:
