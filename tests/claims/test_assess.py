@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.claims.conftest import (
+    MEASURED,
     MODELLED,
     answers,
     changed,
@@ -18,6 +19,7 @@ from tests.claims.conftest import (
     window,
 )
 from tpsprune.claims import assess
+from tpsprune.claims.faults import faults_by_pair
 from tpsprune.records import (
     BrokenOff,
     Choices,
@@ -165,7 +167,8 @@ def with_answers(found: Comparison, dense: float, ticket: float) -> Comparison:
         for batch in (1, 64)
         for arm, joules in (("dense", dense), ("ticket", ticket))
     ]
-    return replace(found, inference=tuple(spans))
+    fixed = replace(found.design, inference_seconds=10.0, inference_batches=(1, 64))
+    return replace(found, design=fixed, inference=tuple(spans))
 
 
 def test_answers_are_claims_of_their_own_and_all_are_corrected_for_one_another() -> None:
@@ -182,6 +185,82 @@ def test_answers_are_claims_of_their_own_and_all_are_corrected_for_one_another()
         assert each.change is not None
         assert each.change.p_holm is not None
         assert each.change.p_holm >= each.change.p_t
+
+
+def test_answers_that_are_missing_in_a_pair_stop_their_claim_and_the_report_is_not_complete() -> None:
+    found = with_answers(comparison([*DENSE, 100.0], [*HALF, 50.0]), 200.0, 120.0)
+    assessed = assess(found)
+    assert not assessed.complete
+    assert assessed.verdict.standing is Standing.SAVING_MEASURED
+    assert [reason.code for reason in assessed.claims[1].reasons] == ["INCOMPLETE"]
+
+
+def test_a_class_that_changes_from_window_to_window_does_not_compare() -> None:
+    found = comparison(DENSE, HALF)
+    fallen = replace(found.runs[3].windows[0], classes={"cpu": EnergyClass.MODELLED})
+    claim = assess(changed(found, found.runs[3].arm, 1, windows=(fallen,))).verdict
+    assert [reason.code for reason in claim.reasons] == ["METHOD_CHANGED"]
+
+
+def test_another_processor_is_another_method() -> None:
+    other = replace(MEASURED, details={"cpu_model": "another"})
+    claim = assess(changed(comparison(DENSE, HALF), "ticket", 2, method=other)).verdict
+    assert [reason.code for reason in claim.reasons] == ["METHOD_CHANGED"]
+
+
+def test_each_claim_has_the_grade_of_its_own_windows() -> None:
+    found = with_answers(comparison(DENSE, HALF), 200.0, 120.0)
+    parts = {"cpu": EnergyClass.MEASURED, "ram": EnergyClass.CONSTANT}
+    told = replace(MEASURED, details={"ram_watts": "20"}, classes=parts)
+    spans = tuple(
+        replace(
+            span,
+            window=replace(
+                span.window,
+                joules={"cpu": 0.6 * span.window.joules["cpu"], "ram": 0.4 * span.window.joules["cpu"]},
+                classes=parts,
+            ),
+        )
+        for span in found.inference
+    )
+    runs = tuple(replace(each, method=told) for each in found.runs)
+    claims = assess(replace(found, runs=runs, inference=spans)).claims
+    assert claims[0].standing is Standing.SAVING_MEASURED
+    assert claims[1].standing is Standing.SAVING_MODELLED
+
+
+def test_modelled_joules_without_their_watts_are_no_ground_for_a_claim() -> None:
+    silent = replace(MODELLED, details={})
+    found = modelled(comparison(DENSE, HALF), 0.7)
+    claim = assess(replace(found, runs=tuple(replace(each, method=silent) for each in found.runs))).verdict
+    assert (claim.standing, claim.reasons[0].code) == (Standing.MODEL_SENSITIVE, "BAND_UNKNOWN")
+
+
+def test_a_look_between_makes_claims_stricter() -> None:
+    found = comparison(DENSE, HALF)
+    assert assess(replace(found, looks=2)).verdict.reasons[0].code == "SIGN_FLIP"
+    longer = comparison([*DENSE, 100.0, 99.0], [*HALF, 50.0, 49.0])
+    assert assess(replace(longer, looks=2)).verdict.standing is Standing.SAVING_MEASURED
+
+
+def test_pairs_with_a_fault_of_their_own_are_found_whatever_the_fault() -> None:
+    found = with_answers(comparison(DENSE, HALF), 200.0, 120.0)
+    assert faults_by_pair(found) == {}
+    for code, break_it in BREAKS.items():
+        windows = tuple(break_it(each) for each in found.runs[5].windows)
+        broken = changed(found, found.runs[5].arm, found.runs[5].pair, windows=windows)
+        assert set(faults_by_pair(broken)) == {2}, code
+    short = replace(found.inference[0], window=replace(found.inference[0].window, seconds=3.0))
+    assert set(faults_by_pair(replace(found, inference=(short, *found.inference[1:])))) == {0}
+
+
+def test_a_break_even_rests_on_claims_that_are_none_of_them_broken() -> None:
+    sound = with_answers(comparison(DENSE, [joules + 60 for joules in HALF]), 200.0, 120.0)
+    assert [each.inferences is not None for each in assess(sound).break_even] == [True, True]
+    lost = with_answers(comparison(DENSE, HALF, drop=0.02), 200.0, 120.0)
+    assert {each.reason for each in assess(lost).break_even} == {"the training: accuracy not preserved"}
+    same = with_answers(comparison(DENSE, HALF), 200.0, 200.0)
+    assert {each.reason for each in assess(same).break_even} == {"answers: within noise"}
 
 
 def test_answers_in_short_windows_are_no_measurement() -> None:

@@ -72,7 +72,30 @@ def test_a_training_that_took_more_pays_back_after_the_ratio() -> None:
 def test_a_training_that_took_less_has_paid_back_at_once() -> None:
     found = paid_back([-10.0, -11.0, -9.0], [0.01, 0.011, 0.009])
     assert found.inferences == 0.0
+    assert (found.low, found.high) == (0.0, 0.0)
     assert "before the first answer" in found.reason
+
+
+def test_a_training_that_took_less_only_on_average_is_not_said_to_have_paid_back() -> None:
+    found = paid_back([-10.0, 11.0, -9.0], [0.01, 0.011, 0.009])
+    assert found.inferences == 0.0
+    assert found.high is not None
+    assert found.high > 0
+    assert found.reason == ""
+
+
+def test_a_break_even_on_a_refused_claim_is_none() -> None:
+    found = break_even(
+        arm="ticket",
+        batch=1,
+        trainings=[(2.0, 1.0)] * 3,
+        answers=[(1.0, 2.0)] * 3,
+        per_day=None,
+        energy_class="measured",
+        refused="answers: within noise",
+    )
+    assert (found.inferences, found.reason) == (None, "answers: within noise")
+    assert found.extra_joules == 1.0
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,10 @@ def test_accuracy_that_is_lost_or_not_shown_to_be_kept_refuses() -> None:
     assert "-4.00 points" in reasons[0].detail
 
 
+def test_accuracy_that_nobody_knows_refuses() -> None:
+    assert codes(evidence(HALF, accuracy=None)) == (Standing.ACCURACY_NOT_PRESERVED, ["ACCURACY_UNKNOWN"])
+
+
 def test_a_run_that_failed_refuses_though_the_rest_is_well() -> None:
     failed = Reason("RUN_FAILED", "'ticket', seed 3: the loss is not finite")
     assert codes(evidence(HALF, losses=(failed,))) == (Standing.ACCURACY_NOT_PRESERVED, ["RUN_FAILED"])

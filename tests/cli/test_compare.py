@@ -45,9 +45,10 @@ def test_compare_runs_reports_and_says_where(invoke: Invoke, tmp_path: Path) -> 
     result = invoke("compare", "small.toml", "--pairs", "1", *SETTINGS)
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
-    assert lines[0] == "warming up: a short run, thrown away"
-    assert lines[1].startswith("1/2  ")
-    assert "simulated" in lines[1]
+    assert lines[0] == "Note: no claim can come of 1 pairs: 6 are the fewest"
+    assert lines[1] == "warming up: a short run, thrown away"
+    assert lines[2].startswith("1/2  ")
+    assert "simulated" in lines[2]
     assert all(len(line) <= 80 for line in lines if not line.startswith(("1/2", "2/2")))
     folder = tmp_path / "reports" / "small"
     report = read_energy_report(folder / "report.json")
@@ -92,6 +93,8 @@ def _told(result: Result) -> str:
         (("--carbon-intensity", "50"), "needs --carbon-source"),
         (("--carbon-source", "somewhere"), "give that too"),
         (("--per-day", "0"), "0"),
+        (("--per-day", "nan"), "--per-day must be a finite number"),
+        (("--carbon-intensity", "inf", "--carbon-source", "x"), "--carbon-intensity must be a finite number"),
         (("--wall-meter", "nowhere.csv"), "does not exist"),
     ],
 )
@@ -125,6 +128,18 @@ def test_a_wall_meter_that_covers_every_run_makes_the_report_class_a(
     report = json.loads(invoke("report", str(copied), "--json").output)
     assert report["grade"]["letter"] == "A"
     assert report["claims"][0]["energy_class"] == "measured"
+    assert invoke("report", str(copied), "--forget").exit_code == 0
+    assert json.loads(invoke("report", str(copied), "--json").output)["grade"]["letter"] == "S"
+
+
+def test_wall_readings_that_do_not_fit_later_runs_say_how_to_leave_them_out(
+    invoke: Invoke, copied: Path, tmp_path: Path
+) -> None:
+    readings = "time,watts\n" + "".join(f"{946684800 - 60 + 5 * tick},50\n" for tick in range(600))
+    (tmp_path / "plug.csv").write_text(readings)
+    assert invoke("report", str(copied), "--wall-meter", str(tmp_path / "plug.csv")).exit_code == 0
+    (copied / "wall_meter.csv").write_text(readings[:200].rsplit("\n", 1)[0] + "\n")
+    assert_refused(invoke("report", str(copied)), "--forget", "the runs are safe in the journal")
 
 
 def test_a_folder_that_holds_no_comparison_is_refused(invoke: Invoke, tmp_path: Path) -> None:
@@ -152,6 +167,7 @@ def test_a_journal_with_a_line_cut_off_is_read_without_it_and_says_so(invoke: In
         (("--country", "Frence"), "did you mean"),
         (("--set", "compare.tolerence=0.1"), "did you mean 'tolerance'"),
         (("--set", "task.data.validation_share=0.0"), "validation_share"),
+        (("--set", "energy.meter='replay'", "--set", "energy.replay='x.jsonl'"), "plays one run again"),
         (("--quiet", "--json"), "give one of them"),
     ],
 )
@@ -180,6 +196,16 @@ def test_a_recipe_whose_own_data_have_no_validation_items_is_refused(invoke: Inv
         "task.model.widths=[8]",
     )
     assert_refused(invoke("compare", "small.toml", *custom), "validation")
+    assert not (tmp_path / "reports").exists()
+
+
+def test_settings_from_outside_are_refused_before_anything_is_written(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODECARBON_PUE", "3")
+    assert_refused(
+        invoke("compare", "small.toml", "--set", "energy.meter='codecarbon'"), "unset CODECARBON_PUE"
+    )
     assert not (tmp_path / "reports").exists()
 
 

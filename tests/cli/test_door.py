@@ -85,12 +85,12 @@ def test_the_options_are_these_and_no_others() -> None:
             "--quiet",
             "--redo",
             "--set",
-            "--wall-meter",
         ],
         "report": [
             "--carbon-intensity",
             "--carbon-source",
             "--country",
+            "--forget",
             "--gate",
             "--json",
             "--per-day",

@@ -76,9 +76,10 @@ def test_a_window_holds_everybodys_processor_time_and_our_own_in_it(kind: str) -
     assert window.machine_cpu_seconds is not None
     cpus = os.cpu_count() or 1
     assert meter.method().details["logical_cpus"] == str(cpus)
+    assert window.cpu_seconds > 0.6 - 0.05 * cpus, "what a child computes is the run's own"
     # Ticks of 10 ms a processor, kind by kind; and a process's own clock may go on while time is stolen.
     taken = window.machine_cpu_seconds + (window.steal_seconds or 0.0)
-    assert taken > window.cpu_seconds + 0.3 - 0.05 * cpus
+    assert taken > window.cpu_seconds - 0.05 * cpus
     assert window.machine_cpu_seconds < cpus * (window.seconds + 0.1)
     assert window.steal_seconds is None or 0.0 <= window.steal_seconds <= cpus * (window.seconds + 0.1)
 

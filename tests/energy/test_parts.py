@@ -23,8 +23,9 @@ RAM = part("ram", CONSTANT, 20.0)
 @pytest.mark.parametrize(
     ("parts", "letter", "meaning"),
     [
-        ([part("cpu", MEASURED), RAM], "B", "hardware counters for cpu"),
-        ([part("cpu", MEASURED), part("gpu", MEASURED), RAM], "B", "hardware counters for cpu and gpu"),
+        ([part("cpu", MEASURED)], "B", "hardware counters for cpu"),
+        ([part("cpu", MEASURED), RAM], "C", "B where the 20 W assumed for ram are below a tenth"),
+        ([part("cpu", MEASURED), part("gpu", MEASURED), RAM], "C", "hardware counters for cpu and gpu; B"),
         (
             [part("cpu", MODELLED, 360.0), part("gpu", MEASURED), RAM],
             "C",

@@ -10,19 +10,21 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.pipeline.conftest import SMALL
 from tpsprune import pipeline, recipe
 from tpsprune.claims import assess
-from tpsprune.errors import RecipeError, RunFolderError, TpspruneError
-from tpsprune.pipeline.arms import arm_recipe
+from tpsprune.errors import PruneError, RecipeError, RunFolderError, TpspruneError
+from tpsprune.pipeline.arms import Found, arm_recipe
 from tpsprune.pipeline.compare import order_of
+from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.compare import AFTER_TICKET, ARMS, arms_of
 from tpsprune.recipe.rules import rule_faults
-from tpsprune.records import ArmBegun, ArmEnded, Comparing, Comparison, Progress, Standing
+from tpsprune.records import ArmBegun, ArmEnded, Comparing, Comparison, Note, Progress, Standing
 from tpsprune.runs import ComparisonFolder
 from tpsprune.runs.lock import exclusive
 
@@ -172,9 +174,58 @@ def test_what_was_fixed_beforehand_cannot_be_changed_afterwards(
         compared(copied, arms, 2, override)
 
 
-def test_pairs_that_are_done_cannot_be_hidden(copied: Path) -> None:
-    with pytest.raises(RunFolderError, match="2 pairs have been begun already, --pairs 1 would hide some"):
+def test_pairs_cannot_be_made_fewer(copied: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"2 pairs were fixed, and fewer \(--pairs 1\)"):
         compared(copied, TWO, 1)
+
+
+def test_pairs_asked_for_after_a_look_count_and_make_claims_stricter(copied: Path) -> None:
+    ComparisonFolder(copied).append("pairs", {"pairs": 3})
+    found = measured(copied)
+    assert (found.pairs_asked, found.looks) == (3, 2)
+    assert any("tested more strictly, at 0.025" in sentence for sentence in assess(found).may_not_claim)
+
+
+def test_fewer_pairs_than_can_claim_are_told_at_once(tmp_path: Path) -> None:
+    events = pipeline.compare(quick(), ComparisonFolder(tmp_path), arms=TWO, pairs=5, device="cpu")
+    first = next(events)
+    events.close()  # type: ignore[attr-defined]
+    assert first == Note("no claim can come of 5 pairs: 6 are the fewest")
+
+
+def test_a_model_changed_since_its_run_does_not_answer_in_its_name(copied: Path) -> None:
+    journal = copied / "journal.jsonl"
+    journal.write_text("\n".join(journal.read_text().splitlines()[:-1]) + "\n")
+    for weights in (copied / "runs").glob("*/*/*.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    with pytest.raises(RunFolderError, match=r"is not what the run of '\w+', seed 1, left"):
+        compared(copied, TWO, 2)
+
+
+def test_arms_that_are_handed_a_ticket_fail_with_it_and_the_comparison_goes_on(tmp_path: Path) -> None:
+    events = compared(tmp_path, ("dense", "ticket", "random-ticket"), 1, "train.learning_rate=1e30")
+    runs = {event.run.arm: event.run for event in events if isinstance(event, ArmEnded)}
+    assert runs["random-ticket"].failure == "the ticket's run left nothing to be handed"
+    assert runs["random-ticket"].windows == ()
+    assert assess(measured(tmp_path)).complete
+
+
+def test_a_first_line_that_was_cut_off_is_no_comparison_yet(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_text('{"schema": "tpsprune.compar')
+    events = pipeline.compare(quick(), ComparisonFolder(tmp_path), arms=TWO, pairs=6, device="cpu")
+    assert isinstance(next(events), ArmBegun)
+    events.close()  # type: ignore[attr-defined]
+    assert measured(tmp_path).pairs_asked == 6
+
+
+def test_answers_are_given_in_the_order_of_the_runs_and_turned_round_for_the_next_batch(
+    two_pairs: Path,
+) -> None:
+    found = measured(two_pairs)
+    for pair in (0, 1):
+        order = [run.arm for run in found.runs if run.pair == pair]
+        answered = [(span.batch, span.arm) for span in found.inference if span.pair == pair]
+        assert answered == [*((1, arm) for arm in order), *((64, arm) for arm in reversed(order))]
 
 
 def test_a_run_that_leaves_the_finite_numbers_is_an_outcome_and_no_crash(tmp_path: Path) -> None:
@@ -224,19 +275,37 @@ def test_every_arm_runs_and_leaves_the_model_it_should(many_arms: Comparison) ->
     assert runs["shape-scratch"].epochs == ticket.epochs
 
 
-def test_a_shape_trained_for_equal_joules_ends_at_them(many_arms: Comparison) -> None:
-    runs = {run.arm: run for run in many_arms.runs}
-    spent = {
-        arm: sum(window.joules["cpu"] + window.joules["ram"] for window in runs[arm].windows)
-        for arm in ("ticket", "shape-scratch-joules")
-    }
-    # A window of the simulated meter is 150 J; it ends at the first reading beyond, and is weighed.
-    assert spent["shape-scratch-joules"] == pytest.approx(spent["ticket"], abs=5 * 150)
+def found(**changes: Any) -> Found:
+    plan = Plan(target="", groups=(), new_biases=(), versions={}, model=())
+    base = Found(plan=plan, widths={}, epochs=7.25, epoch_joules=10.0, aside_joules=20.0, joules=120.0)
+    return replace(base, **changes)
+
+
+def test_a_shape_trained_for_equal_joules_has_a_schedule_of_that_length_and_a_stop() -> None:
+    read = quick()
+    equal_joules = arm_recipe("shape-scratch-joules", read, found())
+    assert (equal_joules.train.epochs, equal_joules.stop.budget_joules) == (10, 120.0)
+    assert arm_recipe("shape-scratch", read, found()).train.epochs == 8
+    assert arm_recipe("shape-scratch", read, found()).seed != read.seed
+
+
+@pytest.mark.parametrize("changes", [{"joules": None}, {"epoch_joules": None}])
+def test_no_shape_is_trained_for_joules_that_nobody_knows(changes: dict[str, Any]) -> None:
+    with pytest.raises(PruneError, match="are not known"):
+        arm_recipe("shape-scratch-joules", quick(), found(**changes))
+
+
+def test_early_birds_patience_is_as_long_in_epochs_as_the_recipes() -> None:
+    read = recipe.read("digits")
+    assert (read.watch.every_epochs, read.stop.end.patience) == (2, 4)  # type: ignore[union-attr]
+    early_bird = arm_recipe("early-bird", read)
+    assert (early_bird.watch.every_epochs, early_bird.stop.end.patience) == (1, 8)  # type: ignore[union-attr]
 
 
 def test_the_dense_baseline_pays_for_nothing_that_a_cut_needs(many_arms: Comparison) -> None:
-    phases = {window.phase for run in many_arms.runs if run.arm == "dense" for window in run.windows}
-    assert phases <= {"setup", "train", "evaluate", "watch", "weigh"}
+    windows = [window for run in many_arms.runs if run.arm == "dense" for window in run.windows]
+    assert {window.phase for window in windows} == {"setup", "train", "evaluate", "watch", "weigh"}
+    assert sum(window.phase == "evaluate" for window in windows) == 1, "nothing is read that changes nothing"
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -314,15 +383,18 @@ def test_an_arm_that_cannot_run_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+LONG = ("train.epochs=1000", "watch.every_steps=2", "compare.patience=100000")
+READ = ("dense-patience", "ticket")
+"""Arms that are read as they go."""
 KILLED = """
 import sys
-from tests.pipeline.test_compare import TWO, quick
+from tests.pipeline.test_compare import quick
 from tpsprune import pipeline
 from tpsprune.runs import ComparisonFolder
 from pathlib import Path
-recipe = quick("train.epochs=1000", "watch.every_steps=2")
+from tests.pipeline.test_compare import LONG, READ
 folder = ComparisonFolder(Path(sys.argv[1]))
-for _ in pipeline.compare(recipe, folder, arms=TWO, pairs=1, device="cpu"):
+for _ in pipeline.compare(quick(*LONG), folder, arms=READ, pairs=6, device="cpu"):
     pass
 """
 
@@ -340,13 +412,7 @@ def test_a_run_killed_after_two_windows_leaves_their_lines_and_counts_for_nothin
     assessed = assess(found)
     assert not assessed.complete
     assert assessed.verdict.standing is Standing.INSUFFICIENT_RUNS
-    events = pipeline.compare(
-        quick("train.epochs=1000", "watch.every_steps=2"),
-        ComparisonFolder(tmp_path),
-        arms=TWO,
-        pairs=1,
-        device="cpu",
-    )
+    events = pipeline.compare(quick(*LONG), ComparisonFolder(tmp_path), arms=READ, pairs=6, device="cpu")
     assert isinstance(next(events), ArmBegun)
     events.close()  # type: ignore[attr-defined]
     lost = measured(tmp_path).broken_off[-1]

@@ -170,7 +170,10 @@ def test_every_pair_that_counts_stands_in_a_table_with_both_its_trainings() -> N
 
 
 CASES = {
-    "the training took no more": ([(90.0, 100.0), (89.0, 100.0)], [(0.5, 1.0), (0.501, 1.0)]),
+    "the training took less than the baseline's beyond doubt": (
+        [(90.0, 100.0), (89.0, 100.0)],
+        [(0.5, 1.0), (0.501, 1.0)],
+    ),
     "an answer is no cheaper": ([(110.0, 100.0), (120.0, 100.0)], [(1.5, 1.0), (1.4, 1.0)]),
     "an answer is not cheaper beyond doubt": ([(110.0, 100.0), (120.0, 100.0)], [(0.5, 1.0), (1.4, 1.0)]),
     "fewer than two pairs": ([(110.0, 100.0)], [(0.5, 1.0)]),
@@ -189,8 +192,7 @@ def test_what_two_means_say_is_no_fact_where_the_claim_was_refused(start: str, s
     standing = Standing.SAVING_MODELLED if stands else Standing.WITHIN_NOISE
     claims = tuple(replace(claim, standing=standing) for claim in found.claims)
     (shown,) = pay_back_table(replace(found, claims=claims, break_even=(each,)))
-    of_means = start in {"the training took no more", "an answer is no cheaper"}
-    before = "on average " if of_means and not stands else ""
+    before = "on average " if start == "an answer is no cheaper" and not stands else ""
     assert columns(shown)["remark"] == [before + each.reason]
 
 

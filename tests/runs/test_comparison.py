@@ -102,7 +102,14 @@ def test_pairs_asked_for_later_are_counted_and_said(folder: ComparisonFolder) ->
     folder.append("pairs", {"pairs": 8})
     found, _ = folder.read()
     assert found.pairs_asked == 8
-    assert "from 6 to 8 after 1 had been looked at" in found.notes[0]
+    assert found.looks == 2
+    assert "from 6 to 8 after 1 could be looked at" in found.notes[0]
+
+
+def test_pairs_asked_for_before_any_run_are_no_look(folder: ComparisonFolder) -> None:
+    folder.append("pairs", {"pairs": 8})
+    found, _ = folder.read()
+    assert (found.pairs_asked, found.looks, found.notes) == (8, 1, ())
 
 
 def test_a_pair_set_aside_stays_in_the_journal_and_out_of_the_runs(folder: ComparisonFolder) -> None:

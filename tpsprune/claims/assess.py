@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import fsum
 
 from tpsprune.claims.attribution import attribution_of
@@ -23,6 +23,7 @@ from tpsprune.records import (
     PhaseMean,
     RunLine,
     Savings,
+    Standing,
     WallFit,
 )
 
@@ -43,7 +44,7 @@ def assess(comparison: Comparison, wall_fit: WallFit | None = None) -> Savings:
     """
     counted = counted_of(comparison)
     grade = grade_of(counted.windows)
-    claims = claims_of(counted, grade.letter)
+    claims = claims_of(counted)
     quality = quality_of(counted)
     return Savings(
         comparison=comparison,
@@ -54,14 +55,30 @@ def assess(comparison: Comparison, wall_fit: WallFit | None = None) -> Savings:
         ),
         ledger=tuple(_ledger(counted)),
         attribution=attribution_of(counted),
-        break_even=tuple(_break_even(counted)),
+        break_even=tuple(_break_even(counted, claims)),
         quality=quality,
         needed=_needed(claims[0]),
         runs=tuple(_run_line(counted, run) for run in sorted(comparison.runs, key=lambda run: run.position)),
         may_claim=may_claim(claims, grade),
         may_not_claim=may_not_claim(claims, grade, comparison),
-        complete=len(counted.pairs) >= comparison.pairs_asked and not comparison.under_way,
+        complete=_is_complete(counted),
         wall_fit=wall_fit,
+    )
+
+
+def _is_complete(counted: Counted) -> bool:
+    """Return whether all that was asked for is done: every pair, and the answers of every model left."""
+    comparison = counted.comparison
+    answered = {(span.arm, span.pair, span.batch) for span in comparison.inference}
+    return (
+        len(counted.pairs) >= comparison.pairs_asked
+        and not comparison.under_way
+        and all(
+            (run.arm, run.pair, batch) in answered
+            for run in counted.runs
+            if not run.failure
+            for batch in counted.design.inference_batches
+        )
     )
 
 
@@ -83,7 +100,7 @@ def _ledger(counted: Counted) -> Iterator[PhaseMean]:
             )
 
 
-def _break_even(counted: Counted) -> Iterator[BreakEven]:
+def _break_even(counted: Counted, claims: Sequence[Claim]) -> Iterator[BreakEven]:
     metered = {span.batch for span in counted.comparison.inference}
     for arm in counted.others:
         for batch in (batch for batch in counted.design.inference_batches if batch in metered):
@@ -102,7 +119,20 @@ def _break_even(counted: Counted) -> Iterator[BreakEven]:
                 answers=answers,
                 per_day=counted.comparison.choices.per_day,
                 energy_class=class_words(span.window for pair in spans for span in pair),
+                refused=_refused(claims, arm, batch),
             )
+
+
+def _refused(claims: Sequence[Claim], arm: str, batch: int) -> str:
+    """Return in words why a break-even has nothing to rest on: noise in the training alone is no reason."""
+    for claim in claims:
+        mine = claim.arm == arm and (claim.kind == "training" or claim.batch == batch)
+        of_answers = claim.kind == "inference"
+        noise = claim.standing in {Standing.WITHIN_NOISE, Standing.MODEL_SENSITIVE} and not of_answers
+        if mine and claim.standing.is_refusal and not noise:
+            what = "answers" if of_answers else "the training"
+            return f"{what}: {str(claim.standing).replace('_', ' ').lower()}"
+    return ""
 
 
 def _needed(claim: Claim) -> tuple[Needed, ...]:

@@ -12,14 +12,14 @@ from tpsprune.records import Step
 __all__ = ["attribution_of"]
 
 STEPS: Final = (
-    ("dense-stopped", "dense", "stopping by the same rules, watching included"),
-    ("ticket", "dense-stopped", "the smaller net, less what cutting it takes"),
+    ("dense-stopped", "dense", "stopping by the same rules, watching and TPS included"),
+    ("ticket", "dense-stopped", "the smaller net and where it stops, less what cutting it takes"),
     ("dense-patience", "dense", "ordinary early stopping"),
     ("ticket", "dense-patience", "what is left beyond ordinary early stopping"),
-    ("ticket", "shape-scratch", "training the ticket against training its shape from scratch, equal epochs"),
+    ("ticket", "shape-scratch", "the ticket against its shape from scratch, equal epochs, shape for nothing"),
     ("ticket", "shape-scratch-joules", "the same at equal joules"),
-    ("ticket", "random-ticket", "choosing the units, against any of the same number"),
-    ("ticket", "early-bird", "drawing by the signals, against Early-Bird"),
+    ("ticket", "random-ticket", "the ticket against units drawn by lot, their number for nothing"),
+    ("ticket", "early-bird", "the ticket against one drawn and cut after Early-Bird"),
     ("ticket", "ticket-without-tps", "TPS"),
     ("ticket", "dense", "all of it"),
 )
@@ -44,10 +44,14 @@ def _step(counted: Counted, arm: str, baseline: str, what: str) -> Step:
         (joules_of(mine.windows), joules_of(other.windows)) for mine, other in counted.couples(arm, baseline)
     ]
     pairs = [(mine, other) for mine, other in found if mine and other]
+    windows = tuple(w for couple in counted.couples(arm, baseline) for run in couple for w in run.windows)
+    sound = len(pairs) == len(found) and all(window.valid for window in windows)
     accuracy = counted.accuracy_of(arm, baseline)
     if accuracy is None:
         detail = "no pair has both"
     else:
         bound = "" if accuracy.lower_share is None else f", lower bound {100 * accuracy.lower_share:+.2f}"
         detail = f"accuracy {100 * accuracy.difference_share:+.2f} points{bound}".replace("-", "−")
-    return Step(what=what, arm=arm, baseline=baseline, change=change_of(pairs), detail=detail)
+    return Step(
+        what=what, arm=arm, baseline=baseline, change=change_of(pairs) if sound else None, detail=detail
+    )

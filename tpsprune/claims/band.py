@@ -11,7 +11,7 @@ from typing import Final
 from tpsprune.claims.change import saving
 from tpsprune.records import BandPoint, EnergyClass, EnergyMethod, Window
 
-__all__ = ["band_of"]
+__all__ = ["ASSUMED", "band_of"]
 
 CURVES: Final[dict[str, Callable[[float, float], float]]] = {
     "own load": lambda own, _machine: own,
@@ -30,6 +30,7 @@ class _Model:
     curve: str
     rated_watts: float
     ram_watts: float
+    pue: float
 
     def __str__(self) -> str:
         return f"{self.rated_watts:g} W, {self.curve}, RAM {self.ram_watts:g} W"
@@ -68,7 +69,8 @@ def band_of(
 
 
 def _grid(pairs: Sequence[tuple[Spent, Spent]], method: EnergyMethod) -> Iterator[_Model]:
-    rated, ram = (_watts(method, name) for name in ("cpu_rated_watts", "ram_watts"))
+    rated, ram = (_number(method, name) for name in ("cpu_rated_watts", "ram_watts"))
+    pue = _number(method, "pue") or 1.0
     models_cpu = method.classes.get("cpu") in ASSUMED and rated is not None
     models_ram = method.classes.get("ram") in ASSUMED and ram is not None
     if not pairs or not (models_cpu or models_ram):
@@ -78,7 +80,7 @@ def _grid(pairs: Sequence[tuple[Spent, Spent]], method: EnergyMethod) -> Iterato
     )
     curves = list(CURVES) if known else list(CURVES)[:1]
     yield from (
-        _Model(curve, (rated or 0.0) * rated_factor, (ram or 0.0) * ram_factor)
+        _Model(curve, (rated or 0.0) * rated_factor, (ram or 0.0) * ram_factor, pue)
         for curve, rated_factor, ram_factor in product(
             curves if models_cpu else curves[:1],
             RATED_FACTORS if models_cpu else (1.0,),
@@ -87,7 +89,7 @@ def _grid(pairs: Sequence[tuple[Spent, Spent]], method: EnergyMethod) -> Iterato
     )
 
 
-def _watts(method: EnergyMethod, name: str) -> float | None:
+def _number(method: EnergyMethod, name: str) -> float | None:
     found = method.details.get(name)
     return None if found is None else float(found)
 
@@ -101,8 +103,8 @@ def _window_joules(model: _Model, window: Window, logical_cpus: int) -> float:
     own = min(window.cpu_seconds / capacity, 1.0) if capacity else 0.0
     machine = min((window.machine_cpu_seconds or window.cpu_seconds) / capacity, 1.0) if capacity else 0.0
     anew = {
-        "cpu": model.rated_watts * CURVES[model.curve](own, machine) * window.seconds,
-        "ram": model.ram_watts * window.seconds,
+        "cpu": model.pue * model.rated_watts * CURVES[model.curve](own, machine) * window.seconds,
+        "ram": model.pue * model.ram_watts * window.seconds,
     }
     return fsum(
         anew[part] if part in anew and window.classes[part] in ASSUMED else joules

@@ -24,13 +24,15 @@ def break_even(
     answers: Sequence[Ledger],
     per_day: float | None,
     energy_class: str,
+    refused: str = "",
 ) -> BreakEven:
     """Return N* = mean(E_arm − E_baseline) / mean(e_baseline − e_arm) with Fieller's 95 % interval.
 
-    E is what a whole training took, e what one answer takes, both of the same pairs. A training that took no
-    more has paid back before the first answer: 0. Where an answer is not cheaper beyond doubt (its 95 %
-    interval includes zero) there is no such number, and the reason says so. It does not see what serving
-    takes beside the model: loading, waiting, the network.
+    E is what a whole training took, e what one answer takes, both of the same pairs. All three numbers are at
+    least 0: a training that took less beyond doubt has paid back before the first answer. Where an answer is
+    not cheaper beyond doubt (its 95 % interval includes zero) there is no such number, and where a claim that
+    it rests on was ``refused`` neither; the reason says so. It does not see what serving takes beside the
+    model: loading, waiting, the network.
     """
     extra = [mine - other for mine, other in trainings]
     saved = [other - mine for mine, other in answers]
@@ -47,7 +49,7 @@ def break_even(
         reason="",
         energy_class=energy_class,
     )
-    return _with_number(known, extra, saved)
+    return replace(known, reason=refused) if refused else _with_number(known, extra, saved)
 
 
 def _with_number(known: BreakEven, extra: Sequence[float], saved: Sequence[float]) -> BreakEven:
@@ -58,9 +60,9 @@ def _with_number(known: BreakEven, extra: Sequence[float], saved: Sequence[float
         return replace(known, reason=_never(known))
     number, low, high = (max(value, 0.0) for value in (bounds.ratio, bounds.low, bounds.high))
     days = None if known.per_day is None else number / known.per_day
-    reason = "the training took no more than the baseline's: paid back before the first answer"
+    reason = "the training took less than the baseline's beyond doubt: paid back before the first answer"
     return replace(
-        known, inferences=number, low=low, high=high, days=days, reason=reason if number == 0 else ""
+        known, inferences=number, low=low, high=high, days=days, reason=reason if high == 0 else ""
     )
 
 

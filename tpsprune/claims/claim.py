@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import fsum
 
-from tpsprune.claims.band import Spent, band_of
+from tpsprune.claims.band import ASSUMED, Spent, band_of
 from tpsprune.claims.change import change_of, corrected, saving
 from tpsprune.claims.counted import Counted
 from tpsprune.claims.faults import faults_of, losses_of
 from tpsprune.claims.ladder import Evidence, standing_of
-from tpsprune.claims.spent import class_words, joules_of, seconds_of
+from tpsprune.claims.spent import class_words, grade_of, joules_of, seconds_of
 from tpsprune.claims.statement import statement_of
 from tpsprune.records import ArmRun, Change, Claim, InferenceSpan, Support, Window
 
@@ -31,6 +31,10 @@ class _Side:
     def joules(self) -> float | None:
         found = joules_of(self.windows)
         return None if found is None else found / self.items
+
+    @property
+    def seconds(self) -> float:
+        return seconds_of(self.windows) / self.items
 
     @property
     def cpu_seconds(self) -> float:
@@ -68,10 +72,11 @@ class _Question:
         return [(mine, other) for mine, other in found if mine and other and mine > 0 and other > 0]
 
 
-def claims_of(counted: Counted, grade: str) -> tuple[Claim, ...]:
+def claims_of(counted: Counted) -> tuple[Claim, ...]:
     """Return the claims of a report: training of each arm, the one fixed beforehand first, then answers.
 
-    Holm's correction runs over all of them. A claim of answers is made for each batch that was metered.
+    Holm's correction runs over all of them. A claim of answers is made for each batch that was metered. Each
+    has the grade of its own windows, and an error rate divided by how often one could look.
     """
     questions = tuple(_questions(counted))
     changes = corrected(
@@ -80,7 +85,7 @@ def claims_of(counted: Counted, grade: str) -> tuple[Claim, ...]:
             for question in questions
         }
     )
-    return tuple(_claim(counted, question, changes[_name(question)], grade) for question in questions)
+    return tuple(_claim(counted, question, changes[_name(question)]) for question in questions)
 
 
 def _questions(counted: Counted) -> Iterator[_Question]:
@@ -106,7 +111,7 @@ def _answer(counted: Counted, span: InferenceSpan) -> _Side:
     return _Side(counted.run(span.arm, span.pair), (span.window,), span.items)
 
 
-def _claim(counted: Counted, question: _Question, change: Change | None, grade: str) -> Claim:
+def _claim(counted: Counted, question: _Question, change: Change | None) -> Claim:
     accuracy = counted.accuracy_of(question.arm)
     faults = faults_of(counted, question.kind, question.arm, question.windows)
     # A figure that is missing in one pair must not silently leave the others to speak for it.
@@ -124,13 +129,16 @@ def _claim(counted: Counted, question: _Question, change: Change | None, grade: 
     standing, reasons = standing_of(
         Evidence(
             pairs=0 if assessed is None else assessed.pairs,
-            pairs_ended=len(counted.pairs),
+            pairs_ended=_ended(counted, question),
             pairs_asked=counted.comparison.pairs_asked,
             change=assessed,
             accuracy=accuracy,
             band=band,
-            grade=grade,
-            alpha=counted.design.alpha,
+            needs_band=any(
+                kind in ASSUMED for window in question.windows for kind in window.classes.values()
+            ),
+            grade=grade_of(question.windows).letter,
+            alpha=counted.design.alpha / counted.comparison.looks,
             faults=faults,
             losses=losses_of(counted, question.arm),
         )
@@ -155,6 +163,12 @@ def _claim(counted: Counted, question: _Question, change: Change | None, grade: 
     return statement_of(claim)
 
 
+def _ended(counted: Counted, question: _Question) -> int:
+    """Return in how many pairs the question is answered, be it by a run that left no model."""
+    failed = len(counted.pairs) - len(counted.couples(question.arm))
+    return len(question.sides) + failed
+
+
 def _name(question: _Question) -> str:
     return "/".join(map(str, question.key))
 
@@ -173,11 +187,12 @@ def _above_idle(counted: Counted, question: _Question) -> Change | None:
 
 
 def _support(question: _Question, change: Change | None) -> Iterator[Support]:
-    """Yield what was counted beside the joules and differs: processor seconds, and operations or epochs."""
+    """Yield what else was counted and differs: seconds, processor seconds, and operations or epochs."""
     if change is None:
         return
     counted: list[tuple[str, Sequence[tuple[float, float]]]] = [
-        ("CPU-seconds", question.pairs_of("cpu_seconds"))
+        ("time", question.pairs_of("seconds")),
+        ("CPU-seconds", question.pairs_of("cpu_seconds")),
     ]
     field, words = (
         ("epochs", "epochs trained") if question.kind == "training" else ("macs", "operations (MACs)")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 from tpsprune.claims.counted import Counted
 from tpsprune.claims.spent import load_share
-from tpsprune.records import ArmRun, Reason, Window
+from tpsprune.records import ArmRun, Comparison, EnergyClass, Reason, Window
 
-__all__ = ["LEAST_ANSWER_SECONDS", "faults_of", "losses_of"]
+__all__ = ["LEAST_ANSWER_SECONDS", "faults_by_pair", "faults_of", "losses_of"]
 
 LEAST_ANSWER_SECONDS: Final = 10.0
 """A GPU's counter moves every 0.1 s: shorter windows are off by more than one per cent."""
@@ -21,17 +22,43 @@ Faults: TypeAlias = Iterator[tuple[str, str]]
 def faults_of(counted: Counted, kind: str, arm: str, windows: Sequence[Window]) -> tuple[Reason, ...]:
     """Return every fault of the measurement behind one claim, each kind of fault once.
 
-    A broken invariant in any window; a part not metered; a component that changed its class from run to run;
-    a processor that was throttled; neighbours above the limit that was fixed, where the meter sees the whole
-    machine; answers in windows below ten seconds.
+    A broken invariant in any window; a part not metered; another meter, device or class of a part from run to
+    run or window to window; a GPU that was throttled; neighbours above the limit that was fixed, where the
+    meter sees them (those on a GPU it does not); answers in windows below ten seconds.
     """
     runs = tuple(run for pair in counted.couples(arm) for run in pair)
+    return _faults(counted, kind, runs, windows)
+
+
+def faults_by_pair(comparison: Comparison) -> dict[int, str]:
+    """Return the pairs whose measurement has a fault by itself, and the first of each, in words.
+
+    All kinds of ``faults_of`` but one: that methods differ from pair to pair is no pair's own fault.
+    """
+    found: dict[int, str] = {}
+    counted = Counted(comparison, ())
+    for pair in sorted({run.pair for run in comparison.runs}):
+        runs = tuple(run for run in comparison.runs if run.pair == pair)
+        trained = tuple(window for run in runs for window in run.windows)
+        answered = tuple(span.window for span in comparison.inference if span.pair == pair)
+        faults = (
+            *_faults(counted, "training", runs, trained),
+            *_faults(counted, "inference", runs, answered),
+        )
+        if faults:
+            found[pair] = faults[0].detail
+    return found
+
+
+def _faults(
+    counted: Counted, kind: str, runs: Sequence[ArmRun], windows: Sequence[Window]
+) -> tuple[Reason, ...]:
     return tuple(
         Reason(code, detail)
         for code, detail in (
             *_invalid(windows),
             *_not_metered(windows),
-            *_changed(runs),
+            *_changed(runs, windows),
             *_throttled(windows),
             *_foreign(counted, kind, runs, windows),
             *(_short(windows) if kind == "inference" else ()),
@@ -80,11 +107,14 @@ def _not_metered(windows: Sequence[Window]) -> Faults:
         yield "NO_ENERGY", "a window has no energy at all"
 
 
-def _changed(runs: Sequence[ArmRun]) -> Faults:
-    methods = {tuple(sorted(run.method.classes.items())) for run in runs}
-    meters = {(run.method.meter, run.method.scope) for run in runs}
-    if len(methods) > 1 or len(meters) > 1:
-        yield "METHOD_CHANGED", "runs were metered in different ways, so that their figures do not compare"
+def _changed(runs: Sequence[ArmRun], windows: Sequence[Window]) -> Faults:
+    methods = [replace(run.method, excluded=()) for run in runs]
+    kinds = {tuple(sorted(window.classes.items())) for window in windows if window.valid and window.joules}
+    if any(method != methods[0] for method in methods) or len(kinds) > 1:
+        yield (
+            "METHOD_CHANGED",
+            "runs were metered in different ways, or on different devices: their figures do not compare",
+        )
 
 
 def _throttled(windows: Sequence[Window]) -> Faults:
@@ -102,7 +132,7 @@ def _foreign(counted: Counted, kind: str, runs: Sequence[ArmRun], windows: Seque
     loads = [
         (load, name)
         for name, span, run in spans
-        if run.method.scope == "machine" and (load := load_share(span, run.logical_cpus)) is not None
+        if _sees_neighbours(run) and (load := load_share(span, run.logical_cpus)) is not None
     ]
     load, name = max(loads, default=(0.0, ""))
     if load > limit:
@@ -111,6 +141,11 @@ def _foreign(counted: Counted, kind: str, runs: Sequence[ArmRun], windows: Seque
             f"others took up to {100 * load:.0f} % of the machine's processors ({name}), and at most "
             f"{100 * limit:g} % was fixed beforehand",
         )
+
+
+def _sees_neighbours(run: ArmRun) -> bool:
+    """Return whether neighbours are in the joules: counters see the whole device whatever the scope."""
+    return run.method.scope == "machine" or EnergyClass.MEASURED in run.method.classes.values()
 
 
 def _short(windows: Sequence[Window]) -> Faults:

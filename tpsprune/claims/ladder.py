@@ -20,7 +20,8 @@ class Evidence:
     """All that a standing rests on. ``faults`` are of the measurement, ``losses`` of the model's quality.
 
     ``pairs`` have both models, ``pairs_ended`` are over, be it without one. ``grade`` is the letter of how
-    the joules were obtained; ``band`` the saving under other power models, empty where nothing is modelled.
+    the joules were obtained; ``band`` the saving under other power models, which a claim on modelled or
+    assumed joules needs (``needs_band``).
     """
 
     pairs: int
@@ -30,6 +31,7 @@ class Evidence:
     accuracy: Accuracy | None
     band: tuple[BandPoint, ...]
     grade: str
+    needs_band: bool = False
     alpha: float = 0.05
     faults: tuple[Reason, ...] = ()
     losses: tuple[Reason, ...] = ()
@@ -58,7 +60,7 @@ def _rungs(evidence: Evidence) -> Iterator[Rung]:
     yield Standing.INSUFFICIENT_RUNS, _too_few(evidence)
     yield Standing.ACCURACY_NOT_PRESERVED, [*evidence.losses, *_accuracy(evidence.accuracy)]
     yield Standing.WITHIN_NOISE, _noise(evidence)
-    yield Standing.MODEL_SENSITIVE, _sensitive(evidence.band)
+    yield Standing.MODEL_SENSITIVE, _sensitive(evidence)
 
 
 def _too_few(evidence: Evidence) -> list[Reason]:
@@ -72,7 +74,9 @@ def _too_few(evidence: Evidence) -> list[Reason]:
 
 
 def _accuracy(accuracy: Accuracy | None) -> list[Reason]:
-    if accuracy is None or accuracy.preserved:
+    if accuracy is None:
+        return [Reason("ACCURACY_UNKNOWN", "no pair has the test accuracy of both")]
+    if accuracy.preserved:
         return []
     bound = "unknown" if accuracy.lower_share is None else f"{100 * accuracy.lower_share:+.2f} points"
     return [
@@ -111,16 +115,18 @@ def _noise(evidence: Evidence) -> list[Reason]:
             Reason(
                 "BELOW_DETECTABLE",
                 f"{change.pairs} pairs that scatter like these show a change of "
-                f"{100 * change.detectable_share:.1f} % with power 0.8, and this is one of "
+                f"{100 * _detectable(change):.1f} % with power 0.8, and this is one of "
                 f"{100 * abs(change.saving_share):.1f} %",
             )
         )
     return reasons
 
 
-def _sensitive(band: tuple[BandPoint, ...]) -> list[Reason]:
+def _sensitive(evidence: Evidence) -> list[Reason]:
+    band = evidence.band
     if not band:
-        return []
+        unknown = "power is modelled or assumed, and the meter does not tell with what watts"
+        return [Reason("BAND_UNKNOWN", unknown)] if evidence.needs_band else []
     least, most = (pick(band, key=lambda point: point.saving_share) for pick in (min, max))
     if not least.saving_share <= 0 <= most.saving_share:
         return []
@@ -139,6 +145,12 @@ def _passed(change: Change, evidence: Evidence) -> Reason:
         f"{change.pairs} pairs, t p = {change.p_t:.2g}, sign-flip p = {change.p_sign_flip:.2g}, "
         f"grade {evidence.grade}",
     )
+
+
+def _detectable(change: Change) -> float:
+    """Return the least change that is seen, on the side where this one lies."""
+    saved = change.detectable_share
+    return saved if change.saving_share >= 0 else saved / (1.0 - saved)
 
 
 def _size(saving_share: float) -> float:

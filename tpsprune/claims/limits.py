@@ -12,10 +12,13 @@ __all__ = ["may_claim", "may_not_claim"]
 def may_claim(claims: Sequence[Claim], grade: Grade) -> tuple[str, ...]:
     """Return the sentences that stand; a cost is one of them as much as a saving."""
     standing = [claim for claim in claims if claim.standing.is_saving or _is_cost(claim)]
-    how = {"A": "as metered at the wall", "B": "as measured by hardware counters"}.get(
-        grade.letter, "as modelled, on this machine"
-    )
-    return tuple(f"{claim.statement.removesuffix('.')}, {how}." for claim in standing)
+    return tuple(f"{claim.statement.removesuffix('.')}, {_how(claim, grade)}." for claim in standing)
+
+
+def _how(claim: Claim, grade: Grade) -> str:
+    if not str(claim.standing).endswith("MEASURED"):
+        return "as modelled, on this machine"
+    return "as metered at the wall" if grade.letter == "A" else "as measured by hardware counters"
 
 
 def _is_cost(claim: Claim) -> bool:
@@ -33,14 +36,24 @@ def may_not_claim(claims: Sequence[Claim], grade: Grade, comparison: Comparison)
         sentences.append("That all of it was measured: a part is modelled or assumed.")
     if grade.letter == "S":
         sentences.append("Anything: the meter was simulated.")
+    if grade.letter == "-":
+        sentences.append("Anything of energy: none was metered.")
+    if comparison.looks > 1:
+        sentences.append(
+            f"What one look would allow: {comparison.pairs_asked} pairs were asked for in place of "
+            f"{comparison.design.pairs} after some could be looked at, so claims are tested more strictly, "
+            f"at {comparison.design.alpha / comparison.looks:.3g}."
+        )
     if comparison.choices.grid is None:
         sentences.append("Any figure of CO₂: no grid was chosen (--country, or --carbon-intensity).")
     if not any(claim.kind == "inference" for claim in claims):
         sentences.append("Anything about the energy of answers: none was metered.")
     if any(not (claim.standing.is_saving or _is_cost(claim)) for claim in claims):
         sentences.append("Any change that stands under 'no claim', whichever way it points.")
+    left_out = list(dict.fromkeys(part for run in comparison.runs for part in run.method.excluded))
     sentences.append(
-        "Anything about other machines, data, models or schedules, or about what is left out: disk, network, "
-        "losses of the power supply, cooling, making the machine, and finding the recipe."
+        "Anything about other machines, data, models or schedules, or about what is left out: "
+        + ", ".join([*left_out, "what a process does only once", "finding the recipe"])
+        + "."
     )
     return tuple(sentences)

@@ -27,6 +27,8 @@ COMMANDS: Final = (
     "doctor",
 )
 RUNNING: Final = ("train", "prune", "compare", "study")
+BY_ITSELF: Final = ("compare", "study")
+"""Commands that go on where they were without being told to."""
 INTERRUPTED = 130
 CLOSED_PIPE = 141
 OUTPUT_FAULTS: Final = (errno.EPIPE, errno.ENOSPC, errno.EIO)
@@ -70,7 +72,7 @@ class Door(click.Group):
         except TpspruneError as error:
             raise UserFault(str(error)) from error
         except KeyboardInterrupt:
-            click.echo("\ninterrupted; a run that has begun goes on with --resume", err=True)
+            click.echo(f"\ninterrupted; {_onward(ctx)}", err=True)
             ctx.exit(INTERRUPTED)
         except OSError as error:
             # Files of ours are written with words of their own: what is left is the output itself.
@@ -79,9 +81,13 @@ class Door(click.Group):
             _forget_output()
             if error.errno == errno.EPIPE and ctx.invoked_subcommand not in RUNNING:
                 ctx.exit(CLOSED_PIPE)
-            raise UserFault(
-                f"the output cannot be written ({error.strerror}); a run that has begun goes on with --resume"
-            ) from error
+            raise UserFault(f"the output cannot be written ({error.strerror}); {_onward(ctx)}") from error
+
+
+def _onward(ctx: click.Context) -> str:
+    if ctx.invoked_subcommand in BY_ITSELF:
+        return "the same command goes on where it was"
+    return "a run that has begun goes on with --resume"
 
 
 def _forget_output() -> None:

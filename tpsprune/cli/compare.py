@@ -23,22 +23,22 @@ INTERRUPTED = 130
     epilog="""\b
 Examples:
   tpsprune compare digits                  # dense and ticket, six pairs, report in reports/digits
-  tpsprune compare digits --pairs 8        # goes on: no run is made twice
+  tpsprune compare digits --pairs 8        # eight from the start; added later they count more strictly
   tpsprune compare digits --arms dense,dense-stopped,ticket,shape-scratch,random-ticket,early-bird
-  tpsprune compare digits --gate           # exit code 5 unless a saving may be claimed
+  tpsprune compare digits --gate           # exit code 5 unless the verdict is a saving
   tpsprune compare digits --country FRA --per-day 10000
 
 \b
 Arms:
-  dense                  the whole schedule, without TPS and without watching
+  dense                  the whole schedule: no TPS, no watching, validated once at the end
   dense-stopped          the ticket's run without the cut: the same TPS, signals and rules
   dense-patience         ordinary early stopping on validation loss (compare.patience)
   ticket                 the recipe as it is: train, watch, draw, cut, retrain
   ticket-without-tps     the same with TPS off
   shape-scratch          the ticket's shape, new weights, as many epochs as the ticket's run
   shape-scratch-joules   the same for as many joules as the ticket's run took
-  random-ticket          the ticket's widths, units drawn by lot
-  early-bird             L1 on batch-norm scales, drawn by mask distance, cut by scale, no fold
+  random-ticket          the ticket's widths, units drawn by lot, in one cut
+  early-bird             after Early-Bird: L1 on batch-norm scales, drawn by masks, cut by scale, no fold
 """,
 )
 @recipe_argument
@@ -52,7 +52,11 @@ Arms:
     metavar="ARM,ARM,…",
     help="What is compared; the first is the baseline.",
 )
-@click.option("--pairs", type=click.IntRange(min=1), help="Seeds to compare on; 6 when none is given.")
+@click.option(
+    "--pairs",
+    type=click.IntRange(1, 200),
+    help="Seeds to compare on; 6, the fewest that can claim, without it.",
+)
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from math import isfinite
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -16,11 +16,11 @@ __all__ = ["GATE_CLOSED", "check_choices", "choice_options", "ended", "gate_opti
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 GATE_CLOSED = 5
-"""Exit code of ``--gate`` where no saving may be claimed."""
+"""Exit code of ``--gate`` where the verdict, on the training that was fixed beforehand, is no saving."""
 
 
 def choice_options(command: Command) -> Command:
-    """Add what a reader chooses: a grid, a volume, a wall meter's readings."""
+    """Add what a reader chooses: a grid, a volume."""
     for option in reversed(
         (
             click.option(
@@ -46,12 +46,6 @@ def choice_options(command: Command) -> Command:
                 metavar="NUMBER",
                 help="Answers a day, to tell the break-even in days.",
             ),
-            click.option(
-                "--wall-meter",
-                type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                metavar="CSV",
-                help="A plug meter's readings over all runs (timestamps with zone, watts): class A.",
-            ),
         )
     ):
         command = option(command)
@@ -61,7 +55,7 @@ def choice_options(command: Command) -> Command:
 def gate_option(command: Command) -> Command:
     """Add ``--gate``."""
     return click.option(
-        "--gate", is_flag=True, help=f"End with exit code {GATE_CLOSED} unless a saving may be claimed."
+        "--gate", is_flag=True, help=f"End with exit code {GATE_CLOSED} unless the verdict is a saving."
     )(command)
 
 
@@ -79,6 +73,9 @@ def check_choices(choices: dict[str, Any]) -> None:
         )
     if choices["carbon_source"] and choices["carbon_intensity"] is None:
         raise click.UsageError("--carbon-source says where --carbon-intensity comes from: give that too")
+    for name in ("carbon_intensity", "per_day"):
+        if choices[name] is not None and not isfinite(choices[name]):
+            raise click.UsageError(f"--{name.replace('_', '-')} must be a finite number")
     if choices["country"] is not None:
         from tpsprune.energy.grid import grid_of
 

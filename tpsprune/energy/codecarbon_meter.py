@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from math import isfinite
-from time import perf_counter, process_time
+from time import perf_counter
 from typing import Any, Final, final
 
 from tpsprune.energy.hardware import (
@@ -24,7 +24,7 @@ from tpsprune.energy.hardware import (
     ram_watts_of,
 )
 from tpsprune.energy.invariants import Bracket, fault_of
-from tpsprune.energy.machine import machine_times
+from tpsprune.energy.machine import family_cpu_seconds, machine_times
 from tpsprune.energy.meter import AbstractMeter, Count
 from tpsprune.energy.nvml import NvmlBoards
 from tpsprune.energy.surroundings import refuse_outside_settings
@@ -104,13 +104,13 @@ class CodecarbonMeter(AbstractMeter):
         if not started:
             raise MeterError(f"codecarbon did not start a window: {_REMEDY}")
         self._counter_at = self._boards.joules()
-        self._inner_at, self._cpu_at = perf_counter(), process_time()
+        self._inner_at, self._cpu_at = perf_counter(), family_cpu_seconds()
         self._machine_at = machine_times()
 
     def _end(self) -> Count:
         finish_queued_work()
         machine = machine_times().since(self._machine_at)
-        seconds, cpu_seconds = perf_counter() - self._inner_at, process_time() - self._cpu_at
+        seconds, cpu_seconds = perf_counter() - self._inner_at, family_cpu_seconds() - self._cpu_at
         counter_at = self._boards.joules()
         try:
             task = self._tracker.stop_task()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from time import process_time
 from typing import Any, Final
 
 import psutil
 
-__all__ = ["MachineTimes", "machine_times", "times_of"]
+__all__ = ["MachineTimes", "family_cpu_seconds", "machine_times", "times_of"]
 
+_TASKS: Final = Path("/proc/self/task")
 _NOT_BUSY: Final = frozenset({"idle", "iowait", "steal", "guest", "guest_nice"})
 
 
@@ -41,6 +46,33 @@ def machine_times() -> MachineTimes:
         return times_of(psutil.cpu_times())
     except OSError:
         return MachineTimes(busy_seconds=None, steal_seconds=None)
+
+
+def family_cpu_seconds() -> float:
+    """Return processor seconds of this process and of its children, those that have ended among them.
+
+    Signals are read in a child of a run, and what it computes is the run's. Children of children count once
+    their parent has ended. Where the system does not list children cheaply (Linux does), those that still
+    run are left out. Cost: some 50 µs and as much for each child.
+    """
+    ended = os.times()
+    return process_time() + ended.children_user + ended.children_system + sum(map(_of_child, _children()))
+
+
+def _children() -> set[int]:
+    found: set[int] = set()
+    for path in _TASKS.glob("*/children"):
+        with suppress(OSError):
+            found.update(map(int, path.read_text(encoding="ascii").split()))
+    return found
+
+
+def _of_child(number: int) -> float:
+    try:
+        times = psutil.Process(number).cpu_times()
+    except (psutil.Error, OSError):
+        return 0.0
+    return float(times.user + times.system)
 
 
 def times_of(times: Any) -> MachineTimes:

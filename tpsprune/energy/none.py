@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from time import perf_counter, process_time
+from time import perf_counter
 from typing import final
 
-from tpsprune.energy.machine import machine_times
+from tpsprune.energy.machine import family_cpu_seconds, machine_times
 from tpsprune.energy.meter import AbstractMeter, Count
 from tpsprune.energy.work import finish_queued_work
 from tpsprune.records import EnergyMethod
@@ -34,13 +34,13 @@ class NoMeter(AbstractMeter):
 
     def _begin(self) -> None:
         finish_queued_work()
-        self._at = (perf_counter(), process_time())
+        self._at = (perf_counter(), family_cpu_seconds())
         self._machine_at = machine_times()
 
     def _end(self) -> Count:
         finish_queued_work()
         machine = machine_times().since(self._machine_at)
-        seconds, cpu_seconds = perf_counter() - self._at[0], process_time() - self._at[1]
+        seconds, cpu_seconds = perf_counter() - self._at[0], family_cpu_seconds() - self._at[1]
         return Count(
             seconds=seconds,
             cpu_seconds=cpu_seconds,

@@ -39,8 +39,9 @@ def parts_of(
 def grade_of(parts: Sequence[MeteredPart]) -> tuple[str | None, str]:
     """Return the letter from B to E that runs here can have, ``None`` where it is not known, and its meaning.
 
-    B: counters for cpu and every gpu. C: for one of them. D: none, and models may draw at least what is
-    assumed constant; E: constants draw more. Watts are those at full load; A takes a wall meter.
+    B: counters for every part. C: for some; a report is B all the same where nine tenths of its joules come
+    from them. D: none, and models may draw at least what is assumed constant; E: constants draw more. Watts
+    are those at full load; A takes a wall meter.
     """
     drawing = [part for part in parts if part.part in {"cpu", "gpu"}]
     measured = [part.part for part in drawing if part.energy_class is EnergyClass.MEASURED]
@@ -48,8 +49,14 @@ def grade_of(parts: Sequence[MeteredPart]) -> tuple[str | None, str]:
     left_out = f"; {', '.join(unmetered)} is not metered at all" if unmetered else ""
     if not drawing:
         return None, "as things stand nothing is metered here"
+    assumed = [part for part in parts if part.energy_class not in {EnergyClass.MEASURED, EnergyClass.NONE}]
     if len(measured) == len(drawing):
-        return "B", f"hardware counters for {' and '.join(measured)}"
+        counters = f"hardware counters for {' and '.join(measured)}"
+        if not assumed:
+            return "B", counters
+        watts = sum(part.watts or 0.0 for part in assumed)
+        names = " and ".join(part.part for part in assumed)
+        return "C", f"{counters}; B where the {watts:g} W assumed for {names} are below a tenth"
     if measured:
         return "C", f"a hardware counter for {' and '.join(measured)}, a model for the rest{left_out}"
     constant = [part.watts for part in parts if part.energy_class is EnergyClass.CONSTANT]

@@ -8,7 +8,7 @@ from math import ceil
 from pathlib import Path
 from typing import Final
 
-from tpsprune.errors import RunFolderError
+from tpsprune.errors import PruneError, RunFolderError
 from tpsprune.pipeline.train import train
 from tpsprune.pipeline.whole import whole
 from tpsprune.pruning import Plan
@@ -23,6 +23,7 @@ __all__ = ["Found", "arm_recipe", "run_arm"]
 
 NEW_WEIGHTS: Final = 1_000_000
 """Added to the seed where a shape gets new weights: those of the ticket's own init are another claim."""
+ASIDE: Final = ("setup", "weigh")
 BN_L1: Final = 1e-4
 """Weight of the L1 norm of batch-norm scales, as published (You et al. 2020, section 3)."""
 
@@ -34,7 +35,10 @@ class Found:
     plan: Plan
     widths: dict[str, int]
     epochs: float
-    retrain_joules_per_epoch: float | None
+    epoch_joules: float | None
+    """Of one epoch of training after the cut, or before it where there was none after."""
+    aside_joules: float
+    """Of setting up and weighing."""
     joules: float | None
 
     @classmethod
@@ -58,7 +62,8 @@ class Found:
             plan=Plan.from_json(read_json(folder.plan)),
             widths={group.group: group.width_after for group in outcome.groups},
             epochs=outcome.stopped.epoch,
-            retrain_joules_per_epoch=None if phase is None or phase.joules is None else phase.joules / epochs,
+            epoch_joules=None if phase is None or phase.joules is None else phase.joules / epochs,
+            aside_joules=sum(per_phase[name].joules or 0.0 for name in ASIDE if name in per_phase),
             joules=outcome.total.joules,
         )
 
@@ -91,7 +96,9 @@ def arm_recipe(arm: str, recipe: Recipe, found: Found | None = None) -> Recipe:
         retrain=replace(recipe.retrain, rewind="none"),
     )
     match arm:
-        case "dense" | "dense-patience":
+        case "dense":
+            return _read_once(plain)
+        case "dense-patience":
             return plain
         case "dense-stopped":
             return replace(recipe, retrain=replace(recipe.retrain, rewind="none"))
@@ -112,33 +119,51 @@ def arm_recipe(arm: str, recipe: Recipe, found: Found | None = None) -> Recipe:
             return recipe
 
 
+def _read_once(recipe: Recipe) -> Recipe:
+    """Return the recipe read at its end alone: where no reading can change anything, none is paid for."""
+    return replace(recipe, watch=replace(recipe.watch, every_epochs=recipe.train.epochs, every_steps=None))
+
+
 def _afresh(recipe: Recipe, epochs: int) -> Recipe:
-    return replace(recipe, seed=recipe.seed + NEW_WEIGHTS, train=replace(recipe.train, epochs=max(epochs, 1)))
+    train = replace(recipe.train, epochs=max(epochs, 1))
+    return _read_once(replace(recipe, seed=recipe.seed + NEW_WEIGHTS, train=train))
 
 
 def _as_dear(recipe: Recipe, found: Found | None) -> Recipe:
     """Return the recipe that spends what the ticket's run spent: a schedule of about that length, and a stop.
 
-    Its length is what the ticket's total would buy at the joules of one of its own epochs after the cut; a
-    budget ends it at the total itself, within two seconds.
+    Its length is what the ticket's total, setting up and weighing left out, would buy at the joules of one of
+    its own epochs after the cut; a budget ends it at the total itself, within two seconds.
+
+    Raises:
+        PruneError: nobody knows what the ticket's run took.
     """
-    if found is None or found.joules is None or not found.retrain_joules_per_epoch:
+    if found is None:
         return _afresh(recipe, recipe.train.epochs)
-    fresh = _afresh(recipe, ceil(found.joules / found.retrain_joules_per_epoch))
+    if found.joules is None or not found.epoch_joules:
+        raise PruneError("the joules of the ticket's run are not known, so none can be as many")
+    fresh = _afresh(recipe, round((found.joules - found.aside_joules) / found.epoch_joules))
     return replace(fresh, stop=replace(fresh.stop, budget_joules=found.joules))
 
 
 def _early_bird(recipe: Recipe) -> Recipe:
-    """Return Early-Bird as published: one mask an epoch, drawn below 0.1, no look at what is learned.
+    """Return a draw and a cut after Early-Bird: a mask an epoch, drawn below 0.1, no look at what is learned.
 
-    Cut by the batch-norm scales under one threshold to the recipe's target, its weights inherited, nothing
-    folded; the rest of the schedule and its end are the recipe's.
+    Cut by the batch-norm scales to the recipe's target, its weights inherited, nothing folded; the rest of
+    the schedule is the recipe's, and its end too: an end by patience is as long in epochs. Two things differ
+    from the published code: masks keep half of the units whatever the target, and the scales of a group are
+    ranked over their mean.
+
+    Source: You et al. 2020, "Drawing Early-Bird Tickets" (arXiv 1909.11957).
     """
+    end, cadence = recipe.stop.end, recipe.watch.every_epochs or 1
+    if isinstance(end, PatienceRule) and recipe.watch.every_steps is None:
+        end = replace(end, patience=end.patience * cadence)
     return replace(
         recipe,
         tps=Tps(variant="bn-l1", coupling=BN_L1, warmup_share=0.0),
         watch=replace(recipe.watch, signals=("mask_distance",), every_epochs=1, every_steps=None),
-        stop=replace(recipe.stop, draw=MaskRule(learned_share=0.0)),
+        stop=replace(recipe.stop, draw=MaskRule(learned_share=0.0), end=end),
         prune=replace(
             recipe.prune,
             widths="global-magnitude",

@@ -9,11 +9,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from tpsprune.claims import assess
+from tpsprune.claims.faults import faults_by_pair
+from tpsprune.claims.ladder import FEWEST_PAIRS
 from tpsprune.pipeline.arms import Found
 from tpsprune.pipeline.compare_design import (
     DEFAULT_PAIRS,
     design_of,
-    invalid_pairs,
     opened,
     refuse_what_cannot_run,
 )
@@ -52,8 +53,8 @@ def compare(
 
     In each pair every arm runs once on the pair's seed, in an order drawn by lot for one pair and reversed
     for the next; then the models that were left answer in turns. Before the first run of a session a short
-    one is made and thrown away. ``redo`` sets pairs with a broken invariant aside, which stay in the journal,
-    and runs them anew: the rule looks at the meter, never at the result.
+    one is made and thrown away. ``redo`` sets pairs with a fault of the measurement aside, which stay in the
+    journal, and runs them anew: the rule looks at the meter, never at the result.
 
     Raises:
         TpspruneError: something asked for cannot be had, or the folder holds another comparison; no run has
@@ -69,10 +70,13 @@ def compare(
     with exclusive(folder.runs / "lock", beside="write elsewhere with --out"):
         comparison = opened(folder, design, pairs)
         if redo:
-            for pair, fault in invalid_pairs(comparison).items():
+            for pair, fault in faults_by_pair(comparison).items():
                 folder.append("redo", {"pair": pair, "why": f"set aside: {fault}"})
             comparison = folder.read()[0]
         if not is_finished(comparison):
+            if (asked := comparison.pairs_asked) <= FEWEST_PAIRS:
+                fewest = FEWEST_PAIRS + 1
+                yield Note(f"no claim can come of {asked} pairs: {fewest} are the fewest")
             yield from _warmed_up(recipe, folder, comparison, device)
         for pair in range(comparison.pairs_asked):
             yield from _pair(recipe, folder, pair, device)
@@ -156,13 +160,14 @@ def _run(
     total = comparison.pairs_asked * len(comparison.design.arms)
     number = len(comparison.runs) + 1
     yield ArmBegun(arm=slot.arm, seed=slot.seed, number=number, total=total)
-    found = None
-    if slot.arm in AFTER_TICKET:
-        ticket = comparison.run_of("ticket", slot.pair)
-        assert ticket is not None, "arms that are handed something come after the ticket"
-        found = Found.of(ticket, RunFolder(folder.path / ticket.folder))
-    folder.append("begun", asdict(Begun(**asdict(slot), folder=slot.folder)))
-    run = yield from run_of(slot, recipe, folder, found=found, device=device)
+    ticket = comparison.run_of("ticket", slot.pair) if slot.arm in AFTER_TICKET else None
+    if ticket is not None and ticket.failure:
+        failure = "the ticket's run left nothing to be handed"
+        run = replace(ticket, arm=slot.arm, position=slot.position, windows=(), course=(), failure=failure)
+    else:
+        found = None if ticket is None else Found.of(ticket, RunFolder(folder.path / ticket.folder))
+        folder.append("begun", asdict(Begun(**asdict(slot), folder=slot.folder)))
+        run = yield from run_of(slot, recipe, folder, found=found, device=device)
     folder.append("run", run.to_json())
     yield ArmEnded(run=run, number=number, total=total, seconds_left=_seconds_left(folder.read()[0]))
 
@@ -177,7 +182,7 @@ def _warmed_up(
         train=replace(recipe.train, epochs=1),
         stop=Stop(draw=NoRule(), end=NoRule()),
         prune=replace(recipe.prune, rounds=1),
-        retrain=replace(recipe.retrain, rewind="none"),
+        retrain=replace(recipe.retrain, rewind="none", epochs="rest"),
     )
     slot = Slot(arm="ticket", seed=recipe.seed, pair=0, position=0)
     with tempfile.TemporaryDirectory() as temporary:

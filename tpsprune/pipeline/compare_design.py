@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from tpsprune import training
+from tpsprune import energy, training
 from tpsprune.errors import Fault, RecipeError, RunFolderError
 from tpsprune.pipeline.arms import arm_recipe
 from tpsprune.pipeline.bench import set_up
@@ -19,7 +19,7 @@ from tpsprune.recipe.rules import rule_faults
 from tpsprune.records import BrokenOff, Comparison, Design, Window
 from tpsprune.runs import ComparisonFolder
 
-__all__ = ["DEFAULT_PAIRS", "design_of", "invalid_pairs", "opened", "refuse_what_cannot_run"]
+__all__ = ["DEFAULT_PAIRS", "design_of", "opened", "refuse_what_cannot_run"]
 
 DEFAULT_PAIRS: Final = 6
 ALPHA: Final = 0.05
@@ -60,7 +60,7 @@ def refuse_what_cannot_run(recipe: Recipe, arms: tuple[str, ...], device: str) -
     Raises:
         RecipeError: an arm would be another one under another name, needs a meter, or its rules look at what
             it does not read.
-        TpspruneError: something an arm asks for cannot be had.
+        TpspruneError: something an arm asks for cannot be had, or nothing can be metered as asked.
     """
     if "ticket-without-tps" in arms and not _has_tps(recipe, device):
         message = "this recipe trains without TPS already: 'ticket' is the same"
@@ -68,6 +68,10 @@ def refuse_what_cannot_run(recipe: Recipe, arms: tuple[str, ...], device: str) -
     if "shape-scratch-joules" in arms and recipe.energy.meter == "none":
         message = "counts joules, and energy.meter is 'none'"
         raise RecipeError(recipe.name, [Fault("arm 'shape-scratch-joules'", message)])
+    if recipe.energy.meter == "replay":
+        message = "'replay' plays one run again; a comparison makes many, and needs a meter of its own"
+        raise RecipeError(recipe.name, [Fault("energy.meter", message)])
+    energy.build(recipe.energy, 0).shut()
     mine = {arm: arm_recipe(arm, recipe) for arm in arms}
     faults = [
         Fault(f"arm '{arm}'", str(fault)) for arm, adapted in mine.items() for fault in rule_faults(adapted)
@@ -90,7 +94,7 @@ def opened(folder: ComparisonFolder, design: Design, pairs: int | None) -> Compa
 
     Raises:
         RunFolderError: the journal is of another recipe, other arms, rules, versions or machine: names the
-            first difference. Or fewer pairs are asked for than have been begun.
+            first difference. Or fewer pairs are asked for than were fixed.
     """
     if not folder.exists:
         folder.append("design", design.to_json())
@@ -109,11 +113,10 @@ def opened(folder: ComparisonFolder, design: Design, pairs: int | None) -> Compa
             windows=_windows(folder, begun.folder),
         )
         folder.append("broken-off", broken.to_json())
-    begun_pairs = len({run.pair for run in comparison.runs})
-    if pairs is not None and pairs < begun_pairs:
+    if pairs is not None and pairs < comparison.pairs_asked:
         raise RunFolderError(
-            f"{folder.path}: {begun_pairs} pairs have been begun already, --pairs {pairs} would hide some: "
-            f"ask for {begun_pairs} or more"
+            f"{folder.path}: {comparison.pairs_asked} pairs were fixed, and fewer (--pairs {pairs}) would be "
+            f"chosen by their look: ask for {comparison.pairs_asked} or more"
         )
     if pairs is not None and pairs != comparison.pairs_asked:
         folder.append("pairs", {"pairs": pairs})
@@ -144,15 +147,3 @@ def _windows(folder: ComparisonFolder, name: str) -> tuple[Window, ...]:
     """Return what a run that was broken off had journalled; nothing where it made no folder."""
     run = made_in(folder.path / name)
     return () if run is None else tuple(run.energy.parsed(Window.from_json))
-
-
-def invalid_pairs(comparison: Comparison) -> dict[int, str]:
-    """Return the pairs in which a window broke an invariant, and the first fault of each."""
-    windows = [(run.pair, window) for run in comparison.runs for window in run.windows]
-    windows += [(span.pair, span.window) for span in comparison.inference]
-    windows += [(span.pair, span.window) for span in comparison.idle]
-    faults: dict[int, str] = {}
-    for pair, window in windows:
-        if not window.valid:
-            faults.setdefault(pair, window.fault)
-    return faults

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 import torch
+from torch import nn
 
 from tpsprune import energy, measure
 from tpsprune.energy import AbstractMeter
-from tpsprune.errors import DivergedError, PruneError
+from tpsprune.errors import CannotWriteError, DivergedError, PruneError, RunFolderError
 from tpsprune.pipeline.arms import Found, run_arm
 from tpsprune.pipeline.bench import Bench, set_up
 from tpsprune.pipeline.load import trained_from
@@ -37,6 +38,7 @@ from tpsprune.runs import ComparisonFolder, RunFolder
 __all__ = ["Slot", "answers_of", "idling", "made_in", "run_of"]
 
 HASH_BLOCK: Final = 2**20
+WARM_UP_SECONDS: Final = 0.5
 Cell: TypeAlias = tuple[str, int]
 """An arm and a batch size."""
 
@@ -80,22 +82,26 @@ def run_of(
         failure = str(error.__cause__ or error)
     except PruneError as error:
         failure = str(error)
+    except CannotWriteError as error:
+        raise CannotWriteError(f"{error.__cause__ or error}, then give the same command again") from error
     run = made_in(out)
-    assert run is not None, "a run makes a folder before its first step"
     measured = ArmRun(
         arm=slot.arm,
         seed=slot.seed,
         pair=slot.pair,
         position=slot.position,
-        windows=tuple(run.energy.parsed(Window.from_json)),
+        windows=() if run is None else tuple(run.energy.parsed(Window.from_json)),
         method=_method(recipe),
         course=tuple(course),
         failure=failure,
         given="" if found is None else "the shape, or the widths, that the ticket's run found",
-        folder=str(run.path.relative_to(folder.path)),
+        folder="" if run is None else str(run.path.relative_to(folder.path)),
         logical_cpus=os.cpu_count() or 1,
     )
-    return measured if failure else _with_outcome(measured, run, last)
+    if failure:
+        return measured
+    assert run is not None, "a run that ended well has made a folder"
+    return _with_outcome(measured, run, last)
 
 
 def _with_outcome(measured: ArmRun, run: RunFolder, last: Event | None) -> ArmRun:
@@ -113,20 +119,19 @@ def _with_outcome(measured: ArmRun, run: RunFolder, last: Event | None) -> ArmRu
                 drawn_epoch=outcome.drawn.epoch,
                 stopped_by=outcome.stopped.rule,
                 notes=outcome.notes,
-                weights_sha256=_sha256(run.ticket),
+                weights_sha256=_sha256(_weights_of(run)),
             )
         case Trained():
-            left = run.ticket if run.plan.is_file() else run.dense
             return replace(
                 measured,
                 accuracy=last.figures.accuracy,
-                validation_accuracy=last.validation_accuracy,
+                validation_accuracy=validation,
                 parameters=last.figures.size.parameters,
                 macs=last.figures.size.macs,
                 epochs=last.stopped.epoch,
                 drawn_epoch=last.drawn_epoch,
                 stopped_by=last.stopped.rule,
-                weights_sha256=_sha256(left),
+                weights_sha256=_sha256(_weights_of(run)),
             )
         case _:
             raise AssertionError("a run without a failure ends with what came out")
@@ -139,29 +144,46 @@ def answers_of(
 
     What is ``done`` is not done again.
 
-    Models are built anew from their files. The batch is of test items, on the device, prepared as for
-    evaluation; one window that does not count comes first.
+    Models are built anew from their files, which must be those that the runs left. The batch is of test
+    items, on the device, prepared as for evaluation; half a second of answers that do not count comes first.
+
+    Raises:
+        RunFolderError: a run's folder is gone, or holds another model than the one it left.
     """
     rules = recipe.compare
+    due = [run for run in runs if any((run.arm, batch) not in done for batch in rules.inference_batches)]
     with set_up(recipe, device, cuts=False) as bench, _metering(recipe) as meter:
-        models = {
-            run.arm: bench.execution.place(
-                trained_from(RunFolder(folder.path / run.folder), bench.dataset.facts)
-            )
-            for run in runs
-        }
-        order = list(runs)
+        models = {run.arm: bench.execution.place(_left_by(run, folder, bench)) for run in due}
+        order = list(due)
         for batch in rules.inference_batches:
             items_n = _batch(bench, batch)
             for run in (run for run in order if (run.arm, batch) not in done):
                 with bench.execution.autocasting():
-                    measure.answer_for(0.0, models[run.arm], items_n)
+                    measure.answer_for(
+                        min(WARM_UP_SECONDS, rules.inference_seconds), models[run.arm], items_n
+                    )
                     with meter.window(f"answers at batch {batch}") as span:
                         items = measure.answer_for(rules.inference_seconds, models[run.arm], items_n)
                 yield InferenceSpan(
                     arm=run.arm, seed=run.seed, pair=run.pair, batch=batch, items=items, window=span.window
                 )
             order.reverse()
+
+
+def _left_by(run: ArmRun, folder: ComparisonFolder, bench: Bench) -> nn.Module:
+    """Return the model that a run left, from its files, once they are found to be the ones it wrote."""
+    path = RunFolder(folder.path / run.folder)
+    weights = _weights_of(path)
+    if not weights.is_file() or _sha256(weights) != run.weights_sha256:
+        raise RunFolderError(
+            f"{weights} is not what the run of '{run.arm}', seed {run.seed}, left: put it back, or begin "
+            "anew with another --out"
+        )
+    return trained_from(path, bench.dataset.facts)
+
+
+def _weights_of(run: RunFolder) -> Path:
+    return run.ticket if run.plan.is_file() else run.dense
 
 
 def _batch(bench: Bench, items: int) -> torch.Tensor:

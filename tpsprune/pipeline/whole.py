@@ -75,11 +75,9 @@ def _flow(
     yield Decided(decision=replace(decision, kind="stop"))
     bill.switch("weigh")
     figures = _weighed(bench, folder, state.model, is_cut=plan is not None)
-    validation = bench.score(state.model, bench.dataset.validation).accuracy
     bill.close()
     yield Trained(
         figures=figures,
-        validation_accuracy=validation,
         stopped=decision,
         drawn_epoch=None if drawn is None else drawn.epoch,
         folder=str(folder.path),

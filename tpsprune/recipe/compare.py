@@ -13,15 +13,15 @@ from tpsprune.recipe.bounds import STRICT, AtLeastZero, Count, OpenShare
 __all__ = ["AFTER_TICKET", "ARMS", "Compare", "arms_of"]
 
 ARMS: Final = {
-    "dense": "the dense model through its whole schedule, without TPS and without watching",
+    "dense": "the dense model through its whole schedule: no TPS, no watching, validated once at the end",
     "dense-stopped": "the ticket's run without the cut: the same TPS, signals and rules",
     "dense-patience": "the dense model with ordinary early stopping on validation loss (compare.patience)",
     "ticket": "the recipe as it is: train, watch, draw, cut, retrain",
     "ticket-without-tps": "the same with TPS off",
     "shape-scratch": "the ticket's shape, new weights, as many epochs as the ticket's run trained",
     "shape-scratch-joules": "the same for as many joules as the ticket's run took",
-    "random-ticket": "the ticket's widths with units drawn by lot, all else as the recipe has it",
-    "early-bird": "Early-Bird: L1 on batch-norm scales, drawn by mask distance, cut by scale, no fold",
+    "random-ticket": "the ticket's widths with units drawn by lot, in one cut, all else as the recipe has it",
+    "early-bird": "after Early-Bird: L1 on batch-norm scales, drawn by masks, cut by scale, no fold",
 }
 """Every arm, and what it is."""
 AFTER_TICKET: Final = ("shape-scratch", "shape-scratch-joules", "random-ticket")

@@ -249,7 +249,11 @@ class Choices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """All that a journal holds, in the order it happened; ``under_way`` names a run without an end."""
+    """All that a journal holds, in the order it happened; ``under_way`` names a run without an end.
+
+    ``looks`` counts how often results could be looked at before the number of pairs was settled: one more
+    each time that another number was asked for after a run had ended.
+    """
 
     design: Design
     runs: tuple[ArmRun, ...] = ()
@@ -258,6 +262,7 @@ class Comparison:
     broken_off: tuple[BrokenOff, ...] = ()
     choices: Choices = Choices()
     pairs_asked: int = 0
+    looks: int = 1
     under_way: str = ""
     notes: tuple[str, ...] = ()
 

@@ -55,9 +55,9 @@ class EnergyMethod:
 class Window:
     """One metered span of one phase; ``joules`` by component, empty when nothing was metered.
 
-    ``cpu_seconds`` is processor time of this process over the window; ``attempt`` counts resumes, so
-    that energy spent on work that a kill threw away stays on the bill. ``machine_cpu_seconds`` is the
-    processor time of everybody on the machine, ``steal_seconds`` what a hypervisor gave to other machines,
+    ``cpu_seconds`` is processor time of this process and its children over the window; ``attempt`` counts
+    resumes, so that energy spent on work that a kill threw away stays on the bill. ``machine_cpu_seconds``
+    is the processor time of everybody on the machine, ``steal_seconds`` what a hypervisor gave to others,
     ``gpu_celsius`` and ``throttled`` are the hottest GPU's at the window's end: ``None`` where not known.
     """
 

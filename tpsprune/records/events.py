@@ -105,7 +105,6 @@ class Trained:
     """A model was trained to its end and not cut: where it came to, and how it was weighed."""
 
     figures: ModelFigures
-    validation_accuracy: float
     stopped: Decision
     drawn_epoch: float | None
     folder: str

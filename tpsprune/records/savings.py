@@ -48,6 +48,11 @@ class Standing(StrEnum):
         """Whether a saving may be claimed; of a simulated one nothing may."""
         return self in {Standing.SAVING_MODELLED, Standing.SAVING_MEASURED}
 
+    @property
+    def is_refusal(self) -> bool:
+        """Whether nothing is claimed, neither a saving nor a cost."""
+        return not str(self).startswith(("SAVING", "COST_INCREASE"))
+
 
 @dataclass(frozen=True, slots=True)
 class Reason:
@@ -220,7 +225,7 @@ class Quality:
     windows: int
     invalid: tuple[str, ...]
     foreign_load_share: float | None
-    """The largest share of the machine that others took in a counted run."""
+    """The largest share of the machine that others took in a counted run, or in a window of answers."""
     steal_share: float | None
     idle_watts: float | None
     idle_spans: int
@@ -240,7 +245,7 @@ class Needed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLine:
-    """One counted run as the table of runs shows it."""
+    """One run as the table of runs shows it; ``counted`` says whether it is in any claim, ``why_not`` why."""
 
     position: int
     pair: int

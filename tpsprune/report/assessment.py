@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tpsprune.records import (
     Window,
 )
 from tpsprune.runs import ComparisonFolder, write_bytes_atomically
+from tpsprune.runs.lock import exclusive
 
 __all__ = ["assessed", "choose"]
 
@@ -33,18 +35,20 @@ def choose(
     carbon_source: str = "",
     per_day: float | None = None,
     wall_meter: Path | None = None,
+    forget: bool = False,
 ) -> None:
     """Write down what a reader chose, so that the report can be made again from the journal alone.
 
-    What is not given stays as it was chosen before. A wall meter's readings are copied beside the journal,
-    once they are found to fit it.
+    What is not given stays as it was chosen before, unless all of that is to be forgotten. A wall meter's
+    readings are copied beside the journal, once they are found to fit it.
 
     Raises:
         MeterError: an unknown country, a factor without a source, or readings that do not fit.
         RunFolderError: the folder holds no comparison, or cannot be written.
     """
     comparison, _ = folder.read()
-    before = comparison.choices
+    written = comparison.choices
+    before = Choices() if forget else written
     grid = before.grid
     if country is not None:
         grid = grid_of(country)
@@ -62,8 +66,9 @@ def choose(
         except OSError as error:
             raise MeterError(f"cannot read {wall_meter}: {error.strerror or error}") from error
         write_bytes_atomically(folder.wall_meter, content)
-    if after != before:
-        folder.append("choices", after.to_json())
+    if after != written:
+        with exclusive(folder.runs / "lock", beside="wait") if folder.runs.is_dir() else nullcontext():
+            folder.append("choices", after.to_json())
 
 
 def assessed(folder: ComparisonFolder) -> Savings:
@@ -76,7 +81,13 @@ def assessed(folder: ComparisonFolder) -> Savings:
     comparison, _ = folder.read()
     if comparison.choices.wall_meter is None:
         return assess(comparison)
-    return assess(*_at_the_wall(comparison, folder.path / comparison.choices.wall_meter))
+    try:
+        return assess(*_at_the_wall(comparison, folder.path / comparison.choices.wall_meter))
+    except MeterError as error:
+        raise MeterError(
+            f"{error}. The readings were chosen earlier: 'tpsprune report {folder.path} --forget' leaves "
+            "them out; the runs are safe in the journal"
+        ) from error
 
 
 def _at_the_wall(comparison: Comparison, readings: Path) -> tuple[Comparison, WallFit | None]:
@@ -87,11 +98,17 @@ def _at_the_wall(comparison: Comparison, readings: Path) -> tuple[Comparison, Wa
     windows += [span.window for span in answers] + [span.window for span in idle]
     measured, fit = calibrated(meter, windows)
     of_wall = iter(measured)
+    known = comparison.runs[0].method.details if comparison.runs else {}
     method = EnergyMethod(
         meter="wall meter",
         scope="machine",
         classes={"wall": EnergyClass.MEASURED},
-        details={"file": meter.name, "sha256": meter.sha256, "interval": f"{meter.interval_seconds:g} s"},
+        details={
+            **{name: words for name, words in known.items() if name.endswith("_model")},
+            "file": meter.name,
+            "sha256": meter.sha256,
+            "interval": f"{meter.interval_seconds:g} s",
+        },
         excluded=("network", "cooling of the room", "embodied", "windows open at a kill"),
     )
     runs = tuple(

@@ -10,8 +10,8 @@ from tpsprune.report.savings_words import claim_of, class_of, tone_of
 __all__ = ["pay_back_table"]
 
 _DAYS_A_YEAR = 365
-_OF_MEANS = ("the training took", "an answer is no cheaper")
-"""How remarks begin that say of two means which is the smaller."""
+_OF_MEANS = "an answer is no cheaper"
+"""How a remark begins that says of two means which is the smaller."""
 
 
 def pay_back_table(savings: Savings) -> list[Table]:
@@ -63,7 +63,7 @@ def _row(savings: Savings, each: BreakEven, per_day: float | None) -> tuple[Cell
 def _remark(savings: Savings, each: BreakEven) -> str:
     """Return the reason, as one of means where the claims that would make a fact of it do not stand."""
     training, answer = _stands(savings, each.arm), _stands(savings, each.arm, each.batch)
-    fact = training and (answer or each.inferences == 0)
+    fact = training and answer
     return each.reason if fact or not each.reason.startswith(_OF_MEANS) else f"on average {each.reason}"
 
 

@@ -54,8 +54,8 @@ class ComparisonFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a comparison was begun here."""
-        return self.journal.path.is_file()
+        """Whether a comparison was begun here: a first line that a kill cut off is none."""
+        return self.journal.path.is_file() and bool(self.journal.read()[0])
 
     def append(self, kind: str, content: Mapping[str, Any]) -> None:
         """Append one line; it is on the disk when this returns.
@@ -138,8 +138,11 @@ def _begun_comparison(content: dict[str, Any], earlier: Comparison | None) -> Co
 def _pairs(comparison: Comparison, content: dict[str, Any]) -> Comparison:
     asked, before = content["pairs"], comparison.pairs_asked
     ended = len({run.pair for run in comparison.runs})
-    note = f"pairs asked for were changed from {before} to {asked} after {ended} had been looked at"
-    return replace(comparison, pairs_asked=asked, notes=(*comparison.notes, note))
+    if not ended:
+        return replace(comparison, pairs_asked=asked)
+    note = f"pairs asked for were changed from {before} to {asked} after {ended} could be looked at"
+    looks = comparison.looks + 1
+    return replace(comparison, pairs_asked=asked, looks=looks, notes=(*comparison.notes, note))
 
 
 def _redo(comparison: Comparison, content: dict[str, Any]) -> Comparison:

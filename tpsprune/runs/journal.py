@@ -71,7 +71,7 @@ class Journal:
             if record is None:
                 raise RunFolderError(
                     f"{self.path} is damaged: line {number} of {len(lines)} is not a JSON object; "
-                    f"restore the file, or start anew with --again"
+                    f"restore the file, or start anew (--again, or another --out)"
                 )
             records.append(record)
         last = _from_line(tail)
@@ -90,7 +90,7 @@ class Journal:
             except (KeyError, TypeError, ValueError) as error:
                 raise RunFolderError(
                     f"{self.path} line {number} is no record of this journal ({error!r}): "
-                    "the file was changed from outside; start the run anew with --again"
+                    "the file was changed from outside; start anew (--again, or another --out)"
                 ) from error
         return values
 

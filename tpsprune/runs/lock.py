@@ -21,7 +21,7 @@ _FCNTL: Final[ModuleType | None] = import_module("fcntl") if find_spec("fcntl") 
 
 @contextmanager
 def exclusive(lock: Path, beside: str = "start a run beside it with --again") -> Iterator[None]:
-    """Hold ``FOLDER/state/lock``, and with it the folder, for this process alone, with ``flock``.
+    """Hold the lock, a file two levels below the folder it stands for, for this process alone, with ``flock``.
 
     ``beside`` is what would do for somebody who does not want to wait.
 
