@@ -145,8 +145,8 @@ def phases_plot(savings: Savings) -> Plot | None:
         title="Energy by phase",
         caption=says(
             "Everything is on the bill (setting up, watching the signals, cutting, retraining, evaluating) "
-            "but what a process does only once: a short run to warm up is thrown away first. Readings of the "
-            "validation split are in every arm; one without signals has a moment of 'watch' all the same.",
+            "but what a process does only once: a short run to warm up is thrown away first. Every arm reads "
+            "its validation split: once, at its end, where nothing can act on what it reads.",
             *(below if lost > 0 else ()),
         ),
         spoken="Stacked bars, one for each arm, divided by phase.",
