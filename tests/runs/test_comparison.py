@@ -122,7 +122,9 @@ def test_a_pair_set_aside_stays_in_the_journal_and_out_of_the_runs(folder: Compa
     assert [(each.pair, each.arm) for each in found.runs] == [(0, "dense")]
     assert [each.pair for each in found.idle] == [0]
     assert [each.pair for each in found.inference] == [0]
-    assert [(each.pair, each.why) for each in found.broken_off] == [(1, "set aside: the counter did not move")]
+    assert [(each.pair, each.why) for each in found.broken_off] == [
+        (1, "set aside: the counter did not move")
+    ]
 
 
 def test_a_folder_without_a_journal_is_refused_with_what_makes_one(tmp_path: Path) -> None:
@@ -172,5 +174,5 @@ def test_a_journal_that_does_not_begin_with_a_design_is_none(folder: ComparisonF
 
 def test_a_second_design_is_refused(folder: ComparisonFolder) -> None:
     folder.append("design", design().to_json())
-    with pytest.raises(RunFolderError, match="line 2 .*a second design"):
+    with pytest.raises(RunFolderError, match=r"line 2 .*a second design"):
         folder.read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from math import isfinite
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -94,7 +95,8 @@ def ended(
 
     choose(folder, **choices)
     savings = assessed(folder)
-    written = write_report(savings, folder.path)
+    digest = sha256(folder.journal.path.read_bytes()).hexdigest()
+    written = write_report(savings, folder.path, journal_sha256=digest)
     if as_json:
         sys.stdout.write(read_text(folder.path / "report.json"))
     elif not quiet:

@@ -174,10 +174,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakEven:
-    """After how many answers the arm's training has paid back; ``None`` with the reason where it never is.
+    """After how many answers the arm's training has paid back: three numbers, or none and the reason.
 
     ``extra_joules`` is what its training took more than the baseline's (negative: less), ``saved_joules``
-    what each answer takes less. ``high`` is ``None`` where the interval has no upper end.
+    what each answer takes less.
     """
 
     arm: str

@@ -149,7 +149,12 @@ def _redo(comparison: Comparison, content: dict[str, Any]) -> Comparison:
     pair = content["pair"]
     gone = [
         BrokenOff(
-            arm=run.arm, seed=run.seed, pair=pair, position=run.position, windows=run.windows, why=content["why"]
+            arm=run.arm,
+            seed=run.seed,
+            pair=pair,
+            position=run.position,
+            windows=run.windows,
+            why=content["why"],
         )
         for run in comparison.runs
         if run.pair == pair

@@ -47,7 +47,8 @@ class _Kind:
         found = raw.get("schema") if isinstance(raw, dict) else None
         if is_newer(found, self.version):
             raise RunFolderError(
-                f"{path} was written by a newer tpsprune: it is {found}, this one reads {self.version}; upgrade"
+                f"{path} was written by a newer tpsprune: it is {found}, this one reads {self.version}; "
+                "upgrade"
             )
         if fault := first_fault(raw, self.schema()):
             raise RunFolderError(f"{path} is not {self.article} {self.noun} this tpsprune can read: {fault}")

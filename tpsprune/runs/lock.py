@@ -21,7 +21,7 @@ _FCNTL: Final[ModuleType | None] = import_module("fcntl") if find_spec("fcntl") 
 
 @contextmanager
 def exclusive(lock: Path, beside: str = "start a run beside it with --again") -> Iterator[None]:
-    """Hold the lock, a file two levels below the folder it stands for, for this process alone, with ``flock``.
+    """Hold a lock, a file two levels below the folder it stands for, for this process, with ``flock``.
 
     ``beside`` is what would do for somebody who does not want to wait.
 
@@ -56,8 +56,7 @@ def _take(lock: Path, handle: int, fcntl: ModuleType, beside: str) -> None:
     except BlockingIOError as error:
         holder = os.pread(handle, 20, 0).decode(errors="replace") or "(unknown)"
         raise RunFolderError(
-            f"{lock.parent.parent} is in use by process {holder}: "
-            f"wait for it to end, or {beside}"
+            f"{lock.parent.parent} is in use by process {holder}: wait for it to end, or {beside}"
         ) from error
     except OSError as error:
         raise cannot_write(lock, error) from error
