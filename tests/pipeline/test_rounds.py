@@ -10,6 +10,7 @@ import torch
 
 from tpsprune import pipeline, pruning
 from tpsprune.pipeline.bench import set_up
+from tpsprune.pipeline.cut import uneven_note
 from tpsprune.pipeline.rounds import joined, round_target
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
@@ -17,6 +18,7 @@ from tpsprune.recipe.target import Latency, Macs, Params, Tolerance
 from tpsprune.records import Event, Finished, GroupChange, Outcome, Pruned
 from tpsprune.runs import RunFolder, read_json
 from tpsprune.runs.tensors import load_tensors
+from tpsprune.training.device import Execution
 
 Small = Callable[..., Recipe]
 
@@ -114,3 +116,25 @@ def test_each_round_begins_with_the_optimiser_of_the_round_before(small: Small, 
         tensors, _ = load_tensors(RunFolder(Path(outcome.folder)).ticket)
         accuracies.append(torch.cat([tensor.flatten().float() for tensor in tensors.values()]))
     assert accuracies[0].shape != accuracies[1].shape or not torch.equal(*accuracies)
+
+
+def test_widths_that_bfloat16_kernels_do_not_like_are_named_with_the_remedy() -> None:
+    changes = [
+        GroupChange(group="first", width_before=64, width_after=60),
+        GroupChange(group="second", width_before=64, width_after=48),
+        GroupChange(group="third", width_before=60, width_after=60),
+        GroupChange(group="heads", width_before=8, width_after=6, kind="heads"),
+    ]
+    assert uneven_note(changes, 1) is None
+    assert uneven_note(changes[1:], 8) is None
+    note = uneven_note(changes, 8)
+    assert note is not None
+    assert note.startswith("1 of 3 groups were cut to a width that is no multiple of 8 ('first': 60)")
+    assert note.endswith("prune.round_to = 8 would do")
+
+
+def test_only_mixed_precision_on_a_gpu_asks_for_even_widths() -> None:
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert Execution(gpu, torch.bfloat16, channels_last=True).width_step == 8
+    assert Execution(gpu, None, channels_last=True).width_step == 1
+    assert Execution(cpu, torch.bfloat16, channels_last=False).width_step == 1

@@ -78,12 +78,12 @@ def _accuracy(accuracy: Accuracy | None) -> list[Reason]:
         return [Reason("ACCURACY_UNKNOWN", "no pair has the test accuracy of both")]
     if accuracy.preserved:
         return []
-    bound = "unknown" if accuracy.lower_share is None else f"{100 * accuracy.lower_share:+.2f} points"
+    bound = "unknown" if accuracy.lower_share is None else _points(accuracy.lower_share)
     return [
         Reason(
             "ACCURACY_BOUND",
-            f"test accuracy changed by {100 * accuracy.difference_share:+.2f} points, with a one-sided 95 % "
-            f"bound of {bound}; at most −{100 * accuracy.tolerance_share:g} was fixed beforehand",
+            f"test accuracy changed by {_points(accuracy.difference_share)}, with a one-sided 95 % bound of "
+            f"{bound}; at most −{100 * accuracy.tolerance_share:g} was fixed beforehand",
         )
     ]
 
@@ -160,3 +160,7 @@ def _size(saving_share: float) -> float:
 
 def _percent(share: float) -> str:
     return f"{100 * share:+.1f} %".replace("-", "−")
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.2f} points".replace("-", "−")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from tpsprune.recipe.target import Latency, Target
 from tpsprune.records import Event, GroupChange, Note, Pruned
 from tpsprune.runs import RunFolder
 
-__all__ = ["cut_model", "drawn"]
+__all__ = ["cut_model", "drawn", "uneven_note"]
 
 
 def cut_model(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Generator[Event, None, State]:
@@ -82,6 +82,8 @@ def drawn(
     extraction = pruning.extract(
         model, bench.cut_probe, replace(settings, target=target), **_asked(bench, settings.units, target)
     )
+    if note := uneven_note(extraction.changes, bench.execution.width_step):
+        extraction = replace(extraction, notes=(*extraction.notes, note))
     if settings.heal_steps:
         bill.switch("heal")
         yield from healed(bench, bill, extraction.ticket, model)
@@ -103,6 +105,19 @@ def drawn(
         yield Note(note)
     bill.switch("prune")
     return extraction, pruned
+
+
+def uneven_note(changes: Sequence[GroupChange], step: int) -> str | None:
+    """Return a sentence where a group was cut to a width that is no multiple of ``step``, else ``None``."""
+    cut = [change for change in changes if change.width_after < change.width_before]
+    uneven = [change for change in cut if change.kind == "units" and change.width_after % step]
+    if not uneven:
+        return None
+    return (
+        f"{len(uneven)} of {len(cut)} groups were cut to a width that is no multiple of {step} "
+        f"('{uneven[0].group}': {uneven[0].width_after}); bfloat16 kernels can be slower there than on the "
+        f"dense model: prune.round_to = {step} would do"
+    )
 
 
 def _asked(bench: Bench, units: str, target: Target) -> dict[str, Any]:

