@@ -86,7 +86,7 @@ def test_accuracy_that_is_lost_or_not_shown_to_be_kept_refuses() -> None:
     lost = replace(KEPT, preserved=False, difference_share=-0.03, lower_share=-0.04)
     standing, reasons = standing_of(evidence(HALF, accuracy=lost))
     assert standing is Standing.ACCURACY_NOT_PRESERVED
-    assert "-3.00 points" in reasons[0].detail
+    assert "−3.00 points" in reasons[0].detail
     assert "-4.00 points" in reasons[0].detail
 
 
