@@ -87,7 +87,7 @@ def test_accuracy_that_is_lost_or_not_shown_to_be_kept_refuses() -> None:
     standing, reasons = standing_of(evidence(HALF, accuracy=lost))
     assert standing is Standing.ACCURACY_NOT_PRESERVED
     assert "−3.00 points" in reasons[0].detail
-    assert "-4.00 points" in reasons[0].detail
+    assert "−4.00 points" in reasons[0].detail
 
 
 def test_accuracy_that_nobody_knows_refuses() -> None:
