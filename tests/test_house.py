@@ -10,8 +10,8 @@ import pytest
 HOUSE = Path(__file__).parent.parent / "tpsprune"
 
 FLOORS = [
-    {"cli"},
-    {"pipeline"},
+    {"cli", "adapters"},
+    {"pipeline", "loop"},
     {"report", "studies"},
     {"data", "models", "training", "tps", "signals", "pruning", "energy", "claims", "export", "measure"},
     {"stopping", "runs", "numerics"},
@@ -34,8 +34,15 @@ OWNERS = {
     "ripser": {"numerics"},
     "pyRipser": {"numerics"},
     "safetensors": {"runs"},
+    "onnx": {"export"},
+    "onnxruntime": {"export"},
     "scipy": {"numerics"},
     "jsonschema": {"runs"},
+    "timm": {"models"},
+    "torchvision": {"models"},
+    "transformers": {"models", "adapters", "export"},
+    "pytorch_lightning": {"adapters"},
+    "accelerate": {"adapters"},
 }
 TORCHLESS = {"cli", "claims", "recipe", "stopping", "records", "errors", "report"}
 MAX_LINES = 300

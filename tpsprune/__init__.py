@@ -9,39 +9,81 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tpsprune.loop.comparison import Comparison
+    from tpsprune.loop.meter import Meter
+    from tpsprune.loop.penalty import TPS
+    from tpsprune.loop.spent import Spent
+    from tpsprune.loop.watch import Watch
     from tpsprune.pipeline.extract import extract
     from tpsprune.pipeline.load import load
     from tpsprune.pruning.extract import Extraction
     from tpsprune.pruning.plan import Plan
     from tpsprune.pruning.replay import replay
+    from tpsprune.recipe.stop import ChangeRule as Change
+    from tpsprune.recipe.stop import ConsensusRule as Consensus
+    from tpsprune.recipe.stop import EpochRule as AtEpoch
+    from tpsprune.recipe.stop import MaskRule as Mask
+    from tpsprune.recipe.stop import PatienceRule as Patience
+    from tpsprune.recipe.stop import PlateauRule as Plateau
+    from tpsprune.recipe.stop import ReopenRule as Reopen
+    from tpsprune.recipe.stop import ThresholdRule as Threshold
     from tpsprune.recipe.target import Latency, Macs, Params, Tolerance, Widths
 
 __all__ = [
+    "TPS",
+    "AtEpoch",
+    "Change",
+    "Comparison",
+    "Consensus",
     "Extraction",
     "Latency",
     "Macs",
+    "Mask",
+    "Meter",
     "Params",
+    "Patience",
     "Plan",
+    "Plateau",
+    "Reopen",
+    "Spent",
+    "Threshold",
     "Tolerance",
+    "Watch",
     "Widths",
     "extract",
     "load",
     "replay",
 ]
 
+_RULES = "tpsprune.recipe.stop"
 _HOMES = {
-    "load": "tpsprune.pipeline.load",
-    "extract": "tpsprune.pipeline.extract",
-    "Extraction": "tpsprune.pruning.extract",
-    "Plan": "tpsprune.pruning.plan",
-    "replay": "tpsprune.pruning.replay",
-    **dict.fromkeys(("Latency", "Macs", "Params", "Tolerance", "Widths"), "tpsprune.recipe.target"),
+    "load": ("tpsprune.pipeline.load", "load"),
+    "extract": ("tpsprune.pipeline.extract", "extract"),
+    "Extraction": ("tpsprune.pruning.extract", "Extraction"),
+    "Plan": ("tpsprune.pruning.plan", "Plan"),
+    "replay": ("tpsprune.pruning.replay", "replay"),
+    "TPS": ("tpsprune.loop.penalty", "TPS"),
+    "Watch": ("tpsprune.loop.watch", "Watch"),
+    "Meter": ("tpsprune.loop.meter", "Meter"),
+    "Spent": ("tpsprune.loop.spent", "Spent"),
+    "Comparison": ("tpsprune.loop.comparison", "Comparison"),
+    "AtEpoch": (_RULES, "EpochRule"),
+    **{
+        name: (_RULES, f"{name}Rule")
+        for name in ("Change", "Consensus", "Mask", "Patience", "Plateau", "Reopen", "Threshold")
+    },
+    **{
+        name: ("tpsprune.recipe.target", name)
+        for name in ("Latency", "Macs", "Params", "Tolerance", "Widths")
+    },
 }
+"""Where each public name lives, and what it is called there."""
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        home, own_name = _HOMES[name]
+        return getattr(import_module(home), own_name)
     raise AttributeError(f"module 'tpsprune' has no attribute '{name}'")
 
 

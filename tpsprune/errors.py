@@ -9,6 +9,7 @@
     ├── DivergedError          the loss is no longer a finite number
     ├── PruneError             a cut was refused and rolled back
     ├── MeterError             energy cannot be measured as asked
+    ├── LoopError              a piece of the Python API was used as it cannot be
     ├── RunFolderError         a run folder is in use or does not hold what it should
     │   └── CannotWriteError   no space, no permission, a read-only place
     └── ArtifactError          an exported file is damaged, foreign or does not fit
@@ -29,6 +30,7 @@ __all__ = [
     "DeviceError",
     "DivergedError",
     "Fault",
+    "LoopError",
     "MeterError",
     "ModelError",
     "PruneError",
@@ -96,6 +98,10 @@ class PruneError(TpspruneError):
 
 class MeterError(TpspruneError):
     """Energy cannot be measured as the recipe asks."""
+
+
+class LoopError(TpspruneError):
+    """A piece of the Python API was used in a way, or at a moment, in which it cannot be."""
 
 
 class RunFolderError(TpspruneError):

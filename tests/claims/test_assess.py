@@ -408,3 +408,19 @@ def test_the_ledger_names_every_phase_of_every_arm() -> None:
     assert set(ledger) == {("dense", "train"), ("ticket", "train"), ("ticket", "watch")}
     assert ledger["ticket", "watch"].joules == pytest.approx(10.0)
     assert ledger["dense", "train"].joules == pytest.approx(sum(DENSE) / 6)
+
+
+def test_a_claim_about_another_task_speaks_of_its_own_quality() -> None:
+    lost = comparison(DENSE, HALF, drop=0.02)
+    text = '[task]\nloss = "mse"\n'
+    found = assess(replace(lost, design=design(recipe_text=text)))
+    assert found.verdict.standing is Standing.ACCURACY_NOT_PRESERVED
+    assert "R² is not shown to be preserved" in found.verdict.statement
+    assert [reason.detail.startswith("test R² changed by −2.00") for reason in found.verdict.reasons] == [
+        True
+    ]
+    assert found.attribution[-1].detail.startswith("R² −2.00 points")
+    wanted = replace(lost, design=design(recipe_text=text, required_accuracy=0.95))
+    assert assess(wanted).verdict.reasons[0].detail.startswith("mean test R² is 0.880 of 'ticket'")
+    odd = assess(replace(lost, design=design(recipe_text="no recipe = ")))
+    assert "accuracy is not shown to be preserved" in odd.verdict.statement

@@ -96,10 +96,11 @@ def test_the_options_are_these_and_no_others() -> None:
             "--per-day",
             "--wall-meter",
         ],
-        "check": ["--device", "--json", "--print", "--set"],
+        "init": ["--data", "--epochs", "--file", "--model", "--name", "--target"],
+        "check": ["--device", "--json", "--no-widths", "--print", "--set", "--weights"],
         "recipes": ["--json"],
         "show": ["--json", "--picture"],
-        "export": ["--to"],
+        "export": ["--carbon-intensity", "--carbon-source", "--country", "--format", "--json", "--to"],
         "study": ["--cap", "--full", "--json", "--out", "--seeds", "--workers"],
         "doctor": ["--json"],
     }
@@ -107,7 +108,7 @@ def test_the_options_are_these_and_no_others() -> None:
 
 def test_an_unknown_command_is_answered_with_the_nearest(invoke: Invoke) -> None:
     assert_refused(invoke("trian"), "no command 'trian' (did you mean 'train'?)")
-    commands = "train, prune, compare, report, check, recipes, show, export, study, doctor"
+    commands = "train, prune, compare, report, init, check, recipes, show, export, study, doctor"
     assert_refused(invoke("zzz"), f"no command 'zzz' (commands: {commands})")
 
 

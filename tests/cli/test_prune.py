@@ -149,7 +149,8 @@ def test_words_that_cannot_be_are_told_before_anything_is_written(
 
 
 def test_weights_are_required(invoke: Invoke) -> None:
-    assert_refused(invoke("prune", "small.toml"), "Missing option '--weights'")
+    words = "a trained model is needed: --weights FILE gives one, or task.model.weights in the recipe"
+    assert_refused(invoke("prune", "small.toml"), words)
 
 
 def test_weights_of_another_model_are_told_by_the_first_tensor(

@@ -9,40 +9,21 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
-from torch import Tensor, nn
 
+from tests.export.bundles import (
+    FACTS,
+    NAMES,
+    PLAN,
+    RECIPE,
+    VERSIONS,
+    change_manifest,
+    tensors,
+    write,
+    write_first_version,
+)
 from tpsprune.errors import ArtifactError, RunFolderError
-from tpsprune.export import bundle as bundle_room
-from tpsprune.export import bundle_schema, read_bundle, write_bundle
-from tpsprune.records import TaskFacts
+from tpsprune.export import bundle_schema, new_folder, read_bundle
 from tpsprune.runs import files
-
-FACTS = TaskFacts(input_kind="image", input_shape=(1, 28, 28), classes=10)
-PLAN = {"schema": "tpsprune.plan/2", "groups": [{"name": "conv1", "kept": [0, 2, 5]}]}
-RECIPE = '[task]\nname = "mnist"  # ψ\n'
-VERSIONS = {"torch": "2.13"}
-
-
-def tensors() -> dict[str, Tensor]:
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)).state_dict()
-
-
-def write(folder: Path, **changes: Any) -> Path:
-    content = {
-        "tensors": tensors(),
-        "plan": PLAN,
-        "recipe_text": RECIPE,
-        "facts": FACTS,
-        "versions": VERSIONS,
-    }
-    write_bundle(folder, **{**content, **changes})
-    return folder
-
-
-def change_manifest(folder: Path, **changes: Any) -> None:
-    path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def test_the_schema_is_a_schema() -> None:
@@ -59,11 +40,22 @@ def test_a_bundle_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert all(torch.equal(bundle.tensors[name], tensor) for name, tensor in tensors().items())
 
 
+def test_a_bundle_of_the_first_version_is_read(tmp_path: Path) -> None:
+    folder = write_first_version(
+        tmp_path / "old", held=tensors(), plan=PLAN, recipe=RECIPE, facts=FACTS.to_json()
+    )
+    bundle = read_bundle(folder)
+    assert bundle.plan == PLAN
+    assert all(torch.equal(bundle.tensors[name], tensor) for name, tensor in tensors().items())
+    (folder / "plan.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"plan\.json is 2 bytes long"):
+        read_bundle(folder)
+
+
 def test_the_same_content_gives_the_same_files(tmp_path: Path) -> None:
     one, two = write(tmp_path / "one"), write(tmp_path / "two")
-    names = ["manifest.json", "plan.json", "recipe.toml", "ticket.safetensors"]
-    assert sorted(path.name for path in one.iterdir()) == names
-    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
+    assert sorted(path.name for path in one.iterdir()) == NAMES
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in NAMES)
 
 
 def test_an_empty_folder_is_taken_and_a_full_one_is_not(tmp_path: Path) -> None:
@@ -81,16 +73,23 @@ def test_an_empty_folder_is_taken_and_a_full_one_is_not(tmp_path: Path) -> None:
 def test_nothing_half_written_is_left_when_writing_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_whole = files.write_bytes_atomically
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
 
-    def fail_at_the_last(path: Path, content: bytes) -> None:
-        if path.name == "manifest.json":
-            raise RunFolderError("no space left")
-        write_whole(path, content)
-
-    monkeypatch.setattr(bundle_room, "write_bytes_atomically", fail_at_the_last)
+    monkeypatch.setattr(files.os, "fsync", fail)
     with pytest.raises(RunFolderError, match="no space left"):
         write(tmp_path / "ticket")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whatever_ends_the_writing_leaves_nothing_behind(tmp_path: Path) -> None:
+    def broken_off() -> None:
+        with new_folder(tmp_path / "ticket") as beside:
+            (beside / "half").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -100,7 +99,7 @@ def test_a_place_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None
         write(tmp_path / "file" / "ticket")
 
 
-@pytest.mark.parametrize("name", ["ticket.safetensors", "plan.json", "recipe.toml"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "manifest.json"])
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     folder = write(tmp_path / "ticket")
     (folder / name).unlink()
@@ -108,14 +107,28 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
         read_bundle(folder)
 
 
-@pytest.mark.parametrize("name", ["ticket.safetensors", "plan.json", "recipe.toml"])
+@pytest.mark.parametrize("name", NAMES)
 def test_one_changed_byte_is_noticed(tmp_path: Path, name: str) -> None:
     folder = write(tmp_path / "ticket")
     content = bytearray((folder / name).read_bytes())
     content[-2] ^= 1
     (folder / name).write_bytes(content)
-    with pytest.raises(ArtifactError, match=f"{name} is not as it was written"):
+    with pytest.raises(ArtifactError, match=f"{name} is (not as it was written|damaged)"):
         read_bundle(folder)
+
+
+def test_the_files_of_other_formats_are_held_against_their_hashes_too(tmp_path: Path) -> None:
+    folder = write(tmp_path / "ticket", more={"onnx": {"ticket.onnx": b"a graph"}})
+    read_bundle(folder)
+    (folder / "ticket.onnx").write_bytes(b"a grape")
+    with pytest.raises(ArtifactError, match=r"ticket\.onnx is not as it was written"):
+        read_bundle(folder)
+
+
+def test_a_file_that_is_not_of_the_bundle_is_let_be(tmp_path: Path) -> None:
+    folder = write(tmp_path / "ticket")
+    (folder / "LICENSE").write_text("somebody's")
+    read_bundle(folder)
 
 
 def test_a_file_cut_short_is_told_with_its_sizes(tmp_path: Path) -> None:
@@ -128,18 +141,29 @@ def test_a_file_cut_short_is_told_with_its_sizes(tmp_path: Path) -> None:
 
 def test_a_newer_bundle_is_named(tmp_path: Path) -> None:
     folder = write(tmp_path / "ticket")
-    change_manifest(folder, schema="tpsprune.bundle/2")
-    with pytest.raises(ArtifactError, match=r"newer tpsprune: it is tpsprune\.bundle/2"):
+    change_manifest(folder, schema="tpsprune.bundle/3")
+    with pytest.raises(ArtifactError, match=r"newer tpsprune: it is tpsprune\.bundle/3"):
         read_bundle(folder)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"schema": "other/1"}, r"schema: 'tpsprune\.bundle/1' was expected"),
-        ({"files": {}}, "files: 'ticket.safetensors' is a required property"),
+        (
+            {"schema": "other/1"},
+            r"schema: 'other/1' is not one of \['tpsprune\.bundle/1', 'tpsprune\.bundle/2'\]",
+        ),
+        ({"files": {}}, "files: 'plan.json' is a required property"),
         ({"facts": {"input_kind": "sound"}}, "facts"),
         ({"tensors": {"a": {"shape": [1], "dtype": "Tensor"}}}, r"tensors\.a\.dtype: 'Tensor' is not one of"),
+        ({"tensors": {"a": {"shape": [-1], "dtype": "int8"}}}, r"tensors\.a\.shape\.0: -1 is less than"),
+        ({"formats": {}}, "formats"),
+        (
+            {"formats": {"safetensors": ["ticket.pt2"]}},
+            "ticket.pt2 of format safetensors is not among its files",
+        ),
+        ({"formats": {"pickle": ["plan.json"]}}, "formats.*pickle"),
+        ({"formats": ...}, "'formats' is a required property"),
     ],
 )
 def test_a_manifest_that_breaks_the_schema_is_refused(

@@ -80,3 +80,16 @@ def test_two_models_are_timed_in_turn_and_who_is_first_changes() -> None:
 def test_tokens_are_timed_as_well_as_numbers() -> None:
     model = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 2))
     assert latency(model, torch.tensor([1, 2, 3]), 8, seconds=0.0, repeats=2).repeats == 2
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_an_item_of_several_parts_is_repeated_part_by_part(by_name: bool) -> None:
+    class Two(nn.Module):
+        def forward(self, left: Tensor, right: Tensor) -> Tensor:
+            assert (left.shape, right.shape) == ((8, 3), (8,))
+            return left
+
+    item: object = {"right": torch.tensor(1), "left": torch.zeros(3)}
+    if not by_name:
+        item = (torch.zeros(3), torch.tensor(1))
+    assert latency(Two(), item, 8, seconds=0.0, repeats=2).batch == 8

@@ -12,8 +12,9 @@ from torch import nn
 from tpsprune.errors import ModelError, RecipeError
 from tpsprune.models import Cnn, Mlp, ResNet, TokenMlp, Transformer, build, check_fits
 from tpsprune.models.mlp import Gated
+from tpsprune.numerics.objective import Objective
 from tpsprune.recipe.task import CnnModel, CustomModel, MlpModel, Model, ResNetModel, TransformerModel
-from tpsprune.records import TaskFacts
+from tpsprune.records import InputPart, TaskFacts
 
 IMAGES = TaskFacts(input_kind="image", input_shape=(3, 32, 32), classes=10)
 STAMPS = TaskFacts(input_kind="image", input_shape=(1, 4, 9), classes=10)
@@ -254,3 +255,81 @@ def test_trying_a_model_in_training_mode_leaves_no_trace() -> None:
     assert torch.equal(torch.get_rng_state(), dice)
     assert not any(module.training for module in model.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_plain_model_does_not_take_several_parts() -> None:
+    parts = (
+        InputPart(name="ids", shape=(3,), dtype="int64"),
+        InputPart(name="", shape=(2,), dtype="float32"),
+    )
+    facts = TaskFacts(input_kind="parts", input_shape=(), classes=2, parts=parts)
+    for model, wants in ((MlpModel(), "takes one tensor"), (CnnModel(), "takes images")):
+        words = (
+            rf"'{model.kind}' {wants}, the data are several parts \(ids, 1\); a model of your own, 'custom'"
+        )
+        with pytest.raises(ModelError, match=words):
+            build(model, facts)
+
+
+@pytest.mark.parametrize(
+    ("word", "labels", "classes", "shape"),
+    [
+        ("mse", torch.randn(2), 1, (2, 1)),
+        ("mse", torch.randn(2, 3), 3, (2, 3)),
+        ("bce", torch.tensor([[0.0, 1.0], [1.0, 1.0]]), 2, (2, 2)),
+        ("next-token", torch.tensor([[1, 2, -100], [0, 0, 4]]), 5, (2, 3, 5)),
+    ],
+)
+def test_an_answer_is_of_the_shape_that_its_loss_wants(
+    word: str, labels: torch.Tensor, classes: int, shape: tuple[int, ...]
+) -> None:
+    class Shaped(nn.Linear):
+        shape: tuple[int, ...] = ()
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return super().forward(inputs).new_ones(self.shape) * self.weight.sum()
+
+    model = Shaped(4, 3)
+    objective = Objective.of(word)
+    model.shape = shape
+    check_fits(model, torch.randn(2, 4), labels, classes, objective)
+    model.shape = (*shape, 7)
+    with pytest.raises(ModelError, match=rf"answers with shape .*; {re.escape(str(shape))}, one .* would do"):
+        check_fits(model, torch.randn(2, 4), labels, classes, objective)
+
+
+def test_tokens_outside_the_vocabulary_are_refused_but_for_those_that_do_not_count() -> None:
+    with pytest.raises(ModelError, match=r"labels go from 5 to 5; from 0 to 4 would do"):
+        check_fits(
+            nn.Linear(4, 5),
+            torch.randn(1, 2, 4),
+            torch.tensor([[5, -100]]),
+            5,
+            Objective.of("next-token"),
+        )
+
+
+def test_a_loss_of_ones_own_without_a_slope_is_refused() -> None:
+    objective = Objective("theirs:loss", lambda output, labels: output.detach().mean())
+    with pytest.raises(ModelError, match=r"task\.loss: 'theirs:loss' returns a loss without a gradient"):
+        check_fits(nn.Linear(4, 3), torch.randn(2, 4), torch.tensor([0, 1]), 3, objective)
+
+
+def test_a_loss_of_ones_own_may_read_an_answer_that_has_no_scores() -> None:
+    class Odd(nn.Linear):
+        def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"left": super().forward(inputs)}
+
+    def loss(output: dict[str, torch.Tensor], labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": output["left"].mean(), "quality": torch.tensor(0.5)}
+
+    labels = torch.randn(2)
+    check_fits(Odd(4, 3), torch.randn(2, 4), labels, 1, Objective("theirs:loss", loss))
+    with pytest.raises(ModelError, match=r"Odd does not run .*: TypeError: the model returned dict"):
+        check_fits(Odd(4, 3), torch.randn(2, 4), labels, 3, Objective.of("mse"))
+
+
+def test_a_regression_has_an_answer_for_each_target() -> None:
+    facts = TaskFacts(input_kind="vector", input_shape=(4,), classes=3, loss="mse")
+    built = build(MlpModel(widths=(8,)), facts)
+    check_fits(built, torch.randn(2, 4), torch.randn(2, 3), 3, Objective.of("mse"))

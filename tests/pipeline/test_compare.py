@@ -19,10 +19,9 @@ from tpsprune import pipeline, recipe
 from tpsprune.claims import assess
 from tpsprune.errors import PruneError, RecipeError, RunFolderError, TpspruneError
 from tpsprune.pipeline.arms import Found, arm_recipe
-from tpsprune.pipeline.compare import order_of
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.compare import AFTER_TICKET, ARMS, arms_of
+from tpsprune.recipe.compare import AFTER_TICKET, ARMS, arms_of, order_of
 from tpsprune.recipe.rules import rule_faults
 from tpsprune.records import ArmBegun, ArmEnded, Comparing, Comparison, Note, Progress, Standing
 from tpsprune.runs import ComparisonFolder

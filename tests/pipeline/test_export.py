@@ -2,38 +2,187 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import tpsprune
+from tests.export.bundles import restamp, write_first_version
 from tests.pipeline.test_train import outcome_of, run
-from tpsprune import pipeline
+from tpsprune import pipeline, pruning
 from tpsprune.errors import ArtifactError, RunFolderError
 from tpsprune.pipeline.bench import set_up
-from tpsprune.recipe import Recipe
-from tpsprune.runs import RunFolder
+from tpsprune.recipe import Recipe, dumps
+from tpsprune.records.comparison import Grid
+from tpsprune.records.exported import Exported, Exporting
+from tpsprune.runs import RunFolder, read_json, read_result, read_text, write_result
+from tpsprune.runs.tensors import load_tensors, save_tensors
 
 Small = Callable[..., Recipe]
+export_file = import_module("tpsprune.pipeline.export")
+load_file = import_module("tpsprune.pipeline.load")
+BUNDLE = ("README.md", "manifest.json", "plan.json", "recipe.toml", "ticket.safetensors")
 
 
-def test_an_exported_ticket_loads_without_its_run_and_answers_equally(small: Small, tmp_path: Path) -> None:
-    outcome = outcome_of(run(small(), tmp_path / "runs"))
-    exported = pipeline.export(Path(outcome.folder), tmp_path / "ticket")
+def test_an_exported_ticket_loads_without_its_run_and_answers_equally(
+    small: Small, trained: RunFolder, tmp_path: Path
+) -> None:
+    exported = pipeline.export(trained.path, tmp_path / "ticket")
     assert exported.largest_difference == 0.0
-    assert exported.files == ("manifest.json", "plan.json", "recipe.toml", "ticket.safetensors")
+    assert exported.files == BUNDLE
     state = torch.get_rng_state()
     ticket = tpsprune.load(tmp_path / "ticket")
     assert torch.equal(torch.get_rng_state(), state), "loading draws from nobody's dice"
+    assert not ticket.training
+    accuracy = read_result(trained.result)["ticket"]["accuracy"]
     with set_up(small(), "cpu") as bench:
-        assert bench.score(ticket, bench.dataset.test).accuracy == outcome.ticket.accuracy
+        assert bench.score(ticket, bench.dataset.test).accuracy == accuracy
 
 
-def test_a_run_folder_without_its_recipe_is_not_exported(small: Small, tmp_path: Path) -> None:
-    outcome = outcome_of(run(small(), tmp_path / "runs"))
-    folder = RunFolder(Path(outcome.folder))
+def test_a_loaded_ticket_can_be_trained_on(trained: RunFolder, tmp_path: Path) -> None:
+    pipeline.export(trained.path, tmp_path / "ticket")
+    ticket = tpsprune.load(tmp_path / "ticket")
+    assert all(parameter.requires_grad and parameter.is_leaf for parameter in ticket.parameters())
+    before = {name: tensor.clone() for name, tensor in ticket.state_dict().items()}
+    optimiser = torch.optim.SGD(ticket.parameters(), lr=0.1)
+    ticket.train()(torch.randn(8, 1, 8, 8)).square().mean().backward()
+    optimiser.step()
+    assert any(not torch.equal(before[name], tensor) for name, tensor in ticket.state_dict().items())
+
+
+def test_steps_are_yielded_as_they_begin_and_the_export_is_the_last(
+    trained: RunFolder, tmp_path: Path
+) -> None:
+    *steps, last = pipeline.export_steps(trained.path, tmp_path / "ticket", ["safetensors", "torch-export"])
+    assert [(step.format, step.doing) for step in steps if isinstance(step, Exporting)] == [
+        ("safetensors", "running the run's ticket"),
+        ("safetensors", "writing"),
+        ("torch-export", "writing"),
+        ("safetensors", "reloading and comparing"),
+        ("torch-export", "reloading and comparing"),
+    ]
+    assert isinstance(last, Exported)
+    assert [each.batches for each in last.compared] == [(1, 2, 7, 64)] * 2
+    assert last.files == tuple(sorted(path.name for path in (tmp_path / "ticket").iterdir()))
+
+
+def test_the_same_run_gives_the_same_bytes(trained: RunFolder, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        pipeline.export(trained.path, tmp_path / name, ["safetensors", "torch-export"])
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+def test_an_export_left_in_the_middle_leaves_nothing(trained: RunFolder, tmp_path: Path) -> None:
+    steps = pipeline.export_steps(trained.path, tmp_path / "ticket", ["safetensors", "torch-export"])
+    for _ in range(4):
+        next(steps)
+    steps.close()  # type: ignore[attr-defined]
+    assert list(tmp_path.iterdir()) == []
+
+
+class Shifted:
+    """A format that answers as the ticket does, and a little beside on batches of one size."""
+
+    name = "safetensors"
+    tolerance_share = 1e-3
+
+    def __init__(self, items: int, shift: float) -> None:
+        self.items, self.shift = items, shift
+
+    def refuse(self, model: nn.Module) -> None:
+        pass
+
+    def write(self, folder: Path, model: nn.Module, example: Any) -> tuple[str, ...]:
+        self.model = model
+        (folder / "ticket.onnx").write_text("a graph")
+        return ("ticket.onnx",)
+
+    def reload(self, folder: Path) -> Callable[[Any], Tensor]:
+        def answer(batch: Tensor) -> Tensor:
+            with torch.inference_mode():
+                scores: Tensor = self.model(batch)
+            return scores + (self.shift * scores.abs().max() if len(batch) == self.items else 0.0)
+
+        return answer
+
+
+@pytest.mark.parametrize("items", [1, 2, 7, 64])
+@pytest.mark.parametrize("shift", [2e-3, float("nan"), float("inf")])
+def test_a_ticket_that_answers_differently_at_any_batch_size_is_refused(
+    trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, items: int, shift: float
+) -> None:
+    monkeypatch.setattr(export_file, "_ALL", (Shifted(items, shift),))
+    with pytest.raises(
+        ArtifactError, match=f"on {items} random inputs the reloaded ticket differs .* nothing was"
+    ):
+        pipeline.export(trained.path, tmp_path / "ticket")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_difference_that_a_format_allows_passes_and_is_told(
+    trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_file, "_ALL", (Shifted(7, 0.5e-3),))
+    (compared,) = pipeline.export(trained.path, tmp_path / "ticket").compared
+    assert 0.4e-3 < compared.largest_difference / compared.largest_score < 0.6e-3
+
+
+@pytest.mark.parametrize(
+    ("formats", "words"),
+    [
+        (["safetensor"], r"no format 'safetensor' \(did you mean 'safetensors'\?\)"),
+        (["pickle"], "no format 'pickle'.*formats: safetensors, torch-export, onnx, hf"),
+        ([], "no format was asked for"),
+        (["hf"], "'hf' is for models of the transformers library, and the ticket is a Cnn"),
+    ],
+)
+def test_a_format_that_cannot_be_is_refused_before_anything_is_written(
+    trained: RunFolder, tmp_path: Path, formats: list[str], words: str
+) -> None:
+    with pytest.raises(ArtifactError, match=words):
+        pipeline.export(trained.path, tmp_path / "ticket", formats)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_onnx_without_its_libraries_names_the_line_that_installs_them(
+    trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tpsprune.export.onnx_graph.find_spec", lambda name: None if name == "onnx" else name)
+    with pytest.raises(
+        ArtifactError, match=r"needs onnx, not installed here: pip install 'tpsprune\[onnx\]'"
+    ):
+        pipeline.export(trained.path, tmp_path / "ticket", ["onnx"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_has_grams_only_with_a_grid_and_never_of_a_simulated_meter(
+    trained: RunFolder, tmp_path: Path
+) -> None:
+    pipeline.export(
+        trained.path, tmp_path / "ticket", grid=Grid(grams_per_kwh=50.0, country="", year=None, source="x")
+    )
+    card = (tmp_path / "ticket" / "README.md").read_text()
+    assert "co2_eq_emissions" not in card
+    assert "CO₂: none, because the meter was simulated." in card
+
+
+def copied(trained: RunFolder, to: Path) -> RunFolder:
+    to.mkdir()
+    for name in ("recipe.toml", "plan.json", "ticket.safetensors", "dense.safetensors", "result.json"):
+        (to / name).write_bytes((trained.path / name).read_bytes())
+    return RunFolder(to)
+
+
+def test_a_run_folder_without_its_recipe_is_not_exported(trained: RunFolder, tmp_path: Path) -> None:
+    folder = copied(trained, tmp_path / "run")
+    (folder.path / "state").mkdir()
     for content, words in (
         (None, r"cannot read .*recipe.toml: No such file"),
         (b"\xff", r"is not UTF-8 text"),
@@ -46,15 +195,22 @@ def test_a_run_folder_without_its_recipe_is_not_exported(small: Small, tmp_path:
         folder.recipe.write_bytes(content or b"")
 
 
-def test_a_ticket_that_does_not_fit_its_plan_is_not_exported(small: Small, tmp_path: Path) -> None:
-    outcome = outcome_of(run(small(), tmp_path / "runs"))
-    folder = RunFolder(Path(outcome.folder))
+def test_a_ticket_that_does_not_fit_its_plan_is_not_exported(trained: RunFolder, tmp_path: Path) -> None:
+    folder = copied(trained, tmp_path / "run")
     folder.ticket.write_bytes(folder.dense.read_bytes())
     with pytest.raises(
         ArtifactError, match=r"recipe, plan and tensors do not make one model: .*size mismatch"
     ):
         pipeline.export(folder.path, tmp_path / "ticket")
     assert not (tmp_path / "ticket").exists()
+
+
+def test_a_ticket_of_another_number_type_is_not_exported(trained: RunFolder, tmp_path: Path) -> None:
+    folder = copied(trained, tmp_path / "run")
+    tensors, _ = load_tensors(folder.ticket)
+    save_tensors(folder.ticket, {name: each.double() for name, each in tensors.items()}, {})
+    with pytest.raises(ArtifactError, match=r"is torch\.float64 where torch\.float32 is needed"):
+        pipeline.export(folder.path, tmp_path / "ticket")
 
 
 def test_an_unfinished_run_is_not_exported(small: Small, tmp_path: Path) -> None:
@@ -65,3 +221,148 @@ def test_an_unfinished_run_is_not_exported(small: Small, tmp_path: Path) -> None
     with pytest.raises(RunFolderError, match=r"is not finished: go on with .*--resume"):
         pipeline.export(folder, tmp_path / "ticket")
     assert not (tmp_path / "ticket").exists()
+
+
+def test_a_bundle_of_the_first_version_still_loads(trained: RunFolder, tmp_path: Path) -> None:
+    tensors, _ = load_tensors(trained.ticket)
+    folder = write_first_version(
+        tmp_path / "old",
+        held=tensors,
+        plan=read_json(trained.plan),
+        recipe=read_text(trained.recipe),
+        facts=read_result(trained.result)["task"],
+    )
+    found = tpsprune.load(folder).state_dict()
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+CUSTOM = """
+from pathlib import Path
+from torch import nn
+
+def net(width=16):
+    Path(__file__).with_name("called").write_text("")
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+"""
+
+
+@pytest.fixture
+def custom_run(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    (tmp_path / "export_nets.py").write_text(CUSTOM)
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = small("task.model={kind='custom', factory='export_nets:net'}")
+    return RunFolder(Path(outcome_of(run(recipe, tmp_path / "runs")).folder))
+
+
+def test_code_that_a_bundle_names_is_called_only_when_allowed(custom_run: RunFolder, tmp_path: Path) -> None:
+    exported = pipeline.export(custom_run.path, tmp_path / "ticket")
+    assert exported.largest_difference == 0.0
+    (tmp_path / "called").unlink()
+    with pytest.raises(ArtifactError, match=r"calling 'export_nets:net', .* load it with trust_code=True"):
+        tpsprune.load(tmp_path / "ticket")
+    assert not (tmp_path / "called").exists()
+    ticket = tpsprune.load(tmp_path / "ticket", trust_code=True)
+    assert (tmp_path / "called").exists()
+    assert torch.equal(
+        ticket(torch.ones(1, 64)), tpsprune.load(tmp_path / "ticket", trust_code=True)(torch.ones(1, 64))
+    )
+    assert 'tpsprune.load("FOLDER", trust_code=True)' in (tmp_path / "ticket" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("recipe.toml", b"[task", "recipe.toml"),
+        ("recipe.toml", b'name = "a"\n', "recipe.toml"),
+        ("plan.json", b"{}", "do not make one model: this is not a plan"),
+        ("plan.json", b"[]", "plan.json is no plan"),
+        ("plan.json", b'{"schema": "tpsprune.plan/2"}', "do not make one model"),
+    ],
+)
+def test_a_foreign_recipe_or_plan_under_a_good_hash_is_one_message(
+    trained: RunFolder, tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    pipeline.export(trained.path, tmp_path / "ticket")
+    restamp(tmp_path / "ticket", name, content)
+    with pytest.raises(ArtifactError, match=words):
+        tpsprune.load(tmp_path / "ticket")
+
+
+def test_a_recipe_of_another_model_is_refused(small: Small, trained: RunFolder, tmp_path: Path) -> None:
+    pipeline.export(trained.path, tmp_path / "ticket")
+    other = dumps(small("task.model={kind='cnn', widths=[12, 17]}"))
+    restamp(tmp_path / "ticket", "recipe.toml", other.encode())
+    with pytest.raises(ArtifactError, match="do not make one model: the plan is for another model"):
+        tpsprune.load(tmp_path / "ticket")
+
+
+def test_a_huge_recipe_under_a_good_hash_takes_no_memory(
+    small: Small, trained: RunFolder, tmp_path: Path
+) -> None:
+    pipeline.export(trained.path, tmp_path / "ticket")
+    huge = dumps(small("task.model={kind='mlp', widths=[65536, 65536, 65536]}"))
+    restamp(tmp_path / "ticket", "recipe.toml", huge.encode())
+    with pytest.raises(ArtifactError, match="do not make one model"):
+        tpsprune.load(tmp_path / "ticket")
+
+
+MODELS = [
+    "task.model={kind='cnn', widths=[6, 8]}",
+    "task.model={kind='resnet', depth=8, width=4}",
+    "task.model={kind='mlp', widths=[12, 8]}",
+    "task.model={kind='mlp', widths=[12, 8], gated=true}",
+]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_shell_filled_from_tensors_is_the_model_that_was_built(small: Small, model: str) -> None:
+    with set_up(small(model), "cpu") as bench:
+        built = bench.new_model().eval()
+        found = load_file._rebuilt(
+            bench.recipe.task.model, "here", bench.dataset.facts, None, dict(built.state_dict())
+        )
+        batch = bench.probe[0]
+        assert torch.equal(found(batch), built(batch))
+        assert [*found.state_dict()] == [*built.state_dict()]
+        assert not any(each.is_meta for each in (*found.parameters(), *found.buffers()))
+        assert pruning.replay(found, _nothing_cut(built))(batch).equal(built(batch))
+
+
+def _nothing_cut(model: nn.Module) -> pruning.Plan:
+    plan_file = import_module("tpsprune.pruning.plan")
+    return pruning.Plan(target="", groups=(), new_biases=(), versions={}, model=plan_file.signature_of(model))
+
+
+def test_a_run_that_was_not_timed_has_a_card_that_says_so(trained: RunFolder, tmp_path: Path) -> None:
+    folder = copied(trained, tmp_path / "run")
+    result = read_result(folder.result)
+    for model in ("dense", "ticket"):
+        result[model]["latency_seconds"] = {}
+    folder.result.unlink()
+    write_result(folder.result, result)
+    pipeline.export(folder.path, tmp_path / "ticket")
+    card = (tmp_path / "ticket" / "README.md").read_text()
+    assert "| latency | not recorded | not recorded | not recorded |" in card
+
+
+def test_an_export_is_told_as_json(trained: RunFolder, tmp_path: Path) -> None:
+    exported = pipeline.export(trained.path, tmp_path / "ticket")
+    raw = json.loads(json.dumps(exported.to_json()))
+    assert raw["schema"] == "tpsprune.exported/1"
+    assert list(raw["files"]) == list(BUNDLE)
+    assert raw["compared"][0]["largest_difference"] == 0.0
+
+
+@pytest.mark.parametrize("name", ["safetensors", "torch-export", "onnx"])
+def test_the_lines_on_the_card_load_the_ticket(trained: RunFolder, tmp_path: Path, name: str) -> None:
+    if name == "onnx":
+        for library in ("onnx", "onnxruntime", "onnxscript"):
+            pytest.importorskip(library, reason="pip install 'tpsprune[onnx]'")
+    pipeline.export(trained.path, tmp_path / "ticket", [*dict.fromkeys(["safetensors", name])])
+    card = (tmp_path / "ticket" / "README.md").read_text()
+    code = card.split("```python\n")[-1].split("```")[0].replace("FOLDER", str(tmp_path / "ticket"))
+    told: dict[str, Any] = {}
+    exec(code, told)  # noqa: S102 -- what a reader of the card would type
+    wanted = tpsprune.load(tmp_path / "ticket")(torch.zeros(2, 1, 8, 8))
+    assert torch.allclose(torch.as_tensor(told["scores"]), wanted, atol=1e-5)

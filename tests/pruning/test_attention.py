@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from tests.pruning.nets_attention import (
     net,
     sequences,
 )
+from tpsprune.models.torchvision_shim import import_torchvision
 from tpsprune.models.transformer import Transformer
 from tpsprune.pruning.attention import MOST_CANDIDATES, attention_groups
 from tpsprune.pruning.cutting import cut_copy, silence
@@ -240,7 +242,9 @@ def test_trap_14_four_query_heads_on_two_of_keys_were_half_cut_and_crashed() -> 
 
 
 def hugging_face(kind: str) -> nn.Module:
-    library = pytest.importorskip("transformers")
+    with contextlib.suppress(ImportError):
+        import_torchvision()  # which transformers imports where it is installed, and may need help
+    library = pytest.importorskip("transformers", reason="the models are of transformers")
     sizes = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 1, "intermediate_size": 16}
     built = {
         "gpt2": lambda: library.GPT2LMHeadModel(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tpsprune.errors import PruneError
-from tpsprune.pruning import extract
+from tpsprune.pruning import extract, survey
 from tpsprune.pruning.recalibrate import output_error
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs
@@ -216,3 +217,33 @@ def test_an_answer_without_numbers_is_told_in_words() -> None:
 
     with pytest.raises(PruneError, match="the model answers str without a tensor of numbers"):
         extract(Opaque(), [X], HALF)
+
+
+@dataclass
+class Answered:
+    """What some libraries' models return: scores, something else, and what may be missing."""
+
+    logits: Tensor
+    hidden: Tensor
+    loss: Tensor | None = None
+
+
+class Answering(nn.Module):
+    """A net whose answer is a dataclass, its hidden units a part of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 16)
+        self.hidden = nn.Linear(16, 16)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, inputs: Tensor) -> Answered:
+        first = functional.relu(self.stem(inputs))
+        second = functional.relu(self.hidden(first))
+        return Answered(self.head(second), second)
+
+
+def test_an_answer_that_is_a_dataclass_is_read_field_by_field() -> None:
+    found = survey(Answering(), torch.randn(4, 6))
+    assert [group.name for group in found.groups] == ["stem"]
+    assert {each.name for each in found.left_alone} >= {"hidden", "head"}, "both are what the model answers"

@@ -86,7 +86,7 @@ def test_every_shipped_recipe_reads_and_says_what_it_shows() -> None:
             "task.data.kind=digit",
             "task.data: unknown 'kind' 'digit' (did you mean 'digits'?); "
             "one of 'digits', 'modular', 'permutations', 'parity', 'brackets', 'idx', 'image-folder', "
-            "'custom'",
+            "'text', 'tabular', 'custom'",
         ),
         (
             "task.data.modulus=7",

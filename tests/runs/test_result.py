@@ -110,7 +110,7 @@ OPEN = {
     *("dense.latency_seconds", "ticket.latency_seconds"),
     *("energy.train.joules_by_component", "energy.prune.joules_by_component"),
 }
-OPTIONAL = {"task.vocabulary", "task.cyclic"}
+OPTIONAL = {f"task.{name}" for name in ("vocabulary", "cyclic", "parts", "loss", "quality")}
 REQUIRED = [
     place
     for place in places(outcome().to_json())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,21 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
 from torch import nn
 
 from tpsprune.errors import ArtifactError, RunFolderError
-from tpsprune.runs import tensors as tensors_room
-from tpsprune.runs.tensors import load_tensors, save_tensors, serialise, shapes_of
+from tpsprune.runs.tensor_header import DTYPES as DTYPE_WORDS
+from tpsprune.runs.tensors import (
+    file_bytes,
+    load_hashed,
+    load_tensors,
+    save_tensors,
+    serialise,
+    shapes_of,
+)
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
+ALL_DTYPES = list(DTYPE_WORDS.values())
 SHAPES = st.lists(st.integers(0, 3), max_size=3).map(tuple)
 SAME_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 
@@ -52,11 +62,60 @@ def test_the_same_tensors_give_the_same_bytes_whatever_the_order_of_metadata() -
     assert len({serialise(tensors, metadata) for metadata in [entries, backwards] * 5}) == 1
 
 
-def test_the_bytes_are_those_the_library_writes() -> None:
-    tensors = {"weight": torch.randn(2, 3), "steps": torch.tensor(7)}
-    assert serialise(tensors, {}) == safetensors.torch.save(tensors)
-    with_metadata = safetensors.torch.save(tensors, {"schema": "some/1"})
-    assert serialise(tensors, {"schema": "some/1"}) == with_metadata
+@SAME_FOLDER
+@given(
+    headers=st.dictionaries(st.text(min_size=1), st.tuples(SHAPES, st.sampled_from(ALL_DTYPES)), max_size=5),
+    metadata=st.dictionaries(st.text(), st.text(), max_size=1),
+)
+def test_the_bytes_are_those_the_library_writes(
+    tmp_path: Path,
+    headers: dict[str, tuple[tuple[int, ...], torch.dtype]],
+    metadata: dict[str, str],
+) -> None:
+    headers.pop("__metadata__", None)
+    tensors = {name: (5 * torch.rand(shape)).to(dtype) for name, (shape, dtype) in headers.items()}
+    expected = safetensors.torch.save(tensors, metadata or None)
+    assert serialise(tensors, metadata) == expected
+    save_tensors(tmp_path / "some.safetensors", tensors, metadata)
+    assert (tmp_path / "some.safetensors").read_bytes() == expected
+    assert metadata or file_bytes(tensors) == len(expected)
+
+
+def test_what_the_library_writes_is_read(tmp_path: Path) -> None:
+    tensors = {"weight": torch.randn(2, 3), "steps": torch.tensor(7), "none": torch.zeros(0, 4)}
+    safetensors.torch.save_file(tensors, tmp_path / "some.safetensors", {"one": "1", "two": "2"})
+    found, metadata = load_tensors(tmp_path / "some.safetensors", shapes_of(tensors))
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    assert metadata == {"one": "1", "two": "2"}
+
+
+def test_the_hash_is_that_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "some.safetensors"
+    save_tensors(path, {"weight": torch.randn(20, 3), "bias": torch.randn(20)}, {"a": "b"})
+    assert load_hashed(path)[2] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_what_becomes_of_the_file_does_not_touch_the_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "some.safetensors"
+    save_tensors(path, {"weight": torch.ones(100)}, {})
+    found, _ = load_tensors(path)
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    assert torch.equal(found["weight"], torch.ones(100))
+
+
+def test_a_number_type_without_a_word_is_refused_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="safetensors has no word for complex128"):
+        save_tensors(tmp_path / "c.safetensors", {"a": torch.zeros(1, dtype=torch.complex128)}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writing_takes_no_second_copy(tmp_path: Path) -> None:
+    tensors = {"a": torch.zeros(4_000_000), "b": torch.zeros(4_000_000)}
+    tracemalloc.start()
+    save_tensors(tmp_path / "large.safetensors", tensors, {})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4_000_000
 
 
 def test_tied_and_strided_tensors_are_written_in_full(tmp_path: Path) -> None:
@@ -81,33 +140,30 @@ def test_a_file_that_does_not_fit_names_every_fault(tmp_path: Path) -> None:
     ]
 
 
-def test_a_foreign_file_is_refused_without_reading_its_tensors(
+def test_a_foreign_file_is_refused_without_allocating_its_tensors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "ticket.safetensors"
     save_tensors(path, {"a": torch.zeros(2, 3)}, {})
-    read: list[str] = []
+    allocated: list[Any] = []
+    empty = torch.empty
 
-    class Watched:
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self.file = safe_open(*args, **kwargs)
+    def watched(*shape: Any, **kinds: Any) -> torch.Tensor:
+        allocated.append(shape)
+        return empty(*shape, **kinds)
 
-        def __enter__(self) -> Watched:
-            return self
-
-        def __exit__(self, *args: object) -> None:
-            del self.file
-
-        def __getattr__(self, name: str) -> Any:
-            read.append(name)
-            return getattr(self.file, name)
-
-    monkeypatch.setattr(tensors_room, "safe_open", Watched)
+    monkeypatch.setattr(torch, "empty", watched)
     with pytest.raises(ArtifactError, match="b is missing"):
         load_tensors(path, {"b": ((2, 3), torch.float32)})
-    assert "get_tensor" not in read
+    assert not allocated
     load_tensors(path)
-    assert "get_tensor" in read
+    assert allocated
+
+
+def test_a_pipe_in_the_files_place_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ticket.safetensors")
+    with pytest.raises(ArtifactError, match="it is no regular file"):
+        load_tensors(tmp_path / "ticket.safetensors")
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def test_without_labels_parameters_or_pairs_the_reading_says_so() -> None:
     frozen = net().requires_grad_(False)
     for model, probe, labels, reason in (
         (net(), PROBE, (), "the probe has no labels, or is no tensor"),
+        (net(), PROBE, (PROBE[0][:, 0],), "the labels are no classes, one for each item"),
         (frozen, PROBE, LABELS, "no parameter is trained"),
         (net(), (PROBE[0][:1],), (LABELS[0][:1],), "one item makes no pair"),
     ):

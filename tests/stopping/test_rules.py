@@ -159,3 +159,30 @@ def test_memory_survives_a_checkpoint(rule: Rule, values: list[float], cut: int)
 )
 def test_a_rule_can_be_named_in_a_few_words(rule: Rule, words: str) -> None:
     assert stopping.describe(rule) == words
+
+
+def test_a_rule_calls_the_quality_it_waits_for_by_its_name() -> None:
+    rule = PlateauRule(signal="d_eff", patience=2, tolerance=0.05)
+    for accuracy, words in (
+        (0.1, "but validation R² has covered only"),
+        (0.9, "and validation R² has covered"),
+    ):
+        memory = stopping.start(rule, quality="R²")
+        for index in range(2):
+            memory, verdict = stopping.step(rule, memory, round_of(index, 0.5, accuracy))
+        assert words in verdict.reason
+
+
+def test_a_memory_of_before_qualities_had_names_speaks_of_accuracy() -> None:
+    rule = PlateauRule(signal="d_eff", patience=2, tolerance=0.05)
+    memory = {"window": [0.5], "chance": 0.5}
+    _, verdict = stopping.step(rule, memory, round_of(1, 0.5, 1.0))
+    assert "and validation accuracy has covered" in verdict.reason
+
+
+def test_where_guessing_is_always_right_there_is_nothing_to_wait_for() -> None:
+    rule = PlateauRule(signal="d_eff", patience=2, tolerance=0.05)
+    memory = stopping.start(rule, chance_accuracy=1.0)
+    for index in range(2):
+        memory, verdict = stopping.step(rule, memory, round_of(index, 0.5, 1.0))
+    assert verdict.act

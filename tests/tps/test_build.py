@@ -153,3 +153,16 @@ def test_a_model_without_a_layer_to_act_on_is_refused(
 def test_neurons_on_a_layer_of_two_units_is_refused_and_weights_named(image_facts: TaskFacts) -> None:
     with pytest.raises(VariantError, match=r"this model has none\. What fits: weights\.$"):
         built(nn.Linear(8, 2), image_facts, variant="neurons")
+
+
+@pytest.mark.parametrize("variant", ["labels", "fourier", "moments"])
+@pytest.mark.parametrize("loss", ["mse", "bce", "next-token", "theirs:loss"])
+def test_what_ends_in_classes_is_refused_where_the_loss_is_another(
+    variant: str, loss: str, pair_net: nn.Module, cyclic_facts: TaskFacts, addition: Addition
+) -> None:
+    facts = replace(cyclic_facts, loss=loss)
+    words = rf"; this task has loss '{loss}', not cross-entropy\. What fits: weights, neurons\.$"
+    with pytest.raises(VariantError, match=words):
+        built(pair_net, facts, addition, variant=variant)
+    assert built(pair_net, facts, addition) is None, "'auto' finds nothing that fits"
+    assert built(pair_net, facts, addition, variant="weights") is not None

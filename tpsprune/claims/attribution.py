@@ -51,7 +51,8 @@ def _step(counted: Counted, arm: str, baseline: str, what: str) -> Step:
         detail = "no pair has both"
     else:
         bound = "" if accuracy.lower_share is None else f", lower bound {100 * accuracy.lower_share:+.2f}"
-        detail = f"accuracy {100 * accuracy.difference_share:+.2f} points{bound}".replace("-", "−")
+        change = f"{100 * accuracy.difference_share:+.2f} points{bound}".replace("-", "−")
+        detail = f"{counted.design.quality} {change}"
     return Step(
         what=what, arm=arm, baseline=baseline, change=change_of(pairs) if sound else None, detail=detail
     )

@@ -133,6 +133,7 @@ def _claim(counted: Counted, question: _Question, change: Change | None) -> Clai
             pairs_asked=counted.comparison.pairs_asked,
             change=assessed,
             accuracy=accuracy,
+            quality=counted.design.quality,
             band=band,
             needs_band=any(
                 kind in ASSUMED for window in question.windows for kind in window.classes.values()
@@ -160,7 +161,7 @@ def _claim(counted: Counted, question: _Question, change: Change | None) -> Clai
         band=band,
         support=tuple(_support(question, change)),
     )
-    return statement_of(claim)
+    return statement_of(claim, counted.design.quality)
 
 
 def _ended(counted: Counted, question: _Question) -> int:

@@ -81,8 +81,8 @@ def losses_of(counted: Counted, arm: str) -> tuple[Reason, ...]:
         reasons.append(
             Reason(
                 "NOT_LEARNED",
-                f"mean test accuracy is {accuracy.mean:.3f} of '{arm}' and {accuracy.baseline_mean:.3f} of "
-                f"'{accuracy.baseline}', and the task asks for {required:g}",
+                f"mean test {counted.design.quality} is {accuracy.mean:.3f} of '{arm}' and "
+                f"{accuracy.baseline_mean:.3f} of '{accuracy.baseline}', and the task asks for {required:g}",
             )
         )
     return tuple(reasons)

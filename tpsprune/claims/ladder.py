@@ -35,6 +35,8 @@ class Evidence:
     alpha: float = 0.05
     faults: tuple[Reason, ...] = ()
     losses: tuple[Reason, ...] = ()
+    quality: str = "accuracy"
+    """What ``accuracy`` is called in this task."""
 
 
 def standing_of(evidence: Evidence) -> tuple[Standing, tuple[Reason, ...]]:
@@ -58,7 +60,7 @@ def standing_of(evidence: Evidence) -> tuple[Standing, tuple[Reason, ...]]:
 def _rungs(evidence: Evidence) -> Iterator[Rung]:
     yield Standing.INVALID_MEASUREMENT, list(evidence.faults)
     yield Standing.INSUFFICIENT_RUNS, _too_few(evidence)
-    yield Standing.ACCURACY_NOT_PRESERVED, [*evidence.losses, *_accuracy(evidence.accuracy)]
+    yield Standing.ACCURACY_NOT_PRESERVED, [*evidence.losses, *_accuracy(evidence.accuracy, evidence.quality)]
     yield Standing.WITHIN_NOISE, _noise(evidence)
     yield Standing.MODEL_SENSITIVE, _sensitive(evidence)
 
@@ -73,16 +75,16 @@ def _too_few(evidence: Evidence) -> list[Reason]:
     return []
 
 
-def _accuracy(accuracy: Accuracy | None) -> list[Reason]:
+def _accuracy(accuracy: Accuracy | None, quality: str) -> list[Reason]:
     if accuracy is None:
-        return [Reason("ACCURACY_UNKNOWN", "no pair has the test accuracy of both")]
+        return [Reason("ACCURACY_UNKNOWN", f"no pair has the test {quality} of both")]
     if accuracy.preserved:
         return []
     bound = "unknown" if accuracy.lower_share is None else _points(accuracy.lower_share)
     return [
         Reason(
             "ACCURACY_BOUND",
-            f"test accuracy changed by {_points(accuracy.difference_share)}, with a one-sided 95 % bound of "
+            f"test {quality} changed by {_points(accuracy.difference_share)}, with a one-sided 95 % bound of "
             f"{bound}; at most −{100 * accuracy.tolerance_share:g} was fixed beforehand",
         )
     ]

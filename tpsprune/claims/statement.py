@@ -11,18 +11,18 @@ __all__ = ["statement_of"]
 REFUSALS = {
     Standing.INVALID_MEASUREMENT: "the measurement is invalid",
     Standing.INSUFFICIENT_RUNS: "too few runs",
-    Standing.ACCURACY_NOT_PRESERVED: "accuracy is not shown to be preserved",
+    Standing.ACCURACY_NOT_PRESERVED: "{quality} is not shown to be preserved",
     Standing.WITHIN_NOISE: "within noise",
     Standing.MODEL_SENSITIVE: "the sign hangs on the power model",
 }
 
 
-def statement_of(claim: Claim) -> Claim:
-    """Return the claim with its sentence."""
-    return replace(claim, statement=_sentence(claim))
+def statement_of(claim: Claim, quality: str = "accuracy") -> Claim:
+    """Return the claim with its sentence; ``quality`` is what the figure of a model's quality is called."""
+    return replace(claim, statement=_sentence(claim, quality))
 
 
-def _sentence(claim: Claim) -> str:
+def _sentence(claim: Claim, quality: str) -> str:
     subject = (
         f"Training '{claim.arm}'"
         if claim.kind == "training"
@@ -31,7 +31,7 @@ def _sentence(claim: Claim) -> str:
     refusal = REFUSALS.get(claim.standing)
     if refusal is not None:
         seen = "" if claim.change is None else f" Seen: {_words(claim.change)}."
-        return f"{subject}: no claim against '{claim.baseline}', {refusal}.{seen}"
+        return f"{subject}: no claim against '{claim.baseline}', {refusal.format(quality=quality)}.{seen}"
     assert claim.change is not None, "what stands has a change"
     simulated = "simulated: " if str(claim.standing).endswith("SIMULATED") else ""
     return f"{subject} took {simulated}{_words(claim.change)} than '{claim.baseline}'."

@@ -19,6 +19,7 @@ COMMANDS: Final = (
     "prune",
     "compare",
     "report",
+    "init",
     "check",
     "recipes",
     "show",

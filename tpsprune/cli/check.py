@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
@@ -17,17 +18,31 @@ __all__ = ["check"]
 Examples:
   tpsprune check digits
   tpsprune check my.toml --set prune.target.macs=0.25
+  tpsprune check my.toml --weights model.safetensors
 """,
 )
 @recipe_argument
 @set_option
 @device_option
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="Foresee the widths of these trained weights, as 'tpsprune prune' takes them.",
+)
+@click.option("--no-widths", is_flag=True, help="Leave out the look at the model that the widths take.")
 @click.option("--print", "print_recipe", is_flag=True, help="Print the recipe with all defaults and stop.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
 def check(
-    recipe_source: str, overrides: tuple[str, ...], device: str, *, print_recipe: bool, as_json: bool
+    recipe_source: str,
+    overrides: tuple[str, ...],
+    device: str,
+    weights: Path | None,
+    *,
+    no_widths: bool,
+    print_recipe: bool,
+    as_json: bool,
 ) -> None:
-    """Check RECIPE: its text, its data, its model, and what of the model can be pruned.
+    """Check RECIPE: its text, its data, its model, what of it can be pruned, what its target would leave.
 
     Nothing is trained, and nothing is written but the cache of an image folder.
     """
@@ -41,12 +56,12 @@ def check(
         from tpsprune import pipeline
 
     with naming(recipe_source):
-        found = pipeline.check(read, device)
+        found = pipeline.check(read, device, weights=weights, widths=not no_widths)
     if as_json:
         click.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=2))
         return
-    from tpsprune.report import tables
+    from tpsprune.report.checked import checked
     from tpsprune.report.console import OurConsole
 
     console = OurConsole()
-    console.print(tables.checked(found), highlight=False)
+    console.print(checked(found), highlight=False)

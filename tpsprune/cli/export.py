@@ -2,39 +2,136 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from tpsprune.cli.options import imports
+from tpsprune.cli.savings import check_choices, grid_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tpsprune.records.comparison import Grid
+    from tpsprune.records.exported import Compared, Exported, Exporting
 
 __all__ = ["export"]
+
+FORMATS: Final = ("safetensors", "torch-export", "onnx", "hf")
+QUIET_SECONDS: Final = 2.0
 
 
 @click.command(
     short_help="Write the ticket of a run as files to hand on.",
     epilog="""\b
-Example:
+Examples:
   tpsprune export runs/digits-0123abcd --to tickets/digits
+  tpsprune export runs/digits-0123abcd --to tickets/digits --format safetensors --format onnx
+  tpsprune export runs/digits-0123abcd --to tickets/digits --country FRA   # with grams of CO₂
   python -c "import tpsprune; model = tpsprune.load('tickets/digits')"
+
+\b
+Formats (all go into one folder, with plan, recipe, model card and hashes):
+  safetensors    what tpsprune.load reads; equal to the bit
+  torch-export   a torch.export program (.pt2), any batch size; needs torch alone
+  onnx           any batch size; needs pip install 'tpsprune[onnx]'
+  hf             config.json and model.safetensors for from_pretrained, where a configuration has the widths
 """,
 )
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option(
     "--to", "target", required=True, type=click.Path(path_type=Path), help="New folder for the ticket."
 )
-def export(folder: Path, target: Path) -> None:
-    """Write the ticket of RUN as safetensors, plan and recipe; reload it and compare its outputs.
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice(FORMATS),
+    default=("safetensors",),
+    show_default="safetensors",
+    help="A format to write; may be given several times.",
+)
+@grid_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def export(folder: Path, target: Path, formats: tuple[str, ...], *, as_json: bool, **choices: Any) -> None:
+    """Write the ticket of RUN in every format asked for; reload each and compare its answers.
 
-    The folder is written beside and renamed: it comes whole or not at all.
+    RUN is a folder that train or prune left. The new folder is written beside and renamed: it comes whole
+    or not at all, and only if every reloaded format answers like the run's ticket in batches of 1, 2, 7
+    and 64.
     """
+    check_choices(choices)
     with imports():
         from tpsprune import pipeline
+        from tpsprune.records.exported import Exported
 
-    exported = pipeline.export(folder, target)
+    exported: Exported | None = None
+    with _progress() as step:
+        for event in pipeline.export_steps(folder, target, formats, grid=_grid(choices)):
+            if isinstance(event, Exported):
+                exported = event
+            else:
+                step(event)
+    assert exported is not None, "the last event is the export"
+    if as_json:
+        click.echo(json.dumps(exported.to_json(), ensure_ascii=False, indent=2))
+    else:
+        _say(exported)
+
+
+def _say(exported: Exported) -> None:
     click.echo(f"{exported.folder}: {', '.join(exported.files)}")
-    click.echo(
-        f"reloaded and compared on {exported.items} random inputs: "
-        f"largest difference {exported.largest_difference:g}"
-    )
-    click.echo(f"load it:  python -c \"import tpsprune; model = tpsprune.load('{exported.folder}')\"")
+    for each in exported.compared:
+        click.echo(f"{each.format}: reloaded and compared on {_batches(each)} random inputs: {_gap(each)}")
+    if "ticket.safetensors" in exported.files:
+        click.echo(f"load it:  python -c \"import tpsprune; model = tpsprune.load('{exported.folder}')\"")
+    click.echo(f"how to load each format, and what is in it:  {exported.folder}/README.md")
+
+
+def _batches(compared: Compared) -> str:
+    *first, last = map(str, compared.batches)
+    return f"{', '.join(first)} and {last}"
+
+
+def _gap(compared: Compared) -> str:
+    words = f"largest difference {compared.largest_difference:g}"
+    if compared.tolerance_share:
+        words += f" (passes up to {compared.allowed:.2g}, {compared.tolerance_share:g} of the largest score)"
+    return words
+
+
+def _grid(choices: dict[str, Any]) -> Grid | None:
+    from tpsprune.energy.grid import grid_of, own_grid
+
+    if choices["country"] is not None:
+        return grid_of(choices["country"])
+    if choices["carbon_intensity"] is not None:
+        return own_grid(choices["carbon_intensity"], choices["carbon_source"])
+    return None
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Exporting], None]]:
+    """Give what shows a step on standard error: on a terminal at once, else as a line after two seconds."""
+    from tpsprune.report.console import OurConsole
+
+    console, begun = OurConsole(stderr=True), time.monotonic()
+    if console.is_terminal:
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("reading the run")
+            yield lambda event: bar.update(task, description=f"{event.format}: {event.doing}")
+        return
+
+    def line(event: Exporting) -> None:
+        if time.monotonic() - begun > QUIET_SECONDS:
+            click.echo(f"{event.format}: {event.doing} …", err=True)
+
+    yield line

@@ -27,6 +27,7 @@ __all__ = ["prune"]
 Examples:
   tpsprune prune digits --weights model.safetensors --target macs=0.5
   tpsprune prune my.toml --weights runs/my-0123abcd --target params=0.3 --dry-run
+  tpsprune prune efficientnet-lite0        # the recipe names the weights
   tpsprune prune my.toml --weights model.pt --target widths=conv1=12,conv2=30
   tpsprune prune my.toml --weights model.pt --set retrain.epochs=3 --set prune.heal_steps=200
 """,
@@ -34,10 +35,9 @@ Examples:
 @recipe_argument
 @click.option(
     "--weights",
-    required=True,
     type=click.Path(path_type=Path),
     help="The trained model: safetensors, a state dict (.pt, .pth), a run folder (its dense model) or an "
-    "exported ticket.",
+    "exported ticket. Default: the recipe's task.model.weights.",
 )
 @click.option(
     "--target",
@@ -53,7 +53,7 @@ Examples:
 @show_options
 def prune(
     recipe_source: str,
-    weights: Path,
+    weights: Path | None,
     target: str | None,
     overrides: tuple[str, ...],
     device: str,

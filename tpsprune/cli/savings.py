@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from tpsprune.runs import ComparisonFolder
 
-__all__ = ["GATE_CLOSED", "check_choices", "choice_options", "ended", "gate_option"]
+__all__ = ["GATE_CLOSED", "check_choices", "choice_options", "ended", "gate_option", "grid_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 GATE_CLOSED = 5
@@ -22,6 +22,18 @@ GATE_CLOSED = 5
 
 def choice_options(command: Command) -> Command:
     """Add what a reader chooses: a grid, a volume."""
+    return grid_options(
+        click.option(
+            "--per-day",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="NUMBER",
+            help="Answers a day, to tell the break-even in days.",
+        )(command)
+    )
+
+
+def grid_options(command: Command) -> Command:
+    """Add what turns joules into grams of CO₂: a country, or a factor and its source."""
     for option in reversed(
         (
             click.option(
@@ -40,12 +52,6 @@ def choice_options(command: Command) -> Command:
                 default="",
                 metavar="TEXT",
                 help="Where --carbon-intensity comes from, and of which year.",
-            ),
-            click.option(
-                "--per-day",
-                type=click.FloatRange(min=0, min_open=True),
-                metavar="NUMBER",
-                help="Answers a day, to tell the break-even in days.",
             ),
         )
     ):
@@ -75,7 +81,7 @@ def check_choices(choices: dict[str, Any]) -> None:
     if choices["carbon_source"] and choices["carbon_intensity"] is None:
         raise click.UsageError("--carbon-source says where --carbon-intensity comes from: give that too")
     for name in ("carbon_intensity", "per_day"):
-        if choices[name] is not None and not isfinite(choices[name]):
+        if choices.get(name) is not None and not isfinite(choices[name]):
             raise click.UsageError(f"--{name.replace('_', '-')} must be a finite number")
     if choices["country"] is not None:
         from tpsprune.energy.grid import grid_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import assert_never
 
 from tpsprune.data.brackets import brackets_dataset
@@ -13,6 +14,8 @@ from tpsprune.data.modular import modular_dataset
 from tpsprune.data.parity import parity_dataset
 from tpsprune.data.permutations import permutations_dataset
 from tpsprune.data.splits import Dataset
+from tpsprune.data.tabular import tabular_dataset
+from tpsprune.data.text import text_dataset
 from tpsprune.recipe.task import (
     BracketsData,
     CustomData,
@@ -23,18 +26,28 @@ from tpsprune.recipe.task import (
     ModularData,
     ParityData,
     PermutationsData,
+    TabularData,
+    TextData,
 )
 
 __all__ = ["load"]
 
 
-def load(data: Data) -> Dataset:
+def load(data: Data, loss: str | None = None) -> Dataset:
     """Return the data set that a recipe names, on the CPU; the same one for equal settings.
+
+    ``loss`` is the recipe's ``task.loss``, by which labels are read; the facts name it. Without it, the one
+    that goes with the data: next tokens of a text, else classes.
 
     Raises:
         DataError: data is missing, empty, cut short or does not fit together.
         RecipeError: a custom factory does not import, or raised.
     """
+    dataset = _loaded(data, loss or "cross-entropy")
+    return dataset if loss is None else replace(dataset, facts=replace(dataset.facts, loss=loss))
+
+
+def _loaded(data: Data, loss: str) -> Dataset:
     match data:
         case DigitsData():
             return digits_dataset(data)
@@ -50,7 +63,11 @@ def load(data: Data) -> Dataset:
             return idx_dataset(data)
         case ImageFolderData():
             return image_folder_dataset(data)
+        case TextData():
+            return text_dataset(data)
+        case TabularData():
+            return tabular_dataset(data, loss)
         case CustomData():
-            return custom_dataset(data)
+            return custom_dataset(data, loss)
         case _:
             assert_never(data)

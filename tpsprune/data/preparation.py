@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tpsprune.numerics.trees import Tree
 from tpsprune.recipe.task import Augment
 
 __all__ = ["Preparation", "augmented", "channel_statistics"]
@@ -28,14 +29,15 @@ class Preparation:
     """Stored inputs to model inputs: uint8 images become (x / 255 − mean) / std, all else passes as it is.
 
     ``mean`` and ``std`` (c,) are those of the training split alone, in units of 0..1, and ``None`` where
-    there is nothing to standardise: tokens, and floats, which are taken as their owner prepared them.
+    there is nothing to standardise: tokens, floats, which are taken as their owner prepared them, and inputs
+    of several parts.
     """
 
     mean: Tensor | None = None
     std: Tensor | None = None
     augment: Augment = "none"
 
-    def __call__(self, inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(self, inputs: Tree, generator: torch.Generator | None = None) -> Tree:
         """Return what the model takes; images are augmented only when ``generator`` is given.
 
         The generator may live on another device than the inputs. One call draws the same numbers

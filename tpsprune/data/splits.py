@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tpsprune.data.preparation import Preparation
 from tpsprune.errors import DataError
+from tpsprune.numerics.trees import Tree, at, mapped
 from tpsprune.records import TaskFacts
 
 __all__ = ["Dataset", "Split", "held_out_parted", "parted", "require_every_class", "stratified_order"]
@@ -20,9 +21,13 @@ __all__ = ["Dataset", "Split", "held_out_parted", "parted", "require_every_class
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """Inputs as stored (uint8 images, int64 tokens, float32 else), item first, and labels (n,) int64."""
+    """Inputs as stored (uint8 images, int64 tokens, float32 else), item first, and labels, item first.
 
-    inputs: Tensor
+    Inputs are a tensor, or a mapping or tuple of them. Labels are classes (n,) int64 but where ``task.loss``
+    wants others: see ``Objective``.
+    """
+
+    inputs: Tree
     labels: Tensor
 
     def __len__(self) -> int:
@@ -30,11 +35,11 @@ class Split:
 
     def at(self, index_n: Tensor) -> Split:
         """Return the items at ``index_n``, in that order, copied."""
-        return Split(self.inputs[index_n], self.labels[index_n])
+        return Split(at(self.inputs, index_n), self.labels[index_n])
 
     def to(self, device: torch.device | str) -> Split:
         """Return the same items on ``device``."""
-        return Split(self.inputs.to(device), self.labels.to(device))
+        return Split(mapped(self.inputs, lambda each: each.to(device)), self.labels.to(device))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

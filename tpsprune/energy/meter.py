@@ -164,6 +164,26 @@ class MeteredSpan:
         self._window = self._meter.close()
 
     @property
+    def is_closed(self) -> bool:
+        """Whether there is a window to look at."""
+        return self._window is not None
+
+    @property
+    def joules(self) -> float | None:
+        """What the window took in all; ``None`` where nothing was metered."""
+        return self.window.total_joules
+
+    @property
+    def seconds(self) -> float:
+        """How long it was open."""
+        return self.window.seconds
+
+    @property
+    def components(self) -> dict[str, tuple[float, EnergyClass]]:
+        """Joules of each component, with how they were come by."""
+        return {part: (joules, self.window.classes[part]) for part, joules in self.window.joules.items()}
+
+    @property
     def window(self) -> Window:
         """The closed window.
 

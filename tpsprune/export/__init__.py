@@ -1,5 +1,40 @@
-"""The ticket as something to hand on: a bundle that proves itself whole."""
+"""The ticket as something to hand on: a bundle of one or more formats that proves itself whole."""
 
-from tpsprune.export.bundle import BUNDLE_SCHEMA, Bundle, bundle_schema, read_bundle, write_bundle
+from tpsprune.export.bundle import (
+    CARD,
+    Bundle,
+    check_free,
+    new_folder,
+    read_bundle,
+    seal,
+    stamps_in,
+    write_card,
+    write_description,
+    write_ticket,
+)
+from tpsprune.export.capture import Answers, answers_of
+from tpsprune.export.hugging_face import HuggingFace, is_pretrained
+from tpsprune.export.manifest import BUNDLE_SCHEMA, bundle_schema
+from tpsprune.export.onnx_graph import Onnx
+from tpsprune.export.program import TorchExport
 
-__all__ = ["BUNDLE_SCHEMA", "Bundle", "bundle_schema", "read_bundle", "write_bundle"]
+__all__ = [
+    "BUNDLE_SCHEMA",
+    "CARD",
+    "Answers",
+    "Bundle",
+    "HuggingFace",
+    "Onnx",
+    "TorchExport",
+    "answers_of",
+    "bundle_schema",
+    "check_free",
+    "is_pretrained",
+    "new_folder",
+    "read_bundle",
+    "seal",
+    "stamps_in",
+    "write_card",
+    "write_description",
+    "write_ticket",
+]

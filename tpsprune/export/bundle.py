@@ -1,48 +1,65 @@
-"""A bundle: the ticket's tensors, plan and recipe in one folder that proves itself whole."""
+"""A bundle: the ticket in one folder that proves itself whole, written as a whole and read without trust."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from tpsprune.errors import ArtifactError, RunFolderError
+from tpsprune.errors import ArtifactError
+from tpsprune.export.manifest import (
+    BUNDLE_SCHEMA,
+    MANIFEST,
+    REMEDY,
+    changed,
+    inside,
+    manifest_text,
+    read_manifest,
+    read_verified,
+    stamp_of,
+    verify,
+)
 from tpsprune.records import TaskFacts
+from tpsprune.records.exported import Stamp
 from tpsprune.runs import (
     cannot_write,
-    first_fault,
-    is_newer,
-    read_json,
-    read_text,
+    strict_json,
     sync_folder,
     to_json_text,
-    write_bytes_atomically,
+    write_text_atomically,
 )
-from tpsprune.runs.tensors import Expected, load_tensors, serialise
+from tpsprune.runs.tensors import Expected, load_hashed, save_tensors
 
-__all__ = ["BUNDLE_SCHEMA", "Bundle", "bundle_schema", "read_bundle", "write_bundle"]
+__all__ = [
+    "CARD",
+    "Bundle",
+    "check_free",
+    "new_folder",
+    "read_bundle",
+    "seal",
+    "stamps_in",
+    "write_card",
+    "write_description",
+    "write_ticket",
+]
 
-BUNDLE_SCHEMA: Final = "tpsprune.bundle/1"
-_TENSORS: Final = "ticket.safetensors"
-_PLAN: Final = "plan.json"
-_RECIPE: Final = "recipe.toml"
-_MANIFEST: Final = "manifest.json"
-_REMEDY: Final = "export it again from its run"
+CARD: Final = "README.md"
+TENSORS: Final = "ticket.safetensors"
+PLAN: Final = "plan.json"
+RECIPE: Final = "recipe.toml"
+SAFETENSORS: Final = "safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """What a bundle holds; tensors are on the CPU."""
+    """What a bundle holds; tensors are on the CPU and own their memory."""
 
     tensors: dict[str, Tensor]
     plan: dict[str, Any]
@@ -51,45 +68,31 @@ class Bundle:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-@cache
-def bundle_schema() -> dict[str, Any]:
-    """Return the JSON schema of ``manifest.json``, as shipped."""
-    text = files("tpsprune.export").joinpath("bundle.schema.json").read_text(encoding="utf-8")
-    schema: dict[str, Any] = json.loads(text)
-    return schema
-
-
-def write_bundle(
-    folder: Path,
-    *,
-    tensors: Mapping[str, Tensor],
-    plan: Mapping[str, Any],
-    recipe_text: str,
-    facts: TaskFacts,
-    versions: Mapping[str, str],
-) -> None:
-    """Write a new bundle at ``folder``: built beside, flushed, and put in its place at the very end.
-
-    The same content gives the same bytes, file by file, manifest included.
+def check_free(folder: Path) -> None:
+    """Refuse a place that is taken; an empty folder is free.
 
     Raises:
         ArtifactError: ``folder`` is there already and not empty.
-        RunFolderError: it cannot be written; nothing is left behind.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ArtifactError(f"{folder} is there already and not empty: give another place, or move it away")
-    contents = {
-        _TENSORS: serialise(tensors, {"schema": BUNDLE_SCHEMA}),
-        _PLAN: to_json_text(plan).encode(),
-        _RECIPE: recipe_text.encode(),
-    }
-    contents[_MANIFEST] = to_json_text(_manifest(contents, tensors, facts, versions)).encode()
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder beside ``folder`` to write to; at the end it is flushed and put in its place as a whole.
+
+    Raises:
+        ArtifactError: ``folder`` is there already and not empty.
+        RunFolderError: it cannot be written. Whatever goes wrong within, nothing is left behind.
+    """
+    check_free(folder)
     beside = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside.mkdir()
-        for name, content in contents.items():
-            write_bytes_atomically(beside / name, content)
+        yield beside
+        _flush(beside)
         beside.replace(folder)
         sync_folder(folder.parent)
     except OSError as error:
@@ -98,89 +101,128 @@ def write_bundle(
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def write_description(folder: Path, plan: Mapping[str, Any], recipe_text: str) -> None:
+    """Write what the ticket was made by: its plan and its recipe."""
+    write_text_atomically(folder / PLAN, to_json_text(plan))
+    write_text_atomically(folder / RECIPE, recipe_text)
+
+
+def write_ticket(folder: Path, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Write the ticket's tensors, which go to the file without a second copy in memory."""
+    save_tensors(folder / TENSORS, tensors, {"schema": BUNDLE_SCHEMA})
+    return (TENSORS,)
+
+
+def write_card(folder: Path, text: str) -> None:
+    """Write the model card."""
+    write_text_atomically(folder / CARD, text)
+
+
+def stamps_in(folder: Path) -> dict[str, Stamp]:
+    """Return size and hash of every file in a folder, by name, sorted."""
+    return {path.name: stamp_of(path) for path in sorted(folder.iterdir())}
+
+
+def seal(
+    folder: Path,
+    *,
+    formats: Mapping[str, tuple[str, ...]],
+    stamps: Mapping[str, Stamp],
+    tensors: Mapping[str, Tensor] | Expected,
+    facts: TaskFacts,
+    versions: Mapping[str, str],
+) -> None:
+    """Write the manifest over the files of ``stamps``: from then on a changed byte is noticed.
+
+    Args:
+        folder: the bundle.
+        formats: the files of each format.
+        stamps: of every file but the manifest.
+        tensors: those of the safetensors format, or their shapes; empty without it.
+        facts: of the task.
+        versions: that the ticket was made with.
+    """
+    expected: Expected = {
+        name: (tuple(each.shape), each.dtype) if isinstance(each, Tensor) else each
+        for name, each in tensors.items()
+    }
+    text = manifest_text(formats=formats, stamps=stamps, tensors=expected, facts=facts, versions=versions)
+    write_text_atomically(folder / MANIFEST, text)
+
+
 def read_bundle(folder: Path) -> Bundle:
-    """Read a bundle: schema, then size and hash of every file, then shapes, then tensors.
+    """Read a bundle: the manifest, then size and hash of every file in it, other formats' files too.
+
+    What lies in the folder beside them is not looked at. The bytes that plan, recipe and tensors are made
+    from are those that were hashed; of the other files nothing is read but their hash.
 
     Raises:
-        ArtifactError: it is not a bundle, of a newer version, or not as it was written; names the file.
+        ArtifactError: it is not a bundle, of a newer version, not as it was written, or holds no
+            safetensors; names the file.
     """
-    manifest = _read_manifest(folder)
-    for name, stamp in manifest["files"].items():
-        _verify(folder / name, stamp)
-    tensors, _ = load_tensors(folder / _TENSORS, _expected(manifest))
-    try:
-        plan, recipe_text = read_json(folder / _PLAN), read_text(folder / _RECIPE)
-    except RunFolderError as error:
-        raise ArtifactError(f"{error}; {_REMEDY}") from error
+    manifest = read_manifest(folder)
+    stamps = manifest["files"]
+    if SAFETENSORS not in manifest["formats"] or TENSORS not in stamps:
+        raise ArtifactError(
+            f"{folder} holds the ticket as {', '.join(manifest['formats'])} only, and safetensors is what is "
+            f"read here: load it as its {CARD} says, or export the run once more with --format safetensors"
+        )
+    for name in stamps:
+        if name not in {PLAN, RECIPE, TENSORS}:
+            verify(folder, name, stamps[name])
+    plan = _json(folder, read_verified(folder, PLAN, stamps[PLAN]))
+    recipe = _text(folder, read_verified(folder, RECIPE, stamps[RECIPE]))
     return Bundle(
-        tensors=tensors,
+        tensors=_tensors(folder, manifest),
         plan=plan,
-        recipe_text=recipe_text,
+        recipe_text=recipe,
         facts=TaskFacts.from_json(manifest["facts"]),
         versions=manifest["versions"],
     )
 
 
-def _manifest(
-    contents: Mapping[str, bytes],
-    tensors: Mapping[str, Tensor],
-    facts: TaskFacts,
-    versions: Mapping[str, str],
-) -> dict[str, Any]:
-    return {
-        "schema": BUNDLE_SCHEMA,
-        "facts": facts.to_json(),
-        "versions": dict(versions),
-        "files": {
-            name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-            for name, content in contents.items()
-        },
-        "tensors": {
-            name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
-            for name, tensor in tensors.items()
-        },
-    }
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / _MANIFEST
-    if not path.is_file():
-        raise ArtifactError(f"{folder} is not a bundle: there is no {_MANIFEST} in it")
-    try:
-        raw = read_json(path)
-    except RunFolderError as error:
-        raise ArtifactError(f"{error}; {_REMEDY}") from error
-    found = raw.get("schema") if isinstance(raw, dict) else None
-    if is_newer(found, BUNDLE_SCHEMA):
-        raise ArtifactError(
-            f"{folder} was written by a newer tpsprune: "
-            f"it is {found}, this one reads {BUNDLE_SCHEMA}; upgrade"
-        )
-    if fault := first_fault(raw, bundle_schema()):
-        raise ArtifactError(f"{path} is not a manifest this tpsprune can read: {fault}")
-    manifest: dict[str, Any] = raw
-    return manifest
-
-
-def _verify(path: Path, stamp: Mapping[str, Any]) -> None:
-    try:
-        found_bytes = path.stat().st_size
-        if found_bytes != stamp["bytes"]:
-            raise ArtifactError(
-                f"{path} is {found_bytes} bytes long where {stamp['bytes']} were written; {_REMEDY}"
-            )
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path} is missing; {_REMEDY}") from error
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
-    if sha256 != stamp["sha256"]:
-        raise ArtifactError(f"{path} is not as it was written (its SHA-256 differs); {_REMEDY}")
-
-
-def _expected(manifest: Mapping[str, Any]) -> Expected:
-    return {
+def _tensors(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
+    path, stamp = inside(folder, TENSORS), manifest["files"][TENSORS]
+    expected: Expected = {
         name: (tuple(header["shape"]), getattr(torch, header["dtype"]))
         for name, header in manifest["tensors"].items()
     }
+    if path.is_file() and path.stat().st_size != stamp["bytes"]:
+        verify(folder, TENSORS, stamp)
+    try:
+        tensors, _, sha256 = load_hashed(path, expected)
+    except ArtifactError as error:
+        # A file that was changed is told as such, whatever the change made of it.
+        verify(folder, TENSORS, stamp)
+        raise ArtifactError(f"{error}; {REMEDY}") from error
+    if sha256 != stamp["sha256"]:
+        raise changed(path)
+    return tensors
+
+
+def _json(folder: Path, content: bytes) -> dict[str, Any]:
+    try:
+        value = strict_json(content)
+    except ValueError as error:
+        raise ArtifactError(f"{folder / PLAN} is damaged: {error}; {REMEDY}") from error
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{folder / PLAN} is no plan; {REMEDY}")
+    return value
+
+
+def _text(folder: Path, content: bytes) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{folder / RECIPE} is not UTF-8 text; {REMEDY}") from error
+
+
+def _flush(folder: Path) -> None:
+    """Flush every file to the disk, for not every library that writes one does; then the folder."""
+    for path in folder.iterdir():
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    sync_folder(folder)

@@ -11,9 +11,10 @@ from time import perf_counter
 from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tpsprune.numerics.forward import call_model, evaluation_mode
+from tpsprune.numerics.trees import Tree, mapped, tensors_of
 from tpsprune.records import Latency
 
 __all__ = ["latency", "paired_latency"]
@@ -21,15 +22,14 @@ __all__ = ["latency", "paired_latency"]
 _WARM_UP_PASSES: Final = 5
 
 
-def latency(
-    model: nn.Module, item: Tensor, batch: int, *, seconds: float = 0.5, repeats: int = 20
-) -> Latency:
+def latency(model: nn.Module, item: Tree, batch: int, *, seconds: float = 0.5, repeats: int = 20) -> Latency:
     """Time the forward pass of ``model`` over ``batch`` copies of ``item``.
 
-    ``item`` is one input without the batch axis, on the model's device. Passes go on until there are
-    ``repeats`` of them and ``seconds`` have gone by, after five that do not count; evaluation mode,
-    inference mode, the device waited for round every pass, so queueing a pass does not pass for doing
-    it. It sees neither data loading nor copying to the device. The model's mode is as it was.
+    ``item`` is one input without the batch axis, on the model's device (of several parts, each without it).
+    Passes go on until there are ``repeats`` of them and ``seconds`` have gone by, after five that do not
+    count; evaluation mode, inference mode, the device waited for round every pass, so queueing a pass does
+    not pass for doing it. It sees neither data loading nor copying to the device.
+    The model's mode is as it was.
     """
     return _latencies([model], item, batch, seconds, repeats)[0]
 
@@ -37,7 +37,7 @@ def latency(
 def paired_latency(
     dense: nn.Module,
     ticket: nn.Module,
-    item: Tensor,
+    item: Tree,
     batch: int,
     *,
     seconds: float = 1.0,
@@ -53,29 +53,30 @@ def paired_latency(
 
 
 def _latencies(
-    models: Sequence[nn.Module], item: Tensor, batch: int, seconds: float, repeats: int
+    models: Sequence[nn.Module], item: Tree, batch: int, seconds: float, repeats: int
 ) -> list[Latency]:
-    items_n = item.expand(batch, *item.shape).contiguous()
+    items_n = mapped(item, lambda each: each.expand(batch, *each.shape).contiguous())
+    device = next(tensors_of(items_n)).device
     seconds_taken: list[list[float]] = [[] for _ in models]
     order = list(range(len(models)))
     with torch.inference_mode():
         for _ in range(_WARM_UP_PASSES):
             for model in models:
-                _seconds_of_pass(model, items_n)
+                _seconds_of_pass(model, items_n, device)
         start = perf_counter()
         while len(seconds_taken[0]) < repeats or perf_counter() - start < seconds:
             for index in order:
-                seconds_taken[index].append(_seconds_of_pass(models[index], items_n))
+                seconds_taken[index].append(_seconds_of_pass(models[index], items_n, device))
             order.reverse()
     return [_summary(batch, taken) for taken in seconds_taken]
 
 
-def _seconds_of_pass(model: nn.Module, items_n: Tensor) -> float:
+def _seconds_of_pass(model: nn.Module, items_n: Tree, device: torch.device) -> float:
     with evaluation_mode(model):
-        _wait_for(items_n.device)
+        _wait_for(device)
         start = perf_counter()
         call_model(model, items_n)
-        _wait_for(items_n.device)
+        _wait_for(device)
         return perf_counter() - start
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from tpsprune.numerics.macs import count_macs
 from tpsprune.records import Size
-from tpsprune.runs.tensors import serialise
+from tpsprune.runs.tensors import file_bytes
 
 __all__ = ["size"]
 
@@ -20,10 +20,10 @@ def size(model: nn.Module, batch: Any) -> Size:
     safetensors, to the byte: there shared tensors are written in full, once a name, and buffers count.
     Weights set to zero weigh as much as any other; only units that are gone make a model smaller.
 
-    Cost: one forward pass without data, and the state dict in memory once more.
+    Cost: one forward pass without data.
     """
     return Size(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         macs=count_macs(model, batch).total,
-        bytes=len(serialise(model.state_dict(), {})),
+        bytes=file_bytes(model.state_dict()),
     )

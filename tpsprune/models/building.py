@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import assert_never
+from typing import Any, assert_never
 
 from torch import nn
 
@@ -12,24 +12,67 @@ from tpsprune.models.cnn import Cnn
 from tpsprune.models.custom import custom_model
 from tpsprune.models.mlp import Mlp, TokenMlp
 from tpsprune.models.resnet import ResNet
+from tpsprune.models.stored import stored_weights
+from tpsprune.models.timm_model import timm_arguments, timm_model
+from tpsprune.models.torchvision_model import torchvision_arguments, torchvision_model
 from tpsprune.models.transformer import Transformer
-from tpsprune.recipe.task import CnnModel, CustomModel, MlpModel, Model, ResNetModel, TransformerModel
+from tpsprune.models.transformers_model import transformers_arguments, transformers_model
+from tpsprune.recipe.task import (
+    CnnModel,
+    CustomModel,
+    MlpModel,
+    Model,
+    ResNetModel,
+    TimmModel,
+    TorchvisionModel,
+    TransformerModel,
+    TransformersModel,
+)
 from tpsprune.records import TaskFacts
 
-__all__ = ["build"]
+__all__ = ["build", "from_data"]
 
 SMALLEST_SIDE = 8
 
 
-def build(model: Model, facts: TaskFacts) -> nn.Module:
-    """Return the model that a recipe names, in training mode on the CPU, its weights drawn anew.
+def build(model: Model, facts: TaskFacts, *, fill: bool = True) -> nn.Module:
+    """Return the model that a recipe names, in training mode on the CPU.
 
-    Weights come from torch's global generator, which the caller seeds: equal seeds, equal weights.
+    Its weights come from torch's global generator, which the caller seeds: equal seeds, equal weights; then
+    from the file that ``task.model.weights`` names, unless ``fill`` is false: who fills the model from
+    elsewhere does not need that file.
 
     Raises:
-        ModelError: this kind of model does not take such inputs; the message names those that do.
+        ModelError: this kind of model does not take such inputs, or the library that has it is not installed
+            or has no such model; the message says what would do.
+        ArtifactError: the weights are not there, damaged, or do not fit.
         RecipeError: a custom factory does not import, or raised.
     """
+    built = _built(model, facts)
+    stored = stored_weights(model) if fill else None
+    if stored is not None:
+        stored.fill(built)
+    return built
+
+
+def from_data(model: Model, facts: TaskFacts) -> dict[str, Any]:
+    """Return the arguments that a library's model is given because the data are as they are.
+
+    Raises:
+        ModelError: as ``build``.
+    """
+    match model:
+        case TimmModel():
+            return timm_arguments(model, facts)
+        case TorchvisionModel():
+            return torchvision_arguments(model, facts)
+        case TransformersModel():
+            return transformers_arguments(model, facts)
+        case _:
+            return {}
+
+
+def _built(model: Model, facts: TaskFacts) -> nn.Module:
     match model:
         case CnnModel():
             return Cnn(_image_shape(model.kind, facts), model.widths, model.pool_every, facts.classes)
@@ -42,11 +85,19 @@ def build(model: Model, facts: TaskFacts) -> nn.Module:
             return _transformer(model, facts)
         case CustomModel():
             return custom_model(model)
+        case TimmModel():
+            return timm_model(model, facts)
+        case TorchvisionModel():
+            return torchvision_model(model, facts)
+        case TransformersModel():
+            return transformers_model(model, facts)
         case _:
             assert_never(model)
 
 
 def _mlp(model: MlpModel, facts: TaskFacts) -> Mlp | TokenMlp:
+    if facts.parts:
+        raise _misfit(model.kind, "takes one tensor", facts)
     if facts.input_kind == "tokens" and facts.vocabulary is not None:
         (length,) = facts.input_shape
         return TokenMlp(
@@ -85,6 +136,12 @@ def _image_shape(kind: str, facts: TaskFacts) -> tuple[int, int, int]:
 
 
 def _misfit(kind: str, wants: str, facts: TaskFacts) -> ModelError:
+    if facts.parts:
+        names = ", ".join(part.name or str(place) for place, part in enumerate(facts.parts))
+        return ModelError(
+            f"task.model: '{kind}' {wants}, the data are several parts ({names}); a model of your own, "
+            "'custom', would fit"
+        )
     words = {"image": "images", "tokens": "tokens", "vector": "vectors"}[facts.input_kind]
     return ModelError(
         f"task.model: '{kind}' {wants}, the data are {words} of shape {facts.input_shape}; "

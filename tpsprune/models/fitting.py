@@ -1,8 +1,10 @@
-"""Whether a model takes the data and answers with one score per class: tried on a few items."""
+"""Whether a model takes the data and answers as the loss wants: tried on a few items."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -10,41 +12,86 @@ from torch.nn.parameter import UninitializedParameter
 
 from tpsprune.errors import ModelError
 from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
+from tpsprune.numerics.objective import CROSS_ENTROPY, IGNORED, Objective
+from tpsprune.numerics.trees import Tree, tensors_of
 
 __all__ = ["check_fits"]
 
+WORDS: Final[Mapping[str, str]] = {
+    "cross-entropy": "one score per item and class",
+    "next-token": "one score per item, place and token",
+    "bce": "one score per item and label",
+    "mse": "one number per item and target",
+}
+"""What a model answers under each loss that is ours."""
 
-def check_fits(model: nn.Module, inputs: Tensor, labels: Tensor, classes: int) -> None:
+
+def check_fits(
+    model: nn.Module,
+    inputs: Tree,
+    labels: Tensor,
+    classes: int,
+    objective: Objective = CROSS_ENTROPY,
+) -> None:
     """Run ``model`` on a few prepared inputs in evaluation mode, a copy of it in training mode, and judge.
 
     The model is left as it was: neither mode nor batch statistics nor the generators' state change.
 
     Raises:
         ModelError: nothing of the model trains, the model raised (the first line of what it said is given),
-            its answer is not of shape (batch, classes) or not finite, or a label is not a class.
+            its answer is not of the shape that the loss wants or not finite, or a label is not a class.
+        RecipeError: a loss of the user's own raised, or what it returned will not do.
     """
     _check_parameters(model)
-    lowest, highest = int(labels.min()), int(labels.max())
+    if objective.word in WORDS:
+        _check_labels(labels, classes, objective)
+    read = logits_of if objective.function is None else _whole
+    with evaluation_mode(model), torch.no_grad():
+        output = _answer(model, inputs, "", read)
+        if objective.word in WORDS:
+            _check_scores(model, output, labels, classes, objective)
+        # Also says what the user's own loss makes of the answer.
+        objective.sums(output, labels)
+    if not all(bool(part.isfinite().all()) for part in tensors_of(output)):
+        raise ModelError(
+            f"task.model: {type(model).__name__} answers with values that are not finite, untrained, on "
+            "inputs that are: look at its initial weights and at what it divides by"
+        )
+    with torch.random.fork_rng():
+        copied = _copy(model).train()
+        if objective.function is None:
+            with torch.no_grad():
+                _answer(copied, inputs, " in training mode", read)
+        elif not objective.loss(_answer(copied, inputs, " in training mode", read), labels).requires_grad:
+            raise ModelError(
+                f"task.loss: '{objective.word}' returns a loss without a gradient; one computed from the "
+                "model's answer with torch's functions would do"
+            )
+
+
+def _check_labels(labels: Tensor, classes: int, objective: Objective) -> None:
+    if objective.word in {"mse", "bce"}:
+        return
+    counted = labels[labels != IGNORED] if objective.word == "next-token" else labels
+    lowest, highest = (int(counted.min()), int(counted.max())) if counted.numel() else (0, 0)
     if lowest < 0 or highest >= classes:
         raise ModelError(
             f"task.data: labels go from {lowest} to {highest}; from 0 to {classes - 1} would do "
             f"({classes} classes)"
         )
-    with evaluation_mode(model), torch.no_grad():
-        logits = _answer(model, inputs, "")
-    wanted = (inputs.shape[0], classes)
-    if tuple(logits.shape) != wanted:
-        raise ModelError(
-            f"task.model: {type(model).__name__} answers with shape {tuple(logits.shape)}; "
-            f"{wanted}, one score per item and class, would do"
-        )
-    if not bool(logits.isfinite().all()):
-        raise ModelError(
-            f"task.model: {type(model).__name__} answers with values that are not finite, untrained, on "
-            "inputs that are: look at its initial weights and at what it divides by"
-        )
-    with torch.random.fork_rng(), torch.no_grad():
-        _answer(_copy(model).train(), inputs, " in training mode")
+
+
+def _check_scores(
+    model: nn.Module, scores: Tensor, labels: Tensor, classes: int, objective: Objective
+) -> None:
+    wanted = (*labels.shape, classes) if objective.word == "next-token" else (len(labels), classes)
+    found = tuple(scores.shape)
+    if found == wanted or (objective.word == "mse" and found == tuple(labels.shape)):
+        return
+    raise ModelError(
+        f"task.model: {type(model).__name__} answers with shape {found}; "
+        f"{wanted}, {WORDS[objective.word]}, would do"
+    )
 
 
 def _check_parameters(model: nn.Module) -> None:
@@ -62,14 +109,24 @@ def _check_parameters(model: nn.Module) -> None:
         )
 
 
-def _answer(model: nn.Module, inputs: Tensor, mode: str) -> Tensor:
+def _answer(model: nn.Module, inputs: Tree, mode: str, read: Callable[[Any], Any]) -> Any:
     try:
-        return logits_of(call_model(model, inputs))
+        return read(call_model(model, inputs))
     except Exception as error:
         raise ModelError(
-            f"task.model: {type(model).__name__} does not run{mode} on inputs of shape "
-            f"{tuple(inputs.shape)}: {_first_line(error)}"
+            f"task.model: {type(model).__name__} does not run{mode} on inputs of {_shape_words(inputs)}: "
+            f"{_first_line(error)}"
         ) from error
+
+
+def _whole(output: Any) -> Any:
+    return output
+
+
+def _shape_words(inputs: Tree) -> str:
+    if isinstance(inputs, Tensor):
+        return f"shape {tuple(inputs.shape)}"
+    return "shapes " + ", ".join(str(tuple(part.shape)) for part in tensors_of(inputs))
 
 
 def _copy(model: nn.Module) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tpsprune.numerics.forward import call_model
+from tpsprune.numerics.trees import item_count
 
 __all__ = ["MacCount", "count_macs"]
 
@@ -47,7 +48,7 @@ def count_macs(model: nn.Module, batch: Any) -> MacCount:
     Raises:
         ValueError: there is no tensor in the batch, or it holds no item.
     """
-    items = next((len(tensor) for tensor in _tensors(batch) if tensor.ndim), 0)
+    items = item_count(batch)
     if not items:
         raise ValueError("a batch with at least one item is needed to count multiply-accumulates")
     try:
@@ -71,17 +72,6 @@ def _flops(model: nn.Module, batch: Any) -> dict[str, dict[Any, int]]:
         call_model(model.eval(), batch)
     counts: dict[str, dict[Any, int]] = counter.get_flop_counts()
     return counts
-
-
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, Mapping):
-        for part in batch.values():
-            yield from _tensors(part)
-    elif isinstance(batch, tuple | list):
-        for part in batch:
-            yield from _tensors(part)
 
 
 def _to_meta(batch: Any) -> Any:

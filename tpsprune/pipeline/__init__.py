@@ -2,9 +2,21 @@
 
 from tpsprune.pipeline.check import check
 from tpsprune.pipeline.compare import compare
+from tpsprune.pipeline.export import FORMATS, export, export_steps
 from tpsprune.pipeline.extract import extract
-from tpsprune.pipeline.load import Exported, export, load
+from tpsprune.pipeline.load import load
 from tpsprune.pipeline.prune import prune, prune_dry
 from tpsprune.pipeline.train import train
 
-__all__ = ["Exported", "check", "compare", "export", "extract", "load", "prune", "prune_dry", "train"]
+__all__ = [
+    "FORMATS",
+    "check",
+    "compare",
+    "export",
+    "export_steps",
+    "extract",
+    "load",
+    "prune",
+    "prune_dry",
+    "train",
+]

@@ -10,6 +10,7 @@ from typing import Final
 
 from tpsprune.errors import PruneError, RunFolderError
 from tpsprune.pipeline.train import train
+from tpsprune.pipeline.weights import without_weights
 from tpsprune.pipeline.whole import whole
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
@@ -126,7 +127,8 @@ def _read_once(recipe: Recipe) -> Recipe:
 
 def _afresh(recipe: Recipe, epochs: int) -> Recipe:
     train = replace(recipe.train, epochs=max(epochs, 1))
-    return _read_once(replace(recipe, seed=recipe.seed + NEW_WEIGHTS, train=train))
+    fresh = without_weights(recipe)
+    return _read_once(replace(fresh, seed=recipe.seed + NEW_WEIGHTS, train=train))
 
 
 def _as_dear(recipe: Recipe, found: Found | None) -> Recipe:

@@ -22,7 +22,7 @@ def begun(bench: Bench, model: nn.Module, stage: Stage, rule: Rule) -> State:
         optimizer=training.make_optimizer(model, bench.recipe.train),
         regulariser=bench.regulariser(model),
         signals=bench.panel.start(),
-        rule=stopping.start(rule, chance_accuracy=bench.chance_accuracy),
+        rule=stopping.start(rule, chance_accuracy=bench.chance_accuracy, quality=bench.objective.quality),
         clock=Clock(),
         lines=(0, 0),
         cut={},

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from tpsprune import data, models, pruning, tps, training
 from tpsprune.data import Dataset
+from tpsprune.numerics.objective import Objective
+from tpsprune.numerics.trees import Tree, at, joined, parted_evenly
+from tpsprune.pipeline.weights import begins_with
 from tpsprune.recipe import Recipe
 from tpsprune.signals import Panel
 from tpsprune.training import Execution, Score
@@ -31,11 +34,14 @@ class Bench:
     recipe: Recipe
     dataset: Dataset
     execution: Execution
-    probe: tuple[Tensor, ...]
+    objective: Objective
+    probe: tuple[Tree, ...]
     probe_labels: tuple[Tensor, ...]
-    cut_probe: tuple[Tensor, ...]
+    cut_probe: tuple[Tree, ...]
     cut_labels: tuple[Tensor, ...]
     panel: Panel
+    given: str = ""
+    """The weights that the model begins with, where they are not drawn anew."""
 
     def __enter__(self) -> Self:
         return self
@@ -63,13 +69,17 @@ class Bench:
 
     @property
     def chance_accuracy(self) -> float:
-        """What guessing scores when classes are equally common."""
-        return 1.0 / self.dataset.facts.classes
+        """What guessing scores: of classes, as if they were equally common; else as ``Objective`` has it."""
+        return self.objective.chance(self.dataset.train.labels, self.dataset.facts.classes)
 
-    def new_model(self) -> nn.Module:
-        """Build the model as it is before the first step: equal at equal seeds."""
+    def new_model(self, *, fill: bool = True) -> nn.Module:
+        """Build the model as it is before the first step: equal at equal seeds.
+
+        Who fills it from elsewhere says ``fill=False``: the weights that the recipe names are not read then.
+        """
         torch.manual_seed(self.recipe.seed)
-        return self.execution.place(models.build(self.recipe.task.model, self.dataset.facts))
+        facts = self.dataset.facts
+        return self.execution.place(models.build(self.recipe.task.model, facts, fill=fill))
 
     def regulariser(self, model: nn.Module) -> tps.Regulariser | None:
         """Bind the recipe's TPS to ``model``; ``None`` where there is none."""
@@ -80,19 +90,24 @@ class Bench:
             train_inputs=self.dataset.train.inputs,
             train_labels=self.dataset.train.labels,
             total_steps=self.total_steps,
-            probe=(torch.cat(self.probe), torch.cat(self.probe_labels)),
+            probe=(joined(self.probe), torch.cat(self.probe_labels)),
         )
 
     def sites(self, model: nn.Module) -> pruning.Sites:
         """Return where the signals look in a model of this width; nowhere where there are none."""
         if not self.recipe.watch.signals:
             return pruning.Sites({}, {}, {})
-        return pruning.sites(model, pruning.survey(model, self.probe[0][:2], self.recipe.prune.leave_alone))
+        return pruning.sites(model, pruning.survey(model, self.probe[0], self.recipe.prune.leave_alone))
 
     def score(self, model: nn.Module, split: data.Split) -> Score:
         """Evaluate ``model`` on one split."""
         return training.evaluate(
-            model, split.inputs, split.labels, prepare=self.dataset.prepare, execution=self.execution
+            model,
+            split.inputs,
+            split.labels,
+            prepare=self.dataset.prepare,
+            execution=self.execution,
+            objective=self.objective,
         )
 
 
@@ -107,21 +122,24 @@ def set_up(recipe: Recipe, device_word: str, *, cuts: bool = True) -> Bench:
     """
     execution = Execution.of(recipe.train, training.choose_device(device_word))
     training.prepare_process(recipe.train, recipe.seed, execution.device)
-    dataset = data.load(recipe.task.data).to(execution.device)
+    objective = Objective.of(recipe.task.loss)
+    dataset = data.load(recipe.task.data, recipe.task.loss).to(execution.device)
     probe, probe_labels = _probe(recipe.seed, dataset, execution, recipe.watch.probe_items)
-    no_probe: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] = ((), ())
+    no_probe: tuple[tuple[Tree, ...], tuple[Tensor, ...]] = ((), ())
     cut_probe, labels = (
         _probe(recipe.seed, dataset, execution, recipe.prune.probe_items) if cuts else no_probe
     )
     panel = Panel.of(recipe.watch, recipe.seed)
-    bench = Bench(recipe, dataset, execution, probe, probe_labels, cut_probe, labels, panel)
+    given = begins_with(recipe)
+    bench = Bench(recipe, dataset, execution, objective, probe, probe_labels, cut_probe, labels, panel, given)
     model = bench.new_model()
     few = slice(0, 8)
     models.check_fits(
         model,
-        execution.arrange(dataset.prepare(dataset.train.inputs[few])),
+        execution.arrange(dataset.prepare(at(dataset.train.inputs, few))),
         dataset.train.labels[few],
         dataset.facts.classes,
+        objective,
     )
     bench.regulariser(model)
     if cuts:
@@ -131,12 +149,12 @@ def set_up(recipe: Recipe, device_word: str, *, cuts: bool = True) -> Bench:
 
 def _probe(
     seed: int, dataset: Dataset, execution: Execution, items: int
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+) -> tuple[tuple[Tree, ...], tuple[Tensor, ...]]:
     """Return fixed probe batches and their labels: training items, drawn once, without augmentation."""
     generator = torch.Generator().manual_seed(seed)
     index = torch.randperm(len(dataset.train), generator=generator)[:items]
     index = index.to(execution.device)
-    inputs = execution.arrange(dataset.prepare(dataset.train.inputs[index]))
+    inputs = execution.arrange(dataset.prepare(at(dataset.train.inputs, index)))
     # Equal parts: a last batch of one item would stop a batch norm over vectors.
-    parts = ceil(len(inputs) / PROBE_BATCH_ITEMS)
-    return torch.tensor_split(inputs, parts), torch.tensor_split(dataset.train.labels[index], parts)
+    parts = ceil(len(index) / PROBE_BATCH_ITEMS)
+    return parted_evenly(inputs, parts), torch.tensor_split(dataset.train.labels[index], parts)

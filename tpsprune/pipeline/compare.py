@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import tempfile
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, replace
@@ -20,7 +19,7 @@ from tpsprune.pipeline.compare_design import (
 )
 from tpsprune.pipeline.compare_run import Slot, answers_of, idling, run_of
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.compare import AFTER_TICKET
+from tpsprune.recipe.compare import AFTER_TICKET, order_of
 from tpsprune.recipe.stop import NoRule, Stop
 from tpsprune.records import (
     ArmBegun,
@@ -34,7 +33,7 @@ from tpsprune.records import (
 from tpsprune.runs import Begun, ComparisonFolder, RunFolder, cannot_write
 from tpsprune.runs.lock import exclusive
 
-__all__ = ["compare", "order_of"]
+__all__ = ["compare"]
 
 PILOT_PAIRS = 3
 
@@ -88,26 +87,6 @@ def is_finished(comparison: Comparison) -> bool:
         not due_in(comparison, pair) and not _answers_due(comparison, pair)
         for pair in range(comparison.pairs_asked)
     )
-
-
-def order_of(arms: tuple[str, ...], order_seed: int, pair: int) -> tuple[str, ...]:
-    """Return the order of a pair's runs: drawn by lot for one pair, the same reversed for the next.
-
-    So that a machine that drifts does not favour the arm that always comes first. Arms that are handed what
-    the ticket has found come after it.
-    """
-    drawn = list(arms)
-    random.Random(f"{order_seed}/{pair // 2}").shuffle(drawn)
-    if pair % 2:
-        drawn.reverse()
-    order: list[str] = []
-    waiting: list[str] = []
-    for arm in drawn:
-        if arm in AFTER_TICKET and "ticket" not in order:
-            waiting.append(arm)
-        else:
-            order += [arm, *(waiting if arm == "ticket" else [])]
-    return tuple(order)
 
 
 def due_in(comparison: Comparison, pair: int) -> tuple[str, ...]:
@@ -169,7 +148,13 @@ def _run(
         folder.append("begun", asdict(Begun(**asdict(slot), folder=slot.folder)))
         run = yield from run_of(slot, recipe, folder, found=found, device=device)
     folder.append("run", run.to_json())
-    yield ArmEnded(run=run, number=number, total=total, seconds_left=_seconds_left(folder.read()[0]))
+    yield ArmEnded(
+        run=run,
+        number=number,
+        total=total,
+        seconds_left=_seconds_left(folder.read()[0]),
+        quality=comparison.design.quality,
+    )
 
 
 def _warmed_up(

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from tpsprune import energy, training
-from tpsprune.errors import Fault, RecipeError, RunFolderError
+from tpsprune.errors import Fault, RecipeError
 from tpsprune.pipeline.arms import arm_recipe
 from tpsprune.pipeline.bench import set_up
 from tpsprune.pipeline.compare_run import made_in
-from tpsprune.pipeline.environment import machine_facts, versions
+from tpsprune.pipeline.weights import begins_with
 from tpsprune.recipe import Recipe, dumps
 from tpsprune.recipe.compare import AFTER_TICKET
 from tpsprune.recipe.rules import rule_faults
 from tpsprune.records import BrokenOff, Comparison, Design, Window
 from tpsprune.runs import ComparisonFolder
+from tpsprune.runs.environment import machine_facts, versions
+from tpsprune.runs.taking_up import ask_for_pairs, begin_or_match
 
 __all__ = ["DEFAULT_PAIRS", "design_of", "opened", "refuse_what_cannot_run"]
 
 DEFAULT_PAIRS: Final = 6
 ALPHA: Final = 0.05
 ORDER_SEED: Final = 0
-MAY_DIFFER: Final = {"begun", "command", "pairs"}
 
 
 def design_of(recipe: Recipe, arms: tuple[str, ...], pairs: int, device: str, command: str) -> Design:
-    """Return what a comparison of this recipe fixes before its first run."""
-    text, rules = dumps(recipe), recipe.compare
+    """Return what a comparison of this recipe fixes before its first run.
+
+    The recipe's hash is that of its text, and of the weights where its model begins with given ones.
+    """
+    text, rules, given = dumps(recipe), recipe.compare, begins_with(recipe)
     return Design(
         name=recipe.name,
         arms=arms,
@@ -44,7 +47,7 @@ def design_of(recipe: Recipe, arms: tuple[str, ...], pairs: int, device: str, co
         foreign_load_share=rules.foreign_load,
         patience=rules.patience,
         recipe_text=text,
-        recipe_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        recipe_sha256=hashlib.sha256((f"{text}\n{given}" if given else text).encode()).hexdigest(),
         device=training.choose_device(device).type,
         machine=machine_facts(),
         versions=versions(),
@@ -96,14 +99,7 @@ def opened(folder: ComparisonFolder, design: Design, pairs: int | None) -> Compa
         RunFolderError: the journal is of another recipe, other arms, rules, versions or machine: names the
             first difference. Or fewer pairs are asked for than were fixed.
     """
-    if not folder.exists:
-        folder.append("design", design.to_json())
-    comparison, begun = folder.read()
-    if differences := list(_differences(comparison.design, design)):
-        raise RunFolderError(
-            f"{folder.path} holds a comparison with other rules: {differences[0]}; go on with those it was "
-            "begun with, or write elsewhere with --out"
-        )
+    comparison, begun = begin_or_match(folder, design, "--out")
     if begun is not None:
         broken = BrokenOff(
             arm=begun.arm,
@@ -113,34 +109,8 @@ def opened(folder: ComparisonFolder, design: Design, pairs: int | None) -> Compa
             windows=_windows(folder, begun.folder),
         )
         folder.append("broken-off", broken.to_json())
-    if pairs is not None and pairs < comparison.pairs_asked:
-        raise RunFolderError(
-            f"{folder.path}: {comparison.pairs_asked} pairs were fixed, and fewer (--pairs {pairs}) would be "
-            f"chosen by their look: ask for {comparison.pairs_asked} or more"
-        )
-    if pairs is not None and pairs != comparison.pairs_asked:
-        folder.append("pairs", {"pairs": pairs})
+    ask_for_pairs(folder, comparison, pairs, f"--pairs {pairs}")
     return folder.read()[0]
-
-
-def _differences(there: Design, here: Design) -> Iterator[str]:
-    before, now = there.to_json(), here.to_json()
-    for key in before:
-        if key not in MAY_DIFFER and before[key] != now[key]:
-            yield _difference(key, before[key], now[key])
-
-
-def _difference(key: str, before: Any, now: Any) -> str:
-    if key == "recipe_text":
-        lines = (
-            pair for pair in zip(before.splitlines(), now.splitlines(), strict=False) if pair[0] != pair[1]
-        )
-        before, now = next(lines, (f"{len(before)} characters", f"{len(now)} characters"))
-        key = "the recipe"
-    if isinstance(before, dict):
-        changed = next(name for name in {**before, **now} if before.get(name) != now.get(name))
-        key, before, now = f"{key}.{changed}", before.get(changed), now.get(changed)
-    return f"{key} is {before!r} there and {now!r} here"
 
 
 def _windows(folder: ComparisonFolder, name: str) -> tuple[Window, ...]:

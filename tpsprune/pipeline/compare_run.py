@@ -17,6 +17,7 @@ from torch import nn
 from tpsprune import energy, measure
 from tpsprune.energy import AbstractMeter
 from tpsprune.errors import CannotWriteError, DivergedError, PruneError, RunFolderError
+from tpsprune.numerics.trees import Tree, at
 from tpsprune.pipeline.arms import Found, run_arm
 from tpsprune.pipeline.bench import Bench, set_up
 from tpsprune.pipeline.load import trained_from
@@ -186,10 +187,10 @@ def _weights_of(run: RunFolder) -> Path:
     return run.ticket if run.plan.is_file() else run.dense
 
 
-def _batch(bench: Bench, items: int) -> torch.Tensor:
+def _batch(bench: Bench, items: int) -> Tree:
     test = bench.dataset.test
-    index = torch.arange(items, device=test.inputs.device) % len(test)
-    return bench.execution.arrange(bench.dataset.prepare(test.inputs[index]))
+    index = torch.arange(items, device=test.labels.device) % len(test)
+    return bench.execution.arrange(bench.dataset.prepare(at(test.inputs, index)))
 
 
 def idling(pair: int, recipe: Recipe) -> IdleSpan:

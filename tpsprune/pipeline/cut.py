@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from tpsprune import measure, pruning, stopping, training
+from tpsprune.numerics.trees import first_of
 from tpsprune.pipeline.bench import Bench
 from tpsprune.pipeline.bill import Bill
 from tpsprune.pipeline.heal import healed
@@ -22,7 +23,7 @@ from tpsprune.recipe.target import Latency, Target
 from tpsprune.records import Event, GroupChange, Note, Pruned
 from tpsprune.runs import RunFolder
 
-__all__ = ["cut_model", "drawn", "uneven_note"]
+__all__ = ["asked", "cut_model", "drawn", "uneven_note"]
 
 
 def cut_model(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Generator[Event, None, State]:
@@ -55,7 +56,7 @@ def cut_model(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Gene
             moments = pruning.carried(training.state_by_name(state.optimizer, state.model), extraction.plan)
     rewind = rewind_epoch(bench.recipe.retrain.rewind)
     if rewind is not None and has_snapshot(folder):
-        original = bench.new_model()
+        original = bench.new_model(fill=False)
         load_snapshot(folder, original)
         ticket, moments = bench.execution.place(as_cut(folder, original, round_)), {}
     elif rewind is not None:
@@ -80,7 +81,7 @@ def drawn(
     before = bench.score(model, bench.dataset.validation)
     bill.switch("prune")
     extraction = pruning.extract(
-        model, bench.cut_probe, replace(settings, target=target), **_asked(bench, settings.units, target)
+        model, bench.cut_probe, replace(settings, target=target), **asked(bench, settings.units, target)
     )
     if note := uneven_note(extraction.changes, bench.execution.width_step):
         extraction = replace(extraction, notes=(*extraction.notes, note))
@@ -99,6 +100,7 @@ def drawn(
         output_error=output_error(extraction.ticket, model, bench.cut_probe),
         round=round_,
         rounds=settings.rounds,
+        quality=bench.objective.quality,
     )
     yield pruned
     for note in extraction.notes:
@@ -120,15 +122,15 @@ def uneven_note(changes: Sequence[GroupChange], step: int) -> str | None:
     )
 
 
-def _asked(bench: Bench, units: str, target: Target) -> dict[str, Any]:
+def asked(bench: Bench, units: str, target: Target) -> dict[str, Any]:
     """Return what an extraction needs beside the probe: a seed, labels for an importance, a clock."""
-    asked: dict[str, Any] = {"seed": bench.recipe.seed}
+    extra: dict[str, Any] = {"seed": bench.recipe.seed}
     if units != "interpolation":
-        asked["labels"] = bench.cut_labels
+        extra["labels"], extra["objective"] = bench.cut_labels, bench.objective
     if isinstance(target, Latency):
-        item, items = bench.cut_probe[0][0], target.batch_items
-        asked["clock"] = lambda model: measure.latency(model, item, items).median_seconds
-    return asked
+        item, items = first_of(bench.cut_probe[0]), target.batch_items
+        extra["clock"] = lambda model: measure.latency(model, item, items).median_seconds
+    return extra
 
 
 def _recorded(state: State, pruned: Pruned, notes: tuple[str, ...]) -> dict[str, Any]:
@@ -156,7 +158,11 @@ def _begun(bench: Bench, state: State, ticket: nn.Module, moments: Any) -> State
         model=ticket,
         optimizer=optimizer,
         regulariser=bench.regulariser(ticket),
-        rule=stopping.start(bench.recipe.stop.end, chance_accuracy=bench.chance_accuracy),
+        rule=stopping.start(
+            bench.recipe.stop.end,
+            chance_accuracy=bench.chance_accuracy,
+            quality=bench.objective.quality,
+        ),
     )
     if state.rounds == bench.recipe.prune.rounds:
         first_step, _ = retrain_schedule(bench, state.step)

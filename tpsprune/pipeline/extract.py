@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import ceil
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tpsprune import measure, pruning
+from tpsprune.data.batches import batches_of
 from tpsprune.errors import PruneError
 from tpsprune.pruning import Extraction
 from tpsprune.recipe.settings import prune_settings
 from tpsprune.recipe.target import Latency, Macs, Target
 
 __all__ = ["extract"]
-
-BATCH_ITEMS = 256
 
 
 @torch.inference_mode(False)
@@ -75,7 +73,7 @@ def extract(
                 "load the model outside of it (torch.no_grad() would do)"
             )
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
-    probe, found = _batches(probe_batches, device)
+    probe, found = batches_of(probe_batches, device, "probe_batches", PruneError)
     labels = found if labels is None else [part.to(device) for part in labels]
     asked: dict[str, Any] = {"seed": seed}
     if labels and chosen.units != "interpolation":
@@ -90,40 +88,6 @@ def extract(
         ):
             pass
     return extraction
-
-
-def _batches(given: Any, device: torch.device) -> tuple[list[Any], list[Tensor] | None]:
-    """Return the batches on the device, and the labels of those that a loader yielded with them."""
-    if isinstance(given, Tensor):
-        given = torch.tensor_split(given, max(1, ceil(len(given) / BATCH_ITEMS)))
-    elif isinstance(given, Mapping) or not isinstance(given, Iterable):
-        raise PruneError(
-            f"probe_batches is {type(given).__name__}: a tensor, or a list or loader of batches is needed"
-        )
-    batches, labels = [], []
-    for batch in given:
-        if isinstance(batch, list):
-            if len(batch) < 2:
-                raise PruneError(
-                    "a batch that is a list is inputs and, last, labels: this one has no labels; "
-                    "(part for (part,) in loader) would do"
-                )
-            *inputs, last = batch
-            labels.append(_moved(last, device))
-            batch = inputs[0] if len(inputs) == 1 else tuple(inputs)  # noqa: PLW2901 -- labels are taken off
-        batches.append(_moved(batch, device))
-    return batches, labels if labels and len(labels) == len(batches) else None
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, Tensor):
-        # A tensor of inference mode cannot be what a gradient is taken through.
-        return batch.clone().to(device) if batch.is_inference() else batch.to(device)
-    if isinstance(batch, Mapping):
-        return {name: _moved(part, device) for name, part in batch.items()}
-    if isinstance(batch, tuple):
-        return tuple(_moved(part, device) for part in batch)
-    return batch
 
 
 def _clock(probe: Sequence[Any], target: Latency) -> Callable[[nn.Module], float]:

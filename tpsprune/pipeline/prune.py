@@ -18,18 +18,18 @@ from tpsprune.pipeline.rounds import keep_base, round_target
 from tpsprune.pipeline.running import attempt, found_run, longest_window, running_in
 from tpsprune.pipeline.state import State, load_checkpoint, save_checkpoint
 from tpsprune.pipeline.ticket import finished, restored
-from tpsprune.pipeline.weights import Weights, read_weights
+from tpsprune.pipeline.weights import Weights, given_weights, without_weights
 from tpsprune.recipe import Recipe, dumps
 from tpsprune.records import GIVEN, Decided, Decision, Event, Note
 from tpsprune.runs import RunFolder, digest_of
 from tpsprune.runs.tensors import save_tensors
 
-__all__ = ["prune", "prune_dry"]
+__all__ = ["filled", "prune", "prune_dry"]
 
 
 def prune(
     recipe: Recipe,
-    weights: Path,
+    weights: Path | None,
     out: Path,
     *,
     device: str = "auto",
@@ -37,6 +37,8 @@ def prune(
     again: bool = False,
 ) -> Iterator[Event]:
     """Cut the recipe's model with the weights given; yield what happens, last the outcome.
+
+    Without ``weights`` they are those that the recipe's model begins with; given ones take their place.
 
     The run folder is made as ``train`` makes it; its digest is of recipe and weights together. There is no
     training that could leave a rest: ``retrain.epochs = "rest"`` is none, a number is that many epochs.
@@ -47,34 +49,32 @@ def prune(
         TpspruneError: something asked for cannot be had, or the weights do not fit; nothing has been
             written by then.
     """
-    recipe = _retrofit(recipe)
-    given = read_weights(weights)
+    recipe, given = _retrofit(recipe, weights), given_weights(recipe, weights)
     text = dumps(recipe)
     digest = digest_of(f"{text}\nprune {given.digest}")
     found = found_run(out, recipe.name, digest) if resume else None
     with Bill(energy.build(recipe.energy, attempt(found)), longest_window(recipe)) as bill:
         bill.switch("setup")
         with set_up(recipe, device) as bench:
-            model = _filled(bench, given)
+            model = filled(bench, given)
             folder = found or RunFolder.create(out, recipe.name, digest, again=again)
             with running_in(folder, text, bill):
                 yield from _flow(bench, folder, bill, given, model)
 
 
-def prune_dry(recipe: Recipe, weights: Path, *, device: str = "auto") -> Iterator[Event]:
+def prune_dry(recipe: Recipe, weights: Path | None, *, device: str = "auto") -> Iterator[Event]:
     """Do the first cut in memory and show what it would cost; nothing is written.
 
     Raises:
         TpspruneError: as ``prune``.
     """
-    recipe = _retrofit(recipe)
-    given = read_weights(weights)
+    recipe, given = _retrofit(recipe, weights), given_weights(recipe, weights)
     with Bill(energy.build(replace(recipe.energy, meter="none"), 0)) as bill:
         bill.switch("setup")
         with set_up(recipe, device) as bench:
             target = round_target(recipe.prune.target, 1, recipe.prune.rounds)
             assert target is not None, "before the first round nothing is met"
-            yield from drawn(bench, bill, _filled(bench, given), target)
+            yield from drawn(bench, bill, filled(bench, given), target)
             if recipe.prune.rounds > 1:
                 yield Note(f"this is the first of {recipe.prune.rounds} rounds, to {target}")
 
@@ -94,8 +94,7 @@ def _flow(
 
 
 def _begun(bench: Bench, folder: RunFolder, given: Weights, model: nn.Module) -> State:
-    reason = f"weights given: {given.path.name} (SHA-256 {given.digest[:12]})"
-    decision = Decision(kind="draw", act=True, step=0, epoch=0.0, rule=GIVEN, reason=reason)
+    decision = Decision(kind="draw", act=True, step=0, epoch=0.0, rule=GIVEN, reason=given.describe())
     if given.plan is not None:
         keep_base(folder, given.plan)
     save_tensors(folder.dense, model.state_dict(), {})
@@ -105,15 +104,23 @@ def _begun(bench: Bench, folder: RunFolder, given: Weights, model: nn.Module) ->
     return state
 
 
-def _filled(bench: Bench, given: Weights) -> nn.Module:
-    model = bench.execution.place(given.fill(bench.new_model()))
+def filled(bench: Bench, given: Weights) -> nn.Module:
+    """Return the recipe's model with the weights given, where it will be computed.
+
+    Raises:
+        ArtifactError: they do not fit.
+        PruneError: they are a ticket's, whose target is out of reach.
+    """
+    model = bench.execution.place(given.fill(bench.new_model(fill=False)))
     if given.plan is not None:  # set_up asked it of the recipe's own model, which this one is not
         pruning.check_target(model, bench.probe[0], bench.recipe.prune)
     return model
 
 
-def _retrofit(recipe: Recipe) -> Recipe:
+def _retrofit(recipe: Recipe, weights: Path | None) -> Recipe:
     """Return the recipe as it is meant for a model that is given: what needs a training is refused."""
+    if weights is not None:
+        recipe = without_weights(recipe)
     if recipe.retrain.rewind != "none":
         message = (
             f"'{recipe.retrain.rewind}' needs the training that 'tpsprune train' does; "

@@ -114,6 +114,7 @@ def _ticks(bench: Bench, state: State, course: Course) -> Iterator[Tick]:
         last_step=course.last_step,
         total_steps=course.total_steps,
         penalty=regulariser if regulariser and regulariser.in_loss else None,
+        objective=bench.objective,
     )
 
 
@@ -136,8 +137,8 @@ def _task_readings(bench: Bench, state: State, train_loss: float) -> tuple[Readi
             f"{score.loss:g} in validation; lower train.learning_rate or tps.coupling, or set train.clip_norm"
         )
     return (
-        Reading.of("train_loss", train_loss, step=step, epoch=epoch, unit="nats"),
-        Reading.of("validation_loss", score.loss, step=step, epoch=epoch, unit="nats"),
+        Reading.of("train_loss", train_loss, step=step, epoch=epoch, unit=bench.objective.unit),
+        Reading.of("validation_loss", score.loss, step=step, epoch=epoch, unit=bench.objective.unit),
         Reading.of("validation_accuracy", score.accuracy, step=step, epoch=epoch, unit="share"),
     )
 
@@ -223,4 +224,5 @@ def _progress(
         joules=cost.joules,
         watts=cost.joules / cost.seconds if cost.joules is not None and cost.seconds else None,
         read=bool(readings),
+        quality=bench.objective.quality,
     )

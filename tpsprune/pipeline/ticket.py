@@ -37,7 +37,7 @@ def finished(
 
 def restored(bench: Bench, folder: RunFolder, checkpoint: Restored) -> State:
     """Build the model as it was cut when the checkpoint was written, and fill everything from it."""
-    model = bench.execution.place(as_cut(folder, bench.new_model(), checkpoint.plain["rounds"]))
+    model = bench.execution.place(as_cut(folder, bench.new_model(fill=False), checkpoint.plain["rounds"]))
     return checkpoint.state(model, bench.regulariser(model), bench.panel, bench.recipe)
 
 

@@ -15,6 +15,7 @@ from tpsprune.pipeline.running import attempt, found_run, longest_window, runnin
 from tpsprune.pipeline.stage import Course, run_stage
 from tpsprune.pipeline.state import State, load_checkpoint, save_checkpoint, save_snapshot
 from tpsprune.pipeline.ticket import finished, restored
+from tpsprune.pipeline.weights import begins_with
 from tpsprune.recipe import Recipe, dumps
 from tpsprune.recipe.retrain import rewind_epoch
 from tpsprune.recipe.task import ImageFolderData
@@ -37,8 +38,8 @@ def train(
     """Run ``recipe`` into a folder below ``out``; yield what happens, last the outcome.
 
     ``resume`` goes on with this recipe's run from its last checkpoint; ``again`` makes a new folder
-    beside one that is there. ``timed``: with the latency of both models at the end. Leaving the loop leaves a
-    run that can be resumed.
+    beside one that is there; weights that the model begins with are part of its name. ``timed``: with the
+    latency of both models at the end. Leaving the loop leaves a run that can be resumed.
 
     Raises:
         TpspruneError: something asked for cannot be had; before the first step nothing has been written.
@@ -46,11 +47,13 @@ def train(
     if isinstance(recipe.task.data, ImageFolderData):
         yield Note("reading the images: the first time they are decoded into a cache, later it is read")
     text = dumps(recipe)
-    found = found_run(out, recipe.name, digest_of(text)) if resume else None
+    given = begins_with(recipe)
+    digest = digest_of(f"{text}\n{given}" if given else text)
+    found = found_run(out, recipe.name, digest) if resume else None
     with Bill(energy.build(recipe.energy, attempt(found)), longest_window(recipe)) as bill:
         bill.switch("setup")
         with set_up(recipe, device) as bench:
-            folder = found or RunFolder.create(out, recipe.name, digest_of(text), again=again)
+            folder = found or RunFolder.create(out, recipe.name, digest, again=again)
             with running_in(folder, text, bill):
                 yield from _flow(bench, folder, bill, timed=timed)
 
@@ -62,6 +65,8 @@ def _flow(bench: Bench, folder: RunFolder, bill: Bill, *, timed: bool) -> Iterat
         yield Note(f"resumed in stage '{state.stage}' at step {state.step}")
     else:
         state = _begun(bench, folder)
+        if bench.given:
+            yield Note(bench.given)
         if state.regulariser is not None and bench.recipe.tps.variant == "auto":
             yield Note(
                 f"TPS: variant '{state.regulariser.variant_name}', since nothing but hidden units joins two "

@@ -11,14 +11,15 @@ from torch import nn
 
 from tpsprune import measure
 from tpsprune.errors import ArtifactError
+from tpsprune.numerics.trees import first_of, mapped
 from tpsprune.pipeline.bench import Bench
 from tpsprune.pipeline.bill import Bill
-from tpsprune.pipeline.environment import machine_facts, versions
 from tpsprune.pipeline.load import largest_difference, rebuilt_from
 from tpsprune.pipeline.rounds import as_cut
 from tpsprune.pipeline.state import Clock, State
 from tpsprune.records import GIVEN, Cost, GroupChange, LeftAlone, ModelFigures, Outcome, Reading
 from tpsprune.runs import RunFolder, write_result
+from tpsprune.runs.environment import machine_facts, versions
 from tpsprune.runs.tensors import load_tensors, save_tensors, shapes_of
 
 __all__ = ["weigh"]
@@ -37,7 +38,7 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State, *, timed: b
     assert state.stopped is not None
     ticket = state.model
     save_tensors(folder.ticket, ticket.state_dict(), {})
-    dense = bench.execution.place(as_cut(folder, bench.new_model(), 0))
+    dense = bench.execution.place(as_cut(folder, bench.new_model(fill=False), 0))
     dense.load_state_dict(load_tensors(folder.dense, shapes_of(dense.state_dict()))[0])
     _prove_rebuilt(bench, folder, ticket)
     dense_figures, ticket_figures = _figures(bench, dense, ticket, timed=timed)
@@ -78,7 +79,7 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State, *, timed: b
 def _prove_rebuilt(bench: Bench, folder: RunFolder, ticket: nn.Module) -> None:
     """Build the ticket anew from its files, as an export will, and hold it against the one in memory."""
     rebuilt = rebuilt_from(folder, bench.dataset.facts)
-    inputs = bench.probe[0].cpu()
+    inputs = mapped(bench.probe[0], lambda each: each.cpu())
     difference = largest_difference(copy.deepcopy(ticket).cpu().eval(), rebuilt, inputs)
     if not difference <= REBUILT_TOLERANCE:
         raise ArtifactError(
@@ -92,7 +93,7 @@ def _figures(
 ) -> tuple[ModelFigures, ModelFigures]:
     test, batch = bench.dataset.test, bench.probe[0]
     pairs = [
-        measure.paired_latency(dense, ticket, batch[0], items, seconds=LATENCY_SECONDS)
+        measure.paired_latency(dense, ticket, first_of(batch), items, seconds=LATENCY_SECONDS)
         for items in (LATENCY_BATCHES if timed else ())
     ]
     first, second = (
@@ -141,12 +142,15 @@ def _share(cpu_seconds: float, clock: Clock) -> float | None:
 
 def _notes(bench: Bench, bill: Bill, state: State, readings: Sequence[Reading]) -> list[str]:
     notes = list(state.cut["notes"])
+    assert state.drawn is not None
+    if bench.given and state.drawn.rule != GIVEN:
+        notes.insert(0, f"the training began with {bench.given}")
     required = bench.recipe.task.required_accuracy
     accuracy = bench.score(state.model, bench.dataset.validation).accuracy
     if accuracy < required:
         notes.append(
-            f"the task was not learned: the ticket's validation accuracy {accuracy:.3f} is below "
-            f"task.required_accuracy = {required:g}; no figure of this run speaks for the ticket"
+            f"the task was not learned: the ticket's validation {bench.objective.quality} {accuracy:.3f} is "
+            f"below task.required_accuracy = {required:g}; no figure of this run speaks for the ticket"
         )
     losses = [r.value for r in readings if r.signal == "train_loss" and r.value is not None]
     coherences = [

@@ -1,40 +1,46 @@
-"""Somebody's trained weights, from a file to the recipe's model: nothing in it runs, every misfit is told."""
+"""Trained weights that are given, from wherever they lie to the recipe's model."""
 
 from __future__ import annotations
 
-import hashlib
-import pickle
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import torch
 from torch import Tensor, nn
 
 from tpsprune import export as bundles
-from tpsprune import pruning
-from tpsprune.errors import ArtifactError, PruneError, did_you_mean
+from tpsprune import models, pruning
+from tpsprune.errors import ArtifactError, Fault, PruneError, RecipeError
 from tpsprune.pruning import Plan
+from tpsprune.recipe import Recipe
+from tpsprune.recipe.brought import BROUGHT, Match
 from tpsprune.runs.tensors import load_tensors
+from tpsprune.runs.weights import fitted, read_state, sha256_of
 
-__all__ = ["Weights", "read_weights"]
+__all__ = ["Weights", "begins_with", "given_weights", "read_weights", "without_weights"]
 
-TORCH_FILES: Final = (".pt", ".pth", ".bin", ".ckpt", ".tar")
-NESTED: Final = ("state_dict", "model_state_dict", "model")
-PREFIXES: Final = ("module.", "_orig_mod.", "model.")
-NOT_NEEDED: Final = "num_batches_tracked"
+OPTION: Final = "--weights"
+DIGITS_SHOWN: Final = 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weights:
-    """Tensors by name, the file they come from, its SHA-256, and the plan that made their model, if any."""
+    """Tensors by name, the file they come from, its SHA-256, and the plan that made their model, if any.
+
+    ``place`` is where the user named the file, ``match`` how its tensors meet those of the model.
+    """
 
     tensors: Mapping[str, Tensor]
     path: Path
     digest: str
     plan: Plan | None = None
+    place: str = OPTION
+    match: Match = "name"
+
+    def describe(self) -> str:
+        """Return which weights these are, in words."""
+        return _words(self.path, self.digest)
 
     def fill(self, model: nn.Module) -> nn.Module:
         """Return ``model``, new from the recipe, with these weights; cut first where they are a ticket's.
@@ -47,103 +53,77 @@ class Weights:
                 model = pruning.replay(model, self.plan)
             except PruneError as error:
                 raise ArtifactError(f"{self.path}: {error}; --weights and the recipe do not fit") from error
-        wanted = model.state_dict()
-        found = _without_prefix(self.tensors, wanted)
-        _check_fits(self.path, found, wanted)
-        model.load_state_dict({name: found.get(name, tensor) for name, tensor in wanted.items()})
+        model.load_state_dict(
+            fitted(self.tensors, model.state_dict(), f"{self.place} {self.path}", self.match)
+        )
         return model
+
+
+def given_weights(recipe: Recipe, path: Path | None) -> Weights:
+    """Return the weights of ``--weights``, or those that the recipe's model begins with.
+
+    Raises:
+        RecipeError: there is neither.
+        ArtifactError: as ``read_weights``.
+    """
+    if path is not None:
+        return read_weights(path)
+    stored = models.stored_weights(recipe.task.model)
+    if stored is None:
+        message = "a trained model is needed: --weights FILE gives one, or task.model.weights in the recipe"
+        raise RecipeError(recipe.name, [Fault("", message)])
+    return Weights(
+        stored.read(), stored.path, stored.digest(), place=f"{models.WEIGHTS_PLACE}:", match=stored.match
+    )
 
 
 def read_weights(path: Path) -> Weights:
     """Read trained weights onto the CPU.
 
-    A safetensors file; a state dict that ``torch.save`` wrote (``.pt``, ``.pth``, ``.bin``), read so that
-    nothing in it can run, bare or as ``state_dict`` or ``model`` of a checkpoint; a run folder, which
-    stands for its dense model; or an exported bundle, whose ticket is then cut further.
+    What ``runs.weights.read_state`` reads; a run folder, which stands for its dense model; or an exported
+    bundle, whose ticket is then cut further.
 
     Raises:
         ArtifactError: it is not there, damaged, or no state dict.
     """
-    if not path.exists():
-        raise ArtifactError(f"--weights {path} is not there")
     if path.is_dir():
         return _of_folder(path)
-    if path.suffix in TORCH_FILES:
-        return Weights(_of_torch(path), path, _sha256(path))
-    return Weights(load_tensors(path)[0], path, _sha256(path))
+    return Weights(read_state(path, OPTION), path, sha256_of(path))
 
 
 def _of_folder(path: Path) -> Weights:
     if (path / "manifest.json").is_file():
         bundle = bundles.read_bundle(path)
         file = path / "ticket.safetensors"
-        return Weights(bundle.tensors, path, _sha256(file), Plan.from_json(bundle.plan))
+        return Weights(bundle.tensors, path, sha256_of(file), Plan.from_json(bundle.plan))
     file = path / "dense.safetensors"
     if not file.is_file():
         raise ArtifactError(
             f"--weights {path}: this folder holds no weights: a run folder with dense.safetensors, a bundle "
             "made by 'tpsprune export', or a file would do"
         )
-    return Weights(load_tensors(file)[0], file, _sha256(file))
+    return Weights(load_tensors(file)[0], file, sha256_of(file))
 
 
-def _of_torch(path: Path) -> dict[str, Tensor]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            raw = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ArtifactError(
-            f"--weights {path} holds more than tensors, or is damaged: it is not unpickled, for that could "
-            "run code; save model.state_dict() alone, best as safetensors"
-        ) from error
-    except (OSError, EOFError, RuntimeError, ValueError) as error:
-        words = str(error).partition("\n")[0] or "it ends too early"
-        raise ArtifactError(f"--weights {path} cannot be read: {words}") from error
-    tensors = _state_dict_in(raw)
-    if tensors is None:
-        raise ArtifactError(
-            f"--weights {path} holds {type(raw).__name__}, where a state dict is needed: "
-            "torch.save(model.state_dict(), F) writes one"
-        )
-    return tensors
+def begins_with(recipe: Recipe) -> str:
+    """Return what a model begins with where it is not drawn anew: the file, and its SHA-256.
+
+    Raises:
+        ArtifactError: the file is not there.
+    """
+    stored = models.stored_weights(recipe.task.model)
+    return "" if stored is None else _words(stored.path, stored.digest())
 
 
-def _state_dict_in(raw: Any) -> dict[str, Tensor] | None:
-    if not isinstance(raw, Mapping) or not raw:
-        return None
-    if all(isinstance(value, Tensor) for value in raw.values()):
-        return {str(name): value.detach() for name, value in raw.items()}
-    return next((found for key in NESTED if (found := _state_dict_in(raw.get(key)))), None)
+def without_weights(recipe: Recipe) -> Recipe:
+    """Return the recipe with a model whose weights are all drawn anew."""
+    model = recipe.task.model
+    if not isinstance(model, BROUGHT):
+        return recipe
+    return replace(
+        recipe, task=replace(recipe.task, model=replace(model, weights=None, weights_match="name"))
+    )
 
 
-def _without_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take away what wrappers (data parallel, compiled) put before every name, where the model has none."""
-    for prefix in PREFIXES:
-        if (
-            found
-            and all(name.startswith(prefix) for name in found)
-            and not any(name.startswith(prefix) for name in wanted)
-        ):
-            return _without_prefix({name.removeprefix(prefix): t for name, t in found.items()}, wanted)
-    return dict(found)
-
-
-def _check_fits(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    faults = [
-        f"{name} is {list(found[name].shape)} in the file and {list(tensor.shape)} in the recipe's model"
-        for name, tensor in wanted.items()
-        if name in found and found[name].shape != tensor.shape
-    ]
-    unknown = [name for name in found if name not in wanted]
-    missing = [name for name in wanted if name not in found and not name.endswith(NOT_NEEDED)]
-    faults += [f"{name} is missing{did_you_mean(name, unknown)}" for name in missing]
-    faults += [f"{name} is not in the recipe's model{did_you_mean(name, wanted)}" for name in unknown]
-    if faults:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise ArtifactError(f"--weights {path} does not fit: {faults[0]}{more}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _words(path: Path, digest: str) -> str:
+    return f"weights given: {path.name} (SHA-256 {digest[:DIGITS_SHOWN]})"

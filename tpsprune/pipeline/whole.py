@@ -112,7 +112,7 @@ def _after_draw(
         state,
         step=first_step,
         shift=state.shift + state.step - first_step,
-        rule=stopping.start(end, chance_accuracy=bench.chance_accuracy),
+        rule=stopping.start(end, chance_accuracy=bench.chance_accuracy, quality=bench.objective.quality),
     )
     return (yield from run_stage(bench, folder, bill, state, _course(end, last_step, last_step, "train on")))
 

@@ -2,17 +2,20 @@
 
 from tpsprune.pruning.carry import carried
 from tpsprune.pruning.extract import Extraction, extract
+from tpsprune.pruning.foresee import Foresight, foresee
 from tpsprune.pruning.groups import Consumer, Group, GroupCut, Slice, Survey
 from tpsprune.pruning.heal import heal
 from tpsprune.pruning.plan import Plan
 from tpsprune.pruning.reach import check_target
 from tpsprune.pruning.replay import replay
+from tpsprune.pruning.roll import layers_of
 from tpsprune.pruning.sites import Sites, sites
 from tpsprune.pruning.survey import survey
 
 __all__ = [
     "Consumer",
     "Extraction",
+    "Foresight",
     "Group",
     "GroupCut",
     "Plan",
@@ -22,7 +25,9 @@ __all__ = [
     "carried",
     "check_target",
     "extract",
+    "foresee",
     "heal",
+    "layers_of",
     "replay",
     "sites",
     "survey",

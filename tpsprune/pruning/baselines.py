@@ -19,11 +19,11 @@ from typing import Any, Final
 import torch
 import torch_pruning
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.errors import PruneError, did_you_mean
-from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
+from tpsprune.numerics.forward import call_model, evaluation_mode
+from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.pruning.cutting import fresh_copy
 from tpsprune.pruning.groups import Consumer, Group, Slice
 from tpsprune.pruning.layers import MIXERS, is_depthwise, tensor_axes
@@ -81,6 +81,7 @@ def importances(
     labels: Sequence[Tensor] | None = None,
     probe: Sequence[Any] | None = None,
     seed: int = 0,
+    objective: Objective = CROSS_ENTROPY,
 ) -> dict[str, Tensor]:
     """Return for each group one score per unit, ``scores_n``; the higher stays.
 
@@ -88,7 +89,7 @@ def importances(
     layer norm's scale), summed over the unit's elements and averaged over the group's tensors:
 
     - ``magnitude``: Σ|w|. ``group-norm``: Σw². ``lamp``: the latter over the sum of all that are not smaller.
-    - ``taylor``: Σ|w · ∂loss/∂w|, loss the mean cross-entropy over the probe; ``bn-scale``: |γ|.
+    - ``taylor``: Σ|w · ∂loss/∂w|, loss the mean of the ``objective`` over the probe; ``bn-scale``: |γ|.
     - ``fpgm``: Σ distances of w² to that of every other element: what lies amid the others goes.
     - ``random``: uniform in [0, 1).
 
@@ -101,9 +102,10 @@ def importances(
         batch: what ``taylor`` takes the gradient on where no ``probe`` is given.
         groups: of this model.
         kind: one of ``KINDS``.
-        labels: classes (items …), one tensor for each batch; ``taylor`` alone needs them.
+        labels: as the objective wants them, one tensor for each batch; ``taylor`` alone needs them.
         probe: prepared batches.
         seed: for ``random``; torch's own generator is neither read nor moved.
+        objective: what ``taylor`` takes the gradient of; cross-entropy over classes (items …) by default.
 
     Raises:
         PruneError: no such kind; ``taylor`` without labels or with too few of them; a group in which the
@@ -121,7 +123,7 @@ def importances(
     for parameter in work.parameters():
         parameter.requires_grad_(True)
     if kind == "taylor":
-        _take_gradients(work, [batch] if probe is None else probe, labels)
+        _take_gradients(work, [batch] if probe is None else probe, labels, objective)
     formula = _IMPORTANCES[kind]()
     # Its scores are as long as the first tensor's axis and would be normalised over that.
     normalizer, formula.normalizer = formula.normalizer, None
@@ -190,7 +192,9 @@ def _item(module: nn.Module, side: Any, layout: Slice | Consumer, width: int) ->
     return _Item(module, side, tuple(elements.tolist()), tuple(units.flatten()[order].tolist()))
 
 
-def _take_gradients(model: nn.Module, probe: Sequence[Any], labels: Sequence[Tensor] | None) -> None:
+def _take_gradients(
+    model: nn.Module, probe: Sequence[Any], labels: Sequence[Tensor] | None, objective: Objective
+) -> None:
     if labels is None:
         raise PruneError(
             "units = 'taylor' needs the labels of the probe data, and there are none; hand them over as "
@@ -198,12 +202,13 @@ def _take_gradients(model: nn.Module, probe: Sequence[Any], labels: Sequence[Ten
         )
     if len(labels) != len(probe):
         raise PruneError(f"units = 'taylor': {len(labels)} label tensors for {len(probe)} probe batches")
-    rows = sum(label.numel() for label in labels)
+    counted = 0
     with evaluation_mode(model), torch.enable_grad():
         for batch, label in zip(probe, labels, strict=True):
-            logits = logits_of(call_model(model, batch))
-            loss = functional.cross_entropy(logits.flatten(0, -2), label.flatten(), reduction="sum") / rows
-            loss.backward()  # type: ignore[no-untyped-call]
+            sums = objective.sums(call_model(model, batch), label)
+            sums.loss.backward()  # type: ignore[no-untyped-call]
+            counted += int(sums.counted)
     for parameter in model.parameters():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
+        parameter.grad /= max(counted, 1)

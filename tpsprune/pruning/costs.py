@@ -17,7 +17,7 @@ from torch import Tensor
 from tpsprune.numerics.macs import MacCount
 from tpsprune.pruning.groups import Group
 
-__all__ = ["CostModel"]
+__all__ = ["CostModel", "own_macs"]
 
 Shape: TypeAlias = tuple[int, ...]
 Term: TypeAlias = tuple[float, list[tuple[int, dict[int, int]]]]
@@ -53,7 +53,7 @@ class CostModel:
     @classmethod
     def of_macs(cls, groups: Sequence[Group], shapes: Mapping[str, Shape], count: MacCount) -> Self:
         """Build the multiply-accumulates of one item from the dense model's groups, shapes and count."""
-        own = _own_macs(count)
+        own = own_macs(count)
         weights = {
             name: own[module] / max(1, prod(shape))
             for name, shape in shapes.items()
@@ -154,7 +154,7 @@ def _terms_of_core(core: str, macs: float, groups: Sequence[Group]) -> list[Term
     return [*terms, (rest, heads)]
 
 
-def _own_macs(count: MacCount) -> dict[str, int]:
+def own_macs(count: MacCount) -> dict[str, int]:
     """Return what each module multiplies itself, without the modules in it; the whole model is ''."""
     own = {"": count.total, **count.by_module}
     for name, macs in count.by_module.items():

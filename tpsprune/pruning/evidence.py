@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.numerics.moments import Moments, MomentSums
+from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
+from tpsprune.numerics.trees import item_count
 from tpsprune.pruning.baselines import highest, importances
 from tpsprune.pruning.groups import Group
 from tpsprune.pruning.head_width import ScoreMoments, rank_of, residual_shares, rotated, second_moment
 from tpsprune.pruning.layers import channels_first, is_mixer
 from tpsprune.pruning.look import Look, check_probe, look
-from tpsprune.pruning.rows import draw, item_count, wanted
+from tpsprune.pruning.rows import draw, wanted
 from tpsprune.pruning.selection import Selection
 from tpsprune.pruning.walk import hooked
 from tpsprune.pruning.widths import Evidence, needs
@@ -118,6 +120,7 @@ def known(
     *,
     labels: Sequence[Tensor] | None,
     seed: int,
+    objective: Objective = CROSS_ENTROPY,
 ) -> Known:
     """Look at the dense model as far as the settings ask for it.
 
@@ -128,6 +131,7 @@ def known(
         settings: what is asked for.
         labels: for ``units = "taylor"``.
         seed: for ``units = "random"``.
+        objective: what ``units = "taylor"`` takes the gradient of.
 
     Raises:
         PruneError: the probe or the model's outputs on it are not finite; see ``baselines.importances``.
@@ -147,8 +151,16 @@ def known(
         check_probe(model, probe)
     scores = None
     if settings.units not in OURS:
-        kind = settings.units
-        scores = importances(model, probe[0], _heard(groups), kind, labels=labels, probe=probe, seed=seed)
+        scores = importances(
+            model,
+            probe[0],
+            _heard(groups),
+            settings.units,
+            labels=labels,
+            probe=probe,
+            seed=seed,
+            objective=objective,
+        )
     return Known(seen, scores, moments, energies)
 
 

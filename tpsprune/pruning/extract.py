@@ -9,26 +9,26 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.numerics.precision import full_precision
+from tpsprune.numerics.trees import item_count
 from tpsprune.pruning.cutting import cut_copy, fresh_copy, silence
-from tpsprune.pruning.evidence import known, turned
+from tpsprune.pruning.evidence import turned
 from tpsprune.pruning.fold import can_gain_bias
+from tpsprune.pruning.foresee import foresee
 from tpsprune.pruning.groups import Group, GroupCut
 from tpsprune.pruning.head_width import hold_scale
-from tpsprune.pruning.latency import latency_shares
 from tpsprune.pruning.layers import mixer
-from tpsprune.pruning.look import Look, check_called
+from tpsprune.pruning.look import Look
 from tpsprune.pruning.opened import open_attention
 from tpsprune.pruning.plan import Plan, signature_of, versions
-from tpsprune.pruning.reach import surveyed
 from tpsprune.pruning.recalibrate import recalibrated
 from tpsprune.pruning.reconstruct import reconstruct, share_held
 from tpsprune.pruning.replay import add_biases
-from tpsprune.pruning.rows import item_count, some
+from tpsprune.pruning.rows import some
 from tpsprune.pruning.selection import Selection
 from tpsprune.pruning.times import Times, timed
 from tpsprune.pruning.verify import verify
-from tpsprune.pruning.widths import choose_widths
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Target, Tolerance
 from tpsprune.records import GroupChange, LeftAlone
@@ -62,6 +62,7 @@ def extract(
     labels: Sequence[Tensor] | None = None,
     clock: Callable[[nn.Module], float] | None = None,
     seed: int = 0,
+    objective: Objective = CROSS_ENTROPY,
 ) -> Extraction:
     """Draw a ticket from ``model``: fewer units, the rest taught to say what those that go said.
 
@@ -76,9 +77,10 @@ def extract(
         model: not changed, whatever happens; it may be in either mode and partly frozen.
         probe: prepared batches on the model's device, a few hundred items or more in all; no labels.
         settings: the target and what may be done for it.
-        labels: classes, one tensor for each batch; ``units = "taylor"`` alone looks at them.
+        labels: one tensor for each batch; ``units = "taylor"`` alone looks at them.
         clock: seconds of a forward pass of a model; a target of latency alone needs it.
         seed: of units chosen at random.
+        objective: what labels are for: cross-entropy over classes by default.
 
     Raises:
         PruneError: nothing can be cut, the target is out of reach, the probe is empty or not finite, or
@@ -88,25 +90,13 @@ def extract(
     take: two to four of the ticket and one of the dense model; the moments and solutions of the walk.
     """
     times = Times()
-    with timed(times, "survey"):
-        opened, names = open_attention(model)
-        check_called(opened, probe)
-        found, dense_count, costs = surveyed(opened, probe[0], settings)
-    groups = found.groups
-    with timed(times, "look"):
-        facts = known(opened, probe, groups, settings, labels=labels, seed=seed)
-    with timed(times, "widths"):
-        evidence = facts.evidence(opened, probe, groups, settings)
-        widths = choose_widths(
-            costs,
-            evidence,
-            settings,
-            names=[group.name for group in groups],
-            latency=latency_shares(opened, groups, clock) if clock else None,
-        )
+    ahead = foresee(
+        model, probe, settings, labels=labels, clock=clock, seed=seed, objective=objective, times=times
+    )
+    groups, facts, evidence, widths = ahead.survey.groups, ahead.known, ahead.evidence, ahead.widths
     cut = {group.name: width for group, width in zip(groups, widths, strict=True) if width < group.width}
     names = tuple(
-        name for name in names if any(_touches(group, name) for group in groups if group.name in cut)
+        name for name in ahead.names if any(_touches(group, name) for group in groups if group.name in cut)
     )
     with timed(times, "walk"):
         losing = [group for group in groups if group.name in cut]
@@ -135,7 +125,7 @@ def extract(
             hold_scale(ticket, group, cut[group.name])
     with timed(times, "verify"):
         kept_widths = [cut[group.name] for group in losing]
-        macs_share = verify(ticket, work, model, probe, losing, kept_widths, dense_count, settings)
+        macs_share = verify(ticket, work, model, probe, losing, kept_widths, ahead.count, settings)
     with timed(times, "recalibrate"):
         if settings.recalibrate:
             ticket, _ = recalibrated(ticket, model, probe)
@@ -161,7 +151,7 @@ def extract(
         for group, width, rank in zip(groups, widths, ranks, strict=True)
     )
     notes = (*_notes(groups, facts.seen, probe, share), *_beyond(changes, settings.target))
-    return Extraction(ticket, plan, changes, found.left_alone, macs_share, notes, times)
+    return Extraction(ticket, plan, changes, ahead.survey.left_alone, macs_share, notes, times)
 
 
 def _left(chosen: Mapping[str, Selection], name: str) -> float:

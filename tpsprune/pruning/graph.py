@@ -11,11 +11,12 @@ from typing import Any, TypeAlias
 
 import torch
 import torch_pruning
-from torch import nn
+from torch import Tensor, nn
 
 from tpsprune.numerics.forward import call_model
 from tpsprune.pruning.layers import Side, length
 from tpsprune.pruning.stand_ins import double
+from tpsprune.pruning.trial import flat_tensors
 
 __all__ = ["Coupling", "Touch", "couplings"]
 
@@ -63,7 +64,7 @@ def couplings(model: nn.Module, batch: Any) -> tuple[Coupling, ...]:
         graph = torch_pruning.DependencyGraph().build_dependency(
             traced,
             batch,
-            forward_fn=call_model,
+            forward_fn=_said,
             unwrapped_parameters=[],
             customized_pruners={},
             ignored_layers=[],
@@ -71,6 +72,11 @@ def couplings(model: nn.Module, batch: Any) -> tuple[Coupling, ...]:
             verbose=False,
         )
     return tuple(_couplings(traced, graph, names))
+
+
+def _said(model: nn.Module, batch: Any) -> list[Tensor]:
+    """Return what is traced from: numbers alone, for the tracing library stumbles over anything else."""
+    return list(flat_tensors(call_model(model, batch)))
 
 
 def _couplings(model: nn.Module, graph: Any, names: dict[nn.Module, str]) -> Iterator[Coupling]:

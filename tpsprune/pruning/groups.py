@@ -8,8 +8,8 @@ attention head. Where its elements lie along an axis is told by four numbers: un
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tpsprune.records import LeftAlone
@@ -136,10 +136,15 @@ class GroupCut:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The groups of a model in model order, and what is left alone with the reason."""
+    """The groups of a model in model order, and what is left alone with the reason.
+
+    ``coupled`` names, by layer, the first layer that puts out the same units: a reason found for one holds
+    for all.
+    """
 
     groups: tuple[Group, ...]
     left_alone: tuple[LeftAlone, ...]
+    coupled: Mapping[str, str] = field(default_factory=dict)
 
     def consumer_widths(self) -> dict[str, dict[str, int]]:
         """Return, by group, the layers that read its units and nothing else, with their unit count.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import call_model, evaluation_mode
-from tpsprune.pruning.rows import item_count, taken
+from tpsprune.numerics.trees import item_count, taken
 from tpsprune.pruning.trial import item_tensors
 
 __all__ = ["HealStep", "heal", "matching_blocks"]

@@ -10,12 +10,12 @@ from torch import nn
 
 from tpsprune.errors import PruneError
 from tpsprune.numerics.macs import MacCount, count_macs
+from tpsprune.numerics.trees import taken
 from tpsprune.pruning.costs import CostModel
 from tpsprune.pruning.fold import can_gain_bias
 from tpsprune.pruning.groups import Group, Survey
 from tpsprune.pruning.layers import mixer, units_out
 from tpsprune.pruning.opened import open_attention
-from tpsprune.pruning.rows import taken
 from tpsprune.pruning.survey import survey
 from tpsprune.pruning.widths import check_widths
 from tpsprune.recipe.prune import Prune

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.numerics.forward import evaluation_mode
+from tpsprune.numerics.trees import item_count
 from tpsprune.pruning.cutting import silence
 from tpsprune.pruning.fold import fold_in, gram_of, interpolation, ridges_for, takes_intercept
 from tpsprune.pruning.groups import Consumer, Group, GroupCut
@@ -25,7 +26,6 @@ from tpsprune.pruning.rows import (
     answers,
     draw,
     feature_count,
-    item_count,
     patch_places,
     patches,
     signals,

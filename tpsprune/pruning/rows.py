@@ -11,7 +11,7 @@ of the layer, p features of a group (inputs times kernel positions), q outputs o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
+from tpsprune.numerics.trees import item_count, taken
 from tpsprune.pruning.groups import Consumer
 from tpsprune.pruning.layers import channels_first
 from tpsprune.pruning.layout import element_index
@@ -28,13 +29,11 @@ __all__ = [
     "draw",
     "feature_count",
     "indexed",
-    "item_count",
     "patch_places",
     "patches",
     "signal_places",
     "signals",
     "some",
-    "taken",
     "wanted",
 ]
 
@@ -56,20 +55,6 @@ def draw(places: int, count: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(places, generator=generator)[:count].sort().values
 
 
-def item_count(batch: Any) -> int:
-    """Return how many items a prepared batch holds: along the first axis of its first tensor that has one."""
-    return next((len(tensor) for tensor in _tensors(batch) if tensor.ndim), 0)
-
-
-def taken(batch: Any, index: Tensor) -> Any:
-    """Return these items of a batch, however it is nested; a number beyond its items is passed over.
-
-    Tensors as long as the batch has items are indexed; all else (a mask, positions) stays as it is.
-    """
-    items = item_count(batch)
-    return _taken(batch, index[index < items], items)
-
-
 def some(probe: Sequence[Any], items: int, at_a_time: int) -> Iterator[Any]:
     """Yield small batches, about ``items`` items in all, from batches spread evenly over the probe."""
     mean = sum(map(item_count, probe)) / max(1, len(probe))
@@ -79,24 +64,6 @@ def some(probe: Sequence[Any], items: int, at_a_time: int) -> Iterator[Any]:
         batch = probe[rank * len(probe) // count]
         for part in torch.split(torch.arange(min(each, item_count(batch))), at_a_time):
             yield taken(batch, part)
-
-
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, Mapping | tuple | list):
-        for part in batch.values() if isinstance(batch, Mapping) else batch:
-            yield from _tensors(part)
-
-
-def _taken(batch: Any, index: Tensor, items: int) -> Any:
-    if isinstance(batch, Tensor):
-        return batch[index.to(batch.device)] if batch.ndim and len(batch) == items else batch
-    if isinstance(batch, Mapping):
-        return {key: _taken(part, index, items) for key, part in batch.items()}
-    if isinstance(batch, tuple):
-        return tuple(_taken(part, index, items) for part in batch)
-    return batch
 
 
 def signal_places(module: nn.Module, given: Tensor, consumer: Consumer) -> int:

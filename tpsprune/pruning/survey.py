@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import PruneError, did_you_mean
+from tpsprune.numerics.trees import taken
 from tpsprune.pruning.attention import attention_groups
 from tpsprune.pruning.candidates import Candidate, Proposal, candidates
 from tpsprune.pruning.graph import couplings
@@ -37,7 +38,7 @@ def survey(
 
     Args:
         model: not changed; called in evaluation mode.
-        example_batch: one prepared batch; of a tensor, the first two items are used.
+        example_batch: one prepared batch; its first two items are used.
         leave_alone: ``fnmatch`` patterns of module names whose output units stay; a pattern that
             matches a container holds for everything in it. What these layers read may still be cut.
         head_width: whether to look for the width of attention heads too (``head_width_candidates``).
@@ -52,7 +53,7 @@ def survey(
     spared = _matches(model, leave_alone)
     order = {name: rank for rank, (name, _) in enumerate(model.named_modules())}
     tied = _tied(model)
-    batch = _first_two(example_batch)
+    batch = taken(example_batch, torch.arange(2))
     traced = couplings(model, batch)
     subject, single = shaken(model), _single_precision(batch)
     proving = Proving(subject, single, tied, spared)
@@ -75,7 +76,10 @@ def survey(
     left_alone += _never_met(model, {touch.module for each in traced for touch in each.touches})
     groups = sorted(proving.accepted.values(), key=lambda group: order[_place(group.name)])
     left_alone.sort(key=lambda each: order[_place(each.name)])
-    return Survey(tuple(groups), tuple(left_alone))
+    coupled = {
+        touch.module: each.root for each in reversed(traced) for touch in each.touches if touch.side != "in"
+    }
+    return Survey(tuple(groups), tuple(left_alone), coupled)
 
 
 def _words(reason: str | Group) -> str:
@@ -132,10 +136,6 @@ def _never_met(model: nn.Module, touched: Iterable[str]) -> Iterator[LeftAlone]:
             yield LeftAlone(name=name, reason="no layer before it can be cut")
         else:
             yield LeftAlone(name=name, reason="the trace from the output did not reach it")
-
-
-def _first_two(batch: Any) -> Any:
-    return batch[:2] if isinstance(batch, Tensor) else batch
 
 
 def _single_precision(batch: Any) -> Any:

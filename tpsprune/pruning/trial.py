@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -96,6 +97,9 @@ def flat_tensors(output: Any) -> Iterator[Tensor]:
     elif isinstance(output, tuple | list):
         for part in output:
             yield from flat_tensors(part)
+    elif is_dataclass(output) and not isinstance(output, type):
+        for field in fields(output):
+            yield from flat_tensors(getattr(output, field.name))
 
 
 def item_tensors(output: Any) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final
 
@@ -10,7 +11,7 @@ from annotated_types import Interval, MinLen
 from tpsprune.errors import Fault, RecipeError, did_you_mean
 from tpsprune.recipe.bounds import STRICT, AtLeastZero, Count, OpenShare
 
-__all__ = ["AFTER_TICKET", "ARMS", "Compare", "arms_of"]
+__all__ = ["AFTER_TICKET", "ARMS", "Compare", "arms_of", "order_of"]
 
 ARMS: Final = {
     "dense": "the dense model through its whole schedule: no TPS, no watching, validated once at the end",
@@ -76,3 +77,23 @@ def arms_of(words: str, source: str = "--arms") -> tuple[str, ...]:
     if faults:
         raise RecipeError(source, faults)
     return names
+
+
+def order_of(arms: tuple[str, ...], order_seed: int, pair: int) -> tuple[str, ...]:
+    """Return the order of a pair's runs: drawn by lot for one pair, the same reversed for the next.
+
+    So that a machine that drifts does not favour the arm that always comes first. Arms that are handed what
+    the ticket has found come after it.
+    """
+    drawn = list(arms)
+    random.Random(f"{order_seed}/{pair // 2}").shuffle(drawn)
+    if pair % 2:
+        drawn.reverse()
+    order: list[str] = []
+    waiting: list[str] = []
+    for arm in drawn:
+        if arm in AFTER_TICKET and "ticket" in arms and "ticket" not in order:
+            waiting.append(arm)
+        else:
+            order += [arm, *(waiting if arm == "ticket" else [])]
+    return tuple(order)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from tpsprune.errors import Fault, did_you_mean
+from tpsprune.recipe.brought import BROUGHT
 from tpsprune.recipe.energy import Energy
+from tpsprune.recipe.loss import loss_faults
 from tpsprune.recipe.retrain import rewind_epoch
 from tpsprune.recipe.schema import Recipe
 from tpsprune.recipe.stop import ConsensusRule, EpochRule, Rule
 from tpsprune.recipe.target import Tolerance, Widths
 from tpsprune.recipe.task import TransformerModel
+from tpsprune.recipe.tps import Tps
 
-__all__ = ["rule_faults", "signal_names"]
+__all__ = ["rule_faults", "signal_names", "tps_faults", "unread_faults", "watched_names"]
 
 ALWAYS_READ: Final = ("train_loss", "validation_loss", "validation_accuracy")
 READ_BY_SIGNAL: Final = {
@@ -35,15 +39,25 @@ LOSS_ONLY: Final = ("moments", "fourier", "labels", "bn-l1")
 
 def signal_names(recipe: Recipe) -> tuple[str, ...]:
     """Return the signals of the whole model that this recipe reads: what its rules may look at."""
-    watched = [name for signal in recipe.watch.signals for name in READ_BY_SIGNAL.get(signal, (signal,))]
+    watched = watched_names(recipe.watch.signals)
     variant = recipe.tps.variant if recipe.tps.coupling > 0 else "none"
     return (*ALWAYS_READ, *watched, *READ_BY_VARIANT[variant])
+
+
+def watched_names(signals: Sequence[str]) -> tuple[str, ...]:
+    """Return the names under which these signals are read of the whole model.
+
+    >>> watched_names(("d_eff", "spectral_edge"))
+    ('d_eff', 'spectral_edge', 'spectral_edge_k', 'gap_23')
+    """
+    return tuple(name for signal in signals for name in READ_BY_SIGNAL.get(signal, (signal,)))
 
 
 def rule_faults(recipe: Recipe) -> list[Fault]:
     """Return every broken rule between fields."""
     faults = [*_rule_faults("stop.draw", recipe.stop.draw, recipe)]
     faults += _rule_faults("stop.end", recipe.stop.end, recipe)
+    faults += loss_faults(recipe)
     if recipe.watch.every_epochs is not None and recipe.watch.every_steps is not None:
         faults.append(Fault("watch", "give every_epochs or every_steps, not both"))
     rewind = rewind_epoch(recipe.retrain.rewind)
@@ -60,24 +74,14 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
     faults += _replay_faults(recipe.energy)
     if doubled := sorted({name for name in recipe.watch.signals if recipe.watch.signals.count(name) > 1}):
         faults.append(Fault("watch.signals", f"names {', '.join(map(repr, doubled))} more than once"))
-    if recipe.tps.apply == "decoupled" and recipe.tps.variant in LOSS_ONLY:
-        faults.append(
-            Fault("tps.apply", f"'{recipe.tps.variant}' works in the loss only; use 'auto' or 'loss'")
-        )
-    if recipe.tps.variant == "bn-l1" and recipe.tps.coupling >= 1.0:
-        words = "must be below 1 with 'bn-l1', where it weighs the plain sum of scales: 1e-4 is published"
-        faults.append(Fault("tps.coupling", f"{words} (found {recipe.tps.coupling:g})"))
-    if recipe.tps.variant != "moments":
-        faults += [
-            Fault(f"tps.{key}", f"is read by variant 'moments' only (here '{recipe.tps.variant}')")
-            for key, given in (("layers", recipe.tps.layers != ()), ("degree", recipe.tps.degree != 2))
-            if given
-        ]
+    faults += tps_faults(recipe.tps)
     model = recipe.task.model
     if isinstance(model, TransformerModel) and model.width % model.heads:
         faults.append(
             Fault("task.model.heads", f"must divide width {model.width} evenly (found {model.heads})")
         )
+    if isinstance(model, BROUGHT) and model.weights is None and model.weights_match != "name":
+        faults.append(Fault("task.model.weights_match", "is read with task.model.weights only"))
     if recipe.prune.round_to > 1 and recipe.prune.min_width % recipe.prune.round_to:
         faults.append(Fault("prune.min_width", f"must be a multiple of round_to = {recipe.prune.round_to}"))
     if recipe.prune.rounds > 1 and isinstance(recipe.prune.target, Tolerance | Widths):
@@ -85,6 +89,23 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
             f"need a target of macs, params or latency, to go there in steps (found {recipe.prune.target})"
         )
         faults.append(Fault("prune.rounds", words))
+    return faults
+
+
+def tps_faults(tps: Tps) -> list[Fault]:
+    """Return every broken rule between fields of ``[tps]``."""
+    faults = []
+    if tps.apply == "decoupled" and tps.variant in LOSS_ONLY:
+        faults.append(Fault("tps.apply", f"'{tps.variant}' works in the loss only; use 'auto' or 'loss'"))
+    if tps.variant == "bn-l1" and tps.coupling >= 1.0:
+        words = "must be below 1 with 'bn-l1', where it weighs the plain sum of scales: 1e-4 is published"
+        faults.append(Fault("tps.coupling", f"{words} (found {tps.coupling:g})"))
+    if tps.variant != "moments":
+        faults += [
+            Fault(f"tps.{key}", f"is read by variant 'moments' only (here '{tps.variant}')")
+            for key, given in (("layers", tps.layers != ()), ("degree", tps.degree != 2))
+            if given
+        ]
     return faults
 
 
@@ -106,12 +127,22 @@ def _rule_faults(place: str, rule: Rule, recipe: Recipe) -> list[Fault]:
         few = [] if rule.at_least <= len(rule.rules) else [_too_many(place, rule)]
         parts = (_rule_faults(f"{place}.rules.{rank}", each, recipe) for rank, each in enumerate(rule.rules))
         return [*few, *(fault for faults in parts for fault in faults)]
+    return unread_faults(place, rule, signal_names(recipe), "in this recipe")
+
+
+def unread_faults(place: str, rule: Rule, names: Sequence[str], where: str) -> list[Fault]:
+    """Return a fault for each signal that a rule looks at and that is not among the ``names`` read."""
+    if isinstance(rule, ConsensusRule):
+        few = [] if rule.at_least <= len(rule.rules) else [_too_many(place, rule)]
+        parts = (
+            unread_faults(f"{place}.rules.{rank}", each, names, where) for rank, each in enumerate(rule.rules)
+        )
+        return [*few, *(fault for faults in parts for fault in faults)]
     signal = getattr(rule, "signal", None)
-    names = signal_names(recipe)
     if signal is None or signal in names:
         return []
     hint = did_you_mean(signal, names) or f" (read here: {', '.join(names)})"
-    return [Fault(f"{place}.signal", f"'{signal}' is not read in this recipe{hint}")]
+    return [Fault(f"{place}.signal", f"'{signal}' is not read {where}{hint}")]
 
 
 def _too_many(place: str, rule: ConsensusRule) -> Fault:

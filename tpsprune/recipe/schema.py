@@ -19,12 +19,13 @@ from tpsprune.recipe.tps import Tps
 from tpsprune.recipe.train import Train
 from tpsprune.recipe.watch import Watch
 
-__all__ = ["SCHEMA", "Recipe"]
+__all__ = ["SCHEMA", "Recipe", "is_name"]
 
 SCHEMA = "tpsprune.recipe/1"
 
 
-def _is_name(word: str) -> bool:
+def is_name(word: str) -> bool:
+    """Return whether a recipe may be called so: lower-case letters, digits, hyphens; it names files."""
     return re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", word) is not None
 
 
@@ -32,7 +33,7 @@ def _is_name(word: str) -> bool:
 class Recipe:
     """Everything that decides a run; equal recipes on equal machines give equal runs."""
 
-    name: Annotated[str, Predicate(_is_name)]
+    name: Annotated[str, Predicate(is_name)]
     shows: str = ""
     schema: Literal["tpsprune.recipe/1"] = "tpsprune.recipe/1"
     seed: Natural = 0

@@ -2,19 +2,22 @@
 
 Each kind of data and of model is a table of its own, told apart by ``kind``. Relative paths start at
 the current folder. ``kind = "custom"`` names a callable of the user's own by its dotted path
-(``package.module:function``): **reading such a recipe's data or model runs that code.** Nothing else in a
-recipe can run code.
+(``package.module:function``): **reading such a recipe's data or model runs that code.** So does a ``loss``
+named in that way. Nothing else in a recipe can run code. Models that are brought from elsewhere, such a
+callable among them, are in ``brought``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval, MinLen
 from pydantic import Field
 
 from tpsprune.recipe.bounds import STRICT, Count, Natural, OpenShare, Share, Text, Width
+from tpsprune.recipe.brought import CustomModel, TimmModel, TorchvisionModel, TransformersModel
+from tpsprune.recipe.task_data import TabularData, TextData
 
 __all__ = [
     "BracketsData",
@@ -31,8 +34,14 @@ __all__ = [
     "ParityData",
     "PermutationsData",
     "ResNetModel",
+    "TabularData",
     "Task",
+    "TextData",
+    "TimmModel",
+    "TorchvisionModel",
     "TransformerModel",
+    "TransformersModel",
+    "split_by",
 ]
 
 Augment = Literal["none", "crop", "flip", "crop-flip"]
@@ -205,16 +214,6 @@ class TransformerModel:
     __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CustomModel:
-    """Your own callable; it is called with ``model_args`` and returns a ``torch.nn.Module``."""
-
-    kind: Literal["custom"] = "custom"
-    factory: Text
-    model_args: dict[str, Any] = field(default_factory=dict)
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-
 Data = Annotated[
     DigitsData
     | ModularData
@@ -223,11 +222,21 @@ Data = Annotated[
     | BracketsData
     | IdxData
     | ImageFolderData
+    | TextData
+    | TabularData
     | CustomData,
     Field(discriminator="kind"),
 ]
 Model = Annotated[
-    CnnModel | ResNetModel | MlpModel | TransformerModel | CustomModel, Field(discriminator="kind")
+    CnnModel
+    | ResNetModel
+    | MlpModel
+    | TransformerModel
+    | CustomModel
+    | TimmModel
+    | TorchvisionModel
+    | TransformersModel,
+    Field(discriminator="kind"),
 ]
 
 
@@ -237,6 +246,13 @@ class Task:
 
     data: Data
     model: Model
+    loss: Text = "cross-entropy"
+    """``cross-entropy``, ``mse``, ``bce``, ``next-token``, or a function of your own by its dotted path."""
     required_accuracy: Share = 0.0
-    """Validation accuracy below which the summary says that the task was not learned."""
+    """Validation accuracy (or R² and the like) below which the summary says that nothing was learned."""
     __pydantic_config__: ClassVar[Any] = STRICT
+
+
+def split_by(data: Data, seed: int) -> Data:
+    """Return the data split by another seed; a text, which is split where it lies, as it is."""
+    return data if isinstance(data, TextData) else replace(data, split_seed=seed)

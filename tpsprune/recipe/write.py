@@ -10,7 +10,7 @@ from typing import Any
 
 from tpsprune.recipe.schema import Recipe
 
-__all__ = ["dumps"]
+__all__ = ["as_toml", "dumps"]
 
 
 def dumps(recipe: Recipe) -> str:
@@ -22,7 +22,7 @@ def dumps(recipe: Recipe) -> str:
 
 
 def _table(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    lines = [f"{_key(key)} = {_value(value)}" for key, value in table.items() if _is_plain(value)]
+    lines = [f"{_key(key)} = {as_toml(value)}" for key, value in table.items() if _is_plain(value)]
     if path and (lines or not any(isinstance(value, Mapping) for value in table.values())):
         lines = ["", f"[{'.'.join(_key(part) for part in path)}]", *lines]
     for key, value in table.items():
@@ -39,15 +39,20 @@ def _key(key: str) -> str:
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _string(key)
 
 
-def _value(value: Any) -> str:
+def as_toml(value: Any) -> str:
+    """Return a value as TOML; a table is written inline.
+
+    >>> as_toml({"macs": 0.5}), as_toml((1, 2)), as_toml(True)
+    ('{ macs = 0.5 }', '[1, 2]', 'true')
+    """
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         return _string(value)
     if isinstance(value, list | tuple):
-        return f"[{', '.join(_value(item) for item in value)}]"
+        return f"[{', '.join(as_toml(item) for item in value)}]"
     if isinstance(value, Mapping):
-        items = ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items())
+        items = ", ".join(f"{_key(key)} = {as_toml(item)}" for key, item in value.items())
         return f"{{ {items} }}" if items else "{}"
     return repr(value)
 

@@ -4,7 +4,7 @@ Every field name carries its unit (``_seconds``, ``_joules``, ``_share`` in 0..1
 "not known", never zero.
 """
 
-from tpsprune.records.checked import Checked, CheckedGroup
+from tpsprune.records.checked import Checked, CheckedGroup, CheckedLayer
 from tpsprune.records.comparison import (
     ArmRun,
     BrokenOff,
@@ -53,10 +53,11 @@ from tpsprune.records.savings import (
     WallFit,
 )
 from tpsprune.records.sizes import GroupChange, Latency, LeftAlone, Size
-from tpsprune.records.task import TaskFacts
+from tpsprune.records.task import QUALITIES, InputPart, TaskFacts, quality_of, unit_of
 
 __all__ = [
     "GIVEN",
+    "QUALITIES",
     "Accuracy",
     "ArmBegun",
     "ArmEnded",
@@ -67,6 +68,7 @@ __all__ = [
     "Change",
     "Checked",
     "CheckedGroup",
+    "CheckedLayer",
     "Choices",
     "Claim",
     "Comparing",
@@ -86,6 +88,7 @@ __all__ = [
     "GroupChange",
     "IdleSpan",
     "InferenceSpan",
+    "InputPart",
     "Latency",
     "LeftAlone",
     "MachineFacts",
@@ -117,4 +120,6 @@ __all__ = [
     "Verdict",
     "WallFit",
     "Window",
+    "quality_of",
+    "unit_of",
 ]

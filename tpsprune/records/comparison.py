@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from tpsprune.records.energy import EnergyMethod, Window
+from tpsprune.records.task import quality_of
 
 __all__ = [
     "ArmRun",
@@ -61,6 +64,16 @@ class Design:
         return self.arms[0]
 
     @property
+    def loss(self) -> str:
+        """The loss of the recipe, by the word in its text; cross-entropy where there was no other yet."""
+        return _loss_in(self.recipe_text)
+
+    @property
+    def quality(self) -> str:
+        """What the figure is called that runs hold as ``accuracy``."""
+        return quality_of(self.loss)
+
+    @property
     def primary(self) -> str:
         """The arm of the claim that was fixed beforehand: the ticket, else the first beside the baseline."""
         others = self.arms[1:]
@@ -81,6 +94,16 @@ class Design:
                 "inference_batches": tuple(raw["inference_batches"]),
             }
         )
+
+
+@lru_cache
+def _loss_in(recipe_text: str) -> str:
+    try:
+        task = tomllib.loads(recipe_text).get("task")
+    except tomllib.TOMLDecodeError:
+        task = None
+    found = task.get("loss") if isinstance(task, dict) else None
+    return found if isinstance(found, str) else "cross-entropy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

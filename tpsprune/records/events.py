@@ -38,7 +38,10 @@ class PhaseStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a phase stands; ``read`` tells whether the figures were read just now or are not given."""
+    """Where a phase stands; ``read`` tells whether the figures were read just now or are not given.
+
+    ``quality`` is what ``validation_accuracy`` is called.
+    """
 
     phase: str
     step: int
@@ -50,6 +53,7 @@ class Progress:
     joules: float | None = None
     watts: float | None = None
     read: bool = False
+    quality: str = "accuracy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +76,7 @@ class Pruned:
 
     Shares are of the model that this cut was made on. ``output_error`` is what the ticket's outputs on
     the probe data miss the dense model's by, in squares, as a share of their variance. With several
-    rounds this is the cut of round ``round`` of ``rounds``.
+    rounds this is the cut of round ``round`` of ``rounds``. ``quality`` is what the accuracies are called.
     """
 
     groups: tuple[GroupChange, ...]
@@ -84,6 +88,7 @@ class Pruned:
     output_error: float | None = None
     round: int = 1
     rounds: int = 1
+    quality: str = "accuracy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +127,16 @@ class ArmBegun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmEnded:
-    """A run of a comparison is over and in its journal; about ``seconds_left`` for the rest."""
+    """A run of a comparison is over and in its journal; about ``seconds_left`` for the rest.
+
+    ``quality`` is what the run's ``accuracy`` is called.
+    """
 
     run: ArmRun
     number: int
     total: int
     seconds_left: float
+    quality: str = "accuracy"
 
 
 Event: TypeAlias = PhaseStarted | Progress | PhaseEnded | Decided | Pruned | Note | Finished | Trained

@@ -2,32 +2,90 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-__all__ = ["TaskFacts"]
+__all__ = ["QUALITIES", "InputPart", "TaskFacts", "quality_of", "unit_of"]
+
+QUALITIES: Final[Mapping[str, str]] = {
+    "cross-entropy": "accuracy",
+    "bce": "label accuracy",
+    "next-token": "next-token accuracy",
+    "mse": "R²",
+}
+"""What the one figure of a model's quality is called under each loss: shares of labels or tokens right."""
+OWN_QUALITY: Final = "quality"
+IN_NATS: Final = ("cross-entropy", "bce", "next-token")
+
+
+def quality_of(loss: str) -> str:
+    """Return what quality is called under a loss: a word of ``QUALITIES``, else the user's own.
+
+    >>> quality_of("mse"), quality_of("theirs:loss")
+    ('R²', 'quality')
+    """
+    return QUALITIES.get(loss, OWN_QUALITY)
+
+
+def unit_of(loss: str) -> str:
+    """Return the unit of a loss: ``nats``, or none of squares and of what nobody knows."""
+    return "nats" if loss in IN_NATS else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputPart:
+    """One tensor of inputs that are several: its shape without the batch axis, and what it holds.
+
+    ``name`` is the keyword it goes in by, empty where parts go in by position. Of whole numbers ``lowest``
+    and ``highest`` are those found in the data.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Literal["float32", "int64", "bool"]
+    lowest: int = 0
+    highest: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFacts:
-    """The shape of one input (without the batch axis), the number of classes, what the inputs are.
+    """The shape of one input (without the batch axis), the width of an answer, what the inputs are.
 
     ``input_kind``: ``image`` (channels, height, width), ``tokens`` (length,) of ids below
-    ``vocabulary``, or ``vector`` (features,). ``cyclic`` holds where neighbouring token ids are
-    neighbours on a circle, which the ``fourier`` variant needs.
+    ``vocabulary``, ``vector`` (features,), or ``parts``: several tensors, described by ``parts``. ``classes``
+    are the numbers that a model answers each item (or, with ``next-token``, each place) with: one per
+    class, label or target. ``cyclic`` holds where neighbouring token ids are neighbours on a circle, which
+    the ``fourier`` variant needs. ``loss`` is ``task.loss`` of the recipe.
     """
 
-    input_kind: Literal["image", "tokens", "vector"]
+    input_kind: Literal["image", "tokens", "vector", "parts"]
     input_shape: tuple[int, ...]
     classes: int
     vocabulary: int | None = None
     cyclic: bool = False
+    parts: tuple[InputPart, ...] = ()
+    loss: str = "cross-entropy"
+
+    @property
+    def quality(self) -> str:
+        """What the figure is called that records hold as ``accuracy``."""
+        return quality_of(self.loss)
+
+    @property
+    def loss_unit(self) -> str:
+        """The unit of the loss."""
+        return unit_of(self.loss)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the facts as plain JSON values."""
-        return {**asdict(self), "input_shape": list(self.input_shape)}
+        """Return the facts as plain JSON values, with the name of the quality for readers."""
+        parts = [{**asdict(part), "shape": list(part.shape)} for part in self.parts]
+        shape = list(self.input_shape)
+        return {**asdict(self), "input_shape": shape, "parts": parts, "quality": self.quality}
 
     @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> TaskFacts:
-        """Rebuild facts written by ``to_json``."""
-        return cls(**{**raw, "input_shape": tuple(raw["input_shape"])})
+    def from_json(cls, raw: Mapping[str, Any]) -> TaskFacts:
+        """Rebuild facts written by ``to_json``, or by a version that knew one tensor and classes only."""
+        own = {key: value for key, value in raw.items() if key != "quality"}
+        parts = tuple(InputPart(**{**part, "shape": tuple(part["shape"])}) for part in raw.get("parts", ()))
+        return cls(**{**own, "input_shape": tuple(raw["input_shape"]), "parts": parts})

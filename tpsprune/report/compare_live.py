@@ -116,14 +116,14 @@ class BarCompare(AbstractShow):
                 _show_line(self._console, event)
 
 
-def run_line(run: ArmRun) -> str:
+def run_line(run: ArmRun, quality: str = "accuracy") -> str:
     """Return a finished run in one line: what it took, its class and where it came to."""
     joules = [window.total_joules for window in run.windows]
     known = [value for value in joules if value is not None]
     spent = words.joules(sum(known) if len(known) == len(joules) else None)
     classes = sorted({str(kind) for window in run.windows for kind in window.classes.values()})
     took = words.seconds(sum(window.seconds for window in run.windows))
-    left = f"failed: {run.failure}" if run.failure else f"test accuracy {run.accuracy:.4f}"
+    left = f"failed: {run.failure}" if run.failure else f"test {quality} {run.accuracy:.4f}"
     return f"{run.arm}, seed {run.seed}: {spent} ({' + '.join(classes) or 'not metered'}), {took}, {left}"
 
 
@@ -133,7 +133,7 @@ def _show_line(console: Console, event: Comparing) -> None:
             text = "warming up: a short run, thrown away"
         case records.ArmEnded():
             left = f"; about {words.seconds(event.seconds_left)} left" if event.seconds_left else ""
-            text = f"{event.number}/{event.total}  {run_line(event.run)}{left}"
+            text = f"{event.number}/{event.total}  {run_line(event.run, event.quality)}{left}"
         case records.Note():
             text = f"Note: {event.text}"
         case _:

@@ -40,8 +40,15 @@ def run_figure(
     drawn: Decision,
     stopped: Decision,
     groups: Sequence[GroupChange],
+    *,
+    quality: str = "accuracy",
+    loss_unit: str = "nats",
 ) -> Figure:
-    """Draw the signals of the whole model over epochs, one panel each, beside the widths of the ticket."""
+    """Draw the signals of the whole model over epochs, one panel each, beside the widths of the ticket.
+
+    ``quality`` is what the validation accuracy is called. A loss that goes below zero is drawn
+    on a linear scale.
+    """
     panels = [panel for panel in PANELS if any(_series(readings, name)[0] for name in panel[0])]
     figure = Figure(figsize=(10, 1.15 * len(panels) + 1.3), layout="constrained")
     grid = figure.add_gridspec(len(panels), 2, width_ratios=(3, 2))
@@ -52,8 +59,9 @@ def run_figure(
         for name, colour in zip(names, colours, strict=True):
             epochs, values = _series(readings, name)
             axes.plot(epochs, values, color=colour, linewidth=1.4, marker=".", markersize=3, label=name)
-        _scale(axes, scale)
-        axes.set_ylabel(label, fontsize=8)
+        shown = [value for name in names for value in _series(readings, name)[1]]
+        _scale(axes, scale if min(shown) >= 0.0 else "linear")
+        axes.set_ylabel(_label(names[0], label, quality, loss_unit), fontsize=8)
         axes.tick_params(labelsize=8, labelbottom=row == len(panels) - 1)
         axes.axvline(drawn.epoch, color=RED, linewidth=1.2)
         axes.axvline(stopped.epoch, color=GREY, linewidth=1.2, linestyle="--")
@@ -71,11 +79,13 @@ def run_figure(
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """One of two runs in a picture: its name, its readings, and the epoch of its draw."""
+    """One of two runs in a picture: its name, its readings, its draw, and what its figures are called."""
 
     title: str
     readings: Sequence[Reading]
     drawn_epoch: float
+    quality: str = "accuracy"
+    loss_unit: str = "nats"
 
 
 def beside_figure(runs: Sequence[Beside]) -> Figure:
@@ -100,10 +110,9 @@ def beside_figure(runs: Sequence[Beside]) -> Figure:
                 label=run.title,
             )
             axes.axvline(run.drawn_epoch, color=colour, linestyle=line, linewidth=0.8)
-        _scale(axes, scale)
-        axes.set_ylabel(
-            f"{name.replace('_', chr(10))} (nats)" if name.endswith("loss") else label, fontsize=8
-        )
+        shown = [value for run in runs for value in _series(run.readings, name)[1]]
+        _scale(axes, scale if min(shown) >= 0.0 else "linear")
+        axes.set_ylabel(_label_beside(name, label, runs), fontsize=8)
         axes.tick_params(labelsize=8, labelbottom=row == len(panels) - 1)
         if row == 0:
             axes.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
@@ -118,6 +127,21 @@ def rendered(figure: Figure, ending: Literal["svg", "png"]) -> bytes:
         metadata = {"Date": None} if ending == "svg" else {}
         figure.savefig(content, format=ending, dpi=110, metadata=metadata)
     return content.getvalue()
+
+
+def _label(name: str, label: str, quality: str, loss_unit: str) -> str:
+    """Return the label of a panel, which the table holds for classes, as it is for this task."""
+    if name == "validation_accuracy":
+        return label.replace("accuracy", quality)
+    return label.replace(" (nats)", f" ({loss_unit})" if loss_unit else "")
+
+
+def _label_beside(name: str, label: str, runs: Sequence[Beside]) -> str:
+    """Return the label of a panel of two runs, both names where they differ."""
+    if name.endswith("loss"):
+        label = f"{name.replace('_', chr(10))} (nats)"
+    labels = dict.fromkeys(_label(name, label, run.quality, run.loss_unit) for run in runs)
+    return " / ".join(labels)
 
 
 def _scale(axes: Any, scale: str) -> None:

@@ -156,7 +156,8 @@ def _figures(event: records.Progress, room: int | None = None) -> str:
     if event.loss is not None:
         first.append(f"loss {event.loss:.3f}")
     if event.validation_accuracy is not None:
-        first.append(f"acc {event.validation_accuracy:.3f}")
+        name = "acc" if event.quality == "accuracy" else event.quality
+        first.append(f"{name} {event.validation_accuracy:.3f}")
     signals = [f"{name} {value:.3g}" for name, value in event.signals]
     if event.watts is not None and event.joules is not None:
         last.append(f"{event.watts:.0f} W {words.joules(event.joules)}")

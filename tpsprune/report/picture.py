@@ -21,7 +21,15 @@ def draw(run: Path) -> tuple[Path, Path]:
     """
     folder, outcome, readings = _read(run)
     title = f"{outcome.name}, seed {outcome.seed}"
-    figure = figures.run_figure(title, readings, outcome.drawn, outcome.stopped, outcome.groups)
+    figure = figures.run_figure(
+        title,
+        readings,
+        outcome.drawn,
+        outcome.stopped,
+        outcome.groups,
+        quality=outcome.task.quality,
+        loss_unit=outcome.task.loss_unit,
+    )
     return _written(figure, folder.path / "signals")
 
 
@@ -35,7 +43,8 @@ def draw_beside(run: Path, other: Path) -> tuple[Path, Path]:
     for each in (run, other):
         folder, outcome, readings = _read(each)
         title = f"{folder.path.resolve().name}, seed {outcome.seed}"
-        both.append(figures.Beside(title, readings, outcome.drawn.epoch))
+        task = outcome.task
+        both.append(figures.Beside(title, readings, outcome.drawn.epoch, task.quality, task.loss_unit))
     return _written(figures.beside_figure(both), run / f"beside-{other.resolve().name}")
 
 

@@ -26,6 +26,7 @@ from tpsprune.report.savings_blocks import (
 from tpsprune.report.savings_pay_back import pay_back_table
 from tpsprune.report.savings_plot import claim_name, couples_of, joined
 from tpsprune.report.savings_words import (
+    capital,
     class_of,
     in_words,
     interval_of,
@@ -43,13 +44,14 @@ def evidence_sections(
     savings: Savings, pictures: Mapping[str, Picture], left_out: tuple[str, ...]
 ) -> tuple[Section, ...]:
     """Return the sections about the pairs, the claims, the phases, the course, pay-back, accuracy, models."""
+    quality = savings.comparison.design.quality
     tables: tuple[tuple[str, str, list[Table]], ...] = (
         ("pairs", "Pair by pair", _pairs(savings)),
         ("claims", "Every claim", [_claims(savings), *_support(savings)]),
         ("phases", "Where the energy goes", [_ledger(savings)]),
         ("course", "Over the epochs", []),
         ("break_even", "When it pays back", pay_back_table(savings)),
-        ("accuracy", "Accuracy beside energy", _accuracies(savings)),
+        ("accuracy", f"{capital(quality)} beside energy", _accuracies(savings)),
         ("models", "Other power models", _band(savings)),
     )
     sections = []
@@ -90,7 +92,7 @@ def _claims(savings: Savings) -> Table:
         change = claim.change
         return (
             (name(claim_name(claim)), " beside ", name(claim.baseline)),
-            standing_words_of(claim),
+            standing_words_of(claim, savings.comparison.design.quality),
             Tagged(in_words(claim, claim.joules), kind),
             Tagged(in_words(claim, claim.baseline_joules), kind),
             saving_of(change, kind),
@@ -192,9 +194,10 @@ def _accuracies(savings: Savings) -> list[Table]:
         )
         for each in savings.accuracies
     ]
-    headings = ("arms", "kept", "accuracy", "baseline", "difference", "at worst", "tolerance", "pairs")
+    quality = savings.comparison.design.quality
+    headings = ("arms", "kept", quality, "baseline", "difference", "at worst", "tolerance", "pairs")
     caption = says(
-        "Test accuracy, read once for each run; at worst is the one-sided lower bound (",
+        f"Test {quality}, read once for each run; at worst is the one-sided lower bound (",
         chosen("95 %"),
         ") of the paired difference, held against the tolerance. The bound covers seeds only, not the size "
         "of the test split.",

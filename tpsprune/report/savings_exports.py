@@ -2,7 +2,7 @@
 
 Figures are those of the records: what a format asks for and nobody measured is left out or null. Fixed text,
 the same in every export, is what tpsprune is for: a supervised training, from scratch, of a neural network
-that classifies, in Python with torch, on a machine with one processor and one memory.
+in Python with torch, on a machine with one processor and one memory.
 """
 
 from __future__ import annotations
@@ -32,9 +32,19 @@ NOT_CLAIMED: Final = "not claimed"
 _JOULES_PER_KWH = 3.6e6
 _QUALITY = {"A": "high", "B": "high", "C": "medium"}
 _SIMULATED = "the meter was simulated"
+_FAMILIES = {
+    "cross-entropy": "classification",
+    "bce": "multi-label classification",
+    "next-token": "language modelling",
+    "mse": "regression",
+}
+_ACCURATE = ("cross-entropy", "bce", "next-token")
+"""Losses under which the figure of a run's quality is a share that is right, as the format means accuracy."""
 _DATA_TYPES = {
     **dict.fromkeys(("digits", "idx", "image-folder"), "image"),
     **dict.fromkeys(("modular", "permutations", "parity", "brackets"), "token"),
+    "text": "text",
+    "tabular": "tabular",
 }
 
 
@@ -89,7 +99,7 @@ def boamps(savings: Savings) -> dict[str, Any]:
         },
         "task": {
             "taskStage": "training",
-            "taskFamily": "classification",
+            "taskFamily": _FAMILIES.get(design.loss),
             "nbRequest": 1,
             "algorithms": [
                 {
@@ -102,7 +112,7 @@ def boamps(savings: Savings) -> dict[str, Any]:
                 }
             ],
             "dataset": [{"dataUsage": "input", "dataType": _data_type(design.recipe_text)}],
-            "measuredAccuracy": _mean(run.accuracy for run in runs),
+            "measuredAccuracy": _mean(run.accuracy for run in runs) if design.loss in _ACCURATE else None,
             "taskDescription": f"{savings.verdict.arm} of the comparison {design.name}"
             + (f"; no energy is given, because {_SIMULATED}" if simulated else ""),
         },

@@ -22,7 +22,7 @@ _DRAWN: Final[tuple[tuple[Callable[[Savings], Plot | None], str], ...]] = (
     (phases_plot, "No energy was metered, so no phases are drawn."),
     (course_plot, "No counted run has a course, so no epochs are drawn."),
     (break_even_plot, "No inference was metered, so no break-even is drawn."),
-    (scatter_plot, "No run has both joules and an accuracy, so the two are not drawn together."),
+    (scatter_plot, "No run has both joules and a test result, so the two are not drawn together."),
     (models_plot, "No power model had a say, so no band of models is drawn."),
 )
 

@@ -31,7 +31,7 @@ from tpsprune.report.savings_svg import (
     marker_of,
     paint_of,
 )
-from tpsprune.report.savings_words import tone_of
+from tpsprune.report.savings_words import capital, tone_of
 
 __all__ = ["forest_plot", "models_plot", "scatter_plot"]
 
@@ -111,22 +111,23 @@ def scatter_plot(savings: Savings) -> Plot | None:
         )
     axes.set_xlim(left=0)
     axes.set_xlabel(f"energy of a training ({unit})")
-    axes.set_ylabel("test accuracy")
+    quality = savings.comparison.design.quality
+    axes.set_ylabel(f"test {quality}")
     axes.grid(color=GRID, linewidth=0.7)
     axes.ticklabel_format(axis="y", useOffset=False)
     arms = [arm for arm in savings.comparison.design.arms if any(run.arm == arm for run in runs)]
     key_below(figure, arm_key(savings, arms))
     return Plot(
         stem="accuracy",
-        title="Accuracy beside energy",
+        title=f"{capital(quality)} beside energy",
         caption=says(
             "Every finished run; hollow ones do not count, and the table of runs says why. Higher is better, "
-            "to the left is cheaper. Accuracy is counted."
+            f"to the left is cheaper. {capital(quality)} is counted."
         ),
-        spoken="A point for each run, energy across, test accuracy upwards.",
+        spoken=f"A point for each run, energy across, test {quality} upwards.",
         number_class=energy_class(savings),
         figure=figure,
-        columns=("arm", "seed", "pair", "joules", "class", "accuracy (counted)", "counted"),
+        columns=("arm", "seed", "pair", "joules", "class", f"{quality} (counted)", "counted"),
         rows=tuple(
             (run.arm, run.seed, run.pair, run.joules, run.energy_class, run.accuracy, run.counted)
             for run in runs

@@ -36,6 +36,7 @@ from tpsprune.report.savings_svg import (
     marker_of,
     paint_of,
 )
+from tpsprune.report.savings_words import capital
 
 __all__ = ["course_plot", "pairs_plot", "phases_plot"]
 
@@ -164,6 +165,7 @@ def course_plot(savings: Savings) -> Plot | None:
     shown = _first_counted(savings)
     if not shown:
         return None
+    quality = savings.comparison.design.quality
     per_epoch = {run.arm: _per_epoch(run) for run in shown}
     size, unit = energy_axis([value for points in per_epoch.values() for _, value in points])
     signals = [
@@ -177,7 +179,7 @@ def course_plot(savings: Savings) -> Plot | None:
     rows: list[tuple[Any, ...]] = []
     labels = {
         "energy": f"energy per\nepoch ({unit})",
-        "accuracy": "validation\naccuracy",
+        "accuracy": f"validation\n{quality}",
         "d_eff": "d_eff / width",
         "H1 z": "H1, longest\nloop (z)",
     }
@@ -197,7 +199,8 @@ def course_plot(savings: Savings) -> Plot | None:
                 linewidth=1.3,
                 linestyle="-" if place else "--",
             )
-            rows += [(panel, run.arm, run.seed, x, y, kind) for x, y in points]
+            called = quality if panel == "accuracy" else panel
+            rows += [(called, run.arm, run.seed, x, y, kind) for x, y in points]
             _moments(axes, run, paint_of(place))
         axes.set_ylabel(labels[panel])
         axes.grid(axis="y", color=GRID, linewidth=0.7)
@@ -225,9 +228,9 @@ def course_plot(savings: Savings) -> Plot | None:
             name("d_eff"),
             ", the effective dimension over the width, and ",
             name("H1"),
-            ", the longest loop. Accuracy is counted, signals are derived.",
+            f", the longest loop. {capital(quality)} is counted, signals are derived.",
         ),
-        spoken="Energy per epoch, validation accuracy and the signals over the epochs of one pair.",
+        spoken=f"Energy per epoch, validation {quality} and the signals over the epochs of one pair.",
         number_class=energy_class(savings) if panels[0] == "energy" else COUNTED,
         figure=figure,
         columns=("panel", "arm", "seed", "epoch", "value", "class"),

@@ -45,7 +45,7 @@ def runs_section(savings: Savings) -> Section:
         "energy",
         "time",
         "CPU time",
-        "accuracy",
+        savings.comparison.design.quality,
         "epochs",
         "MACs",
         "parameters",

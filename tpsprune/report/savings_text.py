@@ -23,10 +23,10 @@ _STYLES = {"saves": "bold green", "costs": "bold red", "refused": "bold yellow"}
 
 def savings_lines(savings: Savings) -> RenderableType:
     """Return what a comparison came to as a terminal shows it; without a terminal it is plain text."""
-    verdict, grade = savings.verdict, savings.grade
+    verdict, grade, quality = savings.verdict, savings.grade, savings.comparison.design.quality
     blocks: list[RenderableType] = [
         Text.assemble(
-            (standing_words(verdict.standing), _STYLES[tone_of(verdict.standing)]),
+            (standing_words(verdict.standing, quality), _STYLES[tone_of(verdict.standing)]),
             f"  {verdict.standing.value}, grade {badge_of(grade.letter)} ({grade.meaning})",
         ),
         Text(verdict.statement),
@@ -64,7 +64,7 @@ def _arms(savings: Savings) -> Table:
     """Return a row for each arm: what its training took with its deviation, and the change."""
     table = Table(box=None, pad_edge=False)
     table.add_column("arm", overflow="fold", max_width=14)
-    for heading in ("accuracy", "energy", "±", "change"):
+    for heading in (savings.comparison.design.quality, "energy", "±", "change"):
         table.add_column(heading, justify="right")
     kinds = {class_of(savings, run.energy_class) for run in savings.runs if run.counted}
     if len(kinds) > 1:

@@ -36,6 +36,7 @@ from tpsprune.report.savings_words import (
     interval_of,
     saving_of,
     standing_words,
+    standing_words_of,
     step_class,
     tone_of,
     training_of,
@@ -101,7 +102,7 @@ def verdict_section(savings: Savings) -> Section:
     kind = class_of(savings, verdict.energy_class)
     banner = Banner(
         tone=tone_of(verdict.standing),
-        words=standing_words(verdict.standing),
+        words=standing_words(verdict.standing, savings.comparison.design.quality),
         code=verdict.standing.value,
         statement=Tagged(verdict.statement, kind),
         grade=badge_of(grade.letter),
@@ -121,10 +122,12 @@ def headlines(savings: Savings) -> tuple[Headline, ...]:
         shown.append(_missing("Energy of an answer", "not measured", "No inference was metered."))
     else:
         shown.append(_energy(savings, answer, "Energy of an answer"))
+    quality = savings.comparison.design.quality
+    title = f"Test {quality}"
     if accuracy is None:
-        shown.append(_missing("Test accuracy", "not known", "No pair has both accuracies."))
+        shown.append(_missing(title, "not known", f"No pair has the {quality} of both."))
     else:
-        shown.append(_accuracy(accuracy))
+        shown.append(_accuracy(accuracy, title))
     return tuple(shown)
 
 
@@ -139,7 +142,7 @@ def _energy(savings: Savings, claim: Claim, title: str) -> Headline:
         notes += ["In batches of ", chosen(claim.batch), ". "]
     tone = tone_of(claim.standing)
     if tone == "refused":
-        notes += [f"No claim: {standing_words(claim.standing).lower()}."]
+        notes += [f"No claim: {standing_words_of(claim, savings.comparison.design.quality)}."]
     bounds = interval_of(claim.change, kind)
     interval = bounds if claim.change is None else Tagged(f"95 % interval: {bounds.text}", kind)
     return Headline(
@@ -147,7 +150,7 @@ def _energy(savings: Savings, claim: Claim, title: str) -> Headline:
     )
 
 
-def _accuracy(accuracy: Accuracy) -> Headline:
+def _accuracy(accuracy: Accuracy, title: str) -> Headline:
     lower = (
         "no bound from a single pair"
         if accuracy.lower_share is None
@@ -155,7 +158,7 @@ def _accuracy(accuracy: Accuracy) -> Headline:
     )
     kept = "Shown to be kept" if accuracy.preserved else "Not shown to be kept"
     return Headline(
-        "Test accuracy",
+        title,
         Tagged(words.points(accuracy.difference_share), COUNTED),
         Tagged(lower, DERIVED),
         (

@@ -13,6 +13,7 @@ __all__ = [
     "accuracy_of",
     "answer_of",
     "badge_of",
+    "capital",
     "claim_of",
     "class_of",
     "in_words",
@@ -30,7 +31,7 @@ Tone = Literal["saves", "costs", "refused"]
 _WORDS: Final[dict[Standing, str]] = {
     Standing.INVALID_MEASUREMENT: "The measurement does not hold",
     Standing.INSUFFICIENT_RUNS: "Too few runs to say",
-    Standing.ACCURACY_NOT_PRESERVED: "Accuracy not shown to be kept",
+    Standing.ACCURACY_NOT_PRESERVED: "{quality} not shown to be kept",
     Standing.WITHIN_NOISE: "No difference beyond the noise",
     Standing.MODEL_SENSITIVE: "Hangs on the power model",
     Standing.SAVING_MODELLED: "Takes less energy (modelled)",
@@ -42,15 +43,24 @@ _WORDS: Final[dict[Standing, str]] = {
 }
 
 
-def standing_words(standing: Standing) -> str:
-    """Return a standing as people say it."""
-    return _WORDS[standing]
+def standing_words(standing: Standing, quality: str = "accuracy") -> str:
+    """Return a standing as people say it; ``quality`` is what the figure of a model's quality is called."""
+    return _WORDS[standing].format(quality=capital(quality))
 
 
-def standing_words_of(claim: Claim) -> str:
-    """Return where a claim stands, in a few lower-case words for a table."""
+def standing_words_of(claim: Claim, quality: str = "accuracy") -> str:
+    """Return where a claim stands, in a few words for a table that begin with a small letter."""
     sentence = _WORDS[claim.standing]
-    return sentence[:1].lower() + sentence[1:]
+    return (sentence[:1].lower() + sentence[1:]).format(quality=quality)
+
+
+def capital(words_: str) -> str:
+    """Return words as a sentence begins.
+
+    >>> capital("label accuracy"), capital("R²")
+    ('Label accuracy', 'R²')
+    """
+    return words_[:1].upper() + words_[1:]
 
 
 def tone_of(standing: Standing) -> Tone:

@@ -34,11 +34,14 @@ class Course:
 
 
 def course(outcome: Outcome, readings: Sequence[Reading]) -> Course:
-    """Return what a run's journal says of the whole model."""
+    """Return what a run's journal says of the whole model; quality on validation under its own name."""
+    found = outcome.task.quality
+    quality = "validation_accuracy" if found == "accuracy" else found
     series: dict[str, list[tuple[float, float | None]]] = {}
     for reading in readings:
         if not reading.group:
-            series.setdefault(reading.signal, []).append((reading.epoch, reading.value))
+            name = quality if reading.signal == "validation_accuracy" else reading.signal
+            series.setdefault(name, []).append((reading.epoch, reading.value))
     title = f"{Path(outcome.folder).name}, seed {outcome.seed}"
     points = {name: tuple(each) for name, each in series.items()}
     return Course(title, points, outcome.drawn.epoch, outcome.stopped.epoch)

@@ -10,11 +10,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tpsprune.records import GIVEN, Checked, Decision, GroupChange, Latency, LeftAlone, Outcome, Pruned
+from tpsprune.records import GIVEN, Decision, GroupChange, Latency, LeftAlone, Outcome, Pruned
 from tpsprune.report import words
 
 __all__ = [
-    "checked",
     "closing",
     "cut_line",
     "decided",
@@ -74,7 +73,7 @@ def cut_line(pruned: Pruned) -> str:
     error = "" if pruned.output_error is None else f"; output error on the probe {pruned.output_error:.3g}"
     return (
         f"MACs kept {pruned.macs_share:.3f}, parameters kept {pruned.parameters_share:.3f}{error}; "
-        f"validation accuracy {pruned.validation_accuracy_before:.4f} before the cut, "
+        f"validation {pruned.quality} {pruned.validation_accuracy_before:.4f} before the cut, "
         f"{pruned.validation_accuracy_after:.4f} straight after it"
     )
 
@@ -96,7 +95,7 @@ def models_table(outcome: Outcome) -> Table:
     given = "dense, as given" if outcome.was_given else "dense, at the draw"
     for heading in (given, "ticket", "ticket/dense"):
         table.add_column(heading, justify="right")
-    table.add_row("test accuracy", f"{dense.accuracy:.4f}", f"{ticket.accuracy:.4f}", "")
+    table.add_row(f"test {outcome.task.quality}", f"{dense.accuracy:.4f}", f"{ticket.accuracy:.4f}", "")
     for name, before, after, show in (
         ("parameters", dense.size.parameters, ticket.size.parameters, words.count),
         ("MACs per item", dense.size.macs, ticket.size.macs, words.count),
@@ -171,41 +170,6 @@ def whole_run(outcome: Outcome) -> RenderableType:
         Text(""),
         closing(outcome),
     )
-
-
-def checked(found: Checked) -> RenderableType:
-    """Return what a check found: task, size, what can be pruned with what, and what cannot and why."""
-    task = found.task
-    table = Table(title="Can be pruned", title_justify="left", box=None, pad_edge=False)
-    table.add_column("group", overflow="fold", max_width=18)
-    table.add_column("holds", justify="right", no_wrap=True)
-    for heading in ("put out by", "along with", "read by"):
-        table.add_column(heading, overflow="fold", max_width=16)
-    for group in found.groups:
-        table.add_row(
-            group.name,
-            f"{group.width} {group.kind}",
-            _few(group.layers),
-            _few(group.members),
-            _few(group.readers),
-        )
-    items = ", ".join(f"{words.count(number)} {split}" for split, number in found.items.items())
-    shape = "×".join(map(str, task.input_shape))
-    return Lines(
-        Text(f"{found.name} on {found.device}: the recipe is sound", style="bold"),
-        Text(f"data    {items} items; {task.input_kind} {shape}, {task.classes} classes"),
-        Text(f"model   {words.count(found.parameters)} parameters, {words.count(found.macs)} MACs per item"),
-        Text(f"train   {words.count(found.steps_per_epoch)} steps per epoch"),
-        Text(f"target  {found.target}, which this model can reach"),
-        Text(""),
-        table,
-        *([Text(""), Text("Left alone", style="italic")] if found.left_alone else []),
-        *[Text(line) for line in left_alone_lines(found.left_alone)],
-    )
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]} and {len(names) - 2} more"
 
 
 def _class_of_total(outcome: Outcome) -> str:

@@ -14,6 +14,7 @@ from tpsprune.runs.documents import (
 )
 from tpsprune.runs.files import (
     cannot_write,
+    open_regular,
     read_json,
     read_text,
     sync_folder,
@@ -21,10 +22,12 @@ from tpsprune.runs.files import (
     write_bytes_atomically,
     write_json_atomically,
     write_text_atomically,
+    writing,
 )
 from tpsprune.runs.folder import RunFolder, digest_of
 from tpsprune.runs.journal import Journal
 from tpsprune.runs.schemas import first_fault, is_newer
+from tpsprune.runs.strict_json import strict_json
 
 __all__ = [
     "Begun",
@@ -37,15 +40,18 @@ __all__ = [
     "energy_report_text",
     "first_fault",
     "is_newer",
+    "open_regular",
     "read_energy_report",
     "read_json",
     "read_result",
     "read_text",
     "result_schema",
+    "strict_json",
     "sync_folder",
     "to_json_text",
     "write_bytes_atomically",
     "write_json_atomically",
     "write_result",
     "write_text_atomically",
+    "writing",
 ]

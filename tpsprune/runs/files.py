@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import os
-from contextlib import suppress
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from tpsprune.errors import CannotWriteError, RunFolderError
 
 __all__ = [
     "cannot_write",
+    "open_regular",
     "read_json",
     "read_text",
     "sync_folder",
@@ -20,6 +24,7 @@ __all__ = [
     "write_bytes_atomically",
     "write_json_atomically",
     "write_text_atomically",
+    "writing",
 ]
 
 _WORDS: Final[dict[int, str]] = {
@@ -41,8 +46,9 @@ def cannot_write(path: Path, error: OSError) -> CannotWriteError:
     return CannotWriteError(words.format(path=path))
 
 
-def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path``: after a crash the old file or the new one is there, never a part.
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write ``path`` to: after a crash the old file or the new one is there, never a part.
 
     Written beside under ``.NAME.tmp-PID``, flushed to the disk, renamed, and the folder flushed too,
     because a rename that is not on the disk does not outlive a power cut.
@@ -53,7 +59,7 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
     beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         with beside.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
@@ -63,6 +69,16 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``, whole or not at all; see ``writing``.
+
+    Raises:
+        RunFolderError: it cannot be written; nothing is left beside.
+    """
+    with writing(path) as file:
+        file.write(content)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -122,6 +138,23 @@ def read_json(path: Path) -> Any:
         raise RunFolderError(f"{path} is damaged: line {error.lineno} is not JSON ({error.msg})") from error
     except UnicodeDecodeError as error:
         raise RunFolderError(f"{path} is damaged: byte {error.start} is not UTF-8") from error
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file to read; a pipe or a device, which could wait or flow for ever, is refused.
+
+    Raises:
+        OSError: it is not there, not permitted, a folder, or no regular file.
+    """
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 -- Path.open takes no opener
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,67 +2,59 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import os
 from collections.abc import Mapping
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import BinaryIO, TypeAlias
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tpsprune.errors import ArtifactError
-from tpsprune.runs.files import write_bytes_atomically
+from tpsprune.runs.files import open_regular, writing
+from tpsprune.runs.tensor_header import LENGTH_BYTES, MAX_HEADER_BYTES, Place, header_of, parse_header
 
-__all__ = ["Expected", "load_tensors", "save_tensors", "serialise", "shapes_of"]
+__all__ = [
+    "Expected",
+    "file_bytes",
+    "load_hashed",
+    "load_tensors",
+    "save_tensors",
+    "serialise",
+    "shapes_of",
+]
 
 Expected: TypeAlias = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
-
-_DTYPES: Final[dict[str, torch.dtype]] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-    "C64": torch.complex64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write named tensors with text metadata to one safetensors file, whole or not at all.
 
-    Tensors that share storage (tied weights) are each written in full: names and values come back,
-    the tie does not; who loads them into a model that ties its weights gets it from the model.
-    Cost: the file's size in memory.
+    The same tensors give the same bytes. Tensors that share storage (tied weights) are each written in
+    full: names and values come back, the tie does not; who loads them into a model that ties its weights
+    gets it from the model. Cost: none of memory, but one tensor's where it lies on a GPU or is strided.
 
     Raises:
+        ArtifactError: a number type that the format has no word for.
         RunFolderError: it cannot be written.
     """
-    write_bytes_atomically(path, serialise(tensors, metadata))
+    with writing(path) as file:
+        _write(file, tensors, metadata)
 
 
 def serialise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Return the very bytes that ``save_tensors`` writes: the same tensors give the same bytes.
+    """Return the very bytes that ``save_tensors`` writes."""
+    file = BytesIO()
+    _write(file, tensors, metadata)
+    return file.getvalue()
 
-    The safetensors library writes metadata in an order that changes from call to call; here it is
-    sorted, so that a file's hash says something about what is in it.
-    """
-    seen: set[int] = set()
-    own: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        flat = tensor.detach().contiguous()
-        place = flat.untyped_storage().data_ptr()
-        own[name] = flat.clone() if place in seen else flat
-        seen.add(place)
-    return _with_metadata(safetensors.torch.save(own), metadata)
+
+def file_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Return how many bytes ``save_tensors`` writes of these, without metadata; nothing is copied."""
+    header, _ = header_of(tensors, {})
+    return len(header) + sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -73,36 +65,91 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...],
 def load_tensors(path: Path, expected: Expected | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file onto the CPU: tensors by name, and its metadata.
 
-    With ``expected`` given, names, shapes and dtypes are compared with the file's header before any
-    tensor is allocated, so a foreign file costs nothing.
+    The header is checked by itself and, with ``expected`` given, names, shapes and dtypes against it,
+    before any tensor is allocated, so a foreign file costs nothing. The tensors own their memory: what
+    becomes of the file later does not touch them. Cost: the file's size in memory, once.
 
     Raises:
         ArtifactError: the file is missing, damaged, not safetensors, or does not hold what is expected;
             names every missing and unknown tensor, and both shapes.
     """
+    tensors, metadata, _ = load_hashed(path, expected, hashed=False)
+    return tensors, metadata
+
+
+def load_hashed(
+    path: Path, expected: Expected | None = None, *, hashed: bool = True
+) -> tuple[dict[str, Tensor], dict[str, str], str]:
+    """Read as ``load_tensors``, and return the SHA-256 of the very bytes that the tensors were made from.
+
+    The file is opened once and read once: nobody can change it between the check and the use.
+    """
+    digest = hashlib.sha256() if hashed else None
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            names = list(file.keys())
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            places, metadata = _header(file, size, digest)
             if expected is not None:
-                found = {name: _header_of(file.get_slice(name)) for name in names}
-                _compare(path, found, expected)
-            tensors = {name: file.get_tensor(name) for name in names}
-            return tensors, dict(file.metadata() or {})
+                _compare(path, {name: (place.shape, place.dtype) for name, place in places.items()}, expected)
+            tensors = {name: _read(file, name, place, digest) for name, place in places.items()}
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is not there") from error
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
-    except SafetensorError as error:
+    except ValueError as error:
         raise ArtifactError(f"{path} is damaged or not a safetensors file ({error})") from error
+    by_name = {name: tensors[name] for name in sorted(tensors)}
+    return by_name, metadata, digest.hexdigest() if digest else ""
 
 
-def _header_of(part: Any) -> tuple[tuple[int, ...], torch.dtype | str]:
-    dtype = part.get_dtype()
-    return tuple(part.get_shape()), _DTYPES.get(dtype, dtype)
+def _write(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    try:
+        header, names = header_of(tensors, metadata)
+    except ValueError as error:
+        raise ArtifactError(f"tensors cannot be written: {error}") from error
+    file.write(header)
+    file.writelines(_bytes_of(tensors[name]) for name in names)
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """Return a tensor's numbers as they lie in memory; copied first only where they do not lie in a row."""
+    plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+    return plain.reshape(-1).view(torch.uint8).numpy().data
+
+
+def _header(
+    file: BufferedReader, size: int, digest: hashlib._Hash | None
+) -> tuple[dict[str, Place], dict[str, str]]:
+    length_bytes = file.read(LENGTH_BYTES)
+    length = int.from_bytes(length_bytes, "little")
+    if len(length_bytes) < LENGTH_BYTES or length > min(size - LENGTH_BYTES, MAX_HEADER_BYTES):
+        raise ValueError(f"its header would be {length} bytes long, in a file of {size}")
+    text = file.read(length)
+    if digest:
+        digest.update(length_bytes)
+        digest.update(text)
+    return parse_header(text, size - LENGTH_BYTES - length)
+
+
+def _read(file: BufferedReader, name: str, place: Place, digest: hashlib._Hash | None) -> Tensor:
+    try:
+        tensor = torch.empty(place.shape, dtype=place.dtype)
+    except (RuntimeError, MemoryError, TypeError) as error:
+        raise ValueError(f"there is no room for {name!r} of shape {list(place.shape)}") from error
+    content = tensor.reshape(-1).view(torch.uint8).numpy().data
+    done = 0
+    while done < len(content):
+        count = file.readinto(content[done:])
+        if not count:
+            raise ValueError(f"it ends within {name!r}")
+        done += count
+    if digest:
+        digest.update(content)
+    return tensor
 
 
 def _compare(
-    path: Path, found: Mapping[str, tuple[tuple[int, ...], torch.dtype | str]], expected: Expected
+    path: Path, found: Mapping[str, tuple[tuple[int, ...], torch.dtype]], expected: Expected
 ) -> None:
     faults = [f"{name} is missing" for name in expected if name not in found]
     faults += [f"{name} is not known" for name in found if name not in expected]
@@ -113,17 +160,6 @@ def _compare(
         raise ArtifactError(f"{path} does not fit: " + "; ".join(faults))
 
 
-def _words(header: tuple[tuple[int, ...], torch.dtype | str]) -> str:
+def _words(header: tuple[tuple[int, ...], torch.dtype]) -> str:
     shape, dtype = header
     return f"{list(shape)} {str(dtype).removeprefix('torch.')}"
-
-
-def _with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    if metadata:
-        header = {"__metadata__": dict(sorted(metadata.items())), **header}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    # Safetensors aligns the data to eight bytes with trailing spaces in the header.
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + content[8 + length :]

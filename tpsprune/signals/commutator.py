@@ -15,6 +15,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from tpsprune.numerics.forward import evaluation_mode, logits_of
+from tpsprune.numerics.objective import are_classes
 from tpsprune.records.readings import Status
 from tpsprune.signals.signal import AbstractMemoryless, Readings, View
 
@@ -69,6 +70,9 @@ class CommutatorDefect(AbstractMemoryless):
         """Read the defect."""
         if not view.labels or not all(isinstance(batch, Tensor) for batch in view.probe):
             reason = "the probe has no labels, or is no tensor"
+            return memory, (view.without(self.name, "", Status.NOT_APPLICABLE, reason),)
+        if not all(are_classes(label) for label in view.labels):
+            reason = "the labels are no classes, one for each item"
             return memory, (view.without(self.name, "", Status.NOT_APPLICABLE, reason),)
         inputs, labels = torch.cat(view.probe), torch.cat(view.labels)
         parameters = {

@@ -82,8 +82,11 @@ class H1Worker:
         return self._asked
 
     def is_on(self, number: int) -> bool:
-        """Return whether ``number`` is the last request, of a worker that has not been ended since."""
-        return self._live is not None and number == self._asked
+        """Return whether ``number`` is the last request, of a worker that has not been ended since.
+
+        Numbers begin at 1: a memory out of a checkpoint has asked no worker of this process yet.
+        """
+        return self._live is not None and 0 < number == self._asked
 
     def answer(self, number: int) -> tuple[H1Summary, ...]:
         """Wait for the answer to ``number``, the last request, and return a summary for each cloud.

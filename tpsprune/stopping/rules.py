@@ -28,21 +28,25 @@ PARALLEL: Final = 0.95
 """Mean cosine of hidden states above which nothing is told apart yet (Gopalani and Hu 2025)."""
 
 
-def start(rule: Rule, *, chance_accuracy: float = 0.0) -> Memory:
-    """Return the memory of a rule that has seen nothing; ``chance_accuracy`` is what guessing scores."""
+def start(rule: Rule, *, chance_accuracy: float = 0.0, quality: str = "accuracy") -> Memory:
+    """Return the memory of a rule that has seen nothing; ``chance_accuracy`` is what guessing scores.
+
+    ``quality`` is what the signal ``validation_accuracy`` is called in reasons.
+    """
+    guessed = {"chance": chance_accuracy, "quality": quality}
     match rule:
         case PlateauRule():
-            return {"window": [], "chance": chance_accuracy}
+            return {"window": [], **guessed}
         case PatienceRule():
             return {"best": None, "stale": 0}
         case ThresholdRule() | MaskRule():
-            return {"held": 0, "chance": chance_accuracy}
+            return {"held": 0, **guessed}
         case ChangeRule():
-            return {"held": 0, "extreme": None, "chance": chance_accuracy}
+            return {"held": 0, "extreme": None, **guessed}
         case ReopenRule():
-            return {"most": None, "least": None, "chance": chance_accuracy}
+            return {"most": None, "least": None, **guessed}
         case ConsensusRule():
-            parts = [start(each, chance_accuracy=chance_accuracy) for each in rule.rules]
+            parts = [start(each, chance_accuracy=chance_accuracy, quality=quality) for each in rule.rules]
             return {"parts": parts, "since": [None] * len(parts)}
         case _:
             return {}
@@ -129,19 +133,20 @@ def _plateau(rule: PlateauRule, memory: Memory, readings: Sequence[Reading]) -> 
     if spread > rule.tolerance:
         return memory, Verdict(False, f"{span}: still moving (spread {spread:.3f} > {rule.tolerance:g})")
     calm = f"{span}: calm (spread {spread:.3f} ≤ {rule.tolerance:g})"
-    return memory, _once_learned(rule.learned_share, memory["chance"], readings, calm)
+    return memory, _once_learned(rule.learned_share, memory, readings, calm)
 
 
-def _once_learned(needed: float, chance: float, readings: Sequence[Reading], why: str) -> Verdict:
+def _once_learned(needed: float, memory: Memory, readings: Sequence[Reading], why: str) -> Verdict:
     """Act for a reason, unless nothing is learned yet: a memorising plateau is calm too."""
     if needed == 0.0:
         return Verdict(True, why)
-    learned = _learned_share(chance, _value_of("validation_accuracy", readings))
+    quality = memory.get("quality", "accuracy")  # a checkpoint of before there was another has none
+    learned = _learned_share(memory["chance"], _value_of("validation_accuracy", readings))
     covered = f"{learned:.2f} of the way from chance to 1"
     if learned < needed:
         return Verdict(
             False,
-            f"{why}, but validation accuracy has covered only {covered} ({needed:g} needed): a memorising "
+            f"{why}, but validation {quality} has covered only {covered} ({needed:g} needed): a memorising "
             "plateau is calm too",
         )
     cosine = _value_of("collapse", readings)
@@ -149,7 +154,7 @@ def _once_learned(needed: float, chance: float, readings: Sequence[Reading], why
         return Verdict(
             False, f"{why}, but hidden states are nearly parallel (mean cosine {cosine:.3f} > {PARALLEL:g})"
         )
-    return Verdict(True, f"{why}, and validation accuracy has covered {covered}")
+    return Verdict(True, f"{why}, and validation {quality} has covered {covered}")
 
 
 def _relative_spread(window: Sequence[float]) -> float:
@@ -162,8 +167,13 @@ def _relative_spread(window: Sequence[float]) -> float:
 
 
 def _learned_share(chance: float, accuracy: float | None) -> float:
-    """Return how much of the way from guessing to 1 is covered; what is not known counts as none."""
-    return 0.0 if accuracy is None else (accuracy - chance) / (1.0 - chance)
+    """Return how much of the way from guessing to 1 is covered; what is not known counts as none.
+
+    Where guessing is right always there is no way to go, and all of it is covered.
+    """
+    if accuracy is None:
+        return 0.0
+    return (accuracy - chance) / (1.0 - chance) if chance < 1.0 else 1.0
 
 
 def _patience(rule: PatienceRule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
@@ -199,7 +209,7 @@ def _threshold(
     memory = {**memory, "held": held}
     if held < rule.patience:
         return memory, Verdict(False, reason)
-    return memory, _once_learned(rule.learned_share, memory["chance"], readings, reason)
+    return memory, _once_learned(rule.learned_share, memory, readings, reason)
 
 
 def _change(rule: ChangeRule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
@@ -218,7 +228,7 @@ def _change(rule: ChangeRule, memory: Memory, readings: Sequence[Reading]) -> tu
     )
     if held < rule.patience:
         return memory, Verdict(False, reason)
-    return memory, _once_learned(rule.learned_share, memory["chance"], readings, reason)
+    return memory, _once_learned(rule.learned_share, memory, readings, reason)
 
 
 def _reopen(rule: ReopenRule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
@@ -236,9 +246,8 @@ def _reopen(rule: ReopenRule, memory: Memory, readings: Sequence[Reading]) -> tu
     course = f"{rule.signal} {most:.4g} → {least:.4g} → {value:.4g}"
     if value < rule.reopen * least or value == least:
         return memory, Verdict(False, f"{course}: collapsed, not open again (by {rule.reopen:g} times)")
-    return memory, _once_learned(
-        rule.learned_share, memory["chance"], readings, f"{course}: collapsed and open again"
-    )
+    reason = f"{course}: collapsed and open again"
+    return memory, _once_learned(rule.learned_share, memory, readings, reason)
 
 
 def _consensus(rule: ConsensusRule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from tpsprune import training
 from tpsprune.errors import DivergedError
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.task import ModularData
+from tpsprune.recipe.task import ModularData, split_by
 from tpsprune.recipe.tps import Tps
 from tpsprune.studies.contest import Contest, Trained, Trial
 from tpsprune.studies.trial import DEVICE, accuracy_of, begin, regulariser_of, ticks_of
@@ -19,7 +19,7 @@ __all__ = ["recipe_of", "run_trial"]
 def recipe_of(contest: Contest, trial: Trial) -> Recipe:
     """Return the contest's recipe as ``trial`` runs it: one thread, and all that differs between trials."""
     recipe, arm = contest.recipe, contest.arm(trial.name)
-    data = replace(recipe.task.data, split_seed=trial.seed)
+    data = split_by(recipe.task.data, trial.seed)
     if arm.ordered and isinstance(data, ModularData):
         data = replace(data, relabel=False)
     return replace(

@@ -13,6 +13,7 @@ from torch import Tensor
 from tpsprune import training
 from tpsprune.data import Dataset
 from tpsprune.recipe import Recipe
+from tpsprune.recipe.task import split_by
 from tpsprune.recipe.tps import Tps
 from tpsprune.studies.setup import Setup
 from tpsprune.studies.trial import DEVICE, accuracy_of, begin, regulariser_of, ticks_of
@@ -170,7 +171,7 @@ def _recipe_of(setup: CouplingSetup, trial: CouplingTrial) -> Recipe:
         seed=trial.seed,
         task=replace(
             found.task,
-            data=replace(found.task.data, split_seed=trial.seed),
+            data=split_by(found.task.data, trial.seed),
             model=replace(found.task.model, widths=(trial.width,)),  # type: ignore[arg-type]
         ),
         train=replace(found.train, threads=setup.common.threads),

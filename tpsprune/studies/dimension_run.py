@@ -17,6 +17,7 @@ from tpsprune.numerics.spectra import effective_rank
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs
+from tpsprune.recipe.task import split_by
 from tpsprune.recipe.tps import Tps
 from tpsprune.studies.setup import Setup
 from tpsprune.studies.trial import DEVICE, accuracy_of, begin, probe_of, regulariser_of, ticks_of
@@ -135,7 +136,7 @@ def _recipe_of(setup: Setup, trial: DimensionTrial) -> Recipe:
     return replace(
         found,
         seed=trial.seed,
-        task=replace(found.task, data=replace(found.task.data, split_seed=trial.seed)),
+        task=replace(found.task, data=split_by(found.task.data, trial.seed)),
         train=train,
         tps=Tps(variant=trial.variant, coupling=1.0, apply="loss"),  # type: ignore[arg-type]
     )

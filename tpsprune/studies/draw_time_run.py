@@ -15,6 +15,7 @@ from tpsprune.numerics.macs import count_macs
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs
+from tpsprune.recipe.task import split_by
 from tpsprune.recipe.tps import Tps
 from tpsprune.studies.setup import Setup
 from tpsprune.studies.trial import DEVICE, accuracy_of, begin, probe_of, ticks_of
@@ -97,7 +98,7 @@ def run_draw(setup: Setup, trial: DrawTrial) -> Drawn:
     found = replace(
         setup.recipe,
         seed=trial.seed,
-        task=replace(setup.recipe.task, data=replace(setup.recipe.task.data, split_seed=trial.seed)),
+        task=replace(setup.recipe.task, data=split_by(setup.recipe.task.data, trial.seed)),
         train=replace(setup.recipe.train, threads=setup.threads, weight_decay=WEIGHT_DECAY),
         tps=Tps(variant="none"),
     )
@@ -173,7 +174,7 @@ def _on_digits(setup: Setup, trial: DrawTrial) -> Drawn:
     found = replace(
         found,
         seed=trial.seed,
-        task=replace(found.task, data=replace(found.task.data, split_seed=trial.seed)),
+        task=replace(found.task, data=split_by(found.task.data, trial.seed)),
         train=replace(found.train, threads=setup.threads),
         tps=Tps(variant="none"),
     )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tpsprune import data, models, tps, training
 from tpsprune.data import Dataset, Split
+from tpsprune.numerics.objective import Objective
 from tpsprune.recipe import Recipe
 from tpsprune.tps import Regulariser
 
@@ -31,7 +32,7 @@ DEVICE: Final = torch.device("cpu")
 def begin(recipe: Recipe) -> tuple[Dataset, nn.Module]:
     """Return the data and the model before its first step: the same in every arm of a seed."""
     training.prepare_process(recipe.train, recipe.seed, DEVICE)
-    dataset = data.load(recipe.task.data)
+    dataset = data.load(recipe.task.data, recipe.task.loss)
     return dataset, models.build(recipe.task.model, dataset.facts)
 
 
@@ -57,6 +58,7 @@ def ticks_of(
         last_step=cap_steps,
         total_steps=cap_steps,
         penalty=penalty,
+        objective=Objective.of(recipe.task.loss),
     )
 
 
@@ -82,7 +84,8 @@ def regulariser_of(
 def probe_of(dataset: Dataset, seed: int, items: int) -> Tensor:
     """Return so many training items, ready for the model, drawn by the seed."""
     index = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(seed))[:items]
-    return dataset.prepare(dataset.train.inputs[index])
+    probe: Tensor = dataset.prepare(dataset.train.inputs[index])
+    return probe
 
 
 def accuracy_of(
@@ -96,4 +99,5 @@ def accuracy_of(
         split.labels,
         prepare=dataset.prepare,
         execution=execution,
+        objective=Objective.of(dataset.facts.loss),
     ).accuracy

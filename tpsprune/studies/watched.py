@@ -11,6 +11,7 @@ import torch
 
 from tpsprune import pruning, training
 from tpsprune.recipe import Recipe
+from tpsprune.recipe.task import split_by
 from tpsprune.recipe.tps import Tps
 from tpsprune.recipe.watch import Signal, Watch
 from tpsprune.records import Reading
@@ -147,7 +148,7 @@ def with_task(recipe: Recipe, seed: int, weight_decay: float | None = None, **ta
     return replace(
         recipe,
         seed=seed,
-        task=replace(recipe.task, data=replace(recipe.task.data, split_seed=seed, **task)),
+        task=replace(recipe.task, data=replace(split_by(recipe.task.data, seed), **task)),
         train=replace(train, threads=1),
         tps=Tps(variant="none"),
     )

@@ -20,6 +20,7 @@ __all__ = [
     "UnitTriplets",
     "Variant",
     "full_precision",
+    "no_classes",
     "trainable_weights",
     "working_precision",
 ]
@@ -68,6 +69,12 @@ class Variant(ABC):
         """Return a context for the model's forward pass, for a variant that ``rides`` on it."""
         yield
 
+    def attach(self) -> None:  # noqa: B027 -- only what rides on a pass hangs on a model
+        """Hang on the model until ``detach``, so that a compiled model has it in from its first call."""
+
+    def detach(self) -> None:  # noqa: B027 -- see attach
+        """Leave the model as it was before ``attach``."""
+
     @abstractmethod
     def energies(self, label_i: Tensor | None = None) -> Tensor:
         """Return the energy of each group, in the order of ``groups``; differentiable.
@@ -101,6 +108,13 @@ class Variant(ABC):
 class PhaseVariant(Variant, ABC):
     """A variant whose oscillators have phases of their own, which can be moved without the loss."""
 
+    _weights: tuple[nn.Parameter, ...]
+
+    @property
+    def weights(self) -> tuple[nn.Parameter, ...]:
+        """The parameters that hold the phases, one a group, in the order of ``groups``."""
+        return self._weights
+
     @abstractmethod
     def phases(self) -> Iterator[Tensor]:
         """Yield the phases of each group, flat, in the order of ``groups``; differentiable."""
@@ -121,6 +135,15 @@ class PhaseVariant(Variant, ABC):
         second_g = torch.stack([second for _, second in pairs])
         energy_g = 1.0 - (first_g.square() * second_g.conj()).real
         return {"tps_energy": energy_g, "tps_z1": first_g.abs(), "tps_z2": second_g.abs()}
+
+
+def no_classes(facts: TaskFacts) -> str | None:
+    """Return why labels of a task are not the classes that a triplet ends in, or ``None`` where they are.
+
+    What eases off with the loss needs cross-entropy besides: of that alone the loss of guessing is known, ln
+    of the number of classes.
+    """
+    return None if facts.loss == "cross-entropy" else f"this task has loss '{facts.loss}', not cross-entropy"
 
 
 def working_precision(tensor: Tensor) -> Tensor:

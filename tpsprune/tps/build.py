@@ -9,6 +9,7 @@ from typing import Final, Literal
 from torch import Tensor, nn
 
 from tpsprune.errors import VariantError
+from tpsprune.numerics.trees import Tree, at
 from tpsprune.recipe.tps import Tps
 from tpsprune.records import TaskFacts
 from tpsprune.tps.base import PhaseVariant, Variant
@@ -34,10 +35,10 @@ def build(
     model: nn.Module,
     facts: TaskFacts,
     *,
-    train_inputs: Tensor,
+    train_inputs: Tree,
     train_labels: Tensor,
     total_steps: int,
-    probe: tuple[Tensor, Tensor] | None = None,
+    probe: tuple[Tree, Tensor] | None = None,
 ) -> Regulariser | None:
     """Return the regulariser that ``settings`` ask for, on the model as it is now; ``None`` for none of it.
 
@@ -66,7 +67,8 @@ def build(
             " What fits: auto, loss."
         )
     if probe is None:
-        probe = train_inputs[:PROBE_ITEMS], train_labels[:PROBE_ITEMS]
+        few = slice(0, PROBE_ITEMS)
+        probe = at(train_inputs, few), train_labels[few]
     variant = _variant(settings, model, facts, train_inputs, train_labels, probe)
     in_loss = settings.apply == "loss" or not has_phases
     return Regulariser(variant, settings, in_loss=in_loss, total_steps=total_steps, classes=facts.classes)
@@ -82,9 +84,9 @@ def _variant(
     settings: Tps,
     model: nn.Module,
     facts: TaskFacts,
-    train_inputs: Tensor,
+    train_inputs: Tree,
     train_labels: Tensor,
-    probe: tuple[Tensor, Tensor],
+    probe: tuple[Tree, Tensor],
 ) -> Variant:
     match settings.variant:
         case "weights":

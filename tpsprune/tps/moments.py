@@ -5,17 +5,21 @@ Shape letters: ``i`` items, ``s`` positions of an item, ``m`` units.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from tpsprune.errors import VariantError
 from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.numerics.moment_coherence import moment_coherence
+from tpsprune.numerics.trees import Tree
 from tpsprune.records import TaskFacts
-from tpsprune.tps.base import Group, Variant, full_precision, working_precision
+from tpsprune.tps.base import Group, Variant, full_precision, no_classes, working_precision
 from tpsprune.tps.unit_layers import UnitLayer, fitting_unit_layers, has_unit_layers
 
 __all__ = ["Moments"]
@@ -40,17 +44,22 @@ class Moments(Variant):
     noise; with no more items than classes it is 0.
 
     Raises:
-        VariantError: a layer named is not there or does not fit, or none does (``fitting_unit_layers``).
+        VariantError: a layer named is not there or does not fit, or none does (``fitting_unit_layers``); or a
+            layer was not heard, or heard with another number of items than there are labels.
     """
 
     name: ClassVar[str] = "moments"
-    needs: ClassVar[str] = "a linear or convolution layer before the one that gives the scores"
+    needs: ClassVar[str] = (
+        "a linear or convolution layer before the one that gives the scores, and classes to tell apart"
+    )
     rides: ClassVar[bool] = True
     eases: ClassVar[bool] = True
 
     @staticmethod
-    def missing(model: nn.Module, facts: TaskFacts) -> str | None:  # noqa: ARG004 -- any task will do
+    def missing(model: nn.Module, facts: TaskFacts) -> str | None:
         """Return what is not here, or ``None``."""
+        if (labels := no_classes(facts)) is not None:
+            return labels
         return None if has_unit_layers(model) else "this model has none"
 
     def __init__(
@@ -58,7 +67,7 @@ class Moments(Variant):
         model: nn.Module,
         layers: tuple[str, ...],
         degree: int,
-        probe: Tensor,
+        probe: Tree,
         probe_labels: Tensor,
     ) -> None:
         self._model = model
@@ -66,27 +75,43 @@ class Moments(Variant):
         self._degree = degree
         self._probe, self._probe_labels = probe, probe_labels
         self._heard: dict[str, Tensor] = {}
+        self._listens = False
+        self._attached: list[RemovableHandle] = []
+        self._classes: dict[str, type[nn.Module]] = {}
         self.groups = tuple(Group(layer.name, layer.units) for layer in self._layers)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Keep what the layers put out in a forward pass within, until ``energies`` has used it."""
-        self._heard = {}
-        hooks = [
-            self._model.get_submodule(path).register_forward_hook(self._keep(path))
-            for layer in self._layers
-            for path in layer.paths
-        ]
+        self._heard, self._listens = {}, True
+        hooks = [] if self._attached else self._hang()
+        if self._attached and not self._classes and "torch._dynamo" in sys.modules:
+            self._classes = {path: _set_apart(self._model.get_submodule(path)) for path in self._paths()}
         try:
             yield
         finally:
+            self._listens = False
             for hook in hooks:
                 hook.remove()
+
+    def attach(self) -> None:
+        """Hang on the layers until ``detach``: compiled code knows the hooks of its first call alone."""
+        self._attached = self._attached or self._hang()
+
+    def detach(self) -> None:
+        """Leave the layers as they were before ``attach``."""
+        for hook in self._attached:
+            hook.remove()
+        self._attached = []
+        for path, own in self._classes.items():
+            self._model.get_submodule(path).__class__ = own
+        self._classes = {}
 
     def energies(self, label_i: Tensor | None = None) -> Tensor:
         """Return 1 − mean R_m by layer, of what was heard last; its graph is that of the forward pass."""
         assert label_i is not None, "the labels of the batch that was heard"
         heard, self._heard = self._heard, {}
+        self._refuse_unheard(heard, len(label_i))
         with full_precision(label_i):
             return torch.stack(
                 [1.0 - self._coherence(layer, heard, label_i).mean() for layer in self._layers]
@@ -95,21 +120,61 @@ class Moments(Variant):
     @torch.no_grad()
     def readings(self) -> dict[str, Tensor]:
         """Return energy and mean coherence on the probe, by layer."""
+        heard = self._heard  # A step may be under way.
         with evaluation_mode(self._model), self.listening():
             call_model(self._model, self._probe)
         energy_g = self.energies(self._probe_labels)
+        self._heard = heard
         return {"tps_energy": energy_g, "tps_coherence": 1.0 - energy_g}
 
+    def _hang(self) -> list[RemovableHandle]:
+        return [
+            self._model.get_submodule(path).register_forward_hook(self._keep(path)) for path in self._paths()
+        ]
+
+    def _paths(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(path for layer in self._layers for path in layer.paths))
+
     def _keep(self, path: str) -> Callable[[nn.Module, object, Tensor], None]:
+        layer = self._model.get_submodule(path)
+
         def keep(module: nn.Module, inputs: object, output: Tensor) -> None:  # noqa: ARG001
-            self._heard[path] = _by_position(module, output)
+            # A copy of the model brings the hook along; compiled code is not told when it is listened to.
+            if (self._listens or torch.compiler.is_compiling()) and module is layer:
+                self._heard[path] = _by_position(module, output)
 
         return keep
+
+    def _refuse_unheard(self, heard: dict[str, Tensor], labels: int) -> None:
+        for path in self._paths():
+            if path not in heard:
+                raise VariantError(
+                    f"'moments' heard nothing of '{path}': make the forward pass of this model"
+                    " within listening()"
+                )
+            if len(heard[path]) != labels:
+                raise VariantError(
+                    f"'moments' heard {len(heard[path])} items in '{path}' and was given {labels} labels:"
+                    " those of the same batch would do"
+                )
 
     def _coherence(self, layer: UnitLayer, heard: dict[str, Tensor], label_i: Tensor) -> Tensor:
         gate_ism = working_precision(heard[layer.gate])
         up_ism = None if layer.up is None else working_precision(heard[layer.up])
         return moment_coherence(gate_ism, up_ism, label_i, self._degree)
+
+
+def _set_apart(layer: nn.Module) -> type[nn.Module]:
+    """Give a layer a class of its own, in all else the one it had, which is returned.
+
+    Code that was compiled for another layer of its class has no hook of ours, and is chosen by classes and
+    not by hooks (torch._dynamo.config.skip_nnmodule_hook_guards).
+    """
+    own = type(layer)
+    same = {name: getattr(own, name) for name in ("__module__", "__qualname__", "__doc__")}
+    metaclass: Any = type(own)
+    layer.__class__ = metaclass(own.__name__, (own,), same)
+    return own
 
 
 def _by_position(module: nn.Module, output: Tensor) -> Tensor:

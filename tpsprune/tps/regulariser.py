@@ -8,7 +8,7 @@ from math import log
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tpsprune.errors import RunFolderError
 from tpsprune.recipe.tps import Tps
@@ -54,6 +54,19 @@ class Regulariser:
         """Return a context for the forward pass of a training step, which ``penalty`` may be about."""
         return self._variant.listening()
 
+    def attach(self) -> None:
+        """Hang on the model until ``detach``; see ``Variant.attach``."""
+        self._variant.attach()
+
+    def detach(self) -> None:
+        """Leave the model as it was before ``attach``."""
+        self._variant.detach()
+
+    @property
+    def moves(self) -> tuple[nn.Parameter, ...]:
+        """The parameters that ``move`` moves, one a group; none where the penalty is in the loss."""
+        return self._variant.weights if isinstance(self._variant, PhaseVariant) and not self.in_loss else ()
+
     def penalty(
         self, step: int, label_i: Tensor | None = None, task_loss: Tensor | None = None
     ) -> Tensor | None:
@@ -75,16 +88,22 @@ class Regulariser:
             term = term * (task_loss.detach() / self._chance_loss).clamp(max=1.0)
         return term
 
-    def move(self, step: int, learning_rate: float) -> None:
+    def move(self, step: int, learning_rate: float | Sequence[float]) -> None:
         """Move each phase by learning rate · λ · F, times N^(−1/2) with ``sqrt-n``, as AdamW decouples decay.
 
-        Call it after ``optimizer.step()``. Does nothing where the penalty is in the loss.
+        Call it after ``optimizer.step()``, with one learning rate for all or one for each of ``moves``. Does
+        nothing where the penalty is in the loss.
         """
         coupling = self.coupling(step)
         if not isinstance(self._variant, PhaseVariant) or self.in_loss or coupling == 0.0:
             return
         self._variant.refresh(step)
-        self._variant.move([learning_rate * coupling * weight for weight in self._weights])
+        rates = learning_rate
+        if isinstance(rates, int | float):
+            rates = [rates] * len(self._weights)
+        self._variant.move(
+            [rate * coupling * weight for rate, weight in zip(rates, self._weights, strict=True)]
+        )
 
     def order_parameters(self, *, step: int, epoch: float) -> tuple[Reading, ...]:
         """Return energy, and |z₁|, |z₂| or the coherence, by group and (group empty) as a mean over groups.

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.records import TaskFacts
-from tpsprune.tps.base import Group, UnitTriplets, Variant, full_precision, working_precision
+from tpsprune.tps.base import (
+    Group,
+    UnitTriplets,
+    Variant,
+    full_precision,
+    no_classes,
+    working_precision,
+)
 
 __all__ = ["TripletVariant"]
 
@@ -32,6 +39,8 @@ class TripletVariant(Variant, ABC):
     @staticmethod
     def missing(model: nn.Module, facts: TaskFacts) -> str | None:
         """Return what is not here, or ``None``."""
+        if (labels := no_classes(facts)) is not None:
+            return labels
         if facts.input_kind != "tokens":
             return f"this task has {facts.input_kind} inputs"
         if facts.input_shape != (2,):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tpsprune.errors import VariantError, did_you_mean
 from tpsprune.numerics.forward import call_model, evaluation_mode
+from tpsprune.numerics.trees import Tree, item_count, taken
 
 __all__ = ["UnitLayer", "fitting_unit_layers", "has_unit_layers", "named_unit_layers"]
 
@@ -46,7 +47,7 @@ def has_unit_layers(model: nn.Module) -> bool:
     return sum(isinstance(module, _KINDS) for module in model.modules()) > 1
 
 
-def fitting_unit_layers(model: nn.Module, names: Sequence[str], probe: Tensor) -> tuple[UnitLayer, ...]:
+def fitting_unit_layers(model: nn.Module, names: Sequence[str], probe: Tree) -> tuple[UnitLayer, ...]:
     """Return the layers named, else those that a model names as ``unit_layers``, else the first that fits.
 
     First in the order in which the model calls them on ``probe``, and never the last called, which gives the
@@ -56,17 +57,17 @@ def fitting_unit_layers(model: nn.Module, names: Sequence[str], probe: Tensor) -
     Raises:
         VariantError: a layer named is not there or does not fit, or none does.
     """
-    few = probe[:FEW]
+    few = taken(probe, torch.arange(FEW))
     heard = _heard(model, few)
     named = names or getattr(model, "unit_layers", ())
     for layer in (found := named_unit_layers(model, named)):
         for path in layer.paths:
-            if fault := _fault(heard.get(path, []), len(few)):
+            if fault := _fault(heard.get(path, []), item_count(few)):
                 raise VariantError(f"tps.layers: '{path}' {fault}")
     if found:
         return found
     for path, outputs in list(heard.items())[:-1]:
-        if _fault(outputs, len(few)) is None:
+        if _fault(outputs, item_count(few)) is None:
             return named_unit_layers(model, [path])
     raise VariantError(
         "'moments' finds no layer before the scores that is called once, puts out a row of real numbers for "
@@ -74,7 +75,7 @@ def fitting_unit_layers(model: nn.Module, names: Sequence[str], probe: Tensor) -
     )
 
 
-def _heard(model: nn.Module, few: Tensor) -> dict[str, list[Tensor]]:
+def _heard(model: nn.Module, few: Tree) -> dict[str, list[Tensor]]:
     """Return what each layer puts out in one answer, call by call, in the order of first calls."""
     heard: dict[str, list[Tensor]] = {}
     with ExitStack() as hooks:

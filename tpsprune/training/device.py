@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import DeviceError
+from tpsprune.numerics.trees import Tree, mapped
 from tpsprune.recipe.train import Train
 
 __all__ = ["Execution", "choose_device", "prepare_process"]
@@ -45,11 +46,9 @@ class Execution:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model
 
-    def arrange(self, inputs: Tensor) -> Tensor:
-        """Lay a batch of images out as the model's convolutions want it."""
-        if self.channels_last and inputs.ndim == 4:
-            return inputs.contiguous(memory_format=torch.channels_last)
-        return inputs
+    def arrange(self, inputs: Tree) -> Tree:
+        """Lay the images of a batch out as the model's convolutions want them."""
+        return mapped(inputs, _channels_last) if self.channels_last else inputs
 
     @property
     def width_step(self) -> int:
@@ -99,6 +98,10 @@ def prepare_process(settings: Train, seed: int, device: torch.device) -> None:
     torch.backends.cudnn.benchmark = False
     # float32 is to mean float32: a cut is verified to a precision that TF32 does not have.
     torch.backends.cudnn.allow_tf32 = False
+
+
+def _channels_last(part: Tensor) -> Tensor:
+    return part.contiguous(memory_format=torch.channels_last) if part.ndim == 4 else part
 
 
 def _usable_cores() -> int:

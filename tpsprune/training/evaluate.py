@@ -1,4 +1,4 @@
-"""Loss and accuracy on held-out data."""
+"""Loss and quality on held-out data."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
+from tpsprune.numerics.forward import call_model, evaluation_mode
+from tpsprune.numerics.objective import CROSS_ENTROPY, Objective, Sums
+from tpsprune.numerics.trees import Tree, at
 from tpsprune.training.device import Execution
 
 __all__ = ["Score", "evaluate"]
@@ -19,7 +20,7 @@ BATCH_ITEMS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Mean cross-entropy (nats) and the share of items whose highest score is their label."""
+    """Mean loss of all items, and their quality: accuracy, or what ``Objective`` has in its place."""
 
     loss: float
     accuracy: float
@@ -27,21 +28,28 @@ class Score:
 
 def evaluate(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Tree,
     labels: Tensor,
     *,
-    prepare: Callable[[Tensor, torch.Generator | None], Tensor],
+    prepare: Callable[[Tree, torch.Generator | None], Tree],
     execution: Execution,
+    objective: Objective = CROSS_ENTROPY,
 ) -> Score:
-    """Score ``model`` on all items, in evaluation mode, without augmentation or label smoothing."""
-    loss = torch.zeros((), dtype=torch.float64, device=labels.device)
-    hits = torch.zeros((), dtype=torch.int64, device=labels.device)
+    """Score ``model`` on all items, in evaluation mode, without augmentation or label smoothing.
+
+    Raises:
+        RecipeError: a loss of the user's own raised, or no quality of it is known.
+    """
+    total: Sums | None = None
+    # Scores of every place of a sequence are held at once: the longer, the fewer sequences.
+    at_a_time = max(1, BATCH_ITEMS // objective.places(labels))
     with torch.inference_mode(), evaluation_mode(model):
-        for start in range(0, len(labels), BATCH_ITEMS):
-            chunk = slice(start, start + BATCH_ITEMS)
+        for start in range(0, len(labels), at_a_time):
+            chunk = slice(start, start + at_a_time)
             with execution.autocasting():
-                batch = execution.arrange(prepare(inputs[chunk], None))
-                logits_bc = logits_of(call_model(model, batch)).float()
-            loss += functional.cross_entropy(logits_bc, labels[chunk], reduction="sum")
-            hits += (logits_bc.argmax(dim=1) == labels[chunk]).sum()
-    return Score(loss=loss.item() / len(labels), accuracy=hits.item() / len(labels))
+                output = call_model(model, execution.arrange(prepare(at(inputs, chunk), None)))
+            sums = objective.sums(output, labels[chunk])
+            total = sums if total is None else total + sums
+    assert total is not None, "there is at least one item"
+    loss, quality = objective.figures(total, labels)
+    return Score(loss=loss, accuracy=quality)

@@ -14,10 +14,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tpsprune.errors import DivergedError
-from tpsprune.numerics.forward import call_model, logits_of
+from tpsprune.numerics.forward import call_model
+from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
+from tpsprune.numerics.trees import Tree, at, tensors_of
 from tpsprune.recipe.train import Train
 from tpsprune.training.device import Execution
 from tpsprune.training.randomness import augmentation_generator, epoch_order
@@ -25,7 +26,7 @@ from tpsprune.training.schedule import learning_rate_at
 
 __all__ = ["Penalty", "Tick", "fit", "steps_per_epoch"]
 
-Prepare = Callable[[Tensor, torch.Generator | None], Tensor]
+Prepare = Callable[[Tree, torch.Generator | None], Tree]
 
 CHECK_EVERY = 50
 """Steps between two looks at the loss on a device where looking means waiting."""
@@ -75,7 +76,7 @@ def batch_items(items: int, settings: Train) -> int:
 def fit(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    inputs: Tensor,
+    inputs: Tree,
     labels: Tensor,
     *,
     prepare: Prepare,
@@ -86,16 +87,18 @@ def fit(
     last_step: int,
     total_steps: int,
     penalty: Penalty | None = None,
+    objective: Objective = CROSS_ENTROPY,
 ) -> Iterator[Tick]:
     """Train from step ``first_step`` up to ``last_step`` of a schedule over ``total_steps``.
 
-    Each step: cross-entropy with label smoothing on one batch, the penalty's gradient added, clipping,
-    the optimiser, a tick. Batches and augmentation depend on (seed, step) alone, so that a loop begun
-    at any step goes on as one that was never broken off.
+    Each step: the objective's loss (with label smoothing, if any) on one batch, the penalty's gradient
+    added, clipping, the optimiser, a tick. Batches and augmentation depend on (seed, step) alone, so that
+    a loop begun at any step goes on as one that was never broken off.
 
     Raises:
         DivergedError: the loss is not finite; names the step and what was not finite. The model is
             left as it is then; the last checkpoint is from before.
+        RecipeError: a loss of the user's own raised.
     """
     items, size, per_epoch = (
         len(labels),
@@ -115,12 +118,10 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         optimizer.zero_grad(set_to_none=True)
-        batch = execution.arrange(prepare(inputs[index], augmentation_generator(seed, step)))
+        batch = execution.arrange(prepare(at(inputs, index), augmentation_generator(seed, step)))
         with execution.autocasting(), penalty.listening() if penalty else nullcontext():
-            logits_bc = logits_of(call_model(model, batch))
-        loss = functional.cross_entropy(
-            logits_bc.float(), labels[index], label_smoothing=settings.label_smoothing
-        )
+            output = call_model(model, batch)
+        loss = objective.loss(output, labels[index], label_smoothing=settings.label_smoothing)
         penalty_seconds = _backward(loss, penalty, step, labels[index])
         if settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
@@ -153,13 +154,13 @@ def _backward(loss: Tensor, penalty: Penalty | None, step: int, label_i: Tensor)
 
 
 def _refuse_divergence(
-    step: int, model: nn.Module, batch: Tensor, per_epoch: int, learning_rate: float
+    step: int, model: nn.Module, batch: Tree, per_epoch: int, learning_rate: float
 ) -> None:
     if step < 0:
         return
     place = f"step {step + 1} (epoch {(step + 1) / per_epoch:.2f})"
     broken = [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]
-    if isinstance(batch, Tensor) and batch.is_floating_point() and not torch.isfinite(batch).all():
+    if not all(bool(torch.isfinite(each).all()) for each in tensors_of(batch)):
         cause = "the inputs of that batch hold values that are not finite: look at the data"
     elif broken:
         cause = (

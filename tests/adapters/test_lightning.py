@@ -1,0 +1,135 @@
+"""The callback in Lightning: the numbers of a plain loop, and a fit that ends when a rule acts."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+import tpsprune
+from tests.loop.conftest import Data, small_data, small_net
+
+lightning = pytest.importorskip("pytorch_lightning")
+
+from tpsprune.adapters.lightning import TpspruneCallback  # noqa: E402 -- needs the library
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Module(lightning.LightningModule):  # type: ignore[misc,name-defined]
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = small_net()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.net(x)
+        return scores
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        x, y = batch
+        loss = cross_entropy(self(x), y)
+        self.log("accuracy", float((self(x).argmax(1) == y).float().mean()))
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fitted(folder: Path, callback: Any, data: Data, **settings: Any) -> tuple[Any, nn.Module]:
+    module = Module()
+    trainer = lightning.Trainer(
+        **(
+            {
+                "max_epochs": 3,
+                "accelerator": "cpu",
+                "logger": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "enable_checkpointing": False,
+                "default_root_dir": folder,
+                "callbacks": [callback],
+            }
+            | settings
+        )
+    )
+    trainer.fit(module, DataLoader(TensorDataset(*data), batch_size=12))
+    return trainer, module.net
+
+
+def by_hand(data: Data, settings: dict[str, Any], *, epochs: int = 3, accumulated: int = 1) -> nn.Module:
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    tps = tpsprune.TPS(model, optimizer, **settings)
+    for _ in range(epochs):
+        for number, (x, y) in enumerate(zip(*(part.split(12) for part in data), strict=True), 1):
+            with tps.listening():
+                loss = cross_entropy(model(x), y)
+            ((loss + tps(y, loss)) / accumulated).backward()
+            if number % accumulated == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+    return model
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize("variant", ["weights", "neurons", "moments", "in the loss"])
+def test_a_fit_has_the_numbers_of_a_plain_loop(variant: str, accumulated: int, tmp_path: Path) -> None:
+    if variant == "in the loss":
+        settings: dict[str, Any] = {"variant": "weights", "apply": "loss"}
+    else:
+        settings = {"variant": variant, "data": small_data()}
+    found = fitted(
+        tmp_path, TpspruneCallback(tps=settings), small_data(), accumulate_grad_batches=accumulated
+    )[1]
+    expected = by_hand(small_data(), settings, accumulated=accumulated)
+    for mine, theirs in zip(found.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_a_rule_that_acts_ends_the_fit_and_says_why(tmp_path: Path) -> None:
+    rule = tpsprune.Plateau(signal="norm", tolerance=1.0, patience=2, learned_share=0.0)
+    callback = TpspruneCallback(
+        watch={"probe": small_data()[0], "signals": ["norm"], "every_steps": 3, "draw": rule},
+        values={"validation_accuracy": "accuracy"},
+    )
+    trainer, _ = fitted(tmp_path, callback, small_data())
+    assert trainer.global_step == 6
+    assert callback.aboard.acted is not None
+    assert (callback.aboard.acted.kind, callback.aboard.acted.step) == ("draw", 6)
+    assert callback.aboard.watch is not None
+    assert 0.0 <= (callback.aboard.watch["validation_accuracy"] or 0.0) <= 1.0
+
+
+def test_a_checkpoint_of_the_trainer_brings_both_back(tmp_path: Path) -> None:
+    def made() -> Any:
+        return TpspruneCallback(
+            tps={"variant": "neurons", "refresh_steps": 5},
+            watch={"probe": small_data()[0], "signals": ["norm"], "every_steps": 2},
+        )
+
+    straight = fitted(tmp_path / "straight", made(), small_data())[1]
+    trainer, _ = fitted(tmp_path / "first", made(), small_data(), max_epochs=2)
+    trainer.save_checkpoint(tmp_path / "state.ckpt")
+    callback, module = made(), Module()
+    resumed = lightning.Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        callbacks=[callback],
+    )
+    with warnings.catch_warnings():
+        loader = DataLoader(TensorDataset(*small_data()), batch_size=12)
+        resumed.fit(module, loader, ckpt_path=tmp_path / "state.ckpt")
+    readings = [each for each in callback.aboard.watch.readings if (each.signal, each.group) == ("norm", "")]
+    assert [each.step for each in readings] == [2, 4, 6, 8, 10, 12]
+    for mine, theirs in zip(module.net.parameters(), straight.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)

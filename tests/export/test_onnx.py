@@ -1,0 +1,83 @@
+"""A ticket as an ONNX graph: checked, run by onnxruntime, for batches of any size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.export.nets import CALLED, Loud, batch_for, made
+from tpsprune.errors import ArtifactError
+from tpsprune.export import Onnx, answers_of, onnx_graph
+
+onnx = pytest.importorskip("onnx", reason="pip install 'tpsprune[onnx]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'tpsprune[onnx]'")
+pytest.importorskip("onnxscript", reason="pip install 'tpsprune[onnx]'")
+FORMAT = Onnx()
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_the_graph_answers_nearly_equally_at_every_batch_size(tmp_path: Path, name: str) -> None:
+    model = made(name)
+    assert FORMAT.write(tmp_path, model, batch_for(name, 2)) == ("ticket.onnx",)
+    graph = FORMAT.reload(tmp_path)
+    for items in (1, 2, 7, 64):
+        batch = batch_for(name, items)
+        wanted = answers_of(model)(batch)
+        gap = (graph(batch) - wanted).abs().max() / wanted.abs().max()
+        assert gap < FORMAT.tolerance_share, items
+
+
+def test_inputs_are_named_as_the_batch_names_them(tmp_path: Path) -> None:
+    for name, expected in (
+        ("Convolutions", ["input"]),
+        ("Pair", ["input_0", "input_1"]),
+        ("Named", ["ids", "mask"]),
+    ):
+        FORMAT.write(tmp_path, made(name), batch_for(name, 2))
+        graph = onnx.load(tmp_path / "ticket.onnx").graph
+        assert [each.name for each in graph.input] == expected
+        assert [each.name for each in graph.output] == ["scores"]
+        assert graph.input[0].type.tensor_type.shape.dim[0].dim_param, "the batch is a name, no number"
+
+
+def test_the_same_model_gives_the_same_bytes_without_a_path(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        FORMAT.write(tmp_path / name, made("Named"), batch_for("Named", 2))
+    content = (tmp_path / "one" / "ticket.onnx").read_bytes()
+    assert content == (tmp_path / "two" / "ticket.onnx").read_bytes()
+    assert b".py" not in content
+
+
+def test_weights_too_large_for_one_file_go_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_graph, "ONE_FILE_BYTES", 100)
+    model = nn.Linear(64, 64).eval()
+    example = torch.randn(2, 64)
+    assert FORMAT.write(tmp_path, model, example) == ("ticket.onnx", "ticket.onnx.data")
+    assert torch.allclose(FORMAT.reload(tmp_path)(example), model(example), atol=1e-5)
+
+
+def test_a_model_that_cannot_be_captured_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"onnx: torch\.export cannot capture"):
+        FORMAT.write(tmp_path, Loud().eval(), torch.randn(2, 5))
+
+
+class Strange(nn.Module):
+    """A model with an operator that ONNX has no word for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        scores: Tensor = self.head(torch.special.bessel_j0(vectors))
+        return scores
+
+
+def test_an_operator_without_a_translation_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"onnx: the ticket cannot be translated: .*bessel_j0"):
+        FORMAT.write(tmp_path, Strange().eval(), torch.randn(2, 5))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,98 @@
+"""Meter and Spent: windows as the meter closed them, and numbers of the user's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import tpsprune
+from tpsprune.errors import LoopError, MeterError, RecipeError
+from tpsprune.records import EnergyClass
+
+
+def test_a_window_has_joules_and_seconds_each_with_its_class() -> None:
+    with tpsprune.Meter("fake", fake_cpu_watts=4.0, fake_ram_watts=1.0, fake_window_seconds=2.0) as meter:
+        with meter.window("train") as span:
+            pass
+        assert (span.joules, span.seconds) == (10.0, 2.0)
+        assert span.components == {"cpu": (8.0, EnergyClass.SIMULATED), "ram": (2.0, EnergyClass.SIMULATED)}
+        assert span.window.phase == "train"
+
+
+def test_what_was_spent_is_taken_once_and_with_its_method() -> None:
+    with tpsprune.Meter("fake") as meter:
+        for phase in ("train", "evaluate", "train"):
+            with meter.window(phase):
+                pass
+        spent = meter.take()
+        assert [window.phase for window in spent.windows] == ["train", "evaluate", "train"]
+        assert (spent.joules, spent.seconds, spent.energy_class) == (45.0, 3.0, "simulated")
+        assert spent.method == meter.method
+        with pytest.raises(LoopError, match=r"no window was closed since the last take"):
+            meter.take()
+        with meter.window(), pytest.raises(LoopError, match=r"a window is still open"):
+            meter.take()
+        assert meter.take().joules == 15.0
+
+
+def test_what_a_block_took_that_raised_is_on_the_bill() -> None:
+    with tpsprune.Meter("fake") as meter:
+        with pytest.raises(ZeroDivisionError), meter.window():
+            _ = 1 / 0
+        assert meter.take().joules == 15.0
+
+
+def test_windows_do_not_nest_and_the_open_one_goes_on() -> None:
+    with tpsprune.Meter("fake") as meter:
+        with (
+            meter.window("outer"),
+            pytest.raises(MeterError, match=r"'inner' while one of 'outer' is open"),
+            meter.window("inner"),
+        ):
+            pass
+        assert len(meter.take().windows) == 1
+
+
+def test_seconds_alone_are_taken_where_nothing_is_metered() -> None:
+    with tpsprune.Meter("none") as meter, meter.window() as span:
+        sum(range(1000))
+    assert span.joules is None
+    assert span.seconds > 0
+    assert meter.take().joules is None
+
+
+def test_the_machine_is_metered_in_earnest() -> None:
+    with tpsprune.Meter() as meter, meter.window("train") as span:
+        sum(range(3_000_000))
+    assert span.window.valid, span.window.fault
+    assert span.joules is not None
+    assert span.joules > 0
+    assert set(span.components) >= {"cpu", "ram"}
+    assert all(kind is not EnergyClass.SIMULATED for _, kind in span.components.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"meter": "codecarbn"}, r"Meter: meter: must be .*did you mean 'codecarbon'\?"),
+        ({"pue": 0.5}, r"Meter: pue: must be greater than or equal to 1 \(found 0\.5\)"),
+        ({"tracing": "machine"}, r"Meter: tracing: unknown key \(did you mean 'tracking'\?\)"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_told_with_what_would_do(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        tpsprune.Meter(**settings)
+
+
+def test_numbers_of_the_users_own_have_the_class_that_they_say() -> None:
+    spent = tpsprune.Spent.of_numbers(joules=5.0, seconds=2.0, source="constant")
+    assert (spent.joules, spent.seconds, spent.energy_class) == (5.0, 2.0, "constant")
+    assert spent.method.meter == "numbers of the user"
+
+
+def test_numbers_that_are_none_are_told_all_at_once() -> None:
+    with pytest.raises(
+        RecipeError, match=r"(?s)3 faults.*joules: .*found nan.*seconds: .*found 0.*source: .*wall, "
+    ):
+        tpsprune.Spent.of_numbers(joules=float("nan"), seconds=0, source="guess")  # type: ignore[arg-type]

@@ -1,0 +1,288 @@
+"""Watch in a plain loop: readings as the panel makes them, verdicts as the rules give them."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+import tpsprune
+from tests.loop.conftest import Data, small_data, small_net
+from tpsprune import pruning
+from tpsprune.errors import DataError, LoopError, RecipeError, TpspruneError
+from tpsprune.recipe.watch import Watch as Settings
+from tpsprune.records import Decision
+from tpsprune.signals import Panel, View
+
+CALM = tpsprune.Plateau(signal="norm", tolerance=1.0, patience=2, learned_share=0.0)
+QUICK: dict[str, Any] = {"h1_points": 12, "edge_window": 4, "every_steps": 2}
+
+
+def stepped(net: nn.Module, data: Data, rate: float = 0.05) -> None:
+    cross_entropy(net(data[0]), data[1]).backward()
+    with torch.no_grad():
+        for weight in net.parameters():
+            assert weight.grad is not None
+            weight.sub_(rate * weight.grad)
+            weight.grad = None
+
+
+def watched(net: nn.Module, data: Data, watch: tpsprune.Watch, steps: range) -> list[Decision]:
+    decisions: list[Decision] = []
+    for step in steps:
+        stepped(net, data)
+        decisions += watch.step(step)
+    return decisions
+
+
+def test_readings_are_those_of_the_panel_on_the_groups_of_the_model(data: Data) -> None:
+    net = small_net()
+    with tpsprune.Watch(net, data[0], signals=("norm", "d_eff"), every_steps=2) as watch:
+        watched(net, data, watch, range(1, 4))
+    other = small_net()
+    stepped(other, data)
+    stepped(other, data)
+    sites = pruning.sites(other, pruning.survey(other, data[0][:2]))
+    view = View(other, (data[0],), 2, 0.0, sites.consumers, sites.written, sites.scaled)
+    with Panel.of(Settings(signals=("norm", "d_eff")), 0) as panel:
+        _, expected = panel.read(panel.start(), view)
+    assert tuple(watch.readings) == expected
+    assert watch["norm"] == next(r.value for r in expected if r.signal == "norm" and not r.group)
+
+
+def test_a_rule_acts_at_the_reading_at_which_it_should_and_says_why(data: Data) -> None:
+    net = small_net()
+    with tpsprune.Watch(net, data[0], signals=["norm"], every_steps=5, draw=CALM) as watch:
+        said = {step: watch.step(step) for step in range(1, 11)}
+    assert [step for step, decisions in said.items() if decisions] == [5, 10]
+    first, second = said[5][0], said[10][0]
+    assert (first.kind, first.act, second.act, second.step) == ("draw", False, True, 10)
+    assert second.rule == "plateau of norm within 1 over 2"
+    assert "calm (spread 0.000 ≤ 1)" in second.reason
+
+
+def test_both_rules_are_asked(data: Data) -> None:
+    end = tpsprune.Threshold(signal="validation_accuracy", level=0.9)
+    with tpsprune.Watch(small_net(), data[0], signals=["norm"], every_steps=1, draw=CALM, end=end) as watch:
+        said = watch.step(1, validation_accuracy=0.95)
+    assert [(each.kind, each.act) for each in said] == [("draw", False), ("stop", True)]
+
+
+def test_a_rule_in_the_words_of_a_recipe_is_the_same_rule(data: Data) -> None:
+    words = {"rule": "plateau", "signal": "norm", "tolerance": 1.0, "patience": 2, "learned_share": 0.0}
+    said = []
+    for rule in (CALM, words):
+        with tpsprune.Watch(small_net(), data[0], signals=["norm"], every_steps=1, draw=rule) as watch:
+            said.append([watch.step(step) for step in (1, 2)])
+    assert said[0] == said[1]
+    assert said[0][1][0].act
+
+
+def test_what_is_dear_is_called_for_a_reading_only(data: Data) -> None:
+    calls = []
+
+    def accuracy() -> float:
+        calls.append(1)
+        return 0.5
+
+    with tpsprune.Watch(small_net(), data[0], signals=[], every_steps=10) as watch:
+        for step in range(1, 31):
+            watch.step(step, epoch=step / 10, validation_accuracy=accuracy)
+    assert len(calls) == 3
+    assert [(r.signal, r.value, r.epoch) for r in watch.readings] == [
+        ("validation_accuracy", 0.5, epoch) for epoch in (1.0, 2.0, 3.0)
+    ]
+
+
+def test_the_order_parameters_of_tps_can_be_ruled_on(data: Data) -> None:
+    net = small_net()
+    tps = tpsprune.TPS(net, torch.optim.SGD(net.parameters(), lr=0.1), variant="moments", data=data)
+    end = tpsprune.Threshold(signal="tps_coherence", side="below", level=2.0)
+    with tpsprune.Watch(net, data[0], signals=[], every_steps=1, end=end) as watch:
+        (said,) = watch.step(1, readings=tps.order_parameters())
+    assert said.act
+    assert watch["tps_coherence"] == tps.order_parameters()[-1].value
+
+
+def test_nothing_is_learned_where_accuracy_is_that_of_guessing(data: Data) -> None:
+    rule = tpsprune.Threshold(signal="norm", level=0.0, learned_share=0.5)
+    acts = []
+    for accuracy in (1 / 3, 0.6, 0.7):
+        with tpsprune.Watch(small_net(), data[0], signals=["norm"], every_steps=1, draw=rule) as watch:
+            acts.append(watch.step(1, validation_accuracy=accuracy)[0].act)
+    assert acts == [False, False, True], "half of the way from one third to one is two thirds"
+
+
+@pytest.mark.parametrize("wrap", ["compiled", "replicated"])
+def test_a_wrapped_model_reads_as_the_one_in_it(wrap: str, data: Data) -> None:
+    found = []
+    for wrapped in (False, True):
+        net: Any = small_net()
+        if wrapped:
+            net = torch.compile(net, backend="eager") if wrap == "compiled" else nn.DataParallel(net)
+        with tpsprune.Watch(net, data[0], signals=["norm", "d_eff"], every_steps=1) as watch:
+            watch.step(1)
+        found.append(watch.readings)
+    assert found[0] == found[1]
+
+
+def test_batches_of_a_loader_bring_their_labels(data: Data) -> None:
+    loader = DataLoader(TensorDataset(*data), batch_size=16)
+    with tpsprune.Watch(small_net(), loader, signals=["commutator_defect"], every_steps=1) as watch:
+        watch.step(1)
+    assert watch["commutator_defect"] is not None
+
+
+def test_the_model_is_left_as_it_was(data: Data) -> None:
+    net = small_net().train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with tpsprune.Watch(
+        net, data[0], every_steps=1, **{k: v for k, v in QUICK.items() if k != "every_steps"}
+    ) as watch:
+        watch.step(1)
+        watch.step(2)
+    assert net.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_a_watch_that_goes_on_from_a_checkpoint_reads_on_as_if_nothing_had_happened(data: Data) -> None:
+    def run(steps_before: int) -> tuple[list[Any], list[Decision]]:
+        net = small_net()
+        with tpsprune.Watch(net, data[0], draw=CALM, **QUICK) as first:
+            decisions = watched(net, data, first, range(1, steps_before + 1))
+            file = io.BytesIO()
+            state = first.state_dict()
+            assert json.loads(json.dumps(state["plain"])) == state["plain"]
+            torch.save(state, file)
+        file.seek(0)
+        with tpsprune.Watch(net, data[0], draw=CALM, **QUICK) as second:
+            second.load_state_dict(torch.load(file, weights_only=True))
+            decisions += watched(net, data, second, range(steps_before + 1, 25))
+        return second.readings, decisions
+
+    straight = run(0)
+    assert {"h1", "spectral_edge", "norm", "d_eff"} <= {reading.signal for reading in straight[0]}
+    for steps_before in (5, 12):
+        assert run(steps_before) == straight
+
+
+def test_a_state_of_another_watch_is_refused(data: Data) -> None:
+    def made(**given: Any) -> tpsprune.Watch:
+        return tpsprune.Watch(small_net(), data[0], signals=["norm"], **given)
+
+    state = made(every_steps=2).state_dict()
+    with pytest.raises(LoopError, match=r"every_steps is 2 in the state and 3 here"):
+        made(every_steps=3).load_state_dict(state)
+    with pytest.raises(
+        LoopError, match=r"draw is None in the state and 'plateau of norm within 1 over 2' here"
+    ):
+        made(every_steps=2, draw=CALM).load_state_dict(state)
+    with pytest.raises(LoopError, match=r"the state is None, and 'tpsprune\.watch/1' is needed"):
+        made().load_state_dict({})
+
+
+def test_leaving_the_block_ends_the_process_that_counts_loops_also_when_it_raises(data: Data) -> None:
+    children = psutil.Process().children
+    before = {each.pid for each in children()}
+    for error in (None, KeyError):
+        try:
+            with tpsprune.Watch(small_net(), data[0], signals=["h1"], every_steps=1, h1_points=12) as watch:
+                watch.step(1)
+                assert len({each.pid for each in children()} - before) == 1
+                if error is not None:
+                    raise error
+        except KeyError:
+            assert error is KeyError
+        assert {each.pid for each in children()} <= before
+        assert ("h1" in {reading.signal for reading in watch.readings}) is (error is None)
+
+
+def test_what_is_used_as_it_cannot_be_is_told(data: Data) -> None:
+    watch = tpsprune.Watch(small_net(), data[0], signals=["norm"], every_steps=2)
+    watch.step(4)
+    with pytest.raises(LoopError, match=r"step 2 comes after step 4: steps count on over all epochs"):
+        watch.step(2)
+    with pytest.raises(LoopError, match=r"nothing has been read under 'nrom' \(did you mean 'norm'\?\)"):
+        watch["nrom"]
+    with pytest.raises(LoopError, match=r"under 'accuracy' \(read so far: norm\)"):
+        watch["accuracy"]
+    watch.close()
+    watch.close()
+    with pytest.raises(LoopError, match=r"this watch is closed"):
+        watch.step(6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"signals": ["d_ef"]}, r"Watch: signals\.0: must be .*did you mean 'd_eff'\?"),
+        ({"signals": ["norm", "norm"]}, r"Watch: signals: names 'norm' more than once"),
+        ({"every_steps": 0}, r"every_steps: must be greater than or equal to 1 \(found 0\)"),
+        ({"every_epochs": 1}, r"Watch: every_epochs: is for recipes; here every_steps would do"),
+        ({"h1_point": 3}, r"h1_point: unknown key \(did you mean 'h1_points'\?\)"),
+        ({"draw": 0.5}, r"Watch: draw: is 0\.5; tpsprune\.Plateau\(\), another rule, or the words"),
+        ({"draw": {"rule": "platau"}}, r"draw: unknown 'rule' 'platau' \(did you mean 'plateau'\?\)"),
+        (
+            {"end": {"rule": "plateau", "tolerence": 1}},
+            r"end\.tolerence: unknown key \(did you mean 'tolerance'",
+        ),
+        (
+            {"end": tpsprune.Plateau(patience=1)},
+            r"end\.patience: must be greater than or equal to 2 \(found 1\)",
+        ),
+        ({"draw": CALM, "chance_accuracy": 1.0}, r"chance_accuracy: must be a share from 0 to below 1"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_told_with_what_would_do(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        tpsprune.Watch(small_net(), small_data()[0], **settings)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (
+            tpsprune.Plateau(signal="nrom", learned_share=0.0),
+            r"draw\.signal: 'nrom' is not read here \(did you",
+        ),
+        (tpsprune.Plateau(signal="bleu", learned_share=0.0), r"'bleu' is not read here \(read here: norm\)"),
+        (tpsprune.Plateau(signal="norm"), r"draw\.learned_share: waits for validation accuracy: hand it in"),
+        (tpsprune.AtEpoch(epoch=3.0), r"draw: counts epochs: hand them in"),
+        (
+            tpsprune.Consensus(rules=(CALM, tpsprune.AtEpoch(epoch=3.0)), at_least=3),
+            r"(?s)draw\.at_least: asks for 3 of 2 rules.*draw\.rules\.1: counts epochs",
+        ),
+    ],
+)
+def test_a_rule_that_could_never_act_is_told_at_the_first_reading(rule: Any, words: str, data: Data) -> None:
+    with tpsprune.Watch(small_net(), data[0], signals=["norm"], every_steps=1, draw=rule) as watch:
+        with pytest.raises(RecipeError, match=words):
+            watch.step(1)
+        assert watch.readings == []
+
+
+@pytest.mark.parametrize(
+    ("probe", "words"),
+    [
+        (7, r"probe is int: a tensor, or a list or loader of batches is needed"),
+        ([], r"probe is empty"),
+        ([[torch.zeros(4, 8)]], r"this one has no labels"),
+        (torch.zeros(4, 5), r"the model does not take the probe: mat1"),
+    ],
+)
+def test_a_probe_that_is_none_is_told(probe: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        tpsprune.Watch(small_net(), probe)
+
+
+def test_a_value_under_the_name_of_a_signal_is_refused(data: Data) -> None:
+    watch = tpsprune.Watch(small_net(), data[0], signals=["norm"], every_steps=1)
+    with pytest.raises(TpspruneError, match=r"norm: is read by a signal already"):
+        watch.step(1, norm=3.0)

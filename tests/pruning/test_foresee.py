@@ -1,0 +1,118 @@
+"""What is foreseen of a cut is what the cut then does; and every layer is on the roll."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tpsprune import pruning
+from tpsprune.numerics.macs import count_macs
+from tpsprune.pruning.opened import open_attention
+from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.target import Macs, Params, Tolerance
+from tpsprune.records import CheckedLayer
+
+
+class Net(nn.Module):
+    """Two convolutions with batch norm, attention over what they put out, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12)
+        self.conv2 = nn.Conv2d(12, 8, 3, stride=2)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.hidden = nn.Linear(8, 20)
+        self.head = nn.Linear(20, 4)
+
+    def forward(self, images_nchw: Tensor) -> Tensor:
+        maps = torch.relu(self.norm1(self.conv1(images_nchw)))
+        places_ntd = self.conv2(maps).flatten(2).transpose(1, 2)
+        places_ntd = places_ntd + self.attention(places_ntd, places_ntd, places_ntd, need_weights=False)[0]
+        scores: Tensor = self.head(torch.relu(self.hidden(places_ntd.mean(1))))
+        return scores
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+@pytest.fixture
+def probe() -> list[Tensor]:
+    return list(torch.randn(96, 3, 9, 9, generator=torch.Generator().manual_seed(0)).split(48))
+
+
+@pytest.mark.parametrize("target", [Macs(0.6), Params(0.6), Tolerance(0.3)], ids=str)
+def test_widths_foreseen_are_those_of_the_extraction(
+    net: Net, probe: list[Tensor], target: Macs | Params | Tolerance
+) -> None:
+    settings = Prune(target=target)
+    ahead = pruning.foresee(net, probe, settings)
+    found = pruning.extract(net, probe, settings)
+    assert [group.name for group in ahead.survey.groups] == [change.group for change in found.changes]
+    assert list(ahead.widths) == [change.width_after for change in found.changes]
+    assert any(change.width_after < change.width_before for change in found.changes)
+
+
+def test_the_cost_foreseen_is_that_of_the_ticket(net: Net, probe: list[Tensor]) -> None:
+    settings = replace(Prune(target=Macs(0.6)), new_biases=False)
+    ahead, found = pruning.foresee(net, probe, settings), pruning.extract(net, probe, settings)
+    assert ahead.cost_share == pytest.approx(found.macs_share, abs=1e-3)
+
+
+def test_foreseeing_leaves_the_model_as_it_is(net: Net, probe: list[Tensor]) -> None:
+    before = {name: tensor.clone() for name, tensor in net.train().state_dict().items()}
+    pruning.foresee(net, probe, Prune(target=Macs(0.6)))
+    assert net.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def rolled(net: Net, probe: list[Tensor], *spared: str) -> dict[str, CheckedLayer]:
+    opened, _ = open_attention(net)
+    survey, count = pruning.survey(opened, probe[0], spared), count_macs(opened, probe[0])
+    return {layer.name: layer for layer in pruning.layers_of(net, survey, count)}
+
+
+def test_every_layer_with_parameters_is_on_the_roll(net: Net, probe: list[Tensor]) -> None:
+    layers = rolled(net, probe)
+    assert list(layers) == [
+        *("conv1", "norm1", "conv2", "attention"),
+        *("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.out_proj"),
+        *("hidden", "head"),
+    ]
+    assert sum(layer.parameters for layer in layers.values()) == sum(p.numel() for p in net.parameters())
+
+
+def test_shares_of_the_macs_add_up_to_the_model(net: Net, probe: list[Tensor]) -> None:
+    layers = rolled(net, probe)
+    assert sum(layer.macs for layer in layers.values()) == count_macs(net, probe[0]).total
+    assert sum(layer.macs_share for layer in layers.values()) == pytest.approx(1.0)
+    assert layers["conv1"].macs == 81 * 27 * 12
+    assert layers["attention"].macs == 2 * 16 * 16 * 8
+    assert layers["norm1"].macs == 0
+
+
+def test_the_roll_says_what_becomes_of_each_layer(net: Net, probe: list[Tensor]) -> None:
+    layers = rolled(net, probe)
+    assert (layers["conv1"].fate, layers["conv1"].groups) == ("cut", ("conv1",))
+    assert (layers["norm1"].fate, layers["norm1"].groups) == ("follows", ("conv1",))
+    assert (layers["attention"].fate, layers["attention"].groups) == ("follows", ("attention.q_proj",))
+    assert (layers["attention.v_proj"].fate, layers["attention.v_proj"].groups) == (
+        "cut",
+        ("attention.q_proj",),
+    )
+    assert layers["head"].fate == "stays"
+    assert layers["head"].reason == "it is the model's output"
+    assert layers["head"].reads == ("hidden",)
+    assert layers["hidden"].reads == ("conv2",)
+
+
+def test_what_is_coupled_with_a_layer_that_stays_says_so(net: Net, probe: list[Tensor]) -> None:
+    layers = rolled(net, probe, "conv*", "attention")
+    assert layers["conv1"].reason == "left alone as asked by 'conv*'"
+    assert layers["norm1"].reason == "as conv1: left alone as asked by 'conv*'"
+    assert layers["attention.out_proj"].reason.startswith("as conv2: left alone as asked by")

@@ -1,0 +1,10 @@
+"""TPS and Watch in other people's trainers: a file for each library, which brings that library along.
+
+``lightning`` (a callback) and ``huggingface`` (a callback, and what the loss takes). Accelerate needs none:
+``examples/accelerate_loop.py`` is a plain loop.
+"""
+
+from tpsprune.models.torchvision_shim import help_torchvision
+
+# Both libraries import it where it is installed, and beside a CPU build of torch it may have to be helped.
+help_torchvision()

@@ -1,0 +1,174 @@
+"""``tpsprune init``: five questions, and a commented recipe for the user's own model."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from tpsprune.cli.target import target_override
+from tpsprune.errors import Fault, RecipeError, TpspruneError
+
+if TYPE_CHECKING:
+    from tpsprune.recipe.draft import Chosen
+
+__all__ = ["init"]
+
+T = TypeVar("T")
+
+QUESTIONS: Final = {
+    "model": "Which model",
+    "data": "Which data",
+    "target": "What may the smaller model cost (a share of the dense one)",
+    "epochs": "How many epochs of training (0: it is trained already, only prune)",
+    "name": "What is the recipe called",
+}
+USUAL: Final = {"model": "cnn", "data": "digits", "target": "macs=0.5", "epochs": "10", "name": "my-model"}
+
+
+@click.command(
+    short_help="A recipe for your own model, commented.",
+    epilog="""\b
+Examples:
+  tpsprune init                            # asks five questions
+  tpsprune init --model my_nets:make --data my_data:load --target macs=0.5 --epochs 20 --name mine
+  tpsprune init --model timm:vit_tiny_patch16_224 --data image-folder:photos --target params=0.4 \\
+    --epochs 0 --name photos
+
+\b
+Models: cnn, resnet, mlp, transformer, timm:NAME, torchvision:NAME, transformers:ARCHITECTURE, or
+the dotted path of a callable of your own, package.module:function. Data: digits, idx:FOLDER,
+image-folder:PATH, modular and more, or a dotted path; 'tpsprune init' lists them all.
+""",
+)
+@click.option("--model", metavar="KIND[:NAME]", help="The model, or package.module:function.")
+@click.option("--data", metavar="KIND[:PATH]", help="The data, or package.module:function.")
+@click.option("--target", metavar="KIND=VALUE", help="What to reach, as of 'tpsprune prune': macs=0.5.")
+@click.option("--epochs", metavar="N", help="The whole budget of training; 0 is only to prune.")
+@click.option("--name", help="Lower-case letters, digits and hyphens; it names the runs too.")
+@click.option(
+    "--file", type=click.Path(path_type=Path), help="Where to write the recipe.  [default: NAME.toml]"
+)
+def init(
+    model: str | None,
+    data: str | None,
+    target: str | None,
+    epochs: str | None,
+    name: str | None,
+    file: Path | None,
+) -> None:
+    """Write a commented recipe that 'tpsprune check' accepts; what is not given is asked for."""
+    from tpsprune import recipe
+    from tpsprune.recipe.draft import Answers, draft, misfit
+    from tpsprune.runs import write_text_atomically
+
+    given = {"model": model, "data": data, "target": target, "epochs": epochs, "name": name}
+    missing = [key for key, value in given.items() if value is None]
+    if missing and not sys.stdin.isatty():
+        words = ", ".join(f"--{key}" for key in missing)
+        raise click.UsageError(f"nobody can be asked here (standard input is no terminal): give {words}")
+    found = _all_read({key: value for key, value in given.items() if value is not None})
+    for key in missing:
+        found[key] = _asked(key)
+    answers = Answers(**found)
+    if reason := misfit(answers.model, answers.data):
+        raise RecipeError("--model and --data", [Fault("", reason)])
+    path = file or Path(f"{answers.name}.toml")
+    if path.exists():
+        raise RecipeError(str(path), [Fault("", "is there already: another --name or --file would do")])
+    text = draft(answers, shlex.quote(str(path)))
+    recipe.parse(text, str(path))
+    write_text_atomically(path, text)
+    command = "train" if answers.epochs else "prune"
+    weights = "" if answers.epochs else " --weights MODEL.safetensors"
+    click.echo(f"Recipe: {path}\nNext:")
+    click.echo(f"  tpsprune check {shlex.quote(str(path))}")
+    click.echo(f"  tpsprune {command} {shlex.quote(str(path))}{weights}")
+
+
+def _all_read(given: dict[str, str]) -> dict[str, Any]:
+    """Return what the options say; every fault among them is told at once."""
+    found: dict[str, Any] = {}
+    faults: list[Fault] = []
+    for key, words in given.items():
+        try:
+            found[key] = _READ[key](words)
+        except (click.UsageError, TpspruneError) as error:
+            faults.append(Fault(f"--{key}", _message(error)))
+    if faults:
+        raise RecipeError("tpsprune init", faults)
+    return found
+
+
+def _asked(key: str) -> Any:
+    """Ask until the answer is one; what there is to choose from is shown first."""
+    from tpsprune.recipe.draft import DATA, MODELS
+
+    for offer in {"model": MODELS, "data": DATA}.get(key, ()):
+        click.echo(f"  {offer.form:<26} {offer.says}")
+    return click.prompt(QUESTIONS[key], default=USUAL[key], value_proc=_for_click(_READ[key]))
+
+
+def _for_click(read: Callable[[str], T]) -> Callable[[str], T]:
+    def asked(words: str) -> T:
+        try:
+            return read(words)
+        except (click.UsageError, TpspruneError) as error:
+            raise click.UsageError(_message(error)) from error
+
+    return asked
+
+
+def _message(error: click.UsageError | TpspruneError) -> str:
+    if isinstance(error, RecipeError):
+        return "; ".join(fault.message for fault in error.faults)
+    return error.message if isinstance(error, click.UsageError) else str(error)
+
+
+def _model(words: str) -> Chosen:
+    from tpsprune.recipe.draft import MODELS, chosen
+
+    return chosen(words, MODELS, "--model")
+
+
+def _data(words: str) -> Chosen:
+    from tpsprune.recipe.draft import DATA, chosen
+
+    return chosen(words, DATA, "--data")
+
+
+def _target(words: str) -> str:
+    from tpsprune.recipe.write import as_toml
+
+    override = target_override(words)
+    return as_toml(tomllib.loads(override)["prune"]["target"])
+
+
+def _epochs(words: str) -> int:
+    if not words.strip().isdecimal():
+        raise click.UsageError(f"'{words}' is no number of epochs: 0, 1, 2, ... would do")
+    return int(words)
+
+
+def _name(words: str) -> str:
+    from tpsprune.recipe.schema import is_name
+
+    if not is_name(words):
+        raise click.UsageError(
+            f"'{words}' is no name: lower-case letters, digits and hyphens, 64 at most, would do"
+        )
+    return words
+
+
+_READ: Final[dict[str, Callable[[str], Any]]] = {
+    "model": _model,
+    "data": _data,
+    "target": _target,
+    "epochs": _epochs,
+    "name": _name,
+}

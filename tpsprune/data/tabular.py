@@ -1,0 +1,215 @@
+"""Tables: a vector an item, columns of numbers standardised, words one-hot, one column to be told.
+
+Shapes: n rows, f features.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tpsprune.data.preparation import Preparation
+from tpsprune.data.splits import Dataset, Split, parted, require_every_class, stratified_order
+from tpsprune.data.tabular_file import TableFile, read_table
+from tpsprune.errors import DataError, did_you_mean
+from tpsprune.recipe.task import TabularData
+from tpsprune.recipe.task_data import labels_wanted
+from tpsprune.records import TaskFacts
+
+__all__ = ["tabular_dataset"]
+
+MOST_WORDS: Final = 256
+"""Different words of a column that are still kinds; more are names, of which each row has its own."""
+TARGET: Final = "task.data.target"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """All rows: features, of which ``scaled_f`` are standardised, and labels, classes or numbers (n,)."""
+
+    name: str
+    features_nf: Tensor
+    scaled_f: Tensor
+    labels_n: Tensor
+
+    def split(self) -> Split:
+        return Split(self.features_nf, self.labels_n)
+
+
+def tabular_dataset(data: TabularData, loss: str = "cross-entropy") -> Dataset:
+    """Return the rows, test and validation drawn off with ``split_seed``, classes in proportion.
+
+    Columns of numbers, and a target that is a number, are given in standard deviations of the training split
+    about its mean; a column that never varies there is 0. Of a column of words each is a feature, 1 or 0, in
+    the order of the words; classes are numbered in the order of theirs. R² is the same in any unit of the
+    target, and a model's answers are in those of this one.
+
+    Raises:
+        DataError: the file is not as ``read_table`` has it, a column that is named is not there, the target
+            is not what the loss wants, or the shares leave a split empty or without some class.
+    """
+    if data.validation_share + data.test_share >= 1:
+        raise DataError(
+            f"task.data: validation_share {data.validation_share:g} and test_share {data.test_share:g} "
+            "leave nothing to train on; shares that sum to less than 1 would do"
+        )
+    classed = labels_wanted(data, loss) == "classes" if data.source is None else data.source != "diabetes"
+    table = _of_file(data, classed=classed) if data.source is None else _of_source(data.source)
+    generator = torch.Generator().manual_seed(data.split_seed)
+    whole = table.split()
+
+    def drawn(split: Split, share: float, key: str) -> tuple[Split, Split]:
+        order_n = (
+            stratified_order(split.labels, generator)
+            if classed
+            else torch.randperm(len(split), generator=generator)
+        )
+        return parted(split, order_n, share, f"task.data.{key}")
+
+    pool, test = drawn(whole, data.test_share, "test_share")
+    train, validation = drawn(pool, data.validation_share / (1 - data.test_share), "validation_share")
+    if classed:
+        for role, part, key in (
+            ("test", test, "test_share"),
+            ("validation", validation, "validation_share"),
+            ("training", train, "validation_share"),
+        ):
+            require_every_class(part, role, whole, f"task.data.{key}")
+    features = _scaling(train.inputs, table.scaled_f)
+    target = None if classed else _scaling(train.labels[:, None], torch.ones(1, dtype=torch.bool))
+    return Dataset(
+        name=table.name,
+        facts=TaskFacts(
+            input_kind="vector",
+            input_shape=(table.features_nf.shape[1],),
+            classes=int(table.labels_n.max()) + 1 if classed else 1,
+            loss=loss,
+        ),
+        train=_scaled(train, features, target),
+        validation=_scaled(validation, features, target),
+        test=_scaled(test, features, target),
+        prepare=Preparation(),
+    )
+
+
+def _scaling(values_nf: Tensor, scaled_f: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation (f,) of columns to be scaled; 0 and 1 of others, deviation 1 of constants."""
+    mean_f = torch.where(scaled_f, values_nf.mean(0), 0.0)
+    deviation_f = torch.where(scaled_f, values_nf.std(0, correction=0), 1.0)
+    return mean_f, torch.where(deviation_f > 0, deviation_f, 1.0)
+
+
+def _scaled(split: Split, features: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor] | None) -> Split:
+    inputs_nf = ((split.inputs - features[0]) / features[1]).float()
+    if target is None:
+        return replace(split, inputs=inputs_nf)
+    return Split(inputs_nf, ((split.labels - target[0]) / target[1]).float())
+
+
+def _of_file(data: TabularData, *, classed: bool) -> _Table:
+    assert data.path is not None, "rules hold that there is a path or a source"
+    assert data.target is not None, "rules hold that a path has a target"
+    table = read_table(data.path)
+    table.column(data.target, TARGET)
+    for key, names in (("categorical", data.categorical), ("leave_out", data.leave_out)):
+        for name in names:
+            if name not in table.columns:
+                hint = did_you_mean(name, table.columns) or f" (columns: {', '.join(table.columns)})"
+                raise DataError(f"task.data.{key}: {table.name} has no column '{name}'{hint}")
+            if name == data.target and (key == "leave_out" or not classed):
+                raise DataError(f"task.data.{key}: '{name}' is the target")
+    features: list[Tensor] = []
+    scaled: list[bool] = []
+    for name in table.columns:
+        if name == data.target or name in data.leave_out:
+            continue
+        numbers = None if name in data.categorical else table.numbers(name, "task.data.path")
+        if numbers is not None:
+            features.append(torch.tensor(numbers, dtype=torch.float64)[:, None])
+            scaled.append(True)
+        else:
+            one_hot_nw = _one_hot(table, name)
+            features.append(one_hot_nw)
+            scaled += [False] * one_hot_nw.shape[1]
+    if not features:
+        raise DataError(f"task.data.path: {table.name} has no column beside the target; one or more would do")
+    labels_n = _classes(table, data) if classed else _numbers(table, data.target)
+    return _Table(Path(table.name).stem, torch.cat(features, dim=1), torch.tensor(scaled), labels_n)
+
+
+def _one_hot(table: TableFile, name: str) -> Tensor:
+    cells = table.column(name, "task.data.path")
+    kinds = sorted(set(cells))
+    if len(kinds) > MOST_WORDS:
+        raise DataError(
+            f"task.data.path: {table.name}: column '{name}' holds {len(kinds)} different words: names "
+            f"rather than kinds ({MOST_WORDS} at most would do); task.data.leave_out = ['{name}'] would do"
+        )
+    rank = {kind: place for place, kind in enumerate(kinds)}
+    places_n = torch.tensor([rank[cell] for cell in cells])
+    return torch.nn.functional.one_hot(places_n, len(kinds)).double()
+
+
+def _classes(table: TableFile, data: TabularData) -> Tensor:
+    assert data.target is not None, "rules hold that a path has a target"
+    cells = table.column(data.target, TARGET)
+    numbers = None if data.target in data.categorical else table.numbers(data.target, TARGET)
+    # Numbers in their own order, so that 10 comes after 9.
+    values: Sequence[Any] = cells if numbers is None else numbers
+    kinds = sorted(set(values))
+    if len(kinds) < 2:
+        raise DataError(f"{TARGET}: '{data.target}' holds only one class; two classes or more would do")
+    if 2 * len(kinds) > len(table):
+        raise DataError(
+            f"{TARGET}: '{data.target}' holds {len(kinds)} different values in {len(table)} rows, too many "
+            "for classes; if they are numbers to be estimated, task.loss = 'mse' would do"
+        )
+    rank = {kind: place for place, kind in enumerate(kinds)}
+    return torch.tensor([rank[value] for value in values])
+
+
+def _numbers(table: TableFile, target: str) -> Tensor:
+    numbers = table.numbers(target, TARGET)
+    if numbers is None:
+        raise DataError(
+            f"{TARGET}: '{target}' holds words ('{table.columns[target][0]}'); numbers, or loss "
+            "'cross-entropy', would do"
+        )
+    if len(set(numbers)) < 2:
+        raise DataError(f"{TARGET}: '{target}' never varies: there is nothing to estimate")
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def _of_source(source: str) -> _Table:
+    """Return a table that comes with scikit-learn; importing sklearn.datasets takes seconds, these do not.
+
+    Raises:
+        DataError: scikit-learn is not installed whole.
+    """
+    package = find_spec("sklearn")
+    home = (Path(package.origin).parent if package and package.origin else Path()) / "datasets" / "data"
+    try:
+        if source == "diabetes":
+            with gzip.open(home / "diabetes_data_raw.csv.gz", "rt", encoding="ascii") as file:
+                features = np.loadtxt(file)
+            with gzip.open(home / "diabetes_target.csv.gz", "rt", encoding="ascii") as file:
+                labels_n = torch.from_numpy(np.loadtxt(file))
+        else:
+            name = {"breast-cancer": "breast_cancer.csv", "wine": "wine_data.csv"}[source]
+            table = np.loadtxt(home / name, delimiter=",", skiprows=1)
+            features, labels_n = table[:, :-1], torch.from_numpy(table[:, -1]).to(torch.int64)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"task.data.source: scikit-learn's table '{source}' is not there or cannot be read; "
+            "`pip install scikit-learn` would do"
+        ) from error
+    features_nf = torch.from_numpy(np.ascontiguousarray(features))
+    return _Table(source, features_nf, torch.ones(features_nf.shape[1], dtype=torch.bool), labels_n)

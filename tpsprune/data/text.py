@@ -1,0 +1,96 @@
+"""Text as bytes: windows of a file, of a folder or of Python's own help, the next byte for a label.
+
+Shapes: n windows, l bytes of a window.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from tpsprune.data.paths import expanded
+from tpsprune.data.preparation import Preparation
+from tpsprune.data.splits import Dataset, Split
+from tpsprune.errors import DataError
+from tpsprune.recipe.task import TextData
+from tpsprune.records import TaskFacts
+
+__all__ = ["text_dataset", "windows"]
+
+BYTES: Final = 256
+PLACE: Final = "task.data.path"
+BETWEEN: Final = b"\n\n"
+
+
+def text_dataset(data: TextData) -> Dataset:
+    """Return the text's beginning for training, its middle for validation and its end for the test.
+
+    Every window of ``length`` bytes has the bytes after each of its own for labels; windows follow one
+    another without overlap, and neither they nor their labels lie across a border of two parts. What is left
+    over at the end of a part is not used. Files of a folder are joined in the order of their paths, an empty
+    line between two.
+
+    Raises:
+        DataError: the file or folder is not there, cannot be read, or is too short for a window in each part.
+    """
+    name, text = _text(data)
+    if data.validation_share + data.test_share >= 1:
+        raise DataError(
+            f"task.data: validation_share {data.validation_share:g} and test_share {data.test_share:g} "
+            "leave nothing to train on; shares that sum to less than 1 would do"
+        )
+    bytes_ = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.empty(0)
+    test = round(data.test_share * len(bytes_))
+    validation = round(data.validation_share * len(bytes_))
+    sizes = [len(bytes_) - validation - test, validation, test]
+    for role, size in zip(("training", "validation", "test"), sizes, strict=True):
+        if size < data.length + 1:
+            raise DataError(
+                f"task.data: {name} has {len(bytes_):,} bytes, of which the {role} part gets {size:,}; a "
+                f"window of {data.length} and the byte after it take {data.length + 1}: a longer text, a "
+                "shorter length or another share would do"
+            )
+    train, middle, end = (windows(part, data.length) for part in torch.split(bytes_, sizes))
+    facts = TaskFacts(
+        input_kind="tokens",
+        input_shape=(data.length,),
+        classes=BYTES,
+        vocabulary=BYTES,
+        loss="next-token",
+    )
+    return Dataset(name, facts, train, middle, end, Preparation())
+
+
+def windows(bytes_: Tensor, length: int) -> Split:
+    """Return the windows (n, l) that lie one after another, and for each the bytes one place further on.
+
+    >>> split = windows(torch.arange(6), 2)
+    >>> split.inputs.tolist(), split.labels.tolist()
+    ([[0, 1], [2, 3]], [[1, 2], [3, 4]])
+    """
+    count = (len(bytes_) - 1) // length
+    whole = bytes_.to(torch.int64)
+    return Split(
+        whole[: count * length].view(count, length), whole[1 : count * length + 1].view(count, length)
+    )
+
+
+def _text(data: TextData) -> tuple[str, bytes]:
+    if data.path is None:
+        from pydoc_data.topics import topics
+
+        return "python-topics", BETWEEN.join(topics[name].encode() for name in sorted(topics))
+    path = expanded(data.path, PLACE)
+    try:
+        if path.is_dir():
+            files = sorted(each for each in path.rglob("*.txt") if each.is_file())
+            if not files:
+                raise DataError(f"{PLACE}: {path} holds no .txt file; a folder with some or a file would do")
+            return path.name, BETWEEN.join(each.read_bytes() for each in files)
+        return path.name, path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{PLACE}: {path} is not there; a text file or a folder of them would do") from error
+    except OSError as error:
+        raise DataError(f"{PLACE}: {path} cannot be read: {error.strerror or error}") from error

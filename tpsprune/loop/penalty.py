@@ -1,0 +1,282 @@
+"""``TPS``: triadic phase synchronisation in a training loop of one's own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import Any, Final, Literal, Self, final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tpsprune.errors import Fault, LoopError, RecipeError, VariantError
+from tpsprune.loop.bare import bare, device_of
+from tpsprune.loop.facts import known_of
+from tpsprune.recipe.given import relocated, section
+from tpsprune.recipe.rules import tps_faults
+from tpsprune.recipe.tps import Tps
+from tpsprune.records import Reading
+from tpsprune.tps import build
+
+__all__ = ["TPS"]
+
+SCHEMA: Final = "tpsprune.tps/1"
+
+
+@final
+class TPS:
+    """A term of the loss, or a motion after each step, that lets triads of phases agree. Our instantiation.
+
+    Whatever the variant, one loop serves: forward pass within ``listening()``, ``tps(labels, loss)`` added to
+    the loss, and nothing else. What is decoupled from the loss (``weights`` and ``neurons``, as AdamW
+    decouples decay) moves by itself after every ``optimizer.step()``, by the learning rate that its weight
+    has then: the optimiser has a hook for it, which also counts the steps.
+
+    >>> import torch, tpsprune
+    >>> from torch.nn.functional import cross_entropy
+    >>> _ = torch.manual_seed(0)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    >>> x, y = torch.randn(64, 8), torch.arange(64) % 3
+    >>> optimizer = torch.optim.AdamW(model.parameters())
+    >>> tps = tpsprune.TPS(model, optimizer, variant="moments", data=(x, y))
+    >>> for _ in range(3):
+    ...     with tps.listening():
+    ...         loss = cross_entropy(model(x), y)
+    ...     (loss + tps(y, loss)).backward()
+    ...     optimizer.step()
+    ...     optimizer.zero_grad()
+    >>> tps.steps, sorted({reading.signal for reading in tps.order_parameters()})
+    (3, ['tps_coherence', 'tps_energy'])
+
+    Accumulating gradients: add it to the loss of every part, before dividing by their number. What reads
+    weights then has the gradient that it has on the whole batch; ``moments`` the mean over parts of what each
+    shows by itself, which is not that of the whole. Compiled models, ``DistributedDataParallel``, autocast
+    and gradient scalers need nothing more. A term never runs in half precision.
+
+    Args:
+        model: what trains; wrapped or not.
+        optimizer: what trains it, once it is made.
+        variant: ``weights``, ``neurons``, ``moments``, ``fourier``, ``labels``, ``bn-l1`` (a published
+            baseline and no TPS), ``none``, or ``auto``: ``labels`` where nothing but hidden units joins two
+            tokens, else none, with a warning.
+        data: training inputs and labels, as tensors. For ``moments`` a few hundred items, for ``labels`` and
+            ``fourier`` every training pair of tokens; for the others nothing.
+        coupling: λ, comparable with a weight decay where decoupled, a factor on the term otherwise.
+        apply: ``loss`` or ``decoupled``; ``auto`` decouples ``weights`` and ``neurons``.
+        scaling: ``sqrt-n`` multiplies λ by N^(−1/2), N the oscillators of a group.
+        warmup_steps: steps over which λ rises in a line from zero; a recipe takes a twentieth of its budget.
+        refresh_steps: steps between two fittings of the plane of ``neurons``.
+        layers: whose units ``moments`` couples, by module name; the first that fits without any.
+        degree: how many inputs a triad of ``moments`` takes beside the label, 2 or 3.
+
+    Raises:
+        RecipeError: a setting is out of bounds; every fault, with its name.
+        VariantError: the variant does not fit the model or the data; names those that do. ``fourier`` is
+            refused where the training labels do not follow the order of the tokens: it would do harm.
+        ModelError: the model is sharded over processes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        variant: Literal[
+            "auto", "none", "weights", "neurons", "moments", "fourier", "labels", "bn-l1"
+        ] = "auto",
+        *,
+        data: tuple[Tensor, Tensor] | None = None,
+        coupling: float = 1.0,
+        apply: Literal["auto", "decoupled", "loss"] = "auto",
+        scaling: Literal["none", "sqrt-n"] = "none",
+        warmup_steps: int = 0,
+        refresh_steps: int = 50,
+        layers: Sequence[str] = (),
+        degree: Literal[2, 3] = 2,
+    ) -> None:
+        settings = _settings(
+            warmup_steps,
+            variant=variant,
+            coupling=coupling,
+            apply=apply,
+            scaling=scaling,
+            refresh_steps=refresh_steps,
+            layers=list(layers),
+            degree=degree,
+        )
+        self._optimizer = _inner(optimizer)
+        model = bare(model)
+        self._device = device_of(model)
+        self._steps = 0
+        facts, inputs, labels = known_of(model, data, variant)
+        with self._precisely():
+            self._regulariser = build(
+                settings, model, facts, train_inputs=inputs, train_labels=labels, total_steps=warmup_steps
+            )
+        self._refuse_harm()
+        if self._regulariser is None and variant == "auto" and coupling > 0:
+            warnings.warn(
+                "TPS: 'auto' finds nothing that it would couple in this model, and does nothing;"
+                " variant = 'weights', 'neurons' or 'moments' acts on it",
+                stacklevel=2,
+            )
+        if self._regulariser is not None:
+            self._regulariser.attach()
+        self._hook = self._optimizer.register_step_post_hook(self._stepped)
+
+    @property
+    def variant(self) -> str:
+        """What is coupled: the variant that ``auto`` came to, or ``none``."""
+        return "none" if self._regulariser is None else self._regulariser.variant_name
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps since this was made, those before a checkpoint it was loaded from included."""
+        return self._steps
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the term is made of a forward pass within ``listening()`` and of its labels."""
+        return self._regulariser is not None and self._regulariser.rides
+
+    def listening(self) -> AbstractContextManager[None]:
+        """Return a context for the forward pass of a training step: ``moments`` keeps what layers put out."""
+        return nullcontext() if self._regulariser is None else self._regulariser.listening()
+
+    def __call__(self, labels: Tensor | None = None, loss: Tensor | None = None) -> Tensor:
+        """Return the term to add to the task's loss: a scalar, zero where there is nothing to add.
+
+        ``labels`` are those of the batch just passed forward, ``loss`` its mean loss, which ``moments`` eases
+        with; the other variants need neither.
+
+        Raises:
+            LoopError: ``moments`` is not given both.
+            VariantError: nothing was heard of a layer, or of another batch than the labels'.
+        """
+        regulariser = self._regulariser
+        nothing = torch.zeros((), device=self._device)
+        if regulariser is None:
+            return nothing
+        if self.needs_labels:
+            if labels is None or loss is None:
+                raise LoopError(
+                    f"TPS '{self.variant}' needs the labels of the batch and its loss: tps(labels, loss)"
+                )
+            labels = _of_items(labels).to(self._device, torch.int64)
+        with self._precisely():
+            term = regulariser.penalty(self._steps, labels, loss)
+        return nothing if term is None else term
+
+    def order_parameters(self, *, epoch: float = 0.0) -> tuple[Reading, ...]:
+        """Return energy, and |z₁|, |z₂| or the coherence, of each group and (group empty) over all groups.
+
+        Signals: ``tps_energy``; ``tps_z1`` and ``tps_z2`` of ``weights`` and ``neurons``; ``tps_coherence``
+        of the variants with labels. Nothing where there is nothing coupled. ``epoch`` is written into them.
+        """
+        if self._regulariser is None:
+            return ()
+        with self._precisely():
+            return self._regulariser.order_parameters(step=self._steps, epoch=epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold: whole numbers, words and tensors, no pickle."""
+        tensors = {} if self._regulariser is None else self._regulariser.state()[0]
+        return {"schema": SCHEMA, "variant": self.variant, "steps": self._steps, "tensors": dict(tensors)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state_dict`` returned, into a ``TPS`` made with the same settings.
+
+        Raises:
+            LoopError: it is no state of a TPS.
+            RunFolderError: it is of another variant or of other layers.
+        """
+        if state.get("schema") != SCHEMA:
+            raise LoopError(f"TPS: the state is {state.get('schema')!r}, and {SCHEMA!r} is needed")
+        if self._regulariser is not None:
+            self._regulariser.load_state(state["tensors"], state)
+        elif state["variant"] != "none":
+            raise LoopError(f"TPS: the state is of variant {state['variant']!r}, and here is none")
+        self._steps = int(state["steps"])
+
+    def close(self) -> None:
+        """Take all hooks off model and optimiser: before a model is cut, pickled or trained without."""
+        self._hook.remove()
+        if self._regulariser is not None:
+            self._regulariser.detach()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _stepped(self, optimizer: Optimizer, _: Any, __: Any) -> None:
+        """Move what is decoupled, unless a gradient scaler had the step left out."""
+        left_out = getattr(optimizer, "found_inf", None)
+        if left_out is not None and bool(left_out):
+            return
+        if self._regulariser is not None and self._regulariser.moves:
+            rates = {
+                id(parameter): float(group["lr"])
+                for group in optimizer.param_groups
+                for parameter in group["params"]
+            }
+            with self._precisely():
+                self._regulariser.move(
+                    self._steps, [rates.get(id(weight), 0.0) for weight in self._regulariser.moves]
+                )
+        self._steps += 1
+
+    def _refuse_harm(self) -> None:
+        """Refuse what the training data speak against, and weights that this optimiser does not train."""
+        if self._regulariser is None:
+            return
+        if note := self._regulariser.harm_note((), ()):
+            raise VariantError(note)
+        trained = {id(each) for group in self._optimizer.param_groups for each in group["params"]}
+        moves = self._regulariser.moves
+        if moves and not any(id(weight) in trained for weight in moves):
+            raise VariantError(
+                f"TPS '{self.variant}' moves weights by their learning rate, and this optimiser trains none"
+                " of them; the optimiser of this model would do"
+            )
+
+    def _precisely(self) -> torch.autocast:
+        return torch.autocast(self._device.type, enabled=False)
+
+
+def _settings(warmup_steps: int, **given: Any) -> Tps:
+    if not isinstance(warmup_steps, int) or warmup_steps < 0:
+        raise RecipeError(
+            "TPS", [Fault("warmup_steps", f"must be a whole number from 0 (found {warmup_steps!r})")]
+        )
+    # All of the steps that build is told of.
+    settings = section(Tps, "tps", {**given, "warmup_share": 1.0}, "TPS")
+    if faults := tps_faults(settings):
+        raise RecipeError("TPS", relocated(faults, "tps", ""))
+    return settings
+
+
+def _inner(optimizer: Any) -> Optimizer:
+    """Return the optimiser that others (as Accelerate's) wrap."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    if not isinstance(optimizer, Optimizer):
+        raise LoopError(
+            f"TPS: optimizer is {type(optimizer).__name__}; the torch.optim.Optimizer that trains the model"
+            " would do"
+        )
+    return optimizer
+
+
+def _of_items(labels: Tensor) -> Tensor:
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+        raise VariantError(
+            f"TPS 'moments' was given labels of shape {tuple(labels.shape)} and type"
+            f" {str(labels.dtype).removeprefix('torch.')}; one whole number an item would do"
+        )
+    return labels

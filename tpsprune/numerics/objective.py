@@ -1,0 +1,259 @@
+"""What a task is trained for and judged by: ``task.loss`` as the loss of a batch, sums over items, a quality.
+
+Shape letters: n items, c classes, l places of an item, t targets or labels of an item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tpsprune.errors import Fault, RecipeError
+from tpsprune.numerics.forward import logits_of
+from tpsprune.recipe.dotted import resolve
+from tpsprune.records import QUALITIES, quality_of, unit_of
+
+__all__ = ["CROSS_ENTROPY", "IGNORED", "Objective", "Sums", "are_classes", "r_squared"]
+
+IGNORED: Final = -100
+"""The label of a place that counts for nothing, with ``next-token``."""
+PLACE: Final = "task.loss"
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Sums:
+    """Sums over items: of the loss, of what was right, and how many numbers the loss is a mean of.
+
+    ``right`` are answers that are right, a number; with ``mse`` the squares left, by target.
+    """
+
+    loss: Tensor
+    right: Tensor
+    counted: Tensor
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(self.loss + other.loss, self.right + other.right, self.counted + other.counted)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A loss and the quality that goes with it; the score of an answer is ``logits_of`` it.
+
+    - ``cross-entropy``: scores (n, c), labels (n,) of classes, in nats; quality is accuracy. Of scores
+      (n, …, c) and labels (n, …) every place is an item.
+    - ``next-token``: scores (n, l, c), labels (n, l), −100 where a place does not count; nats for each
+      place; quality is the share of places whose highest score is the label.
+    - ``bce``: scores (n, t), labels (n, t) of 0 and 1; nats for each label; quality is the share of labels
+      on whose side of zero the score is.
+    - ``mse``: scores (n, t), labels (n, t) or (n,), the mean of squares; quality is R², ``r_squared``.
+    - a function of the user's own, called with a model's answer as it is and the labels; it returns the
+      mean loss, or a mapping of ``loss`` and ``quality`` (1 is the best). Quality is what it says, else
+      accuracy where labels are classes (n,) and scores (n, c). Over batches both are means by items.
+    """
+
+    word: str
+    function: Callable[[Any, Tensor], Any] | None = None
+
+    @classmethod
+    def of(cls, word: str) -> Self:
+        """Return the objective that ``task.loss`` names; **a dotted path runs the code of its module**.
+
+        Raises:
+            RecipeError: the path does not import, or names nothing to call.
+        """
+        return cls(word, None if word in QUALITIES else resolve(word, PLACE))
+
+    @property
+    def quality(self) -> str:
+        """What the quality is called."""
+        return quality_of(self.word)
+
+    @property
+    def unit(self) -> str:
+        """The unit of the loss: ``nats``, or none (squares of the targets' own, or nobody knows)."""
+        return unit_of(self.word)
+
+    def loss(self, output: Any, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+        """Return the mean loss of a batch, differentiable; smoothing is for losses over classes only.
+
+        Raises:
+            RecipeError: a function of the user's own raised, or returned no mean loss.
+        """
+        if self.function is not None:
+            return self._own(output, labels)[0]
+        scores = logits_of(output).float()
+        match self.word:
+            case "mse":
+                return functional.mse_loss(scores, _as_scores(labels, scores))
+            case "bce":
+                return functional.binary_cross_entropy_with_logits(scores, labels.float())
+            case "next-token":
+                total = _entropy(scores, labels, "sum", label_smoothing)
+                # A batch in which nothing counts has no loss; it is not to end the training.
+                return total / (labels != IGNORED).sum().clamp(min=1)
+            case _:
+                return _entropy(scores, labels, "mean", label_smoothing)
+
+    def sums(self, output: Any, labels: Tensor) -> Sums:
+        """Return loss and right answers summed over a batch, without smoothing; the loss is differentiable.
+
+        Raises:
+            RecipeError: a function of the user's own raised, returned no mean loss, or no quality is known.
+        """
+        if self.function is not None:
+            return self._own_sums(output, labels)
+        scores = logits_of(output).float()
+        if self.word == "mse":
+            left = scores - _as_scores(labels, scores)
+            squares_t = left.detach().double().square().reshape(len(left), -1).sum(0)
+            return Sums(left.square().sum().double(), squares_t, _count(left))
+        if self.word == "bce":
+            labels = labels.float()
+            total = functional.binary_cross_entropy_with_logits(scores, labels, reduction="sum")
+            return Sums(total.double(), ((scores > 0) == (labels > 0.5)).sum(), _count(labels))
+        right = (scores.argmax(dim=-1) == labels).sum()
+        total = _entropy(scores, labels, "sum", 0.0)
+        return Sums(total.double(), right, (labels != IGNORED).sum())
+
+    def figures(self, sums: Sums, labels: Tensor) -> tuple[float, float]:
+        """Return mean loss and quality of all items summed up; ``labels`` are theirs."""
+        counted = max(int(sums.counted), 1)
+        loss = sums.loss.item() / counted
+        if self.word == "mse":
+            return loss, r_squared(sums.right, labels)
+        return loss, sums.right.item() / counted
+
+    def chance(self, labels: Tensor, classes: int) -> float:
+        """Return the quality of an answer that does not look at its input.
+
+        1 / classes where classes are told apart, as if they were equally common; the share of the commonest
+        token; for each label its commoner value, on average; 0 of R² and where nobody knows.
+        """
+        match self.word:
+            case "mse":
+                return 0.0
+            case "bce":
+                share_t = labels.double().mean(0)
+                return torch.maximum(share_t, 1.0 - share_t).mean().item()
+            case "next-token":
+                counts = labels[labels != IGNORED].flatten().bincount()
+                return counts.max().item() / max(int(counts.sum()), 1)
+            case _:
+                return 1.0 / classes if are_classes(labels) else 0.0
+
+    def places(self, labels: Tensor) -> int:
+        """Return how many answers an item has: its tokens with ``next-token``, else one."""
+        return labels.shape[1] if self.word == "next-token" else 1
+
+    def _own(self, output: Any, labels: Tensor) -> tuple[Tensor, Any]:
+        """Return loss and quality as the user's function has them; the quality is not looked at here."""
+        assert self.function is not None, "asked for where there is one"
+        try:
+            said = self.function(output, labels)
+        except Exception as error:
+            lines = str(error).strip().splitlines()
+            words = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+            raise _fault(f"'{self.word}' raised {words}") from error
+        quality = None
+        if isinstance(said, Mapping):
+            if set(said) != {"loss", "quality"}:
+                found = ", ".join(map(str, said)) or "nothing"
+                raise _fault(f"'{self.word}' returned a mapping of {found}; of loss and quality would do")
+            quality, said = said["quality"], said["loss"]
+        if not isinstance(said, Tensor) or said.numel() != 1:
+            found = f"shape {tuple(said.shape)}" if isinstance(said, Tensor) else type(said).__name__
+            raise _fault(
+                f"'{self.word}' returned {found}; the mean loss, a tensor of one number, would do, or a "
+                "mapping of loss and quality"
+            )
+        return said.reshape(()), quality
+
+    def _quality(self, given: Any) -> float:
+        try:
+            share = float(given.detach() if isinstance(given, Tensor) else given)
+        except (TypeError, ValueError, RuntimeError) as error:
+            words = f"returned a quality that is no number ({type(given).__name__}); one number would do"
+            raise _fault(f"'{self.word}' {words}") from error
+        if share > 1.0:
+            words = f"returned a quality of {share:g}; 1, the best there is, or less would do"
+            raise _fault(f"'{self.word}' {words}")
+        return share
+
+    def _own_sums(self, output: Any, labels: Tensor) -> Sums:
+        loss, quality = self._own(output, labels)
+        items = len(labels)
+        if quality is not None:
+            share = self._quality(quality)
+            right = torch.tensor(share * items, dtype=torch.float64, device=loss.device)
+        else:
+            scores = _scores_of(output)
+            if not are_classes(labels) or scores is None or scores.ndim != 2:
+                raise _fault(
+                    f"'{self.word}' returns a loss alone, and what of these answers is right is not known: a "
+                    "mapping of loss and quality would do"
+                )
+            right = (scores.argmax(dim=1) == labels).sum()
+        return Sums(loss.double() * items, right, torch.tensor(items, device=loss.device))
+
+
+CROSS_ENTROPY: Final = Objective("cross-entropy")
+
+
+def r_squared(squares_t: Tensor, labels: Tensor) -> float:
+    """Return R², the share of the variance of the labels that is explained: a mean over targets.
+
+    1 − squares left / squares about the labels' own mean, for each target. Below zero where the mean itself
+    does better. Unchanged by shifting and scaling a target. A target that never varies counts 1 where it is
+    hit exactly, else 0.
+
+    Args:
+        squares_t: squares left, summed over items.
+        labels: (n, t) or (n,).
+    """
+    labels_nt = labels.double().reshape(len(labels), -1)
+    about_t = (labels_nt - labels_nt.mean(0)).square().sum(0)
+    exact_t = (squares_t == 0).to(squares_t.dtype)
+    return torch.where(about_t > 0, 1.0 - squares_t / about_t, exact_t).mean().item()
+
+
+def are_classes(labels: Tensor) -> bool:
+    """Return whether labels are one class for each item."""
+    return labels.ndim == 1 and not labels.is_floating_point() and labels.dtype != torch.bool
+
+
+def _entropy(scores: Tensor, labels: Tensor, reduction: str, label_smoothing: float) -> Tensor:
+    return functional.cross_entropy(
+        scores.flatten(0, -2),
+        labels.flatten(),
+        ignore_index=IGNORED,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+    )
+
+
+def _as_scores(labels: Tensor, scores: Tensor) -> Tensor:
+    """Return labels in the shape of the scores: (n,) and (n, 1) are the same numbers."""
+    labels = labels.float()
+    return labels if labels.shape == scores.shape else labels.reshape(scores.shape)
+
+
+def _count(numbers: Tensor) -> Tensor:
+    return torch.tensor(numbers.numel(), device=numbers.device)
+
+
+def _scores_of(output: Any) -> Tensor | None:
+    try:
+        return logits_of(output)
+    except TypeError:
+        return None
+
+
+def _fault(message: str) -> RecipeError:
+    return RecipeError("recipe", [Fault(PLACE, message)])

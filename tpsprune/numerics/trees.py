@@ -1,0 +1,88 @@
+"""Batches that may be more than one tensor: a mapping or a tuple of tensors, items along each first axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+__all__ = ["Tree", "at", "first_of", "item_count", "joined", "mapped", "parted_evenly", "taken", "tensors_of"]
+
+Tree: TypeAlias = Any
+"""A tensor, or a mapping or tuple of trees: what ``call_model`` takes. Anything else in one is passed on."""
+
+
+def tensors_of(tree: Tree) -> Iterator[Tensor]:
+    """Yield the tensors of a tree, in order."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, Mapping | tuple | list):
+        for part in tree.values() if isinstance(tree, Mapping) else tree:
+            yield from tensors_of(part)
+
+
+def mapped(tree: Tree, function: Callable[[Tensor], Tensor]) -> Tree:
+    """Return the tree with ``function`` of each of its tensors; mappings come back as dictionaries.
+
+    >>> mapped({"a": torch.ones(2), "b": (torch.zeros(1), None)}, lambda each: each + 1)
+    {'a': tensor([2., 2.]), 'b': (tensor([1.]), None)}
+    """
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, Mapping):
+        return {name: mapped(part, function) for name, part in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(mapped(part, function) for part in tree)
+    return tree
+
+
+def at(tree: Tree, index: Tensor | slice) -> Tree:
+    """Return the items at ``index`` of a tree all of whose tensors hold items along their first axis."""
+    return mapped(tree, lambda each: each[index])
+
+
+def first_of(tree: Tree) -> Tree:
+    """Return the first item, without the axis of items."""
+    return mapped(tree, lambda each: each[0])
+
+
+def joined(trees: Sequence[Tree]) -> Tree:
+    """Return the items of several trees of one build, one after the other.
+
+    >>> joined([(torch.ones(1), torch.ones(1)), (torch.zeros(2), torch.zeros(2))])
+    (tensor([1., 0., 0.]), tensor([1., 0., 0.]))
+    """
+    first = trees[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(trees))
+    if isinstance(first, Mapping):
+        return {name: joined([tree[name] for tree in trees]) for name in first}
+    return tuple(joined(parts) for parts in zip(*trees, strict=True))
+
+
+def parted_evenly(tree: Tree, parts: int) -> tuple[Tree, ...]:
+    """Return the items in so many batches, in order, none more than one item longer than another."""
+    ends = [0]
+    for part in torch.arange(item_count(tree)).tensor_split(parts):
+        ends.append(ends[-1] + len(part))
+    return tuple(at(tree, slice(start, end)) for start, end in pairwise(ends))
+
+
+def item_count(batch: Tree) -> int:
+    """Return how many items a prepared batch holds: along the first axis of its first tensor that has one."""
+    return next((len(tensor) for tensor in tensors_of(batch) if tensor.ndim), 0)
+
+
+def taken(batch: Tree, index: Tensor) -> Tree:
+    """Return these items of a batch, however it is nested; a number beyond its items is passed over.
+
+    Tensors as long as the batch has items are indexed; all else (a mask, positions) stays as it is.
+    """
+    items = item_count(batch)
+    kept = index[index < items]
+    return mapped(
+        batch, lambda each: each[kept.to(each.device)] if each.ndim and len(each) == items else each
+    )

@@ -1,0 +1,222 @@
+"""The ticket leaves its run: written in the formats asked for, reloaded, compared, or not at all."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Final, Protocol, final
+
+import torch
+from torch import Tensor, nn
+
+from tpsprune import export as bundles
+from tpsprune.errors import ArtifactError, RunFolderError, did_you_mean
+from tpsprune.numerics.random_inputs import random_inputs
+from tpsprune.pipeline.load import load, rebuilt_from
+from tpsprune.records import TaskFacts
+from tpsprune.records.comparison import Grid
+from tpsprune.records.exported import Compared, Exported, Exporting
+from tpsprune.report.card import model_card
+from tpsprune.runs import RunFolder, read_json, read_result, read_text
+from tpsprune.runs.tensors import Expected, shapes_of
+
+__all__ = ["FORMATS", "export", "export_steps"]
+
+BATCHES: Final = (1, 2, 7, 64)
+"""How many items the compared batches have: the batch is left open, and each of them must pass."""
+EXAMPLE_ITEMS: Final = 2
+
+
+class Format(Protocol):
+    """One way to write a ticket, and to get it back from its files alone."""
+
+    name: ClassVar[str]
+    tolerance_share: ClassVar[float]
+
+    def refuse(self, model: nn.Module) -> None:
+        """Raise ArtifactError where it cannot be: before anything is written."""
+
+    def write(self, folder: Path, model: nn.Module, example: Any) -> tuple[str, ...]:
+        """Write the files, and return their names."""
+
+    def reload(self, folder: Path) -> bundles.Answers:
+        """Return what the files answer."""
+
+
+@final
+class Safetensors:
+    """The bundle that ``tpsprune.load`` reads: the same model, the same numbers, equal to the bit."""
+
+    name: ClassVar[str] = "safetensors"
+    tolerance_share: ClassVar[float] = 0.0
+
+    def refuse(self, model: nn.Module) -> None:
+        """Refuse nothing."""
+
+    def write(self, folder: Path, model: nn.Module, example: Any) -> tuple[str, ...]:  # noqa: ARG002
+        """Write the tensors."""
+        return bundles.write_ticket(folder, model.state_dict())
+
+    def reload(self, folder: Path) -> bundles.Answers:
+        """Load the finished bundle; the recipe is this run's own, its code has just been run."""
+        return bundles.answers_of(load(folder, trust_code=True))
+
+
+_ALL: Final[tuple[Format, ...]] = (
+    Safetensors(),
+    bundles.TorchExport(),
+    bundles.Onnx(),
+    bundles.HuggingFace(),
+)
+FORMATS: Final = tuple(each.name for each in _ALL)
+
+
+def export(
+    run: Path, target: Path, formats: Sequence[str] = ("safetensors",), *, grid: Grid | None = None
+) -> Exported:
+    """Write the ticket of a finished run to a new folder; see ``export_steps``."""
+    *_, exported = export_steps(run, target, formats, grid=grid)
+    assert isinstance(exported, Exported)
+    return exported
+
+
+def export_steps(
+    run: Path, target: Path, formats: Sequence[str] = ("safetensors",), *, grid: Grid | None = None
+) -> Iterator[Exporting | Exported]:
+    """Write the ticket of a finished run to a new folder; yield each step as it begins, last the export.
+
+    The folder is written beside. Every format is written, reloaded from its files and run on random inputs
+    at several batch sizes; what differs from the run's ticket by more than the format allows is refused.
+    Only then is the folder put in its place: it comes whole or not at all. The same run gives the same
+    bytes, with the same versions of the libraries.
+
+    Args:
+        run: a folder of ``train`` or ``prune``.
+        target: a folder that is not there, or empty.
+        formats: among ``FORMATS``; with each come plan, recipe and model card.
+        grid: turns the run's joules into grams of CO₂ on the model card; without it there are none.
+
+    Raises:
+        RunFolderError: the run is not finished, or the target cannot be written.
+        ArtifactError: the target is taken, a format is not known or cannot be, or the reloaded ticket
+            answers differently.
+
+    Cost: the ticket's size in memory once, for each format what its library takes, and a few passes.
+    """
+    chosen = _chosen(formats)
+    source = RunFolder.open_existing(run)
+    if not source.is_finished:
+        raise RunFolderError(f"{run} is not finished: go on with 'tpsprune train … --resume', then export it")
+    result = read_result(source.result)
+    facts = TaskFacts.from_json(result["task"])
+    bundles.check_free(target)
+    ours: nn.Module | None = rebuilt_from(source, facts)
+    assert ours is not None
+    for each in chosen:
+        each.refuse(ours)
+    recipe_text = read_text(source.recipe)
+    expected = shapes_of(ours.state_dict()) if "safetensors" in formats else {}
+    architecture = type(ours).__name__
+    with bundles.new_folder(target) as folder:
+        yield Exporting(chosen[0].name, "running the run's ticket")
+        batches = {items: random_inputs(facts, items, seed=items) for items in BATCHES}
+        answers = {items: bundles.answers_of(ours)(batch) for items, batch in batches.items()}
+        bundles.write_description(folder, read_json(source.plan), recipe_text)
+        written: dict[str, tuple[str, ...]] = {}
+        for each in chosen:
+            yield Exporting(each.name, "writing")
+            written[each.name] = each.write(folder, ours, random_inputs(facts, EXAMPLE_ITEMS, seed=0))
+        # From here on the files stand for the ticket, and there is one copy of it less in memory.
+        ours = None
+        gc.collect()
+        card = model_card(
+            result,
+            recipe_text=recipe_text,
+            recipe_sha256=hashlib.sha256(recipe_text.encode()).hexdigest(),
+            architecture=architecture,
+            formats=written,
+            stamps=bundles.stamps_in(folder),
+            checked={each.name: each.tolerance_share for each in chosen},
+            batches=BATCHES,
+            grid=grid,
+        )
+        bundles.write_card(folder, card)
+        _seal(folder, written, expected, facts, result["versions"])
+        compared = []
+        for each in chosen:
+            yield Exporting(each.name, "reloading and comparing")
+            compared.append(_compare(each, folder, written[each.name], batches, answers))
+        stamps = bundles.stamps_in(folder)
+    yield Exported(folder=str(target), stamps=stamps, compared=tuple(compared))
+
+
+def _chosen(formats: Sequence[str]) -> list[Format]:
+    by_name = {each.name: each for each in _ALL}
+    for name in formats:
+        if name not in by_name:
+            raise ArtifactError(
+                f"no format '{name}'{did_you_mean(name, FORMATS)} (formats: {', '.join(FORMATS)})"
+            )
+    if not formats:
+        raise ArtifactError(f"no format was asked for (formats: {', '.join(FORMATS)})")
+    return [by_name[name] for name in dict.fromkeys(formats)]
+
+
+def _seal(
+    folder: Path,
+    written: dict[str, tuple[str, ...]],
+    tensors: Expected,
+    facts: TaskFacts,
+    versions: dict[str, str],
+) -> None:
+    stamps = bundles.stamps_in(folder)
+    bundles.seal(folder, formats=written, stamps=stamps, tensors=tensors, facts=facts, versions=versions)
+
+
+def _compare(
+    kind: Format,
+    folder: Path,
+    files: tuple[str, ...],
+    batches: dict[int, Any],
+    answers: dict[int, Tensor],
+) -> Compared:
+    """Hold a reloaded ticket against the run's own at every batch size; each has to pass.
+
+    Raises:
+        ArtifactError: one does not, or the format's library fails on it.
+    """
+    reloaded = kind.reload(folder)
+    worst: Compared | None = None
+    for items, batch in batches.items():
+        try:
+            found = reloaded(batch)
+        except (RuntimeError, ValueError, TypeError) as error:
+            words = " ".join(str(error).split())[:300]
+            raise ArtifactError(
+                f"{kind.name}: the reloaded ticket fails on {items} items: {words}"
+            ) from error
+        compared = Compared(
+            format=kind.name,
+            files=files,
+            batches=tuple(batches),
+            largest_difference=_difference(found, answers[items]),
+            largest_score=answers[items].abs().max().item(),
+            tolerance_share=kind.tolerance_share,
+        )
+        if not compared.is_equal:
+            raise ArtifactError(
+                f"{kind.name}: on {items} random inputs the reloaded ticket differs from the run's by "
+                f"{compared.largest_difference:g}, where {compared.allowed:g} passes; nothing was written"
+            )
+        if worst is None or compared.largest_difference > worst.largest_difference:
+            worst = compared
+    assert worst is not None
+    return worst
+
+
+def _difference(found: Tensor, wanted: Tensor) -> float:
+    if found.shape != wanted.shape:
+        return float("inf")
+    return (found.to(torch.float64) - wanted.to(torch.float64)).abs().max().item()

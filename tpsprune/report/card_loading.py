@@ -1,0 +1,97 @@
+"""How to load each format of an exported ticket, in three lines, and what loading it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from tpsprune.report.card_fields import field
+
+__all__ = ["loading_lines"]
+
+_WORDS: Final = {
+    "safetensors": (
+        "safetensors (`ticket.safetensors`, `plan.json`, `recipe.toml`)",
+        "Builds the model from the recipe, cuts it by the plan and fills it. Every hash is checked first; "
+        "nothing is unpickled.",
+    ),
+    "torch-export": (
+        "torch.export (`ticket.pt2`)",
+        "Needs torch alone. **`torch.export.load` unpickles what a file holds as a pickle, loads compiled "
+        "code in it, and evaluates its expressions of sizes, all of which can run code**: this file was "
+        "written with neither pickles nor compiled code, a changed one need not be. Compare its SHA-256 "
+        "with the one below, and load only what you trust. The batch is free.",
+    ),
+    "onnx": (
+        "ONNX (`ticket.onnx`)",
+        "For onnxruntime and other runtimes; nothing in it runs as Python. The batch is free.",
+    ),
+    "hf": (
+        "Hugging Face (`config.json`, `model.safetensors`)",
+        "The architecture of the transformers library at this ticket's widths; no tpsprune and no pickle.",
+    ),
+}
+
+
+def loading_lines(
+    raw: Mapping[str, Any], formats: Mapping[str, Sequence[str]], *, is_custom: bool, architecture: str
+) -> list[str]:
+    """Return a passage for each format: its files, three lines of Python, and what they do."""
+    lines = ["`FOLDER` is the one this card lies in.", ""]
+    for name in formats:
+        title, words = _WORDS[name]
+        lines += [
+            f"### {title}",
+            "",
+            "```python",
+            *_code(name, raw, architecture, is_custom=is_custom),
+            "```",
+            "",
+        ]
+        lines += [words, ""]
+        if name == "safetensors" and is_custom:
+            lines += [
+                "The model of this recipe is `custom`: `trust_code=True` lets loading import and call what "
+                "`recipe.toml` names as its factory. Read it first.",
+                "",
+            ]
+    return lines[:-1]
+
+
+def _code(name: str, raw: Mapping[str, Any], architecture: str, *, is_custom: bool) -> list[str]:
+    inputs = _inputs(raw)
+    if name == "safetensors":
+        trust = ", trust_code=True" if is_custom else ""
+        return [
+            "import torch, tpsprune",
+            f'model = tpsprune.load("FOLDER"{trust})',
+            f"scores = model({inputs})",
+        ]
+    if name == "torch-export":
+        return [
+            "import torch",
+            'program = torch.export.load("FOLDER/ticket.pt2").module()',
+            f"scores = program({inputs})",
+        ]
+    if name == "onnx":
+        return [
+            "import torch, onnxruntime",
+            'session = onnxruntime.InferenceSession("FOLDER/ticket.onnx")',
+            f'scores = session.run(["scores"], {{session.get_inputs()[0].name: {inputs}.numpy()}})[0]',
+        ]
+    return [
+        "import torch, transformers",
+        f'model = transformers.{architecture}.from_pretrained("FOLDER")',
+        f"scores = model({inputs}).logits",
+    ]
+
+
+def _inputs(raw: Mapping[str, Any]) -> str:
+    """Return an expression for a batch of two items, as far as the run recorded what they are."""
+    kind, shape = field(raw, "task", "input_kind"), field(raw, "task", "input_shape")
+    if not shape or kind not in {"image", "tokens", "vector"}:
+        return "batch"
+    sizes = ", ".join(map(str, shape))
+    if kind == "tokens":
+        return f"torch.zeros(2, {sizes}, dtype=torch.int64)"
+    return f"torch.zeros(2, {sizes})"
