@@ -68,7 +68,7 @@ def test_steps_are_yielded_as_they_begin_and_the_export_is_the_last(
         ("torch-export", "reloading and comparing"),
     ]
     assert isinstance(last, Exported)
-    assert [each.batches for each in last.compared] == [(1, 2, 7, 64)] * 2
+    assert [each.batches for each in last.compared] == [(1, 2, 7, 16)] * 2
     assert last.files == tuple(sorted(path.name for path in (tmp_path / "ticket").iterdir()))
 
 

@@ -63,7 +63,7 @@ def export(folder: Path, target: Path, formats: tuple[str, ...], *, as_json: boo
 
     RUN is a folder that train or prune left. The new folder is written beside and renamed: it comes whole
     or not at all, and only if every reloaded format answers like the run's ticket in batches of 1, 2, 7
-    and 64.
+    and 16.
     """
     check_choices(choices)
     with imports():

@@ -24,7 +24,7 @@ from tpsprune.runs.tensors import Expected, shapes_of
 
 __all__ = ["FORMATS", "export", "export_steps"]
 
-BATCHES: Final = (1, 2, 7, 64)
+BATCHES: Final = (1, 2, 7, 16)
 """How many items the compared batches have: the batch is left open, and each of them must pass."""
 EXAMPLE_ITEMS: Final = 2
 
