@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from click.testing import Result
 
 from tests.cli.test_door import assert_refused
 from tpsprune import pipeline
-from tpsprune.records.exported import Exporting
+from tpsprune.records.exported import Exported, Exporting
 from tpsprune.runs import RunFolder
 
 Invoke = Callable[..., Result]
@@ -35,6 +36,17 @@ def test_formats_go_into_one_folder_and_each_difference_is_printed(
     for name in ("safetensors", "torch-export"):
         line = f"{name}: reloaded and compared on 1, 2, 7 and 16 random inputs: largest difference 0\n"
         assert result.output.count(line) == 1
+
+
+def test_the_line_to_load_it_by_trusts_code_only_where_there_is_some(
+    invoke: Invoke, trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = invoke("export", str(trained.path), "--to", "ticket")
+    assert "tpsprune.load('ticket')\"\n" in result.output
+    exported = next(e for e in pipeline.export_steps(trained.path, tmp_path / "b") if isinstance(e, Exported))
+    own = replace(exported, calls="nets:make")
+    monkeypatch.setattr(pipeline, "export_steps", lambda *_, **__: iter([own]))
+    assert "b', trust_code=True)\"\n" in invoke("export", str(trained.path), "--to", "c").output
 
 
 def test_json_is_one_object(invoke: Invoke, trained: RunFolder, tmp_path: Path) -> None:

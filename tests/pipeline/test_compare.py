@@ -365,7 +365,7 @@ def test_all_faults_of_a_list_of_arms_are_told_at_once() -> None:
         (
             ("dense", "early-bird"),
             ("task.data.kind='modular'", "task.model.kind='mlp'", "task.model.widths=[16]"),
-            "batch norm",
+            "arm 'early-bird': 'bn-l1' needs a batch norm",
         ),
         (
             ("dense", "early-bird"),

@@ -258,6 +258,7 @@ def custom_run(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_code_that_a_bundle_names_is_called_only_when_allowed(custom_run: RunFolder, tmp_path: Path) -> None:
     exported = pipeline.export(custom_run.path, tmp_path / "ticket")
     assert exported.largest_difference == 0.0
+    assert exported.calls == "export_nets:net"
     (tmp_path / "called").unlink()
     with pytest.raises(ArtifactError, match=r"calling 'export_nets:net', .* load it with trust_code=True"):
         tpsprune.load(tmp_path / "ticket")

@@ -89,7 +89,9 @@ def _say(exported: Exported) -> None:
     for each in exported.compared:
         click.echo(f"{each.format}: reloaded and compared on {_batches(each)} random inputs: {_gap(each)}")
     if "ticket.safetensors" in exported.files:
-        click.echo(f"load it:  python -c \"import tpsprune; model = tpsprune.load('{exported.folder}')\"")
+        trust = ", trust_code=True" if exported.calls else ""
+        call = f"tpsprune.load('{exported.folder}'{trust})"
+        click.echo(f'load it:  python -c "import tpsprune; model = {call}"')
     click.echo(f"how to load each format, and what is in it:  {exported.folder}/README.md")
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from tpsprune import energy, training
-from tpsprune.errors import Fault, RecipeError
+from tpsprune.errors import Fault, RecipeError, VariantError
 from tpsprune.pipeline.arms import arm_recipe
 from tpsprune.pipeline.bench import set_up
 from tpsprune.pipeline.compare_run import made_in
@@ -83,8 +83,11 @@ def refuse_what_cannot_run(recipe: Recipe, arms: tuple[str, ...], device: str) -
         raise RecipeError(recipe.name, faults)
     for arm, adapted in mine.items():
         if arm not in AFTER_TICKET:
-            with set_up(adapted, device):
-                pass
+            try:
+                with set_up(adapted, device):
+                    pass
+            except VariantError as error:
+                raise VariantError(f"arm '{arm}': {error}") from error
 
 
 def _has_tps(recipe: Recipe, device: str) -> bool:

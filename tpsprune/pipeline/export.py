@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune import export as bundles
+from tpsprune import recipe
 from tpsprune.errors import ArtifactError, RunFolderError, did_you_mean
 from tpsprune.numerics.random_inputs import random_inputs
 from tpsprune.pipeline.load import load, rebuilt_from
+from tpsprune.recipe.task import CustomModel
 from tpsprune.records import TaskFacts
 from tpsprune.records.comparison import Grid
 from tpsprune.records.exported import Compared, Exported, Exporting
@@ -149,7 +151,9 @@ def export_steps(
             yield Exporting(each.name, "reloading and comparing")
             compared.append(_compare(each, folder, written[each.name], batches, answers))
         stamps = bundles.stamps_in(folder)
-    yield Exported(folder=str(target), stamps=stamps, compared=tuple(compared))
+    model = recipe.parse(recipe_text, str(source.recipe)).task.model
+    calls = model.factory if isinstance(model, CustomModel) else ""
+    yield Exported(folder=str(target), stamps=stamps, compared=tuple(compared), calls=calls)
 
 
 def _chosen(formats: Sequence[str]) -> list[Format]:

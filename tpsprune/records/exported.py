@@ -52,13 +52,17 @@ class Exporting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """A finished export: its folder, every file in it, and the comparisons, in the order of the formats."""
+    """A finished export: its folder, every file in it, and the comparisons, in the order of the formats.
+
+    ``calls`` is the dotted path of what loading it calls, where the model is somebody's own code.
+    """
 
     SCHEMA: ClassVar[str] = "tpsprune.exported/1"
 
     folder: str
     stamps: dict[str, Stamp]
     compared: tuple[Compared, ...]
+    calls: str = ""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -77,4 +81,5 @@ class Exported:
             "folder": self.folder,
             "files": {name: asdict(stamp) for name, stamp in sorted(self.stamps.items())},
             "compared": [{**asdict(each), "allowed": each.allowed} for each in self.compared],
+            "calls": self.calls,
         }
