@@ -91,6 +91,29 @@ def test_numbers_that_are_classes_are_numbered_in_their_own_order(file: Path) ->
     assert labels == sorted(labels), "9 comes before 10, as words it would not"
 
 
+def test_classes_are_cells_as_written_where_the_target_is_named_among_the_words(file: Path) -> None:
+    rows = [(rank, name) for rank in range(20) for name in ("01", "1", str(2**53), str(2**53 + 1))]
+    data = loaded(file, table(rows, "n,member"), categorical=("member",))
+    assert data.facts.classes == 4
+    assert data.train.labels.bincount().tolist() == [12, 12, 12, 12]
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "mse"])
+@pytest.mark.parametrize("unit", [1e-300, 1e-200, 1e200, 5e305])
+def test_no_unit_of_a_column_is_too_large_or_too_small_to_standardise(
+    file: Path, unit: float, loss: str
+) -> None:
+    target = "member" if loss == "cross-entropy" else "weight"
+    plain = loaded(file, table(), loss, target=target)
+    rows = [
+        (height * unit, weight * unit if loss == "mse" else weight, *rest) for height, weight, *rest in ROWS
+    ]
+    data = loaded(file, table(rows), loss, target=target)
+    torch.testing.assert_close(data.train.inputs, plain.train.inputs)
+    torch.testing.assert_close(data.test.inputs, plain.test.inputs)
+    torch.testing.assert_close(data.test.labels, plain.test.labels)
+
+
 def test_columns_that_are_left_out_are_not_seen_and_numbers_may_be_words(file: Path) -> None:
     data = loaded(file, table(), leave_out=("constant", "colour"))
     assert data.facts.input_shape == (2,)
@@ -173,6 +196,21 @@ def test_quotes_spaces_blank_lines_and_a_byte_order_mark_are_read(file: Path) ->
             table(),
             {"test_share": 0.01},
             r"task\.data\.test_share: leaves the test split of 1 items without class",
+        ),
+        (
+            table([(rank, f"{rank % 2:0{1 + rank % 3}}") for rank in range(60)], "a,member"),
+            {},
+            r"task\.data\.target: 'member' holds '0' and '0+', which are one number; .*categorical = \['mem",
+        ),
+        (
+            table([(rank, 2**53 + rank % 2) for rank in range(60)], "a,member"),
+            {},
+            r"'9007199254740992' and '9007199254740993', which are one number",
+        ),
+        (
+            table([(rank or 1e308, rank % 2) for rank in range(60)], "a,member"),
+            {"split_seed": 5},
+            r"task\.data: column 'a' holds 1e\+308, nowhere near the numbers of the training",
         ),
         (table(), {"test_share": 0.9, "validation_share": 0.2}, r"leave nothing to train on"),
     ],

@@ -148,7 +148,7 @@ def test_a_target_that_never_varies_counts_where_it_is_hit_exactly() -> None:
     [
         ("cross-entropy", [0, 1, 1, 3], 4, 0.25),
         ("next-token", [[1, 1, 2], [1, IGNORED, 0]], 3, 3 / 5),
-        ("bce", [[1.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]], 2, 0.75),
+        ("bce", [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.0]], 2, (0.75 + 1.0) / 2),
         ("mse", [[1.0], [2.0]], 1, 0.0),
         (OWN, [0, 1], 2, 0.5),
         (OWN, [0.5, 1.5], 1, 0.0),
@@ -259,6 +259,8 @@ def test_a_path_that_leads_nowhere_is_a_fault_of_the_recipe() -> None:
     ("quality", "words"),
     [
         (3.0, r"'theirs:loss' returned a quality of 3; 1, the best there is, or less would do"),
+        (math.nan, r"'theirs:loss' returned a quality of nan; 1, the best there is, or less would do"),
+        (-math.inf, r"returned a quality of -inf"),
         ("good", r"'theirs:loss' returned a quality that is no number \(str\); one number would do"),
         (
             torch.ones(2),

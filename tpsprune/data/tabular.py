@@ -9,8 +9,9 @@ import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -33,9 +34,13 @@ TARGET: Final = "task.data.target"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Table:
-    """All rows: features, of which ``scaled_f`` are standardised, and labels, classes or numbers (n,)."""
+    """All rows: features, of which ``scaled_f`` are standardised, and labels, classes or numbers (n,).
+
+    ``names_f`` are the columns that features come from.
+    """
 
     name: str
+    names_f: tuple[str, ...]
     features_nf: Tensor
     scaled_f: Tensor
     labels_n: Tensor
@@ -84,7 +89,14 @@ def tabular_dataset(data: TabularData, loss: str = "cross-entropy") -> Dataset:
         ):
             require_every_class(part, role, whole, f"task.data.{key}")
     features = _scaling(train.inputs, table.scaled_f)
-    target = None if classed else _scaling(train.labels[:, None], torch.ones(1, dtype=torch.bool))
+    target = None if classed else _scaling(train.labels[:, None], torch.tensor([True]))
+
+    def scaled(part: Split) -> Split:
+        inputs_nf = _scaled(part.inputs, table.names_f, features)
+        if target is None:
+            return replace(part, inputs=inputs_nf)
+        return Split(inputs_nf, _scaled(part.labels[:, None], [data.target or "target"], target)[:, 0])
+
     return Dataset(
         name=table.name,
         facts=TaskFacts(
@@ -93,25 +105,42 @@ def tabular_dataset(data: TabularData, loss: str = "cross-entropy") -> Dataset:
             classes=int(table.labels_n.max()) + 1 if classed else 1,
             loss=loss,
         ),
-        train=_scaled(train, features, target),
-        validation=_scaled(validation, features, target),
-        test=_scaled(test, features, target),
+        train=scaled(train),
+        validation=scaled(validation),
+        test=scaled(test),
         prepare=Preparation(),
     )
 
 
-def _scaling(values_nf: Tensor, scaled_f: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation (f,) of columns to be scaled; 0 and 1 of others, deviation 1 of constants."""
+def _scaling(values_nf: Tensor, scaled_f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return unit, mean and deviation (f,) of columns to be scaled; 1, 0, 1 of others.
+
+    The unit is a power of two near the largest number, so that no square overflows or vanishes and no digit
+    is lost; mean and deviation are in it. A column that never varies has deviation 1.
+    """
+    exponent_f = torch.frexp(values_nf.abs().amax(0)).exponent.numpy()
+    unit_f = torch.where(scaled_f, torch.from_numpy(np.ldexp(1.0, exponent_f - 1)), 1.0)
+    values_nf = values_nf / unit_f
     mean_f = torch.where(scaled_f, values_nf.mean(0), 0.0)
     deviation_f = torch.where(scaled_f, values_nf.std(0, correction=0), 1.0)
-    return mean_f, torch.where(deviation_f > 0, deviation_f, 1.0)
+    return unit_f, mean_f, torch.where(deviation_f > 0, deviation_f, 1.0)
 
 
-def _scaled(split: Split, features: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor] | None) -> Split:
-    inputs_nf = ((split.inputs - features[0]) / features[1]).float()
-    if target is None:
-        return replace(split, inputs=inputs_nf)
-    return Split(inputs_nf, ((split.labels - target[0]) / target[1]).float())
+def _scaled(values_nf: Tensor, names_f: Sequence[str], scaling: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Return values in standard deviations about the mean.
+
+    Raises:
+        DataError: one is further from it than single precision reaches.
+    """
+    unit_f, mean_f, deviation_f = scaling
+    scaled_nf = ((values_nf / unit_f - mean_f) / deviation_f).float()
+    if not bool(scaled_nf.isfinite().all()):
+        row, column = (~scaled_nf.isfinite()).nonzero()[0].tolist()
+        raise DataError(
+            f"task.data: column '{names_f[column]}' holds {values_nf[row, column].item():g}, nowhere near "
+            "the numbers of the training split; leaving that row or column out would do"
+        )
+    return scaled_nf
 
 
 def _of_file(data: TabularData, *, classed: bool) -> _Table:
@@ -128,6 +157,7 @@ def _of_file(data: TabularData, *, classed: bool) -> _Table:
                 raise DataError(f"task.data.{key}: '{name}' is the target")
     features: list[Tensor] = []
     scaled: list[bool] = []
+    of_column: list[str] = []
     for name in table.columns:
         if name == data.target or name in data.leave_out:
             continue
@@ -139,10 +169,12 @@ def _of_file(data: TabularData, *, classed: bool) -> _Table:
             one_hot_nw = _one_hot(table, name)
             features.append(one_hot_nw)
             scaled += [False] * one_hot_nw.shape[1]
+        of_column += [name] * features[-1].shape[1]
     if not features:
         raise DataError(f"task.data.path: {table.name} has no column beside the target; one or more would do")
     labels_n = _classes(table, data) if classed else _numbers(table, data.target)
-    return _Table(Path(table.name).stem, torch.cat(features, dim=1), torch.tensor(scaled), labels_n)
+    stem = Path(table.name).stem
+    return _Table(stem, tuple(of_column), torch.cat(features, dim=1), torch.tensor(scaled), labels_n)
 
 
 def _one_hot(table: TableFile, name: str) -> Tensor:
@@ -162,9 +194,18 @@ def _classes(table: TableFile, data: TabularData) -> Tensor:
     assert data.target is not None, "rules hold that a path has a target"
     cells = table.column(data.target, TARGET)
     numbers = None if data.target in data.categorical else table.numbers(data.target, TARGET)
-    # Numbers in their own order, so that 10 comes after 9.
-    values: Sequence[Any] = cells if numbers is None else numbers
-    kinds = sorted(set(values))
+    if numbers is None:
+        kinds = sorted(set(cells))
+    else:
+        # Numbers in their own order, so that 10 comes after 9.
+        number_of = dict(zip(cells, numbers, strict=True))
+        kinds = sorted(number_of, key=number_of.__getitem__)
+        for one, other in pairwise(kinds):
+            if number_of[one] == number_of[other]:
+                raise DataError(
+                    f"{TARGET}: '{data.target}' holds '{one}' and '{other}', which are one number; writing "
+                    f"it in one way, or task.data.categorical = ['{data.target}'], would do"
+                )
     if len(kinds) < 2:
         raise DataError(f"{TARGET}: '{data.target}' holds only one class; two classes or more would do")
     if 2 * len(kinds) > len(table):
@@ -173,7 +214,7 @@ def _classes(table: TableFile, data: TabularData) -> Tensor:
             "for classes; if they are numbers to be estimated, task.loss = 'mse' would do"
         )
     rank = {kind: place for place, kind in enumerate(kinds)}
-    return torch.tensor([rank[value] for value in values])
+    return torch.tensor([rank[cell] for cell in cells])
 
 
 def _numbers(table: TableFile, target: str) -> Tensor:
@@ -212,4 +253,5 @@ def _of_source(source: str) -> _Table:
             "`pip install scikit-learn` would do"
         ) from error
     features_nf = torch.from_numpy(np.ascontiguousarray(features))
-    return _Table(source, features_nf, torch.ones(features_nf.shape[1], dtype=torch.bool), labels_n)
+    names = tuple(f"feature {place}" for place in range(1, features_nf.shape[1] + 1))
+    return _Table(source, names, features_nf, torch.ones(len(names), dtype=torch.bool), labels_n)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Final, Self, final
 
 import torch
@@ -181,7 +182,7 @@ class Objective:
         except (TypeError, ValueError, RuntimeError) as error:
             words = f"returned a quality that is no number ({type(given).__name__}); one number would do"
             raise _fault(f"'{self.word}' {words}") from error
-        if share > 1.0:
+        if not isfinite(share) or share > 1.0:
             words = f"returned a quality of {share:g}; 1, the best there is, or less would do"
             raise _fault(f"'{self.word}' {words}")
         return share
