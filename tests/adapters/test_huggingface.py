@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +14,12 @@ from torch.utils.data import Dataset, SequentialSampler
 
 import tpsprune
 from tests.loop.conftest import Data, small_data, small_net
-from tpsprune.errors import DataError
+from tpsprune.errors import ArtifactError, DataError
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
+from tpsprune.adapters.beside import load_state  # noqa: E402 -- needs the library
 from tpsprune.adapters.huggingface import PenalisedTrainer, TpspruneCallback  # noqa: E402 -- needs the library
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -50,20 +52,24 @@ class InOrder(PenalisedTrainer):
         return SequentialSampler(self.train_dataset)
 
 
-def trained(folder: Path, callback: Any, *, accumulated: int = 1, **settings: Any) -> tuple[Any, nn.Module]:
+def trained(
+    folder: Path, callback: Any, *, accumulated: int = 1, resumed: bool | str = False, **settings: Any
+) -> tuple[Any, nn.Module]:
     model = Classifier()
     arguments = transformers.TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=3,
-        per_device_train_batch_size=12,
-        gradient_accumulation_steps=accumulated,
-        max_grad_norm=0.0,
-        report_to=[],
-        save_strategy="no",
-        logging_strategy="no",
-        disable_tqdm=True,
-        use_cpu=True,
-        **settings,
+        **{
+            "output_dir": str(folder),
+            "num_train_epochs": 3,
+            "per_device_train_batch_size": 12,
+            "gradient_accumulation_steps": accumulated,
+            "max_grad_norm": 0.0,
+            "report_to": [],
+            "save_strategy": "no",
+            "logging_strategy": "no",
+            "disable_tqdm": True,
+            "use_cpu": True,
+        }
+        | settings
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
@@ -75,7 +81,7 @@ def trained(folder: Path, callback: Any, *, accumulated: int = 1, **settings: An
         callbacks=[callback],
         optimizers=(optimizer, constant),
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resumed)
     return trainer, model.net
 
 
@@ -130,3 +136,112 @@ def test_a_rule_that_acts_ends_training_and_says_why(tmp_path: Path) -> None:
     assert callback.aboard.acted.kind == "draw"
     assert callback.aboard.watch is not None
     assert (callback.aboard.watch["validation_loss"] or 0.0) > 0.0
+
+
+def calm() -> Any:
+    rule = tpsprune.Plateau(signal="norm", tolerance=1e-9, patience=2, learned_share=0.0)
+    return TpspruneCallback(
+        tps={"variant": "neurons", "refresh_steps": 3},
+        watch={
+            "probe": [(small_data()[0],)],
+            "signals": ["norm", "spectral_edge"],
+            "every_steps": 2,
+            "edge_window": 4,
+            "draw": rule,
+        },
+        values={"validation_loss": "eval_loss"},
+    )
+
+
+OFTEN: dict[str, Any] = {
+    "eval_strategy": "steps",
+    "eval_steps": 3,  # so that the reading at 6 looks at an evaluation from before the checkpoint at 4
+    "logging_strategy": "steps",
+    "logging_steps": 1,
+    "save_strategy": "steps",
+    "save_steps": 4,
+}
+
+
+def test_a_training_that_goes_on_from_a_checkpoint_ends_as_one_that_was_never_broken_off(
+    tmp_path: Path,
+) -> None:
+    straight, second = calm(), calm()
+    expected = trained(tmp_path, straight, max_steps=8, **OFTEN)[1]
+    assert load_state(tmp_path / "checkpoint-4")["tps"]["steps"] == 4
+    found = trained(tmp_path, second, max_steps=8, resumed=str(tmp_path / "checkpoint-4"), **OFTEN)[1]
+    assert second.aboard.tps.steps == 8
+    assert sorted({each.step for each in second.aboard.watch.readings}) == [2, 4, 6, 8]
+    assert second.aboard.watch.readings == straight.aboard.watch.readings
+    mine, theirs = second.aboard.state_dict(), straight.aboard.state_dict()
+    assert mine["watch"]["plain"] == theirs["watch"]["plain"]
+    for part in ("tps", "watch"):
+        assert len(theirs[part]["tensors"]) > 0
+        torch.testing.assert_close(mine[part]["tensors"], theirs[part]["tensors"], rtol=0, atol=0)
+    for one, other in zip(found.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_a_checkpoint_without_the_state_is_refused_unless_both_are_to_start_afresh(tmp_path: Path) -> None:
+    trained(tmp_path, calm(), max_steps=4, **OFTEN)
+    kept = tmp_path / "checkpoint-4" / "tpsprune.safetensors"
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:-8])
+    with pytest.raises(ArtifactError, match=r"checkpoint-4/tpsprune\.safetensors is damaged"):
+        trained(tmp_path, calm(), max_steps=8, resumed=True, **OFTEN)
+    kept.write_bytes((tmp_path / "checkpoint-4" / "model.safetensors").read_bytes())
+    with pytest.raises(
+        ArtifactError, match=r"is no state of TPS and Watch: what the trainer's callback wrote"
+    ):
+        trained(tmp_path, calm(), max_steps=8, resumed=True, **OFTEN)
+    kept.unlink()
+    with pytest.raises(
+        ArtifactError, match=r"checkpoint-4/tpsprune\.safetensors, which would say how far .* is not there"
+    ):
+        trained(tmp_path, calm(), max_steps=8, resumed=True, **OFTEN)
+    nothing, afresh = TpspruneCallback(), calm()
+    afresh.aboard.load_state_dict({})
+    for callback in (nothing, afresh):
+        assert trained(tmp_path, callback, max_steps=8, resumed=True)[0].state.global_step == 8
+    assert afresh.aboard.tps.steps == 4
+
+
+def test_a_state_handed_in_goes_before_that_of_the_folder(tmp_path: Path) -> None:
+    trained(tmp_path, calm(), max_steps=4, **OFTEN)
+    state = load_state(tmp_path / "checkpoint-4")
+    state["tps"]["steps"] = 40
+    callback = calm()
+    callback.aboard.load_state_dict(state)
+    trained(tmp_path, callback, max_steps=8, resumed=True)
+    assert callback.aboard.tps.steps == 44
+
+
+def test_a_process_that_writes_no_checkpoint_writes_no_state(tmp_path: Path) -> None:
+    callback = calm()
+    trained(tmp_path, callback, max_steps=2)
+    state = transformers.TrainerState(global_step=2)
+    (tmp_path / "checkpoint-2").mkdir()
+    for writes in (False, True):
+        callback.on_save(SimpleNamespace(output_dir=str(tmp_path), should_save=writes), state, None)
+        assert [each.name for each in (tmp_path / "checkpoint-2").iterdir()] == (
+            ["tpsprune.safetensors"] if writes else []
+        )
+
+
+def test_a_second_training_with_one_callback_is_as_the_first(tmp_path: Path) -> None:
+    rule = tpsprune.Plateau(signal="norm", tolerance=1.0, patience=2, learned_share=0.0)
+    callback = TpspruneCallback(
+        tps={"variant": "weights"},
+        watch={"probe": [(small_data()[0],)], "signals": ["norm"], "every_steps": 3, "draw": rule},
+    )
+    for _ in range(2):
+        trainer, _ = trained(tmp_path, callback)
+        assert trainer.state.global_step == 6
+        assert callback.aboard.acted.step == 6
+        assert callback.aboard.tps.steps == 6
+
+
+def test_parts_of_a_step_are_read_once(tmp_path: Path) -> None:
+    callback = TpspruneCallback(watch={"probe": [(small_data()[0],)], "signals": ["norm"], "every_steps": 2})
+    trained(tmp_path, callback, accumulated=2)
+    assert [each.step for each in callback.aboard.watch.readings] == [2, 4, 6]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import tpsprune
 from tests.loop.conftest import Data, small_data, small_net
 
 lightning = pytest.importorskip("pytorch_lightning")
+
+from pytorch_lightning.plugins.precision import MixedPrecision  # noqa: E402 -- needs the library
 
 from tpsprune.adapters.lightning import TpspruneCallback  # noqa: E402 -- needs the library
 
@@ -133,3 +136,70 @@ def test_a_checkpoint_of_the_trainer_brings_both_back(tmp_path: Path) -> None:
     assert [each.step for each in readings] == [2, 4, 6, 8, 10, 12]
     for mine, theirs in zip(module.net.parameters(), straight.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+class Scaled(MixedPrecision):  # type: ignore[misc]
+    """A gradient scaler alone: in full precision its numbers are those of a loop without one."""
+
+    def __init__(self) -> None:
+        super().__init__("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
+
+    def forward_context(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize("variant", ["moments", "in the loss"])
+def test_under_a_gradient_scaler_a_fit_has_the_same_numbers(
+    variant: str, accumulated: int, tmp_path: Path
+) -> None:
+    # Strong enough for a wrong share to show in every weight.
+    settings: dict[str, Any] = {"variant": variant, "data": small_data(), "coupling": 3.0}
+    if variant == "in the loss":
+        settings = {"variant": "weights", "apply": "loss", "coupling": 3.0}
+    plugin = Scaled()
+    found = fitted(
+        tmp_path,
+        TpspruneCallback(tps=settings),
+        small_data(),
+        accumulate_grad_batches=accumulated,
+        plugins=[plugin],
+    )[1]
+    assert plugin.scaler.get_scale() == 1024.0
+    expected = by_hand(small_data(), settings, accumulated=accumulated)
+    for mine, theirs in zip(found.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_parts_of_a_step_are_read_once_and_none_before_the_first_step(tmp_path: Path) -> None:
+    callback = TpspruneCallback(
+        tps={"variant": "weights"},
+        watch={"probe": small_data()[0], "signals": ["norm"], "every_steps": 2},
+    )
+    fitted(tmp_path, callback, small_data(), accumulate_grad_batches=2)
+    norms = [each for each in callback.aboard.watch.readings if each.signal == "norm"]
+    assert [each.step for each in norms] == [2, 4, 6]
+    energies = [each for each in callback.aboard.watch.readings if each.signal == "tps_energy"]
+    assert {(each.step, each.epoch) for each in energies} == {(each.step, each.epoch) for each in norms}
+
+
+def test_a_second_fit_with_one_callback_is_as_the_first(tmp_path: Path) -> None:
+    rule = tpsprune.Plateau(signal="norm", tolerance=1.0, patience=2, learned_share=0.0)
+    callback = TpspruneCallback(
+        tps={"variant": "weights"},
+        watch={"probe": small_data()[0], "signals": ["norm"], "every_steps": 3, "draw": rule},
+    )
+    for _ in range(2):
+        trainer, _ = fitted(tmp_path, callback, small_data())
+        assert trainer.global_step == 6
+        assert callback.aboard.acted.step == 6
+        assert callback.aboard.tps.steps == 6
+
+
+def test_a_start_after_a_fit_that_broke_off_leaves_one_hook() -> None:
+    net = small_net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    callback = TpspruneCallback(tps={"variant": "weights"})
+    for _ in range(2):
+        callback.aboard.start(net, optimizer)
+    assert len(optimizer._optimizer_step_post_hooks) == 1

@@ -360,12 +360,64 @@ def test_a_loop_that_goes_on_from_a_checkpoint_ends_as_one_that_was_never_broken
 def test_a_state_of_something_else_is_refused(net: nn.Sequential, data: Data) -> None:
     optimizer = sgd(net)
     weights, neurons = (tpsprune.TPS(net, optimizer, variant=v) for v in ("weights", "neurons"))  # type: ignore[arg-type]
-    with pytest.raises(RunFolderError, match=r"holds variant 'weights' with no tensors"):
+    with pytest.raises(LoopError, match=r"TPS: variant is 'weights' in the state and 'neurons' here"):
         neurons.load_state_dict(weights.state_dict())
-    with pytest.raises(LoopError, match=r"the state is None, and 'tpsprune\.tps/1' is needed"):
+    with pytest.raises(RunFolderError, match=r"holds variant 'neurons' with no tensors"):
+        neurons.load_state_dict(neurons.state_dict() | {"tensors": {}})
+    with pytest.raises(LoopError, match=r"the state is None, and 'tpsprune\.tps/2' is needed"):
         weights.load_state_dict({"steps": 3})
-    with pytest.raises(LoopError, match=r"of variant 'weights', and here is none"):
+    with pytest.raises(LoopError, match=r"variant is 'weights' in the state and 'none' here"):
         tpsprune.TPS(net, optimizer, variant="none").load_state_dict(weights.state_dict())
+    for name in ("settings", "steps", "tensors"):
+        cut_short = {key: value for key, value in weights.state_dict().items() if key != name}
+        with pytest.raises(LoopError, match=rf"TPS: the state lacks '{name}'; all that state_dict returned"):
+            weights.load_state_dict(cut_short)
+    assert weights.steps == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"coupling": 2.0}, r"TPS: coupling is 1\.0 in the state and 2\.0 here"),
+        ({"apply": "loss"}, r"TPS: apply is 'decoupled' in the state and 'loss' here"),
+        ({"scaling": "sqrt-n"}, r"TPS: scaling is 'none' in the state and 'sqrt-n' here"),
+        ({"refresh_steps": 7}, r"TPS: refresh_steps is 50 in the state and 7 here"),
+    ],
+)
+def test_a_state_made_with_another_setting_is_refused(
+    settings: dict[str, Any], words: str, net: nn.Sequential
+) -> None:
+    state = tpsprune.TPS(net, sgd(net), variant="neurons").state_dict()
+    with pytest.raises(LoopError, match=words):
+        tpsprune.TPS(net, sgd(net), variant="neurons", **settings).load_state_dict(state)
+
+
+def test_a_state_of_other_layers_or_sizes_is_refused(data: Data) -> None:
+    def made_of(width: int, **settings: Any) -> tpsprune.TPS:
+        net = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 6), nn.ReLU(), nn.Linear(6, 3))
+        return tpsprune.TPS(net, sgd(net), variant="moments", data=data, **settings)
+
+    state = made_of(12, layers=["2"]).state_dict()
+    with pytest.raises(LoopError, match=r"TPS: oscillators of '0' is None in the state and 12 here"):
+        made_of(12, layers=["0", "2"]).load_state_dict(state)
+    with pytest.raises(LoopError, match=r"TPS: oscillators of '2' is 6 in the state and None here"):
+        made_of(12, layers=[]).load_state_dict(
+            state | {"settings": state["settings"] | {"oscillators of '0'": 12}}
+        )
+    with pytest.raises(LoopError, match=r"TPS: degree is 2 in the state and 3 here"):
+        made_of(12, layers=["2"], degree=3).load_state_dict(state)
+    with pytest.raises(LoopError, match=r"TPS: oscillators of '0' is 12 in the state and 10 here"):
+        made_of(10).load_state_dict(made_of(12).state_dict())
+
+
+def test_a_warm_up_may_be_another_than_that_of_the_state(net: nn.Sequential, data: Data) -> None:
+    settings: dict[str, Any] = {"variant": "weights", "apply": "loss"}
+    first = tpsprune.TPS(net, (optimizer := sgd(net, 0.0)), warmup_steps=4, **settings)
+    trained(net, optimizer, first, data, 2)
+    longer = tpsprune.TPS(net, sgd(net), warmup_steps=8, **settings)
+    longer.load_state_dict(first.state_dict())
+    assert longer.steps == 2
+    assert float(longer().detach()) == pytest.approx(float(first().detach()) / 2)
 
 
 @pytest.mark.parametrize(
@@ -515,5 +567,11 @@ def test_a_term_of_moments_without_its_pass_or_its_labels_is_refused(net: nn.Seq
         tps()
     with pytest.raises(VariantError, match=r"labels of shape \(48, 1\) and type int64"):
         tps(y[:, None], loss)
+    for label in (-100, 3):
+        with pytest.raises(
+            VariantError,
+            match=rf"was given a label of {label} and knows classes from 0 to 2; a batch without",
+        ):
+            tps(torch.where(torch.arange(len(y)) == 5, label, y), loss)
     with pytest.raises(VariantError, match=r"heard 48 items in '0' and was given 4 labels"):
         tps(y[:4], loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 from typing import Any
@@ -186,6 +187,36 @@ def test_a_state_of_another_watch_is_refused(data: Data) -> None:
         made(every_steps=2, draw=CALM).load_state_dict(state)
     with pytest.raises(LoopError, match=r"the state is None, and 'tpsprune\.watch/1' is needed"):
         made().load_state_dict({})
+    with pytest.raises(
+        LoopError, match=r"draw is 'plateau of norm within 1 over 2' in the state and None here"
+    ):
+        made().load_state_dict(made(draw=CALM).state_dict())
+
+
+def test_a_state_that_lacks_something_is_refused_with_its_name(data: Data) -> None:
+    watch = tpsprune.Watch(small_net(), data[0], signals=["norm"], every_steps=1, draw=CALM)
+    watch.step(1)
+    state, before = watch.state_dict(), list(watch.readings)
+
+    def without(name: str, *path: str) -> dict[str, Any]:
+        cut_short = copy.deepcopy(state)
+        within = cut_short
+        for key in path:
+            within = within[key]
+        del within[name]
+        return cut_short
+
+    for name, path in (
+        *((name, ()) for name in ("tensors", "plain")),
+        *((name, ("plain",)) for name in ("settings", "last_step", "signals", "rules", "readings")),
+        ("norm", ("plain", "signals")),
+        ("draw", ("plain", "rules")),
+    ):
+        with pytest.raises(
+            LoopError, match=rf"Watch: the state lacks '{name}'; all that state_dict returned"
+        ):
+            watch.load_state_dict(without(name, *path))
+    assert watch.readings == before
 
 
 def test_leaving_the_block_ends_the_process_that_counts_loops_also_when_it_raises(data: Data) -> None:
@@ -209,6 +240,9 @@ def test_what_is_used_as_it_cannot_be_is_told(data: Data) -> None:
     watch.step(4)
     with pytest.raises(LoopError, match=r"step 2 comes after step 4: steps count on over all epochs"):
         watch.step(2)
+    watch.step(7)
+    with pytest.raises(LoopError, match=r"step 0 comes after step 7"):
+        watch.step(0)
     with pytest.raises(LoopError, match=r"nothing has been read under 'nrom' \(did you mean 'norm'\?\)"):
         watch["nrom"]
     with pytest.raises(LoopError, match=r"under 'accuracy' \(read so far: norm\)"):
@@ -275,11 +309,52 @@ def test_a_rule_that_could_never_act_is_told_at_the_first_reading(rule: Any, wor
         ([], r"probe is empty"),
         ([[torch.zeros(4, 8)]], r"this one has no labels"),
         (torch.zeros(4, 5), r"the model does not take the probe: mat1"),
+        (torch.zeros(0, 8), r"batch 1 of 1 of the probe has no items; some 256 training items in all"),
+        ([torch.zeros(4, 8), (torch.zeros(0, 8),)], r"batch 2 of 2 of the probe has no items"),
+        ([[torch.zeros(0, 8), torch.zeros(0)]], r"batch 1 of 1 of the probe has no items"),
     ],
 )
 def test_a_probe_that_is_none_is_told(probe: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
         tpsprune.Watch(small_net(), probe)
+
+
+@pytest.mark.parametrize(
+    ("probe", "labels", "words"),
+    [
+        (
+            torch.zeros(4, 8),
+            torch.zeros(5),
+            r"labels have shape \(5,\), and the probe has 4 items; one label",
+        ),
+        (torch.zeros(4, 8), torch.tensor(3), r"labels have shape \(\), and the probe has 4 items"),
+        ([torch.zeros(4, 8)], torch.zeros(4), r"labels are one tensor, and the probe is batches; a list of"),
+        (torch.zeros(300, 8), [torch.zeros(300)], r"labels are 1 tensors, and the probe is 2 batches; one"),
+        ([torch.zeros(4, 8)], [], r"labels are 0 tensors, and the probe is 1 batches"),
+        (
+            [torch.zeros(4, 8)] * 3,
+            [torch.zeros(4), torch.zeros(5), [0, 1, 2, 0]],
+            r"labels: those of batch 2 have shape \(5,\) for 4 items; those of batch 3 are list; a tensor of",
+        ),
+    ],
+)
+def test_labels_that_do_not_fit_the_probe_are_told(probe: Any, labels: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        tpsprune.Watch(small_net(), probe, labels, signals=["commutator_defect"])
+
+
+def test_one_tensor_of_labels_is_split_as_the_probe_is() -> None:
+    x, y = small_data(items=601)
+    found = []
+    batches = list(x.tensor_split(3)), list(y.tensor_split(3))
+    for probe, labels in ((x, y), (x, batches[1]), batches):
+        with tpsprune.Watch(
+            small_net(), probe, labels, signals=["commutator_defect"], every_steps=1
+        ) as watch:
+            watch.step(1)
+        assert watch["commutator_defect"] is not None
+        found.append(watch.readings)
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_value_under_the_name_of_a_signal_is_refused(data: Data) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from math import nan
+from pathlib import Path
 from typing import Any, final
 
-from torch import nn
 from transformers import (
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from tpsprune.adapters.aboard import Aboard
+from tpsprune.adapters.beside import load_state, save_state
+from tpsprune.adapters.huggingface_loss import Penalised, PenalisedTrainer
 
 __all__ = ["Penalised", "PenalisedTrainer", "TpspruneCallback"]
 
@@ -28,6 +29,14 @@ class TpspruneCallback(TrainerCallback):
     What is decoupled (``weights``, ``neurons``) acts with any trainer; what is in the loss needs
     ``PenalisedTrainer``, or ``Penalised`` before another trainer's class. Arguments as in the callback for
     Lightning; ``values`` name metrics of an evaluation, as ``{"validation_accuracy": "eval_accuracy"}``.
+
+    Their state is kept as ``tpsprune.safetensors`` in each of the trainer's checkpoints, and taken from there
+    where training goes on from one. A trainer does not say which it goes on from: looked for is that of the
+    same step in its ``output_dir``. Another is handed in beforehand, as
+    ``callback.aboard.load_state_dict(tpsprune.adapters.beside.load_state(folder))``.
+
+    Raises:
+        ArtifactError: training goes on from a checkpoint without such a file, and no state was handed in.
     """
 
     def __init__(
@@ -40,19 +49,32 @@ class TpspruneCallback(TrainerCallback):
     ) -> None:
         self.aboard = Aboard(tps, watch, stop_on)
         self._values = dict(values or {})
-        self._metrics: Mapping[str, float] = {}
+        self._metrics: dict[str, float] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
-        """Make TPS and watch: model and optimiser are there now."""
+        """Make TPS and watch: model and optimiser are there now, and a checkpoint's state if there is one."""
+        if state.global_step and self.aboard.lacks_state:
+            self.aboard.load_state_dict(load_state(_folder(args, state)))
+        # Evaluations before the checkpoint, which a reading soon after it would have looked at.
+        history = (item for logged in state.log_history for item in logged.items())
+        self._metrics = {name: value for name, value in history if name.startswith("eval_")}
         self.aboard.start(given["model"], given["optimizer"])
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
         """Keep the metrics for the next reading."""
-        self._metrics = given["metrics"]
+        self._metrics |= given["metrics"]
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Keep the state beside the checkpoint just written, where this process writes any."""
+        # A search keeps its checkpoints elsewhere, and goes on from none.
+        if args.should_save and not state.is_hyper_param_search and (kept := self.aboard.state_dict()):
+            save_state(_folder(args, state), kept)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
@@ -69,23 +91,5 @@ class TpspruneCallback(TrainerCallback):
         self.aboard.close()
 
 
-class Penalised:
-    """Put before a trainer's class: its loss takes the term of its ``TpspruneCallback``."""
-
-    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **given: Any) -> Any:
-        """Return the trainer's loss and, in training, the term beside it; divided as the trainer divides."""
-        ours = (each for each in self.callback_handler.callbacks if isinstance(each, TpspruneCallback))  # type: ignore[attr-defined]
-        aboard = next((each.aboard for each in ours), None)
-        tps = aboard.tps if aboard is not None and model.training else None
-        labels = inputs.get("labels")
-        with nullcontext() if tps is None else tps.listening():
-            loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **given)  # type: ignore[misc]
-        if aboard is not None and tps is not None:
-            by_items = self.model_accepts_loss_kwargs and given.get("num_items_in_batch") is not None  # type: ignore[attr-defined]
-            parts = self.current_gradient_accumulation_steps if by_items else 1  # type: ignore[attr-defined]
-            loss = loss + aboard.term(labels if tps.needs_labels else None, loss * parts) / parts
-        return (loss, outputs) if return_outputs else loss
-
-
-class PenalisedTrainer(Penalised, Trainer):
-    """The trainer, with the term of TPS in its loss."""
+def _folder(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(args.output_dir or "", f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")

@@ -1,13 +1,16 @@
-"""The model itself, out of what compiles it or spreads it over devices."""
+"""Model and optimiser themselves, out of what compiles them or spreads them over devices."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
-from tpsprune.errors import ModelError
+from tpsprune.errors import LoopError, ModelError
 
-__all__ = ["bare", "device_of"]
+__all__ = ["bare", "bare_optimizer", "device_of"]
 
 _REPLICATED = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -36,6 +39,22 @@ def bare(model: nn.Module) -> nn.Module:
                 " device, or under DistributedDataParallel, would do"
             )
     return model
+
+
+def bare_optimizer(optimizer: Any) -> Optimizer:
+    """Return the optimiser that others (as Accelerate's) wrap.
+
+    Raises:
+        LoopError: there is none in it.
+    """
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    if not isinstance(optimizer, Optimizer):
+        raise LoopError(
+            f"TPS: optimizer is {type(optimizer).__name__}; the torch.optim.Optimizer that trains the model"
+            " would do"
+        )
+    return optimizer
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -12,7 +12,7 @@ from tpsprune.loop.bare import device_of
 from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
 from tpsprune.records import TaskFacts
 
-__all__ = ["Known", "known_of"]
+__all__ = ["Known", "known_of", "labels_of_items"]
 
 Known = tuple[TaskFacts, Tensor, Tensor]
 """The facts, inputs and labels."""
@@ -60,6 +60,30 @@ def known_of(model: nn.Module, data: Any, variant: str) -> Known:
         cyclic=variant == "fourier",
     )
     return facts, inputs, labels
+
+
+def labels_of_items(labels: Tensor, classes: int) -> Tensor:
+    """Return the labels of a batch, which are one class an item.
+
+    Looks at every label. On a GPU that waits for the device, as ``moments`` does anyway: it counts classes.
+
+    Raises:
+        VariantError: their shape or type is another, or one of them is no class, as the -100 that a loss
+            passes over.
+    """
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+        raise VariantError(
+            f"TPS 'moments' was given labels of shape {tuple(labels.shape)} and type"
+            f" {str(labels.dtype).removeprefix('torch.')}; one whole number an item would do"
+        )
+    if len(labels):
+        low, high = torch.stack(labels.to(torch.int64).aminmax()).tolist()
+        if low < 0 or high >= classes:
+            raise VariantError(
+                f"TPS 'moments' was given a label of {low if low < 0 else high} and knows classes from 0 to"
+                f" {classes - 1}; a batch without the items that are of none would do"
+            )
+    return labels
 
 
 def _checked(data: Any, device: torch.device) -> tuple[Tensor, Tensor]:

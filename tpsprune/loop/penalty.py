@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tpsprune.errors import Fault, LoopError, RecipeError, VariantError
-from tpsprune.loop.bare import bare, device_of
-from tpsprune.loop.facts import known_of
+from tpsprune.loop.bare import bare, bare_optimizer, device_of
+from tpsprune.loop.facts import known_of, labels_of_items
+from tpsprune.loop.stored import refuse_foreign, refuse_other, refuse_part
 from tpsprune.recipe.given import relocated, section
 from tpsprune.recipe.rules import tps_faults
 from tpsprune.recipe.tps import Tps
 from tpsprune.records import Reading
-from tpsprune.tps import build
+from tpsprune.tps import Regulariser, build
 
 __all__ = ["TPS"]
 
-SCHEMA: Final = "tpsprune.tps/1"
+SCHEMA: Final = "tpsprune.tps/2"
 
 
 @final
@@ -106,15 +107,17 @@ class TPS:
             layers=list(layers),
             degree=degree,
         )
-        self._optimizer = _inner(optimizer)
+        self._optimizer = bare_optimizer(optimizer)
         model = bare(model)
         self._device = device_of(model)
         self._steps = 0
         facts, inputs, labels = known_of(model, data, variant)
+        self._classes = facts.classes
         with self._precisely():
             self._regulariser = build(
                 settings, model, facts, train_inputs=inputs, train_labels=labels, total_steps=warmup_steps
             )
+        self._described = _described(settings, self._regulariser)
         self._refuse_harm()
         if self._regulariser is None and variant == "auto" and coupling > 0:
             warnings.warn(
@@ -153,7 +156,8 @@ class TPS:
 
         Raises:
             LoopError: ``moments`` is not given both.
-            VariantError: nothing was heard of a layer, or of another batch than the labels'.
+            VariantError: nothing was heard of a layer, or of another batch than the labels'; or a label is no
+                class (-100, say, which a loss passes over).
         """
         regulariser = self._regulariser
         nothing = torch.zeros((), device=self._device)
@@ -164,7 +168,7 @@ class TPS:
                 raise LoopError(
                     f"TPS '{self.variant}' needs the labels of the batch and its loss: tps(labels, loss)"
                 )
-            labels = _of_items(labels).to(self._device, torch.int64)
+            labels = labels_of_items(labels, self._classes).to(self._device, torch.int64)
         with self._precisely():
             term = regulariser.penalty(self._steps, labels, loss)
         return nothing if term is None else term
@@ -181,23 +185,31 @@ class TPS:
             return self._regulariser.order_parameters(step=self._steps, epoch=epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold: whole numbers, words and tensors, no pickle."""
+        """Return what a checkpoint must hold: numbers, words and tensors, no pickle."""
         tensors = {} if self._regulariser is None else self._regulariser.state()[0]
-        return {"schema": SCHEMA, "variant": self.variant, "steps": self._steps, "tensors": dict(tensors)}
+        return {
+            "schema": SCHEMA,
+            "settings": dict(self._described),
+            "steps": self._steps,
+            "tensors": dict(tensors),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned, into a ``TPS`` made with the same settings.
 
+        Only ``warmup_steps`` may be others, as where training goes on for longer: λ follows from the steps
+        alone, and is from then on what the new warm-up says. What ``auto`` came to counts, not the word.
+
         Raises:
-            LoopError: it is no state of a TPS.
-            RunFolderError: it is of another variant or of other layers.
+            LoopError: it is no state of a TPS, lacks something, or is of one with another setting or other
+                groups: names the first.
+            RunFolderError: its tensors are not those of these groups.
         """
-        if state.get("schema") != SCHEMA:
-            raise LoopError(f"TPS: the state is {state.get('schema')!r}, and {SCHEMA!r} is needed")
+        refuse_foreign("TPS", state, SCHEMA)
+        refuse_part("TPS", state, ("settings", "steps", "tensors"))
+        refuse_other("TPS", state["settings"], self._described)
         if self._regulariser is not None:
-            self._regulariser.load_state(state["tensors"], state)
-        elif state["variant"] != "none":
-            raise LoopError(f"TPS: the state is of variant {state['variant']!r}, and here is none")
+            self._regulariser.load_state(state["tensors"], {"variant": self.variant})
         self._steps = int(state["steps"])
 
     def close(self) -> None:
@@ -261,22 +273,16 @@ def _settings(warmup_steps: int, **given: Any) -> Tps:
     return settings
 
 
-def _inner(optimizer: Any) -> Optimizer:
-    """Return the optimiser that others (as Accelerate's) wrap."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = inner
-    if not isinstance(optimizer, Optimizer):
-        raise LoopError(
-            f"TPS: optimizer is {type(optimizer).__name__}; the torch.optim.Optimizer that trains the model"
-            " would do"
-        )
-    return optimizer
-
-
-def _of_items(labels: Tensor) -> Tensor:
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
-        raise VariantError(
-            f"TPS 'moments' was given labels of shape {tuple(labels.shape)} and type"
-            f" {str(labels.dtype).removeprefix('torch.')}; one whole number an item would do"
-        )
-    return labels
+def _described(settings: Tps, regulariser: Regulariser | None) -> dict[str, Any]:
+    """Return what must be the same where a state is put back, as plain values by name."""
+    if regulariser is None:
+        return {"variant": "none"}
+    return {
+        "variant": regulariser.variant_name,
+        "coupling": settings.coupling,
+        "apply": "loss" if regulariser.in_loss else "decoupled",
+        "scaling": settings.scaling,
+        "refresh_steps": settings.refresh_steps,
+        "degree": settings.degree,
+        **{f"oscillators of '{group.name}'": group.oscillators for group in regulariser.groups},
+    }

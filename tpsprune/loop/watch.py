@@ -11,12 +11,12 @@ from typing import Any, Final, Self, final
 import torch
 from torch import Tensor, nn
 
-from tpsprune import pruning, stopping
-from tpsprune.data.batches import batches_of
-from tpsprune.errors import DataError, Fault, LoopError, RecipeError, did_you_mean
+from tpsprune import stopping
+from tpsprune.errors import Fault, LoopError, RecipeError, did_you_mean
 from tpsprune.loop.bare import bare, device_of
+from tpsprune.loop.probe import probe_of, sites_of
+from tpsprune.loop.stored import refuse_foreign, refuse_other, refuse_part
 from tpsprune.loop.watched_rules import chance_for, faults_of_rules
-from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.recipe.given import rule_of, section
 from tpsprune.recipe.rules import watched_names
 from tpsprune.recipe.stop import Rule
@@ -39,6 +39,9 @@ class Watch:
     ``step`` is called after every optimiser step; every ``every_steps``-th of them is a reading, and the
     others cost nothing. What it returns is a ``Decision`` for each rule: ``kind`` (``draw`` or ``stop``),
     ``act``, ``rule`` and ``reason`` in a sentence. Stopping is leaving the loop.
+
+    A step is read once, however often it is named: ``tps.steps`` serves as it is where gradients are
+    accumulated, or a scaler leaves a step out. Step 0, where it is named, is a reading before training.
 
     >>> import torch, tpsprune
     >>> _ = torch.manual_seed(0)
@@ -69,7 +72,8 @@ class Watch:
         probe: what the signals look at, some 256 training items prepared as for evaluation. A tensor is all
             items at once; a list or loader yields batches, a batch that is a *list* being inputs and, last,
             labels.
-        labels: one tensor a batch; only ``commutator_defect`` looks at them. Those of list batches are found.
+        labels: one tensor a batch, or one tensor for a probe that is one tensor; only ``commutator_defect``
+            looks at them. Those of list batches are found.
         signals: which are read; none are fine where rules look at values handed in alone.
         every_steps: steps between two readings.
         draw: when to draw the ticket.
@@ -83,7 +87,8 @@ class Watch:
 
     Raises:
         RecipeError: a setting or a rule is not known or out of bounds; every fault, with what would do.
-        DataError: the probe is no batches, or the model does not take it.
+        DataError: the probe is no batches or lacks items, the labels given are not one an item, or the model
+            does not take the probe.
         ModelError: the model is sharded over processes.
     """
 
@@ -91,7 +96,7 @@ class Watch:
         self,
         model: nn.Module,
         probe: Any,
-        labels: Sequence[Tensor] | None = None,
+        labels: Tensor | Sequence[Tensor] | None = None,
         *,
         signals: Sequence[Signal] = ("d_eff", "h1", "spectral_edge", "norm"),
         every_steps: int = 100,
@@ -117,10 +122,8 @@ class Watch:
         self.every_steps = every_steps
         """Steps between two readings."""
         self._model = bare(model)
-        device = device_of(self._model)
-        self._probe, found = batches_of(probe, device, "probe", DataError)
-        self._labels = found or [] if labels is None else [part.to(device) for part in labels]
-        self._sites = self._look(leave_alone)
+        self._probe, self._labels = probe_of(probe, labels, device_of(self._model))
+        self._sites = sites_of(self._model, self._probe[0], self._settings.signals, leave_alone)
         self._memory = {
             name: stopping.start(
                 rule, chance_accuracy=chance_for(rule, chance_accuracy, self._model, self._probe[0])
@@ -144,22 +147,27 @@ class Watch:
     ) -> tuple[Decision, ...]:
         """Read where it is the turn of ``step``, and return what each rule says; nothing between readings.
 
+        Nothing either where ``step`` is that of the last call, which was read then if it was its turn.
         ``values`` are read beside the signals under their names, as in ``validation_accuracy=0.9``; what is
         dear is handed in as a function without arguments, which is called only for a reading.
-        ``readings`` are taken as they are, as those of ``TPS.order_parameters``.
+        ``readings`` are taken as they are, as those of ``TPS.order_parameters``; an iterator is gone through
+        for a reading only.
 
         Raises:
-            LoopError: steps do not go up, or the watch is closed.
+            LoopError: steps go down, or the watch is closed.
             RecipeError: at the first reading, where a rule looks at what is not read.
         """
         if self._is_closed:
             raise LoopError("Watch: this watch is closed; make another one")
-        if step % self.every_steps:
-            return ()
-        if self._last_step is not None and step <= self._last_step:
+        if self._last_step is not None and step < self._last_step:
             raise LoopError(
                 f"Watch: step {step} comes after step {self._last_step}: steps count on over all epochs"
             )
+        if step == self._last_step:
+            return ()
+        if step % self.every_steps:
+            self._last_step = step
+            return ()
         names = tuple(dict.fromkeys((*watched_names(self._settings.signals), *values)))
         more = tuple(readings)
         self._refuse_unread((*names, *(each.signal for each in more if not each.group)), values, epoch)
@@ -207,16 +215,16 @@ class Watch:
         """Put back what ``state_dict`` returned, into a watch with the same signals and rules.
 
         Raises:
-            LoopError: it is no state of a watch, or of one with other settings: names the first.
+            LoopError: it is no state of a watch, lacks something, or is of one with other settings: names the
+                first.
         """
-        if state.get("schema") != SCHEMA:
-            raise LoopError(f"Watch: the state is {state.get('schema')!r}, and {SCHEMA!r} is needed")
-        plain, ours = state["plain"], self._described()
-        for name, value in ours.items():
-            if plain["settings"].get(name) != value:
-                raise LoopError(
-                    f"Watch: {name} is {plain['settings'].get(name)!r} in the state and {value!r} here"
-                )
+        refuse_foreign("Watch", state, SCHEMA)
+        refuse_part("Watch", state, ("tensors", "plain"))
+        plain = state["plain"]
+        refuse_part("Watch", plain, ("settings", "last_step", "signals", "rules", "readings"))
+        refuse_other("Watch", plain["settings"], self._described())
+        refuse_part("Watch", plain["signals"], self._settings.signals)
+        refuse_part("Watch", plain["rules"], self._rules)
         self._memories = self._panel.unpack(state["tensors"], plain["signals"])
         self._memory = dict(plain["rules"])
         self._last_step = plain["last_step"]
@@ -243,19 +251,6 @@ class Watch:
         else:
             self._is_closed = True
             self._panel.close()
-
-    def _look(self, leave_alone: Sequence[str]) -> pruning.Sites:
-        """Return where the signals look: nowhere where there are none, which spares the survey."""
-        if not self._probe:
-            raise DataError("Watch: probe is empty; some 256 training items would do")
-        if not self._settings.signals:
-            return pruning.Sites({}, {}, {})
-        try:
-            with torch.no_grad(), evaluation_mode(self._model):
-                call_model(self._model, self._probe[0])
-        except (TypeError, ValueError, RuntimeError, IndexError) as error:
-            raise DataError(f"Watch: the model does not take the probe: {error}") from error
-        return pruning.sites(self._model, pruning.survey(self._model, self._probe[0], leave_alone))
 
     def _view(self, step: int, epoch: float) -> View:
         return View(

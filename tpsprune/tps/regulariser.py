@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tpsprune.errors import RunFolderError
 from tpsprune.recipe.tps import Tps
 from tpsprune.records import Reading
-from tpsprune.tps.base import PhaseVariant, Variant
+from tpsprune.tps.base import Group, PhaseVariant, Variant
 
 __all__ = ["Regulariser"]
 
@@ -44,6 +44,11 @@ class Regulariser:
         if step >= self._warmup_steps:
             return self._coupling
         return self._coupling * step / self._warmup_steps
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """What is coupled: the name of each group and how many oscillators it has."""
+        return self._variant.groups
 
     @property
     def rides(self) -> bool:
