@@ -359,6 +359,19 @@ def test_runs_set_aside_are_named_and_their_energy_is_in_no_claim() -> None:
     assert found.verdict == assess(whole).verdict
 
 
+def test_a_run_of_which_nothing_is_known_is_named_and_told_of_and_is_not_nought() -> None:
+    lost = BrokenOff(arm="ticket", seed=2, pair=2, position=9, windows=())
+    whole = comparison(DENSE, HALF)
+    found = assess(replace(whole, broken_off=(lost,)))
+    assert found.quality.lost_joules is None
+    assert found.quality.set_aside == ("'ticket', seed 2: broken off; what it took is not known",)
+    assert any("nothing was written down of 1 but the beginning" in each for each in found.may_not_claim)
+    assert found.verdict == assess(whole).verdict
+    warm_up = replace(lost, pair=None, why="thrown away")
+    for others in ((), (warm_up,), (replace(lost, windows=(window(30.0),)),)):
+        assert not any("given up" in each for each in assess(replace(whole, broken_off=others)).may_not_claim)
+
+
 def test_carbon_is_told_only_where_a_grid_was_chosen() -> None:
     whole = comparison(DENSE, HALF)
     assert assess(whole).runs[0].grams_co2 is None

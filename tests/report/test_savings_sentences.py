@@ -11,7 +11,7 @@ import pytest
 
 from tests.report.savings_examples import EXAMPLES, at_the_wall, metered, savings
 from tpsprune.claims.break_even import break_even
-from tpsprune.records import EnergyClass, EnergyMethod, Savings, Standing, Support
+from tpsprune.records import BrokenOff, EnergyClass, EnergyMethod, Savings, Standing, Support
 from tpsprune.report.savings_blocks import Bullets, Picture, Section, Table, Tagged, column_classes
 from tpsprune.report.savings_document import savings_document
 from tpsprune.report.savings_evidence import evidence_sections
@@ -19,6 +19,7 @@ from tpsprune.report.savings_html import html_page
 from tpsprune.report.savings_markdown import markdown_page
 from tpsprune.report.savings_method import method_section, quality_section
 from tpsprune.report.savings_pay_back import pay_back_table
+from tpsprune.report.savings_plots_energy import phases_plot
 from tpsprune.report.savings_runs import runs_section
 from tpsprune.report.savings_verdict import attribution_section, headlines
 from tpsprune.report.savings_words import standing_words
@@ -310,3 +311,42 @@ def test_the_numbers_of_a_plot_are_a_link_away() -> None:
     picture = Picture("pairs", "Pairs", savings_document(savings(), {}).lead, "slopes", "modelled", "<svg/>")
     page = html_page(savings_document(savings(), {"pairs": picture}))
     assert '<a href="plots/pairs.csv">plots/pairs.csv</a>' in page
+
+
+def with_one_given_up(found: Savings) -> Savings:
+    given_up = BrokenOff(arm="ticket", seed=1, pair=1, position=3, windows=())
+    gone = (*found.comparison.broken_off, given_up)
+    return replace(found, comparison=replace(found.comparison, broken_off=gone))
+
+
+def test_a_run_of_which_nothing_is_written_down_took_what_is_not_known_and_never_nothing() -> None:
+    found = with_one_given_up(savings())
+    section = quality_section(found)
+    label = "energy in no claim: of runs thrown away, set aside or broken off"
+    assert found_in(quality_section(savings()))[label] == "102 J"
+    assert found_in(section)[label] == "102 J, and of 1 it is not known"
+    assert found_in(section)["runs broken off"] == "2"
+    assert "ticket, seed 1: broken off; what it took is not known" in words_of(section)
+    shown = runs_section(found).blocks[0]
+    assert isinstance(shown, Table)
+    rows = zip(*columns(shown).values(), strict=True)
+    (row,) = (row for row in rows if row[:2] == ("ticket, seed 1", "no: broken off"))
+    assert row[5:8] == ("not known",) * 3
+
+
+def test_where_no_run_was_lost_no_energy_was() -> None:
+    found = savings()
+    whole = replace(
+        found,
+        comparison=replace(found.comparison, broken_off=()),
+        quality=replace(found.quality, lost_joules=None),
+    )
+    assert "none" in {
+        value for key, value in found_in(quality_section(whole)).items() if "in no claim" in key
+    }
+
+
+def test_the_sum_of_what_is_in_no_claim_says_what_is_not_in_it() -> None:
+    drawn = phases_plot(with_one_given_up(savings()))
+    assert drawn is not None
+    assert "as a sum: 102 J, without 1 of which it is not known." in words_of(drawn.caption.parts)

@@ -44,6 +44,11 @@ def may_not_claim(claims: Sequence[Claim], grade: Grade, comparison: Comparison)
             f"{comparison.design.pairs} after some could be looked at, so claims are tested more strictly, "
             f"at {comparison.design.alpha / comparison.looks:.3g}."
         )
+    if given_up := sum(not (each.windows or each.why) for each in comparison.broken_off):
+        sentences.append(
+            "That no run was given up for how it went: of those begun, nothing was written down of "
+            f"{given_up} but the beginning."
+        )
     if comparison.choices.grid is None:
         sentences.append("Any figure of CO₂: no grid was chosen (--country, or --carbon-intensity).")
     if not any(claim.kind == "inference" for claim in claims):

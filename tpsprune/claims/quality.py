@@ -56,5 +56,6 @@ def _steal(spans: Sequence[tuple[Window, ...]], logical_cpus: int) -> float | No
 
 
 def _words(each: BrokenOff) -> str:
-    how = each.why or f"broken off after {len(each.windows)} windows"
+    when = f" after {len(each.windows)} windows" if each.windows else "; what it took is not known"
+    how = each.why or f"broken off{when}"
     return f"'{each.arm}', seed {each.seed}: {how}"

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, final
@@ -16,21 +17,14 @@ from typing import Any, Final, final
 from tpsprune import claims
 from tpsprune.claims.faults import faults_by_pair
 from tpsprune.errors import LoopError, RecipeError
+from tpsprune.loop.comparison_faults import faults_of_design, faults_of_run
 from tpsprune.loop.spent import Spent
-from tpsprune.loop.turns import (
-    faults_of_design,
-    faults_of_run,
-    next_due,
-    refuse_old_windows,
-    refuse_out_of_turn,
-)
-from tpsprune.recipe.compare import Compare
-from tpsprune.recipe.given import section
-from tpsprune.records import ArmRun, Design, Savings
+from tpsprune.loop.turns import next_due, refuse_old_windows, refuse_out_of_turn, refuse_twice
+from tpsprune.records import ArmRun, BrokenOff, Design, Savings
 from tpsprune.records import Comparison as Record
 from tpsprune.report.assessment import assessed
 from tpsprune.report.savings_files import write_report
-from tpsprune.runs import ComparisonFolder, cannot_write
+from tpsprune.runs import Begun, ComparisonFolder, cannot_write
 from tpsprune.runs.environment import machine_facts, versions
 from tpsprune.runs.lock import exclusive
 from tpsprune.runs.taking_up import ask_for_pairs, begin_or_match
@@ -51,6 +45,9 @@ class Comparison:
     come in the order that ``due`` gives, arm after arm on each seed, drawn by lot for one pair and turned
     round for the next, so that a machine that drifts favours no arm. Each counts once, and is on disk when
     ``add`` returns. A program that was broken off goes on with the next run that is due.
+
+    That a run begins is on disk too, before ``due`` yields it. One that was begun and never added is in the
+    report as broken off, with an energy that nobody knows: runs given up because they went badly show.
 
     >>> import tempfile, tpsprune
     >>> folder = tempfile.mkdtemp()
@@ -80,12 +77,13 @@ class Comparison:
         tolerance: how much test accuracy an arm may lose and still count as equally good (0.01: one point).
         required_accuracy: what the task asks for at all.
         foreign_load: share of the machine's processors that others may take in a run that counts.
-        settings: what decides a run (model, data, epochs), as plain values; it is printed in the report, and
-            a comparison goes on with the same only.
+        settings: what decides a run (model, data, epochs), as plain values of JSON; it is printed in the
+            report, and a comparison goes on with the same only.
         device: what runs train on, for the report: ``auto``, ``cpu``, ``cuda`` or ``mps``.
 
     Raises:
-        RecipeError: a setting is out of bounds; every fault.
+        RecipeError: a setting is out of bounds, or of another kind; every fault.
+        DeviceError: the device is not here.
         RunFolderError: the folder holds another comparison, more pairs, or cannot be written.
     """
 
@@ -103,41 +101,47 @@ class Comparison:
         settings: Mapping[str, Any] | None = None,
         device: str = "auto",
     ) -> None:
-        self._folder = ComparisonFolder(Path(folder))
-        rules = section(
-            Compare,
-            "compare",
-            {"tolerance": tolerance, "foreign_load": foreign_load, "inference_seconds": 0.0},
-            "Comparison",
+        faults = faults_of_design(
+            arms=arms,
+            pairs=pairs,
+            name=name,
+            first_seed=first_seed,
+            required_accuracy=required_accuracy,
+            settings=settings,
+            device=device,
+            tolerance=tolerance,
+            foreign_load=foreign_load,
         )
-        if faults := list(faults_of_design(arms, pairs, first_seed, required_accuracy)):
-            raise RecipeError("Comparison", faults)
-        text = json.dumps(dict(settings or {}), indent=1, sort_keys=True, default=str)
+        if found := list(faults):
+            raise RecipeError("Comparison", found)
+        self._folder = ComparisonFolder(Path(folder))
+        text = json.dumps(dict(settings or {}), indent=1, sort_keys=True)
         design = Design(
             name=name or self._folder.path.resolve().name,
             arms=tuple(arms),
-            first_seed=first_seed,
+            first_seed=int(first_seed),
             order_seed=ORDER_SEED,
-            tolerance_share=rules.tolerance,
+            tolerance_share=float(tolerance),
             required_accuracy=float(required_accuracy),
             alpha=ALPHA,
             inference_seconds=0.0,
             inference_batches=(),
             idle_seconds=0.0,
-            foreign_load_share=rules.foreign_load,
+            foreign_load_share=float(foreign_load),
             patience=0,
             recipe_text=text,
             recipe_sha256=hashlib.sha256(text.encode()).hexdigest(),
-            device=choose_device(device).type,
+            device=choose_device(str(device).partition(":")[0]).type,
             machine=machine_facts(),
             versions=versions(),
             begun=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             command=shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
-            pairs=pairs,
+            pairs=int(pairs),
         )
         with self._exclusively():
+            # A run under way is left alone: it may be another program's, and this one may only look.
             record, _ = begin_or_match(self._folder, design, ELSEWHERE)
-            ask_for_pairs(self._folder, record, pairs, f"pairs = {pairs}")
+            ask_for_pairs(self._folder, record, design.pairs, f"pairs = {pairs}")
 
     @property
     def record(self) -> Record:
@@ -147,17 +151,21 @@ class Comparison:
     def due(self) -> Iterator[tuple[str, int]]:
         """Yield the arm and the seed of each run that is still to be made, in the order that was drawn.
 
-        The next one comes once this one was added; a loop that adds nothing gets the same run again, and is
-        told so.
+        It is written down as begun before it is yielded, so that looking at what is due begins it. One that
+        was begun before and never added is broken off thereby: it stays in the report, and its energy, which
+        nobody handed in, is not known. The next one comes once this one was added; a loop that adds nothing
+        gets the same run again, and is told so.
 
         Raises:
             LoopError: what was due has not been added.
+            RunFolderError: it cannot be written.
         """
         before = None
         while (due := next_due(self.record)) is not None:
             if due == before:
                 raise LoopError(f"Comparison: '{due[0]}', seed {due[1]}, was due and has not been added")
             before = due
+            self._begin(*due)
             yield due
 
     def add(
@@ -180,33 +188,47 @@ class Comparison:
         model is added too, with its ``failure`` in words: it took what it took.
 
         Raises:
-            LoopError: another run is due, or the windows are older than those of the run before it, as
-                windows that are handed in twice are.
-            RecipeError: a figure is out of bounds; every fault.
+            LoopError: another run is due, or ``due`` has not yielded it; what was spent was handed in
+                before, or its windows are older than those of the run before it.
+            RecipeError: a figure is out of bounds or of another kind, or windows of the run overlap; every
+                fault.
             RunFolderError: it cannot be written.
         """
-        faults = list(faults_of_run(spent, accuracy, failure))
-        if faults:
-            raise RecipeError("Comparison", faults)
+        faults = faults_of_run(
+            seed=seed,
+            spent=spent,
+            accuracy=accuracy,
+            epochs=epochs,
+            failure=failure,
+            stopped_by=stopped_by,
+            notes=notes,
+            parameters=parameters,
+            macs=macs,
+        )
+        if found := list(faults):
+            raise RecipeError("Comparison", found)
         with self._exclusively():
-            record = self.record
-            refuse_out_of_turn(record, arm, seed)
+            record, under_way = self._folder.read()
+            refuse_out_of_turn(record, under_way, arm, seed)
+            refuse_twice(record, spent)
             refuse_old_windows(record, spent)
+            # Numbers of NumPy are numbers, and nothing that JSON knows.
             run = ArmRun(
                 arm=arm,
-                seed=seed,
-                pair=seed - record.design.first_seed,
+                seed=int(seed),
+                pair=int(seed) - record.design.first_seed,
                 position=len(record.runs) + len(record.broken_off),
                 windows=spent.windows,
                 method=spent.method,
                 accuracy=None if failure or accuracy is None else float(accuracy),
-                parameters=parameters,
-                macs=macs,
-                epochs=epochs,
+                parameters=None if parameters is None else int(parameters),
+                macs=None if macs is None else int(macs),
+                epochs=None if epochs is None else float(epochs),
                 stopped_by=stopped_by,
                 failure=failure,
                 notes=tuple(notes),
                 logical_cpus=os.cpu_count() or 1,
+                receipt=spent.receipt,
             )
             self._folder.append("run", run.to_json())
 
@@ -233,6 +255,20 @@ class Comparison:
         """
         digest = hashlib.sha256(self._folder.journal.path.read_bytes()).hexdigest()
         return write_report(assessed(self._folder), self._folder.path, journal_sha256=digest)
+
+    def _begin(self, arm: str, seed: int) -> None:
+        with self._exclusively():
+            record, given_up = self._folder.read()
+            position = len(record.runs) + len(record.broken_off)
+            if given_up is not None:
+                broken = BrokenOff(
+                    arm=given_up.arm, seed=given_up.seed, pair=given_up.pair, position=position, windows=()
+                )
+                self._folder.append("broken-off", broken.to_json())
+                position += 1
+            pair = seed - record.design.first_seed
+            begun = Begun(arm=arm, seed=seed, pair=pair, position=position, folder="")
+            self._folder.append("begun", asdict(begun))
 
     @contextmanager
     def _exclusively(self) -> Iterator[None]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import isfinite
+from dataclasses import dataclass, field
 from typing import Final, Literal, Self, final
+from uuid import uuid4
 
 from tpsprune.claims.spent import class_words, joules_of, seconds_of
 from tpsprune.errors import Fault, RecipeError
+from tpsprune.loop.plain import is_number
 from tpsprune.records import EnergyClass, EnergyMethod, Window
 
 __all__ = ["Spent"]
@@ -27,6 +28,8 @@ SOURCES: Final = {
 class Spent:
     """The windows of one run, and the method by which they were metered; ``Meter.take`` makes it.
 
+    Two may hold the same figures; ``receipt`` tells whether they are one and the same, handed in twice.
+
     >>> import tpsprune
     >>> spent = tpsprune.Spent.of_numbers(joules=5200.0, seconds=310.0, source="wall")
     >>> spent.joules, spent.energy_class
@@ -35,6 +38,7 @@ class Spent:
 
     windows: tuple[Window, ...]
     method: EnergyMethod
+    receipt: str = field(default_factory=lambda: uuid4().hex, repr=False, compare=False)
 
     @property
     def joules(self) -> float | None:
@@ -68,9 +72,9 @@ class Spent:
         faults = [
             Fault(name, f"must be a number above 0 (found {value!r})")
             for name, value in (("joules", joules), ("seconds", seconds))
-            if not (isinstance(value, int | float) and isfinite(value) and value > 0)
+            if not (is_number(value) and value > 0)
         ]
-        if source not in SOURCES:
+        if not isinstance(source, str) or source not in SOURCES:
             faults.append(Fault("source", f"must be one of {', '.join(SOURCES)} (found {source!r})"))
         if faults:
             raise RecipeError("Spent", faults)

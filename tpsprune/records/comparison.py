@@ -123,6 +123,7 @@ class ArmRun:
     ``position`` is its place in the order in which all runs were made. ``accuracy`` is of the test split,
     read once; ``parameters`` and ``macs`` are of the model it left. ``given`` says what it was handed that
     others had to find, as the widths of a ticket. ``notes`` are what the run had to say of itself.
+    ``receipt`` tells what a loop of the user's own handed in from the like; empty for runs of a recipe.
     """
 
     arm: str
@@ -145,6 +146,7 @@ class ArmRun:
     weights_sha256: str = ""
     notes: tuple[str, ...] = ()
     logical_cpus: int = 1
+    receipt: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the run as plain JSON values."""
@@ -218,7 +220,7 @@ class InferenceSpan:
 class BrokenOff:
     """A run that was begun and not finished: what it took until then is shown, and counts for no arm.
 
-    A warm-up belongs to no pair.
+    Without windows nobody knows what it took, which is not nothing. A warm-up belongs to no pair.
     """
 
     arm: str
@@ -228,6 +230,7 @@ class BrokenOff:
     windows: tuple[Window, ...]
     why: str = ""
     """Why a finished pair was set aside; empty where the run was broken off."""
+    receipt: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON values."""

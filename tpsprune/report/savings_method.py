@@ -25,7 +25,7 @@ from tpsprune.report.savings_blocks import (
     says,
     table,
 )
-from tpsprune.report.savings_plot import class_of_windows, combined, energy_class, lost_class
+from tpsprune.report.savings_plot import class_of_windows, combined, energy_class, lost_class, lost_unknown
 
 __all__ = ["distinct_methods", "idle_class", "method_section", "quality_section"]
 
@@ -227,12 +227,7 @@ def quality_section(savings: Savings) -> Section:
         ("warm-up runs thrown away", counted(sum(each.pair is None for each in gone))),
         ("runs set aside", counted(sum(each.pair is not None and each.why != "" for each in gone))),
         ("runs broken off", counted(sum(each.pair is not None and not each.why for each in gone))),
-        (
-            "energy in no claim: of runs thrown away, set aside or broken off",
-            "not known"
-            if quality.lost_joules is None
-            else Tagged(words.joules(quality.lost_joules), lost_class(savings)),
-        ),
+        ("energy in no claim: of runs thrown away, set aside or broken off", _lost(savings)),
     ]
     shown = table(says("What was checked, and over what."), ("check", "found"), rows, texts=2)
     lists = [
@@ -243,6 +238,14 @@ def quality_section(savings: Savings) -> Section:
         ),
     ]
     return Section("quality", "What the data are worth", (shown, *lists))
+
+
+def _lost(savings: Savings) -> Cell:
+    known, unknown = savings.quality.lost_joules, lost_unknown(savings)
+    if known is None:
+        return "not known" if unknown else "none"
+    shown = Tagged(words.joules(known), lost_class(savings))
+    return (shown, ", and of ", counted(unknown), " it is not known") if unknown else shown
 
 
 def _heat(savings: Savings) -> Inline:
@@ -259,8 +262,9 @@ def _invalid(words_: str) -> Paragraph:
 
 
 def _gone(each: BrokenOff) -> Paragraph:
-    windows = f"{len(each.windows)} window{'' if len(each.windows) == 1 else 's'}"
-    why = measured(each.why) if each.why else counted(f"broken off after {windows}")
+    windows = f" after {len(each.windows)} window{'' if len(each.windows) == 1 else 's'}"
+    when = windows if each.windows else "; what it took is not known"
+    why = measured(each.why) if each.why else counted(f"broken off{when}")
     return says(name(f"{each.arm}, seed {each.seed}"), ": ", why)
 
 

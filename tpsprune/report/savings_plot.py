@@ -11,6 +11,7 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from tpsprune.claims.spent import joules_of
 from tpsprune.records import Claim, EnergyClass, EnergyMethod, RunLine, Savings, Window
 from tpsprune.report.savings_blocks import Paragraph
 from tpsprune.report.savings_svg import marker_of, paint_of
@@ -27,6 +28,7 @@ __all__ = [
     "honest",
     "joined",
     "lost_class",
+    "lost_unknown",
     "place_of",
     "short_label",
 ]
@@ -84,6 +86,11 @@ def class_of_windows(windows: Iterable[Window]) -> str:
 def lost_class(savings: Savings) -> str:
     """Return of what classes the joules are that are in no claim."""
     return class_of_windows(window for each in savings.comparison.broken_off for window in each.windows)
+
+
+def lost_unknown(savings: Savings) -> int:
+    """Return of how many runs that are in no claim nobody knows what they took: of those without windows."""
+    return sum(joules_of(each.windows) is None for each in savings.comparison.broken_off)
 
 
 def honest(shown: str, methods: Sequence[EnergyMethod]) -> str:

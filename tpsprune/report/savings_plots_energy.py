@@ -19,6 +19,7 @@ from tpsprune.report.savings_plot import (
     energy_class,
     honest,
     lost_class,
+    lost_unknown,
     place_of,
     short_label,
 )
@@ -105,7 +106,7 @@ def phases_plot(savings: Savings) -> Plot | None:
     phases = list(dict.fromkeys(each.phase for each in known))
     methods = [run.method for run in savings.comparison.runs]
     totals = [sum(each.joules or 0.0 for each in known if each.arm == arm) for arm in arms]
-    lost = savings.quality.lost_joules or 0.0
+    lost, unknown = savings.quality.lost_joules or 0.0, lost_unknown(savings)
     size, unit = energy_axis([*totals, lost])
     labels = [*map(short_label, arms), *(["in no claim (sum)"] if lost > 0 else [])]
     figure = canvas(WIDTH, 0.42 * len(labels) + 1.5)
@@ -141,6 +142,7 @@ def phases_plot(savings: Savings) -> Plot | None:
     below: tuple[Inline, ...] = (
         " What was spent on runs that were thrown away, broken off or set aside stands below, as a sum: ",
         Tagged(words.joules(lost), lost_class(savings)),
+        *((", without ", counted(unknown), " of which it is not known") if unknown else ()),
         ".",
     )
     return Plot(

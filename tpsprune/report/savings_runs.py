@@ -93,16 +93,18 @@ def _row(savings: Savings, run: RunLine) -> tuple[Cell, ...]:
 def _broken_row(savings: Savings, each: BrokenOff) -> tuple[Cell, ...]:
     joules = [window.total_joules for window in each.windows]
     known = [value for value in joules if value is not None]
-    kind = class_of_windows(each.windows)
+    spent: tuple[Cell, ...] = (
+        Tagged(words.joules(sum(known) if known else None), class_of_windows(each.windows)),
+        measured(words.seconds(sum(window.seconds for window in each.windows))),
+        measured(words.seconds(sum(window.cpu_seconds for window in each.windows))),
+    )
     cells: list[Cell] = [
         name(f"{each.arm}, seed {each.seed}"),
         ("no: ", Tagged(each.why or "broken off", MEASURED)),
         "–",
         counted(each.position),
         "–" if each.pair is None else counted(each.pair),
-        Tagged(words.joules(sum(known) if known else None), kind),
-        measured(words.seconds(sum(window.seconds for window in each.windows))),
-        measured(words.seconds(sum(window.cpu_seconds for window in each.windows))),
+        *(spent if each.windows else ["not known"] * len(spent)),
         *["–"] * 4,
     ]
     return (*cells, "–") if _with_grams(savings) else tuple(cells)

@@ -17,7 +17,10 @@ __all__ = ["Begun", "ComparisonFolder"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """A run that has begun; without a line that ends it, it was broken off."""
+    """A run that has begun; without a line that ends it, it was broken off.
+
+    ``folder`` is empty where a loop of the user's own makes the run: its windows are known once handed in.
+    """
 
     arm: str
     seed: int
@@ -155,6 +158,7 @@ def _redo(comparison: Comparison, content: dict[str, Any]) -> Comparison:
             position=run.position,
             windows=run.windows,
             why=content["why"],
+            receipt=run.receipt,
         )
         for run in comparison.runs
         if run.pair == pair
