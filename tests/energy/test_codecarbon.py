@@ -24,8 +24,9 @@ def meter() -> Iterator[AbstractMeter]:
 
 
 def spin(seconds: float) -> None:
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    """Work for so many seconds of processor time, whatever else the machine does."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
         pass
 
 
@@ -39,7 +40,7 @@ def test_ram_joules_are_ram_watts_times_seconds(meter: AbstractMeter) -> None:
     watts = float(meter.method().details["ram_watts"])
     # Starting and stopping the tracker is charged to the window too: a few ms, more on a busy machine.
     assert window.joules["ram"] / watts == pytest.approx(window.seconds, rel=0.02, abs=0.05)
-    assert 0.05 < window.cpu_seconds <= window.seconds + 0.05
+    assert 0.3 <= window.cpu_seconds <= window.seconds + 0.05
     assert (window.attempt, window.index) == (2, 0)
 
 
