@@ -105,6 +105,21 @@ def test_a_uniform_cut_keeps_the_same_share_of_every_group() -> None:
     )
 
 
+@given(share=st.floats(0.1, 0.95), round_to=st.sampled_from([1, 4]))
+@settings(max_examples=40, deadline=None)
+def test_a_uniform_cut_leaves_groups_of_one_width_of_one_width(share: float, round_to: int) -> None:
+    model = costs((40, 40, 20, 40))
+    settings_ = Prune(
+        target=Macs(share), widths="uniform", round_to=round_to, min_width=1, max_cut_share=0.99
+    )
+    found = chosen(model, settings_, Evidence())
+    assert found[0] == found[1] == found[3]
+    bounds = bounds_of(model, settings_, names(model))
+    for peers in ((0, 1, 3), (2,)):
+        wider = [bounds.wider(rank, width) if rank in peers else width for rank, width in enumerate(found)]
+        assert tuple(wider) == found or model.at(wider) > share * model.total
+
+
 def test_a_group_that_loses_less_is_cut_more_by_its_residuals() -> None:
     steep, flat = falling(30, 6.0), falling(30, 1.0)
     for method in ("equal-residual", "greedy"):

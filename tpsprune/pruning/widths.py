@@ -118,10 +118,10 @@ def choose_widths(
 
     For ``macs`` and ``params`` the highest level of the path (``allocate.py``) that fits is found by
     halving; what is then left over grows, step by step, the group that would be next on the path, until
-    no group can be a step (``round_to``) wider. For ``latency`` the path is followed by measurements,
-    and what is chosen has passed two of them. ``tolerance`` takes for each group the fewest units whose
-    residual is within it. Widths given by name are taken as they are, within no other bounds than 1 and
-    the dense width.
+    no group can be a step (``round_to``) wider; with ``uniform`` groups of one width grow together. For
+    ``latency`` the path is followed by measurements, and what is chosen has passed two of them. ``tolerance``
+    takes for each group the fewest units whose residual is within it. Widths given by name are taken as they
+    are, within no other bounds than 1 and the dense width.
 
     Args:
         costs: in the unit of the target; multiply-accumulates where the target is neither cost.
@@ -144,7 +144,8 @@ def choose_widths(
             return _fast_enough(path, share, _given(latency), settings)
         case Macs(share) | Params(share):
             path = _path(costs, evidence, settings, bounds)
-            return _affordable(path, (share + SLACK) * costs.total, costs, bounds)
+            peers = _peers(settings, costs, bounds)
+            return _affordable(path, (share + SLACK) * costs.total, costs, bounds, peers)
 
 
 def _path(costs: CostModel, evidence: Evidence, settings: Prune, bounds: Bounds) -> Path:
@@ -177,27 +178,37 @@ def _lost(evidence: Evidence) -> list[list[float]]:
     ]
 
 
-def _affordable(path: Path, budget: float, costs: CostModel, bounds: Bounds) -> tuple[int, ...]:
+def _affordable(
+    path: Path, budget: float, costs: CostModel, bounds: Bounds, peers: Sequence[Sequence[int]]
+) -> tuple[int, ...]:
+    """Return the widest on the path that the budget allows, grown by what is left; peers grow together."""
     low, high = 0.0, 1.0
     if costs.at(path(high)) <= budget:
         return path(high)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if costs.at(path(middle)) <= budget else (low, middle)
-    widths = list(path(low))
-    ranks = torch.arange(len(widths))
-    next_at = [_level_beyond(path, rank, width, low) for rank, width in enumerate(widths)]
+    now_g = torch.tensor(path(low))
+    grows_pg = torch.tensor([[rank in ranks for rank in range(len(now_g))] for ranks in peers])
+    next_at = [_level_beyond(path, ranks[0], int(now_g[ranks[0]]), low) for ranks in peers]
     while True:
-        now = torch.tensor(widths)
-        grown = torch.tensor([bounds.wider(rank, width) for rank, width in enumerate(widths)])
-        tried_gg = now.repeat(len(widths), 1)
-        tried_gg[ranks, ranks] = grown
-        fits = ((costs.at_each(tried_gg) <= budget) & (grown > now)).tolist()
+        wider_g = torch.tensor([bounds.wider(rank, width) for rank, width in enumerate(now_g.tolist())])
+        tried_pg = torch.where(grows_pg, wider_g, now_g)
+        fits = ((costs.at_each(tried_pg) <= budget) & (tried_pg > now_g).any(1)).tolist()
         if not any(fits):
-            return tuple(widths)
-        rank = min((rank for rank, fit in enumerate(fits) if fit), key=next_at.__getitem__)
-        widths[rank] = int(grown[rank])
-        next_at[rank] = _level_beyond(path, rank, widths[rank], low)
+            return tuple(now_g.tolist())
+        place = min((place for place, fit in enumerate(fits) if fit), key=next_at.__getitem__)
+        now_g = tried_pg[place]
+        rank = peers[place][0]
+        next_at[place] = _level_beyond(path, rank, int(now_g[rank]), low)
+
+
+def _peers(settings: Prune, costs: CostModel, bounds: Bounds) -> list[list[int]]:
+    """Return the groups that have one width throughout: with ``uniform`` those that are alike, else each."""
+    found: dict[object, list[int]] = {}
+    for rank, alike in enumerate(zip(costs.widths, costs.kinds, bounds.least, strict=True)):
+        found.setdefault(alike if settings.widths == "uniform" else rank, []).append(rank)
+    return list(found.values())
 
 
 def _level_beyond(path: Path, rank: int, width: int, low: float) -> float:

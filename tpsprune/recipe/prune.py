@@ -23,7 +23,10 @@ class Prune:
     target: Target = field(default_factory=lambda: Macs(0.5))
     """One of ``macs``, ``params``, ``latency``, ``tolerance``, ``widths``: see ``target.py``."""
     widths: Literal["effective-rank", "equal-residual", "greedy", "uniform", "global-magnitude"] = "greedy"
-    """How the target is shared out among the groups; ``reports/one_shot.md`` chose the default."""
+    """How the target is shared out among the groups; ``reports/one_shot.md`` chose the default.
+
+    With ``uniform`` groups of one width stay of one width, as a library's config asks of equal layers.
+    """
     units: Literal[
         "interpolation",
         "pivoted-cholesky",
