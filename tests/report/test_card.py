@@ -70,7 +70,7 @@ def metadata(text: str) -> str:
 
 def test_the_figures_are_the_results() -> None:
     text = card()
-    assert "| accuracy, test split | 0.9000 | 0.9000 | 1.00 |" in text
+    assert "| accuracy, test split | 0.9000 | 0.9000 | – |" in text
     assert "| multiply-accumulates per item | 10,000 | 2,500 | 0.25 |" in text
     assert "| parameters | 1,000 | 250 | 0.25 |" in text
     assert (
@@ -189,11 +189,18 @@ def test_the_card_of_a_regression_names_its_own_quality() -> None:
     raw = metered()
     raw["task"] |= {"input_kind": "vector", "input_shape": [10], "loss": "mse", "quality": "R²"}
     text = card(raw)
-    assert "| R², test split | 0.9000 | 0.9000 | 1.00 |" in text
+    assert "| R², test split | 0.9000 | 0.9000 | – |" in text
     assert "the ticket's R² on the validation split was 0.8500" in text
     assert "accuracy" not in text.replace("cut_validation_accuracy", "")
     assert "pipeline_tag: tabular-regression\n" in metadata(text)
     assert "metrics:\n- r_squared\n" in metadata(text)
+
+
+@pytest.mark.parametrize(("loss", "of"), [("next-token", "token"), ("cross-entropy", "item")])
+def test_scores_are_of_tokens_where_the_next_one_is_told(loss: str, of: str) -> None:
+    raw = metered()
+    raw["task"] |= {"input_kind": "tokens", "input_shape": [64], "vocabulary": 256, "loss": loss}
+    assert f" scores for each {of}." in card(raw)
 
 
 def test_what_comes_from_a_run_cannot_break_the_table() -> None:

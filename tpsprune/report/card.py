@@ -115,7 +115,8 @@ def _opening(raw: Mapping[str, Any], architecture: str) -> list[str]:
         f"dense model's multiply-accumulates and {said(field(raw, 'parameters_share'), words.share)} of its "
         "parameters.",
         "",
-        f"It takes {_inputs(raw)} and gives {said(field(raw, 'task', 'classes'))} scores for each item.",
+        f"It takes {_inputs(raw)} and gives {said(field(raw, 'task', 'classes'))} scores for each "
+        f"{'token' if field(raw, 'task', 'loss') == 'next-token' else 'item'}.",
     ]
 
 
@@ -138,10 +139,12 @@ def _quality(raw: Mapping[str, Any]) -> str:
 
 def _figures(raw: Mapping[str, Any]) -> list[str]:
     dense, ticket = field(raw, "dense"), field(raw, "ticket")
-    rows: list[Sequence[str]] = [
+    qualities = (said(field(each, "accuracy"), "{:.4f}".format) for each in (dense, ticket))
+    # A ratio of qualities says nothing: R² may be below zero, and chance is rarely nought.
+    rows: list[Sequence[str]] = [(f"{_quality(raw)}, test split", *qualities, "–")]
+    rows += [
         (title, *(said(field(each, name), text) for each in (dense, ticket)), _ratio(dense, ticket, name))
         for title, name, text in (
-            (f"{_quality(raw)}, test split", "accuracy", "{:.4f}".format),
             ("multiply-accumulates per item", "macs", words.count),
             ("parameters", "parameters", words.count),
             ("size as safetensors", "bytes", words.bytes_),
