@@ -189,3 +189,14 @@ def test_a_ticket_that_tpsprune_cut_leaves_as_its_own_architecture(
     capsys.readouterr()
     assert exported(tmp_path, ticket)["intermediate_size"] == 20
     assert "Loading weights" not in capsys.readouterr().err
+
+
+def test_a_uniform_cut_that_leaves_the_stream_alone_is_its_own_architecture(tmp_path: Path) -> None:
+    model = llama(use_cache=False)
+    probe = [torch.randint(31, (16, 7)) for _ in range(3)]
+    found = tpsprune.extract(
+        model, probe, target=tpsprune.Macs(0.6), widths="uniform", leave_alone=["model.embed_tokens"]
+    )
+    widths = {each.width_after for each in found.changes if "mlp" in each.group}
+    assert exported(tmp_path, found.ticket.eval())["intermediate_size"] == widths.pop() < 48
+    assert not widths
