@@ -52,6 +52,11 @@ def test_the_object_holds_every_layer_with_its_share_and_widths(invoke: Invoke, 
     assert any(group["width_after"] < group["width"] for group in found["groups"])
 
 
+def test_of_every_layer_it_is_told_what_it_reads(invoke: Invoke) -> None:
+    result = invoke("check", "small.toml", "--no-widths", "--device", "cpu")
+    assert "keeps its units: it is the model's output; reads blocks.1.conv" in " ".join(result.output.split())
+
+
 def test_widths_may_be_left_out(invoke: Invoke) -> None:
     result = invoke("check", "small.toml", "--no-widths", "--device", "cpu")
     assert result.exit_code == 0, result.output

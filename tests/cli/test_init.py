@@ -142,3 +142,14 @@ def test_at_a_terminal_five_questions_are_asked_and_a_wrong_answer_asked_again(t
     assert 'kind = "parity"' in text
     assert "epochs = 10" in text
     assert "target = { params = 0.4 }" in text
+
+
+def test_a_link_that_leads_nowhere_is_not_written_over(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").symlink_to("elsewhere")
+    result = invoke("init", *words())
+    assert (result.exit_code, "mine.toml: is there already" in result.output) == (2, True)
+    assert (tmp_path / "mine.toml").is_symlink()
+
+
+def test_a_file_with_too_long_a_name_is_told_in_words(invoke: Invoke) -> None:
+    refused(invoke("init", *words(), "--file", "a" * 300), "File name too long")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from tests.cli.test_door import Invoke
+from tests.cli.test_door import Invoke, assert_refused
 from tests.pipeline.conftest import SMALL
 from tpsprune.cli import main
 
@@ -54,6 +58,47 @@ def test_an_interrupt_ends_with_the_word_to_go_on(invoke: Invoke, monkeypatch: p
     result = invoke("train", "small.toml", "--quiet")
     assert result.exit_code == 130
     assert "--resume" in result.output
+
+
+def test_an_interrupt_of_a_command_that_runs_nothing_promises_nothing(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tpsprune.pipeline
+
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tpsprune.pipeline, "check", interrupted)
+    result = invoke("check", "small.toml")
+    assert (result.exit_code, result.output) == (130, "\ninterrupted\n")
+
+
+def test_an_interrupt_at_a_question_leaves_nothing(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise click.Abort
+
+    monkeypatch.setattr("click.prompt", interrupted)
+    monkeypatch.setattr(import_module("tpsprune.cli.init"), "sys", SimpleNamespace(stdin=Terminal()))
+    before = sorted(tmp_path.iterdir())
+    result = invoke("init", "--model", "cnn", "--data", "digits", "--target", "macs=0.5", "--epochs", "2")
+    assert (result.exit_code, result.output) == (130, "\ninterrupted\n")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("export", "a" * 300, "--to", "x"), ("check", "small.toml", "--weights", "a" * 300)],
+    ids=["export", "check"],
+)
+def test_a_path_that_cannot_be_looked_at_is_told_in_words(invoke: Invoke, words: tuple[str, ...]) -> None:
+    assert_refused(invoke(*words), "cannot read aaa", "File name too long; another path would do")
 
 
 def test_an_output_that_is_closed_ends_the_run_with_the_word_to_go_on(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,40 @@ def test_a_place_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="a part of it is a file"):
         write(tmp_path / "file" / "ticket")
+
+
+def test_a_name_too_long_for_any_file_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"^cannot write .*aaa: File name too long"):
+        write(tmp_path / ("a" * 300))
+
+
+def test_the_folder_that_the_command_runs_in_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for here in (Path(), tmp_path, Path("x") / ".."):
+        with pytest.raises(ArtifactError, match="is the current folder, which cannot be replaced"):
+            write(here)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_through_a_link_the_folder_that_it_leads_to_is_written(tmp_path: Path, *, is_there: bool) -> None:
+    if is_there:
+        (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    write(tmp_path / "link")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link"]
+    read_bundle(tmp_path / "folder")
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_no_obstacle(tmp_path: Path) -> None:
+    left = tmp_path / f".ticket.tmp-{os.getpid()}"
+    left.mkdir()
+    (left / "ticket.onnx").write_text("half")
+    folder = write(tmp_path / "ticket")
+    assert sorted(path.name for path in folder.iterdir()) == NAMES
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "manifest.json"])

@@ -156,6 +156,13 @@ def test_a_seal_of_another_manifest_is_refused(tmp_path: Path) -> None:
         read_bundle(folder)
 
 
+def test_a_manifest_beyond_all_bounds_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(tmp_path / "ticket")
+    monkeypatch.setattr("tpsprune.export.manifest.MAX_MANIFEST_BYTES", 100)
+    with pytest.raises(ArtifactError, match=r"manifest\.json is longer than 100 bytes"):
+        read_bundle(folder)
+
+
 def test_a_seal_cannot_be_left_out_by_calling_the_bundle_old(tmp_path: Path) -> None:
     folder = write(tmp_path / "ticket")
     path = folder / "manifest.json"

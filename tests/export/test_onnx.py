@@ -81,3 +81,9 @@ def test_an_operator_without_a_translation_is_told_in_words(tmp_path: Path) -> N
     with pytest.raises(ArtifactError, match=r"onnx: the ticket cannot be translated: .*bessel_j0"):
         FORMAT.write(tmp_path, Strange().eval(), torch.randn(2, 5))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_the_runtime_does_not_take_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "ticket.onnx").write_bytes(b"no graph")
+    with pytest.raises(ArtifactError, match=r"^onnx: onnxruntime does not load .*ticket\.onnx: "):
+        FORMAT.reload(tmp_path)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from tests.export.nets import CALLED, Fixed, Loud, batch_for, made
-from tpsprune.errors import ArtifactError
+from tpsprune.errors import ArtifactError, CannotWriteError
 from tpsprune.export import TorchExport, answers_of
 from tpsprune.export.program import strange_in
 
@@ -65,6 +68,14 @@ def test_a_program_that_holds_a_pickle_is_not_loaded(tmp_path: Path) -> None:
         FORMAT.reload(tmp_path)
 
 
+def test_what_torch_would_pickle_is_not_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tpsprune.export.program.strange_in", lambda _: ["weight_0"])
+    with pytest.raises(
+        ArtifactError, match=r"^torch-export: torch pickles weight_0 of this ticket, and nothing"
+    ):
+        FORMAT.write(tmp_path, nn.Linear(5, 3).eval(), torch.randn(2, 5))
+
+
 def test_a_file_that_is_no_program_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ticket.pt2").write_bytes(b"no archive")
     with pytest.raises(ArtifactError, match=r"ticket\.pt2 is no program of torch\.export"):
@@ -79,4 +90,22 @@ def test_a_model_that_cannot_be_captured_is_told_in_words(
         ArtifactError, match=r"torch-export: torch\.export cannot capture the ticket for batches"
     ):
         FORMAT.write(tmp_path, model.eval(), torch.randn(items, 5))
+    assert list(tmp_path.iterdir()) == []
+
+
+class Full(io.BytesIO):
+    """A file on a disk that is full after so many bytes."""
+
+    def write(self, content: Any, /) -> int:
+        if self.tell() + len(content) > 5_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(content)
+
+
+def test_a_disk_that_is_full_is_told_in_words_and_ends_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "open", lambda *_, **__: Full())
+    with pytest.raises(CannotWriteError, match=r"^no space left on the device while writing .*ticket\.pt2"):
+        FORMAT.write(tmp_path, nn.Linear(64, 64).eval(), torch.randn(2, 64))
     assert list(tmp_path.iterdir()) == []

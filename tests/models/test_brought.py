@@ -97,7 +97,7 @@ def test_equal_seeds_build_equal_models() -> None:
         (
             TimmModel(name="resnet18", model_args={"pretrained": True}),
             COLOUR,
-            "task.model.model_args.pretrained: nothing is downloaded while a recipe runs",
+            "task.model.model_args.pretrained: nothing is downloaded or read while a model is built",
         ),
         (TimmModel(name="resnet18"), TOKENS, "timm's models take images, the data are tokens of shape (12,)"),
         (
@@ -241,6 +241,59 @@ def test_a_language_model_answers_every_token_and_keeps_no_cache(
 def test_what_transformers_cannot_build_is_told(model: TransformersModel, words: str) -> None:
     with pytest.raises(ModelError, match=re.escape(words)):
         build(model, TOKENS)
+
+
+EVIL = {"model_type": "timm_backbone", "backbone": "hf-hub:somebody/model"}
+
+
+@needs_transformers
+@pytest.mark.parametrize(
+    ("architecture", "config", "words"),
+    [
+        (
+            "TimmBackbone",
+            {"backbone": "hf-hub:x/y"},
+            ".backbone: 'hf-hub:x/y' names a hub, a folder or a file",
+        ),
+        ("TimmBackbone", {"backbone": "local-dir:x"}, ".backbone: 'local-dir:x' names a hub"),
+        (
+            "DetrModel",
+            {"backbone_config": EVIL},
+            ".backbone_config.backbone: 'hf-hub:somebody/model' names a",
+        ),
+        (
+            "TimmWrapperForImageClassification",
+            {"architecture": "resnet18", "model_args": {"checkpoint_path": "x.pth"}},
+            ".model_args.checkpoint_path: nothing is downloaded or read while a model is built",
+        ),
+        (
+            "LlavaForConditionalGeneration",
+            {"text_config": {"auto_map": {"A": "b"}}},
+            ".text_config.auto_map: no",
+        ),
+        ("GPT2LMHeadModel", {"architectures": ["a", "b:c"]}, ".architectures: 'b:c' names a hub"),
+    ],
+)
+def test_a_configuration_that_would_load_something_is_refused_however_deep_it_says_so(
+    architecture: str, config: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("the network was asked"))
+    with pytest.raises(ModelError, match=re.escape(f"task.model.config{words}")):
+        build(TransformersModel(architecture=architecture, config=config), COLOUR)
+
+
+@needs_transformers
+def test_labels_may_be_any_text() -> None:
+    labels = {0: "car/van", 1: "a: b"}
+    config = {**SMALL, "id2label": labels, "label2id": {text: place for place, text in labels.items()}}
+    model = TransformersModel(architecture="BertForSequenceClassification", config=config)
+    assert build(model, TOKENS).config.id2label == labels  # type: ignore[union-attr]
+
+
+@needs_timm
+def test_a_setting_of_timm_that_names_a_folder_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"model_args.cache_dir: 'a/b' names a hub, a folder or a file, and"):
+        build(TimmModel(name="resnet18", model_args={"cache_dir": "a/b"}), COLOUR)
 
 
 @pytest.mark.parametrize(

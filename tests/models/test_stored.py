@@ -101,6 +101,7 @@ def test_a_package_carries_weights_and_is_not_imported() -> None:
             r"holds no file 'inside/v.pth' \(did you mean 'inside/w.pth'\?\)",
         ),
         ("package:a_package_with_weights/../w.pth", r"is no file of a package: 'package:NAME/path"),
+        ("package:a_package_with_weights//etc/hostname", r"is no file of a package"),
         ("package:a_package_with_weights", r"is no file of a package"),
         ("package:os.path/x.pth", r"is no file of a package"),
     ],

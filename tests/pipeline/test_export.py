@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,48 @@ def test_a_ticket_that_answers_differently_at_any_batch_size_is_refused(
     monkeypatch.setattr(export_file, "_ALL", (Shifted(items, shift),))
     with pytest.raises(
         ArtifactError, match=f"on {items} random inputs the reloaded ticket differs .* nothing was"
+    ):
+        pipeline.export(trained.path, tmp_path / "ticket")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Reshaped(Shifted):
+    """A format that answers with the right numbers in a shape of its own, which would be spread over them."""
+
+    def reload(self, folder: Path) -> Callable[[Any], Tensor]:
+        within = super().reload(folder)
+        return lambda batch: within(batch)[None]
+
+
+def test_answers_of_another_shape_are_no_answers(
+    trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_file, "_ALL", (Reshaped(7, 0.0),))
+    with pytest.raises(ArtifactError, match="the reloaded ticket differs from the run's by inf"):
+        pipeline.export(trained.path, tmp_path / "ticket")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Unable(Shifted):
+    """A format whose library raises, on batches of one size, an error of a kind of its own."""
+
+    def reload(self, folder: Path) -> Callable[[Any], Tensor]:
+        within = super().reload(folder)
+
+        def answer(batch: Tensor) -> Tensor:
+            if len(batch) == self.items:
+                raise LookupError("no kernel\nfor this")
+            return within(batch)
+
+        return answer
+
+
+def test_a_format_whose_library_fails_is_refused_in_words(
+    trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_file, "_ALL", (Unable(7, 0.0),))
+    with pytest.raises(
+        ArtifactError, match=r"safetensors: the reloaded ticket fails on 7 random .*: no kernel for this$"
     ):
         pipeline.export(trained.path, tmp_path / "ticket")
     assert list(tmp_path.iterdir()) == []
@@ -263,12 +306,43 @@ def test_code_that_a_bundle_names_is_called_only_when_allowed(custom_run: RunFol
     with pytest.raises(ArtifactError, match=r"calling 'export_nets:net', .* load it with trust_code=True"):
         tpsprune.load(tmp_path / "ticket")
     assert not (tmp_path / "called").exists()
+    state = torch.get_rng_state()
     ticket = tpsprune.load(tmp_path / "ticket", trust_code=True)
+    assert torch.equal(torch.get_rng_state(), state), "loading draws from nobody's dice"
     assert (tmp_path / "called").exists()
     assert torch.equal(
         ticket(torch.ones(1, 64)), tpsprune.load(tmp_path / "ticket", trust_code=True)(torch.ones(1, 64))
     )
     assert 'tpsprune.load("FOLDER", trust_code=True)' in (tmp_path / "ticket" / "README.md").read_text()
+
+
+PICKY = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.rows, self.head = nn.Linear(64, 16), nn.Embedding(1, 16), nn.Linear(16, 10)
+
+    def forward(self, images):
+        ids = (images.flatten(1)[:, 0] > 0).long()  # never so in the data: the corner of a digit is empty
+        return self.head((self.first(images.flatten(1)) + self.rows(ids)).relu())
+"""
+
+
+def test_a_model_that_does_not_run_on_random_inputs_is_told_in_words(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "export_picky.py").write_text(PICKY)
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = small("task.model={kind='custom', factory='export_picky:Net'}")
+    finished = outcome_of(run(recipe, tmp_path / "runs"))
+    words = (
+        r"the run's ticket fails on \d+ random inputs \(floats are standard normal, .*: index out of range"
+    )
+    with pytest.raises(ArtifactError, match=words):
+        pipeline.export(Path(finished.folder), tmp_path / "ticket")
+    assert not [path.name for path in tmp_path.iterdir() if "ticket" in path.name]
 
 
 @pytest.mark.parametrize(
@@ -367,3 +441,36 @@ def test_the_lines_on_the_card_load_the_ticket(trained: RunFolder, tmp_path: Pat
     exec(code, told)  # noqa: S102 -- what a reader of the card would type
     wanted = tpsprune.load(tmp_path / "ticket")(torch.zeros(2, 1, 8, 8))
     assert torch.allclose(torch.as_tensor(told["scores"]), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (
+            "by_name",
+            "several tensors, by name: ids int64 (items, 5), numbers float32 (items, 6), mask int64 (",
+        ),
+        (
+            "by_place",
+            "several tensors, by position: int64 (items, 5), float32 (items, 6), int64 (items, 5) a",
+        ),
+    ],
+)
+def test_the_lines_on_the_card_load_a_ticket_of_several_inputs(
+    small: Small, tmp_path: Path, data: str, told: str
+) -> None:
+    formats = ["safetensors", "torch-export"]
+    if all(find_spec(library) for library in ("onnx", "onnxruntime", "onnxscript")):
+        formats.append("onnx")
+    own = "kind='custom', factory='tests.pipeline.own_tasks"
+    recipe = small(f"task.data={{{own}:{data}'}}", f"task.model={{{own}:mixed'}}")
+    pipeline.export(Path(outcome_of(run(recipe, tmp_path / "runs")).folder), tmp_path / "ticket", formats)
+    card = (tmp_path / "ticket" / "README.md").read_text()
+    assert told in card
+    answers = []
+    for passage in card.split("```python\n")[1:]:
+        found: dict[str, Any] = {}
+        exec(passage.split("```")[0].replace("FOLDER", str(tmp_path / "ticket")), found)  # noqa: S102
+        answers.append(torch.as_tensor(found["scores"]))
+    assert len(answers) == len(formats)
+    assert all(torch.allclose(answers[0], each, atol=1e-5) for each in answers)

@@ -37,3 +37,23 @@ def test_rows_are_all_that_is_written_into_a_unit_and_scales_those_of_its_batch_
     assert sorted(up_ud[2].tolist()) == sorted(torch.cat(expected, 1)[2].tolist())
     assert torch.equal(unit_rows(model, found.scaled["stem"])[:, 0], model.norm.weight)
     assert found.scaled["inner"] == found.scaled["up"] == ()
+
+
+class Beside(nn.Module):
+    """Layers that read the units of a group beside what is no group: inputs, and looked-up rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mixed = nn.Linear(3, 6), nn.Linear(6 + 3, 5)
+        self.rows, self.head = nn.Embedding(4, 2), nn.Linear(5 + 2, 3)
+
+    def forward(self, x_bd: Tensor, ids_b: Tensor) -> Tensor:
+        read_bd = torch.relu(self.mixed(torch.cat([torch.relu(self.first(x_bd)), x_bd], 1)))
+        answer: Tensor = self.head(torch.cat([self.rows(ids_b) + 1.0, read_bd], 1))
+        return answer
+
+
+def test_layers_that_read_a_group_beside_no_group_are_kept_from_signals_that_know_no_offset() -> None:
+    model, batch = Beside(), (torch.randn(4, 3), torch.tensor([0, 1, 2, 3]))
+    found = pruning.sites(model, pruning.survey(model, batch)).consumers
+    assert found["first"] == found["mixed"] == {}

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 
 from tpsprune.errors import PruneError
-from tpsprune.pruning import Consumer, survey
+from tpsprune.pruning import Consumer, consumer_widths, survey
 from tpsprune.pruning.graph import couplings
 
 
@@ -63,7 +63,7 @@ def test_a_gate_and_a_depthwise_convolution_belong_to_what_they_gate(zoo: Simple
 
 def test_consumers_of_a_concatenation_are_kept_from_signals_that_know_no_offset(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mixed")
-    widths = survey(model, batch).consumer_widths()
+    widths = consumer_widths(model, survey(model, batch))
     assert widths["left"] == {"squeeze": 6}
     assert widths["right"] == {}
     assert widths["up"] == {"head": 5}

@@ -258,6 +258,25 @@ def test_broken_toml_is_told_with_line_and_column() -> None:
         recipe.parse('name = "x"\nepochs =\n', "r.toml")
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a = " + "[" * 5_000 + "]" * 5_000, "is nested more deeply than can be read"),
+        (".".join("a" * 3_000) + " = 1", "is nested more deeply than can be read"),
+        ("seed = " + "9" * 5_000, "is not valid TOML: .*limit"),
+    ],
+    ids=["arrays", "tables", "digits"],
+)
+def test_toml_that_python_cannot_follow_is_told_in_words(text: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=rf"^r.toml: {words}"):
+        recipe.parse(text, "r.toml")
+
+
+@pytest.mark.parametrize("value", ["[" * 5_000, "9" * 5_000])
+def test_an_override_that_python_cannot_follow_is_a_word(value: str) -> None:
+    assert faults(LEAST, f"seed={value}")[0].startswith("seed: must be a valid integer")
+
+
 def test_a_missing_file_names_the_shipped_recipes_or_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"no shipped recipe of that name \(did you mean 'digits'\?\)"):
         recipe.read("digit")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import suppress
 
 import pytest
@@ -49,6 +50,14 @@ def test_whatever_is_there_a_value_or_a_value_error_comes_of_it(content: bytes) 
 def test_what_the_library_lets_pass_is_refused_in_words(content: bytes, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         strict_json(content)
+
+
+def test_a_name_that_is_there_twice_is_found_at_once_among_many() -> None:
+    names = ",".join(f'"{number}":0' for number in range(30_000))
+    begun = time.process_time()
+    with pytest.raises(ValueError, match="the name 'z' is there twice"):
+        strict_json(f'{{{names},"z":0,"z":0}}'.encode())
+    assert time.process_time() - begun < 2.0, "a look at each pair of names would take a minute"
 
 
 def test_a_pair_of_halves_is_a_character() -> None:

@@ -33,6 +33,8 @@ BY_ITSELF: Final = ("compare", "study")
 INTERRUPTED = 130
 CLOSED_PIPE = 141
 OUTPUT_FAULTS: Final = (errno.EPIPE, errno.ENOSPC, errno.EIO)
+PATH_FAULTS: Final = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
+"""Why a place that a user names cannot even be looked at, wherever that is found out."""
 
 
 @final
@@ -72,23 +74,27 @@ class Door(click.Group):
             return super().invoke(ctx)
         except TpspruneError as error:
             raise UserFault(str(error)) from error
-        except KeyboardInterrupt:
-            click.echo(f"\ninterrupted; {_onward(ctx)}", err=True)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo(f"\ninterrupted{_onward(ctx)}", err=True)
             ctx.exit(INTERRUPTED)
         except OSError as error:
+            if error.filename is not None and error.errno in PATH_FAULTS:
+                words = f"cannot read {error.filename}: {error.strerror}; another path would do"
+                raise UserFault(words) from error
             # Files of ours are written with words of their own: what is left is the output itself.
             if error.filename is not None or error.errno not in OUTPUT_FAULTS:
                 raise
             _forget_output()
             if error.errno == errno.EPIPE and ctx.invoked_subcommand not in RUNNING:
                 ctx.exit(CLOSED_PIPE)
-            raise UserFault(f"the output cannot be written ({error.strerror}); {_onward(ctx)}") from error
+            raise UserFault(f"the output cannot be written ({error.strerror}){_onward(ctx)}") from error
 
 
 def _onward(ctx: click.Context) -> str:
+    """Return how to go on with a run, as the end of a message; nothing for a command that runs none."""
     if ctx.invoked_subcommand in BY_ITSELF:
-        return "the same command goes on where it was"
-    return "a run that has begun goes on with --resume"
+        return "; the same command goes on where it was"
+    return "; a run that has begun goes on with --resume" if ctx.invoked_subcommand in RUNNING else ""
 
 
 def _forget_output() -> None:

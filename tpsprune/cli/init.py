@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import tomllib
@@ -79,7 +80,7 @@ def init(
     if reason := misfit(answers.model, answers.data):
         raise RecipeError("--model and --data", [Fault("", reason)])
     path = file or Path(f"{answers.name}.toml")
-    if path.exists():
+    if os.path.lexists(path):
         raise RecipeError(str(path), [Fault("", "is there already: another --name or --file would do")])
     text = draft(answers, shlex.quote(str(path)))
     recipe.parse(text, str(path))

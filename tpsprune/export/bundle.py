@@ -69,13 +69,21 @@ class Bundle:
 
 
 def check_free(folder: Path) -> None:
-    """Refuse a place that is taken; an empty folder is free.
+    """Refuse a place that is taken; an empty folder is free, but for the one that the command runs in.
 
     Raises:
-        ArtifactError: ``folder`` is there already and not empty.
+        ArtifactError: ``folder`` is there already and not empty, or the current folder.
+        RunFolderError: it cannot be looked at.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        is_here = folder.resolve() == Path.cwd()
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    if taken:
         raise ArtifactError(f"{folder} is there already and not empty: give another place, or move it away")
+    if is_here:
+        raise ArtifactError(f"{folder} is the current folder, which cannot be replaced: give a new one")
 
 
 @contextmanager
@@ -87,14 +95,17 @@ def new_folder(folder: Path) -> Iterator[Path]:
         RunFolderError: it cannot be written. Whatever goes wrong within, nothing is left behind.
     """
     check_free(folder)
-    beside = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    place = folder.resolve()  # Of a link, the folder that it leads to.
+    beside = place.with_name(f".{place.name}.tmp-{os.getpid()}")
+    # A killed process of the same number, as they recur in containers, may have left one.
+    shutil.rmtree(beside, ignore_errors=True)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         beside.mkdir()
         yield beside
         _flush(beside)
-        beside.replace(folder)
-        sync_folder(folder.parent)
+        beside.replace(place)
+        sync_folder(place.parent)
     except OSError as error:
         raise cannot_write(folder, error) from error
     finally:

@@ -85,7 +85,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ArtifactError: it is missing, damaged, of a newer version, or says what cannot be.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    try:
+        is_there = path.is_file()
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
+    if not is_there:
         raise ArtifactError(f"{folder} is not a bundle: there is no {MANIFEST} in it")
     content = _read(inside(folder, MANIFEST), MAX_MANIFEST_BYTES)
     try:

@@ -81,15 +81,23 @@ class Onnx:
         return tuple(sorted(each.name for each in folder.glob(f"{GRAPH}*")))
 
     def reload(self, folder: Path) -> Answers:
-        """Load the graph into onnxruntime, on the CPU, one thread: the same answers each time."""
+        """Load the graph into onnxruntime, on the CPU, one thread: the same answers each time.
+
+        Raises:
+            ArtifactError: the runtime does not take it.
+        """
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(
-            str(folder / GRAPH), options, providers=["CPUExecutionProvider"]
-        )
+        path = folder / GRAPH
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its kinds of error have no common one of their own
+            raise ArtifactError(
+                f"{self.name}: onnxruntime does not load {path}: {words_of(error)}"
+            ) from error
         names = [each.name for each in session.get_inputs()]
 
         def answer(batch: Any) -> Tensor:

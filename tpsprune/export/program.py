@@ -8,18 +8,20 @@ which torch would pickle, are left out. That much is seen without loading a file
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any, ClassVar, Final, final
+from typing import IO, Any, BinaryIO, ClassVar, Final, cast, final
 
 import torch
 from torch import Tensor, nn
 
-from tpsprune.errors import ArtifactError, CannotWriteError
+from tpsprune.errors import ArtifactError
 from tpsprune.export.capture import Answers, capture, plain_kernels, words_of
+from tpsprune.runs import writing
 
 __all__ = ["TorchExport", "strange_in"]
 
@@ -47,13 +49,17 @@ class TorchExport:
 
         Raises:
             ArtifactError: the model cannot be captured, or torch would pickle some of its tensors.
-            CannotWriteError: the file cannot be written.
+            RunFolderError: the file cannot be written.
         """
         program, path = capture(model, example, self.name), folder / PROGRAM
-        try:
-            torch.export.save(program, path)
-        except RuntimeError as error:
-            raise CannotWriteError(f"cannot write {path}: {words_of(error)}") from error
+        with writing(path) as file:
+            sink = _Sink(file)
+            try:
+                torch.export.save(program, cast(IO[bytes], sink))
+            except RuntimeError as error:
+                raise ArtifactError(f"{self.name}: the ticket cannot be saved: {words_of(error)}") from error
+            if sink.fault is not None:
+                raise sink.fault
         if strange := strange_in(path):
             raise ArtifactError(
                 f"{self.name}: torch pickles {strange[0]} of this ticket, and nothing pickled is written; "
@@ -83,6 +89,32 @@ class TorchExport:
                 return scores
 
         return answer
+
+
+@final
+class _Sink(io.RawIOBase):
+    """Takes whatever is written and keeps a fault to itself: torch's writer would end the process."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.fault: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self.file.seek(offset, whence)
+
+    def write(self, content: Any, /) -> int:
+        if self.fault is None:
+            try:
+                self.file.write(content)
+            except OSError as error:
+                self.fault = error
+        return len(content)
 
 
 def strange_in(path: Path) -> list[str]:

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from tpsprune.errors import ModelError, did_you_mean
 from tpsprune.records import TaskFacts
 
-__all__ = ["building", "data_words", "first_line", "importing", "refuse_downloads", "unknown_name"]
+__all__ = ["building", "data_words", "first_line", "importing", "refuse_loading", "unknown_name"]
+
+LOADING: Final = frozenset(
+    (
+        *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"),
+        *("weights", "weights_backbone", "pretrained_backbone", "use_pretrained_backbone"),
+        *("auto_map", "attn_implementation", "experts_implementation"),
+    )
+)
+"""Settings by which timm, torchvision and transformers load weights, or code from a hub."""
+LABELS: Final = ("id2label", "label2id")
+PLACE_SIGNS: Final = frozenset("/\\:")
+NOTHING_FETCHED: Final = (
+    'nothing is downloaded or read while a model is built; task.model.weights = "FILE" loads weights that '
+    "you have"
+)
 
 
 @contextmanager
@@ -57,18 +72,26 @@ def unknown_name(place: str, name: str, known: Iterable[str], library: str) -> M
     return ModelError(f"{place}: {library} has no '{name}'{hint}")
 
 
-def refuse_downloads(given: Mapping[str, Any], keys: Iterable[str]) -> None:
-    """Refuse arguments that make a library fetch weights from the network.
+def refuse_loading(given: Any, place: str) -> None:
+    """Refuse settings, however deep, that make a library fetch or read something while it builds a model.
+
+    Weights and code are named by certain keys; hubs, folders and files by texts that no other setting looks
+    like. Labels are texts of the user's own.
 
     Raises:
-        ModelError: one of ``keys`` is among the arguments, and not merely switched off.
+        ModelError: one is there, and not merely switched off.
     """
-    for key in keys:
-        if given.get(key):
-            raise ModelError(
-                f"task.model.model_args.{key}: nothing is downloaded while a recipe runs; "
-                'task.model.weights = "FILE" loads weights that you have'
-            )
+    if isinstance(given, Mapping):
+        for key, value in given.items():
+            if key in LOADING and value:
+                raise ModelError(f"{place}.{key}: {NOTHING_FETCHED}")
+            if key not in LABELS:
+                refuse_loading(value, f"{place}.{key}")
+    elif isinstance(given, list):
+        for value in given:
+            refuse_loading(value, place)
+    elif isinstance(given, str) and PLACE_SIGNS.intersection(given):
+        raise ModelError(f"{place}: '{given}' names a hub, a folder or a file, and {NOTHING_FETCHED}")
 
 
 def data_words(facts: TaskFacts) -> str:

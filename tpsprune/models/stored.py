@@ -72,7 +72,7 @@ def _path_of(weights: str) -> Path:
     if not weights.startswith(IN_PACKAGE):
         return Path(weights)
     package, _, inside = weights.removeprefix(IN_PACKAGE).partition("/")
-    if not package.isidentifier() or not inside or ".." in Path(inside).parts:
+    if not package.isidentifier() or not inside or {"..", "/"}.intersection(Path(inside).parts):
         raise ArtifactError(
             f"{WEIGHTS_PLACE}: '{weights}' is no file of a package: 'package:NAME/path/inside.pth' would do"
         )

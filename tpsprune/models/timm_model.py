@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from tpsprune.errors import ModelError
-from tpsprune.models.libraries import building, data_words, importing, refuse_downloads, unknown_name
+from tpsprune.models.libraries import building, data_words, importing, refuse_loading, unknown_name
 from tpsprune.models.torchvision_shim import import_torchvision
 from tpsprune.recipe.task import TimmModel
 from tpsprune.records import TaskFacts
@@ -15,7 +15,6 @@ from tpsprune.records import TaskFacts
 __all__ = ["timm_arguments", "timm_model"]
 
 PLACE = "task.model.name"
-DOWNLOADS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path")
 
 
 def timm_model(model: TimmModel, facts: TaskFacts) -> nn.Module:
@@ -40,7 +39,7 @@ def timm_arguments(model: TimmModel, facts: TaskFacts) -> dict[str, Any]:
     timm = _timm()
     if not timm.is_model(model.name):
         raise unknown_name(PLACE, model.name, timm.list_models(), "timm")
-    refuse_downloads(model.model_args, DOWNLOADS)
+    refuse_loading(model.model_args, "task.model.model_args")
     if facts.input_kind != "image":
         raise ModelError(f"task.model: timm's models take images, the data are {data_words(facts)}")
     channels, height, width = facts.input_shape

@@ -7,7 +7,7 @@ from typing import Any, Final
 from torch import nn
 
 from tpsprune.errors import ModelError
-from tpsprune.models.libraries import building, data_words, importing, refuse_downloads, unknown_name
+from tpsprune.models.libraries import building, data_words, importing, refuse_loading, unknown_name
 from tpsprune.models.torchvision_shim import import_torchvision
 from tpsprune.recipe.task import TorchvisionModel
 from tpsprune.records import TaskFacts
@@ -15,7 +15,6 @@ from tpsprune.records import TaskFacts
 __all__ = ["torchvision_arguments", "torchvision_model"]
 
 PLACE = "task.model.name"
-DOWNLOADS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
 CHANNELS: Final = 3
 
 
@@ -42,7 +41,7 @@ def torchvision_arguments(model: TorchvisionModel, facts: TaskFacts) -> dict[str
     known = models.list_models(module=models)
     if model.name not in known:
         raise unknown_name(PLACE, model.name, known, "torchvision")
-    refuse_downloads(model.model_args, DOWNLOADS)
+    refuse_loading(model.model_args, "task.model.model_args")
     if facts.input_kind != "image" or facts.input_shape[0] != CHANNELS:
         raise ModelError(
             f"task.model: torchvision's classifiers take images of {CHANNELS} channels, the data are "

@@ -8,7 +8,7 @@ from typing import Any, Final
 from torch import nn
 
 from tpsprune.errors import ModelError, did_you_mean
-from tpsprune.models.libraries import building, importing, unknown_name
+from tpsprune.models.libraries import building, importing, refuse_loading, unknown_name
 from tpsprune.models.torchvision_shim import help_torchvision
 from tpsprune.recipe.task import TransformersModel
 from tpsprune.records import TaskFacts
@@ -44,6 +44,7 @@ def transformers_arguments(model: TransformersModel, facts: TaskFacts) -> dict[s
         ModelError: as ``transformers_model``.
     """
     config_class = _architecture(model.architecture).config_class
+    refuse_loading(model.config, "task.model.config")
     with building(PLACE, model.architecture):
         usual: dict[str, Any] = config_class().to_dict()
     names = {**dict.fromkeys(usual), **config_class.attribute_map}

@@ -29,6 +29,7 @@ __all__ = ["FORMATS", "export", "export_steps"]
 BATCHES: Final = (1, 2, 7, 16)
 """How many items the compared batches have: the batch is left open, and each of them must pass."""
 EXAMPLE_ITEMS: Final = 2
+MOST_WORDS: Final = 300
 
 
 class Format(Protocol):
@@ -124,7 +125,7 @@ def export_steps(
     with bundles.new_folder(target) as folder:
         yield Exporting(chosen[0].name, "running the run's ticket")
         batches = {items: random_inputs(facts, items, seed=items) for items in BATCHES}
-        answers = {items: bundles.answers_of(ours)(batch) for items, batch in batches.items()}
+        answers = dict(_answered("the run's ticket", bundles.answers_of(ours), batches))
         bundles.write_description(folder, read_json(source.plan), recipe_text)
         written: dict[str, tuple[str, ...]] = {}
         for each in chosen:
@@ -191,16 +192,8 @@ def _compare(
     Raises:
         ArtifactError: one does not, or the format's library fails on it.
     """
-    reloaded = kind.reload(folder)
     worst: Compared | None = None
-    for items, batch in batches.items():
-        try:
-            found = reloaded(batch)
-        except (RuntimeError, ValueError, TypeError) as error:
-            words = " ".join(str(error).split())[:300]
-            raise ArtifactError(
-                f"{kind.name}: the reloaded ticket fails on {items} items: {words}"
-            ) from error
+    for items, found in _answered(f"{kind.name}: the reloaded ticket", kind.reload(folder), batches):
         compared = Compared(
             format=kind.name,
             files=files,
@@ -218,6 +211,18 @@ def _compare(
             worst = compared
     assert worst is not None
     return worst
+
+
+def _answered(whose: str, answer: bundles.Answers, batches: dict[int, Any]) -> Iterator[tuple[int, Tensor]]:
+    for items, batch in batches.items():
+        try:
+            yield items, answer(batch)
+        except Exception as error:  # a model's own code runs here, or a library's, and may raise anything
+            words = " ".join(str(error).split())[:MOST_WORDS] or type(error).__name__
+            raise ArtifactError(
+                f"{whose} fails on {items} random inputs (floats are standard normal, whole numbers from the "
+                f"data's lowest to their highest): {words}"
+            ) from error
 
 
 def _difference(found: Tensor, wanted: Tensor) -> float:

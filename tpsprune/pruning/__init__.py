@@ -9,7 +9,7 @@ from tpsprune.pruning.plan import Plan
 from tpsprune.pruning.reach import check_target
 from tpsprune.pruning.replay import replay
 from tpsprune.pruning.roll import layers_of
-from tpsprune.pruning.sites import Sites, sites
+from tpsprune.pruning.sites import Sites, consumer_widths, sites
 from tpsprune.pruning.survey import survey
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Survey",
     "carried",
     "check_target",
+    "consumer_widths",
     "extract",
     "foresee",
     "heal",

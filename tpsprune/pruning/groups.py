@@ -7,7 +7,6 @@ attention head. Where its elements lie along an axis is told by four numbers: un
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -145,16 +144,3 @@ class Survey:
     groups: tuple[Group, ...]
     left_alone: tuple[LeftAlone, ...]
     coupled: Mapping[str, str] = field(default_factory=dict)
-
-    def consumer_widths(self) -> dict[str, dict[str, int]]:
-        """Return, by group, the layers that read its units and nothing else, with their unit count.
-
-        A layer that reads a concatenation of several groups is not among them.
-        """
-        readings = Counter(consumer.module for group in self.groups for consumer in group.consumers)
-        return {
-            group.name: {
-                consumer.module: group.width for consumer in group.consumers if readings[consumer.module] == 1
-            }
-            for group in self.groups
-        }

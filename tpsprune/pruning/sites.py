@@ -10,9 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.numerics.elements import Elements
 from tpsprune.pruning.groups import Group, Survey
+from tpsprune.pruning.layers import length
 from tpsprune.pruning.layout import element_index
 
-__all__ = ["Sites", "sites"]
+__all__ = ["Sites", "consumer_widths", "sites"]
 
 WRITTEN = ("weight", "bias")
 
@@ -31,7 +32,7 @@ def sites(model: nn.Module, survey: Survey) -> Sites:
     norms = {name for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     held = model.state_dict().keys()  # A plan also speaks of biases that a layer may be given.
     return Sites(
-        consumers=survey.consumer_widths(),
+        consumers=consumer_widths(model, survey),
         written={
             group.name: _elements(
                 group, held & {f"{name}.{each}" for name in group.producers for each in WRITTEN}
@@ -45,6 +46,22 @@ def sites(model: nn.Module, survey: Survey) -> Sites:
             for group in survey.groups
         },
     )
+
+
+def consumer_widths(model: nn.Module, survey: Survey) -> dict[str, dict[str, int]]:
+    """Return, by group, the layers that read its units and nothing else, with their unit count.
+
+    A layer that reads them beside something else, another group or what is none, is not among them.
+    """
+    return {
+        group.name: {
+            consumer.module: group.width
+            for consumer in group.consumers
+            if group.width * consumer.block * consumer.repeat
+            == length(model.get_submodule(consumer.module), "in")
+        }
+        for group in survey.groups
+    }
 
 
 def _elements(group: Group, tensors: set[str]) -> tuple[Elements, ...]:

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,6 +21,7 @@ from tpsprune.recipe.target import TARGETS
 __all__ = ["locate", "parse", "read"]
 
 Raw = dict[str, Any]
+NESTED: Final = "is nested more deeply than can be read; no section of a recipe goes beyond a few levels"
 
 
 def read(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -66,8 +67,10 @@ def parse(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # besides TOML's own, a number of thousands of digits
         raise _fault(source, f"is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise _fault(source, NESTED) from error
     faults = [fault for override in overrides for fault in _apply(override, raw)]
     if faults:
         raise RecipeError(source, faults)
@@ -76,6 +79,8 @@ def parse(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
         recipe = _adapter().validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
         raise RecipeError(source, faults_of(error.errors(include_url=False), raw)) from None
+    except RecursionError as error:
+        raise _fault(source, NESTED) from error
     if broken := rule_faults(recipe):
         raise RecipeError(source, broken)
     return recipe
@@ -122,7 +127,7 @@ def _value(text: str) -> Any:
     """Read a TOML value; what is none is a bare word, as a shell user writes it."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -121,6 +121,9 @@ def _opening(raw: Mapping[str, Any], architecture: str) -> list[str]:
 
 
 def _inputs(raw: Mapping[str, Any]) -> str:
+    if parts := field(raw, "task", "parts"):
+        told = [f"{cell(part['name'])} {part['dtype']} {_sizes(part['shape'])}".strip() for part in parts]
+        return f"several tensors, by {'name' if parts[0]['name'] else 'position'}: {', '.join(told)}"
     kind, shape = field(raw, "task", "input_kind"), field(raw, "task", "input_shape")
     if kind is None or shape is None:
         return f"inputs ({NOT_RECORDED})"
@@ -129,7 +132,11 @@ def _inputs(raw: Mapping[str, Any]) -> str:
         "tokens": f"token ids below {said(field(raw, 'task', 'vocabulary'))}, int64 (items, length)",
         "vector": "vectors, float32 (items, features)",
     }
-    return f"{known.get(kind, cell(kind))}: (items, {', '.join(map(str, shape))})"
+    return f"{known.get(kind, cell(kind))}: {_sizes(shape)}"
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return f"({', '.join(map(str, ('items', *shape)))})"
 
 
 def _quality(raw: Mapping[str, Any]) -> str:

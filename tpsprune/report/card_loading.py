@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from tpsprune.report.card_fields import field
+from tpsprune.report.card_fields import field, quoted
 
 __all__ = ["loading_lines"]
 
@@ -59,39 +59,66 @@ def loading_lines(
 
 
 def _code(name: str, raw: Mapping[str, Any], architecture: str, *, is_custom: bool) -> list[str]:
-    inputs = _inputs(raw)
+    called, whole, arrays = _inputs(raw)
     if name == "safetensors":
         trust = ", trust_code=True" if is_custom else ""
         return [
             "import torch, tpsprune",
             f'model = tpsprune.load("FOLDER"{trust})',
-            f"scores = model({inputs})",
+            f"scores = model({called})",
         ]
     if name == "torch-export":
         return [
             "import torch",
             'program = torch.export.load("FOLDER/ticket.pt2").module()',
-            f"scores = program({inputs})",
+            f"scores = program({whole})",
         ]
     if name == "onnx":
         return [
             "import torch, onnxruntime",
             'session = onnxruntime.InferenceSession("FOLDER/ticket.onnx")',
-            f'scores = session.run(["scores"], {{session.get_inputs()[0].name: {inputs}.numpy()}})[0]',
+            f'scores = session.run(["scores"], {{{arrays}}})[0]',
         ]
     return [
         "import torch, transformers",
         f'model = transformers.{architecture}.from_pretrained("FOLDER")',
-        f"scores = model({inputs}).logits",
+        f"scores = model({called}).logits",
     ]
 
 
-def _inputs(raw: Mapping[str, Any]) -> str:
-    """Return an expression for a batch of two items, as far as the run recorded what they are."""
-    kind, shape = field(raw, "task", "input_kind"), field(raw, "task", "input_shape")
+def _inputs(raw: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return expressions for a batch of two items, as far as the run recorded what they are.
+
+    As a model is called with them, as the one argument of a program, and as the arrays of a graph by name.
+    """
+    if parts := field(raw, "task", "parts"):
+        names, made = [part["name"] for part in parts], [_part(part) for part in parts]
+        if any(names):
+            named = ", ".join(f"{quoted(name)}: {each}" for name, each in zip(names, made, strict=True))
+            called, whole = f"**{{{named}}}", f"{{{named}}}"
+        else:
+            names = [f"input_{place}" for place in range(len(parts))]
+            called = ", ".join(made)
+            whole = f"({called},)"
+        arrays = ", ".join(f"{quoted(name)}: {each}.numpy()" for name, each in zip(names, made, strict=True))
+        return called, whole, arrays
+    one = _one(field(raw, "task", "input_kind"), field(raw, "task", "input_shape"))
+    return one, one, f"session.get_inputs()[0].name: {one}.numpy()"
+
+
+def _one(kind: Any, shape: Any) -> str:
     if not shape or kind not in {"image", "tokens", "vector"}:
         return "batch"
     sizes = ", ".join(map(str, shape))
     if kind == "tokens":
         return f"torch.zeros(2, {sizes}, dtype=torch.int64)"
     return f"torch.zeros(2, {sizes})"
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    """Return one tensor of several: whole numbers as high as the data had them, which a mask lets through."""
+    sizes = ", ".join(map(str, (2, *part["shape"])))
+    if part["dtype"] == "float32":
+        return f"torch.zeros({sizes})"
+    value = "True" if part["dtype"] == "bool" else part["highest"]
+    return f"torch.full([{sizes}], {value})"

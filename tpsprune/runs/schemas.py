@@ -32,6 +32,8 @@ def is_newer(found: Any, known: str) -> bool:
 
     >>> is_newer("tpsprune.result/2", "tpsprune.result/1")
     True
+    >>> is_newer("tpsprune.result/10", "tpsprune.result/9")
+    True
     >>> is_newer("somebody.elses/2", "tpsprune.result/1")
     False
     """
@@ -39,4 +41,5 @@ def is_newer(found: Any, known: str) -> bool:
     if not isinstance(found, str) or not found.startswith(f"{name}/"):
         return False
     later = found.removeprefix(f"{name}/")
-    return later.isdecimal() and int(later) > int(version)
+    # As text: a number of thousands of digits is no int to Python.
+    return later.isdecimal() and (len(later), later) > (len(version), version)
