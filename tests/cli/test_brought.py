@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -68,3 +69,8 @@ def test_it_is_checked_trained_cut_and_exported(invoke: Invoke, library: str) ->
     assert json.loads((run / "result.json").read_text())["ticket"]["macs"] <= 0.8 * found["macs"] + 1
     exported = invoke("export", str(run), "--to", "ticket")
     assert exported.exit_code == 0, exported.output
+    card = Path("ticket/README.md").read_text()
+    assert f"built by {library}: `pip install 'tpsprune[{library}]'`" in card
+    told: dict[str, Any] = {}
+    exec(card.split("```python\n")[1].split("```")[0].replace("FOLDER", "ticket"), told)  # noqa: S102
+    assert told["scores"].shape == (2, found["task"]["classes"])

@@ -58,9 +58,7 @@ def model_card(
         "Figures": _figures(raw),
         "Energy": energy_lines(raw, grid),
         "What was cut": _cuts(raw),
-        "How to load it": loading_lines(
-            raw, formats, is_custom=_is_custom(recipe_text), architecture=architecture
-        ),
+        "How to load it": loading_lines(raw, formats, kind=_kind(recipe_text), architecture=architecture),
         "Recipe": [
             f"`{cell(said(field(raw, 'name')))}`, seed {said(field(raw, 'seed'))}, "
             f"SHA-256 `{recipe_sha256}`.",
@@ -243,10 +241,11 @@ def _made(raw: Mapping[str, Any]) -> list[str]:
     return table(["", ""], rows)
 
 
-def _is_custom(recipe_text: str) -> bool:
+def _kind(recipe_text: str) -> str:
+    """Return the kind of the recipe's model; nothing where the text tells none."""
     import tomllib
 
     try:
-        return bool(tomllib.loads(recipe_text)["task"]["model"]["kind"] == "custom")
+        return str(tomllib.loads(recipe_text)["task"]["model"]["kind"])
     except (tomllib.TOMLDecodeError, KeyError, TypeError):
-        return False
+        return ""

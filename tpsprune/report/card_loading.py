@@ -31,12 +31,23 @@ _WORDS: Final = {
         "The architecture of the transformers library at this ticket's widths; no tpsprune and no pickle.",
     ),
 }
+_BUILT_BY: Final = {
+    "custom": "The model of this recipe is `custom`: `trust_code=True` lets loading import and call what "
+    "`recipe.toml` names as its factory. Read it first.",
+    **{
+        library: f"The model is built by {library}: `pip install 'tpsprune[{library}]'`."
+        for library in ("timm", "torchvision", "transformers")
+    },
+}
 
 
 def loading_lines(
-    raw: Mapping[str, Any], formats: Mapping[str, Sequence[str]], *, is_custom: bool, architecture: str
+    raw: Mapping[str, Any], formats: Mapping[str, Sequence[str]], *, kind: str, architecture: str
 ) -> list[str]:
-    """Return a passage for each format: its files, three lines of Python, and what they do."""
+    """Return a passage for each format: its files, three lines of Python, and what they do.
+
+    ``kind`` is that of the recipe's model, which loading from safetensors builds anew.
+    """
     lines = ["`FOLDER` is the one this card lies in.", ""]
     for name in formats:
         title, words = _WORDS[name]
@@ -44,28 +55,24 @@ def loading_lines(
             f"### {title}",
             "",
             "```python",
-            *_code(name, raw, architecture, is_custom=is_custom),
+            *_code(name, raw, architecture, kind),
             "```",
             "",
         ]
         lines += [words, ""]
-        if name == "safetensors" and is_custom:
-            lines += [
-                "The model of this recipe is `custom`: `trust_code=True` lets loading import and call what "
-                "`recipe.toml` names as its factory. Read it first.",
-                "",
-            ]
+        if name == "safetensors" and kind in _BUILT_BY:
+            lines += [_BUILT_BY[kind], ""]
     return lines[:-1]
 
 
-def _code(name: str, raw: Mapping[str, Any], architecture: str, *, is_custom: bool) -> list[str]:
+def _code(name: str, raw: Mapping[str, Any], architecture: str, kind: str) -> list[str]:
     called, whole, arrays = _inputs(raw)
     if name == "safetensors":
-        trust = ", trust_code=True" if is_custom else ""
+        trust = ", trust_code=True" if kind == "custom" else ""
         return [
             "import torch, tpsprune",
             f'model = tpsprune.load("FOLDER"{trust})',
-            f"scores = model({called})",
+            f"scores = model({called}){'.logits' if kind == 'transformers' else ''}",
         ]
     if name == "torch-export":
         return [
