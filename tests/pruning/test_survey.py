@@ -137,6 +137,17 @@ def test_a_zero_initialised_branch_does_not_hide_a_group(zoo: SimpleNamespace) -
     assert len(survey(model, batch).groups) == 5
 
 
+def test_a_model_that_casts_to_half_precision_by_itself_is_refused_in_words() -> None:
+    class Casting(nn.Sequential):
+        def forward(self, x_nf: torch.Tensor) -> torch.Tensor:
+            hidden: torch.Tensor = self[1](self[0](x_nf).bfloat16())
+            return hidden.float()
+
+    model = Casting(nn.Linear(5, 8), nn.Linear(8, 3).bfloat16())
+    with pytest.raises(PruneError, match=r"does not run in single precision .*same dtype.*train\.precision"):
+        survey(model, torch.randn(4, 5))
+
+
 def test_weights_in_half_precision_are_surveyed_like_others(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mlp")
     assert survey(model.bfloat16(), batch.bfloat16()) == survey(model.float(), batch)

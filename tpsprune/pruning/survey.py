@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import PruneError, did_you_mean
+from tpsprune.numerics.forward import call_model
 from tpsprune.numerics.trees import taken
 from tpsprune.pruning.attention import attention_groups
 from tpsprune.pruning.candidates import Candidate, Proposal, candidates
@@ -44,7 +45,7 @@ def survey(
         head_width: whether to look for the width of attention heads too (``head_width_candidates``).
 
     Raises:
-        PruneError: a pattern matches no module.
+        PruneError: a pattern matches no module, or the model does not run in single precision.
 
     Cost: one trace, a copy, and some five passes over two items where the first guess at everything is
     right; a pass or two more for each group that fails, and for each that may have bare parameters. Of head
@@ -56,6 +57,7 @@ def survey(
     batch = taken(example_batch, torch.arange(2))
     traced = couplings(model, batch)
     subject, single = shaken(model), _single_precision(batch)
+    _refuse_unrunnable(subject, single)
     proving = Proving(subject, single, tied, spared)
 
     heads: dict[str, list[Group]] = defaultdict(list)
@@ -89,6 +91,18 @@ def _words(reason: str | Group) -> str:
 def _place(name: str) -> str:
     """Return the module that a group is named after."""
     return name.removesuffix(HEAD_WIDTH)
+
+
+def _refuse_unrunnable(subject: nn.Module, batch: Any) -> None:
+    try:
+        with torch.no_grad():
+            call_model(subject, batch)
+    except Exception as error:  # the model's own code runs here, and may raise anything
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise PruneError(
+            "the model does not run in single precision with weights drawn anew, as trial cuts do: "
+            f"{words}; a model that casts nothing to half precision itself would do (train.precision does)"
+        ) from error
 
 
 def _matches(model: nn.Module, patterns: Sequence[str]) -> dict[str, str]:
