@@ -111,7 +111,10 @@ def _asked(key: str) -> Any:
     from tpsprune.recipe.draft import DATA, MODELS
 
     for offer in {"model": MODELS, "data": DATA}.get(key, ()):
-        click.echo(f"  {offer.form:<26} {offer.says}")
+        indent = f"  {offer.form:<26} "
+        click.echo(
+            click.wrap_text(offer.says, 80, initial_indent=indent, subsequent_indent=" " * len(indent))
+        )
     return click.prompt(QUESTIONS[key], default=USUAL[key], value_proc=_for_click(_READ[key]))
 
 
