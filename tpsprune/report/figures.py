@@ -175,6 +175,7 @@ def _widths(axes: Any, groups: Sequence[GroupChange]) -> None:
     axes.margins(x=0.25)
     axes.set_xlabel("units", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
-    axes.set_title("the ticket's widths", fontsize=9)
-    axes.legend(fontsize=7, frameon=False, loc="lower right")
+    axes.set_title("the ticket's widths", fontsize=9, loc="left")
+    # Above the panel: within it a bar of the last group may lie anywhere.
+    axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderpad=0)
     axes.spines[["top", "right"]].set_visible(False)
