@@ -99,7 +99,7 @@ def test_a_run_left_at_any_event_and_resumed_ends_bit_for_bit_the_same(
 ) -> None:
     recipe = small(*overrides)
     straight = outcome_of(run(recipe, trained.dense, tmp_path / "straight"))
-    for leave_after in (1, 2, 3):
+    for leave_after in (1, 3) if overrides else (1, 2, 3):
         out = tmp_path / f"left-after-{leave_after}"
         begun = pipeline.prune(recipe, trained.dense, out, device="cpu")
         for _ in islice(begun, leave_after):
