@@ -296,10 +296,11 @@ def page(found: dict[str, Any]) -> str:
         "",
         f"`python benchmarks/real_nets.py` on 2 cores ({found['machine']}), PyTorch {found['torch']}.",
         "",
-        f"Mean and range over {len(found['seeds'])} samples of {CALIBRATION_ITEMS} calibration items. The same net,",
-        "calibration data and share of multiply-accumulates for both. *Best importance*: the one of torch-pruning's",
-        "measures that did best at that share on the test itself, in its favour, batch-norm statistics computed",
-        "again. CREPE's calibration data are tones of the same kind as its test, MiniLM's are another kind of text.",
+        f"Mean and range over {len(found['seeds'])} samples of {CALIBRATION_ITEMS} calibration items. The",
+        "same net, calibration data and share of multiply-accumulates for both. *Best importance*: the one of",
+        "torch-pruning's measures that did best at that share on the test itself, in its favour, batch-norm",
+        "statistics computed again. CREPE's calibration data are tones of the same kind as its test,",
+        "MiniLM's are another kind of text.",
         "",
     ]
     for net in found["nets"].values():
