@@ -1,31 +1,43 @@
-"""Trainings made up after a law that the study must find again, and one study small enough to run."""
+"""Trainings, steps and order parameters made up after a law that the study must find again; and real ones."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
+from math import sqrt
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.studies.conftest import tiny_coupling
 from tpsprune import recipe
 from tpsprune.numerics.intervals import Interval
-from tpsprune.studies import coupling, coupling_edges
-from tpsprune.studies.catalogue import STUDIES
-from tpsprune.studies.conduct import conduct
-from tpsprune.studies.coupling_found import ruling_of
-from tpsprune.studies.coupling_run import Coupled, CouplingSetup, CouplingTrial, run_coupling
-from tpsprune.studies.finding import Finding
-from tpsprune.studies.page import page
-from tpsprune.studies.verdict import Ruling
+from tpsprune_studies import coupling
+from tpsprune_studies.coupling_edges import (
+    FACTOR,
+    HIGHEST,
+    LOWEST,
+    CouplingTraining,
+    CouplingTrial,
+    Loop,
+    Steps,
+    choose_next_rank,
+    coupling_of,
+    lower_edge,
+    measure_loop,
+    upper_edge,
+)
+from tpsprune_studies.coupling_page import CouplingSetup, rule
+from tpsprune_studies.finding import Ruling, render_page
 
+Made = tuple[CouplingSetup, list[CouplingTraining]]
 Law = Callable[[CouplingTrial], tuple[int, bool]]
 WITHOUT = 600
 
 
 def setup(seeds: int = 3) -> CouplingSetup:
-    return coupling.setup(recipe.read("modular-addition"), seeds, 5000)
+    return coupling.make_setup(recipe.read("modular-addition"), seeds, 5000)
 
 
 def law(exponent: float, at_64: float = 0.05) -> Law:
@@ -43,13 +55,13 @@ def law(exponent: float, at_64: float = 0.05) -> Law:
     return outcome
 
 
-def made(trial: CouplingTrial, labels: Law, weights: Law) -> Coupled:
+def made(trial: CouplingTrial, labels: Law, weights: Law) -> CouplingTraining:
     steps, reached = (weights if trial.variant == "weights" else labels)(trial)
     top = len(trial.couplings) // 2
     up = [0.1 + 0.8 * rank / max(1, top) for rank in range(top + 1)]
     lag = 0.2 if trial.answers == "sums" else 0.1
     down = [order + lag * (0.9 - order) for order in up[-2::-1]]
-    return Coupled(
+    return CouplingTraining(
         trial=trial,
         steps=steps,
         reached=reached,
@@ -61,14 +73,19 @@ def made(trial: CouplingTrial, labels: Law, weights: Law) -> Coupled:
     )
 
 
-def conducted_by(labels: Law, weights: Law, seeds: int = 3) -> tuple[CouplingSetup, list[Coupled]]:
+def conducted_by(labels: Law, weights: Law, seeds: int = 3) -> Made:
     size = setup(seeds)
-    done: dict[CouplingTrial, Coupled] = {}
+    done: dict[CouplingTrial, CouplingTraining] = {}
     while due := [each for each in coupling.plan(size, list(done.values())).trials if each not in done]:
         for trial in due:
             assert isinstance(trial, CouplingTrial)
             done[trial] = made(trial, labels, weights)
     return size, list(done.values())
+
+
+@pytest.fixture(scope="module")
+def as_predicted() -> Made:
+    return conducted_by(law(-0.5), law(-0.5))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +97,7 @@ def conducted_by(labels: Law, weights: Law, seeds: int = 3) -> tuple[CouplingSet
     ],
 )
 def test_the_law_that_trainings_follow_is_found_again(exponents: tuple[float, float], ruling: Ruling) -> None:
-    found = coupling.finding(*conducted_by(law(exponents[0]), law(exponents[1], 0.5)), {})
+    found = coupling.conclude(*conducted_by(law(exponents[0]), law(exponents[1], 0.5)), {})
     measured = {quantity.name: quantity.measured for quantity in found.quantities}
     for name, exponent in zip(("labels", "weights"), exponents, strict=True):
         assert measured[f"{name}, smallest λ that speeds up"].mean == pytest.approx(exponent, abs=0.03)
@@ -94,11 +111,13 @@ def test_a_variant_that_never_speeds_up_is_given_no_lower_edge_and_the_page_says
     def no_use(trial: CouplingTrial) -> tuple[int, bool]:
         return (WITHOUT - 100, True) if trial.couplings[0] < 2 else (trial.steps_each, False)
 
-    found = coupling.finding(*conducted_by(law(-0.5), no_use), {})
+    found = coupling.conclude(*conducted_by(law(-0.5), no_use), {})
     names = [quantity.name for quantity in found.quantities]
     assert "weights, smallest λ that speeds up" not in names
     assert "weights, largest λ that still learns" in names
-    assert "No exponent: weights, smallest λ that speeds up, known of 0 of 12 nets only." in page(found)
+    assert "No exponent: weights, smallest λ that speeds up, known of 0 of 12 nets only." in render_page(
+        found
+    )
     assert found.ruling is Ruling.UNDECIDED
 
 
@@ -109,7 +128,7 @@ def test_a_net_that_never_learns_without_tps_is_left_out_and_costs_nothing_more(
     size, done = conducted_by(narrow, narrow)
     held = [each.trial for each in done if each.trial.width == 64 and not each.trial.is_ramp]
     assert {trial.variant for trial in held} == {"none"}
-    found = coupling.finding(size, done, {})
+    found = coupling.conclude(size, done, {})
     assert found.quantities[0].measured.count == 5 * 3 - 1
     assert found.tables[0].rows[0] == ("64", "never", "none", "none", "none", "none")
 
@@ -125,8 +144,10 @@ def test_half_of_the_seeds_do_for_what_is_dear_and_no_ramp_is_of_the_widest() ->
     assert {(trial.width, trial.answers) for trial in slow} == {(160, "sums"), (160, "random")}
 
 
-def test_no_training_gets_more_steps_than_patience_has() -> None:
-    _, done = conducted_by(law(-0.5), law(-0.5))
+def test_no_training_gets_more_steps_than_patience_has(
+    as_predicted: Made,
+) -> None:
+    _, done = as_predicted
     caps = {each.trial.steps_each for each in done if not each.trial.is_ramp}
     assert caps == {5000, 2 * WITHOUT}
 
@@ -134,10 +155,12 @@ def test_no_training_gets_more_steps_than_patience_has() -> None:
 @pytest.mark.parametrize(
     ("lag_when_slow", "words"), [(1.0, "more than half of it stays"), (0.2, "half of it or more goes")]
 )
-def test_a_loop_that_shrinks_on_a_slower_ramp_is_called_lag(lag_when_slow: float, words: str) -> None:
-    size, done = conducted_by(law(-0.5), law(-0.5))
+def test_a_loop_that_shrinks_on_a_slower_ramp_is_called_lag(
+    lag_when_slow: float, words: str, as_predicted: Made
+) -> None:
+    size, done = as_predicted
 
-    def slower(each: Coupled) -> Coupled:
+    def slower(each: CouplingTraining) -> CouplingTraining:
         if each.trial.steps_each != size.slow_steps:
             return each
         top = len(each.orders) // 2
@@ -145,20 +168,22 @@ def test_a_loop_that_shrinks_on_a_slower_ramp_is_called_lag(lag_when_slow: float
         back = [u + lag_when_slow * (d - u) for u, d in zip(up[-2::-1], down, strict=True)]
         return replace(each, orders=(*up, *back))
 
-    found = coupling.finding(size, [slower(each) for each in done], {})
+    found = coupling.conclude(size, [slower(each) for each in done], {})
     assert words in found.sentence
     assert "no jump, 0.17 at most of the rise" in found.sentence
 
 
-def test_a_rise_between_two_neighbours_is_called_a_jump_and_one_that_is_missing_is_not_timed() -> None:
-    size, done = conducted_by(law(-0.5), law(-0.5))
+def test_a_rise_between_two_neighbours_is_called_a_jump_and_one_that_is_missing_is_not_timed(
+    as_predicted: Made,
+) -> None:
+    size, done = as_predicted
 
-    def stepped(each: Coupled) -> Coupled:
+    def stepped(each: CouplingTraining) -> CouplingTraining:
         if each.trial.variant == "labels":
             return replace(each, orders=tuple(float(order > 0.5) for order in each.orders))
         return replace(each, orders=(0.5,) * len(each.orders))
 
-    found = coupling.finding(size, [stepped(each) for each in done], {})
+    found = coupling.conclude(size, [stepped(each) for each in done], {})
     assert "a jump, 1.00 of the rise" in found.sentence
     assert "The order of `weights` did not rise in every ramp" in found.sentence
 
@@ -179,51 +204,13 @@ def interval(low: float, high: float) -> Interval:
     ],
 )
 def test_the_ruling_asks_every_edge(intervals: list[tuple[float, float]], ruling: Ruling) -> None:
-    assert ruling_of([interval(*each) for each in intervals]) is ruling
+    assert rule([interval(*each) for each in intervals]) is ruling
 
 
-def tiny() -> CouplingSetup:
-    full = setup(2)
-    common = replace(full.common, cap_steps=20, level=0.02)
-    return replace(full, common=common, sizes=(8, 16, 32), ramp_steps=2, slow_steps=3, slow_size=16)
-
-
-@pytest.fixture(scope="module")
-def conducted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str | Finding]]:
-    folder = tmp_path_factory.mktemp("coupling")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coupling_edges, "HIGHEST", 1)
-        return folder, list(conduct(STUDIES["coupling"], tiny(), folder))
-
-
-def test_the_study_runs_and_its_journal_reads_as_it_was_written(
-    conducted: tuple[Path, list[str | Finding]],
-) -> None:
-    folder, told = conducted
-    assert isinstance(told[-1], Finding)
-    assert str(told[0]).split(" ", 1)[1].startswith("seed 1 8 units none λ 0: 0.")
-    on_disk = json.loads((folder / "coupling.json").read_text())
-    for raw in on_disk["trainings"]:
-        assert json.loads(json.dumps(Coupled.from_json(raw).to_json())) == raw
-    assert on_disk["panels"][0]["title"] == "edges of λ"
-    assert "| exponent of N | predicted |" in (folder / "coupling.md").read_text()
-
-
-def test_a_study_that_is_done_is_read_and_not_run(
-    conducted: tuple[Path, list[str | Finding]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, told = conducted
-    monkeypatch.setattr(coupling_edges, "HIGHEST", 1)
-    monkeypatch.setattr(coupling, "run", None)
-    assert [
-        each.to_json() for each in conduct(STUDIES["coupling"], tiny(), folder) if isinstance(each, Finding)
-    ] == [told[-1].to_json() if isinstance(told[-1], Finding) else None]
-
-
-def ran(**changes: object) -> Coupled:
+def ran(**changes: object) -> CouplingTraining:
     trial = CouplingTrial(variant="labels", width=16, seed=1, couplings=(1.0,), steps_each=8)
-    out_of_reach = replace(tiny(), common=replace(tiny().common, level=2.0))
-    return run_coupling(out_of_reach, replace(trial, **changes))  # type: ignore[arg-type]
+    out_of_reach = replace(tiny_coupling(), common=replace(tiny_coupling().common, level=2.0))
+    return coupling.run(out_of_reach, replace(trial, **changes))  # type: ignore[arg-type]
 
 
 def test_sqrt_n_is_the_same_training_at_a_coupling_larger_by_root_n() -> None:
@@ -258,3 +245,113 @@ def test_without_tps_the_coupling_is_nought_and_the_order_is_read_all_the_same()
     plain, nought = ran(variant="none", couplings=(0.0,)), ran(couplings=(0.0,))
     assert plain.orders == nought.orders
     assert plain.orders != ran().orders
+
+
+def steps_by_rank(steps: Mapping[int, int]) -> dict[int, Steps]:
+    """A negative number was given in vain."""
+    return {rank: Steps(abs(taken), taken > 0) for rank, taken in steps.items()}
+
+
+def lower(steps: Mapping[int, int], factor: float = FACTOR) -> float | None:
+    return lower_edge(WITHOUT, steps_by_rank(steps), factor)
+
+
+def test_the_lower_edge_is_where_log_steps_cross_the_line_in_log_coupling() -> None:
+    # The line is 400. Between 800 at λ = 0.1 and 200 at λ = 0.316 it is crossed half-way.
+    assert lower_edge(WITHOUT, steps_by_rank({-2: 800, -1: 200})) == pytest.approx(10**-0.75)
+    assert lower_edge(WITHOUT, steps_by_rank({-2: 401, -1: 200})) == pytest.approx(0.1, rel=0.01)
+    assert lower_edge(WITHOUT, steps_by_rank({-2: 800, -1: 400})) == pytest.approx(coupling_of(-1))
+    assert lower_edge(WITHOUT, steps_by_rank({-2: 600, -1: 200}), factor=3.0) == pytest.approx(
+        coupling_of(-1)
+    )
+
+
+def test_the_edge_is_sought_from_the_fastest_down_whatever_lies_below() -> None:
+    assert lower({-4: 300, -3: 590, -2: 800, -1: 200, 0: 350}) == lower({-2: 800, -1: 200})
+
+
+def test_one_given_up_counts_with_the_steps_it_was_given() -> None:
+    assert lower_edge(WITHOUT, steps_by_rank({-2: -800, -1: 200})) == lower_edge(
+        WITHOUT, steps_by_rank({-2: 800, -1: 200})
+    )
+
+
+@pytest.mark.parametrize("steps", [{-1: 500, 0: 450}, {-1: 300, 0: 200}, {-1: -1200, 0: -1200}, {}])
+def test_where_none_speeds_up_or_all_do_there_is_no_lower_edge(steps: dict[int, int]) -> None:
+    assert lower(steps) is None
+
+
+def test_the_upper_edge_is_midway_to_the_first_that_fails_above_the_fastest() -> None:
+    found = steps_by_rank({-1: -1200, 0: 300, 1: 900, 2: -1200, 3: 1100})
+    assert upper_edge(found) == pytest.approx(sqrt(coupling_of(1) * coupling_of(2)))
+    assert upper_edge(steps_by_rank({0: 300, 1: 200})) is None
+    assert upper_edge(steps_by_rank({0: -1200})) is None
+
+
+def test_a_cell_is_walked_down_while_it_speeds_up_and_up_while_it_learns() -> None:
+    steps = {-3: 590, -2: 390, -1: 300, 0: 200, 1: 700, 2: -1200}
+    tried: dict[int, Steps] = {}
+    order = []
+    while (rank := choose_next_rank(WITHOUT, tried, (-1, 0))) is not None:
+        order.append(rank)
+        tried |= steps_by_rank({rank: steps[rank]})
+    assert order == [-1, 0, -2, -3, 1, 2]
+
+
+def test_a_walk_ends_at_the_ends_of_the_grid() -> None:
+    tried: dict[int, Steps] = {}
+    while (rank := choose_next_rank(WITHOUT, tried, (0,))) is not None:
+        tried |= steps_by_rank({rank: 100})
+    assert (min(tried), max(tried)) == (LOWEST, HIGHEST)
+
+
+UP = (0.01, 0.1, 1.0, 10.0, 100.0)
+RAMP = (*UP, *UP[-2::-1])
+
+
+def loop(up: list[float], down: list[float]) -> Loop:
+    """Both from the lowest coupling to the highest; the top is one reading."""
+    found = measure_loop(RAMP, [*up, *down[-2::-1]])
+    assert found is not None
+    return found
+
+
+def test_what_returns_the_way_it_came_has_no_loop() -> None:
+    way = [0.0, 0.0, 0.5, 1.0, 1.0]
+    found = loop(way, way)
+    assert found.area == pytest.approx(0)
+    assert (found.rise, found.fall) == pytest.approx((1.0, 1.0))
+    assert found.width_decades == pytest.approx(1.6)
+    assert found.jump_share == pytest.approx(0.5)
+
+
+def test_a_jump_that_comes_back_two_decades_lower_encloses_them() -> None:
+    found = loop([0.0, 0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0, 1.0])
+    assert (found.rise, found.fall) == pytest.approx((10**0.5, 10**-1.5))
+    assert found.area == pytest.approx(2 / 4)
+    assert found.jump_share == pytest.approx(1.0)
+
+
+def test_what_never_falls_below_half_has_no_fall() -> None:
+    found = loop([0.0, 0.0, 0.0, 0.5, 1.0], [0.8, 0.9, 1.0, 1.0, 1.0])
+    assert found.fall is None
+    assert found.area > 0.5
+
+
+def test_a_rise_too_small_to_time_is_no_loop() -> None:
+    assert measure_loop(RAMP, [0.60, 0.60, 0.61, 0.62, 0.63, 0.62, 0.61, 0.6, 0.6]) is None
+
+
+@given(st.floats(0.5, 3.0), st.floats(-2.0, 2.0), st.floats(0.01, 100.0))
+def test_scale_and_shift_of_the_order_do_not_matter_and_couplings_carry_over(
+    scale: float, shift: float, factor: float
+) -> None:
+    orders = [0.1, 0.2, 0.5, 0.9, 1.0, 1.0, 0.8, 0.5, 0.2]
+    one = measure_loop(RAMP, orders)
+    other = measure_loop([factor * each for each in RAMP], [scale * each + shift for each in orders])
+    assert one is not None
+    assert other is not None
+    assert other.area == pytest.approx(one.area, abs=1e-9)
+    assert other.rise == pytest.approx(factor * (one.rise or 0))
+    assert other.fall == pytest.approx(factor * (one.fall or 0))
+    assert other.width_decades == pytest.approx(one.width_decades)

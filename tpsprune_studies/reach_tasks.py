@@ -1,4 +1,4 @@
-"""How far a gain reaches: further operations, fewer examples, other nets, other tasks, ordinary work."""
+"""Tasks of the study ``reach``: further operations, fewer examples, other nets, other and ordinary tasks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Final, Literal
 from tpsprune import recipe
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import IdxData
-from tpsprune.studies.contest import Arm, Contest, Variant
+from tpsprune_studies.tuned_comparison import Arm, Experiment, Variant
 
-__all__ = ["CONTROLS", "ORDINARY", "STRUCTURED", "ReachTask", "contests", "missing"]
+__all__ = ["CONTROLS", "ORDINARY", "STRUCTURED", "ReachTask", "list_missing", "make_experiments"]
 
 Kind = Literal["structured", "ordinary", "control"]
 GENTLE_RATES: Final = (0.003, 0.01, 0.001)
@@ -138,7 +138,7 @@ ORDINARY: Final[tuple[ReachTask, ...]] = (
         name="next character of English text",
         kind="ordinary",
         changes=(
-            "task.data={kind='custom',factory='tpsprune.studies.text:windows'}",
+            "task.data={kind='custom',factory='tpsprune_studies.tasks:windows'}",
             "train.batch_size=512",
         ),
         variants=("moments", "weights", "neurons"),
@@ -162,17 +162,17 @@ GENTLE: Final = (0.3, 0.1, 0.03)
 """λ of the group-wide variants, which stop learning where the others thrive."""
 
 
-def contests(*, full: bool) -> Iterator[tuple[ReachTask, Contest]]:
+def make_experiments(*, full: bool) -> Iterator[tuple[ReachTask, Experiment]]:
     """Yield every task with its arms; ``full`` has Grokfast among them, and finer grids.
 
-    Tasks of which the data are not on this machine are left out: see ``missing``. A control's arms have one
-    setting each, what is best on addition.
+    Tasks of which the data are not on this machine are left out: see ``list_missing``. A control's arms have
+    one setting each, what is best on addition.
     """
     for task in (*STRUCTURED, *ORDINARY, *CONTROLS):
-        if task.name not in missing():
+        if task.name not in list_missing():
             yield (
                 task,
-                Contest(
+                Experiment(
                     task=task.name,
                     recipe=task.recipe,
                     arms=tuple(_arms(task, full=full)),
@@ -183,7 +183,7 @@ def contests(*, full: bool) -> Iterator[tuple[ReachTask, Contest]]:
             )
 
 
-def missing() -> tuple[str, ...]:
+def list_missing() -> tuple[str, ...]:
     """Return the tasks whose data are not on this machine."""
     return tuple(
         task.name

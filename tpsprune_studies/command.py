@@ -1,8 +1,12 @@
-"""``tpsprune study``: a published prediction put to the test."""
+"""``tpsprune study``: a published prediction put to the test.
+
+The command line of ``tpsprune`` finds this command by the entry point ``study`` of ``tpsprune.commands``.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -73,7 +77,7 @@ def study(
     A study that was broken off goes on where it was. Without NAME, list the studies there are.
     """
     from tpsprune.errors import did_you_mean
-    from tpsprune.studies.catalogue import STUDIES
+    from tpsprune_studies.catalogue import STUDIES, load_study
 
     if name is None:
         _list(as_json=as_json)
@@ -82,25 +86,23 @@ def study(
         hint = did_you_mean(name, STUDIES) or f" (studies: {', '.join(STUDIES)})"
         raise click.UsageError(f"no study '{name}'{hint}", ctx)
     from tpsprune import recipe
-
-    read = recipe.read(STUDIES[name].recipe)
-    from tpsprune.runs import to_json_text
-    from tpsprune.studies.conduct import conduct, study_of
-
-    setup = study_of(STUDIES[name]).setup(read, seeds, cap_steps, full=full)
     from tpsprune.report.study_figure import draw_study
+    from tpsprune.runs import to_json_text
+    from tpsprune_studies.conduct import conduct
+
+    setup = load_study(name).make_setup(recipe.read(STUDIES[name].recipe), seeds, cap_steps, full=full)
 
     try:
-        for told in conduct(STUDIES[name], setup, out, workers):
-            if isinstance(told, str):
-                click.echo(told, err=as_json)
+        for step in conduct(STUDIES[name], setup, out, workers):
+            if isinstance(step, str):
+                click.echo(step, err=as_json)
                 continue
             picture = draw_study(out / f"{name}.json")
             if as_json:
-                click.echo(to_json_text(told.to_json()), nl=False)
+                click.echo(to_json_text(step.to_json()), nl=False)
             else:
-                click.echo(f"\nPredicted: {told.prediction.statement}")
-                click.echo(f"Measured:  {told.ruling}; {told.sentence}")
+                click.echo(f"\nPredicted: {step.prediction.statement}")
+                click.echo(f"Measured:  {step.ruling}; {step.sentence}")
                 click.echo(f"Page:      {out / name}.md")
                 click.echo(f"Picture:   {picture}")
     except KeyboardInterrupt:
@@ -109,10 +111,10 @@ def study(
 
 
 def _list(*, as_json: bool) -> None:
-    from tpsprune.studies.catalogue import STUDIES
+    from tpsprune_studies.catalogue import STUDIES
 
     if as_json:
-        listed = {name: prediction.to_json() for name, prediction in STUDIES.items()}
+        listed = {name: asdict(prediction) for name, prediction in STUDIES.items()}
         click.echo(json.dumps(listed, ensure_ascii=False, indent=2))
         return
     for name, prediction in STUDIES.items():

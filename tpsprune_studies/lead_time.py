@@ -1,32 +1,48 @@
 """Study ``lead-time``: whether topology warns of generalisation, and what else does, earlier or cheaper.
 
-Nets learn modular addition, subtraction and multiplication under watch of every signal; others never can, and
+Every signal is read while nets learn modular addition, subtraction and multiplication; others never can, and
 digits learn without a plateau. On the pilot seed each signal is given the rule that suits it best; on further
 seeds it is counted how long before the level its alarm rang, and how often for nothing.
 """
 
 from __future__ import annotations
 
+import resource
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, get_args
 
+import torch
+
+import tpsprune
 from tpsprune import recipe, stopping
 from tpsprune.numerics.intervals import fisher_greater, mean_interval
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import ModularData
-from tpsprune.studies.alarms import CANDIDATES, Tally, best, tally
-from tpsprune.studies.catalogue import STUDIES
-from tpsprune.studies.draws import draw_table
-from tpsprune.studies.figures import count
-from tpsprune.studies.finding import Finding, Plan, Quantity, Table
-from tpsprune.studies.setup import Setup, sized
-from tpsprune.studies.verdict import Bound, Ruling
-from tpsprune.studies.watched import Watched, WatchedTrial, run_watched, with_task
+from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.watch import Signal
+from tpsprune_studies.alarms import (
+    CANDIDATES,
+    Alarms,
+    WatchedTraining,
+    WatchedTrial,
+    choose_rule,
+    count_alarms,
+    tabulate_draws,
+)
+from tpsprune_studies.catalogue import STUDIES
+from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling, Table, format_count
+from tpsprune_studies.setup import Prepared, Setup, at_seed, prepare, resize
 
-__all__ = ["finding", "plan", "record", "run", "setup", "words"]
+__all__ = ["TRAINING", "conclude", "describe", "make_setup", "plan", "run", "watch_training"]
 
 PREDICTION: Final = STUDIES["lead-time"]
+TRAINING: Final = WatchedTraining
+SIGNALS: Final[tuple[Signal, ...]] = get_args(Signal)
+DIGITS_OF_JOURNAL: Final = 6
+"""Significant digits of a value in the journal."""
 PREDICTED_EPOCHS: Final = 100.0
 PREDICTED_MOST_EPOCHS: Final = 500.0
 TOPOLOGICAL: Final = ("h1", "h1_max", "h1_total", "h1_sum_of_squares")
@@ -70,45 +86,130 @@ LIMITS: Final = (
 )
 
 
-def setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Setup:
-    """Return the study's settings at that size."""
-    return sized(Setup(recipe=recipe, seeds=3, reading_steps=50), seeds, cap_steps, full=full)
+def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Setup:
+    """Return the settings of the study at that size."""
+    return resize(Setup(recipe=recipe, seeds=3, reading_steps=50), seeds, cap_steps, full=full)
 
 
-record = Watched.from_json
-
-
-def plan(setup: Setup, done: Sequence[Watched]) -> Plan:  # noqa: ARG001 -- nothing depends on what is done
+def plan(setup: Setup, done: Sequence[WatchedTraining]) -> Plan:  # noqa: ARG001 -- all is known beforehand
     """Return every task on the pilot seed, then on the others."""
     seeds = (setup.pilot_seed, *setup.pair_seeds)
     return Plan(tuple(WatchedTrial(arm=arm, seed=seed) for seed in seeds for arm in (*TASKS, DIGITS)))
 
 
-def run(setup: Setup, trial: WatchedTrial) -> Watched:
-    """Do one training."""
+def run(setup: Setup, trial: WatchedTrial) -> WatchedTraining:
+    """Run one training."""
     if trial.arm == DIGITS:
-        found = with_task(recipe.read(DIGITS), trial.seed)
+        found = at_seed(recipe.read(DIGITS), trial.seed)
         cap = DIGITS_EPOCHS * DIGITS_READING_STEPS
-        # No accuracy is above 1: there is no level to reach, and every alarm of the training is heard.
-        return run_watched(found, trial, cap_steps=cap, level=2.0, reading_steps=DIGITS_READING_STEPS)
+        # No accuracy is above 1: there is no level to reach, and every alarm of the training counts.
+        return watch_training(found, trial, cap_steps=cap, level=2.0, reading_steps=DIGITS_READING_STEPS)
     task = TASKS[trial.arm]
-    found = with_task(setup.recipe, trial.seed, task.weight_decay, **task.data)
-    return run_watched(
-        found, trial, cap_steps=setup.cap_steps, level=setup.level, reading_steps=setup.reading_steps
+    found = at_seed(setup.recipe, trial.seed, weight_decay=task.weight_decay)
+    data = replace(found.task.data, **task.data)  # type: ignore[arg-type]
+    return watch_training(
+        replace(found, task=replace(found.task, data=data)),
+        trial,
+        cap_steps=setup.cap_steps,
+        level=setup.level,
+        reading_steps=setup.reading_steps,
     )
 
 
-def words(setup: Setup, last: Watched) -> str:
+def watch_training(
+    recipe: Recipe, trial: WatchedTrial, *, cap_steps: int, level: float, reading_steps: int
+) -> WatchedTraining:
+    """Train on the processor, read all signals every ``reading_steps``, stop once accuracy is at the level.
+
+    Each signal has a ``tpsprune.Watch`` of its own, so that its cost is known. On token pairs the coherence
+    of TPS ``labels`` is read as well; it moves nothing.
+
+    Raises:
+        DivergedError: the loss is no longer finite.
+    """
+    started = time.monotonic()
+    prepared = prepare(recipe)
+    is_tokens = prepared.dataset.facts.input_kind == "tokens"
+    labels_tps = prepared.build_regulariser(cap_steps, Tps(variant="labels")) if is_tokens else None
+    series: dict[str, list[tuple[int, float | None]]] = {}
+    costs: dict[str, float] = dict.fromkeys(SIGNALS, 0.0)
+
+    def note(name: str, step: int, value: float | None) -> None:
+        rounded = None if value is None else float(f"{value:.{DIGITS_OF_JOURNAL}g}")
+        series.setdefault(name, []).append((step, rounded))
+
+    cpu_seconds, reached, step, losses = 0.0, None, 0, torch.zeros(())
+    children_before = _child_cpu_seconds()
+    with ExitStack() as stack:
+        watches = {name: stack.enter_context(_make_watch(prepared, name, reading_steps)) for name in SIGNALS}
+        resumed = time.process_time()
+        for tick in prepared.fit(cap_steps):
+            losses += tick.loss
+            step = tick.step
+            if step % reading_steps:
+                continue
+            cpu_seconds += time.process_time() - resumed
+            score = prepared.evaluate()
+            note("train_loss", step, float(losses) / reading_steps)
+            note("validation_loss", step, score.loss)
+            note("validation_accuracy", step, score.accuracy)
+            losses = torch.zeros(())
+            for name, watch in watches.items():
+                seen, before = len(watch.readings), time.process_time()
+                watch.step(step, epoch=tick.epoch)
+                costs[name] += time.process_time() - before
+                # Loops are known a reading after they were asked, and are noted where they are known.
+                for reading in watch.readings[seen:]:
+                    if not reading.group:
+                        note(reading.signal, step, reading.value)
+            for reading in labels_tps.order_parameters(step=step, epoch=tick.epoch) if labels_tps else ():
+                if not reading.group:
+                    note(reading.signal, step, reading.value)
+            if score.accuracy >= level:
+                reached = step
+                break
+            resumed = time.process_time()
+    # Loops are counted in a process of their own, the only one that a training starts.
+    costs["h1"] += _child_cpu_seconds() - children_before
+    return WatchedTraining(
+        trial=trial,
+        steps=step,
+        steps_per_epoch=prepared.steps_per_epoch,
+        reached_step=reached,
+        series={name: tuple(points) for name, points in series.items()},
+        cpu_seconds=cpu_seconds,
+        signal_cpu_seconds=costs,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _make_watch(prepared: Prepared, signal: Signal, reading_steps: int) -> tpsprune.Watch:
+    inputs, labels = prepared.sample_calibration(prepared.recipe.watch.probe_items)
+    seed = prepared.recipe.seed
+    return tpsprune.Watch(
+        prepared.model, [inputs], [labels], signals=[signal], every_steps=reading_steps, seed=seed
+    )
+
+
+def _child_cpu_seconds() -> float:
+    """Return the processor time of the processes that this one has started and seen end."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def describe(setup: Setup, last: WatchedTraining) -> str:
     """Return which training ended, and how."""
-    reached = f"{setup.level:g} at step {count(last.reached_step)}" if last.reached_step else "never there"
+    reached = (
+        f"{setup.level:g} at step {format_count(last.reached_step)}" if last.reached_step else "never there"
+    )
     signals = sum(last.signal_cpu_seconds.values())
     return (
-        f"seed {last.trial.seed} {last.trial.arm}: {reached}, {count(last.steps)} steps in "
+        f"seed {last.trial.seed} {last.trial.arm}: {reached}, {format_count(last.steps)} steps in "
         f"{last.cpu_seconds:.1f} CPU-s, signals {signals:.1f} CPU-s more"
     )
 
 
-def finding(setup: Setup, done: Sequence[Watched], machine: Mapping[str, Any]) -> Finding:
+def conclude(setup: Setup, done: Sequence[WatchedTraining], machine: Mapping[str, Any]) -> Finding:
     """Return what the alarms were worth; the pilot chooses rules and is counted nowhere.
 
     The ruling is on the topological signal that did best on the pilot.
@@ -116,18 +217,15 @@ def finding(setup: Setup, done: Sequence[Watched], machine: Mapping[str, Any]) -
     pilot = [each for each in done if each.trial.seed == setup.pilot_seed]
     judged = [each for each in done if each.trial.seed in setup.pair_seeds]
     signals = dict.fromkeys(getattr(rule, "signal", "") for rule in CANDIDATES)
-    chosen = {signal: best(signal, _learned(pilot), _controls(pilot)) for signal in signals}
-    found = {signal: tally(each.rule, _learned(judged), _controls(judged)) for signal, each in chosen.items()}
-    topological = min(
-        TOPOLOGICAL,
-        key=lambda signal: (
-            chosen[signal].false_alarms + chosen[signal].misses,
-            -chosen[signal].mean_lead_epochs,
-        ),
-    )
+    chosen = {signal: choose_rule(signal, _learned(pilot), _controls(pilot)) for signal in signals}
+    found = {
+        signal: count_alarms(each.rule, _learned(judged), _controls(judged))
+        for signal, each in chosen.items()
+    }
+    topological = min(TOPOLOGICAL, key=lambda signal: chosen[signal].errors_and_lead)
     enough = len(_learned(judged)) >= 2
     ruling, sentence = (
-        _said(found[topological], max(found.values(), key=_worth), setup.level)
+        _rule(found[topological], max(found.values(), key=_value), setup.level)
         if enough
         else (Ruling.UNDECIDED, f"fewer than two trainings reached validation accuracy {setup.level:g}.")
     )
@@ -140,7 +238,6 @@ def finding(setup: Setup, done: Sequence[Watched], machine: Mapping[str, Any]) -
                 name=signal,
                 predicted="100 to 500" if signal in TOPOLOGICAL else "",
                 measured=mean_interval(each.lead_epochs),
-                bound=Bound(),
             )
             for signal, each in found.items()
             if enough
@@ -148,31 +245,31 @@ def finding(setup: Setup, done: Sequence[Watched], machine: Mapping[str, Any]) -
         measure="lead of the alarm in epochs",
         counted="trainings",
         predicted_range=(PREDICTED_EPOCHS, PREDICTED_MOST_EPOCHS),
-        protocol=_protocol(setup, judged),
-        tables=(_alarm_table(found, judged), _draws(setup, judged), _training_table(done)),
+        protocol=_write_protocol(setup, judged),
+        tables=(_alarm_table(found, judged), _draw_table(setup, judged), _training_table(done)),
         limits=LIMITS,
-        command=f"tpsprune study {PREDICTION.name} --seeds {setup.seeds} --cap {setup.cap_steps}",
+        command=setup.command(PREDICTION.name),
         settings={"seeds": list(setup.pair_seeds), **setup.decisive()},
         machine=machine,
         trainings=tuple(replace(each, series={}) for each in done),  # The journal has the series.
     )
 
 
-def _learned(done: Sequence[Watched]) -> list[Watched]:
+def _learned(done: Sequence[WatchedTraining]) -> list[WatchedTraining]:
     able = [name for name, task in TASKS.items() if task.learns]
     return [each for each in done if each.trial.arm in able and each.reached_step is not None]
 
 
-def _controls(done: Sequence[Watched]) -> list[Watched]:
+def _controls(done: Sequence[WatchedTraining]) -> list[WatchedTraining]:
     unable = [name for name, task in TASKS.items() if not task.learns]
     return [each for each in done if each.trial.arm in unable and each.reached_step is None]
 
 
-def _said(found: Tally, best_of_all: Tally, level: float) -> tuple[Ruling, str]:
+def _rule(found: Alarms, best_of_all: Alarms, level: float) -> tuple[Ruling, str]:
     """Return the ruling on an alarm, and the sentence with its numbers and those of the best alarm of all."""
     lead = mean_interval(found.lead_epochs)
     tried = len(found.lead_epochs)
-    chance = fisher_greater(tried - found.misses, tried, found.false_alarms, found.controls)
+    chance = fisher_greater(found.hits, tried, found.false_alarms, found.controls)
     if found.false_alarms > FALSE_ALARM_SHARE * found.controls or lead.high < PREDICTED_EPOCHS:
         ruling = Ruling.REFUTED
     elif lead.low >= PREDICTED_EPOCHS and chance < SURE:
@@ -181,23 +278,23 @@ def _said(found: Tally, best_of_all: Tally, level: float) -> tuple[Ruling, str]:
         ruling = Ruling.UNDECIDED
     return ruling, (
         f"the best topological alarm on the pilot ({stopping.describe(found.rule)}) rang before validation "
-        f"accuracy {level:g} in {tried - found.misses} of {tried} trainings, {lead.mean:.0f} epochs before "
+        f"accuracy {level:g} in {found.hits} of {tried} trainings, {lead.mean:.0f} epochs before "
         f"on average (95 % interval {lead.low:.0f} to {lead.high:.0f}), and for nothing in "
         f"{found.false_alarms} of {found.controls} that never got there (p = {chance:.2g} that it tells them "
         f"apart by luck). The best alarm of all ({stopping.describe(best_of_all.rule)}) rang in "
-        f"{len(best_of_all.lead_epochs) - best_of_all.misses} of {len(best_of_all.lead_epochs)}, "
+        f"{best_of_all.hits} of {len(best_of_all.lead_epochs)}, "
         f"{best_of_all.mean_lead_epochs:.0f} epochs before, and for nothing in {best_of_all.false_alarms} of "
         f"{best_of_all.controls}."
     )
 
 
-def _protocol(setup: Setup, judged: Sequence[Watched]) -> tuple[str, ...]:
+def _write_protocol(setup: Setup, judged: Sequence[WatchedTraining]) -> tuple[str, ...]:
     epoch = judged[0].steps_per_epoch
     return (
         f"Tasks: {'; '.join(TASKS)}; on the net of recipe `{setup.recipe.name}` without TPS, weight decay "
         f"{WEIGHT_DECAY:g} (0 where it says so), full batch: an epoch is {epoch} step.",
         f"Every signal is read every {setup.reading_steps} steps until validation accuracy is "
-        f"{setup.level:g}, at most {count(setup.cap_steps)} steps; digits are read by the same rules.",
+        f"{setup.level:g}, at most {format_count(setup.cap_steps)} steps; digits are read by the same rules.",
         "A signal's rule is the one of its candidates with the fewest misses and false alarms on the pilot "
         "seed, and of such the one with the longest lead. Candidates: falls and rises by 1.1, 1.25, 1.5, 2, "
         "4 and 10 times, levels of z, of mask distance, collapse and reopening, for one reading or three.",
@@ -214,21 +311,21 @@ def _protocol(setup: Setup, judged: Sequence[Watched]) -> tuple[str, ...]:
     )
 
 
-def _alarm_table(found: Mapping[str, Tally], judged: Sequence[Watched]) -> Table:
+def _alarm_table(found: Mapping[str, Alarms], judged: Sequence[WatchedTraining]) -> Table:
     ordinary = [each for each in judged if each.trial.arm == DIGITS]
     seconds = sum(each.cpu_seconds for each in judged)
     rows = []
-    for signal, each in sorted(found.items(), key=lambda item: -_worth(item[1])):
-        costs = sum(one.signal_cpu_seconds.get(_read_by(signal), 0.0) for one in judged)
+    for signal, each in sorted(found.items(), key=lambda item: -_value(item[1])):
+        costs = sum(one.signal_cpu_seconds.get(_owner_of(signal), 0.0) for one in judged)
         rows.append(
             (
                 signal,
                 stopping.describe(each.rule),
                 f"{each.mean_lead_epochs:.0f}",
-                str(len(each.lead_epochs) - each.misses),
+                str(each.hits),
                 str(each.misses),
                 f"{each.false_alarms} of {each.controls}",
-                f"{tally(each.rule, [], ordinary).false_alarms} of {len(ordinary)}",
+                f"{count_alarms(each.rule, [], ordinary).false_alarms} of {len(ordinary)}",
                 f"{costs / seconds:.1%}",
             )
         )
@@ -239,26 +336,26 @@ def _alarm_table(found: Mapping[str, Tally], judged: Sequence[Watched]) -> Table
     )
 
 
-def _draws(setup: Setup, judged: Sequence[Watched]) -> Table:
+def _draw_table(setup: Setup, judged: Sequence[WatchedTraining]) -> Table:
     classes = setup.recipe.task.data.modulus if isinstance(setup.recipe.task.data, ModularData) else 1
     ordinary = [each for each in judged if each.trial.arm == DIGITS]
     chances = {**dict.fromkeys(TASKS, 1.0 / classes), DIGITS: 1.0 / DIGITS_CLASSES}
-    return draw_table(_learned(judged), _controls(judged), ordinary, chances)
+    return tabulate_draws(_learned(judged), _controls(judged), ordinary, chances)
 
 
-def _worth(found: Tally) -> float:
+def _value(found: Alarms) -> float:
     """Return hits less false alarms, each as a share; of equal ones the longer lead counts."""
-    hits = (len(found.lead_epochs) - found.misses) / max(1, len(found.lead_epochs))
+    hits = found.hits / max(1, len(found.lead_epochs))
     return hits - found.false_alarms / max(1, found.controls) + 1e-6 * found.mean_lead_epochs
 
 
-def _read_by(signal: str) -> str:
-    """Return the signal of the recipe that reads a number, empty for those always read."""
+def _owner_of(signal: str) -> str:
+    """Return the signal, as a recipe names it, that reads a number; others are their own."""
     prefixes = {"h1": "h1", "spectral_edge": "spectral_edge", "gap_23": "spectral_edge"}
     return next((owner for prefix, owner in prefixes.items() if signal.startswith(prefix)), signal)
 
 
-def _training_table(done: Sequence[Watched]) -> Table:
+def _training_table(done: Sequence[WatchedTraining]) -> Table:
     return Table(
         title="Trainings",
         columns=("task", "seed", "level reached at step", "last accuracy", "CPU-s", "signals' CPU-s"),
@@ -266,7 +363,9 @@ def _training_table(done: Sequence[Watched]) -> Table:
             (
                 each.trial.arm,
                 str(each.trial.seed),
-                count(each.reached_step) if each.reached_step else f"not in {count(each.steps)}",
+                format_count(each.reached_step)
+                if each.reached_step
+                else f"not in {format_count(each.steps)}",
                 f"{each.series['validation_accuracy'][-1][1]:.3f}",
                 f"{each.cpu_seconds:.1f}",
                 f"{sum(each.signal_cpu_seconds.values()):.1f}",

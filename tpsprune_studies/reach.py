@@ -1,6 +1,6 @@
 """Study ``reach``: where the speed-up of TPS holds, and where it ends.
 
-Task by task, training without TPS and the variants that fit meet as in ``speed-up``: each tuned by a race on
+Task by task, training without TPS and the variants that fit are compared as in ``speed-up``: each tuned on
 pilot seeds, then compared on others.
 """
 
@@ -11,30 +11,41 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tpsprune.recipe import Recipe
-from tpsprune.studies.catalogue import STUDIES
-from tpsprune.studies.contest import Contest, Size, Trained, Trial
-from tpsprune.studies.contest_result import (
-    Comparison,
-    Entry,
-    by_trial,
-    champion,
-    compare,
-    entries,
-    opponent,
-    plan_contest,
-    settings_words,
-    steps_words,
+from tpsprune_studies.catalogue import STUDIES
+from tpsprune_studies.finding import (
+    Finding,
+    Plan,
+    Quantity,
+    Ruling,
+    Table,
+    format_count,
+    format_interval,
+    format_ratio,
+    format_seconds,
+    judge,
 )
-from tpsprune.studies.contest_run import run_trial
-from tpsprune.studies.figures import count, cpu_seconds, ratio
-from tpsprune.studies.finding import Finding, Plan, Quantity, Table
-from tpsprune.studies.reach_tasks import ReachTask, contests, missing
-from tpsprune.studies.speed_up import PREDICTED, PREDICTED_LEAST, PREDICTED_MOST
-from tpsprune.studies.verdict import Ruling, judge
+from tpsprune_studies.reach_tasks import ReachTask, list_missing, make_experiments
+from tpsprune_studies.speed_up import PREDICTED, PREDICTED_LEAST, PREDICTED_MOST
+from tpsprune_studies.tuned_comparison import (
+    ArmResult,
+    ArmTraining,
+    ArmTrial,
+    Experiment,
+    PairedRatios,
+    Seeds,
+    by_trial,
+    choose_baseline,
+    choose_best_tps,
+    collect_results,
+    compare,
+    plan_experiment,
+    run_trial,
+)
 
-__all__ = ["Reach", "finding", "plan", "record", "run", "setup", "words"]
+__all__ = ["TRAINING", "Reach", "conclude", "describe", "make_setup", "plan", "run"]
 
 PREDICTION: Final = STUDIES["reach"]
+TRAINING: Final = ArmTraining
 LIMITS: Final = (
     "`moments` was taught to let go after a first run of this study, on some of the seeds that are compared "
     "here: its figures may flatter it. No other arm was changed after a look.",
@@ -53,131 +64,131 @@ LIMITS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
-    """The tasks with their contests, and on how many seeds."""
+    """The tasks with their experiments, and on how many seeds."""
 
-    tasks: tuple[tuple[ReachTask, Contest], ...]
-    size: Size
+    tasks: tuple[tuple[ReachTask, Experiment], ...]
+    seeds: Seeds
     full: bool = False
 
     def decisive(self) -> dict[str, Any]:
         """Return what every line of the journal must agree on; trials hold the rest."""
-        return {"pilot_seeds": self.size.pilot_seeds}
+        return {"pilot_seeds": self.seeds.pilot_seeds}
 
 
-record = Trained.from_json
+def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Reach:  # noqa: ARG001 -- the protocol of a study; tasks have recipes and caps of their own
+    """Return the settings of the study at that size."""
+    size = Seeds(pilot_seeds=3 if full else 1, seeds=seeds or (10 if full else 5))
+    return Reach(tasks=tuple(make_experiments(full=full)), seeds=size, full=full)
 
 
-def setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Reach:  # noqa: ARG001 -- as studies are asked; tasks have recipes and caps of their own
-    """Return the study's settings at that size."""
-    size = Size(pilot_seeds=3 if full else 1, seeds=seeds or (10 if full else 5))
-    return Reach(tasks=tuple(contests(full=full)), size=size, full=full)
+def run(setup: Reach, trial: ArmTrial) -> ArmTraining:
+    """Run one training."""
+    return run_trial(next(each for _, each in setup.tasks if each.task == trial.task), trial)
 
 
-def run(setup: Reach, trial: Trial) -> Trained:
-    """Do one training."""
-    return run_trial(next(contest for _, contest in setup.tasks if contest.task == trial.task), trial)
-
-
-def plan(setup: Reach, done: Sequence[Trained]) -> Plan:
-    """Return task after task: its races, and once they are done its comparison."""
+def plan(setup: Reach, done: Sequence[ArmTraining]) -> Plan:
+    """Return task after task: its tuning, and once that is done its comparison."""
     finished = by_trial(done)
-    plans = [plan_contest(contest, setup.size, finished) for _, contest in setup.tasks]
+    plans = [plan_experiment(experiment, setup.seeds, finished) for _, experiment in setup.tasks]
     return Plan(
         tuple(trial for each in plans for trial in each.trials),
         tuple(arm for each in plans for arm in each.later_arms),
     )
 
 
-def words(setup: Reach, last: Trained) -> str:  # noqa: ARG001 -- as studies are asked
+def describe(setup: Reach, last: ArmTraining) -> str:  # noqa: ARG001 -- the protocol of a study
     """Return which training ended, and how."""
     trial = last.trial
-    how = f"{last.validation_accuracy:.3f} {'at' if last.reached else 'after'} step {count(last.steps)}"
-    return (
-        f"{trial.task}: {trial.stage} seed {trial.seed} {trial.name} {settings_words(trial.settings)}: {how}"
+    how = (
+        f"{last.validation_accuracy:.3f} {'at' if last.reached else 'after'} step {format_count(last.steps)}"
     )
+    return f"{trial.task}: {trial.stage} seed {trial.seed} {trial.name} {trial.settings}: {how}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """A task after its contest: every arm with TPS beside ``against``; ``best`` is the one that is judged.
+class TaskResult:
+    """A finished task: the ratios of every arm with TPS to ``baseline``; ``best`` is the arm that is judged.
 
-    No comparison where neither side ever got to the level.
+    No ratios where neither side ever reached the level.
     """
 
     task: ReachTask
-    found: tuple[Entry, ...]
-    against: Entry
-    best: Entry
-    comparisons: Mapping[str, Comparison]
+    arms: tuple[ArmResult, ...]
+    baseline: ArmResult
+    best: ArmResult
+    ratios_by_arm: Mapping[str, PairedRatios]
 
     @property
-    def comparison(self) -> Comparison | None:
-        """That of the arm that is judged."""
-        return self.comparisons.get(self.best.arm.name)
+    def ratios(self) -> PairedRatios | None:
+        """Those of the arm that is judged."""
+        return self.ratios_by_arm.get(self.best.arm.name)
 
     def ruling_on(self, name: str) -> Ruling | None:
-        """What the prediction comes to on this task alone, with that arm."""
-        found = self.comparisons.get(name)
+        """Return the verdict on this task alone, with that arm."""
+        found = self.ratios_by_arm.get(name)
         return judge(found.steps.low, found.steps.high, PREDICTED_LEAST, found.bound) if found else None
 
     @property
     def ruling(self) -> Ruling | None:
-        """What the prediction comes to on this task alone."""
+        """The verdict on this task alone."""
         return self.ruling_on(self.best.arm.name)
 
 
-def finding(setup: Reach, done: Sequence[Trained], machine: Mapping[str, Any]) -> Finding:
+def conclude(setup: Reach, done: Sequence[ArmTraining], machine: Mapping[str, Any]) -> Finding:
     """Return the comparison on every task; the ruling is on the structured ones together."""
     finished = by_trial(done)
-    outcomes = [_outcome(task, entries(contest, setup.size, finished)) for task, contest in setup.tasks]
+    results = [
+        _summarise(task, collect_results(experiment, setup.seeds, finished))
+        for task, experiment in setup.tasks
+    ]
     return Finding(
         prediction=PREDICTION,
-        ruling=_ruling(outcomes),
-        sentence=_sentence(outcomes),
+        ruling=_rule(results),
+        sentence=_write_sentence(results),
         quantities=tuple(
             Quantity(
                 name=f"{each.task.name}: {each.best.arm.name}",
                 predicted=PREDICTED if each.task.kind == "structured" else "",
-                measured=each.comparison.steps,
-                bound=each.comparison.bound,
+                measured=each.ratios.steps,
+                bound=each.ratios.bound,
             )
-            for each in outcomes
-            if each.comparison is not None
+            for each in results
+            if each.ratios is not None
         ),
         measure="optimiser steps without / with TPS",
         counted="pairs",
         predicted_range=(PREDICTED_LEAST, PREDICTED_MOST),
-        protocol=_protocol(setup),
-        tables=(_task_table(outcomes), _arm_table(outcomes)),
+        protocol=_write_protocol(setup),
+        tables=(_task_table(results), _arm_table(results)),
         limits=LIMITS,
         command=f"tpsprune study {PREDICTION.name}" + (" --full" if setup.full else ""),
-        settings={"seeds": list(setup.size.pairs), **setup.decisive()},
+        settings={"seeds": list(setup.seeds.pairs), **setup.decisive()},
         machine=machine,
-        trainings=tuple(finished[trial] for trial in plan(setup, done).trials if isinstance(trial, Trial)),
+        trainings=tuple(finished[trial] for trial in plan(setup, done).trials if isinstance(trial, ArmTrial)),
     )
 
 
-def _outcome(task: ReachTask, found: tuple[Entry, ...]) -> Outcome:
-    against, best = opponent(found), champion(found)
-    comparisons = {
-        entry.arm.name: compare(against, entry)
-        for entry in found
-        if entry.arm.variant != "none"
-        and any(trained.reached for each in (against, entry) for trained in each.trainings)
+def _summarise(task: ReachTask, arms: tuple[ArmResult, ...]) -> TaskResult:
+    baseline, best = choose_baseline(arms), choose_best_tps(arms)
+    ratios = {
+        arm.arm.name: compare(baseline, arm)
+        for arm in arms
+        if arm.arm.variant != "none"
+        and any(training.reached for each in (baseline, arm) for training in each.trainings)
     }
-    return Outcome(task=task, found=found, against=against, best=best, comparisons=comparisons)
+    return TaskResult(task=task, arms=arms, baseline=baseline, best=best, ratios_by_arm=ratios)
 
 
-def _ruling(outcomes: Sequence[Outcome]) -> Ruling:
+def _rule(results: Sequence[TaskResult]) -> Ruling:
     """Confirmed where every structured task confirms it, refuted where one refutes it: it speaks of all."""
-    rulings = [each.ruling for each in outcomes if each.task.kind == "structured" and each.ruling]
+    rulings = [each.ruling for each in results if each.task.kind == "structured" and each.ruling]
     if Ruling.REFUTED in rulings:
         return Ruling.REFUTED
     return Ruling.CONFIRMED if rulings and set(rulings) == {Ruling.CONFIRMED} else Ruling.UNDECIDED
 
 
-def _sentence(outcomes: Sequence[Outcome]) -> str:
-    structured = [each for each in outcomes if each.task.kind == "structured" and each.ruling]
+def _write_sentence(results: Sequence[TaskResult]) -> str:
+    structured = [each for each in results if each.task.kind == "structured" and each.ruling]
     parts = []
     for ruling, words in (
         (Ruling.CONFIRMED, "twice as fast or more, beyond doubt, on"),
@@ -187,22 +198,19 @@ def _sentence(outcomes: Sequence[Outcome]) -> str:
         names = [each.task.name for each in structured if each.ruling is ruling]
         if names:
             parts.append(f"{words} {len(names)} ({'; '.join(names)})")
-    ordinary = [each for each in outcomes if each.task.kind == "ordinary" and each.comparison]
     told = ", ".join(
-        f"{each.task.name} {each.comparison.bound.words} {ratio(each.comparison.steps.mean)}".replace(
-            "  ", " "
-        )
-        for each in ordinary
-        if each.comparison
+        f"{each.task.name} {each.ratios.bound.qualify(format_ratio(each.ratios.steps.mean))}"
+        for each in results
+        if each.task.kind == "ordinary" and each.ratios
     )
     return (
         f"of {len(structured)} structured tasks, training with TPS is {', '.join(parts)}."
-        f"{_labels_sentence(structured)}"
+        f"{_write_labels_sentence(structured)}"
         + (f" On ordinary work steps without over steps with it are: {told}." if told else "")
     )
 
 
-def _labels_sentence(structured: Sequence[Outcome]) -> str:
+def _write_labels_sentence(structured: Sequence[TaskResult]) -> str:
     """Say how the variant that is the default fares where it fits, judged there or not."""
     rulings = [ruling for each in structured if (ruling := each.ruling_on("labels"))]
     if not rulings:
@@ -211,8 +219,8 @@ def _labels_sentence(structured: Sequence[Outcome]) -> str:
     return f" `labels` alone, on the {len(rulings)} that it fits: {counts}."
 
 
-def _protocol(setup: Reach) -> tuple[str, ...]:
-    left_out = missing()
+def _write_protocol(setup: Reach) -> tuple[str, ...]:
+    left_out = list_missing()
     levels = ", ".join(f"{task.name} {task.level:g}" for task, _ in setup.tasks if task.kind == "ordinary")
     lines = (
         "Tasks: recipe `modular-addition` (p = 59, tokens and answers renamed at random, half of the table, "
@@ -220,7 +228,7 @@ def _protocol(setup: Reach) -> tuple[str, ...]:
         "`fashion-mnist`; Python's own help texts. Learning rates constant.",
         "Arms: without TPS, `labels` where a unit has two tokens and a class, `moments` everywhere (degree 3 "
         "for the parity of three), `weights` and `neurons` on ordinary work. Tuned as in `speed-up`, on "
-        f"{setup.size.pilot_seeds} pilot seed{'s' * (setup.size.pilot_seeds > 1)}; the fastest there of "
+        f"{setup.seeds.pilot_seeds} pilot seed{'s' * (setup.seeds.pilot_seeds > 1)}; the fastest there of "
         "those with TPS is compared with the fastest without, on other seeds.",
         "Measured: optimiser steps to the first reading of validation accuracy at the task's level "
         f"({levels}; 0.95 elsewhere), read every 5 steps (Fashion-MNIST: 10). A training that never gets "
@@ -236,38 +244,37 @@ def _protocol(setup: Reach) -> tuple[str, ...]:
     )
 
 
-def _task_table(outcomes: Sequence[Outcome]) -> Table:
+def _task_table(results: Sequence[TaskResult]) -> Table:
     return Table(
         title="Task by task: steps and CPU-seconds without TPS over those with it",
         columns=("task", "with TPS", "steps", "95 % interval", "CPU-s", "95 % interval", "verdict", "judged"),
         rows=tuple(
             _task_row(each, entry.arm.name)
-            for each in outcomes
-            for entry in each.found
+            for each in results
+            for entry in each.arms
             if entry.arm.variant != "none"
         ),
     )
 
 
-def _task_row(each: Outcome, name: str) -> tuple[str, ...]:
-    found = each.comparisons.get(name)
+def _task_row(each: TaskResult, name: str) -> tuple[str, ...]:
+    ratios = each.ratios_by_arm.get(name)
     judged = "yes" if name == each.best.arm.name else ""
-    if found is None:
+    if ratios is None:
         return (each.task.name, name, "", "", "", "", "never learned", judged)
-    words = f"{found.bound.words} " if found.bound.words else ""
     return (
         each.task.name,
         name,
-        words + ratio(found.steps.mean),
-        f"{ratio(found.steps.low)} to {ratio(found.steps.high)}",
-        words + ratio(found.seconds.mean),
-        f"{ratio(found.seconds.low)} to {ratio(found.seconds.high)}",
+        ratios.bound.qualify(format_ratio(ratios.steps.mean)),
+        format_interval(ratios.steps),
+        ratios.bound.qualify(format_ratio(ratios.seconds.mean)),
+        format_interval(ratios.seconds),
         str(each.ruling_on(name)),
         judged,
     )
 
 
-def _arm_table(outcomes: Sequence[Outcome]) -> Table:
+def _arm_table(results: Sequence[TaskResult]) -> Table:
     return Table(
         title="Every arm: what it was tuned to, and its steps on each seed",
         columns=("task", "arm", "settings", "steps by seed", "best accuracy", "CPU-s, mean"),
@@ -275,12 +282,12 @@ def _arm_table(outcomes: Sequence[Outcome]) -> Table:
             (
                 each.task.name,
                 entry.arm.name,
-                settings_words(entry.chosen),
-                ", ".join(steps_words(trained) for trained in entry.trainings),
-                f"{max(trained.validation_accuracy for trained in entry.trainings):.3f}",
-                cpu_seconds(sum(t.cpu_seconds for t in entry.trainings) / len(entry.trainings)),
+                str(entry.chosen),
+                ", ".join(entry.steps_by_seed),
+                f"{max(training.validation_accuracy for training in entry.trainings):.3f}",
+                format_seconds(entry.mean_cpu_seconds),
             )
-            for each in outcomes
-            for entry in each.found
+            for each in results
+            for entry in each.arms
         ),
     )
