@@ -45,7 +45,8 @@ ADDITION: Final = "modular addition"
 DIGITS: Final = "digits"
 PARITY: Final = "parity"
 PARITY_CHANGES: Final = (
-    "task.data={kind='parity',bits=40,support=2,items=600}",
+    "task.data={kind='custom',factory='tpsprune_studies.tasks:parity',"
+    "data_args={bits=40,support=2,items=600}}",
     "train.epochs=200",
     "train.learning_rate=0.03",
     "train.weight_decay=0.5",

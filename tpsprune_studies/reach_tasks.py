@@ -44,6 +44,11 @@ def _renamed(operation: str) -> tuple[str, ...]:
     return (f"task.data.operation='{operation}'",)
 
 
+def _data(factory: str, *arguments: str) -> tuple[str, ...]:
+    given = f"factory='tpsprune_studies.tasks:{factory}', data_args={{{', '.join(arguments)}}}"
+    return (f"task.data={{kind='custom', {given}}}",)
+
+
 def _model(kind: str, *rest: str) -> tuple[str, ...]:
     table = ", ".join((f"kind='{kind}'", *rest))
     return (f"task.model={{{table}}}",)
@@ -81,7 +86,7 @@ STRUCTURED: Final[tuple[ReachTask, ...]] = (
     ReachTask(
         name="composition in S₅",
         changes=(
-            "task.data={kind='permutations',degree=5,train_share=0.5}",
+            *_data("permutations", "degree=5", "train_share=0.5"),
             "task.model.widths=[512]",
             "train.batch_size=1440",
         ),
@@ -89,19 +94,19 @@ STRUCTURED: Final[tuple[ReachTask, ...]] = (
     ),
     ReachTask(
         name="parity of 2 of 40 bits, 300 items",
-        changes=("task.data={kind='parity',bits=40,support=2,items=300}",),
+        changes=_data("parity", "bits=40", "support=2", "items=300"),
         variants=("moments",),
     ),
     ReachTask(
         name="parity of 3 of 40 bits, 1,000 items",
-        changes=("task.data={kind='parity',bits=40,support=3,items=1000}",),
+        changes=_data("parity", "bits=40", "support=3", "items=1000"),
         variants=("moments",),
         degree=3,
     ),
     ReachTask(
         name="depth of 16 brackets, two-layer transformer",
         changes=(
-            "task.data={kind='brackets',length=16,items=100,held_out=1000}",
+            *_data("brackets", "length=16", "items=100", "held_out=1000"),
             *_model("transformer", "width=64", "heads=4", "mlp_width=256", "layers=2"),
         ),
         variants=("moments",),
@@ -138,7 +143,7 @@ ORDINARY: Final[tuple[ReachTask, ...]] = (
         name="next character of English text",
         kind="ordinary",
         changes=(
-            "task.data={kind='custom',factory='tpsprune_studies.tasks:windows'}",
+            *_data("windows"),
             "train.batch_size=512",
         ),
         variants=("moments", "weights", "neurons"),

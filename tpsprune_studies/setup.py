@@ -13,9 +13,9 @@ from tpsprune import data, models, tps, training
 from tpsprune.data import Dataset, Split
 from tpsprune.numerics.objective import Objective
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.task import split_by
 from tpsprune.recipe.tps import Tps
 from tpsprune.tps import Regulariser
+from tpsprune_studies.tasks import describe_data, split_data
 
 __all__ = ["NO_TPS", "Prepared", "Setup", "at_seed", "prepare", "resize"]
 
@@ -60,11 +60,9 @@ class Setup:
         Trainings with equal settings may stand in one journal. What trials vary among themselves (seed, arm,
         weight decay) is left to them.
         """
-        task = asdict(self.recipe.task)
-        task["data"].pop("split_seed", None)
         sections = {
-            "task.data": task["data"],
-            "task.model": task["model"],
+            "task.data": describe_data(self.recipe.task.data),
+            "task.model": asdict(self.recipe.task.model),
             "train": _without(self.recipe.train, "weight_decay", "threads", "epochs", "checkpoint_seconds"),
             "tps": _without(self.recipe.tps, "variant"),
         }
@@ -98,7 +96,7 @@ def at_seed(recipe: Recipe, seed: int, regulariser: Tps = NO_TPS, **train: Any) 
     return replace(
         recipe,
         seed=seed,
-        task=replace(recipe.task, data=split_by(recipe.task.data, seed)),
+        task=replace(recipe.task, data=split_data(recipe.task.data, seed)),
         train=replace(recipe.train, **{"threads": 1, **train}),
         tps=regulariser,
     )

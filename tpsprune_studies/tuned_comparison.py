@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from tpsprune.errors import DivergedError
 from tpsprune.numerics.intervals import Interval, ratio_interval
@@ -20,6 +20,7 @@ from tpsprune.recipe.task import ModularData
 from tpsprune.recipe.tps import Tps
 from tpsprune_studies.finding import Bound, Plan, format_count
 from tpsprune_studies.setup import at_seed, prepare
+from tpsprune_studies.tasks import describe_data
 
 __all__ = [
     "Arm",
@@ -44,8 +45,6 @@ __all__ = [
     "tune",
 ]
 
-FORMER_FACTORIES: Final = {"tpsprune_studies.tasks:windows": "tpsprune.studies.text:windows"}
-"""Names under which the conditions of journals already written know data of custom kinds."""
 Stage: TypeAlias = Literal["pilot", "pair"]
 Variant: TypeAlias = Literal["none", "weights", "neurons", "moments", "fourier", "labels"]
 
@@ -264,16 +263,9 @@ def _pair(experiment: Experiment, chosen: Mapping[str, Hyperparameters], seeds: 
 
 def _hash_conditions(experiment: Experiment) -> str:
     train, task = asdict(experiment.recipe.train), asdict(experiment.recipe.task)
-    if (factory := task["data"].get("factory")) in FORMER_FACTORIES:
-        task["data"]["factory"] = FORMER_FACTORIES[factory]
-    for section, name in (
-        (train, "weight_decay"),
-        (train, "learning_rate"),
-        (train, "epochs"),
-        (train, "checkpoint_seconds"),
-        (task["data"], "split_seed"),
-    ):
-        section.pop(name, None)
+    task["data"] = describe_data(experiment.recipe.task.data)
+    for name in ("weight_decay", "learning_rate", "epochs", "checkpoint_seconds"):
+        del train[name]
     held = [train, task, experiment.level, experiment.reading_steps, experiment.cap_steps]
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:8]
 

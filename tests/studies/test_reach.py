@@ -149,23 +149,6 @@ def test_sizes_are_those_asked_for() -> None:
     }
 
 
-def test_text_held_out_is_text_not_trained_on() -> None:
-    from tpsprune_studies.tasks import windows
-
-    found = windows(length=8, items=500, seed=1)
-    assert found["train"][0].shape == (500, 8)
-    assert found["validation"][0].shape == (50, 8)
-    whole = windows(length=8, items=10**6, seed=1)
-    assert len(whole["train"][0]) > 300_000
-    again = windows(length=8, items=500, seed=1)
-    assert (found["train"][0] == again["train"][0]).all()
-    assert (
-        found["classes"]
-        == found["vocabulary"]
-        == int(max(whole["train"][0].max(), whole["train"][1].max())) + 1
-    )
-
-
 def test_a_model_names_the_units_that_moments_couples() -> None:
     from tpsprune.models.mlp import Mlp, TokenMlp
     from tpsprune.models.transformer import Transformer
