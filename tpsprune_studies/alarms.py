@@ -22,21 +22,6 @@ from tpsprune.recipe.stop import (
 from tpsprune.records import Reading
 from tpsprune_studies.finding import Table
 
-__all__ = [
-    "CANDIDATES",
-    "DRAW_RULES",
-    "Alarms",
-    "Draw",
-    "Series",
-    "WatchedTraining",
-    "WatchedTrial",
-    "choose_rule",
-    "count_alarms",
-    "draw_ticket",
-    "find_alarm",
-    "tabulate_draws",
-]
-
 Series: TypeAlias = tuple[tuple[int, float | None], ...]
 """Steps at which a signal was known, and its values; none where it had no value."""
 
@@ -232,11 +217,7 @@ def tabulate_draws(
     rows = []
     for name, rule in DRAW_RULES.items():
         before, false, usual = (
-            [
-                (drawn, each)
-                for each in group
-                if (drawn := draw_ticket(rule, each, chances[each.trial.arm])) is not None
-            ]
+            [(drawn, each) for each in group if (drawn := draw_ticket(rule, each, chances[each.trial.arm]))]
             for group in (learned, controls, ordinary)
         )
         leads = [each.reached_step - drawn.step for drawn, each in before if each.reached_step is not None]
@@ -253,16 +234,8 @@ def tabulate_draws(
             )
         )
     return Table(
-        title="Rules of drawing, as a run would follow them",
-        columns=(
-            "rule",
-            "in words",
-            "drew before the level",
-            "steps before it",
-            "accuracy then",
-            "drew in vain",
-            "drew on digits",
-            "accuracy then",
-        ),
-        rows=tuple(rows),
+        "Rules of drawing, as a run would follow them",
+        "rule | in words | drew before the level | steps before it | accuracy then | drew in vain | "
+        "drew on digits | accuracy then",
+        rows,
     )

@@ -22,8 +22,6 @@ from tpsprune.runs import Journal, cannot_write, write_json_atomically, write_te
 from tpsprune_studies.catalogue import Prediction, Settings, load_study
 from tpsprune_studies.finding import Finding, Plan, Training, Trial, render_page
 
-__all__ = ["StudyJournal", "conduct", "describe_machine", "run_in_parallel", "run_serially"]
-
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Due = Callable[[], Sequence[Job]]

@@ -32,10 +32,8 @@ from tpsprune_studies.coupling_edges import (
     find_without_tps,
 )
 from tpsprune_studies.coupling_page import CouplingSetup, write_finding
-from tpsprune_studies.finding import Finding, Plan, format_count
+from tpsprune_studies.finding import Finding, Plan
 from tpsprune_studies.setup import Setup, at_seed, prepare, resize
-
-__all__ = ["TRAINING", "CouplingSetup", "conclude", "describe", "make_setup", "plan", "run"]
 
 PREDICTION: Final = STUDIES["coupling"]
 TRAINING: Final = CouplingTraining
@@ -110,7 +108,7 @@ def describe(setup: CouplingSetup, last: CouplingTraining) -> str:
         )
     reached = f"{setup.common.level:g} at step" if last.reached else f"{last.accuracy:.3f} after"
     scaled = ", sqrt-n" if trial.scaling != "none" else ""
-    return f"{name} λ {trial.couplings[0]:.3g}{scaled}: {reached} {format_count(last.steps)}"
+    return f"{name} λ {trial.couplings[0]:.3g}{scaled}: {reached} {last.steps:,}"
 
 
 def conclude(setup: CouplingSetup, done: Sequence[CouplingTraining], machine: Mapping[str, Any]) -> Finding:

@@ -14,30 +14,6 @@ from typing import Final, Literal, TypeAlias
 
 from tpsprune.numerics.intervals import Interval, slope_interval
 
-__all__ = [
-    "FACTOR",
-    "HIGHEST",
-    "LOWEST",
-    "PATIENCE",
-    "Answers",
-    "Cell",
-    "CouplingTraining",
-    "CouplingTrial",
-    "Loop",
-    "Ramp",
-    "Scaling",
-    "Steps",
-    "choose_next_rank",
-    "collect_cell",
-    "collect_ramps",
-    "coupling_of",
-    "find_without_tps",
-    "fit_exponent",
-    "lower_edge",
-    "measure_loop",
-    "upper_edge",
-]
-
 Answers: TypeAlias = Literal["sums", "random"]
 Scaling: TypeAlias = Literal["none", "sqrt-n"]
 
@@ -279,12 +255,19 @@ class Cell:
 class Ramp:
     """One ramp, and its loop where the order rose at all."""
 
-    variant: str
-    answers: Answers
-    width: int
-    steps_each: int
     training: CouplingTraining
     loop: Loop | None
+
+    @property
+    def width(self) -> int:
+        """Units of the net."""
+        return self.training.trial.width
+
+    @property
+    def kind(self) -> tuple[str, Answers, int, int]:
+        """What the ramps of several seeds have in common: variant, answers, steps at each λ, width."""
+        trial = self.training.trial
+        return trial.variant, trial.answers, trial.steps_each, trial.width
 
 
 def find_without_tps(done: Iterable[CouplingTraining], width: int, seed: int) -> CouplingTraining | None:
@@ -317,14 +300,7 @@ def collect_cell(done: Sequence[CouplingTraining], variant: str, width: int, see
 def collect_ramps(done: Iterable[CouplingTraining]) -> list[Ramp]:
     """Return every ramp with its loop."""
     return [
-        Ramp(
-            variant=each.trial.variant,
-            answers=each.trial.answers,
-            width=each.trial.width,
-            steps_each=each.trial.steps_each,
-            training=each,
-            loop=measure_loop(each.trial.couplings, each.orders),
-        )
+        Ramp(training=each, loop=measure_loop(each.trial.couplings, each.orders))
         for each in done
         if each.trial.is_ramp
     ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from math import exp, log
-from operator import attrgetter
 from statistics import fmean
 from typing import Any, Final, final
 
@@ -14,6 +14,7 @@ from tpsprune_studies.catalogue import Prediction
 from tpsprune_studies.coupling_edges import (
     FACTOR,
     PATIENCE,
+    Answers,
     Cell,
     CouplingTraining,
     Ramp,
@@ -23,12 +24,11 @@ from tpsprune_studies.coupling_edges import (
     find_without_tps,
     fit_exponent,
 )
-from tpsprune_studies.finding import Curve, Finding, Panel, Quantity, Ruling, Table, format_count
+from tpsprune_studies.finding import Curve, Finding, Panel, Quantity, Ruling, Table
 from tpsprune_studies.setup import Setup
 
-__all__ = ["CouplingSetup", "rule", "write_finding"]
-
 VARIANTS: Final = ("labels", "weights")
+ANSWERS: Final[tuple[Answers, ...]] = ("sums", "random")
 ORDER_NAMES: Final = {"labels": "mean R", "weights": "|z₁| of the first layer"}
 PREDICTED: Final = -0.5
 RIVALS: Final = (0.0, -1.0)
@@ -209,10 +209,9 @@ def _fit_rises(ramps: Sequence[Ramp], steps_each: int) -> dict[str, Interval | N
         f"{variant}, λ at half rise, {answers}": fit_exponent(
             (ramp.width, ramp.loop.rise if ramp.loop else None)
             for ramp in ramps
-            if (ramp.variant, ramp.answers, ramp.steps_each) == (variant, answers, steps_each)
+            if ramp.kind[:3] == (variant, answers, steps_each)
         )
-        for variant in VARIANTS
-        for answers in ("sums", "random")
+        for variant, answers in product(VARIANTS, ANSWERS)
     }
 
 
@@ -243,22 +242,16 @@ def _write_edges(edges: Sequence[FittedEdge], cells: Sequence[Cell]) -> str:
 
 def _write_order(setup: CouplingSetup, variant: str, ramps: Sequence[Ramp]) -> str:
     """Say how wide the loops are, whether they are lag, and whether the order jumps."""
-    loops = [(ramp, ramp.loop) for ramp in ramps if ramp.variant == variant and ramp.loop is not None]
+    loops = [
+        (ramp.kind[1:], ramp.loop) for ramp in ramps if ramp.kind[0] == variant and ramp.loop is not None
+    ]
     areas = {
-        answers: [
-            loop.area
-            for ramp, loop in loops
-            if ramp.answers == answers and ramp.steps_each == setup.ramp_steps
-        ]
-        for answers in ("sums", "random")
+        answers: [loop.area for kind, loop in loops if kind[:2] == (answers, setup.ramp_steps)]
+        for answers in ANSWERS
     }
     at_both = [
-        [
-            loop.area
-            for ramp, loop in loops
-            if (ramp.answers, ramp.width, ramp.steps_each) == ("random", setup.slow_size, steps)
-        ]
-        for steps in (setup.ramp_steps, setup.slow_steps)
+        [loop.area for kind, loop in loops if kind == ("random", steps_each, setup.slow_size)]
+        for steps_each in (setup.ramp_steps, setup.slow_steps)
     ]
     if not all((*areas.values(), *at_both)):
         return f"The order of `{variant}` did not rise in every ramp: nothing is said of its loop."
@@ -267,9 +260,9 @@ def _write_order(setup: CouplingSetup, variant: str, ramps: Sequence[Ramp]) -> s
     most = max(loop.jump_share for _, loop in loops)
     jump = f"a jump, {most:.2f}" if most >= JUMP else f"no jump, {most:.2f} at most"
     paths = [
-        (ramp.width, loop.width_decades)
-        for ramp, loop in loops
-        if (ramp.answers, ramp.steps_each) == ("random", setup.ramp_steps) and loop.width_decades is not None
+        (kind[2], loop.width_decades)
+        for kind, loop in loops
+        if kind[:2] == ("random", setup.ramp_steps) and loop.width_decades is not None
     ]
     return (
         f"Order of `{variant}` up and down: the loop (1 = never comes back) is {fmean(areas['sums']):.2f} on "
@@ -285,9 +278,7 @@ def _write_sharpness(paths: Sequence[tuple[int, float]]) -> str:
         return ""
     widths = min(paths)[0], max(paths)[0]
     ends = [(end, fmean(decades for width, decades in paths if width == end)) for end in widths]
-    told = " and ".join(
-        f"{decades:.1f} decades of λ at {format_count(width)} units" for width, decades in ends
-    )
+    told = " and ".join(f"{decades:.1f} decades of λ at {width:,} units" for width, decades in ends)
     return f" On random answers it rises from 10 to 90 % over {told}."
 
 
@@ -304,7 +295,7 @@ def _write_protocol(setup: CouplingSetup, done: Sequence[CouplingTraining]) -> t
         f"Task: recipe `{recipe.name}` made smaller: modulus {data.modulus}, {data.train_share:g} of the "
         f"pairs trained on, embedding {model.embedding}, learning rate {recipe.train.learning_rate:g}, "
         f"weight decay {recipe.train.weight_decay:g} at every λ. Hidden layers of "
-        f"{', '.join(format_count(size) for size in setup.sizes)} units; the widest, `weights` and ramps on "
+        f"{', '.join(f'{size:,}' for size in setup.sizes)} units; the widest, `weights` and ramps on "
         f"seeds {', '.join(str(seed) for seed in setup.half_seeds)} alone.",
         "N: oscillators of a group as TPS counts them. `labels` (in the loss): the units. `weights` "
         "(decoupled): the elements of the first layer, 32 a unit, so that an exponent of units is one of N.",
@@ -335,10 +326,7 @@ def _describe_scaled(setup: CouplingSetup, done: Sequence[CouplingTraining]) -> 
         for scaled in done
         if scaled.trial.scaling == "sqrt-n"
         for plain in done
-        if plain.trial.couplings == (1.0,)
-        and (plain.trial.variant, plain.trial.width, plain.trial.seed)
-        == ("labels", scaled.trial.width, scaled.trial.seed)
-        and plain.trial.scaling == "none"
+        if plain.trial == replace(scaled.trial, couplings=(1.0,), scaling="none")
     ]
     told = ", ".join(f"{plain} and {scaled}" for plain, scaled in pairs)
     return (
@@ -353,25 +341,19 @@ def _edge_table(setup: CouplingSetup, cells: Sequence[Cell], done: Sequence[Coup
     for width in setup.sizes:
         plain = [find_without_tps(done, width, seed) for seed in setup.common.pair_seeds]
         steps = [each.steps for each in plain if each is not None and each.reached]
-        row = [format_count(width), f"{_geometric_mean(steps):.0f}" if steps else "never"]
+        row = [f"{width:,}", f"{_geometric_mean(steps):.0f}" if steps else "never"]
         for variant in VARIANTS:
             mine = [cell for cell in cells if (cell.variant, cell.width) == (variant, width)]
             row += [
-                _format_known([cell.lower for cell in mine]),
-                _format_known([cell.upper for cell in mine]),
+                _format_known([each.lower for each in mine]),
+                _format_known([each.upper for each in mine]),
             ]
         rows.append(tuple(row))
     return Table(
-        title="Edges of λ by width: geometric mean over seeds, and of how many nets they are known",
-        columns=(
-            "units",
-            "steps without TPS",
-            "`labels`, speeds up from",
-            "still learns to",
-            "`weights`, speeds up from",
-            "still learns to",
-        ),
-        rows=tuple(rows),
+        "Edges of λ by width: geometric mean over seeds, and of how many nets they are known",
+        "units | steps without TPS | `labels`, speeds up from | still learns to | "
+        "`weights`, speeds up from | still learns to",
+        rows,
     )
 
 
@@ -380,39 +362,32 @@ def _step_table(setup: CouplingSetup, cells: Sequence[Cell], variant: str) -> Ta
     ranks = sorted({rank for cell in mine for rank in cell.steps})
     rows = []
     for width in setup.sizes:
-        row = [format_count(width)]
+        row = [f"{width:,}"]
         for rank in ranks:
-            found = [
-                (cell.without, cell.steps[rank])
-                for cell in mine
-                if cell.width == width and rank in cell.steps
+            tried = [
+                (each.without, each.steps[rank])
+                for each in mine
+                if each.width == width and rank in each.steps
             ]
-            speeds = [without / each.taken for without, each in found if each.reached]
-            missed = len(found) - len(speeds)
-            cell_text = [f"{_geometric_mean(speeds):.2f}"] if speeds else []
-            cell_text += [f"{missed} failed"] if missed else []
-            row.append(", ".join(cell_text))
+            speeds = [without / steps.taken for without, steps in tried if steps.reached]
+            missed = len(tried) - len(speeds)
+            texts = [f"{_geometric_mean(speeds):.2f}"] if speeds else []
+            row.append(", ".join([*texts, *([f"{missed} failed"] if missed else [])]))
         rows.append(tuple(row))
     return Table(
-        title=f"Steps without TPS over steps with `{variant}`, by λ: geometric mean of seeds that got there",
-        columns=("units", *(f"{coupling_of(rank):.3g}" for rank in ranks)),
-        rows=tuple(rows),
+        f"Steps without TPS over steps with `{variant}`, by λ: geometric mean of seeds that got there",
+        " | ".join(["units", *(f"{coupling_of(rank):.3g}" for rank in ranks)]),
+        rows,
     )
 
 
 def _loop_table(ramps: Sequence[Ramp]) -> Table:
-    keys = dict.fromkeys((each.variant, each.answers, each.steps_each, each.width) for each in ramps)
     rows = []
-    for variant, answers, steps_each, width in sorted(keys):
-        mine = [
-            each.loop
-            for each in ramps
-            if (each.variant, each.answers, each.steps_each, each.width)
-            == (variant, answers, steps_each, width)
-        ]
-        loops = [loop for loop in mine if loop is not None]
+    for kind in sorted({ramp.kind for ramp in ramps}):
+        variant, answers, steps_each, width = kind
+        loops = [ramp.loop for ramp in ramps if ramp.kind == kind and ramp.loop is not None]
         if not loops:
-            rows.append((variant, answers, str(steps_each), format_count(width), *("no rise",) * 6))
+            rows.append((variant, answers, str(steps_each), f"{width:,}", *("no rise",) * 6))
             continue
         widths = [loop.width_decades for loop in loops if loop.width_decades is not None]
         rows.append(
@@ -420,7 +395,7 @@ def _loop_table(ramps: Sequence[Ramp]) -> Table:
                 variant,
                 answers,
                 str(steps_each),
-                format_count(width),
+                f"{width:,}",
                 f"{fmean(loop.low for loop in loops):.2f} to {fmean(loop.high for loop in loops):.2f}",
                 _format_known([loop.rise for loop in loops]),
                 _format_known([loop.fall for loop in loops], none="never fell"),
@@ -430,29 +405,18 @@ def _loop_table(ramps: Sequence[Ramp]) -> Table:
             )
         )
     return Table(
-        title="Order up and down, mean over seeds",
-        columns=(
-            "TPS",
-            "answers",
-            "steps a λ",
-            "units",
-            "order from first to top",
-            "λ at half rise",
-            "λ at half fall",
-            "decades from 10 to 90 %",
-            "largest jump",
-            "loop",
-        ),
-        rows=tuple(rows),
+        "Order up and down, mean over seeds",
+        "TPS | answers | steps a λ | units | order from first to top | λ at half rise | λ at half fall | "
+        "decades from 10 to 90 % | largest jump | loop",
+        rows,
     )
 
 
 def _edge_panel(cells: Sequence[Cell]) -> Panel:
     curves = []
     for variant in VARIANTS:
-        for words, edge in (("speeds up from", attrgetter("lower")), ("learns to", attrgetter("upper"))):
-            points = _by_width(cells, variant, edge)
-            if points:
+        for words, edge in (("speeds up from", "lower"), ("learns to", "upper")):
+            if points := _average_edge(cells, variant, edge):
                 curves.append(Curve(name=f"{variant}, {words}", points=points))
     if curves:
         (left, start), (right, _) = curves[0].points[0], curves[0].points[-1]
@@ -461,36 +425,28 @@ def _edge_panel(cells: Sequence[Cell]) -> Panel:
     return Panel(title="edges of λ", x="units", y="λ", curves=tuple(curves), log_x=True, log_y=True)
 
 
-def _by_width(
-    cells: Iterable[Cell], variant: str, edge: Callable[[Cell], float | None]
-) -> tuple[tuple[float, float], ...]:
-    found: dict[int, list[float]] = {}
+def _average_edge(cells: Sequence[Cell], variant: str, edge: str) -> tuple[tuple[float, float], ...]:
+    """Return the widths at which an edge is known, and its geometric mean over seeds."""
+    known: dict[int, list[float]] = {}
     for cell in cells:
-        value = edge(cell)
+        value = getattr(cell, edge)
         if cell.variant == variant and value is not None:
-            found.setdefault(cell.width, []).append(value)
-    return tuple((float(width), _geometric_mean(values)) for width, values in sorted(found.items()))
+            known.setdefault(cell.width, []).append(value)
+    return tuple((float(width), _geometric_mean(values)) for width, values in sorted(known.items()))
 
 
 def _order_panel(setup: CouplingSetup, ramps: Sequence[Ramp], variant: str) -> Panel:
     curves = []
-    for steps_each, width in ((setup.ramp_steps, setup.slow_size), (setup.slow_steps, setup.slow_size)):
-        for answers in ("sums", "random"):
-            mine = [
-                each.training
-                for each in ramps
-                if (each.variant, each.answers, each.steps_each, each.width)
-                == (variant, answers, steps_each, width)
-            ]
-            if not mine:
-                continue
-            couplings = mine[0].trial.couplings
-            orders = [fmean(read) for read in zip(*(each.orders for each in mine), strict=True)]
-            points = list(zip(couplings, orders, strict=True))
-            top = len(points) // 2
-            name = f"{answers}, {steps_each} steps a λ"
-            curves.append(Curve(name=f"{name}, up", points=tuple(points[: top + 1])))
-            curves.append(Curve(name="down", points=tuple(points[top:]), dashed=True))
+    for steps_each, answers in product((setup.ramp_steps, setup.slow_steps), ANSWERS):
+        kind = (variant, answers, steps_each, setup.slow_size)
+        mine = [ramp.training for ramp in ramps if ramp.kind == kind]
+        if not mine:
+            continue
+        orders = [fmean(read) for read in zip(*(each.orders for each in mine), strict=True)]
+        points = tuple(zip(mine[0].trial.couplings, orders, strict=True))
+        top = len(points) // 2
+        curves.append(Curve(name=f"{answers}, {steps_each} steps a λ, up", points=points[: top + 1]))
+        curves.append(Curve(name="down", points=points[top:], dashed=True))
     return Panel(
         title=f"{variant}, {setup.slow_size} units",
         x="λ",

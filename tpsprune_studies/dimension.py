@@ -23,19 +23,8 @@ from tpsprune.numerics.spectra import effective_rank
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.tps import Tps
 from tpsprune_studies.catalogue import STUDIES
-from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling, Table, format_count
+from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling, Table
 from tpsprune_studies.setup import Setup, at_seed, prepare, resize
-
-__all__ = [
-    "TRAINING",
-    "DimensionTraining",
-    "DimensionTrial",
-    "conclude",
-    "describe",
-    "make_setup",
-    "plan",
-    "run",
-]
 
 PREDICTION: Final = STUDIES["dimension"]
 PREDICTED_SHARE: Final = 0.1
@@ -261,7 +250,7 @@ def _write_cost_sentence(by_arm: Mapping[str, Sequence[DimensionTraining]]) -> s
 
 def _write_protocol(setup: Setup) -> tuple[str, ...]:
     return (
-        f"Tasks: recipe `{setup.recipe.name}` for {format_count(setup.cap_steps)} steps (weight decay "
+        f"Tasks: recipe `{setup.recipe.name}` for {setup.cap_steps:,} steps (weight decay "
         f"{WEIGHT_DECAYS['labels']:g} with `labels` and `moments`, {OTHER:g} else, what suited them best "
         f"elsewhere); recipe `{DIGITS}` over all its epochs; the parity of 2 of 40 bits, an MLP, 200 "
         "epochs. TPS in the loss, coupling λ = 1.",
@@ -282,19 +271,16 @@ def _accuracy_table(by_arm: Mapping[str, Sequence[DimensionTraining]]) -> Table:
         accuracy = fmean(each.accuracy for each in trainings)
         rows.append((arm, f"{accuracy:.3f}", *(f"{cut:.3f}" for cut in cuts)))
     return Table(
-        title="Accuracy before and straight after a cut, mean over seeds",
-        columns=("task, TPS", "dense", *(f"{share:g} of the MACs" for share in SHARES)),
-        rows=tuple(rows),
+        "Accuracy before and straight after a cut, mean over seeds",
+        " | ".join(["task, TPS", "dense", *(f"{share:g} of the MACs" for share in SHARES)]),
+        rows,
     )
 
 
 def _group_table(by_arm: Mapping[str, Sequence[DimensionTraining]]) -> Table:
-    return Table(
-        title="d_eff over the width by group, mean over seeds",
-        columns=("task, TPS", "group", "d_eff / width"),
-        rows=tuple(
-            (arm, group, f"{fmean(each.shares[group] for each in trainings):.3f}")
-            for arm, trainings in by_arm.items()
-            for group in trainings[0].shares
-        ),
-    )
+    rows = [
+        (arm, group, f"{fmean(each.shares[group] for each in trainings):.3f}")
+        for arm, trainings in by_arm.items()
+        for group in trainings[0].shares
+    ]
+    return Table("d_eff over the width by group, mean over seeds", "task, TPS | group | d_eff / width", rows)

@@ -26,14 +26,11 @@ from tpsprune_studies.finding import (
     Quantity,
     Ruling,
     Table,
-    format_count,
     format_interval,
     format_ratio,
 )
 from tpsprune_studies.setup import Prepared, Setup, at_seed, prepare, resize
 from tpsprune_studies.tuned_comparison import format_steps
-
-__all__ = ["TRAINING", "TicketTraining", "TicketTrial", "conclude", "describe", "make_setup", "plan", "run"]
 
 PREDICTION: Final = STUDIES["draw-time"]
 MOMENTS: Final = ("dense", "random", "init", "memorising", "transition", "after")
@@ -195,11 +192,11 @@ def _run_on_digits(setup: Setup, trial: TicketTrial) -> TicketTraining:
 
 def describe(setup: Setup, last: TicketTraining) -> str:
     """Return which training ended, and how."""
-    drawn = "never drawn" if last.drawn_step is None else f"drawn at step {format_count(last.drawn_step)}"
+    drawn = "never drawn" if last.drawn_step is None else f"drawn at step {last.drawn_step:,}"
     if last.trial.is_on_digits:
         end = f"accuracy {last.accuracy:.3f} at the end"
     elif last.reached:
-        end = f"{setup.level:g} at step {format_count(last.steps)}"
+        end = f"{setup.level:g} at step {last.steps:,}"
     else:
         end = f"{last.accuracy:.3f} at the cap"
     return f"seed {last.trial.seed} {last.trial.moment}: {drawn}, then {end}"
@@ -283,7 +280,7 @@ def _write_protocol(setup: Setup) -> tuple[str, ...]:
         f"(`memorising`); validation accuracy {TRANSITION:g} (`transition`); {AFTER_STEPS} steps after "
         f"{setup.level:g} (`after`). `random`: units drawn by lot, every layer alike.",
         f"Measured: steps to validation accuracy {setup.level:g}, read every {setup.reading_steps}, at most "
-        f"{format_count(setup.cap_steps)}; geometric mean of the ratios to `after` over seeds, Student's t "
+        f"{setup.cap_steps:,}; geometric mean of the ratios to `after` over seeds, Student's t "
         "on logarithms.",
         "Verdict: confirmed where every other ticket's interval, and the dense net's, lies above 1; refuted "
         "where one lies below it; undecided else.",
@@ -294,19 +291,12 @@ def _write_protocol(setup: Setup) -> tuple[str, ...]:
 def _step_table(by_moment: Mapping[str, Mapping[int, TicketTraining]], seeds: Sequence[int]) -> Table:
     rows = []
     for moment, trainings in by_moment.items():
-        steps = [
-            format_steps(trainings[seed].steps, reached=trainings[seed].reached)
-            if seed in trainings
-            else "never drawn"
-            for seed in seeds
-        ]
+        steps = {seed: format_steps(each.steps, reached=each.reached) for seed, each in trainings.items()}
         drawn = [float(each.drawn_step) for each in trainings.values() if each.drawn_step is not None]
-        rows.append((moment, f"{fmean(drawn):.0f}" if drawn else "", *steps))
-    return Table(
-        title="Steps to the level, by moment of the draw",
-        columns=("ticket", "drawn at, mean", *(f"seed {seed}" for seed in seeds)),
-        rows=tuple(rows),
-    )
+        mean = f"{fmean(drawn):.0f}" if drawn else ""
+        rows.append((moment, mean, *(steps.get(seed, "never drawn") for seed in seeds)))
+    header = " | ".join(["ticket", "drawn at, mean", *(f"seed {seed}" for seed in seeds)])
+    return Table("Steps to the level, by moment of the draw", header, rows)
 
 
 def _digits_table(done: Sequence[TicketTraining]) -> Table:
@@ -317,7 +307,7 @@ def _digits_table(done: Sequence[TicketTraining]) -> Table:
             found = mean_interval(accuracies)
             rows.append((str(epoch), f"{found.mean:.4f}", f"{found.low:.4f} to {found.high:.4f}"))
     return Table(
-        title=f"Digits at {MACS:g} of the multiply-accumulates: accuracy at the end, by epoch of the draw",
-        columns=("epoch", "validation accuracy", "95 % interval"),
-        rows=tuple(rows),
+        f"Digits at {MACS:g} of the multiply-accumulates: accuracy at the end, by epoch of the draw",
+        "epoch | validation accuracy | 95 % interval",
+        rows,
     )

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol
 
 from tpsprune.numerics.intervals import Interval
 from tpsprune_studies.catalogue import Prediction
-
-__all__ = [
-    "EXACT",
-    "Bound",
-    "Curve",
-    "Finding",
-    "Panel",
-    "Plan",
-    "Quantity",
-    "Ruling",
-    "Table",
-    "Training",
-    "Trial",
-    "format_count",
-    "format_interval",
-    "format_ratio",
-    "format_seconds",
-    "judge",
-    "render_page",
-]
 
 
 class Trial(Protocol):
@@ -135,13 +115,13 @@ class Quantity:
     bound: Bound = EXACT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Table:
-    """Figures ready to print, one row a line."""
+    """Figures ready to print, one row a line; the header has the columns between bars, as it is printed."""
 
     title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    header: str
+    rows: Sequence[tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,20 +220,17 @@ def render_page(finding: Finding) -> str:
 
 
 def _tabulate_quantities(finding: Finding) -> Table:
-    return Table(
-        title="",
-        columns=(finding.measure, "predicted", "measured", "95 % interval", finding.counted),
-        rows=tuple(
-            (
-                quantity.name,
-                quantity.predicted,
-                quantity.bound.qualify(format_ratio(quantity.measured.mean)),
-                format_interval(quantity.measured),
-                str(quantity.measured.count),
-            )
-            for quantity in finding.quantities
-        ),
-    )
+    rows = [
+        (
+            quantity.name,
+            quantity.predicted,
+            quantity.bound.qualify(format_ratio(quantity.measured.mean)),
+            format_interval(quantity.measured),
+            str(quantity.measured.count),
+        )
+        for quantity in finding.quantities
+    ]
+    return Table("", f"{finding.measure} | predicted | measured | 95 % interval | {finding.counted}", rows)
 
 
 def _render_list(lines: Iterable[str]) -> str:
@@ -261,17 +238,9 @@ def _render_list(lines: Iterable[str]) -> str:
 
 
 def _render_table(table: Table) -> str:
-    rule = ("---",) + ("---:",) * (len(table.columns) - 1)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (table.columns, rule, *table.rows))
-
-
-def format_count(value: int) -> str:
-    """Return a whole number with thousands set apart.
-
-    >>> format_count(2550)
-    '2,550'
-    """
-    return f"{value:,}"
+    rule = " | ".join(["---", *["---:"] * table.header.count(" | ")])
+    lines = (table.header, rule, *(" | ".join(row) for row in table.rows))
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def format_ratio(value: float) -> str:

@@ -33,10 +33,8 @@ from tpsprune_studies.alarms import (
     tabulate_draws,
 )
 from tpsprune_studies.catalogue import STUDIES
-from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling, Table, format_count
+from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling, Table
 from tpsprune_studies.setup import Prepared, Setup, at_seed, prepare, resize
-
-__all__ = ["TRAINING", "conclude", "describe", "make_setup", "plan", "run", "watch_training"]
 
 PREDICTION: Final = STUDIES["lead-time"]
 TRAINING: Final = WatchedTraining
@@ -199,12 +197,10 @@ def _child_cpu_seconds() -> float:
 
 def describe(setup: Setup, last: WatchedTraining) -> str:
     """Return which training ended, and how."""
-    reached = (
-        f"{setup.level:g} at step {format_count(last.reached_step)}" if last.reached_step else "never there"
-    )
+    reached = f"{setup.level:g} at step {last.reached_step:,}" if last.reached_step else "never there"
     signals = sum(last.signal_cpu_seconds.values())
     return (
-        f"seed {last.trial.seed} {last.trial.arm}: {reached}, {format_count(last.steps)} steps in "
+        f"seed {last.trial.seed} {last.trial.arm}: {reached}, {last.steps:,} steps in "
         f"{last.cpu_seconds:.1f} CPU-s, signals {signals:.1f} CPU-s more"
     )
 
@@ -294,7 +290,7 @@ def _write_protocol(setup: Setup, judged: Sequence[WatchedTraining]) -> tuple[st
         f"Tasks: {'; '.join(TASKS)}; on the net of recipe `{setup.recipe.name}` without TPS, weight decay "
         f"{WEIGHT_DECAY:g} (0 where it says so), full batch: an epoch is {epoch} step.",
         f"Every signal is read every {setup.reading_steps} steps until validation accuracy is "
-        f"{setup.level:g}, at most {format_count(setup.cap_steps)} steps; digits are read by the same rules.",
+        f"{setup.level:g}, at most {setup.cap_steps:,} steps; digits are read by the same rules.",
         "A signal's rule is the one of its candidates with the fewest misses and false alarms on the pilot "
         "seed, and of such the one with the longest lead. Candidates: falls and rises by 1.1, 1.25, 1.5, 2, "
         "4 and 10 times, levels of z, of mask distance, collapse and reopening, for one reading or three.",
@@ -329,11 +325,8 @@ def _alarm_table(found: Mapping[str, Alarms], judged: Sequence[WatchedTraining])
                 f"{costs / seconds:.1%}",
             )
         )
-    return Table(
-        title="Alarms on further seeds",
-        columns=("signal", "rule", "lead", "hits", "misses", "false", "on digits", "CPU cost"),
-        rows=tuple(rows),
-    )
+    header = "signal | rule | lead | hits | misses | false | on digits | CPU cost"
+    return Table("Alarms on further seeds", header, rows)
 
 
 def _draw_table(setup: Setup, judged: Sequence[WatchedTraining]) -> Table:
@@ -356,20 +349,16 @@ def _owner_of(signal: str) -> str:
 
 
 def _training_table(done: Sequence[WatchedTraining]) -> Table:
-    return Table(
-        title="Trainings",
-        columns=("task", "seed", "level reached at step", "last accuracy", "CPU-s", "signals' CPU-s"),
-        rows=tuple(
-            (
-                each.trial.arm,
-                str(each.trial.seed),
-                format_count(each.reached_step)
-                if each.reached_step
-                else f"not in {format_count(each.steps)}",
-                f"{each.series['validation_accuracy'][-1][1]:.3f}",
-                f"{each.cpu_seconds:.1f}",
-                f"{sum(each.signal_cpu_seconds.values()):.1f}",
-            )
-            for each in done
-        ),
-    )
+    rows = [
+        (
+            each.trial.arm,
+            str(each.trial.seed),
+            f"{each.reached_step:,}" if each.reached_step else f"not in {each.steps:,}",
+            f"{each.series['validation_accuracy'][-1][1]:.3f}",
+            f"{each.cpu_seconds:.1f}",
+            f"{sum(each.signal_cpu_seconds.values()):.1f}",
+        )
+        for each in done
+    ]
+    header = "task | seed | level reached at step | last accuracy | CPU-s | signals' CPU-s"
+    return Table("Trainings", header, rows)

@@ -14,11 +14,9 @@ from tpsprune.recipe import Recipe
 from tpsprune_studies.catalogue import STUDIES
 from tpsprune_studies.finding import (
     Finding,
-    Plan,
     Quantity,
     Ruling,
     Table,
-    format_count,
     format_interval,
     format_ratio,
     format_seconds,
@@ -29,20 +27,20 @@ from tpsprune_studies.speed_up import PREDICTED, PREDICTED_LEAST, PREDICTED_MOST
 from tpsprune_studies.tuned_comparison import (
     ArmResult,
     ArmTraining,
-    ArmTrial,
-    Experiment,
     PairedRatios,
     Seeds,
+    TunedSetup,
     by_trial,
     choose_baseline,
     choose_best_tps,
     collect_results,
     compare,
-    plan_experiment,
-    run_trial,
+    plan,
+    run,
+    select_planned,
 )
 
-__all__ = ["TRAINING", "Reach", "conclude", "describe", "make_setup", "plan", "run"]
+__all__ = ["PREDICTION", "TRAINING", "conclude", "describe", "make_setup", "plan", "run"]
 
 PREDICTION: Final = STUDIES["reach"]
 TRAINING: Final = ArmTraining
@@ -63,45 +61,23 @@ LIMITS: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reach:
-    """The tasks with their experiments, and on how many seeds."""
+class Reach(TunedSetup):
+    """The tasks, each with its experiment, and on how many seeds."""
 
-    tasks: tuple[tuple[ReachTask, Experiment], ...]
-    seeds: Seeds
-    full: bool = False
-
-    def decisive(self) -> dict[str, Any]:
-        """Return what every line of the journal must agree on; trials hold the rest."""
-        return {"pilot_seeds": self.seeds.pilot_seeds}
+    tasks: tuple[ReachTask, ...]
 
 
 def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Reach:  # noqa: ARG001 -- the protocol of a study; tasks have recipes and caps of their own
     """Return the settings of the study at that size."""
     size = Seeds(pilot_seeds=3 if full else 1, seeds=seeds or (10 if full else 5))
-    return Reach(tasks=tuple(make_experiments(full=full)), seeds=size, full=full)
-
-
-def run(setup: Reach, trial: ArmTrial) -> ArmTraining:
-    """Run one training."""
-    return run_trial(next(each for _, each in setup.tasks if each.task == trial.task), trial)
-
-
-def plan(setup: Reach, done: Sequence[ArmTraining]) -> Plan:
-    """Return task after task: its tuning, and once that is done its comparison."""
-    finished = by_trial(done)
-    plans = [plan_experiment(experiment, setup.seeds, finished) for _, experiment in setup.tasks]
-    return Plan(
-        tuple(trial for each in plans for trial in each.trials),
-        tuple(arm for each in plans for arm in each.later_arms),
-    )
+    tasks, experiments = zip(*make_experiments(full=full), strict=True)
+    return Reach(tasks=tasks, experiments=experiments, seeds=size, full=full)
 
 
 def describe(setup: Reach, last: ArmTraining) -> str:  # noqa: ARG001 -- the protocol of a study
     """Return which training ended, and how."""
     trial = last.trial
-    how = (
-        f"{last.validation_accuracy:.3f} {'at' if last.reached else 'after'} step {format_count(last.steps)}"
-    )
+    how = f"{last.validation_accuracy:.3f} {'at' if last.reached else 'after'} step {last.steps:,}"
     return f"{trial.task}: {trial.stage} seed {trial.seed} {trial.name} {trial.settings}: {how}"
 
 
@@ -139,7 +115,7 @@ def conclude(setup: Reach, done: Sequence[ArmTraining], machine: Mapping[str, An
     finished = by_trial(done)
     results = [
         _summarise(task, collect_results(experiment, setup.seeds, finished))
-        for task, experiment in setup.tasks
+        for task, experiment in zip(setup.tasks, setup.experiments, strict=True)
     ]
     return Finding(
         prediction=PREDICTION,
@@ -161,10 +137,10 @@ def conclude(setup: Reach, done: Sequence[ArmTraining], machine: Mapping[str, An
         protocol=_write_protocol(setup),
         tables=(_task_table(results), _arm_table(results)),
         limits=LIMITS,
-        command=f"tpsprune study {PREDICTION.name}" + (" --full" if setup.full else ""),
-        settings={"seeds": list(setup.seeds.pairs), **setup.decisive()},
+        command=setup.command(PREDICTION.name),
+        settings=setup.describe(),
         machine=machine,
-        trainings=tuple(finished[trial] for trial in plan(setup, done).trials if isinstance(trial, ArmTrial)),
+        trainings=select_planned(setup, done),
     )
 
 
@@ -220,9 +196,8 @@ def _write_labels_sentence(structured: Sequence[TaskResult]) -> str:
 
 
 def _write_protocol(setup: Reach) -> tuple[str, ...]:
-    left_out = list_missing()
-    levels = ", ".join(f"{task.name} {task.level:g}" for task, _ in setup.tasks if task.kind == "ordinary")
-    lines = (
+    levels = ", ".join(f"{task.name} {task.level:g}" for task in setup.tasks if task.kind == "ordinary")
+    lines = [
         "Tasks: recipe `modular-addition` (p = 59, tokens and answers renamed at random, half of the table, "
         "an MLP of 256 units, full batches) with the change that names the task; `digits` and "
         "`fashion-mnist`; Python's own help texts. Learning rates constant.",
@@ -236,25 +211,17 @@ def _write_protocol(setup: Reach) -> tuple[str, ...]:
         "Verdict on a task: as in `speed-up`; those on the other arms are told for comparison. On the "
         "prediction: refuted where one structured task refutes it, confirmed where all confirm it, undecided "
         "else.",
-    )
-    return (
-        (*lines, f"Left out, since their data are not on this machine: {', '.join(left_out)}.")
-        if left_out
-        else lines
-    )
+    ]
+    if left_out := list_missing():
+        lines.append(f"Left out, since their data are not on this machine: {', '.join(left_out)}.")
+    return tuple(lines)
 
 
 def _task_table(results: Sequence[TaskResult]) -> Table:
-    return Table(
-        title="Task by task: steps and CPU-seconds without TPS over those with it",
-        columns=("task", "with TPS", "steps", "95 % interval", "CPU-s", "95 % interval", "verdict", "judged"),
-        rows=tuple(
-            _task_row(each, entry.arm.name)
-            for each in results
-            for entry in each.arms
-            if entry.arm.variant != "none"
-        ),
-    )
+    header = "task | with TPS | steps | 95 % interval | CPU-s | 95 % interval | verdict | judged"
+    arms = ((each, arm.arm) for each in results for arm in each.arms)
+    rows = [_task_row(each, arm.name) for each, arm in arms if arm.variant != "none"]
+    return Table("Task by task: steps and CPU-seconds without TPS over those with it", header, rows)
 
 
 def _task_row(each: TaskResult, name: str) -> tuple[str, ...]:
@@ -275,19 +242,17 @@ def _task_row(each: TaskResult, name: str) -> tuple[str, ...]:
 
 
 def _arm_table(results: Sequence[TaskResult]) -> Table:
-    return Table(
-        title="Every arm: what it was tuned to, and its steps on each seed",
-        columns=("task", "arm", "settings", "steps by seed", "best accuracy", "CPU-s, mean"),
-        rows=tuple(
-            (
-                each.task.name,
-                entry.arm.name,
-                str(entry.chosen),
-                ", ".join(entry.steps_by_seed),
-                f"{max(training.validation_accuracy for training in entry.trainings):.3f}",
-                format_seconds(entry.mean_cpu_seconds),
-            )
-            for each in results
-            for entry in each.arms
-        ),
-    )
+    rows = [
+        (
+            each.task.name,
+            arm.arm.name,
+            str(arm.chosen),
+            ", ".join(arm.steps_by_seed),
+            f"{max(training.validation_accuracy for training in arm.trainings):.3f}",
+            format_seconds(arm.mean_cpu_seconds),
+        )
+        for each in results
+        for arm in each.arms
+    ]
+    header = "task | arm | settings | steps by seed | best accuracy | CPU-s, mean"
+    return Table("Every arm: what it was tuned to, and its steps on each seed", header, rows)

@@ -17,8 +17,6 @@ from tpsprune.recipe.tps import Tps
 from tpsprune.tps import Regulariser
 from tpsprune_studies.tasks import describe_data, split_data
 
-__all__ = ["NO_TPS", "Prepared", "Setup", "at_seed", "prepare", "resize"]
-
 FULL_SEEDS: Final = 10
 ORDER_PARAMETER_ITEMS: Final = 256
 """Items that order parameters are read on, where a variant needs any."""

@@ -8,18 +8,15 @@ same split, same order of data within a seed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from tpsprune.recipe import Recipe
 from tpsprune_studies.catalogue import STUDIES
 from tpsprune_studies.finding import (
     Finding,
-    Plan,
     Quantity,
     Ruling,
     Table,
-    format_count,
     format_interval,
     format_ratio,
     format_seconds,
@@ -29,21 +26,22 @@ from tpsprune_studies.tuned_comparison import (
     Arm,
     ArmResult,
     ArmTraining,
-    ArmTrial,
     Experiment,
     PairedRatios,
     Seeds,
+    TunedSetup,
     Variant,
     by_trial,
     choose_baseline,
     choose_best_tps,
     collect_results,
     compare,
-    plan_experiment,
-    run_trial,
+    plan,
+    run,
+    select_planned,
 )
 
-__all__ = ["TRAINING", "SpeedUp", "conclude", "describe", "make_setup", "plan", "run"]
+__all__ = ["PREDICTION", "TRAINING", "conclude", "describe", "make_setup", "plan", "run"]
 
 PREDICTION: Final = STUDIES["speed-up"]
 TRAINING: Final = ArmTraining
@@ -79,19 +77,6 @@ LIMITS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpeedUp:
-    """The experiment, and on how many seeds."""
-
-    experiment: Experiment
-    seeds: Seeds
-    full: bool = False
-
-    def decisive(self) -> dict[str, Any]:
-        """Return what every line of the journal must agree on; trials hold the rest."""
-        return {"pilot_seeds": self.seeds.pilot_seeds}
-
-
 def make_arms() -> tuple[Arm, ...]:
     """Return the arms, each with its grid."""
     return (
@@ -117,7 +102,7 @@ def make_arms() -> tuple[Arm, ...]:
     )
 
 
-def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> SpeedUp:
+def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> TunedSetup:
     """Return the settings of the study at that size."""
     experiment = Experiment(
         task="addition",
@@ -128,23 +113,13 @@ def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full
         reading_steps=1,
     )
     size = Seeds(pilot_seeds=5 if full else 2, seeds=seeds or (10 if full else 5))
-    return SpeedUp(experiment=experiment, seeds=size, full=full)
+    return TunedSetup(experiments=(experiment,), seeds=size, full=full)
 
 
-def run(setup: SpeedUp, trial: ArmTrial) -> ArmTraining:
-    """Run one training."""
-    return run_trial(setup.experiment, trial)
-
-
-def plan(setup: SpeedUp, done: Sequence[ArmTraining]) -> Plan:
-    """Return the trainings of tuning, and once they are done those of the comparison."""
-    return plan_experiment(setup.experiment, setup.seeds, by_trial(done))
-
-
-def describe(setup: SpeedUp, last: ArmTraining) -> str:
+def describe(setup: TunedSetup, last: ArmTraining) -> str:
     """Return which training ended, how, and how fast."""
-    trial, steps = last.trial, format_count(last.steps)
-    reached = f"{setup.experiment.level:g} at step {steps}"
+    trial, steps = last.trial, f"{last.steps:,}"
+    reached = f"{setup.experiments[0].level:g} at step {steps}"
     missed = f"{last.validation_accuracy:.3f} after {steps} steps"
     return (
         f"{trial.stage} seed {trial.seed} {trial.name} {trial.settings}: "
@@ -152,10 +127,9 @@ def describe(setup: SpeedUp, last: ArmTraining) -> str:
     )
 
 
-def conclude(setup: SpeedUp, done: Sequence[ArmTraining], machine: Mapping[str, Any]) -> Finding:
+def conclude(setup: TunedSetup, done: Sequence[ArmTraining], machine: Mapping[str, Any]) -> Finding:
     """Return the comparison; the ruling is on the steps of the arm with TPS that won on the pilot seeds."""
-    finished = by_trial(done)
-    results = collect_results(setup.experiment, setup.seeds, finished)
+    results = collect_results(setup.experiments[0], setup.seeds, by_trial(done))
     baseline, best = choose_baseline(results), choose_best_tps(results)
     ratios = {result.arm.name: compare(baseline, result) for result in results if result is not baseline}
     leading = ratios[best.arm.name]
@@ -179,19 +153,19 @@ def conclude(setup: SpeedUp, done: Sequence[ArmTraining], machine: Mapping[str, 
         protocol=_write_protocol(setup, baseline, best),
         tables=(_settings_table(results), _pair_table(results)),
         limits=LIMITS,
-        command=f"tpsprune study {PREDICTION.name}" + (" --full" if setup.full else ""),
-        settings={"seeds": list(setup.seeds.pairs), **setup.decisive()},
+        command=setup.command(PREDICTION.name),
+        settings=setup.describe(),
         machine=machine,
-        trainings=tuple(finished[trial] for trial in plan(setup, done).trials if isinstance(trial, ArmTrial)),
+        trainings=select_planned(setup, done),
     )
 
 
-def _write_sentence(setup: SpeedUp, baseline: ArmResult, best: ArmResult, ratios: PairedRatios) -> str:
+def _write_sentence(setup: TunedSetup, baseline: ArmResult, best: ArmResult, ratios: PairedRatios) -> str:
     steps, seconds, qualify = ratios.steps, ratios.seconds, ratios.bound.qualify
     text = (
-        f"to validation accuracy {setup.experiment.level:g}, the faster of training without TPS and Grokfast "
-        f"(`{baseline.arm.name}`) takes {qualify(format_ratio(steps.mean))} times the optimiser steps of TPS "
-        f"`{best.arm.name}` (95 % interval {format_interval(steps)}) and "
+        f"to validation accuracy {setup.experiments[0].level:g}, the faster of training without TPS and "
+        f"Grokfast (`{baseline.arm.name}`) takes {qualify(format_ratio(steps.mean))} times the optimiser steps "
+        f"of TPS `{best.arm.name}` (95 % interval {format_interval(steps)}) and "
         f"{qualify(format_ratio(seconds.mean))} times its CPU-seconds ({format_interval(seconds)}), over "
         f"{steps.count} pairs, every arm at the learning rate, weight decay and strength that suit it best."
     )
@@ -200,13 +174,13 @@ def _write_sentence(setup: SpeedUp, baseline: ArmResult, best: ArmResult, ratios
         if missed:
             text += (
                 f" {len(missed)} of {steps.count} trainings of `{result.arm.name}` never got there "
-                f"(> {format_count(missed[0].steps)} steps): their ratio is {side} bound."
+                f"(> {missed[0].steps:,} steps): their ratio is {side} bound."
             )
     return text
 
 
-def _write_protocol(setup: SpeedUp, baseline: ArmResult, best: ArmResult) -> tuple[str, ...]:
-    experiment = setup.experiment
+def _write_protocol(setup: TunedSetup, baseline: ArmResult, best: ArmResult) -> tuple[str, ...]:
+    experiment = setup.experiments[0]
     data = experiment.recipe.task.data
     details = ", ".join(
         f"{name} {getattr(data, key)}"
@@ -225,7 +199,7 @@ def _write_protocol(setup: SpeedUp, baseline: ArmResult, best: ArmResult) -> tup
         f"each other arm. The verdict is on `{best.arm.name}`, the fastest there of those with TPS.",
         "A pair shares its seed: the same initial weights, split, renaming and order of data.",
         f"Measured: optimiser steps (each an epoch) to the first reading of validation accuracy ≥ "
-        f"{experiment.level:g}, read after every step, at most {format_count(experiment.cap_steps)}; and the "
+        f"{experiment.level:g}, read after every step, at most {experiment.cap_steps:,}; and the "
         "processor seconds of those steps on one thread, TPS's own cost included, evaluation excluded.",
         "Statistics: geometric mean of the ratios over pairs, and Student's t-interval on their logarithms.",
         f"Verdict: {Ruling.CONFIRMED} where the whole interval of the step ratio is at or above "
@@ -236,22 +210,20 @@ def _write_protocol(setup: SpeedUp, baseline: ArmResult, best: ArmResult) -> tup
 
 def _settings_table(results: Sequence[ArmResult]) -> Table:
     """Return what each arm was tuned to, and where that lies at the end of a list."""
-    return Table(
-        title="What each arm was tuned to",
-        columns=("arm", "learning rate", "weight decay", "λ or gain", "tried", "pilot steps", "at an edge"),
-        rows=tuple(
-            (
-                result.arm.name,
-                f"{result.chosen.learning_rate:g}",
-                f"{result.chosen.weight_decay:g}",
-                f"{result.chosen.strength:g}" if result.chosen.strength else "",
-                str(result.arm.size),
-                "never" if result.pilot_steps is None else format_count(result.pilot_steps),
-                ", ".join(result.arm.edges(result.chosen)),
-            )
-            for result in results
-        ),
-    )
+    rows = [
+        (
+            result.arm.name,
+            f"{result.chosen.learning_rate:g}",
+            f"{result.chosen.weight_decay:g}",
+            f"{result.chosen.strength:g}" if result.chosen.strength else "",
+            str(result.arm.size),
+            "never" if result.pilot_steps is None else f"{result.pilot_steps:,}",
+            ", ".join(result.arm.edges(result.chosen)),
+        )
+        for result in results
+    ]
+    header = "arm | learning rate | weight decay | λ or gain | tried | pilot steps | at an edge"
+    return Table("What each arm was tuned to", header, rows)
 
 
 def _pair_table(results: Sequence[ArmResult]) -> Table:
@@ -263,6 +235,4 @@ def _pair_table(results: Sequence[ArmResult]) -> Table:
         own = sum(training.tps_cpu_seconds for training in result.trainings)
         share = f"{own / whole:.0%}" if own else ""
         rows.append((result.arm.name, *result.steps_by_seed, format_seconds(result.mean_cpu_seconds), share))
-    return Table(
-        title="Steps to the level", columns=("arm", *seeds, "CPU-s, mean", "of it TPS"), rows=tuple(rows)
-    )
+    return Table("Steps to the level", " | ".join(["arm", *seeds, "CPU-s, mean", "of it TPS"]), rows)

@@ -11,39 +11,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from tpsprune.errors import DivergedError
 from tpsprune.numerics.intervals import Interval, ratio_interval
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import ModularData
 from tpsprune.recipe.tps import Tps
-from tpsprune_studies.finding import Bound, Plan, format_count
+from tpsprune_studies.finding import Bound, Plan
 from tpsprune_studies.setup import at_seed, prepare
 from tpsprune_studies.tasks import describe_data
-
-__all__ = [
-    "Arm",
-    "ArmResult",
-    "ArmTraining",
-    "ArmTrial",
-    "Experiment",
-    "Hyperparameters",
-    "PairedRatios",
-    "Seeds",
-    "Tuning",
-    "Variant",
-    "by_trial",
-    "choose_baseline",
-    "choose_best_tps",
-    "collect_results",
-    "compare",
-    "format_steps",
-    "make_recipe",
-    "plan_experiment",
-    "run_trial",
-    "tune",
-]
 
 Stage: TypeAlias = Literal["pilot", "pair"]
 Variant: TypeAlias = Literal["none", "weights", "neurons", "moments", "fourier", "labels"]
@@ -201,6 +178,27 @@ class Seeds:
         return range(self.pilot_seeds, self.pilot_seeds + self.seeds)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunedSetup:
+    """The experiments of a study, and on how many seeds each is run; ``full`` is the larger size."""
+
+    experiments: tuple[Experiment, ...]
+    seeds: Seeds
+    full: bool = False
+
+    def decisive(self) -> dict[str, Any]:
+        """Return what every line of the journal must agree on; trials hold the rest."""
+        return {"pilot_seeds": self.seeds.pilot_seeds}
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings that a finding names."""
+        return {"seeds": list(self.seeds.pairs), **self.decisive()}
+
+    def command(self, name: str) -> str:
+        """Return the command that runs the study at this size."""
+        return f"tpsprune study {name}" + (" --full" if self.full else "")
+
+
 Done: TypeAlias = Mapping[ArmTrial, ArmTraining]
 Rank: TypeAlias = tuple[int, float]
 """(0, steps) where every seed reached the level, else (1, less the accuracy): low ranks win."""
@@ -252,6 +250,22 @@ def plan_experiment(experiment: Experiment, seeds: Seeds, done: Done) -> Plan:
         if trial not in done:
             later.remove(trial.arm)
     return Plan(tuple(trials), tuple(later))
+
+
+def plan(setup: TunedSetup, done: Sequence[ArmTraining]) -> Plan:
+    """Return experiment after experiment: its tuning, and once that is done its comparison."""
+    finished = by_trial(done)
+    plans = [plan_experiment(experiment, setup.seeds, finished) for experiment in setup.experiments]
+    return Plan(
+        tuple(trial for each in plans for trial in each.trials),
+        tuple(arm for each in plans for arm in each.later_arms),
+    )
+
+
+def select_planned(setup: TunedSetup, done: Sequence[ArmTraining]) -> tuple[ArmTraining, ...]:
+    """Return the trainings of a finished plan, in its order, without others of the journal."""
+    finished = by_trial(done)
+    return tuple(finished[trial] for trial in plan(setup, done).trials if isinstance(trial, ArmTrial))
 
 
 def _pair(experiment: Experiment, chosen: Mapping[str, Hyperparameters], seeds: Seeds) -> Iterator[ArmTrial]:
@@ -385,6 +399,11 @@ def run_trial(experiment: Experiment, trial: ArmTrial) -> ArmTraining:
     )
 
 
+def run(setup: TunedSetup, trial: ArmTrial) -> ArmTraining:
+    """Run one training of a study."""
+    return run_trial(next(each for each in setup.experiments if each.task == trial.task), trial)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmResult:
     """An arm with all its trainings: the settings it was tuned to, and the comparison in order of seed.
@@ -477,4 +496,4 @@ def format_steps(steps: int, *, reached: bool) -> str:
     >>> format_steps(1500, reached=False)
     '> 1,500'
     """
-    return format_count(steps) if reached else f"> {format_count(steps)}"
+    return f"{steps:,}" if reached else f"> {steps:,}"

@@ -19,8 +19,7 @@ from tpsprune_studies.conduct import conduct
 from tpsprune_studies.coupling_page import CouplingSetup
 from tpsprune_studies.finding import Finding, Plan
 from tpsprune_studies.setup import Setup
-from tpsprune_studies.speed_up import SpeedUp, plan
-from tpsprune_studies.tuned_comparison import Arm, ArmTraining, ArmTrial, Experiment, Seeds
+from tpsprune_studies.tuned_comparison import Arm, ArmTraining, ArmTrial, Experiment, Seeds, TunedSetup, plan
 
 OVERRIDES = ("task.data.modulus=13", "task.model.widths=[16]", "task.model.embedding=8")
 MACHINE = {"logical_cpus": 2, "torch": "2.13.0"}
@@ -37,7 +36,7 @@ def small_recipe() -> Recipe:
     return recipe.read("modular-addition", OVERRIDES)
 
 
-def make_tiny() -> SpeedUp:
+def make_tiny() -> TunedSetup:
     experiment = Experiment(
         task="addition",
         recipe=small_recipe(),
@@ -46,7 +45,7 @@ def make_tiny() -> SpeedUp:
         cap_steps=30,
         reading_steps=10,
     )
-    return SpeedUp(experiment=experiment, seeds=Seeds(pilot_seeds=1, seeds=2))
+    return TunedSetup(experiments=(experiment,), seeds=Seeds(pilot_seeds=1, seeds=2))
 
 
 tiny = pytest.fixture(scope="session", name="tiny")(make_tiny)
@@ -114,8 +113,8 @@ def conducted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Condu
     return run
 
 
-def longer(setup: SpeedUp, cap_steps: int = 5000) -> SpeedUp:
-    return replace(setup, experiment=replace(setup.experiment, cap_steps=cap_steps))
+def longer(setup: TunedSetup, cap_steps: int = 5000) -> TunedSetup:
+    return replace(setup, experiments=(replace(setup.experiments[0], cap_steps=cap_steps),))
 
 
 def made(trial: ArmTrial, steps: int) -> ArmTraining:
@@ -141,12 +140,12 @@ def follow(planned: Callable[[Sequence[Done]], Plan], make: Callable[[Any], Done
     return list(done.values())
 
 
-def played(setup: SpeedUp, outcome: Callable[[ArmTrial], int]) -> list[ArmTraining]:
+def played(setup: TunedSetup, outcome: Callable[[ArmTrial], int]) -> list[ArmTraining]:
     """All trainings of a study, each with the steps that ``outcome`` gives it, or those it is allowed."""
     return follow(lambda done: plan(setup, done), lambda trial: made(trial, outcome(trial)))
 
 
-def played_pairs(setup: SpeedUp, pairs: list[tuple[int, int]]) -> list[ArmTraining]:
+def played_pairs(setup: TunedSetup, pairs: list[tuple[int, int]]) -> list[ArmTraining]:
     """Pilot and pairs as from ``(steps without, steps with)``; a negative number never reached the level."""
 
     def outcome(trial: ArmTrial) -> int:

@@ -22,7 +22,7 @@ from tpsprune_studies.conduct import (
     run_serially,
 )
 from tpsprune_studies.finding import Bound, Finding, judge, render_page
-from tpsprune_studies.speed_up import SpeedUp
+from tpsprune_studies.tuned_comparison import TunedSetup
 
 SPEED_UP = STUDIES["speed-up"]
 Conduct = Callable[[str], Conducted]
@@ -75,7 +75,7 @@ def test_a_study_runs_writes_its_files_and_is_read_and_not_run_again(
 
 
 def test_a_study_that_was_broken_off_goes_on_and_ends_as_one_that_was_not(
-    tiny: SpeedUp, tmp_path: Path, conducted: Conduct
+    tiny: TunedSetup, tmp_path: Path, conducted: Conduct
 ) -> None:
     begun = conduct(SPEED_UP, tiny, tmp_path)
     for _ in range(5):
@@ -104,13 +104,13 @@ def copied(conducted: Conduct, tmp_path: Path) -> Path:
     return path
 
 
-def test_more_seeds_go_on_from_fewer(tiny: SpeedUp, copied: Path) -> None:
+def test_more_seeds_go_on_from_fewer(tiny: TunedSetup, copied: Path) -> None:
     lines = list(conduct(SPEED_UP, replace(tiny, seeds=replace(tiny.seeds, seeds=3)), copied.parent))
     assert [str(line)[:16] for line in lines[:-1]] == ["9/10 pair seed 3", "10/10 pair seed "]
 
 
-def test_trainings_of_another_task_in_the_journal_count_for_nothing(tiny: SpeedUp, copied: Path) -> None:
-    harder = replace(tiny, experiment=replace(tiny.experiment, level=0.11))
+def test_trainings_of_another_task_in_the_journal_count_for_nothing(tiny: TunedSetup, copied: Path) -> None:
+    harder = replace(tiny, experiments=(replace(tiny.experiments[0], level=0.11),))
     assert str(next(conduct(SPEED_UP, harder, copied.parent))).startswith("1/8 pilot seed 0 none ")
 
 
@@ -123,7 +123,7 @@ def test_trainings_of_another_task_in_the_journal_count_for_nothing(tiny: SpeedU
     ],
 )
 def test_a_journal_of_another_machine_or_recipe_is_refused_in_words(
-    tiny: SpeedUp, copied: Path, section: str, key: str, value: object, message: str
+    tiny: TunedSetup, copied: Path, section: str, key: str, value: object, message: str
 ) -> None:
     record = json.loads(copied.read_text().splitlines()[0])
     record[section][key] = value
@@ -157,7 +157,7 @@ def test_each_job_is_run_once_what_becomes_due_on_the_way_too_and_what_goes_wron
 
 
 def test_a_study_by_two_does_the_trainings_of_one_by_one(
-    tiny: SpeedUp, tmp_path: Path, conducted: Conduct
+    tiny: TunedSetup, tmp_path: Path, conducted: Conduct
 ) -> None:
     *lines, last = conduct(SPEED_UP, tiny, tmp_path, workers=2)
     assert isinstance(last, Finding)

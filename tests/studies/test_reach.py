@@ -21,8 +21,14 @@ from tpsprune_studies.reach_tasks import (
     make_experiments,
 )
 from tpsprune_studies.setup import prepare
-from tpsprune_studies.speed_up import SpeedUp
-from tpsprune_studies.tuned_comparison import ArmTraining, ArmTrial, Experiment, Seeds, make_recipe
+from tpsprune_studies.tuned_comparison import (
+    ArmTraining,
+    ArmTrial,
+    Experiment,
+    Seeds,
+    TunedSetup,
+    make_recipe,
+)
 
 TASKS = list(make_experiments(full=False))
 
@@ -81,17 +87,14 @@ def test_a_task_without_data_is_left_out_and_named(monkeypatch: pytest.MonkeyPat
     assert moved.name not in [task.name for task, _ in make_experiments(full=False)]
 
 
-def reach(tiny: SpeedUp, steps: Mapping[str, tuple[int, int]]) -> tuple[Reach, list[ArmTraining]]:
+def reach(tiny: TunedSetup, steps: Mapping[str, tuple[int, int]]) -> tuple[Reach, list[ArmTraining]]:
     """A study of made-up tasks, by the steps without and with TPS; its size is that of ``tiny``."""
     kinds = {"digits": "ordinary", "control": "control"}
-    tasks = tuple(
-        (
-            ReachTask(name=name, kind=kinds.get(name, "structured")),  # type: ignore[arg-type]
-            replace(tiny.experiment, task=name, cap_steps=5000),
-        )
-        for name in steps
+    study = Reach(
+        tasks=tuple(ReachTask(name=name, kind=kinds.get(name, "structured")) for name in steps),  # type: ignore[arg-type]
+        experiments=tuple(replace(tiny.experiments[0], task=name, cap_steps=5000) for name in steps),
+        seeds=Seeds(pilot_seeds=1, seeds=2),
     )
-    study = Reach(tasks=tasks, seeds=Seeds(pilot_seeds=1, seeds=2))
 
     def make(trial: ArmTrial) -> ArmTraining:
         return made(trial, steps[trial.task][trial.name != "none"] + trial.seed)
@@ -119,7 +122,7 @@ def reach(tiny: SpeedUp, steps: Mapping[str, tuple[int, int]]) -> tuple[Reach, l
     ],
 )
 def test_one_structured_task_can_refute_and_all_must_confirm(
-    tiny: SpeedUp, steps: Mapping[str, tuple[int, int]], ruling: str, words: str
+    tiny: TunedSetup, steps: Mapping[str, tuple[int, int]], ruling: str, words: str
 ) -> None:
     study, done = reach(tiny, steps)
     found = conclude(study, done, MACHINE)
@@ -127,7 +130,7 @@ def test_one_structured_task_can_refute_and_all_must_confirm(
     assert words in found.sentence
 
 
-def test_the_page_tells_what_no_one_learned_and_what_never_got_there(tiny: SpeedUp) -> None:
+def test_the_page_tells_what_no_one_learned_and_what_never_got_there(tiny: TunedSetup) -> None:
     study, done = reach(tiny, {"a": (-9000, 100), "control": (-5000, -5000)})
     text = render_page(conclude(study, done, MACHINE))
     assert "| control | labels |  |  |  |  | never learned | yes |" in text
@@ -143,7 +146,7 @@ def test_sizes_are_those_asked_for() -> None:
     assert make_setup(read, None, None).seeds == Seeds(pilot_seeds=1, seeds=5)
     full = make_setup(read, 7, None, full=True)
     assert full.seeds == Seeds(pilot_seeds=3, seeds=7)
-    assert {arm.name for arm in full.tasks[0][1].arms} >= {
+    assert {arm.name for arm in full.experiments[0].arms} >= {
         "none",
         "grokfast",
     }

@@ -9,13 +9,13 @@ import pytest
 
 from tests.studies.conftest import MACHINE, longer, made, played, played_pairs
 from tpsprune_studies.finding import render_page
-from tpsprune_studies.speed_up import SpeedUp, conclude
-from tpsprune_studies.tuned_comparison import ArmTrial
+from tpsprune_studies.speed_up import conclude
+from tpsprune_studies.tuned_comparison import ArmTrial, TunedSetup
 
 PAIRS = [(3000, 375), (3200, 400)]
 
 
-def test_ratios_are_those_of_the_pairs_and_the_pilot_is_in_none(tiny: SpeedUp) -> None:
+def test_ratios_are_those_of_the_pairs_and_the_pilot_is_in_none(tiny: TunedSetup) -> None:
     setup = longer(tiny)
     trainings = played_pairs(setup, [(3000, 300), (1600, 400)])
     found = conclude(setup, trainings, MACHINE)
@@ -39,29 +39,29 @@ def test_ratios_are_those_of_the_pairs_and_the_pilot_is_in_none(tiny: SpeedUp) -
     ],
 )
 def test_the_ruling_and_its_sentence(
-    tiny: SpeedUp, pairs: list[tuple[int, int]], ruling: str, words: str
+    tiny: TunedSetup, pairs: list[tuple[int, int]], ruling: str, words: str
 ) -> None:
     found = conclude(longer(tiny), played_pairs(longer(tiny), pairs), MACHINE)
     assert found.ruling == ruling
     assert words in found.sentence
 
 
-def test_trainings_of_more_seeds_than_asked_for_are_left_aside(tiny: SpeedUp) -> None:
+def test_trainings_of_more_seeds_than_asked_for_are_left_aside(tiny: TunedSetup) -> None:
     setup = longer(tiny)
     trainings = played_pairs(setup, PAIRS)
     more = made(replace(trainings[-1].trial, seed=3), 10)
     assert conclude(setup, [*trainings, more], MACHINE) == conclude(setup, trainings, MACHINE)
 
 
-def test_the_best_without_tps_is_the_opponent_and_the_best_with_it_is_judged(tiny: SpeedUp) -> None:
-    none, labels = tiny.experiment.arms
+def test_the_best_without_tps_is_the_opponent_and_the_best_with_it_is_judged(tiny: TunedSetup) -> None:
+    none, labels = tiny.experiments[0].arms
     arms = (
         none,
         replace(none, name="grokfast", grokfast=True),
         labels,
         replace(labels, name="moments", variant="moments"),
     )
-    setup = longer(replace(tiny, experiment=replace(tiny.experiment, arms=arms)))
+    setup = longer(replace(tiny, experiments=(replace(tiny.experiments[0], arms=arms),)))
     pilots = {"none": 3000, "grokfast": 1000, "labels": 400, "moments": 300}
     # What wins on the pilot seed loses on the others: no pair has a say in who is judged.
     others = {"none": 800, "grokfast": 900, "labels": 200, "moments": 450}
@@ -83,7 +83,7 @@ def test_the_best_without_tps_is_the_opponent_and_the_best_with_it_is_judged(tin
     ]
 
 
-def test_the_page_holds_every_pair_every_setting_and_its_edges(tiny: SpeedUp) -> None:
+def test_the_page_holds_every_pair_every_setting_and_its_edges(tiny: TunedSetup) -> None:
     setup = longer(tiny)
     text = render_page(conclude(setup, played_pairs(setup, [(-3025, 375), (3210, 410)]), MACHINE))
     assert "| none | > 3,025 | 3,210 | 31.2 |  |" in text

@@ -15,7 +15,7 @@ from tpsprune.recipe import Recipe
 from tpsprune_studies import tuned_comparison
 from tpsprune_studies.finding import Plan
 from tpsprune_studies.setup import Prepared, prepare
-from tpsprune_studies.speed_up import SpeedUp, make_arms
+from tpsprune_studies.speed_up import make_arms
 from tpsprune_studies.tuned_comparison import (
     Arm,
     ArmTraining,
@@ -23,6 +23,7 @@ from tpsprune_studies.tuned_comparison import (
     Experiment,
     Hyperparameters,
     Seeds,
+    TunedSetup,
     by_trial,
     make_recipe,
     plan_experiment,
@@ -54,8 +55,8 @@ OUTCOME = {
 }
 
 
-def test_the_fewest_steps_win_and_a_training_is_allowed_only_what_would_still_win(tiny: SpeedUp) -> None:
-    experiment = longer(tiny).experiment
+def test_the_fewest_steps_win_and_a_training_is_allowed_only_what_would_still_win(tiny: TunedSetup) -> None:
+    experiment = longer(tiny).experiments[0]
     done = tuned(experiment, GRID, ONE, OUTCOME)
     tried = [(t.trial.learning_rate, t.trial.weight_decay, t.trial.strength) for t in done]
     assert tried == list(OUTCOME), "other strengths at the first round's best"
@@ -66,14 +67,16 @@ def test_the_fewest_steps_win_and_a_training_is_allowed_only_what_would_still_wi
     assert found.left == 0
 
 
-def test_over_two_seeds_the_sum_counts_and_the_second_is_allowed_what_the_first_left(tiny: SpeedUp) -> None:
-    done = tuned(longer(tiny).experiment, GRID, Seeds(pilot_seeds=2, seeds=2), OUTCOME)
+def test_over_two_seeds_the_sum_counts_and_the_second_is_allowed_the_rest(
+    tiny: TunedSetup,
+) -> None:
+    done = tuned(longer(tiny).experiments[0], GRID, Seeds(pilot_seeds=2, seeds=2), OUTCOME)
     first_round = [(0, 5000), (1, 5000), (0, 1790), (1, 1090), (0, 1390), (1, 590), (0, 1390)]
     assert [(t.trial.seed, t.trial.allowed_steps) for t in done] == [*first_round, (0, 1390), (1, 1090)]
 
 
-def test_where_none_reaches_the_level_the_most_accurate_wins(tiny: SpeedUp) -> None:
-    experiment = longer(tiny).experiment
+def test_where_none_reaches_the_level_the_most_accurate_wins(tiny: TunedSetup) -> None:
+    experiment = longer(tiny).experiments[0]
     outcome = dict.fromkeys([*OUTCOME, (1.0, 1.0, 7.0)], -5000)
     done = by_trial(tuned(experiment, GRID, ONE, outcome))
     better = next(trial for trial in done if trial.weight_decay == 1.0 and trial.learning_rate == 2.0)
@@ -112,8 +115,8 @@ def test_what_lies_at_the_end_of_a_list_is_said() -> None:
     assert not NONE.edges(Hyperparameters(learning_rate=0.02, weight_decay=1.0))
 
 
-def test_pairs_begin_only_when_every_arm_is_tuned(tiny: SpeedUp) -> None:
-    experiment, seeds = tiny.experiment, tiny.seeds
+def test_pairs_begin_only_when_every_arm_is_tuned(tiny: TunedSetup) -> None:
+    experiment, seeds = tiny.experiments[0], tiny.seeds
     first = plan_experiment(experiment, seeds, {})
     assert [trial.arm for trial in first.trials] == ["addition, none", "addition, labels"]
     assert first.total == 2 + 2 + 2 * 2
@@ -130,8 +133,8 @@ def test_pairs_begin_only_when_every_arm_is_tuned(tiny: SpeedUp) -> None:
     ]
 
 
-def test_a_change_of_task_level_or_cap_is_another_training(tiny: SpeedUp) -> None:
-    experiment = tiny.experiment
+def test_a_change_of_task_level_or_cap_is_another_training(tiny: TunedSetup) -> None:
+    experiment = tiny.experiments[0]
     task = experiment.recipe.task
     others = [
         replace(experiment, level=0.2),
@@ -151,17 +154,17 @@ def test_without_tps_as_many_settings_are_tried_as_with_any_variant() -> None:
 
 
 @pytest.mark.parametrize("arm", [NONE, LABELS])
-def test_tuning_tries_every_setting_once(tiny: SpeedUp, arm: Arm) -> None:
+def test_tuning_tries_every_setting_once(tiny: TunedSetup, arm: Arm) -> None:
     outcome = dict.fromkeys([(a, 1.0, c) for a in (0.01, 0.03) for c in (0.0, 1.0, 3.0)], 500)
-    done = tuned(longer(tiny).experiment, arm, ONE, outcome)
+    done = tuned(longer(tiny).experiments[0], arm, ONE, outcome)
     assert len({t.trial.settings for t in done}) == len(done) == arm.size
 
 
-def trial_of(setup: SpeedUp, seed: int = 1, name: str = "none", allowed_steps: int = 30) -> ArmTrial:
+def trial_of(setup: TunedSetup, seed: int = 1, name: str = "none", allowed_steps: int = 30) -> ArmTrial:
     return ArmTrial(
         stage="pair",
         task="addition",
-        conditions=setup.experiment.conditions,
+        conditions=setup.experiments[0].conditions,
         name=name,
         seed=seed,
         learning_rate=0.01,
@@ -171,15 +174,15 @@ def trial_of(setup: SpeedUp, seed: int = 1, name: str = "none", allowed_steps: i
     )
 
 
-def recipe_of(setup: SpeedUp, seed: int = 1, name: str = "none") -> Recipe:
-    return make_recipe(setup.experiment, trial_of(setup, seed, name))
+def recipe_of(setup: TunedSetup, seed: int = 1, name: str = "none") -> Recipe:
+    return make_recipe(setup.experiments[0], trial_of(setup, seed, name))
 
 
-def data_of(setup: SpeedUp) -> Dataset:
+def data_of(setup: TunedSetup) -> Dataset:
     return prepare(recipe_of(setup)).dataset
 
 
-def test_a_pair_shares_weights_split_and_renaming_and_seeds_do_not(tiny: SpeedUp) -> None:
+def test_a_pair_shares_weights_split_and_renaming_and_seeds_do_not(tiny: TunedSetup) -> None:
     one, same, other = (
         prepare(recipe_of(tiny, seed, name)) for seed, name in ((1, "none"), (1, "labels"), (2, "none"))
     )
@@ -191,11 +194,11 @@ def test_a_pair_shares_weights_split_and_renaming_and_seeds_do_not(tiny: SpeedUp
         assert a.ndim < 2 or not torch.equal(a, c)
 
 
-def test_an_ordered_arm_has_the_same_pairs_under_their_own_names(tiny: SpeedUp) -> None:
-    none, labels = tiny.experiment.arms
+def test_an_ordered_arm_has_the_same_pairs_under_their_own_names(tiny: TunedSetup) -> None:
+    none, labels = tiny.experiments[0].arms
     arms = (replace(none, ordered=True), labels)
     renamed = data_of(tiny).train
-    ordered = data_of(replace(tiny, experiment=replace(tiny.experiment, arms=arms))).train
+    ordered = data_of(replace(tiny, experiments=(replace(tiny.experiments[0], arms=arms),))).train
     assert torch.equal(ordered.inputs.sum(1) % 13, ordered.labels)
     # One renaming of tokens takes the one split to the other.
     names: dict[int, int] = {}
@@ -204,7 +207,7 @@ def test_an_ordered_arm_has_the_same_pairs_under_their_own_names(tiny: SpeedUp) 
 
 
 def test_held_out_answers_cannot_reach_the_weights_of_any_arm(
-    tiny: SpeedUp, monkeypatch: pytest.MonkeyPatch
+    tiny: TunedSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nets: list[torch.nn.Module] = []
 
@@ -220,12 +223,12 @@ def test_held_out_answers_cannot_reach_the_weights_of_any_arm(
 
     monkeypatch.setattr(tuned_comparison, "prepare", prepare_with_answers_changed)
     for _ in range(2):
-        run_trial(replace(tiny.experiment, level=1.1), trial_of(tiny, name="labels", allowed_steps=20))
+        run_trial(replace(tiny.experiments[0], level=1.1), trial_of(tiny, name="labels", allowed_steps=20))
     for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-def test_no_pair_held_out_is_trained_on(tiny: SpeedUp) -> None:
+def test_no_pair_held_out_is_trained_on(tiny: TunedSetup) -> None:
     dataset = data_of(tiny)
     splits = [
         {tuple(pair) for pair in split.inputs.tolist()}
@@ -234,16 +237,20 @@ def test_no_pair_held_out_is_trained_on(tiny: SpeedUp) -> None:
     assert sum(map(len, splits)) == len(set.union(*splits)) == 13 * 13
 
 
-def test_steps_are_those_of_the_first_reading_at_the_level_and_the_last_is_a_reading(tiny: SpeedUp) -> None:
-    at_once = run_trial(replace(tiny.experiment, level=0.0), trial_of(tiny, name="labels"))
-    never = run_trial(replace(tiny.experiment, level=1.1), trial_of(tiny, name="labels", allowed_steps=25))
+def test_steps_are_those_of_the_first_reading_at_the_level_or_of_the_last(
+    tiny: TunedSetup,
+) -> None:
+    at_once = run_trial(replace(tiny.experiments[0], level=0.0), trial_of(tiny, name="labels"))
+    never = run_trial(
+        replace(tiny.experiments[0], level=1.1), trial_of(tiny, name="labels", allowed_steps=25)
+    )
     assert (at_once.steps, at_once.reached) == (10, True)
     assert (never.steps, never.reached) == (25, False)
     assert 0 < never.tps_cpu_seconds < never.cpu_seconds
 
 
-def test_the_arms_differ_by_their_regulariser_alone(tiny: SpeedUp) -> None:
-    experiment = replace(tiny.experiment, cap_steps=40, level=1.1)
+def test_the_arms_differ_by_their_regulariser_alone(tiny: TunedSetup) -> None:
+    experiment = replace(tiny.experiments[0], cap_steps=40, level=1.1)
     coupled = trial_of(tiny, name="labels", allowed_steps=40)
     none = run_trial(experiment, trial_of(tiny, allowed_steps=40))
     assert (
@@ -252,6 +259,6 @@ def test_the_arms_differ_by_their_regulariser_alone(tiny: SpeedUp) -> None:
     assert none.validation_accuracy != run_trial(experiment, coupled).validation_accuracy
 
 
-def test_a_training_that_leaves_the_finite_numbers_has_lost(tiny: SpeedUp) -> None:
-    lost = run_trial(tiny.experiment, replace(trial_of(tiny), learning_rate=1e30))
+def test_a_training_that_leaves_the_finite_numbers_has_lost(tiny: TunedSetup) -> None:
+    lost = run_trial(tiny.experiments[0], replace(trial_of(tiny), learning_rate=1e30))
     assert (lost.steps, lost.reached, lost.validation_accuracy) == (30, False, 0.0)
