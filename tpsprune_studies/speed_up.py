@@ -164,8 +164,8 @@ def _write_sentence(setup: TunedSetup, baseline: ArmResult, best: ArmResult, rat
     steps, seconds, qualify = ratios.steps, ratios.seconds, ratios.bound.qualify
     text = (
         f"to validation accuracy {setup.experiments[0].level:g}, the faster of training without TPS and "
-        f"Grokfast (`{baseline.arm.name}`) takes {qualify(format_ratio(steps.mean))} times the optimiser steps "
-        f"of TPS `{best.arm.name}` (95 % interval {format_interval(steps)}) and "
+        f"Grokfast (`{baseline.arm.name}`) takes {qualify(format_ratio(steps.mean))} times the optimiser "
+        f"steps of TPS `{best.arm.name}` (95 % interval {format_interval(steps)}) and "
         f"{qualify(format_ratio(seconds.mean))} times its CPU-seconds ({format_interval(seconds)}), over "
         f"{steps.count} pairs, every arm at the learning rate, weight decay and strength that suit it best."
     )

@@ -133,10 +133,10 @@ def made(trial: ArmTrial, steps: int) -> ArmTraining:
 
 
 def follow(planned: Callable[[Sequence[Done]], Plan], make: Callable[[Any], Done]) -> list[Done]:
-    """All trainings of a plan, each made up once it is known to be needed, the first due one at a time."""
+    """All trainings of a plan, each made up once it is known to be needed."""
     done: dict[Any, Done] = {}
     while due := [trial for trial in planned(list(done.values())).trials if trial not in done]:
-        done[due[0]] = make(due[0])
+        done |= {trial: make(trial) for trial in due}
     return list(done.values())
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from math import sqrt
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.studies.conftest import tiny_coupling
+from tests.studies.conftest import follow, tiny_coupling
 from tpsprune import recipe
 from tpsprune.numerics.intervals import Interval
 from tpsprune_studies import coupling
@@ -20,7 +19,6 @@ from tpsprune_studies.coupling_edges import (
     LOWEST,
     CouplingTraining,
     CouplingTrial,
-    Loop,
     Steps,
     choose_next_rank,
     coupling_of,
@@ -34,10 +32,6 @@ from tpsprune_studies.finding import Ruling, render_page
 Made = tuple[CouplingSetup, list[CouplingTraining]]
 Law = Callable[[CouplingTrial], tuple[int, bool]]
 WITHOUT = 600
-
-
-def setup(seeds: int = 3) -> CouplingSetup:
-    return coupling.make_setup(recipe.read("modular-addition"), seeds, 5000)
 
 
 def law(exponent: float, at_64: float = 0.05) -> Law:
@@ -74,13 +68,8 @@ def made(trial: CouplingTrial, labels: Law, weights: Law) -> CouplingTraining:
 
 
 def conducted_by(labels: Law, weights: Law, seeds: int = 3) -> Made:
-    size = setup(seeds)
-    done: dict[CouplingTrial, CouplingTraining] = {}
-    while due := [each for each in coupling.plan(size, list(done.values())).trials if each not in done]:
-        for trial in due:
-            assert isinstance(trial, CouplingTrial)
-            done[trial] = made(trial, labels, weights)
-    return size, list(done.values())
+    size = coupling.make_setup(recipe.read("modular-addition"), seeds, 5000)
+    return size, follow(lambda done: coupling.plan(size, done), lambda trial: made(trial, labels, weights))
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +104,8 @@ def test_a_variant_that_never_speeds_up_is_given_no_lower_edge_and_the_page_says
     names = [quantity.name for quantity in found.quantities]
     assert "weights, smallest λ that speeds up" not in names
     assert "weights, largest λ that still learns" in names
-    assert "No exponent: weights, smallest λ that speeds up, known of 0 of 12 nets only." in render_page(
-        found
-    )
+    missing = "No exponent: weights, smallest λ that speeds up, known of 0 of 12 nets only."
+    assert missing in render_page(found)
     assert found.ruling is Ruling.UNDECIDED
 
 
@@ -142,14 +130,7 @@ def test_half_of_the_seeds_do_for_what_is_dear_and_no_ramp_is_of_the_widest() ->
     assert max(each.trial.width for each in done if each.trial.is_ramp) == size.sizes[-2]
     slow = [each.trial for each in done if each.trial.steps_each == size.slow_steps]
     assert {(trial.width, trial.answers) for trial in slow} == {(160, "sums"), (160, "random")}
-
-
-def test_no_training_gets_more_steps_than_patience_has(
-    as_predicted: Made,
-) -> None:
-    _, done = as_predicted
-    caps = {each.trial.steps_each for each in done if not each.trial.is_ramp}
-    assert caps == {5000, 2 * WITHOUT}
+    assert {each.trial.steps_each for each in done if not each.trial.is_ramp} == {5000, 2 * WITHOUT}
 
 
 @pytest.mark.parametrize(
@@ -188,10 +169,6 @@ def test_a_rise_between_two_neighbours_is_called_a_jump_and_one_that_is_missing_
     assert "The order of `weights` did not rise in every ramp" in found.sentence
 
 
-def interval(low: float, high: float) -> Interval:
-    return Interval(mean=(low + high) / 2, low=low, high=high, count=9, confidence=0.95)
-
-
 @pytest.mark.parametrize(
     ("intervals", "ruling"),
     [
@@ -204,7 +181,8 @@ def interval(low: float, high: float) -> Interval:
     ],
 )
 def test_the_ruling_asks_every_edge(intervals: list[tuple[float, float]], ruling: Ruling) -> None:
-    assert rule([interval(*each) for each in intervals]) is ruling
+    found = [Interval(mean=0.0, low=low, high=high, count=9, confidence=0.95) for low, high in intervals]
+    assert rule(found) is ruling
 
 
 def ran(**changes: object) -> CouplingTraining:
@@ -252,93 +230,88 @@ def steps_by_rank(steps: Mapping[int, int]) -> dict[int, Steps]:
     return {rank: Steps(abs(taken), taken > 0) for rank, taken in steps.items()}
 
 
-def lower(steps: Mapping[int, int], factor: float = FACTOR) -> float | None:
-    return lower_edge(WITHOUT, steps_by_rank(steps), factor)
+@pytest.mark.parametrize(
+    ("steps", "factor", "edge"),
+    [
+        # The line is 400. Between 800 at λ = 0.1 and 200 at λ = 0.316 it is crossed half-way.
+        ({-2: 800, -1: 200}, FACTOR, 10**-0.75),
+        ({-2: 401, -1: 200}, FACTOR, pytest.approx(0.1, rel=0.01)),
+        ({-2: 800, -1: 400}, FACTOR, coupling_of(-1)),
+        ({-2: 600, -1: 200}, 3.0, coupling_of(-1)),
+        # Sought from the fastest down, whatever lies below; one given up counts with the steps it was given.
+        ({-4: 300, -3: 590, -2: 800, -1: 200, 0: 350}, FACTOR, 10**-0.75),
+        ({-2: -800, -1: 200}, FACTOR, 10**-0.75),
+        # None speeds up, or all do.
+        ({-1: 500, 0: 450}, FACTOR, None),
+        ({-1: 300, 0: 200}, FACTOR, None),
+        ({-1: -1200, 0: -1200}, FACTOR, None),
+        ({}, FACTOR, None),
+    ],
+)
+def test_the_lower_edge_is_where_log_steps_cross_the_line_in_log_coupling(
+    steps: dict[int, int], factor: float, edge: object
+) -> None:
+    found = lower_edge(WITHOUT, steps_by_rank(steps), factor)
+    assert found == (pytest.approx(edge) if isinstance(edge, float) else edge)
 
 
-def test_the_lower_edge_is_where_log_steps_cross_the_line_in_log_coupling() -> None:
-    # The line is 400. Between 800 at λ = 0.1 and 200 at λ = 0.316 it is crossed half-way.
-    assert lower_edge(WITHOUT, steps_by_rank({-2: 800, -1: 200})) == pytest.approx(10**-0.75)
-    assert lower_edge(WITHOUT, steps_by_rank({-2: 401, -1: 200})) == pytest.approx(0.1, rel=0.01)
-    assert lower_edge(WITHOUT, steps_by_rank({-2: 800, -1: 400})) == pytest.approx(coupling_of(-1))
-    assert lower_edge(WITHOUT, steps_by_rank({-2: 600, -1: 200}), factor=3.0) == pytest.approx(
-        coupling_of(-1)
-    )
+@pytest.mark.parametrize(
+    ("steps", "edge"),
+    [
+        ({-1: -1200, 0: 300, 1: 900, 2: -1200, 3: 1100}, pytest.approx(10**0.75)),
+        ({0: 300, 1: 200}, None),
+        ({0: -1200}, None),
+    ],
+)
+def test_the_upper_edge_is_midway_to_the_first_that_fails_above_the_fastest(
+    steps: dict[int, int], edge: object
+) -> None:
+    assert upper_edge(steps_by_rank(steps)) == edge
 
 
-def test_the_edge_is_sought_from_the_fastest_down_whatever_lies_below() -> None:
-    assert lower({-4: 300, -3: 590, -2: 800, -1: 200, 0: 350}) == lower({-2: 800, -1: 200})
-
-
-def test_one_given_up_counts_with_the_steps_it_was_given() -> None:
-    assert lower_edge(WITHOUT, steps_by_rank({-2: -800, -1: 200})) == lower_edge(
-        WITHOUT, steps_by_rank({-2: 800, -1: 200})
-    )
-
-
-@pytest.mark.parametrize("steps", [{-1: 500, 0: 450}, {-1: 300, 0: 200}, {-1: -1200, 0: -1200}, {}])
-def test_where_none_speeds_up_or_all_do_there_is_no_lower_edge(steps: dict[int, int]) -> None:
-    assert lower(steps) is None
-
-
-def test_the_upper_edge_is_midway_to_the_first_that_fails_above_the_fastest() -> None:
-    found = steps_by_rank({-1: -1200, 0: 300, 1: 900, 2: -1200, 3: 1100})
-    assert upper_edge(found) == pytest.approx(sqrt(coupling_of(1) * coupling_of(2)))
-    assert upper_edge(steps_by_rank({0: 300, 1: 200})) is None
-    assert upper_edge(steps_by_rank({0: -1200})) is None
-
-
-def test_a_cell_is_walked_down_while_it_speeds_up_and_up_while_it_learns() -> None:
-    steps = {-3: 590, -2: 390, -1: 300, 0: 200, 1: 700, 2: -1200}
+@pytest.mark.parametrize(
+    ("steps", "first", "order"),
+    [
+        ({-3: 590, -2: 390, -1: 300, 0: 200, 1: 700, 2: -1200}, (-1, 0), [-1, 0, -2, -3, 1, 2]),
+        ({}, (0,), [0, *range(-1, LOWEST - 1, -1), *range(1, HIGHEST + 1)]),
+    ],
+    ids=["to both edges", "to the ends of the grid"],
+)
+def test_a_cell_tries_down_while_it_speeds_up_and_up_while_it_learns(
+    steps: dict[int, int], first: tuple[int, ...], order: list[int]
+) -> None:
     tried: dict[int, Steps] = {}
-    order = []
-    while (rank := choose_next_rank(WITHOUT, tried, (-1, 0))) is not None:
-        order.append(rank)
-        tried |= steps_by_rank({rank: steps[rank]})
-    assert order == [-1, 0, -2, -3, 1, 2]
-
-
-def test_a_walk_ends_at_the_ends_of_the_grid() -> None:
-    tried: dict[int, Steps] = {}
-    while (rank := choose_next_rank(WITHOUT, tried, (0,))) is not None:
-        tried |= steps_by_rank({rank: 100})
-    assert (min(tried), max(tried)) == (LOWEST, HIGHEST)
+    while (rank := choose_next_rank(WITHOUT, tried, first)) is not None:
+        tried |= steps_by_rank({rank: steps.get(rank, 100)})
+    assert list(tried) == order
 
 
 UP = (0.01, 0.1, 1.0, 10.0, 100.0)
 RAMP = (*UP, *UP[-2::-1])
 
 
-def loop(up: list[float], down: list[float]) -> Loop:
-    """Both from the lowest coupling to the highest; the top is one reading."""
+@pytest.mark.parametrize(
+    ("up", "down", "rise", "fall", "area", "jump"),
+    [
+        ([0.0, 0.0, 0.5, 1.0, 1.0], [0.0, 0.0, 0.5, 1.0, 1.0], 1.0, 1.0, 0.0, 0.5),
+        ([0.0, 0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0, 1.0], 10**0.5, 10**-1.5, 0.5, 1.0),
+        ([0.0, 0.0, 0.0, 0.5, 1.0], [0.8, 0.9, 1.0, 1.0, 1.0], 10.0, None, 0.7, 0.5),
+    ],
+    ids=["returns as it came", "a jump two decades lower", "never falls below half"],
+)
+def test_a_loop_is_the_area_between_the_way_up_and_the_way_down(
+    up: list[float], down: list[float], rise: float, fall: float | None, area: float, jump: float
+) -> None:
     found = measure_loop(RAMP, [*up, *down[-2::-1]])
     assert found is not None
-    return found
+    assert (found.rise, found.area, found.jump_share) == pytest.approx((rise, area, jump))
+    assert found.fall == (None if fall is None else pytest.approx(fall))
 
 
-def test_what_returns_the_way_it_came_has_no_loop() -> None:
-    way = [0.0, 0.0, 0.5, 1.0, 1.0]
-    found = loop(way, way)
-    assert found.area == pytest.approx(0)
-    assert (found.rise, found.fall) == pytest.approx((1.0, 1.0))
+def test_a_rise_is_timed_from_a_tenth_to_nine_tenths_and_not_at_all_where_it_is_too_small() -> None:
+    found = measure_loop(RAMP, [0.0, 0.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0, 0.0])
+    assert found is not None
     assert found.width_decades == pytest.approx(1.6)
-    assert found.jump_share == pytest.approx(0.5)
-
-
-def test_a_jump_that_comes_back_two_decades_lower_encloses_them() -> None:
-    found = loop([0.0, 0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0, 1.0])
-    assert (found.rise, found.fall) == pytest.approx((10**0.5, 10**-1.5))
-    assert found.area == pytest.approx(2 / 4)
-    assert found.jump_share == pytest.approx(1.0)
-
-
-def test_what_never_falls_below_half_has_no_fall() -> None:
-    found = loop([0.0, 0.0, 0.0, 0.5, 1.0], [0.8, 0.9, 1.0, 1.0, 1.0])
-    assert found.fall is None
-    assert found.area > 0.5
-
-
-def test_a_rise_too_small_to_time_is_no_loop() -> None:
     assert measure_loop(RAMP, [0.60, 0.60, 0.61, 0.62, 0.63, 0.62, 0.61, 0.6, 0.6]) is None
 
 
