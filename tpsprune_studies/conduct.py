@@ -170,7 +170,7 @@ def run_in_parallel(due: Due[Job], run: Callable[[Job], Result], workers: int) -
     the jobs under way are lost.
     """
     context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, _ignore_interrupts) as pool:
+    with context.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         under_way: dict[Job, AsyncResult[Result]] = {}
         while True:
             waiting = [job for job in due() if job not in under_way]
@@ -183,7 +183,3 @@ def run_in_parallel(due: Due[Job], run: Callable[[Job], Result], workers: int) -
                 yield under_way.pop(job).get()
             if not ended:
                 time.sleep(POLL_SECONDS)
-
-
-def _ignore_interrupts(*_: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

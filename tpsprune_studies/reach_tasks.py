@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -40,24 +41,20 @@ class ReachTask:
         return recipe.read(self.base, (*PLAIN, *self.changes))
 
 
-def _renamed(operation: str) -> tuple[str, ...]:
-    return (f"task.data.operation='{operation}'",)
+def _data(factory: str, arguments: str = "") -> str:
+    given = f"factory='tpsprune_studies.tasks:{factory}', data_args={{{arguments}}}"
+    return f"task.data={{kind='custom', {given}}}"
 
 
-def _data(factory: str, *arguments: str) -> tuple[str, ...]:
-    given = f"factory='tpsprune_studies.tasks:{factory}', data_args={{{', '.join(arguments)}}}"
-    return (f"task.data={{kind='custom', {given}}}",)
-
-
-def _model(kind: str, *rest: str) -> tuple[str, ...]:
-    table = ", ".join((f"kind='{kind}'", *rest))
-    return (f"task.model={{{table}}}",)
-
+TRANSFORMER: Final = "task.model={kind='transformer', width=64, heads=4, mlp_width=256}"
+TWO_LAYERS: Final = TRANSFORMER.replace("}", ", layers=2}")
+_gentle = partial(ReachTask, learning_rates=GENTLE_RATES)
+_ordinary = partial(_gentle, kind="ordinary", variants=("moments", "weights", "neurons"))
 
 STRUCTURED: Final[tuple[ReachTask, ...]] = (
-    ReachTask(name="subtraction", changes=_renamed("subtract")),
-    ReachTask(name="multiplication", changes=_renamed("multiply")),
-    ReachTask(name="a² + b²", changes=_renamed("a2+b2")),
+    ReachTask(name="subtraction", changes=("task.data.operation='subtract'",)),
+    ReachTask(name="multiplication", changes=("task.data.operation='multiply'",)),
+    ReachTask(name="a² + b²", changes=("task.data.operation='a2+b2'",)),
     ReachTask(name="addition, 35 % of the table", changes=("task.data.train_share=0.35",)),
     ReachTask(name="addition, 25 % of the table", changes=("task.data.train_share=0.25",)),
     ReachTask(name="addition mod 97", changes=("task.data.modulus=97",)),
@@ -67,26 +64,16 @@ STRUCTURED: Final[tuple[ReachTask, ...]] = (
         name="addition, two hidden layers", changes=("task.model.widths=[256,256]",), variants=("moments",)
     ),
     ReachTask(name="addition, gated units", changes=("task.model.gated=true",)),
-    ReachTask(
-        name="addition, transformer",
-        changes=_model("transformer", "width=64", "heads=4", "mlp_width=256"),
-        learning_rates=GENTLE_RATES,
-        cap_steps=800,
-    ),
-    ReachTask(
+    _gentle(name="addition, transformer", changes=(TRANSFORMER,), cap_steps=800),
+    _gentle(
         name="addition mod 31, two-layer transformer",
-        changes=(
-            "task.data.modulus=31",
-            "task.data.train_share=0.6",
-            *_model("transformer", "width=64", "heads=4", "mlp_width=256", "layers=2"),
-        ),
-        learning_rates=GENTLE_RATES,
+        changes=("task.data.modulus=31", "task.data.train_share=0.6", TWO_LAYERS),
         cap_steps=800,
     ),
     ReachTask(
         name="composition in S₅",
         changes=(
-            *_data("permutations", "degree=5", "train_share=0.5"),
+            _data("permutations", "degree=5, train_share=0.5"),
             "task.model.widths=[512]",
             "train.batch_size=1440",
         ),
@@ -94,60 +81,39 @@ STRUCTURED: Final[tuple[ReachTask, ...]] = (
     ),
     ReachTask(
         name="parity of 2 of 40 bits, 300 items",
-        changes=_data("parity", "bits=40", "support=2", "items=300"),
+        changes=(_data("parity", "bits=40, support=2, items=300"),),
         variants=("moments",),
     ),
     ReachTask(
         name="parity of 3 of 40 bits, 1,000 items",
-        changes=_data("parity", "bits=40", "support=3", "items=1000"),
+        changes=(_data("parity", "bits=40, support=3, items=1000"),),
         variants=("moments",),
         degree=3,
     ),
-    ReachTask(
+    _gentle(
         name="depth of 16 brackets, two-layer transformer",
-        changes=(
-            *_data("brackets", "length=16", "items=100", "held_out=1000"),
-            *_model("transformer", "width=64", "heads=4", "mlp_width=256", "layers=2"),
-        ),
+        changes=(_data("brackets", "length=16, items=100, held_out=1000"), TWO_LAYERS),
         variants=("moments",),
-        learning_rates=GENTLE_RATES,
         cap_steps=400,
     ),
 )
 ORDINARY: Final[tuple[ReachTask, ...]] = (
-    ReachTask(
-        name="digits, CNN",
-        kind="ordinary",
-        base="digits",
-        variants=("moments", "weights", "neurons"),
-        learning_rates=GENTLE_RATES,
-        level=0.98,
-        cap_steps=400,
-    ),
-    ReachTask(
+    _ordinary(name="digits, CNN", base="digits", level=0.98, cap_steps=400),
+    _ordinary(
         name="Fashion-MNIST, MLP",
-        kind="ordinary",
         base="fashion-mnist",
         changes=(
             "task.data.train_limit=10000",
             "task.data.validation_share=0.1",
-            *_model("mlp", "widths=[256]"),
+            "task.model={kind='mlp', widths=[256]}",
         ),
-        variants=("moments", "weights", "neurons"),
-        learning_rates=GENTLE_RATES,
         level=0.85,
         cap_steps=600,
         reading_steps=10,
     ),
-    ReachTask(
+    _ordinary(
         name="next character of English text",
-        kind="ordinary",
-        changes=(
-            *_data("windows"),
-            "train.batch_size=512",
-        ),
-        variants=("moments", "weights", "neurons"),
-        learning_rates=GENTLE_RATES,
+        changes=(_data("windows"), "train.batch_size=512"),
         level=0.48,
         cap_steps=400,
     ),
@@ -156,11 +122,11 @@ CONTROLS: Final[tuple[ReachTask, ...]] = tuple(
     ReachTask(
         name=f"{words} (no one learns it)",
         kind="control",
-        changes=_renamed(name),
+        changes=(f"task.data.operation='{operation}'",),
         cap_steps=400,
         learning_rates=(0.1,),
     )
-    for name, words in (("a2+ab+b2", "a² + ab + b²"), ("a3+ab", "a³ + ab"))
+    for operation, words in (("a2+ab+b2", "a² + ab + b²"), ("a3+ab", "a³ + ab"))
 )
 COUPLINGS: Final = (10.0, 1.0, 0.1)
 GENTLE: Final = (0.3, 0.1, 0.03)

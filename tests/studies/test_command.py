@@ -10,20 +10,18 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.studies.conftest import OVERRIDES
+from tests.studies.conftest import LABELS, NONE, OVERRIDES
 from tpsprune import cli, recipe
 from tpsprune.cli import main
-from tpsprune.recipe import Recipe
+from tpsprune_studies import speed_up
 
 
 @pytest.fixture
 def tiny_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     read = recipe.read
 
-    def smaller(source: str) -> Recipe:
-        return read(source, OVERRIDES)
-
-    monkeypatch.setattr(recipe, "read", smaller)
+    monkeypatch.setattr(recipe, "read", lambda source: read(source, OVERRIDES))
+    monkeypatch.setattr(speed_up, "make_arms", lambda: (NONE, LABELS))
     monkeypatch.chdir(tmp_path)
 
 

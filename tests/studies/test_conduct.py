@@ -44,7 +44,7 @@ def without_times(line: str) -> dict[str, Any]:
             "d_eff over the width, mean of groups",
         ),
         ("draw-time", 22, "1/22 seed 1 dense: drawn at step 0, then ", "ratio of the steps to the level"),
-        ("lead-time", 21, "1/21 seed 0 add: ", "lead of the alarm in epochs"),
+        ("lead-time", 9, "1/9 seed 0 add: ", "lead of the alarm in epochs"),
         ("coupling", None, "seed 1 8 units none λ 0: 0.", "exponent of N"),
     ],
 )
