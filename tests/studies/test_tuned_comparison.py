@@ -228,15 +228,6 @@ def test_held_out_answers_cannot_reach_the_weights_of_any_arm(
         assert torch.equal(one, other)
 
 
-def test_no_pair_held_out_is_trained_on(tiny: TunedSetup) -> None:
-    dataset = data_of(tiny)
-    splits = [
-        {tuple(pair) for pair in split.inputs.tolist()}
-        for split in (dataset.train, dataset.validation, dataset.test)
-    ]
-    assert sum(map(len, splits)) == len(set.union(*splits)) == 13 * 13
-
-
 def test_steps_are_those_of_the_first_reading_at_the_level_or_of_the_last(
     tiny: TunedSetup,
 ) -> None:
