@@ -33,7 +33,7 @@ from tpsprune_studies.coupling_edges import (
 )
 from tpsprune_studies.coupling_page import CouplingSetup, write_finding
 from tpsprune_studies.finding import Finding, Plan
-from tpsprune_studies.setup import Setup, at_seed, prepare, resize
+from tpsprune_studies.setup import at_seed, prepare, resize
 
 PREDICTION: Final = STUDIES["coupling"]
 TRAINING: Final = CouplingTraining
@@ -68,8 +68,8 @@ def make_setup(
         task=replace(recipe.task, data=data, model=model),
         train=replace(recipe.train, learning_rate=LEARNING_RATE),
     )
-    common = resize(Setup(recipe=smaller, level=LEVEL, reading_steps=10), seeds, cap_steps, full=full)
-    return CouplingSetup(common=common, sizes=SIZES)
+    setup = CouplingSetup(recipe=smaller, level=LEVEL, reading_steps=10, sizes=SIZES)
+    return resize(setup, seeds, cap_steps, full=full)
 
 
 def plan(setup: CouplingSetup, done: Sequence[CouplingTraining]) -> Plan:
@@ -80,11 +80,11 @@ def plan(setup: CouplingSetup, done: Sequence[CouplingTraining]) -> Plan:
     """
     trials: list[CouplingTrial] = []
     later: list[str] = []
-    for seed in setup.common.pair_seeds:
+    for seed in setup.pair_seeds:
         expensive = seed in setup.half_seeds
         for width in setup.sizes if expensive else setup.sizes[:-1]:
             plain = CouplingTrial(
-                variant="none", width=width, seed=seed, couplings=(0.0,), steps_each=setup.common.cap_steps
+                variant="none", width=width, seed=seed, couplings=(0.0,), steps_each=setup.cap_steps
             )
             trials.append(plain)
             for variant in ("labels", "weights") if expensive else ("labels",):
@@ -106,7 +106,7 @@ def describe(setup: CouplingSetup, last: CouplingTraining) -> str:
             f"{name}, {trial.answers}, λ up and down at {trial.steps_each} steps each: order "
             f"{last.orders[0]:.2f}, {last.orders[top]:.2f}, {last.orders[-1]:.2f}"
         )
-    reached = f"{setup.common.level:g} at step" if last.reached else f"{last.accuracy:.3f} after"
+    reached = f"{setup.level:g} at step" if last.reached else f"{last.accuracy:.3f} after"
     scaled = ", sqrt-n" if trial.scaling != "none" else ""
     return f"{name} λ {trial.couplings[0]:.3g}{scaled}: {reached} {last.steps:,}"
 
@@ -194,9 +194,9 @@ def run(setup: CouplingSetup, trial: CouplingTrial) -> CouplingTraining:
         if coupling:
             regulariser.move(steps - 1, tick.learning_rate * coupling)
         is_over = False
-        if not trial.is_ramp and (steps % setup.common.reading_steps == 0 or steps == last_step):
+        if not trial.is_ramp and (steps % setup.reading_steps == 0 or steps == last_step):
             accuracy = prepared.evaluate().accuracy
-            is_over = accuracy >= setup.common.level
+            is_over = accuracy >= setup.level
         if is_over or steps % trial.steps_each == 0:
             orders.append(_read_order(regulariser, prepared.recipe.tps.variant))
             train_accuracies.append(prepared.evaluate(prepared.dataset.train).accuracy)
@@ -206,7 +206,7 @@ def run(setup: CouplingSetup, trial: CouplingTrial) -> CouplingTraining:
     return CouplingTraining(
         trial=trial,
         steps=steps,
-        reached=accuracy >= setup.common.level,
+        reached=accuracy >= setup.level,
         accuracy=accuracy,
         orders=tuple(orders),
         train_accuracies=tuple(train_accuracies),
@@ -219,7 +219,7 @@ def _make_recipe(setup: CouplingSetup, trial: CouplingTrial) -> Recipe:
     """Return the recipe as ``trial`` runs it; the regulariser has λ = 1, which each step multiplies."""
     variant = "labels" if trial.variant == "none" else trial.variant
     regulariser = Tps(variant=variant, coupling=1.0, scaling=trial.scaling, warmup_share=0.0)  # type: ignore[arg-type]
-    found = at_seed(setup.common.recipe, trial.seed, regulariser, threads=setup.common.threads)
+    found = at_seed(setup.recipe, trial.seed, regulariser, threads=setup.threads)
     model = replace(found.task.model, widths=(trial.width,))  # type: ignore[arg-type]
     return replace(found, task=replace(found.task, model=model))
 

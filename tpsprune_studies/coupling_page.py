@@ -61,14 +61,13 @@ LIMITS: Final = (
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CouplingSetup:
+class CouplingSetup(Setup):
     """The settings that studies share, the widths, and the steps that a ramp spends at each λ.
 
     What is expensive takes the first half of the seeds: ramps, ``weights``, and the widest nets. The ramp of
     ``slow_size`` is run once more at ``slow_steps``: a loop that is only lag shrinks there.
     """
 
-    common: Setup
     sizes: tuple[int, ...]
     ramp_steps: int = 50
     slow_steps: int = 200
@@ -77,8 +76,7 @@ class CouplingSetup:
     @property
     def half_seeds(self) -> range:
         """The seeds of ramps, of ``weights`` and of the widest nets."""
-        seeds = self.common.pair_seeds
-        return seeds[: (len(seeds) + 1) // 2]
+        return self.pair_seeds[: (self.seeds + 1) // 2]
 
     def decisive(self) -> dict[str, Any]:
         """Return, flat, every setting that a finished training depends on and its trial does not name."""
@@ -93,8 +91,8 @@ class CouplingSetup:
             "cap_steps",
         }
         return {
-            **{name: value for name, value in self.common.decisive().items() if name not in idle},
-            "train.weight_decay": self.common.recipe.train.weight_decay,
+            **{name: value for name, value in Setup.decisive(self).items() if name not in idle},
+            "train.weight_decay": self.recipe.train.weight_decay,
         }
 
 
@@ -142,11 +140,11 @@ def write_finding(
             _loop_table(ramps),
         ),
         limits=LIMITS,
-        command=setup.common.command(prediction.name),
+        command=setup.command(prediction.name),
         settings={
-            "seeds": list(setup.common.pair_seeds),
+            "seeds": list(setup.pair_seeds),
             "sizes": list(setup.sizes),
-            "cap_steps": setup.common.cap_steps,
+            "cap_steps": setup.cap_steps,
             **setup.decisive(),
         },
         machine=machine,
@@ -172,7 +170,7 @@ def rule(exponents: Sequence[Interval]) -> Ruling:
 def _collect_cells(setup: CouplingSetup, done: Sequence[CouplingTraining]) -> list[Cell]:
     found = (
         collect_cell(done, variant, width, seed)
-        for variant, seeds in (("labels", setup.common.pair_seeds), ("weights", setup.half_seeds))
+        for variant, seeds in (("labels", setup.pair_seeds), ("weights", setup.half_seeds))
         for width in setup.sizes
         for seed in seeds
     )
@@ -288,7 +286,7 @@ def _format_range(interval: Interval, shift: float = 0.0) -> str:
 
 
 def _write_protocol(setup: CouplingSetup, done: Sequence[CouplingTraining]) -> tuple[str, ...]:
-    recipe = setup.common.recipe
+    recipe = setup.recipe
     data: Any = recipe.task.data
     model: Any = recipe.task.model
     return (
@@ -300,7 +298,7 @@ def _write_protocol(setup: CouplingSetup, done: Sequence[CouplingTraining]) -> t
         "N: oscillators of a group as TPS counts them. `labels` (in the loss): the units. `weights` "
         "(decoupled): the elements of the first layer, 32 a unit, so that an exponent of units is one of N.",
         f"Held: λ fixed from the first step, on a grid of half decades, until validation accuracy "
-        f"{setup.common.level:g} (read every {setup.common.reading_steps} steps). Smallest λ that speeds "
+        f"{setup.level:g} (read every {setup.reading_steps} steps). Smallest λ that speeds "
         f"up: from the fastest λ down, where the steps cross those of the same seed without TPS divided by "
         f"{FACTOR:g}, linear in logarithms. Largest that still learns: midway to the first λ above the "
         f"fastest that is not there within {PATIENCE} times the steps without TPS.",
@@ -339,7 +337,7 @@ def _describe_scaled(setup: CouplingSetup, done: Sequence[CouplingTraining]) -> 
 def _edge_table(setup: CouplingSetup, cells: Sequence[Cell], done: Sequence[CouplingTraining]) -> Table:
     rows = []
     for width in setup.sizes:
-        plain = [find_without_tps(done, width, seed) for seed in setup.common.pair_seeds]
+        plain = [find_without_tps(done, width, seed) for seed in setup.pair_seeds]
         steps = [each.steps for each in plain if each is not None and each.reached]
         row = [f"{width:,}", f"{_geometric_mean(steps):.0f}" if steps else "never"]
         for variant in VARIANTS:

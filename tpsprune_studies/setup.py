@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, final
+from typing import Any, Final, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,10 @@ class Setup:
         }
 
 
-def resize(setup: Setup, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Setup:
+Sized = TypeVar("Sized", bound=Setup)
+
+
+def resize(setup: Sized, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Sized:
     """Return the setup at the size asked for; ``full`` is ten seeds, where no number is given."""
     if full:
         setup = replace(setup, seeds=FULL_SEEDS)

@@ -58,8 +58,8 @@ def tiny_setup(study: Any, seeds: int = 2, cap_steps: int = 40) -> Setup:
 
 def tiny_coupling() -> CouplingSetup:
     full = coupling.make_setup(recipe.read("modular-addition"), 2, 5000)
-    common = replace(full.common, cap_steps=20, level=0.02)
-    return replace(full, common=common, sizes=(8, 16, 32), ramp_steps=2, slow_steps=3, slow_size=16)
+    small = replace(full, sizes=(8, 16, 32), ramp_steps=2, slow_steps=3, slow_size=16)
+    return replace(small, cap_steps=20, level=0.02)
 
 
 @contextmanager

@@ -187,8 +187,7 @@ def test_the_ruling_asks_every_edge(intervals: list[tuple[float, float]], ruling
 
 def ran(**changes: object) -> CouplingTraining:
     trial = CouplingTrial(variant="labels", width=16, seed=1, couplings=(1.0,), steps_each=8)
-    out_of_reach = replace(tiny_coupling(), common=replace(tiny_coupling().common, level=2.0))
-    return coupling.run(out_of_reach, replace(trial, **changes))  # type: ignore[arg-type]
+    return coupling.run(replace(tiny_coupling(), level=2.0), replace(trial, **changes))  # type: ignore[arg-type]
 
 
 def test_sqrt_n_is_the_same_training_at_a_coupling_larger_by_root_n() -> None:
