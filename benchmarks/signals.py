@@ -32,7 +32,7 @@ from tpsprune.numerics.sketch import signed_fold
 from tpsprune.numerics.spectra import edge, row_spectrum
 from tpsprune.signals.signal import View
 from tpsprune.signals.spectral_edge import SpectralEdge
-from tpsprune.studies.trial import ticks_of
+from tpsprune_studies.setup import Prepared
 
 REPORT = Path(__file__).parents[1] / "reports" / "signals.md"
 WINDOW = 10
@@ -53,8 +53,7 @@ def updates(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     whole, folded = [], []
     total = found.train.epochs * training.steps_per_epoch(len(dataset.train), found.train)
     execution = training.Execution.of(found.train, torch.device("cpu"))
-    ticks = ticks_of(found, dataset, model, execution, total)
-    for tick in ticks:
+    for tick in Prepared(found, dataset, model, execution).fit(total):
         if tick.step % STEPS_APART:
             continue
         whole = [*whole, torch.cat([each.detach().reshape(-1) for each in parameters])][-WINDOW - 1 :]

@@ -35,7 +35,9 @@ probe_items = 64
 [energy]
 meter = "fake"
 """
-BRACKETS = 'kind = "brackets"\nlength = 10\nitems = 128\nheld_out = 60'
+BRACKETS = """kind = "custom"
+factory = "tpsprune_studies.tasks:brackets"
+data_args = { length = 10, items = 128, held_out = 60 }"""
 SMALL = "hidden_size = 24, num_hidden_layers = 1, num_attention_heads = 3, intermediate_size = 32"
 BROUGHT = {
     "timm": (

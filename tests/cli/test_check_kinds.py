@@ -38,9 +38,10 @@ meter = "fake"
 MODULAR = 'kind = "modular"\nmodulus = 13'
 TRANSFORMER = 'kind = "transformer"\nwidth = 16\nheads = 2\nmlp_width = 24'
 MLP = 'kind = "mlp"\nwidths = [24]\nembedding = 8'
-PERMUTATIONS = 'kind = "permutations"\ndegree = 4'
-PARITY = 'kind = "parity"\nbits = 10\nitems = 200\nheld_out = 100'
-BRACKETS = 'kind = "brackets"\nlength = 8\nitems = 40\nheld_out = 30'
+OF_STUDIES = 'kind = "custom"\nfactory = "tpsprune_studies.tasks:{}"\ndata_args = {{ {} }}'
+PERMUTATIONS = OF_STUDIES.format("permutations", "degree = 4")
+PARITY = OF_STUDIES.format("parity", "bits = 10, items = 200, held_out = 100")
+BRACKETS = OF_STUDIES.format("brackets", "length = 8, items = 40, held_out = 30")
 KINDS = {
     "brackets": (BRACKETS, MLP, ["embedding", "hidden.0"]),
     "brackets in two layers": (

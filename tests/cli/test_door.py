@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from tpsprune.cli import COMMANDS, main
+from tpsprune.cli import commands, main
 
 Invoke = Callable[..., Result]
 
@@ -30,7 +30,7 @@ def test_help_and_recipe_faults_load_no_torch() -> None:
         "import sys, click.testing, tpsprune.cli as c\n"
         "run = lambda *w: click.testing.CliRunner().invoke(c.main, w)\n"
         "assert run('--help').exit_code == 0\n"
-        "assert all(run(name, '--help').exit_code == 0 for name in c.COMMANDS)\n"
+        "assert all(run(name, '--help').exit_code == 0 for name in c.commands())\n"
         "assert run('recipes').exit_code == 0\n"
         "assert run('train', 'digits', '--set', 'train.epochs=0').exit_code == 2\n"
         "assert 'torch' not in sys.modules\n"
@@ -45,7 +45,7 @@ def test_import_of_the_package_loads_no_torch() -> None:
 
 
 def test_every_command_teaches_by_example(invoke: Invoke) -> None:
-    for command in COMMANDS:
+    for command in commands():
         text = invoke(command, "--help").output
         if command != "recipes":
             assert "Example" in text, command
@@ -54,7 +54,7 @@ def test_every_command_teaches_by_example(invoke: Invoke) -> None:
 def test_the_options_are_these_and_no_others() -> None:
     found = {
         name: sorted(option for p in command.params for option in p.opts if option.startswith("--"))
-        for name in COMMANDS
+        for name in commands()
         if (command := main.get_command(None, name)) is not None  # type: ignore[arg-type]
     }
     assert found == {
@@ -108,7 +108,7 @@ def test_the_options_are_these_and_no_others() -> None:
 
 def test_an_unknown_command_is_answered_with_the_nearest(invoke: Invoke) -> None:
     assert_refused(invoke("trian"), "no command 'trian' (did you mean 'train'?)")
-    commands = "train, prune, compare, report, init, check, recipes, show, export, study, doctor"
+    commands = "train, prune, compare, report, init, check, recipes, show, export, doctor, study"
     assert_refused(invoke("zzz"), f"no command 'zzz' (commands: {commands})")
 
 

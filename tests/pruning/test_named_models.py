@@ -9,17 +9,15 @@ import torch
 from torch import Tensor, nn
 
 import tpsprune
-from tpsprune.data import load
 from tpsprune.models import Mlp, TokenMlp, Transformer
 from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning import GroupCut, survey
 from tpsprune.pruning.cutting import cut_copy
 from tpsprune.pruning.reach import cost_model
 from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.task import BracketsData
 
 PAIRS = torch.cartesian_prod(torch.arange(11), torch.arange(11))
-BRACKETS = load(BracketsData(length=9, items=100, held_out=20)).train.inputs
+BRACKETS = torch.randint(2, (100, 9), generator=torch.Generator().manual_seed(0))
 VECTORS = torch.randn(200, 12, generator=torch.Generator().manual_seed(0))
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor, dict[str, int]]] = {

@@ -85,8 +85,7 @@ def test_every_shipped_recipe_reads_and_says_what_it_shows() -> None:
         (
             "task.data.kind=digit",
             "task.data: unknown 'kind' 'digit' (did you mean 'digits'?); "
-            "one of 'digits', 'modular', 'permutations', 'parity', 'brackets', 'idx', 'image-folder', "
-            "'text', 'tabular', 'custom'",
+            "one of 'digits', 'modular', 'idx', 'image-folder', 'text', 'tabular', 'custom'",
         ),
         (
             "task.data.modulus=7",
@@ -189,20 +188,12 @@ def test_a_fault_is_told_with_its_place_what_was_found_and_what_would_do(overrid
         (("stop.draw={rule='epoch'}",), "stop.draw.epoch: required, but not given"),
         (("task.model.widths=[]",), "task.model.widths: must not be empty"),
         (
-            ("task.data.kind=permutations", "task.data.degree=6"),
-            "task.data.degree: must be less than or equal to 5 (found 6)",
+            ("task.data.kind=modular", "task.data.modulus=1025"),
+            "task.data.modulus: must be less than or equal to 1024 (found 1025)",
         ),
         (
-            ("task.data.kind=brackets", "task.data.length=63"),
-            "task.data.length: must be less than or equal to 62 (found 63)",
-        ),
-        (
-            ("task.data.kind=parity", "task.data.bits=1"),
-            "task.data.bits: must be greater than or equal to 2 (found 1)",
-        ),
-        (
-            ("task.data.kind=parity", "task.data.suport=3"),
-            "task.data.suport: unknown key (did you mean 'support'?)",
+            ("task.data.kind=modular", "task.data.modulos=3"),
+            "task.data.modulos: unknown key (did you mean 'modulus'?)",
         ),
         (
             ("task.model.kind=mlp", "task.model.gated='yes'"),

@@ -11,37 +11,18 @@ from tests.recipe.test_read import LEAST
 from tpsprune import recipe
 from tpsprune.recipe import shipped
 from tpsprune.recipe.task import (
-    BracketsData,
     CustomData,
     Data,
     MlpModel,
     Model,
-    ParityData,
-    PermutationsData,
+    ModularData,
     TransformerModel,
 )
 
-DRAWN = st.integers(1, 2**22)
 SEEDS = st.integers(0, 2**63 - 1)
 SHARES = st.floats(0.001, 0.999)
-STRUCTURED = (
-    st.builds(
-        PermutationsData,
-        degree=st.integers(3, 5),
-        relabel=st.booleans(),
-        train_share=SHARES,
-        split_seed=SEEDS,
-    )
-    | st.builds(
-        ParityData,
-        bits=st.integers(2, 4096),
-        support=st.integers(1, 2**31),
-        items=DRAWN,
-        held_out=DRAWN,
-        validation_share=SHARES,
-        split_seed=SEEDS,
-    )
-    | st.builds(BracketsData, length=st.integers(2, 62), items=DRAWN, held_out=DRAWN, validation_share=SHARES)
+STRUCTURED = st.builds(
+    ModularData, modulus=st.integers(3, 1024), relabel=st.booleans(), train_share=SHARES, split_seed=SEEDS
 )
 
 

@@ -1,86 +1,157 @@
-"""A contest small enough for a test: thirteen residues, a narrow net, a few steps; and trainings made up."""
+"""Studies small enough for a test, run once a session; and trainings made up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
 from tpsprune import recipe
-from tpsprune.studies.contest import Arm, Contest, Size, Trained, Trial
-from tpsprune.studies.setup import Setup
-from tpsprune.studies.speed_up import SpeedUp, plan
+from tpsprune.recipe import Recipe
+from tpsprune_studies import coupling, coupling_edges, dimension, draw_time, lead_time
+from tpsprune_studies.catalogue import STUDIES
+from tpsprune_studies.conduct import conduct
+from tpsprune_studies.coupling_page import CouplingSetup
+from tpsprune_studies.finding import Finding, Plan
+from tpsprune_studies.setup import Setup
+from tpsprune_studies.tuned_comparison import Arm, ArmTraining, ArmTrial, Experiment, Seeds, TunedSetup, plan
 
 OVERRIDES = ("task.data.modulus=13", "task.model.widths=[16]", "task.model.embedding=8")
+MACHINE = {"logical_cpus": 2, "torch": "2.13.0"}
 NONE = Arm(name="none", learning_rates=(0.01, 0.03), weight_decays=(1.0,))
 LABELS = Arm(
     name="labels", variant="labels", learning_rates=(0.01,), weight_decays=(1.0,), strengths=(1.0, 3.0)
 )
+Done = TypeVar("Done")
 
 
-@pytest.fixture(scope="session")
-def tiny() -> SpeedUp:
-    contest = Contest(
+@cache
+def small_recipe() -> Recipe:
+    """Thirteen residues and a narrow net."""
+    return recipe.read("modular-addition", OVERRIDES)
+
+
+def make_tiny() -> TunedSetup:
+    experiment = Experiment(
         task="addition",
-        recipe=recipe.read("modular-addition", OVERRIDES),
+        recipe=small_recipe(),
         arms=(NONE, LABELS),
         level=0.1,
         cap_steps=30,
         reading_steps=10,
     )
-    return SpeedUp(contest=contest, size=Size(pilot_seeds=1, seeds=2))
+    return TunedSetup(experiments=(experiment,), seeds=Seeds(pilot_seeds=1, seeds=2))
+
+
+tiny = pytest.fixture(scope="session", name="tiny")(make_tiny)
+
+
+def tiny_setup(study: Any, seeds: int = 2, cap_steps: int = 40) -> Setup:
+    setup: Setup = study.make_setup(small_recipe(), seeds, cap_steps)
+    return replace(setup, level=0.06, reading_steps=10)
+
+
+def tiny_coupling() -> CouplingSetup:
+    full = coupling.make_setup(recipe.read("modular-addition"), 2, 5000)
+    small = replace(full, sizes=(8, 16, 32), ramp_steps=2, slow_steps=3, slow_size=16)
+    return replace(small, cap_steps=20, level=0.02)
+
+
+@contextmanager
+def shortened(name: str) -> Iterator[Any]:
+    """Make the trainings of a study few and short; return its setup."""
+    read = recipe.read
+    with pytest.MonkeyPatch.context() as patch:
+        if name == "speed-up":
+            yield make_tiny()
+        if name == "coupling":
+            patch.setattr(coupling_edges, "HIGHEST", 1)
+            yield tiny_coupling()
+        if name == "lead-time":
+            patch.setattr(lead_time, "DIGITS_EPOCHS", 2)
+            patch.setattr(lead_time, "TASKS", {name: lead_time.TASKS[name] for name in ("add", "a3+ab")})
+            yield tiny_setup(lead_time)
+        if name in {"dimension", "draw-time"}:
+            epochs = "train.epochs=3" if name == "draw-time" else "train.epochs=2"
+            short = (epochs, "task.model.widths=[8, 8]")
+            patch.setattr(recipe, "read", lambda source, changes=(): read(source, (*short, *changes)))
+            for moment, value in (("TRANSITION", 0.06), ("MEMORISED", 0.06), ("AFTER_STEPS", 5)):
+                patch.setattr(draw_time, moment, value)
+            yield tiny_setup(dimension, cap_steps=30) if name == "dimension" else tiny_setup(draw_time)
+
+
+@dataclass(frozen=True)
+class Conducted:
+    """A study that was run to its end."""
+
+    name: str
+    folder: Path
+    lines: list[str]
+    finding: Finding
+
+    @property
+    def journal(self) -> list[str]:
+        return (self.folder / f"{self.name}.jsonl").read_text().splitlines()
 
 
 @pytest.fixture(scope="session")
-def tiny_setup() -> Setup:
-    return Setup(
-        recipe=recipe.read("modular-addition", OVERRIDES), seeds=2, cap_steps=30, level=0.1, reading_steps=10
-    )
+def conducted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Conducted]:
+    """Return a study run to its end, the same one for every test."""
+
+    @cache
+    def run(name: str) -> Conducted:
+        folder = tmp_path_factory.mktemp(name)
+        with shortened(name) as setup:
+            *lines, finding = conduct(STUDIES[name], setup, folder)
+        assert isinstance(finding, Finding)
+        return Conducted(name, folder, [str(line) for line in lines], finding)
+
+    return run
 
 
-def longer(setup: SpeedUp, cap_steps: int = 5000) -> SpeedUp:
-    return replace(setup, contest=replace(setup.contest, cap_steps=cap_steps))
+def longer(setup: TunedSetup, cap_steps: int = 5000) -> TunedSetup:
+    return replace(setup, experiments=(replace(setup.experiments[0], cap_steps=cap_steps),))
 
 
-def made(trial: Trial, steps: int) -> Trained:
-    """A training that got there after so many steps, or after so many (negative) gave up."""
-    return Trained(
+def made(trial: ArmTrial, steps: int) -> ArmTraining:
+    """A training that reached the level after so many steps, or after so many (negative) gave up."""
+    given = min(abs(steps), trial.allowed_steps)
+    reached = steps == given
+    return ArmTraining(
         trial=trial,
-        steps=abs(steps),
-        reached=steps > 0,
-        validation_accuracy=0.96 if steps > 0 else 0.1,
-        cpu_seconds=abs(steps) * (0.01 if trial.name == "none" else 0.015),
-        tps_cpu_seconds=0.0 if trial.name == "none" else abs(steps) * 0.005,
-        seconds=abs(steps) * 0.02,
+        steps=given,
+        reached=reached,
+        validation_accuracy=0.96 if reached else 0.1,
+        cpu_seconds=given * (0.01 if trial.name == "none" else 0.015),
+        tps_cpu_seconds=0.0 if trial.name == "none" else given * 0.005,
+        seconds=given * 0.02,
     )
 
 
-def played(setup: SpeedUp, outcome: Callable[[Trial], int]) -> list[Trained]:
+def follow(planned: Callable[[Sequence[Done]], Plan], make: Callable[[Any], Done]) -> list[Done]:
+    """All trainings of a plan, each made up once it is known to be needed."""
+    done: dict[Any, Done] = {}
+    while due := [trial for trial in planned(list(done.values())).trials if trial not in done]:
+        done |= {trial: make(trial) for trial in due}
+    return list(done.values())
+
+
+def played(setup: TunedSetup, outcome: Callable[[ArmTrial], int]) -> list[ArmTraining]:
     """All trainings of a study, each with the steps that ``outcome`` gives it, or those it is allowed."""
-    done: list[Trained] = []
-    while True:
-        finished = {trained.trial for trained in done}
-        due = [trial for trial in plan(setup, done).trials if trial not in finished]
-        if not due:
-            return done
-        trial = due[0]
-        assert isinstance(trial, Trial)
-        steps = outcome(trial)
-        done.append(made(trial, steps if abs(steps) <= trial.allowed_steps else -trial.allowed_steps))
+    return follow(lambda done: plan(setup, done), lambda trial: made(trial, outcome(trial)))
 
 
-@pytest.fixture
-def done() -> Callable[..., list[Trained]]:
-    """Pilot and pairs as from ``(steps without, steps with)``; a negative number never got there."""
+def played_pairs(setup: TunedSetup, pairs: list[tuple[int, int]]) -> list[ArmTraining]:
+    """Pilot and pairs as from ``(steps without, steps with)``; a negative number never reached the level."""
 
-    def make(setup: SpeedUp, couples: list[tuple[int, int]]) -> list[Trained]:
-        def outcome(trial: Trial) -> int:
-            if trial.stage == "pilot":
-                return 400 if trial.name == "labels" else 3000
-            without, with_tps = couples[setup.size.pairs.index(trial.seed)]
-            return with_tps if trial.name == "labels" else without
+    def outcome(trial: ArmTrial) -> int:
+        if trial.stage == "pilot":
+            return 400 if trial.name == "labels" else 3000
+        return pairs[setup.seeds.pairs.index(trial.seed)][trial.name == "labels"]
 
-        return played(setup, outcome)
-
-    return make
+    return played(setup, outcome)

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-import tpsprune.studies.conduct
-from tests.studies.conftest import OVERRIDES
-from tpsprune import recipe
+from tests.studies.conftest import LABELS, NONE, OVERRIDES
+from tpsprune import cli, recipe
 from tpsprune.cli import main
-from tpsprune.recipe import Recipe
+from tpsprune_studies import speed_up
 
 
 @pytest.fixture
 def tiny_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     read = recipe.read
 
-    def smaller(source: str) -> Recipe:
-        return read(source, OVERRIDES)
-
-    monkeypatch.setattr(recipe, "read", smaller)
+    monkeypatch.setattr(recipe, "read", lambda source: read(source, OVERRIDES))
+    monkeypatch.setattr(speed_up, "make_arms", lambda: (NONE, LABELS))
     monkeypatch.chdir(tmp_path)
 
 
@@ -75,7 +73,7 @@ def test_an_interrupt_ends_with_the_word_to_go_on(monkeypatch: pytest.MonkeyPatc
         raise KeyboardInterrupt
         yield ""
 
-    monkeypatch.setattr(tpsprune.studies.conduct, "conduct", interrupted)
+    monkeypatch.setattr("tpsprune_studies.conduct.conduct", interrupted)
     result = CliRunner().invoke(main, ["study", "speed-up"])
     assert result.exit_code == 130
     assert "the same command goes on where it was" in result.output
@@ -87,3 +85,24 @@ def test_a_file_in_the_folders_place_is_told_in_words(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "choose another place" in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ([], "tpsprune_studies.command:study"),
+        ([("study", "elsewhere:study"), ("train", "elsewhere:train")], "elsewhere:study"),
+    ],
+    ids=["no metadata", "entry points"],
+)
+def test_commands_of_other_packages_are_found_and_replace_none_of_ours(
+    monkeypatch: pytest.MonkeyPatch, points: list[tuple[str, str]], expected: str
+) -> None:
+    found = [EntryPoint(name, value, cli.GROUP) for name, value in points]
+    monkeypatch.setattr(cli, "entry_points", lambda *, group: [each for each in found if each.group == group])
+    cli.commands.cache_clear()
+    try:
+        assert cli.commands()["study"] == expected
+        assert cli.commands()["train"] == "tpsprune.cli.train:train"
+    finally:
+        cli.commands.cache_clear()

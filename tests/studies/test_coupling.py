@@ -1,31 +1,37 @@
-"""Trainings made up after a law that the study must find again, and one study small enough to run."""
+"""Trainings, steps and order parameters made up after a law that the study must find again; and real ones."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.studies.conftest import follow, tiny_coupling
 from tpsprune import recipe
 from tpsprune.numerics.intervals import Interval
-from tpsprune.studies import coupling, coupling_edges
-from tpsprune.studies.catalogue import STUDIES
-from tpsprune.studies.conduct import conduct
-from tpsprune.studies.coupling_found import ruling_of
-from tpsprune.studies.coupling_run import Coupled, CouplingSetup, CouplingTrial, run_coupling
-from tpsprune.studies.finding import Finding
-from tpsprune.studies.page import page
-from tpsprune.studies.verdict import Ruling
+from tpsprune_studies import coupling
+from tpsprune_studies.coupling_edges import (
+    FACTOR,
+    HIGHEST,
+    LOWEST,
+    CouplingTraining,
+    CouplingTrial,
+    Steps,
+    choose_next_rank,
+    coupling_of,
+    lower_edge,
+    measure_loop,
+    upper_edge,
+)
+from tpsprune_studies.coupling_page import CouplingSetup, rule
+from tpsprune_studies.finding import Ruling, render_page
 
+Made = tuple[CouplingSetup, list[CouplingTraining]]
 Law = Callable[[CouplingTrial], tuple[int, bool]]
 WITHOUT = 600
-
-
-def setup(seeds: int = 3) -> CouplingSetup:
-    return coupling.setup(recipe.read("modular-addition"), seeds, 5000)
 
 
 def law(exponent: float, at_64: float = 0.05) -> Law:
@@ -43,13 +49,13 @@ def law(exponent: float, at_64: float = 0.05) -> Law:
     return outcome
 
 
-def made(trial: CouplingTrial, labels: Law, weights: Law) -> Coupled:
+def made(trial: CouplingTrial, labels: Law, weights: Law) -> CouplingTraining:
     steps, reached = (weights if trial.variant == "weights" else labels)(trial)
     top = len(trial.couplings) // 2
     up = [0.1 + 0.8 * rank / max(1, top) for rank in range(top + 1)]
     lag = 0.2 if trial.answers == "sums" else 0.1
     down = [order + lag * (0.9 - order) for order in up[-2::-1]]
-    return Coupled(
+    return CouplingTraining(
         trial=trial,
         steps=steps,
         reached=reached,
@@ -61,14 +67,14 @@ def made(trial: CouplingTrial, labels: Law, weights: Law) -> Coupled:
     )
 
 
-def conducted_by(labels: Law, weights: Law, seeds: int = 3) -> tuple[CouplingSetup, list[Coupled]]:
-    size = setup(seeds)
-    done: dict[CouplingTrial, Coupled] = {}
-    while due := [each for each in coupling.plan(size, list(done.values())).trials if each not in done]:
-        for trial in due:
-            assert isinstance(trial, CouplingTrial)
-            done[trial] = made(trial, labels, weights)
-    return size, list(done.values())
+def conducted_by(labels: Law, weights: Law, seeds: int = 3) -> Made:
+    size = coupling.make_setup(recipe.read("modular-addition"), seeds, 5000)
+    return size, follow(lambda done: coupling.plan(size, done), lambda trial: made(trial, labels, weights))
+
+
+@pytest.fixture(scope="module")
+def as_predicted() -> Made:
+    return conducted_by(law(-0.5), law(-0.5))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +86,7 @@ def conducted_by(labels: Law, weights: Law, seeds: int = 3) -> tuple[CouplingSet
     ],
 )
 def test_the_law_that_trainings_follow_is_found_again(exponents: tuple[float, float], ruling: Ruling) -> None:
-    found = coupling.finding(*conducted_by(law(exponents[0]), law(exponents[1], 0.5)), {})
+    found = coupling.conclude(*conducted_by(law(exponents[0]), law(exponents[1], 0.5)), {})
     measured = {quantity.name: quantity.measured for quantity in found.quantities}
     for name, exponent in zip(("labels", "weights"), exponents, strict=True):
         assert measured[f"{name}, smallest λ that speeds up"].mean == pytest.approx(exponent, abs=0.03)
@@ -94,11 +100,12 @@ def test_a_variant_that_never_speeds_up_is_given_no_lower_edge_and_the_page_says
     def no_use(trial: CouplingTrial) -> tuple[int, bool]:
         return (WITHOUT - 100, True) if trial.couplings[0] < 2 else (trial.steps_each, False)
 
-    found = coupling.finding(*conducted_by(law(-0.5), no_use), {})
+    found = coupling.conclude(*conducted_by(law(-0.5), no_use), {})
     names = [quantity.name for quantity in found.quantities]
     assert "weights, smallest λ that speeds up" not in names
     assert "weights, largest λ that still learns" in names
-    assert "No exponent: weights, smallest λ that speeds up, known of 0 of 12 nets only." in page(found)
+    missing = "No exponent: weights, smallest λ that speeds up, known of 0 of 12 nets only."
+    assert missing in render_page(found)
     assert found.ruling is Ruling.UNDECIDED
 
 
@@ -109,7 +116,7 @@ def test_a_net_that_never_learns_without_tps_is_left_out_and_costs_nothing_more(
     size, done = conducted_by(narrow, narrow)
     held = [each.trial for each in done if each.trial.width == 64 and not each.trial.is_ramp]
     assert {trial.variant for trial in held} == {"none"}
-    found = coupling.finding(size, done, {})
+    found = coupling.conclude(size, done, {})
     assert found.quantities[0].measured.count == 5 * 3 - 1
     assert found.tables[0].rows[0] == ("64", "never", "none", "none", "none", "none")
 
@@ -123,21 +130,18 @@ def test_half_of_the_seeds_do_for_what_is_dear_and_no_ramp_is_of_the_widest() ->
     assert max(each.trial.width for each in done if each.trial.is_ramp) == size.sizes[-2]
     slow = [each.trial for each in done if each.trial.steps_each == size.slow_steps]
     assert {(trial.width, trial.answers) for trial in slow} == {(160, "sums"), (160, "random")}
-
-
-def test_no_training_gets_more_steps_than_patience_has() -> None:
-    _, done = conducted_by(law(-0.5), law(-0.5))
-    caps = {each.trial.steps_each for each in done if not each.trial.is_ramp}
-    assert caps == {5000, 2 * WITHOUT}
+    assert {each.trial.steps_each for each in done if not each.trial.is_ramp} == {5000, 2 * WITHOUT}
 
 
 @pytest.mark.parametrize(
     ("lag_when_slow", "words"), [(1.0, "more than half of it stays"), (0.2, "half of it or more goes")]
 )
-def test_a_loop_that_shrinks_on_a_slower_ramp_is_called_lag(lag_when_slow: float, words: str) -> None:
-    size, done = conducted_by(law(-0.5), law(-0.5))
+def test_a_loop_that_shrinks_on_a_slower_ramp_is_called_lag(
+    lag_when_slow: float, words: str, as_predicted: Made
+) -> None:
+    size, done = as_predicted
 
-    def slower(each: Coupled) -> Coupled:
+    def slower(each: CouplingTraining) -> CouplingTraining:
         if each.trial.steps_each != size.slow_steps:
             return each
         top = len(each.orders) // 2
@@ -145,26 +149,24 @@ def test_a_loop_that_shrinks_on_a_slower_ramp_is_called_lag(lag_when_slow: float
         back = [u + lag_when_slow * (d - u) for u, d in zip(up[-2::-1], down, strict=True)]
         return replace(each, orders=(*up, *back))
 
-    found = coupling.finding(size, [slower(each) for each in done], {})
+    found = coupling.conclude(size, [slower(each) for each in done], {})
     assert words in found.sentence
     assert "no jump, 0.17 at most of the rise" in found.sentence
 
 
-def test_a_rise_between_two_neighbours_is_called_a_jump_and_one_that_is_missing_is_not_timed() -> None:
-    size, done = conducted_by(law(-0.5), law(-0.5))
+def test_a_rise_between_two_neighbours_is_called_a_jump_and_one_that_is_missing_is_not_timed(
+    as_predicted: Made,
+) -> None:
+    size, done = as_predicted
 
-    def stepped(each: Coupled) -> Coupled:
+    def stepped(each: CouplingTraining) -> CouplingTraining:
         if each.trial.variant == "labels":
             return replace(each, orders=tuple(float(order > 0.5) for order in each.orders))
         return replace(each, orders=(0.5,) * len(each.orders))
 
-    found = coupling.finding(size, [stepped(each) for each in done], {})
+    found = coupling.conclude(size, [stepped(each) for each in done], {})
     assert "a jump, 1.00 of the rise" in found.sentence
     assert "The order of `weights` did not rise in every ramp" in found.sentence
-
-
-def interval(low: float, high: float) -> Interval:
-    return Interval(mean=(low + high) / 2, low=low, high=high, count=9, confidence=0.95)
 
 
 @pytest.mark.parametrize(
@@ -179,51 +181,13 @@ def interval(low: float, high: float) -> Interval:
     ],
 )
 def test_the_ruling_asks_every_edge(intervals: list[tuple[float, float]], ruling: Ruling) -> None:
-    assert ruling_of([interval(*each) for each in intervals]) is ruling
+    found = [Interval(mean=0.0, low=low, high=high, count=9, confidence=0.95) for low, high in intervals]
+    assert rule(found) is ruling
 
 
-def tiny() -> CouplingSetup:
-    full = setup(2)
-    common = replace(full.common, cap_steps=20, level=0.02)
-    return replace(full, common=common, sizes=(8, 16, 32), ramp_steps=2, slow_steps=3, slow_size=16)
-
-
-@pytest.fixture(scope="module")
-def conducted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str | Finding]]:
-    folder = tmp_path_factory.mktemp("coupling")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coupling_edges, "HIGHEST", 1)
-        return folder, list(conduct(STUDIES["coupling"], tiny(), folder))
-
-
-def test_the_study_runs_and_its_journal_reads_as_it_was_written(
-    conducted: tuple[Path, list[str | Finding]],
-) -> None:
-    folder, told = conducted
-    assert isinstance(told[-1], Finding)
-    assert str(told[0]).split(" ", 1)[1].startswith("seed 1 8 units none λ 0: 0.")
-    on_disk = json.loads((folder / "coupling.json").read_text())
-    for raw in on_disk["trainings"]:
-        assert json.loads(json.dumps(Coupled.from_json(raw).to_json())) == raw
-    assert on_disk["panels"][0]["title"] == "edges of λ"
-    assert "| exponent of N | predicted |" in (folder / "coupling.md").read_text()
-
-
-def test_a_study_that_is_done_is_read_and_not_run(
-    conducted: tuple[Path, list[str | Finding]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, told = conducted
-    monkeypatch.setattr(coupling_edges, "HIGHEST", 1)
-    monkeypatch.setattr(coupling, "run", None)
-    assert [
-        each.to_json() for each in conduct(STUDIES["coupling"], tiny(), folder) if isinstance(each, Finding)
-    ] == [told[-1].to_json() if isinstance(told[-1], Finding) else None]
-
-
-def ran(**changes: object) -> Coupled:
+def ran(**changes: object) -> CouplingTraining:
     trial = CouplingTrial(variant="labels", width=16, seed=1, couplings=(1.0,), steps_each=8)
-    out_of_reach = replace(tiny(), common=replace(tiny().common, level=2.0))
-    return run_coupling(out_of_reach, replace(trial, **changes))  # type: ignore[arg-type]
+    return coupling.run(replace(tiny_coupling(), level=2.0), replace(trial, **changes))  # type: ignore[arg-type]
 
 
 def test_sqrt_n_is_the_same_training_at_a_coupling_larger_by_root_n() -> None:
@@ -258,3 +222,108 @@ def test_without_tps_the_coupling_is_nought_and_the_order_is_read_all_the_same()
     plain, nought = ran(variant="none", couplings=(0.0,)), ran(couplings=(0.0,))
     assert plain.orders == nought.orders
     assert plain.orders != ran().orders
+
+
+def steps_by_rank(steps: Mapping[int, int]) -> dict[int, Steps]:
+    """A negative number was given in vain."""
+    return {rank: Steps(abs(taken), taken > 0) for rank, taken in steps.items()}
+
+
+@pytest.mark.parametrize(
+    ("steps", "factor", "edge"),
+    [
+        # The line is 400. Between 800 at λ = 0.1 and 200 at λ = 0.316 it is crossed half-way.
+        ({-2: 800, -1: 200}, FACTOR, 10**-0.75),
+        ({-2: 401, -1: 200}, FACTOR, pytest.approx(0.1, rel=0.01)),
+        ({-2: 800, -1: 400}, FACTOR, coupling_of(-1)),
+        ({-2: 600, -1: 200}, 3.0, coupling_of(-1)),
+        # Sought from the fastest down, whatever lies below; one given up counts with the steps it was given.
+        ({-4: 300, -3: 590, -2: 800, -1: 200, 0: 350}, FACTOR, 10**-0.75),
+        ({-2: -800, -1: 200}, FACTOR, 10**-0.75),
+        # None speeds up, or all do.
+        ({-1: 500, 0: 450}, FACTOR, None),
+        ({-1: 300, 0: 200}, FACTOR, None),
+        ({-1: -1200, 0: -1200}, FACTOR, None),
+        ({}, FACTOR, None),
+    ],
+)
+def test_the_lower_edge_is_where_log_steps_cross_the_line_in_log_coupling(
+    steps: dict[int, int], factor: float, edge: object
+) -> None:
+    found = lower_edge(WITHOUT, steps_by_rank(steps), factor)
+    assert found == (pytest.approx(edge) if isinstance(edge, float) else edge)
+
+
+@pytest.mark.parametrize(
+    ("steps", "edge"),
+    [
+        ({-1: -1200, 0: 300, 1: 900, 2: -1200, 3: 1100}, pytest.approx(10**0.75)),
+        ({0: 300, 1: 200}, None),
+        ({0: -1200}, None),
+    ],
+)
+def test_the_upper_edge_is_midway_to_the_first_that_fails_above_the_fastest(
+    steps: dict[int, int], edge: object
+) -> None:
+    assert upper_edge(steps_by_rank(steps)) == edge
+
+
+@pytest.mark.parametrize(
+    ("steps", "first", "order"),
+    [
+        ({-3: 590, -2: 390, -1: 300, 0: 200, 1: 700, 2: -1200}, (-1, 0), [-1, 0, -2, -3, 1, 2]),
+        ({}, (0,), [0, *range(-1, LOWEST - 1, -1), *range(1, HIGHEST + 1)]),
+    ],
+    ids=["to both edges", "to the ends of the grid"],
+)
+def test_a_cell_tries_down_while_it_speeds_up_and_up_while_it_learns(
+    steps: dict[int, int], first: tuple[int, ...], order: list[int]
+) -> None:
+    tried: dict[int, Steps] = {}
+    while (rank := choose_next_rank(WITHOUT, tried, first)) is not None:
+        tried |= steps_by_rank({rank: steps.get(rank, 100)})
+    assert list(tried) == order
+
+
+UP = (0.01, 0.1, 1.0, 10.0, 100.0)
+RAMP = (*UP, *UP[-2::-1])
+
+
+@pytest.mark.parametrize(
+    ("up", "down", "rise", "fall", "area", "jump"),
+    [
+        ([0.0, 0.0, 0.5, 1.0, 1.0], [0.0, 0.0, 0.5, 1.0, 1.0], 1.0, 1.0, 0.0, 0.5),
+        ([0.0, 0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0, 1.0], 10**0.5, 10**-1.5, 0.5, 1.0),
+        ([0.0, 0.0, 0.0, 0.5, 1.0], [0.8, 0.9, 1.0, 1.0, 1.0], 10.0, None, 0.7, 0.5),
+    ],
+    ids=["returns as it came", "a jump two decades lower", "never falls below half"],
+)
+def test_a_loop_is_the_area_between_the_way_up_and_the_way_down(
+    up: list[float], down: list[float], rise: float, fall: float | None, area: float, jump: float
+) -> None:
+    found = measure_loop(RAMP, [*up, *down[-2::-1]])
+    assert found is not None
+    assert (found.rise, found.area, found.jump_share) == pytest.approx((rise, area, jump))
+    assert found.fall == (None if fall is None else pytest.approx(fall))
+
+
+def test_a_rise_is_timed_from_a_tenth_to_nine_tenths_and_not_at_all_where_it_is_too_small() -> None:
+    found = measure_loop(RAMP, [0.0, 0.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0, 0.0])
+    assert found is not None
+    assert found.width_decades == pytest.approx(1.6)
+    assert measure_loop(RAMP, [0.60, 0.60, 0.61, 0.62, 0.63, 0.62, 0.61, 0.6, 0.6]) is None
+
+
+@given(st.floats(0.5, 3.0), st.floats(-2.0, 2.0), st.floats(0.01, 100.0))
+def test_scale_and_shift_of_the_order_do_not_matter_and_couplings_carry_over(
+    scale: float, shift: float, factor: float
+) -> None:
+    orders = [0.1, 0.2, 0.5, 0.9, 1.0, 1.0, 0.8, 0.5, 0.2]
+    one = measure_loop(RAMP, orders)
+    other = measure_loop([factor * each for each in RAMP], [scale * each + shift for each in orders])
+    assert one is not None
+    assert other is not None
+    assert other.area == pytest.approx(one.area, abs=1e-9)
+    assert other.rise == pytest.approx(factor * (one.rise or 0))
+    assert other.fall == pytest.approx(factor * (one.fall or 0))
+    assert other.width_decades == pytest.approx(one.width_decades)

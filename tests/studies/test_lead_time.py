@@ -1,37 +1,41 @@
-"""Alarms let loose on series made up, and one study small enough to run."""
+"""Alarms and rules of drawing run over series made up, and the signals of a training small enough to run."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from tpsprune import recipe
-from tpsprune.recipe.stop import ChangeRule, ThresholdRule
-from tpsprune.studies import lead_time
-from tpsprune.studies.alarms import CANDIDATES, alarm_step, best, tally
-from tpsprune.studies.catalogue import STUDIES
-from tpsprune.studies.conduct import conduct
-from tpsprune.studies.finding import Finding
-from tpsprune.studies.setup import Setup
-from tpsprune.studies.verdict import Ruling
-from tpsprune.studies.watched import Watched, WatchedTrial
+from tests.studies.conftest import shortened, tiny_setup
+from tpsprune.recipe.stop import ChangeRule, ConsensusRule, PlateauRule, Stop, ThresholdRule
+from tpsprune_studies import lead_time
+from tpsprune_studies.alarms import (
+    CANDIDATES,
+    DRAW_RULES,
+    Draw,
+    WatchedTraining,
+    WatchedTrial,
+    choose_rule,
+    count_alarms,
+    draw_ticket,
+    find_alarm,
+    tabulate_draws,
+)
+from tpsprune_studies.finding import Finding, Ruling
 
 SIGNALS = sorted({str(getattr(rule, "signal", "")) for rule in CANDIDATES})
 
 
 def watched(
     arm: str, seed: int, reached_step: int | None, series: Mapping[str, list[float | None]], epoch: int = 1
-) -> Watched:
+) -> WatchedTraining:
     """A training read every ten steps."""
     points = {
         name: tuple((10 * rank, value) for rank, value in enumerate(values, start=1))
         for name, values in series.items()
     }
-    return Watched(
+    return WatchedTraining(
         trial=WatchedTrial(arm=arm, seed=seed),
         steps=100,
         steps_per_epoch=epoch,
@@ -49,10 +53,10 @@ HALVES = ChangeRule(signal="norm", factor=2.0, learned_share=0.0)
 
 
 def test_an_alarm_rings_at_the_reading_at_which_a_run_would_know() -> None:
-    assert alarm_step(HALVES, watched("add", 1, 90, {"norm": FALLS}).series) == 30
-    assert alarm_step(HALVES, watched("add", 1, 90, {"norm": [None, None, 8.0, None, 4.0]}).series) == 50
-    assert alarm_step(HALVES, watched("add", 1, 90, {"norm": STAYS}).series) is None
-    assert alarm_step(HALVES, watched("add", 1, 90, {}).series) is None
+    assert find_alarm(HALVES, watched("add", 1, 90, {"norm": FALLS}).series) == 30
+    assert find_alarm(HALVES, watched("add", 1, 90, {"norm": [None, None, 8.0, None, 4.0]}).series) == 50
+    assert find_alarm(HALVES, watched("add", 1, 90, {"norm": STAYS}).series) is None
+    assert find_alarm(HALVES, watched("add", 1, 90, {}).series) is None
 
 
 def test_leads_are_epochs_misses_lead_by_nothing_and_controls_count_what_rang() -> None:
@@ -62,7 +66,7 @@ def test_leads_are_epochs_misses_lead_by_nothing_and_controls_count_what_rang() 
         watched("multiply", 2, 30, {"norm": FALLS}),
     ]
     controls = [watched("a3+ab", 1, None, {"norm": each}) for each in (FALLS, STAYS, STAYS)]
-    found = tally(HALVES, learned, controls)
+    found = count_alarms(HALVES, learned, controls)
     assert found.lead_epochs == (30.0, 0.0, 0.0)
     assert (found.misses, found.false_alarms, found.controls) == (2, 1, 3)
     assert found.mean_lead_epochs == 10.0
@@ -71,7 +75,7 @@ def test_leads_are_epochs_misses_lead_by_nothing_and_controls_count_what_rang() 
 def test_the_best_rule_errs_least_and_of_such_leads_most() -> None:
     learned = [watched("add", 0, 90, {"norm": [8.0, 6.0, 4.0, 1.0]})]
     calm = [watched("a3+ab", 0, None, {"norm": [8.0, 6.5, 8.0]})]
-    found = best("norm", learned, calm)
+    found = choose_rule("norm", learned, calm)
     assert found.rule == ChangeRule(signal="norm", factor=1.25, learned_share=0.0), "1.1 rings on the control"
     assert (found.misses, found.false_alarms, found.lead_epochs) == (0, 0, (70.0,))
 
@@ -82,16 +86,14 @@ def test_no_candidate_looks_at_anything_but_its_own_signal() -> None:
     assert ThresholdRule(signal="h1", level=3.0) in CANDIDATES
 
 
-def setup(seeds: int = 2) -> Setup:
-    overrides = ("task.data.modulus=13", "task.model.widths=[16]", "task.model.embedding=8")
-    small = lead_time.setup(recipe.read("modular-addition", overrides), seeds, 40)
-    return replace(small, level=0.06, reading_steps=10)
+def conclude(done: list[WatchedTraining]) -> Finding:
+    return lead_time.conclude(tiny_setup(lead_time), done, {})
 
 
-def trainings(warning: list[float], control: list[float], seeds: int = 2) -> list[Watched]:
+def trainings(warning: list[float], control: list[float], seeds: int = 2) -> list[WatchedTraining]:
     """All that the plan asks for: what learns gets there at step 1000, what cannot does not."""
     found = []
-    for trial in lead_time.plan(setup(seeds), []).trials:
+    for trial in lead_time.plan(tiny_setup(lead_time, seeds), []).trials:
         assert isinstance(trial, WatchedTrial)
         learns = trial.arm in {"add", "subtract", "multiply"}
         # A lead that differs from seed to seed.
@@ -113,7 +115,7 @@ def trainings(warning: list[float], control: list[float], seeds: int = 2) -> lis
 def test_an_early_alarm_confirms_none_refutes_and_so_does_one_that_always_rings(
     warning: list[float], control: list[float], ruling: Ruling
 ) -> None:
-    found = lead_time.finding(setup(), trainings(warning, control), {})
+    found = conclude(trainings(warning, control))
     assert found.ruling is ruling
     assert len(found.trainings) == 21
     row = next(row for row in found.tables[0].rows if row[0] == "h1_max")
@@ -126,74 +128,86 @@ def test_the_pilot_chooses_and_is_counted_nowhere() -> None:
         watched(each.trial.arm, 0, each.reached_step, {"h1_max": [9.0, 1.0]}) if not each.trial.seed else each
         for each in done
     ]
-    assert lead_time.finding(setup(), done, {}).ruling is Ruling.CONFIRMED
-    assert lead_time.finding(setup(), broken, {}).ruling is Ruling.REFUTED
+    assert conclude(done).ruling is Ruling.CONFIRMED
+    assert conclude(broken).ruling is Ruling.REFUTED
 
 
 def test_where_nothing_is_learned_nothing_is_decided() -> None:
     never = [watched(each.trial.arm, each.trial.seed, None, {}) for each in trainings([1.0], [1.0])]
-    found = lead_time.finding(setup(), never, {})
+    found = conclude(never)
     assert found.ruling is Ruling.UNDECIDED
     assert found.sentence == "fewer than two trainings reached validation accuracy 0.06."
 
 
-@pytest.fixture(scope="module")
-def conducted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str | Finding]]:
-    folder = tmp_path_factory.mktemp("lead")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lead_time, "DIGITS_EPOCHS", 2)
-        return folder, list(conduct(STUDIES["lead-time"], setup(), folder))
-
-
-def test_the_study_runs_writes_its_page_and_reads_its_journal_again(
-    conducted: tuple[Path, list[str | Finding]],
+@pytest.mark.parametrize(
+    ("ringing", "ruling", "words"),
+    [
+        ({("a3+ab", 1), ("a2+ab+b2", 1)}, Ruling.CONFIRMED, "6 of 6"),
+        ({("a3+ab", 1), ("a3+ab", 2), ("a2+ab+b2", 1)}, Ruling.UNDECIDED, "p = 0.091"),
+    ],
+)
+def test_an_alarm_that_does_not_tell_apart_decides_nothing(
+    ringing: set[tuple[str, int]], ruling: Ruling, words: str
 ) -> None:
-    folder, told = conducted
-    *lines, found = told
-    assert isinstance(found, Finding)
-    assert len(lines) == 21
-    assert str(lines[0]).startswith("1/21 seed 0 add: ")
-    page = (folder / "lead-time.md").read_text()
-    assert "| lead of the alarm in epochs | predicted | measured | 95 % interval | trainings |" in page
-    on_disk = json.loads((folder / "lead-time.json").read_text())
-    assert on_disk["verdict"] == found.ruling.value
-    for raw in on_disk["trainings"]:
-        assert json.loads(json.dumps(Watched.from_json(raw).to_json())) == raw
-    (again,) = conduct(STUDIES["lead-time"], setup(), folder)
-    assert isinstance(again, Finding)
-    assert json.loads(json.dumps(again.to_json())) == on_disk
+    rings = ((10, 1.0), (20, 9.0))
+    done = [
+        replace(each, series={**each.series, "h1_max": rings})
+        if (each.trial.arm, each.trial.seed) in ringing
+        else each
+        for each in trainings([1.0, 9.0], [1.0, 1.0])
+    ]
+    found = conclude(done)
+    assert found.ruling is ruling
+    assert words in found.sentence
 
 
-def test_every_signal_is_read_and_what_it_cost_is_known(
-    conducted: tuple[Path, list[str | Finding]],
-) -> None:
-    lines = (conducted[0] / "lead-time.jsonl").read_text().splitlines()
-    trainings = [Watched.from_json(json.loads(line)["training"]) for line in lines]
-    first = max(trainings, key=lambda each: (each.trial.arm != "digits", each.steps))
+def test_every_signal_is_read_and_what_it_cost_is_known() -> None:
+    with shortened("lead-time") as setup:
+        first = lead_time.run(replace(setup, level=2.0), WatchedTrial(arm="add", seed=1))
     assert set(SIGNALS) <= set(first.series)
     assert all(seconds >= 0 for seconds in first.signal_cpu_seconds.values())
-    steps = [step for step, _ in first.series["norm"]]
-    assert steps == list(range(10, 10 * len(steps) + 1, 10))
+    assert first.signal_cpu_seconds["h1"] > 0.04, "the process that counts loops is paid for"
+    assert [step for step, _ in first.series["norm"]] == [10, 20, 30, 40]
     assert first.series["h1"][0][0] == 20, "loops are known a reading after they were asked"
 
 
-def test_an_alarm_that_does_not_tell_apart_decides_nothing() -> None:
-    done = trainings([1.0, 9.0], [1.0, 1.0])
-    ringing = [
-        replace(each, series={**each.series, "h1_max": ((10, 1.0), (20, 9.0))})
-        if each.trial.arm in {"a3+ab", "a2+ab+b2"} and each.trial.seed == 1
-        else each
-        for each in done
-    ]
-    assert lead_time.finding(setup(), ringing, {}).ruling is Ruling.CONFIRMED, "6 of 6 beside 2 of 6"
-    ringing = [
-        replace(each, series={**each.series, "h1_max": ((10, 1.0), (20, 9.0))})
-        if each.trial.arm == "a3+ab" or (each.trial.arm == "a2+ab+b2" and each.trial.seed == 1)
-        else each
-        for each in done
-        if each.trial.seed
-    ]
-    pilot = [each for each in done if not each.trial.seed]
-    found = lead_time.finding(setup(), [*pilot, *ringing], {})
-    assert found.ruling is Ruling.UNDECIDED, "6 of 6 beside 3 of 6 may be luck"
-    assert "p = 0.091" in found.sentence
+CALM = [4.0] * 8
+LEARNS = [0.0, 0.0, 0.0, 0.0, 0.0, 0.6, 0.8, 0.95]
+NEVER = [0.02] * 8
+
+
+def training(accuracies: list[float], arm: str = "add", reached: int | None = 80) -> WatchedTraining:
+    return watched(arm, 1, reached, {"d_eff": [*CALM], "validation_accuracy": [*accuracies]})
+
+
+def test_a_calm_signal_draws_once_half_of_the_way_is_covered_and_not_before() -> None:
+    assert draw_ticket(PlateauRule(), training(LEARNS), 0.1) == Draw(60, 0.6)
+    assert draw_ticket(PlateauRule(learned_share=0.0), training(LEARNS), 0.1) == Draw(30, 0.0)
+    assert draw_ticket(PlateauRule(), training(NEVER), 0.01) is None
+    # What chance scores is no part of the way.
+    assert draw_ticket(PlateauRule(), training(LEARNS), 0.5) == Draw(70, 0.8)
+
+
+def test_rules_of_several_signals_see_them_at_the_same_moment() -> None:
+    falls = [9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 4.0, 4.0]
+    both = ConsensusRule(rules=(PlateauRule(), ChangeRule(signal="norm", factor=2.0)))
+    found = watched("add", 1, 80, {"d_eff": [*CALM], "norm": [*falls], "validation_accuracy": [*LEARNS]})
+    assert draw_ticket(both, found, 0.1) == Draw(70, 0.8)
+
+
+def test_the_table_counts_draws_before_the_level_in_vain_and_in_ordinary_work() -> None:
+    chances = {"add": 0.01, "a3+ab": 0.01, "digits": 0.1}
+    table = tabulate_draws(
+        [training(LEARNS), training([*NEVER[:7], 0.95])],
+        [training(NEVER, "a3+ab", None), training(NEVER, "a3+ab", None)],
+        [training([0.7] * 8, "digits", None)],
+        chances,
+    )
+    rows = {row[0]: row[2:] for row in table.rows}
+    assert list(rows) == list(DRAW_RULES)
+    assert rows["default"] == ("2 of 2", "10", "0.77", "0 of 2", "1 of 1", "0.700")
+    assert rows["loops"] == ("0 of 2", "", "", "0 of 2", "0 of 1", "")
+
+
+def test_the_default_of_a_recipe_is_the_first_that_is_tried() -> None:
+    assert next(iter(DRAW_RULES.items())) == ("default", Stop().draw)

@@ -1,4 +1,4 @@
-"""Tasks of the study ``reach``: each can be begun as it stands; and what contests on several come to."""
+"""Tasks of the study ``reach``: each can be prepared as it stands; and what several of them show."""
 
 from __future__ import annotations
 
@@ -8,26 +8,38 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.studies.conftest import made
-from tpsprune.studies.contest import Contest, Size, Trained, Trial
-from tpsprune.studies.contest_run import recipe_of
-from tpsprune.studies.page import page
-from tpsprune.studies.reach import Reach, finding, plan, setup
-from tpsprune.studies.reach_tasks import CONTROLS, ORDINARY, STRUCTURED, ReachTask, contests, missing
-from tpsprune.studies.speed_up import SpeedUp
-from tpsprune.studies.trial import begin, regulariser_of
+from tests.studies.conftest import MACHINE, follow, made
+from tpsprune import recipe
+from tpsprune_studies.finding import render_page
+from tpsprune_studies.reach import Reach, conclude, make_setup, plan
+from tpsprune_studies.reach_tasks import (
+    CONTROLS,
+    ORDINARY,
+    STRUCTURED,
+    ReachTask,
+    list_missing,
+    make_experiments,
+)
+from tpsprune_studies.setup import prepare
+from tpsprune_studies.tuned_comparison import (
+    ArmTraining,
+    ArmTrial,
+    Experiment,
+    Seeds,
+    TunedSetup,
+    make_recipe,
+)
 
-MACHINE = {"logical_cpus": 2}
-TASKS = [(task, contest) for task, contest in contests(full=False)]
+TASKS = list(make_experiments(full=False))
 
 
-@pytest.mark.parametrize(("task", "contest"), TASKS, ids=lambda each: getattr(each, "name", ""))
-def test_every_arm_of_every_task_can_be_begun_and_takes_a_step(task: ReachTask, contest: Contest) -> None:
-    for arm in contest.arms:
-        trial = Trial(
+@pytest.mark.parametrize(("task", "experiment"), TASKS, ids=lambda each: getattr(each, "name", ""))
+def test_every_arm_of_every_task_can_be_prepared_and_pulls(task: ReachTask, experiment: Experiment) -> None:
+    for arm in experiment.arms:
+        trial = ArmTrial(
             stage="pilot",
-            task=contest.task,
-            conditions=contest.conditions,
+            task=experiment.task,
+            conditions=experiment.conditions,
             name=arm.name,
             seed=0,
             learning_rate=arm.learning_rates[0],
@@ -35,10 +47,10 @@ def test_every_arm_of_every_task_can_be_begun_and_takes_a_step(task: ReachTask, 
             strength=arm.strengths[0],
             allowed_steps=1,
         )
-        recipe = recipe_of(contest, trial)
-        assert recipe.train.schedule == "constant"
-        dataset, model = begin(recipe)
-        regulariser = regulariser_of(recipe, dataset, model, 10)
+        prepared = prepare(make_recipe(experiment, trial))
+        dataset, model = prepared.dataset, prepared.model
+        assert prepared.recipe.train.schedule == "constant"
+        regulariser = prepared.build_regulariser(10)
         assert (regulariser is None) == (arm.variant == "none")
         if regulariser is None or not regulariser.in_loss:
             continue
@@ -53,9 +65,11 @@ def test_every_arm_of_every_task_can_be_begun_and_takes_a_step(task: ReachTask, 
 
 
 def test_without_tps_as_many_settings_are_tried_as_with_any_variant() -> None:
-    for _, contest in (*contests(full=False), *contests(full=True)):
-        sizes = {arm.name: arm.size for arm in contest.arms}
-        assert sizes["none"] == max(sizes[arm.name] for arm in contest.arms if not arm.grokfast), contest.task
+    for _, experiment in (*TASKS, *make_experiments(full=True)):
+        sizes = {arm.name: arm.size for arm in experiment.arms}
+        assert sizes["none"] == max(sizes[arm.name] for arm in experiment.arms if not arm.grokfast), (
+            experiment.task
+        )
 
 
 def test_tasks_have_names_of_their_own_and_every_kind_is_there() -> None:
@@ -68,33 +82,24 @@ def test_tasks_have_names_of_their_own_and_every_kind_is_there() -> None:
 
 def test_a_task_without_data_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     moved = replace(ORDINARY[1], changes=(*ORDINARY[1].changes, "task.data.folder='nowhere'"))
-    monkeypatch.setattr("tpsprune.studies.reach_tasks.ORDINARY", (ORDINARY[0], moved))
-    assert missing() == (moved.name,)
-    assert moved.name not in [task.name for task, _ in contests(full=False)]
+    monkeypatch.setattr("tpsprune_studies.reach_tasks.ORDINARY", (ORDINARY[0], moved))
+    assert list_missing() == (moved.name,)
+    assert moved.name not in [task.name for task, _ in make_experiments(full=False)]
 
 
-def reach(tiny: SpeedUp, steps: Mapping[str, tuple[int, int]]) -> tuple[Reach, list[Trained]]:
+def reach(tiny: TunedSetup, steps: Mapping[str, tuple[int, int]]) -> tuple[Reach, list[ArmTraining]]:
     """A study of made-up tasks, by the steps without and with TPS; its size is that of ``tiny``."""
     kinds = {"digits": "ordinary", "control": "control"}
-    tasks = tuple(
-        (
-            ReachTask(name=name, kind=kinds.get(name, "structured")),  # type: ignore[arg-type]
-            replace(tiny.contest, task=name, cap_steps=5000),
-        )
-        for name in steps
+    study = Reach(
+        tasks=tuple(ReachTask(name=name, kind=kinds.get(name, "structured")) for name in steps),  # type: ignore[arg-type]
+        experiments=tuple(replace(tiny.experiments[0], task=name, cap_steps=5000) for name in steps),
+        seeds=Seeds(pilot_seeds=1, seeds=2),
     )
-    study = Reach(tasks=tasks, size=Size(pilot_seeds=1, seeds=2))
-    done: list[Trained] = []
-    while True:
-        finished = {trained.trial for trained in done}
-        due = [trial for trial in plan(study, done).trials if trial not in finished]
-        if not due:
-            return study, done
-        trial = due[0]
-        assert isinstance(trial, Trial)
-        given = steps[trial.task][trial.name != "none"] + trial.seed
-        allowed = trial.allowed_steps
-        done.append(made(trial, given if 0 < given <= allowed else -allowed))
+
+    def make(trial: ArmTrial) -> ArmTraining:
+        return made(trial, steps[trial.task][trial.name != "none"] + trial.seed)
+
+    return study, follow(lambda done: plan(study, done), make)
 
 
 @pytest.mark.parametrize(
@@ -117,17 +122,17 @@ def reach(tiny: SpeedUp, steps: Mapping[str, tuple[int, int]]) -> tuple[Reach, l
     ],
 )
 def test_one_structured_task_can_refute_and_all_must_confirm(
-    tiny: SpeedUp, steps: Mapping[str, tuple[int, int]], ruling: str, words: str
+    tiny: TunedSetup, steps: Mapping[str, tuple[int, int]], ruling: str, words: str
 ) -> None:
     study, done = reach(tiny, steps)
-    found = finding(study, done, MACHINE)
+    found = conclude(study, done, MACHINE)
     assert found.ruling == ruling
     assert words in found.sentence
 
 
-def test_the_page_tells_what_no_one_learned_and_what_never_got_there(tiny: SpeedUp) -> None:
+def test_the_page_tells_what_no_one_learned_and_what_never_got_there(tiny: TunedSetup) -> None:
     study, done = reach(tiny, {"a": (-9000, 100), "control": (-5000, -5000)})
-    text = page(finding(study, done, MACHINE))
+    text = render_page(conclude(study, done, MACHINE))
     assert "| control | labels |  |  |  |  | never learned | yes |" in text
     row = next(line for line in text.splitlines() if line.startswith("| a | labels |"))
     assert "at least" in row
@@ -137,29 +142,14 @@ def test_the_page_tells_what_no_one_learned_and_what_never_got_there(tiny: Speed
 
 
 def test_sizes_are_those_asked_for() -> None:
-    from tpsprune import recipe
-
     read = recipe.read("modular-addition")
-    assert setup(read, None, None).size == Size(pilot_seeds=1, seeds=5)
-    assert setup(read, 7, None, full=True).size == Size(pilot_seeds=3, seeds=7)
-    assert {arm.name for arm in setup(read, None, None, full=True).tasks[0][1].arms} >= {"none", "grokfast"}
-
-
-def test_text_held_out_is_text_not_trained_on() -> None:
-    from tpsprune.studies.text import windows
-
-    found = windows(length=8, items=500, seed=1)
-    assert found["train"][0].shape == (500, 8)
-    assert found["validation"][0].shape == (50, 8)
-    whole = windows(length=8, items=10**6, seed=1)
-    assert len(whole["train"][0]) > 300_000
-    again = windows(length=8, items=500, seed=1)
-    assert (found["train"][0] == again["train"][0]).all()
-    assert (
-        found["classes"]
-        == found["vocabulary"]
-        == int(max(whole["train"][0].max(), whole["train"][1].max())) + 1
-    )
+    assert make_setup(read, None, None).seeds == Seeds(pilot_seeds=1, seeds=5)
+    full = make_setup(read, 7, None, full=True)
+    assert full.seeds == Seeds(pilot_seeds=3, seeds=7)
+    assert {arm.name for arm in full.experiments[0].arms} >= {
+        "none",
+        "grokfast",
+    }
 
 
 def test_a_model_names_the_units_that_moments_couples() -> None:

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from tpsprune import recipe
-from tpsprune.studies.catalogue import STUDIES
-from tpsprune.studies.conduct import study_of
-from tpsprune.studies.notebook import Notebook
-from tpsprune.studies.page import page
+from tpsprune_studies.catalogue import STUDIES, load_study
+from tpsprune_studies.conduct import StudyJournal
+from tpsprune_studies.finding import render_page
 
 SHIPPED = Path(__file__).parents[2] / "reports" / "studies"
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_journal_is_of_todays_settings_and_gives_its_page(name: str) -> None:
-    prediction = STUDIES[name]
-    study = study_of(prediction)
-    setup = study.setup(recipe.read(prediction.recipe), None, None)
+    study = load_study(name)
+    setup = study.make_setup(recipe.read(STUDIES[name].recipe), None, None)
     path = SHIPPED / f"{name}.jsonl"
-    machine = json.loads(path.read_text(encoding="utf-8").splitlines()[0])["machine"]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    machine = lines[0]["machine"]
     head = {"study": name, "settings": setup.decisive(), "machine": machine}
-    done = Notebook(path, head, study.record).read()
-    trials = {trained.trial for trained in done}
+    done = StudyJournal(path, head, study.TRAINING).read()
+    assert json.loads(json.dumps([asdict(each) for each in done])) == [line["training"] for line in lines]
+    trials = {training.trial for training in done}
     assert set(study.plan(setup, done).trials) <= trials, "nothing is left to be trained"
-    finding = study.finding(setup, done, machine)
-    assert page(finding) == path.with_suffix(".md").read_text(encoding="utf-8")
+    finding = study.conclude(setup, done, machine)
+    assert render_page(finding) == path.with_suffix(".md").read_text(encoding="utf-8")
+    assert json.loads(json.dumps(finding.to_json())) == json.loads(
+        path.with_suffix(".json").read_text(encoding="utf-8")
+    )

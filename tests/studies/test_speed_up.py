@@ -1,33 +1,29 @@
-"""The study's two pure functions: what is to be trained, and what the trainings say."""
+"""The study's two pure functions: what is to be trained, and what the trainings show."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from math import sqrt
 
 import pytest
 
-from tests.studies.conftest import longer, made, played
-from tpsprune.studies.contest import Trained, Trial
-from tpsprune.studies.page import page
-from tpsprune.studies.setup import machine_kind
-from tpsprune.studies.speed_up import SpeedUp, finding
+from tests.studies.conftest import MACHINE, longer, made, played, played_pairs
+from tpsprune_studies.finding import render_page
+from tpsprune_studies.speed_up import conclude
+from tpsprune_studies.tuned_comparison import ArmTrial, TunedSetup
 
-Done = Callable[..., list[Trained]]
-MACHINE = {"logical_cpus": 2, "torch": "2.13.0"}
 PAIRS = [(3000, 375), (3200, 400)]
 
 
-def test_ratios_are_those_of_the_pairs_and_the_pilot_is_in_none(tiny: SpeedUp, done: Done) -> None:
+def test_ratios_are_those_of_the_pairs_and_the_pilot_is_in_none(tiny: TunedSetup) -> None:
     setup = longer(tiny)
-    trainings = done(setup, [(3000, 300), (1600, 400)])
-    found = finding(setup, trainings, MACHINE)
+    trainings = played_pairs(setup, [(3000, 300), (1600, 400)])
+    found = conclude(setup, trainings, MACHINE)
     steps, seconds = (quantity.measured for quantity in found.quantities)
     assert steps.mean == pytest.approx(sqrt(10 * 4))
     assert seconds.mean == pytest.approx(sqrt(10 * 4) / 1.5)
     slow_pilot = [replace(t, cpu_seconds=99.0) if t.trial.stage == "pilot" else t for t in trainings]
-    assert finding(setup, slow_pilot, MACHINE).quantities == found.quantities
+    assert conclude(setup, slow_pilot, MACHINE).quantities == found.quantities
 
 
 @pytest.mark.parametrize(
@@ -43,37 +39,37 @@ def test_ratios_are_those_of_the_pairs_and_the_pilot_is_in_none(tiny: SpeedUp, d
     ],
 )
 def test_the_ruling_and_its_sentence(
-    tiny: SpeedUp, done: Done, pairs: list[tuple[int, int]], ruling: str, words: str
+    tiny: TunedSetup, pairs: list[tuple[int, int]], ruling: str, words: str
 ) -> None:
-    found = finding(longer(tiny), done(longer(tiny), pairs), MACHINE)
+    found = conclude(longer(tiny), played_pairs(longer(tiny), pairs), MACHINE)
     assert found.ruling == ruling
     assert words in found.sentence
 
 
-def test_trainings_of_more_seeds_than_asked_for_are_left_aside(tiny: SpeedUp, done: Done) -> None:
+def test_trainings_of_more_seeds_than_asked_for_are_left_aside(tiny: TunedSetup) -> None:
     setup = longer(tiny)
-    trainings = done(setup, PAIRS)
+    trainings = played_pairs(setup, PAIRS)
     more = made(replace(trainings[-1].trial, seed=3), 10)
-    assert finding(setup, [*trainings, more], MACHINE) == finding(setup, trainings, MACHINE)
+    assert conclude(setup, [*trainings, more], MACHINE) == conclude(setup, trainings, MACHINE)
 
 
-def test_the_best_without_tps_is_the_opponent_and_the_best_with_it_is_judged(tiny: SpeedUp) -> None:
-    none, labels = tiny.contest.arms
+def test_the_best_without_tps_is_the_opponent_and_the_best_with_it_is_judged(tiny: TunedSetup) -> None:
+    none, labels = tiny.experiments[0].arms
     arms = (
         none,
         replace(none, name="grokfast", grokfast=True),
         labels,
         replace(labels, name="moments", variant="moments"),
     )
-    setup = longer(replace(tiny, contest=replace(tiny.contest, arms=arms)))
+    setup = longer(replace(tiny, experiments=(replace(tiny.experiments[0], arms=arms),)))
     pilots = {"none": 3000, "grokfast": 1000, "labels": 400, "moments": 300}
     # What wins on the pilot seed loses on the others: no pair has a say in who is judged.
     others = {"none": 800, "grokfast": 900, "labels": 200, "moments": 450}
 
-    def outcome(trial: Trial) -> int:
+    def outcome(trial: ArmTrial) -> int:
         return (pilots if trial.stage == "pilot" else others)[trial.name] + trial.seed
 
-    found = finding(setup, played(setup, outcome), MACHINE)
+    found = conclude(setup, played(setup, outcome), MACHINE)
     assert "(`grokfast`) takes 2.00 times the optimiser steps of TPS `moments`" in found.sentence
     assert found.measure == "ratio grokfast / arm"
     names = [(quantity.name, bool(quantity.predicted)) for quantity in found.quantities]
@@ -87,15 +83,11 @@ def test_the_best_without_tps_is_the_opponent_and_the_best_with_it_is_judged(tin
     ]
 
 
-def test_the_page_holds_every_pair_every_setting_and_its_edges(tiny: SpeedUp, done: Done) -> None:
+def test_the_page_holds_every_pair_every_setting_and_its_edges(tiny: TunedSetup) -> None:
     setup = longer(tiny)
-    text = page(finding(setup, done(setup, [(-3025, 375), (3210, 410)]), MACHINE))
+    text = render_page(conclude(setup, played_pairs(setup, [(-3025, 375), (3210, 410)]), MACHINE))
     assert "| none | > 3,025 | 3,210 | 31.2 |  |" in text
     assert "| labels | 375 | 410 | 5.89 | 33% |" in text
     assert "| none | 0.01 | 1 |  | 2 | 3,000 | learning rate |" in text
     assert "| labels | 0.01 | 1 | 1 | 2 | 400 | strength |" in text
     assert text.splitlines()[0] == "# Study `speed-up`: confirmed"
-
-
-def test_the_machine_is_told_by_kind_and_not_by_name() -> None:
-    assert set(machine_kind()) == {"system", "architecture", "logical_cpus", "torch", "python"}

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tpsprune.data.permutations import all_permutations, composition_table
 from tpsprune.numerics.phases import character_scale, fourier_coherence, unit_coherence
 from tpsprune.records import TaskFacts
 from tpsprune.tps.fourier import Fourier
 from tpsprune.tps.labels import Labels
 from tpsprune.tps.triplets import TripletVariant
+from tpsprune_studies.tasks import all_permutations, composition_table
 
 Addition = tuple[Tensor, Tensor]
 

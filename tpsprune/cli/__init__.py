@@ -1,4 +1,7 @@
-"""The door: words in, words out. One file per command; the rooms are entered only once a command runs."""
+"""The door: words in, words out. One file per command; the rooms are entered only once a command runs.
+
+Other packages add commands through entry points of the group ``tpsprune.commands``.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,16 @@ import errno
 import importlib
 import os
 import sys
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import Any, Final, final
 
 import click
 
 from tpsprune.errors import TpspruneError, did_you_mean
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "commands", "main"]
 
 COMMANDS: Final = (
     "train",
@@ -24,9 +30,12 @@ COMMANDS: Final = (
     "recipes",
     "show",
     "export",
-    "study",
     "doctor",
 )
+GROUP: Final = "tpsprune.commands"
+"""Entry points of other packages: the name of a command, and where it is, as ``module:command``."""
+STUDIES: Final = ("study", "tpsprune_studies.command")
+"""Shipped beside this package; found without its entry point too, where a checkout lies on the path."""
 RUNNING: Final = ("train", "prune", "compare", "study")
 BY_ITSELF: Final = ("compare", "study")
 """Commands that go on where they were without being told to."""
@@ -35,6 +44,17 @@ CLOSED_PIPE = 141
 OUTPUT_FAULTS: Final = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 PATH_FAULTS: Final = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
 """Why a place that a user names cannot even be looked at, wherever that is found out."""
+
+
+@cache
+def commands() -> dict[str, str]:
+    """Return every command and where it is, as ``module:command``: our own first, none of which gives way."""
+    found = {name: f"tpsprune.cli.{name}:{name}" for name in COMMANDS}
+    name, module = STUDIES
+    added = {point.name: point.value for point in entry_points(group=GROUP)}
+    if name not in added and find_spec(module.partition(".")[0]):
+        added[name] = f"{module}:{name}"
+    return {**found, **{name: place for name, place in added.items() if name not in found}}
 
 
 @final
@@ -50,21 +70,22 @@ class Door(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
         """Return the commands in the order a user meets them."""
-        return list(COMMANDS)
+        return list(commands())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import the command's file and return the command of the same name."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in commands():
             return None
-        command: click.Command = getattr(importlib.import_module(f"tpsprune.cli.{cmd_name}"), cmd_name)
+        module, _, attribute = commands()[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; an unknown one is answered with the nearest that there is."""
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            hint = did_you_mean(args[0], COMMANDS) or f" (commands: {', '.join(COMMANDS)})"
+        if args and not args[0].startswith("-") and args[0] not in commands():
+            hint = did_you_mean(args[0], commands()) or f" (commands: {', '.join(commands())})"
             raise click.UsageError(f"no command '{args[0]}'{hint}", ctx)
         return super().resolve_command(ctx, args)
 

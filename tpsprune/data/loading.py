@@ -5,27 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from tpsprune.data.brackets import brackets_dataset
 from tpsprune.data.custom import custom_dataset
 from tpsprune.data.digits import digits_dataset
 from tpsprune.data.idx import idx_dataset
 from tpsprune.data.image_folder import image_folder_dataset
 from tpsprune.data.modular import modular_dataset
-from tpsprune.data.parity import parity_dataset
-from tpsprune.data.permutations import permutations_dataset
 from tpsprune.data.splits import Dataset
 from tpsprune.data.tabular import tabular_dataset
 from tpsprune.data.text import text_dataset
 from tpsprune.recipe.task import (
-    BracketsData,
     CustomData,
     Data,
     DigitsData,
     IdxData,
     ImageFolderData,
     ModularData,
-    ParityData,
-    PermutationsData,
     TabularData,
     TextData,
 )
@@ -53,12 +47,6 @@ def _loaded(data: Data, loss: str) -> Dataset:
             return digits_dataset(data)
         case ModularData():
             return modular_dataset(data)
-        case PermutationsData():
-            return permutations_dataset(data)
-        case ParityData():
-            return parity_dataset(data)
-        case BracketsData():
-            return brackets_dataset(data)
         case IdxData():
             return idx_dataset(data)
         case ImageFolderData():

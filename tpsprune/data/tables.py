@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tpsprune.data.splits import Dataset, Split, held_out_parted, parted
-from tpsprune.recipe.task import ModularData, PermutationsData
+from tpsprune.recipe.task import ModularData
 from tpsprune.records import TaskFacts
 
 __all__ = ["all_pairs", "table_dataset"]
@@ -25,9 +25,7 @@ def all_pairs(elements: int) -> Tensor:
     return torch.cartesian_prod(ids, ids)
 
 
-def table_dataset(
-    data: ModularData | PermutationsData, name: str, elements: int, answers_n: Tensor, *, cyclic: bool
-) -> Dataset:
+def table_dataset(data: ModularData, name: str, elements: int, answers_n: Tensor, *, cyclic: bool) -> Dataset:
     """Return all pairs with ``answers_n`` in their order, ``train_share`` drawn with ``split_seed``.
 
     ``relabel`` renames elements after the draw, by one permutation for both tokens and another for

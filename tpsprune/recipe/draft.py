@@ -27,9 +27,6 @@ GIVES: Final[Mapping[str, str]] = {
     "idx": "grey images",
     "image-folder": "images",
     "modular": "tokens",
-    "permutations": "tokens",
-    "brackets": "tokens",
-    "parity": "vectors",
     "tabular": "vectors",
     "text": "text",
 }

@@ -20,7 +20,6 @@ from tpsprune.recipe.brought import CustomModel, TimmModel, TorchvisionModel, Tr
 from tpsprune.recipe.task_data import TabularData, TextData
 
 __all__ = [
-    "BracketsData",
     "CnnModel",
     "CustomData",
     "CustomModel",
@@ -31,8 +30,6 @@ __all__ = [
     "MlpModel",
     "Model",
     "ModularData",
-    "ParityData",
-    "PermutationsData",
     "ResNetModel",
     "TabularData",
     "Task",
@@ -45,7 +42,6 @@ __all__ = [
 ]
 
 Augment = Literal["none", "crop", "flip", "crop-flip"]
-Drawn = Annotated[int, Interval(ge=1, le=2**22)]
 Operation = Literal["add", "subtract", "multiply", "a2+b2", "a2+ab+b2", "a3+ab"]
 
 
@@ -75,53 +71,6 @@ class ModularData:
     validation_share: OpenShare = 0.5
     """Share of the held-out pairs that decisions look at; the rest is the test."""
     relabel: bool = False
-    split_seed: Natural = 0
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PermutationsData:
-    """All pairs (a, b) of permutations with the answer a∘b, b first; split and renamed as ``ModularData``."""
-
-    kind: Literal["permutations"] = "permutations"
-    degree: Annotated[int, Interval(ge=3, le=5)] = 5
-    """How many things are permuted: 5 in 120 ways, which are both tokens and classes, 14,400 pairs."""
-    train_share: OpenShare = 0.5
-    validation_share: OpenShare = 0.5
-    """Share of the held-out pairs that decisions look at; the rest is the test."""
-    relabel: bool = False
-    split_seed: Natural = 0
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParityData:
-    """Rows of signs, of which a few that nobody points out multiply to the answer; vectors, two classes."""
-
-    kind: Literal["parity"] = "parity"
-    bits: Annotated[int, Interval(ge=2, le=4096)] = 40
-    support: Count = 2
-    """How many of the bits count; ``split_seed`` draws which."""
-    items: Drawn = 1000
-    """Rows trained on."""
-    held_out: Drawn = 2000
-    """Further rows for validation and test; none of them is trained on, and none comes twice."""
-    validation_share: OpenShare = 0.5
-    split_seed: Natural = 0
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BracketsData:
-    """Brackets of which never more are closed than open; the answer is how many are open at the end."""
-
-    kind: Literal["brackets"] = "brackets"
-    length: Annotated[int, Interval(ge=2, le=62)] = 24
-    items: Drawn = 50
-    """Sequences trained on."""
-    held_out: Drawn = 5000
-    """Further sequences for validation and test; none of them is trained on, and none comes twice."""
-    validation_share: OpenShare = 0.5
     split_seed: Natural = 0
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -215,16 +164,7 @@ class TransformerModel:
 
 
 Data = Annotated[
-    DigitsData
-    | ModularData
-    | PermutationsData
-    | ParityData
-    | BracketsData
-    | IdxData
-    | ImageFolderData
-    | TextData
-    | TabularData
-    | CustomData,
+    DigitsData | ModularData | IdxData | ImageFolderData | TextData | TabularData | CustomData,
     Field(discriminator="kind"),
 ]
 Model = Annotated[

@@ -1,0 +1,123 @@
+"""``tpsprune study``: a published prediction put to the test.
+
+The command line of ``tpsprune`` finds this command by the entry point ``study`` of ``tpsprune.commands``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+__all__ = ["study"]
+
+INTERRUPTED = 130
+
+
+@click.command(
+    short_help="Put a published prediction to the test.",
+    epilog="""\b
+Examples:
+  tpsprune study                 # which there are, and what each predicts
+  tpsprune study speed-up
+  tpsprune study speed-up --seeds 8   # goes on from five: none is run twice
+  tpsprune study reach --workers 2    # two trainings at a time
+  tpsprune study speed-up --full --out found   # tuned on more seeds, compared on more: hours
+""",
+)
+@click.argument("name", metavar="[NAME]", required=False)
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=2),
+    help="Seeds to compare on, beside the pilot; without it as many as the study says.",
+)
+@click.option(
+    "--cap",
+    "cap_steps",
+    type=click.IntRange(min=1),
+    metavar="STEPS",
+    help="Steps after which a training is given up; without it as many as the study says.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Trainings at a time, each on one thread: sooner done, but their CPU-seconds disturb one another.",
+)
+@click.option(
+    "--full",
+    is_flag=True,
+    help="The larger size: hours, where the plain one takes up to 40 minutes of two cores.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("reports/studies"),
+    show_default=True,
+    help="Folder of the journal, the figures and the page.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON; progress goes to stderr.")
+@click.pass_context
+def study(
+    ctx: click.Context,
+    name: str | None,
+    seeds: int | None,
+    cap_steps: int | None,
+    out: Path,
+    workers: int,
+    *,
+    full: bool,
+    as_json: bool,
+) -> None:
+    """Put the published prediction NAME to the test, and print predicted beside measured.
+
+    A study that was broken off goes on where it was. Without NAME, list the studies there are.
+    """
+    from tpsprune.errors import did_you_mean
+    from tpsprune_studies.catalogue import STUDIES, load_study
+
+    if name is None:
+        _list(as_json=as_json)
+        return
+    if name not in STUDIES:
+        hint = did_you_mean(name, STUDIES) or f" (studies: {', '.join(STUDIES)})"
+        raise click.UsageError(f"no study '{name}'{hint}", ctx)
+    from tpsprune import recipe
+    from tpsprune.report.study_figure import draw_study
+    from tpsprune.runs import to_json_text
+    from tpsprune_studies.conduct import conduct
+
+    setup = load_study(name).make_setup(recipe.read(STUDIES[name].recipe), seeds, cap_steps, full=full)
+
+    try:
+        for step in conduct(STUDIES[name], setup, out, workers):
+            if isinstance(step, str):
+                click.echo(step, err=as_json)
+                continue
+            picture = draw_study(out / f"{name}.json")
+            if as_json:
+                click.echo(to_json_text(step.to_json()), nl=False)
+            else:
+                click.echo(f"\nPredicted: {step.prediction.statement}")
+                click.echo(f"Measured:  {step.ruling}; {step.sentence}")
+                click.echo(f"Page:      {out / name}.md")
+                click.echo(f"Picture:   {picture}")
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted; the same command goes on where it was", err=True)
+        ctx.exit(INTERRUPTED)
+
+
+def _list(*, as_json: bool) -> None:
+    from tpsprune_studies.catalogue import STUDIES
+
+    if as_json:
+        listed = {name: asdict(prediction) for name, prediction in STUDIES.items()}
+        click.echo(json.dumps(listed, ensure_ascii=False, indent=2))
+        return
+    for name, prediction in STUDIES.items():
+        click.echo(f"{name}  {prediction.statement}")
+        click.echo(f"{' ' * len(name)}  {prediction.source}")
+    click.echo("\nRun one:  tpsprune study NAME")

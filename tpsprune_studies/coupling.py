@@ -1,0 +1,263 @@
+"""Study ``coupling``: how the critical coupling goes with the number of oscillators, and how order sets in.
+
+Nets of one hidden layer, two decades of widths, learn modular addition at many couplings λ, each held; the
+edges of what speeds up and of what still learns are fitted against N. Then λ is raised and lowered within one
+training, on sums and on random labels, where there is no rule to learn.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final, final
+
+import torch
+from torch import Tensor
+
+from tpsprune.data import Dataset
+from tpsprune.recipe import Recipe
+from tpsprune.recipe.tps import Tps
+from tpsprune.tps import Regulariser
+from tpsprune_studies.catalogue import STUDIES
+from tpsprune_studies.coupling_edges import (
+    PATIENCE,
+    Answers,
+    CouplingTraining,
+    CouplingTrial,
+    choose_next_rank,
+    collect_cell,
+    coupling_of,
+    find_without_tps,
+)
+from tpsprune_studies.coupling_page import CouplingSetup, write_finding
+from tpsprune_studies.finding import Finding, Plan
+from tpsprune_studies.setup import at_seed, prepare, resize
+
+PREDICTION: Final = STUDIES["coupling"]
+TRAINING: Final = CouplingTraining
+SIZES: Final = (64, 160, 400, 1000, 2500, 6400)
+FIRST: Final[Mapping[str, tuple[int, ...]]] = {"labels": (-2, -1, 0), "weights": (-1, 0)}
+RAMPS: Final[Mapping[str, range]] = {"labels": range(-4, 6), "weights": range(-2, 5)}
+"""Ranks of λ, half decades: those that every cell begins with, and those that a ramp climbs."""
+USUAL_RANKS: Final = 7
+MODULUS: Final = 23
+TRAIN_SHARE: Final = 0.8
+VALIDATION_SHARE: Final = 0.95
+EMBEDDING: Final = 16
+LEARNING_RATE: Final = 3e-3
+LEVEL: Final = 0.9
+ORDERS: Final = {"labels": ("tps_coherence", ""), "weights": ("tps_z1", "hidden.0")}
+"""The order parameter of each variant: its signal and its group."""
+
+
+def make_setup(
+    recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False
+) -> CouplingSetup:
+    """Return the settings at that size: the recipe's task made small enough for hundreds of nets."""
+    data = replace(
+        recipe.task.data,
+        modulus=MODULUS,  # type: ignore[arg-type]
+        train_share=TRAIN_SHARE,  # type: ignore[arg-type]
+        validation_share=VALIDATION_SHARE,
+    )
+    model = replace(recipe.task.model, embedding=EMBEDDING)  # type: ignore[arg-type]
+    smaller = replace(
+        recipe,
+        task=replace(recipe.task, data=data, model=model),
+        train=replace(recipe.train, learning_rate=LEARNING_RATE),
+    )
+    setup = CouplingSetup(recipe=smaller, level=LEVEL, reading_steps=10, sizes=SIZES)
+    return resize(setup, seeds, cap_steps, full=full)
+
+
+def plan(setup: CouplingSetup, done: Sequence[CouplingTraining]) -> Plan:
+    """Return, seed by seed and width by width, all that is known to be needed.
+
+    Which λ a cell tries follows from those that are done: down to the first that does not speed up, up to the
+    first that does not learn.
+    """
+    trials: list[CouplingTrial] = []
+    later: list[str] = []
+    for seed in setup.pair_seeds:
+        expensive = seed in setup.half_seeds
+        for width in setup.sizes if expensive else setup.sizes[:-1]:
+            plain = CouplingTrial(
+                variant="none", width=width, seed=seed, couplings=(0.0,), steps_each=setup.cap_steps
+            )
+            trials.append(plain)
+            for variant in ("labels", "weights") if expensive else ("labels",):
+                tried, open_ranks = _plan_cell(done, variant, width, seed)
+                trials += tried
+                later += [f"held {variant} {width}"] * open_ranks
+        trials += _plan_scaled(done, setup.slow_size, seed)
+        trials += _plan_ramps(setup, seed) if expensive else ()
+    return Plan(tuple(trials), tuple(later))
+
+
+def describe(setup: CouplingSetup, last: CouplingTraining) -> str:
+    """Return which training ended, and how."""
+    trial = last.trial
+    name = f"seed {trial.seed} {trial.width} units {trial.variant}"
+    if trial.is_ramp:
+        top = len(last.orders) // 2
+        return (
+            f"{name}, {trial.answers}, λ up and down at {trial.steps_each} steps each: order "
+            f"{last.orders[0]:.2f}, {last.orders[top]:.2f}, {last.orders[-1]:.2f}"
+        )
+    reached = f"{setup.level:g} at step" if last.reached else f"{last.accuracy:.3f} after"
+    scaled = ", sqrt-n" if trial.scaling != "none" else ""
+    return f"{name} λ {trial.couplings[0]:.3g}{scaled}: {reached} {last.steps:,}"
+
+
+def conclude(setup: CouplingSetup, done: Sequence[CouplingTraining], machine: Mapping[str, Any]) -> Finding:
+    """Return exponents of both edges beside −1/2, and what the order does on its way up and down."""
+    wanted = set(plan(setup, done).trials)
+    return write_finding(setup, [each for each in done if each.trial in wanted], PREDICTION, machine)
+
+
+def _plan_cell(
+    done: Sequence[CouplingTraining], variant: str, width: int, seed: int
+) -> tuple[list[CouplingTrial], int]:
+    """Return a cell's trainings, done and next, and about how many more there will be."""
+    plain = find_without_tps(done, width, seed)
+    if plain is None:
+        return [], USUAL_RANKS
+    cell = collect_cell(done, variant, width, seed)
+    if cell is None:
+        return [], 0
+    following = choose_next_rank(cell.without, cell.steps, FIRST[variant])
+    ranks = [*cell.steps, *(() if following is None else (following,))]
+    tried = [
+        CouplingTrial(
+            variant=variant,
+            width=width,
+            seed=seed,
+            couplings=(coupling_of(rank),),
+            steps_each=PATIENCE * cell.without,
+        )
+        for rank in ranks
+    ]
+    return tried, 0 if following is None else max(0, USUAL_RANKS - len(ranks))
+
+
+def _plan_scaled(done: Sequence[CouplingTraining], width: int, seed: int) -> Iterator[CouplingTrial]:
+    """Yield, once the steps without TPS are known, the equal of λ = 1 with ``sqrt-n``: λ = √N."""
+    plain = find_without_tps(done, width, seed)
+    if plain is not None and plain.reached:
+        yield CouplingTrial(
+            variant="labels",
+            width=width,
+            seed=seed,
+            couplings=(width**0.5,),
+            steps_each=PATIENCE * plain.steps,
+            scaling="sqrt-n",
+        )
+
+
+def _plan_ramps(setup: CouplingSetup, seed: int) -> Iterator[CouplingTrial]:
+    """Yield the ramps of a seed: every width but the largest, and one width slowly once more."""
+    widths = [(width, setup.ramp_steps) for width in setup.sizes[:-1]]
+    kinds: tuple[Answers, ...] = ("sums", "random")
+    for width, steps_each in (*widths, (setup.slow_size, setup.slow_steps)):
+        for variant, ranks in RAMPS.items():
+            climbing = [coupling_of(rank) for rank in ranks]
+            for answers in kinds:
+                yield CouplingTrial(
+                    variant=variant,
+                    width=width,
+                    seed=seed,
+                    couplings=(*climbing, *climbing[-2::-1]),
+                    steps_each=steps_each,
+                    answers=answers,
+                )
+
+
+def run(setup: CouplingSetup, trial: CouplingTrial) -> CouplingTraining:
+    """Run one training on the processor.
+
+    Raises:
+        DivergedError: the loss is no longer finite.
+    """
+    started, cpu_started = time.monotonic(), time.process_time()
+    prepared = prepare(_make_recipe(setup, trial))
+    if trial.answers == "random":
+        prepared = replace(prepared, dataset=_shuffle_labels(prepared.dataset, trial.seed))
+    last_step = trial.steps_each * len(trial.couplings)
+    regulariser = prepared.build_regulariser(last_step)
+    assert regulariser is not None
+    penalty = _Scheduled(regulariser, trial) if regulariser.in_loss else None
+    steps, accuracy, orders, train_accuracies = 0, 0.0, [], []
+    for tick in prepared.fit(last_step, penalty):
+        steps, coupling = tick.step, _coupling(trial, tick.step - 1)
+        if coupling:
+            regulariser.move(steps - 1, tick.learning_rate * coupling)
+        is_over = False
+        if not trial.is_ramp and (steps % setup.reading_steps == 0 or steps == last_step):
+            accuracy = prepared.evaluate().accuracy
+            is_over = accuracy >= setup.level
+        if is_over or steps % trial.steps_each == 0:
+            orders.append(_read_order(regulariser, prepared.recipe.tps.variant))
+            train_accuracies.append(prepared.evaluate(prepared.dataset.train).accuracy)
+        if is_over:
+            break
+    accuracy = prepared.evaluate().accuracy
+    return CouplingTraining(
+        trial=trial,
+        steps=steps,
+        reached=accuracy >= setup.level,
+        accuracy=accuracy,
+        orders=tuple(orders),
+        train_accuracies=tuple(train_accuracies),
+        cpu_seconds=time.process_time() - cpu_started,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _make_recipe(setup: CouplingSetup, trial: CouplingTrial) -> Recipe:
+    """Return the recipe as ``trial`` runs it; the regulariser has λ = 1, which each step multiplies."""
+    variant = "labels" if trial.variant == "none" else trial.variant
+    regulariser = Tps(variant=variant, coupling=1.0, scaling=trial.scaling, warmup_share=0.0)  # type: ignore[arg-type]
+    found = at_seed(setup.recipe, trial.seed, regulariser, threads=setup.threads)
+    model = replace(found.task.model, widths=(trial.width,))  # type: ignore[arg-type]
+    return replace(found, task=replace(found.task, model=model))
+
+
+def _shuffle_labels(dataset: Dataset, seed: int) -> Dataset:
+    """Return the data with its training labels shuffled: there is no rule left to learn."""
+    order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(seed))
+    return replace(dataset, train=replace(dataset.train, labels=dataset.train.labels[order]))
+
+
+def _coupling(trial: CouplingTrial, step: int) -> float:
+    return trial.couplings[step // trial.steps_each]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Scheduled:
+    """A regulariser of λ = 1 under the couplings of a trial, step by step; it reads weights alone."""
+
+    regulariser: Regulariser
+    trial: CouplingTrial
+    rides: ClassVar[bool] = False
+
+    def listening(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def penalty(
+        self, step: int, label_i: Tensor | None = None, task_loss: Tensor | None = None
+    ) -> Tensor | None:
+        coupling = _coupling(self.trial, step)
+        term = self.regulariser.penalty(step, label_i, task_loss) if coupling else None
+        return None if term is None else coupling * term
+
+
+def _read_order(regulariser: Regulariser, variant: str) -> float:
+    signal, group = ORDERS[variant]
+    return next(
+        float(reading.value or 0.0)
+        for reading in regulariser.order_parameters(step=0, epoch=0.0)
+        if (reading.signal, reading.group) == (signal, group)
+    )

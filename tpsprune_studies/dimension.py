@@ -1,0 +1,286 @@
+"""Study ``dimension``: whether training with TPS leaves fewer dimensions, and pruning then costs less.
+
+The same nets from the same weights on the same data, without TPS and with each variant that fits; after
+training the effective dimension of every group is read, and the net is pruned without retraining.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+import tpsprune
+from tpsprune import pruning, recipe
+from tpsprune.numerics.intervals import Interval, mean_interval
+from tpsprune.numerics.moments import input_moments
+from tpsprune.numerics.spectra import effective_rank
+from tpsprune.recipe import Recipe
+from tpsprune.recipe.tps import Tps
+from tpsprune_studies.catalogue import STUDIES
+from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling, Table
+from tpsprune_studies.setup import Setup, at_seed, prepare, resize
+
+PREDICTION: Final = STUDIES["dimension"]
+PREDICTED_SHARE: Final = 0.1
+SHARES: Final = (0.5, 0.25)
+CALIBRATION_ITEMS: Final = 512
+ADDITION: Final = "modular addition"
+DIGITS: Final = "digits"
+PARITY: Final = "parity"
+PARITY_CHANGES: Final = (
+    "task.data={kind='custom',factory='tpsprune_studies.tasks:parity',"
+    "data_args={bits=40,support=2,items=600}}",
+    "train.epochs=200",
+    "train.learning_rate=0.03",
+    "train.weight_decay=0.5",
+)
+WEIGHT_DECAYS: Final[Mapping[str, float]] = {"labels": 1.0, "moments": 1.0}
+"""Weight decays on addition, the best of a few at this learning rate; ``OTHER`` for all else."""
+OTHER: Final = 4.0
+VARIANTS: Final[Mapping[str, tuple[str, ...]]] = {
+    ADDITION: ("none", "weights", "neurons", "labels", "moments"),
+    DIGITS: ("none", "weights", "neurons", "moments"),
+    PARITY: ("none", "moments"),
+}
+LIMITS: Final = (
+    "Three tasks and one small net for each. Coupling λ is 1 and not tuned; a stronger one may lower "
+    "dimensions further, at a price in accuracy.",
+    "Arms of a seed share weights and data, so the interval over all trainings is narrower than independent "
+    "trainings would make it.",
+    "The abstract does not say what N counts. Here it is the width of a group, and the figure of a net the "
+    "mean over its groups.",
+    "Effective dimension is the effective rank of what a group's consumers are fed on the probe; other "
+    "measures (participation ratio, nearest neighbours) give other numbers.",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DimensionTrial:
+    """A training: the task, the TPS variant, the seed of all that is random."""
+
+    task: str
+    variant: str
+    seed: int
+
+    @property
+    def arm(self) -> str:
+        """Task and variant."""
+        return f"{self.task}, {self.variant}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DimensionTraining:
+    """A net after training: accuracy, d_eff over the width by group, and accuracy straight after pruning."""
+
+    trial: DimensionTrial
+    accuracy: float
+    shares: Mapping[str, float]
+    cut_accuracies: Mapping[str, float]
+    seconds: float
+
+    @property
+    def share(self) -> float:
+        """The mean over groups."""
+        return fmean(self.shares.values())
+
+
+TRAINING: Final = DimensionTraining
+
+
+def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Setup:
+    """Return the settings of the study at that size."""
+    return resize(Setup(recipe=recipe, seeds=3), seeds, cap_steps, full=full)
+
+
+def plan(setup: Setup, done: Sequence[DimensionTraining]) -> Plan:  # noqa: ARG001 -- all is known beforehand
+    """Return every task and variant on every seed, the variants of a seed one after the other."""
+    return Plan(
+        tuple(
+            DimensionTrial(task=task, variant=variant, seed=seed)
+            for seed in setup.pair_seeds
+            for task, variants in VARIANTS.items()
+            for variant in variants
+        )
+    )
+
+
+def run(setup: Setup, trial: DimensionTrial) -> DimensionTraining:
+    """Train a net, read its dimensions, prune it.
+
+    Raises:
+        DivergedError: the loss is no longer finite.
+    """
+    started = time.monotonic()
+    prepared = prepare(_make_recipe(setup, trial))
+    on_addition = trial.task == ADDITION
+    steps = setup.cap_steps if on_addition else prepared.recipe.train.epochs * prepared.steps_per_epoch
+    regulariser = prepared.build_regulariser(steps)
+    for tick in prepared.fit(steps, regulariser if regulariser and regulariser.in_loss else None):
+        if regulariser is not None:
+            regulariser.move(tick.step - 1, tick.learning_rate)
+    inputs, _ = prepared.sample_calibration(CALIBRATION_ITEMS)
+    return DimensionTraining(
+        trial=trial,
+        accuracy=prepared.evaluate().accuracy,
+        shares=_measure_shares(prepared.model, inputs),
+        cut_accuracies={
+            f"{share:g}": prepared.evaluate(
+                model=tpsprune.extract(prepared.model, [inputs], tpsprune.Macs(share)).ticket
+            ).accuracy
+            for share in SHARES
+        },
+        seconds=time.monotonic() - started,
+    )
+
+
+def _make_recipe(setup: Setup, trial: DimensionTrial) -> Recipe:
+    regulariser = Tps(variant=trial.variant, coupling=1.0, apply="loss")  # type: ignore[arg-type]
+    if trial.task == ADDITION:
+        decay = WEIGHT_DECAYS.get(trial.variant, OTHER)
+        return at_seed(setup.recipe, trial.seed, regulariser, threads=setup.threads, weight_decay=decay)
+    found = recipe.read("modular-addition", PARITY_CHANGES) if trial.task == PARITY else recipe.read(DIGITS)
+    return at_seed(found, trial.seed, regulariser, threads=setup.threads)
+
+
+def _measure_shares(model: nn.Module, inputs: torch.Tensor) -> dict[str, float]:
+    """Return, by group, the effective rank of the inputs of its consumers over the width."""
+    widths = pruning.consumer_widths(model, pruning.survey(model, inputs[:2]))
+    modules = {name: width for consumers in widths.values() for name, width in consumers.items()}
+    moments = input_moments(model, [inputs], modules)
+    return {
+        group: fmean(
+            float(effective_rank(torch.linalg.eigvalsh(moments[name].covariance_nn))) / width
+            for name, width in consumers.items()
+        )
+        for group, consumers in widths.items()
+        if consumers
+    }
+
+
+def describe(setup: Setup, last: DimensionTraining) -> str:  # noqa: ARG001 -- the protocol of a study
+    """Return which training ended, and how."""
+    pruned = ", ".join(f"{accuracy:.3f} at {share} MACs" for share, accuracy in last.cut_accuracies.items())
+    return (
+        f"seed {last.trial.seed} {last.trial.arm}: accuracy {last.accuracy:.3f}, d_eff {last.share:.2f} of "
+        f"the width; pruned {pruned}"
+    )
+
+
+def conclude(setup: Setup, done: Sequence[DimensionTraining], machine: Mapping[str, Any]) -> Finding:
+    """Return dimensions and prunability by arm; the ruling is on the arms with TPS, task by task."""
+    arms = dict.fromkeys(each.trial.arm for each in done)
+    by_arm = {arm: [each for each in done if each.trial.arm == arm] for arm in arms}
+    with_tps, without = (
+        {
+            task: mean_interval(
+                each.share
+                for each in done
+                if each.trial.task == task and (each.trial.variant != "none") is regularised
+            )
+            for task in VARIANTS
+        }
+        for regularised in (True, False)
+    )
+    return Finding(
+        prediction=PREDICTION,
+        ruling=_rule(with_tps.values()),
+        sentence=(
+            "after training with TPS the effective dimension, as a share of the width with its 95 % "
+            f"interval, is: {'; '.join(_describe_task(*each) for each in with_tps.items())}. Without TPS: "
+            f"{'; '.join(_describe_task(*each) for each in without.items())}. {_write_cost_sentence(by_arm)}"
+        ),
+        quantities=tuple(
+            Quantity(
+                name=arm,
+                predicted="below 0.1" if not arm.endswith("none") else "",
+                measured=mean_interval(each.share for each in trainings),
+            )
+            for arm, trainings in by_arm.items()
+        ),
+        measure="d_eff over the width, mean of groups",
+        counted="trainings",
+        predicted_range=(None, PREDICTED_SHARE),
+        protocol=_write_protocol(setup),
+        tables=(_accuracy_table(by_arm), _group_table(by_arm)),
+        limits=LIMITS,
+        command=setup.command(PREDICTION.name),
+        settings={"seeds": list(setup.pair_seeds), **setup.decisive()},
+        machine=machine,
+        trainings=tuple(done),
+    )
+
+
+def _rule(by_task: Iterable[Interval]) -> Ruling:
+    """Refuted where one task refutes it, confirmed where all confirm it: it speaks of all."""
+    found = list(by_task)
+    if any(each.low >= PREDICTED_SHARE for each in found):
+        return Ruling.REFUTED
+    return Ruling.CONFIRMED if all(each.high < PREDICTED_SHARE for each in found) else Ruling.UNDECIDED
+
+
+def _describe_task(task: str, found: Interval) -> str:
+    return f"{task} {found.mean:.2f} ({found.low:.2f} to {found.high:.2f}, {found.count} trainings)"
+
+
+def _loss(each: DimensionTraining) -> float:
+    return each.accuracy - each.cut_accuracies[f"{SHARES[-1]:g}"]
+
+
+def _write_cost_sentence(by_arm: Mapping[str, Sequence[DimensionTraining]]) -> str:
+    """Return by how many points less pruning costs with each variant, paired by seed."""
+    parts = []
+    for task, variants in VARIANTS.items():
+        plain = {each.trial.seed: _loss(each) for each in by_arm[f"{task}, none"]}
+        for variant in variants[1:]:
+            gain = mean_interval(
+                plain[each.trial.seed] - _loss(each) for each in by_arm[f"{task}, {variant}"]
+            )
+            parts.append(
+                f"{task} `{variant}` {100 * gain.mean:+.1f} points ({100 * gain.low:+.1f} to "
+                f"{100 * gain.high:+.1f})"
+            )
+    return f"What a cut to {SHARES[-1]:g} of the MACs costs less than without TPS: {'; '.join(parts)}."
+
+
+def _write_protocol(setup: Setup) -> tuple[str, ...]:
+    return (
+        f"Tasks: recipe `{setup.recipe.name}` for {setup.cap_steps:,} steps (weight decay "
+        f"{WEIGHT_DECAYS['labels']:g} with `labels` and `moments`, {OTHER:g} else, what suited them best "
+        f"elsewhere); recipe `{DIGITS}` over all its epochs; the parity of 2 of 40 bits, an MLP, 200 "
+        "epochs. TPS in the loss, coupling λ = 1.",
+        "A seed shares initial weights, split and order of data among its arms.",
+        f"d_eff: effective rank of the covariance of what each group's consumers are fed, on "
+        f"{CALIBRATION_ITEMS} training items, over the group's width.",
+        "Cut: `tpsprune.extract` with its defaults on the same items, no retraining; accuracies are of the "
+        "validation split.",
+        f"Verdict: refuted where on one task the whole interval of trainings with TPS is at or above "
+        f"{PREDICTED_SHARE:g}, confirmed where on every task it is wholly below, undecided else.",
+    )
+
+
+def _accuracy_table(by_arm: Mapping[str, Sequence[DimensionTraining]]) -> Table:
+    rows = []
+    for arm, trainings in by_arm.items():
+        cuts = [fmean(each.cut_accuracies[f"{share:g}"] for each in trainings) for share in SHARES]
+        accuracy = fmean(each.accuracy for each in trainings)
+        rows.append((arm, f"{accuracy:.3f}", *(f"{cut:.3f}" for cut in cuts)))
+    return Table(
+        "Accuracy before and straight after a cut, mean over seeds",
+        " | ".join(["task, TPS", "dense", *(f"{share:g} of the MACs" for share in SHARES)]),
+        rows,
+    )
+
+
+def _group_table(by_arm: Mapping[str, Sequence[DimensionTraining]]) -> Table:
+    rows = [
+        (arm, group, f"{fmean(each.shares[group] for each in trainings):.3f}")
+        for arm, trainings in by_arm.items()
+        for group in trainings[0].shares
+    ]
+    return Table("d_eff over the width by group, mean over seeds", "task, TPS | group | d_eff / width", rows)

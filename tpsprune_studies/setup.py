@@ -1,0 +1,202 @@
+"""The settings that studies share, and a recipe made ready to be trained on the processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, TypeVar, final
+
+import torch
+from torch import Tensor, nn
+
+from tpsprune import data, models, tps, training
+from tpsprune.data import Dataset, Split
+from tpsprune.numerics.objective import Objective
+from tpsprune.recipe import Recipe
+from tpsprune.recipe.tps import Tps
+from tpsprune.tps import Regulariser
+from tpsprune_studies.tasks import describe_data, split_data
+
+FULL_SEEDS: Final = 10
+ORDER_PARAMETER_ITEMS: Final = 256
+"""Items that order parameters are read on, where a variant needs any."""
+DEVICE: Final = torch.device("cpu")
+"""What is compared is processor time, which does not count a graphics processor's."""
+NO_TPS: Final = Tps(variant="none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """The size of a study and its fixed rules.
+
+    Pairs have the ``seeds`` seeds that follow ``pilot_seed``, on which alone rules and settings are chosen. A
+    training ends at the first reading of validation accuracy at ``level`` or above, read every
+    ``reading_steps`` optimiser steps, or after ``cap_steps``.
+    """
+
+    recipe: Recipe
+    seeds: int = 4
+    cap_steps: int = 5000
+    level: float = 0.95
+    reading_steps: int = 25
+    weight_decays: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    pilot_seed: int = 0
+    threads: int = 1
+
+    @property
+    def pair_seeds(self) -> range:
+        """The seeds of the comparison."""
+        return range(self.pilot_seed + 1, self.pilot_seed + 1 + self.seeds)
+
+    def command(self, name: str) -> str:
+        """Return the command that runs the study at this size."""
+        return f"tpsprune study {name} --seeds {self.seeds} --cap {self.cap_steps}"
+
+    def decisive(self) -> dict[str, Any]:
+        """Return, flat, every setting that a finished training depends on; the number of seeds is not one.
+
+        Trainings with equal settings may stand in one journal. What trials vary among themselves (seed, arm,
+        weight decay) is left to them.
+        """
+        sections = {
+            "task.data": describe_data(self.recipe.task.data),
+            "task.model": asdict(self.recipe.task.model),
+            "train": _without(self.recipe.train, "weight_decay", "threads", "epochs", "checkpoint_seconds"),
+            "tps": _without(self.recipe.tps, "variant"),
+        }
+        return {
+            "cap_steps": self.cap_steps,
+            "level": self.level,
+            "reading_steps": self.reading_steps,
+            "weight_decays": list(self.weight_decays),
+            "pilot_seed": self.pilot_seed,
+            "threads": self.threads,
+            **{
+                f"{section}.{key}": list(value) if isinstance(value, tuple) else value
+                for section, values in sections.items()
+                for key, value in values.items()
+            },
+        }
+
+
+Sized = TypeVar("Sized", bound=Setup)
+
+
+def resize(setup: Sized, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Sized:
+    """Return the setup at the size asked for; ``full`` is ten seeds, where no number is given."""
+    if full:
+        setup = replace(setup, seeds=FULL_SEEDS)
+    return replace(setup, seeds=seeds or setup.seeds, cap_steps=cap_steps or setup.cap_steps)
+
+
+def at_seed(recipe: Recipe, seed: int, regulariser: Tps = NO_TPS, **train: Any) -> Recipe:
+    """Return the recipe with all that is random drawn from ``seed``, and with these settings of ``[train]``.
+
+    One thread, unless ``train`` says otherwise.
+    """
+    return replace(
+        recipe,
+        seed=seed,
+        task=replace(recipe.task, data=split_data(recipe.task.data, seed)),
+        train=replace(recipe.train, **{"threads": 1, **train}),
+        tps=regulariser,
+    )
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A recipe ready to be trained: its data, and its model before the first step, the same for a seed."""
+
+    recipe: Recipe
+    dataset: Dataset
+    model: nn.Module
+    execution: training.Execution
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch."""
+        return training.steps_per_epoch(len(self.dataset.train), self.recipe.train)
+
+    def fit(
+        self,
+        last_step: int,
+        penalty: training.Penalty | None = None,
+        *,
+        model: nn.Module | None = None,
+        first_step: int = 0,
+        total_steps: int | None = None,
+    ) -> Iterator[training.Tick]:
+        """Train the model, or another on the same data, up to ``last_step`` of ``total_steps``.
+
+        A fresh optimiser; the schedule ends with ``last_step`` where no total is given.
+
+        Raises:
+            DivergedError: the loss is no longer finite.
+        """
+        trained = model or self.model
+        return training.fit(
+            trained,
+            training.make_optimizer(trained, self.recipe.train),
+            self.dataset.train.inputs,
+            self.dataset.train.labels,
+            prepare=self.dataset.prepare,
+            settings=self.recipe.train,
+            execution=self.execution,
+            seed=self.recipe.seed,
+            first_step=first_step,
+            last_step=last_step,
+            total_steps=total_steps or last_step,
+            penalty=penalty,
+            objective=Objective.of(self.recipe.task.loss),
+        )
+
+    def evaluate(self, split: Split | None = None, model: nn.Module | None = None) -> training.Score:
+        """Return loss and accuracy on a split, the validation split if none is named."""
+        split = split or self.dataset.validation
+        return training.evaluate(
+            model or self.model,
+            split.inputs,
+            split.labels,
+            prepare=self.dataset.prepare,
+            execution=self.execution,
+            objective=Objective.of(self.recipe.task.loss),
+        )
+
+    def sample_calibration(self, items: int) -> tuple[Tensor, Tensor]:
+        """Return so many training items, ready for the model, and their labels, sampled by the seed."""
+        order = torch.randperm(
+            len(self.dataset.train), generator=torch.Generator().manual_seed(self.recipe.seed)
+        )[:items]
+        inputs: Tensor = self.dataset.prepare(self.dataset.train.inputs[order])
+        return inputs, self.dataset.train.labels[order]
+
+    def build_regulariser(self, total_steps: int, settings: Tps | None = None) -> Regulariser | None:
+        """Bind the recipe's TPS, or that of ``settings``, to model and data; none where there is none.
+
+        Raises:
+            VariantError: the variant does not fit the task or the model.
+        """
+        train = self.dataset.train
+        few = slice(0, ORDER_PARAMETER_ITEMS)
+        return tps.build(
+            settings or self.recipe.tps,
+            self.model,
+            self.dataset.facts,
+            train_inputs=train.inputs,
+            train_labels=train.labels,
+            total_steps=total_steps,
+            probe=(self.dataset.prepare(train.inputs[few]), train.labels[few]),
+        )
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Load the data and build the model of a recipe, the same in every arm of a seed."""
+    training.prepare_process(recipe.train, recipe.seed, DEVICE)
+    dataset = data.load(recipe.task.data, recipe.task.loss)
+    model = models.build(recipe.task.model, dataset.facts)
+    return Prepared(recipe, dataset, model, training.Execution.of(recipe.train, DEVICE))
+
+
+def _without(section: Any, *names: str) -> dict[str, Any]:
+    return {name: value for name, value in asdict(section).items() if name not in names}
