@@ -299,7 +299,7 @@ def page(found: dict[str, Any]) -> str:
         f"Mean and range over {len(found['seeds'])} samples of {CALIBRATION_ITEMS} calibration items. The",
         "same net, calibration data and share of multiply-accumulates for both. *Best importance*: the one",
         "of torch-pruning's measures that did best at that share on the test itself, in its favour, with",
-        "batch-norm statistics computed again. CREPE's calibration data are tones of the same kind as its test,",
+        "batch-norm statistics computed again. CREPE's calibration data are tones like those of its test,",
         "MiniLM's are another kind of text.",
         "",
     ]
