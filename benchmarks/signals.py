@@ -31,7 +31,7 @@ from tpsprune.models.mlp import Mlp
 from tpsprune.numerics.sketch import signed_fold
 from tpsprune.numerics.spectra import edge, row_spectrum
 from tpsprune.signals.signal import View
-from tpsprune.signals.spectral_edge import SpectralEdge
+from tpsprune.signals.updates import SpectralEdge
 from tpsprune.studies.trial import ticks_of
 
 REPORT = Path(__file__).parents[1] / "reports" / "signals.md"

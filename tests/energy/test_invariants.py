@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpsprune.energy.invariants import Bracket, fault_of
+from tpsprune.energy.windows import Bracket, fault_of
 from tpsprune.records import EnergyClass
 
 SOUND: dict[str, Any] = {

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tpsprune.energy import build
+from tpsprune.energy.counters import NvmlBoards
 from tpsprune.energy.machine import MachineTimes, machine_times, times_of
-from tpsprune.energy.nvml import NvmlBoards
 from tpsprune.recipe.energy import Energy
 
 LinuxTimes = namedtuple(

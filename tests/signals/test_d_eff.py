@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from tpsprune.numerics.moments import Moments
 from tpsprune.records.readings import Reading, Status
-from tpsprune.signals.d_eff import DEff, group_dimension
+from tpsprune.signals.representations import DEff, group_dimension
 from tpsprune.signals.signal import View
 
 

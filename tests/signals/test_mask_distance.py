@@ -6,8 +6,8 @@ from torch import nn
 
 from tpsprune.numerics.elements import Elements
 from tpsprune.records.readings import Reading, Status
-from tpsprune.signals.mask_distance import MaskDistance, MaskMemory, kept_mask, mask_distance
 from tpsprune.signals.signal import View
+from tpsprune.signals.weights import MaskDistance, MaskMemory, kept_mask, mask_distance
 
 
 def view(model: nn.Sequential, step: int = 0, *, scaled: bool = False) -> View:

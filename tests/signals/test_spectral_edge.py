@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tpsprune.records.readings import Reading, Status
 from tpsprune.signals import spectral_edge
 from tpsprune.signals.signal import View
-from tpsprune.signals.spectral_edge import EdgeMemory, SpectralEdge, snapshot
+from tpsprune.signals.updates import EdgeMemory, SpectralEdge, snapshot
 
 
 def linear(inputs: int = 30, outputs: int = 20) -> nn.Linear:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.numerics.phases import triadic_force
-from tpsprune.tps.neurons import Neurons, leading_plane
+from tpsprune.tps.phases import Neurons, leading_plane
 
 
 def fan(angles: list[float], lengths: list[float] | None = None) -> nn.Linear:

@@ -8,11 +8,11 @@ from math import fsum
 from tpsprune.claims.attribution import attribution_of
 from tpsprune.claims.break_even import break_even
 from tpsprune.claims.claim import claims_of
-from tpsprune.claims.counted import Counted, counted_of
 from tpsprune.claims.ladder import FEWEST_PAIRS
 from tpsprune.claims.limits import may_claim, may_not_claim
+from tpsprune.claims.pairs import Counted, counted_of
 from tpsprune.claims.quality import quality_of
-from tpsprune.claims.spent import class_words, grade_of, joules_of, seconds_of
+from tpsprune.claims.window_sums import class_words, grade_of, joules_of, seconds_of
 from tpsprune.numerics.paired import needed_pairs
 from tpsprune.records import (
     ArmRun,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from tpsprune.claims.change import change_of
-from tpsprune.claims.counted import Counted
-from tpsprune.claims.spent import joules_of
+from tpsprune.claims.pairs import Counted
+from tpsprune.claims.window_sums import joules_of
 from tpsprune.records import Step
 
 __all__ = ["attribution_of"]

@@ -9,11 +9,11 @@ from math import fsum
 
 from tpsprune.claims.band import ASSUMED, Spent, band_of
 from tpsprune.claims.change import change_of, corrected, saving
-from tpsprune.claims.counted import Counted
 from tpsprune.claims.faults import faults_of, losses_of
 from tpsprune.claims.ladder import Evidence, standing_of
-from tpsprune.claims.spent import class_words, grade_of, joules_of, seconds_of
+from tpsprune.claims.pairs import Counted
 from tpsprune.claims.statement import statement_of
+from tpsprune.claims.window_sums import class_words, grade_of, joules_of, seconds_of
 from tpsprune.records import ArmRun, Change, Claim, InferenceSpan, Support, Window
 
 __all__ = ["claims_of"]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias
 
-from tpsprune.claims.counted import Counted
-from tpsprune.claims.spent import load_share
+from tpsprune.claims.pairs import Counted
+from tpsprune.claims.window_sums import load_share
 from tpsprune.records import ArmRun, Comparison, EnergyClass, Reason, Window
 
 __all__ = ["LEAST_ANSWER_SECONDS", "faults_by_pair", "faults_of", "losses_of"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import fsum
 
-from tpsprune.claims.counted import Counted
-from tpsprune.claims.spent import joules_of, load_share, seconds_of
+from tpsprune.claims.pairs import Counted
+from tpsprune.claims.window_sums import joules_of, load_share, seconds_of
 from tpsprune.records import BrokenOff, Quality, Window
 
 __all__ = ["quality_of"]

@@ -14,6 +14,7 @@ from math import isfinite
 from time import perf_counter
 from typing import Any, Final, final
 
+from tpsprune.energy.counters import NvmlBoards
 from tpsprune.energy.hardware import (
     classes_of,
     counted_packages,
@@ -23,11 +24,10 @@ from tpsprune.energy.hardware import (
     nvml_handles,
     ram_watts_of,
 )
-from tpsprune.energy.invariants import Bracket, fault_of
 from tpsprune.energy.machine import family_cpu_seconds, machine_times
 from tpsprune.energy.meter import AbstractMeter, Count
-from tpsprune.energy.nvml import NvmlBoards
 from tpsprune.energy.surroundings import refuse_outside_settings
+from tpsprune.energy.windows import Bracket, fault_of
 from tpsprune.energy.work import finish_queued_work
 from tpsprune.errors import MeterError
 from tpsprune.records import EnergyMethod

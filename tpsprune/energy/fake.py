@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from math import fmod
 from typing import Final, Literal, assert_never, final
 
-from tpsprune.energy.invariants import Bracket, fault_of
 from tpsprune.energy.meter import AbstractMeter, Count
+from tpsprune.energy.windows import Bracket, fault_of
 from tpsprune.records import EnergyClass, EnergyMethod
 
 __all__ = ["FakeFault", "FakeMeter", "noise_factor"]

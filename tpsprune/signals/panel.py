@@ -13,14 +13,14 @@ from tpsprune.records.readings import Reading
 from tpsprune.signals.collapse import Collapse
 from tpsprune.signals.commutator import CommutatorDefect
 from tpsprune.signals.condensation import Condensation
-from tpsprune.signals.d_eff import DEff
 from tpsprune.signals.h1 import H1
 from tpsprune.signals.h1_worker import H1Worker
 from tpsprune.signals.logit_rank import LogitRank
-from tpsprune.signals.mask_distance import MaskDistance
 from tpsprune.signals.norm import Norm
+from tpsprune.signals.representations import DEff
 from tpsprune.signals.signal import AbstractSignal, Packed, Readings, View
-from tpsprune.signals.spectral_edge import SpectralEdge
+from tpsprune.signals.updates import SpectralEdge
+from tpsprune.signals.weights import MaskDistance
 
 __all__ = ["Memories", "Panel"]
 

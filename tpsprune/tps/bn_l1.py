@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.records import TaskFacts
-from tpsprune.tps.base import Group, Variant, trainable_weights, working_precision
+from tpsprune.tps.variant import Group, Variant, trainable_weights, working_precision
 
 __all__ = ["BatchNormL1"]
 

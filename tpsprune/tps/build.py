@@ -12,13 +12,13 @@ from tpsprune.errors import VariantError
 from tpsprune.numerics.trees import Tree, at
 from tpsprune.recipe.tps import Tps
 from tpsprune.records import TaskFacts
-from tpsprune.tps.base import PhaseVariant, Variant
 from tpsprune.tps.bn_l1 import BatchNormL1
 from tpsprune.tps.fourier import Fourier
 from tpsprune.tps.labels import Labels
 from tpsprune.tps.moments import Moments
-from tpsprune.tps.neurons import Neurons
+from tpsprune.tps.phases import Neurons
 from tpsprune.tps.regulariser import Regulariser
+from tpsprune.tps.variant import PhaseVariant, Variant
 from tpsprune.tps.weights import Weights
 
 __all__ = ["build"]

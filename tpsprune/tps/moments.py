@@ -19,8 +19,8 @@ from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.numerics.moment_coherence import moment_coherence
 from tpsprune.numerics.trees import Tree
 from tpsprune.records import TaskFacts
-from tpsprune.tps.base import Group, Variant, full_precision, no_classes, working_precision
 from tpsprune.tps.unit_layers import UnitLayer, fitting_unit_layers, has_unit_layers
+from tpsprune.tps.variant import Group, Variant, full_precision, no_classes, working_precision
 
 __all__ = ["Moments"]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tpsprune.errors import RunFolderError
 from tpsprune.recipe.tps import Tps
 from tpsprune.records import Reading
-from tpsprune.tps.base import Group, PhaseVariant, Variant
+from tpsprune.tps.variant import Group, PhaseVariant, Variant
 
 __all__ = ["Regulariser"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.records import TaskFacts
-from tpsprune.tps.base import (
+from tpsprune.tps.variant import (
     Group,
     UnitTriplets,
     Variant,

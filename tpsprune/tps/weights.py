@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tpsprune.numerics.phases import triadic_force
 from tpsprune.records import TaskFacts
-from tpsprune.tps.base import Group, PhaseVariant, trainable_weights, working_precision
+from tpsprune.tps.variant import Group, PhaseVariant, trainable_weights, working_precision
 
 __all__ = ["Weights"]
 

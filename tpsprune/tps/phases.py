@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tpsprune.numerics.phases import triadic_force
 from tpsprune.records import TaskFacts
-from tpsprune.tps.base import Group, PhaseVariant, full_precision, trainable_weights, working_precision
+from tpsprune.tps.variant import Group, PhaseVariant, full_precision, trainable_weights, working_precision
 
 __all__ = ["Neurons", "leading_plane"]
 

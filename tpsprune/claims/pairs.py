@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
-from tpsprune.claims.spent import joules_of, seconds_of
+from tpsprune.claims.window_sums import joules_of, seconds_of
 from tpsprune.numerics.paired import lower_bound
 from tpsprune.records import Accuracy, ArmRun, Comparison, Design, InferenceSpan, Window
 
