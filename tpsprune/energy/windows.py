@@ -1,15 +1,15 @@
-"""What must hold of a metered window, whatever the machine; else the figure is refused, with words."""
+"""Windows: what must hold of one, whatever the machine, and many of them summed in a ledger."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import fsum, isfinite
 from typing import Final
 
-from tpsprune.records import EnergyClass
+from tpsprune.records import Cost, EnergyClass, PhaseEnergy, Window
 
-__all__ = ["Bracket", "fault_of"]
+__all__ = ["Bracket", "by_phase", "class_of", "fault_of", "total"]
 
 _RELATIVE: Final = 0.02
 _SLACK_SECONDS: Final = 0.02
@@ -34,6 +34,9 @@ class Bracket:
         low = self.inner_seconds * (1 - _RELATIVE) - _SLACK_SECONDS
         high = self.outer_seconds * (1 + _RELATIVE) + _SLACK_SECONDS
         return low <= seconds <= high
+
+    def __str__(self) -> str:
+        return f"{self.inner_seconds:.3f} to {self.outer_seconds:.3f} s"
 
 
 def fault_of(
@@ -60,48 +63,100 @@ def fault_of(
     own counter, read apart at the same edges (``gpu_counter_joules``), does not bear out within 2 % and
     ``gpu_slack_joules``.
     """
-    if missing := [part for part in classes if not _is_energy(joules.get(part))]:
+    inner, outer = bracket.inner_seconds, bracket.outer_seconds
+    known = {part for part, value in joules.items() if isfinite(value) and value >= 0}
+    if missing := [part for part in classes if part not in known]:
         return f"energy of {', '.join(missing)} is missing"
     if sum(joules.values()) <= 0:
-        return f"no energy at all over {bracket.inner_seconds:.3g} s"
-    for component, value in joules.items():
-        still = classes[component] is EnergyClass.MEASURED and value == 0
-        if still and bracket.inner_seconds > _COUNTER_WAKES_SECONDS:
-            return f"the {component} counter did not move over {bracket.inner_seconds:.3g} s"
+        return f"no energy at all over {inner:.3g} s"
+    measured = {part for part, kind in classes.items() if kind is EnergyClass.MEASURED}
+    still = [part for part, value in joules.items() if part in measured and value == 0]
+    if still and inner > _COUNTER_WAKES_SECONDS:
+        return f"the {still[0]} counter did not move over {inner:.3g} s"
     if counter_lost:
         return "the cpu counter could not be read, or ran backwards, at an edge of the window"
-    if counter_range_joules and bracket.outer_seconds * _HIGHEST_PACKAGE_WATTS > counter_range_joules:
+    if counter_range_joules and outer * _HIGHEST_PACKAGE_WATTS > counter_range_joules:
         return (
-            f"over {bracket.outer_seconds:.0f} s the cpu counter, which turns over every "
+            f"over {outer:.0f} s the cpu counter, which turns over every "
             f"{counter_range_joules:.0f} J, may have lost a turn; use shorter windows"
         )
-    if classes.get("cpu") is EnergyClass.MEASURED:
-        highest_joules = _BEYOND_ANY_PACKAGE * counted_packages * (bracket.outer_seconds + _SLACK_SECONDS)
-        if joules["cpu"] > highest_joules:
-            return (
-                f"the cpu counter moved by {joules['cpu']:.0f} J in {bracket.outer_seconds:.3g} s, which no "
-                "processor draws: it was set back or jumped"
-            )
+    highest_joules = _BEYOND_ANY_PACKAGE * counted_packages * (outer + _SLACK_SECONDS)
+    if "cpu" in measured and joules["cpu"] > highest_joules:
+        return (
+            f"the cpu counter moved by {joules['cpu']:.0f} J in {outer:.3g} s, which no "
+            "processor draws: it was set back or jumped"
+        )
     if not bracket.holds(task_seconds):
-        return f"the tracker timed {task_seconds:.3f} s where {_words(bracket)} went by"
-    if ram_watts:
-        charged_seconds = joules.get("ram", 0.0) / ram_watts
-        if not bracket.holds(charged_seconds):
-            return f"RAM was charged for {charged_seconds:.3f} s where {_words(bracket)} went by"
-    if gpu_counter_joules is not None and classes.get("gpu") is EnergyClass.MEASURED:
-        return _gpu_fault(joules["gpu"], gpu_counter_joules, gpu_slack_joules)
+        return f"the tracker timed {task_seconds:.3f} s where {bracket} went by"
+    if ram_watts and not bracket.holds(charged_seconds := joules.get("ram", 0.0) / ram_watts):
+        return f"RAM was charged for {charged_seconds:.3f} s where {bracket} went by"
+    if gpu_counter_joules is not None and "gpu" in measured:
+        allowed_joules = _RELATIVE * abs(gpu_counter_joules) + gpu_slack_joules
+        if not abs(joules["gpu"] - gpu_counter_joules) <= allowed_joules:
+            return (
+                f"the gpu counter moved by {gpu_counter_joules:.4g} J where the tracker charged"
+                f" {joules['gpu']:.4g} J"
+            )
     return ""
 
 
-def _gpu_fault(charged_joules: float, counter_joules: float, slack_joules: float) -> str:
-    if abs(charged_joules - counter_joules) <= _RELATIVE * abs(counter_joules) + slack_joules:
-        return ""
-    return f"the gpu counter moved by {counter_joules:.4g} J where the tracker charged {charged_joules:.4g} J"
+def class_of(classes: Iterable[EnergyClass]) -> EnergyClass:
+    """Return the class of a sum whose parts have ``classes``: theirs if it is one, else ``mixed``.
+
+    >>> class_of([EnergyClass.MEASURED, EnergyClass.CONSTANT])
+    <EnergyClass.MIXED: 'mixed'>
+    >>> class_of([])
+    <EnergyClass.NONE: 'none'>
+    """
+    kinds = set(classes)
+    if len(kinds) > 1:
+        return EnergyClass.MIXED
+    return kinds.pop() if kinds else EnergyClass.NONE
 
 
-def _is_energy(value: float | None) -> bool:
-    return value is not None and isfinite(value) and value >= 0
+def by_phase(windows: Iterable[Window]) -> tuple[PhaseEnergy, ...]:
+    """Sum the windows of each phase, phases in the order they first began.
+
+    Joules are ``None`` where any window of the phase was not metered: a sum with a part missing would
+    look like a saving. A phase is valid when each of its windows is.
+    """
+    phases: dict[str, list[Window]] = {}
+    for window in windows:
+        phases.setdefault(window.phase, []).append(window)
+    return tuple(_sum(phase, members) for phase, members in phases.items())
 
 
-def _words(bracket: Bracket) -> str:
-    return f"{bracket.inner_seconds:.3f} to {bracket.outer_seconds:.3f} s"
+def total(windows: Iterable[Window]) -> Cost:
+    """Sum all windows, failed attempts included; joules as in ``by_phase``."""
+    every = list(windows)
+    return Cost(
+        joules=_joules(every),
+        seconds=fsum(window.seconds for window in every),
+        cpu_seconds=fsum(window.cpu_seconds for window in every),
+    )
+
+
+def _sum(phase: str, windows: Sequence[Window]) -> PhaseEnergy:
+    whole = total(windows)
+    components = dict.fromkeys(component for window in windows for component in window.joules)
+    return PhaseEnergy(
+        phase=phase,
+        windows=len(windows),
+        seconds=whole.seconds,
+        cpu_seconds=whole.cpu_seconds,
+        joules=whole.joules,
+        joules_by_component={
+            component: fsum(window.joules.get(component, 0.0) for window in windows)
+            for component in components
+        },
+        energy_class=class_of(
+            kind for window in windows for kind in window.classes.values() or (EnergyClass.NONE,)
+        ),
+        valid=all(window.valid for window in windows),
+    )
+
+
+def _joules(windows: Sequence[Window]) -> float | None:
+    found = [window.total_joules for window in windows]
+    known = [value for value in found if value is not None]
+    return fsum(known) if known and len(known) == len(found) else None

@@ -1,4 +1,4 @@
-"""What is there but not measured, found on trees laid out for the purpose, and what is said of it."""
+"""What a machine can measure: the grade of its parts, and what is said of what is there but not measured."""
 
 from __future__ import annotations
 
@@ -8,15 +8,119 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.energy.pretended import rapl_package
-from tpsprune.energy.devices import NvmlFound, cpu_model, in_container, is_virtualised, pci_gpus
-from tpsprune.energy.powercap import RaplDomain, find_rapl
-from tpsprune.energy.remedies import cpu_remedy, gpu_remedies, settings_remedy, table_remedy, wall_remedy
-from tpsprune.energy.surroundings import OutsideSettings, outside_settings
-from tpsprune.records import EnergyClass, MachineFacts, MeteredPart
+from tests.energy.test_codecarbon import rapl_package
+from tpsprune.energy.codecarbon_meter import OutsideSettings, find_outside_settings
+from tpsprune.energy.counters import NvmlFound, RaplDomain, find_rapl
+from tpsprune.energy.doctor import (
+    cpu_remedy,
+    gpu_remedies,
+    grade_of,
+    parts_of,
+    settings_remedy,
+    table_remedy,
+    wall_remedy,
+)
+from tpsprune.energy.machine import cpu_model, in_container, is_virtualised, pci_gpus
+from tpsprune.records import EnergyClass, EnergyMethod, MachineFacts, MeteredPart
 
-MODELLED = MeteredPart(part="cpu", by="load model", energy_class=EnergyClass.MODELLED, watts=8.0)
+MEASURED, MODELLED = EnergyClass.MEASURED, EnergyClass.MODELLED
+CONSTANT, NONE = EnergyClass.CONSTANT, EnergyClass.NONE
+
+
+def part(name: str, energy_class: EnergyClass, watts: float | None = None) -> MeteredPart:
+    return MeteredPart(part=name, by="", energy_class=energy_class, watts=watts)
+
+
+ASSUMED_RAM = part("ram", CONSTANT, 20.0)
+
+
+@pytest.mark.parametrize(
+    ("parts", "letter", "meaning"),
+    [
+        ([part("cpu", MEASURED)], "B", "hardware counters for cpu"),
+        ([part("cpu", MEASURED), ASSUMED_RAM], "C", "B where the 20 W assumed for ram are below a tenth"),
+        (
+            [part("cpu", MEASURED), part("gpu", MEASURED), ASSUMED_RAM],
+            "C",
+            "hardware counters for cpu and gpu; B",
+        ),
+        (
+            [part("cpu", MODELLED, 360.0), part("gpu", MEASURED), ASSUMED_RAM],
+            "C",
+            "a hardware counter for gpu, a model for the rest",
+        ),
+        (
+            [part("cpu", MEASURED), part("gpu", NONE), ASSUMED_RAM],
+            "C",
+            "a hardware counter for cpu, a model for the rest; gpu is not metered at all",
+        ),
+        (
+            [part("cpu", MODELLED, 65.0), ASSUMED_RAM],
+            "D",
+            "a load model: 20 of 85 W at full load are assumed constant",
+        ),
+        ([part("cpu", MODELLED, 8.0), part("gpu", MODELLED, 300.0), ASSUMED_RAM], "D", "20 of 328 W"),
+        ([part("cpu", MODELLED, 8.0), ASSUMED_RAM], "E", "mostly constants times time: 20 of 28 W"),
+        ([part("cpu", CONSTANT, 65.0), ASSUMED_RAM], "E", "mostly constants times time: 85 of 85 W"),
+        ([part("cpu", MODELLED, 8.0), part("gpu", MODELLED), ASSUMED_RAM], None, "not all known"),
+        ([], None, "nothing is metered here"),
+    ],
+)
+def test_a_machine_has_the_grade_of_its_dominant_parts(
+    parts: list[MeteredPart], letter: str | None, meaning: str
+) -> None:
+    found, words = grade_of(parts)
+    assert found == letter
+    assert meaning in words
+
+
+@given(cpu=st.floats(1.0, 1e3), ram=st.floats(1.0, 1e3))
+def test_without_counters_it_is_e_where_constants_are_more_than_half(cpu: float, ram: float) -> None:
+    letter, _ = grade_of([part("cpu", MODELLED, cpu), part("ram", CONSTANT, ram)])
+    assert letter == ("E" if ram > (cpu + ram) / 2 else "D")
+
+
+def method(classes: dict[str, EnergyClass], **details: str) -> EnergyMethod:
+    return EnergyMethod(meter="codecarbon", scope="machine", classes=classes, details=details)
+
+
+def test_each_part_says_who_meters_it() -> None:
+    found = parts_of(
+        method(
+            {"ram": CONSTANT, "cpu": MODELLED, "gpu": MODELLED},
+            cpu_mode="cpu_load",
+            cpu_rated_watts="8",
+            ram_mode="constant",
+            ram_watts="20",
+            gpu_mode="power samples",
+        ),
+        gpu_watts=300.0,
+        has_gpu=True,
+    )
+    assert [(each.part, each.by, each.watts) for each in found] == [
+        ("cpu", "load model, 8 W at full load", 8.0),
+        ("gpu", "power samples, one a second", 300.0),
+        ("ram", "constant 20 W, from its size", 20.0),
+    ]
+
+
+def test_a_counter_assumes_no_watts_and_a_gpu_that_nobody_meters_is_named() -> None:
+    details = {"cpu_mode": "intel_rapl", "ram_watts": "20"}
+    found = parts_of(method({"cpu": MEASURED, "ram": CONSTANT}, **details), has_gpu=True)
+    assert [(each.part, each.by, each.energy_class) for each in found] == [
+        ("cpu", "RAPL counter", MEASURED),
+        ("gpu", "nothing", NONE),
+        ("ram", "constant 20 W, from its size", CONSTANT),
+    ]
+    assert found[0].watts is None
+    (odd,) = parts_of(method({"cpu": MODELLED}, cpu_mode="a mode of tomorrow"))
+    assert (odd.by, odd.watts) == ("a mode of tomorrow", None)
+
+
+LOAD_MODEL = MeteredPart(part="cpu", by="load model", energy_class=EnergyClass.MODELLED, watts=8.0)
 COUNTED = MeteredPart(part="cpu", by="RAPL counter", energy_class=EnergyClass.MEASURED)
 NO_GPU = MeteredPart(part="gpu", by="nothing", energy_class=EnergyClass.NONE)
 GRANT = "sudo chmod -R a+r /sys/class/powercap/intel-rapl*"
@@ -24,16 +128,8 @@ WALL_METER = "tpsprune report DIR --wall-meter FILE.csv"
 
 
 def machine(**facts: Any) -> MachineFacts:
-    known = {
-        "cpu_model": "AMD EPYC",
-        "logical_cpus": 2,
-        "ram_bytes": 2**34,
-        "virtualised": False,
-        "container": None,
-        "gpus": (),
-        "gpu_driver": None,
-    }
-    return MachineFacts(**{**known, **facts})
+    known = {"cpu_model": "AMD EPYC", "logical_cpus": 2, "ram_bytes": 2**34, "virtualised": False}
+    return MachineFacts(**{**known, "container": None, "gpus": (), "gpu_driver": None, **facts})
 
 
 def refusing(number: int) -> Callable[[Path], str]:
@@ -53,13 +149,14 @@ def test_counters_that_can_be_read_are_found_once_though_linux_shows_them_twice(
     found = find_rapl(tmp_path)
     assert [(domain.name, domain.fault) for domain in found] == [("package-0", ""), ("intel-rapl:0:0", "")]
     assert cpu_remedy(COUNTED, machine(), found) is None
+    assert find_rapl(tmp_path / "powercap") == find_rapl(core) == ()
 
 
 def test_counters_that_may_not_be_read_come_with_the_lines_that_let_them(tmp_path: Path) -> None:
     rapl_package(tmp_path)
     found = find_rapl(tmp_path, refusing(errno.EACCES))
     assert [(domain.fault, domain.denied) for domain in found] == [("Permission denied", True)]
-    for part in (MODELLED, None):
+    for part in (LOAD_MODEL, None):
         remedy = cpu_remedy(part, machine(), found)
         assert remedy is not None
         assert remedy.found == "RAPL counters are here but may not be read (package-0: Permission denied)."
@@ -77,18 +174,13 @@ def test_counters_that_fail_are_told_by_their_fault(tmp_path: Path) -> None:
         (lambda: ((package / "energy_uj").unlink(), (package / "energy_uj").mkdir()), "Is a directory"),
     ):
         spoil()
-        remedy = cpu_remedy(MODELLED, machine(), find_rapl(tmp_path))
+        remedy = cpu_remedy(LOAD_MODEL, machine(), find_rapl(tmp_path))
         assert remedy is not None
         assert words in remedy.found
         assert f"Look at {package / 'energy_uj'}" in remedy.do
         assert GRANT not in remedy.do
     (fault,) = find_rapl(tmp_path, refusing(errno.EIO))
     assert (fault.fault, fault.denied) == ("Input/output error", False)
-
-
-def test_without_a_tree_there_are_no_counters(tmp_path: Path) -> None:
-    assert find_rapl(tmp_path / "powercap") == ()
-    assert find_rapl(tmp_path) == ()
 
 
 @pytest.mark.parametrize(
@@ -104,7 +196,7 @@ def test_without_a_tree_there_are_no_counters(tmp_path: Path) -> None:
 def test_where_there_is_no_counter_the_reason_is_told_as_far_as_known(
     facts: dict[str, Any], found: str, do: str
 ) -> None:
-    remedy = cpu_remedy(MODELLED, machine(**facts), ())
+    remedy = cpu_remedy(LOAD_MODEL, machine(**facts), ())
     assert remedy is not None
     assert found in remedy.found
     assert do in remedy.do
@@ -112,13 +204,15 @@ def test_where_there_is_no_counter_the_reason_is_told_as_far_as_known(
 
 def test_what_is_not_known_is_not_guessed() -> None:
     readable = (RaplDomain(name="package-0", path=Path("/x/energy_uj")),)
-    remedy = cpu_remedy(MODELLED, machine(), readable)
+    remedy, other = (
+        cpu_remedy(LOAD_MODEL, machine(), readable),
+        cpu_remedy(LOAD_MODEL, machine(), (), is_linux=False),
+    )
     assert remedy is not None
-    assert "why is not known" in remedy.found
-    assert cpu_remedy(None, machine(), readable) is None
-    other = cpu_remedy(MODELLED, machine(), (), is_linux=False)
     assert other is not None
+    assert "why is not known" in remedy.found
     assert "on Linux alone" in other.found
+    assert cpu_remedy(None, machine(), readable) is None
 
 
 PRESENT = NvmlFound(names=("H1",), driver="575")
@@ -201,7 +295,7 @@ def test_a_container_is_known_by_its_mark(tmp_path: Path) -> None:
 def test_settings_from_outside_are_named_with_what_takes_them_away(tmp_path: Path) -> None:
     (tmp_path / ".codecarbon.config").touch()
     environ = ["PATH", "codecarbon_pue", "CODECARBON_GPU_IDS", "MY_CODECARBON_PUE"]
-    found = outside_settings(environ, [tmp_path, tmp_path, tmp_path / "elsewhere"])
+    found = find_outside_settings(environ, [tmp_path, tmp_path, tmp_path / "elsewhere"])
     assert found.variables == ("CODECARBON_GPU_IDS", "codecarbon_pue")
     remedy = settings_remedy(found)
     assert remedy is not None
@@ -224,7 +318,7 @@ def test_watts_assumed_for_a_processor_nobody_knows_are_named() -> None:
 
 def test_assumed_watts_come_with_the_way_to_measure_them() -> None:
     ram = MeteredPart(part="ram", by="constant 20 W", energy_class=EnergyClass.CONSTANT, watts=20.0)
-    remedy = wall_remedy([MODELLED, ram])
+    remedy = wall_remedy([LOAD_MODEL, ram])
     assert remedy is not None
     assert (remedy.place, remedy.lines) == ("ram", (WALL_METER,))
-    assert wall_remedy([MODELLED]) is None
+    assert wall_remedy([LOAD_MODEL]) is None
