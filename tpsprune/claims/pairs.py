@@ -11,12 +11,12 @@ from tpsprune.claims.window_sums import joules_of, seconds_of
 from tpsprune.numerics.paired import lower_bound
 from tpsprune.records import Accuracy, ArmRun, Comparison, Design, InferenceSpan, Window
 
-__all__ = ["Counted", "counted_of"]
+__all__ = ["CountedPairs", "count_pairs"]
 
 
 @final
 @dataclass(frozen=True)
-class Counted:
+class CountedPairs:
     """A comparison with the pairs that count: those of which every arm's run has ended."""
 
     comparison: Comparison
@@ -50,6 +50,12 @@ class Counted:
         joules = joules_of(windows)
         return None if joules is None else joules / seconds_of(windows)
 
+    @cached_property
+    def metered_batches(self) -> tuple[int, ...]:
+        """The batch sizes of the design at which inference was metered."""
+        metered = {span.batch for span in self.comparison.inference}
+        return tuple(batch for batch in self.design.inference_batches if batch in metered)
+
     def run(self, arm: str, pair: int) -> ArmRun:
         """Return the run of an arm in a pair that counts."""
         run = self.comparison.run_of(arm, pair)
@@ -62,19 +68,11 @@ class Counted:
         found = ((self.run(arm, pair), self.run(base, pair)) for pair in self.pairs)
         return tuple((mine, other) for mine, other in found if not (mine.failure or other.failure))
 
-    def answers(self, arm: str, batch: int) -> tuple[tuple[InferenceSpan, InferenceSpan], ...]:
-        """Return what answers took, the arm's beside the baseline's, where both were metered."""
-        spans = {
-            (span.arm, span.pair): span
-            for span in self.comparison.inference
-            if span.batch == batch and span.pair in self.pairs
-        }
-        base = self.design.baseline
-        return tuple(
-            (spans[arm, pair], spans[base, pair])
-            for pair in self.pairs
-            if (arm, pair) in spans and (base, pair) in spans
-        )
+    def inferences(self, arm: str, batch: int) -> tuple[tuple[InferenceSpan, InferenceSpan], ...]:
+        """Return what inference took, the arm's beside the baseline's, where both were metered."""
+        spans = {(span.arm, span.pair): span for span in self.comparison.inference if span.batch == batch}
+        found = [(spans.get((arm, pair)), spans.get((self.design.baseline, pair))) for pair in self.pairs]
+        return tuple((mine, other) for mine, other in found if mine and other)
 
     def accuracy_of(self, arm: str, baseline: str | None = None) -> Accuracy | None:
         """Return test accuracy beside the baseline's; ``None`` where no pair has both.
@@ -106,9 +104,11 @@ class Counted:
         )
 
 
-def counted_of(comparison: Comparison) -> Counted:
+def count_pairs(comparison: Comparison) -> CountedPairs:
     """Return the comparison with the pairs that count, in order."""
     arms = comparison.design.arms
     ended = {(run.arm, run.pair) for run in comparison.runs}
     pairs = sorted({pair for _, pair in ended})
-    return Counted(comparison, tuple(pair for pair in pairs if all((arm, pair) in ended for arm in arms)))
+    return CountedPairs(
+        comparison, tuple(pair for pair in pairs if all((arm, pair) in ended for arm in arms))
+    )

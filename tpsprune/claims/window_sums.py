@@ -1,8 +1,8 @@
-"""What counted runs took: joules, of which classes, and how good the figures are as a whole."""
+"""Windows of runs summed: joules, seconds, classes of energy, their grade as a whole, and foreign load."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from math import fsum
 from typing import Final
 
@@ -39,6 +39,11 @@ def seconds_of(windows: Iterable[Window]) -> float:
     return fsum(window.seconds for window in windows)
 
 
+def cpu_seconds_of(windows: Iterable[Window]) -> float:
+    """Return the sum of processor seconds."""
+    return fsum(window.cpu_seconds for window in windows)
+
+
 def shares_by_class(windows: Iterable[Window]) -> dict[EnergyClass, float]:
     """Return what share of all joules has which class, components apart."""
     joules: dict[EnergyClass, float] = {}
@@ -71,7 +76,16 @@ def grade_of(windows: Sequence[Window]) -> Grade:
     measured, modelled, constant = (
         shares.get(kind, 0.0) for kind in (EnergyClass.MEASURED, EnergyClass.MODELLED, EnergyClass.CONSTANT)
     )
-    letter = _letter(windows, shares, measured, constant)
+    if not shares:
+        letter = "-"
+    elif EnergyClass.SIMULATED in shares:
+        letter = "S"
+    elif all("wall" in window.joules for window in windows):
+        letter = "A"
+    elif measured > 0:
+        letter = "B" if measured >= DOMINANT_SHARE else "C"
+    else:
+        letter = "E" if constant > MOSTLY else "D"
     return Grade(
         letter=letter,
         meaning=MEANINGS[letter],
@@ -79,22 +93,6 @@ def grade_of(windows: Sequence[Window]) -> Grade:
         modelled_share=modelled,
         constant_share=constant,
     )
-
-
-def _letter(
-    windows: Sequence[Window], shares: Mapping[EnergyClass, float], measured: float, constant: float
-) -> str:
-    if not shares:
-        return "-"
-    if EnergyClass.SIMULATED in shares:
-        return "S"
-    if all("wall" in window.joules for window in windows):
-        return "A"
-    if measured >= DOMINANT_SHARE:
-        return "B"
-    if measured > 0:
-        return "C"
-    return "E" if constant > MOSTLY else "D"
 
 
 def load_share(windows: Iterable[Window], logical_cpus: int) -> float | None:
