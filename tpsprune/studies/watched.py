@@ -104,13 +104,13 @@ def run_watched(
             )
             view = View(
                 model=model,
-                probe=(probe,),
+                calibration_batches=(probe,),
                 labels=(labels,),
                 step=step,
                 epoch=tick.epoch,
                 consumers=found.consumers,
-                written=found.written,
-                scaled=found.scaled,
+                producers=found.written,
+                norm_scales=found.scaled,
             )
             readings = [
                 view.reading("train_loss", float(losses) / reading_steps, "nats"),
