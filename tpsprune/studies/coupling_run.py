@@ -201,7 +201,7 @@ class _Led:
 
     regulariser: Regulariser
     trial: CouplingTrial
-    rides: ClassVar[bool] = False
+    shares_forward_pass: ClassVar[bool] = False
 
     def listening(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -77,7 +77,7 @@ def regulariser_of(
         train_inputs=dataset.train.inputs,
         train_labels=dataset.train.labels,
         total_steps=total_steps,
-        probe=(dataset.prepare(dataset.train.inputs[:FEW_ITEMS]), dataset.train.labels[:FEW_ITEMS]),
+        calibration=(dataset.prepare(dataset.train.inputs[:FEW_ITEMS]), dataset.train.labels[:FEW_ITEMS]),
     )
 
 

@@ -1,25 +1,106 @@
-"""``neurons``: each unit is an oscillator, its phase is an angle in its layer's leading singular plane.
+"""Oscillators with phases of their own: single weights (``weights``) or units of a layer (``neurons``).
 
-Shape letters: ``n`` units of a layer, ``d`` fan-in, ``2`` the two axes of the plane.
+Shape letters: ``n`` oscillators of a group (weights of a tensor, units of a layer), ``d`` fan-in, ``2`` the
+two axes of the plane.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.phases import triadic_force
+from tpsprune.numerics.phases import order_parameters, triadic_energy, triadic_force
 from tpsprune.records import TaskFacts
-from tpsprune.tps.variant import Group, PhaseVariant, full_precision, trainable_weights, working_precision
+from tpsprune.tps.variant import Group, Variant, full_precision, trainable_weights, working_precision
 
-__all__ = ["Neurons", "leading_plane"]
+__all__ = ["Neurons", "PhaseVariant", "Weights", "leading_plane"]
 
-_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_WEIGHT_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
+_UNIT_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _LEAST_UNITS = 3
 _LEAST_FAN_IN = 2
+
+
+class PhaseVariant(Variant, ABC):
+    """A variant whose oscillators have phases of their own, which can be moved without the loss."""
+
+    _weights: tuple[nn.Parameter, ...]
+
+    @property
+    def weights(self) -> tuple[nn.Parameter, ...]:
+        """The parameters that hold the phases, one a group, in the order of ``groups``."""
+        return self._weights
+
+    @abstractmethod
+    def phases(self) -> Iterator[Tensor]:
+        """Yield the phases of each group, flat, in the order of ``groups``; differentiable."""
+
+    @abstractmethod
+    def move(self, step_sizes: Sequence[float]) -> None:
+        """Move each phase by its group's step size times its force F, in place and without gradients."""
+
+    def energies(self, label_i: Tensor | None = None) -> Tensor:  # noqa: ARG002 -- weights have no labels
+        """Return the triadic energy of each group."""
+        return torch.stack([triadic_energy(phases_n) for phases_n in self.phases()])
+
+    @torch.no_grad()
+    def readings(self) -> dict[str, Tensor]:
+        """Return energy and the moduli of both order parameters by group."""
+        pairs = [order_parameters(phases_n) for phases_n in self.phases()]
+        first_g = torch.stack([first for first, _ in pairs])
+        second_g = torch.stack([second for _, second in pairs])
+        energy_g = 1.0 - (first_g.square() * second_g.conj()).real
+        return {"tps_energy": energy_g, "tps_z1": first_g.abs(), "tps_z2": second_g.abs()}
+
+
+@final
+class Weights(PhaseVariant):
+    """The literal reading of "weight triplets", our instantiation: θ = w / rms(w), with rms detached.
+
+    A group is the weight tensor of one linear, convolution or embedding layer (an embedding is a linear
+    layer on one-hot tokens); biases and norms are left alone. The phase of a Gaussian tensor has |z₁| ≈
+    0.61, so that the force acts at once, much like a shrinkage that is periodic in w. Invariant under
+    scaling a tensor; does not see where in the tensor a weight sits. Cost: one sine and one cosine of every
+    weight.
+    """
+
+    name: ClassVar[str] = "weights"
+    needs: ClassVar[str] = "a trainable linear, convolution or embedding layer"
+
+    @staticmethod
+    def missing(model: nn.Module, facts: TaskFacts) -> str | None:  # noqa: ARG004 -- any task will do
+        """Return what is not here, or ``None``."""
+        return None if trainable_weights(model, _WEIGHT_KINDS) else "this model has none"
+
+    def __init__(self, model: nn.Module) -> None:
+        weights = trainable_weights(model, _WEIGHT_KINDS)
+        self.groups = tuple(Group(name, weight.numel()) for name, weight in weights.items())
+        self._weights = tuple(weights.values())
+
+    def phases(self) -> Iterator[Tensor]:
+        """Yield w / rms(w) of each tensor, flat."""
+        for weight in self._weights:
+            flat_n = working_precision(weight).flatten()
+            yield flat_n / _root_mean_square(flat_n)
+
+    @torch.no_grad()
+    def move(self, step_sizes: Sequence[float]) -> None:
+        """Add step size · F · rms(w) to each tensor: a phase of w / rms moves by step size · F."""
+        for weight, step_size in zip(self._weights, step_sizes, strict=True):
+            flat_n = working_precision(weight).flatten()
+            rms = _root_mean_square(flat_n)
+            force_n = triadic_force(flat_n / rms)
+            weight.add_((force_n * (step_size * rms)).view_as(weight))
+
+
+def _root_mean_square(flat_n: Tensor) -> Tensor:
+    """Return the detached root mean square, kept off zero so that an all-zero tensor has phases zero."""
+    values_n = flat_n.detach()
+    return values_n.square().mean().sqrt().clamp_min(torch.finfo(values_n.dtype).tiny)
 
 
 def leading_plane(weight_nd: Tensor) -> Tensor:
@@ -114,7 +195,7 @@ class Neurons(PhaseVariant):
 def _layers(model: nn.Module) -> dict[str, nn.Parameter]:
     return {
         name: weight
-        for name, weight in trainable_weights(model, _KINDS).items()
+        for name, weight in trainable_weights(model, _UNIT_KINDS).items()
         if len(weight) >= _LEAST_UNITS and weight[0].numel() >= _LEAST_FAN_IN
     }
 

@@ -1,4 +1,4 @@
-"""What carries a phase: the interface that the four variants share."""
+"""What a variant of the regulariser is, what the variants share, and the plainest: ``bn-l1``."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from tpsprune.numerics.phases import order_parameters, triadic_energy
 from tpsprune.records import TaskFacts
 
 __all__ = [
+    "BatchNormL1",
     "Group",
-    "PhaseVariant",
     "UnitTriplets",
     "Variant",
     "full_precision",
@@ -53,10 +53,10 @@ class Variant(ABC):
 
     name: ClassVar[str]
     needs: ClassVar[str]
-    rides: ClassVar[bool] = False
-    """Whether the energy is of what a forward pass brought forth, and its gradient joins that pass's own."""
-    eases: ClassVar[bool] = False
-    """Whether it lets go as the task is learned."""
+    shares_forward_pass: ClassVar[bool] = False
+    """Whether the energy is of the outputs of a forward pass, and its gradient joins that pass's own."""
+    fades: ClassVar[bool] = False
+    """Whether it fades as the task is learned."""
     groups: tuple[Group, ...]
 
     @staticmethod
@@ -66,11 +66,11 @@ class Variant(ABC):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Return a context for the model's forward pass, for a variant that ``rides`` on it."""
+        """Return a context for the model's forward pass, for a variant that shares it."""
         yield
 
-    def attach(self) -> None:  # noqa: B027 -- only what rides on a pass hangs on a model
-        """Hang on the model until ``detach``, so that a compiled model has it in from its first call."""
+    def attach(self) -> None:  # noqa: B027 -- only what shares a forward pass needs hooks
+        """Put hooks on the model until ``detach``, so that a compiled model has them from its first call."""
 
     def detach(self) -> None:  # noqa: B027 -- see attach
         """Leave the model as it was before ``attach``."""
@@ -79,7 +79,7 @@ class Variant(ABC):
     def energies(self, label_i: Tensor | None = None) -> Tensor:
         """Return the energy of each group, in the order of ``groups``; differentiable.
 
-        ``label_i`` are the labels of the batch last listened to; what reads weights alone ignores them.
+        ``label_i`` are the labels of the batch in ``listening``; what reads weights alone ignores them.
         """
 
     def energy(self) -> Tensor:
@@ -105,42 +105,10 @@ class Variant(ABC):
         """Put back what ``state`` returned."""
 
 
-class PhaseVariant(Variant, ABC):
-    """A variant whose oscillators have phases of their own, which can be moved without the loss."""
-
-    _weights: tuple[nn.Parameter, ...]
-
-    @property
-    def weights(self) -> tuple[nn.Parameter, ...]:
-        """The parameters that hold the phases, one a group, in the order of ``groups``."""
-        return self._weights
-
-    @abstractmethod
-    def phases(self) -> Iterator[Tensor]:
-        """Yield the phases of each group, flat, in the order of ``groups``; differentiable."""
-
-    @abstractmethod
-    def move(self, step_sizes: Sequence[float]) -> None:
-        """Move each phase by its group's step size times its force F, in place and without gradients."""
-
-    def energies(self, label_i: Tensor | None = None) -> Tensor:  # noqa: ARG002 -- weights have no labels
-        """Return the triadic energy of each group."""
-        return torch.stack([triadic_energy(phases_n) for phases_n in self.phases()])
-
-    @torch.no_grad()
-    def readings(self) -> dict[str, Tensor]:
-        """Return energy and the moduli of both order parameters by group."""
-        pairs = [order_parameters(phases_n) for phases_n in self.phases()]
-        first_g = torch.stack([first for first, _ in pairs])
-        second_g = torch.stack([second for _, second in pairs])
-        energy_g = 1.0 - (first_g.square() * second_g.conj()).real
-        return {"tps_energy": energy_g, "tps_z1": first_g.abs(), "tps_z2": second_g.abs()}
-
-
 def no_classes(facts: TaskFacts) -> str | None:
     """Return why labels of a task are not the classes that a triplet ends in, or ``None`` where they are.
 
-    What eases off with the loss needs cross-entropy besides: of that alone the loss of guessing is known, ln
+    What fades with the loss needs cross-entropy besides: of that alone the loss of guessing is known, ln
     of the number of classes.
     """
     return None if facts.loss == "cross-entropy" else f"this task has loss '{facts.loss}', not cross-entropy"
@@ -169,3 +137,44 @@ def trainable_weights(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> d
             seen.add(id(weight))
             weights[name or "model"] = weight
     return weights
+
+
+@final
+class BatchNormL1(Variant):
+    """The penalty that published Early-Bird tickets were trained with: λ · Σ |γ| over all batch-norm scales.
+
+    Not triadic phase synchronisation, but what it has to beat where a model is trained to be pruned: scales
+    of units that the task can spare go to zero. λ is the published coefficient on the plain sum, 1e-4
+    there. A group is one batch norm, and E_g = G · Σ |γ| over its scales, G the number of groups, so that
+    the mean over groups is the sum over the model; each scale is pulled to zero by λ · sign(γ), and not at
+    all where it is zero. Published code adds the same to the gradients after the backward pass; in the
+    loss, gradient clipping sees it too, and so does the optimiser's preconditioner.
+
+    Does not see weights: a layer without batch norm is left alone, and what scales lose the next layer's
+    weights can gain. With ``sqrt-n`` it is no longer the published penalty. Cost: one sum over the scales.
+    Source: Liu et al. 2017, "Learning Efficient Convolutional Networks through Network Slimming" (arXiv
+    1708.06519), equation 1; You et al. 2020, "Drawing Early-Bird Tickets" (arXiv 1909.11957).
+    """
+
+    name: ClassVar[str] = "bn-l1"
+    needs: ClassVar[str] = "a batch norm with trainable scales"
+
+    @staticmethod
+    def missing(model: nn.Module, facts: TaskFacts) -> str | None:  # noqa: ARG004 -- any task will do
+        """Return what is not here, or ``None``."""
+        return None if trainable_weights(model, (_BatchNorm,)) else "this model has none"
+
+    def __init__(self, model: nn.Module) -> None:
+        scales = trainable_weights(model, (_BatchNorm,))
+        self.groups = tuple(Group(name, scale.numel()) for name, scale in scales.items())
+        self._scales = tuple(scales.values())
+
+    def energies(self, label_i: Tensor | None = None) -> Tensor:  # noqa: ARG002 -- scales have no labels
+        """Return G · Σ |γ| of each batch norm."""
+        sums = [working_precision(scale).abs().sum() for scale in self._scales]
+        return torch.stack(sums) * len(sums)
+
+    @torch.no_grad()
+    def readings(self) -> dict[str, Tensor]:
+        """Return the energy by group: as a mean over groups, the sum of all |γ|."""
+        return {"tps_energy": self.energies()}
