@@ -31,7 +31,7 @@ from tpsprune.models.mlp import Mlp
 from tpsprune.numerics.sketch import signed_fold
 from tpsprune.numerics.spectra import edge, row_spectrum
 from tpsprune.signals.signal import View
-from tpsprune.signals.spectral_edge import SpectralEdge
+from tpsprune.signals.updates import SpectralEdge
 from tpsprune_studies.setup import Prepared
 
 REPORT = Path(__file__).parents[1] / "reports" / "signals.md"
@@ -93,7 +93,7 @@ def memory_line() -> str:
     """Read the edge of a model of 10⁸ parameters; return what it keeps and what the peak grew by."""
     model = nn.Sequential(*(nn.Linear(10_000, 1000, bias=False) for _ in range(BIG // 10**7)))
     signal = SpectralEdge(window=WINDOW, seed=0)
-    view = View(model=model, probe=(), labels=(), step=0, epoch=0.0, consumers={}, written={}, scaled={})
+    view = View(model=model, calibration_batches=(), step=0, epoch=0.0, consumers={})
     memory = signal.start()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.process_time()

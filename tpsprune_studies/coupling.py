@@ -241,7 +241,7 @@ class _Scheduled:
 
     regulariser: Regulariser
     trial: CouplingTrial
-    rides: ClassVar[bool] = False
+    shares_forward_pass: ClassVar[bool] = False
 
     def listening(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -186,7 +186,7 @@ class Prepared:
             train_inputs=train.inputs,
             train_labels=train.labels,
             total_steps=total_steps,
-            probe=(self.dataset.prepare(train.inputs[few]), train.labels[few]),
+            calibration=(self.dataset.prepare(train.inputs[few]), train.labels[few]),
         )
 
 

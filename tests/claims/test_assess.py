@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -47,11 +48,6 @@ def test_half_the_energy_at_equal_accuracy_is_a_measured_saving() -> None:
     assert found.complete
 
 
-def test_identical_arms_are_within_noise() -> None:
-    standing = assess(comparison(DENSE, DENSE)).verdict.standing
-    assert standing is Standing.WITHIN_NOISE
-
-
 def test_three_pairs_claim_nothing_and_say_how_many_are_needed() -> None:
     found = assess(comparison(DENSE[:3], HALF[:3]))
     assert found.verdict.standing is Standing.INSUFFICIENT_RUNS
@@ -60,7 +56,8 @@ def test_three_pairs_claim_nothing_and_say_how_many_are_needed() -> None:
     assert all(each.pairs is not None and each.pairs >= 6 for each in found.needed)
 
 
-def test_worse_accuracy_is_refused_and_a_tiny_loss_is_not() -> None:
+def test_identical_arms_are_noise_worse_accuracy_is_refused_and_a_tiny_loss_is_not() -> None:
+    assert assess(comparison(DENSE, DENSE)).verdict.standing is Standing.WITHIN_NOISE
     assert assess(comparison(DENSE, HALF, drop=0.02)).verdict.standing is Standing.ACCURACY_NOT_PRESERVED
     assert assess(comparison(DENSE, HALF, drop=0.005)).verdict.standing is Standing.SAVING_MEASURED
 
@@ -119,10 +116,19 @@ def test_neighbours_within_the_limit_are_shown_and_let_pass() -> None:
     assert assessed.verdict.standing is Standing.SAVING_MEASURED
 
 
-def test_runs_metered_in_different_ways_do_not_compare() -> None:
-    found = changed(comparison(DENSE, HALF), "ticket", 2, method=MODELLED)
-    claim = assess(found).verdict
-    assert (claim.standing, claim.reasons[0].code) == (Standing.INVALID_MEASUREMENT, "METHOD_CHANGED")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": MODELLED},
+        {"method": replace(MEASURED, details={"cpu_model": "another"})},
+        {"windows": (window(50.0, classes={"cpu": EnergyClass.MODELLED}),)},
+    ],
+    ids=["in another way", "another processor", "another class in a window"],
+)
+def test_runs_metered_in_different_ways_do_not_compare(changes: dict[str, Any]) -> None:
+    claim = assess(changed(comparison(DENSE, HALF), "ticket", 2, **changes)).verdict
+    assert claim.standing is Standing.INVALID_MEASUREMENT
+    assert [reason.code for reason in claim.reasons] == ["METHOD_CHANGED"]
 
 
 def test_a_run_that_failed_takes_the_claim_with_it() -> None:
@@ -193,19 +199,6 @@ def test_answers_that_are_missing_in_a_pair_stop_their_claim_and_the_report_is_n
     assert not assessed.complete
     assert assessed.verdict.standing is Standing.SAVING_MEASURED
     assert [reason.code for reason in assessed.claims[1].reasons] == ["INCOMPLETE"]
-
-
-def test_a_class_that_changes_from_window_to_window_does_not_compare() -> None:
-    found = comparison(DENSE, HALF)
-    fallen = replace(found.runs[3].windows[0], classes={"cpu": EnergyClass.MODELLED})
-    claim = assess(changed(found, found.runs[3].arm, 1, windows=(fallen,))).verdict
-    assert [reason.code for reason in claim.reasons] == ["METHOD_CHANGED"]
-
-
-def test_another_processor_is_another_method() -> None:
-    other = replace(MEASURED, details={"cpu_model": "another"})
-    claim = assess(changed(comparison(DENSE, HALF), "ticket", 2, method=other)).verdict
-    assert [reason.code for reason in claim.reasons] == ["METHOD_CHANGED"]
 
 
 def test_each_claim_has_the_grade_of_its_own_windows() -> None:

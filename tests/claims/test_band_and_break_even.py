@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from tests.claims.conftest import MEASURED, MODELLED, window
-from tpsprune.claims.band import band_of
-from tpsprune.claims.break_even import break_even
+from tpsprune.claims.assess import break_even
+from tpsprune.claims.change import band_of
 from tpsprune.records import BreakEven, EnergyClass, Window
 
 
@@ -54,7 +54,7 @@ def paid_back(extra: list[float], saved: list[float], per_day: float | None = No
         arm="ticket",
         batch=1,
         trainings=[(100.0 + each, 100.0) for each in extra],
-        answers=[(1.0, 1.0 + each) for each in saved],
+        inferences=[(1.0, 1.0 + each) for each in saved],
         per_day=per_day,
         energy_class="measured",
     )
@@ -89,7 +89,7 @@ def test_a_break_even_on_a_refused_claim_is_none() -> None:
         arm="ticket",
         batch=1,
         trainings=[(2.0, 1.0)] * 3,
-        answers=[(1.0, 2.0)] * 3,
+        inferences=[(1.0, 2.0)] * 3,
         per_day=None,
         energy_class="measured",
         refused="answers: within noise",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from math import exp
 from typing import Any
@@ -64,22 +65,59 @@ def test_a_saving_is_called_by_how_it_was_obtained(grade: str, standing: Standin
     assert standing.is_saving is (grade != "S")
 
 
-def test_what_costs_more_stands_by_the_same_rungs() -> None:
-    mirrored = [(baseline, arm) for arm, baseline in HALF]
-    assert codes(evidence(mirrored)) == (Standing.COST_INCREASE_MEASURED, ["ALL_RUNGS_HELD"])
-    assert not Standing.COST_INCREASE_MEASURED.is_saving
+FAILED = Reason("RUN_FAILED", "'ticket', seed 3: the loss is not finite")
+NOISY = [(1.0, 1.1), (1.2, 1.0), (0.9, 1.1), (1.0, 1.05), (1.1, 1.0), (1.0, 1.0)]
+WORST = {
+    "faults": (Reason("INVALID_WINDOW", "…"),),
+    "losses": (FAILED,),
+    "accuracy": replace(KEPT, preserved=False),
+}
 
 
-def test_three_pairs_are_too_few_however_clear_they_look() -> None:
-    assert codes(evidence(HALF[:3])) == (Standing.INSUFFICIENT_RUNS, ["TOO_FEW_PAIRS"])
-
-
-def test_five_pairs_are_allowed_and_cannot_reach_the_sign_flip() -> None:
-    assert codes(evidence(HALF[:5])) == (Standing.WITHIN_NOISE, ["SIGN_FLIP"])
-
-
-def test_looking_before_all_pairs_are_done_is_no_test() -> None:
-    assert codes(evidence(HALF, pairs_asked=8)) == (Standing.INSUFFICIENT_RUNS, ["INCOMPLETE"])
+@pytest.mark.parametrize(
+    ("found", "standing", "reasons"),
+    [
+        (evidence([(base, arm) for arm, base in HALF]), Standing.COST_INCREASE_MEASURED, ["ALL_RUNGS_HELD"]),
+        (evidence(HALF[:3]), Standing.INSUFFICIENT_RUNS, ["TOO_FEW_PAIRS"]),
+        (evidence(HALF[:5]), Standing.WITHIN_NOISE, ["SIGN_FLIP"]),
+        (evidence(HALF, pairs_asked=8), Standing.INSUFFICIENT_RUNS, ["INCOMPLETE"]),
+        (evidence(HALF, accuracy=None), Standing.ACCURACY_NOT_PRESERVED, ["ACCURACY_UNKNOWN"]),
+        (evidence(HALF, losses=(FAILED,)), Standing.ACCURACY_NOT_PRESERVED, ["RUN_FAILED"]),
+        (
+            evidence(NOISY),
+            Standing.WITHIN_NOISE,
+            ["INTERVAL_INCLUDES_ZERO", "SIGN_FLIP", "SEVERAL_CLAIMS", "BELOW_DETECTABLE"],
+        ),
+        (
+            evidence(HALF, change=replace(change_of(HALF), p_holm=0.06)),
+            Standing.WITHIN_NOISE,
+            ["SEVERAL_CLAIMS"],
+        ),
+        (
+            evidence(HALF, band=(BandPoint("one", 0.4), BandPoint("another", 0.1)), grade="E"),
+            Standing.SAVING_MODELLED,
+            ["ALL_RUNGS_HELD"],
+        ),
+        (evidence(HALF[:3], **WORST), Standing.INVALID_MEASUREMENT, ["INVALID_WINDOW"]),
+    ],
+    ids=[
+        "what costs more stands by the same rungs",
+        "three pairs are too few however clear they look",
+        "five pairs are allowed and cannot reach the sign flip",
+        "looking before all pairs are done is no test",
+        "accuracy that nobody knows",
+        "a run that failed though the rest is well",
+        "noise names every test that does not hold",
+        "a claim among several needs its corrected p",
+        "a band on one side lets pass",
+        "a broken measurement comes before everything else",
+    ],
+)
+def test_each_rung_refuses_what_it_is_there_for(
+    found: Evidence, standing: Standing, reasons: list[str]
+) -> None:
+    assert codes(found) == (standing, reasons)
+    assert standing.is_saving is (standing is Standing.SAVING_MODELLED)
 
 
 def test_accuracy_that_is_lost_or_not_shown_to_be_kept_refuses() -> None:
@@ -90,49 +128,11 @@ def test_accuracy_that_is_lost_or_not_shown_to_be_kept_refuses() -> None:
     assert "−4.00 points" in reasons[0].detail
 
 
-def test_accuracy_that_nobody_knows_refuses() -> None:
-    assert codes(evidence(HALF, accuracy=None)) == (Standing.ACCURACY_NOT_PRESERVED, ["ACCURACY_UNKNOWN"])
-
-
-def test_a_run_that_failed_refuses_though_the_rest_is_well() -> None:
-    failed = Reason("RUN_FAILED", "'ticket', seed 3: the loss is not finite")
-    assert codes(evidence(HALF, losses=(failed,))) == (Standing.ACCURACY_NOT_PRESERVED, ["RUN_FAILED"])
-
-
-def test_noise_names_every_test_that_does_not_hold() -> None:
-    noisy = [(1.0, 1.1), (1.2, 1.0), (0.9, 1.1), (1.0, 1.05), (1.1, 1.0), (1.0, 1.0)]
-    standing, found = codes(evidence(noisy))
-    assert standing is Standing.WITHIN_NOISE
-    assert found == ["INTERVAL_INCLUDES_ZERO", "SIGN_FLIP", "SEVERAL_CLAIMS", "BELOW_DETECTABLE"]
-
-
-def test_a_claim_among_several_needs_its_corrected_p() -> None:
-    change = change_of(HALF)
-    assert change is not None
-    found = codes(evidence(HALF, change=replace(change, p_holm=0.06)))
-    assert found == (Standing.WITHIN_NOISE, ["SEVERAL_CLAIMS"])
-
-
 def test_a_sign_that_hangs_on_the_power_model_refuses() -> None:
     band = (BandPoint("one model", 0.4), BandPoint("another", -0.1))
     standing, reasons = standing_of(evidence(HALF, band=band, grade="E"))
     assert standing is Standing.MODEL_SENSITIVE
     assert "−10.0 % with another" in reasons[0].detail
-
-
-def test_a_band_on_one_side_lets_pass() -> None:
-    band = (BandPoint("one model", 0.4), BandPoint("another", 0.1))
-    assert codes(evidence(HALF, band=band, grade="E"))[0] is Standing.SAVING_MODELLED
-
-
-def test_a_broken_measurement_comes_before_everything_else() -> None:
-    worst = evidence(
-        HALF[:3],
-        faults=(Reason("INVALID_WINDOW", "…"),),
-        losses=(Reason("RUN_FAILED", "…"),),
-        accuracy=replace(KEPT, preserved=False),
-    )
-    assert codes(worst) == (Standing.INVALID_MEASUREMENT, ["INVALID_WINDOW"])
 
 
 @given(st.lists(st.floats(0.2, 5.0), min_size=6, max_size=9))
@@ -147,26 +147,18 @@ def test_swapped_arms_give_the_mirrored_number_and_the_mirrored_word(ratios: lis
     assert there.p_sign_flip == back.p_sign_flip
     one = standing_of(evidence([(ratio, 1.0) for ratio in ratios]))[0]
     other = standing_of(evidence([(1.0, ratio) for ratio in ratios]))[0]
-    assert str(one).replace("SAVING", "X").replace("COST_INCREASE", "X") == str(other).replace(
-        "COST_INCREASE", "X"
-    ).replace("SAVING", "X")
+    assert len({re.sub("SAVING|COST_INCREASE", "X", str(each)) for each in (one, other)}) == 1
     if "MEASURED" in str(one):
         assert one is not other
 
 
-def test_a_common_factor_changes_nothing() -> None:
-    there = change_of(HALF)
-    scaled = change_of([(3.6e6 * arm, 3.6e6 * baseline) for arm, baseline in HALF])
-    assert there is not None
-    assert scaled is not None
-    assert scaled.saving_share == pytest.approx(there.saving_share)
-    assert scaled.p_t == pytest.approx(there.p_t)
-
-
-def test_the_change_is_its_closed_form() -> None:
-    change = change_of([(1.0, 2.0), (1.0, 2.0), (1.0, 4.0)])
+def test_the_change_is_its_closed_form_and_a_common_factor_changes_nothing() -> None:
+    pairs = [(1.0, 2.0), (1.0, 2.0), (1.0, 4.0)]
+    change, scaled = change_of(pairs), change_of([(3.6e6 * arm, 3.6e6 * base) for arm, base in pairs])
     assert change is not None
+    assert scaled is not None
     assert change.saving_share == pytest.approx(1 - exp(-(np.log(2) * 4 / 3)))
+    assert (scaled.saving_share, scaled.p_t) == pytest.approx((change.saving_share, change.p_t))
     assert change_of([(1.0, 2.0)]) is None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from tpsprune.energy.powercap import find_rapl
+from tpsprune.energy.counters import find_rapl
 from tpsprune.records import Diagnosis, EnergyClass, MachineFacts, MeteredPart, Remedy, SoftwareFacts
 from tpsprune.report.console import OurConsole
 from tpsprune.report.diagnosis import diagnosis

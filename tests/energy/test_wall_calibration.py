@@ -1,3 +1,5 @@
+"""Windows by a wall meter's readings: joules, holes, clocks, and the fit to the software's."""
+
 from __future__ import annotations
 
 import re
@@ -5,17 +7,189 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.energy.wall import NOON, meter_of, window
-from tpsprune.energy.wall_calibration import calibrated, fit_of, measured
-from tpsprune.energy.wall_clock import best_lag
-from tpsprune.energy.wall_joules import spans_of
+from tpsprune.energy.wall_calibration import (
+    Integral,
+    best_lag,
+    calibrate,
+    fit_of,
+    measure_at_wall,
+    spans_of,
+    utc,
+)
 from tpsprune.energy.wall_meter import WallMeter
 from tpsprune.errors import MeterError
 from tpsprune.records import EnergyClass, Window
+
+NOON = 1_738_324_800
+"""2025-01-31T12:00:00Z."""
+
+
+def meter_of(seconds: npt.ArrayLike, watts: npt.ArrayLike) -> WallMeter:
+    return WallMeter(
+        name="plug.csv", sha256="", seconds=np.asarray(seconds, float), watts=np.asarray(watts, float)
+    )
+
+
+def window(start: float, seconds: float, watts: float = 10.0) -> Window:
+    """Return a window that starts so many seconds after noon, with this much power as software has it."""
+    return Window(
+        phase="train",
+        index=0,
+        attempt=0,
+        seconds=seconds,
+        cpu_seconds=seconds,
+        joules={"cpu": watts * seconds},
+        classes={"cpu": EnergyClass.MODELLED},
+        started=utc(NOON + start),
+    )
+
+
+LENGTHS = st.lists(st.floats(0.1, 20), min_size=1, max_size=12)
+WATTS = st.lists(st.floats(0, 500), min_size=13, max_size=13)
+SHARES = st.lists(st.floats(0, 1), min_size=3, max_size=3).map(sorted)
+
+
+def logged(lengths: list[float], watts: list[float]) -> WallMeter:
+    return meter_of(NOON + np.concatenate([[0.0], np.cumsum(lengths)]), watts[: len(lengths) + 1])
+
+
+def joules_between(meter: WallMeter, start: float, end: float) -> float:
+    before, after = Integral(meter.seconds, meter.watts)(np.asarray([start, end]))
+    return float(after - before)
+
+
+def test_constant_watts_and_a_ramp_are_their_closed_forms() -> None:
+    meter = meter_of([NOON, NOON + 7, NOON + 10], [50.0, 50.0, 50.0])
+    assert joules_between(meter, NOON + 1.5, NOON + 9.5) == pytest.approx(400.0)
+    meter = meter_of([NOON, NOON + 4, NOON + 10], [0.0, 80.0, 200.0])
+    # Watts are 20 t throughout: their integral is 10 t².
+    assert joules_between(meter, NOON + 1, NOON + 9) == pytest.approx(10 * (81 - 1))
+
+
+@given(lengths=LENGTHS, watts=WATTS, shares=SHARES)
+def test_adjoining_spans_add_up_and_the_whole_is_the_trapezoidal_rule(
+    lengths: list[float], watts: list[float], shares: list[float]
+) -> None:
+    meter = logged(lengths, watts)
+    first, middle, last = (float(NOON + share * sum(lengths) * 0.999) for share in shares)
+    parts = joules_between(meter, first, middle) + joules_between(meter, middle, last)
+    assert parts == pytest.approx(joules_between(meter, first, last), abs=1e-3)
+    whole = joules_between(meter, float(meter.seconds[0]), float(meter.seconds[-1]))
+    trapezoids = np.diff(meter.seconds) * (meter.watts[1:] + meter.watts[:-1]) / 2
+    assert whole == pytest.approx(trapezoids.sum(), abs=1e-3)
+
+
+@given(lengths=LENGTHS, watts=WATTS, shares=SHARES)
+def test_any_span_is_what_a_fine_sum_over_interpolated_watts_gives(
+    lengths: list[float], watts: list[float], shares: list[float]
+) -> None:
+    meter = logged(lengths, watts)
+    start, _, end = (float(NOON + share * sum(lengths) * 0.999) for share in shares)
+    steps = 4000
+    centres = start + (np.arange(steps) + 0.5) * (end - start) / steps
+    slow = float(np.interp(centres, meter.seconds, meter.watts).mean() * (end - start))
+    assert joules_between(meter, start, end) == pytest.approx(slow, abs=0.05 + 1e-3 * slow)
+
+
+@given(interval=st.floats(0.5, 20), step_share=st.floats(0, 0.999), edge_share=st.floats(0, 0.999))
+def test_a_step_of_load_costs_at_most_half_an_interval_of_it(
+    interval: float, step_share: float, edge_share: float
+) -> None:
+    step = NOON + (2 + step_share) * interval
+    seconds = NOON + np.arange(9) * interval
+    meter = meter_of(seconds, np.where(seconds > step, 100.0, 0.0))
+    start = float(NOON + 3 * edge_share * interval)
+    end = float(seconds[-1])
+    true = 100.0 * (end - max(start, step))
+    assert abs(joules_between(meter, start, end) - true) <= 0.5 * interval * 100.0 + 1e-2
+
+
+def test_windows_get_the_walls_joules_as_one_measured_component_and_keep_all_else() -> None:
+    meter = meter_of([NOON, NOON + 100], [10.0, 10.0])
+    before = replace(
+        window(5.25, 20), valid=False, fault="the tracker timed something else", steal_seconds=1.0
+    )
+    (after,) = measure_at_wall(meter, [before])
+    assert after.joules == pytest.approx({"wall": 200.0})
+    assert after == replace(
+        before,
+        joules=after.joules,
+        classes={"wall": EnergyClass.MEASURED},
+        valid=True,
+        fault="",
+    )
+
+
+def test_windows_that_software_did_not_meter_and_empty_ones_are_measured_too() -> None:
+    meter = meter_of([NOON, NOON + 100], [10.0, 10.0])
+    none = replace(window(1, 2), joules={}, classes={})
+    assert [each.total_joules for each in measure_at_wall(meter, [none, window(7.3, 0)])] == [
+        pytest.approx(20.0),
+        0.0,
+    ]
+    assert measure_at_wall(meter, []) == ()
+
+
+@given(starts=st.lists(st.integers(0, 90_000), min_size=1, max_size=8), watts=WATTS)
+def test_many_windows_at_once_are_as_one_by_one(starts: list[int], watts: list[float]) -> None:
+    meter = meter_of([NOON + 9 * rank for rank in range(13)], watts)
+    windows = [window(start / 1000, 12.3) for start in starts]
+    one_by_one = [joules_between(meter, NOON + start / 1000, NOON + start / 1000 + 12.3) for start in starts]
+    assert [each.total_joules for each in measure_at_wall(meter, windows)] == pytest.approx(
+        one_by_one, abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(("start", "seconds"), [(-0.5, 5), (98, 5)])
+def test_a_window_that_the_readings_do_not_cover_is_refused_with_both_spans(
+    start: float, seconds: float
+) -> None:
+    meter = meter_of([NOON, NOON + 100], [1.0, 1.0])
+    words = (
+        r"^plug\.csv: its readings, 2025-01-31T12:00:00Z to 2025-01-31T12:01:40Z, do not cover window 0 of"
+        rf" 'train', {utc(NOON + start)} to {utc(NOON + start + seconds)}, and 1 more: log from before the"
+        r" first window until after the last$"
+    )
+    with pytest.raises(MeterError, match=words):
+        measure_at_wall(meter, [window(50, 10), window(start, seconds), window(start, seconds)])
+
+
+def paused(pause: float, interval: float = 1.0) -> WallMeter:
+    early = NOON + np.arange(0, 60, interval)
+    return meter_of(np.concatenate([early, early[-1] + pause + early - NOON]), [1.0] * (2 * len(early)))
+
+
+def test_a_pause_within_a_window_is_refused_with_its_span() -> None:
+    words = (
+        r"^plug\.csv: no reading for 11 s, from 2025-01-31T12:00:59Z to 2025-01-31T12:01:10Z, within window 0"
+        r" of 'train', 2025-01-31T12:00:50Z to 2025-01-31T12:01:30Z: what was drawn then is not known$"
+    )
+    with pytest.raises(MeterError, match=words):
+        measure_at_wall(paused(11), [window(0, 20), window(50, 40)])
+    for inside in ((60, 2), (40, 20), (69, 5), (40, 50)):
+        with pytest.raises(MeterError, match="no reading for 11 s"):
+            measure_at_wall(paused(11), [window(*inside)])
+
+
+@pytest.mark.parametrize(
+    ("meter", "span"),
+    [
+        (paused(11), (30, 29)),
+        (paused(11), (70, 20)),
+        (paused(10), (50, 40)),
+        (paused(29, interval=6.0), (50, 20)),
+    ],
+)
+def test_a_pause_between_windows_or_within_what_is_usual_is_not(
+    meter: WallMeter, span: tuple[float, float]
+) -> None:
+    assert measure_at_wall(meter, [window(*span)])[0].total_joules == pytest.approx(span[1])
+
 
 PLAN = ((20.0, 60.0, 10.0), (90.0, 45.0, 90.0), (140.0, 80.0, 40.0), (230.0, 50.0, 70.0), (285.0, 33.0, 25.0))
 """Windows as start, seconds and watts by software."""
@@ -48,7 +222,7 @@ def meter_over(
 
 def test_windows_get_the_walls_joules_and_the_fit_is_the_line_between_both_powers() -> None:
     windows, idle = windows_of(), [window(400, 60, IDLE)]
-    after, fit = calibrated(meter_over(windows), windows, idle=idle)
+    after, fit = calibrate(meter_over(windows), windows, idle=idle)
     assert len(after) == len(windows)
     for ours, wall in zip(windows, after, strict=True):
         assert ours.total_joules is not None
@@ -98,7 +272,7 @@ def test_short_invalid_and_unmetered_windows_are_not_fitted() -> None:
         replace(window(345, 20, 999.0), valid=False, fault="lost"),
         replace(window(370, 20), joules={}),
     ]
-    after, fit = calibrated(meter_over(windows), windows)
+    after, fit = calibrate(meter_over(windows), windows)
     assert all(each.valid and each.joules["wall"] > 0 for each in after)
     assert fit is not None
     assert fit.windows == len(PLAN)
@@ -114,37 +288,34 @@ def test_short_invalid_and_unmetered_windows_are_not_fitted() -> None:
     ids=["two windows", "one power", "no software"],
 )
 def test_without_three_windows_of_different_power_there_is_no_fit(windows: list[Window]) -> None:
-    after, fit = calibrated(meter_over(windows_of()), windows)
+    after, fit = calibrate(meter_over(windows_of()), windows)
     assert fit is None
     assert len(after) == len(windows)
 
 
 def test_a_wall_that_does_not_vary_has_no_r_squared() -> None:
-    _, fit = calibrated(meter_over(windows_of(), slope=0.0), windows_of())
+    _, fit = calibrate(meter_over(windows_of(), slope=0.0), windows_of())
     assert fit is not None
     assert (fit.slope, fit.offset_watts, fit.r_squared) == pytest.approx((0.0, 40.0, 0.0), abs=1e-6)
-
-
-def test_nothing_to_calibrate_is_nothing_calibrated() -> None:
-    assert calibrated(meter_of([NOON, NOON + 1], [1.0, 1.0]), []) == ((), None)
+    assert calibrate(meter_of([NOON, NOON + 1], [1.0, 1.0]), []) == ((), None)
 
 
 def test_idle_spans_must_be_covered_too() -> None:
     with pytest.raises(MeterError, match=r"do not cover window 0 of 'train', 2025-01-31T12:15:00Z to "):
-        calibrated(meter_over(windows_of()), windows_of(), idle=[window(900, 60, IDLE)])
+        calibrate(meter_over(windows_of()), windows_of(), idle=[window(900, 60, IDLE)])
 
 
 @pytest.mark.parametrize("ahead", [0.0, 2.0, -2.0])
 @pytest.mark.parametrize("interval", [0.25, 1.0])
 def test_a_clock_within_two_seconds_is_taken(ahead: float, interval: float) -> None:
     windows = [window(start, 4, watts) for start, _, watts in PLAN]
-    calibrated(meter_over(windows, ahead=ahead, interval=interval), windows)
+    calibrate(meter_over(windows, ahead=ahead, interval=interval), windows)
 
 
 @pytest.mark.parametrize(("ahead", "interval"), [(4.0, 2.0), (-20.0, 10.0), (100.0, 60.0)])
 def test_a_clock_within_two_intervals_is_taken(ahead: float, interval: float) -> None:
     windows = windows_of()
-    calibrated(meter_over(windows, ahead=ahead, interval=interval), windows)
+    calibrate(meter_over(windows, ahead=ahead, interval=interval), windows)
 
 
 @pytest.mark.parametrize(
@@ -161,18 +332,18 @@ def test_a_shifted_clock_is_refused_with_the_shift_that_mends_it(ahead: float, w
     windows = windows_of()
     meter = meter_over(windows, ahead=ahead, before=30_000, after=30_000)
     with pytest.raises(MeterError, match=f"^plug\\.csv: .*{words}"):
-        calibrated(meter, windows)
+        calibrate(meter, windows)
 
 
 def test_a_shifted_clock_is_told_before_what_it_leaves_uncovered() -> None:
     windows = windows_of()
     with pytest.raises(MeterError, match=r"clock seems 60 s ahead"):
-        calibrated(meter_over(windows, ahead=60, before=5, after=120), windows)
+        calibrate(meter_over(windows, ahead=60, before=5, after=120), windows)
 
 
 def test_power_that_falls_as_the_softwares_rises_is_no_agreement() -> None:
     windows = windows_of()
-    calibrated(meter_over(windows, ahead=30, slope=-0.3), windows)
+    calibrate(meter_over(windows, ahead=30, slope=-0.3), windows)
 
 
 @settings(max_examples=12)
@@ -236,13 +407,13 @@ def test_the_best_lag_is_where_a_correlation_over_fine_samples_says_it_is() -> N
 def test_readings_of_another_time_are_refused_with_both_spans_and_a_hint(shift: float, words: str) -> None:
     windows = windows_of()
     with pytest.raises(MeterError, match=re.compile(words, re.DOTALL)):
-        calibrated(meter_over(windows, ahead=shift), windows)
+        calibrate(meter_over(windows, ahead=shift), windows)
 
 
 def test_a_day_at_one_hertz_over_two_thousand_windows_takes_well_under_a_second() -> None:
     windows = [window(40 * rank + 1, 30, 10.0 + rank % 7) for rank in range(2000)]
     meter = meter_of(NOON + np.arange(86_400), 100 + 10 * np.sin(np.arange(86_400) / 300))
     began = time.process_time()
-    measured(meter, windows)
+    measure_at_wall(meter, windows)
     best_lag(meter, windows, spans_of(windows))
     assert time.process_time() - began < 3.0

@@ -558,7 +558,7 @@ def test_a_term_of_moments_without_its_pass_or_its_labels_is_refused(net: nn.Seq
     tps = made(net, sgd(net), data, "moments")
     loss = cross_entropy(net(x), y)
     with pytest.raises(
-        VariantError, match=r"heard nothing of '0': make the forward pass of this model within listening"
+        VariantError, match=r"has no output of '0': make the forward pass of this model within listening"
     ):
         tps(y, loss)
     with tps.listening():
@@ -573,5 +573,5 @@ def test_a_term_of_moments_without_its_pass_or_its_labels_is_refused(net: nn.Seq
             match=rf"was given a label of {label} and knows classes from 0 to 2; a batch without",
         ):
             tps(torch.where(torch.arange(len(y)) == 5, label, y), loss)
-    with pytest.raises(VariantError, match=r"heard 48 items in '0' and was given 4 labels"):
+    with pytest.raises(VariantError, match=r"has outputs of 48 items of '0' and 4 labels"):
         tps(y[:4], loss)

@@ -224,7 +224,7 @@ def test_leaving_the_block_ends_the_process_that_counts_loops_also_when_it_raise
     before = {each.pid for each in children()}
     for error in (None, KeyError):
         try:
-            with tpsprune.Watch(small_net(), data[0], signals=["h1"], every_steps=1, h1_points=12) as watch:
+            with tpsprune.Watch(small_net(), data[0], signals=["h1"], every_steps=1, h1_points=129) as watch:
                 watch.step(1)
                 assert len({each.pid for each in children()} - before) == 1
                 if error is not None:

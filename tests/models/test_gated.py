@@ -11,7 +11,7 @@ from torch import Tensor
 from tpsprune.models import Mlp, TokenMlp
 from tpsprune.models.mlp import Gated
 from tpsprune.records import TaskFacts
-from tpsprune.tps.labels import Labels
+from tpsprune.tps.triplets import Labels
 
 P = 7
 QUARTERS = (0.0, 0.25, 0.5, 0.75)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.report.savings_examples import EXAMPLES, at_the_wall, metered, savings
-from tpsprune.claims.break_even import break_even
+from tpsprune.claims.assess import break_even
 from tpsprune.records import BrokenOff, EnergyClass, EnergyMethod, Savings, Standing, Support
 from tpsprune.report.savings_blocks import Bullets, Picture, Section, Table, Tagged, column_classes
 from tpsprune.report.savings_document import savings_document
@@ -186,7 +186,7 @@ CASES = {
 def test_what_two_means_say_is_no_fact_where_the_claim_was_refused(start: str, stands: bool) -> None:
     trainings, answers = CASES[start]
     each = break_even(
-        arm="ticket", batch=64, trainings=trainings, answers=answers, per_day=None, energy_class="modelled"
+        arm="ticket", batch=64, trainings=trainings, inferences=answers, per_day=None, energy_class="modelled"
     )
     assert each.reason.startswith(start)
     found = savings()

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from tests.report.savings_examples import savings
-from tpsprune.claims.spent import MEANINGS
+from tpsprune.claims.window_sums import MEANINGS
 from tpsprune.errors import RunFolderError
 from tpsprune.records import Standing
 from tpsprune.report.savings_json import report_json

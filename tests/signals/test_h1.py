@@ -1,3 +1,5 @@
+"""Loops of the weights' cloud, in line and from the process: the same readings, at the same rounds."""
+
 from __future__ import annotations
 
 import math
@@ -8,21 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.records.readings import Reading, Status
-from tpsprune.signals.h1 import H1, H1Memory
-from tpsprune.signals.h1_cloud import cloud_of
-from tpsprune.signals.h1_worker import H1Worker
+from tpsprune.signals.h1 import H1, H1Memory, cloud_of
+from tpsprune.signals.h1_worker import LoopCounter
 from tpsprune.signals.signal import View
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[H1Worker]:
-    worker = H1Worker()
-    yield worker
-    worker.close()
+def in_line() -> LoopCounter:
+    return LoopCounter(in_line_seconds_per_step=1e9)
 
 
-def signal_of(worker: H1Worker, points: int = 64, every: int = 1, seed: int = 0) -> H1:
-    return H1(points=points, every=every, seed=seed, worker=worker)
+@pytest.fixture(scope="module")
+def in_process() -> Iterator[LoopCounter]:
+    counter = LoopCounter(in_line_seconds_per_step=0.0)
+    yield counter
+    counter.close()
+
+
+def signal_of(counter: LoopCounter, points: int = 64, every: int = 1, seed: int = 0) -> H1:
+    return H1(points=points, every=every, seed=seed, counter=counter)
 
 
 def embedding(points_nd: Tensor) -> nn.Module:
@@ -46,10 +52,10 @@ def read_once(signal: H1, model: nn.Module) -> dict[str, Reading]:
     return {each.signal: each for each in (*immediate, *late)}
 
 
-def test_a_ring_of_embeddings_is_one_loop_in_closed_form(worker: H1Worker) -> None:
+def test_a_ring_of_embeddings_is_one_loop_in_closed_form(in_line: LoopCounter) -> None:
     mean = sum(2 * math.sin(math.pi * k / 12) for k in range(1, 12)) / 11
     lifetime = (2 * math.sin(math.pi * 4 / 12) - 2 * math.sin(math.pi / 12)) / mean
-    readings = read_once(signal_of(worker), embedding(ring(12)))
+    readings = read_once(signal_of(in_line), embedding(ring(12)))
     assert readings["h1_max"].value == pytest.approx(lifetime, rel=1e-5)
     assert readings["h1_total"].value == pytest.approx(lifetime, rel=1e-5)
     assert readings["h1_sum_of_squares"].value == pytest.approx(lifetime**2, rel=1e-5)
@@ -57,27 +63,27 @@ def test_a_ring_of_embeddings_is_one_loop_in_closed_form(worker: H1Worker) -> No
 
 
 def test_a_noisy_ring_stands_out_from_its_null_and_noise_does_not(
-    worker: H1Worker, generator: torch.Generator
+    in_line: LoopCounter, generator: torch.Generator
 ) -> None:
     noise = torch.randn(60, 32, generator=generator)
-    loop = read_once(signal_of(worker), embedding(ring(60, 32) + 0.05 * noise))["h1"].value
-    none = read_once(signal_of(worker), embedding(noise))["h1"].value
+    loop = read_once(signal_of(in_line), embedding(ring(60, 32) + 0.05 * noise))["h1"].value
+    none = read_once(signal_of(in_line), embedding(noise))["h1"].value
     assert loop is not None
     assert none is not None
     assert loop > 10.0
     assert abs(none) < 5.0
 
 
-def test_the_length_of_the_weights_does_not_show(worker: H1Worker) -> None:
+def test_the_length_of_the_weights_does_not_show(in_line: LoopCounter) -> None:
     points = torch.randn(40, 8)
-    small, large = (read_once(signal_of(worker), embedding(scale * points)) for scale in (0.01, 100.0))
+    small, large = (read_once(signal_of(in_line), embedding(scale * points)) for scale in (0.01, 100.0))
     for name, reading in small.items():
         assert reading.value == pytest.approx(large[name].value, rel=1e-3)
 
 
-def test_landmarks_find_a_ring_among_many_points(worker: H1Worker, generator: torch.Generator) -> None:
+def test_landmarks_find_a_ring_among_many_points(in_line: LoopCounter, generator: torch.Generator) -> None:
     points = ring(500) + 0.02 * torch.randn(500, 2, generator=generator)
-    readings = read_once(signal_of(worker, points=32), embedding(points))
+    readings = read_once(signal_of(in_line, points=32), embedding(points))
     assert readings["h1"].reason == "32 of 500 points of 0"
     assert readings["h1_max"].value == pytest.approx(1.0, abs=0.3)
 
@@ -91,8 +97,8 @@ def rounds(signal: H1, model: nn.Module, count: int, memory: H1Memory | None = N
     return memory, found
 
 
-def test_answers_come_one_round_late_with_the_step_of_asking_and_none_is_lost(worker: H1Worker) -> None:
-    signal = signal_of(worker)
+def test_answers_come_one_round_late_with_the_step_of_asking_and_none_is_lost(in_line: LoopCounter) -> None:
+    signal = signal_of(in_line)
     memory, found = rounds(signal, embedding(ring(9)), 4)
     memory, last = signal.finish(memory)
     assert [len(readings) for readings in found] == [0, 4, 4, 4]
@@ -101,15 +107,15 @@ def test_answers_come_one_round_late_with_the_step_of_asking_and_none_is_lost(wo
     assert signal.finish(memory) == (memory, ())
 
 
-def test_every_third_round_asks_and_the_round_after_collects(worker: H1Worker) -> None:
-    signal = signal_of(worker, every=3)
+def test_every_third_round_asks_and_the_round_after_collects(in_line: LoopCounter) -> None:
+    signal = signal_of(in_line, every=3)
     _, found = rounds(signal, embedding(ring(9)), 8)
     assert [len(readings) for readings in found] == [0, 4, 0, 0, 4, 0, 0, 4]
     assert [readings[0].step for readings in found if readings] == [0, 3, 6]
 
 
-def test_landmarks_and_null_are_kept_until_the_number_of_points_changes(worker: H1Worker) -> None:
-    signal = signal_of(worker, points=16)
+def test_landmarks_and_null_are_kept_until_the_number_of_points_changes(in_line: LoopCounter) -> None:
+    signal = signal_of(in_line, points=16)
     memory, _ = rounds(signal, embedding(torch.randn(50, 6)), 3)
     kept = memory.landmarks_l
     assert memory.draws == 8 + 1 + 1
@@ -124,17 +130,16 @@ def test_landmarks_and_null_are_kept_until_the_number_of_points_changes(worker: 
     assert len(memory.null) == 8
 
 
-def test_a_packed_memory_reads_on_as_if_nothing_had_happened_with_an_answer_on_its_way(
-    worker: H1Worker,
+def test_a_packed_memory_reads_on_as_if_nothing_had_happened_in_line_or_from_the_process(
+    in_line: LoopCounter, in_process: LoopCounter
 ) -> None:
-    signal = signal_of(worker, points=16, seed=3)
+    signal = signal_of(in_line, points=16, seed=3)
     models = [embedding(torch.randn(30, 4)) for _ in range(6)]
     memory = signal.start()
     for step, model in enumerate(models[:3]):
         memory, _ = signal.step(memory, view(model, step))
     tensors, plain = signal.pack(memory)
-    fresh = H1Worker()
-    resumed_signal = signal_of(fresh, points=16, seed=3)
+    resumed_signal = signal_of(in_process, points=16, seed=3)
     resumed = resumed_signal.unpack({name: tensor.clone() for name, tensor in tensors.items()}, plain)
     for step, model in enumerate(models[3:], 3):
         memory, straight = signal.step(memory, view(model, step))
@@ -142,18 +147,18 @@ def test_a_packed_memory_reads_on_as_if_nothing_had_happened_with_an_answer_on_i
         assert straight == again
         assert len(straight) == 4
     assert signal.finish(memory)[1] == resumed_signal.finish(resumed)[1]
-    fresh.close()
 
 
-def test_a_worker_closed_in_between_is_asked_again(worker: H1Worker) -> None:
-    signal = signal_of(worker)
-    memory, _ = signal.step(signal.start(), view(embedding(ring(8))))
-    worker.close()
-    assert signal.finish(memory)[1][0].status is Status.OK
+def test_a_counter_closed_in_between_is_asked_again(in_line: LoopCounter, in_process: LoopCounter) -> None:
+    for counter in (in_line, in_process):
+        signal = signal_of(counter)
+        memory, _ = signal.step(signal.start(), view(embedding(ring(8))))
+        counter.close()
+        assert signal.finish(memory)[1][0].status is Status.OK
 
 
 def test_an_answer_that_takes_too_long_becomes_a_reading_that_says_so() -> None:
-    slow = H1Worker(limit_seconds=0.0)
+    slow = LoopCounter(limit_seconds=0.0, in_line_seconds_per_step=0.0)
     signal = signal_of(slow)
     memory, _ = signal.step(signal.start(), view(embedding(ring(8))))
     memory, readings = signal.finish(memory)
@@ -174,17 +179,17 @@ def test_an_answer_that_takes_too_long_becomes_a_reading_that_says_so() -> None:
     ],
 )
 def test_a_cloud_that_cannot_be_read_is_told_of_at_once(
-    worker: H1Worker, model: nn.Module, status: Status, reason: str
+    in_line: LoopCounter, model: nn.Module, status: Status, reason: str
 ) -> None:
-    memory, readings = signal_of(worker).step(H1Memory(), view(model))
+    memory, readings = signal_of(in_line).step(H1Memory(), view(model))
     assert memory.pending is None
     assert len(readings) == 4
     assert {each.status for each in readings} == {status}
     assert {each.reason for each in readings} == {reason}
 
 
-def test_points_in_one_place_have_no_loops_and_no_z(worker: H1Worker) -> None:
-    readings = read_once(signal_of(worker), embedding(torch.ones(9, 3)))
+def test_points_in_one_place_have_no_loops_and_no_z(in_line: LoopCounter) -> None:
+    readings = read_once(signal_of(in_line), embedding(torch.ones(9, 3)))
     assert readings["h1"].reason == "the null has no spread"
     assert readings["h1_max"].value == 0.0
 

@@ -1,3 +1,5 @@
+"""Where loops are counted: the process and its end, and when the counting is done in line."""
+
 from __future__ import annotations
 
 import os
@@ -12,15 +14,15 @@ import numpy as np
 import pytest
 
 from tpsprune.numerics.persistence import h1_bars, summary
-from tpsprune.signals.h1_worker import H1Worker, WorkerError
+from tpsprune.signals.h1_worker import CountingError, LoopCounter
 
 POINTS = 12
 PAIRS = POINTS * (POINTS - 1) // 2
 
 
 @pytest.fixture
-def worker() -> Iterator[H1Worker]:
-    worker = H1Worker()
+def worker() -> Iterator[LoopCounter]:
+    worker = LoopCounter(in_line_seconds_per_step=0.0)
     yield worker
     worker.close()
 
@@ -29,31 +31,81 @@ def clouds(count: int = 3, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(1.0, 2.0, size=(count, PAIRS)).astype(np.float32)
 
 
-def pid_of(worker: H1Worker) -> int:
-    assert worker._live is not None
-    return worker._live.process.pid
+def pid_of(worker: LoopCounter) -> int:
+    assert worker._process is not None
+    return worker._process.handle.pid
 
 
-def test_answers_equal_those_worked_out_here(worker: H1Worker) -> None:
+def test_in_line_and_in_the_process_the_same_function_counts(worker: LoopCounter) -> None:
+    in_line = LoopCounter()
     for seed in (0, 1):
         asked = clouds(seed=seed)
         expected = tuple(summary(h1_bars(cloud, POINTS)) for cloud in asked)
         assert worker.answer(worker.ask(asked, POINTS)) == expected
+        assert in_line.answer(in_line.ask(asked, POINTS, 1000 * seed)) == expected
         assert any(each.bars for each in expected)
+    assert in_line.process_cpu_seconds == 0.0, "this process's own time is no process's"
 
 
-def test_one_process_serves_all_requests_and_reports_its_processor_time(worker: H1Worker) -> None:
-    assert worker.cpu_seconds == 0.0
+def test_a_distance_that_is_not_finite_is_told_of_alike_and_kills_nobody(worker: LoopCounter) -> None:
+    for counter in (worker, LoopCounter()):
+        with pytest.raises(CountingError, match="a distance is not finite"):
+            counter.answer(counter.ask(np.full((1, PAIRS), np.inf, np.float32), POINTS))
+    assert len(worker.answer(worker.ask(clouds(), POINTS))) == 3
+
+
+@pytest.mark.parametrize(
+    ("seconds_per_cloud", "points", "steps", "in_line"),
+    [(None, 128, None, True), (None, 129, None, False), (0.02, 128, 41, True), (0.02, 64, 40, False)],
+)
+def test_a_request_is_answered_in_line_below_a_millisecond_for_each_step(
+    monkeypatch: pytest.MonkeyPatch,
+    seconds_per_cloud: float | None,
+    points: int,
+    steps: int | None,
+    in_line: bool,
+) -> None:
+    counter = LoopCounter()
+    started: list[int] = []
+    monkeypatch.setattr(counter, "_start", lambda: started.append(1) or Started())
+    if seconds_per_cloud is not None:
+        counter.ask(clouds(2), points, 100)
+        counter._seconds_per_cloud = seconds_per_cloud
+    counter.ask(clouds(2), points, None if steps is None else 100 + steps)
+    assert (not started) is in_line
+
+
+class Started:
+    """A process that takes requests and never answers."""
+
+    def __init__(self) -> None:
+        self.pipe = self
+
+    def send_bytes(self, message: bytes) -> None:
+        pass
+
+
+def test_one_process_serves_all_requests_and_reports_its_processor_time(worker: LoopCounter) -> None:
+    assert worker.process_cpu_seconds == 0.0
     worker.answer(worker.ask(clouds(), POINTS))
-    pid, first = pid_of(worker), worker.cpu_seconds
-    worker.answer(worker.ask(clouds(40), POINTS))
+    pid, first = pid_of(worker), worker.process_cpu_seconds
+    os.kill(pid, signal.SIGINT)  # which it ignores
+    # More than the pipe holds.
+    assert len(worker.answer(worker.ask(clouds(3_000), POINTS))) == 3_000
     assert pid_of(worker) == pid
-    assert 0.0 < first < worker.cpu_seconds
+    assert 0.0 < first < worker.process_cpu_seconds
+    if Path("/proc/self/maps").exists():
+        nice = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, pid) >= min(19, nice + 10)
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        assert "pyRipser" in maps
+        assert "libtorch" not in maps
+    before = worker.process_cpu_seconds
     worker.close()
-    assert worker.cpu_seconds > first
+    assert worker.process_cpu_seconds >= before
 
 
-def test_an_answer_that_nobody_fetched_is_not_taken_for_the_next(worker: H1Worker) -> None:
+def test_an_answer_that_nobody_fetched_is_not_taken_for_the_next(worker: LoopCounter) -> None:
     first = worker.ask(clouds(1, seed=5), POINTS)
     second = worker.ask(clouds(2, seed=6), POINTS)
     assert worker.is_on(second)
@@ -61,54 +113,32 @@ def test_an_answer_that_nobody_fetched_is_not_taken_for_the_next(worker: H1Worke
     assert len(worker.answer(second)) == 2
 
 
-def test_what_takes_too_long_is_killed_and_the_next_request_starts_anew() -> None:
-    worker = H1Worker(limit_seconds=0.0)
+def test_what_takes_too_long_or_has_died_is_told_of_and_the_next_request_starts_anew(
+    worker: LoopCounter,
+) -> None:
+    worker.limit_seconds = 0.0
     number = worker.ask(clouds(), POINTS)
     pid = pid_of(worker)
-    with pytest.raises(WorkerError, match="took longer than 0 s"):
+    with pytest.raises(CountingError, match="took longer than 0 s"):
         worker.answer(number)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     worker.limit_seconds = 20.0
     assert len(worker.answer(worker.ask(clouds(), POINTS))) == 3
-    worker.close()
-
-
-def test_a_worker_that_died_is_told_of_and_the_next_request_starts_anew(worker: H1Worker) -> None:
-    worker.answer(worker.ask(clouds(), POINTS))
     os.kill(pid_of(worker), signal.SIGKILL)
-    with pytest.raises(WorkerError, match="died"):
+    with pytest.raises(CountingError, match="died"):
         worker.answer(worker.ask(clouds(), POINTS))
     assert len(worker.answer(worker.ask(clouds(), POINTS))) == 3
-
-
-def test_the_worker_hears_no_interrupt(worker: H1Worker) -> None:
-    worker.answer(worker.ask(clouds(), POINTS))
-    os.kill(pid_of(worker), signal.SIGINT)
-    assert len(worker.answer(worker.ask(clouds(), POINTS))) == 3
-
-
-def test_a_request_larger_than_the_pipes_buffer_goes_through(worker: H1Worker) -> None:
-    assert len(worker.answer(worker.ask(clouds(3_000), POINTS))) == 3_000
-
-
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
-def test_the_worker_is_niced_and_has_not_loaded_torch(worker: H1Worker) -> None:
-    worker.answer(worker.ask(clouds(), POINTS))
-    assert os.getpriority(os.PRIO_PROCESS, pid_of(worker)) >= min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
-    maps = Path(f"/proc/{pid_of(worker)}/maps").read_text()
-    assert "pyRipser" in maps
-    assert "libtorch" not in maps
 
 
 def test_a_killed_parent_leaves_no_worker_and_its_script_needs_no_main_guard(tmp_path: Path) -> None:
     script = tmp_path / "unguarded.py"
     script.write_text(
         "import time, numpy as np\n"
-        "from tpsprune.signals.h1_worker import H1Worker\n"
-        "worker = H1Worker()\n"
+        "from tpsprune.signals.h1_worker import LoopCounter\n"
+        "worker = LoopCounter(in_line_seconds_per_step=0.0)\n"
         f"answer = worker.answer(worker.ask(np.ones((1, {PAIRS}), np.float32), {POINTS}))\n"
-        "print(worker._live.process.pid, len(answer), flush=True)\n"
+        "print(worker._process.handle.pid, len(answer), flush=True)\n"
         "time.sleep(60)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -1,3 +1,5 @@
+"""All signals of a run together: none is lost, nothing is disturbed, and a resumed run reads on."""
+
 from __future__ import annotations
 
 import copy
@@ -27,14 +29,14 @@ def net() -> nn.Sequential:
 
 
 def train_and_read(panel, memories, model, optimizer, generator, steps):
-    probe = torch.randn(16, 1, 6, 6, generator=torch.Generator().manual_seed(9))
+    batch = torch.randn(16, 1, 6, 6, generator=torch.Generator().manual_seed(9))
     readings = []
     for step in steps:
         loss = model(torch.randn(16, 1, 6, 6, generator=generator)).square().sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        memories, found = panel.read(memories, View(model, (probe,), step, step / 4, CONSUMERS))
+        memories, found = panel.read(memories, View(model, (batch,), step, step / 4, CONSUMERS))
         readings.extend(found)
     return memories, readings
 
@@ -46,7 +48,7 @@ def test_all_signals_are_read_together_and_none_is_lost(generator: torch.Generat
         memories, readings = train_and_read(panel, panel.start(), model, optimizer, generator, range(7))
         memories, late = panel.finish(memories)
         assert panel.finish(memories)[1] == ()
-        assert panel.worker_cpu_seconds > 0.0
+        assert panel.worker_cpu_seconds == 0.0, "small clouds are counted in line"
     by_signal = {
         name: [r for r in (*readings, *late) if r.signal == name] for name in ("norm", "d_eff", "h1")
     }

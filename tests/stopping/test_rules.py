@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from tpsprune import stopping
 from tpsprune.recipe.stop import (
+    ChangeRule,
     ConsensusRule,
     EpochRule,
+    MaskRule,
     NoRule,
     PatienceRule,
     PlateauRule,
@@ -155,6 +157,9 @@ def test_memory_survives_a_checkpoint(rule: Rule, values: list[float], cut: int)
         (PlateauRule(), "plateau of d_eff within 0.05 over 3"),
         (PatienceRule(patience=4), "4 readings without a fall of validation_loss"),
         (ThresholdRule(signal="norm", level=2.0), "norm above 2 for 1"),
+        (MaskRule(), "mask_distance below 0.1 for 1"),
+        (ChangeRule(signal="norm", factor=1.5), "norm falls 1.5 times, for 1"),
+        (ReopenRule(), "spectral_edge down 4 times and up 1.5 times again"),
     ],
 )
 def test_a_rule_can_be_named_in_a_few_words(rule: Rule, words: str) -> None:
@@ -186,3 +191,147 @@ def test_where_guessing_is_always_right_there_is_nothing_to_wait_for() -> None:
     for index in range(2):
         memory, verdict = stopping.step(rule, memory, round_of(index, 0.5, 1.0))
     assert verdict.act
+
+
+def judge(rule: Rule, *rounds: dict[str, float]) -> list[Verdict]:
+    """Let a rule see rounds of readings by signal; chance is a half."""
+    memory = stopping.start(rule, chance_accuracy=0.5)
+    found = []
+    for index, values in enumerate(rounds):
+        readings = [
+            Reading(signal=signal, value=value, step=index, epoch=float(index))
+            for signal, value in values.items()
+        ]
+        memory, verdict = stopping.step(rule, json.loads(json.dumps(memory)), readings)
+        found.append(verdict)
+    return found
+
+
+def acts(rule: Rule, *rounds: dict[str, float]) -> list[bool]:
+    return [verdict.act for verdict in judge(rule, *rounds)]
+
+
+def edges(*values: float, accuracy: float = 1.0) -> list[dict[str, float]]:
+    return [{"spectral_edge": value, "validation_accuracy": accuracy} for value in values]
+
+
+def test_an_edge_must_collapse_and_then_open_again() -> None:
+    rule = ReopenRule(collapse=4.0, reopen=1.5)
+    assert acts(rule, *edges(2.0, 75.0, 30.0, 19.0, 2.0, 2.9, 3.0)) == [False] * 6 + [True]
+    assert acts(rule, *edges(2.0, 8.0, 2.1, 8.0, 9.0)) == [False] * 5, "a quarter of the most is a collapse"
+    assert acts(rule, *edges(10.0, 2.0, 1.0, 1.4)) == [False] * 4, "open is measured from the least since"
+
+
+def test_the_reason_gives_the_most_the_least_and_the_present() -> None:
+    told = [verdict.reason for verdict in judge(ReopenRule(), *edges(10.0, 8.0, 2.0, 4.0))]
+    assert told[1] == "spectral_edge 8, the most was 10: no collapse yet (by 4 times)"
+    assert told[2] == "spectral_edge 10 → 2 → 2: collapsed, not open again (by 1.5 times)"
+    assert told[3] == (
+        "spectral_edge 10 → 2 → 4: collapsed and open again, and validation accuracy has covered 1.00 of "
+        "the way from chance to 1"
+    )
+
+
+@given(st.lists(st.floats(1.0, 3.99), min_size=1, max_size=30))
+def test_an_edge_that_never_falls_to_a_quarter_never_fires(values: list[float]) -> None:
+    assert not any(acts(ReopenRule(collapse=4.0), *edges(*values)))
+
+
+@given(st.lists(st.floats(0.1, 1.0), min_size=2, max_size=30))
+def test_an_edge_that_only_falls_never_fires(values: list[float]) -> None:
+    assert not any(acts(ReopenRule(), *edges(*sorted(values, reverse=True))))
+
+
+def test_an_edge_that_opens_while_nothing_is_learned_waits_for_it() -> None:
+    rounds = [*edges(10.0, 2.0, 5.0, accuracy=0.6), *edges(5.0, accuracy=0.8)]
+    assert acts(ReopenRule(), *rounds) == [False, False, False, True]
+
+
+def test_a_change_is_measured_from_the_most_or_the_least_so_far() -> None:
+    falls = ChangeRule(signal="x", factor=2.0, learned_share=0.0)
+    assert acts(falls, *({"x": x} for x in (4.0, 8.0, 4.1, 4.0, 9.0))) == [False, False, False, True, False]
+    rises = ChangeRule(signal="x", goal="rise", factor=3.0, learned_share=0.0)
+    assert acts(rises, *({"x": x} for x in (4.0, 2.0, 5.9, 6.0))) == [False, False, False, True]
+    patient = ChangeRule(signal="x", factor=2.0, patience=2, learned_share=0.0)
+    assert acts(patient, *({"x": x} for x in (8.0, 4.0, 5.0, 4.0, 3.0))) == [False, False, False, False, True]
+
+
+def test_a_signal_at_zero_has_not_changed() -> None:
+    rises = ChangeRule(signal="x", goal="rise", learned_share=0.0)
+    assert acts(rises, *({"x": x} for x in (0.0, 0.0, 0.1))) == [False, False, True]
+    falls = ChangeRule(signal="x", learned_share=0.0)
+    assert acts(falls, *({"x": x} for x in (0.0, 0.0))) == [False, False]
+
+
+def test_a_change_says_its_numbers_and_waits_until_something_is_learned() -> None:
+    told = judge(ChangeRule(signal="x"), {"x": 8.0}, {"x": 2.0}, {"x": 2.0, "validation_accuracy": 0.9})
+    assert told[0].reason == "x 8, the most was 8: 0 of 1 readings at a fall of 2 times"
+    assert "covered only 0.00" in told[1].reason
+    assert [each.act for each in told] == [False, False, True]
+
+
+def masks(*values: float, accuracy: float = 1.0) -> list[dict[str, float]]:
+    return [{"mask_distance": value, "validation_accuracy": accuracy} for value in values]
+
+
+def test_a_mask_at_rest_draws_below_its_level_and_not_while_memorising() -> None:
+    assert acts(MaskRule(), *masks(0.3, 0.1, 0.09)) == [False, False, True]
+    assert acts(MaskRule(patience=2), *masks(0.05, 0.3, 0.05, 0.05)) == [False, False, False, True]
+    assert acts(MaskRule(), *masks(0.0, accuracy=0.6)) == [False]
+    assert acts(MaskRule(learned_share=0.0), *masks(0.0, accuracy=0.5)) == [True], "as published"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        PlateauRule(signal="x", patience=2),
+        ThresholdRule(signal="x", level=0.0, learned_share=0.5),
+        ReopenRule(signal="x", collapse=2.0),
+    ],
+    ids=stopping.describe,
+)
+def test_hidden_states_that_are_nearly_parallel_hold_a_rule_back(rule: Rule) -> None:
+    def rounds(cosine: float) -> list[dict[str, float]]:
+        course = [9.0, 1.0, 4.0, 4.0]
+        return [{"x": x, "validation_accuracy": 0.9, "collapse": cosine} for x in course]
+
+    assert acts(rule, *rounds(0.90))[-1]
+    told = judge(rule, *rounds(0.97))
+    assert not any(each.act for each in told)
+    assert "hidden states are nearly parallel (mean cosine 0.970 > 0.95)" in told[-1].reason
+
+
+def test_a_threshold_without_a_share_to_learn_asks_for_none() -> None:
+    assert acts(ThresholdRule(signal="x", level=1.0), {"x": 2.0}) == [True]
+
+
+def above(signal: str) -> ThresholdRule:
+    return ThresholdRule(signal=signal, level=0.0)
+
+
+@given(
+    votes=st.lists(st.tuples(*[st.booleans()] * 3), min_size=1, max_size=12),
+    at_least=st.integers(1, 3),
+    within=st.integers(1, 4),
+)
+def test_a_consensus_is_a_count_of_who_agreed_of_late(
+    votes: list[tuple[bool, bool, bool]], at_least: int, within: int
+) -> None:
+    rule = ConsensusRule(rules=tuple(map(above, "abc")), at_least=at_least, within=within)
+    rounds = [{name: 1.0 if vote else -1.0 for name, vote in zip("abc", each, strict=True)} for each in votes]
+    for index, acted in enumerate(acts(rule, *rounds)):
+        late = votes[max(0, index + 1 - within) : index + 1]
+        assert acted == (sum(any(each[k] for each in late) for k in range(3)) >= at_least)
+
+
+def test_a_consensus_tells_what_each_of_its_rules_said() -> None:
+    rule = ConsensusRule(rules=(EpochRule(epoch=1.0), above("x")))
+    first, second = judge(rule, {"x": 1.0}, {"x": 2.0})
+    assert first.reason.startswith("1 of 2 rules agree, 2 needed (no: epoch 0 of the 1 asked for; yes: x 1")
+    assert second.act
+    assert stopping.describe(rule) == "2 of: epoch 1; x above 0 for 1"
+
+
+def test_a_consensus_counts_a_round_without_a_value_as_a_round() -> None:
+    rule = ConsensusRule(rules=(above("x"), NoRule()), at_least=1, within=2)
+    assert acts(rule, {"x": 1.0}, {"y": 1.0}, {"y": 1.0}) == [True, True, False]

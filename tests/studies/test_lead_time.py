@@ -166,7 +166,7 @@ def test_every_signal_is_read_and_what_it_cost_is_known() -> None:
         first = lead_time.run(replace(setup, level=2.0), WatchedTrial(arm="add", seed=1))
     assert set(SIGNALS) <= set(first.series)
     assert all(seconds >= 0 for seconds in first.signal_cpu_seconds.values())
-    assert first.signal_cpu_seconds["h1"] > 0.04, "the process that counts loops is paid for"
+    assert first.signal_cpu_seconds["h1"] > 0.0, "counting loops is paid for"
     assert [step for step, _ in first.series["norm"]] == [10, 20, 30, 40]
     assert first.series["h1"][0][0] == 20, "loops are known a reading after they were asked"
 

@@ -155,7 +155,7 @@ def test_sizes_are_those_asked_for() -> None:
 def test_a_model_names_the_units_that_moments_couples() -> None:
     from tpsprune.models.mlp import Mlp, TokenMlp
     from tpsprune.models.transformer import Transformer
-    from tpsprune.tps.unit_layers import fitting_unit_layers
+    from tpsprune.tps.moments import find_unit_layers
 
     torch.manual_seed(0)
     named = {
@@ -164,4 +164,4 @@ def test_a_model_names_the_units_that_moments_couples() -> None:
         "mlp_in": (Transformer(5, 8, 2, 16, 5, layers=2), torch.ones(3, 2).long()),
     }
     for name, (model, probe) in named.items():
-        assert [layer.name for layer in fitting_unit_layers(model, (), probe)] == [name]
+        assert [layer.name for layer in find_unit_layers(model, (), probe)] == [name]

@@ -1,12 +1,33 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tpsprune.recipe.tps import Tps
 from tpsprune.records import TaskFacts
+from tpsprune.tps import Regulariser, build
 
 MODULUS = 11
+Addition = tuple[Tensor, Tensor]
+
+
+def try_build(
+    model: nn.Module, facts: TaskFacts, data: Addition | None = None, total_steps: int = 100, **given: Any
+) -> Regulariser | None:
+    """Build what the settings ask for, without warm-up unless they say otherwise."""
+    inputs, labels = data or (torch.zeros(4, *facts.input_shape), torch.zeros(4, dtype=torch.int64))
+    settings = Tps(**{"warmup_share": 0.0} | given)
+    return build(settings, model, facts, train_inputs=inputs, train_labels=labels, total_steps=total_steps)
+
+
+def built(model: nn.Module, facts: TaskFacts, data: Addition | None = None, **given: Any) -> Regulariser:
+    regulariser = try_build(model, facts, data, **given)
+    assert regulariser is not None
+    return regulariser
 
 
 class PairNet(nn.Module):
@@ -58,3 +79,20 @@ def image_net() -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(96, 5)
     )
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The network of two tokens, the facts of its task, and its training data."""
+
+    net: PairNet
+    facts: TaskFacts
+    data: Addition
+
+    def built(self, **given: Any) -> Regulariser:
+        return built(self.net, self.facts, self.data, **given)
+
+
+@pytest.fixture
+def pairs(pair_net: PairNet, cyclic_facts: TaskFacts, addition: Addition) -> Pairs:
+    return Pairs(pair_net, cyclic_facts, addition)

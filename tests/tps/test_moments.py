@@ -1,3 +1,5 @@
+"""``moments``: coherence of a unit's squared pre-activation with the labels, in any model."""
+
 from __future__ import annotations
 
 import re
@@ -8,15 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.tps.conftest import Addition, Pairs, built
 from tpsprune.errors import VariantError
 from tpsprune.numerics.moment_coherence import moment_coherence
-from tpsprune.recipe.tps import Tps
 from tpsprune.recipe.train import Train
 from tpsprune.records import TaskFacts
-from tpsprune.tps import Regulariser, build
+from tpsprune.tps import Regulariser
 from tpsprune.training import Execution, fit, make_optimizer
 
-Addition = tuple[Tensor, Tensor]
 BITS = TaskFacts(input_kind="vector", input_shape=(6,), classes=2)
 
 
@@ -39,22 +40,19 @@ def plain() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
 
 
-def built(model: nn.Module, facts: TaskFacts, data: Addition, **given: Any) -> Regulariser:
-    settings = Tps(**({"variant": "moments", "coupling": 1.0, "warmup_share": 0.0} | given))
-    found = build(settings, model, facts, train_inputs=data[0], train_labels=data[1], total_steps=50)
-    assert found is not None
-    return found
+def moments(model: nn.Module, facts: TaskFacts, data: Addition, **given: Any) -> Regulariser:
+    return built(model, facts, data, **{"variant": "moments", "coupling": 1.0} | given)
 
 
 def test_the_penalty_is_one_minus_the_mean_coherence_of_what_the_forward_pass_put_out() -> None:
     model, (inputs, labels) = plain(), bits()
-    regulariser = built(model, BITS, (inputs, labels))
+    regulariser = moments(model, BITS, (inputs, labels))
     with regulariser.listening():
         model(inputs)
     penalty = regulariser.penalty(0, labels)
     expected = 1.0 - moment_coherence(model[0](inputs)[:, None], None, labels).mean()
     torch.testing.assert_close(penalty, expected)
-    assert regulariser.rides
+    assert regulariser.shares_forward_pass
 
 
 @pytest.mark.parametrize(
@@ -62,14 +60,14 @@ def test_the_penalty_is_one_minus_the_mean_coherence_of_what_the_forward_pass_pu
     [((), ["0"]), (("2",), ["2"]), (("0", "2"), ["0", "2"]), (("0 * 2",), ["0 * 2"])],
 )
 def test_it_couples_the_layers_named_or_the_first(layers: tuple[str, ...], names: list[str]) -> None:
-    readings = built(plain(), BITS, bits(), layers=layers).order_parameters(step=0, epoch=0.0)
+    readings = moments(plain(), BITS, bits(), layers=layers).order_parameters(step=0, epoch=0.0)
     groups = [reading.group for reading in readings if reading.signal == "tps_coherence"]
     assert groups == [*names, ""]
 
 
 def test_a_gated_units_factors_are_multiplied() -> None:
     model, (inputs, labels) = Gated(), bits()
-    readings = built(model, BITS, (inputs, labels), layers=("gate*up",)).order_parameters(step=0, epoch=0.0)
+    readings = moments(model, BITS, (inputs, labels), layers=("gate*up",)).order_parameters(step=0, epoch=0.0)
     (found,) = [r.value for r in readings if r.signal == "tps_coherence" and r.group == "gate * up"]
     expected = moment_coherence(model.gate(inputs)[:, None], model.up(inputs)[:, None], labels).mean()
     assert found == pytest.approx(float(expected.detach()))
@@ -80,7 +78,7 @@ def test_of_a_convolution_units_are_channels_and_positions_are_averaged(
 ) -> None:
     torch.manual_seed(0)
     inputs, labels = torch.randn(20, 1, 8, 8), torch.randint(0, 5, (20,))
-    regulariser = built(image_net, image_facts, (inputs, labels))
+    regulariser = moments(image_net, image_facts, (inputs, labels))
     with regulariser.listening():
         image_net(inputs)
     by_channel_ism = image_net[0](inputs).permute(0, 2, 3, 1).flatten(1, 2)
@@ -93,7 +91,7 @@ def test_reading_it_leaves_mode_statistics_hooks_and_gradients_alone(
     image_net: nn.Sequential, image_facts: TaskFacts
 ) -> None:
     inputs, labels = torch.randn(20, 1, 8, 8), torch.randint(0, 5, (20,))
-    regulariser = built(image_net, image_facts, (inputs, labels))
+    regulariser = moments(image_net, image_facts, (inputs, labels))
     before = {name: tensor.clone() for name, tensor in image_net.state_dict().items()}
     regulariser.order_parameters(step=0, epoch=0.0)
     assert image_net.training
@@ -110,7 +108,7 @@ def test_a_training_with_it_is_the_training_on_the_sum_of_both_losses() -> None:
     torch.manual_seed(0)
     ours, theirs = plain(), plain()
     theirs.load_state_dict(ours.state_dict())
-    regulariser = built(ours, BITS, (inputs, labels), coupling=3.0)
+    regulariser = moments(ours, BITS, (inputs, labels), coupling=3.0)
     ticks = fit(
         ours,
         make_optimizer(ours, settings),
@@ -139,7 +137,7 @@ def test_a_training_with_it_is_the_training_on_the_sum_of_both_losses() -> None:
 
 def test_it_lets_go_as_the_task_is_learned_and_no_other_variant_does() -> None:
     model, (inputs, labels) = plain(), bits()
-    regulariser = built(model, BITS, (inputs, labels))
+    regulariser = moments(model, BITS, (inputs, labels))
     terms = []
     for loss in (None, 5.0, log(2), 0.5 * log(2), 0.0):
         with regulariser.listening():
@@ -148,7 +146,7 @@ def test_it_lets_go_as_the_task_is_learned_and_no_other_variant_does() -> None:
         assert term is not None
         terms.append(float(term.detach()) / float(terms[0] if terms else 1.0))
     assert terms[1:] == pytest.approx([1.0, 1.0, 0.5, 0.0])
-    weights = built(model, BITS, (inputs, labels), variant="weights", apply="loss")
+    weights = moments(model, BITS, (inputs, labels), variant="weights", apply="loss")
     full, still = weights.penalty(0, labels, None), weights.penalty(0, labels, torch.tensor(0.0))
     assert full is not None
     assert still is not None
@@ -158,7 +156,7 @@ def test_it_lets_go_as_the_task_is_learned_and_no_other_variant_does() -> None:
 def test_descent_on_its_energy_finds_the_bits_whose_parity_is_the_label() -> None:
     torch.manual_seed(0)
     model, (inputs, labels) = plain(), bits()
-    regulariser = built(model, BITS, (inputs, labels))
+    regulariser = moments(model, BITS, (inputs, labels))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
     for step in range(300):
         optimizer.zero_grad()
@@ -173,21 +171,19 @@ def test_descent_on_its_energy_finds_the_bits_whose_parity_is_the_label() -> Non
     assert float(size_md[:, others[0]].min()) > 5 * float(size_md[:, others[1]].max())
 
 
-def test_labels_of_held_out_items_cannot_reach_the_weights(
-    pair_net: nn.Module, cyclic_facts: TaskFacts, addition: Addition
-) -> None:
-    inputs, labels = addition
+def test_labels_of_held_out_items_cannot_reach_the_weights(pairs: Pairs) -> None:
+    inputs, labels = pairs.data
     grads = []
     for held_out in (labels[40:], (labels[40:] + 3) % 11):
         data = inputs, torch.cat((labels[:40], held_out))
-        pair_net.zero_grad()
-        regulariser = built(pair_net, cyclic_facts, (data[0][:40], data[1][:40]))
+        pairs.net.zero_grad()
+        regulariser = moments(pairs.net, pairs.facts, (data[0][:40], data[1][:40]))
         with regulariser.listening():
-            pair_net(data[0][:40])
+            pairs.net(data[0][:40])
         penalty = regulariser.penalty(0, data[1][:40])
         assert penalty is not None
         penalty.backward()
-        grads.append(pair_net.get_parameter("hidden.weight").grad.clone())  # type: ignore[union-attr]
+        grads.append(pairs.net.get_parameter("hidden.weight").grad.clone())  # type: ignore[union-attr]
     assert torch.equal(*grads)
 
 
@@ -201,7 +197,7 @@ def test_labels_of_held_out_items_cannot_reach_the_weights(
 )
 def test_layers_that_cannot_be_had_are_refused(layers: tuple[str, ...], words: str) -> None:
     with pytest.raises(VariantError, match=re.escape(words)):
-        built(plain(), BITS, bits(), layers=layers)
+        moments(plain(), BITS, bits(), layers=layers)
 
 
 class Odd(nn.Module):
@@ -219,17 +215,17 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("layers", "words"),
     [
-        (("idle",), r"^tps\.layers: 'idle' is not called when the model answers$"),
+        (("idle",), r"^tps\.layers: 'idle' is not called in a forward pass$"),
         ((), r"^'moments' finds no layer before the scores that is called once"),
         (
             ("by_token",),
-            r"^tps\.layers: 'by_token' puts out 6 rows for 3 items; a layer with one row for each",
+            r"^tps\.layers: 'by_token' outputs 6 rows for 3 items; a layer with one row for each",
         ),
     ],
 )
-def test_a_layer_that_cannot_be_heard_item_by_item_is_refused(layers: tuple[str, ...], words: str) -> None:
+def test_a_layer_that_cannot_be_read_item_by_item_is_refused(layers: tuple[str, ...], words: str) -> None:
     with pytest.raises(VariantError, match=words):
-        built(Odd(), BITS, bits(), layers=layers)
+        moments(Odd(), BITS, bits(), layers=layers)
 
 
 class Attentive(nn.Module):
@@ -260,7 +256,7 @@ class Twice(nn.Module):
 
 
 def groups(model: nn.Module, **given: Any) -> list[str]:
-    readings = built(model, BITS, bits(), **given).order_parameters(step=0, epoch=0.0)
+    readings = moments(model, BITS, bits(), **given).order_parameters(step=0, epoch=0.0)
     return [each.group for each in readings if each.signal == "tps_coherence" and each.group]
 
 
@@ -270,18 +266,13 @@ def test_the_first_layer_is_the_first_called_that_a_gradient_reaches() -> None:
     frozen[0].requires_grad_(False)
     assert groups(frozen) == ["2"]
     with pytest.raises(VariantError, match=r"^tps\.layers: '0' is frozen, and so is all before it"):
-        built(frozen, BITS, bits(), layers=("0",))
+        moments(frozen, BITS, bits(), layers=("0",))
 
 
 @pytest.mark.parametrize(
     ("layer", "words"),
-    [("again", "is called 2 times in one answer"), ("turned", "puts out complex numbers")],
+    [("again", "is called 2 times in one forward pass"), ("turned", "outputs complex numbers")],
 )
 def test_a_layer_called_twice_or_of_complex_numbers_is_refused(layer: str, words: str) -> None:
     with pytest.raises(VariantError, match=rf"^tps\.layers: '{layer}' {words}"):
-        built(Twice(), BITS, bits(), layers=(layer,))
-
-
-def test_a_model_of_one_layer_has_no_units_to_couple() -> None:
-    with pytest.raises(VariantError, match=r"^'moments' needs a linear .*; this model has none\. What fits:"):
-        built(nn.Sequential(nn.Linear(6, 2)), BITS, bits())
+        moments(Twice(), BITS, bits(), layers=(layer,))

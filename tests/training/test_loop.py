@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import DeviceError, DivergedError
+from tpsprune.numerics.objective import Objective
 from tpsprune.recipe.train import Train
 from tpsprune.training import (
     Execution,
-    Penalty,
     Tick,
     choose_device,
     evaluate,
@@ -24,11 +27,15 @@ from tpsprune.training import (
     state_by_name,
     steps_per_epoch,
 )
+from tpsprune.training.device import augmentation_generator, epoch_order
+from tpsprune.training.evaluate import BATCH_ITEMS
+from tpsprune.training.optimizers import learning_rate_at
 
 CPU = Execution(torch.device("cpu"), None, channels_last=False)
+INPUTS = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))
 
 
-def plain(inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def plain(inputs: Any, generator: torch.Generator | None = None) -> Any:
     return inputs
 
 
@@ -53,25 +60,14 @@ def run(
     first: int = 0,
     last: int | None = None,
     total: int = 60,
-    penalty: Penalty | None = None,
+    *,
+    data: tuple[Any, Tensor] | None = None,
+    **given: Any,
 ) -> list[Tick]:
-    inputs, labels = task()
-    return list(
-        fit(
-            model,
-            optimizer,
-            inputs,
-            labels,
-            prepare=noisy,
-            settings=settings,
-            execution=CPU,
-            seed=5,
-            first_step=first,
-            last_step=total if last is None else last,
-            total_steps=total,
-            penalty=penalty,
-        )
-    )
+    inputs, labels = data or task()
+    steps = {"first_step": first, "last_step": total if last is None else last, "total_steps": total}
+    given = {"prepare": noisy, "execution": CPU, "seed": 5, **given}
+    return list(fit(model, optimizer, inputs, labels, settings=settings, **steps, **given))
 
 
 @pytest.mark.parametrize(("name", "rate"), [("adamw", 0.03), ("sgd", 0.3)])
@@ -160,22 +156,7 @@ def test_every_epoch_visits_each_item_at_most_once_in_an_order_of_its_own() -> N
 
     settings = Train(epochs=2, batch_size=50)
     model = net()
-    inputs, labels = task()
-    ticks = list(
-        fit(
-            model,
-            make_optimizer(model, settings),
-            inputs,
-            labels,
-            prepare=spy,
-            settings=settings,
-            execution=CPU,
-            seed=0,
-            first_step=0,
-            last_step=8,
-            total_steps=8,
-        )
-    )
+    ticks = run(model, make_optimizer(model, settings), settings, total=8, prepare=spy)
     first, second = torch.cat(seen[:4]), torch.cat(seen[4:])
     assert len(first.unique()) == 200
     assert not torch.equal(first, second)
@@ -185,33 +166,17 @@ def test_every_epoch_visits_each_item_at_most_once_in_an_order_of_its_own() -> N
 def test_a_diverging_loss_ends_the_run_and_names_step_and_cause() -> None:
     settings = Train(epochs=10, batch_size=32, optimizer="sgd", learning_rate=1e30, schedule="constant")
     model = net()
-    with pytest.raises(
-        DivergedError,
-        match=r"the loss is not finite at step \d+ \(epoch \d.\d\d\): .*lower train.learning_rate",
-    ):
+    words = r"the loss is not finite at step \d+ \(epoch \d.\d\d\): .*lower train.learning_rate"
+    with pytest.raises(DivergedError, match=words):
         run(model, make_optimizer(model, settings), settings)
 
 
-def test_inputs_that_are_not_finite_are_named_as_the_cause() -> None:
-    settings = Train(epochs=1, batch_size=32)
-    model = net()
-    inputs, labels = task()
-    inputs[:] = float("nan")
-    loop = fit(
-        model,
-        make_optimizer(model, settings),
-        inputs,
-        labels,
-        prepare=plain,
-        settings=settings,
-        execution=CPU,
-        seed=0,
-        first_step=0,
-        last_step=1,
-        total_steps=1,
-    )
-    with pytest.raises(DivergedError, match=r"at step 1 .*the inputs of that batch hold values"):
-        next(loop)
+@pytest.mark.parametrize("by_name", [True, False])
+def test_inputs_that_are_not_finite_are_named_as_the_cause_in_any_part(by_name: bool) -> None:
+    broken, labels = torch.full((300, 4), torch.inf), (INPUTS[:, 0] > 0).long()
+    parts = {"right": broken, "left": INPUTS[:, :2]} if by_name else (INPUTS[:, :2], broken)
+    with pytest.raises(DivergedError, match=r"at step 1 .*the inputs of that batch hold values that are not"):
+        train(Halves(), parts, labels, Objective.of("cross-entropy"))
 
 
 def test_evaluation_leaves_the_mode_of_every_module_alone() -> None:
@@ -232,19 +197,154 @@ def test_a_batch_is_never_larger_than_the_data() -> None:
     assert steps_per_epoch(100, Train(epochs=1, batch_size=30)) == 3
 
 
-def test_weight_decay_leaves_biases_alone() -> None:
-    settings = Train(epochs=1, weight_decay=0.5)
-    decays = {
-        parameter.ndim: group["weight_decay"]
-        for group in make_optimizer(net(), settings).param_groups
-        for parameter in group["params"]
-    }
-    assert decays == {2: 0.5, 1: 0.0}
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_cuda_without_a_cuda_device_is_refused_in_words() -> None:
     with pytest.raises(
         DeviceError, match=r"--device cuda: no CUDA device is available .* use --device cpu or auto"
     ):
         choose_device("cuda")
+
+
+class Places(nn.Module):
+    """Scores for each of six places, from the sign of the number there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.net = nn.Sequential(nn.Linear(1, 16), nn.ReLU(), nn.Linear(16, 3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = self.net(inputs[..., None])
+        return scores
+
+
+class Halves(nn.Module):
+    """The same net, its inputs in two parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = scorer(2)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        scores: Tensor = self.net(torch.cat((left, right), dim=1))
+        return scores
+
+
+def scorer(outputs: int) -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, outputs))
+
+
+def train(model: nn.Module, inputs: Any, labels: Tensor, objective: Objective) -> nn.Module:
+    settings = Train(epochs=30, batch_size=50, learning_rate=0.02)
+    optimizer = make_optimizer(model, settings)
+    run(model, optimizer, settings, total=180, data=(inputs, labels), prepare=plain, objective=objective)
+    return model
+
+
+def score(model: nn.Module, inputs: Any, labels: Tensor, objective: Objective) -> float:
+    return evaluate(model, inputs, labels, prepare=plain, execution=CPU, objective=objective).accuracy
+
+
+@pytest.mark.parametrize(
+    ("word", "model", "labels"),
+    [
+        ("mse", lambda: scorer(2), torch.stack((INPUTS[:, 0] * 2, INPUTS[:, 1].square()), dim=1)),
+        ("mse", lambda: scorer(1), INPUTS[:, 0] - INPUTS[:, 3]),
+        ("bce", lambda: scorer(3), (INPUTS[:, :3] > 0).float()),
+        ("next-token", Places, (INPUTS > 0).long() + (INPUTS > 1).long()),
+        ("cross-entropy", lambda: scorer(2), (INPUTS[:, 0] > 0).long()),
+    ],
+)
+def test_what_can_be_learned_is_learned(word: str, model: Callable[[], nn.Module], labels: Tensor) -> None:
+    objective = Objective.of(word)
+    made = model()
+    before = score(made, INPUTS, labels, objective)
+    assert before < 0.8
+    assert score(train(made, INPUTS, labels, objective), INPUTS, labels, objective) > 0.95
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_inputs_of_several_parts_are_learned_from_as_they_would_be_in_one(by_name: bool) -> None:
+    labels, objective = (INPUTS[:, 0] > 0).long(), Objective.of("cross-entropy")
+    whole = train(scorer(2), INPUTS, labels, objective)
+    left, right = INPUTS[:, :2], INPUTS[:, 2:]
+    parts: Any = {"right": right, "left": left} if by_name else (left, right)
+    halves = train(Halves(), parts, labels, objective)
+    for one, two in zip(whole.parameters(), halves.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert score(halves, parts, labels, objective) == score(whole, INPUTS, labels, objective)
+
+
+def test_long_sequences_are_evaluated_few_at_a_time() -> None:
+    seen: list[int] = []
+
+    class Seen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            seen.append(len(inputs))
+            return torch.nn.functional.one_hot(inputs, 5).float() * self.scale
+
+    tokens = torch.randint(5, (9, BATCH_ITEMS // 4))
+    assert score(Seen(), tokens, tokens, Objective.of("next-token")) == 1.0
+    assert seen == [4, 4, 1]
+
+
+class SquaredSize:
+    """Squared weights, or where it rides the squared scores of the forward pass."""
+
+    def __init__(self, model: nn.Module, *, rides: bool) -> None:
+        self.shares_forward_pass = rides
+        self._model = model
+        self._scores = torch.zeros(())
+        self.labels: list[Tensor] = []
+        self.losses: list[Tensor | None] = []
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        hook = self._model.register_forward_hook(lambda module, given, scores: self._keep(scores))
+        yield
+        hook.remove()
+
+    def _keep(self, scores: Tensor) -> None:
+        self._scores = scores
+
+    def penalty(self, step: int, label_i: Tensor | None = None, task_loss: Tensor | None = None) -> Tensor:
+        assert label_i is not None
+        self.labels.append(label_i)
+        self.losses.append(task_loss)
+        if self.shares_forward_pass:
+            return self._scores.square().sum()
+        return sum((p.square().sum() for p in self._model.parameters()), torch.zeros(()))
+
+
+@pytest.mark.parametrize("rides", [False, True])
+def test_the_penalty_adds_its_gradient_and_nothing_else(rides: bool) -> None:
+    settings = Train(epochs=1, batch_size="full", optimizer="sgd", momentum=0.0, weight_decay=0.0)
+    with_penalty, in_loss = net().eval(), net().eval()
+    inputs, labels = task()
+    for model in (with_penalty, in_loss):
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+    penalty = SquaredSize(with_penalty, rides=rides)
+    run(with_penalty, make_optimizer(with_penalty, settings), settings, total=1, penalty=penalty)
+    order = epoch_order(210, 5, 0)
+    assert torch.equal(penalty.labels[0], labels[order])
+    batch = noisy(inputs[order], augmentation_generator(5, 0))
+    scores = in_loss(batch)
+    term = scores.square().sum() if rides else SquaredSize(in_loss, rides=False).penalty(0, labels)
+    loss = nn.functional.cross_entropy(scores, labels[order])
+    assert penalty.losses[0] is not None
+    torch.testing.assert_close(penalty.losses[0], loss.detach())
+    assert not penalty.losses[0].requires_grad
+    (loss + term).backward()
+    with torch.no_grad():
+        for parameter in in_loss.parameters():
+            assert parameter.grad is not None
+            parameter.sub_(learning_rate_at(0, 1, settings) * parameter.grad)
+    for ours, theirs in zip(with_penalty.parameters(), in_loss.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -1,19 +1,20 @@
-"""From a comparison as measured to what it lets one say: pure, and equal for equal journals."""
+"""From a comparison as measured to what it lets one claim: pure, and equal for equal journals."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Sequence
-from math import fsum
+from dataclasses import replace
+from math import fsum, isnan
+from typing import Final
 
-from tpsprune.claims.attribution import attribution_of
-from tpsprune.claims.break_even import break_even
+from tpsprune.claims.change import change_of
 from tpsprune.claims.claim import claims_of
-from tpsprune.claims.counted import Counted, counted_of
-from tpsprune.claims.ladder import FEWEST_PAIRS
-from tpsprune.claims.limits import may_claim, may_not_claim
-from tpsprune.claims.quality import quality_of
-from tpsprune.claims.spent import class_words, grade_of, joules_of, seconds_of
-from tpsprune.numerics.paired import needed_pairs
+from tpsprune.claims.faults import quality_of
+from tpsprune.claims.ladder import FEWEST_PAIRS, may_claim, may_not_claim
+from tpsprune.claims.pairs import CountedPairs, count_pairs
+from tpsprune.claims.window_sums import class_words, cpu_seconds_of, grade_of, joules_of, seconds_of
+from tpsprune.numerics.paired import fieller, needed_pairs
 from tpsprune.records import (
     ArmRun,
     BreakEven,
@@ -24,15 +25,32 @@ from tpsprune.records import (
     RunLine,
     Savings,
     Standing,
+    Step,
     WallFit,
 )
 
-__all__ = ["assess"]
+__all__ = ["assess", "break_even"]
 
-ASKED_SAVINGS = (0.05, 0.1, 0.2, 0.4)
-PILOT_PAIRS = 3
-JOULES_PER_KWH = 3.6e6
-FEWEST_TO_CLAIM = FEWEST_PAIRS + 1
+ASKED_SAVINGS: Final = (0.05, 0.1, 0.2, 0.4)
+PILOT_PAIRS: Final = 3
+JOULES_PER_KWH: Final = 3.6e6
+FEWEST_TO_CLAIM: Final = FEWEST_PAIRS + 1
+STEPS: Final = (
+    ("dense-stopped", "dense", "stopping by the same rules, watching and TPS included"),
+    ("ticket", "dense-stopped", "the smaller net and where it stops, less what cutting it takes"),
+    ("dense-patience", "dense", "ordinary early stopping"),
+    ("ticket", "dense-patience", "what is left beyond ordinary early stopping"),
+    ("ticket", "shape-scratch", "the ticket against its shape from scratch, equal epochs, shape for nothing"),
+    ("ticket", "shape-scratch-joules", "the same at equal joules"),
+    ("ticket", "random-ticket", "the ticket against units drawn by lot, their number for nothing"),
+    ("ticket", "early-bird", "the ticket against one drawn and cut after Early-Bird"),
+    ("ticket", "ticket-without-tps", "TPS"),
+    ("ticket", "dense", "all of it"),
+)
+"""Arm, baseline and in what one thing they differ."""
+
+Costs = tuple[float, float]
+"""Joules of the arm and of its baseline in one pair."""
 
 
 def assess(comparison: Comparison, wall_fit: WallFit | None = None) -> Savings:
@@ -42,21 +60,19 @@ def assess(comparison: Comparison, wall_fit: WallFit | None = None) -> Savings:
     figure, never repetitions. A pair counts once every arm of it is finished. ``wall_fit`` says that the
     windows hold a wall meter's joules, and how those went with the software's.
     """
-    counted = counted_of(comparison)
+    counted = count_pairs(comparison)
     grade = grade_of(counted.windows)
     claims = claims_of(counted)
-    quality = quality_of(counted)
+    accuracies = (counted.accuracy_of(arm) for arm in counted.others)
     return Savings(
         comparison=comparison,
         grade=grade,
         claims=claims,
-        accuracies=tuple(
-            accuracy for arm in counted.others if (accuracy := counted.accuracy_of(arm)) is not None
-        ),
+        accuracies=tuple(accuracy for accuracy in accuracies if accuracy is not None),
         ledger=tuple(_ledger(counted)),
-        attribution=attribution_of(counted),
+        attribution=_attribution(counted),
         break_even=tuple(_break_even(counted, claims)),
-        quality=quality,
+        quality=quality_of(counted),
         needed=_needed(claims[0]),
         runs=tuple(_run_line(counted, run) for run in sorted(comparison.runs, key=lambda run: run.position)),
         may_claim=may_claim(claims, grade),
@@ -66,15 +82,15 @@ def assess(comparison: Comparison, wall_fit: WallFit | None = None) -> Savings:
     )
 
 
-def _is_complete(counted: Counted) -> bool:
-    """Return whether all that was asked for is done: every pair, and the answers of every model left."""
+def _is_complete(counted: CountedPairs) -> bool:
+    """Return whether all that was asked for is done: every pair, and the inference of every model left."""
     comparison = counted.comparison
-    answered = {(span.arm, span.pair, span.batch) for span in comparison.inference}
+    done = {(span.arm, span.pair, span.batch) for span in comparison.inference}
     return (
         len(counted.pairs) >= comparison.pairs_asked
         and not comparison.under_way
         and all(
-            (run.arm, run.pair, batch) in answered
+            (run.arm, run.pair, batch) in done
             for run in counted.runs
             if not run.failure
             for batch in counted.design.inference_batches
@@ -82,7 +98,7 @@ def _is_complete(counted: Counted) -> bool:
     )
 
 
-def _ledger(counted: Counted) -> Iterator[PhaseMean]:
+def _ledger(counted: CountedPairs) -> Iterator[PhaseMean]:
     """Yield what each phase of each arm took, mean over runs that left a model, in the order of phases."""
     for arm in counted.design.arms:
         runs = [run for run in counted.runs if run.arm == arm and not run.failure]
@@ -95,28 +111,63 @@ def _ledger(counted: Counted) -> Iterator[PhaseMean]:
                 phase=phase,
                 joules=fsum(known) / len(runs) if len(known) == len(joules) else None,
                 seconds=fsum(seconds_of(each) for each in windows) / len(runs),
-                cpu_seconds=fsum(window.cpu_seconds for each in windows for window in each) / len(runs),
+                cpu_seconds=cpu_seconds_of(window for each in windows for window in each) / len(runs),
                 energy_class=class_words(window for each in windows for window in each),
             )
 
 
-def _break_even(counted: Counted, claims: Sequence[Claim]) -> Iterator[BreakEven]:
-    metered = {span.batch for span in counted.comparison.inference}
+def _attribution(counted: CountedPairs) -> tuple[Step, ...]:
+    """Return where a change came from: the steps whose arms are both there.
+
+    Along a chain the logarithms of (1 − saving) add up. Nothing is claimed of a step: the intervals are not
+    corrected for being several. Energy tells half of it: each step has the change of accuracy in its detail.
+    """
+    arms = counted.design.arms
+    return tuple(
+        _step(counted, arm, baseline, what)
+        for arm, baseline, what in STEPS
+        if arm in arms and baseline in arms
+    )
+
+
+def _step(counted: CountedPairs, arm: str, baseline: str, what: str) -> Step:
+    couples = counted.couples(arm, baseline)
+    found = [(joules_of(mine.windows), joules_of(other.windows)) for mine, other in couples]
+    pairs = [(mine, other) for mine, other in found if mine and other]
+    valid = all(window.valid for couple in couples for run in couple for window in run.windows)
+    accuracy = counted.accuracy_of(arm, baseline)
+    if accuracy is None:
+        detail = "no pair has both"
+    else:
+        bound = "" if accuracy.lower_share is None else f", lower bound {100 * accuracy.lower_share:+.2f}"
+        change = f"{100 * accuracy.difference_share:+.2f} points{bound}".replace("-", "−")
+        detail = f"{counted.design.quality} {change}"
+    return Step(
+        what=what,
+        arm=arm,
+        baseline=baseline,
+        change=change_of(pairs) if valid and len(pairs) == len(found) else None,
+        detail=detail,
+    )
+
+
+def _break_even(counted: CountedPairs, claims: Sequence[Claim]) -> Iterator[BreakEven]:
     for arm in counted.others:
-        for batch in (batch for batch in counted.design.inference_batches if batch in metered):
-            trainings, answers = [], []
-            spans = counted.answers(arm, batch)
+        for batch in counted.metered_batches:
+            spans = counted.inferences(arm, batch)
+            trainings, inferences = [], []
             for mine, other in spans:
-                extra = [joules_of(counted.run(span.arm, span.pair).windows) for span in (mine, other)]
-                each = [span.joules_per_item for span in (mine, other)]
-                if None not in extra and None not in each:
-                    trainings.append((extra[0] or 0.0, extra[1] or 0.0))
-                    answers.append((each[0] or 0.0, each[1] or 0.0))
+                costs = [joules_of(counted.run(span.arm, span.pair).windows) for span in (mine, other)]
+                costs += [span.joules_per_item for span in (mine, other)]
+                known = [value for value in costs if value is not None]
+                if len(known) == len(costs):
+                    trainings.append((known[0], known[1]))
+                    inferences.append((known[2], known[3]))
             yield break_even(
                 arm=arm,
                 batch=batch,
                 trainings=trainings,
-                answers=answers,
+                inferences=inferences,
                 per_day=counted.comparison.choices.per_day,
                 energy_class=class_words(span.window for pair in spans for span in pair),
                 refused=_refused(claims, arm, batch),
@@ -127,12 +178,69 @@ def _refused(claims: Sequence[Claim], arm: str, batch: int) -> str:
     """Return in words why a break-even has nothing to rest on: noise in the training alone is no reason."""
     for claim in claims:
         mine = claim.arm == arm and (claim.kind == "training" or claim.batch == batch)
-        of_answers = claim.kind == "inference"
-        noise = claim.standing in {Standing.WITHIN_NOISE, Standing.MODEL_SENSITIVE} and not of_answers
+        of_inference = claim.kind == "inference"
+        noise = claim.standing in {Standing.WITHIN_NOISE, Standing.MODEL_SENSITIVE} and not of_inference
         if mine and claim.standing.is_refusal and not noise:
-            what = "answers" if of_answers else "the training"
+            what = "answers" if of_inference else "the training"
             return f"{what}: {str(claim.standing).replace('_', ' ').lower()}"
     return ""
+
+
+def break_even(
+    *,
+    arm: str,
+    batch: int,
+    trainings: Sequence[Costs],
+    inferences: Sequence[Costs],
+    per_day: float | None,
+    energy_class: str,
+    refused: str = "",
+) -> BreakEven:
+    """Return N* = mean(E_arm − E_baseline) / mean(e_baseline − e_arm) with Fieller's 95 % interval.
+
+    After N* inferences a training has paid back what it took more. E is what a whole training took, e what
+    one inference takes, both of the same pairs. All three numbers are at least 0: a training that took less
+    beyond doubt has paid back before the first inference. Where an inference is not cheaper beyond doubt (its
+    95 % interval includes zero) there is no such number, and where a claim that it rests on was ``refused``
+    neither; the reason says so. It does not see what serving takes beside the model: loading, waiting, the
+    network.
+    """
+    extra = [mine - other for mine, other in trainings]
+    saved = [other - mine for mine, other in inferences]
+    known = BreakEven(
+        arm=arm,
+        batch=batch,
+        extra_joules=statistics.fmean(extra) if extra else None,
+        saved_joules=statistics.fmean(saved) if saved else None,
+        inferences=None,
+        low=None,
+        high=None,
+        per_day=per_day,
+        days=None,
+        reason=refused,
+        energy_class=energy_class,
+    )
+    if refused:
+        return known
+    if known.extra_joules is None or known.saved_joules is None or len(extra) < 2:
+        return replace(known, reason="fewer than two pairs have both a training and answers metered")
+    bounds = fieller(extra, saved)
+    if isnan(bounds.ratio):
+        if known.saved_joules > 0:
+            never = "an answer is not cheaper beyond doubt: the 95 % interval of what it saves includes zero"
+        elif known.extra_joules > 0:
+            never = "an answer is no cheaper and the training took more: it never pays back"
+        else:
+            never = (
+                "an answer is no cheaper; what the training saved is used up by answers, if they cost more"
+            )
+        return replace(known, reason=never)
+    number, low, high = (max(value, 0.0) for value in (bounds.ratio, bounds.low, bounds.high))
+    days = None if per_day is None else number / per_day
+    at_once = "the training took less than the baseline's beyond doubt: paid back before the first answer"
+    return replace(
+        known, inferences=number, low=low, high=high, days=days, reason=at_once if high == 0 else ""
+    )
 
 
 def _needed(claim: Claim) -> tuple[Needed, ...]:
@@ -145,11 +253,9 @@ def _needed(claim: Claim) -> tuple[Needed, ...]:
     )
 
 
-def _run_line(counted: Counted, run: ArmRun) -> RunLine:
-    joules = joules_of(run.windows)
-    grid = counted.comparison.choices.grid
-    counts = run.pair in counted.pairs
-    why_not = run.failure or ("" if counts else "its pair is not complete")
+def _run_line(counted: CountedPairs, run: ArmRun) -> RunLine:
+    joules, grid = joules_of(run.windows), counted.comparison.choices.grid
+    why_not = run.failure or ("" if run.pair in counted.pairs else "its pair is not complete")
     return RunLine(
         position=run.position,
         pair=run.pair,
@@ -158,13 +264,13 @@ def _run_line(counted: Counted, run: ArmRun) -> RunLine:
         joules=joules,
         energy_class=class_words(run.windows),
         seconds=seconds_of(run.windows),
-        cpu_seconds=fsum(window.cpu_seconds for window in run.windows),
+        cpu_seconds=cpu_seconds_of(run.windows),
         accuracy=run.accuracy,
         macs=run.macs,
         parameters=run.parameters,
         epochs=run.epochs,
         stopped_by=run.stopped_by,
-        counted=counts and not run.failure,
+        counted=not why_not,
         why_not=why_not,
         grams_co2=None if grid is None or joules is None else joules / JOULES_PER_KWH * grid.grams_per_kwh,
     )

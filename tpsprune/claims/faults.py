@@ -1,33 +1,33 @@
-"""What makes a measurement invalid, and what makes a model no equal of its baseline's."""
+"""What the data of a comparison are worth: faults of the measurement, losses, and what was set aside."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Final, TypeAlias
+from math import fsum
+from typing import Final
 
-from tpsprune.claims.counted import Counted
-from tpsprune.claims.spent import load_share
-from tpsprune.records import ArmRun, Comparison, EnergyClass, Reason, Window
+from tpsprune.claims.pairs import CountedPairs
+from tpsprune.claims.window_sums import joules_of, load_share, seconds_of
+from tpsprune.records import ArmRun, Comparison, EnergyClass, Quality, Reason, Window
 
-__all__ = ["LEAST_ANSWER_SECONDS", "faults_by_pair", "faults_of", "losses_of"]
+__all__ = ["LEAST_INFERENCE_SECONDS", "faults_by_pair", "faults_of", "losses_of", "quality_of"]
 
-LEAST_ANSWER_SECONDS: Final = 10.0
+LEAST_INFERENCE_SECONDS: Final = 10.0
 """A GPU's counter moves every 0.1 s: shorter windows are off by more than one per cent."""
-SLACK: Final = 0.99
-Faults: TypeAlias = Iterator[tuple[str, str]]
-"""A code and a sentence for each kind of fault."""
+_SLACK: Final = 0.99
+_MOST_NAMED: Final = 20
 
 
-def faults_of(counted: Counted, kind: str, arm: str, windows: Sequence[Window]) -> tuple[Reason, ...]:
+def faults_of(counted: CountedPairs, kind: str, arm: str, windows: Sequence[Window]) -> tuple[Reason, ...]:
     """Return every fault of the measurement behind one claim, each kind of fault once.
 
     A broken invariant in any window; a part not metered; another meter, device or class of a part from run to
     run or window to window; a GPU that was throttled; neighbours above the limit that was fixed, where the
-    meter sees them (those on a GPU it does not); answers in windows below ten seconds.
+    meter sees them (those on a GPU it does not); inference in windows below ten seconds.
     """
     runs = tuple(run for pair in counted.couples(arm) for run in pair)
-    return _faults(counted, kind, runs, windows)
+    return tuple(_faults(counted, kind, runs, windows))
 
 
 def faults_by_pair(comparison: Comparison) -> dict[int, str]:
@@ -36,7 +36,7 @@ def faults_by_pair(comparison: Comparison) -> dict[int, str]:
     All kinds of ``faults_of`` but one: that methods differ from pair to pair is no pair's own fault.
     """
     found: dict[int, str] = {}
-    counted = Counted(comparison, ())
+    counted = CountedPairs(comparison, ())
     for pair in sorted({run.pair for run in comparison.runs}):
         runs = tuple(run for run in comparison.runs if run.pair == pair)
         trained = tuple(window for run in runs for window in run.windows)
@@ -50,23 +50,7 @@ def faults_by_pair(comparison: Comparison) -> dict[int, str]:
     return found
 
 
-def _faults(
-    counted: Counted, kind: str, runs: Sequence[ArmRun], windows: Sequence[Window]
-) -> tuple[Reason, ...]:
-    return tuple(
-        Reason(code, detail)
-        for code, detail in (
-            *_invalid(windows),
-            *_not_metered(windows),
-            *_changed(runs, windows),
-            *_throttled(windows),
-            *_foreign(counted, kind, runs, windows),
-            *(_short(windows) if kind == "inference" else ()),
-        )
-    )
-
-
-def losses_of(counted: Counted, arm: str) -> tuple[Reason, ...]:
+def losses_of(counted: CountedPairs, arm: str) -> tuple[Reason, ...]:
     """Return what speaks against the arm's models beside the paired test of accuracy.
 
     A run that ended without a model, and a task that was not learned: then no figure speaks for anything.
@@ -74,7 +58,8 @@ def losses_of(counted: Counted, arm: str) -> tuple[Reason, ...]:
     reasons = []
     failed = [run for run in counted.runs if run.arm in {arm, counted.design.baseline} and run.failure]
     if failed:
-        reasons.append(Reason("RUN_FAILED", f"{_name(failed[0])}: {failed[0].failure}{_more(failed)}"))
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        reasons.append(Reason("RUN_FAILED", f"{_name(failed[0])}: {failed[0].failure}{more}"))
     accuracy = counted.accuracy_of(arm)
     required = counted.design.required_accuracy
     if accuracy is not None and min(accuracy.mean, accuracy.baseline_mean) < required:
@@ -88,59 +73,57 @@ def losses_of(counted: Counted, arm: str) -> tuple[Reason, ...]:
     return tuple(reasons)
 
 
-def _invalid(windows: Sequence[Window]) -> Faults:
-    broken = [window for window in windows if not window.valid]
-    if broken:
-        first = broken[0]
-        yield (
+def _faults(
+    counted: CountedPairs, kind: str, runs: Sequence[ArmRun], windows: Sequence[Window]
+) -> Iterator[Reason]:
+    count, valid = len(windows), [window for window in windows if window.valid]
+    if broken := [window for window in windows if not window.valid]:
+        yield Reason(
             "INVALID_WINDOW",
-            f"{len(broken)} of {len(windows)} windows broke an invariant; the first, of phase "
-            f"'{first.phase}': {first.fault}",
+            f"{len(broken)} of {count} windows broke an invariant; the first, of phase "
+            f"'{broken[0].phase}': {broken[0].fault}",
         )
-
-
-def _not_metered(windows: Sequence[Window]) -> Faults:
-    without = [window for window in windows if window.total_joules is None and window.valid]
-    if without:
-        yield "NOT_METERED", f"{len(without)} of {len(windows)} windows have no energy"
-    elif any(window.total_joules == 0 for window in windows if window.valid):
-        yield "NO_ENERGY", "a window has no energy at all"
-
-
-def _changed(runs: Sequence[ArmRun], windows: Sequence[Window]) -> Faults:
+    if without := sum(window.total_joules is None for window in valid):
+        yield Reason("NOT_METERED", f"{without} of {count} windows have no energy")
+    elif any(window.total_joules == 0 for window in valid):
+        yield Reason("NO_ENERGY", "a window has no energy at all")
     methods = [replace(run.method, excluded=()) for run in runs]
-    kinds = {tuple(sorted(window.classes.items())) for window in windows if window.valid and window.joules}
+    kinds = {tuple(sorted(window.classes.items())) for window in valid if window.joules}
     if any(method != methods[0] for method in methods) or len(kinds) > 1:
-        yield (
+        yield Reason(
             "METHOD_CHANGED",
             "runs were metered in different ways, or on different devices: their figures do not compare",
         )
-
-
-def _throttled(windows: Sequence[Window]) -> Faults:
-    throttled = sum(window.throttled is True for window in windows)
-    if throttled:
-        yield "THROTTLED", f"the GPU was throttled in {throttled} of {len(windows)} windows"
-
-
-def _foreign(counted: Counted, kind: str, runs: Sequence[ArmRun], windows: Sequence[Window]) -> Faults:
-    """Yield neighbours above the limit, over a run or a window of answers, where the meter sees them."""
+    if throttled := sum(window.throttled is True for window in windows):
+        yield Reason("THROTTLED", f"the GPU was throttled in {throttled} of {count} windows")
+    load, name = max(_foreign_loads(kind, runs, windows), default=(0.0, ""))
     limit = counted.design.foreign_load_share
-    spans = [(_name(run), run.windows, run) for run in runs]
-    if kind == "inference" and runs:
-        spans = [(window.phase, (window,), runs[0]) for window in windows]
-    loads = [
-        (load, name)
-        for name, span, run in spans
-        if _sees_neighbours(run) and (load := load_share(span, run.logical_cpus)) is not None
-    ]
-    load, name = max(loads, default=(0.0, ""))
     if load > limit:
-        yield (
+        yield Reason(
             "FOREIGN_LOAD",
             f"others took up to {100 * load:.0f} % of the machine's processors ({name}), and at most "
             f"{100 * limit:g} % was fixed beforehand",
         )
+    short = [window for window in windows if window.seconds < _SLACK * LEAST_INFERENCE_SECONDS]
+    if short and kind == "inference":
+        yield Reason(
+            "SHORT_WINDOW",
+            f"{len(short)} windows of answers are shorter than {LEAST_INFERENCE_SECONDS:g} s "
+            f"(the first {short[0].seconds:.1f} s)",
+        )
+
+
+def _foreign_loads(
+    kind: str, runs: Sequence[ArmRun], windows: Sequence[Window]
+) -> Iterator[tuple[float, str]]:
+    """Yield neighbours' load over each run or window of inference that sees them, and its name."""
+    spans = [(_name(run), run.windows, run) for run in runs]
+    if kind == "inference" and runs:
+        spans = [(window.phase, (window,), runs[0]) for window in windows]
+    for name, span, run in spans:
+        load = load_share(span, run.logical_cpus)
+        if load is not None and _sees_neighbours(run):
+            yield load, name
 
 
 def _sees_neighbours(run: ArmRun) -> bool:
@@ -148,19 +131,53 @@ def _sees_neighbours(run: ArmRun) -> bool:
     return run.method.scope == "machine" or EnergyClass.MEASURED in run.method.classes.values()
 
 
-def _short(windows: Sequence[Window]) -> Faults:
-    short = [window for window in windows if window.seconds < SLACK * LEAST_ANSWER_SECONDS]
-    if short:
-        yield (
-            "SHORT_WINDOW",
-            f"{len(short)} windows of answers are shorter than {LEAST_ANSWER_SECONDS:g} s "
-            f"(the first {short[0].seconds:.1f} s)",
-        )
-
-
 def _name(run: ArmRun) -> str:
     return f"'{run.arm}', seed {run.seed}"
 
 
-def _more(runs: Sequence[ArmRun]) -> str:
-    return f" (and {len(runs) - 1} more)" if len(runs) > 1 else ""
+def quality_of(counted: CountedPairs) -> Quality:
+    """Return the figures of the data's quality over the runs that count, and what was set aside."""
+    comparison = counted.comparison
+    inference = tuple(span.window for span in comparison.inference)
+    idle = tuple(span.window for span in comparison.idle)
+    cpus = counted.runs[0].logical_cpus if counted.runs else 1
+    spans = [run.windows for run in counted.runs] + [(window,) for window in inference]
+    loads = [load for span in spans if (load := load_share(span, cpus)) is not None]
+    heat = [w.gpu_celsius for w in (*counted.windows, *inference) if w.gpu_celsius is not None]
+    lost = [joules for each in comparison.broken_off if (joules := joules_of(each.windows)) is not None]
+    named = [
+        f"'{run.arm}', seed {run.seed}, phase '{window.phase}': {window.fault}"
+        for run in counted.runs
+        for window in run.windows
+        if not window.valid
+    ]
+    named += [f"answers or idling: {window.fault}" for window in (*inference, *idle) if not window.valid]
+    more = len(named) - _MOST_NAMED
+    return Quality(
+        windows=len(counted.windows) + len(inference) + len(idle),
+        invalid=(*named[:_MOST_NAMED], *([f"and {more} more"] if more > 0 else [])),
+        foreign_load_share=max(loads, default=None),
+        steal_share=_steal(spans, cpus),
+        idle_watts=counted.idle_watts,
+        idle_spans=len(idle),
+        hottest_gpu_celsius=max(heat, default=None),
+        set_aside=tuple(
+            f"'{each.arm}', seed {each.seed}: " + (each.why or f"broken off{_after(each.windows)}")
+            for each in comparison.broken_off
+        ),
+        lost_joules=fsum(lost) if lost else None,
+    )
+
+
+def _steal(spans: Sequence[tuple[Window, ...]], logical_cpus: int) -> float | None:
+    """Return the largest share of processors that a hypervisor gave to others in a run or in inference."""
+    shares = []
+    for span in spans:
+        known = [window for window in span if window.steal_seconds is not None]
+        if known and (seconds := seconds_of(known)):
+            shares.append(fsum(window.steal_seconds or 0.0 for window in known) / (seconds * logical_cpus))
+    return max(shares, default=None)
+
+
+def _after(windows: Sequence[Window]) -> str:
+    return f" after {len(windows)} windows" if windows else "; what it took is not known"

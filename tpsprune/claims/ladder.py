@@ -1,18 +1,32 @@
-"""The ladder of refusals: a claim is what is left when no rung turns it down."""
+"""The ladder of refusals: a claim is what is left when no rung turns it down; and its sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import log1p
 from typing import Final
 
-from tpsprune.records import Accuracy, BandPoint, Change, Reason, Standing
+from tpsprune.records import Accuracy, BandPoint, Change, Claim, Comparison, Grade, Reason, Standing
 
-__all__ = ["FEWEST_PAIRS", "Evidence", "standing_of"]
+__all__ = ["FEWEST_PAIRS", "Evidence", "may_claim", "may_not_claim", "sentence_of", "standing_of"]
 
 FEWEST_PAIRS: Final = 5
-Rung = tuple[Standing, list[Reason]]
+REFUSALS: Final = {
+    Standing.INVALID_MEASUREMENT: "the measurement is invalid",
+    Standing.INSUFFICIENT_RUNS: "too few runs",
+    Standing.ACCURACY_NOT_PRESERVED: "{quality} is not shown to be preserved",
+    Standing.WITHIN_NOISE: "within noise",
+    Standing.MODEL_SENSITIVE: "the sign hangs on the power model",
+}
+GRADE_LIMITS: Final = (
+    ("DE", "That any energy was measured: power is assumed, and time is what differs."),
+    ("E", "More than a saving of time: most joules are assumed watts times seconds."),
+    ("C", "That all of it was measured: a part is modelled or assumed."),
+    ("S", "Anything: the meter was simulated."),
+    ("-", "Anything of energy: none was metered."),
+)
+"""What does not follow at which grades."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,117 +61,86 @@ def standing_of(evidence: Evidence) -> tuple[Standing, tuple[Reason, ...]]:
     an effect smaller than these pairs show with power 0.8; a sign that another power model turns round.
     What passes is a saving or, by the same rungs, an increase: ``MEASURED`` at grades A and B.
     """
-    for standing, reasons in _rungs(evidence):
-        if reasons:
-            return standing, tuple(reasons)
+    for standing, found in _rungs(evidence):
+        if reasons := tuple(found):
+            return standing, reasons
     change = evidence.change
     assert change is not None, "without a change there are too few runs"
     kind = {"A": "MEASURED", "B": "MEASURED", "S": "SIMULATED"}.get(evidence.grade, "MODELLED")
     verb = "SAVING" if change.saving_share > 0 else "COST_INCREASE"
-    return Standing(f"{verb}_{kind}"), (_passed(change, evidence),)
+    detail = (
+        f"{change.pairs} pairs, t p = {change.p_t:.2g}, sign-flip p = {change.p_sign_flip:.2g}, "
+        f"grade {evidence.grade}"
+    )
+    return Standing(f"{verb}_{kind}"), (Reason("ALL_RUNGS_HELD", detail),)
 
 
-def _rungs(evidence: Evidence) -> Iterator[Rung]:
-    yield Standing.INVALID_MEASUREMENT, list(evidence.faults)
+def _rungs(evidence: Evidence) -> Iterator[tuple[Standing, Iterable[Reason]]]:
+    yield Standing.INVALID_MEASUREMENT, evidence.faults
     yield Standing.INSUFFICIENT_RUNS, _too_few(evidence)
-    yield Standing.ACCURACY_NOT_PRESERVED, [*evidence.losses, *_accuracy(evidence.accuracy, evidence.quality)]
+    yield Standing.ACCURACY_NOT_PRESERVED, (*evidence.losses, *_lost(evidence.accuracy, evidence.quality))
     yield Standing.WITHIN_NOISE, _noise(evidence)
     yield Standing.MODEL_SENSITIVE, _sensitive(evidence)
 
 
-def _too_few(evidence: Evidence) -> list[Reason]:
+def _too_few(evidence: Evidence) -> Iterator[Reason]:
     if evidence.pairs < FEWEST_PAIRS:
         detail = f"{evidence.pairs} pairs are done, and below {FEWEST_PAIRS} nothing is claimed"
-        return [Reason("TOO_FEW_PAIRS", detail)]
-    if evidence.pairs_ended < evidence.pairs_asked:
+        yield Reason("TOO_FEW_PAIRS", detail)
+    elif evidence.pairs_ended < evidence.pairs_asked:
         detail = f"{evidence.pairs_ended} of {evidence.pairs_asked} pairs are done: looking early is no test"
-        return [Reason("INCOMPLETE", detail)]
-    return []
+        yield Reason("INCOMPLETE", detail)
 
 
-def _accuracy(accuracy: Accuracy | None, quality: str) -> list[Reason]:
+def _lost(accuracy: Accuracy | None, quality: str) -> Iterator[Reason]:
     if accuracy is None:
-        return [Reason("ACCURACY_UNKNOWN", f"no pair has the test {quality} of both")]
-    if accuracy.preserved:
-        return []
-    bound = "unknown" if accuracy.lower_share is None else _points(accuracy.lower_share)
-    return [
-        Reason(
+        yield Reason("ACCURACY_UNKNOWN", f"no pair has the test {quality} of both")
+    elif not accuracy.preserved:
+        bound = "unknown" if accuracy.lower_share is None else _points(accuracy.lower_share)
+        yield Reason(
             "ACCURACY_BOUND",
             f"test {quality} changed by {_points(accuracy.difference_share)}, with a one-sided 95 % bound of "
             f"{bound}; at most −{100 * accuracy.tolerance_share:g} was fixed beforehand",
         )
-    ]
 
 
-def _noise(evidence: Evidence) -> list[Reason]:
-    change, reasons = evidence.change, []
+def _noise(evidence: Evidence) -> Iterator[Reason]:
+    change, alpha = evidence.change, evidence.alpha
     assert change is not None, "five pairs have a change"
     if change.low <= 0 <= change.high:
-        reasons.append(
-            Reason(
-                "INTERVAL_INCLUDES_ZERO",
-                f"the 95 % interval of the saving is {_percent(change.low)} to {_percent(change.high)}",
-            )
-        )
-    if change.p_sign_flip >= evidence.alpha:
+        detail = f"the 95 % interval of the saving is {_percent(change.low)} to {_percent(change.high)}"
+        yield Reason("INTERVAL_INCLUDES_ZERO", detail)
+    if change.p_sign_flip >= alpha:
         few = "; six pairs are the fewest that can be below 0.05" if change.pairs < FEWEST_PAIRS + 1 else ""
-        reasons.append(
-            Reason(
-                "SIGN_FLIP",
-                f"sign flips give p = {change.p_sign_flip:.3f}, not below {evidence.alpha:g}{few}",
-            )
-        )
+        yield Reason("SIGN_FLIP", f"sign flips give p = {change.p_sign_flip:.3f}, not below {alpha:g}{few}")
     p_value = change.p_t if change.p_holm is None else change.p_holm
-    if p_value >= evidence.alpha:
-        detail = f"Student's t corrected for all claims gives p = {p_value:.3f}, not below {evidence.alpha:g}"
-        reasons.append(Reason("SEVERAL_CLAIMS", detail))
-    if _size(change.saving_share) < _size(change.detectable_share):
-        reasons.append(
-            Reason(
-                "BELOW_DETECTABLE",
-                f"{change.pairs} pairs that scatter like these show a change of "
-                f"{100 * _detectable(change):.1f} % with power 0.8, and this is one of "
-                f"{100 * abs(change.saving_share):.1f} %",
-            )
+    if p_value >= alpha:
+        detail = f"Student's t corrected for all claims gives p = {p_value:.3f}, not below {alpha:g}"
+        yield Reason("SEVERAL_CLAIMS", detail)
+    # On the scale of log-ratios, on which saving and increase mirror.
+    if abs(log1p(-change.saving_share)) < abs(log1p(-change.detectable_share)):
+        least = change.detectable_share
+        seen = least if change.saving_share >= 0 else least / (1.0 - least)
+        yield Reason(
+            "BELOW_DETECTABLE",
+            f"{change.pairs} pairs that scatter like these show a change of {100 * seen:.1f} % with power "
+            f"0.8, and this is one of {100 * abs(change.saving_share):.1f} %",
         )
-    return reasons
 
 
-def _sensitive(evidence: Evidence) -> list[Reason]:
-    band = evidence.band
-    if not band:
-        unknown = "power is modelled or assumed, and the meter does not tell with what watts"
-        return [Reason("BAND_UNKNOWN", unknown)] if evidence.needs_band else []
-    least, most = (pick(band, key=lambda point: point.saving_share) for pick in (min, max))
-    if not least.saving_share <= 0 <= most.saving_share:
-        return []
-    return [
-        Reason(
+def _sensitive(evidence: Evidence) -> Iterator[Reason]:
+    if not evidence.band:
+        if evidence.needs_band:
+            unknown = "power is modelled or assumed, and the meter does not tell with what watts"
+            yield Reason("BAND_UNKNOWN", unknown)
+        return
+    least, most = (pick(evidence.band, key=lambda point: point.saving_share) for pick in (min, max))
+    if least.saving_share <= 0 <= most.saving_share:
+        yield Reason(
             "SIGN_CHANGES",
             f"power is modelled, and the sign hangs on the model: {_percent(least.saving_share)} with "
             f"{least.model}, {_percent(most.saving_share)} with {most.model}",
         )
-    ]
-
-
-def _passed(change: Change, evidence: Evidence) -> Reason:
-    return Reason(
-        "ALL_RUNGS_HELD",
-        f"{change.pairs} pairs, t p = {change.p_t:.2g}, sign-flip p = {change.p_sign_flip:.2g}, "
-        f"grade {evidence.grade}",
-    )
-
-
-def _detectable(change: Change) -> float:
-    """Return the least change that is seen, on the side where this one lies."""
-    saved = change.detectable_share
-    return saved if change.saving_share >= 0 else saved / (1.0 - saved)
-
-
-def _size(saving_share: float) -> float:
-    """Return the size of an effect on the scale of log-ratios, on which saving and increase mirror."""
-    return abs(log1p(-saving_share))
 
 
 def _percent(share: float) -> str:
@@ -166,3 +149,96 @@ def _percent(share: float) -> str:
 
 def _points(share: float) -> str:
     return f"{100 * share:+.2f} points".replace("-", "−")
+
+
+def sentence_of(claim: Claim, quality: str = "accuracy") -> str:
+    """Return a claim in a sentence: a saving, a cost and a refusal in the same plain words.
+
+    ``quality`` is what the figure of a model's quality is called.
+    """
+    subject = (
+        f"Training '{claim.arm}'"
+        if claim.kind == "training"
+        else f"An answer of '{claim.arm}' at batch {claim.batch}"
+    )
+    refusal = REFUSALS.get(claim.standing)
+    if refusal is not None:
+        seen = "" if claim.change is None else f" Seen: {_words(claim.change)}."
+        return f"{subject}: no claim against '{claim.baseline}', {refusal.format(quality=quality)}.{seen}"
+    assert claim.change is not None, "what stands has a change"
+    simulated = "simulated: " if str(claim.standing).endswith("SIMULATED") else ""
+    return f"{subject} took {simulated}{_words(claim.change)} than '{claim.baseline}'."
+
+
+def _words(change: Change) -> str:
+    """Return the change as people say it.
+
+    >>> from dataclasses import replace
+    >>> half = Change(saving_share=0.5, low=0.4, high=0.6, pairs=6, deviation=0.1,
+    ...               p_t=0.0, p_sign_flip=0.03, detectable_share=0.1)
+    >>> _words(half)
+    '50 % less energy (95 % interval 40 to 60 % less, 6 pairs)'
+    >>> _words(replace(half, saving_share=-0.02, low=-0.04, high=0.01))
+    '2.0 % more energy (95 % interval 4.0 % more to 1.0 % less, 6 pairs)'
+    """
+    ends = sorted((change.low, change.high), key=abs)
+    if change.low * change.high >= 0:
+        interval = f"{_number(ends[0])} to {_less(ends[1])}"
+    else:
+        interval = f"{_less(change.low)} to {_less(change.high)}"
+    sides = _less(change.saving_share)
+    return f"{sides} energy (95 % interval {interval}, {change.pairs} pairs)"
+
+
+def _less(saving_share: float) -> str:
+    return f"{_number(saving_share)} % {'less' if saving_share >= 0 else 'more'}"
+
+
+def _number(saving_share: float) -> str:
+    size = 100 * abs(saving_share)
+    return f"{size:,.{0 if size >= 10 else 1}f}"
+
+
+def may_claim(claims: Sequence[Claim], grade: Grade) -> tuple[str, ...]:
+    """Return the sentences that stand; a cost is one of them as much as a saving."""
+    measured = "as metered at the wall" if grade.letter == "A" else "as measured by hardware counters"
+    sentences = []
+    for claim in claims:
+        if claim.standing.is_saving or _is_cost(claim):
+            is_measured = str(claim.standing).endswith("MEASURED")
+            how = measured if is_measured else "as modelled, on this machine"
+            sentences.append(f"{claim.statement.removesuffix('.')}, {how}.")
+    return tuple(sentences)
+
+
+def _is_cost(claim: Claim) -> bool:
+    return str(claim.standing).startswith("COST_INCREASE") and not str(claim.standing).endswith("SIMULATED")
+
+
+def may_not_claim(claims: Sequence[Claim], grade: Grade, comparison: Comparison) -> tuple[str, ...]:
+    """Return what does not follow, whatever the figures are."""
+    sentences = [sentence for letters, sentence in GRADE_LIMITS if grade.letter in letters]
+    if comparison.looks > 1:
+        sentences.append(
+            f"What one look would allow: {comparison.pairs_asked} pairs were asked for in place of "
+            f"{comparison.design.pairs} after some could be looked at, so claims are tested more strictly, "
+            f"at {comparison.design.alpha / comparison.looks:.3g}."
+        )
+    if given_up := sum(not (each.windows or each.why) for each in comparison.broken_off):
+        sentences.append(
+            "That no run was given up for how it went: of those begun, nothing was written down of "
+            f"{given_up} but the beginning."
+        )
+    if comparison.choices.grid is None:
+        sentences.append("Any figure of CO₂: no grid was chosen (--country, or --carbon-intensity).")
+    if not any(claim.kind == "inference" for claim in claims):
+        sentences.append("Anything about the energy of answers: none was metered.")
+    if any(not (claim.standing.is_saving or _is_cost(claim)) for claim in claims):
+        sentences.append("Any change that stands under 'no claim', whichever way it points.")
+    left_out = list(dict.fromkeys(part for run in comparison.runs for part in run.method.excluded))
+    sentences.append(
+        "Anything about other machines, data, models or schedules, or about what is left out: "
+        + ", ".join([*left_out, "what a process does only once", "finding the recipe"])
+        + "."
+    )
+    return tuple(sentences)

@@ -1,20 +1,36 @@
-"""What the whole machine did over a window: whether the figures of one run are its own, or a neighbour's."""
+"""This machine, as its system shows it: processor time, ours and everybody's, and devices."""
 
 from __future__ import annotations
 
 import os
+import re
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import process_time
+from time import perf_counter, process_time
 from typing import Any, Final
 
 import psutil
 
-__all__ = ["MachineTimes", "family_cpu_seconds", "machine_times", "times_of"]
+__all__ = [
+    "MachineTimes",
+    "Stopwatch",
+    "cpu_model",
+    "family_cpu_seconds",
+    "finish_queued_work",
+    "in_container",
+    "is_virtualised",
+    "machine_times",
+    "pci_gpus",
+    "split_times",
+]
 
+PCI: Final = Path("/sys/bus/pci/devices")
 _TASKS: Final = Path("/proc/self/task")
 _NOT_BUSY: Final = frozenset({"idle", "iowait", "steal", "guest", "guest_nice"})
+_VENDORS: Final = {"0x10de": "NVIDIA", "0x1002": "AMD"}
+_CONTAINER_MARKS: Final = (".dockerenv", "run/.containerenv")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +52,41 @@ class MachineTimes:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Stopwatch:
+    """One reading of three clocks: wall seconds, processor seconds of this family, the machine's times."""
+
+    wall_seconds: float
+    cpu_seconds: float
+    machine: MachineTimes
+
+    @classmethod
+    def start(cls) -> Stopwatch:
+        """Read all three; cost: some 100 µs."""
+        return cls(perf_counter(), family_cpu_seconds(), machine_times())
+
+    def elapsed(self) -> dict[str, Any]:
+        """Return what went by since, under the names that a window has for it."""
+        machine = machine_times().since(self.machine)
+        return {
+            "seconds": perf_counter() - self.wall_seconds,
+            "cpu_seconds": family_cpu_seconds() - self.cpu_seconds,
+            "machine_cpu_seconds": machine.busy_seconds,
+            "steal_seconds": machine.steal_seconds,
+        }
+
+
+def finish_queued_work() -> None:
+    """Wait until CUDA has done what was queued: work belongs to the window that queued it.
+
+    Neither torch nor CUDA is brought up for the asking: loading torch takes seconds, and a CUDA context takes
+    memory and watts that would then be charged to the run.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def machine_times() -> MachineTimes:
     """Read the machine's processor times; cost: some 40 µs on two processors.
 
@@ -43,39 +94,12 @@ def machine_times() -> MachineTimes:
     are not known.
     """
     try:
-        return times_of(psutil.cpu_times())
+        return split_times(psutil.cpu_times())
     except OSError:
         return MachineTimes(busy_seconds=None, steal_seconds=None)
 
 
-def family_cpu_seconds() -> float:
-    """Return processor seconds of this process and of its children, those that have ended among them.
-
-    Signals are read in a child of a run, and what it computes is the run's. Children of children count once
-    their parent has ended. Where the system does not list children cheaply (Linux does), those that still
-    run are left out. Cost: some 50 µs and as much for each child.
-    """
-    ended = os.times()
-    return process_time() + ended.children_user + ended.children_system + sum(map(_of_child, _children()))
-
-
-def _children() -> set[int]:
-    found: set[int] = set()
-    for path in _TASKS.glob("*/children"):
-        with suppress(OSError):
-            found.update(map(int, path.read_text(encoding="ascii").split()))
-    return found
-
-
-def _of_child(number: int) -> float:
-    try:
-        times = psutil.Process(number).cpu_times()
-    except (psutil.Error, OSError):
-        return 0.0
-    return float(times.user + times.system)
-
-
-def times_of(times: Any) -> MachineTimes:
+def split_times(times: Any) -> MachineTimes:
     """Split a named tuple of ``psutil``: all fields but idle, iowait, steal and guest are busy.
 
     Guest time is part of user time already, and iowait is idle time by another name.
@@ -87,6 +111,71 @@ def times_of(times: Any) -> MachineTimes:
     )
 
 
+def family_cpu_seconds() -> float:
+    """Return processor seconds of this process and of its children, those that have ended among them.
+
+    Loops may be counted in a child of a run, and what it computes is the run's. Children of children count
+    once their parent has ended. Where the system does not list children cheaply (Linux does), those that
+    still run are left out. Cost: some 50 µs and as much for each child.
+    """
+    children: set[int] = set()
+    for path in _TASKS.glob("*/children"):
+        with suppress(OSError):
+            children.update(map(int, path.read_text(encoding="ascii").split()))
+    ended = os.times()
+    return process_time() + ended.children_user + ended.children_system + sum(map(_cpu_seconds_of, children))
+
+
+def cpu_model(cpuinfo: str) -> str | None:
+    r"""Return the processor's name from the text of ``/proc/cpuinfo``, ``None`` where it has none (ARM).
+
+    >>> cpu_model("processor : 0\nmodel name\t: AMD EPYC 9654\n")
+    'AMD EPYC 9654'
+    """
+    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, flags=re.MULTILINE)
+    return found.group(1).strip() if found else None
+
+
+def is_virtualised(cpuinfo: str) -> bool | None:
+    """Whether the processor says it is a hypervisor's; ``None`` where it says nothing of the kind (ARM).
+
+    A hypervisor that hides itself is not seen.
+
+    >>> is_virtualised("flags : fpu vme hypervisor sse"), is_virtualised("flags : fpu vme sse")
+    (True, False)
+    """
+    found = re.search(r"^flags\s*:(.*)$", cpuinfo, flags=re.MULTILINE)
+    return "hypervisor" in found.group(1).split() if found else None
+
+
+def in_container(root: Path = Path("/")) -> bool | None:
+    """Whether Docker or Podman left its mark; ``None`` without one, which proves nothing."""
+    return True if any((root / mark).exists() for mark in _CONTAINER_MARKS) else None
+
+
+def pci_gpus(root: Path = PCI) -> tuple[str, ...] | None:
+    """Return the makers of the GPUs on the PCI bus, NVIDIA's and AMD's; ``None`` where it cannot be seen."""
+    if not root.is_dir():
+        return None
+    found = [(_read(folder / "class"), _read(folder / "vendor")) for folder in sorted(root.iterdir())]
+    return tuple(_VENDORS[vendor] for kind, vendor in found if kind.startswith("0x03") and vendor in _VENDORS)
+
+
+def _cpu_seconds_of(number: int) -> float:
+    try:
+        times = psutil.Process(number).cpu_times()
+    except (psutil.Error, OSError):
+        return 0.0
+    return float(times.user + times.system)
+
+
 def _difference(now: float | None, before: float | None) -> float | None:
     # Linux may set a processor's times back by a tick.
     return None if now is None or before is None else max(0.0, now - before)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""

@@ -2,17 +2,51 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
-from typing import Self, final
+from typing import Self, assert_never, final
 
+from tpsprune.energy.machine import Stopwatch, finish_queued_work
 from tpsprune.errors import MeterError
+from tpsprune.recipe.energy import Energy
 from tpsprune.records import EnergyClass, EnergyMethod, Window
 
-__all__ = ["AbstractMeter", "Count", "MeteredSpan"]
+__all__ = ["AbstractMeter", "Count", "MeteredSpan", "NoMeter", "build"]
+
+
+def build(settings: Energy, attempt: int) -> AbstractMeter:
+    """Make the meter that ``[energy]`` asks for; ``attempt`` counts resumes from 0.
+
+    The codecarbon meter takes one to three seconds here, once, to find out about the machine.
+
+    Raises:
+        MeterError: codecarbon cannot meter here, or would not meter what the recipe says; or there are no
+            windows to replay.
+    """
+    match settings.meter:
+        case "codecarbon":
+            from tpsprune.energy.codecarbon_meter import CodecarbonMeter
+
+            return CodecarbonMeter(tracking=settings.tracking, pue=settings.pue, attempt=attempt)
+        case "fake":
+            from tpsprune.energy.fake import FakeMeter
+
+            return FakeMeter(settings, attempt=attempt)
+        case "replay":
+            from tpsprune.energy.replay import ReplayMeter
+
+            if settings.replay is None:
+                raise MeterError("energy.replay: meter 'replay' needs the energy.jsonl of a run")
+            return ReplayMeter(Path(settings.replay), attempt=attempt)
+        case "none":
+            return NoMeter(attempt=attempt)
+        case _ as other:
+            assert_never(other)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,24 +115,11 @@ class AbstractMeter(ABC):
             count = self._end()
         finally:
             self._phase = ""
-        window = Window(
-            phase=phase,
-            index=self._counts[phase],
-            attempt=self._attempt,
-            seconds=count.seconds,
-            cpu_seconds=count.cpu_seconds,
-            joules=count.joules,
-            classes=count.classes,
-            started=count.started or self._started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            valid=not count.fault,
-            fault=count.fault,
-            machine_cpu_seconds=count.machine_cpu_seconds,
-            steal_seconds=count.steal_seconds,
-            gpu_celsius=count.gpu_celsius,
-            throttled=count.throttled,
-        )
+        index = self._counts[phase]
         self._counts[phase] += 1
-        return window
+        opened = self._started.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        counted = asdict(count) | {"started": count.started or opened, "valid": not count.fault}
+        return Window(phase=phase, index=index, attempt=self._attempt, **counted)
 
     def window(self, phase: str) -> MeteredSpan:
         """Return a ``with`` block that opens a window and closes it, also when the block raises."""
@@ -143,8 +164,30 @@ class AbstractMeter(ABC):
 
 
 @final
+class NoMeter(AbstractMeter):
+    """Takes seconds and processor seconds; joules are not known, which is not zero."""
+
+    def __init__(self, *, attempt: int = 0) -> None:
+        super().__init__(attempt)
+        self._watch = Stopwatch.start()
+
+    def method(self) -> EnergyMethod:
+        """Say that nothing is metered."""
+        details = {"logical_cpus": str(os.cpu_count())}
+        return EnergyMethod(meter="none", scope="none", details=details, excluded=("all energy",))
+
+    def _begin(self) -> None:
+        finish_queued_work()
+        self._watch = Stopwatch.start()
+
+    def _end(self) -> Count:
+        finish_queued_work()
+        return Count(**self._watch.elapsed())
+
+
+@final
 class MeteredSpan:
-    """A ``with`` block over one window; energy spent in a block that raises is still on the bill."""
+    """A ``with`` block over one window; energy spent in a block that raises is counted too."""
 
     def __init__(self, meter: AbstractMeter, phase: str) -> None:
         self._meter = meter
@@ -156,10 +199,7 @@ class MeteredSpan:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._window = self._meter.close()
 
@@ -180,7 +220,7 @@ class MeteredSpan:
 
     @property
     def components(self) -> dict[str, tuple[float, EnergyClass]]:
-        """Joules of each component, with how they were come by."""
+        """Joules of each component, and their class."""
         return {part: (joules, self.window.classes[part]) for part, joules in self.window.joules.items()}
 
     @property

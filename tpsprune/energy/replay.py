@@ -10,15 +10,14 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, final
 
-from tpsprune.energy.ledger import class_of
 from tpsprune.energy.meter import AbstractMeter, Count
+from tpsprune.energy.windows import class_of
 from tpsprune.errors import MeterError, did_you_mean
 from tpsprune.records import EnergyClass, EnergyMethod, Window
 from tpsprune.runs import Journal
 
 __all__ = ["ReplayMeter"]
 
-_OF_THIS_RUN = frozenset({"phase", "index", "attempt", "valid"})
 _INVALID = "recorded as invalid, without words"
 
 
@@ -26,7 +25,7 @@ _INVALID = "recorded as invalid, without words"
 class ReplayMeter(AbstractMeter):
     """Each window is the next one of the same phase in a journal (``energy.jsonl``): joules, times, faults.
 
-    Index and attempt are this run's; all else is as recorded, so two runs alike get the same bill
+    Index and attempt are this run's; all else is as recorded, so two runs alike get the same figures
     wherever they run. Recorded attempts follow one another as they stand in the file.
 
     It sees nothing of this machine, and not that this run is another than the recorded one, but for a
@@ -66,30 +65,23 @@ class ReplayMeter(AbstractMeter):
 
     def _begin(self) -> None:
         phase = self._phase
-        recorded = len(self._recorded.get(phase, ()))
-        if self._taken[phase] >= recorded:
-            raise MeterError(_exhausted(self._path, phase, recorded, self._recorded))
+        count = len(self._recorded.get(phase, ()))
+        if self._taken[phase] < count:
+            return
+        known = sorted(self._recorded)
+        hint = did_you_mean(phase, known) or f" (recorded: {', '.join(known)})"
+        none = f"no window of '{phase}'{hint}; "
+        more = f"{count} windows of '{phase}', and this run opens one more: "
+        raise MeterError(
+            f"energy.replay: {self._path} records {more if count else none}"
+            "replay the journal of a run of this very recipe, or set energy.meter = 'codecarbon'"
+        )
 
     def _end(self) -> Count:
         window = self._recorded[self._phase][self._taken[self._phase]]
         self._taken[self._phase] += 1
-        given = {
-            field.name: getattr(window, field.name)
-            for field in fields(window)
-            if field.name not in _OF_THIS_RUN
-        }
-        return Count(**{**given, "fault": window.fault or ("" if window.valid else _INVALID)})
-
-
-def _exhausted(path: Path, phase: str, recorded: int, phases: Iterable[str]) -> str:
-    way = "replay the journal of a run of this very recipe, or set energy.meter = 'codecarbon'"
-    if not recorded:
-        known = sorted(phases)
-        hint = did_you_mean(phase, known) or f" (recorded: {', '.join(known)})"
-        return f"energy.replay: {path} records no window of '{phase}'{hint}; {way}"
-    return (
-        f"energy.replay: {path} records {recorded} windows of '{phase}', and this run opens one more: {way}"
-    )
+        recorded = {field.name: getattr(window, field.name) for field in fields(Count)}
+        return Count(**{**recorded, "fault": window.fault or ("" if window.valid else _INVALID)})
 
 
 def _classes(windows: Iterable[Window]) -> dict[str, EnergyClass]:

@@ -23,7 +23,7 @@ __all__ = ["Floats", "WallMeter", "read_wall_meter"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
-_DELIMITERS: Final = (";", "\t", ",")
+_DELIMITERS: Final = {";": "semicolons", "\t": "tabs", ",": "commas"}
 _TIME: Final = re.compile(r"time|date", re.IGNORECASE)
 _POWER: Final = re.compile(r"(?:^|[^a-z]|power)(k?w|(?:kilo)?watts?)(?:$|[^a-z])", re.IGNORECASE)
 _UTC: Final = re.compile(r"(?:^|[^a-z])utc(?:$|[^a-z])", re.IGNORECASE)
@@ -108,7 +108,7 @@ def _read_lines(place: str, text: str) -> tuple[Floats, Floats]:
         if len(cells) != columns.width:
             raise MeterError(
                 f"{place}: line {line} has {len(cells)} columns where the header has {columns.width}"
-                f" (parted by {_word(columns.delimiter)})"
+                f" (parted by {_DELIMITERS[columns.delimiter]})"
             )
         time, power = cells[columns.time].strip(), cells[columns.power].strip()
         try:
@@ -158,7 +158,7 @@ def _columns_of(place: str, header: str) -> _Columns:
         for what, ranks in (("time", times), ("power", powers)):
             if len(ranks) > 1:
                 raise MeterError(
-                    f"{place}: more than one column could be the {what} ({_listed(names, ranks)}): leave one"
+                    f"{place}: more than one column could be the {what} ({_quote(names, ranks)}): leave one"
                 )
         unit = _POWER.search(names[powers[0]])
         assert unit is not None
@@ -171,24 +171,22 @@ def _columns_of(place: str, header: str) -> _Columns:
             says_utc=_UTC.search(names[times[0]]) is not None,
         )
     names = max(splits.values(), key=len)
-    raise MeterError(f"{place}: columns found: {_listed(names, range(len(names)))}; wanted: {_WANTED}")
+    raise MeterError(f"{place}: columns found: {_quote(names, range(len(names)))}; wanted: {_WANTED}")
 
 
 def _clock_of(time: str, says_utc: bool) -> Callable[[str], float]:
     """Return how to read times written as the first of them is."""
     if not _NUMBER.fullmatch(time):
         return lambda text: _seconds_of_date(text, says_utc)
-    milliseconds = float(time) >= _LEAST_MILLISECONDS
-    return lambda text: _seconds_of_number(text, milliseconds)
+    unit, scale = ("milliseconds", 1000) if float(time) >= _LEAST_MILLISECONDS else ("seconds", 1)
 
+    def seconds_of(text: str) -> float:
+        seconds = float(text) / scale if _NUMBER.fullmatch(text) else nan
+        if not _SECONDS[0] <= seconds < _SECONDS[1]:
+            raise ValueError(f"'{text}' is no time in {unit} since the epoch, 1970-01-01T00:00:00Z")
+        return seconds
 
-def _seconds_of_number(time: str, milliseconds: bool) -> float:
-    value = float(time) if _NUMBER.fullmatch(time) else nan
-    seconds = value / 1000 if milliseconds else value
-    if not _SECONDS[0] <= seconds < _SECONDS[1]:
-        unit = "milliseconds" if milliseconds else "seconds"
-        raise ValueError(f"'{time}' is no time in {unit} since the epoch, 1970-01-01T00:00:00Z")
-    return seconds
+    return seconds_of
 
 
 def _seconds_of_date(time: str, says_utc: bool) -> float:
@@ -222,9 +220,5 @@ def _watts_of(power: str, columns: _Columns) -> float:
     return watts
 
 
-def _listed(names: Sequence[str], ranks: Sequence[int]) -> str:
+def _quote(names: Sequence[str], ranks: Sequence[int]) -> str:
     return ", ".join(f"'{names[rank].strip()}'" for rank in ranks)
-
-
-def _word(delimiter: str) -> str:
-    return {";": "semicolons", "\t": "tabs", ",": "commas"}[delimiter]

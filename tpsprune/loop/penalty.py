@@ -142,7 +142,7 @@ class TPS:
     @property
     def needs_labels(self) -> bool:
         """Whether the term is made of a forward pass within ``listening()`` and of its labels."""
-        return self._regulariser is not None and self._regulariser.rides
+        return self._regulariser is not None and self._regulariser.shares_forward_pass
 
     def listening(self) -> AbstractContextManager[None]:
         """Return a context for the forward pass of a training step: ``moments`` keeps what layers put out."""

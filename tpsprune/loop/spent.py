@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, Self, final
 from uuid import uuid4
 
-from tpsprune.claims.spent import class_words, joules_of, seconds_of
+from tpsprune.claims.window_sums import class_words, joules_of, seconds_of
 from tpsprune.errors import Fault, RecipeError
 from tpsprune.loop.plain import is_number
 from tpsprune.records import EnergyClass, EnergyMethod, Window

@@ -255,12 +255,12 @@ class Watch:
     def _view(self, step: int, epoch: float) -> View:
         return View(
             model=self._model,
-            probe=tuple(self._probe),
+            calibration_batches=tuple(self._probe),
             step=step,
             epoch=epoch,
             consumers=self._sites.consumers,
-            written=self._sites.written,
-            scaled=self._sites.scaled,
+            producers=self._sites.written,
+            norm_scales=self._sites.scaled,
             labels=tuple(self._labels),
         )
 

@@ -90,7 +90,7 @@ class Bench:
             train_inputs=self.dataset.train.inputs,
             train_labels=self.dataset.train.labels,
             total_steps=self.total_steps,
-            probe=(joined(self.probe), torch.cat(self.probe_labels)),
+            calibration=(joined(self.probe), torch.cat(self.probe_labels)),
         )
 
     def sites(self, model: nn.Module) -> pruning.Sites:

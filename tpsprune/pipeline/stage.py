@@ -148,13 +148,13 @@ def _watched(bench: Bench, state: State, sites: Sites) -> tuple[State, tuple[Rea
     step, epoch = state.moment(bench.steps_per_epoch)
     view = View(
         model=state.model,
-        probe=bench.probe,
+        calibration_batches=bench.probe,
         labels=bench.probe_labels,
         step=step,
         epoch=epoch,
         consumers=sites.consumers,
-        written=sites.written,
-        scaled=sites.scaled,
+        producers=sites.written,
+        norm_scales=sites.scaled,
     )
     with _watching(bench) as watched_seconds:
         signals, readings = bench.panel.read(state.signals, view)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tpsprune.claims import assess
 from tpsprune.energy.grid import grid_of, own_grid
-from tpsprune.energy.wall_calibration import calibrated
+from tpsprune.energy.wall_calibration import calibrate
 from tpsprune.energy.wall_meter import read_wall_meter
 from tpsprune.errors import MeterError
 from tpsprune.records import (
@@ -96,7 +96,7 @@ def _at_the_wall(comparison: Comparison, readings: Path) -> tuple[Comparison, Wa
     answers, idle = comparison.inference, comparison.idle
     windows = [window for run in comparison.runs for window in run.windows]
     windows += [span.window for span in answers] + [span.window for span in idle]
-    measured, fit = calibrated(meter, windows)
+    measured, fit = calibrate(meter, windows)
     of_wall = iter(measured)
     known = comparison.runs[0].method.details if comparison.runs else {}
     method = EnergyMethod(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from tpsprune.claims.spent import joules_of
+from tpsprune.claims.window_sums import joules_of
 from tpsprune.records import Claim, EnergyClass, EnergyMethod, RunLine, Savings, Window
 from tpsprune.report.savings_blocks import Paragraph
 from tpsprune.report.savings_svg import marker_of, paint_of

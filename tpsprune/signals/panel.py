@@ -10,17 +10,12 @@ from torch import Tensor
 
 from tpsprune.recipe.watch import Signal, Watch
 from tpsprune.records.readings import Reading
-from tpsprune.signals.collapse import Collapse
-from tpsprune.signals.commutator import CommutatorDefect
-from tpsprune.signals.condensation import Condensation
-from tpsprune.signals.d_eff import DEff
 from tpsprune.signals.h1 import H1
-from tpsprune.signals.h1_worker import H1Worker
-from tpsprune.signals.logit_rank import LogitRank
-from tpsprune.signals.mask_distance import MaskDistance
-from tpsprune.signals.norm import Norm
+from tpsprune.signals.h1_worker import LoopCounter
+from tpsprune.signals.representations import Collapse, DEff, LogitRank
 from tpsprune.signals.signal import AbstractSignal, Packed, Readings, View
-from tpsprune.signals.spectral_edge import SpectralEdge
+from tpsprune.signals.updates import CommutatorDefect, SpectralEdge
+from tpsprune.signals.weights import Condensation, MaskDistance, Norm
 
 __all__ = ["Memories", "Panel"]
 
@@ -29,26 +24,26 @@ Memories: TypeAlias = Mapping[str, Any]
 
 @final
 class Panel:
-    """The signals that a recipe's ``[watch]`` names, and the process that counts loops for them.
+    """The signals that a recipe's ``[watch]`` names, and the counter of loops that they share.
 
-    A panel holds settings and that process; what is remembered between readings is a value (``Memories``,
-    by signal), handed in and out. Use it as a context manager, or ``close`` it.
+    A panel holds settings and that counter, which may have a process; what is remembered between readings is
+    a value (``Memories``, by signal), handed in and out. Use it as a context manager, or ``close`` it.
     """
 
-    def __init__(self, signals: tuple[AbstractSignal[Any], ...], worker: H1Worker) -> None:
+    def __init__(self, signals: tuple[AbstractSignal[Any], ...], counter: LoopCounter) -> None:
         self.signals = signals
-        self._worker = worker
+        self._counter = counter
 
     @classmethod
     def of(cls, settings: Watch, seed: int) -> Panel:
-        """Set the signals up as ``settings`` say; ``seed`` decides landmarks, null draws and sketch."""
-        worker = H1Worker()
-        return cls(tuple(_signal(name, settings, seed, worker) for name in settings.signals), worker)
+        """Set the signals up as ``settings`` say; ``seed`` decides landmarks, null samples and sketch."""
+        counter = LoopCounter()
+        return cls(tuple(_signal(name, settings, seed, counter) for name in settings.signals), counter)
 
     @property
     def worker_cpu_seconds(self) -> float:
         """Processor time of the process that counts loops, as far as it has told."""
-        return self._worker.cpu_seconds
+        return self._counter.process_cpu_seconds
 
     def start(self) -> Memories:
         """Return the memories before the first reading."""
@@ -56,21 +51,11 @@ class Panel:
 
     def read(self, memories: Memories, view: View) -> tuple[Memories, Readings]:
         """Read every signal once; loops come one round late, with the step at which they were asked."""
-        later: dict[str, Any] = {}
-        readings: list[Reading] = []
-        for signal in self.signals:
-            later[signal.name], found = signal.step(memories[signal.name], view)
-            readings.extend(found)
-        return later, tuple(readings)
+        return _gather({each.name: each.step(memories[each.name], view) for each in self.signals})
 
     def finish(self, memories: Memories) -> tuple[Memories, Readings]:
-        """Return the readings that are still on their way."""
-        later: dict[str, Any] = {}
-        readings: list[Reading] = []
-        for signal in self.signals:
-            later[signal.name], found = signal.finish(memories[signal.name])
-            readings.extend(found)
-        return later, tuple(readings)
+        """Return the readings that are still to come."""
+        return _gather({each.name: each.finish(memories[each.name]) for each in self.signals})
 
     def pack(self, memories: Memories) -> Packed:
         """Return the memories as tensors, named ``signal.tensor``, and plain JSON values by signal."""
@@ -89,26 +74,28 @@ class Panel:
 
     def close(self) -> None:
         """End the process that counts loops; what it was still asked is asked again if read on."""
-        self._worker.close()
+        self._counter.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
 
-def _signal(name: Signal, settings: Watch, seed: int, worker: H1Worker) -> AbstractSignal[Any]:
+def _gather(steps: Mapping[str, tuple[Any, Readings]]) -> tuple[Memories, Readings]:
+    readings: list[Reading] = [reading for _, found in steps.values() for reading in found]
+    return {name: memory for name, (memory, _) in steps.items()}, tuple(readings)
+
+
+def _signal(name: Signal, settings: Watch, seed: int, counter: LoopCounter) -> AbstractSignal[Any]:
     match name:
         case "d_eff":
             return DEff()
         case "h1":
-            return H1(points=settings.h1_points, every=settings.h1_every, seed=seed, worker=worker)
+            return H1(points=settings.h1_points, every=settings.h1_every, seed=seed, counter=counter)
         case "spectral_edge":
             return SpectralEdge(window=settings.edge_window, seed=seed)
         case "norm":

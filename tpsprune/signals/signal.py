@@ -21,29 +21,29 @@ Packed: TypeAlias = tuple[dict[str, Tensor], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """What there is to see at one moment of training.
+    """What a signal can see at one step of training.
 
-    ``probe`` holds the fixed probe batches, ready for the model, ``labels`` their labels. ``consumers``
-    names, for each prunable group (by its producer module), the modules that its units feed, and how many
-    units each is fed. ``written`` are the weights and biases that put a group's units out, ``scaled`` the
-    scales of the batch norms over them.
+    ``calibration_batches`` are fixed and ready for the model, ``labels`` are theirs. ``consumers`` names, for
+    each prunable group (by its producer module), the modules that read its units, and how many units each
+    reads. ``producers`` are the weights and biases that produce a group's units, ``norm_scales`` the scales
+    of the batch norms after them.
     """
 
     model: nn.Module
-    probe: tuple[Any, ...]
+    calibration_batches: tuple[Any, ...]
     step: int
     epoch: float
     consumers: Mapping[str, Mapping[str, int]]
-    written: Mapping[str, tuple[Elements, ...]] = field(default_factory=dict)
-    scaled: Mapping[str, tuple[Elements, ...]] = field(default_factory=dict)
+    producers: Mapping[str, tuple[Elements, ...]] = field(default_factory=dict)
+    norm_scales: Mapping[str, tuple[Elements, ...]] = field(default_factory=dict)
     labels: tuple[Tensor, ...] = ()
 
     def reading(self, signal: str, value: float, unit: str, group: str = "") -> Reading:
-        """Return the reading of a number at this moment; one that is not finite says so."""
+        """Return the reading of a number at this step; one that is not finite says so."""
         return Reading.of(signal, value, step=self.step, epoch=self.epoch, group=group, unit=unit)
 
     def without(self, signal: str, unit: str, status: Status, reason: str, group: str = "") -> Reading:
-        """Return a reading that has no value at this moment, and why."""
+        """Return a reading that has no value at this step, and why."""
         return Reading(
             signal=signal,
             step=self.step,
@@ -76,7 +76,7 @@ class AbstractSignal(ABC, Generic[Memory]):
         """Read once; the model is left as it was."""
 
     def finish(self, memory: Memory) -> tuple[Memory, Readings]:
-        """Return the readings still on their way: none, unless a signal is read behind the scenes."""
+        """Return the readings still to come: none, unless a signal is read a round late."""
         return memory, ()
 
     @abstractmethod
@@ -89,10 +89,18 @@ class AbstractSignal(ABC, Generic[Memory]):
 
 
 class AbstractMemoryless(AbstractSignal[None]):
-    """A signal that remembers nothing between readings."""
+    """A signal that remembers nothing between readings: a name, and ``read``."""
 
     def start(self) -> None:
         """Return nothing."""
+
+    def step(self, memory: None, view: View) -> tuple[None, Readings]:
+        """Read once."""
+        return memory, self.read(view)
+
+    @abstractmethod
+    def read(self, view: View) -> Readings:
+        """Read once; the model is left as it was."""
 
     def pack(self, memory: None) -> Packed:  # noqa: ARG002
         """Return nothing."""

@@ -53,7 +53,7 @@ def start(rule: Rule, *, chance_accuracy: float = 0.0, quality: str = "accuracy"
 
 
 def step(rule: Rule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
-    """Let a rule see one round of readings, all of one moment; return its new memory and its verdict.
+    """Let a rule see one round of readings, all of one step; return its new memory and its verdict.
 
     A round without a value of the rule's signal changes nothing: what is not known cannot decide.
     """
@@ -243,10 +243,10 @@ def _reopen(rule: ReopenRule, memory: Memory, readings: Sequence[Reading]) -> tu
             return {**memory, "most": most}, Verdict(False, f"{reason} (by {rule.collapse:g} times)")
     least = value if least is None else min(least, value)
     memory = {**memory, "most": most, "least": least}
-    course = f"{rule.signal} {most:.4g} → {least:.4g} → {value:.4g}"
+    path = f"{rule.signal} {most:.4g} → {least:.4g} → {value:.4g}"
     if value < rule.reopen * least or value == least:
-        return memory, Verdict(False, f"{course}: collapsed, not open again (by {rule.reopen:g} times)")
-    reason = f"{course}: collapsed and open again"
+        return memory, Verdict(False, f"{path}: collapsed, not open again (by {rule.reopen:g} times)")
+    reason = f"{path}: collapsed and open again"
     return memory, _once_learned(rule.learned_share, memory, readings, reason)
 
 

@@ -2,12 +2,10 @@
 
 A group of N oscillators with phases θ has the energy E = mean over triads of 1 − cos(θ_i + θ_j − 2θ_k).
 What is coupled is the variant: phases of ``weights`` or ``neurons``; a unit with two inputs and a label in
-``moments``, ``fourier`` and ``labels``. A file each.
+``moments``, ``fourier`` and ``labels``.
 ``bn-l1`` is a published baseline on the same switch, and no TPS.
 """
 
-from tpsprune.tps.build import build
-from tpsprune.tps.harm import coherence_warning
-from tpsprune.tps.regulariser import Regulariser
+from tpsprune.tps.regulariser import Regulariser, build
 
-__all__ = ["Regulariser", "build", "coherence_warning"]
+__all__ = ["Regulariser", "build"]

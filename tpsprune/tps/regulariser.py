@@ -1,21 +1,104 @@
-"""A variant with its coupling: what training adds to the loss, or does after the optimiser's step."""
+"""A variant with its coupling: what training adds to the loss, or does after the optimiser's step.
+
+Built from the recipe's ``[tps]``, or refused in words that say why not and what would do.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from math import log
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
 
-from tpsprune.errors import RunFolderError
+from tpsprune.errors import RunFolderError, VariantError
+from tpsprune.numerics.trees import Tree, at
 from tpsprune.recipe.tps import Tps
-from tpsprune.records import Reading
-from tpsprune.tps.base import Group, PhaseVariant, Variant
+from tpsprune.records import Reading, TaskFacts
+from tpsprune.tps.moments import Moments
+from tpsprune.tps.phases import Neurons, PhaseVariant, Weights
+from tpsprune.tps.triplets import Fourier, Labels
+from tpsprune.tps.variant import BatchNormL1, Group, Variant
 
-__all__ = ["Regulariser"]
+__all__ = ["Regulariser", "build"]
+
+CALIBRATION_ITEMS: Final = 1024
+
+_KINDS: Final[Mapping[str, type[Variant]]] = {
+    kind.name: kind for kind in (Weights, Neurons, Moments, Fourier, Labels, BatchNormL1)
+}
+
+
+def build(
+    settings: Tps,
+    model: nn.Module,
+    facts: TaskFacts,
+    *,
+    train_inputs: Tree,
+    train_labels: Tensor,
+    total_steps: int,
+    calibration: tuple[Tree, Tensor] | None = None,
+) -> Regulariser | None:
+    """Return the regulariser that ``settings`` ask for, on the model as it is now; ``None`` for none of it.
+
+    Build again after pruning: the old one holds the weights of the model before it. ``train_inputs`` are the
+    stored inputs, for ``fourier`` and ``labels`` the token pairs (n, 2); ``calibration`` are inputs ready for
+    the model and their labels, on which ``moments`` reads its order parameters (without it, the first
+    training items as they are stored). Cheap, but for one eigendecomposition per layer with ``neurons``.
+
+    Raises:
+        VariantError: the variant does not fit the task or the model; the message names those that do.
+            Or a layer that ``settings`` name is not there.
+    """
+    if settings.variant == "auto":
+        # What the studies found fastest: ``labels`` where units alone join two tokens, else none.
+        fits = Labels.missing(model, facts) is None and getattr(model, "triplets_from_weights", False)
+        settings = replace(settings, variant="labels" if fits else "none")
+    if settings.variant == "none" or settings.coupling == 0.0:
+        return None
+    kind = _KINDS[settings.variant]
+    missing = kind.missing(model, facts)
+    if missing is not None:
+        fitting = [name for name, other in _KINDS.items() if other.missing(model, facts) is None] or ["none"]
+        raise VariantError(f"'{kind.name}' needs {kind.needs}; {missing}. What fits: {', '.join(fitting)}.")
+    has_phases = issubclass(kind, PhaseVariant)
+    if settings.apply == "decoupled" and not has_phases:
+        raise VariantError(
+            f"tps.apply = 'decoupled' does not fit '{kind.name}', which has no phases of its own to move."
+            " What fits: auto, loss."
+        )
+    if calibration is None:
+        few = slice(0, CALIBRATION_ITEMS)
+        calibration = at(train_inputs, few), train_labels[few]
+    variant = _variant(settings, model, facts, train_inputs, train_labels, calibration)
+    in_loss = settings.apply == "loss" or not has_phases
+    return Regulariser(variant, settings, in_loss=in_loss, total_steps=total_steps, classes=facts.classes)
+
+
+def _variant(
+    settings: Tps,
+    model: nn.Module,
+    facts: TaskFacts,
+    train_inputs: Tree,
+    train_labels: Tensor,
+    calibration: tuple[Tree, Tensor],
+) -> Variant:
+    match settings.variant:
+        case "weights":
+            return Weights(model)
+        case "neurons":
+            return Neurons(model, refresh_steps=settings.refresh_steps)
+        case "moments":
+            return Moments(model, settings.layers, settings.degree, *calibration)
+        case "fourier":
+            return Fourier(model, facts, train_inputs, train_labels)
+        case "bn-l1":
+            return BatchNormL1(model)
+        case _:
+            return Labels(model, facts, train_inputs, train_labels)
 
 
 @final
@@ -35,7 +118,7 @@ class Regulariser:
         self._variant = variant
         self._coupling = settings.coupling
         self._warmup_steps = settings.warmup_share * total_steps
-        self._chance_loss = log(classes) if variant.eases else None
+        self._chance_loss = log(classes) if variant.fades else None
         self._scaled = settings.scaling == "sqrt-n"
         self._weights = tuple(group.oscillators**-0.5 if self._scaled else 1.0 for group in variant.groups)
 
@@ -51,9 +134,9 @@ class Regulariser:
         return self._variant.groups
 
     @property
-    def rides(self) -> bool:
-        """Whether the penalty hangs on a forward pass within ``listening``: one backward pass for both."""
-        return self._variant.rides
+    def shares_forward_pass(self) -> bool:
+        """Whether the penalty is of a forward pass within ``listening``: one backward pass for both."""
+        return self._variant.shares_forward_pass
 
     def listening(self) -> AbstractContextManager[None]:
         """Return a context for the forward pass of a training step, which ``penalty`` may be about."""
@@ -78,7 +161,7 @@ class Regulariser:
         """Return λ · mean over groups of E, each times N^(−1/2) with ``sqrt-n``, or ``None``.
 
         Add it to the task loss before the backward pass; ``label_i`` are the labels of the batch, and
-        ``task_loss`` its loss: a variant that ``eases`` is multiplied by min(1, loss / ln classes), what is
+        ``task_loss`` its loss: a variant that ``fades`` is multiplied by min(1, loss / ln classes), what is
         left to learn, held fixed. Computed in float32 at least, under autocast too.
         """
         coupling = self.coupling(step)

@@ -1,10 +1,15 @@
 """Training: a generator of ticks, and what it needs. Watching is the body of the caller's ``for``."""
 
-from tpsprune.training.device import Execution, choose_device, prepare_process
+from tpsprune.training.device import (
+    Execution,
+    choose_device,
+    load_random_state,
+    prepare_process,
+    random_state,
+)
 from tpsprune.training.evaluate import Score, evaluate
 from tpsprune.training.loop import Penalty, Tick, fit, steps_per_epoch
 from tpsprune.training.optimizers import load_state_by_name, make_optimizer, state_by_name
-from tpsprune.training.randomness import load_random_state, random_state
 
 __all__ = [
     "Execution",

@@ -1,4 +1,7 @@
-"""Where and in which numbers a run computes."""
+"""Where and in which numbers a run computes, and the randomness that a resumed run repeats.
+
+Order and augmentation follow from (seed, position) alone; dropout from the generators' state.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,17 @@ from tpsprune.errors import DeviceError
 from tpsprune.numerics.trees import Tree, mapped
 from tpsprune.recipe.train import Train
 
-__all__ = ["Execution", "choose_device", "prepare_process"]
+__all__ = [
+    "Execution",
+    "augmentation_generator",
+    "choose_device",
+    "epoch_order",
+    "load_random_state",
+    "prepare_process",
+    "random_state",
+]
+
+_ORDER, _AUGMENT = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +109,7 @@ def prepare_process(settings: Train, seed: int, device: torch.device) -> None:
     # Filling fresh memory with NaN on each allocation would be paid on every step for nothing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
-    # float32 is to mean float32: a cut is verified to a precision that TF32 does not have.
+    # float32 is to mean float32: pruning is verified to a precision that TF32 does not have.
     torch.backends.cudnn.allow_tf32 = False
 
 
@@ -109,3 +122,38 @@ def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def epoch_order(items: int, seed: int, epoch: int) -> Tensor:
+    """Return the order in which epoch number ``epoch`` visits ``items`` items; depends on nothing else."""
+    return torch.randperm(items, generator=_generator(seed, _ORDER, epoch))
+
+
+def augmentation_generator(seed: int, step: int) -> torch.Generator:
+    """Return the generator of one step's augmentation; depends on nothing but seed and step."""
+    return _generator(seed, _AUGMENT, step)
+
+
+def random_state() -> dict[str, Tensor]:
+    """Return the state of PyTorch's own generators (dropout draws from them), one tensor each."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state |= {f"cuda.{index}": item for index, item in enumerate(torch.cuda.get_rng_state_all())}
+    return state
+
+
+def load_random_state(state: dict[str, Tensor]) -> None:
+    """Put PyTorch's generators back to what ``random_state`` returned, but for GPUs that are not here."""
+    torch.set_rng_state(state["cpu"])
+    for name, item in state.items():
+        index = int(name.removeprefix("cuda.")) if name.startswith("cuda.") else None
+        if index is not None and index < torch.cuda.device_count():
+            torch.cuda.set_rng_state(item, index)
+
+
+def _generator(seed: int, purpose: int, position: int) -> torch.Generator:
+    # Odd multipliers keep distinct (seed, purpose, position) distinct modulo 2^63 for all practical runs.
+    mixed = (
+        seed * 6364136223846793005 + purpose * 1442695040888963407 + position * 2862933555777941757
+    ) % 2**63
+    return torch.Generator().manual_seed(mixed)

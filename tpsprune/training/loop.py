@@ -20,28 +20,27 @@ from tpsprune.numerics.forward import call_model
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.numerics.trees import Tree, at, tensors_of
 from tpsprune.recipe.train import Train
-from tpsprune.training.device import Execution
-from tpsprune.training.randomness import augmentation_generator, epoch_order
-from tpsprune.training.schedule import learning_rate_at
+from tpsprune.training.device import Execution, augmentation_generator, epoch_order
+from tpsprune.training.optimizers import learning_rate_at
 
 __all__ = ["Penalty", "Tick", "fit", "steps_per_epoch"]
 
 Prepare = Callable[[Tree, torch.Generator | None], Tree]
 
 CHECK_EVERY = 50
-"""Steps between two looks at the loss on a device where looking means waiting."""
+"""Steps between two checks of the loss on a device where a check means waiting."""
 
 
 class Penalty(Protocol):
     """A term of the loss beside the task's.
 
-    Where it ``rides``, its graph is that of the forward pass made within ``listening``, and one backward
-    pass serves both. Else it has a graph of its own.
+    Where it shares the forward pass, its graph is that of the forward pass made within ``listening``, and one
+    backward pass serves both. Else it has a graph of its own.
     """
 
     @property
-    def rides(self) -> bool:
-        """Whether it hangs on the forward pass."""
+    def shares_forward_pass(self) -> bool:
+        """Whether it is of the forward pass."""
 
     def listening(self) -> AbstractContextManager[None]:
         """Return a context for the forward pass."""
@@ -136,21 +135,21 @@ def _backward(loss: Tensor, penalty: Penalty | None, step: int, label_i: Tensor)
     """Give the parameters the gradients of loss and penalty; return the penalty's processor seconds.
 
     A penalty with a graph of its own gets a backward pass of its own: the sum of gradients is the gradient
-    of the sum, and so its cost can be told apart from the model's. One that rides has done its work by then,
-    but for an addition.
+    of the sum, and so its cost can be told apart from the model's. One that shares the forward pass has done
+    its work by then, but for an addition.
     """
-    if penalty is None or not penalty.rides:
+    if penalty is None or not penalty.shares_forward_pass:
         loss.backward()  # type: ignore[no-untyped-call]
     if penalty is None:
         return 0.0
     started = time.process_time()
     term = penalty.penalty(step, label_i, loss.detach())
-    if term is not None and not penalty.rides:
+    if term is not None and not penalty.shares_forward_pass:
         term.backward()  # type: ignore[no-untyped-call]
-    spent = time.process_time() - started
-    if penalty.rides:
+    penalty_seconds = time.process_time() - started
+    if penalty.shares_forward_pass:
         (loss if term is None else loss + term).backward()  # type: ignore[no-untyped-call]
-    return spent
+    return penalty_seconds
 
 
 def _refuse_divergence(

@@ -1,16 +1,24 @@
-"""Optimisers from a recipe, and their state by parameter name: what a checkpoint and a cut can carry."""
+"""Optimisers from a recipe, the learning rate as a pure function of the step, and Grokfast's filter.
+
+The optimiser's state is kept by parameter name: what a checkpoint and a pruned model can carry.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import cos, pi
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
 
 from tpsprune.recipe.train import Train
-from tpsprune.training.grokfast import Grokfast
 
-__all__ = ["load_state_by_name", "make_optimizer", "state_by_name"]
+__all__ = ["Grokfast", "learning_rate_at", "load_state_by_name", "make_optimizer", "state_by_name"]
+
+START_SHARE = 1 / 25
+END_SHARE = START_SHARE / 10_000
+SLOW: Final = "slow_grad"
 
 
 def make_optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
@@ -42,6 +50,70 @@ def _plain(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
         nesterov=settings.momentum > 0,
         fused=True,
     )
+
+
+def learning_rate_at(step: int, total_steps: int, settings: Train) -> float:
+    """Return the learning rate of step number ``step`` (from 0) of ``total_steps``.
+
+    With w = ``warmup_share``, t = step / total_steps and the peak η = ``learning_rate``:
+
+    - ``one-cycle``: half a cosine from η/25 up to η over w, then half a cosine down to η/250,000.
+      Source: Smith and Topin 2018 (Super-convergence), with PyTorch's shape and no momentum cycle;
+    - ``cosine``: linear from 0 over w, then half a cosine down to 0. Source: Loshchilov and Hutter 2017;
+    - ``constant``: linear from 0 over w, then η.
+    """
+    warmup_steps = settings.warmup_share * total_steps
+    peak = settings.learning_rate
+    if step < warmup_steps:
+        risen = (step + 1) / (warmup_steps + 1)
+        if settings.schedule == "one-cycle":
+            return peak * (START_SHARE + (1 - START_SHARE) * (1 - cos(pi * risen)) / 2)
+        return peak * risen
+    fallen = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
+    match settings.schedule:
+        case "one-cycle":
+            return peak * (END_SHARE + (1 - END_SHARE) * (1 + cos(pi * fallen)) / 2)
+        case "cosine":
+            return peak * (1 + cos(pi * fallen)) / 2
+        case "constant":
+            return peak
+
+
+@final
+class Grokfast:
+    """h ← memory · h + (1 − memory) · g, then g ← g + gain · h, of every parameter before each step.
+
+    h starts at zero; it lies in the optimiser's state as ``slow_grad``, so that it is saved, pruned and
+    carried on with the moments. Acts on what the optimiser is given: after clipping, before weight decay,
+    which is decoupled. Cost: one more tensor per parameter and two passes over it.
+
+    Source: Lee et al. 2024, "Grokfast" (arXiv:2405.20233), section 2 and algorithm 1 (EMA).
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, gain: float, memory: float) -> None:
+        self._gain, self._memory = gain, memory
+        self._slow: dict[Tensor, Tensor] = {}
+        optimizer.register_step_pre_hook(self._before)
+        optimizer.register_step_post_hook(self._after)
+
+    @torch.no_grad()
+    def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                # Not created in the state here: an optimiser takes a state that is not empty for its own.
+                slow = optimizer.state[parameter].get(SLOW) if parameter in optimizer.state else None
+                if slow is None:
+                    slow = torch.zeros_like(parameter)
+                slow.lerp_(parameter.grad, 1.0 - self._memory)
+                parameter.grad.add_(slow, alpha=self._gain)
+                self._slow[parameter] = slow
+
+    def _after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
+        for parameter, slow in self._slow.items():
+            optimizer.state[parameter][SLOW] = slow
+        self._slow = {}
 
 
 def state_by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, Tensor]]:
