@@ -18,8 +18,7 @@ from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import CustomModel
 from tpsprune.records import Event, Finished, Note, TaskFacts
 from tpsprune.runs import RunFolder
-from tpsprune.runs.tensors import load_tensors, save_tensors
-from tpsprune.runs.weights import sha256_of
+from tpsprune.runs.tensors import load_tensors, save_tensors, sha256_of
 
 FACTORY = "tpsprune.models.cnn:Cnn"
 MODEL = (

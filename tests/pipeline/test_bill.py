@@ -15,7 +15,7 @@ from tpsprune.errors import DataError, MeterError
 from tpsprune.pipeline.bill import Bill
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.energy import Energy
-from tpsprune.records import Finished, Outcome, Window
+from tpsprune.records import Finished, RunResult, Window
 from tpsprune.runs import RunFolder
 
 
@@ -74,7 +74,7 @@ def test_a_run_replayed_has_the_bill_that_was_recorded(
 ) -> None:
     read = small("energy.meter=replay", f"energy.replay={str(trained.energy.path)!r}")
     outcomes = [_outcome(read, tmp_path / name) for name in ("once", "again")]
-    recorded = trained.energy.parsed(Window.from_json)
+    recorded = trained.energy.parsed(Window)
     for outcome in outcomes:
         assert outcome.method.meter == "replay"
         assert outcome.energy == energy.by_phase(recorded)
@@ -82,7 +82,7 @@ def test_a_run_replayed_has_the_bill_that_was_recorded(
         assert journal.path.read_bytes() == trained.energy.path.read_bytes()
 
 
-def _outcome(read: Recipe, out: Path) -> Outcome:
+def _outcome(read: Recipe, out: Path) -> RunResult:
     *_, last = pipeline.train(read, out, device="cpu")
     assert isinstance(last, Finished)
     return last.outcome

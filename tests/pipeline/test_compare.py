@@ -23,9 +23,8 @@ from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.compare import AFTER_TICKET, ARMS, arms_of, order_of
 from tpsprune.recipe.rules import rule_faults
-from tpsprune.records import ArmBegun, ArmEnded, Comparing, Comparison, Note, Progress, Standing
-from tpsprune.runs import ComparisonFolder
-from tpsprune.runs.lock import exclusive
+from tpsprune.records import ArmBegun, ArmEnded, Comparing, ComparisonRecord, Note, Progress, Standing
+from tpsprune.runs import ComparisonFolder, exclusive
 
 QUICK = (
     "train.epochs=2",
@@ -49,7 +48,7 @@ def compared(folder: Path, arms: tuple[str, ...] = TWO, pairs: int = 1, *overrid
     )
 
 
-def measured(folder: Path) -> Comparison:
+def measured(folder: Path) -> ComparisonRecord:
     return ComparisonFolder(folder).read()[0]
 
 
@@ -252,14 +251,14 @@ def test_a_scripted_fault_makes_the_measurement_invalid_and_redo_sets_the_pair_a
 
 
 @pytest.fixture(scope="session")
-def many_arms(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+def many_arms(tmp_path_factory: pytest.TempPathFactory) -> ComparisonRecord:
     folder = tmp_path_factory.mktemp("many_arms")
     arms = tuple(arm for arm in ARMS if arm != "ticket-without-tps")
     compared(folder, arms, 1, "compare.inference_seconds=0.0")
     return measured(folder)
 
 
-def test_every_arm_runs_and_leaves_the_model_it_should(many_arms: Comparison) -> None:
+def test_every_arm_runs_and_leaves_the_model_it_should(many_arms: ComparisonRecord) -> None:
     runs = {run.arm: run for run in many_arms.runs}
     assert not any(run.failure for run in runs.values())
     dense, ticket = runs["dense"], runs["ticket"]
@@ -301,7 +300,7 @@ def test_early_birds_patience_is_as_long_in_epochs_as_the_recipes() -> None:
     assert (early_bird.watch.every_epochs, early_bird.stop.end.patience) == (1, 8)  # type: ignore[union-attr]
 
 
-def test_the_dense_baseline_pays_for_nothing_that_a_cut_needs(many_arms: Comparison) -> None:
+def test_the_dense_baseline_pays_for_nothing_that_a_cut_needs(many_arms: ComparisonRecord) -> None:
     windows = [window for run in many_arms.runs if run.arm == "dense" for window in run.windows]
     assert {window.phase for window in windows} == {"setup", "train", "evaluate", "watch", "weigh"}
     assert sum(window.phase == "evaluate" for window in windows) == 1, "nothing is read that changes nothing"

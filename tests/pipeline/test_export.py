@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,8 +21,7 @@ from tpsprune import pipeline, pruning
 from tpsprune.errors import ArtifactError, RunFolderError
 from tpsprune.pipeline.bench import set_up
 from tpsprune.recipe import Recipe, dumps
-from tpsprune.records.comparison import Grid
-from tpsprune.records.exported import Exported, Exporting
+from tpsprune.records import Exported, Exporting, Grid, dump
 from tpsprune.runs import RunFolder, read_json, read_result, read_text, write_result
 from tpsprune.runs.tensors import load_tensors, save_tensors
 
@@ -41,7 +41,7 @@ def test_an_exported_ticket_loads_without_its_run_and_answers_equally(
     ticket = tpsprune.load(tmp_path / "ticket")
     assert torch.equal(torch.get_rng_state(), state), "loading draws from nobody's dice"
     assert not ticket.training
-    accuracy = read_result(trained.result)["ticket"]["accuracy"]
+    accuracy = read_result(trained.result).ticket.accuracy
     with set_up(small(), "cpu") as bench:
         assert bench.score(ticket, bench.dataset.test).accuracy == accuracy
 
@@ -273,7 +273,7 @@ def test_a_bundle_of_the_first_version_still_loads(trained: RunFolder, tmp_path:
         held=tensors,
         plan=read_json(trained.plan),
         recipe=read_text(trained.recipe),
-        facts=read_result(trained.result)["task"],
+        facts=dump(read_result(trained.result).task),
     )
     found = tpsprune.load(folder).state_dict()
     assert found.keys() == tensors.keys()
@@ -412,10 +412,9 @@ def _nothing_cut(model: nn.Module) -> pruning.Plan:
 def test_a_run_that_was_not_timed_has_a_card_that_says_so(trained: RunFolder, tmp_path: Path) -> None:
     folder = copied(trained, tmp_path / "run")
     result = read_result(folder.result)
-    for model in ("dense", "ticket"):
-        result[model]["latency_seconds"] = {}
+    untimed = {name: replace(getattr(result, name), latency_seconds={}) for name in ("dense", "ticket")}
     folder.result.unlink()
-    write_result(folder.result, result)
+    write_result(folder.result, replace(result, **untimed))
     pipeline.export(folder.path, tmp_path / "ticket")
     card = (tmp_path / "ticket" / "README.md").read_text()
     assert "| latency | not recorded | not recorded | not recorded |" in card
@@ -423,7 +422,7 @@ def test_a_run_that_was_not_timed_has_a_card_that_says_so(trained: RunFolder, tm
 
 def test_an_export_is_told_as_json(trained: RunFolder, tmp_path: Path) -> None:
     exported = pipeline.export(trained.path, tmp_path / "ticket")
-    raw = json.loads(json.dumps(exported.to_json()))
+    raw = json.loads(json.dumps(dump(exported)))
     assert raw["schema"] == "tpsprune.exported/1"
     assert list(raw["files"]) == list(BUNDLE)
     assert raw["compared"][0]["largest_difference"] == 0.0

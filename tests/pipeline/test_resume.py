@@ -42,8 +42,8 @@ def assert_same(first: RunFolder, second: RunFolder) -> None:
         assert (first.path / name).read_bytes() == (second.path / name).read_bytes(), name
     results = [read_result(folder.result) for folder in (first, second)]
     for key in ("macs_share", "drawn_at", "stopped_at", "groups", "cut_validation_accuracy"):
-        assert results[0][key] == results[1][key]
-    assert results[0]["ticket"]["accuracy"] == results[1]["ticket"]["accuracy"]
+        assert getattr(results[0], key) == getattr(results[1], key)
+    assert results[0].ticket.accuracy == results[1].ticket.accuracy
 
 
 def lasting(run: Iterator[Event]) -> Iterator[Event]:
@@ -102,8 +102,8 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_the_same(small: Small, tm
     spent = [len(f.energy.read()[0]) for f in (folder, straight)]
     assert spent[0] > spent[1], "energy of the lost work stays on the bill"
     result = read_result(folder.result)
-    assert result["attempts"] == 3
-    assert any("attempts: energy of work that was lost is on the bill" in note for note in result["notes"])
+    assert result.attempts == 3
+    assert any("attempts: energy of work that was lost is on the bill" in note for note in result.notes)
 
 
 def test_two_processes_never_share_a_run_folder(small: Small, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tpsprune.pipeline.rounds import joined, round_target
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.target import Latency, Macs, Params, Tolerance
-from tpsprune.records import Event, Finished, GroupChange, Outcome, Pruned
+from tpsprune.records import Event, Finished, GroupChange, Pruned, RunResult
 from tpsprune.runs import RunFolder, read_json
 from tpsprune.runs.tensors import load_tensors
 from tpsprune.training.device import Execution
@@ -23,7 +23,7 @@ from tpsprune.training.device import Execution
 Small = Callable[..., Recipe]
 
 
-def outcome_of(events: list[Event]) -> Outcome:
+def outcome_of(events: list[Event]) -> RunResult:
     assert isinstance(events[-1], Finished)
     return events[-1].outcome
 
@@ -97,7 +97,7 @@ def test_the_plan_of_all_rounds_replays_on_the_dense_model(small: Small, tmp_pat
     with set_up(recipe, "cpu") as bench:
         ticket = pruning.replay(bench.new_model(), plan)
     ticket.load_state_dict(load_tensors(folder.ticket)[0])
-    assert sum(each.numel() for each in ticket.parameters()) == outcome.ticket.size.parameters
+    assert sum(each.numel() for each in ticket.parameters()) == outcome.ticket.parameters
 
 
 def test_nothing_is_trained_between_rounds_where_nothing_is_retrained(small: Small, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from tpsprune.pipeline.bench import set_up
 from tpsprune.pipeline.cut import asked
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.target import Latency
-from tpsprune.records import Outcome, Pruned, TaskFacts
+from tpsprune.records import Pruned, RunResult
 from tpsprune.report import tables
 from tpsprune.report.savings_text import savings_lines
 from tpsprune.runs import ComparisonFolder, read_result
@@ -83,7 +83,7 @@ def task(loss: str, data: str, model: str = MLP, *overrides: str) -> Recipe:
     return recipe.parse(TASK.format(loss=loss, data=data, model=model), "other.toml", overrides)
 
 
-def shown(outcome: Outcome) -> str:
+def shown(outcome: RunResult) -> str:
     console = Console(width=100, file=io.StringIO())
     console.print(tables.closing(outcome))
     assert isinstance(console.file, io.StringIO)
@@ -122,7 +122,7 @@ def test_a_task_is_trained_cut_and_exported_and_its_quality_is_called_by_its_nam
     assert outcome.macs_share < 0.6
     assert outcome.ticket.accuracy > least
     assert outcome.task.quality == quality
-    assert [latency.batch for latency in outcome.ticket.latencies] == [1, 64]
+    assert list(outcome.ticket.latency_seconds) == ["batch-1", "batch-64"]
     assert f"test {quality}" in shown(outcome)
     cut = next(event for event in events if isinstance(event, Pruned))
     assert f"validation {quality} {cut.validation_accuracy_before:.4f} before the cut" in tables.cut_line(cut)
@@ -132,9 +132,9 @@ def test_a_task_is_trained_cut_and_exported_and_its_quality_is_called_by_its_nam
     with set_up(made, "cpu") as bench:
         assert bench.score(ticket, bench.dataset.test).accuracy == outcome.ticket.accuracy
     result = read_result(Path(outcome.folder) / "result.json")
-    facts = TaskFacts.from_json(result["task"])
+    facts = result.task
     assert facts == outcome.task
-    assert result["task"]["quality"] == quality
+    assert result.task.quality == quality
     with torch.inference_mode():
         answer = logits_of(call_model(ticket, random_inputs(facts, ITEMS)))
     assert len(answer) == ITEMS
@@ -197,8 +197,8 @@ def test_a_text_run_that_is_killed_and_resumed_ends_bit_for_bit_the_same(tmp_pat
     made = recipe.parse(text, "text.toml")
     straight = finish(made, tmp_path / "straight")
     result = read_result(straight.result)
-    assert result["ticket"]["accuracy"] > 0.2
-    assert result["task"]["quality"] == "next-token accuracy"
+    assert result.ticket.accuracy > 0.2
+    assert result.task.quality == "next-token accuracy"
     file = tmp_path / "text.toml"
     file.write_text(text)
     out = tmp_path / "killed"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tpsprune.export.manifest import manifest_text, read_manifest
 from tpsprune.pruning import Plan
@@ -17,14 +18,15 @@ from tpsprune.records import (
     Choices,
     Decision,
     Design,
+    Diagnosis,
+    Exported,
     IdleSpan,
     InferenceSpan,
-    Outcome,
     Reading,
-    TaskFacts,
     Window,
+    dump,
+    load,
 )
-from tpsprune.records.exported import Stamp
 from tpsprune.report.assessment import assessed
 from tpsprune.report.savings_json import report_json
 from tpsprune.runs import (
@@ -34,6 +36,7 @@ from tpsprune.runs import (
     read_result,
     to_json_text,
 )
+from tpsprune.runs.comparison import KINDS
 from tpsprune.studies.catalogue import STUDIES
 from tpsprune.studies.conduct import study_of
 
@@ -45,7 +48,7 @@ Again = Callable[[Any], Any]
 
 
 def again(record: Any) -> Again:
-    return lambda raw: record.from_json(raw).to_json()
+    return lambda raw: dump(load(record, raw))
 
 
 LINES: dict[str, Again] = {
@@ -55,9 +58,9 @@ LINES: dict[str, Again] = {
     "answers": again(InferenceSpan),
     "broken-off": again(BrokenOff),
     "choices": again(Choices),
-    "redo": dict,
-    "begun": dict,
-    "pairs": dict,
+    "redo": again(KINDS["redo"]),
+    "begun": again(KINDS["begun"]),
+    "pairs": again(KINDS["pairs"]),
 }
 
 
@@ -108,24 +111,27 @@ def test_a_runs_journals(journal: str, record: Any) -> None:
 
 
 def test_a_runs_result_and_plan() -> None:
-    for name, record in (("result.json", Outcome), ("plan.json", Plan)):
-        text = (RUN / name).read_text(encoding="utf-8")
-        assert to_json_text(again(record)(json.loads(text))) == text
-    assert to_json_text(read_result(RUN / "result.json")) == (RUN / "result.json").read_text(encoding="utf-8")
+    text = (RUN / "plan.json").read_text(encoding="utf-8")
+    assert to_json_text(Plan.from_json(json.loads(text)).to_json()) == text
+    text = (RUN / "result.json").read_text(encoding="utf-8")
+    assert to_json_text(dump(read_result(RUN / "result.json"))) == text
+
+
+@pytest.mark.parametrize(("file", "record"), [("exported", Exported), ("doctor", Diagnosis)])
+def test_what_commands_print(file: str, record: Any) -> None:
+    text = (RUN / f"{file}.json").read_text(encoding="utf-8")
+    assert to_json_text(again(record)(json.loads(text))) == text
 
 
 def test_a_bundles_manifest() -> None:
     manifest = read_manifest(RUN)
-    import torch
-
     text = manifest_text(
-        formats={name: tuple(held) for name, held in manifest["formats"].items()},
-        stamps={name: Stamp(**stamp) for name, stamp in manifest["files"].items()},
+        formats=manifest.formats,
+        stamps=manifest.files,
         tensors={
-            name: (tuple(each["shape"]), getattr(torch, each["dtype"]))
-            for name, each in manifest["tensors"].items()
+            name: (tensor.shape, getattr(torch, tensor.dtype)) for name, tensor in manifest.tensors.items()
         },
-        facts=TaskFacts.from_json(manifest["facts"]),
-        versions=manifest["versions"],
+        facts=manifest.facts,
+        versions=manifest.versions,
     )
     assert text == (RUN / "manifest.json").read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ from tpsprune.records import (
     ArmRun,
     BreakEven,
     Claim,
-    Comparison,
+    ComparisonRecord,
     Needed,
     PhaseMean,
     RunLine,
@@ -35,7 +35,7 @@ JOULES_PER_KWH = 3.6e6
 FEWEST_TO_CLAIM = FEWEST_PAIRS + 1
 
 
-def assess(comparison: Comparison, wall_fit: WallFit | None = None) -> Savings:
+def assess(comparison: ComparisonRecord, wall_fit: WallFit | None = None) -> Savings:
     """Return the verdict, every claim, and all that a report shows of a comparison.
 
     The unit is the pair: runs of the same seed, one after another. Windows within a run are parts of one

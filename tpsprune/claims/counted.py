@@ -9,7 +9,7 @@ from typing import final
 
 from tpsprune.claims.spent import joules_of, seconds_of
 from tpsprune.numerics.paired import lower_bound
-from tpsprune.records import Accuracy, ArmRun, Comparison, Design, InferenceSpan, Window
+from tpsprune.records import Accuracy, ArmRun, ComparisonRecord, Design, InferenceSpan, Window
 
 __all__ = ["Counted", "counted_of"]
 
@@ -19,7 +19,7 @@ __all__ = ["Counted", "counted_of"]
 class Counted:
     """A comparison with the pairs that count: those of which every arm's run has ended."""
 
-    comparison: Comparison
+    comparison: ComparisonRecord
     pairs: tuple[int, ...]
 
     @property
@@ -106,7 +106,7 @@ class Counted:
         )
 
 
-def counted_of(comparison: Comparison) -> Counted:
+def counted_of(comparison: ComparisonRecord) -> Counted:
     """Return the comparison with the pairs that count, in order."""
     arms = comparison.design.arms
     ended = {(run.arm, run.pair) for run in comparison.runs}

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 from tpsprune.claims.counted import Counted
 from tpsprune.claims.spent import load_share
-from tpsprune.records import ArmRun, Comparison, EnergyClass, Reason, Window
+from tpsprune.records import ArmRun, ComparisonRecord, EnergyClass, Reason, Window
 
 __all__ = ["LEAST_ANSWER_SECONDS", "faults_by_pair", "faults_of", "losses_of"]
 
@@ -30,7 +30,7 @@ def faults_of(counted: Counted, kind: str, arm: str, windows: Sequence[Window]) 
     return _faults(counted, kind, runs, windows)
 
 
-def faults_by_pair(comparison: Comparison) -> dict[int, str]:
+def faults_by_pair(comparison: ComparisonRecord) -> dict[int, str]:
     """Return the pairs whose measurement has a fault by itself, and the first of each, in words.
 
     All kinds of ``faults_of`` but one: that methods differ from pair to pair is no pair's own fault.

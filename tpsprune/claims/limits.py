@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tpsprune.records import Claim, Comparison, Grade
+from tpsprune.records import Claim, ComparisonRecord, Grade
 
 __all__ = ["may_claim", "may_not_claim"]
 
@@ -25,7 +25,7 @@ def _is_cost(claim: Claim) -> bool:
     return str(claim.standing).startswith("COST_INCREASE") and not str(claim.standing).endswith("SIMULATED")
 
 
-def may_not_claim(claims: Sequence[Claim], grade: Grade, comparison: Comparison) -> tuple[str, ...]:
+def may_not_claim(claims: Sequence[Claim], grade: Grade, comparison: ComparisonRecord) -> tuple[str, ...]:
     """Return what does not follow, however the figures look."""
     sentences = []
     if grade.letter in "DE":

@@ -21,13 +21,19 @@ from tpsprune.loop.comparison_faults import faults_of_design, faults_of_run
 from tpsprune.loop.spent import Spent
 from tpsprune.loop.turns import next_due, refuse_old_windows, refuse_out_of_turn, refuse_twice
 from tpsprune.records import ArmRun, BrokenOff, Design, Savings
-from tpsprune.records import Comparison as Record
+from tpsprune.records import ComparisonRecord as Record
 from tpsprune.report.assessment import assessed
 from tpsprune.report.savings_files import write_report
-from tpsprune.runs import Begun, ComparisonFolder, cannot_write
-from tpsprune.runs.environment import machine_facts, versions
-from tpsprune.runs.lock import exclusive
-from tpsprune.runs.taking_up import ask_for_pairs, begin_or_match
+from tpsprune.runs import (
+    Begun,
+    ComparisonFolder,
+    ask_for_pairs,
+    begin_or_match,
+    cannot_write,
+    exclusive,
+    machine_facts,
+    versions,
+)
 from tpsprune.training import choose_device
 
 __all__ = ["Comparison"]
@@ -230,7 +236,7 @@ class Comparison:
                 logical_cpus=os.cpu_count() or 1,
                 receipt=spent.receipt,
             )
-            self._folder.append("run", run.to_json())
+            self._folder.append("run", run)
 
     def redo(self) -> dict[int, str]:
         """Set pairs with a fault of the measurement aside, so that they are due again; return each fault.
@@ -264,7 +270,7 @@ class Comparison:
                 broken = BrokenOff(
                     arm=given_up.arm, seed=given_up.seed, pair=given_up.pair, position=position, windows=()
                 )
-                self._folder.append("broken-off", broken.to_json())
+                self._folder.append("broken-off", broken)
                 position += 1
             pair = seed - record.design.first_seed
             begun = Begun(arm=arm, seed=seed, pair=pair, position=position, folder="")

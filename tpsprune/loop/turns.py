@@ -5,13 +5,13 @@ from __future__ import annotations
 from tpsprune.errors import LoopError
 from tpsprune.loop.spent import Spent
 from tpsprune.recipe.compare import order_of
-from tpsprune.records import ArmRun, BrokenOff, Comparison, EnergyClass
+from tpsprune.records import ArmRun, BrokenOff, ComparisonRecord, EnergyClass
 from tpsprune.runs import Begun
 
 __all__ = ["next_due", "refuse_old_windows", "refuse_out_of_turn", "refuse_twice"]
 
 
-def next_due(record: Comparison) -> tuple[str, int] | None:
+def next_due(record: ComparisonRecord) -> tuple[str, int] | None:
     """Return the run that is due: the first missing one of the first pair that lacks any."""
     design = record.design
     for pair in range(record.pairs_asked):
@@ -21,7 +21,7 @@ def next_due(record: Comparison) -> tuple[str, int] | None:
     return None
 
 
-def refuse_out_of_turn(record: Comparison, under_way: Begun | None, arm: str, seed: int) -> None:
+def refuse_out_of_turn(record: ComparisonRecord, under_way: Begun | None, arm: str, seed: int) -> None:
     """Refuse a run that is not the one that is due, in words that name that, or was not begun.
 
     Raises:
@@ -45,7 +45,7 @@ def refuse_out_of_turn(record: Comparison, under_way: Begun | None, arm: str, se
         )
 
 
-def refuse_twice(record: Comparison, spent: Spent) -> None:
+def refuse_twice(record: ComparisonRecord, spent: Spent) -> None:
     """Refuse what was handed in for a run before, whatever meter it is of.
 
     It is known by its receipt; a copy of its windows under another one is for ``refuse_old_windows``.
@@ -61,7 +61,7 @@ def refuse_twice(record: Comparison, spent: Spent) -> None:
             )
 
 
-def refuse_old_windows(record: Comparison, spent: Spent) -> None:
+def refuse_old_windows(record: ComparisonRecord, spent: Spent) -> None:
     """Refuse windows that opened before the last one that was added.
 
     A simulated clock tells nothing, and of a figure of the user's own nobody knows when it began.
@@ -84,5 +84,5 @@ def refuse_old_windows(record: Comparison, spent: Spent) -> None:
         )
 
 
-def _made(record: Comparison) -> tuple[ArmRun | BrokenOff, ...]:
+def _made(record: ComparisonRecord) -> tuple[ArmRun | BrokenOff, ...]:
     return (*record.runs, *record.broken_off)

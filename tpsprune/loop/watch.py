@@ -22,7 +22,7 @@ from tpsprune.recipe.rules import watched_names
 from tpsprune.recipe.stop import Rule
 from tpsprune.recipe.watch import Signal
 from tpsprune.recipe.watch import Watch as Settings
-from tpsprune.records import Decision, Reading
+from tpsprune.records import Decision, Reading, dump, load
 from tpsprune.signals import Panel, View
 
 __all__ = ["Watch"]
@@ -206,7 +206,7 @@ class Watch:
             "last_step": self._last_step,
             "signals": signals,
             "rules": {name: dict(memory) for name, memory in self._memory.items()},
-            "readings": [reading.to_json() for reading in self.readings],
+            "readings": [dump(reading) for reading in self.readings],
         }
         # By way of JSON, so that it is what it says: a word of ours is a class of ours to pickle.
         return {"schema": SCHEMA, "tensors": tensors, "plain": json.loads(json.dumps(plain))}
@@ -228,7 +228,7 @@ class Watch:
         self._memories = self._panel.unpack(state["tensors"], plain["signals"])
         self._memory = dict(plain["rules"])
         self._last_step = plain["last_step"]
-        self.readings = [Reading.from_json(raw) for raw in plain["readings"]]
+        self.readings = [load(Reading, raw) for raw in plain["readings"]]
 
     def close(self) -> None:
         """Collect what is still on its way into ``readings`` and end the process that counts loops."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tpsprune.errors import ArtifactError, did_you_mean
 from tpsprune.recipe.brought import BROUGHT, Match
 from tpsprune.recipe.task import Model
-from tpsprune.runs.weights import fitted, read_state, sha256_of
+from tpsprune.runs.tensors import fitted, read_state, sha256_of
 
 __all__ = ["WEIGHTS_PLACE", "StoredWeights", "stored_weights"]
 

@@ -17,7 +17,7 @@ from tpsprune.recipe import Recipe
 from tpsprune.recipe.stop import MaskRule, NoRule, PatienceRule, Rule
 from tpsprune.recipe.target import Widths
 from tpsprune.recipe.tps import Tps
-from tpsprune.records import ArmRun, Event, Outcome
+from tpsprune.records import ArmRun, Event
 from tpsprune.runs import RunFolder, read_json, read_result
 
 __all__ = ["Found", "arm_recipe", "run_arm"]
@@ -54,17 +54,16 @@ class Found:
                 f"{folder.path} is gone, and arms of pair {run.pair + 1} need the ticket in it: put it back, "
                 "or begin anew with another --out"
             )
-        outcome = Outcome.from_json(read_result(folder.result))
-        per_phase = {phase.phase: phase for phase in outcome.energy}
+        outcome = read_result(folder.result)
         retrained = outcome.stopped.epoch - outcome.drawn.epoch
-        phase = per_phase.get("retrain") if retrained > 0 else per_phase.get("train")
+        phase = outcome.energy.get("retrain") if retrained > 0 else outcome.energy.get("train")
         epochs = retrained if retrained > 0 else outcome.drawn.epoch
         return cls(
             plan=Plan.from_json(read_json(folder.plan)),
             widths={group.group: group.width_after for group in outcome.groups},
             epochs=outcome.stopped.epoch,
             epoch_joules=None if phase is None or phase.joules is None else phase.joules / epochs,
-            aside_joules=sum(per_phase[name].joules or 0.0 for name in ASIDE if name in per_phase),
+            aside_joules=sum(outcome.energy[name].joules or 0.0 for name in ASIDE if name in outcome.energy),
             joules=outcome.total.joules,
         )
 

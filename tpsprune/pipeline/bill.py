@@ -52,8 +52,8 @@ class Bill:
 
     def keep_in(self, journal: Journal) -> None:
         """Journal from now on, what was closed so far included; windows of earlier attempts join the bill."""
-        earlier = journal.parsed(Window.from_json)
-        journal.append_all(window.to_json() for window in self._windows)
+        earlier = journal.parsed(Window)
+        journal.append_all(self._windows)
         self._windows = [*earlier, *self._windows]
         self._journal = journal
 
@@ -68,7 +68,7 @@ class Bill:
         return energy.total(self._windows)
 
     @property
-    def phases(self) -> tuple[PhaseEnergy, ...]:
+    def phases(self) -> dict[str, PhaseEnergy]:
         """The same by phase."""
         return energy.by_phase(self._windows)
 
@@ -90,5 +90,5 @@ class Bill:
         window = self._meter.close()
         self._windows.append(window)
         if self._journal is not None:
-            self._journal.append(window.to_json())
+            self._journal.append(window)
         return window

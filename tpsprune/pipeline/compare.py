@@ -26,12 +26,11 @@ from tpsprune.records import (
     ArmEnded,
     BrokenOff,
     Comparing,
-    Comparison,
+    ComparisonRecord,
     Note,
     PhaseStarted,
 )
-from tpsprune.runs import Begun, ComparisonFolder, RunFolder, cannot_write
-from tpsprune.runs.lock import exclusive
+from tpsprune.runs import Begun, ComparisonFolder, RunFolder, cannot_write, exclusive
 
 __all__ = ["compare"]
 
@@ -81,7 +80,7 @@ def compare(
             yield from _pair(recipe, folder, pair, device)
 
 
-def is_finished(comparison: Comparison) -> bool:
+def is_finished(comparison: ComparisonRecord) -> bool:
     """Return whether nothing is left to run."""
     return all(
         not due_in(comparison, pair) and not _answers_due(comparison, pair)
@@ -89,14 +88,14 @@ def is_finished(comparison: Comparison) -> bool:
     )
 
 
-def due_in(comparison: Comparison, pair: int) -> tuple[str, ...]:
+def due_in(comparison: ComparisonRecord, pair: int) -> tuple[str, ...]:
     """Return the arms of a pair that have not been run, in their order."""
     design = comparison.design
     order = order_of(design.arms, design.order_seed, pair)
     return tuple(arm for arm in order if comparison.run_of(arm, pair) is None)
 
 
-def _answers_due(comparison: Comparison, pair: int) -> bool:
+def _answers_due(comparison: ComparisonRecord, pair: int) -> bool:
     """Return whether models of a pair have still to answer: those of arms that left one."""
     left = {run.arm for run in comparison.runs if run.pair == pair and not run.failure}
     metered = {(span.arm, span.batch) for span in comparison.inference if span.pair == pair}
@@ -111,7 +110,7 @@ def _pair(
     due = due_in(comparison, pair)
     if recipe.compare.idle_seconds and due and all(span.pair != pair for span in comparison.idle):
         yield PhaseStarted(phase="idle", title="idle baseline", total_steps=1)
-        folder.append("idle", idling(pair, recipe).to_json())
+        folder.append("idle", idling(pair, recipe))
     for arm in due:
         comparison = folder.read()[0]
         slot = Slot(
@@ -128,13 +127,13 @@ def _pair(
         left = [run for run in comparison.runs if run.pair == pair and not run.failure]
         left.sort(key=lambda run: run.position)
         for span in answers_of(left, recipe, folder, device, done=done):
-            folder.append("answers", span.to_json())
+            folder.append("answers", span)
     if pair + 1 == PILOT_PAIRS and due:
         yield Note(_pilot_words(folder.read()[0]))
 
 
 def _run(
-    slot: Slot, recipe: Recipe, folder: ComparisonFolder, comparison: Comparison, device: str
+    slot: Slot, recipe: Recipe, folder: ComparisonFolder, comparison: ComparisonRecord, device: str
 ) -> Generator[Comparing, None, None]:
     total = comparison.pairs_asked * len(comparison.design.arms)
     number = len(comparison.runs) + 1
@@ -147,7 +146,7 @@ def _run(
         found = None if ticket is None else Found.of(ticket, RunFolder(folder.path / ticket.folder))
         folder.append("begun", asdict(Begun(**asdict(slot), folder=slot.folder)))
         run = yield from run_of(slot, recipe, folder, found=found, device=device)
-    folder.append("run", run.to_json())
+    folder.append("run", run)
     yield ArmEnded(
         run=run,
         number=number,
@@ -158,7 +157,7 @@ def _run(
 
 
 def _warmed_up(
-    recipe: Recipe, folder: ComparisonFolder, comparison: Comparison, device: str
+    recipe: Recipe, folder: ComparisonFolder, comparison: ComparisonRecord, device: str
 ) -> Generator[Comparing, None, None]:
     """Make one short ticket and throw it away: what a process does only once is on no arm's bill."""
     yield ArmBegun(arm="warm-up", seed=recipe.seed, number=0, total=0)
@@ -182,10 +181,10 @@ def _warmed_up(
         windows=run.windows,
         why="a short run to warm up, thrown away",
     )
-    folder.append("broken-off", thrown.to_json())
+    folder.append("broken-off", thrown)
 
 
-def _seconds_left(comparison: Comparison) -> float:
+def _seconds_left(comparison: ComparisonRecord) -> float:
     """Return about how long the rest will take: runs at the mean time of their arm, and the windows due."""
     design = comparison.design
 
@@ -204,7 +203,7 @@ def _seconds_left(comparison: Comparison) -> float:
     return left
 
 
-def _pilot_words(comparison: Comparison) -> str:
+def _pilot_words(comparison: ComparisonRecord) -> str:
     needed = assess(comparison).needed
     if not needed:
         return "after three pairs nothing can be said of how many are needed: nothing was metered"

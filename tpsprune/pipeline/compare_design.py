@@ -15,10 +15,8 @@ from tpsprune.pipeline.weights import begins_with
 from tpsprune.recipe import Recipe, dumps
 from tpsprune.recipe.compare import AFTER_TICKET
 from tpsprune.recipe.rules import rule_faults
-from tpsprune.records import BrokenOff, Comparison, Design, Window
-from tpsprune.runs import ComparisonFolder
-from tpsprune.runs.environment import machine_facts, versions
-from tpsprune.runs.taking_up import ask_for_pairs, begin_or_match
+from tpsprune.records import BrokenOff, ComparisonRecord, Design, Window
+from tpsprune.runs import ComparisonFolder, ask_for_pairs, begin_or_match, machine_facts, versions
 
 __all__ = ["DEFAULT_PAIRS", "design_of", "opened", "refuse_what_cannot_run"]
 
@@ -95,7 +93,7 @@ def _has_tps(recipe: Recipe, device: str) -> bool:
         return bench.regulariser(bench.new_model()) is not None
 
 
-def opened(folder: ComparisonFolder, design: Design, pairs: int | None) -> Comparison:
+def opened(folder: ComparisonFolder, design: Design, pairs: int | None) -> ComparisonRecord:
     """Begin the comparison, or read what was measured of it and end what was broken off.
 
     Raises:
@@ -111,7 +109,7 @@ def opened(folder: ComparisonFolder, design: Design, pairs: int | None) -> Compa
             position=begun.position,
             windows=_windows(folder, begun.folder),
         )
-        folder.append("broken-off", broken.to_json())
+        folder.append("broken-off", broken)
     ask_for_pairs(folder, comparison, pairs, f"--pairs {pairs}")
     return folder.read()[0]
 
@@ -119,4 +117,4 @@ def opened(folder: ComparisonFolder, design: Design, pairs: int | None) -> Compa
 def _windows(folder: ComparisonFolder, name: str) -> tuple[Window, ...]:
     """Return what a run that was broken off had journalled; nothing where it made no folder."""
     run = made_in(folder.path / name)
-    return () if run is None else tuple(run.energy.parsed(Window.from_json))
+    return () if run is None else tuple(run.energy.parsed(Window))

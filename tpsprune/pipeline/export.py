@@ -17,9 +17,7 @@ from tpsprune.errors import ArtifactError, RunFolderError, did_you_mean
 from tpsprune.numerics.random_inputs import random_inputs
 from tpsprune.pipeline.load import load, rebuilt_from
 from tpsprune.recipe.task import CustomModel
-from tpsprune.records import TaskFacts
-from tpsprune.records.comparison import Grid
-from tpsprune.records.exported import Compared, Exported, Exporting
+from tpsprune.records import Compared, Exported, Exporting, Grid, TaskFacts, dump
 from tpsprune.report.card import model_card
 from tpsprune.runs import RunFolder, read_json, read_result, read_text
 from tpsprune.runs.tensors import Expected, shapes_of
@@ -113,7 +111,7 @@ def export_steps(
     if not source.is_finished:
         raise RunFolderError(f"{run} is not finished: go on with 'tpsprune train … --resume', then export it")
     result = read_result(source.result)
-    facts = TaskFacts.from_json(result["task"])
+    facts = result.task
     bundles.check_free(target)
     ours: nn.Module | None = rebuilt_from(source, facts)
     assert ours is not None
@@ -135,7 +133,7 @@ def export_steps(
         ours = None
         gc.collect()
         card = model_card(
-            result,
+            dump(result),
             recipe_text=recipe_text,
             recipe_sha256=hashlib.sha256(recipe_text.encode()).hexdigest(),
             architecture=architecture,
@@ -146,7 +144,7 @@ def export_steps(
             grid=grid,
         )
         bundles.write_card(folder, card)
-        _seal(folder, written, expected, facts, result["versions"])
+        _seal(folder, written, expected, facts, result.versions)
         compared = []
         for each in chosen:
             yield Exporting(each.name, "reloading and comparing")

@@ -58,4 +58,4 @@ def attempt(folder: RunFolder | None) -> int:
     """Return which attempt at the run this is, from 0."""
     if folder is None:
         return 0
-    return 1 + max((window.attempt for window in folder.energy.parsed(Window.from_json)), default=0)
+    return 1 + max((window.attempt for window in folder.energy.parsed(Window)), default=0)

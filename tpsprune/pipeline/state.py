@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tpsprune import training
 from tpsprune.errors import ArtifactError, RunFolderError
 from tpsprune.recipe import Recipe
-from tpsprune.records import Decision, Reading, Window
+from tpsprune.records import Decision, Reading, Window, dump, load
 from tpsprune.runs import RunFolder
 from tpsprune.runs.tensors import load_tensors, save_tensors, shapes_of
 from tpsprune.signals import Memories, Panel
@@ -109,8 +109,8 @@ class State:
         self, folder: RunFolder, readings: Sequence[Reading], decisions: Sequence[Decision]
     ) -> State:
         """Journal readings and decisions, and return the state that counts their lines as its own."""
-        folder.readings.append_all(reading.to_json() for reading in readings)
-        folder.decisions.append_all(decision.to_json() for decision in decisions)
+        folder.readings.append_all(readings)
+        folder.decisions.append_all(decisions)
         return replace(self, lines=(self.lines[0] + len(readings), self.lines[1] + len(decisions)))
 
 
@@ -188,8 +188,8 @@ def save_checkpoint(folder: RunFolder, state: State, panel: Panel) -> None:
         "lines": list(state.lines),
         "cut": dict(state.cut),
         "rounds": state.rounds,
-        "drawn": state.drawn.to_json() if state.drawn else None,
-        "stopped": state.stopped.to_json() if state.stopped else None,
+        "drawn": dump(state.drawn) if state.drawn else None,
+        "stopped": dump(state.stopped) if state.stopped else None,
     }
     tensors = {f"{room}:{name}": tensor for room, part in rooms.items() for name, tensor in part.items()}
     save_tensors(_checkpoint(folder), tensors, {"state": json.dumps(plain)})
@@ -252,4 +252,4 @@ def _truncate(folder: RunFolder, lines: tuple[int, int]) -> None:
 
 
 def _decision(raw: dict[str, Any] | None) -> Decision | None:
-    return None if raw is None else Decision.from_json(raw)
+    return None if raw is None else load(Decision, raw)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Final
 
 import torch
@@ -17,9 +18,17 @@ from tpsprune.pipeline.bill import Bill
 from tpsprune.pipeline.load import largest_difference, rebuilt_from
 from tpsprune.pipeline.rounds import as_cut
 from tpsprune.pipeline.state import Clock, State
-from tpsprune.records import GIVEN, Cost, GroupChange, LeftAlone, ModelFigures, Outcome, Reading
-from tpsprune.runs import RunFolder, write_result
-from tpsprune.runs.environment import machine_facts, versions
+from tpsprune.records import (
+    GIVEN,
+    GroupChange,
+    LeftAlone,
+    Milestone,
+    ModelFigures,
+    Projection,
+    Reading,
+    RunResult,
+)
+from tpsprune.runs import RunFolder, machine_facts, versions, write_result
 from tpsprune.runs.tensors import load_tensors, save_tensors, shapes_of
 
 __all__ = ["weigh"]
@@ -29,7 +38,7 @@ LATENCY_SECONDS: Final = 0.5
 REBUILT_TOLERANCE: Final = 1e-5
 
 
-def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State, *, timed: bool = True) -> Outcome:
+def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State, *, timed: bool = True) -> RunResult:
     """Weigh the dense model as it was drawn and the ticket as it was left; write the result.
 
     ``timed``: with the latency of both, which takes seconds that a comparison would charge to the ticket.
@@ -43,9 +52,9 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State, *, timed: b
     _prove_rebuilt(bench, folder, ticket)
     dense_figures, ticket_figures = _figures(bench, dense, ticket, timed=timed)
     groups = tuple(GroupChange(**raw) for raw in state.cut["groups"])
-    readings = folder.readings.parsed(Reading.from_json)
+    readings = folder.readings.parsed(Reading)
     bill.close()
-    outcome = Outcome(
+    outcome = RunResult(
         name=bench.recipe.name,
         seed=bench.recipe.seed,
         device=bench.execution.describe(),
@@ -56,8 +65,8 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State, *, timed: b
         cut_validation_accuracy=state.cut["validation_accuracy_after"],
         groups=groups,
         left_alone=tuple(LeftAlone(**raw) for raw in state.cut["left_alone"]),
-        drawn=state.drawn,
-        stopped=state.stopped,
+        drawn_at=Milestone.of(state.drawn),
+        stopped_at=Milestone.of(state.stopped),
         epochs={"budget": _budget_epochs(bench, state), "trained": state.stopped.epoch},
         energy=bill.phases,
         method=bill.method,
@@ -72,7 +81,7 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State, *, timed: b
         versions=versions(),
         folder=str(folder.path),
     )
-    write_result(folder.result, outcome.to_json())
+    write_result(folder.result, outcome)
     return outcome
 
 
@@ -92,22 +101,24 @@ def _figures(
     bench: Bench, dense: nn.Module, ticket: nn.Module, *, timed: bool
 ) -> tuple[ModelFigures, ModelFigures]:
     test, batch = bench.dataset.test, bench.probe[0]
-    pairs = [
-        measure.paired_latency(dense, ticket, first_of(batch), items, seconds=LATENCY_SECONDS)
+    pairs = {
+        f"batch-{items}": measure.paired_latency(
+            dense, ticket, first_of(batch), items, seconds=LATENCY_SECONDS
+        )
         for items in (LATENCY_BATCHES if timed else ())
-    ]
+    }
     first, second = (
         ModelFigures(
             accuracy=bench.score(model, test).accuracy,
-            size=measure.size(model, batch),
-            latencies=tuple(pair[position] for pair in pairs),
+            **asdict(measure.size(model, batch)),
+            latency_seconds={name: pair[position] for name, pair in pairs.items()},
         )
         for position, model in enumerate((dense, ticket))
     )
     return first, second
 
 
-def _projection(bench: Bench, state: State) -> Cost | None:
+def _projection(bench: Bench, state: State) -> Projection | None:
     """Return what the dense model would have cost to the end of the budget: a projection, no measurement.
 
     Training and evaluation of the dense stage, lost work left out, times budget / epochs at the draw. Not
@@ -120,7 +131,7 @@ def _projection(bench: Bench, state: State) -> Cost | None:
         return None
     dense = Clock(**state.cut["dense_clock"])
     scale = bench.recipe.train.epochs / state.drawn.epoch * (1.0 - (_share(dense.tps, dense) or 0.0))
-    return Cost(
+    return Projection(
         joules=None if dense.joules is None else dense.joules * scale,
         seconds=dense.seconds * scale,
         cpu_seconds=dense.cpu_seconds * scale,

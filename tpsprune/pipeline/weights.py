@@ -15,8 +15,7 @@ from tpsprune.errors import ArtifactError, Fault, PruneError, RecipeError
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.brought import BROUGHT, Match
-from tpsprune.runs.tensors import load_tensors
-from tpsprune.runs.weights import fitted, read_state, sha256_of
+from tpsprune.runs.tensors import fitted, load_tensors, read_state, sha256_of
 
 __all__ = ["Weights", "begins_with", "given_weights", "read_weights", "without_weights"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import ceil
 from pathlib import Path
 
@@ -134,6 +134,6 @@ def _weighed(bench: Bench, folder: RunFolder, model: nn.Module, *, is_cut: bool)
     save_tensors(folder.ticket if is_cut else folder.dense, model.state_dict(), {})
     return ModelFigures(
         accuracy=bench.score(model, bench.dataset.test).accuracy,
-        size=measure.size(model, bench.probe[0]),
-        latencies=(),
+        **asdict(measure.size(model, bench.probe[0])),
+        latency_seconds={},
     )

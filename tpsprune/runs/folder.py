@@ -1,20 +1,28 @@
-"""A run folder: what lies where, who may write, and what is found when a run is taken up again."""
+"""A run folder: what lies where, who may write, what it was made on, what is found when it is resumed."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import final
+from types import ModuleType
+from typing import Any, Final, final
 
 from tpsprune.errors import RunFolderError
-from tpsprune.runs.files import cannot_write, sync_folder
-from tpsprune.runs.journal import Journal
-from tpsprune.runs.lock import exclusive
+from tpsprune.runs.files import Journal, cannot_write, sync_folder
 
-__all__ = ["RunFolder", "digest_of"]
+__all__ = ["RunFolder", "digest_of", "exclusive", "machine_facts", "versions"]
+
+PACKAGES: Final = ("tpsprune", "torch", "torch-pruning", "codecarbon", "numpy", "ripser", "safetensors")
+_FCNTL: Final[ModuleType | None] = import_module("fcntl") if find_spec("fcntl") else None
 
 
 def digest_of(text: str) -> str:
@@ -176,3 +184,78 @@ def _taken(path: Path) -> list[Path]:
         taken.append(candidate)
         number += 1
     return taken
+
+
+@contextmanager
+def exclusive(lock: Path, beside: str = "start a run beside it with --again") -> Iterator[None]:
+    """Hold a lock, a file two levels below the folder it stands for, for this process, with ``flock``.
+
+    ``beside`` is what would do for somebody who does not want to wait.
+
+    Where the system has no ``flock``, its mere existence is the lock; a kill leaves that behind, and
+    the message then says which file to delete.
+
+    Raises:
+        RunFolderError: another process holds it, or it cannot be written.
+    """
+    with _flocked(lock, _FCNTL, beside) if _FCNTL else _created(lock):
+        yield
+
+
+@contextmanager
+def _flocked(lock: Path, fcntl: ModuleType, beside: str) -> Iterator[None]:
+    try:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise cannot_write(lock, error) from error
+    try:
+        _take(lock, handle, fcntl, beside)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _take(lock: Path, handle: int, fcntl: ModuleType, beside: str) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+    except BlockingIOError as error:
+        holder = os.pread(handle, 20, 0).decode(errors="replace") or "(unknown)"
+        raise RunFolderError(
+            f"{lock.parent.parent} is in use by process {holder}: wait for it to end, or {beside}"
+        ) from error
+    except OSError as error:
+        raise cannot_write(lock, error) from error
+
+
+@contextmanager
+def _created(lock: Path) -> Iterator[None]:
+    try:
+        handle = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError as error:
+        raise RunFolderError(
+            f"{lock.parent.parent} is in use by another process; if there is none, delete {lock}"
+        ) from error
+    except OSError as error:
+        raise cannot_write(lock, error) from error
+    try:
+        yield
+    finally:
+        os.close(handle)
+        lock.unlink(missing_ok=True)
+
+
+def machine_facts() -> dict[str, Any]:
+    """Return the kind of machine, without a name or address of it."""
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "logical_cpus": os.cpu_count(),
+        "python": sys.implementation.name,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that figures depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
