@@ -19,7 +19,7 @@ from tpsprune.recipe.stop import (
     Rule,
     ThresholdRule,
 )
-from tpsprune.records import Reading, Status, Verdict
+from tpsprune.records import Reading, Status, Verdict, dump
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 RULES: list[Rule] = [
@@ -142,7 +142,7 @@ def test_memory_survives_a_checkpoint(rule: Rule, values: list[float], cut: int)
     memory = stopping.start(rule)
     for index, value in enumerate(values):
         if index == cut:
-            memory = json.loads(json.dumps(memory))
+            memory = stopping.recall(json.loads(json.dumps(dump(memory))))
         memory, verdict = stopping.step(rule, memory, round_of(index, value))
         broken.append(verdict)
     assert straight == broken
@@ -175,7 +175,7 @@ def test_a_rule_calls_the_quality_it_waits_for_by_its_name() -> None:
 
 def test_a_memory_of_before_qualities_had_names_speaks_of_accuracy() -> None:
     rule = PlateauRule(signal="d_eff", patience=2, tolerance=0.05)
-    memory = {"window": [0.5], "chance": 0.5}
+    memory = stopping.recall({"window": [0.5], "chance": 0.5})
     _, verdict = stopping.step(rule, memory, round_of(1, 0.5, 1.0))
     assert "and validation accuracy has covered" in verdict.reason
 

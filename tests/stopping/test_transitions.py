@@ -20,7 +20,7 @@ from tpsprune.recipe.stop import (
     Rule,
     ThresholdRule,
 )
-from tpsprune.records import Reading, Verdict
+from tpsprune.records import Reading, Verdict, dump
 
 
 def verdicts(rule: Rule, *rounds: dict[str, float]) -> list[Verdict]:
@@ -32,7 +32,7 @@ def verdicts(rule: Rule, *rounds: dict[str, float]) -> list[Verdict]:
             Reading(signal=signal, value=value, step=index, epoch=float(index))
             for signal, value in values.items()
         ]
-        memory, verdict = stopping.step(rule, json.loads(json.dumps(memory)), readings)
+        memory, verdict = stopping.step(rule, stopping.recall(json.loads(json.dumps(dump(memory)))), readings)
         found.append(verdict)
     return found
 

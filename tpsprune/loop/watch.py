@@ -205,7 +205,7 @@ class Watch:
             "settings": self._described(),
             "last_step": self._last_step,
             "signals": signals,
-            "rules": {name: dict(memory) for name, memory in self._memory.items()},
+            "rules": {name: dump(memory) for name, memory in self._memory.items()},
             "readings": [dump(reading) for reading in self.readings],
         }
         # By way of JSON, so that it is what it says: a word of ours is a class of ours to pickle.
@@ -226,7 +226,10 @@ class Watch:
         refuse_part("Watch", plain["signals"], self._settings.signals)
         refuse_part("Watch", plain["rules"], self._rules)
         self._memories = self._panel.unpack(state["tensors"], plain["signals"])
-        self._memory = dict(plain["rules"])
+        try:
+            self._memory = {name: stopping.recall(plain["rules"][name]) for name in self._rules}
+        except ValueError as error:
+            raise LoopError(f"Watch: the state of a rule is none ({error})") from error
         self._last_step = plain["last_step"]
         self.readings = [load(Reading, raw) for raw in plain["readings"]]
 

@@ -25,5 +25,4 @@ def begun(bench: Bench, model: nn.Module, stage: Stage, rule: Rule) -> State:
         rule=stopping.start(rule, chance_accuracy=bench.chance_accuracy, quality=bench.objective.quality),
         clock=Clock(),
         lines=(0, 0),
-        cut={},
     )

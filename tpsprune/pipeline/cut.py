@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from typing import Any
 
 from torch import nn
@@ -15,7 +15,7 @@ from tpsprune.pipeline.bill import Bill
 from tpsprune.pipeline.heal import healed
 from tpsprune.pipeline.rounds import as_cut, joined, keep_last_plan, keep_plan, round_target
 from tpsprune.pipeline.schedule import between_schedule, retrain_schedule, trains_between
-from tpsprune.pipeline.state import State, has_snapshot, load_snapshot, save_checkpoint
+from tpsprune.pipeline.state import Pruning, State, has_snapshot, load_snapshot, save_checkpoint
 from tpsprune.pruning import Extraction
 from tpsprune.pruning.recalibrate import output_error
 from tpsprune.recipe.retrain import rewind_epoch
@@ -37,14 +37,15 @@ def cut_model(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Gene
         bench.recipe.prune.target,
         round_,
         bench.recipe.prune.rounds,
-        macs_share=state.cut.get("macs_share", 1.0),
-        parameters_share=state.cut.get("parameters_share", 1.0),
+        macs_share=state.cut.macs_share if state.cut else 1.0,
+        parameters_share=state.cut.parameters_share if state.cut else 1.0,
     )
     if target is None:
         note = f"round {round_}: the rounds before have met {bench.recipe.prune.target} already"
         yield Note(note)
         keep_last_plan(folder, round_)
-        cut = {**state.cut, "notes": [*state.cut["notes"], note]}
+        assert state.cut is not None
+        cut = replace(state.cut, notes=(*state.cut.notes, note))
         ticket, moments = state.model, training.state_by_name(state.optimizer, state.model)
     else:
         extraction, pruned = yield from drawn(bench, bill, state.model, target, round_)
@@ -62,7 +63,7 @@ def cut_model(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Gene
     elif rewind is not None:
         note = f"a budget ended the training before epoch {rewind}: there is nothing to rewind to"
         yield Note(note)
-        cut["notes"].append(note)
+        cut = replace(cut, notes=(*cut.notes, note))
     state = _begun(bench, replace(state, rounds=round_, cut=cut), ticket, moments)
     save_checkpoint(folder, state, bench.panel)
     return state
@@ -133,20 +134,19 @@ def asked(bench: Bench, units: str, target: Target) -> dict[str, Any]:
     return extra
 
 
-def _recorded(state: State, pruned: Pruned, notes: tuple[str, ...]) -> dict[str, Any]:
+def _recorded(state: State, pruned: Pruned, notes: tuple[str, ...]) -> Pruning:
     """Return what the run remembers of its cuts: this one's figures joined to those of earlier rounds."""
-    if not state.rounds:
-        return {**asdict(pruned), "notes": list(notes), "dense_clock": asdict(state.clock)}
-    earlier = tuple(GroupChange(**raw) for raw in state.cut["groups"])
-    return {
-        **asdict(pruned),
-        "groups": [asdict(change) for change in joined(earlier, pruned.groups)],
-        "macs_share": state.cut["macs_share"] * pruned.macs_share,
-        "parameters_share": state.cut["parameters_share"] * pruned.parameters_share,
-        "validation_accuracy_before": state.cut["validation_accuracy_before"],
-        "notes": [*state.cut["notes"], *notes],
-        "dense_clock": state.cut["dense_clock"],
+    this: dict[str, Any] = {each.name: getattr(pruned, each.name) for each in fields(pruned)}
+    before = state.cut
+    if before is None:
+        return Pruning(**this, notes=notes, dense_clock=state.clock)
+    joined_to_it: dict[str, Any] = {
+        "groups": joined(before.groups, pruned.groups),
+        "macs_share": before.macs_share * pruned.macs_share,
+        "parameters_share": before.parameters_share * pruned.parameters_share,
+        "validation_accuracy_before": before.validation_accuracy_before,
     }
+    return Pruning(**(this | joined_to_it), notes=(*before.notes, *notes), dense_clock=before.dense_clock)
 
 
 def _begun(bench: Bench, state: State, ticket: nn.Module, moments: Any) -> State:
@@ -169,9 +169,11 @@ def _begun(bench: Bench, state: State, ticket: nn.Module, moments: Any) -> State
         return replace(state, stage="retrain", step=first_step, shift=state.shift + state.step - first_step)
     if not trains_between(bench):
         return replace(state, stage="cut")
-    first_step, *ends = between_schedule(bench, state.step)
+    first_step, last_step, total_steps = between_schedule(bench, state.step)
     shift = state.shift + state.step - first_step
-    return replace(state, stage="between", step=first_step, shift=shift, cut={**state.cut, "ends": ends})
+    assert state.cut is not None
+    cut = replace(state.cut, ends=(last_step, total_steps))
+    return replace(state, stage="between", step=first_step, shift=shift, cut=cut)
 
 
 def _parameters(model: nn.Module) -> int:

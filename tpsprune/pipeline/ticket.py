@@ -37,13 +37,15 @@ def finished(
 
 def restored(bench: Bench, folder: RunFolder, checkpoint: Restored) -> State:
     """Build the model as it was cut when the checkpoint was written, and fill everything from it."""
-    model = bench.execution.place(as_cut(folder, bench.new_model(fill=False), checkpoint.plain["rounds"]))
+    model = bench.execution.place(as_cut(folder, bench.new_model(fill=False), checkpoint.saved.rounds))
     return checkpoint.state(model, bench.regulariser(model), bench.panel, bench.recipe)
 
 
 def _between(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Generator[Event, None, State]:
     """Train the ticket for a while between two rounds; no rule ends that early, a hard budget does."""
-    last_step, total_steps = state.cut["ends"]
+    assert state.cut is not None
+    assert state.cut.ends is not None
+    last_step, total_steps = state.cut.ends
     if state.step < last_step and budget_used_up(bench, bill) is None:
         rounds = bench.recipe.prune.rounds
         course = Course(

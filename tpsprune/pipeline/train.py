@@ -96,7 +96,7 @@ def _dense(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Generat
     )
     state, decision = yield from run_stage(bench, folder, bill, state, course)
     yield Decided(decision=decision)
-    state = replace(state, stage="cut", drawn=decision, rule={})
+    state = replace(state, stage="cut", drawn=decision)
     save_tensors(folder.dense, state.model.state_dict(), {})
     save_checkpoint(folder, state, bench.panel)
     return state

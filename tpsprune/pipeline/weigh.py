@@ -20,8 +20,6 @@ from tpsprune.pipeline.rounds import as_cut
 from tpsprune.pipeline.state import Clock, State
 from tpsprune.records import (
     GIVEN,
-    GroupChange,
-    LeftAlone,
     Milestone,
     ModelFigures,
     Projection,
@@ -45,13 +43,13 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State, *, timed: b
     """
     assert state.drawn is not None
     assert state.stopped is not None
+    assert state.cut is not None
     ticket = state.model
     save_tensors(folder.ticket, ticket.state_dict(), {})
     dense = bench.execution.place(as_cut(folder, bench.new_model(fill=False), 0))
     dense.load_state_dict(load_tensors(folder.dense, shapes_of(dense.state_dict()))[0])
     _prove_rebuilt(bench, folder, ticket)
     dense_figures, ticket_figures = _figures(bench, dense, ticket, timed=timed)
-    groups = tuple(GroupChange(**raw) for raw in state.cut["groups"])
     readings = folder.readings.parsed(Reading)
     bill.close()
     outcome = RunResult(
@@ -62,9 +60,9 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State, *, timed: b
         task=bench.dataset.facts,
         dense=dense_figures,
         ticket=ticket_figures,
-        cut_validation_accuracy=state.cut["validation_accuracy_after"],
-        groups=groups,
-        left_alone=tuple(LeftAlone(**raw) for raw in state.cut["left_alone"]),
+        cut_validation_accuracy=state.cut.validation_accuracy_after,
+        groups=state.cut.groups,
+        left_alone=state.cut.left_alone,
         drawn_at=Milestone.of(state.drawn),
         stopped_at=Milestone.of(state.stopped),
         epochs={"budget": _budget_epochs(bench, state), "trained": state.stopped.epoch},
@@ -129,7 +127,8 @@ def _projection(bench: Bench, state: State) -> Projection | None:
     assert state.drawn is not None
     if state.drawn.rule == GIVEN:
         return None
-    dense = Clock(**state.cut["dense_clock"])
+    assert state.cut is not None
+    dense = state.cut.dense_clock
     scale = bench.recipe.train.epochs / state.drawn.epoch * (1.0 - (_share(dense.tps, dense) or 0.0))
     return Projection(
         joules=None if dense.joules is None else dense.joules * scale,
@@ -152,7 +151,8 @@ def _share(cpu_seconds: float, clock: Clock) -> float | None:
 
 
 def _notes(bench: Bench, bill: Bill, state: State, readings: Sequence[Reading]) -> list[str]:
-    notes = list(state.cut["notes"])
+    assert state.cut is not None
+    notes = list(state.cut.notes)
     assert state.drawn is not None
     if bench.given and state.drawn.rule != GIVEN:
         notes.insert(0, f"the training began with {bench.given}")
