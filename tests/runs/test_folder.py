@@ -11,7 +11,6 @@ import pytest
 
 from tpsprune.errors import RunFolderError
 from tpsprune.runs import RunFolder, digest_of
-from tpsprune.runs import folder as folder_file
 
 HOLD = (
     "import sys; from pathlib import Path; from tpsprune.runs import RunFolder\n"
@@ -142,14 +141,5 @@ def test_an_error_inside_is_not_taken_for_a_lock(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "a", "0")
     with pytest.raises(BlockingIOError, match="mine"), folder.locked():
         raise BlockingIOError("mine")
-    with folder.locked():
-        pass
-
-
-def test_without_flock_the_lock_file_itself_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_file, "_FCNTL", None)
-    folder = RunFolder.create(tmp_path, "a", "0")
-    with folder.locked(), pytest.raises(RunFolderError, match=r"if there is none, delete .*state/lock"):
-        folder.locked().__enter__()
     with folder.locked():
         pass

@@ -67,7 +67,7 @@ from tpsprune.records.savings import (
     Support,
     WallFit,
 )
-from tpsprune.records.serial import dump, is_newer, json_schema, load
+from tpsprune.records.serial import Natural, dump, is_newer, json_schema, load
 from tpsprune.records.task import QUALITIES, InputPart, TaskFacts, quality_of, unit_of
 
 DOCUMENTS = {"result": RunResult, "energy_report": EnergyReport, "bundle": Manifest}
@@ -119,6 +119,7 @@ __all__ = [
     "MeteredPart",
     "Milestone",
     "ModelFigures",
+    "Natural",
     "Needed",
     "Note",
     "PhaseEnded",

@@ -228,9 +228,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, where the system lets a folder be opened."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
+    """Flush a folder's entries to the disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
