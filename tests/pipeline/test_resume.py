@@ -17,9 +17,11 @@ from tests.pipeline.conftest import SMALL
 from tpsprune import pipeline
 from tpsprune import recipe as recipe_reader
 from tpsprune.errors import RunFolderError
+from tpsprune.pipeline.state import load_checkpoint
 from tpsprune.recipe import Recipe
 from tpsprune.records import Event, Finished, Progress
 from tpsprune.runs import RunFolder, read_result
+from tpsprune.runs.tensors import save_tensors
 
 Small = Callable[..., Recipe]
 SAME = ("ticket.safetensors", "dense.safetensors", "readings.jsonl", "decisions.jsonl", "plan.json")
@@ -104,6 +106,23 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_the_same(small: Small, tm
     result = read_result(folder.result)
     assert result.attempts == 3
     assert any("attempts: energy of work that was lost is on the bill" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("{}", "is a checkpoint of schema None; this version reads 'tpsprune.state/3'"),
+        ('{"schema": "tpsprune.state/2"}', "checkpoint of schema 'tpsprune.state/2'; .*--again"),
+        ('{"schema": "tpsprune.state/3"}', "is damaged: stage is missing; .*--again"),
+        ("{", "is damaged: line 1 is not JSON"),
+        ("[]", "is a checkpoint of schema None"),
+    ],
+)
+def test_a_checkpoint_that_is_none_of_ours_is_refused(tmp_path: Path, state: str, words: str) -> None:
+    folder = RunFolder.create(tmp_path, "small", "0")
+    save_tensors(folder.state / "checkpoint.safetensors", {}, {"state": state})
+    with pytest.raises(RunFolderError, match=words):
+        load_checkpoint(folder)
 
 
 def test_two_processes_never_share_a_run_folder(small: Small, tmp_path: Path) -> None:

@@ -186,3 +186,20 @@ def test_where_guessing_is_always_right_there_is_nothing_to_wait_for() -> None:
     for index in range(2):
         memory, verdict = stopping.step(rule, memory, round_of(index, 0.5, 1.0))
     assert verdict.act
+
+
+@pytest.mark.parametrize(
+    "raw", [None, [], {"held": "3", "chance": 0.5}, {"stale": 0}, {"best": 1.0, "stale": 0, "more": 1}]
+)
+def test_what_is_no_memory_is_refused(raw: object) -> None:
+    with pytest.raises(ValueError, match="memory"):
+        stopping.recall(raw)
+
+
+def test_a_memory_of_another_rule_is_refused() -> None:
+    with pytest.raises(ValueError, match="a PlateauRule has no PatienceMemory"):
+        stopping.step(
+            PlateauRule(signal="d_eff", patience=2, tolerance=0.05),
+            stopping.start(PatienceRule(signal="d_eff", patience=2)),
+            round_of(0, 0.5),
+        )

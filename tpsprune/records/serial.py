@@ -53,6 +53,8 @@ def load(kind: type[T], raw: object) -> T:
         record: T = _adapter(kind).validate_json(json.dumps(raw), strict=True, extra="forbid")
     except ValidationError as error:
         raise ValueError(_first_fault(error, raw)) from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     return record
 
 
