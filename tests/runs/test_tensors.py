@@ -24,9 +24,9 @@ from tpsprune.runs.tensors import (
 )
 from tpsprune.runs.tensors import (
     file_bytes,
-    fitted,
     load_hashed,
     load_tensors,
+    match_state,
     read_state,
     save_tensors,
     serialise,
@@ -306,7 +306,7 @@ class Tied(nn.Module):
 
 def test_in_order_names_do_not_matter() -> None:
     theirs = {name: t for name, t in net().state_dict().items() if "tracked" not in name}
-    filled = fitted(renamed(theirs), net().state_dict(), "F", "order")
+    filled = match_state(renamed(theirs), net().state_dict(), "F", "order")
     assert all(torch.equal(filled[name], tensor) for name, tensor in theirs.items())
     assert filled["1.num_batches_tracked"] == 0
 
@@ -320,14 +320,14 @@ def test_in_order_every_shape_is_compared() -> None:
         r"the recipe's model \(and 1 more\)$"
     )
     with pytest.raises(ArtifactError, match=words):
-        fitted(theirs, net().state_dict(), "F", "order")
+        match_state(theirs, net().state_dict(), "F", "order")
 
 
 def test_in_order_as_many_tensors_are_needed() -> None:
     theirs = renamed({name: t for name, t in net().state_dict().items() if "tracked" not in name})
     del theirs["theirs.7"]
     with pytest.raises(ArtifactError, match=r"in order: the file holds 7 tensors, the recipe's model 8$"):
-        fitted(theirs, net().state_dict(), "F", "order")
+        match_state(theirs, net().state_dict(), "F", "order")
 
 
 def test_safetensors_keeps_no_order(tmp_path: Path) -> None:
@@ -338,13 +338,13 @@ def test_safetensors_keeps_no_order(tmp_path: Path) -> None:
 
 def test_a_tensor_that_the_model_ties_to_another_need_not_be_in_the_file() -> None:
     model, table = Tied(), torch.arange(28.0).reshape(7, 4)
-    state = fitted({"embedding.weight": table}, model.state_dict(), "F")
+    state = match_state({"embedding.weight": table}, model.state_dict(), "F")
     model.load_state_dict(state)
     assert torch.equal(model.head.weight, table)
     assert model.head.weight is model.embedding.weight
     model.head.weight = nn.Parameter(torch.ones(7, 4))
     with pytest.raises(ArtifactError, match=r"F does not fit: head.weight is missing$"):
-        fitted({"embedding.weight": table}, model.state_dict(), "F")
+        match_state({"embedding.weight": table}, model.state_dict(), "F")
 
 
 def test_messages_begin_with_the_place(tmp_path: Path) -> None:

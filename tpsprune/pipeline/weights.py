@@ -15,7 +15,7 @@ from tpsprune.errors import ArtifactError, Fault, PruneError, RecipeError
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.brought import BROUGHT, Match
-from tpsprune.runs.tensors import fitted, load_tensors, read_state, sha256_of
+from tpsprune.runs.tensors import load_tensors, match_state, read_state, sha256_of
 
 __all__ = ["Weights", "begins_with", "given_weights", "read_weights", "without_weights"]
 
@@ -53,7 +53,7 @@ class Weights:
             except PruneError as error:
                 raise ArtifactError(f"{self.path}: {error}; --weights and the recipe do not fit") from error
         model.load_state_dict(
-            fitted(self.tensors, model.state_dict(), f"{self.place} {self.path}", self.match)
+            match_state(self.tensors, model.state_dict(), f"{self.place} {self.path}", self.match)
         )
         return model
 

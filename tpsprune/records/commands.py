@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedGroup:
-    """Units that only go together: ``layers`` put them out, ``members`` work on each, ``readers`` mix them.
+    """Coupled units: ``layers`` produce them, ``members`` work on each, ``readers`` are their consumers.
 
     ``kind`` is what a unit is: ``units`` (channels, neurons), ``heads``, ``head-width`` or ``blocks``.
     ``width_after`` is how many the recipe's target would leave, where that was asked for.
@@ -50,10 +50,11 @@ class CheckedGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedLayer:
-    """A layer, what it costs, and what a cut does to it.
+    """A layer, what it costs, and what pruning does to it.
 
-    ``fate``: ``cut`` puts out the units of ``groups``, ``follows`` works on units of theirs, ``stays`` keeps
-    all that it puts out, for ``reason``. It ``reads`` the units of these groups, and loses as many inputs.
+    ``fate``: ``cut`` produces the units of ``groups``, ``follows`` works on units of theirs, ``stays`` keeps
+    all its outputs, for ``reason``. It consumes the units of the groups that it ``reads``, and loses as many
+    inputs.
     ``macs`` are its own multiply-accumulates for one item, without those of layers inside it; ``macs_share``
     is of the model's.
     """
@@ -74,7 +75,7 @@ class Checked:
     """A recipe that would run, and with what.
 
     ``weights`` says whose the widths are, ``from_data`` what a library's model was given because the data are
-    as they are. ``cost_share`` is what the model would cost at the widths foreseen, over what it costs, in
+    as they are. ``cost_share`` is what the model would cost at the planned widths, over what it costs, in
     the unit of the target; ``None`` where widths were not asked for.
     """
 

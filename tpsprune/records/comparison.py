@@ -143,7 +143,7 @@ class IdleSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceSpan:
-    """The model that an arm left, answering ``items`` items in batches of ``batch`` within one window."""
+    """Inference of the model that an arm left: ``items`` items in batches of ``batch``, in one window."""
 
     arm: str
     seed: int
@@ -154,7 +154,7 @@ class InferenceSpan:
 
     @property
     def joules_per_item(self) -> float | None:
-        """Energy of one answer; ``None`` when nothing was metered."""
+        """Energy of one inference; ``None`` when nothing was metered."""
         joules = self.window.total_joules
         return None if joules is None else joules / self.items
 

@@ -22,7 +22,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """One number read at one moment: ``signal`` of ``group`` (empty: of the whole model).
+    """One number read at one step: ``signal`` of ``group`` (empty: of the whole model).
 
     ``value`` is ``None`` unless ``status`` is ``OK``; ``reason`` then says why.
     """

@@ -52,12 +52,12 @@ class InputPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFacts:
-    """The shape of one input (without the batch axis), the width of an answer, what the inputs are.
+    """The shape of one input (without the batch axis), the width of an output, what the inputs are.
 
     ``input_kind``: ``image`` (channels, height, width), ``tokens`` (length,) of ids below
     ``vocabulary``, ``vector`` (features,), or ``parts``: several tensors, described by ``parts``. ``classes``
-    are the numbers that a model answers each item (or, with ``next-token``, each place) with: one per
-    class, label or target. ``cyclic`` holds where neighbouring token ids are neighbours on a circle, which
+    are the outputs of a model for each item (or, with ``next-token``, each place): one per class, label or
+    target. ``cyclic`` holds where neighbouring token ids are neighbours on a circle, which
     the ``fourier`` variant needs. ``loss`` is ``task.loss`` of the recipe; ``quality``, always made from
     it, is what the figure is called that records hold as ``accuracy``. A file of a version that knew one
     tensor and classes only lacks the last three.

@@ -23,9 +23,9 @@ from tpsprune.runs.files import cannot_write, open_regular, replacing
 __all__ = [
     "Expected",
     "file_bytes",
-    "fitted",
     "load_hashed",
     "load_tensors",
+    "match_state",
     "read_state",
     "save_tensors",
     "serialise",
@@ -239,7 +239,7 @@ def _state_dict_in(raw: Any) -> dict[str, Tensor] | None:
     return next((found for key in NESTED if (found := _state_dict_in(raw.get(key)))), None)
 
 
-def fitted(
+def match_state(
     found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str, match: Match = "name"
 ) -> dict[str, Tensor]:
     """Return a state dict for the model that wants ``wanted``, of the tensors that a file holds.
