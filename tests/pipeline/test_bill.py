@@ -1,4 +1,4 @@
-"""The bill ends what goes on behind its meter; a run replayed has the bill that was recorded."""
+"""The ledger ends what goes on behind its meter; a run replayed has the ledger that was recorded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tpsprune import energy, pipeline
 from tpsprune.energy import AbstractMeter, build
 from tpsprune.energy.codecarbon_meter import CodecarbonMeter
 from tpsprune.errors import DataError, MeterError
-from tpsprune.pipeline.bill import Bill
+from tpsprune.loop.meter import Ledger, Meter
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.energy import Energy
 from tpsprune.records import Finished, Outcome, Window
@@ -26,14 +26,14 @@ def test_a_dozen_runs_in_one_process_leave_no_thread_behind(
     before = threading.active_count()
     for _ in range(12):
         meter = CodecarbonMeter()
-        with Bill(meter) as bill:
-            bill.switch("train")
-            bill.switch("evaluate")
-            bill.close()
+        with Ledger(Meter(meter)) as ledger:
+            ledger.switch("train")
+            ledger.switch("evaluate")
+            ledger.close()
             # As a timer does that fires while it is cancelled: nobody would stop the next one.
             meter._tracker._scheduler_monitor_power._run()
             assert threading.active_count() > before
-        assert [window.valid for window in bill.windows] == [True, True]
+        assert [window.valid for window in ledger.windows] == [True, True]
     assert threading.active_count() == before
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
@@ -50,23 +50,23 @@ def test_a_tracker_that_does_not_stop_is_told(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("meter", ["codecarbon", "fake", "none"])
 def test_a_bill_shuts_its_meter_also_when_the_run_breaks_off(meter: str) -> None:
     metered: AbstractMeter = build(Energy(meter=meter), attempt=0)  # type: ignore[arg-type]
-    bill = Bill(metered)
+    ledger = Ledger(Meter(metered))
 
     def fail() -> None:
-        with bill:
-            bill.switch("train")
+        with ledger:
+            ledger.switch("train")
             with pytest.raises(MeterError, match="cannot shut a meter while a window of 'train' is open"):
                 metered.shut()
             raise DataError("the disk is gone")
 
     with pytest.raises(DataError, match="the disk is gone"):
         fail()
-    assert [window.phase for window in bill.windows] == ["train"]
+    assert [window.phase for window in ledger.windows] == ["train"]
     metered.shut()
     with pytest.raises(
         MeterError, match="cannot open a window of 'train': this meter is shut; build another"
     ):
-        bill.switch("train")
+        ledger.switch("train")
 
 
 def test_a_run_replayed_has_the_bill_that_was_recorded(

@@ -18,7 +18,7 @@ from tests.pipeline.conftest import SMALL
 from tpsprune import pipeline, recipe
 from tpsprune.claims import assess
 from tpsprune.errors import PruneError, RecipeError, RunFolderError, TpspruneError
-from tpsprune.pipeline.arms import Found, arm_recipe
+from tpsprune.pipeline.arms import TicketFacts, arm_recipe
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.compare import AFTER_TICKET, ARMS, arms_of, order_of
@@ -274,9 +274,9 @@ def test_every_arm_runs_and_leaves_the_model_it_should(many_arms: Comparison) ->
     assert runs["shape-scratch"].epochs == ticket.epochs
 
 
-def found(**changes: Any) -> Found:
+def found(**changes: Any) -> TicketFacts:
     plan = Plan(target="", groups=(), new_biases=(), versions={}, model=())
-    base = Found(plan=plan, widths={}, epochs=7.25, epoch_joules=10.0, aside_joules=20.0, joules=120.0)
+    base = TicketFacts(plan=plan, widths={}, epochs=7.25, epoch_joules=10.0, other_joules=20.0, joules=120.0)
     return replace(base, **changes)
 
 

@@ -18,7 +18,7 @@ from tests.export.bundles import restamp, write_first_version
 from tests.pipeline.test_train import outcome_of, run
 from tpsprune import pipeline, pruning
 from tpsprune.errors import ArtifactError, RunFolderError
-from tpsprune.pipeline.bench import set_up
+from tpsprune.pipeline.workbench import set_up
 from tpsprune.recipe import Recipe, dumps
 from tpsprune.records.comparison import Grid
 from tpsprune.records.exported import Exported, Exporting
@@ -394,7 +394,7 @@ MODELS = [
 def test_a_shell_filled_from_tensors_is_the_model_that_was_built(small: Small, model: str) -> None:
     with set_up(small(model), "cpu") as bench:
         built = bench.new_model().eval()
-        found = load_file._rebuilt(
+        found = load_file._rebuild(
             bench.recipe.task.model, "here", bench.dataset.facts, None, dict(built.state_dict())
         )
         batch = bench.probe[0]

@@ -12,7 +12,7 @@ import torch
 import tpsprune
 from tpsprune import pipeline, pruning
 from tpsprune.errors import RecipeError, RunFolderError
-from tpsprune.pipeline.bench import set_up
+from tpsprune.pipeline.workbench import set_up
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
 from tpsprune.records import Decided, Event, Finished, Outcome, Pruned
@@ -58,7 +58,7 @@ def test_the_ticket_is_that_of_the_extraction_bit_for_bit(
     with set_up(small(), "cpu") as bench:
         model = bench.new_model()
         model.load_state_dict(load_tensors(trained.dense)[0])
-        expected = pruning.extract(model, bench.cut_probe, bench.recipe.prune).ticket.state_dict()
+        expected = pruning.extract(model, bench.prune_batches, bench.recipe.prune).ticket.state_dict()
     found, _ = load_tensors(RunFolder(Path(outcome.folder)).ticket)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from tpsprune import pipeline, pruning
-from tpsprune.pipeline.bench import set_up
-from tpsprune.pipeline.cut import uneven_note
-from tpsprune.pipeline.rounds import joined, round_target
+from tpsprune.pipeline.ticket import joined_changes, round_target, uneven_note
+from tpsprune.pipeline.workbench import set_up
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.target import Latency, Macs, Params, Tolerance
@@ -64,7 +63,7 @@ def test_the_changes_of_two_cuts_read_as_those_of_one() -> None:
     second = GroupChange(group="a", width_before=8, width_after=4, effective_rank=3.0)
     only_first = GroupChange(group="b", width_before=4, width_after=2)
     only_second = GroupChange(group="c", width_before=6, width_after=5)
-    assert joined((first, only_first), (second, only_second)) == (
+    assert joined_changes((first, only_first), (second, only_second)) == (
         GroupChange(group="a", width_before=16, width_after=4, effective_rank=3.0),
         only_first,
         only_second,

@@ -23,8 +23,8 @@ from tpsprune.claims import assess
 from tpsprune.errors import DataError, ModelError, RecipeError
 from tpsprune.numerics.forward import call_model, logits_of
 from tpsprune.numerics.random_inputs import random_inputs
-from tpsprune.pipeline.bench import set_up
-from tpsprune.pipeline.cut import asked
+from tpsprune.pipeline.ticket import extraction_inputs
+from tpsprune.pipeline.workbench import set_up
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.target import Latency
 from tpsprune.records import Outcome, Pruned, TaskFacts
@@ -285,5 +285,5 @@ def test_what_does_not_fit_is_told_before_anything_is_written(
 @pytest.mark.parametrize(("data", "answer"), [("own:by_name", "mapping"), ("own:by_place", "tuple")])
 def test_a_target_of_latency_is_timed_on_items_of_several_parts(data: str, answer: str) -> None:
     with set_up(task("cross-entropy", data, f"own:mixed/{answer}"), "cpu") as bench:
-        extra = asked(bench, "interpolation", Latency(0.5, batch_items=4))
+        extra = extraction_inputs(bench, "interpolation", Latency(0.5, batch_items=4))
         assert extra["clock"](bench.new_model()) > 0

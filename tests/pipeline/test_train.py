@@ -12,7 +12,7 @@ import torch
 
 from tpsprune import pipeline, pruning
 from tpsprune.errors import DivergedError, RunFolderError
-from tpsprune.pipeline.bench import set_up
+from tpsprune.pipeline.workbench import set_up
 from tpsprune.recipe import Recipe
 from tpsprune.records import Event, Finished, Note, Outcome
 from tpsprune.report import picture
@@ -155,7 +155,7 @@ def test_a_budget_ends_the_run_between_two_readings_too(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Windows as short as can be: one a step, each a second on the fake meter's clock.
-    monkeypatch.setattr(import_module("tpsprune.pipeline.running"), "BUDGET_WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(import_module("tpsprune.pipeline.workbench"), "BUDGET_WINDOW_SECONDS", 0.0)
     recipe = small("watch.every_steps=1000", "stop.budget_seconds=12.0", "stop.draw={rule='none'}")
     outcome = outcome_of(run(recipe, tmp_path))
     assert outcome.drawn.rule == "budget"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import ArtifactError
-from tpsprune.pipeline.weights import read_weights
+from tpsprune.pipeline.load import read_weights
 from tpsprune.runs import RunFolder
 from tpsprune.runs.tensors import save_tensors
 

@@ -95,6 +95,10 @@ class State:
         steps = self.step + self.shift
         return steps, steps / steps_per_epoch
 
+    def starting_at(self, step: int, stage: Stage) -> State:
+        """Return the state at ``step`` of the schedule of another stage, after the steps trained so far."""
+        return replace(self, stage=stage, step=step, shift=self.shift + self.step - step)
+
     def having_paid(self, window: Window | None) -> State:
         """Return the state with a closed window of training or evaluation, if any, on its clock."""
         return self if window is None else replace(self, clock=self.clock.having_paid(window))
