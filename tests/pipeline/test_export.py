@@ -397,7 +397,7 @@ def test_a_shell_filled_from_tensors_is_the_model_that_was_built(small: Small, m
         found = load_file._rebuild(
             bench.recipe.task.model, "here", bench.dataset.facts, None, dict(built.state_dict())
         )
-        batch = bench.probe[0]
+        batch = bench.watch_batches[0]
         assert torch.equal(found(batch), built(batch))
         assert [*found.state_dict()] == [*built.state_dict()]
         assert not any(each.is_meta for each in (*found.parameters(), *found.buffers()))

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.pipeline.conftest import Small, outcome_of
 from tpsprune import pipeline, pruning
 from tpsprune.pipeline.ticket import joined_changes, round_target, uneven_note
 from tpsprune.pipeline.workbench import set_up
 from tpsprune.pruning import Plan
-from tpsprune.recipe import Recipe
 from tpsprune.recipe.target import Latency, Macs, Params, Tolerance
-from tpsprune.records import Event, Finished, GroupChange, Outcome, Pruned
+from tpsprune.records import GroupChange, Pruned
 from tpsprune.runs import RunFolder, read_json
 from tpsprune.runs.tensors import load_tensors
 from tpsprune.training.device import Execution
-
-Small = Callable[..., Recipe]
-
-
-def outcome_of(events: list[Event]) -> Outcome:
-    assert isinstance(events[-1], Finished)
-    return events[-1].outcome
 
 
 def test_every_round_keeps_the_same_share_of_what_is_left() -> None:
