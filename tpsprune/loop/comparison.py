@@ -63,8 +63,8 @@ class Comparison:
 
     The verdict is that of ``tpsprune compare``: invalid windows, neighbours on the machine, too few pairs, an
     accuracy not shown to be kept, noise, and a sign that hangs on a power model each refuse it. More pairs
-    may be asked for later (then each claim is tested more strictly), fewer may not. Answers of models are not
-    metered here, and nothing is claimed of them. ``tpsprune report FOLDER`` makes the report again, with a
+    may be asked for later (then each claim is tested more strictly), fewer may not. Inference is not
+    metered here, and nothing is claimed of it. ``tpsprune report FOLDER`` makes the report again, with a
     grid or the readings of a wall meter.
 
     Args:

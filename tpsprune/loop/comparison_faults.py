@@ -37,20 +37,17 @@ def faults_of_design(
 ) -> Iterator[Fault]:
     """Yield what is wrong with what is fixed before the first run; ``rules`` are those of ``[compare]``."""
     yield from _faults_of_arms(arms)
-    if not _is_whole(pairs, 1):
-        yield Fault("pairs", f"must be a whole number from 1 (found {pairs!r})")
-    if not isinstance(name, str):
-        yield Fault("name", f"must be text (found {name!r})")
-    if not _is_whole(first_seed):
-        yield Fault("first_seed", f"must be a whole number from 0 (found {first_seed!r})")
-    if not _is_share(required_accuracy):
-        yield Fault("required_accuracy", f"must be a share from 0 to 1 (found {required_accuracy!r})")
+    yield from _misfits(
+        (_is_whole(pairs, 1), "pairs", "a whole number from 1", pairs),
+        (isinstance(name, str), "name", "text", name),
+        (_is_whole(first_seed), "first_seed", "a whole number from 0", first_seed),
+        (_is_share(required_accuracy), "required_accuracy", "a share from 0 to 1", required_accuracy),
+        (str(device).partition(":")[0] in DEVICES, "device", f"one of {', '.join(DEVICES)}", device),
+    )
     if settings is not None and not isinstance(settings, Mapping):
         yield Fault("settings", f"must be a dict of plain values (found {settings!r})")
     else:
         yield from _faults_of_plain(dict(settings or {}), "settings")
-    if str(device).partition(":")[0] not in DEVICES:
-        yield Fault("device", f"must be one of {', '.join(DEVICES)} (found {device!r})")
     try:
         section(Compare, "compare", rules, "Comparison")
     except RecipeError as error:
@@ -82,26 +79,34 @@ def faults_of_run(
     **counts: Any,
 ) -> Iterator[Fault]:
     """Yield what is wrong with the figures and words of one run; ``counts`` are its whole numbers."""
-    if not _is_whole(seed):
-        yield Fault("seed", f"must be a whole number from 0 (found {seed!r})")
+    texts = isinstance(notes, list | tuple) and all(isinstance(note, str) for note in notes)
+    yield from _misfits(
+        (_is_whole(seed), "seed", "a whole number from 0", seed),
+        (isinstance(failure, str), "failure", "text", failure),
+        (isinstance(stopped_by, str), "stopped_by", "text", stopped_by),
+        (accuracy is None or _is_share(accuracy), "accuracy", "a share from 0 to 1", accuracy),
+        (epochs is None or (is_number(epochs) and epochs >= 0), "epochs", "a number from 0", epochs),
+        *(
+            (count is None or _is_whole(count), place, "a whole number from 0", count)
+            for place, count in counts.items()
+        ),
+        (texts, "notes", "a list of texts", notes),
+    )
+    if accuracy is None and isinstance(failure, str) and not failure:
+        yield Fault("accuracy", "must be given, or a failure in words")
     if not _is_spent(spent):
         yield Fault("spent", "must be what Meter.take() or Spent.of_numbers() returns")
     else:
         yield from _faults_of_windows(spent.windows)
-    for place, text in (("failure", failure), ("stopped_by", stopped_by)):
-        if not isinstance(text, str):
-            yield Fault(place, f"must be text (found {text!r})")
-    if accuracy is None and isinstance(failure, str) and not failure:
-        yield Fault("accuracy", "must be given, or a failure in words")
-    if accuracy is not None and not _is_share(accuracy):
-        yield Fault("accuracy", f"must be a share from 0 to 1 (found {accuracy!r})")
-    if epochs is not None and not (is_number(epochs) and epochs >= 0):
-        yield Fault("epochs", f"must be a number from 0 (found {epochs!r})")
-    for place, count in counts.items():
-        if count is not None and not _is_whole(count):
-            yield Fault(place, f"must be a whole number from 0 (found {count!r})")
-    if not isinstance(notes, list | tuple) or not all(isinstance(note, str) for note in notes):
-        yield Fault("notes", f"must be a list of texts (found {notes!r})")
+
+
+def _misfits(*checks: tuple[bool, str, str, Any]) -> Iterator[Fault]:
+    """Yield a fault for each check that fails: whether it fits, its place, what would do, what was found."""
+    return (
+        Fault(place, f"must be {would_do} (found {found!r})")
+        for fits, place, would_do, found in checks
+        if not fits
+    )
 
 
 def _is_spent(spent: Any) -> bool:

@@ -13,14 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tpsprune.errors import Fault, LoopError, RecipeError, VariantError
-from tpsprune.loop.unwrap import (
-    device_of,
-    refuse_missing,
-    refuse_other_schema,
-    refuse_other_settings,
-    unwrap_model,
-    unwrap_optimizer,
-)
+from tpsprune.loop.unwrap import check_settings, check_state, device_of, unwrap_model, unwrap_optimizer
 from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
 from tpsprune.recipe.given import relocated, section
 from tpsprune.recipe.rules import tps_faults
@@ -218,9 +211,8 @@ class TPS:
                 groups: names the first.
             RunFolderError: its tensors are not those of these groups.
         """
-        refuse_other_schema("TPS", state, SCHEMA)
-        refuse_missing("TPS", state, ("settings", "steps", "tensors"))
-        refuse_other_settings("TPS", state["settings"], self._described)
+        check_state("TPS", state, ("settings", "steps", "tensors"), SCHEMA)
+        check_settings("TPS", state["settings"], self._described)
         if self._regulariser is not None:
             self._regulariser.load_state(state["tensors"], {"variant": self.variant})
         self._steps = int(state["steps"])

@@ -11,14 +11,7 @@ from torch.optim import Optimizer
 
 from tpsprune.errors import LoopError, ModelError
 
-__all__ = [
-    "device_of",
-    "refuse_missing",
-    "refuse_other_schema",
-    "refuse_other_settings",
-    "unwrap_model",
-    "unwrap_optimizer",
-]
+__all__ = ["check_settings", "check_state", "device_of", "unwrap_model", "unwrap_optimizer"]
 
 _REPLICATED = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -70,30 +63,22 @@ def device_of(model: nn.Module) -> torch.device:
     return next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
 
 
-def refuse_other_schema(place: str, state: Mapping[str, Any], schema: str) -> None:
-    """Raise unless a state says that it is of ``schema``.
+def check_state(place: str, state: Mapping[str, Any], names: Iterable[str], schema: str = "") -> None:
+    """Raise unless a saved state says that it is of ``schema``, if one is given, and has all these names.
 
     Raises:
-        LoopError: it says something else, or nothing.
+        LoopError: it says something else, or nothing; or it lacks something: names all that is missing.
     """
-    if state.get("schema") != schema:
+    if schema and state.get("schema") != schema:
         raise LoopError(f"{place}: the state is {state.get('schema')!r}, and {schema!r} is needed")
-
-
-def refuse_missing(place: str, state: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Raise unless a state has everything of these names.
-
-    Raises:
-        LoopError: names all that is missing.
-    """
     if missing := [repr(name) for name in names if name not in state]:
         raise LoopError(
             f"{place}: the state lacks {', '.join(missing)}; all that state_dict returned would do"
         )
 
 
-def refuse_other_settings(place: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Raise unless what a state was made with is what is here.
+def check_settings(place: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Raise unless a state was made with the settings that are here.
 
     Raises:
         LoopError: names the first that differs, with both values.

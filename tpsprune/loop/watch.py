@@ -14,13 +14,7 @@ from torch import Tensor, nn
 from tpsprune import pruning, stopping
 from tpsprune.data.batches import batches_of
 from tpsprune.errors import DataError, Fault, LoopError, RecipeError, did_you_mean
-from tpsprune.loop.unwrap import (
-    device_of,
-    refuse_missing,
-    refuse_other_schema,
-    refuse_other_settings,
-    unwrap_model,
-)
+from tpsprune.loop.unwrap import check_settings, check_state, device_of, unwrap_model
 from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
 from tpsprune.numerics.trees import item_count, tensors_of
 from tpsprune.recipe.given import rule_of, section
@@ -75,7 +69,7 @@ class Watch:
     forward passes over the probe at each reading.
 
     Args:
-        model: what trains; wrapped or not. After a cut, make another watch for the ticket.
+        model: what trains; wrapped or not. After pruning, make another watch for the ticket.
         probe: what the signals look at, some 256 training items prepared as for evaluation. A tensor is all
             items at once; a list or loader yields batches, a batch that is a *list* being inputs and, last,
             labels.
@@ -163,7 +157,7 @@ class Watch:
 
         Nothing either where ``step`` is that of the last call, which was read then if it was its turn.
         ``values`` are read beside the signals under their names, as in ``validation_accuracy=0.9``; what is
-        dear is handed in as a function without arguments, which is called only for a reading.
+        expensive is handed in as a function without arguments, which is called only for a reading.
         ``readings`` are taken as they are, as those of ``TPS.order_parameters``; an iterator is gone through
         for a reading only.
 
@@ -230,13 +224,12 @@ class Watch:
             LoopError: it is no state of a watch, lacks something, or is of one with other settings: names the
                 first.
         """
-        refuse_other_schema("Watch", state, SCHEMA)
-        refuse_missing("Watch", state, ("tensors", "plain"))
+        check_state("Watch", state, ("tensors", "plain"), SCHEMA)
         plain = state["plain"]
-        refuse_missing("Watch", plain, ("settings", "last_step", "signals", "rules", "readings"))
-        refuse_other_settings("Watch", plain["settings"], self._describe())
-        refuse_missing("Watch", plain["signals"], self._settings.signals)
-        refuse_missing("Watch", plain["rules"], self._rules)
+        check_state("Watch", plain, ("settings", "last_step", "signals", "rules", "readings"))
+        check_settings("Watch", plain["settings"], self._describe())
+        check_state("Watch", plain["signals"], self._settings.signals)
+        check_state("Watch", plain["rules"], self._rules)
         self.signal_memories = self._panel.unpack(state["tensors"], plain["signals"])
         self.rule_memories = dict(plain["rules"])
         self._last_step = plain["last_step"]
@@ -420,7 +413,7 @@ def _chance_accuracy(rule: Rule, given: float | None, model: nn.Module, batch: A
 
     Raises:
         RecipeError: what is given is no share below 1.
-        DataError: the model's answer is no table of scores, and nothing is given.
+        DataError: the model's output is no table of scores, and nothing is given.
     """
     if given is not None:
         if not 0.0 <= given < 1.0:

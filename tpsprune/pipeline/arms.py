@@ -60,7 +60,7 @@ class TicketFacts:
     widths: dict[str, int]
     epochs: float
     epoch_joules: float | None
-    """Of one epoch of training after the cut, or before it where there was none after."""
+    """Of one epoch of training after pruning, or before it where there was none after."""
     other_joules: float
     """Of setting up and of the benchmark."""
     joules: float | None
@@ -94,7 +94,7 @@ class TicketFacts:
 
 def arm_recipe(arm: str, recipe: Recipe, ticket: TicketFacts | None = None) -> Recipe:
     """Return the recipe that an arm runs; without ``ticket``, as far as it is known beforehand."""
-    plain = replace(
+    dense = replace(
         recipe,
         tps=Tps(variant="none"),
         watch=replace(recipe.watch, signals=()),
@@ -103,18 +103,18 @@ def arm_recipe(arm: str, recipe: Recipe, ticket: TicketFacts | None = None) -> R
     )
     match arm:
         case "dense":
-            return _read_once(plain)
+            return _read_once(dense)
         case "dense-patience":
-            return plain
+            return dense
         case "dense-stopped":
             return replace(recipe, retrain=replace(recipe.retrain, rewind="none"))
         case "ticket-without-tps":
             return replace(recipe, tps=Tps(variant="none"))
         case "shape-scratch":
             epochs = recipe.train.epochs if ticket is None else ceil(ticket.epochs)
-            return _from_scratch(plain, epochs)
+            return _from_scratch(dense, epochs)
         case "shape-scratch-joules":
-            return _equal_joules(plain, ticket)
+            return _equal_joules(dense, ticket)
         case "random-ticket":
             target = recipe.prune.target if ticket is None else Widths(ticket.widths)
             prune = replace(recipe.prune, target=target, units="random", rounds=1)
@@ -139,8 +139,8 @@ def _from_scratch(recipe: Recipe, epochs: int) -> Recipe:
 def _equal_joules(recipe: Recipe, ticket: TicketFacts | None) -> Recipe:
     """Return the recipe that spends what the ticket's run spent: a schedule of about that length, and a stop.
 
-    Its length is what the ticket's total, setting up and weighing left out, would buy at the joules of one of
-    its own epochs after the cut; a budget ends it at the total itself, within two seconds.
+    Its length is what the ticket's total, setting up and the benchmark left out, would buy at the joules of
+    one of its own epochs after pruning; a budget ends it at the total itself, within two seconds.
 
     Raises:
         PruneError: nobody knows what the ticket's run took.
@@ -154,9 +154,9 @@ def _equal_joules(recipe: Recipe, ticket: TicketFacts | None) -> Recipe:
 
 
 def _early_bird(recipe: Recipe) -> Recipe:
-    """Return a draw and a cut after Early-Bird: a mask an epoch, drawn below 0.1, no look at what is learned.
+    """Return a recipe after Early-Bird: a mask an epoch, drawn below 0.1 whatever is learned by then.
 
-    Cut by the batch-norm scales to the recipe's target, its weights inherited, nothing folded; the rest of
+    Pruned by batch-norm scales to the recipe's target, weights inherited, no compensation; the rest of
     the schedule is the recipe's, and its end too: an end by patience is as long in epochs. Two things differ
     from the published code: masks keep half of the units whatever the target, and the scales of a group are
     ranked over their mean.

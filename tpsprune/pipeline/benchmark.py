@@ -11,8 +11,9 @@ from torch import nn
 
 from tpsprune import measure
 from tpsprune.errors import ArtifactError
+from tpsprune.numerics.forward import call_model, logits_of
 from tpsprune.numerics.trees import first_of, mapped
-from tpsprune.pipeline.load import largest_difference, rebuild_ticket
+from tpsprune.pipeline.load import rebuild_ticket
 from tpsprune.pipeline.state import Clock, State
 from tpsprune.pipeline.workbench import Run, Workbench
 from tpsprune.records import GIVEN, Cost, GroupChange, LeftAlone, ModelFigures, Outcome, Reading
@@ -80,8 +81,11 @@ def _check_rebuilt(bench: Workbench, folder: RunFolder, ticket: nn.Module) -> No
     """Build the ticket anew from its files, as an export will, and hold it against the one in memory."""
     rebuilt = rebuild_ticket(folder, bench.dataset.facts)
     inputs = mapped(bench.watch_batches[0], lambda each: each.cpu())
-    difference = largest_difference(copy.deepcopy(ticket).cpu().eval(), rebuilt, inputs)
-    if not difference <= REBUILT_TOLERANCE:
+    kept = copy.deepcopy(ticket).cpu().eval()
+    with torch.inference_mode():
+        ours = logits_of(call_model(kept, inputs))
+        difference = (ours - logits_of(call_model(rebuilt, inputs))).abs().max().item()
+    if not difference <= REBUILT_TOLERANCE:  # NaN neither
         raise ArtifactError(
             f"{folder.path}: the ticket built anew from its files answers differently, by {difference:g}; "
             "its factory may not build the same model twice"

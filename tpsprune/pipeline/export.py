@@ -45,7 +45,7 @@ class Format(Protocol):
         """Write the files, and return their names."""
 
     def reload(self, folder: Path) -> bundles.Answers:
-        """Return what the files answer."""
+        """Return what infers from the files."""
 
 
 @final

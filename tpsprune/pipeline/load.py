@@ -14,8 +14,6 @@ from torch.overrides import TorchFunctionMode
 from tpsprune import export as bundles
 from tpsprune import models, pruning, recipe
 from tpsprune.errors import ArtifactError, Fault, ModelError, PruneError, RecipeError
-from tpsprune.numerics.forward import call_model, logits_of
-from tpsprune.numerics.trees import Tree
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.brought import BROUGHT, Match
 from tpsprune.recipe.task import CnnModel, CustomModel, MlpModel, Model, ResNetModel, TransformerModel
@@ -27,7 +25,6 @@ from tpsprune.runs.weights import fitted, read_state, sha256_of
 __all__ = [
     "Weights",
     "describe_initial_weights",
-    "largest_difference",
     "load",
     "read_given_weights",
     "read_weights",
@@ -47,7 +44,7 @@ def load(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
     """Rebuild an exported ticket, in evaluation mode, on the CPU.
 
     The hash of every file of the bundle is checked first, those of formats that are not read here too; then
-    the model is built from the bundle's recipe, cut by its plan and filled from its tensors. Nothing is
+    the model is built from the bundle's recipe, pruned by its plan and filled from its tensors. Nothing is
     unpickled, and the weights that the recipe begins with are not needed. Hashes tell of damage; they do not
     say from whom a bundle is.
 
@@ -136,7 +133,7 @@ def _rebuild(
 
 
 def _build_shell(model: Model, facts: TaskFacts, plan: Mapping[str, Any] | None) -> nn.Module:
-    """Build and cut a model that has shapes and no memory."""
+    """Build and prune a model that has shapes and no memory."""
     with _Uninitialised(), torch.device("meta"):
         dense = models.build(model, facts, fill=False)
     return _prune_by_plan(dense, plan)
@@ -168,13 +165,6 @@ def _check_dtypes(shell: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name} is {tensors[name].dtype} where {tensor.dtype} is needed")
 
 
-def largest_difference(first: nn.Module, second: nn.Module, inputs: Tree) -> float:
-    """Return the largest absolute difference of two models' answers, NaN where one of them is."""
-    with torch.inference_mode():
-        gap = logits_of(call_model(first, inputs)) - logits_of(call_model(second, inputs))
-    return gap.abs().max().item()
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Weights:
     """Tensors by name, the file they come from, its SHA-256, and the plan that made their model, if any.
@@ -194,7 +184,7 @@ class Weights:
         return _describe(self.path, self.digest)
 
     def fill(self, model: nn.Module) -> nn.Module:
-        """Return ``model``, new from the recipe, with these weights; cut first where they are a ticket's.
+        """Return ``model``, new from the recipe, with these weights; pruned first where they are a ticket's.
 
         Raises:
             ArtifactError: they do not fit; names the first tensor with both shapes.
@@ -232,7 +222,7 @@ def read_weights(path: Path) -> Weights:
     """Read trained weights onto the CPU.
 
     What ``runs.weights.read_state`` reads; a run folder, which stands for its dense model; or an exported
-    bundle, whose ticket is then cut further.
+    bundle, whose ticket is then pruned further.
 
     Raises:
         ArtifactError: it is not there, damaged, or no state dict.
@@ -257,7 +247,7 @@ def _read_folder(path: Path) -> Weights:
 
 
 def describe_initial_weights(recipe: Recipe) -> str:
-    """Return what a model begins with where it is not drawn anew: the file, and its SHA-256.
+    """Return the weights that a model begins with, if a recipe names any: the file, and its SHA-256.
 
     Raises:
         ArtifactError: the file is not there.
@@ -267,7 +257,7 @@ def describe_initial_weights(recipe: Recipe) -> str:
 
 
 def without_weights(recipe: Recipe) -> Recipe:
-    """Return the recipe with a model whose weights are all drawn anew."""
+    """Return the recipe with a model whose weights are all initialised anew."""
     model = recipe.task.model
     if not isinstance(model, BROUGHT):
         return recipe

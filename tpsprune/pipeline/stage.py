@@ -151,7 +151,7 @@ def _move_decoupled(state: State, tick: Tick) -> State:
 
 def _evaluate(bench: Workbench, state: State, train_loss: float) -> tuple[Reading, ...]:
     score = bench.score(state.model, bench.dataset.validation)
-    step, epoch = state.moment(bench.steps_per_epoch)
+    step, epoch = state.count_trained(bench.steps_per_epoch)
     if not (isfinite(train_loss) and isfinite(score.loss)):
         raise DivergedError(
             f"the loss is not finite at step {step} (epoch {epoch:.2f}): {train_loss:g} in training, "
@@ -168,7 +168,7 @@ def _read_and_ask(
     bench: Workbench, watch: Watch, state: State, task_readings: tuple[Reading, ...]
 ) -> tuple[State, list[Reading], Decision]:
     """Read signals and order parameters, ask the rule; what that costs goes on the clock of watching."""
-    step, epoch = state.moment(bench.steps_per_epoch)
+    step, epoch = state.count_trained(bench.steps_per_epoch)
     read = len(watch.readings)
     with _watching(bench) as watched_seconds:
         order_parameters: tuple[Reading, ...] = ()
@@ -224,7 +224,7 @@ def _progress(run: Run, state: State, settings: StageSettings, readings: Sequenc
         phase=settings.phase,
         step=state.step,
         total_steps=settings.last_step,
-        epoch=state.moment(run.bench.steps_per_epoch)[1],
+        epoch=state.count_trained(run.bench.steps_per_epoch)[1],
         loss=whole.get("train_loss"),
         validation_accuracy=whole.get("validation_accuracy"),
         signals=tuple((short, whole[name]) for name, short in SHOWN_SIGNALS.items() if name in whole),

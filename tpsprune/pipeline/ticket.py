@@ -121,7 +121,7 @@ def _retrain(run: Run, state: State) -> Generator[Event, None, State]:
         )
         state, decision = yield from train_stage(run, state, settings)
     else:
-        step, epoch = state.moment(bench.steps_per_epoch)
+        step, epoch = state.count_trained(bench.steps_per_epoch)
         none_asked = bench.recipe.retrain.epochs == 0
         nothing_left = "no retraining was asked for" if none_asked else "no epochs were left to retrain for"
         rule, reason = ("budget", used_up) if used_up else ("deadline", nothing_left)
@@ -246,13 +246,13 @@ def _repair(
 
 
 def uneven_note(changes: Sequence[GroupChange], step: int) -> str | None:
-    """Return a sentence where a group was cut to a width that is no multiple of ``step``, else ``None``."""
-    cut = [change for change in changes if change.width_after < change.width_before]
-    uneven = [change for change in cut if change.kind == "units" and change.width_after % step]
+    """Return a sentence where a group is pruned to a width that is no multiple of ``step``, else ``None``."""
+    pruned = [change for change in changes if change.width_after < change.width_before]
+    uneven = [change for change in pruned if change.kind == "units" and change.width_after % step]
     if not uneven:
         return None
     return (
-        f"{len(uneven)} of {len(cut)} groups were cut to a width that is no multiple of {step} "
+        f"{len(uneven)} of {len(pruned)} groups were cut to a width that is no multiple of {step} "
         f"('{uneven[0].group}': {uneven[0].width_after}); bfloat16 kernels can be slower there than on the "
         f"dense model: prune.round_to = {step} would do"
     )
