@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tpsprune.loop.comparison import Comparison
-    from tpsprune.loop.meter import Meter
+    from tpsprune.loop.meter import Meter, Spent
     from tpsprune.loop.penalty import TPS
-    from tpsprune.loop.spent import Spent
     from tpsprune.loop.watch import Watch
     from tpsprune.pipeline.extract import extract
     from tpsprune.pipeline.load import load
@@ -65,7 +64,7 @@ _HOMES = {
     "TPS": ("tpsprune.loop.penalty", "TPS"),
     "Watch": ("tpsprune.loop.watch", "Watch"),
     "Meter": ("tpsprune.loop.meter", "Meter"),
-    "Spent": ("tpsprune.loop.spent", "Spent"),
+    "Spent": ("tpsprune.loop.meter", "Spent"),
     "Comparison": ("tpsprune.loop.comparison", "Comparison"),
     "AtEpoch": (_RULES, "EpochRule"),
     **{

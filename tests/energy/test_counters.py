@@ -16,7 +16,7 @@ def test_an_nvml_counter_is_read_to_the_joule_and_held_against_itself(tmp_path: 
         import json, pynvml
         from dataclasses import asdict
         from tpsprune.energy import build
-        from tpsprune.records import dump
+        from tpsprune.records import dump, dump
         from tpsprune.energy.devices import find_nvml
         from tpsprune.energy.parts import parts_of
         from tpsprune.recipe.energy import Energy

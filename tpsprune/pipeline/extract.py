@@ -59,7 +59,7 @@ def extract(
 
     Raises:
         PruneError: a setting is not known or out of bounds, the batches do not fit the model, the target is
-            out of reach, the cut was refused, or the model was made in inference mode and has no gradients.
+            out of reach, pruning was refused, or the model was made in inference mode and has no gradients.
     """
     chosen = prune_settings(Macs(0.5) if target is None else target, settings)
     if chosen.rounds > 1:

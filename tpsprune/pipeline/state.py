@@ -39,7 +39,7 @@ Stage: TypeAlias = Literal["dense", "cut", "between", "retrain", "weigh"]
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """What this timeline has cost, without work that was lost: processor seconds by purpose, and a bill.
+    """What this timeline has cost, without work that was lost: processor seconds by purpose, and energy.
 
     ``joules`` (``None`` where nothing is metered), ``seconds`` and ``cpu_seconds`` are those of training
     and evaluation, which any run pays; a projection rests on them.
@@ -53,7 +53,7 @@ class Clock:
     cpu_seconds: float = 0.0
 
     def having_paid(self, window: Window) -> Clock:
-        """Return the clock with a window of training or evaluation on its bill."""
+        """Return the clock with a window of training or evaluation added."""
         known = self.joules is not None and window.total_joules is not None
         return replace(
             self,
@@ -123,10 +123,14 @@ class State:
     drawn: Decision | None = None
     stopped: Decision | None = None
 
-    def moment(self, steps_per_epoch: int) -> tuple[int, float]:
+    def count_trained(self, steps_per_epoch: int) -> tuple[int, float]:
         """Return steps and epochs trained since the run began."""
         steps = self.step + self.shift
         return steps, steps / steps_per_epoch
+
+    def starting_at(self, step: int, stage: Stage) -> State:
+        """Return the state at ``step`` of the schedule of another stage, after the steps trained so far."""
+        return replace(self, stage=stage, step=step, shift=self.shift + self.step - step)
 
     def having_paid(self, window: Window | None) -> State:
         """Return the state with a closed window of training or evaluation, if any, on its clock."""

@@ -1,18 +1,27 @@
-"""What a callback carries along: a TPS and a watch, made once a trainer has model and optimiser."""
+"""The parts of a callback: a TPS and a watch, made once a trainer has model and optimiser, and their state.
+
+The state lies beside a trainer's checkpoint: one file of tensors and JSON, no pickle.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, final
+from pathlib import Path
+from typing import Any, Final, final
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tpsprune.errors import ArtifactError
 from tpsprune.loop.penalty import TPS
 from tpsprune.loop.watch import Watch
 from tpsprune.records import Decision, Reading
+from tpsprune.runs.tensors import load_tensors, save_tensors
 
-__all__ = ["Aboard", "labels_of"]
+__all__ = ["CallbackParts", "labels_of", "load_state", "save_state"]
+
+FILE: Final = "tpsprune.safetensors"
 
 
 def labels_of(batch: Any) -> Any:
@@ -21,7 +30,7 @@ def labels_of(batch: Any) -> Any:
 
 
 @final
-class Aboard:
+class CallbackParts:
     """``tps`` and ``watch`` are the arguments of ``tpsprune.TPS`` and ``tpsprune.Watch``, without model.
 
     Either may be missing. A state that is loaded before a start is put back at that start, once; what it does
@@ -52,17 +61,17 @@ class Aboard:
         self._pending = None
 
     def term(self, labels: Tensor | None, loss: Tensor) -> Tensor | float:
-        """Return what the loss is to take beside the task's: nought without TPS."""
+        """Return the term to add to the task's loss: zero without TPS."""
         return 0.0 if self.tps is None else self.tps(labels, loss.detach())
 
-    def over(self, step: int, epoch: float, values: Mapping[str, float]) -> bool:
+    def is_over(self, step: int, epoch: float, values: Mapping[str, float]) -> bool:
         """Let the watch see a step; return whether a rule says that training is over.
 
         Step 0 is passed over: whether a trainer names it hangs on whether it accumulates gradients.
         """
         if self.watch is None or step == 0:
             return False
-        for verdict in self.watch.step(step, epoch=epoch, readings=self._order(epoch), **values):
+        for verdict in self.watch.step(step, epoch=epoch, readings=self._order_parameters(epoch), **values):
             if verdict.act and verdict.kind in self._stop_on:
                 self.acted = verdict
         return self.acted is not None
@@ -87,7 +96,54 @@ class Aboard:
             if part is not None:
                 part.close()
 
-    def _order(self, epoch: float) -> Iterator[Reading]:
+    def _order_parameters(self, epoch: float) -> Iterator[Reading]:
         """Yield what TPS says of its phases: nothing is computed unless the watch asks."""
         if self.tps is not None:
             yield from self.tps.order_parameters(epoch=epoch)
+
+
+def save_state(folder: Path, state: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write what ``CallbackParts.state_dict`` returned into a folder, whole or not at all.
+
+    Raises:
+        RunFolderError: it cannot be written.
+    """
+    tensors = {
+        f"{part}:{name}": tensor for part, own in state.items() for name, tensor in own["tensors"].items()
+    }
+    plain = {
+        part: {name: value for name, value in own.items() if name != "tensors"} for part, own in state.items()
+    }
+    save_tensors(folder / FILE, tensors, {"state": json.dumps(plain)})
+
+
+def load_state(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what ``save_state`` wrote into a folder, tensors on the CPU.
+
+    Raises:
+        ArtifactError: it is not there, damaged, or another file of that name.
+    """
+    path = folder / FILE
+    if not path.exists():
+        raise ArtifactError(
+            f"{path}, which would say how far TPS and Watch had come, is not there; a checkpoint written with"
+            " the callback would do, or callback.parts.load_state_dict({}) beforehand to start both afresh"
+        )
+    tensors, metadata = load_tensors(path)
+    try:
+        plain = json.loads(metadata.get("state", ""))
+    except ValueError as error:
+        raise ArtifactError(
+            f"{path} is no state of TPS and Watch: what the trainer's callback wrote would do"
+        ) from error
+    return {
+        part: {
+            **own,
+            "tensors": {
+                name.removeprefix(f"{part}:"): tensor
+                for name, tensor in tensors.items()
+                if name.startswith(f"{part}:")
+            },
+        }
+        for part, own in plain.items()
+    }

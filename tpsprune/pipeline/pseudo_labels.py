@@ -1,4 +1,4 @@
-"""Data labelled by a trained model's own answers: what is kept of them where the true labels are not at hand.
+"""Pseudo-labels: a trained model's own predictions stand for true labels that are not at hand.
 
 The callable is for ``task.data.factory`` of a recipe. Accuracy on such data is top-1 agreement with the model
 as it was given: 1 for itself by construction, and no accuracy on any benchmark.
@@ -33,7 +33,7 @@ def photograph_crops(
     validation: int = 64,
     test: int = 192,
 ) -> dict[str, Any]:
-    """Return crops of photographs, (x − 127) / 128, labelled by what timm's model ``name`` says to them.
+    """Return crops of photographs, (x − 127) / 128, labelled by the predictions of timm's model ``name``.
 
     Training and validation are of the left halves of the photographs, the test of the right halves: no pixel
     is in both, though the photographs are.
@@ -61,11 +61,11 @@ def photograph_crops(
         "validation": crops(photos, validation, seed=2, half=0, side=side),
         "test": crops(photos, test, seed=1, half=1, side=side),
     }
-    labelled = {split: (images, _answers(model, images)) for split, images in splits.items()}
+    labelled = {split: (images, _predict(model, images)) for split, images in splits.items()}
     return {**labelled, "classes": classes, "input_kind": "image"}
 
 
-def _answers(model: nn.Module, images_nchw: Tensor) -> Tensor:
+def _predict(model: nn.Module, images_nchw: Tensor) -> Tensor:
     with torch.no_grad(), evaluation_mode(model):
         parts = [
             logits_of(call_model(model, images_nchw[start : start + BATCH_ITEMS])).argmax(1)

@@ -1,4 +1,4 @@
-"""The end of a run: the test is read once, both models are weighed, everything is written."""
+"""The end of a run: the test split is read once, both models are measured, everything is written."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from torch import nn
 
 from tpsprune import measure
 from tpsprune.errors import ArtifactError
+from tpsprune.numerics.forward import call_model, logits_of
 from tpsprune.numerics.trees import first_of, mapped
-from tpsprune.pipeline.bench import Bench
-from tpsprune.pipeline.bill import Bill
-from tpsprune.pipeline.load import largest_difference, rebuilt_from
-from tpsprune.pipeline.rounds import as_cut
+from tpsprune.pipeline.load import rebuild_ticket
 from tpsprune.pipeline.state import Clock, State
+from tpsprune.pipeline.workbench import Run, Workbench
 from tpsprune.records import (
     GIVEN,
     Milestone,
@@ -29,29 +28,31 @@ from tpsprune.records import (
 from tpsprune.runs import RunFolder, machine_facts, versions, write_result
 from tpsprune.runs.tensors import load_tensors, save_tensors, shapes_of
 
-__all__ = ["weigh"]
+__all__ = ["benchmark"]
 
 LATENCY_BATCHES: Final = (1, 64)
 LATENCY_SECONDS: Final = 0.5
 REBUILT_TOLERANCE: Final = 1e-5
 
 
-def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State, *, timed: bool = True) -> RunResult:
-    """Weigh the dense model as it was drawn and the ticket as it was left; write the result.
+def benchmark(run: Run, state: State, dense: nn.Module, *, timed: bool = True) -> RunResult:
+    """Measure the dense model as it was drawn and the ticket as it was left; write the result.
 
-    ``timed``: with the latency of both, which takes seconds that a comparison would charge to the ticket.
+    ``dense`` is in shape, and filled here. ``timed``: with the latency of both, which takes seconds that a
+    comparison would charge to the ticket.
     """
     assert state.drawn is not None
     assert state.stopped is not None
     assert state.cut is not None
+    bench, folder, ledger = run.bench, run.folder, run.ledger
     ticket = state.model
     save_tensors(folder.ticket, ticket.state_dict(), {})
-    dense = bench.execution.place(as_cut(folder, bench.new_model(fill=False), 0))
+    dense = bench.execution.place(dense)
     dense.load_state_dict(load_tensors(folder.dense, shapes_of(dense.state_dict()))[0])
-    _prove_rebuilt(bench, folder, ticket)
-    dense_figures, ticket_figures = _figures(bench, dense, ticket, timed=timed)
+    _check_rebuilt(bench, folder, ticket)
+    dense_figures, ticket_figures = _measure(bench, dense, ticket, timed=timed)
     readings = folder.readings.parsed(Reading)
-    bill.close()
+    ledger.close()
     outcome = RunResult(
         name=bench.recipe.name,
         seed=bench.recipe.seed,
@@ -66,16 +67,16 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State, *, timed: b
         drawn_at=Milestone.of(state.drawn),
         stopped_at=Milestone.of(state.stopped),
         epochs={"budget": _budget_epochs(bench, state), "trained": state.stopped.epoch},
-        energy=bill.phases,
-        method=bill.method,
-        total=bill.total,
+        energy=ledger.phases,
+        method=ledger.method,
+        total=ledger.total,
         projected_dense=_projection(bench, state),
         overhead={
             "signals": _share(state.clock.watch, state.clock),
             "TPS": _share(state.clock.tps, state.clock),
         },
-        attempts=1 + max(window.attempt for window in bill.windows),
-        notes=tuple(_notes(bench, bill, state, readings)),
+        attempts=ledger.attempts,
+        notes=tuple(_notes(run, state, readings)),
         versions=versions(),
         folder=str(folder.path),
     )
@@ -83,22 +84,25 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State, *, timed: b
     return outcome
 
 
-def _prove_rebuilt(bench: Bench, folder: RunFolder, ticket: nn.Module) -> None:
+def _check_rebuilt(bench: Workbench, folder: RunFolder, ticket: nn.Module) -> None:
     """Build the ticket anew from its files, as an export will, and hold it against the one in memory."""
-    rebuilt = rebuilt_from(folder, bench.dataset.facts)
-    inputs = mapped(bench.probe[0], lambda each: each.cpu())
-    difference = largest_difference(copy.deepcopy(ticket).cpu().eval(), rebuilt, inputs)
-    if not difference <= REBUILT_TOLERANCE:
+    rebuilt = rebuild_ticket(folder, bench.dataset.facts)
+    inputs = mapped(bench.watch_batches[0], lambda each: each.cpu())
+    kept = copy.deepcopy(ticket).cpu().eval()
+    with torch.inference_mode():
+        ours = logits_of(call_model(kept, inputs))
+        difference = (ours - logits_of(call_model(rebuilt, inputs))).abs().max().item()
+    if not difference <= REBUILT_TOLERANCE:  # NaN neither
         raise ArtifactError(
             f"{folder.path}: the ticket built anew from its files answers differently, by {difference:g}; "
             "its factory may not build the same model twice"
         )
 
 
-def _figures(
-    bench: Bench, dense: nn.Module, ticket: nn.Module, *, timed: bool
+def _measure(
+    bench: Workbench, dense: nn.Module, ticket: nn.Module, *, timed: bool
 ) -> tuple[ModelFigures, ModelFigures]:
-    test, batch = bench.dataset.test, bench.probe[0]
+    test, batch = bench.dataset.test, bench.watch_batches[0]
     pairs = {
         f"batch-{items}": measure.paired_latency(
             dense, ticket, first_of(batch), items, seconds=LATENCY_SECONDS
@@ -116,11 +120,11 @@ def _figures(
     return first, second
 
 
-def _projection(bench: Bench, state: State) -> Projection | None:
+def _projection(bench: Workbench, state: State) -> Projection | None:
     """Return what the dense model would have cost to the end of the budget: a projection, no measurement.
 
     Training and evaluation of the dense stage, lost work left out, times budget / epochs at the draw. Not
-    in it: setting up, readings, weighing, and TPS as far as its share of the processor time goes. It
+    in it: setting up, readings, the benchmark, and TPS as far as its share of the processor time goes. It
     assumes that an epoch costs the same at the end as at the beginning, and that nothing would have
     stopped the dense model early. ``None`` where the dense model was given.
     """
@@ -137,7 +141,7 @@ def _projection(bench: Bench, state: State) -> Projection | None:
     )
 
 
-def _budget_epochs(bench: Bench, state: State) -> float:
+def _budget_epochs(bench: Workbench, state: State) -> float:
     """Return the epochs that could have been trained: of a model given, those of its retraining."""
     assert state.drawn is not None
     if state.drawn.rule != GIVEN:
@@ -150,12 +154,13 @@ def _share(cpu_seconds: float, clock: Clock) -> float | None:
     return cpu_seconds / clock.train if clock.train > 0 else None
 
 
-def _notes(bench: Bench, bill: Bill, state: State, readings: Sequence[Reading]) -> list[str]:
+def _notes(run: Run, state: State, readings: Sequence[Reading]) -> list[str]:
+    bench, ledger = run.bench, run.ledger
     assert state.cut is not None
     notes = list(state.cut.notes)
     assert state.drawn is not None
-    if bench.given and state.drawn.rule != GIVEN:
-        notes.insert(0, f"the training began with {bench.given}")
+    if bench.initial_weights and state.drawn.rule != GIVEN:
+        notes.insert(0, f"the training began with {bench.initial_weights}")
     required = bench.recipe.task.required_accuracy
     accuracy = bench.score(state.model, bench.dataset.validation).accuracy
     if accuracy < required:
@@ -169,15 +174,14 @@ def _notes(bench: Bench, bill: Bill, state: State, readings: Sequence[Reading]) 
     ]
     if state.regulariser is not None and (harm := state.regulariser.harm_note(coherences, losses)):
         notes.append(harm)
-    if invalid := [window for window in bill.windows if not window.valid]:
+    if invalid := [window for window in ledger.windows if not window.valid]:
         notes.append(
-            f"{len(invalid)} of {len(bill.windows)} energy windows are invalid "
+            f"{len(invalid)} of {len(ledger.windows)} energy windows are invalid "
             f"(first: {invalid[0].phase}: {invalid[0].fault})"
         )
-    attempts = 1 + max(window.attempt for window in bill.windows)
-    if attempts > 1:
+    if ledger.attempts > 1:
         notes.append(
-            f"{attempts} attempts: energy of work that was lost is on the bill, but for the windows "
+            f"{ledger.attempts} attempts: energy of work that was lost is on the bill, but for the windows "
             "that were open when it was lost"
         )
     return notes
