@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tpsprune.loop.comparison import Comparison
+    from tpsprune.loop.extract import extract
     from tpsprune.loop.meter import Meter, Spent
     from tpsprune.loop.penalty import TPS
     from tpsprune.loop.watch import Watch
-    from tpsprune.pipeline.extract import extract
     from tpsprune.pipeline.load import load
     from tpsprune.pruning.extract import Extraction
     from tpsprune.pruning.plan import Plan
@@ -57,7 +57,7 @@ __all__ = [
 _RULES = "tpsprune.recipe.stop"
 _HOMES = {
     "load": ("tpsprune.pipeline.load", "load"),
-    "extract": ("tpsprune.pipeline.extract", "extract"),
+    "extract": ("tpsprune.loop.extract", "extract"),
     "Extraction": ("tpsprune.pruning.extract", "Extraction"),
     "Plan": ("tpsprune.pruning.plan", "Plan"),
     "replay": ("tpsprune.pruning.replay", "replay"),

@@ -89,9 +89,8 @@ def _run_pair(
         folder.append("idle", measure_idle(pair, recipe))
     ticket = record.run_of("ticket", pair)
     if ticket is not None and not ticket.failure and any(arm in AFTER_TICKET for arm, _ in due):
-        TicketFacts.of(
-            ticket, RunFolder(folder.path / ticket.folder)
-        )  # what is gone is told before a run begins
+        # A folder that is gone is told before a run begins.
+        TicketFacts.of(ticket, RunFolder(folder.path / ticket.folder))
     for _ in comparison.due(pair=pair):
         yield from _run_arm(recipe, folder, comparison, device)
     record = comparison.record

@@ -42,11 +42,11 @@ class StageSettings:
 
     phase: str
     title: str
-    kind: str
     rule: Rule
     last_step: int
     total_steps: int
-    deadline: str
+    kind: str = "stop"
+    deadline: str = "the schedule is at its end"
     snapshot_step: int | None = None
 
 

@@ -115,11 +115,9 @@ def _retrain(run: Run, state: State) -> Generator[Event, None, State]:
         settings = StageSettings(
             phase="retrain",
             title="retrain",
-            kind="stop",
             rule=bench.recipe.stop.end,
             last_step=last_step,
             total_steps=last_step,
-            deadline="the schedule is at its end",
         )
         state, decision = yield from train_stage(run, state, settings)
     else:

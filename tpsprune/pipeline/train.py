@@ -169,15 +169,7 @@ def _train_as_ticket(run: Run, state: State) -> Generator[Event, None, tuple[Sta
 
 
 def _unpruned(rule: Rule, last_step: int, total_steps: int, title: str) -> StageSettings:
-    return StageSettings(
-        phase="train",
-        title=title,
-        kind="stop",
-        rule=rule,
-        last_step=last_step,
-        total_steps=total_steps,
-        deadline="the schedule is at its end",
-    )
+    return StageSettings(phase="train", title=title, rule=rule, last_step=last_step, total_steps=total_steps)
 
 
 def _last_draw_step(run: Run) -> int:

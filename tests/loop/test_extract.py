@@ -127,7 +127,7 @@ def test_the_example_of_the_documentation_runs() -> None:
     import doctest
     from importlib import import_module
 
-    found = doctest.testmod(import_module("tpsprune.pipeline.extract"))
+    found = doctest.testmod(import_module("tpsprune.loop.extract"))
     assert found.attempted > 0
     assert not found.failed
 
