@@ -26,11 +26,10 @@ from tpsprune import models, pruning, recipe
 from tpsprune.pruning.plan import signature_of
 from tpsprune.records import (
     Cost,
-    Decision,
     EnergyMethod,
+    Milestone,
     ModelFigures,
-    Outcome,
-    Size,
+    RunResult,
     TaskFacts,
 )
 from tpsprune.runs import to_json_text, write_result, write_text_atomically
@@ -83,10 +82,12 @@ def make_run(folder: Path, name: str) -> int:
     write_text_atomically(folder / "recipe.toml", recipe.dumps(read))
     write_text_atomically(folder / "plan.json", to_json_text(plan.to_json()))
     save_tensors(folder / "ticket.safetensors", state, {})
-    size = Size(parameters=sum(each.numel() for each in model.parameters()), macs=1, bytes=file_bytes(state))
-    figures = ModelFigures(accuracy=0.1, size=size, latencies=())
-    decision = Decision(kind="draw", act=True, step=0, epoch=0.0, rule="none", reason="made for a benchmark")
-    outcome = Outcome(
+    parameters = sum(each.numel() for each in model.parameters())
+    figures = ModelFigures(
+        accuracy=0.1, parameters=parameters, macs=1, bytes=file_bytes(state), latency_seconds={}
+    )
+    milestone = Milestone(step=0, epoch=0.0, rule="none", reason="made for a benchmark")
+    outcome = RunResult(
         name=name,
         seed=0,
         device="cpu",
@@ -97,17 +98,17 @@ def make_run(folder: Path, name: str) -> int:
         cut_validation_accuracy=0.1,
         groups=(),
         left_alone=(),
-        drawn=decision,
-        stopped=decision,
+        drawn_at=milestone,
+        stopped_at=milestone,
         epochs={},
-        energy=(),
+        energy={},
         method=EnergyMethod(meter="none", scope="none"),
         total=Cost(joules=None, seconds=0.0, cpu_seconds=0.0),
         projected_dense=None,
         overhead={},
         attempts=1,
     )
-    write_result(folder / "result.json", outcome.to_json())
+    write_result(folder / "result.json", outcome)
     return file_bytes(state)
 
 

@@ -38,7 +38,7 @@ def run(meter: str, seed: int) -> tuple[float, float, int]:
         subprocess.run(command, check=True)
         whole = children() - before
         journal = next(Path(folder).glob("*/energy.jsonl"))
-        windows = Journal(journal).parsed(Window.from_json)
+        windows = Journal(journal).parsed(Window)
     return whole, sum(window.cpu_seconds for window in windows), len(windows)
 
 

@@ -30,7 +30,6 @@ OWNERS = {
     "onnx": {"export"},
     "onnxruntime": {"export"},
     "scipy": {"numerics"},
-    "jsonschema": {"runs"},
     "timm": {"models"},
     "torchvision": {"models"},
     "transformers": {"models", "adapters", "export"},

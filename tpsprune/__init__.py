@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tpsprune.loop.comparison import Comparison
-    from tpsprune.loop.meter import Meter
+    from tpsprune.loop.extract import extract
+    from tpsprune.loop.meter import Meter, Spent
     from tpsprune.loop.penalty import TPS
-    from tpsprune.loop.spent import Spent
     from tpsprune.loop.watch import Watch
-    from tpsprune.pipeline.extract import extract
     from tpsprune.pipeline.load import load
     from tpsprune.pruning.extract import Extraction
     from tpsprune.pruning.plan import Plan
@@ -58,14 +57,14 @@ __all__ = [
 _RULES = "tpsprune.recipe.stop"
 _HOMES = {
     "load": ("tpsprune.pipeline.load", "load"),
-    "extract": ("tpsprune.pipeline.extract", "extract"),
+    "extract": ("tpsprune.loop.extract", "extract"),
     "Extraction": ("tpsprune.pruning.extract", "Extraction"),
     "Plan": ("tpsprune.pruning.plan", "Plan"),
     "replay": ("tpsprune.pruning.replay", "replay"),
     "TPS": ("tpsprune.loop.penalty", "TPS"),
     "Watch": ("tpsprune.loop.watch", "Watch"),
     "Meter": ("tpsprune.loop.meter", "Meter"),
-    "Spent": ("tpsprune.loop.spent", "Spent"),
+    "Spent": ("tpsprune.loop.meter", "Spent"),
     "Comparison": ("tpsprune.loop.comparison", "Comparison"),
     "AtEpoch": (_RULES, "EpochRule"),
     **{

@@ -19,8 +19,8 @@ from tpsprune.errors import ArtifactError, DataError
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from tpsprune.adapters.beside import load_state  # noqa: E402 -- needs the library
 from tpsprune.adapters.huggingface import PenalisedTrainer, TpspruneCallback  # noqa: E402 -- needs the library
+from tpsprune.adapters.parts import load_state  # noqa: E402 -- needs the library
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -132,10 +132,10 @@ def test_a_rule_that_acts_ends_training_and_says_why(tmp_path: Path) -> None:
     )
     trainer, _ = trained(tmp_path, callback, eval_strategy="steps", eval_steps=2)
     assert trainer.state.global_step == 6
-    assert callback.aboard.acted is not None
-    assert callback.aboard.acted.kind == "draw"
-    assert callback.aboard.watch is not None
-    assert (callback.aboard.watch["validation_loss"] or 0.0) > 0.0
+    assert callback.parts.acted is not None
+    assert callback.parts.acted.kind == "draw"
+    assert callback.parts.watch is not None
+    assert (callback.parts.watch["validation_loss"] or 0.0) > 0.0
 
 
 def calm() -> Any:
@@ -170,10 +170,10 @@ def test_a_training_that_goes_on_from_a_checkpoint_ends_as_one_that_was_never_br
     expected = trained(tmp_path, straight, max_steps=8, **OFTEN)[1]
     assert load_state(tmp_path / "checkpoint-4")["tps"]["steps"] == 4
     found = trained(tmp_path, second, max_steps=8, resumed=str(tmp_path / "checkpoint-4"), **OFTEN)[1]
-    assert second.aboard.tps.steps == 8
-    assert sorted({each.step for each in second.aboard.watch.readings}) == [2, 4, 6, 8]
-    assert second.aboard.watch.readings == straight.aboard.watch.readings
-    mine, theirs = second.aboard.state_dict(), straight.aboard.state_dict()
+    assert second.parts.tps.steps == 8
+    assert sorted({each.step for each in second.parts.watch.readings}) == [2, 4, 6, 8]
+    assert second.parts.watch.readings == straight.parts.watch.readings
+    mine, theirs = second.parts.state_dict(), straight.parts.state_dict()
     assert mine["watch"]["plain"] == theirs["watch"]["plain"]
     for part in ("tps", "watch"):
         assert len(theirs[part]["tensors"]) > 0
@@ -200,10 +200,10 @@ def test_a_checkpoint_without_the_state_is_refused_unless_both_are_to_start_afre
     ):
         trained(tmp_path, calm(), max_steps=8, resumed=True, **OFTEN)
     nothing, afresh = TpspruneCallback(), calm()
-    afresh.aboard.load_state_dict({})
+    afresh.parts.load_state_dict({})
     for callback in (nothing, afresh):
         assert trained(tmp_path, callback, max_steps=8, resumed=True)[0].state.global_step == 8
-    assert afresh.aboard.tps.steps == 4
+    assert afresh.parts.tps.steps == 4
 
 
 def test_a_state_handed_in_goes_before_that_of_the_folder(tmp_path: Path) -> None:
@@ -211,9 +211,9 @@ def test_a_state_handed_in_goes_before_that_of_the_folder(tmp_path: Path) -> Non
     state = load_state(tmp_path / "checkpoint-4")
     state["tps"]["steps"] = 40
     callback = calm()
-    callback.aboard.load_state_dict(state)
+    callback.parts.load_state_dict(state)
     trained(tmp_path, callback, max_steps=8, resumed=True)
-    assert callback.aboard.tps.steps == 44
+    assert callback.parts.tps.steps == 44
 
 
 def test_a_process_that_writes_no_checkpoint_writes_no_state(tmp_path: Path) -> None:
@@ -237,11 +237,11 @@ def test_a_second_training_with_one_callback_is_as_the_first(tmp_path: Path) -> 
     for _ in range(2):
         trainer, _ = trained(tmp_path, callback)
         assert trainer.state.global_step == 6
-        assert callback.aboard.acted.step == 6
-        assert callback.aboard.tps.steps == 6
+        assert callback.parts.acted.step == 6
+        assert callback.parts.tps.steps == 6
 
 
 def test_parts_of_a_step_are_read_once(tmp_path: Path) -> None:
     callback = TpspruneCallback(watch={"probe": [(small_data()[0],)], "signals": ["norm"], "every_steps": 2})
     trained(tmp_path, callback, accumulated=2)
-    assert [each.step for each in callback.aboard.watch.readings] == [2, 4, 6]
+    assert [each.step for each in callback.parts.watch.readings] == [2, 4, 6]

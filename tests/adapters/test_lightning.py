@@ -103,10 +103,10 @@ def test_a_rule_that_acts_ends_the_fit_and_says_why(tmp_path: Path) -> None:
     )
     trainer, _ = fitted(tmp_path, callback, small_data())
     assert trainer.global_step == 6
-    assert callback.aboard.acted is not None
-    assert (callback.aboard.acted.kind, callback.aboard.acted.step) == ("draw", 6)
-    assert callback.aboard.watch is not None
-    assert 0.0 <= (callback.aboard.watch["validation_accuracy"] or 0.0) <= 1.0
+    assert callback.parts.acted is not None
+    assert (callback.parts.acted.kind, callback.parts.acted.step) == ("draw", 6)
+    assert callback.parts.watch is not None
+    assert 0.0 <= (callback.parts.watch["validation_accuracy"] or 0.0) <= 1.0
 
 
 def test_a_checkpoint_of_the_trainer_brings_both_back(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_checkpoint_of_the_trainer_brings_both_back(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         loader = DataLoader(TensorDataset(*small_data()), batch_size=12)
         resumed.fit(module, loader, ckpt_path=tmp_path / "state.ckpt")
-    readings = [each for each in callback.aboard.watch.readings if (each.signal, each.group) == ("norm", "")]
+    readings = [each for each in callback.parts.watch.readings if (each.signal, each.group) == ("norm", "")]
     assert [each.step for each in readings] == [2, 4, 6, 8, 10, 12]
     for mine, theirs in zip(module.net.parameters(), straight.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
@@ -177,9 +177,9 @@ def test_parts_of_a_step_are_read_once_and_none_before_the_first_step(tmp_path: 
         watch={"probe": small_data()[0], "signals": ["norm"], "every_steps": 2},
     )
     fitted(tmp_path, callback, small_data(), accumulate_grad_batches=2)
-    norms = [each for each in callback.aboard.watch.readings if each.signal == "norm"]
+    norms = [each for each in callback.parts.watch.readings if each.signal == "norm"]
     assert [each.step for each in norms] == [2, 4, 6]
-    energies = [each for each in callback.aboard.watch.readings if each.signal == "tps_energy"]
+    energies = [each for each in callback.parts.watch.readings if each.signal == "tps_energy"]
     assert {(each.step, each.epoch) for each in energies} == {(each.step, each.epoch) for each in norms}
 
 
@@ -192,8 +192,8 @@ def test_a_second_fit_with_one_callback_is_as_the_first(tmp_path: Path) -> None:
     for _ in range(2):
         trainer, _ = fitted(tmp_path, callback, small_data())
         assert trainer.global_step == 6
-        assert callback.aboard.acted.step == 6
-        assert callback.aboard.tps.steps == 6
+        assert callback.parts.acted.step == 6
+        assert callback.parts.tps.steps == 6
 
 
 def test_a_start_after_a_fit_that_broke_off_leaves_one_hook() -> None:
@@ -201,5 +201,5 @@ def test_a_start_after_a_fit_that_broke_off_leaves_one_hook() -> None:
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     callback = TpspruneCallback(tps={"variant": "weights"})
     for _ in range(2):
-        callback.aboard.start(net, optimizer)
+        callback.parts.start(net, optimizer)
     assert len(optimizer._optimizer_step_post_hooks) == 1

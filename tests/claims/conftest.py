@@ -8,7 +8,7 @@ from typing import Any
 
 from tpsprune.records import (
     ArmRun,
-    Comparison,
+    ComparisonRecord,
     Design,
     EnergyClass,
     EnergyMethod,
@@ -100,15 +100,16 @@ def idle(pair: int, watts: float = 1.0) -> IdleSpan:
 
 def comparison(
     dense: Sequence[float], ticket: Sequence[float], *, drop: float = 0.0, asked: int | None = None
-) -> Comparison:
+) -> ComparisonRecord:
     """Return a comparison of two arms by the joules of their runs; the ticket loses ``drop`` of accuracy."""
     runs = []
     for pair, (before, after) in enumerate(zip(dense, ticket, strict=True)):
         runs += [run("dense", pair, before), run("ticket", pair, after, 0.9 - drop)]
-    return Comparison(design=design(), runs=tuple(runs), pairs_asked=len(dense) if asked is None else asked)
+    pairs = len(dense) if asked is None else asked
+    return ComparisonRecord(design=design(), runs=tuple(runs), pairs_asked=pairs)
 
 
-def changed(found: Comparison, arm: str, pair: int, **changes: Any) -> Comparison:
+def changed(found: ComparisonRecord, arm: str, pair: int, **changes: Any) -> ComparisonRecord:
     """Return the comparison with one run of it changed."""
     runs = (replace(each, **changes) if (each.arm, each.pair) == (arm, pair) else each for each in found.runs)
     return replace(found, runs=tuple(runs))

@@ -24,7 +24,7 @@ from tpsprune.claims.faults import faults_by_pair
 from tpsprune.records import (
     BrokenOff,
     Choices,
-    Comparison,
+    ComparisonRecord,
     EnergyClass,
     Grid,
     Standing,
@@ -166,7 +166,7 @@ def test_energy_adds_over_windows() -> None:
     assert parted.change == assess(whole).verdict.change
 
 
-def with_answers(found: Comparison, dense: float, ticket: float) -> Comparison:
+def with_answers(found: ComparisonRecord, dense: float, ticket: float) -> ComparisonRecord:
     spans = [
         answers(arm, pair, batch, joules * (1 + 0.01 * ((pair + batch) % 3)))
         for pair in range(6)
@@ -294,7 +294,7 @@ def test_operations_and_processor_seconds_stand_beside_the_joules() -> None:
     assert (operations.saving_share, operations.agrees) == (pytest.approx(0.5), True)
 
 
-def modelled(found: Comparison, cpu_share: float) -> Comparison:
+def modelled(found: ComparisonRecord, cpu_share: float) -> ComparisonRecord:
     """Return the comparison on a machine that measures nothing, as much of it by the model of the load."""
     runs = []
     for each in found.runs:
@@ -382,7 +382,7 @@ def test_steps_of_the_attribution_add_up_in_logarithms() -> None:
         for pair in range(6)
         for arm, joules in zip(arms, (100.0, 70.0, 40.0), strict=True)
     ]
-    found = assess(Comparison(design=design(*arms), runs=tuple(runs), pairs_asked=6))
+    found = assess(ComparisonRecord(design=design(*arms), runs=tuple(runs), pairs_asked=6))
     kept = {
         (step.arm, step.baseline): 1 - step.change.saving_share for step in found.attribution if step.change
     }

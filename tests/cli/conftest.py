@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.pipeline.conftest import SMALL, trained_small
+from tests.pipeline.conftest import SMALL, few_passes, trained_small  # noqa: F401 -- a fixture for all
 from tpsprune.cli import main
 from tpsprune.runs import RunFolder
 

@@ -13,7 +13,7 @@ from click.testing import Result
 
 from tests.cli.test_door import assert_refused
 from tpsprune import pipeline
-from tpsprune.records.exported import Exported, Exporting
+from tpsprune.records import Exported, Exporting
 from tpsprune.runs import RunFolder
 
 Invoke = Callable[..., Result]

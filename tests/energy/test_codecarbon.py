@@ -216,28 +216,28 @@ def test_an_nvml_counter_is_read_to_the_joule_and_held_against_itself(tmp_path: 
         windows, nvml = [], find_nvml()
         with meter.window("train") as span:
             pynvml.MILLIJOULES[0] += 123_000
-        windows.append(span.window.to_json())
+        windows.append(span.window)
         pynvml.OLD_DRIVER.append(True)
         with meter.window("train") as span:
             pynvml.MILLIJOULES[0] += 123_000
             pynvml.CELSIUS[0], pynvml.REASONS[0] = 93, 0x40
-        windows.append(span.window.to_json())
+        windows.append(span.window)
         pynvml.CELSIUS[0], pynvml.REASONS[0] = 60, 0x04
         pynvml.EACH_READING[0] = 1_000_000
         with meter.window("train") as span:
             pynvml.MILLIJOULES[0] += 123_000
-        windows.append(span.window.to_json())
+        windows.append(span.window)
         pynvml.EACH_READING[0] = 0
         parts = [asdict(part) for part in parts_of(meter.method(), nvml.limit_watts, has_gpu=True)]
         doubled = build(Energy(pue=2.0), attempt=0)
         with doubled.window("train") as span:
             pynvml.MILLIJOULES[0] += 100_000_000
-        pue = span.window.to_json()
+        pue = dump(span.window)
         pynvml.BROKEN.append(True)
         with meter.window("train") as span:
             pass
-        windows.append(span.window.to_json())
-        print(json.dumps([*windows, meter.method().to_json(), asdict(nvml), parts, pue]))
+        windows.append(span.window)
+        print(json.dumps([*windows, dump(meter.method()), asdict(nvml), parts, pue]))
         """,
     )
     assert counted["valid"], counted["fault"]
@@ -283,7 +283,7 @@ def test_a_rapl_counter_is_measured_and_what_it_does_wrong_is_told(tmp_path: Pat
                 time.sleep(seconds)
                 (package / "energy_uj").write_text(f"{{after}}\\n")
                 meter._outer_at -= longer
-            return span.window.to_json()
+            return dump(span.window)
         top = {RAPL_RANGE_MICROJOULES}
         windows = [
             count(1_000_000, 43_000_000),
@@ -292,7 +292,7 @@ def test_a_rapl_counter_is_measured_and_what_it_does_wrong_is_told(tmp_path: Pat
             count(500_000, 600_000, longer=600),
             count(600_000, "gone"),
         ]
-        print(json.dumps([*windows, meter.method().to_json()]))
+        print(json.dumps([*windows, dump(meter.method())]))
         """,
     )
     assert plain["valid"], plain["fault"]

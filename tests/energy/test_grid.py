@@ -13,7 +13,7 @@ import pytest
 from tpsprune.energy import grid
 from tpsprune.energy.grid import grid_of, own_grid
 from tpsprune.errors import MeterError
-from tpsprune.records.comparison import Grid
+from tpsprune.records import Grid
 
 
 @pytest.mark.parametrize("word", ["FRA", "fra", " Fra ", "France", "FRANCE", "france"])

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import torch
 
@@ -23,12 +22,9 @@ from tests.export.bundles import (
     write_first_version,
 )
 from tpsprune.errors import ArtifactError, RunFolderError
-from tpsprune.export import bundle_schema, new_folder, read_bundle
+from tpsprune.export import new_folder, read_bundle
+from tpsprune.records import dump
 from tpsprune.runs import files
-
-
-def test_the_schema_is_a_schema() -> None:
-    jsonschema.Draft202012Validator.check_schema(bundle_schema())
 
 
 def test_a_bundle_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -43,7 +39,7 @@ def test_a_bundle_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_bundle_of_the_first_version_is_read(tmp_path: Path) -> None:
     folder = write_first_version(
-        tmp_path / "old", held=tensors(), plan=PLAN, recipe=RECIPE, facts=FACTS.to_json()
+        tmp_path / "old", held=tensors(), plan=PLAN, recipe=RECIPE, facts=dump(FACTS)
     )
     bundle = read_bundle(folder)
     assert bundle.plan == PLAN
@@ -186,19 +182,25 @@ def test_a_newer_bundle_is_named(tmp_path: Path) -> None:
     [
         (
             {"schema": "other/1"},
-            r"schema: 'other/1' is not one of \['tpsprune\.bundle/1', 'tpsprune\.bundle/2'\]",
+            r"schema must be 'tpsprune\.bundle/1' or 'tpsprune\.bundle/2' \(found 'other/1'\)",
         ),
-        ({"files": {}}, "files: 'plan.json' is a required property"),
+        ({"files": {}}, "files.plan.json is missing"),
         ({"facts": {"input_kind": "sound"}}, "facts"),
-        ({"tensors": {"a": {"shape": [1], "dtype": "Tensor"}}}, r"tensors\.a\.dtype: 'Tensor' is not one of"),
-        ({"tensors": {"a": {"shape": [-1], "dtype": "int8"}}}, r"tensors\.a\.shape\.0: -1 is less than"),
+        (
+            {"tensors": {"a": {"shape": [1], "dtype": "Tensor"}}},
+            "a.dtype must be .*found 'Tensor'",
+        ),
+        (
+            {"tensors": {"a": {"shape": [-1], "dtype": "int8"}}},
+            "a.shape.0 must be greater than or",
+        ),
         ({"formats": {}}, "formats"),
         (
             {"formats": {"safetensors": ["ticket.pt2"]}},
             "ticket.pt2 of format safetensors is not among its files",
         ),
         ({"formats": {"pickle": ["plan.json"]}}, "formats.*pickle"),
-        ({"formats": ...}, "'formats' is a required property"),
+        ({"formats": ...}, "formats is missing"),
     ],
 )
 def test_a_manifest_that_breaks_the_schema_is_refused(

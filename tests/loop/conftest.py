@@ -1,4 +1,4 @@
-"""A small classifier, its data, and a plain loop."""
+"""A small classifier, its data, a plain loop; and what a run of a comparison took."""
 
 from __future__ import annotations
 
@@ -53,6 +53,13 @@ def weights_of(model: nn.Module) -> list[Tensor]:
 def assert_equal_weights(one: nn.Module, other: nn.Module) -> None:
     for mine, theirs in zip(weights_of(one), weights_of(other), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+ARMS = ("dense", "ticket")
+
+
+def at_the_wall(joules: float = 100.0) -> tpsprune.Spent:
+    return tpsprune.Spent.of_numbers(joules=joules, seconds=10.0, source="wall")
 
 
 @pytest.fixture

@@ -14,15 +14,11 @@ import pytest
 import torch
 
 import tpsprune
+from tests.loop.conftest import ARMS, at_the_wall
 from tpsprune.errors import DeviceError, RecipeError
 from tpsprune.records import Window
 
-ARMS = ("dense", "ticket")
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
-
-
-def at_the_wall(joules: float = 1.0) -> tpsprune.Spent:
-    return tpsprune.Spent.of_numbers(joules=joules, seconds=10.0, source="wall")
 
 
 def window(start_seconds: float, seconds: float = 10.0, **changes: Any) -> Window:

@@ -1,13 +1,19 @@
-"""Meter and Spent: windows as the meter closed them, and numbers of the user's own."""
+"""Meter, Spent and Ledger: windows as the meter closed them, numbers of the user's own, phases of a run."""
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import tpsprune
-from tpsprune.errors import LoopError, MeterError, RecipeError
+from tpsprune.energy import AbstractMeter, build
+from tpsprune.energy.codecarbon_meter import CodecarbonMeter
+from tpsprune.errors import DataError, LoopError, MeterError, RecipeError
+from tpsprune.loop.meter import Ledger, Meter
+from tpsprune.recipe.energy import Energy
 from tpsprune.records import EnergyClass
 
 
@@ -96,3 +102,53 @@ def test_numbers_that_are_none_are_told_all_at_once() -> None:
         RecipeError, match=r"(?s)3 faults.*joules: .*found nan.*seconds: .*found 0.*source: .*wall, "
     ):
         tpsprune.Spent.of_numbers(joules=float("nan"), seconds=0, source="guess")  # type: ignore[arg-type]
+
+
+def test_several_runs_in_one_process_leave_no_thread_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = threading.active_count()
+    for _ in range(4):
+        meter = CodecarbonMeter()
+        with Ledger(Meter(meter)) as ledger:
+            ledger.switch("train")
+            ledger.switch("evaluate")
+            ledger.close()
+            # As a timer does that fires while it is cancelled: nobody would stop the next one.
+            meter._tracker._scheduler_monitor_power._run()
+            assert threading.active_count() > before
+        assert [window.valid for window in ledger.windows] == [True, True]
+    assert threading.active_count() == before
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_tracker_that_does_not_stop_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    meter = CodecarbonMeter()
+    with monkeypatch.context() as patch:
+        patch.setattr(meter._tracker, "_prepare_emissions_data", lambda: 1 / 0)
+        with pytest.raises(MeterError, match="codecarbon did not stop"):
+            meter.shut()
+
+
+@pytest.mark.parametrize("meter", ["codecarbon", "fake", "none"])
+def test_a_bill_shuts_its_meter_also_when_the_run_breaks_off(meter: str) -> None:
+    metered: AbstractMeter = build(Energy(meter=meter), attempt=0)  # type: ignore[arg-type]
+    ledger = Ledger(Meter(metered))
+
+    def fail() -> None:
+        with ledger:
+            ledger.switch("train")
+            with pytest.raises(MeterError, match="cannot shut a meter while a window of 'train' is open"):
+                metered.shut()
+            raise DataError("the disk is gone")
+
+    with pytest.raises(DataError, match="the disk is gone"):
+        fail()
+    assert [window.phase for window in ledger.windows] == ["train"]
+    metered.shut()
+    with pytest.raises(
+        MeterError, match="cannot open a window of 'train': this meter is shut; build another"
+    ):
+        ledger.switch("train")

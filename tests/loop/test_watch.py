@@ -361,3 +361,16 @@ def test_a_value_under_the_name_of_a_signal_is_refused(data: Data) -> None:
     watch = tpsprune.Watch(small_net(), data[0], signals=["norm"], every_steps=1)
     with pytest.raises(TpspruneError, match=r"norm: is read by a signal already"):
         watch.step(1, norm=3.0)
+
+
+def test_a_panel_handed_in_goes_on_when_the_watch_is_closed(data: Data) -> None:
+    settings = Settings(signals=("norm", "h1"), h1_points=12)
+    with Panel.of(settings, 0) as panel:
+        with tpsprune.Watch(small_net(), data[0], signals=panel, every_steps=1) as dense:
+            dense.step(1)
+        ticket = tpsprune.Watch(small_net(seed=1), data[0], signals=panel, every_steps=1, end=CALM)
+        ticket.signal_memories = dense.signal_memories
+        assert [each.kind for each in ticket.step(2)] == ["stop"]
+        ticket.close()
+        assert {each.step for each in ticket.readings if each.signal == "h1"} == {2}
+        assert panel.worker_cpu_seconds > 0.0

@@ -12,16 +12,19 @@ import tpsprune
 from tests.loop.conftest import small_data, small_net, trained
 
 
-def main(rank: int, variant: str, meet: str, out: str) -> None:
+def main(rank: int, meet: str, out: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
     data = small_data()
-    model = nn.parallel.DistributedDataParallel(small_net(seed=rank))  # the second takes the first's weights
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    tps = tpsprune.TPS(model, optimizer, variant=variant, apply="auto", data=data)  # type: ignore[arg-type]
     mine = tuple(part.chunk(2)[rank] for part in data)
-    trained(model, optimizer, tps, mine, 4)  # type: ignore[arg-type]
-    torch.save([each.detach() for each in model.parameters()], Path(out))
+    trained_weights = {}
+    for variant in ("neurons", "moments"):
+        model = nn.parallel.DistributedDataParallel(small_net(seed=rank))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        tps = tpsprune.TPS(model, optimizer, variant=variant, apply="auto", data=data)  # type: ignore[arg-type]
+        trained(model, optimizer, tps, mine, 4)  # type: ignore[arg-type]
+        trained_weights[variant] = [each.detach() for each in model.parameters()]
+    torch.save(trained_weights, Path(out))
     torch.distributed.destroy_process_group()
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tpsprune import pipeline, recipe
 from tpsprune.recipe import Recipe
-from tpsprune.records import Finished
+from tpsprune.records import Finished, RunResult
 from tpsprune.runs import RunFolder
 
 SMALL = """
@@ -38,23 +40,47 @@ probe_items = 256
 [energy]
 meter = "fake"
 """
+Events = list[Any]
+Small = Callable[..., Recipe]
 
 
-@pytest.fixture
-def small() -> Callable[..., Recipe]:
-    def make(*overrides: str) -> Recipe:
-        return recipe.parse(SMALL, "small.toml", overrides)
+def make_small(*overrides: str) -> Recipe:
+    return recipe.parse(SMALL, "small.toml", overrides)
 
-    return make
+
+def outcome_of(events: Sequence[object]) -> RunResult:
+    assert isinstance(events[-1], Finished)
+    return events[-1].outcome
+
+
+def folder_of(events: Sequence[object]) -> RunFolder:
+    return RunFolder(Path(outcome_of(events).folder))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_passes() -> Iterator[None]:
+    """Time models by their fewest passes: a second of every run saved, where no figure is looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module("tpsprune.pipeline.benchmark"), "LATENCY_SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return trained_small(tmp_path_factory.mktemp("trained"))
+def small() -> Small:
+    return make_small
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Events:
+    """Return the events of the small recipe's run: for every test that only looks at it."""
+    return list(pipeline.train(make_small(), tmp_path_factory.mktemp("trained"), device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def trained(small_run: Events) -> RunFolder:
+    return folder_of(small_run)
 
 
 def trained_small(out: Path) -> RunFolder:
     """Run the small recipe to its end: its dense model is somebody's trained model to other tests."""
-    *_, last = pipeline.train(recipe.parse(SMALL, "small.toml"), out, device="cpu")
-    assert isinstance(last, Finished)
-    return RunFolder(Path(last.outcome.folder))
+    return folder_of(list(pipeline.train(make_small(), out, device="cpu")))

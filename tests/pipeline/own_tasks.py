@@ -4,12 +4,41 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+TASK = """
+name = "other"
+[task]
+loss = "{loss}"
+[task.data]
+{data}
+[task.model]
+{model}
+[train]
+epochs = 12
+batch_size = 40
+learning_rate = 2e-2
+threads = 1
+checkpoint_seconds = 0
+[watch]
+every_epochs = 1
+probe_items = 64
+h1_points = 16
+edge_window = 4
+[stop.draw]
+rule = "epoch"
+epoch = 8.0
+[prune]
+probe_items = 128
+[energy]
+meter = "fake"
+"""
 ITEMS = {"train": 240, "validation": 60, "test": 60}
 
 
@@ -139,3 +168,13 @@ def absolute(output: Tensor, labels: Tensor) -> dict[str, Any]:
 def hinge(output: Tensor, labels: Tensor) -> Tensor:
     """Return the multi-class hinge loss alone."""
     return functional.multi_margin_loss(output, labels)
+
+
+def text_recipe(folder: Path) -> str:
+    """Write the beginning of a text and return a recipe of it."""
+    book = folder / "book.txt"
+    book.write_text("".join(topics[name] for name in sorted(topics))[:20_000])
+    data = f'kind = "text"\npath = "{book}"\nlength = 32'
+    return TASK.format(
+        loss="next-token", data=data, model=f'kind = "custom"\nfactory = "{__name__}:next_byte"'
+    )

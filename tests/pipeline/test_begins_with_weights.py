@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 import tpsprune
-from tests.pipeline.conftest import SMALL
+from tests.pipeline.conftest import Events, folder_of, make_small, outcome_of
 from tpsprune import models, pipeline, recipe
 from tpsprune.errors import ArtifactError, RecipeError, RunFolderError
 from tpsprune.pipeline.arms import arm_recipe
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import CustomModel
-from tpsprune.records import Event, Finished, Note, TaskFacts
+from tpsprune.records import Note, RunResult, TaskFacts
 from tpsprune.runs import RunFolder
-from tpsprune.runs.tensors import load_tensors, save_tensors
-from tpsprune.runs.weights import sha256_of
+from tpsprune.runs.tensors import load_tensors, save_tensors, sha256_of
 
 FACTORY = "tpsprune.models.cnn:Cnn"
 MODEL = (
@@ -35,17 +33,16 @@ def _file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: RunFolder) -
 
 
 def begun(*overrides: str) -> Recipe:
-    return recipe.parse(SMALL, "small.toml", (MODEL, "train.epochs=1", "stop.draw.epoch=0.5", *overrides))
+    return make_small(MODEL, "train.epochs=1", "stop.draw.epoch=0.5", *overrides)
 
 
-def outcome_of(events: list[Event]) -> Finished:
-    assert isinstance(events[-1], Finished)
-    return events[-1]
-
-
-def trained_on(read: Recipe) -> tuple[list[Event], RunFolder]:
+def trained_on(read: Recipe) -> tuple[Events, RunFolder]:
     events = list(pipeline.train(read, Path("runs"), device="cpu"))
-    return events, RunFolder(Path(outcome_of(events).outcome.folder))
+    return events, folder_of(events)
+
+
+def pruned(read: Recipe, weights: Path | None) -> RunResult:
+    return outcome_of(list(pipeline.prune(read, weights, Path("runs"), device="cpu")))
 
 
 def words() -> str:
@@ -55,14 +52,14 @@ def words() -> str:
 def test_training_begins_with_the_weights_and_says_so() -> None:
     events, folder = trained_on(begun("train.learning_rate=1e-12", "train.weight_decay=0.0"))
     assert Note(words()) in events
-    assert outcome_of(events).outcome.notes[0] == f"the training began with {words()}"
+    assert outcome_of(events).notes[0] == f"the training began with {words()}"
     given, dense = load_tensors(Path("w.safetensors"))[0], load_tensors(folder.dense)[0]
     learned = [name for name in given if name.endswith("weight") and "norm" not in name]
     assert learned
     assert all(torch.allclose(given[name], dense[name], atol=1e-6) for name in learned)
 
 
-def test_other_weights_are_another_run() -> None:
+def test_other_weights_are_another_run_and_an_exported_ticket_needs_no_file() -> None:
     _, first = trained_on(begun())
     tensors, _ = load_tensors(Path("w.safetensors"))
     save_tensors(Path("w.safetensors"), {name: 2 * tensor for name, tensor in tensors.items()}, {})
@@ -70,11 +67,7 @@ def test_other_weights_are_another_run() -> None:
     assert first.path.name != second.path.name
     with pytest.raises(RunFolderError, match="finished"):
         list(pipeline.train(begun(), Path("runs"), device="cpu", resume=True))
-
-
-def test_an_exported_ticket_is_loaded_without_the_file() -> None:
-    _, folder = trained_on(begun())
-    pipeline.export(folder.path, Path("ticket"))
+    pipeline.export(first.path, Path("ticket"))
     Path("w.safetensors").unlink()
     loaded = tpsprune.load("ticket", trust_code=True)
     assert loaded(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
@@ -89,27 +82,35 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_written() -> Non
     assert not Path("runs").exists()
 
 
-def test_a_prune_takes_the_weights_of_the_recipe(trained: RunFolder, small: Callable[..., Recipe]) -> None:
-    ours = outcome_of(list(pipeline.prune(begun(), None, Path("runs"), device="cpu"))).outcome
-    theirs = outcome_of(list(pipeline.prune(small(), trained.dense, Path("runs"), device="cpu"))).outcome
+def test_a_prune_takes_the_weights_of_the_recipe_and_check_plans_its_widths(trained: RunFolder) -> None:
+    ours, theirs = pruned(begun(), None), pruned(make_small(), trained.dense)
     assert ours.drawn.reason == words()
-    assert [group.width_after for group in ours.groups] == [group.width_after for group in theirs.groups]
     assert ours.ticket.accuracy == theirs.ticket.accuracy
     assert ours.notes == theirs.notes
+    initial = pipeline.check(make_small(), "cpu")
+    given = pipeline.check(make_small(), "cpu", weights=trained.dense)
+    owned = pipeline.check(begun(), "cpu")
+    assert (initial.trained, given.trained, owned.trained) == (False, True, True)
+    assert initial.weights == "weights drawn anew, untrained"
+    assert given.weights == f"weights given: dense.safetensors (SHA-256 {sha256_of(trained.dense)[:12]})"
+    assert owned.weights == words()
+    widths = [[group.width_after for group in found.groups] for found in (ours, theirs, given, owned)]
+    assert widths == [widths[0]] * 4
+    assert all(each.cost_share is not None and each.cost_share <= 0.5 for each in (initial, given, owned))
 
 
 def test_weights_of_the_option_take_the_place_of_the_recipes(trained: RunFolder) -> None:
     Path("w.safetensors").unlink()
-    outcome = outcome_of(list(pipeline.prune(begun(), trained.dense, Path("runs"), device="cpu"))).outcome
+    outcome = pruned(begun(), trained.dense)
     kept = recipe.read(Path(outcome.folder) / "recipe.toml")
     assert isinstance(kept.task.model, CustomModel)
     assert kept.task.model.weights is None
 
 
-def test_a_prune_without_any_weights_is_refused(small: Callable[..., Recipe]) -> None:
+def test_a_prune_without_any_weights_is_refused() -> None:
     wanted = r"a trained model is needed: --weights FILE gives one, or task.model.weights in the recipe"
     with pytest.raises(RecipeError, match=wanted):
-        list(pipeline.prune(small(), None, Path("runs"), device="cpu"))
+        pruned(make_small(), None)
 
 
 def test_a_shape_trained_from_scratch_begins_with_no_weights() -> None:
@@ -119,29 +120,8 @@ def test_a_shape_trained_from_scratch_begins_with_no_weights() -> None:
         assert (model.weights is None) == (arm == "shape-scratch")
 
 
-def test_weights_are_looked_at_by_check(trained: RunFolder, small: Callable[..., Recipe]) -> None:
-    drawn = pipeline.check(small(), "cpu")
-    given = pipeline.check(small(), "cpu", weights=trained.dense)
-    owned = pipeline.check(begun(), "cpu")
-    assert (drawn.trained, given.trained, owned.trained) == (False, True, True)
-    assert drawn.weights == "weights drawn anew, untrained"
-    assert given.weights == f"weights given: dense.safetensors (SHA-256 {sha256_of(trained.dense)[:12]})"
-    assert owned.weights == words()
-    widths = [[group.width_after for group in found.groups] for found in (drawn, given, owned)]
-    assert widths[1] == widths[2]
-    assert all(found.cost_share is not None and found.cost_share <= 0.5 for found in (drawn, given, owned))
-
-
-def test_widths_that_check_foresees_are_those_of_the_prune(
-    trained: RunFolder, small: Callable[..., Recipe]
-) -> None:
-    foreseen = pipeline.check(small(), "cpu", weights=trained.dense)
-    outcome = outcome_of(list(pipeline.prune(small(), trained.dense, Path("runs"), device="cpu"))).outcome
-    assert [group.width_after for group in foreseen.groups] == [g.width_after for g in outcome.groups]
-
-
-def test_check_may_leave_the_widths_out(small: Callable[..., Recipe]) -> None:
-    found = pipeline.check(small(), "cpu", widths=False)
+def test_check_may_leave_the_widths_out() -> None:
+    found = pipeline.check(make_small(), "cpu", widths=False)
     assert found.cost_share is None
     assert all(group.width_after is None for group in found.groups)
     assert found.layers

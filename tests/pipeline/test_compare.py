@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +14,13 @@ from tests.pipeline.conftest import SMALL
 from tpsprune import pipeline, recipe
 from tpsprune.claims import assess
 from tpsprune.errors import PruneError, RecipeError, RunFolderError, TpspruneError
-from tpsprune.pipeline.arms import Found, arm_recipe
+from tpsprune.pipeline.arms import TicketFacts, arm_recipe
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.compare import AFTER_TICKET, ARMS, arms_of, order_of
 from tpsprune.recipe.rules import rule_faults
-from tpsprune.records import ArmBegun, ArmEnded, Comparing, Comparison, Note, Progress, Standing
-from tpsprune.runs import ComparisonFolder
-from tpsprune.runs.lock import exclusive
+from tpsprune.records import ArmBegun, ArmEnded, Comparing, ComparisonRecord, Note, Progress, Standing
+from tpsprune.runs import ComparisonFolder, exclusive
 
 QUICK = (
     "train.epochs=2",
@@ -49,7 +44,7 @@ def compared(folder: Path, arms: tuple[str, ...] = TWO, pairs: int = 1, *overrid
     )
 
 
-def measured(folder: Path) -> Comparison:
+def measured(folder: Path) -> ComparisonRecord:
     return ComparisonFolder(folder).read()[0]
 
 
@@ -119,24 +114,31 @@ def test_a_comparison_that_is_finished_runs_nothing_again(copied: Path) -> None:
 
 
 def test_a_comparison_broken_off_goes_on_with_the_next_missing_run(tmp_path: Path) -> None:
-    events = pipeline.compare(quick(), ComparisonFolder(tmp_path), arms=TWO, pairs=1, device="cpu")
+    folder, killed = tmp_path / "left", tmp_path / "killed"
+    events = pipeline.compare(quick(), ComparisonFolder(folder), arms=TWO, pairs=1, device="cpu")
     second = (event for event in events if isinstance(event, ArmBegun) and event.number == 2)
     assert next(second).total == 2
-    assert any(isinstance(event, Progress) for event in events)
+    # What lies in the folder while the second run is under way is what a kill would leave.
+    progress = sum(isinstance(event, Progress) and event.read for event in islice(events, 4))
+    assert progress
+    shutil.copytree(folder, killed)
     events.close()  # type: ignore[attr-defined]
-    half = measured(tmp_path)
-    assert len(half.runs) == 1
-    assert half.under_way
-    finished = half.runs[0]
-    ended = [event for event in compared(tmp_path) if isinstance(event, ArmEnded)]
-    assert [event.run.arm for event in ended] == [arm for arm in TWO if arm != finished.arm]
-    found = measured(tmp_path)
-    assert found.runs[0] == finished
-    assert found.under_way == ""
-    broken = [each for each in found.broken_off if each.arm != "warm-up"]
-    assert [each.arm for each in broken] == [ended[0].run.arm]
-    assert broken[0].windows, "what it took until then is shown"
-    assert len({run.folder for run in found.runs}) == 2
+    for left in (folder, killed):
+        half = measured(left)
+        assert len(half.runs) == 1
+        assert half.under_way
+        assert not assess(half).complete
+        assert assess(half).verdict.standing is Standing.INSUFFICIENT_RUNS
+        finished = half.runs[0]
+        ended = [event for event in compared(left) if isinstance(event, ArmEnded)]
+        assert [event.run.arm for event in ended] == [arm for arm in TWO if arm != finished.arm]
+        found = measured(left)
+        assert found.runs[0] == finished
+        assert found.under_way == ""
+        (broken,) = [each for each in found.broken_off if each.arm != "warm-up"]
+        assert (broken.arm, broken.why) == (ended[0].run.arm, "")
+        assert broken.windows, "what it took until then is shown"
+        assert len({run.folder for run in found.runs}) == 2
 
 
 def test_answers_that_were_broken_off_go_on_with_those_that_are_missing(copied: Path) -> None:
@@ -201,14 +203,6 @@ def test_a_model_changed_since_its_run_does_not_answer_in_its_name(copied: Path)
         compared(copied, TWO, 2)
 
 
-def test_arms_that_are_handed_a_ticket_fail_with_it_and_the_comparison_goes_on(tmp_path: Path) -> None:
-    events = compared(tmp_path, ("dense", "ticket", "random-ticket"), 1, "train.learning_rate=1e30")
-    runs = {event.run.arm: event.run for event in events if isinstance(event, ArmEnded)}
-    assert runs["random-ticket"].failure == "the ticket's run left nothing to be handed"
-    assert runs["random-ticket"].windows == ()
-    assert assess(measured(tmp_path)).complete
-
-
 def test_a_first_line_that_was_cut_off_is_no_comparison_yet(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_text('{"schema": "tpsprune.compar')
     events = pipeline.compare(quick(), ComparisonFolder(tmp_path), arms=TWO, pairs=6, device="cpu")
@@ -227,12 +221,18 @@ def test_answers_are_given_in_the_order_of_the_runs_and_turned_round_for_the_nex
         assert answered == [*((1, arm) for arm in order), *((64, arm) for arm in reversed(order))]
 
 
-def test_a_run_that_leaves_the_finite_numbers_is_an_outcome_and_no_crash(tmp_path: Path) -> None:
-    compared(tmp_path, TWO, 1, "train.learning_rate=1e30")
-    runs = measured(tmp_path).runs
-    assert all("not finite" in run.failure and run.accuracy is None for run in runs)
-    assert all(run.windows for run in runs)
-    assert measured(tmp_path).inference == ()
+def test_a_run_that_leaves_the_finite_numbers_is_an_outcome_and_arms_handed_its_ticket_fail_with_it(
+    tmp_path: Path,
+) -> None:
+    compared(tmp_path, ("dense", "ticket", "random-ticket"), 1, "train.learning_rate=1e30")
+    found = measured(tmp_path)
+    runs = {run.arm: run for run in found.runs}
+    assert all("not finite" in runs[arm].failure and runs[arm].accuracy is None for arm in TWO)
+    assert all(runs[arm].windows for arm in TWO)
+    assert runs["random-ticket"].failure == "the ticket's run left nothing to be handed"
+    assert runs["random-ticket"].windows == ()
+    assert assess(found).complete
+    assert found.inference == ()
 
 
 def test_a_scripted_fault_makes_the_measurement_invalid_and_redo_sets_the_pair_aside(tmp_path: Path) -> None:
@@ -252,14 +252,14 @@ def test_a_scripted_fault_makes_the_measurement_invalid_and_redo_sets_the_pair_a
 
 
 @pytest.fixture(scope="session")
-def many_arms(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+def many_arms(tmp_path_factory: pytest.TempPathFactory) -> ComparisonRecord:
     folder = tmp_path_factory.mktemp("many_arms")
     arms = tuple(arm for arm in ARMS if arm != "ticket-without-tps")
     compared(folder, arms, 1, "compare.inference_seconds=0.0")
     return measured(folder)
 
 
-def test_every_arm_runs_and_leaves_the_model_it_should(many_arms: Comparison) -> None:
+def test_every_arm_runs_and_leaves_the_model_it_should(many_arms: ComparisonRecord) -> None:
     runs = {run.arm: run for run in many_arms.runs}
     assert not any(run.failure for run in runs.values())
     dense, ticket = runs["dense"], runs["ticket"]
@@ -274,9 +274,9 @@ def test_every_arm_runs_and_leaves_the_model_it_should(many_arms: Comparison) ->
     assert runs["shape-scratch"].epochs == ticket.epochs
 
 
-def found(**changes: Any) -> Found:
+def found(**changes: Any) -> TicketFacts:
     plan = Plan(target="", groups=(), new_biases=(), versions={}, model=())
-    base = Found(plan=plan, widths={}, epochs=7.25, epoch_joules=10.0, aside_joules=20.0, joules=120.0)
+    base = TicketFacts(plan=plan, widths={}, epochs=7.25, epoch_joules=10.0, other_joules=20.0, joules=120.0)
     return replace(base, **changes)
 
 
@@ -301,7 +301,7 @@ def test_early_birds_patience_is_as_long_in_epochs_as_the_recipes() -> None:
     assert (early_bird.watch.every_epochs, early_bird.stop.end.patience) == (1, 8)  # type: ignore[union-attr]
 
 
-def test_the_dense_baseline_pays_for_nothing_that_a_cut_needs(many_arms: Comparison) -> None:
+def test_the_dense_baseline_pays_for_nothing_that_a_cut_needs(many_arms: ComparisonRecord) -> None:
     windows = [window for run in many_arms.runs if run.arm == "dense" for window in run.windows]
     assert {window.phase for window in windows} == {"setup", "train", "evaluate", "watch", "weigh"}
     assert sum(window.phase == "evaluate" for window in windows) == 1, "nothing is read that changes nothing"
@@ -380,53 +380,3 @@ def test_an_arm_that_cannot_run_is_refused_before_anything_is_written(
     with pytest.raises(TpspruneError, match=words):
         compared(tmp_path / "out", arms, 1, *overrides)
     assert not (tmp_path / "out").exists()
-
-
-LONG = ("train.epochs=1000", "watch.every_steps=2", "compare.patience=100000")
-READ = ("dense-patience", "ticket")
-"""Arms that are read as they go."""
-KILLED = """
-import sys
-from tests.pipeline.test_compare import quick
-from tpsprune import pipeline
-from tpsprune.runs import ComparisonFolder
-from pathlib import Path
-from tests.pipeline.test_compare import LONG, READ
-folder = ComparisonFolder(Path(sys.argv[1]))
-for _ in pipeline.compare(quick(*LONG), folder, arms=READ, pairs=6, device="cpu"):
-    pass
-"""
-
-
-def test_a_run_killed_after_two_windows_leaves_their_lines_and_counts_for_nothing(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)]) as child:
-        try:
-            windows = next(_waited_for(lambda: _lines_of_first_run(tmp_path), least=2))
-        finally:
-            child.send_signal(signal.SIGKILL)
-    assert windows >= 2
-    found = measured(tmp_path)
-    assert found.runs == ()
-    assert found.under_way
-    assessed = assess(found)
-    assert not assessed.complete
-    assert assessed.verdict.standing is Standing.INSUFFICIENT_RUNS
-    events = pipeline.compare(quick(*LONG), ComparisonFolder(tmp_path), arms=READ, pairs=6, device="cpu")
-    assert isinstance(next(events), ArmBegun)
-    events.close()  # type: ignore[attr-defined]
-    lost = measured(tmp_path).broken_off[-1]
-    assert len(lost.windows) >= windows
-    assert replace(lost, windows=()).why == ""
-
-
-def _lines_of_first_run(folder: Path) -> int:
-    journals = sorted((folder / "runs").glob("*/*/energy.jsonl")) if (folder / "runs").is_dir() else []
-    return sum(path.read_bytes().count(b"\n") for path in journals[:1])
-
-
-def _waited_for(count: Callable[[], int], least: int, seconds: float = 120.0) -> Iterator[int]:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if (found := count()) >= least:
-            yield found
-        time.sleep(0.05)

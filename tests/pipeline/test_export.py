@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,40 +17,48 @@ from torch import Tensor, nn
 
 import tpsprune
 from tests.export.bundles import restamp, write_first_version
-from tests.pipeline.test_train import outcome_of, run
+from tests.pipeline.conftest import Small, folder_of
+from tests.pipeline.test_train import run
 from tpsprune import pipeline, pruning
 from tpsprune.errors import ArtifactError, RunFolderError
-from tpsprune.pipeline.bench import set_up
-from tpsprune.recipe import Recipe, dumps
-from tpsprune.records.comparison import Grid
-from tpsprune.records.exported import Exported, Exporting
+from tpsprune.pipeline.workbench import set_up
+from tpsprune.recipe import dumps
+from tpsprune.records import Exported, Exporting, Grid, dump
 from tpsprune.runs import RunFolder, read_json, read_result, read_text, write_result
 from tpsprune.runs.tensors import load_tensors, save_tensors
 
-Small = Callable[..., Recipe]
 export_file = import_module("tpsprune.pipeline.export")
 load_file = import_module("tpsprune.pipeline.load")
 BUNDLE = ("README.md", "manifest.json", "plan.json", "recipe.toml", "ticket.safetensors")
 
 
-def test_an_exported_ticket_loads_without_its_run_and_answers_equally(
-    small: Small, trained: RunFolder, tmp_path: Path
+@pytest.fixture(scope="module")
+def bundle(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Exported, Path]:
+    target = tmp_path_factory.mktemp("bundle") / "ticket"
+    return pipeline.export(trained.path, target), target
+
+
+@pytest.fixture
+def own_bundle(bundle: tuple[Exported, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle[1], tmp_path / "ticket"))
+
+
+def test_an_exported_ticket_loads_without_its_run_infers_equally_and_can_be_trained_on(
+    small: Small, trained: RunFolder, bundle: tuple[Exported, Path]
 ) -> None:
-    exported = pipeline.export(trained.path, tmp_path / "ticket")
-    assert exported.largest_difference == 0.0
+    exported, folder = bundle
     assert exported.files == BUNDLE
+    raw = json.loads(json.dumps(dump(exported)))
+    assert raw["schema"] == "tpsprune.exported/1"
+    assert list(raw["files"]) == list(BUNDLE)
+    assert raw["compared"][0]["largest_difference"] == exported.largest_difference == 0.0
     state = torch.get_rng_state()
-    ticket = tpsprune.load(tmp_path / "ticket")
+    ticket = tpsprune.load(folder)
     assert torch.equal(torch.get_rng_state(), state), "loading draws from nobody's dice"
     assert not ticket.training
-    accuracy = read_result(trained.result)["ticket"]["accuracy"]
+    accuracy = read_result(trained.result).ticket.accuracy
     with set_up(small(), "cpu") as bench:
         assert bench.score(ticket, bench.dataset.test).accuracy == accuracy
-
-
-def test_a_loaded_ticket_can_be_trained_on(trained: RunFolder, tmp_path: Path) -> None:
-    pipeline.export(trained.path, tmp_path / "ticket")
-    ticket = tpsprune.load(tmp_path / "ticket")
     assert all(parameter.requires_grad and parameter.is_leaf for parameter in ticket.parameters())
     before = {name: tensor.clone() for name, tensor in ticket.state_dict().items()}
     optimiser = torch.optim.SGD(ticket.parameters(), lr=0.1)
@@ -114,34 +124,12 @@ class Shifted:
         return answer
 
 
-@pytest.mark.parametrize("items", [1, 2, 7, 16])
-@pytest.mark.parametrize("shift", [2e-3, float("nan"), float("inf")])
-def test_a_ticket_that_answers_differently_at_any_batch_size_is_refused(
-    trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, items: int, shift: float
-) -> None:
-    monkeypatch.setattr(export_file, "_ALL", (Shifted(items, shift),))
-    with pytest.raises(
-        ArtifactError, match=f"on {items} random inputs the reloaded ticket differs .* nothing was"
-    ):
-        pipeline.export(trained.path, tmp_path / "ticket")
-    assert list(tmp_path.iterdir()) == []
-
-
 class Reshaped(Shifted):
     """A format that answers with the right numbers in a shape of its own, which would be spread over them."""
 
     def reload(self, folder: Path) -> Callable[[Any], Tensor]:
         within = super().reload(folder)
         return lambda batch: within(batch)[None]
-
-
-def test_answers_of_another_shape_are_no_answers(
-    trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(export_file, "_ALL", (Reshaped(7, 0.0),))
-    with pytest.raises(ArtifactError, match="the reloaded ticket differs from the run's by inf"):
-        pipeline.export(trained.path, tmp_path / "ticket")
-    assert list(tmp_path.iterdir()) == []
 
 
 class Unable(Shifted):
@@ -158,13 +146,26 @@ class Unable(Shifted):
         return answer
 
 
-def test_a_format_whose_library_fails_is_refused_in_words(
-    trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+DIFFERS = r"on {} random inputs the reloaded ticket differs .* nothing was"
+
+
+@pytest.mark.parametrize(
+    ("double", "words"),
+    [
+        *(
+            (Shifted(items, shift), DIFFERS.format(items))
+            for items in (1, 2, 7, 16)
+            for shift in (2e-3, float("nan"), float("inf"))
+        ),
+        (Reshaped(7, 0.0), "the reloaded ticket differs from the run's by inf"),
+        (Unable(7, 0.0), r"safetensors: the reloaded ticket fails on 7 random .*: no kernel for this$"),
+    ],
+)
+def test_a_format_whose_files_infer_differently_at_any_batch_size_or_not_at_all_is_refused(
+    trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, double: Shifted, words: str
 ) -> None:
-    monkeypatch.setattr(export_file, "_ALL", (Unable(7, 0.0),))
-    with pytest.raises(
-        ArtifactError, match=r"safetensors: the reloaded ticket fails on 7 random .*: no kernel for this$"
-    ):
+    monkeypatch.setattr(export_file, "_ALL", (double,))
+    with pytest.raises(ArtifactError, match=words):
         pipeline.export(trained.path, tmp_path / "ticket")
     assert list(tmp_path.iterdir()) == []
 
@@ -223,37 +224,37 @@ def copied(trained: RunFolder, to: Path) -> RunFolder:
     return RunFolder(to)
 
 
-def test_a_run_folder_without_its_recipe_is_not_exported(trained: RunFolder, tmp_path: Path) -> None:
-    folder = copied(trained, tmp_path / "run")
-    (folder.path / "state").mkdir()
-    for content, words in (
-        (None, r"cannot read .*recipe.toml: No such file"),
-        (b"\xff", r"is not UTF-8 text"),
-    ):
-        folder.recipe.unlink()
-        if content is not None:
-            folder.recipe.write_bytes(content)
-        with pytest.raises(RunFolderError, match=words):
-            pipeline.export(folder.path, tmp_path / "ticket")
-        folder.recipe.write_bytes(content or b"")
-
-
-def test_a_ticket_that_does_not_fit_its_plan_is_not_exported(trained: RunFolder, tmp_path: Path) -> None:
-    folder = copied(trained, tmp_path / "run")
-    folder.ticket.write_bytes(folder.dense.read_bytes())
-    with pytest.raises(
-        ArtifactError, match=r"recipe, plan and tensors do not make one model: .*size mismatch"
-    ):
-        pipeline.export(folder.path, tmp_path / "ticket")
-    assert not (tmp_path / "ticket").exists()
-
-
-def test_a_ticket_of_another_number_type_is_not_exported(trained: RunFolder, tmp_path: Path) -> None:
-    folder = copied(trained, tmp_path / "run")
+def _doubled(folder: RunFolder) -> None:
     tensors, _ = load_tensors(folder.ticket)
     save_tensors(folder.ticket, {name: each.double() for name, each in tensors.items()}, {})
-    with pytest.raises(ArtifactError, match=r"is torch\.float64 where torch\.float32 is needed"):
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "words"),
+    [
+        (lambda run: run.recipe.unlink(), RunFolderError, r"cannot read .*recipe.toml: No such file"),
+        (lambda run: run.recipe.write_bytes(b"\xff"), RunFolderError, r"is not UTF-8 text"),
+        (
+            lambda run: run.ticket.write_bytes(run.dense.read_bytes()),
+            ArtifactError,
+            r"recipe, plan and tensors do not make one model: .*size mismatch",
+        ),
+        (_doubled, ArtifactError, r"is torch\.float64 where torch\.float32 is needed"),
+    ],
+)
+def test_a_run_whose_files_do_not_make_one_model_is_not_exported(
+    trained: RunFolder,
+    tmp_path: Path,
+    damage: Callable[[RunFolder], None],
+    error: type[Exception],
+    words: str,
+) -> None:
+    folder = copied(trained, tmp_path / "run")
+    (folder.path / "state").mkdir()
+    damage(folder)
+    with pytest.raises(error, match=words):
         pipeline.export(folder.path, tmp_path / "ticket")
+    assert not (tmp_path / "ticket").exists()
 
 
 def test_an_unfinished_run_is_not_exported(small: Small, tmp_path: Path) -> None:
@@ -273,7 +274,7 @@ def test_a_bundle_of_the_first_version_still_loads(trained: RunFolder, tmp_path:
         held=tensors,
         plan=read_json(trained.plan),
         recipe=read_text(trained.recipe),
-        facts=read_result(trained.result)["task"],
+        facts=dump(read_result(trained.result).task),
     )
     found = tpsprune.load(folder).state_dict()
     assert found.keys() == tensors.keys()
@@ -295,7 +296,7 @@ def custom_run(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "export_nets.py").write_text(CUSTOM)
     monkeypatch.syspath_prepend(tmp_path)
     recipe = small("task.model={kind='custom', factory='export_nets:net'}")
-    return RunFolder(Path(outcome_of(run(recipe, tmp_path / "runs")).folder))
+    return folder_of(run(recipe, tmp_path / "runs"))
 
 
 def test_code_that_a_bundle_names_is_called_only_when_allowed(custom_run: RunFolder, tmp_path: Path) -> None:
@@ -336,12 +337,12 @@ def test_a_model_that_does_not_run_on_random_inputs_is_told_in_words(
     (tmp_path / "export_picky.py").write_text(PICKY)
     monkeypatch.syspath_prepend(tmp_path)
     recipe = small("task.model={kind='custom', factory='export_picky:Net'}")
-    finished = outcome_of(run(recipe, tmp_path / "runs"))
+    finished = folder_of(run(recipe, tmp_path / "runs"))
     words = (
         r"the run's ticket fails on \d+ random inputs \(floats are standard normal, .*: index out of range"
     )
     with pytest.raises(ArtifactError, match=words):
-        pipeline.export(Path(finished.folder), tmp_path / "ticket")
+        pipeline.export(finished.path, tmp_path / "ticket")
     assert not [path.name for path in tmp_path.iterdir() if "ticket" in path.name]
 
 
@@ -350,36 +351,20 @@ def test_a_model_that_does_not_run_on_random_inputs_is_told_in_words(
     [
         ("recipe.toml", b"[task", "recipe.toml"),
         ("recipe.toml", b'name = "a"\n', "recipe.toml"),
+        ("recipe.toml", "task.model={kind='cnn', widths=[12, 17]}", "model: the plan is for another model"),
+        # which takes no memory
+        ("recipe.toml", "task.model={kind='mlp', widths=[65536, 65536, 65536]}", "do not make one model"),
         ("plan.json", b"{}", "do not make one model: this is not a plan"),
         ("plan.json", b"[]", "plan.json is no plan"),
         ("plan.json", b'{"schema": "tpsprune.plan/2"}', "do not make one model"),
     ],
 )
 def test_a_foreign_recipe_or_plan_under_a_good_hash_is_one_message(
-    trained: RunFolder, tmp_path: Path, name: str, content: bytes, words: str
+    small: Small, own_bundle: Path, name: str, content: bytes | str, words: str
 ) -> None:
-    pipeline.export(trained.path, tmp_path / "ticket")
-    restamp(tmp_path / "ticket", name, content)
+    restamp(own_bundle, name, dumps(small(content)).encode() if isinstance(content, str) else content)
     with pytest.raises(ArtifactError, match=words):
-        tpsprune.load(tmp_path / "ticket")
-
-
-def test_a_recipe_of_another_model_is_refused(small: Small, trained: RunFolder, tmp_path: Path) -> None:
-    pipeline.export(trained.path, tmp_path / "ticket")
-    other = dumps(small("task.model={kind='cnn', widths=[12, 17]}"))
-    restamp(tmp_path / "ticket", "recipe.toml", other.encode())
-    with pytest.raises(ArtifactError, match="do not make one model: the plan is for another model"):
-        tpsprune.load(tmp_path / "ticket")
-
-
-def test_a_huge_recipe_under_a_good_hash_takes_no_memory(
-    small: Small, trained: RunFolder, tmp_path: Path
-) -> None:
-    pipeline.export(trained.path, tmp_path / "ticket")
-    huge = dumps(small("task.model={kind='mlp', widths=[65536, 65536, 65536]}"))
-    restamp(tmp_path / "ticket", "recipe.toml", huge.encode())
-    with pytest.raises(ArtifactError, match="do not make one model"):
-        tpsprune.load(tmp_path / "ticket")
+        tpsprune.load(own_bundle)
 
 
 MODELS = [
@@ -394,10 +379,10 @@ MODELS = [
 def test_a_shell_filled_from_tensors_is_the_model_that_was_built(small: Small, model: str) -> None:
     with set_up(small(model), "cpu") as bench:
         built = bench.new_model().eval()
-        found = load_file._rebuilt(
+        found = load_file._rebuild(
             bench.recipe.task.model, "here", bench.dataset.facts, None, dict(built.state_dict())
         )
-        batch = bench.probe[0]
+        batch = bench.watch_batches[0]
         assert torch.equal(found(batch), built(batch))
         assert [*found.state_dict()] == [*built.state_dict()]
         assert not any(each.is_meta for each in (*found.parameters(), *found.buffers()))
@@ -412,21 +397,12 @@ def _nothing_cut(model: nn.Module) -> pruning.Plan:
 def test_a_run_that_was_not_timed_has_a_card_that_says_so(trained: RunFolder, tmp_path: Path) -> None:
     folder = copied(trained, tmp_path / "run")
     result = read_result(folder.result)
-    for model in ("dense", "ticket"):
-        result[model]["latency_seconds"] = {}
+    untimed = {name: replace(getattr(result, name), latency_seconds={}) for name in ("dense", "ticket")}
     folder.result.unlink()
-    write_result(folder.result, result)
+    write_result(folder.result, replace(result, **untimed))
     pipeline.export(folder.path, tmp_path / "ticket")
     card = (tmp_path / "ticket" / "README.md").read_text()
     assert "| latency | not recorded | not recorded | not recorded |" in card
-
-
-def test_an_export_is_told_as_json(trained: RunFolder, tmp_path: Path) -> None:
-    exported = pipeline.export(trained.path, tmp_path / "ticket")
-    raw = json.loads(json.dumps(exported.to_json()))
-    assert raw["schema"] == "tpsprune.exported/1"
-    assert list(raw["files"]) == list(BUNDLE)
-    assert raw["compared"][0]["largest_difference"] == 0.0
 
 
 @pytest.mark.parametrize("name", ["safetensors", "torch-export", "onnx"])
@@ -464,7 +440,7 @@ def test_the_lines_on_the_card_load_a_ticket_of_several_inputs(
         formats.append("onnx")
     own = "kind='custom', factory='tests.pipeline.own_tasks"
     recipe = small(f"task.data={{{own}:{data}'}}", f"task.model={{{own}:mixed'}}")
-    pipeline.export(Path(outcome_of(run(recipe, tmp_path / "runs")).folder), tmp_path / "ticket", formats)
+    pipeline.export(folder_of(run(recipe, tmp_path / "runs")).path, tmp_path / "ticket", formats)
     card = (tmp_path / "ticket" / "README.md").read_text()
     assert told in card
     answers = []

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.pipeline.conftest import Small, outcome_of
 from tpsprune import pipeline, pruning
-from tpsprune.pipeline.bench import set_up
-from tpsprune.pipeline.cut import uneven_note
-from tpsprune.pipeline.rounds import joined, round_target
+from tpsprune.pipeline.ticket import joined_changes, round_target, uneven_note
+from tpsprune.pipeline.workbench import set_up
 from tpsprune.pruning import Plan
-from tpsprune.recipe import Recipe
 from tpsprune.recipe.target import Latency, Macs, Params, Tolerance
-from tpsprune.records import Event, Finished, GroupChange, Outcome, Pruned
+from tpsprune.records import GroupChange, Pruned
 from tpsprune.runs import RunFolder, read_json
 from tpsprune.runs.tensors import load_tensors
 from tpsprune.training.device import Execution
-
-Small = Callable[..., Recipe]
-
-
-def outcome_of(events: list[Event]) -> Outcome:
-    assert isinstance(events[-1], Finished)
-    return events[-1].outcome
 
 
 def test_every_round_keeps_the_same_share_of_what_is_left() -> None:
@@ -64,7 +55,7 @@ def test_the_changes_of_two_cuts_read_as_those_of_one() -> None:
     second = GroupChange(group="a", width_before=8, width_after=4, effective_rank=3.0)
     only_first = GroupChange(group="b", width_before=4, width_after=2)
     only_second = GroupChange(group="c", width_before=6, width_after=5)
-    assert joined((first, only_first), (second, only_second)) == (
+    assert joined_changes((first, only_first), (second, only_second)) == (
         GroupChange(group="a", width_before=16, width_after=4, effective_rank=3.0),
         only_first,
         only_second,
@@ -97,7 +88,7 @@ def test_the_plan_of_all_rounds_replays_on_the_dense_model(small: Small, tmp_pat
     with set_up(recipe, "cpu") as bench:
         ticket = pruning.replay(bench.new_model(), plan)
     ticket.load_state_dict(load_tensors(folder.ticket)[0])
-    assert sum(each.numel() for each in ticket.parameters()) == outcome.ticket.size.parameters
+    assert sum(each.numel() for each in ticket.parameters()) == outcome.ticket.parameters
 
 
 def test_nothing_is_trained_between_rounds_where_nothing_is_retrained(small: Small, tmp_path: Path) -> None:

@@ -3,75 +3,35 @@
 from __future__ import annotations
 
 import io
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from pydoc_data.topics import topics
 
 import pytest
 import torch
 from rich.console import Console
 
 import tpsprune
-from tests.pipeline.test_resume import SAME, assert_same, finish, folder_of
-from tests.pipeline.test_train import outcome_of, run
+from tests.pipeline.conftest import outcome_of
+from tests.pipeline.own_tasks import TASK, text_recipe
+from tests.pipeline.test_train import run
 from tpsprune import pipeline, recipe
 from tpsprune.claims import assess
 from tpsprune.errors import DataError, ModelError, RecipeError
 from tpsprune.numerics.forward import call_model, logits_of
 from tpsprune.numerics.random_inputs import random_inputs
-from tpsprune.pipeline.bench import set_up
-from tpsprune.pipeline.cut import asked
+from tpsprune.pipeline.ticket import extraction_inputs
+from tpsprune.pipeline.workbench import set_up
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.target import Latency
-from tpsprune.records import Outcome, Pruned, TaskFacts
+from tpsprune.records import Pruned, RunResult
 from tpsprune.report import tables
 from tpsprune.report.savings_text import savings_lines
 from tpsprune.runs import ComparisonFolder, read_result
 
 OWN = "tests.pipeline.own_tasks"
-TASK = """
-name = "other"
-[task]
-loss = "{loss}"
-[task.data]
-{data}
-[task.model]
-{model}
-[train]
-epochs = 12
-batch_size = 40
-learning_rate = 2e-2
-threads = 1
-checkpoint_seconds = 0
-[watch]
-every_epochs = 1
-probe_items = 64
-h1_points = 16
-edge_window = 4
-[stop.draw]
-rule = "epoch"
-epoch = 8.0
-[prune]
-probe_items = 128
-[energy]
-meter = "fake"
-"""
 MLP = 'kind = "mlp"\nwidths = [48]'
 BYTES = 'kind = "text"\nsource = "python-topics"\nlength = 32'
 
 ITEMS = 16
-
-
-def text_recipe(folder: Path) -> str:
-    """Write the beginning of a text and return a recipe of it."""
-    book = folder / "book.txt"
-    book.write_text("".join(topics[name] for name in sorted(topics))[:20_000])
-    data = f'kind = "text"\npath = "{book}"\nlength = 32'
-    return TASK.format(loss="next-token", data=data, model=f'kind = "custom"\nfactory = "{OWN}:next_byte"')
 
 
 def task(loss: str, data: str, model: str = MLP, *overrides: str) -> Recipe:
@@ -83,7 +43,7 @@ def task(loss: str, data: str, model: str = MLP, *overrides: str) -> Recipe:
     return recipe.parse(TASK.format(loss=loss, data=data, model=model), "other.toml", overrides)
 
 
-def shown(outcome: Outcome) -> str:
+def shown(outcome: RunResult) -> str:
     console = Console(width=100, file=io.StringIO())
     console.print(tables.closing(outcome))
     assert isinstance(console.file, io.StringIO)
@@ -122,7 +82,7 @@ def test_a_task_is_trained_cut_and_exported_and_its_quality_is_called_by_its_nam
     assert outcome.macs_share < 0.6
     assert outcome.ticket.accuracy > least
     assert outcome.task.quality == quality
-    assert [latency.batch for latency in outcome.ticket.latencies] == [1, 64]
+    assert list(outcome.ticket.latency_seconds) == ["batch-1", "batch-64"]
     assert f"test {quality}" in shown(outcome)
     cut = next(event for event in events if isinstance(event, Pruned))
     assert f"validation {quality} {cut.validation_accuracy_before:.4f} before the cut" in tables.cut_line(cut)
@@ -132,9 +92,9 @@ def test_a_task_is_trained_cut_and_exported_and_its_quality_is_called_by_its_nam
     with set_up(made, "cpu") as bench:
         assert bench.score(ticket, bench.dataset.test).accuracy == outcome.ticket.accuracy
     result = read_result(Path(outcome.folder) / "result.json")
-    facts = TaskFacts.from_json(result["task"])
+    facts = result.task
     assert facts == outcome.task
-    assert result["task"]["quality"] == quality
+    assert result.task.quality == quality
     with torch.inference_mode():
         answer = logits_of(call_model(ticket, random_inputs(facts, ITEMS)))
     assert len(answer) == ITEMS
@@ -192,30 +152,11 @@ def test_a_task_that_was_not_learned_says_by_which_figure(tmp_path: Path) -> Non
     assert any("the ticket's validation R² " in note for note in notes)
 
 
-def test_a_text_run_that_is_killed_and_resumed_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
-    text = text_recipe(tmp_path)
-    made = recipe.parse(text, "text.toml")
-    straight = finish(made, tmp_path / "straight")
-    result = read_result(straight.result)
-    assert result["ticket"]["accuracy"] > 0.2
-    assert result["task"]["quality"] == "next-token accuracy"
-    file = tmp_path / "text.toml"
-    file.write_text(text)
-    out = tmp_path / "killed"
-    command = [sys.executable, "-m", "tpsprune", "train", str(file), "--out", str(out), "--quiet"]
-
-    def windows() -> int:
-        return sum(path.read_bytes().count(b"\n") for path in out.glob("*/energy.jsonl"))
-
-    child = subprocess.Popen([*command, "--device", "cpu"])
-    while child.poll() is None and windows() < 6:
-        time.sleep(0.005)
-    os.kill(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL, "the run was killed before its end"
-    folder = finish(made, out, resume=True)
-    assert folder.path == folder_of(out).path
-    assert set(SAME) <= {path.name for path in folder.path.iterdir()}
-    assert_same(folder, straight)
+def test_a_text_is_learned_and_its_quality_is_called_by_its_name(tmp_path: Path) -> None:
+    made = recipe.parse(text_recipe(tmp_path), "text.toml")
+    outcome = outcome_of(run(made, tmp_path / "runs"))
+    assert outcome.ticket.accuracy > 0.2
+    assert outcome.task.quality == "next-token accuracy"
 
 
 def test_a_comparison_of_a_regression_is_made_and_told_by_its_own_figure(tmp_path: Path) -> None:
@@ -285,5 +226,5 @@ def test_what_does_not_fit_is_told_before_anything_is_written(
 @pytest.mark.parametrize(("data", "answer"), [("own:by_name", "mapping"), ("own:by_place", "tuple")])
 def test_a_target_of_latency_is_timed_on_items_of_several_parts(data: str, answer: str) -> None:
     with set_up(task("cross-entropy", data, f"own:mixed/{answer}"), "cpu") as bench:
-        extra = asked(bench, "interpolation", Latency(0.5, batch_items=4))
+        extra = extraction_inputs(bench, "interpolation", Latency(0.5, batch_items=4))
         assert extra["clock"](bench.new_model()) > 0

@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
-from tpsprune import pipeline, pruning
+from tests.pipeline.conftest import Events, Small, folder_of, outcome_of
+from tpsprune import energy, pipeline, pruning
 from tpsprune.errors import DivergedError, RunFolderError
-from tpsprune.pipeline.bench import set_up
+from tpsprune.pipeline.workbench import set_up
 from tpsprune.recipe import Recipe
-from tpsprune.records import Event, Finished, Note, Outcome
+from tpsprune.records import Event, Note, RunResult, Window
 from tpsprune.report import picture
 from tpsprune.runs import RunFolder, read_result
 from tpsprune.runs.tensors import load_tensors
-
-Small = Callable[..., Recipe]
 
 
 def run(recipe: Recipe, out: Path, *, resume: bool = False, again: bool = False) -> list[Event]:
     return list(pipeline.train(recipe, out, device="cpu", resume=resume, again=again))
 
 
-def outcome_of(events: list[Event]) -> Outcome:
-    assert isinstance(events[-1], Finished)
-    return events[-1].outcome
-
-
-def test_a_run_yields_its_phases_in_order_and_ends_with_the_outcome(small: Small, tmp_path: Path) -> None:
-    events = run(small(), tmp_path)
-    kinds = [type(event).__name__ for event in events if type(event).__name__ != "Progress"]
+def test_a_run_yields_its_phases_in_order_and_ends_with_the_outcome(small_run: Events) -> None:
+    kinds = [type(event).__name__ for event in small_run if type(event).__name__ != "Progress"]
     assert kinds == [
         "PhaseStarted",
         "PhaseEnded",
@@ -44,15 +36,15 @@ def test_a_run_yields_its_phases_in_order_and_ends_with_the_outcome(small: Small
         "Decided",
         "Finished",
     ]
-    outcome = outcome_of(events)
+    outcome = outcome_of(small_run)
     assert outcome.drawn.reason == "epoch 2.5 of the 2 asked for"
     assert outcome.macs_share <= 0.5
-    assert outcome.ticket.size.parameters < outcome.dense.size.parameters
+    assert outcome.ticket.parameters < outcome.dense.parameters
     assert outcome.ticket.accuracy > 0.8
 
 
-def test_a_run_folder_holds_everything_the_design_names(small: Small, tmp_path: Path) -> None:
-    outcome = outcome_of(run(small(), tmp_path))
+def test_a_run_folder_holds_everything_the_design_names(small_run: Events) -> None:
+    outcome = outcome_of(small_run)
     folder = RunFolder(Path(outcome.folder))
     names = {path.name for path in folder.path.iterdir()}
     assert names == {
@@ -67,8 +59,7 @@ def test_a_run_folder_holds_everything_the_design_names(small: Small, tmp_path: 
         "state",
     }
     result = read_result(folder.result)
-    assert result == json.loads(json.dumps(outcome.to_json()))
-    assert Outcome.from_json(result, folder=outcome.folder) == outcome
+    assert result == outcome
     decisions, cut_off = folder.decisions.read()
     assert not cut_off
     assert [d["kind"] for d in decisions if d["act"]] == ["draw", "stop"]
@@ -76,17 +67,17 @@ def test_a_run_folder_holds_everything_the_design_names(small: Small, tmp_path: 
     assert {"d_eff", "h1", "spectral_edge", "norm", "train_loss", "validation_accuracy"} <= readings
 
 
-def test_the_picture_of_a_run_is_drawn_from_its_folder_alone(small: Small, tmp_path: Path) -> None:
-    outcome = outcome_of(run(small(), tmp_path))
+def test_the_picture_of_a_run_is_plotted_from_its_folder_alone(small_run: Events) -> None:
+    outcome = outcome_of(small_run)
     vector, raster = picture.draw(Path(outcome.folder))
     assert vector.read_text().count("ticket drawn at epoch 2.5 (red)") == 1
     assert raster.read_bytes().startswith(b"\x89PNG")
 
 
-def test_every_window_is_on_the_bill_and_phases_follow_without_gap(small: Small, tmp_path: Path) -> None:
-    outcome = outcome_of(run(small(), tmp_path))
+def test_every_window_is_in_the_ledger_and_phases_follow_without_gap(small_run: Events) -> None:
+    outcome = outcome_of(small_run)
     windows, _ = RunFolder(Path(outcome.folder)).energy.read()
-    assert [phase.phase for phase in outcome.energy] == [
+    assert list(outcome.energy) == [
         "setup",
         "train",
         "evaluate",
@@ -100,19 +91,21 @@ def test_every_window_is_on_the_bill_and_phases_follow_without_gap(small: Small,
     assert outcome.total.seconds == pytest.approx(len(windows))
 
 
-def test_the_projection_is_the_dense_epochs_scaled_to_the_budget(small: Small, tmp_path: Path) -> None:
-    outcome = outcome_of(run(small(), tmp_path))
+def test_the_projection_is_the_dense_epochs_scaled_to_the_budget(small_run: Events) -> None:
+    outcome = outcome_of(small_run)
     # Draw at step 40 of 16 an epoch, read every 10: 4 windows of train and 4 of evaluate for 2.5 of 4 epochs.
     assert outcome.projected_dense is not None
     assert outcome.projected_dense.seconds == pytest.approx(8 * 4 / 2.5)
 
 
-def test_equal_seeds_give_equal_runs_and_other_seeds_others(small: Small, tmp_path: Path) -> None:
-    first = outcome_of(run(small(), tmp_path))
-    second = outcome_of(run(small(), tmp_path, again=True))
+def test_equal_seeds_give_equal_runs_and_other_seeds_others(
+    small: Small, small_run: Events, tmp_path: Path
+) -> None:
+    first = outcome_of(small_run)
+    second = outcome_of(run(small(), folder_of(small_run).path.parent, again=True))
     other = outcome_of(run(small("seed=1"), tmp_path))
 
-    def content(outcome: Outcome, name: str) -> bytes:
+    def content(outcome: RunResult, name: str) -> bytes:
         return (Path(outcome.folder) / name).read_bytes()
 
     for name in ("ticket.safetensors", "readings.jsonl", "decisions.jsonl", "plan.json"):
@@ -133,7 +126,7 @@ def test_a_draw_at_the_very_end_leaves_nothing_to_retrain_and_says_so(small: Sma
     outcome = outcome_of(run(small("stop.draw={rule='none'}"), tmp_path))
     assert outcome.drawn.epoch == 4.0
     assert outcome.stopped.reason == "no epochs were left to retrain for"
-    assert "retrain" not in {phase.phase for phase in outcome.energy}
+    assert "retrain" not in set(outcome.energy)
 
 
 def test_a_stop_rule_ends_the_retraining_early(small: Small, tmp_path: Path) -> None:
@@ -155,7 +148,7 @@ def test_a_budget_ends_the_run_between_two_readings_too(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Windows as short as can be: one a step, each a second on the fake meter's clock.
-    monkeypatch.setattr(import_module("tpsprune.pipeline.running"), "BUDGET_WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(import_module("tpsprune.pipeline.workbench"), "BUDGET_WINDOW_SECONDS", 0.0)
     recipe = small("watch.every_steps=1000", "stop.budget_seconds=12.0", "stop.draw={rule='none'}")
     outcome = outcome_of(run(recipe, tmp_path))
     assert outcome.drawn.rule == "budget"
@@ -239,12 +232,12 @@ def test_modular_addition_is_learned_with_labels_where_it_is_only_memorised_with
     assert coherences[0] < 0.5 < coherences[-1]
 
 
-def test_a_used_folder_is_refused_with_what_would_do(small: Small, tmp_path: Path) -> None:
-    run(small(), tmp_path)
+def test_a_used_folder_is_refused_with_what_would_do(small: Small, small_run: Events) -> None:
+    used = folder_of(small_run).path.parent
     with pytest.raises(RunFolderError, match=r"holds a finished run of this recipe: .*--again.*--out"):
-        run(small(), tmp_path)
+        run(small(), used)
     with pytest.raises(RunFolderError, match=r"is finished, there is nothing to resume: .*tpsprune show"):
-        run(small(), tmp_path, resume=True)
+        run(small(), used, resume=True)
 
 
 def test_a_loss_that_leaves_the_finite_numbers_ends_the_run_and_keeps_no_broken_weights(
@@ -263,3 +256,13 @@ def test_a_loss_that_leaves_the_finite_numbers_ends_the_run_and_keeps_no_broken_
     checkpoint = folder.state / "checkpoint.safetensors"
     if checkpoint.exists():
         assert all(bool(tensor.isfinite().all()) for tensor in load_tensors(checkpoint)[0].values())
+
+
+def test_a_run_replayed_has_the_ledger_that_was_recorded(
+    trained: RunFolder, small: Small, tmp_path: Path
+) -> None:
+    read = small("energy.meter=replay", f"energy.replay={str(trained.energy.path)!r}")
+    outcome = outcome_of(run(read, tmp_path))
+    assert outcome.method.meter == "replay"
+    assert outcome.energy == energy.by_phase(trained.energy.parsed(Window))
+    assert RunFolder(Path(outcome.folder)).energy.path.read_bytes() == trained.energy.path.read_bytes()

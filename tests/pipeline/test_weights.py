@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import ArtifactError
-from tpsprune.pipeline.weights import read_weights
+from tpsprune.pipeline.load import read_weights
 from tpsprune.runs import RunFolder
 from tpsprune.runs.tensors import save_tensors
 
@@ -72,30 +72,37 @@ def test_a_count_of_batches_that_old_files_lack_is_not_needed(tmp_path: Path) ->
     assert_same(filled(tmp_path / "w.safetensors"))
 
 
-def test_weights_that_do_not_fit_are_told_by_the_first_tensor_with_both_shapes(tmp_path: Path) -> None:
-    save_tensors(tmp_path / "w.safetensors", net(hidden=7).state_dict(), {})
-    wanted = r"w.safetensors does not fit: 0.weight is [7, 4] in the file and [6, 4] in the recipe's model"
-    with pytest.raises(ArtifactError, match=re.escape(wanted) + r" \(and \d+ more\)"):
-        filled(tmp_path / "w.safetensors")
-
-
-def test_a_missing_tensor_is_told_with_what_may_have_been_meant(tmp_path: Path) -> None:
+def renamed() -> dict[str, Tensor]:
     tensors = net().state_dict()
     tensors["3.weigth"] = tensors.pop("3.weight")
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        (
+            net(hidden=7).state_dict(),
+            re.escape("0.weight is [7, 4] in the file and [6, 4] in the recipe's model")
+            + r" \(and \d+ more\)",
+        ),
+        (renamed(), r"3.weight is missing \(did you mean '3.weigth'\?\)"),
+        ({**net().state_dict(), "extra": torch.ones(2)}, r"extra is not in the recipe's model$"),
+    ],
+)
+def test_weights_that_do_not_fit_are_told_by_the_first_tensor(
+    tmp_path: Path, tensors: dict[str, Tensor], words: str
+) -> None:
     save_tensors(tmp_path / "w.safetensors", tensors, {})
-    with pytest.raises(ArtifactError, match=r"3.weight is missing \(did you mean '3.weigth'\?\)"):
+    with pytest.raises(ArtifactError, match=r"w.safetensors does not fit: .*" + words):
         filled(tmp_path / "w.safetensors")
 
 
-def test_a_tensor_too_many_is_told(tmp_path: Path) -> None:
-    save_tensors(tmp_path / "w.safetensors", {**net().state_dict(), "extra": torch.ones(2)}, {})
-    with pytest.raises(ArtifactError, match=r"does not fit: extra is not in the recipe's model$"):
-        filled(tmp_path / "w.safetensors")
-
-
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+def test_what_is_not_there_or_holds_no_weights_is_told(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"--weights .*nothing.pt is not there"):
         read_weights(tmp_path / "nothing.pt")
+    with pytest.raises(ArtifactError, match=r"holds no weights: a run folder .* or a file would do"):
+        read_weights(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "w"])
@@ -123,25 +130,22 @@ class Armed:
         return (Path.touch, (self.path,))
 
 
-def test_a_pickle_with_code_in_it_is_refused_and_does_not_run(tmp_path: Path) -> None:
-    torch.save({"0.weight": Armed(tmp_path / "fired")}, tmp_path / "w.pt")
-    with pytest.raises(ArtifactError, match=r"holds more than tensors, .* save model.state_dict\(\) alone"):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            lambda path: {"0.weight": Armed(path)},
+            r"holds more than tensors, .* save model.state_dict\(\) alone",
+        ),
+        (lambda _: net(), r"holds more than tensors"),
+        (lambda _: [torch.ones(2)], r"holds list, where a state dict is needed"),
+    ],
+    ids=["code", "a whole model", "a list"],
+)
+def test_a_pickle_of_more_than_a_state_dict_is_refused_and_its_code_does_not_run(
+    tmp_path: Path, content: Callable[[Path], Any], words: str
+) -> None:
+    torch.save(content(tmp_path / "fired"), tmp_path / "w.pt")
+    with pytest.raises(ArtifactError, match=words):
         read_weights(tmp_path / "w.pt")
     assert not (tmp_path / "fired").exists()
-
-
-def test_a_whole_model_is_refused_with_how_to_save_it(tmp_path: Path) -> None:
-    torch.save(net(), tmp_path / "w.pt")
-    with pytest.raises(ArtifactError, match=r"holds more than tensors"):
-        read_weights(tmp_path / "w.pt")
-
-
-def test_a_list_is_no_state_dict(tmp_path: Path) -> None:
-    torch.save([torch.ones(2)], tmp_path / "w.pt")
-    with pytest.raises(ArtifactError, match=r"holds list, where a state dict is needed"):
-        read_weights(tmp_path / "w.pt")
-
-
-def test_a_folder_without_weights_is_told_what_would_do(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"holds no weights: a run folder .* or a file would do"):
-        read_weights(tmp_path)

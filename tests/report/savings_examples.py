@@ -18,7 +18,7 @@ from tpsprune.records import (
     Change,
     Choices,
     Claim,
-    Comparison,
+    ComparisonRecord,
     CoursePoint,
     Design,
     EnergyClass,
@@ -194,7 +194,7 @@ def savings(
         grid=Grid(grams_per_kwh=56.0, country="FRA", year=2023, source="Ember") if grid else None,
         per_day=10_000.0 if inference else None,
     )
-    comparison = Comparison(
+    comparison = ComparisonRecord(
         design=design(names, pairs, "cuda" if gpu else "cpu", inference),
         runs=runs,
         idle=tuple(IdleSpan(pair=pair, window=window("idle", pair, 640.0, classes)) for pair in range(pairs)),

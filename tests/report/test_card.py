@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.runs.test_result import outcome
-from tpsprune.records import Cost, EnergyClass, EnergyMethod, PhaseEnergy
-from tpsprune.records.comparison import Grid
-from tpsprune.records.exported import Stamp
+from tests.records.test_documents import outcome
+from tpsprune.records import (
+    Cost,
+    EnergyClass,
+    EnergyMethod,
+    Grid,
+    PhaseEnergy,
+    Stamp,
+    dump,
+)
 from tpsprune.report.card import model_card
 from tpsprune.report.card_fields import cell, fold
 
@@ -24,7 +29,6 @@ FRANCE = Grid(grams_per_kwh=56.0, country="France", year=2022, source="a table")
 
 def metered(**more: Any) -> dict[str, Any]:
     phase = PhaseEnergy(
-        phase="train",
         windows=2,
         seconds=3.0,
         cpu_seconds=2.5,
@@ -41,12 +45,12 @@ def metered(**more: Any) -> dict[str, Any]:
     )
     told = replace(
         outcome(),
-        energy=(phase,),
+        energy={"train": phase},
         method=method,
         total=Cost(joules=3600.0, seconds=3.0, cpu_seconds=2.5),
         **more,
     )
-    raw: dict[str, Any] = json.loads(json.dumps(told.to_json()))
+    raw: dict[str, Any] = dump(told)
     return raw
 
 
@@ -126,7 +130,7 @@ def test_a_simulated_meter_makes_no_grams() -> None:
 
 
 def test_energy_that_was_not_metered_is_not_zero() -> None:
-    raw = json.loads(json.dumps(outcome().to_json()))
+    raw = dump(outcome())
     text = card(raw, grid=FRANCE)
     assert "| prune | 3.00 s | 2.50 s | not recorded | not metered |" in text
     assert "CO₂: none, because no energy was metered." in text

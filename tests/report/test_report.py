@@ -20,16 +20,17 @@ from tpsprune.records import (
     GroupChange,
     Latency,
     LeftAlone,
+    Milestone,
     ModelFigures,
     Note,
-    Outcome,
     PhaseEnded,
     PhaseEnergy,
     PhaseStarted,
     Progress,
+    Projection,
     Pruned,
     Reading,
-    Size,
+    RunResult,
     TaskFacts,
 )
 from tpsprune.report import figures, tables
@@ -37,18 +38,22 @@ from tpsprune.report.live import BarShow, JsonShow, PlainShow, print_next
 
 
 def model(accuracy: float, parameters: int) -> ModelFigures:
-    latencies = tuple(
-        Latency(
-            batch=batch,
+    latencies = {
+        f"batch-{batch}": Latency(
             median_seconds=2e-4 * batch,
             lower_quartile_seconds=1.9e-4 * batch,
             upper_quartile_seconds=2.3e-4 * batch,
             repeats=40,
         )
         for batch in (1, 64)
+    }
+    return ModelFigures(
+        accuracy=accuracy,
+        parameters=parameters,
+        macs=parameters * 16,
+        bytes=parameters * 4,
+        latency_seconds=latencies,
     )
-    size = Size(parameters=parameters, macs=parameters * 16, bytes=parameters * 4)
-    return ModelFigures(accuracy=accuracy, size=size, latencies=latencies)
 
 
 def decision(kind: str, epoch: float) -> Decision:
@@ -57,9 +62,8 @@ def decision(kind: str, epoch: float) -> Decision:
     )
 
 
-def outcome(joules: float | None = 123.4, valid: bool = True) -> Outcome:
+def outcome(joules: float | None = 123.4, valid: bool = True) -> RunResult:
     phase = PhaseEnergy(
-        phase="train",
         windows=9,
         seconds=4.2,
         cpu_seconds=8.1,
@@ -68,7 +72,7 @@ def outcome(joules: float | None = 123.4, valid: bool = True) -> Outcome:
         energy_class=EnergyClass.MODELLED if joules is not None else EnergyClass.NONE,
         valid=valid,
     )
-    return Outcome(
+    return RunResult(
         name="digits",
         seed=3,
         device="cpu",
@@ -79,15 +83,15 @@ def outcome(joules: float | None = 123.4, valid: bool = True) -> Outcome:
         cut_validation_accuracy=0.9,
         groups=(GroupChange(group="conv1", width_before=32, width_after=11, effective_rank=9.1),),
         left_alone=(LeftAlone(name="head", reason="it is the model's output"),),
-        drawn=decision("draw", 9.0),
-        stopped=decision("stop", 30.0),
+        drawn_at=Milestone.of(decision("draw", 9.0)),
+        stopped_at=Milestone.of(decision("stop", 30.0)),
         epochs={"budget": 30.0, "trained": 30.0},
-        energy=(phase,),
+        energy={"train": phase},
         method=EnergyMethod(
             meter="codecarbon", scope="the whole machine", classes={"cpu": EnergyClass.MODELLED}
         ),
         total=Cost(joules=joules, seconds=4.2, cpu_seconds=8.1),
-        projected_dense=Cost(joules=joules, seconds=14.0, cpu_seconds=27.0),
+        projected_dense=Projection(joules=joules, seconds=14.0, cpu_seconds=27.0),
         overhead={"signals": 0.0123, "TPS": None},
         attempts=1,
         folder="runs/digits-01234567",

@@ -19,7 +19,7 @@ from tpsprune.runs import ComparisonFolder
 @pytest.fixture
 def folder(tmp_path: Path) -> ComparisonFolder:
     found = ComparisonFolder(tmp_path)
-    found.append("design", design().to_json())
+    found.append("design", design())
     return found
 
 
@@ -32,12 +32,12 @@ def test_everything_measured_comes_back_as_it_was(folder: ComparisonFolder) -> N
     first, second = run("dense", 0, 100.0, course=course), run("ticket", 0, 50.0, notes=("a note",))
     lost = BrokenOff(arm="ticket", seed=1, pair=1, position=3, windows=(window(1.0), window(2.0)))
     choices = Choices(grid=Grid(grams_per_kwh=56.0, country="France", year=2023, source="a table"), per_day=5)
-    folder.append("idle", idle(0).to_json())
-    folder.append("run", first.to_json())
-    folder.append("run", second.to_json())
-    folder.append("answers", answers("dense", 0, 1, 5.0).to_json())
-    folder.append("broken-off", lost.to_json())
-    folder.append("choices", choices.to_json())
+    folder.append("idle", idle(0))
+    folder.append("run", first)
+    folder.append("run", second)
+    folder.append("answers", answers("dense", 0, 1, 5.0))
+    folder.append("broken-off", lost)
+    folder.append("choices", choices)
     found, under_way = folder.read()
     assert found.design == design()
     assert found.runs == (first, second)
@@ -61,8 +61,8 @@ def test_a_run_without_an_end_is_under_way_and_counts_for_nothing(folder: Compar
 def test_an_end_ends_it(folder: ComparisonFolder, kind: str) -> None:
     folder.append("begun", begun())
     ends = {
-        "run": run("ticket", 1, 50.0).to_json(),
-        "broken-off": BrokenOff(arm="ticket", seed=1, pair=1, position=3, windows=()).to_json(),
+        "run": run("ticket", 1, 50.0),
+        "broken-off": BrokenOff(arm="ticket", seed=1, pair=1, position=3, windows=()),
     }
     folder.append(kind, ends[kind])
     assert folder.read()[1] is None
@@ -70,7 +70,7 @@ def test_an_end_ends_it(folder: ComparisonFolder, kind: str) -> None:
 
 
 def test_a_line_cut_off_at_the_end_is_left_out_and_said(folder: ComparisonFolder) -> None:
-    folder.append("run", run("dense", 0, 100.0).to_json())
+    folder.append("run", run("dense", 0, 100.0))
     with folder.journal.path.open("a") as file:
         file.write('{"schema": "tpsprune.comparison/1", "kind": "ru')
     found, _ = folder.read()
@@ -85,10 +85,10 @@ def test_a_journal_cut_off_anywhere_never_counts_half_a_run(data: st.DataObject)
 
     with tempfile.TemporaryDirectory() as place:
         folder = ComparisonFolder(Path(place))
-        folder.append("design", design().to_json())
+        folder.append("design", design())
         whole = folder.journal.path.stat().st_size
         for pair in range(2):
-            folder.append("run", run("dense", pair, 100.0 + pair).to_json())
+            folder.append("run", run("dense", pair, 100.0 + pair))
         content = folder.journal.path.read_bytes()
         kept = content[: data.draw(st.integers(whole, len(content)))]
         folder.journal.path.write_bytes(kept)
@@ -98,7 +98,7 @@ def test_a_journal_cut_off_anywhere_never_counts_half_a_run(data: st.DataObject)
 
 
 def test_pairs_asked_for_later_are_counted_and_said(folder: ComparisonFolder) -> None:
-    folder.append("run", run("dense", 0, 100.0).to_json())
+    folder.append("run", run("dense", 0, 100.0))
     folder.append("pairs", {"pairs": 8})
     found, _ = folder.read()
     assert found.pairs_asked == 8
@@ -114,9 +114,9 @@ def test_pairs_asked_for_before_any_run_are_no_look(folder: ComparisonFolder) ->
 
 def test_a_pair_set_aside_stays_in_the_journal_and_out_of_the_runs(folder: ComparisonFolder) -> None:
     for pair in range(2):
-        folder.append("idle", idle(pair).to_json())
-        folder.append("run", run("dense", pair, 100.0).to_json())
-        folder.append("answers", answers("dense", pair, 1, 5.0).to_json())
+        folder.append("idle", idle(pair))
+        folder.append("run", run("dense", pair, 100.0))
+        folder.append("answers", answers("dense", pair, 1, 5.0))
     folder.append("redo", {"pair": 1, "why": "set aside: the counter did not move"})
     found, _ = folder.read()
     assert [(each.pair, each.arm) for each in found.runs] == [(0, "dense")]
@@ -151,7 +151,7 @@ def rewritten(folder: ComparisonFolder, line: int, **changes: Any) -> None:
 def test_a_line_that_is_none_of_ours_is_refused_by_its_number(
     folder: ComparisonFolder, changes: dict[str, Any], words: str
 ) -> None:
-    folder.append("run", run("dense", 0, 100.0).to_json())
+    folder.append("run", run("dense", 0, 100.0))
     rewritten(folder, 1, **changes)
     with pytest.raises(RunFolderError, match=words):
         folder.read()
@@ -159,7 +159,7 @@ def test_a_line_that_is_none_of_ours_is_refused_by_its_number(
 
 def test_a_line_damaged_in_the_middle_is_refused_by_its_number(folder: ComparisonFolder) -> None:
     for pair in range(2):
-        folder.append("run", run("dense", pair, 100.0).to_json())
+        folder.append("run", run("dense", pair, 100.0))
     lines = folder.journal.path.read_text().splitlines()
     folder.journal.path.write_text("\n".join([lines[0], lines[1][:50], lines[2]]) + "\n")
     with pytest.raises(RunFolderError, match="line 2 of 3 is not a JSON object"):
@@ -173,6 +173,6 @@ def test_a_journal_that_does_not_begin_with_a_design_is_none(folder: ComparisonF
 
 
 def test_a_second_design_is_refused(folder: ComparisonFolder) -> None:
-    folder.append("design", design().to_json())
+    folder.append("design", design())
     with pytest.raises(RunFolderError, match=r"line 2 .*a second design"):
         folder.read()

@@ -1,20 +1,32 @@
-"""A file is wholly written or not there, and the disk's refusals come out in words."""
+"""A file is wholly written or not there, a journal loses a line at most, and JSON is read strictly."""
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tpsprune.errors import RunFolderError
-from tpsprune.runs import read_json, write_bytes_atomically, write_json_atomically, write_text_atomically
+from tpsprune.records import Milestone
+from tpsprune.runs import (
+    Journal,
+    read_json,
+    strict_json,
+    write_bytes_atomically,
+    write_json_atomically,
+    write_text_atomically,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -130,3 +142,171 @@ def test_damaged_json_is_named_with_its_place(tmp_path: Path, content: bytes, wo
 def test_missing_json_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"value\.json is not there"):
         read_json(tmp_path / "value.json")
+
+
+@given(JSON, st.booleans())
+def test_what_is_json_comes_back(value: object, ascii_only: bool) -> None:
+    assert strict_json(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
+
+
+@given(st.binary(max_size=60))
+def test_whatever_is_there_a_value_or_a_value_error_comes_of_it(content: bytes) -> None:
+    value = None
+    with suppress(ValueError):
+        value = strict_json(content)
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"a": {"b": 1, "b": 1}}', "the name 'b' is there twice"),
+        (b"[NaN]", "NaN is not a number of JSON"),
+        (b"[1e999]", "1e999 is beyond all numbers"),
+        (b"[-Infinity]", "-Infinity is not a number of JSON"),
+        (b'["\\ud800"]', "half a character"),
+        (b'{"\\udfff": 1}', "half a character"),
+        (b"[" * 100_000, "nested too deeply|is not JSON"),
+        (b"9" * 5_000, "limit|digits"),
+        (b"\xff", "byte 0 is not UTF-8"),
+        (b'{"a": 1}{', "line 1 is not JSON"),
+        (b"", "is not JSON"),
+    ],
+)
+def test_what_the_library_lets_pass_is_refused_in_words(content: bytes, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        strict_json(content)
+
+
+def test_a_name_that_is_there_twice_is_found_at_once_among_many() -> None:
+    names = ",".join(f'"{number}":0' for number in range(30_000))
+    begun = time.process_time()
+    with pytest.raises(ValueError, match="the name 'z' is there twice"):
+        strict_json(f'{{{names},"z":0,"z":0}}'.encode())
+    assert time.process_time() - begun < 2.0, "a look at each pair of names would take a minute"
+
+
+def test_a_pair_of_halves_is_a_character() -> None:
+    assert strict_json(b'["\\ud83c\\udf31"]') == ["\N{SEEDLING}"]
+
+
+RECORDS = st.lists(
+    st.dictionaries(
+        st.text(), st.none() | st.integers() | st.text() | st.lists(st.integers(), max_size=2), max_size=3
+    ),
+    max_size=6,
+)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "readings.jsonl")
+
+
+@SAME_FOLDER
+@given(records=RECORDS)
+def test_records_come_back_as_they_were_appended(journal: Journal, records: list[dict[str, Any]]) -> None:
+    journal.path.unlink(missing_ok=True)
+    for record in records:
+        journal.append(record)
+    assert journal.read() == (records, False)
+    journal.append_all(records)
+    assert journal.read() == (records * 2, False)
+
+
+@SAME_FOLDER
+@given(records=RECORDS, data=st.data())
+def test_wherever_a_kill_cuts_the_whole_lines_before_it_are_read(
+    journal: Journal, records: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    journal.path.unlink(missing_ok=True)
+    journal.append_all([*records, {"last": "ü"}])
+    content = journal.path.read_bytes()
+    cut = data.draw(st.integers(0, len(content)))
+    journal.path.write_bytes(content[:cut])
+    found, cut_off = journal.read()
+    assert found == [*records, {"last": "ü"}][: len(found)]
+    assert cut_off == (len(found) < content[:cut].count(b"\n") + bool(content[:cut].rpartition(b"\n")[2]))
+    journal.append({"next": 1})
+    assert journal.read() == ([*found, {"next": 1}], False)
+
+
+def test_a_journal_that_was_never_written_is_empty(journal: Journal) -> None:
+    assert journal.read() == ([], False)
+    journal.append_all([])
+    assert not journal.path.exists()
+
+
+def test_a_cut_off_last_line_is_left_out_and_reported(journal: Journal) -> None:
+    journal.path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    assert journal.read() == ([{"step": 1}, {"step": 2}], True)
+
+
+@pytest.mark.parametrize("line", ["{broken}", "3", "", "\x00\x00"])
+def test_a_damaged_line_in_the_middle_is_named(journal: Journal, line: str) -> None:
+    journal.path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
+    with pytest.raises(RunFolderError, match=r"line 2 of 3 is not a JSON object; .*--again"):
+        journal.read()
+
+
+def test_a_number_that_is_not_finite_writes_nothing(journal: Journal) -> None:
+    journal.append({"step": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        journal.append_all([{"step": 2}, {"loss": float("inf")}])
+    assert journal.read() == ([{"step": 1}], False)
+
+
+def test_truncating_keeps_what_the_predicate_holds_for(journal: Journal) -> None:
+    journal.append_all([{"step": step} for step in range(5)])
+    assert journal.truncate_to(lambda record: record["step"] <= 2) == 2
+    assert journal.read() == ([{"step": 0}, {"step": 1}, {"step": 2}], False)
+    assert journal.truncate_to(lambda record: True) == 0
+
+
+def test_truncating_drops_a_cut_off_line_too(journal: Journal) -> None:
+    journal.path.write_text('{"step": 1}\n{"st')
+    assert journal.truncate_to(lambda record: True) == 0
+    assert journal.path.read_text() == '{"step": 1}\n'
+
+
+def test_a_full_device_is_told_in_words(journal: Journal) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    journal.path.symlink_to("/dev/full")
+    with pytest.raises(RunFolderError, match="no space left on the device while writing"):
+        journal.append({"step": 1})
+
+
+def test_what_was_appended_outlives_a_kill(journal: Journal) -> None:
+    program = (
+        "import sys; from pathlib import Path; from tpsprune.runs import Journal\n"
+        "journal = Journal(Path(sys.argv[1]))\n"
+        "step = 0\n"
+        "while True:\n"
+        "    journal.append({'step': step, 'text': 'x' * 2000})\n"
+        "    print(step, flush=True)\n"
+        "    step += 1\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(journal.path)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    for _ in range(20):
+        last = int(child.stdout.readline())
+    child.kill()
+    rest = child.stdout.read().split()
+    child.wait()
+    child.stdout.close()
+    acknowledged = int(rest[-1]) if rest else last
+    records, _ = journal.read()
+    assert [record["step"] for record in records] == list(range(len(records)))
+    assert len(records) >= acknowledged + 1
+
+
+def test_records_are_lines_and_come_back(journal: Journal) -> None:
+    milestone = Milestone(epoch=1.0, step=3, reason="calm", rule="plateau")
+    journal.append_all([milestone, milestone])
+    assert journal.parsed(Milestone) == [milestone, milestone]
+    journal.append({"step": 1})
+    with pytest.raises(RunFolderError, match=r"line 3 is no record of this journal \(epoch is missing\)"):
+        journal.parsed(Milestone)

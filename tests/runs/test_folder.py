@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tpsprune.errors import RunFolderError
-from tpsprune.runs import RunFolder, digest_of, lock
+from tpsprune.runs import RunFolder, digest_of
 
 HOLD = (
     "import sys; from pathlib import Path; from tpsprune.runs import RunFolder\n"
@@ -141,14 +141,5 @@ def test_an_error_inside_is_not_taken_for_a_lock(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "a", "0")
     with pytest.raises(BlockingIOError, match="mine"), folder.locked():
         raise BlockingIOError("mine")
-    with folder.locked():
-        pass
-
-
-def test_without_flock_the_lock_file_itself_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "_FCNTL", None)
-    folder = RunFolder.create(tmp_path, "a", "0")
-    with folder.locked(), pytest.raises(RunFolderError, match=r"if there is none, delete .*state/lock"):
-        folder.locked().__enter__()
     with folder.locked():
         pass

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,21 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from tpsprune.errors import ArtifactError, RunFolderError
-from tpsprune.runs.tensor_header import DTYPES as DTYPE_WORDS
+from tpsprune.runs.tensors import (
+    DTYPES as DTYPE_WORDS,
+)
 from tpsprune.runs.tensors import (
     file_bytes,
     load_hashed,
     load_tensors,
+    match_state,
+    read_state,
     save_tensors,
     serialise,
+    sha256_of,
     shapes_of,
 )
 
@@ -36,7 +43,7 @@ SAME_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixtur
 @SAME_FOLDER
 @given(
     headers=st.dictionaries(st.text(min_size=1), st.tuples(SHAPES, st.sampled_from(DTYPES)), max_size=4),
-    metadata=st.dictionaries(st.text(), st.text(), max_size=3),
+    metadata=st.dictionaries(st.text(), st.text(), max_size=1),
 )
 def test_tensors_come_back_bit_for_bit(
     tmp_path: Path,
@@ -55,11 +62,12 @@ def test_tensors_come_back_bit_for_bit(
         assert torch.equal(loaded[name], tensor)
 
 
-def test_the_same_tensors_give_the_same_bytes_whatever_the_order_of_metadata() -> None:
-    tensors = {"weight": torch.ones(2, 3)}
-    entries = {f"key-{index}": "value" for index in range(8)}
-    backwards = dict(reversed(entries.items()))
-    assert len({serialise(tensors, metadata) for metadata in [entries, backwards] * 5}) == 1
+def test_the_same_tensors_give_the_same_bytes_and_may_be_read_by_all(tmp_path: Path) -> None:
+    tensors = {"weight": torch.ones(2, 3), "bias": torch.ones(2).double()}
+    assert len({serialise(each, {"a": "b"}) for each in (tensors, dict(reversed(tensors.items())))}) == 1
+    save_tensors(tmp_path / "some.safetensors", tensors, {})
+    (tmp_path / "other").touch()
+    assert (tmp_path / "some.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 @SAME_FOLDER
@@ -140,24 +148,26 @@ def test_a_file_that_does_not_fit_names_every_fault(tmp_path: Path) -> None:
     ]
 
 
-def test_a_foreign_file_is_refused_without_allocating_its_tensors(
+def test_a_foreign_file_is_refused_without_reading_its_tensors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "ticket.safetensors"
     save_tensors(path, {"a": torch.zeros(2, 3)}, {})
-    allocated: list[Any] = []
-    empty = torch.empty
-
-    def watched(*shape: Any, **kinds: Any) -> torch.Tensor:
-        allocated.append(shape)
-        return empty(*shape, **kinds)
-
-    monkeypatch.setattr(torch, "empty", watched)
+    monkeypatch.setattr(safetensors.torch, "load", None)
     with pytest.raises(ArtifactError, match="b is missing"):
         load_tensors(path, {"b": ((2, 3), torch.float32)})
-    assert not allocated
-    load_tensors(path)
-    assert allocated
+    with pytest.raises(TypeError):
+        load_tensors(path)
+
+
+def test_a_full_device_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(RunFolderError, match=r"no space left on the device while writing .*; free some"):
+        save_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)}, {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_pipe_in_the_files_place_is_refused_and_not_waited_for(tmp_path: Path) -> None:
@@ -196,3 +206,154 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="a part of it is a file"):
         save_tensors(tmp_path / "file" / "ticket.safetensors", {"a": torch.zeros(1)}, {})
+
+
+def entry(dtype: Any = "F32", shape: Any = (2, 3), offsets: Any = (0, 24), **more: Any) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets, **more}
+
+
+LYING = [
+    {"w": entry("F33")},
+    {"w": entry("F8_E8M0", shape=[24])},
+    {"w": entry(["F32"])},
+    {"w": entry(shape=[-2, -3])},
+    {"w": entry(shape=[2.0, 3])},
+    {"w": entry(shape=[True, 6])},
+    {"w": entry(shape="23")},
+    {"w": entry(shape=[2**63, 3])},
+    {"w": entry(shape=[2**62, 2**62, 4])},
+    {"w": entry(shape=[2, 4])},
+    {"w": entry(offsets=[0, -24])},
+    {"w": entry(offsets=[24, 0])},
+    {"w": entry(offsets=[0, 24, 48])},
+    {"w": entry(offsets=[4, 28])},
+    {"w": entry(), "v": entry()},
+    {"w": entry(), "v": entry(offsets=[24, 48])},
+    {"w": entry(shape=[1, 3], offsets=[0, 12])},
+    {"w": {"dtype": "F32"}},
+    {"w": 3},
+    {"__metadata__": {"a": 1}, "w": entry()},
+    {"__metadata__": [], "w": entry()},
+    [entry()],
+]
+
+
+def written(path: Path, header: bytes, content: bytes = bytes(24)) -> Path:
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content)
+    return path
+
+
+@pytest.mark.parametrize("header", LYING, ids=lambda header: json.dumps(header)[:60])
+def test_a_header_that_lies_is_refused(tmp_path: Path, header: Any) -> None:
+    path = written(tmp_path / "a.safetensors", json.dumps(header).encode())
+    with pytest.raises(ArtifactError, match="is damaged or not a safetensors file"):
+        load_tensors(path)
+
+
+def test_a_header_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.safetensors", b'{"w":' + b"[" * 100_000)
+    with pytest.raises(ArtifactError, match="is damaged or not a safetensors file"):
+        load_tensors(path)
+
+
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1, 100_000_001, 17, 9])
+def test_a_header_longer_than_its_file_costs_nothing(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + b"{}      ")
+    with pytest.raises(ArtifactError, match="is damaged or not a safetensors file"):
+        load_tensors(path)
+
+
+def test_a_tensor_for_which_there_is_no_room_is_told_in_words(tmp_path: Path) -> None:
+    # No bytes are needed for nothing, whatever the other axes are: torch cannot count them.
+    header = {"w": entry(shape=[0, 2**62, 2**62], offsets=[0, 0])}
+    path = written(tmp_path / "a.safetensors", json.dumps(header).encode(), b"")
+    with pytest.raises(ArtifactError, match="is damaged or not a safetensors file"):
+        load_tensors(path)
+
+
+@SAME_FOLDER
+@given(data=st.data())
+def test_a_changed_byte_is_another_tensor_or_an_artifact_error(tmp_path: Path, data: st.DataObject) -> None:
+    content = bytearray(serialise({"w": torch.randn(2, 3), "steps": torch.tensor(7)}, {"schema": "a/1"}))
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] = data.draw(st.integers(0, 255))
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    tensors: dict[str, torch.Tensor] = {}
+    with suppress(ArtifactError):
+        tensors, _ = load_tensors(path)
+    assert all(isinstance(each, torch.Tensor) for each in tensors.values())
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+
+
+def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"theirs.{rank}": tensor for rank, tensor in enumerate(state.values())}
+
+
+class Tied(nn.Module):
+    """A token model whose head is its embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4)
+        self.head = nn.Linear(4, 7, bias=False)
+        self.head.weight = self.embedding.weight
+
+
+def test_in_order_names_do_not_matter() -> None:
+    theirs = {name: t for name, t in net().state_dict().items() if "tracked" not in name}
+    filled = match_state(renamed(theirs), net().state_dict(), "F", "order")
+    assert all(torch.equal(filled[name], tensor) for name, tensor in theirs.items())
+    assert filled["1.num_batches_tracked"] == 0
+
+
+def test_in_order_every_shape_is_compared() -> None:
+    theirs = renamed({name: t for name, t in net().state_dict().items() if "tracked" not in name})
+    theirs["theirs.0"] = torch.ones(5, 4)
+    theirs["theirs.7"] = torch.ones(4)
+    words = (
+        r"^F does not fit in order: tensor 1 is theirs.0, \[5, 4\], in the file and 0.weight, \[6, 4\], in "
+        r"the recipe's model \(and 1 more\)$"
+    )
+    with pytest.raises(ArtifactError, match=words):
+        match_state(theirs, net().state_dict(), "F", "order")
+
+
+def test_in_order_as_many_tensors_are_needed() -> None:
+    theirs = renamed({name: t for name, t in net().state_dict().items() if "tracked" not in name})
+    del theirs["theirs.7"]
+    with pytest.raises(ArtifactError, match=r"in order: the file holds 7 tensors, the recipe's model 8$"):
+        match_state(theirs, net().state_dict(), "F", "order")
+
+
+def test_safetensors_keeps_no_order(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "w.safetensors", net().state_dict(), {})
+    with pytest.raises(ArtifactError, match=r"^here .*w.safetensors is read as safetensors, .* torch.save"):
+        read_state(tmp_path / "w.safetensors", "here", "order")
+
+
+def test_a_tensor_that_the_model_ties_to_another_need_not_be_in_the_file() -> None:
+    model, table = Tied(), torch.arange(28.0).reshape(7, 4)
+    state = match_state({"embedding.weight": table}, model.state_dict(), "F")
+    model.load_state_dict(state)
+    assert torch.equal(model.head.weight, table)
+    assert model.head.weight is model.embedding.weight
+    model.head.weight = nn.Parameter(torch.ones(7, 4))
+    with pytest.raises(ArtifactError, match=r"F does not fit: head.weight is missing$"):
+        match_state({"embedding.weight": table}, model.state_dict(), "F")
+
+
+def test_messages_begin_with_the_place(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"^task.model.weights: .*none.pt is not there$"):
+        read_state(tmp_path / "none.pt", "task.model.weights:")
+    with pytest.raises(ArtifactError, match=r"^task.model.weights: .* is a folder$"):
+        read_state(tmp_path, "task.model.weights:")
+
+
+def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes(b"weights")
+    assert sha256_of(tmp_path / "w") == hashlib.sha256(b"weights").hexdigest()

@@ -21,7 +21,7 @@ from tpsprune.recipe.stop import (
     Rule,
     ThresholdRule,
 )
-from tpsprune.records import Reading, Status, Verdict
+from tpsprune.records import Reading, Status, Verdict, dump
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 RULES: list[Rule] = [
@@ -144,7 +144,7 @@ def test_memory_survives_a_checkpoint(rule: Rule, values: list[float], cut: int)
     memory = stopping.start(rule)
     for index, value in enumerate(values):
         if index == cut:
-            memory = json.loads(json.dumps(memory))
+            memory = stopping.recall(json.loads(json.dumps(dump(memory))))
         memory, verdict = stopping.step(rule, memory, round_of(index, value))
         broken.append(verdict)
     assert straight == broken
@@ -180,7 +180,7 @@ def test_a_rule_calls_the_quality_it_waits_for_by_its_name() -> None:
 
 def test_a_memory_of_before_qualities_had_names_speaks_of_accuracy() -> None:
     rule = PlateauRule(signal="d_eff", patience=2, tolerance=0.05)
-    memory = {"window": [0.5], "chance": 0.5}
+    memory = stopping.recall({"window": [0.5], "chance": 0.5})
     _, verdict = stopping.step(rule, memory, round_of(1, 0.5, 1.0))
     assert "and validation accuracy has covered" in verdict.reason
 
@@ -202,7 +202,7 @@ def judge(rule: Rule, *rounds: dict[str, float]) -> list[Verdict]:
             Reading(signal=signal, value=value, step=index, epoch=float(index))
             for signal, value in values.items()
         ]
-        memory, verdict = stopping.step(rule, json.loads(json.dumps(memory)), readings)
+        memory, verdict = stopping.step(rule, stopping.recall(json.loads(json.dumps(dump(memory)))), readings)
         found.append(verdict)
     return found
 
@@ -335,3 +335,20 @@ def test_a_consensus_tells_what_each_of_its_rules_said() -> None:
 def test_a_consensus_counts_a_round_without_a_value_as_a_round() -> None:
     rule = ConsensusRule(rules=(above("x"), NoRule()), at_least=1, within=2)
     assert acts(rule, {"x": 1.0}, {"y": 1.0}, {"y": 1.0}) == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    "raw", [None, [], {"held": "3", "chance": 0.5}, {"stale": 0}, {"best": 1.0, "stale": 0, "more": 1}]
+)
+def test_what_is_no_memory_is_refused(raw: object) -> None:
+    with pytest.raises(ValueError, match="memory"):
+        stopping.recall(raw)
+
+
+def test_a_memory_of_another_rule_is_refused() -> None:
+    with pytest.raises(ValueError, match="a PlateauRule has no PatienceMemory"):
+        stopping.step(
+            PlateauRule(signal="d_eff", patience=2, tolerance=0.05),
+            stopping.start(PatienceRule(signal="d_eff", patience=2)),
+            round_of(0, 0.5),
+        )

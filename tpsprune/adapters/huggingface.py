@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from math import nan
 from pathlib import Path
 from typing import Any, final
 
+from torch import nn
 from transformers import (
+    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -15,9 +18,7 @@ from transformers import (
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from tpsprune.adapters.aboard import Aboard
-from tpsprune.adapters.beside import load_state, save_state
-from tpsprune.adapters.huggingface_loss import Penalised, PenalisedTrainer
+from tpsprune.adapters.parts import CallbackParts, load_state, save_state
 
 __all__ = ["Penalised", "PenalisedTrainer", "TpspruneCallback"]
 
@@ -33,7 +34,7 @@ class TpspruneCallback(TrainerCallback):
     Their state is kept as ``tpsprune.safetensors`` in each of the trainer's checkpoints, and taken from there
     where training goes on from one. A trainer does not say which it goes on from: looked for is that of the
     same step in its ``output_dir``. Another is handed in beforehand, as
-    ``callback.aboard.load_state_dict(tpsprune.adapters.beside.load_state(folder))``.
+    ``callback.parts.load_state_dict(tpsprune.adapters.parts.load_state(folder))``.
 
     Raises:
         ArtifactError: training goes on from a checkpoint without such a file, and no state was handed in.
@@ -47,7 +48,7 @@ class TpspruneCallback(TrainerCallback):
         stop_on: Sequence[str] = ("draw", "stop"),
         values: Mapping[str, str] | None = None,
     ) -> None:
-        self.aboard = Aboard(tps, watch, stop_on)
+        self.parts = CallbackParts(tps, watch, stop_on)
         self._values = dict(values or {})
         self._metrics: dict[str, float] = {}
 
@@ -55,12 +56,12 @@ class TpspruneCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
         """Make TPS and watch: model and optimiser are there now, and a checkpoint's state if there is one."""
-        if state.global_step and self.aboard.lacks_state:
-            self.aboard.load_state_dict(load_state(_folder(args, state)))
+        if state.global_step and self.parts.lacks_state:
+            self.parts.load_state_dict(load_state(_folder(args, state)))
         # Evaluations before the checkpoint, which a reading soon after it would have looked at.
         history = (item for logged in state.log_history for item in logged.items())
         self._metrics = {name: value for name, value in history if name.startswith("eval_")}
-        self.aboard.start(given["model"], given["optimizer"])
+        self.parts.start(given["model"], given["optimizer"])
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
@@ -73,7 +74,7 @@ class TpspruneCallback(TrainerCallback):
     ) -> None:
         """Keep the state beside the checkpoint just written, where this process writes any."""
         # A search keeps its checkpoints elsewhere, and goes on from none.
-        if args.should_save and not state.is_hyper_param_search and (kept := self.aboard.state_dict()):
+        if args.should_save and not state.is_hyper_param_search and (kept := self.parts.state_dict()):
             save_state(_folder(args, state), kept)
 
     def on_step_end(
@@ -81,14 +82,36 @@ class TpspruneCallback(TrainerCallback):
     ) -> None:
         """Read where it is the turn, and end training where a rule says so."""
         values = {name: float(self._metrics.get(of, nan)) for name, of in self._values.items()}
-        if self.aboard.over(state.global_step, float(state.epoch or 0.0), values):
+        if self.parts.is_over(state.global_step, float(state.epoch or 0.0), values):
             control.should_training_stop = True
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
         """Take the hooks off."""
-        self.aboard.close()
+        self.parts.close()
+
+
+class Penalised:
+    """Put before a trainer's class: its loss takes the term of its ``TpspruneCallback``."""
+
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **given: Any) -> Any:
+        """Return the trainer's loss and, in training, the term beside it; divided as the trainer divides."""
+        carried = (getattr(each, "parts", None) for each in self.callback_handler.callbacks)  # type: ignore[attr-defined]
+        held = next((each for each in carried if isinstance(each, CallbackParts)), None)
+        tps = held.tps if held is not None and model.training else None
+        labels = inputs.get("labels")
+        with nullcontext() if tps is None else tps.listening():
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **given)  # type: ignore[misc]
+        if held is not None and tps is not None:
+            by_items = self.model_accepts_loss_kwargs and given.get("num_items_in_batch") is not None  # type: ignore[attr-defined]
+            parts = self.current_gradient_accumulation_steps if by_items else 1  # type: ignore[attr-defined]
+            loss = loss + held.term(labels if tps.needs_labels else None, loss * parts) / parts
+        return (loss, outputs) if return_outputs else loss
+
+
+class PenalisedTrainer(Penalised, Trainer):
+    """The trainer, with the term of TPS in its loss."""
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:

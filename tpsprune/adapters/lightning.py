@@ -10,7 +10,7 @@ from typing import Any, final
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from tpsprune.adapters.aboard import Aboard, labels_of
+from tpsprune.adapters.parts import CallbackParts, labels_of
 
 __all__ = ["TpspruneCallback"]
 
@@ -41,7 +41,7 @@ class TpspruneCallback(Callback):
         labels: Callable[[Any], Tensor] = labels_of,
     ) -> None:
         super().__init__()
-        self.aboard = Aboard(tps, watch, stop_on)
+        self.parts = CallbackParts(tps, watch, stop_on)
         self._values = dict(values or {})
         self._labels = labels
         self._batch: Any = None
@@ -49,24 +49,24 @@ class TpspruneCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make TPS and watch: the optimiser is there now."""
-        self.aboard.start(pl_module, trainer.optimizers[0])
+        self.parts.start(pl_module, trainer.optimizers[0])
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, _: int) -> None:
         """Listen to the forward pass that comes."""
         self._batch = batch
-        if self.aboard.tps is not None:
-            self._listening.enter_context(self.aboard.tps.listening())
+        if self.parts.tps is not None:
+            self._listening.enter_context(self.parts.tps.listening())
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Add the term to the loss, which is divided and scaled already."""
         self._listening.close()
-        tps = self.aboard.tps
+        tps = self.parts.tps
         if tps is None:
             return
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         share = (1.0 if scaler is None else scaler.get_scale()) / trainer.accumulate_grad_batches
         labels = self._labels(self._batch) if tps.needs_labels else None
-        loss.add_(share * self.aboard.term(labels, loss / share))
+        loss.add_(share * self.parts.term(labels, loss / share))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -76,22 +76,22 @@ class TpspruneCallback(Callback):
         part = (batch_idx + 1) / batches if isfinite(batches) else 0.0
         logged = trainer.callback_metrics
         values = {name: float(logged.get(of, nan)) for name, of in self._values.items()}
-        if self.aboard.over(trainer.global_step, trainer.current_epoch + part, values):
+        if self.parts.is_over(trainer.global_step, trainer.current_epoch + part, values):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the hooks off."""
-        self.aboard.close()
+        self.parts.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Take the hooks off."""
         self._listening.close()
-        self.aboard.close()
+        self.parts.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the trainer's checkpoint is to hold."""
-        return self.aboard.state_dict()
+        return self.parts.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take what a checkpoint held."""
-        self.aboard.load_state_dict(state_dict)
+        self.parts.load_state_dict(state_dict)

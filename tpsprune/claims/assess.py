@@ -19,7 +19,7 @@ from tpsprune.records import (
     ArmRun,
     BreakEven,
     Claim,
-    Comparison,
+    ComparisonRecord,
     Needed,
     PhaseMean,
     RunLine,
@@ -53,7 +53,7 @@ Costs = tuple[float, float]
 """Joules of the arm and of its baseline in one pair."""
 
 
-def assess(comparison: Comparison, wall_fit: WallFit | None = None) -> Savings:
+def assess(comparison: ComparisonRecord, wall_fit: WallFit | None = None) -> Savings:
     """Return the verdict, every claim, and all that a report shows of a comparison.
 
     The unit is the pair: runs of the same seed, one after another. Windows within a run are parts of one

@@ -9,7 +9,7 @@ from typing import Final
 
 from tpsprune.claims.pairs import CountedPairs
 from tpsprune.claims.window_sums import joules_of, load_share, seconds_of
-from tpsprune.records import ArmRun, Comparison, EnergyClass, Quality, Reason, Window
+from tpsprune.records import ArmRun, ComparisonRecord, EnergyClass, Quality, Reason, Window
 
 __all__ = ["LEAST_INFERENCE_SECONDS", "faults_by_pair", "faults_of", "losses_of", "quality_of"]
 
@@ -30,7 +30,7 @@ def faults_of(counted: CountedPairs, kind: str, arm: str, windows: Sequence[Wind
     return tuple(_faults(counted, kind, runs, windows))
 
 
-def faults_by_pair(comparison: Comparison) -> dict[int, str]:
+def faults_by_pair(comparison: ComparisonRecord) -> dict[int, str]:
     """Return the pairs whose measurement has a fault by itself, and the first of each, in words.
 
     All kinds of ``faults_of`` but one: that methods differ from pair to pair is no pair's own fault.

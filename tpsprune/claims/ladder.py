@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import log1p
 from typing import Final
 
-from tpsprune.records import Accuracy, BandPoint, Change, Claim, Comparison, Grade, Reason, Standing
+from tpsprune.records import Accuracy, BandPoint, Change, Claim, ComparisonRecord, Grade, Reason, Standing
 
 __all__ = ["FEWEST_PAIRS", "Evidence", "may_claim", "may_not_claim", "sentence_of", "standing_of"]
 
@@ -215,7 +215,7 @@ def _is_cost(claim: Claim) -> bool:
     return str(claim.standing).startswith("COST_INCREASE") and not str(claim.standing).endswith("SIMULATED")
 
 
-def may_not_claim(claims: Sequence[Claim], grade: Grade, comparison: Comparison) -> tuple[str, ...]:
+def may_not_claim(claims: Sequence[Claim], grade: Grade, comparison: ComparisonRecord) -> tuple[str, ...]:
     """Return what does not follow, whatever the figures are."""
     sentences = [sentence for letters, sentence in GRADE_LIMITS if grade.letter in letters]
     if comparison.looks > 1:

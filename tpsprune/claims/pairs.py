@@ -9,7 +9,7 @@ from typing import final
 
 from tpsprune.claims.window_sums import joules_of, seconds_of
 from tpsprune.numerics.paired import lower_bound
-from tpsprune.records import Accuracy, ArmRun, Comparison, Design, InferenceSpan, Window
+from tpsprune.records import Accuracy, ArmRun, ComparisonRecord, Design, InferenceSpan, Window
 
 __all__ = ["CountedPairs", "count_pairs"]
 
@@ -19,7 +19,7 @@ __all__ = ["CountedPairs", "count_pairs"]
 class CountedPairs:
     """A comparison with the pairs that count: those of which every arm's run has ended."""
 
-    comparison: Comparison
+    comparison: ComparisonRecord
     pairs: tuple[int, ...]
 
     @property
@@ -104,7 +104,7 @@ class CountedPairs:
         )
 
 
-def count_pairs(comparison: Comparison) -> CountedPairs:
+def count_pairs(comparison: ComparisonRecord) -> CountedPairs:
     """Return the comparison with the pairs that count, in order."""
     arms = comparison.design.arms
     ended = {(run.arm, run.pair) for run in comparison.runs}

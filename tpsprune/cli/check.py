@@ -54,11 +54,12 @@ def check(
         return
     with imports():
         from tpsprune import pipeline
+        from tpsprune.records import dump
 
     with naming(recipe_source):
         found = pipeline.check(read, device, weights=weights, widths=not no_widths)
     if as_json:
-        click.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=2))
+        click.echo(json.dumps(dump(found), ensure_ascii=False, indent=2))
         return
     from tpsprune.report.checked import checked
     from tpsprune.report.console import OurConsole

@@ -28,10 +28,11 @@ def doctor(*, as_json: bool) -> None:
     """
     with imports():
         from tpsprune.energy.doctor import examine
+        from tpsprune.records import dump
 
         found = examine()
     if as_json:
-        click.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=2))
+        click.echo(json.dumps(dump(found), ensure_ascii=False, indent=2))
         return
     from tpsprune.report.console import OurConsole
     from tpsprune.report.diagnosis import diagnosis

@@ -17,8 +17,7 @@ from tpsprune.cli.savings import check_choices, grid_options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tpsprune.records.comparison import Grid
-    from tpsprune.records.exported import Compared, Exported, Exporting
+    from tpsprune.records import Compared, Exported, Exporting, Grid
 
 __all__ = ["export"]
 
@@ -68,7 +67,7 @@ def export(folder: Path, target: Path, formats: tuple[str, ...], *, as_json: boo
     check_choices(choices)
     with imports():
         from tpsprune import pipeline
-        from tpsprune.records.exported import Exported
+        from tpsprune.records import Exported, dump
 
     exported: Exported | None = None
     with _progress() as step:
@@ -79,7 +78,7 @@ def export(folder: Path, target: Path, formats: tuple[str, ...], *, as_json: boo
                 step(event)
     assert exported is not None, "the last event is the export"
     if as_json:
-        click.echo(json.dumps(exported.to_json(), ensure_ascii=False, indent=2))
+        click.echo(json.dumps(dump(exported), ensure_ascii=False, indent=2))
     else:
         _say(exported)
 

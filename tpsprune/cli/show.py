@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from tpsprune.records import Outcome, Reading
+    from tpsprune.records import Reading, RunResult
 
 __all__ = ["show"]
 
@@ -41,10 +41,11 @@ def show(folder: Path, other: Path | None, *, as_json: bool, picture: bool) -> N
 
         click.echo(" ".join(map(str, draw_beside(folder, other) if other else draw(folder))))
         return
+    from tpsprune.records import dump
     from tpsprune.runs import RunFolder, read_result, to_json_text
 
     if as_json:
-        click.echo(to_json_text(read_result(RunFolder.open_existing(folder).result)), nl=False)
+        click.echo(to_json_text(dump(read_result(RunFolder.open_existing(folder).result))), nl=False)
         return
     from tpsprune.report import sparklines, tables
     from tpsprune.report.console import OurConsole
@@ -66,10 +67,10 @@ def _print_two(folder: Path, other: Path) -> None:
     OurConsole().print(sparklines.signals_table(courses), highlight=False)
 
 
-def _read(folder: Path) -> tuple[Outcome, list[Reading]]:
-    from tpsprune.records import Outcome, Reading
+def _read(folder: Path) -> tuple[RunResult, list[Reading]]:
+    from tpsprune.records import Reading
     from tpsprune.runs import RunFolder, read_result
 
     run = RunFolder.open_existing(folder)
-    outcome = Outcome.from_json(read_result(run.result), folder=str(folder))
-    return outcome, list(run.readings.parsed(Reading.from_json))
+    outcome = read_result(run.result)
+    return outcome, list(run.readings.parsed(Reading))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tpsprune.errors import MeterError, did_you_mean
-from tpsprune.records.comparison import Grid
+from tpsprune.records import Grid
 
 __all__ = ["grid_of", "own_grid"]
 

@@ -114,7 +114,7 @@ def class_of(classes: Iterable[EnergyClass]) -> EnergyClass:
     return kinds.pop() if kinds else EnergyClass.NONE
 
 
-def by_phase(windows: Iterable[Window]) -> tuple[PhaseEnergy, ...]:
+def by_phase(windows: Iterable[Window]) -> dict[str, PhaseEnergy]:
     """Sum the windows of each phase, phases in the order they first began.
 
     Joules are ``None`` where any window of the phase was not metered: a sum with a part missing would
@@ -123,7 +123,7 @@ def by_phase(windows: Iterable[Window]) -> tuple[PhaseEnergy, ...]:
     phases: dict[str, list[Window]] = {}
     for window in windows:
         phases.setdefault(window.phase, []).append(window)
-    return tuple(_sum(phase, members) for phase, members in phases.items())
+    return {phase: _sum(members) for phase, members in phases.items()}
 
 
 def total(windows: Iterable[Window]) -> Cost:
@@ -136,11 +136,10 @@ def total(windows: Iterable[Window]) -> Cost:
     )
 
 
-def _sum(phase: str, windows: Sequence[Window]) -> PhaseEnergy:
+def _sum(windows: Sequence[Window]) -> PhaseEnergy:
     whole = total(windows)
     components = dict.fromkeys(component for window in windows for component in window.joules)
     return PhaseEnergy(
-        phase=phase,
         windows=len(windows),
         seconds=whole.seconds,
         cpu_seconds=whole.cpu_seconds,

@@ -14,12 +14,10 @@ from tpsprune.export.bundle import (
 )
 from tpsprune.export.capture import Answers, answers_of
 from tpsprune.export.hugging_face import HuggingFace, is_pretrained
-from tpsprune.export.manifest import BUNDLE_SCHEMA, bundle_schema
 from tpsprune.export.onnx_graph import Onnx
 from tpsprune.export.program import TorchExport
 
 __all__ = [
-    "BUNDLE_SCHEMA",
     "CARD",
     "Answers",
     "Bundle",
@@ -27,7 +25,6 @@ __all__ = [
     "Onnx",
     "TorchExport",
     "answers_of",
-    "bundle_schema",
     "check_free",
     "is_pretrained",
     "new_folder",

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from tpsprune.errors import ArtifactError
 from tpsprune.export.manifest import (
-    BUNDLE_SCHEMA,
     MANIFEST,
     REMEDY,
     changed,
@@ -26,8 +25,7 @@ from tpsprune.export.manifest import (
     stamp_of,
     verify,
 )
-from tpsprune.records import TaskFacts
-from tpsprune.records.exported import Stamp
+from tpsprune.records import Manifest, Stamp, TaskFacts
 from tpsprune.runs import (
     cannot_write,
     strict_json,
@@ -120,7 +118,7 @@ def write_description(folder: Path, plan: Mapping[str, Any], recipe_text: str) -
 
 def write_ticket(folder: Path, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Write the ticket's tensors, which go to the file without a second copy in memory."""
-    save_tensors(folder / TENSORS, tensors, {"schema": BUNDLE_SCHEMA})
+    save_tensors(folder / TENSORS, tensors, {"schema": Manifest.SCHEMA})
     return (TENSORS,)
 
 
@@ -172,10 +170,10 @@ def read_bundle(folder: Path) -> Bundle:
             safetensors; names the file.
     """
     manifest = read_manifest(folder)
-    stamps = manifest["files"]
-    if SAFETENSORS not in manifest["formats"] or TENSORS not in stamps:
+    stamps = manifest.files
+    if SAFETENSORS not in manifest.formats or TENSORS not in stamps:
         raise ArtifactError(
-            f"{folder} holds the ticket as {', '.join(manifest['formats'])} only, and safetensors is what is "
+            f"{folder} holds the ticket as {', '.join(manifest.formats)} only, and safetensors is what is "
             f"read here: load it as its {CARD} says, or export the run once more with --format safetensors"
         )
     for name in stamps:
@@ -187,18 +185,17 @@ def read_bundle(folder: Path) -> Bundle:
         tensors=_tensors(folder, manifest),
         plan=plan,
         recipe_text=recipe,
-        facts=TaskFacts.from_json(manifest["facts"]),
-        versions=manifest["versions"],
+        facts=manifest.facts,
+        versions=manifest.versions,
     )
 
 
-def _tensors(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
-    path, stamp = inside(folder, TENSORS), manifest["files"][TENSORS]
+def _tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
+    path, stamp = inside(folder, TENSORS), manifest.files[TENSORS]
     expected: Expected = {
-        name: (tuple(header["shape"]), getattr(torch, header["dtype"]))
-        for name, header in manifest["tensors"].items()
+        name: (facts.shape, getattr(torch, facts.dtype)) for name, facts in manifest.tensors.items()
     }
-    if path.is_file() and path.stat().st_size != stamp["bytes"]:
+    if path.is_file() and path.stat().st_size != stamp.bytes:
         verify(folder, TENSORS, stamp)
     try:
         tensors, _, sha256 = load_hashed(path, expected)
@@ -206,7 +203,7 @@ def _tensors(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
         # A file that was changed is told as such, whatever the change made of it.
         verify(folder, TENSORS, stamp)
         raise ArtifactError(f"{error}; {REMEDY}") from error
-    if sha256 != stamp["sha256"]:
+    if sha256 != stamp.sha256:
         raise changed(path)
     return tensors
 

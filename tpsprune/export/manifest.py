@@ -7,25 +7,19 @@ from harm is how it is read: nothing is unpickled, names are from a short list, 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tpsprune.errors import ArtifactError
-from tpsprune.records import TaskFacts
-from tpsprune.records.exported import Stamp
-from tpsprune.runs import first_fault, is_newer, open_regular, strict_json, to_json_text
+from tpsprune.records import Manifest, Stamp, TaskFacts, dump, is_newer, load
+from tpsprune.runs import open_regular, strict_json, to_json_text
 from tpsprune.runs.tensors import Expected
 
 __all__ = [
-    "BUNDLE_SCHEMA",
     "MANIFEST",
     "REMEDY",
-    "bundle_schema",
     "inside",
     "manifest_text",
     "read_manifest",
@@ -34,20 +28,10 @@ __all__ = [
     "verify",
 ]
 
-BUNDLE_SCHEMA: Final = "tpsprune.bundle/2"
-FIRST_SCHEMA: Final = "tpsprune.bundle/1"
 MANIFEST: Final = "manifest.json"
 REMEDY: Final = "export it again from its run"
 MAX_MANIFEST_BYTES: Final = 2**26
 _SEALED: Final = re.compile(rb'(.*,\n  "seal": ")([0-9a-f]{64})"\n}\n', re.DOTALL)
-
-
-@cache
-def bundle_schema() -> dict[str, Any]:
-    """Return the JSON schema of ``manifest.json``, as shipped."""
-    text = files("tpsprune.export").joinpath("bundle.schema.json").read_text(encoding="utf-8")
-    schema: dict[str, Any] = json.loads(text)
-    return schema
 
 
 def manifest_text(
@@ -59,25 +43,24 @@ def manifest_text(
     versions: Mapping[str, str],
 ) -> str:
     """Return the manifest's text; its last line but one is the SHA-256 of all that stands before it."""
-    body = to_json_text(
-        {
-            "schema": BUNDLE_SCHEMA,
-            "facts": facts.to_json(),
-            "versions": dict(versions),
-            "formats": {name: list(held) for name, held in formats.items()},
-            "files": {name: {"sha256": each.sha256, "bytes": each.bytes} for name, each in stamps.items()},
-            "tensors": {
-                name: {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
-                for name, (shape, dtype) in tensors.items()
-            },
-        }
-    )
-    sealed = body.removesuffix("\n}\n") + ',\n  "seal": "'
+    raw = {
+        "schema": Manifest.SCHEMA,
+        "facts": dump(facts),
+        "versions": dict(versions),
+        "formats": {name: list(held) for name, held in formats.items()},
+        "files": {name: dump(stamp) for name, stamp in stamps.items()},
+        "tensors": {
+            name: {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
+            for name, (shape, dtype) in tensors.items()
+        },
+        "seal": "",
+    }
+    sealed = to_json_text(dump(load(Manifest, raw))).removesuffix('"\n}\n')
     return f'{sealed}{hashlib.sha256(sealed.encode()).hexdigest()}"\n}}\n'
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read and check a manifest: its seal, its version, its schema, and what the schema cannot say.
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check a manifest: its seal, its version, and that its parts fit one another.
 
     A bundle of the first version has no seal; everything else of it is checked alike.
 
@@ -97,20 +80,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ArtifactError(f"{path} is damaged: {error}; {REMEDY}") from error
     found = raw.get("schema") if isinstance(raw, dict) else None
-    if is_newer(found, BUNDLE_SCHEMA):
+    if is_newer(found, Manifest.SCHEMA):
         raise ArtifactError(
             f"{folder} was written by a newer tpsprune: "
-            f"it is {found}, this one reads {BUNDLE_SCHEMA}; upgrade"
+            f"it is {found}, this one reads {Manifest.SCHEMA}; upgrade"
         )
-    if fault := first_fault(raw, bundle_schema()):
-        raise ArtifactError(f"{path} is not a manifest this tpsprune can read: {fault}")
-    manifest: dict[str, Any] = raw
-    if found == FIRST_SCHEMA:
-        return {**manifest, "formats": {"safetensors": ["ticket.safetensors"]}}
-    _check_seal(path, content)
-    for name, held in manifest["formats"].items():
-        if missing := [each for each in held if each not in manifest["files"]]:
-            raise ArtifactError(f"{path}: {missing[0]} of format {name} is not among its files; {REMEDY}")
+    try:
+        manifest = load(Manifest, raw)
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not a manifest this tpsprune can read: {error}; {REMEDY}") from error
+    if manifest.schema == Manifest.SCHEMA:
+        _check_seal(path, content)
     return manifest
 
 
@@ -121,7 +101,7 @@ def stamp_of(path: Path) -> Stamp:
         return Stamp(sha256, file.tell())
 
 
-def verify(folder: Path, name: str, stamp: Mapping[str, Any]) -> None:
+def verify(folder: Path, name: str, stamp: Stamp) -> None:
     """Hold one file of a bundle against its size and hash, read piece by piece.
 
     Raises:
@@ -133,11 +113,11 @@ def verify(folder: Path, name: str, stamp: Mapping[str, Any]) -> None:
         found = stamp_of(path)
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
-    if found.sha256 != stamp["sha256"]:
+    if found.sha256 != stamp.sha256:
         raise changed(path)
 
 
-def read_verified(folder: Path, name: str, stamp: Mapping[str, Any]) -> bytes:
+def read_verified(folder: Path, name: str, stamp: Stamp) -> bytes:
     """Read one small file of a bundle, and return its bytes once they are found to be those written.
 
     Raises:
@@ -145,8 +125,8 @@ def read_verified(folder: Path, name: str, stamp: Mapping[str, Any]) -> bytes:
     """
     path = inside(folder, name)
     _check_size(path, stamp)
-    content = _read(path, int(stamp["bytes"]))
-    if hashlib.sha256(content).hexdigest() != stamp["sha256"]:
+    content = _read(path, stamp.bytes)
+    if hashlib.sha256(content).hexdigest() != stamp.sha256:
         raise changed(path)
     return content
 
@@ -172,15 +152,15 @@ def changed(path: Path) -> ArtifactError:
     return ArtifactError(f"{path} is not as it was written (its SHA-256 differs); {REMEDY}")
 
 
-def _check_size(path: Path, stamp: Mapping[str, Any]) -> None:
+def _check_size(path: Path, stamp: Stamp) -> None:
     try:
         found = path.stat().st_size
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is missing; {REMEDY}") from error
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
-    if found != stamp["bytes"]:
-        raise ArtifactError(f"{path} is {found} bytes long where {stamp['bytes']} were written; {REMEDY}")
+    if found != stamp.bytes:
+        raise ArtifactError(f"{path} is {found} bytes long where {stamp.bytes} were written; {REMEDY}")
 
 
 def _check_seal(path: Path, content: bytes) -> None:

@@ -1,4 +1,5 @@
-"""What a training loop of one's own uses without a recipe: ``TPS``, ``Watch``, ``Meter``, ``Comparison``.
+"""What a training loop of one's own uses: ``TPS``, ``Watch``, ``Meter``, ``Comparison``, ``extract``.
 
-A file each; nothing is imported here, so that who uses one of them does not load the others.
+The command line (``tpsprune.pipeline``) is made of the same parts. A file each; nothing is imported here, so
+that who uses one of them does not load the others.
 """

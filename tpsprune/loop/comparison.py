@@ -12,25 +12,32 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, Self, final
 
 from tpsprune import claims
 from tpsprune.claims.faults import faults_by_pair
 from tpsprune.errors import LoopError, RecipeError
 from tpsprune.loop.comparison_faults import faults_of_design, faults_of_run
-from tpsprune.loop.spent import Spent
-from tpsprune.loop.turns import next_due, refuse_old_windows, refuse_out_of_turn, refuse_twice
-from tpsprune.records import ArmRun, BrokenOff, Design, Savings
-from tpsprune.records import Comparison as Record
+from tpsprune.loop.meter import Spent
+from tpsprune.recipe.compare import Compare, order_of
+from tpsprune.records import ArmRun, BrokenOff, Design, EnergyClass, Savings, Window
+from tpsprune.records import ComparisonRecord as Record
 from tpsprune.report.assessment import assessed
 from tpsprune.report.savings_files import write_report
-from tpsprune.runs import Begun, ComparisonFolder, cannot_write
-from tpsprune.runs.environment import machine_facts, versions
-from tpsprune.runs.lock import exclusive
-from tpsprune.runs.taking_up import ask_for_pairs, begin_or_match
+from tpsprune.runs import (
+    Begun,
+    ComparisonFolder,
+    RunFolder,
+    ask_for_pairs,
+    begin_or_match,
+    cannot_write,
+    exclusive,
+    machine_facts,
+    versions,
+)
 from tpsprune.training import choose_device
 
-__all__ = ["Comparison"]
+__all__ = ["Comparison", "design_of", "list_due", "run_folder_in"]
 
 ALPHA: Final = 0.05
 ORDER_SEED: Final = 0
@@ -63,8 +70,8 @@ class Comparison:
 
     The verdict is that of ``tpsprune compare``: invalid windows, neighbours on the machine, too few pairs, an
     accuracy not shown to be kept, noise, and a sign that hangs on a power model each refuse it. More pairs
-    may be asked for later (then each claim is tested more strictly), fewer may not. Answers of models are not
-    metered here, and nothing is claimed of them. ``tpsprune report FOLDER`` makes the report again, with a
+    may be asked for later (then each claim is tested more strictly), fewer may not. Inference is not
+    metered here, and nothing is claimed of it. ``tpsprune report FOLDER`` makes the report again, with a
     grid or the readings of a wall meter.
 
     Args:
@@ -114,54 +121,84 @@ class Comparison:
         )
         if found := list(faults):
             raise RecipeError("Comparison", found)
-        self._folder = ComparisonFolder(Path(folder))
-        text = json.dumps(dict(settings or {}), indent=1, sort_keys=True)
-        design = Design(
-            name=name or self._folder.path.resolve().name,
+        design = design_of(
+            name=name or Path(folder).resolve().name,
             arms=tuple(arms),
-            first_seed=int(first_seed),
-            order_seed=ORDER_SEED,
-            tolerance_share=float(tolerance),
-            required_accuracy=float(required_accuracy),
-            alpha=ALPHA,
-            inference_seconds=0.0,
-            inference_batches=(),
-            idle_seconds=0.0,
-            foreign_load_share=float(foreign_load),
-            patience=0,
-            recipe_text=text,
-            recipe_sha256=hashlib.sha256(text.encode()).hexdigest(),
-            device=choose_device(str(device).partition(":")[0]).type,
-            machine=machine_facts(),
-            versions=versions(),
-            begun=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            command=shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
             pairs=int(pairs),
+            first_seed=int(first_seed),
+            required_accuracy=float(required_accuracy),
+            rules=Compare(
+                tolerance=float(tolerance),
+                foreign_load=float(foreign_load),
+                patience=0,
+                inference_seconds=0.0,
+                idle_seconds=0.0,
+            ),
+            text=json.dumps(dict(settings or {}), indent=1, sort_keys=True),
+            device=str(device).partition(":")[0],
+            command=shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         )
-        with self._exclusively():
+        self._open(ComparisonFolder(Path(folder)), design, pairs, f"pairs = {pairs}", ELSEWHERE, "")
+
+    @classmethod
+    def of_design(cls, folder: ComparisonFolder, design: Design, pairs: int | None = None) -> Self:
+        """Begin or take up the comparison of a recipe, whose runs have folders below ``folder.runs``.
+
+        ``pairs``: another number of them than the design's, if one is asked for.
+
+        Raises:
+            RunFolderError: as the constructor.
+        """
+        comparison = cls.__new__(cls)
+        run_folders = "runs/{position:03}-{arm}-seed-{seed}"
+        comparison._open(folder, design, pairs, f"--pairs {pairs}", "--out", run_folders)
+        return comparison
+
+    def _open(
+        self,
+        folder: ComparisonFolder,
+        design: Design,
+        pairs: int | None,
+        asked: str,
+        elsewhere: str,
+        run_folders: str,
+    ) -> None:
+        """Write the design down, or hold it against the one that is there.
+
+        ``asked`` is how ``pairs`` was typed, ``elsewhere`` how another folder is; ``run_folders`` is the
+        pattern of the folders that runs are made in, empty where they are made out of sight.
+        """
+        self._folder, self._elsewhere, self._run_folders = folder, elsewhere, run_folders
+        self._is_held = False
+        with self.held():
             # A run under way is left alone: it may be another program's, and this one may only look.
-            record, _ = begin_or_match(self._folder, design, ELSEWHERE)
-            ask_for_pairs(self._folder, record, design.pairs, f"pairs = {pairs}")
+            record, _ = begin_or_match(folder, design, elsewhere)
+            ask_for_pairs(folder, record, pairs, asked)
 
     @property
     def record(self) -> Record:
         """All that was measured so far."""
         return self._folder.read()[0]
 
-    def due(self) -> Iterator[tuple[str, int]]:
+    @property
+    def under_way(self) -> Begun | None:
+        """The run that has begun and not ended."""
+        return self._folder.read()[1]
+
+    def due(self, *, pair: int | None = None) -> Iterator[tuple[str, int]]:
         """Yield the arm and the seed of each run that is still to be made, in the order that was drawn.
 
         It is written down as begun before it is yielded, so that looking at what is due begins it. One that
         was begun before and never added is broken off thereby: it stays in the report, and its energy, which
         nobody handed in, is not known. The next one comes once this one was added; a loop that adds nothing
-        gets the same run again, and is told so.
+        gets the same run again, and is told so. ``pair``: of that pair alone.
 
         Raises:
             LoopError: what was due has not been added.
             RunFolderError: it cannot be written.
         """
         before = None
-        while (due := next_due(self.record)) is not None:
+        while (due := next(iter(list_due(self.record, pair)), None)) is not None:
             if due == before:
                 raise LoopError(f"Comparison: '{due[0]}', seed {due[1]}, was due and has not been added")
             before = due
@@ -207,17 +244,17 @@ class Comparison:
         )
         if found := list(faults):
             raise RecipeError("Comparison", found)
-        with self._exclusively():
-            record, under_way = self._folder.read()
-            refuse_out_of_turn(record, under_way, arm, seed)
-            refuse_twice(record, spent)
-            refuse_old_windows(record, spent)
+        with self.held():
+            record = self.record
+            begun = self._find_begun(arm, int(seed))
+            _refuse_twice(record, spent)
+            _refuse_old_windows(record, spent)
             # Numbers of NumPy are numbers, and nothing that JSON knows.
             run = ArmRun(
                 arm=arm,
                 seed=int(seed),
-                pair=int(seed) - record.design.first_seed,
-                position=len(record.runs) + len(record.broken_off),
+                pair=begun.pair,
+                position=begun.position,
                 windows=spent.windows,
                 method=spent.method,
                 accuracy=None if failure or accuracy is None else float(accuracy),
@@ -230,14 +267,25 @@ class Comparison:
                 logical_cpus=os.cpu_count() or 1,
                 receipt=spent.receipt,
             )
-            self._folder.append("run", run.to_json())
+            self._folder.append("run", run)
+
+    def add_run(self, run: ArmRun) -> None:
+        """Write down a run that was made in a folder below this one, measured and checked there.
+
+        Raises:
+            LoopError: another run is due, or ``due`` has not yielded it.
+            RunFolderError: it cannot be written.
+        """
+        with self.held():
+            self._find_begun(run.arm, run.seed)
+            self._folder.append("run", run)
 
     def redo(self) -> dict[int, str]:
         """Set pairs with a fault of the measurement aside, so that they are due again; return each fault.
 
         The rule looks at the meter, never at a result. What is set aside stays in the journal and the report.
         """
-        with self._exclusively():
+        with self.held():
             faults = faults_by_pair(self.record)
             for pair, fault in faults.items():
                 self._folder.append("redo", {"pair": pair, "why": f"set aside: {fault}"})
@@ -256,25 +304,188 @@ class Comparison:
         digest = hashlib.sha256(self._folder.journal.path.read_bytes()).hexdigest()
         return write_report(assessed(self._folder), self._folder.path, journal_sha256=digest)
 
-    def _begin(self, arm: str, seed: int) -> None:
-        with self._exclusively():
-            record, given_up = self._folder.read()
-            position = len(record.runs) + len(record.broken_off)
-            if given_up is not None:
-                broken = BrokenOff(
-                    arm=given_up.arm, seed=given_up.seed, pair=given_up.pair, position=position, windows=()
-                )
-                self._folder.append("broken-off", broken.to_json())
-                position += 1
-            pair = seed - record.design.first_seed
-            begun = Begun(arm=arm, seed=seed, pair=pair, position=position, folder="")
-            self._folder.append("begun", asdict(begun))
+    def give_up_begun(self) -> None:
+        """Write the run under way, if any, down as broken off, with the windows that its folder holds."""
+        with self.held():
+            record, begun = self._folder.read()
+            if begun is None:
+                return
+            run = run_folder_in(self._folder.path / begun.folder) if begun.folder else None
+            broken = BrokenOff(
+                arm=begun.arm,
+                seed=begun.seed,
+                pair=begun.pair,
+                position=_next_position(record),
+                windows=() if run is None else tuple(run.energy.parsed(Window)),
+            )
+            self._folder.append("broken-off", broken)
 
     @contextmanager
-    def _exclusively(self) -> Iterator[None]:
+    def held(self) -> Iterator[None]:
+        """Keep other programs out until the block ends; a line by itself is written within one of its own.
+
+        Raises:
+            RunFolderError: another program is in.
+        """
+        if self._is_held:
+            yield
+            return
         try:
             self._folder.runs.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(self._folder.runs, error) from error
-        with exclusive(self._folder.runs / "lock", beside=f"write to {ELSEWHERE}"):
-            yield
+        with exclusive(self._folder.runs / "lock", beside=f"write elsewhere with {self._elsewhere}"):
+            self._is_held = True
+            try:
+                yield
+            finally:
+                self._is_held = False
+
+    def _begin(self, arm: str, seed: int) -> None:
+        with self.held():
+            self.give_up_begun()
+            record = self.record
+            position = _next_position(record)
+            begun = Begun(
+                arm=arm,
+                seed=seed,
+                pair=seed - record.design.first_seed,
+                position=position,
+                folder=self._run_folders.format(position=position, arm=arm, seed=seed),
+            )
+            self._folder.append("begun", asdict(begun))
+
+    def _find_begun(self, arm: str, seed: int) -> Begun:
+        """Return the run under way, if it is this one.
+
+        Raises:
+            LoopError: another one is due, it is written down already, or ``due`` did not yield it.
+        """
+        record, under_way = self._folder.read()
+        due = next(iter(list_due(record)), None)
+        if due != (arm, seed):
+            if record.run_of(arm, seed - record.design.first_seed) is not None:
+                raise LoopError(
+                    f"Comparison: '{arm}', seed {seed}, is in the journal already; each run counts once"
+                )
+            rest = "every run is there" if due is None else f"'{due[0]}', seed {due[1]}, is due"
+            raise LoopError(
+                f"Comparison: '{arm}', seed {seed}, is not due: {rest}. Runs come in the order of due(), arms"
+                " by turns"
+            )
+        # A run that leaves a trace only once it is handed in could be made until it goes well.
+        if under_way is None or (under_way.arm, under_way.seed) != due:
+            raise LoopError(
+                f"Comparison: '{arm}', seed {seed}, has not begun: due() yields it, and writes down that it"
+                " does"
+            )
+        return under_way
+
+
+def design_of(
+    *,
+    name: str,
+    arms: tuple[str, ...],
+    pairs: int,
+    first_seed: int,
+    required_accuracy: float,
+    rules: Compare,
+    text: str,
+    device: str,
+    command: str,
+    weights: str = "",
+) -> Design:
+    """Return what a comparison fixes before its first run, with the machine and the versions it is made on.
+
+    ``text`` decides a run; its hash, that of ``weights`` included where models begin with given ones, tells
+    one comparison from another.
+
+    Raises:
+        DeviceError: the device is not here.
+    """
+    return Design(
+        name=name,
+        arms=arms,
+        first_seed=first_seed,
+        order_seed=ORDER_SEED,
+        tolerance_share=rules.tolerance,
+        required_accuracy=required_accuracy,
+        alpha=ALPHA,
+        inference_seconds=rules.inference_seconds,
+        inference_batches=rules.inference_batches if rules.inference_seconds else (),
+        idle_seconds=rules.idle_seconds,
+        foreign_load_share=rules.foreign_load,
+        patience=rules.patience,
+        recipe_text=text,
+        recipe_sha256=hashlib.sha256((f"{text}\n{weights}" if weights else text).encode()).hexdigest(),
+        device=choose_device(device).type,
+        machine=machine_facts(),
+        versions=versions(),
+        begun=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        command=command,
+        pairs=pairs,
+    )
+
+
+def list_due(record: Record, pair: int | None = None) -> list[tuple[str, int]]:
+    """Return arm and seed of the runs that are missing, in their order: of one pair, or of all."""
+    design = record.design
+    return [
+        (arm, design.first_seed + each)
+        for each in (range(record.pairs_asked) if pair is None else (pair,))
+        for arm in order_of(design.arms, design.order_seed, each)
+        if record.run_of(arm, each) is None
+    ]
+
+
+def run_folder_in(out: Path) -> RunFolder | None:
+    """Return the one run folder below ``out``; ``None`` where none was made."""
+    found = sorted(path for path in out.iterdir() if path.is_dir()) if out.is_dir() else []
+    return RunFolder(found[0]) if found else None
+
+
+def _next_position(record: Record) -> int:
+    return len(record.runs) + len(record.broken_off)
+
+
+def _refuse_twice(record: Record, spent: Spent) -> None:
+    """Refuse what was handed in for a run before, whatever meter it is of.
+
+    It is known by its receipt; a copy of its windows under another one is for ``_refuse_old_windows``.
+
+    Raises:
+        LoopError: it was handed in before, for a run that counts or one that was set aside.
+    """
+    for each in _runs_made(record):
+        if each.receipt == spent.receipt:
+            raise LoopError(
+                f"Comparison: this was handed in for '{each.arm}', seed {each.seed}, already; each run is "
+                "metered anew"
+            )
+
+
+def _refuse_old_windows(record: Record, spent: Spent) -> None:
+    """Refuse windows that opened before the last one that was added.
+
+    A simulated clock tells nothing, and of a figure of the user's own nobody knows when it began.
+
+    Raises:
+        LoopError: they are older, as windows handed in twice are.
+    """
+    windows = [window for each in _runs_made(record) for window in each.windows]
+    last = max((window.started for window in windows), default="")
+    # A window in which nothing was metered has no classes; then its meter's say whether it is simulated.
+    timed = [
+        window.started
+        for window in spent.windows
+        if window.started and EnergyClass.SIMULATED not in (window.classes or spent.method.classes).values()
+    ]
+    if timed and min(timed) <= last:
+        raise LoopError(
+            f"Comparison: these windows began at {min(timed)}, and one of a run before at {last}; each run is"
+            " metered anew, after the one before it"
+        )
+
+
+def _runs_made(record: Record) -> tuple[ArmRun | BrokenOff, ...]:
+    return (*record.runs, *record.broken_off)

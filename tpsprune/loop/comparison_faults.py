@@ -1,4 +1,4 @@
-"""What no comparison begins with, and what is no run of one: every fault, before a word is written."""
+"""Every fault of a comparison's design and of a run handed in, found before a word is written."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
+from math import isfinite
+from numbers import Integral
 from typing import Any, Final
 
 from tpsprune.errors import Fault, RecipeError
-from tpsprune.loop.plain import faults_of_plain, is_number, is_share, is_whole
-from tpsprune.loop.spent import Spent
+from tpsprune.loop.meter import Spent, is_number
 from tpsprune.recipe.compare import Compare
 from tpsprune.recipe.given import section
 from tpsprune.records import EnergyMethod, Window
@@ -36,20 +37,17 @@ def faults_of_design(
 ) -> Iterator[Fault]:
     """Yield what is wrong with what is fixed before the first run; ``rules`` are those of ``[compare]``."""
     yield from _faults_of_arms(arms)
-    if not is_whole(pairs, 1):
-        yield Fault("pairs", f"must be a whole number from 1 (found {pairs!r})")
-    if not isinstance(name, str):
-        yield Fault("name", f"must be text (found {name!r})")
-    if not is_whole(first_seed):
-        yield Fault("first_seed", f"must be a whole number from 0 (found {first_seed!r})")
-    if not is_share(required_accuracy):
-        yield Fault("required_accuracy", f"must be a share from 0 to 1 (found {required_accuracy!r})")
+    yield from _misfits(
+        (_is_whole(pairs, 1), "pairs", "a whole number from 1", pairs),
+        (isinstance(name, str), "name", "text", name),
+        (_is_whole(first_seed), "first_seed", "a whole number from 0", first_seed),
+        (_is_share(required_accuracy), "required_accuracy", "a share from 0 to 1", required_accuracy),
+        (str(device).partition(":")[0] in DEVICES, "device", f"one of {', '.join(DEVICES)}", device),
+    )
     if settings is not None and not isinstance(settings, Mapping):
         yield Fault("settings", f"must be a dict of plain values (found {settings!r})")
     else:
-        yield from faults_of_plain(dict(settings or {}), "settings")
-    if str(device).partition(":")[0] not in DEVICES:
-        yield Fault("device", f"must be one of {', '.join(DEVICES)} (found {device!r})")
+        yield from _faults_of_plain(dict(settings or {}), "settings")
     try:
         section(Compare, "compare", rules, "Comparison")
     except RecipeError as error:
@@ -81,26 +79,34 @@ def faults_of_run(
     **counts: Any,
 ) -> Iterator[Fault]:
     """Yield what is wrong with the figures and words of one run; ``counts`` are its whole numbers."""
-    if not is_whole(seed):
-        yield Fault("seed", f"must be a whole number from 0 (found {seed!r})")
+    texts = isinstance(notes, list | tuple) and all(isinstance(note, str) for note in notes)
+    yield from _misfits(
+        (_is_whole(seed), "seed", "a whole number from 0", seed),
+        (isinstance(failure, str), "failure", "text", failure),
+        (isinstance(stopped_by, str), "stopped_by", "text", stopped_by),
+        (accuracy is None or _is_share(accuracy), "accuracy", "a share from 0 to 1", accuracy),
+        (epochs is None or (is_number(epochs) and epochs >= 0), "epochs", "a number from 0", epochs),
+        *(
+            (count is None or _is_whole(count), place, "a whole number from 0", count)
+            for place, count in counts.items()
+        ),
+        (texts, "notes", "a list of texts", notes),
+    )
+    if accuracy is None and isinstance(failure, str) and not failure:
+        yield Fault("accuracy", "must be given, or a failure in words")
     if not _is_spent(spent):
         yield Fault("spent", "must be what Meter.take() or Spent.of_numbers() returns")
     else:
         yield from _faults_of_windows(spent.windows)
-    for place, text in (("failure", failure), ("stopped_by", stopped_by)):
-        if not isinstance(text, str):
-            yield Fault(place, f"must be text (found {text!r})")
-    if accuracy is None and isinstance(failure, str) and not failure:
-        yield Fault("accuracy", "must be given, or a failure in words")
-    if accuracy is not None and not is_share(accuracy):
-        yield Fault("accuracy", f"must be a share from 0 to 1 (found {accuracy!r})")
-    if epochs is not None and not (is_number(epochs) and epochs >= 0):
-        yield Fault("epochs", f"must be a number from 0 (found {epochs!r})")
-    for place, count in counts.items():
-        if count is not None and not is_whole(count):
-            yield Fault(place, f"must be a whole number from 0 (found {count!r})")
-    if not isinstance(notes, list | tuple) or not all(isinstance(note, str) for note in notes):
-        yield Fault("notes", f"must be a list of texts (found {notes!r})")
+
+
+def _misfits(*checks: tuple[bool, str, str, Any]) -> Iterator[Fault]:
+    """Yield a fault for each check that fails: whether it fits, its place, what would do, what was found."""
+    return (
+        Fault(place, f"must be {would_do} (found {found!r})")
+        for fits, place, would_do, found in checks
+        if not fits
+    )
 
 
 def _is_spent(spent: Any) -> bool:
@@ -160,3 +166,35 @@ def _place(window: Window) -> tuple[float, float, str, int]:
 def _meet(earlier: Window, later: Window) -> bool:
     before, after = _place(earlier), _place(later)
     return before == after or after[0] < before[0] + before[1] - CLOCK_SLACK_SECONDS
+
+
+def _is_whole(value: Any, lowest: int = 0) -> bool:
+    """Return whether it is a whole number from ``lowest``, NumPy's among them; a truth value is none."""
+    return isinstance(value, Integral) and is_number(value) and int(value) >= lowest
+
+
+def _is_share(value: Any) -> bool:
+    """Return whether it is a number from 0 to 1."""
+    return is_number(value) and 0.0 <= value <= 1.0
+
+
+def _faults_of_plain(value: Any, place: str) -> Iterator[Fault]:
+    """Yield what of a value JSON would not give back as the same text each time: sets, tensors, NaN.
+
+    >>> [str(fault) for fault in _faults_of_plain({"lr": 0.1, "sizes": [8, {4}]}, "settings")]
+    ['settings.sizes[1]: is a set; text, finite numbers, True, False, None, lists and dicts would do']
+    """
+    if isinstance(value, dict):
+        for key, each in value.items():
+            if isinstance(key, str):
+                yield from _faults_of_plain(each, f"{place}.{key}")
+            else:
+                yield Fault(place, f"has a name that is no text (found {key!r})")
+    elif isinstance(value, list | tuple):
+        for number, each in enumerate(value):
+            yield from _faults_of_plain(each, f"{place}[{number}]")
+    elif isinstance(value, float) and not isfinite(value):
+        yield Fault(place, f"must be finite (found {value!r})")
+    elif not (value is None or isinstance(value, str | int | float)):
+        words = "text, finite numbers, True, False, None, lists and dicts would do"
+        yield Fault(place, f"is a {type(value).__name__}; {words}")

@@ -1,26 +1,132 @@
-"""``Meter``: the energy of a training loop of one's own, window by window."""
+"""Energy by windows: ``Meter``, what one run took (``Spent``), and a run phase by phase (``Ledger``)."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from math import isfinite
+from numbers import Real
 from types import TracebackType
-from typing import Any, Literal, Self, final
+from typing import Any, Final, Literal, Self, final
+from uuid import uuid4
 
 from tpsprune import energy
-from tpsprune.energy import MeteredSpan
-from tpsprune.errors import LoopError
-from tpsprune.loop.spent import Spent
+from tpsprune.claims.window_sums import class_words, joules_of, seconds_of
+from tpsprune.energy import AbstractMeter, MeteredSpan
+from tpsprune.errors import Fault, LoopError, RecipeError, TpspruneError
 from tpsprune.recipe.energy import Energy
 from tpsprune.recipe.given import section
-from tpsprune.records import EnergyMethod, Window
+from tpsprune.records import Cost, EnergyClass, EnergyMethod, PhaseEnergy, Window
+from tpsprune.runs import Journal
 
-__all__ = ["Meter"]
+__all__ = ["Ledger", "Meter", "Spent", "is_number"]
+
+MAX_WINDOW_SECONDS: Final = 240.0
+"""A RAPL counter may wrap twice in a longer window, and a wrap is made good only once."""
+USER_METER: Final = "numbers of the user"
+"""The meter of figures that no meter of ours took."""
+SOURCES: Final = {
+    "wall": EnergyClass.MEASURED,
+    "counters": EnergyClass.MEASURED,
+    "model": EnergyClass.MODELLED,
+    "constant": EnergyClass.CONSTANT,
+}
+
+
+def is_number(value: Any) -> bool:
+    """Return whether it is one finite number, NumPy's among them; a truth value is none.
+
+    >>> is_number(2), is_number(0.5), is_number(True), is_number("2"), is_number(float("nan"))
+    (True, True, False, False, False)
+    """
+    try:
+        return not isinstance(value, bool) and isinstance(value, Real) and isfinite(value)
+    except OverflowError:  # a whole number larger than any float
+        return False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """The windows of one run, and the method by which they were metered; ``Meter.take`` makes it.
+
+    Two may hold the same figures; ``receipt`` tells whether they are one and the same, handed in twice.
+
+    >>> import tpsprune
+    >>> spent = tpsprune.Spent.of_numbers(joules=5200.0, seconds=310.0, source="wall")
+    >>> spent.joules, spent.energy_class
+    (5200.0, 'measured')
+    """
+
+    windows: tuple[Window, ...]
+    method: EnergyMethod
+    receipt: str = field(default_factory=lambda: uuid4().hex, repr=False, compare=False)
+
+    @property
+    def joules(self) -> float | None:
+        """The sum over windows; ``None`` where one of them was not metered, or there is none."""
+        return joules_of(self.windows)
+
+    @property
+    def seconds(self) -> float:
+        """The sum of their wall seconds."""
+        return seconds_of(self.windows)
+
+    @property
+    def energy_class(self) -> str:
+        """How the joules were obtained: the classes of all components."""
+        return class_words(self.windows)
+
+    @classmethod
+    def of_numbers(
+        cls, *, joules: float, seconds: float, source: Literal["wall", "counters", "model", "constant"]
+    ) -> Self:
+        """Return what a run took by a meter of the user's own, one figure for the whole of it.
+
+        ``source``: a meter at the ``wall``, hardware ``counters``, a power ``model``, or ``constant`` watts
+        times seconds. The report takes that as the user says it, and says whose word it is. Nothing is known
+        of neighbours on the machine, nor of the watts behind a model: figures of ``model`` and ``constant``
+        never come to a claim, for its sign might hang on them.
+
+        Raises:
+            RecipeError: a figure is not a number above zero, or the source is none of these.
+        """
+        faults = [
+            Fault(name, f"must be a number above 0 (found {value!r})")
+            for name, value in (("joules", joules), ("seconds", seconds))
+            if not (is_number(value) and value > 0)
+        ]
+        if not isinstance(source, str) or source not in SOURCES:
+            faults.append(Fault("source", f"must be one of {', '.join(SOURCES)} (found {source!r})"))
+        if faults:
+            raise RecipeError("Spent", faults)
+        part = "wall" if source == "wall" else "whole"
+        classes = {part: SOURCES[source]}
+        window = Window(
+            phase="train",
+            index=0,
+            attempt=0,
+            seconds=float(seconds),
+            cpu_seconds=0.0,
+            joules={part: float(joules)},
+            classes=dict(classes),
+            started="",
+        )
+        method = EnergyMethod(
+            meter=USER_METER,
+            scope="what the user says",
+            classes=classes,
+            details={"source": source},
+            excluded=("whatever these numbers leave out",),
+        )
+        return cls((window,), method)
 
 
 @final
 class Meter:
-    """Joules and seconds of spans of work, each figure with how it was come by. One per process.
+    """Joules and seconds of spans of work, each figure with how it was obtained. One per process.
 
     >>> import tpsprune
     >>> with tpsprune.Meter("fake") as meter:  # without a word: codecarbon
@@ -37,11 +143,12 @@ class Meter:
     Windows follow one another and never nest: a joule is charged once. Queued work of a GPU belongs to the
     window that queued it. A window whose books do not balance has ``span.window.valid`` false and its fault
     in words. Open a new one at least every four minutes, as with each epoch: a processor's counter turns
-    over, and only one turn can be told. What lies between windows is on no bill.
+    over, and only one turn can be told. What lies between windows is not charged to anything.
 
     Args:
         meter: ``codecarbon`` (counters where the machine has them, else models; one to three seconds once to
-            find out about the machine), ``none`` (seconds alone) or ``fake`` (for tests: constant watts).
+            find out about the machine), ``none`` (seconds alone) or ``fake`` (for tests: constant watts); or
+            what ``energy.build`` made of a recipe, which has the other arguments already.
         tracking: ``machine`` or ``process``: the scope of what is modelled.
         pue: power usage effectiveness of the data centre; multiplies energy.
         settings: the other fields of ``[energy]``: ``fake_cpu_watts`` and the like.
@@ -53,14 +160,16 @@ class Meter:
 
     def __init__(
         self,
-        meter: Literal["codecarbon", "fake", "none"] = "codecarbon",
+        meter: Literal["codecarbon", "fake", "none"] | AbstractMeter = "codecarbon",
         *,
         tracking: Literal["machine", "process"] = "machine",
         pue: float = 1.0,
         **settings: Any,
     ) -> None:
-        asked = {"meter": meter, "tracking": tracking, "pue": pue, **settings}
-        self._meter = energy.build(section(Energy, "energy", asked, "Meter"), 0)
+        if not isinstance(meter, AbstractMeter):
+            asked = {"meter": meter, "tracking": tracking, "pue": pue, **settings}
+            meter = energy.build(section(Energy, "energy", asked, "Meter"), 0)
+        self._meter = meter
         self._windows: list[Window] = []
 
     @property
@@ -70,7 +179,7 @@ class Meter:
 
     @contextmanager
     def window(self, phase: str = "train") -> Iterator[MeteredSpan]:
-        """Meter a ``with`` block; what a block took that raises is still on the bill.
+        """Meter a ``with`` block; what a block took that raises is charged too.
 
         Raises:
             MeterError: another window is open, or the meter is closed or loses the window.
@@ -107,3 +216,90 @@ class Meter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@final
+class Ledger:
+    """Charges every moment of a run to one phase, and journals every window: no joule falls between.
+
+    A layer over ``Meter``: one window of it is always open, that of the phase under way. Windows of attempts
+    that failed stay. ``longest_window_seconds``: how long ``split_if_long`` lets one stay open.
+    """
+
+    def __init__(self, meter: Meter, longest_window_seconds: float = MAX_WINDOW_SECONDS) -> None:
+        self._meter = meter
+        self._longest_window_seconds = longest_window_seconds
+        self._journal: Journal | None = None
+        self._windows: list[Window] = []
+        self._block = ExitStack()
+        self._span: MeteredSpan | None = None
+        self._phase, self._opened = "", 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # What ended the run is what the user must hear, not that the last window cannot be written too.
+        with suppress(TpspruneError) if error is not None else nullcontext():
+            try:
+                if self._span is not None:
+                    self.close()
+            finally:
+                self._meter.close()
+
+    @property
+    def method(self) -> EnergyMethod:
+        """What meters, and how good it is."""
+        return self._meter.method
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """All windows of the run so far, of every attempt."""
+        return tuple(self._windows)
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts at the run were charged, this one included."""
+        return 1 + max(window.attempt for window in self._windows)
+
+    @property
+    def total(self) -> Cost:
+        """What the run has cost so far, the open window left out."""
+        return energy.total(self._windows)
+
+    @property
+    def phases(self) -> dict[str, PhaseEnergy]:
+        """The same by phase."""
+        return energy.by_phase(self._windows)
+
+    def keep_in(self, journal: Journal) -> None:
+        """Journal from now on, and what was closed so far; windows of earlier attempts join the ledger."""
+        earlier = journal.parsed(Window)
+        journal.append_all(self._windows)
+        self._windows = [*earlier, *self._windows]
+        self._journal = journal
+
+    def switch(self, phase: str) -> Window | None:
+        """Close the open window, if any, and open one of ``phase``; return the closed one."""
+        closed = self.close() if self._span is not None else None
+        self._span = self._block.enter_context(self._meter.window(phase))
+        self._phase, self._opened = phase, time.monotonic()
+        return closed
+
+    def split_if_long(self) -> Window | None:
+        """Close and reopen the phase's window when it has been open for long; return the closed one."""
+        if time.monotonic() - self._opened < self._longest_window_seconds:
+            return None
+        return self.switch(self._phase)
+
+    def close(self) -> Window:
+        """Close the open window and journal it."""
+        assert self._span is not None, "a window is open"
+        span, self._span = self._span, None
+        self._block.close()
+        self._windows.append(span.window)
+        if self._journal is not None:
+            self._journal.append(span.window)
+        return span.window

@@ -13,18 +13,24 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tpsprune.errors import Fault, LoopError, RecipeError, VariantError
-from tpsprune.loop.bare import bare, bare_optimizer, device_of
-from tpsprune.loop.facts import known_of, labels_of_items
-from tpsprune.loop.stored import refuse_foreign, refuse_other, refuse_part
+from tpsprune.loop.unwrap import check_settings, check_state, device_of, unwrap_model, unwrap_optimizer
+from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
 from tpsprune.recipe.given import relocated, section
 from tpsprune.recipe.rules import tps_faults
 from tpsprune.recipe.tps import Tps
-from tpsprune.records import Reading
+from tpsprune.records import Reading, TaskFacts
 from tpsprune.tps import Regulariser, build
 
 __all__ = ["TPS"]
 
 SCHEMA: Final = "tpsprune.tps/2"
+NEEDS_DATA: Final = {
+    "moments": "a few hundred training items as the model takes them, to find its layers and read order on",
+    "fourier": "the training pairs of tokens (n, 2) and their answers",
+    "labels": "the training pairs of tokens (n, 2) and their answers",
+}
+FEW: Final = 2
+INTEGERS: Final = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 
 
 @final
@@ -107,17 +113,17 @@ class TPS:
             layers=list(layers),
             degree=degree,
         )
-        self._optimizer = bare_optimizer(optimizer)
-        model = bare(model)
+        self._optimizer = unwrap_optimizer(optimizer)
+        model = unwrap_model(model)
         self._device = device_of(model)
         self._steps = 0
-        facts, inputs, labels = known_of(model, data, variant)
+        facts, inputs, labels = _facts_of(model, data, variant)
         self._classes = facts.classes
         with self._precisely():
             self._regulariser = build(
                 settings, model, facts, train_inputs=inputs, train_labels=labels, total_steps=warmup_steps
             )
-        self._described = _described(settings, self._regulariser)
+        self._described = _describe(settings, self._regulariser)
         self._refuse_harm()
         if self._regulariser is None and variant == "auto" and coupling > 0:
             warnings.warn(
@@ -127,7 +133,7 @@ class TPS:
             )
         if self._regulariser is not None:
             self._regulariser.attach()
-        self._hook = self._optimizer.register_step_post_hook(self._stepped)
+        self._hook = self._optimizer.register_step_post_hook(self._after_step)
 
     @property
     def variant(self) -> str:
@@ -168,7 +174,7 @@ class TPS:
                 raise LoopError(
                     f"TPS '{self.variant}' needs the labels of the batch and its loss: tps(labels, loss)"
                 )
-            labels = labels_of_items(labels, self._classes).to(self._device, torch.int64)
+            labels = _check_labels(labels, self._classes).to(self._device, torch.int64)
         with self._precisely():
             term = regulariser.penalty(self._steps, labels, loss)
         return nothing if term is None else term
@@ -205,9 +211,8 @@ class TPS:
                 groups: names the first.
             RunFolderError: its tensors are not those of these groups.
         """
-        refuse_foreign("TPS", state, SCHEMA)
-        refuse_part("TPS", state, ("settings", "steps", "tensors"))
-        refuse_other("TPS", state["settings"], self._described)
+        check_state("TPS", state, ("settings", "steps", "tensors"), SCHEMA)
+        check_settings("TPS", state["settings"], self._described)
         if self._regulariser is not None:
             self._regulariser.load_state(state["tensors"], {"variant": self.variant})
         self._steps = int(state["steps"])
@@ -226,7 +231,7 @@ class TPS:
     ) -> None:
         self.close()
 
-    def _stepped(self, optimizer: Optimizer, _: Any, __: Any) -> None:
+    def _after_step(self, optimizer: Optimizer, _: Any, __: Any) -> None:
         """Move what is decoupled, unless a gradient scaler had the step left out."""
         left_out = getattr(optimizer, "found_inf", None)
         if left_out is not None and bool(left_out):
@@ -273,7 +278,7 @@ def _settings(warmup_steps: int, **given: Any) -> Tps:
     return settings
 
 
-def _described(settings: Tps, regulariser: Regulariser | None) -> dict[str, Any]:
+def _describe(settings: Tps, regulariser: Regulariser | None) -> dict[str, Any]:
     """Return what must be the same where a state is put back, as plain values by name."""
     if regulariser is None:
         return {"variant": "none"}
@@ -286,3 +291,99 @@ def _described(settings: Tps, regulariser: Regulariser | None) -> dict[str, Any]
         "degree": settings.degree,
         **{f"oscillators of '{group.name}'": group.oscillators for group in regulariser.groups},
     }
+
+
+def _facts_of(model: nn.Module, data: Any, variant: str) -> tuple[TaskFacts, Tensor, Tensor]:
+    """Return the facts of a task whose training inputs and labels are ``data``, and both on the device.
+
+    Classes are the model's scores; whole numbers two by two are tokens, in cyclic order where the variant is
+    ``fourier``, which says so by being asked for. Without data, for variants that read weights alone, facts
+    that say nothing.
+
+    Raises:
+        VariantError: the variant needs data, or these do not fit each other or the model.
+    """
+    if data is None:
+        joins = getattr(model, "has_unit_triplets", False) and getattr(model, "triplets_from_weights", False)
+        wanted = "labels" if variant == "auto" and joins else variant
+        if wanted in NEEDS_DATA:
+            subject = f"TPS '{variant}'" + (" is 'labels' on this model, and" if variant == "auto" else "")
+            raise VariantError(f"{subject} needs data=(inputs, labels): {NEEDS_DATA[wanted]}")
+        return TaskFacts(input_kind="vector", input_shape=(), classes=2), torch.empty(0), torch.empty(0)
+    inputs, labels = _checked_data(data, device_of(model))
+    classes = _count_scores(model, inputs[:FEW])
+    if int(labels.max()) >= classes or classes < 2:
+        raise VariantError(
+            f"TPS: labels go up to {int(labels.max())} and the model has {classes} scores: a classifier with"
+            " one score a class would do"
+        )
+    if inputs.dtype not in INTEGERS or inputs.ndim != 2:
+        kind = TaskFacts(input_kind="vector", input_shape=tuple(inputs.shape[1:]), classes=classes)
+        return kind, inputs, labels
+    facts = TaskFacts(
+        input_kind="tokens",
+        input_shape=tuple(inputs.shape[1:]),
+        classes=classes,
+        vocabulary=_count_tokens(model, inputs),
+        cyclic=variant == "fourier",
+    )
+    return facts, inputs, labels
+
+
+def _check_labels(labels: Tensor, classes: int) -> Tensor:
+    """Return the labels of a batch, which are one class an item.
+
+    Looks at every label. On a GPU that waits for the device, as ``moments`` does anyway: it counts classes.
+
+    Raises:
+        VariantError: their shape or type is another, or one of them is no class, as the -100 that a loss
+            passes over.
+    """
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+        raise VariantError(
+            f"TPS 'moments' was given labels of shape {tuple(labels.shape)} and type"
+            f" {str(labels.dtype).removeprefix('torch.')}; one whole number an item would do"
+        )
+    if len(labels):
+        low, high = torch.stack(labels.to(torch.int64).aminmax()).tolist()
+        if low < 0 or high >= classes:
+            raise VariantError(
+                f"TPS 'moments' was given a label of {low if low < 0 else high} and knows classes from 0 to"
+                f" {classes - 1}; a batch without the items that are of none would do"
+            )
+    return labels
+
+
+def _checked_data(data: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+    pair = data if isinstance(data, tuple | list) and len(data) == 2 else ()
+    if not pair or not all(isinstance(part, Tensor) for part in pair):
+        raise VariantError(
+            f"TPS: data is {type(data).__name__}; a tensor of inputs and one of labels,"
+            " as in data=(x, y), would do"
+        )
+    inputs, labels = pair
+    if labels.dtype not in INTEGERS or labels.ndim != 1 or len(labels) != len(inputs) or not len(labels):
+        raise VariantError(
+            f"TPS: data has inputs of shape {tuple(inputs.shape)} and labels of shape"
+            f" {tuple(labels.shape)} and type {str(labels.dtype).removeprefix('torch.')}; one whole number an"
+            " item would do"
+        )
+    if int(labels.min()) < 0:
+        raise VariantError(f"TPS: data has a label of {int(labels.min())}; classes from 0 would do")
+    return inputs.to(device), labels.to(device, torch.int64)
+
+
+def _count_scores(model: nn.Module, few: Tensor) -> int:
+    try:
+        with torch.no_grad(), evaluation_mode(model):
+            return int(logits_of(call_model(model, few)).shape[-1])
+    except (TypeError, RuntimeError, IndexError) as error:
+        raise VariantError(f"TPS: the model does not take the inputs of data: {error}") from error
+
+
+def _count_tokens(model: nn.Module, tokens_i2: Tensor) -> int:
+    """Return how many tokens there are: as many as the model has places for, where it tells."""
+    if getattr(model, "has_unit_triplets", False) is True and tokens_i2.shape[1] == FEW:
+        with torch.no_grad():
+            return len(model.unit_triplets(tokens_i2)[0])  # type: ignore[operator]
+    return int(tokens_i2.max()) + 1

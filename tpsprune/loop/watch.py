@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Final, Self, final
@@ -11,19 +11,20 @@ from typing import Any, Final, Self, final
 import torch
 from torch import Tensor, nn
 
-from tpsprune import stopping
-from tpsprune.errors import Fault, LoopError, RecipeError, did_you_mean
-from tpsprune.loop.bare import bare, device_of
-from tpsprune.loop.probe import probe_of, sites_of
-from tpsprune.loop.stored import refuse_foreign, refuse_other, refuse_part
-from tpsprune.loop.watched_rules import chance_for, faults_of_rules
+from tpsprune import pruning, stopping
+from tpsprune.data.batches import batches_of
+from tpsprune.errors import DataError, Fault, LoopError, RecipeError, did_you_mean
+from tpsprune.loop.unwrap import check_settings, check_state, device_of, unwrap_model
+from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
+from tpsprune.numerics.trees import item_count, tensors_of
 from tpsprune.recipe.given import rule_of, section
-from tpsprune.recipe.rules import watched_names
-from tpsprune.recipe.stop import Rule
+from tpsprune.recipe.rules import unread_faults, watched_names
+from tpsprune.recipe.stop import ConsensusRule, EpochRule, Rule
 from tpsprune.recipe.watch import Signal
 from tpsprune.recipe.watch import Watch as Settings
-from tpsprune.records import Decision, Reading
-from tpsprune.signals import Panel, View
+from tpsprune.records import Decision, Reading, dump, load
+from tpsprune.signals import Memories, Panel, View
+from tpsprune.stopping import Memory
 
 __all__ = ["Watch"]
 
@@ -68,13 +69,14 @@ class Watch:
     forward passes over the probe at each reading.
 
     Args:
-        model: what trains; wrapped or not. After a cut, make another watch for the ticket.
+        model: what trains; wrapped or not. After pruning, make another watch for the ticket.
         probe: what the signals look at, some 256 training items prepared as for evaluation. A tensor is all
             items at once; a list or loader yields batches, a batch that is a *list* being inputs and, last,
             labels.
         labels: one tensor a batch, or one tensor for a probe that is one tensor; only ``commutator_defect``
             looks at them. Those of list batches are found.
-        signals: which are read; none are fine where rules look at values handed in alone.
+        signals: which are read; none are fine where rules look at values handed in alone. Or a ``Panel`` of
+            them that outlives this watch: a model that is pruned gets another watch, and the same panel.
         every_steps: steps between two readings.
         draw: when to draw the ticket.
         end: when training is over.
@@ -98,7 +100,7 @@ class Watch:
         probe: Any,
         labels: Tensor | Sequence[Tensor] | None = None,
         *,
-        signals: Sequence[Signal] = ("d_eff", "h1", "spectral_edge", "norm"),
+        signals: Sequence[Signal] | Panel = ("d_eff", "h1", "spectral_edge", "norm"),
         every_steps: int = 100,
         draw: Rule | Mapping[str, Any] | None = None,
         end: Rule | Mapping[str, Any] | None = None,
@@ -107,35 +109,41 @@ class Watch:
         seed: int = 0,
         **settings: Any,
     ) -> None:
-        asked = {"signals": list(signals), "every_steps": every_steps, **settings}
+        names: list[str] = (
+            [each.name for each in signals.signals] if isinstance(signals, Panel) else list(signals)
+        )
+        asked = {"signals": names, "every_steps": every_steps, **settings}
         of_recipes = {"probe_items": "the probe says it", "every_epochs": "every_steps would do"}
         if faults := [
             Fault(name, f"is for recipes; here {why}") for name, why in of_recipes.items() if name in asked
         ]:
             raise RecipeError("Watch", faults)
         self._settings = section(Settings, "watch", asked, "Watch")
-        if doubled := sorted({name for name in signals if list(signals).count(name) > 1}):
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
             words = f"names {', '.join(map(repr, doubled))} more than once"
             raise RecipeError("Watch", [Fault("signals", words)])
         given = {"draw": draw, "end": end}
         self._rules = {name: rule_of(rule, name, "Watch") for name, rule in given.items() if rule is not None}
         self.every_steps = every_steps
         """Steps between two readings."""
-        self._model = bare(model)
-        self._probe, self._labels = probe_of(probe, labels, device_of(self._model))
-        self._sites = sites_of(self._model, self._probe[0], self._settings.signals, leave_alone)
-        self._memory = {
+        self._model = unwrap_model(model)
+        self._batches, self._labels = _calibration_batches(probe, labels, device_of(self._model))
+        self._sites = _sites_of(self._model, self._batches[0], self._settings.signals, leave_alone)
+        self.rule_memories: dict[str, Memory] = {
             name: stopping.start(
-                rule, chance_accuracy=chance_for(rule, chance_accuracy, self._model, self._probe[0])
+                rule, chance_accuracy=_chance_accuracy(rule, chance_accuracy, self._model, self._batches[0])
             )
             for name, rule in self._rules.items()
         }
+        """What each rule remembers."""
         self._last_step: int | None = None
         self._is_checked = self._is_closed = False
         self.readings: list[Reading] = []
         """Every reading so far, in the order in which they came."""
-        self._panel = Panel.of(self._settings, seed)
-        self._memories = self._panel.start()
+        self._owns_panel = not isinstance(signals, Panel)
+        self._panel = signals if isinstance(signals, Panel) else Panel.of(self._settings, seed)
+        self.signal_memories: Memories = self._panel.start()
+        """What each signal remembers."""
 
     def step(
         self,
@@ -149,7 +157,7 @@ class Watch:
 
         Nothing either where ``step`` is that of the last call, which was read then if it was its turn.
         ``values`` are read beside the signals under their names, as in ``validation_accuracy=0.9``; what is
-        dear is handed in as a function without arguments, which is called only for a reading.
+        expensive is handed in as a function without arguments, which is called only for a reading.
         ``readings`` are taken as they are, as those of ``TPS.order_parameters``; an iterator is gone through
         for a reading only.
 
@@ -177,13 +185,11 @@ class Watch:
             for name, value in values.items()
         )
         with torch.autocast(device_of(self._model).type, enabled=False):
-            self._memories, seen = self._panel.read(self._memories, self._view(step, at))
+            self.signal_memories, seen = self._panel.read(self.signal_memories, self._view(step, at))
         now = (*told, *more, *seen)
         self.readings.extend(now)
         self._last_step = step
-        return tuple(
-            self._decided(name, rule, now, step=step, epoch=at) for name, rule in self._rules.items()
-        )
+        return tuple(self._decide(name, rule, now, step=step, epoch=at) for name, rule in self._rules.items())
 
     def __getitem__(self, signal: str) -> float | None:
         """Return the last value of a signal of the whole model; ``None`` where it had none then.
@@ -200,13 +206,13 @@ class Watch:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold: tensors, and plain JSON values."""
-        tensors, signals = self._panel.pack(self._memories)
+        tensors, signals = self._panel.pack(self.signal_memories)
         plain = {
-            "settings": self._described(),
+            "settings": self._describe(),
             "last_step": self._last_step,
             "signals": signals,
-            "rules": {name: dict(memory) for name, memory in self._memory.items()},
-            "readings": [reading.to_json() for reading in self.readings],
+            "rules": {name: dump(memory) for name, memory in self.rule_memories.items()},
+            "readings": [dump(reading) for reading in self.readings],
         }
         # By way of JSON, so that it is what it says: a word of ours is a class of ours to pickle.
         return {"schema": SCHEMA, "tensors": tensors, "plain": json.loads(json.dumps(plain))}
@@ -218,27 +224,32 @@ class Watch:
             LoopError: it is no state of a watch, lacks something, or is of one with other settings: names the
                 first.
         """
-        refuse_foreign("Watch", state, SCHEMA)
-        refuse_part("Watch", state, ("tensors", "plain"))
+        check_state("Watch", state, ("tensors", "plain"), SCHEMA)
         plain = state["plain"]
-        refuse_part("Watch", plain, ("settings", "last_step", "signals", "rules", "readings"))
-        refuse_other("Watch", plain["settings"], self._described())
-        refuse_part("Watch", plain["signals"], self._settings.signals)
-        refuse_part("Watch", plain["rules"], self._rules)
-        self._memories = self._panel.unpack(state["tensors"], plain["signals"])
-        self._memory = dict(plain["rules"])
+        check_state("Watch", plain, ("settings", "last_step", "signals", "rules", "readings"))
+        check_settings("Watch", plain["settings"], self._describe())
+        check_state("Watch", plain["signals"], self._settings.signals)
+        check_state("Watch", plain["rules"], self._rules)
+        self.signal_memories = self._panel.unpack(state["tensors"], plain["signals"])
+        try:
+            self.rule_memories = {name: stopping.recall(plain["rules"][name]) for name in self._rules}
+        except ValueError as error:
+            raise LoopError(f"Watch: the state of a rule is none ({error})") from error
         self._last_step = plain["last_step"]
-        self.readings = [Reading.from_json(raw) for raw in plain["readings"]]
+        self.readings = [load(Reading, raw) for raw in plain["readings"]]
 
     def close(self) -> None:
-        """Collect what is still on its way into ``readings`` and end the process that counts loops."""
+        """Collect what is still on its way into ``readings`` and end the process that counts loops.
+
+        That of a panel handed in goes on.
+        """
         if not self._is_closed:
             self._is_closed = True
             try:
-                self._memories, late = self._panel.finish(self._memories)
+                self.signal_memories, late = self._panel.finish(self.signal_memories)
                 self.readings.extend(late)
             finally:
-                self._panel.close()
+                self._close_panel()
 
     def __enter__(self) -> Self:
         return self
@@ -250,12 +261,16 @@ class Watch:
             self.close()
         else:
             self._is_closed = True
+            self._close_panel()
+
+    def _close_panel(self) -> None:
+        if self._owns_panel:
             self._panel.close()
 
     def _view(self, step: int, epoch: float) -> View:
         return View(
             model=self._model,
-            calibration_batches=tuple(self._probe),
+            calibration_batches=tuple(self._batches),
             step=step,
             epoch=epoch,
             consumers=self._sites.consumers,
@@ -270,15 +285,15 @@ class Watch:
         taken = set(watched_names(self._settings.signals)).intersection(values)
         faults = [Fault(name, "is read by a signal already: hand it in under another name") for name in taken]
         for name, rule in self._rules.items():
-            faults += faults_of_rules(name, rule, names, has_epoch=epoch is not None)
+            faults += _unread_faults(name, rule, names, has_epoch=epoch is not None)
         if faults:
             raise RecipeError("Watch", faults)
         self._is_checked = True
 
-    def _decided(
+    def _decide(
         self, name: str, rule: Rule, readings: Sequence[Reading], *, step: int, epoch: float
     ) -> Decision:
-        self._memory[name], verdict = stopping.step(rule, self._memory[name], readings)
+        self.rule_memories[name], verdict = stopping.step(rule, self.rule_memories[name], readings)
         return Decision(
             kind=KINDS[name],
             act=verdict.act,
@@ -288,6 +303,138 @@ class Watch:
             reason=verdict.reason,
         )
 
-    def _described(self) -> dict[str, Any]:
+    def _describe(self) -> dict[str, Any]:
         settings = {**asdict(self._settings), "signals": list(self._settings.signals)}
         return {**settings, **{name: stopping.describe(rule) for name, rule in self._rules.items()}}
+
+
+def _calibration_batches(
+    given: Any, labels: Tensor | Iterable[Tensor] | None, device: torch.device
+) -> tuple[list[Any], list[Tensor]]:
+    """Return the batches of a probe and their labels, a tensor a batch or none at all, on the device.
+
+    One tensor of labels belongs to a probe that is one tensor, and is split as that is. Labels that a loader
+    brings along are taken as they are: most signals look at none.
+
+    Raises:
+        DataError: there are no batches, or one without items; or the labels given are not one an item.
+    """
+    batches, found = batches_of(given, device, "Watch: probe", DataError)
+    if not batches:
+        raise DataError("Watch: probe is empty; some 256 training items would do")
+    for number, batch in enumerate(batches, 1):
+        # A batch without any tensor is the model's own affair.
+        if any(tensor.ndim for tensor in tensors_of(batch)) and not item_count(batch):
+            raise DataError(
+                f"Watch: batch {number} of {len(batches)} of the probe has no items; some 256 training items"
+                " in all would do"
+            )
+    if labels is None:
+        return batches, found or []
+    if isinstance(labels, Tensor):
+        labels = _split_labels(labels, given)
+    parts = list(labels)
+    _refuse_misfit(parts, batches)
+    return batches, [part.to(device) for part in parts]
+
+
+def _sites_of(
+    model: nn.Module, batch: Any, signals: Sequence[str], leave_alone: Sequence[str]
+) -> pruning.Sites:
+    """Return where the signals look: nowhere where there are none, which spares the survey.
+
+    Raises:
+        DataError: the model does not take the batch.
+    """
+    if not signals:
+        return pruning.Sites({}, {}, {})
+    try:
+        with torch.no_grad(), evaluation_mode(model):
+            call_model(model, batch)
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise DataError(f"Watch: the model does not take the probe: {error}") from error
+    return pruning.sites(model, pruning.survey(model, batch, leave_alone))
+
+
+def _split_labels(labels: Tensor, probe: Any) -> list[Any]:
+    """Return one tensor of labels in the batches into which the one tensor of the probe was split."""
+    if not isinstance(probe, Tensor):
+        raise DataError(
+            "Watch: labels are one tensor, and the probe is batches; a list of one tensor a batch would do"
+        )
+    if not labels.ndim or len(labels) != len(probe):
+        raise DataError(
+            f"Watch: labels have shape {tuple(labels.shape)}, and the probe has {len(probe)} items;"
+            " one label an item would do"
+        )
+    return batches_of(labels, labels.device, "Watch: labels", DataError)[0]
+
+
+def _refuse_misfit(labels: Sequence[Any], batches: Sequence[Any]) -> None:
+    if len(labels) != len(batches):
+        raise DataError(
+            f"Watch: labels are {len(labels)} tensors, and the probe is {len(batches)} batches; one tensor a"
+            " batch would do, or one for all where the probe is one tensor"
+        )
+    misfits = []
+    for number, (label_i, batch) in enumerate(zip(labels, batches, strict=True), 1):
+        items = item_count(batch)
+        if not isinstance(label_i, Tensor):
+            misfits.append(f"those of batch {number} are {type(label_i).__name__}")
+        elif not label_i.ndim or len(label_i) != items:
+            misfits.append(f"those of batch {number} have shape {tuple(label_i.shape)} for {items} items")
+    if misfits:
+        raise DataError(f"Watch: labels: {'; '.join(misfits)}; a tensor of one label an item would do")
+
+
+def _unread_faults(place: str, rule: Rule, names: Sequence[str], *, has_epoch: bool) -> list[Fault]:
+    """Return a fault for everything that a rule looks at and that is not among the ``names`` read.
+
+    A rule that waits for something to be learned, without an accuracy, would wait for ever.
+    """
+    faults = unread_faults(place, rule, names, "here")
+    for where, each in _parts_of(place, rule):
+        if isinstance(each, EpochRule) and not has_epoch:
+            words = "counts epochs: hand them in, as in step(step, epoch=step / steps_per_epoch)"
+            faults.append(Fault(where, words))
+        if _waits_to_learn(each) and "validation_accuracy" not in names:
+            words = (
+                "waits for validation accuracy: hand it in, as in step(step, validation_accuracy=0.9),"
+                " or set it to 0"
+            )
+            faults.append(Fault(f"{where}.learned_share", words))
+    return faults
+
+
+def _waits_to_learn(rule: Rule) -> bool:
+    """Return whether a rule, or a part of it, holds still until something is learned."""
+    return any(getattr(each, "learned_share", 0.0) > 0.0 for _, each in _parts_of("", rule))
+
+
+def _chance_accuracy(rule: Rule, given: float | None, model: nn.Module, batch: Any) -> float:
+    """Return what guessing scores: as given, else one over the model's scores, where a rule asks for it.
+
+    Raises:
+        RecipeError: what is given is no share below 1.
+        DataError: the model's output is no table of scores, and nothing is given.
+    """
+    if given is not None:
+        if not 0.0 <= given < 1.0:
+            words = f"must be a share from 0 to below 1 (found {given:g})"
+            raise RecipeError("Watch", [Fault("chance_accuracy", words)])
+        return float(given)
+    if not _waits_to_learn(rule):
+        return 0.0
+    try:
+        with torch.no_grad(), evaluation_mode(model):
+            return 1.0 / logits_of(call_model(model, batch)).shape[-1]
+    except (TypeError, IndexError) as error:
+        raise DataError(f"Watch: {error}; chance_accuracy, what guessing scores, must be given") from error
+
+
+def _parts_of(place: str, rule: Rule) -> Iterator[tuple[str, Rule]]:
+    if isinstance(rule, ConsensusRule):
+        for rank, each in enumerate(rule.rules):
+            yield f"{place}.rules.{rank}", each
+    else:
+        yield place, rule

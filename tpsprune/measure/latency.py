@@ -68,7 +68,7 @@ def _latencies(
             for index in order:
                 seconds_taken[index].append(_seconds_of_pass(models[index], items_n, device))
             order.reverse()
-    return [_summary(batch, taken) for taken in seconds_taken]
+    return [_summary(taken) for taken in seconds_taken]
 
 
 def _seconds_of_pass(model: nn.Module, items_n: Tree, device: torch.device) -> float:
@@ -85,10 +85,9 @@ def _wait_for(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def _summary(batch: int, seconds_taken: Sequence[float]) -> Latency:
+def _summary(seconds_taken: Sequence[float]) -> Latency:
     lower, median, upper = quantiles(seconds_taken, n=4, method="inclusive")
     return Latency(
-        batch=batch,
         median_seconds=median,
         lower_quartile_seconds=lower,
         upper_quartile_seconds=upper,

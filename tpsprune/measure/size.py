@@ -20,7 +20,7 @@ def size(model: nn.Module, batch: Any) -> Size:
     safetensors, to the byte: there shared tensors are written in full, once a name, and buffers count.
     Weights set to zero weigh as much as any other; only units that are gone make a model smaller.
 
-    Cost: one forward pass without data.
+    Cost: one forward pass without data, and a copy of the weights.
     """
     return Size(
         parameters=sum(parameter.numel() for parameter in model.parameters()),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tpsprune.errors import ArtifactError, did_you_mean
 from tpsprune.recipe.brought import BROUGHT, Match
 from tpsprune.recipe.task import Model
-from tpsprune.runs.weights import fitted, read_state, sha256_of
+from tpsprune.runs.tensors import match_state, read_state, sha256_of
 
 __all__ = ["WEIGHTS_PLACE", "StoredWeights", "stored_weights"]
 
@@ -53,7 +53,7 @@ class StoredWeights:
         Raises:
             ArtifactError: as ``read``, or they do not fit; names the first misfit with both shapes.
         """
-        state = fitted(self.read(), model.state_dict(), f"{WEIGHTS_PLACE}: {self.path}", self.match)
+        state = match_state(self.read(), model.state_dict(), f"{WEIGHTS_PLACE}: {self.path}", self.match)
         model.load_state_dict(state)
 
 

@@ -1,11 +1,10 @@
-"""The hall: the order in which rooms are visited, one readable function a job."""
+"""The jobs of the command line, each one readable function: what is done, in which order."""
 
-from tpsprune.pipeline.check import check
+from tpsprune.loop.extract import extract
 from tpsprune.pipeline.compare import compare
 from tpsprune.pipeline.export import FORMATS, export, export_steps
-from tpsprune.pipeline.extract import extract
 from tpsprune.pipeline.load import load
-from tpsprune.pipeline.prune import prune, prune_dry
+from tpsprune.pipeline.prune import check, prune, prune_dry
 from tpsprune.pipeline.train import train
 
 __all__ = [

@@ -1,49 +1,71 @@
-"""The arms of a comparison: what each runs, from one recipe, one seed, and what the ticket found."""
+"""The arms of a comparison: the recipe of each, and one run, inference and idle window as measured."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import os
+import time
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Final
 
-from tpsprune.errors import PruneError, RunFolderError
-from tpsprune.pipeline.train import train
-from tpsprune.pipeline.weights import without_weights
-from tpsprune.pipeline.whole import whole
+import torch
+from torch import nn
+
+from tpsprune import energy, measure
+from tpsprune.errors import CannotWriteError, DivergedError, PruneError, RunFolderError
+from tpsprune.loop.comparison import run_folder_in
+from tpsprune.loop.meter import Meter
+from tpsprune.numerics.trees import Tree, at
+from tpsprune.pipeline.load import rebuild_trained, without_weights
+from tpsprune.pipeline.train import train, train_without_pruning
+from tpsprune.pipeline.workbench import Workbench, set_up
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.stop import MaskRule, NoRule, PatienceRule, Rule
 from tpsprune.recipe.target import Widths
 from tpsprune.recipe.tps import Tps
-from tpsprune.records import ArmRun, Event, Outcome
-from tpsprune.runs import RunFolder, read_json, read_result
+from tpsprune.records import (
+    ArmRun,
+    CoursePoint,
+    Event,
+    Finished,
+    IdleSpan,
+    InferenceSpan,
+    Progress,
+    Trained,
+    Window,
+)
+from tpsprune.runs import Begun, ComparisonFolder, RunFolder, read_json, read_result
 
-__all__ = ["Found", "arm_recipe", "run_arm"]
+__all__ = ["TicketFacts", "arm_recipe", "measure_idle", "measure_inference", "measure_run"]
 
 NEW_WEIGHTS: Final = 1_000_000
 """Added to the seed where a shape gets new weights: those of the ticket's own init are another claim."""
-ASIDE: Final = ("setup", "weigh")
+OTHER_PHASES: Final = ("setup", "weigh")
 BN_L1: Final = 1e-4
 """Weight of the L1 norm of batch-norm scales, as published (You et al. 2020, section 3)."""
+HASH_BLOCK: Final = 2**20
+WARM_UP_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What the ticket's run of a pair has found and left: for arms that are handed it."""
+class TicketFacts:
+    """What the ticket's run of a pair has found: for arms that are handed it."""
 
     plan: Plan
     widths: dict[str, int]
     epochs: float
     epoch_joules: float | None
-    """Of one epoch of training after the cut, or before it where there was none after."""
-    aside_joules: float
-    """Of setting up and weighing."""
+    """Of one epoch of training after pruning, or before it where there was none after."""
+    other_joules: float
+    """Of setting up and of the benchmark."""
     joules: float | None
 
     @classmethod
-    def of(cls, run: ArmRun, folder: RunFolder) -> Found:
+    def of(cls, run: ArmRun, folder: RunFolder) -> TicketFacts:
         """Read it from the run's folder.
 
         Raises:
@@ -54,42 +76,25 @@ class Found:
                 f"{folder.path} is gone, and arms of pair {run.pair + 1} need the ticket in it: put it back, "
                 "or begin anew with another --out"
             )
-        outcome = Outcome.from_json(read_result(folder.result))
-        per_phase = {phase.phase: phase for phase in outcome.energy}
+        outcome = read_result(folder.result)
         retrained = outcome.stopped.epoch - outcome.drawn.epoch
-        phase = per_phase.get("retrain") if retrained > 0 else per_phase.get("train")
+        phase = outcome.energy.get("retrain") if retrained > 0 else outcome.energy.get("train")
         epochs = retrained if retrained > 0 else outcome.drawn.epoch
         return cls(
             plan=Plan.from_json(read_json(folder.plan)),
             widths={group.group: group.width_after for group in outcome.groups},
             epochs=outcome.stopped.epoch,
             epoch_joules=None if phase is None or phase.joules is None else phase.joules / epochs,
-            aside_joules=sum(per_phase[name].joules or 0.0 for name in ASIDE if name in per_phase),
+            other_joules=sum(
+                outcome.energy[name].joules or 0.0 for name in OTHER_PHASES if name in outcome.energy
+            ),
             joules=outcome.total.joules,
         )
 
 
-def run_arm(
-    arm: str, recipe: Recipe, out: Path, *, found: Found | None = None, device: str = "auto"
-) -> Iterator[Event]:
-    """Run one arm of the recipe, whose seed is the pair's; yield what happens, last what came out."""
-    mine = arm_recipe(arm, recipe, found)
-    rules: dict[str, Rule | None] = {
-        "dense": NoRule(),
-        "dense-stopped": None,
-        "dense-patience": PatienceRule(patience=recipe.compare.patience),
-        "shape-scratch": NoRule(),
-        "shape-scratch-joules": NoRule(),
-    }
-    if arm not in rules:
-        return train(mine, out, device=device, again=True, timed=False)
-    plan = found.plan if found is not None and arm.startswith("shape-scratch") else None
-    return whole(mine, out, arm=arm, rule=rules[arm], plan=plan, device=device)
-
-
-def arm_recipe(arm: str, recipe: Recipe, found: Found | None = None) -> Recipe:
-    """Return the recipe that an arm runs; without ``found``, as far as it is known beforehand."""
-    plain = replace(
+def arm_recipe(arm: str, recipe: Recipe, ticket: TicketFacts | None = None) -> Recipe:
+    """Return the recipe that an arm runs; without ``ticket``, as far as it is known beforehand."""
+    dense = replace(
         recipe,
         tps=Tps(variant="none"),
         watch=replace(recipe.watch, signals=()),
@@ -98,20 +103,20 @@ def arm_recipe(arm: str, recipe: Recipe, found: Found | None = None) -> Recipe:
     )
     match arm:
         case "dense":
-            return _read_once(plain)
+            return _read_once(dense)
         case "dense-patience":
-            return plain
+            return dense
         case "dense-stopped":
             return replace(recipe, retrain=replace(recipe.retrain, rewind="none"))
         case "ticket-without-tps":
             return replace(recipe, tps=Tps(variant="none"))
         case "shape-scratch":
-            epochs = recipe.train.epochs if found is None else ceil(found.epochs)
-            return _afresh(plain, epochs)
+            epochs = recipe.train.epochs if ticket is None else ceil(ticket.epochs)
+            return _from_scratch(dense, epochs)
         case "shape-scratch-joules":
-            return _as_dear(plain, found)
+            return _equal_joules(dense, ticket)
         case "random-ticket":
-            target = recipe.prune.target if found is None else Widths(found.widths)
+            target = recipe.prune.target if ticket is None else Widths(ticket.widths)
             prune = replace(recipe.prune, target=target, units="random", rounds=1)
             return replace(recipe, prune=prune)
         case "early-bird":
@@ -125,33 +130,33 @@ def _read_once(recipe: Recipe) -> Recipe:
     return replace(recipe, watch=replace(recipe.watch, every_epochs=recipe.train.epochs, every_steps=None))
 
 
-def _afresh(recipe: Recipe, epochs: int) -> Recipe:
+def _from_scratch(recipe: Recipe, epochs: int) -> Recipe:
     train = replace(recipe.train, epochs=max(epochs, 1))
     fresh = without_weights(recipe)
     return _read_once(replace(fresh, seed=recipe.seed + NEW_WEIGHTS, train=train))
 
 
-def _as_dear(recipe: Recipe, found: Found | None) -> Recipe:
+def _equal_joules(recipe: Recipe, ticket: TicketFacts | None) -> Recipe:
     """Return the recipe that spends what the ticket's run spent: a schedule of about that length, and a stop.
 
-    Its length is what the ticket's total, setting up and weighing left out, would buy at the joules of one of
-    its own epochs after the cut; a budget ends it at the total itself, within two seconds.
+    Its length is what the ticket's total, setting up and the benchmark left out, would buy at the joules of
+    one of its own epochs after pruning; a budget ends it at the total itself, within two seconds.
 
     Raises:
         PruneError: nobody knows what the ticket's run took.
     """
-    if found is None:
-        return _afresh(recipe, recipe.train.epochs)
-    if found.joules is None or not found.epoch_joules:
+    if ticket is None:
+        return _from_scratch(recipe, recipe.train.epochs)
+    if ticket.joules is None or not ticket.epoch_joules:
         raise PruneError("the joules of the ticket's run are not known, so none can be as many")
-    fresh = _afresh(recipe, round((found.joules - found.aside_joules) / found.epoch_joules))
-    return replace(fresh, stop=replace(fresh.stop, budget_joules=found.joules))
+    fresh = _from_scratch(recipe, round((ticket.joules - ticket.other_joules) / ticket.epoch_joules))
+    return replace(fresh, stop=replace(fresh.stop, budget_joules=ticket.joules))
 
 
 def _early_bird(recipe: Recipe) -> Recipe:
-    """Return a draw and a cut after Early-Bird: a mask an epoch, drawn below 0.1, no look at what is learned.
+    """Return a recipe after Early-Bird: a mask an epoch, drawn below 0.1 whatever is learned by then.
 
-    Cut by the batch-norm scales to the recipe's target, its weights inherited, nothing folded; the rest of
+    Pruned by batch-norm scales to the recipe's target, weights inherited, no compensation; the rest of
     the schedule is the recipe's, and its end too: an end by patience is as long in epochs. Two things differ
     from the published code: masks keep half of the units whatever the target, and the scales of a group are
     ranked over their mean.
@@ -178,3 +183,176 @@ def _early_bird(recipe: Recipe) -> Recipe:
         ),
         retrain=replace(recipe.retrain, rewind="none"),
     )
+
+
+def measure_run(
+    begun: Begun, recipe: Recipe, folder: ComparisonFolder, *, ticket: TicketFacts | None, device: str
+) -> Generator[Event, None, ArmRun]:
+    """Make the run that has begun and return it as measured; one that ends without a model says why.
+
+    Training that leaves the finite numbers, and pruning that is refused, are outcomes of the arm; anything
+    else ends the comparison.
+    """
+    seeded = replace(recipe, seed=begun.seed)
+    out = folder.path / begun.folder
+    last: Event | None = None
+    course: list[CoursePoint] = []
+    failure = ""
+    try:
+        for event in _run_arm(begun.arm, seeded, out, ticket=ticket, device=device):
+            last = event
+            if isinstance(event, Progress) and event.read:
+                course.append(
+                    CoursePoint(
+                        epoch=event.epoch,
+                        joules=event.joules,
+                        validation_accuracy=event.validation_accuracy,
+                        signals=dict(event.signals),
+                    )
+                )
+            if not isinstance(event, Finished | Trained):
+                yield event
+    except DivergedError as error:
+        failure = str(error.__cause__ or error)
+    except PruneError as error:
+        failure = str(error)
+    except CannotWriteError as error:
+        raise CannotWriteError(f"{error.__cause__ or error}, then give the same command again") from error
+    run = run_folder_in(out)
+    with Meter(energy.build(recipe.energy, 0)) as meter:
+        method = meter.method
+    measured = ArmRun(
+        arm=begun.arm,
+        seed=begun.seed,
+        pair=begun.pair,
+        position=begun.position,
+        windows=() if run is None else tuple(run.energy.parsed(Window)),
+        method=method,
+        course=tuple(course),
+        failure=failure,
+        given="" if ticket is None else "the shape, or the widths, that the ticket's run found",
+        folder="" if run is None else str(run.path.relative_to(folder.path)),
+        logical_cpus=os.cpu_count() or 1,
+    )
+    if failure:
+        return measured
+    assert run is not None, "a run that ended well has made a folder"
+    return _with_outcome(measured, run, last)
+
+
+def _run_arm(
+    arm: str, recipe: Recipe, out: Path, *, ticket: TicketFacts | None = None, device: str = "auto"
+) -> Iterator[Event]:
+    """Run one arm of the recipe, whose seed is the pair's; yield what happens, last what came out."""
+    adapted = arm_recipe(arm, recipe, ticket)
+    rules: dict[str, Rule | None] = {
+        "dense": NoRule(),
+        "dense-stopped": None,
+        "dense-patience": PatienceRule(patience=recipe.compare.patience),
+        "shape-scratch": NoRule(),
+        "shape-scratch-joules": NoRule(),
+    }
+    if arm not in rules:
+        return train(adapted, out, device=device, again=True, timed=False)
+    plan = ticket.plan if ticket is not None and arm.startswith("shape-scratch") else None
+    return train_without_pruning(adapted, out, arm=arm, rule=rules[arm], plan=plan, device=device)
+
+
+def _with_outcome(measured: ArmRun, run: RunFolder, last: Event | None) -> ArmRun:
+    drawn_epoch: float | None
+    match last:
+        case Finished(outcome=outcome):
+            figures, stopped, drawn_epoch = outcome.ticket, outcome.stopped, outcome.drawn.epoch
+            measured = replace(measured, method=outcome.method, notes=outcome.notes)
+        case Trained():
+            figures, stopped, drawn_epoch = last.figures, last.stopped, last.drawn_epoch
+        case _:
+            raise AssertionError("a run without a failure ends with what came out")
+    return replace(
+        measured,
+        accuracy=figures.accuracy,
+        validation_accuracy=measured.course[-1].validation_accuracy if measured.course else None,
+        parameters=figures.parameters,
+        macs=figures.macs,
+        epochs=stopped.epoch,
+        drawn_epoch=drawn_epoch,
+        stopped_by=stopped.rule,
+        weights_sha256=_sha256(_weights_of(run)),
+    )
+
+
+def measure_inference(
+    runs: Sequence[ArmRun],
+    recipe: Recipe,
+    folder: ComparisonFolder,
+    device: str,
+    *,
+    done: set[tuple[str, int]],
+) -> Iterator[InferenceSpan]:
+    """Yield, for each batch size and each run, what a window of inference took; arms take turns, ABBA.
+
+    What is ``done``, by arm and batch size, is not done again.
+
+    Models are built anew from their files, which must be those that the runs left. The batch is of test
+    items, on the device, prepared as for evaluation; half a second of inference comes first that
+    does not count.
+
+    Raises:
+        RunFolderError: a run's folder is gone, or holds another model than the one it left.
+    """
+    rules = recipe.compare
+    due = [run for run in runs if any((run.arm, batch) not in done for batch in rules.inference_batches)]
+    with set_up(recipe, device, prunes=False) as bench, Meter(energy.build(recipe.energy, 0)) as meter:
+        models = {run.arm: bench.execution.place(_rebuild_left(run, folder, bench)) for run in due}
+        order = list(due)
+        for batch in rules.inference_batches:
+            items_n = _test_batch(bench, batch)
+            for run in (run for run in order if (run.arm, batch) not in done):
+                with bench.execution.autocasting():
+                    measure.answer_for(
+                        min(WARM_UP_SECONDS, rules.inference_seconds), models[run.arm], items_n
+                    )
+                    with meter.window(f"answers at batch {batch}") as span:
+                        items = measure.answer_for(rules.inference_seconds, models[run.arm], items_n)
+                yield InferenceSpan(
+                    arm=run.arm, seed=run.seed, pair=run.pair, batch=batch, items=items, window=span.window
+                )
+            order.reverse()
+
+
+def _rebuild_left(run: ArmRun, folder: ComparisonFolder, bench: Workbench) -> nn.Module:
+    """Return the model that a run left, from its files, once they are found to be the ones it wrote."""
+    path = RunFolder(folder.path / run.folder)
+    weights = _weights_of(path)
+    if not weights.is_file() or _sha256(weights) != run.weights_sha256:
+        raise RunFolderError(
+            f"{weights} is not what the run of '{run.arm}', seed {run.seed}, left: put it back, or begin "
+            "anew with another --out"
+        )
+    return rebuild_trained(path, bench.dataset.facts)
+
+
+def _weights_of(run: RunFolder) -> Path:
+    return run.ticket if run.plan.is_file() else run.dense
+
+
+def _test_batch(bench: Workbench, items: int) -> Tree:
+    test = bench.dataset.test
+    index = torch.arange(items, device=test.labels.device) % len(test)
+    return bench.execution.arrange(bench.dataset.prepare(at(test.inputs, index)))
+
+
+def measure_idle(pair: int, recipe: Recipe) -> IdleSpan:
+    """Watch the machine do nothing for ``compare.idle_seconds``, in this process, through the same meter."""
+    with Meter(energy.build(recipe.energy, 0)) as meter:
+        with meter.window("idle") as span:
+            time.sleep(recipe.compare.idle_seconds)
+        return IdleSpan(pair=pair, window=span.window)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

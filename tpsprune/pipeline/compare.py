@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Generator, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
-from tpsprune.claims import assess
-from tpsprune.claims.faults import faults_by_pair
+from tpsprune import energy
 from tpsprune.claims.ladder import FEWEST_PAIRS
-from tpsprune.pipeline.arms import Found
-from tpsprune.pipeline.compare_design import (
-    DEFAULT_PAIRS,
-    design_of,
-    opened,
-    refuse_what_cannot_run,
-)
-from tpsprune.pipeline.compare_run import Slot, answers_of, idling, run_of
-from tpsprune.recipe import Recipe
-from tpsprune.recipe.compare import AFTER_TICKET, order_of
+from tpsprune.errors import Fault, RecipeError, VariantError
+from tpsprune.loop.comparison import Comparison, design_of, list_due
+from tpsprune.pipeline.arms import TicketFacts, arm_recipe, measure_idle, measure_inference, measure_run
+from tpsprune.pipeline.load import describe_initial_weights
+from tpsprune.pipeline.workbench import set_up
+from tpsprune.recipe import Recipe, dumps
+from tpsprune.recipe.compare import AFTER_TICKET
+from tpsprune.recipe.rules import rule_faults
 from tpsprune.recipe.stop import NoRule, Stop
-from tpsprune.records import (
-    ArmBegun,
-    ArmEnded,
-    BrokenOff,
-    Comparing,
-    Comparison,
-    Note,
-    PhaseStarted,
-)
-from tpsprune.runs import Begun, ComparisonFolder, RunFolder, cannot_write
-from tpsprune.runs.lock import exclusive
+from tpsprune.records import ArmBegun, ArmEnded, BrokenOff, Comparing, Note, PhaseStarted
+from tpsprune.records import ComparisonRecord as Record
+from tpsprune.runs import Begun, ComparisonFolder, RunFolder
 
 __all__ = ["compare"]
 
-PILOT_PAIRS = 3
+DEFAULT_PAIRS: Final = 6
+PILOT_PAIRS: Final = 3
 
 
 def compare(
@@ -51,7 +42,7 @@ def compare(
     """Run what is missing of a comparison; yield what happens. Leaving the loop loses the run under way.
 
     In each pair every arm runs once on the pair's seed, in an order drawn by lot for one pair and reversed
-    for the next; then the models that were left answer in turns. Before the first run of a session a short
+    for the next; then the models that were left infer in turns. Before the first run of a session a short
     one is made and thrown away. ``redo`` sets pairs with a fault of the measurement aside, which stay in the
     journal, and runs them anew: the rule looks at the meter, never at the result.
 
@@ -59,108 +50,91 @@ def compare(
         TpspruneError: something asked for cannot be had, or the folder holds another comparison; no run has
             begun by then.
     """
-    design = design_of(recipe, arms, pairs or DEFAULT_PAIRS, device, command)
-    if not folder.exists:
-        refuse_what_cannot_run(recipe, arms, device)
-    try:
-        folder.runs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder.runs, error) from error
-    with exclusive(folder.runs / "lock", beside="write elsewhere with --out"):
-        comparison = opened(folder, design, pairs)
-        if redo:
-            for pair, fault in faults_by_pair(comparison).items():
-                folder.append("redo", {"pair": pair, "why": f"set aside: {fault}"})
-            comparison = folder.read()[0]
-        if not is_finished(comparison):
-            if (asked := comparison.pairs_asked) <= FEWEST_PAIRS:
-                fewest = FEWEST_PAIRS + 1
-                yield Note(f"no claim can come of {asked} pairs: {fewest} are the fewest")
-            yield from _warmed_up(recipe, folder, comparison, device)
-        for pair in range(comparison.pairs_asked):
-            yield from _pair(recipe, folder, pair, device)
-
-
-def is_finished(comparison: Comparison) -> bool:
-    """Return whether nothing is left to run."""
-    return all(
-        not due_in(comparison, pair) and not _answers_due(comparison, pair)
-        for pair in range(comparison.pairs_asked)
+    design = design_of(
+        name=recipe.name,
+        arms=arms,
+        pairs=pairs or DEFAULT_PAIRS,
+        first_seed=recipe.seed,
+        required_accuracy=recipe.task.required_accuracy,
+        rules=recipe.compare,
+        text=dumps(recipe),
+        device=device,
+        command=command,
+        weights=describe_initial_weights(recipe),
     )
+    if not folder.exists:
+        _refuse_what_cannot_run(recipe, arms, device)
+    comparison = Comparison.of_design(folder, design, pairs)
+    with comparison.held():
+        comparison.give_up_begun()
+        if redo:
+            comparison.redo()
+        record = comparison.record
+        if list_due(record) or any(_lacks_inference(record, pair) for pair in range(record.pairs_asked)):
+            if record.pairs_asked <= FEWEST_PAIRS:
+                fewest = FEWEST_PAIRS + 1
+                yield Note(f"no claim can come of {record.pairs_asked} pairs: {fewest} are the fewest")
+            yield from _warm_up(recipe, folder, record, device)
+        for pair in range(record.pairs_asked):
+            yield from _run_pair(recipe, folder, comparison, pair, device)
 
 
-def due_in(comparison: Comparison, pair: int) -> tuple[str, ...]:
-    """Return the arms of a pair that have not been run, in their order."""
-    design = comparison.design
-    order = order_of(design.arms, design.order_seed, pair)
-    return tuple(arm for arm in order if comparison.run_of(arm, pair) is None)
-
-
-def _answers_due(comparison: Comparison, pair: int) -> bool:
-    """Return whether models of a pair have still to answer: those of arms that left one."""
-    left = {run.arm for run in comparison.runs if run.pair == pair and not run.failure}
-    metered = {(span.arm, span.batch) for span in comparison.inference if span.pair == pair}
-    return any((arm, batch) not in metered for arm in left for batch in comparison.design.inference_batches)
-
-
-def _pair(
-    recipe: Recipe, folder: ComparisonFolder, pair: int, device: str
+def _run_pair(
+    recipe: Recipe, folder: ComparisonFolder, comparison: Comparison, pair: int, device: str
 ) -> Generator[Comparing, None, None]:
-    comparison = folder.read()[0]
-    design = comparison.design
-    due = due_in(comparison, pair)
-    if recipe.compare.idle_seconds and due and all(span.pair != pair for span in comparison.idle):
+    record = comparison.record
+    due = list_due(record, pair)
+    if recipe.compare.idle_seconds and due and all(span.pair != pair for span in record.idle):
         yield PhaseStarted(phase="idle", title="idle baseline", total_steps=1)
-        folder.append("idle", idling(pair, recipe).to_json())
-    for arm in due:
-        comparison = folder.read()[0]
-        slot = Slot(
-            arm=arm,
-            seed=design.first_seed + pair,
-            pair=pair,
-            position=len(comparison.runs) + len(comparison.broken_off),
-        )
-        yield from _run(slot, recipe, folder, comparison, device)
-    comparison = folder.read()[0]
-    if _answers_due(comparison, pair):
+        folder.append("idle", measure_idle(pair, recipe))
+    ticket = record.run_of("ticket", pair)
+    if ticket is not None and not ticket.failure and any(arm in AFTER_TICKET for arm, _ in due):
+        # A folder that is gone is told before a run begins.
+        TicketFacts.of(ticket, RunFolder(folder.path / ticket.folder))
+    for _ in comparison.due(pair=pair):
+        yield from _run_arm(recipe, folder, comparison, device)
+    record = comparison.record
+    if _lacks_inference(record, pair):
         yield PhaseStarted(phase="answers", title=f"answers of pair {pair + 1}", total_steps=1)
-        done = {(span.arm, span.batch) for span in comparison.inference if span.pair == pair}
-        left = [run for run in comparison.runs if run.pair == pair and not run.failure]
+        done = {(span.arm, span.batch) for span in record.inference if span.pair == pair}
+        left = [run for run in record.runs if run.pair == pair and not run.failure]
         left.sort(key=lambda run: run.position)
-        for span in answers_of(left, recipe, folder, device, done=done):
-            folder.append("answers", span.to_json())
+        for span in measure_inference(left, recipe, folder, device, done=done):
+            folder.append("answers", span)
     if pair + 1 == PILOT_PAIRS and due:
-        yield Note(_pilot_words(folder.read()[0]))
+        yield Note(_pilot_note(comparison))
 
 
-def _run(
-    slot: Slot, recipe: Recipe, folder: ComparisonFolder, comparison: Comparison, device: str
+def _run_arm(
+    recipe: Recipe, folder: ComparisonFolder, comparison: Comparison, device: str
 ) -> Generator[Comparing, None, None]:
-    total = comparison.pairs_asked * len(comparison.design.arms)
-    number = len(comparison.runs) + 1
-    yield ArmBegun(arm=slot.arm, seed=slot.seed, number=number, total=total)
-    ticket = comparison.run_of("ticket", slot.pair) if slot.arm in AFTER_TICKET else None
+    """Make the run that has just begun, and write it down."""
+    record, begun = comparison.record, comparison.under_way
+    assert begun is not None, "due has begun it"
+    total = record.pairs_asked * len(record.design.arms)
+    number = len(record.runs) + 1
+    yield ArmBegun(arm=begun.arm, seed=begun.seed, number=number, total=total)
+    ticket = record.run_of("ticket", begun.pair) if begun.arm in AFTER_TICKET else None
     if ticket is not None and ticket.failure:
         failure = "the ticket's run left nothing to be handed"
-        run = replace(ticket, arm=slot.arm, position=slot.position, windows=(), course=(), failure=failure)
+        run = replace(ticket, arm=begun.arm, position=begun.position, windows=(), course=(), failure=failure)
     else:
-        found = None if ticket is None else Found.of(ticket, RunFolder(folder.path / ticket.folder))
-        folder.append("begun", asdict(Begun(**asdict(slot), folder=slot.folder)))
-        run = yield from run_of(slot, recipe, folder, found=found, device=device)
-    folder.append("run", run.to_json())
+        facts = None if ticket is None else TicketFacts.of(ticket, RunFolder(folder.path / ticket.folder))
+        run = yield from measure_run(begun, recipe, folder, ticket=facts, device=device)
+    comparison.add_run(run)
     yield ArmEnded(
         run=run,
         number=number,
         total=total,
-        seconds_left=_seconds_left(folder.read()[0]),
-        quality=comparison.design.quality,
+        seconds_left=_seconds_left(comparison.record),
+        quality=record.design.quality,
     )
 
 
-def _warmed_up(
-    recipe: Recipe, folder: ComparisonFolder, comparison: Comparison, device: str
+def _warm_up(
+    recipe: Recipe, folder: ComparisonFolder, record: Record, device: str
 ) -> Generator[Comparing, None, None]:
-    """Make one short ticket and throw it away: what a process does only once is on no arm's bill."""
+    """Make one short ticket and throw it away: what a process does only once is charged to no arm."""
     yield ArmBegun(arm="warm-up", seed=recipe.seed, number=0, total=0)
     short = replace(
         recipe,
@@ -169,43 +143,90 @@ def _warmed_up(
         prune=replace(recipe.prune, rounds=1),
         retrain=replace(recipe.retrain, rewind="none", epochs="rest"),
     )
-    slot = Slot(arm="ticket", seed=recipe.seed, pair=0, position=0)
+    begun = Begun(arm="ticket", seed=recipe.seed, pair=0, position=0, folder="runs/warm-up")
     with tempfile.TemporaryDirectory() as temporary:
         aside = ComparisonFolder(Path(temporary))
         aside.runs.mkdir()
-        run = yield from run_of(slot, short, aside, found=None, device=device)
+        run = yield from measure_run(begun, short, aside, ticket=None, device=device)
     thrown = BrokenOff(
         arm="warm-up",
         seed=recipe.seed,
         pair=None,
-        position=len(comparison.runs) + len(comparison.broken_off),
+        position=len(record.runs) + len(record.broken_off),
         windows=run.windows,
         why="a short run to warm up, thrown away",
     )
-    folder.append("broken-off", thrown.to_json())
+    folder.append("broken-off", thrown)
 
 
-def _seconds_left(comparison: Comparison) -> float:
+def _refuse_what_cannot_run(recipe: Recipe, arms: tuple[str, ...], device: str) -> None:
+    """Set every arm up once, as far as it is known beforehand, so that faults show before the first run.
+
+    Raises:
+        RecipeError: an arm would be another one under another name, needs a meter, or its rules look at what
+            it does not read.
+        TpspruneError: something an arm asks for cannot be had, or nothing can be metered as asked.
+    """
+    if "ticket-without-tps" in arms and not _has_tps(recipe, device):
+        message = "this recipe trains without TPS already: 'ticket' is the same"
+        raise RecipeError(recipe.name, [Fault("arm 'ticket-without-tps'", message)])
+    if "shape-scratch-joules" in arms and recipe.energy.meter == "none":
+        message = "counts joules, and energy.meter is 'none'"
+        raise RecipeError(recipe.name, [Fault("arm 'shape-scratch-joules'", message)])
+    if recipe.energy.meter == "replay":
+        message = "'replay' plays one run again; a comparison makes many, and needs a meter of its own"
+        raise RecipeError(recipe.name, [Fault("energy.meter", message)])
+    energy.build(recipe.energy, 0).shut()
+    recipes = {arm: arm_recipe(arm, recipe) for arm in arms}
+    faults = [
+        Fault(f"arm '{arm}'", str(fault))
+        for arm, adapted in recipes.items()
+        for fault in rule_faults(adapted)
+    ]
+    if faults:
+        raise RecipeError(recipe.name, faults)
+    for arm, adapted in recipes.items():
+        if arm not in AFTER_TICKET:
+            try:
+                with set_up(adapted, device):
+                    pass
+            except VariantError as error:
+                raise VariantError(f"arm '{arm}': {error}") from error
+
+
+def _has_tps(recipe: Recipe, device: str) -> bool:
+    with set_up(recipe, device) as bench:
+        return bench.new_regulariser(bench.new_model()) is not None
+
+
+def _lacks_inference(record: Record, pair: int) -> bool:
+    """Return whether models of a pair have still to infer: those of arms that left one."""
+    left = {run.arm for run in record.runs if run.pair == pair and not run.failure}
+    metered = {(span.arm, span.batch) for span in record.inference if span.pair == pair}
+    return any((arm, batch) not in metered for arm in left for batch in record.design.inference_batches)
+
+
+def _seconds_left(record: Record) -> float:
     """Return about how long the rest will take: runs at the mean time of their arm, and the windows due."""
-    design = comparison.design
+    design = record.design
 
     def mean(arms: set[str]) -> float:
-        times = [sum(window.seconds for window in run.windows) for run in comparison.runs if run.arm in arms]
+        times = [sum(window.seconds for window in run.windows) for run in record.runs if run.arm in arms]
         return sum(times) / len(times) if times else 0.0
 
     left = 0.0
-    for pair in range(comparison.pairs_asked):
-        due = due_in(comparison, pair)
-        left += sum(mean({arm}) or mean(set(design.arms)) for arm in due)
-        if _answers_due(comparison, pair) or due:
+    for pair in range(record.pairs_asked):
+        due = list_due(record, pair)
+        left += sum(mean({arm}) or mean(set(design.arms)) for arm, _ in due)
+        if _lacks_inference(record, pair) or due:
             left += design.inference_seconds * len(design.inference_batches) * len(design.arms)
-        if due and all(span.pair != pair for span in comparison.idle):
+        if due and all(span.pair != pair for span in record.idle):
             left += design.idle_seconds
     return left
 
 
-def _pilot_words(comparison: Comparison) -> str:
-    needed = assess(comparison).needed
+def _pilot_note(comparison: Comparison) -> str:
+    needed = comparison.assess().needed
     if not needed:
         return "after three pairs nothing can be said of how many are needed: nothing was metered"
     words = ", ".join(

@@ -15,11 +15,9 @@ from tpsprune import export as bundles
 from tpsprune import recipe
 from tpsprune.errors import ArtifactError, RunFolderError, did_you_mean
 from tpsprune.numerics.random_inputs import random_inputs
-from tpsprune.pipeline.load import load, rebuilt_from
+from tpsprune.pipeline.load import load, rebuild_ticket
 from tpsprune.recipe.task import CustomModel
-from tpsprune.records import TaskFacts
-from tpsprune.records.comparison import Grid
-from tpsprune.records.exported import Compared, Exported, Exporting
+from tpsprune.records import Compared, Exported, Exporting, Grid, TaskFacts, dump
 from tpsprune.report.card import model_card
 from tpsprune.runs import RunFolder, read_json, read_result, read_text
 from tpsprune.runs.tensors import Expected, shapes_of
@@ -29,7 +27,7 @@ __all__ = ["FORMATS", "export", "export_steps"]
 BATCHES: Final = (1, 2, 7, 16)
 """How many items the compared batches have: the batch is left open, and each of them must pass."""
 EXAMPLE_ITEMS: Final = 2
-MOST_WORDS: Final = 300
+MOST_CHARACTERS: Final = 300
 
 
 class Format(Protocol):
@@ -45,7 +43,7 @@ class Format(Protocol):
         """Write the files, and return their names."""
 
     def reload(self, folder: Path) -> bundles.Answers:
-        """Return what the files answer."""
+        """Return what infers from the files."""
 
 
 @final
@@ -108,14 +106,14 @@ def export_steps(
 
     Cost: the ticket's size in memory once, for each format what its library takes, and a few passes.
     """
-    chosen = _chosen(formats)
+    chosen = _choose_formats(formats)
     source = RunFolder.open_existing(run)
     if not source.is_finished:
         raise RunFolderError(f"{run} is not finished: go on with 'tpsprune train … --resume', then export it")
     result = read_result(source.result)
-    facts = TaskFacts.from_json(result["task"])
+    facts = result.task
     bundles.check_free(target)
-    ours: nn.Module | None = rebuilt_from(source, facts)
+    ours: nn.Module | None = rebuild_ticket(source, facts)
     assert ours is not None
     for each in chosen:
         each.refuse(ours)
@@ -125,7 +123,7 @@ def export_steps(
     with bundles.new_folder(target) as folder:
         yield Exporting(chosen[0].name, "running the run's ticket")
         batches = {items: random_inputs(facts, items, seed=items) for items in BATCHES}
-        answers = dict(_answered("the run's ticket", bundles.answers_of(ours), batches))
+        answers = dict(_infer("the run's ticket", bundles.answers_of(ours), batches))
         bundles.write_description(folder, read_json(source.plan), recipe_text)
         written: dict[str, tuple[str, ...]] = {}
         for each in chosen:
@@ -135,7 +133,7 @@ def export_steps(
         ours = None
         gc.collect()
         card = model_card(
-            result,
+            dump(result),
             recipe_text=recipe_text,
             recipe_sha256=hashlib.sha256(recipe_text.encode()).hexdigest(),
             architecture=architecture,
@@ -146,7 +144,7 @@ def export_steps(
             grid=grid,
         )
         bundles.write_card(folder, card)
-        _seal(folder, written, expected, facts, result["versions"])
+        _seal(folder, written, expected, facts, result.versions)
         compared = []
         for each in chosen:
             yield Exporting(each.name, "reloading and comparing")
@@ -157,7 +155,7 @@ def export_steps(
     yield Exported(folder=str(target), stamps=stamps, compared=tuple(compared), calls=calls)
 
 
-def _chosen(formats: Sequence[str]) -> list[Format]:
+def _choose_formats(formats: Sequence[str]) -> list[Format]:
     by_name = {each.name: each for each in _ALL}
     for name in formats:
         if name not in by_name:
@@ -193,7 +191,7 @@ def _compare(
         ArtifactError: one does not, or the format's library fails on it.
     """
     worst: Compared | None = None
-    for items, found in _answered(f"{kind.name}: the reloaded ticket", kind.reload(folder), batches):
+    for items, found in _infer(f"{kind.name}: the reloaded ticket", kind.reload(folder), batches):
         compared = Compared(
             format=kind.name,
             files=files,
@@ -213,12 +211,12 @@ def _compare(
     return worst
 
 
-def _answered(whose: str, answer: bundles.Answers, batches: dict[int, Any]) -> Iterator[tuple[int, Tensor]]:
+def _infer(whose: str, answer: bundles.Answers, batches: dict[int, Any]) -> Iterator[tuple[int, Tensor]]:
     for items, batch in batches.items():
         try:
             yield items, answer(batch)
         except Exception as error:  # a model's own code runs here, or a library's, and may raise anything
-            words = " ".join(str(error).split())[:MOST_WORDS] or type(error).__name__
+            words = " ".join(str(error).split())[:MOST_CHARACTERS] or type(error).__name__
             raise ArtifactError(
                 f"{whose} fails on {items} random inputs (floats are standard normal, whole numbers from the "
                 f"data's lowest to their highest): {words}"

@@ -1,8 +1,9 @@
-"""From files back to a ticket: no pickle, no trace, equal outputs."""
+"""From files to a model: trained weights that are given, the ticket of a run, an exported bundle."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -12,17 +13,28 @@ from torch.overrides import TorchFunctionMode
 
 from tpsprune import export as bundles
 from tpsprune import models, pruning, recipe
-from tpsprune.errors import ArtifactError, ModelError, PruneError, RecipeError
-from tpsprune.numerics.forward import call_model, logits_of
-from tpsprune.numerics.trees import Tree
+from tpsprune.errors import ArtifactError, Fault, ModelError, PruneError, RecipeError
+from tpsprune.recipe import Recipe
+from tpsprune.recipe.brought import BROUGHT, Match
 from tpsprune.recipe.task import CnnModel, CustomModel, MlpModel, Model, ResNetModel, TransformerModel
 from tpsprune.records import TaskFacts
 from tpsprune.runs import RunFolder, read_json, read_text
-from tpsprune.runs.tensors import load_tensors
+from tpsprune.runs.tensors import load_tensors, match_state, read_state, sha256_of
 
-__all__ = ["largest_difference", "load", "rebuilt_from", "trained_from"]
+__all__ = [
+    "Weights",
+    "describe_initial_weights",
+    "load",
+    "read_given_weights",
+    "read_weights",
+    "rebuild_ticket",
+    "rebuild_trained",
+    "without_weights",
+]
 
-MOST_WORDS: Final = 300
+MOST_CHARACTERS: Final = 300
+OPTION: Final = "--weights"
+DIGITS_SHOWN: Final = 12
 FROM_TENSORS_ALONE: Final = (CnnModel, ResNetModel, MlpModel, TransformerModel)
 """Models all of whose numbers are in their state dict, and none of them tied: they need no weights drawn."""
 
@@ -31,7 +43,7 @@ def load(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
     """Rebuild an exported ticket, in evaluation mode, on the CPU.
 
     The hash of every file of the bundle is checked first, those of formats that are not read here too; then
-    the model is built from the bundle's recipe, cut by its plan and filled from its tensors. Nothing is
+    the model is built from the bundle's recipe, pruned by its plan and filled from its tensors. Nothing is
     unpickled, and the weights that the recipe begins with are not needed. Hashes tell of damage; they do not
     say from whom a bundle is.
 
@@ -59,20 +71,20 @@ def load(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
             f"{folder}: its model is built by calling {model.factory!r}, which the bundle names: look at its "
             "recipe.toml and, if that is code you would run, load it with trust_code=True"
         )
-    return _rebuilt(model, place, bundle.facts, bundle.plan, bundle.tensors)
+    return _rebuild(model, place, bundle.facts, bundle.plan, bundle.tensors)
 
 
-def rebuilt_from(folder: RunFolder, facts: TaskFacts) -> nn.Module:
+def rebuild_ticket(folder: RunFolder, facts: TaskFacts) -> nn.Module:
     """Build the ticket of a run from its files: recipe, plan and tensors.
 
     Raises:
         RunFolderError: a file is missing or damaged.
         ArtifactError: they do not make one model.
     """
-    return _from_run(folder, facts, folder.ticket, read_json(folder.plan))
+    return _rebuild_from_run(folder, facts, folder.ticket, read_json(folder.plan))
 
 
-def trained_from(folder: RunFolder, facts: TaskFacts) -> nn.Module:
+def rebuild_trained(folder: RunFolder, facts: TaskFacts) -> nn.Module:
     """Build what a run left from its files: the ticket where there is a plan, else the dense model.
 
     Raises:
@@ -80,17 +92,19 @@ def trained_from(folder: RunFolder, facts: TaskFacts) -> nn.Module:
         ArtifactError: they do not make one model.
     """
     if folder.plan.is_file():
-        return rebuilt_from(folder, facts)
-    return _from_run(folder, facts, folder.dense, None)
+        return rebuild_ticket(folder, facts)
+    return _rebuild_from_run(folder, facts, folder.dense, None)
 
 
-def _from_run(folder: RunFolder, facts: TaskFacts, file: Path, plan: Mapping[str, Any] | None) -> nn.Module:
+def _rebuild_from_run(
+    folder: RunFolder, facts: TaskFacts, file: Path, plan: Mapping[str, Any] | None
+) -> nn.Module:
     read = recipe.parse(read_text(folder.recipe), str(folder.recipe))
     tensors, _ = load_tensors(file)
-    return _rebuilt(read.task.model, str(folder.recipe), facts, plan, tensors)
+    return _rebuild(read.task.model, str(folder.recipe), facts, plan, tensors)
 
 
-def _rebuilt(
+def _rebuild(
     model: Model,
     source: str,
     facts: TaskFacts,
@@ -99,33 +113,33 @@ def _rebuilt(
 ) -> nn.Module:
     try:
         if isinstance(model, FROM_TENSORS_ALONE):
-            ticket = _shell(model, facts, plan)
+            ticket = _build_shell(model, facts, plan)
             _check_dtypes(ticket, tensors)
             # The tensors become the model's: neither weights drawn at random nor a second copy.
             ticket.load_state_dict(tensors, assign=True)
         else:
             with torch.random.fork_rng():
-                ticket = _cut(models.build(model, facts, fill=False), plan)
+                ticket = _prune_by_plan(models.build(model, facts, fill=False), plan)
             ticket.load_state_dict(tensors)
     except (
         *(ArtifactError, ModelError, PruneError),
         # What a foreign plan, recipe or manifest can make of a model is more than one kind of nonsense.
         *(RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, MemoryError),
     ) as error:
-        words = " ".join(str(error).split())[:MOST_WORDS]
+        words = " ".join(str(error).split())[:MOST_CHARACTERS]
         raise ArtifactError(f"{source}: recipe, plan and tensors do not make one model: {words}") from error
     return ticket.eval()
 
 
-def _shell(model: Model, facts: TaskFacts, plan: Mapping[str, Any] | None) -> nn.Module:
-    """Build and cut a model that has shapes and no memory."""
-    with _Undrawn(), torch.device("meta"):
+def _build_shell(model: Model, facts: TaskFacts, plan: Mapping[str, Any] | None) -> nn.Module:
+    """Build and prune a model that has shapes and no memory."""
+    with _Uninitialised(), torch.device("meta"):
         dense = models.build(model, facts, fill=False)
-    return _cut(dense, plan)
+    return _prune_by_plan(dense, plan)
 
 
 @final
-class _Undrawn(TorchFunctionMode):
+class _Uninitialised(TorchFunctionMode):
     """Weights are not drawn: without memory that would be nothing, after two seconds of imports by torch."""
 
     def __torch_function__(
@@ -140,7 +154,7 @@ class _Undrawn(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _cut(dense: nn.Module, plan: Mapping[str, Any] | None) -> nn.Module:
+def _prune_by_plan(dense: nn.Module, plan: Mapping[str, Any] | None) -> nn.Module:
     return dense if plan is None else pruning.replay(dense, pruning.Plan.from_json(plan))
 
 
@@ -150,8 +164,106 @@ def _check_dtypes(shell: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name} is {tensors[name].dtype} where {tensor.dtype} is needed")
 
 
-def largest_difference(first: nn.Module, second: nn.Module, inputs: Tree) -> float:
-    """Return the largest absolute difference of two models' answers, NaN where one of them is."""
-    with torch.inference_mode():
-        gap = logits_of(call_model(first, inputs)) - logits_of(call_model(second, inputs))
-    return gap.abs().max().item()
+@dataclass(frozen=True, slots=True, eq=False)
+class Weights:
+    """Tensors by name, the file they come from, its SHA-256, and the plan that made their model, if any.
+
+    ``place`` is where the user named the file, ``match`` how its tensors meet those of the model.
+    """
+
+    tensors: Mapping[str, Tensor]
+    path: Path
+    digest: str
+    plan: pruning.Plan | None = None
+    place: str = OPTION
+    match: Match = "name"
+
+    def describe(self) -> str:
+        """Return which weights these are, in words."""
+        return _describe(self.path, self.digest)
+
+    def fill(self, model: nn.Module) -> nn.Module:
+        """Return ``model``, new from the recipe, with these weights; pruned first where they are a ticket's.
+
+        Raises:
+            ArtifactError: they do not fit; names the first tensor with both shapes.
+        """
+        if self.plan is not None:
+            try:
+                model = pruning.replay(model, self.plan)
+            except PruneError as error:
+                raise ArtifactError(f"{self.path}: {error}; --weights and the recipe do not fit") from error
+        model.load_state_dict(
+            match_state(self.tensors, model.state_dict(), f"{self.place} {self.path}", self.match)
+        )
+        return model
+
+
+def read_given_weights(recipe: Recipe, path: Path | None) -> Weights:
+    """Return the weights of ``--weights``, or those that the recipe's model begins with.
+
+    Raises:
+        RecipeError: there is neither.
+        ArtifactError: as ``read_weights``.
+    """
+    if path is not None:
+        return read_weights(path)
+    stored = models.stored_weights(recipe.task.model)
+    if stored is None:
+        message = "a trained model is needed: --weights FILE gives one, or task.model.weights in the recipe"
+        raise RecipeError(recipe.name, [Fault("", message)])
+    return Weights(
+        stored.read(), stored.path, stored.digest(), place=f"{models.WEIGHTS_PLACE}:", match=stored.match
+    )
+
+
+def read_weights(path: Path) -> Weights:
+    """Read trained weights onto the CPU.
+
+    What ``runs.weights.read_state`` reads; a run folder, which stands for its dense model; or an exported
+    bundle, whose ticket is then pruned further.
+
+    Raises:
+        ArtifactError: it is not there, damaged, or no state dict.
+    """
+    if path.is_dir():
+        return _read_folder(path)
+    return Weights(read_state(path, OPTION), path, sha256_of(path))
+
+
+def _read_folder(path: Path) -> Weights:
+    if (path / "manifest.json").is_file():
+        bundle = bundles.read_bundle(path)
+        file = path / "ticket.safetensors"
+        return Weights(bundle.tensors, path, sha256_of(file), pruning.Plan.from_json(bundle.plan))
+    file = path / "dense.safetensors"
+    if not file.is_file():
+        raise ArtifactError(
+            f"--weights {path}: this folder holds no weights: a run folder with dense.safetensors, a bundle "
+            "made by 'tpsprune export', or a file would do"
+        )
+    return Weights(load_tensors(file)[0], file, sha256_of(file))
+
+
+def describe_initial_weights(recipe: Recipe) -> str:
+    """Return the weights that a model begins with, if a recipe names any: the file, and its SHA-256.
+
+    Raises:
+        ArtifactError: the file is not there.
+    """
+    stored = models.stored_weights(recipe.task.model)
+    return "" if stored is None else _describe(stored.path, stored.digest())
+
+
+def without_weights(recipe: Recipe) -> Recipe:
+    """Return the recipe with a model whose weights are all initialised anew."""
+    model = recipe.task.model
+    if not isinstance(model, BROUGHT):
+        return recipe
+    return replace(
+        recipe, task=replace(recipe.task, model=replace(model, weights=None, weights_match="name"))
+    )
+
+
+def _describe(path: Path, digest: str) -> str:
+    return f"weights given: {path.name} (SHA-256 {digest[:DIGITS_SHOWN]})"

@@ -1,30 +1,38 @@
-"""The second job: a trained model is given; cut it, retrain it only if the recipe says so, weigh both."""
+"""The second job: a trained model is given; prune it, retrain it only if the recipe says so, benchmark both.
+
+``check`` tells beforehand, without training, what the recipe works with and what pruning would leave.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
-from tpsprune import energy, pruning
+from tpsprune import energy, models, pruning
 from tpsprune.errors import Fault, RecipeError
-from tpsprune.pipeline.begin import begun
-from tpsprune.pipeline.bench import Bench, set_up
-from tpsprune.pipeline.bill import Bill
-from tpsprune.pipeline.cut import drawn
-from tpsprune.pipeline.rounds import keep_base, round_target
-from tpsprune.pipeline.running import attempt, found_run, longest_window, running_in
+from tpsprune.loop.meter import Ledger, Meter
+from tpsprune.pipeline.load import Weights, read_given_weights, read_weights, without_weights
 from tpsprune.pipeline.state import State, load_checkpoint, save_checkpoint
-from tpsprune.pipeline.ticket import finished, restored
-from tpsprune.pipeline.weights import Weights, given_weights, without_weights
+from tpsprune.pipeline.ticket import (
+    count_parameters,
+    draw_ticket,
+    extraction_inputs,
+    finish,
+    keep_base_plan,
+    restore_state,
+    round_target,
+)
+from tpsprune.pipeline.workbench import Run, Workbench, find_unfinished, set_up, set_up_metered
 from tpsprune.recipe import Recipe, dumps
-from tpsprune.records import GIVEN, Decided, Decision, Event, Note
+from tpsprune.recipe.task import CustomModel
+from tpsprune.records import GIVEN, Checked, CheckedGroup, Decided, Decision, Event, Note
 from tpsprune.runs import RunFolder, digest_of
 from tpsprune.runs.tensors import save_tensors
 
-__all__ = ["filled", "prune", "prune_dry"]
+__all__ = ["check", "prune", "prune_dry"]
 
 
 def prune(
@@ -36,75 +44,135 @@ def prune(
     resume: bool = False,
     again: bool = False,
 ) -> Iterator[Event]:
-    """Cut the recipe's model with the weights given; yield what happens, last the outcome.
+    """Prune the recipe's model with the weights given; yield what happens, last the outcome.
 
     Without ``weights`` they are those that the recipe's model begins with; given ones take their place.
 
     The run folder is made as ``train`` makes it; its digest is of recipe and weights together. There is no
     training that could leave a rest: ``retrain.epochs = "rest"`` is none, a number is that many epochs.
     Between rounds the ticket trains only where it is retrained at all. A model given as a bundle is a
-    ticket; its further cut is written as one plan from the recipe's own model.
+    ticket; its further pruning is written as one plan from the recipe's own model.
 
     Raises:
         TpspruneError: something asked for cannot be had, or the weights do not fit; nothing has been
             written by then.
     """
-    recipe, given = _retrofit(recipe, weights), given_weights(recipe, weights)
+    recipe, given = _without_training(recipe, weights), read_given_weights(recipe, weights)
     text = dumps(recipe)
     digest = digest_of(f"{text}\nprune {given.digest}")
-    found = found_run(out, recipe.name, digest) if resume else None
-    with Bill(energy.build(recipe.energy, attempt(found)), longest_window(recipe)) as bill:
-        bill.switch("setup")
-        with set_up(recipe, device) as bench:
-            model = filled(bench, given)
-            folder = found or RunFolder.create(out, recipe.name, digest, again=again)
-            with running_in(folder, text, bill):
-                yield from _flow(bench, folder, bill, given, model)
+    found = find_unfinished(out, recipe.name, digest) if resume else None
+    with set_up_metered(recipe, device, found) as (bench, ledger):
+        model = _build_given(bench, given)
+        folder = found or RunFolder.create(out, recipe.name, digest, again=again)
+        with Run(bench, folder, ledger).writing(text) as run:
+            checkpoint = load_checkpoint(folder)
+            if checkpoint is not None:
+                state = restore_state(bench, folder, checkpoint)
+                yield Note(f"resumed in stage '{state.stage}' at step {state.step}")
+            else:
+                state = _begin_given(run, given, model)
+                assert state.drawn is not None
+                yield Decided(decision=state.drawn)
+            yield from finish(run, state)
 
 
 def prune_dry(recipe: Recipe, weights: Path | None, *, device: str = "auto") -> Iterator[Event]:
-    """Do the first cut in memory and show what it would cost; nothing is written.
+    """Prune once in memory and show what it would cost; nothing is written.
 
     Raises:
         TpspruneError: as ``prune``.
     """
-    recipe, given = _retrofit(recipe, weights), given_weights(recipe, weights)
-    with Bill(energy.build(replace(recipe.energy, meter="none"), 0)) as bill:
-        bill.switch("setup")
-        with set_up(recipe, device) as bench:
-            target = round_target(recipe.prune.target, 1, recipe.prune.rounds)
-            assert target is not None, "before the first round nothing is met"
-            yield from drawn(bench, bill, filled(bench, given), target)
-            if recipe.prune.rounds > 1:
-                yield Note(f"this is the first of {recipe.prune.rounds} rounds, to {target}")
+    recipe, given = _without_training(recipe, weights), read_given_weights(recipe, weights)
+    with (
+        Ledger(Meter(energy.build(replace(recipe.energy, meter="none"), 0))) as ledger,
+        set_up(recipe, device) as bench,
+    ):
+        target = round_target(recipe.prune.target, 1, recipe.prune.rounds)
+        assert target is not None, "before the first round nothing is met"
+        yield from draw_ticket(bench, ledger, _build_given(bench, given), target)
+        if recipe.prune.rounds > 1:
+            yield Note(f"this is the first of {recipe.prune.rounds} rounds, to {target}")
 
 
-def _flow(
-    bench: Bench, folder: RunFolder, bill: Bill, given: Weights, model: nn.Module
-) -> Generator[Event, None, None]:
-    checkpoint = load_checkpoint(folder)
-    if checkpoint is not None:
-        state = restored(bench, folder, checkpoint)
-        yield Note(f"resumed in stage '{state.stage}' at step {state.step}")
-    else:
-        state = _begun(bench, folder, given, model)
-        assert state.drawn is not None
-        yield Decided(decision=state.drawn)
-    yield from finished(bench, folder, bill, state)
+def check(
+    recipe: Recipe, device: str = "auto", *, weights: Path | None = None, widths: bool = True
+) -> Checked:
+    """Build the recipe's data and model, survey the model, and plan the widths of its target.
+
+    Nothing is trained, and nothing is written but the cache of an image folder. Widths hang on the weights:
+    ``weights`` are read as ``prune`` reads them; without them the recipe's own are used, or initial ones.
+    They are of one round, where a recipe may go there in several.
+
+    Raises:
+        TpspruneError: whatever ``train`` would refuse before its first step; the weights do not fit.
+
+    Cost: ``widths`` is a pass of ``prune.probe_items`` items through the model, and for a target of latency
+    seconds of measuring; without it, setting up alone.
+    """
+    given = None
+    if weights is not None:
+        given = read_weights(weights)
+        recipe = without_weights(recipe)
+    with set_up(recipe, device) as bench:
+        settings, dataset = recipe.prune, bench.dataset
+        model = bench.new_model() if given is None else _build_given(bench, given)
+        after: dict[str, int] = {}
+        cost_share = None
+        if widths:
+            inputs = extraction_inputs(bench, settings.units, settings.target)
+            ahead = pruning.foresee(model, bench.prune_batches, settings, **inputs)
+            survey, count, cost_share = ahead.survey, ahead.count, ahead.cost_share
+            after = {group.name: width for group, width in zip(survey.groups, ahead.widths, strict=True)}
+        else:
+            survey, count = pruning.check_target(model, bench.watch_batches[0], settings)
+        words, trained = _whose_weights(bench, given)
+        return Checked(
+            name=recipe.name,
+            device=bench.execution.describe(),
+            task=dataset.facts,
+            items={
+                "train": len(dataset.train),
+                "validation": len(dataset.validation),
+                "test": len(dataset.test),
+            },
+            steps_per_epoch=bench.steps_per_epoch,
+            parameters=count_parameters(model),
+            macs=count.total,
+            target=str(settings.target),
+            groups=tuple(
+                CheckedGroup(
+                    name=group.name,
+                    width=group.width,
+                    layers=group.producers,
+                    members=group.members,
+                    readers=tuple(dict.fromkeys(consumer.module for consumer in group.consumers)),
+                    kind=group.kind,
+                    width_after=after.get(group.name),
+                )
+                for group in survey.groups
+            ),
+            left_alone=survey.left_alone,
+            layers=pruning.layers_of(model, survey, count),
+            weights=words,
+            trained=trained,
+            cost_share=cost_share,
+            rounds=settings.rounds,
+            from_data=models.from_data(recipe.task.model, dataset.facts),
+        )
 
 
-def _begun(bench: Bench, folder: RunFolder, given: Weights, model: nn.Module) -> State:
+def _begin_given(run: Run, given: Weights, model: nn.Module) -> State:
     decision = Decision(kind="draw", act=True, step=0, epoch=0.0, rule=GIVEN, reason=given.describe())
     if given.plan is not None:
-        keep_base(folder, given.plan)
-    save_tensors(folder.dense, model.state_dict(), {})
-    state = begun(bench, model, "cut", bench.recipe.stop.end)
-    state = replace(state, drawn=decision).having_written(folder, [], [decision])
-    save_checkpoint(folder, state, bench.panel)
+        keep_base_plan(run.folder, given.plan)
+    save_tensors(run.folder.dense, model.state_dict(), {})
+    state = run.bench.begin(model, "cut", run.bench.recipe.stop.end)
+    state = replace(state, drawn=decision).having_written(run.folder, [], [decision])
+    save_checkpoint(run.folder, state, run.bench.panel)
     return state
 
 
-def filled(bench: Bench, given: Weights) -> nn.Module:
+def _build_given(bench: Workbench, given: Weights) -> nn.Module:
     """Return the recipe's model with the weights given, where it will be computed.
 
     Raises:
@@ -112,12 +180,12 @@ def filled(bench: Bench, given: Weights) -> nn.Module:
         PruneError: they are a ticket's, whose target is out of reach.
     """
     model = bench.execution.place(given.fill(bench.new_model(fill=False)))
-    if given.plan is not None:  # set_up asked it of the recipe's own model, which this one is not
-        pruning.check_target(model, bench.probe[0], bench.recipe.prune)
+    if given.plan is not None:  # set_up checked it on the recipe's own model, which this one is not
+        pruning.check_target(model, bench.watch_batches[0], bench.recipe.prune)
     return model
 
 
-def _retrofit(recipe: Recipe, weights: Path | None) -> Recipe:
+def _without_training(recipe: Recipe, weights: Path | None) -> Recipe:
     """Return the recipe as it is meant for a model that is given: what needs a training is refused."""
     if weights is not None:
         recipe = without_weights(recipe)
@@ -130,3 +198,14 @@ def _retrofit(recipe: Recipe, weights: Path | None) -> Recipe:
     if recipe.retrain.epochs == "rest":
         return replace(recipe, retrain=replace(recipe.retrain, epochs=0))
     return recipe
+
+
+def _whose_weights(bench: Workbench, given: Weights | None) -> tuple[str, bool]:
+    """Return whose weights were used, and whether they are anybody's but initial ones."""
+    if given is not None:
+        return given.describe(), True
+    if bench.initial_weights:
+        return bench.initial_weights, True
+    if isinstance(bench.recipe.task.model, CustomModel):
+        return "weights as the factory made them", True
+    return "weights drawn anew, untrained", False

@@ -1,4 +1,4 @@
-"""One stage of training under watch: fit ⇄ signals ⇄ stopping, until a rule acts or the budget ends."""
+"""One stage of training under watch: it ends when a rule acts, a budget is used up or its schedule ends."""
 
 from __future__ import annotations
 
@@ -10,27 +10,31 @@ from math import isfinite
 
 import torch
 
-from tpsprune import stopping, training
+from tpsprune import training
 from tpsprune.errors import DivergedError
-from tpsprune.pipeline.bench import Bench
-from tpsprune.pipeline.bill import Bill
+from tpsprune.loop.watch import Watch
 from tpsprune.pipeline.state import State, save_checkpoint, save_snapshot
-from tpsprune.pruning import Sites
-from tpsprune.recipe.stop import Rule
-from tpsprune.records import Decision, Event, PhaseEnded, PhaseStarted, Progress, Reading, Verdict
-from tpsprune.runs import RunFolder
-from tpsprune.signals import View
+from tpsprune.pipeline.workbench import Run, Workbench
+from tpsprune.recipe.retrain import rewind_epoch
+from tpsprune.recipe.stop import Rule, Stop
+from tpsprune.records import Cost, Decision, Event, PhaseEnded, PhaseStarted, Progress, Reading
 from tpsprune.training import Tick
 
-__all__ = ["Course", "budget_used_up", "run_stage"]
+__all__ = [
+    "StageSettings",
+    "explain_budget_end",
+    "schedule_between_rounds",
+    "schedule_retraining",
+    "train_stage",
+]
 
 SHOWN_SIGNALS = {"d_eff": "d_eff", "h1": "H1 z", "spectral_edge": "edge", "tps_coherence": "R"}
 PROGRESS_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
-    """How a stage runs: its name on the bill, the rule that may end it, and where its schedule ends.
+class StageSettings:
+    """How a stage runs: its phase in the ledger, the rule that may end it, and where its schedule ends.
 
     ``deadline`` is the reason given when the schedule ends before the rule acts. ``snapshot_step`` is
     where weights for a later rewind are kept; no rule acts before it is passed.
@@ -38,68 +42,85 @@ class Course:
 
     phase: str
     title: str
-    kind: str
     rule: Rule
     last_step: int
     total_steps: int
-    deadline: str
+    kind: str = "stop"
+    deadline: str = "the schedule is at its end"
     snapshot_step: int | None = None
 
 
-def run_stage(
-    bench: Bench, folder: RunFolder, bill: Bill, state: State, course: Course
+def train_stage(
+    run: Run, state: State, settings: StageSettings
 ) -> Generator[Event, None, tuple[State, Decision]]:
     """Train until the rule acts, a budget is used up or the schedule ends; return state and decision.
 
-    A reading is also the moment of validation, journal and checkpoint, so that a run broken off
-    anywhere goes on from the last of them and repeats what was lost bit for bit.
+    At a reading the model is validated, watched, journalled and, if it is time, checkpointed, so that a run
+    broken off anywhere goes on from the last checkpoint and repeats what was lost bit for bit.
     """
+    bench, ledger = run.bench, run.ledger
     yield PhaseStarted(
-        phase=course.phase, title=course.title, total_steps=course.last_step, done_steps=state.step
+        phase=settings.phase, title=settings.title, total_steps=settings.last_step, done_steps=state.step
     )
-    sites = bench.sites(state.model)
+    watch = _start_watch(bench, state, settings)
     loss_sum, losses = torch.zeros((), device=bench.execution.device), 0
     saved_at = shown_at = time.monotonic()
     decision = None
-    bill.switch(course.phase)
-    for tick in _ticks(bench, state, course):
-        state = _moved(state, tick)
+    ledger.switch(settings.phase)
+    for tick in _train_steps(bench, state, settings):
+        state = _move_decoupled(state, tick)
         loss_sum, losses = loss_sum + tick.loss, losses + 1
-        if tick.step == course.snapshot_step:
-            save_snapshot(folder, state.model)
-        window = bill.split_if_long()
+        if tick.step == settings.snapshot_step:
+            save_snapshot(run.folder, state.model)
+        window = ledger.split_if_long()
         state = state.having_paid(window)
-        is_over = window is not None and budget_used_up(bench, bill) is not None
-        if tick.step % bench.reading_steps and tick.step < course.last_step and not is_over:
+        is_over = window is not None and explain_budget_end(bench.recipe.stop, ledger.total) is not None
+        if tick.step % bench.reading_steps and tick.step < settings.last_step and not is_over:
             if time.monotonic() - shown_at > PROGRESS_SECONDS:
                 shown_at = time.monotonic()
-                yield _progress(bench, bill, state, course, ())
+                yield _progress(run, state, settings, ())
             continue
-        state = state.having_paid(bill.switch("evaluate"))
-        readings = _task_readings(bench, state, (loss_sum / losses).item())
+        state = state.having_paid(ledger.switch("evaluate"))
+        task_readings = _evaluate(bench, state, (loss_sum / losses).item())
         loss_sum, losses = torch.zeros_like(loss_sum), 0
-        state = state.having_paid(bill.switch("watch"))
-        state, watched = _watched(bench, state, sites)
-        readings = (*readings, *watched)
-        state, decision = _ruled(bench, bill, state, course, readings)
-        state = state.having_written(folder, readings, [decision])
+        state = state.having_paid(ledger.switch("watch"))
+        state, readings, said = _read_and_ask(bench, watch, state, task_readings)
+        decision = _decide(run, state, settings, said)
+        state = state.having_written(run.folder, readings, [decision])
         if not decision.act and time.monotonic() - saved_at >= bench.recipe.train.checkpoint_seconds:
-            save_checkpoint(folder, state, bench.panel)
+            save_checkpoint(run.folder, state, bench.panel)
             saved_at = time.monotonic()
-        yield _progress(bench, bill, state, course, readings)
+        yield _progress(run, state, settings, readings)
         if decision.act:
             break
-        bill.switch(course.phase)
+        ledger.switch(settings.phase)
     assert decision is not None, "a stage has at least one step"
+    read = len(watch.readings)
     with _watching(bench) as watched_seconds:
-        signals, late = bench.panel.finish(state.signals)
-    state = replace(state, signals=signals).having_spent(watch=watched_seconds())
-    state = state.having_written(folder, late, [])
-    yield PhaseEnded(phase=course.phase)
+        watch.close()
+    state = replace(state, signals=watch.signal_memories).having_spent(watch=watched_seconds())
+    state = state.having_written(run.folder, watch.readings[read:], [])
+    yield PhaseEnded(phase=settings.phase)
     return state, decision
 
 
-def _ticks(bench: Bench, state: State, course: Course) -> Iterator[Tick]:
+def _start_watch(bench: Workbench, state: State, settings: StageSettings) -> Watch:
+    """Return a watch of the state's model that remembers what the state does."""
+    watch = Watch(
+        state.model,
+        list(bench.watch_batches),
+        bench.watch_labels,
+        signals=bench.panel,
+        every_steps=1,  # the stage says when
+        end=settings.rule,
+        chance_accuracy=0.0,  # the memory of the rule knows it
+        leave_alone=bench.recipe.prune.leave_alone,
+    )
+    watch.signal_memories, watch.rule_memories = state.signals, {"end": state.rule}
+    return watch
+
+
+def _train_steps(bench: Workbench, state: State, settings: StageSettings) -> Iterator[Tick]:
     regulariser = state.regulariser
     return training.fit(
         state.model,
@@ -111,15 +132,15 @@ def _ticks(bench: Bench, state: State, course: Course) -> Iterator[Tick]:
         execution=bench.execution,
         seed=bench.recipe.seed,
         first_step=state.step,
-        last_step=course.last_step,
-        total_steps=course.total_steps,
+        last_step=settings.last_step,
+        total_steps=settings.total_steps,
         penalty=regulariser if regulariser and regulariser.in_loss else None,
         objective=bench.objective,
     )
 
 
-def _moved(state: State, tick: Tick) -> State:
-    """Take the optimiser's step into the state, with the decoupled force that follows it."""
+def _move_decoupled(state: State, tick: Tick) -> State:
+    """Return the state after the optimiser's step and the decoupled force that follows it."""
     if state.regulariser is None:
         return replace(state, step=tick.step)
     started = time.process_time()
@@ -128,9 +149,9 @@ def _moved(state: State, tick: Tick) -> State:
     return replace(state, step=tick.step).having_spent(tps=spent)
 
 
-def _task_readings(bench: Bench, state: State, train_loss: float) -> tuple[Reading, ...]:
+def _evaluate(bench: Workbench, state: State, train_loss: float) -> tuple[Reading, ...]:
     score = bench.score(state.model, bench.dataset.validation)
-    step, epoch = state.moment(bench.steps_per_epoch)
+    step, epoch = state.count_trained(bench.steps_per_epoch)
     if not (isfinite(train_loss) and isfinite(score.loss)):
         raise DivergedError(
             f"the loss is not finite at step {step} (epoch {epoch:.2f}): {train_loss:g} in training, "
@@ -143,28 +164,25 @@ def _task_readings(bench: Bench, state: State, train_loss: float) -> tuple[Readi
     )
 
 
-def _watched(bench: Bench, state: State, sites: Sites) -> tuple[State, tuple[Reading, ...]]:
-    """Read the signals and the order parameters; what that costs goes on the watching clock."""
-    step, epoch = state.moment(bench.steps_per_epoch)
-    view = View(
-        model=state.model,
-        calibration_batches=bench.probe,
-        labels=bench.probe_labels,
-        step=step,
-        epoch=epoch,
-        consumers=sites.consumers,
-        producers=sites.written,
-        norm_scales=sites.scaled,
-    )
+def _read_and_ask(
+    bench: Workbench, watch: Watch, state: State, task_readings: tuple[Reading, ...]
+) -> tuple[State, list[Reading], Decision]:
+    """Read signals and order parameters, ask the rule; what that costs goes on the clock of watching."""
+    step, epoch = state.count_trained(bench.steps_per_epoch)
+    read = len(watch.readings)
     with _watching(bench) as watched_seconds:
-        signals, readings = bench.panel.read(state.signals, view)
+        order_parameters: tuple[Reading, ...] = ()
         if state.regulariser is not None:
-            readings = (*readings, *state.regulariser.order_parameters(step=step, epoch=epoch))
-    return replace(state, signals=signals).having_spent(watch=watched_seconds()), readings
+            order_parameters = state.regulariser.order_parameters(step=step, epoch=epoch)
+        (said,) = watch.step(step, epoch=epoch, readings=(*task_readings, *order_parameters))
+    last = {each.signal for each in order_parameters}  # in the journal
+    readings = sorted(watch.readings[read:], key=lambda each: each.signal in last)
+    state = replace(state, signals=watch.signal_memories, rule=watch.rule_memories["end"])
+    return state.having_spent(watch=watched_seconds()), readings, said
 
 
 @contextmanager
-def _watching(bench: Bench) -> Iterator[Callable[[], float]]:
+def _watching(bench: Workbench) -> Iterator[Callable[[], float]]:
     """Yield what tells, after the block, the processor seconds it took here and in the H1 process."""
 
     def now() -> float:
@@ -174,33 +192,24 @@ def _watching(bench: Bench) -> Iterator[Callable[[], float]]:
     yield lambda: now() - started
 
 
-def _ruled(
-    bench: Bench, bill: Bill, state: State, course: Course, readings: Sequence[Reading]
-) -> tuple[State, Decision]:
-    """Let the rule see the readings; a snapshot to come holds it, a budget and the end override both."""
-    memory, verdict = stopping.step(course.rule, state.rule, readings)
-    name = stopping.describe(course.rule)
-    if course.snapshot_step is not None and state.step < course.snapshot_step:
-        verdict = Verdict(False, f"held: the weights to rewind to are kept at step {course.snapshot_step}")
-    if not verdict.act:
-        used_up = budget_used_up(bench, bill)
-        if used_up is not None:
-            name, verdict = "budget", Verdict(True, used_up)
-        elif state.step >= course.last_step:
-            name, verdict = (
-                "deadline",
-                Verdict(True, f"{course.deadline}; the rule last said: {verdict.reason}"),
-            )
-    step, epoch = state.moment(bench.steps_per_epoch)
-    decision = Decision(
-        kind=course.kind, act=verdict.act, step=step, epoch=epoch, rule=name, reason=verdict.reason
-    )
-    return replace(state, rule=memory), decision
+def _decide(run: Run, state: State, settings: StageSettings, said: Decision) -> Decision:
+    """Return the decision: a snapshot to come holds the rule; a budget and the schedule's end override it."""
+    decision = replace(said, kind=settings.kind)
+    if settings.snapshot_step is not None and state.step < settings.snapshot_step:
+        reason = f"held: the weights to rewind to are kept at step {settings.snapshot_step}"
+        decision = replace(decision, act=False, reason=reason)
+    if decision.act:
+        return decision
+    if used_up := explain_budget_end(run.bench.recipe.stop, run.ledger.total):
+        return replace(decision, act=True, rule="budget", reason=used_up)
+    if state.step >= settings.last_step:
+        reason = f"{settings.deadline}; the rule last said: {decision.reason}"
+        return replace(decision, act=True, rule="deadline", reason=reason)
+    return decision
 
 
-def budget_used_up(bench: Bench, bill: Bill) -> str | None:
+def explain_budget_end(stop: Stop, spent: Cost) -> str | None:
     """Return in words which hard budget of ``[stop]`` is used up; ``None`` while there is some left."""
-    stop, spent = bench.recipe.stop, bill.total
     if stop.budget_seconds is not None and spent.seconds >= stop.budget_seconds:
         return f"the budget of {stop.budget_seconds:g} s is used up ({spent.seconds:.1f} s spent)"
     if stop.budget_joules is not None and (spent.joules or 0.0) >= stop.budget_joules:
@@ -208,21 +217,47 @@ def budget_used_up(bench: Bench, bill: Bill) -> str | None:
     return None
 
 
-def _progress(
-    bench: Bench, bill: Bill, state: State, course: Course, readings: Sequence[Reading]
-) -> Progress:
+def _progress(run: Run, state: State, settings: StageSettings, readings: Sequence[Reading]) -> Progress:
     whole = {r.signal: r.value for r in readings if not r.group and r.value is not None}
-    cost = bill.total
+    cost = run.ledger.total
     return Progress(
-        phase=course.phase,
+        phase=settings.phase,
         step=state.step,
-        total_steps=course.last_step,
-        epoch=state.moment(bench.steps_per_epoch)[1],
+        total_steps=settings.last_step,
+        epoch=state.count_trained(run.bench.steps_per_epoch)[1],
         loss=whole.get("train_loss"),
         validation_accuracy=whole.get("validation_accuracy"),
         signals=tuple((short, whole[name]) for name, short in SHOWN_SIGNALS.items() if name in whole),
         joules=cost.joules,
         watts=cost.joules / cost.seconds if cost.joules is not None and cost.seconds else None,
         read=bool(readings),
-        quality=bench.objective.quality,
+        quality=run.bench.objective.quality,
     )
+
+
+def schedule_retraining(bench: Workbench, drawn_step: int) -> tuple[int, int]:
+    """Return the first and the last step of the retraining on its own schedule.
+
+    What is left of the budget goes on where the draw left it, or where the rewind goes back to; epochs
+    of its own are a schedule of their own, from the rewind point if there is one, else from the start.
+    """
+    retrain = bench.recipe.retrain
+    rewind = rewind_epoch(retrain.rewind)
+    rewound_step = None if rewind is None else rewind * bench.steps_per_epoch
+    if retrain.epochs == "rest":
+        return (drawn_step if rewound_step is None else rewound_step), bench.total_steps
+    first_step = rewound_step or 0
+    return first_step, first_step + retrain.epochs * bench.steps_per_epoch
+
+
+def schedule_between_rounds(bench: Workbench, pruned_step: int) -> tuple[int, int, int]:
+    """Return the first step, the last and the schedule's end of the training between two rounds.
+
+    ``prune.round_epochs`` of what is left of the budget; where the retraining has epochs of its own, a
+    schedule of its own.
+    """
+    steps = bench.recipe.prune.round_epochs * bench.steps_per_epoch
+    first_step, total_steps = schedule_retraining(bench, pruned_step)
+    if bench.recipe.retrain.epochs != "rest":
+        return first_step, first_step + steps, first_step + steps
+    return first_step, min(first_step + steps, total_steps), total_steps

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from tpsprune import training
 from tpsprune.errors import ArtifactError, RunFolderError
 from tpsprune.recipe import Recipe
-from tpsprune.records import Decision, Reading, Window
-from tpsprune.runs import RunFolder
+from tpsprune.records import Decision, Pruned, Reading, Window, dump, load
+from tpsprune.runs import RunFolder, strict_json
 from tpsprune.runs.tensors import load_tensors, save_tensors, shapes_of
 from tpsprune.signals import Memories, Panel
 from tpsprune.stopping import Memory
@@ -34,13 +34,12 @@ __all__ = [
     "save_snapshot",
 ]
 
-SCHEMA = "tpsprune.state/2"
 Stage: TypeAlias = Literal["dense", "cut", "between", "retrain", "weigh"]
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """What this timeline has cost, without work that was lost: processor seconds by purpose, and a bill.
+    """What this timeline has cost, without work that was lost: processor seconds by purpose, and energy.
 
     ``joules`` (``None`` where nothing is metered), ``seconds`` and ``cpu_seconds`` are those of training
     and evaluation, which any run pays; a projection rests on them.
@@ -54,7 +53,7 @@ class Clock:
     cpu_seconds: float = 0.0
 
     def having_paid(self, window: Window) -> Clock:
-        """Return the clock with a window of training or evaluation on its bill."""
+        """Return the clock with a window of training or evaluation added."""
         known = self.joules is not None and window.total_joules is not None
         return replace(
             self,
@@ -63,6 +62,40 @@ class Clock:
             cpu_seconds=self.cpu_seconds + window.cpu_seconds,
             train=self.train + (0.0 if window.phase == "evaluate" else window.cpu_seconds),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruning(Pruned):
+    """All rounds so far in the figures of one, widths and shares against the dense model's.
+
+    ``dense_clock`` is the clock at the first round; ``ends`` are the last step before the next round and the
+    total of its schedule, where the ticket is trained until then.
+    """
+
+    notes: tuple[str, ...]
+    dense_clock: Clock
+    ends: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """What a checkpoint holds beside its tensors; fields are those of ``State``."""
+
+    SCHEMA: ClassVar[str] = "tpsprune.state/3"
+
+    schema: Literal["tpsprune.state/3"] = "tpsprune.state/3"
+    stage: Stage
+    step: int
+    shift: int
+    signals: dict[str, Any]
+    tps: dict[str, Any]
+    rule: Memory
+    clock: Clock
+    lines: tuple[int, int]
+    cut: Pruning | None
+    rounds: int
+    drawn: Decision | None
+    stopped: Decision | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,15 +118,19 @@ class State:
     rule: Memory
     clock: Clock
     lines: tuple[int, int]
-    cut: Mapping[str, Any]
+    cut: Pruning | None = None
     rounds: int = 0
     drawn: Decision | None = None
     stopped: Decision | None = None
 
-    def moment(self, steps_per_epoch: int) -> tuple[int, float]:
+    def count_trained(self, steps_per_epoch: int) -> tuple[int, float]:
         """Return steps and epochs trained since the run began."""
         steps = self.step + self.shift
         return steps, steps / steps_per_epoch
+
+    def starting_at(self, step: int, stage: Stage) -> State:
+        """Return the state at ``step`` of the schedule of another stage, after the steps trained so far."""
+        return replace(self, stage=stage, step=step, shift=self.shift + self.step - step)
 
     def having_paid(self, window: Window | None) -> State:
         """Return the state with a closed window of training or evaluation, if any, on its clock."""
@@ -109,8 +146,8 @@ class State:
         self, folder: RunFolder, readings: Sequence[Reading], decisions: Sequence[Decision]
     ) -> State:
         """Journal readings and decisions, and return the state that counts their lines as its own."""
-        folder.readings.append_all(reading.to_json() for reading in readings)
-        folder.decisions.append_all(decision.to_json() for decision in decisions)
+        folder.readings.append_all(readings)
+        folder.decisions.append_all(decisions)
         return replace(self, lines=(self.lines[0] + len(readings), self.lines[1] + len(decisions)))
 
 
@@ -118,9 +155,8 @@ class State:
 class Restored:
     """What a checkpoint says before any model is built: the stage decides which model to build."""
 
-    stage: Stage
     tensors: Mapping[str, Tensor]
-    plain: Mapping[str, Any]
+    saved: Saved
 
     def state(self, model: nn.Module, regulariser: Regulariser | None, panel: Panel, recipe: Recipe) -> State:
         """Fill ``model`` and everything else with what was saved."""
@@ -132,23 +168,23 @@ class Restored:
             moments.setdefault(parameter, {})[key] = tensor
         training.load_state_by_name(optimizer, model, moments)
         if regulariser is not None:
-            regulariser.load_state(self._part("tps"), self.plain["tps"])
+            regulariser.load_state(self._part("tps"), self.saved.tps)
         training.load_random_state(self._part("random"))
         return State(
-            stage=self.stage,
-            step=self.plain["step"],
-            shift=self.plain["shift"],
+            stage=self.saved.stage,
+            step=self.saved.step,
+            shift=self.saved.shift,
             model=model,
             optimizer=optimizer,
             regulariser=regulariser,
-            signals=panel.unpack(self._part("signals"), self.plain["signals"]),
-            rule=self.plain["rule"],
-            clock=Clock(**self.plain["clock"]),
-            lines=tuple(self.plain["lines"]),
-            cut=self.plain["cut"],
-            rounds=self.plain["rounds"],
-            drawn=_decision(self.plain["drawn"]),
-            stopped=_decision(self.plain["stopped"]),
+            signals=panel.unpack(self._part("signals"), self.saved.signals),
+            rule=self.saved.rule,
+            clock=self.saved.clock,
+            lines=self.saved.lines,
+            cut=self.saved.cut,
+            rounds=self.saved.rounds,
+            drawn=self.saved.drawn,
+            stopped=self.saved.stopped,
         )
 
     def _part(self, room: str) -> dict[str, Tensor]:
@@ -176,23 +212,22 @@ def save_checkpoint(folder: RunFolder, state: State, panel: Panel) -> None:
         "tps": tps_tensors,
         "random": training.random_state(),
     }
-    plain = {
-        "schema": SCHEMA,
-        "stage": state.stage,
-        "step": state.step,
-        "shift": state.shift,
-        "signals": signal_plain,
-        "tps": tps_plain,
-        "rule": dict(state.rule),
-        "clock": asdict(state.clock),
-        "lines": list(state.lines),
-        "cut": dict(state.cut),
-        "rounds": state.rounds,
-        "drawn": state.drawn.to_json() if state.drawn else None,
-        "stopped": state.stopped.to_json() if state.stopped else None,
-    }
+    saved = Saved(
+        stage=state.stage,
+        step=state.step,
+        shift=state.shift,
+        signals=dict(signal_plain),
+        tps=dict(tps_plain),
+        rule=state.rule,
+        clock=state.clock,
+        lines=state.lines,
+        cut=state.cut,
+        rounds=state.rounds,
+        drawn=state.drawn,
+        stopped=state.stopped,
+    )
     tensors = {f"{room}:{name}": tensor for room, part in rooms.items() for name, tensor in part.items()}
-    save_tensors(_checkpoint(folder), tensors, {"state": json.dumps(plain)})
+    save_tensors(_checkpoint(folder), tensors, {"state": json.dumps(dump(saved))})
 
 
 def load_checkpoint(folder: RunFolder) -> Restored | None:
@@ -212,14 +247,21 @@ def load_checkpoint(folder: RunFolder) -> Restored | None:
         tensors, metadata = load_tensors(path)
     except ArtifactError as error:
         raise RunFolderError(f"{error}; the run cannot go on from it: start anew with --again") from error
-    plain = json.loads(metadata.get("state", "{}"))
-    if plain.get("schema") != SCHEMA:
+    try:
+        raw = strict_json(metadata.get("state", "{}").encode())
+        found = raw.get("schema") if isinstance(raw, dict) else None
+        if found != Saved.SCHEMA:
+            raise RunFolderError(
+                f"{path} is a checkpoint of schema {found!r}; this version reads {Saved.SCHEMA!r}: "
+                "finish the run with the version that began it, or start anew with --again"
+            )
+        saved = load(Saved, raw)
+    except ValueError as error:
         raise RunFolderError(
-            f"{path} is a checkpoint of schema {plain.get('schema')!r}; this version reads {SCHEMA!r}: "
-            "finish the run with the version that began it, or start anew with --again"
-        )
-    _truncate(folder, tuple(plain["lines"]))
-    return Restored(plain["stage"], tensors, plain)
+            f"{path} is damaged: {error}; the run cannot go on from it: start anew with --again"
+        ) from error
+    _truncate(folder, saved.lines)
+    return Restored(tensors, saved)
 
 
 def save_snapshot(folder: RunFolder, model: nn.Module) -> None:
@@ -249,7 +291,3 @@ def _truncate(folder: RunFolder, lines: tuple[int, int]) -> None:
     for journal, kept in zip((folder.readings, folder.decisions), lines, strict=True):
         numbers = count()
         journal.truncate_to(lambda _, numbers=numbers, kept=kept: next(numbers) < kept)  # type: ignore[misc]
-
-
-def _decision(raw: dict[str, Any] | None) -> Decision | None:
-    return None if raw is None else Decision.from_json(raw)

@@ -1,52 +1,96 @@
-"""From the draw on, where ``train`` and ``prune`` meet: cuts, training between and after them, weighing."""
+"""From the draw on, where ``train`` and ``prune`` meet: prune in rounds, train between and after, benchmark.
+
+The plan after round k, in the numbering of the dense model, lies in ``state/plan-k.json``. Where the model
+given was a ticket already, ``state/plan-0.json`` is the plan that made it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import replace
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
-from tpsprune.pipeline.bench import Bench
-from tpsprune.pipeline.bill import Bill
-from tpsprune.pipeline.cut import cut_model
-from tpsprune.pipeline.rounds import as_cut
-from tpsprune.pipeline.schedule import retrain_schedule
-from tpsprune.pipeline.stage import Course, budget_used_up, run_stage
-from tpsprune.pipeline.state import Restored, State, save_checkpoint
-from tpsprune.pipeline.weigh import weigh
+from torch import nn
+
+from tpsprune import measure, pruning, training
+from tpsprune.loop.meter import Ledger
+from tpsprune.numerics.trees import first_of
+from tpsprune.pipeline.benchmark import benchmark
+from tpsprune.pipeline.stage import (
+    StageSettings,
+    explain_budget_end,
+    schedule_between_rounds,
+    schedule_retraining,
+    train_stage,
+)
+from tpsprune.pipeline.state import Pruning, Restored, State, has_snapshot, load_snapshot, save_checkpoint
+from tpsprune.pipeline.workbench import Run, Workbench
+from tpsprune.pruning import Extraction, Plan
+from tpsprune.pruning.compose import compose
+from tpsprune.pruning.recalibrate import output_error
+from tpsprune.recipe.retrain import rewind_epoch
 from tpsprune.recipe.stop import NoRule
-from tpsprune.records import Decided, Decision, Event, Finished
-from tpsprune.runs import RunFolder
+from tpsprune.recipe.target import Latency, Macs, Params, Target
+from tpsprune.records import (
+    Decided,
+    Decision,
+    Event,
+    Finished,
+    GroupChange,
+    Note,
+    PhaseEnded,
+    PhaseStarted,
+    Progress,
+    Pruned,
+)
+from tpsprune.runs import RunFolder, read_json, write_json_atomically
 
-__all__ = ["finished", "restored"]
+__all__ = [
+    "count_parameters",
+    "draw_ticket",
+    "extraction_inputs",
+    "finish",
+    "joined_changes",
+    "keep_base_plan",
+    "restore_state",
+    "round_target",
+    "uneven_note",
+]
+
+PROGRESS_SECONDS = 0.1
 
 
-def finished(
-    bench: Bench, folder: RunFolder, bill: Bill, state: State, *, timed: bool = True
-) -> Generator[Event, None, None]:
-    """Cut in as many rounds as asked, retrain the ticket, weigh it and the dense model; last the outcome."""
+def finish(run: Run, state: State, *, timed: bool = True) -> Generator[Event, None, None]:
+    """Prune in as many rounds as asked, retrain the ticket, benchmark both models; yield the outcome last."""
     while state.stage in {"cut", "between"}:
         if state.stage == "between":
-            state = yield from _between(bench, folder, bill, state)
-        bill.switch("prune")
-        state = yield from cut_model(bench, folder, bill, state)
+            state = yield from _train_between_rounds(run, state)
+        run.ledger.switch("prune")
+        state = yield from _prune_round(run, state)
     if state.stage == "retrain":
-        state = yield from _retrain(bench, folder, bill, state)
-    bill.switch("weigh")
-    yield Finished(weigh(bench, folder, bill, state, timed=timed))
+        state = yield from _retrain(run, state)
+    run.ledger.switch("weigh")
+    dense = pruned_by_plan(run.folder, run.bench.new_model(fill=False), 0)
+    yield Finished(benchmark(run, state, dense, timed=timed))
 
 
-def restored(bench: Bench, folder: RunFolder, checkpoint: Restored) -> State:
-    """Build the model as it was cut when the checkpoint was written, and fill everything from it."""
-    model = bench.execution.place(as_cut(folder, bench.new_model(fill=False), checkpoint.plain["rounds"]))
-    return checkpoint.state(model, bench.regulariser(model), bench.panel, bench.recipe)
+def restore_state(bench: Workbench, folder: RunFolder, checkpoint: Restored) -> State:
+    """Build the model as it was pruned when the checkpoint was written, and fill everything from it."""
+    model = pruned_by_plan(folder, bench.new_model(fill=False), checkpoint.saved.rounds)
+    model = bench.execution.place(model)
+    return checkpoint.state(model, bench.new_regulariser(model), bench.panel, bench.recipe)
 
 
-def _between(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Generator[Event, None, State]:
+def _train_between_rounds(run: Run, state: State) -> Generator[Event, None, State]:
     """Train the ticket for a while between two rounds; no rule ends that early, a hard budget does."""
-    last_step, total_steps = state.cut["ends"]
-    if state.step < last_step and budget_used_up(bench, bill) is None:
-        rounds = bench.recipe.prune.rounds
-        course = Course(
+    assert state.cut is not None
+    assert state.cut.ends is not None
+    last_step, total_steps = state.cut.ends
+    if state.step < last_step and explain_budget_end(run.bench.recipe.stop, run.ledger.total) is None:
+        rounds = run.bench.recipe.prune.rounds
+        settings = StageSettings(
             phase="retrain",
             title=f"retrain after round {state.rounds} of {rounds}",
             kind="round",
@@ -55,41 +99,293 @@ def _between(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Gener
             total_steps=total_steps,
             deadline=f"round {state.rounds + 1} of {rounds} is due (prune.round_epochs)",
         )
-        state, _ = yield from run_stage(bench, folder, bill, state, course)
+        state, _ = yield from train_stage(run, state, settings)
     state = replace(state, stage="cut")
-    save_checkpoint(folder, state, bench.panel)
+    save_checkpoint(run.folder, state, run.bench.panel)
     return state
 
 
-def _retrain(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Generator[Event, None, State]:
+def _retrain(run: Run, state: State) -> Generator[Event, None, State]:
     """Train the ticket with what is left of the budget, or on the schedule that the recipe gives it."""
     assert state.drawn is not None, "a ticket is retrained after its draw"
-    _, last_step = retrain_schedule(bench, state.drawn.step)
-    used_up = budget_used_up(bench, bill)
+    bench = run.bench
+    _, last_step = schedule_retraining(bench, state.drawn.step)
+    used_up = explain_budget_end(bench.recipe.stop, run.ledger.total)
     if state.step < last_step and used_up is None:
-        course = Course(
+        settings = StageSettings(
             phase="retrain",
             title="retrain",
-            kind="stop",
             rule=bench.recipe.stop.end,
             last_step=last_step,
             total_steps=last_step,
-            deadline="the schedule is at its end",
         )
-        state, decision = yield from run_stage(bench, folder, bill, state, course)
+        state, decision = yield from train_stage(run, state, settings)
     else:
-        step, epoch = state.moment(bench.steps_per_epoch)
-        reason = used_up or _nothing_left(bench)
-        rule = "budget" if used_up else "deadline"
+        step, epoch = state.count_trained(bench.steps_per_epoch)
+        none_asked = bench.recipe.retrain.epochs == 0
+        nothing_left = "no retraining was asked for" if none_asked else "no epochs were left to retrain for"
+        rule, reason = ("budget", used_up) if used_up else ("deadline", nothing_left)
         decision = Decision(kind="stop", act=True, step=step, epoch=epoch, rule=rule, reason=reason)
-        state = state.having_written(folder, [], [decision])
+        state = state.having_written(run.folder, [], [decision])
     yield Decided(decision=decision)
     state = replace(state, stage="weigh", stopped=decision)
+    save_checkpoint(run.folder, state, bench.panel)
+    return state
+
+
+def _prune_round(run: Run, state: State) -> Generator[Event, None, State]:
+    """Prune once more, show what went, and return the state at the start of what follows.
+
+    With a rewind the plan of all rounds is replayed on the weights kept for it, and the optimiser is made
+    anew: moments of other weights mean nothing to them.
+    """
+    bench, folder = run.bench, run.folder
+    round_ = state.rounds + 1
+    target = round_target(
+        bench.recipe.prune.target,
+        round_,
+        bench.recipe.prune.rounds,
+        macs_share=state.cut.macs_share if state.cut else 1.0,
+        parameters_share=state.cut.parameters_share if state.cut else 1.0,
+    )
+    if target is None:
+        note = f"round {round_}: the rounds before have met {bench.recipe.prune.target} already"
+        yield Note(note)
+        if (plan := _read_plan(folder, round_ - 1)) is not None:
+            write_json_atomically(_plan_path(folder, round_), plan.to_json())
+        assert state.cut is not None
+        cut = replace(state.cut, notes=(*state.cut.notes, note))
+        ticket, moments = state.model, training.state_by_name(state.optimizer, state.model)
+    else:
+        extraction, pruned = yield from draw_ticket(bench, run.ledger, state.model, target, round_)
+        _keep_plan(folder, extraction.plan, round_, bench.recipe.prune.target)
+        cut = _record_pruning(state, pruned, extraction.notes)
+        ticket = bench.execution.place(extraction.ticket)
+        moments = {}
+        if bench.recipe.retrain.optimizer == "carry":
+            moments = pruning.carried(training.state_by_name(state.optimizer, state.model), extraction.plan)
+    rewind = rewind_epoch(bench.recipe.retrain.rewind)
+    if rewind is not None and has_snapshot(folder):
+        original = bench.new_model(fill=False)
+        load_snapshot(folder, original)
+        ticket, moments = bench.execution.place(pruned_by_plan(folder, original, round_)), {}
+    elif rewind is not None:
+        note = f"a budget ended the training before epoch {rewind}: there is nothing to rewind to"
+        yield Note(note)
+        cut = replace(cut, notes=(*cut.notes, note))
+    state = _begin_training(bench, replace(state, rounds=round_, cut=cut), ticket, moments)
     save_checkpoint(folder, state, bench.panel)
     return state
 
 
-def _nothing_left(bench: Bench) -> str:
-    if bench.recipe.retrain.epochs == 0:
-        return "no retraining was asked for"
-    return "no epochs were left to retrain for"
+def draw_ticket(
+    bench: Workbench, ledger: Ledger, model: nn.Module, target: Target, round_: int = 1
+) -> Generator[Event, None, tuple[Extraction, Pruned]]:
+    """Extract a ticket of ``model``, repair it if asked, show what it costs; nothing is written.
+
+    Returns:
+        The extraction, with the repaired ticket, and the event that was shown.
+    """
+    settings = bench.recipe.prune
+    ledger.switch("evaluate")
+    before = bench.score(model, bench.dataset.validation)
+    ledger.switch("prune")
+    extraction = pruning.extract(
+        model,
+        bench.prune_batches,
+        replace(settings, target=target),
+        **extraction_inputs(bench, settings.units, target),
+    )
+    if note := uneven_note(extraction.changes, bench.execution.width_step):
+        extraction = replace(extraction, notes=(*extraction.notes, note))
+    if settings.heal_steps:
+        ledger.switch("heal")
+        yield from _repair(bench, ledger, extraction.ticket, model)
+    ledger.switch("evaluate")
+    after = bench.score(extraction.ticket, bench.dataset.validation)
+    pruned = Pruned(
+        groups=extraction.changes,
+        left_alone=extraction.left_alone,
+        macs_share=extraction.macs_share,
+        parameters_share=count_parameters(extraction.ticket) / count_parameters(model),
+        validation_accuracy_before=before.accuracy,
+        validation_accuracy_after=after.accuracy,
+        output_error=output_error(extraction.ticket, model, bench.prune_batches),
+        round=round_,
+        rounds=settings.rounds,
+        quality=bench.objective.quality,
+    )
+    yield pruned
+    for note in extraction.notes:
+        yield Note(note)
+    ledger.switch("prune")
+    return extraction, pruned
+
+
+def _repair(
+    bench: Workbench, ledger: Ledger, ticket: nn.Module, dense: nn.Module
+) -> Generator[Event, None, None]:
+    """Repair ``ticket`` in place on calibration data, without labels, for as many steps as asked."""
+    settings = bench.recipe.prune
+    total = settings.heal_steps
+    yield PhaseStarted(phase="heal", title="heal", total_steps=total)
+    shown_at = time.monotonic()
+    steps = pruning.heal(
+        ticket,
+        dense,
+        bench.prune_batches,
+        steps=total,
+        learning_rate=settings.heal_learning_rate,
+        seed=bench.recipe.seed,
+    )
+    for done, _ in enumerate(steps, start=1):
+        ledger.split_if_long()
+        if time.monotonic() - shown_at > PROGRESS_SECONDS:
+            shown_at = time.monotonic()
+            yield Progress(phase="heal", step=min(done, total), total_steps=total, epoch=0.0)
+    yield PhaseEnded(phase="heal")
+
+
+def uneven_note(changes: Sequence[GroupChange], step: int) -> str | None:
+    """Return a sentence where a group is pruned to a width that is no multiple of ``step``, else ``None``."""
+    pruned = [change for change in changes if change.width_after < change.width_before]
+    uneven = [change for change in pruned if change.kind == "units" and change.width_after % step]
+    if not uneven:
+        return None
+    return (
+        f"{len(uneven)} of {len(pruned)} groups were cut to a width that is no multiple of {step} "
+        f"('{uneven[0].group}': {uneven[0].width_after}); bfloat16 kernels can be slower there than on the "
+        f"dense model: prune.round_to = {step} would do"
+    )
+
+
+def extraction_inputs(bench: Workbench, units: str, target: Target) -> dict[str, Any]:
+    """Return what an extraction needs beside calibration data: a seed, labels for an importance, a clock."""
+    extra: dict[str, Any] = {"seed": bench.recipe.seed}
+    if units != "interpolation":
+        extra["labels"], extra["objective"] = bench.prune_labels, bench.objective
+    if isinstance(target, Latency):
+        item, items = first_of(bench.prune_batches[0]), target.batch_items
+        extra["clock"] = lambda model: measure.latency(model, item, items).median_seconds
+    return extra
+
+
+def round_target(
+    target: Target,
+    round_: int,
+    rounds: int,
+    *,
+    macs_share: float = 1.0,
+    parameters_share: float = 1.0,
+) -> Target | None:
+    """Return the target of round ``round_`` (from 1) of ``rounds``, of the model as pruned so far.
+
+    Each round keeps the same share of what is left: the root of what is still to go, as many-fold as there
+    are rounds left. ``macs_share`` and ``parameters_share`` say how far the rounds before came: what one of
+    them kept too much the next make good, and the last meets the target. Of latency each round gets the
+    same part: rounds before are not measured again. A tolerance and explicit widths know no rounds.
+
+    Returns:
+        The given target where there is one round; ``None`` where it is met already.
+
+    >>> str(round_target(Macs(0.25), 1, 2)), str(round_target(Macs(0.25), 2, 2, macs_share=0.5))
+    ('macs=0.5', 'macs=0.5')
+    >>> round_target(Macs(0.25), 2, 2, macs_share=0.2) is None
+    True
+    """
+    if rounds == 1:
+        return target
+    root = 1 / (rounds - round_ + 1)
+    match target:
+        case Macs(macs=share):
+            return Macs((share / macs_share) ** root) if share < macs_share else None
+        case Params(params=share):
+            return Params((share / parameters_share) ** root) if share < parameters_share else None
+        case Latency(latency=share):
+            return replace(target, latency=share ** (1 / rounds))
+        case _:
+            return target
+
+
+def joined_changes(before: Sequence[GroupChange], after: Sequence[GroupChange]) -> tuple[GroupChange, ...]:
+    """Return the changes of two rounds, one after the other, as those of one.
+
+    Rank and residual are of the later round; a group that only one of them has stands as it is.
+    """
+    earlier = {change.group: change for change in before}
+    later = {change.group: change for change in after}
+    return tuple(
+        replace(later[name], width_before=earlier[name].width_before)
+        if name in earlier and name in later
+        else later.get(name) or earlier[name]
+        for name in dict.fromkeys([*earlier, *later])
+    )
+
+
+def _record_pruning(state: State, pruned: Pruned, notes: tuple[str, ...]) -> Pruning:
+    """Return what the run remembers of its pruning: this round's figures joined to those of earlier ones."""
+    this: dict[str, Any] = {each.name: getattr(pruned, each.name) for each in fields(pruned)}
+    before = state.cut
+    if before is None:
+        return Pruning(**this, notes=notes, dense_clock=state.clock)
+    joined: dict[str, Any] = {
+        "groups": joined_changes(before.groups, pruned.groups),
+        "macs_share": before.macs_share * pruned.macs_share,
+        "parameters_share": before.parameters_share * pruned.parameters_share,
+        "validation_accuracy_before": before.validation_accuracy_before,
+    }
+    return Pruning(**(this | joined), notes=(*before.notes, *notes), dense_clock=before.dense_clock)
+
+
+def _begin_training(bench: Workbench, state: State, ticket: nn.Module, moments: Any) -> State:
+    """Return the state at the start of what follows a round: another, training between two, or the last."""
+    optimizer = training.make_optimizer(ticket, bench.recipe.train)
+    training.load_state_by_name(optimizer, ticket, moments)
+    state = replace(
+        state,
+        model=ticket,
+        optimizer=optimizer,
+        regulariser=bench.new_regulariser(ticket),
+        rule=bench.start_rule(bench.recipe.stop.end),
+    )
+    if state.rounds == bench.recipe.prune.rounds:
+        return state.starting_at(schedule_retraining(bench, state.step)[0], "retrain")
+    if bench.recipe.retrain.epochs == 0:  # then nothing trains between two rounds either
+        return replace(state, stage="cut")
+    first_step, last_step, total_steps = schedule_between_rounds(bench, state.step)
+    assert state.cut is not None
+    cut = replace(state.cut, ends=(last_step, total_steps))
+    return replace(state.starting_at(first_step, "between"), cut=cut)
+
+
+def keep_base_plan(folder: RunFolder, plan: Plan) -> None:
+    """Keep the plan that made the model given, which is a ticket already."""
+    write_json_atomically(_plan_path(folder, 0), plan.to_json())
+
+
+def pruned_by_plan(folder: RunFolder, model: nn.Module, rounds: int) -> nn.Module:
+    """Return ``model``, new from the recipe, in its shape after ``rounds`` rounds; weights as they are."""
+    plan = _read_plan(folder, rounds)
+    return model if plan is None else pruning.replay(model, plan)
+
+
+def _keep_plan(folder: RunFolder, plan: Plan, round_: int, target: Target) -> None:
+    """Write the plan of all rounds up to ``round_``, whose own is ``plan``."""
+    earlier = _read_plan(folder, round_ - 1)
+    whole = replace(compose(earlier, plan) if earlier else plan, target=str(target))
+    write_json_atomically(_plan_path(folder, round_), whole.to_json())
+    write_json_atomically(folder.plan, whole.to_json())
+
+
+def _read_plan(folder: RunFolder, round_: int) -> Plan | None:
+    path = _plan_path(folder, round_)
+    return Plan.from_json(read_json(path)) if path.is_file() else None
+
+
+def _plan_path(folder: RunFolder, round_: int) -> Path:
+    return folder.state / f"plan-{round_}.json"
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the numbers that a model learns."""
+    return sum(parameter.numel() for parameter in model.parameters())

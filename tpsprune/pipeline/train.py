@@ -1,29 +1,28 @@
-"""The main job, top to bottom: train under watch, draw the ticket, retrain it, weigh both."""
+"""The main job, top to bottom: train under watch, draw the ticket, prune, retrain, benchmark both models."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import ceil
 from pathlib import Path
 
-from tpsprune import energy
-from tpsprune.pipeline.begin import begun
-from tpsprune.pipeline.bench import Bench, set_up
-from tpsprune.pipeline.bill import Bill
-from tpsprune.pipeline.running import attempt, found_run, longest_window, running_in
-from tpsprune.pipeline.stage import Course, run_stage
+from tpsprune import measure, pruning
+from tpsprune.pipeline.load import describe_initial_weights
+from tpsprune.pipeline.stage import StageSettings, explain_budget_end, schedule_retraining, train_stage
 from tpsprune.pipeline.state import State, load_checkpoint, save_checkpoint, save_snapshot
-from tpsprune.pipeline.ticket import finished, restored
-from tpsprune.pipeline.weights import begins_with
+from tpsprune.pipeline.ticket import finish, restore_state
+from tpsprune.pipeline.workbench import Run, find_unfinished, set_up_metered
+from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe, dumps
 from tpsprune.recipe.retrain import rewind_epoch
+from tpsprune.recipe.stop import Rule
 from tpsprune.recipe.task import ImageFolderData
-from tpsprune.records import Decided, Event, Note
-from tpsprune.runs import RunFolder, digest_of
+from tpsprune.records import Decided, Decision, Event, ModelFigures, Note, Trained
+from tpsprune.runs import RunFolder, digest_of, write_json_atomically
 from tpsprune.runs.tensors import save_tensors
 
-__all__ = ["train"]
+__all__ = ["train", "train_without_pruning"]
 
 
 def train(
@@ -47,63 +46,131 @@ def train(
     if isinstance(recipe.task.data, ImageFolderData):
         yield Note("reading the images: the first time they are decoded into a cache, later it is read")
     text = dumps(recipe)
-    given = begins_with(recipe)
-    digest = digest_of(f"{text}\n{given}" if given else text)
-    found = found_run(out, recipe.name, digest) if resume else None
-    with Bill(energy.build(recipe.energy, attempt(found)), longest_window(recipe)) as bill:
-        bill.switch("setup")
-        with set_up(recipe, device) as bench:
-            folder = found or RunFolder.create(out, recipe.name, digest, again=again)
-            with running_in(folder, text, bill):
-                yield from _flow(bench, folder, bill, timed=timed)
+    weights = describe_initial_weights(recipe)
+    digest = digest_of(f"{text}\n{weights}" if weights else text)
+    found = find_unfinished(out, recipe.name, digest) if resume else None
+    with set_up_metered(recipe, device, found) as (bench, ledger):
+        folder = found or RunFolder.create(out, recipe.name, digest, again=again)
+        with Run(bench, folder, ledger).writing(text) as run:
+            state = yield from _begin_or_resume(run)
+            if state.stage == "dense":
+                state = yield from _train_dense(run, state)
+            yield from finish(run, state, timed=timed)
 
 
-def _flow(bench: Bench, folder: RunFolder, bill: Bill, *, timed: bool) -> Iterator[Event]:
-    checkpoint = load_checkpoint(folder)
+def _begin_or_resume(run: Run) -> Generator[Event, None, State]:
+    checkpoint = load_checkpoint(run.folder)
     if checkpoint is not None:
-        state = restored(bench, folder, checkpoint)
+        state = restore_state(run.bench, run.folder, checkpoint)
         yield Note(f"resumed in stage '{state.stage}' at step {state.step}")
-    else:
-        state = _begun(bench, folder)
-        if bench.given:
-            yield Note(bench.given)
-        if state.regulariser is not None and bench.recipe.tps.variant == "auto":
-            yield Note(
-                f"TPS: variant '{state.regulariser.variant_name}', since nothing but hidden units joins two "
-                'tokens here (tps.variant = "none" trains without)'
-            )
-        if state.regulariser is not None and (warning := state.regulariser.harm_note([], [])):
-            yield Note(warning)
-    if state.stage == "dense":
-        state = yield from _dense(bench, folder, bill, state)
-    yield from finished(bench, folder, bill, state, timed=timed)
+        return state
+    model = run.bench.new_model()
+    if rewind_epoch(run.bench.recipe.retrain.rewind) == 0:
+        save_snapshot(run.folder, model)
+    state = run.bench.begin(model, "dense", run.bench.recipe.stop.draw)
+    if run.bench.initial_weights:
+        yield Note(run.bench.initial_weights)
+    if state.regulariser is not None and run.bench.recipe.tps.variant == "auto":
+        yield Note(
+            f"TPS: variant '{state.regulariser.variant_name}', since nothing but hidden units joins two "
+            'tokens here (tps.variant = "none" trains without)'
+        )
+    if state.regulariser is not None and (warning := state.regulariser.harm_note([], [])):
+        yield Note(warning)
+    return state
 
 
-def _dense(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Generator[Event, None, State]:
+def _train_dense(run: Run, state: State) -> Generator[Event, None, State]:
     """Train the dense model until its ticket is to be drawn."""
-    stop = bench.recipe.stop
-    last_step = max(ceil(stop.draw_by_share * bench.total_steps), 1)
+    bench = run.bench
     rewind = rewind_epoch(bench.recipe.retrain.rewind)
-    course = Course(
+    last_step = _last_draw_step(run)
+    settings = StageSettings(
         phase="train",
         title="train",
         kind="draw",
-        rule=stop.draw,
+        rule=bench.recipe.stop.draw,
         last_step=last_step,
         total_steps=bench.total_steps,
         deadline=f"epoch {last_step / bench.steps_per_epoch:g} is the last to draw at (stop.draw_by_share)",
         snapshot_step=rewind * bench.steps_per_epoch if rewind else None,
     )
-    state, decision = yield from run_stage(bench, folder, bill, state, course)
+    state, decision = yield from train_stage(run, state, settings)
     yield Decided(decision=decision)
-    state = replace(state, stage="cut", drawn=decision, rule={})
-    save_tensors(folder.dense, state.model.state_dict(), {})
-    save_checkpoint(folder, state, bench.panel)
+    state = replace(state, stage="cut", drawn=decision)
+    save_tensors(run.folder.dense, state.model.state_dict(), {})
+    save_checkpoint(run.folder, state, bench.panel)
     return state
 
 
-def _begun(bench: Bench, folder: RunFolder) -> State:
-    model = bench.new_model()
-    if rewind_epoch(bench.recipe.retrain.rewind) == 0:
-        save_snapshot(folder, model)
-    return begun(bench, model, "dense", bench.recipe.stop.draw)
+def train_without_pruning(
+    recipe: Recipe,
+    out: Path,
+    *,
+    arm: str,
+    rule: Rule | None,
+    plan: Plan | None = None,
+    device: str = "auto",
+) -> Iterator[Event]:
+    """Train what a ticket is held against: the recipe's model, or its shape as ``plan`` prunes it.
+
+    ``rule`` may end the schedule; ``None`` is the ticket's own way without pruning: under ``stop.draw`` until
+    the ticket would be drawn, then under ``stop.end`` for what its retraining would get (a rewind is left
+    out: nothing was pruned). Yields what happens, last where the model came to. A run that is broken off is
+    not resumed.
+
+    Raises:
+        TpspruneError: as ``train``.
+    """
+    text = dumps(recipe)
+    with set_up_metered(recipe, device, prunes=False) as (bench, ledger):
+        folder = RunFolder.create(out, recipe.name, digest_of(f"{text}\nwhole {arm}"), again=True)
+        with Run(bench, folder, ledger).writing(text) as run:
+            model = bench.new_model()
+            if plan is not None:
+                model = bench.execution.place(pruning.replay(model, plan))
+                write_json_atomically(folder.plan, plan.to_json())
+            state = bench.begin(model, "dense", recipe.stop.draw if rule is None else rule)
+            drawn = None
+            if rule is None:
+                state, drawn, decision = yield from _train_as_ticket(run, state)
+            else:
+                steps = bench.total_steps
+                state, decision = yield from train_stage(run, state, _unpruned(rule, steps, steps, "train"))
+            yield Decided(decision=replace(decision, kind="stop"))
+            ledger.switch("weigh")
+            save_tensors(folder.dense if plan is None else folder.ticket, state.model.state_dict(), {})
+            figures = ModelFigures(
+                accuracy=bench.score(state.model, bench.dataset.test).accuracy,
+                **asdict(measure.size(state.model, bench.watch_batches[0])),
+                latency_seconds={},
+            )
+            ledger.close()
+            yield Trained(
+                figures=figures,
+                stopped=decision,
+                drawn_epoch=None if drawn is None else drawn.epoch,
+                folder=str(folder.path),
+            )
+
+
+def _train_as_ticket(run: Run, state: State) -> Generator[Event, None, tuple[State, Decision, Decision]]:
+    """Train until the draw, then on as the ticket would be retrained, if anything is left for that."""
+    bench, stop = run.bench, run.bench.recipe.stop
+    settings = _unpruned(stop.draw, _last_draw_step(run), bench.total_steps, "train until the draw")
+    state, drawn = yield from train_stage(run, state, settings)
+    first_step, last_step = schedule_retraining(bench, state.step)
+    if first_step >= last_step or explain_budget_end(stop, run.ledger.total) is not None:
+        return state, drawn, drawn
+    state = replace(state.starting_at(first_step, "dense"), rule=bench.start_rule(stop.end))
+    settings = _unpruned(stop.end, last_step, last_step, "train on")
+    state, decision = yield from train_stage(run, state, settings)
+    return state, drawn, decision
+
+
+def _unpruned(rule: Rule, last_step: int, total_steps: int, title: str) -> StageSettings:
+    return StageSettings(phase="train", title=title, rule=rule, last_step=last_step, total_steps=total_steps)
+
+
+def _last_draw_step(run: Run) -> int:
+    return max(ceil(run.bench.recipe.stop.draw_by_share * run.bench.total_steps), 1)

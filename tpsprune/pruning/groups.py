@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tpsprune.records import LeftAlone
+from tpsprune.records import LeftAlone, Natural
 
 __all__ = ["Attribute", "Consumer", "Group", "GroupCut", "Scores", "Slice", "Survey"]
 
@@ -21,11 +21,11 @@ class Slice:
     """Where the units of a group lie along one axis of one tensor."""
 
     tensor: str
-    axis: int
-    offset: int
-    block: int
-    repeat: int = 1
-    stride: int = 0
+    axis: Natural
+    offset: Natural
+    block: Natural
+    repeat: Natural = 1
+    stride: Natural = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Attribute:
 
     module: str
     name: str
-    per_unit: int
+    per_unit: Natural
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +116,8 @@ class GroupCut:
     """What becomes of one group: the units that stay, in the numbering of the dense model, ascending."""
 
     name: str
-    width: int
-    kept: tuple[int, ...]
+    width: Natural
+    kept: tuple[Natural, ...]
     slices: tuple[Slice, ...]
     attributes: tuple[Attribute, ...] = ()
 

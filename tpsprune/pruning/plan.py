@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 from torch import nn
 
 from tpsprune.errors import ArtifactError
-from tpsprune.pruning.fields import Fields
-from tpsprune.pruning.groups import Attribute, GroupCut, Slice
+from tpsprune.pruning.groups import GroupCut
 from tpsprune.pruning.opened import opened_shapes, split_of
+from tpsprune.records import Natural, dump, load
 
 __all__ = ["Plan", "TensorFact", "first_difference", "signature_of", "versions"]
 
@@ -29,7 +29,7 @@ class TensorFact:
     """Name, shape and number type of one tensor of a state dict."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[Natural, ...]
     dtype: str
 
     def __str__(self) -> str:
@@ -47,12 +47,19 @@ class Plan:
 
     SCHEMA: ClassVar[str] = "tpsprune.plan/2"
 
+    schema: Literal["tpsprune.plan/2"] = "tpsprune.plan/2"
     target: str
     groups: tuple[GroupCut, ...]
     new_biases: tuple[str, ...]
     opened: tuple[str, ...] = ()
     versions: dict[str, str]
     model: tuple[TensorFact, ...]
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        """Work out the digest: SHA-256 of names, shapes and number types of ``model``, in order."""
+        signature = "\n".join(map(str, self.model))
+        object.__setattr__(self, "digest", hashlib.sha256(signature.encode()).hexdigest())
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -60,32 +67,9 @@ class Plan:
         shapes = opened_shapes({fact.name: fact.shape for fact in self.model}, self.opened)
         return shapes | {f"{name}.bias": shapes[f"{name}.weight"][:1] for name in self.new_biases}
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the dense model's signature: names, shapes and number types in order."""
-        return hashlib.sha256("\n".join(map(str, self.model)).encode()).hexdigest()
-
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain JSON values, its schema named."""
-        return {
-            "schema": self.SCHEMA,
-            "target": self.target,
-            "groups": [
-                {
-                    "name": cut.name,
-                    "width": cut.width,
-                    "kept": list(cut.kept),
-                    "slices": [asdict(slice_) for slice_ in cut.slices],
-                    "attributes": [asdict(attribute) for attribute in cut.attributes],
-                }
-                for cut in self.groups
-            ],
-            "new_biases": list(self.new_biases),
-            "opened": list(self.opened),
-            "versions": dict(self.versions),
-            "model": [{**asdict(fact), "shape": list(fact.shape)} for fact in self.model],
-            "digest": self.digest,
-        }
+        return dump(self)
 
     @classmethod
     def from_json(cls, raw: object) -> Plan:
@@ -100,26 +84,11 @@ class Plan:
             raise ArtifactError(
                 f"plan: schema {raw['schema']!r} is not known here, which reads {cls.SCHEMA!r}"
             )
-        fields = Fields(
-            "plan",
-            raw,
-            {"schema", "target", "groups", "new_biases", "opened", "versions", "model", "digest"},
-        )
-        plan = cls(
-            target=fields.text("target"),
-            groups=tuple(
-                _group(place, each)
-                for place, each in fields.entries("groups", {"name", "width", "kept", "slices", "attributes"})
-            ),
-            new_biases=fields.texts("new_biases"),
-            opened=fields.texts("opened"),
-            versions=fields.text_map("versions"),
-            model=tuple(
-                TensorFact(each.text("name"), each.counts("shape"), each.text("dtype"))
-                for _, each in fields.entries("model", {"name", "shape", "dtype"})
-            ),
-        )
-        if plan.digest != raw["digest"]:
+        try:
+            plan = load(cls, raw)
+        except ValueError as error:
+            raise ArtifactError(f"plan.{error}") from error
+        if plan.digest != raw.get("digest"):
             raise ArtifactError("plan.digest: it is not that of the tensors listed in plan.model")
         _check_fits_itself(plan)
         return plan
@@ -157,28 +126,6 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _group(place: str, fields: Fields) -> GroupCut:
-    cut = GroupCut(
-        fields.text("name"),
-        fields.count("width"),
-        fields.counts("kept"),
-        tuple(
-            Slice(
-                each.text("tensor"),
-                *(each.count(key) for key in ("axis", "offset", "block", "repeat", "stride")),
-            )
-            for _, each in fields.entries("slices", {"tensor", "axis", "offset", "block", "repeat", "stride"})
-        ),
-        tuple(
-            Attribute(each.text("module"), each.text("name"), each.count("per_unit"))
-            for _, each in fields.entries("attributes", {"module", "name", "per_unit"})
-        ),
-    )
-    if not cut.kept or list(cut.kept) != sorted(set(cut.kept)) or cut.kept[-1] >= cut.width:
-        raise ArtifactError(f"{place}.kept: ascending units below {cut.width} are needed, at least one")
-    return cut
-
-
 def _check_fits_itself(plan: Plan) -> None:
     held = {fact.name for fact in plan.model}
     for module in plan.opened:
@@ -190,6 +137,11 @@ def _check_fits_itself(plan: Plan) -> None:
             raise ArtifactError(f"plan.new_biases: {module!r} is no layer without a bias in plan.model")
     shapes = plan.shapes
     for cut in plan.groups:
+        kept = cut.kept
+        if not kept or list(kept) != sorted(set(kept)) or kept[-1] >= cut.width:
+            raise ArtifactError(
+                f"plan.groups {cut.name!r}.kept: ascending units below {cut.width} are needed, at least one"
+            )
         for slice_ in cut.slices:
             shape = shapes.get(slice_.tensor, ())
             end = slice_.offset + (slice_.repeat - 1) * slice_.stride + cut.width * slice_.block

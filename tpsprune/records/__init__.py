@@ -1,23 +1,37 @@
-"""Frozen values that cross rooms: printable, comparable, JSON-able, standard library only.
+"""Frozen values that cross rooms: printable, comparable; types say what a file may hold of them.
 
 Every field name carries its unit (``_seconds``, ``_joules``, ``_share`` in 0..1); ``None`` means
 "not known", never zero.
 """
 
-from tpsprune.records.checked import Checked, CheckedGroup, CheckedLayer
+from tpsprune.records.commands import (
+    Checked,
+    CheckedGroup,
+    CheckedLayer,
+    Compared,
+    Diagnosis,
+    Exported,
+    Exporting,
+    MachineFacts,
+    Manifest,
+    MeteredPart,
+    Remedy,
+    SoftwareFacts,
+    Stamp,
+    TensorFacts,
+)
 from tpsprune.records.comparison import (
     ArmRun,
     BrokenOff,
     Choices,
-    Comparison,
+    ComparisonRecord,
     CoursePoint,
     Design,
     Grid,
     IdleSpan,
     InferenceSpan,
 )
-from tpsprune.records.diagnosis import Diagnosis, MachineFacts, MeteredPart, Remedy, SoftwareFacts
-from tpsprune.records.energy import EnergyClass, EnergyMethod, PhaseEnergy, Window
+from tpsprune.records.energy import Cost, EnergyClass, EnergyMethod, PhaseEnergy, Projection, Window
 from tpsprune.records.events import (
     ArmBegun,
     ArmEnded,
@@ -32,14 +46,15 @@ from tpsprune.records.events import (
     Pruned,
     Trained,
 )
-from tpsprune.records.outcome import GIVEN, Cost, ModelFigures, Outcome
-from tpsprune.records.readings import Decision, Reading, Status, Verdict
+from tpsprune.records.readings import Decision, Milestone, Reading, Status, Verdict
+from tpsprune.records.result import GIVEN, GroupChange, Latency, LeftAlone, ModelFigures, RunResult, Size
 from tpsprune.records.savings import (
     Accuracy,
     BandPoint,
     BreakEven,
     Change,
     Claim,
+    EnergyReport,
     Grade,
     Needed,
     PhaseMean,
@@ -52,10 +67,14 @@ from tpsprune.records.savings import (
     Support,
     WallFit,
 )
-from tpsprune.records.sizes import GroupChange, Latency, LeftAlone, Size
+from tpsprune.records.serial import Natural, dump, is_newer, json_schema, load
 from tpsprune.records.task import QUALITIES, InputPart, TaskFacts, quality_of, unit_of
 
+DOCUMENTS = {"result": RunResult, "energy_report": EnergyReport, "bundle": Manifest}
+"""The files that programs of others read, by what they hold; ``json_schema`` gives the schema of each."""
+
 __all__ = [
+    "DOCUMENTS",
     "GIVEN",
     "QUALITIES",
     "Accuracy",
@@ -71,8 +90,9 @@ __all__ = [
     "CheckedLayer",
     "Choices",
     "Claim",
+    "Compared",
     "Comparing",
-    "Comparison",
+    "ComparisonRecord",
     "Cost",
     "CoursePoint",
     "Decided",
@@ -81,7 +101,10 @@ __all__ = [
     "Diagnosis",
     "EnergyClass",
     "EnergyMethod",
+    "EnergyReport",
     "Event",
+    "Exported",
+    "Exporting",
     "Finished",
     "Grade",
     "Grid",
@@ -92,34 +115,44 @@ __all__ = [
     "Latency",
     "LeftAlone",
     "MachineFacts",
+    "Manifest",
     "MeteredPart",
+    "Milestone",
     "ModelFigures",
+    "Natural",
     "Needed",
     "Note",
-    "Outcome",
     "PhaseEnded",
     "PhaseEnergy",
     "PhaseMean",
     "PhaseStarted",
     "Progress",
+    "Projection",
     "Pruned",
     "Quality",
     "Reading",
     "Reason",
     "Remedy",
     "RunLine",
+    "RunResult",
     "Savings",
     "Size",
     "SoftwareFacts",
+    "Stamp",
     "Standing",
     "Status",
     "Step",
     "Support",
     "TaskFacts",
+    "TensorFacts",
     "Trained",
     "Verdict",
     "WallFit",
     "Window",
+    "dump",
+    "is_newer",
+    "json_schema",
+    "load",
     "quality_of",
     "unit_of",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ __all__ = [
     "ArmRun",
     "BrokenOff",
     "Choices",
-    "Comparison",
+    "ComparisonRecord",
     "CoursePoint",
     "Design",
     "Grid",
@@ -79,22 +79,6 @@ class Design:
         others = self.arms[1:]
         return "ticket" if "ticket" in others else others[0]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the design as plain JSON values."""
-        raw = asdict(self)
-        return {**raw, "arms": list(self.arms), "inference_batches": list(self.inference_batches)}
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> Design:
-        """Rebuild a design written by ``to_json``."""
-        return cls(
-            **{
-                **raw,
-                "arms": tuple(raw["arms"]),
-                "inference_batches": tuple(raw["inference_batches"]),
-            }
-        )
-
 
 @lru_cache
 def _loss_in(recipe_text: str) -> str:
@@ -148,29 +132,6 @@ class ArmRun:
     logical_cpus: int = 1
     receipt: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the run as plain JSON values."""
-        return {
-            **asdict(self),
-            "windows": [window.to_json() for window in self.windows],
-            "method": self.method.to_json(),
-            "course": [asdict(point) for point in self.course],
-            "notes": list(self.notes),
-        }
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> ArmRun:
-        """Rebuild a run written by ``to_json``."""
-        return cls(
-            **{
-                **raw,
-                "windows": tuple(Window.from_json(each) for each in raw["windows"]),
-                "method": EnergyMethod.from_json(raw["method"]),
-                "course": tuple(CoursePoint(**each) for each in raw["course"]),
-                "notes": tuple(raw["notes"]),
-            }
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdleSpan:
@@ -179,19 +140,10 @@ class IdleSpan:
     pair: int
     window: Window
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the span as plain JSON values."""
-        return {"pair": self.pair, "window": self.window.to_json()}
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> IdleSpan:
-        """Rebuild a span written by ``to_json``."""
-        return cls(pair=raw["pair"], window=Window.from_json(raw["window"]))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceSpan:
-    """The model that an arm left, answering ``items`` items in batches of ``batch`` within one window."""
+    """Inference of the model that an arm left: ``items`` items in batches of ``batch``, in one window."""
 
     arm: str
     seed: int
@@ -202,18 +154,9 @@ class InferenceSpan:
 
     @property
     def joules_per_item(self) -> float | None:
-        """Energy of one answer; ``None`` when nothing was metered."""
+        """Energy of one inference; ``None`` when nothing was metered."""
         joules = self.window.total_joules
         return None if joules is None else joules / self.items
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the span as plain JSON values."""
-        return {**asdict(self), "window": self.window.to_json()}
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> InferenceSpan:
-        """Rebuild a span written by ``to_json``."""
-        return cls(**{**raw, "window": Window.from_json(raw["window"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,15 +174,6 @@ class BrokenOff:
     why: str = ""
     """Why a finished pair was set aside; empty where the run was broken off."""
     receipt: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return {**asdict(self), "windows": [window.to_json() for window in self.windows]}
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> BrokenOff:
-        """Rebuild what ``to_json`` wrote."""
-        return cls(**{**raw, "windows": tuple(Window.from_json(each) for each in raw["windows"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,18 +197,9 @@ class Choices:
     per_day: float | None = None
     wall_meter: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the choices as plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> Choices:
-        """Rebuild choices written by ``to_json``."""
-        return cls(**{**raw, "grid": None if raw["grid"] is None else Grid(**raw["grid"])})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class ComparisonRecord:
     """All that a journal holds, in the order it happened; ``under_way`` names a run without an end.
 
     ``looks`` counts how often results could be looked at before the number of pairs was settled: one more

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Literal
 
-__all__ = ["EnergyClass", "EnergyMethod", "PhaseEnergy", "Window"]
+from pydantic import Field
+
+from tpsprune.records.serial import AtLeastZero, Natural
+
+__all__ = ["Cost", "EnergyClass", "EnergyMethod", "PhaseEnergy", "Projection", "Window"]
 
 
 class EnergyClass(StrEnum):
@@ -34,21 +38,6 @@ class EnergyMethod:
     classes: dict[str, EnergyClass] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
     excluded: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the method as plain JSON values."""
-        return {**asdict(self), "excluded": list(self.excluded)}
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> EnergyMethod:
-        """Rebuild a method written by ``to_json``."""
-        return cls(
-            **{
-                **raw,
-                "classes": {part: EnergyClass(kind) for part, kind in raw["classes"].items()},
-                "excluded": tuple(raw["excluded"]),
-            }
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,25 +70,31 @@ class Window:
         """Sum over components; ``None`` when nothing was metered."""
         return sum(self.joules.values()) if self.joules else None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the window as plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> Window:
-        """Rebuild a window written by ``to_json``."""
-        return cls(**{**raw, "classes": {k: EnergyClass(v) for k, v in raw["classes"].items()}})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseEnergy:
     """All windows of one phase, summed; ``energy_class`` is that of the whole sum."""
 
-    phase: str
-    windows: int
-    seconds: float
-    cpu_seconds: float
-    joules: float | None
-    joules_by_component: dict[str, float]
-    energy_class: EnergyClass
+    joules: AtLeastZero | None
+    seconds: AtLeastZero
+    energy_class: Annotated[EnergyClass, Field(alias="class")]
+    cpu_seconds: AtLeastZero
+    joules_by_component: dict[str, AtLeastZero]
+    windows: Natural
     valid: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Joules (``None`` when nothing was metered), wall seconds and processor seconds."""
+
+    joules: AtLeastZero | None
+    seconds: AtLeastZero
+    cpu_seconds: AtLeastZero
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection(Cost):
+    """What was not run but follows from what was: no measurement, and it says so wherever it stands."""
+
+    energy_class: Annotated[Literal["projection"], Field(alias="class")] = "projection"

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tpsprune.records.comparison import ArmRun
-from tpsprune.records.outcome import ModelFigures, Outcome
 from tpsprune.records.readings import Decision
-from tpsprune.records.sizes import GroupChange, LeftAlone
+from tpsprune.records.result import GroupChange, LeftAlone, ModelFigures, RunResult
 
 __all__ = [
     "ArmBegun",
@@ -72,11 +71,11 @@ class Decided:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
-    """A cut is done: widths before and after, what was left alone, and accuracy before and after it.
+    """Pruning is done: widths before and after, what was left alone, and accuracy before and after it.
 
-    Shares are of the model that this cut was made on. ``output_error`` is what the ticket's outputs on
-    the probe data miss the dense model's by, in squares, as a share of their variance. With several
-    rounds this is the cut of round ``round`` of ``rounds``. ``quality`` is what the accuracies are called.
+    Shares are of the model that was pruned. ``output_error`` is what the ticket's outputs on the calibration
+    data miss the dense model's by, in squares, as a share of their variance. With several rounds this is
+    round ``round`` of ``rounds``. ``quality`` is what the accuracies are called.
     """
 
     groups: tuple[GroupChange, ...]
@@ -102,12 +101,12 @@ class Note:
 class Finished:
     """The run is over and everything is on disk."""
 
-    outcome: Outcome
+    outcome: RunResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """A model was trained to its end and not cut: where it came to, and how it was weighed."""
+    """A model was trained to its end and not pruned: where it came to, and its figures."""
 
     figures: ModelFigures
     stopped: Decision

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
-from typing import Any
 
-__all__ = ["Decision", "Reading", "Status", "Verdict"]
+from tpsprune.records.serial import AtLeastZero, Natural
+
+__all__ = ["Decision", "Milestone", "Reading", "Status", "Verdict"]
 
 
 class Status(StrEnum):
@@ -21,7 +22,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """One number read at one moment: ``signal`` of ``group`` (empty: of the whole model).
+    """One number read at one step: ``signal`` of ``group`` (empty: of the whole model).
 
     ``value`` is ``None`` unless ``status`` is ``OK``; ``reason`` then says why.
     """
@@ -57,15 +58,6 @@ class Reading:
             reason=f"came out as {value}",
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the reading as plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> Reading:
-        """Rebuild a reading written by ``to_json``."""
-        return cls(**{**raw, "status": Status(raw["status"])})
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -86,11 +78,23 @@ class Decision:
     rule: str
     reason: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the decision as plain JSON values."""
-        return asdict(self)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Milestone:
+    """Where a run's rule acted, as its result has it; ``rule`` is ``given`` where no rule of ours did."""
+
+    epoch: AtLeastZero
+    step: Natural
+    reason: str
+    rule: str
 
     @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> Decision:
-        """Rebuild a decision written by ``to_json``."""
-        return cls(**raw)
+    def of(cls, decision: Decision) -> Milestone:
+        """Return a decision's milestone."""
+        return cls(epoch=decision.epoch, step=decision.step, reason=decision.reason, rule=decision.rule)
+
+    def as_decision(self, kind: str) -> Decision:
+        """Return the decision, to ``draw`` or to ``stop``, that it was."""
+        return Decision(
+            kind=kind, act=True, step=self.step, epoch=self.epoch, rule=self.rule, reason=self.reason
+        )

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from tpsprune.records.comparison import Comparison
+from annotated_types import Interval, Le
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from tpsprune.records.comparison import ComparisonRecord, Design, Grid
+from tpsprune.records.energy import EnergyMethod
+from tpsprune.records.serial import AtLeastZero, Natural, Positive, Text
 
 __all__ = [
+    "NOT_CLAIMED",
     "Accuracy",
     "BandPoint",
     "BreakEven",
     "Change",
     "Claim",
+    "EnergyReport",
     "Grade",
     "Needed",
     "PhaseMean",
@@ -26,6 +33,33 @@ __all__ = [
     "Support",
     "WallFit",
 ]
+
+
+NOT_CLAIMED: Final = "not claimed"
+"""What stands in the place of grams where no grid factor was chosen."""
+
+MaybeInfinite = Annotated[
+    float,
+    BeforeValidator(lambda raw: float("nan") if raw is None else raw),
+    WithJsonSchema({"type": ["number", "null"]}),
+]
+"""A number that JSON cannot say where it is not finite: a report has null there."""
+
+Grams = Annotated[
+    AtLeastZero | None,
+    BeforeValidator(lambda raw: None if raw == NOT_CLAIMED else raw),
+    WithJsonSchema({"anyOf": [{"type": ["number", "null"], "minimum": 0}, {"const": NOT_CLAIMED}]}),
+]
+
+_CLASS = "(measured|modelled|constant|simulated|chosen)"
+ClassWords = Annotated[str, Field(pattern=rf"^(none|counted|{_CLASS}( \+ {_CLASS})*)$")]
+"""The class of an energy figure of a report, or those of its parts; ``none`` where nothing was metered."""
+
+Letter = Annotated[str, Field(pattern="^[A-ES-]$")]
+"""A to E as metered, S simulated, ``-`` where nothing was metered."""
+
+PartOfAll = Annotated[float, Interval(ge=0.0, le=1.001)]
+"""A share of all joules: sums of floats may pass one by a rounding."""
 
 
 class Standing(StrEnum):
@@ -58,7 +92,7 @@ class Standing(StrEnum):
 class Reason:
     """Why a claim stands where it stands: a code for programs, a sentence for people."""
 
-    code: str
+    code: Text
     detail: str
 
 
@@ -71,31 +105,31 @@ class Change:
     corrected for all claims of the report.
     """
 
-    saving_share: float
-    low: float
-    high: float
-    pairs: int
-    deviation: float
-    p_t: float
-    p_sign_flip: float
-    detectable_share: float
-    p_holm: float | None = None
+    saving_share: MaybeInfinite
+    low: MaybeInfinite
+    high: MaybeInfinite
+    pairs: Natural
+    deviation: MaybeInfinite
+    p_t: MaybeInfinite
+    p_sign_flip: MaybeInfinite
+    detectable_share: MaybeInfinite
+    p_holm: MaybeInfinite | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BandPoint:
     """The saving as another power model has it."""
 
-    model: str
-    saving_share: float
+    model: Text
+    saving_share: MaybeInfinite
 
 
 @dataclass(frozen=True, slots=True)
 class Support:
     """What else speaks for or against a saving: operations or processor seconds, counted."""
 
-    what: str
-    saving_share: float
+    what: Text
+    saving_share: MaybeInfinite
     agrees: bool
 
 
@@ -105,29 +139,30 @@ class Claim:
 
     Joules are means over counted pairs: of a whole training, or of one answer. ``energy_class`` says of
     what classes they are made. ``idle_subtracted`` is the same with the idle baseline taken off both, for
-    information: the claim is made on the total.
+    information: the claim is made on the total. ``key`` is a name for programs, as ``training/ticket`` or
+    ``inference-64/ticket``.
     """
 
-    kind: str
-    arm: str
-    baseline: str
-    batch: int | None
+    kind: Annotated[str, Field(pattern="^(training|inference)$")]
+    arm: Text
+    baseline: Text
+    batch: Positive | None
     standing: Standing
     statement: str
     reasons: tuple[Reason, ...]
-    energy_class: str
-    joules: float | None
-    baseline_joules: float | None
+    energy_class: ClassWords
+    joules: AtLeastZero | None
+    baseline_joules: AtLeastZero | None
     change: Change | None
     idle_subtracted: Change | None
     band: tuple[BandPoint, ...]
     support: tuple[Support, ...]
+    key: str = ""
 
-    @property
-    def key(self) -> str:
-        """A name for programs, as ``training/ticket`` or ``inference-64/ticket``."""
+    def __post_init__(self) -> None:
+        """Make the key of what it is a key to."""
         kind = self.kind if self.batch is None else f"{self.kind}-{self.batch}"
-        return f"{kind}/{self.arm}"
+        object.__setattr__(self, "key", f"{kind}/{self.arm}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,9 +173,9 @@ class Accuracy:
     ``lower_share`` is ``None`` below two pairs.
     """
 
-    arm: str
-    baseline: str
-    pairs: int
+    arm: Text
+    baseline: Text
+    pairs: Natural
     mean: float
     baseline_mean: float
     difference_share: float
@@ -153,21 +188,21 @@ class Accuracy:
 class PhaseMean:
     """What one phase of one arm took, mean over its counted runs."""
 
-    arm: str
-    phase: str
-    joules: float | None
-    seconds: float
-    cpu_seconds: float
-    energy_class: str
+    arm: Text
+    phase: Text
+    joules: AtLeastZero | None
+    seconds: AtLeastZero
+    cpu_seconds: AtLeastZero
+    energy_class: ClassWords
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One step of the attribution: what changed from one arm to the next, and what that saved."""
 
-    what: str
-    arm: str
-    baseline: str
+    what: Text
+    arm: Text
+    baseline: Text
     change: Change | None
     detail: str
 
@@ -180,17 +215,17 @@ class BreakEven:
     what each answer takes less.
     """
 
-    arm: str
-    batch: int
+    arm: Text
+    batch: Positive
     extra_joules: float | None
     saved_joules: float | None
-    inferences: float | None
-    low: float | None
-    high: float | None
-    per_day: float | None
-    days: float | None
+    inferences: AtLeastZero | None
+    low: AtLeastZero | None
+    high: AtLeastZero | None
+    per_day: AtLeastZero | None
+    days: AtLeastZero | None
     reason: str
-    energy_class: str
+    energy_class: ClassWords
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,11 +235,11 @@ class Grade:
     Shares are of all joules of the counted runs; S stands for a simulated meter.
     """
 
-    letter: str
+    letter: Letter
     meaning: str
-    measured_share: float
-    modelled_share: float
-    constant_share: float
+    measured_share: PartOfAll
+    modelled_share: PartOfAll
+    constant_share: PartOfAll
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,25 +248,25 @@ class WallFit:
 
     slope: float
     offset_watts: float
-    r_squared: float
-    windows: int
-    interval_seconds: float
+    r_squared: MaybeInfinite
+    windows: Natural
+    interval_seconds: AtLeastZero
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
     """What the data are worth: windows that broke an invariant, neighbours, runs set aside."""
 
-    windows: int
+    windows: Natural
     invalid: tuple[str, ...]
     foreign_load_share: float | None
     """The largest share of the machine that others took in a counted run, or in a window of answers."""
     steal_share: float | None
-    idle_watts: float | None
-    idle_spans: int
+    idle_watts: AtLeastZero | None
+    idle_spans: Natural
     hottest_gpu_celsius: float | None
     set_aside: tuple[str, ...]
-    lost_joules: float | None
+    lost_joules: AtLeastZero | None
     """Energy of runs that were broken off or set aside: in no claim."""
 
 
@@ -240,38 +275,36 @@ class Needed:
     """To see a saving of ``saving_share`` with power 0.8 you need ``pairs`` (``None``: more than 1,000)."""
 
     saving_share: float
-    pairs: int | None
+    pairs: Natural | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLine:
     """One run as the table of runs shows it; ``counted`` says whether it is in any claim, ``why_not`` why."""
 
-    position: int
-    pair: int
-    arm: str
+    position: Natural
+    pair: Natural
+    arm: Text
     seed: int
-    joules: float | None
-    energy_class: str
-    seconds: float
-    cpu_seconds: float
-    accuracy: float | None
-    macs: int | None
-    parameters: int | None
-    epochs: float | None
+    joules: AtLeastZero | None
+    energy_class: ClassWords
+    seconds: AtLeastZero
+    cpu_seconds: AtLeastZero
+    accuracy: Annotated[float, Le(1.0)] | None
+    macs: Natural | None
+    parameters: Natural | None
+    epochs: AtLeastZero | None
     stopped_by: str
     counted: bool
     why_not: str
-    grams_co2: float | None
+    grams_co2: Grams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Savings:
     """A comparison assessed. ``claims[0]`` is the one that was fixed beforehand: it decides the verdict."""
 
-    SCHEMA: ClassVar[str] = "tpsprune.energy_report/1"
-
-    comparison: Comparison
+    comparison: Annotated[ComparisonRecord, Field(exclude=True)]
     grade: Grade
     claims: tuple[Claim, ...]
     accuracies: tuple[Accuracy, ...]
@@ -291,10 +324,177 @@ class Savings:
         """The claim that the report opens with."""
         return self.claims[0]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return everything that was assessed as plain JSON values, without the journal itself."""
-        raw = asdict(self)
-        del raw["comparison"]
-        for claim, record in zip(raw["claims"], self.claims, strict=True):
-            claim["key"] = record.key
-        return raw
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportVerdict:
+    """What a report opens with."""
+
+    key: Text
+    standing: Standing
+    statement: str
+    grade: Letter
+    energy_class: Annotated[ClassWords, Field(alias="class")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportStep(Step):
+    """A step of the attribution, and the class of its joules."""
+
+    energy_class: ClassWords
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportQuality(Quality):
+    """What the data are worth, and the classes of its joules."""
+
+    idle_energy_class: ClassWords
+    lost_energy_class: ClassWords
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportNeeded(Needed):
+    """Pairs that are needed, and of which class the joules were that say so."""
+
+    energy_class: ClassWords
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportRun(RunLine):
+    """A run, and what it says of itself beside its figures: what it left, was given, noted, and drew when."""
+
+    weights_sha256: str
+    given: str
+    notes: tuple[str, ...]
+    drawn_epoch: AtLeastZero | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportWallFit(WallFit):
+    """A wall meter's fit, which is of measured joules."""
+
+    energy_class: ClassWords
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportGrid(Grid):
+    """The grid that grams are claimed with."""
+
+    basis: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotCounted:
+    """A run that is in no claim: ``why``, and what it took as far as that is known."""
+
+    arm: Text
+    seed: int
+    pair: Natural | None
+    position: Natural
+    why: Text
+    joules: AtLeastZero | None
+    energy_class: ClassWords
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What the runs were made on."""
+
+    device: Text
+    machine: dict[str, Any]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SciUnit:
+    """The functional unit of a software carbon intensity: one training of an arm."""
+
+    unit: Text
+    arm: Text
+    runs: Natural
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SciMissing:
+    """A part of a software carbon intensity that is not known here."""
+
+    what: Text
+    why: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sci:
+    """The parts of a software carbon intensity that are known, by the letters of its standard."""
+
+    standard: Text
+    unit: Annotated[SciUnit, Field(alias="R")]
+    kwh: Annotated[AtLeastZero | None, Field(alias="E_kwh")]
+    energy_class: Annotated[ClassWords, Field(alias="E_class")]
+    grams_per_kwh: Annotated[AtLeastZero | None, Field(alias="I_g_per_kwh")]
+    operational_grams: Annotated[AtLeastZero | None, Field(alias="O_g")]
+    embodied_grams: Annotated[None, Field(alias="M_g")]
+    intensity: Annotated[None, Field(alias="SCI_g_per_R")]
+    missing: tuple[SciMissing, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exports:
+    """Of the verdict's arm, means over its counted runs; a simulated meter's energy is not exported."""
+
+    training_joules: AtLeastZero | None
+    energy_class: ClassWords
+    co2_eq_emissions_g: Grams
+    sci: Sci
+    files: tuple[Text, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlotEntry:
+    """A plot of the report, and the class of its joules."""
+
+    name: Literal["pairs", "claims", "phases", "course", "break_even", "accuracy", "models"]
+    energy_class: Annotated[ClassWords, Field(alias="class")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """From what the report was made: command, recipe, journal."""
+
+    command: str
+    recipe_sha256: str
+    journal_sha256: Text | None
+    begun: str
+    pairs_asked: Natural
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnergyReport:
+    """``report.json``: what was assessed, by what rules, on what, metered how. No joules without a class."""
+
+    SCHEMA: ClassVar[str] = "tpsprune.energy_report/1"
+
+    schema: Literal["tpsprune.energy_report/1"]
+    verdict: ReportVerdict
+    grade: Grade
+    claims: Annotated[tuple[Claim, ...], Field(min_length=1)]
+    accuracies: tuple[Accuracy, ...]
+    ledger: tuple[PhaseMean, ...]
+    attribution: tuple[ReportStep, ...]
+    break_even: tuple[BreakEven, ...]
+    quality: ReportQuality
+    needed: tuple[ReportNeeded, ...]
+    runs: tuple[ReportRun, ...]
+    may_claim: tuple[str, ...]
+    may_not_claim: tuple[str, ...]
+    complete: bool
+    wall_fit: ReportWallFit | None
+    design: Design
+    environment: Environment
+    method: tuple[EnergyMethod, ...]
+    grid: Literal["not claimed"] | ReportGrid
+    per_day: AtLeastZero | None
+    not_counted: tuple[NotCounted, ...]
+    exports: Exports
+    plots: tuple[PlotEntry, ...]
+    not_drawn: tuple[str, ...]
+    provenance: Provenance

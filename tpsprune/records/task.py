@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from tpsprune.records.serial import Positive
 
 __all__ = ["QUALITIES", "InputPart", "TaskFacts", "quality_of", "unit_of"]
 
@@ -42,7 +44,7 @@ class InputPart:
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[Positive, ...]
     dtype: Literal["float32", "int64", "bool"]
     lowest: int = 0
     highest: int = 1
@@ -50,42 +52,31 @@ class InputPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFacts:
-    """The shape of one input (without the batch axis), the width of an answer, what the inputs are.
+    """The shape of one input (without the batch axis), the width of an output, what the inputs are.
 
     ``input_kind``: ``image`` (channels, height, width), ``tokens`` (length,) of ids below
     ``vocabulary``, ``vector`` (features,), or ``parts``: several tensors, described by ``parts``. ``classes``
-    are the numbers that a model answers each item (or, with ``next-token``, each place) with: one per
-    class, label or target. ``cyclic`` holds where neighbouring token ids are neighbours on a circle, which
-    the ``fourier`` variant needs. ``loss`` is ``task.loss`` of the recipe.
+    are the outputs of a model for each item (or, with ``next-token``, each place): one per class, label or
+    target. ``cyclic`` holds where neighbouring token ids are neighbours on a circle, which
+    the ``fourier`` variant needs. ``loss`` is ``task.loss`` of the recipe; ``quality``, always made from
+    it, is what the figure is called that records hold as ``accuracy``. A file of a version that knew one
+    tensor and classes only lacks the last three.
     """
 
     input_kind: Literal["image", "tokens", "vector", "parts"]
-    input_shape: tuple[int, ...]
-    classes: int
-    vocabulary: int | None = None
+    input_shape: tuple[Positive, ...]
+    classes: Positive
+    vocabulary: Positive | None = None
     cyclic: bool = False
     parts: tuple[InputPart, ...] = ()
     loss: str = "cross-entropy"
+    quality: str = ""
 
-    @property
-    def quality(self) -> str:
-        """What the figure is called that records hold as ``accuracy``."""
-        return quality_of(self.loss)
+    def __post_init__(self) -> None:
+        """Name the quality by the loss; readers of the JSON find it there."""
+        object.__setattr__(self, "quality", quality_of(self.loss))
 
     @property
     def loss_unit(self) -> str:
         """The unit of the loss."""
         return unit_of(self.loss)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the facts as plain JSON values, with the name of the quality for readers."""
-        parts = [{**asdict(part), "shape": list(part.shape)} for part in self.parts]
-        shape = list(self.input_shape)
-        return {**asdict(self), "input_shape": shape, "parts": parts, "quality": self.quality}
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> TaskFacts:
-        """Rebuild facts written by ``to_json``, or by a version that knew one tensor and classes only."""
-        own = {key: value for key, value in raw.items() if key != "quality"}
-        parts = tuple(InputPart(**{**part, "shape": tuple(part["shape"])}) for part in raw.get("parts", ()))
-        return cls(**{**own, "input_shape": tuple(raw["input_shape"]), "parts": parts})

@@ -14,15 +14,14 @@ from tpsprune.energy.wall_meter import read_wall_meter
 from tpsprune.errors import MeterError
 from tpsprune.records import (
     Choices,
-    Comparison,
+    ComparisonRecord,
     EnergyClass,
     EnergyMethod,
     Savings,
     WallFit,
     Window,
 )
-from tpsprune.runs import ComparisonFolder, write_bytes_atomically
-from tpsprune.runs.lock import exclusive
+from tpsprune.runs import ComparisonFolder, exclusive, write_bytes_atomically
 
 __all__ = ["assessed", "choose"]
 
@@ -68,7 +67,7 @@ def choose(
         write_bytes_atomically(folder.wall_meter, content)
     if after != written:
         with exclusive(folder.runs / "lock", beside="wait") if folder.runs.is_dir() else nullcontext():
-            folder.append("choices", after.to_json())
+            folder.append("choices", after)
 
 
 def assessed(folder: ComparisonFolder) -> Savings:
@@ -90,7 +89,7 @@ def assessed(folder: ComparisonFolder) -> Savings:
         ) from error
 
 
-def _at_the_wall(comparison: Comparison, readings: Path) -> tuple[Comparison, WallFit | None]:
+def _at_the_wall(comparison: ComparisonRecord, readings: Path) -> tuple[ComparisonRecord, WallFit | None]:
     """Return the comparison with each window's joules, and each run's method, as the wall meter has them."""
     meter = read_wall_meter(readings)
     answers, idle = comparison.inference, comparison.idle

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from tpsprune.records.comparison import Grid
-from tpsprune.records.exported import Stamp
+from tpsprune.records import Grid, Stamp
 from tpsprune.report import words
 from tpsprune.report.card_energy import emissions_yaml, energy_lines
 from tpsprune.report.card_fields import NOT_RECORDED, cell, field, fold, quoted, said, table

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any, Final
 
-from tpsprune.records import EnergyClass
-from tpsprune.records.comparison import Grid
+from tpsprune.records import EnergyClass, Grid
 from tpsprune.report import words
 from tpsprune.report.card_fields import NOT_RECORDED, cell, field, quoted, said, table
 

@@ -30,7 +30,7 @@ class JsonCompare(AbstractShow):
             case records.ArmEnded():
                 run = {
                     key: value
-                    for key, value in event.run.to_json().items()
+                    for key, value in records.dump(event.run).items()
                     if key not in {"windows", "course", "method"}
                 }
                 line = {"event": "arm-ended", "number": event.number, "total": event.total, **run}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from dataclasses import asdict
 from types import TracebackType
 from typing import Self, TextIO, final
 
@@ -55,7 +54,7 @@ class JsonShow(AbstractShow):
     def show(self, event: Comparing) -> None:
         """Print the event as one line."""
         name = type(event).__name__.lower()
-        body = event.outcome.to_json() if isinstance(event, records.Finished) else asdict(event)
+        body = records.dump(event.outcome if isinstance(event, records.Finished) else event)
         line = json.dumps({"event": name, **body}, ensure_ascii=False, allow_nan=False)
         self._stream.write(line + "\n")
         self._stream.flush()
@@ -166,7 +165,7 @@ def _figures(event: records.Progress, room: int | None = None) -> str:
     return "  ".join([*first, *signals, *last])
 
 
-def print_next(console: Console, outcome: records.Outcome) -> None:
+def print_next(console: Console, outcome: records.RunResult) -> None:
     """Print the lines that are to be copied, whole whatever the width."""
     console.print()
     for line in tables.next_lines(outcome):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from tpsprune.records import Outcome, Reading
+from tpsprune.records import Reading, RunResult
 from tpsprune.report import figures
 from tpsprune.runs import RunFolder, read_result, write_bytes_atomically
 
@@ -48,10 +48,10 @@ def draw_beside(run: Path, other: Path) -> tuple[Path, Path]:
     return _written(figures.beside_figure(both), run / f"beside-{other.resolve().name}")
 
 
-def _read(run: Path) -> tuple[RunFolder, Outcome, list[Reading]]:
+def _read(run: Path) -> tuple[RunFolder, RunResult, list[Reading]]:
     folder = RunFolder.open_existing(run)
-    outcome = Outcome.from_json(read_result(folder.result), folder=str(run))
-    return folder, outcome, list(folder.readings.parsed(Reading.from_json))
+    outcome = read_result(folder.result)
+    return folder, outcome, list(folder.readings.parsed(Reading))
 
 
 def _written(figure: Figure, stem: Path) -> tuple[Path, Path]:

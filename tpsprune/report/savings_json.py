@@ -7,7 +7,7 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from tpsprune.records import ArmRun, BrokenOff, EnergyClass, Savings
+from tpsprune.records import ArmRun, BrokenOff, EnergyClass, EnergyReport, Savings, dump
 from tpsprune.report.savings_exports import NOT_CLAIMED, mean_grams, mean_joules, sci, training_class
 from tpsprune.report.savings_method import distinct_methods, idle_class
 from tpsprune.report.savings_plot import Plot, class_of_windows, energy_class, lost_class
@@ -32,7 +32,7 @@ def report_json(
         if grid is None:
             raw["grams_co2"] = NOT_CLAIMED
     report: dict[str, Any] = {
-        "schema": Savings.SCHEMA,
+        "schema": EnergyReport.SCHEMA,
         "verdict": {
             "key": verdict.key,
             "standing": verdict.standing.value,
@@ -41,9 +41,9 @@ def report_json(
             "class": energy_class(savings),
         },
         **assessed,
-        "design": design.to_json(),
+        "design": dump(design),
         "environment": {"device": design.device, "machine": design.machine, "versions": design.versions},
-        "method": [method.to_json() for method in distinct_methods(savings)],
+        "method": [dump(method) for method in distinct_methods(savings)],
         "grid": NOT_CLAIMED if grid is None else {**asdict(grid), "basis": "as chosen, use only"},
         "per_day": comparison.choices.per_day,
         "not_counted": [_not_counted(each) for each in comparison.broken_off],
@@ -84,7 +84,7 @@ def _not_counted(each: BrokenOff) -> dict[str, Any]:
 
 def _with_classes(savings: Savings) -> dict[str, Any]:
     """Return what was assessed, with the class of every figure of energy whose record has none."""
-    raw = savings.to_json()
+    raw = dump(savings)
     raw["quality"] |= {"idle_energy_class": idle_class(savings), "lost_energy_class": lost_class(savings)}
     for each, step in zip(raw["attribution"], savings.attribution, strict=True):
         each["energy_class"] = step_class(savings, step)

@@ -14,7 +14,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tpsprune.records import Outcome, Reading
+from tpsprune.records import Reading, RunResult
 
 __all__ = ["Course", "course", "signals_table", "spark"]
 
@@ -33,7 +33,7 @@ class Course:
     end_epoch: float
 
 
-def course(outcome: Outcome, readings: Sequence[Reading]) -> Course:
+def course(outcome: RunResult, readings: Sequence[Reading]) -> Course:
     """Return what a run's journal says of the whole model; quality on validation under its own name."""
     found = outcome.task.quality
     quality = "validation_accuracy" if found == "accuracy" else found

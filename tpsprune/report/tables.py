@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tpsprune.records import GIVEN, Decision, GroupChange, Latency, LeftAlone, Outcome, Pruned
+from tpsprune.records import GIVEN, Cost, Decision, GroupChange, Latency, LeftAlone, Pruned, RunResult
 from tpsprune.report import words
 
 __all__ = [
@@ -87,7 +87,7 @@ def left_alone_lines(items: Sequence[LeftAlone]) -> list[str]:
     return [f"{item.name}: {item.reason}" for item in items]
 
 
-def models_table(outcome: Outcome) -> Table:
+def models_table(outcome: RunResult) -> Table:
     """Return dense beside ticket: accuracy, parameters, MACs, latency with its quartiles, file size."""
     dense, ticket = outcome.dense, outcome.ticket
     table = Table(box=None, pad_edge=False)
@@ -97,14 +97,15 @@ def models_table(outcome: Outcome) -> Table:
         table.add_column(heading, justify="right")
     table.add_row(f"test {outcome.task.quality}", f"{dense.accuracy:.4f}", f"{ticket.accuracy:.4f}", "")
     for name, before, after, show in (
-        ("parameters", dense.size.parameters, ticket.size.parameters, words.count),
-        ("MACs per item", dense.size.macs, ticket.size.macs, words.count),
-        ("file size", dense.size.bytes, ticket.size.bytes, words.bytes_),
+        ("parameters", dense.parameters, ticket.parameters, words.count),
+        ("MACs per item", dense.macs, ticket.macs, words.count),
+        ("file size", dense.bytes, ticket.bytes, words.bytes_),
     ):
         table.add_row(name, show(before), show(after), words.share(after / before))
-    for slow, quick in zip(dense.latencies, ticket.latencies, strict=True):
+    for name, slow in dense.latency_seconds.items():
+        quick = ticket.latency_seconds[name]
         table.add_row(
-            f"latency, batch {slow.batch}",
+            f"latency, {name.replace('-', ' ')}",
             _latency(slow),
             _latency(quick),
             words.share(quick.median_seconds / slow.median_seconds),
@@ -117,23 +118,23 @@ def _latency(latency: Latency) -> str:
     return f"{words.seconds(latency.median_seconds)} ±{words.seconds(spread)}"
 
 
-def energy_table(outcome: Outcome) -> Table:
+def energy_table(outcome: RunResult) -> Table:
     """Return joules and seconds by phase, each with its class, the total, and the projection."""
     table = Table(box=None, pad_edge=False)
     table.add_column("phase")
     for heading in ("energy", "time", "CPU time"):
         table.add_column(heading, justify="right")
     table.add_column("class")
-    for phase in outcome.energy:
+    for name, phase in outcome.energy.items():
         energy_class = str(phase.energy_class) + ("" if phase.valid else " (invalid windows)")
         table.add_row(
-            phase.phase,
+            name,
             words.joules(phase.joules),
             words.seconds(phase.seconds),
             words.seconds(phase.cpu_seconds),
             energy_class,
         )
-    rows = [("total", outcome.total, _class_of_total(outcome))]
+    rows: list[tuple[str, Cost, str]] = [("total", outcome.total, _class_of_total(outcome))]
     if outcome.projected_dense is not None:
         rows.append(("dense to the end", outcome.projected_dense, "projection"))
     for name, cost, energy_class in rows:
@@ -148,7 +149,7 @@ def energy_table(outcome: Outcome) -> Table:
     return table
 
 
-def next_lines(outcome: Outcome) -> list[str]:
+def next_lines(outcome: RunResult) -> list[str]:
     """Return where the run lies and the two commands to type next: lines to copy, never to be broken."""
     picture = Path(outcome.folder, "signals.png")
     return [
@@ -160,7 +161,7 @@ def next_lines(outcome: Outcome) -> list[str]:
     ]
 
 
-def whole_run(outcome: Outcome) -> RenderableType:
+def whole_run(outcome: RunResult) -> RenderableType:
     """Return what a run decided, cut and came to: all that was shown while it ran, once more."""
     return Lines(
         decided(outcome.drawn),
@@ -172,12 +173,12 @@ def whole_run(outcome: Outcome) -> RenderableType:
     )
 
 
-def _class_of_total(outcome: Outcome) -> str:
-    classes = {str(phase.energy_class) for phase in outcome.energy if phase.joules}
+def _class_of_total(outcome: RunResult) -> str:
+    classes = {str(phase.energy_class) for phase in outcome.energy.values() if phase.joules}
     return classes.pop() if len(classes) == 1 else "mixed" if classes else "none"
 
 
-def closing(outcome: Outcome) -> RenderableType:
+def closing(outcome: RunResult) -> RenderableType:
     """Return everything a finished run has to say but what to type next."""
     classes = ", ".join(f"{part} {kind}" for part, kind in outcome.method.classes.items()) or "nothing"
     return Lines(
@@ -192,7 +193,7 @@ def closing(outcome: Outcome) -> RenderableType:
     )
 
 
-def _caveats(outcome: Outcome) -> list[str]:
+def _caveats(outcome: RunResult) -> list[str]:
     """Return what a reader must know of the figures of energy; nothing of training where there was none."""
     sentences = []
     if outcome.projected_dense is not None:

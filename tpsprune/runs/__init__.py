@@ -3,52 +3,48 @@
 Tensors are in ``tpsprune.runs.tensors``, apart, because they need torch and nothing else here does.
 """
 
-from tpsprune.runs.comparison import Begun, ComparisonFolder
-from tpsprune.runs.documents import (
-    energy_report_schema,
-    energy_report_text,
-    read_energy_report,
-    read_result,
-    result_schema,
-    write_result,
-)
+from tpsprune.runs.comparison import Begun, ComparisonFolder, ask_for_pairs, begin_or_match
 from tpsprune.runs.files import (
+    Journal,
     cannot_write,
+    energy_report_text,
     open_regular,
+    read_energy_report,
     read_json,
+    read_result,
     read_text,
+    strict_json,
     sync_folder,
     to_json_text,
     write_bytes_atomically,
     write_json_atomically,
+    write_result,
     write_text_atomically,
     writing,
 )
-from tpsprune.runs.folder import RunFolder, digest_of
-from tpsprune.runs.journal import Journal
-from tpsprune.runs.schemas import first_fault, is_newer
-from tpsprune.runs.strict_json import strict_json
+from tpsprune.runs.folder import RunFolder, digest_of, exclusive, machine_facts, versions
 
 __all__ = [
     "Begun",
     "ComparisonFolder",
     "Journal",
     "RunFolder",
+    "ask_for_pairs",
+    "begin_or_match",
     "cannot_write",
     "digest_of",
-    "energy_report_schema",
     "energy_report_text",
-    "first_fault",
-    "is_newer",
+    "exclusive",
+    "machine_facts",
     "open_regular",
     "read_energy_report",
     "read_json",
     "read_result",
     "read_text",
-    "result_schema",
     "strict_json",
     "sync_folder",
     "to_json_text",
+    "versions",
     "write_bytes_atomically",
     "write_json_atomically",
     "write_result",

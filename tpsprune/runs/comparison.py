@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, TypeAlias, TypeVar, final
 
 from tpsprune.errors import RunFolderError
-from tpsprune.records import ArmRun, BrokenOff, Choices, Comparison, Design, IdleSpan, InferenceSpan
-from tpsprune.runs.journal import Journal
-from tpsprune.runs.schemas import is_newer
+from tpsprune.records import (
+    ArmRun,
+    BrokenOff,
+    Choices,
+    ComparisonRecord,
+    Design,
+    IdleSpan,
+    InferenceSpan,
+    dump,
+    is_newer,
+    load,
+)
+from tpsprune.runs.files import Journal
 
-__all__ = ["Begun", "ComparisonFolder"]
+__all__ = ["Begun", "ComparisonFolder", "ask_for_pairs", "begin_or_match"]
+
+MAY_DIFFER: Final = {"begun", "command", "pairs"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +39,35 @@ class Begun:
     pair: int
     position: int
     folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Another number of pairs is asked for."""
+
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Redo:
+    """A finished pair is set aside, and why."""
+
+    pair: int
+    why: str
+
+
+Line: TypeAlias = Design | Pairs | Begun | ArmRun | IdleSpan | InferenceSpan | BrokenOff | Redo | Choices
+KINDS: Final[Mapping[str, type[Line]]] = {
+    "design": Design,
+    "pairs": Pairs,
+    "begun": Begun,
+    "run": ArmRun,
+    "idle": IdleSpan,
+    "answers": InferenceSpan,
+    "broken-off": BrokenOff,
+    "redo": Redo,
+    "choices": Choices,
+}
 
 
 @final
@@ -60,15 +101,16 @@ class ComparisonFolder:
         """Whether a comparison was begun here: a first line that a kill cut off is none."""
         return self.journal.path.is_file() and bool(self.journal.read()[0])
 
-    def append(self, kind: str, content: Mapping[str, Any]) -> None:
+    def append(self, kind: str, line: Line | Mapping[str, Any]) -> None:
         """Append one line; it is on the disk when this returns.
 
         Raises:
             RunFolderError: it cannot be written.
         """
+        content = line if isinstance(line, Mapping) else dump(line)
         self.journal.append({"schema": Design.SCHEMA, "kind": kind, **content})
 
-    def read(self) -> tuple[Comparison, Begun | None]:
+    def read(self) -> tuple[ComparisonRecord, Begun | None]:
         """Return all that was measured, and the run that has begun and not ended, if any.
 
         A cut-off last line is left out, and a note says so.
@@ -85,32 +127,34 @@ class ComparisonFolder:
         records, cut_off = self.journal.read()
         if not records or records[0].get("kind") != "design":
             raise RunFolderError(f"{self.journal.path} does not begin with a design: it is no comparison's")
-        comparison, begun = self._folded(records)
+        comparison, begun = self._replay(records)
         if cut_off:
             note = "the journal's last line was cut off, as a kill leaves it, and is left out"
             comparison = replace(comparison, notes=(*comparison.notes, note))
         return comparison, begun
 
-    def _folded(self, records: list[dict[str, Any]]) -> tuple[Comparison, Begun | None]:
+    def _replay(self, records: list[dict[str, Any]]) -> tuple[ComparisonRecord, Begun | None]:
         comparison, begun = None, None
         for number, record in enumerate(records, 1):
             self._refuse_foreign(number, record)
-            kind = record["kind"]
             content = {key: value for key, value in record.items() if key not in {"schema", "kind"}}
             try:
-                if kind == "design":
-                    comparison = _begun_comparison(content, comparison)
-                elif kind == "begun":
-                    begun = Begun(**content)
-                else:
-                    assert comparison is not None, "the first line is a design"
-                    comparison = FOLDS[kind](comparison, content)
-                    begun = None if kind in {"run", "broken-off"} else begun
-            except (KeyError, TypeError, ValueError) as error:
+                line = load(KINDS[record["kind"]], content)
+                if isinstance(line, Design) and comparison is not None:
+                    raise ValueError("a second design")  # noqa: TRY301 -- told as any other fault of a line
+            except ValueError as error:
                 raise RunFolderError(
-                    f"{self.journal.path} line {number} is no record of a comparison ({error!r}): "
+                    f"{self.journal.path} line {number} is no record of a comparison ({error}): "
                     "the file was changed from outside"
                 ) from error
+            if isinstance(line, Design):
+                comparison = ComparisonRecord(design=line, pairs_asked=line.pairs)
+            elif isinstance(line, Begun):
+                begun = line
+            else:
+                assert comparison is not None, "the first line is a design"
+                comparison = _add(comparison, line)
+                begun = None if isinstance(line, ArmRun | BrokenOff) else begun
         assert comparison is not None, "the first line is a design"
         if begun is not None:
             words = f"'{begun.arm}', seed {begun.seed}, has begun and not ended"
@@ -124,73 +168,127 @@ class ComparisonFolder:
                 f"{self.journal.path} line {number} was written by a newer tpsprune: it is {found}, this one "
                 f"reads {Design.SCHEMA}; upgrade"
             )
-        if found != Design.SCHEMA or record.get("kind") not in {"design", "begun", *FOLDS}:
+        if found != Design.SCHEMA or record.get("kind") not in KINDS:
             raise RunFolderError(
                 f"{self.journal.path} line {number} is no record of a comparison (schema {found!r}, kind "
                 f"{record.get('kind')!r})"
             )
 
 
-def _begun_comparison(content: dict[str, Any], earlier: Comparison | None) -> Comparison:
-    if earlier is not None:
-        raise ValueError("a second design")
-    design = Design.from_json(content)
-    return Comparison(design=design, pairs_asked=design.pairs)
+def _add(before: ComparisonRecord, line: Line) -> ComparisonRecord:
+    """Return the comparison with one more line of its journal."""
+    match line:
+        case ArmRun():
+            return replace(before, runs=(*before.runs, line))
+        case IdleSpan():
+            return replace(before, idle=(*before.idle, line))
+        case InferenceSpan():
+            return replace(before, inference=(*before.inference, line))
+        case BrokenOff():
+            return replace(before, broken_off=(*before.broken_off, line))
+        case Choices():
+            return replace(before, choices=line)
+        case Pairs():
+            return _ask(before, line.pairs)
+        case Redo():
+            return _set_aside(before, line)
+        case Design() | Begun():
+            raise AssertionError(line)
 
 
-def _pairs(comparison: Comparison, content: dict[str, Any]) -> Comparison:
-    asked, before = content["pairs"], comparison.pairs_asked
-    ended = len({run.pair for run in comparison.runs})
+def _ask(before: ComparisonRecord, pairs: int) -> ComparisonRecord:
+    ended = len({run.pair for run in before.runs})
     if not ended:
-        return replace(comparison, pairs_asked=asked)
-    note = f"pairs asked for were changed from {before} to {asked} after {ended} could be looked at"
-    looks = comparison.looks + 1
-    return replace(comparison, pairs_asked=asked, looks=looks, notes=(*comparison.notes, note))
+        return replace(before, pairs_asked=pairs)
+    note = (
+        f"pairs asked for were changed from {before.pairs_asked} to {pairs} after {ended} could be looked at"
+    )
+    return replace(before, pairs_asked=pairs, looks=before.looks + 1, notes=(*before.notes, note))
 
 
-def _redo(comparison: Comparison, content: dict[str, Any]) -> Comparison:
-    pair = content["pair"]
-    gone = [
+S = TypeVar("S", ArmRun, IdleSpan, InferenceSpan)
+
+
+def _set_aside(before: ComparisonRecord, redo: Redo) -> ComparisonRecord:
+    def others(spans: tuple[S, ...]) -> tuple[S, ...]:
+        return tuple(span for span in spans if span.pair != redo.pair)
+
+    gone = tuple(
         BrokenOff(
             arm=run.arm,
             seed=run.seed,
-            pair=pair,
+            pair=run.pair,
             position=run.position,
             windows=run.windows,
-            why=content["why"],
+            why=redo.why,
             receipt=run.receipt,
         )
-        for run in comparison.runs
-        if run.pair == pair
-    ]
+        for run in before.runs
+        if run.pair == redo.pair
+    )
     return replace(
-        comparison,
-        runs=tuple(run for run in comparison.runs if run.pair != pair),
-        idle=tuple(span for span in comparison.idle if span.pair != pair),
-        inference=tuple(span for span in comparison.inference if span.pair != pair),
-        broken_off=(*comparison.broken_off, *gone),
+        before,
+        runs=others(before.runs),
+        idle=others(before.idle),
+        inference=others(before.inference),
+        broken_off=(*before.broken_off, *gone),
     )
 
 
-def _appended(field: str, parse: Callable[[dict[str, Any]], Any]) -> Callable[..., Comparison]:
-    def fold(comparison: Comparison, content: dict[str, Any]) -> Comparison:
-        longer: dict[str, Any] = {field: (*getattr(comparison, field), parse(content))}
-        return replace(comparison, **longer)
+def begin_or_match(
+    folder: ComparisonFolder, design: Design, elsewhere: str
+) -> tuple[ComparisonRecord, Begun | None]:
+    """Write the design down where nothing is there yet, else hold it against the one that is.
 
-    return fold
+    ``elsewhere`` is how to write to another folder. Returns all that was measured, and a run without an end.
+
+    Raises:
+        RunFolderError: the journal is of other arms, rules, versions or another machine: names the first
+            difference.
+    """
+    if not folder.exists:
+        folder.append("design", design)
+    comparison, begun = folder.read()
+    if differences := list(_differences(comparison.design, design)):
+        raise RunFolderError(
+            f"{folder.path} holds a comparison with other rules: {differences[0]}; go on with those it was "
+            f"begun with, or write elsewhere with {elsewhere}"
+        )
+    return comparison, begun
 
 
-def _choices(comparison: Comparison, content: dict[str, Any]) -> Comparison:
-    return replace(comparison, choices=Choices.from_json(content))
+def ask_for_pairs(
+    folder: ComparisonFolder, comparison: ComparisonRecord, pairs: int | None, asked: str
+) -> None:
+    """Write down that another number of pairs is asked for, if one is; ``asked`` is how that was typed.
+
+    Raises:
+        RunFolderError: fewer pairs are asked for than were fixed.
+    """
+    if pairs is not None and pairs < comparison.pairs_asked:
+        raise RunFolderError(
+            f"{folder.path}: {comparison.pairs_asked} pairs were fixed, and fewer ({asked}) would be "
+            f"chosen by their look: ask for {comparison.pairs_asked} or more"
+        )
+    if pairs is not None and pairs != comparison.pairs_asked:
+        folder.append("pairs", Pairs(pairs))
 
 
-FOLDS: dict[str, Callable[[Comparison, dict[str, Any]], Comparison]] = {
-    "pairs": _pairs,
-    "run": _appended("runs", ArmRun.from_json),
-    "idle": _appended("idle", IdleSpan.from_json),
-    "answers": _appended("inference", InferenceSpan.from_json),
-    "broken-off": _appended("broken_off", BrokenOff.from_json),
-    "redo": _redo,
-    "choices": _choices,
-}
-"""How each kind of line adds to what was read before it."""
+def _differences(there: Design, here: Design) -> Iterator[str]:
+    before, now = dump(there), dump(here)
+    for key in before:
+        if key not in MAY_DIFFER and before[key] != now[key]:
+            yield _difference(key, before[key], now[key])
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    if key == "recipe_text":
+        lines = (
+            pair for pair in zip(before.splitlines(), now.splitlines(), strict=False) if pair[0] != pair[1]
+        )
+        before, now = next(lines, (f"{len(before)} characters", f"{len(now)} characters"))
+        key = "the recipe"
+    if isinstance(before, dict):
+        changed = next(name for name in {**before, **now} if before.get(name) != now.get(name))
+        key, before, now = f"{key}.{changed}", before.get(changed), now.get(changed)
+    return f"{key} is {before!r} there and {now!r} here"

@@ -1,4 +1,4 @@
-"""Files that are either wholly written or not there: write beside, flush to the disk, rename."""
+"""Files that are wholly written or not there, journals that lose at most a line, JSON read strictly."""
 
 from __future__ import annotations
 
@@ -6,26 +6,39 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from io import BufferedReader
+from math import isfinite
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NoReturn, TypeVar, final
 
 from tpsprune.errors import CannotWriteError, RunFolderError
+from tpsprune.records import EnergyReport, RunResult, dump, is_newer, load
 
 __all__ = [
+    "Journal",
     "cannot_write",
+    "energy_report_text",
     "open_regular",
+    "read_energy_report",
     "read_json",
+    "read_result",
     "read_text",
+    "replacing",
+    "strict_json",
     "sync_folder",
     "to_json_text",
     "write_bytes_atomically",
     "write_json_atomically",
+    "write_result",
     "write_text_atomically",
     "writing",
 ]
+
+T = TypeVar("T")
 
 _WORDS: Final[dict[int, str]] = {
     errno.ENOSPC: "no space left on the device while writing {path}; free some",
@@ -47,8 +60,8 @@ def cannot_write(path: Path, error: OSError) -> CannotWriteError:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write ``path`` to: after a crash the old file or the new one is there, never a part.
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write ``path`` at: after a crash the old file or the new one is there, never a part.
 
     Written beside under ``.NAME.tmp-PID``, flushed to the disk, renamed, and the folder flushed too,
     because a rename that is not on the disk does not outlive a power cut.
@@ -58,9 +71,8 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     """
     beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        with beside.open("wb") as file:
-            yield file
-            file.flush()
+        yield beside
+        with beside.open("rb") as file:
             os.fsync(file.fileno())
         beside.replace(path)
         sync_folder(path.parent)
@@ -69,6 +81,13 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Give an open file to write ``path`` to; see ``replacing``."""
+    with replacing(path) as beside, beside.open("wb") as file:
+        yield file
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
@@ -129,15 +148,66 @@ def read_json(path: Path) -> Any:
         RunFolderError: it is missing, cannot be read, or is not JSON; the message names the line.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return strict_json(path.read_bytes())
     except FileNotFoundError as error:
         raise RunFolderError(f"{path} is not there") from error
     except OSError as error:
         raise RunFolderError(f"cannot read {path}: {error.strerror or error}") from error
-    except json.JSONDecodeError as error:
-        raise RunFolderError(f"{path} is damaged: line {error.lineno} is not JSON ({error.msg})") from error
+    except ValueError as error:
+        raise RunFolderError(f"{path} is damaged: {error}") from error
+
+
+def strict_json(content: bytes) -> Any:
+    """Return the value of a JSON text, read more strictly than ``json.loads`` does.
+
+    Refused besides what is no JSON: a name twice in one object, ``NaN`` and ``Infinity``, half a
+    character (a lone surrogate), numbers of thousands of digits, nesting that Python cannot follow.
+
+    Raises:
+        ValueError: says what is wrong; the only kind of error there is.
+
+    >>> strict_json(b'{"a": [1, 2.5, null]}')
+    {'a': [1, 2.5, None]}
+    >>> strict_json(b'{"a": 1, "a": 2}')
+    Traceback (most recent call last):
+    ...
+    ValueError: the name 'a' is there twice
+    """
+    try:
+        value = json.loads(
+            content.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse, parse_float=_finite
+        )
+        # Only an escape can hold half a character: the text itself has been decoded.
+        if b"\\u" in content:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
-        raise RunFolderError(f"{path} is damaged: byte {error.start} is not UTF-8") from error
+        raise ValueError(f"byte {error.start} is not UTF-8") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("a text in it holds half a character") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {error.lineno} is not JSON ({error.msg})") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the name {twice!r} is there twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{text} is beyond all numbers")
+    return number
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number of JSON")
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -158,11 +228,196 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, where the system lets a folder be opened."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
+    """Flush a folder's entries to the disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_result(path: Path, result: RunResult) -> None:
+    """Write ``result.json``, whole or not at all.
+
+    Raises:
+        RunFolderError: it cannot be written.
+        ValueError: it could not be read again, which is a fault of this package, not of the user.
+    """
+    plain = dump(result)
+    load(RunResult, plain)
+    write_json_atomically(path, plain)
+
+
+def read_result(path: Path) -> RunResult:
+    """Read ``result.json``; its ``folder`` is the one that it lies in.
+
+    Raises:
+        RunFolderError: it is missing, damaged, of a newer version, or no result; names the first place.
+    """
+    return replace(_document(path, RunResult, "a result")[0], folder=str(path.parent))
+
+
+def energy_report_text(raw: Mapping[str, Any]) -> str:
+    """Return a comparison's report as the text of its file, once it is found to be one.
+
+    Raises:
+        ValueError: it is none, which is a fault of this package, not of the user.
+    """
+    load(EnergyReport, raw)
+    return to_json_text(raw)
+
+
+def read_energy_report(path: Path) -> dict[str, Any]:
+    """Read a comparison's report as it stands in its file; raises as ``read_result``."""
+    return _document(path, EnergyReport, "an energy report")[1]
+
+
+def _document(path: Path, kind: type[T], what: str) -> tuple[T, dict[str, Any]]:
+    raw, known = read_json(path), str(getattr(kind, "SCHEMA", ""))
+    found = raw.get("schema") if isinstance(raw, dict) else None
+    if is_newer(found, known):
+        raise RunFolderError(
+            f"{path} was written by a newer tpsprune: it is {found}, this one reads {known}; upgrade"
+        )
+    try:
+        return load(kind, raw), raw
+    except ValueError as error:
+        raise RunFolderError(f"{path} is not {what} this tpsprune can read: {error}") from error
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """Records appended to ``path``, each flushed to the disk: a kill loses at most the line being written.
+
+    A last line without its line end is what a kill leaves behind. It was never acknowledged: ``read``
+    leaves it out and says so, the next append cuts it away.
+    """
+
+    path: Path
+
+    def append(self, record: object) -> None:
+        """Append one record and flush it to the disk; see ``append_all``."""
+        self.append_all([record])
+
+    def append_all(self, records: Iterable[object]) -> None:
+        """Append records, or JSON objects as they are, in one write and one flush.
+
+        Raises:
+            RunFolderError: they cannot be written; the journal is as it was.
+            ValueError: a number is not finite; the journal is as it was.
+        """
+        content = b"".join(map(_to_line, records))
+        if not content:
+            return
+        try:
+            is_new = not self.path.exists()
+            with self.path.open("ab+") as file:
+                _append(file, content)
+            if is_new:
+                sync_folder(self.path.parent)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    def read(self) -> tuple[list[dict[str, Any]], bool]:
+        """Return the records, and whether a cut-off last line was left out; no file means no records.
+
+        Raises:
+            RunFolderError: a line that is not the cut-off last one is damaged; names its number.
+        """
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return [], False
+        except OSError as error:
+            raise RunFolderError(f"cannot read {self.path}: {error.strerror or error}") from error
+        *lines, tail = content.split(b"\n")
+        records: list[dict[str, Any]] = []
+        for number, line in enumerate(lines, start=1):
+            record = _from_line(line)
+            if record is None:
+                raise RunFolderError(
+                    f"{self.path} is damaged: line {number} of {len(lines)} is not a JSON object; "
+                    f"restore the file, or start anew (--again, or another --out)"
+                )
+            records.append(record)
+        last = _from_line(tail)
+        return (records, bool(tail)) if last is None else ([*records, last], False)
+
+    def parsed(self, kind: type[T]) -> list[T]:
+        """Return the lines as records of one kind; a cut-off last line is left out.
+
+        Raises:
+            RunFolderError: a line is damaged or is no such record; names its number.
+        """
+        values = []
+        for number, record in enumerate(self.read()[0], 1):
+            try:
+                values.append(load(kind, record))
+            except ValueError as error:
+                raise RunFolderError(
+                    f"{self.path} line {number} is no record of this journal ({error}): "
+                    "the file was changed from outside; start anew (--again, or another --out)"
+                ) from error
+        return values
+
+    def truncate_to(self, keep: Callable[[dict[str, Any]], bool]) -> int:
+        """Rewrite the journal with the records that ``keep`` holds for; return how many were dropped.
+
+        The file is replaced whole or not at all. A cut-off last line goes too, uncounted.
+
+        Raises:
+            RunFolderError: the journal is damaged or cannot be written.
+        """
+        records, cut_off = self.read()
+        kept = [record for record in records if keep(record)]
+        if cut_off or len(kept) < len(records):
+            write_bytes_atomically(self.path, b"".join(map(_to_line, kept)))
+        return len(records) - len(kept)
+
+
+def _append(file: BinaryIO, content: bytes) -> None:
+    end = _mended_end(file)
+    try:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(file.fileno(), end)
+        raise
+
+
+def _mended_end(file: BinaryIO) -> int:
+    # A record glued to a cut-off line would be lost with it at the next reading.
+    end = file.seek(0, os.SEEK_END)
+    if not end:
+        return 0
+    file.seek(end - 1)
+    if file.read(1) == b"\n":
+        return end
+    file.seek(0)
+    content = file.read()
+    tail_at = content.rfind(b"\n") + 1
+    if _from_line(content[tail_at:]) is None:
+        return file.truncate(tail_at)
+    file.write(b"\n")
+    return end + 1
+
+
+def _to_line(record: object) -> bytes:
+    return (
+        json.dumps(
+            record if isinstance(record, dict) else dump(record), ensure_ascii=False, allow_nan=False
+        ).encode()
+        + b"\n"
+    )
+
+
+def _from_line(line: bytes) -> dict[str, Any] | None:
+    # A JSON object cut short is never a JSON object, so whatever parses is whole.
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None

@@ -1,20 +1,25 @@
-"""A run folder: what lies where, who may write, and what is found when a run is taken up again."""
+"""A run folder: what lies where, who may write, what it was made on, what is found when it is resumed."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-from collections.abc import Iterator
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import final
+from typing import Any, Final, Generic, TypeVar, final
 
 from tpsprune.errors import RunFolderError
-from tpsprune.runs.files import cannot_write, sync_folder
-from tpsprune.runs.journal import Journal
-from tpsprune.runs.lock import exclusive
+from tpsprune.runs.files import Journal, cannot_write, sync_folder
 
-__all__ = ["RunFolder", "digest_of"]
+__all__ = ["RunFolder", "digest_of", "exclusive", "machine_facts", "versions"]
+
+PACKAGES: Final = ("tpsprune", "torch", "torch-pruning", "codecarbon", "numpy", "ripser", "safetensors")
 
 
 def digest_of(text: str) -> str:
@@ -26,12 +31,45 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+T = TypeVar("T")
+
+
+@final
+class _Inside(Generic[T]):
+    """Something in a folder, by its name there."""
+
+    def __init__(self, name: str, kind: Callable[[Path], T]) -> None:
+        self._name = name
+        self._kind = kind
+
+    def __get__(self, folder: RunFolder, _: type) -> T:
+        return self._kind(folder.path / self._name)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """``ROOT/NAME-DIGEST`` and the paths in it; a folder is finished when its result is written."""
+    """``ROOT/NAME-DIGEST`` and what lies in it; a folder is finished when its result is written, the last."""
 
     path: Path
+    recipe = _Inside("recipe.toml", Path)
+    """The recipe as resolved."""
+    readings = _Inside("readings.jsonl", Journal)
+    """The journal of signal readings."""
+    energy = _Inside("energy.jsonl", Journal)
+    """The journal of energy windows."""
+    decisions = _Inside("decisions.jsonl", Journal)
+    """The journal of verdicts on drawing and stopping."""
+    plan = _Inside("plan.json", Path)
+    """What was removed."""
+    dense = _Inside("dense.safetensors", Path)
+    """The dense model's tensors."""
+    ticket = _Inside("ticket.safetensors", Path)
+    """The ticket's tensors."""
+    result = _Inside("result.json", Path)
+    """What came out."""
+    state = _Inside("state", Path)
+    """The folder of the checkpoint."""
 
     @classmethod
     def create(cls, root: Path, name: str, digest: str, *, again: bool = False) -> RunFolder:
@@ -94,51 +132,6 @@ class RunFolder:
             yield
 
     @property
-    def recipe(self) -> Path:
-        """The recipe as resolved."""
-        return self.path / "recipe.toml"
-
-    @property
-    def readings(self) -> Journal:
-        """The journal of signal readings."""
-        return Journal(self.path / "readings.jsonl")
-
-    @property
-    def energy(self) -> Journal:
-        """The journal of energy windows."""
-        return Journal(self.path / "energy.jsonl")
-
-    @property
-    def decisions(self) -> Journal:
-        """The journal of verdicts on drawing and stopping."""
-        return Journal(self.path / "decisions.jsonl")
-
-    @property
-    def plan(self) -> Path:
-        """What was removed."""
-        return self.path / "plan.json"
-
-    @property
-    def dense(self) -> Path:
-        """The dense model's tensors."""
-        return self.path / "dense.safetensors"
-
-    @property
-    def ticket(self) -> Path:
-        """The ticket's tensors."""
-        return self.path / "ticket.safetensors"
-
-    @property
-    def result(self) -> Path:
-        """The outcome; written last."""
-        return self.path / "result.json"
-
-    @property
-    def state(self) -> Path:
-        """The folder of the checkpoint."""
-        return self.path / "state"
-
-    @property
     def is_finished(self) -> bool:
         """Whether the result is written, which is the last thing a run does."""
         return self.result.is_file()
@@ -176,3 +169,53 @@ def _taken(path: Path) -> list[Path]:
         taken.append(candidate)
         number += 1
     return taken
+
+
+@contextmanager
+def exclusive(lock: Path, beside: str = "start a run beside it with --again") -> Iterator[None]:
+    """Hold a lock, a file two levels below the folder it stands for, for this process.
+
+    With ``flock``, which a killed process lets go of by itself. ``beside`` is what would do for somebody who
+    does not want to wait.
+
+    Raises:
+        RunFolderError: another process holds it, or it cannot be written.
+    """
+    try:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise cannot_write(lock, error) from error
+    try:
+        _take(lock, handle, beside)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _take(lock: Path, handle: int, beside: str) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+    except BlockingIOError as error:
+        holder = os.pread(handle, 20, 0).decode(errors="replace") or "(unknown)"
+        raise RunFolderError(
+            f"{lock.parent.parent} is in use by process {holder}: wait for it to end, or {beside}"
+        ) from error
+    except OSError as error:
+        raise cannot_write(lock, error) from error
+
+
+def machine_facts() -> dict[str, Any]:
+    """Return the kind of machine, without a name or address of it."""
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "logical_cpus": os.cpu_count(),
+        "python": sys.implementation.name,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that figures depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}

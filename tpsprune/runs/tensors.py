@@ -1,60 +1,94 @@
-"""Tensors on disk: safetensors, whole or not there, read only when they are what was expected."""
+"""Tensors on disk: safetensors, whole or not there, and somebody's trained weights, of which nothing runs."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import pickle
+import re
+import warnings
 from collections.abc import Mapping
-from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, Final, TypeAlias
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tpsprune.errors import ArtifactError
-from tpsprune.runs.files import open_regular, writing
-from tpsprune.runs.tensor_header import LENGTH_BYTES, MAX_HEADER_BYTES, Place, header_of, parse_header
+from tpsprune.errors import ArtifactError, did_you_mean
+from tpsprune.recipe.brought import Match
+from tpsprune.runs.files import cannot_write, open_regular, replacing
 
 __all__ = [
     "Expected",
     "file_bytes",
     "load_hashed",
     "load_tensors",
+    "match_state",
+    "read_state",
     "save_tensors",
     "serialise",
+    "sha256_of",
     "shapes_of",
 ]
 
 Expected: TypeAlias = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
+DTYPES: Final[dict[str, torch.dtype]] = {
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+    "F32": torch.float32,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""The format's words for number types."""
+
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write named tensors with text metadata to one safetensors file, whole or not at all.
 
-    The same tensors give the same bytes. Tensors that share storage (tied weights) are each written in
-    full: names and values come back, the tie does not; who loads them into a model that ties its weights
-    gets it from the model. Cost: none of memory, but one tensor's where it lies on a GPU or is strided.
+    The same tensors give the same bytes with at most one entry of metadata: of several, the library leaves
+    the order to chance. Tensors that share storage (tied weights) are each written in full: names and values
+    come back, the tie does not; who loads them into a model that ties its weights gets it from the model.
+    Cost: none of memory, but a copy of what is tied, strided, or on a GPU.
 
     Raises:
         ArtifactError: a number type that the format has no word for.
         RunFolderError: it cannot be written.
     """
-    with writing(path) as file:
-        _write(file, tensors, metadata)
+    plain = _plain(tensors)
+    with replacing(path) as beside:
+        beside.touch()
+        mode = beside.stat().st_mode
+        try:
+            safetensors.torch.save_file(plain, beside, dict(metadata) or None)
+            beside.chmod(mode)  # The library leaves it to its owner alone.
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            code = int(number[1]) if number else 0
+            raise cannot_write(path, OSError(code, os.strerror(code) if code else str(error))) from error
 
 
 def serialise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """Return the very bytes that ``save_tensors`` writes."""
-    file = BytesIO()
-    _write(file, tensors, metadata)
-    return file.getvalue()
+    return safetensors.torch.save(_plain(tensors), dict(metadata) or None)
 
 
 def file_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Return how many bytes ``save_tensors`` writes of these, without metadata; nothing is copied."""
-    header, _ = header_of(tensors, {})
-    return len(header) + sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    """Return how many bytes ``save_tensors`` writes of these, without metadata. Cost: one copy of them."""
+    return len(serialise(tensors, {}))
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -67,90 +101,68 @@ def load_tensors(path: Path, expected: Expected | None = None) -> tuple[dict[str
 
     The header is checked by itself and, with ``expected`` given, names, shapes and dtypes against it,
     before any tensor is allocated, so a foreign file costs nothing. The tensors own their memory: what
-    becomes of the file later does not touch them. Cost: the file's size in memory, once.
+    becomes of the file later does not touch them. Cost: twice the file's size in memory, then once.
 
     Raises:
         ArtifactError: the file is missing, damaged, not safetensors, or does not hold what is expected;
             names every missing and unknown tensor, and both shapes.
     """
-    tensors, metadata, _ = load_hashed(path, expected, hashed=False)
+    tensors, metadata, _ = load_hashed(path, expected)
     return tensors, metadata
 
 
 def load_hashed(
-    path: Path, expected: Expected | None = None, *, hashed: bool = True
+    path: Path, expected: Expected | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str], str]:
-    """Read as ``load_tensors``, and return the SHA-256 of the very bytes that the tensors were made from.
-
-    The file is opened once and read once: nobody can change it between the check and the use.
-    """
-    digest = hashlib.sha256() if hashed else None
+    """Read as ``load_tensors``, and return the SHA-256 of the very bytes that the tensors were made from."""
     try:
         with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            places, metadata = _header(file, size, digest)
+            found, metadata = _header(path)
             if expected is not None:
-                _compare(path, {name: (place.shape, place.dtype) for name, place in places.items()}, expected)
-            tensors = {name: _read(file, name, place, digest) for name, place in places.items()}
+                _compare(path, found, expected)
+            content = file.read()
+        tensors = safetensors.torch.load(content)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is not there") from error
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ArtifactError(f"{path} is damaged or not a safetensors file ({error})") from error
+    except (SafetensorError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
+        words = str(error).partition("\n")[0]
+        raise ArtifactError(f"{path} is damaged or not a safetensors file ({words})") from error
+    if expected is not None:
+        # Once more, of what was read: the file may have been changed since its header was looked at.
+        _compare(path, shapes_of(tensors), expected)
     by_name = {name: tensors[name] for name in sorted(tensors)}
-    return by_name, metadata, digest.hexdigest() if digest else ""
+    return by_name, metadata, hashlib.sha256(content).hexdigest()
 
 
-def _write(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    try:
-        header, names = header_of(tensors, metadata)
-    except ValueError as error:
-        raise ArtifactError(f"tensors cannot be written: {error}") from error
-    file.write(header)
-    file.writelines(_bytes_of(tensors[name]) for name in names)
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors as the library takes them: on the CPU, each in a row and in memory of its own."""
+    plain: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES.values():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ArtifactError(f"tensors cannot be written: safetensors has no word for {kind}")
+        each = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+        storage = each.untyped_storage().data_ptr()
+        plain[name] = each.clone() if storage in storages else each
+        storages.add(storage)
+    return plain
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
-    """Return a tensor's numbers as they lie in memory; copied first only where they do not lie in a row."""
-    plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
-    return plain.reshape(-1).view(torch.uint8).numpy().data
+def _header(path: Path) -> tuple[Expected, dict[str, str]]:
+    """Return shapes, number types and metadata of a file, which the library holds against its size."""
+    with safe_open(path, framework="pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 -- it is no mapping
+        words = {name: each.get_dtype() for name, each in slices.items()}
+        if unknown := [name for name in words if words[name] not in DTYPES]:
+            raise ValueError(f"{unknown[0]!r} is of the unknown number type {words[unknown[0]]!r}")
+        found = {name: (tuple(each.get_shape()), DTYPES[words[name]]) for name, each in slices.items()}
+        return found, file.metadata() or {}
 
 
-def _header(
-    file: BufferedReader, size: int, digest: hashlib._Hash | None
-) -> tuple[dict[str, Place], dict[str, str]]:
-    length_bytes = file.read(LENGTH_BYTES)
-    length = int.from_bytes(length_bytes, "little")
-    if len(length_bytes) < LENGTH_BYTES or length > min(size - LENGTH_BYTES, MAX_HEADER_BYTES):
-        raise ValueError(f"its header would be {length} bytes long, in a file of {size}")
-    text = file.read(length)
-    if digest:
-        digest.update(length_bytes)
-        digest.update(text)
-    return parse_header(text, size - LENGTH_BYTES - length)
-
-
-def _read(file: BufferedReader, name: str, place: Place, digest: hashlib._Hash | None) -> Tensor:
-    try:
-        tensor = torch.empty(place.shape, dtype=place.dtype)
-    except (RuntimeError, MemoryError, TypeError) as error:
-        raise ValueError(f"there is no room for {name!r} of shape {list(place.shape)}") from error
-    content = tensor.reshape(-1).view(torch.uint8).numpy().data
-    done = 0
-    while done < len(content):
-        count = file.readinto(content[done:])
-        if not count:
-            raise ValueError(f"it ends within {name!r}")
-        done += count
-    if digest:
-        digest.update(content)
-    return tensor
-
-
-def _compare(
-    path: Path, found: Mapping[str, tuple[tuple[int, ...], torch.dtype]], expected: Expected
-) -> None:
+def _compare(path: Path, found: Expected, expected: Expected) -> None:
     faults = [f"{name} is missing" for name in expected if name not in found]
     faults += [f"{name} is not known" for name in found if name not in expected]
     for name, wanted in expected.items():
@@ -163,3 +175,153 @@ def _compare(
 def _words(header: tuple[tuple[int, ...], torch.dtype]) -> str:
     shape, dtype = header
     return f"{list(shape)} {str(dtype).removeprefix('torch.')}"
+
+
+TORCH_FILES: Final = (".pt", ".pth", ".bin", ".ckpt", ".tar")
+NESTED: Final = ("state_dict", "model_state_dict", "model")
+PREFIXES: Final = ("module.", "_orig_mod.", "model.")
+NOT_NEEDED: Final = "num_batches_tracked"
+
+
+def read_state(path: Path, place: str, match: Match = "name") -> dict[str, Tensor]:
+    """Read a file's tensors onto the CPU, in the file's order where that is one.
+
+    A safetensors file, or a state dict that ``torch.save`` wrote (``.pt``, ``.pth``, ``.bin``), read so that
+    nothing in it can run, bare or as ``state_dict`` or ``model`` of a checkpoint.
+
+    Args:
+        path: the file.
+        place: where the user named it, with which messages begin: ``--weights``, ``task.model.weights:``.
+        match: what the tensors will be matched by; safetensors keeps names and no order.
+
+    Raises:
+        ArtifactError: it is not there, damaged, or no state dict, or has no order where one is needed.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{place} {path} is {'a folder' if path.is_dir() else 'not there'}")
+    if path.suffix in TORCH_FILES:
+        return _of_torch(path, place)
+    if match == "order":
+        raise ArtifactError(
+            f"{place} {path} is read as safetensors, which keeps no order: weights_match = 'order' "
+            f"needs a file that torch.save wrote ({', '.join(TORCH_FILES)})"
+        )
+    return load_tensors(path)[0]
+
+
+def _of_torch(path: Path, place: str) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            raw = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ArtifactError(
+            f"{place} {path} holds more than tensors, or is damaged: it is not unpickled, for that could "
+            "run code; save model.state_dict() alone, best as safetensors"
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError) as error:
+        words = str(error).partition("\n")[0] or "it ends too early"
+        raise ArtifactError(f"{place} {path} cannot be read: {words}") from error
+    tensors = _state_dict_in(raw)
+    if tensors is None:
+        raise ArtifactError(
+            f"{place} {path} holds {type(raw).__name__}, where a state dict is needed: "
+            "torch.save(model.state_dict(), F) writes one"
+        )
+    return tensors
+
+
+def _state_dict_in(raw: Any) -> dict[str, Tensor] | None:
+    if not isinstance(raw, Mapping) or not raw:
+        return None
+    if all(isinstance(value, Tensor) for value in raw.values()):
+        return {str(name): value.detach() for name, value in raw.items()}
+    return next((found for key in NESTED if (found := _state_dict_in(raw.get(key)))), None)
+
+
+def match_state(
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str, match: Match = "name"
+) -> dict[str, Tensor]:
+    """Return a state dict for the model that wants ``wanted``, of the tensors that a file holds.
+
+    By name, what wrappers put before every name is taken away, and a tensor that the model ties to one of
+    the file's need not be in it. By order, the n-th tensor of the file is the n-th of the model, each of the
+    same shape. Counts of batches that batch norms keep are no part of either.
+
+    Raises:
+        ArtifactError: they do not fit; names the first misfit with both shapes, and how many there are.
+    """
+    if match == "order":
+        return _in_order(found, wanted, source)
+    renamed = _without_prefix(found, wanted)
+    _check_names(renamed, wanted, source)
+    return {name: renamed.get(name, tensor) for name, tensor in wanted.items()} | _tied(renamed, wanted)
+
+
+def _in_order(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    theirs = {name: tensor for name, tensor in found.items() if not name.endswith(NOT_NEEDED)}
+    ours = {name: tensor for name, tensor in wanted.items() if not name.endswith(NOT_NEEDED)}
+    faults = [
+        f"tensor {rank} is {name}, {list(tensor.shape)}, in the file and {own}, {list(ours[own].shape)}, in "
+        "the recipe's model"
+        for rank, ((name, tensor), own) in enumerate(zip(theirs.items(), ours, strict=False), start=1)
+        if tensor.shape != ours[own].shape
+    ]
+    if len(theirs) != len(ours):
+        faults.append(f"the file holds {len(theirs)} tensors, the recipe's model {len(ours)}")
+    if faults:
+        raise ArtifactError(f"{source} does not fit in order: {faults[0]}{_more(faults)}")
+    return {**wanted, **dict(zip(ours, theirs.values(), strict=True))}
+
+
+def _without_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take away what wrappers (data parallel, compiled) put before every name, where the model has none."""
+    for prefix in PREFIXES:
+        if (
+            found
+            and all(name.startswith(prefix) for name in found)
+            and not any(name.startswith(prefix) for name in wanted)
+        ):
+            return _without_prefix({name.removeprefix(prefix): t for name, t in found.items()}, wanted)
+    return dict(found)
+
+
+def _check_names(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> None:
+    faults = [
+        f"{name} is {list(found[name].shape)} in the file and {list(tensor.shape)} in the recipe's model"
+        for name, tensor in wanted.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    unknown = [name for name in found if name not in wanted]
+    tied = _tied(found, wanted)
+    missing = [
+        name for name in wanted if name not in found and name not in tied and not name.endswith(NOT_NEEDED)
+    ]
+    faults += [f"{name} is missing{did_you_mean(name, unknown)}" for name in missing]
+    faults += [f"{name} is not in the recipe's model{did_you_mean(name, wanted)}" for name in unknown]
+    if faults:
+        raise ArtifactError(f"{source} does not fit: {faults[0]}{_more(faults)}")
+
+
+def _tied(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return, for names that the file lacks, the file's tensor under another name of the same parameter."""
+    by_place = {_place(wanted[name]): tensor for name, tensor in found.items() if name in wanted}
+    return {
+        name: by_place[_place(tensor)]
+        for name, tensor in wanted.items()
+        if name not in found and tensor.numel() and _place(tensor) in by_place
+    }
+
+
+def _place(tensor: Tensor) -> tuple[int, torch.Size]:
+    return tensor.data_ptr(), tensor.shape
+
+
+def _more(faults: list[str]) -> str:
+    return f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

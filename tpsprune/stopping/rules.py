@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
 
 from tpsprune.recipe.stop import (
     ChangeRule,
@@ -17,12 +18,90 @@ from tpsprune.recipe.stop import (
     Rule,
     ThresholdRule,
 )
-from tpsprune.records import Reading, Verdict
+from tpsprune.records import Reading, Verdict, load
 
-__all__ = ["Memory", "describe", "start", "step"]
+__all__ = ["Memory", "describe", "recall", "start", "step"]
 
-Memory: TypeAlias = Mapping[str, Any]
-"""What a rule remembers between rounds, JSON values only."""
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """Of a rule that remembers nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guessed:
+    """What guessing scores, and what the signal ``validation_accuracy`` is called in reasons."""
+
+    chance: float
+    quality: str = "accuracy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlateauMemory(Guessed):
+    """The last values, at most as many as the rule's patience."""
+
+    window: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldMemory(Guessed):
+    """For how many readings in a row a threshold has held."""
+
+    held: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeMemory(Guessed):
+    """The extreme so far, and for how many readings in a row it was far."""
+
+    held: int
+    extreme: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReopenMemory(Guessed):
+    """The most before the collapse, and the least since; none before there was one."""
+
+    most: float | None
+    least: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatienceMemory:
+    """The best so far, and how many readings came since."""
+
+    best: float | None
+    stale: int
+
+
+Simple: TypeAlias = Nothing | PlateauMemory | HeldMemory | ChangeMemory | ReopenMemory | PatienceMemory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsensusMemory:
+    """Each part's memory, and how many rounds ago it last agreed."""
+
+    parts: tuple[Simple, ...]
+    since: tuple[int | None, ...]
+
+
+Memory: TypeAlias = Simple | ConsensusMemory
+"""What a rule remembers between rounds; no two kinds have the same fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    memory: Memory
+
+
+def recall(raw: object) -> Memory:
+    """Return the memory that ``records.dump`` made JSON values of.
+
+    Raises:
+        ValueError: they are of none.
+    """
+    return load(_Kept, {"memory": raw}).memory
+
 
 PARALLEL: Final = 0.95
 """Mean cosine of hidden states above which nothing is told apart yet (Gopalani and Hu 2025)."""
@@ -33,23 +112,26 @@ def start(rule: Rule, *, chance_accuracy: float = 0.0, quality: str = "accuracy"
 
     ``quality`` is what the signal ``validation_accuracy`` is called in reasons.
     """
-    guessed = {"chance": chance_accuracy, "quality": quality}
+    if isinstance(rule, ConsensusRule):
+        parts = tuple(_start(each, chance_accuracy, quality) for each in rule.rules)
+        return ConsensusMemory(parts=parts, since=(None,) * len(parts))
+    return _start(rule, chance_accuracy, quality)
+
+
+def _start(rule: Rule, chance: float, quality: str) -> Simple:
     match rule:
         case PlateauRule():
-            return {"window": [], **guessed}
+            return PlateauMemory(window=(), chance=chance, quality=quality)
         case PatienceRule():
-            return {"best": None, "stale": 0}
+            return PatienceMemory(best=None, stale=0)
         case ThresholdRule() | MaskRule():
-            return {"held": 0, **guessed}
+            return HeldMemory(held=0, chance=chance, quality=quality)
         case ChangeRule():
-            return {"held": 0, "extreme": None, **guessed}
+            return ChangeMemory(held=0, extreme=None, chance=chance, quality=quality)
         case ReopenRule():
-            return {"most": None, "least": None, **guessed}
-        case ConsensusRule():
-            parts = [start(each, chance_accuracy=chance_accuracy, quality=quality) for each in rule.rules]
-            return {"parts": parts, "since": [None] * len(parts)}
+            return ReopenMemory(most=None, least=None, chance=chance, quality=quality)
         case _:
-            return {}
+            return Nothing()
 
 
 def step(rule: Rule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
@@ -57,25 +139,39 @@ def step(rule: Rule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memor
 
     A round without a value of the rule's signal changes nothing: what is not known cannot decide.
     """
-    match rule:
-        case NoRule():
-            return memory, Verdict(False, "no rule: the budget decides")
-        case EpochRule():
-            return memory, _epoch(rule, readings)
-        case PlateauRule():
-            return _plateau(rule, memory, readings)
-        case PatienceRule():
-            return _patience(rule, memory, readings)
-        case ThresholdRule():
-            return _threshold(rule, rule.side, memory, readings)
-        case MaskRule():
-            return _threshold(rule, "below", memory, readings)
-        case ChangeRule():
-            return _change(rule, memory, readings)
-        case ReopenRule():
-            return _reopen(rule, memory, readings)
-        case ConsensusRule():
+    match rule, memory:
+        case ConsensusRule(), ConsensusMemory():
             return _consensus(rule, memory, readings)
+        case _, ConsensusMemory():
+            raise _foreign(rule, memory)
+        case _:
+            return _step(rule, memory, readings)
+
+
+def _step(rule: Rule, memory: Simple, readings: Sequence[Reading]) -> tuple[Simple, Verdict]:
+    match rule, memory:
+        case NoRule(), _:
+            return memory, Verdict(False, "no rule: the budget decides")
+        case EpochRule(), _:
+            return memory, _epoch(rule, readings)
+        case PlateauRule(), PlateauMemory():
+            return _plateau(rule, memory, readings)
+        case PatienceRule(), PatienceMemory():
+            return _patience(rule, memory, readings)
+        case ThresholdRule(), HeldMemory():
+            return _threshold(rule, rule.side, memory, readings)
+        case MaskRule(), HeldMemory():
+            return _threshold(rule, "below", memory, readings)
+        case ChangeRule(), ChangeMemory():
+            return _change(rule, memory, readings)
+        case ReopenRule(), ReopenMemory():
+            return _reopen(rule, memory, readings)
+        case _:
+            raise _foreign(rule, memory)
+
+
+def _foreign(rule: Rule, memory: Memory) -> ValueError:
+    return ValueError(f"a {type(rule).__name__} has no {type(memory).__name__}")
 
 
 def describe(rule: Rule) -> str:
@@ -120,12 +216,14 @@ def _epoch(rule: EpochRule, readings: Sequence[Reading]) -> Verdict:
     return Verdict(epoch >= rule.epoch, f"epoch {epoch:g} of the {rule.epoch:g} asked for")
 
 
-def _plateau(rule: PlateauRule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
+def _plateau(
+    rule: PlateauRule, memory: PlateauMemory, readings: Sequence[Reading]
+) -> tuple[PlateauMemory, Verdict]:
     value = _value_of(rule.signal, readings)
     if value is None:
         return memory, _missing(rule.signal, readings)
-    window = [*memory["window"], value][-rule.patience :]
-    memory = {**memory, "window": window}
+    window = (*memory.window, value)[-rule.patience :]
+    memory = replace(memory, window=window)
     spread = _relative_spread(window)
     span = f"{rule.signal} {window[0]:.4g} → {window[-1]:.4g} over {len(window)} readings"
     if len(window) < rule.patience:
@@ -136,25 +234,24 @@ def _plateau(rule: PlateauRule, memory: Memory, readings: Sequence[Reading]) -> 
     return memory, _once_learned(rule.learned_share, memory, readings, calm)
 
 
-def _once_learned(needed: float, memory: Memory, readings: Sequence[Reading], why: str) -> Verdict:
+def _once_learned(needed: float, memory: Guessed, readings: Sequence[Reading], why: str) -> Verdict:
     """Act for a reason, unless nothing is learned yet: a memorising plateau is calm too."""
     if needed == 0.0:
         return Verdict(True, why)
-    quality = memory.get("quality", "accuracy")  # a checkpoint of before there was another has none
-    learned = _learned_share(memory["chance"], _value_of("validation_accuracy", readings))
+    learned = _learned_share(memory.chance, _value_of("validation_accuracy", readings))
     covered = f"{learned:.2f} of the way from chance to 1"
     if learned < needed:
         return Verdict(
             False,
-            f"{why}, but validation {quality} has covered only {covered} ({needed:g} needed): a memorising "
-            "plateau is calm too",
+            f"{why}, but validation {memory.quality} has covered only {covered} ({needed:g} needed): a "
+            "memorising plateau is calm too",
         )
     cosine = _value_of("collapse", readings)
     if cosine is not None and cosine > PARALLEL:
         return Verdict(
             False, f"{why}, but hidden states are nearly parallel (mean cosine {cosine:.3f} > {PARALLEL:g})"
         )
-    return Verdict(True, f"{why}, and validation {quality} has covered {covered}")
+    return Verdict(True, f"{why}, and validation {memory.quality} has covered {covered}")
 
 
 def _relative_spread(window: Sequence[float]) -> float:
@@ -176,52 +273,53 @@ def _learned_share(chance: float, accuracy: float | None) -> float:
     return (accuracy - chance) / (1.0 - chance) if chance < 1.0 else 1.0
 
 
-def _patience(rule: PatienceRule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
+def _patience(
+    rule: PatienceRule, memory: PatienceMemory, readings: Sequence[Reading]
+) -> tuple[PatienceMemory, Verdict]:
     value = _value_of(rule.signal, readings)
     if value is None:
         return memory, _missing(rule.signal, readings)
     sign = 1.0 if rule.goal == "rise" else -1.0
-    best = memory["best"]
+    best, stale = memory.best, memory.stale + 1
     if best is None or sign * (value - best) > rule.min_gain:
-        memory = {"best": value, "stale": 0}
-    else:
-        memory = {"best": best, "stale": memory["stale"] + 1}
-    stale = memory["stale"]
+        best, stale = value, 0
     reason = (
-        f"{rule.signal} {value:.4g}, best {memory['best']:.4g}, "
+        f"{rule.signal} {value:.4g}, best {best:.4g}, "
         f"{stale} of {rule.patience} readings without a {rule.goal} of more than {rule.min_gain:g}"
     )
-    return memory, Verdict(stale >= rule.patience, reason)
+    return PatienceMemory(best=best, stale=stale), Verdict(stale >= rule.patience, reason)
 
 
 def _threshold(
-    rule: ThresholdRule | MaskRule, side: str, memory: Memory, readings: Sequence[Reading]
-) -> tuple[Memory, Verdict]:
+    rule: ThresholdRule | MaskRule, side: str, memory: HeldMemory, readings: Sequence[Reading]
+) -> tuple[HeldMemory, Verdict]:
     value = _value_of(rule.signal, readings)
     if value is None:
         return memory, _missing(rule.signal, readings)
     holds = value > rule.level if side == "above" else value < rule.level
-    held = memory["held"] + 1 if holds else 0
+    held = memory.held + 1 if holds else 0
     reason = (
         f"{rule.signal} {value:.4g} {'is' if holds else 'is not'} {side} {rule.level:g}, "
         f"{held} of {rule.patience} readings in a row"
     )
-    memory = {**memory, "held": held}
+    memory = replace(memory, held=held)
     if held < rule.patience:
         return memory, Verdict(False, reason)
     return memory, _once_learned(rule.learned_share, memory, readings, reason)
 
 
-def _change(rule: ChangeRule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
+def _change(
+    rule: ChangeRule, memory: ChangeMemory, readings: Sequence[Reading]
+) -> tuple[ChangeMemory, Verdict]:
     value = _value_of(rule.signal, readings)
     if value is None:
         return memory, _missing(rule.signal, readings)
     falls = rule.goal == "fall"
-    before = memory["extreme"]
+    before = memory.extreme
     extreme = value if before is None else max(before, value) if falls else min(before, value)
     far = value * rule.factor <= extreme if falls else value >= rule.factor * extreme
-    held = memory["held"] + 1 if far and value != extreme else 0
-    memory = {**memory, "extreme": extreme, "held": held}
+    held = memory.held + 1 if far and value != extreme else 0
+    memory = replace(memory, extreme=extreme, held=held)
     reason = (
         f"{rule.signal} {value:.4g}, the {'most' if falls else 'least'} was {extreme:.4g}: "
         f"{held} of {rule.patience} readings at a {rule.goal} of {rule.factor:g} times"
@@ -231,18 +329,20 @@ def _change(rule: ChangeRule, memory: Memory, readings: Sequence[Reading]) -> tu
     return memory, _once_learned(rule.learned_share, memory, readings, reason)
 
 
-def _reopen(rule: ReopenRule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
+def _reopen(
+    rule: ReopenRule, memory: ReopenMemory, readings: Sequence[Reading]
+) -> tuple[ReopenMemory, Verdict]:
     value = _value_of(rule.signal, readings)
     if value is None:
         return memory, _missing(rule.signal, readings)
-    most, least = memory["most"], memory["least"]
+    most, least = memory.most, memory.least
     if least is None:
         most = value if most is None else max(most, value)
         if value * rule.collapse > most:
             reason = f"{rule.signal} {value:.4g}, the most was {most:.4g}: no collapse yet"
-            return {**memory, "most": most}, Verdict(False, f"{reason} (by {rule.collapse:g} times)")
+            return replace(memory, most=most), Verdict(False, f"{reason} (by {rule.collapse:g} times)")
     least = value if least is None else min(least, value)
-    memory = {**memory, "most": most, "least": least}
+    memory = replace(memory, most=most, least=least)
     path = f"{rule.signal} {most:.4g} → {least:.4g} → {value:.4g}"
     if value < rule.reopen * least or value == least:
         return memory, Verdict(False, f"{path}: collapsed, not open again (by {rule.reopen:g} times)")
@@ -250,13 +350,15 @@ def _reopen(rule: ReopenRule, memory: Memory, readings: Sequence[Reading]) -> tu
     return memory, _once_learned(rule.learned_share, memory, readings, reason)
 
 
-def _consensus(rule: ConsensusRule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
-    steps = [step(*each, readings) for each in zip(rule.rules, memory["parts"], strict=True)]
-    since = [
+def _consensus(
+    rule: ConsensusRule, memory: ConsensusMemory, readings: Sequence[Reading]
+) -> tuple[ConsensusMemory, Verdict]:
+    steps = [_step(*each, readings) for each in zip(rule.rules, memory.parts, strict=True)]
+    since = tuple(
         0 if verdict.act else None if rounds is None else rounds + 1
-        for (_, verdict), rounds in zip(steps, memory["since"], strict=True)
-    ]
-    memory = {"parts": [part for part, _ in steps], "since": since}
+        for (_, verdict), rounds in zip(steps, memory.since, strict=True)
+    )
+    memory = ConsensusMemory(parts=tuple(part for part, _ in steps), since=since)
     agree = [rounds is not None and rounds < rule.within for rounds in since]
     words = "; ".join(
         f"{'yes' if yes else 'no'}: {verdict.reason}" for yes, (_, verdict) in zip(agree, steps, strict=True)

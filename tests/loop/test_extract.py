@@ -1,0 +1,157 @@
+"""The extraction without a recipe: what goes in, what comes out, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import tpsprune
+from tpsprune.errors import PruneError
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        answer: Tensor = self.net(left + right)
+        return answer
+
+
+INPUTS = torch.randn(600, 8, generator=torch.Generator().manual_seed(1))
+
+
+def widths(extraction: Any) -> list[int]:
+    return [change.width_after for change in extraction.changes]
+
+
+def test_a_smaller_model_comes_out_and_the_one_given_is_as_it_was() -> None:
+    model = net().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    extraction = tpsprune.extract(model, INPUTS, target=tpsprune.Macs(0.5))
+    assert extraction.macs_share <= 0.5
+    assert extraction.ticket.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_half_the_multiply_accumulates_is_the_target_where_none_is_given() -> None:
+    assert tpsprune.extract(net(), INPUTS).plan.target == "macs=0.5"
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        INPUTS,
+        list(INPUTS.tensor_split(3)),
+        iter(INPUTS.tensor_split(3)),
+        [(part,) for part in INPUTS.tensor_split(3)],
+        DataLoader(TensorDataset(INPUTS, torch.zeros(600)), batch_size=200),
+    ],
+    ids=["a tensor", "a list", "an iterator", "tuples", "a loader with labels"],
+)
+def test_batches_come_in_many_shapes_and_say_the_same(batches: Any) -> None:
+    extraction = tpsprune.extract(net(), batches, target=tpsprune.Macs(0.5))
+    assert extraction.plan.groups == tpsprune.extract(net(), INPUTS, target=tpsprune.Macs(0.5)).plan.groups
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+def test_several_inputs_go_in_by_position_or_by_name(keyed: bool) -> None:
+    halves = [(part, part) for part in INPUTS.tensor_split(3)]
+    batches = [{"left": left, "right": right} for left, right in halves] if keyed else halves
+    assert tpsprune.extract(Named(), batches, target=tpsprune.Params(0.5)).macs_share < 1
+
+
+def test_settings_are_those_of_the_recipe() -> None:
+    extraction = tpsprune.extract(net(), INPUTS, leave_alone=["0"], widths="uniform", fold=False)
+    assert [change.group for change in extraction.changes] == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"roundto": 8}, r"roundto: no such setting \(did you mean 'round_to'\?\)"),
+        ({"zzz": 8}, r"zzz: no such setting \(there are: target, widths"),
+        ({"round_to": 0}, r"round_to: must .*greater than or equal to 1 \(found 0\)"),
+        ({"widths": "rank"}, r"widths: must be 'effective-rank'.*\(found 'rank'\)"),
+        ({"fold": "yes"}, r"fold: must be a valid boolean \(found 'yes'\)"),
+        ({"target": 0.5}, r"target is 0.5: .*as in target=tpsprune.Macs\(0.5\)"),
+        ({"rounds": 2}, r"rounds > 1 needs the training between them"),
+        ({"leave_alone": ["blocks*"]}, r"blocks\*"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_told_with_what_would_do(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(PruneError, match=words):
+        tpsprune.extract(net(), INPUTS, **settings)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(PruneError, match=r"a share above 0 and below 1 is needed"):
+        tpsprune.Macs(share)
+
+
+@pytest.mark.parametrize(
+    ("batches", "words"),
+    [
+        ([], r"empty"),
+        (torch.zeros(0, 8), r"empty|no items"),
+        ({"x": INPUTS}, r"probe_batches is dict"),
+        (7, r"probe_batches is int"),
+        ([[INPUTS]], r"this one has no labels"),
+        ([torch.full((4, 8), float("nan"))], r"not finite"),
+    ],
+    ids=["empty list", "empty tensor", "mapping", "number", "list of one", "not finite"],
+)
+def test_batches_that_cannot_be_are_told(batches: Any, words: str) -> None:
+    with pytest.raises(PruneError, match=words):
+        tpsprune.extract(net(), batches)
+
+
+def test_the_names_of_the_package_are_there_and_no_others() -> None:
+    assert {name for name in tpsprune.__all__ if getattr(tpsprune, name, None) is None} == set()
+    with pytest.raises(AttributeError, match=r"no attribute 'extrakt'"):
+        _ = tpsprune.extrakt
+
+
+def test_the_example_of_the_documentation_runs() -> None:
+    import doctest
+    from importlib import import_module
+
+    found = doctest.testmod(import_module("tpsprune.loop.extract"))
+    assert found.attempted > 0
+    assert not found.failed
+
+
+def test_units_at_random_are_those_of_the_seed() -> None:
+    kept = [
+        tpsprune.extract(net(), INPUTS, seed=seed, units="random", fold=False).plan.groups
+        for seed in (0, 0, 1)
+    ]
+    assert kept[0] == kept[1] != kept[2]
+
+
+def test_a_call_under_inference_mode_gives_the_same_ticket_and_one_that_trains() -> None:
+    model = net()
+    outside = tpsprune.extract(model, INPUTS)
+    with torch.inference_mode():
+        within = tpsprune.extract(model, INPUTS + 0)
+    expected = outside.ticket.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in within.ticket.state_dict().items())
+    within.ticket(INPUTS).sum().backward()
+
+
+def test_a_model_made_under_inference_mode_is_refused_by_name() -> None:
+    with torch.inference_mode():
+        model = net()
+    with pytest.raises(PruneError, match=r"0\.weight was made under torch\.inference_mode"):
+        tpsprune.extract(model, INPUTS)

@@ -1,0 +1,90 @@
+"""What a user brings, made ready: model and optimiser out of their wrappers, a saved state that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from tpsprune.errors import LoopError, ModelError
+
+__all__ = ["check_settings", "check_state", "device_of", "unwrap_model", "unwrap_optimizer"]
+
+_REPLICATED = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def unwrap_model(model: nn.Module) -> nn.Module:
+    """Return the module that ``torch.compile``, ``DistributedDataParallel`` or ``DataParallel`` wrap.
+
+    The wrapped and the wrapper share their parameters, so what is read from the one holds for the other.
+
+    >>> inner = nn.Linear(2, 2)
+    >>> unwrap_model(nn.DataParallel(inner)) is inner
+    True
+
+    Raises:
+        ModelError: its parameters are sharded over processes, so that none holds a whole weight.
+    """
+    while True:
+        inner = model.module if isinstance(model, _REPLICATED) else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            break
+        model = inner
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "placements") or type(parameter).__name__ == "FlatParameter":
+            raise ModelError(
+                f"'{name}' is sharded over processes, and no process holds the whole weight; a model on one"
+                " device, or under DistributedDataParallel, would do"
+            )
+    return model
+
+
+def unwrap_optimizer(optimizer: Any) -> Optimizer:
+    """Return the optimiser that others (as Accelerate's) wrap.
+
+    Raises:
+        LoopError: there is none in it.
+    """
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    if not isinstance(optimizer, Optimizer):
+        raise LoopError(
+            f"TPS: optimizer is {type(optimizer).__name__}; the torch.optim.Optimizer that trains the model"
+            " would do"
+        )
+    return optimizer
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the model's first tensor; the CPU of a model without any."""
+    return next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+
+
+def check_state(place: str, state: Mapping[str, Any], names: Iterable[str], schema: str = "") -> None:
+    """Raise unless a saved state says that it is of ``schema``, if one is given, and has all these names.
+
+    Raises:
+        LoopError: it says something else, or nothing; or it lacks something: names all that is missing.
+    """
+    if schema and state.get("schema") != schema:
+        raise LoopError(f"{place}: the state is {state.get('schema')!r}, and {schema!r} is needed")
+    if missing := [repr(name) for name in names if name not in state]:
+        raise LoopError(
+            f"{place}: the state lacks {', '.join(missing)}; all that state_dict returned would do"
+        )
+
+
+def check_settings(place: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Raise unless a state was made with the settings that are here.
+
+    Raises:
+        LoopError: names the first that differs, with both values.
+    """
+    for name in dict.fromkeys((*ours, *theirs)):
+        if theirs.get(name) != ours.get(name):
+            raise LoopError(
+                f"{place}: {name} is {theirs.get(name)!r} in the state and {ours.get(name)!r} here"
+            )

@@ -1,0 +1,248 @@
+"""What a run works with: data, signals and how to compute; the folder it writes to; the ledger it charges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from tpsprune import data, energy, models, pruning, stopping, tps, training
+from tpsprune.data import Dataset
+from tpsprune.errors import CannotWriteError, DivergedError, RunFolderError
+from tpsprune.loop.meter import MAX_WINDOW_SECONDS, Ledger, Meter
+from tpsprune.numerics.objective import Objective
+from tpsprune.numerics.trees import Tree, at, joined, parted_evenly
+from tpsprune.pipeline.load import describe_initial_weights
+from tpsprune.pipeline.state import Clock, Stage, State
+from tpsprune.recipe import Recipe
+from tpsprune.recipe.stop import Rule
+from tpsprune.records import Window
+from tpsprune.runs import RunFolder, write_text_atomically
+from tpsprune.signals import Panel
+from tpsprune.stopping import Memory
+from tpsprune.training import Execution, Score
+
+__all__ = ["Run", "Workbench", "find_unfinished", "set_up", "set_up_metered"]
+
+BATCH_ITEMS = 256
+"""At most so many items of calibration data go through the model at once."""
+BUDGET_WINDOW_SECONDS = 2.0
+
+Calibration = tuple[tuple[Tree, ...], tuple[Tensor, ...]]
+"""Batches of calibration data, and their labels."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Workbench:
+    """Set up once from a recipe and not changed thereafter: data on the device, signals, how to compute.
+
+    ``watch_batches`` are the calibration data of the signals, ``prune_batches`` those that pruning chooses
+    and compensates on.
+    """
+
+    recipe: Recipe
+    dataset: Dataset
+    execution: Execution
+    objective: Objective
+    watch_batches: tuple[Tree, ...]
+    watch_labels: tuple[Tensor, ...]
+    prune_batches: tuple[Tree, ...]
+    prune_labels: tuple[Tensor, ...]
+    panel: Panel
+    initial_weights: str = ""
+    """The weights that the model begins with, in words, where they are not initialised anew."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.panel.close()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of one epoch."""
+        return training.steps_per_epoch(len(self.dataset.train), self.recipe.train)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole budget."""
+        return self.recipe.train.epochs * self.steps_per_epoch
+
+    @property
+    def reading_steps(self) -> int:
+        """Steps between two readings."""
+        watch = self.recipe.watch
+        return watch.every_steps or (watch.every_epochs or 1) * self.steps_per_epoch
+
+    @property
+    def chance_accuracy(self) -> float:
+        """What guessing scores: of classes, as if they were equally common; else as ``Objective`` has it."""
+        return self.objective.chance(self.dataset.train.labels, self.dataset.facts.classes)
+
+    def new_model(self, *, fill: bool = True) -> nn.Module:
+        """Build the model as it is before the first step: equal at equal seeds.
+
+        Who fills it from elsewhere says ``fill=False``: the weights that the recipe names are not read then.
+        """
+        torch.manual_seed(self.recipe.seed)
+        facts = self.dataset.facts
+        return self.execution.place(models.build(self.recipe.task.model, facts, fill=fill))
+
+    def new_regulariser(self, model: nn.Module) -> tps.Regulariser | None:
+        """Bind the recipe's TPS to ``model``; ``None`` where there is none."""
+        return tps.build(
+            self.recipe.tps,
+            model,
+            self.dataset.facts,
+            train_inputs=self.dataset.train.inputs,
+            train_labels=self.dataset.train.labels,
+            total_steps=self.total_steps,
+            calibration=(joined(self.watch_batches), torch.cat(self.watch_labels)),
+        )
+
+    def start_rule(self, rule: Rule) -> Memory:
+        """Return the memory of a rule that has seen nothing."""
+        return stopping.start(rule, chance_accuracy=self.chance_accuracy, quality=self.objective.quality)
+
+    def begin(self, model: nn.Module, stage: Stage, rule: Rule) -> State:
+        """Return the state at step 0: a new optimiser and regulariser, signals and a rule without a past."""
+        return State(
+            stage=stage,
+            step=0,
+            shift=0,
+            model=model,
+            optimizer=training.make_optimizer(model, self.recipe.train),
+            regulariser=self.new_regulariser(model),
+            signals=self.panel.start(),
+            rule=self.start_rule(rule),
+            clock=Clock(),
+            lines=(0, 0),
+        )
+
+    def score(self, model: nn.Module, split: data.Split) -> Score:
+        """Evaluate ``model`` on one split."""
+        return training.evaluate(
+            model,
+            split.inputs,
+            split.labels,
+            prepare=self.dataset.prepare,
+            execution=self.execution,
+            objective=self.objective,
+        )
+
+
+def set_up(recipe: Recipe, device_word: str, *, prunes: bool = True) -> Workbench:
+    """Load the data, fix the process, sample calibration data; build once what could be refused.
+
+    Where nothing ``prunes`` the model, the target is not checked on it and no calibration data is sampled
+    for pruning: a model that is only trained pays for neither.
+
+    Raises:
+        TpspruneError: anything the recipe asks for that cannot be had here. Nothing is written by then.
+    """
+    execution = Execution.of(recipe.train, training.choose_device(device_word))
+    training.prepare_process(recipe.train, recipe.seed, execution.device)
+    objective = Objective.of(recipe.task.loss)
+    dataset = data.load(recipe.task.data, recipe.task.loss).to(execution.device)
+    watch = _sample_calibration(recipe.seed, dataset, execution, recipe.watch.probe_items)
+    prune: Calibration = ((), ())
+    if prunes:
+        prune = _sample_calibration(recipe.seed, dataset, execution, recipe.prune.probe_items)
+    panel = Panel.of(recipe.watch, recipe.seed)
+    weights = describe_initial_weights(recipe)
+    bench = Workbench(recipe, dataset, execution, objective, *watch, *prune, panel, weights)
+    model = bench.new_model()
+    few = slice(0, 8)
+    models.check_fits(
+        model,
+        execution.arrange(dataset.prepare(at(dataset.train.inputs, few))),
+        dataset.train.labels[few],
+        dataset.facts.classes,
+        objective,
+    )
+    bench.new_regulariser(model)
+    if prunes:
+        pruning.check_target(model, bench.watch_batches[0], recipe.prune)
+    return bench
+
+
+def _sample_calibration(seed: int, dataset: Dataset, execution: Execution, items: int) -> Calibration:
+    """Return batches of training items and their labels, sampled once, without augmentation."""
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randperm(len(dataset.train), generator=generator)[:items]
+    index = index.to(execution.device)
+    inputs = execution.arrange(dataset.prepare(at(dataset.train.inputs, index)))
+    # Equal parts: a last batch of one item would stop a batch norm over vectors.
+    parts = ceil(len(index) / BATCH_ITEMS)
+    return parted_evenly(inputs, parts), torch.tensor_split(dataset.train.labels[index], parts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """A run under way: what it computes with, where it writes, and what it charges."""
+
+    bench: Workbench
+    folder: RunFolder
+    ledger: Ledger
+
+    @contextmanager
+    def writing(self, recipe_text: str) -> Iterator[Self]:
+        """Lock the folder, keep recipe and ledger in it; a fault says what is kept and how to go on."""
+        with self.folder.locked():
+            try:
+                if not self.folder.recipe.is_file():
+                    write_text_atomically(self.folder.recipe, recipe_text)
+                self.ledger.keep_in(self.folder.energy)
+                yield self
+            except CannotWriteError as error:
+                raise CannotWriteError(f"{error}, then go on with --resume") from error
+            except DivergedError as error:
+                kept = f"readings and the last checkpoint are kept in {self.folder.path}"
+                raise DivergedError(f"{error}; {kept}") from error
+
+
+@contextmanager
+def set_up_metered(
+    recipe: Recipe, device: str, unfinished: RunFolder | None = None, *, prunes: bool = True
+) -> Iterator[tuple[Workbench, Ledger]]:
+    """Set up within the window ``setup`` of a ledger; ``unfinished`` is the run to resume.
+
+    Where ``[stop]`` has a budget, windows are split often: it is checked whenever one closes.
+
+    Raises:
+        TpspruneError: as ``set_up``, and where nothing can be metered as asked.
+    """
+    attempt = 0
+    if unfinished is not None:
+        windows = unfinished.energy.parsed(Window)
+        attempt = 1 + max((window.attempt for window in windows), default=0)
+    has_budget = recipe.stop.budget_seconds is not None or recipe.stop.budget_joules is not None
+    longest = BUDGET_WINDOW_SECONDS if has_budget else MAX_WINDOW_SECONDS
+    with Ledger(Meter(energy.build(recipe.energy, attempt)), longest) as ledger:
+        ledger.switch("setup")
+        with set_up(recipe, device, prunes=prunes) as bench:
+            yield bench, ledger
+
+
+def find_unfinished(out: Path, name: str, digest: str) -> RunFolder:
+    """Return the unfinished run of this digest below ``out``.
+
+    Raises:
+        RunFolderError: there is none, or it is finished.
+    """
+    folder = RunFolder.find(out, name, digest)
+    if folder.is_finished:
+        raise RunFolderError(
+            f"{folder.path} is finished, there is nothing to resume: look at it with "
+            f"'tpsprune show {folder.path}', or run the recipe once more with --again"
+        )
+    return folder

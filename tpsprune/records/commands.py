@@ -1,0 +1,313 @@
+"""What ``check``, ``doctor`` and ``export`` return, and what an exported bundle says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from annotated_types import MinLen
+from pydantic import Field
+
+from tpsprune.records.energy import EnergyClass
+from tpsprune.records.result import LeftAlone
+from tpsprune.records.serial import Natural, Sha256
+from tpsprune.records.task import TaskFacts
+
+__all__ = [
+    "Checked",
+    "CheckedGroup",
+    "CheckedLayer",
+    "Compared",
+    "Diagnosis",
+    "Exported",
+    "Exporting",
+    "MachineFacts",
+    "Manifest",
+    "MeteredPart",
+    "Remedy",
+    "SoftwareFacts",
+    "Stamp",
+    "TensorFacts",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedGroup:
+    """Coupled units: ``layers`` produce them, ``members`` work on each, ``readers`` are their consumers.
+
+    ``kind`` is what a unit is: ``units`` (channels, neurons), ``heads``, ``head-width`` or ``blocks``.
+    ``width_after`` is how many the recipe's target would leave, where that was asked for.
+    """
+
+    name: str
+    width: int
+    layers: tuple[str, ...]
+    readers: tuple[str, ...]
+    members: tuple[str, ...] = ()
+    kind: str = "units"
+    width_after: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedLayer:
+    """A layer, what it costs, and what pruning does to it.
+
+    ``fate``: ``cut`` produces the units of ``groups``, ``follows`` works on units of theirs, ``stays`` keeps
+    all its outputs, for ``reason``. It consumes the units of the groups that it ``reads``, and loses as many
+    inputs.
+    ``macs`` are its own multiply-accumulates for one item, without those of layers inside it; ``macs_share``
+    is of the model's.
+    """
+
+    name: str
+    kind: str
+    parameters: int
+    macs: int
+    macs_share: float
+    fate: Literal["cut", "follows", "stays"]
+    groups: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """A recipe that would run, and with what.
+
+    ``weights`` says whose the widths are, ``from_data`` what a library's model was given because the data are
+    as they are. ``cost_share`` is what the model would cost at the planned widths, over what it costs, in
+    the unit of the target; ``None`` where widths were not asked for.
+    """
+
+    schema: Literal["tpsprune.check/1"] = "tpsprune.check/1"
+    name: str
+    device: str
+    task: TaskFacts
+    items: dict[str, int]
+    steps_per_epoch: int
+    parameters: int
+    macs: int
+    target: str
+    groups: tuple[CheckedGroup, ...]
+    left_alone: tuple[LeftAlone, ...]
+    layers: tuple[CheckedLayer, ...] = ()
+    weights: str = ""
+    trained: bool = False
+    cost_share: float | None = None
+    rounds: int = 1
+    from_data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineFacts:
+    """The devices; ``None`` is what could not be found out.
+
+    A container is known by its mark, and that there is none is not: ``container`` is true or ``None``.
+    """
+
+    cpu_model: str | None
+    logical_cpus: int | None
+    ram_bytes: int | None
+    virtualised: bool | None
+    container: bool | None
+    gpus: tuple[str, ...] | None
+    gpu_driver: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeteredPart:
+    """One component (``cpu``, ``gpu``, ``ram``), by what it is metered, and at which class.
+
+    ``watts`` are those that a model or a constant assumes at full load; ``None`` where there are none.
+    """
+
+    part: str
+    by: str
+    energy_class: EnergyClass
+    watts: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remedy:
+    """Something that is not measured: what was found, what to do, and lines to copy as they stand."""
+
+    place: str
+    found: str
+    do: str
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoftwareFacts:
+    """What computes: versions, threads, and whether torch sees CUDA (built for ``torch_cuda``, if at all)."""
+
+    versions: dict[str, str]
+    torch_threads: int
+    torch_cuda: str | None
+    cuda_available: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """The whole of it; no ``grade`` where it is not known what would be metered."""
+
+    schema: Literal["tpsprune.doctor/1"] = "tpsprune.doctor/1"
+    machine: MachineFacts
+    software: SoftwareFacts
+    parts: tuple[MeteredPart, ...]
+    grade: str | None
+    grade_meaning: str
+    remedies: tuple[Remedy, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """How to tell that a file is whole: its SHA-256 in hexadecimal, and its size."""
+
+    sha256: Sha256
+    bytes: Natural
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One format, reloaded from its files and run on random inputs in batches of several sizes.
+
+    ``largest_difference`` is the largest absolute difference of any score, ``largest_score`` the largest
+    absolute score of the run's own ticket; at most ``tolerance_share`` of the second is ``allowed``.
+    """
+
+    format: str
+    files: tuple[str, ...]
+    batches: tuple[int, ...]
+    largest_difference: float
+    largest_score: float
+    tolerance_share: float
+    allowed: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Work out the largest difference that passes."""
+        object.__setattr__(self, "allowed", self.tolerance_share * self.largest_score)
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the difference passes; one that is not a number does not."""
+        return self.largest_difference <= self.allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Exporting:
+    """A step that begins: what is done now, of which format."""
+
+    format: str
+    doing: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A finished export: its folder, every file in it, and the comparisons, in the order of the formats.
+
+    ``calls`` is the dotted path of what loading it calls, where the model is somebody's own code.
+    """
+
+    schema: Literal["tpsprune.exported/1"] = "tpsprune.exported/1"
+    folder: str
+    stamps: Annotated[dict[str, Stamp], Field(alias="files")]
+    compared: tuple[Compared, ...]
+    calls: str = ""
+
+    def __post_init__(self) -> None:
+        """Sort the files by name."""
+        object.__setattr__(self, "stamps", dict(sorted(self.stamps.items())))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files, sorted."""
+        return tuple(self.stamps)
+
+    @property
+    def largest_difference(self) -> float:
+        """The largest difference of any format."""
+        return max(each.largest_difference for each in self.compared)
+
+
+FIRST_BUNDLE: Final = "tpsprune.bundle/1"
+FileName = Literal[
+    "README.md",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "plan.json",
+    "recipe.toml",
+    "ticket.onnx",
+    "ticket.onnx.data",
+    "ticket.pt2",
+    "ticket.safetensors",
+]
+DtypeName = Literal[
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint64",
+    "uint32",
+    "uint16",
+    "uint8",
+    "bool",
+    "complex64",
+    "float8_e4m3fn",
+    "float8_e5m2",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFacts:
+    """Shape and number type of a tensor."""
+
+    shape: tuple[Natural, ...]
+    dtype: DtypeName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a bundle holds, and how to tell that it is whole: ``manifest.json``.
+
+    ``formats`` are the files of each format; plan, recipe and card belong to all of them. ``tensors`` are
+    those of ``ticket.safetensors``, none where that format was not asked for. ``seal`` is the SHA-256 of
+    all that stands before it in the file. A bundle of the first version has neither card nor seal.
+    """
+
+    SCHEMA: ClassVar[str] = "tpsprune.bundle/2"
+
+    schema: Literal["tpsprune.bundle/1", "tpsprune.bundle/2"] = "tpsprune.bundle/2"
+    facts: TaskFacts
+    versions: dict[str, str]
+    formats: dict[
+        Literal["safetensors", "torch-export", "onnx", "hf"], Annotated[tuple[str, ...], MinLen(1)]
+    ] = field(default_factory=dict)
+    files: dict[FileName, Stamp]
+    tensors: dict[str, TensorFacts]
+    seal: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+
+    def __post_init__(self) -> None:
+        """Hold the parts against one another.
+
+        Raises:
+            ValueError: a file that every bundle has, or that a format names, is not among the files.
+        """
+        is_first = self.schema == FIRST_BUNDLE
+        if is_first and (self.formats or self.seal or len(self.files) > 3):
+            raise ValueError(f"{FIRST_BUNDLE} has no formats, no seal, and three files at most")
+        if is_first:
+            object.__setattr__(self, "formats", {"safetensors": ("ticket.safetensors",)})
+        elif not self.formats:
+            raise ValueError("formats is missing or empty")
+        for name in ("plan.json", "recipe.toml", *(() if is_first else ("README.md",))):
+            if name not in self.files:
+                raise ValueError(f"files.{name} is missing")
+        for kind, held in self.formats.items():
+            if missing := [name for name in held if name not in self.files]:
+                raise ValueError(f"{missing[0]} of format {kind} is not among its files")
