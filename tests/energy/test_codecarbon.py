@@ -212,21 +212,22 @@ def test_an_nvml_counter_is_read_to_the_joule_and_held_against_itself(tmp_path: 
         from tpsprune.energy.counters import find_nvml
         from tpsprune.energy.doctor import parts_of
         from tpsprune.recipe.energy import Energy
+        from tpsprune.records import dump
         meter = build(Energy(), attempt=0)
         windows, nvml = [], find_nvml()
         with meter.window("train") as span:
             pynvml.MILLIJOULES[0] += 123_000
-        windows.append(span.window)
+        windows.append(dump(span.window))
         pynvml.OLD_DRIVER.append(True)
         with meter.window("train") as span:
             pynvml.MILLIJOULES[0] += 123_000
             pynvml.CELSIUS[0], pynvml.REASONS[0] = 93, 0x40
-        windows.append(span.window)
+        windows.append(dump(span.window))
         pynvml.CELSIUS[0], pynvml.REASONS[0] = 60, 0x04
         pynvml.EACH_READING[0] = 1_000_000
         with meter.window("train") as span:
             pynvml.MILLIJOULES[0] += 123_000
-        windows.append(span.window)
+        windows.append(dump(span.window))
         pynvml.EACH_READING[0] = 0
         parts = [asdict(part) for part in parts_of(meter.method(), nvml.limit_watts, has_gpu=True)]
         doubled = build(Energy(pue=2.0), attempt=0)
@@ -236,7 +237,7 @@ def test_an_nvml_counter_is_read_to_the_joule_and_held_against_itself(tmp_path: 
         pynvml.BROKEN.append(True)
         with meter.window("train") as span:
             pass
-        windows.append(span.window)
+        windows.append(dump(span.window))
         print(json.dumps([*windows, dump(meter.method()), asdict(nvml), parts, pue]))
         """,
     )
@@ -276,6 +277,7 @@ def test_a_rapl_counter_is_measured_and_what_it_does_wrong_is_told(tmp_path: Pat
         CPU.__init__ = with_own_tree
         cpu.is_rapl_available = lambda: True
         from tpsprune.energy.codecarbon_meter import CodecarbonMeter
+        from tpsprune.records import dump
         meter = CodecarbonMeter()
         def count(before, after, seconds=0.05, longer=0):
             (package / "energy_uj").write_text(f"{{before}}\\n")

@@ -396,11 +396,14 @@ def changed(**values: Any) -> str:
     ("line", "words"),
     [
         ('{"phase": "train"}', "line 2 is no window"),
-        (changed(seconds="long"), "line 2 is no window .*seconds and joules are finite numbers"),
-        (changed(joules={"cpu": None, "gpu": 1.0}), "line 2 is no window .*finite numbers"),
+        (changed(seconds="long"), "line 2 is no window .*seconds must be a valid number"),
+        (
+            changed(joules={"cpu": None, "gpu": 1.0}),
+            "line 2 is no window .*joules.cpu must be a valid number",
+        ),
         (changed(joules={"cpu": 1.0}), "line 2 is no window .*joules and classes are of different parts"),
         (changed(classes={"cpu": "guessed", "gpu": "measured"}), "line 2 is no window .*'guessed'"),
-        (changed(phase=""), "line 2 is no window .*phase, started and fault are texts"),
+        (changed(phase=""), "line 2 is no window .*phase and started must not be empty"),
         (changed(joules=[1.0]), "line 2 is no window"),
         (changed(watts=3.0), "line 2 is no window .*watts"),
     ],

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tpsprune.studies.catalogue import STUDIES
-from tpsprune.studies.conduct import study_of
 
 from tpsprune.export.manifest import manifest_text, read_manifest
 from tpsprune.pruning import Plan
@@ -88,18 +86,6 @@ def test_a_comparisons_report(folder: Path) -> None:
     raw = report_json(assessed(ComparisonFolder(folder)), {}, (), provenance["journal_sha256"] or "")
     drawn = {key: shipped[key] for key in ("plots", "not_drawn")}
     assert to_json_text({**raw, **drawn}) == text
-
-
-@pytest.mark.parametrize("name", STUDIES)
-def test_a_studys_trainings(name: str) -> None:
-    record = again(study_of(STUDIES[name]).record.__self__)  # type: ignore[attr-defined]
-    lines = (REPORTS / "studies" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    for line in lines:
-        raw = json.loads(line)
-        assert line_of({**raw, "training": record(raw["training"])}) == line
-    finding = (REPORTS / "studies" / f"{name}.json").read_text(encoding="utf-8")
-    raw = json.loads(finding)
-    assert to_json_text({**raw, "trainings": list(map(record, raw["trainings"]))}) == finding
 
 
 @pytest.mark.parametrize(
