@@ -15,7 +15,7 @@ from tpsprune.errors import DivergedError, RunFolderError
 from tpsprune.pipeline.bench import set_up
 from tpsprune.recipe import Recipe
 from tpsprune.records import Event, Finished, Note, Outcome
-from tpsprune.report import picture
+from tpsprune.report import pictures
 from tpsprune.runs import RunFolder, read_result
 from tpsprune.runs.tensors import load_tensors
 
@@ -78,7 +78,7 @@ def test_a_run_folder_holds_everything_the_design_names(small: Small, tmp_path: 
 
 def test_the_picture_of_a_run_is_drawn_from_its_folder_alone(small: Small, tmp_path: Path) -> None:
     outcome = outcome_of(run(small(), tmp_path))
-    vector, raster = picture.draw(Path(outcome.folder))
+    vector, raster = pictures.plot_run(Path(outcome.folder))
     assert vector.read_text().count("ticket drawn at epoch 2.5 (red)") == 1
     assert raster.read_bytes().startswith(b"\x89PNG")
 

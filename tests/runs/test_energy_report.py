@@ -14,7 +14,7 @@ from tests.report.savings_examples import savings
 from tpsprune.claims.spent import MEANINGS
 from tpsprune.errors import RunFolderError
 from tpsprune.records import Standing
-from tpsprune.report.savings_json import report_json
+from tpsprune.report.savings.json_report import report_json
 from tpsprune.runs import energy_report_schema, energy_report_text, read_energy_report
 
 

@@ -23,7 +23,7 @@ from tpsprune.loop.turns import next_due, refuse_old_windows, refuse_out_of_turn
 from tpsprune.records import ArmRun, BrokenOff, Design, Savings
 from tpsprune.records import Comparison as Record
 from tpsprune.report.assessment import assessed
-from tpsprune.report.savings_files import write_report
+from tpsprune.report.savings.pages import write_report
 from tpsprune.runs import Begun, ComparisonFolder, cannot_write
 from tpsprune.runs.environment import machine_facts, versions
 from tpsprune.runs.lock import exclusive

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from tpsprune.records import EnergyClass, EnergyMethod, RunLine, Savings
-from tpsprune.report.savings_plot import honest, joined
+from tpsprune.report.savings.terms import class_of, join_class_words
 
 __all__ = [
     "NOT_CLAIMED",
@@ -186,8 +186,7 @@ def mean_grams(savings: Savings) -> float | None:
 
 def training_class(savings: Savings) -> str:
     """Return of what classes the joules of the counted trainings of the verdict's arm are."""
-    methods = [run.method for run in savings.comparison.runs]
-    return joined(honest(run.energy_class, methods) for run in _counted(savings))
+    return join_class_words(class_of(savings, run.energy_class) for run in _counted(savings))
 
 
 def is_simulated(savings: Savings) -> bool:

@@ -18,12 +18,10 @@ from tests.report.savings_examples import ALL_OF_IT, EXAMPLES, at_the_wall, savi
 from tpsprune.claims import assess
 from tpsprune.errors import CannotWriteError
 from tpsprune.records import Comparison, EnergyMethod, Grid, Savings
-from tpsprune.report.savings_document import savings_document
-from tpsprune.report.savings_exports import boamps, model_card, sci
-from tpsprune.report.savings_files import write_report
-from tpsprune.report.savings_json import report_json
-from tpsprune.report.savings_markdown import markdown_page
-from tpsprune.report.savings_text import savings_lines
+from tpsprune.report.savings.exports import boamps, model_card, sci
+from tpsprune.report.savings.json_report import report_json
+from tpsprune.report.savings.pages import write_report
+from tpsprune.report.tables import savings_summary
 from tpsprune.runs import energy_report_schema, first_fault, read_energy_report
 
 BARE = "nothing metered"
@@ -265,6 +263,18 @@ def test_every_kind_of_data_is_exported_as_what_it_is(kind: str, data_type: str)
     assert raw["task"]["dataset"] == [{"dataUsage": "input", "dataType": data_type}]
 
 
+def test_a_share_that_is_right_is_an_accuracy_to_others_and_a_share_of_variance_is_none() -> None:
+    tasks = {}
+    for loss in ("cross-entropy", "bce", "mse", "theirs:loss"):
+        found = savings()
+        text = f'name = "x"\n[task]\nloss = "{loss}"\n[task.data]\nkind = "tabular"\n'
+        design = replace(found.comparison.design, recipe_text=text)
+        tasks[loss] = boamps(replace(found, comparison=replace(found.comparison, design=design)))["task"]
+    assert ["measuredAccuracy" in task for task in tasks.values()] == [True, True, False, False]
+    assert tasks["mse"]["taskFamily"] == "regression"
+    assert "taskFamily" not in tasks["theirs:loss"]
+
+
 def test_a_factor_of_ones_own_names_no_country() -> None:
     found = savings(grid=True)
     grid = Grid(grams_per_kwh=50.0, country="", year=None, source="my contract, 2025")
@@ -274,8 +284,6 @@ def test_a_factor_of_ones_own_names_no_country() -> None:
     )
     assert "geographical_location" not in model_card(own)
     assert "country" not in boamps(own)["environment"]
-    text = markdown_page(savings_document(own, {}))
-    assert "50 g/kWh (my contract, 2025)" in text
 
 
 @pytest.mark.parametrize("example", [ALL_OF_IT, BARE, "saving"])
@@ -298,7 +306,7 @@ def test_the_terms_of_an_sci_score_are_null_where_nobody_knows_them_and_named() 
 def terminal(found: Savings) -> str:
     console = Console(width=80, record=True, file=None, force_terminal=False, quiet=False)
     with console.capture() as capture:
-        console.print(savings_lines(found))
+        console.print(savings_summary(found))
     return capture.get()
 
 
