@@ -81,12 +81,7 @@ def record(low: float | None, high: float | None) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("low", "high", "words"),
-    [
-        (1.0, 5.0, "1 to 5"),
-        (1.0, None, "above 1"),
-        (None, 0.1, "below 0.1"),
-        (-0.5, -0.5, "-0.5"),
-    ],
+    [(1.0, 5.0, "1 to 5"), (1.0, None, "above 1"), (None, 0.1, "below 0.1"), (-0.5, -0.5, "-0.5")],
 )
 def test_the_picture_names_its_quantities_and_what_was_predicted(
     tmp_path: Path, low: float | None, high: float | None, words: str
