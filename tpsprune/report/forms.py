@@ -26,7 +26,6 @@ __all__ = [
     "chosen",
     "counted",
     "derived",
-    "fence_for",
     "load_templates",
     "mark_up",
     "measured",
@@ -151,7 +150,7 @@ def load_templates(
     environment.globals |= {"Table": Table, **names}
     environment.filters |= {
         **{each.__name__: each for each in (chosen, counted, derived, measured, name)},
-        **{each: getattr(words, each) for each in ("bytes_", "count", "percent", "seconds")},
+        **{each: getattr(words, each) for each in ("count", "percent", "seconds")},
         # The class of a number may stand elsewhere: at the head of its column, beside its neighbour, or,
         # since a caption of Markdown is emphasised as a whole, nowhere within it.
         "bare": partial(write, label=False),
@@ -159,7 +158,7 @@ def load_templates(
         "emphasised": partial(write, label=form == "html"),
         "code": Code,
         "emphasis": lambda text: mark_up(f"*{write(text)}*") if text else "",
-        "fence": fence_for,
+        "fence": _fence,
         "flow": lambda block: mark_up(re.sub(r"\s*\n\s*", " ", block.strip())),
         "number": Number,
         "row": partial(_row, form),
@@ -174,7 +173,7 @@ def mark_up(text: str) -> Markup:
     return Markup(text)  # noqa: S704 - the one place that makes markup
 
 
-def fence_for(text: str) -> Markup:
+def _fence(text: str) -> Markup:
     """Return a fence longer than any within the text."""
     return mark_up("`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0)))
 

@@ -34,11 +34,9 @@ __all__ = [
     "closing",
     "course",
     "decided",
-    "energy_table",
     "fold",
     "left_alone_lines",
     "make_table",
-    "models_table",
     "next_lines",
     "prune_line",
     "savings_summary",
@@ -117,7 +115,7 @@ def left_alone_lines(items: Sequence[LeftAlone]) -> list[str]:
     return [f"{item.name}: {item.reason}" for item in items]
 
 
-def models_table(outcome: Outcome) -> Table:
+def _models_table(outcome: Outcome) -> Table:
     """Return dense beside ticket: accuracy, parameters, MACs, latency with its quartiles, file size."""
     dense, ticket = outcome.dense, outcome.ticket
     given = "dense, as given" if outcome.was_given else "dense, at the draw"
@@ -144,7 +142,7 @@ def _latency(latency: Latency) -> str:
     return f"{words.seconds(latency.median_seconds)} ±{words.seconds(spread)}"
 
 
-def energy_table(outcome: Outcome) -> Table:
+def _energy_table(outcome: Outcome) -> Table:
     """Return joules and seconds by phase, each with its class, the total, and the projection."""
     table = make_table({"phase": {}, "energy": RIGHT, "time": RIGHT, "CPU time": RIGHT, "class": {}})
     rows: list[tuple[str, Any, str]] = [
@@ -200,9 +198,9 @@ def closing(outcome: Outcome) -> RenderableType:
     classes = ", ".join(f"{part} {kind}" for part, kind in outcome.method.classes.items()) or "nothing"
     return Lines(
         Text(f"{outcome.name} · seed {outcome.seed} · {outcome.device}", style="bold"),
-        models_table(outcome),
+        _models_table(outcome),
         Text(""),
-        energy_table(outcome),
+        _energy_table(outcome),
         Text(""),
         Text(f"Energy by {outcome.method.meter}, {outcome.method.scope}: {classes}."),
         *[Text(sentence) for sentence in _caveats(outcome)],
