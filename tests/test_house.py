@@ -16,6 +16,7 @@ OWNERS = {
     "rich": {"cli", "report"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
+    "markupsafe": {"report"},
     "torch_pruning": {"pruning"},
     "greenlet": {"pruning"},
     "codecarbon": {"energy"},
@@ -33,7 +34,6 @@ OWNERS = {
     "timm": {"models"},
     "torchvision": {"models"},
     "transformers": {"models", "adapters", "export"},
-    "huggingface_hub": {"report"},
     "pytorch_lightning": {"adapters"},
     "accelerate": {"adapters"},
 }

@@ -1,4 +1,4 @@
-"""``check``: every layer, what a cut does to it, and the widths that the target would give."""
+"""``check``: every layer, what pruning does to it, and the widths that the target would give."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_tables_fit_eighty_columns_and_name_every_layer(
     for words in (
         "Every layer",
         "blocks.1.norm",
-        "puts out blocks.0.conv",
+        "produces blocks.0.conv",
         "it is the model's output",
         "weights drawn anew, untrained",
         "a trained model (--weights F) would keep other widths",
@@ -54,14 +54,16 @@ def test_the_object_holds_every_layer_with_its_share_and_widths(invoke: Invoke, 
 
 def test_of_every_layer_it_is_told_what_it_reads(invoke: Invoke) -> None:
     result = invoke("check", "small.toml", "--no-widths", "--device", "cpu")
-    assert "keeps its units: it is the model's output; reads blocks.1.conv" in " ".join(result.output.split())
+    assert "keeps its units: it is the model's output; consumes blocks.1.conv" in " ".join(
+        result.output.split()
+    )
 
 
 def test_widths_may_be_left_out(invoke: Invoke) -> None:
     result = invoke("check", "small.toml", "--no-widths", "--device", "cpu")
     assert result.exit_code == 0, result.output
-    assert "not looked at (--no-widths)" in result.output
-    assert " stay)" not in result.output
+    assert "not planned (--no-widths)" in result.output
+    assert " kept)" not in result.output
 
 
 def test_weights_that_do_not_fit_are_refused(invoke: Invoke, trained: RunFolder) -> None:
@@ -76,4 +78,4 @@ def test_weights_that_do_not_fit_are_refused(invoke: Invoke, trained: RunFolder)
 def test_rounds_are_foreseen_as_one_cut_and_said_to_be(invoke: Invoke) -> None:
     result = invoke("check", "small.toml", "--set", "prune.rounds=2", "--device", "cpu")
     assert result.exit_code == 0, result.output
-    assert "in one cut (the recipe goes there in 2)" in " ".join(result.output.split())
+    assert "in one round (the recipe takes 2)" in " ".join(result.output.split())

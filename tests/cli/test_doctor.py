@@ -14,8 +14,8 @@ from click.testing import Result
 
 from tpsprune.energy.counters import find_rapl
 from tpsprune.records import Diagnosis, EnergyClass, MachineFacts, MeteredPart, Remedy, SoftwareFacts
-from tpsprune.report.console import OurConsole
-from tpsprune.report.diagnosis import diagnosis
+from tpsprune.report.checks import diagnosis_tables
+from tpsprune.report.live import OurConsole
 
 Invoke = Callable[..., Result]
 
@@ -54,7 +54,7 @@ FOUND = Diagnosis(
 
 def rendered(found: Diagnosis) -> list[str]:
     console = OurConsole(file=io.StringIO(), width=80)
-    console.print(diagnosis(found), highlight=False)
+    console.print(diagnosis_tables(found), highlight=False)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 

@@ -130,13 +130,13 @@ def test_a_picture_that_cannot_be_written_takes_nothing_from_the_result(
     invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tpsprune.errors import CannotWriteError
-    from tpsprune.report import picture
+    from tpsprune.report import pictures
 
     def full(run: Path) -> None:
         raise CannotWriteError("no space left on the device while writing signals.svg; free some")
 
     with monkeypatch.context() as patch:
-        patch.setattr(picture, "draw", full)
+        patch.setattr(pictures, "plot_run", full)
         result = invoke("train", "small.toml", "--device", "cpu")
     assert result.exit_code == 0
     assert "Note: no picture: no space left" in result.output

@@ -73,7 +73,7 @@ def test_a_dry_run_shows_widths_and_loss_and_writes_nothing(
     before = sorted(tmp_path.rglob("*"))
     result = prune(invoke, trained, "--target", "params=0.5", "--dry-run")
     assert result.exit_code == 0, result.output
-    for words in ("residual", "residual", "MACs kept", "output error on the probe", "straight after"):
+    for words in ("residual", "residual", "MACs kept", "output error on the calibration data", "right after"):
         assert words in result.output
     assert sorted(tmp_path.rglob("*")) == before
 

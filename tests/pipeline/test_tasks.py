@@ -24,7 +24,7 @@ from tpsprune.recipe import Recipe
 from tpsprune.recipe.target import Latency
 from tpsprune.records import Pruned, RunResult
 from tpsprune.report import tables
-from tpsprune.report.savings_text import savings_lines
+from tpsprune.report.tables import savings_summary
 from tpsprune.runs import ComparisonFolder, read_result
 
 OWN = "tests.pipeline.own_tasks"
@@ -85,7 +85,9 @@ def test_a_task_is_trained_cut_and_exported_and_its_quality_is_called_by_its_nam
     assert list(outcome.ticket.latency_seconds) == ["batch-1", "batch-64"]
     assert f"test {quality}" in shown(outcome)
     cut = next(event for event in events if isinstance(event, Pruned))
-    assert f"validation {quality} {cut.validation_accuracy_before:.4f} before the cut" in tables.cut_line(cut)
+    assert f"validation {quality} {cut.validation_accuracy_before:.4f} before pruning" in tables.prune_line(
+        cut
+    )
     exported = pipeline.export(Path(outcome.folder), tmp_path / "ticket")
     assert [each.largest_difference for each in exported.compared] == [0.0]
     ticket = tpsprune.load(tmp_path / "ticket", trust_code=True)
@@ -181,7 +183,7 @@ def test_a_comparison_of_a_regression_is_made_and_told_by_its_own_figure(tmp_pat
         (arm, batch) for arm in ("dense", "ticket") for batch in (1, 64)
     }
     console = Console(width=100, file=io.StringIO())
-    console.print(savings_lines(assess(found)))
+    console.print(savings_summary(assess(found)))
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert "Test R²:" in text

@@ -15,7 +15,7 @@ from tpsprune.errors import DivergedError, RunFolderError
 from tpsprune.pipeline.workbench import set_up
 from tpsprune.recipe import Recipe
 from tpsprune.records import Event, Note, RunResult, Window
-from tpsprune.report import picture
+from tpsprune.report import pictures
 from tpsprune.runs import RunFolder, read_result
 from tpsprune.runs.tensors import load_tensors
 
@@ -69,7 +69,7 @@ def test_a_run_folder_holds_everything_the_design_names(small_run: Events) -> No
 
 def test_the_picture_of_a_run_is_plotted_from_its_folder_alone(small_run: Events) -> None:
     outcome = outcome_of(small_run)
-    vector, raster = picture.draw(Path(outcome.folder))
+    vector, raster = pictures.plot_run(Path(outcome.folder))
     assert vector.read_text().count("ticket drawn at epoch 2.5 (red)") == 1
     assert raster.read_bytes().startswith(b"\x89PNG")
 

@@ -28,7 +28,7 @@ from tpsprune.records import (
     load,
 )
 from tpsprune.report.assessment import assessed
-from tpsprune.report.savings_json import report_json
+from tpsprune.report.savings.json_report import report_json
 from tpsprune.runs import (
     ComparisonFolder,
     energy_report_text,

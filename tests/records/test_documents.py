@@ -37,7 +37,7 @@ from tpsprune.records import (
     json_schema,
     load,
 )
-from tpsprune.report.savings_json import report_json
+from tpsprune.report.savings.json_report import report_json
 from tpsprune.runs import energy_report_text, read_energy_report, read_result, to_json_text, write_result
 
 

@@ -39,7 +39,7 @@ from tpsprune.records import (
     WallFit,
     Window,
 )
-from tpsprune.report.savings_files import write_report
+from tpsprune.report.savings.pages import write_report
 
 MODELLED = "modelled + constant"
 ON_CPU = {"cpu": EnergyClass.MODELLED, "ram": EnergyClass.CONSTANT}
@@ -48,6 +48,8 @@ PHASES = ("set up", "train", "watch", "prune", "retrain", "evaluate")
 SHARES = (0.03, 0.48, 0.04, 0.01, 0.4, 0.04)
 ARMS = ("dense", "ticket", "stopped", "shape", "random", "earlybird", "half-width-2")
 TAKES = (1.0, 0.57, 0.82, 0.61, 0.66, 0.71, 0.55)
+QUALITIES = [("mse", "R²"), ("bce", "label accuracy"), ("own:loss", "quality")]
+"""What the quality under a loss is called, where it is no accuracy."""
 NOISE = (1.02, 0.97, 1.05, 0.99, 1.01, 0.96, 1.03, 0.98)
 
 

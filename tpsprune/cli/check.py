@@ -61,8 +61,8 @@ def check(
     if as_json:
         click.echo(json.dumps(dump(found), ensure_ascii=False, indent=2))
         return
-    from tpsprune.report.checked import checked
-    from tpsprune.report.console import OurConsole
+    from tpsprune.report.checks import check_tables
+    from tpsprune.report.live import OurConsole
 
     console = OurConsole()
-    console.print(checked(found), highlight=False)
+    console.print(check_tables(found), highlight=False)

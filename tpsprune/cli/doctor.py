@@ -34,10 +34,10 @@ def doctor(*, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(dump(found), ensure_ascii=False, indent=2))
         return
-    from tpsprune.report.console import OurConsole
-    from tpsprune.report.diagnosis import diagnosis
+    from tpsprune.report.checks import diagnosis_tables
+    from tpsprune.report.live import OurConsole
 
     console = OurConsole()
     if not console.is_terminal:
         console = OurConsole(width=None if "COLUMNS" in os.environ else 80)
-    console.print(diagnosis(found), highlight=False)
+    console.print(diagnosis_tables(found), highlight=False)

@@ -119,7 +119,7 @@ def _grid(choices: dict[str, Any]) -> Grid | None:
 @contextmanager
 def _progress() -> Iterator[Callable[[Exporting], None]]:
     """Give what shows a step on standard error: on a terminal at once, else as a line after two seconds."""
-    from tpsprune.report.console import OurConsole
+    from tpsprune.report.live import OurConsole
 
     console, begun = OurConsole(stderr=True), time.monotonic()
     if console.is_terminal:

@@ -94,9 +94,9 @@ def ended(
 ) -> None:
     """Write the report, show what it says, and let the gate decide on the exit code."""
     from tpsprune.report.assessment import assessed, choose
-    from tpsprune.report.console import OurConsole
-    from tpsprune.report.savings_files import write_report
-    from tpsprune.report.savings_text import savings_lines
+    from tpsprune.report.live import OurConsole
+    from tpsprune.report.savings.pages import write_report
+    from tpsprune.report.tables import savings_summary
     from tpsprune.runs import read_text
 
     choose(folder, **choices)
@@ -107,7 +107,7 @@ def ended(
         sys.stdout.write(read_text(folder.path / "report.json"))
     elif not quiet:
         console = OurConsole()
-        console.print(savings_lines(savings), highlight=False)
+        console.print(savings_summary(savings), highlight=False)
         console.print()
         for path in written:
             if path.suffix in {".html", ".md", ".json"} and path.parent == folder.path:

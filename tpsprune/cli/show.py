@@ -37,9 +37,9 @@ def show(folder: Path, other: Path | None, *, as_json: bool, picture: bool) -> N
             _print_two(folder, other)
             return
     if picture:
-        from tpsprune.report.picture import draw, draw_beside
+        from tpsprune.report.pictures import plot_beside, plot_run
 
-        click.echo(" ".join(map(str, draw_beside(folder, other) if other else draw(folder))))
+        click.echo(" ".join(map(str, plot_beside(folder, other) if other else plot_run(folder))))
         return
     from tpsprune.records import dump
     from tpsprune.runs import RunFolder, read_result, to_json_text
@@ -47,24 +47,23 @@ def show(folder: Path, other: Path | None, *, as_json: bool, picture: bool) -> N
     if as_json:
         click.echo(to_json_text(dump(read_result(RunFolder.open_existing(folder).result))), nl=False)
         return
-    from tpsprune.report import sparklines, tables
-    from tpsprune.report.console import OurConsole
-    from tpsprune.report.live import print_next
+    from tpsprune.report import tables
+    from tpsprune.report.live import OurConsole, print_next
 
     outcome, readings = _read(folder)
     console = OurConsole()
     if readings:  # Weights that were given and not retrained have none.
-        console.print(sparklines.signals_table([sparklines.course(outcome, readings)]), "", highlight=False)
+        console.print(tables.signals_table([tables.course(outcome, readings)]), "", highlight=False)
     console.print(tables.whole_run(outcome), highlight=False)
     print_next(console, outcome)
 
 
 def _print_two(folder: Path, other: Path) -> None:
-    from tpsprune.report import sparklines
-    from tpsprune.report.console import OurConsole
+    from tpsprune.report import tables
+    from tpsprune.report.live import OurConsole
 
-    courses = [sparklines.course(*_read(each)) for each in (folder, other)]
-    OurConsole().print(sparklines.signals_table(courses), highlight=False)
+    courses = [tables.course(*_read(each)) for each in (folder, other)]
+    OurConsole().print(tables.signals_table(courses), highlight=False)
 
 
 def _read(folder: Path) -> tuple[RunResult, list[Reading]]:

@@ -44,8 +44,7 @@ def check_show(*, quiet: bool, as_json: bool) -> None:
 
 def show_for(*, quiet: bool, as_json: bool) -> AbstractShow:
     """Return what shows a run: nothing, JSON, a bar on a terminal, or lines elsewhere."""
-    from tpsprune.report.console import OurConsole
-    from tpsprune.report.live import BarShow, JsonShow, PlainShow, QuietShow
+    from tpsprune.report.live import BarShow, JsonShow, OurConsole, PlainShow, QuietShow
 
     if quiet:
         return QuietShow()
@@ -59,9 +58,7 @@ def show_for(*, quiet: bool, as_json: bool) -> AbstractShow:
 
 def compare_show_for(*, quiet: bool, as_json: bool) -> AbstractShow:
     """Return what shows a comparison: nothing, JSON on standard error, a bar on a terminal, or lines."""
-    from tpsprune.report.compare_live import BarCompare, JsonCompare, PlainCompare
-    from tpsprune.report.console import OurConsole
-    from tpsprune.report.live import QuietShow
+    from tpsprune.report.live import BarCompare, JsonCompare, OurConsole, PlainCompare, QuietShow
 
     if quiet:
         return QuietShow()

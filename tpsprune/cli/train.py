@@ -73,9 +73,9 @@ def _draw_picture(folder: str, show: AbstractShow) -> None:
     """Draw the run's picture; that it cannot be written is said, and takes nothing from the result."""
     from tpsprune.errors import RunFolderError
     from tpsprune.records import Note
-    from tpsprune.report import picture
+    from tpsprune.report import pictures
 
     try:
-        picture.draw(Path(folder))
+        pictures.plot_run(Path(folder))
     except RunFolderError as error:
         show.show(Note(f"no picture: {error}; then 'tpsprune show {folder} --picture' draws it"))

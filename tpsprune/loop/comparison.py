@@ -23,7 +23,7 @@ from tpsprune.recipe.compare import Compare, order_of
 from tpsprune.records import ArmRun, BrokenOff, Design, EnergyClass, Savings, Window
 from tpsprune.records import ComparisonRecord as Record
 from tpsprune.report.assessment import assessed
-from tpsprune.report.savings_files import write_report
+from tpsprune.report.savings.pages import write_report
 from tpsprune.runs import (
     Begun,
     ComparisonFolder,

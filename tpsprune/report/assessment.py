@@ -12,15 +12,7 @@ from tpsprune.energy.grid import grid_of, own_grid
 from tpsprune.energy.wall_calibration import calibrate
 from tpsprune.energy.wall_meter import read_wall_meter
 from tpsprune.errors import MeterError
-from tpsprune.records import (
-    Choices,
-    ComparisonRecord,
-    EnergyClass,
-    EnergyMethod,
-    Savings,
-    WallFit,
-    Window,
-)
+from tpsprune.records import Choices, ComparisonRecord, EnergyClass, EnergyMethod, Savings, WallFit, Window
 from tpsprune.runs import ComparisonFolder, exclusive, write_bytes_atomically
 
 __all__ = ["assessed", "choose"]

@@ -1,21 +1,29 @@
-"""A model card: what an exported ticket is, how good, how dear, and how to load it.
+"""A model card: what an exported ticket is, its quality and energy, and how to load it.
 
-Markdown with YAML in front, as the Hugging Face Hub reads it. The same run gives the same bytes.
+Markdown with YAML in front, as the Hugging Face Hub reads it; its sentences are in ``templates/card.md.j2``.
+The same run gives the same bytes.
 """
 
 from __future__ import annotations
 
+import json
+import tomllib
 from collections.abc import Mapping, Sequence
+from functools import cache
+from math import isfinite
 from typing import Any, Final
 
-from tpsprune.records import Grid, Stamp
+from jinja2 import ChainableUndefined, Environment, Undefined
+
+from tpsprune.records import EnergyClass, Grid, Stamp
 from tpsprune.report import words
-from tpsprune.report.card_energy import emissions_yaml, energy_lines
-from tpsprune.report.card_fields import NOT_RECORDED, cell, field, fold, quoted, said, table
-from tpsprune.report.card_loading import loading_lines
+from tpsprune.report.forms import Number, load_templates
+from tpsprune.report.savings.terms import join_classes
 
 __all__ = ["model_card"]
 
+_MISSING: Final = "not recorded"
+_JOULES_PER_KWH: Final = 3.6e6
 _TASKS: Final = {
     ("image", "cross-entropy"): "image-classification",
     ("vector", "cross-entropy"): "tabular-classification",
@@ -24,7 +32,11 @@ _TASKS: Final = {
 }
 """What the Hugging Face Hub calls a task, by the kind of inputs and the loss."""
 _METRICS: Final = {"accuracy": "accuracy", "R²": "r_squared", "next-token accuracy": "accuracy"}
-_GIVEN: Final = "given"
+_INPUTS: Final = {
+    "image": "images, float32 (items, channels, height, width)",
+    "tokens": "token ids below {vocabulary}, int64 (items, length)",
+    "vector": "vectors, float32 (items, features)",
+}
 
 
 def model_card(
@@ -52,199 +64,156 @@ def model_card(
         batches: the batch sizes it was compared at.
         grid: what turns joules into grams of CO₂, if one was chosen.
     """
-    sections = {
-        "": _opening(raw, architecture),
-        "Figures": _figures(raw),
-        "Energy": energy_lines(raw, grid),
-        "What was cut": _cuts(raw),
-        "How to load it": loading_lines(raw, formats, kind=_kind(recipe_text), architecture=architecture),
-        "Recipe": [
-            f"`{cell(said(field(raw, 'name')))}`, seed {said(field(raw, 'seed'))}, "
-            f"SHA-256 `{recipe_sha256}`.",
-            "",
-            *fold("recipe.toml", recipe_text, "toml"),
-        ],
-        "Files": _files(stamps, checked, batches),
-        "Made with": _made(raw),
+    task = _field(raw, "task")
+    # Runs of before quality had names told classes apart.
+    quality = str(_field(task, "quality") or "accuracy")
+    text = (
+        _templates()
+        .get_template("card.md.j2")
+        .render(
+            run=raw,
+            recipe_text=recipe_text,
+            recipe_sha256=recipe_sha256,
+            architecture=architecture,
+            formats=formats,
+            stamps=stamps,
+            checked=checked,
+            batches=batches,
+            grid=grid,
+            quality=quality,
+            metric=_METRICS.get(quality, quality.replace(" ", "_")),
+            hub_task=_TASKS.get((str(_field(task, "input_kind")), _field(task, "loss") or "cross-entropy")),
+            inputs=_describe_inputs(task),
+            batch=_example_batch(task),
+            model_kind=_model_kind(recipe_text),
+            **_energy(raw, grid),
+        )
+    )
+    return text.rstrip("\n") + "\n"
+
+
+@cache
+def _templates() -> Environment:
+    environment = load_templates("md", {"share": words.share, "told": _told}, {"missing": _MISSING})
+    environment.undefined = ChainableUndefined
+    environment.tests["recorded"] = lambda value: not (value is None or isinstance(value, Undefined))
+    return environment
+
+
+def _told(value: Any, how: str = "") -> str:
+    """Return a value in words: by the function of ``words`` or the format that is named."""
+    if value is None or isinstance(value, Undefined):
+        return _MISSING
+    if how.startswith("%"):
+        return str(how % value)
+    return str(getattr(words, how)(value)) if how else str(value)
+
+
+def _field(raw: Any, *path: str) -> Any:
+    """Return what stands at a path of nested mappings; ``None`` where any part of it is missing.
+
+    >>> _field({"ticket": {"macs": 3}}, "ticket", "macs"), _field({}, "ticket", "macs")
+    (3, None)
+    """
+    for name in path:
+        if not isinstance(raw, Mapping) or name not in raw:
+            return None
+        raw = raw[name]
+    return raw
+
+
+def _model_kind(recipe_text: str) -> str:
+    """Return the kind of the recipe's model; nothing where the text tells none."""
+    try:
+        return str(tomllib.loads(recipe_text)["task"]["model"]["kind"])
+    except (tomllib.TOMLDecodeError, KeyError, TypeError):
+        return ""
+
+
+def _energy(raw: Mapping[str, Any], grid: Grid | None) -> dict[str, Any]:
+    """Return what the card says of energy: every joule with its class, grams only where a grid was chosen."""
+    kinds: Mapping[str, str] = _field(raw, "method", "classes") or {}
+    classes = join_classes(EnergyClass(kind) for kind in kinds.values()) if kinds else _MISSING
+    energy = _field(raw, "energy")
+    phases: list[Any] = list(energy.values()) if isinstance(energy, Mapping) else []
+    by_part = [_field(phase, "joules_by_component") or {} for phase in phases]
+    parts = list(dict.fromkeys(part for joules in by_part for part in joules))
+    joules = _field(raw, "total", "joules")
+    total = float(joules) if isinstance(joules, int | float) and isfinite(joules) else None
+    known = [[each[part] for each in by_part if each.get(part) is not None] for part in parts]
+    simulated = EnergyClass.SIMULATED.value in classes
+    grams = None
+    if grid is not None and total is not None and not simulated:
+        grams = total / _JOULES_PER_KWH * grid.grams_per_kwh
+
+    def parts_of(phase: Any) -> list[str]:
+        return [_told(_field(phase, "joules_by_component", part), "joules") for part in parts]
+
+    def sum_of(phase: Any) -> Number:
+        kind = _told(_field(phase, "class"))
+        joules = words.joules(_field(phase, "joules"))
+        return Number(joules, classes if kind == EnergyClass.MIXED.value else kind)
+
+    return {
+        "classes": classes,
+        "components": [(part, f" ({_told(kinds.get(part))})") for part in parts],
+        "parts_of": parts_of,
+        "sum_of": sum_of,
+        "sums": [_told(sum(joules) if joules else None, "joules") for joules in known],
+        "total": Number(words.joules(total), classes),
+        "grams": grams,
+        "grams_words": Number(words.grams(grams), classes),
+        "why_no_grams": "no energy was metered" if total is None else "the meter was simulated",
     }
-    lines = ["---", *_metadata(raw, formats, grid), "---", ""]
-    for title, body in sections.items():
-        lines += [f"## {title}" if title else f"# {cell(said(field(raw, 'name')))}", "", *body, ""]
-    return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _metadata(raw: Mapping[str, Any], formats: Mapping[str, Sequence[str]], grid: Grid | None) -> list[str]:
-    tags = ["tpsprune", "pruning", "structured-pruning", *(each for each in ("onnx",) if each in formats)]
-    task = _TASKS.get((str(field(raw, "task", "input_kind")), field(raw, "task", "loss") or "cross-entropy"))
-    quality = _quality(raw)
-    metric = _METRICS.get(quality, quality.replace(" ", "_"))
-    accuracy = field(raw, "ticket", "accuracy")
-    lines = [f"library_name: {'transformers' if 'hf' in formats else 'tpsprune'}", "tags:"]
-    lines += [f"- {tag}" for tag in tags]
-    if task:
-        lines.append(f"pipeline_tag: {task}")
-    if accuracy is not None:
-        name = quoted(said(field(raw, "name")))
-        lines += [
-            "metrics:",
-            f"- {metric}",
-            "model-index:",
-            f"- name: {name}",
-            "  results:",
-            "  - task:",
-            f"      type: {task or 'other'}",
-            "    dataset:",
-            f"      name: {name}",
-            f"      type: {name}",
-            "      split: test",
-            "    metrics:",
-            f"    - type: {metric}",
-            *([] if quality == metric else [f"      name: {quoted(quality)}"]),
-            f"      value: {accuracy:.6g}",
-        ]
-    return [*lines, *emissions_yaml(raw, grid)]
-
-
-def _opening(raw: Mapping[str, Any], architecture: str) -> list[str]:
-    share = said(field(raw, "macs_share"), words.share)
-    return [
-        f"A `{cell(architecture)}` of which units were cut away by tpsprune: the ticket, at {share} of the "
-        f"dense model's multiply-accumulates and {said(field(raw, 'parameters_share'), words.share)} of its "
-        "parameters.",
-        "",
-        f"It takes {_inputs(raw)} and gives {said(field(raw, 'task', 'classes'))} scores for each "
-        f"{'token' if field(raw, 'task', 'loss') == 'next-token' else 'item'}.",
-    ]
-
-
-def _inputs(raw: Mapping[str, Any]) -> str:
-    if parts := field(raw, "task", "parts"):
-        told = [f"{cell(part['name'])} {part['dtype']} {_sizes(part['shape'])}".strip() for part in parts]
+def _describe_inputs(task: Any) -> str:
+    if parts := _field(task, "parts"):
+        told = [f"{part['name']} {part['dtype']} {_sizes(part['shape'])}".strip() for part in parts]
         return f"several tensors, by {'name' if parts[0]['name'] else 'position'}: {', '.join(told)}"
-    kind, shape = field(raw, "task", "input_kind"), field(raw, "task", "input_shape")
+    kind, shape = _field(task, "input_kind"), _field(task, "input_shape")
     if kind is None or shape is None:
-        return f"inputs ({NOT_RECORDED})"
-    known = {
-        "image": "images, float32 (items, channels, height, width)",
-        "tokens": f"token ids below {said(field(raw, 'task', 'vocabulary'))}, int64 (items, length)",
-        "vector": "vectors, float32 (items, features)",
-    }
-    return f"{known.get(kind, cell(kind))}: {_sizes(shape)}"
+        return f"inputs ({_MISSING})"
+    described = _INPUTS.get(kind, str(kind)).format(vocabulary=_told(_field(task, "vocabulary")))
+    return f"{described}: {_sizes(shape)}"
 
 
 def _sizes(shape: Sequence[int]) -> str:
     return f"({', '.join(map(str, ('items', *shape)))})"
 
 
-def _quality(raw: Mapping[str, Any]) -> str:
-    """Return what quality is called; runs of before there were names of it told classes apart."""
-    return str(field(raw, "task", "quality") or "accuracy")
+def _example_batch(task: Any) -> dict[str, str]:
+    """Return Python for a batch of two items, as far as the run recorded what they are.
+
+    As ``arguments`` of a model, as one ``argument`` of a program, and as the ``arrays`` of a graph by name.
+    """
+    if parts := _field(task, "parts"):
+        made = [_zeros((2, *part["shape"]), part["dtype"], part["highest"]) for part in parts]
+        names = [part["name"] for part in parts]
+        if any(names):
+            named = _named(names, made)
+            arguments, argument = f"**{{{named}}}", f"{{{named}}}"
+        else:
+            names = [f"input_{place}" for place in range(len(parts))]
+            arguments = ", ".join(made)
+            argument = f"({arguments},)"
+        arrays = _named(names, [f"{each}.numpy()" for each in made])
+        return {"arguments": arguments, "argument": argument, "arrays": arrays}
+    kind, shape = _field(task, "input_kind"), _field(task, "input_shape")
+    one = "batch"
+    if shape and kind in _INPUTS:
+        dtype = ", dtype=torch.int64" if kind == "tokens" else ""
+        one = f"torch.zeros({', '.join(map(str, (2, *shape)))}{dtype})"
+    return {"arguments": one, "argument": one, "arrays": f"session.get_inputs()[0].name: {one}.numpy()"}
 
 
-def _figures(raw: Mapping[str, Any]) -> list[str]:
-    dense, ticket = field(raw, "dense"), field(raw, "ticket")
-    qualities = (said(field(each, "accuracy"), "{:.4f}".format) for each in (dense, ticket))
-    # A ratio of qualities says nothing: R² may be below zero, and chance is rarely nought.
-    rows: list[Sequence[str]] = [(f"{_quality(raw)}, test split", *qualities, "–")]
-    rows += [
-        (title, *(said(field(each, name), text) for each in (dense, ticket)), _ratio(dense, ticket, name))
-        for title, name, text in (
-            ("multiply-accumulates per item", "macs", words.count),
-            ("parameters", "parameters", words.count),
-            ("size as safetensors", "bytes", words.bytes_),
-        )
-    ]
-    batches = list(field(ticket, "latency_seconds") or {}) or ["latency"]
-    for batch in batches:
-        first, second = (field(each, "latency_seconds", batch) for each in (dense, ticket))
-        rows.append(
-            (
-                f"latency, {batch.replace('-', ' ')}" if batch != "latency" else batch,
-                *(said(each, _time) for each in (first, second)),
-                _ratio(first, second, "median"),
-            )
-        )
-    was_given = field(raw, "drawn_at", "rule") == _GIVEN
-    return [
-        *table(["", "dense", "ticket", "ticket / dense"], rows),
-        "",
-        f"Dense: the model {'as it was given' if was_given else 'as it was when the ticket was drawn'}. "
-        "The test split was read once, at the end of the run. Right after the cut, before any retraining, "
-        f"the ticket's {_quality(raw)} on the validation split was "
-        f"{said(field(raw, 'cut_validation_accuracy'), '{:.4f}'.format)}. Latency: seconds of one forward "
-        f"pass over the batch on {cell(said(field(raw, 'device')))}, median (quartiles).",
-    ]
+def _named(names: Sequence[str], values: Sequence[str]) -> str:
+    return ", ".join(f"{json.dumps(name)}: {value}" for name, value in zip(names, values, strict=True))
 
 
-def _ratio(dense: Any, ticket: Any, name: str) -> str:
-    first, second = field(dense, name), field(ticket, name)
-    return words.share(second / first) if first and second is not None else NOT_RECORDED
-
-
-def _time(figures: Mapping[str, float]) -> str:
-    middle, low, high = (
-        said(field(figures, name), words.seconds) for name in ("median", "lower_quartile", "upper_quartile")
-    )
-    return f"{middle} ({low} to {high})"
-
-
-def _cuts(raw: Mapping[str, Any]) -> list[str]:
-    groups = field(raw, "groups")
-    if groups is None:
-        return [f"Groups and widths: {NOT_RECORDED}."]
-    rows = [
-        (
-            field(each, "group"),
-            said(field(each, "kind")),
-            said(field(each, "width_before")),
-            said(field(each, "width_after")),
-            said(field(each, "effective_rank"), "{:.1f}".format),
-            said(field(each, "residual_share"), "{:.4f}".format),
-        )
-        for each in groups
-    ]
-    lines = table(["group", "unit", "before", "after", "effective rank", "residual share"], rows)
-    for name, title in (("drawn_at", "Drawn"), ("stopped_at", "Ended")):
-        epoch, reason = field(raw, name, "epoch"), field(raw, name, "reason")
-        lines += ["", f"{title} at epoch {said(epoch, '{:.1f}'.format)}: {cell(said(reason))}."]
-    if left := field(raw, "left_alone"):
-        lines += ["", "Left alone:", ""]
-        lines += [f"- {cell(field(each, 'name'))}: {cell(field(each, 'reason'))}" for each in left]
-    if notes := field(raw, "notes"):
-        lines += ["", "The run's own notes:", "", *(f"- {cell(each)}" for each in notes)]
-    return lines
-
-
-def _files(stamps: Mapping[str, Stamp], checked: Mapping[str, float], batches: Sequence[int]) -> list[str]:
-    rows = [(name, words.count(each.bytes), each.sha256) for name, each in sorted(stamps.items())]
-    sizes = ", ".join(map(str, batches))
-    within = "; ".join(
-        f"{name}: {'equal to the bit' if not share else f'within {share:g} of the largest score'}"
-        for name, share in checked.items()
-    )
-    return [
-        *table(["file", "bytes", "SHA-256"], rows),
-        "",
-        "`manifest.json` holds the hashes of these files and of this card; `tpsprune.load` checks them all.",
-        "",
-        f"Each format was reloaded from its files and held against the run's ticket on random inputs in "
-        f"batches of {sizes}: {within}.",
-    ]
-
-
-def _made(raw: Mapping[str, Any]) -> list[str]:
-    versions = field(raw, "versions") or {}
-    machine = field(raw, "machine") or {}
-    facts = {**{name: machine[name] for name in sorted(machine)}, **versions}
-    rows = [("device", said(field(raw, "device"))), *facts.items()]
-    return table(["", ""], rows)
-
-
-def _kind(recipe_text: str) -> str:
-    """Return the kind of the recipe's model; nothing where the text tells none."""
-    import tomllib
-
-    try:
-        return str(tomllib.loads(recipe_text)["task"]["model"]["kind"])
-    except (tomllib.TOMLDecodeError, KeyError, TypeError):
-        return ""
+def _zeros(shape: Sequence[int], dtype: str, highest: int) -> str:
+    """Return one tensor of several: whole numbers as high as the data had them, which a mask lets through."""
+    sizes = ", ".join(map(str, shape))
+    if dtype == "float32":
+        return f"torch.zeros({sizes})"
+    return f"torch.full([{sizes}], {'True' if dtype == 'bool' else highest})"

@@ -1,23 +1,46 @@
-"""A run as it happens: a live bar on a terminal, plain lines elsewhere, JSON for programs, or nothing."""
+"""A run or a comparison as it happens: bars on a terminal, lines elsewhere, JSON for programs, or nothing."""
 
 from __future__ import annotations
 
+import errno
 import json
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Self, TextIO, final
+from typing import Any, NoReturn, Self, TextIO, final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from tpsprune import records
-from tpsprune.records import Comparing
+from tpsprune.records import ArmRun, Comparing, dump
 from tpsprune.report import tables, words
+
+__all__ = [
+    "AbstractShow",
+    "BarCompare",
+    "BarShow",
+    "JsonCompare",
+    "JsonShow",
+    "OurConsole",
+    "PlainCompare",
+    "PlainShow",
+    "QuietShow",
+    "print_next",
+    "run_line",
+]
 
 BAR_COLUMNS = 36
 """Columns that title, epoch, bar and time left take."""
 
-__all__ = ["AbstractShow", "BarShow", "JsonShow", "PlainShow", "QuietShow", "print_next"]
+
+@final
+class OurConsole(Console):
+    """A console that leaves a closed output to the command, which knows what to say of the run behind it."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Raise what has happened, where the library would end the program without a word."""
+        self.quiet = True
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
 
 class AbstractShow(ABC):
@@ -53,11 +76,28 @@ class JsonShow(AbstractShow):
 
     def show(self, event: Comparing) -> None:
         """Print the event as one line."""
-        name = type(event).__name__.lower()
-        body = records.dump(event.outcome if isinstance(event, records.Finished) else event)
-        line = json.dumps({"event": name, **body}, ensure_ascii=False, allow_nan=False)
-        self._stream.write(line + "\n")
-        self._stream.flush()
+        body = dump(event.outcome if isinstance(event, records.Finished) else event)
+        _print_json(self._stream, {"event": type(event).__name__.lower(), **body})
+
+
+@final
+class JsonCompare(AbstractShow):
+    """One JSON object per finished run, without its windows; those are in the journal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def show(self, event: Comparing) -> None:
+        """Print a finished run, or a note, as one line."""
+        match event:
+            case records.ArmEnded(run=run, number=number, total=total):
+                left_out = {"windows", "course", "method"}
+                told = {key: value for key, value in dump(run).items() if key not in left_out}
+                _print_json(self._stream, {"event": "arm-ended", "number": number, "total": total, **told})
+            case records.Note(text=text):
+                _print_json(self._stream, {"event": "note", "text": text})
+            case _:
+                pass
 
 
 @final
@@ -71,32 +111,31 @@ class PlainShow(AbstractShow):
         """Print what a log wants to keep."""
         match event:
             case records.PhaseStarted():
-                self._line(f"{event.title} ({event.total_steps - event.done_steps} steps)")
+                _print_line(self._console, f"{event.title} ({event.total_steps - event.done_steps} steps)")
             case records.Progress(read=True):
                 where = f"  {event.step}/{event.total_steps}  epoch {event.epoch:.1f}"
-                self._line(f"{where}  {_figures(event)}")
+                _print_line(self._console, f"{where}  {_figures(event)}")
             case _:
-                show_result(self._console, event)
-
-    def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+                _print_result(self._console, event)
 
 
 @final
-class BarShow(AbstractShow):
-    """A live bar per phase, with what was read last and the time left."""
+class PlainCompare(AbstractShow):
+    """A line for each run as it ends: for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = Progress(
-            TextColumn("{task.description} {task.fields[epoch]}"),
-            BarColumn(bar_width=8),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._figures = ""
+
+    def show(self, event: Comparing) -> None:
+        """Print what a log wants to keep."""
+        _print_run(self._console, event)
+
+
+class _AbstractBar(AbstractShow):
+    """Bars that stand while the context is open."""
+
+    def __init__(self, console: Console, bar: Progress) -> None:
+        self._console, self._bar = console, bar
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -106,6 +145,22 @@ class BarShow(AbstractShow):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+
+@final
+class BarShow(_AbstractBar):
+    """A live bar per phase, with what was read last and the time left."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            TextColumn("{task.description} {task.fields[epoch]}"),
+            BarColumn(bar_width=8),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(compact=True),
+        )
+        super().__init__(console, Progress(*columns, console=console))
+        self._tasks: dict[str, TaskID] = {}
+        self._figures = ""
 
     def show(self, event: Comparing) -> None:
         """Move the bar, or print above it."""
@@ -117,20 +172,71 @@ class BarShow(AbstractShow):
             case records.Progress():
                 room = self._console.width - BAR_COLUMNS
                 self._figures = _figures(event, room) if event.read else self._figures
-                self._bar.update(
-                    self._tasks[event.phase],
-                    completed=event.step,
-                    epoch=f"epoch {event.epoch:.1f}",
-                    figures=self._figures,
-                )
+                epoch = f"epoch {event.epoch:.1f}"
+                task = self._tasks[event.phase]
+                self._bar.update(task, completed=event.step, epoch=epoch, figures=self._figures)
             case records.PhaseEnded():
                 self._bar.stop_task(self._tasks[event.phase])
             case _:
-                show_result(self._console, event)
+                _print_result(self._console, event)
 
 
-def show_result(console: Console, event: Comparing) -> None:
-    """Print the events that are results: decisions, the cut, notes and the closing tables."""
+@final
+class BarCompare(_AbstractBar):
+    """A bar of all runs with the time left, and below it where the run under way stands."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[figures]}"),
+        )
+        super().__init__(console, Progress(*columns, console=console))
+        self._runs = self._bar.add_task("runs", total=None, figures="")
+        self._run = self._bar.add_task("", total=None, figures="")
+        self._arm = ""
+
+    def show(self, event: Comparing) -> None:
+        """Move the bars, or print above them."""
+        match event:
+            case records.ArmBegun():
+                self._arm = event.arm if event.arm == "warm-up" else f"{event.arm}, seed {event.seed}"
+                self._bar.update(self._run, description=self._arm, total=None, completed=0, figures="")
+            case records.PhaseStarted(title=title, total_steps=total, done_steps=done):
+                where = f"{self._arm}: {title}" if total > 1 else title
+                self._bar.update(self._run, description=where, total=total, completed=done, figures="")
+            case records.Progress():
+                joules = "" if event.joules is None else words.joules(event.joules)
+                figures = f"epoch {event.epoch:.1f}  {joules}"
+                self._bar.update(self._run, completed=event.step, figures=figures)
+            case records.ArmEnded(number=number, total=total):
+                figures = f"{number} of {total}{_time_left(event, ', ')}"
+                self._bar.update(self._runs, total=total, completed=number, figures=figures)
+                _print_run(self._console, event)
+            case _:
+                _print_run(self._console, event)
+
+
+def run_line(run: ArmRun, quality: str = "accuracy") -> str:
+    """Return a finished run in one line: its energy with the class, its time, and its test result."""
+    joules = [window.total_joules for window in run.windows]
+    known = [value for value in joules if value is not None]
+    spent = words.joules(sum(known) if len(known) == len(joules) else None)
+    classes = sorted({str(kind) for window in run.windows for kind in window.classes.values()})
+    took = words.seconds(sum(window.seconds for window in run.windows))
+    result = f"failed: {run.failure}" if run.failure else f"test {quality} {run.accuracy:.4f}"
+    return f"{run.arm}, seed {run.seed}: {spent} ({' + '.join(classes) or 'not metered'}), {took}, {result}"
+
+
+def print_next(console: Console, outcome: records.RunResult) -> None:
+    """Print the lines that are to be copied, whole whatever the width."""
+    console.print()
+    for line in tables.next_lines(outcome):
+        _print_line(console, line)
+
+
+def _print_result(console: Console, event: Comparing) -> None:
+    """Print the events that are results: decisions, the pruning, notes and the closing tables."""
     match event:
         case records.Decided(decision=decision):
             console.print(tables.decided(decision), highlight=False)
@@ -139,7 +245,7 @@ def show_result(console: Console, event: Comparing) -> None:
             console.print(tables.widths_table(event.groups, title))
             for line in tables.left_alone_lines(event.left_alone):
                 console.print(f"left alone  {line}", highlight=False, markup=False)
-            console.print(tables.cut_line(event), highlight=False)
+            console.print(tables.prune_line(event), highlight=False)
         case records.Note(text=text):
             console.print(f"Note: {text}", highlight=False, markup=False)
         case records.Finished(outcome=outcome):
@@ -147,6 +253,23 @@ def show_result(console: Console, event: Comparing) -> None:
             print_next(console, outcome)
         case _:
             pass
+
+
+def _print_run(console: Console, event: Comparing) -> None:
+    match event:
+        case records.ArmBegun(arm="warm-up"):
+            _print_line(console, "warming up: a short run, thrown away")
+        case records.ArmEnded(number=number, total=total):
+            line = f"{number}/{total}  {run_line(event.run, event.quality)}{_time_left(event, '; ')}"
+            _print_line(console, line)
+        case records.Note():
+            _print_line(console, f"Note: {event.text}")
+        case _:
+            pass
+
+
+def _time_left(event: records.ArmEnded, before: str) -> str:
+    return f"{before}about {words.seconds(event.seconds_left)} left" if event.seconds_left else ""
 
 
 def _figures(event: records.Progress, room: int | None = None) -> str:
@@ -165,8 +288,10 @@ def _figures(event: records.Progress, room: int | None = None) -> str:
     return "  ".join([*first, *signals, *last])
 
 
-def print_next(console: Console, outcome: records.RunResult) -> None:
-    """Print the lines that are to be copied, whole whatever the width."""
-    console.print()
-    for line in tables.next_lines(outcome):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+def _print_line(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_json(stream: TextIO, line: dict[str, Any]) -> None:
+    stream.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+    stream.flush()

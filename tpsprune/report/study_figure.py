@@ -10,7 +10,7 @@ from typing import Any, Final
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from tpsprune.report.figures import BLUE, GREEN, GREY, ORANGE, RED, rendered
+from tpsprune.report.pictures import BLUE, GREEN, GREY, ORANGE, RED, render
 from tpsprune.runs import write_bytes_atomically
 
 __all__ = ["draw_study", "study_figure"]
@@ -27,7 +27,7 @@ def draw_study(record: Path) -> Path:
     """
     picture = record.with_suffix(".svg")
     figure = study_figure(json.loads(record.read_text(encoding="utf-8")))
-    write_bytes_atomically(picture, rendered(figure, "svg"))
+    write_bytes_atomically(picture, render(figure, "svg"))
     return picture
 
 

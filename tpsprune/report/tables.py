@@ -1,42 +1,66 @@
-"""The tables of a run: widths before and after, dense beside ticket, energy by phase. 80 columns wide."""
+"""Tables for a terminal of 80 columns: a finished run, its signals over the epochs, a comparison."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
+from statistics import fmean, mean, stdev
+from typing import Any, Final
 
 from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tpsprune.records import GIVEN, Cost, Decision, GroupChange, Latency, LeftAlone, Pruned, RunResult
+from tpsprune.records import (
+    GIVEN,
+    Decision,
+    GroupChange,
+    Latency,
+    LeftAlone,
+    Pruned,
+    Reading,
+    RunResult,
+    Savings,
+)
 from tpsprune.report import words
+from tpsprune.report.savings.terms import class_of, standing_words, tone_of
+from tpsprune.report.savings.view import Headline, format_grade, format_needed, headlines
 
 __all__ = [
+    "Course",
     "closing",
-    "cut_line",
+    "course",
     "decided",
-    "energy_table",
+    "fold",
     "left_alone_lines",
-    "models_table",
+    "make_table",
     "next_lines",
+    "prune_line",
+    "savings_summary",
+    "signals_table",
+    "spark",
     "whole_run",
     "widths_table",
 ]
 
-MAX_ROWS = 24
+MAX_ROWS: Final = 24
 """Groups shown in full; of a longer table the middle is left out, with a line that says so."""
+BLOCKS: Final = "▁▂▃▄▅▆▇█"
+BLOCK_COLUMNS: Final = 28
+MISSING: Final = "·"
+RIGHT: Final = {"justify": "right"}
+WHOLE: Final = {"no_wrap": True}
+TONES: Final = {"saves": "bold green", "costs": "bold red", "refused": "bold yellow"}
 
 
 def widths_table(groups: Sequence[GroupChange], title: str = "Widths") -> Table:
-    """Return the table of units per group before and after the cut; heads and the like are named."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("group", overflow="fold", max_width=34)
+    """Return the table of units per group before and after pruning; heads and the like are named."""
     by_rank = any(group.effective_rank is not None for group in groups)
     headings = ["before", "after", "kept", *(["effective rank"] if by_rank else []), "residual"]
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    table = make_table({"group": fold(34), **dict.fromkeys(headings, RIGHT)}, title)
     for group in _middle_left_out(groups):
         if group is None:
             table.add_row(f"… {len(groups) - MAX_ROWS} more, in plan.json", *[""] * len(headings))
@@ -68,13 +92,17 @@ def decided(decision: Decision) -> Text:
     return Text.assemble((act, "bold"), f" at epoch {decision.epoch:g}: {decision.reason}")
 
 
-def cut_line(pruned: Pruned) -> str:
-    """Return in one sentence what a cut kept and what it cost."""
-    error = "" if pruned.output_error is None else f"; output error on the probe {pruned.output_error:.3g}"
+def prune_line(pruned: Pruned) -> str:
+    """Return in one sentence what pruning kept and what it cost."""
+    error = (
+        ""
+        if pruned.output_error is None
+        else f"; output error on the calibration data {pruned.output_error:.3g}"
+    )
     return (
         f"MACs kept {pruned.macs_share:.3f}, parameters kept {pruned.parameters_share:.3f}{error}; "
-        f"validation {pruned.quality} {pruned.validation_accuracy_before:.4f} before the cut, "
-        f"{pruned.validation_accuracy_after:.4f} straight after it"
+        f"validation {pruned.quality} {pruned.validation_accuracy_before:.4f} before pruning, "
+        f"{pruned.validation_accuracy_after:.4f} right after it"
     )
 
 
@@ -83,18 +111,15 @@ def _capital(sentence: str) -> str:
 
 
 def left_alone_lines(items: Sequence[LeftAlone]) -> list[str]:
-    """Return one line per thing that was not cut, with the reason."""
+    """Return one line per thing that was not pruned, with the reason."""
     return [f"{item.name}: {item.reason}" for item in items]
 
 
-def models_table(outcome: RunResult) -> Table:
+def _models_table(outcome: RunResult) -> Table:
     """Return dense beside ticket: accuracy, parameters, MACs, latency with its quartiles, file size."""
     dense, ticket = outcome.dense, outcome.ticket
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
     given = "dense, as given" if outcome.was_given else "dense, at the draw"
-    for heading in (given, "ticket", "ticket/dense"):
-        table.add_column(heading, justify="right")
+    table = make_table({"": {}, given: RIGHT, "ticket": RIGHT, "ticket/dense": RIGHT})
     table.add_row(f"test {outcome.task.quality}", f"{dense.accuracy:.4f}", f"{ticket.accuracy:.4f}", "")
     for name, before, after, show in (
         ("parameters", dense.parameters, ticket.parameters, words.count),
@@ -118,23 +143,14 @@ def _latency(latency: Latency) -> str:
     return f"{words.seconds(latency.median_seconds)} ±{words.seconds(spread)}"
 
 
-def energy_table(outcome: RunResult) -> Table:
+def _energy_table(outcome: RunResult) -> Table:
     """Return joules and seconds by phase, each with its class, the total, and the projection."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("phase")
-    for heading in ("energy", "time", "CPU time"):
-        table.add_column(heading, justify="right")
-    table.add_column("class")
-    for name, phase in outcome.energy.items():
-        energy_class = str(phase.energy_class) + ("" if phase.valid else " (invalid windows)")
-        table.add_row(
-            name,
-            words.joules(phase.joules),
-            words.seconds(phase.seconds),
-            words.seconds(phase.cpu_seconds),
-            energy_class,
-        )
-    rows: list[tuple[str, Cost, str]] = [("total", outcome.total, _class_of_total(outcome))]
+    table = make_table({"phase": {}, "energy": RIGHT, "time": RIGHT, "CPU time": RIGHT, "class": {}})
+    rows: list[tuple[str, Any, str]] = [
+        (name, each, str(each.energy_class) + ("" if each.valid else " (invalid windows)"))
+        for name, each in outcome.energy.items()
+    ]
+    rows.append(("total", outcome.total, _class_of_total(outcome)))
     if outcome.projected_dense is not None:
         rows.append(("dense to the end", outcome.projected_dense, "projection"))
     for name, cost, energy_class in rows:
@@ -162,7 +178,7 @@ def next_lines(outcome: RunResult) -> list[str]:
 
 
 def whole_run(outcome: RunResult) -> RenderableType:
-    """Return what a run decided, cut and came to: all that was shown while it ran, once more."""
+    """Return what a run decided, pruned and came to: all that was shown while it ran, once more."""
     return Lines(
         decided(outcome.drawn),
         widths_table(outcome.groups),
@@ -183,9 +199,9 @@ def closing(outcome: RunResult) -> RenderableType:
     classes = ", ".join(f"{part} {kind}" for part, kind in outcome.method.classes.items()) or "nothing"
     return Lines(
         Text(f"{outcome.name} · seed {outcome.seed} · {outcome.device}", style="bold"),
-        models_table(outcome),
+        _models_table(outcome),
         Text(""),
-        energy_table(outcome),
+        _energy_table(outcome),
         Text(""),
         Text(f"Energy by {outcome.method.meter}, {outcome.method.scope}: {classes}."),
         *[Text(sentence) for sentence in _caveats(outcome)],
@@ -199,7 +215,7 @@ def _caveats(outcome: RunResult) -> list[str]:
     if outcome.projected_dense is not None:
         sentences.append(
             "'dense to the end' projects training and evaluation from the dense epochs of this run: no "
-            "measurement, and without setting up and weighing. A saving takes paired runs to claim."
+            "measurement, and without set-up and benchmark. A saving takes paired runs to claim."
         )
     else:
         sentences.append("What the training of the dense model cost is not known here.")
@@ -210,3 +226,176 @@ def _caveats(outcome: RunResult) -> list[str]:
         )
         sentences.append(f"Share of the training CPU time: {overhead}.")
     return sentences
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """The signals of one run: by name the epochs and values, none where there was none; the draw, the end."""
+
+    title: str
+    series: Mapping[str, tuple[tuple[float, float | None], ...]]
+    drawn_epoch: float
+    end_epoch: float
+
+
+def course(outcome: RunResult, readings: Sequence[Reading]) -> Course:
+    """Return what a run's journal says of the whole model; quality on validation under its own name."""
+    found = outcome.task.quality
+    quality = "validation_accuracy" if found == "accuracy" else found
+    series: dict[str, list[tuple[float, float | None]]] = {}
+    for reading in readings:
+        if not reading.group:
+            name = quality if reading.signal == "validation_accuracy" else reading.signal
+            series.setdefault(name, []).append((reading.epoch, reading.value))
+    title = f"{Path(outcome.folder).name}, seed {outcome.seed}"
+    points = {name: tuple(each) for name, each in series.items()}
+    return Course(title, points, outcome.drawn.epoch, outcome.stopped.epoch)
+
+
+def spark(values: Sequence[float | None], low: float, high: float) -> str:
+    """Return a block for each value, from the lowest at ``low`` to the highest at ``high``; a dot for none.
+
+    >>> spark([0.0, None, 0.5, 1.0], 0.0, 1.0)
+    '▁·▅█'
+    """
+    span = high - low
+    steps = len(BLOCKS) - 1
+    return "".join(
+        MISSING if value is None else BLOCKS[round(steps * (value - low) / span) if span else steps // 2]
+        for value in values
+    )
+
+
+def signals_table(runs: Sequence[Course]) -> RenderableType:
+    """Return the signals of one run, or of two on the same scale and the same epochs, with their numbers.
+
+    Of the readings that fall on one block the mean is shown. Marks above the lines: D the draw, E the end.
+    """
+    last = max((run.end_epoch for run in runs), default=0.0)
+    most = max((len(points) for run in runs for points in run.series.values()), default=1)
+    columns = max(1, min(BLOCK_COLUMNS, most))
+    numbers = {heading: {**RIGHT, **WHOLE} for heading in ("first", "at draw", "last")}
+    which = {"": WHOLE} if len(runs) > 1 else {}
+    table = make_table({"signal": WHOLE, **which, f"epoch 0 to {last:g}": WHOLE, **numbers})
+    letters = "AB"[: len(runs)]
+    for letter, run in zip(letters, runs, strict=True):
+        table.add_row("", *([letter] if which else []), _marks(run, last, columns), "", "", "")
+    for name in dict.fromkeys(name for run in runs for name in run.series):
+        binned = [_binned(run.series.get(name, ()), last, columns) for run in runs]
+        seen = [value for values in binned for value in values if value is not None]
+        low, high = (min(seen), max(seen)) if seen else (0.0, 0.0)
+        for rank, (letter, run, values) in enumerate(zip(letters, runs, binned, strict=True)):
+            table.add_row(
+                name if rank == 0 else "",
+                *([letter] if which else []),
+                spark(values, low, high),
+                *_numbers(run.series.get(name, ()), run.drawn_epoch),
+            )
+    titles = [f"{letter}  {run.title}" for letter, run in zip(letters, runs, strict=True)]
+    titles = titles if len(runs) > 1 else [run.title for run in runs]
+    note = f"D drawn, E the end; {MISSING} no value; each line from its lowest to its highest"
+    return Lines(*map(Text, titles), table, Text(note, style="dim"))
+
+
+def _column(epoch: float, last: float, columns: int) -> int:
+    # A reading at the end of an epoch is of that epoch.
+    return min(columns - 1, max(0, ceil(columns * epoch / last - 1e-9) - 1)) if last else 0
+
+
+def _marks(run: Course, last: float, columns: int) -> str:
+    marks = [" "] * columns
+    marks[_column(run.end_epoch, last, columns)] = "E"
+    marks[_column(run.drawn_epoch, last, columns)] = "D"
+    return "".join(marks).rstrip()
+
+
+def _binned(points: Sequence[tuple[float, float | None]], last: float, columns: int) -> list[float | None]:
+    held: list[list[float]] = [[] for _ in range(columns)]
+    for epoch, value in points:
+        if value is not None:
+            held[_column(epoch, last, columns)].append(value)
+    return [fmean(each) if each else None for each in held]
+
+
+def _numbers(points: Sequence[tuple[float, float | None]], drawn_epoch: float) -> list[str]:
+    values = [value for _, value in points if value is not None]
+    before = [value for epoch, value in points if value is not None and epoch <= drawn_epoch]
+    return [f"{found[0]:.3g}" if found else "" for found in (values[:1], before[-1:], values[-1:])]
+
+
+def savings_summary(savings: Savings) -> RenderableType:
+    """Return what a comparison came to as a terminal shows it; without a terminal it is plain text."""
+    verdict, grade, quality = savings.verdict, savings.grade, savings.comparison.design.quality
+    blocks: list[RenderableType] = [
+        Text.assemble(
+            (standing_words(verdict.standing, quality), TONES[tone_of(verdict.standing)]),
+            f"  {verdict.standing.value}, grade {format_grade(grade.letter)} ({grade.meaning})",
+        ),
+        Text(verdict.statement),
+        Text(""),
+        *(Text(line) for each in headlines(savings) for line in _number(each)),
+        Text(""),
+        _arms_table(savings),
+    ]
+    if verdict.reasons:
+        blocks += [Text(""), *(Text(f"{each.code}: {each.detail}") for each in verdict.reasons)]
+    blocks += [Text(f"May be claimed: {each}") for each in savings.may_claim]
+    blocks += [Text(f"Not to be claimed: {each}") for each in savings.may_not_claim]
+    if savings.needed:
+        wanted = ", ".join(
+            f"{words.percent(each.saving_share)} takes {format_needed(each.pairs)}" for each in savings.needed
+        )
+        blocks.append(Text(f"Pairs needed to see a saving at this noise: {wanted}."))
+    if not savings.complete:
+        blocks.append(Text(f"Not complete: {savings.comparison.under_way or 'pairs are missing'}."))
+    return Lines(*blocks)
+
+
+def _number(headline: Headline) -> list[str]:
+    """Return a number and below it its interval, whose class is written where it is another."""
+    own, interval = headline.kind, headline.interval
+    figure = f"{headline.title + ':':22} {headline.figure.text}{f' [{own}]' if own else ''}"
+    if not interval.text:
+        return [figure]
+    of_class = f" [{interval.kind}]" if interval.has_figure and interval.kind != headline.figure.kind else ""
+    return [figure, f"{'':22} {interval.text}{of_class}"]
+
+
+def _arms_table(savings: Savings) -> Table:
+    """Return a row for each arm: what its training took with its deviation, and the change."""
+    quality = savings.comparison.design.quality
+    table = make_table({"arm": fold(14), **dict.fromkeys((quality, "energy", "±", "change"), RIGHT)})
+    kinds = {class_of(savings, run.energy_class) for run in savings.runs if run.counted}
+    if len(kinds) > 1:
+        table.add_column("class", **fold(20))
+    else:
+        table.caption, table.caption_justify = f"Energy: {kinds.pop() if kinds else 'none'}.", "left"
+    claims = {claim.arm: claim for claim in reversed(savings.claims) if claim.kind == "training"}
+    for arm in savings.comparison.design.arms:
+        counted = [run for run in savings.runs if run.arm == arm and run.counted]
+        joules = [run.joules for run in counted if run.joules is not None]
+        accuracies = [run.accuracy for run in counted if run.accuracy is not None]
+        change = claims[arm].change if arm in claims else None
+        row = (
+            arm,
+            f"{mean(accuracies):.4f}" if accuracies else "–",
+            words.joules(mean(joules) if joules else None),
+            words.joules(stdev(joules)) if len(joules) > 1 else "–",
+            words.change(change.saving_share) if change else "–",
+            ", ".join(sorted({class_of(savings, run.energy_class) for run in counted})) or "none",
+        )
+        table.add_row(*row[: len(table.columns)])
+    return table
+
+
+def make_table(columns: Mapping[str, Mapping[str, Any]], title: str | None = None) -> Table:
+    """Return an empty table without lines: by heading how each column is set."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for heading, options in columns.items():
+        table.add_column(heading, **options)
+    return table
+
+
+def fold(width: int | None) -> dict[str, Any]:
+    """Return how a column is set that is at most so wide, and breaks long words."""
+    return {"overflow": "fold", "max_width": width}

@@ -1,19 +1,24 @@
-"""The picture of a run: signals over epochs, the draw, the end, and the ticket's widths."""
+"""The picture of a finished run: signals over epochs, the draw, the end, and the ticket's widths.
+
+It is plotted from the run's folder, and is no part of the run's energy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from tpsprune.records import Decision, GroupChange, Reading
+from tpsprune.records import Decision, GroupChange, Reading, RunResult
+from tpsprune.runs import RunFolder, read_result, write_bytes_atomically
 
-__all__ = ["Beside", "beside_figure", "rendered", "run_figure"]
+__all__ = ["Beside", "beside_figure", "plot_beside", "plot_run", "render", "run_figure"]
 
 # Okabe and Ito's palette: told apart by colour-blind eyes and in grey print.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
@@ -32,6 +37,41 @@ PANELS: Final = (
     (("commutator_defect",), "commutator\ndefect", (GREEN,), "log"),
     (("tps_coherence",), "TPS\ncoherence R", (GREEN,), "linear"),
 )
+
+
+def plot_run(run: Path) -> tuple[Path, Path]:
+    """Plot ``signals.svg`` and ``signals.png`` into the folder of a finished run; return their paths.
+
+    Raises:
+        RunFolderError: it is no run folder, its run is not finished, or the pictures cannot be written.
+    """
+    folder, outcome, readings = _read(run)
+    title = f"{outcome.name}, seed {outcome.seed}"
+    figure = run_figure(
+        title,
+        readings,
+        outcome.drawn,
+        outcome.stopped,
+        outcome.groups,
+        quality=outcome.task.quality,
+        loss_unit=outcome.task.loss_unit,
+    )
+    return _write(figure, folder.path / "signals")
+
+
+def plot_beside(run: Path, other: Path) -> tuple[Path, Path]:
+    """Plot the signals of two finished runs, ``beside-OTHER.svg`` and ``.png`` in the first.
+
+    Raises:
+        RunFolderError: as ``plot_run``.
+    """
+    both = []
+    for each in (run, other):
+        folder, outcome, readings = _read(each)
+        title = f"{folder.path.resolve().name}, seed {outcome.seed}"
+        task = outcome.task
+        both.append(Beside(title, readings, outcome.drawn.epoch, task.quality, task.loss_unit))
+    return _write(beside_figure(both), run / f"beside-{other.resolve().name}")
 
 
 def run_figure(
@@ -120,7 +160,7 @@ def beside_figure(runs: Sequence[Beside]) -> Figure:
     return figure
 
 
-def rendered(figure: Figure, ending: Literal["svg", "png"]) -> bytes:
+def render(figure: Figure, ending: Literal["svg", "png"]) -> bytes:
     """Return the figure as the content of a file; equal figures give equal SVG."""
     content = BytesIO()
     with rc_context({"svg.hashsalt": "tpsprune", "svg.fonttype": "none"}):
@@ -179,3 +219,16 @@ def _widths(axes: Any, groups: Sequence[GroupChange]) -> None:
     # Above the panel: within it a bar of the last group may lie anywhere.
     axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderpad=0)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _read(run: Path) -> tuple[RunFolder, RunResult, list[Reading]]:
+    folder = RunFolder.open_existing(run)
+    outcome = read_result(folder.result)
+    return folder, outcome, list(folder.readings.parsed(Reading))
+
+
+def _write(figure: Figure, stem: Path) -> tuple[Path, Path]:
+    vector, raster = stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.png")
+    write_bytes_atomically(vector, render(figure, "svg"))
+    write_bytes_atomically(raster, render(figure, "png"))
+    return vector, raster

@@ -13,12 +13,11 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from tpsprune.records import EnergyClass, EnergyMethod, RunLine, Savings
-from tpsprune.report.savings_plot import honest, joined
+from tpsprune.report.savings.terms import class_of, join_class_words
 
 __all__ = [
     "NOT_CLAIMED",
     "boamps",
-    "is_simulated",
     "mean_grams",
     "mean_joules",
     "model_card",
@@ -42,7 +41,7 @@ _ACCURATE = ("cross-entropy", "bce", "next-token")
 """Losses under which the figure of a run's quality is a share that is right, as the format means accuracy."""
 _DATA_TYPES = {
     **dict.fromkeys(("digits", "idx", "image-folder"), "image"),
-    "modular": "token",
+    **dict.fromkeys(("modular", "permutations", "parity", "brackets"), "token"),
     "text": "text",
     "tabular": "tabular",
 }
@@ -56,7 +55,7 @@ def model_card(savings: Savings) -> str:
     """
     arm, grid = savings.verdict.arm, savings.comparison.choices.grid
     grams = mean_grams(savings)
-    if is_simulated(savings):
+    if _is_simulated(savings):
         emissions = f"# emissions: none, because {_SIMULATED}"
     elif grid is None:
         emissions = "# emissions: not claimed, because no grid factor was chosen"
@@ -85,7 +84,7 @@ def boamps(savings: Savings) -> dict[str, Any]:
     """
     design, grid = savings.comparison.design, savings.comparison.choices.grid
     runs = _counted(savings)
-    details, meter, simulated = _details(savings), _meter(savings), is_simulated(savings)
+    details, meter, simulated = _details(savings), _meter(savings), _is_simulated(savings)
     joules, idle = mean_joules(savings), None if simulated else savings.quality.idle_watts
     calibration = None if idle is None else idle * design.idle_seconds / _JOULES_PER_KWH
     begun = design.begun.replace("T", " ")[:19]
@@ -148,7 +147,7 @@ def sci(savings: Savings) -> dict[str, Any]:
     The score itself stays null, because embodied emissions are not known here.
     """
     grid, joules, grams = savings.comparison.choices.grid, mean_joules(savings), mean_grams(savings)
-    why = _SIMULATED if is_simulated(savings) else "no energy was metered"
+    why = _SIMULATED if _is_simulated(savings) else "no energy was metered"
     missing = [{"what": "E", "why": why}] if joules is None else []
     if grid is None:
         missing.append({"what": "O", "why": "no grid factor was chosen, so energy is not turned into grams"})
@@ -173,7 +172,7 @@ def sci(savings: Savings) -> dict[str, Any]:
 
 def mean_joules(savings: Savings) -> float | None:
     """Return the mean energy of a counted training of the verdict's arm; none of a simulated meter."""
-    return None if is_simulated(savings) else _mean(run.joules for run in _counted(savings))
+    return None if _is_simulated(savings) else _mean(run.joules for run in _counted(savings))
 
 
 def mean_grams(savings: Savings) -> float | None:
@@ -181,16 +180,15 @@ def mean_grams(savings: Savings) -> float | None:
 
     None without a grid factor, and none of a simulated meter.
     """
-    return None if is_simulated(savings) else _mean(run.grams_co2 for run in _counted(savings))
+    return None if _is_simulated(savings) else _mean(run.grams_co2 for run in _counted(savings))
 
 
 def training_class(savings: Savings) -> str:
     """Return of what classes the joules of the counted trainings of the verdict's arm are."""
-    methods = [run.method for run in savings.comparison.runs]
-    return joined(honest(run.energy_class, methods) for run in _counted(savings))
+    return join_class_words(class_of(savings, run.energy_class) for run in _counted(savings))
 
 
-def is_simulated(savings: Savings) -> bool:
+def _is_simulated(savings: Savings) -> bool:
     """Return whether any of the energy came from a meter for tests: then none of it is for others."""
     classes = {kind for run in savings.comparison.runs for kind in run.method.classes.values()}
     return savings.grade.letter == "S" or EnergyClass.SIMULATED in classes

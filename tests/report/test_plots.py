@@ -10,15 +10,24 @@ from math import inf, nan
 import pytest
 
 from tests.report.savings_examples import ALL_OF_IT, EXAMPLES, at_the_wall, savings, written
-from tests.report.test_savings_page import read
+from tests.report.test_pages import read
+from tests.report.test_sentences import with_one_given_up
 from tpsprune.records import Choices, Standing
-from tpsprune.report.savings_blocks import Tagged
-from tpsprune.report.savings_plot import csv_text
-from tpsprune.report.savings_plots import STEMS
-from tpsprune.report.savings_plots_break_even import break_even_plot
-from tpsprune.report.savings_plots_claims import forest_plot, models_plot, scatter_plot
-from tpsprune.report.savings_plots_energy import course_plot, pairs_plot, phases_plot
-from tpsprune.report.savings_svg import INK, PAPER, axes_of, canvas, inline_svg, own_svg
+from tpsprune.report.savings.pages import render_page
+from tpsprune.report.savings.plots import (
+    STEMS,
+    Plot,
+    break_even_plot,
+    course_plot,
+    csv_text,
+    draw_plots,
+    forest_plot,
+    models_plot,
+    pairs_plot,
+    phases_plot,
+    scatter_plot,
+)
+from tpsprune.report.savings.svg import INK, PAPER, add_axes, inline_svg, make_canvas, standalone_svg
 
 DRAW = {
     "pairs": pairs_plot,
@@ -31,6 +40,11 @@ DRAW = {
 }
 
 
+def made(plot: Plot | None) -> Plot:
+    assert plot is not None
+    return plot
+
+
 @pytest.mark.parametrize("stem", STEMS)
 def test_a_plot_is_a_small_picture_with_its_numbers_and_their_class_beside_it(stem: str) -> None:
     files = written(ALL_OF_IT)
@@ -38,7 +52,6 @@ def test_a_plot_is_a_small_picture_with_its_numbers_and_their_class_beside_it(st
     assert not read(picture).open
     assert len(picture) < 80_000
     assert "<text" in picture
-    assert "#0102" not in picture
     assert "var(--" not in picture
     rows = list(csv.DictReader(numbers.splitlines()))
     assert rows
@@ -51,23 +64,21 @@ def test_what_has_nothing_to_show_is_not_drawn(stem: str) -> None:
     drawn = DRAW[stem](EXAMPLES["nothing metered"])
     assert (drawn is None) == (stem != "course")
     if drawn is not None:
-        assert drawn.number_class == "counted"
+        assert drawn.kind == "counted"
         assert {row[0] for row in drawn.rows} == {"accuracy", "d_eff", "H1 z"}
 
 
 def test_equal_figures_are_equal_files_and_words_in_them_stay_as_they_are() -> None:
-    first, second = (scatter_plot(savings()) for _ in range(2))
-    assert first is not None
-    assert second is not None
-    assert own_svg(first.figure, "a") == own_svg(second.figure, "a")
-    figure = canvas(3, 2)
-    axes_of(figure).set_xticks([0.5], ["0.99254 & more"])
-    assert "0.99254 &amp; more" in own_svg(figure, "a")
+    first, second = (made(scatter_plot(savings())) for _ in range(2))
+    assert standalone_svg(first.figure, "a") == standalone_svg(second.figure, "a")
+    figure = make_canvas(3, 2)
+    add_axes(figure).set_xticks([0.5], ["0.99254 & more"])
+    assert "0.99254 &amp; more" in standalone_svg(figure, "a")
 
 
 def test_inline_names_are_the_plots_own_and_paints_are_variables() -> None:
-    figure = canvas(3, 2)
-    axes_of(figure).plot([0, 1], [0, 1], color=INK, marker="o")
+    figure = make_canvas(3, 2)
+    add_axes(figure).plot([0, 1], [0, 1], color=INK, marker="o")
     text = inline_svg(figure, "mine", "A & B", 'says "so"')
     assert 'aria-label="A &amp; B. says &quot;so&quot;"' in text
     assert "stroke: var(--ink)" in text
@@ -78,8 +89,7 @@ def test_inline_names_are_the_plots_own_and_paints_are_variables() -> None:
 
 def test_the_pairs_drawn_are_the_counted_ones_with_both_sides() -> None:
     found = savings()
-    drawn = pairs_plot(found)
-    assert drawn is not None
+    drawn = made(pairs_plot(found))
     set_aside = {run.pair for run in found.runs if not run.counted}
     assert set_aside
     assert {row[1] for row in drawn.rows} == set(range(6)) - set_aside
@@ -96,8 +106,7 @@ def test_the_pairs_drawn_are_the_counted_ones_with_both_sides() -> None:
 
 def test_a_saving_lies_right_of_the_line_and_a_cost_left_of_it() -> None:
     for found, sign in ((savings(), 1), (savings(Standing.COST_INCREASE_MODELLED, factor=2.4), -1)):
-        drawn = forest_plot(found)
-        assert drawn is not None
+        drawn = made(forest_plot(found))
         totals = [row for row in drawn.rows if row[1] == "total"]
         assert all(row[3] * sign > 0 for row in totals)
         points = [
@@ -108,15 +117,13 @@ def test_a_saving_lies_right_of_the_line_and_a_cost_left_of_it() -> None:
 
 def test_what_was_refused_is_hollow_however_clear_of_the_line_its_interval_is() -> None:
     found = savings()
-    drawn = forest_plot(found)
-    assert drawn is not None
+    drawn = made(forest_plot(found))
     points = [line for line in drawn.figure.axes[0].get_lines() if line.get_markersize() == 7]
     assert [each.get_markerfacecolor() == PAPER for each in points] == [
         not claim.standing.is_saving for claim in found.claims
     ]
     assert [claim.standing.is_saving for claim in found.claims] == [True, False, False]
     assert all(claim.change is not None and claim.change.low > 0 for claim in found.claims)
-    assert "not yet a claim" in " ".join(map(str, drawn.caption.parts))
 
 
 def test_a_cost_without_measure_does_not_dwarf_the_other_claims() -> None:
@@ -124,8 +131,7 @@ def test_a_cost_without_measure_does_not_dwarf_the_other_claims() -> None:
     claim = found.claims[0]
     assert claim.change is not None
     vast = replace(claim, change=replace(claim.change, saving_share=-9.0, low=-80.0, high=-2.0))
-    drawn = forest_plot(replace(found, claims=(vast, *found.claims[1:])))
-    assert drawn is not None
+    drawn = made(forest_plot(replace(found, claims=(vast, *found.claims[1:]))))
     assert drawn.figure.axes[0].get_xlim()[0] > -2
     assert drawn.rows[0][4] == -80.0
 
@@ -135,8 +141,7 @@ def test_an_interval_without_ends_is_drawn_to_the_edges() -> None:
     claim = found.claims[0]
     assert claim.change is not None
     endless = replace(claim, change=replace(claim.change, low=-inf, high=nan), idle_subtracted=None)
-    drawn = forest_plot(replace(found, claims=(endless,)))
-    assert drawn is not None
+    drawn = made(forest_plot(replace(found, claims=(endless,))))
     low, high = drawn.figure.axes[0].get_lines()[1].get_xdata()
     assert low < -1
     assert high == 1
@@ -144,8 +149,7 @@ def test_an_interval_without_ends_is_drawn_to_the_edges() -> None:
 
 def test_the_energy_per_epoch_is_what_was_spent_between_two_readings() -> None:
     found = savings()
-    drawn = course_plot(found)
-    assert drawn is not None
+    drawn = made(course_plot(found))
     run = found.comparison.run_of("dense", 0)
     assert run is not None
     before, after = run.course[:2]
@@ -161,33 +165,32 @@ def test_the_course_is_of_the_first_pair_that_counts() -> None:
     lines = tuple(
         replace(each, counted=each.counted and (each.arm, each.pair) != ("ticket", 0)) for each in found.runs
     )
-    drawn = course_plot(replace(found, runs=lines))
-    assert drawn is not None
+    drawn = made(course_plot(replace(found, runs=lines)))
     assert {row[2] for row in drawn.rows} == {2}
 
 
-def test_joules_in_no_claim_have_a_bar_of_their_own() -> None:
+@pytest.mark.parametrize(("lost", "bars"), [(90.0, ["in no claim (sum)"]), (None, [])])
+def test_joules_in_no_claim_have_a_bar_of_their_own(lost: float | None, bars: list[str]) -> None:
     found = savings()
-    for lost, labels in ((90.0, ["dense", "ticket", "in no claim (sum)"]), (None, ["dense", "ticket"])):
-        drawn = phases_plot(replace(found, quality=replace(found.quality, lost_joules=lost)))
-        assert drawn is not None
-        assert [each.get_text() for each in drawn.figure.axes[0].get_yticklabels()] == labels
-        sums = [part for part in drawn.caption.parts if isinstance(part, Tagged)]
-        assert sums == ([] if lost is None else [Tagged("90.0 J", "modelled + constant")])
+    found = replace(found, quality=replace(found.quality, lost_joules=lost))
+    drawn = made(phases_plot(found))
+    assert [each.get_text() for each in drawn.figure.axes[0].get_yticklabels()] == ["dense", "ticket", *bars]
+    text = render_page("md", found, {"phases": drawn})
+    assert ("is shown below as a sum: 90.0 J *(modelled + constant)*." in text) == (lost is not None)
+    text = render_page("md", with_one_given_up(found), {"phases": drawn})
+    assert ("*(modelled + constant)*, without 1 *(counted)* of unknown energy" in text) == (lost is not None)
 
 
 def test_joules_in_no_claim_are_of_the_class_of_their_own_windows() -> None:
-    drawn = phases_plot(at_the_wall())
-    assert drawn is not None
-    assert drawn.number_class == "measured"
+    drawn = made(phases_plot(at_the_wall()))
+    assert drawn.kind == "measured"
     assert drawn.rows[-1][:4] == ("in no claim (sum)", "", 102.0, "modelled + constant")
     assert {row[3] for row in drawn.rows[:-1]} == {"measured"}
 
 
 def test_the_line_of_a_break_even_crosses_where_the_record_says() -> None:
     found = savings(Standing.COST_INCREASE_MODELLED, factor=2.4)
-    drawn = break_even_plot(found)
-    assert drawn is not None
+    drawn = made(break_even_plot(found))
     line, mark = drawn.figure.axes[0].get_lines()[:2]
     (x0, x1), (y0, y1) = line.get_xdata(), line.get_ydata()
     assert x0 - y0 * (x1 - x0) / (y1 - y0) == pytest.approx(found.break_even[0].inferences)
@@ -196,8 +199,7 @@ def test_the_line_of_a_break_even_crosses_where_the_record_says() -> None:
 
 def test_runs_that_do_not_count_are_hollow() -> None:
     found = savings()
-    drawn = scatter_plot(found)
-    assert drawn is not None
+    drawn = made(scatter_plot(found))
     hollow = [line.get_markerfacecolor() == "none" for line in drawn.figure.axes[0].get_lines()]
     assert hollow == [not run.counted for run in found.runs]
 
@@ -209,7 +211,29 @@ def test_a_name_with_signs_of_mathematics_is_a_name() -> None:
     comparison = replace(
         found.comparison, design=replace(found.comparison.design, arms=arms), choices=Choices()
     )
-    drawn = scatter_plot(replace(found, runs=runs, comparison=comparison))
-    assert drawn is not None
-    assert ">$a^<" in own_svg(drawn.figure, "a")
+    drawn = made(scatter_plot(replace(found, runs=runs, comparison=comparison)))
+    assert ">$a^<" in standalone_svg(drawn.figure, "a")
     assert "_$a^" in csv_text(drawn)
+
+
+def test_every_paint_is_another_in_the_dark_and_no_picture_has_a_paint_of_its_own() -> None:
+    page = written(ALL_OF_IT)["report.html"]
+    inline = "".join(re.findall(r"<svg\b.*?</svg>", page, flags=re.DOTALL))
+    assert {"var(--ink)", "var(--paper)", "var(--series-0)"} <= set(re.findall(r"var\([\w-]+\)", inline))
+    assert not re.findall(r"#[0-9a-f]{6}", inline)
+    light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6});", rule)) for rule in page.split(":root {")[1:3])
+    assert set(light) == set(dark)
+    assert not [paint for paint in light if light[paint] == dark[paint]]
+
+
+def test_the_titles_and_axes_of_plots_say_what_quality_is_called() -> None:
+    text = 'name = "x"\n[task]\nloss = "mse"\n[task.data]\nkind = "tabular"\n'
+    found = savings()
+    design = replace(found.comparison.design, recipe_text=text)
+    drawn, left_out = draw_plots(replace(found, comparison=replace(found.comparison, design=design)))
+    assert not left_out
+    words = " ".join(f"{plot.title} {plot.spoken} {plot.columns}" for plot in drawn.values())
+    labels = " ".join(axes.get_ylabel() for plot in drawn.values() for axes in plot.figure.axes)
+    assert "R²" in words
+    assert "validation\nR²" in labels
+    assert "accuracy" not in (words + labels).lower()

@@ -1,4 +1,4 @@
-"""The picture of a study says what its record says."""
+"""Pictures say what the records say: of a run, of two runs, of a study; equal records, equal pictures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,62 @@ from typing import Any
 
 import pytest
 
+from tests.report.test_terminal import decision, outcome
+from tpsprune.records import Reading
+from tpsprune.report import pictures
 from tpsprune.report.study_figure import draw_study, study_figure
+
+
+@pytest.fixture
+def readings() -> list[Reading]:
+    return [
+        Reading.of(signal, value / (1 + epoch), step=epoch * 16, epoch=float(epoch))
+        for epoch in range(1, 31)
+        for signal, value in (
+            ("train_loss", 2.0),
+            ("validation_accuracy", 0.9),
+            ("d_eff", 0.5),
+            ("norm", 30.0),
+        )
+    ]
+
+
+def test_a_picture_has_a_panel_for_each_signal_that_was_read(readings: list[Reading]) -> None:
+    figure = pictures.run_figure(
+        "digits", readings, decision("draw", 9), decision("stop", 30), outcome().groups
+    )
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert labels[:4] == ["loss (nats)", "validation\naccuracy", "d_eff / width", "‖θ‖₂"]
+    assert len(figure.axes) == 5
+
+
+def test_equal_runs_give_equal_pictures(readings: list[Reading]) -> None:
+    first, second = (
+        pictures.render(
+            pictures.run_figure("x", readings, decision("draw", 9), decision("stop", 30), outcome().groups),
+            "svg",
+        )
+        for _ in range(2)
+    )
+    assert first == second
+    assert b"ticket drawn at epoch 9 (red)" in first
+
+
+def test_a_picture_names_quality_and_unit_and_draws_a_loss_below_zero() -> None:
+    readings = [
+        Reading.of(signal, value / epoch, step=epoch * 16, epoch=float(epoch))
+        for epoch in range(1, 9)
+        for signal, value in (("train_loss", -2.0), ("validation_accuracy", -0.5))
+    ]
+    found = outcome()
+    figure = pictures.run_figure(
+        "x", readings, decision("draw", 3), decision("stop", 8), found.groups, quality="R²", loss_unit=""
+    )
+    assert [axes.get_ylabel() for axes in figure.axes[:2]] == ["loss", "validation\nR²"]
+    assert figure.axes[0].get_yscale() == "linear"
+    both = [pictures.Beside("a", readings, 3.0, "R²", ""), pictures.Beside("b", readings, 3.0)]
+    labels = [axes.get_ylabel() for axes in pictures.beside_figure(both).axes]
+    assert labels[-1] == "validation\nR² / validation\naccuracy"
 
 
 def record(low: float | None, high: float | None) -> dict[str, Any]:
@@ -26,12 +81,7 @@ def record(low: float | None, high: float | None) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("low", "high", "words"),
-    [
-        (1.0, 5.0, "1 to 5"),
-        (1.0, None, "above 1"),
-        (None, 0.1, "below 0.1"),
-        (-0.5, -0.5, "-0.5"),
-    ],
+    [(1.0, 5.0, "1 to 5"), (1.0, None, "above 1"), (None, 0.1, "below 0.1"), (-0.5, -0.5, "-0.5")],
 )
 def test_the_picture_names_its_quantities_and_what_was_predicted(
     tmp_path: Path, low: float | None, high: float | None, words: str

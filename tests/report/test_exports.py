@@ -18,12 +18,10 @@ from tests.report.savings_examples import ALL_OF_IT, EXAMPLES, at_the_wall, savi
 from tpsprune.claims import assess
 from tpsprune.errors import CannotWriteError
 from tpsprune.records import ComparisonRecord, EnergyMethod, EnergyReport, Grid, Savings, load
-from tpsprune.report.savings_document import savings_document
-from tpsprune.report.savings_exports import boamps, model_card, sci
-from tpsprune.report.savings_files import write_report
-from tpsprune.report.savings_json import report_json
-from tpsprune.report.savings_markdown import markdown_page
-from tpsprune.report.savings_text import savings_lines
+from tpsprune.report.savings.exports import boamps, model_card, sci
+from tpsprune.report.savings.json_report import report_json
+from tpsprune.report.savings.pages import write_report
+from tpsprune.report.tables import savings_summary
 from tpsprune.runs import read_energy_report
 
 BARE = "nothing metered"
@@ -40,23 +38,20 @@ def test_equal_records_give_equal_files_and_plots_of_an_earlier_report_are_gone(
     assert there == set(again) | {"plots/mine.svg"}
 
 
-def test_the_folder_holds_page_text_json_plots_and_exports() -> None:
-    names = set(written(ALL_OF_IT))
-    assert {"report.html", "report.md", "report.json"} <= names
-    assert {"exports/boamps.json", "exports/sci.json", "exports/co2_eq_emissions.yaml"} <= names
-    assert len([name for name in names if name.startswith("plots/")]) == 14
-
-
-def test_a_folder_that_cannot_be_made_is_refused_in_words(tmp_path: Path) -> None:
-    (tmp_path / "plots").write_text("in the way")
-    with pytest.raises(CannotWriteError, match="plots: a part of it is a file, not a folder"):
-        write_report(EXAMPLES[BARE], tmp_path)
-    assert not (tmp_path / "report.html").exists()
-
-
-def test_a_plot_that_cannot_be_removed_is_refused_in_words(tmp_path: Path) -> None:
-    (tmp_path / "plots" / "phases.svg").mkdir(parents=True)
-    with pytest.raises(CannotWriteError, match=r"phases\.svg"):
+@pytest.mark.parametrize(
+    ("file", "folder", "words"),
+    [
+        ("plots", "", "plots: a part of it is a file, not a folder"),
+        ("", "plots/phases.svg", r"phases\.svg"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_refused_in_words(
+    tmp_path: Path, file: str, folder: str, words: str
+) -> None:
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    if file:
+        (tmp_path / file).write_text("in the way")
+    with pytest.raises(CannotWriteError, match=words):
         write_report(EXAMPLES[BARE], tmp_path)
     assert not (tmp_path / "report.html").exists()
 
@@ -245,17 +240,14 @@ def test_logical_processors_are_not_exported_as_processors() -> None:
     assert [(each["componentType"], each["nbComponent"]) for each in parts] == [("cpu", 1), ("ram", 1)]
 
 
-@pytest.mark.parametrize(
-    ("kind", "data_type"),
-    [
-        ("digits", "image"),
-        ("idx", "image"),
-        ("image-folder", "image"),
-        ("modular", "token"),
-        ("custom", "other"),
-        ("digits-of-mine", "other"),
-    ],
-)
+KINDS = {
+    **dict.fromkeys(("digits", "idx", "image-folder"), "image"),
+    **dict.fromkeys(("modular", "permutations", "parity", "brackets"), "token"),
+    **dict.fromkeys(("custom", "digits-of-mine"), "other"),
+}
+
+
+@pytest.mark.parametrize(("kind", "data_type"), KINDS.items())
 def test_every_kind_of_data_is_exported_as_what_it_is(kind: str, data_type: str) -> None:
     found = savings()
     text = f'[task.data]\nkind = "{kind}"\n'
@@ -264,17 +256,26 @@ def test_every_kind_of_data_is_exported_as_what_it_is(kind: str, data_type: str)
     assert raw["task"]["dataset"] == [{"dataUsage": "input", "dataType": data_type}]
 
 
+def test_a_share_that_is_right_is_an_accuracy_to_others_and_a_share_of_variance_is_none() -> None:
+    tasks = {}
+    for loss in ("cross-entropy", "bce", "mse", "theirs:loss"):
+        found = savings()
+        text = f'name = "x"\n[task]\nloss = "{loss}"\n[task.data]\nkind = "tabular"\n'
+        design = replace(found.comparison.design, recipe_text=text)
+        tasks[loss] = boamps(replace(found, comparison=replace(found.comparison, design=design)))["task"]
+    assert ["measuredAccuracy" in task for task in tasks.values()] == [True, True, False, False]
+    assert tasks["mse"]["taskFamily"] == "regression"
+    assert "taskFamily" not in tasks["theirs:loss"]
+
+
 def test_a_factor_of_ones_own_names_no_country() -> None:
     found = savings(grid=True)
     grid = Grid(grams_per_kwh=50.0, country="", year=None, source="my contract, 2025")
     own = replace(
-        found,
-        comparison=replace(found.comparison, choices=replace(found.comparison.choices, grid=grid)),
+        found, comparison=replace(found.comparison, choices=replace(found.comparison.choices, grid=grid))
     )
     assert "geographical_location" not in model_card(own)
     assert "country" not in boamps(own)["environment"]
-    text = markdown_page(savings_document(own, {}))
-    assert "50 g/kWh (my contract, 2025)" in text
 
 
 @pytest.mark.parametrize("example", [ALL_OF_IT, BARE, "saving"])
@@ -297,7 +298,7 @@ def test_the_terms_of_an_sci_score_are_null_where_nobody_knows_them_and_named() 
 def terminal(found: Savings) -> str:
     console = Console(width=80, record=True, file=None, force_terminal=False, quiet=False)
     with console.capture() as capture:
-        console.print(savings_lines(found))
+        console.print(savings_summary(found))
     return capture.get()
 
 

@@ -8,10 +8,16 @@ from math import isfinite
 from typing import Any
 
 from tpsprune.records import ArmRun, BrokenOff, EnergyClass, EnergyReport, Savings, dump
-from tpsprune.report.savings_exports import NOT_CLAIMED, mean_grams, mean_joules, sci, training_class
-from tpsprune.report.savings_method import distinct_methods, idle_class
-from tpsprune.report.savings_plot import Plot, class_of_windows, energy_class, lost_class
-from tpsprune.report.savings_words import step_class
+from tpsprune.report.savings.exports import NOT_CLAIMED, mean_grams, mean_joules, sci, training_class
+from tpsprune.report.savings.plots import Plot
+from tpsprune.report.savings.terms import (
+    class_of_step,
+    class_of_verdict,
+    class_of_windows,
+    idle_class,
+    lost_class,
+)
+from tpsprune.report.savings.view import distinct_methods
 
 __all__ = ["report_json"]
 
@@ -38,7 +44,7 @@ def report_json(
             "standing": verdict.standing.value,
             "statement": verdict.statement,
             "grade": savings.grade.letter,
-            "class": energy_class(savings),
+            "class": class_of_verdict(savings),
         },
         **assessed,
         "design": dump(design),
@@ -54,7 +60,7 @@ def report_json(
             "sci": sci(savings),
             "files": ["exports/co2_eq_emissions.yaml", "exports/boamps.json", "exports/sci.json"],
         },
-        "plots": [{"name": plot.stem, "class": plot.number_class} for plot in plots.values()],
+        "plots": [{"name": plot.stem, "class": plot.kind} for plot in plots.values()],
         "not_drawn": list(left_out),
         "provenance": {
             "command": design.command,
@@ -65,7 +71,7 @@ def report_json(
             "notes": list(comparison.notes),
         },
     }
-    plain: dict[str, Any] = _plain(report, energy_class(savings))
+    plain: dict[str, Any] = _plain(report, class_of_verdict(savings))
     return plain
 
 
@@ -87,9 +93,9 @@ def _with_classes(savings: Savings) -> dict[str, Any]:
     raw = dump(savings)
     raw["quality"] |= {"idle_energy_class": idle_class(savings), "lost_energy_class": lost_class(savings)}
     for each, step in zip(raw["attribution"], savings.attribution, strict=True):
-        each["energy_class"] = step_class(savings, step)
+        each["energy_class"] = class_of_step(savings, step)
     for each in raw["needed"]:
-        each["energy_class"] = energy_class(savings)
+        each["energy_class"] = class_of_verdict(savings)
     if raw["wall_fit"] is not None:
         raw["wall_fit"]["energy_class"] = EnergyClass.MEASURED.value
     return raw
