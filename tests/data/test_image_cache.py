@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tpsprune.data.image_cache import cache_key, read_cache, write_cache
+from tpsprune.data.image_folder import cache_key, read_cache, write_cache
 from tpsprune.errors import DataError
 
 SHAPE = (40, 3, 16, 16)
@@ -88,7 +88,7 @@ def test_a_fault_while_decoding_leaves_nothing(tmp_path: Path) -> None:
 def test_a_kill_leaves_the_cache_as_it_was_and_its_part_is_swept_up_in_time(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path; import numpy as np\n"
-        "from tpsprune.data.image_cache import write_cache\n"
+        "from tpsprune.data.image_folder import write_cache\n"
         "def images():\n"
         "    for _ in range(39): yield np.zeros((3, 16, 16), np.uint8)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

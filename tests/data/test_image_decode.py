@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data.picture_book import encoded, picture
-from tpsprune.data.image_decode import decoded
+from tpsprune.data.image_folder import decoded
 from tpsprune.errors import DataError
 
 WHOLE = {kind: encoded(picture(0, (90, 120, 40), 24), kind) for kind in ("PNG", "JPEG")}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tpsprune.data import Preparation
-from tpsprune.data.preparation import augmented, channel_statistics
+from tpsprune.data.dataset import augmented, channel_statistics
 from tpsprune.recipe.task import Augment
 
 

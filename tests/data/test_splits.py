@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpsprune.data import Split
+from tpsprune.data.dataset import parted, require_every_class, stratified_order
 from tpsprune.data.images import image_dataset, limited
-from tpsprune.data.splits import parted, require_every_class, stratified_order
 from tpsprune.errors import DataError
 
 

@@ -12,7 +12,7 @@ import pytest
 from tpsprune.energy import AbstractMeter, build
 from tpsprune.energy.codecarbon_meter import CodecarbonMeter
 from tpsprune.errors import MeterError
-from tpsprune.recipe.energy import Energy
+from tpsprune.recipe.train import Energy
 from tpsprune.records import EnergyClass
 
 

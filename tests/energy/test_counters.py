@@ -18,7 +18,7 @@ def test_an_nvml_counter_is_read_to_the_joule_and_held_against_itself(tmp_path: 
         from tpsprune.energy import build
         from tpsprune.energy.devices import find_nvml
         from tpsprune.energy.parts import parts_of
-        from tpsprune.recipe.energy import Energy
+        from tpsprune.recipe.train import Energy
         meter = build(Energy(), attempt=0)
         windows, nvml = [], find_nvml()
         with meter.window("train") as span:

@@ -13,7 +13,7 @@ from tests.recipe.test_read import LEAST
 from tpsprune import recipe
 from tpsprune.energy import build
 from tpsprune.errors import RecipeError
-from tpsprune.recipe.energy import Energy
+from tpsprune.recipe.train import Energy
 from tpsprune.records import EnergyClass, Window
 
 

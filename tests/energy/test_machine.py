@@ -14,7 +14,7 @@ import pytest
 from tpsprune.energy import build
 from tpsprune.energy.machine import MachineTimes, machine_times, times_of
 from tpsprune.energy.nvml import NvmlBoards
-from tpsprune.recipe.energy import Energy
+from tpsprune.recipe.train import Energy
 
 LinuxTimes = namedtuple(
     "LinuxTimes", "user nice system idle iowait irq softirq steal guest guest_nice", defaults=[0.0] * 10

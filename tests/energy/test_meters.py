@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tpsprune.energy import AbstractMeter, build, by_phase, class_of, total
 from tpsprune.errors import MeterError
-from tpsprune.recipe.energy import Energy
+from tpsprune.recipe.train import Energy
 from tpsprune.records import EnergyClass, Window
 
 

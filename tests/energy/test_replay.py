@@ -15,7 +15,7 @@ from tests.recipe.test_read import LEAST
 from tpsprune import recipe
 from tpsprune.energy import AbstractMeter, build
 from tpsprune.errors import MeterError, RecipeError, RunFolderError
-from tpsprune.recipe.energy import Energy
+from tpsprune.recipe.train import Energy
 from tpsprune.records import EnergyClass, Window
 from tpsprune.runs import Journal
 

@@ -14,8 +14,8 @@ import tpsprune
 from tests.export.nets import made
 from tpsprune.errors import ArtifactError
 from tpsprune.export import HuggingFace, answers_of, is_pretrained
-from tpsprune.export.hugging_face_config import fitting_config
-from tpsprune.models.torchvision_shim import help_torchvision
+from tpsprune.export.hugging_face import fitting_config
+from tpsprune.models.libraries import help_torchvision
 
 help_torchvision()
 transformers = pytest.importorskip("transformers", reason="pip install 'tpsprune[transformers]'")

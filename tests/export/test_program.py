@@ -16,7 +16,7 @@ from torch import nn
 from tests.export.nets import CALLED, Fixed, Loud, batch_for, made
 from tpsprune.errors import ArtifactError, CannotWriteError
 from tpsprune.export import TorchExport, answers_of
-from tpsprune.export.program import strange_in
+from tpsprune.export.torch_export import strange_in
 
 FORMAT = TorchExport()
 
@@ -69,7 +69,7 @@ def test_a_program_that_holds_a_pickle_is_not_loaded(tmp_path: Path) -> None:
 
 
 def test_what_torch_would_pickle_is_not_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tpsprune.export.program.strange_in", lambda _: ["weight_0"])
+    monkeypatch.setattr("tpsprune.export.torch_export.strange_in", lambda _: ["weight_0"])
     with pytest.raises(
         ArtifactError, match=r"^torch-export: torch pickles weight_0 of this ticket, and nothing"
     ):

@@ -51,7 +51,7 @@ def test_the_quartiles_hold_the_median_between_them() -> None:
 
 
 def test_the_summary_is_that_of_the_passes() -> None:
-    from tpsprune.measure.latency import _summary
+    from tpsprune.measure import _summary
 
     taken = [5.0, 1.0, 4.0, 2.0, 3.0]
     found = _summary(7, taken)

@@ -14,7 +14,7 @@ from torch import nn
 
 from tpsprune.errors import ModelError
 from tpsprune.models import build, check_fits, from_data
-from tpsprune.models.torchvision_shim import import_torchvision
+from tpsprune.models.libraries import import_torchvision
 from tpsprune.recipe.task import TimmModel, TorchvisionModel, TransformersModel
 from tpsprune.records import TaskFacts
 

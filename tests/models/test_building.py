@@ -11,7 +11,7 @@ from torch import nn
 
 from tpsprune.errors import ModelError, RecipeError
 from tpsprune.models import Cnn, Mlp, ResNet, TokenMlp, Transformer, build, check_fits
-from tpsprune.models.mlp import Gated
+from tpsprune.models.architectures import Gated
 from tpsprune.numerics.objective import Objective
 from tpsprune.recipe.task import CnnModel, CustomModel, MlpModel, Model, ResNetModel, TransformerModel
 from tpsprune.records import InputPart, TaskFacts

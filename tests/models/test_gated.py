@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tpsprune.models import Mlp, TokenMlp
-from tpsprune.models.mlp import Gated
+from tpsprune.models.architectures import Gated
 from tpsprune.records import TaskFacts
 from tpsprune.tps.labels import Labels
 

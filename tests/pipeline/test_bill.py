@@ -14,7 +14,7 @@ from tpsprune.energy.codecarbon_meter import CodecarbonMeter
 from tpsprune.errors import DataError, MeterError
 from tpsprune.pipeline.bill import Bill
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.energy import Energy
+from tpsprune.recipe.train import Energy
 from tpsprune.records import Finished, Outcome, Window
 from tpsprune.runs import RunFolder
 

@@ -22,7 +22,7 @@ from tpsprune.pipeline.arms import Found, arm_recipe
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.compare import AFTER_TICKET, ARMS, arms_of, order_of
-from tpsprune.recipe.rules import rule_faults
+from tpsprune.recipe.schema import rule_faults
 from tpsprune.records import ArmBegun, ArmEnded, Comparing, Comparison, Note, Progress, Standing
 from tpsprune.runs import ComparisonFolder
 from tpsprune.runs.lock import exclusive

@@ -14,7 +14,7 @@ from tpsprune.pipeline.cut import uneven_note
 from tpsprune.pipeline.rounds import joined, round_target
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.target import Latency, Macs, Params, Tolerance
+from tpsprune.recipe.prune import Latency, Macs, Params, Tolerance
 from tpsprune.records import Event, Finished, GroupChange, Outcome, Pruned
 from tpsprune.runs import RunFolder, read_json
 from tpsprune.runs.tensors import load_tensors

@@ -26,7 +26,7 @@ from tpsprune.numerics.random_inputs import random_inputs
 from tpsprune.pipeline.bench import set_up
 from tpsprune.pipeline.cut import asked
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.target import Latency
+from tpsprune.recipe.prune import Latency
 from tpsprune.records import Outcome, Pruned, TaskFacts
 from tpsprune.report import tables
 from tpsprune.report.savings_text import savings_lines

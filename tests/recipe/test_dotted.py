@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tpsprune.errors import RecipeError
-from tpsprune.recipe.dotted import call, resolve
+from tpsprune.recipe.user_code import call, resolve
 
 PLACE = "task.model.factory"
 

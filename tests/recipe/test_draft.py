@@ -9,7 +9,7 @@ import pytest
 
 from tpsprune import recipe
 from tpsprune.errors import RecipeError
-from tpsprune.recipe.draft import DATA, MODELS, Answers, Chosen, Offer, chosen, draft, misfit
+from tpsprune.recipe.write import DATA, MODELS, Answers, Chosen, Offer, chosen, draft, misfit
 
 TARGETS = ["{ macs = 0.5 }", "{ params = 0.3 }", "{ latency = 0.7 }", "{ tolerance = 0.01 }"]
 

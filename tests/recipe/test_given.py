@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from tpsprune.errors import RecipeError
-from tpsprune.recipe.given import rule_of, section
+from tpsprune.recipe.settings import rule_of, section
 from tpsprune.recipe.stop import (
     ChangeRule,
     ConsensusRule,
@@ -21,7 +21,7 @@ from tpsprune.recipe.stop import (
     Rule,
     ThresholdRule,
 )
-from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.train import Tps
 
 RULES = [
     NoRule(),

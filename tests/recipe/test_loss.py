@@ -6,8 +6,7 @@ import pytest
 
 from tests.recipe.test_read import LEAST, faults
 from tpsprune import recipe
-from tpsprune.recipe.task import TabularData, TextData
-from tpsprune.recipe.task_data import labels_wanted
+from tpsprune.recipe.task import TabularData, TextData, labels_wanted
 
 CUSTOM = 'task.data={kind="custom", factory="a:b"}'
 TEXT = 'task.data={kind="text", source="python-topics"}'

@@ -6,7 +6,7 @@ import pytest
 
 from tests.recipe.test_read import LEAST, faults
 from tpsprune import recipe
-from tpsprune.recipe.rules import signal_names
+from tpsprune.recipe.schema import signal_names
 from tpsprune.recipe.stop import ConsensusRule, MaskRule, ReopenRule
 
 TOGETHER = f"""{LEAST}

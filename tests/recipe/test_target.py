@@ -7,7 +7,7 @@ import pytest
 from tests.recipe.test_read import LEAST, faults
 from tpsprune import recipe
 from tpsprune.errors import PruneError
-from tpsprune.recipe.target import Latency, Macs, Params, Target, Tolerance, Widths
+from tpsprune.recipe.prune import Latency, Macs, Params, Target, Tolerance, Widths
 
 KINDS = "name exactly one of macs, params, latency, tolerance, widths"
 

@@ -163,8 +163,7 @@ def test_text_held_out_is_text_not_trained_on() -> None:
 
 
 def test_a_model_names_the_units_that_moments_couples() -> None:
-    from tpsprune.models.mlp import Mlp, TokenMlp
-    from tpsprune.models.transformer import Transformer
+    from tpsprune.models.architectures import Mlp, TokenMlp, Transformer
     from tpsprune.tps.unit_layers import fitting_unit_layers
 
     torch.manual_seed(0)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import VariantError
-from tpsprune.models.transformer import Transformer
-from tpsprune.recipe.tps import Tps
+from tpsprune.models.architectures import Transformer
+from tpsprune.recipe.train import Tps
 from tpsprune.records import TaskFacts
 from tpsprune.tps import Regulariser, build
 

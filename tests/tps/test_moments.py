@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from tpsprune.errors import VariantError
 from tpsprune.numerics.moment_coherence import moment_coherence
-from tpsprune.recipe.tps import Tps
-from tpsprune.recipe.train import Train
+from tpsprune.recipe.train import Tps, Train
 from tpsprune.records import TaskFacts
 from tpsprune.tps import Regulariser, build
 from tpsprune.training import Execution, fit, make_optimizer

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tpsprune.errors import RunFolderError
 from tpsprune.numerics.phases import triadic_energy, triadic_force
-from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.train import Tps
 from tpsprune.records import TaskFacts
 from tpsprune.tps import Regulariser, build
 from tpsprune.tps.weights import Weights

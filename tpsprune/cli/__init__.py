@@ -14,19 +14,20 @@ from tpsprune.errors import TpspruneError, did_you_mean
 
 __all__ = ["main"]
 
-COMMANDS: Final = (
-    "train",
-    "prune",
-    "compare",
-    "report",
-    "init",
-    "check",
-    "recipes",
-    "show",
-    "export",
-    "study",
-    "doctor",
-)
+COMMANDS: Final = {
+    "train": "train",
+    "prune": "train",
+    "compare": "compare",
+    "report": "compare",
+    "init": "init",
+    "check": "check",
+    "recipes": "check",
+    "show": "show",
+    "export": "export",
+    "study": "study",
+    "doctor": "check",
+}
+"""Commands in the order a user meets them, and the file of each."""
 RUNNING: Final = ("train", "prune", "compare", "study")
 BY_ITSELF: Final = ("compare", "study")
 """Commands that go on where they were without being told to."""
@@ -56,7 +57,9 @@ class Door(click.Group):
         """Import the command's file and return the command of the same name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"tpsprune.cli.{cmd_name}"), cmd_name)
+        command: click.Command = getattr(
+            importlib.import_module(f"tpsprune.cli.{COMMANDS[cmd_name]}"), cmd_name
+        )
         return command
 
     def resolve_command(

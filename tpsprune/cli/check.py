@@ -1,15 +1,16 @@
-"""``tpsprune check``: every fault of a recipe at once; what of its model can be pruned, and what cannot."""
+"""``tpsprune check``, ``recipes`` and ``doctor``: a recipe, the shipped ones, this machine: nothing runs."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
 
 from tpsprune.cli.options import device_option, imports, naming, recipe_argument, set_option
 
-__all__ = ["check"]
+__all__ = ["check", "doctor", "recipes"]
 
 
 @click.command(
@@ -65,3 +66,54 @@ def check(
 
     console = OurConsole()
     console.print(checked(found), highlight=False)
+
+
+@click.command(short_help="List the shipped recipes.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+def recipes(*, as_json: bool) -> None:
+    """List the shipped recipes and what each shows."""
+    from tpsprune import recipe
+    from tpsprune.recipe.read import shipped_names, shipped_path
+
+    shows = {name: recipe.read(str(shipped_path(name))).shows for name in shipped_names()}
+    if as_json:
+        click.echo(json.dumps(shows, ensure_ascii=False, indent=2))
+        return
+    width = max(map(len, shows))
+    for name, text in shows.items():
+        click.echo(
+            click.wrap_text(
+                text, 80, initial_indent=f"{name:<{width}}  ", subsequent_indent=" " * (width + 2)
+            )
+        )
+    click.echo("\nRun one:  tpsprune train NAME      See its text:  tpsprune check NAME --print")
+
+
+@click.command(
+    short_help="This machine: what is measured here, and what would measure more.",
+    epilog="""\b
+Examples:
+  tpsprune doctor
+  tpsprune doctor --json > machine.json
+""",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def doctor(*, as_json: bool) -> None:
+    """Look at this machine: devices, what meters each, how good the figures are, and what would be better.
+
+    Nothing is trained or written, and no network is asked.
+    """
+    with imports():
+        from tpsprune.energy.doctor import examine
+
+        found = examine()
+    if as_json:
+        click.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=2))
+        return
+    from tpsprune.report.console import OurConsole
+    from tpsprune.report.diagnosis import diagnosis
+
+    console = OurConsole()
+    if not console.is_terminal:
+        console = OurConsole(width=None if "COLUMNS" in os.environ else 80)
+    console.print(diagnosis(found), highlight=False)

@@ -1,4 +1,4 @@
-"""``tpsprune compare``: the same recipe in several arms, pair by pair, to a claim or its refusal."""
+"""``tpsprune compare`` and ``tpsprune report``: pairs of runs, to a claim or its refusal."""
 
 from __future__ import annotations
 
@@ -9,11 +9,23 @@ from typing import Any
 
 import click
 
-from tpsprune.cli.options import device_option, imports, naming, recipe_argument, set_option
-from tpsprune.cli.savings import check_choices, choice_options, ended, gate_option
-from tpsprune.cli.shows import check_show, compare_show_for, compare_show_options
+from tpsprune.cli.options import (
+    check_choices,
+    check_show,
+    choice_options,
+    compare_show_for,
+    compare_show_options,
+    device_option,
+    ended,
+    gate_option,
+    imports,
+    naming,
+    recipe_argument,
+    set_option,
+)
 
-__all__ = ["compare"]
+__all__ = ["compare", "report"]
+
 
 INTERRUPTED = 130
 
@@ -109,3 +121,36 @@ def compare(
         click.echo("\ninterrupted; the same command goes on with the next missing run", err=True)
         click.get_current_context().exit(INTERRUPTED)
     ended(folder, choices, gate=gate, quiet=quiet, as_json=as_json)
+
+
+@click.command(
+    short_help="Make a comparison's report again, from its journal.",
+    epilog="""\b
+Examples:
+  tpsprune report reports/digits                       # byte for byte the same
+  tpsprune report reports/digits --country FRA         # with CO₂ by that country's grid
+  tpsprune report reports/digits --per-day 10000       # break-even in days
+  tpsprune report reports/digits --wall-meter plug.csv # joules from a meter at the plug: grade A
+""",
+)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@choice_options
+@click.option(
+    "--wall-meter",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="CSV",
+    help="A plug meter's readings over all runs (timestamps with zone, watts): grade A.",
+)
+@click.option("--forget", is_flag=True, help="Forget every choice made before; those given now count.")
+@gate_option
+@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the tables.")
+def report(folder: Path, *, gate: bool, as_json: bool, **choices: Any) -> None:
+    """Make the report of the comparison in DIR again; nothing is run, and no weights are needed.
+
+    What is chosen here (grid, volume, wall meter) is written into the journal and stays chosen, until
+    --forget.
+    """
+    check_choices(choices)
+    from tpsprune.runs import ComparisonFolder
+
+    ended(ComparisonFolder(folder), choices, gate=gate, quiet=False, as_json=as_json)

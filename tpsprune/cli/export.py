@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from tpsprune.cli.options import imports
-from tpsprune.cli.savings import check_choices, grid_options
+from tpsprune.cli.options import check_choices, grid_options, imports
 
 if TYPE_CHECKING:
     from collections.abc import Callable

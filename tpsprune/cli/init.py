@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from tpsprune.cli.target import target_override
+from tpsprune.cli.options import target_override
 from tpsprune.errors import Fault, RecipeError, TpspruneError
 
 if TYPE_CHECKING:
-    from tpsprune.recipe.draft import Chosen
+    from tpsprune.recipe.write import Chosen
 
 __all__ = ["init"]
 
@@ -65,7 +65,7 @@ def init(
 ) -> None:
     """Write a commented recipe that 'tpsprune check' accepts; what is not given is asked for."""
     from tpsprune import recipe
-    from tpsprune.recipe.draft import Answers, draft, misfit
+    from tpsprune.recipe.write import Answers, draft, misfit
     from tpsprune.runs import write_text_atomically
 
     given = {"model": model, "data": data, "target": target, "epochs": epochs, "name": name}
@@ -108,7 +108,7 @@ def _all_read(given: dict[str, str]) -> dict[str, Any]:
 
 def _asked(key: str) -> Any:
     """Ask until the answer is one; what there is to choose from is shown first."""
-    from tpsprune.recipe.draft import DATA, MODELS
+    from tpsprune.recipe.write import DATA, MODELS
 
     for offer in {"model": MODELS, "data": DATA}.get(key, ()):
         indent = f"  {offer.form:<26} "
@@ -135,13 +135,13 @@ def _message(error: click.UsageError | TpspruneError) -> str:
 
 
 def _model(words: str) -> Chosen:
-    from tpsprune.recipe.draft import MODELS, chosen
+    from tpsprune.recipe.write import MODELS, chosen
 
     return chosen(words, MODELS, "--model")
 
 
 def _data(words: str) -> Chosen:
-    from tpsprune.recipe.draft import DATA, chosen
+    from tpsprune.recipe.write import DATA, chosen
 
     return chosen(words, DATA, "--data")
 

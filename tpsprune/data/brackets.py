@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tpsprune.data.dataset import Dataset, Split
 from tpsprune.data.drawing import distinct, drawn_dataset, require_room
-from tpsprune.data.splits import Dataset, Split
 from tpsprune.recipe.task import BracketsData
 from tpsprune.records import TaskFacts
 

@@ -3,30 +3,52 @@
 The callable returns a mapping: ``train`` and ``test``, and if it likes ``validation``, each a pair
 (inputs, labels); and if it likes ``classes``, ``input_kind`` (``image``, ``tokens`` or ``vector``),
 ``vocabulary`` and ``cyclic``. Inputs are images (n, c, h, w) of uint8, or of floats as the model is to see
-them; token ids (n, length); or vectors (n, features) of floats; or several arrays, as a mapping or a tuple
-(``custom_parts``). What labels are follows from ``task.loss`` (``custom_labels``).
+them; token ids (n, length); or vectors (n, features) of floats; or several arrays: a mapping goes into the
+model by keyword, a tuple by position; of these floats are stored as float32, whole numbers as int64, truth
+values as they are. What labels must be follows from ``task.loss``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tpsprune.data.custom_arrays import PLACE, as_tensor, count_given, is_integer, require_finite, words
-from tpsprune.data.custom_labels import checked_labels, classes_of
-from tpsprune.data.custom_parts import is_parts, parts_checked, parts_described, require_alike_parts
-from tpsprune.data.preparation import Preparation, channel_statistics
-from tpsprune.data.splits import Dataset, Split, parted, require_every_class, stratified_order
+from tpsprune.data.dataset import (
+    Dataset,
+    Preparation,
+    Split,
+    channel_statistics,
+    parted,
+    require_every_class,
+    stratified_order,
+)
 from tpsprune.errors import DataError, did_you_mean
-from tpsprune.numerics.objective import are_classes
-from tpsprune.recipe.dotted import call
+from tpsprune.numerics.objective import IGNORED, are_classes
+from tpsprune.numerics.trees import Tree
 from tpsprune.recipe.task import CustomData
-from tpsprune.records import TaskFacts
+from tpsprune.recipe.user_code import call
+from tpsprune.records import InputPart, TaskFacts
 
-__all__ = ["custom_dataset"]
+__all__ = [
+    "PLACE",
+    "as_tensor",
+    "checked_labels",
+    "classes_of",
+    "count_given",
+    "custom_dataset",
+    "is_integer",
+    "is_parts",
+    "parts_checked",
+    "parts_described",
+    "require_alike_parts",
+    "require_finite",
+    "words",
+]
+
 
 InputKind = Literal["image", "tokens", "vector"]
 AnyKind = Literal["image", "tokens", "vector", "parts"]
@@ -197,3 +219,245 @@ def _validation_drawn(train: Split, kind: AnyKind, data: CustomData) -> tuple[Sp
     for role, part in (("validation", drawn), ("training", rest)):
         require_every_class(part, role, train, place)
     return rest, drawn
+
+
+def is_parts(inputs: Any) -> bool:
+    """Return whether inputs are several arrays: a mapping, or a tuple of nothing but arrays."""
+    if isinstance(inputs, tuple):
+        return bool(inputs) and all(isinstance(each, Tensor | np.ndarray) for each in inputs)
+    return isinstance(inputs, Mapping)
+
+
+def parts_checked(name: str, inputs: Any, items: int) -> Tree:
+    """Return the parts of a split as they are stored, a dictionary or a tuple.
+
+    Raises:
+        DataError: a part is no array of numbers, has another number of items, or a name that is no keyword.
+    """
+    if not is_parts(inputs) or not inputs:
+        raise DataError(
+            f"{PLACE}: {name} inputs are {type(inputs).__name__}, train inputs several arrays; a mapping or "
+            "tuple of arrays would do for both"
+        )
+    stored = {place: _part(f"{name} inputs {place!r}", each, items) for place, each in _named(inputs)}
+    if isinstance(inputs, tuple):
+        return tuple(stored.values())
+    for place in stored:
+        if not (isinstance(place, str) and place.isidentifier()):
+            raise DataError(
+                f"{PLACE}: {name} inputs have a part {place!r}; the name of an argument of the model's "
+                "forward would do"
+            )
+    return stored
+
+
+def require_alike_parts(name: str, found: Tree, first: Tree) -> None:
+    """Refuse parts of a split that are not those trained on.
+
+    Raises:
+        DataError: naming the first that differs.
+    """
+    mine, theirs = dict(_named(found)), dict(_named(first))
+    for place in (*theirs, *mine):
+        if place not in mine or place not in theirs:
+            which, where = (name, "train") if place in mine else ("train", name)
+            hint = did_you_mean(str(place), [str(each) for each in (theirs if place in mine else mine)])
+            raise DataError(f"{PLACE}: {which} inputs have a part {place!r} that {where} inputs lack{hint}")
+        if mine[place].shape[1:] != theirs[place].shape[1:] or mine[place].dtype != theirs[place].dtype:
+            raise DataError(
+                f"{PLACE}: {name} inputs {place!r} are {words(mine[place])}, train inputs "
+                f"{words(theirs[place])}; items of one shape and type would do"
+            )
+
+
+def parts_described(splits: Sequence[Tree]) -> tuple[InputPart, ...]:
+    """Return what the parts are, whole numbers with their bounds over all splits."""
+    held = [dict(_named(inputs)) for inputs in splits]
+    return tuple(
+        InputPart(
+            name=place if isinstance(place, str) else "",
+            shape=tuple(part.shape[1:]),
+            dtype=_dtype(part),
+            lowest=0 if part.is_floating_point() else min(int(each[place].long().min()) for each in held),
+            highest=1 if part.is_floating_point() else max(int(each[place].long().max()) for each in held),
+        )
+        for place, part in held[0].items()
+    )
+
+
+def _named(inputs: Any) -> Iterator[tuple[Any, Any]]:
+    yield from inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
+
+
+def _part(name: str, values: Any, items: int) -> Tensor:
+    part = as_tensor(name, values)
+    if part.ndim < 1 or part.is_complex():
+        raise DataError(f"{PLACE}: {name} are {words(part)}; items along a first axis would do")
+    if len(part) != items or part.numel() == 0:
+        raise DataError(
+            f"{PLACE}: {name} hold {len(part)} items and there are {items} labels; as many of both, and at "
+            "least one, would do"
+        )
+    if part.ndim == 4 and part.dtype == torch.uint8:
+        raise DataError(
+            f"{PLACE}: {name} are {words(part)}: images among several inputs are taken as the "
+            "model is to see them; floats would do"
+        )
+    if is_integer(part):
+        return part.to(torch.int64)
+    stored = part.to(torch.float32) if part.is_floating_point() else part
+    require_finite(name, stored)
+    return stored
+
+
+def _dtype(part: Tensor) -> Literal["float32", "int64", "bool"]:
+    if part.is_floating_point():
+        return "float32"
+    return "bool" if part.dtype == torch.bool else "int64"
+
+
+LABELS_WANTED: Final[Mapping[str, str]] = {
+    "cross-entropy": "integers of shape (n,)",
+    "next-token": "token ids (n, length) of integers, each the token after the one in its place,",
+    "bce": "zeros and ones of shape (n, labels)",
+    "mse": "numbers of shape (n,) or (n, targets)",
+}
+
+
+def checked_labels(name: str, labels: Tensor, loss: str) -> Tensor:
+    """Return the labels of a split as they are stored: integers as int64, numbers as float32.
+
+    Raises:
+        DataError: they are not what the loss wants.
+    """
+    if not _fit(labels, loss):
+        wanted = LABELS_WANTED.get(loss, "numbers, items along the first axis,")
+        under = "" if loss == "cross-entropy" else f" with loss '{loss}'"
+        raise DataError(f"{PLACE}: {name} labels are {words(labels)}; {wanted} would do{under}")
+    if loss == "bce" and not bool(((labels == 0) | (labels == 1)).all()):
+        raise DataError(
+            f"{PLACE}: {name} labels go from {float(labels.min()):g} to {float(labels.max()):g}; zeros and "
+            "ones would do with loss 'bce'"
+        )
+    if loss == "next-token" and labels.numel() and not bool((labels != IGNORED).any()):
+        raise DataError(f"{PLACE}: {name} labels are all {IGNORED}, of which none counts; token ids would do")
+    stored = _stored(labels, loss)
+    require_finite(f"{name} labels", stored)
+    return stored
+
+
+def classes_of(
+    given: Mapping[str, Any], labels: Mapping[str, Tensor], loss: str, vocabulary: int | None
+) -> int:
+    """Return how many numbers an answer has: classes, tokens to tell apart, labels or targets.
+
+    Raises:
+        DataError: what is given under ``classes`` does not fit the labels, or there is nothing to tell apart.
+    """
+    train = labels["train"]
+    if loss == "next-token":
+        counted = {name: each[each != IGNORED] for name, each in labels.items()}
+        return count_given(given, "classes", "labels", counted, least=vocabulary or 0)
+    if loss == "cross-entropy" or (loss not in LABELS_WANTED and are_classes(train)):
+        classes = count_given(given, "classes", "labels", labels)
+        if classes < 2:
+            raise DataError(f"{PLACE}: holds only one class; two classes or more would do")
+        return classes
+    found = train.shape[1] if train.ndim == 2 else 1
+    said = given.get("classes")
+    if loss in LABELS_WANTED and said not in (None, found):
+        raise DataError(f"{PLACE}: classes is {said!r}, and train labels are {words(train)}; leave it out")
+    if said is not None and (not isinstance(said, int) or isinstance(said, bool) or said < 1):
+        raise DataError(f"{PLACE}: classes is {said!r}; a whole number above zero would do")
+    return said or found
+
+
+def _fit(labels: Tensor, loss: str) -> bool:
+    match loss:
+        case "cross-entropy":
+            return labels.ndim == 1 and is_integer(labels)
+        case "next-token":
+            return labels.ndim == 2 and is_integer(labels)
+        case "bce":
+            return labels.ndim == 2 and not labels.is_complex()
+        case "mse":
+            return labels.ndim in (1, 2) and not labels.is_complex() and labels.dtype != torch.bool
+        case _:
+            return labels.ndim >= 1 and not labels.is_complex()
+
+
+def _stored(labels: Tensor, loss: str) -> Tensor:
+    if loss in ("bce", "mse") or labels.is_floating_point():
+        return labels.to(torch.float32)
+    return labels.to(torch.int64) if is_integer(labels) else labels
+
+
+PLACE: Final = "task.data.factory"
+MOST_IDS: Final = 2**22
+
+
+def as_tensor(name: str, values: Any) -> Tensor:
+    """Return an array, a list of numbers or a tensor as a tensor on the CPU.
+
+    Raises:
+        DataError: it holds no numbers, or rows of different lengths.
+    """
+    if isinstance(values, Tensor):
+        return values.detach().cpu()
+    try:
+        return torch.from_numpy(np.array(values))
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{PLACE}: {name} are {type(values).__name__}, not an array of numbers ({error})"
+        ) from error
+
+
+def is_integer(values: Tensor) -> bool:
+    """Return whether values are whole numbers, truth values not among them."""
+    return not values.is_floating_point() and not values.is_complex() and values.dtype != torch.bool
+
+
+def words(values: Tensor) -> str:
+    """Return type and shape in words.
+
+    >>> words(torch.zeros(2, 3))
+    'float32 of shape (2, 3)'
+    """
+    return f"{str(values.dtype).removeprefix('torch.')} of shape {tuple(values.shape)}"
+
+
+def require_finite(name: str, values: Tensor) -> None:
+    """Refuse floats that are not finite as they are stored.
+
+    Raises:
+        DataError: naming them.
+    """
+    if values.is_floating_point() and not bool(values.isfinite().all()):
+        raise DataError(f"{PLACE}: {name} hold nan or inf as float32; finite numbers would do")
+
+
+def count_given(
+    given: Mapping[str, Any], key: str, what: str, values: Mapping[str, Tensor], least: int = 0
+) -> int:
+    """Return the number of ids: as given under ``key``, else one more than the largest trained on.
+
+    ``least`` is what it comes to at least where it is not given.
+
+    Raises:
+        DataError: it is no number, too large, or ids are beyond it.
+    """
+    count = given.get(key)
+    if count is None:
+        count = max(int(values["train"].max()) + 1, least)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise DataError(f"{PLACE}: {key} is {count!r}; a whole number above zero would do")
+    if count > MOST_IDS:
+        raise DataError(f"{PLACE}: {key} is {count}; {MOST_IDS} at most would do: are the {what} ids?")
+    for name, ids in values.items():
+        lowest, highest = int(ids.min()), int(ids.max())
+        if lowest < 0 or highest >= count:
+            raise DataError(
+                f"{PLACE}: {name} {what} go from {lowest} to {highest}; from 0 to {count - 1} would do "
+                f"({key} = {count})"
+            )
+    return count

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tpsprune.data.splits import Dataset, Split, held_out_parted
+from tpsprune.data.dataset import Dataset, Split, held_out_parted
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import BracketsData, ParityData
 from tpsprune.records import TaskFacts

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tpsprune.data.dataset import Dataset, Split
 from tpsprune.data.drawing import LARGEST, distinct, drawn_dataset, require_room
-from tpsprune.data.splits import Dataset, Split
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import ParityData
 from tpsprune.records import TaskFacts

@@ -11,8 +11,8 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from tpsprune.data.splits import Dataset
-from tpsprune.data.tables import table_dataset
+from tpsprune.data.dataset import Dataset
+from tpsprune.data.modular import table_dataset
 from tpsprune.recipe.task import PermutationsData
 
 __all__ = ["all_permutations", "composition_table", "permutations_dataset"]

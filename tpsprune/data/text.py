@@ -10,9 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from tpsprune.data.paths import expanded
-from tpsprune.data.preparation import Preparation
-from tpsprune.data.splits import Dataset, Split
+from tpsprune.data.dataset import Dataset, Preparation, Split, expanded
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import TextData
 from tpsprune.records import TaskFacts

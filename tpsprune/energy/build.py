@@ -10,7 +10,7 @@ from tpsprune.energy.meter import AbstractMeter
 from tpsprune.energy.none import NoMeter
 from tpsprune.energy.replay import ReplayMeter
 from tpsprune.errors import MeterError
-from tpsprune.recipe.energy import Energy
+from tpsprune.recipe.train import Energy
 
 __all__ = ["build"]
 

@@ -12,11 +12,10 @@ from tpsprune.export.bundle import (
     write_description,
     write_ticket,
 )
-from tpsprune.export.capture import Answers, answers_of
 from tpsprune.export.hugging_face import HuggingFace, is_pretrained
 from tpsprune.export.manifest import BUNDLE_SCHEMA, bundle_schema
 from tpsprune.export.onnx_graph import Onnx
-from tpsprune.export.program import TorchExport
+from tpsprune.export.torch_export import Answers, TorchExport, answers_of
 
 __all__ = [
     "BUNDLE_SCHEMA",

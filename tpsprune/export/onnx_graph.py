@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import ArtifactError
-from tpsprune.export.capture import Answers, capture, leaves_of, names_of, words_of
+from tpsprune.export.torch_export import Answers, capture, leaves_of, names_of, words_of
 
 __all__ = ["Onnx"]
 

@@ -12,7 +12,7 @@ from tpsprune.errors import Fault, RecipeError
 from tpsprune.loop.plain import faults_of_plain, is_number, is_share, is_whole
 from tpsprune.loop.spent import Spent
 from tpsprune.recipe.compare import Compare
-from tpsprune.recipe.given import section
+from tpsprune.recipe.settings import section
 from tpsprune.records import EnergyMethod, Window
 
 __all__ = ["faults_of_design", "faults_of_run"]

@@ -11,8 +11,8 @@ from tpsprune import energy
 from tpsprune.energy import MeteredSpan
 from tpsprune.errors import LoopError
 from tpsprune.loop.spent import Spent
-from tpsprune.recipe.energy import Energy
-from tpsprune.recipe.given import section
+from tpsprune.recipe.settings import section
+from tpsprune.recipe.train import Energy
 from tpsprune.records import EnergyMethod, Window
 
 __all__ = ["Meter"]

@@ -16,9 +16,9 @@ from tpsprune.errors import Fault, LoopError, RecipeError, VariantError
 from tpsprune.loop.bare import bare, bare_optimizer, device_of
 from tpsprune.loop.facts import known_of, labels_of_items
 from tpsprune.loop.stored import refuse_foreign, refuse_other, refuse_part
-from tpsprune.recipe.given import relocated, section
-from tpsprune.recipe.rules import tps_faults
-from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.schema import tps_faults
+from tpsprune.recipe.settings import relocated, section
+from tpsprune.recipe.train import Tps
 from tpsprune.records import Reading
 from tpsprune.tps import Regulariser, build
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune import pruning
-from tpsprune.data.batches import batches_of
+from tpsprune.data.dataset import batches_of
 from tpsprune.errors import DataError
 from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.numerics.trees import item_count, tensors_of

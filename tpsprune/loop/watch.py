@@ -17,11 +17,11 @@ from tpsprune.loop.bare import bare, device_of
 from tpsprune.loop.probe import probe_of, sites_of
 from tpsprune.loop.stored import refuse_foreign, refuse_other, refuse_part
 from tpsprune.loop.watched_rules import chance_for, faults_of_rules
-from tpsprune.recipe.given import rule_of, section
-from tpsprune.recipe.rules import watched_names
+from tpsprune.recipe.schema import watched_names
+from tpsprune.recipe.settings import rule_of, section
 from tpsprune.recipe.stop import Rule
-from tpsprune.recipe.watch import Signal
-from tpsprune.recipe.watch import Watch as Settings
+from tpsprune.recipe.train import Signal
+from tpsprune.recipe.train import Watch as Settings
 from tpsprune.records import Decision, Reading
 from tpsprune.signals import Panel, View
 

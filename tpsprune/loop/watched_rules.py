@@ -10,7 +10,7 @@ from torch import nn
 
 from tpsprune.errors import DataError, Fault, RecipeError
 from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
-from tpsprune.recipe.rules import unread_faults
+from tpsprune.recipe.schema import unread_faults
 from tpsprune.recipe.stop import ConsensusRule, EpochRule, Rule
 
 __all__ = ["chance_for", "faults_of_rules"]

@@ -8,15 +8,16 @@ from typing import Any, assert_never
 from torch import nn
 
 from tpsprune.errors import ModelError
-from tpsprune.models.cnn import Cnn
-from tpsprune.models.custom import custom_model
-from tpsprune.models.mlp import Mlp, TokenMlp
-from tpsprune.models.resnet import ResNet
-from tpsprune.models.stored import stored_weights
-from tpsprune.models.timm_model import timm_arguments, timm_model
-from tpsprune.models.torchvision_model import torchvision_arguments, torchvision_model
-from tpsprune.models.transformer import Transformer
-from tpsprune.models.transformers_model import transformers_arguments, transformers_model
+from tpsprune.models.architectures import Cnn, Mlp, ResNet, TokenMlp, Transformer
+from tpsprune.models.libraries import (
+    timm_arguments,
+    timm_model,
+    torchvision_arguments,
+    torchvision_model,
+    transformers_arguments,
+    transformers_model,
+)
+from tpsprune.models.weights import stored_weights
 from tpsprune.recipe.task import (
     CnnModel,
     CustomModel,
@@ -28,9 +29,11 @@ from tpsprune.recipe.task import (
     TransformerModel,
     TransformersModel,
 )
+from tpsprune.recipe.user_code import call
 from tpsprune.records import TaskFacts
 
-__all__ = ["build", "from_data"]
+__all__ = ["build", "custom_model", "from_data"]
+
 
 SMALLEST_SIDE = 8
 
@@ -155,3 +158,26 @@ def _fitting(facts: TaskFacts) -> str:
     if facts.input_kind == "tokens":
         return "'mlp' or 'transformer'"
     return "'mlp'"
+
+
+FACTORY_PLACE = "task.model.factory"
+
+
+def custom_model(model: CustomModel) -> nn.Module:
+    """Call the user's factory with ``model_args`` and return its module.
+
+    Raises:
+        ModelError: it returned something else, or a module without parameters.
+        RecipeError: the factory does not import, or raised.
+    """
+    made = call(model.factory, model.model_args, FACTORY_PLACE)
+    if not isinstance(made, nn.Module):
+        raise ModelError(
+            f"{FACTORY_PLACE}: '{model.factory}' returned {type(made).__name__}; a torch.nn.Module would do"
+        )
+    if next(made.parameters(), None) is None:
+        raise ModelError(
+            f"{FACTORY_PLACE}: '{model.factory}' returned a {type(made).__name__} without parameters; "
+            "a module with something to train would do"
+        )
+    return made

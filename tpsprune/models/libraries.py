@@ -1,15 +1,39 @@
-"""Libraries that bring models: imported when a recipe names one, and one message where that fails."""
+"""Models that libraries have by name: timm's, torchvision's classifiers, and the classes of transformers."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any, Final
 
+import torch
+from torch import nn
+
 from tpsprune.errors import ModelError, did_you_mean
+from tpsprune.recipe.task import TimmModel, TorchvisionModel, TransformersModel
 from tpsprune.records import TaskFacts
 
-__all__ = ["building", "data_words", "first_line", "importing", "refuse_loading", "unknown_name"]
+__all__ = [
+    "building",
+    "data_words",
+    "first_line",
+    "help_torchvision",
+    "import_torchvision",
+    "importing",
+    "refuse_loading",
+    "timm_arguments",
+    "timm_model",
+    "torchvision_arguments",
+    "torchvision_model",
+    "transformers_arguments",
+    "transformers_model",
+    "unknown_name",
+]
+
 
 LOADING: Final = frozenset(
     (
@@ -108,3 +132,217 @@ def first_line(error: BaseException) -> str:
     """Return the kind of an exception and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+PLACE = "task.model.name"
+
+
+def timm_model(model: TimmModel, facts: TaskFacts) -> nn.Module:
+    """Build the model, weights drawn anew.
+
+    Raises:
+        ModelError: timm is not installed, has no such model, the data are no images, or it does not build.
+    """
+    timm = _timm()
+    arguments = {**timm_arguments(model, facts), **model.model_args}
+    with building(PLACE, model.name):
+        built: nn.Module = timm.create_model(model.name, pretrained=False, **arguments)
+    return built
+
+
+def timm_arguments(model: TimmModel, facts: TaskFacts) -> dict[str, Any]:
+    """Return what follows from the data: classes, channels, and the image size where the model fixes one.
+
+    Raises:
+        ModelError: as ``timm_model``.
+    """
+    timm = _timm()
+    if not timm.is_model(model.name):
+        raise unknown_name(PLACE, model.name, timm.list_models(), "timm")
+    refuse_loading(model.model_args, "task.model.model_args")
+    if facts.input_kind != "image":
+        raise ModelError(f"task.model: timm's models take images, the data are {data_words(facts)}")
+    channels, height, width = facts.input_shape
+    arguments: dict[str, Any] = {"num_classes": facts.classes, "in_chans": channels}
+    with building(PLACE, model.name):
+        settings = timm.models.get_pretrained_cfg(model.name)
+    if settings is not None and settings.fixed_input_size:
+        arguments["img_size"] = height if height == width else (height, width)
+    return {name: value for name, value in arguments.items() if name not in model.model_args}
+
+
+def _timm() -> Any:
+    with importing("timm"):
+        import_torchvision()  # timm imports it, and may have to be helped with it
+        import timm
+
+        return timm
+
+
+PLACE = "task.model.name"
+CHANNELS: Final = 3
+
+
+def torchvision_model(model: TorchvisionModel, facts: TaskFacts) -> nn.Module:
+    """Build the model, weights drawn anew.
+
+    Raises:
+        ModelError: torchvision is not installed, has no such classifier, the data are no images of three
+            channels, or it does not build.
+    """
+    arguments = {**torchvision_arguments(model, facts), **model.model_args}
+    with building(PLACE, model.name):
+        built: nn.Module = _torchvision().models.get_model(model.name, weights=None, **arguments)
+    return built
+
+
+def torchvision_arguments(model: TorchvisionModel, facts: TaskFacts) -> dict[str, Any]:
+    """Return what follows from the data: classes, and the image size of the transformers among them.
+
+    Raises:
+        ModelError: as ``torchvision_model``.
+    """
+    models = _torchvision().models
+    known = models.list_models(module=models)
+    if model.name not in known:
+        raise unknown_name(PLACE, model.name, known, "torchvision")
+    refuse_loading(model.model_args, "task.model.model_args")
+    if facts.input_kind != "image" or facts.input_shape[0] != CHANNELS:
+        raise ModelError(
+            f"task.model: torchvision's classifiers take images of {CHANNELS} channels, the data are "
+            f"{data_words(facts)}; kind 'timm' takes images of any channels"
+        )
+    _, height, width = facts.input_shape
+    arguments: dict[str, Any] = {"num_classes": facts.classes}
+    if model.name.startswith("vit_"):
+        if height != width and "image_size" not in model.model_args:
+            raise ModelError(
+                f"task.model: torchvision's '{model.name}' takes square images, the data are {height}×{width}"
+            )
+        arguments["image_size"] = height
+    elif model.name.startswith("maxvit"):
+        arguments["input_size"] = (height, width)
+    return {name: value for name, value in arguments.items() if name not in model.model_args}
+
+
+def _torchvision() -> Any:
+    with importing("torchvision"):
+        return import_torchvision()
+
+
+ARCHITECTURE_PLACE: Final = "task.model.architecture"
+SPECIAL: Final = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id")
+
+
+def transformers_model(model: TransformersModel, facts: TaskFacts) -> nn.Module:
+    """Build the model from its configuration, weights drawn anew.
+
+    Raises:
+        ModelError: transformers is not installed, has no such class, the configuration has no such key, or
+            it does not build.
+    """
+    architecture = _architecture(model.architecture)
+    arguments = {**transformers_arguments(model, facts), **model.config}
+    with building(ARCHITECTURE_PLACE, model.architecture):
+        built: nn.Module = architecture(architecture.config_class(**arguments))
+    return built
+
+
+def transformers_arguments(model: TransformersModel, facts: TaskFacts) -> dict[str, Any]:
+    """Return what follows from the data, of the keys that the configuration has.
+
+    Of images their side and channels; of tokens the vocabulary, and no special token that lies beyond it
+    (GPT-2's end of text is 50,256: data of 256 tokens know none); the classes where the class has labels. A
+    cache of keys and values serves generation alone, and a trace cannot follow it: it is off.
+
+    Raises:
+        ModelError: as ``transformers_model``.
+    """
+    config_class = _architecture(model.architecture).config_class
+    refuse_loading(model.config, "task.model.config")
+    with building(ARCHITECTURE_PLACE, model.architecture):
+        usual: dict[str, Any] = config_class().to_dict()
+    names = {**dict.fromkeys(usual), **config_class.attribute_map}
+    names.update(dict.fromkeys(inspect.signature(config_class).parameters))
+    for key in model.config:
+        if key not in names:
+            raise ModelError(
+                f"task.model.config.{key}: {config_class.__name__} has no such key{did_you_mean(key, names)}"
+            )
+    arguments: dict[str, Any] = {}
+    if facts.input_kind == "tokens" and "vocab_size" in names:
+        arguments["vocab_size"] = facts.vocabulary
+        vocabulary = model.config.get("vocab_size", facts.vocabulary)
+        arguments.update({key: None for key in SPECIAL if _is_beyond(usual.get(key), vocabulary)})
+    if facts.input_kind == "image":
+        channels, height, width = facts.input_shape
+        of_images = {"num_channels": channels, "image_size": height if height == width else (height, width)}
+        arguments.update({key: value for key, value in of_images.items() if key in names})
+    if model.architecture.endswith("Classification") and "id2label" not in model.config:
+        arguments["num_labels"] = facts.classes
+    if "use_cache" in names:
+        arguments["use_cache"] = False
+    return {name: value for name, value in arguments.items() if name not in model.config}
+
+
+def _is_beyond(token: Any, vocabulary: int | None) -> bool:
+    return isinstance(token, int) and vocabulary is not None and token >= vocabulary
+
+
+def _architecture(name: str) -> Any:
+    with importing("transformers"):
+        import transformers
+    known = [each for each in dir(transformers) if "For" in each or each.endswith(("Model", "LMHead"))]
+    if name not in dir(transformers):
+        raise unknown_name(ARCHITECTURE_PLACE, name, known, "transformers")
+    with importing("transformers"):
+        # Its parts import torchvision where that is installed, which may have to be helped.
+        help_torchvision()
+        found = getattr(transformers, name)
+    if not (
+        isinstance(found, type) and issubclass(found, nn.Module) and getattr(found, "config_class", None)
+    ):
+        raise ModelError(
+            f"{ARCHITECTURE_PLACE}: transformers' '{name}' is no model with a configuration of its own; a "
+            "class as GPT2LMHeadModel or ViTForImageClassification would do"
+        )
+    return found
+
+
+SCHEMAS: Final = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_declared: list[torch.library.Library] = []
+
+
+def import_torchvision() -> ModuleType:
+    """Import torchvision, with its two missing operators declared first where it does not import otherwise.
+
+    Raises:
+        ImportError, RuntimeError, OSError: it is not there, or does not import even so.
+    """
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    else:
+        return torchvision  # type: ignore[no-any-return]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    # What is declared here goes as this object goes: it is kept.
+    declare: Any = torch.library.Library
+    library = declare("torchvision", "FRAGMENT")
+    _declared.append(library)
+    for schema in SCHEMAS:
+        library.define(schema)
+    return importlib.import_module("torchvision")
+
+
+def help_torchvision() -> None:
+    """Import torchvision before a library that would; where it is not installed, that does without it."""
+    try:
+        import_torchvision()
+    except ModuleNotFoundError:
+        return

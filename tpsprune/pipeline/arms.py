@@ -14,9 +14,9 @@ from tpsprune.pipeline.weights import without_weights
 from tpsprune.pipeline.whole import whole
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
+from tpsprune.recipe.prune import Widths
 from tpsprune.recipe.stop import MaskRule, NoRule, PatienceRule, Rule
-from tpsprune.recipe.target import Widths
-from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.train import Tps
 from tpsprune.records import ArmRun, Event, Outcome
 from tpsprune.runs import RunFolder, read_json, read_result
 

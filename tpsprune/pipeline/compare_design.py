@@ -14,7 +14,7 @@ from tpsprune.pipeline.compare_run import made_in
 from tpsprune.pipeline.weights import begins_with
 from tpsprune.recipe import Recipe, dumps
 from tpsprune.recipe.compare import AFTER_TICKET
-from tpsprune.recipe.rules import rule_faults
+from tpsprune.recipe.schema import rule_faults
 from tpsprune.records import BrokenOff, Comparison, Design, Window
 from tpsprune.runs import ComparisonFolder
 from tpsprune.runs.environment import machine_facts, versions

@@ -18,8 +18,8 @@ from tpsprune.pipeline.schedule import between_schedule, retrain_schedule, train
 from tpsprune.pipeline.state import State, has_snapshot, load_snapshot, save_checkpoint
 from tpsprune.pruning import Extraction
 from tpsprune.pruning.recalibrate import output_error
-from tpsprune.recipe.retrain import rewind_epoch
-from tpsprune.recipe.target import Latency, Target
+from tpsprune.recipe.prune import Latency, Target
+from tpsprune.recipe.train import rewind_epoch
 from tpsprune.records import Event, GroupChange, Note, Pruned
 from tpsprune.runs import RunFolder
 

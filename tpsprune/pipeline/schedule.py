@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tpsprune.pipeline.bench import Bench
-from tpsprune.recipe.retrain import rewind_epoch
+from tpsprune.recipe.train import rewind_epoch
 
 __all__ = ["between_schedule", "retrain_schedule", "trains_between"]
 

@@ -17,8 +17,8 @@ from tpsprune.pipeline.state import State, load_checkpoint, save_checkpoint, sav
 from tpsprune.pipeline.ticket import finished, restored
 from tpsprune.pipeline.weights import begins_with
 from tpsprune.recipe import Recipe, dumps
-from tpsprune.recipe.retrain import rewind_epoch
 from tpsprune.recipe.task import ImageFolderData
+from tpsprune.recipe.train import rewind_epoch
 from tpsprune.records import Decided, Event, Note
 from tpsprune.runs import RunFolder, digest_of
 from tpsprune.runs.tensors import save_tensors

@@ -14,7 +14,7 @@ from tpsprune import models, pruning
 from tpsprune.errors import ArtifactError, Fault, PruneError, RecipeError
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.brought import BROUGHT, Match
+from tpsprune.recipe.task import BROUGHT, Match
 from tpsprune.runs.tensors import load_tensors
 from tpsprune.runs.weights import fitted, read_state, sha256_of
 

@@ -8,8 +8,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from tpsprune.errors import Fault, did_you_mean
+from tpsprune.recipe.prune import TARGETS
 from tpsprune.recipe.schema import Recipe
-from tpsprune.recipe.target import TARGETS
 
 __all__ = ["faults_of"]
 

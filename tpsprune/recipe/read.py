@@ -12,13 +12,12 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from tpsprune.errors import Fault, RecipeError, did_you_mean
-from tpsprune.recipe import shipped
 from tpsprune.recipe.faults import faults_of
-from tpsprune.recipe.rules import rule_faults
-from tpsprune.recipe.schema import Recipe
-from tpsprune.recipe.target import TARGETS
+from tpsprune.recipe.prune import TARGETS
+from tpsprune.recipe.schema import Recipe, rule_faults
 
-__all__ = ["locate", "parse", "read"]
+__all__ = ["locate", "parse", "read", "shipped_names", "shipped_path"]
+
 
 Raw = dict[str, Any]
 NESTED: Final = "is nested more deeply than can be read; no section of a recipe goes beyond a few levels"
@@ -51,10 +50,10 @@ def locate(source: str | Path) -> Path:
         return path
     if is_folder:
         raise _fault(source, "is a folder; a recipe is a TOML file")
-    named = shipped.path_of(str(source))
+    named = shipped_path(str(source))
     if named is not None:
         return named
-    names = shipped.names()
+    names = shipped_names()
     hint = did_you_mean(path.stem, names) or f" (shipped recipes: {', '.join(names)})"
     raise _fault(source, f"no such file, and no shipped recipe of that name{hint}")
 
@@ -133,3 +132,19 @@ def _value(text: str) -> Any:
 
 def _fault(source: str | Path, message: str) -> RecipeError:
     return RecipeError(str(source), [Fault("", message)])
+
+
+def _shipped_folder() -> Path:
+    """Return the folder of shipped recipes: inside an installed package, or beside it in a checkout."""
+    packaged = Path(__file__).parent / "shipped_recipes"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "recipes"
+
+
+def shipped_names() -> tuple[str, ...]:
+    """Return the names of all shipped recipes, sorted."""
+    return tuple(sorted(path.stem for path in _shipped_folder().glob("*.toml")))
+
+
+def shipped_path(name: str) -> Path | None:
+    """Return the file of the shipped recipe ``name``, or ``None``."""
+    return _shipped_folder() / f"{name}.toml" if name in shipped_names() else None

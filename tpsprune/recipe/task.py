@@ -3,24 +3,27 @@
 Each kind of data and of model is a table of its own, told apart by ``kind``. Relative paths start at
 the current folder. ``kind = "custom"`` names a callable of the user's own by its dotted path
 (``package.module:function``): **reading such a recipe's data or model runs that code.** So does a ``loss``
-named in that way. Nothing else in a recipe can run code. Models that are brought from elsewhere, such a
-callable among them, are in ``brought``.
+named in that way. Nothing else in a recipe can run code.
+
+Models from elsewhere (such a callable, or what a library knows by name) may begin with ``weights``: a
+safetensors file, a state dict that ``torch.save`` wrote, or ``package:NAME/path/inside.pth`` for a file that
+an installed package carries. Nothing is downloaded.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from annotated_types import Interval, MinLen
 from pydantic import Field
 
 from tpsprune.recipe.bounds import STRICT, Count, Natural, OpenShare, Share, Text, Width
-from tpsprune.recipe.brought import CustomModel, TimmModel, TorchvisionModel, TransformersModel
-from tpsprune.recipe.task_data import TabularData, TextData
 
 __all__ = [
+    "BROUGHT",
     "BracketsData",
+    "Brought",
     "CnnModel",
     "CustomData",
     "CustomModel",
@@ -28,6 +31,7 @@ __all__ = [
     "DigitsData",
     "IdxData",
     "ImageFolderData",
+    "Match",
     "MlpModel",
     "Model",
     "ModularData",
@@ -41,8 +45,123 @@ __all__ = [
     "TorchvisionModel",
     "TransformerModel",
     "TransformersModel",
+    "labels_wanted",
     "split_by",
 ]
+
+
+Labels = Literal["classes", "numbers"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextData:
+    """A text file, or a folder of ``.txt``, as bytes: windows of ``length``, labels the bytes that follow.
+
+    Training, validation and test are the beginning, the middle and the end of the text; no window lies
+    across a border.
+    """
+
+    kind: Literal["text"] = "text"
+    path: Text | None = None
+    source: Literal["python-topics"] | None = None
+    """``python-topics``: the help topics that come with Python, half a megabyte of English."""
+    length: Annotated[int, Interval(ge=1, le=2**16)] = 64
+    validation_share: OpenShare = 0.1
+    test_share: OpenShare = 0.1
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TabularData:
+    """A CSV file with a header, or a table that comes with scikit-learn; a vector an item.
+
+    Columns of numbers are standardised by the training split, others are one-hot: a word, a column.
+    """
+
+    kind: Literal["tabular"] = "tabular"
+    path: Text | None = None
+    source: Literal["breast-cancer", "wine", "diabetes"] | None = None
+    target: Text | None = None
+    """The column that is to be told from the others."""
+    labels: Literal["auto", "classes", "numbers"] = "auto"
+    """What the target is; ``auto``: numbers with loss ``mse``, classes with ``cross-entropy``."""
+    categorical: tuple[Text, ...] = ()
+    """Columns whose cells are words though they look like numbers."""
+    leave_out: tuple[Text, ...] = ()
+    """Columns that are not to be seen."""
+    validation_share: OpenShare = 0.15
+    test_share: OpenShare = 0.25
+    split_seed: Natural = 0
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+def labels_wanted(data: TabularData, loss: str) -> Labels:
+    """Return what the target is to be read as under a loss.
+
+    >>> labels_wanted(TabularData(source="diabetes"), "mse")
+    'numbers'
+    """
+    if data.labels != "auto":
+        return data.labels
+    return "numbers" if loss == "mse" else "classes"
+
+
+Match: TypeAlias = Literal["name", "order"]
+"""How tensors of a file meet those of a model: by their names, or one after the other, shapes compared."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomModel:
+    """Your own callable; it is called with ``model_args`` and returns a ``torch.nn.Module``."""
+
+    kind: Literal["custom"] = "custom"
+    factory: Text
+    model_args: dict[str, Any] = field(default_factory=dict)
+    weights: Text | None = None
+    weights_match: Match = "name"
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimmModel:
+    """A model of timm by its name; classes, channels and image size follow the data where nobody says."""
+
+    kind: Literal["timm"] = "timm"
+    name: Text
+    model_args: dict[str, Any] = field(default_factory=dict)
+    weights: Text | None = None
+    weights_match: Match = "name"
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchvisionModel:
+    """A classifier of torchvision by its name, for images of three channels; classes follow the data."""
+
+    kind: Literal["torchvision"] = "torchvision"
+    name: Text
+    model_args: dict[str, Any] = field(default_factory=dict)
+    weights: Text | None = None
+    weights_match: Match = "name"
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformersModel:
+    """A model class of transformers, built from ``config``; vocabulary, labels and images follow the data."""
+
+    kind: Literal["transformers"] = "transformers"
+    architecture: Text
+    """The class, as ``GPT2LMHeadModel``; its own configuration class takes ``config``."""
+    config: dict[str, Any] = field(default_factory=dict)
+    weights: Text | None = None
+    weights_match: Match = "name"
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+Brought: TypeAlias = CustomModel | TimmModel | TorchvisionModel | TransformersModel
+BROUGHT = (CustomModel, TimmModel, TorchvisionModel, TransformersModel)
+
 
 Augment = Literal["none", "crop", "flip", "crop-flip"]
 Drawn = Annotated[int, Interval(ge=1, le=2**22)]

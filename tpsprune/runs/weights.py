@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tpsprune.errors import ArtifactError, did_you_mean
-from tpsprune.recipe.brought import Match
+from tpsprune.recipe.task import Match
 from tpsprune.runs.tensors import load_tensors
 
 __all__ = ["fitted", "read_state", "sha256_of"]

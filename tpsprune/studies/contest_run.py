@@ -9,7 +9,7 @@ from tpsprune import training
 from tpsprune.errors import DivergedError
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import ModularData, split_by
-from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.train import Tps
 from tpsprune.studies.contest import Contest, Trained, Trial
 from tpsprune.studies.trial import DEVICE, accuracy_of, begin, regulariser_of, ticks_of
 

@@ -14,7 +14,7 @@ from tpsprune import training
 from tpsprune.data import Dataset
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import split_by
-from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.train import Tps
 from tpsprune.studies.setup import Setup
 from tpsprune.studies.trial import DEVICE, accuracy_of, begin, regulariser_of, ticks_of
 from tpsprune.tps.regulariser import Regulariser

@@ -15,10 +15,9 @@ from tpsprune import pruning, recipe, training
 from tpsprune.numerics.moments import input_moments
 from tpsprune.numerics.spectra import effective_rank
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs
+from tpsprune.recipe.prune import Macs, Prune
 from tpsprune.recipe.task import split_by
-from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.train import Tps
 from tpsprune.studies.setup import Setup
 from tpsprune.studies.trial import DEVICE, accuracy_of, begin, probe_of, regulariser_of, ticks_of
 

@@ -12,8 +12,7 @@ import torch
 from tpsprune import pruning, training
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import split_by
-from tpsprune.recipe.tps import Tps
-from tpsprune.recipe.watch import Signal, Watch
+from tpsprune.recipe.train import Signal, Tps, Watch
 from tpsprune.records import Reading
 from tpsprune.signals import Panel, View
 from tpsprune.studies.trial import DEVICE, begin, regulariser_of, ticks_of

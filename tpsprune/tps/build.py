@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tpsprune.errors import VariantError
 from tpsprune.numerics.trees import Tree, at
-from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.train import Tps
 from tpsprune.records import TaskFacts
 from tpsprune.tps.base import PhaseVariant, Variant
 from tpsprune.tps.bn_l1 import BatchNormL1

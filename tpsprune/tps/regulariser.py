@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import RunFolderError
-from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.train import Tps
 from tpsprune.records import Reading
 from tpsprune.tps.base import Group, PhaseVariant, Variant
 

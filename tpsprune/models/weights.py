@@ -11,8 +11,7 @@ from typing import Final, final
 from torch import Tensor, nn
 
 from tpsprune.errors import ArtifactError, did_you_mean
-from tpsprune.recipe.brought import BROUGHT, Match
-from tpsprune.recipe.task import Model
+from tpsprune.recipe.task import BROUGHT, Match, Model
 from tpsprune.runs.weights import fitted, read_state, sha256_of
 
 __all__ = ["WEIGHTS_PLACE", "StoredWeights", "stored_weights"]
