@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.module_tracker import ModuleTracker
 
 from tpsprune.numerics.forward import call_model
 from tpsprune.numerics.trees import item_count
@@ -57,21 +61,66 @@ def count_macs(model: nn.Module, batch: Any) -> MacCount:
         counts = _flops(copy.deepcopy(model), batch)
     prefix = type(model).__name__ + "."
     return MacCount(
-        total=sum(counts.get("Global", {}).values()) // (2 * items),
+        total=counts["Global"] // (2 * items),
         by_module={
-            name.removeprefix(prefix): sum(by_operation.values()) // (2 * items)
-            for name, by_operation in counts.items()
+            name.removeprefix(prefix): flops // (2 * items)
+            for name, flops in counts.items()
             if name.startswith(prefix)
         },
     )
 
 
-def _flops(model: nn.Module, batch: Any) -> dict[str, dict[Any, int]]:
+def _flops(model: nn.Module, batch: Any) -> Counter[str]:
+    """Return the floating-point operations of each module that runs, by torch's name for it."""
     # Fused attention kernels escape the counter on some devices; the plain one is made of products.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    counter: Any = _FlopCounter()
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter.tracker, counter:
         call_model(model.eval(), batch)
-    counts: dict[str, dict[Any, int]] = counter.get_flop_counts()
-    return counts
+    if counter.has_control_flow:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as of_torch:
+            call_model(model, batch)
+        return Counter({name: sum(each.values()) for name, each in of_torch.get_flop_counts().items()})
+    flops: Counter[str] = counter.flops
+    return flops
+
+
+class _CountingDispatch:
+    """Adds the operations of each call, by the formulas of ``torch.utils.flop_counter``, to running modules.
+
+    torch's own ``FlopCounterMode`` counts the same, and branches besides, but where a mode defines
+    ``__torch_dispatch__`` in its own body torch wraps it in a function that imports ``torch._dynamo``, which
+    takes a second: hence two classes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tracker = ModuleTracker()
+        self.flops: Counter[str] = Counter()
+        self.has_control_flow = False
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if isinstance(operation, HigherOrderOperator):
+            self.has_control_flow = True
+            return NotImplemented
+        kwargs = kwargs or {}
+        if operation is not torch.ops.prim.device.default:
+            mode: Any = self
+            with mode:
+                composed = operation.decompose(*args, **kwargs)
+            if composed is not NotImplemented:
+                return composed
+        output = operation(*args, **kwargs)
+        if formula := flop_registry.get(operation.overloadpacket):
+            flops = formula(*args, **kwargs, out_val=output)
+            self.flops.update(dict.fromkeys(self.tracker.parents, flops))
+        return output
+
+
+@final
+class _FlopCounter(_CountingDispatch, TorchDispatchMode):  # type: ignore[no-untyped-call]
+    supports_higher_order_operators = True
 
 
 def _to_meta(batch: Any) -> Any:
