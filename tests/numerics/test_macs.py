@@ -79,7 +79,11 @@ def test_the_number_of_items_does_not_matter() -> None:
     assert count_macs(model, torch.zeros(1, 1, 4, 4)) == count_macs(model, torch.zeros(7, 1, 4, 4))
 
 
-def test_a_model_the_meta_device_refuses_is_counted_for_real() -> None:
+@pytest.mark.parametrize("most_for_real", [0, 10**12])
+def test_a_model_the_meta_device_refuses_is_counted_for_real(
+    most_for_real: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tpsprune.numerics.macs.MOST_FOR_REAL", most_for_real)
     assert count_macs(OnlyForReal(), torch.ones(2, 3)).total == 15
 
 
@@ -141,8 +145,12 @@ class Outer(nn.Module):
         return torch.einsum("btd,bsd->bts", x_btd, torch.baddbmm(x_btd, x_btd @ x_btd.mT, x_btd))
 
 
+@pytest.mark.parametrize("most_for_real", [0, 10**12])
 @pytest.mark.parametrize("name", networks())
-def test_it_counts_as_the_counter_of_torch_does_module_by_module(name: str) -> None:
+def test_it_counts_as_the_counter_of_torch_does_module_by_module(
+    name: str, most_for_real: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tpsprune.numerics.macs.MOST_FOR_REAL", most_for_real)
     model, batch = networks()[name]
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         copy.deepcopy(model).to("meta").eval()(batch.to("meta"))
