@@ -39,6 +39,7 @@ __all__ = [
     "TpspruneError",
     "VariantError",
     "did_you_mean",
+    "first_line",
 ]
 
 
@@ -126,3 +127,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     near = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the kind of an exception and the first line of its message.
+
+    >>> first_line(ValueError("no such key"))
+    'ValueError: no such key'
+    """
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -9,16 +9,16 @@ import pytest
 
 from tpsprune import recipe
 from tpsprune.errors import RecipeError
-from tpsprune.recipe.write import DATA, MODELS, Answers, Chosen, Offer, chosen, draft, misfit
+from tpsprune.recipe.write import DATA, MODELS, Answers, Choice, Offer, choose, draft, misfit
 
 TARGETS = ["{ macs = 0.5 }", "{ params = 0.3 }", "{ latency = 0.7 }", "{ tolerance = 0.01 }"]
 
 
-def taken(offer: Offer) -> Chosen:
+def taken(offer: Offer) -> Choice:
     value = {"path:target": "a.csv:column", "": ""}.get(offer.asks, "a-value")
     if offer.kind == "custom":
         value = "package.module:function"
-    return Chosen(offer, value)
+    return Choice(offer, value)
 
 
 def answers(model: Offer, data: Offer, target: str = TARGETS[0], epochs: int = 7) -> Answers:
@@ -72,7 +72,7 @@ def test_what_is_shipped_is_on_offer() -> None:
     ],
 )
 def test_an_answer_chooses_a_model(answer: str, kind: str, value: str) -> None:
-    found = chosen(answer, MODELS, "--model")
+    found = choose(answer, MODELS, "--model")
     assert (found.offer.kind, found.value) == (kind, value)
 
 
@@ -89,12 +89,12 @@ def test_an_answer_chooses_a_model(answer: str, kind: str, value: str) -> None:
 )
 def test_an_answer_that_chooses_nothing_is_told(answer: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
-        chosen(answer, MODELS, "--model")
+        choose(answer, MODELS, "--model")
 
 
 def test_a_model_that_cannot_take_the_data_is_told() -> None:
     def reason(model: str, data: str) -> str:
-        return misfit(chosen(model, MODELS, "m"), chosen(data, DATA, "d"))
+        return misfit(choose(model, MODELS, "m"), choose(data, DATA, "d"))
 
     assert reason("cnn", "modular") == (
         "'cnn' takes images or grey images, 'modular' gives tokens; mlp, transformer would do"
@@ -120,8 +120,8 @@ def test_a_model_that_cannot_take_the_data_is_told() -> None:
 def test_texts_and_tables_come_from_a_file_or_from_what_is_at_hand(answer: str, lines: list[str]) -> None:
     found = Answers(
         name="mine",
-        model=chosen("mlp", MODELS, "m"),
-        data=chosen(answer, DATA, "d"),
+        model=choose("mlp", MODELS, "m"),
+        data=choose(answer, DATA, "d"),
         target=TARGETS[0],
         epochs=1,
     )
@@ -133,9 +133,9 @@ def test_texts_and_tables_come_from_a_file_or_from_what_is_at_hand(answer: str, 
 @pytest.mark.parametrize("answer", ["tabular:a.csv", "tabular:a.csv:", "tabular:wines"])
 def test_a_table_without_a_column_to_tell_is_refused(answer: str) -> None:
     with pytest.raises(RecipeError, match=r"tabular:PATH:TARGET, or tabular:breast-cancer, .* would do"):
-        chosen(answer, DATA, "--data")
+        choose(answer, DATA, "--data")
 
 
 def test_a_text_is_no_thing_for_a_net_of_images() -> None:
-    reason = misfit(chosen("cnn", MODELS, "m"), chosen("text:notes", DATA, "d"))
+    reason = misfit(choose("cnn", MODELS, "m"), choose("text:notes", DATA, "d"))
     assert reason.endswith("'text' gives text; transformers, custom would do")

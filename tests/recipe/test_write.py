@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.recipe.test_read import LEAST
 from tpsprune import recipe
-from tpsprune.recipe.read import shipped_names
+from tpsprune.recipe.read import shipped_recipes
 from tpsprune.recipe.task import (
     BracketsData,
     CustomData,
@@ -46,7 +46,7 @@ STRUCTURED = (
 
 
 def test_a_resolved_recipe_reads_back_equal() -> None:
-    for name in shipped_names():
+    for name in shipped_recipes():
         read = recipe.read(name)
         assert recipe.parse(recipe.dumps(read), "again") == read
 

@@ -73,9 +73,9 @@ def check(
 def recipes(*, as_json: bool) -> None:
     """List the shipped recipes and what each shows."""
     from tpsprune import recipe
-    from tpsprune.recipe.read import shipped_names, shipped_path
+    from tpsprune.recipe.read import shipped_recipes
 
-    shows = {name: recipe.read(str(shipped_path(name))).shows for name in shipped_names()}
+    shows = {name: recipe.read(path).shows for name, path in shipped_recipes().items()}
     if as_json:
         click.echo(json.dumps(shows, ensure_ascii=False, indent=2))
         return

@@ -16,7 +16,7 @@ from tpsprune.cli.options import target_override
 from tpsprune.errors import Fault, RecipeError, TpspruneError
 
 if TYPE_CHECKING:
-    from tpsprune.recipe.write import Chosen
+    from tpsprune.recipe.write import Choice
 
 __all__ = ["init"]
 
@@ -113,7 +113,7 @@ def _asked(key: str) -> Any:
     for offer in {"model": MODELS, "data": DATA}.get(key, ()):
         indent = f"  {offer.form:<26} "
         click.echo(
-            click.wrap_text(offer.says, 80, initial_indent=indent, subsequent_indent=" " * len(indent))
+            click.wrap_text(offer.summary, 80, initial_indent=indent, subsequent_indent=" " * len(indent))
         )
     return click.prompt(QUESTIONS[key], default=USUAL[key], value_proc=_for_click(_READ[key]))
 
@@ -134,16 +134,16 @@ def _message(error: click.UsageError | TpspruneError) -> str:
     return error.message if isinstance(error, click.UsageError) else str(error)
 
 
-def _model(words: str) -> Chosen:
-    from tpsprune.recipe.write import MODELS, chosen
+def _model(words: str) -> Choice:
+    from tpsprune.recipe.write import MODELS, choose
 
-    return chosen(words, MODELS, "--model")
+    return choose(words, MODELS, "--model")
 
 
-def _data(words: str) -> Chosen:
-    from tpsprune.recipe.write import DATA, chosen
+def _data(words: str) -> Choice:
+    from tpsprune.recipe.write import DATA, choose
 
-    return chosen(words, DATA, "--data")
+    return choose(words, DATA, "--data")
 
 
 def _target(words: str) -> str:

@@ -12,7 +12,7 @@ from tpsprune.errors import Fault, RecipeError
 from tpsprune.loop.plain import faults_of_plain, is_number, is_share, is_whole
 from tpsprune.loop.spent import Spent
 from tpsprune.recipe.compare import Compare
-from tpsprune.recipe.settings import section
+from tpsprune.recipe.settings import read_section
 from tpsprune.records import EnergyMethod, Window
 
 __all__ = ["faults_of_design", "faults_of_run"]
@@ -51,7 +51,7 @@ def faults_of_design(
     if str(device).partition(":")[0] not in DEVICES:
         yield Fault("device", f"must be one of {', '.join(DEVICES)} (found {device!r})")
     try:
-        section(Compare, "compare", rules, "Comparison")
+        read_section(Compare, "compare", rules, "Comparison")
     except RecipeError as error:
         yield from error.faults
 

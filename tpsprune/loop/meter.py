@@ -11,7 +11,7 @@ from tpsprune import energy
 from tpsprune.energy import MeteredSpan
 from tpsprune.errors import LoopError
 from tpsprune.loop.spent import Spent
-from tpsprune.recipe.settings import section
+from tpsprune.recipe.settings import read_section
 from tpsprune.recipe.train import Energy
 from tpsprune.records import EnergyMethod, Window
 
@@ -60,7 +60,7 @@ class Meter:
         **settings: Any,
     ) -> None:
         asked = {"meter": meter, "tracking": tracking, "pue": pue, **settings}
-        self._meter = energy.build(section(Energy, "energy", asked, "Meter"), 0)
+        self._meter = energy.build(read_section(Energy, "energy", asked, "Meter"), 0)
         self._windows: list[Window] = []
 
     @property

@@ -17,7 +17,7 @@ from tpsprune.loop.bare import bare, bare_optimizer, device_of
 from tpsprune.loop.facts import known_of, labels_of_items
 from tpsprune.loop.stored import refuse_foreign, refuse_other, refuse_part
 from tpsprune.recipe.schema import tps_faults
-from tpsprune.recipe.settings import relocated, section
+from tpsprune.recipe.settings import read_section, relocate
 from tpsprune.recipe.train import Tps
 from tpsprune.records import Reading
 from tpsprune.tps import Regulariser, build
@@ -267,9 +267,9 @@ def _settings(warmup_steps: int, **given: Any) -> Tps:
             "TPS", [Fault("warmup_steps", f"must be a whole number from 0 (found {warmup_steps!r})")]
         )
     # All of the steps that build is told of.
-    settings = section(Tps, "tps", {**given, "warmup_share": 1.0}, "TPS")
+    settings = read_section(Tps, "tps", {**given, "warmup_share": 1.0}, "TPS")
     if faults := tps_faults(settings):
-        raise RecipeError("TPS", relocated(faults, "tps", ""))
+        raise RecipeError("TPS", relocate(faults, "tps", ""))
     return settings
 
 

@@ -18,7 +18,7 @@ from tpsprune.loop.probe import probe_of, sites_of
 from tpsprune.loop.stored import refuse_foreign, refuse_other, refuse_part
 from tpsprune.loop.watched_rules import chance_for, faults_of_rules
 from tpsprune.recipe.schema import watched_names
-from tpsprune.recipe.settings import rule_of, section
+from tpsprune.recipe.settings import read_rule, read_section
 from tpsprune.recipe.stop import Rule
 from tpsprune.recipe.train import Signal
 from tpsprune.recipe.train import Watch as Settings
@@ -113,12 +113,14 @@ class Watch:
             Fault(name, f"is for recipes; here {why}") for name, why in of_recipes.items() if name in asked
         ]:
             raise RecipeError("Watch", faults)
-        self._settings = section(Settings, "watch", asked, "Watch")
+        self._settings = read_section(Settings, "watch", asked, "Watch")
         if doubled := sorted({name for name in signals if list(signals).count(name) > 1}):
             words = f"names {', '.join(map(repr, doubled))} more than once"
             raise RecipeError("Watch", [Fault("signals", words)])
         given = {"draw": draw, "end": end}
-        self._rules = {name: rule_of(rule, name, "Watch") for name, rule in given.items() if rule is not None}
+        self._rules = {
+            name: read_rule(rule, name, "Watch") for name, rule in given.items() if rule is not None
+        }
         self.every_steps = every_steps
         """Steps between two readings."""
         self._model = bare(model)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from tpsprune.errors import ModelError
+from tpsprune.errors import ModelError, first_line
 from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
 from tpsprune.numerics.objective import CROSS_ENTROPY, IGNORED, Objective
 from tpsprune.numerics.trees import Tree, tensors_of
@@ -115,7 +115,7 @@ def _answer(model: nn.Module, inputs: Tree, mode: str, read: Callable[[Any], Any
     except Exception as error:
         raise ModelError(
             f"task.model: {type(model).__name__} does not run{mode} on inputs of {_shape_words(inputs)}: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
 
 
@@ -134,10 +134,5 @@ def _copy(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except Exception as error:
         raise ModelError(
-            f"task.model: {type(model).__name__} cannot be copied, as cutting needs: {_first_line(error)}"
+            f"task.model: {type(model).__name__} cannot be copied, as cutting needs: {first_line(error)}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from tpsprune.errors import ModelError, did_you_mean
+from tpsprune.errors import ModelError, did_you_mean, first_line
 from tpsprune.recipe.task import TimmModel, TorchvisionModel, TransformersModel
 from tpsprune.records import TaskFacts
 
@@ -126,12 +126,6 @@ def data_words(facts: TaskFacts) -> str:
     """
     words = {"image": "images", "vector": "vectors"}
     return f"{words.get(facts.input_kind, facts.input_kind)} of shape {facts.input_shape}"
-
-
-def first_line(error: BaseException) -> str:
-    """Return the kind of an exception and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 PLACE = "task.model.name"

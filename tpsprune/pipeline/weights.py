@@ -14,7 +14,7 @@ from tpsprune import models, pruning
 from tpsprune.errors import ArtifactError, Fault, PruneError, RecipeError
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.task import BROUGHT, Match
+from tpsprune.recipe.task import FOREIGN_MODELS, Match
 from tpsprune.runs.tensors import load_tensors
 from tpsprune.runs.weights import fitted, read_state, sha256_of
 
@@ -118,7 +118,7 @@ def begins_with(recipe: Recipe) -> str:
 def without_weights(recipe: Recipe) -> Recipe:
     """Return the recipe with a model whose weights are all drawn anew."""
     model = recipe.task.model
-    if not isinstance(model, BROUGHT):
+    if not isinstance(model, FOREIGN_MODELS):
         return recipe
     return replace(
         recipe, task=replace(recipe.task, model=replace(model, weights=None, weights_match="name"))

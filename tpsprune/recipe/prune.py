@@ -10,78 +10,76 @@ from annotated_types import Interval
 from pydantic import Discriminator, Tag
 
 from tpsprune.errors import PruneError
-from tpsprune.recipe.bounds import STRICT, Count, Natural, OpenShare, Positive
+from tpsprune.recipe.bounds import STRICT, Count, Natural, OpenShare, Positive, section
 
 __all__ = ["TARGETS", "Latency", "Macs", "Params", "Prune", "Target", "Tolerance", "Widths"]
 
 
+class _OneTarget:
+    """What targets have in common: one of a recipe has a single key, which says its kind."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+class ShareTarget(_OneTarget):
+    """A target that is a share of the dense model, held by its first field.
+
+    Raises:
+        PruneError: the share is not above 0 and below 1.
+    """
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is none."""
+        kind, share = self._kind_and_share()
+        if not (isinstance(share, int | float) and 0 < share < 1):
+            raise PruneError(f"target {kind} = {share!r}: a share above 0 and below 1 is needed")
+
+    def __str__(self) -> str:
+        kind, share = self._kind_and_share()
+        return f"{kind}={share:g}"
+
+    def _kind_and_share(self) -> tuple[str, float]:
+        kind = next(kind for kind in TARGETS if hasattr(self, kind))
+        return kind, getattr(self, kind)
+
+
 @dataclass(frozen=True, slots=True)
-class Macs:
+class Macs(ShareTarget):
     """Multiply-accumulates of the ticket as a share of the dense model's."""
 
     macs: OpenShare
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    def __post_init__(self) -> None:
-        """Refuse a share that is none."""
-        _check_share("macs", self.macs)
-
-    def __str__(self) -> str:
-        return f"macs={self.macs:g}"
 
 
 @dataclass(frozen=True, slots=True)
-class Params:
+class Params(ShareTarget):
     """Parameters of the ticket as a share of the dense model's."""
 
     params: OpenShare
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    def __post_init__(self) -> None:
-        """Refuse a share that is none."""
-        _check_share("params", self.params)
-
-    def __str__(self) -> str:
-        return f"params={self.params:g}"
 
 
 @dataclass(frozen=True, slots=True)
-class Latency:
+class Latency(ShareTarget):
     """Time of one forward pass of the ticket as a share of the dense model's, measured here."""
 
     latency: OpenShare
     batch_items: Count = 1
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    def __post_init__(self) -> None:
-        """Refuse a share that is none."""
-        _check_share("latency", self.latency)
-
-    def __str__(self) -> str:
-        return f"latency={self.latency:g}"
 
 
 @dataclass(frozen=True, slots=True)
-class Tolerance:
+class Tolerance(ShareTarget):
     """Variance of what the dense model feeds a group's consumers that may be lost, as a share."""
 
     tolerance: OpenShare
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    def __post_init__(self) -> None:
-        """Refuse a share that is none."""
-        _check_share("tolerance", self.tolerance)
-
-    def __str__(self) -> str:
-        return f"tolerance={self.tolerance:g}"
 
 
 @dataclass(frozen=True, slots=True)
-class Widths:
-    """Units that stay, by group; a group that is not named keeps all of its own."""
+class Widths(_OneTarget):
+    """Units to keep, by group; a group that is not named keeps all of its own."""
 
     widths: Mapping[str, Count]
-    __pydantic_config__: ClassVar[Any] = STRICT
 
     def __post_init__(self) -> None:
         """Refuse widths of no group."""
@@ -102,11 +100,6 @@ def _kind(value: Any) -> str | None:
     return next((kind for kind in TARGETS if hasattr(value, kind)), None)
 
 
-def _check_share(name: str, share: float) -> None:
-    if not (isinstance(share, int | float) and 0 < share < 1):
-        raise PruneError(f"target {name} = {share!r}: a share above 0 and below 1 is needed")
-
-
 Target: TypeAlias = Annotated[
     Annotated[Macs, Tag("macs")]
     | Annotated[Params, Tag("params")]
@@ -124,7 +117,7 @@ Target: TypeAlias = Annotated[
 CutShare = Annotated[float, Interval(gt=0.0, lt=1.0)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Prune:
     """The cut: a target, reached by widths, unit choice and fold."""
 
@@ -177,4 +170,3 @@ class Prune:
     """Cuts in which the target is reached, each the same share of what is left."""
     round_epochs: Count = 1
     """Epochs of training between two rounds."""
-    __pydantic_config__: ClassVar[Any] = STRICT

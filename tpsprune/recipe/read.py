@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from tpsprune.recipe.faults import faults_of
 from tpsprune.recipe.prune import TARGETS
 from tpsprune.recipe.schema import Recipe, rule_faults
 
-__all__ = ["locate", "parse", "read", "shipped_names", "shipped_path"]
+__all__ = ["locate", "parse", "read", "shipped_recipes"]
 
 
 Raw = dict[str, Any]
@@ -50,11 +50,10 @@ def locate(source: str | Path) -> Path:
         return path
     if is_folder:
         raise _fault(source, "is a folder; a recipe is a TOML file")
-    named = shipped_path(str(source))
-    if named is not None:
-        return named
-    names = shipped_names()
-    hint = did_you_mean(path.stem, names) or f" (shipped recipes: {', '.join(names)})"
+    shipped = shipped_recipes()
+    if str(source) in shipped:
+        return shipped[str(source)]
+    hint = did_you_mean(path.stem, shipped) or f" (shipped recipes: {', '.join(shipped)})"
     raise _fault(source, f"no such file, and no shipped recipe of that name{hint}")
 
 
@@ -134,17 +133,9 @@ def _fault(source: str | Path, message: str) -> RecipeError:
     return RecipeError(str(source), [Fault("", message)])
 
 
-def _shipped_folder() -> Path:
-    """Return the folder of shipped recipes: inside an installed package, or beside it in a checkout."""
+@cache
+def shipped_recipes() -> Mapping[str, Path]:
+    """Return the shipped recipes by name, sorted: inside the package, or beside it in a checkout."""
     packaged = Path(__file__).parent / "shipped_recipes"
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "recipes"
-
-
-def shipped_names() -> tuple[str, ...]:
-    """Return the names of all shipped recipes, sorted."""
-    return tuple(sorted(path.stem for path in _shipped_folder().glob("*.toml")))
-
-
-def shipped_path(name: str) -> Path | None:
-    """Return the file of the shipped recipe ``name``, or ``None``."""
-    return _shipped_folder() / f"{name}.toml" if name in shipped_names() else None
+    folder = packaged if packaged.is_dir() else Path(__file__).parents[2] / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}

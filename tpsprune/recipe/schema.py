@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Final, Literal
+from dataclasses import field
+from typing import Annotated, Final, Literal
 
 from annotated_types import Predicate
 
 from tpsprune.errors import Fault, did_you_mean
-from tpsprune.recipe.bounds import STRICT, Natural
+from tpsprune.recipe.bounds import Natural, section
 from tpsprune.recipe.compare import Compare
 from tpsprune.recipe.prune import Prune, Tolerance, Widths
 from tpsprune.recipe.stop import ConsensusRule, EpochRule, Rule, Stop
 from tpsprune.recipe.task import (
-    BROUGHT,
+    FOREIGN_MODELS,
     CustomData,
     TabularData,
     Task,
@@ -30,17 +30,7 @@ from tpsprune.recipe.task import (
 from tpsprune.recipe.train import Energy, Retrain, Tps, Train, Watch, rewind_epoch
 from tpsprune.records import QUALITIES
 
-__all__ = [
-    "SCHEMA",
-    "Recipe",
-    "is_name",
-    "loss_faults",
-    "rule_faults",
-    "signal_names",
-    "tps_faults",
-    "unread_faults",
-    "watched_names",
-]
+__all__ = ["Recipe", "is_name", "rule_faults", "signal_names", "tps_faults", "unread_faults", "watched_names"]
 
 
 SCHEMA = "tpsprune.recipe/1"
@@ -51,7 +41,7 @@ def is_name(word: str) -> bool:
     return re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", word) is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Recipe:
     """Everything that decides a run; equal recipes on equal machines give equal runs."""
 
@@ -68,7 +58,6 @@ class Recipe:
     retrain: Retrain = field(default_factory=Retrain)
     energy: Energy = field(default_factory=Energy)
     compare: Compare = field(default_factory=Compare)
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
 SMOOTHED: Final = ("cross-entropy", "next-token")
@@ -78,7 +67,7 @@ LOSS_OF: Final = {"classes": "cross-entropy", "numbers": "mse"}
 OWN: Final = "or a function of your own, 'package.module:function', would do"
 
 
-def loss_faults(recipe: Recipe) -> Iterator[Fault]:
+def _loss_faults(recipe: Recipe) -> Iterator[Fault]:
     """Yield what does not fit: a loss nobody knows, data without such labels, smoothing without a meaning."""
     loss, data = recipe.task.loss, recipe.task.data
     own = ":" in loss
@@ -163,9 +152,11 @@ def watched_names(signals: Sequence[str]) -> tuple[str, ...]:
 
 def rule_faults(recipe: Recipe) -> list[Fault]:
     """Return every broken rule between fields."""
-    faults = [*_rule_faults("stop.draw", recipe.stop.draw, recipe)]
-    faults += _rule_faults("stop.end", recipe.stop.end, recipe)
-    faults += loss_faults(recipe)
+    faults = [
+        *_rule_faults("stop.draw", recipe.stop.draw, recipe),
+        *_rule_faults("stop.end", recipe.stop.end, recipe),
+        *_loss_faults(recipe),
+    ]
     if recipe.watch.every_epochs is not None and recipe.watch.every_steps is not None:
         faults.append(Fault("watch", "give every_epochs or every_steps, not both"))
     rewind = rewind_epoch(recipe.retrain.rewind)
@@ -179,7 +170,13 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
         faults.append(Fault("retrain.rewind", words))
     if recipe.stop.budget_joules is not None and recipe.energy.meter == "none":
         faults.append(Fault("stop.budget_joules", "needs a meter, but energy.meter is 'none'"))
-    faults += _replay_faults(recipe.energy)
+    if (recipe.energy.replay is None) == (recipe.energy.meter == "replay"):
+        words = (
+            "is needed by meter 'replay': the energy.jsonl of a run"
+            if recipe.energy.replay is None
+            else f"is read by meter 'replay' only (here '{recipe.energy.meter}')"
+        )
+        faults.append(Fault("energy.replay", words))
     if doubled := sorted({name for name in recipe.watch.signals if recipe.watch.signals.count(name) > 1}):
         faults.append(Fault("watch.signals", f"names {', '.join(map(repr, doubled))} more than once"))
     faults += tps_faults(recipe.tps)
@@ -188,7 +185,7 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
         faults.append(
             Fault("task.model.heads", f"must divide width {model.width} evenly (found {model.heads})")
         )
-    if isinstance(model, BROUGHT) and model.weights is None and model.weights_match != "name":
+    if isinstance(model, FOREIGN_MODELS) and model.weights is None and model.weights_match != "name":
         faults.append(Fault("task.model.weights_match", "is read with task.model.weights only"))
     if recipe.prune.round_to > 1 and recipe.prune.min_width % recipe.prune.round_to:
         faults.append(Fault("prune.min_width", f"must be a multiple of round_to = {recipe.prune.round_to}"))
@@ -217,41 +214,31 @@ def tps_faults(tps: Tps) -> list[Fault]:
     return faults
 
 
-def _replay_faults(energy: Energy) -> list[Fault]:
-    if energy.meter == "replay" and energy.replay is None:
-        return [Fault("energy.replay", "is needed by meter 'replay': the energy.jsonl of a run")]
-    if energy.meter != "replay" and energy.replay is not None:
-        return [Fault("energy.replay", f"is read by meter 'replay' only (here '{energy.meter}')")]
-    return []
-
-
-def _rule_faults(place: str, rule: Rule, recipe: Recipe) -> list[Fault]:
-    own = recipe.retrain.epochs if place.startswith("stop.end") and recipe.retrain.epochs != "rest" else 0
-    if isinstance(rule, EpochRule) and rule.epoch > recipe.train.epochs + own:
-        return [
-            Fault(f"{place}.epoch", f"is after train.epochs = {recipe.train.epochs} (found {rule.epoch:g})")
-        ]
-    if isinstance(rule, ConsensusRule):
-        few = [] if rule.at_least <= len(rule.rules) else [_too_many(place, rule)]
-        parts = (_rule_faults(f"{place}.rules.{rank}", each, recipe) for rank, each in enumerate(rule.rules))
-        return [*few, *(fault for faults in parts for fault in faults)]
-    return unread_faults(place, rule, signal_names(recipe), "in this recipe")
+def _rule_faults(place: str, rule: Rule, recipe: Recipe) -> Iterator[Fault]:
+    epochs = recipe.train.epochs
+    after = recipe.retrain.epochs if place == "stop.end" and recipe.retrain.epochs != "rest" else 0
+    for inner, each in _with_parts(place, rule):
+        if isinstance(each, EpochRule) and each.epoch > epochs + after:
+            yield Fault(f"{inner}.epoch", f"is after train.epochs = {epochs} (found {each.epoch:g})")
+    yield from unread_faults(place, rule, signal_names(recipe), "in this recipe")
 
 
 def unread_faults(place: str, rule: Rule, names: Sequence[str], where: str) -> list[Fault]:
-    """Return a fault for each signal that a rule looks at and that is not among the ``names`` read."""
+    """Return the faults of a rule: a signal that is not among the ``names`` read, a consensus of too many."""
+    faults = []
+    for inner, each in _with_parts(place, rule):
+        signal = getattr(each, "signal", None)
+        if isinstance(each, ConsensusRule) and each.at_least > len(each.rules):
+            words = f"asks for {each.at_least} of {len(each.rules)} rules"
+            faults.append(Fault(f"{inner}.at_least", words))
+        elif signal is not None and signal not in names:
+            hint = did_you_mean(signal, names) or f" (read here: {', '.join(names)})"
+            faults.append(Fault(f"{inner}.signal", f"'{signal}' is not read {where}{hint}"))
+    return faults
+
+
+def _with_parts(place: str, rule: Rule) -> Iterator[tuple[str, Rule]]:
+    """Yield a rule and those that a consensus is made of, each with its place."""
+    yield place, rule
     if isinstance(rule, ConsensusRule):
-        few = [] if rule.at_least <= len(rule.rules) else [_too_many(place, rule)]
-        parts = (
-            unread_faults(f"{place}.rules.{rank}", each, names, where) for rank, each in enumerate(rule.rules)
-        )
-        return [*few, *(fault for faults in parts for fault in faults)]
-    signal = getattr(rule, "signal", None)
-    if signal is None or signal in names:
-        return []
-    hint = did_you_mean(signal, names) or f" (read here: {', '.join(names)})"
-    return [Fault(f"{place}.signal", f"'{signal}' is not read {where}{hint}")]
-
-
-def _too_many(place: str, rule: ConsensusRule) -> Fault:
-    return Fault(f"{place}.at_least", f"asks for {rule.at_least} of {len(rule.rules)} rules")
+        yield from ((f"{place}.rules.{rank}", each) for rank, each in enumerate(rule.rules))

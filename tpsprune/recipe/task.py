@@ -12,48 +12,18 @@ an installed package carries. Nothing is downloaded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from dataclasses import field, replace
+from typing import Annotated, Any, Literal, TypeAlias
 
 from annotated_types import Interval, MinLen
 from pydantic import Field
 
-from tpsprune.recipe.bounds import STRICT, Count, Natural, OpenShare, Share, Text, Width
-
-__all__ = [
-    "BROUGHT",
-    "BracketsData",
-    "Brought",
-    "CnnModel",
-    "CustomData",
-    "CustomModel",
-    "Data",
-    "DigitsData",
-    "IdxData",
-    "ImageFolderData",
-    "Match",
-    "MlpModel",
-    "Model",
-    "ModularData",
-    "ParityData",
-    "PermutationsData",
-    "ResNetModel",
-    "TabularData",
-    "Task",
-    "TextData",
-    "TimmModel",
-    "TorchvisionModel",
-    "TransformerModel",
-    "TransformersModel",
-    "labels_wanted",
-    "split_by",
-]
-
+from tpsprune.recipe.bounds import Count, Natural, OpenShare, Share, Text, Width, section
 
 Labels = Literal["classes", "numbers"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class TextData:
     """A text file, or a folder of ``.txt``, as bytes: windows of ``length``, labels the bytes that follow.
 
@@ -68,10 +38,9 @@ class TextData:
     length: Annotated[int, Interval(ge=1, le=2**16)] = 64
     validation_share: OpenShare = 0.1
     test_share: OpenShare = 0.1
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class TabularData:
     """A CSV file with a header, or a table that comes with scikit-learn; a vector an item.
 
@@ -92,7 +61,6 @@ class TabularData:
     validation_share: OpenShare = 0.15
     test_share: OpenShare = 0.25
     split_seed: Natural = 0
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
 def labels_wanted(data: TabularData, loss: str) -> Labels:
@@ -110,7 +78,7 @@ Match: TypeAlias = Literal["name", "order"]
 """How tensors of a file meet those of a model: by their names, or one after the other, shapes compared."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class CustomModel:
     """Your own callable; it is called with ``model_args`` and returns a ``torch.nn.Module``."""
 
@@ -119,10 +87,9 @@ class CustomModel:
     model_args: dict[str, Any] = field(default_factory=dict)
     weights: Text | None = None
     weights_match: Match = "name"
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class TimmModel:
     """A model of timm by its name; classes, channels and image size follow the data where nobody says."""
 
@@ -131,10 +98,9 @@ class TimmModel:
     model_args: dict[str, Any] = field(default_factory=dict)
     weights: Text | None = None
     weights_match: Match = "name"
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class TorchvisionModel:
     """A classifier of torchvision by its name, for images of three channels; classes follow the data."""
 
@@ -143,10 +109,9 @@ class TorchvisionModel:
     model_args: dict[str, Any] = field(default_factory=dict)
     weights: Text | None = None
     weights_match: Match = "name"
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class TransformersModel:
     """A model class of transformers, built from ``config``; vocabulary, labels and images follow the data."""
 
@@ -156,11 +121,10 @@ class TransformersModel:
     config: dict[str, Any] = field(default_factory=dict)
     weights: Text | None = None
     weights_match: Match = "name"
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-Brought: TypeAlias = CustomModel | TimmModel | TorchvisionModel | TransformersModel
-BROUGHT = (CustomModel, TimmModel, TorchvisionModel, TransformersModel)
+FOREIGN_MODELS = (CustomModel, TimmModel, TorchvisionModel, TransformersModel)
+"""Models from elsewhere, which may begin with weights of a file."""
 
 
 Augment = Literal["none", "crop", "flip", "crop-flip"]
@@ -168,7 +132,7 @@ Drawn = Annotated[int, Interval(ge=1, le=2**22)]
 Operation = Literal["add", "subtract", "multiply", "a2+b2", "a2+ab+b2", "a3+ab"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class DigitsData:
     """scikit-learn's 1,797 handwritten digits, 8×8 grey: always at hand."""
 
@@ -177,10 +141,9 @@ class DigitsData:
     test_share: OpenShare = 0.25
     split_seed: Natural = 0
     augment: Augment = "none"
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class ModularData:
     """All pairs (a, b) of residues with the answer a∘b mod ``modulus``; pairs not trained on are held out.
 
@@ -195,10 +158,9 @@ class ModularData:
     """Share of the held-out pairs that decisions look at; the rest is the test."""
     relabel: bool = False
     split_seed: Natural = 0
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class PermutationsData:
     """All pairs (a, b) of permutations with the answer a∘b, b first; split and renamed as ``ModularData``."""
 
@@ -210,10 +172,9 @@ class PermutationsData:
     """Share of the held-out pairs that decisions look at; the rest is the test."""
     relabel: bool = False
     split_seed: Natural = 0
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class ParityData:
     """Rows of signs, of which a few that nobody points out multiply to the answer; vectors, two classes."""
 
@@ -227,10 +188,9 @@ class ParityData:
     """Further rows for validation and test; none of them is trained on, and none comes twice."""
     validation_share: OpenShare = 0.5
     split_seed: Natural = 0
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class BracketsData:
     """Brackets of which never more are closed than open; the answer is how many are open at the end."""
 
@@ -242,10 +202,9 @@ class BracketsData:
     """Further sequences for validation and test; none of them is trained on, and none comes twice."""
     validation_share: OpenShare = 0.5
     split_seed: Natural = 0
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class IdxData:
     """A folder of IDX files (``train-images-idx3-ubyte[.gz]`` and its three sisters), as MNIST comes."""
 
@@ -256,10 +215,9 @@ class IdxData:
     """Train on this many images only, drawn with ``split_seed``."""
     split_seed: Natural = 0
     augment: Augment = "none"
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class ImageFolderData:
     """``train/CLASS/*.jpg|png`` and ``test/CLASS/…`` in a folder or a zip, decoded once to a uint8 cache."""
 
@@ -274,10 +232,9 @@ class ImageFolderData:
     train_limit: Count | None = None
     split_seed: Natural = 0
     augment: Augment = "none"
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class CustomData:
     """Your own callable; called with ``data_args``, it returns the mapping that the README describes."""
 
@@ -286,30 +243,27 @@ class CustomData:
     data_args: dict[str, Any] = field(default_factory=dict)
     validation_share: OpenShare = 0.1
     split_seed: Natural = 0
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class CnnModel:
     """3×3 convolution, batch norm and ReLU per width; size halved after every ``pool_every`` of them."""
 
     kind: Literal["cnn"] = "cnn"
     widths: Annotated[tuple[Width, ...], MinLen(1)] = (32, 64, 64)
     pool_every: Count = 1
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class ResNetModel:
     """The residual net for 32×32 images of He et al. 2015, section 4.2: depth 6n + 2."""
 
     kind: Literal["resnet"] = "resnet"
     depth: Literal[8, 20, 56] = 20
     width: Width = 16
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class MlpModel:
     """Fully connected layers with ReLU; tokens are embedded first, ``embedding`` numbers each."""
 
@@ -318,10 +272,9 @@ class MlpModel:
     embedding: Width = 64
     gated: bool = False
     """Hidden layers of gated linear units, relu(G x) ⊙ (U x), in place of relu(W x)."""
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class TransformerModel:
     """No layer norm, ReLU, the answer at "=" after the tokens; one layer on two is Nanda et al. 2023."""
 
@@ -330,7 +283,6 @@ class TransformerModel:
     heads: Width = 4
     mlp_width: Width = 512
     layers: Annotated[int, Interval(ge=1, le=64)] = 1
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
 Data = Annotated[
@@ -359,7 +311,7 @@ Model = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Task:
     """What is learned: ``[task.data]`` and ``[task.model]``."""
 
@@ -369,7 +321,6 @@ class Task:
     """``cross-entropy``, ``mse``, ``bce``, ``next-token``, or a function of your own by its dotted path."""
     required_accuracy: Share = 0.0
     """Validation accuracy (or R² and the like) below which the summary says that nothing was learned."""
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
 def split_by(data: Data, seed: int) -> Data:

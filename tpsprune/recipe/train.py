@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval, Predicate
 
-from tpsprune.recipe.bounds import STRICT, AtLeastZero, Count, Natural, OpenShare, Positive, Share, Text
+from tpsprune.recipe.bounds import AtLeastZero, Count, Natural, OpenShare, Positive, Share, Text, section
 
 __all__ = ["Energy", "Retrain", "Signal", "Tps", "Train", "Watch", "rewind_epoch"]
 
@@ -16,7 +15,7 @@ __all__ = ["Energy", "Retrain", "Signal", "Tps", "Train", "Watch", "rewind_epoch
 Momentum = Annotated[float, Interval(ge=0.0, lt=1.0)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Train:
     """How the model is trained; ``epochs`` is the whole budget, before and after the cut."""
 
@@ -45,7 +44,6 @@ class Train:
     """Processor threads; without it as many as there are cores. Runs repeat bit for bit at equal threads."""
     checkpoint_seconds: AtLeastZero = 20.0
     """Least time between two checkpoints for ``--resume``; 0 writes one at every reading."""
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
 def _is_rewind(word: str) -> bool:
@@ -63,7 +61,7 @@ def rewind_epoch(rewind: str) -> int | None:
     return 0 if rewind == "init" else int(rewind.removeprefix("epoch:"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Retrain:
     """Retraining of the cut model."""
 
@@ -73,10 +71,9 @@ class Retrain:
     """``init`` or ``epoch:K``: the plan is replayed on those weights (a structured lottery ticket)."""
     optimizer: Literal["carry", "new"] = "carry"
     """``carry``: the optimiser's moments of the units that stay go along; a rewind always makes it anew."""
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Tps:
     """Which oscillators, how strongly coupled, and how the force is applied."""
 
@@ -99,7 +96,6 @@ class Tps:
     """Layers whose units ``moments`` couples, ``"path"`` or ``"gate * up"``; without any, the first."""
     degree: Literal[2, 3] = 2
     """How many inputs a triad of ``moments`` takes beside the label."""
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
 Signal = Literal[
@@ -115,7 +111,7 @@ Signal = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Watch:
     """What is read while training. A reading is also the moment of validation, journal and checkpoint."""
 
@@ -132,10 +128,9 @@ class Watch:
     """Updates in the spectral edge's rolling window."""
     rank_share: OpenShare = 0.01
     """Singular values of the logits above this share of the largest count for ``logit_rank``."""
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Energy:
     """How energy is metered; joules only, no CO₂."""
 
@@ -158,4 +153,3 @@ class Energy:
     """Which window that is: the number closed before it."""
     replay: Text | None = None
     """The energy.jsonl of a run, for meter 'replay': its windows once more instead of new ones."""
-    __pydantic_config__: ClassVar[Any] = STRICT

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields
 from typing import Any, Final, get_args, get_type_hints
 
 from tpsprune.errors import Fault, RecipeError, did_you_mean
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.schema import Recipe
-from tpsprune.recipe.task import BROUGHT, Data, Model
+from tpsprune.recipe.task import FOREIGN_MODELS, Data, Model
 from tpsprune.recipe.train import Train
 
-__all__ = ["DATA", "MODELS", "Answers", "Chosen", "Offer", "as_toml", "chosen", "draft", "dumps", "misfit"]
+__all__ = ["DATA", "MODELS", "Answers", "Choice", "Offer", "as_toml", "choose", "draft", "dumps", "misfit"]
 
 
 def dumps(recipe: Recipe) -> str:
@@ -106,7 +106,7 @@ class Offer:
 
     kind: str
     asks: str
-    says: str
+    summary: str
     section: type
 
     @property
@@ -118,7 +118,7 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class Choice:
     """An offer taken, with what it asks for."""
 
     offer: Offer
@@ -130,8 +130,8 @@ class Answers:
     """All that a draft needs. ``target`` is an inline table; with 0 ``epochs`` a trained model is pruned."""
 
     name: str
-    model: Chosen
-    data: Chosen
+    model: Choice
+    data: Choice
     target: str
     epochs: int
 
@@ -142,9 +142,9 @@ def _offers(union: Any) -> tuple[Offer, ...]:
         needed = [item.name for item in fields(section) if _default(item) is MISSING]
         if len(needed) <= 1:
             kind = next(str(item.default) for item in fields(section) if item.name == "kind")
-            says = (section.__doc__ or "").partition("\n")[0].replace("``", "")
+            summary = (section.__doc__ or "").partition("\n")[0].replace("``", "")
             asks = ASKS.get(kind, needed[0] if needed else "")
-            answer.append(Offer(kind, asks, says, section))
+            answer.append(Offer(kind, asks, summary, section))
     return tuple(answer)
 
 
@@ -156,7 +156,7 @@ MODELS: Final = _offers(Model)
 DATA: Final = _offers(Data)
 
 
-def chosen(answer: str, offers: tuple[Offer, ...], place: str) -> Chosen:
+def choose(answer: str, offers: tuple[Offer, ...], place: str) -> Choice:
     """Return what an answer chooses: ``kind``, ``kind:value``, or the dotted path of something of one's own.
 
     Raises:
@@ -166,7 +166,7 @@ def chosen(answer: str, offers: tuple[Offer, ...], place: str) -> Chosen:
     kind, _, value = answer.partition(":")
     by_kind = {offer.kind: offer for offer in offers}
     if kind not in by_kind and CUSTOM in by_kind and DOTTED.fullmatch(answer):
-        return Chosen(by_kind[CUSTOM], answer)
+        return Choice(by_kind[CUSTOM], answer)
     if kind not in by_kind:
         forms = ", ".join(offer.form for offer in offers)
         raise _fault(place, f"'{answer}' is none of {forms}{did_you_mean(kind, by_kind)}")
@@ -179,10 +179,10 @@ def chosen(answer: str, offers: tuple[Offer, ...], place: str) -> Chosen:
         raise _fault(place, f"'{kind}' needs more: {offer.form}, or {ours}, would do (found '{answer}')")
     if kind == CUSTOM and not DOTTED.fullmatch(value):
         raise _fault(place, f"'{value}' is no dotted path: {offer.form} would do")
-    return Chosen(offer, value)
+    return Choice(offer, value)
 
 
-def misfit(model: Chosen, data: Chosen) -> str:
+def misfit(model: Choice, data: Choice) -> str:
     """Return why a model cannot take these data, as far as their kinds tell; empty where nothing does."""
     gives, takes = GIVES.get(data.offer.kind), TAKES.get(model.offer.kind)
     if gives is None or takes is None or gives in takes:
@@ -197,70 +197,57 @@ def misfit(model: Chosen, data: Chosen) -> str:
 def draft(answers: Answers, file: str) -> str:
     """Return a commented recipe; ``file`` is what it will be called, for the words in it."""
     only_prunes = answers.epochs == 0
-    lines = [
-        "# Begun by 'tpsprune init'. Lines like '# key = value' show defaults: take the '# ' away to change.",
-        f"# 'tpsprune check {file} --print' shows every section with all of its keys.",
-        f"name = {as_toml(answers.name)}",
-        "",
-        *_loss(answers.data),
-        "[task.data]",
-        *_section(answers.data),
-        "",
-        "[task.model]",
-        *_section(answers.model),
-    ]
-    if isinstance(answers.model.offer.section, type) and issubclass(answers.model.offer.section, BROUGHT):
-        lines += [
-            "# Trained weights to begin with: safetensors, a state dict, or package:NAME/path/inside.pth.",
-            '# weights = "FILE"',
-        ]
-    lines += ["", "[train]"]
+    weights = """\
+# Trained weights to begin with: safetensors, a state dict, or package:NAME/path/inside.pth.
+# weights = "FILE"
+"""
+    budget = """\
+# 'tpsprune prune' prunes a trained model: none of this is run unless retrain.epochs is raised.
+epochs = 1"""
+    if not only_prunes:
+        budget = f"# The whole budget, before and after the pruning.\nepochs = {answers.epochs}"
+    rest = '# Epochs after the pruning: what the draw left of them, or a number.\n# epochs = "rest"'
     if only_prunes:
-        lines += [
-            "# 'tpsprune prune' cuts a trained model: none of this is run unless retrain.epochs is raised.",
-            "epochs = 1",
-        ]
-    else:
-        lines += [
-            "# The whole budget, before and after the cut.",
-            f"epochs = {answers.epochs}",
-        ]
-    lines += [
-        *_defaults(Train, OF_TRAIN),
-        "",
-        "# When the ticket is drawn: once the effective dimension of the layers is at rest, or at the end.",
-        "# Other rules: 'epoch', 'patience', 'threshold', 'mask', 'change', 'reopen', 'consensus'.",
-        "# [stop.draw]",
-        '# rule = "plateau"',
-        '# signal = "d_eff"',
-        "",
-        "[prune]",
-        "# What the ticket may cost: macs, params or latency, as a share of the dense model's;",
-        "# tolerance, a share of what is said that may be lost; or widths by group.",
-        f"target = {answers.target}",
-        *_defaults(Prune, OF_PRUNE),
-        "",
-        "[retrain]",
-    ]
-    if only_prunes:
-        lines += ["# Epochs of training after the cut.", "epochs = 0"]
-    else:
-        lines += ["# Epochs after the cut: what the draw left of them, or a number.", '# epochs = "rest"']
-    return "\n".join(lines) + "\n"
+        rest = "# Epochs of training after the pruning.\nepochs = 0"
+    return f"""\
+# Begun by 'tpsprune init'. Lines like '# key = value' show defaults: take the '# ' away to change.
+# 'tpsprune check {file} --print' shows every section with all of its keys.
+name = {as_toml(answers.name)}
+
+{_loss(answers.data)}[task.data]
+{_section(answers.data)}
+[task.model]
+{_section(answers.model)}{weights if issubclass(answers.model.offer.section, FOREIGN_MODELS) else ""}
+[train]
+{budget}
+{_defaults(Train, OF_TRAIN)}
+# When the ticket is drawn: once the effective dimension of the layers is at rest, or at the end.
+# Other rules: 'epoch', 'patience', 'threshold', 'mask', 'change', 'reopen', 'consensus'.
+# [stop.draw]
+# rule = "plateau"
+# signal = "d_eff"
+
+[prune]
+# What the ticket may cost: macs, params or latency, as a share of the dense model's;
+# tolerance, a share of the consumers' inputs that may be lost; or widths by group.
+target = {answers.target}
+{_defaults(Prune, OF_PRUNE)}
+[retrain]
+{rest}
+"""
 
 
-def _section(taken: Chosen) -> Iterator[str]:
-    offer = taken.offer
+def _section(choice: Choice) -> str:
+    offer = choice.offer
     asked = offer.asks.split(":")
-    yield f"# {offer.says}"
-    yield f"kind = {as_toml(offer.kind)}"
-    if taken.value in _sources(offer):
-        yield f"source = {as_toml(taken.value)}"
+    lines = [f"# {offer.summary}", f"kind = {as_toml(offer.kind)}"]
+    if choice.value in _sources(offer):
+        lines.append(f"source = {as_toml(choice.value)}")
     elif offer.asks:
-        values = taken.value.rsplit(":", 1) if len(asked) > 1 else [taken.value]
-        yield from (f"{key} = {as_toml(value)}" for key, value in zip(asked, values, strict=True))
+        values = choice.value.rsplit(":", 1) if len(asked) > 1 else [choice.value]
+        lines += [f"{key} = {as_toml(value)}" for key, value in zip(asked, values, strict=True)]
     names = [item.name for item in fields(offer.section) if item.name not in ("kind", *asked)]
-    yield from _defaults(offer.section, names)
+    return "\n".join(lines) + "\n" + _defaults(offer.section, names)
 
 
 def _sources(offer: Offer) -> tuple[str, ...]:
@@ -271,25 +258,18 @@ def _sources(offer: Offer) -> tuple[str, ...]:
     return get_args(literal)
 
 
-def _loss(data: Chosen) -> list[str]:
+def _loss(data: Choice) -> str:
     """Return the section that says what is learned, where it is not classes of images."""
-    match data.offer.kind, data.value:
-        case "text", _:
-            return ["[task]", 'loss = "next-token"', ""]
-        case "tabular", "diabetes":
-            return ["[task]", 'loss = "mse"', ""]
-        case "tabular", _:
-            numbers = "# A target of classes; 'mse' where it is a number."
-            return ["[task]", numbers, '# loss = "cross-entropy"', ""]
-        case _:
-            return []
+    if data.offer.kind not in ASKS:
+        return ""
+    if data.offer.kind == "text" or data.value == "diabetes":
+        return f'[task]\nloss = "{"next-token" if data.offer.kind == "text" else "mse"}"\n\n'
+    return "[task]\n# A target of classes; 'mse' where it is a number.\n# loss = \"cross-entropy\"\n\n"
 
 
-def _defaults(section: Any, names: Any) -> Iterator[str]:
+def _defaults(section: Any, names: Iterable[str]) -> str:
     by_name = {item.name: _default(item) for item in fields(section)}
-    for name in names:
-        if by_name[name] is not None:
-            yield f"# {name} = {as_toml(by_name[name])}"
+    return "".join(f"# {name} = {as_toml(by_name[name])}\n" for name in names if by_name[name] is not None)
 
 
 def _fault(place: str, message: str) -> RecipeError:
