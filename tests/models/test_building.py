@@ -126,7 +126,7 @@ def test_a_model_that_fits_its_data_is_built_and_answers(
         (
             CustomModel(factory="their_models:nothing"),
             VECTORS,
-            "returned a ReLU without parameters; a module with something to train would do",
+            "returned a ReLU without parameters; a module that trains would do",
         ),
     ],
     ids=lambda value: getattr(value, "kind", None) or getattr(value, "input_kind", "words"),
@@ -174,9 +174,7 @@ def test_an_answer_without_scores_is_refused() -> None:
 
 
 def test_an_answer_of_another_shape_is_refused_with_both_shapes() -> None:
-    with pytest.raises(
-        ModelError, match=r"Linear answers with shape \(2, 4\); \(2, 3\), one score per item and"
-    ):
+    with pytest.raises(ModelError, match=r"Linear outputs shape \(2, 4\); \(2, 3\), one score per item and"):
         check_fits(nn.Linear(5, 4), torch.randn(2, 5), torch.tensor([0, 1]), 3)
 
 
@@ -243,7 +241,7 @@ def test_a_model_that_runs_only_in_evaluation_mode_is_refused() -> None:
 def test_answers_that_are_not_finite_are_told_as_such() -> None:
     model = nn.Linear(4, 3)
     nn.init.constant_(model.weight, float("nan"))
-    with pytest.raises(ModelError, match=r"Linear answers with values that are not finite, untrained"):
+    with pytest.raises(ModelError, match=r"Linear outputs values that are not finite, untrained"):
         check_fits(model, torch.randn(2, 4), torch.tensor([0, 1]), 3)
 
 
@@ -294,7 +292,7 @@ def test_an_answer_is_of_the_shape_that_its_loss_wants(
     model.shape = shape
     check_fits(model, torch.randn(2, 4), labels, classes, objective)
     model.shape = (*shape, 7)
-    with pytest.raises(ModelError, match=rf"answers with shape .*; {re.escape(str(shape))}, one .* would do"):
+    with pytest.raises(ModelError, match=rf"outputs shape .*; {re.escape(str(shape))}, one .* would do"):
         check_fits(model, torch.randn(2, 4), labels, classes, objective)
 
 

@@ -161,8 +161,7 @@ def _hidden_layers(features: int, widths: Sequence[int], *, gated: bool) -> nn.S
         if gated:
             layers.append(Gated(width_in, width_out))
         else:
-            layers.append(nn.Linear(width_in, width_out))
-            layers.append(nn.ReLU())
+            layers.extend((nn.Linear(width_in, width_out), nn.ReLU()))
     return layers
 
 
