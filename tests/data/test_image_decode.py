@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data.picture_book import encoded, picture
-from tpsprune.data.image_folder import decoded
+from tpsprune.data.image_folder import decode
 from tpsprune.errors import DataError
 
 WHOLE = {kind: encoded(picture(0, (90, 120, 40), 24), kind) for kind in ("PNG", "JPEG")}
@@ -17,7 +17,7 @@ WHOLE = {kind: encoded(picture(0, (90, 120, 40), 24), kind) for kind in ("PNG", 
 
 def test_an_image_of_the_wanted_size_comes_out_channel_first() -> None:
     pixels = picture(1, (9, 90, 200))
-    assert (decoded(encoded(pixels), "x", 12, 3) == pixels.transpose(2, 0, 1)).all()
+    assert (decode(encoded(pixels), "x", 12, 3) == pixels.transpose(2, 0, 1)).all()
 
 
 @settings(max_examples=150, deadline=None)
@@ -31,7 +31,7 @@ def test_any_damage_gives_pixels_or_a_named_fault(kind: str, cut: int, place: in
     raw = bytearray(WHOLE[kind])
     raw[place % len(raw)] = value
     try:
-        shape: object = decoded(bytes(raw[: len(raw) - cut]), "holiday.png", 16, 3).shape
+        shape: object = decode(bytes(raw[: len(raw) - cut]), "holiday.png", 16, 3).shape
     except DataError as error:
         shape = str(error).split(": ")[0]
     assert shape in {(3, 16, 16), "holiday.png"}
@@ -40,7 +40,7 @@ def test_any_damage_gives_pixels_or_a_named_fault(kind: str, cut: int, place: in
 @pytest.mark.parametrize("raw", [b"", b"hello", b"GIF89a"], ids=["empty", "text", "gif"])
 def test_what_is_no_image_is_refused(raw: bytes) -> None:
     with pytest.raises(DataError, match=r"^a\.png: is not a sound JPEG or PNG image \(.+\); leave it out$"):
-        decoded(raw, "a.png", 8, 3)
+        decode(raw, "a.png", 8, 3)
 
 
 @pytest.mark.parametrize("side", [8200, 14_000], ids=["large", "pillow-refuses-it-too"])
@@ -48,14 +48,14 @@ def test_a_small_file_that_claims_to_be_huge_is_refused(side: int) -> None:
     stream = io.BytesIO()
     Image.new("1", (side, side)).save(stream, "PNG")
     with pytest.raises(DataError, match=r"^bomb\.png: is (of \d+×\d+ pixels; at most 67108864|not a sound)"):
-        decoded(stream.getvalue(), "bomb.png", 8, 3)
+        decode(stream.getvalue(), "bomb.png", 8, 3)
 
 
 def test_sixteen_bits_a_channel_are_refused() -> None:
     stream = io.BytesIO()
     Image.fromarray(np.full((9, 9), 40_000, np.uint16)).save(stream, "PNG")
     with pytest.raises(DataError, match=r"^a\.png: has more than 8 bits a channel; 8-bit images would do$"):
-        decoded(stream.getvalue(), "a.png", 8, 1)
+        decode(stream.getvalue(), "a.png", 8, 1)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
@@ -63,5 +63,5 @@ def test_images_of_every_usual_mode_are_read(mode: str) -> None:
     stream = io.BytesIO()
     kind = "JPEG" if mode == "CMYK" else "PNG"
     Image.fromarray(picture(0, (255, 255, 255))).convert("RGB").convert(mode).save(stream, kind)
-    assert decoded(stream.getvalue(), "a.png", 12, 3).shape == (3, 12, 12)
-    assert decoded(stream.getvalue(), "a.png", 12, 1).shape == (1, 12, 12)
+    assert decode(stream.getvalue(), "a.png", 12, 3).shape == (3, 12, 12)
+    assert decode(stream.getvalue(), "a.png", 12, 1).shape == (1, 12, 12)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tpsprune.data import Preparation
-from tpsprune.data.dataset import augmented, channel_statistics
+from tpsprune.data.dataset import augment_images, channel_statistics
 from tpsprune.recipe.task import Augment
 
 
@@ -80,7 +80,7 @@ def test_each_augmented_image_is_a_shift_or_mirror_of_its_own(side: int, augment
     images = some_images(6, side)
     padding = 1 if side < 16 else 4
     shifts = range(2 * padding + 1) if "crop" in augment else [padding]
-    out = augmented(images, augment, torch.Generator().manual_seed(seed))
+    out = augment_images(images, augment, torch.Generator().manual_seed(seed))
     for image, result in zip(images, out, strict=True):
         padded = torch.zeros(2, side + 2 * padding, side + 2 * padding, dtype=torch.uint8)
         padded[:, padding : padding + side, padding : padding + side] = image
@@ -92,7 +92,7 @@ def test_each_augmented_image_is_a_shift_or_mirror_of_its_own(side: int, augment
 def test_every_shift_and_both_mirrors_come_about_equally_often(generator: torch.Generator) -> None:
     marked = torch.zeros(9000, 1, 8, 8, dtype=torch.uint8)
     marked[:, 0, 3, 2] = 255
-    out = augmented(marked, "crop-flip", generator)
+    out = augment_images(marked, "crop-flip", generator)
     places = out.flatten(1).argmax(1)
     counts = places.bincount()
     # Nine shifts by one pixel, of which the mirror makes eighteen places.
@@ -104,9 +104,9 @@ def test_every_shift_and_both_mirrors_come_about_equally_often(generator: torch.
 def test_equal_generators_give_equal_pictures_and_one_generator_goes_on() -> None:
     images = some_images()
     first, again = (torch.Generator().manual_seed(1) for _ in range(2))
-    once = augmented(images, "crop-flip", first)
-    assert torch.equal(once, augmented(images, "crop-flip", again))
-    assert not torch.equal(once, augmented(images, "crop-flip", first))
+    once = augment_images(images, "crop-flip", first)
+    assert torch.equal(once, augment_images(images, "crop-flip", again))
+    assert not torch.equal(once, augment_images(images, "crop-flip", first))
 
 
 def test_statistics_go_along_to_another_device() -> None:

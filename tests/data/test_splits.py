@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpsprune.data import Split
-from tpsprune.data.dataset import parted, require_every_class, stratified_order
-from tpsprune.data.images import image_dataset, limited
+from tpsprune.data.dataset import require_every_class, split_off, stratified_order
+from tpsprune.data.images import image_dataset
 from tpsprune.errors import DataError
+from tpsprune.recipe.task import IdxData
 
 
 @settings(max_examples=50, deadline=None)
@@ -44,7 +45,7 @@ def test_other_seeds_draw_other_items_in_no_order_of_place() -> None:
 
 def test_parting_shares_out_every_item_once(generator: torch.Generator) -> None:
     split = Split(torch.arange(20).view(20, 1), torch.arange(20) % 4)
-    rest, drawn = parted(split, torch.randperm(20, generator=generator), 0.3, "here")
+    rest, drawn = split_off(split, torch.randperm(20, generator=generator), 0.3, "here")
     assert (len(rest), len(drawn)) == (14, 6)
     assert sorted(torch.cat((rest.inputs, drawn.inputs)).flatten().tolist()) == list(range(20))
     assert all(int(i) % 4 == int(label) for i, label in zip(drawn.inputs, drawn.labels, strict=True))
@@ -55,7 +56,7 @@ def test_a_share_that_leaves_nothing_is_refused(share: float, drawn: int) -> Non
     split = Split(torch.zeros(20, 1), torch.zeros(20, dtype=torch.int64))
     words = rf"here: {share} of 20 items is {drawn}; a share that leaves items on both sides would do"
     with pytest.raises(DataError, match=words):
-        parted(split, torch.arange(20), share, "here")
+        split_off(split, torch.arange(20), share, "here")
 
 
 def test_a_part_that_lacks_a_class_is_refused_by_name() -> None:
@@ -74,16 +75,8 @@ def _image_split(labels: torch.Tensor) -> Split:
 
 def test_statistics_come_from_the_training_split_alone(generator: torch.Generator) -> None:
     pool, test = _image_split(torch.arange(40) % 2), _image_split(torch.arange(10) % 2)
-    data = image_dataset(
-        "noise",
-        pool,
-        test,
-        classes=2,
-        validation_share=0.25,
-        train_limit=20,
-        augment="none",
-        generator=generator,
-    )
+    asked = IdxData(folder="", validation_share=0.25, train_limit=20)
+    data = image_dataset(asked, "noise", pool, test, 2, generator)
     assert (len(data.train), len(data.validation), len(data.test)) == (20, 10, 10)
     pixels = data.train.inputs.double() / 255
     assert data.prepare.mean is not None
@@ -92,29 +85,24 @@ def test_statistics_come_from_the_training_split_alone(generator: torch.Generato
     assert {split.inputs.device.type for split in (moved.train, moved.validation, moved.test)} == {"meta"}
 
 
-def test_one_class_is_nothing_to_learn(generator: torch.Generator) -> None:
-    split = _image_split(torch.full((20,), 3))
-    with pytest.raises(
-        DataError, match=r"task\.data: noise holds only one class; two classes or more would do"
-    ):
-        image_dataset(
-            "noise",
-            split,
-            split,
-            classes=4,
-            validation_share=0.5,
-            train_limit=None,
-            augment="none",
-            generator=generator,
-        )
-
-
-def test_a_limit_above_what_is_there_is_refused(generator: torch.Generator) -> None:
-    words = r"train_limit: asks for 21 images, 20 are left beside validation; leave it out to train on all"
+@pytest.mark.parametrize(
+    ("labels", "limit", "words"),
+    [
+        (torch.full((20,), 3), None, r"task\.data: noise holds only one class; two classes or more would do"),
+        (torch.arange(40) % 2, 21, r"train_limit: asks for 21 images, 20 are left beside validation; leave"),
+    ],
+)
+def test_what_there_is_too_little_of_is_refused(
+    labels: torch.Tensor, limit: int | None, words: str, generator: torch.Generator
+) -> None:
+    split = _image_split(labels)
+    asked = IdxData(folder="", validation_share=0.5, train_limit=limit)
     with pytest.raises(DataError, match=words):
-        limited(_image_split(torch.arange(20) % 2), 21, generator)
+        image_dataset(asked, "noise", split, split, 4, generator)
 
 
 def test_a_limit_keeps_classes_in_proportion(generator: torch.Generator) -> None:
-    kept = limited(_image_split(torch.arange(100) % 5), 10, generator)
-    assert kept.labels.bincount().tolist() == [2] * 5
+    pool = _image_split(torch.arange(200) % 5)
+    asked = IdxData(folder="", validation_share=0.5, train_limit=10)
+    data = image_dataset(asked, "noise", pool, pool, 5, generator)
+    assert data.train.labels.bincount().tolist() == [2] * 5

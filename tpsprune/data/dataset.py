@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 from typing import Any, Final, final
@@ -18,24 +19,10 @@ from torch.nn import functional
 
 from tpsprune.errors import DataError, TpspruneError
 from tpsprune.numerics.trees import Tree, at, mapped
-from tpsprune.recipe.task import Augment
+from tpsprune.recipe.task import Augment, DigitsData, TabularData, TextData
 from tpsprune.records import TaskFacts
 
-__all__ = [
-    "BATCH_ITEMS",
-    "Dataset",
-    "Preparation",
-    "Split",
-    "augmented",
-    "batches_of",
-    "channel_statistics",
-    "expanded",
-    "held_out_parted",
-    "moved",
-    "parted",
-    "require_every_class",
-    "stratified_order",
-]
+__all__ = ["BATCH_ITEMS", "Dataset", "Preparation", "Split", "batches_of", "move", "stratified_order"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,13 +61,8 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return the same data on ``device``, the preparation's statistics too."""
-        return replace(
-            self,
-            train=self.train.to(device),
-            validation=self.validation.to(device),
-            test=self.test.to(device),
-            prepare=self.prepare.to(device),
-        )
+        parts = ("train", "validation", "test", "prepare")
+        return replace(self, **{name: getattr(self, name).to(device) for name in parts})
 
 
 def stratified_order(labels_n: Tensor, generator: torch.Generator) -> Tensor:
@@ -100,7 +82,7 @@ def stratified_order(labels_n: Tensor, generator: torch.Generator) -> Tensor:
     return shuffled[key.argsort(stable=True)]
 
 
-def parted(split: Split, order_n: Tensor, share: float, place: str) -> tuple[Split, Split]:
+def split_off(split: Split, order_n: Tensor, share: float, place: str) -> tuple[Split, Split]:
     """Return the rest and the first ``share`` of ``split`` in the given order.
 
     Raises:
@@ -115,17 +97,35 @@ def parted(split: Split, order_n: Tensor, share: float, place: str) -> tuple[Spl
     return split.at(order_n[drawn:]), split.at(order_n[:drawn])
 
 
-def held_out_parted(
-    name: str, facts: TaskFacts, train: Split, held_out: Split, validation_share: float
-) -> Dataset:
+def hold_out(name: str, facts: TaskFacts, train: Split, held_out: Split, validation_share: float) -> Dataset:
     """Return a data set without preparation: the first of what is held out for validation, the rest for test.
 
     Raises:
         DataError: validation or test would be empty.
     """
     in_order = torch.arange(len(held_out))
-    test, validation = parted(held_out, in_order, validation_share, "task.data.validation_share")
+    test, validation = split_off(held_out, in_order, validation_share, "task.data.validation_share")
     return Dataset(name, facts, train, validation, test, Preparation())
+
+
+def sklearn_data() -> Path:
+    """Return the folder of scikit-learn's tables: its own readers take seconds to import."""
+    package = find_spec("sklearn")
+    home = Path(package.origin).parent if package is not None and package.origin else Path()
+    return home / "datasets" / "data"
+
+
+def require_rest(data: DigitsData | TabularData | TextData) -> None:
+    """Refuse shares that leave nothing to train on.
+
+    Raises:
+        DataError: naming both.
+    """
+    if data.validation_share + data.test_share >= 1:
+        raise DataError(
+            f"task.data: validation_share {data.validation_share:g} and test_share {data.test_share:g} "
+            "leave nothing to train on; shares that sum to less than 1 would do"
+        )
 
 
 def require_every_class(part: Split, role: str, whole: Split, place: str) -> None:
@@ -173,7 +173,7 @@ class Preparation:
         if self.mean is None or self.std is None:
             return inputs
         if generator is not None:
-            inputs = augmented(inputs, self.augment, generator)
+            inputs = augment_images(inputs, self.augment, generator)
         middle_c11 = (self.mean * 255).view(-1, 1, 1)
         scale_c11 = (self.std * 255).reciprocal().view(-1, 1, 1)
         return inputs.to(self.mean.dtype).sub_(middle_c11).mul_(scale_c11)
@@ -185,7 +185,7 @@ class Preparation:
         return replace(self, mean=self.mean.to(device), std=self.std.to(device))
 
 
-def augmented(images_nchw: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
+def augment_images(images_nchw: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
     """Return the images shifted and mirrored at random, each for itself.
 
     ``crop``: padded with black, 4 pixels on each side (1 where a side is below 16), and cut back to the
@@ -251,25 +251,25 @@ def batches_of(
                     "(part for (part,) in loader) would do"
                 )
             *inputs, last = batch
-            labels.append(moved(last, device))
+            labels.append(move(last, device))
             batch = inputs[0] if len(inputs) == 1 else tuple(inputs)  # noqa: PLW2901 -- labels are taken off
-        batches.append(moved(batch, device))
+        batches.append(move(batch, device))
     return batches, labels if labels and len(labels) == len(batches) else None
 
 
-def moved(batch: Any, device: torch.device) -> Any:
+def move(batch: Any, device: torch.device) -> Any:
     """Return a batch with each of its tensors on the device."""
     if isinstance(batch, Tensor):
         # A tensor of inference mode cannot be what a gradient is taken through.
         return batch.clone().to(device) if batch.is_inference() else batch.to(device)
     if isinstance(batch, Mapping):
-        return {name: moved(part, device) for name, part in batch.items()}
+        return {name: move(part, device) for name, part in batch.items()}
     if isinstance(batch, tuple):
-        return tuple(moved(part, device) for part in batch)
+        return tuple(move(part, device) for part in batch)
     return batch
 
 
-def expanded(path: str, place: str) -> Path:
+def expand_home(path: str, place: str) -> Path:
     """Return ``path`` with ``~`` or ``~user`` replaced by the home folder.
 
     Raises:

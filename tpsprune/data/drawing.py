@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tpsprune.data.dataset import Dataset, Split, held_out_parted
+from tpsprune.data.dataset import Dataset, Split, hold_out
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import BracketsData, ParityData
 from tpsprune.records import TaskFacts
@@ -57,7 +57,7 @@ def drawn_dataset(data: ParityData | BracketsData, name: str, facts: TaskFacts, 
     """
     places_n = torch.arange(len(drawn))
     train, held_out = drawn.at(places_n[: data.items]), drawn.at(places_n[data.items :])
-    return held_out_parted(name, facts, train, held_out, data.validation_share)
+    return hold_out(name, facts, train, held_out, data.validation_share)
 
 
 def _first_of_equals(numbers_n: Tensor) -> Tensor:

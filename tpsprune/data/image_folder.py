@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, final
+from typing import TypeAlias, final
 from uuid import uuid4
 
 import numpy as np
@@ -31,22 +31,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from tpsprune.data.dataset import Dataset, Split, expanded
+from tpsprune.data.dataset import Dataset, Split, expand_home
 from tpsprune.data.images import image_dataset
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import ImageFolderData
 
 __all__ = [
     "MAX_PIXELS",
-    "Entry",
-    "FolderSource",
-    "Source",
-    "ZipSource",
     "cache_folder",
     "cache_key",
-    "decoded",
+    "decode",
     "image_folder_dataset",
-    "opened",
     "read_cache",
     "write_cache",
 ]
@@ -62,8 +57,8 @@ def image_folder_dataset(data: ImageFolderData) -> Dataset:
         DataError: nothing is there, a split or class is empty, a test class is not trained on, an image is
             damaged, or the cache cannot be written.
     """
-    path = expanded(data.path, "task.data.path")
-    with opened(path) as source:
+    path = expand_home(data.path, "task.data.path")
+    with open_source(path) as source:
         entries = source.entries()
         names = _class_names(source, entries, path)
         images = _images(source, entries, data)
@@ -71,14 +66,12 @@ def image_folder_dataset(data: ImageFolderData) -> Dataset:
     # Entries are sorted, so the test images come first; cut rather than picked, they stay mapped.
     tests = sum(entry.split == "test" for entry in entries)
     return image_dataset(
+        data,
         path.resolve().stem,
         Split(images[tests:], labels[tests:]),
         Split(images[:tests], labels[:tests]),
-        classes=len(names),
-        validation_share=data.validation_share,
-        train_limit=data.train_limit,
-        augment=data.augment,
-        generator=torch.Generator().manual_seed(data.split_seed),
+        len(names),
+        torch.Generator().manual_seed(data.split_seed),
     )
 
 
@@ -118,7 +111,7 @@ def _images(source: Source, entries: list[Entry], data: ImageFolderData) -> Tens
     shape = (len(entries), data.channels, data.size, data.size)
     images = read_cache(file, shape)
     if images is None:
-        pixels = (decoded(source.read(entry), entry.path, data.size, data.channels) for entry in entries)
+        pixels = (decode(source.read(entry), entry.path, data.size, data.channels) for entry in entries)
         write_cache(file, pixels, shape)
         images = read_cache(file, shape)
     if images is None:
@@ -148,23 +141,6 @@ class Entry:
     def path(self) -> str:
         """Where it lies in its source, with slashes."""
         return f"{self.split}/{self.label}/{self.name}"
-
-
-class Source(Protocol):
-    """Image files by split and class."""
-
-    @property
-    def identity(self) -> str:
-        """What tells this source from others beyond its entries."""
-
-    def classes(self) -> frozenset[tuple[str, str]]:
-        """Return every (split, class) that has a folder, empty ones too."""
-
-    def entries(self) -> list[Entry]:
-        """Return all images, sorted."""
-
-    def read(self, entry: Entry) -> bytes:
-        """Return one file as it is stored."""
 
 
 @final
@@ -255,8 +231,11 @@ class ZipSource:
                 yield parts[0], parts[1], parts[2], info
 
 
+Source: TypeAlias = FolderSource | ZipSource
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[Source]:
+def open_source(path: Path) -> Iterator[Source]:
     """Open a folder or a zip of images.
 
     Raises:
@@ -287,19 +266,13 @@ MAX_PIXELS = 2**26
 
 MODES = {1: "L", 3: "RGB"}
 FAULTS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
 )
 """What Pillow raises on files that are damaged or no images."""
 
 
-def decoded(raw: bytes, name: str, size: int, channels: int) -> NDArray[np.uint8]:
+def decode(raw: bytes, name: str, size: int, channels: int) -> NDArray[np.uint8]:
     """Return the pixels (channels, size, size) of a JPEG or PNG file.
 
     An image of another size is scaled (bicubic, antialiased) until its shorter side is ``size`` and its
@@ -344,7 +317,7 @@ STALE_SECONDS = 24 * 3600
 def cache_folder(named: str | None) -> Path:
     """Return the folder of the cache: as named, else in ``$XDG_CACHE_HOME``, else in ``~/.cache``."""
     if named is not None:
-        return expanded(named, "task.data.cache")
+        return expand_home(named, "task.data.cache")
     home = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG specification has relative paths ignored.
     return (Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "tpsprune"

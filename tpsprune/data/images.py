@@ -11,9 +11,8 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -24,72 +23,70 @@ from tpsprune.data.dataset import (
     Preparation,
     Split,
     channel_statistics,
-    expanded,
-    parted,
+    expand_home,
     require_every_class,
+    require_rest,
+    sklearn_data,
+    split_off,
     stratified_order,
 )
 from tpsprune.errors import DataError
-from tpsprune.recipe.task import Augment, DigitsData, IdxData
+from tpsprune.recipe.task import DigitsData, IdxData, ImageFolderData
 from tpsprune.records import TaskFacts
 
-__all__ = ["digits", "digits_dataset", "idx_dataset", "image_dataset", "limited", "read_idx"]
+__all__ = ["digits", "digits_dataset", "idx_dataset", "image_dataset", "read_idx"]
+
+GREY_STEP: Final = 15
+UINT8_CODE: Final = 8
+FILES: Final = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+VALIDATION: Final = "task.data.validation_share"
+LIMIT: Final = "task.data.train_limit"
 
 
 def image_dataset(
+    data: DigitsData | IdxData | ImageFolderData,
     name: str,
     pool: Split,
     test: Split,
-    *,
     classes: int,
-    validation_share: float,
-    train_limit: int | None,
-    augment: Augment,
     generator: torch.Generator,
 ) -> Dataset:
-    """Draw ``validation_share`` of ``pool`` off by class, keep ``train_limit`` of the rest, and measure it.
+    """Draw validation off ``pool`` by class, keep ``train_limit`` of the rest, and measure its channels.
 
     Raises:
         DataError: fewer than two classes, or a part would be left without items of some class.
     """
     if int((pool.labels.bincount() > 0).sum()) < 2:
         raise DataError(f"task.data: {name} holds only one class; two classes or more would do")
-    train, validation = parted(
-        pool, stratified_order(pool.labels, generator), validation_share, "task.data.validation_share"
-    )
+    share, limit = data.validation_share, None
+    if isinstance(data, DigitsData):
+        share /= 1 - data.test_share  # Shares of digits are of all that there are, the test's among them.
+    else:
+        limit = data.train_limit
+    train, validation = split_off(pool, stratified_order(pool.labels, generator), share, VALIDATION)
     for role, split in (("validation", validation), ("training", train)):
-        require_every_class(split, role, pool, "task.data.validation_share")
-    if train_limit is not None:
-        train = limited(train, train_limit, generator)
-        require_every_class(train, "training", pool, "task.data.train_limit")
+        require_every_class(split, role, pool, VALIDATION)
+    if limit is not None:
+        if limit > len(train):
+            raise DataError(
+                f"{LIMIT}: asks for {limit} images, {len(train)} are left beside validation; leave it out to "
+                "train on all of them"
+            )
+        train = train.at(stratified_order(train.labels, generator)[:limit])
+        require_every_class(train, "training", pool, LIMIT)
     mean, std = channel_statistics(train.inputs)
-    channels, height, width = train.inputs.shape[1:]
+    shape = tuple(train.inputs.shape[1:])
     return Dataset(
         name=name,
-        facts=TaskFacts(input_kind="image", input_shape=(channels, height, width), classes=classes),
+        facts=TaskFacts(input_kind="image", input_shape=shape, classes=classes),
         train=train,
         validation=validation,
         test=test,
-        prepare=Preparation(mean=mean, std=std, augment=augment),
+        prepare=Preparation(mean=mean, std=std, augment=data.augment),
     )
-
-
-def limited(train: Split, limit: int, generator: torch.Generator) -> Split:
-    """Return ``limit`` items of ``train``, drawn by class.
-
-    Raises:
-        DataError: there are fewer items than that.
-    """
-    if limit > len(train):
-        raise DataError(
-            f"task.data.train_limit: asks for {limit} images, {len(train)} are left beside validation; "
-            "leave it out to train on all of them"
-        )
-    return train.at(stratified_order(train.labels, generator)[:limit])
-
-
-GREY_STEP = 15
-CLASSES = 10
 
 
 def digits() -> Split:
@@ -100,10 +97,7 @@ def digits() -> Split:
     Raises:
         DataError: scikit-learn is not installed whole.
     """
-    # Importing sklearn.datasets takes seconds, its table milliseconds.
-    package = find_spec("sklearn")
-    home = Path(package.origin).parent if package is not None and package.origin else Path()
-    path = home / "datasets" / "data" / "digits.csv.gz"
+    path = sklearn_data() / "digits.csv.gz"
     if not path.is_file():
         raise DataError(
             "task.data: scikit-learn's digits.csv.gz is not there; `pip install scikit-learn` would do"
@@ -121,33 +115,13 @@ def digits_dataset(data: DigitsData) -> Dataset:
     Raises:
         DataError: the shares leave a split without some class.
     """
-    if data.validation_share + data.test_share >= 1:
-        raise DataError(
-            f"task.data: validation_share {data.validation_share:g} and test_share {data.test_share:g} "
-            "leave nothing to train on; shares that sum to less than 1 would do"
-        )
+    require_rest(data)
     generator = torch.Generator().manual_seed(data.split_seed)
     everything = digits()
     order = stratified_order(everything.labels, generator)
-    pool, test = parted(everything, order, data.test_share, "task.data.test_share")
+    pool, test = split_off(everything, order, data.test_share, "task.data.test_share")
     require_every_class(test, "test", everything, "task.data.test_share")
-    return image_dataset(
-        "digits",
-        pool,
-        test,
-        classes=CLASSES,
-        validation_share=data.validation_share / (1 - data.test_share),
-        train_limit=None,
-        augment=data.augment,
-        generator=generator,
-    )
-
-
-UINT8_CODE = 8
-FILES = {
-    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-}
+    return image_dataset(data, "digits", pool, test, 10, generator)
 
 
 def read_idx(path: Path, axes: Literal[1, 3]) -> Tensor:
@@ -188,7 +162,7 @@ def idx_dataset(data: IdxData) -> Dataset:
         DataError: a folder or file is missing, cut short, of another format, or labels and images do not
             go together.
     """
-    folder = expanded(data.folder, "task.data.folder")
+    folder = expand_home(data.folder, "task.data.folder")
     if not folder.is_dir():
         names = ", ".join(f"{name}[.gz]" for pair in FILES.values() for name in pair)
         raise DataError(
@@ -199,8 +173,9 @@ def idx_dataset(data: IdxData) -> Dataset:
     pool = _read_pair(folder, *FILES["train"])
     test = _read_pair(folder, *FILES["test"])
     if pool.inputs.shape[1:] != test.inputs.shape[1:]:
+        of_train, of_test = ("×".join(map(str, part.inputs.shape[-2:])) for part in (pool, test))
         raise DataError(
-            f"{folder}: training images are of {_side(pool)}, test images of {_side(test)} pixels; "
+            f"{folder}: training images are of {of_train}, test images of {of_test} pixels; "
             "one size for both would do"
         )
     classes = int(pool.labels.max()) + 1
@@ -209,16 +184,8 @@ def idx_dataset(data: IdxData) -> Dataset:
             f"{folder}: the test labels go up to {int(test.labels.max())}, the training labels to "
             f"{classes - 1}; a test of classes that are trained on would do"
         )
-    return image_dataset(
-        folder.resolve().name,
-        pool,
-        test,
-        classes=classes,
-        validation_share=data.validation_share,
-        train_limit=data.train_limit,
-        augment=data.augment,
-        generator=torch.Generator().manual_seed(data.split_seed),
-    )
+    generator = torch.Generator().manual_seed(data.split_seed)
+    return image_dataset(data, folder.resolve().name, pool, test, classes, generator)
 
 
 def _read_pair(folder: Path, images_name: str, labels_name: str) -> Split:
@@ -249,7 +216,3 @@ def _unpacked(raw: bytes, path: Path) -> bytes:
         return stream.decompress(raw)
     except zlib.error as error:
         raise DataError(f"{path}: is not a sound gzip file ({error}); a fresh copy would do") from error
-
-
-def _side(split: Split) -> str:
-    return f"{split.inputs.shape[-2]}×{split.inputs.shape[-1]}"

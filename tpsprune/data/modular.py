@@ -12,7 +12,7 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from tpsprune.data.dataset import Dataset, Split, held_out_parted, parted
+from tpsprune.data.dataset import Dataset, Split, hold_out, split_off
 from tpsprune.recipe.task import ModularData, Operation, PermutationsData
 from tpsprune.records import TaskFacts
 
@@ -91,8 +91,10 @@ def table_dataset(
     if data.relabel:
         pairs_n2 = torch.randperm(elements, generator=generator)[pairs_n2]
         answers_n = torch.randperm(elements, generator=generator)[answers_n]
-    held_out, train = parted(Split(pairs_n2, answers_n), order_n, data.train_share, "task.data.train_share")
-    return held_out_parted(
+    held_out, train = split_off(
+        Split(pairs_n2, answers_n), order_n, data.train_share, "task.data.train_share"
+    )
+    return hold_out(
         name + ("-relabelled" if data.relabel else ""),
         TaskFacts(
             input_kind="tokens",

@@ -9,7 +9,6 @@ import csv
 import gzip
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
@@ -23,9 +22,11 @@ from tpsprune.data.dataset import (
     Dataset,
     Preparation,
     Split,
-    expanded,
-    parted,
+    expand_home,
     require_every_class,
+    require_rest,
+    sklearn_data,
+    split_off,
     stratified_order,
 )
 from tpsprune.errors import DataError, did_you_mean
@@ -69,11 +70,7 @@ def tabular_dataset(data: TabularData, loss: str = "cross-entropy") -> Dataset:
         DataError: the file is not as ``read_table`` has it, a column that is named is not there, the target
             is not what the loss wants, or the shares leave a split empty or without some class.
     """
-    if data.validation_share + data.test_share >= 1:
-        raise DataError(
-            f"task.data: validation_share {data.validation_share:g} and test_share {data.test_share:g} "
-            "leave nothing to train on; shares that sum to less than 1 would do"
-        )
+    require_rest(data)
     classed = labels_wanted(data, loss) == "classes" if data.source is None else data.source != "diabetes"
     table = _of_file(data, classed=classed) if data.source is None else _of_source(data.source)
     generator = torch.Generator().manual_seed(data.split_seed)
@@ -85,16 +82,13 @@ def tabular_dataset(data: TabularData, loss: str = "cross-entropy") -> Dataset:
             if classed
             else torch.randperm(len(split), generator=generator)
         )
-        return parted(split, order_n, share, f"task.data.{key}")
+        return split_off(split, order_n, share, f"task.data.{key}")
 
     pool, test = drawn(whole, data.test_share, "test_share")
     train, validation = drawn(pool, data.validation_share / (1 - data.test_share), "validation_share")
     if classed:
-        for role, part, key in (
-            ("test", test, "test_share"),
-            ("validation", validation, "validation_share"),
-            ("training", train, "validation_share"),
-        ):
+        for role, part in (("test", test), ("validation", validation), ("training", train)):
+            key = "test_share" if part is test else "validation_share"
             require_every_class(part, role, whole, f"task.data.{key}")
     features = _scaling(train.inputs, table.scaled_f)
     target = None if classed else _scaling(train.labels[:, None], torch.tensor([True]))
@@ -158,9 +152,7 @@ def _of_file(data: TabularData, *, classed: bool) -> _Table:
     table.column(data.target, TARGET)
     for key, names in (("categorical", data.categorical), ("leave_out", data.leave_out)):
         for name in names:
-            if name not in table.columns:
-                hint = did_you_mean(name, table.columns) or f" (columns: {', '.join(table.columns)})"
-                raise DataError(f"task.data.{key}: {table.name} has no column '{name}'{hint}")
+            table.require(name, f"task.data.{key}")
             if name == data.target and (key == "leave_out" or not classed):
                 raise DataError(f"task.data.{key}: '{name}' is the target")
     features: list[Tensor] = []
@@ -170,14 +162,12 @@ def _of_file(data: TabularData, *, classed: bool) -> _Table:
         if name == data.target or name in data.leave_out:
             continue
         numbers = None if name in data.categorical else table.numbers(name, "task.data.path")
-        if numbers is not None:
-            features.append(torch.tensor(numbers, dtype=torch.float64)[:, None])
-            scaled.append(True)
-        else:
-            one_hot_nw = _one_hot(table, name)
-            features.append(one_hot_nw)
-            scaled += [False] * one_hot_nw.shape[1]
-        of_column += [name] * features[-1].shape[1]
+        columns_nw = (
+            _one_hot(table, name) if numbers is None else torch.tensor(numbers, dtype=torch.float64)[:, None]
+        )
+        features.append(columns_nw)
+        scaled += [numbers is not None] * columns_nw.shape[1]
+        of_column += [name] * columns_nw.shape[1]
     if not features:
         raise DataError(f"task.data.path: {table.name} has no column beside the target; one or more would do")
     labels_n = _classes(table, data) if classed else _numbers(table, data.target)
@@ -238,13 +228,12 @@ def _numbers(table: TableFile, target: str) -> Tensor:
 
 
 def _of_source(source: str) -> _Table:
-    """Return a table that comes with scikit-learn; importing sklearn.datasets takes seconds, these do not.
+    """Return a table that comes with scikit-learn.
 
     Raises:
         DataError: scikit-learn is not installed whole.
     """
-    package = find_spec("sklearn")
-    home = (Path(package.origin).parent if package and package.origin else Path()) / "datasets" / "data"
+    home = sklearn_data()
     try:
         if source == "diabetes":
             with gzip.open(home / "diabetes_data_raw.csv.gz", "rt", encoding="ascii") as file:
@@ -279,15 +268,19 @@ class TableFile:
     def __len__(self) -> int:
         return len(self.lines)
 
+    def require(self, name: str, place: str) -> None:
+        """Refuse the name of a column that is not there; ``place`` is where in the recipe it stands."""
+        if name not in self.columns:
+            hint = did_you_mean(name, self.columns) or f" (columns: {', '.join(self.columns)})"
+            raise DataError(f"{place}: {self.name} has no column '{name}'{hint}")
+
     def column(self, name: str, place: str) -> Sequence[str]:
         """Return the cells of a column, none of them empty; ``place`` is where in the recipe it is named.
 
         Raises:
             DataError: there is no such column, or a cell of it is empty.
         """
-        if name not in self.columns:
-            hint = did_you_mean(name, self.columns) or f" (columns: {', '.join(self.columns)})"
-            raise DataError(f"{place}: {self.name} has no column '{name}'{hint}")
+        self.require(name, place)
         cells = self.columns[name]
         for line, cell in zip(self.lines, cells, strict=True):
             if not cell:
@@ -326,7 +319,7 @@ def read_table(path: str) -> TableFile:
         DataError: it is not there, not UTF-8, empty, without a header, a row has another number of cells, or
             two columns have one name.
     """
-    file = expanded(path, PLACE)
+    file = expand_home(path, PLACE)
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)
