@@ -10,6 +10,7 @@ from typing import Any, Final, final
 
 import click
 
+from tpsprune.cli.options import INTERRUPTED
 from tpsprune.errors import TpspruneError, did_you_mean
 
 __all__ = ["main"]
@@ -31,7 +32,6 @@ COMMANDS: Final = {
 RUNNING: Final = ("train", "prune", "compare", "study")
 BY_ITSELF: Final = ("compare", "study")
 """Commands that go on where they were without being told to."""
-INTERRUPTED = 130
 CLOSED_PIPE = 141
 OUTPUT_FAULTS: Final = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 PATH_FAULTS: Final = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)

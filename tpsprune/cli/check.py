@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import click
 
-from tpsprune.cli.options import device_option, imports, naming, recipe_argument, set_option
+from tpsprune.cli.options import (
+    device_option,
+    echo_json,
+    imports,
+    json_option,
+    naming,
+    recipe_argument,
+    set_option,
+)
 
 __all__ = ["check", "doctor", "recipes"]
 
@@ -32,7 +39,7 @@ Examples:
 )
 @click.option("--no-widths", is_flag=True, help="Leave out the look at the model that the widths take.")
 @click.option("--print", "print_recipe", is_flag=True, help="Print the recipe with all defaults and stop.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
+@json_option("One JSON object instead of tables.")
 def check(
     recipe_source: str,
     overrides: tuple[str, ...],
@@ -59,7 +66,7 @@ def check(
     with naming(recipe_source):
         found = pipeline.check(read, device, weights=weights, widths=not no_widths)
     if as_json:
-        click.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=2))
+        echo_json(found.to_json())
         return
     from tpsprune.report.checked import checked
     from tpsprune.report.console import OurConsole
@@ -69,7 +76,7 @@ def check(
 
 
 @click.command(short_help="List the shipped recipes.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+@json_option("One JSON object instead of a table.")
 def recipes(*, as_json: bool) -> None:
     """List the shipped recipes and what each shows."""
     from tpsprune import recipe
@@ -77,7 +84,7 @@ def recipes(*, as_json: bool) -> None:
 
     shows = {name: recipe.read(path).shows for name, path in shipped_recipes().items()}
     if as_json:
-        click.echo(json.dumps(shows, ensure_ascii=False, indent=2))
+        echo_json(shows)
         return
     width = max(map(len, shows))
     for name, text in shows.items():
@@ -97,7 +104,7 @@ Examples:
   tpsprune doctor --json > machine.json
 """,
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+@json_option()
 def doctor(*, as_json: bool) -> None:
     """Look at this machine: devices, what meters each, how good the figures are, and what would be better.
 
@@ -108,7 +115,7 @@ def doctor(*, as_json: bool) -> None:
 
         found = examine()
     if as_json:
-        click.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=2))
+        echo_json(found.to_json())
         return
     from tpsprune.report.console import OurConsole
     from tpsprune.report.diagnosis import diagnosis

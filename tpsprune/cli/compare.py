@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import shlex
 import sys
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tpsprune.cli.options import (
+    GATE_CLOSED,
+    INTERRUPTED,
     check_choices,
     check_show,
     choice_options,
     compare_show_for,
     compare_show_options,
     device_option,
-    ended,
     gate_option,
     imports,
+    json_option,
     naming,
     recipe_argument,
     set_option,
 )
 
+if TYPE_CHECKING:
+    from tpsprune.runs import ComparisonFolder
+
 __all__ = ["compare", "report"]
-
-
-INTERRUPTED = 130
 
 
 @click.command(
@@ -120,7 +123,7 @@ def compare(
     except KeyboardInterrupt:
         click.echo("\ninterrupted; the same command goes on with the next missing run", err=True)
         click.get_current_context().exit(INTERRUPTED)
-    ended(folder, choices, gate=gate, quiet=quiet, as_json=as_json)
+    _finish(folder, choices, gate=gate, quiet=quiet, as_json=as_json)
 
 
 @click.command(
@@ -143,7 +146,7 @@ Examples:
 )
 @click.option("--forget", is_flag=True, help="Forget every choice made before; those given now count.")
 @gate_option
-@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the tables.")
+@json_option("Print report.json instead of the tables.")
 def report(folder: Path, *, gate: bool, as_json: bool, **choices: Any) -> None:
     """Make the report of the comparison in DIR again; nothing is run, and no weights are needed.
 
@@ -153,4 +156,31 @@ def report(folder: Path, *, gate: bool, as_json: bool, **choices: Any) -> None:
     check_choices(choices)
     from tpsprune.runs import ComparisonFolder
 
-    ended(ComparisonFolder(folder), choices, gate=gate, quiet=False, as_json=as_json)
+    _finish(ComparisonFolder(folder), choices, gate=gate, quiet=False, as_json=as_json)
+
+
+def _finish(
+    folder: ComparisonFolder, choices: dict[str, Any], *, gate: bool, quiet: bool, as_json: bool
+) -> None:
+    """Write the report, show what it says, and let the gate decide on the exit code."""
+    from tpsprune.report.assessment import assessed, choose
+    from tpsprune.report.console import OurConsole
+    from tpsprune.report.savings_files import write_report
+    from tpsprune.report.savings_text import savings_lines
+    from tpsprune.runs import read_text
+
+    choose(folder, **choices)
+    savings = assessed(folder)
+    digest = sha256(folder.journal.path.read_bytes()).hexdigest()
+    written = write_report(savings, folder.path, journal_sha256=digest)
+    if as_json:
+        sys.stdout.write(read_text(folder.path / "report.json"))
+    elif not quiet:
+        console = OurConsole()
+        console.print(savings_lines(savings), highlight=False)
+        console.print()
+        for path in written:
+            if path.suffix in {".html", ".md", ".json"} and path.parent == folder.path:
+                console.print(f"Written: {path}", highlight=False, markup=False, soft_wrap=True)
+    if gate and not savings.verdict.standing.is_saving:
+        click.get_current_context().exit(GATE_CLOSED)

@@ -7,6 +7,7 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -134,23 +135,16 @@ def _message(error: click.UsageError | TpspruneError) -> str:
     return error.message if isinstance(error, click.UsageError) else str(error)
 
 
-def _model(words: str) -> Choice:
-    from tpsprune.recipe.write import MODELS, choose
+def _choice(of: str, words: str) -> Choice:
+    from tpsprune.recipe.write import DATA, MODELS, choose
 
-    return choose(words, MODELS, "--model")
-
-
-def _data(words: str) -> Choice:
-    from tpsprune.recipe.write import DATA, choose
-
-    return choose(words, DATA, "--data")
+    return choose(words, MODELS if of == "model" else DATA, f"--{of}")
 
 
 def _target(words: str) -> str:
     from tpsprune.recipe.write import as_toml
 
-    override = target_override(words)
-    return as_toml(tomllib.loads(override)["prune"]["target"])
+    return as_toml(tomllib.loads(target_override(words))["prune"]["target"])
 
 
 def _epochs(words: str) -> int:
@@ -170,8 +164,8 @@ def _name(words: str) -> str:
 
 
 _READ: Final[dict[str, Callable[[str], Any]]] = {
-    "model": _model,
-    "data": _data,
+    "model": partial(_choice, "model"),
+    "data": partial(_choice, "data"),
     "target": _target,
     "epochs": _epochs,
     "name": _name,

@@ -8,10 +8,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from hashlib import sha256
+from functools import reduce
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -19,86 +19,131 @@ from tpsprune.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from tpsprune.report.live import AbstractShow
-    from tpsprune.runs import ComparisonFolder
-
-__all__ = [
-    "GATE_CLOSED",
-    "check_choices",
-    "check_folder",
-    "check_show",
-    "choice_options",
-    "compare_show_for",
-    "compare_show_options",
-    "device_option",
-    "ended",
-    "folder_options",
-    "gate_option",
-    "grid_options",
-    "imports",
-    "naming",
-    "recipe_argument",
-    "set_option",
-    "show_for",
-    "show_options",
-    "target_override",
-]
-
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+INTERRUPTED: Final = 130
+GATE_CLOSED: Final = 5
+"""Exit code of ``--gate`` where the verdict, on the training that was fixed beforehand, is no saving."""
+TARGET_EXAMPLES: Final = (
+    "macs=0.5, params=0.5, latency=0.5, tolerance=0.01, widths=FILE.json or widths=conv1=12,conv2=30"
+)
 
 
-def recipe_argument(command: Command) -> Command:
-    """Add RECIPE: a file, or the name of a shipped recipe."""
-    return click.argument("recipe_source", metavar="RECIPE")(command)
+def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Return a decorator that adds options, in this order in the help."""
+    return lambda command: reduce(lambda found, option: option(found), reversed(options), command)
 
 
-def set_option(command: Command) -> Command:
-    """Add ``--set section.key=value``, any number of times."""
-    return click.option(
-        "--set",
-        "overrides",
-        multiple=True,
-        metavar="SECTION.KEY=VALUE",
-        help="Override one value of the recipe; may be given several times.",
-    )(command)
+def json_option(words: str = "One JSON object instead of text.") -> Callable[[Command], Command]:
+    """Return what adds ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help=words)
 
 
-def device_option(command: Command) -> Command:
-    """Add ``--device``."""
-    return click.option(
-        "--device",
-        type=click.Choice(["auto", "cpu", "cuda"]),
-        default="auto",
-        show_default=True,
-        help="Where to compute; auto takes a GPU where there is one.",
-    )(command)
+def echo_json(value: Any) -> None:
+    """Print a value as one indented JSON object."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
-def folder_options(command: Command) -> Command:
-    """Add ``--out``, ``--resume`` and ``--again``."""
-    command = click.option(
-        "--again", is_flag=True, help="Run once more, in a new folder beside the old one."
-    )(command)
-    command = click.option(
-        "--resume", is_flag=True, help="Go on with this recipe's run from its last checkpoint."
-    )(command)
-    return click.option(
+recipe_argument = click.argument("recipe_source", metavar="RECIPE")
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="Override one value of the recipe; may be given several times.",
+)
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto takes a GPU where there is one.",
+)
+folder_options = _together(
+    click.option(
         "--out",
         type=click.Path(file_okay=False, path_type=Path),
         default=Path("runs"),
         show_default=True,
         help="Folder that holds the run folders.",
-    )(command)
+    ),
+    click.option("--resume", is_flag=True, help="Go on with this recipe's run from its last checkpoint."),
+    click.option("--again", is_flag=True, help="Run once more, in a new folder beside the old one."),
+)
+show_options = _together(
+    click.option("--quiet", is_flag=True, help="Show nothing; the run folder has it all."),
+    json_option("One JSON object per line and event."),
+)
+compare_show_options = _together(
+    click.option("--quiet", is_flag=True, help="Show nothing; the report has it all."),
+    json_option("Print report.json at the end; finished runs go to stderr."),
+)
+grid_options = _together(
+    click.option(
+        "--country",
+        metavar="CODE",
+        help="Grid for CO₂: a country's code or name, as FRA; without one no CO₂ is claimed.",
+    ),
+    click.option(
+        "--carbon-intensity",
+        type=click.FloatRange(min=0),
+        metavar="GRAMS",
+        help="Grid for CO₂: your own grams per kWh, with --carbon-source.",
+    ),
+    click.option(
+        "--carbon-source",
+        default="",
+        metavar="TEXT",
+        help="Where --carbon-intensity comes from, and of which year.",
+    ),
+)
+choice_options = _together(
+    grid_options,
+    click.option(
+        "--per-day",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="NUMBER",
+        help="Predictions a day, to tell the break-even in days.",
+    ),
+)
+gate_option = click.option(
+    "--gate", is_flag=True, help=f"End with exit code {GATE_CLOSED} unless the verdict is a saving."
+)
 
 
 def check_folder(*, resume: bool, again: bool) -> None:
-    """Refuse ``--resume`` and ``--again`` at once.
-
-    Raises:
-        UsageError: both were asked for.
-    """
+    """Refuse ``--resume`` and ``--again`` at once."""
     if resume and again:
         raise click.UsageError("--resume goes on with a run and --again begins another: give one of them")
+
+
+def check_show(*, quiet: bool, as_json: bool) -> None:
+    """Refuse ``--quiet`` and ``--json`` at once, before anything heavy is imported."""
+    if quiet and as_json:
+        raise click.UsageError("--quiet shows nothing and --json shows everything: give one of them")
+
+
+def check_choices(choices: dict[str, Any]) -> None:
+    """Refuse two grids at once, and a factor that comes from nowhere.
+
+    Raises:
+        UsageError: says which, before anything is run.
+    """
+    if choices["country"] is not None and choices["carbon_intensity"] is not None:
+        raise click.UsageError("--country and --carbon-intensity are two grids: give one of them")
+    if choices["carbon_intensity"] is not None and not choices["carbon_source"].strip():
+        raise click.UsageError(
+            "--carbon-intensity needs --carbon-source: where the factor comes from, and its year"
+        )
+    if choices["carbon_source"] and choices["carbon_intensity"] is None:
+        raise click.UsageError("--carbon-source says where --carbon-intensity comes from: give that too")
+    for name in ("carbon_intensity", "per_day"):
+        if choices.get(name) is not None and not isfinite(choices[name]):
+            raise click.UsageError(f"--{name.replace('_', '-')} must be a finite number")
+    if choices["country"] is not None:
+        from tpsprune.energy.grid import grid_of
+
+        grid_of(choices["country"])
 
 
 @contextmanager
@@ -124,31 +169,6 @@ def naming(recipe_source: str) -> Iterator[None]:
         yield
     except RecipeError as error:
         raise RecipeError(recipe_source, error.faults) from error
-
-
-def show_options(command: Command) -> Command:
-    """Add ``--quiet`` and ``--json``."""
-    return _options(command, "One JSON object per line and event.", "the run folder")
-
-
-def compare_show_options(command: Command) -> Command:
-    """Add ``--quiet`` and ``--json`` for a comparison, whose output is its report."""
-    return _options(command, "Print report.json at the end; finished runs go to stderr.", "the report")
-
-
-def _options(command: Command, of_json: str, holder: str) -> Command:
-    command = click.option("--json", "as_json", is_flag=True, help=of_json)(command)
-    return click.option("--quiet", is_flag=True, help=f"Show nothing; {holder} has it all.")(command)
-
-
-def check_show(*, quiet: bool, as_json: bool) -> None:
-    """Refuse both at once, before anything heavy is imported.
-
-    Raises:
-        UsageError: both were asked for.
-    """
-    if quiet and as_json:
-        raise click.UsageError("--quiet shows nothing and --json shows everything: give one of them")
 
 
 def show_for(*, quiet: bool, as_json: bool) -> AbstractShow:
@@ -180,109 +200,6 @@ def compare_show_for(*, quiet: bool, as_json: bool) -> AbstractShow:
     return BarCompare(console) if console.is_terminal else PlainCompare(console)
 
 
-GATE_CLOSED = 5
-"""Exit code of ``--gate`` where the verdict, on the training that was fixed beforehand, is no saving."""
-
-
-def choice_options(command: Command) -> Command:
-    """Add what a reader chooses: a grid, a volume."""
-    return grid_options(
-        click.option(
-            "--per-day",
-            type=click.FloatRange(min=0, min_open=True),
-            metavar="NUMBER",
-            help="Answers a day, to tell the break-even in days.",
-        )(command)
-    )
-
-
-def grid_options(command: Command) -> Command:
-    """Add what turns joules into grams of CO₂: a country, or a factor and its source."""
-    for option in reversed(
-        (
-            click.option(
-                "--country",
-                metavar="CODE",
-                help="Grid for CO₂: a country's code or name, as FRA; without one no CO₂ is claimed.",
-            ),
-            click.option(
-                "--carbon-intensity",
-                type=click.FloatRange(min=0),
-                metavar="GRAMS",
-                help="Grid for CO₂: your own grams per kWh, with --carbon-source.",
-            ),
-            click.option(
-                "--carbon-source",
-                default="",
-                metavar="TEXT",
-                help="Where --carbon-intensity comes from, and of which year.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def gate_option(command: Command) -> Command:
-    """Add ``--gate``."""
-    return click.option(
-        "--gate", is_flag=True, help=f"End with exit code {GATE_CLOSED} unless the verdict is a saving."
-    )(command)
-
-
-def check_choices(choices: dict[str, Any]) -> None:
-    """Refuse two grids at once, and a factor that comes from nowhere.
-
-    Raises:
-        UsageError: says which, before anything is run.
-    """
-    if choices["country"] is not None and choices["carbon_intensity"] is not None:
-        raise click.UsageError("--country and --carbon-intensity are two grids: give one of them")
-    if choices["carbon_intensity"] is not None and not choices["carbon_source"].strip():
-        raise click.UsageError(
-            "--carbon-intensity needs --carbon-source: where the factor comes from, and its year"
-        )
-    if choices["carbon_source"] and choices["carbon_intensity"] is None:
-        raise click.UsageError("--carbon-source says where --carbon-intensity comes from: give that too")
-    for name in ("carbon_intensity", "per_day"):
-        if choices.get(name) is not None and not isfinite(choices[name]):
-            raise click.UsageError(f"--{name.replace('_', '-')} must be a finite number")
-    if choices["country"] is not None:
-        from tpsprune.energy.grid import grid_of
-
-        grid_of(choices["country"])
-
-
-def ended(
-    folder: ComparisonFolder, choices: dict[str, Any], *, gate: bool, quiet: bool, as_json: bool
-) -> None:
-    """Write the report, show what it says, and let the gate decide on the exit code."""
-    from tpsprune.report.assessment import assessed, choose
-    from tpsprune.report.console import OurConsole
-    from tpsprune.report.savings_files import write_report
-    from tpsprune.report.savings_text import savings_lines
-    from tpsprune.runs import read_text
-
-    choose(folder, **choices)
-    savings = assessed(folder)
-    digest = sha256(folder.journal.path.read_bytes()).hexdigest()
-    written = write_report(savings, folder.path, journal_sha256=digest)
-    if as_json:
-        sys.stdout.write(read_text(folder.path / "report.json"))
-    elif not quiet:
-        console = OurConsole()
-        console.print(savings_lines(savings), highlight=False)
-        console.print()
-        for path in written:
-            if path.suffix in {".html", ".md", ".json"} and path.parent == folder.path:
-                console.print(f"Written: {path}", highlight=False, markup=False, soft_wrap=True)
-    if gate and not savings.verdict.standing.is_saving:
-        click.get_current_context().exit(GATE_CLOSED)
-
-
-EXAMPLES = "macs=0.5, params=0.5, latency=0.5, tolerance=0.01, widths=FILE.json or widths=conv1=12,conv2=30"
-
-
 def target_override(words: str) -> str:
     """Return ``prune.target={ ... }`` for the words of ``--target``.
 
@@ -299,7 +216,7 @@ def target_override(words: str) -> str:
     kind, equals, value = (part.strip() for part in words.partition("="))
     if kind not in TARGETS or not equals:
         hint = did_you_mean(kind, TARGETS) if equals else ""
-        raise _bad(f"'{words}' is no target{hint}: {EXAMPLES} would do")
+        raise _bad(f"'{words}' is no target{hint}: {TARGET_EXAMPLES} would do")
     if kind != "widths":
         return f"prune.target={{ {json.dumps(kind)} = {_share(kind, value)!r} }}"
     widths = _from_file(Path(value)) if value.endswith(".json") else _from_words(value)

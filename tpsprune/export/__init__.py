@@ -15,21 +15,21 @@ from tpsprune.export.bundle import (
 from tpsprune.export.hugging_face import HuggingFace, is_pretrained
 from tpsprune.export.manifest import BUNDLE_SCHEMA, bundle_schema
 from tpsprune.export.onnx_graph import Onnx
-from tpsprune.export.torch_export import Answers, TorchExport, answers_of
+from tpsprune.export.torch_export import Predictor, TorchExport, predictor_of
 
 __all__ = [
     "BUNDLE_SCHEMA",
     "CARD",
-    "Answers",
     "Bundle",
     "HuggingFace",
     "Onnx",
+    "Predictor",
     "TorchExport",
-    "answers_of",
     "bundle_schema",
     "check_free",
     "is_pretrained",
     "new_folder",
+    "predictor_of",
     "read_bundle",
     "seal",
     "stamps_in",

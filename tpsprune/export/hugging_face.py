@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from tpsprune.errors import ArtifactError, CannotWriteError
-from tpsprune.export.torch_export import Answers, answers_of, words_of
+from tpsprune.export.torch_export import Predictor, first_cause, predictor_of
 
 __all__ = ["Fit", "HuggingFace", "fitting_config", "is_pretrained"]
 
@@ -76,11 +76,11 @@ class HuggingFace:
         except OSError as error:
             raise CannotWriteError(f"cannot write {folder}: {error.strerror or error}") from error
         except (RuntimeError, ValueError) as error:
-            raise ArtifactError(f"{self.name}: the ticket cannot be saved: {words_of(error)}") from error
+            raise ArtifactError(f"{self.name}: the ticket cannot be saved: {first_cause(error)}") from error
         _without_origin(folder / FILES[0])
         return tuple(name for name in FILES if (folder / name).is_file())
 
-    def reload(self, folder: Path) -> Answers:
+    def reload(self, folder: Path) -> Predictor:
         """Load the files as a user would, from the folder alone.
 
         Raises:
@@ -95,8 +95,8 @@ class HuggingFace:
                     folder, local_files_only=True, use_safetensors=True
                 )
         except (OSError, ValueError, RuntimeError, AttributeError) as error:
-            raise ArtifactError(f"{self.name}: what was saved does not load: {words_of(error)}") from error
-        return answers_of(model.eval())
+            raise ArtifactError(f"{self.name}: what was saved does not load: {first_cause(error)}") from error
+        return predictor_of(model.eval())
 
 
 def is_pretrained(model: nn.Module) -> bool:
@@ -196,7 +196,7 @@ def _tried(model: nn.Module, config: Any, changes: Mapping[str, Any]) -> _Tried 
         with torch.device("meta"):
             built = type(model)(changed)
     except Exception as error:  # noqa: BLE001 -- an architecture refuses a number in its own way
-        return words_of(error)[:MOST_REFUSED]
+        return first_cause(error)[:MOST_REFUSED]
     return _Tried(changed, {name: tuple(tensor.shape) for name, tensor in built.state_dict().items()})
 
 

@@ -25,22 +25,13 @@ from torch.export import Dim, ExportedProgram
 
 from tpsprune.errors import ArtifactError
 from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
+from tpsprune.numerics.trees import mapped
 from tpsprune.runs import writing
 
-__all__ = [
-    "Answers",
-    "TorchExport",
-    "answers_of",
-    "capture",
-    "leaves_of",
-    "names_of",
-    "plain_kernels",
-    "strange_in",
-    "words_of",
-]
+__all__ = ["Predictor", "TorchExport", "capture", "find_unsafe", "first_cause", "names_of", "predictor_of"]
 
 
-Answers = Callable[[Any], Tensor]
+Predictor = Callable[[Any], Tensor]
 """From a batch (a tensor, a tuple or a mapping of them) to its scores, on the CPU."""
 
 MOST_WORDS: Final = 300
@@ -61,20 +52,20 @@ class _Scores(nn.Module):
         return logits_of(call_model(self.model, inputs))
 
 
-def answers_of(model: nn.Module) -> Answers:
-    """Return how a model answers a batch, in evaluation mode and without a trace for gradients."""
+def predictor_of(model: nn.Module) -> Predictor:
+    """Return the function from a batch to a model's scores, in evaluation mode and without gradients."""
 
-    def answer(batch: Any) -> Tensor:
+    def predict(batch: Any) -> Tensor:
         with torch.inference_mode(), plain_kernels(), evaluation_mode(model):
             return logits_of(call_model(model, batch)).cpu()
 
-    return answer
+    return predict
 
 
 def capture(model: nn.Module, example: Any, format: str) -> ExportedProgram:  # noqa: A002
     """Capture ``model`` with ``torch.export``, its batch left open; it takes one argument, as ``example`` is.
 
-    The answer of the program is the tensor of scores alone, whatever else the model returns. Paths of
+    The output of the program is the tensor of scores alone, whatever else the model returns. Paths of
     source files are left out, so that the same model gives the same program wherever it is captured.
 
     Args:
@@ -86,14 +77,14 @@ def capture(model: nn.Module, example: Any, format: str) -> ExportedProgram:  # 
         ArtifactError: the model cannot be captured, or only for batches of one size.
     """
     batch = Dim("batch", min=1)
-    shapes = _like(example, lambda _: {0: batch})
+    shapes = mapped(example, lambda _: {0: batch})  # type: ignore[arg-type,return-value]
     try:
         with torch.no_grad(), plain_kernels(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(_Scores(model), (example,), dynamic_shapes=(shapes,))
     except Exception as error:  # the model's own code runs here, and may raise anything
         raise ArtifactError(
-            f"{format}: torch.export cannot capture the ticket for batches of any size: {words_of(error)}"
+            f"{format}: torch.export cannot capture the ticket for batches of any size: {first_cause(error)}"
         ) from error
     # torch would pickle the example into the file.
     program.example_inputs = None
@@ -116,18 +107,11 @@ def plain_kernels() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def words_of(error: BaseException) -> str:
+def first_cause(error: BaseException) -> str:
     """Return the beginning of what an error's first cause has to say, on one line, without colours."""
     while error.__cause__ is not None:
         error = error.__cause__
     return _COLOURS.sub("", " ".join(str(error).split()))[:MOST_WORDS] or type(error).__name__
-
-
-def leaves_of(batch: Any) -> list[Tensor]:
-    """Return the tensors of a batch in order."""
-    if isinstance(batch, Mapping):
-        return list(batch.values())
-    return list(batch) if isinstance(batch, tuple) else [batch]
 
 
 def names_of(batch: Any) -> list[str]:
@@ -135,12 +119,6 @@ def names_of(batch: Any) -> list[str]:
     if isinstance(batch, Mapping):
         return [str(name) for name in batch]
     return [f"input_{place}" for place in range(len(batch))] if isinstance(batch, tuple) else ["input"]
-
-
-def _like(batch: Any, make: Callable[[Tensor], Any]) -> Any:
-    if isinstance(batch, Mapping):
-        return {name: make(tensor) for name, tensor in batch.items()}
-    return tuple(make(tensor) for tensor in batch) if isinstance(batch, tuple) else make(batch)
 
 
 PROGRAM: Final = "ticket.pt2"
@@ -175,38 +153,40 @@ class TorchExport:
             try:
                 torch.export.save(program, cast(IO[bytes], sink))
             except RuntimeError as error:
-                raise ArtifactError(f"{self.name}: the ticket cannot be saved: {words_of(error)}") from error
+                raise ArtifactError(
+                    f"{self.name}: the ticket cannot be saved: {first_cause(error)}"
+                ) from error
             if sink.fault is not None:
                 raise sink.fault
-        if strange := strange_in(path):
+        if strange := find_unsafe(path):
             raise ArtifactError(
                 f"{self.name}: torch pickles {strange[0]} of this ticket, and nothing pickled is written; "
                 "another format would do"
             )
         return (PROGRAM,)
 
-    def reload(self, folder: Path) -> Answers:
+    def reload(self, folder: Path) -> Predictor:
         """Load the program from its file, once it is seen to hold text and numbers alone.
 
         Raises:
             ArtifactError: it holds something else, or is no program.
         """
         path = folder / PROGRAM
-        if strange := strange_in(path):
+        if strange := find_unsafe(path):
             raise ArtifactError(f"{path} holds more than text and numbers ({strange[0]}): it is not loaded")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 module = torch.export.load(path).module()
         except Exception as error:  # torch's reader has no kind of error of its own
-            raise ArtifactError(f"{path} does not load: {words_of(error)}") from error
+            raise ArtifactError(f"{path} does not load: {first_cause(error)}") from error
 
-        def answer(batch: Any) -> Tensor:
+        def predict(batch: Any) -> Tensor:
             with torch.inference_mode(), plain_kernels():
                 scores: Tensor = module(batch)
                 return scores
 
-        return answer
+        return predict
 
 
 @final
@@ -235,7 +215,7 @@ class _Sink(io.RawIOBase):
         return len(content)
 
 
-def strange_in(path: Path) -> list[str]:
+def find_unsafe(path: Path) -> list[str]:
     """Return what of a ``.pt2`` file is neither text nor raw numbers; nothing is loaded for that.
 
     Raises:
