@@ -7,7 +7,7 @@
     ├── DeviceError            the device asked for is not here
     ├── VariantError           a TPS variant does not fit the model or the task
     ├── DivergedError          the loss is no longer a finite number
-    ├── PruneError             a cut was refused and rolled back
+    ├── PruneError             pruning was refused and rolled back
     ├── MeterError             energy cannot be measured as asked
     ├── LoopError              a piece of the Python API was used as it cannot be
     ├── RunFolderError         a run folder is in use or does not hold what it should
@@ -44,7 +44,7 @@ __all__ = [
 
 
 class TpspruneError(Exception):
-    """A fault the user can mend: the message names the place, what was found and what would do."""
+    """A fault the user can repair: the message names the place, what was found and what would do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class DataError(TpspruneError):
 
 
 class ModelError(TpspruneError):
-    """A model does not build, or what it puts out does not fit the data."""
+    """A model does not build, or its output does not fit the data."""
 
 
 class DeviceError(TpspruneError):
@@ -94,7 +94,7 @@ class DivergedError(TpspruneError):
 
 
 class PruneError(TpspruneError):
-    """A cut was refused; the model handed in is as it was."""
+    """Pruning was refused; the model handed in is as it was."""
 
 
 class MeterError(TpspruneError):

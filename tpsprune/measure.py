@@ -23,11 +23,11 @@ __all__ = ["answer_for", "latency", "paired_latency", "size"]
 
 
 def size(model: nn.Module, batch: Any) -> Size:
-    """Weigh a model: parameters, multiply-accumulates per item of ``batch``, bytes on disk.
+    """Measure a model: parameters, multiply-accumulates per item of ``batch``, bytes on disk.
 
     A parameter that several modules share is counted once. Bytes are those of the state dict as
     safetensors, to the byte: there shared tensors are written in full, once a name, and buffers count.
-    Weights set to zero weigh as much as any other; only units that are gone make a model smaller.
+    Weights set to zero count as any other; only pruned units make a model smaller.
 
     Cost: one forward pass without data.
     """
@@ -120,7 +120,7 @@ CLOCK_SECONDS: Final = 1e-9
 
 
 def answer_for(seconds: float, model: nn.Module, batch_n: Tree) -> int:
-    """Answer the same batch again and again for at least ``seconds``; return the items answered.
+    """Run the model on one batch again and again for at least ``seconds``; return the items predicted.
 
     One pass at least. In evaluation and inference mode; the device is waited for at both edges and five
     times a second between, so that what was queued is done when the window closes. It sees neither loading

@@ -85,7 +85,7 @@ def _draw_picture(folder: str, show: AbstractShow) -> None:
 
 
 @click.command(
-    short_help="Cut a trained model, without retraining.",
+    short_help="Prune a trained model, without retraining.",
     epilog="""\b
 Examples:
   tpsprune prune digits --weights model.safetensors --target macs=0.5
@@ -106,10 +106,12 @@ Examples:
     "--target",
     metavar="KIND=VALUE",
     help="What the ticket may cost: macs=, params= or latency= a share of the dense model, tolerance= a "
-    "share of what is said that may be lost, widths=GROUP=UNITS,... or widths=FILE.json. "
+    "share of the consumers' inputs that may be lost, widths=GROUP=UNITS,... or widths=FILE.json. "
     "Default: the recipe's.",
 )
-@click.option("--dry-run", is_flag=True, help="Show the cut and what it would cost; write nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show what would be pruned and what the ticket would cost; write nothing."
+)
 @set_option
 @device_option
 @folder_options
@@ -128,7 +130,7 @@ def prune(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Cut the trained model of RECIPE: find what its units say twice, keep the rest, teach it to say it all.
+    """Prune the trained model of RECIPE: find redundant units, keep the others, let them compensate.
 
     RECIPE says which model and data; its [train] is not run. The ticket is retrained only where
     retrain.epochs is a number; 'rest', the default, is none here.

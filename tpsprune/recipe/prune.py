@@ -119,7 +119,7 @@ CutShare = Annotated[float, Interval(gt=0.0, lt=1.0)]
 
 @section
 class Prune:
-    """The cut: a target, reached by widths, unit choice and fold."""
+    """The pruning: a target, reached by the widths of groups, the choice of units and compensation."""
 
     target: Target = field(default_factory=lambda: Macs(0.5))
     """One of ``macs``, ``params``, ``latency``, ``tolerance``, ``widths``: see ``target.py``."""
@@ -139,10 +139,10 @@ class Prune:
         "group-norm",
         "random",
     ] = "interpolation"
-    """Which units of a group stay: those from which the others follow best, by the error at the consumers
-    or by pivoted Cholesky of what they hear; the others are torch-pruning's importances."""
+    """Which units of a group are kept: those from which the others follow best, by the error at the consumers
+    or by pivoted Cholesky of their inputs; the others are torch-pruning's importances."""
     probe_items: Annotated[int, Interval(ge=8, le=2**20)] = 1024
-    """Items of the training split, without labels, on which the cut is chosen and fitted."""
+    """Calibration data: items of the training split, without labels, on which units are chosen and fitted."""
     round_to: Count = 1
     min_width: Count = 2
     max_cut_share: CutShare = 0.95
@@ -150,23 +150,23 @@ class Prune:
     max_cut_shares: Mapping[str, CutShare] = field(default_factory=dict)
     """The same for groups whose name matches a pattern (``fnmatch``); the last that matches counts."""
     leave_alone: tuple[str, ...] = ()
-    """Patterns (``fnmatch``) of module names not to cut; one that matches nothing is an error."""
+    """Patterns (``fnmatch``) of module names not to prune; one that matches nothing is an error."""
     head_width: bool = False
-    """Also cut the width of attention heads: the dimensions of queries and keys, by their singular values."""
+    """Also prune the width of attention heads: dimensions of queries and keys, by their singular values."""
     fold: bool = True
-    """Least squares: what the removed units said is folded into the consumers of those that stay."""
+    """Compensate by least squares: the consumers of the kept units take over what the pruned ones put out."""
     refit: bool = True
-    """With the fold: solve every layer that hears a cut, or what a cut has moved, for each of its weights."""
+    """With it, reconstruct layer by layer: solve each layer whose inputs changed for all of its weights."""
     activation_gib: Positive = 1.5
-    """How much of both models' activations the fold may hold; of a probe that needs more, a part is used."""
+    """Most activations of both models held for that; of calibration data that need more, a part is used."""
     new_biases: bool = True
-    """Allow the fold to give a consumer a bias that had none."""
+    """Allow compensation to give a consumer a bias that had none."""
     recalibrate: bool = True
-    """Take batch-norm statistics anew on the probe data where that lowers the output error there."""
+    """Take batch-norm statistics anew on the calibration data where that lowers the output error there."""
     heal_steps: Natural = 0
-    """Label-free repair after the cut: optimiser steps that match the dense model on the probe data."""
+    """Label-free repair: optimiser steps that match the dense model on the calibration data."""
     heal_learning_rate: Positive = 1e-3
     rounds: Count = 1
-    """Cuts in which the target is reached, each the same share of what is left."""
+    """Prunings in which the target is reached, each the same share of what is left."""
     round_epochs: Count = 1
     """Epochs of training between two rounds."""

@@ -17,7 +17,7 @@ Momentum = Annotated[float, Interval(ge=0.0, lt=1.0)]
 
 @section
 class Train:
-    """How the model is trained; ``epochs`` is the whole budget, before and after the cut."""
+    """How the model is trained; ``epochs`` is the whole budget, before and after pruning."""
 
     epochs: Count
     batch_size: Count | Literal["full"] = 128
@@ -63,14 +63,14 @@ def rewind_epoch(rewind: str) -> int | None:
 
 @section
 class Retrain:
-    """Retraining of the cut model."""
+    """Retraining of the pruned model."""
 
     epochs: Natural | Literal["rest"] = "rest"
     """``rest``: what the draw left of ``train.epochs``; with a rewind, what is left counted from there."""
     rewind: Annotated[str, Predicate(_is_rewind)] = "none"
     """``init`` or ``epoch:K``: the plan is replayed on those weights (a structured lottery ticket)."""
     optimizer: Literal["carry", "new"] = "carry"
-    """``carry``: the optimiser's moments of the units that stay go along; a rewind always makes it anew."""
+    """``carry``: the optimiser's moments of the kept units go along; a rewind always makes it anew."""
 
 
 @section
@@ -120,10 +120,10 @@ class Watch:
     """Epochs between two readings; give this or ``every_steps``, without either every epoch."""
     every_steps: Count | None = None
     probe_items: Annotated[int, Interval(ge=8, le=2**20)] = 256
-    """Items of the fixed probe batch, drawn once from the training split."""
+    """Items of the fixed batch that signals are read on, sampled once from the training split."""
     h1_points: Annotated[int, Interval(ge=4, le=256)] = 128
     h1_every: Count = 1
-    """Readings between two H1 readings: topology is the dearest signal."""
+    """Readings between two H1 readings: topology costs the most."""
     edge_window: Annotated[int, Interval(ge=4, le=64)] = 10
     """Updates in the spectral edge's rolling window."""
     rank_share: OpenShare = 0.01
