@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs
+from tpsprune.recipe.prune import Macs, Prune
 
 __all__ = ["BASELINES", "MENDS", "OURS", "Method", "default_widths", "method_of", "methods"]
 

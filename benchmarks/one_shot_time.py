@@ -18,8 +18,7 @@ from benchmarks.zoo.photos import crops, photographs
 from benchmarks.zoo.resnet50 import ResNet50, settled
 from benchmarks.zoo.trained import batches_of
 from tpsprune.pruning import extract
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs
+from tpsprune.recipe.prune import Macs, Prune
 
 __all__ = ["measured"]
 

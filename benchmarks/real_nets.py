@@ -81,7 +81,7 @@ class Encoder(nn.Module):
 
 def minilm() -> Net:
     """Return the sentence encoder."""
-    from tpsprune.models.torchvision_shim import help_torchvision
+    from tpsprune.models.libraries import help_torchvision
 
     help_torchvision()
     from transformers import AutoTokenizer, BertModel

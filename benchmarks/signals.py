@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune import data, recipe, training
-from tpsprune.models.mlp import Mlp
+from tpsprune.models.architectures import Mlp
 from tpsprune.numerics.sketch import signed_fold
 from tpsprune.numerics.spectra import edge, row_spectrum
 from tpsprune.signals.signal import View

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tpsprune.pruning.extract import Extraction
     from tpsprune.pruning.plan import Plan
     from tpsprune.pruning.replay import replay
+    from tpsprune.recipe.prune import Latency, Macs, Params, Tolerance, Widths
     from tpsprune.recipe.stop import ChangeRule as Change
     from tpsprune.recipe.stop import ConsensusRule as Consensus
     from tpsprune.recipe.stop import EpochRule as AtEpoch
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from tpsprune.recipe.stop import PlateauRule as Plateau
     from tpsprune.recipe.stop import ReopenRule as Reopen
     from tpsprune.recipe.stop import ThresholdRule as Threshold
-    from tpsprune.recipe.target import Latency, Macs, Params, Tolerance, Widths
 
 __all__ = [
     "TPS",
@@ -72,8 +72,7 @@ _HOMES = {
         for name in ("Change", "Consensus", "Mask", "Patience", "Plateau", "Reopen", "Threshold")
     },
     **{
-        name: ("tpsprune.recipe.target", name)
-        for name in ("Latency", "Macs", "Params", "Tolerance", "Widths")
+        name: ("tpsprune.recipe.prune", name) for name in ("Latency", "Macs", "Params", "Tolerance", "Widths")
     },
 }
 """Where each public name lives, and what it is called there."""

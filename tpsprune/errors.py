@@ -7,7 +7,7 @@
     ├── DeviceError            the device asked for is not here
     ├── VariantError           a TPS variant does not fit the model or the task
     ├── DivergedError          the loss is no longer a finite number
-    ├── PruneError             a cut was refused and rolled back
+    ├── PruneError             pruning was refused and rolled back
     ├── MeterError             energy cannot be measured as asked
     ├── LoopError              a piece of the Python API was used as it cannot be
     ├── RunFolderError         a run folder is in use or does not hold what it should
@@ -39,11 +39,12 @@ __all__ = [
     "TpspruneError",
     "VariantError",
     "did_you_mean",
+    "first_line",
 ]
 
 
 class TpspruneError(Exception):
-    """A fault the user can mend: the message names the place, what was found and what would do."""
+    """A fault the user can repair: the message names the place, what was found and what would do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class DataError(TpspruneError):
 
 
 class ModelError(TpspruneError):
-    """A model does not build, or what it puts out does not fit the data."""
+    """A model does not build, or its output does not fit the data."""
 
 
 class DeviceError(TpspruneError):
@@ -93,7 +94,7 @@ class DivergedError(TpspruneError):
 
 
 class PruneError(TpspruneError):
-    """A cut was refused; the model handed in is as it was."""
+    """Pruning was refused; the model handed in is as it was."""
 
 
 class MeterError(TpspruneError):
@@ -126,3 +127,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     near = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the kind of an exception and the first line of its message.
+
+    >>> first_line(ValueError("no such key"))
+    'ValueError: no such key'
+    """
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -5,15 +5,14 @@ The command line of ``tpsprune`` finds this command by the entry point ``study``
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-__all__ = ["study"]
+from tpsprune.cli.options import INTERRUPTED, echo_json, json_option
 
-INTERRUPTED = 130
+__all__ = ["study"]
 
 
 @click.command(
@@ -59,7 +58,7 @@ Examples:
     show_default=True,
     help="Folder of the journal, the figures and the page.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON; progress goes to stderr.")
+@json_option("Print the figures as JSON; progress goes to stderr.")
 @click.pass_context
 def study(
     ctx: click.Context,
@@ -114,8 +113,7 @@ def _list(*, as_json: bool) -> None:
     from tpsprune_studies.catalogue import STUDIES
 
     if as_json:
-        listed = {name: asdict(prediction) for name, prediction in STUDIES.items()}
-        click.echo(json.dumps(listed, ensure_ascii=False, indent=2))
+        echo_json({name: asdict(prediction) for name, prediction in STUDIES.items()})
         return
     for name, prediction in STUDIES.items():
         click.echo(f"{name}  {prediction.statement}")

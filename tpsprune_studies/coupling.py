@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tpsprune.data import Dataset
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.train import Tps
 from tpsprune.tps import Regulariser
 from tpsprune_studies.catalogue import STUDIES
 from tpsprune_studies.coupling_edges import (

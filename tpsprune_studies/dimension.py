@@ -21,7 +21,7 @@ from tpsprune.numerics.intervals import Interval, mean_interval
 from tpsprune.numerics.moments import input_moments
 from tpsprune.numerics.spectra import effective_rank
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.train import Tps
 from tpsprune_studies.catalogue import STUDIES
 from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling, Table
 from tpsprune_studies.setup import Setup, at_seed, prepare, resize

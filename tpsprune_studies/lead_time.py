@@ -21,8 +21,7 @@ from tpsprune import recipe, stopping
 from tpsprune.numerics.intervals import fisher_greater, mean_interval
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import ModularData
-from tpsprune.recipe.tps import Tps
-from tpsprune.recipe.watch import Signal
+from tpsprune.recipe.train import Signal, Tps
 from tpsprune_studies.alarms import (
     CANDIDATES,
     Alarms,

@@ -13,7 +13,7 @@ from tpsprune import data, models, tps, training
 from tpsprune.data import Dataset, Split
 from tpsprune.numerics.objective import Objective
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.train import Tps
 from tpsprune.tps import Regulariser
 from tpsprune_studies.tasks import describe_data, split_data
 

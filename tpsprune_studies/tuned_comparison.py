@@ -17,7 +17,7 @@ from tpsprune.errors import DivergedError
 from tpsprune.numerics.intervals import Interval, ratio_interval
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import ModularData
-from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.train import Tps
 from tpsprune_studies.finding import Bound, Plan
 from tpsprune_studies.setup import at_seed, prepare
 from tpsprune_studies.tasks import describe_data

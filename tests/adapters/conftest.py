@@ -1,5 +1,5 @@
 """The libraries of the adapters import torchvision where it is installed, which may have to be helped."""
 
-from tpsprune.models.torchvision_shim import help_torchvision
+from tpsprune.models.libraries import help_torchvision
 
 help_torchvision()

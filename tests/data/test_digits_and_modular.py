@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpsprune.data import Dataset, load
-from tpsprune.data.digits import digits
-from tpsprune.data.modular import answers
-from tpsprune.data.tables import all_pairs
+from tpsprune.data.images import digits
+from tpsprune.data.modular import all_pairs, answers
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import DigitsData, ModularData, Operation
 

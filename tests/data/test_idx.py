@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tpsprune.data import load
-from tpsprune.data.idx import read_idx
+from tpsprune.data.images import read_idx
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import IdxData
 

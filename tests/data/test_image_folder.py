@@ -1,15 +1,27 @@
+"""Folders and zips of images: decoded once, kept, and refused in words."""
+
 from __future__ import annotations
 
+import io
 import os
+import resource
+import subprocess
+import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
 
 from tests.data.picture_book import SHADES, encoded, files, in_folder, in_zip, picture
 from tpsprune.data import Dataset, load
+from tpsprune.data.image_folder import cache_key, decode, read_cache, write_cache
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import ImageFolderData
 
@@ -244,3 +256,165 @@ def test_a_damaged_zip_entry_is_named(tmp_path: Path) -> None:
     path.write_bytes(raw)
     with pytest.raises(DataError, match=r"^train/dog/03\.png: cannot be read from the zip \(Bad CRC-32"):
         read(path)
+
+
+SHAPE = (40, 3, 16, 16)
+
+
+def some_images() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
+
+
+def test_what_is_written_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "images-a.npy"
+    write_cache(path, iter(some_images()), SHAPE)
+    assert (read_cache(path, SHAPE) == some_images()).all()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_is_read_can_be_changed_without_changing_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "images-a.npy"
+    write_cache(path, some_images(), SHAPE)
+    images = read_cache(path, SHAPE)
+    assert images is not None
+    images[:] = 0
+    assert (read_cache(path, SHAPE) == some_images()).all()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: np.save(path, np.zeros((2, 2))),
+        lambda path: np.save(path, np.array([{"a": 1}]), allow_pickle=True),
+    ],
+    ids=["gone", "empty", "cut short", "another shape", "a pickle"],
+)
+def test_a_spoilt_cache_counts_as_not_there(tmp_path: Path, spoil) -> None:
+    path = tmp_path / "images-a.npy"
+    write_cache(path, some_images(), SHAPE)
+    spoil(path)
+    assert read_cache(path, SHAPE) is None
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    path = tmp_path / "images-a.npy"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        words = rf"task\.data\.cache: the decoded images cannot be written to {tmp_path} \(File too large\);"
+        with pytest.raises(DataError, match=words):
+            write_cache(path, some_images(), SHAPE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    words = r"task\.data\.cache: the decoded images cannot be written to .*/file \(.+\); a folder with room"
+    with pytest.raises(DataError, match=words):
+        write_cache(tmp_path / "file" / "images-a.npy", some_images(), SHAPE)
+
+
+def test_a_fault_while_decoding_leaves_nothing(tmp_path: Path) -> None:
+    def faulty() -> Iterator[NDArray[np.uint8]]:
+        yield some_images()[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_cache(tmp_path / "images-a.npy", faulty(), SHAPE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_leaves_the_cache_as_it_was_and_its_part_is_swept_up_in_time(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; import numpy as np\n"
+        "from tpsprune.data.image_folder import write_cache\n"
+        "def images():\n"
+        "    for _ in range(39): yield np.zeros((3, 16, 16), np.uint8)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"write_cache(Path(sys.argv[1]), images(), {SHAPE})\n"
+    )
+    path = tmp_path / "images-a.npy"
+    subprocess.run([sys.executable, "-c", script, str(path)], check=False, timeout=120)
+    (part,) = tmp_path.iterdir()
+    assert part.suffix == ".part"
+    write_cache(path, some_images(), SHAPE)
+    assert part.exists()  # another process might still be writing it
+    long_ago = part.stat().st_mtime - 2 * 24 * 3600
+    os.utime(part, (long_ago, long_ago))
+    write_cache(path, some_images(), SHAPE)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_key_changes_with_everything_that_changes_the_pixels() -> None:
+    base = ("/book", [("train/cat/0.png", 10, 5)], 32, 3)
+    others = [
+        ("/other", base[1], 32, 3),
+        ("/book", [("train/cat/1.png", 10, 5)], 32, 3),
+        ("/book", [("train/cat/0.png", 11, 5)], 32, 3),
+        ("/book", [("train/cat/0.png", 10, 6)], 32, 3),
+        ("/book", base[1] * 2, 32, 3),
+        ("/book", base[1], 28, 3),
+        ("/book", base[1], 32, 1),
+    ]
+    assert len({cache_key(*case) for case in (base, *others)}) == 8
+    assert cache_key(*base) == cache_key(*base)
+
+
+WHOLE = {kind: encoded(picture(0, (90, 120, 40), 24), kind) for kind in ("PNG", "JPEG")}
+
+
+def test_an_image_of_the_wanted_size_comes_out_channel_first() -> None:
+    pixels = picture(1, (9, 90, 200))
+    assert (decode(encoded(pixels), "x", 12, 3) == pixels.transpose(2, 0, 1)).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    kind=st.sampled_from(["PNG", "JPEG"]),
+    cut=st.integers(0, 400),
+    place=st.integers(0, 2000),
+    value=st.integers(0, 255),
+)
+def test_any_damage_gives_pixels_or_a_named_fault(kind: str, cut: int, place: int, value: int) -> None:
+    raw = bytearray(WHOLE[kind])
+    raw[place % len(raw)] = value
+    try:
+        shape: object = decode(bytes(raw[: len(raw) - cut]), "holiday.png", 16, 3).shape
+    except DataError as error:
+        shape = str(error).split(": ")[0]
+    assert shape in {(3, 16, 16), "holiday.png"}
+
+
+@pytest.mark.parametrize("raw", [b"", b"hello", b"GIF89a"], ids=["empty", "text", "gif"])
+def test_what_is_no_image_is_refused(raw: bytes) -> None:
+    with pytest.raises(DataError, match=r"^a\.png: is not a sound JPEG or PNG image \(.+\); leave it out$"):
+        decode(raw, "a.png", 8, 3)
+
+
+@pytest.mark.parametrize("side", [8200, 14_000], ids=["large", "pillow-refuses-it-too"])
+def test_a_small_file_that_claims_to_be_huge_is_refused(side: int) -> None:
+    stream = io.BytesIO()
+    Image.new("1", (side, side)).save(stream, "PNG")
+    with pytest.raises(DataError, match=r"^bomb\.png: is (of \d+×\d+ pixels; at most 67108864|not a sound)"):
+        decode(stream.getvalue(), "bomb.png", 8, 3)
+
+
+def test_sixteen_bits_a_channel_are_refused() -> None:
+    stream = io.BytesIO()
+    Image.fromarray(np.full((9, 9), 40_000, np.uint16)).save(stream, "PNG")
+    with pytest.raises(DataError, match=r"^a\.png: has more than 8 bits a channel; 8-bit images would do$"):
+        decode(stream.getvalue(), "a.png", 8, 1)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_images_of_every_usual_mode_are_read(mode: str) -> None:
+    stream = io.BytesIO()
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    Image.fromarray(picture(0, (255, 255, 255))).convert("RGB").convert(mode).save(stream, kind)
+    assert decode(stream.getvalue(), "a.png", 12, 3).shape == (3, 12, 12)
+    assert decode(stream.getvalue(), "a.png", 12, 1).shape == (1, 12, 12)

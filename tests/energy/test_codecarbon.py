@@ -17,7 +17,7 @@ import pytest
 from tpsprune.energy import AbstractMeter, build
 from tpsprune.energy.codecarbon_meter import CodecarbonMeter
 from tpsprune.errors import MeterError
-from tpsprune.recipe.energy import Energy
+from tpsprune.recipe.train import Energy
 from tpsprune.records import EnergyClass
 
 ROOT = Path(__file__).parents[2]
@@ -211,7 +211,7 @@ def test_an_nvml_counter_is_read_to_the_joule_and_held_against_itself(tmp_path: 
         from tpsprune.energy import build
         from tpsprune.energy.counters import find_nvml
         from tpsprune.energy.doctor import parts_of
-        from tpsprune.recipe.energy import Energy
+        from tpsprune.recipe.train import Energy
         from tpsprune.records import dump
         meter = build(Energy(), attempt=0)
         windows, nvml = [], find_nvml()

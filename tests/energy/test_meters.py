@@ -26,7 +26,7 @@ from tpsprune.energy import AbstractMeter, build, by_phase, class_of, total
 from tpsprune.energy.counters import NvmlBoards
 from tpsprune.energy.machine import MachineTimes, machine_times, split_times
 from tpsprune.errors import MeterError, RecipeError, RunFolderError
-from tpsprune.recipe.energy import Energy
+from tpsprune.recipe.train import Energy
 from tpsprune.records import EnergyClass, Window, dump, load
 from tpsprune.runs import Journal
 

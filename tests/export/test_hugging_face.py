@@ -13,9 +13,9 @@ from torch import nn
 import tpsprune
 from tests.export.nets import made
 from tpsprune.errors import ArtifactError
-from tpsprune.export import HuggingFace, answers_of, is_pretrained
-from tpsprune.export.hugging_face_config import fitting_config
-from tpsprune.models.torchvision_shim import help_torchvision
+from tpsprune.export import HuggingFace, is_pretrained, predictor_of
+from tpsprune.export.hugging_face import fitting_config
+from tpsprune.models.libraries import help_torchvision
 
 help_torchvision()
 transformers = pytest.importorskip("transformers", reason="pip install 'tpsprune[transformers]'")
@@ -76,7 +76,7 @@ def exported(folder: Path, model: Any) -> dict[str, Any]:
     reloaded = FORMAT.reload(folder)
     for items in (1, 2, 7):
         ids = torch.randint(31, (items, 9))
-        wanted = answers_of(model)(ids)
+        wanted = predictor_of(model)(ids)
         assert (reloaded(ids) - wanted).abs().max() <= FORMAT.tolerance_share * wanted.abs().max()
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     return config

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.export.nets import CALLED, Loud, batch_for, made
 from tpsprune.errors import ArtifactError
-from tpsprune.export import Onnx, answers_of, onnx_graph
+from tpsprune.export import Onnx, onnx_graph, predictor_of
 
 onnx = pytest.importorskip("onnx", reason="pip install 'tpsprune[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'tpsprune[onnx]'")
@@ -25,7 +25,7 @@ def test_the_graph_answers_nearly_equally_at_every_batch_size(tmp_path: Path, na
     graph = FORMAT.reload(tmp_path)
     for items in (1, 2, 7, 64):
         batch = batch_for(name, items)
-        wanted = answers_of(model)(batch)
+        wanted = predictor_of(model)(batch)
         gap = (graph(batch) - wanted).abs().max() / wanted.abs().max()
         assert gap < FORMAT.tolerance_share, items
 

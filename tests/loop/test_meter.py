@@ -13,7 +13,7 @@ from tpsprune.energy import AbstractMeter, build
 from tpsprune.energy.codecarbon_meter import CodecarbonMeter
 from tpsprune.errors import DataError, LoopError, MeterError, RecipeError
 from tpsprune.loop.meter import Ledger, Meter
-from tpsprune.recipe.energy import Energy
+from tpsprune.recipe.train import Energy
 from tpsprune.records import EnergyClass
 
 

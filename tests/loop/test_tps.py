@@ -18,7 +18,7 @@ from tests.tps.conftest import MODULUS, PairNet
 from tpsprune.errors import LoopError, RecipeError, RunFolderError, TpspruneError, VariantError
 from tpsprune.numerics.moment_coherence import moment_coherence
 from tpsprune.numerics.phases import triadic_force
-from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.train import Tps
 from tpsprune.records import TaskFacts
 from tpsprune.tps import build
 

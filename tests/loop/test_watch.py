@@ -18,7 +18,7 @@ import tpsprune
 from tests.loop.conftest import Data, small_data, small_net
 from tpsprune import pruning
 from tpsprune.errors import DataError, LoopError, RecipeError, TpspruneError
-from tpsprune.recipe.watch import Watch as Settings
+from tpsprune.recipe.train import Watch as Settings
 from tpsprune.records import Decision
 from tpsprune.signals import Panel, View
 

@@ -1,12 +1,20 @@
+"""The networks that recipes name: parameters, shapes, and the triplets of their units."""
+
 from __future__ import annotations
+
+from itertools import product
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
+from tpsprune.errors import ModelError
 from tpsprune.models import Cnn, Mlp, ResNet, TokenMlp, Transformer
+from tpsprune.models.architectures import Gated
+from tpsprune.records import TaskFacts
+from tpsprune.tps.triplets import Labels
 
 
 def size_of(model: nn.Module) -> int:
@@ -177,3 +185,194 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_others(make) -> None:
 def test_rows_of_the_token_embedding_begin_with_length_one() -> None:
     model = TokenMlp(vocabulary=400, length=2, embedding=64, widths=(8,), classes=400)
     assert model.embedding.weight.square().sum(1).mean().item() == pytest.approx(1.0, rel=0.03)
+
+
+P = 7
+QUARTERS = (0.0, 0.25, 0.5, 0.75)
+FACTS = TaskFacts(input_kind="tokens", input_shape=(2,), classes=P, vocabulary=P, cyclic=True)
+
+
+def whole_table() -> Tensor:
+    return torch.cartesian_prod(torch.arange(P), torch.arange(P))
+
+
+def of_characters() -> TokenMlp:
+    """A net made by hand that adds mod 7: with x = cos(ka + α) + cos(kb + β), 16 units for each frequency k.
+
+    relu(x) · x at the phases (α, β) and (α + π, β + π) sums to x², which holds 2 cos(ka + α) cos(kb + β).
+    Read out by cos(kc + α + β) and summed over all quarter turns of both phases, 4 cos(k(a + b − c)) is all
+    that is left.
+    """
+    units = [
+        (2 * torch.pi * k / P, 2 * torch.pi * turn, 2 * torch.pi * other)
+        for k, turn, other in product((1, 2, 3), QUARTERS, QUARTERS)
+    ]
+    model = TokenMlp(P, 2, P, (len(units),), P, gated=True).double()
+    ids = torch.arange(P).double()
+    with torch.no_grad():
+        model.embedding.weight.copy_(torch.eye(P))
+        for half in (model.hidden[0].gate, model.hidden[0].up):
+            half.bias.zero_()
+            for unit, (speed, first, second) in enumerate(units):
+                half.weight[unit, :P] = (speed * ids + first).cos()
+                half.weight[unit, P:] = (speed * ids + second).cos()
+        model.head.bias.zero_()
+        for unit, (speed, first, second) in enumerate(units):
+            model.head.weight[:, unit] = (speed * ids + first + second).cos()
+    return model
+
+
+def test_a_gated_layer_multiplies_its_open_gates_with_what_they_let_through() -> None:
+    layer = Gated(2, 3)
+    with torch.no_grad():
+        layer.gate.weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]]))
+        layer.gate.bias.copy_(torch.tensor([0.0, 0.0, 1.0]))
+        layer.up.weight.copy_(torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]))
+        layer.up.bias.copy_(torch.tensor([0.0, 0.0, -5.0]))
+    assert layer(torch.tensor([[2.0, 3.0]])).tolist() == [[6.0, 0.0, -12.0]]
+
+
+def test_a_gated_mlp_has_as_many_parameters_as_its_formula_says() -> None:
+    size = sum(parameter.numel() for parameter in Mlp(64, (32, 16), 10, gated=True).parameters())
+    assert size == 2 * (65 * 32 + 33 * 16) + 17 * 10
+
+
+def test_a_gated_mlps_answer_can_be_rebuilt_from_its_triplets() -> None:
+    model = TokenMlp(P, 2, 5, (11,), 6, gated=True).double()
+    tokens = torch.randint(0, P, (20, 2))
+    u, v, o = model.unit_triplets(tokens)
+    assert (u.shape, v.shape, o.shape) == ((P, 22), (P, 22), (22, 6))
+    (gate_a, up_a), (up_b, gate_b) = u.chunk(2, dim=1), v.chunk(2, dim=1)
+    layer = model.hidden[0]
+    gates = gate_a[tokens[:, 0]] + gate_b[tokens[:, 1]] + layer.gate.bias
+    ups = up_a[tokens[:, 0]] + up_b[tokens[:, 1]] + layer.up.bias
+    rebuilt = (gates.relu() * ups) @ o[:11] + model.head.bias
+    torch.testing.assert_close(rebuilt, model(tokens))
+    assert torch.equal(o[:11], o[11:])
+
+
+def test_what_both_tokens_do_together_in_a_linear_unit_is_the_sum_of_its_two_triplets() -> None:
+    """Without the ReLU, in the mixed difference over both tokens all else falls away."""
+    model = TokenMlp(P, 2, 5, (3,), 4, gated=True).double()
+    tokens = whole_table()
+    rows = model.embedding(tokens).flatten(1)
+    products = (model.hidden[0].gate(rows) * model.hidden[0].up(rows)).view(P, P, 3)
+    mixed = products - products[:1] - products[:, :1] + products[:1, :1]
+    u, v, _ = model.unit_triplets(tokens)
+    both = ((u - u[:1])[:, None] * (v - v[:1])[None]).unflatten(2, (2, 3)).sum(2)
+    torch.testing.assert_close(mixed, both)
+
+
+def test_a_gated_net_of_characters_adds_and_each_of_its_triplets_is_coherent() -> None:
+    model, tokens = of_characters(), whole_table()
+    labels = tokens.sum(1) % P
+    assert torch.equal(model(tokens).argmax(1), labels)
+    apart = 2 * torch.pi * (labels[:, None] - torch.arange(P)).double() / P
+    torch.testing.assert_close(model(tokens), sum(4 * (k * apart).cos() for k in (1, 2, 3)))
+    coherence = Labels(model, FACTS, tokens, labels).coherences()
+    torch.testing.assert_close(coherence, torch.ones(2 * 48).double())
+
+
+def test_triplets_of_characters_cancel_out_on_the_answers_of_another_task() -> None:
+    """On a − b a triplet of phases (α, β) has cos 2β: 1, −1, 1 and −1 at the quarter turns."""
+    model, tokens = of_characters(), whole_table()
+    coherence = Labels(model, FACTS, tokens, (tokens[:, 0] - tokens[:, 1]) % P).coherences()
+    torch.testing.assert_close(coherence, torch.tensor([1.0, -1.0]).double().repeat(48))
+
+
+@pytest.mark.parametrize("factor", [0, 1])
+def test_a_unit_whose_gate_sees_the_first_token_alone_has_one_triplet_that_is_nothing(factor: int) -> None:
+    model, tokens = of_characters(), whole_table()
+    with torch.no_grad():
+        model.hidden[0].gate.weight[:, P:] = 0.0
+    first, mirrored = model.unit_triplets(tokens)[factor].chunk(2, dim=1)
+    assert bool(first.any())
+    assert bool(mirrored.any()) == (factor == 0)
+
+
+def test_what_two_tokens_add_to_an_mlps_unit_is_its_pre_activation() -> None:
+    model = TokenMlp(7, 2, 5, (11,), 6).double()
+    tokens = torch.cartesian_prod(torch.arange(7), torch.arange(7))
+    seen: list[torch.Tensor] = []
+    handle = model.hidden[0].register_forward_hook(lambda _, __, output: seen.append(output))
+    model(tokens)
+    handle.remove()
+    u, v, o = model.unit_triplets(tokens)
+    assert (u.shape, v.shape, o.shape) == ((7, 11), (7, 11), (11, 6))
+    torch.testing.assert_close(u[tokens[:, 0]] + v[tokens[:, 1]] + model.hidden[0].bias, seen[0])
+
+
+def test_an_mlps_answer_can_be_rebuilt_from_its_triplets() -> None:
+    model = TokenMlp(7, 2, 5, (11,), 6).double()
+    tokens = torch.randint(0, 7, (20, 2))
+    u, v, o = model.unit_triplets(tokens)
+    units = (u[tokens[:, 0]] + v[tokens[:, 1]] + model.hidden[0].bias).relu()
+    torch.testing.assert_close(units @ o + model.head.bias, model(tokens))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_transformers_main_effects_are_group_means_less_the_grand_mean(layers: int) -> None:
+    model = Transformer(6, 8, 2, 10, 6, layers=layers).double()
+    tokens = torch.randint(0, 5, (30, 2))  # token 5 never occurs
+    seen: list[torch.Tensor] = []
+    handle = model.mlp_in.register_forward_hook(lambda _, __, output: seen.append(output))
+    model(tokens)
+    handle.remove()
+    for axis, effect in enumerate(model.unit_triplets(tokens)[:2]):
+        for token in range(6):
+            rows = [seen[0][i] for i in range(30) if int(tokens[i, axis]) == token]
+            expected = torch.stack(rows).mean(0) - seen[0].mean(0) if rows else torch.zeros(10).double()
+            torch.testing.assert_close(effect[token], expected)
+
+
+def test_over_all_pairs_a_transformers_main_effects_sum_to_zero() -> None:
+    model = Transformer(6, 8, 2, 10, 6).double()
+    u, v, _ = model.unit_triplets(torch.cartesian_prod(torch.arange(6), torch.arange(6)))
+    torch.testing.assert_close(u.sum(0), torch.zeros(10).double())
+    torch.testing.assert_close(v.sum(0), torch.zeros(10).double())
+
+
+def test_a_transformers_outgoing_weights_are_what_a_unit_adds_to_each_score() -> None:
+    model = Transformer(6, 8, 2, 10, 4).double()
+    tokens = torch.randint(0, 6, (3, 2))
+    outgoing = model.unit_triplets(tokens)[2]
+    # A bias on every pre-activation large enough that ReLU is the identity: adding 1 to unit 2 adds o[2].
+    model.mlp_in.bias.data += 1000
+    before = model(tokens)
+    model.mlp_in.bias.data[2] += 1
+    torch.testing.assert_close(model(tokens) - before, outgoing[2].expand(3, 4))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        TokenMlp(5, 2, 4, (8,), 5),
+        TokenMlp(5, 2, 4, (8,), 5, gated=True),
+        Transformer(5, 8, 2, 8, 5),
+        Transformer(5, 8, 2, 8, 5, layers=2),
+    ],
+    ids=["mlp", "gated", "transformer", "two-layers"],
+)
+def test_triplets_carry_gradients_to_the_weights(model: TokenMlp | Transformer) -> None:
+    assert model.has_unit_triplets
+    u, v, o = model.unit_triplets(torch.tensor([[0, 1], [2, 3], [2, 1]]))
+    last = model.head if isinstance(model, TokenMlp) else model.unembed
+    for part, weight in ((u, model.embedding.weight), (v, model.embedding.weight), (o, last.weight)):
+        (gradient,) = torch.autograd.grad(part.square().sum(), [weight], retain_graph=True)
+        assert gradient.any()
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (TokenMlp(5, 2, 4, (8, 8), 5), "2 hidden layers on 2 tokens are not defined; one hidden layer"),
+        (TokenMlp(5, 3, 4, (8,), 5), "1 hidden layers on 3 tokens are not defined; one hidden layer"),
+        (TokenMlp(5, 2, 4, (8, 8), 5, gated=True), "2 hidden layers on 2 tokens are not defined; one hidden"),
+        (Transformer(5, 8, 2, 8, 5, length=3), "a 'transformer' on 3 tokens are not defined; two tokens"),
+    ],
+    ids=["two-layers", "three-tokens", "two-gated-layers", "three-tokens-transformer"],
+)
+def test_where_triplets_are_not_defined_the_model_says_so(model: TokenMlp | Transformer, words: str) -> None:
+    assert not model.has_unit_triplets
+    with pytest.raises(ModelError, match=words):
+        model.unit_triplets(torch.zeros(1, 2, dtype=torch.int64))

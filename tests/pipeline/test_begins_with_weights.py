@@ -19,7 +19,7 @@ from tpsprune.records import Note, RunResult, TaskFacts
 from tpsprune.runs import RunFolder
 from tpsprune.runs.tensors import load_tensors, save_tensors, sha256_of
 
-FACTORY = "tpsprune.models.cnn:Cnn"
+FACTORY = "tpsprune.models.architectures:Cnn"
 MODEL = (
     f"task.model={{kind='custom', factory='{FACTORY}', weights='w.safetensors', "
     "model_args={image_shape=[1, 8, 8], widths=[12, 16], pool_every=1, classes=10}}"

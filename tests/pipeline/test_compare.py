@@ -18,7 +18,7 @@ from tpsprune.pipeline.arms import TicketFacts, arm_recipe
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.compare import AFTER_TICKET, ARMS, arms_of, order_of
-from tpsprune.recipe.rules import rule_faults
+from tpsprune.recipe.schema import rule_faults
 from tpsprune.records import ArmBegun, ArmEnded, Comparing, ComparisonRecord, Note, Progress, Standing
 from tpsprune.runs import ComparisonFolder, exclusive
 

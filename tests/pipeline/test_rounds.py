@@ -12,7 +12,7 @@ from tpsprune import pipeline, pruning
 from tpsprune.pipeline.ticket import joined_changes, round_target, uneven_note
 from tpsprune.pipeline.workbench import set_up
 from tpsprune.pruning import Plan
-from tpsprune.recipe.target import Latency, Macs, Params, Tolerance
+from tpsprune.recipe.prune import Latency, Macs, Params, Tolerance
 from tpsprune.records import GroupChange, Pruned
 from tpsprune.runs import RunFolder, read_json
 from tpsprune.runs.tensors import load_tensors

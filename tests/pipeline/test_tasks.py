@@ -21,7 +21,7 @@ from tpsprune.numerics.random_inputs import random_inputs
 from tpsprune.pipeline.ticket import extraction_inputs
 from tpsprune.pipeline.workbench import set_up
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.target import Latency
+from tpsprune.recipe.prune import Latency
 from tpsprune.records import Pruned, RunResult
 from tpsprune.report import tables
 from tpsprune.report.tables import savings_summary

@@ -21,8 +21,8 @@ from tests.pruning.nets_attention import (
     net,
     sequences,
 )
-from tpsprune.models.torchvision_shim import import_torchvision
-from tpsprune.models.transformer import Transformer
+from tpsprune.models.architectures import Transformer
+from tpsprune.models.libraries import import_torchvision
 from tpsprune.pruning.attention import MOST_CANDIDATES, attention_groups
 from tpsprune.pruning.cutting import cut_copy, silence
 from tpsprune.pruning.groups import Attribute, Group, GroupCut, Slice

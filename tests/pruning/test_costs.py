@@ -19,8 +19,7 @@ from tpsprune.pruning.groups import Group, Slice
 from tpsprune.pruning.opened import open_attention
 from tpsprune.pruning.reach import cost_model
 from tpsprune.pruning.replay import add_biases
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs, Params
+from tpsprune.recipe.prune import Macs, Params, Prune
 
 ZOO = ("cnn", "residual", "mixed", "mlp", "token-mlp", "transformer")
 ATTENTION = ("separate", "fused-by-part", "fused-by-head", "rotary", "one-key", "packed")

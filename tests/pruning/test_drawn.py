@@ -20,8 +20,7 @@ from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning import Extraction, Plan, extract
 from tpsprune.pruning.recalibrate import output_error
 from tpsprune.pruning.replay import replay
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs, Widths
+from tpsprune.recipe.prune import Macs, Prune, Widths
 
 IMAGES, SERIES, SEQUENCES = noise(48, 2, 6, 6), noise(48, 4, 5), sequences(48)
 

@@ -16,8 +16,7 @@ from tpsprune.pruning.layers import refit
 from tpsprune.pruning.look import Look
 from tpsprune.pruning.recalibrate import output_error, recalibrated
 from tpsprune.pruning.reconstruct import share_held
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs, Tolerance
+from tpsprune.recipe.prune import Macs, Prune, Tolerance
 
 CASES = ["cnn", "residual", "mixed", "mlp", "token-mlp", "transformer"]
 

@@ -40,8 +40,7 @@ from tpsprune.pruning.reach import cost_model, surveyed
 from tpsprune.pruning.replay import replay
 from tpsprune.pruning.survey import survey
 from tpsprune.pruning.verify import verify
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs, Params
+from tpsprune.recipe.prune import Macs, Params, Prune
 
 
 @pytest.mark.parametrize("own", [False, True])

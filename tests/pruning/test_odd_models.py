@@ -14,8 +14,7 @@ from torch.nn import functional
 from tpsprune.errors import PruneError
 from tpsprune.pruning import extract, survey
 from tpsprune.pruning.recalibrate import output_error
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs
+from tpsprune.recipe.prune import Macs, Prune
 
 HALF = Prune(target=Macs(0.5))
 X = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))

@@ -13,8 +13,7 @@ from torch import nn
 from tpsprune.errors import ArtifactError, PruneError
 from tpsprune.pruning import Plan, carried, extract, replay
 from tpsprune.pruning.plan import signature_of
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs
+from tpsprune.recipe.prune import Macs, Prune
 
 
 def drawn(zoo: SimpleNamespace, name: str = "cnn", **settings: Any) -> tuple[nn.Module, Any, nn.Module, Plan]:

@@ -10,8 +10,7 @@ from torch import nn
 
 from tpsprune.errors import PruneError
 from tpsprune.pruning.reach import check_target, surveyed
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Latency, Macs, Params, Tolerance, Widths
+from tpsprune.recipe.prune import Latency, Macs, Params, Prune, Tolerance, Widths
 
 BATCH = torch.randn(4, 8)
 

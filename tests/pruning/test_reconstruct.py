@@ -15,8 +15,7 @@ from tpsprune.pruning import Plan, extract, survey
 from tpsprune.pruning.layers import channels_first
 from tpsprune.pruning.layers import refit as remember_sizes
 from tpsprune.pruning.recalibrate import output_error
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs, Widths
+from tpsprune.recipe.prune import Macs, Prune, Widths
 
 
 def beside(layer: nn.Module, axis: int, *scales: Tensor) -> None:

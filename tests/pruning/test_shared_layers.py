@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.pruning import extract
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Widths
+from tpsprune.recipe.prune import Prune, Widths
 
 
 class Siamese(nn.Module):

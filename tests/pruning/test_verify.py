@@ -15,8 +15,7 @@ from tpsprune.pruning import GroupCut, survey
 from tpsprune.pruning.cutting import cut_copy, fresh_copy, silence
 from tpsprune.pruning.opened import open_attention
 from tpsprune.pruning.verify import verify
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Latency, Macs, Params, Tolerance, Widths
+from tpsprune.recipe.prune import Latency, Macs, Params, Prune, Tolerance, Widths
 
 
 def perceptron() -> tuple[nn.Module, Tensor]:

@@ -8,11 +8,11 @@ import pytest
 
 from tpsprune import recipe
 from tpsprune.errors import RecipeError
-from tpsprune.recipe import shipped
-from tpsprune.recipe.retrain import rewind_epoch
-from tpsprune.recipe.rules import signal_names
+from tpsprune.recipe.read import shipped_recipes
+from tpsprune.recipe.schema import signal_names
 from tpsprune.recipe.stop import EpochRule
 from tpsprune.recipe.task import CnnModel, IdxData, MlpModel, ModularData, ResNetModel
+from tpsprune.recipe.train import rewind_epoch
 
 LEAST = """
 name = "least"
@@ -39,8 +39,8 @@ def test_the_least_recipe_is_filled_with_defaults() -> None:
 
 
 def test_every_shipped_recipe_reads_and_says_what_it_shows() -> None:
-    assert "digits" in shipped.names()
-    for name in shipped.names():
+    assert "digits" in shipped_recipes()
+    for name in shipped_recipes():
         read = recipe.read(name)
         assert read.name == name
         assert read.shows

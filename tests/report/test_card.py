@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.records.test_documents import outcome
 
+from tests.records.test_documents import outcome
 from tpsprune.records import Cost, EnergyClass, EnergyMethod, Grid, PhaseEnergy, Stamp, dump
 from tpsprune.report.card import model_card
 

@@ -8,7 +8,7 @@ import json
 import torch
 from torch import nn
 
-from tpsprune.recipe.watch import Watch
+from tpsprune.recipe.train import Watch
 from tpsprune.records.readings import Status
 from tpsprune.signals import Panel, View
 

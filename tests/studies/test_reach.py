@@ -153,8 +153,7 @@ def test_sizes_are_those_asked_for() -> None:
 
 
 def test_a_model_names_the_units_that_moments_couples() -> None:
-    from tpsprune.models.mlp import Mlp, TokenMlp
-    from tpsprune.models.transformer import Transformer
+    from tpsprune.models.architectures import Mlp, TokenMlp, Transformer
     from tpsprune.tps.moments import find_unit_layers
 
     torch.manual_seed(0)

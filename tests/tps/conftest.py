@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.train import Tps
 from tpsprune.records import TaskFacts
 from tpsprune.tps import Regulariser, build
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.tps.conftest import Addition, Pairs, built, try_build
 from tpsprune.errors import RunFolderError, VariantError
-from tpsprune.models.transformer import Transformer
+from tpsprune.models.architectures import Transformer
 from tpsprune.numerics.phases import triadic_energy, triadic_force
 from tpsprune.records import TaskFacts
 from tpsprune.tps import Regulariser

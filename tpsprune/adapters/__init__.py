@@ -4,7 +4,7 @@
 ``examples/accelerate_loop.py`` is a plain loop.
 """
 
-from tpsprune.models.torchvision_shim import help_torchvision
+from tpsprune.models.libraries import help_torchvision
 
 # Both libraries import it where it is installed, and beside a CPU build of torch it may have to be helped.
 help_torchvision()

@@ -16,22 +16,24 @@ from typing import Any, Final, final
 
 import click
 
+from tpsprune.cli.options import INTERRUPTED
 from tpsprune.errors import TpspruneError, did_you_mean
 
 __all__ = ["COMMANDS", "commands", "main"]
 
-COMMANDS: Final = (
-    "train",
-    "prune",
-    "compare",
-    "report",
-    "init",
-    "check",
-    "recipes",
-    "show",
-    "export",
-    "doctor",
-)
+COMMANDS: Final = {
+    "train": "train",
+    "prune": "train",
+    "compare": "compare",
+    "report": "compare",
+    "init": "init",
+    "check": "check",
+    "recipes": "check",
+    "show": "show",
+    "export": "export",
+    "doctor": "check",
+}
+"""Commands in the order a user meets them, and the file of each."""
 GROUP: Final = "tpsprune.commands"
 """Entry points of other packages: the name of a command, and where it is, as ``module:command``."""
 STUDIES: Final = ("study", "tpsprune_studies.command")
@@ -39,7 +41,6 @@ STUDIES: Final = ("study", "tpsprune_studies.command")
 RUNNING: Final = ("train", "prune", "compare", "study")
 BY_ITSELF: Final = ("compare", "study")
 """Commands that go on where they were without being told to."""
-INTERRUPTED = 130
 CLOSED_PIPE = 141
 OUTPUT_FAULTS: Final = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 PATH_FAULTS: Final = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
@@ -49,7 +50,7 @@ PATH_FAULTS: Final = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP
 @cache
 def commands() -> dict[str, str]:
     """Return every command and where it is, as ``module:command``: our own first, none of which gives way."""
-    found = {name: f"tpsprune.cli.{name}:{name}" for name in COMMANDS}
+    found = {name: f"tpsprune.cli.{file}:{name}" for name, file in COMMANDS.items()}
     name, module = STUDIES
     added = {point.name: point.value for point in entry_points(group=GROUP)}
     if name not in added and find_spec(module.partition(".")[0]):

@@ -1,15 +1,23 @@
-"""``tpsprune check``: every fault of a recipe at once; what of its model can be pruned, and what cannot."""
+"""``tpsprune check``, ``recipes`` and ``doctor``: a recipe, the shipped ones, this machine: nothing runs."""
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 
 import click
 
-from tpsprune.cli.options import device_option, imports, naming, recipe_argument, set_option
+from tpsprune.cli.options import (
+    device_option,
+    echo_json,
+    imports,
+    json_option,
+    naming,
+    recipe_argument,
+    set_option,
+)
 
-__all__ = ["check"]
+__all__ = ["check", "doctor", "recipes"]
 
 
 @click.command(
@@ -31,7 +39,7 @@ Examples:
 )
 @click.option("--no-widths", is_flag=True, help="Leave out the look at the model that the widths take.")
 @click.option("--print", "print_recipe", is_flag=True, help="Print the recipe with all defaults and stop.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
+@json_option("One JSON object instead of tables.")
 def check(
     recipe_source: str,
     overrides: tuple[str, ...],
@@ -59,10 +67,62 @@ def check(
     with naming(recipe_source):
         found = pipeline.check(read, device, weights=weights, widths=not no_widths)
     if as_json:
-        click.echo(json.dumps(dump(found), ensure_ascii=False, indent=2))
+        echo_json(dump(found))
         return
     from tpsprune.report.checks import check_tables
     from tpsprune.report.live import OurConsole
 
     console = OurConsole()
     console.print(check_tables(found), highlight=False)
+
+
+@click.command(short_help="List the shipped recipes.")
+@json_option("One JSON object instead of a table.")
+def recipes(*, as_json: bool) -> None:
+    """List the shipped recipes and what each shows."""
+    from tpsprune import recipe
+    from tpsprune.recipe.read import shipped_recipes
+
+    shows = {name: recipe.read(path).shows for name, path in shipped_recipes().items()}
+    if as_json:
+        echo_json(shows)
+        return
+    width = max(map(len, shows))
+    for name, text in shows.items():
+        click.echo(
+            click.wrap_text(
+                text, 80, initial_indent=f"{name:<{width}}  ", subsequent_indent=" " * (width + 2)
+            )
+        )
+    click.echo("\nRun one:  tpsprune train NAME      See its text:  tpsprune check NAME --print")
+
+
+@click.command(
+    short_help="This machine: what is measured here, and what would measure more.",
+    epilog="""\b
+Examples:
+  tpsprune doctor
+  tpsprune doctor --json > machine.json
+""",
+)
+@json_option()
+def doctor(*, as_json: bool) -> None:
+    """Look at this machine: devices, what meters each, how good the figures are, and what would be better.
+
+    Nothing is trained or written, and no network is asked.
+    """
+    with imports():
+        from tpsprune.energy.doctor import examine
+        from tpsprune.records import dump
+
+        found = examine()
+    if as_json:
+        echo_json(dump(found))
+        return
+    from tpsprune.report.checks import diagnosis_tables
+    from tpsprune.report.live import OurConsole
+
+    console = OurConsole()
+    if not console.is_terminal:
+        console = OurConsole(width=None if "COLUMNS" in os.environ else 80)
+    console.print(diagnosis_tables(found), highlight=False)

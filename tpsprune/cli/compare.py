@@ -1,21 +1,36 @@
-"""``tpsprune compare``: the same recipe in several arms, pair by pair, to a claim or its refusal."""
+"""``tpsprune compare`` and ``tpsprune report``: pairs of runs, to a claim or its refusal."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from tpsprune.cli.options import device_option, imports, naming, recipe_argument, set_option
-from tpsprune.cli.savings import check_choices, choice_options, ended, gate_option
-from tpsprune.cli.shows import check_show, compare_show_for, compare_show_options
+from tpsprune.cli.options import (
+    GATE_CLOSED,
+    INTERRUPTED,
+    check_choices,
+    check_show,
+    choice_options,
+    compare_show_for,
+    compare_show_options,
+    device_option,
+    gate_option,
+    imports,
+    json_option,
+    naming,
+    recipe_argument,
+    set_option,
+)
 
-__all__ = ["compare"]
+if TYPE_CHECKING:
+    from tpsprune.runs import ComparisonFolder
 
-INTERRUPTED = 130
+__all__ = ["compare", "report"]
 
 
 @click.command(
@@ -108,4 +123,64 @@ def compare(
     except KeyboardInterrupt:
         click.echo("\ninterrupted; the same command goes on with the next missing run", err=True)
         click.get_current_context().exit(INTERRUPTED)
-    ended(folder, choices, gate=gate, quiet=quiet, as_json=as_json)
+    _finish(folder, choices, gate=gate, quiet=quiet, as_json=as_json)
+
+
+@click.command(
+    short_help="Make a comparison's report again, from its journal.",
+    epilog="""\b
+Examples:
+  tpsprune report reports/digits                       # byte for byte the same
+  tpsprune report reports/digits --country FRA         # with CO₂ by that country's grid
+  tpsprune report reports/digits --per-day 10000       # break-even in days
+  tpsprune report reports/digits --wall-meter plug.csv # joules from a meter at the plug: grade A
+""",
+)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@choice_options
+@click.option(
+    "--wall-meter",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="CSV",
+    help="A plug meter's readings over all runs (timestamps with zone, watts): grade A.",
+)
+@click.option("--forget", is_flag=True, help="Forget every choice made before; those given now count.")
+@gate_option
+@json_option("Print report.json instead of the tables.")
+def report(folder: Path, *, gate: bool, as_json: bool, **choices: Any) -> None:
+    """Make the report of the comparison in DIR again; nothing is run, and no weights are needed.
+
+    What is chosen here (grid, volume, wall meter) is written into the journal and stays chosen, until
+    --forget.
+    """
+    check_choices(choices)
+    from tpsprune.runs import ComparisonFolder
+
+    _finish(ComparisonFolder(folder), choices, gate=gate, quiet=False, as_json=as_json)
+
+
+def _finish(
+    folder: ComparisonFolder, choices: dict[str, Any], *, gate: bool, quiet: bool, as_json: bool
+) -> None:
+    """Write the report, show what it says, and let the gate decide on the exit code."""
+    from tpsprune.report.assessment import assessed, choose
+    from tpsprune.report.live import OurConsole
+    from tpsprune.report.savings.pages import write_report
+    from tpsprune.report.tables import savings_summary
+    from tpsprune.runs import read_text
+
+    choose(folder, **choices)
+    savings = assessed(folder)
+    digest = sha256(folder.journal.path.read_bytes()).hexdigest()
+    written = write_report(savings, folder.path, journal_sha256=digest)
+    if as_json:
+        sys.stdout.write(read_text(folder.path / "report.json"))
+    elif not quiet:
+        console = OurConsole()
+        console.print(savings_summary(savings), highlight=False)
+        console.print()
+        for path in written:
+            if path.suffix in {".html", ".md", ".json"} and path.parent == folder.path:
+                console.print(f"Written: {path}", highlight=False, markup=False, soft_wrap=True)
+    if gate and not savings.verdict.standing.is_saving:
+        click.get_current_context().exit(GATE_CLOSED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from tpsprune.cli.options import imports
-from tpsprune.cli.savings import check_choices, grid_options
+from tpsprune.cli.options import check_choices, echo_json, grid_options, imports, json_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tpsprune.records import Compared, Exported, Exporting, Grid
+    from tpsprune.records import Exported, Exporting, Grid
 
 __all__ = ["export"]
 
@@ -56,13 +54,13 @@ Formats (all go into one folder, with plan, recipe, model card and hashes):
     help="A format to write; may be given several times.",
 )
 @grid_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+@json_option()
 def export(folder: Path, target: Path, formats: tuple[str, ...], *, as_json: bool, **choices: Any) -> None:
-    """Write the ticket of RUN in every format asked for; reload each and compare its answers.
+    """Write the ticket of RUN in every format asked for; reload each and compare its outputs.
 
     RUN is a folder that train or prune left. The new folder is written beside and renamed: it comes whole
-    or not at all, and only if every reloaded format answers like the run's ticket in batches of 1, 2, 7
-    and 16.
+    or not at all, and only if the outputs of every reloaded format are those of the run's ticket in batches
+    of 1, 2, 7 and 16.
     """
     check_choices(choices)
     with imports():
@@ -78,32 +76,25 @@ def export(folder: Path, target: Path, formats: tuple[str, ...], *, as_json: boo
                 step(event)
     assert exported is not None, "the last event is the export"
     if as_json:
-        click.echo(json.dumps(dump(exported), ensure_ascii=False, indent=2))
+        echo_json(dump(exported))
     else:
-        _say(exported)
+        _print_summary(exported)
 
 
-def _say(exported: Exported) -> None:
+def _print_summary(exported: Exported) -> None:
     click.echo(f"{exported.folder}: {', '.join(exported.files)}")
     for each in exported.compared:
-        click.echo(f"{each.format}: reloaded and compared on {_batches(each)} random inputs: {_gap(each)}")
+        *first, last = map(str, each.batches)
+        words = f"largest difference {each.largest_difference:g}"
+        if each.tolerance_share:
+            words += f" (passes up to {each.allowed:.2g}, {each.tolerance_share:g} of the largest score)"
+        batches = f"{', '.join(first)} and {last} random inputs"
+        click.echo(f"{each.format}: reloaded and compared on {batches}: {words}")
     if "ticket.safetensors" in exported.files:
         trust = ", trust_code=True" if exported.calls else ""
         call = f"tpsprune.load('{exported.folder}'{trust})"
         click.echo(f'load it:  python -c "import tpsprune; model = {call}"')
     click.echo(f"how to load each format, and what is in it:  {exported.folder}/README.md")
-
-
-def _batches(compared: Compared) -> str:
-    *first, last = map(str, compared.batches)
-    return f"{', '.join(first)} and {last}"
-
-
-def _gap(compared: Compared) -> str:
-    words = f"largest difference {compared.largest_difference:g}"
-    if compared.tolerance_share:
-        words += f" (passes up to {compared.allowed:.2g}, {compared.tolerance_share:g} of the largest score)"
-    return words
 
 
 def _grid(choices: dict[str, Any]) -> Grid | None:

@@ -7,16 +7,17 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from tpsprune.cli.target import target_override
+from tpsprune.cli.options import target_override
 from tpsprune.errors import Fault, RecipeError, TpspruneError
 
 if TYPE_CHECKING:
-    from tpsprune.recipe.draft import Chosen
+    from tpsprune.recipe.write import Choice
 
 __all__ = ["init"]
 
@@ -65,7 +66,7 @@ def init(
 ) -> None:
     """Write a commented recipe that 'tpsprune check' accepts; what is not given is asked for."""
     from tpsprune import recipe
-    from tpsprune.recipe.draft import Answers, draft, misfit
+    from tpsprune.recipe.write import Answers, draft, misfit
     from tpsprune.runs import write_text_atomically
 
     given = {"model": model, "data": data, "target": target, "epochs": epochs, "name": name}
@@ -108,12 +109,12 @@ def _all_read(given: dict[str, str]) -> dict[str, Any]:
 
 def _asked(key: str) -> Any:
     """Ask until the answer is one; what there is to choose from is shown first."""
-    from tpsprune.recipe.draft import DATA, MODELS
+    from tpsprune.recipe.write import DATA, MODELS
 
     for offer in {"model": MODELS, "data": DATA}.get(key, ()):
         indent = f"  {offer.form:<26} "
         click.echo(
-            click.wrap_text(offer.says, 80, initial_indent=indent, subsequent_indent=" " * len(indent))
+            click.wrap_text(offer.summary, 80, initial_indent=indent, subsequent_indent=" " * len(indent))
         )
     return click.prompt(QUESTIONS[key], default=USUAL[key], value_proc=_for_click(_READ[key]))
 
@@ -134,23 +135,16 @@ def _message(error: click.UsageError | TpspruneError) -> str:
     return error.message if isinstance(error, click.UsageError) else str(error)
 
 
-def _model(words: str) -> Chosen:
-    from tpsprune.recipe.draft import MODELS, chosen
+def _choice(of: str, words: str) -> Choice:
+    from tpsprune.recipe.write import DATA, MODELS, choose
 
-    return chosen(words, MODELS, "--model")
-
-
-def _data(words: str) -> Chosen:
-    from tpsprune.recipe.draft import DATA, chosen
-
-    return chosen(words, DATA, "--data")
+    return choose(words, MODELS if of == "model" else DATA, f"--{of}")
 
 
 def _target(words: str) -> str:
     from tpsprune.recipe.write import as_toml
 
-    override = target_override(words)
-    return as_toml(tomllib.loads(override)["prune"]["target"])
+    return as_toml(tomllib.loads(target_override(words))["prune"]["target"])
 
 
 def _epochs(words: str) -> int:
@@ -170,8 +164,8 @@ def _name(words: str) -> str:
 
 
 _READ: Final[dict[str, Callable[[str], Any]]] = {
-    "model": _model,
-    "data": _data,
+    "model": partial(_choice, "model"),
+    "data": partial(_choice, "data"),
     "target": _target,
     "epochs": _epochs,
     "name": _name,

@@ -6,11 +6,10 @@ from dataclasses import replace
 from typing import assert_never
 
 from tpsprune.data.custom import custom_dataset
-from tpsprune.data.digits import digits_dataset
-from tpsprune.data.idx import idx_dataset
+from tpsprune.data.dataset import Dataset
 from tpsprune.data.image_folder import image_folder_dataset
+from tpsprune.data.images import digits_dataset, idx_dataset
 from tpsprune.data.modular import modular_dataset
-from tpsprune.data.splits import Dataset
 from tpsprune.data.tabular import tabular_dataset
 from tpsprune.data.text import text_dataset
 from tpsprune.recipe.task import (

@@ -1,20 +1,22 @@
-"""Modular arithmetic: every pair of residues, and the residue that an operation makes of them.
+"""The whole table of a binary operation on a finite set, and modular arithmetic, which is such a table.
 
-Source: Power et al. 2022, "Grokking: Generalization Beyond Overfitting on Small Algorithmic Datasets"
-(arXiv:2201.02177), section 3.1. Shapes: n pairs, 2 tokens.
+Some pairs are trained on, the rest held out. Source of the arithmetic: Power et al. 2022, "Grokking:
+Generalization Beyond Overfitting on Small Algorithmic Datasets" (arXiv:2201.02177), section 3.1.
+Shapes: n pairs, 2 tokens.
 """
 
 from __future__ import annotations
 
 from typing import assert_never
 
+import torch
 from torch import Tensor
 
-from tpsprune.data.splits import Dataset
-from tpsprune.data.tables import all_pairs, table_dataset
+from tpsprune.data.dataset import Dataset, Split, hold_out, split_off
 from tpsprune.recipe.task import ModularData, Operation
+from tpsprune.records import TaskFacts
 
-__all__ = ["answers", "modular_dataset"]
+__all__ = ["all_pairs", "answers", "modular_dataset", "table_dataset"]
 
 
 def answers(pairs_n2: Tensor, operation: Operation, modulus: int) -> Tensor:
@@ -58,4 +60,48 @@ def modular_dataset(data: ModularData) -> Dataset:
         data.modulus,
         answers(all_pairs(data.modulus), data.operation, data.modulus),
         cyclic=data.operation in {"add", "subtract"},
+    )
+
+
+def all_pairs(elements: int) -> Tensor:
+    """Return the pairs (elements², 2) of element ids, int64, the second running fastest.
+
+    >>> all_pairs(2).tolist()
+    [[0, 0], [0, 1], [1, 0], [1, 1]]
+    """
+    ids = torch.arange(elements)
+    return torch.cartesian_prod(ids, ids)
+
+
+def table_dataset(data: ModularData, name: str, elements: int, answers_n: Tensor, *, cyclic: bool) -> Dataset:
+    """Return all pairs with ``answers_n`` in their order, ``train_share`` drawn with ``split_seed``.
+
+    ``relabel`` renames elements after the draw, by one permutation for both tokens and another for
+    answers: the same pairs are trained on, under other names. ``cyclic`` says whether the ids stand in
+    cyclic order under their own names.
+
+    Raises:
+        DataError: a split would be empty.
+    """
+    generator = torch.Generator().manual_seed(data.split_seed)
+    pairs_n2 = all_pairs(elements)
+    order_n = torch.randperm(pairs_n2.shape[0], generator=generator)
+    if data.relabel:
+        pairs_n2 = torch.randperm(elements, generator=generator)[pairs_n2]
+        answers_n = torch.randperm(elements, generator=generator)[answers_n]
+    held_out, train = split_off(
+        Split(pairs_n2, answers_n), order_n, data.train_share, "task.data.train_share"
+    )
+    return hold_out(
+        name + ("-relabelled" if data.relabel else ""),
+        TaskFacts(
+            input_kind="tokens",
+            input_shape=(2,),
+            classes=elements,
+            vocabulary=elements,
+            cyclic=cyclic and not data.relabel,
+        ),
+        train,
+        held_out,
+        data.validation_share,
     )

@@ -5,11 +5,12 @@ Shapes: n rows, f features.
 
 from __future__ import annotations
 
+import csv
 import gzip
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 from typing import Final
 
@@ -17,15 +18,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tpsprune.data.preparation import Preparation
-from tpsprune.data.splits import Dataset, Split, parted, require_every_class, stratified_order
-from tpsprune.data.tabular_file import TableFile, read_table
+from tpsprune.data.dataset import (
+    Dataset,
+    Preparation,
+    Split,
+    expand_home,
+    require_every_class,
+    require_rest,
+    sklearn_data,
+    split_off,
+    stratified_order,
+)
 from tpsprune.errors import DataError, did_you_mean
-from tpsprune.recipe.task import TabularData
-from tpsprune.recipe.task_data import labels_wanted
+from tpsprune.recipe.task import TabularData, labels_wanted
 from tpsprune.records import TaskFacts
 
-__all__ = ["tabular_dataset"]
+__all__ = ["TableFile", "read_table", "tabular_dataset"]
+
 
 MOST_WORDS: Final = 256
 """Different words of a column that are still kinds; more are names, of which each row has its own."""
@@ -61,11 +70,7 @@ def tabular_dataset(data: TabularData, loss: str = "cross-entropy") -> Dataset:
         DataError: the file is not as ``read_table`` has it, a column that is named is not there, the target
             is not what the loss wants, or the shares leave a split empty or without some class.
     """
-    if data.validation_share + data.test_share >= 1:
-        raise DataError(
-            f"task.data: validation_share {data.validation_share:g} and test_share {data.test_share:g} "
-            "leave nothing to train on; shares that sum to less than 1 would do"
-        )
+    require_rest(data)
     classed = labels_wanted(data, loss) == "classes" if data.source is None else data.source != "diabetes"
     table = _of_file(data, classed=classed) if data.source is None else _of_source(data.source)
     generator = torch.Generator().manual_seed(data.split_seed)
@@ -77,16 +82,13 @@ def tabular_dataset(data: TabularData, loss: str = "cross-entropy") -> Dataset:
             if classed
             else torch.randperm(len(split), generator=generator)
         )
-        return parted(split, order_n, share, f"task.data.{key}")
+        return split_off(split, order_n, share, f"task.data.{key}")
 
     pool, test = drawn(whole, data.test_share, "test_share")
     train, validation = drawn(pool, data.validation_share / (1 - data.test_share), "validation_share")
     if classed:
-        for role, part, key in (
-            ("test", test, "test_share"),
-            ("validation", validation, "validation_share"),
-            ("training", train, "validation_share"),
-        ):
+        for role, part in (("test", test), ("validation", validation), ("training", train)):
+            key = "test_share" if part is test else "validation_share"
             require_every_class(part, role, whole, f"task.data.{key}")
     features = _scaling(train.inputs, table.scaled_f)
     target = None if classed else _scaling(train.labels[:, None], torch.tensor([True]))
@@ -150,9 +152,7 @@ def _of_file(data: TabularData, *, classed: bool) -> _Table:
     table.column(data.target, TARGET)
     for key, names in (("categorical", data.categorical), ("leave_out", data.leave_out)):
         for name in names:
-            if name not in table.columns:
-                hint = did_you_mean(name, table.columns) or f" (columns: {', '.join(table.columns)})"
-                raise DataError(f"task.data.{key}: {table.name} has no column '{name}'{hint}")
+            table.require(name, f"task.data.{key}")
             if name == data.target and (key == "leave_out" or not classed):
                 raise DataError(f"task.data.{key}: '{name}' is the target")
     features: list[Tensor] = []
@@ -162,14 +162,12 @@ def _of_file(data: TabularData, *, classed: bool) -> _Table:
         if name == data.target or name in data.leave_out:
             continue
         numbers = None if name in data.categorical else table.numbers(name, "task.data.path")
-        if numbers is not None:
-            features.append(torch.tensor(numbers, dtype=torch.float64)[:, None])
-            scaled.append(True)
-        else:
-            one_hot_nw = _one_hot(table, name)
-            features.append(one_hot_nw)
-            scaled += [False] * one_hot_nw.shape[1]
-        of_column += [name] * features[-1].shape[1]
+        columns_nw = (
+            _one_hot(table, name) if numbers is None else torch.tensor(numbers, dtype=torch.float64)[:, None]
+        )
+        features.append(columns_nw)
+        scaled += [numbers is not None] * columns_nw.shape[1]
+        of_column += [name] * columns_nw.shape[1]
     if not features:
         raise DataError(f"task.data.path: {table.name} has no column beside the target; one or more would do")
     labels_n = _classes(table, data) if classed else _numbers(table, data.target)
@@ -230,13 +228,12 @@ def _numbers(table: TableFile, target: str) -> Tensor:
 
 
 def _of_source(source: str) -> _Table:
-    """Return a table that comes with scikit-learn; importing sklearn.datasets takes seconds, these do not.
+    """Return a table that comes with scikit-learn.
 
     Raises:
         DataError: scikit-learn is not installed whole.
     """
-    package = find_spec("sklearn")
-    home = (Path(package.origin).parent if package and package.origin else Path()) / "datasets" / "data"
+    home = sklearn_data()
     try:
         if source == "diabetes":
             with gzip.open(home / "diabetes_data_raw.csv.gz", "rt", encoding="ascii") as file:
@@ -255,3 +252,122 @@ def _of_source(source: str) -> _Table:
     features_nf = torch.from_numpy(np.ascontiguousarray(features))
     names = tuple(f"feature {place}" for place in range(1, features_nf.shape[1] + 1))
     return _Table(source, names, features_nf, torch.ones(len(names), dtype=torch.bool), labels_n)
+
+
+PLACE: Final = "task.data.path"
+
+
+@dataclass(frozen=True, slots=True)
+class TableFile:
+    """Cells by the name of their column, as written but for spaces round them, and the line of each row."""
+
+    name: str
+    columns: Mapping[str, Sequence[str]]
+    lines: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def require(self, name: str, place: str) -> None:
+        """Refuse the name of a column that is not there; ``place`` is where in the recipe it stands."""
+        if name not in self.columns:
+            hint = did_you_mean(name, self.columns) or f" (columns: {', '.join(self.columns)})"
+            raise DataError(f"{place}: {self.name} has no column '{name}'{hint}")
+
+    def column(self, name: str, place: str) -> Sequence[str]:
+        """Return the cells of a column, none of them empty; ``place`` is where in the recipe it is named.
+
+        Raises:
+            DataError: there is no such column, or a cell of it is empty.
+        """
+        self.require(name, place)
+        cells = self.columns[name]
+        for line, cell in zip(self.lines, cells, strict=True):
+            if not cell:
+                raise DataError(
+                    f"{PLACE}: {self.name} line {line}: column '{name}' is empty; a value, or "
+                    f"task.data.leave_out = ['{name}'], would do"
+                )
+        return cells
+
+    def numbers(self, name: str, place: str) -> list[float] | None:
+        """Return a column as numbers, nothing where no cell of it is one.
+
+        Raises:
+            DataError: there is no such column, a cell is empty or not finite, or only some are numbers.
+        """
+        cells = self.column(name, place)
+        found = [_number(cell) for cell in cells]
+        if all(value is None for value in found):
+            return None
+        for line, cell, value in zip(self.lines, cells, found, strict=True):
+            if value is None or not isfinite(value):
+                words = "no number, and other cells are" if value is None else "no finite number"
+                raise DataError(
+                    f"{PLACE}: {self.name} line {line}: '{_short(cell)}' in column '{name}' is {words}; "
+                    f"a number, or task.data.categorical = ['{name}'], would do"
+                )
+        return [value for value in found if value is not None]
+
+
+def read_table(path: str) -> TableFile:
+    """Read a CSV file: commas between cells, quotes where a cell holds one, column names in the first row.
+
+    Blank lines are passed over.
+
+    Raises:
+        DataError: it is not there, not UTF-8, empty, without a header, a row has another number of cells, or
+            two columns have one name.
+    """
+    file = expand_home(path, PLACE)
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            try:
+                rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+            except csv.Error as error:
+                raise DataError(f"{PLACE}: {file} line {reader.line_num}: {error}") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{PLACE}: {file} is not there; a CSV file with a header would do") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{PLACE}: {file} is not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{PLACE}: {file} cannot be read: {error.strerror or error}") from error
+    if not rows:
+        raise DataError(f"{PLACE}: {file} is empty; a header and rows below it would do")
+    (_, header), *body = rows
+    _check_header(str(file), header)
+    if not body:
+        raise DataError(f"{PLACE}: {file} has a header and no rows; rows below it would do")
+    for line, row in body:
+        if len(row) != len(header):
+            raise DataError(
+                f"{PLACE}: {file} line {line} has {len(row)} cells, the header {len(header)}; as many of "
+                "both would do"
+            )
+    columns = {name: [row[place] for _, row in body] for place, name in enumerate(header)}
+    return TableFile(str(file), columns, [line for line, _ in body])
+
+
+def _check_header(file: str, header: Sequence[str]) -> None:
+    if all(_number(name) is not None for name in header):
+        raise DataError(
+            f"{PLACE}: {file} has no header: its first row holds numbers alone; a row with the names of the "
+            "columns before it would do"
+        )
+    for place, name in enumerate(header, start=1):
+        if not name:
+            raise DataError(f"{PLACE}: {file}: column {place} of {len(header)} has no name; one would do")
+        if header.index(name) + 1 != place:
+            raise DataError(f"{PLACE}: {file} has two columns '{name}'; names that differ would do")
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
+def _short(cell: str) -> str:
+    return cell if len(cell) <= 30 else f"{cell[:27]}..."

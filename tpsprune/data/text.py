@@ -10,9 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from tpsprune.data.paths import expanded
-from tpsprune.data.preparation import Preparation
-from tpsprune.data.splits import Dataset, Split
+from tpsprune.data.dataset import Dataset, Preparation, Split, expand_home, require_rest
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import TextData
 from tpsprune.records import TaskFacts
@@ -36,11 +34,7 @@ def text_dataset(data: TextData) -> Dataset:
         DataError: the file or folder is not there, cannot be read, or is too short for a window in each part.
     """
     name, text = _text(data)
-    if data.validation_share + data.test_share >= 1:
-        raise DataError(
-            f"task.data: validation_share {data.validation_share:g} and test_share {data.test_share:g} "
-            "leave nothing to train on; shares that sum to less than 1 would do"
-        )
+    require_rest(data)
     bytes_ = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.empty(0)
     test = round(data.test_share * len(bytes_))
     validation = round(data.validation_share * len(bytes_))
@@ -82,7 +76,7 @@ def _text(data: TextData) -> tuple[str, bytes]:
         from pydoc_data.topics import topics
 
         return "python-topics", BETWEEN.join(topics[name].encode() for name in sorted(topics))
-    path = expanded(data.path, PLACE)
+    path = expand_home(data.path, PLACE)
     try:
         if path.is_dir():
             files = sorted(each for each in path.rglob("*.txt") if each.is_file())

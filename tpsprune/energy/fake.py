@@ -9,7 +9,7 @@ from typing import Final, final
 
 from tpsprune.energy.meter import AbstractMeter, Count
 from tpsprune.energy.windows import Bracket, fault_of
-from tpsprune.recipe.energy import Energy
+from tpsprune.recipe.train import Energy
 from tpsprune.records import EnergyClass, EnergyMethod
 
 __all__ = ["FakeMeter", "noise_factor"]

@@ -13,7 +13,7 @@ from typing import Self, assert_never, final
 
 from tpsprune.energy.machine import Stopwatch, finish_queued_work
 from tpsprune.errors import MeterError
-from tpsprune.recipe.energy import Energy
+from tpsprune.recipe.train import Energy
 from tpsprune.records import EnergyClass, EnergyMethod, Window
 
 __all__ = ["AbstractMeter", "Count", "MeteredSpan", "NoMeter", "build"]

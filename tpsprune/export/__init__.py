@@ -12,22 +12,21 @@ from tpsprune.export.bundle import (
     write_description,
     write_ticket,
 )
-from tpsprune.export.capture import Answers, answers_of
 from tpsprune.export.hugging_face import HuggingFace, is_pretrained
 from tpsprune.export.onnx_graph import Onnx
-from tpsprune.export.program import TorchExport
+from tpsprune.export.torch_export import Predictor, TorchExport, predictor_of
 
 __all__ = [
     "CARD",
-    "Answers",
     "Bundle",
     "HuggingFace",
     "Onnx",
+    "Predictor",
     "TorchExport",
-    "answers_of",
     "check_free",
     "is_pretrained",
     "new_folder",
+    "predictor_of",
     "read_bundle",
     "seal",
     "stamps_in",

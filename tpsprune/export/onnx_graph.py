@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import ArtifactError
-from tpsprune.export.capture import Answers, capture, leaves_of, names_of, words_of
+from tpsprune.export.torch_export import Predictor, capture, first_cause, names_of
+from tpsprune.numerics.trees import tensors_of
 
 __all__ = ["Onnx"]
 
@@ -77,10 +78,12 @@ class Onnx:
         except OSError:
             raise
         except Exception as error:  # a translation can fail in as many ways as there are operators
-            raise ArtifactError(f"{self.name}: the ticket cannot be translated: {words_of(error)}") from error
+            raise ArtifactError(
+                f"{self.name}: the ticket cannot be translated: {first_cause(error)}"
+            ) from error
         return tuple(sorted(each.name for each in folder.glob(f"{GRAPH}*")))
 
-    def reload(self, folder: Path) -> Answers:
+    def reload(self, folder: Path) -> Predictor:
         """Load the graph into onnxruntime, on the CPU, one thread: the same answers each time.
 
         Raises:
@@ -96,15 +99,15 @@ class Onnx:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its kinds of error have no common one of their own
             raise ArtifactError(
-                f"{self.name}: onnxruntime does not load {path}: {words_of(error)}"
+                f"{self.name}: onnxruntime does not load {path}: {first_cause(error)}"
             ) from error
         names = [each.name for each in session.get_inputs()]
 
-        def answer(batch: Any) -> Tensor:
-            fed = dict(zip(names, (leaf.numpy() for leaf in leaves_of(batch)), strict=True))
+        def predict(batch: Any) -> Tensor:
+            fed = dict(zip(names, (each.numpy() for each in tensors_of(batch)), strict=True))
             return torch.from_numpy(session.run([SCORES], fed)[0])
 
-        return answer
+        return predict
 
 
 def _without_sources(model: Any) -> None:

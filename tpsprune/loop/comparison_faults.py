@@ -13,7 +13,7 @@ from typing import Any, Final
 from tpsprune.errors import Fault, RecipeError
 from tpsprune.loop.meter import Spent, is_number
 from tpsprune.recipe.compare import Compare
-from tpsprune.recipe.given import section
+from tpsprune.recipe.settings import read_section
 from tpsprune.records import EnergyMethod, Window
 
 __all__ = ["faults_of_design", "faults_of_run"]
@@ -49,7 +49,7 @@ def faults_of_design(
     else:
         yield from _faults_of_plain(dict(settings or {}), "settings")
     try:
-        section(Compare, "compare", rules, "Comparison")
+        read_section(Compare, "compare", rules, "Comparison")
     except RecipeError as error:
         yield from error.faults
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune import measure, pruning
-from tpsprune.data.batches import batches_of
+from tpsprune.data.dataset import batches_of
 from tpsprune.errors import PruneError
 from tpsprune.pruning import Extraction
+from tpsprune.recipe.prune import Latency, Macs, Target
 from tpsprune.recipe.settings import prune_settings
-from tpsprune.recipe.target import Latency, Macs, Target
 
 __all__ = ["extract"]
 

@@ -16,8 +16,8 @@ from tpsprune import energy
 from tpsprune.claims.window_sums import class_words, joules_of, seconds_of
 from tpsprune.energy import AbstractMeter, MeteredSpan
 from tpsprune.errors import Fault, LoopError, RecipeError, TpspruneError
-from tpsprune.recipe.energy import Energy
-from tpsprune.recipe.given import section
+from tpsprune.recipe.settings import read_section
+from tpsprune.recipe.train import Energy
 from tpsprune.records import Cost, EnergyClass, EnergyMethod, PhaseEnergy, Window
 from tpsprune.runs import Journal
 
@@ -168,7 +168,7 @@ class Meter:
     ) -> None:
         if not isinstance(meter, AbstractMeter):
             asked = {"meter": meter, "tracking": tracking, "pue": pue, **settings}
-            meter = energy.build(section(Energy, "energy", asked, "Meter"), 0)
+            meter = energy.build(read_section(Energy, "energy", asked, "Meter"), 0)
         self._meter = meter
         self._windows: list[Window] = []
 

@@ -15,9 +15,9 @@ from torch.optim import Optimizer
 from tpsprune.errors import Fault, LoopError, RecipeError, VariantError
 from tpsprune.loop.unwrap import check_settings, check_state, device_of, unwrap_model, unwrap_optimizer
 from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
-from tpsprune.recipe.given import relocated, section
-from tpsprune.recipe.rules import tps_faults
-from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.schema import tps_faults
+from tpsprune.recipe.settings import read_section, relocate
+from tpsprune.recipe.train import Tps
 from tpsprune.records import Reading, TaskFacts
 from tpsprune.tps import Regulariser, build
 
@@ -272,9 +272,9 @@ def _settings(warmup_steps: int, **given: Any) -> Tps:
             "TPS", [Fault("warmup_steps", f"must be a whole number from 0 (found {warmup_steps!r})")]
         )
     # All of the steps that build is told of.
-    settings = section(Tps, "tps", {**given, "warmup_share": 1.0}, "TPS")
+    settings = read_section(Tps, "tps", {**given, "warmup_share": 1.0}, "TPS")
     if faults := tps_faults(settings):
-        raise RecipeError("TPS", relocated(faults, "tps", ""))
+        raise RecipeError("TPS", relocate(faults, "tps", ""))
     return settings
 
 

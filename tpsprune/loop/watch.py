@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune import pruning, stopping
-from tpsprune.data.batches import batches_of
+from tpsprune.data.dataset import batches_of
 from tpsprune.errors import DataError, Fault, LoopError, RecipeError, did_you_mean
 from tpsprune.loop.unwrap import check_settings, check_state, device_of, unwrap_model
 from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
 from tpsprune.numerics.trees import item_count, tensors_of
-from tpsprune.recipe.given import rule_of, section
-from tpsprune.recipe.rules import unread_faults, watched_names
+from tpsprune.recipe.schema import unread_faults, watched_names
+from tpsprune.recipe.settings import read_rule, read_section
 from tpsprune.recipe.stop import ConsensusRule, EpochRule, Rule
-from tpsprune.recipe.watch import Signal
-from tpsprune.recipe.watch import Watch as Settings
+from tpsprune.recipe.train import Signal
+from tpsprune.recipe.train import Watch as Settings
 from tpsprune.records import Decision, Reading, dump, load
 from tpsprune.signals import Memories, Panel, View
 from tpsprune.stopping import Memory
@@ -118,12 +118,14 @@ class Watch:
             Fault(name, f"is for recipes; here {why}") for name, why in of_recipes.items() if name in asked
         ]:
             raise RecipeError("Watch", faults)
-        self._settings = section(Settings, "watch", asked, "Watch")
+        self._settings = read_section(Settings, "watch", asked, "Watch")
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             words = f"names {', '.join(map(repr, doubled))} more than once"
             raise RecipeError("Watch", [Fault("signals", words)])
         given = {"draw": draw, "end": end}
-        self._rules = {name: rule_of(rule, name, "Watch") for name, rule in given.items() if rule is not None}
+        self._rules = {
+            name: read_rule(rule, name, "Watch") for name, rule in given.items() if rule is not None
+        }
         self.every_steps = every_steps
         """Steps between two readings."""
         self._model = unwrap_model(model)

@@ -1,12 +1,9 @@
 """Models: small networks that the recipes name, those that are brought, and whether a model fits its data."""
 
+from tpsprune.models.architectures import Cnn, Mlp, ResNet, TokenMlp, Transformer
 from tpsprune.models.building import build, from_data
-from tpsprune.models.cnn import Cnn
 from tpsprune.models.fitting import check_fits
-from tpsprune.models.mlp import Mlp, TokenMlp
-from tpsprune.models.resnet import ResNet
-from tpsprune.models.stored import WEIGHTS_PLACE, StoredWeights, stored_weights
-from tpsprune.models.transformer import Transformer
+from tpsprune.models.weights import WEIGHTS_PLACE, StoredWeights, stored_weights
 
 __all__ = [
     "WEIGHTS_PLACE",

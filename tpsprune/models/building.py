@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 from torch import nn
 
 from tpsprune.errors import ModelError
-from tpsprune.models.cnn import Cnn
-from tpsprune.models.custom import custom_model
-from tpsprune.models.mlp import Mlp, TokenMlp
-from tpsprune.models.resnet import ResNet
-from tpsprune.models.stored import stored_weights
-from tpsprune.models.timm_model import timm_arguments, timm_model
-from tpsprune.models.torchvision_model import torchvision_arguments, torchvision_model
-from tpsprune.models.transformer import Transformer
-from tpsprune.models.transformers_model import transformers_arguments, transformers_model
+from tpsprune.models.architectures import Cnn, Mlp, ResNet, TokenMlp, Transformer
+from tpsprune.models.libraries import library_arguments, library_model
+from tpsprune.models.weights import stored_weights
 from tpsprune.recipe.task import (
     CnnModel,
     CustomModel,
@@ -28,11 +22,13 @@ from tpsprune.recipe.task import (
     TransformerModel,
     TransformersModel,
 )
+from tpsprune.recipe.user_code import call
 from tpsprune.records import TaskFacts
 
 __all__ = ["build", "from_data"]
 
-SMALLEST_SIDE = 8
+SMALLEST_SIDE: Final = 8
+FACTORY: Final = "task.model.factory"
 
 
 def build(model: Model, facts: TaskFacts, *, fill: bool = True) -> nn.Module:
@@ -48,7 +44,7 @@ def build(model: Model, facts: TaskFacts, *, fill: bool = True) -> nn.Module:
         ArtifactError: the weights are not there, damaged, or do not fit.
         RecipeError: a custom factory does not import, or raised.
     """
-    built = _built(model, facts)
+    built = _make(model, facts)
     stored = stored_weights(model) if fill else None
     if stored is not None:
         stored.fill(built)
@@ -61,18 +57,12 @@ def from_data(model: Model, facts: TaskFacts) -> dict[str, Any]:
     Raises:
         ModelError: as ``build``.
     """
-    match model:
-        case TimmModel():
-            return timm_arguments(model, facts)
-        case TorchvisionModel():
-            return torchvision_arguments(model, facts)
-        case TransformersModel():
-            return transformers_arguments(model, facts)
-        case _:
-            return {}
+    if isinstance(model, TimmModel | TorchvisionModel | TransformersModel):
+        return library_arguments(model, facts)
+    return {}
 
 
-def _built(model: Model, facts: TaskFacts) -> nn.Module:
+def _make(model: Model, facts: TaskFacts) -> nn.Module:
     match model:
         case CnnModel():
             return Cnn(_image_shape(model.kind, facts), model.widths, model.pool_every, facts.classes)
@@ -84,13 +74,9 @@ def _built(model: Model, facts: TaskFacts) -> nn.Module:
         case TransformerModel():
             return _transformer(model, facts)
         case CustomModel():
-            return custom_model(model)
-        case TimmModel():
-            return timm_model(model, facts)
-        case TorchvisionModel():
-            return torchvision_model(model, facts)
-        case TransformersModel():
-            return transformers_model(model, facts)
+            return _custom(model)
+        case TimmModel() | TorchvisionModel() | TransformersModel():
+            return library_model(model, facts)
         case _:
             assert_never(model)
 
@@ -100,9 +86,8 @@ def _mlp(model: MlpModel, facts: TaskFacts) -> Mlp | TokenMlp:
         raise _misfit(model.kind, "takes one tensor", facts)
     if facts.input_kind == "tokens" and facts.vocabulary is not None:
         (length,) = facts.input_shape
-        return TokenMlp(
-            facts.vocabulary, length, model.embedding, model.widths, facts.classes, gated=model.gated
-        )
+        sizes = (facts.vocabulary, length, model.embedding, model.widths, facts.classes)
+        return TokenMlp(*sizes, gated=model.gated)
     return Mlp(prod(facts.input_shape), model.widths, facts.classes, gated=model.gated)
 
 
@@ -115,15 +100,8 @@ def _transformer(model: TransformerModel, facts: TaskFacts) -> Transformer:
             "a multiple of heads would do"
         )
     (length,) = facts.input_shape
-    return Transformer(
-        facts.vocabulary,
-        model.width,
-        model.heads,
-        model.mlp_width,
-        facts.classes,
-        length=length,
-        layers=model.layers,
-    )
+    sizes = (facts.vocabulary, model.width, model.heads, model.mlp_width, facts.classes)
+    return Transformer(*sizes, length=length, layers=model.layers)
 
 
 def _image_shape(kind: str, facts: TaskFacts) -> tuple[int, int, int]:
@@ -143,15 +121,22 @@ def _misfit(kind: str, wants: str, facts: TaskFacts) -> ModelError:
             "'custom', would fit"
         )
     words = {"image": "images", "tokens": "tokens", "vector": "vectors"}[facts.input_kind]
+    would = "'mlp' or 'transformer'" if facts.input_kind == "tokens" else "'mlp'"
+    if facts.input_kind == "image" and min(facts.input_shape[1:]) >= SMALLEST_SIDE:
+        would = "'cnn', 'resnet' or 'mlp'"
     return ModelError(
-        f"task.model: '{kind}' {wants}, the data are {words} of shape {facts.input_shape}; "
-        f"{_fitting(facts)} would fit"
+        f"task.model: '{kind}' {wants}, the data are {words} of shape {facts.input_shape}; {would} would fit"
     )
 
 
-def _fitting(facts: TaskFacts) -> str:
-    if facts.input_kind == "image" and min(facts.input_shape[1:]) >= SMALLEST_SIDE:
-        return "'cnn', 'resnet' or 'mlp'"
-    if facts.input_kind == "tokens":
-        return "'mlp' or 'transformer'"
-    return "'mlp'"
+def _custom(model: CustomModel) -> nn.Module:
+    """Call the user's factory with ``model_args`` and return its module."""
+    made = call(model.factory, model.model_args, FACTORY)
+    returned = f"{FACTORY}: '{model.factory}' returned"
+    if not isinstance(made, nn.Module):
+        raise ModelError(f"{returned} {type(made).__name__}; a torch.nn.Module would do")
+    if next(made.parameters(), None) is None:
+        raise ModelError(
+            f"{returned} a {type(made).__name__} without parameters; a module that trains would do"
+        )
+    return made

@@ -1,4 +1,4 @@
-"""Whether a model takes the data and answers as the loss wants: tried on a few items."""
+"""Whether a model takes the data and outputs what the loss wants: tried on a few items."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from tpsprune.errors import ModelError
+from tpsprune.errors import ModelError, first_line
 from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
 from tpsprune.numerics.objective import CROSS_ENTROPY, IGNORED, Objective
 from tpsprune.numerics.trees import Tree, tensors_of
@@ -23,7 +23,7 @@ WORDS: Final[Mapping[str, str]] = {
     "bce": "one score per item and label",
     "mse": "one number per item and target",
 }
-"""What a model answers under each loss that is ours."""
+"""What a model outputs under each loss that is ours."""
 
 
 def check_fits(
@@ -38,34 +38,34 @@ def check_fits(
     The model is left as it was: neither mode nor batch statistics nor the generators' state change.
 
     Raises:
-        ModelError: nothing of the model trains, the model raised (the first line of what it said is given),
-            its answer is not of the shape that the loss wants or not finite, or a label is not a class.
+        ModelError: nothing of the model trains, the model raised (with the first line of its message),
+            its output is not of the shape that the loss wants or not finite, or a label is not a class.
         RecipeError: a loss of the user's own raised, or what it returned will not do.
     """
     _check_parameters(model)
     if objective.word in WORDS:
         _check_labels(labels, classes, objective)
-    read = logits_of if objective.function is None else _whole
+    read = logits_of if objective.function is None else (lambda output: output)
     with evaluation_mode(model), torch.no_grad():
-        output = _answer(model, inputs, "", read)
+        output = _predict(model, inputs, "", read)
         if objective.word in WORDS:
             _check_scores(model, output, labels, classes, objective)
-        # Also says what the user's own loss makes of the answer.
+        # Also says what the user's own loss makes of the output.
         objective.sums(output, labels)
     if not all(bool(part.isfinite().all()) for part in tensors_of(output)):
         raise ModelError(
-            f"task.model: {type(model).__name__} answers with values that are not finite, untrained, on "
+            f"task.model: {type(model).__name__} outputs values that are not finite, untrained, on "
             "inputs that are: look at its initial weights and at what it divides by"
         )
     with torch.random.fork_rng():
         copied = _copy(model).train()
         if objective.function is None:
             with torch.no_grad():
-                _answer(copied, inputs, " in training mode", read)
-        elif not objective.loss(_answer(copied, inputs, " in training mode", read), labels).requires_grad:
+                _predict(copied, inputs, " in training mode", read)
+        elif not objective.loss(_predict(copied, inputs, " in training mode", read), labels).requires_grad:
             raise ModelError(
                 f"task.loss: '{objective.word}' returns a loss without a gradient; one computed from the "
-                "model's answer with torch's functions would do"
+                "model's output with torch's functions would do"
             )
 
 
@@ -89,7 +89,7 @@ def _check_scores(
     if found == wanted or (objective.word == "mse" and found == tuple(labels.shape)):
         return
     raise ModelError(
-        f"task.model: {type(model).__name__} answers with shape {found}; "
+        f"task.model: {type(model).__name__} outputs shape {found}; "
         f"{wanted}, {WORDS[objective.word]}, would do"
     )
 
@@ -109,24 +109,14 @@ def _check_parameters(model: nn.Module) -> None:
         )
 
 
-def _answer(model: nn.Module, inputs: Tree, mode: str, read: Callable[[Any], Any]) -> Any:
+def _predict(model: nn.Module, inputs: Tree, mode: str, read: Callable[[Any], Any]) -> Any:
+    found = ", ".join(str(tuple(part.shape)) for part in tensors_of(inputs))
+    shapes = f"shape {found}" if isinstance(inputs, Tensor) else f"shapes {found}"
     try:
         return read(call_model(model, inputs))
     except Exception as error:
-        raise ModelError(
-            f"task.model: {type(model).__name__} does not run{mode} on inputs of {_shape_words(inputs)}: "
-            f"{_first_line(error)}"
-        ) from error
-
-
-def _whole(output: Any) -> Any:
-    return output
-
-
-def _shape_words(inputs: Tree) -> str:
-    if isinstance(inputs, Tensor):
-        return f"shape {tuple(inputs.shape)}"
-    return "shapes " + ", ".join(str(tuple(part.shape)) for part in tensors_of(inputs))
+        words = f"{type(model).__name__} does not run{mode} on inputs of {shapes}: {first_line(error)}"
+        raise ModelError(f"task.model: {words}") from error
 
 
 def _copy(model: nn.Module) -> nn.Module:
@@ -134,10 +124,5 @@ def _copy(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except Exception as error:
         raise ModelError(
-            f"task.model: {type(model).__name__} cannot be copied, as cutting needs: {_first_line(error)}"
+            f"task.model: {type(model).__name__} cannot be copied, as pruning needs: {first_line(error)}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

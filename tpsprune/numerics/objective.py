@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from tpsprune.errors import Fault, RecipeError
 from tpsprune.numerics.forward import logits_of
-from tpsprune.recipe.dotted import resolve
+from tpsprune.recipe.user_code import resolve
 from tpsprune.records import QUALITIES, quality_of, unit_of
 
 __all__ = ["CROSS_ENTROPY", "IGNORED", "Objective", "Sums", "are_classes", "r_squared"]

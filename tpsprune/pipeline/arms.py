@@ -24,9 +24,9 @@ from tpsprune.pipeline.train import train, train_without_pruning
 from tpsprune.pipeline.workbench import Workbench, set_up
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
+from tpsprune.recipe.prune import Widths
 from tpsprune.recipe.stop import MaskRule, NoRule, PatienceRule, Rule
-from tpsprune.recipe.target import Widths
-from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.train import Tps
 from tpsprune.records import (
     ArmRun,
     CoursePoint,

@@ -17,7 +17,7 @@ from tpsprune.pipeline.load import describe_initial_weights
 from tpsprune.pipeline.workbench import set_up
 from tpsprune.recipe import Recipe, dumps
 from tpsprune.recipe.compare import AFTER_TICKET
-from tpsprune.recipe.rules import rule_faults
+from tpsprune.recipe.schema import rule_faults
 from tpsprune.recipe.stop import NoRule, Stop
 from tpsprune.records import ArmBegun, ArmEnded, BrokenOff, Comparing, Note, PhaseStarted
 from tpsprune.records import ComparisonRecord as Record

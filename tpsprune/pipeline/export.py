@@ -42,7 +42,7 @@ class Format(Protocol):
     def write(self, folder: Path, model: nn.Module, example: Any) -> tuple[str, ...]:
         """Write the files, and return their names."""
 
-    def reload(self, folder: Path) -> bundles.Answers:
+    def reload(self, folder: Path) -> bundles.Predictor:
         """Return what infers from the files."""
 
 
@@ -60,9 +60,9 @@ class Safetensors:
         """Write the tensors."""
         return bundles.write_ticket(folder, model.state_dict())
 
-    def reload(self, folder: Path) -> bundles.Answers:
+    def reload(self, folder: Path) -> bundles.Predictor:
         """Load the finished bundle; the recipe is this run's own, its code has just been run."""
-        return bundles.answers_of(load(folder, trust_code=True))
+        return bundles.predictor_of(load(folder, trust_code=True))
 
 
 _ALL: Final[tuple[Format, ...]] = (
@@ -123,7 +123,7 @@ def export_steps(
     with bundles.new_folder(target) as folder:
         yield Exporting(chosen[0].name, "running the run's ticket")
         batches = {items: random_inputs(facts, items, seed=items) for items in BATCHES}
-        answers = dict(_infer("the run's ticket", bundles.answers_of(ours), batches))
+        answers = dict(_infer("the run's ticket", bundles.predictor_of(ours), batches))
         bundles.write_description(folder, read_json(source.plan), recipe_text)
         written: dict[str, tuple[str, ...]] = {}
         for each in chosen:
@@ -211,7 +211,7 @@ def _compare(
     return worst
 
 
-def _infer(whose: str, answer: bundles.Answers, batches: dict[int, Any]) -> Iterator[tuple[int, Tensor]]:
+def _infer(whose: str, answer: bundles.Predictor, batches: dict[int, Any]) -> Iterator[tuple[int, Tensor]]:
     for items, batch in batches.items():
         try:
             yield items, answer(batch)

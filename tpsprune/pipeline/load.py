@@ -15,8 +15,16 @@ from tpsprune import export as bundles
 from tpsprune import models, pruning, recipe
 from tpsprune.errors import ArtifactError, Fault, ModelError, PruneError, RecipeError
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.brought import BROUGHT, Match
-from tpsprune.recipe.task import CnnModel, CustomModel, MlpModel, Model, ResNetModel, TransformerModel
+from tpsprune.recipe.task import (
+    FOREIGN_MODELS,
+    CnnModel,
+    CustomModel,
+    Match,
+    MlpModel,
+    Model,
+    ResNetModel,
+    TransformerModel,
+)
 from tpsprune.records import TaskFacts
 from tpsprune.runs import RunFolder, read_json, read_text
 from tpsprune.runs.tensors import load_tensors, match_state, read_state, sha256_of
@@ -258,7 +266,7 @@ def describe_initial_weights(recipe: Recipe) -> str:
 def without_weights(recipe: Recipe) -> Recipe:
     """Return the recipe with a model whose weights are all initialised anew."""
     model = recipe.task.model
-    if not isinstance(model, BROUGHT):
+    if not isinstance(model, FOREIGN_MODELS):
         return recipe
     return replace(
         recipe, task=replace(recipe.task, model=replace(model, weights=None, weights_match="name"))

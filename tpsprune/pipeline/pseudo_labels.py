@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tpsprune import models
 from tpsprune.data.photographs import crops, photographs
 from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
-from tpsprune.recipe.brought import Match, TimmModel
+from tpsprune.recipe.task import Match, TimmModel
 from tpsprune.records import TaskFacts
 
 __all__ = ["photograph_crops"]

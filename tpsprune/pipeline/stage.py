@@ -15,8 +15,8 @@ from tpsprune.errors import DivergedError
 from tpsprune.loop.watch import Watch
 from tpsprune.pipeline.state import State, save_checkpoint, save_snapshot
 from tpsprune.pipeline.workbench import Run, Workbench
-from tpsprune.recipe.retrain import rewind_epoch
 from tpsprune.recipe.stop import Rule, Stop
+from tpsprune.recipe.train import rewind_epoch
 from tpsprune.records import Cost, Decision, Event, PhaseEnded, PhaseStarted, Progress, Reading
 from tpsprune.training import Tick
 

@@ -30,9 +30,9 @@ from tpsprune.pipeline.workbench import Run, Workbench
 from tpsprune.pruning import Extraction, Plan
 from tpsprune.pruning.compose import compose
 from tpsprune.pruning.recalibrate import output_error
-from tpsprune.recipe.retrain import rewind_epoch
+from tpsprune.recipe.prune import Latency, Macs, Params, Target
 from tpsprune.recipe.stop import NoRule
-from tpsprune.recipe.target import Latency, Macs, Params, Target
+from tpsprune.recipe.train import rewind_epoch
 from tpsprune.records import (
     Decided,
     Decision,

@@ -15,9 +15,9 @@ from tpsprune.pipeline.ticket import finish, restore_state
 from tpsprune.pipeline.workbench import Run, find_unfinished, set_up_metered
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe, dumps
-from tpsprune.recipe.retrain import rewind_epoch
 from tpsprune.recipe.stop import Rule
 from tpsprune.recipe.task import ImageFolderData
+from tpsprune.recipe.train import rewind_epoch
 from tpsprune.records import Decided, Decision, Event, ModelFigures, Note, Trained
 from tpsprune.runs import RunFolder, digest_of, write_json_atomically
 from tpsprune.runs.tensors import save_tensors

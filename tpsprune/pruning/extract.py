@@ -29,8 +29,7 @@ from tpsprune.pruning.rows import some
 from tpsprune.pruning.selection import Selection
 from tpsprune.pruning.times import Times, timed
 from tpsprune.pruning.verify import verify
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Target, Tolerance
+from tpsprune.recipe.prune import Prune, Target, Tolerance
 from tpsprune.records import GroupChange, LeftAlone
 
 __all__ = ["Extraction", "extract"]

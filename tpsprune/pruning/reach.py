@@ -18,8 +18,7 @@ from tpsprune.pruning.layers import mixer, units_out
 from tpsprune.pruning.opened import open_attention
 from tpsprune.pruning.survey import survey
 from tpsprune.pruning.widths import check_widths
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Params
+from tpsprune.recipe.prune import Params, Prune
 
 __all__ = ["check_target", "cost_model", "surveyed"]
 

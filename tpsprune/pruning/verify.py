@@ -17,8 +17,7 @@ from tpsprune.pruning.groups import Group, GroupCut
 from tpsprune.pruning.recalibrate import output_error
 from tpsprune.pruning.rows import some
 from tpsprune.pruning.trial import flat_tensors
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs, Params
+from tpsprune.recipe.prune import Macs, Params, Prune
 
 __all__ = ["verify"]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, TypeVar, dataclass_transform
 
 from annotated_types import Ge, Gt, Interval, Le, MinLen
 
-__all__ = ["STRICT", "AtLeastZero", "Count", "Natural", "OpenShare", "Positive", "Share", "Text", "Width"]
+__all__ = ["AtLeastZero", "Count", "Natural", "OpenShare", "Positive", "Share", "Text", "Width", "section"]
 
 STRICT: Final[dict[str, Any]] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 """How each section is read: no unknown key, no silent conversion, no ``inf`` or ``nan``."""
@@ -19,3 +20,13 @@ AtLeastZero = Annotated[float, Ge(0.0)]
 Share = Annotated[float, Interval(ge=0.0, le=1.0)]
 OpenShare = Annotated[float, Interval(gt=0.0, lt=1.0)]
 Text = Annotated[str, MinLen(1)]
+
+Section = TypeVar("Section")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+def section(kind: type[Section]) -> type[Section]:
+    """Make a class a section of a recipe: a frozen dataclass with named fields, read strictly."""
+    made = dataclass(frozen=True, slots=True, kw_only=True)(kind)
+    made.__pydantic_config__ = STRICT  # type: ignore[attr-defined]
+    return made

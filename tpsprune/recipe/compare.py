@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Final
 
 from annotated_types import Interval, MinLen
 
 from tpsprune.errors import Fault, RecipeError, did_you_mean
-from tpsprune.recipe.bounds import STRICT, AtLeastZero, Count, OpenShare
+from tpsprune.recipe.bounds import AtLeastZero, Count, OpenShare, section
 
 __all__ = ["AFTER_TICKET", "ARMS", "Compare", "arms_of", "order_of"]
 
@@ -30,7 +29,7 @@ AFTER_TICKET: Final = ("shape-scratch", "shape-scratch-joules", "random-ticket")
 FEWEST_ARMS: Final = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Compare:
     """The rules of a comparison; they are written down before its first run and not changed thereafter."""
 
@@ -45,7 +44,6 @@ class Compare:
     """How long the machine is watched doing nothing before each pair; 0 is not at all."""
     foreign_load: Annotated[float, Interval(gt=0.0, le=1.0)] = 0.2
     """Share of the machine's processors that others may take; above it the measurement is invalid."""
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
 def arms_of(words: str, source: str = "--arms") -> tuple[str, ...]:

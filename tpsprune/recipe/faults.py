@@ -8,8 +8,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from tpsprune.errors import Fault, did_you_mean
+from tpsprune.recipe.prune import TARGETS
 from tpsprune.recipe.schema import Recipe
-from tpsprune.recipe.target import TARGETS
 
 __all__ = ["faults_of"]
 
@@ -38,20 +38,19 @@ def _words(error: Mapping[str, Any], parts: Sequence[str], raw: Mapping[str, Any
     kind, context = error["type"], error.get("ctx", {})
     match kind:
         case "unexpected_keyword_argument":
-            known = _known_keys(parts[:-1], raw)
+            owner = _section(parts[:-1], raw)
+            known = [item.name for item in fields(owner)] if is_dataclass(owner) else []
             hint = did_you_mean(parts[-1], known) or f" (known here: {', '.join(known)})"
             return f"unknown key{hint}", False
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
             return "required, but not given", False
-        case "union_tag_not_found":
-            tag = context["discriminator"].strip("'")
-            return f"needs '{tag}', one of {_choices(parts, raw)}", False
-        case "union_tag_invalid":
-            hint = did_you_mean(str(context["tag"]), _tags(parts, raw))
-            return (
-                f"unknown {context['discriminator']} '{context['tag']}'{hint}; one of {_choices(parts, raw)}",
-                False,
-            )
+        case "union_tag_not_found" | "union_tag_invalid":
+            tags, key = _tags(parts, raw), context["discriminator"]
+            choices = ", ".join(f"'{tag}'" for tag in tags)
+            if kind == "union_tag_not_found":
+                return f"needs {key}, one of {choices}", False
+            hint = did_you_mean(str(context["tag"]), tags)
+            return f"unknown {key} '{context['tag']}'{hint}; one of {choices}", False
         case "literal_error":
             expected = context["expected"]
             words = [word.strip().strip("'") for word in expected.replace(" or ", ", ").split(",")]
@@ -152,18 +151,9 @@ def _tag_of(member: Any) -> str | None:
     return None
 
 
-def _known_keys(parts: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
-    owner = _section(parts, raw)
-    return [item.name for item in fields(owner)] if is_dataclass(owner) else []
-
-
 def _tags(parts: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
     hint = _hint(_section(parts[:-1], raw), parts[-1])
     return [tag for member in _members(hint) if is_dataclass(member) and (tag := _tag_of(member))]
-
-
-def _choices(parts: Sequence[str], raw: Mapping[str, Any]) -> str:
-    return ", ".join(f"'{tag}'" for tag in _tags(parts, raw))
 
 
 def _shown(value: Any) -> str:

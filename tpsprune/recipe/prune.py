@@ -1,24 +1,125 @@
-"""``[prune]``: how much is cut, which units go, and what is mended at once."""
+"""``[prune]``: what the ticket may cost, which units are kept, and what is repaired at once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from annotated_types import Interval
+from pydantic import Discriminator, Tag
 
-from tpsprune.recipe.bounds import STRICT, Count, Natural, Positive
-from tpsprune.recipe.target import Macs, Target
+from tpsprune.errors import PruneError
+from tpsprune.recipe.bounds import STRICT, Count, Natural, OpenShare, Positive, section
 
-__all__ = ["Prune"]
+__all__ = ["TARGETS", "Latency", "Macs", "Params", "Prune", "Target", "Tolerance", "Widths"]
+
+
+class _OneTarget:
+    """What targets have in common: one of a recipe has a single key, which says its kind."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+class ShareTarget(_OneTarget):
+    """A target that is a share of the dense model, held by its first field.
+
+    Raises:
+        PruneError: the share is not above 0 and below 1.
+    """
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is none."""
+        kind, share = self._kind_and_share()
+        if not (isinstance(share, int | float) and 0 < share < 1):
+            raise PruneError(f"target {kind} = {share!r}: a share above 0 and below 1 is needed")
+
+    def __str__(self) -> str:
+        kind, share = self._kind_and_share()
+        return f"{kind}={share:g}"
+
+    def _kind_and_share(self) -> tuple[str, float]:
+        kind = next(kind for kind in TARGETS if hasattr(self, kind))
+        return kind, getattr(self, kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Macs(ShareTarget):
+    """Multiply-accumulates of the ticket as a share of the dense model's."""
+
+    macs: OpenShare
+
+
+@dataclass(frozen=True, slots=True)
+class Params(ShareTarget):
+    """Parameters of the ticket as a share of the dense model's."""
+
+    params: OpenShare
+
+
+@dataclass(frozen=True, slots=True)
+class Latency(ShareTarget):
+    """Time of one forward pass of the ticket as a share of the dense model's, measured here."""
+
+    latency: OpenShare
+    batch_items: Count = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance(ShareTarget):
+    """Variance of what the dense model feeds a group's consumers that may be lost, as a share."""
+
+    tolerance: OpenShare
+
+
+@dataclass(frozen=True, slots=True)
+class Widths(_OneTarget):
+    """Units to keep, by group; a group that is not named keeps all of its own."""
+
+    widths: Mapping[str, Count]
+
+    def __post_init__(self) -> None:
+        """Refuse widths of no group."""
+        if not self.widths:
+            raise PruneError("target widths = {}: at least one group is needed")
+
+    def __str__(self) -> str:
+        return f"widths of {len(self.widths)} group{'' if len(self.widths) == 1 else 's'}"
+
+
+TARGETS = ("macs", "params", "latency", "tolerance", "widths")
+
+
+def _kind(value: Any) -> str | None:
+    if isinstance(value, Mapping):
+        named = [key for key in value if key in TARGETS]
+        return named[0] if len(named) == 1 else None
+    return next((kind for kind in TARGETS if hasattr(value, kind)), None)
+
+
+Target: TypeAlias = Annotated[
+    Annotated[Macs, Tag("macs")]
+    | Annotated[Params, Tag("params")]
+    | Annotated[Latency, Tag("latency")]
+    | Annotated[Tolerance, Tag("tolerance")]
+    | Annotated[Widths, Tag("widths")],
+    Discriminator(
+        _kind,
+        custom_error_type="target_kind",
+        custom_error_message="name exactly one of macs, params, latency, tolerance, widths",
+    ),
+]
+
 
 CutShare = Annotated[float, Interval(gt=0.0, lt=1.0)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Prune:
-    """The cut: a target, reached by widths, unit choice and fold."""
+    """The pruning: a target, reached by the widths of groups, the choice of units and compensation."""
 
     target: Target = field(default_factory=lambda: Macs(0.5))
     """One of ``macs``, ``params``, ``latency``, ``tolerance``, ``widths``: see ``target.py``."""
@@ -38,10 +139,10 @@ class Prune:
         "group-norm",
         "random",
     ] = "interpolation"
-    """Which units of a group stay: those from which the others follow best, by the error at the consumers
-    or by pivoted Cholesky of what they hear; the others are torch-pruning's importances."""
+    """Which units of a group are kept: those from which the others follow best, by the error at the consumers
+    or by pivoted Cholesky of their inputs; the others are torch-pruning's importances."""
     probe_items: Annotated[int, Interval(ge=8, le=2**20)] = 1024
-    """Items of the training split, without labels, on which the cut is chosen and fitted."""
+    """Calibration data: items of the training split, without labels, on which units are chosen and fitted."""
     round_to: Count = 1
     min_width: Count = 2
     max_cut_share: CutShare = 0.95
@@ -49,24 +150,23 @@ class Prune:
     max_cut_shares: Mapping[str, CutShare] = field(default_factory=dict)
     """The same for groups whose name matches a pattern (``fnmatch``); the last that matches counts."""
     leave_alone: tuple[str, ...] = ()
-    """Patterns (``fnmatch``) of module names not to cut; one that matches nothing is an error."""
+    """Patterns (``fnmatch``) of module names not to prune; one that matches nothing is an error."""
     head_width: bool = False
-    """Also cut the width of attention heads: the dimensions of queries and keys, by their singular values."""
+    """Also prune the width of attention heads: dimensions of queries and keys, by their singular values."""
     fold: bool = True
-    """Least squares: what the removed units said is folded into the consumers of those that stay."""
+    """Compensate by least squares: the consumers of the kept units take over what the pruned ones put out."""
     refit: bool = True
-    """With the fold: solve every layer that hears a cut, or what a cut has moved, for each of its weights."""
+    """With it, reconstruct layer by layer: solve each layer whose inputs changed for all of its weights."""
     activation_gib: Positive = 1.5
-    """How much of both models' activations the fold may hold; of a probe that needs more, a part is used."""
+    """Most activations of both models held for that; of calibration data that need more, a part is used."""
     new_biases: bool = True
-    """Allow the fold to give a consumer a bias that had none."""
+    """Allow compensation to give a consumer a bias that had none."""
     recalibrate: bool = True
-    """Take batch-norm statistics anew on the probe data where that lowers the output error there."""
+    """Take batch-norm statistics anew on the calibration data where that lowers the output error there."""
     heal_steps: Natural = 0
-    """Label-free repair after the cut: optimiser steps that match the dense model on the probe data."""
+    """Label-free repair: optimiser steps that match the dense model on the calibration data."""
     heal_learning_rate: Positive = 1e-3
     rounds: Count = 1
-    """Cuts in which the target is reached, each the same share of what is left."""
+    """Prunings in which the target is reached, each the same share of what is left."""
     round_epochs: Count = 1
     """Epochs of training between two rounds."""
-    __pydantic_config__: ClassVar[Any] = STRICT

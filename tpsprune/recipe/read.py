@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -12,13 +12,12 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from tpsprune.errors import Fault, RecipeError, did_you_mean
-from tpsprune.recipe import shipped
 from tpsprune.recipe.faults import faults_of
-from tpsprune.recipe.rules import rule_faults
-from tpsprune.recipe.schema import Recipe
-from tpsprune.recipe.target import TARGETS
+from tpsprune.recipe.prune import TARGETS
+from tpsprune.recipe.schema import Recipe, rule_faults
 
-__all__ = ["locate", "parse", "read"]
+__all__ = ["locate", "parse", "read", "shipped_recipes"]
+
 
 Raw = dict[str, Any]
 NESTED: Final = "is nested more deeply than can be read; no section of a recipe goes beyond a few levels"
@@ -51,11 +50,10 @@ def locate(source: str | Path) -> Path:
         return path
     if is_folder:
         raise _fault(source, "is a folder; a recipe is a TOML file")
-    named = shipped.path_of(str(source))
-    if named is not None:
-        return named
-    names = shipped.names()
-    hint = did_you_mean(path.stem, names) or f" (shipped recipes: {', '.join(names)})"
+    shipped = shipped_recipes()
+    if str(source) in shipped:
+        return shipped[str(source)]
+    hint = did_you_mean(path.stem, shipped) or f" (shipped recipes: {', '.join(shipped)})"
     raise _fault(source, f"no such file, and no shipped recipe of that name{hint}")
 
 
@@ -133,3 +131,11 @@ def _value(text: str) -> Any:
 
 def _fault(source: str | Path, message: str) -> RecipeError:
     return RecipeError(str(source), [Fault("", message)])
+
+
+@cache
+def shipped_recipes() -> Mapping[str, Path]:
+    """Return the shipped recipes by name, sorted: inside the package, or beside it in a checkout."""
+    packaged = Path(__file__).parent / "shipped_recipes"
+    folder = packaged if packaged.is_dir() else Path(__file__).parents[2] / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}

@@ -1,25 +1,37 @@
-"""A recipe as frozen dataclasses: one section per room, each in the file of that name."""
+"""A whole recipe: its sections, and the rules between fields, which single bounds cannot say.
+
+A loss of the user's own is named by its dotted path, ``package.module:function``: **setting up such a recipe
+runs that code**, as ``recipe.user_code`` says.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import field
+from typing import Annotated, Final, Literal
 
 from annotated_types import Predicate
 
-from tpsprune.recipe.bounds import STRICT, Natural
+from tpsprune.errors import Fault, did_you_mean
+from tpsprune.recipe.bounds import Natural, section
 from tpsprune.recipe.compare import Compare
-from tpsprune.recipe.energy import Energy
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.retrain import Retrain
-from tpsprune.recipe.stop import Stop
-from tpsprune.recipe.task import Task
-from tpsprune.recipe.tps import Tps
-from tpsprune.recipe.train import Train
-from tpsprune.recipe.watch import Watch
+from tpsprune.recipe.prune import Prune, Tolerance, Widths
+from tpsprune.recipe.stop import ConsensusRule, EpochRule, Rule, Stop
+from tpsprune.recipe.task import (
+    FOREIGN_MODELS,
+    CustomData,
+    TabularData,
+    Task,
+    TextData,
+    TransformerModel,
+    labels_wanted,
+)
+from tpsprune.recipe.train import Energy, Retrain, Tps, Train, Watch, rewind_epoch
+from tpsprune.records import QUALITIES
 
-__all__ = ["SCHEMA", "Recipe", "is_name"]
+__all__ = ["Recipe", "is_name", "rule_faults", "signal_names", "tps_faults", "unread_faults", "watched_names"]
+
 
 SCHEMA = "tpsprune.recipe/1"
 
@@ -29,7 +41,7 @@ def is_name(word: str) -> bool:
     return re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", word) is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Recipe:
     """Everything that decides a run; equal recipes on equal machines give equal runs."""
 
@@ -46,4 +58,187 @@ class Recipe:
     retrain: Retrain = field(default_factory=Retrain)
     energy: Energy = field(default_factory=Energy)
     compare: Compare = field(default_factory=Compare)
-    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+SMOOTHED: Final = ("cross-entropy", "next-token")
+"""Losses over classes, of which some of the certainty can be spread over the others."""
+SOURCE_LABELS: Final = {"breast-cancer": "classes", "wine": "classes", "diabetes": "numbers"}
+LOSS_OF: Final = {"classes": "cross-entropy", "numbers": "mse"}
+OWN: Final = "or a function of your own, 'package.module:function', would do"
+
+
+def _loss_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Yield what does not fit: a loss nobody knows, data without such labels, smoothing without a meaning."""
+    loss, data = recipe.task.loss, recipe.task.data
+    own = ":" in loss
+    if isinstance(data, TextData | TabularData) and (data.path is None) == (data.source is None):
+        yield Fault("task.data", "give path or source, one of the two")
+    if not own and loss not in QUALITIES:
+        hint = did_you_mean(loss, QUALITIES) or f" (known: {', '.join(QUALITIES)})"
+        yield Fault("task.loss", f"unknown loss '{loss}'{hint}; {OWN}")
+        return
+    smoothing = recipe.train.label_smoothing
+    if smoothing > 0.0 and loss not in SMOOTHED:
+        words = f"has no meaning with loss '{loss}': 0 would do (found {smoothing:g})"
+        yield Fault("train.label_smoothing", words)
+    if isinstance(data, TextData):
+        if not own and loss != "next-token":
+            words = "data of kind 'text' have the next byte for a label at every place: 'next-token',"
+            yield Fault("task.loss", f"{words} {OWN} (found '{loss}')")
+    elif isinstance(data, TabularData):
+        yield from _tabular_faults(data, loss, own=own)
+    elif not isinstance(data, CustomData) and not own and loss != "cross-entropy":
+        words = f"data of kind '{data.kind}' have a class for a label: 'cross-entropy', {OWN}"
+        yield Fault("task.loss", f"{words} (found '{loss}')")
+
+
+def _tabular_faults(data: TabularData, loss: str, *, own: bool) -> Iterator[Fault]:
+    if data.path is not None and data.target is None:
+        yield Fault("task.data.target", "required beside path, but not given: the column to be told")
+    if data.source is not None:
+        for key in ("target", "categorical", "leave_out"):
+            if getattr(data, key):
+                yield Fault(f"task.data.{key}", f"is read beside path only (here source = '{data.source}')")
+    if not own and loss not in LOSS_OF.values():
+        words = "data of kind 'tabular' have one label a row: 'cross-entropy' or 'mse',"
+        yield Fault("task.loss", f"{words} {OWN} (found '{loss}')")
+        return
+    found = SOURCE_LABELS.get(data.source or "", labels_wanted(data, loss))
+    if own and data.labels == "auto" and data.source is None:
+        words = "with a loss of your own say what the target is: 'classes' or 'numbers'"
+        yield Fault("task.data.labels", words)
+    elif data.labels not in ("auto", found):
+        words = f"the target of '{data.source}' holds {found} (found '{data.labels}')"
+        yield Fault("task.data.labels", words)
+    elif not own and loss != LOSS_OF[found]:
+        words = f"the target holds {found}: '{LOSS_OF[found]}', {OWN} (found '{loss}')"
+        yield Fault("task.loss", words)
+
+
+ALWAYS_READ: Final = ("train_loss", "validation_loss", "validation_accuracy")
+READ_BY_SIGNAL: Final = {
+    "h1": ("h1", "h1_max", "h1_total", "h1_sum_of_squares"),
+    "spectral_edge": ("spectral_edge", "spectral_edge_k", "gap_23"),
+}
+"""Signals that read more than the number of their own name."""
+READ_BY_VARIANT: Final = {
+    "auto": (),
+    "none": (),
+    "weights": ("tps_energy", "tps_z1", "tps_z2"),
+    "neurons": ("tps_energy", "tps_z1", "tps_z2"),
+    "moments": ("tps_energy", "tps_coherence"),
+    "fourier": ("tps_energy", "tps_coherence"),
+    "labels": ("tps_energy", "tps_coherence"),
+    "bn-l1": ("tps_energy",),
+}
+LOSS_ONLY: Final = ("moments", "fourier", "labels", "bn-l1")
+
+
+def signal_names(recipe: Recipe) -> tuple[str, ...]:
+    """Return the signals of the whole model that this recipe reads: what its rules may look at."""
+    watched = watched_names(recipe.watch.signals)
+    variant = recipe.tps.variant if recipe.tps.coupling > 0 else "none"
+    return (*ALWAYS_READ, *watched, *READ_BY_VARIANT[variant])
+
+
+def watched_names(signals: Sequence[str]) -> tuple[str, ...]:
+    """Return the names under which these signals are read of the whole model.
+
+    >>> watched_names(("d_eff", "spectral_edge"))
+    ('d_eff', 'spectral_edge', 'spectral_edge_k', 'gap_23')
+    """
+    return tuple(name for signal in signals for name in READ_BY_SIGNAL.get(signal, (signal,)))
+
+
+def rule_faults(recipe: Recipe) -> list[Fault]:
+    """Return every broken rule between fields."""
+    faults = [
+        *_rule_faults("stop.draw", recipe.stop.draw, recipe),
+        *_rule_faults("stop.end", recipe.stop.end, recipe),
+        *_loss_faults(recipe),
+    ]
+    if recipe.watch.every_epochs is not None and recipe.watch.every_steps is not None:
+        faults.append(Fault("watch", "give every_epochs or every_steps, not both"))
+    rewind = rewind_epoch(recipe.retrain.rewind)
+    last_draw = recipe.stop.draw_by_share * recipe.train.epochs
+    if rewind is not None and rewind >= recipe.train.epochs:
+        faults.append(
+            Fault("retrain.rewind", f"goes to epoch {rewind}, but train.epochs is {recipe.train.epochs}")
+        )
+    elif rewind is not None and rewind > last_draw:
+        words = f"goes to epoch {rewind}, but stop.draw_by_share has the ticket drawn by epoch {last_draw:g}"
+        faults.append(Fault("retrain.rewind", words))
+    if recipe.stop.budget_joules is not None and recipe.energy.meter == "none":
+        faults.append(Fault("stop.budget_joules", "needs a meter, but energy.meter is 'none'"))
+    if (recipe.energy.replay is None) == (recipe.energy.meter == "replay"):
+        words = (
+            "is needed by meter 'replay': the energy.jsonl of a run"
+            if recipe.energy.replay is None
+            else f"is read by meter 'replay' only (here '{recipe.energy.meter}')"
+        )
+        faults.append(Fault("energy.replay", words))
+    if doubled := sorted({name for name in recipe.watch.signals if recipe.watch.signals.count(name) > 1}):
+        faults.append(Fault("watch.signals", f"names {', '.join(map(repr, doubled))} more than once"))
+    faults += tps_faults(recipe.tps)
+    model = recipe.task.model
+    if isinstance(model, TransformerModel) and model.width % model.heads:
+        faults.append(
+            Fault("task.model.heads", f"must divide width {model.width} evenly (found {model.heads})")
+        )
+    if isinstance(model, FOREIGN_MODELS) and model.weights is None and model.weights_match != "name":
+        faults.append(Fault("task.model.weights_match", "is read with task.model.weights only"))
+    if recipe.prune.round_to > 1 and recipe.prune.min_width % recipe.prune.round_to:
+        faults.append(Fault("prune.min_width", f"must be a multiple of round_to = {recipe.prune.round_to}"))
+    if recipe.prune.rounds > 1 and isinstance(recipe.prune.target, Tolerance | Widths):
+        words = (
+            f"need a target of macs, params or latency, to go there in steps (found {recipe.prune.target})"
+        )
+        faults.append(Fault("prune.rounds", words))
+    return faults
+
+
+def tps_faults(tps: Tps) -> list[Fault]:
+    """Return every broken rule between fields of ``[tps]``."""
+    faults = []
+    if tps.apply == "decoupled" and tps.variant in LOSS_ONLY:
+        faults.append(Fault("tps.apply", f"'{tps.variant}' works in the loss only; use 'auto' or 'loss'"))
+    if tps.variant == "bn-l1" and tps.coupling >= 1.0:
+        words = "must be below 1 with 'bn-l1', where it weighs the plain sum of scales: 1e-4 is published"
+        faults.append(Fault("tps.coupling", f"{words} (found {tps.coupling:g})"))
+    if tps.variant != "moments":
+        faults += [
+            Fault(f"tps.{key}", f"is read by variant 'moments' only (here '{tps.variant}')")
+            for key, given in (("layers", tps.layers != ()), ("degree", tps.degree != 2))
+            if given
+        ]
+    return faults
+
+
+def _rule_faults(place: str, rule: Rule, recipe: Recipe) -> Iterator[Fault]:
+    epochs = recipe.train.epochs
+    after = recipe.retrain.epochs if place == "stop.end" and recipe.retrain.epochs != "rest" else 0
+    for inner, each in _with_parts(place, rule):
+        if isinstance(each, EpochRule) and each.epoch > epochs + after:
+            yield Fault(f"{inner}.epoch", f"is after train.epochs = {epochs} (found {each.epoch:g})")
+    yield from unread_faults(place, rule, signal_names(recipe), "in this recipe")
+
+
+def unread_faults(place: str, rule: Rule, names: Sequence[str], where: str) -> list[Fault]:
+    """Return the faults of a rule: a signal that is not among the ``names`` read, a consensus of too many."""
+    faults = []
+    for inner, each in _with_parts(place, rule):
+        signal = getattr(each, "signal", None)
+        if isinstance(each, ConsensusRule) and each.at_least > len(each.rules):
+            words = f"asks for {each.at_least} of {len(each.rules)} rules"
+            faults.append(Fault(f"{inner}.at_least", words))
+        elif signal is not None and signal not in names:
+            hint = did_you_mean(signal, names) or f" (read here: {', '.join(names)})"
+            faults.append(Fault(f"{inner}.signal", f"'{signal}' is not read {where}{hint}"))
+    return faults
+
+
+def _with_parts(place: str, rule: Rule) -> Iterator[tuple[str, Rule]]:
+    """Yield a rule and those that a consensus is made of, each with its place."""
+    yield place, rule
+    if isinstance(rule, ConsensusRule):
+        yield from ((f"{place}.rules.{rank}", each) for rank, each in enumerate(rule.rules))

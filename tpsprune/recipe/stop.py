@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import field
+from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 from annotated_types import Gt, Interval, MinLen
 from pydantic import Field
 
-from tpsprune.recipe.bounds import STRICT, AtLeastZero, Count, Positive, Share, Text
-
-__all__ = [
-    "ChangeRule",
-    "ConsensusRule",
-    "EpochRule",
-    "MaskRule",
-    "NoRule",
-    "PatienceRule",
-    "PlateauRule",
-    "ReopenRule",
-    "Rule",
-    "Stop",
-    "ThresholdRule",
-]
+from tpsprune.recipe.bounds import AtLeastZero, Count, Positive, Share, Text, section
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class NoRule:
     """Never acts: the budget alone decides."""
 
     rule: Literal["none"] = "none"
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class EpochRule:
     """Acts at a fixed epoch: the cheapest rule, and the one that others must beat."""
 
     rule: Literal["epoch"] = "epoch"
     epoch: Positive
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class PlateauRule:
     """Acts once ``signal`` has kept within ``tolerance`` of itself over ``patience`` readings.
 
@@ -56,10 +40,9 @@ class PlateauRule:
     patience: Annotated[int, Interval(ge=2, le=1000)] = 3
     learned_share: Share = 0.5
     """Part of the way from chance to 1 that validation accuracy must have covered."""
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class PatienceRule:
     """Acts once ``signal`` has not bettered its best by ``min_gain`` for ``patience`` readings."""
 
@@ -68,10 +51,9 @@ class PatienceRule:
     goal: Literal["fall", "rise"] = "fall"
     min_gain: AtLeastZero = 0.0
     patience: Count = 10
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class ThresholdRule:
     """Acts once ``signal`` has been above, or below, ``level`` for ``patience`` readings in a row."""
 
@@ -81,11 +63,9 @@ class ThresholdRule:
     level: float
     patience: Count = 1
     learned_share: Share = 0.0
-    """Part of the way from chance to 1 that validation accuracy must have covered."""
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class MaskRule:
     """Acts once ``mask_distance`` has been below ``level``: the units to keep no longer change (Early-Bird).
 
@@ -97,11 +77,9 @@ class MaskRule:
     level: Positive = 0.1
     patience: Count = 1
     learned_share: Share = 0.5
-    """Part of the way from chance to 1 that validation accuracy must have covered."""
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class ChangeRule:
     """Acts once ``signal``, a positive one, has fallen ``factor`` times from the most it ever was.
 
@@ -114,11 +92,9 @@ class ChangeRule:
     factor: Annotated[float, Gt(1.0)] = 2.0
     patience: Count = 1
     learned_share: Share = 0.5
-    """Part of the way from chance to 1 that validation accuracy must have covered."""
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class ReopenRule:
     """Acts once ``signal``, a positive one, has collapsed and opened again, as an edge does at a transition.
 
@@ -131,42 +107,28 @@ class ReopenRule:
     collapse: Annotated[float, Gt(1.0)] = 4.0
     reopen: Annotated[float, Gt(1.0)] = 1.5
     learned_share: Share = 0.5
-    """Part of the way from chance to 1 that validation accuracy must have covered."""
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-SingleRule = Annotated[
-    NoRule | EpochRule | PlateauRule | PatienceRule | ThresholdRule | MaskRule | ChangeRule | ReopenRule,
-    Field(discriminator="rule"),
-]
+_Single: TypeAlias = (
+    NoRule | EpochRule | PlateauRule | PatienceRule | ThresholdRule | MaskRule | ChangeRule | ReopenRule
+)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class ConsensusRule:
     """Acts once ``at_least`` of its rules have acted, now or within the last ``within`` readings."""
 
     rule: Literal["consensus"] = "consensus"
-    rules: Annotated[tuple[SingleRule, ...], MinLen(2)]
+    rules: Annotated[tuple[Annotated[_Single, Field(discriminator="rule")], ...], MinLen(2)]
     at_least: Count = 2
     within: Count = 1
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-Rule = Annotated[
-    NoRule
-    | EpochRule
-    | PlateauRule
-    | PatienceRule
-    | ThresholdRule
-    | MaskRule
-    | ChangeRule
-    | ReopenRule
-    | ConsensusRule,
-    Field(discriminator="rule"),
-]
+Rule = Annotated[_Single | ConsensusRule, Field(discriminator="rule")]
+RULES: Final = (*get_args(_Single), ConsensusRule)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Stop:
     """``[stop.draw]`` decides when the ticket is drawn, ``[stop.end]`` when its retraining is over."""
 
@@ -176,4 +138,3 @@ class Stop:
     """Part of the epochs after which the ticket is drawn whatever the rule says; the reason says so."""
     budget_seconds: Annotated[float, Gt(0.0)] | None = None
     budget_joules: Annotated[float, Gt(0.0)] | None = None
-    __pydantic_config__: ClassVar[Any] = STRICT

@@ -3,49 +3,135 @@
 Each kind of data and of model is a table of its own, told apart by ``kind``. Relative paths start at
 the current folder. ``kind = "custom"`` names a callable of the user's own by its dotted path
 (``package.module:function``): **reading such a recipe's data or model runs that code.** So does a ``loss``
-named in that way. Nothing else in a recipe can run code. Models that are brought from elsewhere, such a
-callable among them, are in ``brought``.
+named in that way. Nothing else in a recipe can run code.
+
+Models from elsewhere (such a callable, or what a library knows by name) may begin with ``weights``: a
+safetensors file, a state dict that ``torch.save`` wrote, or ``package:NAME/path/inside.pth`` for a file that
+an installed package carries. Nothing is downloaded.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import field, replace
+from typing import Annotated, Any, Literal, TypeAlias
 
 from annotated_types import Interval, MinLen
 from pydantic import Field
 
-from tpsprune.recipe.bounds import STRICT, Count, Natural, OpenShare, Share, Text, Width
-from tpsprune.recipe.brought import CustomModel, TimmModel, TorchvisionModel, TransformersModel
-from tpsprune.recipe.task_data import TabularData, TextData
+from tpsprune.recipe.bounds import Count, Natural, OpenShare, Share, Text, Width, section
 
-__all__ = [
-    "CnnModel",
-    "CustomData",
-    "CustomModel",
-    "Data",
-    "DigitsData",
-    "IdxData",
-    "ImageFolderData",
-    "MlpModel",
-    "Model",
-    "ModularData",
-    "ResNetModel",
-    "TabularData",
-    "Task",
-    "TextData",
-    "TimmModel",
-    "TorchvisionModel",
-    "TransformerModel",
-    "TransformersModel",
-    "split_by",
-]
+Labels = Literal["classes", "numbers"]
+
+
+@section
+class TextData:
+    """A text file, or a folder of ``.txt``, as bytes: windows of ``length``, labels the bytes that follow.
+
+    Training, validation and test are the beginning, the middle and the end of the text; no window lies
+    across a border.
+    """
+
+    kind: Literal["text"] = "text"
+    path: Text | None = None
+    source: Literal["python-topics"] | None = None
+    """``python-topics``: the help topics that come with Python, half a megabyte of English."""
+    length: Annotated[int, Interval(ge=1, le=2**16)] = 64
+    validation_share: OpenShare = 0.1
+    test_share: OpenShare = 0.1
+
+
+@section
+class TabularData:
+    """A CSV file with a header, or a table that comes with scikit-learn; a vector an item.
+
+    Columns of numbers are standardised by the training split, others are one-hot: a word, a column.
+    """
+
+    kind: Literal["tabular"] = "tabular"
+    path: Text | None = None
+    source: Literal["breast-cancer", "wine", "diabetes"] | None = None
+    target: Text | None = None
+    """The column that is to be told from the others."""
+    labels: Literal["auto", "classes", "numbers"] = "auto"
+    """What the target is; ``auto``: numbers with loss ``mse``, classes with ``cross-entropy``."""
+    categorical: tuple[Text, ...] = ()
+    """Columns whose cells are words though they look like numbers."""
+    leave_out: tuple[Text, ...] = ()
+    """Columns that are not to be seen."""
+    validation_share: OpenShare = 0.15
+    test_share: OpenShare = 0.25
+    split_seed: Natural = 0
+
+
+def labels_wanted(data: TabularData, loss: str) -> Labels:
+    """Return what the target is to be read as under a loss.
+
+    >>> labels_wanted(TabularData(source="diabetes"), "mse")
+    'numbers'
+    """
+    if data.labels != "auto":
+        return data.labels
+    return "numbers" if loss == "mse" else "classes"
+
+
+Match: TypeAlias = Literal["name", "order"]
+"""How tensors of a file meet those of a model: by their names, or one after the other, shapes compared."""
+
+
+@section
+class CustomModel:
+    """Your own callable; it is called with ``model_args`` and returns a ``torch.nn.Module``."""
+
+    kind: Literal["custom"] = "custom"
+    factory: Text
+    model_args: dict[str, Any] = field(default_factory=dict)
+    weights: Text | None = None
+    weights_match: Match = "name"
+
+
+@section
+class TimmModel:
+    """A model of timm by its name; classes, channels and image size follow the data where nobody says."""
+
+    kind: Literal["timm"] = "timm"
+    name: Text
+    model_args: dict[str, Any] = field(default_factory=dict)
+    weights: Text | None = None
+    weights_match: Match = "name"
+
+
+@section
+class TorchvisionModel:
+    """A classifier of torchvision by its name, for images of three channels; classes follow the data."""
+
+    kind: Literal["torchvision"] = "torchvision"
+    name: Text
+    model_args: dict[str, Any] = field(default_factory=dict)
+    weights: Text | None = None
+    weights_match: Match = "name"
+
+
+@section
+class TransformersModel:
+    """A model class of transformers, built from ``config``; vocabulary, labels and images follow the data."""
+
+    kind: Literal["transformers"] = "transformers"
+    architecture: Text
+    """The class, as ``GPT2LMHeadModel``; its own configuration class takes ``config``."""
+    config: dict[str, Any] = field(default_factory=dict)
+    weights: Text | None = None
+    weights_match: Match = "name"
+
+
+FOREIGN_MODELS = (CustomModel, TimmModel, TorchvisionModel, TransformersModel)
+"""Models from elsewhere, which may begin with weights of a file."""
+
 
 Augment = Literal["none", "crop", "flip", "crop-flip"]
 Operation = Literal["add", "subtract", "multiply", "a2+b2", "a2+ab+b2", "a3+ab"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class DigitsData:
     """scikit-learn's 1,797 handwritten digits, 8×8 grey: always at hand."""
 
@@ -54,10 +140,9 @@ class DigitsData:
     test_share: OpenShare = 0.25
     split_seed: Natural = 0
     augment: Augment = "none"
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class ModularData:
     """All pairs (a, b) of residues with the answer a∘b mod ``modulus``; pairs not trained on are held out.
 
@@ -72,10 +157,9 @@ class ModularData:
     """Share of the held-out pairs that decisions look at; the rest is the test."""
     relabel: bool = False
     split_seed: Natural = 0
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class IdxData:
     """A folder of IDX files (``train-images-idx3-ubyte[.gz]`` and its three sisters), as MNIST comes."""
 
@@ -86,10 +170,9 @@ class IdxData:
     """Train on this many images only, drawn with ``split_seed``."""
     split_seed: Natural = 0
     augment: Augment = "none"
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class ImageFolderData:
     """``train/CLASS/*.jpg|png`` and ``test/CLASS/…`` in a folder or a zip, decoded once to a uint8 cache."""
 
@@ -104,10 +187,9 @@ class ImageFolderData:
     train_limit: Count | None = None
     split_seed: Natural = 0
     augment: Augment = "none"
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class CustomData:
     """Your own callable; called with ``data_args``, it returns the mapping that the README describes."""
 
@@ -116,30 +198,27 @@ class CustomData:
     data_args: dict[str, Any] = field(default_factory=dict)
     validation_share: OpenShare = 0.1
     split_seed: Natural = 0
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class CnnModel:
     """3×3 convolution, batch norm and ReLU per width; size halved after every ``pool_every`` of them."""
 
     kind: Literal["cnn"] = "cnn"
     widths: Annotated[tuple[Width, ...], MinLen(1)] = (32, 64, 64)
     pool_every: Count = 1
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class ResNetModel:
     """The residual net for 32×32 images of He et al. 2015, section 4.2: depth 6n + 2."""
 
     kind: Literal["resnet"] = "resnet"
     depth: Literal[8, 20, 56] = 20
     width: Width = 16
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class MlpModel:
     """Fully connected layers with ReLU; tokens are embedded first, ``embedding`` numbers each."""
 
@@ -148,10 +227,9 @@ class MlpModel:
     embedding: Width = 64
     gated: bool = False
     """Hidden layers of gated linear units, relu(G x) ⊙ (U x), in place of relu(W x)."""
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class TransformerModel:
     """No layer norm, ReLU, the answer at "=" after the tokens; one layer on two is Nanda et al. 2023."""
 
@@ -160,7 +238,6 @@ class TransformerModel:
     heads: Width = 4
     mlp_width: Width = 512
     layers: Annotated[int, Interval(ge=1, le=64)] = 1
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
 Data = Annotated[
@@ -180,7 +257,7 @@ Model = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Task:
     """What is learned: ``[task.data]`` and ``[task.model]``."""
 
@@ -190,7 +267,6 @@ class Task:
     """``cross-entropy``, ``mse``, ``bce``, ``next-token``, or a function of your own by its dotted path."""
     required_accuracy: Share = 0.0
     """Validation accuracy (or R² and the like) below which the summary says that nothing was learned."""
-    __pydantic_config__: ClassVar[Any] = STRICT
 
 
 def split_by(data: Data, seed: int) -> Data:

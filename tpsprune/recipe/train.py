@@ -1,22 +1,23 @@
-"""``[train]``: the optimiser, its schedule, and the numbers it is run in."""
+"""``[train]``, ``[retrain]``, ``[tps]``, ``[watch]`` and ``[energy]``: one training."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+import re
+from typing import Annotated, Literal
 
-from annotated_types import Interval
+from annotated_types import Ge, Interval, Predicate
 
-from tpsprune.recipe.bounds import STRICT, AtLeastZero, Count, Positive, Share
+from tpsprune.recipe.bounds import AtLeastZero, Count, Natural, OpenShare, Positive, Share, Text, section
 
-__all__ = ["Train"]
+__all__ = ["Energy", "Retrain", "Signal", "Tps", "Train", "Watch", "rewind_epoch"]
+
 
 Momentum = Annotated[float, Interval(ge=0.0, lt=1.0)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Train:
-    """How the model is trained; ``epochs`` is the whole budget, before and after the cut."""
+    """How the model is trained; ``epochs`` is the whole budget, before and after pruning."""
 
     epochs: Count
     batch_size: Count | Literal["full"] = 128
@@ -43,4 +44,112 @@ class Train:
     """Processor threads; without it as many as there are cores. Runs repeat bit for bit at equal threads."""
     checkpoint_seconds: AtLeastZero = 20.0
     """Least time between two checkpoints for ``--resume``; 0 writes one at every reading."""
-    __pydantic_config__: ClassVar[Any] = STRICT
+
+
+def _is_rewind(word: str) -> bool:
+    return word in {"none", "init"} or re.fullmatch(r"epoch:[1-9][0-9]*", word) is not None
+
+
+def rewind_epoch(rewind: str) -> int | None:
+    """Return the epoch that ``rewind`` goes back to: 0 for ``init``, ``None`` for ``none``.
+
+    >>> rewind_epoch("init"), rewind_epoch("epoch:3"), rewind_epoch("none")
+    (0, 3, None)
+    """
+    if rewind == "none":
+        return None
+    return 0 if rewind == "init" else int(rewind.removeprefix("epoch:"))
+
+
+@section
+class Retrain:
+    """Retraining of the pruned model."""
+
+    epochs: Natural | Literal["rest"] = "rest"
+    """``rest``: what the draw left of ``train.epochs``; with a rewind, what is left counted from there."""
+    rewind: Annotated[str, Predicate(_is_rewind)] = "none"
+    """``init`` or ``epoch:K``: the plan is replayed on those weights (a structured lottery ticket)."""
+    optimizer: Literal["carry", "new"] = "carry"
+    """``carry``: the optimiser's moments of the kept units go along; a rewind always makes it anew."""
+
+
+@section
+class Tps:
+    """Which oscillators, how strongly coupled, and how the force is applied."""
+
+    variant: Literal["auto", "none", "weights", "neurons", "moments", "fourier", "labels", "bn-l1"] = "auto"
+    """``auto``: ``labels`` where nothing but a model's hidden units joins two tokens (an MLP on pairs), as
+    the studies ``speed-up`` and ``reach`` found it the fastest there; none elsewhere, where they did not.
+    ``bn-l1`` is no TPS but a baseline: λ · Σ |γ| over batch-norm scales, as published Early-Bird has it."""
+    coupling: AtLeastZero = 1.0
+    """λ: comparable with a weight decay when decoupled, a factor on the loss term otherwise; ``bn-l1`` has
+    it weigh the plain sum of scales, published with 1e-4."""
+    apply: Literal["auto", "decoupled", "loss"] = "auto"
+    """``auto``: decoupled for ``weights`` and ``neurons``, in the loss for all others."""
+    scaling: Literal["none", "sqrt-n"] = "none"
+    """``sqrt-n`` multiplies λ by N^(−1/2), N the oscillators of a group: the published prediction."""
+    warmup_share: Share = 0.05
+    """Part of the budget over which λ rises linearly from zero."""
+    refresh_steps: Count = 50
+    """Steps between two fittings of the ``neurons`` variant's plane."""
+    layers: tuple[Text, ...] = ()
+    """Layers whose units ``moments`` couples, ``"path"`` or ``"gate * up"``; without any, the first."""
+    degree: Literal[2, 3] = 2
+    """How many inputs a triad of ``moments`` takes beside the label."""
+
+
+Signal = Literal[
+    "d_eff",
+    "h1",
+    "spectral_edge",
+    "norm",
+    "mask_distance",
+    "condensation",
+    "collapse",
+    "logit_rank",
+    "commutator_defect",
+]
+
+
+@section
+class Watch:
+    """What is read while training. A reading is also the moment of validation, journal and checkpoint."""
+
+    signals: tuple[Signal, ...] = ("d_eff", "h1", "spectral_edge", "norm")
+    every_epochs: Count | None = None
+    """Epochs between two readings; give this or ``every_steps``, without either every epoch."""
+    every_steps: Count | None = None
+    probe_items: Annotated[int, Interval(ge=8, le=2**20)] = 256
+    """Items of the fixed batch that signals are read on, sampled once from the training split."""
+    h1_points: Annotated[int, Interval(ge=4, le=256)] = 128
+    h1_every: Count = 1
+    """Readings between two H1 readings: topology costs the most."""
+    edge_window: Annotated[int, Interval(ge=4, le=64)] = 10
+    """Updates in the spectral edge's rolling window."""
+    rank_share: OpenShare = 0.01
+    """Singular values of the logits above this share of the largest count for ``logit_rank``."""
+
+
+@section
+class Energy:
+    """How energy is metered; joules only, no CO₂."""
+
+    meter: Literal["codecarbon", "fake", "replay", "none"] = "codecarbon"
+    tracking: Literal["machine", "process"] = "machine"
+    """Scope of the modelled parts; counters (RAPL, NVML) always see the whole device."""
+    pue: Annotated[float, Ge(1.0)] = 1.0
+    fake_cpu_watts: Positive = 10.0
+    fake_ram_watts: AtLeastZero = 5.0
+    fake_window_seconds: Positive = 1.0
+    """The fake meter's clock: every window lasts this long."""
+    fake_gpu_watts: AtLeastZero = 0.0
+    """0 is no GPU at all."""
+    fake_noise_share: Share = 0.0
+    """Relative deviation of a window's joules, drawn from ``fake_seed``."""
+    fake_seed: Natural = 0
+    fake_fault: Literal["", "zero", "none", "jump", "wrap"] = ""
+    """What befalls one window, as it befalls real meters; the window is then invalid, with words."""
+    fake_fault_window: Natural = 0
+    """Which window that is: the number closed before it."""
+    replay: Text | None = None
+    """The energy.jsonl of a run, for meter 'replay': its windows once more instead of new ones."""

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tpsprune.errors import ArtifactError, did_you_mean
-from tpsprune.recipe.brought import Match
+from tpsprune.recipe.task import Match
 from tpsprune.runs.files import cannot_write, open_regular, replacing
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Any, Self, TypeAlias, assert_never, final
 
 from torch import Tensor
 
-from tpsprune.recipe.watch import Signal, Watch
+from tpsprune.recipe.train import Signal, Watch
 from tpsprune.records.readings import Reading
 from tpsprune.signals.h1 import H1
 from tpsprune.signals.h1_worker import LoopCounter

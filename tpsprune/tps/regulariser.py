@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tpsprune.errors import RunFolderError, VariantError
 from tpsprune.numerics.trees import Tree, at
-from tpsprune.recipe.tps import Tps
+from tpsprune.recipe.train import Tps
 from tpsprune.records import Reading, TaskFacts
 from tpsprune.tps.moments import Moments
 from tpsprune.tps.phases import Neurons, PhaseVariant, Weights

@@ -41,7 +41,7 @@ _ACCURATE = ("cross-entropy", "bce", "next-token")
 """Losses under which the figure of a run's quality is a share that is right, as the format means accuracy."""
 _DATA_TYPES = {
     **dict.fromkeys(("digits", "idx", "image-folder"), "image"),
-    **dict.fromkeys(("modular", "permutations", "parity", "brackets"), "token"),
+    "modular": "token",
     "text": "text",
     "tabular": "tabular",
 }

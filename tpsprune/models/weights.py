@@ -11,8 +11,7 @@ from typing import Final, final
 from torch import Tensor, nn
 
 from tpsprune.errors import ArtifactError, did_you_mean
-from tpsprune.recipe.brought import BROUGHT, Match
-from tpsprune.recipe.task import Model
+from tpsprune.recipe.task import FOREIGN_MODELS, Match, Model
 from tpsprune.runs.tensors import match_state, read_state, sha256_of
 
 __all__ = ["WEIGHTS_PLACE", "StoredWeights", "stored_weights"]
@@ -63,7 +62,7 @@ def stored_weights(model: Model) -> StoredWeights | None:
     Raises:
         ArtifactError: they are said to lie in a package that is not installed, or at a path outside it.
     """
-    if not isinstance(model, BROUGHT) or model.weights is None:
+    if not isinstance(model, FOREIGN_MODELS) or model.weights is None:
         return None
     return StoredWeights(_path_of(model.weights), model.weights_match)
 

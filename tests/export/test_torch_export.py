@@ -15,8 +15,8 @@ from torch import nn
 
 from tests.export.nets import CALLED, Fixed, Loud, batch_for, made
 from tpsprune.errors import ArtifactError, CannotWriteError
-from tpsprune.export import TorchExport, answers_of
-from tpsprune.export.program import strange_in
+from tpsprune.export import TorchExport, predictor_of
+from tpsprune.export.torch_export import find_unsafe
 
 FORMAT = TorchExport()
 
@@ -28,7 +28,7 @@ def test_the_program_answers_equally_at_every_batch_size(tmp_path: Path, name: s
     program = FORMAT.reload(tmp_path)
     for items in (1, 2, 7, 64):
         batch = batch_for(name, items)
-        assert torch.equal(program(batch), answers_of(model)(batch)), items
+        assert torch.equal(program(batch), predictor_of(model)(batch)), items
 
 
 def test_a_user_needs_torch_alone_to_run_it(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
 
 def test_the_file_holds_no_pickle_and_no_path(tmp_path: Path) -> None:
     FORMAT.write(tmp_path, made("Named"), batch_for("Named", 2))
-    assert strange_in(tmp_path / "ticket.pt2") == []
+    assert find_unsafe(tmp_path / "ticket.pt2") == []
     with zipfile.ZipFile(tmp_path / "ticket.pt2") as archive:
         for each in archive.infolist():
             content = archive.read(each)
@@ -61,7 +61,7 @@ def test_the_file_holds_no_pickle_and_no_path(tmp_path: Path) -> None:
 def test_a_program_that_holds_a_pickle_is_not_loaded(tmp_path: Path) -> None:
     program = torch.export.export(made("Convolutions"), (batch_for("Convolutions", 2),))
     torch.export.save(program, tmp_path / "ticket.pt2")
-    assert strange_in(tmp_path / "ticket.pt2"), "torch pickles the example inputs"
+    assert find_unsafe(tmp_path / "ticket.pt2"), "torch pickles the example inputs"
     with pytest.raises(
         ArtifactError, match=r"ticket\.pt2 holds more than text and numbers \(.*\): it is not loaded"
     ):
@@ -69,7 +69,7 @@ def test_a_program_that_holds_a_pickle_is_not_loaded(tmp_path: Path) -> None:
 
 
 def test_what_torch_would_pickle_is_not_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tpsprune.export.program.strange_in", lambda _: ["weight_0"])
+    monkeypatch.setattr("tpsprune.export.torch_export.find_unsafe", lambda _: ["weight_0"])
     with pytest.raises(
         ArtifactError, match=r"^torch-export: torch pickles weight_0 of this ticket, and nothing"
     ):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tpsprune.errors import Fault, RecipeError
+from tpsprune.errors import Fault, RecipeError, first_line
 
 __all__ = ["call", "resolve"]
 
@@ -32,7 +32,7 @@ def resolve(path: str, place: str) -> Callable[..., Any]:
     try:
         target: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
-        raise _fault(place, f"'{module_name}' does not import: {_words(error)}") from error
+        raise _fault(place, f"'{module_name}' does not import: {first_line(error)}") from error
     for part in attribute.split("."):
         if not hasattr(target, part):
             raise _fault(place, f"'{module_name}' has no '{attribute}'")
@@ -52,13 +52,8 @@ def call(path: str, arguments: dict[str, Any], place: str) -> Any:
     try:
         return function(**arguments)
     except (Exception, SystemExit) as error:
-        raise _fault(place, f"'{path}' raised {_words(error)}") from error
+        raise _fault(place, f"'{path}' raised {first_line(error)}") from error
 
 
 def _fault(place: str, message: str) -> RecipeError:
     return RecipeError("recipe", [Fault(place, message)])
-
-
-def _words(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

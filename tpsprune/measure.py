@@ -1,4 +1,4 @@
-"""How long a forward pass takes, and how two models compare on a machine that drifts.
+"""How large a model is, how long a forward pass takes, and how many items it predicts in a window of time.
 
 Shape letters: n items of a batch.
 """
@@ -8,16 +8,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import quantiles
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import nn
 
 from tpsprune.numerics.forward import call_model, evaluation_mode
-from tpsprune.numerics.trees import Tree, mapped, tensors_of
-from tpsprune.records import Latency
+from tpsprune.numerics.macs import count_macs
+from tpsprune.numerics.trees import Tree, item_count, mapped, tensors_of
+from tpsprune.records import Latency, Size
+from tpsprune.runs.tensors import file_bytes
 
-__all__ = ["latency", "paired_latency"]
+__all__ = ["answer_for", "latency", "paired_latency", "size"]
+
+
+def size(model: nn.Module, batch: Any) -> Size:
+    """Measure a model: parameters, multiply-accumulates per item of ``batch``, bytes on disk.
+
+    A parameter that several modules share is counted once. Bytes are those of the state dict as
+    safetensors, to the byte: there shared tensors are written in full, once a name, and buffers count.
+    Weights set to zero count as any other; only pruned units make a model smaller.
+
+    Cost: one forward pass without data, and a copy of the weights.
+    """
+    return Size(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        macs=count_macs(model, batch).total,
+        bytes=file_bytes(model.state_dict()),
+    )
+
 
 _WARM_UP_PASSES: Final = 5
 
@@ -93,3 +112,31 @@ def _summary(seconds_taken: Sequence[float]) -> Latency:
         upper_quartile_seconds=upper,
         repeats=len(seconds_taken),
     )
+
+
+SYNCHRONISED_EVERY_SECONDS: Final = 0.2
+CLOCK_SECONDS: Final = 1e-9
+
+
+def answer_for(seconds: float, model: nn.Module, batch_n: Tree) -> int:
+    """Run the model on one batch again and again for at least ``seconds``; return the items predicted.
+
+    One pass at least. In evaluation and inference mode; the device is waited for at both edges and five
+    times a second between, so that what was queued is done when the window closes. It sees neither loading
+    nor copying: the batch lies on the model's device. The model's mode is as it was.
+    """
+    passes, group = 0, 1
+    device = next(tensors_of(batch_n)).device
+    with torch.inference_mode(), evaluation_mode(model):
+        _wait_for(device)
+        start = perf_counter()
+        while True:
+            for _ in range(group):
+                call_model(model, batch_n)
+            _wait_for(device)
+            passes += group
+            spent = perf_counter() - start
+            if spent >= seconds:
+                return passes * item_count(batch_n)
+            left = min(SYNCHRONISED_EVERY_SECONDS, seconds - spent)
+            group = max(1, int(left * passes / max(spent, CLOCK_SECONDS)))
