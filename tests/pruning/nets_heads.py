@@ -10,15 +10,15 @@ from torch.nn import functional
 
 from tests.pruning.nets_attention import WIDTH, Net, Packed, Separate, sequences
 from tpsprune.numerics.moments import input_moments
-from tpsprune.pruning.cutting import cut_copy, fresh_copy, silence
 from tpsprune.pruning.groups import Group, GroupCut, Scores, Survey
 from tpsprune.pruning.head_width import (
     ScoreMoments,
     hold_scale,
     second_moment,
 )
-from tpsprune.pruning.opened import open_attention
-from tpsprune.pruning.survey import survey
+from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.prunability import survey
+from tpsprune.pruning.surgery import cut_copy, fresh_copy, silence
 
 
 class Attend(nn.Module):

@@ -24,9 +24,9 @@ from tests.pruning.nets_attention import (
 from tpsprune.models.torchvision_shim import import_torchvision
 from tpsprune.models.transformer import Transformer
 from tpsprune.pruning.attention import MOST_CANDIDATES, attention_groups
-from tpsprune.pruning.cutting import cut_copy, silence
 from tpsprune.pruning.groups import Attribute, Group, GroupCut, Slice
-from tpsprune.pruning.opened import open_attention
+from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.surgery import cut_copy, silence
 from tpsprune.pruning.trial import joint_fault, shaken
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from tpsprune.errors import PruneError
 from tpsprune.pruning.baselines import KINDS, highest, importances
 from tpsprune.pruning.groups import Consumer, Group, Slice, Survey
-from tpsprune.pruning.survey import survey
+from tpsprune.pruning.prunability import survey
 
 THEIRS = {
     "magnitude": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=1),

@@ -12,7 +12,7 @@ from tests.pruning.nets_attention import ATTENTIONS, Net, Packed, net, sequences
 from tests.pruning.test_replay import head_plan, packed
 from tpsprune.errors import PruneError
 from tpsprune.pruning.carry import carried
-from tpsprune.pruning.opened import open_attention
+from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.plan import Plan, signature_of
 from tpsprune.pruning.replay import replay
 

@@ -14,11 +14,11 @@ from tests.pruning import nets_attention, nets_structure
 from tpsprune.numerics.macs import MacCount, count_macs
 from tpsprune.pruning import GroupCut, survey
 from tpsprune.pruning.costs import CostModel
-from tpsprune.pruning.cutting import cut_copy
 from tpsprune.pruning.groups import Group, Slice
-from tpsprune.pruning.opened import open_attention
+from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.reach import cost_model
 from tpsprune.pruning.replay import add_biases
+from tpsprune.pruning.surgery import cut_copy
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs, Params
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tpsprune.pruning import GroupCut, survey
-from tpsprune.pruning.cutting import cut_copy, silence
+from tpsprune.pruning.surgery import cut_copy, silence
 from tpsprune.pruning.trial import shaken
 
 CASES = ["cnn", "residual", "mixed", "mlp", "token-mlp", "transformer"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tpsprune import pruning
 from tpsprune.numerics.macs import count_macs
-from tpsprune.pruning.opened import open_attention
+from tpsprune.pruning.open_attention import open_attention
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs, Params, Tolerance
 from tpsprune.records import CheckedLayer

@@ -21,7 +21,6 @@ from tests.pruning.nets_heads import (
     ticket_of,
 )
 from tests.pruning.test_compose import assert_same
-from tpsprune.pruning.cutting import fresh_copy
 from tpsprune.pruning.groups import Group
 from tpsprune.pruning.head_width import (
     ScoreMoments,
@@ -30,6 +29,7 @@ from tpsprune.pruning.head_width import (
     residual_shares,
     rotated,
 )
+from tpsprune.pruning.surgery import fresh_copy
 
 
 @pytest.mark.parametrize("weighted", [False, True])

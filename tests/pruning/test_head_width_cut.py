@@ -29,17 +29,17 @@ from tests.pruning.nets_heads import (
 from tests.pruning.test_compose import assert_same, plan_of
 from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning.compose import compose
-from tpsprune.pruning.cutting import cut_copy, fresh_copy, silence
 from tpsprune.pruning.groups import Attribute, Group, GroupCut, Slice
 from tpsprune.pruning.head_width import (
     hold_scale,
     rotated,
 )
-from tpsprune.pruning.opened import open_attention
+from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.prunability import survey
 from tpsprune.pruning.reach import cost_model, surveyed
 from tpsprune.pruning.replay import replay
-from tpsprune.pruning.survey import survey
-from tpsprune.pruning.verify import verify
+from tpsprune.pruning.surgery import cut_copy, fresh_copy, silence
+from tpsprune.pruning.verification import verify
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs, Params
 

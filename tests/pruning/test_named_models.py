@@ -13,8 +13,8 @@ from tpsprune.data import load
 from tpsprune.models import Mlp, TokenMlp, Transformer
 from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning import GroupCut, survey
-from tpsprune.pruning.cutting import cut_copy
 from tpsprune.pruning.reach import cost_model
+from tpsprune.pruning.surgery import cut_copy
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.task import BracketsData
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.pruning.nets_structure import LayerNorm2d, OwnRmsNorm, Stream
-from tpsprune.pruning.cutting import cut_copy, silence, unmask
 from tpsprune.pruning.groups import GroupCut
 from tpsprune.pruning.norms import MaskedNorm, is_vector_norm, masked, norms_over_units, unmasked
-from tpsprune.pruning.survey import survey
+from tpsprune.pruning.prunability import survey
+from tpsprune.pruning.surgery import cut_copy, silence, unmask
 from tpsprune.pruning.trial import shaken
 
 

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
-from tpsprune.pruning.opened import OpenAttention, open_attention, opened_shapes, opened_state, why_whole
+from tpsprune.pruning.open_attention import (
+    OpenAttention,
+    open_attention,
+    opened_shapes,
+    opened_state,
+    why_whole,
+)
 
 
 class Holder(nn.Module):

@@ -12,11 +12,11 @@ from tests.pruning.nets_attention import ATTENTIONS, Net, Packed, net, sequences
 from tests.pruning.test_attention import the_heads
 from tpsprune.errors import ArtifactError, PruneError
 from tpsprune.pruning.compose import compose
-from tpsprune.pruning.cutting import cut_copy
 from tpsprune.pruning.groups import GroupCut
-from tpsprune.pruning.opened import open_attention
+from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.plan import Plan, signature_of, versions
 from tpsprune.pruning.replay import replay
+from tpsprune.pruning.surgery import cut_copy
 
 
 def head_plan(model: nn.Module, kept: tuple[int, ...], **settings: Any) -> Plan:

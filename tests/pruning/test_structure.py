@@ -23,10 +23,10 @@ from tests.pruning.nets_structure import (
     Vit,
     conv1d,
 )
-from tpsprune.pruning.cutting import cut_copy, silence
 from tpsprune.pruning.groups import Attribute, Consumer, Group, GroupCut, Slice
 from tpsprune.pruning.layers import heard, mixer, set_heard
-from tpsprune.pruning.survey import survey
+from tpsprune.pruning.prunability import survey
+from tpsprune.pruning.surgery import cut_copy, silence
 from tpsprune.pruning.trial import shaken
 
 IMAGES = torch.randn(3, 2, 6, 6, generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, prune
 
 from tpsprune.errors import PruneError
 from tpsprune.pruning import Consumer, consumer_widths, survey
-from tpsprune.pruning.graph import couplings
+from tpsprune.pruning.coupling import couplings
 
 
 def reasons(model: nn.Module, batch: Tensor) -> dict[str, str]:

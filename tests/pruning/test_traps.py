@@ -14,11 +14,11 @@ from torch.nn.utils import parametrizations
 from tests.pruning.nets_structure import Stream
 from tpsprune.measure import latency
 from tpsprune.numerics.macs import count_macs
-from tpsprune.pruning.cutting import cut_copy
 from tpsprune.pruning.groups import GroupCut
 from tpsprune.pruning.plan import Plan, signature_of, versions
+from tpsprune.pruning.prunability import survey
 from tpsprune.pruning.replay import replay
-from tpsprune.pruning.survey import survey
+from tpsprune.pruning.surgery import cut_copy
 
 
 def halved(model: nn.Module, batch: Tensor) -> tuple[nn.Module, tuple[GroupCut, ...]]:

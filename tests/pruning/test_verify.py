@@ -12,9 +12,9 @@ from tests.pruning.nets_structure import Stream
 from tpsprune.errors import PruneError
 from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning import GroupCut, survey
-from tpsprune.pruning.cutting import cut_copy, fresh_copy, silence
-from tpsprune.pruning.opened import open_attention
-from tpsprune.pruning.verify import verify
+from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.surgery import cut_copy, fresh_copy, silence
+from tpsprune.pruning.verification import verify
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Latency, Macs, Params, Tolerance, Widths
 

@@ -6,11 +6,11 @@ from tpsprune.pruning.foresee import Foresight, foresee
 from tpsprune.pruning.groups import Consumer, Group, GroupCut, Slice, Survey
 from tpsprune.pruning.heal import heal
 from tpsprune.pruning.plan import Plan
+from tpsprune.pruning.prunability import survey
 from tpsprune.pruning.reach import check_target
 from tpsprune.pruning.replay import replay
 from tpsprune.pruning.roll import layers_of
 from tpsprune.pruning.sites import Sites, consumer_widths, sites
-from tpsprune.pruning.survey import survey
 
 __all__ = [
     "Consumer",

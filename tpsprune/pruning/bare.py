@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.numerics.forward import call_model
-from tpsprune.pruning.cutting import silence
 from tpsprune.pruning.groups import Group, GroupCut, Slice
 from tpsprune.pruning.layout import element_index
+from tpsprune.pruning.surgery import silence
 from tpsprune.pruning.trial import half_of, put_back, scalar
 
 __all__ = ["on_the_stream"]

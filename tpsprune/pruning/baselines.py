@@ -24,10 +24,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tpsprune.errors import PruneError, did_you_mean
 from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
-from tpsprune.pruning.cutting import fresh_copy
 from tpsprune.pruning.groups import Consumer, Group, Slice
 from tpsprune.pruning.layers import MIXERS, is_depthwise, tensor_axes
 from tpsprune.pruning.layout import element_index
+from tpsprune.pruning.surgery import fresh_copy
 
 __all__ = ["KINDS", "highest", "importances"]
 

@@ -19,7 +19,7 @@ from math import gcd
 
 from torch import nn
 
-from tpsprune.pruning.graph import Coupling, Touch
+from tpsprune.pruning.coupling import Coupling, Touch
 from tpsprune.pruning.groups import Attribute, Consumer, Group, Slice
 from tpsprune.pruning.layers import fault_of, is_grouped, is_mixer, length, tensor_axes
 from tpsprune.pruning.norms import is_vector_norm, norms_over_units

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from tpsprune.errors import PruneError, did_you_mean
-from tpsprune.pruning.cutting import elements_kept, take
-from tpsprune.pruning.opened import opened_state
+from tpsprune.pruning.open_attention import opened_state
 from tpsprune.pruning.plan import Plan
+from tpsprune.pruning.surgery import elements_kept, take
 
 __all__ = ["carried"]
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from tpsprune.errors import PruneError
-from tpsprune.pruning.cutting import Elements, elements_kept
 from tpsprune.pruning.groups import GroupCut, Slice
 from tpsprune.pruning.layout import element_index
-from tpsprune.pruning.opened import split_of
+from tpsprune.pruning.open_attention import split_of
 from tpsprune.pruning.plan import Plan, TensorFact, first_difference
+from tpsprune.pruning.surgery import Elements, elements_kept
 
 __all__ = ["compose"]
 

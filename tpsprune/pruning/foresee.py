@@ -16,7 +16,7 @@ from tpsprune.pruning.evidence import Known, known
 from tpsprune.pruning.groups import Survey
 from tpsprune.pruning.latency import latency_shares
 from tpsprune.pruning.look import check_called
-from tpsprune.pruning.opened import open_attention
+from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.reach import surveyed
 from tpsprune.pruning.times import Times, timed
 from tpsprune.pruning.widths import Evidence, choose_widths

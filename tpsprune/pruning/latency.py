@@ -7,8 +7,8 @@ from statistics import median
 
 from torch import nn
 
-from tpsprune.pruning.cutting import cut_copy
 from tpsprune.pruning.groups import Group, GroupCut
+from tpsprune.pruning.surgery import cut_copy
 
 __all__ = ["latency_shares"]
 

@@ -17,7 +17,7 @@ from torch import nn
 from tpsprune.errors import ArtifactError
 from tpsprune.pruning.fields import Fields
 from tpsprune.pruning.groups import Attribute, GroupCut, Slice
-from tpsprune.pruning.opened import opened_shapes, split_of
+from tpsprune.pruning.open_attention import opened_shapes, split_of
 
 __all__ = ["Plan", "TensorFact", "first_difference", "signature_of", "versions"]
 

@@ -15,8 +15,8 @@ from tpsprune.pruning.costs import CostModel
 from tpsprune.pruning.fold import can_gain_bias
 from tpsprune.pruning.groups import Group, Survey
 from tpsprune.pruning.layers import mixer, units_out
-from tpsprune.pruning.opened import open_attention
-from tpsprune.pruning.survey import survey
+from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.prunability import survey
 from tpsprune.pruning.widths import check_widths
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Params

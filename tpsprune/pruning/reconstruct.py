@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from tpsprune.numerics.forward import evaluation_mode
 from tpsprune.numerics.trees import item_count
-from tpsprune.pruning.cutting import silence
 from tpsprune.pruning.fold import fold_in, gram_of, interpolation, ridges_for, takes_intercept
 from tpsprune.pruning.groups import Consumer, Group, GroupCut
 from tpsprune.pruning.layers import is_mixer, length, mixer
@@ -33,6 +32,7 @@ from tpsprune.pruning.rows import (
 )
 from tpsprune.pruning.selection import Selection, select
 from tpsprune.pruning.statistics import Joints, JointSums
+from tpsprune.pruning.surgery import silence
 from tpsprune.pruning.walk import Stop, fed_in_full, side_by_side
 
 __all__ = ["reconstruct", "share_held"]

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from tpsprune.errors import PruneError
-from tpsprune.pruning.cutting import cut_in_place
 from tpsprune.pruning.layers import mixer
-from tpsprune.pruning.opened import open_attention
+from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.plan import Plan, first_difference, signature_of
+from tpsprune.pruning.surgery import cut_in_place
 
 __all__ = ["add_biases", "replay"]
 

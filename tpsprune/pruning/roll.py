@@ -10,7 +10,7 @@ from torch import nn
 from tpsprune.numerics.macs import MacCount
 from tpsprune.pruning.costs import own_macs
 from tpsprune.pruning.groups import Group, Survey
-from tpsprune.pruning.opened import open_attention
+from tpsprune.pruning.open_attention import open_attention
 from tpsprune.records import CheckedLayer
 
 __all__ = ["layers_of"]

@@ -11,9 +11,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from tpsprune.pruning.cutting import fresh_copy
 from tpsprune.pruning.layers import CUTTABLE, is_transposed_linear
 from tpsprune.pruning.norms import is_vector_norm
+from tpsprune.pruning.surgery import fresh_copy
 
 __all__ = ["bare_parameters", "double"]
 

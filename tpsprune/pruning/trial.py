@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.numerics.forward import call_model
-from tpsprune.pruning.cutting import cut_in_place, fresh_copy, silence, silenced_tensors
 from tpsprune.pruning.groups import Group, GroupCut
 from tpsprune.pruning.head_width import hold_scale
 from tpsprune.pruning.layers import tensor_named
+from tpsprune.pruning.surgery import cut_in_place, fresh_copy, silence, silenced_tensors
 
 __all__ = [
     "close",

@@ -15,7 +15,7 @@ from tpsprune.numerics.forward import call_model
 from tpsprune.numerics.trees import taken
 from tpsprune.pruning.attention import attention_groups
 from tpsprune.pruning.candidates import Candidate, Proposal, candidates
-from tpsprune.pruning.graph import couplings
+from tpsprune.pruning.coupling import couplings
 from tpsprune.pruning.groups import Group, Survey
 from tpsprune.pruning.head_width_candidates import HEAD_WIDTH, head_width_candidates
 from tpsprune.pruning.layers import fault_of, is_depthwise, is_mixer

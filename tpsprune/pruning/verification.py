@@ -12,10 +12,10 @@ from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.numerics.macs import MacCount, count_macs
 from tpsprune.numerics.trees import taken
-from tpsprune.pruning.cutting import elements_kept
 from tpsprune.pruning.groups import Group, GroupCut
 from tpsprune.pruning.recalibrate import output_error
 from tpsprune.pruning.rows import some
+from tpsprune.pruning.surgery import elements_kept
 from tpsprune.pruning.trial import flat_tensors
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs, Params

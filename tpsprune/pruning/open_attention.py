@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tpsprune.errors import PruneError, did_you_mean
-from tpsprune.pruning.cutting import fresh_copy
+from tpsprune.pruning.surgery import fresh_copy
 
 __all__ = ["OpenAttention", "open_attention", "opened_shapes", "opened_state", "split_of", "why_whole"]
 
