@@ -10,15 +10,11 @@ from torch.nn import functional
 
 from tests.pruning.nets_attention import WIDTH, Net, Packed, Separate, sequences
 from tpsprune.numerics.moments import input_moments
-from tpsprune.pruning.groups import Group, GroupCut, Scores, Survey
-from tpsprune.pruning.head_width import (
-    ScoreMoments,
-    hold_scale,
-    second_moment,
-)
+from tpsprune.pruning.groups import Group, Prunability, PrunedGroup, Scores
+from tpsprune.pruning.head_width import ScoreMoments, second_moment
 from tpsprune.pruning.open_attention import open_attention
-from tpsprune.pruning.prunability import survey
-from tpsprune.pruning.surgery import cut_copy, fresh_copy, silence
+from tpsprune.pruning.prunability import find_groups
+from tpsprune.pruning.surgery import copy_model, hold_scale, mask_units, pruned_copy
 
 
 class Attend(nn.Module):
@@ -112,8 +108,8 @@ def net(name: str) -> nn.Module:
     return open_attention(Net(NARROWED[name]()).eval())[0]
 
 
-def found_in(model: nn.Module) -> Survey:
-    return survey(model, sequences(2), head_width=True)
+def found_in(model: nn.Module) -> Prunability:
+    return find_groups(model, sequences(2), head_width=True)
 
 
 def the_width(model: nn.Module) -> Group:
@@ -149,13 +145,13 @@ def moments_of(model: nn.Module, group: Group, batch: Tensor) -> ScoreMoments:
     return ScoreMoments(query, key)
 
 
-def ticket_of(model: nn.Module, group: Group, kept: int, *more: GroupCut) -> nn.Module:
-    ticket = cut_copy(model, (GroupCut.of(group, range(kept)), *more))
+def ticket_of(model: nn.Module, group: Group, kept: int, *more: PrunedGroup) -> nn.Module:
+    ticket = pruned_copy(model, (PrunedGroup.of(group, range(kept)), *more))
     hold_scale(ticket, group, kept)
     return ticket
 
 
 def silenced(model: nn.Module, group: Group, kept: int) -> nn.Module:
-    deaf = fresh_copy(model)
-    silence(deaf, group, range(kept, group.width))
+    deaf = copy_model(model)
+    mask_units(deaf, group, range(kept, group.width))
     return deaf

@@ -23,19 +23,20 @@ from tests.pruning.nets_attention import (
 )
 from tpsprune.models.torchvision_shim import import_torchvision
 from tpsprune.models.transformer import Transformer
-from tpsprune.pruning.attention import MOST_CANDIDATES, attention_groups
-from tpsprune.pruning.groups import Attribute, Group, GroupCut, Slice
+from tpsprune.pruning.attention import MOST_CANDIDATES, propose_head_groups
+from tpsprune.pruning.groups import Attribute, Group, PrunedGroup, Slice
 from tpsprune.pruning.open_attention import open_attention
-from tpsprune.pruning.surgery import cut_copy, silence
-from tpsprune.pruning.trial import joint_fault, shaken
+from tpsprune.pruning.surgery import mask_units, pruned_copy
+from tpsprune.pruning.trial import joint_fault, outputs_of, randomised_copy
 
 
 def proved(model: nn.Module, batch: Any) -> dict[str, Group]:
     """Return by name the first candidate of each attention that stands its trial."""
-    subject = shaken(model)
+    subject = randomised_copy(model)
+    whole = outputs_of(subject, batch)
     found: dict[str, Group] = {}
-    for group in attention_groups(model):
-        if group.name not in found and not joint_fault(subject, (group,), batch):
+    for group in propose_head_groups(model):
+        if group.name not in found and not joint_fault(subject, (group,), batch, whole):
             found[group.name] = group
     return found
 
@@ -53,10 +54,10 @@ def test_whole_heads_are_found_and_their_cut_is_the_model_deaf_to_them(name: str
     assert group.width == (2 if name == "grouped queries, fused" else HEADS)
     assert len(group.cores) == 1
     for kept in ([0], [group.width - 1], [*range(1, group.width)]):
-        cut = GroupCut.of(group, kept)
+        cut = PrunedGroup.of(group, kept)
         deaf = copy.deepcopy(model).eval()
-        silence(deaf, group, cut.removed)
-        ticket = cut_copy(model, (cut,))
+        mask_units(deaf, group, cut.removed)
+        ticket = pruned_copy(model, (cut,))
         assert torch.allclose(ticket.eval()(batch), deaf(batch), atol=1e-5)
         ticket.train()(batch).sum().backward()
         assert all(p.grad is not None and p.grad.shape == p.shape for p in ticket.parameters())
@@ -105,7 +106,7 @@ def test_numbers_that_follow_the_heads_are_reset_and_no_others() -> None:
         Attribute("attention", "num_heads", 1),
         Attribute("attention", "attn_dim", WIDTH // HEADS),
     )
-    ticket = cut_copy(model, (GroupCut.of(group, [1, 2]),))
+    ticket = pruned_copy(model, (PrunedGroup.of(group, [1, 2]),))
     sizes = [getattr(ticket.attention, name) for name in ("num_heads", "head_dim", "attn_dim", "scale")]
     assert sizes == [2, 4, 8, 0.5]
     assert model.attention.num_heads == HEADS
@@ -115,7 +116,7 @@ def test_a_table_with_a_column_for_each_head_loses_the_columns_of_those_that_go(
     model = net("cross, fused keys and values")
     group = the_heads(model, sequences())
     assert Slice("attention.position_bias", 1, 0, 1) in group.slices
-    ticket = cut_copy(model, (GroupCut.of(group, [0, 2]),))
+    ticket = pruned_copy(model, (PrunedGroup.of(group, [0, 2]),))
     assert torch.equal(ticket.attention.position_bias, model.attention.position_bias[:, [0, 2]])
 
 
@@ -157,12 +158,12 @@ def test_a_config_object_is_read_and_never_changed() -> None:
     model = Net(Configured())
     group = the_heads(model, sequences())
     assert group.attributes == ()
-    assert cut_copy(model, (GroupCut.of(group, [1]),)).attention.config.num_attention_heads == HEADS
+    assert pruned_copy(model, (PrunedGroup.of(group, [1]),)).attention.config.num_attention_heads == HEADS
 
 
 def test_heads_that_are_mixed_with_one_another_stay() -> None:
     model = Net(Talking())
-    assert 0 < len(attention_groups(model)) <= MOST_CANDIDATES
+    assert 0 < len(propose_head_groups(model)) <= MOST_CANDIDATES
     assert proved(model, sequences()) == {}
 
 
@@ -179,7 +180,7 @@ def test_a_number_of_heads_written_out_in_the_code_keeps_them_all() -> None:
 
 @pytest.mark.parametrize("name", ["cnn", "residual", "mixed", "mlp", "token-mlp"])
 def test_a_net_without_attention_has_no_candidates(zoo: SimpleNamespace, name: str) -> None:
-    assert attention_groups(zoo.case(name)[0]) == ()
+    assert propose_head_groups(zoo.case(name)[0]) == ()
 
 
 def test_the_transformer_of_the_house_can_lose_heads() -> None:
@@ -188,7 +189,7 @@ def test_the_transformer_of_the_house_can_lose_heads() -> None:
     batch = torch.randint(7, (16, 2), generator=torch.Generator().manual_seed(0))
     group = the_heads(model, batch)
     assert (group.name, group.width, group.consumers[0].module) == ("q", 4, "o")
-    assert cut_copy(model, (GroupCut.of(group, [0, 3]),)).num_heads == 2
+    assert pruned_copy(model, (PrunedGroup.of(group, [0, 3]),)).num_heads == 2
 
 
 def test_trap_12_fused_qkv_with_chunk_beside_a_bare_position_parameter_raised_an_index_error() -> None:
@@ -209,7 +210,7 @@ def test_trap_12_fused_qkv_with_chunk_beside_a_bare_position_parameter_raised_an
 
     model = Net(Chunked())
     group = the_heads(model, sequences())
-    ticket = cut_copy(model, (GroupCut.of(group, [2]),))
+    ticket = pruned_copy(model, (PrunedGroup.of(group, [2]),))
     assert ticket.attention.position.shape == (1, 5, WIDTH)
     assert ticket(sequences()).shape == (8, 3)
 
@@ -217,11 +218,11 @@ def test_trap_12_fused_qkv_with_chunk_beside_a_bare_position_parameter_raised_an
 def test_trap_13_multihead_attention_lost_dimensions_that_its_heads_did_not_divide() -> None:
     torch.manual_seed(0)
     model = Net(Packed())
-    assert attention_groups(model) == ()
+    assert propose_head_groups(model) == ()
     opened, _ = open_attention(model)
     group = the_heads(opened, sequences())
     assert group.attributes == (Attribute("attention.attn", "num_heads", 1),)
-    ticket = cut_copy(opened, (GroupCut.of(group, [0, 2]),)).eval()
+    ticket = pruned_copy(opened, (PrunedGroup.of(group, [0, 2]),)).eval()
     assert ticket.attention.attn.num_heads == 2
     deaf = copy.deepcopy(model).eval()
     with torch.no_grad():
@@ -234,7 +235,7 @@ def test_trap_14_four_query_heads_on_two_of_keys_were_half_cut_and_crashed() -> 
     model = Net(Rotary(queries=4, keys=2))
     group = the_heads(model, sequences())
     assert group.width == 2
-    ticket = cut_copy(model, (GroupCut.of(group, [1]),))
+    ticket = pruned_copy(model, (PrunedGroup.of(group, [1]),))
     attention = ticket.attention
     assert [attention.q_proj.out_features, attention.k_proj.out_features] == [8, 4]
     assert attention.num_key_value_groups == 2

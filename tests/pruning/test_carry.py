@@ -11,10 +11,9 @@ from torch import nn
 from tests.pruning.nets_attention import ATTENTIONS, Net, Packed, net, sequences
 from tests.pruning.test_replay import head_plan, packed
 from tpsprune.errors import PruneError
-from tpsprune.pruning.carry import carried
 from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.plan import Plan, signature_of
-from tpsprune.pruning.replay import replay
+from tpsprune.pruning.replay import carry_state, replay
 
 # The bias of the keys has a gradient of rounding errors alone, which a small eps would blow up.
 OPTIMIZERS = {
@@ -70,7 +69,7 @@ def test_state_is_carried_as_an_index_model_is_cut(name: str, optimizer: str) ->
         for kind in ("weight", "bias")
     }
     state = state_by_name(model, training)
-    answer = carried(state, plan)
+    answer = carry_state(state, plan)
     assert set(answer) <= set(places)
     assert bool(answer) == (optimizer != "plain sgd" or bool(state))
     for key, entries in answer.items():
@@ -100,7 +99,7 @@ def test_one_step_from_carried_state_is_the_step_of_the_model_with_silent_heads(
     for subject, its_plan in ((deaf, everything), (replay(model, plan), plan)):
         onward = OPTIMIZERS[optimizer](subject.parameters())
         parameters = dict(subject.named_parameters())
-        for key, entries in carried(state, its_plan).items():
+        for key, entries in carry_state(state, its_plan).items():
             onward.state[parameters[key]] = entries
         step(subject, onward, seed=2)
         wholes.append(subject)
@@ -118,7 +117,7 @@ def test_trap_2_an_optimizer_that_held_the_old_parameters_trained_nothing_any_mo
     ticket = replay(model, plan)
     parameters = dict(ticket.named_parameters())
     onward = OPTIMIZERS["adam"](ticket.parameters())
-    for key, entries in carried(state_by_name(model, training), plan).items():
+    for key, entries in carry_state(state_by_name(model, training), plan).items():
         onward.state[parameters[key]] = entries
     before = copy.deepcopy(ticket.state_dict())
     step(ticket, onward, 1)
@@ -135,6 +134,6 @@ def test_factored_moments_of_a_packed_weight_are_refused() -> None:
     with pytest.raises(
         PruneError, match=r"in_proj_weight', 'row' has shape \[36\], its parameter \[36, 12\]"
     ):
-        carried({name: {"row": torch.zeros(36)}}, plan)
+        carry_state({name: {"row": torch.zeros(36)}}, plan)
     with pytest.raises(PruneError, match=r"'attention\.attn\.q_proj\.weight': no such tensor"):
-        carried({"attention.attn.q_proj.weight": {}}, plan)
+        carry_state({"attention.attn.q_proj.weight": {}}, plan)

@@ -12,13 +12,12 @@ from torch import nn
 
 from tests.pruning.nets_attention import Net, Packed
 from tpsprune.errors import PruneError
-from tpsprune.pruning.compose import compose
-from tpsprune.pruning.groups import Attribute, GroupCut, Slice
+from tpsprune.pruning.groups import Attribute, PrunedGroup, Slice
 from tpsprune.pruning.plan import Plan, signature_of, versions
-from tpsprune.pruning.replay import replay
+from tpsprune.pruning.replay import compose, replay
 
 
-def plan_of(model: nn.Module, groups: tuple[GroupCut, ...], **settings: Any) -> Plan:
+def plan_of(model: nn.Module, groups: tuple[PrunedGroup, ...], **settings: Any) -> Plan:
     return Plan(
         **{
             "target": "widths",
@@ -49,7 +48,7 @@ def dense() -> nn.Module:
     return counted(nn.Sequential(nn.Linear(3, 12), nn.Linear(12, 10, bias=False), nn.Linear(10, 2)))
 
 
-HEADS = GroupCut(
+HEADS = PrunedGroup(
     "0", 3, (0, 2), (Slice("0.weight", 0, 0, 4), Slice("0.bias", 0, 0, 4), Slice("1.weight", 1, 0, 4)), ()
 )
 
@@ -68,11 +67,11 @@ def test_a_group_cut_twice_is_one_group_in_the_dense_numbering() -> None:
 
 def test_a_group_beside_one_that_was_cut_moves_back_to_its_place() -> None:
     model = dense()
-    first = plan_of(model, (GroupCut("a", 4, (1, 2), (Slice("1.weight", 1, 0, 1),)),))
+    first = plan_of(model, (PrunedGroup("a", 4, (1, 2), (Slice("1.weight", 1, 0, 1),)),))
     ticket = replay(model, first)
-    second = plan_of(ticket, (GroupCut("b", 4, (0, 3), (Slice("1.weight", 1, 2, 2),)),))
+    second = plan_of(ticket, (PrunedGroup("b", 4, (0, 3), (Slice("1.weight", 1, 2, 2),)),))
     both = compose(first, second)
-    assert both.groups[1] == GroupCut("b", 4, (0, 3), (Slice("1.weight", 1, 4, 2),))
+    assert both.groups[1] == PrunedGroup("b", 4, (0, 3), (Slice("1.weight", 1, 4, 2),))
     assert_same(replay(model, both), replay(ticket, second))
 
 
@@ -80,7 +79,7 @@ def test_units_that_the_first_cut_went_through_are_written_out_by_element() -> N
     model = dense()
     first = plan_of(model, (HEADS,))
     ticket = replay(model, first)
-    odd = GroupCut("odd", 4, (0, 3), (Slice("0.weight", 0, 2, 1), Slice("0.bias", 0, 2, 1)))
+    odd = PrunedGroup("odd", 4, (0, 3), (Slice("0.weight", 0, 2, 1), Slice("0.bias", 0, 2, 1)))
     second = plan_of(ticket, (odd,))
     both = compose(first, second)
     assert [cut.name for cut in both.groups] == ["0", "odd", "odd: 0.weight, axis 0", "odd: 0.bias, axis 0"]
@@ -91,7 +90,9 @@ def test_units_that_the_first_cut_went_through_are_written_out_by_element() -> N
 
 def test_a_bias_added_in_the_second_round_is_cut_like_its_outputs() -> None:
     model = dense()
-    outputs = GroupCut("1", 10, tuple(range(3, 9)), (Slice("1.weight", 0, 0, 1), Slice("2.weight", 1, 0, 1)))
+    outputs = PrunedGroup(
+        "1", 10, tuple(range(3, 9)), (Slice("1.weight", 0, 0, 1), Slice("2.weight", 1, 0, 1))
+    )
     first = plan_of(model, (outputs,))
     ticket = replay(model, first)
     wider = (*outputs.slices, Slice("1.bias", 0, 0, 1))
@@ -112,7 +113,7 @@ def test_heads_then_their_numbers_are_those_of_the_second_round() -> None:
             ("out_proj.weight", 1),
         )
     )
-    heads = GroupCut("heads", 3, (0, 2), slices, (Attribute("attention.attn", "num_heads", 1),))
+    heads = PrunedGroup("heads", 3, (0, 2), slices, (Attribute("attention.attn", "num_heads", 1),))
     first = plan_of(model, (heads,), opened=("attention.attn",))
     ticket = replay(model, first)
     second = plan_of(ticket, (replace(heads, width=2, kept=(1,)),))
@@ -131,7 +132,9 @@ def test_a_second_plan_for_something_else_is_refused_naming_the_first_difference
     ):
         compose(first, plan_of(model, ()))
     packed = Net(Packed())
-    stream = plan_of(packed, (GroupCut("s", 12, (1, 2), (Slice("attention.attn.in_proj_weight", 1, 0, 1),)),))
+    stream = plan_of(
+        packed, (PrunedGroup("s", 12, (1, 2), (Slice("attention.attn.in_proj_weight", 1, 0, 1),)),)
+    )
     cut = replace(
         stream,
         model=tuple(
@@ -149,7 +152,7 @@ SIZES = (12, 8, 9)
 
 
 @st.composite
-def cuts(draw: st.DrawFn, lengths: dict[tuple[str, int], int], prefix: str) -> tuple[GroupCut, ...]:
+def cuts(draw: st.DrawFn, lengths: dict[tuple[str, int], int], prefix: str) -> tuple[PrunedGroup, ...]:
     """Draw groups that lie on one or two axes each, no axis being in two groups."""
     places = draw(st.permutations(sorted(lengths)))
     answer = []
@@ -164,7 +167,7 @@ def cuts(draw: st.DrawFn, lengths: dict[tuple[str, int], int], prefix: str) -> t
             offset = draw(st.integers(0, lengths[place] - width * block * repeat))
             slices.append(Slice(*place, offset, block, repeat, stride))
         kept = draw(st.sets(st.integers(0, width - 1), min_size=1))
-        answer.append(GroupCut(f"{prefix}{len(answer)}", width, tuple(sorted(kept)), tuple(slices)))
+        answer.append(PrunedGroup(f"{prefix}{len(answer)}", width, tuple(sorted(kept)), tuple(slices)))
     return tuple(answer)
 
 
@@ -184,7 +187,7 @@ def test_any_two_plans_composed_replay_as_one_after_the_other(data: st.DataObjec
     first = plan_of(model, data.draw(cuts(lengths_of(model), "a")))
     ticket = replay(model, first)
     again = tuple(
-        GroupCut(cut.name, len(cut.kept), kept, tuple(_as_cut(slice_, cut) for slice_ in cut.slices))
+        PrunedGroup(cut.name, len(cut.kept), kept, tuple(_as_cut(slice_, cut) for slice_ in cut.slices))
         for cut in first.groups
         if (kept := tuple(sorted(data.draw(st.sets(st.integers(0, len(cut.kept) - 1), min_size=1)))))
     )
@@ -196,7 +199,7 @@ def test_any_two_plans_composed_replay_as_one_after_the_other(data: st.DataObjec
     assert [cut.name for cut in compose(first, plan_of(ticket, again)).groups] == [c.name for c in again]
 
 
-def _as_cut(slice_: Slice, cut: GroupCut) -> Slice:
+def _as_cut(slice_: Slice, cut: PrunedGroup) -> Slice:
     """Return the same layout on the ticket, where repeats lie closer together."""
     gone = (cut.width - len(cut.kept)) * slice_.block
     return replace(slice_, stride=slice_.stride - gone if slice_.repeat > 1 else 0)

@@ -12,13 +12,11 @@ from torch import Tensor, nn
 
 from tests.pruning import nets_attention, nets_structure
 from tpsprune.numerics.macs import MacCount, count_macs
-from tpsprune.pruning import GroupCut, survey
-from tpsprune.pruning.costs import CostModel
+from tpsprune.pruning import PrunedGroup, find_groups
+from tpsprune.pruning.costs import CostModel, cost_model
 from tpsprune.pruning.groups import Group, Slice
 from tpsprune.pruning.open_attention import open_attention
-from tpsprune.pruning.reach import cost_model
-from tpsprune.pruning.replay import add_biases
-from tpsprune.pruning.surgery import cut_copy
+from tpsprune.pruning.surgery import add_biases, pruned_copy
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs, Params
 
@@ -56,7 +54,7 @@ def test_what_is_said_of_widths_is_what_is_counted_on_the_model_cut_to_them(
 ) -> None:
     model, batch = case(zoo, name)
     model.eval()
-    groups = survey(model, batch).groups
+    groups = find_groups(model, batch).groups
     count = count_macs(model, batch)
     macs = cost_model(model, groups, count, Prune(target=Macs(0.5)))
     params = cost_model(model, groups, count, Prune(target=Params(0.5)))
@@ -65,8 +63,8 @@ def test_what_is_said_of_widths_is_what_is_counted_on_the_model_cut_to_them(
     drawn = random.Random(name)
     for _ in range(2):
         widths = [drawn.randint(1, group.width) for group in groups]
-        cuts = [GroupCut.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
-        ticket = cut_copy(model, cuts)
+        cuts = [PrunedGroup.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
+        ticket = pruned_copy(model, cuts)
         assert macs.at(widths) == pytest.approx(count_macs(ticket, batch).total, abs=1e-6)
         assert params.at(widths) == pytest.approx(sizes(ticket), abs=1e-6)
 
@@ -88,7 +86,7 @@ def test_a_unit_of_several_elements_takes_all_of_them_along_both_axes() -> None:
 
 def test_several_sets_of_widths_cost_what_each_costs(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("residual")
-    groups = survey(model, batch).groups
+    groups = find_groups(model, batch).groups
     costs = cost_model(model, groups, count_macs(model, batch), Prune())
     widths = torch.tensor([[1] * len(groups), [group.width for group in groups]])
     assert costs.at_each(widths).tolist() == [costs.at(row) for row in widths.tolist()]
@@ -98,20 +96,20 @@ def test_biases_that_the_fold_adds_are_parameters_of_the_ticket_and_not_of_the_d
     zoo: SimpleNamespace,
 ) -> None:
     model, batch = zoo.case("cnn")
-    groups = survey(model, batch).groups
+    groups = find_groups(model, batch).groups
     added = ("body.3",)
     costs = cost_model(model, groups, count_macs(model, batch), Prune(target=Params(0.5)), added)
     assert costs.total == sizes(model)
     assert costs.at(costs.widths) == sizes(model) + 8
     add_biases(model, added)
-    cuts = [GroupCut.of(group, range(group.width - 2)) for group in groups]
-    assert costs.at([len(cut.kept) for cut in cuts]) == sizes(cut_copy(model, cuts))
+    cuts = [PrunedGroup.of(group, range(group.width - 2)) for group in groups]
+    assert costs.at([len(cut.kept) for cut in cuts]) == sizes(pruned_copy(model, cuts))
 
 
 def test_a_parameter_with_two_names_counts_once() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4), nn.Linear(4, 4), nn.Linear(4, 4))
     model[4].weight = model[3].weight
-    groups = survey(model, torch.randn(2, 4)).groups
+    groups = find_groups(model, torch.randn(2, 4)).groups
     costs = cost_model(model, groups, count_macs(model, torch.randn(2, 4)), Prune(target=Params(0.5)))
     assert costs.total == sizes(model) == costs.at(costs.widths)
 
@@ -119,5 +117,5 @@ def test_a_parameter_with_two_names_counts_once() -> None:
 def test_what_no_group_touches_is_constant(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mlp")
     count = count_macs(model, batch)
-    costs = cost_model(model, survey(model, batch, ["0"]).groups, count, Prune())
+    costs = cost_model(model, find_groups(model, batch, ["0"]).groups, count, Prune())
     assert costs.constant == count.by_module["0"]

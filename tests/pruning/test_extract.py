@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tpsprune.errors import PruneError
 from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning import extract
-from tpsprune.pruning.layers import refit
+from tpsprune.pruning.layers import update_sizes
 from tpsprune.pruning.look import Look
 from tpsprune.pruning.recalibrate import output_error, recalibrated
 from tpsprune.pruning.reconstruct import share_held
@@ -80,8 +80,8 @@ def with_copies(
             [read.weight * (1 - share).reshape(across), read.weight * (share / scale).reshape(across)], 1
         )
     )
-    refit(make)
-    refit(read)
+    update_sizes(make)
+    update_sizes(read)
     return doubled
 
 

@@ -73,8 +73,8 @@ def test_foreseeing_leaves_the_model_as_it_is(net: Net, probe: list[Tensor]) -> 
 
 def rolled(net: Net, probe: list[Tensor], *spared: str) -> dict[str, CheckedLayer]:
     opened, _ = open_attention(net)
-    survey, count = pruning.survey(opened, probe[0], spared), count_macs(opened, probe[0])
-    return {layer.name: layer for layer in pruning.layers_of(net, survey, count)}
+    survey, count = pruning.find_groups(opened, probe[0], spared), count_macs(opened, probe[0])
+    return {layer.name: layer for layer in pruning.list_layers(net, survey, count)}
 
 
 def test_every_layer_with_parameters_is_on_the_roll(net: Net, probe: list[Tensor]) -> None:

@@ -22,14 +22,8 @@ from tests.pruning.nets_heads import (
 )
 from tests.pruning.test_compose import assert_same
 from tpsprune.pruning.groups import Group
-from tpsprune.pruning.head_width import (
-    ScoreMoments,
-    hold_scale,
-    rank_of,
-    residual_shares,
-    rotated,
-)
-from tpsprune.pruning.surgery import fresh_copy
+from tpsprune.pruning.head_width import ScoreMoments, residual_shares, rotate_heads, score_rank
+from tpsprune.pruning.surgery import copy_model, hold_scale
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -37,8 +31,8 @@ from tpsprune.pruning.surgery import fresh_copy
 def test_a_rotation_at_full_rank_leaves_the_outputs_equal_on_any_input(name: str, weighted: bool) -> None:
     model, batch = net(name), sequences()
     group = the_width(model)
-    turned = fresh_copy(model).double()
-    rotated(turned, group, moments_of(model, group, sequences(1)[:, :2]) if weighted else None)
+    turned = copy_model(model).double()
+    rotate_heads(turned, group, moments_of(model, group, sequences(1)[:, :2]) if weighted else None)
     weights = [each.get_submodule(of(group).query).weight for each in (model, turned)]
     assert not torch.allclose(weights[0].double(), weights[1], atol=1e-2)
     expected = copy.deepcopy(model).double()(batch.double())
@@ -49,7 +43,7 @@ def test_a_rotation_at_full_rank_leaves_the_outputs_equal_on_any_input(name: str
 def test_the_ticket_is_the_model_with_the_last_dimensions_silenced(name: str) -> None:
     model, batch = net(name), sequences()
     group = the_width(model)
-    rotated(model, group)
+    rotate_heads(model, group)
     for kept in (1, 3):
         ticket = ticket_of(model, group, kept)
         assert torch.allclose(ticket(batch), silenced(model, group, kept)(batch), atol=1e-5)
@@ -80,9 +74,9 @@ def test_scores_of_a_low_rank_are_cut_to_it_without_loss() -> None:
     low_rank(model, group, 2)
     expected = model(batch)
     assert not torch.allclose(ticket_of(model, group, 2)(batch), expected, atol=1e-2)
-    energy_d = rotated(model, group)
+    energy_d = rotate_heads(model, group)
     assert residual_shares(energy_d)[1] < 1e-12
-    assert 1.0 < rank_of(energy_d) <= 2.0 + 1e-6
+    assert 1.0 < score_rank(energy_d) <= 2.0 + 1e-6
     assert torch.allclose(ticket_of(model, group, 2)(batch), expected, atol=1e-4)
     assert not torch.allclose(ticket_of(model, group, 1)(batch), expected, atol=1e-2)
 
@@ -92,7 +86,7 @@ def test_the_share_left_is_the_error_of_the_scores_and_no_rank_can_do_better(nam
     model = net(name)
     group = the_width(model)
     before = products(model, group)
-    energy_d = rotated(model, group)
+    energy_d = rotate_heads(model, group)
     assert energy_d.tolist() == sorted(energy_d.tolist(), reverse=True)
     assert float(energy_d.sum()) == pytest.approx(1.0)
     for kept, share in enumerate(residual_shares(energy_d), start=1):
@@ -110,7 +104,7 @@ def test_query_heads_that_share_keys_share_the_basis_that_is_best_for_them_toget
     group = the_width(model)
     assert (of(group).queries, of(group).keys, of(group).tiled) == (6, 3, tiled)
     before = products(model, group)
-    shares = residual_shares(rotated(model, group))
+    shares = residual_shares(rotate_heads(model, group))
     after = products(silenced(model, group, 2), group)
     together = [[g, g + 3] if tiled else [2 * g, 2 * g + 1] for g in range(3)]
     lost = []
@@ -152,8 +146,8 @@ def test_weighted_by_the_data_the_error_on_it_is_the_share_left_and_below_that_o
     whole = scores_on(model, group, batch)
 
     def error(moments: ScoreMoments | None, kept: int) -> tuple[float, float]:
-        turned = fresh_copy(model)
-        shares = residual_shares(rotated(turned, group, moments))
+        turned = copy_model(model)
+        shares = residual_shares(rotate_heads(turned, group, moments))
         lost = (scores_on(silenced(turned, group, kept), group, batch) - whole).square().sum((1, 2))
         return float((lost / whole.square().sum((1, 2))).mean()), shares[kept - 1]
 
@@ -170,26 +164,26 @@ def test_a_direction_that_no_row_showed_comes_last_and_a_head_that_scores_nothin
     group = the_width(model)
     moment = torch.zeros(WIDTH + 1, WIDTH + 1)
     moment[0, 0] = 1.0
-    assert rank_of(rotated(fresh_copy(model), group, ScoreMoments(moment, moment))) < 1.01
+    assert score_rank(rotate_heads(copy_model(model), group, ScoreMoments(moment, moment))) < 1.01
     with torch.no_grad():
         model.attention.attn.q_proj.weight[:8] = 0.0
         model.attention.attn.q_proj.bias[:8] = 0.0
     alone = products(model, group)[2]
     values = torch.linalg.svdvals(alone)[:4].square()
-    energy_d = rotated(model, group)
+    energy_d = rotate_heads(model, group)
     assert torch.allclose(energy_d, values / values.sum(), atol=1e-6)
     with torch.no_grad():
         model.attention.attn.q_proj.weight.zero_()
         model.attention.attn.q_proj.bias.zero_()
-    assert residual_shares(rotated(model, group)) == (0.0,) * 4
+    assert residual_shares(rotate_heads(model, group)) == (0.0,) * 4
     assert all(bool(each.isfinite().all()) for each in model.parameters())
 
 
 def test_a_group_of_another_kind_is_not_turned() -> None:
     model = net("opened")
     heads = next(each for each in found_in(model).groups if each.kind == "heads")
-    before = fresh_copy(model)
+    before = copy_model(model)
     hold_scale(model, heads, 1)
     assert_same(model, before)
     with pytest.raises(TypeError, match="no group of head width"):
-        rotated(model, heads)
+        rotate_heads(model, heads)

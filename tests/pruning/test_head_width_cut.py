@@ -28,17 +28,13 @@ from tests.pruning.nets_heads import (
 )
 from tests.pruning.test_compose import assert_same, plan_of
 from tpsprune.numerics.macs import count_macs
-from tpsprune.pruning.compose import compose
-from tpsprune.pruning.groups import Attribute, Group, GroupCut, Slice
-from tpsprune.pruning.head_width import (
-    hold_scale,
-    rotated,
-)
+from tpsprune.pruning.costs import cost_model
+from tpsprune.pruning.groups import Attribute, Group, PrunedGroup, Slice
+from tpsprune.pruning.head_width import rotate_heads
 from tpsprune.pruning.open_attention import open_attention
-from tpsprune.pruning.prunability import survey
-from tpsprune.pruning.reach import cost_model, surveyed
-from tpsprune.pruning.replay import replay
-from tpsprune.pruning.surgery import cut_copy, fresh_copy, silence
+from tpsprune.pruning.prunability import find_and_price_groups, find_groups
+from tpsprune.pruning.replay import compose, replay
+from tpsprune.pruning.surgery import copy_model, hold_scale, mask_units, pruned_copy
 from tpsprune.pruning.verification import verify
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs, Params
@@ -62,13 +58,13 @@ def test_whether_the_scale_follows_the_width_is_found_out(name: str) -> None:
 def test_a_scale_that_follows_is_held_on_the_ticket_and_nothing_else_is_touched() -> None:
     model, batch = net("separate"), sequences()
     group = the_width(model)
-    bare = cut_copy(model, (GroupCut.of(group, range(2)),))
+    bare = pruned_copy(model, (PrunedGroup.of(group, range(2)),))
     held = ticket_of(model, group, 2)
     assert not torch.allclose(bare(batch), silenced(model, group, 2)(batch), atol=1e-4)
     query = held.attention.to_q
     assert torch.allclose(query.weight, bare.attention.to_q.weight * 0.5**0.5)
     assert torch.allclose(query.bias, bare.attention.to_q.bias * 0.5**0.5)
-    whole = fresh_copy(model)
+    whole = copy_model(model)
     hold_scale(whole, group, 4)
     assert_same(whole, model)
 
@@ -87,7 +83,7 @@ def test_queries_and_keys_that_are_turned_or_normed_are_left_alone_with_the_reas
 def test_one_layer_of_queries_keys_and_values_has_no_head_width() -> None:
     torch.manual_seed(0)
     model = Net(FusedByPart())
-    assert found_in(model) == survey(model, sequences(2))
+    assert found_in(model) == find_groups(model, sequences(2))
 
 
 def test_queries_split_by_the_number_that_splits_the_values_stay_as_wide_as_they_are() -> None:
@@ -125,16 +121,16 @@ def test_a_scale_that_falls_otherwise_than_by_the_root_keeps_the_width() -> None
 @pytest.mark.parametrize("name", ["opened", "grouped queries", "remembers widths"])
 def test_nothing_is_found_that_was_not_asked_for(name: str) -> None:
     model = net(name)
-    plain, found = survey(model, sequences(2)), found_in(model)
+    plain, found = find_groups(model, sequences(2)), found_in(model)
     assert [each for each in found.groups if each.kind != "head-width"] == [*plain.groups]
     assert found.left_alone == plain.left_alone
     settings = Prune()
-    assert surveyed(model, sequences(2), settings)[0] == plain
-    assert surveyed(model, sequences(2), replace(settings, head_width=True))[0] == found
+    assert find_and_price_groups(model, sequences(2), settings)[0] == plain
+    assert find_and_price_groups(model, sequences(2), replace(settings, head_width=True))[0] == found
 
 
 def test_a_layer_that_is_to_be_left_alone_keeps_its_width() -> None:
-    found = survey(net("opened"), sequences(2), ["*.k_proj"], head_width=True)
+    found = find_groups(net("opened"), sequences(2), ["*.k_proj"], head_width=True)
     reasons = {each.name: each.reason for each in found.left_alone}
     assert reasons["attention.attn.q_proj.head-width"] == "left alone as asked by '*.k_proj'"
 
@@ -162,15 +158,15 @@ def test_a_number_that_follows_heads_and_their_width_falls_by_both() -> None:
     assert Attribute("attention", "qk_proj_dim", 4) in heads.attributes
     assert Attribute("attention", "qk_proj_dim", 3) in width.attributes
     for order in ((heads, width), (width, heads)):
-        ticket = cut_copy(model, [GroupCut.of(each, range(2)) for each in order])
+        ticket = pruned_copy(model, [PrunedGroup.of(each, range(2)) for each in order])
         assert (ticket.attention.n_heads, ticket.attention.head_dim, ticket.attention.qk_proj_dim) == (
             2,
             2,
             4,
         )
-        deaf = fresh_copy(model)
-        silence(deaf, heads, [2])
-        silence(deaf, width, [2, 3])
+        deaf = copy_model(model)
+        mask_units(deaf, heads, [2])
+        mask_units(deaf, width, [2, 3])
         assert torch.allclose(ticket(batch), deaf(batch), atol=1e-5)
 
 
@@ -190,11 +186,11 @@ def test_heads_and_their_width_cut_together_are_the_model_silenced_and_cost_what
     params = cost_model(model, groups, dense, Prune(target=Params(0.5)))
     assert macs.at(macs.widths) == pytest.approx(dense.total, abs=1e-6)
     for widths in ([2] * len(groups), [max(1, each.width - 1) for each in groups]):
-        cuts = [GroupCut.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
-        work = fresh_copy(model)
+        cuts = [PrunedGroup.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
+        work = copy_model(model)
         for group, cut in zip(groups, cuts, strict=True):
-            silence(work, group, cut.removed)
-        ticket = cut_copy(work, cuts)
+            mask_units(work, group, cut.removed)
+        ticket = pruned_copy(work, cuts)
         for group, width in zip(groups, widths, strict=True):
             hold_scale(ticket, group, width)
         assert macs.at(widths) == pytest.approx(count_macs(ticket, batch).total, abs=1e-6)
@@ -217,9 +213,9 @@ def test_a_plan_of_heads_and_widths_replays_bit_for_bit_without_the_rotation(nam
     closed = Net(NARROWED[name]()).eval()
     model, opened = open_attention(closed)
     heads, width = both(model)
-    cuts = (GroupCut.of(heads, [0, 2]), GroupCut.of(width, range(3)))
+    cuts = (PrunedGroup.of(heads, [0, 2]), PrunedGroup.of(width, range(3)))
     plan = plan_of(closed, cuts, opened=opened)
-    assert_same(replay(closed, type(plan).from_json(plan.to_json())), cut_copy(model, cuts))
+    assert_same(replay(closed, type(plan).from_json(plan.to_json())), pruned_copy(model, cuts))
     weight = model.get_submodule(of(width).key).weight.detach()
     replayed = replay(closed, plan).get_submodule(of(width).key).weight
     assert torch.equal(replayed, weight.unflatten(0, (3, 4))[[0, 2], :3].flatten(0, 1))
@@ -233,7 +229,7 @@ def test_cuts_of_heads_and_widths_one_after_the_other_are_one_plan(
 ) -> None:
     def plan(model: nn.Module, kinds: tuple[str, ...], kept: dict[str, Any]) -> Any:
         groups = {each.kind: each for each in found_in(model).groups}
-        return plan_of(model, tuple(GroupCut.of(groups[kind], kept[kind]) for kind in kinds))
+        return plan_of(model, tuple(PrunedGroup.of(groups[kind], kept[kind]) for kind in kinds))
 
     model, batch = net(name), sequences()
     one = plan(model, first, {"heads": [0, 2], "head-width": range(3)})
@@ -253,9 +249,9 @@ def test_cuts_of_heads_and_widths_one_after_the_other_are_one_plan(
 def test_half_precision_is_surveyed_turned_and_cut() -> None:
     model, batch = net("opened"), sequences()
     group = the_width(model)
-    half = fresh_copy(model).bfloat16()
-    assert survey(half, batch[:2].bfloat16(), head_width=True).groups == found_in(model).groups
-    rotated(half, group, moments_of(half, group, batch.bfloat16()))
+    half = copy_model(model).bfloat16()
+    assert find_groups(half, batch[:2].bfloat16(), head_width=True).groups == found_in(model).groups
+    rotate_heads(half, group, moments_of(half, group, batch.bfloat16()))
     spread = float(model(batch).detach().std())
     difference = half(batch.bfloat16()).float() - model(batch)
     assert float(difference.detach().abs().max()) < 0.1 * spread

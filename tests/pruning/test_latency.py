@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 from torch import nn
 
-from tpsprune.pruning import survey
-from tpsprune.pruning.latency import latency_shares
+from tpsprune.pruning import find_groups
+from tpsprune.pruning.costs import latency_shares
 
 
 def size(model: nn.Module) -> float:
@@ -16,7 +16,7 @@ def size(model: nn.Module) -> float:
 
 def test_the_share_is_that_of_a_model_cut_to_these_widths(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mlp")
-    share = latency_shares(model, survey(model, batch).groups, size)
+    share = latency_shares(model, find_groups(model, batch).groups, size)
     assert share((9, 7)) == 1.0
     assert share((4, 3)) == (6 * 4 + 5 * 3 + 4 * 3) / size(model)
 
@@ -33,5 +33,5 @@ def test_a_machine_that_slows_down_slows_both_and_one_slip_of_the_clock_counts_f
         # It takes twice as long from one pair to the next, and slips once.
         return size(timed) * 2.0 ** (-(-calls // 2)) * (50.0 if calls == 3 else 1.0)
 
-    share = latency_shares(model, survey(model, batch).groups, clock)
+    share = latency_shares(model, find_groups(model, batch).groups, clock)
     assert share((4, 3)) == (6 * 4 + 5 * 3 + 4 * 3) / size(model)

@@ -12,9 +12,9 @@ import tpsprune
 from tpsprune.data import load
 from tpsprune.models import Mlp, TokenMlp, Transformer
 from tpsprune.numerics.macs import count_macs
-from tpsprune.pruning import GroupCut, survey
-from tpsprune.pruning.reach import cost_model
-from tpsprune.pruning.surgery import cut_copy
+from tpsprune.pruning import PrunedGroup, find_groups
+from tpsprune.pruning.costs import cost_model
+from tpsprune.pruning.surgery import pruned_copy
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.task import BracketsData
 
@@ -71,22 +71,22 @@ def test_its_groups_are_found_and_cost_what_is_counted_without_a_unit_of_each(na
     make, batch, expected = MODELS[name]
     torch.manual_seed(0)
     model = make().eval()
-    groups = survey(model, batch).groups
+    groups = find_groups(model, batch).groups
     assert {group.name: group.width for group in groups} == expected
     costs = cost_model(model, groups, count_macs(model, batch[:2]), Prune())
     for rank in range(len(groups)):
         widths = [group.width - (place == rank) for place, group in enumerate(groups)]
-        cuts = [GroupCut.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
-        assert costs.at(widths) == pytest.approx(count_macs(cut_copy(model, cuts), batch[:2]).total)
+        cuts = [PrunedGroup.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
+        assert costs.at(widths) == pytest.approx(count_macs(pruned_copy(model, cuts), batch[:2]).total)
 
 
 def test_an_attention_left_alone_inside_anothers_module_costs_what_it_did() -> None:
     model = Transformer(11, 16, 4, 32, 11, layers=2).eval()
-    groups = survey(model, PAIRS, ["earlier.*"]).groups
+    groups = find_groups(model, PAIRS, ["earlier.*"]).groups
     assert [group.name for group in groups] == ["q", "mlp_in"]
     costs = cost_model(model, groups, count_macs(model, PAIRS[:2]), Prune())
-    cuts = [GroupCut.of(group, range(width)) for group, width in zip(groups, (2, 32), strict=True)]
-    assert costs.at((2, 32)) == pytest.approx(count_macs(cut_copy(model, cuts), PAIRS[:2]).total)
+    cuts = [PrunedGroup.of(group, range(width)) for group, width in zip(groups, (2, 32), strict=True)]
+    assert costs.at((2, 32)) == pytest.approx(count_macs(pruned_copy(model, cuts), PAIRS[:2]).total)
 
 
 def test_a_gate_goes_with_the_half_that_it_multiplies() -> None:

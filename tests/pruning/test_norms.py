@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.pruning.nets_structure import LayerNorm2d, OwnRmsNorm, Stream
-from tpsprune.pruning.groups import GroupCut
-from tpsprune.pruning.norms import MaskedNorm, is_vector_norm, masked, norms_over_units, unmasked
-from tpsprune.pruning.prunability import survey
-from tpsprune.pruning.surgery import cut_copy, silence, unmask
-from tpsprune.pruning.trial import shaken
+from tpsprune.pruning.groups import PrunedGroup
+from tpsprune.pruning.layers import MaskedNorm, is_vector_norm, mask_norm, norms_over_units, unmask_norm
+from tpsprune.pruning.prunability import find_groups
+from tpsprune.pruning.surgery import mask_units, pruned_copy, unmask_norms
+from tpsprune.pruning.trial import randomised_copy
 
 
 class CentredScale(nn.Module):
@@ -57,7 +57,7 @@ def test_a_masked_norm_is_the_norm_of_the_units_that_stay(norm: nn.Module) -> No
         nn.init.normal_(parameter)
     stays = torch.tensor([0, 2, 5])
     x_bu = torch.randn(4, 6)
-    own = masked(norm, 6, torch.tensor([1, 3, 4]))(x_bu)
+    own = mask_norm(norm, 6, torch.tensor([1, 3, 4]))(x_bu)
     centred = x_bu[:, stays]
     centred = centred - centred.mean(1, keepdim=True) if isinstance(norm, nn.LayerNorm) else centred
     expected = centred * (centred.pow(2).mean(1, keepdim=True) + 1e-5).rsqrt()
@@ -71,18 +71,18 @@ def test_a_masked_norm_is_the_norm_of_the_units_that_stay(norm: nn.Module) -> No
 def test_a_norm_over_the_channels_of_an_image_is_masked_there_even_if_the_image_is_as_wide() -> None:
     norm = LayerNorm2d(6)
     x_bchw = torch.randn(2, 6, 4, 6)
-    own = masked(norm, 6, torch.tensor([1]))(x_bchw)
+    own = mask_norm(norm, 6, torch.tensor([1]))(x_bchw)
     assert not own[:, 1].any()
     assert own[:, 0, :, 1].abs().min() > 0
 
 
 def test_two_masks_add_up_and_the_norm_comes_back_with_its_present_weight() -> None:
     norm = nn.LayerNorm(6)
-    twice = masked(masked(norm, 6, torch.tensor([0])), 6, torch.tensor([3]))
-    assert twice.stays.tolist() == [False, True, True, False, True, True]
+    twice = mask_norm(mask_norm(norm, 6, torch.tensor([0])), 6, torch.tensor([3]))
+    assert twice.kept.tolist() == [False, True, True, False, True, True]
     assert list(twice.state_dict()) == ["weight", "bias"]
     twice.weight = nn.Parameter(torch.full((6,), 2.0))
-    assert unmasked(twice) is norm
+    assert unmask_norm(twice) is norm
     assert norm.weight.tolist() == [2.0] * 6
     assert twice.normalized_shape == (6,)
 
@@ -101,17 +101,17 @@ NORMS = {
 def test_a_stream_under_norms_is_cut_and_equals_the_silenced_one(name: str) -> None:
     batch = torch.randn(3, 4, 5)
     model = Stream(NORMS[name])
-    stream = survey(model, batch).groups[0]
+    stream = find_groups(model, batch).groups[0]
     assert (stream.name, stream.members) == ("embed", ("norms.0", "norms.1", "norm"))
-    model, batch = shaken(model).double(), batch.double()
-    cut = GroupCut.of(stream, [1, 4, 6])
+    model, batch = randomised_copy(model).double(), batch.double()
+    cut = PrunedGroup.of(stream, [1, 4, 6])
     silenced = copy.deepcopy(model)
-    silence(silenced, stream, cut.removed)
-    ticket = cut_copy(silenced, [cut])
+    mask_units(silenced, stream, cut.removed)
+    ticket = pruned_copy(silenced, [cut])
     torch.testing.assert_close(ticket(batch), silenced(batch), rtol=1e-6, atol=1e-6)
     assert not torch.allclose(model(batch), silenced(batch))
     assert str(ticket) == str(Stream(NORMS[name], width=3))
     assert not any(isinstance(module, MaskedNorm) for module in ticket.modules())
     assert getattr(ticket.norm, "hidden_size", 3) == 3
-    unmask(silenced)
+    unmask_norms(silenced)
     assert str(silenced) == str(model)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tpsprune.errors import PruneError
-from tpsprune.pruning import extract, survey
+from tpsprune.pruning import extract, find_groups
 from tpsprune.pruning.recalibrate import output_error
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs
@@ -244,6 +244,6 @@ class Answering(nn.Module):
 
 
 def test_an_answer_that_is_a_dataclass_is_read_field_by_field() -> None:
-    found = survey(Answering(), torch.randn(4, 6))
+    found = find_groups(Answering(), torch.randn(4, 6))
     assert [group.name for group in found.groups] == ["stem"]
     assert {each.name for each in found.left_alone} >= {"hidden", "head"}, "both are what the model answers"

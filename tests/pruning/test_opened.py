@@ -14,7 +14,7 @@ from tpsprune.pruning.open_attention import (
     open_attention,
     opened_shapes,
     opened_state,
-    why_whole,
+    why_not_opened,
 )
 
 
@@ -206,7 +206,7 @@ def test_what_cannot_be_opened_stays_whole_with_the_reason() -> None:
         (bound, "of its own|parametrised"),
     ):
         model = nn.Sequential(module)
-        assert why_whole(module) != ""
+        assert why_not_opened(module) != ""
         opened, names = open_attention(model)
         assert names == ()
         assert not isinstance(opened[0], OpenAttention)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tpsprune.errors import ArtifactError, PruneError
-from tpsprune.pruning import Plan, carried, extract, replay
+from tpsprune.pruning import Plan, carry_state, extract, replay
 from tpsprune.pruning.plan import signature_of
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs
@@ -125,7 +125,7 @@ def test_optimizer_state_is_carried_element_by_element(zoo: SimpleNamespace, nam
         key: {"exp_avg": torch.randn_like(value), "step": torch.tensor(3.0), "note": "kept"}
         for key, value in model.named_parameters()
     }
-    answer = carried(state, plan)
+    answer = carry_state(state, plan)
     assert set(answer) == set(state)
     for key, entries in answer.items():
         expected = state[key]["exp_avg"].flatten()[slices[key].long()]
@@ -147,7 +147,7 @@ def test_training_goes_on_from_carried_state_as_if_the_units_had_been_silent(zoo
     ticket = replay(model, plan)
     parameters = dict(ticket.named_parameters())
     onward = torch.optim.AdamW(ticket.parameters(), lr=1e-2)
-    onward.state.update({parameters[name]: entries for name, entries in carried(state, plan).items()})
+    onward.state.update({parameters[name]: entries for name, entries in carry_state(state, plan).items()})
     losses = []
     for _ in range(5):
         onward.zero_grad()
@@ -165,8 +165,8 @@ def test_state_that_cannot_be_sliced_is_refused(zoo: SimpleNamespace) -> None:
     with pytest.raises(
         PruneError, match=r"'body\.0\.weight', 'row' has shape \[6\], its parameter \[6, 2, 3, 3\]"
     ):
-        carried({"body.0.weight": {"row": torch.zeros(6)}}, plan)
+        carry_state({"body.0.weight": {"row": torch.zeros(6)}}, plan)
     with pytest.raises(
         PruneError, match=r"'body\.0\.weigt': no such tensor .*did you mean 'body\.0\.weight'"
     ):
-        carried({"body.0.weigt": {}}, plan)
+        carry_state({"body.0.weigt": {}}, plan)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tpsprune.errors import PruneError
-from tpsprune.pruning.reach import check_target, surveyed
+from tpsprune.pruning.prunability import check_target, find_and_price_groups
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Latency, Macs, Params, Tolerance, Widths
 
@@ -42,9 +42,9 @@ def test_a_target_of_parameters_counts_the_biases_that_stay() -> None:
 
 def test_the_cost_is_in_the_unit_of_the_target_and_foresees_biases_of_the_fold() -> None:
     model = nn.Sequential(nn.Linear(8, 32, bias=False), nn.ReLU(), nn.Linear(32, 3, bias=False))
-    macs = surveyed(model, BATCH, Prune(target=Macs(0.5)))[2]
-    folded = surveyed(model, BATCH, Prune(target=Params(0.5)))[2]
-    plain = surveyed(model, BATCH, Prune(target=Params(0.5), fold=False))[2]
+    macs = find_and_price_groups(model, BATCH, Prune(target=Macs(0.5)))[2]
+    folded = find_and_price_groups(model, BATCH, Prune(target=Params(0.5)))[2]
+    plain = find_and_price_groups(model, BATCH, Prune(target=Params(0.5), fold=False))[2]
     assert macs.total == folded.total == plain.total == 11 * 32
     assert folded.at((10,)) == plain.at((10,)) + 3 == 113
 

@@ -11,24 +11,23 @@ from torch import nn
 from tests.pruning.nets_attention import ATTENTIONS, Net, Packed, net, sequences
 from tests.pruning.test_attention import the_heads
 from tpsprune.errors import ArtifactError, PruneError
-from tpsprune.pruning.compose import compose
-from tpsprune.pruning.groups import GroupCut
+from tpsprune.pruning.groups import PrunedGroup
 from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.plan import Plan, signature_of, versions
-from tpsprune.pruning.replay import replay
-from tpsprune.pruning.surgery import cut_copy
+from tpsprune.pruning.replay import compose, replay
+from tpsprune.pruning.surgery import pruned_copy
 
 
 def head_plan(model: nn.Module, kept: tuple[int, ...], **settings: Any) -> Plan:
     """Return the plan that keeps some heads of the one attention of ``model``."""
     opened, names = open_attention(model)
-    cut = GroupCut.of(the_heads(opened, sequences()), kept)
+    cut = PrunedGroup.of(the_heads(opened, sequences()), kept)
     held = {*opened.state_dict()}
     slices = tuple(slice_ for slice_ in cut.slices if slice_.tensor in held)
     return Plan(
         **{
             "target": "heads",
-            "groups": (GroupCut(cut.name, cut.width, cut.kept, slices, cut.attributes),),
+            "groups": (PrunedGroup(cut.name, cut.width, cut.kept, slices, cut.attributes),),
             "new_biases": (),
             "opened": names,
             "versions": versions(),
@@ -51,7 +50,7 @@ def test_heads_are_replayed_bit_for_bit_on_other_weights(name: str) -> None:
     for parameter in other.parameters():
         parameter.data.normal_()
     ticket = replay(other, plan)
-    expected = cut_copy(open_attention(other)[0], plan.groups)
+    expected = pruned_copy(open_attention(other)[0], plan.groups)
     assert str(ticket) == str(expected)
     for key, value in expected.state_dict().items():
         assert torch.equal(value, ticket.state_dict()[key])

@@ -27,7 +27,7 @@ class Net(nn.Module):
 
 def test_rows_are_all_that_is_written_into_a_unit_and_scales_those_of_its_batch_norm() -> None:
     model = Net()
-    found = pruning.sites(model, pruning.survey(model, torch.randn(2, 2, 5, 5)))
+    found = pruning.tensors_by_group(model, pruning.find_groups(model, torch.randn(2, 2, 5, 5)))
     assert list(found.written) == list(found.consumers) == ["stem", "inner", "up"]
     stream_ud = unit_rows(model, found.written["stem"])
     expected = [model.stem.weight.flatten(1), model.stem.bias[:, None], model.back.weight.flatten(1)]
@@ -55,5 +55,5 @@ class Beside(nn.Module):
 
 def test_layers_that_read_a_group_beside_no_group_are_kept_from_signals_that_know_no_offset() -> None:
     model, batch = Beside(), (torch.randn(4, 3), torch.tensor([0, 1, 2, 3]))
-    found = pruning.sites(model, pruning.survey(model, batch)).consumers
+    found = pruning.tensors_by_group(model, pruning.find_groups(model, batch)).consumers
     assert found["first"] == found["mixed"] == {}

@@ -23,11 +23,11 @@ from tests.pruning.nets_structure import (
     Vit,
     conv1d,
 )
-from tpsprune.pruning.groups import Attribute, Consumer, Group, GroupCut, Slice
-from tpsprune.pruning.layers import heard, mixer, set_heard
-from tpsprune.pruning.prunability import survey
-from tpsprune.pruning.surgery import cut_copy, silence
-from tpsprune.pruning.trial import shaken
+from tpsprune.pruning.groups import Attribute, Consumer, Group, PrunedGroup, Slice
+from tpsprune.pruning.layers import consumer_weights, mixer, set_consumer_weights
+from tpsprune.pruning.prunability import find_groups
+from tpsprune.pruning.surgery import mask_units, pruned_copy
+from tpsprune.pruning.trial import randomised_copy
 
 IMAGES = torch.randn(3, 2, 6, 6, generator=torch.Generator().manual_seed(0))
 VECTORS = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
@@ -35,7 +35,7 @@ SERIES = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
 
 
 def found_in(model: nn.Module, batch: Tensor) -> dict[str, Group]:
-    return {group.name: group for group in survey(model, batch).groups}
+    return {group.name: group for group in find_groups(model, batch).groups}
 
 
 def cut_and_silenced(
@@ -43,16 +43,16 @@ def cut_and_silenced(
 ) -> tuple[nn.Module, nn.Module, nn.Module]:
     """Return a shaken model in double precision, the same silenced, and cut, every group at random."""
     generator = torch.Generator().manual_seed(seed)
-    groups = survey(model, batch).groups
-    model = shaken(model).double()
+    groups = find_groups(model, batch).groups
+    model = randomised_copy(model).double()
     silenced = copy.deepcopy(model)
     cuts = []
     for group in groups:
         count = int(torch.randint(1, group.width + 1, (), generator=generator))
-        cut = GroupCut.of(group, torch.randperm(group.width, generator=generator)[:count].tolist())
-        silence(silenced, group, cut.removed)
+        cut = PrunedGroup.of(group, torch.randperm(group.width, generator=generator)[:count].tolist())
+        mask_units(silenced, group, cut.removed)
         cuts.append(cut)
-    return model, silenced, cut_copy(model, cuts)
+    return model, silenced, pruned_copy(model, cuts)
 
 
 NETS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
@@ -135,8 +135,8 @@ def test_a_group_norm_leaves_whole_groups() -> None:
 
 def test_layers_know_their_new_groups() -> None:
     model = Bottlenecks(4, 8, 12, norm=lambda n: nn.GroupNorm(4, n))
-    cuts = [GroupCut.of(group, range(2)) for group in survey(model, IMAGES).groups]
-    ticket = cut_copy(model, cuts)
+    cuts = [PrunedGroup.of(group, range(2)) for group in find_groups(model, IMAGES).groups]
+    ticket = pruned_copy(model, cuts)
     grouped, norm = ticket.grouped, ticket.norm2
     assert (grouped.groups, grouped.in_channels, grouped.out_channels) == (2, 4, 6)
     assert (norm.num_groups, norm.num_channels) == (2, 6)
@@ -159,7 +159,7 @@ def test_the_halves_of_a_gate_go_together() -> None:
 
 
 def test_a_depthwise_convolution_that_reads_more_than_it_puts_out_is_left_whole_and_named() -> None:
-    left = {each.name: each.reason for each in survey(Bottlenecks(4, 16, 4), IMAGES).left_alone}
+    left = {each.name: each.reason for each in find_groups(Bottlenecks(4, 16, 4), IMAGES).left_alone}
     assert "grouped reads and puts out channels of different numbers" in left["first"]
 
 
@@ -167,13 +167,13 @@ def test_a_depthwise_convolution_that_reads_more_than_it_puts_out_is_left_whole_
 def test_what_a_consumer_hears_is_written_back_where_it_was(name: str) -> None:
     make, batch = NETS[name]
     model = make()
-    for group in survey(model, batch).groups:
+    for group in find_groups(model, batch).groups:
         for consumer in group.consumers:
             module = mixer(model, consumer.module)
             before = module.weight.detach().clone()
-            rows = heard(module, consumer, group.width)
+            rows = consumer_weights(module, consumer, group.width)
             assert rows.shape[:2] == (group.width * consumer.features, consumer.positions)
-            set_heard(module, consumer, group.width, 2.0 * rows)
+            set_consumer_weights(module, consumer, group.width, 2.0 * rows)
             changed = module.weight.detach() != before
             assert torch.equal(module.weight[changed], 2.0 * before[changed])
             assert int(changed.sum()) == rows.numel()
@@ -188,5 +188,5 @@ def test_a_survey_of_many_layers_calls_the_model_a_few_times_only(monkeypatch: p
         return original(self, x_btd)
 
     monkeypatch.setattr(Stream, "forward", counted)
-    assert len(survey(Stream(nn.LayerNorm, depth=12), SERIES).groups) == 13
+    assert len(find_groups(Stream(nn.LayerNorm, depth=12), SERIES).groups) == 13
     assert len(calls) <= 9

@@ -10,12 +10,12 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 
 from tpsprune.errors import PruneError
-from tpsprune.pruning import Consumer, consumer_widths, survey
-from tpsprune.pruning.coupling import couplings
+from tpsprune.pruning import Consumer, consumer_widths, find_groups
+from tpsprune.pruning.coupling import trace_couplings
 
 
 def reasons(model: nn.Module, batch: Tensor) -> dict[str, str]:
-    return {each.name: each.reason for each in survey(model, batch).left_alone}
+    return {each.name: each.reason for each in find_groups(model, batch).left_alone}
 
 
 class Wrapped(nn.Module):
@@ -33,7 +33,7 @@ class Wrapped(nn.Module):
 
 def test_a_group_is_named_after_its_first_producer_and_knows_what_reads_it(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("cnn")
-    first, second = survey(model, batch).groups
+    first, second = find_groups(model, batch).groups
     assert (first.name, first.width, first.producers, first.members) == (
         "body.0",
         6,
@@ -46,7 +46,7 @@ def test_a_group_is_named_after_its_first_producer_and_knows_what_reads_it(zoo: 
 
 def test_a_residual_stream_is_one_group_of_all_that_write_into_it(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("residual")
-    groups = {group.name: group for group in survey(model, batch).groups}
+    groups = {group.name: group for group in find_groups(model, batch).groups}
     stream = groups["blocks.1.conv2"]
     assert stream.producers == ("blocks.1.conv2", "blocks.1.shortcut", "blocks.2.conv2")
     assert [each.module for each in stream.consumers] == ["blocks.2.conv1", "head"]
@@ -55,7 +55,7 @@ def test_a_residual_stream_is_one_group_of_all_that_write_into_it(zoo: SimpleNam
 
 def test_a_gate_and_a_depthwise_convolution_belong_to_what_they_gate(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mixed")
-    groups = {group.name: group for group in survey(model, batch).groups}
+    groups = {group.name: group for group in find_groups(model, batch).groups}
     assert groups["left"].producers == ("left", "excite")
     assert groups["left"].members == ("depthwise",)
     assert groups["right"].consumers == (Consumer("merge", 6, 1),)
@@ -63,7 +63,7 @@ def test_a_gate_and_a_depthwise_convolution_belong_to_what_they_gate(zoo: Simple
 
 def test_consumers_of_a_concatenation_are_kept_from_signals_that_know_no_offset(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mixed")
-    widths = consumer_widths(model, survey(model, batch))
+    widths = consumer_widths(model, find_groups(model, batch))
     assert widths["left"] == {"squeeze": 6}
     assert widths["right"] == {}
     assert widths["up"] == {"head": 5}
@@ -71,7 +71,7 @@ def test_consumers_of_a_concatenation_are_kept_from_signals_that_know_no_offset(
 
 def test_a_transformer_has_its_stream_its_heads_and_its_perceptron(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("transformer")
-    found = survey(model, batch)
+    found = find_groups(model, batch)
     kinds = [(group.name, group.kind) for group in found.groups]
     assert kinds == [("embedding", "units"), ("q", "heads"), ("mlp_in", "units")]
     assert [each.name for each in found.left_alone] == ["unembed"]
@@ -94,14 +94,14 @@ class HiddenHeads(nn.Module):
 
 
 def test_heads_that_cannot_go_are_left_whole_and_named() -> None:
-    found = survey(HiddenHeads(), torch.randn(2, 3, 5))
+    found = find_groups(HiddenHeads(), torch.randn(2, 3, 5))
     assert [group.name for group in found.groups] == ["embed"]
     why = {each.name: each.reason for each in found.left_alone}
     assert "does not run without some of its units" in why["q"]
 
 
 def test_a_stream_under_a_layer_norm_is_cut_with_the_norm(zoo: SimpleNamespace) -> None:
-    found = survey(zoo.Transformer(norm=True), zoo.tokens(length=3))
+    found = find_groups(zoo.Transformer(norm=True), zoo.tokens(length=3))
     assert [group.name for group in found.groups] == ["embedding", "q", "mlp_in"]
     assert found.groups[0].members == ("norm",)
 
@@ -113,11 +113,11 @@ def test_nothing_protects_the_head_but_we_do(zoo: SimpleNamespace) -> None:
 
 def test_a_frozen_stem_is_not_invisible(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("cnn")
-    expected = survey(model, batch)
+    expected = find_groups(model, batch)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     with torch.no_grad():
-        assert survey(model, batch) == expected
+        assert find_groups(model, batch) == expected
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -126,7 +126,7 @@ def test_the_model_keeps_its_mode_weights_and_statistics(zoo: SimpleNamespace) -
     model.blocks[1].eval()
     before = copy.deepcopy(model.state_dict())
     modes = [module.training for module in model.modules()]
-    survey(model, batch)
+    find_groups(model, batch)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -134,7 +134,7 @@ def test_the_model_keeps_its_mode_weights_and_statistics(zoo: SimpleNamespace) -
 def test_a_zero_initialised_branch_does_not_hide_a_group(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("residual")
     nn.init.zeros_(model.blocks[0].bn2.weight)
-    assert len(survey(model, batch).groups) == 5
+    assert len(find_groups(model, batch).groups) == 5
 
 
 def test_a_model_that_casts_to_half_precision_by_itself_is_refused_in_words() -> None:
@@ -145,12 +145,12 @@ def test_a_model_that_casts_to_half_precision_by_itself_is_refused_in_words() ->
 
     model = Casting(nn.Linear(5, 8), nn.Linear(8, 3).bfloat16())
     with pytest.raises(PruneError, match=r"does not run in single precision .*same dtype.*train\.precision"):
-        survey(model, torch.randn(4, 5))
+        find_groups(model, torch.randn(4, 5))
 
 
 def test_weights_in_half_precision_are_surveyed_like_others(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mlp")
-    assert survey(model.bfloat16(), batch.bfloat16()) == survey(model.float(), batch)
+    assert find_groups(model.bfloat16(), batch.bfloat16()) == find_groups(model.float(), batch)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_model_that_masks_hold_is_refused_with_the_way_out() -> None:
     model = Wrapped(nn.Conv2d(6, 6, 3, padding=1))
     prune.l1_unstructured(model.middle, "weight", 0.5)
     with pytest.raises(PruneError, match=r"cannot be copied .*torch\.nn\.utils\.prune\.remove"):
-        survey(model, torch.randn(2, 2, 6, 6))
+        find_groups(model, torch.randn(2, 2, 6, 6))
 
 
 def test_a_layer_with_a_buffer_of_its_own_is_left_alone() -> None:
@@ -198,7 +198,7 @@ class Recurrent(nn.Module):
 
 
 def test_a_recurrent_layer_is_left_whole_and_the_rest_is_cut() -> None:
-    found = survey(Recurrent(), torch.randn(2, 4, 5))
+    found = find_groups(Recurrent(), torch.randn(2, 4, 5))
     assert [group.name for group in found.groups] == ["wide"]
     assert "nn.LSTM cannot be cut" in {each.name: each.reason for each in found.left_alone}["inp"]
 
@@ -218,7 +218,7 @@ class Tied(nn.Module):
 
 
 def test_tied_weights_stay_tied() -> None:
-    found = survey(Tied(), torch.tensor([[0, 1], [2, 3]]))
+    found = find_groups(Tied(), torch.tensor([[0, 1], [2, 3]]))
     assert [group.name for group in found.groups] == ["up"]
     stream = next(each for each in found.left_alone if each.name == "embedding")
     assert stream.reason == "the weight of embedding is also that of head"
@@ -226,7 +226,7 @@ def test_tied_weights_stay_tied() -> None:
 
 def test_patterns_spare_layers_and_all_that_lies_in_a_container(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("residual")
-    found = survey(model, batch, ("blocks.2", "stem"))
+    found = find_groups(model, batch, ("blocks.2", "stem"))
     assert [group.name for group in found.groups] == ["blocks.0.conv1", "blocks.1.conv1"]
     why = {each.name: each.reason for each in found.left_alone}
     assert why["blocks.1.conv2"] == "left alone as asked by 'blocks.2'"
@@ -235,12 +235,12 @@ def test_patterns_spare_layers_and_all_that_lies_in_a_container(zoo: SimpleNames
 def test_a_pattern_that_matches_nothing_is_a_fault_with_the_nearest_name(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("cnn")
     with pytest.raises(PruneError, match=r"'hed' matches no module of the model \(did you mean 'head'\?\)"):
-        survey(model, batch, ("hed",))
+        find_groups(model, batch, ("hed",))
 
 
 def test_the_trace_itself_leaves_the_model_as_it_was(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("cnn")
-    found = couplings(model, batch)
+    found = trace_couplings(model, batch)
     assert [each.root for each in found] == ["body.0", "body.3", "head"]
     assert model.training
     assert not any(module._forward_hooks for module in model.modules())

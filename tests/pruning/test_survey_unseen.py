@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tpsprune.pruning import Consumer, survey
+from tpsprune.pruning import Consumer, find_groups
 from tpsprune.pruning.groups import Slice
 
 
 def reasons(model: nn.Module, batch: Tensor) -> dict[str, str]:
-    return {each.name: each.reason for each in survey(model, batch).left_alone}
+    return {each.name: each.reason for each in find_groups(model, batch).left_alone}
 
 
 class Hidden(nn.Module):
@@ -48,7 +48,7 @@ class BareParameter(nn.Module):
 
 
 def test_a_bare_parameter_goes_with_its_units(zoo: SimpleNamespace) -> None:
-    (group,) = survey(BareParameter(), zoo.vectors()).groups
+    (group,) = find_groups(BareParameter(), zoo.vectors()).groups
     assert Slice("scale", 0, 0, 1) in group.slices
 
 
@@ -98,5 +98,5 @@ class Interleaved(nn.Module):
 
 
 def test_a_flatten_the_trace_misreads_is_read_place_by_place() -> None:
-    (group,) = survey(Interleaved(), torch.randn(3, 2, 5)).groups
+    (group,) = find_groups(Interleaved(), torch.randn(3, 2, 5)).groups
     assert group.consumers == (Consumer("head", 0, 1, repeat=2, stride=6),)

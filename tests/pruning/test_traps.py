@@ -14,20 +14,20 @@ from torch.nn.utils import parametrizations
 from tests.pruning.nets_structure import Stream
 from tpsprune.measure import latency
 from tpsprune.numerics.macs import count_macs
-from tpsprune.pruning.groups import GroupCut
+from tpsprune.pruning.groups import PrunedGroup
 from tpsprune.pruning.plan import Plan, signature_of, versions
-from tpsprune.pruning.prunability import survey
+from tpsprune.pruning.prunability import find_groups
 from tpsprune.pruning.replay import replay
-from tpsprune.pruning.surgery import cut_copy
+from tpsprune.pruning.surgery import pruned_copy
 
 
-def halved(model: nn.Module, batch: Tensor) -> tuple[nn.Module, tuple[GroupCut, ...]]:
+def halved(model: nn.Module, batch: Tensor) -> tuple[nn.Module, tuple[PrunedGroup, ...]]:
     cuts = tuple(
-        GroupCut.of(group, range(0, group.width, 2))
-        for group in survey(model, batch).groups
+        PrunedGroup.of(group, range(0, group.width, 2))
+        for group in find_groups(model, batch).groups
         if group.width > 1
     )
-    return cut_copy(model, cuts), cuts
+    return pruned_copy(model, cuts), cuts
 
 
 def test_trap_1_the_model_was_left_in_evaluation_mode(zoo: SimpleNamespace) -> None:
@@ -53,7 +53,7 @@ def test_trap_3_a_frozen_stem_was_invisible_and_thawed(zoo: SimpleNamespace) -> 
 def test_trap_3_a_model_frozen_whole_was_not_pruned_and_nobody_said_so(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mlp")
     model.requires_grad_(False)
-    assert len(survey(model, batch).groups) == 2
+    assert len(find_groups(model, batch).groups) == 2
 
 
 def test_trap_5_fresh_batch_norms_that_tie_all_scores_hid_every_group(zoo: SimpleNamespace) -> None:
@@ -61,13 +61,13 @@ def test_trap_5_fresh_batch_norms_that_tie_all_scores_hid_every_group(zoo: Simpl
     assert all(
         bool((module.weight == 1).all()) for module in model.modules() if isinstance(module, nn.BatchNorm2d)
     )
-    assert [group.width for group in survey(model, batch).groups] == [6, 8]
+    assert [group.width for group in find_groups(model, batch).groups] == [6, 8]
 
 
 def test_trap_6_a_layer_whose_weights_are_all_zero_was_skipped_without_a_word(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("cnn")
     nn.init.zeros_(model.body[0].weight)
-    assert survey(model, batch).groups[0].name == "body.0"
+    assert find_groups(model, batch).groups[0].name == "body.0"
 
 
 def test_trap_7_a_cap_was_no_cap_and_layers_ended_narrower_than_was_said(zoo: SimpleNamespace) -> None:
@@ -95,9 +95,9 @@ def test_trap_9_the_classifier_lost_classes(zoo: SimpleNamespace, name: str) -> 
 
 def test_trap_10_the_heads_of_one_model_leaked_into_the_survey_of_the_next(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("transformer")
-    first = survey(model, batch)
-    survey(zoo.Transformer(heads=4), batch)
-    assert survey(model, batch) == first
+    first = find_groups(model, batch)
+    find_groups(zoo.Transformer(heads=4), batch)
+    assert find_groups(model, batch) == first
     assert (model.heads, model.q.out_features) == (2, 8)
 
 
@@ -158,7 +158,9 @@ def test_trap_15_tied_weights_were_untied_and_the_model_grew() -> None:
     assert [cut.name for cut in cuts] == ["up"]
     assert ticket.head.weight is ticket.embedding.weight
     assert sum(p.numel() for p in ticket.parameters()) < sum(p.numel() for p in model.parameters())
-    assert "also that of head" in {e.name: e.reason for e in survey(model, batch).left_alone}["embedding"]
+    assert (
+        "also that of head" in {e.name: e.reason for e in find_groups(model, batch).left_alone}["embedding"]
+    )
 
 
 class Around(nn.Module):
@@ -217,7 +219,7 @@ class RawMatrix(nn.Module):
 def test_trap_16_what_cannot_be_cut_safely_crashed(middle: nn.Module, reason: str) -> None:
     model = Around(copy.deepcopy(middle))
     batch = torch.randn(2, 4, 5)
-    left = {each.name: each.reason for each in survey(model, batch).left_alone}
+    left = {each.name: each.reason for each in find_groups(model, batch).left_alone}
     assert {"before"} <= set(left)
     assert any(reason in each for each in left.values())
     ticket, cuts = halved(model, batch)
@@ -227,9 +229,9 @@ def test_trap_16_what_cannot_be_cut_safely_crashed(middle: nn.Module, reason: st
 
 def test_trap_22_a_survey_under_no_grad_found_nothing(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("residual")
-    expected = survey(model, batch)
+    expected = find_groups(model, batch)
     with torch.no_grad():
-        assert survey(model, batch) == expected
+        assert find_groups(model, batch) == expected
 
 
 class Marked(Tensor):
@@ -238,7 +240,7 @@ class Marked(Tensor):
 
 def test_trap_22_a_batch_of_somebodys_own_tensor_class_broke_the_graph(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("cnn")
-    assert survey(model, batch.as_subclass(Marked)) == survey(model, batch)
+    assert find_groups(model, batch.as_subclass(Marked)) == find_groups(model, batch)
 
 
 def test_trap_20_attention_was_left_out_of_the_count_of_multiplications(zoo: SimpleNamespace) -> None:

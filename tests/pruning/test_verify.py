@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from tests.pruning.nets_structure import Stream
 from tpsprune.errors import PruneError
 from tpsprune.numerics.macs import count_macs
-from tpsprune.pruning import GroupCut, survey
+from tpsprune.pruning import PrunedGroup, find_groups
 from tpsprune.pruning.open_attention import open_attention
-from tpsprune.pruning.surgery import cut_copy, fresh_copy, silence
+from tpsprune.pruning.surgery import copy_model, mask_units, pruned_copy
 from tpsprune.pruning.verification import verify
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Latency, Macs, Params, Tolerance, Widths
@@ -33,17 +33,17 @@ def stream() -> tuple[nn.Module, Tensor]:
 
 def cut(model: nn.Module, batch: Tensor, settings: Prune = Prune(target=Macs(0.9)), **instead: Any) -> float:  # noqa: B008
     """Cut every group by half, and have it verified; ``instead`` takes the place of an argument."""
-    groups = survey(model, batch).groups
+    groups = find_groups(model, batch).groups
     widths = [group.width // 2 for group in groups]
-    cuts = [GroupCut.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
-    silenced = fresh_copy(model)
+    cuts = [PrunedGroup.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
+    silenced = copy_model(model)
     for group, each in zip(groups, cuts, strict=True):
-        silence(silenced, group, each.removed)
+        mask_units(silenced, group, each.removed)
     given = {
-        "ticket": cut_copy(silenced, cuts),
-        "silenced": silenced,
+        "ticket": pruned_copy(silenced, cuts),
+        "masked": silenced,
         "dense": model,
-        "probe": [batch],
+        "batches": [batch],
         "groups": groups,
         "widths": widths,
         "dense_count": count_macs(model, batch),
@@ -93,13 +93,13 @@ def test_a_ticket_of_another_shape_than_planned_is_refused_and_the_tensor_is_nam
 def test_a_ticket_that_says_something_else_than_the_silenced_model_is_refused() -> None:
     model, batch = perceptron()
     with pytest.raises(PruneError, match=r"output differs by .* of its spread from that of the model with"):
-        cut(model, batch, silenced=model)
+        cut(model, batch, masked=model)
 
 
 def test_a_ticket_with_a_number_that_is_not_finite_is_refused_with_what_would_do() -> None:
     model, batch = perceptron()
-    groups = survey(model, batch).groups
-    ticket = cut_copy(model, [GroupCut.of(group, range(group.width // 2)) for group in groups])
+    groups = find_groups(model, batch).groups
+    ticket = pruned_copy(model, [PrunedGroup.of(group, range(group.width // 2)) for group in groups])
     with torch.no_grad():
         ticket[2].weight[0, 0] = torch.nan  # type: ignore[index]
     with pytest.raises(PruneError, match=r"2.weight is not finite after the fold; more probe items"):
@@ -118,8 +118,8 @@ def test_a_ticket_with_a_number_that_is_not_finite_is_refused_with_what_would_do
 )
 def test_a_ticket_whose_flags_or_modes_changed_is_refused(spoil: Any, words: str) -> None:
     model, batch = perceptron()
-    groups = survey(model, batch).groups
-    ticket = cut_copy(model, [GroupCut.of(group, range(group.width // 2)) for group in groups])
+    groups = find_groups(model, batch).groups
+    ticket = pruned_copy(model, [PrunedGroup.of(group, range(group.width // 2)) for group in groups])
     spoil(ticket)
     with pytest.raises(PruneError, match=words):
         cut(model, batch, ticket=ticket)

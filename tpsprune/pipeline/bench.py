@@ -93,11 +93,13 @@ class Bench:
             probe=(joined(self.probe), torch.cat(self.probe_labels)),
         )
 
-    def sites(self, model: nn.Module) -> pruning.Sites:
+    def sites(self, model: nn.Module) -> pruning.GroupTensors:
         """Return where the signals look in a model of this width; nowhere where there are none."""
         if not self.recipe.watch.signals:
-            return pruning.Sites({}, {}, {})
-        return pruning.sites(model, pruning.survey(model, self.probe[0], self.recipe.prune.leave_alone))
+            return pruning.GroupTensors({}, {}, {})
+        return pruning.tensors_by_group(
+            model, pruning.find_groups(model, self.probe[0], self.recipe.prune.leave_alone)
+        )
 
     def score(self, model: nn.Module, split: data.Split) -> Score:
         """Evaluate ``model`` on one split."""

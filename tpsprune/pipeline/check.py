@@ -77,7 +77,7 @@ def check(
                 for group in survey.groups
             ),
             left_alone=survey.left_alone,
-            layers=pruning.layers_of(model, survey, count),
+            layers=pruning.list_layers(model, survey, count),
             weights=words,
             trained=trained,
             cost_share=cost_share,

@@ -53,7 +53,9 @@ def cut_model(bench: Bench, folder: RunFolder, bill: Bill, state: State) -> Gene
         ticket = bench.execution.place(extraction.ticket)
         moments = {}
         if bench.recipe.retrain.optimizer == "carry":
-            moments = pruning.carried(training.state_by_name(state.optimizer, state.model), extraction.plan)
+            moments = pruning.carry_state(
+                training.state_by_name(state.optimizer, state.model), extraction.plan
+            )
     rewind = rewind_epoch(bench.recipe.retrain.rewind)
     if rewind is not None and has_snapshot(folder):
         original = bench.new_model(fill=False)

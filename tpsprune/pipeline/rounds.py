@@ -14,7 +14,7 @@ from torch import nn
 
 from tpsprune import pruning
 from tpsprune.pruning import Plan
-from tpsprune.pruning.compose import compose
+from tpsprune.pruning.replay import compose
 from tpsprune.recipe.target import Latency, Macs, Params, Target
 from tpsprune.records import GroupChange
 from tpsprune.runs import RunFolder, read_json, write_json_atomically

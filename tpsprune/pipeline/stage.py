@@ -15,7 +15,7 @@ from tpsprune.errors import DivergedError
 from tpsprune.pipeline.bench import Bench
 from tpsprune.pipeline.bill import Bill
 from tpsprune.pipeline.state import State, save_checkpoint, save_snapshot
-from tpsprune.pruning import Sites
+from tpsprune.pruning import GroupTensors
 from tpsprune.recipe.stop import Rule
 from tpsprune.records import Decision, Event, PhaseEnded, PhaseStarted, Progress, Reading, Verdict
 from tpsprune.runs import RunFolder
@@ -143,7 +143,7 @@ def _task_readings(bench: Bench, state: State, train_loss: float) -> tuple[Readi
     )
 
 
-def _watched(bench: Bench, state: State, sites: Sites) -> tuple[State, tuple[Reading, ...]]:
+def _watched(bench: Bench, state: State, sites: GroupTensors) -> tuple[State, tuple[Reading, ...]]:
     """Read the signals and the order parameters; what that costs goes on the watching clock."""
     step, epoch = state.moment(bench.steps_per_epoch)
     view = View(

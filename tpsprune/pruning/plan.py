@@ -1,4 +1,4 @@
-"""The plan of a cut: which units stay, in the numbering of the dense model. An artifact of its own.
+"""The plan of a pruning: which units are kept, in the numbering of the dense model. An artifact of its own.
 
 Replayed on the initial or rewound weights it gives the structured lottery ticket, on optimizer state the
 state of the ticket's optimizer.
@@ -7,21 +7,60 @@ state of the ticket's optimizer.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeAlias
 
 from torch import nn
 
 from tpsprune.errors import ArtifactError
-from tpsprune.pruning.fields import Fields
-from tpsprune.pruning.groups import Attribute, GroupCut, Slice
+from tpsprune.pruning.groups import Attribute, PrunedGroup, Slice
 from tpsprune.pruning.open_attention import opened_shapes, split_of
 
 __all__ = ["Plan", "TensorFact", "first_difference", "signature_of", "versions"]
 
 PACKAGES: Final = ("tpsprune", "torch", "torch-pruning")
+
+Kind: TypeAlias = tuple[str, Callable[[Any], bool]]
+"""What a field of a JSON object has to be, in words, and whether a value is."""
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+ANYTHING: Final[Kind] = ("a value is", lambda _: True)
+TEXT: Final[Kind] = ("a text is", lambda value: isinstance(value, str))
+COUNT: Final[Kind] = ("a whole number from 0 is", _is_count)
+LIST: Final[Kind] = ("a list is", lambda value: isinstance(value, list))
+COUNTS: Final[Kind] = (
+    "a list of whole numbers from 0 is",
+    lambda value: isinstance(value, list) and all(map(_is_count, value)),
+)
+TEXTS: Final[Kind] = (
+    "a list of texts is",
+    lambda value: isinstance(value, list) and all(isinstance(each, str) for each in value),
+)
+TEXT_MAP: Final[Kind] = (
+    "an object of texts is",
+    lambda value: isinstance(value, Mapping) and all(isinstance(each, str) for each in value.values()),
+)
+PLAN_FIELDS: Final = {
+    "schema": ANYTHING,
+    "target": TEXT,
+    "groups": LIST,
+    "new_biases": TEXTS,
+    "opened": TEXTS,
+    "versions": TEXT_MAP,
+    "model": LIST,
+    "digest": ANYTHING,
+}
+GROUP_FIELDS: Final = {"name": TEXT, "width": COUNT, "kept": COUNTS, "slices": LIST, "attributes": LIST}
+SLICE_FIELDS: Final = {"tensor": TEXT} | dict.fromkeys(("axis", "offset", "block", "repeat", "stride"), COUNT)
+ATTRIBUTE_FIELDS: Final = {"module": TEXT, "name": TEXT, "per_unit": COUNT}
+FACT_FIELDS: Final = {"name": TEXT, "shape": COUNTS, "dtype": TEXT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +77,17 @@ class TensorFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything needed to cut a model of the same architecture to the same units.
+    """Everything needed to prune a model of the same architecture to the same units.
 
     ``target`` is what was asked for, as words; ``opened`` are the attention modules that are replaced by
-    the same function with its projections as layers, before anything is cut; ``new_biases`` the layers
+    the same function with its projections as layers, before anything is pruned; ``new_biases`` the layers
     that are given a bias they did not have; ``model`` the tensors of the dense model in order.
     """
 
     SCHEMA: ClassVar[str] = "tpsprune.plan/2"
 
     target: str
-    groups: tuple[GroupCut, ...]
+    groups: tuple[PrunedGroup, ...]
     new_biases: tuple[str, ...]
     opened: tuple[str, ...] = ()
     versions: dict[str, str]
@@ -56,7 +95,7 @@ class Plan:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of what is cut: the dense model opened and given its new biases."""
+        """Return the shapes of what is pruned: the dense model opened and given its new biases."""
         shapes = opened_shapes({fact.name: fact.shape for fact in self.model}, self.opened)
         return shapes | {f"{name}.bias": shapes[f"{name}.weight"][:1] for name in self.new_biases}
 
@@ -72,13 +111,13 @@ class Plan:
             "target": self.target,
             "groups": [
                 {
-                    "name": cut.name,
-                    "width": cut.width,
-                    "kept": list(cut.kept),
-                    "slices": [asdict(slice_) for slice_ in cut.slices],
-                    "attributes": [asdict(attribute) for attribute in cut.attributes],
+                    "name": group.name,
+                    "width": group.width,
+                    "kept": list(group.kept),
+                    "slices": [asdict(slice_) for slice_ in group.slices],
+                    "attributes": [asdict(attribute) for attribute in group.attributes],
                 }
-                for cut in self.groups
+                for group in self.groups
             ],
             "new_biases": list(self.new_biases),
             "opened": list(self.opened),
@@ -100,23 +139,16 @@ class Plan:
             raise ArtifactError(
                 f"plan: schema {raw['schema']!r} is not known here, which reads {cls.SCHEMA!r}"
             )
-        fields = Fields(
-            "plan",
-            raw,
-            {"schema", "target", "groups", "new_biases", "opened", "versions", "model", "digest"},
-        )
+        fields = _read_object("plan", raw, PLAN_FIELDS)
         plan = cls(
-            target=fields.text("target"),
-            groups=tuple(
-                _group(place, each)
-                for place, each in fields.entries("groups", {"name", "width", "kept", "slices", "attributes"})
-            ),
-            new_biases=fields.texts("new_biases"),
-            opened=fields.texts("opened"),
-            versions=fields.text_map("versions"),
+            target=fields["target"],
+            groups=tuple(_read_group(f"plan.groups[{i}]", each) for i, each in enumerate(fields["groups"])),
+            new_biases=tuple(fields["new_biases"]),
+            opened=tuple(fields["opened"]),
+            versions=dict(fields["versions"]),
             model=tuple(
-                TensorFact(each.text("name"), each.counts("shape"), each.text("dtype"))
-                for _, each in fields.entries("model", {"name", "shape", "dtype"})
+                TensorFact(fact["name"], tuple(fact["shape"]), fact["dtype"])
+                for fact in _read_objects("plan.model", fields["model"], FACT_FIELDS)
             ),
         )
         if plan.digest != raw["digest"]:
@@ -146,7 +178,7 @@ def first_difference(expected: Sequence[TensorFact], found: Sequence[TensorFact]
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that a cut depends on."""
+    """Return the versions of the packages that a pruning depends on."""
     return {package: _version(package) for package in PACKAGES}
 
 
@@ -157,26 +189,42 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _group(place: str, fields: Fields) -> GroupCut:
-    cut = GroupCut(
-        fields.text("name"),
-        fields.count("width"),
-        fields.counts("kept"),
+def _read_object(place: str, raw: object, kinds: Mapping[str, Kind]) -> Mapping[str, Any]:
+    """Return a JSON object that has exactly the fields of ``kinds``, each of its kind.
+
+    Raises:
+        ArtifactError: the message names the place.
+    """
+    if not isinstance(raw, Mapping):
+        raise ArtifactError(f"{place}: an object is needed, found {type(raw).__name__}")
+    if strange := sorted(set(map(str, raw)) ^ set(kinds)):
+        state = "is missing" if strange[0] in kinds else "is not known"
+        raise ArtifactError(f"{place}: {strange[0]!r} {state}")
+    for name, (needed, holds) in kinds.items():
+        if not holds(raw[name]):
+            raise ArtifactError(f"{place}.{name}: {needed} needed, found {json.dumps(raw[name])[:60]}")
+    return raw
+
+
+def _read_objects(place: str, raw: Sequence[object], kinds: Mapping[str, Kind]) -> list[Mapping[str, Any]]:
+    return [_read_object(f"{place}[{i}]", each, kinds) for i, each in enumerate(raw)]
+
+
+def _read_group(place: str, raw: object) -> PrunedGroup:
+    fields = _read_object(place, raw, GROUP_FIELDS)
+    pruned = PrunedGroup(
+        fields["name"],
+        fields["width"],
+        tuple(fields["kept"]),
+        tuple(Slice(**each) for each in _read_objects(f"{place}.slices", fields["slices"], SLICE_FIELDS)),
         tuple(
-            Slice(
-                each.text("tensor"),
-                *(each.count(key) for key in ("axis", "offset", "block", "repeat", "stride")),
-            )
-            for _, each in fields.entries("slices", {"tensor", "axis", "offset", "block", "repeat", "stride"})
-        ),
-        tuple(
-            Attribute(each.text("module"), each.text("name"), each.count("per_unit"))
-            for _, each in fields.entries("attributes", {"module", "name", "per_unit"})
+            Attribute(**each)
+            for each in _read_objects(f"{place}.attributes", fields["attributes"], ATTRIBUTE_FIELDS)
         ),
     )
-    if not cut.kept or list(cut.kept) != sorted(set(cut.kept)) or cut.kept[-1] >= cut.width:
-        raise ArtifactError(f"{place}.kept: ascending units below {cut.width} are needed, at least one")
-    return cut
+    if not pruned.kept or list(pruned.kept) != sorted(set(pruned.kept)) or pruned.kept[-1] >= pruned.width:
+        raise ArtifactError(f"{place}.kept: ascending units below {pruned.width} are needed, at least one")
+    return pruned
 
 
 def _check_fits_itself(plan: Plan) -> None:
@@ -189,11 +237,12 @@ def _check_fits_itself(plan: Plan) -> None:
         if f"{module}.weight" not in opened or f"{module}.bias" in opened:
             raise ArtifactError(f"plan.new_biases: {module!r} is no layer without a bias in plan.model")
     shapes = plan.shapes
-    for cut in plan.groups:
-        for slice_ in cut.slices:
+    for group in plan.groups:
+        for slice_ in group.slices:
             shape = shapes.get(slice_.tensor, ())
-            end = slice_.offset + (slice_.repeat - 1) * slice_.stride + cut.width * slice_.block
+            end = slice_.offset + (slice_.repeat - 1) * slice_.stride + group.width * slice_.block
             if slice_.axis >= len(shape) or not slice_.block or not slice_.repeat or end > shape[slice_.axis]:
                 raise ArtifactError(
-                    f"plan.groups {cut.name!r}: its units do not fit axis {slice_.axis} of {slice_.tensor!r}"
+                    f"plan.groups {group.name!r}: its units do not fit axis {slice_.axis} "
+                    f"of {slice_.tensor!r}"
                 )

@@ -1,4 +1,8 @@
-"""The cut itself: a copy of a model whose tensors hold only the units that stay, bit for bit."""
+"""Pruning at the level of tensors: a model sliced to the units kept, and the same model masked instead.
+
+The sliced model is the ticket. The masked one computes the same at the old shape, and is what the ticket is
+verified against.
+"""
 
 from __future__ import annotations
 
@@ -10,51 +14,67 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
-from tpsprune.pruning.groups import Attribute, Group, GroupCut
-from tpsprune.pruning.layers import deafen, length, mixer, refit, tensor_named
-from tpsprune.pruning.layout import element_index
-from tpsprune.pruning.norms import MaskedNorm, masked, norms_over_units, unmasked
+from tpsprune.pruning.groups import Group, PrunedGroup, element_index
+from tpsprune.pruning.layers import (
+    MaskedNorm,
+    length,
+    mask_consumer,
+    mask_norm,
+    mixer,
+    norms_over_units,
+    tensor_axes,
+    tensor_named,
+    unmask_norm,
+    update_sizes,
+)
 
 __all__ = [
-    "Elements",
-    "cut_copy",
-    "cut_in_place",
+    "KeptElements",
+    "add_biases",
+    "copy_model",
     "elements_kept",
-    "fresh_copy",
-    "silence",
-    "silenced_tensors",
+    "hold_scale",
+    "mask_units",
+    "masked_tensors",
+    "prune_in_place",
+    "pruned_copy",
+    "shapes_of",
     "take",
-    "unmask",
+    "unmask_norms",
 ]
 
-Elements = dict[str, dict[int, Tensor]]
-"""By tensor name and axis, the elements that stay, in the numbering of the dense model."""
+KeptElements = dict[str, dict[int, Tensor]]
+"""By tensor name and axis, the elements kept, in the numbering of the dense model."""
 
 
-def elements_kept(shapes: Mapping[str, Sequence[int]], cuts: Sequence[GroupCut]) -> Elements:
-    """Return which elements of which axes stay; axes that lose nothing are left out.
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor in a model's state dict."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
+
+
+def elements_kept(shapes: Mapping[str, Sequence[int]], pruned: Sequence[PrunedGroup]) -> KeptElements:
+    """Return which elements of which axes are kept; axes that lose nothing are left out.
 
     Args:
         shapes: of the dense model's tensors, by name.
-        cuts: one for each group; several may share an axis, as after a concatenation, and some may
-            name a bias that is not there.
+        pruned: what becomes of each group; several may share an axis, as after a concatenation, and some
+            may name a bias that is not there.
     """
-    stays: dict[str, dict[int, Tensor]] = defaultdict(dict)
-    for cut in cuts:
-        units = torch.zeros(cut.width, dtype=torch.bool)
-        units[list(cut.kept)] = True
-        for slice_ in (each for each in cut.slices if each.tensor in shapes):
-            length = shapes[slice_.tensor][slice_.axis]
-            axis = stays[slice_.tensor].setdefault(slice_.axis, torch.ones(length, dtype=torch.bool))
-            axis[element_index(slice_, cut.width)[~units].flatten()] = False
+    masks: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    for group in pruned:
+        removed = list(group.removed)
+        for each in (each for each in group.slices if each.tensor in shapes):
+            whole = torch.ones(shapes[each.tensor][each.axis], dtype=torch.bool)
+            mask = masks[each.tensor].setdefault(each.axis, whole)
+            mask[element_index(each, group.width)[removed].flatten()] = False
     return {
         tensor: {axis: mask.nonzero().squeeze(1) for axis, mask in axes.items() if not mask.all()}
-        for tensor, axes in stays.items()
+        for tensor, axes in masks.items()
     }
 
 
 def take(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
-    """Return the elements that stay along each axis, in the memory format the tensor had."""
+    """Return the elements kept along each axis, in the memory format that the tensor had."""
     taken = tensor
     for axis, elements in axes.items():
         taken = taken.index_select(axis, elements.to(tensor.device))
@@ -64,8 +84,8 @@ def take(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
     return taken
 
 
-def fresh_copy(model: nn.Module) -> nn.Module:
-    """Return a deep copy of a model, to be worked on in its place.
+def copy_model(model: nn.Module) -> nn.Module:
+    """Return a deep copy of a model.
 
     Raises:
         PruneError: the model cannot be copied, as where masks or the old weight norm hold a weight that
@@ -80,84 +100,101 @@ def fresh_copy(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def cut_copy(model: nn.Module, cuts: Sequence[GroupCut]) -> nn.Module:
-    """Return a copy of ``model`` without the units that go; what stays is equal bit for bit.
+def pruned_copy(model: nn.Module, pruned: Sequence[PrunedGroup]) -> nn.Module:
+    """Return a copy of ``model`` without the pruned units; what is kept is equal bit for bit.
 
     Modes, devices, number types, memory formats and ``requires_grad`` flags are those of ``model``.
     Parameters that lose elements are new objects: an optimizer has to be made anew.
     """
-    ticket = fresh_copy(model)
-    cut_in_place(ticket, cuts)
+    ticket = copy_model(model)
+    prune_in_place(ticket, pruned)
     return ticket
 
 
-def cut_in_place(model: nn.Module, cuts: Sequence[GroupCut]) -> None:
-    """Cut ``model`` itself; see ``cut_copy``. What stands in for a norm (``silence``) is that norm again."""
-    unmask(model)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
+def prune_in_place(model: nn.Module, pruned: Sequence[PrunedGroup]) -> None:
+    """Slice ``model`` itself; see ``pruned_copy``. A norm that ``mask_units`` replaced is put back first."""
+    unmask_norms(model)
     touched: dict[str, nn.Module] = {}
-    for name, axes in elements_kept(shapes, cuts).items():
+    for name, axes in elements_kept(shapes_of(model), pruned).items():
         owner, _, tensor_name = name.rpartition(".")
         module = touched[owner] = model.get_submodule(owner)
         old: Tensor = getattr(module, tensor_name)
         new = take(old.detach(), axes)
+        is_parameter = isinstance(old, nn.Parameter)
         setattr(
-            module,
-            tensor_name,
-            nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new,
+            module, tensor_name, nn.Parameter(new, requires_grad=old.requires_grad) if is_parameter else new
         )
-    for cut in (each for each in cuts if each.removed):
-        for attribute in cut.attributes:
-            _remember(model.get_submodule(attribute.module), attribute, cut)
+    for group in pruned:
+        for attribute in group.attributes if group.removed else ():
+            holder = model.get_submodule(attribute.module)
+            value = getattr(holder, attribute.name)
+            # It falls in proportion, for a number that follows heads and their width falls with both.
+            if isinstance(value, tuple | list):  # A shape of one number stays a shape.
+                value = type(value)((value[0] * len(group.kept) // group.width,))
+            else:
+                value = value * len(group.kept) // group.width
+            setattr(holder, attribute.name, value)
     for module in touched.values():
-        refit(module)
+        update_sizes(module)
 
 
-def _remember(module: nn.Module, attribute: Attribute, cut: GroupCut) -> None:
-    """Let what a module remembers about its units fall as they do; a shape of one number stays a shape.
+def hold_scale(ticket: nn.Module, group: Group, kept: int) -> None:
+    """Undo, in place, what a module makes of its scale when its heads are ``kept`` wide: q · (kept / d)^½.
 
-    A number that follows the heads and their width falls by both.
+    For any group; it does nothing where the module's scale stays. To be done once, on the ticket, after it is
+    sliced and not on the masked model: there the heads are as wide as they were.
     """
-    old = getattr(module, attribute.name)
-    is_shape = isinstance(old, tuple | list)
-    value = (old[0] if is_shape else old) * len(cut.kept) // cut.width
-    setattr(module, attribute.name, type(old)((value,)) if is_shape else value)
+    if group.scores is None or not group.scores.scale_follows:
+        return
+    query = group.scores.query
+    with torch.no_grad():
+        for name in tensor_axes(ticket.get_submodule(query), "out"):
+            if (tensor := tensor_named(ticket, f"{query}.{name}")) is not None:
+                tensor.mul_((kept / group.width) ** 0.5)
 
 
-def silence(model: nn.Module, group: Group, removed: Sequence[int]) -> None:
-    """Make a model deaf to some units of a group, in place: the cut, at the old shape.
+def mask_units(model: nn.Module, group: Group, removed: Sequence[int]) -> None:
+    """Mask some units of a group, in place: what pruning them computes, at the old shape.
 
-    Its consumers hear zero from them, and the norms among its members norm over the units that stay (each
-    is replaced by a ``norms.MaskedNorm`` with the same parameters; ``cut_in_place`` puts it back). Of a group
-    of head width the rows that give the dimensions are set to zero, in queries and keys.
+    The weights by which consumers read them become zero, and the norms among the group's members norm over
+    the units kept (each is replaced by a ``layers.MaskedNorm`` with the same parameters). Of a group of head
+    width the rows that give the dimensions become zero, in queries and keys.
     """
     gone = list(removed)
     if not gone:
         return
-    if group.scores is not None:
-        for each in group.slices:
-            if (tensor := tensor_named(model, each.tensor)) is not None:
-                rows = tensor.detach().movedim(each.axis, 0)
-                rows[element_index(each, group.width, rows.device)[gone].flatten()] = 0.0
+    for each in group.slices if group.scores is not None else ():
+        if (tensor := tensor_named(model, each.tensor)) is not None:
+            rows = tensor.detach().movedim(each.axis, 0)
+            rows[element_index(each, group.width, rows.device)[gone].flatten()] = 0.0
     for consumer in group.consumers:
-        deafen(mixer(model, consumer.module), consumer, group.width, gone)
+        mask_consumer(mixer(model, consumer.module), consumer, group.width, gone)
     for member in group.members:
         norm = model.get_submodule(member)
         if norms_over_units(norm):
-            layout = next(each for each in group.slices if each.tensor.rpartition(".")[0] == member)
+            layout = next(each for each in group.slices if each.module == member)
             elements = element_index(layout, group.width)[gone].flatten()
-            model.set_submodule(member, masked(norm, length(norm, "both"), elements))
+            model.set_submodule(member, mask_norm(norm, length(norm, "both"), elements))
 
 
-def silenced_tensors(group: Group) -> tuple[str, ...]:
-    """Return the names of the parameters that ``silence`` writes to; a bias among them may not be there."""
+def masked_tensors(group: Group) -> tuple[str, ...]:
+    """Return the names of the parameters that ``mask_units`` writes to; a bias among them may be missing."""
     if group.scores is not None:
         return tuple(dict.fromkeys(slice_.tensor for slice_ in group.slices))
     return tuple(dict.fromkeys(f"{consumer.module}.weight" for consumer in group.consumers))
 
 
-def unmask(model: nn.Module) -> None:
-    """Put back, in place, the norms that ``silence`` replaced: every unit is heard by them again."""
+def unmask_norms(model: nn.Module) -> None:
+    """Put back, in place, the norms that ``mask_units`` replaced: they norm over every unit again."""
     for name, module in list(model.named_modules()):
         if isinstance(module, MaskedNorm):
-            model.set_submodule(name, unmasked(module))
+            model.set_submodule(name, unmask_norm(module))
+
+
+def add_biases(model: nn.Module, modules: Sequence[str]) -> None:
+    """Give layers without a bias one of zeros, in place; frozen where their weight is."""
+    for name in modules:
+        weight = mixer(model, name).weight
+        zeros_o = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
+        bias = nn.Parameter(zeros_o, requires_grad=weight.requires_grad)
+        model.get_submodule(name).register_parameter("bias", bias)

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
-from tpsprune.numerics.forward import call_model, evaluation_mode
+from tpsprune.numerics.forward import call_model, evaluation_mode, flat_tensors
 from tpsprune.numerics.macs import MacCount, count_macs
 from tpsprune.numerics.trees import taken
-from tpsprune.pruning.groups import Group, GroupCut
+from tpsprune.pruning.groups import Group, PrunedGroup
 from tpsprune.pruning.recalibrate import output_error
 from tpsprune.pruning.rows import some
-from tpsprune.pruning.surgery import elements_kept
-from tpsprune.pruning.trial import flat_tensors
+from tpsprune.pruning.surgery import elements_kept, shapes_of
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs, Params
 
@@ -29,9 +28,9 @@ TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
 
 def verify(
     ticket: nn.Module,
-    silenced: nn.Module,
+    masked: nn.Module,
     dense: nn.Module,
-    probe: Sequence[Any],
+    batches: Sequence[Any],
     groups: Sequence[Group],
     widths: Sequence[int],
     dense_count: MacCount,
@@ -39,18 +38,17 @@ def verify(
 ) -> float:
     """Return the ticket's share of multiply-accumulates, or refuse it.
 
-    Proved are: every tensor finite and of the planned shape; outputs on items of every batch of the probe,
-    some 32 in all, equal to those of the same model at the old shape with the units silenced (norms over
-    units norm over those that stay there too); gradients finite; a target of ``macs`` or ``params`` met as
-    counted on the ticket; flags, modes, number types and devices as they were. A latency is not measured
-    again.
+    Proved are: every tensor finite and of the planned shape; outputs on items of every batch, some 32 in
+    all, equal to those of the masked model (norms over units norm over those kept there too); gradients
+    finite; a target of ``macs`` or ``params`` met as counted on the ticket; flags, modes, number types and
+    devices as they were. A latency is not measured again.
 
     Args:
         ticket: what is to be handed out.
-        silenced: the folded model at the dense shape, deaf to the units that go (``cutting.silence``).
+        masked: the compensated model at the dense shape, the pruned units masked (``surgery.mask_units``).
         dense: the model before anything was done to it; its attention may not yet be open.
-        probe: prepared batches.
-        groups: what was cut.
+        batches: of calibration data, prepared.
+        groups: what was pruned.
         widths: to how many units, by group.
         dense_count: multiply-accumulates of the dense model.
         settings: the target.
@@ -58,90 +56,81 @@ def verify(
     Raises:
         PruneError: one of these does not hold; the message says which and where.
     """
-    _check_kept(ticket, dense)
-    _check_shapes(ticket, silenced, groups, widths)
-    dtype = next(
-        (tensor.dtype for tensor in ticket.parameters() if tensor.is_floating_point()), torch.float32
-    )
-    difference = output_error(ticket, silenced, list(some(probe, PROOF_ITEMS, PROOF_ITEMS))) ** 0.5
+    _check_flags(ticket, dense)
+    _check_shapes(ticket, masked, groups, widths)
+    dtype = next((each.dtype for each in ticket.parameters() if each.is_floating_point()), torch.float32)
+    difference = output_error(ticket, masked, list(some(batches, PROOF_ITEMS, PROOF_ITEMS))) ** 0.5
     if not difference <= TOLERANCES.get(dtype, 5e-2):
-        raise PruneError(
-            f"the cut was rolled back: the ticket's output differs by {difference:.2g} of its spread "
+        raise _refusal(
+            f"the ticket's output differs by {difference:.2g} of its spread "
             "from that of the model with the same units silenced"
         )
-    _check_backward(ticket, dense, taken(probe[0], torch.arange(2)))
+    two_items = taken(batches[0], torch.arange(2))
+    _check_gradients(ticket, dense, two_items)
     # Counted on the items the dense model was counted on: what comes once a batch is shared out alike.
-    share = count_macs(ticket, taken(probe[0], torch.arange(2))).total / dense_count.total
+    share = count_macs(ticket, two_items).total / dense_count.total
     if isinstance(settings.target, Macs):
         _check_share(share, settings.target.macs, "multiply-accumulates", settings)
     if isinstance(settings.target, Params):
-        held = _parameters(ticket) / _parameters(dense)
-        _check_share(held, settings.target.params, "parameters", settings)
+        before, after = (sum(each.numel() for each in model.parameters()) for model in (dense, ticket))
+        _check_share(after / before, settings.target.params, "parameters", settings)
     return share
+
+
+def _refusal(reason: str) -> PruneError:
+    return PruneError(f"the cut was rolled back: {reason}")
 
 
 def _check_share(found: float, asked: float, unit: str, settings: Prune) -> None:
     if found > asked + SLACK:
-        raise PruneError(
-            f"the cut was rolled back: the ticket keeps {found:.4f} of the {unit}, "
-            f"prune.target is {settings.target}"
-        )
-
-
-def _parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+        raise _refusal(f"the ticket keeps {found:.4f} of the {unit}, prune.target is {settings.target}")
 
 
 def _check_shapes(
-    ticket: nn.Module, silenced: nn.Module, groups: Sequence[Group], widths: Sequence[int]
+    ticket: nn.Module, masked: nn.Module, groups: Sequence[Group], widths: Sequence[int]
 ) -> None:
     """Compare every tensor of the ticket with what is left of it when each group has its planned width."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in silenced.state_dict().items()}
-    cuts = [GroupCut.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
-    left = elements_kept(shapes, cuts)
-    found = {name: tuple(tensor.shape) for name, tensor in ticket.state_dict().items()}
+    shapes, found = shapes_of(masked), shapes_of(ticket)
+    planned = [PrunedGroup.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
+    kept = elements_kept(shapes, planned)
     for name, shape in shapes.items():
-        lost = left.get(name, {})
-        planned = tuple(len(lost[axis]) if axis in lost else length for axis, length in enumerate(shape))
-        if found.get(name) != planned:
+        axes = kept.get(name, {})
+        wanted = tuple(len(axes[axis]) if axis in axes else length for axis, length in enumerate(shape))
+        if found.get(name) != wanted:
             shown = list(found[name]) if name in found else "missing"
-            raise PruneError(
-                f"the cut was rolled back: {name} is {shown} in the ticket, {list(planned)} was planned"
-            )
+            raise _refusal(f"{name} is {shown} in the ticket, {list(wanted)} was planned")
 
 
-def _check_kept(ticket: nn.Module, dense: nn.Module) -> None:
+def _check_flags(ticket: nn.Module, dense: nn.Module) -> None:
     before = dict(dense.named_parameters())
     for name, parameter in ticket.named_parameters():
         if not bool(parameter.isfinite().all()):
-            raise PruneError(
-                f"the cut was rolled back: {name} is not finite after the fold; more probe items "
+            raise _refusal(
+                f"{name} is not finite after the fold; more probe items "
                 "(prune.probe_items) or prune.fold = false would do"
             )
-        old = before.get(name)
-        if old is not None and (parameter.requires_grad, parameter.dtype, parameter.device) != (
-            old.requires_grad,
-            old.dtype,
-            old.device,
+        old = before.get(name, parameter)
+        if any(
+            getattr(parameter, each) != getattr(old, each) for each in ("requires_grad", "dtype", "device")
         ):
-            raise PruneError(f"the cut was rolled back: {name} lost its flags, number type or device")
+            raise _refusal(f"{name} lost its flags, number type or device")
     modes = {name: module.training for name, module in dense.named_modules()}
     # What an attention consists of once it is open has no counterpart.
     if any(modes.get(name, module.training) != module.training for name, module in ticket.named_modules()):
-        raise PruneError("the cut was rolled back: a module is in another mode than it was")
+        raise _refusal("a module is in another mode than it was")
 
 
-def _check_backward(ticket: nn.Module, dense: nn.Module, batch: Any) -> None:
+def _check_gradients(ticket: nn.Module, dense: nn.Module, batch: Any) -> None:
     try:
         gradients = _gradients(ticket, batch)
     except RuntimeError as error:
         try:
             _gradients(dense, batch)
-        except RuntimeError:  # Code that works in place may run and still have no gradient, cut or not.
+        except RuntimeError:  # Code that works in place may run and still have no gradient, pruned or not.
             return
-        raise PruneError(f"the cut was rolled back: the ticket has no gradient ({error})") from error
+        raise _refusal(f"the ticket has no gradient ({error})") from error
     if not all(bool(gradient.isfinite().all()) for gradient in gradients if gradient is not None):
-        raise PruneError("the cut was rolled back: a gradient of the ticket is not finite")
+        raise _refusal("a gradient of the ticket is not finite")
 
 
 def _gradients(model: nn.Module, batch: Any) -> Sequence[Tensor | None]:
@@ -150,6 +139,4 @@ def _gradients(model: nn.Module, batch: Any) -> Sequence[Tensor | None]:
         return ()
     with torch.enable_grad(), evaluation_mode(model):
         total = sum(tensor.sum() for tensor in flat_tensors(call_model(model, batch)) if tensor.requires_grad)
-        if not isinstance(total, Tensor):
-            return ()
-        return torch.autograd.grad(total, parameters, allow_unused=True)
+        return torch.autograd.grad(total, parameters, allow_unused=True) if isinstance(total, Tensor) else ()

@@ -144,7 +144,7 @@ def _recipe_of(setup: Setup, trial: DimensionTrial) -> Recipe:
 
 def _shares(model: nn.Module, probe: torch.Tensor) -> dict[str, float]:
     """Return the effective rank of what each group's consumers are fed, over the width."""
-    widths = pruning.consumer_widths(model, pruning.survey(model, probe[:2]))
+    widths = pruning.consumer_widths(model, pruning.find_groups(model, probe[:2]))
     moments = input_moments(model, [probe], {name: n for fed in widths.values() for name, n in fed.items()})
     return {
         group: fmean(

@@ -78,7 +78,7 @@ def run_watched(
     items = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(recipe.seed))
     items = items[: recipe.watch.probe_items]
     probe, labels = dataset.prepare(dataset.train.inputs[items]), dataset.train.labels[items]
-    found = pruning.sites(model, pruning.survey(model, probe[:2]))
+    found = pruning.tensors_by_group(model, pruning.find_groups(model, probe[:2]))
     coherence = None
     if dataset.facts.input_kind == "tokens":
         coherence = regulariser_of(replace(recipe, tps=Tps(variant="labels")), dataset, model, cap_steps)
