@@ -141,30 +141,20 @@ def tokens(items: int = 32, length: int = 2) -> Tensor:
     return torch.randint(7, (items, length), generator=torch.Generator().manual_seed(0))
 
 
+def case(name: str) -> tuple[nn.Module, Tensor]:
+    """Return a model and a batch for it, by name."""
+    torch.manual_seed(0)
+    return {
+        "cnn": lambda: (Cnn(), images()),
+        "residual": lambda: (Residual(), images()),
+        "mixed": lambda: (Mixed(), images()),
+        "mlp": lambda: (mlp(), vectors()),
+        "token-mlp": lambda: (TokenMlp(), tokens()),
+        "transformer": lambda: (Transformer(), tokens(length=3)),
+    }[name]()
+
+
 @pytest.fixture(scope="session")
 def zoo() -> SimpleNamespace:
-    """Every class and batch above; ``case`` gives a model, and a batch for it, by name."""
-
-    def case(name: str) -> tuple[nn.Module, Tensor]:
-        torch.manual_seed(0)
-        return {
-            "cnn": lambda: (Cnn(), images()),
-            "residual": lambda: (Residual(), images()),
-            "mixed": lambda: (Mixed(), images()),
-            "mlp": lambda: (mlp(), vectors()),
-            "token-mlp": lambda: (TokenMlp(), tokens()),
-            "transformer": lambda: (Transformer(), tokens(length=3)),
-        }[name]()
-
-    return SimpleNamespace(
-        case=case,
-        Cnn=Cnn,
-        Residual=Residual,
-        Mixed=Mixed,
-        TokenMlp=TokenMlp,
-        Transformer=Transformer,
-        mlp=mlp,
-        images=images,
-        vectors=vectors,
-        tokens=tokens,
-    )
+    """Every class and batch above, and ``case``."""
+    return SimpleNamespace(**globals())

@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import copy
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -19,59 +18,37 @@ from tests.pruning.nets_attention import (
     Rotary,
     Talking,
     net,
+    proved,
     sequences,
+    the_heads,
 )
 from tpsprune.models.torchvision_shim import import_torchvision
 from tpsprune.models.transformer import Transformer
 from tpsprune.pruning.attention import MOST_CANDIDATES, propose_head_groups
-from tpsprune.pruning.groups import Attribute, Group, PrunedGroup, Slice
+from tpsprune.pruning.groups import Attribute, PrunedGroup, Slice
+from tpsprune.pruning.layers import length
 from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.surgery import mask_units, pruned_copy
-from tpsprune.pruning.trial import joint_fault, outputs_of, randomised_copy
-
-
-def proved(model: nn.Module, batch: Any) -> dict[str, Group]:
-    """Return by name the first candidate of each attention that stands its trial."""
-    subject = randomised_copy(model)
-    whole = outputs_of(subject, batch)
-    found: dict[str, Group] = {}
-    for group in propose_head_groups(model):
-        if group.name not in found and not joint_fault(subject, (group,), batch, whole):
-            found[group.name] = group
-    return found
-
-
-def the_heads(model: nn.Module, batch: Any) -> Group:
-    (group,) = proved(model, batch).values()
-    return group
 
 
 @pytest.mark.parametrize("name", ATTENTIONS)
-def test_whole_heads_are_found_and_their_cut_is_the_model_deaf_to_them(name: str) -> None:
+def test_whole_heads_are_found_and_pruning_them_is_masking_them(name: str) -> None:
     model, batch = net(name), sequences()
     group = the_heads(model, batch)
     assert group.kind == "heads"
     assert group.width == (2 if name == "grouped queries, fused" else HEADS)
     assert len(group.cores) == 1
+    (consumer,) = group.consumers
+    assert consumer.positions == 1
+    assert consumer.features * group.width == length(model.get_submodule(consumer.module), "in")
     for kept in ([0], [group.width - 1], [*range(1, group.width)]):
-        cut = PrunedGroup.of(group, kept)
-        deaf = copy.deepcopy(model).eval()
-        mask_units(deaf, group, cut.removed)
-        ticket = pruned_copy(model, (cut,))
-        assert torch.allclose(ticket.eval()(batch), deaf(batch), atol=1e-5)
+        pruned = PrunedGroup.of(group, kept)
+        masked = copy.deepcopy(model).eval()
+        mask_units(masked, group, pruned.removed)
+        ticket = pruned_copy(model, (pruned,))
+        assert torch.allclose(ticket.eval()(batch), masked(batch), atol=1e-5)
         ticket.train()(batch).sum().backward()
         assert all(p.grad is not None and p.grad.shape == p.shape for p in ticket.parameters())
-
-
-@pytest.mark.parametrize("name", ATTENTIONS)
-def test_a_unit_has_as_many_signals_as_the_output_reads_from_it(name: str) -> None:
-    model = net(name)
-    group = the_heads(model, sequences())
-    (consumer,) = group.consumers
-    weight = model.get_submodule(consumer.module).weight
-    read = len(weight) if type(model.get_submodule(consumer.module)).__name__ == "Conv1D" else weight.shape[1]
-    assert consumer.positions == 1
-    assert consumer.features * group.width == read
 
 
 def test_the_layouts_are_those_of_the_closed_form() -> None:
@@ -112,7 +89,7 @@ def test_numbers_that_follow_the_heads_are_reset_and_no_others() -> None:
     assert model.attention.num_heads == HEADS
 
 
-def test_a_table_with_a_column_for_each_head_loses_the_columns_of_those_that_go() -> None:
+def test_a_table_with_a_column_for_each_head_loses_the_columns_of_pruned_ones() -> None:
     model = net("cross, fused keys and values")
     group = the_heads(model, sequences())
     assert Slice("attention.position_bias", 1, 0, 1) in group.slices
@@ -120,7 +97,7 @@ def test_a_table_with_a_column_for_each_head_loses_the_columns_of_those_that_go(
     assert torch.equal(ticket.attention.position_bias, model.attention.position_bias[:, [0, 2]])
 
 
-def test_a_gate_on_what_the_heads_say_is_cut_with_them() -> None:
+def test_a_gate_on_the_output_of_heads_is_pruned_with_them() -> None:
     class Gated(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -192,30 +169,7 @@ def test_the_transformer_of_the_house_can_lose_heads() -> None:
     assert pruned_copy(model, (PrunedGroup.of(group, [0, 3]),)).num_heads == 2
 
 
-def test_trap_12_fused_qkv_with_chunk_beside_a_bare_position_parameter_raised_an_index_error() -> None:
-    class Chunked(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.num_heads = HEADS
-            self.position = nn.Parameter(torch.randn(1, 5, WIDTH))
-            self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-
-        def forward(self, x_btd: Tensor) -> Tensor:
-            q, k, v = (
-                each.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-                for each in self.qkv(x_btd + self.position).chunk(3, -1)
-            )
-            mixed = nn.functional.scaled_dot_product_attention(q, k, v)
-            return self.proj(mixed.transpose(1, 2).flatten(2))
-
-    model = Net(Chunked())
-    group = the_heads(model, sequences())
-    ticket = pruned_copy(model, (PrunedGroup.of(group, [2]),))
-    assert ticket.attention.position.shape == (1, 5, WIDTH)
-    assert ticket(sequences()).shape == (8, 3)
-
-
-def test_trap_13_multihead_attention_lost_dimensions_that_its_heads_did_not_divide() -> None:
+def test_multihead_attention_loses_whole_heads_once_it_is_open() -> None:
     torch.manual_seed(0)
     model = Net(Packed())
     assert propose_head_groups(model) == ()
@@ -224,13 +178,12 @@ def test_trap_13_multihead_attention_lost_dimensions_that_its_heads_did_not_divi
     assert group.attributes == (Attribute("attention.attn", "num_heads", 1),)
     ticket = pruned_copy(opened, (PrunedGroup.of(group, [0, 2]),)).eval()
     assert ticket.attention.attn.num_heads == 2
-    deaf = copy.deepcopy(model).eval()
     with torch.no_grad():
-        deaf.attention.attn.out_proj.weight[:, 4:8] = 0.0
-    assert torch.allclose(ticket(sequences()), deaf(sequences()), atol=1e-5)
+        model.eval().attention.attn.out_proj.weight[:, 4:8] = 0.0
+    assert torch.allclose(ticket(sequences()), model(sequences()), atol=1e-5)
 
 
-def test_trap_14_four_query_heads_on_two_of_keys_were_half_cut_and_crashed() -> None:
+def test_query_heads_are_pruned_with_the_keys_that_they_share() -> None:
     torch.manual_seed(0)
     model = Net(Rotary(queries=4, keys=2))
     group = the_heads(model, sequences())

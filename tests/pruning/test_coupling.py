@@ -1,16 +1,18 @@
-"""What a unit is in nets with groups, turned weights, gates and bare parameters; that its cut is right."""
+"""What a unit is in nets with groups, turned weights, gates and unwrapped parameters, and that it is one."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional
 
+from tests.pruning.helpers import groups_of, halved, pruned_and_masked, reasons
 from tests.pruning.nets_structure import (
     Bottlenecks,
     DrawnNet,
@@ -23,36 +25,15 @@ from tests.pruning.nets_structure import (
     Vit,
     conv1d,
 )
-from tpsprune.pruning.groups import Attribute, Consumer, Group, PrunedGroup, Slice
+from tpsprune.pruning.coupling import trace_couplings
+from tpsprune.pruning.groups import Attribute, Consumer, PrunedGroup, Slice
 from tpsprune.pruning.layers import consumer_weights, mixer, set_consumer_weights
 from tpsprune.pruning.prunability import find_groups
-from tpsprune.pruning.surgery import mask_units, pruned_copy
-from tpsprune.pruning.trial import randomised_copy
+from tpsprune.pruning.surgery import pruned_copy
 
 IMAGES = torch.randn(3, 2, 6, 6, generator=torch.Generator().manual_seed(0))
 VECTORS = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
 SERIES = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
-
-
-def found_in(model: nn.Module, batch: Tensor) -> dict[str, Group]:
-    return {group.name: group for group in find_groups(model, batch).groups}
-
-
-def cut_and_silenced(
-    model: nn.Module, batch: Tensor, seed: int = 1
-) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """Return a shaken model in double precision, the same silenced, and cut, every group at random."""
-    generator = torch.Generator().manual_seed(seed)
-    groups = find_groups(model, batch).groups
-    model = randomised_copy(model).double()
-    silenced = copy.deepcopy(model)
-    cuts = []
-    for group in groups:
-        count = int(torch.randint(1, group.width + 1, (), generator=generator))
-        cut = PrunedGroup.of(group, torch.randperm(group.width, generator=generator)[:count].tolist())
-        mask_units(silenced, group, cut.removed)
-        cuts.append(cut)
-    return model, silenced, pruned_copy(model, cuts)
 
 
 NETS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
@@ -77,13 +58,13 @@ NETS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_the_cut_model_equals_the_silenced_one(name: str) -> None:
+def test_a_pruned_model_equals_the_masked_one(name: str) -> None:
     make, batch = NETS[name]
     torch.manual_seed(0)
-    model, silenced, ticket = cut_and_silenced(make(), batch)
+    model, masked, ticket = pruned_and_masked(make(), batch)
     batch = batch.double()
-    torch.testing.assert_close(ticket(batch), silenced(batch), rtol=1e-9, atol=1e-9)
-    assert not torch.allclose(model(batch), silenced(batch))
+    torch.testing.assert_close(ticket(batch), masked(batch), rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(model(batch), masked(batch))
     sizes = [sum(p.numel() for p in each.parameters()) for each in (ticket, model)]
     assert sizes[0] < sizes[1]
 
@@ -96,17 +77,17 @@ def test_the_cut_model_equals_the_silenced_one(name: str) -> None:
     hidden=st.integers(2, 6),
     seed=st.integers(0, 1000),
 )
-def test_so_it_is_on_networks_drawn_at_random(
+def test_so_it_is_on_random_networks(
     kinds: list[str], half_widths: list[int], norm: str, hidden: int, seed: int
 ) -> None:
     net = DrawnNet(kinds, [2 * half for half in half_widths], norm, hidden)
-    assert "hidden" in found_in(net, IMAGES)
-    _, silenced, ticket = cut_and_silenced(net, IMAGES, seed)
-    torch.testing.assert_close(ticket(IMAGES.double()), silenced(IMAGES.double()), rtol=1e-8, atol=1e-8)
+    assert "hidden" in groups_of(net, IMAGES)
+    _, masked, ticket = pruned_and_masked(net, IMAGES, seed)
+    torch.testing.assert_close(ticket(IMAGES.double()), masked(IMAGES.double()), rtol=1e-8, atol=1e-8)
 
 
 def test_many_groups_of_few_channels_go_as_groups() -> None:
-    groups = found_in(Bottlenecks(4, 8, 12), IMAGES)
+    groups = groups_of(Bottlenecks(4, 8, 12), IMAGES)
     block = groups["first"]
     assert (block.width, block.kind, block.members) == (4, "blocks", ("norm1", "grouped", "norm2"))
     assert block.consumers == (Consumer("last", 0, 3),)
@@ -115,7 +96,7 @@ def test_many_groups_of_few_channels_go_as_groups() -> None:
 
 
 def test_few_groups_of_many_channels_keep_their_number_and_grow_narrow() -> None:
-    groups = found_in(Bottlenecks(2, 8, 12), IMAGES)
+    groups = groups_of(Bottlenecks(2, 8, 12), IMAGES)
     before, behind = groups["first"], groups["grouped"]
     assert (before.width, behind.width) == (4, 6)
     assert before.consumers == (
@@ -126,7 +107,7 @@ def test_few_groups_of_many_channels_keep_their_number_and_grow_narrow() -> None
 
 
 def test_a_group_norm_leaves_whole_groups() -> None:
-    group = found_in(Plain(nn.GroupNorm(4, 8)), IMAGES)["stem"]
+    group = groups_of(Plain(nn.GroupNorm(4, 8)), IMAGES)["stem"]
     assert (group.width, group.kind) == (4, "blocks")
     assert group.consumers == (Consumer("head", 0, 72, positions=36),)
     assert group.consumers[0].features == 2
@@ -143,7 +124,7 @@ def test_layers_know_their_new_groups() -> None:
 
 
 def test_parameters_that_no_layer_holds_go_with_the_stream() -> None:
-    slices = found_in(Vit(), IMAGES)["patch"].slices
+    slices = groups_of(Vit(), IMAGES)["patch"].slices
     assert {(each.tensor, each.axis) for each in slices} >= {
         ("token", 2),
         ("positions", 2),
@@ -153,18 +134,18 @@ def test_parameters_that_no_layer_holds_go_with_the_stream() -> None:
 
 
 def test_the_halves_of_a_gate_go_together() -> None:
-    group = found_in(Gated(chunk=True), VECTORS)["both"]
+    group = groups_of(Gated(chunk=True), VECTORS)["both"]
     assert group.width == 6
     assert Slice("both.weight", 0, 0, 1, repeat=2, stride=6) in group.slices
 
 
 def test_a_depthwise_convolution_that_reads_more_than_it_puts_out_is_left_whole_and_named() -> None:
-    left = {each.name: each.reason for each in find_groups(Bottlenecks(4, 16, 4), IMAGES).left_alone}
-    assert "grouped reads and puts out channels of different numbers" in left["first"]
+    why = reasons(Bottlenecks(4, 16, 4), IMAGES)["first"]
+    assert "grouped reads and puts out channels of different numbers" in why
 
 
 @pytest.mark.parametrize("name", ["grouped, bundles", "Conv1D", "transposed convolution with a skip"])
-def test_what_a_consumer_hears_is_written_back_where_it_was(name: str) -> None:
+def test_a_consumers_weights_are_written_back_where_they_were(name: str) -> None:
     make, batch = NETS[name]
     model = make()
     for group in find_groups(model, batch).groups:
@@ -179,7 +160,7 @@ def test_what_a_consumer_hears_is_written_back_where_it_was(name: str) -> None:
             assert int(changed.sum()) == rows.numel()
 
 
-def test_a_survey_of_many_layers_calls_the_model_a_few_times_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_groups_of_many_layers_take_a_few_calls_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     original = Stream.forward
 
@@ -190,3 +171,39 @@ def test_a_survey_of_many_layers_calls_the_model_a_few_times_only(monkeypatch: p
     monkeypatch.setattr(Stream, "forward", counted)
     assert len(find_groups(Stream(nn.LayerNorm, depth=12), SERIES).groups) == 13
     assert len(calls) <= 9
+
+
+class Chunked(nn.Module):
+    """Fused q, k and v taken apart by chunk, under positions that are a bare parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(5, 8)
+        self.positions = nn.Parameter(torch.randn(1, 3, 8))
+        self.qkv, self.o = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 3)
+        self.num_heads = 2
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        x_btd = self.embed(x_btd) + self.positions
+        q, k, v = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for part in self.qkv(x_btd).chunk(3, dim=-1)
+        )
+        mixed = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.head(x_btd + self.o(mixed))
+
+
+def test_q_k_and_v_apart_by_chunk_beside_positions_lose_heads_and_stream() -> None:
+    batch = torch.randn(2, 3, 5)
+    ticket, names = halved(Chunked(), batch)
+    assert names == ["embed", "qkv"]
+    assert ticket.positions.shape == (1, 3, 4)
+    assert ticket(batch).shape == (2, 3, 3)
+
+
+def test_the_trace_gives_each_root_once_and_leaves_the_model_as_it_was(zoo: SimpleNamespace) -> None:
+    model, batch = zoo.case("cnn")
+    assert [each.root for each in trace_couplings(model, batch)] == ["body.0", "body.3", "head"]
+    assert model.training
+    assert not any(module._forward_hooks for module in model.modules())

@@ -1,52 +1,73 @@
-"""The basis in which the last dimensions of queries and keys can go: exact, and best for the scores."""
+"""The width of heads: the basis in which the last dimensions can be pruned, its groups, plans and costs."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from tests.pruning.nets_attention import WIDTH, sequences
-from tests.pruning.nets_heads import (
+from tests.pruning.helpers import assert_same, plan_of, pruned_to
+from tests.pruning.nets_attention import (
+    LENGTH,
     NARROWED,
+    SCALE_STAYS,
+    WIDTH,
+    Attend,
+    FusedByPart,
+    Net,
+    Normed,
+    Remembers,
+    Rotary,
     found_in,
+    masked,
     moments_of,
-    net,
+    narrowed,
     of,
     products,
-    silenced,
+    sequences,
     the_width,
     ticket_of,
 )
-from tests.pruning.test_compose import assert_same
-from tpsprune.pruning.groups import Group
+from tpsprune.numerics.macs import count_macs
+from tpsprune.pruning.costs import cost_model
+from tpsprune.pruning.groups import Attribute, Group, PrunedGroup, Slice
 from tpsprune.pruning.head_width import ScoreMoments, residual_shares, rotate_heads, score_rank
-from tpsprune.pruning.surgery import copy_model, hold_scale
+from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.prunability import find_and_price_groups, find_groups
+from tpsprune.pruning.replay import compose, replay
+from tpsprune.pruning.surgery import copy_model, hold_scale, mask_units, pruned_copy
+from tpsprune.pruning.verification import verify
+from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.target import Macs, Params
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", NARROWED)
 def test_a_rotation_at_full_rank_leaves_the_outputs_equal_on_any_input(name: str, weighted: bool) -> None:
-    model, batch = net(name), sequences()
+    model, batch = narrowed(name), sequences()
     group = the_width(model)
-    turned = copy_model(model).double()
-    rotate_heads(turned, group, moments_of(model, group, sequences(1)[:, :2]) if weighted else None)
-    weights = [each.get_submodule(of(group).query).weight for each in (model, turned)]
+    rotated = copy_model(model).double()
+    rotate_heads(rotated, group, moments_of(model, group, sequences(1)[:, :2]) if weighted else None)
+    weights = [each.get_submodule(of(group).query).weight for each in (model, rotated)]
     assert not torch.allclose(weights[0].double(), weights[1], atol=1e-2)
     expected = copy.deepcopy(model).double()(batch.double())
-    assert torch.allclose(turned(batch.double()), expected, atol=1e-9)
+    assert torch.allclose(rotated(batch.double()), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", NARROWED)
 def test_the_ticket_is_the_model_with_the_last_dimensions_silenced(name: str) -> None:
-    model, batch = net(name), sequences()
+    model, batch = narrowed(name), sequences()
     group = the_width(model)
     rotate_heads(model, group)
     for kept in (1, 3):
         ticket = ticket_of(model, group, kept)
-        assert torch.allclose(ticket(batch), silenced(model, group, kept)(batch), atol=1e-5)
+        assert torch.allclose(ticket(batch), masked(model, group, kept)(batch), atol=1e-5)
         assert not torch.allclose(ticket(batch), model(batch), atol=1e-5)
         assert ticket.get_submodule(of(group).key).out_features == kept * of(group).keys
         ticket(batch).sum().backward()
@@ -69,7 +90,7 @@ def low_rank(model: nn.Module, group: Group, rank: int) -> None:
 
 
 def test_scores_of_a_low_rank_are_cut_to_it_without_loss() -> None:
-    model, batch = net("opened"), sequences()
+    model, batch = narrowed("opened"), sequences()
     group = the_width(model)
     low_rank(model, group, 2)
     expected = model(batch)
@@ -83,14 +104,14 @@ def test_scores_of_a_low_rank_are_cut_to_it_without_loss() -> None:
 
 @pytest.mark.parametrize("name", ["opened", "separate without biases", "keys from elsewhere", "one head"])
 def test_the_share_left_is_the_error_of_the_scores_and_no_rank_can_do_better(name: str) -> None:
-    model = net(name)
+    model = narrowed(name)
     group = the_width(model)
     before = products(model, group)
     energy_d = rotate_heads(model, group)
     assert energy_d.tolist() == sorted(energy_d.tolist(), reverse=True)
     assert float(energy_d.sum()) == pytest.approx(1.0)
     for kept, share in enumerate(residual_shares(energy_d), start=1):
-        after = products(silenced(model, group, kept), group)
+        after = products(masked(model, group, kept), group)
         lost = [float((a - b).square().sum() / a.square().sum()) for a, b in zip(before, after, strict=True)]
         best = [torch.linalg.svdvals(each).square() for each in before]
         eckart_young = [float(each[kept:].sum() / each.sum()) for each in best]
@@ -100,12 +121,12 @@ def test_the_share_left_is_the_error_of_the_scores_and_no_rank_can_do_better(nam
 
 @pytest.mark.parametrize("tiled", [False, True])
 def test_query_heads_that_share_keys_share_the_basis_that_is_best_for_them_together(tiled: bool) -> None:
-    model = net("grouped queries, tiled" if tiled else "grouped queries")
+    model = narrowed("grouped queries, tiled" if tiled else "grouped queries")
     group = the_width(model)
     assert (of(group).queries, of(group).keys, of(group).tiled) == (6, 3, tiled)
     before = products(model, group)
     shares = residual_shares(rotate_heads(model, group))
-    after = products(silenced(model, group, 2), group)
+    after = products(masked(model, group, 2), group)
     together = [[g, g + 3] if tiled else [2 * g, 2 * g + 1] for g in range(3)]
     lost = []
     for heads in together:
@@ -138,7 +159,7 @@ def scores_on(model: nn.Module, group: Group, batch: Tensor) -> Tensor:
 def test_weighted_by_the_data_the_error_on_it_is_the_share_left_and_below_that_of_plain_weights(
     name: str,
 ) -> None:
-    model, batch = net(name), sequences(12)
+    model, batch = narrowed(name), sequences(12)
     with torch.no_grad():
         model.norm.weight.copy_(torch.logspace(0.5, -1.5, WIDTH))
         model.norm.bias.normal_()
@@ -146,9 +167,9 @@ def test_weighted_by_the_data_the_error_on_it_is_the_share_left_and_below_that_o
     whole = scores_on(model, group, batch)
 
     def error(moments: ScoreMoments | None, kept: int) -> tuple[float, float]:
-        turned = copy_model(model)
-        shares = residual_shares(rotate_heads(turned, group, moments))
-        lost = (scores_on(silenced(turned, group, kept), group, batch) - whole).square().sum((1, 2))
+        rotated = copy_model(model)
+        shares = residual_shares(rotate_heads(rotated, group, moments))
+        lost = (scores_on(masked(rotated, group, kept), group, batch) - whole).square().sum((1, 2))
         return float((lost / whole.square().sum((1, 2))).mean()), shares[kept - 1]
 
     for kept in (1, 2, 3):
@@ -160,7 +181,7 @@ def test_weighted_by_the_data_the_error_on_it_is_the_share_left_and_below_that_o
 def test_a_direction_that_no_row_showed_comes_last_and_a_head_that_scores_nothing_counts_for_nothing() -> (
     None
 ):
-    model = net("opened")
+    model = narrowed("opened")
     group = the_width(model)
     moment = torch.zeros(WIDTH + 1, WIDTH + 1)
     moment[0, 0] = 1.0
@@ -180,10 +201,228 @@ def test_a_direction_that_no_row_showed_comes_last_and_a_head_that_scores_nothin
 
 
 def test_a_group_of_another_kind_is_not_turned() -> None:
-    model = net("opened")
+    model = narrowed("opened")
     heads = next(each for each in found_in(model).groups if each.kind == "heads")
     before = copy_model(model)
     hold_scale(model, heads, 1)
     assert_same(model, before)
     with pytest.raises(TypeError, match="no group of head width"):
         rotate_heads(model, heads)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("inner", [False, True])
+def test_numbers_follow_the_width_where_they_are_of_queries_and_keys(own: bool, inner: bool) -> None:
+    torch.manual_seed(0)
+    model, batch = Net(Remembers(own=own, inner=inner)).eval(), sequences()
+    group = the_width(model)
+    assert [each.name for each in group.attributes] == ["head_dim"] * own + ["qk_proj_dim"] * inner
+    assert torch.allclose(ticket_of(model, group, 3)(batch), masked(model, group, 3)(batch), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NARROWED)
+def test_whether_the_scale_follows_the_width_is_found_out(name: str) -> None:
+    assert of(the_width(narrowed(name))).scale_follows == (name not in SCALE_STAYS)
+
+
+def test_a_scale_that_follows_is_held_on_the_ticket_and_nothing_else_is_touched() -> None:
+    model, batch = narrowed("separate"), sequences()
+    group = the_width(model)
+    bare = pruned_copy(model, (PrunedGroup.of(group, range(2)),))
+    held = ticket_of(model, group, 2)
+    assert not torch.allclose(bare(batch), masked(model, group, 2)(batch), atol=1e-4)
+    query = held.attention.to_q
+    assert torch.allclose(query.weight, bare.attention.to_q.weight * 0.5**0.5)
+    assert torch.allclose(query.bias, bare.attention.to_q.bias * 0.5**0.5)
+    whole = copy_model(model)
+    hold_scale(whole, group, 4)
+    assert_same(whole, model)
+
+
+@pytest.mark.parametrize("attention", [lambda: Rotary(3, 3), lambda: Rotary(tiled=True), Normed])
+def test_queries_and_keys_that_are_turned_or_normed_are_left_alone_with_the_reason(
+    attention: Callable[[], nn.Module],
+) -> None:
+    torch.manual_seed(0)
+    found = found_in(Net(attention()))
+    assert {each.kind for each in found.groups} == {"heads", "units"}
+    reasons = {each.name: each.reason for each in found.left_alone}
+    assert "turned by position (rotary) or normed" in reasons["attention.q_proj.head-width"]
+
+
+def test_one_layer_of_queries_keys_and_values_has_no_head_width() -> None:
+    torch.manual_seed(0)
+    model = Net(FusedByPart())
+    assert found_in(model) == find_groups(model, sequences(2))
+
+
+def test_queries_split_by_the_number_that_splits_the_values_stay_as_wide_as_they_are() -> None:
+    class Shared(Attend):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head_dim = 4
+
+        def forward(self, x_btd: Tensor) -> Tensor:
+            q, k, v = (
+                layer(x_btd).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+                for layer in (self.q_proj, self.k_proj, self.v_proj)
+            )
+            mixed = functional.scaled_dot_product_attention(q, k, v)
+            return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+    found = found_in(Net(Shared()))
+    assert all(each.kind != "head-width" for each in found.groups)
+    (reason,) = (each.reason for each in found.left_alone if each.name == "attention.q_proj.head-width")
+    assert "does not run without some of its units" in reason
+
+
+def test_a_scale_that_falls_otherwise_than_by_the_root_keeps_the_width() -> None:
+    class PerWidth(Attend):
+        def forward(self, x_btd: Tensor) -> Tensor:
+            self.scale = 8.0 * self.num_heads / self.q_proj.out_features
+            return super().forward(x_btd)
+
+    (reason,) = (
+        each.reason for each in found_in(Net(PerWidth())).left_alone if each.name.endswith(".head-width")
+    )
+    assert reason == "narrower heads give other scores, and no scale of d^(−1/2) explains it"
+
+
+@pytest.mark.parametrize("name", ["opened", "grouped queries", "remembers widths"])
+def test_nothing_is_found_that_was_not_asked_for(name: str) -> None:
+    model = narrowed(name)
+    plain, found = find_groups(model, sequences(2)), found_in(model)
+    assert [each for each in found.groups if each.kind != "head-width"] == [*plain.groups]
+    assert found.left_alone == plain.left_alone
+    settings = Prune()
+    assert find_and_price_groups(model, sequences(2), settings)[0] == plain
+    assert find_and_price_groups(model, sequences(2), replace(settings, head_width=True))[0] == found
+
+
+def test_a_layer_that_is_to_be_left_alone_keeps_its_width() -> None:
+    found = find_groups(narrowed("opened"), sequences(2), ["*.k_proj"], head_width=True)
+    reasons = {each.name: each.reason for each in found.left_alone}
+    assert reasons["attention.attn.q_proj.head-width"] == "left alone as asked by '*.k_proj'"
+
+
+def test_the_layout_is_that_of_the_closed_form() -> None:
+    group = the_width(narrowed("grouped queries"))
+    assert group.name == "attention.q_proj.head-width"
+    assert group.producers == ("attention.q_proj", "attention.k_proj")
+    assert (group.width, group.consumers, group.cores) == (4, (), ("attention",))
+    assert set(group.slices) == {
+        Slice(f"attention.{part}_proj.{tensor}", 0, 0, 1, heads, 4)
+        for part, heads in (("q", 6), ("k", 3))
+        for tensor in ("weight", "bias")
+    }
+
+
+def both(model: nn.Module) -> tuple[Group, Group]:
+    groups = {each.kind: each for each in found_in(model).groups}
+    return groups["heads"], groups["head-width"]
+
+
+def test_a_number_that_follows_heads_and_their_width_falls_by_both() -> None:
+    model, batch = narrowed("remembers widths"), sequences()
+    heads, width = both(model)
+    assert Attribute("attention", "qk_proj_dim", 4) in heads.attributes
+    assert Attribute("attention", "qk_proj_dim", 3) in width.attributes
+    for order in ((heads, width), (width, heads)):
+        ticket = pruned_copy(model, [PrunedGroup.of(each, range(2)) for each in order])
+        assert (ticket.attention.n_heads, ticket.attention.head_dim, ticket.attention.qk_proj_dim) == (
+            2,
+            2,
+            4,
+        )
+        both_masked = masked(model, width, 2)
+        mask_units(both_masked, heads, [2])
+        assert torch.allclose(ticket(batch), both_masked(batch), atol=1e-5)
+
+
+SHARED = ["opened", "separate", "values of another width", "grouped queries", "grouped queries, tiled"]
+SHARED += ["keys from elsewhere", "remembers widths", "multi-query"]
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_heads_and_their_width_cut_together_are_the_model_silenced_and_cost_what_is_counted(
+    name: str,
+) -> None:
+    model, batch = narrowed(name), sequences(2)
+    groups = found_in(model).groups
+    assert {"heads", "head-width"} <= {each.kind for each in groups}
+    dense = count_macs(model, batch)
+    macs = cost_model(model, groups, dense, Prune(target=Macs(0.5)))
+    params = cost_model(model, groups, dense, Prune(target=Params(0.5)))
+    assert macs.at(macs.widths) == pytest.approx(dense.total, abs=1e-6)
+    for widths in ([2] * len(groups), [max(1, each.width - 1) for each in groups]):
+        cuts = pruned_to(groups, widths)
+        work = copy_model(model)
+        for group, cut in zip(groups, cuts, strict=True):
+            mask_units(work, group, cut.removed)
+        ticket = pruned_copy(work, cuts)
+        for group, width in zip(groups, widths, strict=True):
+            hold_scale(ticket, group, width)
+        assert macs.at(widths) == pytest.approx(count_macs(ticket, batch).total, abs=1e-6)
+        assert params.at(widths) == pytest.approx(sum(p.numel() for p in ticket.parameters()), abs=1e-6)
+        verify(ticket, work, model, [batch], groups, widths, dense, Prune(target=Macs(0.99)))
+
+
+def test_the_width_alone_is_counted_as_exactly_as_with_the_heads() -> None:
+    model, batch = narrowed("one head"), sequences(2)
+    group = the_width(model)
+    costs = cost_model(model, [group], count_macs(model, batch), Prune(target=Macs(0.5)))
+    for kept in (1, 3):
+        assert costs.at([kept]) == pytest.approx(count_macs(ticket_of(model, group, kept), batch).total)
+    assert costs.at([3]) - costs.at([2]) == 2 * LENGTH * WIDTH + LENGTH**2
+
+
+@pytest.mark.parametrize("name", ["opened", "grouped queries", "remembers widths"])
+def test_a_plan_of_heads_and_widths_replays_bit_for_bit_without_the_rotation(name: str) -> None:
+    torch.manual_seed(0)
+    closed = Net(NARROWED[name]()).eval()
+    model, opened = open_attention(closed)
+    heads, width = both(model)
+    cuts = (PrunedGroup.of(heads, [0, 2]), PrunedGroup.of(width, range(3)))
+    plan = plan_of(closed, cuts, opened=opened)
+    assert_same(replay(closed, type(plan).from_json(plan.to_json())), pruned_copy(model, cuts))
+    weight = model.get_submodule(of(width).key).weight.detach()
+    replayed = replay(closed, plan).get_submodule(of(width).key).weight
+    assert torch.equal(replayed, weight.unflatten(0, (3, 4))[[0, 2], :3].flatten(0, 1))
+
+
+@pytest.mark.parametrize("first", [("heads",), ("head-width",), ("heads", "head-width")])
+@pytest.mark.parametrize("second", [("heads",), ("head-width",), ("head-width", "heads")])
+@pytest.mark.parametrize("name", ["separate", "grouped queries, tiled", "remembers widths"])
+def test_cuts_of_heads_and_widths_one_after_the_other_are_one_plan(
+    name: str, first: tuple[str, ...], second: tuple[str, ...]
+) -> None:
+    def plan(model: nn.Module, kinds: tuple[str, ...], kept: dict[str, Any]) -> Any:
+        groups = {each.kind: each for each in found_in(model).groups}
+        return plan_of(model, tuple(PrunedGroup.of(groups[kind], kept[kind]) for kind in kinds))
+
+    model, batch = narrowed(name), sequences()
+    one = plan(model, first, {"heads": [0, 2], "head-width": range(3)})
+    ticket = replay(model, one)
+    two = plan(ticket, second, {"heads": [1], "head-width": range(2)})
+    together = compose(one, two)
+    assert_same(replay(model, together), replay(ticket, two))
+    numbers = [
+        [value for value in vars(each.attention).values() if type(value) is int]
+        for each in (replay(model, together), replay(ticket, two))
+    ]
+    assert numbers[0] == numbers[1]
+    assert replay(model, together)(batch).shape == (8, 3)
+    assert type(together).from_json(together.to_json()) == together
+
+
+def test_half_precision_is_surveyed_turned_and_cut() -> None:
+    model, batch = narrowed("opened"), sequences()
+    group = the_width(model)
+    half = copy_model(model).bfloat16()
+    assert find_groups(half, batch[:2].bfloat16(), head_width=True).groups == found_in(model).groups
+    rotate_heads(half, group, moments_of(half, group, batch.bfloat16()))
+    spread = float(model(batch).detach().std())
+    difference = half(batch.bfloat16()).float() - model(batch)
+    assert float(difference.detach().abs().max()) < 0.1 * spread
+    assert ticket_of(half, group, 3)(batch.bfloat16()).dtype == torch.bfloat16
+    assert half.attention.attn.q_proj.weight.requires_grad
