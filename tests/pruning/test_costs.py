@@ -1,4 +1,4 @@
-"""The cost of a model as a function of its widths is the cost of the model that is really cut."""
+"""The cost of a model as a function of its widths is that of the model pruned to them; time is measured."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.pruning import nets_attention, nets_structure
+from tests.pruning.helpers import pruned_to
 from tpsprune.numerics.macs import MacCount, count_macs
-from tpsprune.pruning import PrunedGroup, find_groups
-from tpsprune.pruning.costs import CostModel, cost_model
+from tpsprune.pruning import find_groups
+from tpsprune.pruning.costs import CostModel, cost_model, latency_shares
 from tpsprune.pruning.groups import Group, Slice
 from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.surgery import add_biases, pruned_copy
@@ -21,7 +22,6 @@ from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs, Params
 
 ZOO = ("cnn", "residual", "mixed", "mlp", "token-mlp", "transformer")
-ATTENTION = ("separate", "fused-by-part", "fused-by-head", "rotary", "one-key", "packed")
 
 
 def case(zoo: SimpleNamespace, name: str) -> tuple[nn.Module, Tensor]:
@@ -60,11 +60,10 @@ def test_what_is_said_of_widths_is_what_is_counted_on_the_model_cut_to_them(
     params = cost_model(model, groups, count, Prune(target=Params(0.5)))
     assert (macs.total, params.total) == (count.total, sizes(model))
     assert (macs.at(macs.widths), params.at(params.widths)) == (count.total, sizes(model))
-    drawn = random.Random(name)
+    generator = random.Random(name)
     for _ in range(2):
-        widths = [drawn.randint(1, group.width) for group in groups]
-        cuts = [PrunedGroup.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
-        ticket = pruned_copy(model, cuts)
+        widths = [generator.randint(1, group.width) for group in groups]
+        ticket = pruned_copy(model, pruned_to(groups, widths))
         assert macs.at(widths) == pytest.approx(count_macs(ticket, batch).total, abs=1e-6)
         assert params.at(widths) == pytest.approx(sizes(ticket), abs=1e-6)
 
@@ -102,8 +101,8 @@ def test_biases_that_the_fold_adds_are_parameters_of_the_ticket_and_not_of_the_d
     assert costs.total == sizes(model)
     assert costs.at(costs.widths) == sizes(model) + 8
     add_biases(model, added)
-    cuts = [PrunedGroup.of(group, range(group.width - 2)) for group in groups]
-    assert costs.at([len(cut.kept) for cut in cuts]) == sizes(pruned_copy(model, cuts))
+    widths = [group.width - 2 for group in groups]
+    assert costs.at(widths) == sizes(pruned_copy(model, pruned_to(groups, widths)))
 
 
 def test_a_parameter_with_two_names_counts_once() -> None:
@@ -119,3 +118,35 @@ def test_what_no_group_touches_is_constant(zoo: SimpleNamespace) -> None:
     count = count_macs(model, batch)
     costs = cost_model(model, find_groups(model, batch, ["0"]).groups, count, Prune())
     assert costs.constant == count.by_module["0"]
+
+
+def test_the_share_is_that_of_a_model_cut_to_these_widths(zoo: SimpleNamespace) -> None:
+    model, batch = zoo.case("mlp")
+    share = latency_shares(model, find_groups(model, batch).groups, sizes)
+    assert share((9, 7)) == 1.0
+    assert share((4, 3)) == (6 * 4 + 5 * 3 + 4 * 3) / sizes(model)
+
+
+def test_a_machine_that_slows_down_slows_both_and_one_slip_of_the_clock_counts_for_nothing(
+    zoo: SimpleNamespace,
+) -> None:
+    model, batch = zoo.case("mlp")
+    calls = 0
+
+    def clock(timed: nn.Module) -> float:
+        nonlocal calls
+        calls += 1
+        # It takes twice as long from one pair to the next, and slips once.
+        return sizes(timed) * 2.0 ** (-(-calls // 2)) * (50.0 if calls == 3 else 1.0)
+
+    share = latency_shares(model, find_groups(model, batch).groups, clock)
+    assert share((4, 3)) == (6 * 4 + 5 * 3 + 4 * 3) / sizes(model)
+
+
+def test_attention_is_part_of_the_multiplications(zoo: SimpleNamespace) -> None:
+    model, batch = zoo.case("transformer")
+    length, width = batch.shape[1], 8
+    layers = [each for each in model.modules() if isinstance(each, nn.Linear) and each.out_features != 7]
+    # The last position alone is read out; scores and their weighted sum are length² · width each.
+    expected = length * sum(each.weight.numel() for each in layers) + 7 * width + 2 * length**2 * width
+    assert count_macs(model, batch).total == expected

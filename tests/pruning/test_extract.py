@@ -1,23 +1,28 @@
+"""An extraction as one transaction, from models and batches as people bring them."""
+
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tpsprune.errors import PruneError
 from tpsprune.numerics.macs import count_macs
-from tpsprune.pruning import extract
+from tpsprune.pruning import extract, find_groups
 from tpsprune.pruning.layers import update_sizes
 from tpsprune.pruning.look import Look
 from tpsprune.pruning.recalibrate import output_error, recalibrated
 from tpsprune.pruning.reconstruct import share_held
 from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs, Tolerance
+from tpsprune.recipe.target import Macs, Tolerance, Widths
 
 CASES = ["cnn", "residual", "mixed", "mlp", "token-mlp", "transformer"]
 
@@ -273,3 +278,230 @@ def test_a_tolerance_that_earlier_cuts_exceed_is_said_to_be(zoo: SimpleNamespace
     assert f"1 of 2 groups leave more, at most {second.residual_share:.3g} ({second.group})" in said
     asked_less = extract(model, [zoo.vectors(512)], Prune(target=Macs(0.5)))
     assert not any("tolerance" in note for note in asked_less.notes)
+
+
+class Siamese(nn.Module):
+    """A perceptron called on what comes in and on something quite different."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(5, 12), nn.Linear(12, 4)
+
+    def forward(self, x_bd: Tensor) -> Tensor:
+        return sum(self.down(torch.relu(self.up(each))) for each in (x_bd, 3 - 4 * x_bd.square()))
+
+
+@pytest.mark.parametrize("refit", [True, False], ids=["refit", "fold alone"])
+def test_over_all_calls_together_a_fitted_layer_is_right_on_average(
+    zoo: SimpleNamespace, refit: bool
+) -> None:
+    """As least squares with an intercept is on all that it is fitted to."""
+    torch.manual_seed(0)
+    model, batch = Siamese().double(), zoo.vectors(256).double()
+    ticket = extract(model, batch.split(64), Prune(target=Widths({"up": 6}), refit=refit)).ticket
+    assert not torch.allclose(ticket(batch), model(batch), rtol=0, atol=0.05)
+    torch.testing.assert_close(ticket(batch).mean(0), model(batch).mean(0), rtol=0, atol=1e-9)
+
+
+class MovedSiamese(Siamese):
+    """One more layer is called on both, whose inputs a cut moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(4, 4)
+
+    def forward(self, x_bd: Tensor) -> Tensor:
+        both = (self.down(torch.relu(self.up(each))) for each in (x_bd, 3 - 4 * x_bd.square()))
+        return sum(self.last(torch.relu(each)) for each in both)
+
+
+def test_a_layer_called_several_times_aims_at_what_the_dense_one_says_not_at_its_own_inputs(
+    zoo: SimpleNamespace,
+) -> None:
+    torch.manual_seed(0)
+    model, batch = MovedSiamese().double(), zoo.vectors(512).double()
+    ticket = extract(model, batch.split(64), Prune(target=Widths({"up": 2}))).ticket
+    assert not torch.allclose(ticket(batch), model(batch), rtol=0, atol=0.01)
+    torch.testing.assert_close(ticket(batch).mean(0), model(batch).mean(0), rtol=0, atol=1e-9)
+
+
+HALF = Prune(target=Macs(0.5))
+X = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
+
+
+def perceptron(outputs: int = 4, middle: nn.Module | None = None) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [nn.Linear(8, 32), *([middle] if middle else []), nn.ReLU(), nn.Linear(32, 32), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(32, outputs))
+
+
+class Cat(nn.Module):
+    def forward(self, parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts, 1)
+
+
+class Written(nn.Module):
+    """A forward pass written as a function, with a perceptron and other parts to call in it."""
+
+    def __init__(self, function: Callable[..., Any], **parts: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        self.net = perceptron()
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self, *args, **kwargs)
+
+
+def casting(own: Any, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return own.net(x).float()
+
+
+def in_place(own: Any, x: Tensor) -> Tensor:
+    """It runs, and has no gradient: what the sigmoid needs is written over."""
+    y = torch.sigmoid(own.net(x))
+    y[:, :2] = y[:, :2] * 2
+    return y
+
+
+def scaled_away(own: Any, x: Tensor) -> Tensor:
+    """A branch that adds nothing."""
+    h = functional.relu(own.stem(x))
+    return own.head(h + own.scale * own.down(functional.relu(own.up(h))))
+
+
+class Experts(nn.Module):
+    """Each item goes to one of two experts, by its own value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 8))
+        self.stem, self.gate = nn.Linear(8, 32), nn.Linear(32, 2)
+        self.experts = nn.ModuleList(nn.Linear(32, 16) for _ in range(2))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = functional.relu(self.stem(self.first(x)))
+        chosen = self.gate(h).argmax(1)
+        out = h.new_zeros(len(h), 16)
+        for rank, expert in enumerate(self.experts):
+            out[chosen == rank] = expert(h[chosen == rank])
+        return self.head(functional.relu(out))
+
+
+@pytest.mark.parametrize(
+    ("model", "probe"),
+    [
+        (perceptron(), [X, X[:1]]),
+        (perceptron(), [X[:1]]),
+        (perceptron(), list(X.split(1))[:40]),
+        (perceptron(1), list(X.split(8))),
+        (perceptron(4, nn.BatchNorm1d(32)), list(X.split(8))),
+        (perceptron(4, nn.BatchNorm1d(32)), [X[:255], X[255:]]),
+        (Written(lambda own, x: own.net(x + own.cat([x[:, :4], x[:, 4:]])), cat=Cat()), [X]),
+        (Written(lambda own, x: own.net(x + own.add(torch.ones(6))), add=nn.Linear(6, 8)), [X]),
+        (Written(casting), [X, X]),
+        (Written(lambda own, x: (own.net(x), own.net(x).square().mean())), [X]),
+        (Written(in_place), [X]),
+        (
+            Written(lambda own, mask, x: own.net(mask @ x).mean(1)),
+            [{"mask": torch.eye(5), "x": torch.randn(64, 5, 8)}],
+        ),
+        (Experts(), [X[:128], X[128:]]),
+        (perceptron().bfloat16(), [X.bfloat16()]),
+    ],
+    ids=[
+        "last of one",
+        "one item",
+        "batches of one",
+        "one output",
+        "vector norm",
+        "vector norm, last of one",
+        "a list goes in",
+        "a vector goes in",
+        "autocast inside",
+        "a loss comes out",
+        "no gradient",
+        "a mask first",
+        "experts",
+        "bfloat16",
+    ],
+)
+def test_a_ticket_comes_out(model: nn.Module, probe: list[Any]) -> None:
+    found = extract(model, probe, Prune(target=Macs(0.6)))
+    assert found.macs_share <= 0.6
+    assert all(bool(tensor.isfinite().all()) for tensor in found.ticket.state_dict().values())
+    assert not torch.is_autocast_enabled("cpu")
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_small_batches_choose_and_fit_as_well_as_large_ones() -> None:
+    errors = [
+        output_error(extract(perceptron(1), probe, HALF).ticket, perceptron(1), [X])
+        for probe in ([X], list(X.split(8)))
+    ]
+    assert errors[1] < 1.5 * errors[0] + 1e-3
+
+
+def test_an_activation_in_place_changes_nothing_about_the_widths() -> None:
+    widths = []
+    for inplace in (False, True):
+        model = perceptron()
+        for module in model.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = inplace
+        widths.append([change.width_after for change in extract(model, [X], HALF).changes])
+    assert widths[0] == widths[1]
+
+
+def test_a_branch_that_is_not_heard_gives_up_its_units_first() -> None:
+    torch.manual_seed(0)
+    parts = {"stem": nn.Linear(8, 16), "up": nn.Linear(16, 32), "down": nn.Linear(32, 16)}
+    model = Written(scaled_away, **parts, head=nn.Linear(16, 4))
+    model.scale = nn.Parameter(torch.zeros(16))
+    after = {change.group: change.width_after for change in extract(model, [X], HALF).changes}
+    assert after["up"] < 0.7 * 32
+    assert after["stem"] == 16
+
+
+@pytest.mark.parametrize(
+    ("probe", "words"),
+    [
+        ([torch.randn(16, 5)], r"cannot be called on two items of probe batch 0: .*shape"),
+        ([(X, torch.zeros(256))], r"a tuple goes in by position"),
+        (["words"], r"the probe is empty"),
+    ],
+)
+def test_a_probe_that_does_not_fit_is_told_in_words(probe: list[Any], words: str) -> None:
+    with pytest.raises(PruneError, match=words):
+        extract(perceptron(), probe, HALF)
+
+
+def test_an_answer_without_numbers_is_told_in_words() -> None:
+    with pytest.raises(PruneError, match="the model answers str without a tensor of numbers"):
+        extract(Written(lambda own, x: str(own.net(x).sum())), [X], HALF)
+
+
+@dataclass
+class Answered:
+    """What some libraries' models return: scores, something else, and what may be missing."""
+
+    logits: Tensor
+    hidden: Tensor
+    loss: Tensor | None = None
+
+
+def answering(own: Any, inputs: Tensor) -> Answered:
+    """The hidden units are a part of what comes out."""
+    second = functional.relu(own.hidden(functional.relu(own.stem(inputs))))
+    return Answered(own.head(second), second)
+
+
+def test_an_answer_that_is_a_dataclass_is_read_field_by_field() -> None:
+    parts = {"stem": nn.Linear(6, 16), "hidden": nn.Linear(16, 16), "head": nn.Linear(16, 3)}
+    found = find_groups(Written(answering, **parts), torch.randn(4, 6))
+    assert [group.name for group in found.groups] == ["stem"]
+    assert {each.name for each in found.left_alone} >= {"hidden", "head"}, "both are what the model answers"
