@@ -22,8 +22,19 @@ from tpsprune.pruning.trial import joint_fault, outputs_of, randomised_copy
 WIDTH, HEADS, LENGTH = 12, 3, 5
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return functional.scaled_dot_product_attention(q, k, v)
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+    """Return the mixed values, the heads side by side again."""
+    mixed = functional.scaled_dot_product_attention(q, k, v, scale=scale)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def by_head(x: Tensor, heads: int, width: int = -1) -> Tensor:
+    return x.unflatten(-1, (heads, width)).transpose(1, 2)
+
+
+def shared(x: Tensor, times: int, *, tiled: bool = False) -> Tensor:
+    """Return keys or values of as many heads as there are of queries."""
+    return x.repeat(1, times, 1, 1) if tiled else x.repeat_interleave(times, 1)
 
 
 class Separate(nn.Module):
@@ -37,11 +48,8 @@ class Separate(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(HEADS * value_width, WIDTH), nn.Dropout(0.1))
 
     def forward(self, x_btd: Tensor) -> Tensor:
-        q, k, v = (
-            layer(x_btd).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for layer in (self.to_q, self.to_k, self.to_v)
-        )
-        return self.to_out(attend(q, k, v).transpose(1, 2).flatten(2))
+        layers = (self.to_q, self.to_k, self.to_v)
+        return self.to_out(attend(*(by_head(layer(x_btd), self.num_heads) for layer in layers)))
 
 
 class FusedByPart(nn.Module):
@@ -75,7 +83,7 @@ class FusedByHead(nn.Module):
     def forward(self, x_btd: Tensor) -> Tensor:
         fused = self.query_key_value(x_btd)
         q, k, v = fused.reshape(*fused.shape[:2], self.num_heads, 3, self.head_dim).unbind(-2)
-        mixed = attend(*(each.transpose(1, 2) for each in (q, k, v))).transpose(1, 2)
+        mixed = attend(*(each.transpose(1, 2) for each in (q, k, v)))
         return self.dense(mixed.reshape(*fused.shape[:2], self.hidden_size))
 
 
@@ -90,8 +98,7 @@ class Gpt2(nn.Module):
 
     def forward(self, x_btd: Tensor) -> Tensor:
         parts = self.c_attn(x_btd).split(self.split_size, dim=2)
-        q, k, v = (each.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for each in parts)
-        return self.c_proj(attend(q, k, v).transpose(1, 2).flatten(2))
+        return self.c_proj(attend(*(by_head(each, -1, self.head_dim) for each in parts)))
 
 
 class Rotary(nn.Module):
@@ -105,21 +112,15 @@ class Rotary(nn.Module):
         self.o_proj = nn.Linear(queries * 4, WIDTH, bias=False)
 
     def forward(self, x_btd: Tensor) -> Tensor:
-        q, k, v = (
-            layer(x_btd).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for layer in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        layers = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (by_head(layer(x_btd), -1, self.head_dim) for layer in layers)
         angles = torch.outer(torch.arange(x_btd.shape[1]), torch.tensor([1.0, 0.1])).repeat(1, 2)
         q, k = (
             each * angles.cos() + torch.cat((-each[..., 2:], each[..., :2]), -1) * angles.sin()
             for each in (q, k)
         )
-        times = self.num_key_value_groups
-        if self.tiled:
-            k, v = (each.repeat(1, times, 1, 1) for each in (k, v))
-        else:
-            k, v = (each.repeat_interleave(times, 1) for each in (k, v))
-        return self.o_proj(attend(q, k, v).transpose(1, 2).flatten(2))
+        k, v = (shared(each, self.num_key_value_groups, tiled=self.tiled) for each in (k, v))
+        return self.o_proj(attend(q, k, v))
 
 
 class FusedGrouped(nn.Module):
@@ -133,12 +134,8 @@ class FusedGrouped(nn.Module):
 
     def forward(self, x_btd: Tensor) -> Tensor:
         sizes = [heads * self.head_size for heads in (self.n_head, self.n_kv_head, self.n_kv_head)]
-        q, k, v = (
-            each.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
-            for each in self.wqkv(x_btd).split(sizes, -1)
-        )
-        k, v = (each.repeat_interleave(self.n_head // self.n_kv_head, 1) for each in (k, v))
-        return self.wo(attend(q, k, v).transpose(1, 2).flatten(2))
+        q, k, v = (by_head(each, -1, self.head_size) for each in self.wqkv(x_btd).split(sizes, -1))
+        return self.wo(attend(q, *(shared(each, self.n_head // self.n_kv_head) for each in (k, v))))
 
 
 class OneKey(nn.Module):
@@ -152,9 +149,8 @@ class OneKey(nn.Module):
         self.out = nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x_btd: Tensor) -> Tensor:
-        q = self.query(x_btd).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = (each[:, None].expand(-1, self.heads, -1, -1) for each in self.kv(x_btd).chunk(2, -1))
-        return self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+        return self.out(attend(by_head(self.query(x_btd), self.heads), k, v))
 
 
 class Cross(nn.Module):
@@ -169,7 +165,7 @@ class Cross(nn.Module):
 
     def forward(self, x_btd: Tensor) -> Tensor:
         source = x_btd.roll(1, 1) * 2
-        q = self.to_q(x_btd).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        q = by_head(self.to_q(x_btd), self.num_heads)
         k, v = self.to_kv(source).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         scores = q @ k.transpose(-2, -1) / 2 + self.position_bias.T[:, None, : k.shape[2]]
         return self.to_out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
@@ -182,11 +178,8 @@ class BertSelf(nn.Module):
         self.query, self.key, self.value = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
 
     def forward(self, x_btd: Tensor) -> Tensor:
-        q, k, v = (
-            layer(x_btd).view(*x_btd.shape[:2], self.num_attention_heads, self.attention_head_size)
-            for layer in (self.query, self.key, self.value)
-        )
-        mixed = attend(*(each.transpose(1, 2) for each in (q, k, v))).transpose(1, 2)
+        sizes = (self.num_attention_heads, self.attention_head_size)
+        mixed = attend(*(by_head(layer(x_btd), *sizes) for layer in (self.query, self.key, self.value)))
         return mixed.reshape(*x_btd.shape[:2], self.all_head_size)
 
 
@@ -214,7 +207,7 @@ class Packed(nn.Module):
 
 
 class Talking(nn.Module):
-    """Heads that are mixed with one another before the output projection: none of them can go."""
+    """Heads that are mixed with one another before the output projection: none of them can be pruned."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -305,17 +298,14 @@ class Attend(nn.Module):
 
     def forward(self, x_btd: Tensor) -> Tensor:
         source = self.source(x_btd)
-        q = self.q_proj(x_btd).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        k, v = (
-            layer(source).unflatten(-1, (self.num_kv_heads, -1)).transpose(1, 2)
-            for layer in (self.k_proj, self.v_proj)
-        )
+        q = self.normed(by_head(self.q_proj(x_btd), self.num_heads))
+        k, v = (by_head(layer(source), self.num_kv_heads) for layer in (self.k_proj, self.v_proj))
         times = self.num_heads // self.num_kv_heads
-        k, v = (
-            each.repeat(1, times, 1, 1) if self.tiled else each.repeat_interleave(times, 1) for each in (k, v)
-        )
-        mixed = functional.scaled_dot_product_attention(q, k, v, scale=self.scale)
-        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+        k, v = (shared(each, times, tiled=self.tiled) for each in (k, v))
+        return self.o_proj(attend(q, k, v, self.scale))
+
+    def normed(self, q: Tensor) -> Tensor:
+        return q
 
 
 class Remembers(nn.Module):
@@ -345,17 +335,8 @@ class Remembers(nn.Module):
 class Normed(Attend):
     """A norm over each head of queries, as many large models have it."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.RMSNorm(4)
-
-    def forward(self, x_btd: Tensor) -> Tensor:
-        q, k, v = (
-            layer(x_btd).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for layer in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        mixed = functional.scaled_dot_product_attention(functional.rms_norm(q, q.shape[-1:]), k, v)
-        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+    def normed(self, q: Tensor) -> Tensor:
+        return functional.rms_norm(q, q.shape[-1:])
 
 
 NARROWED: dict[str, Callable[[], nn.Module]] = {

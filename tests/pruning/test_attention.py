@@ -17,6 +17,8 @@ from tests.pruning.nets_attention import (
     Packed,
     Rotary,
     Talking,
+    attend,
+    by_head,
     net,
     proved,
     sequences,
@@ -106,13 +108,9 @@ def test_a_gate_on_the_output_of_heads_is_pruned_with_them() -> None:
 
         def forward(self, x_btd: Tensor) -> Tensor:
             inner = self.inner
-            gate = torch.sigmoid(inner.gate(x_btd))
-            q, k, v = (
-                layer(x_btd).unflatten(-1, (inner.num_heads, -1)).transpose(1, 2)
-                for layer in (inner.to_q, inner.to_k, inner.to_v)
-            )
-            mixed = nn.functional.scaled_dot_product_attention(q, k, v)
-            return inner.to_out(mixed.transpose(1, 2).flatten(2) * gate)
+            layers = (inner.to_q, inner.to_k, inner.to_v)
+            mixed = attend(*(by_head(layer(x_btd), inner.num_heads) for layer in layers))
+            return inner.to_out(mixed * torch.sigmoid(inner.gate(x_btd)))
 
     assert "attention.inner.gate" in the_heads(Net(Gated()), sequences()).producers
 
@@ -126,11 +124,7 @@ def test_a_config_object_is_read_and_never_changed() -> None:
 
         def forward(self, x_btd: Tensor) -> Tensor:
             width = WIDTH // self.config.num_attention_heads
-            q, k, v = (
-                layer(x_btd).unflatten(-1, (-1, width)).transpose(1, 2) for layer in (self.q, self.k, self.v)
-            )
-            mixed = nn.functional.scaled_dot_product_attention(q, k, v)
-            return self.o(mixed.transpose(1, 2).flatten(2))
+            return self.o(attend(*(by_head(layer(x_btd), -1, width) for layer in (self.q, self.k, self.v))))
 
     model = Net(Configured())
     group = the_heads(model, sequences())
@@ -147,10 +141,8 @@ def test_heads_that_are_mixed_with_one_another_stay() -> None:
 def test_a_number_of_heads_written_out_in_the_code_keeps_them_all() -> None:
     class Written(OneKey):
         def forward(self, x_btd: Tensor) -> Tensor:
-            q = self.query(x_btd).view(*x_btd.shape[:2], 3, 4).transpose(1, 2)
             k, v = (each[:, None].expand(-1, 3, -1, -1) for each in self.kv(x_btd).chunk(2, -1))
-            mixed = nn.functional.scaled_dot_product_attention(q, k, v)
-            return self.out(mixed.transpose(1, 2).flatten(2))
+            return self.out(attend(by_head(self.query(x_btd), 3, 4), k, v))
 
     assert proved(Net(Written()), sequences()) == {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tests.pruning.helpers import assert_same, plan_of, pruned_to
 from tests.pruning.nets_attention import (
@@ -24,6 +24,8 @@ from tests.pruning.nets_attention import (
     Normed,
     Remembers,
     Rotary,
+    attend,
+    by_head,
     found_in,
     masked,
     moments_of,
@@ -61,7 +63,7 @@ def test_a_rotation_at_full_rank_leaves_the_outputs_equal_on_any_input(name: str
 
 
 @pytest.mark.parametrize("name", NARROWED)
-def test_the_ticket_is_the_model_with_the_last_dimensions_silenced(name: str) -> None:
+def test_the_ticket_is_the_model_with_the_last_dimensions_masked(name: str) -> None:
     model, batch = narrowed(name), sequences()
     group = the_width(model)
     rotate_heads(model, group)
@@ -89,7 +91,7 @@ def low_rank(model: nn.Module, group: Group, rank: int) -> None:
             query.bias[rows] = mix_dd[:, :rank] @ torch.randn(rank)
 
 
-def test_scores_of_a_low_rank_are_cut_to_it_without_loss() -> None:
+def test_scores_of_a_low_rank_are_pruned_to_it_without_loss() -> None:
     model, batch = narrowed("opened"), sequences()
     group = the_width(model)
     low_rank(model, group, 2)
@@ -200,7 +202,7 @@ def test_a_direction_that_no_row_showed_comes_last_and_a_head_that_scores_nothin
     assert all(bool(each.isfinite().all()) for each in model.parameters())
 
 
-def test_a_group_of_another_kind_is_not_turned() -> None:
+def test_a_group_of_another_kind_is_not_rotated() -> None:
     model = narrowed("opened")
     heads = next(each for each in found_in(model).groups if each.kind == "heads")
     before = copy_model(model)
@@ -239,53 +241,50 @@ def test_a_scale_that_follows_is_held_on_the_ticket_and_nothing_else_is_touched(
     assert_same(whole, model)
 
 
-@pytest.mark.parametrize("attention", [lambda: Rotary(3, 3), lambda: Rotary(tiled=True), Normed])
-def test_queries_and_keys_that_are_turned_or_normed_are_left_alone_with_the_reason(
-    attention: Callable[[], nn.Module],
-) -> None:
-    torch.manual_seed(0)
-    found = found_in(Net(attention()))
-    assert {each.kind for each in found.groups} == {"heads", "units"}
-    reasons = {each.name: each.reason for each in found.left_alone}
-    assert "turned by position (rotary) or normed" in reasons["attention.q_proj.head-width"]
-
-
 def test_one_layer_of_queries_keys_and_values_has_no_head_width() -> None:
     torch.manual_seed(0)
     model = Net(FusedByPart())
     assert found_in(model) == find_groups(model, sequences(2))
 
 
-def test_queries_split_by_the_number_that_splits_the_values_stay_as_wide_as_they_are() -> None:
-    class Shared(Attend):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head_dim = 4
+class OneWidth(Attend):
+    """Queries are split by the number that splits the values."""
 
-        def forward(self, x_btd: Tensor) -> Tensor:
-            q, k, v = (
-                layer(x_btd).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
-                for layer in (self.q_proj, self.k_proj, self.v_proj)
-            )
-            mixed = functional.scaled_dot_product_attention(q, k, v)
-            return self.o_proj(mixed.transpose(1, 2).flatten(2))
+    def __init__(self) -> None:
+        super().__init__()
+        self.head_dim = 4
 
-    found = found_in(Net(Shared()))
-    assert all(each.kind != "head-width" for each in found.groups)
-    (reason,) = (each.reason for each in found.left_alone if each.name == "attention.q_proj.head-width")
-    assert "does not run without some of its units" in reason
+    def forward(self, x_btd: Tensor) -> Tensor:
+        layers = (self.q_proj, self.k_proj, self.v_proj)
+        sizes = (self.num_heads, self.head_dim)
+        return self.o_proj(attend(*(by_head(layer(x_btd), *sizes) for layer in layers)))
 
 
-def test_a_scale_that_falls_otherwise_than_by_the_root_keeps_the_width() -> None:
-    class PerWidth(Attend):
-        def forward(self, x_btd: Tensor) -> Tensor:
-            self.scale = 8.0 * self.num_heads / self.q_proj.out_features
-            return super().forward(x_btd)
+class PerWidth(Attend):
+    """The scale falls otherwise than by the root of the width."""
 
-    (reason,) = (
-        each.reason for each in found_in(Net(PerWidth())).left_alone if each.name.endswith(".head-width")
-    )
-    assert reason == "narrower heads give other scores, and no scale of d^(−1/2) explains it"
+    def forward(self, x_btd: Tensor) -> Tensor:
+        self.scale = 8.0 * self.num_heads / self.q_proj.out_features
+        return super().forward(x_btd)
+
+
+@pytest.mark.parametrize(
+    ("attention", "words"),
+    [
+        (lambda: Rotary(3, 3), "turned by position (rotary) or normed"),
+        (lambda: Rotary(tiled=True), "turned by position (rotary) or normed"),
+        (Normed, "turned by position (rotary) or normed"),
+        (OneWidth, "does not run without some of its units"),
+        (PerWidth, "narrower heads give other scores, and no scale of d^(−1/2) explains it"),
+    ],
+)
+def test_heads_that_must_stay_as_wide_are_left_alone_with_the_reason(
+    attention: Callable[[], nn.Module], words: str
+) -> None:
+    torch.manual_seed(0)
+    found = find_groups(Net(attention()), sequences(2), head_width=True)
+    assert {each.kind for each in found.groups} == {"heads", "units"}
+    assert words in {each.name: each.reason for each in found.left_alone}["attention.q_proj.head-width"]
 
 
 @pytest.mark.parametrize("name", ["opened", "grouped queries", "remembers widths"])
@@ -329,11 +328,8 @@ def test_a_number_that_follows_heads_and_their_width_falls_by_both() -> None:
     assert Attribute("attention", "qk_proj_dim", 3) in width.attributes
     for order in ((heads, width), (width, heads)):
         ticket = pruned_copy(model, [PrunedGroup.of(each, range(2)) for each in order])
-        assert (ticket.attention.n_heads, ticket.attention.head_dim, ticket.attention.qk_proj_dim) == (
-            2,
-            2,
-            4,
-        )
+        numbers = [getattr(ticket.attention, each) for each in ("n_heads", "head_dim", "qk_proj_dim")]
+        assert numbers == [2, 2, 4]
         both_masked = masked(model, width, 2)
         mask_units(both_masked, heads, [2])
         assert torch.allclose(ticket(batch), both_masked(batch), atol=1e-5)
@@ -344,7 +340,7 @@ SHARED += ["keys from elsewhere", "remembers widths", "multi-query"]
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_heads_and_their_width_cut_together_are_the_model_silenced_and_cost_what_is_counted(
+def test_heads_and_their_width_pruned_together_are_masked_together_and_cost_what_is_counted(
     name: str,
 ) -> None:
     model, batch = narrowed(name), sequences(2)
@@ -355,11 +351,11 @@ def test_heads_and_their_width_cut_together_are_the_model_silenced_and_cost_what
     params = cost_model(model, groups, dense, Prune(target=Params(0.5)))
     assert macs.at(macs.widths) == pytest.approx(dense.total, abs=1e-6)
     for widths in ([2] * len(groups), [max(1, each.width - 1) for each in groups]):
-        cuts = pruned_to(groups, widths)
+        pruned = pruned_to(groups, widths)
         work = copy_model(model)
-        for group, cut in zip(groups, cuts, strict=True):
-            mask_units(work, group, cut.removed)
-        ticket = pruned_copy(work, cuts)
+        for group, each in zip(groups, pruned, strict=True):
+            mask_units(work, group, each.removed)
+        ticket = pruned_copy(work, pruned)
         for group, width in zip(groups, widths, strict=True):
             hold_scale(ticket, group, width)
         assert macs.at(widths) == pytest.approx(count_macs(ticket, batch).total, abs=1e-6)
@@ -382,18 +378,30 @@ def test_a_plan_of_heads_and_widths_replays_bit_for_bit_without_the_rotation(nam
     closed = Net(NARROWED[name]()).eval()
     model, opened = open_attention(closed)
     heads, width = both(model)
-    cuts = (PrunedGroup.of(heads, [0, 2]), PrunedGroup.of(width, range(3)))
-    plan = plan_of(closed, cuts, opened=opened)
-    assert_same(replay(closed, type(plan).from_json(plan.to_json())), pruned_copy(model, cuts))
+    pruned = (PrunedGroup.of(heads, [0, 2]), PrunedGroup.of(width, range(3)))
+    plan = plan_of(closed, pruned, opened=opened)
+    assert_same(replay(closed, type(plan).from_json(plan.to_json())), pruned_copy(model, pruned))
     weight = model.get_submodule(of(width).key).weight.detach()
     replayed = replay(closed, plan).get_submodule(of(width).key).weight
     assert torch.equal(replayed, weight.unflatten(0, (3, 4))[[0, 2], :3].flatten(0, 1))
 
 
-@pytest.mark.parametrize("first", [("heads",), ("head-width",), ("heads", "head-width")])
-@pytest.mark.parametrize("second", [("heads",), ("head-width",), ("head-width", "heads")])
-@pytest.mark.parametrize("name", ["separate", "grouped queries, tiled", "remembers widths"])
-def test_cuts_of_heads_and_widths_one_after_the_other_are_one_plan(
+BOTH = ("heads", "head-width")
+SETS = (BOTH[:1], BOTH[1:], BOTH)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        *itertools.product(
+            ["remembers widths"], [BOTH[:1], BOTH[1:], BOTH], [BOTH[:1], BOTH[1:], BOTH[::-1]]
+        ),
+        ("separate", BOTH, BOTH[::-1]),
+        ("grouped queries, tiled", BOTH, BOTH[::-1]),
+        ("grouped queries, tiled", BOTH[1:], BOTH[:1]),
+    ],
+)
+def test_heads_and_widths_pruned_one_after_the_other_are_one_plan(
     name: str, first: tuple[str, ...], second: tuple[str, ...]
 ) -> None:
     def plan(model: nn.Module, kinds: tuple[str, ...], kept: dict[str, Any]) -> Any:
@@ -415,7 +423,7 @@ def test_cuts_of_heads_and_widths_one_after_the_other_are_one_plan(
     assert type(together).from_json(together.to_json()) == together
 
 
-def test_half_precision_is_surveyed_turned_and_cut() -> None:
+def test_half_precision_is_traced_rotated_and_pruned() -> None:
     model, batch = narrowed("opened"), sequences()
     group = the_width(model)
     half = copy_model(model).bfloat16()

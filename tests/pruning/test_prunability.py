@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 
 from tests.pruning.helpers import groups_of, halved, reasons
+from tests.pruning.nets_attention import attend, by_head
 from tpsprune import pruning
 from tpsprune.errors import PruneError
 from tpsprune.numerics.elements import unit_rows
@@ -88,9 +89,8 @@ class HiddenHeads(nn.Module):
 
     def forward(self, x_btd: Tensor) -> Tensor:
         x_btd = self.embed(x_btd)
-        q, k, v = (layer(x_btd).unflatten(-1, (2, 4)).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        mixed = functional.scaled_dot_product_attention(q, k, v)
-        return self.head(x_btd + self.o(mixed.transpose(1, 2).flatten(2)))
+        mixed = attend(*(by_head(layer(x_btd), 2, 4) for layer in (self.q, self.k, self.v)))
+        return self.head(x_btd + self.o(mixed))
 
 
 def test_heads_that_cannot_be_pruned_are_left_whole_and_named() -> None:
@@ -220,8 +220,8 @@ class RawMatrix(nn.Module):
 @pytest.mark.parametrize(
     ("middle", "layer", "reason"),
     [
-        (nn.LSTM(6, 6, batch_first=True), "before", "nn.LSTM cannot be cut"),
-        (nn.GRU(6, 6, batch_first=True), "middle", "nn.GRU cannot be cut"),
+        (nn.LSTM(6, 6, batch_first=True), "before", "nn.LSTM cannot be pruned"),
+        (nn.GRU(6, 6, batch_first=True), "middle", "nn.GRU cannot be pruned"),
         (parametrizations.weight_norm(nn.Linear(6, 6)), "before", "parametrised"),
         (HoldsBuffer(), "before", "does not run without some of its units"),
         (Detached(), "before", "does not run without some of its units"),
@@ -436,5 +436,5 @@ def test_heads_of_packed_attention_are_found_without_changing_the_model() -> Non
 
 
 def test_a_model_with_nothing_to_prune_is_refused_with_the_reasons() -> None:
-    with pytest.raises(PruneError, match=r"holds nothing that can be cut\n  0: it is the model's output"):
+    with pytest.raises(PruneError, match=r"holds nothing that can be pruned\n  0: it is the model's output"):
         check_target(nn.Sequential(nn.Linear(8, 3)), BATCH, Prune())

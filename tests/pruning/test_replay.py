@@ -19,7 +19,7 @@ from torch import nn
 from tests.pruning.helpers import assert_same, plan_of
 from tests.pruning.nets_attention import ATTENTIONS, Net, Packed, net, sequences, the_heads
 from tpsprune.errors import ArtifactError, PruneError
-from tpsprune.pruning.groups import Attribute, Group, PrunedGroup, Slice
+from tpsprune.pruning.groups import Group, PrunedGroup, Slice
 from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.plan import Plan, signature_of
 from tpsprune.pruning.replay import carry_state, compose, replay
@@ -75,6 +75,7 @@ def test_a_round_that_is_resumed_goes_on_where_the_first_one_ended() -> None:
     second = plan_of(ticket, (replace(heads, width=2, kept=(1,)),))
     both = compose(first, second)
     assert both.groups[0].kept == (2,)
+    assert replay(model, both).attention.attn.num_heads == 1
     assert_same(replay(replay(built("packed"), first), again(second)), replay(built("packed"), both))
     assert_same(replay(ticket, second), replay(built("packed"), both))
 
@@ -125,6 +126,14 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
 
 def state_by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
     return {name: optimizer.state[p] for name, p in model.named_parameters() if p in optimizer.state}
+
+
+def resumed(ticket: nn.Module, state: Any, plan: Plan, kind: str) -> torch.optim.Optimizer:
+    """Return an optimizer of a ticket that goes on from the state of the dense model's."""
+    optimizer: torch.optim.Optimizer = OPTIMIZERS[kind](ticket.parameters())
+    parameters = dict(ticket.named_parameters())
+    optimizer.state.update({parameters[key]: each for key, each in carry_state(state, plan).items()})
+    return optimizer
 
 
 def masked(model: nn.Module, name: str, plan: Plan) -> nn.Module:
@@ -180,14 +189,9 @@ def test_one_step_from_carried_state_is_the_step_of_the_model_with_masked_heads(
     state = state_by_name(model, training)
     opened = masked(model, name, plan)
     everything = replace(plan, groups=())
-    wholes = []
-    for subject, its_plan in ((opened, everything), (replay(model, plan), plan)):
-        onward = OPTIMIZERS[optimizer](subject.parameters())
-        parameters = dict(subject.named_parameters())
-        for key, entries in carry_state(state, its_plan).items():
-            onward.state[parameters[key]] = entries
-        step(subject, onward, seed=2)
-        wholes.append(subject)
+    wholes = [opened, replay(model, plan)]
+    for subject, its_plan in zip(wholes, (everything, plan), strict=True):
+        step(subject, resumed(subject, state, its_plan, optimizer), seed=2)
     closed = replace(plan, opened=(), model=signature_of(opened))
     expected = dict(replay(wholes[0], closed).named_parameters())
     for key, value in wholes[1].named_parameters():
@@ -201,10 +205,7 @@ def test_an_optimizer_holds_and_trains_the_parameters_of_the_ticket() -> None:
     step(model, training, 0)
     plan = head_plan(name, (0, 2))
     ticket = replay(model, plan)
-    parameters = dict(ticket.named_parameters())
-    onward = OPTIMIZERS["adam"](ticket.parameters())
-    for key, entries in carry_state(state_by_name(model, training), plan).items():
-        onward.state[parameters[key]] = entries
+    onward = resumed(ticket, state_by_name(model, training), plan, "adam")
     before = copy.deepcopy(ticket.state_dict())
     step(ticket, onward, 1)
     held = {id(p) for group in onward.param_groups for p in group["params"]}
@@ -241,75 +242,41 @@ HEADS = PrunedGroup(
 )
 
 
-def test_a_group_cut_twice_is_one_group_in_the_dense_numbering() -> None:
-    model = dense()
-    first = plan_of(model, (HEADS,))
+def composed(model: nn.Module, first: Plan, *groups: PrunedGroup, **settings: Any) -> Plan:
+    """Return a plan and one of its ticket as one, which replays as they do one after the other."""
     ticket = replay(model, first)
-    second = plan_of(ticket, (replace(HEADS, width=2, kept=(1,)),))
+    second = plan_of(ticket, groups, **settings)
     both = compose(first, second)
-    assert [(cut.width, cut.kept) for cut in both.groups] == [(3, (2,))]
-    assert both.groups[0].slices == HEADS.slices
-    assert Plan.from_json(both.to_json()) == both
     assert_same(replay(model, both), replay(ticket, second))
+    assert Plan.from_json(both.to_json()) == both
+    return both
 
 
-def test_a_group_beside_one_that_was_cut_moves_back_to_its_place() -> None:
-    model = dense()
-    first = plan_of(model, (PrunedGroup("a", 4, (1, 2), (Slice("1.weight", 1, 0, 1),)),))
-    ticket = replay(model, first)
-    second = plan_of(ticket, (PrunedGroup("b", 4, (0, 3), (Slice("1.weight", 1, 2, 2),)),))
-    both = compose(first, second)
+def test_a_group_pruned_twice_is_one_group_in_the_dense_numbering() -> None:
+    both = composed(dense(), plan_of(dense(), (HEADS,)), replace(HEADS, width=2, kept=(1,)))
+    assert both.groups == (replace(HEADS, kept=(2,)),)
+
+
+def test_a_group_beside_one_that_was_pruned_moves_back_to_its_place() -> None:
+    first = plan_of(dense(), (PrunedGroup("a", 4, (1, 2), (Slice("1.weight", 1, 0, 1),)),))
+    both = composed(dense(), first, PrunedGroup("b", 4, (0, 3), (Slice("1.weight", 1, 2, 2),)))
     assert both.groups[1] == PrunedGroup("b", 4, (0, 3), (Slice("1.weight", 1, 4, 2),))
-    assert_same(replay(model, both), replay(ticket, second))
 
 
-def test_units_that_the_first_cut_went_through_are_written_out_by_element() -> None:
-    model = dense()
-    first = plan_of(model, (HEADS,))
-    ticket = replay(model, first)
+def test_units_that_the_first_plan_went_through_are_written_out_by_element() -> None:
     odd = PrunedGroup("odd", 4, (0, 3), (Slice("0.weight", 0, 2, 1), Slice("0.bias", 0, 2, 1)))
-    second = plan_of(ticket, (odd,))
-    both = compose(first, second)
-    assert [cut.name for cut in both.groups] == ["0", "odd", "odd: 0.weight, axis 0", "odd: 0.bias, axis 0"]
+    both = composed(dense(), plan_of(dense(), (HEADS,)), odd)
+    assert [each.name for each in both.groups] == ["0", "odd", "odd: 0.weight, axis 0", "odd: 0.bias, axis 0"]
     assert both.groups[2].removed == (3, 8)
-    assert Plan.from_json(both.to_json()) == both
-    assert_same(replay(model, both), replay(ticket, second))
 
 
-def test_a_bias_added_in_the_second_round_is_cut_like_its_outputs() -> None:
-    model = dense()
-    outputs = PrunedGroup(
-        "1", 10, tuple(range(3, 9)), (Slice("1.weight", 0, 0, 1), Slice("2.weight", 1, 0, 1))
-    )
-    first = plan_of(model, (outputs,))
-    ticket = replay(model, first)
-    wider = (*outputs.slices, Slice("1.bias", 0, 0, 1))
-    second = plan_of(ticket, (replace(outputs, width=6, kept=(0, 5), slices=wider),), new_biases=("1",))
-    both = compose(first, second)
-    assert len(both.groups) == 1
-    assert set(both.groups[0].slices) == set(wider)
-    assert_same(replay(model, both), replay(ticket, second))
-
-
-def test_heads_then_their_numbers_are_those_of_the_second_round() -> None:
-    torch.manual_seed(0)
-    model = Net(Packed())
-    slices = tuple(
-        Slice(f"attention.attn.{name}", axis, 0, 4)
-        for name, axis in (
-            *((f"{part}_proj.{tensor}", 0) for part in "qkv" for tensor in ("weight", "bias")),
-            ("out_proj.weight", 1),
-        )
-    )
-    heads = PrunedGroup("heads", 3, (0, 2), slices, (Attribute("attention.attn", "num_heads", 1),))
-    first = plan_of(model, (heads,), opened=("attention.attn",))
-    ticket = replay(model, first)
-    second = plan_of(ticket, (replace(heads, width=2, kept=(1,)),))
-    both = compose(first, second)
-    assert both.opened == ("attention.attn",)
-    assert both.groups[0].kept == (2,)
-    assert replay(model, both).attention.attn.num_heads == 1
-    assert_same(replay(model, both), replay(ticket, second))
+def test_a_bias_added_in_the_second_round_is_pruned_like_its_outputs() -> None:
+    slices = (Slice("1.weight", 0, 0, 1), Slice("2.weight", 1, 0, 1))
+    outputs = PrunedGroup("1", 10, tuple(range(3, 9)), slices)
+    wider = (*slices, Slice("1.bias", 0, 0, 1))
+    second = replace(outputs, width=6, kept=(0, 5), slices=wider)
+    both = composed(dense(), plan_of(dense(), (outputs,)), second, new_biases=("1",))
+    assert [set(each.slices) for each in both.groups] == [set(wider)]
 
 
 def test_a_second_plan_for_something_else_is_refused_naming_the_first_difference() -> None:
@@ -331,7 +298,7 @@ def test_a_second_plan_for_something_else_is_refused_naming_the_first_difference
         ),
     )
     with pytest.raises(
-        PruneError, match=r"opens an attention that the first has cut, at 'attention\.attn\.in_"
+        PruneError, match=r"opens an attention that the first has pruned, at 'attention\.attn\.in_"
     ):
         compose(stream, replace(cut, groups=(), opened=("attention.attn",)))
 
@@ -379,12 +346,8 @@ def test_any_two_plans_composed_replay_as_one_after_the_other(data: st.DataObjec
         for cut in first.groups
         if (kept := tuple(sorted(data.draw(st.sets(st.integers(0, len(cut.kept) - 1), min_size=1)))))
     )
-    for groups in (same, data.draw(prunings(lengths_of(ticket), "b"))):
-        second = plan_of(ticket, groups)
-        both = compose(first, second)
-        assert_same(replay(model, both), replay(ticket, second))
-        assert Plan.from_json(both.to_json()) == both
-    assert [cut.name for cut in compose(first, plan_of(ticket, same)).groups] == [each.name for each in same]
+    composed(model, first, *data.draw(prunings(lengths_of(ticket), "b")))
+    assert [each.name for each in composed(model, first, *same).groups] == [each.name for each in same]
 
 
 def _on_ticket(slice_: Slice, cut: PrunedGroup) -> Slice:

@@ -102,7 +102,7 @@ def spoil_weight(ticket: Any) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (spoil_weight, r"2.weight is not finite after the fold; more probe items"),
+        (spoil_weight, r"2.weight is not finite after compensation; more calibration data"),
         (lambda ticket: ticket[0].weight.requires_grad_(False), "0.weight lost its flags, number type or"),
         (lambda ticket: ticket[1].eval(), "a module is in another mode than it was"),
     ],

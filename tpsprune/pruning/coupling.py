@@ -346,12 +346,12 @@ def _blocks(model: nn.Module, family: Sequence[Coupling], order: Mapping[str, in
             if each.offset or each.repeat > 1 or each.block * coupling.width != length(module, each.side):
                 faults.append(f"it is only a part of what {each.module} takes in groups")
             if is_grouped(module) and each.side == "both":
-                faults.append(f"{each.module} reads and puts out channels of different numbers")
+                faults.append(f"{each.module} has different numbers of inputs and outputs")
     for name, sides in met.items():
         if sides == {"in"}:
-            faults.append(f"what {name} puts out from it is not known")
+            faults.append(f"what {name} makes of it is not known")
         elif sides == {"out"}:
-            faults.append(f"what {name} reads cannot be cut along with it")
+            faults.append(f"what {name} reads cannot be pruned along with it")
     parts = [_Part(coupling, join=coupling.width // units) for coupling in family]
     return _proposal(model, parts, order, faults, as_members=True)
 

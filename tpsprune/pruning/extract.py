@@ -229,7 +229,7 @@ def _notes(
         worst = max(left, key=lambda name: left[name])
         notes.append(
             f"the tolerance of {tolerance:g} was held to the dense model's signals; with the layers "
-            f"before cut as well, {beyond} of {len(left)} groups leave more, "
+            f"before pruned as well, {beyond} of {len(left)} groups leave more, "
             f"at most {left[worst]:.3g} ({worst})"
         )
     return tuple(notes)

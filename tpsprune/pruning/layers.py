@@ -148,7 +148,7 @@ def fault_of(module: nn.Module) -> str:
     kind = ("nn." if type(module).__module__.startswith("torch.nn") else "") + type(module).__name__
     known = isinstance(module, CUTTABLE) or is_transposed_linear(module)
     if not known and not is_vector_norm(module):
-        return f"{kind} cannot be cut"
+        return f"{kind} cannot be pruned"
     if hasattr(module, "parametrizations"):
         return f"the weight of this {kind} is parametrised"
     tensors = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}

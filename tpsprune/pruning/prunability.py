@@ -118,7 +118,7 @@ def _refuse_unrunnable(subject: nn.Module, batch: Any) -> None:
     except Exception as error:  # the model's own code runs here, and may raise anything
         words = " ".join(str(error).split()) or type(error).__name__
         raise PruneError(
-            "the model does not run in single precision with weights drawn anew, as trial cuts do: "
+            "the model does not run in single precision with random weights, as trials of groups do: "
             f"{words}; a model that casts nothing to half precision itself would do (train.precision does)"
         ) from error
 
@@ -165,7 +165,7 @@ def _never_met(model: nn.Module, met: set[str]) -> Iterator[tuple[str, str]]:
             inside = (*inside, f"{name}.")
             yield name, fault_of(module)
         elif is_depthwise(module):
-            yield name, "no layer before it can be cut"
+            yield name, "no layer before it can be pruned"
         else:
             yield name, "the trace from the output did not reach it"
 
@@ -198,7 +198,7 @@ def find_and_price_groups(
         reasons = "".join(f"\n  {each.name}: {each.reason}" for each in found.left_alone[:5])
         more = len(found.left_alone) - 5
         reasons += f"\n  and {more} more" if more > 0 else ""
-        raise PruneError(f"the model holds nothing that can be cut{reasons}")
+        raise PruneError(f"the model holds nothing that can be pruned{reasons}")
     count = count_macs(model, example)
     new_biases = layers_gaining_bias(model, found.groups, settings)
     return found, count, cost_model(model, found.groups, count, settings, new_biases)
@@ -344,4 +344,4 @@ def _reason(name: str, found: Prunability, reasons: Mapping[str, str]) -> str:
     if root in reasons:
         return f"as {root}: {reasons[root]}"
     around = next((each for each in parents_of(name) if each in reasons), None)
-    return "nothing in it is a unit that could go" if around is None else reasons[around]
+    return "nothing in it is a unit that could be pruned" if around is None else reasons[around]

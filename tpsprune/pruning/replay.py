@@ -83,7 +83,7 @@ def carry_state(state: Mapping[str, Mapping[str, Any]], plan: Plan) -> dict[str,
             ):
                 raise PruneError(
                     f"optimizer state {name!r}, {key!r} has shape {list(value.shape)}, its parameter "
-                    f"{list(dense[name])}: it cannot be carried over the cut; start the optimizer afresh"
+                    f"{list(dense[name])}: it cannot be carried over to the ticket; start a fresh optimizer"
                 )
 
     def carry(name: str, value: Any) -> Any:
@@ -118,7 +118,7 @@ def compose(first: Plan, second: Plan) -> Plan:
         raise PruneError(f"the second plan was not made on the ticket of the first: {difference}")
     packed = {name for module in second.opened for name in split_of(module, first.shapes)}
     if closed := sorted(packed & {name for name, axes in kept.items() if axes}):
-        raise PruneError(f"the second plan opens an attention that the first has cut, at {closed[0]!r}")
+        raise PruneError(f"the second plan opens an attention that the first has pruned, at {closed[0]!r}")
     both = replace(
         second,
         opened=(*first.opened, *second.opened),

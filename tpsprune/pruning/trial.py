@@ -311,7 +311,7 @@ class Prover:
                 kept.append(group)
         self.accepted = {group.name: group for group in kept}
         dropped = [group.name for group in groups if group.name not in self.accepted]
-        return dict.fromkeys(dropped, "it cannot be cut along with the groups before it")
+        return dict.fromkeys(dropped, "it cannot be pruned along with the groups before it")
 
     def _try(self, proposals: Sequence[Proposal]) -> dict[int, tuple[Proposal, str | Group]]:
         """Return each proposal by its id with what speaks against it: nothing where it is accepted now."""

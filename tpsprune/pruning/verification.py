@@ -63,7 +63,7 @@ def verify(
     if not difference <= TOLERANCES.get(dtype, 5e-2):
         raise _refusal(
             f"the ticket's output differs by {difference:.2g} of its spread "
-            "from that of the model with the same units silenced"
+            "from that of the model with the same units masked"
         )
     two_items = taken(batches[0], torch.arange(2))
     _check_gradients(ticket, dense, two_items)
@@ -78,7 +78,7 @@ def verify(
 
 
 def _refusal(reason: str) -> PruneError:
-    return PruneError(f"the cut was rolled back: {reason}")
+    return PruneError(f"pruning was rolled back: {reason}")
 
 
 def _check_share(found: float, asked: float, unit: str, settings: Prune) -> None:
@@ -106,7 +106,7 @@ def _check_flags(ticket: nn.Module, dense: nn.Module) -> None:
     for name, parameter in ticket.named_parameters():
         if not bool(parameter.isfinite().all()):
             raise _refusal(
-                f"{name} is not finite after the fold; more probe items "
+                f"{name} is not finite after compensation; more calibration data "
                 "(prune.probe_items) or prune.fold = false would do"
             )
         old = before.get(name, parameter)
