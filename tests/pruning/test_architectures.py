@@ -19,7 +19,7 @@ import tpsprune
 from tests.pruning.feeds import noise
 from tests.pruning.helpers import pruned_to
 from tests.pruning.nets_attention import ATTENTIONS, Net, Packed, net, sequences
-from tests.pruning.nets_structure import Bottlenecks, DrawnNet, OwnRmsNorm, Plain, Stream, Unet, Vit, conv1d
+from tests.pruning.nets_structure import IMAGES, STRUCTURES, DrawnNet, OwnRmsNorm, Stream, case, conv1d
 from tpsprune.data import load
 from tpsprune.errors import PruneError
 from tpsprune.models import Mlp, TokenMlp, Transformer, build
@@ -35,33 +35,28 @@ from tpsprune.recipe.target import Macs, Widths
 from tpsprune.recipe.task import BracketsData, TransformersModel
 from tpsprune.records import TaskFacts
 
-IMAGES, SERIES, SEQUENCES = noise(48, 2, 6, 6), noise(48, 4, 5), sequences(48)
-
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 """Shrinking a failure would take minutes."""
 FITTED = st.sampled_from([(True, True), (True, False), (False, False)])
 """Whether consumers are compensated, and layers reconstructed."""
 
 
-def packed() -> nn.Module:
+SELECTED = (
+    "layer norm",
+    "rms norm",
+    "rms norm of somebody's own",
+    "Conv1D",
+    "vision transformer",
+    "depthwise",
+)
+SELECTED += ("grouped, blocks", "grouped, bundles", "group norm", "skip and transposed convolution")
+
+
+def built(name: str) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
-    return Net(Packed())
-
-
-NETS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
-    "layer norm": (lambda: Stream(nn.LayerNorm), SERIES),
-    "rms norm": (lambda: Stream(nn.RMSNorm), SERIES),
-    "rms norm of somebody's own": (lambda: Stream(OwnRmsNorm), SERIES),
-    "Conv1D": (lambda: Stream(nn.LayerNorm, linear=conv1d), SERIES),
-    "vision transformer": (Vit, IMAGES),
-    "torch's own attention": (packed, SEQUENCES),
-    "grouped, blocks": (lambda: Bottlenecks(4, 8, 12), IMAGES),
-    "grouped, bundles": (lambda: Bottlenecks(2, 8, 12), IMAGES),
-    "depthwise": (lambda: Plain(nn.Conv2d(8, 8, 3, padding=1, groups=8)), IMAGES),
-    "group norm": (lambda: Plain(nn.GroupNorm(4, 8)), IMAGES),
-    "skip and transposed convolution": (Unet, IMAGES),
-    **{name: ((lambda name=name: net(name)), SEQUENCES) for name in ATTENTIONS},
-}
+    if name in STRUCTURES:
+        return case(name)
+    return Net(Packed()) if name == "packed" else net(name), sequences(48)
 
 
 def is_its_plans(model: nn.Module, found: Extraction, batch: Tensor) -> None:
@@ -97,12 +92,11 @@ def could_keep_more(model: nn.Module, plan: Plan, batch: Tensor, target: float) 
     return found
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [*SELECTED, "packed", *ATTENTIONS])
 def test_a_ticket_meets_its_target_is_its_plans_and_comes_nearer_by_compensation(name: str) -> None:
     """Nearer of the same units, on the items that layers were fitted on."""
-    make, batch = NETS[name]
-    torch.manual_seed(0)
-    model = make().eval()
+    model, batch = built(name)
+    model.eval()
     same = Prune(target=Macs(0.6), units="pivoted-cholesky", recalibrate=False)
     found = extract(model, batch.split(24), Prune(target=Macs(0.6)))
     plain = extract(model, [batch], replace(same, fold=False))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from tests.pruning import nets_attention, nets_structure
 from tests.pruning.helpers import pruned_to
+from tests.pruning.nets_attention import ATTENTIONS, net, sequences
+from tests.pruning.nets_structure import STRUCTURES, ZOO, case
 from tpsprune.numerics.macs import MacCount, count_macs
 from tpsprune.pruning import find_groups
 from tpsprune.pruning.costs import CostModel, cost_model, latency_shares
@@ -21,38 +21,15 @@ from tpsprune.pruning.surgery import add_biases, pruned_copy
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs, Params
 
-ZOO = ("cnn", "residual", "mixed", "mlp", "token-mlp", "transformer")
-
-
-def case(zoo: SimpleNamespace, name: str) -> tuple[nn.Module, Tensor]:
-    torch.manual_seed(0)
-    if name in ZOO:
-        model, batch = zoo.case(name)
-        return model, batch[:2]
-    if name in nets_attention.ATTENTIONS:
-        return open_attention(nets_attention.net(name))[0], nets_attention.sequences(2)
-    models: dict[str, Callable[[], nn.Module]] = {
-        "vit": lambda: nets_structure.Vit(width=8, heads=4),
-        "grouped": nets_structure.Bottlenecks,
-        "depthwise": lambda: nets_structure.Plain(nn.Conv2d(8, 8, 3, padding=1, groups=8)),
-        "blocks": lambda: nets_structure.Plain(nn.Conv2d(8, 8, 3, padding=1, groups=4)),
-        "unet": nets_structure.Unet,
-    }
-    return models[name](), zoo.images(2)
-
 
 def sizes(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-NAMES = [*ZOO, "vit", "grouped", "depthwise", "blocks", "unet", *nets_attention.ATTENTIONS]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_what_is_said_of_widths_is_what_is_counted_on_the_model_cut_to_them(
-    zoo: SimpleNamespace, name: str
-) -> None:
-    model, batch = case(zoo, name)
+@pytest.mark.parametrize("name", [*ZOO, *STRUCTURES, *ATTENTIONS])
+def test_the_cost_of_widths_is_what_is_counted_on_the_model_pruned_to_them(name: str) -> None:
+    opened, batch = (open_attention(net(name))[0], sequences(2)) if name in ATTENTIONS else case(name)
+    model, batch = opened, batch[:2]
     model.eval()
     groups = find_groups(model, batch).groups
     count = count_macs(model, batch)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.pruning.conftest import Cnn, case
 from tests.pruning.helpers import assert_same
+from tests.pruning.nets_structure import Cnn, case
 from tpsprune.errors import ArtifactError, PruneError
 from tpsprune.pruning import Extraction, Plan, carry_state, extract, replay
 from tpsprune.pruning.plan import signature_of
