@@ -41,15 +41,14 @@ FITTED = st.sampled_from([(True, True), (True, False), (False, False)])
 """Whether consumers are compensated, and layers reconstructed."""
 
 
-SELECTED = (
-    "layer norm",
-    "rms norm",
-    "rms norm of somebody's own",
-    "Conv1D",
-    "vision transformer",
+SELECTED = ("layer norm", "rms norm", "rms norm of somebody's own", "Conv1D", "vision transformer")
+SELECTED += (
     "depthwise",
+    "grouped, blocks",
+    "grouped, bundles",
+    "group norm",
+    "skip and transposed convolution",
 )
-SELECTED += ("grouped, blocks", "grouped, bundles", "group norm", "skip and transposed convolution")
 
 
 def built(name: str) -> tuple[nn.Module, Tensor]:
