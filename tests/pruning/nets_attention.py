@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -367,6 +368,11 @@ def found_in(model: nn.Module) -> Prunability:
 def the_width(model: nn.Module) -> Group:
     (group,) = (each for each in found_in(model).groups if each.kind == "head-width")
     return group
+
+
+@cache
+def width_of(name: str) -> Group:
+    return the_width(narrowed(name))
 
 
 def of(group: Group) -> Scores:

@@ -35,6 +35,7 @@ from tests.pruning.nets_attention import (
     sequences,
     the_width,
     ticket_of,
+    width_of,
 )
 from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning.costs import cost_model
@@ -53,7 +54,7 @@ from tpsprune.recipe.target import Macs, Params
 @pytest.mark.parametrize("name", NARROWED)
 def test_a_rotation_at_full_rank_leaves_the_outputs_equal_on_any_input(name: str, weighted: bool) -> None:
     model, batch = narrowed(name), sequences()
-    group = the_width(model)
+    group = width_of(name)
     rotated = copy_model(model).double()
     rotate_heads(rotated, group, moments_of(model, group, sequences(1)[:, :2]) if weighted else None)
     weights = [each.get_submodule(of(group).query).weight for each in (model, rotated)]
@@ -65,7 +66,7 @@ def test_a_rotation_at_full_rank_leaves_the_outputs_equal_on_any_input(name: str
 @pytest.mark.parametrize("name", NARROWED)
 def test_the_ticket_is_the_model_with_the_last_dimensions_masked(name: str) -> None:
     model, batch = narrowed(name), sequences()
-    group = the_width(model)
+    group = width_of(name)
     rotate_heads(model, group)
     for kept in (1, 3):
         ticket = ticket_of(model, group, kept)
@@ -93,7 +94,7 @@ def low_rank(model: nn.Module, group: Group, rank: int) -> None:
 
 def test_scores_of_a_low_rank_are_pruned_to_it_without_loss() -> None:
     model, batch = narrowed("opened"), sequences()
-    group = the_width(model)
+    group = width_of("opened")
     low_rank(model, group, 2)
     expected = model(batch)
     assert not torch.allclose(ticket_of(model, group, 2)(batch), expected, atol=1e-2)
@@ -107,7 +108,7 @@ def test_scores_of_a_low_rank_are_pruned_to_it_without_loss() -> None:
 @pytest.mark.parametrize("name", ["opened", "separate without biases", "keys from elsewhere", "one head"])
 def test_the_share_left_is_the_error_of_the_scores_and_no_rank_can_do_better(name: str) -> None:
     model = narrowed(name)
-    group = the_width(model)
+    group = width_of(name)
     before = products(model, group)
     energy_d = rotate_heads(model, group)
     assert energy_d.tolist() == sorted(energy_d.tolist(), reverse=True)
@@ -184,7 +185,7 @@ def test_a_direction_that_no_row_showed_comes_last_and_a_head_that_scores_nothin
     None
 ):
     model = narrowed("opened")
-    group = the_width(model)
+    group = width_of("opened")
     moment = torch.zeros(WIDTH + 1, WIDTH + 1)
     moment[0, 0] = 1.0
     assert score_rank(rotate_heads(copy_model(model), group, ScoreMoments(moment, moment))) < 1.01
@@ -224,12 +225,12 @@ def test_numbers_follow_the_width_where_they_are_of_queries_and_keys(own: bool, 
 
 @pytest.mark.parametrize("name", NARROWED)
 def test_whether_the_scale_follows_the_width_is_found_out(name: str) -> None:
-    assert of(the_width(narrowed(name))).scale_follows == (name not in SCALE_STAYS)
+    assert of(width_of(name)).scale_follows == (name not in SCALE_STAYS)
 
 
 def test_a_scale_that_follows_is_held_on_the_ticket_and_nothing_else_is_touched() -> None:
     model, batch = narrowed("separate"), sequences()
-    group = the_width(model)
+    group = width_of("separate")
     bare = pruned_copy(model, (PrunedGroup.of(group, range(2)),))
     held = ticket_of(model, group, 2)
     assert not torch.allclose(bare(batch), masked(model, group, 2)(batch), atol=1e-4)
@@ -305,7 +306,7 @@ def test_a_layer_that_is_to_be_left_alone_keeps_its_width() -> None:
 
 
 def test_the_layout_is_that_of_the_closed_form() -> None:
-    group = the_width(narrowed("grouped queries"))
+    group = width_of("grouped queries")
     assert group.name == "attention.q_proj.head-width"
     assert group.producers == ("attention.q_proj", "attention.k_proj")
     assert (group.width, group.consumers, group.cores) == (4, (), ("attention",))
@@ -365,7 +366,7 @@ def test_heads_and_their_width_pruned_together_are_masked_together_and_cost_what
 
 def test_the_width_alone_is_counted_as_exactly_as_with_the_heads() -> None:
     model, batch = narrowed("one head"), sequences(2)
-    group = the_width(model)
+    group = width_of("one head")
     costs = cost_model(model, [group], count_macs(model, batch), Prune(target=Macs(0.5)))
     for kept in (1, 3):
         assert costs.at([kept]) == pytest.approx(count_macs(ticket_of(model, group, kept), batch).total)
@@ -425,7 +426,7 @@ def test_heads_and_widths_pruned_one_after_the_other_are_one_plan(
 
 def test_half_precision_is_traced_rotated_and_pruned() -> None:
     model, batch = narrowed("opened"), sequences()
-    group = the_width(model)
+    group = width_of("opened")
     half = copy_model(model).bfloat16()
     assert find_groups(half, batch[:2].bfloat16(), head_width=True).groups == found_in(model).groups
     rotate_heads(half, group, moments_of(half, group, batch.bfloat16()))
