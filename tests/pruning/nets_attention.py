@@ -254,7 +254,7 @@ ATTENTIONS: dict[str, Callable[[], nn.Module]] = {
     "cross, fused keys and values": Cross,
     "bert": Bert,
 }
-"""Attentions whose heads can be cut, by what is particular about them."""
+"""Attentions whose heads can be pruned, by what is particular about them."""
 
 
 def net(name: str) -> nn.Module:

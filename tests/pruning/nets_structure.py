@@ -80,7 +80,7 @@ def conv1d(before: int, after: int) -> Conv1D:
 
 
 class Vit(nn.Module):
-    """Patches, a class token, positions and scales as bare parameters, separate q, k and v."""
+    """Patches, a class token, positions and scales that no layer holds, separate q, k and v."""
 
     def __init__(self, width: int = 8, heads: int = 2, depth: int = 1) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class Gated(nn.Module):
 
 
 class Twice(nn.Module):
-    """What a layer says, and its negative, side by side."""
+    """The output of a layer, and its negative, side by side."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -211,7 +211,7 @@ class Unet(nn.Module):
 
 
 class DrawnNet(nn.Module):
-    """Layers of drawn widths and kinds in a row: convolutions, plain, grouped or residual, then linear."""
+    """Layers of given widths and kinds in a row: convolutions, plain, grouped or residual, then linear."""
 
     def __init__(self, kinds: list[str], widths: list[int], norm: str, hidden: int) -> None:
         super().__init__()
@@ -227,8 +227,8 @@ class DrawnNet(nn.Module):
         self.layers = nn.ModuleList()
         self.norms = nn.ModuleList()
         width = widths[0]
-        for kind, (_, drawn) in zip(kinds, itertools.pairwise([*widths, widths[-1]]), strict=False):
-            after = width if kind in ("residual", "depthwise") else drawn
+        for kind, (_, next_width) in zip(kinds, itertools.pairwise([*widths, widths[-1]]), strict=False):
+            after = width if kind in ("residual", "depthwise") else next_width
             groups = {"grouped": 2, "depthwise": width}.get(kind, 1)
             self.layers.append(nn.Conv2d(width, after, 3, padding=1, groups=groups))
             self.norms.append(norms[norm](after))

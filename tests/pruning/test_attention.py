@@ -132,7 +132,7 @@ def test_a_config_object_is_read_and_never_changed() -> None:
     assert pruned_copy(model, (PrunedGroup.of(group, [1]),)).attention.config.num_attention_heads == HEADS
 
 
-def test_heads_that_are_mixed_with_one_another_stay() -> None:
+def test_heads_that_are_mixed_with_one_another_are_kept() -> None:
     model = Net(Talking())
     assert 0 < len(propose_head_groups(model)) <= MOST_CANDIDATES
     assert proved(model, sequences()) == {}

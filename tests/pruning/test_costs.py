@@ -97,7 +97,7 @@ def test_what_no_group_touches_is_constant(zoo: SimpleNamespace) -> None:
     assert costs.constant == count.by_module["0"]
 
 
-def test_the_share_is_that_of_a_model_cut_to_these_widths(zoo: SimpleNamespace) -> None:
+def test_the_share_is_that_of_a_model_pruned_to_these_widths(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mlp")
     share = latency_shares(model, find_groups(model, batch).groups, sizes)
     assert share((9, 7)) == 1.0

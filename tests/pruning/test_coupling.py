@@ -62,7 +62,7 @@ def test_so_it_is_on_random_networks(
     torch.testing.assert_close(ticket(batch), masked(batch), rtol=1e-8, atol=1e-8)
 
 
-def test_many_groups_of_few_channels_go_as_groups() -> None:
+def test_many_groups_of_few_channels_are_pruned_as_groups() -> None:
     groups = groups_of(Bottlenecks(4, 8, 12), IMAGES)
     block = groups["first"]
     assert (block.width, block.kind, block.members) == (4, "blocks", ("norm1", "grouped", "norm2"))
@@ -92,14 +92,14 @@ def test_a_group_norm_leaves_whole_groups() -> None:
 
 def test_layers_know_their_new_groups() -> None:
     model = Bottlenecks(4, 8, 12, norm=lambda n: nn.GroupNorm(4, n))
-    cuts = [PrunedGroup.of(group, range(2)) for group in find_groups(model, IMAGES).groups]
-    ticket = pruned_copy(model, cuts)
+    pruned = [PrunedGroup.of(group, range(2)) for group in find_groups(model, IMAGES).groups]
+    ticket = pruned_copy(model, pruned)
     grouped, norm = ticket.grouped, ticket.norm2
     assert (grouped.groups, grouped.in_channels, grouped.out_channels) == (2, 4, 6)
     assert (norm.num_groups, norm.num_channels) == (2, 6)
 
 
-def test_parameters_that_no_layer_holds_go_with_the_stream() -> None:
+def test_parameters_that_no_layer_holds_are_pruned_with_the_stream() -> None:
     slices = groups_of(Vit(), IMAGES)["patch"].slices
     assert {(each.tensor, each.axis) for each in slices} >= {
         ("token", 2),
@@ -109,7 +109,7 @@ def test_parameters_that_no_layer_holds_go_with_the_stream() -> None:
     }
 
 
-def test_the_halves_of_a_gate_go_together() -> None:
+def test_the_halves_of_a_gate_are_pruned_together() -> None:
     group = groups_of(Gated(chunk=True), VECTORS)["both"]
     assert group.width == 6
     assert Slice("both.weight", 0, 0, 1, repeat=2, stride=6) in group.slices
@@ -149,7 +149,7 @@ def test_the_groups_of_many_layers_take_a_few_calls_of_the_model(monkeypatch: py
 
 
 class Chunked(nn.Module):
-    """Fused q, k and v taken apart by chunk, under positions that are a bare parameter."""
+    """Fused q, k and v taken apart by chunk, under positions that no layer holds."""
 
     def __init__(self) -> None:
         super().__init__()

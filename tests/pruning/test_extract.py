@@ -214,10 +214,10 @@ def broken(model: nn.Module) -> nn.Module:
 def test_what_cannot_be_done_is_refused_and_nothing_has_changed(
     zoo: SimpleNamespace, build: Any, settings: dict[str, Any], message: str
 ) -> None:
-    model, probe = build(zoo)
+    model, batches = build(zoo)
     state, flags = state_of(model)
     with pytest.raises(PruneError, match=message):
-        extract(model, probe, Prune(**settings))
+        extract(model, batches, Prune(**settings))
     after, flags_after = state_of(model)
     assert flags_after == flags
     assert all(torch.equal(state[key], after[key]) for key in state)
@@ -248,12 +248,12 @@ def test_a_model_without_batch_norm_has_nothing_to_recalibrate(zoo: SimpleNamesp
 def test_layers_are_fitted_on_fewer_items_where_memory_is_short_and_a_note_says_so() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))
-    probe = list(torch.randn(64, 64).split(16))
+    batches = list(torch.randn(64, 64).split(16))
     # The widest input is 64 numbers: five of it for each item are 1280 bytes.
     half = 64 * 1280 / 2 / 2**30
-    assert share_held(Look(item_bytes=256), probe, half) == 0.5
+    assert share_held(Look(item_bytes=256), batches, half) == 0.5
     notes = {
-        gib: extract(model, probe, Prune(target=Macs(0.6), activation_gib=gib)).notes for gib in (half, 1.0)
+        gib: extract(model, batches, Prune(target=Macs(0.6), activation_gib=gib)).notes for gib in (half, 1.0)
     }
     assert notes[half] == (
         "layers were fitted on 50% of the 64 probe items, to hold no more activations than "
@@ -268,8 +268,8 @@ def test_a_tolerance_that_groups_pruned_before_exceed_is_noted(zoo: SimpleNamesp
     found = extract(model, [zoo.vectors(512)], Prune(target=Tolerance(0.05)))
     first, second = found.changes
     assert first.residual_share <= 0.05 < second.residual_share
-    said = next(note for note in found.notes if note.startswith("the tolerance of 0.05"))
-    assert f"1 of 2 groups leave more, at most {second.residual_share:.3g} ({second.group})" in said
+    note = next(note for note in found.notes if note.startswith("the tolerance of 0.05"))
+    assert f"1 of 2 groups leave more, at most {second.residual_share:.3g} ({second.group})" in note
     asked_less = extract(model, [zoo.vectors(512)], Prune(target=Macs(0.5)))
     assert not any("tolerance" in note for note in asked_less.notes)
 
@@ -298,7 +298,7 @@ def test_over_all_calls_together_a_fitted_layer_is_right_on_average(
 
 
 class MovedSiamese(Siamese):
-    """One more layer is called on both, whose inputs a cut moves."""
+    """One more layer is called on both, whose inputs pruning moves."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -387,7 +387,7 @@ class Experts(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("model", "probe"),
+    ("model", "batches"),
     [
         (perceptron(), [X, X[:1]]),
         (perceptron(), [X[:1]]),
@@ -424,8 +424,8 @@ class Experts(nn.Module):
         "bfloat16",
     ],
 )
-def test_a_ticket_comes_out(model: nn.Module, probe: list[Any]) -> None:
-    found = extract(model, probe, Prune(target=Macs(0.6)))
+def test_a_ticket_comes_out(model: nn.Module, batches: list[Any]) -> None:
+    found = extract(model, batches, Prune(target=Macs(0.6)))
     assert found.macs_share <= 0.6
     assert all(bool(tensor.isfinite().all()) for tensor in found.ticket.state_dict().values())
     assert not torch.is_autocast_enabled("cpu")
@@ -434,8 +434,8 @@ def test_a_ticket_comes_out(model: nn.Module, probe: list[Any]) -> None:
 
 def test_small_batches_choose_and_fit_as_well_as_large_ones() -> None:
     errors = [
-        output_error(extract(perceptron(1), probe, HALF).ticket, perceptron(1), [X])
-        for probe in ([X], list(X.split(8)))
+        output_error(extract(perceptron(1), batches, HALF).ticket, perceptron(1), [X])
+        for batches in ([X], list(X.split(8)))
     ]
     assert errors[1] < 1.5 * errors[0] + 1e-3
 

@@ -133,9 +133,9 @@ def test_query_heads_that_share_keys_share_the_basis_that_is_best_for_them_toget
     together = [[g, g + 3] if tiled else [2 * g, 2 * g + 1] for g in range(3)]
     lost = []
     for heads in together:
-        own, cut = (torch.cat([each[head] for head in heads]) for each in (before, after))
+        own, left = (torch.cat([each[head] for head in heads]) for each in (before, after))
         values = torch.linalg.svdvals(own).square()
-        lost.append(float((own - cut).square().sum() / own.square().sum()))
+        lost.append(float((own - left).square().sum() / own.square().sum()))
         assert lost[-1] == pytest.approx(float(values[2:].sum() / values.sum()), abs=1e-6)
     assert sum(lost) / 3 == pytest.approx(shares[1], abs=1e-6)
 
@@ -231,12 +231,12 @@ def test_whether_the_scale_follows_the_width_is_found_out(name: str) -> None:
 def test_a_scale_that_follows_is_held_on_the_ticket_and_nothing_else_is_touched() -> None:
     model, batch = narrowed("separate"), sequences()
     group = width_of("separate")
-    bare = pruned_copy(model, (PrunedGroup.of(group, range(2)),))
+    unscaled = pruned_copy(model, (PrunedGroup.of(group, range(2)),))
     held = ticket_of(model, group, 2)
-    assert not torch.allclose(bare(batch), masked(model, group, 2)(batch), atol=1e-4)
+    assert not torch.allclose(unscaled(batch), masked(model, group, 2)(batch), atol=1e-4)
     query = held.attention.to_q
-    assert torch.allclose(query.weight, bare.attention.to_q.weight * 0.5**0.5)
-    assert torch.allclose(query.bias, bare.attention.to_q.bias * 0.5**0.5)
+    assert torch.allclose(query.weight, unscaled.attention.to_q.weight * 0.5**0.5)
+    assert torch.allclose(query.bias, unscaled.attention.to_q.bias * 0.5**0.5)
     whole = copy_model(model)
     hold_scale(whole, group, 4)
     assert_same(whole, model)

@@ -107,7 +107,7 @@ def test_a_damaged_plan_is_refused_with_the_place(change: Any, message: str) -> 
         Plan.from_json(raw)
 
 
-def test_what_is_no_plan_at_all_is_said_so() -> None:
+def test_what_is_no_plan_at_all_is_refused_as_that() -> None:
     for raw in (None, [], "plan", {"schema": "other/1"}):
         with pytest.raises(ArtifactError, match="this is not a plan"):
             Plan.from_json(raw)

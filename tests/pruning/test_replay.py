@@ -290,7 +290,7 @@ def test_a_second_plan_for_something_else_is_refused_naming_the_first_difference
     stream = plan_of(
         packed, (PrunedGroup("s", 12, (1, 2), (Slice("attention.attn.in_proj_weight", 1, 0, 1),)),)
     )
-    cut = replace(
+    group = replace(
         stream,
         model=tuple(
             replace(fact, shape=(36, 2)) if fact.name.endswith("in_proj_weight") else fact
@@ -300,7 +300,7 @@ def test_a_second_plan_for_something_else_is_refused_naming_the_first_difference
     with pytest.raises(
         PruneError, match=r"opens an attention that the first has pruned, at 'attention\.attn\.in_"
     ):
-        compose(stream, replace(cut, groups=(), opened=("attention.attn",)))
+        compose(stream, replace(group, groups=(), opened=("attention.attn",)))
 
 
 SIZES = (12, 8, 9)
@@ -342,15 +342,17 @@ def test_any_two_plans_composed_replay_as_one_after_the_other(data: st.DataObjec
     first = plan_of(model, data.draw(prunings(lengths_of(model), "a")))
     ticket = replay(model, first)
     same = tuple(
-        PrunedGroup(cut.name, len(cut.kept), kept, tuple(_on_ticket(slice_, cut) for slice_ in cut.slices))
-        for cut in first.groups
-        if (kept := tuple(sorted(data.draw(st.sets(st.integers(0, len(cut.kept) - 1), min_size=1)))))
+        PrunedGroup(
+            group.name, len(group.kept), kept, tuple(_on_ticket(slice_, group) for slice_ in group.slices)
+        )
+        for group in first.groups
+        if (kept := tuple(sorted(data.draw(st.sets(st.integers(0, len(group.kept) - 1), min_size=1)))))
     )
     composed(model, first, *data.draw(prunings(lengths_of(ticket), "b")))
     assert [each.name for each in composed(model, first, *same).groups] == [each.name for each in same]
 
 
-def _on_ticket(slice_: Slice, cut: PrunedGroup) -> Slice:
+def _on_ticket(slice_: Slice, group: PrunedGroup) -> Slice:
     """Return the same layout on the ticket, where repeats lie closer together."""
-    gone = (cut.width - len(cut.kept)) * slice_.block
-    return replace(slice_, stride=slice_.stride - gone if slice_.repeat > 1 else 0)
+    removed = (group.width - len(group.kept)) * slice_.block
+    return replace(slice_, stride=slice_.stride - removed if slice_.repeat > 1 else 0)

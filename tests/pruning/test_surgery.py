@@ -21,10 +21,10 @@ from tpsprune.pruning.trial import randomised_copy
 @pytest.mark.parametrize("name", ["cnn", "residual", "mixed"])
 def test_the_slices_are_those_that_torch_pruning_takes(zoo: SimpleNamespace, name: str) -> None:
     model, batch = zoo.case(name)
-    cuts, twin = [], copy.deepcopy(model)
+    pruned, twin = [], copy.deepcopy(model)
     for group in find_groups(model, batch[:2]).groups:
-        cut = PrunedGroup.of(group, range(0, group.width, 2))
-        cuts.append(cut)
+        half = PrunedGroup.of(group, range(0, group.width, 2))
+        pruned.append(half)
         graph = torch_pruning.DependencyGraph().build_dependency(
             twin,
             batch[:2],
@@ -35,11 +35,11 @@ def test_the_slices_are_those_that_torch_pruning_takes(zoo: SimpleNamespace, nam
         )
         root = twin.get_submodule(group.name)
         prune = graph.get_pruner_of_module(root).prune_out_channels
-        graph.get_pruning_group(root, prune, list(cut.removed)).prune()
-    cut_by_us = pruned_copy(model, cuts)
+        graph.get_pruning_group(root, prune, list(half.removed)).prune()
+    ours = pruned_copy(model, pruned)
     expected = twin.state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in cut_by_us.state_dict().items())
-    assert str(cut_by_us) == str(twin)
+    assert all(torch.equal(value, expected[key]) for key, value in ours.state_dict().items())
+    assert str(ours) == str(twin)
 
 
 def test_frozen_flags_modes_number_types_and_memory_formats_are_kept(zoo: SimpleNamespace) -> None:
@@ -58,10 +58,10 @@ def test_frozen_flags_modes_number_types_and_memory_formats_are_kept(zoo: Simple
     assert [m.training for m in ticket.modules()] == [m.training for m in model.modules()]
 
 
-def test_cutting_nothing_gives_an_equal_model_with_its_own_tensors(zoo: SimpleNamespace) -> None:
+def test_pruning_nothing_gives_an_equal_model_with_its_own_tensors(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("residual")
-    cuts = [PrunedGroup.of(group, range(group.width)) for group in find_groups(model, batch[:2]).groups]
-    ticket = pruned_copy(model, cuts)
+    pruned = [PrunedGroup.of(group, range(group.width)) for group in find_groups(model, batch[:2]).groups]
+    ticket = pruned_copy(model, pruned)
     for name, value in ticket.state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
         assert value.data_ptr() != model.state_dict()[name].data_ptr()
@@ -69,8 +69,8 @@ def test_cutting_nothing_gives_an_equal_model_with_its_own_tensors(zoo: SimpleNa
 
 def test_layers_know_their_new_sizes(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mixed")
-    cuts = {each.name: PrunedGroup.of(each, range(3)) for each in find_groups(model, batch[:2]).groups}
-    ticket = pruned_copy(model, list(cuts.values()))
+    pruned = {each.name: PrunedGroup.of(each, range(3)) for each in find_groups(model, batch[:2]).groups}
+    ticket = pruned_copy(model, list(pruned.values()))
     assert (ticket.depthwise.groups, ticket.depthwise.in_channels, ticket.depthwise.out_channels) == (3, 3, 3)
     assert (ticket.merge.in_channels, ticket.merge.out_channels) == (6, 3)
     assert (ticket.up.in_channels, ticket.up.out_channels) == (3, 3)
@@ -115,19 +115,19 @@ def test_a_group_norm_is_over_units_only_where_it_is_of_one_group() -> None:
     "norm",
     [nn.LayerNorm(6), nn.RMSNorm(6), OwnRmsNorm(6), nn.LayerNorm(6, elementwise_affine=False)],
 )
-def test_a_masked_norm_is_the_norm_of_the_units_that_stay(norm: nn.Module) -> None:
+def test_a_masked_norm_is_the_norm_of_the_units_kept(norm: nn.Module) -> None:
     for parameter in norm.parameters():
         nn.init.normal_(parameter)
-    stays = torch.tensor([0, 2, 5])
+    kept = torch.tensor([0, 2, 5])
     x_bu = torch.randn(4, 6)
     own = mask_norm(norm, 6, torch.tensor([1, 3, 4]))(x_bu)
-    centred = x_bu[:, stays]
+    centred = x_bu[:, kept]
     centred = centred - centred.mean(1, keepdim=True) if isinstance(norm, nn.LayerNorm) else centred
     expected = centred * (centred.pow(2).mean(1, keepdim=True) + 1e-5).rsqrt()
     weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
-    expected = expected if weight is None else expected * weight[stays]
-    expected = expected if bias is None else expected + bias[stays]
-    torch.testing.assert_close(own[:, stays], expected, rtol=1e-4, atol=1e-4)
+    expected = expected if weight is None else expected * weight[kept]
+    expected = expected if bias is None else expected + bias[kept]
+    torch.testing.assert_close(own[:, kept], expected, rtol=1e-4, atol=1e-4)
     assert not own[:, [1, 3, 4]].any()
 
 
@@ -161,20 +161,20 @@ NORMS = {
 
 
 @pytest.mark.parametrize("name", NORMS)
-def test_a_stream_under_norms_is_cut_and_equals_the_silenced_one(name: str) -> None:
+def test_a_stream_under_norms_is_pruned_and_equals_the_masked_one(name: str) -> None:
     batch = torch.randn(3, 4, 5)
     model = Stream(NORMS[name])
     stream = find_groups(model, batch).groups[0]
     assert (stream.name, stream.members) == ("embed", ("norms.0", "norms.1", "norm"))
     model, batch = randomised_copy(model).double(), batch.double()
-    cut = PrunedGroup.of(stream, [1, 4, 6])
-    silenced = copy.deepcopy(model)
-    mask_units(silenced, stream, cut.removed)
-    ticket = pruned_copy(silenced, [cut])
-    torch.testing.assert_close(ticket(batch), silenced(batch), rtol=1e-6, atol=1e-6)
-    assert not torch.allclose(model(batch), silenced(batch))
+    half = PrunedGroup.of(stream, [1, 4, 6])
+    masked = copy.deepcopy(model)
+    mask_units(masked, stream, half.removed)
+    ticket = pruned_copy(masked, [half])
+    torch.testing.assert_close(ticket(batch), masked(batch), rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(model(batch), masked(batch))
     assert str(ticket) == str(Stream(NORMS[name], width=3))
     assert not any(isinstance(module, MaskedNorm) for module in ticket.modules())
     assert getattr(ticket.norm, "hidden_size", 3) == 3
-    unmask_norms(silenced)
-    assert str(silenced) == str(model)
+    unmask_norms(masked)
+    assert str(masked) == str(model)
