@@ -91,7 +91,8 @@ def propose_head_widths(model: nn.Module, subject: nn.Module, batch: Any) -> lis
         proposals = []
         numbers = numbers_around(model, attention)
         for heads, group in _layouts(model, attention, numbers, parts["q"], parts["k"]):
-            fault = _fault_of_layers(model, group) or _fault_of_basis(subject, group, batch, whole)
+            faults = [fault for name in group.producers if (fault := fault_of(model.get_submodule(name)))]
+            fault = faults[0] if faults else _fault_of_basis(subject, group, batch, whole)
             ways = [group] if fault else _ways(group, numbers, heads)
             proposals += [Proposal(each, fault) for each in ways]
         if proposals:
@@ -145,10 +146,6 @@ def _ways(group: Group, numbers: Iterable[Number], heads: Heads) -> Iterator[Gro
     for attributes in dict.fromkeys(sets):
         for follows in (False, True):
             yield replace(group, attributes=attributes, scores=replace(group.scores, scale_follows=follows))
-
-
-def _fault_of_layers(model: nn.Module, group: Group) -> str:
-    return next((fault for name in group.producers if (fault := fault_of(model.get_submodule(name)))), "")
 
 
 def _fault_of_basis(subject: nn.Module, group: Group, batch: Any, whole: list[Tensor]) -> str:

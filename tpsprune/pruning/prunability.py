@@ -9,14 +9,14 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.errors import PruneError, did_you_mean
 from tpsprune.numerics.elements import Elements
 from tpsprune.numerics.forward import call_model
 from tpsprune.numerics.macs import MacCount, count_macs
-from tpsprune.numerics.trees import taken
+from tpsprune.numerics.trees import mapped, taken
 from tpsprune.pruning.attention import propose_head_groups
 from tpsprune.pruning.costs import CostModel, cost_model, own_macs, parents_of
 from tpsprune.pruning.coupling import Candidate, Proposal, propose_groups, trace_couplings
@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 
 def find_groups(
@@ -72,7 +73,10 @@ def find_groups(
     excluded = _match_modules(model, leave_alone)
     batch = taken(example_batch, torch.arange(2))
     couplings = trace_couplings(model, batch)
-    subject, single = randomised_copy(model), _single_precision(batch)
+    subject = randomised_copy(model)
+    single = mapped(
+        batch, lambda each: each.float() if each.dtype in (torch.float16, torch.bfloat16) else each
+    )
     _refuse_unrunnable(subject, single)
     prover = Prover(subject, single, _find_tied(model), excluded)
 
@@ -168,16 +172,6 @@ def _never_met(model: nn.Module, met: set[str]) -> Iterator[tuple[str, str]]:
             yield name, "no layer before it can be pruned"
         else:
             yield name, "the trace from the output did not reach it"
-
-
-def _single_precision(batch: Any) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.float() if batch.dtype in (torch.float16, torch.bfloat16) else batch
-    if isinstance(batch, Mapping):
-        return {name: _single_precision(part) for name, part in batch.items()}
-    if isinstance(batch, tuple | list):
-        return type(batch)(_single_precision(part) for part in batch)
-    return batch
 
 
 def find_and_price_groups(

@@ -23,7 +23,7 @@ from tpsprune.pruning.groups import Group, PrunedGroup, Slice, element_index
 from tpsprune.pruning.layers import tensor_named
 from tpsprune.pruning.surgery import copy_model, hold_scale, mask_units, masked_tensors, prune_in_place
 
-__all__ = ["Prover", "are_close", "joint_fault", "outputs_of", "randomised_copy", "restoring"]
+__all__ = ["Prover", "are_close", "gradients_of", "joint_fault", "outputs_of", "randomised_copy", "restoring"]
 
 TOLERANCE = 1e-3
 
@@ -167,7 +167,7 @@ def _output_depends_on(subject: nn.Module, groups: Sequence[Group], batch: Any) 
     }
     flags = {name: weight.requires_grad for name, weight in weights.items()}
     try:
-        gradients = _gradients(subject, list(weights.values()), batch)
+        gradients = gradients_of(subject, list(weights.values()), batch)
     except RuntimeError:
         gradients = ()
     finally:
@@ -181,7 +181,7 @@ def _output_depends_on(subject: nn.Module, groups: Sequence[Group], batch: Any) 
     return [not matter.isdisjoint(masked_tensors(group)) for group in groups]
 
 
-def _gradients(subject: nn.Module, wanted: Sequence[Tensor], batch: Any) -> Sequence[Tensor | None]:
+def gradients_of(subject: nn.Module, wanted: Sequence[Tensor], batch: Any) -> Sequence[Tensor | None]:
     """Return the gradients of a random sum of all outputs; none where the outputs have no gradient."""
     for tensor in wanted:
         tensor.requires_grad_(True)
@@ -230,7 +230,7 @@ def unwrapped_slices(
             mask_units(subject, group, half.removed)
             own = dict(subject.named_parameters())
             gradients = dict(
-                zip(names, _gradients(subject, [own[name] for name in names], batch), strict=False)
+                zip(names, gradients_of(subject, [own[name] for name in names], batch), strict=False)
             )
         # A wrong guess at where units lie; the trial will say so.
         except Exception:  # noqa: BLE001

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
-from tpsprune.numerics.forward import call_model, evaluation_mode, flat_tensors
+from tpsprune.numerics.forward import evaluation_mode
 from tpsprune.numerics.macs import MacCount, count_macs
 from tpsprune.numerics.trees import taken
 from tpsprune.pruning.groups import Group, PrunedGroup
 from tpsprune.pruning.recalibrate import output_error
 from tpsprune.pruning.rows import some
 from tpsprune.pruning.surgery import elements_kept, shapes_of
+from tpsprune.pruning.trial import gradients_of
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs, Params
 
@@ -135,8 +136,5 @@ def _check_gradients(ticket: nn.Module, dense: nn.Module, batch: Any) -> None:
 
 def _gradients(model: nn.Module, batch: Any) -> Sequence[Tensor | None]:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        return ()
-    with torch.enable_grad(), evaluation_mode(model):
-        total = sum(tensor.sum() for tensor in flat_tensors(call_model(model, batch)) if tensor.requires_grad)
-        return torch.autograd.grad(total, parameters, allow_unused=True) if isinstance(total, Tensor) else ()
+    with evaluation_mode(model):
+        return gradients_of(model, parameters, batch) if parameters else ()
