@@ -102,6 +102,7 @@ def extract(
     reconstruction.
     """
     times = Times()
+    # Groups are found, proved prunable and priced; widths are chosen by calibration statistics.
     ahead = foresee(
         model, probe, settings, labels=labels, clock=clock, seed=seed, objective=objective, times=times
     )
@@ -112,14 +113,11 @@ def extract(
     touched = {slice_.tensor for group in narrowed for slice_ in group.slices}
     names = tuple(name for name in ahead.names if any(tensor.startswith(f"{name}.") for tensor in touched))
     with timed(times, "walk"):
+        # Units are chosen and the layers that read them fitted, at the dense shape.
         done = _reconstruct(model, probe, settings, ahead, narrowed, widths, names)
-        pruned = tuple(
-            PrunedGroup.of(
-                group,
-                done.chosen[group.name].units if group.name in done.chosen else range(group.width),
-            )
-            for group in groups
-        )
+        # The tensors are sliced.
+        units = {name: selection.units for name, selection in done.chosen.items()}
+        pruned = [PrunedGroup.of(group, units.get(group.name, range(group.width))) for group in groups]
         ticket = pruned_copy(done.masked, pruned)
         for group in narrowed:
             hold_scale(ticket, group, widths[group.name])
@@ -129,11 +127,11 @@ def extract(
     with timed(times, "recalibrate"):
         if settings.recalibrate:
             ticket, _ = recalibrated(ticket, model, probe)
+    # What was done is written down, for a replay and for the user.
+    held = {*shapes_of(done.opened), *(f"{name}.bias" for name in done.new_biases)}
     plan = Plan(
         target=str(settings.target),
-        groups=_without_absent(
-            pruned, {*shapes_of(done.opened), *(f"{each}.bias" for each in done.new_biases)}
-        ),
+        groups=_without_absent(pruned, held),
         new_biases=done.new_biases,
         opened=names,
         versions=versions(),
