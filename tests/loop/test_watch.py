@@ -50,7 +50,7 @@ def test_readings_are_those_of_the_panel_on_the_groups_of_the_model(data: Data) 
     other = small_net()
     stepped(other, data)
     stepped(other, data)
-    sites = pruning.sites(other, pruning.survey(other, data[0][:2]))
+    sites = pruning.tensors_by_group(other, pruning.find_groups(other, data[0][:2]))
     view = View(other, (data[0],), 2, 0.0, sites.consumers, sites.written, sites.scaled)
     with Panel.of(Settings(signals=("norm", "d_eff")), 0) as panel:
         _, expected = panel.read(panel.start(), view)

@@ -1,32 +1,41 @@
-"""Small attention networks of every layout: what is built here is what libraries in use build."""
+"""Small attention networks of every layout in use, and what tests ask of their heads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.pruning.nets_structure import Conv1D
+from tpsprune.numerics.moments import input_moments
+from tpsprune.pruning.attention import propose_head_groups
+from tpsprune.pruning.groups import Group, Prunability, PrunedGroup, Scores
+from tpsprune.pruning.head_width import ScoreMoments, second_moment
+from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.prunability import find_groups
+from tpsprune.pruning.surgery import copy_model, hold_scale, mask_units, pruned_copy
+from tpsprune.pruning.trial import joint_fault, outputs_of, randomised_copy
+
 WIDTH, HEADS, LENGTH = 12, 3, 5
 
 
-class Conv1D(nn.Module):
-    """The linear layer of GPT-2: its weight is (in, out)."""
-
-    def __init__(self, nf: int, nx: int) -> None:
-        super().__init__()
-        self.nf, self.nx = nf, nx
-        self.weight = nn.Parameter(torch.randn(nx, nf) * nx**-0.5)
-        self.bias = nn.Parameter(torch.zeros(nf))
-
-    def forward(self, x: Tensor) -> Tensor:
-        flat = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight)
-        return flat.reshape(*x.shape[:-1], self.nf)
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+    """Return the mixed values, the heads side by side again."""
+    mixed = functional.scaled_dot_product_attention(q, k, v, scale=scale)
+    return mixed.transpose(1, 2).flatten(2)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return functional.scaled_dot_product_attention(q, k, v)
+def by_head(x: Tensor, heads: int, width: int = -1) -> Tensor:
+    return x.unflatten(-1, (heads, width)).transpose(1, 2)
+
+
+def shared(x: Tensor, times: int, *, tiled: bool = False) -> Tensor:
+    """Return keys or values of as many heads as there are of queries."""
+    return x.repeat(1, times, 1, 1) if tiled else x.repeat_interleave(times, 1)
 
 
 class Separate(nn.Module):
@@ -40,11 +49,8 @@ class Separate(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(HEADS * value_width, WIDTH), nn.Dropout(0.1))
 
     def forward(self, x_btd: Tensor) -> Tensor:
-        q, k, v = (
-            layer(x_btd).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for layer in (self.to_q, self.to_k, self.to_v)
-        )
-        return self.to_out(attend(q, k, v).transpose(1, 2).flatten(2))
+        layers = (self.to_q, self.to_k, self.to_v)
+        return self.to_out(attend(*(by_head(layer(x_btd), self.num_heads) for layer in layers)))
 
 
 class FusedByPart(nn.Module):
@@ -78,7 +84,7 @@ class FusedByHead(nn.Module):
     def forward(self, x_btd: Tensor) -> Tensor:
         fused = self.query_key_value(x_btd)
         q, k, v = fused.reshape(*fused.shape[:2], self.num_heads, 3, self.head_dim).unbind(-2)
-        mixed = attend(*(each.transpose(1, 2) for each in (q, k, v))).transpose(1, 2)
+        mixed = attend(*(each.transpose(1, 2) for each in (q, k, v)))
         return self.dense(mixed.reshape(*fused.shape[:2], self.hidden_size))
 
 
@@ -93,8 +99,7 @@ class Gpt2(nn.Module):
 
     def forward(self, x_btd: Tensor) -> Tensor:
         parts = self.c_attn(x_btd).split(self.split_size, dim=2)
-        q, k, v = (each.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for each in parts)
-        return self.c_proj(attend(q, k, v).transpose(1, 2).flatten(2))
+        return self.c_proj(attend(*(by_head(each, -1, self.head_dim) for each in parts)))
 
 
 class Rotary(nn.Module):
@@ -108,21 +113,15 @@ class Rotary(nn.Module):
         self.o_proj = nn.Linear(queries * 4, WIDTH, bias=False)
 
     def forward(self, x_btd: Tensor) -> Tensor:
-        q, k, v = (
-            layer(x_btd).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for layer in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        layers = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (by_head(layer(x_btd), -1, self.head_dim) for layer in layers)
         angles = torch.outer(torch.arange(x_btd.shape[1]), torch.tensor([1.0, 0.1])).repeat(1, 2)
         q, k = (
             each * angles.cos() + torch.cat((-each[..., 2:], each[..., :2]), -1) * angles.sin()
             for each in (q, k)
         )
-        times = self.num_key_value_groups
-        if self.tiled:
-            k, v = (each.repeat(1, times, 1, 1) for each in (k, v))
-        else:
-            k, v = (each.repeat_interleave(times, 1) for each in (k, v))
-        return self.o_proj(attend(q, k, v).transpose(1, 2).flatten(2))
+        k, v = (shared(each, self.num_key_value_groups, tiled=self.tiled) for each in (k, v))
+        return self.o_proj(attend(q, k, v))
 
 
 class FusedGrouped(nn.Module):
@@ -136,12 +135,8 @@ class FusedGrouped(nn.Module):
 
     def forward(self, x_btd: Tensor) -> Tensor:
         sizes = [heads * self.head_size for heads in (self.n_head, self.n_kv_head, self.n_kv_head)]
-        q, k, v = (
-            each.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
-            for each in self.wqkv(x_btd).split(sizes, -1)
-        )
-        k, v = (each.repeat_interleave(self.n_head // self.n_kv_head, 1) for each in (k, v))
-        return self.wo(attend(q, k, v).transpose(1, 2).flatten(2))
+        q, k, v = (by_head(each, -1, self.head_size) for each in self.wqkv(x_btd).split(sizes, -1))
+        return self.wo(attend(q, *(shared(each, self.n_head // self.n_kv_head) for each in (k, v))))
 
 
 class OneKey(nn.Module):
@@ -155,9 +150,8 @@ class OneKey(nn.Module):
         self.out = nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x_btd: Tensor) -> Tensor:
-        q = self.query(x_btd).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = (each[:, None].expand(-1, self.heads, -1, -1) for each in self.kv(x_btd).chunk(2, -1))
-        return self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+        return self.out(attend(by_head(self.query(x_btd), self.heads), k, v))
 
 
 class Cross(nn.Module):
@@ -172,7 +166,7 @@ class Cross(nn.Module):
 
     def forward(self, x_btd: Tensor) -> Tensor:
         source = x_btd.roll(1, 1) * 2
-        q = self.to_q(x_btd).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        q = by_head(self.to_q(x_btd), self.num_heads)
         k, v = self.to_kv(source).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         scores = q @ k.transpose(-2, -1) / 2 + self.position_bias.T[:, None, : k.shape[2]]
         return self.to_out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
@@ -185,11 +179,8 @@ class BertSelf(nn.Module):
         self.query, self.key, self.value = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
 
     def forward(self, x_btd: Tensor) -> Tensor:
-        q, k, v = (
-            layer(x_btd).view(*x_btd.shape[:2], self.num_attention_heads, self.attention_head_size)
-            for layer in (self.query, self.key, self.value)
-        )
-        mixed = attend(*(each.transpose(1, 2) for each in (q, k, v))).transpose(1, 2)
+        sizes = (self.num_attention_heads, self.attention_head_size)
+        mixed = attend(*(by_head(layer(x_btd), *sizes) for layer in (self.query, self.key, self.value)))
         return mixed.reshape(*x_btd.shape[:2], self.all_head_size)
 
 
@@ -217,7 +208,7 @@ class Packed(nn.Module):
 
 
 class Talking(nn.Module):
-    """Heads that are mixed with one another before the output projection: none of them can go."""
+    """Heads that are mixed with one another before the output projection: none of them can be pruned."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -263,7 +254,7 @@ ATTENTIONS: dict[str, Callable[[], nn.Module]] = {
     "cross, fused keys and values": Cross,
     "bert": Bert,
 }
-"""Attentions whose heads can be cut, by what is particular about them."""
+"""Attentions whose heads can be pruned, by what is particular about them."""
 
 
 def net(name: str) -> nn.Module:
@@ -273,3 +264,152 @@ def net(name: str) -> nn.Module:
 
 def sequences(items: int = 8, seed: int = 0) -> Tensor:
     return torch.randn(items, LENGTH, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def proved(model: nn.Module, batch: Any) -> dict[str, Group]:
+    """Return by name the first candidate of each attention that stands its trial."""
+    subject = randomised_copy(model)
+    whole = outputs_of(subject, batch)
+    found: dict[str, Group] = {}
+    for group in propose_head_groups(model):
+        if group.name not in found and not joint_fault(subject, (group,), batch, whole):
+            found[group.name] = group
+    return found
+
+
+def the_heads(model: nn.Module, batch: Any) -> Group:
+    (group,) = proved(model, batch).values()
+    return group
+
+
+class Attend(nn.Module):
+    """Attention of every kind: heads that share keys, keys read from elsewhere, a scale of one's own."""
+
+    def __init__(
+        self, queries: int = 3, keys: int = 3, *, tiled: bool = False, elsewhere: int = 0, fixed: bool = False
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads, self.tiled = queries, keys, tiled
+        self.scale = 0.5 if fixed else None
+        self.source = nn.Linear(WIDTH, elsewhere) if elsewhere else nn.Identity()
+        self.q_proj = nn.Linear(WIDTH, queries * 4)
+        self.k_proj = nn.Linear(elsewhere or WIDTH, keys * 4)
+        self.v_proj = nn.Linear(elsewhere or WIDTH, keys * 4)
+        self.o_proj = nn.Linear(queries * 4, WIDTH)
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        source = self.source(x_btd)
+        q = self.normed(by_head(self.q_proj(x_btd), self.num_heads))
+        k, v = (by_head(layer(source), self.num_kv_heads) for layer in (self.k_proj, self.v_proj))
+        times = self.num_heads // self.num_kv_heads
+        k, v = (shared(each, times, tiled=self.tiled) for each in (k, v))
+        return self.o_proj(attend(q, k, v, self.scale))
+
+    def normed(self, q: Tensor) -> Tensor:
+        return q
+
+
+class Remembers(nn.Module):
+    """The width of a head and of all heads are numbers: of queries and keys, or of values."""
+
+    def __init__(self, *, own: bool = True, inner: bool = True) -> None:
+        super().__init__()
+        self.n_heads, self.head_dim, self.qk_proj_dim, self.scale = 3, 4, 12, 0.5
+        self.own, self.inner = own, inner
+        self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        places = x_btd.shape[:2]
+        by_width, by_count = (-1, self.head_dim), (self.n_heads, -1)
+        q, k = (
+            layer(x_btd)
+            .reshape(*places, self.qk_proj_dim if self.inner else -1)
+            .unflatten(-1, by_width if self.own else by_count)
+            .transpose(1, 2)
+            for layer in (self.q, self.k)
+        )
+        v = self.v(x_btd).unflatten(-1, by_count if self.own else by_width).transpose(1, 2)
+        mixed = (q @ k.mT * self.scale).softmax(-1) @ v
+        return self.o(mixed.transpose(1, 2).reshape(*places, -1 if self.inner else self.qk_proj_dim))
+
+
+class Normed(Attend):
+    """A norm over each head of queries, as many large models have it."""
+
+    def normed(self, q: Tensor) -> Tensor:
+        return functional.rms_norm(q, q.shape[-1:])
+
+
+NARROWED: dict[str, Callable[[], nn.Module]] = {
+    "opened": Packed,
+    "separate": Separate,
+    "separate without biases": lambda: Separate(bias=False),
+    "values of another width": lambda: Separate(value_width=5),
+    "a scale of its own": lambda: Attend(fixed=True),
+    "one head": lambda: Attend(1, 1),
+    "grouped queries": lambda: Attend(6, 3),
+    "grouped queries, tiled": lambda: Attend(6, 3, tiled=True),
+    "multi-query": lambda: Attend(3, 1),
+    "keys from elsewhere": lambda: Attend(elsewhere=7),
+    "remembers widths": Remembers,
+}
+SCALE_STAYS = {"opened", "a scale of its own", "remembers widths"}
+
+
+def narrowed(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return open_attention(Net(NARROWED[name]()).eval())[0]
+
+
+def found_in(model: nn.Module) -> Prunability:
+    return find_groups(model, sequences(2), head_width=True)
+
+
+def the_width(model: nn.Module) -> Group:
+    (group,) = (each for each in found_in(model).groups if each.kind == "head-width")
+    return group
+
+
+@cache
+def width_of(name: str) -> Group:
+    return the_width(narrowed(name))
+
+
+def of(group: Group) -> Scores:
+    assert group.scores is not None
+    return group.scores
+
+
+def products(model: nn.Module, group: Group) -> list[Tensor]:
+    """Return [W_q b_q]ᵀ [W_k b_k] of each query head, written out."""
+
+    def by_head(name: str, heads: int) -> Tensor:
+        layer = model.get_submodule(name)
+        bias = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias
+        return torch.cat([layer.weight, bias[:, None]], 1).detach().double().unflatten(0, (heads, -1))
+
+    scores = of(group)
+    a_hde, b_gde = by_head(scores.query, scores.queries), by_head(scores.key, scores.keys)
+    times = scores.queries // scores.keys
+    b_hde = b_gde.repeat(times, 1, 1) if scores.tiled else b_gde.repeat_interleave(times, 0)
+    return [a.T @ b for a, b in zip(a_hde, b_hde, strict=True)]
+
+
+def moments_of(model: nn.Module, group: Group, batch: Tensor) -> ScoreMoments:
+    scores = of(group)
+    widths = {name: model.get_submodule(name).in_features for name in (scores.query, scores.key)}
+    found = input_moments(model, [batch], widths)
+    query, key = (second_moment(found[name].mean_n, found[name].covariance_nn) for name in widths)
+    return ScoreMoments(query, key)
+
+
+def ticket_of(model: nn.Module, group: Group, kept: int, *more: PrunedGroup) -> nn.Module:
+    ticket = pruned_copy(model, (PrunedGroup.of(group, range(kept)), *more))
+    hold_scale(ticket, group, kept)
+    return ticket
+
+
+def masked(model: nn.Module, group: Group, kept: int) -> nn.Module:
+    masked_model = copy_model(model)
+    mask_units(masked_model, group, range(kept, group.width))
+    return masked_model

@@ -1,4 +1,4 @@
-"""Networks whose units come in unusual ways: norms over them, groups, bare parameters, turned weights."""
+"""Small networks of every kind that is pruned: plain ones, norms, groups, gates, skips, turned weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from tests.pruning.feeds import noise
 
 
 class OwnRmsNorm(nn.Module):
@@ -78,7 +80,7 @@ def conv1d(before: int, after: int) -> Conv1D:
 
 
 class Vit(nn.Module):
-    """Patches, a class token, positions and scales as bare parameters, separate q, k and v."""
+    """Patches, a class token, positions and scales that no layer holds, separate q, k and v."""
 
     def __init__(self, width: int = 8, heads: int = 2, depth: int = 1) -> None:
         super().__init__()
@@ -178,7 +180,7 @@ class Gated(nn.Module):
 
 
 class Twice(nn.Module):
-    """What a layer says, and its negative, side by side."""
+    """The output of a layer, and its negative, side by side."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -209,7 +211,7 @@ class Unet(nn.Module):
 
 
 class DrawnNet(nn.Module):
-    """Layers of drawn widths and kinds in a row: convolutions, plain, grouped or residual, then linear."""
+    """Layers of given widths and kinds in a row: convolutions, plain, grouped or residual, then linear."""
 
     def __init__(self, kinds: list[str], widths: list[int], norm: str, hidden: int) -> None:
         super().__init__()
@@ -225,8 +227,8 @@ class DrawnNet(nn.Module):
         self.layers = nn.ModuleList()
         self.norms = nn.ModuleList()
         width = widths[0]
-        for kind, (_, drawn) in zip(kinds, itertools.pairwise([*widths, widths[-1]]), strict=False):
-            after = width if kind in ("residual", "depthwise") else drawn
+        for kind, (_, next_width) in zip(kinds, itertools.pairwise([*widths, widths[-1]]), strict=False):
+            after = width if kind in ("residual", "depthwise") else next_width
             groups = {"grouped": 2, "depthwise": width}.get(kind, 1)
             self.layers.append(nn.Conv2d(width, after, 3, padding=1, groups=groups))
             self.norms.append(norms[norm](after))
@@ -240,3 +242,177 @@ class DrawnNet(nn.Module):
             fresh = functional.silu(norm(layer(x_bchw)))
             x_bchw = x_bchw + fresh if kind == "residual" else fresh
         return self.head(torch.tanh(self.hidden(x_bchw.flatten(1))))
+
+
+class Cnn(nn.Module):
+    """Convolutions without biases, batch norm, pooling, then a flatten into a linear layer."""
+
+    def __init__(self, widths: tuple[int, ...] = (6, 8), classes: int = 3) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 2
+        for width in widths:
+            layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            before = width
+        self.body = nn.Sequential(*layers, nn.MaxPool2d(2))
+        self.head = nn.Linear(before * 9, classes)
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        return self.head(self.body(x_bchw).flatten(1))
+
+
+class Block(nn.Module):
+    def __init__(self, before: int, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.shortcut = nn.Conv2d(before, width, 1, bias=False) if before != width else nn.Identity()
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        inner = functional.relu(self.bn1(self.conv1(x_bchw)))
+        return functional.relu(self.bn2(self.conv2(inner)) + self.shortcut(x_bchw))
+
+
+class Residual(nn.Module):
+    """Two stages, the second behind a 1x1 projection."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, width, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(width)
+        self.blocks = nn.Sequential(Block(width, width), Block(width, 2 * width), Block(2 * width, 2 * width))
+        self.head = nn.Linear(2 * width, 3)
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        x_bchw = self.blocks(functional.relu(self.bn(self.stem(x_bchw))))
+        return self.head(functional.adaptive_avg_pool2d(x_bchw, 1).flatten(1))
+
+
+class Mixed(nn.Module):
+    """A squeeze-and-excite gate, a depthwise convolution, a concatenation and a transposed convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(2, 6, 3, padding=1)
+        self.right = nn.Conv2d(2, 5, 3, padding=1)
+        self.depthwise = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        self.squeeze = nn.Linear(6, 4)
+        self.excite = nn.Linear(4, 6)
+        self.slope = nn.PReLU(5)
+        self.merge = nn.Conv2d(11, 7, 1)
+        self.up = nn.ConvTranspose2d(7, 5, 2, stride=2)
+        self.head = nn.Conv2d(5, 3, 1)
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        left = functional.relu(self.depthwise(functional.relu(self.left(x_bchw))))
+        gate = torch.sigmoid(self.excite(functional.relu(self.squeeze(left.mean((2, 3))))))
+        right = self.slope(self.right(x_bchw))
+        merged = functional.relu(self.merge(torch.cat([left * gate[:, :, None, None], right], dim=1)))
+        return self.head(functional.relu(self.up(merged)))
+
+
+class TokenMlp(nn.Module):
+    """One table for two tokens, their embeddings side by side."""
+
+    def __init__(self, vocabulary: int = 7, width: int = 4, hidden: int = 10) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.hidden = nn.Linear(2 * width, hidden)
+        self.head = nn.Linear(hidden, vocabulary)
+
+    def forward(self, tokens_b2: Tensor) -> Tensor:
+        return self.head(functional.relu(self.hidden(self.embedding(tokens_b2).flatten(1))))
+
+
+class Transformer(nn.Module):
+    """One layer with separate projections; ``norm`` puts a layer norm before the attention."""
+
+    def __init__(self, vocabulary: int = 7, width: int = 8, heads: int = 2, *, norm: bool = False) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.positions = nn.Embedding(3, width)
+        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.mlp_in = nn.Linear(width, 4 * width)
+        self.mlp_out = nn.Linear(4 * width, width)
+        self.unembed = nn.Linear(width, vocabulary, bias=False)
+        self.heads = heads
+
+    def forward(self, tokens_bt: Tensor) -> Tensor:
+        items, length = tokens_bt.shape
+        x_btd = self.embedding(tokens_bt) + self.positions(torch.arange(length, device=tokens_bt.device))
+        normed = self.norm(x_btd)
+        q, k, v = (
+            layer(normed).reshape(items, length, self.heads, -1).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
+        )
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x_btd = x_btd + self.o(mixed.transpose(1, 2).reshape(items, length, -1))
+        x_btd = x_btd + self.mlp_out(functional.relu(self.mlp_in(x_btd)))
+        return self.unembed(x_btd[:, -1])
+
+
+def mlp(widths: tuple[int, ...] = (5, 9, 7, 3)) -> nn.Sequential:
+    """A perceptron of these widths, the input's first and the classes' last."""
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def images(items: int = 32, seed: int = 0) -> Tensor:
+    return noise(items, 2, 6, 6, seed=seed)
+
+
+def vectors(items: int = 64, width: int = 5) -> Tensor:
+    return noise(items, width)
+
+
+def tokens(items: int = 32, length: int = 2) -> Tensor:
+    return torch.randint(7, (items, length), generator=torch.Generator().manual_seed(0))
+
+
+IMAGES, SERIES, VECTORS = images(48), noise(48, 4, 5), vectors(48)
+ZOO = ("cnn", "residual", "mixed", "mlp", "token-mlp", "transformer")
+STRUCTURES: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
+    "layer norm": (lambda: Stream(nn.LayerNorm), SERIES),
+    "rms norm": (lambda: Stream(nn.RMSNorm), SERIES),
+    "rms norm of somebody's own": (lambda: Stream(OwnRmsNorm), SERIES),
+    "Conv1D": (lambda: Stream(nn.LayerNorm, linear=conv1d), SERIES),
+    "vision transformer": (lambda: Vit(heads=4), IMAGES),
+    "grouped, blocks": (lambda: Bottlenecks(4, 8, 12), IMAGES),
+    "grouped, bundles": (lambda: Bottlenecks(2, 8, 12), IMAGES),
+    "depthwise": (lambda: Plain(nn.Conv2d(8, 8, 3, padding=1, groups=8)), IMAGES),
+    "depthwise with two outputs each": (lambda: Bottlenecks(8, 8, 16), IMAGES),
+    "grouped and transposed": (lambda: Bottlenecks(4, 8, 12, kind=nn.ConvTranspose2d), IMAGES),
+    "grouped under group norms": (lambda: Bottlenecks(4, 8, 12, norm=lambda n: nn.GroupNorm(2, n)), IMAGES),
+    "grouped right behind the stem": (lambda: Plain(nn.Conv2d(8, 8, 3, padding=1, groups=2)), IMAGES),
+    "group norm": (lambda: Plain(nn.GroupNorm(4, 8)), IMAGES),
+    "group norm without weights": (lambda: Plain(nn.GroupNorm(4, 8, affine=False)), IMAGES),
+    "group norm of one group": (lambda: Plain(nn.GroupNorm(1, 8)), IMAGES),
+    "instance norm without weights": (lambda: Plain(nn.InstanceNorm2d(8)), IMAGES),
+    "layer norm over channels": (lambda: Plain(LayerNorm2d(8)), IMAGES),
+    "gated by chunk": (lambda: Gated(chunk=True), VECTORS),
+    "gated by glu": (lambda: Gated(chunk=False), VECTORS),
+    "twice beside itself": (Twice, VECTORS),
+    "skip and transposed convolution": (Unet, IMAGES),
+}
+"""Networks that can be pruned, by what is particular about them."""
+
+
+def case(name: str) -> tuple[nn.Module, Tensor]:
+    """Return a network, of these or of the plain ones, and a batch for it."""
+    torch.manual_seed(0)
+    if name in STRUCTURES:
+        make, batch = STRUCTURES[name]
+        return make(), batch
+    return {
+        "cnn": lambda: (Cnn(), images()),
+        "residual": lambda: (Residual(), images()),
+        "mixed": lambda: (Mixed(), images()),
+        "mlp": lambda: (mlp(), vectors()),
+        "token-mlp": lambda: (TokenMlp(), tokens()),
+        "transformer": lambda: (Transformer(), tokens(length=3)),
+    }[name]()

@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import copy
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -18,59 +17,40 @@ from tests.pruning.nets_attention import (
     Packed,
     Rotary,
     Talking,
+    attend,
+    by_head,
     net,
+    proved,
     sequences,
+    the_heads,
 )
-from tpsprune.models.architectures import Transformer
-from tpsprune.models.libraries import import_torchvision
-from tpsprune.pruning.attention import MOST_CANDIDATES, attention_groups
-from tpsprune.pruning.cutting import cut_copy, silence
-from tpsprune.pruning.groups import Attribute, Group, GroupCut, Slice
-from tpsprune.pruning.opened import open_attention
-from tpsprune.pruning.trial import joint_fault, shaken
-
-
-def proved(model: nn.Module, batch: Any) -> dict[str, Group]:
-    """Return by name the first candidate of each attention that stands its trial."""
-    subject = shaken(model)
-    found: dict[str, Group] = {}
-    for group in attention_groups(model):
-        if group.name not in found and not joint_fault(subject, (group,), batch):
-            found[group.name] = group
-    return found
-
-
-def the_heads(model: nn.Module, batch: Any) -> Group:
-    (group,) = proved(model, batch).values()
-    return group
+from tpsprune.models.torchvision_shim import import_torchvision
+from tpsprune.models.transformer import Transformer
+from tpsprune.pruning.attention import MOST_CANDIDATES, propose_head_groups
+from tpsprune.pruning.groups import Attribute, PrunedGroup, Slice
+from tpsprune.pruning.layers import length
+from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.surgery import mask_units, pruned_copy
 
 
 @pytest.mark.parametrize("name", ATTENTIONS)
-def test_whole_heads_are_found_and_their_cut_is_the_model_deaf_to_them(name: str) -> None:
+def test_whole_heads_are_found_and_pruning_them_is_masking_them(name: str) -> None:
     model, batch = net(name), sequences()
     group = the_heads(model, batch)
     assert group.kind == "heads"
     assert group.width == (2 if name == "grouped queries, fused" else HEADS)
     assert len(group.cores) == 1
+    (consumer,) = group.consumers
+    assert consumer.positions == 1
+    assert consumer.features * group.width == length(model.get_submodule(consumer.module), "in")
     for kept in ([0], [group.width - 1], [*range(1, group.width)]):
-        cut = GroupCut.of(group, kept)
-        deaf = copy.deepcopy(model).eval()
-        silence(deaf, group, cut.removed)
-        ticket = cut_copy(model, (cut,))
-        assert torch.allclose(ticket.eval()(batch), deaf(batch), atol=1e-5)
+        pruned = PrunedGroup.of(group, kept)
+        masked = copy.deepcopy(model).eval()
+        mask_units(masked, group, pruned.removed)
+        ticket = pruned_copy(model, (pruned,))
+        assert torch.allclose(ticket.eval()(batch), masked(batch), atol=1e-5)
         ticket.train()(batch).sum().backward()
         assert all(p.grad is not None and p.grad.shape == p.shape for p in ticket.parameters())
-
-
-@pytest.mark.parametrize("name", ATTENTIONS)
-def test_a_unit_has_as_many_signals_as_the_output_reads_from_it(name: str) -> None:
-    model = net(name)
-    group = the_heads(model, sequences())
-    (consumer,) = group.consumers
-    weight = model.get_submodule(consumer.module).weight
-    read = len(weight) if type(model.get_submodule(consumer.module)).__name__ == "Conv1D" else weight.shape[1]
-    assert consumer.positions == 1
-    assert consumer.features * group.width == read
 
 
 def test_the_layouts_are_those_of_the_closed_form() -> None:
@@ -105,21 +85,21 @@ def test_numbers_that_follow_the_heads_are_reset_and_no_others() -> None:
         Attribute("attention", "num_heads", 1),
         Attribute("attention", "attn_dim", WIDTH // HEADS),
     )
-    ticket = cut_copy(model, (GroupCut.of(group, [1, 2]),))
+    ticket = pruned_copy(model, (PrunedGroup.of(group, [1, 2]),))
     sizes = [getattr(ticket.attention, name) for name in ("num_heads", "head_dim", "attn_dim", "scale")]
     assert sizes == [2, 4, 8, 0.5]
     assert model.attention.num_heads == HEADS
 
 
-def test_a_table_with_a_column_for_each_head_loses_the_columns_of_those_that_go() -> None:
+def test_a_table_with_a_column_for_each_head_loses_the_columns_of_pruned_ones() -> None:
     model = net("cross, fused keys and values")
     group = the_heads(model, sequences())
     assert Slice("attention.position_bias", 1, 0, 1) in group.slices
-    ticket = cut_copy(model, (GroupCut.of(group, [0, 2]),))
+    ticket = pruned_copy(model, (PrunedGroup.of(group, [0, 2]),))
     assert torch.equal(ticket.attention.position_bias, model.attention.position_bias[:, [0, 2]])
 
 
-def test_a_gate_on_what_the_heads_say_is_cut_with_them() -> None:
+def test_a_gate_on_the_output_of_heads_is_pruned_with_them() -> None:
     class Gated(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -128,13 +108,9 @@ def test_a_gate_on_what_the_heads_say_is_cut_with_them() -> None:
 
         def forward(self, x_btd: Tensor) -> Tensor:
             inner = self.inner
-            gate = torch.sigmoid(inner.gate(x_btd))
-            q, k, v = (
-                layer(x_btd).unflatten(-1, (inner.num_heads, -1)).transpose(1, 2)
-                for layer in (inner.to_q, inner.to_k, inner.to_v)
-            )
-            mixed = nn.functional.scaled_dot_product_attention(q, k, v)
-            return inner.to_out(mixed.transpose(1, 2).flatten(2) * gate)
+            layers = (inner.to_q, inner.to_k, inner.to_v)
+            mixed = attend(*(by_head(layer(x_btd), inner.num_heads) for layer in layers))
+            return inner.to_out(mixed * torch.sigmoid(inner.gate(x_btd)))
 
     assert "attention.inner.gate" in the_heads(Net(Gated()), sequences()).producers
 
@@ -148,38 +124,32 @@ def test_a_config_object_is_read_and_never_changed() -> None:
 
         def forward(self, x_btd: Tensor) -> Tensor:
             width = WIDTH // self.config.num_attention_heads
-            q, k, v = (
-                layer(x_btd).unflatten(-1, (-1, width)).transpose(1, 2) for layer in (self.q, self.k, self.v)
-            )
-            mixed = nn.functional.scaled_dot_product_attention(q, k, v)
-            return self.o(mixed.transpose(1, 2).flatten(2))
+            return self.o(attend(*(by_head(layer(x_btd), -1, width) for layer in (self.q, self.k, self.v))))
 
     model = Net(Configured())
     group = the_heads(model, sequences())
     assert group.attributes == ()
-    assert cut_copy(model, (GroupCut.of(group, [1]),)).attention.config.num_attention_heads == HEADS
+    assert pruned_copy(model, (PrunedGroup.of(group, [1]),)).attention.config.num_attention_heads == HEADS
 
 
-def test_heads_that_are_mixed_with_one_another_stay() -> None:
+def test_heads_that_are_mixed_with_one_another_are_kept() -> None:
     model = Net(Talking())
-    assert 0 < len(attention_groups(model)) <= MOST_CANDIDATES
+    assert 0 < len(propose_head_groups(model)) <= MOST_CANDIDATES
     assert proved(model, sequences()) == {}
 
 
 def test_a_number_of_heads_written_out_in_the_code_keeps_them_all() -> None:
     class Written(OneKey):
         def forward(self, x_btd: Tensor) -> Tensor:
-            q = self.query(x_btd).view(*x_btd.shape[:2], 3, 4).transpose(1, 2)
             k, v = (each[:, None].expand(-1, 3, -1, -1) for each in self.kv(x_btd).chunk(2, -1))
-            mixed = nn.functional.scaled_dot_product_attention(q, k, v)
-            return self.out(mixed.transpose(1, 2).flatten(2))
+            return self.out(attend(by_head(self.query(x_btd), 3, 4), k, v))
 
     assert proved(Net(Written()), sequences()) == {}
 
 
 @pytest.mark.parametrize("name", ["cnn", "residual", "mixed", "mlp", "token-mlp"])
 def test_a_net_without_attention_has_no_candidates(zoo: SimpleNamespace, name: str) -> None:
-    assert attention_groups(zoo.case(name)[0]) == ()
+    assert propose_head_groups(zoo.case(name)[0]) == ()
 
 
 def test_the_transformer_of_the_house_can_lose_heads() -> None:
@@ -188,53 +158,29 @@ def test_the_transformer_of_the_house_can_lose_heads() -> None:
     batch = torch.randint(7, (16, 2), generator=torch.Generator().manual_seed(0))
     group = the_heads(model, batch)
     assert (group.name, group.width, group.consumers[0].module) == ("q", 4, "o")
-    assert cut_copy(model, (GroupCut.of(group, [0, 3]),)).num_heads == 2
+    assert pruned_copy(model, (PrunedGroup.of(group, [0, 3]),)).num_heads == 2
 
 
-def test_trap_12_fused_qkv_with_chunk_beside_a_bare_position_parameter_raised_an_index_error() -> None:
-    class Chunked(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.num_heads = HEADS
-            self.position = nn.Parameter(torch.randn(1, 5, WIDTH))
-            self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-
-        def forward(self, x_btd: Tensor) -> Tensor:
-            q, k, v = (
-                each.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-                for each in self.qkv(x_btd + self.position).chunk(3, -1)
-            )
-            mixed = nn.functional.scaled_dot_product_attention(q, k, v)
-            return self.proj(mixed.transpose(1, 2).flatten(2))
-
-    model = Net(Chunked())
-    group = the_heads(model, sequences())
-    ticket = cut_copy(model, (GroupCut.of(group, [2]),))
-    assert ticket.attention.position.shape == (1, 5, WIDTH)
-    assert ticket(sequences()).shape == (8, 3)
-
-
-def test_trap_13_multihead_attention_lost_dimensions_that_its_heads_did_not_divide() -> None:
+def test_multihead_attention_loses_whole_heads_once_it_is_open() -> None:
     torch.manual_seed(0)
     model = Net(Packed())
-    assert attention_groups(model) == ()
+    assert propose_head_groups(model) == ()
     opened, _ = open_attention(model)
     group = the_heads(opened, sequences())
     assert group.attributes == (Attribute("attention.attn", "num_heads", 1),)
-    ticket = cut_copy(opened, (GroupCut.of(group, [0, 2]),)).eval()
+    ticket = pruned_copy(opened, (PrunedGroup.of(group, [0, 2]),)).eval()
     assert ticket.attention.attn.num_heads == 2
-    deaf = copy.deepcopy(model).eval()
     with torch.no_grad():
-        deaf.attention.attn.out_proj.weight[:, 4:8] = 0.0
-    assert torch.allclose(ticket(sequences()), deaf(sequences()), atol=1e-5)
+        model.eval().attention.attn.out_proj.weight[:, 4:8] = 0.0
+    assert torch.allclose(ticket(sequences()), model(sequences()), atol=1e-5)
 
 
-def test_trap_14_four_query_heads_on_two_of_keys_were_half_cut_and_crashed() -> None:
+def test_query_heads_are_pruned_with_the_keys_that_they_share() -> None:
     torch.manual_seed(0)
     model = Net(Rotary(queries=4, keys=2))
     group = the_heads(model, sequences())
     assert group.width == 2
-    ticket = cut_copy(model, (GroupCut.of(group, [1]),))
+    ticket = pruned_copy(model, (PrunedGroup.of(group, [1]),))
     attention = ticket.attention
     assert [attention.q_proj.out_features, attention.k_proj.out_features] == [8, 4]
     assert attention.num_key_value_groups == 2

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from tpsprune.errors import PruneError
 from tpsprune.pruning.baselines import KINDS, highest, importances
-from tpsprune.pruning.groups import Consumer, Group, Slice, Survey
-from tpsprune.pruning.survey import survey
+from tpsprune.pruning.groups import Consumer, Group, Prunability, Slice
+from tpsprune.pruning.prunability import find_groups
 
 THEIRS = {
     "magnitude": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=1),
@@ -36,9 +36,9 @@ def scaled(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def cnn_case(zoo) -> tuple[nn.Module, Tensor, Survey]:
+def cnn_case(zoo) -> tuple[nn.Module, Tensor, Prunability]:
     model, batch = zoo.case("cnn")
-    return scaled(model), batch, survey(model, batch, ())
+    return scaled(model), batch, find_groups(model, batch, ())
 
 
 def classes(batch: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def classes(batch: Tensor) -> Tensor:
 def test_the_same_units_go_as_when_torch_pruning_prunes_by_itself(kind: str, case: str, zoo) -> None:
     model, batch = zoo.case(case)
     scaled(model)
-    found = survey(model, batch, ())
+    found = find_groups(model, batch, ())
     ours = importances(model, batch, found.groups, kind, labels=[classes(batch)])
 
     theirs = copy.deepcopy(model)
@@ -181,7 +181,7 @@ def test_trap_5_ties_select_the_count_asked_for_and_the_lowest_units() -> None:
 
 def test_trap_5_a_fresh_batch_norm_still_loses_what_was_asked_for(zoo) -> None:
     model, batch = zoo.case("cnn")
-    found = survey(model, batch, ())
+    found = find_groups(model, batch, ())
     scores = importances(model, batch, found.groups, "bn-scale")
     assert [len(highest(scores[group.name], group.width // 2)) for group in found.groups] == [3, 4]
 
@@ -200,7 +200,7 @@ def test_trap_6_a_weak_layer_is_scored_on_its_own_scale(zoo) -> None:
 
 def test_trap_6_a_group_without_batch_norm_is_refused_by_name_not_passed_over(zoo) -> None:
     model, batch = zoo.case("mlp")
-    found = survey(model, batch, ())
+    found = find_groups(model, batch, ())
     with pytest.raises(PruneError, match="group '0' holds no batch norm with a scale"):
         importances(model, batch, found.groups, "bn-scale")
 
@@ -222,7 +222,7 @@ def test_trap_17_equal_units_have_equal_scores_and_no_nan(kind: str, value: floa
 def test_trap_17_a_batch_norm_without_scales_counts_for_nothing(zoo) -> None:
     model, batch = zoo.case("cnn")
     model.body[1] = nn.BatchNorm2d(6, affine=False)
-    found = survey(model, batch, ())
+    found = find_groups(model, batch, ())
     for kind in ("magnitude", "group-norm", "fpgm", "lamp", "taylor"):
         scores = importances(model, batch, found.groups, kind, labels=[classes(batch)])
         assert all(bool(each.isfinite().all()) for each in scores.values())
@@ -239,7 +239,7 @@ def test_trap_18_the_importance_that_breaks_on_networks_without_attention_is_not
 
 def test_a_group_that_only_has_embeddings_to_score_is_refused(zoo) -> None:
     model, batch = zoo.case("token-mlp")
-    group = survey(model, batch, ()).groups[0]
+    group = find_groups(model, batch, ()).groups[0]
     bare = dataclasses.replace(group, consumers=(), slices=(Slice("embedding.weight", 1, 0, 1),))
     with pytest.raises(PruneError, match="nothing that this formula can score"):
         importances(model, batch, [bare], "magnitude")

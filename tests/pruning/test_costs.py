@@ -1,71 +1,46 @@
-"""The cost of a model as a function of its widths is the cost of the model that is really cut."""
+"""The cost of a model as a function of its widths is that of the model pruned to them; time is measured."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from tests.pruning import nets_attention, nets_structure
+from tests.pruning.helpers import pruned_to
+from tests.pruning.nets_attention import ATTENTIONS, net, sequences
+from tests.pruning.nets_structure import STRUCTURES, ZOO, case
 from tpsprune.numerics.macs import MacCount, count_macs
-from tpsprune.pruning import GroupCut, survey
-from tpsprune.pruning.costs import CostModel
-from tpsprune.pruning.cutting import cut_copy
+from tpsprune.pruning import find_groups
+from tpsprune.pruning.costs import CostModel, cost_model, latency_shares
 from tpsprune.pruning.groups import Group, Slice
-from tpsprune.pruning.opened import open_attention
-from tpsprune.pruning.reach import cost_model
-from tpsprune.pruning.replay import add_biases
-from tpsprune.recipe.prune import Macs, Params, Prune
-
-ZOO = ("cnn", "residual", "mixed", "mlp", "token-mlp", "transformer")
-ATTENTION = ("separate", "fused-by-part", "fused-by-head", "rotary", "one-key", "packed")
-
-
-def case(zoo: SimpleNamespace, name: str) -> tuple[nn.Module, Tensor]:
-    torch.manual_seed(0)
-    if name in ZOO:
-        model, batch = zoo.case(name)
-        return model, batch[:2]
-    if name in nets_attention.ATTENTIONS:
-        return open_attention(nets_attention.net(name))[0], nets_attention.sequences(2)
-    models: dict[str, Callable[[], nn.Module]] = {
-        "vit": lambda: nets_structure.Vit(width=8, heads=4),
-        "grouped": nets_structure.Bottlenecks,
-        "depthwise": lambda: nets_structure.Plain(nn.Conv2d(8, 8, 3, padding=1, groups=8)),
-        "blocks": lambda: nets_structure.Plain(nn.Conv2d(8, 8, 3, padding=1, groups=4)),
-        "unet": nets_structure.Unet,
-    }
-    return models[name](), zoo.images(2)
+from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.surgery import add_biases, pruned_copy
+from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.target import Macs, Params
 
 
 def sizes(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-NAMES = [*ZOO, "vit", "grouped", "depthwise", "blocks", "unet", *nets_attention.ATTENTIONS]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_what_is_said_of_widths_is_what_is_counted_on_the_model_cut_to_them(
-    zoo: SimpleNamespace, name: str
-) -> None:
-    model, batch = case(zoo, name)
+@pytest.mark.parametrize("name", [*ZOO, *STRUCTURES, *ATTENTIONS])
+def test_the_cost_of_widths_is_what_is_counted_on_the_model_pruned_to_them(name: str) -> None:
+    opened, batch = (open_attention(net(name))[0], sequences(2)) if name in ATTENTIONS else case(name)
+    model, batch = opened, batch[:2]
     model.eval()
-    groups = survey(model, batch).groups
+    groups = find_groups(model, batch).groups
     count = count_macs(model, batch)
     macs = cost_model(model, groups, count, Prune(target=Macs(0.5)))
     params = cost_model(model, groups, count, Prune(target=Params(0.5)))
     assert (macs.total, params.total) == (count.total, sizes(model))
     assert (macs.at(macs.widths), params.at(params.widths)) == (count.total, sizes(model))
-    drawn = random.Random(name)
+    generator = random.Random(name)
     for _ in range(2):
-        widths = [drawn.randint(1, group.width) for group in groups]
-        cuts = [GroupCut.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
-        ticket = cut_copy(model, cuts)
+        widths = [generator.randint(1, group.width) for group in groups]
+        ticket = pruned_copy(model, pruned_to(groups, widths))
         assert macs.at(widths) == pytest.approx(count_macs(ticket, batch).total, abs=1e-6)
         assert params.at(widths) == pytest.approx(sizes(ticket), abs=1e-6)
 
@@ -87,7 +62,7 @@ def test_a_unit_of_several_elements_takes_all_of_them_along_both_axes() -> None:
 
 def test_several_sets_of_widths_cost_what_each_costs(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("residual")
-    groups = survey(model, batch).groups
+    groups = find_groups(model, batch).groups
     costs = cost_model(model, groups, count_macs(model, batch), Prune())
     widths = torch.tensor([[1] * len(groups), [group.width for group in groups]])
     assert costs.at_each(widths).tolist() == [costs.at(row) for row in widths.tolist()]
@@ -97,20 +72,20 @@ def test_biases_that_the_fold_adds_are_parameters_of_the_ticket_and_not_of_the_d
     zoo: SimpleNamespace,
 ) -> None:
     model, batch = zoo.case("cnn")
-    groups = survey(model, batch).groups
+    groups = find_groups(model, batch).groups
     added = ("body.3",)
     costs = cost_model(model, groups, count_macs(model, batch), Prune(target=Params(0.5)), added)
     assert costs.total == sizes(model)
     assert costs.at(costs.widths) == sizes(model) + 8
     add_biases(model, added)
-    cuts = [GroupCut.of(group, range(group.width - 2)) for group in groups]
-    assert costs.at([len(cut.kept) for cut in cuts]) == sizes(cut_copy(model, cuts))
+    widths = [group.width - 2 for group in groups]
+    assert costs.at(widths) == sizes(pruned_copy(model, pruned_to(groups, widths)))
 
 
 def test_a_parameter_with_two_names_counts_once() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4), nn.Linear(4, 4), nn.Linear(4, 4))
     model[4].weight = model[3].weight
-    groups = survey(model, torch.randn(2, 4)).groups
+    groups = find_groups(model, torch.randn(2, 4)).groups
     costs = cost_model(model, groups, count_macs(model, torch.randn(2, 4)), Prune(target=Params(0.5)))
     assert costs.total == sizes(model) == costs.at(costs.widths)
 
@@ -118,5 +93,37 @@ def test_a_parameter_with_two_names_counts_once() -> None:
 def test_what_no_group_touches_is_constant(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mlp")
     count = count_macs(model, batch)
-    costs = cost_model(model, survey(model, batch, ["0"]).groups, count, Prune())
+    costs = cost_model(model, find_groups(model, batch, ["0"]).groups, count, Prune())
     assert costs.constant == count.by_module["0"]
+
+
+def test_the_share_is_that_of_a_model_pruned_to_these_widths(zoo: SimpleNamespace) -> None:
+    model, batch = zoo.case("mlp")
+    share = latency_shares(model, find_groups(model, batch).groups, sizes)
+    assert share((9, 7)) == 1.0
+    assert share((4, 3)) == (6 * 4 + 5 * 3 + 4 * 3) / sizes(model)
+
+
+def test_a_machine_that_slows_down_slows_both_and_one_slip_of_the_clock_counts_for_nothing(
+    zoo: SimpleNamespace,
+) -> None:
+    model, batch = zoo.case("mlp")
+    calls = 0
+
+    def clock(timed: nn.Module) -> float:
+        nonlocal calls
+        calls += 1
+        # It takes twice as long from one pair to the next, and slips once.
+        return sizes(timed) * 2.0 ** (-(-calls // 2)) * (50.0 if calls == 3 else 1.0)
+
+    share = latency_shares(model, find_groups(model, batch).groups, clock)
+    assert share((4, 3)) == (6 * 4 + 5 * 3 + 4 * 3) / sizes(model)
+
+
+def test_attention_is_part_of_the_multiplications(zoo: SimpleNamespace) -> None:
+    model, batch = zoo.case("transformer")
+    length, width = batch.shape[1], 8
+    layers = [each for each in model.modules() if isinstance(each, nn.Linear) and each.out_features != 7]
+    # The last position alone is read out; scores and their weighted sum are length² · width each.
+    expected = length * sum(each.weight.numel() for each in layers) + 7 * width + 2 * length**2 * width
+    assert count_macs(model, batch).total == expected

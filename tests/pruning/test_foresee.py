@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from tpsprune import pruning
 from tpsprune.numerics.macs import count_macs
-from tpsprune.pruning.opened import open_attention
-from tpsprune.recipe.prune import Macs, Params, Prune, Tolerance
+from tpsprune.pruning.open_attention import open_attention
+from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.target import Macs, Params, Tolerance
 from tpsprune.records import CheckedLayer
 
 
@@ -72,8 +73,8 @@ def test_foreseeing_leaves_the_model_as_it_is(net: Net, probe: list[Tensor]) -> 
 
 def rolled(net: Net, probe: list[Tensor], *spared: str) -> dict[str, CheckedLayer]:
     opened, _ = open_attention(net)
-    survey, count = pruning.survey(opened, probe[0], spared), count_macs(opened, probe[0])
-    return {layer.name: layer for layer in pruning.layers_of(net, survey, count)}
+    survey, count = pruning.find_groups(opened, probe[0], spared), count_macs(opened, probe[0])
+    return {layer.name: layer for layer in pruning.list_layers(net, survey, count)}
 
 
 def test_every_layer_with_parameters_is_on_the_roll(net: Net, probe: list[Tensor]) -> None:

@@ -14,7 +14,8 @@ from tpsprune.errors import PruneError
 from tpsprune.pruning import extract, heal
 from tpsprune.pruning.heal import matching_blocks
 from tpsprune.pruning.recalibrate import output_error
-from tpsprune.recipe.prune import Macs, Prune, Widths
+from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.target import Macs, Widths
 
 
 def cut(model: nn.Module, batch: Tensor) -> nn.Module:

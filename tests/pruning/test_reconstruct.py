@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from tests.pruning.feeds import elements_of, noise
-from tpsprune.pruning import Plan, extract, survey
+from tpsprune.pruning import Plan, extract, find_groups
 from tpsprune.pruning.layers import channels_first
-from tpsprune.pruning.layers import refit as remember_sizes
+from tpsprune.pruning.layers import update_sizes as remember_sizes
 from tpsprune.pruning.recalibrate import output_error
-from tpsprune.recipe.prune import Macs, Prune, Widths
+from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.target import Macs, Widths
 
 
 def beside(layer: nn.Module, axis: int, *scales: Tensor) -> None:
@@ -106,7 +107,7 @@ def masked_outputs(model: nn.Module, batch: Tensor, plan: Plan) -> Tensor:
     """Return what a model says whose consumers are fed zeros where units of the plan are gone."""
     removed = {cut.name: cut.removed for cut in plan.groups}
     handles = []
-    for group in survey(model, batch).groups:
+    for group in find_groups(model, batch).groups:
         for consumer in group.consumers:
             signals = elements_of(consumer, group.width)
             f = consumer.features

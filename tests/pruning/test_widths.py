@@ -16,7 +16,8 @@ from tests.pruning.test_allocate import chain, falling
 from tpsprune.errors import PruneError
 from tpsprune.pruning.costs import CostModel
 from tpsprune.pruning.widths import Evidence, bounds_of, check_widths, choose_widths, needs
-from tpsprune.recipe.prune import Latency, Macs, Params, Prune, Tolerance, Widths
+from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.target import Latency, Macs, Params, Tolerance, Widths
 
 Method = Literal["effective-rank", "equal-residual", "greedy", "uniform", "global-magnitude"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["call_model", "evaluation_mode", "logits_of"]
+__all__ = ["call_model", "evaluation_mode", "flat_tensors", "item_tensors", "logits_of"]
 
 
 def call_model(model: nn.Module, batch: Any) -> Any:
@@ -47,3 +48,25 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def flat_tensors(output: Any) -> Iterator[Tensor]:
+    """Yield every floating-point tensor in a model's output, however it is nested."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+        return
+    parts: Any = ()
+    if isinstance(output, Mapping):
+        parts = output.values()
+    elif isinstance(output, tuple | list):
+        parts = output
+    elif is_dataclass(output) and not isinstance(output, type):
+        parts = [getattr(output, field.name) for field in fields(output)]
+    for part in parts:
+        yield from flat_tensors(part)
+
+
+def item_tensors(output: Any) -> Iterator[Tensor]:
+    """Yield the floating-point tensors that have an axis of items: no loss, no single number."""
+    return (tensor for tensor in flat_tensors(output) if tensor.ndim)

@@ -1,35 +1,38 @@
 """Pruning: what can be cut, how much, which units, and the cut itself as one transaction."""
 
-from tpsprune.pruning.carry import carried
 from tpsprune.pruning.extract import Extraction, extract
 from tpsprune.pruning.foresee import Foresight, foresee
-from tpsprune.pruning.groups import Consumer, Group, GroupCut, Slice, Survey
+from tpsprune.pruning.groups import Consumer, Group, Prunability, PrunedGroup, Slice
 from tpsprune.pruning.heal import heal
 from tpsprune.pruning.plan import Plan
-from tpsprune.pruning.reach import check_target
-from tpsprune.pruning.replay import replay
-from tpsprune.pruning.roll import layers_of
-from tpsprune.pruning.sites import Sites, consumer_widths, sites
-from tpsprune.pruning.survey import survey
+from tpsprune.pruning.prunability import (
+    GroupTensors,
+    check_target,
+    consumer_widths,
+    find_groups,
+    list_layers,
+    tensors_by_group,
+)
+from tpsprune.pruning.replay import carry_state, replay
 
 __all__ = [
     "Consumer",
     "Extraction",
     "Foresight",
     "Group",
-    "GroupCut",
+    "GroupTensors",
     "Plan",
-    "Sites",
+    "Prunability",
+    "PrunedGroup",
     "Slice",
-    "Survey",
-    "carried",
+    "carry_state",
     "check_target",
     "consumer_widths",
     "extract",
+    "find_groups",
     "foresee",
     "heal",
-    "layers_of",
+    "list_layers",
     "replay",
-    "sites",
-    "survey",
+    "tensors_by_group",
 ]

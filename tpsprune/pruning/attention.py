@@ -1,34 +1,267 @@
-"""Attention heads as units: where a head lies in the projections, and what else knows how many there are.
+"""Attention heads as units: which layers are projections, how many heads there are, and where each one lies.
+
+All of it is guessed from names, places, sizes and the whole numbers that modules store; nothing here is
+proved. ``trial`` does that, guess by guess.
 
 Shape letters: h query heads, g query heads that share keys and values, d width of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from tpsprune.pruning.groups import Attribute, Consumer, Group, Slice
-from tpsprune.pruning.head_counts import (
-    OF_ALL_HEADS,
-    Heads,
-    Number,
-    counts_heads,
-    head_counts,
-    is_width,
-    numbers_around,
-)
-from tpsprune.pruning.layers import tensor_axes
-from tpsprune.pruning.projections import Attention, Part, attentions
+from tpsprune.pruning.layers import is_mixer, length, tensor_axes
 
-__all__ = ["attention_groups"]
+__all__ = [
+    "OF_ALL_HEADS",
+    "Attention",
+    "Heads",
+    "Number",
+    "Part",
+    "find_attentions",
+    "guess_heads",
+    "is_width",
+    "numbers_around",
+    "propose_head_groups",
+]
+
+Role: TypeAlias = Literal["q", "k", "v", "kv", "qkv", "gate"]
+
+FUSED: Final = re.compile(r"qkv|query_?key_?value|in_proj|c_attn")
+FUSED_PAIR: Final = re.compile(r"kv|key_?value")
+SINGLE: Final[Mapping[Role, re.Pattern[str]]] = {
+    "q": re.compile(r"(?:^|(?<=_))w?(?:q|query|queries)\d*(?=_|$)"),
+    "k": re.compile(r"(?:^|(?<=_))w?(?:k|keys?)\d*(?=_|$)"),
+    "v": re.compile(r"(?:^|(?<=_))w?(?:v|values?)\d*(?=_|$)"),
+}
+OUTPUT: Final = re.compile(r"(?:^|_)w?(?:o|out|outputs?|proj|projection|dense)\d*(?:_|$)")
+CLIMB: Final = 2
+"""How many levels above the projections the output projection is looked for."""
+
+WIDTH_OF_HEAD: Final = re.compile(r"head_?(dim|size|width|features|channels)|(dim|d|size)_?head$|^d_kv$")
+NUMBER_OF_HEADS: Final = re.compile(r"head|^n?h$")
+OF_ALL_HEADS: Final = re.compile(r"inner|all_head|attn_dim|split|[qkv]_?(size|dim)$|proj|qkv")
+IN_CONFIG: Final = ("num_attention_heads", "n_head", "num_heads", "n_heads")
 
 MOST_CANDIDATES: Final = 12
 """Of one attention: each costs a trial, and a layout that is not among the likeliest is a rare one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A layer that gives queries, keys, values or several of them side by side."""
+
+    module: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """The projections of one attention: the parts lie in ``place``, ``output`` reads the mixed values.
+
+    ``query``, ``key`` and ``value`` are how many numbers all heads together have of each.
+    """
+
+    place: str
+    parts: tuple[Part, ...]
+    output: str
+    query: int
+    key: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A whole number that a module stores."""
+
+    module: str
+    name: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """How the numbers of one attention fall into heads; ``width`` is of q and k, ``value`` of v."""
+
+    queries: int
+    keys: int
+    width: int
+    value: int
+
+    @property
+    def shared(self) -> int:
+        """Query heads for each head of keys and values."""
+        return self.queries // self.keys
+
+    @property
+    def units(self) -> int:
+        """What can be pruned: heads of keys and values with their queries; query heads if all share one."""
+        return self.keys if self.keys > 1 else self.queries
+
+    @property
+    def queries_each(self) -> int:
+        """Query heads in a unit."""
+        return self.queries // self.units
+
+
+def find_attentions(model: nn.Module) -> Iterator[Attention]:
+    """Yield what looks like an attention; one set of parts may come with two guesses of the output.
+
+    Parts are told by name (``q``, ``query``, ``to_q``, ``wq``, ``qkv``, ``c_attn``, ``kv_proj`` …) or, in a
+    module that counts heads, by their order: two layers or four. The output projection is a layer of the
+    right width beside or below them, or in a module around them under one of its usual names.
+    """
+    for place, parent in model.named_modules():
+        layers = {name: child for name, child in parent.named_children() if is_projection(child)}
+        for roles in _guess_roles(parent, layers):
+            # Children come in the order of the model.
+            parts = tuple(Part(_join(place, name), roles[name]) for name in layers if name in roles)
+            gates = [name for name in layers if "gate" in name.lower() and name not in roles]
+            for output, sizes in _guess_outputs(model, place, {_join(place, name) for name in layers}, parts)[
+                :2
+            ]:
+                mixed = length(model.get_submodule(output), "in")
+                gated = (
+                    Part(_join(place, name), "gate") for name in gates if length(layers[name], "out") == mixed
+                )
+                yield Attention(place, (*parts, *gated), output, *sizes)
+
+
+def is_projection(module: nn.Module) -> bool:
+    """Return whether a layer maps every place by itself or with its neighbours, all units to all units."""
+    if isinstance(module, _ConvNd):
+        return module.groups == 1 and not module.transposed
+    return is_mixer(module)
+
+
+def _guess_roles(parent: nn.Module, layers: Mapping[str, nn.Module]) -> list[dict[str, Role]]:
+    """Return which of the layers in a module give queries, keys and values: one guess for each attention."""
+    fused = [name for name in layers if FUSED.search(name.lower())]
+    pairs = [name for name in layers if FUSED_PAIR.search(name.lower()) and name not in fused]
+    families: dict[str, dict[Role, str]] = defaultdict(dict)
+    for name in (each for each in layers if each not in (*fused, *pairs)):
+        for role, pattern in SINGLE.items():
+            if found := pattern.search(name.lower()):
+                families[name[: found.start()] + "*" + name[found.end() :]].setdefault(role, name)
+                break
+    guesses: list[dict[str, Role]] = [
+        {name: role for role, name in family.items()}
+        for family in families.values()
+        if len(family) == len(SINGLE)
+    ]
+    lonely = [family["q"] for family in families.values() if "q" in family and len(family) == 1]
+    guesses += [{query: "q", pair: "kv"} for query, pair in zip(lonely, (*pairs, *fused), strict=False)]
+    guesses += [{name: "qkv"} for name in (fused if not lonely else ())]
+    if not guesses and any("head" in name for name in vars(parent)):
+        names = list(layers)
+        if len(names) == 2:
+            guesses.append({names[0]: "qkv"})
+        elif len(names) == 4:
+            guesses.append({names[0]: "q", names[1]: "k", names[2]: "v"})
+    return guesses
+
+
+def _guess_outputs(
+    model: nn.Module, place: str, siblings: set[str], parts: Sequence[Part]
+) -> list[tuple[str, tuple[int, int, int]]]:
+    """Return layers that may read the mixed values, likeliest first, and sizes of q, k, v to match."""
+    taken = {part.module for part in parts}
+    outs = {part.role: length(model.get_submodule(part.module), "out") for part in parts}
+    found: list[tuple[tuple[bool, bool, bool], str, tuple[int, int, int]]] = []
+    inside = place
+    for level in range(CLIMB + 1):
+        for name, module in model.get_submodule(inside).named_modules():
+            full = _join(inside, name)
+            below = not place or full.startswith(f"{place}.")
+            if full in taken or not is_projection(module) or below != (level == 0):
+                continue
+            named = any(OUTPUT.search(part) for part in name.lower().split("."))
+            sizes = _sizes(outs, length(module, "in"))
+            if sizes and (named or full in siblings):
+                found.append(((not named, full not in siblings, len(set(sizes)) > 1), full, sizes))
+        if found or not inside:
+            break
+        inside = inside.rpartition(".")[0]
+    return [(name, sizes) for _, name, sizes in sorted(found, key=lambda each: each[0])]
+
+
+def _sizes(outs: Mapping[Role, int], mixed: int) -> tuple[int, int, int] | None:
+    """Return how many numbers are queries, keys and values if the output projection reads ``mixed``."""
+    if "qkv" in outs:
+        query, (key, rest) = mixed, divmod(outs["qkv"] - mixed, 2)
+        return (query, key, key) if not rest and 0 < key <= query and not query % key else None
+    query = outs["q"]
+    key, value = (outs["kv"] // 2, outs["kv"] // 2) if "kv" in outs else (outs["k"], outs["v"])
+    return (query, key, value) if not query % key and value * (query // key) == mixed else None
+
+
+def _join(place: str, name: str) -> str:
+    return ".".join(each for each in (place, name) if each)
+
+
+def numbers_around(model: nn.Module, attention: Attention) -> tuple[Number, ...]:
+    """Return the whole numbers stored beside the projections, or by the next module around with heads."""
+    inside = attention.place
+    while True:
+        holder = model.get_submodule(inside)
+        # Below the projections' own module, a helper of theirs (a core, a rotary table) may count too.
+        helpers = holder.named_children() if inside == attention.place else ()
+        modules = [(inside, holder)] + [
+            (_join(inside, name), child)
+            for name, child in helpers
+            if not any(is_projection(each) for each in child.modules())
+        ]
+        numbers = tuple(
+            Number(where, name, value)
+            for where, module in modules
+            for name, value in vars(module).items()
+            if type(value) is int and value > 0
+        )
+        if not inside or any("head" in number.name for number in numbers):
+            return numbers
+        inside = inside.rpartition(".")[0]
+
+
+def guess_heads(
+    model: nn.Module, attention: Attention, numbers: Sequence[Number], *, least: int = 2
+) -> Iterator[Heads]:
+    """Yield the numbers of heads that go into the sizes: as counted, from a head's width, then any other.
+
+    Of fewer heads than ``least`` nothing is yielded. A ``config`` object is read for hints.
+    """
+    config = getattr(model.get_submodule(attention.place), "config", None) or getattr(model, "config", None)
+    hints = [getattr(config, name, None) for name in IN_CONFIG]
+    counted = [each.value for each in numbers if _counts_heads(each.name)]
+    by_width = [attention.query // each.value for each in numbers if is_width(each.name)]
+    known = [*counted, *by_width, *(hint for hint in hints if type(hint) is int)]
+    for queries in dict.fromkeys(known or [each.value for each in numbers]):
+        if queries < least or attention.query % queries:
+            continue
+        width = attention.query // queries
+        keys, rest = divmod(attention.key, width)
+        if not rest and keys and not queries % keys and not attention.value % keys:
+            yield Heads(queries, keys, width, attention.value // keys)
+
+
+def _counts_heads(name: str, *, keys: bool = False) -> bool:
+    """Return whether a number of this name counts query heads; with ``keys``, those of keys too."""
+    if not NUMBER_OF_HEADS.search(name) or is_width(name) or "group" in name or "all_head" in name:
+        return False
+    return keys or not re.search(r"kv|key", name)
+
+
+def is_width(name: str) -> bool:
+    """Return whether a number of this name is the width of one head."""
+    return bool(WIDTH_OF_HEAD.search(name)) and "all_head" not in name
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +273,24 @@ class _Run:
     repeat: int = 1
     stride: int = 0
 
+    def slices(self, model: nn.Module, module: str, side: Literal["in", "out"]) -> list[Slice]:
+        """Return the slices of a layer's tensors that hold the units."""
+        axes = tensor_axes(model.get_submodule(module), side)
+        return [
+            Slice(f"{module}.{tensor}", axis, self.offset, self.block, self.repeat, self.stride)
+            for tensor, axis in axes.items()
+        ]
 
-def attention_groups(model: nn.Module) -> tuple[Group, ...]:
+
+def propose_head_groups(model: nn.Module) -> tuple[Group, ...]:
     """Return candidates of kind "heads", unproved; those of one attention share a name, likeliest first.
 
     A unit is a head: its queries, keys and values, read by the output projection. Where several query
     heads share keys and values it is a head of those with its queries; where all share one, a query head.
-    How q, k and v lie side by side in a fused layer, which of the whole numbers that modules remember
-    count heads, and which of their bare parameters hold something per head is guessed: the first
-    candidate whose cut equals the same model deaf to the heads that go is the right one, and an attention
-    with none stays whole. A ``config`` object is read for hints and never changed.
+    How q, k and v lie side by side in a fused layer, which of the whole numbers that modules store
+    count heads, and which of their own parameters hold something per head is guessed: the first
+    candidate whose pruned model equals the masked one is the right one, and an attention with none stays
+    whole.
 
     Not seen: heads that are mixed with one another before the output projection, norms over all heads,
     ``nn.MultiheadAttention`` that is not open, and numbers written out in the code.
@@ -58,7 +299,7 @@ def attention_groups(model: nn.Module) -> tuple[Group, ...]:
     """
     return tuple(
         group
-        for attention in attentions(model)
+        for attention in find_attentions(model)
         for group in islice(_candidates(model, attention), MOST_CANDIDATES)
     )
 
@@ -66,74 +307,57 @@ def attention_groups(model: nn.Module) -> tuple[Group, ...]:
 def _candidates(model: nn.Module, attention: Attention) -> Iterator[Group]:
     numbers = numbers_around(model, attention)
     seen: set[Group] = set()
-    for heads in head_counts(model, attention, numbers):
-        per_head = _per_head(model, attention.place, heads)
-        layouts = _layouts(attention, heads)
-        for layout, attributes, bare in product(
-            layouts, _attribute_sets(numbers, heads), (per_head, ()) if per_head else ((),)
+    for heads in guess_heads(model, attention, numbers):
+        per_head = _slices_per_head(model, attention.place, heads)
+        for (runs, mixed), attributes, extra in product(
+            _layouts(attention, heads), _attribute_sets(numbers, heads), (per_head, ()) if per_head else ((),)
         ):
-            group = _group(model, attention, heads, layout, attributes, bare)
+            made = [
+                slice_
+                for part in attention.parts
+                for run in runs[part]
+                for slice_ in run.slices(model, part.module, "out")
+            ]
+            group = Group(
+                name=attention.parts[0].module,
+                width=heads.units,
+                producers=tuple(part.module for part in attention.parts),
+                members=(),
+                consumers=(
+                    Consumer(attention.output, mixed.offset, mixed.block, mixed.repeat, mixed.stride),
+                ),
+                slices=(*made, *mixed.slices(model, attention.output, "in"), *extra),
+                attributes=attributes,
+                cores=(attention.place,),
+                kind="heads",
+            )
             if group not in seen:
                 seen.add(group)
                 yield group
 
 
-def _group(
-    model: nn.Module,
-    attention: Attention,
-    heads: Heads,
-    layout: tuple[dict[Part, tuple[_Run, ...]], _Run],
-    attributes: tuple[Attribute, ...],
-    bare: tuple[Slice, ...],
-) -> Group:
-    runs, read = layout
-    made = [
-        Slice(f"{part.module}.{tensor}", axis, run.offset, run.block, run.repeat, run.stride)
-        for part in attention.parts
-        for run in runs[part]
-        for tensor, axis in tensor_axes(model.get_submodule(part.module), "out").items()
-    ]
-    heard = [
-        Slice(f"{attention.output}.{tensor}", axis, read.offset, read.block, read.repeat, read.stride)
-        for tensor, axis in tensor_axes(model.get_submodule(attention.output), "in").items()
-    ]
-    return Group(
-        name=attention.parts[0].module,
-        width=heads.units,
-        producers=tuple(part.module for part in attention.parts),
-        members=(),
-        consumers=(Consumer(attention.output, read.offset, read.block, read.repeat, read.stride),),
-        slices=(*made, *heard, *bare),
-        attributes=attributes,
-        cores=(attention.place,),
-        kind="heads",
-    )
-
-
-def _layouts(attention: Attention, heads: Heads) -> list[tuple[dict[Part, tuple[_Run, ...]], _Run]]:
-    """Return, likeliest first, where heads lie in each part and at the output projection.
+def _layouts(attention: Attention, heads: Heads) -> Iterator[tuple[dict[Part, tuple[_Run, ...]], _Run]]:
+    """Yield, likeliest first, where heads lie in each part and at the output projection.
 
     Query heads that share keys come one after the other, or each after as many as there are keys. A
     fused layer has all q before all k and v, or q, k and v of one head after the other.
     """
     fused = any(part.role in ("kv", "qkv") for part in attention.parts)
-    answer = []
     for by_head, tiled in product((False, True) if fused else (False,), (False, True)):
         if tiled and not 1 < heads.keys < heads.queries:
             continue
         runs = {part: _runs(part, attention, heads, by_head, tiled) for part in attention.parts}
-        answer.append((runs, _of_queries(heads, heads.value, tiled)))
-    return answer
+        yield runs, _run_of_queries(heads, heads.value, tiled)
 
 
 def _runs(part: Part, attention: Attention, heads: Heads, by_head: bool, tiled: bool) -> tuple[_Run, ...]:
-    queries = _of_queries(heads, heads.width, tiled)
+    queries = _run_of_queries(heads, heads.width, tiled)
     if part.role == "q":
         return (queries,)
     if part.role == "gate":
-        return (_of_queries(heads, heads.value, tiled),)
+        return (_run_of_queries(heads, heads.value, tiled),)
     if heads.keys == 1 and heads.queries > 1:
-        # All heads read the same keys and values: those stay.
+        # All heads read the same keys and values: those are kept.
         return (queries,) if part.role == "qkv" and not by_head else ()
     if part.role in ("k", "v"):
         return (_Run(0, heads.width if part.role == "k" else heads.value),)
@@ -146,7 +370,7 @@ def _runs(part: Part, attention: Attention, heads: Heads, by_head: bool, tiled: 
     return (queries, pair) if part.role == "qkv" else (pair,)
 
 
-def _of_queries(heads: Heads, width: int, tiled: bool) -> _Run:
+def _run_of_queries(heads: Heads, width: int, tiled: bool) -> _Run:
     if tiled:
         return _Run(0, width, heads.queries_each, heads.units * width)
     return _Run(0, heads.queries_each * width)
@@ -164,7 +388,7 @@ def _attribute_sets(numbers: Iterable[Number], heads: Heads) -> list[tuple[Attri
         attribute = Attribute(number.module, number.name, number.value // heads.units)
         if number.value % heads.units or is_width(number.name):
             continue
-        if number.value in (heads.queries, heads.keys) and counts_heads(number.name, keys=True):
+        if number.value in (heads.queries, heads.keys) and _counts_heads(number.name, keys=True):
             counts.append(attribute)
         elif number.value in sizes and OF_ALL_HEADS.search(number.name):
             inner.append(attribute)
@@ -180,19 +404,14 @@ def _attribute_sets(numbers: Iterable[Number], heads: Heads) -> list[tuple[Attri
     return list(dict.fromkeys(sets))
 
 
-def _per_head(model: nn.Module, place: str, heads: Heads) -> tuple[Slice, ...]:
-    """Return slices of the bare tensors beside the projections with one axis as long as heads are many."""
+def _slices_per_head(model: nn.Module, place: str, heads: Heads) -> tuple[Slice, ...]:
+    """Return slices of the tensors beside the projections with one axis as long as heads are many."""
     module = model.get_submodule(place)
-    held = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    answer = []
-    for name, tensor in held:
-        full = f"{place}.{name}" if place else name
-        for length, block in (
-            (heads.queries, heads.queries_each),
-            (heads.queries * heads.width, heads.queries_each * heads.width),
-        ):
-            axes = [axis for axis, size in enumerate(tensor.shape) if size == length]
+    found = []
+    for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+        for width in (1, heads.width):
+            axes = [axis for axis, size in enumerate(tensor.shape) if size == heads.queries * width]
             if len(axes) == 1:
-                answer.append(Slice(full, axes[0], 0, block))
+                found.append(Slice(_join(place, name), axes[0], 0, heads.queries_each * width))
                 break
-    return tuple(answer)
+    return tuple(found)

@@ -24,10 +24,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tpsprune.errors import PruneError, did_you_mean
 from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
-from tpsprune.pruning.cutting import fresh_copy
-from tpsprune.pruning.groups import Consumer, Group, Slice
+from tpsprune.pruning.groups import Consumer, Group, Slice, element_index
 from tpsprune.pruning.layers import MIXERS, is_depthwise, tensor_axes
-from tpsprune.pruning.layout import element_index
+from tpsprune.pruning.surgery import copy_model
 
 __all__ = ["KINDS", "highest", "importances"]
 
@@ -119,7 +118,7 @@ def importances(
     if kind == "random":
         generator = torch.Generator().manual_seed(seed)
         return {group.name: torch.rand(group.width, generator=generator) for group in groups}
-    work = fresh_copy(model)
+    work = copy_model(model)
     for parameter in work.parameters():
         parameter.requires_grad_(True)
     if kind == "taylor":

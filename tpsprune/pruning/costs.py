@@ -1,41 +1,52 @@
-"""What a model costs as an exact function of the widths of its groups.
+"""What a model costs as an exact function of the widths of its groups; latency, which is measured instead.
+
+Also where the seconds of an extraction itself went (``Times``).
 
 Shape letters: b sets of widths, g groups, a axes of tensors, t terms, x axes of one term.
 """
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import Self, TypeAlias, final
+from statistics import median
+from typing import Final, Self, TypeAlias, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tpsprune.numerics.macs import MacCount
-from tpsprune.pruning.groups import Group
+from tpsprune.pruning.groups import Group, PrunedGroup
+from tpsprune.pruning.layers import length, mixer
+from tpsprune.pruning.surgery import pruned_copy, shapes_of
+from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.target import Params
 
-__all__ = ["CostModel", "own_macs"]
+__all__ = ["CostModel", "Times", "cost_model", "latency_shares", "own_macs", "parents_of", "timed"]
 
 Shape: TypeAlias = tuple[int, ...]
 Term: TypeAlias = tuple[float, list[tuple[int, dict[int, int]]]]
 """A factor, and for each axis its length and how much of it a unit of each group is."""
 
+TIMED_PAIRS: Final = 3
+
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class CostModel:
-    """Cost = constant + Σ_t factor_t · Π_x (elements that stay along axis x of term t).
+    """Cost = constant + Σ_t factor_t · Π_x (elements kept along axis x of term t).
 
     A layer multiplies each element of its weight equally often, so its multiply-accumulates are those per
-    element times the elements that stay; a tensor's parameters are its elements. What units are multiplied
+    element times the elements kept; a tensor's parameters are its elements. What units are multiplied
     by without weights (attention scores) goes with their number; what no group touches is constant. A group
     of head width keeps its share of every head: an axis of heads counts as two, one of heads and one of
     dimensions. Of an attention's own products those of queries and keys go with that width.
 
-    ``total`` is the dense model's cost; biases that the fold adds make ``at(widths)`` a little more than
+    ``total`` is the dense model's cost; biases that compensation adds make ``at(widths)`` a little more than
     that. Not seen: products of activations that no group names as its core; they count as constant, so the
     ticket costs at most what is said here.
     """
@@ -63,8 +74,10 @@ class CostModel:
         for core in dict.fromkeys(name for group in groups for name in group.cores):
             theirs = {slice_.tensor for group in groups if core in group.cores for slice_ in group.slices}
             # A module with layers that these groups do not touch multiplies something else.
-            others = {name for tensor in weights if tensor not in theirs for name in _around(tensor)}
-            inside = (name for name in own if name == core or (name not in others and core in _around(name)))
+            others = {name for tensor in weights if tensor not in theirs for name in parents_of(tensor)}
+            inside = (
+                name for name in own if name == core or (name not in others and core in parents_of(name))
+            )
             cores[core] = sum(own[name] for name in inside if f"{name}.weight" not in shapes)
         return cls._of("multiply-accumulates", groups, shapes, weights, cores, count.total, count.total)
 
@@ -74,7 +87,7 @@ class CostModel:
 
         Args:
             groups: of the dense model.
-            shapes: of its parameters, each under one name, and of the biases that the fold will add.
+            shapes: of its parameters, each under one name, and of the biases that compensation will add.
             total: parameters of the dense model, without those biases.
         """
         held = sum(prod(shape) for shape in shapes.values())
@@ -97,11 +110,11 @@ class CostModel:
                 axis = touched[slice_.tensor][slice_.axis]
                 axis[rank] = axis.get(rank, 0) + slice_.block * slice_.repeat
         terms: list[Term] = []
-        for tensor, cut in touched.items():
+        for tensor, pruned in touched.items():
             shape = shapes[tensor]
-            factor = per_element[tensor] * prod(size for axis, size in enumerate(shape) if axis not in cut)
+            factor = per_element[tensor] * prod(size for axis, size in enumerate(shape) if axis not in pruned)
             axes = []
-            for place, by in cut.items():
+            for place, by in pruned.items():
                 across = [rank for rank in by if groups[rank].scores is not None]
                 axes.append((shape[place], {rank: own for rank, own in by.items() if rank not in across}))
                 axes += [(groups[rank].width, {rank: 1}) for rank in across]
@@ -135,9 +148,9 @@ class CostModel:
 
     def at_each(self, widths_bg: Tensor) -> Tensor:
         """Return the costs ``cost_b`` at several sets of widths at once."""
-        gone_bg = torch.tensor(self.widths, dtype=torch.float64) - widths_bg
-        stay_ba = self.lengths_a - gone_bg @ self.elements_ag.T
-        return self.constant + stay_ba[:, self.axes_tx].prod(-1) @ self.factors_t
+        removed_bg = torch.tensor(self.widths, dtype=torch.float64) - widths_bg
+        kept_ba = self.lengths_a - removed_bg @ self.elements_ag.T
+        return self.constant + kept_ba[:, self.axes_tx].prod(-1) @ self.factors_t
 
 
 def _terms_of_core(core: str, macs: float, groups: Sequence[Group]) -> list[Term]:
@@ -158,11 +171,80 @@ def own_macs(count: MacCount) -> dict[str, int]:
     """Return what each module multiplies itself, without the modules in it; the whole model is ''."""
     own = {"": count.total, **count.by_module}
     for name, macs in count.by_module.items():
-        own[next(parent for parent in _around(name) if parent in own)] -= macs
+        own[next(parent for parent in parents_of(name) if parent in own)] -= macs
     return own
 
 
-def _around(name: str) -> Iterable[str]:
+def parents_of(name: str) -> Iterator[str]:
+    """Yield the names of the modules around one, from the inside out; the whole model is ''."""
     while name:
         name = name.rpartition(".")[0]
         yield name
+
+
+def cost_model(
+    model: nn.Module,
+    groups: Sequence[Group],
+    count: MacCount,
+    settings: Prune,
+    new_biases: Sequence[str] = (),
+) -> CostModel:
+    """Return what a model costs in the unit of the target; ``new_biases`` are layers that are given one."""
+    if not isinstance(settings.target, Params):
+        return CostModel.of_macs(groups, shapes_of(model), count)
+    held = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    total = sum(parameter.numel() for parameter in model.parameters())
+    biases = {f"{name}.bias": (length(mixer(model, name), "out"),) for name in new_biases}
+    return CostModel.of_params(groups, {**held, **biases}, total)
+
+
+def latency_shares(
+    model: nn.Module, groups: Sequence[Group], clock: Callable[[nn.Module], float]
+) -> Callable[[Sequence[int]], float]:
+    """Return a function that measures a pruned model's time as a share of the dense model's.
+
+    It prunes a copy to the widths it is given, whichever units those are: time does not depend on values.
+    The dense and the pruned model are timed in turn, so that a machine that slows down slows both, and the
+    median of three ratios counts.
+
+    Args:
+        model: the dense model, in the shape in which it is pruned.
+        groups: what can be pruned of it.
+        clock: seconds of a forward pass; it warms up, repeats and waits for the device as it sees fit.
+
+    Cost: a copy of the model and six calls of ``clock`` for each set of widths.
+    """
+
+    def share(widths: Sequence[int]) -> float:
+        pruned = [PrunedGroup.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
+        ticket = pruned_copy(model, pruned)
+        return median(clock(ticket) / clock(model) for _ in range(TIMED_PAIRS))
+
+    return share
+
+
+@dataclass(slots=True)
+class Times:
+    """Seconds of each part of an extraction, under the names that reports have for them.
+
+    ``survey`` finds groups, ``look`` takes calibration statistics, ``walk`` reconstructs and slices.
+    """
+
+    survey: float = 0.0
+    look: float = 0.0
+    widths: float = 0.0
+    walk: float = 0.0
+    verify: float = 0.0
+    recalibrate: float = 0.0
+
+
+@contextmanager
+def timed(times: Times, part: str) -> Iterator[None]:
+    """Add the seconds until the block is left, work on an accelerator included, to one part."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        setattr(times, part, getattr(times, part) + time.perf_counter() - began)

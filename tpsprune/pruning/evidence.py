@@ -19,7 +19,7 @@ from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.numerics.trees import item_count
 from tpsprune.pruning.baselines import highest, importances
 from tpsprune.pruning.groups import Group
-from tpsprune.pruning.head_width import ScoreMoments, rank_of, residual_shares, rotated, second_moment
+from tpsprune.pruning.head_width import ScoreMoments, residual_shares, rotate_heads, score_rank, second_moment
 from tpsprune.pruning.layers import channels_first, is_mixer
 from tpsprune.pruning.look import Look, check_probe, look
 from tpsprune.pruning.rows import draw, wanted
@@ -59,7 +59,7 @@ class Known:
         ranks = residuals = loudness = of_scores = None
         if "ranks" in asked:
             ranks = [
-                rank_of(self.energies[group.name])
+                score_rank(self.energies[group.name])
                 if group.name in self.energies
                 else self.seen.effective_rank(model, group)
                 for group in groups
@@ -169,7 +169,9 @@ def turned(
 ) -> dict[str, Tensor]:
     """Turn the heads of groups of kind "head-width", in place; return what each dimension carries."""
     return {
-        group.name: rotated(model, group, moments[group.name]) for group in groups if group.scores is not None
+        group.name: rotate_heads(model, group, moments[group.name])
+        for group in groups
+        if group.scores is not None
     }
 
 

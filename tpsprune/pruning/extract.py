@@ -12,24 +12,21 @@ from torch import Tensor, nn
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.numerics.precision import full_precision
 from tpsprune.numerics.trees import item_count
-from tpsprune.pruning.cutting import cut_copy, fresh_copy, silence
+from tpsprune.pruning.costs import Times, timed
 from tpsprune.pruning.evidence import turned
-from tpsprune.pruning.fold import can_gain_bias
-from tpsprune.pruning.foresee import foresee
-from tpsprune.pruning.groups import Group, GroupCut
-from tpsprune.pruning.head_width import hold_scale
-from tpsprune.pruning.layers import mixer
-from tpsprune.pruning.look import Look
-from tpsprune.pruning.opened import open_attention
+from tpsprune.pruning.foresee import Foresight, foresee
+from tpsprune.pruning.groups import Group, PrunedGroup
+from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.plan import Plan, signature_of, versions
+from tpsprune.pruning.prunability import layers_gaining_bias
 from tpsprune.pruning.recalibrate import recalibrated
 from tpsprune.pruning.reconstruct import reconstruct, share_held
-from tpsprune.pruning.replay import add_biases
 from tpsprune.pruning.rows import some
 from tpsprune.pruning.selection import Selection
-from tpsprune.pruning.times import Times, timed
-from tpsprune.pruning.verify import verify
-from tpsprune.recipe.prune import Prune, Target, Tolerance
+from tpsprune.pruning.surgery import add_biases, copy_model, hold_scale, mask_units, pruned_copy, shapes_of
+from tpsprune.pruning.verification import verify
+from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.target import Tolerance
 from tpsprune.records import GroupChange, LeftAlone
 
 __all__ = ["Extraction", "extract"]
@@ -39,7 +36,7 @@ __all__ = ["Extraction", "extract"]
 class Extraction:
     """A ticket and all there is to say about it.
 
-    ``plan`` replays the cut on other weights; ``macs_share`` is counted on the ticket; ``notes`` are
+    ``plan`` replays the pruning on other weights; ``macs_share`` is counted on the ticket; ``notes`` are
     sentences the user should read; ``times`` says where the seconds went.
     """
 
@@ -50,6 +47,21 @@ class Extraction:
     macs_share: float
     notes: tuple[str, ...]
     times: Times = field(default_factory=Times)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reconstruction:
+    """A model at the dense shape, compensated, its pruned units masked, and the units chosen by group.
+
+    ``opened`` is the dense model in the shape in which it is pruned; ``share`` is that of the calibration
+    data on which layers were fitted.
+    """
+
+    opened: nn.Module
+    masked: nn.Module
+    chosen: Mapping[str, Selection]
+    new_biases: tuple[str, ...]
+    share: float
 
 
 @full_precision()
@@ -63,14 +75,14 @@ def extract(
     seed: int = 0,
     objective: Objective = CROSS_ENTROPY,
 ) -> Extraction:
-    """Draw a ticket from ``model``: fewer units, the rest taught to say what those that go said.
+    """Draw a ticket from ``model``: fewer units, the weights that read them compensated for the pruned ones.
 
-    1. The survey finds groups of coupled units, in a copy with its attention opened. 2. A look at the dense
-    model gives what ``settings.widths`` needs, and that the widths that meet ``settings.target``. 3. In one
-    walk of the dense and the cut model units are chosen and each layer is fitted to what the *dense* model's
-    puts out, from what the model as cut so far feeds it; errors do not pile up. 4. The tensors are sliced
-    once. 5. The ticket is verified against the same model with the units silenced. 6. Batch-norm statistics
-    are taken anew where that helps.
+    1. Groups of coupled units are found and proved prunable, in a copy with its attention opened; calibration
+    statistics of the dense model give what ``settings.widths`` needs, and that the widths that meet
+    ``settings.target``. 2. In one pass over the layers units are chosen and each layer is fitted to what the
+    *dense* model gives there, from what the pruned model feeds it, so that errors do not pile up. 3. The
+    tensors are sliced once. 4. The ticket is verified against the same model with the units masked.
+    5. Batch-norm statistics are taken anew where that helps.
 
     Args:
         model: not changed, whatever happens; it may be in either mode and partly frozen.
@@ -82,125 +94,140 @@ def extract(
         objective: what labels are for: cross-entropy over classes by default.
 
     Raises:
-        PruneError: nothing can be cut, the target is out of reach, the probe is empty or not finite, or
+        PruneError: nothing can be pruned, the target is out of reach, the probe is empty or not finite, or
             the ticket failed its verification.
 
-    Cost: the survey; a forward pass of the dense model, one of both, and what the proof and batch norms
-    take: two to four of the ticket and one of the dense model; the moments and solutions of the walk.
+    Cost: the search for groups; a forward pass of the dense model, one of both, and what verification and
+    batch norms take: two to four of the ticket and one of the dense model; the moments and solutions of the
+    reconstruction.
     """
     times = Times()
+    # Groups are found, proved prunable and priced; widths are chosen by calibration statistics.
     ahead = foresee(
         model, probe, settings, labels=labels, clock=clock, seed=seed, objective=objective, times=times
     )
-    groups, facts, evidence, widths = ahead.survey.groups, ahead.known, ahead.evidence, ahead.widths
-    cut = {group.name: width for group, width in zip(groups, widths, strict=True) if width < group.width}
-    names = tuple(
-        name for name in ahead.names if any(_touches(group, name) for group in groups if group.name in cut)
-    )
+    groups = ahead.survey.groups
+    widths = {group.name: width for group, width in zip(groups, ahead.widths, strict=True)}
+    narrowed = [group for group in groups if widths[group.name] < group.width]
+    # Attention that keeps all its units stays closed.
+    touched = {slice_.tensor for group in narrowed for slice_ in group.slices}
+    names = tuple(name for name in ahead.names if any(tensor.startswith(f"{name}.") for tensor in touched))
     with timed(times, "walk"):
-        losing = [group for group in groups if group.name in cut]
-        opened, _ = open_attention(model, names)
-        turned(opened, losing, facts.moments)
-        work = fresh_copy(opened)
-        new_biases = _gaining_bias(work, losing, settings)
-        add_biases(work, new_biases)
-        chosen = facts.chosen(opened, losing, cut, settings)
-        share = share_held(facts.seen, probe, settings.activation_gib) if settings.fold else 1.0
-        if settings.fold:
-            walked = list(probe)
-            if share < 1.0:
-                most = sum(map(item_count, probe))
-                walked = list(some(probe, max(8, math.ceil(share * most)), most))
-            chosen = reconstruct(
-                opened, work, walked, losing, cut, facts.seen, chosen=chosen, refits=settings.refit
-            )
-        else:
-            for group in losing:
-                silence(work, group, GroupCut.of(group, chosen[group.name].units).removed)
-        kept = {name: selection.units for name, selection in chosen.items()}
-        cuts = tuple(GroupCut.of(group, kept.get(group.name, range(group.width))) for group in groups)
-        ticket = cut_copy(work, cuts)
-        for group in losing:
-            hold_scale(ticket, group, cut[group.name])
+        # Units are chosen and the layers that read them fitted, at the dense shape.
+        done = _reconstruct(model, probe, settings, ahead, narrowed, widths, names)
+        # The tensors are sliced.
+        units = {name: selection.units for name, selection in done.chosen.items()}
+        pruned = [PrunedGroup.of(group, units.get(group.name, range(group.width))) for group in groups]
+        ticket = pruned_copy(done.masked, pruned)
+        for group in narrowed:
+            hold_scale(ticket, group, widths[group.name])
     with timed(times, "verify"):
-        kept_widths = [cut[group.name] for group in losing]
-        macs_share = verify(ticket, work, model, probe, losing, kept_widths, ahead.count, settings)
+        kept = [widths[group.name] for group in narrowed]
+        macs_share = verify(ticket, done.masked, model, probe, narrowed, kept, ahead.count, settings)
     with timed(times, "recalibrate"):
         if settings.recalibrate:
             ticket, _ = recalibrated(ticket, model, probe)
-    shapes = {name: tuple(tensor.shape) for name, tensor in opened.state_dict().items()}
+    # What was done is written down, for a replay and for the user.
+    held = {*shapes_of(done.opened), *(f"{name}.bias" for name in done.new_biases)}
     plan = Plan(
         target=str(settings.target),
-        groups=_present(cuts, shapes, new_biases),
-        new_biases=new_biases,
+        groups=_without_absent(pruned, held),
+        new_biases=done.new_biases,
         opened=names,
         versions=versions(),
         model=signature_of(model),
     )
-    ranks: Sequence[float | None] = evidence.ranks or [None] * len(groups)
-    changes = tuple(
+    changes = _changes(ahead, done.chosen)
+    notes = _notes(ahead, probe, done.share, changes, settings)
+    return Extraction(ticket, plan, changes, ahead.survey.left_alone, macs_share, notes, times)
+
+
+def _reconstruct(
+    model: nn.Module,
+    probe: Sequence[Any],
+    settings: Prune,
+    ahead: Foresight,
+    narrowed: Sequence[Group],
+    widths: Mapping[str, int],
+    names: Sequence[str],
+) -> _Reconstruction:
+    """Choose the units of each group, and fit or mask the layers that read them, at the dense shape."""
+    opened, _ = open_attention(model, names)
+    turned(opened, narrowed, ahead.known.moments)
+    work = copy_model(opened)
+    new_biases = layers_gaining_bias(work, narrowed, settings)
+    add_biases(work, new_biases)
+    chosen = ahead.known.chosen(opened, narrowed, widths, settings)
+    share = 1.0
+    if settings.fold:
+        seen = ahead.known.seen
+        share = share_held(seen, probe, settings.activation_gib)
+        batches = list(probe)
+        if share < 1.0:
+            most = sum(map(item_count, probe))
+            batches = list(some(probe, max(8, math.ceil(share * most)), most))
+        chosen = reconstruct(
+            opened, work, batches, narrowed, widths, seen, chosen=chosen, refits=settings.refit
+        )
+    else:
+        for group in narrowed:
+            mask_units(work, group, PrunedGroup.of(group, chosen[group.name].units).removed)
+    return _Reconstruction(opened, work, chosen, new_biases, share)
+
+
+def _without_absent(pruned: Sequence[PrunedGroup], held: set[str]) -> tuple[PrunedGroup, ...]:
+    """Return groups with the tensors that there are: no biases that were not added, no closed attention."""
+    groups = (
+        replace(group, slices=tuple(each for each in group.slices if each.tensor in held)) for group in pruned
+    )
+    return tuple(group for group in groups if group.slices)
+
+
+def _changes(ahead: Foresight, chosen: Mapping[str, Selection]) -> tuple[GroupChange, ...]:
+    groups = ahead.survey.groups
+    ranks: Sequence[float | None] = ahead.evidence.ranks or [None] * len(groups)
+    left = {
+        name: selection.residual_shares[-1] for name, selection in chosen.items() if ahead.known.seen.moments
+    }
+    return tuple(
         GroupChange(
             group=group.name,
             width_before=group.width,
             width_after=width,
             effective_rank=rank,
-            residual_share=_left(chosen, group.name) if facts.seen.moments else None,
+            residual_share=left.get(group.name, 0.0) if ahead.known.seen.moments else None,
             kind=group.kind,
         )
-        for group, width, rank in zip(groups, widths, ranks, strict=True)
+        for group, width, rank in zip(groups, ahead.widths, ranks, strict=True)
     )
-    notes = (*_notes(groups, facts.seen, probe, share), *_beyond(changes, settings.target))
-    return Extraction(ticket, plan, changes, ahead.survey.left_alone, macs_share, notes, times)
 
 
-def _left(chosen: Mapping[str, Selection], name: str) -> float:
-    return chosen[name].residual_shares[-1] if name in chosen else 0.0
-
-
-def _touches(group: Group, module: str) -> bool:
-    return any(slice_.tensor.startswith(f"{module}.") for slice_ in group.slices)
-
-
-def _gaining_bias(model: nn.Module, groups: Sequence[Group], settings: Prune) -> tuple[str, ...]:
-    if not (settings.fold and settings.new_biases):
-        return ()
-    names = (consumer.module for group in groups for consumer in group.consumers)
-    return tuple(name for name in dict.fromkeys(names) if can_gain_bias(mixer(model, name)))
-
-
-def _present(
-    cuts: Sequence[GroupCut], shapes: Mapping[str, Any], new_biases: Sequence[str]
-) -> tuple[GroupCut, ...]:
-    """Return the cuts with the tensors that there are: no biases that were not added, no closed attention."""
-    held = {*shapes, *(f"{module}.bias" for module in new_biases)}
-    answer = [replace(cut, slices=tuple(each for each in cut.slices if each.tensor in held)) for cut in cuts]
-    return tuple(cut for cut in answer if cut.slices)
-
-
-def _notes(groups: Sequence[Group], seen: Look, probe: Sequence[Any], share: float) -> tuple[str, ...]:
+def _notes(
+    ahead: Foresight,
+    probe: Sequence[Any],
+    share: float,
+    changes: Sequence[GroupChange],
+    settings: Prune,
+) -> tuple[str, ...]:
+    """Return what the user should know: too few rows, fewer items fitted, a tolerance that was passed."""
     notes = [
         f"{group.name}: the probe gives {rows} rows for {group.width} units; more data would choose better"
-        for group in groups
-        if 0 < (rows := seen.rows(group)) < group.width
+        for group in ahead.survey.groups
+        if 0 < (rows := ahead.known.seen.rows(group)) < group.width
     ]
     if share < 1.0:
         notes.append(
             f"layers were fitted on {share:.0%} of the {sum(map(item_count, probe))} probe items, to hold no "
             "more activations than prune.activation_gib allows"
         )
-    return tuple(notes)
-
-
-def _beyond(changes: Sequence[GroupChange], target: Target) -> list[str]:
-    """Say where more is left unsaid than was tolerated: widths were settled before anything was cut."""
-    if not isinstance(target, Tolerance):
-        return []
+    # Widths were settled before anything was pruned.
     left = {each.group: each.residual_share or 0.0 for each in changes}
-    worst = max(left, key=lambda name: left[name])
-    beyond = sum(share > target.tolerance for share in left.values())
-    if not beyond:
-        return []
-    return [
-        f"the tolerance of {target.tolerance:g} was held to the dense model's signals; with the layers "
-        f"before cut as well, {beyond} of {len(left)} groups leave more, at most {left[worst]:.3g} ({worst})"
-    ]
+    tolerance = settings.target.tolerance if isinstance(settings.target, Tolerance) else math.inf
+    if beyond := sum(lost > tolerance for lost in left.values()):
+        worst = max(left, key=lambda name: left[name])
+        notes.append(
+            f"the tolerance of {tolerance:g} was held to the dense model's signals; with the layers "
+            f"before pruned as well, {beyond} of {len(left)} groups leave more, "
+            f"at most {left[worst]:.3g} ({worst})"
+        )
+    return tuple(notes)

@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from tpsprune.numerics.precision import widened
 from tpsprune.pruning.groups import Consumer
-from tpsprune.pruning.layers import Mixer, heard, set_heard
+from tpsprune.pruning.layers import Mixer, consumer_weights, set_consumer_weights
 from tpsprune.pruning.statistics import Joint, Joints
 
 __all__ = [
@@ -132,11 +132,11 @@ def fold_in(
     the rim of a padded convolution, where the dense model pads with zeros, it is too much by what the
     padding does not say.
     """
-    old_npq = heard(dense, consumer, width).detach().to(found.map_nk.dtype)
+    old_npq = consumer_weights(dense, consumer, width).detach().to(found.map_nk.dtype)
     new_npq = torch.zeros_like(old_npq)
     new_npq[list(kept)] = torch.einsum("nk,np...->kp...", found.map_nk, old_npq)
     with torch.no_grad():
-        set_heard(module, consumer, width, new_npq)
+        set_consumer_weights(module, consumer, width, new_npq)
         if module.bias is not None:
             said_q = torch.einsum("n,npo...->o...", found.intercept_n, old_npq)
             low, high = consumer.outputs or (0, len(module.bias))
@@ -148,7 +148,7 @@ def gram_of(module: Mixer, consumer: Consumer, width: int, sensitivity_q: Tensor
 
     D holds what an error at each output costs (``sensitivity_q``); where that is not known, all the same.
     """
-    rows_npq = widened(heard(module, consumer, width).detach())
+    rows_npq = widened(consumer_weights(module, consumer, width).detach())
     if sensitivity_q is not None:
         low, high = consumer.outputs or (0, len(sensitivity_q))
         rest = [1] * (rows_npq.ndim - 3)

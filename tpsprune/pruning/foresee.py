@@ -11,14 +11,12 @@ from torch import Tensor, nn
 from tpsprune.numerics.macs import MacCount
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.numerics.precision import full_precision
-from tpsprune.pruning.costs import CostModel
+from tpsprune.pruning.costs import CostModel, Times, latency_shares, timed
 from tpsprune.pruning.evidence import Known, known
-from tpsprune.pruning.groups import Survey
-from tpsprune.pruning.latency import latency_shares
+from tpsprune.pruning.groups import Prunability
 from tpsprune.pruning.look import check_called
-from tpsprune.pruning.opened import open_attention
-from tpsprune.pruning.reach import surveyed
-from tpsprune.pruning.times import Times, timed
+from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.prunability import find_and_price_groups
 from tpsprune.pruning.widths import Evidence, choose_widths
 from tpsprune.recipe.prune import Prune
 
@@ -34,7 +32,7 @@ class Foresight:
     """
 
     names: tuple[str, ...]
-    survey: Survey
+    survey: Prunability
     count: MacCount
     costs: CostModel
     known: Known
@@ -72,7 +70,7 @@ def foresee(
     with timed(times, "survey"):
         opened, names = open_attention(model)
         check_called(opened, probe)
-        found, count, costs = surveyed(opened, probe[0], settings)
+        found, count, costs = find_and_price_groups(opened, probe[0], settings)
     with timed(times, "look"):
         facts = known(opened, probe, found.groups, settings, labels=labels, seed=seed, objective=objective)
     with timed(times, "widths"):

@@ -1,7 +1,7 @@
-"""What can be cut together: units, the tensors that hold them, and the layers that read them.
+"""What is pruned together: units, the tensors that hold them, and the layers that read them.
 
-A unit is whatever comes or goes as one: a channel, a neuron, a group of a grouped convolution, an
-attention head. Where its elements lie along an axis is told by four numbers: unit u owns the elements
+A unit is whatever is kept or pruned as one: a channel, a neuron, a group of a grouped convolution, an
+attention head. Four numbers say where its elements lie along an axis: unit u owns the elements
 ``offset + r·stride + u·block + i`` for r in 0 … repeat − 1 and i in 0 … block − 1.
 """
 
@@ -11,9 +11,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from tpsprune.records import LeftAlone, Natural
 
-__all__ = ["Attribute", "Consumer", "Group", "GroupCut", "Scores", "Slice", "Survey"]
+__all__ = [
+    "Attribute",
+    "Consumer",
+    "Group",
+    "Prunability",
+    "PrunedGroup",
+    "Scores",
+    "Slice",
+    "element_index",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +38,11 @@ class Slice:
     block: Natural
     repeat: Natural = 1
     stride: Natural = 0
+
+    @property
+    def module(self) -> str:
+        """The module that holds the tensor."""
+        return self.tensor.rpartition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +73,7 @@ class Consumer:
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """A number that a module remembers about its units (heads, width): ``per_unit`` times as many.
+    """A number that a module stores about its units (heads, width): ``per_unit`` times as many.
 
     It falls as the units do; one that follows two groups (all heads' dimensions) falls by both.
     """
@@ -73,7 +90,7 @@ class Scores:
     ``queries`` and ``keys`` count heads, each as wide as the group that holds this; ``value`` is the width of
     a head's values. Where query heads share keys they come one after the other, or, ``tiled``, each after as
     many as there are keys. ``scale_follows`` says that the module reads its scale d^(−1/2) from the tensors,
-    so that it grows when d falls (``head_width.hold_scale``).
+    so that it grows when d falls (``surgery.hold_scale``).
     """
 
     query: str
@@ -87,13 +104,13 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Units that only go together: unit u of every producer, member and consumer is one and the same.
+    """Units that are pruned only together: unit u of every producer, member and consumer is the same one.
 
-    ``name`` is the first producer's in model order; ``producers`` put the units out, ``members`` work
-    on each unit by itself (batch norm, depthwise convolution) or norm over those that are there (layer
-    norm), ``consumers`` mix them. ``slices`` are all the tensors that lose elements when a unit goes.
-    ``cores`` are modules that multiply units themselves, without weights, in proportion to how many there
-    are (attention); ``kind`` says what a unit is.
+    ``name`` is the first producer's in model order; ``producers`` make the units, ``members`` work on each
+    unit by itself (batch norm, depthwise convolution) or norm over those that are there (layer norm),
+    ``consumers`` mix them. ``slices`` are all the tensors that lose elements when a unit is pruned. ``cores``
+    are modules that multiply units themselves, without weights, in proportion to how many there are
+    (attention); ``kind`` says what a unit is.
 
     A unit of kind "head-width" is one dimension of the queries and keys of all heads of an attention. No
     layer reads it, so there are no consumers: queries and keys meet each other, as ``scores`` says.
@@ -112,8 +129,8 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupCut:
-    """What becomes of one group: the units that stay, in the numbering of the dense model, ascending."""
+class PrunedGroup:
+    """What becomes of one group: the units kept, in the numbering of the dense model, ascending."""
 
     name: str
     width: Natural
@@ -122,25 +139,32 @@ class GroupCut:
     attributes: tuple[Attribute, ...] = ()
 
     @classmethod
-    def of(cls, group: Group, kept: Iterable[int]) -> GroupCut:
-        """Cut ``group`` to the units ``kept``, given in any order."""
+    def of(cls, group: Group, kept: Iterable[int]) -> PrunedGroup:
+        """Prune ``group`` to the units ``kept``, given in any order."""
         return cls(group.name, group.width, tuple(sorted(kept)), group.slices, group.attributes)
 
     @property
     def removed(self) -> tuple[int, ...]:
-        """The units that go, ascending."""
+        """The pruned units, ascending."""
         kept = set(self.kept)
         return tuple(unit for unit in range(self.width) if unit not in kept)
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class Prunability:
     """The groups of a model in model order, and what is left alone with the reason.
 
-    ``coupled`` names, by layer, the first layer that puts out the same units: a reason found for one holds
+    ``coupled`` names, by layer, the first layer that makes the same units: a reason found for one holds
     for all.
     """
 
     groups: tuple[Group, ...]
     left_alone: tuple[LeftAlone, ...]
     coupled: Mapping[str, str] = field(default_factory=dict)
+
+
+def element_index(layout: Slice | Consumer, width: int, device: torch.device | None = None) -> Tensor:
+    """Return the elements of each of ``width`` units along the axis: (units, repeat · block)."""
+    units = torch.arange(width, device=device)[:, None, None] * layout.block
+    repeats = torch.arange(layout.repeat, device=device)[:, None] * layout.stride
+    return (layout.offset + units + repeats + torch.arange(layout.block, device=device)).flatten(1)

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
-from tpsprune.numerics.forward import call_model, evaluation_mode
+from tpsprune.numerics.forward import call_model, evaluation_mode, item_tensors
 from tpsprune.numerics.trees import item_count, taken
-from tpsprune.pruning.trial import item_tensors
 
 __all__ = ["HealStep", "heal", "matching_blocks"]
 

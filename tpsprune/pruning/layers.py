@@ -1,38 +1,48 @@
-"""The layers that can be cut: which tensors hold their units, and along which axis: known only here."""
+"""The layers that can be pruned: which tensors hold their units, and along which axis. Known only here.
+
+A norm over units is a special case: a unit that is pruned also leaves the mean and the variance, so the norm
+is another function of those kept. The masked model, which a pruned one is compared to, therefore norms over
+the units kept (``MaskedNorm``).
+"""
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal, TypeAlias, TypeGuard, cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from tpsprune.pruning.groups import Consumer
-from tpsprune.pruning.layout import element_index
-from tpsprune.pruning.norms import MaskedNorm, is_vector_norm, norms_over_units
+from tpsprune.pruning.groups import Consumer, element_index
 
 __all__ = [
+    "CUTTABLE",
     "MIXERS",
+    "MaskedNorm",
     "Mixer",
     "Side",
     "channels_first",
-    "deafen",
+    "consumer_weights",
     "fault_of",
-    "heard",
-    "input_axis",
     "is_depthwise",
     "is_grouped",
     "is_mixer",
     "is_transposed_linear",
+    "is_vector_norm",
     "length",
+    "mask_consumer",
+    "mask_norm",
     "mixer",
-    "refit",
-    "set_heard",
+    "norms_over_units",
+    "set_consumer_weights",
     "tensor_axes",
     "tensor_named",
-    "units_out",
+    "unmask_norm",
+    "update_sizes",
 ]
 
 Side: TypeAlias = Literal["in", "out", "both"]
@@ -44,6 +54,7 @@ MIXERS = (nn.Linear, _ConvNd)
 NORMS = (_BatchNorm, _InstanceNorm)
 TENSORS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 CUTTABLE = (*MIXERS, *NORMS, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU, nn.Embedding)
+NORM_TOLERANCE = 1e-2
 
 
 def is_transposed_linear(module: nn.Module) -> bool:
@@ -58,7 +69,7 @@ def is_transposed_linear(module: nn.Module) -> bool:
 
 
 def is_mixer(module: nn.Module) -> TypeGuard[Mixer]:
-    """Return whether every unit a layer puts out is made from many that it reads."""
+    """Return whether every unit of a layer's output is made from many units of its input."""
     return isinstance(module, MIXERS) or is_transposed_linear(module)
 
 
@@ -68,13 +79,68 @@ def is_depthwise(module: nn.Module) -> bool:
 
 
 def is_grouped(module: nn.Module) -> TypeGuard[_ConvNd]:
-    """Return whether a convolution is made of several that see nothing of each other, each of its own."""
+    """Return whether a convolution consists of several, each with inputs and outputs of its own."""
     return isinstance(module, _ConvNd) and module.groups > 1 and not is_depthwise(module)
 
 
 def channels_first(module: nn.Module) -> bool:
-    """Return whether a mixing layer has its units on axis 1 of what it reads, else on the last."""
+    """Return whether a mixing layer has its units on axis 1 of its input, else on the last."""
     return isinstance(module, _ConvNd)
+
+
+def norms_over_units(module: nn.Module) -> bool:
+    """Return whether a module's output at one unit depends on all the others through a mean or variance."""
+    if isinstance(module, nn.GroupNorm):
+        return module.num_groups == 1
+    return isinstance(module, nn.LayerNorm | nn.RMSNorm | MaskedNorm) or is_vector_norm(module)
+
+
+def is_vector_norm(module: nn.Module) -> bool:
+    """Return whether a module of unknown class is an RMS or layer norm over its last axis.
+
+    It is known by what it does: without children and buffers, with one or two vectors of one length as
+    parameters, its output on random input is that of the norm, with the weight as it is or added to one.
+
+    Cost: two calls on 6 rows, of a copy.
+    """
+    parameters = dict(module.named_parameters(recurse=False))
+    lengths = {len(vector) if vector.ndim == 1 else 0 for vector in parameters.values()}
+    if (
+        not 1 <= len(parameters) <= 2
+        or len(lengths) > 1
+        or 0 in lengths
+        or any(True for _ in module.children())
+        or any(True for _ in module.buffers())
+        or type(module).forward is nn.Module.forward
+        or type(module).__module__.startswith("torch.nn.")
+    ):
+        return False
+    (units,) = lengths
+    generator = torch.Generator().manual_seed(0)
+    x_ru = 1.0 + torch.randn(6, units, generator=generator)
+    random = [0.5 + torch.rand(units, generator=generator) for _ in parameters]
+    own = copy.copy(module)
+    own._parameters = dict(zip(parameters, cast(list[nn.Parameter], random), strict=True))
+    try:
+        with torch.no_grad():
+            output = own(x_ru)
+    # Whatever a module that is no norm raises on such input, it is no norm.
+    except Exception:  # noqa: BLE001
+        return False
+    if not isinstance(output, Tensor) or output.shape != x_ru.shape:
+        return False
+    weight, *bias = random
+    shift = bias[0] if bias else torch.zeros(())
+    return any(
+        torch.allclose(
+            output.float(),
+            norm(x_ru, x_ru.shape[-1:]) * scale + shift,
+            rtol=NORM_TOLERANCE,
+            atol=NORM_TOLERANCE,
+        )
+        for norm in (functional.rms_norm, functional.layer_norm)
+        for scale in (weight, 1.0 + weight)
+    )
 
 
 def fault_of(module: nn.Module) -> str:
@@ -82,12 +148,11 @@ def fault_of(module: nn.Module) -> str:
     kind = ("nn." if type(module).__module__.startswith("torch.nn") else "") + type(module).__name__
     known = isinstance(module, CUTTABLE) or is_transposed_linear(module)
     if not known and not is_vector_norm(module):
-        return f"{kind} cannot be cut"
+        return f"{kind} cannot be pruned"
     if hasattr(module, "parametrizations"):
         return f"the weight of this {kind} is parametrised"
     tensors = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
-    strange = sorted(tensors - TENSORS) if known else []
-    if strange:
+    if known and (strange := sorted(tensors - TENSORS)):
         return f"this {kind} holds a tensor of its own, {strange[0]!r}"
     if isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) > 1:
         return f"this {kind} norms over more than units"
@@ -100,7 +165,7 @@ def tensor_axes(module: nn.Module, side: Side) -> dict[str, int]:
     """Return the axis of the units on one side of a layer, by tensor name.
 
     ``both`` is for layers that work on each unit by itself or norm over them, and for embeddings. A
-    tensor that the layer does not have may be named: the fold can give a layer a bias.
+    tensor that the layer does not have may be named: compensation can give a layer a bias.
     """
     if isinstance(module, NORMS):
         return dict.fromkeys(("weight", "bias", "running_mean", "running_var"), 0)
@@ -111,9 +176,14 @@ def tensor_axes(module: nn.Module, side: Side) -> dict[str, int]:
     if isinstance(module, nn.Embedding):
         return {"weight": 1}
     if side == "in":
-        return {"weight": input_axis(module)}
+        return {"weight": _input_axis(module)}
+    return {"weight": 0 if is_depthwise(module) else 1 - _input_axis(module), "bias": 0}
+
+
+def _input_axis(module: nn.Module) -> int:
+    """Return the axis of a mixing layer's weight that runs over its input."""
     turned = is_transposed_linear(module) or (isinstance(module, _ConvNd) and module.transposed)
-    return {"weight": 1 if turned and not is_depthwise(module) else 0, "bias": 0}
+    return 0 if turned else 1
 
 
 def mixer(model: nn.Module, name: str) -> Mixer:
@@ -127,41 +197,35 @@ def tensor_named(model: nn.Module, name: str) -> Tensor | None:
     return cast(Tensor | None, getattr(model.get_submodule(owner), tensor, None))
 
 
-def input_axis(module: nn.Module) -> int:
-    """Return the axis of a mixing layer's weight that runs over its input."""
-    turned = is_transposed_linear(module) or (isinstance(module, _ConvNd) and module.transposed)
-    return 0 if turned else 1
-
-
-def heard(module: Mixer, consumer: Consumer, width: int) -> Tensor:
-    """Return a copy of the weights by which ``consumer`` hears ``width`` units.
+def consumer_weights(module: Mixer, consumer: Consumer, width: int) -> Tensor:
+    """Return a copy of the weights by which ``consumer`` reads ``width`` units.
 
     The axes are (units · features, positions, outputs, everything else the weight runs over); of a
     consumer confined to some outputs, only these. Cost: a copy of the weight.
     """
-    index, rows = _rows(module, consumer, width)
+    index, rows = _consumer_rows(module, consumer, width)
     taken = rows[index.flatten()]
     return taken.reshape(width * consumer.features, consumer.positions, *taken.shape[1:])
 
 
-def set_heard(module: Mixer, consumer: Consumer, width: int, values: Tensor) -> None:
-    """Write back, in place, weights laid out as ``heard`` gives them."""
-    index, rows = _rows(module, consumer, width)
+def set_consumer_weights(module: Mixer, consumer: Consumer, width: int, values: Tensor) -> None:
+    """Write back, in place, weights laid out as ``consumer_weights`` gives them."""
+    index, rows = _consumer_rows(module, consumer, width)
     rows[index.flatten()] = values.reshape(index.numel(), *rows.shape[1:]).to(rows.dtype)
 
 
-def deafen(module: Mixer, consumer: Consumer, width: int, removed: list[int]) -> None:
-    """Set to zero, in place, the weights by which ``consumer`` hears the units ``removed``."""
-    index, rows = _rows(module, consumer, width)
+def mask_consumer(module: Mixer, consumer: Consumer, width: int, removed: list[int]) -> None:
+    """Set to zero, in place, the weights by which ``consumer`` reads the units ``removed``."""
+    index, rows = _consumer_rows(module, consumer, width)
     rows[index[removed].flatten()] = 0.0
 
 
-def _rows(module: Mixer, consumer: Consumer, width: int) -> tuple[Tensor, Tensor]:
+def _consumer_rows(module: Mixer, consumer: Consumer, width: int) -> tuple[Tensor, Tensor]:
     """Return the elements of each unit, and a view of the weight with its input first and outputs second.
 
     A convolution in groups has, for each of its outputs, weights for the inputs of one group only.
     """
-    rows = module.weight.detach().movedim(input_axis(module), 0)
+    rows = module.weight.detach().movedim(_input_axis(module), 0)
     index = element_index(consumer, width, rows.device) % len(rows)
     if consumer.outputs is not None:
         low, high = consumer.outputs
@@ -169,15 +233,10 @@ def _rows(module: Mixer, consumer: Consumer, width: int) -> tuple[Tensor, Tensor
     return index, rows
 
 
-def units_out(module: nn.Module) -> int:
-    """Return how many elements a producer says it puts out."""
-    return length(module, "out")
-
-
 def length(module: nn.Module, side: Side) -> int:
     """Return how many elements a layer says it has on one side: 0 where it does not say."""
     if isinstance(module, MaskedNorm):
-        return len(module.stays)
+        return len(module.kept)
     if isinstance(module, nn.Embedding):
         return module.embedding_dim
     if isinstance(module, nn.Linear):
@@ -193,24 +252,28 @@ def length(module: nn.Module, side: Side) -> int:
     return int(getattr(module, "num_features", 0) or len(next(module.parameters(), ())))
 
 
-def refit(module: nn.Module) -> None:
-    """Set the sizes a layer remembers about itself to those of its tensors.
+def update_sizes(module: nn.Module) -> None:
+    """Set the sizes that a layer stores about itself to those of its tensors.
 
-    The number of groups of a grouped convolution or norm is an attribute of the cut, set before.
+    The number of groups of a grouped convolution or norm is an attribute of the group, set before.
     """
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
+    elif is_depthwise(module):
+        convolution = cast(_ConvNd, module)
+        convolution.groups = convolution.in_channels = convolution.out_channels = len(convolution.weight)
     elif isinstance(module, _ConvNd):
-        _refit_convolution(module)
+        sizes = [module.weight.shape[0], module.weight.shape[1] * module.groups]
+        module.in_channels, module.out_channels = sizes if module.transposed else reversed(sizes)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
     elif isinstance(module, nn.Embedding):
         module.embedding_dim = module.weight.shape[1]
     elif is_transposed_linear(module):
-        sizes: Any = module
-        inputs, sizes.nf = sizes.weight.shape
+        conv1d: Any = module
+        inputs, conv1d.nf = conv1d.weight.shape
         if hasattr(module, "nx"):
-            sizes.nx = inputs
+            conv1d.nx = inputs
     elif isinstance(module, NORMS):
         tensor = module.weight if module.weight is not None else module.running_mean
         module.num_features = module.num_features if tensor is None else len(tensor)
@@ -220,11 +283,79 @@ def refit(module: nn.Module) -> None:
         module.num_channels = len(module.weight)
 
 
-def _refit_convolution(module: _ConvNd) -> None:
-    if is_depthwise(module):
-        module.groups = module.in_channels = module.out_channels = len(module.weight)
-        return
-    before, after = (0, 1) if module.transposed else (1, 0)
-    sizes = list(module.weight.shape[:2])
-    sizes[1] *= module.groups
-    module.in_channels, module.out_channels = sizes[before], sizes[after]
+class MaskedNorm(nn.Module):
+    """A norm over the units kept: theirs as if there were no others, zero for the pruned ones.
+
+    It holds the parameters of the norm it replaces under the same names, and ``unmask_norm`` gives that
+    norm back. Every other attribute is that of the norm.
+    """
+
+    kept: Tensor
+
+    def __init__(self, norm: nn.Module, units: int) -> None:
+        super().__init__()
+        for name, parameter in norm._parameters.items():
+            self.register_parameter(name, parameter)
+        device = next((parameter.device for parameter in norm.parameters()), None)
+        self.register_buffer("kept", torch.ones(units, dtype=torch.bool, device=device), persistent=False)
+        # In a list, or its parameters would have two names; last, or it would answer for names not yet taken.
+        self._norm = [norm]
+        self.train(norm.training)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "_norm":
+                raise
+            return getattr(self._norm[0], name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm the units kept; ``x`` has them on the last axis, or on axis 1 where the norm has."""
+        index = self.kept.nonzero().squeeze(1).to(x.device)
+        axis = self._axis(x)
+        own = copy.copy(self._norm[0])
+        own._parameters = {
+            name: None if parameter is None else cast(nn.Parameter, parameter.index_select(0, index))
+            for name, parameter in self._parameters.items()
+        }
+        sizes: Any = own
+        if isinstance(own, nn.GroupNorm):
+            own.num_channels = len(index)
+        elif hasattr(own, "normalized_shape"):
+            sizes.normalized_shape = (len(index),)
+        normed = own(x.index_select(axis, index))
+        return x.new_zeros(x.shape, dtype=normed.dtype).index_copy(axis, index, normed)
+
+    def _axis(self, x: Tensor) -> int:
+        units = len(self.kept)
+        image = x.ndim == 4 and x.shape[1] == units
+        if isinstance(self._norm[0], nn.GroupNorm) or x.shape[-1] != units or (image and self._takes_images):
+            return 1
+        return x.ndim - 1
+
+    @property
+    def _takes_images(self) -> bool:
+        """Whether a norm of unknown class takes the units of an image on axis 1: an image of them tells."""
+        units = len(self.kept)
+        image = self.kept.new_zeros((1, units, units + 1, units + 2)).to(next(self.parameters(), self.kept))
+        try:
+            self._norm[0](image.float() if image.dtype == torch.bool else image)
+        except Exception:  # noqa: BLE001
+            return False
+        return True
+
+
+def mask_norm(norm: nn.Module, units: int, removed: Tensor) -> MaskedNorm:
+    """Return ``norm`` over ``units`` elements but those of index ``removed``; an earlier mask stays on."""
+    masked = norm if isinstance(norm, MaskedNorm) else MaskedNorm(norm, units)
+    masked.kept[removed.to(masked.kept.device)] = False
+    return masked
+
+
+def unmask_norm(module: MaskedNorm) -> nn.Module:
+    """Return the norm that a masked one replaces, with its present parameters."""
+    norm = module._norm[0]
+    norm._parameters.update(module._parameters)
+    norm.train(module.training)
+    return norm

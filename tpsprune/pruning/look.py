@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
-from tpsprune.numerics.forward import call_model, evaluation_mode
+from tpsprune.numerics.forward import call_model, evaluation_mode, flat_tensors
 from tpsprune.numerics.moments import Moments, MomentSums
 from tpsprune.numerics.spectra import effective_rank
 from tpsprune.numerics.trees import item_count, taken
@@ -26,7 +26,6 @@ from tpsprune.pruning.layers import length, mixer
 from tpsprune.pruning.rows import draw, signal_places, signals, wanted
 from tpsprune.pruning.selection import Reading, Selection, pivoted_cholesky, select
 from tpsprune.pruning.sensitivity import sensitivities
-from tpsprune.pruning.trial import flat_tensors
 from tpsprune.pruning.walk import hooked
 
 __all__ = ["Look", "check_called", "check_probe", "look", "places_of"]

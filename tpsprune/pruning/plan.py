@@ -1,4 +1,4 @@
-"""The plan of a cut: which units stay, in the numbering of the dense model. An artifact of its own.
+"""The plan of a pruning: which units are kept, in the numbering of the dense model. An artifact of its own.
 
 Replayed on the initial or rewound weights it gives the structured lottery ticket, on optimizer state the
 state of the ticket's optimizer.
@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Final, Literal
 from torch import nn
 
 from tpsprune.errors import ArtifactError
-from tpsprune.pruning.groups import GroupCut
-from tpsprune.pruning.opened import opened_shapes, split_of
+from tpsprune.pruning.groups import PrunedGroup
+from tpsprune.pruning.open_attention import opened_shapes, split_of
 from tpsprune.records import Natural, dump, load
 
 __all__ = ["Plan", "TensorFact", "first_difference", "signature_of", "versions"]
@@ -38,10 +38,10 @@ class TensorFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything needed to cut a model of the same architecture to the same units.
+    """Everything needed to prune a model of the same architecture to the same units.
 
     ``target`` is what was asked for, as words; ``opened`` are the attention modules that are replaced by
-    the same function with its projections as layers, before anything is cut; ``new_biases`` the layers
+    the same function with its projections as layers, before anything is pruned; ``new_biases`` the layers
     that are given a bias they did not have; ``model`` the tensors of the dense model in order.
     """
 
@@ -49,7 +49,7 @@ class Plan:
 
     schema: Literal["tpsprune.plan/2"] = "tpsprune.plan/2"
     target: str
-    groups: tuple[GroupCut, ...]
+    groups: tuple[PrunedGroup, ...]
     new_biases: tuple[str, ...]
     opened: tuple[str, ...] = ()
     versions: dict[str, str]
@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of what is cut: the dense model opened and given its new biases."""
+        """Return the shapes of what is pruned: the dense model opened and given its new biases."""
         shapes = opened_shapes({fact.name: fact.shape for fact in self.model}, self.opened)
         return shapes | {f"{name}.bias": shapes[f"{name}.weight"][:1] for name in self.new_biases}
 
@@ -115,7 +115,7 @@ def first_difference(expected: Sequence[TensorFact], found: Sequence[TensorFact]
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that a cut depends on."""
+    """Return the versions of the packages that a pruning depends on."""
     return {package: _version(package) for package in PACKAGES}
 
 
@@ -136,16 +136,18 @@ def _check_fits_itself(plan: Plan) -> None:
         if f"{module}.weight" not in opened or f"{module}.bias" in opened:
             raise ArtifactError(f"plan.new_biases: {module!r} is no layer without a bias in plan.model")
     shapes = plan.shapes
-    for cut in plan.groups:
-        kept = cut.kept
-        if not kept or list(kept) != sorted(set(kept)) or kept[-1] >= cut.width:
+    for group in plan.groups:
+        kept = group.kept
+        if not kept or list(kept) != sorted(set(kept)) or kept[-1] >= group.width:
             raise ArtifactError(
-                f"plan.groups {cut.name!r}.kept: ascending units below {cut.width} are needed, at least one"
+                f"plan.groups {group.name!r}.kept: ascending units below {group.width} are needed, at least "
+                "one"
             )
-        for slice_ in cut.slices:
+        for slice_ in group.slices:
             shape = shapes.get(slice_.tensor, ())
-            end = slice_.offset + (slice_.repeat - 1) * slice_.stride + cut.width * slice_.block
+            end = slice_.offset + (slice_.repeat - 1) * slice_.stride + group.width * slice_.block
             if slice_.axis >= len(shape) or not slice_.block or not slice_.repeat or end > shape[slice_.axis]:
                 raise ArtifactError(
-                    f"plan.groups {cut.name!r}: its units do not fit axis {slice_.axis} of {slice_.tensor!r}"
+                    f"plan.groups {group.name!r}: its units do not fit axis {slice_.axis} "
+                    f"of {slice_.tensor!r}"
                 )

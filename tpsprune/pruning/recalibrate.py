@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tpsprune.numerics.forward import call_model, evaluation_mode
+from tpsprune.numerics.forward import call_model, evaluation_mode, item_tensors
 from tpsprune.numerics.trees import item_count
 from tpsprune.pruning.rows import some
-from tpsprune.pruning.trial import item_tensors
 
 __all__ = ["output_error", "recalibrated"]
 

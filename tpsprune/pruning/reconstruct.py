@@ -14,13 +14,10 @@ from torch import Tensor, nn
 
 from tpsprune.numerics.forward import evaluation_mode
 from tpsprune.numerics.trees import item_count
-from tpsprune.pruning.cutting import silence
 from tpsprune.pruning.fold import fold_in, gram_of, interpolation, ridges_for, takes_intercept
-from tpsprune.pruning.groups import Consumer, Group, GroupCut
-from tpsprune.pruning.layers import is_mixer, length, mixer
-from tpsprune.pruning.layout import element_index
+from tpsprune.pruning.groups import Consumer, Group, PrunedGroup, element_index
+from tpsprune.pruning.layers import is_mixer, length, mask_norm, mixer, norms_over_units
 from tpsprune.pruning.look import Look, places_of
-from tpsprune.pruning.norms import masked, norms_over_units
 from tpsprune.pruning.refit import refit, refit_fault
 from tpsprune.pruning.rows import (
     answers,
@@ -33,6 +30,7 @@ from tpsprune.pruning.rows import (
 )
 from tpsprune.pruning.selection import Selection, select
 from tpsprune.pruning.statistics import Joints, JointSums
+from tpsprune.pruning.surgery import mask_units
 from tpsprune.pruning.walk import Stop, fed_in_full, side_by_side
 
 __all__ = ["reconstruct", "share_held"]
@@ -127,7 +125,7 @@ class _Reconstruction:
                 if norms_over_units(norm):
                     self.norms.setdefault(member, []).append(group)
                     none = torch.empty(0, dtype=torch.int64)
-                    self.work.set_submodule(member, masked(norm, length(norm, "both"), none))
+                    self.work.set_submodule(member, mask_norm(norm, length(norm, "both"), none))
 
     @property
     def names(self) -> list[str]:
@@ -163,7 +161,7 @@ class _Reconstruction:
         if fits:
             self._refit(stop)
         for group in self.muted.get(stop.module, ()):
-            silence(self.work, group, self._removed(group))
+            mask_units(self.work, group, self._removed(group))
 
     def choose(self, group: Group, stop: Stop | None) -> None:
         """Choose a group's units, at a stop of its first consumer or before, and silence the others."""
@@ -182,14 +180,14 @@ class _Reconstruction:
             else:
                 self.chosen[group.name] = Selection(tuple(range(count)), (0.0,) * count)
         removed = self._removed(group)
-        silence(self.work, group, removed)
+        mask_units(self.work, group, removed)
         self.settled.add(group.name)
         for consumer in group.consumers:
             index = element_index(consumer, group.width)[list(removed)].flatten()
             self._alive(consumer.module)[index] = False
 
     def _removed(self, group: Group) -> tuple[int, ...]:
-        return GroupCut.of(group, self.chosen[group.name].units).removed
+        return PrunedGroup.of(group, self.chosen[group.name].units).removed
 
     def _fold(self, group: Group, consumer: Consumer, stop: Stop) -> None:
         features = consumer.features

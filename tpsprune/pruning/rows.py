@@ -20,9 +20,8 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
 from tpsprune.numerics.trees import item_count, taken
-from tpsprune.pruning.groups import Consumer
+from tpsprune.pruning.groups import Consumer, element_index
 from tpsprune.pruning.layers import channels_first
-from tpsprune.pruning.layout import element_index
 
 __all__ = [
     "answers",

@@ -1,227 +1,63 @@
-"""The trial of groups: cut half of them and see whether that is the same as not listening to it.
+"""The proof that a group is prunable: pruning half of it gives the same outputs as masking that half.
 
-A graph is drawn from names of operations; only behaviour proves that a unit can go. What mixes units
+A graph is made from names of operations; only behaviour proves that a unit can be pruned. What mixes units
 without weights (attention heads, a mean over channels), what the trace did not see and what does not run at
-another width all fail here. The subject is cut and made deaf in place and put back, never copied.
+another width all fail here. The subject, a model with random weights, is pruned and masked in place and put
+back, never copied.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.forward import call_model
-from tpsprune.pruning.cutting import cut_in_place, fresh_copy, silence, silenced_tensors
-from tpsprune.pruning.groups import Group, GroupCut
-from tpsprune.pruning.head_width import hold_scale
+from tpsprune.numerics.forward import call_model, flat_tensors
+from tpsprune.pruning.coupling import Candidate, Proposal, unwrapped_parameters
+from tpsprune.pruning.groups import Group, PrunedGroup, Slice, element_index
 from tpsprune.pruning.layers import tensor_named
+from tpsprune.pruning.surgery import copy_model, hold_scale, mask_units, masked_tensors, prune_in_place
 
-__all__ = [
-    "close",
-    "flat_tensors",
-    "half_of",
-    "item_tensors",
-    "joint_fault",
-    "put_back",
-    "scalar",
-    "shaken",
-    "trial_faults",
-]
+__all__ = ["Prover", "are_close", "gradients_of", "joint_fault", "outputs_of", "randomised_copy", "restoring"]
 
 TOLERANCE = 1e-3
 
 
-def shaken(model: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode with weights drawn at random, the same on every call.
+def randomised_copy(model: nn.Module) -> nn.Module:
+    """Return a copy in evaluation mode with random weights, the same on every call.
 
-    Weights that happen to be zero (a residual branch at its start) or dead would hide a wrong cut.
+    Weights that happen to be zero (a residual branch at its start) or dead would hide a wrong group.
     Half precision becomes single precision.
     """
-    subject = fresh_copy(model).eval()
+    subject = copy_model(model).eval()
     generator = torch.Generator().manual_seed(0)
     for name, tensor in (*subject.named_parameters(), *subject.named_buffers()):
         if tensor.dtype in (torch.float16, torch.bfloat16):
             tensor.data = tensor.data.float()
-        drawn = torch.randn(tensor.shape, generator=generator)
+        random = torch.randn(tensor.shape, generator=generator)
         if not isinstance(tensor, nn.Parameter) or not tensor.is_floating_point() or not tensor.ndim:
             continue
         if tensor.ndim > 1:
-            drawn *= (len(tensor) / max(1, tensor.numel())) ** 0.5
+            random *= (len(tensor) / max(1, tensor.numel())) ** 0.5
         else:
-            drawn = 0.2 * drawn + (1.0 if name.endswith("weight") else 0.0)
-        tensor.data.copy_(drawn)
+            random = 0.2 * random + (1.0 if name.endswith("weight") else 0.0)
+        tensor.data.copy_(random)
     return subject
 
 
-def trial_faults(subject: nn.Module, groups: Sequence[Group], batch: Any) -> list[str]:
-    """Return for each group why half of it cannot be cut out of a shaken model, or an empty string.
-
-    All are tried at once; where that fails, each half of them by itself, down to the single ones. Groups
-    that hold up together do so each by itself, as none of them is one the output does not depend on.
-
-    Cost: three passes over ``batch`` where all is well, else some 2·log₂(groups) for each that fails.
-    """
-    if not groups:
-        return []
+def outputs_of(model: nn.Module, batch: Any) -> list[Tensor]:
+    """Return every floating-point tensor of a model's output, without gradients."""
     with torch.no_grad():
-        whole = list(flat_tensors(call_model(subject, batch)))
-    loud = _loud(subject, groups, batch)
-    faults = [""] * len(groups)
-    for rank, group in enumerate(groups):
-        if not loud[rank]:
-            faults[rank] = _fault(subject, (group,), batch, whole)
-    _halve(subject, groups, [rank for rank in range(len(groups)) if loud[rank]], batch, whole, faults)
-    return faults
+        return list(flat_tensors(call_model(model, batch)))
 
 
-def joint_fault(subject: nn.Module, groups: Sequence[Group], batch: Any) -> str:
-    """Return why half of each of ``groups`` cannot be cut from a shaken model at once, or an empty string."""
-    with torch.no_grad():
-        whole = list(flat_tensors(call_model(subject, batch)))
-    return _fault(subject, groups, batch, whole)
-
-
-def flat_tensors(output: Any) -> Iterator[Tensor]:
-    """Yield every floating-point tensor in a model's answer, however it is nested."""
-    if isinstance(output, Tensor):
-        if output.is_floating_point():
-            yield output
-    elif isinstance(output, Mapping):
-        for part in output.values():
-            yield from flat_tensors(part)
-    elif isinstance(output, tuple | list):
-        for part in output:
-            yield from flat_tensors(part)
-    elif is_dataclass(output) and not isinstance(output, type):
-        for field in fields(output):
-            yield from flat_tensors(getattr(output, field.name))
-
-
-def item_tensors(output: Any) -> Iterator[Tensor]:
-    """Yield the floating-point tensors that have an axis of items: no loss, no single number."""
-    return (tensor for tensor in flat_tensors(output) if tensor.ndim)
-
-
-def _halve(
-    subject: nn.Module,
-    groups: Sequence[Group],
-    ranks: list[int],
-    batch: Any,
-    whole: list[Tensor],
-    faults: list[str],
-) -> None:
-    if not ranks:
-        return
-    fault = _fault(subject, [groups[rank] for rank in ranks], batch, whole)
-    if not fault:
-        return
-    if len(ranks) == 1:
-        faults[ranks[0]] = fault
-        return
-    middle = len(ranks) // 2
-    _halve(subject, groups, ranks[:middle], batch, whole, faults)
-    _halve(subject, groups, ranks[middle:], batch, whole, faults)
-
-
-def _fault(subject: nn.Module, groups: Sequence[Group], batch: Any, whole: list[Tensor]) -> str:
-    cuts = [half_of(group) for group in groups]
-    try:
-        with torch.no_grad():
-            with put_back(subject, groups):
-                for group, cut in zip(groups, cuts, strict=True):
-                    silence(subject, group, cut.removed)
-                masked = list(flat_tensors(call_model(subject, batch)))
-            with put_back(subject, ()):
-                cut_in_place(subject, cuts)
-                for group, cut in zip(groups, cuts, strict=True):
-                    hold_scale(subject, group, len(cut.kept))
-                ticket = list(flat_tensors(call_model(subject, batch)))
-    # Whatever the model's own code raises at another width is the answer sought.
-    except Exception as error:  # noqa: BLE001
-        return f"the model does not run without some of its units ({_first_line(error)})"
-    consumed = any(group.consumers for group in groups)
-    if all(torch.equal(a, b) for a, b in zip(whole, masked, strict=True)):
-        return f"the output does not depend on its {'consumers' if consumed else 'queries and keys'}"
-    if [tensor.shape for tensor in masked] != [tensor.shape for tensor in ticket]:
-        return "it is the model's output"
-    if not close(masked, ticket):
-        if not consumed:
-            return "narrower heads give other scores, and no scale of d^(−1/2) explains it"
-        return "more than its consumers depend on it (attention heads, or a norm or mean over units)"
-    return ""
-
-
-def half_of(group: Group) -> GroupCut:
-    """Return the cut of a group that is tried: half its units, drawn the same on every call."""
-    order = torch.randperm(group.width, generator=torch.Generator().manual_seed(0)).tolist()
-    return GroupCut.of(group, order[: max(1, group.width // 2)])
-
-
-@contextmanager
-def put_back(subject: nn.Module, groups: Sequence[Group]) -> Iterator[None]:
-    """Let a model be cut, or made deaf to ``groups``, in place, and put it back as it was."""
-    kept = []
-    for module in subject.modules():
-        tables = {name: dict(module.__dict__[name]) for name in ("_parameters", "_buffers", "_modules")}
-        kept.append((module, module.__dict__ | tables))
-    try:
-        for name in dict.fromkeys(name for group in groups for name in silenced_tensors(group)):
-            if (old := tensor_named(subject, name)) is not None:
-                owner, _, tensor = name.rpartition(".")
-                clone = nn.Parameter(old.detach().clone(), old.requires_grad)
-                setattr(subject.get_submodule(owner), tensor, clone)
-        yield
-    finally:
-        for module, state in kept:
-            module.__dict__.clear()
-            module.__dict__.update(state)
-
-
-def _loud(subject: nn.Module, groups: Sequence[Group], batch: Any) -> list[bool]:
-    """Return for each group whether the output depends on what ``silence`` writes to, by autograd."""
-    weights = {
-        name: tensor
-        for group in groups
-        for name in silenced_tensors(group)
-        if (tensor := tensor_named(subject, name)) is not None
-    }
-    flags = {name: weight.requires_grad for name, weight in weights.items()}
-    try:
-        for weight in weights.values():
-            weight.requires_grad_(True)
-        with torch.enable_grad():
-            total = scalar(call_model(subject, batch))
-            if not total.requires_grad:
-                return [False] * len(groups)
-            gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
-    except RuntimeError:  # Code that works in place may run and still have no gradient: each is tried then.
-        return [False] * len(groups)
-    finally:
-        for name, weight in weights.items():
-            weight.requires_grad_(flags[name])
-    loud = {
-        name: gradient is not None and bool(gradient.any())
-        for name, gradient in zip(weights, gradients, strict=True)
-    }
-    return [any(loud.get(name, False) for name in silenced_tensors(group)) for group in groups]
-
-
-def scalar(output: Any) -> Tensor:
-    """Return a number that depends on every element of a model's answer."""
-    generator = torch.Generator().manual_seed(0)
-    parts = [
-        (part * torch.randn(part.shape, generator=generator).to(part)).sum() for part in flat_tensors(output)
-    ]
-    return torch.stack([part.cpu().double() for part in parts]).sum() if parts else torch.zeros(())
-
-
-def close(expected: list[Tensor], found: list[Tensor]) -> bool:
-    """Return whether answers are equal but for rounding, as measured by the spread of those expected."""
+def are_close(expected: list[Tensor], found: list[Tensor]) -> bool:
+    """Return whether outputs are equal but for rounding, as measured by the spread of those expected."""
     return all(
         bool((a - b).abs().max() <= TOLERANCE * (a - a.mean()).abs().max().clamp_min(1e-12))
         for a, b in zip(expected, found, strict=True)
@@ -229,5 +65,320 @@ def close(expected: list[Tensor], found: list[Tensor]) -> bool:
     )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def prune_half(group: Group) -> PrunedGroup:
+    """Return what a trial makes of a group: half its units kept, picked at random, the same on every call."""
+    order = torch.randperm(group.width, generator=torch.Generator().manual_seed(0)).tolist()
+    return PrunedGroup.of(group, order[: max(1, group.width // 2)])
+
+
+@contextmanager
+def restoring(subject: nn.Module, groups: Sequence[Group]) -> Iterator[None]:
+    """Let a model be pruned, or ``groups`` of it be masked, in place, and put it back as it was."""
+    stored = []
+    for module in subject.modules():
+        tables = {name: dict(module.__dict__[name]) for name in ("_parameters", "_buffers", "_modules")}
+        stored.append((module, module.__dict__ | tables))
+    try:
+        for name in dict.fromkeys(name for group in groups for name in masked_tensors(group)):
+            if (old := tensor_named(subject, name)) is not None:
+                owner, _, tensor = name.rpartition(".")
+                clone = nn.Parameter(old.detach().clone(), old.requires_grad)
+                setattr(subject.get_submodule(owner), tensor, clone)
+        yield
+    finally:
+        for module, state in stored:
+            module.__dict__.clear()
+            module.__dict__.update(state)
+
+
+def trial_faults(subject: nn.Module, groups: Sequence[Group], batch: Any) -> list[str]:
+    """Return for each group why half of it cannot be pruned from a randomised model, or an empty string.
+
+    All are tried at once; where that fails, each half of them by itself, down to the single ones. Groups
+    that hold up together do so each by itself, as none of them is one the output does not depend on.
+
+    Cost: three passes over ``batch`` where all is well, else some 2·log₂(groups) for each that fails.
+    """
+    faults = [""] * len(groups)
+    if not groups:
+        return faults
+    whole = outputs_of(subject, batch)
+
+    def halve(ranks: Sequence[int]) -> None:
+        fault = joint_fault(subject, [groups[rank] for rank in ranks], batch, whole) if ranks else ""
+        if fault and len(ranks) == 1:
+            faults[ranks[0]] = fault
+        elif fault:
+            halve(ranks[: len(ranks) // 2])
+            halve(ranks[len(ranks) // 2 :])
+
+    together = []
+    for rank, matters in enumerate(_output_depends_on(subject, groups, batch)):
+        if matters:
+            together.append(rank)
+        else:
+            halve([rank])
+    halve(together)
+    return faults
+
+
+def joint_fault(subject: nn.Module, groups: Sequence[Group], batch: Any, whole: list[Tensor]) -> str:
+    """Return why half of each of ``groups`` cannot be pruned at once, or an empty string.
+
+    ``whole`` are the outputs of the randomised model as it is.
+    """
+    pruned = [prune_half(group) for group in groups]
+    try:
+        with restoring(subject, groups):
+            for group, half in zip(groups, pruned, strict=True):
+                mask_units(subject, group, half.removed)
+            masked = outputs_of(subject, batch)
+        with restoring(subject, ()):
+            prune_in_place(subject, pruned)
+            for group, half in zip(groups, pruned, strict=True):
+                hold_scale(subject, group, len(half.kept))
+            ticket = outputs_of(subject, batch)
+    # Whatever the model's own code raises at another width is the reason sought.
+    except Exception as error:  # noqa: BLE001
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"the model does not run without some of its units ({reason})"
+    consumed = any(group.consumers for group in groups)
+    if all(torch.equal(a, b) for a, b in zip(whole, masked, strict=True)):
+        return f"the output does not depend on its {'consumers' if consumed else 'queries and keys'}"
+    if [tensor.shape for tensor in masked] != [tensor.shape for tensor in ticket]:
+        return "it is the model's output"
+    if not are_close(masked, ticket):
+        if not consumed:
+            return "narrower heads give other scores, and no scale of d^(−1/2) explains it"
+        return "more than its consumers depend on it (attention heads, or a norm or mean over units)"
+    return ""
+
+
+def _output_depends_on(subject: nn.Module, groups: Sequence[Group], batch: Any) -> list[bool]:
+    """Return for each group whether the output depends on what ``mask_units`` writes to, by autograd.
+
+    Code that works in place may run and still have no gradient: then none of them is said to matter.
+    """
+    weights = {
+        name: tensor
+        for group in groups
+        for name in masked_tensors(group)
+        if (tensor := tensor_named(subject, name)) is not None
+    }
+    flags = {name: weight.requires_grad for name, weight in weights.items()}
+    try:
+        gradients = gradients_of(subject, list(weights.values()), batch)
+    except RuntimeError:
+        gradients = ()
+    finally:
+        for name, weight in weights.items():
+            weight.requires_grad_(flags[name])
+    matter = {
+        name
+        for name, gradient in zip(weights, gradients, strict=False)
+        if gradient is not None and gradient.any()
+    }
+    return [not matter.isdisjoint(masked_tensors(group)) for group in groups]
+
+
+def gradients_of(subject: nn.Module, wanted: Sequence[Tensor], batch: Any) -> Sequence[Tensor | None]:
+    """Return the gradients of a random sum of all outputs; none where the outputs have no gradient."""
+    for tensor in wanted:
+        tensor.requires_grad_(True)
+    generator = torch.Generator().manual_seed(0)
+    with torch.enable_grad():
+        parts = [
+            (part * torch.randn(part.shape, generator=generator).to(part)).sum().cpu().double()
+            for part in flat_tensors(call_model(subject, batch))
+        ]
+        total = torch.stack(parts).sum() if parts else torch.zeros(())
+        return torch.autograd.grad(total, wanted, allow_unused=True) if total.requires_grad else ()
+
+
+def unwrapped_slices(
+    subject: nn.Module, group: Group, unwrapped: Mapping[str, nn.Parameter], batch: Any
+) -> tuple[Slice, ...]:
+    """Return where parameters that no layer holds (positions, a scale) have elements of a group's units.
+
+    Along an axis that is laid out as some tensor of the group is, or one element per unit, the gradient of
+    the output is zero exactly at the masked units, and not zero everywhere.
+
+    Cost: one pass forward and backward where such a parameter has an axis of such a length, else none.
+    """
+    shapes = {name: parameter.shape for name, parameter in subject.named_parameters()}
+    layouts = {
+        (each.offset, each.block, each.repeat, each.stride): shapes[each.tensor][each.axis]
+        for each in group.slices
+        if each.tensor in shapes
+    }
+    layouts[0, 1, 1, 0] = group.width
+    held = {each.tensor for each in group.slices}
+    places = [
+        Slice(name, axis, *layout)
+        for name, parameter in unwrapped.items()
+        if name not in held
+        for axis, size in enumerate(parameter.shape)
+        for layout, length in layouts.items()
+        if length == size
+    ]
+    if not places:
+        return ()
+    half = prune_half(group)
+    names = list(dict.fromkeys(place.tensor for place in places))
+    with restoring(subject, (group,)):
+        try:
+            mask_units(subject, group, half.removed)
+            own = dict(subject.named_parameters())
+            gradients = dict(
+                zip(names, gradients_of(subject, [own[name] for name in names], batch), strict=False)
+            )
+        # A wrong guess at where units lie; the trial will say so.
+        except Exception:  # noqa: BLE001
+            return ()
+    found: dict[str, Slice] = {}
+    for place in places:
+        gradient = gradients.get(place.tensor)
+        if gradient is None or place.tensor in found:
+            continue
+        index = element_index(place, group.width, gradient.device)
+        rows = gradient.movedim(place.axis, 0)
+        at_removed, at_kept = (rows[index[list(units)].flatten()] for units in (half.removed, half.kept))
+        if not at_removed.any() and at_kept.any():
+            found[place.tensor] = place
+    return tuple(found.values())
+
+
+class Prover:
+    """The groups accepted so far, and the proof of others.
+
+    Args:
+        subject: the randomised model; it is pruned in place and put back.
+        batch: one batch that it is called on.
+        tied: modules whose parameters are also those of another one, by name.
+        excluded: modules that the user wants left alone, with the pattern that says so.
+    """
+
+    def __init__(
+        self, subject: nn.Module, batch: Any, tied: Mapping[str, str], excluded: Mapping[str, str]
+    ) -> None:
+        self.accepted: dict[str, Group] = {}
+        self._subject = subject
+        self._batch = batch
+        self._tied = tied
+        self._excluded = excluded
+        self._unwrapped = unwrapped_parameters(subject)
+        self._shapes = {name: tensor.shape for name, tensor in subject.state_dict().items()}
+        self._claims: dict[tuple[str, int], list[tuple[Group, Tensor]]] = defaultdict(list)
+
+    def prove(self, candidates: Sequence[Candidate]) -> dict[str, str | Group]:
+        """Accept of each candidate the first way that holds; return why the others do not, by group name.
+
+        In place of a reason stands the accepted group that has some of the same units.
+        """
+        reasons: dict[str, str | Group] = {}
+        rank = 0
+        pending = list(candidates)
+        while pending:
+            outcome = self._try([proposal for each in pending for proposal in each.ways[rank]])
+            for proposal, reason in outcome.values():
+                if reason:
+                    reasons.setdefault(proposal.group.name, reason)
+            pending = [
+                each
+                for each in pending
+                if len(each.ways) > rank + 1 and all(outcome[id(proposal)][1] for proposal in each.ways[rank])
+            ]
+            rank += 1
+        # Reasons are given for the way of most groups.
+        named = {proposal.group.name for each in candidates for proposal in max(each.ways, key=len)}
+        return {name: why for name, why in reasons.items() if name in named and name not in self.accepted}
+
+    def drop_clashes(self) -> dict[str, str]:
+        """Give up the groups that cannot be pruned along with those before; return the reason for each."""
+        groups = list(self.accepted.values())
+        if not groups:
+            return {}
+        whole = outputs_of(self._subject, self._batch)
+
+        def fault(together: Sequence[Group]) -> str:
+            return joint_fault(self._subject, together, self._batch, whole)
+
+        if not fault(groups):
+            return {}
+        kept: list[Group] = []
+        for group in groups:
+            if not fault([*kept, group]):
+                kept.append(group)
+        self.accepted = {group.name: group for group in kept}
+        dropped = [group.name for group in groups if group.name not in self.accepted]
+        return dict.fromkeys(dropped, "it cannot be pruned along with the groups before it")
+
+    def _try(self, proposals: Sequence[Proposal]) -> dict[int, tuple[Proposal, str | Group]]:
+        """Return each proposal by its id with what speaks against it: nothing where it is accepted now."""
+        outcome: dict[int, tuple[Proposal, str | Group]] = {}
+        trials: list[tuple[Proposal, Group]] = []
+        for proposal in proposals:
+            group = proposal.group
+            reason = self._structural_fault(proposal)
+            outcome[id(proposal)] = proposal, reason
+            if reason:
+                continue
+            # A group that others of this round share units with waits for none of them: the first is taken.
+            for place, mask in self._masks(group):
+                self._claims[place].append((group, mask))
+            if group.scores is None:  # The dimensions of heads have no unwrapped parameters.
+                extra = unwrapped_slices(self._subject, group, self._unwrapped, self._batch)
+                group = replace(group, slices=(*group.slices, *extra))
+            trials.append((proposal, group))
+        faults = trial_faults(self._subject, [group for _, group in trials], self._batch)
+        for (proposal, group), fault in zip(trials, faults, strict=True):
+            outcome[id(proposal)] = proposal, fault
+            if fault:
+                for place, _ in self._masks(proposal.group):
+                    claims = self._claims[place]
+                    self._claims[place] = [each for each in claims if each[0] is not proposal.group]
+            else:
+                self.accepted[group.name] = group
+        return outcome
+
+    def _structural_fault(self, proposal: Proposal) -> str | Group:
+        group = proposal.group
+        if asked := next((self._excluded[name] for name in group.producers if name in self._excluded), ""):
+            return f"left alone as asked by {asked!r}"
+        if proposal.fault:
+            return proposal.fault
+        touched = (*group.producers, *group.members, *(each.module for each in group.consumers))
+        if shared := next((name for name in touched if name in self._tied), ""):
+            return f"the weight of {shared} is also that of {self._tied[shared]}"
+        if group.width == 1:
+            return "it has one unit only"
+        for place, mask in self._masks(group):
+            for other, theirs in self._claims[place]:
+                if bool((mask & theirs).any()) and not _are_crosswise(group, other):
+                    return other
+        return ""
+
+    def _masks(self, group: Group) -> Iterator[tuple[tuple[str, int], Tensor]]:
+        """Yield which elements of which axes belong to a group."""
+        for each in group.slices:
+            if each.tensor in self._shapes:
+                mask = torch.zeros(self._shapes[each.tensor][each.axis], dtype=torch.bool)
+                index = element_index(each, group.width).flatten()
+                mask[index[index < len(mask)]] = True
+                yield (each.tensor, each.axis), mask
+
+
+def _are_crosswise(first: Group, second: Group) -> bool:
+    """Return whether one has whole heads and the other the dimensions of just those: neither hides the other.
+
+    Of every head that is kept the same dimensions are kept, so an axis pruned by both keeps a product.
+    """
+    width, heads = (first, second) if first.scores is not None else (second, first)
+    if width.scores is None or heads.kind != "heads":
+        return False
+    own = {(each.tensor, each.axis) for each in width.slices}
+    return all(
+        not (each.offset % width.width or each.block % width.width or each.stride % width.width)
+        for each in heads.slices
+        if (each.tensor, each.axis) in own
+    )

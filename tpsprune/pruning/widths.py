@@ -14,7 +14,8 @@ from torch import Tensor
 from tpsprune.errors import PruneError, did_you_mean
 from tpsprune.pruning.allocate import Bounds, Path, by_score, greedy, in_proportion, level_with
 from tpsprune.pruning.costs import CostModel
-from tpsprune.recipe.prune import Latency, Macs, Params, Prune, Tolerance, Widths
+from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.target import Latency, Macs, Params, Tolerance, Widths
 
 __all__ = ["Evidence", "bounds_of", "check_widths", "choose_widths", "needs"]
 

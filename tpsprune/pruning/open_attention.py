@@ -5,7 +5,8 @@ Shape letters: b items, t queries, s keys, e model width, h heads, d width of a 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tpsprune.errors import PruneError, did_you_mean
-from tpsprune.pruning.cutting import fresh_copy
+from tpsprune.pruning.surgery import copy_model
 
-__all__ = ["OpenAttention", "open_attention", "opened_shapes", "opened_state", "split_of", "why_whole"]
+__all__ = ["OpenAttention", "open_attention", "opened_shapes", "opened_state", "split_of", "why_not_opened"]
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
@@ -24,10 +25,10 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 class OpenAttention(nn.Module):
     """softmax(q kᵀ · scale + masks) v per head, then ``out_proj``: what ``nn.MultiheadAttention`` computes.
 
-    It is called like that module and answers like it, in every mode but two: ``add_bias_kv`` and
-    ``add_zero_attn``. q, k, v and the output are linear layers, so that heads can be cut and statistics
+    It is called like that module and gives what it gives, in every mode but two: ``add_bias_kv`` and
+    ``add_zero_attn``. q, k, v and the output are linear layers, so that heads can be pruned and statistics
     read; ``num_heads`` may fall, and the widths of a head (that of q and k, that of v) are whatever the
-    layers give. ``scale`` stays d^(−1/2) of the head as it was built, however many of its dimensions go.
+    layers give. ``scale`` stays d^(−1/2) of the head as it was built, however narrow it becomes.
 
     torch's fused inference path is never taken: it would read a packed weight that is no longer there.
     """
@@ -109,12 +110,12 @@ class OpenAttention(nn.Module):
                 mixed_bhtd = functional.scaled_dot_product_attention(
                     q_bhtd, k_bhsd, v_bhsd, mask, dropout, scale=self.scale
                 )
-        answer_bte = self.out_proj(mixed_bhtd.transpose(1, 2).flatten(2))
+        output_bte = self.out_proj(mixed_bhtd.transpose(1, 2).flatten(2))
         if weights is not None and average_attn_weights:
             weights = weights.mean(1)
         if not batched:
-            return answer_bte[0], None if weights is None else weights[0]
-        return (answer_bte if self.batch_first else answer_bte.transpose(0, 1)), weights
+            return output_bte[0], None if weights is None else weights[0]
+        return (output_bte if self.batch_first else output_bte.transpose(0, 1)), weights
 
     def extra_repr(self) -> str:
         """Return what ``print`` shows beside the layers."""
@@ -137,7 +138,7 @@ class OpenAttention(nn.Module):
         return padding if mask is None else mask + padding
 
 
-def why_whole(attention: nn.MultiheadAttention) -> str:
+def why_not_opened(attention: nn.MultiheadAttention) -> str:
     """Return why ``attention`` is not opened, or an empty string."""
     if type(attention) is not nn.MultiheadAttention:
         return f"{type(attention).__name__} may compute something of its own"
@@ -156,32 +157,39 @@ def open_attention(model: nn.Module, names: Sequence[str] | None = None) -> tupl
     """Return a copy of ``model`` in which attention modules are open, and the names of those.
 
     Each ``nn.MultiheadAttention`` is replaced by an ``OpenAttention`` of the same weights. An encoder
-    around one no longer packs padded batches into nested tensors: its answers at padded places are then
+    around one no longer packs padded batches into nested tensors: its outputs at padded places are then
     those it gives in training, not zeros.
 
     Args:
         model: not changed.
-        names: the modules to open; ``None`` is all that can be. With nothing to open the answer is a
+        names: the modules to open; ``None`` is all that can be. With nothing to open the result is a
             plain copy.
 
     Raises:
-        PruneError: one that is named is not there, is no ``nn.MultiheadAttention`` or must stay whole.
+        PruneError: one that is named is not there, is no ``nn.MultiheadAttention`` or cannot be opened.
     """
-    opened = fresh_copy(model)
-    found = {
-        name: module for name, module in opened.named_modules() if isinstance(module, nn.MultiheadAttention)
+    opened = copy_model(model)
+    found = {name: each for name, each in opened.named_modules() if isinstance(each, nn.MultiheadAttention)}
+    uses = Counter(id(each) for module in opened.modules() for each in module.parameters(recurse=False))
+    faults = {
+        name: why_not_opened(module)
+        or next(
+            (
+                f"its {tensor!r} is also that of another module"
+                for tensor, parameter in module.named_parameters()
+                if uses[id(parameter)] > 1
+            ),
+            "",
+        )
+        for name, module in found.items()
     }
-    tied = _tied(opened)
     for name in names or ():
         if name not in found:
             raise PruneError(f"no nn.MultiheadAttention is named {name!r}{did_you_mean(name, found)}")
-        if reason := why_whole(found[name]) or tied.get(name, ""):
-            raise PruneError(f"the attention {name!r} cannot be opened: {reason}")
-    chosen = tuple(
-        name
-        for name, module in found.items()
-        if (names is None and name and not why_whole(module) and name not in tied) or name in (names or ())
-    )
+        if faults[name]:
+            raise PruneError(f"the attention {name!r} cannot be opened: {faults[name]}")
+    # A model that is itself an attention has no name, and no owner in which to replace it.
+    chosen = tuple(name for name in found if (name and not faults[name] if names is None else name in names))
     swaps = {found[name]: OpenAttention(found[name]) for name in chosen}
     for owner in list(opened.modules()):
         for child, module in owner._modules.items():
@@ -211,12 +219,12 @@ def split_of(name: str, held: Collection[str]) -> dict[str, tuple[str, ...]]:
 
 def opened_shapes(shapes: Mapping[str, tuple[int, ...]], names: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a model's tensors once the attention modules ``names`` are open."""
-    answer = dict(shapes)
+    opened = dict(shapes)
     for name in names:
         for old, parts in split_of(name, shapes).items():
-            length, *rest = answer.pop(old)
-            answer.update(dict.fromkeys(parts, (length // len(parts), *rest)))
-    return answer
+            length, *rest = opened.pop(old)
+            opened.update(dict.fromkeys(parts, (length // len(parts), *rest)))
+    return opened
 
 
 def opened_state(state: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -225,13 +233,13 @@ def opened_state(state: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -
     What is held for a packed weight falls into three parts as the weight does; a single number (``step``)
     and whatever is no tensor is held by each of them.
     """
-    answer = {name: dict(entries) for name, entries in state.items()}
+    opened = {name: dict(entries) for name, entries in state.items()}
     for name in names:
         for old, parts in split_of(name, state).items():
-            entries = answer.pop(old)
+            entries = opened.pop(old)
             for rank, part in enumerate(parts):
-                answer[part] = {key: _part(value, rank, len(parts)) for key, value in entries.items()}
-    return answer
+                opened[part] = {key: _part(value, rank, len(parts)) for key, value in entries.items()}
+    return opened
 
 
 def _part(value: Any, rank: int, parts: int) -> Any:
@@ -245,19 +253,3 @@ def _additive(mask: Tensor, like: Tensor) -> Tensor:
     if mask.is_floating_point():
         return mask
     return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask, float("-inf"))
-
-
-def _tied(model: nn.Module) -> dict[str, str]:
-    return {name: f"its {tensor!r} is also that of another module" for name, tensor in _shared(model)}
-
-
-def _shared(model: nn.Module) -> Iterator[tuple[str, str]]:
-    owners: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    for name, module in model.named_modules():
-        if isinstance(module, nn.MultiheadAttention):
-            for tensor, parameter in module.named_parameters():
-                if owners[id(parameter)] > 1:
-                    yield name, tensor

@@ -8,8 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.pruning.feeds import noise
 from tpsprune.errors import PruneError
-from tpsprune.pruning.opened import OpenAttention, open_attention, opened_shapes, opened_state, why_whole
+from tpsprune.pruning.open_attention import (
+    OpenAttention,
+    open_attention,
+    opened_shapes,
+    opened_state,
+    why_not_opened,
+)
 
 
 class Holder(nn.Module):
@@ -23,31 +30,27 @@ class Holder(nn.Module):
             nn.init.normal_(parameter, std=0.5)
 
     def forward(self, *inputs: Tensor, **settings: Any) -> tuple[Tensor, Tensor | None]:
-        answer: tuple[Tensor, Tensor | None] = self.attn(*inputs, **settings)
-        return answer
-
-
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+        output: tuple[Tensor, Tensor | None] = self.attn(*inputs, **settings)
+        return output
 
 
 def compare(
     dense: nn.Module, opened: nn.Module, inputs: tuple[Tensor, ...], settings: dict[str, Any]
 ) -> None:
-    """Assert equal answers and equal gradients of the inputs and of the shared output projection."""
-    answers, gradients = [], []
+    """Assert equal outputs and equal gradients of the inputs and of the shared output projection."""
+    outputs, gradients = [], []
     for model in (dense, opened):
         leaves = [each.clone().requires_grad_() for each in inputs]
         torch.manual_seed(1)
-        answer, weights = model(*leaves, **settings)
+        output, weights = model(*leaves, **settings)
         model.zero_grad()
-        (answer * drawn(*answer.shape, seed=5)).sum().backward()
-        answers.append((answer, weights))
+        (output * noise(*output.shape, seed=5)).sum().backward()
+        outputs.append((output, weights))
         gradients.append([leaf.grad for leaf in leaves])
-    assert torch.allclose(answers[0][0], answers[1][0], atol=1e-6)
-    assert (answers[0][1] is None) == (answers[1][1] is None)
-    if answers[0][1] is not None:
-        assert torch.allclose(answers[0][1], answers[1][1], atol=1e-6)
+    assert torch.allclose(outputs[0][0], outputs[1][0], atol=1e-6)
+    assert (outputs[0][1] is None) == (outputs[1][1] is None)
+    if outputs[0][1] is not None:
+        assert torch.allclose(outputs[0][1], outputs[1][1], atol=1e-6)
     for ours, theirs in zip(*gradients, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
 
@@ -56,14 +59,14 @@ def compare(
     ("bias", "batch_first", "need_weights", "average"),
     list(itertools.product((True, False), repeat=4)),
 )
-def test_an_opened_attention_answers_as_the_closed_one(
+def test_an_opened_attention_computes_what_the_closed_one_does(
     bias: bool, batch_first: bool, need_weights: bool, average: bool
 ) -> None:
     dense = Holder(bias=bias, batch_first=batch_first)
     opened, names = open_attention(dense)
     assert names == ("attn",)
     shape = (3, 5, 8) if batch_first else (5, 3, 8)
-    x = drawn(*shape)
+    x = noise(*shape)
     settings = {"need_weights": need_weights, "average_attn_weights": average}
     compare(dense, opened, (x, x, x), settings)
     packed = dense.attn.in_proj_weight.grad
@@ -74,12 +77,12 @@ def test_an_opened_attention_answers_as_the_closed_one(
 def masks(kind: str) -> dict[str, Any]:
     causal = torch.ones(4, 4, dtype=torch.bool).triu(1)
     padding = torch.tensor([[False] * 4, [False, False, False, True], [False, True, False, True]])
-    floating = drawn(4, 4, seed=7)
+    floating = noise(4, 4, seed=7)
     return {
         "bool": {"attn_mask": causal},
         "float": {"attn_mask": floating},
         "hint": {"attn_mask": causal, "is_causal": True},
-        "per head": {"attn_mask": drawn(6, 4, 4, seed=8)},
+        "per head": {"attn_mask": noise(6, 4, 4, seed=8)},
         "padding": {"key_padding_mask": padding},
         "both": {"attn_mask": causal, "key_padding_mask": padding, "is_causal": True},
         "float padding": {"key_padding_mask": padding.float() * -3.0, "attn_mask": floating},
@@ -90,7 +93,7 @@ def masks(kind: str) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ["bool", "float", "hint", "per head", "padding", "both", "float padding"])
 def test_masks_of_every_kind_mean_the_same(kind: str, need_weights: bool) -> None:
     dense = Holder(batch_first=True)
-    x = drawn(3, 4, 8)
+    x = noise(3, 4, 8)
     compare(dense, open_attention(dense)[0], (x, x, x), {**masks(kind), "need_weights": need_weights})
 
 
@@ -99,25 +102,25 @@ def test_keys_and_values_may_have_widths_of_their_own(batch_first: bool) -> None
     dense = Holder(kdim=5, vdim=6, batch_first=batch_first)
     items = (3, 4) if batch_first else (4, 3)
     sources = (3, 7) if batch_first else (7, 3)
-    inputs = (drawn(*items, 8), drawn(*sources, 5, seed=1), drawn(*sources, 6, seed=2))
+    inputs = (noise(*items, 8), noise(*sources, 5, seed=1), noise(*sources, 6, seed=2))
     compare(dense, open_attention(dense)[0], inputs, {})
 
 
-def test_one_item_without_a_batch_axis_is_answered_too() -> None:
+def test_one_item_without_a_batch_axis_is_taken_too() -> None:
     dense = Holder()
-    x = drawn(5, 8)
+    x = noise(5, 8)
     for settings in ({}, {"need_weights": False}, {"key_padding_mask": torch.arange(5) > 3}):
         compare(dense, open_attention(dense)[0], (x, x, x), settings)
 
 
-def test_dropout_draws_the_same_numbers() -> None:
+def test_dropout_takes_the_same_random_numbers() -> None:
     dense = Holder(dropout=0.5, batch_first=True)
-    x = drawn(3, 5, 8)
+    x = noise(3, 5, 8)
     compare(dense, open_attention(dense)[0], (x, x, x), {})
 
 
 def test_the_causal_hint_without_a_mask_is_refused_as_in_torch() -> None:
-    x = drawn(3, 5, 8)
+    x = noise(3, 5, 8)
     dense = Holder()
     for model in (dense, open_attention(dense)[0]):
         with pytest.raises(RuntimeError, match="attn_mask"):
@@ -126,13 +129,13 @@ def test_the_causal_hint_without_a_mask_is_refused_as_in_torch() -> None:
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("norm_first", [True, False])
-def test_encoders_answer_the_same_on_the_fast_path_and_off_it(norm_first: bool) -> None:
+def test_encoders_compute_the_same_on_the_fast_path_and_off_it(norm_first: bool) -> None:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=norm_first)
     dense = nn.TransformerEncoder(layer, 2, enable_nested_tensor=not norm_first)
     opened, names = open_attention(dense)
     assert names == ("layers.0.self_attn", "layers.1.self_attn")
-    x = drawn(3, 5, 8)
+    x = noise(3, 5, 8)
     padding = torch.arange(5)[None] > torch.tensor([4, 2, 3])[:, None]
     for model in (dense, opened):
         model.eval()
@@ -153,7 +156,7 @@ def test_decoders_are_opened_at_both_attentions() -> None:
     opened, names = open_attention(dense)
     assert names == ("layers.0.self_attn", "layers.0.multihead_attn")
     causal = nn.Transformer.generate_square_subsequent_mask(4)
-    inputs = drawn(3, 4, 8), drawn(3, 6, 8, seed=1)
+    inputs = noise(3, 4, 8), noise(3, 6, 8, seed=1)
     with torch.no_grad():
         expected = dense(*inputs, tgt_mask=causal, tgt_is_causal=True)
         assert torch.allclose(expected, opened(*inputs, tgt_mask=causal, tgt_is_causal=True), atol=1e-5)
@@ -200,7 +203,7 @@ def test_what_cannot_be_opened_stays_whole_with_the_reason() -> None:
         (bound, "of its own|parametrised"),
     ):
         model = nn.Sequential(module)
-        assert why_whole(module) != ""
+        assert why_not_opened(module) != ""
         opened, names = open_attention(model)
         assert names == ()
         assert not isinstance(opened[0], OpenAttention)

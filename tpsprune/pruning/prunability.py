@@ -1,0 +1,341 @@
+"""What of a model can be pruned: its groups, what is left alone and why, and what becomes of each layer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tpsprune.errors import PruneError, did_you_mean
+from tpsprune.numerics.elements import Elements
+from tpsprune.numerics.forward import call_model
+from tpsprune.numerics.macs import MacCount, count_macs
+from tpsprune.numerics.trees import mapped, taken
+from tpsprune.pruning.attention import propose_head_groups
+from tpsprune.pruning.costs import CostModel, cost_model, own_macs, parents_of
+from tpsprune.pruning.coupling import Candidate, Proposal, propose_groups, trace_couplings
+from tpsprune.pruning.fold import can_gain_bias
+from tpsprune.pruning.groups import Group, Prunability, element_index
+from tpsprune.pruning.head_width import HEAD_WIDTH, propose_head_widths
+from tpsprune.pruning.layers import fault_of, is_depthwise, is_mixer, length, mixer
+from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.trial import Prover, randomised_copy
+from tpsprune.pruning.widths import check_widths
+from tpsprune.recipe.prune import Prune
+from tpsprune.records import CheckedLayer, LeftAlone
+
+__all__ = [
+    "GroupTensors",
+    "check_target",
+    "consumer_widths",
+    "find_and_price_groups",
+    "find_groups",
+    "layers_gaining_bias",
+    "list_layers",
+    "tensors_by_group",
+]
+
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+HALF_PRECISION = (torch.float16, torch.bfloat16)
+
+
+def find_groups(
+    model: nn.Module, example_batch: Any, leave_alone: Sequence[str] = (), *, head_width: bool = False
+) -> Prunability:
+    """Find the groups of units that can be pruned from ``model``, each proved by a trial.
+
+    Attention heads come first (``attention``), then what the trace couples (``coupling``), each with the
+    unwrapped parameters that its units have elements of. Left alone, with a reason, is what is the model's
+    output, what is read by a layer that cannot be pruned (recurrent layers, parametrised or tied weights),
+    units that are not laid out in order, and what fails its trial: more than the consumers depends on the
+    units. Frozen layers are pruned like others and stay frozen.
+
+    Args:
+        model: not changed; called in evaluation mode.
+        example_batch: one prepared batch; its first two items are used.
+        leave_alone: ``fnmatch`` patterns of module names whose output units are kept; a pattern that
+            matches a container holds for everything in it. What these layers read may still be pruned.
+        head_width: whether to look for the width of attention heads too (``head_width``).
+
+    Raises:
+        PruneError: a pattern matches no module, or the model does not run in single precision.
+
+    Cost: one trace, a copy, and some five passes over two items where the first guess at everything is
+    right; a pass or two more for each group that fails, and for each that may have unwrapped parameters. Of
+    head widths, a pass for each attention.
+    """
+    excluded = _match_modules(model, leave_alone)
+    batch = taken(example_batch, torch.arange(2))
+    couplings = trace_couplings(model, batch)
+    subject = randomised_copy(model)
+    single = mapped(
+        batch, lambda each: each.float() if each.dtype in (torch.float16, torch.bfloat16) else each
+    )
+    _refuse_unrunnable(subject, single)
+    prover = Prover(subject, single, _find_tied(model), excluded)
+
+    heads: dict[str, list[Group]] = defaultdict(list)
+    for group in propose_head_groups(model):
+        heads[group.name].append(group)
+    prover.prove([Candidate(tuple((Proposal(way),) for way in ways)) for ways in heads.values()])
+    with_heads = set(prover.accepted)
+    reasons: list[tuple[str, str | Group]] = []
+    if head_width:
+        reasons += prover.prove(propose_head_widths(model, subject, single)).items()
+    for name, reason in prover.prove(list(propose_groups(model, couplings))).items():
+        # What torch-pruning makes of the inside of an attention is told only where its heads are not pruned.
+        if not (isinstance(reason, Group) and reason.name in with_heads):
+            reasons.append((name, reason))
+    reasons += prover.drop_clashes().items()
+    reasons += _never_met(model, {side.module for each in couplings for side in each.sides})
+
+    order = {name: rank for rank, (name, _) in enumerate(model.named_modules())}
+
+    def place(name: str) -> int:
+        """Return the rank of the module that a group is named after."""
+        return order[name.removesuffix(HEAD_WIDTH)]
+
+    left_alone = [
+        LeftAlone(
+            name=name,
+            reason=f"its units are also those of {reason.name}" if isinstance(reason, Group) else reason,
+        )
+        for name, reason in sorted(reasons, key=lambda each: place(each[0]))
+    ]
+    groups = sorted(prover.accepted.values(), key=lambda group: place(group.name))
+    coupled = {
+        side.module: each.root for each in reversed(couplings) for side in each.sides if side.side != "in"
+    }
+    return Prunability(tuple(groups), tuple(left_alone), coupled)
+
+
+def _refuse_unrunnable(subject: nn.Module, batch: Any) -> None:
+    try:
+        with torch.no_grad():
+            call_model(subject, batch)
+    except Exception as error:  # the model's own code runs here, and may raise anything
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise PruneError(
+            "the model does not run in single precision with random weights, as trials of groups do: "
+            f"{words}; a model that casts nothing to half precision itself would do (train.precision does)"
+        ) from error
+
+
+def _match_modules(model: nn.Module, patterns: Sequence[str]) -> dict[str, str]:
+    """Return the modules that patterns name, themselves or by what they lie in, with the pattern."""
+    names = [name for name, _ in model.named_modules() if name]
+    matched: dict[str, str] = {}
+    for pattern in patterns:
+        hits = [name for name in names if fnmatchcase(name, pattern)]
+        if not hits:
+            raise PruneError(
+                f"prune.leave_alone: {pattern!r} matches no module of the model{did_you_mean(pattern, names)}"
+            )
+        inside = tuple(f"{hit}." for hit in hits)
+        matched.update({name: pattern for name in names if name in hits or name.startswith(inside)})
+    return matched
+
+
+def _find_tied(model: nn.Module) -> dict[str, str]:
+    """Return modules that hold a parameter together with another module, and that other one."""
+    owners: dict[int, list[str]] = defaultdict(list)
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)].append(name)
+    return {
+        name: next(other for other in names if other != name)
+        for names in owners.values()
+        if len(set(names)) > 1
+        for name in names
+    }
+
+
+def _never_met(model: nn.Module, met: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield layers that no coupling reaches, with the reason."""
+    inside: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        whole = isinstance(module, (*RECURRENT, nn.MultiheadAttention))
+        if not (whole or isinstance(module, nn.Embedding) or is_mixer(module)) or name in met:
+            continue
+        if inside and name.startswith(inside):
+            continue
+        if whole:
+            inside = (*inside, f"{name}.")
+            yield name, fault_of(module)
+        elif is_depthwise(module):
+            yield name, "no layer before it can be pruned"
+        else:
+            yield name, "the trace from the output did not reach it"
+
+
+def find_and_price_groups(
+    model: nn.Module, batch: Any, settings: Prune
+) -> tuple[Prunability, MacCount, CostModel]:
+    """Find the groups of a model that is to be pruned, and count what it costs as a function of their widths.
+
+    The cost is in the unit of the target: parameters for ``params``, else multiply-accumulates. Every
+    bias that compensation might add is counted as a parameter.
+
+    Raises:
+        PruneError: a pattern matches nothing, nothing can be pruned, or a weight is not finite.
+    """
+    _check_finite(model)
+    example = taken(batch, torch.arange(2))
+    found = find_groups(model, example, settings.leave_alone, head_width=settings.head_width)
+    if not found.groups:
+        reasons = "".join(f"\n  {each.name}: {each.reason}" for each in found.left_alone[:5])
+        more = len(found.left_alone) - 5
+        reasons += f"\n  and {more} more" if more > 0 else ""
+        raise PruneError(f"the model holds nothing that can be pruned{reasons}")
+    count = count_macs(model, example)
+    new_biases = layers_gaining_bias(model, found.groups, settings)
+    return found, count, cost_model(model, found.groups, count, settings, new_biases)
+
+
+def layers_gaining_bias(model: nn.Module, groups: Iterable[Group], settings: Prune) -> tuple[str, ...]:
+    """Return the consumers of ``groups`` that compensation is to give a bias."""
+    if not (settings.fold and settings.new_biases):
+        return ()
+    names = dict.fromkeys(consumer.module for group in groups for consumer in group.consumers)
+    return tuple(name for name in names if can_gain_bias(mixer(model, name)))
+
+
+def check_target(model: nn.Module, batch: Any, settings: Prune) -> tuple[Prunability, MacCount]:
+    """Return what of the model can be pruned, and its multiply-accumulates, if the target is within reach.
+
+    Asked before the first step of training, not after the last. A target of latency is not tried: nothing
+    is measured here.
+
+    Raises:
+        PruneError: as ``find_and_price_groups``, or as ``widths.check_widths``: the target is below what the
+            narrowest widths allowed would cost, or names a group that is not there.
+    """
+    found, count, costs = find_and_price_groups(open_attention(model)[0], batch, settings)
+    check_widths(costs, settings, [group.name for group in found.groups])
+    return found, count
+
+
+def _check_finite(model: nn.Module) -> None:
+    """Refuse weights that a training has broken; a mask may hold infinities."""
+    broken = [name for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())]
+    broken += [name for name, buffer in model.named_buffers() if bool(buffer.isnan().any())]
+    if broken:
+        raise PruneError(
+            f"the weights of the model are not finite, at {broken[0]}: training may have diverged"
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupTensors:
+    """Where signals measure each group: its consumers, its producers' tensors, its batch norms' scales.
+
+    The names are those under which ``signals.View`` asks for them.
+    """
+
+    consumers: Mapping[str, Mapping[str, int]]
+    written: Mapping[str, tuple[Elements, ...]]
+    scaled: Mapping[str, tuple[Elements, ...]]
+
+
+def tensors_by_group(model: nn.Module, found: Prunability) -> GroupTensors:
+    """Return where signals measure each group of a model."""
+    norms = {name for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    held = model.state_dict().keys()  # A plan also speaks of biases that a layer may be given.
+
+    def elements(group: Group, modules: Iterable[str], tensors: Sequence[str]) -> tuple[Elements, ...]:
+        wanted = held & {f"{name}.{tensor}" for name in modules for tensor in tensors}
+        return tuple(
+            Elements(each.tensor, each.axis, element_index(each, group.width))
+            for each in group.slices
+            if each.tensor in wanted
+        )
+
+    return GroupTensors(
+        consumers=consumer_widths(model, found),
+        written={group.name: elements(group, group.producers, ("weight", "bias")) for group in found.groups},
+        scaled={
+            group.name: elements(group, norms.intersection(group.members), ("weight",))
+            for group in found.groups
+        },
+    )
+
+
+def consumer_widths(model: nn.Module, found: Prunability) -> dict[str, dict[str, int]]:
+    """Return, by group, the layers that read its units and nothing else, with their unit count.
+
+    A layer that reads them beside something else, another group or what is none, is not among them.
+    """
+    return {
+        group.name: {
+            consumer.module: group.width
+            for consumer in group.consumers
+            if group.width * consumer.block * consumer.repeat
+            == length(model.get_submodule(consumer.module), "in")
+        }
+        for group in found.groups
+    }
+
+
+def list_layers(model: nn.Module, found: Prunability, count: MacCount) -> tuple[CheckedLayer, ...]:
+    """Return every layer in model order: whatever holds parameters of its own, or multiplies by itself.
+
+    Args:
+        model: not changed; its attention is listed open, as the groups have it.
+        found: what of it can be pruned.
+        count: its multiply-accumulates.
+    """
+    opened, _ = open_attention(model)
+    own = own_macs(count)
+    produces: dict[str, list[str]] = defaultdict(list)
+    follows: dict[str, list[str]] = defaultdict(list)
+    reads: dict[str, list[str]] = defaultdict(list)
+    for group in found.groups:
+        consumers = [consumer.module for consumer in group.consumers]
+        # A module that is no layer may hold a parameter with elements of each unit.
+        holders = [each.module for each in group.slices if each.module not in (*group.producers, *consumers)]
+        for groups_of, names in (
+            (produces, group.producers),
+            (follows, (*group.members, *group.cores, *holders)),
+            (reads, consumers),
+        ):
+            for name in dict.fromkeys(names):
+                groups_of[name].append(group.name)
+    reasons = {each.name: each.reason for each in found.left_alone}
+    layers = []
+    for name, module in opened.named_modules():
+        parameters = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        macs = own.get(name, 0)
+        if not parameters and macs <= 0:
+            continue
+        groups = produces[name] or follows[name]
+        layers.append(
+            CheckedLayer(
+                name=name or "(the model itself)",
+                kind=type(module).__name__,
+                parameters=parameters,
+                macs=macs,
+                macs_share=macs / count.total if count.total else 0.0,
+                fate="cut" if produces[name] else "follows" if follows[name] else "stays",
+                groups=tuple(groups),
+                reads=tuple(reads[name]),
+                reason="" if groups else _reason(name, found, reasons),
+            )
+        )
+    return tuple(layers)
+
+
+def _reason(name: str, found: Prunability, reasons: Mapping[str, str]) -> str:
+    """Return why a layer stays whole: its own reason, that of what it is coupled with, or is part of."""
+    if name in reasons:
+        return reasons[name]
+    root = found.coupled.get(name, "")
+    if root in reasons:
+        return f"as {root}: {reasons[root]}"
+    around = next((each for each in parents_of(name) if each in reasons), None)
+    return "nothing in it is a unit that could be pruned" if around is None else reasons[around]

@@ -1,0 +1,140 @@
+"""What a ticket must prove before it is handed out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from tpsprune.errors import PruneError
+from tpsprune.numerics.forward import evaluation_mode
+from tpsprune.numerics.macs import MacCount, count_macs
+from tpsprune.numerics.trees import taken
+from tpsprune.pruning.groups import Group, PrunedGroup
+from tpsprune.pruning.recalibrate import output_error
+from tpsprune.pruning.rows import some
+from tpsprune.pruning.surgery import elements_kept, shapes_of
+from tpsprune.pruning.trial import gradients_of
+from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.target import Macs, Params
+
+__all__ = ["verify"]
+
+SLACK = 1e-8
+PROOF_ITEMS: Final = 32
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
+
+
+def verify(
+    ticket: nn.Module,
+    masked: nn.Module,
+    dense: nn.Module,
+    batches: Sequence[Any],
+    groups: Sequence[Group],
+    widths: Sequence[int],
+    dense_count: MacCount,
+    settings: Prune,
+) -> float:
+    """Return the ticket's share of multiply-accumulates, or refuse it.
+
+    Proved are: every tensor finite and of the planned shape; outputs on items of every batch, some 32 in
+    all, equal to those of the masked model (norms over units norm over those kept there too); gradients
+    finite; a target of ``macs`` or ``params`` met as counted on the ticket; flags, modes, number types and
+    devices as they were. A latency is not measured again.
+
+    Args:
+        ticket: what is to be handed out.
+        masked: the compensated model at the dense shape, the pruned units masked (``surgery.mask_units``).
+        dense: the model before anything was done to it; its attention may not yet be open.
+        batches: of calibration data, prepared.
+        groups: what was pruned.
+        widths: to how many units, by group.
+        dense_count: multiply-accumulates of the dense model.
+        settings: the target.
+
+    Raises:
+        PruneError: one of these does not hold; the message says which and where.
+    """
+    _check_flags(ticket, dense)
+    _check_shapes(ticket, masked, groups, widths)
+    dtype = next((each.dtype for each in ticket.parameters() if each.is_floating_point()), torch.float32)
+    difference = output_error(ticket, masked, list(some(batches, PROOF_ITEMS, PROOF_ITEMS))) ** 0.5
+    if not difference <= TOLERANCES.get(dtype, 5e-2):
+        raise _refusal(
+            f"the ticket's output differs by {difference:.2g} of its spread "
+            "from that of the model with the same units masked"
+        )
+    two_items = taken(batches[0], torch.arange(2))
+    _check_gradients(ticket, dense, two_items)
+    # Counted on the items the dense model was counted on: what comes once a batch is shared out alike.
+    share = count_macs(ticket, two_items).total / dense_count.total
+    if isinstance(settings.target, Macs):
+        _check_share(share, settings.target.macs, "multiply-accumulates", settings)
+    if isinstance(settings.target, Params):
+        before, after = (sum(each.numel() for each in model.parameters()) for model in (dense, ticket))
+        _check_share(after / before, settings.target.params, "parameters", settings)
+    return share
+
+
+def _refusal(reason: str) -> PruneError:
+    return PruneError(f"pruning was rolled back: {reason}")
+
+
+def _check_share(found: float, asked: float, unit: str, settings: Prune) -> None:
+    if found > asked + SLACK:
+        raise _refusal(f"the ticket keeps {found:.4f} of the {unit}, prune.target is {settings.target}")
+
+
+def _check_shapes(
+    ticket: nn.Module, masked: nn.Module, groups: Sequence[Group], widths: Sequence[int]
+) -> None:
+    """Compare every tensor of the ticket with what is left of it when each group has its planned width."""
+    shapes, found = shapes_of(masked), shapes_of(ticket)
+    planned = [PrunedGroup.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
+    kept = elements_kept(shapes, planned)
+    for name, shape in shapes.items():
+        axes = kept.get(name, {})
+        wanted = tuple(len(axes[axis]) if axis in axes else length for axis, length in enumerate(shape))
+        if found.get(name) != wanted:
+            shown = list(found[name]) if name in found else "missing"
+            raise _refusal(f"{name} is {shown} in the ticket, {list(wanted)} was planned")
+
+
+def _check_flags(ticket: nn.Module, dense: nn.Module) -> None:
+    before = dict(dense.named_parameters())
+    for name, parameter in ticket.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise _refusal(
+                f"{name} is not finite after compensation; more calibration data "
+                "(prune.probe_items) or prune.fold = false would do"
+            )
+        old = before.get(name, parameter)
+        if any(
+            getattr(parameter, each) != getattr(old, each) for each in ("requires_grad", "dtype", "device")
+        ):
+            raise _refusal(f"{name} lost its flags, number type or device")
+    modes = {name: module.training for name, module in dense.named_modules()}
+    # What an attention consists of once it is open has no counterpart.
+    if any(modes.get(name, module.training) != module.training for name, module in ticket.named_modules()):
+        raise _refusal("a module is in another mode than it was")
+
+
+def _check_gradients(ticket: nn.Module, dense: nn.Module, batch: Any) -> None:
+    try:
+        gradients = _gradients(ticket, batch)
+    except RuntimeError as error:
+        try:
+            _gradients(dense, batch)
+        except RuntimeError:  # Code that works in place may run and still have no gradient, pruned or not.
+            return
+        raise _refusal(f"the ticket has no gradient ({error})") from error
+    if not all(bool(gradient.isfinite().all()) for gradient in gradients if gradient is not None):
+        raise _refusal("a gradient of the ticket is not finite")
+
+
+def _gradients(model: nn.Module, batch: Any) -> Sequence[Tensor | None]:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with evaluation_mode(model):
+        return gradients_of(model, parameters, batch) if parameters else ()
