@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import RunFolderError
-from tpsprune.numerics.phases import triadic_energy, triadic_force
+from tpsprune.numerics.coherence import triadic_energy, triadic_force
 from tpsprune.recipe.tps import Tps
 from tpsprune.records import TaskFacts
 from tpsprune.tps import Regulariser, build

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.data.permutations import all_permutations, composition_table
-from tpsprune.numerics.phases import character_scale, fourier_coherence, unit_coherence
+from tpsprune.numerics.coherence import character_scale, fourier_coherence, unit_coherence
 from tpsprune.records import TaskFacts
 from tpsprune.tps.fourier import Fourier
 from tpsprune.tps.labels import Labels

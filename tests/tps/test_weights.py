@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tpsprune.numerics.phases import triadic_energy, triadic_force
+from tpsprune.numerics.coherence import triadic_energy, triadic_force
 from tpsprune.tps.weights import Weights
 
 

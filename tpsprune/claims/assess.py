@@ -13,7 +13,7 @@ from tpsprune.claims.ladder import FEWEST_PAIRS
 from tpsprune.claims.limits import may_claim, may_not_claim
 from tpsprune.claims.quality import quality_of
 from tpsprune.claims.spent import class_words, grade_of, joules_of, seconds_of
-from tpsprune.numerics.paired import needed_pairs
+from tpsprune.numerics.small_samples import needed_pairs
 from tpsprune.records import (
     ArmRun,
     BreakEven,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import isnan
 
-from tpsprune.numerics.paired import fieller
+from tpsprune.numerics.small_samples import fieller
 from tpsprune.records import BreakEven
 
 __all__ = ["Ledger", "break_even"]

@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.phases import order_parameters, triadic_energy
+from tpsprune.numerics.coherence import order_parameters, triadic_energy
 from tpsprune.records import TaskFacts
 
 __all__ = [

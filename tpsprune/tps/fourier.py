@@ -7,7 +7,7 @@ from typing import ClassVar, final
 
 from torch import Tensor, nn
 
-from tpsprune.numerics.phases import character_agreement, fourier_coherence
+from tpsprune.numerics.coherence import character_agreement, fourier_coherence
 from tpsprune.records import TaskFacts
 from tpsprune.tps.harm import coherence_warning, order_warning
 from tpsprune.tps.triplets import TripletVariant

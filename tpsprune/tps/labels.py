@@ -6,7 +6,7 @@ from typing import ClassVar, final
 
 from torch import Tensor, nn
 
-from tpsprune.numerics.phases import character_scale, unit_coherence
+from tpsprune.numerics.coherence import character_scale, unit_coherence
 from tpsprune.records import TaskFacts
 from tpsprune.tps.triplets import TripletVariant
 

@@ -11,7 +11,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.phases import triadic_force
+from tpsprune.numerics.coherence import triadic_force
 from tpsprune.records import TaskFacts
 from tpsprune.tps.base import Group, PhaseVariant, full_precision, trainable_weights, working_precision
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tpsprune.numerics.clouds import column_permuted, condensed, maxmin_landmarks, scaled_distances
+from tpsprune.numerics.geometry import column_permuted, condensed, maxmin_landmarks, scaled_distances
 
 
 def test_distances_have_mean_one_are_symmetric_and_zero_to_oneself(generator: torch.Generator) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tpsprune.numerics.phases import (
+from tpsprune.numerics.coherence import (
     character_agreement,
     character_scale,
     fourier_coherence,
@@ -273,7 +273,7 @@ def test_label_coherence_and_its_gradient_do_not_depend_on_how_pairs_are_sliced(
 ) -> None:
     found = []
     for elements in (1, 37, 10**9):
-        monkeypatch.setattr("tpsprune.numerics.phases._SLICE_ON_CPU", elements)
+        monkeypatch.setattr("tpsprune.numerics.coherence._SLICE_ON_CPU", elements)
         torch.manual_seed(0)
         factors = [factor.requires_grad_() for factor in noise(3)]
         coherence_m = unit_coherence(*factors, *addition_table())

@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpsprune.numerics.paired import (
+from tpsprune.numerics.small_samples import (
     detectable_effect,
     fieller,
     holm,
