@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tpsprune.numerics.macs import MacCount
+from tpsprune.numerics.forward import MacCount
 from tpsprune.pruning.allocate import Bounds, Path, by_score, greedy, in_proportion, level_with
 from tpsprune.pruning.costs import CostModel
 from tpsprune.pruning.groups import Group, Slice

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.pruning import nets_attention, nets_structure
-from tpsprune.numerics.macs import MacCount, count_macs
+from tpsprune.numerics.forward import MacCount, count_macs
 from tpsprune.pruning import GroupCut, survey
 from tpsprune.pruning.costs import CostModel
 from tpsprune.pruning.cutting import cut_copy

@@ -16,7 +16,7 @@ from tests.pruning.feeds import noise
 from tests.pruning.nets_attention import ATTENTIONS, Net, Packed, net, sequences
 from tests.pruning.nets_structure import Bottlenecks, DrawnNet, OwnRmsNorm, Plain, Stream, Unet, Vit, conv1d
 from tpsprune.errors import PruneError
-from tpsprune.numerics.macs import count_macs
+from tpsprune.numerics.forward import count_macs
 from tpsprune.pruning import Extraction, Plan, extract
 from tpsprune.pruning.recalibrate import output_error
 from tpsprune.pruning.replay import replay

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
-from tpsprune.numerics.macs import count_macs
+from tpsprune.numerics.forward import count_macs
 from tpsprune.pruning import extract
 from tpsprune.pruning.layers import refit
 from tpsprune.pruning.look import Look

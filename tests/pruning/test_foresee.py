@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune import pruning
-from tpsprune.numerics.macs import count_macs
+from tpsprune.numerics.forward import count_macs
 from tpsprune.pruning.opened import open_attention
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs, Params, Tolerance

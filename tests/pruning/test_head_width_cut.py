@@ -27,7 +27,7 @@ from tests.pruning.nets_heads import (
     ticket_of,
 )
 from tests.pruning.test_compose import assert_same, plan_of
-from tpsprune.numerics.macs import count_macs
+from tpsprune.numerics.forward import count_macs
 from tpsprune.pruning.compose import compose
 from tpsprune.pruning.cutting import cut_copy, fresh_copy, silence
 from tpsprune.pruning.groups import Attribute, Group, GroupCut, Slice

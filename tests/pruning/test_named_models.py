@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import tpsprune
 from tpsprune.data import load
 from tpsprune.models import Mlp, TokenMlp, Transformer
-from tpsprune.numerics.macs import count_macs
+from tpsprune.numerics.forward import count_macs
 from tpsprune.pruning import GroupCut, survey
 from tpsprune.pruning.cutting import cut_copy
 from tpsprune.pruning.reach import cost_model

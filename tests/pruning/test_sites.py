@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune import pruning
-from tpsprune.numerics.elements import unit_rows
+from tpsprune.numerics.moments import unit_rows
 
 
 class Net(nn.Module):

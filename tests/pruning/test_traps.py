@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from tests.pruning.nets_structure import Stream
 from tpsprune.measure import latency
-from tpsprune.numerics.macs import count_macs
+from tpsprune.numerics.forward import count_macs
 from tpsprune.pruning.cutting import cut_copy
 from tpsprune.pruning.groups import GroupCut
 from tpsprune.pruning.plan import Plan, signature_of, versions

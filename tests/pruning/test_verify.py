@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.pruning.nets_structure import Stream
 from tpsprune.errors import PruneError
-from tpsprune.numerics.macs import count_macs
+from tpsprune.numerics.forward import count_macs
 from tpsprune.pruning import GroupCut, survey
 from tpsprune.pruning.cutting import cut_copy, fresh_copy, silence
 from tpsprune.pruning.opened import open_attention

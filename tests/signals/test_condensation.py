@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tpsprune.numerics.elements import Elements
+from tpsprune.numerics.moments import Elements
 from tpsprune.records.readings import Status
 from tpsprune.signals.condensation import Condensation, condensed_share
 from tpsprune.signals.signal import View

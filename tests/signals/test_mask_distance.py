@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tpsprune.numerics.elements import Elements
+from tpsprune.numerics.moments import Elements
 from tpsprune.records.readings import Reading, Status
 from tpsprune.signals.mask_distance import MaskDistance, MaskMemory, kept_mask, mask_distance
 from tpsprune.signals.signal import View

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tpsprune import recipe
-from tpsprune.numerics.intervals import Interval
+from tpsprune.numerics.small_samples import Interval
 from tpsprune.studies import coupling, coupling_edges
 from tpsprune.studies.catalogue import STUDIES
 from tpsprune.studies.conduct import conduct

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import VariantError
-from tpsprune.numerics.moment_coherence import moment_coherence
+from tpsprune.numerics.coherence import moment_coherence
 from tpsprune.recipe.tps import Tps
 from tpsprune.recipe.train import Train
 from tpsprune.records import TaskFacts

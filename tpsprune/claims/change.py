@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import exp, log
 
-from tpsprune.numerics.intervals import mean_interval
-from tpsprune.numerics.small_samples import detectable_effect, holm, sign_flip_p, t_p
+from tpsprune.numerics.small_samples import detectable_effect, holm, mean_interval, sign_flip_p, t_p
 from tpsprune.records import Change
 
 __all__ = ["change_of", "corrected", "log_ratios", "saving"]

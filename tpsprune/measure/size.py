@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from tpsprune.numerics.macs import count_macs
+from tpsprune.numerics.forward import count_macs
 from tpsprune.records import Size
 from tpsprune.runs.tensors import file_bytes
 

@@ -1,6 +1,7 @@
-"""Mean and covariance of what modules are fed, streamed: activations are never kept.
+"""Rows of units: what modules are fed and what weights hold, and moments of it, streamed.
 
-Shape letters: b items, c channels, d features, r rows, n units, k columns per unit.
+Activations are never kept. Shape letters: b items, c channels, d features or all elements of a unit, r rows,
+n units, k columns per unit, u units of a group, f elements of a unit along an axis.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.forward import call_model, evaluation_mode
-from tpsprune.numerics.precision import widened
+from tpsprune.numerics.forward import call_model, evaluation_mode, widened
 
-__all__ = ["MomentSums", "Moments", "as_rows", "gram", "input_moments"]
+__all__ = ["Elements", "MomentSums", "Moments", "as_rows", "gram", "input_moments", "unit_rows"]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BLOCK: Final = 512
@@ -145,3 +145,22 @@ class MomentSums:
         offset_n = self._sum_n / self.rows
         covariance_nn = self._products_nn / self.rows - torch.outer(offset_n, offset_n)
         return Moments(self.rows, self._shift_n + offset_n, covariance_nn)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Elements:
+    """Which elements along one axis of a tensor of the model belong to each unit of a group."""
+
+    tensor: str
+    axis: int
+    index_uf: Tensor
+
+
+def unit_rows(model: nn.Module, parts: Iterable[Elements]) -> Tensor:
+    """Return ``rows_ud``: all elements of each unit, tensor after tensor, in single precision."""
+    held = model.state_dict()
+    rows = []
+    for part in parts:
+        tensor = held[part.tensor].movedim(part.axis, 0)
+        rows.append(tensor[part.index_uf.to(tensor.device)].flatten(1).to(torch.float32))
+    return torch.cat(rows, 1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tpsprune.numerics.precision import widened
+from tpsprune.numerics.forward import widened
 
 __all__ = [
     "Edge",

@@ -1,4 +1,4 @@
-"""Batches that may be more than one tensor: a mapping or a tuple of tensors, items along each first axis."""
+"""Batches as trees of tensors: mappings or tuples, items along each first axis; and random ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,20 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Tree", "at", "first_of", "item_count", "joined", "mapped", "parted_evenly", "taken", "tensors_of"]
+from tpsprune.records import InputPart, TaskFacts
+
+__all__ = [
+    "Tree",
+    "at",
+    "first_of",
+    "item_count",
+    "joined",
+    "mapped",
+    "parted_evenly",
+    "random_inputs",
+    "taken",
+    "tensors_of",
+]
 
 Tree: TypeAlias = Any
 """A tensor, or a mapping or tuple of trees: what ``call_model`` takes. Anything else in one is passed on."""
@@ -86,3 +99,35 @@ def taken(batch: Tree, index: Tensor) -> Tree:
     return mapped(
         batch, lambda each: each[kept.to(each.device)] if each.ndim and len(each) == items else each
     )
+
+
+def random_inputs(facts: TaskFacts, items: int, seed: int = 0) -> Tree:
+    """Return so many items as a model of the task takes them, on the CPU; equal seeds, equal items.
+
+    Images, vectors and other floats are standard normal, token ids and other whole numbers uniform over
+    those there are. Of a part of two values only, as a mask has them, the first place holds the higher: a
+    mask that lets nothing through is none. Several parts come as a mapping, or without names as a tuple.
+
+    Does not see what data look like: answers to these items are good for comparing models, not for judging
+    them.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if facts.parts:
+        drawn = [_part(part, items, generator) for part in facts.parts]
+        if any(part.name for part in facts.parts):
+            return {part.name: each for part, each in zip(facts.parts, drawn, strict=True)}
+        return tuple(drawn)
+    shape = (items, *facts.input_shape)
+    if facts.input_kind == "tokens":
+        return torch.randint(facts.vocabulary or 1, shape, generator=generator)
+    return torch.randn(shape, generator=generator)
+
+
+def _part(part: InputPart, items: int, generator: torch.Generator) -> Tensor:
+    shape = (items, *part.shape)
+    if part.dtype == "float32":
+        return torch.randn(shape, generator=generator)
+    drawn = torch.randint(part.lowest, part.highest + 1, shape, generator=generator)
+    if part.highest - part.lowest == 1 and drawn.ndim > 1:
+        drawn[..., 0] = part.highest
+    return drawn.bool() if part.dtype == "bool" else drawn

@@ -14,7 +14,7 @@ from typing import Self, TypeAlias, final
 import torch
 from torch import Tensor
 
-from tpsprune.numerics.macs import MacCount
+from tpsprune.numerics.forward import MacCount
 from tpsprune.pruning.groups import Group
 
 __all__ = ["CostModel", "own_macs"]

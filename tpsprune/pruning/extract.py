@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tpsprune.numerics.forward import full_precision
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
-from tpsprune.numerics.precision import full_precision
 from tpsprune.numerics.trees import item_count
 from tpsprune.pruning.cutting import cut_copy, fresh_copy, silence
 from tpsprune.pruning.evidence import turned

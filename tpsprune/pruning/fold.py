@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
-from tpsprune.numerics.precision import widened
+from tpsprune.numerics.forward import widened
 from tpsprune.pruning.groups import Consumer
 from tpsprune.pruning.layers import Mixer, heard, set_heard
 from tpsprune.pruning.statistics import Joint, Joints

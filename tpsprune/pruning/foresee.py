@@ -8,9 +8,8 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
-from tpsprune.numerics.macs import MacCount
+from tpsprune.numerics.forward import MacCount, full_precision
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
-from tpsprune.numerics.precision import full_precision
 from tpsprune.pruning.costs import CostModel
 from tpsprune.pruning.evidence import Known, known
 from tpsprune.pruning.groups import Survey

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tpsprune.errors import PruneError
-from tpsprune.numerics.macs import MacCount, count_macs
+from tpsprune.numerics.forward import MacCount, count_macs
 from tpsprune.numerics.trees import taken
 from tpsprune.pruning.costs import CostModel
 from tpsprune.pruning.fold import can_gain_bias

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from tpsprune.numerics.precision import widened
+from tpsprune.numerics.forward import widened
 from tpsprune.pruning.fold import ridges_for
 from tpsprune.pruning.layers import Mixer, is_mixer, is_transposed_linear
 from tpsprune.pruning.rows import feature_count, indexed

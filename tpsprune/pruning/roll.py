@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from tpsprune.numerics.macs import MacCount
+from tpsprune.numerics.forward import MacCount
 from tpsprune.pruning.costs import own_macs
 from tpsprune.pruning.groups import Group, Survey
 from tpsprune.pruning.opened import open_attention

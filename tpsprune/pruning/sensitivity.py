@@ -12,8 +12,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.forward import call_model, evaluation_mode
-from tpsprune.numerics.precision import widened
+from tpsprune.numerics.forward import call_model, evaluation_mode, widened
 from tpsprune.numerics.trees import item_count
 from tpsprune.pruning.layers import channels_first
 from tpsprune.pruning.rows import some

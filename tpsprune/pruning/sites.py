@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tpsprune.numerics.elements import Elements
+from tpsprune.numerics.moments import Elements
 from tpsprune.pruning.groups import Group, Survey
 from tpsprune.pruning.layers import length
 from tpsprune.pruning.layout import element_index

@@ -13,8 +13,8 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
+from tpsprune.numerics.forward import widened
 from tpsprune.numerics.moments import gram
-from tpsprune.numerics.precision import widened
 
 __all__ = ["HELD_OUT", "Joint", "JointSums", "Joints"]
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
-from tpsprune.numerics.forward import call_model, evaluation_mode
-from tpsprune.numerics.macs import MacCount, count_macs
+from tpsprune.numerics.forward import MacCount, call_model, count_macs, evaluation_mode
 from tpsprune.numerics.trees import taken
 from tpsprune.pruning.cutting import elements_kept
 from tpsprune.pruning.groups import Group, GroupCut

@@ -12,7 +12,7 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
-from tpsprune.numerics.elements import unit_rows
+from tpsprune.numerics.moments import unit_rows
 from tpsprune.records.readings import Status
 from tpsprune.signals.signal import AbstractSignal, Packed, Readings, View
 

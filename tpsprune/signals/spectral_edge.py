@@ -13,7 +13,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.sketch import signed_fold
+from tpsprune.numerics.geometry import signed_fold
 from tpsprune.numerics.spectra import edge, gap_23, row_spectrum
 from tpsprune.records.readings import Reading, Status
 from tpsprune.signals.signal import AbstractSignal, Packed, Readings, View

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tpsprune.numerics.intervals import Interval, ratio_interval
+from tpsprune.numerics.small_samples import Interval, ratio_interval
 from tpsprune.studies.contest import Arm, Contest, Settings, Size, Trained, Trial, pairs, race
 from tpsprune.studies.figures import count, cpu_seconds
 from tpsprune.studies.finding import Plan, Table

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import log, log10
 from typing import Final
 
-from tpsprune.numerics.intervals import Interval, slope_interval
+from tpsprune.numerics.small_samples import Interval, slope_interval
 from tpsprune.studies import coupling_edges
 from tpsprune.studies.coupling_edges import Outcome
 from tpsprune.studies.coupling_loop import Loop, loop_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Final
 
-from tpsprune.numerics.intervals import Interval
+from tpsprune.numerics.small_samples import Interval
 from tpsprune.studies.catalogue import Prediction
 from tpsprune.studies.coupling_cells import Cell, Ramp, cell_of, exponent, ramps_of
 from tpsprune.studies.coupling_edges import FACTOR, PATIENCE

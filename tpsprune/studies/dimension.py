@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Final
 
-from tpsprune.numerics.intervals import Interval, mean_interval
+from tpsprune.numerics.small_samples import Interval, mean_interval
 from tpsprune.recipe import Recipe
 from tpsprune.studies.catalogue import STUDIES
 from tpsprune.studies.dimension_run import (

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, Final
 
-from tpsprune.numerics.intervals import Interval, mean_interval, ratio_interval
+from tpsprune.numerics.small_samples import Interval, mean_interval, ratio_interval
 from tpsprune.recipe import Recipe
 from tpsprune.studies.catalogue import STUDIES
 from tpsprune.studies.draw_time_run import (

@@ -11,7 +11,7 @@ from torch import nn
 
 from tpsprune import pruning, recipe, training
 from tpsprune.data import Dataset
-from tpsprune.numerics.macs import count_macs
+from tpsprune.numerics.forward import count_macs
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
-from tpsprune.numerics.intervals import Interval
+from tpsprune.numerics.small_samples import Interval
 from tpsprune.studies.catalogue import Prediction
 from tpsprune.studies.verdict import Bound, Ruling
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from tpsprune import recipe, stopping
-from tpsprune.numerics.intervals import fisher_greater, mean_interval
+from tpsprune.numerics.small_samples import fisher_greater, mean_interval
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import ModularData
 from tpsprune.studies.alarms import CANDIDATES, Tally, best, tally

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tpsprune.errors import VariantError
+from tpsprune.numerics.coherence import moment_coherence
 from tpsprune.numerics.forward import call_model, evaluation_mode
-from tpsprune.numerics.moment_coherence import moment_coherence
 from tpsprune.numerics.trees import Tree
 from tpsprune.records import TaskFacts
 from tpsprune.tps.base import Group, Variant, full_precision, no_classes, working_precision

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tpsprune.numerics.macs import count_macs
+from tpsprune.numerics.forward import count_macs
 
 
 class Attention(nn.Module):
