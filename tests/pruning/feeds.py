@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from tpsprune.pruning.groups import Consumer
 from tpsprune.pruning.layers import channels_first, length
+from tpsprune.pruning.observations import Joints, JointSums
 from tpsprune.pruning.rows import patch_places, patches, signal_places, signals
-from tpsprune.pruning.statistics import Joints, JointSums
 
 
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

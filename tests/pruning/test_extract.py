@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import count_macs
 from tpsprune.pruning import extract
+from tpsprune.pruning.calibration import Look
 from tpsprune.pruning.layers import refit
-from tpsprune.pruning.look import Look
 from tpsprune.pruning.recalibrate import output_error, recalibrated
-from tpsprune.pruning.reconstruct import share_held
+from tpsprune.pruning.reconstruction import share_held
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs, Tolerance
 

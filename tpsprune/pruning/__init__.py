@@ -4,9 +4,9 @@ from tpsprune.pruning.carry import carried
 from tpsprune.pruning.extract import Extraction, extract
 from tpsprune.pruning.foresee import Foresight, foresee
 from tpsprune.pruning.groups import Consumer, Group, GroupCut, Slice, Survey
-from tpsprune.pruning.heal import heal
 from tpsprune.pruning.plan import Plan
 from tpsprune.pruning.reach import check_target
+from tpsprune.pruning.repair import heal
 from tpsprune.pruning.replay import replay
 from tpsprune.pruning.roll import layers_of
 from tpsprune.pruning.sites import Sites, consumer_widths, sites

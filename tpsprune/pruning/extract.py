@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from tpsprune.numerics.forward import full_precision
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.numerics.trees import item_count
+from tpsprune.pruning.calibration import Look
+from tpsprune.pruning.compensation import can_gain_bias
 from tpsprune.pruning.cutting import cut_copy, fresh_copy, silence
-from tpsprune.pruning.evidence import turned
-from tpsprune.pruning.fold import can_gain_bias
 from tpsprune.pruning.foresee import foresee
 from tpsprune.pruning.groups import Group, GroupCut
 from tpsprune.pruning.head_width import hold_scale
 from tpsprune.pruning.layers import mixer
-from tpsprune.pruning.look import Look
 from tpsprune.pruning.opened import open_attention
 from tpsprune.pruning.plan import Plan, signature_of, versions
+from tpsprune.pruning.planning import turned
 from tpsprune.pruning.recalibrate import recalibrated
-from tpsprune.pruning.reconstruct import reconstruct, share_held
+from tpsprune.pruning.reconstruction import reconstruct, share_held
 from tpsprune.pruning.replay import add_biases
 from tpsprune.pruning.rows import some
 from tpsprune.pruning.selection import Selection

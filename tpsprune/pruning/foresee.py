@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from tpsprune.numerics.forward import MacCount, full_precision
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
+from tpsprune.pruning.calibration import check_called
 from tpsprune.pruning.costs import CostModel
-from tpsprune.pruning.evidence import Known, known
 from tpsprune.pruning.groups import Survey
 from tpsprune.pruning.latency import latency_shares
-from tpsprune.pruning.look import check_called
 from tpsprune.pruning.opened import open_attention
+from tpsprune.pruning.planning import Known, known
 from tpsprune.pruning.reach import surveyed
 from tpsprune.pruning.times import Times, timed
 from tpsprune.pruning.widths import Evidence, choose_widths

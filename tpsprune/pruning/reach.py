@@ -11,8 +11,8 @@ from torch import nn
 from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import MacCount, count_macs
 from tpsprune.numerics.trees import taken
+from tpsprune.pruning.compensation import can_gain_bias
 from tpsprune.pruning.costs import CostModel
-from tpsprune.pruning.fold import can_gain_bias
 from tpsprune.pruning.groups import Group, Survey
 from tpsprune.pruning.layers import mixer, units_out
 from tpsprune.pruning.opened import open_attention

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from tpsprune.numerics.forward import widened
-from tpsprune.pruning.fold import ridges_for
+from tpsprune.pruning.compensation import ridges_for
 from tpsprune.pruning.layers import Mixer, is_mixer, is_transposed_linear
+from tpsprune.pruning.observations import Joint, Joints
 from tpsprune.pruning.rows import feature_count, indexed
-from tpsprune.pruning.statistics import Joint, Joints
 
 __all__ = ["Refit", "refit", "refit_fault"]
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tpsprune.errors import PruneError
-from tpsprune.pruning.baselines import KINDS, highest, importances
 from tpsprune.pruning.groups import Consumer, Group, Slice, Survey
+from tpsprune.pruning.importances import KINDS, highest, importances
 from tpsprune.pruning.survey import survey
 
 THEIRS = {

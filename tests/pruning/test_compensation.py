@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from tests.pruning.feeds import disturbed, elements_of, fed_to, noise, of_rows, of_signals
 from tests.pruning.nets_structure import conv1d
 from tpsprune.pruning import Consumer
-from tpsprune.pruning.fold import RIDGES, Interpolation, fold_in, gram_of, interpolation, takes_intercept
+from tpsprune.pruning.compensation import (
+    RIDGES,
+    Interpolation,
+    fold_in,
+    gram_of,
+    interpolation,
+    takes_intercept,
+)
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tpsprune.pruning.statistics import MOST_EXACT, JointSums
+from tpsprune.pruning.observations import MOST_EXACT, JointSums
 
 
 @pytest.mark.parametrize("columns", [5, MOST_EXACT + 1])

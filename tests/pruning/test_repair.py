@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
 from tpsprune.pruning import extract, heal
-from tpsprune.pruning.heal import matching_blocks
 from tpsprune.pruning.recalibrate import output_error
+from tpsprune.pruning.repair import matching_blocks
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs, Widths
 

@@ -17,14 +17,14 @@ from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.numerics.moments import Moments, MomentSums
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.numerics.trees import item_count
-from tpsprune.pruning.baselines import highest, importances
+from tpsprune.pruning.calibration import Look, check_probe, look
 from tpsprune.pruning.groups import Group
 from tpsprune.pruning.head_width import ScoreMoments, rank_of, residual_shares, rotated, second_moment
+from tpsprune.pruning.importances import highest, importances
 from tpsprune.pruning.layers import channels_first, is_mixer
-from tpsprune.pruning.look import Look, check_probe, look
+from tpsprune.pruning.lockstep import hooked
 from tpsprune.pruning.rows import draw, wanted
 from tpsprune.pruning.selection import Selection
-from tpsprune.pruning.walk import hooked
 from tpsprune.pruning.widths import Evidence, needs
 from tpsprune.recipe.prune import Prune
 

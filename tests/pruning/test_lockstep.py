@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tests.pruning.feeds import disturbed, fed_to, noise
 from tests.pruning.nets_structure import DrawnNet
 from tpsprune.pruning.layers import is_mixer
-from tpsprune.pruning.walk import fed_in_full, side_by_side
+from tpsprune.pruning.lockstep import fed_in_full, side_by_side
 
 
 def mixers(model: nn.Module) -> list[str]:

@@ -20,14 +20,14 @@ from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.numerics.moments import Moments, MomentSums
 from tpsprune.numerics.spectra import effective_rank
 from tpsprune.numerics.trees import item_count, taken
-from tpsprune.pruning.fold import gram_of
+from tpsprune.pruning.compensation import gram_of
 from tpsprune.pruning.groups import Consumer, Group
 from tpsprune.pruning.layers import length, mixer
+from tpsprune.pruning.lockstep import hooked
 from tpsprune.pruning.rows import draw, signal_places, signals, wanted
 from tpsprune.pruning.selection import Reading, Selection, pivoted_cholesky, select
 from tpsprune.pruning.sensitivity import sensitivities
 from tpsprune.pruning.trial import flat_tensors
-from tpsprune.pruning.walk import hooked
 
 __all__ = ["Look", "check_called", "check_probe", "look", "places_of"]
 

@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 from tpsprune.numerics.forward import widened
 from tpsprune.pruning.groups import Consumer
 from tpsprune.pruning.layers import Mixer, heard, set_heard
-from tpsprune.pruning.statistics import Joint, Joints
+from tpsprune.pruning.observations import Joint, Joints
 
 __all__ = [
     "RIDGES",

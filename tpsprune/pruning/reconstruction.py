@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 from tpsprune.numerics.forward import evaluation_mode
 from tpsprune.numerics.trees import item_count
+from tpsprune.pruning.calibration import Look, places_of
+from tpsprune.pruning.compensation import fold_in, gram_of, interpolation, ridges_for, takes_intercept
 from tpsprune.pruning.cutting import silence
-from tpsprune.pruning.fold import fold_in, gram_of, interpolation, ridges_for, takes_intercept
 from tpsprune.pruning.groups import Consumer, Group, GroupCut
 from tpsprune.pruning.layers import is_mixer, length, mixer
 from tpsprune.pruning.layout import element_index
-from tpsprune.pruning.look import Look, places_of
+from tpsprune.pruning.lockstep import Stop, fed_in_full, side_by_side
 from tpsprune.pruning.norms import masked, norms_over_units
+from tpsprune.pruning.observations import Joints, JointSums
 from tpsprune.pruning.refit import refit, refit_fault
 from tpsprune.pruning.rows import (
     answers,
@@ -32,8 +34,6 @@ from tpsprune.pruning.rows import (
     wanted,
 )
 from tpsprune.pruning.selection import Selection, select
-from tpsprune.pruning.statistics import Joints, JointSums
-from tpsprune.pruning.walk import Stop, fed_in_full, side_by_side
 
 __all__ = ["reconstruct", "share_held"]
 
