@@ -11,9 +11,16 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tpsprune.numerics.forward import MacCount
-from tpsprune.pruning.allocate import Bounds, Path, by_score, greedy, in_proportion, level_with
 from tpsprune.pruning.costs import CostModel
 from tpsprune.pruning.groups import Group, Slice
+from tpsprune.pruning.widths import (
+    Bounds,
+    Path,
+    allocate_by_residual,
+    allocate_by_score,
+    allocate_greedily,
+    allocate_in_proportion,
+)
 
 
 def chain(widths: tuple[int, ...]) -> CostModel:
@@ -48,10 +55,10 @@ def paths(widths: tuple[int, ...], own: Bounds, seed: int) -> dict[str, Path]:
     residuals = [falling(width, 1.0 + rank) for rank, width in enumerate(widths)]
     scores = [torch.rand(width, generator=generator) for width in widths]
     return {
-        "proportion": in_proportion([width / (rank + 1) for rank, width in enumerate(widths)], own),
-        "level": level_with(residuals, own),
-        "greedy": greedy(residuals, chain(widths), own),
-        "score": by_score(scores, own),
+        "proportion": allocate_in_proportion([width / (rank + 1) for rank, width in enumerate(widths)], own),
+        "level": allocate_by_residual(residuals, own),
+        "greedy": allocate_greedily(residuals, chain(widths), own),
+        "score": allocate_by_score(scores, own),
     }
 
 
@@ -75,15 +82,15 @@ def test_every_path_rises_from_the_least_to_the_dense_widths_in_whole_steps(
 
 
 def test_widths_in_proportion_keep_it_until_a_group_is_dense() -> None:
-    path = in_proportion([10.0, 20.0], bounds((100, 100)))
+    path = allocate_in_proportion([10.0, 20.0], bounds((100, 100)))
     assert path(0.25) == (25, 50)
     assert path(0.75) == (75, 100)
-    assert path(0.25) == in_proportion([1.0, 2.0], bounds((100, 100)))(0.25)
+    assert path(0.25) == allocate_in_proportion([1.0, 2.0], bounds((100, 100)))(0.25)
 
 
 def test_one_residual_level_holds_for_all_groups() -> None:
     steep, flat = falling(20, 4.0), falling(20, 1.0)
-    path = level_with([steep, flat], bounds((20, 20)))
+    path = allocate_by_residual([steep, flat], bounds((20, 20)))
     for level in (0.15, 0.3, 0.45):
         a, b = path(level)
         assert a < b < 20
@@ -95,10 +102,10 @@ def test_one_residual_level_holds_for_all_groups() -> None:
 def test_units_that_cost_nothing_go_first_and_in_even_shares() -> None:
     free = [0.5, 1e-13, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     dear = falling(10, 0.5)
-    path = level_with([free, free, dear], bounds((10, 10, 10)))
+    path = allocate_by_residual([free, free, dear], bounds((10, 10, 10)))
     drawn = [path(level / 40) for level in range(41)]
     assert any(a == b == 5 and c == 10 for a, b, c in drawn)
-    taken = greedy([free, dear], chain((10, 10)), bounds((10, 10)))
+    taken = allocate_greedily([free, dear], chain((10, 10)), bounds((10, 10)))
     assert (2, 10) in [taken(level / 40) for level in range(41)]
 
 
@@ -121,7 +128,7 @@ def test_greedy_takes_the_step_that_loses_least_for_what_it_saves() -> None:
         cheapest = min(range(3), key=price)
         now[cheapest] -= 1
         met.append(tuple(now))
-    path = greedy(residuals, costs, own)
+    path = allocate_greedily(residuals, costs, own)
     assert [path(1.0 - (step + 0.5) / len(met)) for step in range(len(met))] == met
 
 
@@ -137,14 +144,16 @@ def test_greedy_prices_each_group_once_for_each_of_about_a_hundred_steps_however
         return at_each(costs, widths_ng)
 
     monkeypatch.setattr(CostModel, "at_each", counted)
-    greedy([falling(width, 1.0 + rank / 25) for rank in range(6)], chain(widths), bounds(widths, 2))
+    allocate_greedily(
+        [falling(width, 1.0 + rank / 25) for rank in range(6)], chain(widths), bounds(widths, 2)
+    )
     assert set(priced) == {1 + 6}
     assert 6 * 90 < len(priced) <= 6 * 110
 
 
 def test_equal_scores_are_counted_out_in_even_shares_not_swept_away_by_a_threshold() -> None:
     """torch-pruning's global threshold takes every unit that ties with it, and then cuts nothing at all."""
-    path = by_score([torch.ones(16), torch.ones(16)], bounds((16, 16)))
+    path = allocate_by_score([torch.ones(16), torch.ones(16)], bounds((16, 16)))
     assert path(0.5) == (8, 8)
     assert path(0.75) == (12, 12)
 
@@ -152,19 +161,19 @@ def test_equal_scores_are_counted_out_in_even_shares_not_swept_away_by_a_thresho
 def test_exact_zeros_are_no_more_units_than_were_asked_for() -> None:
     """A layer of zeros once fell from 16 to 4 when 5 % were to go."""
     zeros = torch.cat([torch.ones(4), torch.zeros(12)])
-    widths = by_score([zeros, torch.rand(44) + 0.5], bounds((16, 44)))(0.95)
+    widths = allocate_by_score([zeros, torch.rand(44) + 0.5], bounds((16, 44)))(0.95)
     assert widths == (13, 44)
 
 
 def test_scores_are_compared_as_multiples_of_their_groups_mean() -> None:
     scores = torch.tensor([4.0, 3.0, 2.0, 1.0])
-    assert by_score([scores, 1000 * scores], bounds((4, 4)))(0.5) == (2, 2)
+    assert allocate_by_score([scores, 1000 * scores], bounds((4, 4)))(0.5) == (2, 2)
 
 
 def test_a_group_whose_every_unit_is_weak_keeps_its_least() -> None:
     """torch-pruning skips such a group in silence and leaves it whole."""
     weak = torch.tensor([1e-9, 1e-9, 1e-9, 1.0])
-    assert by_score([weak, torch.ones(12)], bounds((4, 12), least=2))(0.5)[0] == 2
+    assert allocate_by_score([weak, torch.ones(12)], bounds((4, 12), least=2))(0.5)[0] == 2
 
 
 @pytest.mark.parametrize(

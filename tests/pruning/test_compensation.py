@@ -17,10 +17,10 @@ from tpsprune.pruning import Consumer
 from tpsprune.pruning.compensation import (
     RIDGES,
     Interpolation,
-    fold_in,
-    gram_of,
-    interpolation,
+    compensate,
+    fit_interpolation,
     takes_intercept,
+    weights_gram,
 )
 
 
@@ -43,7 +43,7 @@ def test_without_ridge_the_map_is_ordinary_least_squares(seed: int, intercept: b
     x_rn = drawn(40, 6, seed=seed) + 2
     y_rn = x_rn @ drawn(6, 6, seed=seed + 1) + 1
     kept = (0, 2, 5)
-    found = interpolation(
+    found = fit_interpolation(
         of_rows(x_rn[:, kept], y_rn), kept, torch.eye(6).double(), intercept=intercept, ridge=0.0
     )
     design = x_rn[:, kept]
@@ -69,7 +69,7 @@ def test_whatever_the_ridge_the_fold_is_never_worse_than_the_plain_cut(
     weight_qn = drawn(3, 5, seed=seed + 2)
     gram_nn = weight_qn.T @ weight_qn
     kept = (1, 3)
-    found = interpolation(of_rows(x_rn[:, kept], y_rn), kept, gram_nn, intercept=intercept, ridge=ridge)
+    found = fit_interpolation(of_rows(x_rn[:, kept], y_rn), kept, gram_nn, intercept=intercept, ridge=ridge)
     plain = Interpolation(plain_map(kept, 5), torch.zeros(5).double(), None)
     errors = [heard_error(y_rn, x_rn[:, kept], each, gram_nn) for each in (found, plain)]
     assert errors[0] <= errors[1] * (1 + 1e-9)
@@ -78,7 +78,7 @@ def test_whatever_the_ridge_the_fold_is_never_worse_than_the_plain_cut(
 
 def test_a_heavy_ridge_leaves_the_plain_cut() -> None:
     x_rn = drawn(60, 5)
-    found = interpolation(
+    found = fit_interpolation(
         of_rows(x_rn[:, [1, 3]], x_rn + 0.1 * drawn(60, 5, seed=1)), (1, 3), torch.eye(5).double(),
         intercept=True, ridge=1e4,
     )  # fmt: skip
@@ -94,11 +94,11 @@ def test_the_ridge_is_the_one_that_the_consumer_hears_best_on_items_held_out() -
         torch.diag(torch.tensor(each).double())
         for each in ([0.0] * 4 + [1.0] * 3 + [0.0] * 3, [0.0] * 7 + [1.0] * 3)
     )
-    clean = interpolation(joints, kept, to_exact, intercept=True)
+    clean = fit_interpolation(joints, kept, to_exact, intercept=True)
     assert clean.ridge == RIDGES[0]
     said = x_rk @ clean.map_nk.T + clean.intercept_n
     torch.testing.assert_close(said[:, :7], y_rn[:, :7], rtol=0, atol=1e-6)
-    noisy = interpolation(joints, kept, to_noisy, intercept=True)
+    noisy = fit_interpolation(joints, kept, to_noisy, intercept=True)
     assert noisy.ridge is None or noisy.ridge > RIDGES[0]
 
 
@@ -106,7 +106,9 @@ def test_where_a_map_would_only_be_learnt_by_heart_the_plain_cut_stays() -> None
     x_rn = drawn(16, 10, seed=3)
     y_rn = torch.cat([x_rn, drawn(16, 3, seed=4)], dim=1)  # Three that the others say nothing about.
     kept = tuple(range(10))
-    found = interpolation(of_rows(x_rn, y_rn, at_a_time=16), kept, torch.eye(13).double(), intercept=False)
+    found = fit_interpolation(
+        of_rows(x_rn, y_rn, at_a_time=16), kept, torch.eye(13).double(), intercept=False
+    )
     assert found.ridge is None
     assert torch.equal(found.map_nk, plain_map(kept, 13))
     assert not found.intercept_n.any()
@@ -152,7 +154,7 @@ def test_a_folded_layer_says_of_the_kept_signals_what_it_would_of_their_estimate
             )
             estimated.movedim(axis, 0)[element] = said + intercept_n[signal]
     folded = copy.deepcopy(layer)
-    fold_in(folded, layer, consumer, 4, kept, found)
+    compensate(folded, layer, consumer, 4, kept, found)
     torch.testing.assert_close(folded(batch), layer(estimated))
     gone = [element for n, elements in enumerate(places) if n not in kept for element in elements]
     deaf = batch.clone()
@@ -166,7 +168,7 @@ def test_each_consumer_of_a_layer_is_folded_by_itself() -> None:
     folded, estimated = copy.deepcopy(layer), batch.clone()
     for offset, outputs in ((0, (0, 3)), (4, (3, 6))):
         found = Interpolation(drawn(4, 2, seed=offset), drawn(4, seed=offset + 1), 1e-4)
-        fold_in(folded, layer, Consumer("", offset, 1, outputs=outputs), 4, (0, 3), found)
+        compensate(folded, layer, Consumer("", offset, 1, outputs=outputs), 4, (0, 3), found)
         units = batch[:, [offset, offset + 3]]
         said = torch.einsum("nk,bkhw->bnhw", found.map_nk, units) + found.intercept_n[:, None, None]
         estimated[:, offset : offset + 4] = said
@@ -179,7 +181,7 @@ def test_the_gram_matrix_is_what_errors_of_the_signals_are_heard_as(name: str) -
     make, consumer, _ = CONSUMERS[name]
     layer = make().double()
     cost_q = torch.rand(len(layer.bias), dtype=torch.float64)
-    gram_nn = gram_of(layer, consumer, 4, cost_q)
+    gram_nn = weights_gram(layer, consumer, 4, cost_q)
     weight = layer.weight.detach()
     weight = weight if isinstance(layer, nn.Linear | nn.Conv2d) else weight.transpose(0, 1)
     low, high = consumer.outputs or (0, len(layer.bias))
@@ -221,7 +223,7 @@ def test_streamed_moments_are_those_of_all_activations_kept(zoo: SimpleNamespace
     torch.testing.assert_close(joints.whole.yy_gq[0], expected[n:, n:].diagonal())
     torch.testing.assert_close(joints.whole.mean_x_gp[0], x_rn.mean(0))
     torch.testing.assert_close(joints.whole.mean_y_gq[0], y_rn.mean(0))
-    torch.testing.assert_close(joints.raw().whole.xy_gpq[0], x_rn.T @ y_rn / len(x_rn))
+    torch.testing.assert_close(joints.about_zero().whole.xy_gpq[0], x_rn.T @ y_rn / len(x_rn))
     assert joints.fit is not None
     assert joints.held is not None
     # Of batches of 7, 7, 7, 7 and 4 items one each is held out.

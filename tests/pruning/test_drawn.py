@@ -18,7 +18,7 @@ from tests.pruning.nets_structure import Bottlenecks, DrawnNet, OwnRmsNorm, Plai
 from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import count_macs
 from tpsprune.pruning import Extraction, Plan, extract
-from tpsprune.pruning.recalibrate import output_error
+from tpsprune.pruning.repair import output_error
 from tpsprune.pruning.replay import replay
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs, Widths

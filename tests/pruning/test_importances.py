@@ -1,4 +1,4 @@
-"""torch-pruning's importances on our groups: the same units go as when that library prunes by itself."""
+"""torch-pruning's score_units on our groups: the same units go as when that library prunes by itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from tpsprune.errors import PruneError
 from tpsprune.pruning.groups import Consumer, Group, Slice, Survey
-from tpsprune.pruning.importances import KINDS, highest, importances
+from tpsprune.pruning.importances import KINDS, highest, score_units
 from tpsprune.pruning.survey import survey
 
 THEIRS = {
@@ -51,7 +51,7 @@ def test_the_same_units_go_as_when_torch_pruning_prunes_by_itself(kind: str, cas
     model, batch = zoo.case(case)
     scaled(model)
     found = survey(model, batch, ())
-    ours = importances(model, batch, found.groups, kind, labels=[classes(batch)])
+    ours = score_units(model, [batch], found.groups, kind, labels=[classes(batch)])
 
     theirs = copy.deepcopy(model)
     functional.cross_entropy(theirs(batch), classes(batch)).backward()
@@ -76,7 +76,7 @@ def test_the_same_units_go_as_when_torch_pruning_prunes_by_itself(kind: str, cas
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"lamp", "random"}))
 def test_scores_are_over_their_mean_and_finite(kind: str, zoo) -> None:
     model, batch, found = cnn_case(zoo)
-    scores = importances(model, batch, found.groups, kind, labels=[classes(batch)])
+    scores = score_units(model, [batch], found.groups, kind, labels=[classes(batch)])
     for group in found.groups:
         assert scores[group.name].shape == (group.width,)
         assert float(scores[group.name].mean()) == pytest.approx(1.0)
@@ -85,14 +85,14 @@ def test_scores_are_over_their_mean_and_finite(kind: str, zoo) -> None:
 @pytest.mark.parametrize("kind", sorted(THEIRS))
 def test_permuting_the_units_permutes_the_scores(kind: str, zoo) -> None:
     model, batch, found = cnn_case(zoo)
-    before = importances(model, batch, found.groups, kind, labels=[classes(batch)])[found.groups[0].name]
+    before = score_units(model, [batch], found.groups, kind, labels=[classes(batch)])[found.groups[0].name]
     order = torch.randperm(6, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         for name in ("weight", "bias", "running_mean", "running_var"):
             getattr(model.body[1], name).copy_(getattr(model.body[1], name)[order])
         model.body[0].weight.copy_(model.body[0].weight[order])
         model.body[3].weight.copy_(model.body[3].weight[:, order])
-    after = importances(model, batch, found.groups, kind, labels=[classes(batch)])[found.groups[0].name]
+    after = score_units(model, [batch], found.groups, kind, labels=[classes(batch)])[found.groups[0].name]
     torch.testing.assert_close(after, before[order], rtol=1e-5, atol=1e-6)
 
 
@@ -108,7 +108,7 @@ def test_a_head_is_scored_by_its_share_of_all_four_projections(zoo) -> None:
         tuple(Slice(f"{name}.weight", int(name == "o"), 0, width // heads) for name in "qkvo"),
         kind="heads",
     )
-    scores = importances(model, batch, [group], "magnitude")["heads"]
+    scores = score_units(model, [batch], [group], "magnitude")["heads"]
     by_hand = torch.stack(
         [
             sum(getattr(model, name).weight.abs().sum(1)[4 * head : 4 * head + 4].sum() for name in "qkv")
@@ -121,13 +121,12 @@ def test_a_head_is_scored_by_its_share_of_all_four_projections(zoo) -> None:
 
 def test_taylor_adds_up_over_batches_of_unequal_length(zoo) -> None:
     model, batch, found = cnn_case(zoo)
-    whole = importances(model, batch, found.groups, "taylor", labels=[classes(batch)])
-    parts = importances(
+    whole = score_units(model, [batch], found.groups, "taylor", labels=[classes(batch)])
+    parts = score_units(
         model,
-        batch,
+        [batch[:7], batch[7:]],
         found.groups,
         "taylor",
-        probe=[batch[:7], batch[7:]],
         labels=[classes(batch)[:7], classes(batch)[7:]],
     )
     for name, scores in whole.items():
@@ -136,11 +135,11 @@ def test_taylor_adds_up_over_batches_of_unequal_length(zoo) -> None:
 
 def test_taylor_sees_frozen_layers_and_leaves_the_model_as_it_was(zoo) -> None:
     model, batch, found = cnn_case(zoo)
-    free = importances(model, batch, found.groups, "taylor", labels=[classes(batch)])
+    free = score_units(model, [batch], found.groups, "taylor", labels=[classes(batch)])
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     model.train()
-    frozen = importances(model, batch, found.groups, "taylor", labels=[classes(batch)])
+    frozen = score_units(model, [batch], found.groups, "taylor", labels=[classes(batch)])
     assert all(torch.equal(frozen[name], free[name]) for name in free)
     assert model.training
     assert all(p.grad is None and not p.requires_grad for p in model.parameters())
@@ -148,21 +147,21 @@ def test_taylor_sees_frozen_layers_and_leaves_the_model_as_it_was(zoo) -> None:
 
 def test_taylor_without_labels_says_so(zoo) -> None:
     model, batch, found = cnn_case(zoo)
-    with pytest.raises(PruneError, match="'taylor' needs the labels of the probe data"):
-        importances(model, batch, found.groups, "taylor")
-    with pytest.raises(PruneError, match="1 label tensors for 2 probe batches"):
-        importances(model, batch, found.groups, "taylor", probe=[batch, batch], labels=[classes(batch)])
+    with pytest.raises(PruneError, match="'taylor' needs the labels of the calibration data"):
+        score_units(model, [batch], found.groups, "taylor")
+    with pytest.raises(PruneError, match="1 label tensors for 2 calibration batches"):
+        score_units(model, [batch, batch], found.groups, "taylor", labels=[classes(batch)])
 
 
 def test_random_scores_come_from_the_seed_alone(zoo) -> None:
     model, batch, found = cnn_case(zoo)
     torch.manual_seed(5)
-    first = importances(model, batch, found.groups, "random", seed=1)
+    first = score_units(model, [batch], found.groups, "random", seed=1)
     untouched = torch.initial_seed(), torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(torch.rand(1), untouched[1])
-    again = importances(model, batch, found.groups, "random", seed=1)
-    other = importances(model, batch, found.groups, "random", seed=2)
+    again = score_units(model, [batch], found.groups, "random", seed=1)
+    other = score_units(model, [batch], found.groups, "random", seed=2)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first)
 
@@ -170,7 +169,7 @@ def test_random_scores_come_from_the_seed_alone(zoo) -> None:
 def test_an_unknown_importance_is_refused_with_the_nearest_name(zoo) -> None:
     model, batch, found = cnn_case(zoo)
     with pytest.raises(PruneError, match="did you mean 'magnitude'"):
-        importances(model, batch, found.groups, "magnitud")
+        score_units(model, [batch], found.groups, "magnitud")
 
 
 def test_trap_5_ties_select_the_count_asked_for_and_the_lowest_units() -> None:
@@ -182,18 +181,18 @@ def test_trap_5_ties_select_the_count_asked_for_and_the_lowest_units() -> None:
 def test_trap_5_a_fresh_batch_norm_still_loses_what_was_asked_for(zoo) -> None:
     model, batch = zoo.case("cnn")
     found = survey(model, batch, ())
-    scores = importances(model, batch, found.groups, "bn-scale")
+    scores = score_units(model, [batch], found.groups, "bn-scale")
     assert [len(highest(scores[group.name], group.width // 2)) for group in found.groups] == [3, 4]
 
 
 def test_trap_6_a_weak_layer_is_scored_on_its_own_scale(zoo) -> None:
     # There a layer whose units were all below the threshold was passed over without a word.
     model, batch, found = cnn_case(zoo)
-    before = importances(model, batch, found.groups, "magnitude")
+    before = score_units(model, [batch], found.groups, "magnitude")
     with torch.no_grad():
         for module in (*model.body[:2], model.body[3]):
             module.weight.mul_(1e-6)
-    after = importances(model, batch, found.groups, "magnitude")
+    after = score_units(model, [batch], found.groups, "magnitude")
     first = found.groups[0].name
     torch.testing.assert_close(after[first], before[first])
 
@@ -202,7 +201,7 @@ def test_trap_6_a_group_without_batch_norm_is_refused_by_name_not_passed_over(zo
     model, batch = zoo.case("mlp")
     found = survey(model, batch, ())
     with pytest.raises(PruneError, match="group '0' holds no batch norm with a scale"):
-        importances(model, batch, found.groups, "bn-scale")
+        score_units(model, [batch], found.groups, "bn-scale")
 
 
 @pytest.mark.parametrize("kind", sorted(THEIRS))
@@ -212,7 +211,7 @@ def test_trap_17_equal_units_have_equal_scores_and_no_nan(kind: str, value: floa
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(value)
-    scores = importances(model, batch, found.groups, kind, labels=[classes(batch)])
+    scores = score_units(model, [batch], found.groups, kind, labels=[classes(batch)])
     for scores_n in scores.values():
         assert bool(scores_n.isfinite().all())
         # Only lamp ranks what is equal: each over the sum of those that come after it in the order.
@@ -224,17 +223,17 @@ def test_trap_17_a_batch_norm_without_scales_counts_for_nothing(zoo) -> None:
     model.body[1] = nn.BatchNorm2d(6, affine=False)
     found = survey(model, batch, ())
     for kind in ("magnitude", "group-norm", "fpgm", "lamp", "taylor"):
-        scores = importances(model, batch, found.groups, kind, labels=[classes(batch)])
+        scores = score_units(model, [batch], found.groups, kind, labels=[classes(batch)])
         assert all(bool(each.isfinite().all()) for each in scores.values())
     with pytest.raises(PruneError, match="no batch norm with a scale"):
-        importances(model, batch, found.groups, "bn-scale")
+        score_units(model, [batch], found.groups, "bn-scale")
 
 
 def test_trap_18_the_importance_that_breaks_on_networks_without_attention_is_not_offered(zoo) -> None:
     model, batch, found = cnn_case(zoo)
     assert "obdc" not in KINDS
-    with pytest.raises(PruneError, match="'obdc' is no importance known here"):
-        importances(model, batch, found.groups, "obdc")
+    with pytest.raises(PruneError, match="'obdc' is no known importance"):
+        score_units(model, [batch], found.groups, "obdc")
 
 
 def test_a_group_that_only_has_embeddings_to_score_is_refused(zoo) -> None:
@@ -242,4 +241,4 @@ def test_a_group_that_only_has_embeddings_to_score_is_refused(zoo) -> None:
     group = survey(model, batch, ()).groups[0]
     bare = dataclasses.replace(group, consumers=(), slices=(Slice("embedding.weight", 1, 0, 1),))
     with pytest.raises(PruneError, match="nothing that this formula can score"):
-        importances(model, batch, [bare], "magnitude")
+        score_units(model, [batch], [bare], "magnitude")

@@ -19,7 +19,7 @@ def test_streamed_moments_are_those_of_all_rows_at_once(
     sums = JointSums()
     for x, y in zip(x_bsgp.split(8), y_bsgq.split(8), strict=True):
         sums.add(x, y)
-    whole = sums.joints().whole
+    whole = sums.moments().whole
     x_rp, y_rq = (each.flatten(0, 2).double() for each in (x_bsgp, y_bsgq))
     assert whole.rows == len(x_rp)
     assert whole.xx_gpp.dtype == torch.float64

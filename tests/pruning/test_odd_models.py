@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from tpsprune.errors import PruneError
 from tpsprune.pruning import extract, survey
-from tpsprune.pruning.recalibrate import output_error
+from tpsprune.pruning.repair import output_error
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs
 
@@ -196,9 +196,9 @@ def test_a_branch_that_is_not_heard_gives_up_its_units_first() -> None:
 @pytest.mark.parametrize(
     ("probe", "words"),
     [
-        ([torch.randn(16, 5)], r"cannot be called on two items of probe batch 0: .*shape"),
+        ([torch.randn(16, 5)], r"cannot be called on two items of calibration batch 0: .*shape"),
         ([(X, torch.zeros(256))], r"a tuple goes in by position"),
-        (["words"], r"the probe is empty"),
+        (["words"], r"the calibration data are empty"),
     ],
 )
 def test_a_probe_that_does_not_fit_is_told_in_words(probe: list[Any], words: str) -> None:
@@ -215,7 +215,7 @@ def test_an_answer_without_numbers_is_told_in_words() -> None:
         def forward(self, x: Tensor) -> str:
             return str(self.net(x).sum())
 
-    with pytest.raises(PruneError, match="the model answers str without a tensor of numbers"):
+    with pytest.raises(PruneError, match="the model returns str without a tensor of numbers"):
         extract(Opaque(), [X], HALF)
 
 

@@ -51,7 +51,7 @@ def test_widths_foreseen_are_those_of_the_extraction(
     net: Net, probe: list[Tensor], target: Macs | Params | Tolerance
 ) -> None:
     settings = Prune(target=target)
-    ahead = pruning.foresee(net, probe, settings)
+    ahead = pruning.plan_widths(net, probe, settings)
     found = pruning.extract(net, probe, settings)
     assert [group.name for group in ahead.survey.groups] == [change.group for change in found.changes]
     assert list(ahead.widths) == [change.width_after for change in found.changes]
@@ -60,13 +60,13 @@ def test_widths_foreseen_are_those_of_the_extraction(
 
 def test_the_cost_foreseen_is_that_of_the_ticket(net: Net, probe: list[Tensor]) -> None:
     settings = replace(Prune(target=Macs(0.6)), new_biases=False)
-    ahead, found = pruning.foresee(net, probe, settings), pruning.extract(net, probe, settings)
+    ahead, found = pruning.plan_widths(net, probe, settings), pruning.extract(net, probe, settings)
     assert ahead.cost_share == pytest.approx(found.macs_share, abs=1e-3)
 
 
 def test_foreseeing_leaves_the_model_as_it_is(net: Net, probe: list[Tensor]) -> None:
     before = {name: tensor.clone() for name, tensor in net.train().state_dict().items()}
-    pruning.foresee(net, probe, Prune(target=Macs(0.6)))
+    pruning.plan_widths(net, probe, Prune(target=Macs(0.6)))
     assert net.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 

@@ -14,7 +14,7 @@ from tests.pruning.feeds import elements_of, noise
 from tpsprune.pruning import Plan, extract, survey
 from tpsprune.pruning.layers import channels_first
 from tpsprune.pruning.layers import refit as remember_sizes
-from tpsprune.pruning.recalibrate import output_error
+from tpsprune.pruning.repair import output_error
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs, Widths
 

@@ -1,4 +1,4 @@
-"""The refit: moments against a plain unfold, the solution against plain least squares, and what it mends."""
+"""The refit: moments against a plain unfold, the solution against least squares, and what it repairs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.nn import functional
 from tests.pruning.feeds import disturbed, noise, of_patches
 from tests.pruning.nets_structure import conv1d
 from tpsprune.pruning.layers import length
-from tpsprune.pruning.refit import refit, refit_fault
-from tpsprune.pruning.rows import draw, patch_places, patches
+from tpsprune.pruning.observations import count_windows, read_windows, sample_places
+from tpsprune.pruning.reconstruction import refit_layer, refusal_to_refit
 
 
 def everything(layer: nn.Module) -> Tensor:
@@ -73,7 +73,7 @@ def test_tokens_are_rows_of_a_linear_layer() -> None:
 )
 def test_a_layer_whose_weights_were_disturbed_comes_back(layer: nn.Module, given: Tensor) -> None:
     cut = disturbed(layer)
-    done = refit(cut, of_patches(layer, cut, [given]), everything(layer))
+    done = refit_layer(cut, of_patches(layer, cut, [given]), everything(layer))
     assert done.before_share > 1e-3
     assert done.after_share < 1e-9
     torch.testing.assert_close(cut(given), layer(given), rtol=0, atol=1e-4)
@@ -83,7 +83,7 @@ def test_the_solution_is_that_of_ridge_regression_towards_the_weights_as_they_ar
     dense, cut = nn.Linear(5, 3), disturbed(nn.Linear(5, 3))
     given = noise(3, 5)  # Too few items to hold any out: the middle ridge.
     old = cut.weight.detach().double().clone()
-    done = refit(cut, of_patches(dense, cut, [given]), everything(cut))
+    done = refit_layer(cut, of_patches(dense, cut, [given]), everything(cut))
     assert done.ridge == 1e-2
     x, y = given.double(), dense(given).detach().double()
     centred = x - x.mean(0)
@@ -106,7 +106,7 @@ def test_a_unit_that_is_another_one_pixel_on_is_replaced_which_no_channel_map_ca
     image = noise(200, 1, 8, 8)
     given = torch.cat([image, functional.pad(image, (1, 0))[..., :-1]], dim=1)
     alive = torch.tensor([True, False])
-    done = refit(cut, of_patches(dense, cut, [given], alive), alive)
+    done = refit_layer(cut, of_patches(dense, cut, [given], alive), alive)
     assert done.before_share > 0.15
     # The column at the rim, which the shift pushes out of the image, is all that is lost.
     assert done.after_share < 0.05
@@ -123,7 +123,7 @@ def test_inputs_that_are_gone_keep_weights_of_zero(groups: int) -> None:
     before = cut.weight == 0
     given = noise(60, 4, 6, 6)
     given[:, 1] = given[:, 0]
-    done = refit(cut, of_patches(dense, cut, [given], alive), alive)
+    done = refit_layer(cut, of_patches(dense, cut, [given], alive), alive)
     assert done.ridge is not None
     assert done.after_share < 1e-9
     assert torch.equal(cut.weight == 0, before)
@@ -137,7 +137,7 @@ def test_no_layer_does_worse_on_the_probe_than_it_did() -> None:
         with torch.no_grad():
             cut.weight[:, ~alive] = 0.0
         before = float((cut(given) - dense(given)).square().mean().detach())
-        done = refit(cut, of_patches(dense, cut, [given], alive), alive)
+        done = refit_layer(cut, of_patches(dense, cut, [given], alive), alive)
         after = float((cut(given) - dense(given)).square().mean().detach())
         assert after <= before
         assert done.after_share / done.before_share == pytest.approx(after / before, abs=1e-5)
@@ -151,7 +151,7 @@ def test_where_a_fit_would_only_learn_by_heart_the_layer_stays_as_it_is() -> Non
     with torch.no_grad():
         cut.weight[:, ~alive] = 0.0
     before = cut.weight.clone()
-    done = refit(cut, of_patches(dense, cut, [noise(24, 40)], alive), alive)
+    done = refit_layer(cut, of_patches(dense, cut, [noise(24, 40)], alive), alive)
     assert done.ridge is None
     assert done.after_share == done.before_share
     assert torch.equal(cut.weight, before)
@@ -161,41 +161,45 @@ def test_a_layer_without_a_bias_is_fitted_through_zero() -> None:
     dense = nn.Linear(3, 2, bias=False)
     cut = disturbed(dense)
     given = noise(300, 3) + 2.0
-    assert refit(cut, of_patches(dense, cut, [given]), everything(dense)).after_share < 1e-9
+    assert refit_layer(cut, of_patches(dense, cut, [given]), everything(dense)).after_share < 1e-9
     torch.testing.assert_close(cut.weight, dense.weight, rtol=0, atol=1e-4)
     # What a bias would say is no business of the weights: they are those of least squares through zero.
     shifted = nn.Linear(3, 2)
-    refit(cut, of_patches(shifted, cut, [given]), everything(dense))
+    refit_layer(cut, of_patches(shifted, cut, [given]), everything(dense))
     expected = torch.linalg.lstsq(given, shifted(given)).solution.T
     torch.testing.assert_close(cut.weight, expected, rtol=0, atol=2e-3)
 
 
 def test_places_are_drawn_by_the_generator_alone_each_once_and_in_order() -> None:
     state = torch.get_rng_state()
-    first, again, other = (draw(1444, 512, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    first, again, other = (
+        sample_places(1444, 512, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert len(first) == 512
     assert bool((first.diff() > 0).all())
-    assert torch.equal(draw(5, 9, torch.Generator()), torch.arange(5))
+    assert torch.equal(sample_places(5, 9, torch.Generator()), torch.arange(5))
 
 
 def test_what_is_seen_at_some_places_is_part_of_what_is_seen_at_all() -> None:
     layer, given = nn.Conv2d(3, 4, 3, stride=2, padding=1, groups=1), noise(2, 3, 9, 7)
-    assert patch_places(layer, given) == 5 * 4
+    assert count_windows(layer, given) == 5 * 4
     alive = torch.tensor([True, False, True])
     some = torch.tensor([0, 3, 19])
-    everywhere = patches(layer, given, alive, torch.arange(20))
+    everywhere = read_windows(layer, given, alive, torch.arange(20))
     assert everywhere.shape == (2, 20, 1, 2 * 9)
-    assert torch.equal(patches(layer, given, alive, some), everywhere[:, some])
+    assert torch.equal(read_windows(layer, given, alive, some), everywhere[:, some])
 
 
 def test_what_cannot_be_refitted_says_why() -> None:
-    assert "different parts of its kernel" in refit_fault(nn.ConvTranspose2d(2, 2, 2), torch.ones(2))
-    assert "does not mix units" in refit_fault(nn.BatchNorm1d(2), torch.ones(2))
-    assert "4617 features are more than 4608" in refit_fault(nn.Conv2d(600, 1, 3), torch.arange(600) < 513)
-    assert not refit_fault(nn.Conv2d(600, 1, 3), torch.arange(600) < 512)
-    assert not refit_fault(nn.Conv2d(600, 600, 3, groups=600), torch.ones(600))
+    assert "different parts of its kernel" in refusal_to_refit(nn.ConvTranspose2d(2, 2, 2), torch.ones(2))
+    assert "does not mix units" in refusal_to_refit(nn.BatchNorm1d(2), torch.ones(2))
+    assert "4617 features are more than 4608" in refusal_to_refit(
+        nn.Conv2d(600, 1, 3), torch.arange(600) < 513
+    )
+    assert not refusal_to_refit(nn.Conv2d(600, 1, 3), torch.arange(600) < 512)
+    assert not refusal_to_refit(nn.Conv2d(600, 600, 3, groups=600), torch.ones(600))
     normed = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
-    assert "parametrised" in refit_fault(normed, torch.ones(2))
+    assert "parametrised" in refusal_to_refit(normed, torch.ones(2))

@@ -98,7 +98,7 @@ def test_each_pick_is_the_best_single_one_by_brute_force(seed: int, features: in
 def test_of_units_that_somebody_else_picked_the_shares_left_are_told(seed: int, features: int) -> None:
     readings = two_consumers(6 * features, seed)
     given_units = torch.randperm(6, generator=torch.Generator().manual_seed(seed)).tolist()
-    found = select([replace(each, features=features) for each in readings], 5, given=given_units)
+    found = select([replace(each, features=features) for each in readings], 5, picked=given_units)
     assert found.units == tuple(given_units[:5])
     whole = sum(folded_error(each, (), features) for each in readings)
     shares = [
@@ -149,7 +149,7 @@ def test_what_is_pending_between_two_updates_of_the_whole_is_seen(
             states[rank] = (away_nn @ r_nn @ away_nn.T, away_nn @ m_nn @ away_nn.T)
     assert found.units == tuple(expected)
     assert found.residual_shares == pytest.approx(shares, abs=1e-7)
-    told = select([replace(each, features=features) for each in readings], count, given=found.units)
+    told = select([replace(each, features=features) for each in readings], count, picked=found.units)
     assert told.units == found.units
     assert told.residual_shares == pytest.approx(shares, abs=1e-7)
 

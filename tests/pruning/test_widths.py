@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.pruning.test_allocate import chain, falling
 from tpsprune.errors import PruneError
 from tpsprune.pruning.costs import CostModel
-from tpsprune.pruning.widths import Evidence, bounds_of, check_widths, choose_widths, needs
+from tpsprune.pruning.widths import Evidence, bounds_of, check_widths, choose_widths, needed_evidence
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Latency, Macs, Params, Tolerance, Widths
 
@@ -133,14 +133,14 @@ def test_a_group_that_loses_less_is_cut_more_by_its_residuals() -> None:
 def test_only_the_evidence_that_a_method_needs_is_read(method: Method) -> None:
     settings_ = Prune(target=Macs(0.5), widths=method)
     full = evidence((12, 16, 10))
-    held = Evidence(**{name: getattr(full, name) for name in needs(settings_)})
+    held = Evidence(**{name: getattr(full, name) for name in needed_evidence(settings_)})
     assert chosen(costs(), settings_, held) == chosen(costs(), settings_, full)
 
 
 def test_targets_of_other_kinds_need_their_own_evidence() -> None:
-    assert needs(Prune(target=Tolerance(0.01))) == {"residuals"}
-    assert needs(Prune(target=Widths({"l0": 3}), widths="greedy")) == set()
-    assert needs(Prune(target=Latency(0.5))) == {"residuals"}
+    assert needed_evidence(Prune(target=Tolerance(0.01))) == {"residuals"}
+    assert needed_evidence(Prune(target=Widths({"l0": 3}), widths="greedy")) == set()
+    assert needed_evidence(Prune(target=Latency(0.5))) == {"residuals"}
 
 
 def test_the_cap_is_a_cap_whatever_the_scores_say() -> None:

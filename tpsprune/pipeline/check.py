@@ -43,7 +43,7 @@ def check(
         after: dict[str, int] = {}
         cost_share = None
         if widths:
-            ahead = pruning.foresee(
+            ahead = pruning.plan_widths(
                 model, bench.cut_probe, settings, **asked(bench, settings.units, settings.target)
             )
             survey, count, cost_share = ahead.survey, ahead.count, ahead.cost_share

@@ -17,7 +17,7 @@ from tpsprune.pipeline.rounds import as_cut, joined, keep_last_plan, keep_plan, 
 from tpsprune.pipeline.schedule import between_schedule, retrain_schedule, trains_between
 from tpsprune.pipeline.state import State, has_snapshot, load_snapshot, save_checkpoint
 from tpsprune.pruning import Extraction
-from tpsprune.pruning.recalibrate import output_error
+from tpsprune.pruning.repair import output_error
 from tpsprune.recipe.retrain import rewind_epoch
 from tpsprune.recipe.target import Latency, Target
 from tpsprune.records import Event, GroupChange, Note, Pruned

@@ -23,7 +23,7 @@ def healed(bench: Bench, bill: Bill, ticket: nn.Module, dense: nn.Module) -> Gen
     total = settings.heal_steps
     yield PhaseStarted(phase="heal", title="heal", total_steps=total)
     shown_at = time.monotonic()
-    steps = pruning.heal(
+    steps = pruning.repair(
         ticket,
         dense,
         bench.cut_probe,

@@ -12,20 +12,19 @@ from torch import Tensor, nn
 from tpsprune.numerics.forward import full_precision
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.numerics.trees import item_count
-from tpsprune.pruning.calibration import Look
+from tpsprune.pruning.calibration import CalibrationStatistics, turn_heads
 from tpsprune.pruning.compensation import can_gain_bias
 from tpsprune.pruning.cutting import cut_copy, fresh_copy, silence
-from tpsprune.pruning.foresee import foresee
 from tpsprune.pruning.groups import Group, GroupCut
 from tpsprune.pruning.head_width import hold_scale
 from tpsprune.pruning.layers import mixer
+from tpsprune.pruning.observations import sample_items
 from tpsprune.pruning.opened import open_attention
 from tpsprune.pruning.plan import Plan, signature_of, versions
-from tpsprune.pruning.planning import turned
-from tpsprune.pruning.recalibrate import recalibrated
+from tpsprune.pruning.planning import choose_units, plan_widths
 from tpsprune.pruning.reconstruction import reconstruct, share_held
+from tpsprune.pruning.repair import recalibrate_norms
 from tpsprune.pruning.replay import add_biases
-from tpsprune.pruning.rows import some
 from tpsprune.pruning.selection import Selection
 from tpsprune.pruning.times import Times, timed
 from tpsprune.pruning.verify import verify
@@ -90,10 +89,10 @@ def extract(
     take: two to four of the ticket and one of the dense model; the moments and solutions of the walk.
     """
     times = Times()
-    ahead = foresee(
+    ahead = plan_widths(
         model, probe, settings, labels=labels, clock=clock, seed=seed, objective=objective, times=times
     )
-    groups, facts, evidence, widths = ahead.survey.groups, ahead.known, ahead.evidence, ahead.widths
+    groups, found, evidence, widths = ahead.survey.groups, ahead.statistics, ahead.evidence, ahead.widths
     cut = {group.name: width for group, width in zip(groups, widths, strict=True) if width < group.width}
     names = tuple(
         name for name in ahead.names if any(_touches(group, name) for group in groups if group.name in cut)
@@ -101,19 +100,19 @@ def extract(
     with timed(times, "walk"):
         losing = [group for group in groups if group.name in cut]
         opened, _ = open_attention(model, names)
-        turned(opened, losing, facts.moments)
+        turn_heads(opened, losing, found.score_moments)
         work = fresh_copy(opened)
         new_biases = _gaining_bias(work, losing, settings)
         add_biases(work, new_biases)
-        chosen = facts.chosen(opened, losing, cut, settings)
-        share = share_held(facts.seen, probe, settings.activation_gib) if settings.fold else 1.0
+        chosen = choose_units(found, opened, losing, cut, settings)
+        share = share_held(found, probe, settings.activation_gib) if settings.fold else 1.0
         if settings.fold:
             walked = list(probe)
             if share < 1.0:
                 most = sum(map(item_count, probe))
-                walked = list(some(probe, max(8, math.ceil(share * most)), most))
+                walked = list(sample_items(probe, max(8, math.ceil(share * most)), most))
             chosen = reconstruct(
-                opened, work, walked, losing, cut, facts.seen, chosen=chosen, refits=settings.refit
+                opened, work, walked, losing, cut, found, chosen=chosen, refits=settings.refit
             )
         else:
             for group in losing:
@@ -128,7 +127,7 @@ def extract(
         macs_share = verify(ticket, work, model, probe, losing, kept_widths, ahead.count, settings)
     with timed(times, "recalibrate"):
         if settings.recalibrate:
-            ticket, _ = recalibrated(ticket, model, probe)
+            ticket, _ = recalibrate_norms(ticket, model, probe)
     shapes = {name: tuple(tensor.shape) for name, tensor in opened.state_dict().items()}
     plan = Plan(
         target=str(settings.target),
@@ -145,12 +144,12 @@ def extract(
             width_before=group.width,
             width_after=width,
             effective_rank=rank,
-            residual_share=_left(chosen, group.name) if facts.seen.moments else None,
+            residual_share=_left(chosen, group.name) if found.moments else None,
             kind=group.kind,
         )
         for group, width, rank in zip(groups, widths, ranks, strict=True)
     )
-    notes = (*_notes(groups, facts.seen, probe, share), *_beyond(changes, settings.target))
+    notes = (*_notes(groups, found, probe, share), *_beyond(changes, settings.target))
     return Extraction(ticket, plan, changes, ahead.survey.left_alone, macs_share, notes, times)
 
 
@@ -178,16 +177,18 @@ def _present(
     return tuple(cut for cut in answer if cut.slices)
 
 
-def _notes(groups: Sequence[Group], seen: Look, probe: Sequence[Any], share: float) -> tuple[str, ...]:
+def _notes(
+    groups: Sequence[Group], found: CalibrationStatistics, probe: Sequence[Any], share: float
+) -> tuple[str, ...]:
     notes = [
-        f"{group.name}: the probe gives {rows} rows for {group.width} units; more data would choose better"
+        f"{group.name}: the calibration data give {rows} rows for {group.width} units; more would be better"
         for group in groups
-        if 0 < (rows := seen.rows(group)) < group.width
+        if 0 < (rows := found.rows(group)) < group.width
     ]
     if share < 1.0:
         notes.append(
-            f"layers were fitted on {share:.0%} of the {sum(map(item_count, probe))} probe items, to hold no "
-            "more activations than prune.activation_gib allows"
+            f"layers were fitted on {share:.0%} of the {sum(map(item_count, probe))} calibration items, to "
+            "hold no more activations than prune.activation_gib allows"
         )
     return tuple(notes)
 

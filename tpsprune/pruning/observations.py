@@ -1,35 +1,192 @@
-"""Joint moments of what a layer is fed and what it is to say, streamed: activations are never kept.
+"""Observations of a layer: its inputs and outputs at sampled places, and joint moments of both, streamed.
 
-Shape letters: b items, s samples of an item, r rows (items times samples), n signals, g groups of a layer,
-p what is fed to a group, q what it is to say.
+Neighbouring places of an image hold nearly the same, and moments need no more rows than many times their
+columns: of each item so many places are sampled, the same for all items of a batch and for both models.
+Activations are never kept.
+
+Shape letters: b items, s samples of an item, r rows (items times samples), n signals (units times features),
+c input elements, g groups of the layer, p features of a group (inputs times kernel positions), q outputs of a
+group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Any, Final, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd
 
 from tpsprune.numerics.forward import widened
 from tpsprune.numerics.moments import gram
+from tpsprune.numerics.trees import item_count, taken
+from tpsprune.pruning.groups import Consumer
+from tpsprune.pruning.layers import channels_first
+from tpsprune.pruning.layout import element_index
 
-__all__ = ["HELD_OUT", "Joint", "JointSums", "Joints"]
+__all__ = [
+    "HELD_OUT",
+    "JointMoments",
+    "JointSums",
+    "SplitMoments",
+    "count_features",
+    "count_places",
+    "count_signal_places",
+    "count_windows",
+    "first_input",
+    "observe_inputs",
+    "read_outputs",
+    "read_signals",
+    "read_windows",
+    "sample_items",
+    "sample_places",
+    "selects_inputs",
+]
 
+ROWS_PER_COLUMN: Final = 8
+LEAST_ROWS: Final = 8192
+LEAST_ITEMS: Final = 8
+"""Items taken of one batch, where it has so many: one item has no statistics."""
 HELD_OUT: Final = 4
 """Every batch keeps the last one in four of its items to choose ridges on."""
 MOST_EXACT: Final = 512
 """Columns beyond which one batch is taken in single precision, about the means: the sums stay double."""
 
 
+@contextmanager
+def observe_inputs(
+    model: nn.Module, names: Iterable[str], observe: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """Call ``observe(name, input)`` whenever a named layer is about to be called."""
+    with ExitStack() as stack:
+        for name in names:
+
+            def hook(
+                _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name
+            ) -> None:
+                if (fed := first_input(args, kwargs)) is not None:
+                    observe(name, fed)
+
+            handle = model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
+            stack.callback(handle.remove)
+        yield
+
+
+def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Return the first tensor that a layer is called with, by position or by name; none if it is empty."""
+    fed = next(iter((*args, *kwargs.values())), None)
+    return fed.detach() if isinstance(fed, Tensor) and fed.ndim and fed.numel() else None
+
+
+def sample_items(batches: Sequence[Any], items: int, at_a_time: int) -> Iterator[Any]:
+    """Yield small batches, about ``items`` items in all, from batches spread evenly over those given."""
+    mean = sum(map(item_count, batches)) / max(1, len(batches))
+    each = max(LEAST_ITEMS, math.ceil(items / max(1, len(batches))))
+    count = min(len(batches), math.ceil(items / max(1.0, min(each, mean))))
+    for rank in range(count):
+        batch = batches[rank * len(batches) // count]
+        for part in torch.split(torch.arange(min(each, item_count(batch))), at_a_time):
+            yield taken(batch, part)
+
+
+def count_places(columns: int, items: int, *, least: int = LEAST_ROWS) -> int:
+    """Return how many places of each of ``items`` items are sampled for moments of so many columns."""
+    return math.ceil(max(least, ROWS_PER_COLUMN * columns) / max(1, items))
+
+
+def sample_places(places: int, count: int, generator: torch.Generator) -> Tensor:
+    """Return ``count`` of so many places in ascending order, or all where there are no more."""
+    if count >= places:
+        return torch.arange(places)
+    return torch.randperm(places, generator=generator)[:count].sort().values
+
+
+def count_signal_places(module: nn.Module, fed: Tensor, consumer: Consumer) -> int:
+    """Return at how many places of an item each signal of a consumer is seen."""
+    inner = fed.shape[2:] if channels_first(module) else fed.shape[1:-1]
+    return math.prod(inner) * consumer.positions
+
+
+def read_signals(module: nn.Module, fed: Tensor, consumer: Consumer, width: int, places_s: Tensor) -> Tensor:
+    """Return the signals of ``width`` units at the sampled places of a layer's input, ``signals_bsn``."""
+    fed = fed if fed.ndim > 1 else fed[None]
+    fed_bsc = fed.flatten(2).transpose(1, 2) if channels_first(module) else fed
+    fed_bsc = fed_bsc.reshape(len(fed), -1, fed_bsc.shape[-1])
+    index = element_index(consumer, width, fed.device).flatten()
+    places_s = places_s.to(fed.device)
+    if consumer.positions == 1:
+        return fed_bsc[:, places_s][..., index]
+    by_position = fed_bsc[..., index].reshape(*fed_bsc.shape[:2], -1, consumer.positions)
+    signals_bsn: Tensor = by_position.transpose(2, 3).flatten(1, 2)[:, places_s]
+    return signals_bsn
+
+
+def count_windows(module: nn.Module, fed: Tensor) -> int:
+    """Return how many windows of an item a layer sees: as many as it has output places."""
+    if not isinstance(module, _ConvNd):
+        return math.prod(fed.shape[1:-1])
+    return math.prod(_unfold(module, fed[:1, :1]).shape[2 : fed.ndim])
+
+
+def read_windows(module: nn.Module, fed: Tensor, alive_c: Tensor, places_s: Tensor) -> Tensor:
+    """Return what a layer sees at the sampled places of its output, ``windows_bsgp``, padding included."""
+    places_s = places_s.to(fed.device)
+    fed = fed if fed.ndim > 1 else fed[None]
+    if not isinstance(module, _ConvNd):
+        fed_bsc = fed.reshape(len(fed), -1, fed.shape[-1])
+        return fed_bsc[:, places_s][..., alive_c][:, :, None]
+    windows = fed if selects_inputs(module) else fed * alive_c.view(-1, *[1] * (fed.ndim - 2))
+    windows = _unfold(module, windows)
+    places: tuple[Any, ...] = torch.unravel_index(places_s, windows.shape[2 : fed.ndim])
+    windows_bcs = windows[(slice(None), slice(None), *places)]
+    if selects_inputs(module):
+        windows_bcs = windows_bcs[:, alive_c]
+    return windows_bcs.movedim(2, 1).reshape(len(fed), len(places_s), module.groups, -1)
+
+
+def read_outputs(module: nn.Module, output: Tensor, places_s: Tensor) -> Tensor:
+    """Return a layer's output at the sampled places, ``outputs_bsgq``."""
+    output = output if output.ndim > 1 else output[None]
+    places_s = places_s.to(output.device)
+    if not isinstance(module, _ConvNd):
+        return output.reshape(len(output), -1, output.shape[-1])[:, places_s][:, :, None]
+    outputs_bcs = output.flatten(2)[:, :, places_s]
+    return outputs_bcs.transpose(1, 2).reshape(len(output), len(places_s), module.groups, -1)
+
+
+def selects_inputs(module: nn.Module) -> bool:
+    """Return whether pruned inputs are left out of the features; in a grouped convolution they are zeros."""
+    return not (isinstance(module, _ConvNd) and module.groups > 1)
+
+
+def count_features(module: nn.Module, alive_c: Tensor) -> int:
+    """Return p, the features that each output of a layer is solved for."""
+    if not isinstance(module, _ConvNd):
+        return int(alive_c.sum())
+    inputs = int(alive_c.sum()) if selects_inputs(module) else module.in_channels // module.groups
+    return inputs * math.prod(module.kernel_size)
+
+
+def _unfold(module: _ConvNd, fed: Tensor) -> Tensor:
+    """Return a view of the padded input by windows: (items, channels, output places …, kernel places …)."""
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    windows = functional.pad(fed, module._reversed_padding_repeated_twice, mode=mode)
+    sizes = zip(module.kernel_size, module.stride, module.dilation, strict=True)
+    for axis, (kernel, stride, dilation) in enumerate(sizes, start=2):
+        windows = windows.unfold(axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
+    return windows
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Joint:
+class JointMoments:
     """Means and biased covariances of x and y over ``rows`` observations; of y with itself variances alone.
 
-    x is fed by the model as cut so far, y is what the dense model says. Double precision where there is
-    one.
+    x comes from the model as pruned so far, y from the dense model. Double precision where there is one.
     """
 
     rows: int
@@ -39,10 +196,10 @@ class Joint:
     xy_gpq: Tensor
     yy_gq: Tensor
 
-    def raw(self) -> Joint:
+    def about_zero(self) -> JointMoments:
         """Return moments about zero, for a layer that has no bias."""
         x_gp, y_gq = self.mean_x_gp, self.mean_y_gq
-        return Joint(
+        return JointMoments(
             self.rows,
             torch.zeros_like(x_gp),
             torch.zeros_like(y_gq),
@@ -51,40 +208,48 @@ class Joint:
             self.yy_gq + y_gq.square(),
         )
 
-    def of_inputs(self, index_p: Tensor) -> Joint:
-        """Return the moments with only some of what is fed."""
-        return Joint(
-            self.rows,
-            self.mean_x_gp[:, index_p],
-            self.mean_y_gq,
-            self.xx_gpp[:, index_p][:, :, index_p],
-            self.xy_gpq[:, index_p],
-            self.yy_gq,
+    def of_inputs(self, index_p: Tensor) -> JointMoments:
+        """Return the moments with only some of the elements of x."""
+        mean_x_gp, xx_gpp = self.mean_x_gp[:, index_p], self.xx_gpp[:, index_p][:, :, index_p]
+        return JointMoments(self.rows, mean_x_gp, self.mean_y_gq, xx_gpp, self.xy_gpq[:, index_p], self.yy_gq)
+
+    def pooled(self, other: JointMoments) -> JointMoments:
+        """Return the moments of the observations of both."""
+        share = self.rows / (self.rows + other.rows)
+        x_gp, y_gq = other.mean_x_gp - self.mean_x_gp, other.mean_y_gq - self.mean_y_gq
+        between = share * (1 - share)
+        return JointMoments(
+            self.rows + other.rows,
+            self.mean_x_gp + (1 - share) * x_gp,
+            self.mean_y_gq + (1 - share) * y_gq,
+            share * self.xx_gpp + (1 - share) * other.xx_gpp + between * x_gp[:, :, None] * x_gp[:, None, :],
+            share * self.xy_gpq + (1 - share) * other.xy_gpq + between * x_gp[:, :, None] * y_gq[:, None, :],
+            share * self.yy_gq + (1 - share) * other.yy_gq + between * y_gq.square(),
         )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Joints:
+class SplitMoments:
     """Moments over all items, over three in four (``fit``) and over the fourth (``held``).
 
     The latter two are missing where no batch has four items.
     """
 
-    whole: Joint
-    fit: Joint | None
-    held: Joint | None
+    whole: JointMoments
+    fit: JointMoments | None
+    held: JointMoments | None
 
-    def of_inputs(self, index_p: Tensor) -> Joints:
-        """Return the moments with only some of what is fed."""
-        return self._each(lambda part: part.of_inputs(index_p))
+    def of_inputs(self, index_p: Tensor) -> SplitMoments:
+        """Return the moments with only some of the elements of x."""
+        return self._map(lambda part: part.of_inputs(index_p))
 
-    def raw(self) -> Joints:
+    def about_zero(self) -> SplitMoments:
         """Return moments about zero."""
-        return self._each(Joint.raw)
+        return self._map(JointMoments.about_zero)
 
-    def _each(self, change: Callable[[Joint], Joint]) -> Joints:
+    def _map(self, change: Callable[[JointMoments], JointMoments]) -> SplitMoments:
         fit, held = (change(part) if part else None for part in (self.fit, self.held))
-        return Joints(change(self.whole), fit, held)
+        return SplitMoments(change(self.whole), fit, held)
 
 
 @final
@@ -100,23 +265,19 @@ class JointSums:
         return self._fit.rows + self._held.rows
 
     def add(self, x_bsgp: Tensor, y_bsgq: Tensor) -> None:
-        """Take in the observations of one batch.
-
-        Cost: r·p·(p + q) for each group.
-        """
-        held = len(x_bsgp) // HELD_OUT
-        split = len(x_bsgp) - held
+        """Add the observations of one batch. Cost: r·p·(p + q) for each group."""
+        split = len(x_bsgp) - len(x_bsgp) // HELD_OUT
         self._fit.add(x_bsgp[:split], y_bsgq[:split])
-        if held:
+        if split < len(x_bsgp):
             self._held.add(x_bsgp[split:], y_bsgq[split:])
 
-    def joints(self) -> Joints:
+    def moments(self) -> SplitMoments:
         """Return the moments of all that was added."""
-        fit = self._fit.part()
+        fit = self._fit.moments()
         if not self._held.rows:
-            return Joints(fit, None, None)
-        held = self._held.part()
-        return Joints(_pooled(fit, held), fit, held)
+            return SplitMoments(fit, None, None)
+        held = self._held.moments()
+        return SplitMoments(fit.pooled(held), fit, held)
 
 
 class _Sums:
@@ -150,9 +311,9 @@ class _Sums:
         self.xx_gpp += gram(x_grp)
         self.xy_gpq += x_grp.mT @ y_grq
 
-    def part(self) -> Joint:
+    def moments(self) -> JointMoments:
         x_gp, y_gq = self.sum_gp / self.rows, self.sum_gq / self.rows
-        return Joint(
+        return JointMoments(
             self.rows,
             self.shift_gp + x_gp,
             self.shift_gq + y_gq,
@@ -160,17 +321,3 @@ class _Sums:
             self.xy_gpq / self.rows - x_gp[:, :, None] * y_gq[:, None, :],
             self.yy_gq / self.rows - y_gq.square(),
         )
-
-
-def _pooled(fit: Joint, held: Joint) -> Joint:
-    share = fit.rows / (fit.rows + held.rows)
-    x_gp, y_gq = held.mean_x_gp - fit.mean_x_gp, held.mean_y_gq - fit.mean_y_gq
-    between = share * (1 - share)
-    return Joint(
-        fit.rows + held.rows,
-        fit.mean_x_gp + (1 - share) * x_gp,
-        fit.mean_y_gq + (1 - share) * y_gq,
-        share * fit.xx_gpp + (1 - share) * held.xx_gpp + between * x_gp[:, :, None] * x_gp[:, None, :],
-        share * fit.xy_gpq + (1 - share) * held.xy_gpq + between * x_gp[:, :, None] * y_gq[:, None, :],
-        share * fit.yy_gq + (1 - share) * held.yy_gq + between * y_gq.square(),
-    )

@@ -1,42 +1,152 @@
-"""The heal: what a cut broke is repaired on the probe data, without labels, by matching the dense model.
+"""Repair of a ticket on the calibration data, without labels: batch-norm statistics, then optimiser steps.
 
 Shape letters: b items.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.numerics.trees import item_count, taken
+from tpsprune.pruning.observations import HELD_OUT, sample_items
 from tpsprune.pruning.trial import item_tensors
 
-__all__ = ["HealStep", "heal", "matching_blocks"]
+__all__ = ["RepairStep", "find_blocks", "output_error", "recalibrate_norms", "repair"]
 
+TRIAL_ITEMS: Final = 32
 STEP_ITEMS: Final = 128
-HELD_OUT: Final = 4
-"""Every batch keeps the last one in four of its items, to see what the repair is worth elsewhere."""
 BLOCK_SHARE: Final = 0.3
 """Share of the steps that go to single blocks, before all are fitted together."""
-LOOKS: Final = 10
-"""How often the items held out are looked at."""
+EVALUATIONS: Final = 10
+"""How often the items held out are evaluated."""
 GRADIENT_NORM: Final = 1.0
 
 
+def output_error(model: nn.Module, dense: nn.Module, batches: Sequence[Any]) -> float:
+    """Return the mean square difference of two models' outputs, over the variance of the second's.
+
+    Variance is about each output's mean over all items, however they are batched; of outputs that do not vary
+    (a single item) the mean square takes its place.
+    """
+    return _error(_predict(model, batches), _predict(dense, batches))
+
+
+def _predict(model: nn.Module, batches: Iterable[Any]) -> Iterator[list[Tensor]]:
+    for batch in batches:
+        with torch.no_grad(), evaluation_mode(model):
+            outputs = list(item_tensors(call_model(model, batch)))
+        # Not within: two of these take turns, and modes would be put back in the wrong order.
+        yield outputs
+
+
+def _error(found: Iterable[list[Tensor]], wanted: Iterable[list[Tensor]]) -> float:
+    error = 0.0
+    spread: list[_Spread] = []
+    for ours, theirs in zip(found, wanted, strict=True):
+        for place, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            error += float((a - b).float().square().sum())
+            if place == len(spread):
+                spread.append(_Spread(b.float().mean(0)))
+            spread[place].add(b.float())
+    whole = sum(each.squares() for each in spread) or sum(each.raw for each in spread)
+    return error / max(whole, 1e-30)
+
+
+class _Spread:
+    """Running sums of an output about its first batch's mean."""
+
+    def __init__(self, shift: Tensor) -> None:
+        self.shift = shift
+        self.items = 0
+        self.sum = torch.zeros_like(shift, dtype=torch.float32)
+        self.square = self.raw = 0.0
+
+    def add(self, output: Tensor) -> None:
+        self.raw += float(output.square().sum())
+        # A last batch of another length (sequences) has no common mean: about its own then.
+        if output.shape[1:] != self.shift.shape:
+            self.square += float((output - output.mean(0)).square().sum())
+            return
+        away = output - self.shift
+        self.items += len(away)
+        self.sum += away.sum(0)
+        self.square += float(away.square().sum())
+
+    def squares(self) -> float:
+        """Return the sum of squares about the mean of all items."""
+        return max(0.0, self.square - float(self.sum.square().sum()) / max(1, self.items))
+
+
+def recalibrate_norms(ticket: nn.Module, dense: nn.Module, batches: Sequence[Any]) -> tuple[nn.Module, bool]:
+    """Return the ticket with batch-norm statistics of the calibration data where its error is lower so.
+
+    Every batch norm that keeps running statistics takes the plain average over the batches, in one pass;
+    other modules stay in evaluation mode. The error is against the dense model's outputs on 32 of the items;
+    where statistics of these alone do not lower it, the other items are not used. It does not see what the
+    calibration data do not hold.
+
+    Returns:
+        The ticket or its recalibrated copy, and whether it is the copy.
+    """
+    few = [part for part in sample_items(batches, TRIAL_ITEMS, TRIAL_ITEMS) if item_count(part) > 1]
+    if not _norms(ticket) or not few:
+        return ticket, False
+    wanted = list(_predict(dense, few))
+    before = _error(_predict(ticket, few), wanted)
+    if _error(_predict(_recalibrated_copy(ticket, few), few), wanted) >= before:
+        return ticket, False
+    recalibrated = _recalibrated_copy(ticket, batches)
+    better = _error(_predict(recalibrated, few), wanted) < before
+    return (recalibrated, True) if better else (ticket, False)
+
+
+def _norms(model: nn.Module) -> list[_BatchNorm]:
+    return [each for each in model.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
+
+
+def _recalibrated_copy(ticket: nn.Module, batches: Sequence[Any]) -> nn.Module:
+    other = copy.deepcopy(ticket)
+    with torch.no_grad(), evaluation_mode(other), _averaging(_norms(other)):
+        for batch in (each for each in batches if item_count(each) > 1):
+            call_model(other, batch)
+    return other
+
+
+@contextmanager
+def _averaging(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Let batch norms average what passes, from nothing; momentum and step count come back afterwards."""
+    before = [
+        (norm, norm.momentum, norm.num_batches_tracked.clone())
+        for norm in norms
+        if norm.num_batches_tracked is not None
+    ]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    yield
+    for norm, momentum, tracked in before:
+        norm.momentum = momentum
+        norm.num_batches_tracked = tracked
+
+
 @dataclass(frozen=True, slots=True)
-class HealStep:
+class RepairStep:
     """One optimiser step: what it worked on (a block's name, or empty for the whole) and its error before.
 
-    ``held_error`` is that of the whole on the items held out, where this step looked at them. Errors are
-    mean squares of the difference to the dense model over the variance of what that puts out.
+    ``held_error`` is that of the whole on the items held out, where this step evaluated them. Errors are
+    mean squares of the difference to the dense model over the variance of its output.
     """
 
     step: int
@@ -46,89 +156,88 @@ class HealStep:
     held_error: float | None
 
 
-def heal(
+def repair(
     ticket: nn.Module,
     dense: nn.Module,
-    probe: Sequence[Any],
+    batches: Sequence[Any],
     *,
     steps: int,
     learning_rate: float = 1e-3,
     seed: int = 0,
-) -> Iterator[HealStep]:
-    """Fit ``ticket`` in place to what ``dense`` puts out, step by step, and leave it at its best.
+) -> Iterator[RepairStep]:
+    """Fit ``ticket`` in place to the outputs of ``dense``, step by step, and leave it at its best.
 
-    First each block by itself, in the order of the forward pass: fed by the ticket as healed so far, it is
+    First each block by itself, in the order of the forward pass: fed by the ticket as repaired so far, it is
     to put out what the dense model's block does. Then all together, to the model's outputs. Each stage is
     Adam with a cosine from ``learning_rate`` to zero, gradients clipped to norm 1. Everything runs in
-    evaluation mode: batch-norm statistics stay, dropout is off. The weights that did best on the items held
-    out are what the ticket ends with, wherever the caller leaves the loop; those it came with are in
-    the race, so that there it never ends worse than it began. A step that is no longer finite ends the
-    repair.
+    evaluation mode: batch-norm statistics stay, dropout is off. The ticket ends with the weights that did
+    best on the items held out, wherever the caller leaves the loop; those it came with are candidates, so
+    that there it never ends worse than it began. A step that is no longer finite ends the repair.
 
-    It does not see what the probe does not hold, nor any label: it can make the ticket as right as the
-    dense model, not more.
+    It does not see what the calibration data do not hold, nor any label: it can make the ticket as right as
+    the dense model, not more.
 
     Args:
         ticket: changed in place, but for what does not require a gradient, and its modes.
         dense: not changed.
-        probe: prepared batches on the models' device, a few hundred items or more.
+        batches: prepared, on the models' device, a few hundred items or more.
         steps: in all.
         learning_rate: Adam's.
-        seed: of the items drawn; torch's own generator is neither read nor moved.
+        seed: of the items sampled; torch's own generator is neither read nor moved.
 
     Raises:
-        PruneError: no parameter of the ticket requires a gradient, or the probe is empty.
+        PruneError: no parameter of the ticket requires a gradient, or there is no batch.
 
     Cost: a step is a pass forward and backward of the ticket and a pass forward of the dense model, with up
-    to 128 items; a block's step ends at the block. Ten looks at a quarter of the probe. Memory: Adam's two
-    moments and a copy of the parameters.
+    to 128 items; a block's step ends at the block. Ten evaluations of a quarter of the items. Memory: Adam's
+    two moments and a copy of the parameters.
 
     Source: Romero et al. 2015, "FitNets" (arXiv:1412.6550): stage-wise hints, then the whole; Li et al.
     2021, "BRECQ" (arXiv:2102.05426): blocks as the unit to reconstruct.
     """
     trained = [parameter for parameter in ticket.parameters() if parameter.requires_grad]
     if not trained:
-        raise PruneError("heal: every parameter of the ticket is frozen; set requires_grad where it may move")
-    if not probe:
-        raise PruneError("heal: the probe is empty; at least one batch is needed to match the models on")
+        raise PruneError(
+            "repair: every parameter of the ticket is frozen; set requires_grad where it may move"
+        )
+    if not batches:
+        raise PruneError("repair: the calibration data are empty; at least one batch is needed")
     generator = torch.Generator().manual_seed(seed)
-    fit, held = zip(*(_halves(batch) for batch in probe), strict=True)
-    blocks = matching_blocks(ticket, dense, fit[0])
+    fit, held = zip(*(_split(batch) for batch in batches), strict=True)
+    blocks = find_blocks(ticket, dense, fit[0])
     best = [parameter.detach().clone() for parameter in trained]
-    least = math.inf
     done = 0
     with ExitStack() as stack:
-        stack.callback(lambda: _put_back(trained, best))
+        stack.callback(lambda: _copy(best, trained))
         stack.enter_context(evaluation_mode(ticket))
         stack.enter_context(evaluation_mode(dense))
         least = _held_error(ticket, dense, held)
-        for block, count in _shared_out(steps, blocks):
+        for block, count in _share_out(steps, blocks):
             part = ticket.get_submodule(block)
             own = [parameter for parameter in part.parameters() if parameter.requires_grad]
             optimizer = torch.optim.Adam(own, lr=learning_rate)
             for step in range(count):
                 for each in optimizer.param_groups:
                     each["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / count))
-                error = _descend(ticket, dense, _drawn(fit, generator), block, own, optimizer)
+                error = _descend(ticket, dense, _sample(fit, generator), block, own, optimizer)
                 done += 1
-                looked = None
-                if done % math.ceil(steps / LOOKS) == 0 or done == steps or step == count - 1:
-                    looked = _held_error(ticket, dense, held)
-                    if looked < least:
-                        least = looked
-                        for saved, parameter in zip(best, trained, strict=True):
-                            saved.copy_(parameter.detach())
-                yield HealStep(done, steps, block, error, looked)
+                found = None
+                if done % math.ceil(steps / EVALUATIONS) == 0 or done == steps or step == count - 1:
+                    found = _held_error(ticket, dense, held)
+                    if found < least:
+                        least = found
+                        _copy(trained, best)
+                yield RepairStep(done, steps, block, error, found)
                 if not math.isfinite(error):
                     return
 
 
-def matching_blocks(ticket: nn.Module, dense: nn.Module, batch: Any) -> tuple[str, ...]:
-    """Return the blocks that can be fitted one by one, by name, in the order in which they answer.
+def find_blocks(ticket: nn.Module, dense: nn.Module, batch: Any) -> tuple[str, ...]:
+    """Return the blocks that can be fitted one by one, by name, in the order in which they return.
 
     A block is a module with parts, of which some tensor has lost elements, that is called once and puts out
     one tensor, of the shape that the dense model's has: a residual block that lost inner units, say. Of
-    blocks inside one another the innermost count. Where a cut narrowed what every block puts out there
+    blocks inside one another the innermost count. Where pruning narrowed what every block puts out there
     are none.
     """
     shapes = {name: parameter.shape for name, parameter in dense.named_parameters()}
@@ -141,13 +250,23 @@ def matching_blocks(ticket: nn.Module, dense: nn.Module, batch: Any) -> tuple[st
         and any(n.startswith(f"{name}.") for n in narrowed)
     ]
     with torch.no_grad(), evaluation_mode(ticket), evaluation_mode(dense):
-        found, aimed = _answers(ticket, batch, names), _answers(dense, batch, names)
-    fitting = [
-        name
-        for name, outs in found.items()
-        if [out.shape for out in outs] == [out.shape for out in aimed.get(name, [])] and len(outs) == 1
-    ]
+        ours, theirs = _shapes_out(ticket, batch, names), _shapes_out(dense, batch, names)
+    fitting = [name for name, found in ours.items() if len(found) == 1 and found == theirs.get(name)]
     return tuple(name for name in fitting if not any(other.startswith(f"{name}.") for other in fitting))
+
+
+def _shapes_out(model: nn.Module, batch: Any, names: Sequence[str]) -> dict[str, list[torch.Size]]:
+    """Return the shapes that each named module puts out, call by call, in the order of its first return."""
+    shapes: dict[str, list[torch.Size]] = {}
+    with ExitStack() as stack:
+        for name in names:
+
+            def keep(_module: nn.Module, _args: Any, out: Any, name: str = name) -> None:
+                shapes.setdefault(name, []).extend(each.shape for each in item_tensors(out))
+
+            stack.callback(model.get_submodule(name).register_forward_hook(keep).remove)
+        call_model(model, batch)
+    return shapes
 
 
 class _Reached(Exception):  # noqa: N818 - ends a forward pass where nothing further is needed
@@ -163,9 +282,9 @@ def _descend(
     optimizer: torch.optim.Optimizer,
 ) -> float:
     with torch.no_grad():
-        aims = _said(dense, batch, block)
+        aims = _block_outputs(dense, batch, block)
     with torch.enable_grad():
-        error = _error(_said(ticket, batch, block), aims)
+        error = _step_error(_block_outputs(ticket, batch, block), aims)
         gradients = torch.autograd.grad(error, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
@@ -177,7 +296,7 @@ def _descend(
     return float(error.detach())
 
 
-def _said(model: nn.Module, batch: Any, block: str) -> list[Tensor]:
+def _block_outputs(model: nn.Module, batch: Any, block: str) -> list[Tensor]:
     """Return what a block puts out, the pass going no further; an empty name is the whole model."""
     if not block:
         return list(item_tensors(call_model(model, batch)))
@@ -197,55 +316,44 @@ def _said(model: nn.Module, batch: Any, block: str) -> list[Tensor]:
     return outs
 
 
-def _answers(model: nn.Module, batch: Any, names: Sequence[str]) -> dict[str, list[Tensor]]:
-    """Return the tensors that each named module puts out, call by call, in the order of its first answer."""
-    outs: dict[str, list[Tensor]] = {}
-    with ExitStack() as stack:
-        for name in names:
-
-            def keep(_module: nn.Module, _args: Any, out: Any, name: str = name) -> None:
-                outs.setdefault(name, []).extend(item_tensors(out))
-
-            stack.callback(model.get_submodule(name).register_forward_hook(keep).remove)
-        call_model(model, batch)
-    return outs
-
-
-def _error(found: Sequence[Tensor], aims: Sequence[Tensor]) -> Tensor:
+def _step_error(found: Sequence[Tensor], aims: Sequence[Tensor]) -> Tensor:
     wrong = torch.stack([(a - b).float().square().sum() for a, b in zip(found, aims, strict=True)]).sum()
-    spread = sum(float((aim - aim.mean(0)).float().square().sum()) for aim in aims)
-    return wrong / max(spread, 1e-30)
+    return wrong / max(_squares(aims), 1e-30)
+
+
+def _squares(aims: Sequence[Tensor]) -> float:
+    return sum(float((aim - aim.mean(0)).float().square().sum()) for aim in aims)
 
 
 def _held_error(ticket: nn.Module, dense: nn.Module, held: Sequence[Any]) -> float:
     wrong = spread = 0.0
     with torch.no_grad():
         for batch in held:
-            aims = list(item_tensors(call_model(dense, batch)))
-            own = sum(float((aim - aim.mean(0)).float().square().sum()) for aim in aims)
-            wrong += float(_error(list(item_tensors(call_model(ticket, batch))), aims)) * max(own, 1e-30)
+            aims = _block_outputs(dense, batch, "")
+            own = _squares(aims)
+            wrong += float(_step_error(_block_outputs(ticket, batch, ""), aims)) * max(own, 1e-30)
             spread += own
     error = wrong / max(spread, 1e-30)
     return error if math.isfinite(error) else math.inf
 
 
-def _shared_out(steps: int, blocks: Sequence[str]) -> list[tuple[str, int]]:
+def _share_out(steps: int, blocks: Sequence[str]) -> list[tuple[str, int]]:
     each = int(BLOCK_SHARE * steps / len(blocks)) if blocks else 0
     return [(block, each) for block in blocks if each] + [("", steps - each * len(blocks))]
 
 
-def _put_back(trained: Sequence[Tensor], best: Sequence[Tensor]) -> None:
+def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
     with torch.no_grad():
-        for parameter, saved in zip(trained, best, strict=True):
-            parameter.copy_(saved)
+        for here, there in zip(source, target, strict=True):
+            there.copy_(here)
 
 
-def _drawn(fit: Sequence[Any], generator: torch.Generator) -> Any:
+def _sample(fit: Sequence[Any], generator: torch.Generator) -> Any:
     batch = fit[int(torch.randint(len(fit), (), generator=generator))]
     return taken(batch, torch.randperm(item_count(batch), generator=generator)[:STEP_ITEMS])
 
 
-def _halves(batch: Any) -> tuple[Any, Any]:
+def _split(batch: Any) -> tuple[Any, Any]:
     """Return the items to fit and those held out: the same ones where there are too few to part."""
     items = torch.arange(item_count(batch))
     held = len(items) // HELD_OUT

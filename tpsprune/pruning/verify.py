@@ -13,8 +13,8 @@ from tpsprune.numerics.forward import MacCount, call_model, count_macs, evaluati
 from tpsprune.numerics.trees import taken
 from tpsprune.pruning.cutting import elements_kept
 from tpsprune.pruning.groups import Group, GroupCut
-from tpsprune.pruning.recalibrate import output_error
-from tpsprune.pruning.rows import some
+from tpsprune.pruning.observations import sample_items
+from tpsprune.pruning.repair import output_error
 from tpsprune.pruning.trial import flat_tensors
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs, Params
@@ -62,7 +62,7 @@ def verify(
     dtype = next(
         (tensor.dtype for tensor in ticket.parameters() if tensor.is_floating_point()), torch.float32
     )
-    difference = output_error(ticket, silenced, list(some(probe, PROOF_ITEMS, PROOF_ITEMS))) ** 0.5
+    difference = output_error(ticket, silenced, list(sample_items(probe, PROOF_ITEMS, PROOF_ITEMS))) ** 0.5
     if not difference <= TOLERANCES.get(dtype, 5e-2):
         raise PruneError(
             f"the cut was rolled back: the ticket's output differs by {difference:.2g} of its spread "
