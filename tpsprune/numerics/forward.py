@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,10 @@ __all__ = [
     "call_model",
     "count_macs",
     "evaluation_mode",
+    "first_input",
     "full_precision",
     "logits_of",
+    "observe_inputs",
     "widened",
 ]
 
@@ -36,7 +38,7 @@ def call_model(model: nn.Module, batch: Any) -> Any:
 
 
 def logits_of(output: Any) -> Tensor:
-    """Return the tensor of scores in a model's answer: itself, ``.logits``, ``['logits']``, or the first.
+    """Return the tensor of scores in a model's output: itself, ``.logits``, ``['logits']``, or the first.
 
     Raises:
         TypeError: there is no tensor where one is looked for.
@@ -62,6 +64,31 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def observe_inputs(
+    model: nn.Module, names: Iterable[str], observe: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """Call ``observe(name, input)`` whenever a named layer is about to be called."""
+    with ExitStack() as stack:
+        for name in names:
+
+            def hook(
+                _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name
+            ) -> None:
+                if (fed := first_input(args, kwargs)) is not None:
+                    observe(name, fed)
+
+            handle = model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
+            stack.callback(handle.remove)
+        yield
+
+
+def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Return the first tensor that a layer is called with, by position or by name; none if it is empty."""
+    fed = next(iter((*args, *kwargs.values())), None)
+    return fed.detach() if isinstance(fed, Tensor) and fed.ndim and fed.numel() else None
 
 
 def widened(tensor: Tensor) -> Tensor:

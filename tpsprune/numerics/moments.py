@@ -7,14 +7,13 @@ n units, k columns per unit, u units of a group, f elements of a unit along an a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.forward import call_model, evaluation_mode, widened
+from tpsprune.numerics.forward import call_model, evaluation_mode, observe_inputs, widened
 
 __all__ = ["Elements", "MomentSums", "Moments", "as_rows", "gram", "input_moments", "unit_rows"]
 
@@ -81,23 +80,12 @@ def input_moments(model: nn.Module, batches: Iterable[Any], widths: Mapping[str,
         ValueError: an input does not hold the units that ``widths`` promises.
     """
     sums = {name: MomentSums() for name in widths}
-    with ExitStack() as stack:
-        stack.enter_context(evaluation_mode(model))
-        stack.enter_context(torch.no_grad())
-        for name, width in widths.items():
 
-            def see(
-                module: nn.Module,
-                args: tuple[Any, ...],
-                kwargs: dict[str, Any],
-                sums: MomentSums = sums[name],
-                width: int = width,
-            ) -> None:
-                fed = args[0] if args else kwargs["input"]
-                sums.add(as_rows(fed.detach(), width, channels_first=isinstance(module, CONVOLUTIONS)))
+    def add(name: str, fed: Tensor) -> None:
+        channels_first = isinstance(model.get_submodule(name), CONVOLUTIONS)
+        sums[name].add(as_rows(fed, widths[name], channels_first=channels_first))
 
-            handle = model.get_submodule(name).register_forward_pre_hook(see, with_kwargs=True)
-            stack.callback(handle.remove)
+    with torch.no_grad(), evaluation_mode(model), observe_inputs(model, widths, add):
         for batch in batches:
             call_model(model, batch)
     return {name: each.moments() for name, each in sums.items() if each.rows}

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
-from tpsprune.numerics.forward import call_model, evaluation_mode, widened
+from tpsprune.numerics.forward import call_model, evaluation_mode, observe_inputs, widened
 from tpsprune.numerics.moments import Moments, MomentSums
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.numerics.spectra import effective_rank
@@ -33,7 +33,6 @@ from tpsprune.pruning.layers import channels_first, is_mixer, length, mixer
 from tpsprune.pruning.observations import (
     count_places,
     count_signal_places,
-    observe_inputs,
     read_signals,
     sample_items,
     sample_places,

@@ -17,8 +17,7 @@ import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor, nn
 
-from tpsprune.numerics.forward import call_model
-from tpsprune.pruning.observations import first_input, observe_inputs
+from tpsprune.numerics.forward import call_model, first_input, observe_inputs
 
 CASTING: Final = ("cpu", "cuda")
 
@@ -106,16 +105,15 @@ def traverse_in_step(
 
 def collect_all_calls(dense: nn.Module, pruned: nn.Module, batches: Iterable[Any], name: str) -> list[Fed]:
     """Return what a layer that is called several times in a pass is fed in all its calls."""
-    pairs: list[Fed] = []
-    for batch in batches:
-        both: list[list[Tensor]] = []
-        for model in (dense, pruned):
-            fed: list[Tensor] = []
-            with torch.no_grad(), observe_inputs(model, [name], lambda _, each, fed=fed: fed.append(each)):  # type: ignore[misc]
-                call_model(model, batch)
-            both.append(fed)
-        pairs += map(Fed, *both)
-    return pairs
+    inputs = ((_inputs_of(model, batch, name) for model in (dense, pruned)) for batch in batches)
+    return [Fed(*pair) for both in inputs for pair in zip(*both, strict=False)]
+
+
+def _inputs_of(model: nn.Module, batch: Any, name: str) -> list[Tensor]:
+    fed: list[Tensor] = []
+    with torch.no_grad(), observe_inputs(model, [name], lambda _, each: fed.append(each)):
+        call_model(model, batch)
+    return fed
 
 
 @contextmanager

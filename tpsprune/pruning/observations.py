@@ -12,8 +12,7 @@ group.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
@@ -38,8 +37,6 @@ __all__ = [
     "count_places",
     "count_signal_places",
     "count_windows",
-    "first_input",
-    "observe_inputs",
     "read_outputs",
     "read_signals",
     "read_windows",
@@ -56,31 +53,6 @@ HELD_OUT: Final = 4
 """Every batch keeps the last one in four of its items to choose ridges on."""
 MOST_EXACT: Final = 512
 """Columns beyond which one batch is taken in single precision, about the means: the sums stay double."""
-
-
-@contextmanager
-def observe_inputs(
-    model: nn.Module, names: Iterable[str], observe: Callable[[str, Tensor], None]
-) -> Iterator[None]:
-    """Call ``observe(name, input)`` whenever a named layer is about to be called."""
-    with ExitStack() as stack:
-        for name in names:
-
-            def hook(
-                _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name
-            ) -> None:
-                if (fed := first_input(args, kwargs)) is not None:
-                    observe(name, fed)
-
-            handle = model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
-            stack.callback(handle.remove)
-        yield
-
-
-def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """Return the first tensor that a layer is called with, by position or by name; none if it is empty."""
-    fed = next(iter((*args, *kwargs.values())), None)
-    return fed.detach() if isinstance(fed, Tensor) and fed.ndim and fed.numel() else None
 
 
 def sample_items(batches: Sequence[Any], items: int, at_a_time: int) -> Iterator[Any]:

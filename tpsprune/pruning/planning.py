@@ -116,20 +116,21 @@ def _gather_evidence(
             of_heads(energies[group.name]) if group.name in energies else of_units(group) for group in groups
         ]
 
-    ranks = residuals = loudness = scores = None
     if "ranks" in needed:
-        ranks = in_order(rank_of, lambda group: found.effective_rank(model, group))
+        return Evidence(ranks=in_order(rank_of, lambda group: found.effective_rank(model, group)))
     if "residuals" in needed:
         selections = {group.name: found.select(model, group, group.width) for group in consumed}
         usual = statistics.fmean(each.loudness for each in selections.values()) if selections else 1.0
-        residuals = in_order(residual_shares, lambda group: selections[group.name].residual_shares)
-        loudness = in_order(lambda _: usual, lambda group: selections[group.name].loudness)
+        return Evidence(
+            residuals=in_order(residual_shares, lambda group: selections[group.name].residual_shares),
+            loudness=in_order(lambda _: usual, lambda group: selections[group.name].loudness),
+        )
     if "scores" in needed:
         of_units = found.scores or score_units(
             model, batches[:1], [group for group in groups if group.consumers], "magnitude"
         )
-        scores = in_order(lambda energy_d: energy_d, lambda group: of_units[group.name])
-    return Evidence(ranks=ranks, residuals=residuals, loudness=loudness, scores=scores)
+        return Evidence(scores=in_order(lambda energy_d: energy_d, lambda group: of_units[group.name]))
+    return Evidence()
 
 
 def choose_units(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import accumulate
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -45,7 +45,6 @@ STEPS = 100
 """Steps in which greedy allocation takes a group apart; one unit each where it has no more than that."""
 CONDENSED = 1e-9
 """Residual share below which what is lost is rounding; units that cost less go in even shares."""
-T = TypeVar("T")
 
 HALVINGS = 60
 TIMED_HALVINGS = 9
@@ -86,33 +85,26 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
-    """Figures of each group, in the groups' order; what ``needed_evidence`` does not name may be missing.
+    """Figures of each group, in the groups' order; what ``needed_evidence`` does not name may be empty.
 
     ``ranks`` are effective ranks, in units; ``residuals[g][k - 1]`` is the share of group g's output variance
     that is lost with its best k units, ``loudness[g]`` the weight of the whole; ``scores[g]`` holds one
     importance per unit, the higher is kept.
     """
 
-    ranks: Sequence[float] | None = None
-    residuals: Sequence[Sequence[float]] | None = None
-    scores: Sequence[Tensor] | None = None
-    loudness: Sequence[float] | None = None
+    ranks: Sequence[float] = ()
+    residuals: Sequence[Sequence[float]] = ()
+    scores: Sequence[Tensor] = ()
+    loudness: Sequence[float] = ()
 
 
 def needed_evidence(settings: Prune) -> set[str]:
     """Return which fields of ``Evidence`` these settings read."""
-    match settings.target, settings.widths:
-        case Widths(), _:
-            return set()
-        case Tolerance(), _:
-            return {"residuals"}
-        case _, "effective-rank":
-            return {"ranks"}
-        case _, "equal-residual" | "greedy":
-            return {"residuals"}
-        case _, "global-magnitude":
-            return {"scores"}
-    return set()
+    if isinstance(settings.target, Widths):
+        return set()
+    if isinstance(settings.target, Tolerance) or settings.widths in {"equal-residual", "greedy"}:
+        return {"residuals"}
+    return {"effective-rank": {"ranks"}, "global-magnitude": {"scores"}}.get(settings.widths, set())
 
 
 def bounds_of(costs: CostModel, settings: Prune, names: Sequence[str]) -> Bounds:
@@ -192,10 +184,11 @@ def choose_widths(
         case Widths(asked):
             return tuple(asked.get(name, width) for name, width in zip(names, costs.widths, strict=True))
         case Tolerance(tolerance):
-            return _fit_tolerance(tolerance, _needed(evidence.residuals), bounds)
+            return _fit_tolerance(tolerance, evidence.residuals, bounds)
         case Latency(share):
+            assert latency is not None, "a target of latency comes with a clock"
             path = _choose_path(costs, evidence, settings, bounds)
-            return _fit_latency(path, share, _needed(latency), settings)
+            return _fit_latency(path, share, latency, settings)
         case Macs(share) | Params(share):
             path = _choose_path(costs, evidence, settings, bounds)
             peers = _peers(settings, costs, bounds)
@@ -205,15 +198,15 @@ def choose_widths(
 def _choose_path(costs: CostModel, evidence: Evidence, settings: Prune, bounds: Bounds) -> Path:
     match settings.widths:
         case "effective-rank":
-            return allocate_in_proportion(_needed(evidence.ranks), bounds)
+            return allocate_in_proportion(evidence.ranks, bounds)
         case "uniform":
             return allocate_in_proportion(costs.widths, bounds)
         case "equal-residual":
-            return allocate_by_residual(_needed(evidence.residuals), bounds)
+            return allocate_by_residual(evidence.residuals, bounds)
         case "greedy":
             return allocate_greedily(_losses(evidence), costs, bounds)
         case "global-magnitude":
-            return allocate_by_score(_needed(evidence.scores), bounds)
+            return allocate_by_score(evidence.scores, bounds)
 
 
 def _losses(evidence: Evidence) -> list[list[float]]:
@@ -223,7 +216,7 @@ def _losses(evidence: Evidence) -> list[list[float]]:
     the group counts for: half-way between all groups alike and the model's own slopes, which hold for small
     errors only. In trials on ResNet-8, CNNs and transformers the half-way did better than either.
     """
-    curves = _needed(evidence.residuals)
+    curves = evidence.residuals
     loudness = evidence.loudness or [1.0] * len(curves)
     whole = max(loudness, default=0.0) or 1.0
     return [
@@ -338,13 +331,6 @@ def _describe_constant(costs: CostModel) -> str:
 def _list_names(names: Sequence[str]) -> str:
     more = len(names) - NAMES_LISTED
     return ", ".join(names[:NAMES_LISTED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _needed(value: T | None) -> T:
-    """Return what ``needed_evidence`` asked for; a caller that left it out is a mistake of ours."""
-    if value is None:
-        raise TypeError("the evidence that widths.needed_evidence names is missing")
-    return value
 
 
 def allocate_in_proportion(wishes: Sequence[float], bounds: Bounds) -> Path:
