@@ -63,17 +63,6 @@ def test_fewer_than_four_points_have_no_loop(count: int) -> None:
     assert bars_of(polygon(count)).shape == (0, 2)
 
 
-def test_an_octahedron_has_a_hollow_but_no_loop() -> None:
-    corners = np.concatenate([np.eye(3), -np.eye(3)])
-    assert len(bars_of(corners)) == 0
-
-
-def test_two_far_polygons_have_the_loop_of_one_twice() -> None:
-    one = bars_of(polygon(12))
-    two = bars_of(np.concatenate([polygon(12), polygon(12) + np.array([50.0, 0.0])]))
-    np.testing.assert_allclose(two, np.concatenate([one, one]), atol=1e-5)
-
-
 def test_a_flat_torus_has_two_loops_that_stand_out() -> None:
     turns = polygon(12)
     torus = np.array([[*a, *b] for a in turns for b in turns])
@@ -141,28 +130,6 @@ def test_the_whole_diagram_moves_by_no_more_than_any_distance_did(seed: int, siz
     # The matching is no formality: bars of nothing at all are further away than the longest bar's half.
     nothing = np.empty((0, 2))
     assert not len(first) or not within(first, nothing, float(np.diff(first, axis=1).max()) / 2 - 1e-6)
-
-
-def test_points_spread_over_a_sphere_have_short_loops_only() -> None:
-    count = 120
-    heights = 1 - 2 * (np.arange(count) + 0.5) / count
-    turns = np.pi * (1 + 5**0.5) * np.arange(count)
-    radii = np.sqrt(1 - heights**2)
-    sphere = np.stack([radii * np.cos(turns), radii * np.sin(turns), heights], axis=1)
-    circle = polygon(count)
-    longest = summary(bars_of(sphere)).max_lifetime
-    assert longest < 0.25 * summary(bars_of(circle)).max_lifetime
-
-
-def test_tight_clusters_have_the_loops_of_their_centres() -> None:
-    generator = np.random.default_rng(0)
-    spread = 0.001
-    around = np.concatenate([centre + spread * generator.normal(size=(8, 2)) for centre in polygon(6)])
-    apart = np.concatenate([10.0 * rank + spread * generator.normal(size=(8, 2)) for rank in range(5)])
-    lifetimes = np.sort(np.diff(bars_of(around), axis=1)[:, 0])[::-1]
-    assert lifetimes[0] == pytest.approx(float(np.diff(bars_of(polygon(6)))[0, 0]), abs=0.02)
-    assert (lifetimes[1:] < 0.01).all()
-    assert summary(bars_of(apart)).max_lifetime < 0.01
 
 
 def test_a_summary_is_worked_out_by_hand() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.pruning.feeds import disturbed, elements_of, fed_to, noise, of_rows, of_signals
+from tests.pruning.feeds import elements_of, noise, of_rows
 from tests.pruning.nets_structure import conv1d
 from tpsprune.pruning import Consumer
 from tpsprune.pruning.compensation import (
@@ -194,37 +193,3 @@ def test_the_gram_matrix_is_what_errors_of_the_signals_are_heard_as(name: str) -
                 said = sum((weight[q, a % inputs] * weight[q, b % inputs]).sum() for a, b in pair)
                 expected[i, j] += cost_q[q] * said
     torch.testing.assert_close(gram_nn, expected)
-
-
-@pytest.mark.parametrize("name", ["cnn", "mixed", "transformer"])
-def test_streamed_moments_are_those_of_all_activations_kept(zoo: SimpleNamespace, name: str) -> None:
-    dense, batch = zoo.case(name)
-    dense = dense.double().eval()
-    batch = batch.double() if batch.is_floating_point() else batch
-    module, consumer, width = {
-        "cnn": ("head", Consumer("head", 0, 9, positions=9), 8),
-        "mixed": ("merge", Consumer("merge", 6, 1), 5),
-        "transformer": ("o", Consumer("o", 0, 4), 2),
-    }[name]
-    rows, fed = [], []
-    for model in (dense, disturbed(dense)):
-        fed.append(fed_to(model, module, batch) + 100.0)  # Far from zero, where raw products lose digits.
-        each = fed[-1].movedim(1, -1) if name == "mixed" else fed[-1]
-        taken = [[each[..., element] for element in signal] for signal in elements_of(consumer, width)]
-        rows.append(torch.stack([torch.stack(signal).flatten() for signal in taken], dim=1))
-    pairs = zip(fed[0].split(7), fed[1].split(7), strict=True)
-    joints = of_signals(dense.get_submodule(module), consumer, width, pairs)
-    y_rn, x_rn = rows
-    expected = torch.cov(torch.cat([x_rn, y_rn], dim=1).T, correction=0)
-    n = len(joints.whole.xx_gpp[0])
-    assert (joints.whole.rows, n) == (len(x_rn), x_rn.shape[1])
-    torch.testing.assert_close(joints.whole.xx_gpp[0], expected[:n, :n])
-    torch.testing.assert_close(joints.whole.xy_gpq[0], expected[:n, n:])
-    torch.testing.assert_close(joints.whole.yy_gq[0], expected[n:, n:].diagonal())
-    torch.testing.assert_close(joints.whole.mean_x_gp[0], x_rn.mean(0))
-    torch.testing.assert_close(joints.whole.mean_y_gq[0], y_rn.mean(0))
-    torch.testing.assert_close(joints.about_zero().whole.xy_gpq[0], x_rn.T @ y_rn / len(x_rn))
-    assert joints.fit is not None
-    assert joints.held is not None
-    # Of batches of 7, 7, 7, 7 and 4 items one each is held out.
-    assert (32 * joints.held.rows, 32 * joints.fit.rows) == (5 * len(x_rn), 27 * len(x_rn))

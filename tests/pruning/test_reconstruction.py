@@ -1,4 +1,4 @@
-"""What an extraction must give back: copies merged without loss, masks, order, modes, flags, number types."""
+"""A layer's refit against least squares; copies merged without loss, masks, order, flags and types kept."""
 
 from __future__ import annotations
 
@@ -9,14 +9,146 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from tests.pruning.feeds import elements_of, noise
+from tests.pruning.feeds import disturbed, elements_of, noise, of_patches
+from tests.pruning.nets_structure import conv1d
 from tpsprune.pruning import Plan, extract, survey
-from tpsprune.pruning.layers import channels_first
+from tpsprune.pruning.layers import channels_first, length
 from tpsprune.pruning.layers import refit as remember_sizes
+from tpsprune.pruning.reconstruction import refit_layer, refusal_to_refit
 from tpsprune.pruning.repair import output_error
 from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs, Widths
+
+
+def every_input(layer: nn.Module) -> Tensor:
+    return torch.ones(length(layer, "in"), dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("layer", "given"),
+    [
+        (nn.Linear(6, 3), noise(400, 6)),
+        (nn.Conv2d(4, 3, 3, padding=1), noise(60, 4, 6, 6)),
+        (nn.Conv2d(4, 6, 3, padding=1, groups=2), noise(60, 4, 6, 6)),
+        (nn.Conv2d(4, 4, 3, padding=1, groups=4), noise(60, 4, 6, 6)),
+        (nn.Conv1d(4, 3, 5, stride=2), noise(60, 4, 15)),
+        (nn.Conv3d(2, 3, 2), noise(30, 2, 4, 4, 4)),
+        (nn.Conv2d(4, 3, 3, padding=1, padding_mode="reflect", bias=False), noise(60, 4, 6, 6)),
+        (conv1d(6, 3), noise(80, 5, 6)),
+    ],
+    ids=["linear", "conv", "grouped", "depthwise", "conv1d", "conv3d", "reflect", "turned linear"],
+)
+def test_a_layer_whose_weights_were_disturbed_comes_back(layer: nn.Module, given: Tensor) -> None:
+    cut = disturbed(layer)
+    done = refit_layer(cut, of_patches(layer, cut, [given]), every_input(layer))
+    assert done.before_share > 1e-3
+    assert done.after_share < 1e-9
+    torch.testing.assert_close(cut(given), layer(given), rtol=0, atol=1e-4)
+
+
+def test_the_solution_is_that_of_ridge_regression_towards_the_weights_as_they_are() -> None:
+    dense, cut = nn.Linear(5, 3), disturbed(nn.Linear(5, 3))
+    given = noise(3, 5)  # Too few items to hold any out: the middle ridge.
+    old = cut.weight.detach().double().clone()
+    done = refit_layer(cut, of_patches(dense, cut, [given]), every_input(cut))
+    assert done.ridge == 1e-2
+    x, y = given.double(), dense(given).detach().double()
+    centred = x - x.mean(0)
+    ridge = 1e-2 * centred.square().mean()
+    scaled = torch.cat([centred / len(x) ** 0.5, ridge.sqrt() * torch.eye(5, dtype=torch.float64)])
+    aims = torch.cat([(y - y.mean(0)) / len(x) ** 0.5, ridge.sqrt() * old.T])
+    expected = torch.linalg.lstsq(scaled, aims).solution.T
+    torch.testing.assert_close(cut.weight.detach().double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(cut(given).mean(0).double(), y.mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_unit_that_is_another_one_pixel_on_is_replaced_which_no_channel_map_can_do() -> None:
+    torch.manual_seed(0)
+    dense = nn.Conv2d(2, 3, 3, padding=1)
+    with torch.no_grad():
+        dense.weight[:, 1, :, :2].zero_()  # What would be out of reach of the other's kernel.
+    cut = copy.deepcopy(dense)
+    with torch.no_grad():
+        cut.weight[:, 1] = 0.0
+    image = noise(200, 1, 8, 8)
+    given = torch.cat([image, functional.pad(image, (1, 0))[..., :-1]], dim=1)
+    alive = torch.tensor([True, False])
+    done = refit_layer(cut, of_patches(dense, cut, [given], alive), alive)
+    assert done.before_share > 0.15
+    # The column at the rim, which the shift pushes out of the image, is all that is lost.
+    assert done.after_share < 0.05
+    assert not cut.weight[:, 1].any()
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_inputs_that_are_gone_keep_weights_of_zero(groups: int) -> None:
+    dense = nn.Conv2d(4, 4, 3, groups=groups)
+    cut = disturbed(dense)
+    alive = torch.tensor([True, False, True, True])
+    with torch.no_grad():
+        cut.weight[: 4 // groups, 1] = 0.0  # The second input is heard by the first group alone.
+    before = cut.weight == 0
+    given = noise(60, 4, 6, 6)
+    given[:, 1] = given[:, 0]
+    done = refit_layer(cut, of_patches(dense, cut, [given], alive), alive)
+    assert done.ridge is not None
+    assert done.after_share < 1e-9
+    assert torch.equal(cut.weight == 0, before)
+    torch.testing.assert_close(cut(given), dense(given), rtol=0, atol=1e-4)
+
+
+def test_no_layer_does_worse_on_the_probe_than_it_did() -> None:
+    for seed in range(6):
+        dense, cut, given = nn.Linear(12, 4), nn.Linear(12, 4), noise(16, 12, seed=seed)
+        alive = noise(12, seed=seed) > -0.5
+        with torch.no_grad():
+            cut.weight[:, ~alive] = 0.0
+        before = float((cut(given) - dense(given)).square().mean().detach())
+        done = refit_layer(cut, of_patches(dense, cut, [given], alive), alive)
+        after = float((cut(given) - dense(given)).square().mean().detach())
+        assert after <= before
+        assert done.after_share / done.before_share == pytest.approx(after / before, abs=1e-5)
+
+
+def test_where_a_fit_would_only_learn_by_heart_the_layer_stays_as_it_is() -> None:
+    torch.manual_seed(0)
+    dense = nn.Linear(40, 1)
+    cut = copy.deepcopy(dense)
+    alive = torch.arange(40) < 20  # Of inputs that say nothing about those that are gone.
+    with torch.no_grad():
+        cut.weight[:, ~alive] = 0.0
+    before = cut.weight.clone()
+    done = refit_layer(cut, of_patches(dense, cut, [noise(24, 40)], alive), alive)
+    assert done.ridge is None
+    assert done.after_share == done.before_share
+    assert torch.equal(cut.weight, before)
+
+
+def test_a_layer_without_a_bias_is_fitted_through_zero() -> None:
+    dense = nn.Linear(3, 2, bias=False)
+    cut = disturbed(dense)
+    given = noise(300, 3) + 2.0
+    assert refit_layer(cut, of_patches(dense, cut, [given]), every_input(dense)).after_share < 1e-9
+    torch.testing.assert_close(cut.weight, dense.weight, rtol=0, atol=1e-4)
+    # What a bias would say is no business of the weights: they are those of least squares through zero.
+    shifted = nn.Linear(3, 2)
+    refit_layer(cut, of_patches(shifted, cut, [given]), every_input(dense))
+    expected = torch.linalg.lstsq(given, shifted(given)).solution.T
+    torch.testing.assert_close(cut.weight, expected, rtol=0, atol=2e-3)
+
+
+def test_what_cannot_be_refitted_says_why() -> None:
+    assert "different parts of its kernel" in refusal_to_refit(nn.ConvTranspose2d(2, 2, 2), torch.ones(2))
+    assert "does not mix units" in refusal_to_refit(nn.BatchNorm1d(2), torch.ones(2))
+    assert "4617 features are more than 4608" in refusal_to_refit(
+        nn.Conv2d(600, 1, 3), torch.arange(600) < 513
+    )
+    assert not refusal_to_refit(nn.Conv2d(600, 1, 3), torch.arange(600) < 512)
+    assert not refusal_to_refit(nn.Conv2d(600, 600, 3, groups=600), torch.ones(600))
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    assert "parametrised" in refusal_to_refit(normed, torch.ones(2))
 
 
 def beside(layer: nn.Module, axis: int, *scales: Tensor) -> None:
