@@ -138,17 +138,11 @@ def test_a_summary_is_worked_out_by_hand() -> None:
     assert summary(np.empty((0, 2))) == H1Summary(0.0, 0.0, 0.0, 0)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_distances_that_are_not_finite_are_refused(bad: float) -> None:
-    condensed = np.ones(6)
-    condensed[2] = bad
-    with pytest.raises(ValueError, match="not finite"):
-        h1_bars(condensed, 4)
-
-
-def test_a_wrong_number_of_distances_is_refused() -> None:
-    with pytest.raises(ValueError, match="do not belong to 5 points"):
-        h1_bars(np.ones(6), 5)
+@pytest.mark.parametrize(("value", "points"), [(np.nan, 4), (np.inf, 4), (1.0, 5)])
+def test_distances_that_are_not_finite_or_too_few_are_refused(value: float, points: int) -> None:
+    condensed = np.array([1.0, 1.0, value, 1.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match="not finite" if points == 4 else "do not belong to 5 points"):
+        h1_bars(condensed, points)
 
 
 def test_counting_loops_loads_neither_torch_nor_scikit_learn() -> None:

@@ -25,7 +25,6 @@ from tpsprune.pruning.widths import (
     allocate_greedily,
     allocate_in_proportion,
     bounds_of,
-    check_widths,
     choose_widths,
     needed_evidence,
 )
@@ -161,44 +160,6 @@ def test_greedy_prices_each_group_once_for_each_of_about_a_hundred_steps_however
     assert 6 * 90 < len(priced) <= 6 * 110
 
 
-def test_equal_scores_are_counted_out_in_even_shares_not_swept_away_by_a_threshold() -> None:
-    """torch-pruning's global threshold takes every unit that ties with it, and then cuts nothing at all."""
-    path = allocate_by_score([torch.ones(16), torch.ones(16)], limits((16, 16)))
-    assert path(0.5) == (8, 8)
-    assert path(0.75) == (12, 12)
-
-
-def test_exact_zeros_are_no_more_units_than_were_asked_for() -> None:
-    """A layer of zeros once fell from 16 to 4 when 5 % were to go."""
-    zeros = torch.cat([torch.ones(4), torch.zeros(12)])
-    widths = allocate_by_score([zeros, torch.rand(44) + 0.5], limits((16, 44)))(0.95)
-    assert widths == (13, 44)
-
-
-def test_scores_are_compared_as_multiples_of_their_groups_mean() -> None:
-    scores = torch.tensor([4.0, 3.0, 2.0, 1.0])
-    assert allocate_by_score([scores, 1000 * scores], limits((4, 4)))(0.5) == (2, 2)
-
-
-def test_a_group_whose_every_unit_is_weak_keeps_its_least() -> None:
-    """torch-pruning skips such a group in silence and leaves it whole."""
-    weak = torch.tensor([1e-9, 1e-9, 1e-9, 1.0])
-    assert allocate_by_score([weak, torch.ones(12)], limits((4, 12), least=2))(0.5)[0] == 2
-
-
-@pytest.mark.parametrize(
-    ("wish", "nearest"), [(0.0, 8), (11.9, 8), (12.0, 16), (19.9, 16), (20.0, 20), (99.0, 20)]
-)
-def test_a_wish_goes_to_the_nearest_width_that_is_allowed(wish: float, nearest: int) -> None:
-    assert limits((20,), least=8, step=8).nearest(0, wish) == nearest
-
-
-def test_a_width_grows_by_a_step_to_the_dense_width_and_no_further() -> None:
-    own = limits((20,), least=8, step=8)
-    assert [own.wider(0, width) for width in (8, 16, 20)] == [16, 20, 20]
-    assert [own.no_less(0, width) for width in (1, 9, 16, 17, 20)] == [8, 16, 16, 20, 20]
-
-
 Method = Literal["effective-rank", "equal-residual", "greedy", "uniform", "global-magnitude"]
 METHODS: tuple[Method, ...] = get_args(Method)
 NAMES = ("l0", "l1", "l2")
@@ -310,17 +271,13 @@ def test_a_group_that_loses_less_is_cut_more_by_its_residuals() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_only_the_evidence_that_a_method_needs_is_read(method: Method) -> None:
+def test_only_the_evidence_that_a_method_and_a_target_need_is_read(method: Method) -> None:
+    assert needed_evidence(Prune(target=Tolerance(0.01), widths=method)) == {"residuals"}
+    assert needed_evidence(Prune(target=Widths({"l0": 3}), widths=method)) == set()
     settings_ = Prune(target=Macs(0.5), widths=method)
     full = evidence((12, 16, 10))
     held = Evidence(**{name: getattr(full, name) for name in needed_evidence(settings_)})
     assert chosen(costs(), settings_, held) == chosen(costs(), settings_, full)
-
-
-def test_targets_of_other_kinds_need_their_own_evidence() -> None:
-    assert needed_evidence(Prune(target=Tolerance(0.01))) == {"residuals"}
-    assert needed_evidence(Prune(target=Widths({"l0": 3}), widths="greedy")) == set()
-    assert needed_evidence(Prune(target=Latency(0.5))) == {"residuals"}
 
 
 def test_the_cap_is_a_cap_whatever_the_scores_say() -> None:
@@ -332,103 +289,9 @@ def test_the_cap_is_a_cap_whatever_the_scores_say() -> None:
     assert chosen(model, settings_, Evidence(scores=scores))[0] >= 5
 
 
-def test_a_groups_own_cap_is_that_of_the_last_pattern_that_matches() -> None:
-    caps = {"l*": 0.5, "l2": 0.9}
-    settings_ = Prune(max_cut_shares=caps, min_width=1)
-    assert bounds_of(costs((10, 20, 30)), settings_, NAMES).least == (5, 10, 3)
-
-
-def test_a_cap_for_a_group_that_is_not_there_names_those_that_are() -> None:
-    settings_ = Prune(max_cut_shares={"l22": 0.5})
-    with pytest.raises(PruneError, match=r"prune.max_cut_shares: 'l22' matches no group .*'l2'.*l0, l1, l2"):
-        check_widths(costs(), settings_, NAMES)
-
-
-def test_widths_are_multiples_and_within_their_bounds() -> None:
-    model = costs((24, 32, 20))
-    settings_ = Prune(target=Macs(0.5), widths="effective-rank", round_to=8, min_width=8, max_cut_share=0.8)
-    found = chosen(model, settings_, Evidence(ranks=(1.0, 30.0, 2.0)))
-    assert all(width % 8 == 0 or width == dense for width, dense in zip(found, model.widths, strict=True))
-    assert bounds_of(model, settings_, NAMES).least == (8, 8, 8)
-
-
-def test_heads_are_counted_one_by_one_and_one_may_be_left() -> None:
-    model = costs((24, 4, 6), ("units", "heads", "blocks"))
-    bounds = bounds_of(model, Prune(round_to=8, min_width=8), NAMES)
-    assert bounds.steps == (8, 1, 1)
-    assert bounds.least == (8, 1, 1)
-
-
-def test_a_target_out_of_reach_says_what_is_in_reach_and_which_bounds_forbid_more() -> None:
-    with pytest.raises(
-        PruneError,
-        match=r"prune\.target macs=0\.01 cannot be reached: with min_width 2, max_cut_share 0\.95, l0 0\.5 "
-        r"and round_to 1 the least is 0\.\d{3}",
-    ):
-        chosen(costs(), Prune(target=Macs(0.01), max_cut_shares={"l0": 0.5}))
-    fixed = replace(costs(), constant=400.0, total=costs().total + 400)
-    with pytest.raises(PruneError, match=r"because \d+% of the multiply-accumulates lie in layers that"):
-        chosen(fixed, Prune(target=Macs(0.1)))
-
-
-def test_the_least_that_is_in_reach_is_reached() -> None:
-    model = costs()
-    least = model.at(bounds_of(model, Prune(), NAMES).least) / model.total
-    assert chosen(model, Prune(target=Macs(least))) == bounds_of(model, Prune(), NAMES).least
-
-
-@pytest.mark.parametrize("tolerance", [0.5, 0.1, 0.01])
-def test_a_tolerance_keeps_the_fewest_units_that_lose_no_more(tolerance: float) -> None:
-    residuals = [falling(width, 2.0) for width in (12, 16, 10)]
-    found = chosen(costs(), Prune(target=Tolerance(tolerance), min_width=1), Evidence(residuals=residuals))
-    for width, curve in zip(found, residuals, strict=True):
-        assert curve[width - 1] <= tolerance < curve[width - 2]
-
-
-def test_a_tolerance_stays_within_the_bounds_and_on_the_steps() -> None:
-    residuals = [falling(20, 2.0), [0.0] * 20]
-    settings_ = Prune(target=Tolerance(0.1), round_to=8, min_width=8)
-    assert chosen(costs((20, 20)), settings_, Evidence(residuals=residuals)) == (16, 8)
-
-
 def test_widths_by_name_are_taken_as_they_are_and_the_others_stay_dense() -> None:
     settings_ = Prune(target=Widths({"l1": 1}), round_to=8, min_width=8)
     assert chosen(costs(), settings_, Evidence()) == (12, 1, 10)
-
-
-def test_all_that_is_wrong_with_widths_by_name_is_told_at_once() -> None:
-    with pytest.raises(PruneError) as caught:
-        check_widths(costs(), Prune(target=Widths({"l00": 3, "l1": 17, "l2": 10, "zz": 1})), NAMES)
-    assert str(caught.value) == (
-        "prune.target.widths: 3 faults:"
-        "\n  'l00' is no group that can be cut (did you mean 'l0'?)"
-        "\n  'l1' can keep 1 to 16 units (found 17)"
-        "\n  'zz' is no group that can be cut; groups are l0, l1, l2"
-    )
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_latency_is_met_by_what_is_measured_and_not_by_what_is_counted(method: Method) -> None:
-    """A machine on which only the widest group takes time, in steps of four units."""
-    model = costs((12, 16, 10))
-
-    def measured(widths: Sequence[int]) -> float:
-        return 0.2 + 0.8 * -(-widths[1] // 4) / 4
-
-    found = chosen(model, Prune(target=Latency(0.65), widths=method), latency=measured)
-    assert measured(found) <= 0.65
-    assert measured((12, found[1] + 4, 10)) > 0.65
-
-
-def test_a_latency_is_asked_for_no_more_often_than_it_takes() -> None:
-    asked: list[tuple[int, ...]] = []
-
-    def measured(widths: Sequence[int]) -> float:
-        asked.append(tuple(widths))
-        return sum(widths) / 38
-
-    chosen(costs((12, 16, 10)), Prune(target=Latency(0.5)), latency=measured)
-    assert len(asked) <= 11
 
 
 def test_widths_that_were_fast_only_once_are_not_taken() -> None:
@@ -445,13 +308,121 @@ def test_widths_that_were_fast_only_once_are_not_taken() -> None:
     assert sum(found) / 38 <= 0.5
 
 
-def test_a_latency_that_even_the_least_widths_miss_is_refused_with_what_was_measured() -> None:
-    with pytest.raises(PruneError, match=r"latency=0.3 cannot be reached.*the least is 0.420 as measured"):
-        chosen(costs(), Prune(target=Latency(0.3)), latency=lambda _: 0.42)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_wider_target_never_narrows_a_group_by_more_than_what_was_left_over(method: Method) -> None:
     model = costs((40, 60, 30))
     found = [chosen(model, Prune(target=Macs(share), widths=method)) for share in (0.2, 0.4, 0.6, 0.8)]
     assert all(a <= b + 4 for low, high in pairwise(found) for a, b in zip(low, high, strict=True))
+
+
+ONES, FOUR = torch.ones(16), torch.tensor([4.0, 3.0, 2.0, 1.0])
+WEAK = torch.tensor([1e-9, 1e-9, 1e-9, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("scores", "least", "level", "widths"),
+    [
+        # torch-pruning's global threshold takes every unit that ties with it, and then cuts nothing at all.
+        ([ONES, ONES], 1, 0.5, (8, 8)),
+        ([ONES, ONES], 1, 0.75, (12, 12)),
+        # A layer of zeros once fell from 16 to 4 when 5 % were to go.
+        ([torch.cat([ONES[:4], torch.zeros(12)]), torch.linspace(0.5, 1.5, 44)], 1, 0.95, (13, 44)),
+        # Scores count as multiples of their group's mean.
+        ([FOUR, 1000 * FOUR], 1, 0.5, (2, 2)),
+        # torch-pruning skips a group whose every unit is weak in silence and leaves it whole.
+        ([WEAK, torch.ones(12)], 2, 0.5, (2, 7)),
+    ],
+)
+def test_the_best_scores_are_counted_out(scores, least: int, level: float, widths: tuple[int, ...]) -> None:
+    assert allocate_by_score(scores, limits(tuple(map(len, scores)), least=least))(level) == widths
+
+
+def test_bounds_give_the_nearest_the_least_and_the_next_allowed_width() -> None:
+    own = limits((20,), least=8, step=8)
+    wishes = [(0.0, 8), (11.9, 8), (12.0, 16), (19.9, 16), (20.0, 20), (99.0, 20)]
+    assert [own.nearest(0, wish) for wish, _ in wishes] == [nearest for _, nearest in wishes]
+    assert [own.wider(0, width) for width in (8, 16, 20)] == [16, 20, 20]
+    assert [own.no_less(0, width) for width in (1, 9, 16, 17, 20)] == [8, 16, 16, 20, 20]
+
+
+def test_bounds_follow_the_last_cap_that_matches_whole_steps_and_the_kind_of_group() -> None:
+    capped = Prune(max_cut_shares={"l*": 0.5, "l2": 0.9}, min_width=1)
+    assert bounds_of(costs((10, 20, 30)), capped, NAMES).least == (5, 10, 3)
+    heads = bounds_of(costs((24, 4, 6), ("units", "heads", "blocks")), Prune(round_to=8, min_width=8), NAMES)
+    assert (heads.steps, heads.least) == ((8, 1, 1), (8, 1, 1))
+    model = costs((24, 32, 20))
+    stepped = Prune(target=Macs(0.5), widths="effective-rank", round_to=8, min_width=8, max_cut_share=0.8)
+    found = chosen(model, stepped, Evidence(ranks=(1.0, 30.0, 2.0)))
+    assert all(width % 8 == 0 or width == dense for width, dense in zip(found, model.widths, strict=True))
+    assert bounds_of(model, stepped, NAMES).least == (8, 8, 8)
+
+
+def test_the_least_that_is_in_reach_is_reached() -> None:
+    model = costs()
+    least = bounds_of(model, Prune(), NAMES).least
+    assert chosen(model, Prune(target=Macs(model.at(least) / model.total))) == least
+
+
+FIXED = replace(costs(), constant=400.0, total=costs().total + 400)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings_", "message"),
+    [
+        (
+            costs(),
+            Prune(target=Macs(0.01), max_cut_shares={"l0": 0.5}),
+            r"prune\.target macs=0\.01 cannot be reached: with min_width 2, max_cut_share 0\.95, l0 0\.5 "
+            r"and round_to 1 the least is 0\.\d{3}",
+        ),
+        (FIXED, Prune(target=Macs(0.1)), r"because \d+% of the multiply-accumulates lie in layers that"),
+        (
+            costs(),
+            Prune(target=Latency(0.3)),
+            r"latency=0.3 cannot be reached.*the least is 0.420 as measured",
+        ),
+        (
+            costs(),
+            Prune(max_cut_shares={"l22": 0.5}),
+            r"prune.max_cut_shares: 'l22' matches no group .*'l2'.*l0, l1, l2",
+        ),
+        (
+            costs(),
+            Prune(target=Widths({"l00": 3, "l1": 17, "l2": 10, "zz": 1})),
+            r"^prune\.target\.widths: 3 faults:"
+            r"\n  'l00' is no group that can be cut \(did you mean 'l0'\?\)"
+            r"\n  'l1' can keep 1 to 16 units \(found 17\)"
+            r"\n  'zz' is no group that can be cut; groups are l0, l1, l2$",
+        ),
+    ],
+)
+def test_what_cannot_be_met_is_refused_with_what_can(
+    model: CostModel, settings_: Prune, message: str
+) -> None:
+    with pytest.raises(PruneError, match=message):
+        chosen(model, settings_, latency=lambda _: 0.42)
+
+
+@pytest.mark.parametrize("tolerance", [0.5, 0.1, 0.01])
+def test_a_tolerance_keeps_the_fewest_units_that_lose_no_more(tolerance: float) -> None:
+    residuals = [falling(width, 2.0) for width in (12, 16, 10)]
+    found = chosen(costs(), Prune(target=Tolerance(tolerance), min_width=1), Evidence(residuals=residuals))
+    for width, curve in zip(found, residuals, strict=True):
+        assert curve[width - 1] <= tolerance < curve[width - 2]
+    stepped, curves = Prune(target=Tolerance(0.1), round_to=8, min_width=8), [falling(20, 2.0), [0.0] * 20]
+    assert chosen(costs((20, 20)), stepped, Evidence(residuals=curves)) == (16, 8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_latency_is_met_by_few_measurements_and_not_by_what_is_counted(method: Method) -> None:
+    """A machine on which only the widest group takes time, in steps of four units."""
+    model, asked = costs((12, 16, 10)), []
+
+    def measured(widths: Sequence[int]) -> float:
+        asked.append(widths)
+        return 0.2 + 0.8 * -(-widths[1] // 4) / 4
+
+    found = chosen(model, Prune(target=Latency(0.65), widths=method), latency=measured)
+    assert len(asked) <= 11
+    assert measured(found) <= 0.65
+    assert measured((12, found[1] + 4, 10)) > 0.65

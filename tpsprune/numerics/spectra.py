@@ -15,7 +15,6 @@ from tpsprune.numerics.forward import widened
 
 __all__ = [
     "Edge",
-    "adiabatic_parameter",
     "corrected_participation_ratio",
     "edge",
     "effective_rank",
@@ -117,17 +116,3 @@ def gap_23(singular_values_k: Tensor) -> Tensor:
     It scales with the square of the rows. Source: Xu 2026 (arXiv 2602.16746), the code beside it.
     """
     return singular_values_k[1].square() - singular_values_k[2].square()
-
-
-def adiabatic_parameter(
-    eigenvalues_k: Tensor, earlier_eigenvalues_k: Tensor, gap: float, learning_rate: float
-) -> float:
-    """Return A = ‖ΔG‖_F / (η g²), with ‖ΔG‖_F taken as the length of the change of the eigenvalues.
-
-    That is a lower bound of the true norm (Hoffman and Wielandt), for eigenvalues sorted alike. Units
-    and thresholds have not been published: compare A with itself only. Not finite for a zero gap.
-
-    Source: Xu 2026 (arXiv 2603.28964).
-    """
-    change = torch.linalg.vector_norm(eigenvalues_k - earlier_eigenvalues_k)
-    return float(change / (learning_rate * gap**2)) if gap else torch.inf

@@ -101,11 +101,8 @@ class CalibrationStatistics:
 
         Of consumers to which units are different numbers of signals those that are like the first count.
         """
-        weighted = []
-        for each in self._alike(model, group):
-            root_n = each.gram_nn.diagonal().clamp_min(0).sqrt()
-            weighted.append(_over_trace(root_n[:, None] * each.yy_nn * root_n))
-        total_nn = torch.stack(weighted).sum(0)
+        roots = ((each, each.gram_nn.diagonal().clamp_min(0).sqrt()) for each in self._alike(model, group))
+        total_nn = _sum_of_shares([root_n[:, None] * each.yy_nn * root_n for each, root_n in roots])
         return pivoted_cholesky(total_nn, count, features=len(total_nn) // group.width)
 
     def effective_rank(self, model: nn.Module, group: Group) -> float:
@@ -119,8 +116,8 @@ class CalibrationStatistics:
         for each in self._alike(model, group):
             values_n, vectors_nn = torch.linalg.eigh(each.gram_nn)
             root_nn = vectors_nn * values_n.clamp_min(0).sqrt() @ vectors_nn.T
-            weighted.append(_over_trace(root_nn @ each.yy_nn @ root_nn))
-        rank = float(effective_rank(torch.linalg.eigvalsh(torch.stack(weighted).sum(0))))
+            weighted.append(root_nn @ each.yy_nn @ root_nn)
+        rank = float(effective_rank(torch.linalg.eigvalsh(_sum_of_shares(weighted))))
         return max(1.0, rank * group.width / len(weighted[0]))
 
     def rows(self, group: Group) -> int:
@@ -132,8 +129,10 @@ class CalibrationStatistics:
         return [each for each in readings if each.features == readings[0].features]
 
 
-def _over_trace(covariance_nn: Tensor) -> Tensor:
-    return covariance_nn / covariance_nn.trace().clamp_min(torch.finfo(covariance_nn.dtype).tiny)
+def _sum_of_shares(covariances: Sequence[Tensor]) -> Tensor:
+    """Return the sum of covariances, each over its trace."""
+    tiny = torch.finfo(covariances[0].dtype).tiny
+    return torch.stack([each_nn / each_nn.trace().clamp_min(tiny) for each_nn in covariances]).sum(0)
 
 
 def collect_statistics(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Final
 
 import torch
@@ -53,9 +54,9 @@ class _Item:
     root_idxs: tuple[int, ...]
 
     @property
-    def target(self) -> _Target:
+    def target(self) -> Any:
         """What newer importances call the layer."""
-        return _Target(self.layer)
+        return SimpleNamespace(module=self.layer)
 
     @property
     def handler(self) -> Any:
@@ -65,11 +66,6 @@ class _Item:
     def __iter__(self) -> Iterator[Any]:
         """Unpack into the dependency and its elements, as torch-pruning's group items do."""
         return iter((self, list(self.elements)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    module: nn.Module
 
 
 def score_units(
@@ -139,12 +135,10 @@ def _scores(model: nn.Module, group: Group, kind: str, formula: Any, normalizer:
     # The first tensor's length is that of the sums: it must have an element for every unit.
     scored_n = formula(items)
     if scored_n is None:
-        lacking = (
-            "no batch norm with a scale" if kind == "bn-scale" else "nothing that this formula can score"
-        )
+        needed = "no batch norm with a scale" if kind == "bn-scale" else "nothing that this formula can score"
         raise PruneError(
-            f"units = {kind!r}: group {group.name!r} holds {lacking}; name it in prune.leave_alone, or "
-            "choose other units"
+            f"units = {kind!r}: group {group.name!r} holds {needed}; name it in prune.leave_alone, or choose "
+            "other units"
         )
     scores_n: Tensor = scored_n[: group.width].float()
     if not bool(scores_n.any()):
@@ -157,11 +151,8 @@ def _scores(model: nn.Module, group: Group, kind: str, formula: Any, normalizer:
 def _items(model: nn.Module, group: Group) -> Iterator[_Item]:
     for slice_ in group.slices:
         name, _, tensor = slice_.tensor.rpartition(".")
-        if tensor == "weight":
-            module = model.get_submodule(name)
-            side = _out_side(module, slice_)
-            if side is not None:
-                yield _item(module, side, slice_, group.width)
+        if tensor == "weight" and (side := _out_side(module := model.get_submodule(name), slice_)):
+            yield _item(module, side, slice_, group.width)
     for consumer in group.consumers:
         module = model.get_submodule(consumer.module)
         linear = isinstance(module, nn.Linear)
