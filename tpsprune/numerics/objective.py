@@ -6,6 +6,7 @@ Shape letters: n items, c classes, l places of an item, t targets or labels of a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Final, Self, final
@@ -154,54 +155,55 @@ class Objective:
         return labels.shape[1] if self.word == "next-token" else 1
 
     def _own(self, output: Any, labels: Tensor) -> tuple[Tensor, Any]:
-        """Return loss and quality as the user's function has them; the quality is not looked at here."""
+        """Return loss and quality as the user's function has them; the quality is not checked here."""
         assert self.function is not None, "asked for where there is one"
         try:
-            said = self.function(output, labels)
+            loss = self.function(output, labels)
         except Exception as error:
             lines = str(error).strip().splitlines()
-            words = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-            raise _fault(f"'{self.word}' raised {words}") from error
+            raise self._fault(f"raised {': '.join([type(error).__name__, *lines[:1]])}") from error
         quality = None
-        if isinstance(said, Mapping):
-            if set(said) != {"loss", "quality"}:
-                found = ", ".join(map(str, said)) or "nothing"
-                raise _fault(f"'{self.word}' returned a mapping of {found}; of loss and quality would do")
-            quality, said = said["quality"], said["loss"]
-        if not isinstance(said, Tensor) or said.numel() != 1:
-            found = f"shape {tuple(said.shape)}" if isinstance(said, Tensor) else type(said).__name__
-            raise _fault(
-                f"'{self.word}' returned {found}; the mean loss, a tensor of one number, would do, or a "
-                "mapping of loss and quality"
+        if isinstance(loss, Mapping):
+            if set(loss) != {"loss", "quality"}:
+                found = ", ".join(map(str, loss)) or "nothing"
+                raise self._fault(f"returned a mapping of {found}; of loss and quality would do")
+            quality, loss = loss["quality"], loss["loss"]
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise self._fault(
+                f"returned {found}; the mean loss, a tensor of one number, would do, or a mapping of loss "
+                "and quality"
             )
-        return said.reshape(()), quality
-
-    def _quality(self, given: Any) -> float:
-        try:
-            share = float(given.detach() if isinstance(given, Tensor) else given)
-        except (TypeError, ValueError, RuntimeError) as error:
-            words = f"returned a quality that is no number ({type(given).__name__}); one number would do"
-            raise _fault(f"'{self.word}' {words}") from error
-        if not isfinite(share) or share > 1.0:
-            words = f"returned a quality of {share:g}; 1, the best there is, or less would do"
-            raise _fault(f"'{self.word}' {words}")
-        return share
+        return loss.reshape(()), quality
 
     def _own_sums(self, output: Any, labels: Tensor) -> Sums:
         loss, quality = self._own(output, labels)
         items = len(labels)
         if quality is not None:
-            share = self._quality(quality)
-            right = torch.tensor(share * items, dtype=torch.float64, device=loss.device)
-        else:
-            scores = _scores_of(output)
-            if not are_classes(labels) or scores is None or scores.ndim != 2:
-                raise _fault(
-                    f"'{self.word}' returns a loss alone, and what of these answers is right is not known: a "
-                    "mapping of loss and quality would do"
-                )
+            right = torch.tensor(self._share(quality) * items, dtype=torch.float64, device=loss.device)
+        elif (scores := _scores_of_classes(output, labels)) is not None:
             right = (scores.argmax(dim=1) == labels).sum()
+        else:
+            raise self._fault(
+                "returns a loss alone, and what of these answers is right is not known: a mapping of loss "
+                "and quality would do"
+            )
         return Sums(loss.double() * items, right, torch.tensor(items, device=loss.device))
+
+    def _share(self, quality: Any) -> float:
+        try:
+            share = float(quality.detach() if isinstance(quality, Tensor) else quality)
+        except (TypeError, ValueError, RuntimeError) as error:
+            kind = type(quality).__name__
+            raise self._fault(
+                f"returned a quality that is no number ({kind}); one number would do"
+            ) from error
+        if not isfinite(share) or share > 1.0:
+            raise self._fault(f"returned a quality of {share:g}; 1, the best there is, or less would do")
+        return share
+
+    def _fault(self, message: str) -> RecipeError:
+        return RecipeError("recipe", [Fault(PLACE, f"'{self.word}' {message}")])
 
 
 CROSS_ENTROPY: Final = Objective("cross-entropy")
@@ -249,12 +251,8 @@ def _count(numbers: Tensor) -> Tensor:
     return torch.tensor(numbers.numel(), device=numbers.device)
 
 
-def _scores_of(output: Any) -> Tensor | None:
-    try:
-        return logits_of(output)
-    except TypeError:
-        return None
-
-
-def _fault(message: str) -> RecipeError:
-    return RecipeError("recipe", [Fault(PLACE, message)])
+def _scores_of_classes(output: Any, labels: Tensor) -> Tensor | None:
+    with suppress(TypeError):
+        scores = logits_of(output)
+        return scores if are_classes(labels) and scores.ndim == 2 else None
+    return None
