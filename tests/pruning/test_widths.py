@@ -390,9 +390,9 @@ FIXED = replace(costs(), constant=400.0, total=costs().total + 400)
             costs(),
             Prune(target=Widths({"l00": 3, "l1": 17, "l2": 10, "zz": 1})),
             r"^prune\.target\.widths: 3 faults:"
-            r"\n  'l00' is no group that can be cut \(did you mean 'l0'\?\)"
+            r"\n  'l00' is no group that can be pruned \(did you mean 'l0'\?\)"
             r"\n  'l1' can keep 1 to 16 units \(found 17\)"
-            r"\n  'zz' is no group that can be cut; groups are l0, l1, l2$",
+            r"\n  'zz' is no group that can be pruned; groups are l0, l1, l2$",
         ),
     ],
 )

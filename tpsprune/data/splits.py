@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tpsprune.data.preparation import Preparation
 from tpsprune.errors import DataError
-from tpsprune.numerics.trees import Tree, at, mapped
+from tpsprune.numerics.trees import Tree, at, map_tensors
 from tpsprune.records import TaskFacts
 
 __all__ = ["Dataset", "Split", "held_out_parted", "parted", "require_every_class", "stratified_order"]
@@ -39,7 +39,7 @@ class Split:
 
     def to(self, device: torch.device | str) -> Split:
         """Return the same items on ``device``."""
-        return Split(mapped(self.inputs, lambda each: each.to(device)), self.labels.to(device))
+        return Split(map_tensors(self.inputs, lambda each: each.to(device)), self.labels.to(device))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -34,7 +34,7 @@ def order_parameters(phases_n: Tensor) -> tuple[Tensor, Tensor]:
     """Return the complex order parameters z₁ = mean e^{iθ} and z₂ = mean e^{2iθ} over the last axis.
 
     |z₁| is 1 where all phases agree, |z₂| also where they agree up to half a turn. A common shift φ turns z₁
-    by φ and z₂ by 2φ and leaves the moduli alone. Phases drawn evenly give E|z₁| ≈ 0.886 n^(−1/2), not zero.
+    by φ and z₂ by 2φ and leaves the moduli alone. Even phases give E|z₁| ≈ 0.886 n^(−1/2), not zero.
     Neither sees order of three and more clusters. Differentiable; one sine and one cosine per phase.
 
     Source: Kuramoto 1975; the second moment after Skardal and Arenas 2020 (arXiv 1909.08057).
@@ -230,10 +230,10 @@ def moment_coherence(gate_ism: Tensor, up_ism: Tensor | None, label_i: Tensor, d
         η² = Σ_c n_c (P̄_c − P̄)² / Σ_i (P_i − P̄)²,   R = (η² − f) / (1 − f),   f = (k − 1) / (n − 1).
 
     η² is the square of the largest correlation that P_im can have with any o_m(y_i), so that R_m is the
-    triplet E[g u o(y)] of a unit at the o that suits it best, whatever the head says. At most 1; about 0
+    triplet E[g u o(y)] of a unit at the o that suits it best, whatever the head computes. At most 1; about 0
     where labels are random. Invariant under renaming classes, order of items, shift and scale of h. A
     unit that never varies, and all of them where k or n is too small to tell (k < 2, n ≤ k), gets 0 and
-    no gradient. Does not see whether units agree, nor what a unit says of a class it shares with others.
+    no gradient. Does not see whether units agree, nor what a unit tells of a class it shares with others.
     Differentiable once, in closed form. Cost: a handful of passes over the activations, no product of
     matrices.
 

@@ -70,7 +70,7 @@ def maxmin_landmarks(points_nd: Tensor, count: int, start: int) -> Tensor:
 def column_permuted(points_nd: Tensor, generator: torch.Generator) -> Tensor:
     """Return the cloud with each coordinate shuffled over the points by itself.
 
-    Every coordinate keeps its values; what coordinates had to do with one another is gone. ``generator``
+    Every coordinate keeps its values; their dependence on one another is lost. ``generator``
     lives on the CPU, so that one seed gives one cloud on every device.
     """
     order_nd = torch.rand(points_nd.shape, generator=generator).argsort(0)
@@ -83,7 +83,7 @@ def signed_fold(
     """Return a float32 sketch of ``size`` numbers of all ``tensors`` laid end to end.
 
     Stage one cuts the p coordinates into rows of ``buckets`` and adds the rows, each with a sign of its
-    own; stage two gives each bucket a sign and folds to ``size``. With signs drawn from ``seed`` inner
+    own; stage two gives each bucket a sign and folds to ``size``. With signs sampled from ``seed`` inner
     products are kept on average, E⟨Sx, Sy⟩ = ⟨x, y⟩, and the map is linear: the sketch of a difference is
     the difference of sketches, so that no copy of the tensors need be kept. Singular values of real
     update windows came out within 4 % at these sizes; low-rank rows aligned with ``buckets`` err more.

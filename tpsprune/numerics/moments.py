@@ -69,7 +69,7 @@ def input_moments(model: nn.Module, batches: Iterable[Any], widths: Mapping[str,
 
     One forward pass per batch, in evaluation mode and without gradients. Convolutions are read channels
     first, all else features last (see ``as_rows``). A module called several times in a pass adds up
-    its calls; one that no pass calls is left out of the answer.
+    its calls; one that no pass calls is left out.
 
     Sums are taken in double precision about the first call's mean, so that units far from zero lose
     no digits. Not finite inputs give not finite moments.

@@ -32,7 +32,7 @@ PLACE: Final = "task.loss"
 class Sums:
     """Sums over items: of the loss, of what was right, and how many numbers the loss is a mean of.
 
-    ``right`` are answers that are right, a number; with ``mse`` the squares left, by target.
+    ``right`` is the number of right predictions; with ``mse`` the squared errors, by target.
     """
 
     loss: Tensor
@@ -46,7 +46,7 @@ class Sums:
 @final
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """A loss and the quality that goes with it; the score of an answer is ``logits_of`` it.
+    """A loss and the quality that goes with it; the scores of an output are ``logits_of`` it.
 
     - ``cross-entropy``: scores (n, c), labels (n,) of classes, in nats; quality is accuracy. Of scores
       (n, …, c) and labels (n, …) every place is an item.
@@ -55,8 +55,8 @@ class Objective:
     - ``bce``: scores (n, t), labels (n, t) of 0 and 1; nats for each label; quality is the share of labels
       on whose side of zero the score is.
     - ``mse``: scores (n, t), labels (n, t) or (n,), the mean of squares; quality is R², ``r_squared``.
-    - a function of the user's own, called with a model's answer as it is and the labels; it returns the
-      mean loss, or a mapping of ``loss`` and ``quality`` (1 is the best). Quality is what it says, else
+    - a function of the user's own, called with a model's output as it is and the labels; it returns the
+      mean loss, or a mapping of ``loss`` and ``quality`` (1 is the best). Quality is what it returns, else
       accuracy where labels are classes (n,) and scores (n, c). Over batches both are means by items.
     """
 
@@ -104,7 +104,7 @@ class Objective:
                 return _entropy(scores, labels, "mean", label_smoothing)
 
     def sums(self, output: Any, labels: Tensor) -> Sums:
-        """Return loss and right answers summed over a batch, without smoothing; the loss is differentiable.
+        """Return loss and right predictions, summed over a batch, without smoothing; differentiable.
 
         Raises:
             RecipeError: a function of the user's own raised, returned no mean loss, or no quality is known.
@@ -133,7 +133,7 @@ class Objective:
         return loss, sums.right.item() / counted
 
     def chance(self, labels: Tensor, classes: int) -> float:
-        """Return the quality of an answer that does not look at its input.
+        """Return the quality of a prediction that ignores its input.
 
         1 / classes where classes are told apart, as if they were equally common; the share of the commonest
         token; for each label its commoner value, on average; 0 of R² and where nobody knows.
@@ -151,7 +151,7 @@ class Objective:
                 return 1.0 / classes if are_classes(labels) else 0.0
 
     def places(self, labels: Tensor) -> int:
-        """Return how many answers an item has: its tokens with ``next-token``, else one."""
+        """Return how many predictions an item has: its tokens with ``next-token``, else one."""
         return labels.shape[1] if self.word == "next-token" else 1
 
     def _own(self, output: Any, labels: Tensor) -> tuple[Tensor, Any]:

@@ -38,8 +38,8 @@ __all__ = [
 
 MOST_PAIRS: Final = 1000
 EXACT_PAIRS: Final = 16
-"""Pairs up to which every sign pattern is tried; beyond, ``DRAWN_PATTERNS`` are sampled."""
-DRAWN_PATTERNS: Final = 20_000
+"""Pairs up to which every sign pattern is tried; beyond, ``SAMPLED_PATTERNS`` are sampled."""
+SAMPLED_PATTERNS: Final = 20_000
 POWER: Final = 0.8
 ROUNDING: Final = 1e-12
 
@@ -102,7 +102,7 @@ def slope_interval(points: Iterable[tuple[float, float]], confidence: float = 0.
     With S = Σ (x − x̄)² and r what the line leaves of y: b = Σ (x − x̄)(y − ȳ) / S, and
     b ± t(n − 2, (1 + confidence) / 2) · √(Σ r² / ((n − 2) S)). On logarithms b is the
     exponent of a power law. A constant added to x or y changes nothing. It sees no bend: of a curve it gives
-    the mean slope, and an interval that says nothing of the bend. All x alike have no slope, and two points
+    the mean slope, and an interval that tells nothing of the bend. All x alike have no slope, and two points
     no interval.
 
     Source: Student 1908 and Fisher 1922, "The goodness of fit of regression formulae".
@@ -162,7 +162,7 @@ def sign_flip_p(values: Sequence[float]) -> float:
 
     Under the null each value is as likely with the other sign; no shape is assumed. The least that n values
     can give is 2^(1 − n): six are the fewest that can be below 0.05. Exact up to 16 values, thereafter
-    (1 + hits) / (1 + 20,000) of patterns drawn from a fixed seed.
+    (1 + hits) / (1 + 20,000) of patterns sampled from a fixed seed.
 
     Source: Fisher 1935, "The Design of Experiments", section 21.
 
@@ -174,16 +174,16 @@ def sign_flip_p(values: Sequence[float]) -> float:
     hit_p = np.abs(_signs(len(value_n)) @ value_n) >= observed
     if len(value_n) <= EXACT_PAIRS:
         return float(hit_p.mean())
-    return (1 + int(hit_p.sum())) / (1 + DRAWN_PATTERNS)
+    return (1 + int(hit_p.sum())) / (1 + SAMPLED_PATTERNS)
 
 
 @cache
 def _signs(count: int) -> NDArray[np.float64]:
-    """Return sign patterns, a row each: all of them but for the mirrored half, or so many drawn ones."""
+    """Return sign patterns, a row each: all of them but for the mirrored half, or so many sampled ones."""
     if count <= EXACT_PAIRS:
         bit_pn = np.arange(2 ** (count - 1))[:, None] >> np.arange(count) & 1
         return np.asarray(1.0 - 2.0 * bit_pn, dtype=np.float64)
-    return np.random.default_rng(0).choice((-1.0, 1.0), size=(DRAWN_PATTERNS, count))
+    return np.random.default_rng(0).choice((-1.0, 1.0), size=(SAMPLED_PATTERNS, count))
 
 
 def lower_bound(values: Sequence[float], confidence: float = 0.95) -> float:

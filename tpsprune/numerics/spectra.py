@@ -59,7 +59,7 @@ def corrected_participation_ratio(ratio: float, rows: int, *, at_most: float) ->
     """Return the participation ratio freed of the bias of estimating it from ``rows`` independent rows.
 
     1 / PR_rows ≈ 1 / PR + 1 / rows, so PR ≈ 1 / (1 / PR_rows − 1 / rows): within 2 % at 256 rows for a
-    true ratio of 500 to 1,000. The correction explodes where PR_rows nears ``rows``; the answer is cut
+    true ratio of 500 to 1,000. The correction explodes where PR_rows nears ``rows``; the result is cut
     off at ``at_most``, the number of units. Rows that are not independent are corrected too little.
     """
     if ratio <= 0.0:

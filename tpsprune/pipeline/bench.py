@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tpsprune import data, models, pruning, tps, training
 from tpsprune.data import Dataset
 from tpsprune.numerics.objective import Objective
-from tpsprune.numerics.trees import Tree, at, joined, parted_evenly
+from tpsprune.numerics.trees import Tree, at, join_items, split_evenly
 from tpsprune.pipeline.weights import begins_with
 from tpsprune.recipe import Recipe
 from tpsprune.signals import Panel
@@ -90,7 +90,7 @@ class Bench:
             train_inputs=self.dataset.train.inputs,
             train_labels=self.dataset.train.labels,
             total_steps=self.total_steps,
-            probe=(joined(self.probe), torch.cat(self.probe_labels)),
+            probe=(join_items(self.probe), torch.cat(self.probe_labels)),
         )
 
     def sites(self, model: nn.Module) -> pruning.Sites:
@@ -157,4 +157,4 @@ def _probe(
     inputs = execution.arrange(dataset.prepare(at(dataset.train.inputs, index)))
     # Equal parts: a last batch of one item would stop a batch norm over vectors.
     parts = ceil(len(index) / PROBE_BATCH_ITEMS)
-    return parted_evenly(inputs, parts), torch.tensor_split(dataset.train.labels[index], parts)
+    return split_evenly(inputs, parts), torch.tensor_split(dataset.train.labels[index], parts)

@@ -11,7 +11,7 @@ from torch import nn
 
 from tpsprune import measure
 from tpsprune.errors import ArtifactError
-from tpsprune.numerics.trees import first_of, mapped
+from tpsprune.numerics.trees import first_of, map_tensors
 from tpsprune.pipeline.bench import Bench
 from tpsprune.pipeline.bill import Bill
 from tpsprune.pipeline.load import largest_difference, rebuilt_from
@@ -79,7 +79,7 @@ def weigh(bench: Bench, folder: RunFolder, bill: Bill, state: State, *, timed: b
 def _prove_rebuilt(bench: Bench, folder: RunFolder, ticket: nn.Module) -> None:
     """Build the ticket anew from its files, as an export will, and hold it against the one in memory."""
     rebuilt = rebuilt_from(folder, bench.dataset.facts)
-    inputs = mapped(bench.probe[0], lambda each: each.cpu())
+    inputs = map_tensors(bench.probe[0], lambda each: each.cpu())
     difference = largest_difference(copy.deepcopy(ticket).cpu().eval(), rebuilt, inputs)
     if not difference <= REBUILT_TOLERANCE:
         raise ArtifactError(

@@ -24,7 +24,7 @@ from tpsprune.numerics.forward import call_model, evaluation_mode, observe_input
 from tpsprune.numerics.moments import Moments, MomentSums
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.numerics.spectra import effective_rank
-from tpsprune.numerics.trees import item_count, taken
+from tpsprune.numerics.trees import item_count, take_items
 from tpsprune.pruning.compensation import weights_gram
 from tpsprune.pruning.groups import Consumer, Group
 from tpsprune.pruning.head_width import ScoreMoments, rotated, second_moment
@@ -172,7 +172,7 @@ def collect_statistics(
     else:
         with torch.no_grad(), evaluation_mode(model):
             for rank, batch in enumerate(batches):
-                _check_finite(call_model(model, taken(batch, torch.arange(2))), rank)
+                _check_finite(call_model(model, take_items(batch, torch.arange(2))), rank)
     scores = None
     if not by_outputs:
         scores = score_units(
@@ -210,11 +210,11 @@ def _measure(model: nn.Module, batches: Sequence[Any], groups: Sequence[Group]) 
 
     with torch.no_grad(), evaluation_mode(model):
         with observe_inputs(model, {*readers, *mixers}, count):
-            call_model(model, taken(batches[0], torch.arange(2)))
+            call_model(model, take_items(batches[0], torch.arange(2)))
         share = _share_needed(groups, places, items)
         with observe_inputs(model, readers, add):
             for batch in batches:
-                part = taken(batch, torch.arange(math.ceil(share * item_count(batch) - 1e-9)))
+                part = take_items(batch, torch.arange(math.ceil(share * item_count(batch) - 1e-9)))
                 _check_finite(call_model(model, part), rank)
                 rank += 1
     cost = measure_sensitivities(model, batches, list(readers))
@@ -385,7 +385,7 @@ def check_calibration_data(model: nn.Module, batches: Sequence[Any]) -> None:
             raise PruneError(f"calibration batch {rank} holds values that are not finite")
     try:
         with torch.no_grad(), evaluation_mode(model):
-            output = call_model(model, taken(batches[0], torch.arange(2)))
+            output = call_model(model, take_items(batches[0], torch.arange(2)))
     except Exception as error:
         message = (str(error).splitlines() or [type(error).__name__])[0]
         raise PruneError(

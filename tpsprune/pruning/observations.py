@@ -23,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from tpsprune.numerics.forward import widened
 from tpsprune.numerics.moments import gram
-from tpsprune.numerics.trees import item_count, taken
+from tpsprune.numerics.trees import item_count, take_items
 from tpsprune.pruning.groups import Consumer
 from tpsprune.pruning.layers import channels_first
 from tpsprune.pruning.layout import element_index
@@ -63,7 +63,7 @@ def sample_items(batches: Sequence[Any], items: int, at_a_time: int) -> Iterator
     for rank in range(count):
         batch = batches[rank * len(batches) // count]
         for part in torch.split(torch.arange(min(each, item_count(batch))), at_a_time):
-            yield taken(batch, part)
+            yield take_items(batch, part)
 
 
 def count_places(columns: int, items: int, *, least: int = LEAST_ROWS) -> int:

@@ -10,7 +10,7 @@ from torch import nn
 
 from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import MacCount, count_macs
-from tpsprune.numerics.trees import taken
+from tpsprune.numerics.trees import take_items
 from tpsprune.pruning.compensation import can_gain_bias
 from tpsprune.pruning.costs import CostModel
 from tpsprune.pruning.groups import Group, Survey
@@ -34,7 +34,7 @@ def surveyed(model: nn.Module, batch: Any, settings: Prune) -> tuple[Survey, Mac
         PruneError: a pattern to leave alone matches nothing, nothing can be cut, or a weight is not finite.
     """
     _check_finite(model)
-    example = taken(batch, torch.arange(2))
+    example = take_items(batch, torch.arange(2))
     found = survey(model, example, settings.leave_alone, head_width=settings.head_width)
     if not found.groups:
         raise PruneError(_nothing_to_cut(found))

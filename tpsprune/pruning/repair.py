@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import call_model, evaluation_mode
-from tpsprune.numerics.trees import item_count, taken
+from tpsprune.numerics.trees import item_count, take_items
 from tpsprune.pruning.observations import HELD_OUT, sample_items
 from tpsprune.pruning.trial import item_tensors
 
@@ -350,11 +350,11 @@ def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
 
 def _sample(fit: Sequence[Any], generator: torch.Generator) -> Any:
     batch = fit[int(torch.randint(len(fit), (), generator=generator))]
-    return taken(batch, torch.randperm(item_count(batch), generator=generator)[:STEP_ITEMS])
+    return take_items(batch, torch.randperm(item_count(batch), generator=generator)[:STEP_ITEMS])
 
 
 def _split(batch: Any) -> tuple[Any, Any]:
     """Return the items to fit and those held out: the same ones where there are too few to part."""
     items = torch.arange(item_count(batch))
     held = len(items) // HELD_OUT
-    return (taken(batch, items[:-held]), taken(batch, items[-held:])) if held else (batch, batch)
+    return (take_items(batch, items[:-held]), take_items(batch, items[-held:])) if held else (batch, batch)

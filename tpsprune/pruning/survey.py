@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tpsprune.errors import PruneError, did_you_mean
 from tpsprune.numerics.forward import call_model
-from tpsprune.numerics.trees import taken
+from tpsprune.numerics.trees import take_items
 from tpsprune.pruning.attention import attention_groups
 from tpsprune.pruning.candidates import Candidate, Proposal, candidates
 from tpsprune.pruning.graph import couplings
@@ -54,7 +54,7 @@ def survey(
     spared = _matches(model, leave_alone)
     order = {name: rank for rank, (name, _) in enumerate(model.named_modules())}
     tied = _tied(model)
-    batch = taken(example_batch, torch.arange(2))
+    batch = take_items(example_batch, torch.arange(2))
     traced = couplings(model, batch)
     subject, single = shaken(model), _single_precision(batch)
     _refuse_unrunnable(subject, single)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import MacCount, call_model, count_macs, evaluation_mode
-from tpsprune.numerics.trees import taken
+from tpsprune.numerics.trees import take_items
 from tpsprune.pruning.cutting import elements_kept
 from tpsprune.pruning.groups import Group, GroupCut
 from tpsprune.pruning.observations import sample_items
@@ -68,9 +68,9 @@ def verify(
             f"the cut was rolled back: the ticket's output differs by {difference:.2g} of its spread "
             "from that of the model with the same units silenced"
         )
-    _check_backward(ticket, dense, taken(probe[0], torch.arange(2)))
+    _check_backward(ticket, dense, take_items(probe[0], torch.arange(2)))
     # Counted on the items the dense model was counted on: what comes once a batch is shared out alike.
-    share = count_macs(ticket, taken(probe[0], torch.arange(2))).total / dense_count.total
+    share = count_macs(ticket, take_items(probe[0], torch.arange(2))).total / dense_count.total
     if isinstance(settings.target, Macs):
         _check_share(share, settings.target.macs, "multiply-accumulates", settings)
     if isinstance(settings.target, Params):

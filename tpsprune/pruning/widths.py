@@ -1,7 +1,7 @@
 """How many units each group keeps, so that the whole meets the target.
 
-An allocation is a path of widths from the least allowed to the dense: for a level in 0 … 1 it says how wide
-each group is, and no group ever narrows as the level rises. Whatever the target is (multiply-accumulates,
+An allocation is a path of widths from the least allowed to the dense: for a level in 0 … 1 it gives each
+group's width, and no group ever narrows as the level rises. Whatever the target is (multiply-accumulates,
 parameters, measured time), it is met by going down one path.
 
 Shape letters: g groups, n units of a group.
@@ -139,7 +139,7 @@ def check_widths(costs: CostModel, settings: Prune, names: Sequence[str]) -> Bou
 
     Raises:
         PruneError: even the least widths cost more than the target; a name or pattern matches no group; a
-            width that was asked for is none. The message says what is within reach.
+            width given by name is out of range. The message names what is within reach.
     """
     bounds = bounds_of(costs, settings, names)
     match settings.target:
@@ -147,8 +147,8 @@ def check_widths(costs: CostModel, settings: Prune, names: Sequence[str]) -> Bou
             least = costs.at(bounds.least) / costs.total
             if least > share + SLACK:
                 raise _out_of_reach(settings, math.ceil(1000 * least) / 1000, _describe_constant(costs))
-        case Widths(asked):
-            _check_asked(asked, costs.widths, names)
+        case Widths(by_name):
+            _check_names(by_name, costs.widths, names)
     return bounds
 
 
@@ -181,8 +181,8 @@ def choose_widths(
     """
     bounds = check_widths(costs, settings, names)
     match settings.target:
-        case Widths(asked):
-            return tuple(asked.get(name, width) for name, width in zip(names, costs.widths, strict=True))
+        case Widths(by_name):
+            return tuple(by_name.get(name, width) for name, width in zip(names, costs.widths, strict=True))
         case Tolerance(tolerance):
             return _fit_tolerance(tolerance, evidence.residuals, bounds)
         case Latency(share):
@@ -298,13 +298,13 @@ def _fit_latency(
     return next((widths for widths in reversed(passed[1:]) if latency(widths) <= share), least)
 
 
-def _check_asked(asked: Mapping[str, int], dense: Sequence[int], names: Sequence[str]) -> None:
+def _check_names(by_name: Mapping[str, int], dense: Sequence[int], names: Sequence[str]) -> None:
     width_of = dict(zip(names, dense, strict=True))
     faults = []
-    for name, width in asked.items():
+    for name, width in by_name.items():
         if name not in width_of:
             hint = did_you_mean(name, names) or f"; groups are {_list_names(names)}"
-            faults.append(f"'{name}' is no group that can be cut{hint}")
+            faults.append(f"'{name}' is no group that can be pruned{hint}")
         elif not 1 <= width <= width_of[name]:
             faults.append(f"'{name}' can keep 1 to {width_of[name]} units (found {width})")
     if faults:
@@ -325,7 +325,7 @@ def _describe_constant(costs: CostModel) -> str:
     share = costs.constant / costs.total
     if share < WORTH_A_WORD:
         return "; lower those, or ask for more"
-    return f", because {share:.0%} of the {costs.unit} lie in layers that cannot be cut"
+    return f", because {share:.0%} of the {costs.unit} lie in layers that cannot be pruned"
 
 
 def _list_names(names: Sequence[str]) -> str:
@@ -334,9 +334,9 @@ def _list_names(names: Sequence[str]) -> str:
 
 
 def allocate_in_proportion(wishes: Sequence[float], bounds: Bounds) -> Path:
-    """Return widths c · wish: effective ranks, or the dense widths for a uniform cut.
+    """Return widths c · wish: effective ranks, or the dense widths for uniform pruning.
 
-    Proportions only: doubling every wish changes nothing. A group at one of its bounds stays there.
+    Proportions only: doubling every wish changes nothing. A group at one of its bounds remains there.
     """
     held = [max(float(wish), 1e-9) for wish in wishes]
     most = max((dense / wish for dense, wish in zip(bounds.dense, held, strict=True)), default=1.0)
@@ -411,7 +411,7 @@ def allocate_by_score(scores: Sequence[Tensor], bounds: Bounds) -> Path:
     """Return how many units of each group are among the best of all, by scores ``scores_n`` per group.
 
     Scores count as multiples of their group's mean. The best are counted out, not found by a threshold: of
-    equal scores as many stay as are asked for, in even shares from each group.
+    equal scores exactly the number asked for is kept, in even shares from each group.
     """
     ranked: list[tuple[float, float, int]] = []
     for rank, scores_n in enumerate(scores):

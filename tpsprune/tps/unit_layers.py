@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tpsprune.errors import VariantError, did_you_mean
 from tpsprune.numerics.forward import call_model, evaluation_mode
-from tpsprune.numerics.trees import Tree, item_count, taken
+from tpsprune.numerics.trees import Tree, item_count, take_items
 
 __all__ = ["UnitLayer", "fitting_unit_layers", "has_unit_layers", "named_unit_layers"]
 
@@ -57,7 +57,7 @@ def fitting_unit_layers(model: nn.Module, names: Sequence[str], probe: Tree) -> 
     Raises:
         VariantError: a layer named is not there or does not fit, or none does.
     """
-    few = taken(probe, torch.arange(FEW))
+    few = take_items(probe, torch.arange(FEW))
     heard = _heard(model, few)
     named = names or getattr(model, "unit_layers", ())
     for layer in (found := named_unit_layers(model, named)):
