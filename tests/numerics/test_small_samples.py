@@ -34,36 +34,6 @@ def spread(values: list[float]) -> bool:
     return float(np.std(values)) > 1e-3
 
 
-@given(VALUES.filter(spread))
-def test_students_p_is_scipys(values: list[float]) -> None:
-    assert t_p(values) == pytest.approx(scipy.stats.ttest_1samp(values, 0.0).pvalue, rel=1e-9)
-
-
-def test_values_that_are_all_alike_are_certain_or_say_nothing() -> None:
-    assert (t_p([0.3, 0.3, 0.3]), t_p([0.0, 0.0, 0.0])) == (0.0, 1.0)
-    assert lower_bound([0.3, 0.3]) == pytest.approx(0.3)
-
-
-def test_ratios_that_are_alike_but_for_rounding_are_alike() -> None:
-    assert t_p([log(0.3 / 0.1), log(3.0), log(0.9 / 0.3)]) == 0.0
-
-
-@given(VALUES)
-def test_sign_flips_are_those_of_a_slow_twin(values: list[float]) -> None:
-    observed = abs(sum(values)) * (1 - 1e-12)
-    sums = [
-        abs(sum(sign * value for sign, value in zip(signs, values, strict=True)))
-        for signs in itertools.product((1, -1), repeat=len(values))
-    ]
-    assert sign_flip_p(values) == pytest.approx(sum(each >= observed for each in sums) / len(sums))
-
-
-@given(VALUES, st.floats(0.01, 100))
-def test_sign_flips_see_neither_scale_nor_side(values: list[float], scale: float) -> None:
-    assert sign_flip_p([scale * value for value in values]) == pytest.approx(sign_flip_p(values))
-    assert sign_flip_p([-value for value in values]) == sign_flip_p(values)
-
-
 @pytest.mark.parametrize(("pairs", "least"), [(3, 0.25), (5, 0.0625), (6, 0.03125), (8, 0.0078125)])
 def test_the_least_p_of_sign_flips_is_two_to_the_one_minus_n(pairs: int, least: float) -> None:
     assert sign_flip_p([1.0] * pairs) == least
@@ -75,13 +45,6 @@ def test_many_pairs_draw_their_signs_and_come_near_the_exact_share() -> None:
     exact = float((np.abs(signs @ values) >= abs(sum(values)) * (1 - 1e-12)).mean())
     assert sign_flip_p(values) == pytest.approx(exact, abs=0.005)
     assert sign_flip_p(values) == sign_flip_p(values)
-
-
-@given(VALUES.filter(spread))
-def test_the_lower_bound_is_where_a_one_sided_test_turns(values: list[float]) -> None:
-    bound = lower_bound(values)
-    p_value = scipy.stats.ttest_1samp(values, bound, alternative="greater").pvalue
-    assert p_value == pytest.approx(0.05, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -127,16 +90,6 @@ def claimed(effect: float, deviation: float, pairs: int) -> float:
 def test_holm_is_his_own_example_and_one_claim_is_left_alone() -> None:
     assert holm({"a": 0.01, "b": 0.02, "c": 0.04}) == pytest.approx({"a": 0.03, "b": 0.04, "c": 0.04})
     assert holm({"only": 0.04}) == {"only": 0.04}
-
-
-@given(st.dictionaries(st.text(max_size=3), st.floats(0, 1), min_size=1, max_size=6))
-def test_holm_keeps_the_order_and_never_lowers_a_p(p_values: dict[str, float]) -> None:
-    corrected = holm(p_values)
-    assert list(corrected) == list(p_values)
-    for one, two in itertools.combinations(p_values, 2):
-        if p_values[one] < p_values[two]:
-            assert corrected[one] <= corrected[two]
-    assert all(p_values[name] <= corrected[name] <= 1 for name in p_values)
 
 
 def test_fieller_of_a_sure_bottom_is_the_interval_of_the_top() -> None:
@@ -195,16 +148,6 @@ def test_three_pairs_have_the_closed_quantile_of_two_degrees_of_freedom() -> Non
     found = ratio_interval([(exp(1), 1.0), (exp(2), 1.0), (exp(3), 1.0)], confidence=2 * p - 1)
     reach = (2 * p - 1) / sqrt(2 * p * (1 - p)) / sqrt(3)
     assert (log(found.low), log(found.mean), log(found.high)) == pytest.approx((2 - reach, 2, 2 + reach))
-
-
-def test_equal_ratios_leave_no_doubt() -> None:
-    found = ratio_interval([(8.0, 1.0), (16.0, 2.0), (4.0, 0.5)])
-    assert (found.low, found.mean, found.high) == pytest.approx((8.0, 8.0, 8.0))
-
-
-def test_one_pair_has_no_interval() -> None:
-    with pytest.raises(ValueError, match="at least two"):
-        ratio_interval([(2.0, 1.0)])
 
 
 @given(ratios)
@@ -275,11 +218,6 @@ def test_a_slope_is_scipys() -> None:
     assert found.high - found.mean == pytest.approx(reach)
 
 
-def test_two_points_have_no_interval_of_a_slope() -> None:
-    with pytest.raises(ValueError, match="at least three points"):
-        slope_interval([(0.0, 1.0), (1.0, 2.0)])
-
-
 def test_a_slopes_interval_covers_what_it_promises_at_five_points() -> None:
     draw = np.random.default_rng(0)
     places = [0.0, 1.0, 2.0, 3.0, 4.0]
@@ -289,3 +227,42 @@ def test_a_slopes_interval_covers_what_it_promises_at_five_points() -> None:
     ]
     covered = sum(interval.low <= -0.5 <= interval.high for interval in found) / len(found)
     assert covered == pytest.approx(0.95, abs=0.012)
+
+
+def test_too_few_numbers_have_no_interval_and_equal_ones_leave_no_doubt() -> None:
+    with pytest.raises(ValueError, match="at least two"):
+        ratio_interval([(2.0, 1.0)])
+    with pytest.raises(ValueError, match="at least three points"):
+        slope_interval([(0.0, 1.0), (1.0, 2.0)])
+    found = ratio_interval([(8.0, 1.0), (16.0, 2.0), (4.0, 0.5)])
+    assert (found.low, found.mean, found.high) == pytest.approx((8.0, 8.0, 8.0))
+    assert (t_p([0.3, 0.3, 0.3]), t_p([0.0, 0.0, 0.0])) == (0.0, 1.0)
+    assert t_p([log(0.3 / 0.1), log(3.0), log(0.9 / 0.3)]) == 0.0, "alike but for rounding"
+    assert lower_bound([0.3, 0.3]) == pytest.approx(0.3)
+
+
+@given(VALUES.filter(spread))
+def test_students_p_and_the_lower_bound_are_scipys(values: list[float]) -> None:
+    assert t_p(values) == pytest.approx(scipy.stats.ttest_1samp(values, 0.0).pvalue, rel=1e-9)
+    one_sided = scipy.stats.ttest_1samp(values, lower_bound(values), alternative="greater")
+    assert one_sided.pvalue == pytest.approx(0.05, rel=1e-6)
+
+
+@given(VALUES, st.floats(0.01, 100))
+def test_sign_flips_are_those_of_a_slow_twin_and_see_neither_scale_nor_side(
+    values: list[float], scale: float
+) -> None:
+    sums_p = np.abs(np.array(list(itertools.product((1, -1), repeat=len(values)))) @ values)
+    share = float((sums_p >= abs(sum(values)) * (1 - 1e-12)).mean())
+    assert sign_flip_p(values) == pytest.approx(share)
+    assert sign_flip_p([-scale * value for value in values]) == pytest.approx(share)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_keeps_the_order_and_never_lowers_a_p(values: list[float]) -> None:
+    p_values = {str(place): value for place, value in enumerate(values)}
+    corrected = holm(p_values)
+    assert list(corrected) == list(p_values)
+    for one, two in itertools.combinations(p_values, 2):
+        assert p_values[one] >= p_values[two] or corrected[one] <= corrected[two]
+    assert all(p_values[name] <= corrected[name] <= 1 for name in p_values)

@@ -115,16 +115,6 @@ def test_what_is_done_to_a_layer_at_its_stop_is_what_the_walk_goes_on_with(
     assert all(torch.equal(tensor, before[name]) for name, tensor in dense.state_dict().items())
 
 
-def test_a_module_put_in_the_place_of_one_that_comes_later_is_what_is_called() -> None:
-    dense = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3)).eval()
-    cut, batch = copy.deepcopy(dense), noise(4, 3)
-    for stop in traverse_in_step(dense, cut, [batch], ["0", "2"]):
-        if stop.module == "0":
-            cut[1] = nn.ReLU()
-        else:
-            torch.testing.assert_close(stop.fed[0].pruned, torch.relu(cut[0](batch)).detach())
-
-
 def test_later_calls_of_a_layer_do_not_stop_and_can_be_had_in_full(coroutines: list[greenlet]) -> None:
     class Loop(nn.Module):
         def __init__(self) -> None:
@@ -214,31 +204,6 @@ def test_models_and_layers_may_be_called_by_keyword(batch_of: Callable[..., Any]
     torch.testing.assert_close(stops["b"], dense.a(x - y).detach())
 
 
-def test_no_gradients_are_kept_and_the_caller_has_those_it_had() -> None:
-    dense = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-    for stop in traverse_in_step(dense, copy.deepcopy(dense), [noise(2, 3)], ["0", "1"]):
-        assert torch.is_grad_enabled()
-        assert not any(
-            each is not None and each.requires_grad
-            for each in (stop.fed[0].dense, stop.fed[0].pruned, stop.fed[0].output)
-        )
-    assert torch.is_grad_enabled()
-    assert not list(traverse_in_step(dense, copy.deepcopy(dense), [], ["0"]))
-    assert not list(traverse_in_step(dense, copy.deepcopy(dense), [noise(2, 3)], []))
-
-
-def test_what_a_layer_says_is_taken_before_hooks_of_the_model_change_it() -> None:
-    dense = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
-    dense[0].register_forward_hook(lambda _module, _args, out: torch.relu(out) + 7)
-    batch = noise(5, 3)
-    said = {
-        stop.module: stop.fed[0].output
-        for stop in traverse_in_step(dense, disturbed(dense), [batch], ["0", "1"])
-    }
-    torch.testing.assert_close(said["0"], dense[0].forward(batch).detach())
-    torch.testing.assert_close(said["1"], dense(batch).detach())
-
-
 def test_leaving_early_ends_every_forward_and_leaves_nothing_behind(coroutines: list[greenlet]) -> None:
     dense, cut = Wandering(), Wandering()
     stops = traverse_in_step(dense, cut, list(noise(6, 2, 3)), mixers(dense))
@@ -248,3 +213,29 @@ def test_leaving_early_ends_every_forward_and_leaves_nothing_behind(coroutines: 
     stops.close()
     assert (dense.ended, cut.ended) == (6, 6)
     assert nothing_is_left(coroutines, dense, cut)
+
+
+def test_no_gradients_are_kept_and_the_caller_has_those_it_had() -> None:
+    dense = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    for stop in traverse_in_step(dense, copy.deepcopy(dense), [noise(2, 3)], ["0", "1"]):
+        assert torch.is_grad_enabled()
+        fed = stop.fed[0]
+        assert not any(
+            each is not None and each.requires_grad for each in (fed.dense, fed.pruned, fed.output)
+        )
+    assert torch.is_grad_enabled()
+    assert not list(traverse_in_step(dense, copy.deepcopy(dense), [], ["0"]))
+    assert not list(traverse_in_step(dense, copy.deepcopy(dense), [noise(2, 3)], []))
+
+
+def test_outputs_come_before_hooks_change_them_and_a_later_module_may_be_replaced() -> None:
+    dense = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)).eval()
+    cut, batch = disturbed(dense), noise(5, 3)
+    dense[0].register_forward_hook(lambda _module, _args, out: torch.relu(out) + 7)
+    for stop in traverse_in_step(dense, cut, [batch], ["0", "2"]):
+        if stop.module == "0":
+            cut[1] = nn.ReLU()
+            torch.testing.assert_close(stop.fed[0].output, dense[0].forward(batch).detach())
+        else:
+            torch.testing.assert_close(stop.fed[0].pruned, torch.relu(cut[0](batch)).detach())
+            torch.testing.assert_close(stop.fed[0].output, dense(batch).detach())
