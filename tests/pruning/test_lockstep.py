@@ -1,4 +1,4 @@
-"""Two models walked side by side: where each batch is, what is done on the way, and that nothing is left."""
+"""Two models in lock step: where each batch is, what is done on the way, and that nothing is left."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_stops_come_in_the_order_of_calls_and_each_batch_is_where_it_should_be(
     parts=st.integers(1, 3),
     seed=st.integers(0, 1000),
 )
-def test_what_is_done_to_a_layer_at_its_stop_is_what_the_walk_goes_on_with(
+def test_what_is_done_to_a_layer_at_its_stop_is_what_the_traversal_goes_on_with(
     kinds: list[str], norm: str, parts: int, seed: int
 ) -> None:
     dense = DrawnNet(kinds, [4, 6, 4, 6], norm, 5).eval()

@@ -1,4 +1,4 @@
-"""What is foreseen of a cut is what the cut then does; and every layer is on the roll."""
+"""What is planned is what the extraction then does; and every layer is listed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def probe() -> list[Tensor]:
 
 
 @pytest.mark.parametrize("target", [Macs(0.6), Params(0.6), Tolerance(0.3)], ids=str)
-def test_widths_foreseen_are_those_of_the_extraction(
+def test_planned_widths_are_those_of_the_extraction(
     net: Net, probe: list[Tensor], target: Macs | Params | Tolerance
 ) -> None:
     settings = Prune(target=target)
@@ -58,13 +58,13 @@ def test_widths_foreseen_are_those_of_the_extraction(
     assert any(change.width_after < change.width_before for change in found.changes)
 
 
-def test_the_cost_foreseen_is_that_of_the_ticket(net: Net, probe: list[Tensor]) -> None:
+def test_the_planned_cost_is_that_of_the_ticket(net: Net, probe: list[Tensor]) -> None:
     settings = replace(Prune(target=Macs(0.6)), new_biases=False)
     ahead, found = pruning.plan_widths(net, probe, settings), pruning.extract(net, probe, settings)
     assert ahead.cost_share == pytest.approx(found.macs_share, abs=1e-3)
 
 
-def test_foreseeing_leaves_the_model_as_it_is(net: Net, probe: list[Tensor]) -> None:
+def test_planning_leaves_the_model_as_it_is(net: Net, probe: list[Tensor]) -> None:
     before = {name: tensor.clone() for name, tensor in net.train().state_dict().items()}
     pruning.plan_widths(net, probe, Prune(target=Macs(0.6)))
     assert net.training

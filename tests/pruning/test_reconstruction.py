@@ -83,12 +83,12 @@ def test_a_unit_that_is_another_one_pixel_on_is_replaced_which_no_channel_map_ca
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_inputs_that_are_gone_keep_weights_of_zero(groups: int) -> None:
+def test_pruned_inputs_keep_weights_of_zero(groups: int) -> None:
     dense = nn.Conv2d(4, 4, 3, groups=groups)
     cut = disturbed(dense)
     alive = torch.tensor([True, False, True, True])
     with torch.no_grad():
-        cut.weight[: 4 // groups, 1] = 0.0  # The second input is heard by the first group alone.
+        cut.weight[: 4 // groups, 1] = 0.0  # The second input is read by the first group alone.
     before = cut.weight == 0
     given = noise(60, 4, 6, 6)
     given[:, 1] = given[:, 0]
@@ -99,7 +99,7 @@ def test_inputs_that_are_gone_keep_weights_of_zero(groups: int) -> None:
     torch.testing.assert_close(cut(given), dense(given), rtol=0, atol=1e-4)
 
 
-def test_no_layer_does_worse_on_the_probe_than_it_did() -> None:
+def test_no_layer_does_worse_on_the_calibration_data_than_it_did() -> None:
     for seed in range(6):
         dense, cut, given = nn.Linear(12, 4), nn.Linear(12, 4), noise(16, 12, seed=seed)
         alive = noise(12, seed=seed) > -0.5
@@ -164,7 +164,7 @@ def beside(layer: nn.Module, axis: int, *scales: Tensor) -> None:
 
 
 def doubled(model: nn.Sequential, first: int, second: int, scale: Tensor) -> None:
-    """Double the units of layer ``first``: scaled copies, of which ``second`` hears random shares."""
+    """Double the units of layer ``first``: scaled copies, of which ``second`` reads random shares."""
     share = torch.rand(len(scale), dtype=torch.float64, generator=torch.Generator().manual_seed(first))
     alike = torch.ones_like(scale)
     norm = model[first + 1]
@@ -210,8 +210,11 @@ ACTIVATIONS: dict[str, tuple[nn.Module, Callable[[int], Tensor]]] = {
 }
 
 
-@pytest.mark.parametrize("refit", [True, False], ids=["refit", "fold alone"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
+@pytest.mark.parametrize(
+    ("dtype", "refit"),
+    [(torch.float64, True), (torch.float32, True), (torch.float64, False)],
+    ids=["double", "single", "compensation alone"],
+)
 @pytest.mark.parametrize("kind", [perceptron, convolutions, normed])
 @pytest.mark.parametrize("case", ACTIVATIONS)
 def test_copies_are_merged_without_loss(
@@ -259,7 +262,7 @@ def masked_outputs(model: nn.Module, batch: Tensor, plan: Plan) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["cnn", "residual", "mixed", "mlp", "token-mlp", "transformer"])
-def test_where_nothing_is_folded_the_ticket_is_the_model_with_the_units_masked(
+def test_where_nothing_is_compensated_the_ticket_is_the_model_with_the_units_masked(
     zoo: SimpleNamespace, name: str
 ) -> None:
     model, batch = zoo.case(name)
@@ -271,21 +274,20 @@ def test_where_nothing_is_folded_the_ticket_is_the_model_with_the_units_masked(
 
 
 @pytest.mark.parametrize("share", [0.4, 0.8])
-@pytest.mark.parametrize("refit", [True, False], ids=["refit", "fold alone"])
 @pytest.mark.parametrize("name", ["cnn", "residual", "mixed", "mlp", "token-mlp", "transformer"])
-def test_the_fold_never_does_worse_than_no_fold_on_the_probe(
-    zoo: SimpleNamespace, name: str, refit: bool, share: float
+def test_compensation_never_does_worse_than_none_on_the_calibration_data(
+    zoo: SimpleNamespace, name: str, share: float
 ) -> None:
     """Of the same units: what is compared is the fit and not the choice."""
     model, batch = zoo.case(name)
     model.eval()
     settings = {"target": Macs(share), "units": "pivoted-cholesky", "recalibrate": False}
-    folded, plain = (
-        extract(model, [batch], Prune(fold=fold, refit=refit, **settings)) for fold in (True, False)
-    )
-    assert [cut.kept for cut in folded.plan.groups] == [cut.kept for cut in plain.plan.groups]
-    errors = [output_error(each.ticket, model, [batch]) for each in (folded, plain)]
-    assert errors[0] <= errors[1]
+    plain = extract(model, [batch], Prune(fold=False, **settings))
+    for refit in (True, False):
+        fitted = extract(model, [batch], Prune(refit=refit, **settings))
+        assert [cut.kept for cut in fitted.plan.groups] == [cut.kept for cut in plain.plan.groups]
+        errors = [output_error(each.ticket, model, [batch]) for each in (fitted, plain)]
+        assert errors[0] <= errors[1]
 
 
 @pytest.mark.parametrize("units", ["interpolation", "pivoted-cholesky", "magnitude"])
@@ -326,7 +328,7 @@ class Recurrent(nn.Module):
         return self.head(x_bd)
 
 
-@pytest.mark.parametrize("refit", [True, False], ids=["refit", "fold alone"])
+@pytest.mark.parametrize("refit", [True, False], ids=["refit", "compensation alone"])
 def test_a_layer_called_several_times_is_fitted_to_all_its_calls(zoo: SimpleNamespace, refit: bool) -> None:
     torch.manual_seed(0)
     model, batch = Recurrent(), zoo.vectors(128)
@@ -338,8 +340,9 @@ def test_a_layer_called_several_times_is_fitted_to_all_its_calls(zoo: SimpleName
     assert output_error(folded.ticket, model, [batch]) < output_error(plain.ticket, model, [batch])
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "training"), [(torch.float64, True), (torch.float32, False), (torch.bfloat16, True)]
+)
 def test_modes_flags_and_number_types_come_back(
     zoo: SimpleNamespace, dtype: torch.dtype, training: bool
 ) -> None:
@@ -390,11 +393,11 @@ def test_a_frozen_layer_that_loses_nothing_is_left_as_it_is(zoo: SimpleNamespace
     assert torch.equal(found.ticket[4].weight, model[4].weight)
     assert torch.equal(found.ticket[0].weight, model[0].weight[list(found.plan.groups[0].kept)])
     assert not torch.equal(found.ticket[2].weight, model[2].weight[:, list(found.plan.groups[0].kept)])
-    # What the cut has moved is mended where that is allowed.
+    # What pruning has moved is repaired where that is allowed.
     assert not torch.equal(found.ticket[6].weight, model[6].weight)
 
 
-def test_a_probe_of_many_small_batches_proves_as_much_as_one_large_one(zoo: SimpleNamespace) -> None:
+def test_many_small_batches_prove_as_much_as_one_large_one(zoo: SimpleNamespace) -> None:
     model, batch = zoo.mlp((5, 9, 7, 3)), zoo.vectors(256)
     at_once, in_parts = (
         extract(model, probe, Prune(target=Macs(0.5))) for probe in ([batch], batch.split(4))

@@ -17,15 +17,15 @@ from tpsprune.recipe.prune import Prune
 from tpsprune.recipe.target import Macs, Widths
 
 
-def cut(model: nn.Module, batch: Tensor) -> nn.Module:
+def prune(model: nn.Module, batch: Tensor) -> nn.Module:
     settings = Prune(target=Macs(0.5), fold=False, recalibrate=False)
     return extract(model, [batch], settings).ticket
 
 
 @pytest.mark.parametrize("name", ["cnn", "residual", "mlp"])
-def test_a_plain_cut_comes_nearer_to_the_dense_model(zoo: SimpleNamespace, name: str) -> None:
+def test_plain_removal_comes_nearer_to_the_dense_model(zoo: SimpleNamespace, name: str) -> None:
     model, batch = zoo.case(name)
-    ticket = cut(model, batch)
+    ticket = prune(model, batch)
     before = output_error(ticket, model, [batch])
     steps = list(repair(ticket, model, [batch], steps=60, learning_rate=3e-3))
     assert output_error(ticket, model, [batch]) < 0.7 * before
@@ -46,7 +46,7 @@ def test_however_early_it_is_left_it_ends_no_worse_on_the_items_held_out(
     zoo: SimpleNamespace, steps: int
 ) -> None:
     model, batch = zoo.case("cnn")
-    ticket = cut(model, batch)
+    ticket = prune(model, batch)
     held = batch[-len(batch) // 4 :]
     before = output_error(ticket, model, [held])
     # A rate at which it diverges: the weights that did best on what was held out are put back.
@@ -68,7 +68,7 @@ def test_blocks_that_lost_inner_units_alone_are_fitted_one_by_one(zoo: SimpleNam
 
 def test_modes_statistics_frozen_weights_and_the_dense_model_stay(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("cnn")
-    ticket = cut(model, batch).train()
+    ticket = prune(model, batch).train()
     ticket.head.weight.requires_grad_(False)
     frozen = ticket.head.weight.clone()
     means = [module.running_mean.clone() for module in ticket.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -82,22 +82,22 @@ def test_modes_statistics_frozen_weights_and_the_dense_model_stay(zoo: SimpleNam
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_the_same_seed_heals_alike_and_torchs_generator_is_left_alone(zoo: SimpleNamespace) -> None:
+def test_the_same_seed_repairs_alike_and_torchs_generator_is_left_alone(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mlp")
-    healed = []
+    repaired = []
     for _ in range(2):
-        ticket = cut(model, batch)
+        ticket = prune(model, batch)
         state = torch.get_rng_state()
         for _ in repair(ticket, model, [batch], steps=8, seed=3):
             pass
         assert torch.equal(torch.get_rng_state(), state)
-        healed.append([parameter.detach().clone() for parameter in ticket.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*healed, strict=True))
+        repaired.append([parameter.detach().clone() for parameter in ticket.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*repaired, strict=True))
 
 
-def test_what_cannot_be_healed_is_told(zoo: SimpleNamespace) -> None:
+def test_what_cannot_be_repaired_is_told(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mlp")
-    ticket = cut(model, batch)
+    ticket = prune(model, batch)
     with pytest.raises(PruneError, match="the calibration data are empty"):
         next(repair(ticket, model, [], steps=1))
     ticket.requires_grad_(False)
