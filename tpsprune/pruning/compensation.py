@@ -56,7 +56,6 @@ def fit_interpolation(
     gram_nn: Tensor,
     *,
     intercept: bool,
-    ridge: float | None = None,
     ridges: Sequence[float] = RIDGES,
 ) -> Interpolation:
     """Return the map that estimates the dense model's signals best from those that are kept.
@@ -73,8 +72,7 @@ def fit_interpolation(
         kept: the signals that are kept, among the n.
         gram_nn: of the weights by which the consumer reads the signals.
         intercept: whether the consumer can take one.
-        ridge: where it is not to be chosen.
-        ridges: from which it is chosen.
+        ridges: from which one is chosen.
 
     Cost: for each ridge k³/3 + n·k² + n²·k.
 
@@ -87,8 +85,8 @@ def fit_interpolation(
     plain_nk = torch.zeros_like(parts.whole.xy_gpq[0].T)
     plain_nk[index_k, torch.arange(len(kept), device=index_k.device)] = 1.0
     zero_n = torch.zeros_like(parts.whole.mean_y_gq[0])
-    chosen = SAFE_RIDGE if ridge is None else ridge
-    if ridge is None and parts.fit is not None and parts.held is not None:
+    chosen = SAFE_RIDGE
+    if parts.fit is not None and parts.held is not None:
         found = {each: _error(parts.held, gram_nn, *_solve(parts.fit, plain_nk, each)) for each in ridges}
         errors = {each: error if math.isfinite(error) else math.inf for each, error in found.items()}
         chosen = min(errors, key=lambda each: errors[each])

@@ -50,7 +50,7 @@ from tpsprune.pruning.observations import (
 )
 from tpsprune.pruning.selection import Selection, select
 
-__all__ = ["Refit", "reconstruct", "refit_layer", "refusal_to_refit", "share_held"]
+__all__ = ["reconstruct", "refit_layer", "refusal_to_refit", "share_held"]
 
 FORWARDS: Final = {each.forward for each in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 ALIKE: Final = 0.02
@@ -273,18 +273,6 @@ class _Reconstruction:
         return self.alive[name]
 
 
-@dataclass(frozen=True, slots=True)
-class Refit:
-    """Mean square errors of a layer over the variance of y, before and after its refit, and the ridge taken.
-
-    The shares are of all items; ``ridge`` is ``None`` where the layer as it was did best on those held out.
-    """
-
-    before_share: float
-    after_share: float
-    ridge: float | None
-
-
 def refusal_to_refit(module: nn.Module, alive_c: Tensor) -> str:
     """Return why a layer cannot be refitted, or an empty string.
 
@@ -306,13 +294,14 @@ def refusal_to_refit(module: nn.Module, alive_c: Tensor) -> str:
     return ""
 
 
-def refit_layer(module: Mixer, moments: SplitMoments, alive_c: Tensor) -> Refit:
-    """Solve a layer's weights and bias anew, in place; pruned inputs keep weights of zero.
+def refit_layer(module: Mixer, moments: SplitMoments, alive_c: Tensor) -> float | None:
+    """Solve a layer's weights and bias anew, in place; pruned inputs keep weights of zero. Return the ridge.
 
     W minimises E‖y − W x − b‖² + λ‖W − W₀‖², W₀ the weights as they are (compensated or not), λ = ridge · the
     mean variance of a feature. Of the ridges (``compensation.ridges_for``) and of W₀ itself the one is taken
     that does best on the items held out, fitted on the others, of such as do alike the largest; then all
     items are fitted. On these no layer does worse than it did. A layer without a bias is fitted through zero.
+    Where the layer as it is does best on the items held out it stays, and there is no ridge.
 
     Source: He, Zhang and Sun 2017, "Channel pruning for accelerating very deep neural networks",
     equation 3; Luo, Wu and Lin 2017, "ThiNet", section 3.3: there for the pruned layer alone.
@@ -326,20 +315,19 @@ def refit_layer(module: Mixer, moments: SplitMoments, alive_c: Tensor) -> Refit:
     kept = alive_c.nonzero()[:, 0] if selects_inputs(module) else every_c
     old_gqp = widened(weight.reshape(groups, -1, *weight.shape[1:])[:, :, kept].flatten(2))
     parts = moments.about_zero() if module.bias is None else moments
-    whole, fit, held = parts.whole, parts.fit, parts.held
+    fit, held = parts.fit, parts.held
     bias_gq = None if module.bias is None else widened(module.bias.detach()).reshape(groups, -1)
-    before = _error(whole, old_gqp, bias_gq)
     ridge = SAFE_RIDGE
     if fit is not None and held is not None:
         errors = {each: _error(held, *_solve(fit, old_gqp, each)) for each in ridges_for(weight.dtype)}
         finite = {each: error for each, error in errors.items() if math.isfinite(error)}
         least = min(finite.values(), default=math.inf)
         if not least < _error(held, old_gqp, bias_gq):
-            return Refit(before, before, None)
+            return None
         ridge = max(each for each, error in finite.items() if error <= (1 + ALIKE) * least + EXACT)
-    new_gqp, intercept_gq = _solve(whole, old_gqp, ridge)
+    new_gqp, intercept_gq = _solve(parts.whole, old_gqp, ridge)
     if not bool(new_gqp.isfinite().all()):
-        return Refit(before, before, None)
+        return None
     with torch.no_grad():
         fresh = torch.zeros_like(weight).reshape(groups, -1, *weight.shape[1:])
         fresh[:, :, kept] = new_gqp.reshape(*new_gqp.shape[:2], len(kept), *weight.shape[2:]).to(weight.dtype)
@@ -347,7 +335,7 @@ def refit_layer(module: Mixer, moments: SplitMoments, alive_c: Tensor) -> Refit:
         module.weight.copy_(fresh.T if turned else fresh)
         if module.bias is not None:
             module.bias.copy_(intercept_gq.flatten().to(module.bias.dtype))
-    return Refit(before, _error(whole, new_gqp, intercept_gq), ridge)
+    return ridge
 
 
 def _solve(part: JointMoments, old_gqp: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
