@@ -1,4 +1,4 @@
-"""How much an error at a layer is heard at the end: in closed form, and against errors that were made."""
+"""How much an error at a layer costs at the end: in closed form, and against errors that were made."""
 
 from __future__ import annotations
 
