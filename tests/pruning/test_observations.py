@@ -64,14 +64,10 @@ def test_the_moments_are_those_of_a_plain_unfold(layer: nn.Conv2d) -> None:
     torch.testing.assert_close(whole.xx_gpp[0], covariance(x_rp, x_rp))
     torch.testing.assert_close(whole.xy_gpq[0], covariance(x_rp, y_rq))
     torch.testing.assert_close(whole.yy_gq[0], covariance(y_rq, y_rq).diagonal())
-
-
-def test_tokens_are_rows_of_a_linear_layer() -> None:
-    layer = nn.Linear(3, 2)
-    tokens = noise(8, 5, 3)
-    whole = of_patches(layer, layer, [tokens]).whole
+    tokens, linear = noise(8, 5, 3), nn.Linear(3, 2)
     rows = tokens.flatten(0, 1).double()
-    torch.testing.assert_close(whole.xx_gpp[0], covariance(rows, rows))
+    of_tokens = of_patches(linear, linear, [tokens]).whole
+    torch.testing.assert_close(of_tokens.xx_gpp[0], covariance(rows, rows))
 
 
 def test_places_are_drawn_by_the_generator_alone_each_once_and_in_order() -> None:

@@ -239,7 +239,7 @@ def test_widths_follow_effective_ranks_in_proportion() -> None:
     assert a / c == pytest.approx(2.0, rel=0.15)
 
 
-def test_a_uniform_cut_keeps_the_same_share_of_every_group() -> None:
+def test_uniform_widths_are_the_same_share_of_every_group() -> None:
     found = chosen(costs((40, 80, 20)), Prune(target=Macs(0.25), widths="uniform"), Evidence())
     assert [width / dense for width, dense in zip(found, (40, 80, 20), strict=True)] == pytest.approx(
         [0.5] * 3, abs=0.04
@@ -248,7 +248,7 @@ def test_a_uniform_cut_keeps_the_same_share_of_every_group() -> None:
 
 @given(share=st.floats(0.1, 0.95), round_to=st.sampled_from([1, 4]))
 @settings(max_examples=40, deadline=None)
-def test_a_uniform_cut_leaves_groups_of_one_width_of_one_width(share: float, round_to: int) -> None:
+def test_uniform_widths_leave_groups_of_one_width_of_one_width(share: float, round_to: int) -> None:
     model = costs((40, 40, 20, 40))
     settings_ = Prune(
         target=Macs(share), widths="uniform", round_to=round_to, min_width=1, max_cut_share=0.99
