@@ -71,9 +71,7 @@ def two_consumers(signals: int, seed: int) -> list[Reading]:
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), units=st.integers(2, 9))
 def test_pivoted_cholesky_takes_the_pivots_of_a_pivoted_qr(seed: int, units: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    x_rn = torch.randn(40, units, generator=generator, dtype=torch.float64)
-    x_rn = x_rn @ torch.randn(units, units, generator=generator, dtype=torch.float64)
+    x_rn = mixed(40, units, seed)
     _, upper, pivots = scipy.linalg.qr((x_rn - x_rn.mean(0)).numpy(), mode="economic", pivoting=True)
     found = pivoted_cholesky(covariance(x_rn), units)
     assert found.units == tuple(pivots.tolist())
@@ -155,8 +153,7 @@ def test_what_is_pending_between_two_updates_of_the_whole_is_seen(
 
 
 def test_pivots_beyond_those_dropped_on_the_way_are_still_those_of_a_qr() -> None:
-    x_rn = torch.randn(300, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x_rn = x_rn @ torch.randn(100, 100, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x_rn = mixed(300, 100, 0)
     *_, pivots = scipy.linalg.qr((x_rn - x_rn.mean(0)).numpy(), mode="economic", pivoting=True)
     assert pivoted_cholesky(covariance(x_rn), 90).units == tuple(pivots[:90].tolist())
 
