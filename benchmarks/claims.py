@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tpsprune.claims import Evidence, change_of, standing_of
-from tpsprune.numerics.paired import t_power
+from tpsprune.numerics.small_samples import t_power
 from tpsprune.records import Accuracy, Standing
 
 REPORT = Path(__file__).parents[1] / "reports" / "claims.md"

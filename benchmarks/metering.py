@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tpsprune import energy, recipe
-from tpsprune.numerics.intervals import ratio_interval
+from tpsprune.numerics.small_samples import ratio_interval
 from tpsprune.records import Window
 from tpsprune.runs import Journal
 

@@ -89,7 +89,7 @@ def train_on(task: Task, model: nn.Module, steps: int, seed: int) -> None:
 
 
 def _heal(ticket: nn.Module, dense: nn.Module, batches: list[torch.Tensor], steps: int, seed: int) -> None:
-    from tpsprune.pruning.heal import heal
+    from tpsprune.pruning.repair import repair
 
-    for _ in heal(ticket, dense, batches, steps=steps, learning_rate=1e-3, seed=seed):
+    for _ in repair(ticket, dense, batches, steps=steps, learning_rate=1e-3, seed=seed):
         pass

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from tpsprune import data, recipe, training
 from tpsprune.models.architectures import Mlp
-from tpsprune.numerics.sketch import signed_fold
+from tpsprune.numerics.geometry import signed_fold
 from tpsprune.numerics.spectra import edge, row_spectrum
 from tpsprune.signals.signal import View
 from tpsprune.signals.updates import SpectralEdge

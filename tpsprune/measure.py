@@ -15,7 +15,7 @@ from torch import nn
 
 from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.numerics.macs import count_macs
-from tpsprune.numerics.trees import Tree, item_count, mapped, tensors_of
+from tpsprune.numerics.trees import Tree, item_count, map_tensors, tensors_of
 from tpsprune.records import Latency, Size
 from tpsprune.runs.tensors import file_bytes
 
@@ -74,7 +74,7 @@ def paired_latency(
 def _latencies(
     models: Sequence[nn.Module], item: Tree, batch: int, seconds: float, repeats: int
 ) -> list[Latency]:
-    items_n = mapped(item, lambda each: each.expand(batch, *each.shape).contiguous())
+    items_n = map_tensors(item, lambda each: each.expand(batch, *each.shape).contiguous())
     device = next(tensors_of(items_n)).device
     seconds_taken: list[list[float]] = [[] for _ in models]
     order = list(range(len(models)))

@@ -12,7 +12,7 @@ from itertools import pairwise
 from math import exp, log, log10, sqrt
 from typing import Final, Literal, TypeAlias
 
-from tpsprune.numerics.intervals import Interval, slope_interval
+from tpsprune.numerics.small_samples import Interval, slope_interval
 
 Answers: TypeAlias = Literal["sums", "random"]
 Scaling: TypeAlias = Literal["none", "sqrt-n"]

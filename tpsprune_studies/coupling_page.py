@@ -9,7 +9,7 @@ from math import exp, log
 from statistics import fmean
 from typing import Any, Final, final
 
-from tpsprune.numerics.intervals import Interval
+from tpsprune.numerics.small_samples import Interval
 from tpsprune_studies.catalogue import Prediction
 from tpsprune_studies.coupling_edges import (
     FACTOR,

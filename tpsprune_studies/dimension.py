@@ -17,8 +17,8 @@ from torch import nn
 
 import tpsprune
 from tpsprune import pruning, recipe
-from tpsprune.numerics.intervals import Interval, mean_interval
 from tpsprune.numerics.moments import input_moments
+from tpsprune.numerics.small_samples import Interval, mean_interval
 from tpsprune.numerics.spectra import effective_rank
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.train import Tps
@@ -150,7 +150,7 @@ def _make_recipe(setup: Setup, trial: DimensionTrial) -> Recipe:
 
 def _measure_shares(model: nn.Module, inputs: torch.Tensor) -> dict[str, float]:
     """Return, by group, the effective rank of the inputs of its consumers over the width."""
-    widths = pruning.consumer_widths(model, pruning.survey(model, inputs[:2]))
+    widths = pruning.consumer_widths(model, pruning.find_groups(model, inputs[:2]))
     modules = {name: width for consumers in widths.values() for name, width in consumers.items()}
     moments = input_moments(model, [inputs], modules)
     return {

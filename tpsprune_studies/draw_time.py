@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import tpsprune
 from tpsprune import recipe
-from tpsprune.numerics.intervals import Interval, mean_interval, ratio_interval
 from tpsprune.numerics.macs import count_macs
+from tpsprune.numerics.small_samples import Interval, mean_interval, ratio_interval
 from tpsprune.recipe import Recipe
 from tpsprune_studies.catalogue import STUDIES
 from tpsprune_studies.finding import (

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol
 
-from tpsprune.numerics.intervals import Interval
+from tpsprune.numerics.small_samples import Interval
 from tpsprune_studies.catalogue import Prediction
 
 

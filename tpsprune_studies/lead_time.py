@@ -18,7 +18,7 @@ import torch
 
 import tpsprune
 from tpsprune import recipe, stopping
-from tpsprune.numerics.intervals import fisher_greater, mean_interval
+from tpsprune.numerics.small_samples import fisher_greater, mean_interval
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import ModularData
 from tpsprune.recipe.train import Signal, Tps

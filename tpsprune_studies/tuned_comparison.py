@@ -14,7 +14,7 @@ from itertools import product
 from typing import Any, Literal, TypeAlias
 
 from tpsprune.errors import DivergedError
-from tpsprune.numerics.intervals import Interval, ratio_interval
+from tpsprune.numerics.small_samples import Interval, ratio_interval
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import ModularData
 from tpsprune.recipe.train import Tps

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tpsprune.claims import Evidence, change_of, standing_of
 from tpsprune.claims.change import log_ratios
-from tpsprune.numerics.intervals import mean_interval
+from tpsprune.numerics.small_samples import mean_interval
 from tpsprune.records import Accuracy, BandPoint, Reason, Standing
 
 KEPT = Accuracy(

@@ -16,8 +16,7 @@ import tpsprune
 from tests.loop.conftest import Data, assert_equal_weights, small_net, trained, weights_of
 from tests.tps.conftest import MODULUS, PairNet
 from tpsprune.errors import LoopError, RecipeError, RunFolderError, TpspruneError, VariantError
-from tpsprune.numerics.moment_coherence import moment_coherence
-from tpsprune.numerics.phases import triadic_force
+from tpsprune.numerics.coherence import moment_coherence, triadic_force
 from tpsprune.recipe.train import Tps
 from tpsprune.records import TaskFacts
 from tpsprune.tps import build

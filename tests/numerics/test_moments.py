@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.numerics.forward import evaluation_mode
-from tpsprune.numerics.moments import BLOCK, Moments, as_rows, gram, input_moments
+from tpsprune.numerics.moments import Moments, as_rows, gram, input_moments
 
 
 class Twice(nn.Module):
@@ -58,28 +59,6 @@ def assert_equal(found: Moments, expected: Moments) -> None:
     assert found.mean_n.dtype == found.covariance_nn.dtype == torch.float64
     torch.testing.assert_close(found.mean_n, expected.mean_n)
     torch.testing.assert_close(found.covariance_nn, expected.covariance_nn)
-
-
-def test_channels_first_rows_are_items_and_positions() -> None:
-    input_bchw = torch.arange(2 * 3 * 2 * 2.0).reshape(2, 3, 2, 2)
-    rows_rn = as_rows(input_bchw, 3)
-    assert rows_rn.shape == (8, 3)
-    assert torch.equal(rows_rn[5], input_bchw[1, :, 0, 1])
-
-
-def test_a_flattened_convolution_gives_each_unit_a_block_of_columns() -> None:
-    input_bchw = torch.randn(4, 3, 2, 2)
-    assert torch.equal(as_rows(input_bchw.flatten(1), 3), as_rows(input_bchw, 3))
-
-
-def test_all_leading_axes_of_features_last_are_rows() -> None:
-    input_btd = torch.randn(4, 7, 3)
-    assert torch.equal(as_rows(input_btd, 3), input_btd.reshape(28, 3))
-
-
-def test_an_image_whose_height_is_the_width_may_still_be_features_last() -> None:
-    input_bhwd = torch.randn(2, 3, 5, 3)
-    assert torch.equal(as_rows(input_bhwd, 3, channels_first=False), input_bhwd.reshape(30, 3))
 
 
 @pytest.mark.parametrize(("shape", "first"), [((2, 7), None), ((2, 6, 4, 4), True)])
@@ -134,24 +113,6 @@ def test_batches_may_be_mappings_and_inputs_may_go_by_keyword() -> None:
     assert_equal(input_moments(ByKeyword(), [{"x": x}], {"inner": 3})["inner"], direct(x.double()))
 
 
-def test_the_model_is_left_as_it_was_found() -> None:
-    model = conv_net().train()
-    model[7].eval()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    input_moments(model, [torch.randn(3, 1, 6, 6)], {"3": 4})
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert model.training
-    assert not model[7].training
-    assert not any(module._forward_pre_hooks for module in model.modules())
-
-
-def test_hooks_are_gone_even_when_the_model_fails() -> None:
-    model = conv_net()
-    with pytest.raises(ValueError, match="does not hold"):
-        input_moments(model, [torch.randn(3, 1, 6, 6)], {"3": 3})
-    assert not any(module._forward_pre_hooks for module in model.modules())
-
-
 def test_a_module_that_is_never_called_is_left_out() -> None:
     model = nn.Sequential(nn.Linear(3, 2))
     model.unused = nn.Linear(4, 4)
@@ -159,9 +120,37 @@ def test_a_module_that_is_never_called_is_left_out() -> None:
     assert set(input_moments(model, [torch.randn(2, 3)], {"unused": 4})) == set()
 
 
-@pytest.mark.parametrize("columns", [1, BLOCK, BLOCK + 1, 2 * BLOCK + 3, 4 * BLOCK + 1])
+def test_rows_are_items_and_positions_of_units() -> None:
+    input_bchw = torch.arange(2 * 3 * 2 * 2.0).reshape(2, 3, 2, 2)
+    rows_rn = as_rows(input_bchw, 3)
+    assert rows_rn.shape == (8, 3)
+    assert torch.equal(rows_rn[5], input_bchw[1, :, 0, 1])
+    # Behind a flattened convolution each unit has a block of columns.
+    assert torch.equal(as_rows(input_bchw.flatten(1), 3), rows_rn)
+    input_btd, input_bhwd = torch.randn(4, 7, 3), torch.randn(2, 3, 5, 3)
+    assert torch.equal(as_rows(input_btd, 3), input_btd.reshape(28, 3))
+    # An image whose height is the width may still have its features last.
+    assert torch.equal(as_rows(input_bhwd, 3, channels_first=False), input_bhwd.reshape(30, 3))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_is_left_as_it_was_found_even_when_it_fails(fails: bool) -> None:
+    model = conv_net().train()
+    model[7].eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match="does not hold") if fails else nullcontext():
+        input_moments(model, [torch.randn(3, 1, 6, 6)], {"3": 3 if fails else 4})
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert (model.training, model[7].training) == (True, False)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("columns", [1, 8, 9, 19, 33])
 @pytest.mark.parametrize("before", [(), (2,)])
-def test_a_gram_matrix_in_halves_is_the_product_and_symmetric(columns: int, before: tuple[int, ...]) -> None:
+def test_a_gram_matrix_in_halves_is_the_product_and_symmetric(
+    columns: int, before: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tpsprune.numerics.moments.BLOCK", 8)
     rows_rn = torch.randn(*before, 9, columns, dtype=torch.float64)
     found_nn = gram(rows_rn)
     torch.testing.assert_close(found_nn, rows_rn.mT @ rows_rn)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +7,6 @@ from hypothesis import strategies as st
 
 from tpsprune.numerics.spectra import (
     Edge,
-    adiabatic_parameter,
     corrected_participation_ratio,
     edge,
     effective_rank,
@@ -107,9 +104,3 @@ def test_an_exactly_low_rank_has_a_large_edge_and_a_zero_spectrum_none() -> None
 
 def test_gap_23_is_a_gap_of_squares() -> None:
     assert float(gap_23(torch.tensor([9.0, 3.0, 2.0, 1.0]))) == 5.0
-
-
-def test_the_adiabatic_parameter_is_change_over_rate_times_gap_squared() -> None:
-    now_k, before_k = torch.tensor([5.0, 1.0]), torch.tensor([2.0, 5.0])
-    assert adiabatic_parameter(now_k, before_k, gap=2.0, learning_rate=0.5) == pytest.approx(2.5)
-    assert math.isinf(adiabatic_parameter(now_k, before_k, gap=0.0, learning_rate=0.5))

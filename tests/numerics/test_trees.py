@@ -1,4 +1,4 @@
-"""Batches of several tensors are cut, joined and drawn as one tensor would be."""
+"""Batches of several tensors are cut and joined as one is; random ones have the shapes and bounds asked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 import torch
 
-from tpsprune.numerics.trees import at, first_of, item_count, joined, mapped, parted_evenly, taken, tensors_of
+from tpsprune.numerics.trees import (
+    at,
+    first_of,
+    item_count,
+    join_items,
+    map_tensors,
+    random_inputs,
+    split_evenly,
+    take_items,
+    tensors_of,
+)
+from tpsprune.records import InputPart, TaskFacts
 
 ROWS = torch.arange(10)
 TREES: list[Any] = [
@@ -26,28 +37,83 @@ def same(first: Any, second: Any) -> bool:
 @pytest.mark.parametrize("tree", TREES)
 @pytest.mark.parametrize("parts", [1, 3, 10])
 def test_parts_joined_again_are_the_whole(tree: Any, parts: int) -> None:
-    cut = parted_evenly(tree, parts)
+    cut = split_evenly(tree, parts)
     assert len(cut) == parts
     assert max(map(item_count, cut)) - min(map(item_count, cut)) <= 1
-    assert same(joined(cut), tree)
+    assert same(join_items(cut), tree)
 
 
 def test_parts_of_one_tensor_are_those_of_torch() -> None:
-    ours, theirs = parted_evenly(ROWS, 3), torch.tensor_split(ROWS, 3)
+    ours, theirs = split_evenly(ROWS, 3), torch.tensor_split(ROWS, 3)
     assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("tree", TREES)
 def test_an_index_and_a_slice_are_those_of_every_tensor(tree: Any) -> None:
     assert same(at(tree, slice(2, 4)), at(tree, torch.tensor([2, 3])))
-    assert same(first_of(tree), mapped(tree, lambda each: each[0]))
+    assert same(first_of(tree), map_tensors(tree, lambda each: each[0]))
     assert item_count(at(tree, torch.tensor([7, 7, 1]))) == 3
 
 
 def test_items_beyond_the_batch_are_passed_over_and_what_is_no_item_stays() -> None:
     tree = {"a": ROWS[:3], "scale": torch.tensor(2.0), "mask": torch.ones(5), "name": "x"}
-    found = taken(tree, torch.arange(2, 9))
+    found = take_items(tree, torch.arange(2, 9))
     assert found["a"].tolist() == [2]
     assert found["scale"] is tree["scale"]
     assert found["mask"] is tree["mask"]
     assert found["name"] == "x"
+
+
+IDS = InputPart(name="ids", shape=(7,), dtype="int64", lowest=3, highest=9)
+MASK = InputPart(name="mask", shape=(7,), dtype="int64", lowest=0, highest=1)
+SEEN = InputPart(name="seen", shape=(2, 7), dtype="bool")
+NUMBERS = InputPart(name="numbers", shape=(), dtype="float32")
+PARTS = TaskFacts(input_kind="parts", input_shape=(), classes=2, parts=(IDS, MASK, SEEN, NUMBERS))
+PLAIN = [
+    TaskFacts(input_kind="image", input_shape=(3, 8, 8), classes=2),
+    TaskFacts(input_kind="tokens", input_shape=(7,), classes=2, vocabulary=5),
+    TaskFacts(input_kind="vector", input_shape=(6,), classes=2),
+]
+
+
+@pytest.mark.parametrize("facts", PLAIN)
+def test_one_tensor_comes_as_a_tensor(facts: TaskFacts) -> None:
+    inputs = random_inputs(facts, 40)
+    assert inputs.shape == (40, *facts.input_shape)
+    if facts.input_kind == "tokens":
+        assert sorted(set(inputs.flatten().tolist())) == [0, 1, 2, 3, 4]
+    else:
+        assert inputs.dtype == torch.float32
+        assert abs(float(inputs.std()) - 1) < 0.1
+
+
+def test_parts_come_by_name_within_their_bounds() -> None:
+    inputs = random_inputs(PARTS, 200)
+    assert list(inputs) == ["ids", "mask", "seen", "numbers"]
+    assert sorted(set(inputs["ids"].flatten().tolist())) == [3, 4, 5, 6, 7, 8, 9]
+    assert inputs["seen"].dtype == torch.bool
+    assert inputs["seen"].shape == (200, 2, 7)
+    assert inputs["numbers"].shape == (200,)
+
+
+def test_a_mask_always_lets_something_through() -> None:
+    inputs = random_inputs(PARTS, 2000)
+    assert bool(inputs["mask"].any(-1).all())
+    assert bool(inputs["seen"].any(-1).all())
+    assert 0.4 < float(inputs["mask"][:, 1:].float().mean()) < 0.6
+
+
+def test_parts_without_names_come_as_a_tuple() -> None:
+    nameless = tuple(InputPart(name="", shape=part.shape, dtype=part.dtype) for part in (IDS, NUMBERS))
+    inputs = random_inputs(TaskFacts(input_kind="parts", input_shape=(), classes=2, parts=nameless), 3)
+    assert isinstance(inputs, tuple)
+    assert [tuple(each.shape) for each in inputs] == [(3, 7), (3,)]
+
+
+@pytest.mark.parametrize("facts", [*PLAIN, PARTS])
+def test_equal_seeds_give_equal_items_and_others_do_not(facts: TaskFacts) -> None:
+    state = torch.get_rng_state()
+    first, again, other = (list(tensors_of(random_inputs(facts, 9, seed))) for seed in (1, 1, 2))
+    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+    assert not all(torch.equal(one, two) for one, two in zip(first, other, strict=True))
+    assert torch.equal(torch.get_rng_state(), state), "nobody else's dice are thrown"

@@ -17,7 +17,7 @@ from tpsprune import pipeline, recipe
 from tpsprune.claims import assess
 from tpsprune.errors import DataError, ModelError, RecipeError
 from tpsprune.numerics.forward import call_model, logits_of
-from tpsprune.numerics.random_inputs import random_inputs
+from tpsprune.numerics.trees import random_inputs
 from tpsprune.pipeline.ticket import extraction_inputs
 from tpsprune.pipeline.workbench import set_up
 from tpsprune.recipe import Recipe

@@ -10,8 +10,14 @@ from torch import Tensor, nn
 
 from tpsprune.pruning.groups import Consumer
 from tpsprune.pruning.layers import channels_first, length
-from tpsprune.pruning.rows import patch_places, patches, signal_places, signals
-from tpsprune.pruning.statistics import Joints, JointSums
+from tpsprune.pruning.observations import (
+    JointSums,
+    SplitMoments,
+    count_signal_places,
+    count_windows,
+    read_signals,
+    read_windows,
+)
 
 
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -52,29 +58,29 @@ def elements_of(consumer: Consumer, width: int) -> list[list[int]]:
     return answer
 
 
-def of_rows(x_rk: Tensor, y_rn: Tensor, *, at_a_time: int = 9) -> Joints:
+def of_rows(x_rk: Tensor, y_rn: Tensor, *, at_a_time: int = 9) -> SplitMoments:
     """Return the moments of two tables, item by item."""
     sums = JointSums()
     for x, y in zip(x_rk.split(at_a_time), y_rn.split(at_a_time), strict=True):
         sums.add(x[:, None, None], y[:, None, None])
-    return sums.joints()
+    return sums.moments()
 
 
 def of_signals(
     module: nn.Module, consumer: Consumer, width: int, pairs: Iterable[tuple[Tensor, Tensor]]
-) -> Joints:
-    """Return the moments of all signals at all places, from what a layer is fed by two models."""
+) -> SplitMoments:
+    """Return the moments of all read_signals at all places, from what a layer is fed by two models."""
     sums = JointSums()
     for given_y, given_x in pairs:
-        everywhere = torch.arange(signal_places(module, given_x, consumer))
-        y, x = (signals(module, each, consumer, width, everywhere) for each in (given_y, given_x))
+        everywhere = torch.arange(count_signal_places(module, given_x, consumer))
+        y, x = (read_signals(module, each, consumer, width, everywhere) for each in (given_y, given_x))
         sums.add(x[:, :, None], y[:, :, None])
-    return sums.joints()
+    return sums.moments()
 
 
 def of_patches(
     dense: nn.Module, cut: nn.Module, batches: Sequence[Tensor], alive: Tensor | None = None
-) -> Joints:
+) -> SplitMoments:
     """Return the moments of all that a layer sees, with what the dense layer puts out by itself."""
     alive = torch.ones(length(dense, "in"), dtype=torch.bool) if alive is None else alive
     groups = getattr(dense, "groups", 1)
@@ -84,6 +90,6 @@ def of_patches(
             y = dense(batch)
         y = y.flatten(2).transpose(1, 2) if channels_first(dense) else y
         y = y.reshape(len(batch), -1, y.shape[-1])
-        x = patches(cut, batch, alive, torch.arange(patch_places(cut, batch)))
+        x = read_windows(cut, batch, alive, torch.arange(count_windows(cut, batch)))
         sums.add(x, y.unflatten(-1, (groups, -1)))
-    return sums.joints()
+    return sums.moments()

@@ -20,19 +20,17 @@ from tests.pruning.feeds import noise
 from tests.pruning.helpers import pruned_to
 from tests.pruning.nets_attention import ATTENTIONS, Net, Packed, net, sequences
 from tests.pruning.nets_structure import IMAGES, STRUCTURES, DrawnNet, OwnRmsNorm, Stream, case, conv1d
-from tpsprune.data import load
 from tpsprune.errors import PruneError
 from tpsprune.models import Mlp, TokenMlp, Transformer, build
 from tpsprune.numerics.forward import logits_of
 from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning import Extraction, Plan, extract, find_groups
 from tpsprune.pruning.costs import cost_model
-from tpsprune.pruning.recalibrate import output_error
+from tpsprune.pruning.repair import output_error
 from tpsprune.pruning.replay import replay
 from tpsprune.pruning.surgery import pruned_copy
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs, Widths
-from tpsprune.recipe.task import BracketsData, TransformersModel
+from tpsprune.recipe.prune import Macs, Prune, Widths
+from tpsprune.recipe.task import TransformersModel
 from tpsprune.records import TaskFacts
 
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
@@ -208,7 +206,7 @@ def test_units_of_which_a_norm_leaves_nothing_are_compensated_without_harm() -> 
 
 
 PAIRS = torch.cartesian_prod(torch.arange(11), torch.arange(11))
-BRACKETS = load(BracketsData(length=9, items=100, held_out=20)).train.inputs
+BRACKETS = torch.randint(2, (100, 9), generator=torch.Generator().manual_seed(0))
 ROWS = torch.randn(200, 12, generator=torch.Generator().manual_seed(0))
 
 NAMED: dict[str, tuple[Callable[[], nn.Module], Tensor, dict[str, int]]] = {

@@ -24,8 +24,8 @@ from tests.pruning.nets_attention import (
     sequences,
     the_heads,
 )
-from tpsprune.models.torchvision_shim import import_torchvision
-from tpsprune.models.transformer import Transformer
+from tpsprune.models.architectures import Transformer
+from tpsprune.models.libraries import import_torchvision
 from tpsprune.pruning.attention import MOST_CANDIDATES, propose_head_groups
 from tpsprune.pruning.groups import Attribute, PrunedGroup, Slice
 from tpsprune.pruning.layers import length

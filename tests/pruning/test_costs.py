@@ -18,8 +18,7 @@ from tpsprune.pruning.costs import CostModel, cost_model, latency_shares
 from tpsprune.pruning.groups import Group, Slice
 from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.surgery import add_biases, pruned_copy
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs, Params
+from tpsprune.recipe.prune import Macs, Params, Prune
 
 
 def sizes(model: nn.Module) -> int:

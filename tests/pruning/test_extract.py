@@ -17,12 +17,11 @@ from torch.nn import functional
 from tpsprune.errors import PruneError
 from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning import extract, find_groups
+from tpsprune.pruning.calibration import CalibrationStatistics
 from tpsprune.pruning.layers import update_sizes
-from tpsprune.pruning.look import Look
-from tpsprune.pruning.recalibrate import output_error, recalibrated
-from tpsprune.pruning.reconstruct import share_held
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs, Tolerance, Widths
+from tpsprune.pruning.reconstruction import share_held
+from tpsprune.pruning.repair import output_error, recalibrate_norms
+from tpsprune.recipe.prune import Macs, Prune, Tolerance, Widths
 
 CASES = ["cnn", "residual", "mixed", "mlp", "token-mlp", "transformer"]
 
@@ -160,7 +159,7 @@ def test_half_precision_and_channels_last_come_back(zoo: SimpleNamespace) -> Non
 def test_few_rows_are_enough_and_noted(zoo: SimpleNamespace) -> None:
     model, batch = zoo.mlp((5, 30, 3)), zoo.vectors(8)
     found = extract(model, [batch], Prune(target=Macs(0.5)))
-    assert found.notes == ("0: the probe gives 8 rows for 30 units; more data would choose better",)
+    assert found.notes == ("0: the calibration data give 8 rows for 30 units; more would be better",)
     assert all(bool(value.isfinite().all()) for value in found.ticket.state_dict().values())
 
 
@@ -179,11 +178,11 @@ def broken(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     ("build", "settings", "message"),
     [
-        (lambda z: (z.mlp(), []), {}, "the probe is empty"),
+        (lambda z: (z.mlp(), []), {}, "the calibration data are empty"),
         (
             lambda z: (z.mlp(), [z.vectors(), poisoned(z.vectors())]),
             {},
-            "probe batch 1 holds values that are not",
+            "calibration batch 1 holds values that are not",
         ),
         (lambda z: (broken(z.mlp()), [z.vectors()]), {}, "weights of the model are not finite, at 0.weight"),
         (
@@ -226,11 +225,11 @@ def test_what_cannot_be_done_is_refused_and_nothing_has_changed(
 def test_recalibration_is_kept_only_where_it_helps(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("cnn")
     settle(model, batch)
-    same, kept = recalibrated(copy.deepcopy(model), model, [batch])
+    same, kept = recalibrate_norms(copy.deepcopy(model), model, [batch])
     shifted = copy.deepcopy(model)
     shifted.body[1].running_mean += 1.0
     momentum = shifted.body[1].momentum
-    mended, helped = recalibrated(shifted, model, [batch])
+    mended, helped = recalibrate_norms(shifted, model, [batch])
     assert not kept
     assert output_error(same, model, [batch]) == 0.0
     assert helped
@@ -242,7 +241,7 @@ def test_recalibration_is_kept_only_where_it_helps(zoo: SimpleNamespace) -> None
 
 def test_a_model_without_batch_norm_has_nothing_to_recalibrate(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mlp")
-    assert recalibrated(model, model, [batch]) == (model, False)
+    assert recalibrate_norms(model, model, [batch]) == (model, False)
 
 
 def test_layers_are_fitted_on_fewer_items_where_memory_is_short_and_a_note_says_so() -> None:
@@ -251,12 +250,12 @@ def test_layers_are_fitted_on_fewer_items_where_memory_is_short_and_a_note_says_
     batches = list(torch.randn(64, 64).split(16))
     # The widest input is 64 numbers: five of it for each item are 1280 bytes.
     half = 64 * 1280 / 2 / 2**30
-    assert share_held(Look(item_bytes=256), batches, half) == 0.5
+    assert share_held(CalibrationStatistics(item_bytes=256), batches, half) == 0.5
     notes = {
         gib: extract(model, batches, Prune(target=Macs(0.6), activation_gib=gib)).notes for gib in (half, 1.0)
     }
     assert notes[half] == (
-        "layers were fitted on 50% of the 64 probe items, to hold no more activations than "
+        "layers were fitted on 50% of the 64 calibration items, to hold no more activations than "
         "prune.activation_gib allows",
     )
     assert notes[1.0] == ()

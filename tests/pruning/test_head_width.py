@@ -46,8 +46,7 @@ from tpsprune.pruning.prunability import find_and_price_groups, find_groups
 from tpsprune.pruning.replay import compose, replay
 from tpsprune.pruning.surgery import copy_model, hold_scale, mask_units, pruned_copy
 from tpsprune.pruning.verification import verify
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs, Params
+from tpsprune.recipe.prune import Macs, Params, Prune
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -15,8 +15,7 @@ from tests.pruning.nets_structure import Cnn, case
 from tpsprune.errors import ArtifactError, PruneError
 from tpsprune.pruning import Extraction, Plan, carry_state, extract, replay
 from tpsprune.pruning.plan import signature_of
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs
+from tpsprune.recipe.prune import Macs, Prune
 
 
 @cache

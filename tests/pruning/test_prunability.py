@@ -16,12 +16,11 @@ from tests.pruning.helpers import groups_of, halved, reasons
 from tests.pruning.nets_attention import attend, by_head
 from tpsprune import pruning
 from tpsprune.errors import PruneError
-from tpsprune.numerics.elements import unit_rows
+from tpsprune.numerics.moments import unit_rows
 from tpsprune.pruning import Consumer, check_target, consumer_widths, find_groups
 from tpsprune.pruning.groups import Slice
 from tpsprune.pruning.prunability import find_and_price_groups
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Latency, Macs, Params, Tolerance, Widths
+from tpsprune.recipe.prune import Latency, Macs, Params, Prune, Tolerance, Widths
 
 SEQUENCES = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
 IMAGES = torch.randn(2, 2, 6, 6, generator=torch.Generator().manual_seed(0))

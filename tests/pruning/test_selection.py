@@ -31,8 +31,8 @@ def signals_of(units: Sequence[int], features: int) -> Tensor:
     return torch.tensor([unit * features + each for unit in units for each in range(features)]).long()
 
 
-def folded_error(each: Reading, units: Sequence[int], features: int = 1) -> float:
-    """Output error after the best linear fold, by solving for it."""
+def compensated_error(each: Reading, units: Sequence[int], features: int = 1) -> float:
+    """Output error after the best compensation, by solving for it."""
     index = signals_of(units, features)
     inverse = torch.linalg.pinv(each.xx_nn[index][:, index], hermitian=True)
     left = each.yy_nn - each.xy_nn[index].T @ inverse @ each.xy_nn[index]
@@ -43,11 +43,11 @@ def greedily(readings: Sequence[Reading], count: int, features: int) -> tuple[tu
     """Pick units by solving anew for every candidate; return them and the shares of the error left."""
     units: tuple[int, ...] = ()
     shares = []
-    whole = sum(folded_error(each, (), features) for each in readings)
+    whole = sum(compensated_error(each, (), features) for each in readings)
     for _ in range(count):
         candidates = [unit for unit in range(len(readings[0].xx_nn) // features) if unit not in units]
         errors = [
-            sum(folded_error(each, (*units, unit), features) for each in readings) for unit in candidates
+            sum(compensated_error(each, (*units, unit), features) for each in readings) for unit in candidates
         ]
         units = (*units, candidates[errors.index(min(errors))])
         shares.append(min(errors) / whole)
@@ -61,7 +61,7 @@ def mixed(rows: int, units: int, seed: int) -> Tensor:
 
 
 def two_consumers(signals: int, seed: int) -> list[Reading]:
-    """One that is fed by the cut model, one that knows the dense model alone, the second far quieter."""
+    """One that is fed by the pruned model, one that knows the dense model alone, the second far quieter."""
     x_rn = mixed(60, signals, seed)
     y_rn = x_rn + 0.3 * mixed(60, signals, seed + 1)
     loud, quiet = mixed(4, signals, seed + 2), 0.1 * mixed(2, signals, seed + 3)
@@ -71,9 +71,7 @@ def two_consumers(signals: int, seed: int) -> list[Reading]:
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), units=st.integers(2, 9))
 def test_pivoted_cholesky_takes_the_pivots_of_a_pivoted_qr(seed: int, units: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    x_rn = torch.randn(40, units, generator=generator, dtype=torch.float64)
-    x_rn = x_rn @ torch.randn(units, units, generator=generator, dtype=torch.float64)
+    x_rn = mixed(40, units, seed)
     _, upper, pivots = scipy.linalg.qr((x_rn - x_rn.mean(0)).numpy(), mode="economic", pivoting=True)
     found = pivoted_cholesky(covariance(x_rn), units)
     assert found.units == tuple(pivots.tolist())
@@ -90,25 +88,25 @@ def test_each_pick_is_the_best_single_one_by_brute_force(seed: int, features: in
     found = select([replace(each, features=features) for each in readings], 4)
     assert found.units == units
     assert found.residual_shares == pytest.approx(shares, abs=1e-9)
-    assert found.loudness == pytest.approx(sum(folded_error(each, ()) for each in readings))
+    assert found.loudness == pytest.approx(sum(compensated_error(each, ()) for each in readings))
 
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), features=st.integers(1, 3))
-def test_of_units_that_somebody_else_picked_the_shares_left_are_told(seed: int, features: int) -> None:
+def test_of_units_picked_before_the_shares_left_are_returned(seed: int, features: int) -> None:
     readings = two_consumers(6 * features, seed)
-    given_units = torch.randperm(6, generator=torch.Generator().manual_seed(seed)).tolist()
-    found = select([replace(each, features=features) for each in readings], 5, given=given_units)
-    assert found.units == tuple(given_units[:5])
-    whole = sum(folded_error(each, (), features) for each in readings)
+    before = torch.randperm(6, generator=torch.Generator().manual_seed(seed)).tolist()
+    found = select([replace(each, features=features) for each in readings], 5, picked=before)
+    assert found.units == tuple(before[:5])
+    whole = sum(compensated_error(each, (), features) for each in readings)
     shares = [
-        sum(folded_error(each, given_units[: rank + 1], features) for each in readings) / whole
+        sum(compensated_error(each, before[: rank + 1], features) for each in readings) / whole
         for rank in range(5)
     ]
     assert found.residual_shares == pytest.approx(shares, abs=1e-9)
 
 
-def test_a_consumer_counts_by_how_loud_it_is() -> None:
+def test_a_consumer_counts_by_its_loudness() -> None:
     x_rn = torch.randn(50, 2, dtype=torch.float64)
     to_first, to_second = (torch.diag(torch.tensor(each).double()) for each in ([1.0, 0.0], [0.0, 1.0]))
     for louder, gain in ((0, 0.01), (1, 100.0)):
@@ -130,7 +128,7 @@ def test_what_is_pending_between_two_updates_of_the_whole_is_seen(
     readings = [reading(x_rn, weight_qn, x_rn + 0.3 * y_rn), reading(x_rn, 0.3 * weight_qn[:9])]
     found = select([replace(each, features=features) for each in readings], count)
     states = [(each.xx_nn.clone(), each.xy_nn @ each.gram_nn @ each.xy_nn.T) for each in readings]
-    left = whole = sum(folded_error(each, ()) for each in readings)
+    left = whole = sum(compensated_error(each, ()) for each in readings)
     expected, shares = [], []
     for _ in range(count):
         gains_u = torch.zeros(units, dtype=torch.float64)
@@ -149,14 +147,13 @@ def test_what_is_pending_between_two_updates_of_the_whole_is_seen(
             states[rank] = (away_nn @ r_nn @ away_nn.T, away_nn @ m_nn @ away_nn.T)
     assert found.units == tuple(expected)
     assert found.residual_shares == pytest.approx(shares, abs=1e-7)
-    told = select([replace(each, features=features) for each in readings], count, given=found.units)
+    told = select([replace(each, features=features) for each in readings], count, picked=found.units)
     assert told.units == found.units
     assert told.residual_shares == pytest.approx(shares, abs=1e-7)
 
 
 def test_pivots_beyond_those_dropped_on_the_way_are_still_those_of_a_qr() -> None:
-    x_rn = torch.randn(300, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x_rn = x_rn @ torch.randn(100, 100, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x_rn = mixed(300, 100, 0)
     *_, pivots = scipy.linalg.qr((x_rn - x_rn.mean(0)).numpy(), mode="economic", pivoting=True)
     assert pivoted_cholesky(covariance(x_rn), 90).units == tuple(pivots[:90].tolist())
 
@@ -197,7 +194,7 @@ def test_a_copy_is_never_picked_before_something_new() -> None:
     assert sorted(found.units) == list(range(9))
 
 
-def test_a_unit_nobody_listens_to_weighs_nothing() -> None:
+def test_a_unit_that_nobody_reads_weighs_nothing() -> None:
     x_rn = torch.randn(50, 4, dtype=torch.float64) * torch.tensor([1.0, 100.0, 1.0, 1.0], dtype=torch.float64)
     weights = torch.randn(3, 4, dtype=torch.float64)
     weights[:, 1] = 0.0
@@ -227,5 +224,5 @@ def test_dead_units_are_picked_last_and_without_harm() -> None:
 def test_greedy_is_close_to_the_best_of_all_subsets() -> None:
     x_rn = torch.randn(80, 7, dtype=torch.float64) @ torch.randn(7, 7, dtype=torch.float64)
     each = reading(x_rn, torch.randn(5, 7, dtype=torch.float64))
-    best = min(folded_error(each, subset) for subset in itertools.combinations(range(7), 3))
-    assert folded_error(each, select([each], 3).units) <= 2 * best
+    best = min(compensated_error(each, subset) for subset in itertools.combinations(range(7), 3))
+    assert compensated_error(each, select([each], 3).units) <= 2 * best

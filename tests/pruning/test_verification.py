@@ -16,8 +16,7 @@ from tpsprune.pruning import find_groups
 from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.surgery import copy_model, mask_units, pruned_copy
 from tpsprune.pruning.verification import verify
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Latency, Macs, Params, Tolerance, Widths
+from tpsprune.recipe.prune import Latency, Macs, Params, Prune, Tolerance, Widths
 
 
 def perceptron() -> tuple[nn.Module, Tensor]:

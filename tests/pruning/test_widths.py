@@ -1,4 +1,4 @@
-"""The target is met within one unit of every group, or the reason is given."""
+"""A path rises from the least to the dense widths, and the target is met within one unit of every group."""
 
 from __future__ import annotations
 
@@ -12,12 +12,152 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pruning.test_allocate import chain, falling
 from tpsprune.errors import PruneError
+from tpsprune.numerics.macs import MacCount
 from tpsprune.pruning.costs import CostModel
-from tpsprune.pruning.widths import Evidence, bounds_of, check_widths, choose_widths, needs
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Latency, Macs, Params, Tolerance, Widths
+from tpsprune.pruning.groups import Group, Slice
+from tpsprune.pruning.widths import (
+    Bounds,
+    Evidence,
+    Path,
+    allocate_by_residual,
+    allocate_by_score,
+    allocate_greedily,
+    allocate_in_proportion,
+    bounds_of,
+    choose_widths,
+    needed_evidence,
+)
+from tpsprune.recipe.prune import Latency, Macs, Params, Prune, Tolerance, Widths
+
+
+def chain(widths: tuple[int, ...]) -> CostModel:
+    """A perceptron of three inputs, these hidden widths and two outputs."""
+    sizes = (3, *widths, 2)
+    shapes = {f"l{rank}.weight": (after, before) for rank, (before, after) in enumerate(pairwise(sizes))}
+    groups = [
+        Group(
+            f"l{rank}",
+            width,
+            (f"l{rank}",),
+            (),
+            (),
+            (Slice(f"l{rank}.weight", 0, 0, 1), Slice(f"l{rank + 1}.weight", 1, 0, 1)),
+        )
+        for rank, width in enumerate(widths)
+    ]
+    macs = {name.removesuffix(".weight"): a * b for name, (a, b) in shapes.items()}
+    return CostModel.of_macs(groups, shapes, MacCount(sum(macs.values()), macs))
+
+
+def limits(widths: tuple[int, ...], least: int = 1, step: int = 1) -> Bounds:
+    return Bounds((least,) * len(widths), widths, (step,) * len(widths))
+
+
+def falling(width: int, power: float) -> list[float]:
+    return [(1 - kept / width) ** power for kept in range(1, width + 1)]
+
+
+def paths(widths: tuple[int, ...], own: Bounds, seed: int) -> dict[str, Path]:
+    generator = torch.Generator().manual_seed(seed)
+    residuals = [falling(width, 1.0 + rank) for rank, width in enumerate(widths)]
+    scores = [torch.rand(width, generator=generator) for width in widths]
+    return {
+        "proportion": allocate_in_proportion([width / (rank + 1) for rank, width in enumerate(widths)], own),
+        "level": allocate_by_residual(residuals, own),
+        "greedy": allocate_greedily(residuals, chain(widths), own),
+        "score": allocate_by_score(scores, own),
+    }
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    widths=st.lists(st.integers(5, 40), min_size=1, max_size=4).map(tuple),
+    step=st.integers(1, 5),
+    levels=st.lists(st.floats(0, 1), min_size=2, max_size=6),
+    seed=st.integers(0, 99),
+)
+def test_every_path_rises_from_the_least_to_the_dense_widths_in_whole_steps(
+    widths: tuple[int, ...], step: int, levels: list[float], seed: int
+) -> None:
+    own = limits(widths, least=min(step, 5), step=step)
+    for name, path in paths(widths, own, seed).items():
+        assert path(0.0) == own.least, name
+        assert path(1.0) == widths, name
+        taken = [path(level) for level in sorted(levels)]
+        assert all(a <= b for low, high in pairwise(taken) for a, b in zip(low, high, strict=True)), name
+        assert all(w % step == 0 or w == full for each in taken for w, full in zip(each, widths, strict=True))
+
+
+def test_widths_in_proportion_keep_it_until_a_group_is_dense() -> None:
+    path = allocate_in_proportion([10.0, 20.0], limits((100, 100)))
+    assert path(0.25) == (25, 50)
+    assert path(0.75) == (75, 100)
+    assert path(0.25) == allocate_in_proportion([1.0, 2.0], limits((100, 100)))(0.25)
+
+
+def test_one_residual_level_holds_for_all_groups() -> None:
+    steep, flat = falling(20, 4.0), falling(20, 1.0)
+    path = allocate_by_residual([steep, flat], limits((20, 20)))
+    for level in (0.15, 0.3, 0.45):
+        a, b = path(level)
+        assert a < b < 20
+        # Neither could lose one more and stay at the level the other needs.
+        assert steep[a - 2] > flat[b - 1] - 1e-6
+        assert flat[b - 2] > steep[a - 1] - 1e-6
+
+
+def test_units_that_cost_nothing_go_first_and_in_even_shares() -> None:
+    free = [0.5, 1e-13, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    dear = falling(10, 0.5)
+    path = allocate_by_residual([free, free, dear], limits((10, 10, 10)))
+    drawn = [path(level / 40) for level in range(41)]
+    assert any(a == b == 5 and c == 10 for a, b, c in drawn)
+    taken = allocate_greedily([free, dear], chain((10, 10)), limits((10, 10)))
+    assert (2, 10) in [taken(level / 40) for level in range(41)]
+
+
+def test_greedy_takes_the_step_that_loses_least_for_what_it_saves() -> None:
+    """Against the plain loop that tries every step on every group."""
+    widths = (9, 14, 6)
+    residuals = [falling(9, 1.5), falling(14, 2.0), falling(6, 1.2)]
+    costs, own = chain(widths), limits(widths)
+    now = list(widths)
+    met: list[tuple[int, ...]] = [widths]
+    while tuple(now) != own.least:
+
+        def price(rank: int) -> float:
+            if now[rank] == 1:
+                return float("inf")
+            lower = [width - (each == rank) for each, width in enumerate(now)]
+            curve = [1.0, *residuals[rank]]
+            return (curve[now[rank] - 1] - curve[now[rank]]) / (costs.at(now) - costs.at(lower))
+
+        cheapest = min(range(3), key=price)
+        now[cheapest] -= 1
+        met.append(tuple(now))
+    path = allocate_greedily(residuals, costs, own)
+    assert [path(1.0 - (step + 0.5) / len(met)) for step in range(len(met))] == met
+
+
+@pytest.mark.parametrize("width", [2048, 8192])
+def test_greedy_prices_each_group_once_for_each_of_about_a_hundred_steps_however_wide(
+    monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    widths, priced = (width,) * 6, []
+    at_each = CostModel.at_each
+
+    def counted(costs: CostModel, widths_ng: torch.Tensor) -> torch.Tensor:
+        priced.append(len(widths_ng))
+        return at_each(costs, widths_ng)
+
+    monkeypatch.setattr(CostModel, "at_each", counted)
+    allocate_greedily(
+        [falling(width, 1.0 + rank / 25) for rank in range(6)], chain(widths), limits(widths, 2)
+    )
+    assert set(priced) == {1 + 6}
+    assert 6 * 90 < len(priced) <= 6 * 110
+
 
 Method = Literal["effective-rank", "equal-residual", "greedy", "uniform", "global-magnitude"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -98,7 +238,7 @@ def test_widths_follow_effective_ranks_in_proportion() -> None:
     assert a / c == pytest.approx(2.0, rel=0.15)
 
 
-def test_a_uniform_cut_keeps_the_same_share_of_every_group() -> None:
+def test_uniform_widths_are_the_same_share_of_every_group() -> None:
     found = chosen(costs((40, 80, 20)), Prune(target=Macs(0.25), widths="uniform"), Evidence())
     assert [width / dense for width, dense in zip(found, (40, 80, 20), strict=True)] == pytest.approx(
         [0.5] * 3, abs=0.04
@@ -107,7 +247,7 @@ def test_a_uniform_cut_keeps_the_same_share_of_every_group() -> None:
 
 @given(share=st.floats(0.1, 0.95), round_to=st.sampled_from([1, 4]))
 @settings(max_examples=40, deadline=None)
-def test_a_uniform_cut_leaves_groups_of_one_width_of_one_width(share: float, round_to: int) -> None:
+def test_uniform_widths_leave_groups_of_one_width_of_one_width(share: float, round_to: int) -> None:
     model = costs((40, 40, 20, 40))
     settings_ = Prune(
         target=Macs(share), widths="uniform", round_to=round_to, min_width=1, max_cut_share=0.99
@@ -130,17 +270,13 @@ def test_a_group_that_loses_less_is_cut_more_by_its_residuals() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_only_the_evidence_that_a_method_needs_is_read(method: Method) -> None:
+def test_only_the_evidence_that_a_method_and_a_target_need_is_read(method: Method) -> None:
+    assert needed_evidence(Prune(target=Tolerance(0.01), widths=method)) == {"residuals"}
+    assert needed_evidence(Prune(target=Widths({"l0": 3}), widths=method)) == set()
     settings_ = Prune(target=Macs(0.5), widths=method)
     full = evidence((12, 16, 10))
-    held = Evidence(**{name: getattr(full, name) for name in needs(settings_)})
+    held = Evidence(**{name: getattr(full, name) for name in needed_evidence(settings_)})
     assert chosen(costs(), settings_, held) == chosen(costs(), settings_, full)
-
-
-def test_targets_of_other_kinds_need_their_own_evidence() -> None:
-    assert needs(Prune(target=Tolerance(0.01))) == {"residuals"}
-    assert needs(Prune(target=Widths({"l0": 3}), widths="greedy")) == set()
-    assert needs(Prune(target=Latency(0.5))) == {"residuals"}
 
 
 def test_the_cap_is_a_cap_whatever_the_scores_say() -> None:
@@ -152,103 +288,9 @@ def test_the_cap_is_a_cap_whatever_the_scores_say() -> None:
     assert chosen(model, settings_, Evidence(scores=scores))[0] >= 5
 
 
-def test_a_groups_own_cap_is_that_of_the_last_pattern_that_matches() -> None:
-    caps = {"l*": 0.5, "l2": 0.9}
-    settings_ = Prune(max_cut_shares=caps, min_width=1)
-    assert bounds_of(costs((10, 20, 30)), settings_, NAMES).least == (5, 10, 3)
-
-
-def test_a_cap_for_a_group_that_is_not_there_names_those_that_are() -> None:
-    settings_ = Prune(max_cut_shares={"l22": 0.5})
-    with pytest.raises(PruneError, match=r"prune.max_cut_shares: 'l22' matches no group .*'l2'.*l0, l1, l2"):
-        check_widths(costs(), settings_, NAMES)
-
-
-def test_widths_are_multiples_and_within_their_bounds() -> None:
-    model = costs((24, 32, 20))
-    settings_ = Prune(target=Macs(0.5), widths="effective-rank", round_to=8, min_width=8, max_cut_share=0.8)
-    found = chosen(model, settings_, Evidence(ranks=(1.0, 30.0, 2.0)))
-    assert all(width % 8 == 0 or width == dense for width, dense in zip(found, model.widths, strict=True))
-    assert bounds_of(model, settings_, NAMES).least == (8, 8, 8)
-
-
-def test_heads_are_counted_one_by_one_and_one_may_be_left() -> None:
-    model = costs((24, 4, 6), ("units", "heads", "blocks"))
-    bounds = bounds_of(model, Prune(round_to=8, min_width=8), NAMES)
-    assert bounds.steps == (8, 1, 1)
-    assert bounds.least == (8, 1, 1)
-
-
-def test_a_target_out_of_reach_says_what_is_in_reach_and_which_bounds_forbid_more() -> None:
-    with pytest.raises(
-        PruneError,
-        match=r"prune\.target macs=0\.01 cannot be reached: with min_width 2, max_cut_share 0\.95, l0 0\.5 "
-        r"and round_to 1 the least is 0\.\d{3}",
-    ):
-        chosen(costs(), Prune(target=Macs(0.01), max_cut_shares={"l0": 0.5}))
-    fixed = replace(costs(), constant=400.0, total=costs().total + 400)
-    with pytest.raises(PruneError, match=r"because \d+% of the multiply-accumulates lie in layers that"):
-        chosen(fixed, Prune(target=Macs(0.1)))
-
-
-def test_the_least_that_is_in_reach_is_reached() -> None:
-    model = costs()
-    least = model.at(bounds_of(model, Prune(), NAMES).least) / model.total
-    assert chosen(model, Prune(target=Macs(least))) == bounds_of(model, Prune(), NAMES).least
-
-
-@pytest.mark.parametrize("tolerance", [0.5, 0.1, 0.01])
-def test_a_tolerance_keeps_the_fewest_units_that_lose_no_more(tolerance: float) -> None:
-    residuals = [falling(width, 2.0) for width in (12, 16, 10)]
-    found = chosen(costs(), Prune(target=Tolerance(tolerance), min_width=1), Evidence(residuals=residuals))
-    for width, curve in zip(found, residuals, strict=True):
-        assert curve[width - 1] <= tolerance < curve[width - 2]
-
-
-def test_a_tolerance_stays_within_the_bounds_and_on_the_steps() -> None:
-    residuals = [falling(20, 2.0), [0.0] * 20]
-    settings_ = Prune(target=Tolerance(0.1), round_to=8, min_width=8)
-    assert chosen(costs((20, 20)), settings_, Evidence(residuals=residuals)) == (16, 8)
-
-
 def test_widths_by_name_are_taken_as_they_are_and_the_others_stay_dense() -> None:
     settings_ = Prune(target=Widths({"l1": 1}), round_to=8, min_width=8)
     assert chosen(costs(), settings_, Evidence()) == (12, 1, 10)
-
-
-def test_all_that_is_wrong_with_widths_by_name_is_told_at_once() -> None:
-    with pytest.raises(PruneError) as caught:
-        check_widths(costs(), Prune(target=Widths({"l00": 3, "l1": 17, "l2": 10, "zz": 1})), NAMES)
-    assert str(caught.value) == (
-        "prune.target.widths: 3 faults:"
-        "\n  'l00' is no group that can be cut (did you mean 'l0'?)"
-        "\n  'l1' can keep 1 to 16 units (found 17)"
-        "\n  'zz' is no group that can be cut; groups are l0, l1, l2"
-    )
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_latency_is_met_by_what_is_measured_and_not_by_what_is_counted(method: Method) -> None:
-    """A machine on which only the widest group takes time, in steps of four units."""
-    model = costs((12, 16, 10))
-
-    def measured(widths: Sequence[int]) -> float:
-        return 0.2 + 0.8 * -(-widths[1] // 4) / 4
-
-    found = chosen(model, Prune(target=Latency(0.65), widths=method), latency=measured)
-    assert measured(found) <= 0.65
-    assert measured((12, found[1] + 4, 10)) > 0.65
-
-
-def test_a_latency_is_asked_for_no_more_often_than_it_takes() -> None:
-    asked: list[tuple[int, ...]] = []
-
-    def measured(widths: Sequence[int]) -> float:
-        asked.append(tuple(widths))
-        return sum(widths) / 38
-
-    chosen(costs((12, 16, 10)), Prune(target=Latency(0.5)), latency=measured)
-    assert len(asked) <= 11
 
 
 def test_widths_that_were_fast_only_once_are_not_taken() -> None:
@@ -265,13 +307,121 @@ def test_widths_that_were_fast_only_once_are_not_taken() -> None:
     assert sum(found) / 38 <= 0.5
 
 
-def test_a_latency_that_even_the_least_widths_miss_is_refused_with_what_was_measured() -> None:
-    with pytest.raises(PruneError, match=r"latency=0.3 cannot be reached.*the least is 0.420 as measured"):
-        chosen(costs(), Prune(target=Latency(0.3)), latency=lambda _: 0.42)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_wider_target_never_narrows_a_group_by_more_than_what_was_left_over(method: Method) -> None:
     model = costs((40, 60, 30))
     found = [chosen(model, Prune(target=Macs(share), widths=method)) for share in (0.2, 0.4, 0.6, 0.8)]
     assert all(a <= b + 4 for low, high in pairwise(found) for a, b in zip(low, high, strict=True))
+
+
+ONES, FOUR = torch.ones(16), torch.tensor([4.0, 3.0, 2.0, 1.0])
+WEAK = torch.tensor([1e-9, 1e-9, 1e-9, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("scores", "least", "level", "widths"),
+    [
+        # torch-pruning's global threshold takes every unit that ties with it, and then cuts nothing at all.
+        ([ONES, ONES], 1, 0.5, (8, 8)),
+        ([ONES, ONES], 1, 0.75, (12, 12)),
+        # A layer of zeros once fell from 16 to 4 when 5 % were to go.
+        ([torch.cat([ONES[:4], torch.zeros(12)]), torch.linspace(0.5, 1.5, 44)], 1, 0.95, (13, 44)),
+        # Scores count as multiples of their group's mean.
+        ([FOUR, 1000 * FOUR], 1, 0.5, (2, 2)),
+        # torch-pruning skips a group whose every unit is weak in silence and leaves it whole.
+        ([WEAK, torch.ones(12)], 2, 0.5, (2, 7)),
+    ],
+)
+def test_the_best_scores_are_counted_out(scores, least: int, level: float, widths: tuple[int, ...]) -> None:
+    assert allocate_by_score(scores, limits(tuple(map(len, scores)), least=least))(level) == widths
+
+
+def test_bounds_give_the_nearest_the_least_and_the_next_allowed_width() -> None:
+    own = limits((20,), least=8, step=8)
+    wishes = [(0.0, 8), (11.9, 8), (12.0, 16), (19.9, 16), (20.0, 20), (99.0, 20)]
+    assert [own.nearest(0, wish) for wish, _ in wishes] == [nearest for _, nearest in wishes]
+    assert [own.wider(0, width) for width in (8, 16, 20)] == [16, 20, 20]
+    assert [own.no_less(0, width) for width in (1, 9, 16, 17, 20)] == [8, 16, 16, 20, 20]
+
+
+def test_bounds_follow_the_last_cap_that_matches_whole_steps_and_the_kind_of_group() -> None:
+    capped = Prune(max_cut_shares={"l*": 0.5, "l2": 0.9}, min_width=1)
+    assert bounds_of(costs((10, 20, 30)), capped, NAMES).least == (5, 10, 3)
+    heads = bounds_of(costs((24, 4, 6), ("units", "heads", "blocks")), Prune(round_to=8, min_width=8), NAMES)
+    assert (heads.steps, heads.least) == ((8, 1, 1), (8, 1, 1))
+    model = costs((24, 32, 20))
+    stepped = Prune(target=Macs(0.5), widths="effective-rank", round_to=8, min_width=8, max_cut_share=0.8)
+    found = chosen(model, stepped, Evidence(ranks=(1.0, 30.0, 2.0)))
+    assert all(width % 8 == 0 or width == dense for width, dense in zip(found, model.widths, strict=True))
+    assert bounds_of(model, stepped, NAMES).least == (8, 8, 8)
+
+
+def test_the_least_that_is_in_reach_is_reached() -> None:
+    model = costs()
+    least = bounds_of(model, Prune(), NAMES).least
+    assert chosen(model, Prune(target=Macs(model.at(least) / model.total))) == least
+
+
+FIXED = replace(costs(), constant=400.0, total=costs().total + 400)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings_", "message"),
+    [
+        (
+            costs(),
+            Prune(target=Macs(0.01), max_cut_shares={"l0": 0.5}),
+            r"prune\.target macs=0\.01 cannot be reached: with min_width 2, max_cut_share 0\.95, l0 0\.5 "
+            r"and round_to 1 the least is 0\.\d{3}",
+        ),
+        (FIXED, Prune(target=Macs(0.1)), r"because \d+% of the multiply-accumulates lie in layers that"),
+        (
+            costs(),
+            Prune(target=Latency(0.3)),
+            r"latency=0.3 cannot be reached.*the least is 0.420 as measured",
+        ),
+        (
+            costs(),
+            Prune(max_cut_shares={"l22": 0.5}),
+            r"prune.max_cut_shares: 'l22' matches no group .*'l2'.*l0, l1, l2",
+        ),
+        (
+            costs(),
+            Prune(target=Widths({"l00": 3, "l1": 17, "l2": 10, "zz": 1})),
+            r"^prune\.target\.widths: 3 faults:"
+            r"\n  'l00' is no group that can be pruned \(did you mean 'l0'\?\)"
+            r"\n  'l1' can keep 1 to 16 units \(found 17\)"
+            r"\n  'zz' is no group that can be pruned; groups are l0, l1, l2$",
+        ),
+    ],
+)
+def test_what_cannot_be_met_is_refused_with_what_can(
+    model: CostModel, settings_: Prune, message: str
+) -> None:
+    with pytest.raises(PruneError, match=message):
+        chosen(model, settings_, latency=lambda _: 0.42)
+
+
+@pytest.mark.parametrize("tolerance", [0.5, 0.1, 0.01])
+def test_a_tolerance_keeps_the_fewest_units_that_lose_no_more(tolerance: float) -> None:
+    residuals = [falling(width, 2.0) for width in (12, 16, 10)]
+    found = chosen(costs(), Prune(target=Tolerance(tolerance), min_width=1), Evidence(residuals=residuals))
+    for width, curve in zip(found, residuals, strict=True):
+        assert curve[width - 1] <= tolerance < curve[width - 2]
+    stepped, curves = Prune(target=Tolerance(0.1), round_to=8, min_width=8), [falling(20, 2.0), [0.0] * 20]
+    assert chosen(costs((20, 20)), stepped, Evidence(residuals=curves)) == (16, 8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_latency_is_met_by_few_measurements_and_not_by_what_is_counted(method: Method) -> None:
+    """A machine on which only the widest group takes time, in steps of four units."""
+    model, asked = costs((12, 16, 10)), []
+
+    def measured(widths: Sequence[int]) -> float:
+        asked.append(widths)
+        return 0.2 + 0.8 * -(-widths[1] // 4) / 4
+
+    found = chosen(model, Prune(target=Latency(0.65), widths=method), latency=measured)
+    assert len(asked) <= 11
+    assert measured(found) <= 0.65
+    assert measured((12, found[1] + 4, 10)) > 0.65

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tpsprune.numerics.elements import Elements
+from tpsprune.numerics.moments import Elements
 from tpsprune.records.readings import Reading, Status
 from tpsprune.signals.signal import View
 from tpsprune.signals.weights import (

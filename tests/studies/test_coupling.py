@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.studies.conftest import follow, tiny_coupling
 from tpsprune import recipe
-from tpsprune.numerics.intervals import Interval
+from tpsprune.numerics.small_samples import Interval
 from tpsprune_studies import coupling
 from tpsprune_studies.coupling_edges import (
     FACTOR,

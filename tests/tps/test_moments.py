@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.tps.conftest import Addition, Pairs, built
 from tpsprune.errors import VariantError
-from tpsprune.numerics.moment_coherence import moment_coherence
+from tpsprune.numerics.coherence import moment_coherence
 from tpsprune.recipe.train import Train
 from tpsprune.records import TaskFacts
 from tpsprune.tps import Regulariser

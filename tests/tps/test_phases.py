@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.phases import triadic_force
+from tpsprune.numerics.coherence import triadic_force
 from tpsprune.tps.phases import Neurons, PhaseVariant, Weights, leading_plane
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.tps.conftest import Addition, Pairs, built, try_build
 from tpsprune.errors import RunFolderError, VariantError
 from tpsprune.models.architectures import Transformer
-from tpsprune.numerics.phases import triadic_energy, triadic_force
+from tpsprune.numerics.coherence import triadic_energy, triadic_force
 from tpsprune.records import TaskFacts
 from tpsprune.tps import Regulariser
 from tpsprune.tps.phases import Weights

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.tps.conftest import Pairs
-from tpsprune.numerics.phases import character_scale, fourier_coherence, unit_coherence
+from tpsprune.numerics.coherence import character_scale, fourier_coherence, unit_coherence
 from tpsprune.records import TaskFacts
 from tpsprune.tps.triplets import Fourier, Labels, TripletVariant, coherence_warning, order_warning
 from tpsprune_studies.tasks import all_permutations, composition_table

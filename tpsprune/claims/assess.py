@@ -14,7 +14,7 @@ from tpsprune.claims.faults import quality_of
 from tpsprune.claims.ladder import FEWEST_PAIRS, may_claim, may_not_claim
 from tpsprune.claims.pairs import CountedPairs, count_pairs
 from tpsprune.claims.window_sums import class_words, cpu_seconds_of, grade_of, joules_of, seconds_of
-from tpsprune.numerics.paired import fieller, needed_pairs
+from tpsprune.numerics.small_samples import fieller, needed_pairs
 from tpsprune.records import (
     ArmRun,
     BreakEven,

@@ -9,8 +9,7 @@ from itertools import product
 from math import exp, fsum, log
 from typing import Final
 
-from tpsprune.numerics.intervals import mean_interval
-from tpsprune.numerics.paired import detectable_effect, holm, sign_flip_p, t_p
+from tpsprune.numerics.small_samples import detectable_effect, holm, mean_interval, sign_flip_p, t_p
 from tpsprune.records import BandPoint, Change, EnergyClass, EnergyMethod, Window
 
 __all__ = ["ASSUMED", "Usage", "band_of", "change_of", "correct_for_several", "log_ratios", "saving"]

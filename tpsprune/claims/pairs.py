@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import final
 
 from tpsprune.claims.window_sums import joules_of, seconds_of
-from tpsprune.numerics.paired import lower_bound
+from tpsprune.numerics.small_samples import lower_bound
 from tpsprune.records import Accuracy, ArmRun, ComparisonRecord, Design, InferenceSpan, Window
 
 __all__ = ["CountedPairs", "count_pairs"]

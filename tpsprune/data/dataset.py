@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tpsprune.errors import DataError, TpspruneError
-from tpsprune.numerics.trees import Tree, at, mapped
+from tpsprune.numerics.trees import Tree, at, map_tensors
 from tpsprune.recipe.task import Augment, DigitsData, TabularData, TextData
 from tpsprune.records import TaskFacts
 
@@ -45,7 +45,7 @@ class Split:
 
     def to(self, device: torch.device | str) -> Split:
         """Return the same items on ``device``."""
-        return Split(mapped(self.inputs, lambda each: each.to(device)), self.labels.to(device))
+        return Split(map_tensors(self.inputs, lambda each: each.to(device)), self.labels.to(device))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

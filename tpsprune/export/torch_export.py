@@ -25,7 +25,7 @@ from torch.export import Dim, ExportedProgram
 
 from tpsprune.errors import ArtifactError
 from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
-from tpsprune.numerics.trees import mapped
+from tpsprune.numerics.trees import map_tensors
 from tpsprune.runs import writing
 
 __all__ = ["Predictor", "TorchExport", "capture", "find_unsafe", "first_cause", "names_of", "predictor_of"]
@@ -77,7 +77,7 @@ def capture(model: nn.Module, example: Any, format: str) -> ExportedProgram:  # 
         ArtifactError: the model cannot be captured, or only for batches of one size.
     """
     batch = Dim("batch", min=1)
-    shapes = mapped(example, lambda _: {0: batch})  # type: ignore[arg-type,return-value]
+    shapes = map_tensors(example, lambda _: {0: batch})  # type: ignore[arg-type,return-value]
     try:
         with torch.no_grad(), plain_kernels(), warnings.catch_warnings():
             warnings.simplefilter("ignore")

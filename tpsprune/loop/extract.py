@@ -83,7 +83,7 @@ def extract(
     extraction = pruning.extract(model, probe, chosen, **asked)
     if chosen.heal_steps:
         steps = chosen.heal_steps
-        for _ in pruning.heal(
+        for _ in pruning.repair(
             extraction.ticket, model, probe, steps=steps, learning_rate=chosen.heal_learning_rate, seed=seed
         ):
             pass

@@ -342,20 +342,20 @@ def _calibration_batches(
 
 def _sites_of(
     model: nn.Module, batch: Any, signals: Sequence[str], leave_alone: Sequence[str]
-) -> pruning.Sites:
+) -> pruning.GroupTensors:
     """Return where the signals look: nowhere where there are none, which spares the survey.
 
     Raises:
         DataError: the model does not take the batch.
     """
     if not signals:
-        return pruning.Sites({}, {}, {})
+        return pruning.GroupTensors({}, {}, {})
     try:
         with torch.no_grad(), evaluation_mode(model):
             call_model(model, batch)
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise DataError(f"Watch: the model does not take the probe: {error}") from error
-    return pruning.sites(model, pruning.survey(model, batch, leave_alone))
+    return pruning.tensors_by_group(model, pruning.find_groups(model, batch, leave_alone))
 
 
 def _split_labels(labels: Tensor, probe: Any) -> list[Any]:

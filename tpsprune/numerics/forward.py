@@ -1,15 +1,26 @@
-"""How a model is called and what of its answer counts, the same everywhere."""
+"""The forward pass: how a model is called, in which mode and precision, and what it multiplies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["call_model", "evaluation_mode", "flat_tensors", "item_tensors", "logits_of"]
+__all__ = [
+    "call_model",
+    "evaluation_mode",
+    "first_input",
+    "flat_tensors",
+    "full_precision",
+    "item_tensors",
+    "logits_of",
+    "observe_inputs",
+    "widened",
+]
 
 
 def call_model(model: nn.Module, batch: Any) -> Any:
@@ -22,7 +33,7 @@ def call_model(model: nn.Module, batch: Any) -> Any:
 
 
 def logits_of(output: Any) -> Tensor:
-    """Return the tensor of scores in a model's answer: itself, ``.logits``, ``['logits']``, or the first.
+    """Return the tensor of scores in a model's output: itself, ``.logits``, ``['logits']``, or the first.
 
     Raises:
         TypeError: there is no tensor where one is looked for.
@@ -48,6 +59,47 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def observe_inputs(
+    model: nn.Module, names: Iterable[str], observe: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """Call ``observe(name, input)`` whenever a named layer is about to be called."""
+    with ExitStack() as stack:
+        for name in names:
+
+            def hook(
+                _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name
+            ) -> None:
+                if (fed := first_input(args, kwargs)) is not None:
+                    observe(name, fed)
+
+            handle = model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
+            stack.callback(handle.remove)
+        yield
+
+
+def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Return the first tensor that a layer is called with, by position or by name; none if it is empty."""
+    fed = next(iter((*args, *kwargs.values())), None)
+    return fed.detach() if isinstance(fed, Tensor) and fed.ndim and fed.numel() else None
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """Return ``tensor`` in float64, or in float32 where its device has nothing wider (Apple's MPS)."""
+    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute float32 products on a GPU in float32, not in TF32, until the block is left."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def flat_tensors(output: Any) -> Iterator[Tensor]:

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
 from tpsprune.numerics.forward import call_model
-from tpsprune.numerics.trees import item_count, mapped, tensors_of
+from tpsprune.numerics.trees import item_count, map_tensors, tensors_of
 
 __all__ = ["MacCount", "count_macs"]
 
@@ -64,7 +64,7 @@ def count_macs(model: nn.Module, batch: Any) -> MacCount:
     counts = None
     for device in ("cpu", "meta") if _is_small(model, batch) else ("meta",):
         with suppress(RuntimeError, TypeError, ValueError):
-            moved = mapped(batch, partial(Tensor.to, device=device))
+            moved = map_tensors(batch, partial(Tensor.to, device=device))
             counts = _flops(copy.deepcopy(model).to(device), moved)
             break
     if counts is None:

@@ -1,22 +1,21 @@
-"""Mean and covariance of what modules are fed, streamed: activations are never kept.
+"""Rows of units: what modules are fed and what weights hold, and moments of it, streamed.
 
-Shape letters: b items, c channels, d features, r rows, n units, k columns per unit.
+Activations are never kept. Shape letters: b items, c channels, d features or all elements of a unit, r rows,
+n units, k columns per unit, u units of a group, f elements of a unit along an axis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.forward import call_model, evaluation_mode
-from tpsprune.numerics.precision import widened
+from tpsprune.numerics.forward import call_model, evaluation_mode, observe_inputs, widened
 
-__all__ = ["MomentSums", "Moments", "as_rows", "gram", "input_moments"]
+__all__ = ["Elements", "MomentSums", "Moments", "as_rows", "gram", "input_moments", "unit_rows"]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BLOCK: Final = 512
@@ -70,7 +69,7 @@ def input_moments(model: nn.Module, batches: Iterable[Any], widths: Mapping[str,
 
     One forward pass per batch, in evaluation mode and without gradients. Convolutions are read channels
     first, all else features last (see ``as_rows``). A module called several times in a pass adds up
-    its calls; one that no pass calls is left out of the answer.
+    its calls; one that no pass calls is left out.
 
     Sums are taken in double precision about the first call's mean, so that units far from zero lose
     no digits. Not finite inputs give not finite moments.
@@ -81,23 +80,12 @@ def input_moments(model: nn.Module, batches: Iterable[Any], widths: Mapping[str,
         ValueError: an input does not hold the units that ``widths`` promises.
     """
     sums = {name: MomentSums() for name in widths}
-    with ExitStack() as stack:
-        stack.enter_context(evaluation_mode(model))
-        stack.enter_context(torch.no_grad())
-        for name, width in widths.items():
 
-            def see(
-                module: nn.Module,
-                args: tuple[Any, ...],
-                kwargs: dict[str, Any],
-                sums: MomentSums = sums[name],
-                width: int = width,
-            ) -> None:
-                fed = args[0] if args else kwargs["input"]
-                sums.add(as_rows(fed.detach(), width, channels_first=isinstance(module, CONVOLUTIONS)))
+    def add(name: str, fed: Tensor) -> None:
+        channels_first = isinstance(model.get_submodule(name), CONVOLUTIONS)
+        sums[name].add(as_rows(fed, widths[name], channels_first=channels_first))
 
-            handle = model.get_submodule(name).register_forward_pre_hook(see, with_kwargs=True)
-            stack.callback(handle.remove)
+    with torch.no_grad(), evaluation_mode(model), observe_inputs(model, widths, add):
         for batch in batches:
             call_model(model, batch)
     return {name: each.moments() for name, each in sums.items() if each.rows}
@@ -145,3 +133,22 @@ class MomentSums:
         offset_n = self._sum_n / self.rows
         covariance_nn = self._products_nn / self.rows - torch.outer(offset_n, offset_n)
         return Moments(self.rows, self._shift_n + offset_n, covariance_nn)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Elements:
+    """Which elements along one axis of a tensor of the model belong to each unit of a group."""
+
+    tensor: str
+    axis: int
+    index_uf: Tensor
+
+
+def unit_rows(model: nn.Module, parts: Iterable[Elements]) -> Tensor:
+    """Return ``rows_ud``: all elements of each unit, tensor after tensor, in single precision."""
+    held = model.state_dict()
+    rows = []
+    for part in parts:
+        tensor = held[part.tensor].movedim(part.axis, 0)
+        rows.append(tensor[part.index_uf.to(tensor.device)].flatten(1).to(torch.float32))
+    return torch.cat(rows, 1)

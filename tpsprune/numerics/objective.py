@@ -6,6 +6,7 @@ Shape letters: n items, c classes, l places of an item, t targets or labels of a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Final, Self, final
@@ -31,7 +32,7 @@ PLACE: Final = "task.loss"
 class Sums:
     """Sums over items: of the loss, of what was right, and how many numbers the loss is a mean of.
 
-    ``right`` are answers that are right, a number; with ``mse`` the squares left, by target.
+    ``right`` is the number of right predictions; with ``mse`` the squared errors, by target.
     """
 
     loss: Tensor
@@ -45,7 +46,7 @@ class Sums:
 @final
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """A loss and the quality that goes with it; the score of an answer is ``logits_of`` it.
+    """A loss and the quality that goes with it; the scores of an output are ``logits_of`` it.
 
     - ``cross-entropy``: scores (n, c), labels (n,) of classes, in nats; quality is accuracy. Of scores
       (n, …, c) and labels (n, …) every place is an item.
@@ -54,8 +55,8 @@ class Objective:
     - ``bce``: scores (n, t), labels (n, t) of 0 and 1; nats for each label; quality is the share of labels
       on whose side of zero the score is.
     - ``mse``: scores (n, t), labels (n, t) or (n,), the mean of squares; quality is R², ``r_squared``.
-    - a function of the user's own, called with a model's answer as it is and the labels; it returns the
-      mean loss, or a mapping of ``loss`` and ``quality`` (1 is the best). Quality is what it says, else
+    - a function of the user's own, called with a model's output as it is and the labels; it returns the
+      mean loss, or a mapping of ``loss`` and ``quality`` (1 is the best). Quality is what it returns, else
       accuracy where labels are classes (n,) and scores (n, c). Over batches both are means by items.
     """
 
@@ -103,7 +104,7 @@ class Objective:
                 return _entropy(scores, labels, "mean", label_smoothing)
 
     def sums(self, output: Any, labels: Tensor) -> Sums:
-        """Return loss and right answers summed over a batch, without smoothing; the loss is differentiable.
+        """Return loss and right predictions, summed over a batch, without smoothing; differentiable.
 
         Raises:
             RecipeError: a function of the user's own raised, returned no mean loss, or no quality is known.
@@ -132,7 +133,7 @@ class Objective:
         return loss, sums.right.item() / counted
 
     def chance(self, labels: Tensor, classes: int) -> float:
-        """Return the quality of an answer that does not look at its input.
+        """Return the quality of a prediction that ignores its input.
 
         1 / classes where classes are told apart, as if they were equally common; the share of the commonest
         token; for each label its commoner value, on average; 0 of R² and where nobody knows.
@@ -150,58 +151,59 @@ class Objective:
                 return 1.0 / classes if are_classes(labels) else 0.0
 
     def places(self, labels: Tensor) -> int:
-        """Return how many answers an item has: its tokens with ``next-token``, else one."""
+        """Return how many predictions an item has: its tokens with ``next-token``, else one."""
         return labels.shape[1] if self.word == "next-token" else 1
 
     def _own(self, output: Any, labels: Tensor) -> tuple[Tensor, Any]:
-        """Return loss and quality as the user's function has them; the quality is not looked at here."""
+        """Return loss and quality as the user's function has them; the quality is not checked here."""
         assert self.function is not None, "asked for where there is one"
         try:
-            said = self.function(output, labels)
+            loss = self.function(output, labels)
         except Exception as error:
             lines = str(error).strip().splitlines()
-            words = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-            raise _fault(f"'{self.word}' raised {words}") from error
+            raise self._fault(f"raised {': '.join([type(error).__name__, *lines[:1]])}") from error
         quality = None
-        if isinstance(said, Mapping):
-            if set(said) != {"loss", "quality"}:
-                found = ", ".join(map(str, said)) or "nothing"
-                raise _fault(f"'{self.word}' returned a mapping of {found}; of loss and quality would do")
-            quality, said = said["quality"], said["loss"]
-        if not isinstance(said, Tensor) or said.numel() != 1:
-            found = f"shape {tuple(said.shape)}" if isinstance(said, Tensor) else type(said).__name__
-            raise _fault(
-                f"'{self.word}' returned {found}; the mean loss, a tensor of one number, would do, or a "
-                "mapping of loss and quality"
+        if isinstance(loss, Mapping):
+            if set(loss) != {"loss", "quality"}:
+                found = ", ".join(map(str, loss)) or "nothing"
+                raise self._fault(f"returned a mapping of {found}; of loss and quality would do")
+            quality, loss = loss["quality"], loss["loss"]
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise self._fault(
+                f"returned {found}; the mean loss, a tensor of one number, would do, or a mapping of loss "
+                "and quality"
             )
-        return said.reshape(()), quality
-
-    def _quality(self, given: Any) -> float:
-        try:
-            share = float(given.detach() if isinstance(given, Tensor) else given)
-        except (TypeError, ValueError, RuntimeError) as error:
-            words = f"returned a quality that is no number ({type(given).__name__}); one number would do"
-            raise _fault(f"'{self.word}' {words}") from error
-        if not isfinite(share) or share > 1.0:
-            words = f"returned a quality of {share:g}; 1, the best there is, or less would do"
-            raise _fault(f"'{self.word}' {words}")
-        return share
+        return loss.reshape(()), quality
 
     def _own_sums(self, output: Any, labels: Tensor) -> Sums:
         loss, quality = self._own(output, labels)
         items = len(labels)
         if quality is not None:
-            share = self._quality(quality)
-            right = torch.tensor(share * items, dtype=torch.float64, device=loss.device)
-        else:
-            scores = _scores_of(output)
-            if not are_classes(labels) or scores is None or scores.ndim != 2:
-                raise _fault(
-                    f"'{self.word}' returns a loss alone, and what of these answers is right is not known: a "
-                    "mapping of loss and quality would do"
-                )
+            right = torch.tensor(self._share(quality) * items, dtype=torch.float64, device=loss.device)
+        elif (scores := _scores_of_classes(output, labels)) is not None:
             right = (scores.argmax(dim=1) == labels).sum()
+        else:
+            raise self._fault(
+                "returns a loss alone, and what of these answers is right is not known: a mapping of loss "
+                "and quality would do"
+            )
         return Sums(loss.double() * items, right, torch.tensor(items, device=loss.device))
+
+    def _share(self, quality: Any) -> float:
+        try:
+            share = float(quality.detach() if isinstance(quality, Tensor) else quality)
+        except (TypeError, ValueError, RuntimeError) as error:
+            kind = type(quality).__name__
+            raise self._fault(
+                f"returned a quality that is no number ({kind}); one number would do"
+            ) from error
+        if not isfinite(share) or share > 1.0:
+            raise self._fault(f"returned a quality of {share:g}; 1, the best there is, or less would do")
+        return share
+
+    def _fault(self, message: str) -> RecipeError:
+        return RecipeError("recipe", [Fault(PLACE, f"'{self.word}' {message}")])
 
 
 CROSS_ENTROPY: Final = Objective("cross-entropy")
@@ -249,12 +251,8 @@ def _count(numbers: Tensor) -> Tensor:
     return torch.tensor(numbers.numel(), device=numbers.device)
 
 
-def _scores_of(output: Any) -> Tensor | None:
-    try:
-        return logits_of(output)
-    except TypeError:
-        return None
-
-
-def _fault(message: str) -> RecipeError:
-    return RecipeError("recipe", [Fault(PLACE, message)])
+def _scores_of_classes(output: Any, labels: Tensor) -> Tensor | None:
+    with suppress(TypeError):
+        scores = logits_of(output)
+        return scores if are_classes(labels) and scores.ndim == 2 else None
+    return None

@@ -56,8 +56,8 @@ def h1_bars(condensed: Floats, num_points: int) -> Floats:
     if num_points < 4:
         return np.empty((0, 2), dtype=np.float64)
     float32 = np.ascontiguousarray(condensed, dtype=np.float32)
-    answer = doRipsFiltrationDM(float32, 1, np.inf, 2, False)
-    bars = np.array(answer["births_and_deaths_by_dim"][1], dtype=np.float64).reshape(-1, 2)
+    found = doRipsFiltrationDM(float32, 1, np.inf, 2, False)
+    bars = np.array(found["births_and_deaths_by_dim"][1], dtype=np.float64).reshape(-1, 2)
     if np.isinf(bars).any():
         bars = np.minimum(bars, _enclosing_radius(float32, num_points))
     return bars

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tpsprune.numerics.precision import widened
+from tpsprune.numerics.forward import widened
 
 __all__ = [
     "Edge",
-    "adiabatic_parameter",
     "corrected_participation_ratio",
     "edge",
     "effective_rank",
@@ -60,7 +59,7 @@ def corrected_participation_ratio(ratio: float, rows: int, *, at_most: float) ->
     """Return the participation ratio freed of the bias of estimating it from ``rows`` independent rows.
 
     1 / PR_rows ≈ 1 / PR + 1 / rows, so PR ≈ 1 / (1 / PR_rows − 1 / rows): within 2 % at 256 rows for a
-    true ratio of 500 to 1,000. The correction explodes where PR_rows nears ``rows``; the answer is cut
+    true ratio of 500 to 1,000. The correction explodes where PR_rows nears ``rows``; the result is cut
     off at ``at_most``, the number of units. Rows that are not independent are corrected too little.
     """
     if ratio <= 0.0:
@@ -117,17 +116,3 @@ def gap_23(singular_values_k: Tensor) -> Tensor:
     It scales with the square of the rows. Source: Xu 2026 (arXiv 2602.16746), the code beside it.
     """
     return singular_values_k[1].square() - singular_values_k[2].square()
-
-
-def adiabatic_parameter(
-    eigenvalues_k: Tensor, earlier_eigenvalues_k: Tensor, gap: float, learning_rate: float
-) -> float:
-    """Return A = ‖ΔG‖_F / (η g²), with ‖ΔG‖_F taken as the length of the change of the eigenvalues.
-
-    That is a lower bound of the true norm (Hoffman and Wielandt), for eigenvalues sorted alike. Units
-    and thresholds have not been published: compare A with itself only. Not finite for a zero gap.
-
-    Source: Xu 2026 (arXiv 2603.28964).
-    """
-    change = torch.linalg.vector_norm(eigenvalues_k - earlier_eigenvalues_k)
-    return float(change / (learning_rate * gap**2)) if gap else torch.inf

@@ -1,4 +1,4 @@
-"""Batches that may be more than one tensor: a mapping or a tuple of tensors, items along each first axis."""
+"""Batches as trees of tensors: mappings or tuples, items along each first axis; and random ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,20 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Tree", "at", "first_of", "item_count", "joined", "mapped", "parted_evenly", "taken", "tensors_of"]
+from tpsprune.records import InputPart, TaskFacts
+
+__all__ = [
+    "Tree",
+    "at",
+    "first_of",
+    "item_count",
+    "join_items",
+    "map_tensors",
+    "random_inputs",
+    "split_evenly",
+    "take_items",
+    "tensors_of",
+]
 
 Tree: TypeAlias = Any
 """A tensor, or a mapping or tuple of trees: what ``call_model`` takes. Anything else in one is passed on."""
@@ -24,46 +37,46 @@ def tensors_of(tree: Tree) -> Iterator[Tensor]:
             yield from tensors_of(part)
 
 
-def mapped(tree: Tree, function: Callable[[Tensor], Tensor]) -> Tree:
+def map_tensors(tree: Tree, function: Callable[[Tensor], Tensor]) -> Tree:
     """Return the tree with ``function`` of each of its tensors; mappings come back as dictionaries.
 
-    >>> mapped({"a": torch.ones(2), "b": (torch.zeros(1), None)}, lambda each: each + 1)
+    >>> map_tensors({"a": torch.ones(2), "b": (torch.zeros(1), None)}, lambda each: each + 1)
     {'a': tensor([2., 2.]), 'b': (tensor([1.]), None)}
     """
     if isinstance(tree, Tensor):
         return function(tree)
     if isinstance(tree, Mapping):
-        return {name: mapped(part, function) for name, part in tree.items()}
+        return {name: map_tensors(part, function) for name, part in tree.items()}
     if isinstance(tree, tuple):
-        return tuple(mapped(part, function) for part in tree)
+        return tuple(map_tensors(part, function) for part in tree)
     return tree
 
 
 def at(tree: Tree, index: Tensor | slice) -> Tree:
     """Return the items at ``index`` of a tree all of whose tensors hold items along their first axis."""
-    return mapped(tree, lambda each: each[index])
+    return map_tensors(tree, lambda each: each[index])
 
 
 def first_of(tree: Tree) -> Tree:
     """Return the first item, without the axis of items."""
-    return mapped(tree, lambda each: each[0])
+    return map_tensors(tree, lambda each: each[0])
 
 
-def joined(trees: Sequence[Tree]) -> Tree:
+def join_items(trees: Sequence[Tree]) -> Tree:
     """Return the items of several trees of one build, one after the other.
 
-    >>> joined([(torch.ones(1), torch.ones(1)), (torch.zeros(2), torch.zeros(2))])
+    >>> join_items([(torch.ones(1), torch.ones(1)), (torch.zeros(2), torch.zeros(2))])
     (tensor([1., 0., 0.]), tensor([1., 0., 0.]))
     """
     first = trees[0]
     if isinstance(first, Tensor):
         return torch.cat(list(trees))
     if isinstance(first, Mapping):
-        return {name: joined([tree[name] for tree in trees]) for name in first}
-    return tuple(joined(parts) for parts in zip(*trees, strict=True))
+        return {name: join_items([tree[name] for tree in trees]) for name in first}
+    return tuple(join_items(parts) for parts in zip(*trees, strict=True))
 
 
-def parted_evenly(tree: Tree, parts: int) -> tuple[Tree, ...]:
+def split_evenly(tree: Tree, parts: int) -> tuple[Tree, ...]:
     """Return the items in so many batches, in order, none more than one item longer than another."""
     ends = [0]
     for part in torch.arange(item_count(tree)).tensor_split(parts):
@@ -76,13 +89,45 @@ def item_count(batch: Tree) -> int:
     return next((len(tensor) for tensor in tensors_of(batch) if tensor.ndim), 0)
 
 
-def taken(batch: Tree, index: Tensor) -> Tree:
+def take_items(batch: Tree, index: Tensor) -> Tree:
     """Return these items of a batch, however it is nested; a number beyond its items is passed over.
 
     Tensors as long as the batch has items are indexed; all else (a mask, positions) stays as it is.
     """
     items = item_count(batch)
     kept = index[index < items]
-    return mapped(
+    return map_tensors(
         batch, lambda each: each[kept.to(each.device)] if each.ndim and len(each) == items else each
     )
+
+
+def random_inputs(facts: TaskFacts, items: int, seed: int = 0) -> Tree:
+    """Return so many items as a model of the task takes them, on the CPU; equal seeds, equal items.
+
+    Images, vectors and other floats are standard normal, token ids and other whole numbers uniform over
+    those there are. Of a part of two values only, as a mask has them, the first place holds the higher: a
+    mask that lets nothing through is none. Several parts come as a mapping, or without names as a tuple.
+
+    Does not see what data look like: outputs on these items are good for comparing models, not for judging
+    them.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if facts.parts:
+        sampled = [_part(part, items, generator) for part in facts.parts]
+        if any(part.name for part in facts.parts):
+            return {part.name: each for part, each in zip(facts.parts, sampled, strict=True)}
+        return tuple(sampled)
+    shape = (items, *facts.input_shape)
+    if facts.input_kind == "tokens":
+        return torch.randint(facts.vocabulary or 1, shape, generator=generator)
+    return torch.randn(shape, generator=generator)
+
+
+def _part(part: InputPart, items: int, generator: torch.Generator) -> Tensor:
+    shape = (items, *part.shape)
+    if part.dtype == "float32":
+        return torch.randn(shape, generator=generator)
+    sampled = torch.randint(part.lowest, part.highest + 1, shape, generator=generator)
+    if part.highest - part.lowest == 1 and sampled.ndim > 1:
+        sampled[..., 0] = part.highest
+    return sampled.bool() if part.dtype == "bool" else sampled

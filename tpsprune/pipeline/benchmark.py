@@ -13,7 +13,7 @@ from torch import nn
 from tpsprune import measure
 from tpsprune.errors import ArtifactError
 from tpsprune.numerics.forward import call_model, logits_of
-from tpsprune.numerics.trees import first_of, mapped
+from tpsprune.numerics.trees import first_of, map_tensors
 from tpsprune.pipeline.load import rebuild_ticket
 from tpsprune.pipeline.state import Clock, State
 from tpsprune.pipeline.workbench import Run, Workbench
@@ -87,7 +87,7 @@ def benchmark(run: Run, state: State, dense: nn.Module, *, timed: bool = True) -
 def _check_rebuilt(bench: Workbench, folder: RunFolder, ticket: nn.Module) -> None:
     """Build the ticket anew from its files, as an export will, and hold it against the one in memory."""
     rebuilt = rebuild_ticket(folder, bench.dataset.facts)
-    inputs = mapped(bench.watch_batches[0], lambda each: each.cpu())
+    inputs = map_tensors(bench.watch_batches[0], lambda each: each.cpu())
     kept = copy.deepcopy(ticket).cpu().eval()
     with torch.inference_mode():
         ours = logits_of(call_model(kept, inputs))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tpsprune import export as bundles
 from tpsprune import recipe
 from tpsprune.errors import ArtifactError, RunFolderError, did_you_mean
-from tpsprune.numerics.random_inputs import random_inputs
+from tpsprune.numerics.trees import random_inputs
 from tpsprune.pipeline.load import load, rebuild_ticket
 from tpsprune.recipe.task import CustomModel
 from tpsprune.records import Compared, Exported, Exporting, Grid, TaskFacts, dump

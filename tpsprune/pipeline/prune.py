@@ -120,7 +120,7 @@ def check(
         cost_share = None
         if widths:
             inputs = extraction_inputs(bench, settings.units, settings.target)
-            ahead = pruning.foresee(model, bench.prune_batches, settings, **inputs)
+            ahead = pruning.plan_widths(model, bench.prune_batches, settings, **inputs)
             survey, count, cost_share = ahead.survey, ahead.count, ahead.cost_share
             after = {group.name: width for group, width in zip(survey.groups, ahead.widths, strict=True)}
         else:
@@ -152,7 +152,7 @@ def check(
                 for group in survey.groups
             ),
             left_alone=survey.left_alone,
-            layers=pruning.layers_of(model, survey, count),
+            layers=pruning.list_layers(model, survey, count),
             weights=words,
             trained=trained,
             cost_share=cost_share,

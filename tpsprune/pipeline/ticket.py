@@ -28,8 +28,8 @@ from tpsprune.pipeline.stage import (
 from tpsprune.pipeline.state import Pruning, Restored, State, has_snapshot, load_snapshot, save_checkpoint
 from tpsprune.pipeline.workbench import Run, Workbench
 from tpsprune.pruning import Extraction, Plan
-from tpsprune.pruning.compose import compose
-from tpsprune.pruning.recalibrate import output_error
+from tpsprune.pruning.repair import output_error
+from tpsprune.pruning.replay import compose
 from tpsprune.recipe.prune import Latency, Macs, Params, Target
 from tpsprune.recipe.stop import NoRule
 from tpsprune.recipe.train import rewind_epoch
@@ -163,7 +163,9 @@ def _prune_round(run: Run, state: State) -> Generator[Event, None, State]:
         ticket = bench.execution.place(extraction.ticket)
         moments = {}
         if bench.recipe.retrain.optimizer == "carry":
-            moments = pruning.carried(training.state_by_name(state.optimizer, state.model), extraction.plan)
+            moments = pruning.carry_state(
+                training.state_by_name(state.optimizer, state.model), extraction.plan
+            )
     rewind = rewind_epoch(bench.recipe.retrain.rewind)
     if rewind is not None and has_snapshot(folder):
         original = bench.new_model(fill=False)
@@ -230,7 +232,7 @@ def _repair(
     total = settings.heal_steps
     yield PhaseStarted(phase="heal", title="heal", total_steps=total)
     shown_at = time.monotonic()
-    steps = pruning.heal(
+    steps = pruning.repair(
         ticket,
         dense,
         bench.prune_batches,

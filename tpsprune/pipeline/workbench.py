@@ -18,7 +18,7 @@ from tpsprune.data import Dataset
 from tpsprune.errors import CannotWriteError, DivergedError, RunFolderError
 from tpsprune.loop.meter import MAX_WINDOW_SECONDS, Ledger, Meter
 from tpsprune.numerics.objective import Objective
-from tpsprune.numerics.trees import Tree, at, joined, parted_evenly
+from tpsprune.numerics.trees import Tree, at, join_items, split_evenly
 from tpsprune.pipeline.load import describe_initial_weights
 from tpsprune.pipeline.state import Clock, Stage, State
 from tpsprune.recipe import Recipe
@@ -106,7 +106,7 @@ class Workbench:
             train_inputs=self.dataset.train.inputs,
             train_labels=self.dataset.train.labels,
             total_steps=self.total_steps,
-            calibration=(joined(self.watch_batches), torch.cat(self.watch_labels)),
+            calibration=(join_items(self.watch_batches), torch.cat(self.watch_labels)),
         )
 
     def start_rule(self, rule: Rule) -> Memory:
@@ -183,7 +183,7 @@ def _sample_calibration(seed: int, dataset: Dataset, execution: Execution, items
     inputs = execution.arrange(dataset.prepare(at(dataset.train.inputs, index)))
     # Equal parts: a last batch of one item would stop a batch norm over vectors.
     parts = ceil(len(index) / BATCH_ITEMS)
-    return parted_evenly(inputs, parts), torch.tensor_split(dataset.train.labels[index], parts)
+    return split_evenly(inputs, parts), torch.tensor_split(dataset.train.labels[index], parts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,10 +1,9 @@
 """Pruning: what can be cut, how much, which units, and the cut itself as one transaction."""
 
 from tpsprune.pruning.extract import Extraction, extract
-from tpsprune.pruning.foresee import Foresight, foresee
 from tpsprune.pruning.groups import Consumer, Group, Prunability, PrunedGroup, Slice
-from tpsprune.pruning.heal import heal
 from tpsprune.pruning.plan import Plan
+from tpsprune.pruning.planning import WidthPlan, plan_widths
 from tpsprune.pruning.prunability import (
     GroupTensors,
     check_target,
@@ -13,26 +12,27 @@ from tpsprune.pruning.prunability import (
     list_layers,
     tensors_by_group,
 )
+from tpsprune.pruning.repair import repair
 from tpsprune.pruning.replay import carry_state, replay
 
 __all__ = [
     "Consumer",
     "Extraction",
-    "Foresight",
     "Group",
     "GroupTensors",
     "Plan",
     "Prunability",
     "PrunedGroup",
     "Slice",
+    "WidthPlan",
     "carry_state",
     "check_target",
     "consumer_widths",
     "extract",
     "find_groups",
-    "foresee",
-    "heal",
     "list_layers",
+    "plan_widths",
+    "repair",
     "replay",
     "tensors_by_group",
 ]

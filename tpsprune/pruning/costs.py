@@ -23,8 +23,7 @@ from tpsprune.numerics.macs import MacCount
 from tpsprune.pruning.groups import Group, PrunedGroup
 from tpsprune.pruning.layers import length, mixer
 from tpsprune.pruning.surgery import pruned_copy, shapes_of
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Params
+from tpsprune.recipe.prune import Params, Prune
 
 __all__ = ["CostModel", "Times", "cost_model", "latency_shares", "own_macs", "parents_of", "timed"]
 

@@ -9,24 +9,23 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tpsprune.numerics.forward import full_precision
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
-from tpsprune.numerics.precision import full_precision
 from tpsprune.numerics.trees import item_count
+from tpsprune.pruning.calibration import turn_heads
 from tpsprune.pruning.costs import Times, timed
-from tpsprune.pruning.evidence import turned
-from tpsprune.pruning.foresee import Foresight, foresee
 from tpsprune.pruning.groups import Group, PrunedGroup
+from tpsprune.pruning.observations import sample_items
 from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.plan import Plan, signature_of, versions
+from tpsprune.pruning.planning import WidthPlan, choose_units, plan_widths
 from tpsprune.pruning.prunability import layers_gaining_bias
-from tpsprune.pruning.recalibrate import recalibrated
-from tpsprune.pruning.reconstruct import reconstruct, share_held
-from tpsprune.pruning.rows import some
+from tpsprune.pruning.reconstruction import reconstruct, share_held
+from tpsprune.pruning.repair import recalibrate_norms
 from tpsprune.pruning.selection import Selection
 from tpsprune.pruning.surgery import add_biases, copy_model, hold_scale, mask_units, pruned_copy, shapes_of
 from tpsprune.pruning.verification import verify
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Tolerance
+from tpsprune.recipe.prune import Prune, Tolerance
 from tpsprune.records import GroupChange, LeftAlone
 
 __all__ = ["Extraction", "extract"]
@@ -103,7 +102,7 @@ def extract(
     """
     times = Times()
     # Groups are found, proved prunable and priced; widths are chosen by calibration statistics.
-    ahead = foresee(
+    ahead = plan_widths(
         model, probe, settings, labels=labels, clock=clock, seed=seed, objective=objective, times=times
     )
     groups = ahead.survey.groups
@@ -126,7 +125,7 @@ def extract(
         macs_share = verify(ticket, done.masked, model, probe, narrowed, kept, ahead.count, settings)
     with timed(times, "recalibrate"):
         if settings.recalibrate:
-            ticket, _ = recalibrated(ticket, model, probe)
+            ticket, _ = recalibrate_norms(ticket, model, probe)
     # What was done is written down, for a replay and for the user.
     held = {*shapes_of(done.opened), *(f"{name}.bias" for name in done.new_biases)}
     plan = Plan(
@@ -146,28 +145,27 @@ def _reconstruct(
     model: nn.Module,
     probe: Sequence[Any],
     settings: Prune,
-    ahead: Foresight,
+    ahead: WidthPlan,
     narrowed: Sequence[Group],
     widths: Mapping[str, int],
     names: Sequence[str],
 ) -> _Reconstruction:
     """Choose the units of each group, and fit or mask the layers that read them, at the dense shape."""
     opened, _ = open_attention(model, names)
-    turned(opened, narrowed, ahead.known.moments)
+    turn_heads(opened, narrowed, ahead.statistics.score_moments)
     work = copy_model(opened)
     new_biases = layers_gaining_bias(work, narrowed, settings)
     add_biases(work, new_biases)
-    chosen = ahead.known.chosen(opened, narrowed, widths, settings)
+    chosen = choose_units(ahead.statistics, opened, narrowed, widths, settings)
     share = 1.0
     if settings.fold:
-        seen = ahead.known.seen
-        share = share_held(seen, probe, settings.activation_gib)
+        share = share_held(ahead.statistics, probe, settings.activation_gib)
         batches = list(probe)
         if share < 1.0:
             most = sum(map(item_count, probe))
-            batches = list(some(probe, max(8, math.ceil(share * most)), most))
+            batches = list(sample_items(probe, max(8, math.ceil(share * most)), most))
         chosen = reconstruct(
-            opened, work, batches, narrowed, widths, seen, chosen=chosen, refits=settings.refit
+            opened, work, batches, narrowed, widths, ahead.statistics, chosen=chosen, refits=settings.refit
         )
     else:
         for group in narrowed:
@@ -183,11 +181,11 @@ def _without_absent(pruned: Sequence[PrunedGroup], held: set[str]) -> tuple[Prun
     return tuple(group for group in groups if group.slices)
 
 
-def _changes(ahead: Foresight, chosen: Mapping[str, Selection]) -> tuple[GroupChange, ...]:
+def _changes(ahead: WidthPlan, chosen: Mapping[str, Selection]) -> tuple[GroupChange, ...]:
     groups = ahead.survey.groups
     ranks: Sequence[float | None] = ahead.evidence.ranks or [None] * len(groups)
     left = {
-        name: selection.residual_shares[-1] for name, selection in chosen.items() if ahead.known.seen.moments
+        name: selection.residual_shares[-1] for name, selection in chosen.items() if ahead.statistics.moments
     }
     return tuple(
         GroupChange(
@@ -195,7 +193,7 @@ def _changes(ahead: Foresight, chosen: Mapping[str, Selection]) -> tuple[GroupCh
             width_before=group.width,
             width_after=width,
             effective_rank=rank,
-            residual_share=left.get(group.name, 0.0) if ahead.known.seen.moments else None,
+            residual_share=left.get(group.name, 0.0) if ahead.statistics.moments else None,
             kind=group.kind,
         )
         for group, width, rank in zip(groups, ahead.widths, ranks, strict=True)
@@ -203,7 +201,7 @@ def _changes(ahead: Foresight, chosen: Mapping[str, Selection]) -> tuple[GroupCh
 
 
 def _notes(
-    ahead: Foresight,
+    ahead: WidthPlan,
     probe: Sequence[Any],
     share: float,
     changes: Sequence[GroupChange],
@@ -211,14 +209,14 @@ def _notes(
 ) -> tuple[str, ...]:
     """Return what the user should know: too few rows, fewer items fitted, a tolerance that was passed."""
     notes = [
-        f"{group.name}: the probe gives {rows} rows for {group.width} units; more data would choose better"
+        f"{group.name}: the calibration data give {rows} rows for {group.width} units; more would be better"
         for group in ahead.survey.groups
-        if 0 < (rows := ahead.known.seen.rows(group)) < group.width
+        if 0 < (rows := ahead.statistics.rows(group)) < group.width
     ]
     if share < 1.0:
         notes.append(
-            f"layers were fitted on {share:.0%} of the {sum(map(item_count, probe))} probe items, to hold no "
-            "more activations than prune.activation_gib allows"
+            f"layers were fitted on {share:.0%} of the {sum(map(item_count, probe))} calibration items, to "
+            "hold no more activations than prune.activation_gib allows"
         )
     # Widths were settled before anything was pruned.
     left = {each.group: each.residual_share or 0.0 for each in changes}

@@ -13,14 +13,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.errors import PruneError, did_you_mean
-from tpsprune.numerics.elements import Elements
 from tpsprune.numerics.forward import call_model
 from tpsprune.numerics.macs import MacCount, count_macs
-from tpsprune.numerics.trees import mapped, taken
+from tpsprune.numerics.moments import Elements
+from tpsprune.numerics.trees import map_tensors, take_items
 from tpsprune.pruning.attention import propose_head_groups
+from tpsprune.pruning.compensation import can_gain_bias
 from tpsprune.pruning.costs import CostModel, cost_model, own_macs, parents_of
 from tpsprune.pruning.coupling import Candidate, Proposal, propose_groups, trace_couplings
-from tpsprune.pruning.fold import can_gain_bias
 from tpsprune.pruning.groups import Group, Prunability, element_index
 from tpsprune.pruning.head_width import HEAD_WIDTH, propose_head_widths
 from tpsprune.pruning.layers import fault_of, is_depthwise, is_mixer, length, mixer
@@ -71,10 +71,10 @@ def find_groups(
     head widths, a pass for each attention.
     """
     excluded = _match_modules(model, leave_alone)
-    batch = taken(example_batch, torch.arange(2))
+    batch = take_items(example_batch, torch.arange(2))
     couplings = trace_couplings(model, batch)
     subject = randomised_copy(model)
-    single = mapped(
+    single = map_tensors(
         batch, lambda each: each.float() if each.dtype in (torch.float16, torch.bfloat16) else each
     )
     _refuse_unrunnable(subject, single)
@@ -186,7 +186,7 @@ def find_and_price_groups(
         PruneError: a pattern matches nothing, nothing can be pruned, or a weight is not finite.
     """
     _check_finite(model)
-    example = taken(batch, torch.arange(2))
+    example = take_items(batch, torch.arange(2))
     found = find_groups(model, example, settings.leave_alone, head_width=settings.head_width)
     if not found.groups:
         reasons = "".join(f"\n  {each.name}: {each.reason}" for each in found.left_alone[:5])

@@ -1,4 +1,4 @@
-"""Which units stay: those from which a linear map says best what all of them said.
+"""Selection: which units are kept, those from which a linear map estimates best what all of them put out.
 
 Shape letters: n signals (units times features), u units, f features of a unit, k signals picked.
 """
@@ -15,16 +15,16 @@ from torch import Tensor
 __all__ = ["Reading", "Selection", "pivoted_cholesky", "select"]
 
 FLOOR: Final = 1e-10
-"""Share of the largest variance below which a signal says nothing new: rounding."""
+"""Share of the largest variance below which a signal adds nothing: rounding."""
 PENDING: Final = 64
 """Picks between two updates of the whole matrices: the products of one are those of a matrix."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """What one consumer makes of the signals: covariances and its weights' Gram matrix.
+    """What one consumer reads: covariances of the signals and its weights' Gram matrix.
 
-    x is what the units say now, y what the dense model's said; ``xy_nn[i, j]`` is that of x_i with y_j. Each
+    x are the units' signals now, y those of the dense model; ``xy_nn[i, j]`` is that of x_i with y_j. Each
     unit has ``features`` signals here, one after the other.
     """
 
@@ -37,7 +37,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Units in the order in which they were picked, and the share of what was said that is left unsaid.
+    """Units in the order in which they were picked, and the share of the error that is left after each.
 
     ``loudness`` is the whole that the shares are of: the sum of the consumers' weighted variances.
     """
@@ -53,8 +53,8 @@ def pivoted_cholesky(covariance_nn: Tensor, count: int, *, features: int = 1) ->
     The same pivots as a QR decomposition with column pivoting of the centred activations, at some 4·n² per
     pick instead of r·n, after one product of n³. ``residual_shares`` are traces of the Schur complement over
     the whole trace. It sees neither what the units are used for nor anything beyond second moments; weighted
-    by what consumers make of them (``D Σ D``, D the roots of the Gram matrix's diagonal) a unit nobody
-    listens to is last.
+    by what consumers make of them (``D Σ D``, D the roots of the Gram matrix's diagonal) a unit that nobody
+    reads is last.
     A unit of several features is taken as a block, by the sum of their variances.
 
     Source: Golub and Van Loan 2013, "Matrix Computations", sections 4.2.8 and 5.4.2.
@@ -68,14 +68,14 @@ def pivoted_cholesky(covariance_nn: Tensor, count: int, *, features: int = 1) ->
     return Selection(units.picked(), tuple(torch.stack(shares).tolist()))
 
 
-def select(readings: Sequence[Reading], count: int, *, given: Sequence[int] | None = None) -> Selection:
+def select(readings: Sequence[Reading], count: int, *, picked: Sequence[int] | None = None) -> Selection:
     """Pick ``count`` units one by one, each the one that lowers the consumers' output error most.
 
-    With x what the units say now and y what the dense model's said, a consumer of weights W loses
-    tr(W D Wᵀ · cov(y − ŷ)), ŷ the least-squares estimate of y from the units picked, D what its outputs
-    count for (``sensitivity``). Picking unit j gains tr(R_jj⁺ M_jj), with R the covariance of x and
+    With x the units' signals now and y those of the dense model, a consumer of weights W loses
+    tr(W D Wᵀ · cov(y − ŷ)), ŷ the least-squares estimate of y from the units picked, D the cost of an error
+    at its outputs (``sensitivity``). Picking unit j gains tr(R_jj⁺ M_jj), with R the covariance of x and
     M = C W D Wᵀ Cᵀ, C that of x and y, both given the units already picked; for a unit of one signal that is
-    m_jj / r_jj. A unit nobody listens to, or that the picked ones already say, gains nothing. The weights
+    m_jj / r_jj. A unit that nobody reads, or that the picked ones already explain, gains nothing. The weights
     of a convolution count at every kernel position as if positions were uncorrelated.
 
     Ties go to the lowest index. Cost: 6·m² per pick and consumer, m the signals not picked yet: 2·n³ for all.
@@ -83,7 +83,7 @@ def select(readings: Sequence[Reading], count: int, *, given: Sequence[int] | No
     Args:
         readings: one for each consumer.
         count: how many to pick.
-        given: units that somebody else has picked, in their order; the shares left are told of these.
+        picked: units that are picked already, in their order; the shares left are those of these.
 
     Source: forward selection for sparse multivariate least squares; Chen, Billings and Luo 1989,
     "Orthogonal least squares methods", with several right-hand sides.
@@ -96,7 +96,7 @@ def select(readings: Sequence[Reading], count: int, *, given: Sequence[int] | No
     shares: list[Tensor] = []
     for rank in range(count):
         gains_u = units.unpicked(torch.stack([state.gains() for state in states]).sum(0) / whole, -torch.inf)
-        pick = gains_u.argmax() if given is None else units.place(given[rank])
+        pick = gains_u.argmax() if picked is None else units.place(picked[rank])
         left = left - gains_u[pick]
         units.take(pick)
         shares.append(left.clamp_min(0))
@@ -107,7 +107,7 @@ def select(readings: Sequence[Reading], count: int, *, given: Sequence[int] | No
 class _Remaining:
     """The units of all states that are not picked yet, and for a while some that are.
 
-    Given itself a unit says nothing more: now and then those picked are dropped, and the states shrink.
+    Given itself a unit adds nothing more: now and then those picked are dropped, and the states shrink.
     """
 
     def __init__(self, states: Sequence[_State]) -> None:

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import evaluation_mode
 from tpsprune.numerics.macs import MacCount, count_macs
-from tpsprune.numerics.trees import taken
+from tpsprune.numerics.trees import take_items
 from tpsprune.pruning.groups import Group, PrunedGroup
-from tpsprune.pruning.recalibrate import output_error
-from tpsprune.pruning.rows import some
+from tpsprune.pruning.observations import sample_items
+from tpsprune.pruning.repair import output_error
 from tpsprune.pruning.surgery import elements_kept, shapes_of
 from tpsprune.pruning.trial import gradients_of
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs, Params
+from tpsprune.recipe.prune import Macs, Params, Prune
 
 __all__ = ["verify"]
 
@@ -60,13 +59,13 @@ def verify(
     _check_flags(ticket, dense)
     _check_shapes(ticket, masked, groups, widths)
     dtype = next((each.dtype for each in ticket.parameters() if each.is_floating_point()), torch.float32)
-    difference = output_error(ticket, masked, list(some(batches, PROOF_ITEMS, PROOF_ITEMS))) ** 0.5
+    difference = output_error(ticket, masked, list(sample_items(batches, PROOF_ITEMS, PROOF_ITEMS))) ** 0.5
     if not difference <= TOLERANCES.get(dtype, 5e-2):
         raise _refusal(
             f"the ticket's output differs by {difference:.2g} of its spread "
             "from that of the model with the same units masked"
         )
-    two_items = taken(batches[0], torch.arange(2))
+    two_items = take_items(batches[0], torch.arange(2))
     _check_gradients(ticket, dense, two_items)
     # Counted on the items the dense model was counted on: what comes once a batch is shared out alike.
     share = count_macs(ticket, two_items).total / dense_count.total

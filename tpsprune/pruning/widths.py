@@ -1,64 +1,109 @@
-"""How many units each group keeps, so that the whole is what was asked for."""
+"""How many units each group keeps, so that the whole meets the target.
+
+An allocation is a path of widths from the least allowed to the dense: for a level in 0 … 1 it gives each
+group's width, and no group ever narrows as the level rises. Whatever the target is (multiply-accumulates,
+parameters, measured time), it is met by going down one path.
+
+Shape letters: g groups, n units of a group.
+"""
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from itertools import accumulate
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from tpsprune.errors import PruneError, did_you_mean
-from tpsprune.pruning.allocate import Bounds, Path, by_score, greedy, in_proportion, level_with
 from tpsprune.pruning.costs import CostModel
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Latency, Macs, Params, Tolerance, Widths
+from tpsprune.recipe.prune import Latency, Macs, Params, Prune, Tolerance, Widths
 
-__all__ = ["Evidence", "bounds_of", "check_widths", "choose_widths", "needs"]
+__all__ = [
+    "Bounds",
+    "Evidence",
+    "Path",
+    "allocate_by_residual",
+    "allocate_by_score",
+    "allocate_greedily",
+    "allocate_in_proportion",
+    "bounds_of",
+    "check_widths",
+    "choose_widths",
+    "needed_evidence",
+]
 
-T = TypeVar("T")
+Path: TypeAlias = Callable[[float], tuple[int, ...]]
+
+STEPS = 100
+"""Steps in which greedy allocation takes a group apart; one unit each where it has no more than that."""
+CONDENSED = 1e-9
+"""Residual share below which what is lost is rounding; units that cost less go in even shares."""
 
 HALVINGS = 60
 TIMED_HALVINGS = 9
 """Each costs a measurement; the path is then known to 0.2 %, finer than a clock tells."""
 SLACK = 1e-9
 """Share of the cost by which rounding may seem to miss a target."""
-WORTH_SAYING = 0.01
-NAMES_SHOWN = 8
+WORTH_A_WORD = 0.01
+NAMES_LISTED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Between which widths each group may end, and of what number its width is a multiple."""
+
+    least: tuple[int, ...]
+    dense: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    def nearest(self, rank: int, wish: float) -> int:
+        """Return the allowed width of group ``rank`` that is nearest to ``wish``; half goes up."""
+        if wish >= self.dense[rank]:
+            return self.dense[rank]
+        step = self.steps[rank]
+        return self._within(rank, step * math.floor(wish / step + 0.5))
+
+    def no_less(self, rank: int, wish: int) -> int:
+        """Return the least allowed width of group ``rank`` that is not below ``wish``."""
+        return self._within(rank, self.steps[rank] * math.ceil(wish / self.steps[rank]))
+
+    def wider(self, rank: int, width: int) -> int:
+        """Return the next allowed width above ``width``, or ``width`` where there is none."""
+        step = self.steps[rank]
+        return min(self.dense[rank], step * (width // step + 1))
+
+    def _within(self, rank: int, width: int) -> int:
+        return max(self.least[rank], min(self.dense[rank], width))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
-    """What is known of each group, in the groups' order; what ``needs`` does not name may be missing.
+    """Figures of each group, in the groups' order; what ``needed_evidence`` does not name may be empty.
 
-    ``ranks`` are effective ranks, in units; ``residuals[g][k - 1]`` is the share of what group g says that
-    is lost with its best k units, ``loudness[g]`` what the whole of it counts for; ``scores[g]`` holds one
-    importance per unit, the higher stays.
+    ``ranks`` are effective ranks, in units; ``residuals[g][k - 1]`` is the share of group g's output variance
+    that is lost with its best k units, ``loudness[g]`` the weight of the whole; ``scores[g]`` holds one
+    importance per unit, the higher is kept.
     """
 
-    ranks: Sequence[float] | None = None
-    residuals: Sequence[Sequence[float]] | None = None
-    scores: Sequence[Tensor] | None = None
-    loudness: Sequence[float] | None = None
+    ranks: Sequence[float] = ()
+    residuals: Sequence[Sequence[float]] = ()
+    scores: Sequence[Tensor] = ()
+    loudness: Sequence[float] = ()
 
 
-def needs(settings: Prune) -> set[str]:
+def needed_evidence(settings: Prune) -> set[str]:
     """Return which fields of ``Evidence`` these settings read."""
-    match settings.target, settings.widths:
-        case Widths(), _:
-            return set()
-        case Tolerance(), _:
-            return {"residuals"}
-        case _, "effective-rank":
-            return {"ranks"}
-        case _, "equal-residual" | "greedy":
-            return {"residuals"}
-        case _, "global-magnitude":
-            return {"scores"}
-    return set()
+    if isinstance(settings.target, Widths):
+        return set()
+    if isinstance(settings.target, Tolerance) or settings.widths in {"equal-residual", "greedy"}:
+        return {"residuals"}
+    return {"effective-rank": {"ranks"}, "global-magnitude": {"scores"}}.get(settings.widths, set())
 
 
 def bounds_of(costs: CostModel, settings: Prune, names: Sequence[str]) -> Bounds:
@@ -74,7 +119,7 @@ def bounds_of(costs: CostModel, settings: Prune, names: Sequence[str]) -> Bounds
         if not any(fnmatchcase(name, pattern) for name in names):
             raise PruneError(
                 f"prune.max_cut_shares: '{pattern}' matches no group{did_you_mean(pattern, names)}; "
-                f"groups are {_shown(names)}"
+                f"groups are {_list_names(names)}"
             )
     least, steps = [], []
     for name, width, kind in zip(names, costs.widths, costs.kinds, strict=True):
@@ -93,16 +138,16 @@ def check_widths(costs: CostModel, settings: Prune, names: Sequence[str]) -> Bou
 
     Raises:
         PruneError: even the least widths cost more than the target; a name or pattern matches no group; a
-            width that was asked for is none. The message says what is within reach.
+            width given by name is out of range. The message names what is within reach.
     """
     bounds = bounds_of(costs, settings, names)
     match settings.target:
         case Macs(share) | Params(share):
             least = costs.at(bounds.least) / costs.total
             if least > share + SLACK:
-                raise _out_of_reach(settings, math.ceil(1000 * least) / 1000, _uncut_words(costs))
-        case Widths(asked):
-            _check_asked(asked, costs.widths, names)
+                raise _out_of_reach(settings, math.ceil(1000 * least) / 1000, _describe_constant(costs))
+        case Widths(by_name):
+            _check_names(by_name, costs.widths, names)
     return bounds
 
 
@@ -116,7 +161,7 @@ def choose_widths(
 ) -> tuple[int, ...]:
     """Return the width of each group under ``settings.target``, shared out as ``settings.widths`` says.
 
-    For ``macs`` and ``params`` the highest level of the path (``allocate.py``) that fits is found by
+    For ``macs`` and ``params`` the highest level of the path that fits is found by
     halving; what is then left over grows, step by step, the group that would be next on the path, until
     no group can be a step (``round_to``) wider; with ``uniform`` groups of one width grow together. For
     ``latency`` the path is followed by measurements, and what is chosen has passed two of them. ``tolerance``
@@ -125,7 +170,7 @@ def choose_widths(
 
     Args:
         costs: in the unit of the target; multiply-accumulates where the target is neither cost.
-        evidence: what ``needs(settings)`` names.
+        evidence: what ``needed_evidence(settings)`` names.
         settings: target, allocation, bounds.
         names: of the groups.
         latency: the measured time of a pass at these widths as a share of the dense model's.
@@ -135,41 +180,42 @@ def choose_widths(
     """
     bounds = check_widths(costs, settings, names)
     match settings.target:
-        case Widths(asked):
-            return tuple(asked.get(name, width) for name, width in zip(names, costs.widths, strict=True))
+        case Widths(by_name):
+            return tuple(by_name.get(name, width) for name, width in zip(names, costs.widths, strict=True))
         case Tolerance(tolerance):
-            return _within_tolerance(tolerance, _given(evidence.residuals), bounds)
+            return _fit_tolerance(tolerance, evidence.residuals, bounds)
         case Latency(share):
-            path = _path(costs, evidence, settings, bounds)
-            return _fast_enough(path, share, _given(latency), settings)
+            assert latency is not None, "a target of latency comes with a clock"
+            path = _choose_path(costs, evidence, settings, bounds)
+            return _fit_latency(path, share, latency, settings)
         case Macs(share) | Params(share):
-            path = _path(costs, evidence, settings, bounds)
+            path = _choose_path(costs, evidence, settings, bounds)
             peers = _peers(settings, costs, bounds)
-            return _affordable(path, (share + SLACK) * costs.total, costs, bounds, peers)
+            return _fit_budget(path, (share + SLACK) * costs.total, costs, bounds, peers)
 
 
-def _path(costs: CostModel, evidence: Evidence, settings: Prune, bounds: Bounds) -> Path:
+def _choose_path(costs: CostModel, evidence: Evidence, settings: Prune, bounds: Bounds) -> Path:
     match settings.widths:
         case "effective-rank":
-            return in_proportion(_given(evidence.ranks), bounds)
+            return allocate_in_proportion(evidence.ranks, bounds)
         case "uniform":
-            return in_proportion(costs.widths, bounds)
+            return allocate_in_proportion(costs.widths, bounds)
         case "equal-residual":
-            return level_with(_given(evidence.residuals), bounds)
+            return allocate_by_residual(evidence.residuals, bounds)
         case "greedy":
-            return greedy(_lost(evidence), costs, bounds)
+            return allocate_greedily(_losses(evidence), costs, bounds)
         case "global-magnitude":
-            return by_score(_given(evidence.scores), bounds)
+            return allocate_by_score(evidence.scores, bounds)
 
 
-def _lost(evidence: Evidence) -> list[list[float]]:
+def _losses(evidence: Evidence) -> list[list[float]]:
     """Return what greedy allocation takes for the loss with each group's best k units.
 
-    −ln(1 − share left unsaid), so that losses of layers one behind the other add up, times the root of what
+    −ln(1 − residual share), so that losses of layers one behind the other add up, times the root of what
     the group counts for: half-way between all groups alike and the model's own slopes, which hold for small
     errors only. In trials on ResNet-8, CNNs and transformers the half-way did better than either.
     """
-    curves = _given(evidence.residuals)
+    curves = evidence.residuals
     loudness = evidence.loudness or [1.0] * len(curves)
     whole = max(loudness, default=0.0) or 1.0
     return [
@@ -178,16 +224,13 @@ def _lost(evidence: Evidence) -> list[list[float]]:
     ]
 
 
-def _affordable(
+def _fit_budget(
     path: Path, budget: float, costs: CostModel, bounds: Bounds, peers: Sequence[Sequence[int]]
 ) -> tuple[int, ...]:
     """Return the widest on the path that the budget allows, grown by what is left; peers grow together."""
-    low, high = 0.0, 1.0
-    if costs.at(path(high)) <= budget:
-        return path(high)
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if costs.at(path(middle)) <= budget else (low, middle)
+    if costs.at(path(1.0)) <= budget:
+        return path(1.0)
+    low, _ = _bisect(lambda level: costs.at(path(level)) <= budget)
     now_g = torch.tensor(path(low))
     grows_pg = torch.tensor([[rank in ranks for rank in range(len(now_g))] for ranks in peers])
     next_at = [_level_beyond(path, ranks[0], int(now_g[ranks[0]]), low) for ranks in peers]
@@ -213,16 +256,19 @@ def _peers(settings: Prune, costs: CostModel, bounds: Bounds) -> list[list[int]]
 
 def _level_beyond(path: Path, rank: int, width: int, low: float) -> float:
     """Return the level from which on the path gives a group more than ``width``; 1 where it never does."""
+    return _bisect(lambda level: path(level)[rank] <= width, low)[1]
+
+
+def _bisect(fits: Callable[[float], bool], low: float = 0.0) -> tuple[float, float]:
+    """Return the levels between which ``fits`` turns false, next to one another."""
     high = 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        low, high = (low, middle) if path(middle)[rank] > width else (middle, high)
-    return high
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low, high
 
 
-def _within_tolerance(
-    tolerance: float, residuals: Sequence[Sequence[float]], bounds: Bounds
-) -> tuple[int, ...]:
+def _fit_tolerance(tolerance: float, residuals: Sequence[Sequence[float]], bounds: Bounds) -> tuple[int, ...]:
     return tuple(
         bounds.no_less(
             rank, next((kept for kept, lost in enumerate(curve, start=1) if lost <= tolerance), len(curve))
@@ -231,7 +277,7 @@ def _within_tolerance(
     )
 
 
-def _fast_enough(
+def _fit_latency(
     path: Path, share: float, latency: Callable[[Sequence[int]], float], settings: Prune
 ) -> tuple[int, ...]:
     least = path(0.0)
@@ -251,13 +297,13 @@ def _fast_enough(
     return next((widths for widths in reversed(passed[1:]) if latency(widths) <= share), least)
 
 
-def _check_asked(asked: Mapping[str, int], dense: Sequence[int], names: Sequence[str]) -> None:
+def _check_names(by_name: Mapping[str, int], dense: Sequence[int], names: Sequence[str]) -> None:
     width_of = dict(zip(names, dense, strict=True))
     faults = []
-    for name, width in asked.items():
+    for name, width in by_name.items():
         if name not in width_of:
-            hint = did_you_mean(name, names) or f"; groups are {_shown(names)}"
-            faults.append(f"'{name}' is no group that can be cut{hint}")
+            hint = did_you_mean(name, names) or f"; groups are {_list_names(names)}"
+            faults.append(f"'{name}' is no group that can be pruned{hint}")
         elif not 1 <= width <= width_of[name]:
             faults.append(f"'{name}' can keep 1 to {width_of[name]} units (found {width})")
     if faults:
@@ -274,20 +320,131 @@ def _out_of_reach(settings: Prune, least: float, words: str) -> PruneError:
     )
 
 
-def _uncut_words(costs: CostModel) -> str:
+def _describe_constant(costs: CostModel) -> str:
     share = costs.constant / costs.total
-    if share < WORTH_SAYING:
+    if share < WORTH_A_WORD:
         return "; lower those, or ask for more"
-    return f", because {share:.0%} of the {costs.unit} lie in layers that cannot be cut"
+    return f", because {share:.0%} of the {costs.unit} lie in layers that cannot be pruned"
 
 
-def _shown(names: Sequence[str]) -> str:
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def _list_names(names: Sequence[str]) -> str:
+    more = len(names) - NAMES_LISTED
+    return ", ".join(names[:NAMES_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _given(value: T | None) -> T:
-    """Return what ``needs`` asked for; a caller that left it out is a mistake of ours."""
-    if value is None:
-        raise TypeError("the evidence that widths.needs names is missing")
-    return value
+def allocate_in_proportion(wishes: Sequence[float], bounds: Bounds) -> Path:
+    """Return widths c · wish: effective ranks, or the dense widths for uniform pruning.
+
+    Proportions only: doubling every wish changes nothing. A group at one of its bounds remains there.
+    """
+    held = [max(float(wish), 1e-9) for wish in wishes]
+    most = max((dense / wish for dense, wish in zip(bounds.dense, held, strict=True)), default=1.0)
+    return lambda level: tuple(bounds.nearest(rank, level * most * wish) for rank, wish in enumerate(held))
+
+
+def allocate_by_residual(residuals: Sequence[Sequence[float]], bounds: Bounds) -> Path:
+    """Return for each group the fewest units whose residual is no more than one level for all.
+
+    ``residuals[g][k - 1]`` is the share of variance lost with k units; it may be noisy where it is nearly
+    nothing.
+    """
+    curves = [_falling(curve) for curve in residuals]
+    marks = sorted({value for curve in curves for value in curve}, reverse=True)
+    negative = [[-value for value in curve] for curve in curves]
+
+    def widths(level: float) -> tuple[int, ...]:
+        place = min(len(marks), math.floor(level * len(marks)))
+        if not place:
+            return bounds.least
+        # Curves fall, so their negatives rise: the first that is at least −mark is the first at most mark.
+        return tuple(
+            bounds.no_less(rank, bisect_left(rising, -marks[place - 1]) + 1)
+            for rank, rising in enumerate(negative)
+        )
+
+    return widths
+
+
+def allocate_greedily(residuals: Sequence[Sequence[float]], costs: CostModel, bounds: Bounds) -> Path:
+    """Return the widths met on the way down, each step from the group that loses least per cost saved.
+
+    The loss of a step is the rise of that group's residual share; the saving is exact at the widths of
+    that moment, shared layers included. A step is ``round_to`` units or a hundredth of the group. Ties go
+    to the group that saves most.
+
+    Cost: one evaluation of every group for each step: some 100 · g² products.
+    """
+    groups = torch.arange(len(bounds.dense))
+    downs = [_stairs(rank, bounds) for rank in range(len(groups))]
+    longest = max(map(len, downs), default=0)
+    # The last step of each group leads to where it is: none is left, at no price that anything is under.
+    stairs_gs = torch.tensor([[*down, *[down[-1]] * (longest + 1 - len(down))] for down in downs])
+    lost_gs = torch.stack(
+        [
+            torch.tensor([1.0, *_falling(curve)], dtype=torch.float64)[stairs_s].diff()
+            for curve, stairs_s in zip(residuals, stairs_gs, strict=True)
+        ]
+    )
+    order: list[int] = []
+    taken_g = torch.zeros(len(groups), dtype=torch.int64)
+    left = sum(len(down) - 1 for down in downs)
+    for _ in range(left):
+        now_g, lower_g = stairs_gs[groups, taken_g], stairs_gs[groups, taken_g + 1]
+        tried_gg = now_g.repeat(len(groups), 1)
+        tried_gg[groups, groups] = lower_g
+        each_g = costs.at_each(torch.cat([now_g[None], tried_gg]))
+        price_g = (lost_gs[groups, taken_g] + 1e-15) / (each_g[0] - each_g[1:]).clamp_min(1e-9)
+        rank = int(price_g.masked_fill(lower_g == now_g, torch.inf).argmin())
+        order.append(rank)
+        taken_g[rank] += 1
+    seen = [list(accumulate((int(each == rank) for each in order), initial=0)) for rank in range(len(groups))]
+
+    def widths(level: float) -> tuple[int, ...]:
+        steps = len(order) - min(len(order), math.floor(level * (len(order) + 1)))
+        return tuple(down[counts[steps]] for down, counts in zip(downs, seen, strict=True))
+
+    return widths
+
+
+def allocate_by_score(scores: Sequence[Tensor], bounds: Bounds) -> Path:
+    """Return how many units of each group are among the best of all, by scores ``scores_n`` per group.
+
+    Scores count as multiples of their group's mean. The best are counted out, not found by a threshold: of
+    equal scores exactly the number asked for is kept, in even shares from each group.
+    """
+    ranked: list[tuple[float, float, int]] = []
+    for rank, scores_n in enumerate(scores):
+        values = scores_n.double().nan_to_num(nan=0.0, posinf=1e300, neginf=-1e300)
+        normed = (values / values.mean().abs().clamp_min(1e-300)).sort(descending=True).values.tolist()
+        ranked += [(-value, place / len(normed), rank) for place, value in enumerate(normed)]
+    places: list[list[int]] = [[] for _ in scores]
+    for place, (_, _, rank) in enumerate(sorted(ranked)):
+        places[rank].append(place)
+
+    def widths(level: float) -> tuple[int, ...]:
+        count = math.floor(level * len(ranked) + 0.5)
+        return tuple(bounds.nearest(rank, bisect_left(own, count)) for rank, own in enumerate(places))
+
+    return widths
+
+
+def _falling(curve: Sequence[float]) -> list[float]:
+    """Return a residual curve that falls all the way to zero at the dense width.
+
+    Where nothing is lost any more the fall is that of ``CONDENSED``: units beyond that go first, and from
+    every group the same share.
+    """
+    lowest = accumulate((max(0.0, float(value)) for value in curve), min)
+    count = len(curve)
+    return [
+        (0.0 if value < CONDENSED else value) + CONDENSED * (1.0 - kept / count)
+        for kept, value in enumerate(lowest, start=1)
+    ]
+
+
+def _stairs(rank: int, bounds: Bounds) -> list[int]:
+    """Return the widths of a group from dense to least, in steps of a multiple of its own step."""
+    own = bounds.steps[rank]
+    low, high = bounds.least[rank], bounds.dense[rank]
+    step = own * max(1, math.ceil(high / (own * STEPS)))
+    return sorted({high, low, *(width for width in range(0, high, step) if width > low)}, reverse=True)

@@ -13,7 +13,7 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.clouds import column_permuted, condensed, maxmin_landmarks, scaled_distances
+from tpsprune.numerics.geometry import column_permuted, condensed, maxmin_landmarks, scaled_distances
 from tpsprune.numerics.persistence import H1Summary
 from tpsprune.records.readings import Reading, Status
 from tpsprune.signals.h1_worker import CountingError, LoopCounter

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
-from tpsprune.numerics.elements import Elements
+from tpsprune.numerics.moments import Elements
 from tpsprune.records.readings import Reading, Status
 
 __all__ = ["AbstractMemoryless", "AbstractSignal", "Packed", "Readings", "View"]

@@ -17,8 +17,8 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from tpsprune.numerics.forward import evaluation_mode, logits_of
+from tpsprune.numerics.geometry import signed_fold
 from tpsprune.numerics.objective import are_classes
-from tpsprune.numerics.sketch import signed_fold
 from tpsprune.numerics.spectra import edge, gap_23, row_spectrum
 from tpsprune.records.readings import Reading, Status
 from tpsprune.signals.signal import AbstractMemoryless, AbstractSignal, Packed, Readings, View

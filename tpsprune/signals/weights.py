@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tpsprune.numerics.elements import unit_rows
+from tpsprune.numerics.moments import unit_rows
 from tpsprune.records.readings import Status
 from tpsprune.signals.signal import AbstractMemoryless, AbstractSignal, Packed, Readings, View
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tpsprune.errors import VariantError, did_you_mean
+from tpsprune.numerics.coherence import moment_coherence
 from tpsprune.numerics.forward import call_model, evaluation_mode
-from tpsprune.numerics.moment_coherence import moment_coherence
-from tpsprune.numerics.trees import Tree, item_count, taken
+from tpsprune.numerics.trees import Tree, item_count, take_items
 from tpsprune.records import TaskFacts
 from tpsprune.tps.variant import Group, Variant, full_precision, no_classes, working_precision
 
@@ -225,7 +225,7 @@ def find_unit_layers(model: nn.Module, names: Sequence[str], inputs: Tree) -> tu
     Raises:
         VariantError: a layer named is not there or does not fit, or none does.
     """
-    few = taken(inputs, torch.arange(FEW))
+    few = take_items(inputs, torch.arange(FEW))
     outputs = _outputs_of(model, few)
     named = names or getattr(model, "unit_layers", ())
     for layer in (found := _named_unit_layers(model, named)):

@@ -13,7 +13,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.phases import order_parameters, triadic_energy, triadic_force
+from tpsprune.numerics.coherence import order_parameters, triadic_energy, triadic_force
 from tpsprune.records import TaskFacts
 from tpsprune.tps.variant import Group, Variant, full_precision, trainable_weights, working_precision
 

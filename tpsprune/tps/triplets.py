@@ -13,7 +13,12 @@ from typing import ClassVar, Final, cast, final
 import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.phases import character_agreement, character_scale, fourier_coherence, unit_coherence
+from tpsprune.numerics.coherence import (
+    character_agreement,
+    character_scale,
+    fourier_coherence,
+    unit_coherence,
+)
 from tpsprune.records import TaskFacts
 from tpsprune.tps.variant import (
     Group,

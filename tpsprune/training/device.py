@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import DeviceError
-from tpsprune.numerics.trees import Tree, mapped
+from tpsprune.numerics.trees import Tree, map_tensors
 from tpsprune.recipe.train import Train
 
 __all__ = [
@@ -61,7 +61,7 @@ class Execution:
 
     def arrange(self, inputs: Tree) -> Tree:
         """Lay the images of a batch out as the model's convolutions want them."""
-        return mapped(inputs, _channels_last) if self.channels_last else inputs
+        return map_tensors(inputs, _channels_last) if self.channels_last else inputs
 
     @property
     def width_step(self) -> int:

@@ -1,6 +1,6 @@
-"""The fold: what the removed units said is said by those that stay, through their consumers' weights.
+"""Compensation: the consumers of a group take over what its pruned units put out, by least squares.
 
-Shape letters: n signals of the dense model (units times features), k signals that stay, p positions of a
+Shape letters: n signals of the dense model (units times features), k signals that are kept, p positions of a
 signal, q everything else a weight runs over (outputs, kernel positions).
 """
 
@@ -15,32 +15,34 @@ import torch
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
-from tpsprune.numerics.precision import widened
+from tpsprune.numerics.forward import widened
 from tpsprune.pruning.groups import Consumer
 from tpsprune.pruning.layers import Mixer, consumer_weights, set_consumer_weights
-from tpsprune.pruning.statistics import Joint, Joints
+from tpsprune.pruning.observations import JointMoments, SplitMoments
 
 __all__ = [
     "RIDGES",
+    "SAFE_RIDGE",
     "Interpolation",
     "can_gain_bias",
-    "fold_in",
-    "gram_of",
-    "interpolation",
+    "compensate",
+    "fit_interpolation",
+    "ridges_for",
     "takes_intercept",
+    "weights_gram",
 ]
 
 RIDGES: Final = (1e-8, 1e-4, 1e-2, 1.0)
-"""What is tried on the items held out, as shares of the mean eigenvalue of what is fed."""
-SAFE: Final = 1e-2
+"""What is tried on the items held out, as shares of the mean eigenvalue of the covariance of x."""
+SAFE_RIDGE: Final = 1e-2
 """The ridge where nothing can be held out."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Interpolation:
-    """The map from the units that stay to all of them, ``y ≈ map_nk · x + intercept_n``.
+    """The map from the kept signals to all of them, ``y ≈ map_nk · x + intercept_n``.
 
-    ``ridge`` is ``None`` where the plain cut did best on the items held out.
+    ``ridge`` is ``None`` where plain removal did best on the items held out.
     """
 
     map_nk: Tensor
@@ -48,52 +50,50 @@ class Interpolation:
     ridge: float | None
 
 
-def interpolation(
-    joints: Joints,
+def fit_interpolation(
+    moments: SplitMoments,
     kept: tuple[int, ...],
     gram_nn: Tensor,
     *,
     intercept: bool,
-    ridge: float | None = None,
     ridges: Sequence[float] = RIDGES,
 ) -> Interpolation:
-    """Return the map that says best what the dense model's units said, from those that stay.
+    """Return the map that estimates the dense model's signals best from those that are kept.
 
-    It minimises E‖y − A x − b‖² + λ‖A − A₀‖², x the signals that stay as the cut model feeds them, y all
-    signals as the dense model did, A₀ the map that leaves a kept signal as it is and forgets the rest, λ =
-    ridge · tr cov(x) / k. Of ``ridges`` and of A₀ itself the one is taken that the consumer, of
-    Gram matrix WᵀW, hears best on the items held out, fitted on the others; then all items are fitted. The
-    plain cut (A₀, 0) is in the race: on these no mean square is worse than its. Without an intercept b is
-    zero and raw second moments take the place of covariances.
+    It minimises E‖y − A x − b‖² + λ‖A − A₀‖², x the kept signals in the pruned model, y all signals in the
+    dense model, A₀ the map that leaves a kept signal as it is and drops the rest, λ = ridge · tr cov(x) / k.
+    Of ``ridges`` and of A₀ itself the one is taken that gives the consumer, of Gram matrix WᵀW, the least
+    output error on the items held out, fitted on the others; then all items are fitted. Plain removal (A₀, 0)
+    is a candidate: on these no mean square is worse than its. Without an intercept b is zero and raw second
+    moments take the place of covariances.
 
     Args:
-        joints: of the k signals that stay with all n, of one group (g = 1).
-        kept: the signals that stay, among the n.
-        gram_nn: of the weights by which the consumer hears the signals.
+        moments: of the k kept signals with all n, of one group (g = 1).
+        kept: the signals that are kept, among the n.
+        gram_nn: of the weights by which the consumer reads the signals.
         intercept: whether the consumer can take one.
-        ridge: where it is not to be chosen.
-        ridges: from which it is chosen.
+        ridges: from which one is chosen.
 
     Cost: for each ridge k³/3 + n·k² + n²·k.
 
-    Source: ridge regression towards a prior; the fold of it into the next layer is known as layer
+    Source: ridge regression towards a prior; with the next layer as its reader it is known as layer
     reconstruction (He, Zhang and Sun 2017, "Channel pruning for accelerating very deep neural
     networks", equation 3).
     """
-    parts = joints if intercept else joints.raw()
+    parts = moments if intercept else moments.about_zero()
     index_k = torch.tensor(kept, device=gram_nn.device)
     plain_nk = torch.zeros_like(parts.whole.xy_gpq[0].T)
     plain_nk[index_k, torch.arange(len(kept), device=index_k.device)] = 1.0
     zero_n = torch.zeros_like(parts.whole.mean_y_gq[0])
-    chosen = SAFE if ridge is None else ridge
-    if ridge is None and parts.fit is not None and parts.held is not None:
-        found = {each: _error(parts.held, gram_nn, *_solved(parts.fit, plain_nk, each)) for each in ridges}
+    chosen = SAFE_RIDGE
+    if parts.fit is not None and parts.held is not None:
+        found = {each: _error(parts.held, gram_nn, *_solve(parts.fit, plain_nk, each)) for each in ridges}
         errors = {each: error if math.isfinite(error) else math.inf for each, error in found.items()}
         chosen = min(errors, key=lambda each: errors[each])
         # Written so that an error that is not finite does not win.
         if not errors[chosen] < _error(parts.held, gram_nn, plain_nk, zero_n):
             return Interpolation(plain_nk, zero_n, None)
-    map_nk, intercept_n = _solved(parts.whole, plain_nk, chosen)
+    map_nk, intercept_n = _solve(parts.whole, plain_nk, chosen)
     if not bool(map_nk.isfinite().all()):
         return Interpolation(plain_nk, zero_n, None)
     return Interpolation(map_nk, intercept_n if intercept else zero_n, chosen)
@@ -103,7 +103,7 @@ def ridges_for(dtype: torch.dtype) -> tuple[float, ...]:
     """Return the ridges that are tried for a layer of this number type.
 
     None is less than eight times its rounding: a weight that is solved more exactly than it is applied
-    answers to rounding, by as much as the root of one over the ridge.
+    follows rounding, by as much as the root of one over the ridge.
     """
     least = 8 * torch.finfo(dtype).eps
     return tuple(sorted({max(least, ridge) for ridge in RIDGES}))
@@ -122,15 +122,14 @@ def takes_intercept(module: Mixer) -> bool:
     return module.bias is not None and not (isinstance(module, _ConvNd) and module.transposed)
 
 
-def fold_in(
+def compensate(
     module: Mixer, dense: Mixer, consumer: Consumer, width: int, kept: tuple[int, ...], found: Interpolation
 ) -> None:
-    """Rewrite one consumer in place so that it hears ``A x + b`` where it heard all signals.
+    """Rewrite one consumer in place so that it reads ``A x + b`` in place of all signals.
 
-    The weight keeps its shape, with zeros for signals that go; the dense layer's weight is where the new
-    one is computed from. The intercept enters the bias once per position of a signal and of the kernel: at
-    the rim of a padded convolution, where the dense model pads with zeros, it is too much by what the
-    padding does not say.
+    The weight keeps its shape, with zeros for pruned signals; the new one is computed from the dense layer's.
+    The intercept enters the bias once per position of a signal and of the kernel: at the rim of a padded
+    convolution, where the dense model pads with zeros, it is too much by the padded positions.
     """
     old_npq = consumer_weights(dense, consumer, width).detach().to(found.map_nk.dtype)
     new_npq = torch.zeros_like(old_npq)
@@ -138,13 +137,15 @@ def fold_in(
     with torch.no_grad():
         set_consumer_weights(module, consumer, width, new_npq)
         if module.bias is not None:
-            said_q = torch.einsum("n,npo...->o...", found.intercept_n, old_npq)
+            constant_q = torch.einsum("n,npo...->o...", found.intercept_n, old_npq)
             low, high = consumer.outputs or (0, len(module.bias))
-            module.bias[low:high] += said_q.reshape(len(said_q), -1).sum(1).to(module.bias.dtype)
+            module.bias[low:high] += constant_q.reshape(len(constant_q), -1).sum(1).to(module.bias.dtype)
 
 
-def gram_of(module: Mixer, consumer: Consumer, width: int, sensitivity_q: Tensor | None = None) -> Tensor:
-    """Return W D Wᵀ of the weights by which a consumer hears the signals, over positions and outputs.
+def weights_gram(
+    module: Mixer, consumer: Consumer, width: int, sensitivity_q: Tensor | None = None
+) -> Tensor:
+    """Return W D Wᵀ of the weights by which a consumer reads the signals, over positions and outputs.
 
     D holds what an error at each output costs (``sensitivity_q``); where that is not known, all the same.
     """
@@ -157,7 +158,7 @@ def gram_of(module: Mixer, consumer: Consumer, width: int, sensitivity_q: Tensor
     return rows_nq @ rows_nq.T
 
 
-def _solved(part: Joint, plain_nk: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+def _solve(part: JointMoments, plain_nk: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     xx_kk, yx_nk = part.xx_gpp[0], part.xy_gpq[0].T
     scale = xx_kk.diagonal().mean().clamp_min(torch.finfo(xx_kk.dtype).tiny)
     ridged_kk = xx_kk + ridge * scale * torch.eye(len(xx_kk), dtype=xx_kk.dtype, device=xx_kk.device)
@@ -165,9 +166,9 @@ def _solved(part: Joint, plain_nk: Tensor, ridge: float) -> tuple[Tensor, Tensor
     return map_nk, part.mean_y_gq[0] - map_nk @ part.mean_x_gp[0]
 
 
-def _error(part: Joint, gram_nn: Tensor, map_nk: Tensor, intercept_n: Tensor) -> float:
+def _error(part: JointMoments, gram_nn: Tensor, map_nk: Tensor, intercept_n: Tensor) -> float:
     """Return tr(WᵀW E[(y − A x − b)(…)ᵀ]) but for what no map changes."""
-    heard_nk = gram_nn @ map_nk
+    read_nk = gram_nn @ map_nk
     offset_n = part.mean_y_gq[0] - map_nk @ part.mean_x_gp[0] - intercept_n
-    spread = (heard_nk * (map_nk @ part.xx_gpp[0] - 2 * part.xy_gpq[0].T)).sum()
+    spread = (read_nk * (map_nk @ part.xx_gpp[0] - 2 * part.xy_gpq[0].T)).sum()
     return float(spread + offset_n @ gram_nn @ offset_n)

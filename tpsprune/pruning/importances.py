@@ -1,8 +1,8 @@
-"""What others score units by: torch-pruning's importances, on our own groups, so that anyone can compare.
+"""Importances of units as others define them: torch-pruning's, on our own groups, for comparison.
 
-torch-pruning's formulas are called as they stand. They are handed our groups in place of its own, so that
-attention heads and the groups of a grouped convolution have a score too, and so that no threshold, ratio or
-walk of that library decides anything.
+torch-pruning's formulas are called as they are. They get our groups in place of its own, so that attention
+heads and the groups of a grouped convolution have a score too, and so that no threshold, ratio or traversal
+of that library decides anything.
 
 Shape letters: n units, e elements along an axis.
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Final
 
 import torch
@@ -28,7 +29,7 @@ from tpsprune.pruning.groups import Consumer, Group, Slice, element_index
 from tpsprune.pruning.layers import MIXERS, is_depthwise, tensor_axes
 from tpsprune.pruning.surgery import copy_model
 
-__all__ = ["KINDS", "highest", "importances"]
+__all__ = ["KINDS", "highest", "score_units"]
 
 _IMPORTANCES: Final[Mapping[str, Callable[[], Any]]] = {
     "magnitude": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=1),
@@ -52,9 +53,9 @@ class _Item:
     root_idxs: tuple[int, ...]
 
     @property
-    def target(self) -> _Target:
+    def target(self) -> Any:
         """What newer importances call the layer."""
-        return _Target(self.layer)
+        return SimpleNamespace(module=self.layer)
 
     @property
     def handler(self) -> Any:
@@ -66,30 +67,24 @@ class _Item:
         return iter((self, list(self.elements)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    module: nn.Module
-
-
-def importances(
+def score_units(
     model: nn.Module,
-    batch: Any,
+    batches: Sequence[Any],
     groups: Sequence[Group],
     kind: str,
     *,
     labels: Sequence[Tensor] | None = None,
-    probe: Sequence[Any] | None = None,
     seed: int = 0,
     objective: Objective = CROSS_ENTROPY,
 ) -> dict[str, Tensor]:
-    """Return for each group one score per unit, ``scores_n``; the higher stays.
+    """Return for each group one score per unit, ``scores_n``; the higher is kept.
 
     With w all weights that unit u owns in one tensor (a producer's rows, a consumer's columns, a batch or
     layer norm's scale), summed over the unit's elements and averaged over the group's tensors:
 
     - ``magnitude``: Σ|w|. ``group-norm``: Σw². ``lamp``: the latter over the sum of all that are not smaller.
-    - ``taylor``: Σ|w · ∂loss/∂w|, loss the mean of the ``objective`` over the probe; ``bn-scale``: |γ|.
-    - ``fpgm``: Σ distances of w² to that of every other element: what lies amid the others goes.
+    - ``taylor``: Σ|w · ∂loss/∂w|, loss the mean of the ``objective`` over the batches; ``bn-scale``: |γ|.
+    - ``fpgm``: Σ distances of w² to that of every other element: what lies amid the others is pruned.
     - ``random``: uniform in [0, 1).
 
     All but ``lamp`` and ``random`` are over their mean, so that scores of different groups compare. A group
@@ -98,23 +93,22 @@ def importances(
 
     Args:
         model: not changed.
-        batch: what ``taylor`` takes the gradient on where no ``probe`` is given.
+        batches: prepared calibration batches; ``taylor`` alone runs them.
         groups: of this model.
         kind: one of ``KINDS``.
         labels: as the objective wants them, one tensor for each batch; ``taylor`` alone needs them.
-        probe: prepared batches.
         seed: for ``random``; torch's own generator is neither read nor moved.
         objective: what ``taylor`` takes the gradient of; cross-entropy over classes (items …) by default.
 
     Raises:
         PruneError: no such kind; ``taylor`` without labels or with too few of them; a group in which the
             formula finds nothing to score, as ``bn-scale`` in one without batch norm: torch-pruning would
-            leave such a group whole without a word.
+            skip such a group silently.
 
     Cost: the weights once; ``fpgm`` e² distances for each tensor; ``taylor`` one pass forward and backward.
     """
     if kind not in KINDS:
-        raise PruneError(f"units = {kind!r} is no importance known here{did_you_mean(kind, KINDS)}")
+        raise PruneError(f"units = {kind!r} is no known importance{did_you_mean(kind, KINDS)}")
     if kind == "random":
         generator = torch.Generator().manual_seed(seed)
         return {group.name: torch.rand(group.width, generator=generator) for group in groups}
@@ -122,7 +116,7 @@ def importances(
     for parameter in work.parameters():
         parameter.requires_grad_(True)
     if kind == "taylor":
-        _take_gradients(work, [batch] if probe is None else probe, labels, objective)
+        _take_gradients(work, batches, labels, objective)
     formula = _IMPORTANCES[kind]()
     # Its scores are as long as the first tensor's axis and would be normalised over that.
     normalizer, formula.normalizer = formula.normalizer, None
@@ -140,12 +134,10 @@ def _scores(model: nn.Module, group: Group, kind: str, formula: Any, normalizer:
     # The first tensor's length is that of the sums: it must have an element for every unit.
     scored_n = formula(items)
     if scored_n is None:
-        lacking = (
-            "no batch norm with a scale" if kind == "bn-scale" else "nothing that this formula can score"
-        )
+        needed = "no batch norm with a scale" if kind == "bn-scale" else "nothing that this formula can score"
         raise PruneError(
-            f"units = {kind!r}: group {group.name!r} holds {lacking}; name it in prune.leave_alone, or "
-            "choose other units"
+            f"units = {kind!r}: group {group.name!r} holds {needed}; name it in prune.leave_alone, or choose "
+            "other units"
         )
     scores_n: Tensor = scored_n[: group.width].float()
     if not bool(scores_n.any()):
@@ -158,11 +150,8 @@ def _scores(model: nn.Module, group: Group, kind: str, formula: Any, normalizer:
 def _items(model: nn.Module, group: Group) -> Iterator[_Item]:
     for slice_ in group.slices:
         name, _, tensor = slice_.tensor.rpartition(".")
-        if tensor == "weight":
-            module = model.get_submodule(name)
-            side = _out_side(module, slice_)
-            if side is not None:
-                yield _item(module, side, slice_, group.width)
+        if tensor == "weight" and (side := _out_side(module := model.get_submodule(name), slice_)):
+            yield _item(module, side, slice_, group.width)
     for consumer in group.consumers:
         module = model.get_submodule(consumer.module)
         linear = isinstance(module, nn.Linear)
@@ -192,18 +181,20 @@ def _item(module: nn.Module, side: Any, layout: Slice | Consumer, width: int) ->
 
 
 def _take_gradients(
-    model: nn.Module, probe: Sequence[Any], labels: Sequence[Tensor] | None, objective: Objective
+    model: nn.Module, batches: Sequence[Any], labels: Sequence[Tensor] | None, objective: Objective
 ) -> None:
     if labels is None:
         raise PruneError(
-            "units = 'taylor' needs the labels of the probe data, and there are none; hand them over as "
+            "units = 'taylor' needs the labels of the calibration data, and there are none; pass them as "
             "labels, one tensor for each batch, or choose units that need none, as 'interpolation'"
         )
-    if len(labels) != len(probe):
-        raise PruneError(f"units = 'taylor': {len(labels)} label tensors for {len(probe)} probe batches")
+    if len(labels) != len(batches):
+        raise PruneError(
+            f"units = 'taylor': {len(labels)} label tensors for {len(batches)} calibration batches"
+        )
     counted = 0
     with evaluation_mode(model), torch.enable_grad():
-        for batch, label in zip(probe, labels, strict=True):
+        for batch, label in zip(batches, labels, strict=True):
             sums = objective.sums(call_model(model, batch), label)
             sums.loss.backward()  # type: ignore[no-untyped-call]
             counted += int(sums.counted)

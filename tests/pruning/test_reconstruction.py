@@ -1,4 +1,4 @@
-"""What an extraction must give back: copies merged without loss, masks, order, modes, flags, number types."""
+"""A layer's refit against least squares; copies merged without loss, masks, order, flags and types kept."""
 
 from __future__ import annotations
 
@@ -9,14 +9,148 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from tests.pruning.feeds import elements_of, noise
+from tests.pruning.feeds import disturbed, elements_of, noise, of_patches
+from tests.pruning.nets_structure import conv1d
 from tpsprune.pruning import Plan, extract, find_groups
-from tpsprune.pruning.layers import channels_first
+from tpsprune.pruning.layers import channels_first, length
 from tpsprune.pruning.layers import update_sizes as remember_sizes
-from tpsprune.pruning.recalibrate import output_error
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs, Widths
+from tpsprune.pruning.reconstruction import refit_layer, refusal_to_refit
+from tpsprune.pruning.repair import output_error
+from tpsprune.recipe.prune import Macs, Prune, Widths
+
+
+@torch.no_grad()
+def error_share(layer: nn.Module, dense: nn.Module, given: Tensor) -> float:
+    """Return the mean square error of a layer's outputs over their variance."""
+    found, wanted = layer(given).double(), dense(given).double()
+    channel = 1 if channels_first(dense) else -1
+    rest = [axis for axis in range(wanted.ndim) if axis != channel % wanted.ndim]
+    return float((found - wanted).square().sum() / (wanted - wanted.mean(rest, keepdim=True)).square().sum())
+
+
+def every_input(layer: nn.Module) -> Tensor:
+    return torch.ones(length(layer, "in"), dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("layer", "given"),
+    [
+        (nn.Linear(6, 3), noise(400, 6)),
+        (nn.Conv2d(4, 3, 3, padding=1), noise(60, 4, 6, 6)),
+        (nn.Conv2d(4, 6, 3, padding=1, groups=2), noise(60, 4, 6, 6)),
+        (nn.Conv2d(4, 4, 3, padding=1, groups=4), noise(60, 4, 6, 6)),
+        (nn.Conv1d(4, 3, 5, stride=2), noise(60, 4, 15)),
+        (nn.Conv3d(2, 3, 2), noise(30, 2, 4, 4, 4)),
+        (nn.Conv2d(4, 3, 3, padding=1, padding_mode="reflect", bias=False), noise(60, 4, 6, 6)),
+        (conv1d(6, 3), noise(80, 5, 6)),
+    ],
+    ids=["linear", "conv", "grouped", "depthwise", "conv1d", "conv3d", "reflect", "turned linear"],
+)
+def test_a_layer_whose_weights_were_disturbed_comes_back(layer: nn.Module, given: Tensor) -> None:
+    cut = disturbed(layer)
+    assert error_share(cut, layer, given) > 1e-3
+    refit_layer(cut, of_patches(layer, cut, [given]), every_input(layer))
+    assert error_share(cut, layer, given) < 1e-9
+    torch.testing.assert_close(cut(given), layer(given), rtol=0, atol=1e-4)
+
+
+def test_the_solution_is_that_of_ridge_regression_towards_the_weights_as_they_are() -> None:
+    dense, cut = nn.Linear(5, 3), disturbed(nn.Linear(5, 3))
+    given = noise(3, 5)  # Too few items to hold any out: the middle ridge.
+    old = cut.weight.detach().double().clone()
+    assert refit_layer(cut, of_patches(dense, cut, [given]), every_input(cut)) == 1e-2
+    x, y = given.double(), dense(given).detach().double()
+    centred = x - x.mean(0)
+    ridge = 1e-2 * centred.square().mean()
+    scaled = torch.cat([centred / len(x) ** 0.5, ridge.sqrt() * torch.eye(5, dtype=torch.float64)])
+    aims = torch.cat([(y - y.mean(0)) / len(x) ** 0.5, ridge.sqrt() * old.T])
+    expected = torch.linalg.lstsq(scaled, aims).solution.T
+    torch.testing.assert_close(cut.weight.detach().double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(cut(given).mean(0).double(), y.mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_unit_that_is_another_one_pixel_on_is_replaced_which_no_channel_map_can_do() -> None:
+    torch.manual_seed(0)
+    dense = nn.Conv2d(2, 3, 3, padding=1)
+    with torch.no_grad():
+        dense.weight[:, 1, :, :2].zero_()  # What would be out of reach of the other's kernel.
+    cut = copy.deepcopy(dense)
+    with torch.no_grad():
+        cut.weight[:, 1] = 0.0
+    image = noise(200, 1, 8, 8)
+    given = torch.cat([image, functional.pad(image, (1, 0))[..., :-1]], dim=1)
+    alive = torch.tensor([True, False])
+    assert error_share(cut, dense, given) > 0.15
+    refit_layer(cut, of_patches(dense, cut, [given], alive), alive)
+    # The column at the rim, which the shift pushes out of the image, is all that is lost.
+    assert error_share(cut, dense, given) < 0.05
+    assert not cut.weight[:, 1].any()
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_pruned_inputs_keep_weights_of_zero(groups: int) -> None:
+    dense = nn.Conv2d(4, 4, 3, groups=groups)
+    cut = disturbed(dense)
+    alive = torch.tensor([True, False, True, True])
+    with torch.no_grad():
+        cut.weight[: 4 // groups, 1] = 0.0  # The second input is read by the first group alone.
+    before = cut.weight == 0
+    given = noise(60, 4, 6, 6)
+    given[:, 1] = given[:, 0]
+    assert refit_layer(cut, of_patches(dense, cut, [given], alive), alive) is not None
+    assert error_share(cut, dense, given) < 1e-9
+    assert torch.equal(cut.weight == 0, before)
+    torch.testing.assert_close(cut(given), dense(given), rtol=0, atol=1e-4)
+
+
+def test_no_layer_does_worse_on_the_calibration_data_than_it_did() -> None:
+    for seed in range(6):
+        dense, cut, given = nn.Linear(12, 4), nn.Linear(12, 4), noise(16, 12, seed=seed)
+        alive = noise(12, seed=seed) > -0.5
+        with torch.no_grad():
+            cut.weight[:, ~alive] = 0.0
+        before = error_share(cut, dense, given)
+        refit_layer(cut, of_patches(dense, cut, [given], alive), alive)
+        assert error_share(cut, dense, given) <= before
+
+
+def test_where_a_fit_would_only_learn_by_heart_the_layer_stays_as_it_is() -> None:
+    torch.manual_seed(0)
+    dense = nn.Linear(40, 1)
+    cut = copy.deepcopy(dense)
+    alive = torch.arange(40) < 20  # Of inputs that say nothing about those that are gone.
+    with torch.no_grad():
+        cut.weight[:, ~alive] = 0.0
+    before = cut.weight.clone()
+    assert refit_layer(cut, of_patches(dense, cut, [noise(24, 40)], alive), alive) is None
+    assert torch.equal(cut.weight, before)
+
+
+def test_a_layer_without_a_bias_is_fitted_through_zero() -> None:
+    dense = nn.Linear(3, 2, bias=False)
+    cut = disturbed(dense)
+    given = noise(300, 3) + 2.0
+    refit_layer(cut, of_patches(dense, cut, [given]), every_input(dense))
+    torch.testing.assert_close(cut.weight, dense.weight, rtol=0, atol=1e-4)
+    # What a bias would say is no business of the weights: they are those of least squares through zero.
+    shifted = nn.Linear(3, 2)
+    refit_layer(cut, of_patches(shifted, cut, [given]), every_input(dense))
+    expected = torch.linalg.lstsq(given, shifted(given)).solution.T
+    torch.testing.assert_close(cut.weight, expected, rtol=0, atol=2e-3)
+
+
+def test_what_cannot_be_refitted_says_why() -> None:
+    assert "different parts of its kernel" in refusal_to_refit(nn.ConvTranspose2d(2, 2, 2), torch.ones(2))
+    assert "does not mix units" in refusal_to_refit(nn.BatchNorm1d(2), torch.ones(2))
+    assert "4617 features are more than 4608" in refusal_to_refit(
+        nn.Conv2d(600, 1, 3), torch.arange(600) < 513
+    )
+    assert not refusal_to_refit(nn.Conv2d(600, 1, 3), torch.arange(600) < 512)
+    assert not refusal_to_refit(nn.Conv2d(600, 600, 3, groups=600), torch.ones(600))
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    assert "parametrised" in refusal_to_refit(normed, torch.ones(2))
 
 
 def beside(layer: nn.Module, axis: int, *scales: Tensor) -> None:
@@ -32,7 +166,7 @@ def beside(layer: nn.Module, axis: int, *scales: Tensor) -> None:
 
 
 def doubled(model: nn.Sequential, first: int, second: int, scale: Tensor) -> None:
-    """Double the units of layer ``first``: scaled copies, of which ``second`` hears random shares."""
+    """Double the units of layer ``first``: scaled copies, of which ``second`` reads random shares."""
     share = torch.rand(len(scale), dtype=torch.float64, generator=torch.Generator().manual_seed(first))
     alike = torch.ones_like(scale)
     norm = model[first + 1]
@@ -78,8 +212,11 @@ ACTIVATIONS: dict[str, tuple[nn.Module, Callable[[int], Tensor]]] = {
 }
 
 
-@pytest.mark.parametrize("refit", [True, False], ids=["refit", "fold alone"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
+@pytest.mark.parametrize(
+    ("dtype", "refit"),
+    [(torch.float64, True), (torch.float32, True), (torch.float64, False)],
+    ids=["double", "single", "compensation alone"],
+)
 @pytest.mark.parametrize("kind", [perceptron, convolutions, normed])
 @pytest.mark.parametrize("case", ACTIVATIONS)
 def test_copies_are_merged_without_loss(
@@ -127,7 +264,7 @@ def masked_outputs(model: nn.Module, batch: Tensor, plan: Plan) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["cnn", "residual", "mixed", "mlp", "token-mlp", "transformer"])
-def test_where_nothing_is_folded_the_ticket_is_the_model_with_the_units_masked(
+def test_where_nothing_is_compensated_the_ticket_is_the_model_with_the_units_masked(
     zoo: SimpleNamespace, name: str
 ) -> None:
     model, batch = zoo.case(name)
@@ -139,21 +276,20 @@ def test_where_nothing_is_folded_the_ticket_is_the_model_with_the_units_masked(
 
 
 @pytest.mark.parametrize("share", [0.4, 0.8])
-@pytest.mark.parametrize("refit", [True, False], ids=["refit", "fold alone"])
 @pytest.mark.parametrize("name", ["cnn", "residual", "mixed", "mlp", "token-mlp", "transformer"])
-def test_the_fold_never_does_worse_than_no_fold_on_the_probe(
-    zoo: SimpleNamespace, name: str, refit: bool, share: float
+def test_compensation_never_does_worse_than_none_on_the_calibration_data(
+    zoo: SimpleNamespace, name: str, share: float
 ) -> None:
     """Of the same units: what is compared is the fit and not the choice."""
     model, batch = zoo.case(name)
     model.eval()
     settings = {"target": Macs(share), "units": "pivoted-cholesky", "recalibrate": False}
-    folded, plain = (
-        extract(model, [batch], Prune(fold=fold, refit=refit, **settings)) for fold in (True, False)
-    )
-    assert [cut.kept for cut in folded.plan.groups] == [cut.kept for cut in plain.plan.groups]
-    errors = [output_error(each.ticket, model, [batch]) for each in (folded, plain)]
-    assert errors[0] <= errors[1]
+    plain = extract(model, [batch], Prune(fold=False, **settings))
+    for refit in (True, False):
+        fitted = extract(model, [batch], Prune(refit=refit, **settings))
+        assert [cut.kept for cut in fitted.plan.groups] == [cut.kept for cut in plain.plan.groups]
+        errors = [output_error(each.ticket, model, [batch]) for each in (fitted, plain)]
+        assert errors[0] <= errors[1]
 
 
 @pytest.mark.parametrize("units", ["interpolation", "pivoted-cholesky", "magnitude"])
@@ -194,7 +330,7 @@ class Recurrent(nn.Module):
         return self.head(x_bd)
 
 
-@pytest.mark.parametrize("refit", [True, False], ids=["refit", "fold alone"])
+@pytest.mark.parametrize("refit", [True, False], ids=["refit", "compensation alone"])
 def test_a_layer_called_several_times_is_fitted_to_all_its_calls(zoo: SimpleNamespace, refit: bool) -> None:
     torch.manual_seed(0)
     model, batch = Recurrent(), zoo.vectors(128)
@@ -206,8 +342,9 @@ def test_a_layer_called_several_times_is_fitted_to_all_its_calls(zoo: SimpleName
     assert output_error(folded.ticket, model, [batch]) < output_error(plain.ticket, model, [batch])
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "training"), [(torch.float64, True), (torch.float32, False), (torch.bfloat16, True)]
+)
 def test_modes_flags_and_number_types_come_back(
     zoo: SimpleNamespace, dtype: torch.dtype, training: bool
 ) -> None:
@@ -258,11 +395,11 @@ def test_a_frozen_layer_that_loses_nothing_is_left_as_it_is(zoo: SimpleNamespace
     assert torch.equal(found.ticket[4].weight, model[4].weight)
     assert torch.equal(found.ticket[0].weight, model[0].weight[list(found.plan.groups[0].kept)])
     assert not torch.equal(found.ticket[2].weight, model[2].weight[:, list(found.plan.groups[0].kept)])
-    # What the cut has moved is mended where that is allowed.
+    # What pruning has moved is repaired where that is allowed.
     assert not torch.equal(found.ticket[6].weight, model[6].weight)
 
 
-def test_a_probe_of_many_small_batches_proves_as_much_as_one_large_one(zoo: SimpleNamespace) -> None:
+def test_many_small_batches_prove_as_much_as_one_large_one(zoo: SimpleNamespace) -> None:
     model, batch = zoo.mlp((5, 9, 7, 3)), zoo.vectors(256)
     at_once, in_parts = (
         extract(model, probe, Prune(target=Macs(0.5))) for probe in ([batch], batch.split(4))

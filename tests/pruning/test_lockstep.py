@@ -1,42 +1,47 @@
-"""Two models walked side by side: where each batch is, what is done on the way, and that nothing is left."""
+"""Two models in lock step: where each batch is, what is done on the way, and that nothing is left."""
 
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from greenlet import getcurrent, greenlet
+from greenlet import greenlet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.pruning.feeds import disturbed, fed_to, noise
 from tests.pruning.nets_structure import DrawnNet
+from tpsprune.pruning import lockstep
 from tpsprune.pruning.layers import is_mixer
-from tpsprune.pruning.walk import fed_in_full, side_by_side
+from tpsprune.pruning.lockstep import collect_all_calls, traverse_in_step
 
 
 def mixers(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if is_mixer(module)]
 
 
-def nothing_is_left(*models: nn.Module) -> bool:
-    """Return whether no module has a hook and no coroutine waits."""
-    gc.collect()
-    waiting = [
-        each
-        for each in gc.get_objects()
-        if issubclass(type(each), greenlet) and each and each != getcurrent()
-    ]
-    hooked = [
-        each for model in models for each in model.modules() if each._forward_pre_hooks or each._forward_hooks
-    ]
-    return not waiting and not hooked
+@pytest.fixture(autouse=True)
+def coroutines(monkeypatch: pytest.MonkeyPatch) -> list[greenlet]:
+    """Every coroutine that the traversal starts."""
+    started: list[greenlet] = []
+
+    def start(run: Callable[[], Any]) -> greenlet:
+        started.append(greenlet(run))
+        return started[-1]
+
+    monkeypatch.setattr(lockstep, "greenlet", start)
+    return started
+
+
+def nothing_is_left(coroutines: list[greenlet], *models: nn.Module) -> bool:
+    """Return whether no coroutine waits and no module has a hook."""
+    modules = [each for model in models for each in model.modules()]
+    return not any(coroutines) and not any(m._forward_pre_hooks or m._forward_hooks for m in modules)
 
 
 class Wandering(nn.Module):
@@ -70,17 +75,17 @@ def test_stops_come_in_the_order_of_calls_and_each_batch_is_where_it_should_be(
     dense(batch)
     expected = list(called)
     stops = []
-    for stop in side_by_side(dense, cut, batches, mixers(dense)[::-1]):
+    for stop in traverse_in_step(dense, cut, batches, mixers(dense)[::-1]):
         stops.append(stop.module)
         assert len(stop.fed) == len(batches)
         for fed, part in zip(stop.fed, batches, strict=True):
             torch.testing.assert_close(fed.dense, fed_to(dense, stop.module, part))
-            torch.testing.assert_close(fed.cut, fed_to(cut, stop.module, part))
+            torch.testing.assert_close(fed.pruned, fed_to(cut, stop.module, part))
             layer = dense.get_submodule(stop.module)
-            if fed.said is None:
+            if fed.output is None:
                 assert any(layer.children())
             else:
-                torch.testing.assert_close(fed.said, layer.forward(fed.dense).detach())
+                torch.testing.assert_close(fed.output, layer.forward(fed.dense).detach())
     assert stops == expected
 
 
@@ -91,36 +96,26 @@ def test_stops_come_in_the_order_of_calls_and_each_batch_is_where_it_should_be(
     parts=st.integers(1, 3),
     seed=st.integers(0, 1000),
 )
-def test_what_is_done_to_a_layer_at_its_stop_is_what_the_walk_goes_on_with(
+def test_what_is_done_to_a_layer_at_its_stop_is_what_the_traversal_goes_on_with(
     kinds: list[str], norm: str, parts: int, seed: int
 ) -> None:
     dense = DrawnNet(kinds, [4, 6, 4, 6], norm, 5).eval()
     cut, batches = copy.deepcopy(dense), noise(6, 2, 6, 6, seed=seed).tensor_split(parts)
     before = copy.deepcopy(dense.state_dict())
-    for stop in side_by_side(dense, cut, batches, mixers(dense)):
+    for stop in traverse_in_step(dense, cut, batches, mixers(dense)):
         plain = copy.deepcopy(cut)
         for module in plain.modules():
             module._forward_pre_hooks.clear()
         for fed, part in zip(stop.fed, batches, strict=True):
-            torch.testing.assert_close(fed.cut, fed_to(plain, stop.module, part))
+            torch.testing.assert_close(fed.pruned, fed_to(plain, stop.module, part))
             unmoved = stop.module == "stem"
-            assert torch.equal(fed.cut, fed.dense) == unmoved
+            assert torch.equal(fed.pruned, fed.dense) == unmoved
         with torch.no_grad():
             cut.get_submodule(stop.module).weight.mul_(1.5).add_(0.1)
     assert all(torch.equal(tensor, before[name]) for name, tensor in dense.state_dict().items())
 
 
-def test_a_module_put_in_the_place_of_one_that_comes_later_is_what_is_called() -> None:
-    dense = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3)).eval()
-    cut, batch = copy.deepcopy(dense), noise(4, 3)
-    for stop in side_by_side(dense, cut, [batch], ["0", "2"]):
-        if stop.module == "0":
-            cut[1] = nn.ReLU()
-        else:
-            torch.testing.assert_close(stop.fed[0].cut, torch.relu(cut[0](batch)).detach())
-
-
-def test_later_calls_of_a_layer_do_not_stop_and_can_be_had_in_full() -> None:
+def test_later_calls_of_a_layer_do_not_stop_and_can_be_had_in_full(coroutines: list[greenlet]) -> None:
     class Loop(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -133,20 +128,25 @@ def test_later_calls_of_a_layer_do_not_stop_and_can_be_had_in_full() -> None:
 
     dense = Loop()
     cut, batch = disturbed(dense), noise(5, 3)
-    assert [stop.module for stop in side_by_side(dense, cut, [batch], ["out", "again"])] == ["again", "out"]
-    pairs = fed_in_full(dense, cut, batch.split(4), "again")
-    assert [len(each.dense) for each in pairs] == [len(each.cut) for each in pairs] == [4] * 3 + [1] * 3
-    torch.testing.assert_close(pairs[1].cut, torch.tanh(cut.again(batch[:4])).detach())
-    assert nothing_is_left(dense, cut)
+    assert [stop.module for stop in traverse_in_step(dense, cut, [batch], ["out", "again"])] == [
+        "again",
+        "out",
+    ]
+    pairs = collect_all_calls(dense, cut, batch.split(4), "again")
+    assert [len(each.dense) for each in pairs] == [len(each.pruned) for each in pairs] == [4] * 3 + [1] * 3
+    torch.testing.assert_close(pairs[1].pruned, torch.tanh(cut.again(batch[:4])).detach())
+    assert nothing_is_left(coroutines, dense, cut)
 
 
-def test_layers_that_are_never_called_are_left_out_and_other_paths_do_not_hang() -> None:
+def test_layers_that_are_never_called_are_left_out_and_other_paths_do_not_hang(
+    coroutines: list[greenlet],
+) -> None:
     torch.manual_seed(0)
     dense = Wandering()
     cut = disturbed(dense)
     batches = [noise(2, 3, seed=seed) for seed in range(12)]
     taken: dict[str, list[Tensor]] = {}
-    for stop in side_by_side(dense, cut, batches, ["never", "last", "left", "right", "first"]):
+    for stop in traverse_in_step(dense, cut, batches, ["never", "last", "left", "right", "first"]):
         taken[stop.module] = [each.dense.clone() for each in stop.fed]
     assert set(taken) == {"first", "left", "right", "last"}
     assert len(taken["first"]) == len(batches)
@@ -155,7 +155,7 @@ def test_layers_that_are_never_called_are_left_out_and_other_paths_do_not_hang()
         assert any(
             torch.equal(given_y, fed_to(dense, "left", each)) for each in batches if _comes_by(dense, each)
         )
-    assert nothing_is_left(dense, cut)
+    assert nothing_is_left(coroutines, dense, cut)
 
 
 def _comes_by(model: nn.Module, batch: Tensor) -> bool:
@@ -166,37 +166,16 @@ def _comes_by(model: nn.Module, batch: Tensor) -> bool:
     return True
 
 
-def test_leaving_early_ends_every_forward_and_leaves_nothing_behind() -> None:
-    dense, cut = Wandering(), Wandering()
-    walk = side_by_side(dense, cut, list(noise(6, 2, 3)), mixers(dense))
-    assert next(walk).module == "first"
-    assert (dense.ended, cut.ended) == (0, 0)
-    assert not nothing_is_left(dense, cut)
-    walk.close()
-    assert (dense.ended, cut.ended) == (6, 6)
-    assert nothing_is_left(dense, cut)
-
-
-def test_an_error_in_the_loop_over_the_stops_leaves_nothing_behind() -> None:
-    dense, cut = Wandering(), Wandering()
-
-    def stumble() -> None:
-        for stop in side_by_side(dense, cut, list(noise(3, 2, 3)), mixers(dense)):
-            assert stop.module != "last", "enough"
-
-    with pytest.raises(AssertionError, match="enough"):
-        stumble()
-    assert nothing_is_left(dense, cut)
-
-
 @pytest.mark.parametrize("layer", ["first", "last"])
 @pytest.mark.parametrize("broken", [0, 1])
-def test_what_a_model_raises_comes_through_and_nothing_is_left_behind(layer: str, broken: int) -> None:
+def test_what_a_model_raises_comes_through_and_nothing_is_left_behind(
+    coroutines: list[greenlet], layer: str, broken: int
+) -> None:
     models = (Wandering(), Wandering())
     setattr(models[broken], layer, nn.Linear(4, 3))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        list(side_by_side(*models, list(noise(3, 2, 3)), mixers(models[0])))
-    assert nothing_is_left(*models)
+        list(traverse_in_step(*models, list(noise(3, 2, 3)), mixers(models[0])))
+    assert nothing_is_left(coroutines, *models)
     # The dense model is called first, and what was not begun has nothing to end.
     assert [model.ended for model in models] == ([1, 0] if (layer, broken) == ("first", 0) else [3, 3])
 
@@ -219,31 +198,44 @@ def test_models_and_layers_may_be_called_by_keyword(batch_of: Callable[..., Any]
     dense, x, y = Keywords(), noise(4, 3), noise(4, 3, seed=1)
     stops = {
         stop.module: stop.fed[0].dense.clone()
-        for stop in side_by_side(dense, disturbed(dense), [batch_of(x, y)], ["a", "b"])
+        for stop in traverse_in_step(dense, disturbed(dense), [batch_of(x, y)], ["a", "b"])
     }
     torch.testing.assert_close(stops["a"], x - y)
     torch.testing.assert_close(stops["b"], dense.a(x - y).detach())
 
 
+def test_leaving_early_ends_every_forward_and_leaves_nothing_behind(coroutines: list[greenlet]) -> None:
+    dense, cut = Wandering(), Wandering()
+    stops = traverse_in_step(dense, cut, list(noise(6, 2, 3)), mixers(dense))
+    assert next(stops).module == "first"
+    assert (dense.ended, cut.ended) == (0, 0)
+    assert not nothing_is_left(coroutines, dense, cut)
+    stops.close()
+    assert (dense.ended, cut.ended) == (6, 6)
+    assert nothing_is_left(coroutines, dense, cut)
+
+
 def test_no_gradients_are_kept_and_the_caller_has_those_it_had() -> None:
     dense = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-    for stop in side_by_side(dense, copy.deepcopy(dense), [noise(2, 3)], ["0", "1"]):
+    for stop in traverse_in_step(dense, copy.deepcopy(dense), [noise(2, 3)], ["0", "1"]):
         assert torch.is_grad_enabled()
+        fed = stop.fed[0]
         assert not any(
-            each is not None and each.requires_grad
-            for each in (stop.fed[0].dense, stop.fed[0].cut, stop.fed[0].said)
+            each is not None and each.requires_grad for each in (fed.dense, fed.pruned, fed.output)
         )
     assert torch.is_grad_enabled()
-    assert not list(side_by_side(dense, copy.deepcopy(dense), [], ["0"]))
-    assert not list(side_by_side(dense, copy.deepcopy(dense), [noise(2, 3)], []))
+    assert not list(traverse_in_step(dense, copy.deepcopy(dense), [], ["0"]))
+    assert not list(traverse_in_step(dense, copy.deepcopy(dense), [noise(2, 3)], []))
 
 
-def test_what_a_layer_says_is_taken_before_hooks_of_the_model_change_it() -> None:
-    dense = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+def test_outputs_come_before_hooks_change_them_and_a_later_module_may_be_replaced() -> None:
+    dense = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)).eval()
+    cut, batch = disturbed(dense), noise(5, 3)
     dense[0].register_forward_hook(lambda _module, _args, out: torch.relu(out) + 7)
-    batch = noise(5, 3)
-    said = {
-        stop.module: stop.fed[0].said for stop in side_by_side(dense, disturbed(dense), [batch], ["0", "1"])
-    }
-    torch.testing.assert_close(said["0"], dense[0].forward(batch).detach())
-    torch.testing.assert_close(said["1"], dense(batch).detach())
+    for stop in traverse_in_step(dense, cut, [batch], ["0", "2"]):
+        if stop.module == "0":
+            cut[1] = nn.ReLU()
+            torch.testing.assert_close(stop.fed[0].output, dense[0].forward(batch).detach())
+        else:
+            torch.testing.assert_close(stop.fed[0].pruned, torch.relu(cut[0](batch)).detach())
+            torch.testing.assert_close(stop.fed[0].output, dense(batch).detach())

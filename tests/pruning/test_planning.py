@@ -1,4 +1,4 @@
-"""What is foreseen of a cut is what the cut then does; and every layer is on the roll."""
+"""What is planned is what the extraction then does; and every layer is listed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from tpsprune import pruning
 from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning.open_attention import open_attention
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs, Params, Tolerance
+from tpsprune.recipe.prune import Macs, Params, Prune, Tolerance
 from tpsprune.records import CheckedLayer
 
 
@@ -47,28 +46,15 @@ def probe() -> list[Tensor]:
 
 
 @pytest.mark.parametrize("target", [Macs(0.6), Params(0.6), Tolerance(0.3)], ids=str)
-def test_widths_foreseen_are_those_of_the_extraction(
+def test_planned_widths_are_those_of_the_extraction(
     net: Net, probe: list[Tensor], target: Macs | Params | Tolerance
 ) -> None:
     settings = Prune(target=target)
-    ahead = pruning.foresee(net, probe, settings)
+    ahead = pruning.plan_widths(net, probe, settings)
     found = pruning.extract(net, probe, settings)
     assert [group.name for group in ahead.survey.groups] == [change.group for change in found.changes]
     assert list(ahead.widths) == [change.width_after for change in found.changes]
     assert any(change.width_after < change.width_before for change in found.changes)
-
-
-def test_the_cost_foreseen_is_that_of_the_ticket(net: Net, probe: list[Tensor]) -> None:
-    settings = replace(Prune(target=Macs(0.6)), new_biases=False)
-    ahead, found = pruning.foresee(net, probe, settings), pruning.extract(net, probe, settings)
-    assert ahead.cost_share == pytest.approx(found.macs_share, abs=1e-3)
-
-
-def test_foreseeing_leaves_the_model_as_it_is(net: Net, probe: list[Tensor]) -> None:
-    before = {name: tensor.clone() for name, tensor in net.train().state_dict().items()}
-    pruning.foresee(net, probe, Prune(target=Macs(0.6)))
-    assert net.training
-    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
 def rolled(net: Net, probe: list[Tensor], *spared: str) -> dict[str, CheckedLayer]:
@@ -77,7 +63,19 @@ def rolled(net: Net, probe: list[Tensor], *spared: str) -> dict[str, CheckedLaye
     return {layer.name: layer for layer in pruning.list_layers(net, survey, count)}
 
 
-def test_every_layer_with_parameters_is_on_the_roll(net: Net, probe: list[Tensor]) -> None:
+def test_the_planned_cost_is_that_of_the_ticket_and_planning_leaves_the_model_as_it_is(
+    net: Net, probe: list[Tensor]
+) -> None:
+    settings = replace(Prune(target=Macs(0.6)), new_biases=False)
+    before = {name: tensor.clone() for name, tensor in net.train().state_dict().items()}
+    ahead = pruning.plan_widths(net, probe, settings)
+    assert net.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    found = pruning.extract(net.eval(), probe, settings)
+    assert ahead.cost_share == pytest.approx(found.macs_share, abs=1e-3)
+
+
+def test_every_layer_is_listed_with_its_parameters_and_macs(net: Net, probe: list[Tensor]) -> None:
     layers = rolled(net, probe)
     assert list(layers) == [
         *("conv1", "norm1", "conv2", "attention"),
@@ -85,34 +83,24 @@ def test_every_layer_with_parameters_is_on_the_roll(net: Net, probe: list[Tensor
         *("hidden", "head"),
     ]
     assert sum(layer.parameters for layer in layers.values()) == sum(p.numel() for p in net.parameters())
-
-
-def test_shares_of_the_macs_add_up_to_the_model(net: Net, probe: list[Tensor]) -> None:
-    layers = rolled(net, probe)
     assert sum(layer.macs for layer in layers.values()) == count_macs(net, probe[0]).total
     assert sum(layer.macs_share for layer in layers.values()) == pytest.approx(1.0)
-    assert layers["conv1"].macs == 81 * 27 * 12
-    assert layers["attention"].macs == 2 * 16 * 16 * 8
-    assert layers["norm1"].macs == 0
+    expected = {"conv1": 81 * 27 * 12, "attention": 2 * 16 * 16 * 8, "norm1": 0}
+    assert {name: layers[name].macs for name in expected} == expected
 
 
-def test_the_roll_says_what_becomes_of_each_layer(net: Net, probe: list[Tensor]) -> None:
+def test_the_list_tells_what_becomes_of_each_layer_and_why(net: Net, probe: list[Tensor]) -> None:
     layers = rolled(net, probe)
-    assert (layers["conv1"].fate, layers["conv1"].groups) == ("cut", ("conv1",))
-    assert (layers["norm1"].fate, layers["norm1"].groups) == ("follows", ("conv1",))
-    assert (layers["attention"].fate, layers["attention"].groups) == ("follows", ("attention.q_proj",))
-    assert (layers["attention.v_proj"].fate, layers["attention.v_proj"].groups) == (
-        "cut",
-        ("attention.q_proj",),
-    )
-    assert layers["head"].fate == "stays"
-    assert layers["head"].reason == "it is the model's output"
-    assert layers["head"].reads == ("hidden",)
+    assert {name: (layers[name].fate, layers[name].groups) for name in ("conv1", "norm1", "attention")} == {
+        "conv1": ("cut", ("conv1",)),
+        "norm1": ("follows", ("conv1",)),
+        "attention": ("follows", ("attention.q_proj",)),
+    }
+    values, head = layers["attention.v_proj"], layers["head"]
+    assert (values.fate, values.groups) == ("cut", ("attention.q_proj",))
+    assert (head.fate, head.reason, head.reads) == ("stays", "it is the model's output", ("hidden",))
     assert layers["hidden"].reads == ("conv2",)
-
-
-def test_what_is_coupled_with_a_layer_that_stays_says_so(net: Net, probe: list[Tensor]) -> None:
-    layers = rolled(net, probe, "conv*", "attention")
-    assert layers["conv1"].reason == "left alone as asked by 'conv*'"
-    assert layers["norm1"].reason == "as conv1: left alone as asked by 'conv*'"
-    assert layers["attention.out_proj"].reason.startswith("as conv2: left alone as asked by")
+    spared = rolled(net, probe, "conv*", "attention")
+    assert spared["conv1"].reason == "left alone as asked by 'conv*'"
+    assert spared["norm1"].reason == "as conv1: left alone as asked by 'conv*'"
+    assert spared["attention.out_proj"].reason.startswith("as conv2: left alone as asked by")

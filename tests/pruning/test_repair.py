@@ -1,4 +1,4 @@
-"""The heal: what it repairs, what it leaves as it was, and that it never ends worse than it began."""
+"""The repair: what it repairs, what it leaves as it was, and that it never ends worse than it began."""
 
 from __future__ import annotations
 
@@ -11,24 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
-from tpsprune.pruning import extract, heal
-from tpsprune.pruning.heal import matching_blocks
-from tpsprune.pruning.recalibrate import output_error
-from tpsprune.recipe.prune import Prune
-from tpsprune.recipe.target import Macs, Widths
+from tpsprune.pruning import extract, repair
+from tpsprune.pruning.repair import find_blocks, output_error
+from tpsprune.recipe.prune import Macs, Prune, Widths
 
 
-def cut(model: nn.Module, batch: Tensor) -> nn.Module:
+def prune(model: nn.Module, batch: Tensor) -> nn.Module:
     settings = Prune(target=Macs(0.5), fold=False, recalibrate=False)
     return extract(model, [batch], settings).ticket
 
 
 @pytest.mark.parametrize("name", ["cnn", "residual", "mlp"])
-def test_a_plain_cut_comes_nearer_to_the_dense_model(zoo: SimpleNamespace, name: str) -> None:
+def test_plain_removal_comes_nearer_to_the_dense_model(zoo: SimpleNamespace, name: str) -> None:
     model, batch = zoo.case(name)
-    ticket = cut(model, batch)
+    ticket = prune(model, batch)
     before = output_error(ticket, model, [batch])
-    steps = list(heal(ticket, model, [batch], steps=60, learning_rate=3e-3))
+    steps = list(repair(ticket, model, [batch], steps=60, learning_rate=3e-3))
     assert output_error(ticket, model, [batch]) < 0.7 * before
     assert [each.step for each in steps] == list(range(1, 61))
     assert any(each.held_error is not None for each in steps)
@@ -37,7 +35,7 @@ def test_a_plain_cut_comes_nearer_to_the_dense_model(zoo: SimpleNamespace, name:
 def test_a_ticket_that_is_the_dense_model_stays_what_it_is(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mlp")
     ticket = copy.deepcopy(model)
-    for _ in heal(ticket, model, [batch], steps=10):
+    for _ in repair(ticket, model, [batch], steps=10):
         pass
     assert all(torch.equal(a, b) for a, b in zip(ticket.parameters(), model.parameters(), strict=True))
 
@@ -47,11 +45,11 @@ def test_however_early_it_is_left_it_ends_no_worse_on_the_items_held_out(
     zoo: SimpleNamespace, steps: int
 ) -> None:
     model, batch = zoo.case("cnn")
-    ticket = cut(model, batch)
+    ticket = prune(model, batch)
     held = batch[-len(batch) // 4 :]
     before = output_error(ticket, model, [held])
     # A rate at which it diverges: the weights that did best on what was held out are put back.
-    running = heal(ticket, model, [batch], steps=40, learning_rate=3.0)
+    running = repair(ticket, model, [batch], steps=40, learning_rate=3.0)
     for _ in islice(running, steps):
         pass
     running.close()  # type: ignore[attr-defined]
@@ -62,19 +60,19 @@ def test_blocks_that_lost_inner_units_alone_are_fitted_one_by_one(zoo: SimpleNam
     model, batch = zoo.case("residual")
     settings = Prune(target=Widths({"blocks.0.conv1": 2}))
     ticket = extract(model, [batch], settings).ticket
-    assert matching_blocks(ticket, model, batch) == ("blocks.0",)
-    worked_on = {each.block for each in heal(ticket, model, [batch], steps=20)}
+    assert find_blocks(ticket, model, batch) == ("blocks.0",)
+    worked_on = {each.block for each in repair(ticket, model, [batch], steps=20)}
     assert worked_on == {"blocks.0", ""}
 
 
 def test_modes_statistics_frozen_weights_and_the_dense_model_stay(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("cnn")
-    ticket = cut(model, batch).train()
+    ticket = prune(model, batch).train()
     ticket.head.weight.requires_grad_(False)
     frozen = ticket.head.weight.clone()
     means = [module.running_mean.clone() for module in ticket.modules() if isinstance(module, nn.BatchNorm2d)]
     before = copy.deepcopy(model.state_dict())
-    for _ in heal(ticket, model, [batch], steps=5):
+    for _ in repair(ticket, model, [batch], steps=5):
         pass
     assert ticket.training
     assert torch.equal(ticket.head.weight, frozen)
@@ -83,24 +81,24 @@ def test_modes_statistics_frozen_weights_and_the_dense_model_stay(zoo: SimpleNam
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_the_same_seed_heals_alike_and_torchs_generator_is_left_alone(zoo: SimpleNamespace) -> None:
+def test_the_same_seed_repairs_alike_and_torchs_generator_is_left_alone(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mlp")
-    healed = []
+    repaired = []
     for _ in range(2):
-        ticket = cut(model, batch)
+        ticket = prune(model, batch)
         state = torch.get_rng_state()
-        for _ in heal(ticket, model, [batch], steps=8, seed=3):
+        for _ in repair(ticket, model, [batch], steps=8, seed=3):
             pass
         assert torch.equal(torch.get_rng_state(), state)
-        healed.append([parameter.detach().clone() for parameter in ticket.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*healed, strict=True))
+        repaired.append([parameter.detach().clone() for parameter in ticket.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*repaired, strict=True))
 
 
-def test_what_cannot_be_healed_is_told(zoo: SimpleNamespace) -> None:
+def test_what_cannot_be_repaired_is_told(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mlp")
-    ticket = cut(model, batch)
-    with pytest.raises(PruneError, match="the probe is empty"):
-        next(heal(ticket, model, [], steps=1))
+    ticket = prune(model, batch)
+    with pytest.raises(PruneError, match="the calibration data are empty"):
+        next(repair(ticket, model, [], steps=1))
     ticket.requires_grad_(False)
     with pytest.raises(PruneError, match="every parameter of the ticket is frozen"):
-        next(heal(ticket, model, [batch], steps=1))
+        next(repair(ticket, model, [batch], steps=1))

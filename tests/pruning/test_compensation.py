@@ -1,0 +1,188 @@
+"""The map against plain least squares, and a compensated layer against estimates put in its place."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tests.pruning.feeds import elements_of, noise, of_rows
+from tests.pruning.nets_structure import conv1d
+from tpsprune.pruning import Consumer
+from tpsprune.pruning.compensation import (
+    RIDGES,
+    Interpolation,
+    compensate,
+    fit_interpolation,
+    takes_intercept,
+    weights_gram,
+)
+
+
+def sampled(*shape: int, seed: int = 0) -> Tensor:
+    return noise(*shape, seed=seed, dtype=torch.float64)
+
+
+def plain_map(kept: tuple[int, ...], signals: int) -> Tensor:
+    return torch.eye(signals, dtype=torch.float64)[:, list(kept)]
+
+
+def read_error(y_rn: Tensor, x_rk: Tensor, found: Interpolation, gram_nn: Tensor) -> float:
+    wrong_rn = y_rn - x_rk @ found.map_nk.T - found.intercept_n
+    return float(((wrong_rn @ gram_nn) * wrong_rn).sum() / len(y_rn))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), intercept=st.booleans())
+def test_without_ridge_the_map_is_ordinary_least_squares(seed: int, intercept: bool) -> None:
+    x_rn = sampled(40, 6, seed=seed) + 2
+    y_rn = x_rn @ sampled(6, 6, seed=seed + 1) + 1
+    kept = (0, 2, 5)
+    found = fit_interpolation(
+        of_rows(x_rn[:, kept], y_rn), kept, torch.eye(6).double(), intercept=intercept, ridges=(0.0,)
+    )
+    design = x_rn[:, kept]
+    if intercept:
+        design = torch.cat([design, torch.ones(40, 1, dtype=torch.float64)], dim=1)
+    expected = torch.linalg.lstsq(design, y_rn).solution
+    torch.testing.assert_close(found.map_nk.T, expected[:3])
+    torch.testing.assert_close(found.intercept_n, expected[3] if intercept else torch.zeros(6).double())
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    ridges=st.sampled_from([RIDGES, (0.0,), (1e-4,), (1.0,), (1e4,)]),
+    intercept=st.booleans(),
+    loudness=st.floats(0.0, 2.0),
+)
+def test_whatever_the_ridge_compensation_is_never_worse_than_plain_removal(
+    seed: int, ridges: tuple[float, ...], intercept: bool, loudness: float
+) -> None:
+    x_rn = sampled(30, 5, seed=seed) + 0.5
+    y_rn = x_rn + loudness * sampled(30, 5, seed=seed + 1)
+    weight_qn = sampled(3, 5, seed=seed + 2)
+    gram_nn = weight_qn.T @ weight_qn
+    kept = (1, 3)
+    found = fit_interpolation(of_rows(x_rn[:, kept], y_rn), kept, gram_nn, intercept=intercept, ridges=ridges)
+    plain = Interpolation(plain_map(kept, 5), torch.zeros(5).double(), None)
+    errors = [read_error(y_rn, x_rn[:, kept], each, gram_nn) for each in (found, plain)]
+    assert errors[0] <= errors[1] * (1 + 1e-9)
+    assert found.ridge in {None, *ridges}
+    if ridges == (1e4,):
+        torch.testing.assert_close(found.map_nk, plain.map_nk, atol=1e-2, rtol=0)
+
+
+def test_the_ridge_is_the_one_that_the_consumer_reads_best_on_items_held_out() -> None:
+    x_rk = sampled(24, 4)
+    exact = x_rk @ sampled(4, 3, seed=1)
+    y_rn = torch.cat([x_rk, exact, exact + 4 * sampled(24, 3, seed=2)], dim=1)
+    joints, kept = of_rows(x_rk, y_rn), (0, 1, 2, 3)
+    to_exact, to_noisy = (
+        torch.diag(torch.tensor(each).double())
+        for each in ([0.0] * 4 + [1.0] * 3 + [0.0] * 3, [0.0] * 7 + [1.0] * 3)
+    )
+    clean = fit_interpolation(joints, kept, to_exact, intercept=True)
+    assert clean.ridge == RIDGES[0]
+    said = x_rk @ clean.map_nk.T + clean.intercept_n
+    torch.testing.assert_close(said[:, :7], y_rn[:, :7], rtol=0, atol=1e-6)
+    noisy = fit_interpolation(joints, kept, to_noisy, intercept=True)
+    assert noisy.ridge is None or noisy.ridge > RIDGES[0]
+
+
+def test_where_a_map_would_only_be_learnt_by_heart_plain_removal_stays() -> None:
+    x_rn = sampled(16, 10, seed=3)
+    y_rn = torch.cat([x_rn, sampled(16, 3, seed=4)], dim=1)  # Three that the others say nothing about.
+    kept = tuple(range(10))
+    found = fit_interpolation(
+        of_rows(x_rn, y_rn, at_a_time=16), kept, torch.eye(13).double(), intercept=False
+    )
+    assert found.ridge is None
+    assert torch.equal(found.map_nk, plain_map(kept, 13))
+    assert not found.intercept_n.any()
+
+
+CONSUMERS = {
+    "linear": (lambda: nn.Linear(4, 3), Consumer("", 0, 1), (5, 4)),
+    "convolution": (lambda: nn.Conv2d(4, 3, 3), Consumer("", 0, 1), (5, 4, 6, 6)),
+    "transposed convolution": (
+        lambda: nn.ConvTranspose2d(4, 3, 2, stride=2), Consumer("", 0, 1), (5, 4, 6, 6),
+    ),
+    "behind a flattened image": (lambda: nn.Linear(8, 3), Consumer("", 0, 2, positions=2), (5, 8)),
+    "beside others": (lambda: nn.Conv2d(7, 3, 3), Consumer("", 2, 1), (5, 7, 6, 6)),
+    "twice beside itself": (lambda: nn.Linear(9, 3), Consumer("", 1, 1, repeat=2, stride=4), (5, 9)),
+    "heads": (lambda: nn.Linear(12, 3), Consumer("", 0, 3), (5, 2, 12)),
+    "blocks behind a flattened image": (lambda: nn.Linear(24, 3), Consumer("", 0, 6, positions=3), (5, 24)),
+    "blocks in two halves": (
+        lambda: nn.Linear(17, 3), Consumer("", 1, 2, repeat=2, stride=8, positions=2), (5, 17),
+    ),
+    "one group of two": (
+        lambda: nn.Conv2d(8, 6, 3, groups=2), Consumer("", 4, 1, outputs=(3, 6)), (5, 8, 6, 6),
+    ),
+    "Conv1D": (lambda: conv1d(8, 3), Consumer("", 0, 2), (5, 2, 8)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONSUMERS)
+def test_a_compensated_layer_puts_out_of_the_kept_signals_what_it_would_of_their_estimates(name: str) -> None:
+    torch.manual_seed(0)
+    make, consumer, shape = CONSUMERS[name]
+    layer, batch = make().double(), sampled(*shape)
+    places = elements_of(consumer, 4)
+    f = consumer.features
+    kept = tuple(unit * f + each for unit in (1, 3) for each in range(f))
+    intercept_n = sampled(len(places), seed=2) * takes_intercept(layer)
+    found = Interpolation(sampled(len(places), len(kept), seed=1), intercept_n, 1e-4)
+    axis = 1 if isinstance(layer, nn.modules.conv._ConvNd) else -1
+    rows, estimated = batch.movedim(axis, 0), batch.clone()
+    for signal, elements in enumerate(places):
+        for position, element in enumerate(elements):
+            said = sum(
+                found.map_nk[signal, rank] * rows[places[each][position]] for rank, each in enumerate(kept)
+            )
+            estimated.movedim(axis, 0)[element] = said + intercept_n[signal]
+    compensated = copy.deepcopy(layer)
+    compensate(compensated, layer, consumer, 4, kept, found)
+    torch.testing.assert_close(compensated(batch), layer(estimated))
+    gone = [element for n, elements in enumerate(places) if n not in kept for element in elements]
+    deaf = batch.clone()
+    deaf.movedim(axis, 0)[gone] = 100.0
+    torch.testing.assert_close(compensated(deaf), compensated(batch))
+
+
+def test_each_consumer_of_a_layer_is_compensated_by_itself() -> None:
+    """The groups of a convolution, and the parts of a concatenation: one after the other is both at once."""
+    layer, batch = nn.Conv2d(8, 6, 3, groups=2).double(), sampled(5, 8, 6, 6)
+    compensated, estimated = copy.deepcopy(layer), batch.clone()
+    for offset, outputs in ((0, (0, 3)), (4, (3, 6))):
+        found = Interpolation(sampled(4, 2, seed=offset), sampled(4, seed=offset + 1), 1e-4)
+        compensate(compensated, layer, Consumer("", offset, 1, outputs=outputs), 4, (0, 3), found)
+        units = batch[:, [offset, offset + 3]]
+        said = torch.einsum("nk,bkhw->bnhw", found.map_nk, units) + found.intercept_n[:, None, None]
+        estimated[:, offset : offset + 4] = said
+    torch.testing.assert_close(compensated(batch), layer(estimated))
+
+
+@pytest.mark.parametrize("name", CONSUMERS)
+def test_the_gram_matrix_is_what_errors_of_the_signals_cost_at_the_output(name: str) -> None:
+    torch.manual_seed(0)
+    make, consumer, _ = CONSUMERS[name]
+    layer = make().double()
+    cost_q = torch.rand(len(layer.bias), dtype=torch.float64)
+    gram_nn = weights_gram(layer, consumer, 4, cost_q)
+    weight = layer.weight.detach()
+    weight = weight if isinstance(layer, nn.Linear | nn.Conv2d) else weight.transpose(0, 1)
+    low, high = consumer.outputs or (0, len(layer.bias))
+    expected = torch.zeros_like(gram_nn)
+    for q in range(low, high):
+        for i, mine in enumerate(elements_of(consumer, 4)):
+            for j, other in enumerate(elements_of(consumer, 4)):
+                pair = zip(mine, other, strict=True)
+                inputs = weight.shape[1]
+                said = sum((weight[q, a % inputs] * weight[q, b % inputs]).sum() for a, b in pair)
+                expected[i, j] += cost_q[q] * said
+    torch.testing.assert_close(gram_nn, expected)

@@ -1,0 +1,127 @@
+"""Sampled places, and joint moments of batches that come one by one against all rows at once."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tests.pruning.feeds import disturbed, elements_of, fed_to, noise, of_patches, of_signals
+from tpsprune.pruning.groups import Consumer
+from tpsprune.pruning.observations import MOST_EXACT, JointSums, count_windows, read_windows, sample_places
+
+
+@pytest.mark.parametrize("columns", [5, MOST_EXACT + 1])
+@pytest.mark.parametrize(("dtype", "away"), [(torch.float32, 30.0), (torch.float64, 1e7)])
+def test_streamed_moments_are_those_of_all_rows_at_once(
+    columns: int, dtype: torch.dtype, away: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x_bsgp = (torch.randn(24, 40, 1, columns, generator=generator, dtype=torch.float64) + away).to(dtype)
+    y_bsgq = x_bsgp[..., :3] - x_bsgp[..., 1:4] + away
+    sums = JointSums()
+    for x, y in zip(x_bsgp.split(8), y_bsgq.split(8), strict=True):
+        sums.add(x, y)
+    whole = sums.moments().whole
+    x_rp, y_rq = (each.flatten(0, 2).double() for each in (x_bsgp, y_bsgq))
+    assert whole.rows == len(x_rp)
+    assert whole.xx_gpp.dtype == torch.float64
+    torch.testing.assert_close(whole.mean_x_gp[0], x_rp.mean(0), rtol=1e-6, atol=0)
+    torch.testing.assert_close(whole.mean_y_gq[0], y_rq.mean(0), rtol=1e-6, atol=0)
+    x_rp, y_rq = x_rp - x_rp.mean(0), y_rq - y_rq.mean(0)
+    torch.testing.assert_close(whole.xx_gpp[0], x_rp.T @ x_rp / len(x_rp), rtol=0, atol=2e-6)
+    torch.testing.assert_close(whole.xy_gpq[0], x_rp.T @ y_rq / len(x_rp), rtol=0, atol=2e-6)
+    torch.testing.assert_close(whole.yy_gq[0], y_rq.square().mean(0), rtol=0, atol=2e-6)
+
+
+def covariance(a_rp: Tensor, b_rq: Tensor) -> Tensor:
+    return (a_rp - a_rp.mean(0)).T @ (b_rq - b_rq.mean(0)) / len(a_rp)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.Conv2d(3, 4, (3, 1), stride=2, padding=(1, 0)),
+        nn.Conv2d(3, 4, 3, dilation=2, padding="same"),
+    ],
+    ids=["plain", "strided", "dilated"],
+)
+def test_the_moments_are_those_of_a_plain_unfold(layer: nn.Conv2d) -> None:
+    torch.manual_seed(0)
+    batches = [noise(5, 3, 7, 7), noise(4, 3, 7, 7, seed=1)]
+    whole = of_patches(layer, layer, batches).whole
+    images = torch.cat(batches)
+    padding = 2 if layer.padding == "same" else layer.padding
+    x_rp = functional.unfold(images, layer.kernel_size, layer.dilation, padding, layer.stride)
+    x_rp = x_rp.transpose(1, 2).flatten(0, 1).double()
+    y_rq = layer(images).flatten(2).transpose(1, 2).flatten(0, 1).double()
+    assert whole.rows == len(x_rp)
+    torch.testing.assert_close(whole.mean_x_gp[0], x_rp.mean(0))
+    torch.testing.assert_close(whole.xx_gpp[0], covariance(x_rp, x_rp))
+    torch.testing.assert_close(whole.xy_gpq[0], covariance(x_rp, y_rq))
+    torch.testing.assert_close(whole.yy_gq[0], covariance(y_rq, y_rq).diagonal())
+    tokens, linear = noise(8, 5, 3), nn.Linear(3, 2)
+    rows = tokens.flatten(0, 1).double()
+    of_tokens = of_patches(linear, linear, [tokens]).whole
+    torch.testing.assert_close(of_tokens.xx_gpp[0], covariance(rows, rows))
+
+
+def test_places_are_drawn_by_the_generator_alone_each_once_and_in_order() -> None:
+    state = torch.get_rng_state()
+    first, again, other = (
+        sample_places(1444, 512, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert len(first) == 512
+    assert bool((first.diff() > 0).all())
+    assert torch.equal(sample_places(5, 9, torch.Generator()), torch.arange(5))
+
+
+def test_what_is_seen_at_some_places_is_part_of_what_is_seen_at_all() -> None:
+    layer, given = nn.Conv2d(3, 4, 3, stride=2, padding=1, groups=1), noise(2, 3, 9, 7)
+    assert count_windows(layer, given) == 5 * 4
+    alive = torch.tensor([True, False, True])
+    some = torch.tensor([0, 3, 19])
+    everywhere = read_windows(layer, given, alive, torch.arange(20))
+    assert everywhere.shape == (2, 20, 1, 2 * 9)
+    assert torch.equal(read_windows(layer, given, alive, some), everywhere[:, some])
+
+
+@pytest.mark.parametrize("name", ["cnn", "mixed", "transformer"])
+def test_streamed_moments_are_those_of_all_activations_kept(zoo: SimpleNamespace, name: str) -> None:
+    dense, batch = zoo.case(name)
+    dense = dense.double().eval()
+    batch = batch.double() if batch.is_floating_point() else batch
+    module, consumer, width = {
+        "cnn": ("head", Consumer("head", 0, 9, positions=9), 8),
+        "mixed": ("merge", Consumer("merge", 6, 1), 5),
+        "transformer": ("o", Consumer("o", 0, 4), 2),
+    }[name]
+    rows, fed = [], []
+    for model in (dense, disturbed(dense)):
+        fed.append(fed_to(model, module, batch) + 100.0)  # Far from zero, where raw products lose digits.
+        each = fed[-1].movedim(1, -1) if name == "mixed" else fed[-1]
+        taken = [[each[..., element] for element in signal] for signal in elements_of(consumer, width)]
+        rows.append(torch.stack([torch.stack(signal).flatten() for signal in taken], dim=1))
+    pairs = zip(fed[0].split(7), fed[1].split(7), strict=True)
+    joints = of_signals(dense.get_submodule(module), consumer, width, pairs)
+    y_rn, x_rn = rows
+    expected = torch.cov(torch.cat([x_rn, y_rn], dim=1).T, correction=0)
+    n = len(joints.whole.xx_gpp[0])
+    assert (joints.whole.rows, n) == (len(x_rn), x_rn.shape[1])
+    torch.testing.assert_close(joints.whole.xx_gpp[0], expected[:n, :n])
+    torch.testing.assert_close(joints.whole.xy_gpq[0], expected[:n, n:])
+    torch.testing.assert_close(joints.whole.yy_gq[0], expected[n:, n:].diagonal())
+    torch.testing.assert_close(joints.whole.mean_x_gp[0], x_rn.mean(0))
+    torch.testing.assert_close(joints.whole.mean_y_gq[0], y_rn.mean(0))
+    torch.testing.assert_close(joints.about_zero().whole.xy_gpq[0], x_rn.T @ y_rn / len(x_rn))
+    assert joints.fit is not None
+    assert joints.held is not None
+    # Of batches of 7, 7, 7, 7 and 4 items one each is held out.
+    assert (32 * joints.held.rows, 32 * joints.fit.rows) == (5 * len(x_rn), 27 * len(x_rn))
