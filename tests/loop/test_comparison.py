@@ -141,7 +141,7 @@ def test_the_report_is_that_of_every_comparison_and_can_be_made_again(tmp_path: 
     assert written[0] == tmp_path / "report.html"
     page = written[0].read_text()
     assert "numbers of the user" in page
-    assert "&quot;model&quot;: &quot;mine&quot;" in page or '"model": "mine"' in page
+    assert "&#34;model&#34;: &#34;mine&#34;" in page
     report = read_energy_report(tmp_path / "report.json")
     assert report["verdict"]["standing"] == "SAVING_MEASURED"
     before = {path: path.read_bytes() for path in written}

@@ -199,14 +199,14 @@ def broken(model: nn.Module) -> nn.Module:
         (
             lambda z: (z.mlp(), [z.vectors(16, 4)]),
             {},
-            "cannot be called on two items of probe batch 0: .*shape",
+            "cannot be called on two items of calibration batch 0: .*shape",
         ),
         (lambda z: (z.mlp(), [(z.vectors(), torch.zeros(64))]), {}, "a tuple goes in by position"),
-        (lambda z: (z.mlp(), ["words"]), {}, "the probe is empty"),
+        (lambda z: (z.mlp(), ["words"]), {}, "the calibration data are empty"),
         (
             lambda z: (Written(lambda own, x: str(own.net(x).sum())), [X]),
             {},
-            "the model answers str without a tensor of numbers",
+            "the model returns str without a tensor of numbers",
         ),
     ],
 )

@@ -411,7 +411,7 @@ def test_the_cost_is_in_the_unit_of_the_target_and_foresees_biases_of_compensati
     ("settings", "words"),
     [
         (Prune(target=Widths({"0": 33})), r"prune.target.widths:\n  '0' can keep 1 to 32 units \(found 33\)"),
-        (Prune(target=Widths({"head": 3})), r"'head' is no group that can be cut; groups are 0, 2"),
+        (Prune(target=Widths({"head": 3})), r"'head' is no group that can be pruned; groups are 0, 2"),
         (Prune(target=Tolerance(0.1), max_cut_shares={"q*": 0.5}), r"max_cut_shares: 'q\*' matches no group"),
         (Prune(leave_alone=("q*",)), r"q\*"),
     ],

@@ -242,7 +242,7 @@ def test_logical_processors_are_not_exported_as_processors() -> None:
 
 KINDS = {
     **dict.fromkeys(("digits", "idx", "image-folder"), "image"),
-    **dict.fromkeys(("modular", "permutations", "parity", "brackets"), "token"),
+    "modular": "token",
     **dict.fromkeys(("custom", "digits-of-mine"), "other"),
 }
 
