@@ -87,7 +87,7 @@ def digits(out: Path) -> list[str]:
         shares.append(ticket["macs_share"])
         lines.append(
             f"| {seed} | {wholes[-1]:.4f} | {ticket['dense']['accuracy']:.4f} "
-            f"| {ticket['cut_validation_accuracy']:.4f} | {tickets[-1]:.4f} | {shares[-1]:.3f} "
+            f"| {ticket['pruned_validation_accuracy']:.4f} | {tickets[-1]:.4f} | {shares[-1]:.3f} "
             f"| {ticket['drawn_at']['epoch']:g}, {ticket['stopped_at']['epoch']:g} "
             f"| {ticket['overhead']['signals']:.1%} | {cost.cpu_seconds:.1f} | {cost.peak_bytes / 1e6:.0f} |"
         )

@@ -52,7 +52,7 @@ def main() -> None:
             for seed in seeds:
                 trained(TASKS[net], seed)
         return
-    kind = f"{'quick-' if asked.quick else ''}heal{asked.heal_steps}"
+    kind = f"{'quick-' if asked.quick else ''}heal{asked.repair_steps}"
     journal = CACHE / f"one_shot-{fingerprint(ROOT)}-{kind}.jsonl"
     started = time.perf_counter()
     parts = [] if asked.page else asked.parts.split(",")
@@ -64,11 +64,11 @@ def main() -> None:
     if "foreign" in parts:
         keys = [(FOREIGN, 0, method.key, share) for share in SHARES for method in foreign_methods()]
         items = (64, 100) if asked.quick else (256, 500)
-        jobs.append((functools.partial(foreign_rows, probe_items=items[0], test_items=items[1]), keys))
+        jobs.append((functools.partial(foreign_rows, calibration_items=items[0], test_items=items[1]), keys))
     if "cuts" in parts:
         jobs += [(cut_rows, _cut_keys(net, seed, asked.quick, settled)) for seed in seeds[1:] for net in nets]
     if "heal" in parts:
-        heal = functools.partial(heal_rows, steps=asked.heal_steps)
+        heal = functools.partial(heal_rows, steps=asked.repair_steps)
         for net in (net for net in nets if net in HEAL_NETS):
             jobs.append((heal, [(net, 0, method, share) for share in SHARES for method in HEAL_METHODS]))
     _together(jobs, journal, asked.workers)
@@ -88,7 +88,7 @@ def main() -> None:
         machine=_machine(),
         nets=tuple(nets),
         shares=SHARES,
-        heal_steps=asked.heal_steps,
+        repair_steps=asked.repair_steps,
     )
     text = page(rows, setting)
     print(text)
@@ -115,7 +115,7 @@ def _arguments() -> argparse.Namespace:
     asked.parts = "time" if asked.time else asked.parts or (quick_parts if asked.quick else ",".join(PARTS))
     asked.nets = asked.nets or ("digits" if asked.quick else ",".join(_default_nets()))
     asked.seeds = min(asked.seeds, 2) if asked.quick else asked.seeds
-    asked.heal_steps = asked.heal_steps or (50 if asked.quick else 200)
+    asked.repair_steps = asked.repair_steps or (50 if asked.quick else 200)
     for word, known in ((asked.nets, TASKS), (asked.parts, PARTS)):
         if strange := sorted(set(word.split(",")) - set(known)):
             parser.error(f"{strange[0]}: not one of {', '.join(known)}")

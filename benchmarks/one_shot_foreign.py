@@ -31,7 +31,9 @@ def foreign_methods() -> list[Method]:
     return [*ours, *(Method("magnitude", "uniform", mend) for mend in MENDS)]
 
 
-def foreign_rows(keys: list[tuple[str, int, str, float]], probe_items: int, test_items: int) -> Iterator[Row]:
+def foreign_rows(
+    keys: list[tuple[str, int, str, float]], calibration_items: int, test_items: int
+) -> Iterator[Row]:
     """Yield a row for each key; fitted on left halves of photographs, tried on right halves.
 
     Raises:
@@ -39,7 +41,7 @@ def foreign_rows(keys: list[tuple[str, int, str, float]], probe_items: int, test
     """
     model = lite0()
     photos = photographs()
-    seen = batches_of(crops(photos, probe_items, 0, 0), BATCH_ITEMS)
+    seen = batches_of(crops(photos, calibration_items, 0, 0), BATCH_ITEMS)
     unseen = batches_of(crops(photos, test_items, 1, 1), BATCH_ITEMS)
     dense = _scores(model, unseen)
     for net, seed, key, share in keys:

@@ -52,7 +52,7 @@ class Method:
             target=Macs(share),
             units=self.units,  # type: ignore[arg-type]
             widths=self.widths,  # type: ignore[arg-type]
-            fold=self.mend == "fold",
+            compensate=self.mend == "fold",
             recalibrate=self.mend != "as cut",
             **more,  # type: ignore[arg-type]
         )

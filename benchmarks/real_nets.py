@@ -41,7 +41,7 @@ IMPORTANCES = ("magnitude", "bn-scale", "lamp", "fpgm", "group-norm", "random")
 CALIBRATION_ITEMS = 512
 TOKENS = 64
 RATE_HZ, WINDOW = 16_000, 1024
-BASELINE = {"widths": "uniform", "fold": False}
+BASELINE = {"widths": "uniform", "compensate": False}
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def main(epochs: int = 20) -> None:
     tps = tpsprune.TPS(
         model, optimizer, variant="moments", data=(x[train][:512], y[train][:512]), coupling=0.1
     )
-    rule = tpsprune.Plateau(signal="d_eff", tolerance=0.05, patience=3)
+    rule = tpsprune.Plateau(monitor="d_eff", tolerance=0.05, patience=3)
     with tpsprune.Watch(model, x[train][:256], signals=["d_eff", "norm"], every_steps=20, draw=rule) as watch:
         drawn = train_until(watch, tps, accelerator, model, optimizer, loader, accuracy, epochs)
     tps.close()

@@ -54,35 +54,37 @@ class WatchedTraining:
 
 FACTORS: Final = (1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
 PATIENCES: Final = (1, 3)
-CHANGING: Final[Mapping[str, tuple[Literal["fall", "rise"], ...]]] = {
-    "d_eff": ("fall", "rise"),
-    "h1_max": ("fall", "rise"),
-    "h1_total": ("fall", "rise"),
-    "h1_sum_of_squares": ("fall", "rise"),
-    "spectral_edge": ("fall", "rise"),
-    "gap_23": ("fall", "rise"),
-    "norm": ("fall", "rise"),
-    "condensation": ("fall", "rise"),
-    "collapse": ("fall", "rise"),
-    "logit_rank": ("fall", "rise"),
-    "commutator_defect": ("fall", "rise"),
-    "tps_coherence": ("fall", "rise"),
-    "validation_loss": ("fall",),
-    "validation_accuracy": ("rise",),
+CHANGING: Final[Mapping[str, tuple[Literal["min", "max"], ...]]] = {
+    "d_eff": ("min", "max"),
+    "h1_max": ("min", "max"),
+    "h1_total": ("min", "max"),
+    "h1_sum_of_squares": ("min", "max"),
+    "spectral_edge": ("min", "max"),
+    "gap_23": ("min", "max"),
+    "norm": ("min", "max"),
+    "condensation": ("min", "max"),
+    "collapse": ("min", "max"),
+    "logit_rank": ("min", "max"),
+    "commutator_defect": ("min", "max"),
+    "tps_coherence": ("min", "max"),
+    "validation_loss": ("min",),
+    "validation_accuracy": ("max",),
 }
 """Signals, and the ways each may change before a net generalises; the pilot picks one of them."""
 
 
 def _candidates() -> Iterator[Rule]:
-    for signal, goals in CHANGING.items():
-        for goal, factor, patience in product(goals, FACTORS, PATIENCES):
-            yield ChangeRule(signal=signal, goal=goal, factor=factor, patience=patience, learned_share=0.0)
+    for signal, modes in CHANGING.items():
+        for mode, factor, patience in product(modes, FACTORS, PATIENCES):
+            yield ChangeRule(
+                monitor=signal, mode=mode, factor=factor, patience=patience, min_adjusted_accuracy=0.0
+            )
     for level, patience in product((2.0, 3.0, 5.0, 10.0), PATIENCES):
-        yield ThresholdRule(signal="h1", level=level, patience=patience)
+        yield ThresholdRule(monitor="h1", threshold=level, patience=patience)
     for level, patience in product((0.02, 0.05, 0.1, 0.2), PATIENCES):
-        yield MaskRule(level=level, patience=patience, learned_share=0.0)
+        yield MaskRule(threshold=level, patience=patience, min_adjusted_accuracy=0.0)
     for signal, collapse in product(("spectral_edge", "gap_23"), (2.0, 4.0, 10.0)):
-        yield ReopenRule(signal=signal, collapse=collapse, learned_share=0.0)
+        yield ReopenRule(monitor=signal, collapse=collapse, min_adjusted_accuracy=0.0)
 
 
 CANDIDATES: Final[tuple[Rule, ...]] = tuple(_candidates())
@@ -94,7 +96,7 @@ def find_alarm(rule: Rule, series: Mapping[str, Series]) -> int | None:
 
     The rule is the one that ``train`` would run: it sees one reading after the other, and no more.
     """
-    signal = getattr(rule, "signal", "")
+    signal = getattr(rule, "monitor", "")
     memory = stopping.start(rule)
     for step, value in series.get(signal, ()):
         reading = Reading(signal=signal, step=step, epoch=float(step), value=value)
@@ -155,26 +157,26 @@ def choose_rule(
     signal: str, learned: Sequence[WatchedTraining], controls: Sequence[WatchedTraining]
 ) -> Alarms:
     """Return the signal's candidate with the fewest errors there, and of such the one that leads most."""
-    rules = (rule for rule in CANDIDATES if getattr(rule, "signal", "") == signal)
+    rules = (rule for rule in CANDIDATES if getattr(rule, "monitor", "") == signal)
     return min(
         (count_alarms(rule, learned, controls) for rule in rules), key=lambda each: each.errors_and_lead
     )
 
 
-_FALLS: Final = {name: ChangeRule(signal=name, factor=1.1) for name in ("d_eff", "validation_loss")}
+_FALLS: Final = {name: ChangeRule(monitor=name, factor=1.1) for name in ("d_eff", "validation_loss")}
 DRAW_RULES: Final[Mapping[str, Rule]] = {
     "default": Stop().draw,
     "wider plateau": PlateauRule(tolerance=0.1),
     "longer plateau": PlateauRule(patience=5),
-    "plateau of the loss": PlateauRule(signal="validation_loss", tolerance=0.1),
+    "plateau of the loss": PlateauRule(monitor="validation_loss", tolerance=0.1),
     "fall of d_eff": _FALLS["d_eff"],
     "fall of the loss": _FALLS["validation_loss"],
-    "fall of the loss, no hold": ChangeRule(signal="validation_loss", factor=1.1, learned_share=0.0),
+    "fall of the loss, no hold": ChangeRule(monitor="validation_loss", factor=1.1, min_adjusted_accuracy=0.0),
     "Early-Bird": MaskRule(),
-    "Early-Bird, no hold": MaskRule(learned_share=0.0),
-    "loops": ThresholdRule(signal="h1", level=3.0, learned_share=0.5),
+    "Early-Bird, no hold": MaskRule(min_adjusted_accuracy=0.0),
+    "loops": ThresholdRule(monitor="h1", threshold=3.0, min_adjusted_accuracy=0.5),
     "edge": ReopenRule(),
-    "accuracy": ThresholdRule(signal="validation_accuracy", level=0.9),
+    "accuracy": ThresholdRule(monitor="validation_accuracy", threshold=0.9),
     "both falls": ConsensusRule(rules=tuple(_FALLS.values())),
 }
 """Rules that a recipe might name under ``[stop.draw]``: the default first, fixed before any was tried."""

@@ -123,7 +123,7 @@ def run(setup: Setup, trial: TicketTrial) -> TicketTraining:
     macs_share, steps, accuracy = 1.0, 0, 0.0
     if trial.moment != "dense":
         inputs, _ = prepared.sample_calibration(CALIBRATION_ITEMS)
-        by_lot: dict[str, Any] = {"units": "random", "widths": "uniform", "fold": False}
+        by_lot: dict[str, Any] = {"units": "random", "widths": "uniform", "compensate": False}
         extraction = tpsprune.extract(
             prepared.model,
             [inputs],

@@ -181,7 +181,7 @@ def watch_training(
 
 
 def _make_watch(prepared: Prepared, signal: Signal, reading_steps: int) -> tpsprune.Watch:
-    inputs, labels = prepared.sample_calibration(prepared.recipe.watch.probe_items)
+    inputs, labels = prepared.sample_calibration(prepared.recipe.watch.calibration_items)
     seed = prepared.recipe.seed
     return tpsprune.Watch(
         prepared.model, [inputs], [labels], signals=[signal], every_steps=reading_steps, seed=seed
@@ -211,7 +211,7 @@ def conclude(setup: Setup, done: Sequence[WatchedTraining], machine: Mapping[str
     """
     pilot = [each for each in done if each.trial.seed == setup.pilot_seed]
     judged = [each for each in done if each.trial.seed in setup.pair_seeds]
-    signals = dict.fromkeys(getattr(rule, "signal", "") for rule in CANDIDATES)
+    signals = dict.fromkeys(getattr(rule, "monitor", "") for rule in CANDIDATES)
     chosen = {signal: choose_rule(signal, _learned(pilot), _controls(pilot)) for signal in signals}
     found = {
         signal: count_alarms(each.rule, _learned(judged), _controls(judged))

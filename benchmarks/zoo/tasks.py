@@ -37,7 +37,7 @@ class Task:
     data: Callable[[], Data]
     build: Callable[[TaskFacts], nn.Module]
     train: Train
-    probe_items: int = 1024
+    calibration_items: int = 1024
 
 
 def _cnn(*widths: int) -> Callable[[TaskFacts], nn.Module]:
@@ -132,7 +132,7 @@ TASKS: dict[str, Task] = {
                 warmup_share=0.2,
                 label_smoothing=0.1,
             ),
-            probe_items=2048,
+            calibration_items=2048,
         ),
     )
 }

@@ -82,7 +82,7 @@ def probe(task: Task, seed: int, items: int | None = None) -> Probe:
     """Return ``items`` training images (or pairs) drawn by ``seed``, in batches of at most 256."""
     held = dataset(task)
     generator = torch.Generator().manual_seed(1000 + seed)
-    index = torch.randperm(len(held.train), generator=generator)[: items or task.probe_items]
+    index = torch.randperm(len(held.train), generator=generator)[: items or task.calibration_items]
     parts = batches_of(index, BATCH_ITEMS)
     return Probe(
         [held.prepare(held.train.inputs[part]) for part in parts], [held.train.labels[part] for part in parts]

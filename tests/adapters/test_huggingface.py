@@ -120,7 +120,7 @@ def test_an_evaluation_has_no_term_in_its_loss(tmp_path: Path) -> None:
 
 
 def test_a_rule_that_acts_ends_training_and_says_why(tmp_path: Path) -> None:
-    rule = tpsprune.Plateau(signal="norm", tolerance=1.0, patience=2, learned_share=0.0)
+    rule = tpsprune.Plateau(monitor="norm", tolerance=1.0, patience=2, min_adjusted_accuracy=0.0)
     callback = TpspruneCallback(
         watch={"probe": {"x": small_data()[0]}, "signals": [], "every_steps": 3, "draw": rule},
     )
@@ -139,7 +139,7 @@ def test_a_rule_that_acts_ends_training_and_says_why(tmp_path: Path) -> None:
 
 
 def calm() -> Any:
-    rule = tpsprune.Plateau(signal="norm", tolerance=1e-9, patience=2, learned_share=0.0)
+    rule = tpsprune.Plateau(monitor="norm", tolerance=1e-9, patience=2, min_adjusted_accuracy=0.0)
     return TpspruneCallback(
         tps={"variant": "neurons", "refresh_steps": 3},
         watch={
@@ -229,7 +229,7 @@ def test_a_process_that_writes_no_checkpoint_writes_no_state(tmp_path: Path) -> 
 
 
 def test_a_second_training_with_one_callback_is_as_the_first(tmp_path: Path) -> None:
-    rule = tpsprune.Plateau(signal="norm", tolerance=1.0, patience=2, learned_share=0.0)
+    rule = tpsprune.Plateau(monitor="norm", tolerance=1.0, patience=2, min_adjusted_accuracy=0.0)
     callback = TpspruneCallback(
         tps={"variant": "weights"},
         watch={"probe": [(small_data()[0],)], "signals": ["norm"], "every_steps": 3, "draw": rule},

@@ -96,7 +96,7 @@ def test_a_fit_has_the_numbers_of_a_plain_loop(variant: str, accumulated: int, t
 
 
 def test_a_rule_that_acts_ends_the_fit_and_says_why(tmp_path: Path) -> None:
-    rule = tpsprune.Plateau(signal="norm", tolerance=1.0, patience=2, learned_share=0.0)
+    rule = tpsprune.Plateau(monitor="norm", tolerance=1.0, patience=2, min_adjusted_accuracy=0.0)
     callback = TpspruneCallback(
         watch={"probe": small_data()[0], "signals": ["norm"], "every_steps": 3, "draw": rule},
         values={"validation_accuracy": "accuracy"},
@@ -184,7 +184,7 @@ def test_parts_of_a_step_are_read_once_and_none_before_the_first_step(tmp_path: 
 
 
 def test_a_second_fit_with_one_callback_is_as_the_first(tmp_path: Path) -> None:
-    rule = tpsprune.Plateau(signal="norm", tolerance=1.0, patience=2, learned_share=0.0)
+    rule = tpsprune.Plateau(monitor="norm", tolerance=1.0, patience=2, min_adjusted_accuracy=0.0)
     callback = TpspruneCallback(
         tps={"variant": "weights"},
         watch={"probe": small_data()[0], "signals": ["norm"], "every_steps": 3, "draw": rule},

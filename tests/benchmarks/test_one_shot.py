@@ -82,7 +82,7 @@ def test_a_net_without_batch_norm_is_spared_what_asks_for_one() -> None:
 )
 def test_a_mend_is_two_switches_of_the_recipe(mend: str, fold: bool, recalibrate: bool) -> None:
     settings = Method("magnitude", "uniform", mend).settings(0.5)  # type: ignore[arg-type]
-    assert (settings.fold, settings.recalibrate) == (fold, recalibrate)
+    assert (settings.compensate, settings.recalibrate) == (fold, recalibrate)
     assert (settings.units, settings.widths, str(settings.target)) == ("magnitude", "uniform", "macs=0.5")
 
 

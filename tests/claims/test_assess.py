@@ -253,7 +253,7 @@ def test_a_break_even_rests_on_claims_that_are_none_of_them_broken() -> None:
     lost = with_answers(comparison(DENSE, HALF, drop=0.02), 200.0, 120.0)
     assert {each.reason for each in assess(lost).break_even} == {"the training: accuracy not preserved"}
     same = with_answers(comparison(DENSE, HALF), 200.0, 200.0)
-    assert {each.reason for each in assess(same).break_even} == {"answers: within noise"}
+    assert {each.reason for each in assess(same).break_even} == {"inference: within noise"}
 
 
 def test_answers_in_short_windows_are_no_measurement() -> None:

@@ -73,7 +73,7 @@ def test_a_training_that_took_less_has_paid_back_at_once() -> None:
     found = paid_back([-10.0, -11.0, -9.0], [0.01, 0.011, 0.009])
     assert found.inferences == 0.0
     assert (found.low, found.high) == (0.0, 0.0)
-    assert "before the first answer" in found.reason
+    assert "before the first inference" in found.reason
 
 
 def test_a_training_that_took_less_only_on_average_is_not_said_to_have_paid_back() -> None:
@@ -92,9 +92,9 @@ def test_a_break_even_on_a_refused_claim_is_none() -> None:
         inferences=[(1.0, 2.0)] * 3,
         per_day=None,
         energy_class="measured",
-        refused="answers: within noise",
+        refused="inference: within noise",
     )
-    assert (found.inferences, found.reason) == (None, "answers: within noise")
+    assert (found.inferences, found.reason) == (None, "inference: within noise")
     assert found.extra_joules == 1.0
 
 
@@ -103,7 +103,7 @@ def test_a_break_even_on_a_refused_claim_is_none() -> None:
     [
         ([10.0, 11.0, 9.0], [0.01, -0.012, 0.008], "includes zero"),
         ([10.0, 11.0, 9.0], [-0.01, -0.012, -0.008], "never pays back"),
-        ([-10.0, -11.0, -9.0], [-0.01, -0.012, -0.008], "used up by answers"),
+        ([-10.0, -11.0, -9.0], [-0.01, -0.012, -0.008], "inference uses up what the training saved"),
         ([10.0], [0.01], "fewer than two pairs"),
     ],
 )

@@ -29,12 +29,12 @@ threads = 1
 [watch]
 signals = ["d_eff", "norm", "condensation"]
 every_epochs = 1
-probe_items = 64
+calibration_items = 64
 [stop.draw]
 rule = "epoch"
 epoch = 1.0
 [prune]
-probe_items = 64
+calibration_items = 64
 [energy]
 meter = "fake"
 """
@@ -170,13 +170,13 @@ batch_size = 64
 threads = 1
 [watch]
 signals = ["d_eff", "norm"]
-probe_items = 32
+calibration_items = 32
 [stop.draw]
 rule = "epoch"
 epoch = 0.5
 [prune]
 target = {{ macs = 0.8 }}
-probe_items = 64
+calibration_items = 64
 [energy]
 meter = "fake"
 """

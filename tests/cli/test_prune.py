@@ -135,7 +135,7 @@ def test_a_target_that_is_none_is_told_in_one_message(
         (("--resume", "--again"), "give one of them"),
         (("--quiet", "--json"), "give one of them"),
         (("--dry-run", "--again"), "--dry-run writes nothing"),
-        (("--set", "prune.leave_alone=['nothing*']"), "nothing*"),
+        (("--set", "prune.ignored_layers=['nothing*']"), "nothing*"),
         (("--set", "retrain.rewind=init"), "retrain.rewind: 'init' needs the training"),
         (("--set", "prune.targets=1"), "prune.targets: unknown key (did you mean 'target'?)"),
         (("--target", "macs=0.0001"), "macs"),

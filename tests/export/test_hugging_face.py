@@ -195,7 +195,7 @@ def test_a_uniform_cut_that_leaves_the_stream_alone_is_its_own_architecture(tmp_
     model = llama(use_cache=False)
     probe = [torch.randint(31, (16, 7)) for _ in range(3)]
     found = tpsprune.extract(
-        model, probe, target=tpsprune.Macs(0.6), widths="uniform", leave_alone=["model.embed_tokens"]
+        model, probe, target=tpsprune.Macs(0.6), widths="uniform", ignored_layers=["model.embed_tokens"]
     )
     widths = {each.width_after for each in found.changes if "mlp" in each.group}
     assert exported(tmp_path, found.ticket.eval())["intermediate_size"] == widths.pop() < 48

@@ -72,7 +72,7 @@ def test_several_inputs_go_in_by_position_or_by_name(keyed: bool) -> None:
 
 
 def test_settings_are_those_of_the_recipe() -> None:
-    extraction = tpsprune.extract(net(), INPUTS, leave_alone=["0"], widths="uniform", fold=False)
+    extraction = tpsprune.extract(net(), INPUTS, ignored_layers=["0"], widths="uniform", compensate=False)
     assert [change.group for change in extraction.changes] == ["2"]
 
 
@@ -83,10 +83,10 @@ def test_settings_are_those_of_the_recipe() -> None:
         ({"zzz": 8}, r"zzz: no such setting \(there are: target, widths"),
         ({"round_to": 0}, r"round_to: must .*greater than or equal to 1 \(found 0\)"),
         ({"widths": "rank"}, r"widths: must be 'effective-rank'.*\(found 'rank'\)"),
-        ({"fold": "yes"}, r"fold: must be a valid boolean \(found 'yes'\)"),
+        ({"compensate": "yes"}, r"compensate: must be a valid boolean \(found 'yes'\)"),
         ({"target": 0.5}, r"target is 0.5: .*as in target=tpsprune.Macs\(0.5\)"),
         ({"rounds": 2}, r"rounds > 1 needs the training between them"),
-        ({"leave_alone": ["blocks*"]}, r"blocks\*"),
+        ({"ignored_layers": ["blocks*"]}, r"blocks\*"),
     ],
 )
 def test_a_setting_that_cannot_be_is_told_with_what_would_do(settings: dict[str, Any], words: str) -> None:
@@ -105,8 +105,8 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
     [
         ([], r"empty"),
         (torch.zeros(0, 8), r"empty|no items"),
-        ({"x": INPUTS}, r"probe_batches is dict"),
-        (7, r"probe_batches is int"),
+        ({"x": INPUTS}, r"calibration_data is dict"),
+        (7, r"calibration_data is int"),
         ([[INPUTS]], r"this one has no labels"),
         ([torch.full((4, 8), float("nan"))], r"not finite"),
     ],
@@ -134,7 +134,7 @@ def test_the_example_of_the_documentation_runs() -> None:
 
 def test_units_at_random_are_those_of_the_seed() -> None:
     kept = [
-        tpsprune.extract(net(), INPUTS, seed=seed, units="random", fold=False).plan.groups
+        tpsprune.extract(net(), INPUTS, seed=seed, units="random", compensate=False).plan.groups
         for seed in (0, 0, 1)
     ]
     assert kept[0] == kept[1] != kept[2]

@@ -13,7 +13,7 @@ import tpsprune
 from tests.loop.conftest import Data, small_net
 from tpsprune.records import Decision
 
-CALM = tpsprune.Plateau(signal="norm", tolerance=1.0, patience=3, learned_share=0.0)
+CALM = tpsprune.Plateau(monitor="norm", tolerance=1.0, patience=3, min_adjusted_accuracy=0.0)
 
 
 def looped(

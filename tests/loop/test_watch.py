@@ -22,7 +22,7 @@ from tpsprune.recipe.train import Watch as Settings
 from tpsprune.records import Decision
 from tpsprune.signals import Panel, View
 
-CALM = tpsprune.Plateau(signal="norm", tolerance=1.0, patience=2, learned_share=0.0)
+CALM = tpsprune.Plateau(monitor="norm", tolerance=1.0, patience=2, min_adjusted_accuracy=0.0)
 QUICK: dict[str, Any] = {"h1_points": 12, "edge_window": 4, "every_steps": 2}
 
 
@@ -70,14 +70,20 @@ def test_a_rule_acts_at_the_reading_at_which_it_should_and_says_why(data: Data) 
 
 
 def test_both_rules_are_asked(data: Data) -> None:
-    end = tpsprune.Threshold(signal="validation_accuracy", level=0.9)
+    end = tpsprune.Threshold(monitor="validation_accuracy", threshold=0.9)
     with tpsprune.Watch(small_net(), data[0], signals=["norm"], every_steps=1, draw=CALM, end=end) as watch:
         said = watch.step(1, validation_accuracy=0.95)
     assert [(each.kind, each.act) for each in said] == [("draw", False), ("stop", True)]
 
 
 def test_a_rule_in_the_words_of_a_recipe_is_the_same_rule(data: Data) -> None:
-    words = {"rule": "plateau", "signal": "norm", "tolerance": 1.0, "patience": 2, "learned_share": 0.0}
+    words = {
+        "rule": "plateau",
+        "monitor": "norm",
+        "tolerance": 1.0,
+        "patience": 2,
+        "min_adjusted_accuracy": 0.0,
+    }
     said = []
     for rule in (CALM, words):
         with tpsprune.Watch(small_net(), data[0], signals=["norm"], every_steps=1, draw=rule) as watch:
@@ -105,7 +111,7 @@ def test_what_is_dear_is_called_for_a_reading_only(data: Data) -> None:
 def test_the_order_parameters_of_tps_can_be_ruled_on(data: Data) -> None:
     net = small_net()
     tps = tpsprune.TPS(net, torch.optim.SGD(net.parameters(), lr=0.1), variant="moments", data=data)
-    end = tpsprune.Threshold(signal="tps_coherence", side="below", level=2.0)
+    end = tpsprune.Threshold(monitor="tps_coherence", mode="min", threshold=2.0)
     with tpsprune.Watch(net, data[0], signals=[], every_steps=1, end=end) as watch:
         (said,) = watch.step(1, readings=tps.order_parameters())
     assert said.act
@@ -113,7 +119,7 @@ def test_the_order_parameters_of_tps_can_be_ruled_on(data: Data) -> None:
 
 
 def test_nothing_is_learned_where_accuracy_is_that_of_guessing(data: Data) -> None:
-    rule = tpsprune.Threshold(signal="norm", level=0.0, learned_share=0.5)
+    rule = tpsprune.Threshold(monitor="norm", threshold=0.0, min_adjusted_accuracy=0.5)
     acts = []
     for accuracy in (1 / 3, 0.6, 0.7):
         with tpsprune.Watch(small_net(), data[0], signals=["norm"], every_steps=1, draw=rule) as watch:
@@ -283,11 +289,17 @@ def test_a_setting_that_cannot_be_is_told_with_what_would_do(settings: dict[str,
     ("rule", "words"),
     [
         (
-            tpsprune.Plateau(signal="nrom", learned_share=0.0),
-            r"draw\.signal: 'nrom' is not read here \(did you",
+            tpsprune.Plateau(monitor="nrom", min_adjusted_accuracy=0.0),
+            r"draw\.monitor: 'nrom' is not read here \(did you",
         ),
-        (tpsprune.Plateau(signal="bleu", learned_share=0.0), r"'bleu' is not read here \(read here: norm\)"),
-        (tpsprune.Plateau(signal="norm"), r"draw\.learned_share: waits for validation accuracy: hand it in"),
+        (
+            tpsprune.Plateau(monitor="bleu", min_adjusted_accuracy=0.0),
+            r"'bleu' is not read here \(read here: norm\)",
+        ),
+        (
+            tpsprune.Plateau(monitor="norm"),
+            r"draw\.min_adjusted_accuracy: waits for validation accuracy: hand it in",
+        ),
         (tpsprune.AtEpoch(epoch=3.0), r"draw: counts epochs: hand them in"),
         (
             tpsprune.Consensus(rules=(CALM, tpsprune.AtEpoch(epoch=3.0)), at_least=3),

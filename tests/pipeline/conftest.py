@@ -28,7 +28,7 @@ learning_rate = 2e-2
 threads = 1
 checkpoint_seconds = 0
 [watch]
-probe_items = 64
+calibration_items = 64
 h1_points = 16
 edge_window = 4
 every_steps = 10
@@ -36,7 +36,7 @@ every_steps = 10
 rule = "epoch"
 epoch = 2.0
 [prune]
-probe_items = 256
+calibration_items = 256
 [energy]
 meter = "fake"
 """

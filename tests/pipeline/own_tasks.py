@@ -28,14 +28,14 @@ threads = 1
 checkpoint_seconds = 0
 [watch]
 every_epochs = 1
-probe_items = 64
+calibration_items = 64
 h1_points = 16
 edge_window = 4
 [stop.draw]
 rule = "epoch"
 epoch = 8.0
 [prune]
-probe_items = 128
+calibration_items = 128
 [energy]
 meter = "fake"
 """

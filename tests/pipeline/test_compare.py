@@ -26,7 +26,7 @@ QUICK = (
     "train.epochs=2",
     "stop.draw.epoch=1.0",
     "watch.signals=['norm']",
-    "prune.probe_items=64",
+    "prune.calibration_items=64",
     "compare.inference_seconds=0.01",
     "compare.idle_seconds=0.01",
     "energy.fake_window_seconds=10",
@@ -80,7 +80,7 @@ def test_a_run_holds_what_a_claim_needs(two_pairs: Path) -> None:
         "watch",
         "prune",
         "retrain",
-        "weigh",
+        "benchmark",
     }
     assert "prune" not in {window.phase for window in dense.windows}
     assert (dense.epochs, dense.drawn_epoch, ticket.drawn_epoch) == (2.0, None, 1.25)
@@ -88,8 +88,8 @@ def test_a_run_holds_what_a_claim_needs(two_pairs: Path) -> None:
     assert ticket.macs is not None
     assert ticket.macs < 0.6 * dense.macs
     assert len(dense.weights_sha256) == len(ticket.weights_sha256) == 64
-    assert [point.epoch for point in ticket.course] == sorted(point.epoch for point in ticket.course)
-    assert ticket.course[-1].joules is not None
+    assert [point.epoch for point in ticket.history] == sorted(point.epoch for point in ticket.history)
+    assert ticket.history[-1].joules is not None
 
 
 def test_idling_and_answers_are_metered_for_every_pair(two_pairs: Path) -> None:
@@ -303,7 +303,7 @@ def test_early_birds_patience_is_as_long_in_epochs_as_the_recipes() -> None:
 
 def test_the_dense_baseline_pays_for_nothing_that_a_cut_needs(many_arms: ComparisonRecord) -> None:
     windows = [window for run in many_arms.runs if run.arm == "dense" for window in run.windows]
-    assert {window.phase for window in windows} == {"setup", "train", "evaluate", "watch", "weigh"}
+    assert {window.phase for window in windows} == {"setup", "train", "evaluate", "watch", "benchmark"}
     assert sum(window.phase == "evaluate" for window in windows) == 1, "nothing is read that changes nothing"
 
 
@@ -369,8 +369,8 @@ def test_all_faults_of_a_list_of_arms_are_told_at_once() -> None:
         ),
         (
             ("dense", "early-bird"),
-            ("stop.end.rule='patience'", "stop.end.signal='norm'"),
-            "arm 'early-bird': stop.end.signal: 'norm' is not read",
+            ("stop.end.rule='patience'", "stop.end.monitor='norm'"),
+            "arm 'early-bird': stop.end.monitor: 'norm' is not read",
         ),
     ],
 )

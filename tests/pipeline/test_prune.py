@@ -42,7 +42,7 @@ def test_a_trained_model_is_pruned_benchmarked_and_not_trained(pruned: Events, t
     assert outcome.dense.accuracy == read_result(trained.result).dense.accuracy
     assert outcome.ticket.accuracy > outcome.dense.accuracy - 0.1
     assert outcome.stopped.reason == "no retraining was asked for"
-    assert list(outcome.energy) == ["setup", "prune", "evaluate", "weigh"]
+    assert list(outcome.energy) == ["setup", "prune", "evaluate", "benchmark"]
 
 
 def test_the_ticket_is_that_of_the_extraction_bit_for_bit(
@@ -119,7 +119,7 @@ def test_a_dry_run_shows_the_cut_and_writes_nothing(small: Small, trained: RunFo
     outcome = outcome_of(pruned)
     assert shown.groups == outcome.groups
     assert shown.macs_share == pytest.approx(outcome.macs_share)
-    assert shown.validation_accuracy_after == outcome.cut_validation_accuracy
+    assert shown.validation_accuracy_after == outcome.pruned_validation_accuracy
     assert shown.output_error is not None
     assert 0 < shown.output_error < 1
     assert before == {path: path.read_bytes() for path in trained.path.rglob("*") if path.is_file()}

@@ -49,7 +49,7 @@ def assert_same(first: RunFolder, second: RunFolder) -> None:
         assert (first.path / name).read_bytes() == (second.path / name).read_bytes(), name
     assert journal(first, "readings.jsonl") == journal(second, "readings.jsonl")
     results = [read_result(folder.result) for folder in (first, second)]
-    for key in ("macs_share", "drawn_at", "stopped_at", "groups", "cut_validation_accuracy"):
+    for key in ("macs_share", "drawn_at", "stopped_at", "groups", "pruned_validation_accuracy"):
         assert getattr(results[0], key) == getattr(results[1], key)
     assert results[0].ticket.accuracy == results[1].ticket.accuracy
 

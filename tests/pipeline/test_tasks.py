@@ -143,7 +143,7 @@ def test_a_rule_names_the_quality_it_waits_for(tmp_path: Path) -> None:
         "mse",
         "own:targets",
         MLP,
-        "stop.draw={rule='plateau', signal='norm', tolerance=9.0, patience=2, learned_share=0.01}",
+        "stop.draw={rule='plateau', monitor='norm', tolerance=9.0, patience=2, min_adjusted_accuracy=0.01}",
     )
     assert "and validation R² has covered" in outcome_of(run(made, tmp_path)).drawn.reason
 
@@ -166,7 +166,7 @@ def test_a_comparison_of_a_regression_is_made_and_told_by_its_own_figure(tmp_pat
         "train.epochs=2",
         "watch.signals=['norm']",
         "stop.draw={rule='epoch', epoch=1.0}",
-        "prune.probe_items=64",
+        "prune.calibration_items=64",
         "compare.inference_seconds=0.01",
         "compare.idle_seconds=0.01",
         "energy.meter=fake",

@@ -84,7 +84,7 @@ def test_every_window_is_in_the_ledger_and_phases_follow_without_gap(small_run: 
         "watch",
         "prune",
         "retrain",
-        "weigh",
+        "benchmark",
     ]
     # The fake meter's windows last 1 s at 10 W + 5 W.
     assert outcome.total.joules == pytest.approx(15.0 * len(windows))
@@ -130,7 +130,7 @@ def test_a_draw_at_the_very_end_leaves_nothing_to_retrain_and_says_so(small: Sma
 
 
 def test_a_stop_rule_ends_the_retraining_early(small: Small, tmp_path: Path) -> None:
-    rule = "stop.end={rule='threshold', signal='validation_accuracy', level=0.1}"
+    rule = "stop.end={rule='threshold', monitor='validation_accuracy', threshold=0.1}"
     outcome = outcome_of(run(small(rule), tmp_path))
     assert outcome.stopped.rule == "validation_accuracy above 0.1 for 1"
     assert outcome.stopped.epoch < 4.0
@@ -212,7 +212,7 @@ def test_modular_addition_is_learned_with_labels_where_it_is_only_memorised_with
         "train.schedule=constant",
         "watch.every_steps=25",
         "watch.signals=['norm']",
-        "stop.draw={rule='threshold', signal='validation_accuracy', level=0.95}",
+        "stop.draw={rule='threshold', monitor='validation_accuracy', threshold=0.95}",
         "prune.target.macs=0.5",
     )
     without = outcome_of(run(small(*common, "tps.variant=none"), tmp_path))

@@ -19,7 +19,7 @@ def groups_of(model: nn.Module, batch: Any) -> dict[str, Group]:
 
 
 def reasons(model: nn.Module, batch: Any) -> dict[str, str]:
-    return {each.name: each.reason for each in find_groups(model, batch).left_alone}
+    return {each.name: each.reason for each in find_groups(model, batch).unpruned}
 
 
 def pruned_to(groups: Any, widths: Any) -> list[PrunedGroup]:

@@ -96,14 +96,14 @@ def test_a_ticket_meets_its_target_is_its_plans_and_comes_nearer_by_compensation
     model.eval()
     same = Prune(target=Macs(0.6), units="pivoted-cholesky", recalibrate=False)
     found = extract(model, batch.split(24), Prune(target=Macs(0.6)))
-    plain = extract(model, [batch], replace(same, fold=False))
+    plain = extract(model, [batch], replace(same, compensate=False))
     for each in (found, plain):
         assert each.macs_share <= 0.6
         assert not could_keep_more(model, each.plan, batch[:1], 0.6)
         is_its_plans(model, each, batch)
     error = output_error(plain.ticket, model, [batch])
     for refit in (True, False):
-        ticket = extract(model, [batch], replace(same, refit=refit)).ticket
+        ticket = extract(model, [batch], replace(same, reconstruct=refit)).ticket
         assert output_error(ticket, model, [batch]) < error
 
 
@@ -170,8 +170,8 @@ def test_and_on_streams_of_vectors(
 def agrees(model: nn.Module, batch: Tensor, share: float, fitted: tuple[bool, bool], units: str) -> None:
     """Assert that a target within reach is met, not needlessly undercut, and the ticket its plan's."""
     asked = Prune(
-        target=Macs(share), units=units, fold=fitted[0], refit=fitted[1],
-        min_width=1, max_cut_share=0.99,
+        target=Macs(share), units=units, compensate=fitted[0], reconstruct=fitted[1],
+        min_width=1, max_pruning_ratio=0.99,
     )  # fmt: skip
     modes = [module.training for module in model.modules()]
     try:
@@ -349,7 +349,7 @@ def test_heads_and_units_of_a_language_model_are_pruned(name: str) -> None:
     before = copy.deepcopy(model.state_dict())
     found = lighter(name, 0.7)
     kinds = {change.kind for change in found.changes}
-    assert {"heads", "units"} <= kinds, found.left_alone
+    assert {"heads", "units"} <= kinds, found.unpruned
     lost = {change.kind for change in found.changes if change.width_after < change.width_before}
     assert lost
     assert found.macs_share <= 0.7

@@ -61,7 +61,7 @@ def test_compensated_it_is_nearer_than_without(zoo: SimpleNamespace, name: str) 
     model, batch = zoo.case(name)
     settle(model, batch)
     errors = [
-        output_error(extract(model, [batch], Prune(target=Macs(0.6), fold=fold)).ticket, model, [batch])
+        output_error(extract(model, [batch], Prune(target=Macs(0.6), compensate=fold)).ticket, model, [batch])
         for fold in (True, False)
     ]
     assert errors[0] < errors[1]
@@ -134,10 +134,10 @@ def test_the_same_call_gives_the_same_ticket(zoo: SimpleNamespace) -> None:
 
 def test_layers_left_alone_keep_their_width(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("cnn")
-    found = extract(model, [batch], Prune(target=Macs(0.7), leave_alone=("body.0",)))
+    found = extract(model, [batch], Prune(target=Macs(0.7), ignored_layers=("body.0",)))
     assert [change.group for change in found.changes] == ["body.3"]
     assert len(found.ticket.body[0].weight) == 6
-    assert found.left_alone[0].reason == "left alone as asked by 'body.0'"
+    assert found.unpruned[0].reason == "left alone as asked by 'body.0'"
 
 
 def test_uniform_widths_keep_one_share_of_every_group(zoo: SimpleNamespace) -> None:
@@ -195,7 +195,7 @@ def broken(model: nn.Module) -> nn.Module:
             {},
             "nothing that can be pruned\n  0: it is the model's output",
         ),
-        (lambda z: (z.mlp(), [z.vectors()]), {"leave_alone": ("5",)}, "'5' matches no module"),
+        (lambda z: (z.mlp(), [z.vectors()]), {"ignored_layers": ("5",)}, "'5' matches no module"),
         (
             lambda z: (z.mlp(), [z.vectors(16, 4)]),
             {},
@@ -291,7 +291,7 @@ def test_over_all_calls_together_a_fitted_layer_is_right_on_average(
     """As least squares with an intercept is on all that it is fitted to."""
     torch.manual_seed(0)
     model, batch = Siamese().double(), zoo.vectors(256).double()
-    ticket = extract(model, batch.split(64), Prune(target=Widths({"up": 6}), refit=refit)).ticket
+    ticket = extract(model, batch.split(64), Prune(target=Widths({"up": 6}), reconstruct=refit)).ticket
     assert not torch.allclose(ticket(batch), model(batch), rtol=0, atol=0.05)
     torch.testing.assert_close(ticket(batch).mean(0), model(batch).mean(0), rtol=0, atol=1e-9)
 
@@ -479,4 +479,4 @@ def test_an_output_that_is_a_dataclass_is_read_field_by_field() -> None:
     parts = {"stem": nn.Linear(6, 16), "hidden": nn.Linear(16, 16), "head": nn.Linear(16, 3)}
     found = find_groups(Written(answering, **parts), torch.randn(4, 6))
     assert [group.name for group in found.groups] == ["stem"]
-    assert {each.name for each in found.left_alone} >= {"hidden", "head"}, "both come out"
+    assert {each.name for each in found.unpruned} >= {"hidden", "head"}, "both come out"

@@ -284,7 +284,7 @@ def test_heads_that_must_stay_as_wide_are_left_alone_with_the_reason(
     torch.manual_seed(0)
     found = find_groups(Net(attention()), sequences(2), head_width=True)
     assert {each.kind for each in found.groups} == {"heads", "units"}
-    assert words in {each.name: each.reason for each in found.left_alone}["attention.q_proj.head-width"]
+    assert words in {each.name: each.reason for each in found.unpruned}["attention.q_proj.head-width"]
 
 
 @pytest.mark.parametrize("name", ["opened", "grouped queries", "remembers widths"])
@@ -292,7 +292,7 @@ def test_nothing_is_found_that_was_not_asked_for(name: str) -> None:
     model = narrowed(name)
     plain, found = find_groups(model, sequences(2)), found_in(model)
     assert [each for each in found.groups if each.kind != "head-width"] == [*plain.groups]
-    assert found.left_alone == plain.left_alone
+    assert found.unpruned == plain.unpruned
     settings = Prune()
     assert find_and_price_groups(model, sequences(2), settings)[0] == plain
     assert find_and_price_groups(model, sequences(2), replace(settings, head_width=True))[0] == found
@@ -300,7 +300,7 @@ def test_nothing_is_found_that_was_not_asked_for(name: str) -> None:
 
 def test_a_layer_that_is_to_be_left_alone_keeps_its_width() -> None:
     found = find_groups(narrowed("opened"), sequences(2), ["*.k_proj"], head_width=True)
-    reasons = {each.name: each.reason for each in found.left_alone}
+    reasons = {each.name: each.reason for each in found.unpruned}
     assert reasons["attention.attn.q_proj.head-width"] == "left alone as asked by '*.k_proj'"
 
 

@@ -19,8 +19,8 @@ from tpsprune.recipe.prune import Macs, Prune
 
 
 @cache
-def extraction(name: str = "cnn", *, fold: bool = True) -> Extraction:
-    settings = Prune(target=Macs(0.6), widths="effective-rank", fold=fold, recalibrate=fold)
+def extraction(name: str = "cnn", *, compensate: bool = True) -> Extraction:
+    settings = Prune(target=Macs(0.6), widths="effective-rank", compensate=compensate, recalibrate=compensate)
     model, batch = case(name)
     return extract(model, [batch], settings)
 
@@ -35,7 +35,7 @@ def test_a_plan_survives_its_json(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cnn", "residual", "mixed", "transformer"])
 def test_replayed_on_the_same_weights_it_gives_the_slices_bit_for_bit(name: str) -> None:
-    found = extraction(name, fold=False)
+    found = extraction(name, compensate=False)
     assert_same(replay(case(name)[0], found.plan), found.ticket)
 
 

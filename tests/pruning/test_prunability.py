@@ -67,7 +67,7 @@ def test_a_transformer_has_its_stream_its_heads_and_its_perceptron(zoo: SimpleNa
     found = find_groups(model, batch)
     kinds = [(group.name, group.kind) for group in found.groups]
     assert kinds == [("embedding", "units"), ("q", "heads"), ("mlp_in", "units")]
-    assert [each.name for each in found.left_alone] == ["unembed"]
+    assert [each.name for each in found.unpruned] == ["unembed"]
     # The heads of one model say nothing about the next.
     find_groups(zoo.Transformer(heads=4), batch)
     assert find_groups(model, batch) == found
@@ -265,7 +265,7 @@ def test_patterns_exclude_layers_and_all_that_lies_in_a_container(zoo: SimpleNam
     model, batch = zoo.case("residual")
     found = find_groups(model, batch, ("blocks.2", "stem"))
     assert [group.name for group in found.groups] == ["blocks.0.conv1", "blocks.1.conv1"]
-    why = {each.name: each.reason for each in found.left_alone}
+    why = {each.name: each.reason for each in found.unpruned}
     assert why["blocks.1.conv2"] == "left alone as asked by 'blocks.2'"
     with pytest.raises(PruneError, match=r"'stm' matches no module of the model \(did you mean 'stem'\?\)"):
         find_groups(model, batch, ("stm",))
@@ -393,16 +393,16 @@ def test_a_target_within_reach_returns_what_can_be_pruned_and_what_it_costs() ->
 def test_a_target_out_of_reach_is_refused_with_the_least_there_is(
     target: Any, beyond: float, least: float, words: str
 ) -> None:
-    assert check_target(perceptron(), BATCH, Prune(target=target(least + 1e-4), max_cut_share=0.75))
+    assert check_target(perceptron(), BATCH, Prune(target=target(least + 1e-4), max_pruning_ratio=0.75))
     with pytest.raises(PruneError, match=f"prune.target {words}"):
-        check_target(perceptron(), BATCH, Prune(target=target(beyond), max_cut_share=0.75))
+        check_target(perceptron(), BATCH, Prune(target=target(beyond), max_pruning_ratio=0.75))
 
 
 def test_the_cost_is_in_the_unit_of_the_target_and_foresees_biases_of_compensation() -> None:
     model = nn.Sequential(nn.Linear(8, 32, bias=False), nn.ReLU(), nn.Linear(32, 3, bias=False))
     macs = find_and_price_groups(model, BATCH, Prune(target=Macs(0.5)))[2]
     with_biases = find_and_price_groups(model, BATCH, Prune(target=Params(0.5)))[2]
-    plain = find_and_price_groups(model, BATCH, Prune(target=Params(0.5), fold=False))[2]
+    plain = find_and_price_groups(model, BATCH, Prune(target=Params(0.5), compensate=False))[2]
     assert macs.total == with_biases.total == plain.total == 11 * 32
     assert with_biases.at((10,)) == plain.at((10,)) + 3 == 113
 
@@ -412,8 +412,11 @@ def test_the_cost_is_in_the_unit_of_the_target_and_foresees_biases_of_compensati
     [
         (Prune(target=Widths({"0": 33})), r"prune.target.widths:\n  '0' can keep 1 to 32 units \(found 33\)"),
         (Prune(target=Widths({"head": 3})), r"'head' is no group that can be pruned; groups are 0, 2"),
-        (Prune(target=Tolerance(0.1), max_cut_shares={"q*": 0.5}), r"max_cut_shares: 'q\*' matches no group"),
-        (Prune(leave_alone=("q*",)), r"q\*"),
+        (
+            Prune(target=Tolerance(0.1), max_pruning_ratios={"q*": 0.5}),
+            r"max_pruning_ratios: 'q\*' matches no group",
+        ),
+        (Prune(ignored_layers=("q*",)), r"q\*"),
     ],
 )
 def test_names_that_are_not_there_are_refused_before_any_training(settings: Prune, words: str) -> None:

@@ -232,7 +232,7 @@ def test_copies_are_merged_without_loss(
     model, plain = model.to(dtype), plain.to(dtype)
     batch = (noise(160, 5) if kind is perceptron else noise(48, 2, 8, 8)).to(dtype)
     torch.testing.assert_close(model(batch), plain(batch), rtol=1e-4, atol=1e-5)
-    found = extract(model, batch.split(80), Prune(target=Widths({"0": 6, "3": 4}), refit=refit))
+    found = extract(model, batch.split(80), Prune(target=Widths({"0": 6, "3": 4}), reconstruct=refit))
     for cut, original in zip(found.plan.groups, (6, 4), strict=True):
         assert {unit % original for unit in cut.kept} == set(range(original))
     assert output_error(found.ticket, model, [batch]) ** 0.5 < 1e-5
@@ -270,7 +270,7 @@ def test_where_nothing_is_compensated_the_ticket_is_the_model_with_the_units_mas
     model, batch = zoo.case(name)
     model = model.double().eval()
     batch = batch.double() if batch.is_floating_point() else batch
-    found = extract(model, [batch], Prune(target=Macs(0.6), fold=False, recalibrate=False))
+    found = extract(model, [batch], Prune(target=Macs(0.6), compensate=False, recalibrate=False))
     assert any(cut.removed for cut in found.plan.groups)
     torch.testing.assert_close(found.ticket(batch), masked_outputs(model, batch, found.plan))
 
@@ -284,9 +284,9 @@ def test_compensation_never_does_worse_than_none_on_the_calibration_data(
     model, batch = zoo.case(name)
     model.eval()
     settings = {"target": Macs(share), "units": "pivoted-cholesky", "recalibrate": False}
-    plain = extract(model, [batch], Prune(fold=False, **settings))
+    plain = extract(model, [batch], Prune(compensate=False, **settings))
     for refit in (True, False):
-        fitted = extract(model, [batch], Prune(refit=refit, **settings))
+        fitted = extract(model, [batch], Prune(reconstruct=refit, **settings))
         assert [cut.kept for cut in fitted.plan.groups] == [cut.kept for cut in plain.plan.groups]
         errors = [output_error(each.ticket, model, [batch]) for each in (fitted, plain)]
         assert errors[0] <= errors[1]
@@ -305,7 +305,7 @@ def test_units_in_another_order_are_kept_under_their_new_numbers(
         permuted[0].weight.copy_(model[0].weight[order])
         permuted[0].bias.copy_(model[0].bias[order])
         permuted[2].weight.copy_(model[2].weight[:, order])
-    settings = Prune(target=Macs(0.5), units=units, fold=fold)
+    settings = Prune(target=Macs(0.5), units=units, compensate=fold)
     found, again = (extract(each, [batch], settings) for each in (model, permuted))
     first, second = again.plan.groups
     assert {int(order[unit]) for unit in first.kept} == set(found.plan.groups[0].kept)
@@ -336,7 +336,8 @@ def test_a_layer_called_several_times_is_fitted_to_all_its_calls(zoo: SimpleName
     model, batch = Recurrent(), zoo.vectors(128)
     settings = {"target": Macs(0.7), "units": "pivoted-cholesky"}
     folded, plain = (
-        extract(model, batch.split(32), Prune(fold=fold, refit=refit, **settings)) for fold in (True, False)
+        extract(model, batch.split(32), Prune(compensate=fold, reconstruct=refit, **settings))
+        for fold in (True, False)
     )
     assert {change.group for change in folded.changes} == {"embed", "up"}
     assert output_error(folded.ticket, model, [batch]) < output_error(plain.ticket, model, [batch])

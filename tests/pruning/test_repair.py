@@ -17,7 +17,7 @@ from tpsprune.recipe.prune import Macs, Prune, Widths
 
 
 def prune(model: nn.Module, batch: Tensor) -> nn.Module:
-    settings = Prune(target=Macs(0.5), fold=False, recalibrate=False)
+    settings = Prune(target=Macs(0.5), compensate=False, recalibrate=False)
     return extract(model, [batch], settings).ticket
 
 

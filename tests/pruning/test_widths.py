@@ -198,7 +198,9 @@ def test_every_method_meets_the_target_and_no_group_could_be_a_step_wider(
     share: float, method: Method, ranks: list[float], round_to: int, cap: float
 ) -> None:
     model = costs()
-    settings_ = Prune(target=Macs(share), widths=method, round_to=round_to, min_width=1, max_cut_share=cap)
+    settings_ = Prune(
+        target=Macs(share), widths=method, round_to=round_to, min_width=1, max_pruning_ratio=cap
+    )
     bounds = bounds_of(model, settings_, NAMES)
     if model.at(bounds.least) > share * model.total:
         with pytest.raises(PruneError, match="cannot be reached"):
@@ -223,7 +225,7 @@ def test_a_target_of_parameters_is_met_in_parameters() -> None:
 def test_what_is_left_over_may_grow_a_group_by_more_than_a_step() -> None:
     """Two groups of equal wish round up at once: what neither was given was once left lying."""
     model = costs()
-    settings_ = Prune(widths="effective-rank", target=Macs(0.1875), min_width=1, max_cut_share=0.99)
+    settings_ = Prune(widths="effective-rank", target=Macs(0.1875), min_width=1, max_pruning_ratio=0.99)
     spent = model.at(chosen(model, settings_, Evidence(ranks=[1.0, 1.0, 4.0])))
     assert 0.175 * model.total <= spent <= 0.1875 * model.total
 
@@ -250,7 +252,7 @@ def test_uniform_widths_are_the_same_share_of_every_group() -> None:
 def test_uniform_widths_leave_groups_of_one_width_of_one_width(share: float, round_to: int) -> None:
     model = costs((40, 40, 20, 40))
     settings_ = Prune(
-        target=Macs(share), widths="uniform", round_to=round_to, min_width=1, max_cut_share=0.99
+        target=Macs(share), widths="uniform", round_to=round_to, min_width=1, max_pruning_ratio=0.99
     )
     found = chosen(model, settings_, Evidence())
     assert found[0] == found[1] == found[3]
@@ -284,7 +286,7 @@ def test_the_cap_is_a_cap_whatever_the_scores_say() -> None:
     model = costs((16, 16, 32))
     scores = [torch.full((16,), 1e-6), torch.rand(16) + 1, torch.rand(32) + 1]
     scores[0][0] = 1.0
-    settings_ = Prune(target=Macs(0.2), widths="global-magnitude", max_cut_share=0.7)
+    settings_ = Prune(target=Macs(0.2), widths="global-magnitude", max_pruning_ratio=0.7)
     assert chosen(model, settings_, Evidence(scores=scores))[0] >= 5
 
 
@@ -345,12 +347,12 @@ def test_bounds_give_the_nearest_the_least_and_the_next_allowed_width() -> None:
 
 
 def test_bounds_follow_the_last_cap_that_matches_whole_steps_and_the_kind_of_group() -> None:
-    capped = Prune(max_cut_shares={"l*": 0.5, "l2": 0.9}, min_width=1)
+    capped = Prune(max_pruning_ratios={"l*": 0.5, "l2": 0.9}, min_width=1)
     assert bounds_of(costs((10, 20, 30)), capped, NAMES).least == (5, 10, 3)
     heads = bounds_of(costs((24, 4, 6), ("units", "heads", "blocks")), Prune(round_to=8, min_width=8), NAMES)
     assert (heads.steps, heads.least) == ((8, 1, 1), (8, 1, 1))
     model = costs((24, 32, 20))
-    stepped = Prune(target=Macs(0.5), widths="effective-rank", round_to=8, min_width=8, max_cut_share=0.8)
+    stepped = Prune(target=Macs(0.5), widths="effective-rank", round_to=8, min_width=8, max_pruning_ratio=0.8)
     found = chosen(model, stepped, Evidence(ranks=(1.0, 30.0, 2.0)))
     assert all(width % 8 == 0 or width == dense for width, dense in zip(found, model.widths, strict=True))
     assert bounds_of(model, stepped, NAMES).least == (8, 8, 8)
@@ -370,8 +372,8 @@ FIXED = replace(costs(), constant=400.0, total=costs().total + 400)
     [
         (
             costs(),
-            Prune(target=Macs(0.01), max_cut_shares={"l0": 0.5}),
-            r"prune\.target macs=0\.01 cannot be reached: with min_width 2, max_cut_share 0\.95, l0 0\.5 "
+            Prune(target=Macs(0.01), max_pruning_ratios={"l0": 0.5}),
+            r"prune\.target macs=0\.01 cannot be reached: with min_width 2, max_pruning_ratio 0\.95, l0 0\.5 "
             r"and round_to 1 the least is 0\.\d{3}",
         ),
         (FIXED, Prune(target=Macs(0.1)), r"because \d+% of the multiply-accumulates lie in layers that"),
@@ -382,8 +384,8 @@ FIXED = replace(costs(), constant=400.0, total=costs().total + 400)
         ),
         (
             costs(),
-            Prune(max_cut_shares={"l22": 0.5}),
-            r"prune.max_cut_shares: 'l22' matches no group .*'l2'.*l0, l1, l2",
+            Prune(max_pruning_ratios={"l22": 0.5}),
+            r"prune.max_pruning_ratios: 'l22' matches no group .*'l2'.*l0, l1, l2",
         ),
         (
             costs(),

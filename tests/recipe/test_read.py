@@ -74,7 +74,7 @@ def test_every_shipped_recipe_reads_and_says_what_it_shows() -> None:
         ("prune.target.macs=1.5", "prune.target.macs: must be less than 1 (found 1.5)"),
         ("prune.target.macs=0.0", "prune.target.macs: must be greater than 0 (found 0.0)"),
         ("prune.target.macs=-0.5", "prune.target.macs: must be greater than 0 (found -0.5)"),
-        ("prune.leave_alone=head", "prune.leave_alone: must be a valid array (found 'head')"),
+        ("prune.ignored_layers=head", "prune.ignored_layers: must be a valid array (found 'head')"),
         ("prunes.x=1", "prunes: unknown key (did you mean 'prune'?)"),
         (
             "watch.signals=['h2']",
@@ -135,14 +135,14 @@ def test_a_fault_is_told_with_its_place_what_was_found_and_what_would_do(overrid
             "stop.draw.epoch: is after train.epochs = 4 (found 9)",
         ),
         (
-            ("stop.end.rule=patience", "stop.end.signal=tps_coherence"),
-            "stop.end.signal: 'tps_coherence' is not read in this recipe (read here: train_loss, "
+            ("stop.end.rule=patience", "stop.end.monitor=tps_coherence"),
+            "stop.end.monitor: 'tps_coherence' is not read in this recipe (read here: train_loss, "
             "validation_loss, validation_accuracy, d_eff, h1, h1_max, h1_total, h1_sum_of_squares, "
             "spectral_edge, spectral_edge_k, gap_23, norm)",
         ),
         (
-            ("stop.draw.rule=plateau", "stop.draw.signal=h11"),
-            "stop.draw.signal: 'h11' is not read in this recipe (did you mean 'h1'?)",
+            ("stop.draw.rule=plateau", "stop.draw.monitor=h11"),
+            "stop.draw.monitor: 'h11' is not read in this recipe (did you mean 'h1'?)",
         ),
         (
             ("tps.variant=labels", "tps.apply=decoupled"),

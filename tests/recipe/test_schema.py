@@ -143,7 +143,7 @@ at_least = 1
 
 [[stop.draw.rules]]
 rule = "mask"
-level = 0.2
+threshold = 0.2
 
 [[stop.draw.rules]]
 rule = "reopen"
@@ -152,7 +152,7 @@ rule = "reopen"
 
 def test_a_consensus_is_read_and_written() -> None:
     read = recipe.parse(TOGETHER, "r.toml")
-    assert read.stop.draw == ConsensusRule(rules=(MaskRule(level=0.2), ReopenRule()), at_least=1)
+    assert read.stop.draw == ConsensusRule(rules=(MaskRule(threshold=0.2), ReopenRule()), at_least=1)
     assert recipe.parse(recipe.dumps(read), "again") == read
 
 
@@ -168,7 +168,7 @@ def test_every_signal_may_be_watched_and_ruled_on() -> None:
         (
             '"mask_distance", ',
             "",
-            "stop.draw.rules.0.signal: 'mask_distance' is not read in this recipe "
+            "stop.draw.rules.0.monitor: 'mask_distance' is not read in this recipe "
             "(read here: train_loss, validation_loss, validation_accuracy, d_eff, spectral_edge, "
             "spectral_edge_k, gap_23, condensation)",
         ),
@@ -183,7 +183,11 @@ def test_every_signal_may_be_watched_and_ruled_on() -> None:
             "stop.draw.rules.1: unknown 'rule' 'repoen' (did you mean 'reopen'?); one of 'none', 'epoch', "
             "'plateau', 'patience', 'threshold', 'mask', 'change', 'reopen'",
         ),
-        ("level = 0.2", "levl = 0.2", "stop.draw.rules.0.levl: unknown key (did you mean 'level'?)"),
+        (
+            "threshold = 0.2",
+            "treshold = 0.2",
+            "stop.draw.rules.0.treshold: unknown key (did you mean 'threshold'?)",
+        ),
     ],
 )
 def test_a_fault_of_a_rule_among_several_is_told_with_its_place(old: str, new: str, words: str) -> None:

@@ -30,12 +30,12 @@ RULES = [
     NoRule(),
     EpochRule(epoch=2.0),
     PlateauRule(tolerance=0.1),
-    PatienceRule(goal="rise"),
-    ThresholdRule(signal="norm", level=1.0),
+    PatienceRule(mode="max"),
+    ThresholdRule(monitor="norm", threshold=1.0),
     MaskRule(),
-    ChangeRule(signal="norm"),
+    ChangeRule(monitor="norm"),
     ReopenRule(),
-    ConsensusRule(rules=(PlateauRule(), MaskRule(level=0.2)), within=3),
+    ConsensusRule(rules=(PlateauRule(), MaskRule(threshold=0.2)), within=3),
 ]
 
 
@@ -43,7 +43,7 @@ RULES = [
 def test_a_rule_given_as_a_value_or_in_words_is_that_rule(rule: Rule) -> None:
     words = {field.name: getattr(rule, field.name) for field in fields(rule)}
     if isinstance(rule, ConsensusRule):
-        words["rules"] = [{"rule": "plateau"}, {"rule": "mask", "level": 0.2}]
+        words["rules"] = [{"rule": "plateau"}, {"rule": "mask", "threshold": 0.2}]
     assert read_rule(rule, "draw", "Watch") == read_rule(words, "draw", "Watch") == rule
 
 

@@ -53,7 +53,7 @@ LINES: dict[str, Again] = {
     "design": again(Design),
     "run": again(ArmRun),
     "idle": again(IdleSpan),
-    "answers": again(InferenceSpan),
+    "inference": again(InferenceSpan),
     "broken-off": again(BrokenOff),
     "choices": again(Choices),
     "redo": again(KINDS["redo"]),

@@ -19,12 +19,12 @@ from tpsprune.records import (
     Choices,
     Claim,
     ComparisonRecord,
-    CoursePoint,
     Design,
     EnergyClass,
     EnergyMethod,
     Grade,
     Grid,
+    HistoryPoint,
     IdleSpan,
     InferenceSpan,
     Needed,
@@ -85,8 +85,8 @@ def run(
     arm: str, pair: int, position: int, joules: float, takes: float, classes: dict[str, EnergyClass]
 ) -> ArmRun:
     epochs = round(30 * takes)
-    course = tuple(
-        CoursePoint(
+    history = tuple(
+        HistoryPoint(
             epoch=float(epoch),
             joules=joules * epoch / epochs * (1 + 0.02 * math.sin(epoch)),
             validation_accuracy=0.99 - 0.5 * math.exp(-epoch / 3),
@@ -110,7 +110,7 @@ def run(
         epochs=float(epochs),
         drawn_epoch=None if arm == "dense" else 8.0,
         stopped_by="the budget" if arm == "dense" else "validation_loss, no better for 4 readings",
-        course=course,
+        history=history,
         given="the widths of the ticket" if arm == "shape" else "",
         logical_cpus=2,
         notes=("a note of <b>run</b> & co",) if arm == "ticket" and pair == 0 else (),
@@ -394,7 +394,7 @@ def pays_back(batch: int, saving: float, kind: str) -> BreakEven:
             high=0.0,
             per_day=10_000.0,
             days=0.0,
-            reason="the training took no more than the baseline's: paid back before the first answer",
+            reason="the training took no more than the baseline's: paid back before the first inference",
             energy_class=kind,
         )
     inferences = -1200 * saving / (each * 0.2)
@@ -495,7 +495,7 @@ def unmetered() -> Savings:
         replace(
             each,
             windows=tuple(replace(w, joules={}, classes={}) for w in each.windows),
-            course=tuple(replace(point, joules=None) for point in each.course),
+            history=tuple(replace(point, joules=None) for point in each.history),
             method=EnergyMethod(meter="none", scope="none", excluded=("all energy",)),
         )
         for each in found.comparison.runs

@@ -190,7 +190,7 @@ def test_the_card_of_a_regression_names_its_own_quality() -> None:
     text = card(raw)
     assert "| R², test split | 0.9000 | 0.9000 | – |" in text
     assert "the ticket's R² on the validation split was 0.8500" in text
-    assert "accuracy" not in text.replace("cut_validation_accuracy", "")
+    assert "accuracy" not in text.replace("pruned_validation_accuracy", "")
     assert "pipeline_tag: tabular-regression\n" in metadata(text)
     assert "metrics:\n- r_squared\n" in metadata(text)
 

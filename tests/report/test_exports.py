@@ -313,6 +313,6 @@ def test_a_terminal_shows_verdict_numbers_and_arms_within_eighty_columns(example
     assert all(any(line.startswith(arm) for line in lines) for arm in found.comparison.design.arms)
     for reason in found.verdict.reasons:
         assert f"{reason.code}: {reason.detail}" in text
-    for number in ("Energy of a training:", "Energy of an answer:", "Test accuracy:"):
+    for number in ("Energy of a training:", "Energy of an inference:", "Test accuracy:"):
         assert number in text
     assert "5.0 % takes 31" in text

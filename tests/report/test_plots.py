@@ -18,10 +18,10 @@ from tpsprune.report.savings.plots import (
     STEMS,
     Plot,
     break_even_plot,
-    course_plot,
     csv_text,
     draw_plots,
     forest_plot,
+    history_plot,
     models_plot,
     pairs_plot,
     phases_plot,
@@ -33,7 +33,7 @@ DRAW = {
     "pairs": pairs_plot,
     "claims": forest_plot,
     "phases": phases_plot,
-    "course": course_plot,
+    "history": history_plot,
     "break_even": break_even_plot,
     "accuracy": scatter_plot,
     "models": models_plot,
@@ -62,7 +62,7 @@ def test_a_plot_is_a_small_picture_with_its_numbers_and_their_class_beside_it(st
 @pytest.mark.parametrize("stem", STEMS)
 def test_what_has_nothing_to_show_is_not_drawn(stem: str) -> None:
     drawn = DRAW[stem](EXAMPLES["nothing metered"])
-    assert (drawn is None) == (stem != "course")
+    assert (drawn is None) == (stem != "history")
     if drawn is not None:
         assert drawn.kind == "counted"
         assert {row[0] for row in drawn.rows} == {"accuracy", "d_eff", "H1 z"}
@@ -149,10 +149,10 @@ def test_an_interval_without_ends_is_drawn_to_the_edges() -> None:
 
 def test_the_energy_per_epoch_is_what_was_spent_between_two_readings() -> None:
     found = savings()
-    drawn = made(course_plot(found))
+    drawn = made(history_plot(found))
     run = found.comparison.run_of("dense", 0)
     assert run is not None
-    before, after = run.course[:2]
+    before, after = run.history[:2]
     assert before.joules is not None
     assert after.joules is not None
     row = drawn.rows[0]
@@ -165,7 +165,7 @@ def test_the_course_is_of_the_first_pair_that_counts() -> None:
     lines = tuple(
         replace(each, counted=each.counted and (each.arm, each.pair) != ("ticket", 0)) for each in found.runs
     )
-    drawn = made(course_plot(replace(found, runs=lines)))
+    drawn = made(history_plot(replace(found, runs=lines)))
     assert {row[2] for row in drawn.rows} == {2}
 
 

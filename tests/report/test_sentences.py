@@ -177,8 +177,8 @@ CASES = {
         [(90.0, 100.0), (89.0, 100.0)],
         [(0.5, 1.0), (0.501, 1.0)],
     ),
-    "an answer is no cheaper": ([(110.0, 100.0), (120.0, 100.0)], [(1.5, 1.0), (1.4, 1.0)]),
-    "an answer is not cheaper beyond doubt": ([(110.0, 100.0), (120.0, 100.0)], [(0.5, 1.0), (1.4, 1.0)]),
+    "an inference is no cheaper": ([(110.0, 100.0), (120.0, 100.0)], [(1.5, 1.0), (1.4, 1.0)]),
+    "an inference is not cheaper beyond doubt": ([(110.0, 100.0), (120.0, 100.0)], [(0.5, 1.0), (1.4, 1.0)]),
     "fewer than two pairs": ([(110.0, 100.0)], [(0.5, 1.0)]),
 }
 
@@ -197,7 +197,7 @@ def test_what_two_means_say_is_no_fact_where_the_claim_was_refused(start: str, s
     assert each.reason.startswith(start)
     standing = Standing.SAVING_MODELLED if stands else Standing.WITHIN_NOISE
     found = replace(with_claims(savings(), standing=standing), break_even=(each,))
-    before = "on average " if start == "an answer is no cheaper" and not stands else ""
+    before = "on average " if start == "an inference is no cheaper" and not stands else ""
     remark = pay_back(found)["remark"][0]
     assert remark.removesuffix(" *(modelled)*") == before + each.reason
 
@@ -206,8 +206,8 @@ def test_a_training_that_never_pays_back_has_no_interval_and_negative_joules_hav
     found = savings()
     never = {"inferences": None, "low": None, "high": None, "days": None, "saved_joules": -0.00049}
     read = pay_back(replace(found, break_even=(replace(found.break_even[0], **never),)))
-    assert (read["answers to pay back"], read["interval"], read["days"]) == (["–"], ["–"], ["–"])
-    assert (read["saved by an answer"], read["extra for the training"]) == (["−490 µJ"], ["−516 J"])
+    assert (read["inferences to pay back"], read["interval"], read["days"]) == (["–"], ["–"], ["–"])
+    assert (read["saved by an inference"], read["extra for the training"]) == (["−490 µJ"], ["−516 J"])
 
 
 def test_a_years_saving_is_shown_only_where_that_of_an_inference_may_be_claimed() -> None:

@@ -27,7 +27,6 @@ from tpsprune.records import (
     Finished,
     GroupChange,
     Latency,
-    LeftAlone,
     Milestone,
     ModelFigures,
     Note,
@@ -40,6 +39,7 @@ from tpsprune.records import (
     Reading,
     RunResult,
     TaskFacts,
+    Unpruned,
 )
 from tpsprune.report import tables
 from tpsprune.report.live import (
@@ -53,7 +53,7 @@ from tpsprune.report.live import (
     print_next,
     run_line,
 )
-from tpsprune.report.tables import Course, course, signals_table, spark
+from tpsprune.report.tables import RunSignals, collect_signals, signals_table, spark
 
 
 def model(accuracy: float, parameters: int) -> ModelFigures:
@@ -99,9 +99,9 @@ def outcome(joules: float | None = 123.4, valid: bool = True) -> RunResult:
         task=TaskFacts(input_kind="image", input_shape=(1, 8, 8), classes=10),
         dense=model(0.98, 50_000),
         ticket=model(0.979, 20_000),
-        cut_validation_accuracy=0.9,
+        pruned_validation_accuracy=0.9,
         groups=(GroupChange(group="conv1", width_before=32, width_after=11, effective_rank=9.1),),
-        left_alone=(LeftAlone(name="head", reason="it is the model's output"),),
+        unpruned=(Unpruned(name="head", reason="it is the model's output"),),
         drawn_at=Milestone.of(decision("draw", 9.0)),
         stopped_at=Milestone.of(decision("stop", 30.0)),
         epochs={"budget": 30.0, "trained": 30.0},
@@ -206,7 +206,7 @@ EVENTS: list[Event] = [
     Decided(decision=decision("draw", 1.0)),
     Pruned(
         groups=(GroupChange(group="conv1", width_before=32, width_after=11),),
-        left_alone=(LeftAlone(name="head", reason="it is the model's output"),),
+        unpruned=(Unpruned(name="head", reason="it is the model's output"),),
         macs_share=0.4,
         parameters_share=0.41,
         validation_accuracy_before=0.9,
@@ -296,16 +296,16 @@ def test_json_has_a_line_for_each_run_and_note_without_windows() -> None:
     lines = lines_of(JsonCompare, RUNS)
     assert [line["event"] for line in lines] == ["arm-ended", "arm-ended", "note"]
     assert (lines[0]["arm"], lines[0]["accuracy"]) == ("dense", 0.9)
-    assert not {"windows", "course", "method"} & set(lines[0])
+    assert not {"windows", "history", "method"} & set(lines[0])
 
 
-def signals(*runs: Course) -> list[str]:
+def signals(*runs: RunSignals) -> list[str]:
     return [line.rstrip() for line in printed(signals_table(runs)).splitlines()]
 
 
-def signals_of(title: str, *values: float | None, drawn: float = 2.0, name: str = "d_eff") -> Course:
+def signals_of(title: str, *values: float | None, drawn: float = 2.0, name: str = "d_eff") -> RunSignals:
     points = tuple((float(epoch), value) for epoch, value in enumerate(values, start=1))
-    return Course(title, {name: points}, drawn, float(len(values)))
+    return RunSignals(title, {name: points}, drawn, float(len(values)))
 
 
 def test_blocks_go_from_the_lowest_to_the_highest_and_a_dot_is_no_value() -> None:
@@ -346,7 +346,7 @@ def test_two_runs_are_on_one_scale_and_over_the_same_epochs() -> None:
 @pytest.mark.parametrize("values", [(), (None, None)])
 def test_a_signal_that_was_never_read_has_dots_and_no_numbers(values: tuple[None, ...]) -> None:
     other = signals_of("a", 1.0, 2.0)
-    none = Course("b", {"h1": tuple((1.0, value) for value in values)}, 1.0, 2.0)
+    none = RunSignals("b", {"h1": tuple((1.0, value) for value in values)}, 1.0, 2.0)
     line = next(line for line in signals(other, none) if line.startswith("h1"))
     assert line.split() == ["h1", "A", "··"]
 
@@ -367,5 +367,5 @@ def test_what_is_no_accuracy_is_called_by_its_name(loss: str, quality: str) -> N
     run = savings().comparison.runs[0]
     assert f"test {quality} {run.accuracy:.4f}" in run_line(run, quality)
     readings = [Reading.of("validation_accuracy", 0.1, step=16, epoch=1.0)]
-    assert list(course(found, readings).series) == [quality]
-    assert list(course(outcome(), readings).series) == ["validation_accuracy"]
+    assert list(collect_signals(found, readings).series) == [quality]
+    assert list(collect_signals(outcome(), readings).series) == ["validation_accuracy"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.claims.conftest import answers, design, idle, run, window
 from tpsprune.errors import RunFolderError
-from tpsprune.records import BrokenOff, Choices, CoursePoint, Grid
+from tpsprune.records import BrokenOff, Choices, Grid, HistoryPoint
 from tpsprune.runs import ComparisonFolder
 
 
@@ -28,14 +28,14 @@ def begun(**changes: Any) -> dict[str, Any]:
 
 
 def test_everything_measured_comes_back_as_it_was(folder: ComparisonFolder) -> None:
-    course = (CoursePoint(epoch=1.0, joules=2.0, validation_accuracy=0.5, signals={"d_eff": 0.25}),)
-    first, second = run("dense", 0, 100.0, course=course), run("ticket", 0, 50.0, notes=("a note",))
+    history = (HistoryPoint(epoch=1.0, joules=2.0, validation_accuracy=0.5, signals={"d_eff": 0.25}),)
+    first, second = run("dense", 0, 100.0, history=history), run("ticket", 0, 50.0, notes=("a note",))
     lost = BrokenOff(arm="ticket", seed=1, pair=1, position=3, windows=(window(1.0), window(2.0)))
     choices = Choices(grid=Grid(grams_per_kwh=56.0, country="France", year=2023, source="a table"), per_day=5)
     folder.append("idle", idle(0))
     folder.append("run", first)
     folder.append("run", second)
-    folder.append("answers", answers("dense", 0, 1, 5.0))
+    folder.append("inference", answers("dense", 0, 1, 5.0))
     folder.append("broken-off", lost)
     folder.append("choices", choices)
     found, under_way = folder.read()
@@ -116,7 +116,7 @@ def test_a_pair_set_aside_stays_in_the_journal_and_out_of_the_runs(folder: Compa
     for pair in range(2):
         folder.append("idle", idle(pair))
         folder.append("run", run("dense", pair, 100.0))
-        folder.append("answers", answers("dense", pair, 1, 5.0))
+        folder.append("inference", answers("dense", pair, 1, 5.0))
     folder.append("redo", {"pair": 1, "why": "set aside: the counter did not move"})
     found, _ = folder.read()
     assert [(each.pair, each.arm) for each in found.runs] == [(0, "dense")]

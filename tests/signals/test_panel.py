@@ -12,7 +12,7 @@ from tpsprune.recipe.train import Watch
 from tpsprune.records.readings import Status
 from tpsprune.signals import Panel, View
 
-SETTINGS = Watch(probe_items=16, h1_points=12, h1_every=2, edge_window=4)
+SETTINGS = Watch(calibration_items=16, h1_points=12, h1_every=2, edge_window=4)
 CONSUMERS = {"0": {"3": 6}, "3": {"6": 8}}
 
 

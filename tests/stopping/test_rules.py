@@ -27,12 +27,12 @@ FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 RULES: list[Rule] = [
     NoRule(),
     EpochRule(epoch=3.0),
-    PlateauRule(signal="d_eff", patience=3, tolerance=0.05),
-    PatienceRule(signal="d_eff", patience=3),
-    ThresholdRule(signal="d_eff", level=0.5, patience=2),
-    ReopenRule(signal="d_eff", collapse=2.0, reopen=1.2),
+    PlateauRule(monitor="d_eff", patience=3, tolerance=0.05),
+    PatienceRule(monitor="d_eff", patience=3),
+    ThresholdRule(monitor="d_eff", threshold=0.5, patience=2),
+    ReopenRule(monitor="d_eff", collapse=2.0, reopen=1.2),
     ConsensusRule(
-        rules=(PlateauRule(patience=2), ThresholdRule(signal="d_eff", level=0.0)), at_least=2, within=2
+        rules=(PlateauRule(patience=2), ThresholdRule(monitor="d_eff", threshold=0.0)), at_least=2, within=2
     ),
 ]
 
@@ -107,19 +107,19 @@ def test_a_verdict_carries_its_numbers() -> None:
 @given(patience=st.integers(1, 8), improving=st.integers(1, 6))
 def test_a_patience_rule_acts_after_exactly_its_patience(patience: int, improving: int) -> None:
     values: list[float | None] = [-float(k) for k in range(improving)] + [0.0] * (patience + 2)
-    assert first_act(PatienceRule(signal="d_eff", patience=patience), values) == improving + patience - 1
+    assert first_act(PatienceRule(monitor="d_eff", patience=patience), values) == improving + patience - 1
 
 
 def test_a_patience_rule_counts_a_gain_below_the_least_as_none() -> None:
     creeping: list[float | None] = [1.0 - 0.001 * k for k in range(10)]
-    assert first_act(PatienceRule(signal="d_eff", patience=3, min_gain=0.1), creeping) == 3
-    assert first_act(PatienceRule(signal="d_eff", patience=3), creeping) is None
+    assert first_act(PatienceRule(monitor="d_eff", patience=3, min_delta=0.1), creeping) == 3
+    assert first_act(PatienceRule(monitor="d_eff", patience=3), creeping) is None
 
 
 def test_a_threshold_rule_wants_its_readings_in_a_row() -> None:
-    rule = ThresholdRule(signal="d_eff", level=0.5, patience=2)
+    rule = ThresholdRule(monitor="d_eff", threshold=0.5, patience=2)
     assert first_act(rule, [0.6, 0.4, 0.6, 0.4, 0.6, 0.7]) == 5
-    below = ThresholdRule(signal="d_eff", level=0.5, side="below", patience=1)
+    below = ThresholdRule(monitor="d_eff", threshold=0.5, mode="min", patience=1)
     assert first_act(below, [0.6, 0.5, 0.4]) == 2
 
 
@@ -156,9 +156,9 @@ def test_memory_survives_a_checkpoint(rule: Rule, values: list[float], cut: int)
         (NoRule(), "none"),
         (PlateauRule(), "plateau of d_eff within 0.05 over 3"),
         (PatienceRule(patience=4), "4 readings without a fall of validation_loss"),
-        (ThresholdRule(signal="norm", level=2.0), "norm above 2 for 1"),
+        (ThresholdRule(monitor="norm", threshold=2.0), "norm above 2 for 1"),
         (MaskRule(), "mask_distance below 0.1 for 1"),
-        (ChangeRule(signal="norm", factor=1.5), "norm falls 1.5 times, for 1"),
+        (ChangeRule(monitor="norm", factor=1.5), "norm falls 1.5 times, for 1"),
         (ReopenRule(), "spectral_edge down 4 times and up 1.5 times again"),
     ],
 )
@@ -167,7 +167,7 @@ def test_a_rule_can_be_named_in_a_few_words(rule: Rule, words: str) -> None:
 
 
 def test_a_rule_calls_the_quality_it_waits_for_by_its_name() -> None:
-    rule = PlateauRule(signal="d_eff", patience=2, tolerance=0.05)
+    rule = PlateauRule(monitor="d_eff", patience=2, tolerance=0.05)
     for accuracy, words in (
         (0.1, "but validation R² has covered only"),
         (0.9, "and validation R² has covered"),
@@ -179,14 +179,14 @@ def test_a_rule_calls_the_quality_it_waits_for_by_its_name() -> None:
 
 
 def test_a_memory_of_before_qualities_had_names_speaks_of_accuracy() -> None:
-    rule = PlateauRule(signal="d_eff", patience=2, tolerance=0.05)
+    rule = PlateauRule(monitor="d_eff", patience=2, tolerance=0.05)
     memory = stopping.recall({"window": [0.5], "chance": 0.5})
     _, verdict = stopping.step(rule, memory, round_of(1, 0.5, 1.0))
     assert "and validation accuracy has covered" in verdict.reason
 
 
 def test_where_guessing_is_always_right_there_is_nothing_to_wait_for() -> None:
-    rule = PlateauRule(signal="d_eff", patience=2, tolerance=0.05)
+    rule = PlateauRule(monitor="d_eff", patience=2, tolerance=0.05)
     memory = stopping.start(rule, chance_accuracy=1.0)
     for index in range(2):
         memory, verdict = stopping.step(rule, memory, round_of(index, 0.5, 1.0))
@@ -248,23 +248,23 @@ def test_an_edge_that_opens_while_nothing_is_learned_waits_for_it() -> None:
 
 
 def test_a_change_is_measured_from_the_most_or_the_least_so_far() -> None:
-    falls = ChangeRule(signal="x", factor=2.0, learned_share=0.0)
+    falls = ChangeRule(monitor="x", factor=2.0, min_adjusted_accuracy=0.0)
     assert acts(falls, *({"x": x} for x in (4.0, 8.0, 4.1, 4.0, 9.0))) == [False, False, False, True, False]
-    rises = ChangeRule(signal="x", goal="rise", factor=3.0, learned_share=0.0)
+    rises = ChangeRule(monitor="x", mode="max", factor=3.0, min_adjusted_accuracy=0.0)
     assert acts(rises, *({"x": x} for x in (4.0, 2.0, 5.9, 6.0))) == [False, False, False, True]
-    patient = ChangeRule(signal="x", factor=2.0, patience=2, learned_share=0.0)
+    patient = ChangeRule(monitor="x", factor=2.0, patience=2, min_adjusted_accuracy=0.0)
     assert acts(patient, *({"x": x} for x in (8.0, 4.0, 5.0, 4.0, 3.0))) == [False, False, False, False, True]
 
 
 def test_a_signal_at_zero_has_not_changed() -> None:
-    rises = ChangeRule(signal="x", goal="rise", learned_share=0.0)
+    rises = ChangeRule(monitor="x", mode="max", min_adjusted_accuracy=0.0)
     assert acts(rises, *({"x": x} for x in (0.0, 0.0, 0.1))) == [False, False, True]
-    falls = ChangeRule(signal="x", learned_share=0.0)
+    falls = ChangeRule(monitor="x", min_adjusted_accuracy=0.0)
     assert acts(falls, *({"x": x} for x in (0.0, 0.0))) == [False, False]
 
 
 def test_a_change_says_its_numbers_and_waits_until_something_is_learned() -> None:
-    told = judge(ChangeRule(signal="x"), {"x": 8.0}, {"x": 2.0}, {"x": 2.0, "validation_accuracy": 0.9})
+    told = judge(ChangeRule(monitor="x"), {"x": 8.0}, {"x": 2.0}, {"x": 2.0, "validation_accuracy": 0.9})
     assert told[0].reason == "x 8, the most was 8: 0 of 1 readings at a fall of 2 times"
     assert "covered only 0.00" in told[1].reason
     assert [each.act for each in told] == [False, False, True]
@@ -278,15 +278,15 @@ def test_a_mask_at_rest_draws_below_its_level_and_not_while_memorising() -> None
     assert acts(MaskRule(), *masks(0.3, 0.1, 0.09)) == [False, False, True]
     assert acts(MaskRule(patience=2), *masks(0.05, 0.3, 0.05, 0.05)) == [False, False, False, True]
     assert acts(MaskRule(), *masks(0.0, accuracy=0.6)) == [False]
-    assert acts(MaskRule(learned_share=0.0), *masks(0.0, accuracy=0.5)) == [True], "as published"
+    assert acts(MaskRule(min_adjusted_accuracy=0.0), *masks(0.0, accuracy=0.5)) == [True], "as published"
 
 
 @pytest.mark.parametrize(
     "rule",
     [
-        PlateauRule(signal="x", patience=2),
-        ThresholdRule(signal="x", level=0.0, learned_share=0.5),
-        ReopenRule(signal="x", collapse=2.0),
+        PlateauRule(monitor="x", patience=2),
+        ThresholdRule(monitor="x", threshold=0.0, min_adjusted_accuracy=0.5),
+        ReopenRule(monitor="x", collapse=2.0),
     ],
     ids=stopping.describe,
 )
@@ -302,11 +302,11 @@ def test_hidden_states_that_are_nearly_parallel_hold_a_rule_back(rule: Rule) -> 
 
 
 def test_a_threshold_without_a_share_to_learn_asks_for_none() -> None:
-    assert acts(ThresholdRule(signal="x", level=1.0), {"x": 2.0}) == [True]
+    assert acts(ThresholdRule(monitor="x", threshold=1.0), {"x": 2.0}) == [True]
 
 
 def above(signal: str) -> ThresholdRule:
-    return ThresholdRule(signal=signal, level=0.0)
+    return ThresholdRule(monitor=signal, threshold=0.0)
 
 
 @given(
@@ -348,7 +348,7 @@ def test_what_is_no_memory_is_refused(raw: object) -> None:
 def test_a_memory_of_another_rule_is_refused() -> None:
     with pytest.raises(ValueError, match="a PlateauRule has no PatienceMemory"):
         stopping.step(
-            PlateauRule(signal="d_eff", patience=2, tolerance=0.05),
-            stopping.start(PatienceRule(signal="d_eff", patience=2)),
+            PlateauRule(monitor="d_eff", patience=2, tolerance=0.05),
+            stopping.start(PatienceRule(monitor="d_eff", patience=2)),
             round_of(0, 0.5),
         )

@@ -24,7 +24,7 @@ from tpsprune_studies.alarms import (
 )
 from tpsprune_studies.finding import Finding, Ruling
 
-SIGNALS = sorted({str(getattr(rule, "signal", "")) for rule in CANDIDATES})
+SIGNALS = sorted({str(getattr(rule, "monitor", "")) for rule in CANDIDATES})
 
 
 def watched(
@@ -49,7 +49,7 @@ def watched(
 
 FALLS = [8.0, 8.0, 4.0, 2.0, 2.0]
 STAYS = [8.0, 8.0, 8.0, 7.9, 8.0]
-HALVES = ChangeRule(signal="norm", factor=2.0, learned_share=0.0)
+HALVES = ChangeRule(monitor="norm", factor=2.0, min_adjusted_accuracy=0.0)
 
 
 def test_an_alarm_rings_at_the_reading_at_which_a_run_would_know() -> None:
@@ -76,14 +76,16 @@ def test_the_best_rule_errs_least_and_of_such_leads_most() -> None:
     learned = [watched("add", 0, 90, {"norm": [8.0, 6.0, 4.0, 1.0]})]
     calm = [watched("a3+ab", 0, None, {"norm": [8.0, 6.5, 8.0]})]
     found = choose_rule("norm", learned, calm)
-    assert found.rule == ChangeRule(signal="norm", factor=1.25, learned_share=0.0), "1.1 rings on the control"
+    assert found.rule == ChangeRule(monitor="norm", factor=1.25, min_adjusted_accuracy=0.0), (
+        "1.1 rings on the control"
+    )
     assert (found.misses, found.false_alarms, found.lead_epochs) == (0, 0, (70.0,))
 
 
 def test_no_candidate_looks_at_anything_but_its_own_signal() -> None:
-    assert all(getattr(rule, "learned_share", 0.0) == 0.0 for rule in CANDIDATES)
+    assert all(getattr(rule, "min_adjusted_accuracy", 0.0) == 0.0 for rule in CANDIDATES)
     assert set(lead_time.TOPOLOGICAL) <= set(SIGNALS)
-    assert ThresholdRule(signal="h1", level=3.0) in CANDIDATES
+    assert ThresholdRule(monitor="h1", threshold=3.0) in CANDIDATES
 
 
 def conclude(done: list[WatchedTraining]) -> Finding:
@@ -182,7 +184,7 @@ def training(accuracies: list[float], arm: str = "add", reached: int | None = 80
 
 def test_a_calm_signal_draws_once_half_of_the_way_is_covered_and_not_before() -> None:
     assert draw_ticket(PlateauRule(), training(LEARNS), 0.1) == Draw(60, 0.6)
-    assert draw_ticket(PlateauRule(learned_share=0.0), training(LEARNS), 0.1) == Draw(30, 0.0)
+    assert draw_ticket(PlateauRule(min_adjusted_accuracy=0.0), training(LEARNS), 0.1) == Draw(30, 0.0)
     assert draw_ticket(PlateauRule(), training(NEVER), 0.01) is None
     # What chance scores is no part of the way.
     assert draw_ticket(PlateauRule(), training(LEARNS), 0.5) == Draw(70, 0.8)
@@ -190,7 +192,7 @@ def test_a_calm_signal_draws_once_half_of_the_way_is_covered_and_not_before() ->
 
 def test_rules_of_several_signals_see_them_at_the_same_moment() -> None:
     falls = [9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 4.0, 4.0]
-    both = ConsensusRule(rules=(PlateauRule(), ChangeRule(signal="norm", factor=2.0)))
+    both = ConsensusRule(rules=(PlateauRule(), ChangeRule(monitor="norm", factor=2.0)))
     found = watched("add", 1, 80, {"d_eff": [*CALM], "norm": [*falls], "validation_accuracy": [*LEARNS]})
     assert draw_ticket(both, found, 0.1) == Draw(70, 0.8)
 

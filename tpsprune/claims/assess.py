@@ -181,7 +181,7 @@ def _refused(claims: Sequence[Claim], arm: str, batch: int) -> str:
         of_inference = claim.kind == "inference"
         noise = claim.standing in {Standing.WITHIN_NOISE, Standing.MODEL_SENSITIVE} and not of_inference
         if mine and claim.standing.is_refusal and not noise:
-            what = "answers" if of_inference else "the training"
+            what = "inference" if of_inference else "the training"
             return f"{what}: {str(claim.standing).replace('_', ' ').lower()}"
     return ""
 
@@ -223,21 +223,21 @@ def break_even(
     if refused:
         return known
     if known.extra_joules is None or known.saved_joules is None or len(extra) < 2:
-        return replace(known, reason="fewer than two pairs have both a training and answers metered")
+        return replace(known, reason="fewer than two pairs have both a training and inference metered")
     bounds = fieller(extra, saved)
     if isnan(bounds.ratio):
         if known.saved_joules > 0:
-            never = "an answer is not cheaper beyond doubt: the 95 % interval of what it saves includes zero"
-        elif known.extra_joules > 0:
-            never = "an answer is no cheaper and the training took more: it never pays back"
-        else:
             never = (
-                "an answer is no cheaper; what the training saved is used up by answers, if they cost more"
+                "an inference is not cheaper beyond doubt: the 95 % interval of what it saves includes zero"
             )
+        elif known.extra_joules > 0:
+            never = "an inference is no cheaper and the training took more: it never pays back"
+        else:
+            never = "an inference is no cheaper; if it costs more, inference uses up what the training saved"
         return replace(known, reason=never)
     number, low, high = (max(value, 0.0) for value in (bounds.ratio, bounds.low, bounds.high))
     days = None if per_day is None else number / per_day
-    at_once = "the training took less than the baseline's beyond doubt: paid back before the first answer"
+    at_once = "the training took less than the baseline's beyond doubt: paid back before the first inference"
     return replace(
         known, inferences=number, low=low, high=high, days=days, reason=at_once if high == 0 else ""
     )

@@ -108,7 +108,7 @@ def _faults(
     if short and kind == "inference":
         yield Reason(
             "SHORT_WINDOW",
-            f"{len(short)} windows of answers are shorter than {LEAST_INFERENCE_SECONDS:g} s "
+            f"{len(short)} windows of inference are shorter than {LEAST_INFERENCE_SECONDS:g} s "
             f"(the first {short[0].seconds:.1f} s)",
         )
 
@@ -151,7 +151,7 @@ def quality_of(counted: CountedPairs) -> Quality:
         for window in run.windows
         if not window.valid
     ]
-    named += [f"answers or idling: {window.fault}" for window in (*inference, *idle) if not window.valid]
+    named += [f"inferences or idling: {window.fault}" for window in (*inference, *idle) if not window.valid]
     more = len(named) - _MOST_NAMED
     return Quality(
         windows=len(counted.windows) + len(inference) + len(idle),

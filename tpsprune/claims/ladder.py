@@ -159,7 +159,7 @@ def sentence_of(claim: Claim, quality: str = "accuracy") -> str:
     subject = (
         f"Training '{claim.arm}'"
         if claim.kind == "training"
-        else f"An answer of '{claim.arm}' at batch {claim.batch}"
+        else f"An inference of '{claim.arm}' at batch {claim.batch}"
     )
     refusal = REFUSALS.get(claim.standing)
     if refusal is not None:
@@ -232,7 +232,7 @@ def may_not_claim(claims: Sequence[Claim], grade: Grade, comparison: ComparisonR
     if comparison.choices.grid is None:
         sentences.append("Any figure of CO₂: no grid was chosen (--country, or --carbon-intensity).")
     if not any(claim.kind == "inference" for claim in claims):
-        sentences.append("Anything about the energy of answers: none was metered.")
+        sentences.append("Anything about the energy of inference: none was metered.")
     if any(not (claim.standing.is_saving or _is_cost(claim)) for claim in claims):
         sentences.append("Any change that stands under 'no claim', whichever way it points.")
     left_out = list(dict.fromkeys(part for run in comparison.runs for part in run.method.excluded))

@@ -53,7 +53,7 @@ def show(folder: Path, other: Path | None, *, as_json: bool, picture: bool) -> N
     outcome, readings = _read(folder)
     console = OurConsole()
     if readings:  # Weights that were given and not retrained have none.
-        console.print(tables.signals_table([tables.course(outcome, readings)]), "", highlight=False)
+        console.print(tables.signals_table([tables.collect_signals(outcome, readings)]), "", highlight=False)
     console.print(tables.whole_run(outcome), highlight=False)
     print_next(console, outcome)
 
@@ -62,8 +62,8 @@ def _print_two(folder: Path, other: Path) -> None:
     from tpsprune.report import tables
     from tpsprune.report.live import OurConsole
 
-    courses = [tables.course(*_read(each)) for each in (folder, other)]
-    OurConsole().print(tables.signals_table(courses), highlight=False)
+    found = [tables.collect_signals(*_read(each)) for each in (folder, other)]
+    OurConsole().print(tables.signals_table(found), highlight=False)
 
 
 def _read(folder: Path) -> tuple[RunResult, list[Reading]]:

@@ -28,7 +28,7 @@ __all__ = ["prune", "train"]
 
 
 @click.command(
-    short_help="Train, draw the ticket, retrain it, weigh both.",
+    short_help="Train, draw the ticket, retrain it, benchmark both.",
     epilog="""\b
 Examples:
   tpsprune train digits
@@ -52,7 +52,7 @@ def train(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Train the model of RECIPE, draw its ticket when the signals say so, retrain it, weigh both.
+    """Train the model of RECIPE, draw its ticket when the signals say so, retrain it, benchmark both.
 
     RECIPE is a TOML file, or the name of a shipped recipe (see 'tpsprune recipes').
     """
@@ -92,7 +92,7 @@ Examples:
   tpsprune prune my.toml --weights runs/my-0123abcd --target params=0.3 --dry-run
   tpsprune prune efficientnet-lite0        # the recipe names the weights
   tpsprune prune my.toml --weights model.pt --target widths=conv1=12,conv2=30
-  tpsprune prune my.toml --weights model.pt --set retrain.epochs=3 --set prune.heal_steps=200
+  tpsprune prune my.toml --weights model.pt --set retrain.epochs=3 --set prune.repair_steps=200
 """,
 )
 @recipe_argument

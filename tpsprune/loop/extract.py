@@ -21,7 +21,7 @@ __all__ = ["extract"]
 @torch.inference_mode(False)
 def extract(
     model: nn.Module,
-    probe_batches: Tensor | Iterable[Any],
+    calibration_data: Tensor | Iterable[Any],
     target: Target | None = None,
     *,
     labels: Sequence[Tensor] | None = None,
@@ -43,7 +43,7 @@ def extract(
 
     Args:
         model: not changed, whatever happens: mode, flags, devices and number types too.
-        probe_batches: what the model is shown, a few hundred items or more, prepared as for evaluation. A
+        calibration_data: what the model is shown, a few hundred items or more, prepared as for evaluation. A
             tensor or a tuple goes in by position, a mapping by keyword. A *list*, as a ``DataLoader`` yields
             it, is inputs and, last, labels. A single tensor is all the items at once and is split. All of it
             is kept in memory: take a part of a long loader with ``itertools.islice``.
@@ -51,8 +51,8 @@ def extract(
             where none is given.
         labels: one tensor a batch; only ``units="taylor"`` looks at them. Those of list batches are found.
         seed: of ``units="random"`` and of the order of items while healing.
-        settings: the fields of ``[prune]`` in a recipe (``leave_alone``, ``round_to``, ``fold``,
-            ``heal_steps``, ...).
+        settings: the fields of ``[prune]`` in a recipe (``ignored_layers``, ``round_to``, ``fold``,
+            ``repair_steps``, ...).
 
     Returns:
         The ticket, its plan, the change of every group, what was left alone and why.
@@ -73,7 +73,7 @@ def extract(
                 "load the model outside of it (torch.no_grad() would do)"
             )
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
-    probe, found = batches_of(probe_batches, device, "probe_batches", PruneError)
+    probe, found = batches_of(calibration_data, device, "calibration_data", PruneError)
     labels = found if labels is None else [part.to(device) for part in labels]
     asked: dict[str, Any] = {"seed": seed}
     if labels and chosen.units != "interpolation":
@@ -81,10 +81,10 @@ def extract(
     if isinstance(chosen.target, Latency):
         asked["clock"] = _clock(probe, chosen.target)
     extraction = pruning.extract(model, probe, chosen, **asked)
-    if chosen.heal_steps:
-        steps = chosen.heal_steps
+    if chosen.repair_steps:
+        steps = chosen.repair_steps
         for _ in pruning.repair(
-            extraction.ticket, model, probe, steps=steps, learning_rate=chosen.heal_learning_rate, seed=seed
+            extraction.ticket, model, probe, steps=steps, learning_rate=chosen.repair_learning_rate, seed=seed
         ):
             pass
     return extraction

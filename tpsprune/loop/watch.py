@@ -49,7 +49,7 @@ class Watch:
     >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     >>> x, y = torch.randn(64, 8), torch.arange(64) % 3
-    >>> rule = tpsprune.Plateau(signal="norm", tolerance=0.05, patience=3, learned_share=0.0)
+    >>> rule = tpsprune.Plateau(monitor="norm", tolerance=0.05, patience=3, min_adjusted_accuracy=0.0)
     >>> with tpsprune.Watch(model, x, signals=["d_eff", "norm"], every_steps=10, draw=rule) as watch:
     ...     for step in range(1, 101):
     ...         torch.nn.functional.cross_entropy(model(x), y).backward()
@@ -80,9 +80,9 @@ class Watch:
         every_steps: steps between two readings.
         draw: when to draw the ticket.
         end: when training is over.
-        chance_accuracy: what guessing scores, for rules with a ``learned_share``; one over the model's scores
-            without it.
-        leave_alone: modules whose units are no group, as in a recipe's ``[prune]``.
+        chance_accuracy: what guessing scores, for rules with a ``min_adjusted_accuracy``; without it one over
+            the model's scores.
+        ignored_layers: modules whose units are no group, as in a recipe's ``[prune]``.
         seed: of landmarks, null draws and sketches.
         settings: the other fields of ``[watch]``: ``h1_points``, ``h1_every``, ``edge_window``,
             ``rank_share``.
@@ -105,7 +105,7 @@ class Watch:
         draw: Rule | Mapping[str, Any] | None = None,
         end: Rule | Mapping[str, Any] | None = None,
         chance_accuracy: float | None = None,
-        leave_alone: Sequence[str] = (),
+        ignored_layers: Sequence[str] = (),
         seed: int = 0,
         **settings: Any,
     ) -> None:
@@ -113,7 +113,7 @@ class Watch:
             [each.name for each in signals.signals] if isinstance(signals, Panel) else list(signals)
         )
         asked = {"signals": names, "every_steps": every_steps, **settings}
-        of_recipes = {"probe_items": "the probe says it", "every_epochs": "every_steps would do"}
+        of_recipes = {"calibration_items": "the probe says it", "every_epochs": "every_steps would do"}
         if faults := [
             Fault(name, f"is for recipes; here {why}") for name, why in of_recipes.items() if name in asked
         ]:
@@ -130,7 +130,7 @@ class Watch:
         """Steps between two readings."""
         self._model = unwrap_model(model)
         self._batches, self._labels = _calibration_batches(probe, labels, device_of(self._model))
-        self._sites = _sites_of(self._model, self._batches[0], self._settings.signals, leave_alone)
+        self._sites = _sites_of(self._model, self._batches[0], self._settings.signals, ignored_layers)
         self.rule_memories: dict[str, Memory] = {
             name: stopping.start(
                 rule, chance_accuracy=_chance_accuracy(rule, chance_accuracy, self._model, self._batches[0])
@@ -341,7 +341,7 @@ def _calibration_batches(
 
 
 def _sites_of(
-    model: nn.Module, batch: Any, signals: Sequence[str], leave_alone: Sequence[str]
+    model: nn.Module, batch: Any, signals: Sequence[str], ignored_layers: Sequence[str]
 ) -> pruning.GroupTensors:
     """Return where the signals look: nowhere where there are none, which spares the survey.
 
@@ -355,7 +355,7 @@ def _sites_of(
             call_model(model, batch)
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise DataError(f"Watch: the model does not take the probe: {error}") from error
-    return pruning.tensors_by_group(model, pruning.find_groups(model, batch, leave_alone))
+    return pruning.tensors_by_group(model, pruning.find_groups(model, batch, ignored_layers))
 
 
 def _split_labels(labels: Tensor, probe: Any) -> list[Any]:
@@ -404,13 +404,13 @@ def _unread_faults(place: str, rule: Rule, names: Sequence[str], *, has_epoch: b
                 "waits for validation accuracy: hand it in, as in step(step, validation_accuracy=0.9),"
                 " or set it to 0"
             )
-            faults.append(Fault(f"{where}.learned_share", words))
+            faults.append(Fault(f"{where}.min_adjusted_accuracy", words))
     return faults
 
 
 def _waits_to_learn(rule: Rule) -> bool:
     """Return whether a rule, or a part of it, holds still until something is learned."""
-    return any(getattr(each, "learned_share", 0.0) > 0.0 for _, each in _parts_of("", rule))
+    return any(getattr(each, "min_adjusted_accuracy", 0.0) > 0.0 for _, each in _parts_of("", rule))
 
 
 def _chance_accuracy(rule: Rule, given: float | None, model: nn.Module, batch: Any) -> float:

@@ -29,9 +29,9 @@ from tpsprune.recipe.stop import MaskRule, NoRule, PatienceRule, Rule
 from tpsprune.recipe.train import Tps
 from tpsprune.records import (
     ArmRun,
-    CoursePoint,
     Event,
     Finished,
+    HistoryPoint,
     IdleSpan,
     InferenceSpan,
     Progress,
@@ -44,7 +44,7 @@ __all__ = ["TicketFacts", "arm_recipe", "measure_idle", "measure_inference", "me
 
 NEW_WEIGHTS: Final = 1_000_000
 """Added to the seed where a shape gets new weights: those of the ticket's own init are another claim."""
-OTHER_PHASES: Final = ("setup", "weigh")
+OTHER_PHASES: Final = ("setup", "benchmark")
 BN_L1: Final = 1e-4
 """Weight of the L1 norm of batch-norm scales, as published (You et al. 2020, section 3)."""
 HASH_BLOCK: Final = 2**20
@@ -170,15 +170,15 @@ def _early_bird(recipe: Recipe) -> Recipe:
         recipe,
         tps=Tps(variant="bn-l1", coupling=BN_L1, warmup_share=0.0),
         watch=replace(recipe.watch, signals=("mask_distance",), every_epochs=1, every_steps=None),
-        stop=replace(recipe.stop, draw=MaskRule(learned_share=0.0), end=end),
+        stop=replace(recipe.stop, draw=MaskRule(min_adjusted_accuracy=0.0), end=end),
         prune=replace(
             recipe.prune,
             widths="global-magnitude",
             units="bn-scale",
-            fold=False,
-            refit=False,
+            compensate=False,
+            reconstruct=False,
             recalibrate=False,
-            heal_steps=0,
+            repair_steps=0,
             rounds=1,
         ),
         retrain=replace(recipe.retrain, rewind="none"),
@@ -196,14 +196,14 @@ def measure_run(
     seeded = replace(recipe, seed=begun.seed)
     out = folder.path / begun.folder
     last: Event | None = None
-    course: list[CoursePoint] = []
+    history: list[HistoryPoint] = []
     failure = ""
     try:
         for event in _run_arm(begun.arm, seeded, out, ticket=ticket, device=device):
             last = event
             if isinstance(event, Progress) and event.read:
-                course.append(
-                    CoursePoint(
+                history.append(
+                    HistoryPoint(
                         epoch=event.epoch,
                         joules=event.joules,
                         validation_accuracy=event.validation_accuracy,
@@ -228,7 +228,7 @@ def measure_run(
         position=begun.position,
         windows=() if run is None else tuple(run.energy.parsed(Window)),
         method=method,
-        course=tuple(course),
+        history=tuple(history),
         failure=failure,
         given="" if ticket is None else "the shape, or the widths, that the ticket's run found",
         folder="" if run is None else str(run.path.relative_to(folder.path)),
@@ -271,7 +271,7 @@ def _with_outcome(measured: ArmRun, run: RunFolder, last: Event | None) -> ArmRu
     return replace(
         measured,
         accuracy=figures.accuracy,
-        validation_accuracy=measured.course[-1].validation_accuracy if measured.course else None,
+        validation_accuracy=measured.history[-1].validation_accuracy if measured.history else None,
         parameters=figures.parameters,
         macs=figures.macs,
         epochs=stopped.epoch,
@@ -312,7 +312,7 @@ def measure_inference(
                     measure.answer_for(
                         min(WARM_UP_SECONDS, rules.inference_seconds), models[run.arm], items_n
                     )
-                    with meter.window(f"answers at batch {batch}") as span:
+                    with meter.window(f"inference at batch {batch}") as span:
                         items = measure.answer_for(rules.inference_seconds, models[run.arm], items_n)
                 yield InferenceSpan(
                     arm=run.arm, seed=run.seed, pair=run.pair, batch=batch, items=items, window=span.window

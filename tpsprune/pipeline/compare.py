@@ -95,12 +95,12 @@ def _run_pair(
         yield from _run_arm(recipe, folder, comparison, device)
     record = comparison.record
     if _lacks_inference(record, pair):
-        yield PhaseStarted(phase="answers", title=f"answers of pair {pair + 1}", total_steps=1)
+        yield PhaseStarted(phase="inference", title=f"inference of pair {pair + 1}", total_steps=1)
         done = {(span.arm, span.batch) for span in record.inference if span.pair == pair}
         left = [run for run in record.runs if run.pair == pair and not run.failure]
         left.sort(key=lambda run: run.position)
         for span in measure_inference(left, recipe, folder, device, done=done):
-            folder.append("answers", span)
+            folder.append("inference", span)
     if pair + 1 == PILOT_PAIRS and due:
         yield Note(_pilot_note(comparison))
 
@@ -117,7 +117,7 @@ def _run_arm(
     ticket = record.run_of("ticket", begun.pair) if begun.arm in AFTER_TICKET else None
     if ticket is not None and ticket.failure:
         failure = "the ticket's run left nothing to be handed"
-        run = replace(ticket, arm=begun.arm, position=begun.position, windows=(), course=(), failure=failure)
+        run = replace(ticket, arm=begun.arm, position=begun.position, windows=(), history=(), failure=failure)
     else:
         facts = None if ticket is None else TicketFacts.of(ticket, RunFolder(folder.path / ticket.folder))
         run = yield from measure_run(begun, recipe, folder, ticket=facts, device=device)

@@ -106,8 +106,8 @@ def check(
     Raises:
         TpspruneError: whatever ``train`` would refuse before its first step; the weights do not fit.
 
-    Cost: ``widths`` is a pass of ``prune.probe_items`` items through the model, and for a target of latency
-    seconds of measuring; without it, setting up alone.
+    Cost: ``widths`` is a pass of ``prune.calibration_items`` items, and for a target of latency seconds of
+    measuring; without it, setting up alone.
     """
     given = None
     if weights is not None:
@@ -151,7 +151,7 @@ def check(
                 )
                 for group in survey.groups
             ),
-            left_alone=survey.left_alone,
+            unpruned=survey.unpruned,
             layers=pruning.list_layers(model, survey, count),
             weights=words,
             trained=trained,
@@ -166,7 +166,7 @@ def _begin_given(run: Run, given: Weights, model: nn.Module) -> State:
     if given.plan is not None:
         keep_base_plan(run.folder, given.plan)
     save_tensors(run.folder.dense, model.state_dict(), {})
-    state = run.bench.begin(model, "cut", run.bench.recipe.stop.end)
+    state = run.bench.begin(model, "prune", run.bench.recipe.stop.end)
     state = replace(state, drawn=decision).having_written(run.folder, [], [decision])
     save_checkpoint(run.folder, state, run.bench.panel)
     return state

@@ -114,7 +114,7 @@ def _start_watch(bench: Workbench, state: State, settings: StageSettings) -> Wat
         every_steps=1,  # the stage says when
         end=settings.rule,
         chance_accuracy=0.0,  # the memory of the rule knows it
-        leave_alone=bench.recipe.prune.leave_alone,
+        ignored_layers=bench.recipe.prune.ignored_layers,
     )
     watch.signal_memories, watch.rule_memories = state.signals, {"end": state.rule}
     return watch

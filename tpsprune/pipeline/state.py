@@ -34,7 +34,7 @@ __all__ = [
     "save_snapshot",
 ]
 
-Stage: TypeAlias = Literal["dense", "cut", "between", "retrain", "weigh"]
+Stage: TypeAlias = Literal["dense", "prune", "between", "retrain", "benchmark"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,14 +64,14 @@ PROGRESS_SECONDS = 0.1
 
 def finish(run: Run, state: State, *, timed: bool = True) -> Generator[Event, None, None]:
     """Prune in as many rounds as asked, retrain the ticket, benchmark both models; yield the outcome last."""
-    while state.stage in {"cut", "between"}:
+    while state.stage in {"prune", "between"}:
         if state.stage == "between":
             state = yield from _train_between_rounds(run, state)
         run.ledger.switch("prune")
         state = yield from _prune_round(run, state)
     if state.stage == "retrain":
         state = yield from _retrain(run, state)
-    run.ledger.switch("weigh")
+    run.ledger.switch("benchmark")
     dense = pruned_by_plan(run.folder, run.bench.new_model(fill=False), 0)
     yield Finished(benchmark(run, state, dense, timed=timed))
 
@@ -100,7 +100,7 @@ def _train_between_rounds(run: Run, state: State) -> Generator[Event, None, Stat
             deadline=f"round {state.rounds + 1} of {rounds} is due (prune.round_epochs)",
         )
         state, _ = yield from train_stage(run, state, settings)
-    state = replace(state, stage="cut")
+    state = replace(state, stage="prune")
     save_checkpoint(run.folder, state, run.bench.panel)
     return state
 
@@ -128,7 +128,7 @@ def _retrain(run: Run, state: State) -> Generator[Event, None, State]:
         decision = Decision(kind="stop", act=True, step=step, epoch=epoch, rule=rule, reason=reason)
         state = state.having_written(run.folder, [], [decision])
     yield Decided(decision=decision)
-    state = replace(state, stage="weigh", stopped=decision)
+    state = replace(state, stage="benchmark", stopped=decision)
     save_checkpoint(run.folder, state, bench.panel)
     return state
 
@@ -200,14 +200,14 @@ def draw_ticket(
     )
     if note := uneven_note(extraction.changes, bench.execution.width_step):
         extraction = replace(extraction, notes=(*extraction.notes, note))
-    if settings.heal_steps:
-        ledger.switch("heal")
+    if settings.repair_steps:
+        ledger.switch("repair")
         yield from _repair(bench, ledger, extraction.ticket, model)
     ledger.switch("evaluate")
     after = bench.score(extraction.ticket, bench.dataset.validation)
     pruned = Pruned(
         groups=extraction.changes,
-        left_alone=extraction.left_alone,
+        unpruned=extraction.unpruned,
         macs_share=extraction.macs_share,
         parameters_share=count_parameters(extraction.ticket) / count_parameters(model),
         validation_accuracy_before=before.accuracy,
@@ -229,23 +229,23 @@ def _repair(
 ) -> Generator[Event, None, None]:
     """Repair ``ticket`` in place on calibration data, without labels, for as many steps as asked."""
     settings = bench.recipe.prune
-    total = settings.heal_steps
-    yield PhaseStarted(phase="heal", title="heal", total_steps=total)
+    total = settings.repair_steps
+    yield PhaseStarted(phase="repair", title="repair", total_steps=total)
     shown_at = time.monotonic()
     steps = pruning.repair(
         ticket,
         dense,
         bench.prune_batches,
         steps=total,
-        learning_rate=settings.heal_learning_rate,
+        learning_rate=settings.repair_learning_rate,
         seed=bench.recipe.seed,
     )
     for done, _ in enumerate(steps, start=1):
         ledger.split_if_long()
         if time.monotonic() - shown_at > PROGRESS_SECONDS:
             shown_at = time.monotonic()
-            yield Progress(phase="heal", step=min(done, total), total_steps=total, epoch=0.0)
-    yield PhaseEnded(phase="heal")
+            yield Progress(phase="repair", step=min(done, total), total_steps=total, epoch=0.0)
+    yield PhaseEnded(phase="repair")
 
 
 def uneven_note(changes: Sequence[GroupChange], step: int) -> str | None:
@@ -353,7 +353,7 @@ def _begin_training(bench: Workbench, state: State, ticket: nn.Module, moments: 
     if state.rounds == bench.recipe.prune.rounds:
         return state.starting_at(schedule_retraining(bench, state.step)[0], "retrain")
     if bench.recipe.retrain.epochs == 0:  # then nothing trains between two rounds either
-        return replace(state, stage="cut")
+        return replace(state, stage="prune")
     first_step, last_step, total_steps = schedule_between_rounds(bench, state.step)
     assert state.cut is not None
     cut = replace(state.cut, ends=(last_step, total_steps))

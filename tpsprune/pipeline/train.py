@@ -97,7 +97,7 @@ def _train_dense(run: Run, state: State) -> Generator[Event, None, State]:
     )
     state, decision = yield from train_stage(run, state, settings)
     yield Decided(decision=decision)
-    state = replace(state, stage="cut", drawn=decision)
+    state = replace(state, stage="prune", drawn=decision)
     save_tensors(run.folder.dense, state.model.state_dict(), {})
     save_checkpoint(run.folder, state, bench.panel)
     return state
@@ -138,7 +138,7 @@ def train_without_pruning(
                 steps = bench.total_steps
                 state, decision = yield from train_stage(run, state, _unpruned(rule, steps, steps, "train"))
             yield Decided(decision=replace(decision, kind="stop"))
-            ledger.switch("weigh")
+            ledger.switch("benchmark")
             save_tensors(folder.dense if plan is None else folder.ticket, state.model.state_dict(), {})
             figures = ModelFigures(
                 accuracy=bench.score(state.model, bench.dataset.test).accuracy,

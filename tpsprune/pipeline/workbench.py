@@ -153,10 +153,10 @@ def set_up(recipe: Recipe, device_word: str, *, prunes: bool = True) -> Workbenc
     training.prepare_process(recipe.train, recipe.seed, execution.device)
     objective = Objective.of(recipe.task.loss)
     dataset = data.load(recipe.task.data, recipe.task.loss).to(execution.device)
-    watch = _sample_calibration(recipe.seed, dataset, execution, recipe.watch.probe_items)
+    watch = _sample_calibration(recipe.seed, dataset, execution, recipe.watch.calibration_items)
     prune: Calibration = ((), ())
     if prunes:
-        prune = _sample_calibration(recipe.seed, dataset, execution, recipe.prune.probe_items)
+        prune = _sample_calibration(recipe.seed, dataset, execution, recipe.prune.calibration_items)
     panel = Panel.of(recipe.watch, recipe.seed)
     weights = describe_initial_weights(recipe)
     bench = Workbench(recipe, dataset, execution, objective, *watch, *prune, panel, weights)

@@ -173,7 +173,7 @@ def collect_statistics(
     energies = turn_heads(model, groups, score_moments)
     found = CalibrationStatistics()
     by_outputs = settings.units in BY_OUTPUTS
-    if settings.fold or by_outputs or needed_evidence(settings) & {"ranks", "residuals"}:
+    if settings.compensate or by_outputs or needed_evidence(settings) & {"ranks", "residuals"}:
         found = _measure(model, batches, consumed)
     else:
         with torch.no_grad(), evaluation_mode(model):

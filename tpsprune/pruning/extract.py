@@ -26,7 +26,7 @@ from tpsprune.pruning.selection import Selection
 from tpsprune.pruning.surgery import add_biases, copy_model, hold_scale, mask_units, pruned_copy, shapes_of
 from tpsprune.pruning.verification import verify
 from tpsprune.recipe.prune import Prune, Tolerance
-from tpsprune.records import GroupChange, LeftAlone
+from tpsprune.records import GroupChange, Unpruned
 
 __all__ = ["Extraction", "extract"]
 
@@ -42,7 +42,7 @@ class Extraction:
     ticket: nn.Module
     plan: Plan
     changes: tuple[GroupChange, ...]
-    left_alone: tuple[LeftAlone, ...]
+    unpruned: tuple[Unpruned, ...]
     macs_share: float
     notes: tuple[str, ...]
     times: Times = field(default_factory=Times)
@@ -138,7 +138,7 @@ def extract(
     )
     changes = _changes(ahead, done.chosen)
     notes = _notes(ahead, probe, done.share, changes, settings)
-    return Extraction(ticket, plan, changes, ahead.survey.left_alone, macs_share, notes, times)
+    return Extraction(ticket, plan, changes, ahead.survey.unpruned, macs_share, notes, times)
 
 
 def _reconstruct(
@@ -158,14 +158,21 @@ def _reconstruct(
     add_biases(work, new_biases)
     chosen = choose_units(ahead.statistics, opened, narrowed, widths, settings)
     share = 1.0
-    if settings.fold:
+    if settings.compensate:
         share = share_held(ahead.statistics, probe, settings.activation_gib)
         batches = list(probe)
         if share < 1.0:
             most = sum(map(item_count, probe))
             batches = list(sample_items(probe, max(8, math.ceil(share * most)), most))
         chosen = reconstruct(
-            opened, work, batches, narrowed, widths, ahead.statistics, chosen=chosen, refits=settings.refit
+            opened,
+            work,
+            batches,
+            narrowed,
+            widths,
+            ahead.statistics,
+            chosen=chosen,
+            refits=settings.reconstruct,
         )
     else:
         for group in narrowed:

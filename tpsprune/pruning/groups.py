@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tpsprune.records import LeftAlone, Natural
+from tpsprune.records import Natural, Unpruned
 
 __all__ = [
     "Attribute",
@@ -159,7 +159,7 @@ class Prunability:
     """
 
     groups: tuple[Group, ...]
-    left_alone: tuple[LeftAlone, ...]
+    unpruned: tuple[Unpruned, ...]
     coupled: Mapping[str, str] = field(default_factory=dict)
 
 

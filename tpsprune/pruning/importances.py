@@ -136,8 +136,8 @@ def _scores(model: nn.Module, group: Group, kind: str, formula: Any, normalizer:
     if scored_n is None:
         needed = "no batch norm with a scale" if kind == "bn-scale" else "nothing that this formula can score"
         raise PruneError(
-            f"units = {kind!r}: group {group.name!r} holds {needed}; name it in prune.leave_alone, or choose "
-            "other units"
+            f"units = {kind!r}: group {group.name!r} holds {needed}; name it in prune.ignored_layers, or "
+            "choose other units"
         )
     scores_n: Tensor = scored_n[: group.width].float()
     if not bool(scores_n.any()):

@@ -154,7 +154,7 @@ def choose_units(
             chosen[group.name] = Selection(picked, ())
             if found.moments:
                 chosen[group.name] = found.select(model, group, count, picked=picked)
-        elif not settings.fold:
+        elif not settings.compensate:
             # Without compensation nothing holds the pruned model to the dense one: units are judged there.
             chosen[group.name] = found.select(model, group, count)
     return chosen

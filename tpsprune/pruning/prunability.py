@@ -28,7 +28,7 @@ from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.trial import Prover, randomised_copy
 from tpsprune.pruning.widths import check_widths
 from tpsprune.recipe.prune import Prune
-from tpsprune.records import CheckedLayer, LeftAlone
+from tpsprune.records import CheckedLayer, Unpruned
 
 __all__ = [
     "GroupTensors",
@@ -46,7 +46,7 @@ HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 
 def find_groups(
-    model: nn.Module, example_batch: Any, leave_alone: Sequence[str] = (), *, head_width: bool = False
+    model: nn.Module, example_batch: Any, ignored_layers: Sequence[str] = (), *, head_width: bool = False
 ) -> Prunability:
     """Find the groups of units that can be pruned from ``model``, each proved by a trial.
 
@@ -59,7 +59,7 @@ def find_groups(
     Args:
         model: not changed; called in evaluation mode.
         example_batch: one prepared batch; its first two items are used.
-        leave_alone: ``fnmatch`` patterns of module names whose output units are kept; a pattern that
+        ignored_layers: ``fnmatch`` patterns of module names whose output units are kept; a pattern that
             matches a container holds for everything in it. What these layers read may still be pruned.
         head_width: whether to look for the width of attention heads too (``head_width``).
 
@@ -70,7 +70,7 @@ def find_groups(
     right; a pass or two more for each group that fails, and for each that may have unwrapped parameters. Of
     head widths, a pass for each attention.
     """
-    excluded = _match_modules(model, leave_alone)
+    excluded = _match_modules(model, ignored_layers)
     batch = take_items(example_batch, torch.arange(2))
     couplings = trace_couplings(model, batch)
     subject = randomised_copy(model)
@@ -101,8 +101,8 @@ def find_groups(
         """Return the rank of the module that a group is named after."""
         return order[name.removesuffix(HEAD_WIDTH)]
 
-    left_alone = [
-        LeftAlone(
+    unpruned = [
+        Unpruned(
             name=name,
             reason=f"its units are also those of {reason.name}" if isinstance(reason, Group) else reason,
         )
@@ -112,7 +112,7 @@ def find_groups(
     coupled = {
         side.module: each.root for each in reversed(couplings) for side in each.sides if side.side != "in"
     }
-    return Prunability(tuple(groups), tuple(left_alone), coupled)
+    return Prunability(tuple(groups), tuple(unpruned), coupled)
 
 
 def _refuse_unrunnable(subject: nn.Module, batch: Any) -> None:
@@ -135,7 +135,8 @@ def _match_modules(model: nn.Module, patterns: Sequence[str]) -> dict[str, str]:
         hits = [name for name in names if fnmatchcase(name, pattern)]
         if not hits:
             raise PruneError(
-                f"prune.leave_alone: {pattern!r} matches no module of the model{did_you_mean(pattern, names)}"
+                f"prune.ignored_layers: {pattern!r} matches no module of the model"
+                f"{did_you_mean(pattern, names)}"
             )
         inside = tuple(f"{hit}." for hit in hits)
         matched.update({name: pattern for name in names if name in hits or name.startswith(inside)})
@@ -187,10 +188,10 @@ def find_and_price_groups(
     """
     _check_finite(model)
     example = take_items(batch, torch.arange(2))
-    found = find_groups(model, example, settings.leave_alone, head_width=settings.head_width)
+    found = find_groups(model, example, settings.ignored_layers, head_width=settings.head_width)
     if not found.groups:
-        reasons = "".join(f"\n  {each.name}: {each.reason}" for each in found.left_alone[:5])
-        more = len(found.left_alone) - 5
+        reasons = "".join(f"\n  {each.name}: {each.reason}" for each in found.unpruned[:5])
+        more = len(found.unpruned) - 5
         reasons += f"\n  and {more} more" if more > 0 else ""
         raise PruneError(f"the model holds nothing that can be pruned{reasons}")
     count = count_macs(model, example)
@@ -200,7 +201,7 @@ def find_and_price_groups(
 
 def layers_gaining_bias(model: nn.Module, groups: Iterable[Group], settings: Prune) -> tuple[str, ...]:
     """Return the consumers of ``groups`` that compensation is to give a bias."""
-    if not (settings.fold and settings.new_biases):
+    if not (settings.compensate and settings.new_biases):
         return ()
     names = dict.fromkeys(consumer.module for group in groups for consumer in group.consumers)
     return tuple(name for name in names if can_gain_bias(mixer(model, name)))
@@ -306,7 +307,7 @@ def list_layers(model: nn.Module, found: Prunability, count: MacCount) -> tuple[
         ):
             for name in dict.fromkeys(names):
                 groups_of[name].append(group.name)
-    reasons = {each.name: each.reason for each in found.left_alone}
+    reasons = {each.name: each.reason for each in found.unpruned}
     layers = []
     for name, module in opened.named_modules():
         parameters = sum(parameter.numel() for parameter in module.parameters(recurse=False))

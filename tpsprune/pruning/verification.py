@@ -107,7 +107,7 @@ def _check_flags(ticket: nn.Module, dense: nn.Module) -> None:
         if not bool(parameter.isfinite().all()):
             raise _refusal(
                 f"{name} is not finite after compensation; more calibration data "
-                "(prune.probe_items) or prune.fold = false would do"
+                "(prune.calibration_items) or prune.compensate = false would do"
             )
         old = before.get(name, parameter)
         if any(

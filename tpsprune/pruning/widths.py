@@ -113,18 +113,18 @@ def bounds_of(costs: CostModel, settings: Prune, names: Sequence[str]) -> Bounds
     are counted one by one. The caps hold for all; a cap wins over the rounding.
 
     Raises:
-        PruneError: a pattern of ``max_cut_shares`` matches no group.
+        PruneError: a pattern of ``max_pruning_ratios`` matches no group.
     """
-    for pattern in settings.max_cut_shares:
+    for pattern in settings.max_pruning_ratios:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise PruneError(
-                f"prune.max_cut_shares: '{pattern}' matches no group{did_you_mean(pattern, names)}; "
+                f"prune.max_pruning_ratios: '{pattern}' matches no group{did_you_mean(pattern, names)}; "
                 f"groups are {_list_names(names)}"
             )
     least, steps = [], []
     for name, width, kind in zip(names, costs.widths, costs.kinds, strict=True):
-        matching = [share for each, share in settings.max_cut_shares.items() if fnmatchcase(name, each)]
-        cap = math.ceil(width * (1.0 - (matching[-1] if matching else settings.max_cut_share)) - 1e-9)
+        matching = [share for each, share in settings.max_pruning_ratios.items() if fnmatchcase(name, each)]
+        cap = math.ceil(width * (1.0 - (matching[-1] if matching else settings.max_pruning_ratio)) - 1e-9)
         step, floor = (settings.round_to, settings.min_width) if kind == "units" else (1, 1)
         steps.append(step)
         least.append(min(width, step * math.ceil(max(floor, cap) / step)))
@@ -312,10 +312,10 @@ def _check_names(by_name: Mapping[str, int], dense: Sequence[int], names: Sequen
 
 
 def _out_of_reach(settings: Prune, least: float, words: str) -> PruneError:
-    caps = "".join(f", {pattern} {share:g}" for pattern, share in settings.max_cut_shares.items())
+    caps = "".join(f", {pattern} {share:g}" for pattern, share in settings.max_pruning_ratios.items())
     return PruneError(
         f"prune.target {settings.target} cannot be reached: with min_width {settings.min_width}, "
-        f"max_cut_share {settings.max_cut_share:g}{caps} and round_to {settings.round_to} "
+        f"max_pruning_ratio {settings.max_pruning_ratio:g}{caps} and round_to {settings.round_to} "
         f"the least is {least:.3f}{words}"
     )
 

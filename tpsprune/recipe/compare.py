@@ -38,7 +38,7 @@ class Compare:
     patience: Count = 5
     """Readings without a fall of validation loss after which ``dense-patience`` stops."""
     inference_seconds: AtLeastZero = 10.0
-    """Length of each window in which a model answers; below 10 nothing is claimed of answers, 0 is none."""
+    """Length of each window in which inference runs; below 10 nothing is claimed of inference, 0 is none."""
     inference_batches: Annotated[tuple[Count, ...], MinLen(1)] = (1, 64)
     idle_seconds: AtLeastZero = 10.0
     """How long the machine is watched doing nothing before each pair; 0 is not at all."""

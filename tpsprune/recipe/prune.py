@@ -141,21 +141,21 @@ class Prune:
     ] = "interpolation"
     """Which units of a group are kept: those from which the others follow best, by the error at the consumers
     or by pivoted Cholesky of their inputs; the others are torch-pruning's importances."""
-    probe_items: Annotated[int, Interval(ge=8, le=2**20)] = 1024
+    calibration_items: Annotated[int, Interval(ge=8, le=2**20)] = 1024
     """Calibration data: items of the training split, without labels, on which units are chosen and fitted."""
     round_to: Count = 1
     min_width: Count = 2
-    max_cut_share: CutShare = 0.95
+    max_pruning_ratio: CutShare = 0.95
     """No group loses more than this share of its units."""
-    max_cut_shares: Mapping[str, CutShare] = field(default_factory=dict)
+    max_pruning_ratios: Mapping[str, CutShare] = field(default_factory=dict)
     """The same for groups whose name matches a pattern (``fnmatch``); the last that matches counts."""
-    leave_alone: tuple[str, ...] = ()
+    ignored_layers: tuple[str, ...] = ()
     """Patterns (``fnmatch``) of module names not to prune; one that matches nothing is an error."""
     head_width: bool = False
     """Also prune the width of attention heads: dimensions of queries and keys, by their singular values."""
-    fold: bool = True
+    compensate: bool = True
     """Compensate by least squares: the consumers of the kept units take over what the pruned ones put out."""
-    refit: bool = True
+    reconstruct: bool = True
     """With it, reconstruct layer by layer: solve each layer whose inputs changed for all of its weights."""
     activation_gib: Positive = 1.5
     """Most activations of both models held for that; of calibration data that need more, a part is used."""
@@ -163,9 +163,9 @@ class Prune:
     """Allow compensation to give a consumer a bias that had none."""
     recalibrate: bool = True
     """Take batch-norm statistics anew on the calibration data where that lowers the output error there."""
-    heal_steps: Natural = 0
+    repair_steps: Natural = 0
     """Label-free repair: optimiser steps that match the dense model on the calibration data."""
-    heal_learning_rate: Positive = 1e-3
+    repair_learning_rate: Positive = 1e-3
     rounds: Count = 1
     """Prunings in which the target is reached, each the same share of what is left."""
     round_epochs: Count = 1

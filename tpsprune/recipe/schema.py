@@ -227,13 +227,13 @@ def unread_faults(place: str, rule: Rule, names: Sequence[str], where: str) -> l
     """Return the faults of a rule: a signal that is not among the ``names`` read, a consensus of too many."""
     faults = []
     for inner, each in _with_parts(place, rule):
-        signal = getattr(each, "signal", None)
+        signal = getattr(each, "monitor", None)
         if isinstance(each, ConsensusRule) and each.at_least > len(each.rules):
             words = f"asks for {each.at_least} of {len(each.rules)} rules"
             faults.append(Fault(f"{inner}.at_least", words))
         elif signal is not None and signal not in names:
             hint = did_you_mean(signal, names) or f" (read here: {', '.join(names)})"
-            faults.append(Fault(f"{inner}.signal", f"'{signal}' is not read {where}{hint}"))
+            faults.append(Fault(f"{inner}.monitor", f"'{signal}' is not read {where}{hint}"))
     return faults
 
 

@@ -18,7 +18,7 @@ from tpsprune.recipe.stop import RULES, Rule
 __all__ = ["prune_settings", "read_rule", "read_section", "relocate"]
 
 Section = TypeVar("Section")
-OF_RECIPES: Final = ("probe_items", "round_epochs")
+OF_RECIPES: Final = ("calibration_items", "round_epochs")
 """For recipes alone: a caller of Python hands over calibration data, and trains between rounds."""
 
 

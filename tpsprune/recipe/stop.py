@@ -28,85 +28,88 @@ class EpochRule:
 
 @section
 class PlateauRule:
-    """Acts once ``signal`` has kept within ``tolerance`` of itself over ``patience`` readings.
+    """Acts once ``monitor`` has kept within ``tolerance`` of itself over ``patience`` readings.
 
-    Holds still while nothing is learned (``learned_share``): a memorising plateau is calm too.
+    Holds still while nothing is learned (``min_adjusted_accuracy``): a memorising plateau is calm too.
     """
 
     rule: Literal["plateau"] = "plateau"
-    signal: Text = "d_eff"
+    monitor: Text = "d_eff"
     tolerance: Positive = 0.05
     """Largest relative spread (max − min) / |mean| over the window that still counts as calm."""
     patience: Annotated[int, Interval(ge=2, le=1000)] = 3
-    learned_share: Share = 0.5
+    min_adjusted_accuracy: Share = 0.5
     """Part of the way from chance to 1 that validation accuracy must have covered."""
 
 
 @section
 class PatienceRule:
-    """Acts once ``signal`` has not bettered its best by ``min_gain`` for ``patience`` readings."""
+    """Acts once ``monitor`` has not bettered its best by ``min_delta`` for ``patience`` readings."""
 
     rule: Literal["patience"] = "patience"
-    signal: Text = "validation_loss"
-    goal: Literal["fall", "rise"] = "fall"
-    min_gain: AtLeastZero = 0.0
+    monitor: Text = "validation_loss"
+    mode: Literal["min", "max"] = "min"
+    min_delta: AtLeastZero = 0.0
     patience: Count = 10
 
 
 @section
 class ThresholdRule:
-    """Acts once ``signal`` has been above, or below, ``level`` for ``patience`` readings in a row."""
+    """Acts once ``monitor`` has been above ``threshold`` for ``patience`` readings in a row.
+
+    With ``mode = "min"``: below it.
+    """
 
     rule: Literal["threshold"] = "threshold"
-    signal: Text
-    side: Literal["above", "below"] = "above"
-    level: float
+    monitor: Text
+    mode: Literal["min", "max"] = "max"
+    threshold: float
     patience: Count = 1
-    learned_share: Share = 0.0
+    min_adjusted_accuracy: Share = 0.0
 
 
 @section
 class MaskRule:
-    """Acts once ``mask_distance`` has been below ``level``: the units to keep no longer change (Early-Bird).
+    """Acts once ``mask_distance`` has been below ``threshold``: the kept units no longer change (Early-Bird).
 
-    Published with one mask an epoch, level 0.1, and no look at what is learned (``learned_share = 0``).
+    Published with one mask an epoch, threshold 0.1, and whatever is learned (``min_adjusted_accuracy = 0``).
     """
 
     rule: Literal["mask"] = "mask"
-    signal: Literal["mask_distance"] = "mask_distance"
-    level: Positive = 0.1
+    monitor: Literal["mask_distance"] = "mask_distance"
+    threshold: Positive = 0.1
     patience: Count = 1
-    learned_share: Share = 0.5
+    min_adjusted_accuracy: Share = 0.5
 
 
 @section
 class ChangeRule:
-    """Acts once ``signal``, a positive one, has fallen ``factor`` times from the most it ever was.
+    """Acts once ``monitor``, a positive one, has fallen ``factor`` times from the most it ever was.
 
-    With ``goal = "rise"``: risen ``factor`` times from the least. ``patience`` readings in a row must say so.
+    With ``mode = "max"``: risen ``factor`` times from the least. ``patience`` readings in a row must say so.
     """
 
     rule: Literal["change"] = "change"
-    signal: Text
-    goal: Literal["fall", "rise"] = "fall"
+    monitor: Text
+    mode: Literal["min", "max"] = "min"
     factor: Annotated[float, Gt(1.0)] = 2.0
     patience: Count = 1
-    learned_share: Share = 0.5
+    min_adjusted_accuracy: Share = 0.5
 
 
 @section
 class ReopenRule:
-    """Acts once ``signal``, a positive one, has collapsed and opened again, as an edge does at a transition.
+    """Acts once ``monitor``, a positive one, has collapsed and opened again, as an edge does at a transition.
 
     Collapsed: at most 1 / ``collapse`` of the most it ever was; open again: at least ``reopen`` times the
     least it has been since. The published decline is found afterwards and has no alarm; factors are ours.
     """
 
     rule: Literal["reopen"] = "reopen"
-    signal: Text = "spectral_edge"
+    monitor: Text = "spectral_edge"
     collapse: Annotated[float, Gt(1.0)] = 4.0
     reopen: Annotated[float, Gt(1.0)] = 1.5
-    learned_share: Share = 0.5
+    min_adjusted_accuracy: Share = 0.5
 
 
 _Single: TypeAlias = (

@@ -119,7 +119,7 @@ class Watch:
     every_epochs: Count | None = None
     """Epochs between two readings; give this or ``every_steps``, without either every epoch."""
     every_steps: Count | None = None
-    probe_items: Annotated[int, Interval(ge=8, le=2**20)] = 256
+    calibration_items: Annotated[int, Interval(ge=8, le=2**20)] = 256
     """Items of the fixed batch that signals are read on, sampled once from the training split."""
     h1_points: Annotated[int, Interval(ge=4, le=256)] = 128
     h1_every: Count = 1

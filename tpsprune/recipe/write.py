@@ -94,7 +94,7 @@ TAKES: Final[Mapping[str, tuple[str, ...]]] = {
 ASKS: Final[Mapping[str, str]] = {"text": "path", "tabular": "path:target"}
 """What kinds without a key that must be given are asked for: a file, of a table also the column to tell."""
 OF_TRAIN: Final = ("batch_size", "optimizer", "learning_rate", "weight_decay", "schedule")
-OF_PRUNE: Final = ("leave_alone", "round_to", "max_cut_share", "probe_items", "heal_steps")
+OF_PRUNE: Final = ("ignored_layers", "round_to", "max_pruning_ratio", "calibration_items", "repair_steps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ name = {as_toml(answers.name)}
 # Other rules: 'epoch', 'patience', 'threshold', 'mask', 'change', 'reopen', 'consensus'.
 # [stop.draw]
 # rule = "plateau"
-# signal = "d_eff"
+# monitor = "d_eff"
 
 [prune]
 # What the ticket may cost: macs, params or latency, as a share of the dense model's;

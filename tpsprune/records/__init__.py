@@ -25,9 +25,9 @@ from tpsprune.records.comparison import (
     BrokenOff,
     Choices,
     ComparisonRecord,
-    CoursePoint,
     Design,
     Grid,
+    HistoryPoint,
     IdleSpan,
     InferenceSpan,
 )
@@ -47,7 +47,7 @@ from tpsprune.records.events import (
     Trained,
 )
 from tpsprune.records.readings import Decision, Milestone, Reading, Status, Verdict
-from tpsprune.records.result import GIVEN, GroupChange, Latency, LeftAlone, ModelFigures, RunResult, Size
+from tpsprune.records.result import GIVEN, GroupChange, Latency, ModelFigures, RunResult, Size, Unpruned
 from tpsprune.records.savings import (
     Accuracy,
     BandPoint,
@@ -94,7 +94,6 @@ __all__ = [
     "Comparing",
     "ComparisonRecord",
     "Cost",
-    "CoursePoint",
     "Decided",
     "Decision",
     "Design",
@@ -109,11 +108,11 @@ __all__ = [
     "Grade",
     "Grid",
     "GroupChange",
+    "HistoryPoint",
     "IdleSpan",
     "InferenceSpan",
     "InputPart",
     "Latency",
-    "LeftAlone",
     "MachineFacts",
     "Manifest",
     "MeteredPart",
@@ -146,6 +145,7 @@ __all__ = [
     "TaskFacts",
     "TensorFacts",
     "Trained",
+    "Unpruned",
     "Verdict",
     "WallFit",
     "Window",

@@ -9,7 +9,7 @@ from annotated_types import MinLen
 from pydantic import Field
 
 from tpsprune.records.energy import EnergyClass
-from tpsprune.records.result import LeftAlone
+from tpsprune.records.result import Unpruned
 from tpsprune.records.serial import Natural, Sha256
 from tpsprune.records.task import TaskFacts
 
@@ -89,7 +89,7 @@ class Checked:
     macs: int
     target: str
     groups: tuple[CheckedGroup, ...]
-    left_alone: tuple[LeftAlone, ...]
+    unpruned: tuple[Unpruned, ...]
     layers: tuple[CheckedLayer, ...] = ()
     weights: str = ""
     trained: bool = False

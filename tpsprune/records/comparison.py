@@ -15,9 +15,9 @@ __all__ = [
     "BrokenOff",
     "Choices",
     "ComparisonRecord",
-    "CoursePoint",
     "Design",
     "Grid",
+    "HistoryPoint",
     "IdleSpan",
     "InferenceSpan",
 ]
@@ -91,7 +91,7 @@ def _loss_in(recipe_text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CoursePoint:
+class HistoryPoint:
     """One reading of a run: epochs trained, joules spent so far, accuracy, and the signals then."""
 
     epoch: float
@@ -123,7 +123,7 @@ class ArmRun:
     epochs: float | None = None
     drawn_epoch: float | None = None
     stopped_by: str = ""
-    course: tuple[CoursePoint, ...] = ()
+    history: tuple[HistoryPoint, ...] = ()
     given: str = ""
     failure: str = ""
     folder: str = ""

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from tpsprune.records.comparison import ArmRun
 from tpsprune.records.readings import Decision
-from tpsprune.records.result import GroupChange, LeftAlone, ModelFigures, RunResult
+from tpsprune.records.result import GroupChange, ModelFigures, RunResult, Unpruned
 
 __all__ = [
     "ArmBegun",
@@ -79,7 +79,7 @@ class Pruned:
     """
 
     groups: tuple[GroupChange, ...]
-    left_alone: tuple[LeftAlone, ...]
+    unpruned: tuple[Unpruned, ...]
     macs_share: float
     parameters_share: float
     validation_accuracy_before: float

@@ -17,10 +17,10 @@ __all__ = [
     "GIVEN",
     "GroupChange",
     "Latency",
-    "LeftAlone",
     "ModelFigures",
     "RunResult",
     "Size",
+    "Unpruned",
 ]
 
 GIVEN: Final = "given"
@@ -78,7 +78,7 @@ class GroupChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeftAlone:
+class Unpruned:
     """A layer or group that is not pruned, and why."""
 
     name: str
@@ -89,8 +89,8 @@ class LeftAlone:
 class RunResult:
     """Everything a finished run has to say, in the order a reader wants it.
 
-    ``cut_validation_accuracy`` is read right after pruning, before any retraining. ``energy`` is by phase, in
-    the order the phases first began. ``projected_dense`` is ``None`` where the dense model was given and not
+    ``pruned_validation_accuracy`` is read right after pruning, before any retraining. ``energy`` is by phase,
+    in the order the phases first began. ``projected_dense`` is ``None`` where the dense model was given, not
     trained by this run: nothing is known of what training it cost. The rule of ``drawn_at`` is then ``given``
     and its reason says what was given. Shares, always made from the figures, are of the dense model's.
     ``folder`` is where the run lies now, and in no file.
@@ -106,11 +106,11 @@ class RunResult:
     task: TaskFacts
     dense: ModelFigures
     ticket: ModelFigures
-    cut_validation_accuracy: Accuracy
+    pruned_validation_accuracy: Accuracy
     macs_share: AtLeastZero = 0.0
     parameters_share: AtLeastZero = 0.0
     groups: tuple[GroupChange, ...]
-    left_alone: tuple[LeftAlone, ...]
+    unpruned: tuple[Unpruned, ...]
     drawn_at: Milestone
     stopped_at: Milestone
     epochs: dict[str, AtLeastZero]

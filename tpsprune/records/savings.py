@@ -137,7 +137,7 @@ class Support:
 class Claim:
     """One statement about one arm: ``kind`` is ``training`` or ``inference`` (then at ``batch``).
 
-    Joules are means over counted pairs: of a whole training, or of one answer. ``energy_class`` says of
+    Joules are means over counted pairs: of a whole training, or of one inference. ``energy_class`` says of
     what classes they are made. ``idle_subtracted`` is the same with the idle baseline taken off both, for
     information: the claim is made on the total. ``key`` is a name for programs, as ``training/ticket`` or
     ``inference-64/ticket``.
@@ -209,10 +209,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakEven:
-    """After how many answers the arm's training has paid back: three numbers, or none and the reason.
+    """After how many inferences the arm's training has paid back: three numbers, or none and the reason.
 
     ``extra_joules`` is what its training took more than the baseline's (negative: less), ``saved_joules``
-    what each answer takes less.
+    what each inference takes less.
     """
 
     arm: Text
@@ -260,7 +260,7 @@ class Quality:
     windows: Natural
     invalid: tuple[str, ...]
     foreign_load_share: float | None
-    """The largest share of the machine that others took in a counted run, or in a window of answers."""
+    """The largest share of the machine that others took in a counted run, or in a window of inference."""
     steal_share: float | None
     idle_watts: AtLeastZero | None
     idle_spans: Natural
@@ -451,7 +451,7 @@ class Exports:
 class PlotEntry:
     """A plot of the report, and the class of its joules."""
 
-    name: Literal["pairs", "claims", "phases", "course", "break_even", "accuracy", "models"]
+    name: Literal["pairs", "claims", "phases", "history", "break_even", "accuracy", "models"]
     energy_class: Annotated[ClassWords, Field(alias="class")]
 
 

@@ -43,8 +43,8 @@ def check_tables(found: Checked) -> RenderableType:
         _groups_table(found),
         Text(""),
         _layers_table(found),
-        *([Text(""), Text("Left alone", style="italic")] if found.left_alone else []),
-        *[Text(line) for line in left_alone_lines(found.left_alone)],
+        *([Text(""), Text("Left alone", style="italic")] if found.unpruned else []),
+        *[Text(line) for line in left_alone_lines(found.unpruned)],
     )
 
 

@@ -91,7 +91,7 @@ class JsonCompare(AbstractShow):
         """Print a finished run, or a note, as one line."""
         match event:
             case records.ArmEnded(run=run, number=number, total=total):
-                left_out = {"windows", "course", "method"}
+                left_out = {"windows", "history", "method"}
                 told = {key: value for key, value in dump(run).items() if key not in left_out}
                 _print_json(self._stream, {"event": "arm-ended", "number": number, "total": total, **told})
             case records.Note(text=text):
@@ -243,7 +243,7 @@ def _print_result(console: Console, event: Comparing) -> None:
         case records.Pruned():
             title = "Widths" if event.rounds == 1 else f"Widths, round {event.round} of {event.rounds}"
             console.print(tables.widths_table(event.groups, title))
-            for line in tables.left_alone_lines(event.left_alone):
+            for line in tables.left_alone_lines(event.unpruned):
                 console.print(f"left alone  {line}", highlight=False, markup=False)
             console.print(tables.prune_line(event), highlight=False)
         case records.Note(text=text):

@@ -19,20 +19,20 @@ from tpsprune.records import (
     Decision,
     GroupChange,
     Latency,
-    LeftAlone,
     Pruned,
     Reading,
     RunResult,
     Savings,
+    Unpruned,
 )
 from tpsprune.report import words
 from tpsprune.report.savings.terms import class_of, standing_words, tone_of
 from tpsprune.report.savings.view import Headline, format_grade, format_needed, headlines
 
 __all__ = [
-    "Course",
+    "RunSignals",
     "closing",
-    "course",
+    "collect_signals",
     "decided",
     "fold",
     "left_alone_lines",
@@ -110,7 +110,7 @@ def _capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-def left_alone_lines(items: Sequence[LeftAlone]) -> list[str]:
+def left_alone_lines(items: Sequence[Unpruned]) -> list[str]:
     """Return one line per thing that was not pruned, with the reason."""
     return [f"{item.name}: {item.reason}" for item in items]
 
@@ -182,7 +182,7 @@ def whole_run(outcome: RunResult) -> RenderableType:
     return Lines(
         decided(outcome.drawn),
         widths_table(outcome.groups),
-        *[Text(f"left alone  {line}") for line in left_alone_lines(outcome.left_alone)],
+        *[Text(f"left alone  {line}") for line in left_alone_lines(outcome.unpruned)],
         decided(outcome.stopped),
         Text(""),
         closing(outcome),
@@ -229,7 +229,7 @@ def _caveats(outcome: RunResult) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class RunSignals:
     """The signals of one run: by name the epochs and values, none where there was none; the draw, the end."""
 
     title: str
@@ -238,7 +238,7 @@ class Course:
     end_epoch: float
 
 
-def course(outcome: RunResult, readings: Sequence[Reading]) -> Course:
+def collect_signals(outcome: RunResult, readings: Sequence[Reading]) -> RunSignals:
     """Return what a run's journal says of the whole model; quality on validation under its own name."""
     found = outcome.task.quality
     quality = "validation_accuracy" if found == "accuracy" else found
@@ -249,7 +249,7 @@ def course(outcome: RunResult, readings: Sequence[Reading]) -> Course:
             series.setdefault(name, []).append((reading.epoch, reading.value))
     title = f"{Path(outcome.folder).name}, seed {outcome.seed}"
     points = {name: tuple(each) for name, each in series.items()}
-    return Course(title, points, outcome.drawn.epoch, outcome.stopped.epoch)
+    return RunSignals(title, points, outcome.drawn.epoch, outcome.stopped.epoch)
 
 
 def spark(values: Sequence[float | None], low: float, high: float) -> str:
@@ -266,7 +266,7 @@ def spark(values: Sequence[float | None], low: float, high: float) -> str:
     )
 
 
-def signals_table(runs: Sequence[Course]) -> RenderableType:
+def signals_table(runs: Sequence[RunSignals]) -> RenderableType:
     """Return the signals of one run, or of two on the same scale and the same epochs, with their numbers.
 
     Of the readings that fall on one block the mean is shown. Marks above the lines: D the draw, E the end.
@@ -302,7 +302,7 @@ def _column(epoch: float, last: float, columns: int) -> int:
     return min(columns - 1, max(0, ceil(columns * epoch / last - 1e-9) - 1)) if last else 0
 
 
-def _marks(run: Course, last: float, columns: int) -> str:
+def _marks(run: RunSignals, last: float, columns: int) -> str:
     marks = [" "] * columns
     marks[_column(run.end_epoch, last, columns)] = "E"
     marks[_column(run.drawn_epoch, last, columns)] = "D"

@@ -148,7 +148,7 @@ def probability(value: float | None) -> str:
 
 
 def small_joules(value: float | None) -> str:
-    """Return joules with prefixes below one as well, as of a single answer.
+    """Return joules with prefixes below one as well, as of a single inference.
 
     >>> small_joules(0.0012), small_joules(0.0000034), small_joules(-0.5), small_joules(1500.0)
     ('1.20 mJ', '3.40 µJ', '−500 mJ', '1.50 kJ')

@@ -63,7 +63,7 @@ KINDS: Final[Mapping[str, type[Line]]] = {
     "begun": Begun,
     "run": ArmRun,
     "idle": IdleSpan,
-    "answers": InferenceSpan,
+    "inference": InferenceSpan,
     "broken-off": BrokenOff,
     "redo": Redo,
     "choices": Choices,

@@ -105,6 +105,8 @@ def recall(raw: object) -> Memory:
 
 PARALLEL: Final = 0.95
 """Mean cosine of hidden states above which nothing is told apart yet (Gopalani and Hu 2025)."""
+_DIRECTIONS: Final = {"min": "fall", "max": "rise"}
+_SIDES: Final = {"min": "below", "max": "above"}
 
 
 def start(rule: Rule, *, chance_accuracy: float = 0.0, quality: str = "accuracy") -> Memory:
@@ -159,7 +161,7 @@ def _step(rule: Rule, memory: Simple, readings: Sequence[Reading]) -> tuple[Simp
         case PatienceRule(), PatienceMemory():
             return _patience(rule, memory, readings)
         case ThresholdRule(), HeldMemory():
-            return _threshold(rule, rule.side, memory, readings)
+            return _threshold(rule, _SIDES[rule.mode], memory, readings)
         case MaskRule(), HeldMemory():
             return _threshold(rule, "below", memory, readings)
         case ChangeRule(), ChangeMemory():
@@ -186,17 +188,17 @@ def describe(rule: Rule) -> str:
         case EpochRule():
             return f"epoch {rule.epoch:g}"
         case PlateauRule():
-            return f"plateau of {rule.signal} within {rule.tolerance:g} over {rule.patience}"
+            return f"plateau of {rule.monitor} within {rule.tolerance:g} over {rule.patience}"
         case PatienceRule():
-            return f"{rule.patience} readings without a {rule.goal} of {rule.signal}"
+            return f"{rule.patience} readings without a {_DIRECTIONS[rule.mode]} of {rule.monitor}"
         case ThresholdRule():
-            return f"{rule.signal} {rule.side} {rule.level:g} for {rule.patience}"
+            return f"{rule.monitor} {_SIDES[rule.mode]} {rule.threshold:g} for {rule.patience}"
         case MaskRule():
-            return f"{rule.signal} below {rule.level:g} for {rule.patience}"
+            return f"{rule.monitor} below {rule.threshold:g} for {rule.patience}"
         case ChangeRule():
-            return f"{rule.signal} {rule.goal}s {rule.factor:g} times, for {rule.patience}"
+            return f"{rule.monitor} {_DIRECTIONS[rule.mode]}s {rule.factor:g} times, for {rule.patience}"
         case ReopenRule():
-            return f"{rule.signal} down {rule.collapse:g} times and up {rule.reopen:g} times again"
+            return f"{rule.monitor} down {rule.collapse:g} times and up {rule.reopen:g} times again"
         case ConsensusRule():
             return f"{rule.at_least} of: {'; '.join(map(describe, rule.rules))}"
 
@@ -219,19 +221,19 @@ def _epoch(rule: EpochRule, readings: Sequence[Reading]) -> Verdict:
 def _plateau(
     rule: PlateauRule, memory: PlateauMemory, readings: Sequence[Reading]
 ) -> tuple[PlateauMemory, Verdict]:
-    value = _value_of(rule.signal, readings)
+    value = _value_of(rule.monitor, readings)
     if value is None:
-        return memory, _missing(rule.signal, readings)
+        return memory, _missing(rule.monitor, readings)
     window = (*memory.window, value)[-rule.patience :]
     memory = replace(memory, window=window)
     spread = _relative_spread(window)
-    span = f"{rule.signal} {window[0]:.4g} → {window[-1]:.4g} over {len(window)} readings"
+    span = f"{rule.monitor} {window[0]:.4g} → {window[-1]:.4g} over {len(window)} readings"
     if len(window) < rule.patience:
         return memory, Verdict(False, f"{span}, {rule.patience} are needed")
     if spread > rule.tolerance:
         return memory, Verdict(False, f"{span}: still moving (spread {spread:.3f} > {rule.tolerance:g})")
     calm = f"{span}: calm (spread {spread:.3f} ≤ {rule.tolerance:g})"
-    return memory, _once_learned(rule.learned_share, memory, readings, calm)
+    return memory, _once_learned(rule.min_adjusted_accuracy, memory, readings, calm)
 
 
 def _once_learned(needed: float, memory: Guessed, readings: Sequence[Reading], why: str) -> Verdict:
@@ -276,16 +278,17 @@ def _learned_share(chance: float, accuracy: float | None) -> float:
 def _patience(
     rule: PatienceRule, memory: PatienceMemory, readings: Sequence[Reading]
 ) -> tuple[PatienceMemory, Verdict]:
-    value = _value_of(rule.signal, readings)
+    value = _value_of(rule.monitor, readings)
     if value is None:
-        return memory, _missing(rule.signal, readings)
-    sign = 1.0 if rule.goal == "rise" else -1.0
+        return memory, _missing(rule.monitor, readings)
+    sign = 1.0 if rule.mode == "max" else -1.0
     best, stale = memory.best, memory.stale + 1
-    if best is None or sign * (value - best) > rule.min_gain:
+    if best is None or sign * (value - best) > rule.min_delta:
         best, stale = value, 0
     reason = (
-        f"{rule.signal} {value:.4g}, best {best:.4g}, "
-        f"{stale} of {rule.patience} readings without a {rule.goal} of more than {rule.min_gain:g}"
+        f"{rule.monitor} {value:.4g}, best {best:.4g}, "
+        f"{stale} of {rule.patience} readings without a {_DIRECTIONS[rule.mode]} of more than "
+        f"{rule.min_delta:g}"
     )
     return PatienceMemory(best=best, stale=stale), Verdict(stale >= rule.patience, reason)
 
@@ -293,61 +296,61 @@ def _patience(
 def _threshold(
     rule: ThresholdRule | MaskRule, side: str, memory: HeldMemory, readings: Sequence[Reading]
 ) -> tuple[HeldMemory, Verdict]:
-    value = _value_of(rule.signal, readings)
+    value = _value_of(rule.monitor, readings)
     if value is None:
-        return memory, _missing(rule.signal, readings)
-    holds = value > rule.level if side == "above" else value < rule.level
+        return memory, _missing(rule.monitor, readings)
+    holds = value > rule.threshold if side == "above" else value < rule.threshold
     held = memory.held + 1 if holds else 0
     reason = (
-        f"{rule.signal} {value:.4g} {'is' if holds else 'is not'} {side} {rule.level:g}, "
+        f"{rule.monitor} {value:.4g} {'is' if holds else 'is not'} {side} {rule.threshold:g}, "
         f"{held} of {rule.patience} readings in a row"
     )
     memory = replace(memory, held=held)
     if held < rule.patience:
         return memory, Verdict(False, reason)
-    return memory, _once_learned(rule.learned_share, memory, readings, reason)
+    return memory, _once_learned(rule.min_adjusted_accuracy, memory, readings, reason)
 
 
 def _change(
     rule: ChangeRule, memory: ChangeMemory, readings: Sequence[Reading]
 ) -> tuple[ChangeMemory, Verdict]:
-    value = _value_of(rule.signal, readings)
+    value = _value_of(rule.monitor, readings)
     if value is None:
-        return memory, _missing(rule.signal, readings)
-    falls = rule.goal == "fall"
+        return memory, _missing(rule.monitor, readings)
+    falls = rule.mode == "min"
     before = memory.extreme
     extreme = value if before is None else max(before, value) if falls else min(before, value)
     far = value * rule.factor <= extreme if falls else value >= rule.factor * extreme
     held = memory.held + 1 if far and value != extreme else 0
     memory = replace(memory, extreme=extreme, held=held)
     reason = (
-        f"{rule.signal} {value:.4g}, the {'most' if falls else 'least'} was {extreme:.4g}: "
-        f"{held} of {rule.patience} readings at a {rule.goal} of {rule.factor:g} times"
+        f"{rule.monitor} {value:.4g}, the {'most' if falls else 'least'} was {extreme:.4g}: "
+        f"{held} of {rule.patience} readings at a {_DIRECTIONS[rule.mode]} of {rule.factor:g} times"
     )
     if held < rule.patience:
         return memory, Verdict(False, reason)
-    return memory, _once_learned(rule.learned_share, memory, readings, reason)
+    return memory, _once_learned(rule.min_adjusted_accuracy, memory, readings, reason)
 
 
 def _reopen(
     rule: ReopenRule, memory: ReopenMemory, readings: Sequence[Reading]
 ) -> tuple[ReopenMemory, Verdict]:
-    value = _value_of(rule.signal, readings)
+    value = _value_of(rule.monitor, readings)
     if value is None:
-        return memory, _missing(rule.signal, readings)
+        return memory, _missing(rule.monitor, readings)
     most, least = memory.most, memory.least
     if least is None:
         most = value if most is None else max(most, value)
         if value * rule.collapse > most:
-            reason = f"{rule.signal} {value:.4g}, the most was {most:.4g}: no collapse yet"
+            reason = f"{rule.monitor} {value:.4g}, the most was {most:.4g}: no collapse yet"
             return replace(memory, most=most), Verdict(False, f"{reason} (by {rule.collapse:g} times)")
     least = value if least is None else min(least, value)
     memory = replace(memory, most=most, least=least)
-    path = f"{rule.signal} {most:.4g} → {least:.4g} → {value:.4g}"
+    path = f"{rule.monitor} {most:.4g} → {least:.4g} → {value:.4g}"
     if value < rule.reopen * least or value == least:
         return memory, Verdict(False, f"{path}: collapsed, not open again (by {rule.reopen:g} times)")
     reason = f"{path}: collapsed and open again"
-    return memory, _once_learned(rule.learned_share, memory, readings, reason)
+    return memory, _once_learned(rule.min_adjusted_accuracy, memory, readings, reason)
 
 
 def _consensus(

@@ -45,10 +45,10 @@ __all__ = [
     "STEMS",
     "Plot",
     "break_even_plot",
-    "course_plot",
     "csv_text",
     "draw_plots",
     "forest_plot",
+    "history_plot",
     "models_plot",
     "pairs_plot",
     "phases_plot",
@@ -231,7 +231,7 @@ def phases_plot(savings: Savings) -> Plot | None:
     )
 
 
-def course_plot(savings: Savings) -> Plot | None:
+def history_plot(savings: Savings) -> Plot | None:
     """Draw one pair over its epochs: energy per epoch, accuracy, and the signals that decided."""
     shown = _first_counted(savings)
     if not shown:
@@ -245,7 +245,7 @@ def course_plot(savings: Savings) -> Plot | None:
         "d_eff": "d_eff / width",
         "H1 z": "H1, longest\nloop (z)",
     }
-    read = {"accuracy", *(name for run in shown for point in run.course for name in point.signals)}
+    read = {"accuracy", *(name for run in shown for point in run.history for name in point.signals)}
     panels = [panel for panel in labels if panel in read or (panel == "energy" and any(per_epoch.values()))]
     figure = make_canvas(WIDTH, 1.45 * len(panels) + 0.8)
     shared: Any = None
@@ -282,7 +282,7 @@ def course_plot(savings: Savings) -> Plot | None:
         ],
     )
     return Plot(
-        "course",
+        "history",
         "One pair over its epochs",
         f"Energy per epoch, validation {quality} and the signals over the epochs of one pair.",
         class_of_verdict(savings) if panels[0] == "energy" else "counted",
@@ -329,7 +329,7 @@ def break_even_plot(savings: Savings) -> Plot | None:
     axes.axhline(0, color=INK, linewidth=1.2)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_xlabel("answers given")
+    axes.set_xlabel("inferences")
     axes.set_ylabel(f"spent more than\nthe baseline ({unit})")
     handles: list[Any] = [
         Line2D([], [], color=paint_of(place), marker=marker_of(place), label=f"batch {each.batch}")
@@ -339,7 +339,7 @@ def break_even_plot(savings: Savings) -> Plot | None:
     return Plot(
         "break_even",
         "When the training is paid back",
-        "Falling or rising lines of energy spent over answers given, one for each batch size.",
+        "Falling or rising lines of energy spent over inferences, one for each batch size.",
         join_class_words(class_of(savings, each.energy_class) for each in known),
         figure,
         (
@@ -347,7 +347,7 @@ def break_even_plot(savings: Savings) -> Plot | None:
             "batch",
             "extra_joules_of_training",
             "saved_joules_per_answer",
-            "answers",
+            "inference",
             "low",
             "high",
             "class",
@@ -437,7 +437,7 @@ _DRAWN: Final = {
     "pairs": (pairs_plot, "No pair counted in which both sides were metered, so no pairs are drawn."),
     "claims": (forest_plot, "No claim has an interval, so none is drawn."),
     "phases": (phases_plot, "No energy was metered, so no phases are drawn."),
-    "course": (course_plot, "No counted run has a course, so no epochs are drawn."),
+    "history": (history_plot, "No counted run has a history, so no epochs are drawn."),
     "break_even": (break_even_plot, "No inference was metered, so no break-even is drawn."),
     "accuracy": (
         scatter_plot,
@@ -526,7 +526,7 @@ def _first_counted(savings: Savings) -> list[ArmRun]:
     counts = {(run.arm, run.pair) for run in savings.runs if run.counted}
     for pair in sorted({pair for arm, pair in counts if arm == verdict.arm}):
         runs = [savings.comparison.run_of(arm, pair) for arm in (verdict.baseline, verdict.arm)]
-        found = [run for run in runs if run is not None and run.course]
+        found = [run for run in runs if run is not None and run.history]
         if (verdict.baseline, pair) in counts and any(run.arm == verdict.arm for run in found):
             return found
     return []
@@ -534,7 +534,7 @@ def _first_counted(savings: Savings) -> list[ArmRun]:
 
 def _per_epoch(run: ArmRun) -> list[Point]:
     """Return joules per epoch between readings: of nothing before the first, which holds the setting up."""
-    known = [(point.epoch, point.joules) for point in run.course if point.joules is not None]
+    known = [(point.epoch, point.joules) for point in run.history if point.joules is not None]
     return [
         (epoch, (joules - before) / (epoch - since))
         for (since, before), (epoch, joules) in pairwise(known)
@@ -547,6 +547,6 @@ def _series(run: ArmRun, panel: str, per_epoch: list[Point]) -> tuple[list[Point
     if panel == "energy":
         return per_epoch, join_classes(run.method.classes.values())
     if panel == "accuracy":
-        values = [(point.epoch, point.validation_accuracy) for point in run.course]
+        values = [(point.epoch, point.validation_accuracy) for point in run.history]
         return [(epoch, value) for epoch, value in values if value is not None], "counted"
-    return [(p.epoch, p.signals[panel]) for p in run.course if panel in p.signals], "derived"
+    return [(p.epoch, p.signals[panel]) for p in run.history if panel in p.signals], "derived"

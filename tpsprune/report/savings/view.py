@@ -62,7 +62,7 @@ _REASON_KINDS = {
     **dict.fromkeys(("ACCURACY_BOUND", "ACCURACY_UNKNOWN", "SIGN_FLIP", "SEVERAL_CLAIMS"), "derived"),
 }
 """The class of the numbers in a reason, where they are not of joules."""
-_OF_MEANS = "an answer is no cheaper"
+_OF_MEANS = "an inference is no cheaper"
 """How a remark begins that says of two means which is the smaller."""
 _DAYS_A_YEAR = 365
 
@@ -172,9 +172,9 @@ def headlines(savings: Savings) -> tuple[Headline, Headline, Headline]:
     quality = savings.comparison.design.quality
     return (
         _energy(savings, training_of(savings), "Energy of a training"),
-        _missing("Energy of an answer", "not measured", "No inference was metered.")
+        _missing("Energy of an inference", "not measured", "No inference was metered.")
         if inference is None
-        else _energy(savings, inference, "Energy of an answer"),
+        else _energy(savings, inference, "Energy of an inference"),
         _missing(f"Test {quality}", "not known", f"No pair has the {quality} of both.")
         if accuracy is None
         else Headline(
@@ -316,7 +316,7 @@ def _pay_back(savings: Savings) -> Table | None:
             year = _yearly(savings, each, per_day)
             cells += (Number(days, f"{kind} + chosen"), Number(year, f"{kind} + chosen"))
         rows.append(cells)
-    headings = ("arm", "remark", "extra for the training", "saved by an answer", "answers to pay back")
+    headings = ("arm", "remark", "extra for the training", "saved by an inference", "inferences to pay back")
     volume = () if per_day is None else ("days", "saved in a year")
     return Table((*headings, "interval", *volume), rows, 2) if rows else None
 
