@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tpsprune.loop.comparison import Comparison
     from tpsprune.loop.extract import extract
-    from tpsprune.loop.meter import Meter, Spent
+    from tpsprune.loop.meter import EnergyUse, Meter
     from tpsprune.loop.penalty import TPS
     from tpsprune.loop.watch import Watch
     from tpsprune.pipeline.load import load
@@ -34,6 +34,7 @@ __all__ = [
     "Change",
     "Comparison",
     "Consensus",
+    "EnergyUse",
     "Extraction",
     "Latency",
     "Macs",
@@ -44,7 +45,6 @@ __all__ = [
     "Plan",
     "Plateau",
     "Reopen",
-    "Spent",
     "Threshold",
     "Tolerance",
     "Watch",
@@ -64,7 +64,7 @@ _HOMES = {
     "TPS": ("tpsprune.loop.penalty", "TPS"),
     "Watch": ("tpsprune.loop.watch", "Watch"),
     "Meter": ("tpsprune.loop.meter", "Meter"),
-    "Spent": ("tpsprune.loop.meter", "Spent"),
+    "EnergyUse": ("tpsprune.loop.meter", "EnergyUse"),
     "Comparison": ("tpsprune.loop.comparison", "Comparison"),
     "AtEpoch": (_RULES, "EpochRule"),
     **{

@@ -23,25 +23,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-__all__ = [
-    "ArtifactError",
-    "CannotWriteError",
-    "DataError",
-    "DeviceError",
-    "DivergedError",
-    "Fault",
-    "LoopError",
-    "MeterError",
-    "ModelError",
-    "PruneError",
-    "RecipeError",
-    "RunFolderError",
-    "TpspruneError",
-    "VariantError",
-    "did_you_mean",
-    "first_line",
-]
-
 
 class TpspruneError(Exception):
     """A fault the user can repair: the message names the place, what was found and what would do."""

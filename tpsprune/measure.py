@@ -19,8 +19,6 @@ from tpsprune.numerics.trees import Tree, item_count, map_tensors, tensors_of
 from tpsprune.records import Latency, Size
 from tpsprune.runs.tensors import file_bytes
 
-__all__ = ["answer_for", "latency", "paired_latency", "size"]
-
 
 def size(model: nn.Module, batch: Any) -> Size:
     """Measure a model: parameters, multiply-accumulates per item of ``batch``, bytes on disk.

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from tpsprune.recipe import Recipe
     from tpsprune_studies.finding import Finding, Plan, Training
 
-__all__ = ["STUDIES", "Prediction", "Settings", "Study", "load_study"]
 
 KIM: Final = "Kim and Kim 2025, doi:10.5281/zenodo.18042384"
 

@@ -12,8 +12,6 @@ import click
 
 from tpsprune.cli.options import INTERRUPTED, echo_json, json_option
 
-__all__ = ["study"]
-
 
 @click.command(
     short_help="Put a published prediction to the test.",

@@ -13,8 +13,6 @@ from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import IdxData
 from tpsprune_studies.tuned_comparison import Arm, Experiment, Variant
 
-__all__ = ["CONTROLS", "ORDINARY", "STRUCTURED", "ReachTask", "list_missing", "make_experiments"]
-
 Kind = Literal["structured", "ordinary", "control"]
 GENTLE_RATES: Final = (0.003, 0.01, 0.001)
 PLAIN: Final = ("train.schedule='constant'", "train.warmup_share=0.0")

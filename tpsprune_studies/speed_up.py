@@ -36,12 +36,8 @@ from tpsprune_studies.tuned_comparison import (
     choose_best_tps,
     collect_results,
     compare,
-    plan,
-    run,
     select_planned,
 )
-
-__all__ = ["PREDICTION", "TRAINING", "conclude", "describe", "make_setup", "plan", "run"]
 
 PREDICTION: Final = STUDIES["speed-up"]
 TRAINING: Final = ArmTraining

@@ -25,20 +25,6 @@ from torch import Tensor
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import CustomData, Data, split_by
 
-__all__ = [
-    "all_permutations",
-    "brackets",
-    "composition_table",
-    "continuations",
-    "describe_data",
-    "distinct",
-    "parity",
-    "permutations",
-    "sequences",
-    "split_data",
-    "windows",
-]
-
 LARGEST: Final = 2**62
 LISTED: Final = 2**22
 MODULE: Final = "tpsprune_studies.tasks"

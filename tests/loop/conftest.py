@@ -58,8 +58,8 @@ def assert_equal_weights(one: nn.Module, other: nn.Module) -> None:
 ARMS = ("dense", "ticket")
 
 
-def at_the_wall(joules: float = 100.0) -> tpsprune.Spent:
-    return tpsprune.Spent.of_numbers(joules=joules, seconds=10.0, source="wall")
+def at_the_wall(joules: float = 100.0) -> tpsprune.EnergyUse:
+    return tpsprune.EnergyUse.of_numbers(joules=joules, seconds=10.0, source="wall")
 
 
 @pytest.fixture

@@ -22,12 +22,12 @@ def filled(
     folder: Path,
     joules: Callable[[str, int], float] = lambda arm, seed: (100.0 if arm == "dense" else 60.0) + seed,
     accuracy: Callable[[str, int], float] = lambda arm, seed: 0.9,
-    made: Callable[[float], tpsprune.Spent] = at_the_wall,
+    made: Callable[[float], tpsprune.EnergyUse] = at_the_wall,
     **settings: Any,
 ) -> tpsprune.Comparison:
     record = tpsprune.Comparison(folder, arms=ARMS, **settings)
     for arm, seed in record.due():
-        record.add(arm, seed=seed, spent=made(joules(arm, seed)), accuracy=accuracy(arm, seed))
+        record.add(arm, seed=seed, energy_use=made(joules(arm, seed)), accuracy=accuracy(arm, seed))
     return record
 
 
@@ -49,7 +49,7 @@ def test_a_saving_in_every_pair_is_claimed(tmp_path: Path) -> None:
         ({"required_accuracy": 0.95}, Standing.ACCURACY_NOT_PRESERVED),
         ({"pairs": 4}, Standing.INSUFFICIENT_RUNS),
         (
-            {"made": lambda j: tpsprune.Spent.of_numbers(joules=j, seconds=10.0, source="constant")},
+            {"made": lambda j: tpsprune.EnergyUse.of_numbers(joules=j, seconds=10.0, source="constant")},
             Standing.MODEL_SENSITIVE,
         ),
     ],
@@ -60,7 +60,7 @@ def test_what_the_runs_do_not_bear_out_is_refused(
     assert filled(tmp_path, **changes).assess().verdict.standing is standing
 
 
-def metered(kind: str = "none", windows: int = 1, **fault: str) -> tpsprune.Spent:
+def metered(kind: str = "none", windows: int = 1, **fault: str) -> tpsprune.EnergyUse:
     with tpsprune.Meter(kind, **fault) as meter:  # type: ignore[arg-type]
         for _ in range(windows):
             with meter.window():
@@ -72,13 +72,15 @@ def test_windows_of_a_meter_go_through_its_invariants(tmp_path: Path) -> None:
     record = tpsprune.Comparison(tmp_path, arms=ARMS)
     for number, (arm, seed) in enumerate(record.due()):
         fault = {"fake_fault": "jump"} if number == 3 else {}
-        record.add(arm, seed=seed, spent=metered("fake", 5 if arm == "dense" else 3, **fault), accuracy=0.9)
+        record.add(
+            arm, seed=seed, energy_use=metered("fake", 5 if arm == "dense" else 3, **fault), accuracy=0.9
+        )
     assert record.assess().verdict.standing is Standing.INVALID_MEASUREMENT
     (pair,) = record.redo()
     assert pair == 1
     for arm, seed in record.due():
         assert seed == 1
-        record.add(arm, seed=seed, spent=metered("fake", 5 if arm == "dense" else 3), accuracy=0.9)
+        record.add(arm, seed=seed, energy_use=metered("fake", 5 if arm == "dense" else 3), accuracy=0.9)
     savings = record.assess()
     assert savings.verdict.standing is Standing.SAVING_SIMULATED
     assert len(savings.quality.set_aside) == 2
@@ -95,7 +97,7 @@ def test_runs_come_by_turns_and_the_order_is_turned_round(tmp_path: Path) -> Non
 def test_a_comparison_that_was_broken_off_goes_on_with_the_next_run(tmp_path: Path) -> None:
     begun = tpsprune.Comparison(tmp_path, arms=ARMS, first_seed=5)
     arm, seed = next(begun.due())
-    begun.add(arm, seed=seed, spent=at_the_wall(100.0), accuracy=0.9)
+    begun.add(arm, seed=seed, energy_use=at_the_wall(100.0), accuracy=0.9)
     again = tpsprune.Comparison(tmp_path, arms=ARMS, first_seed=5)
     assert next(again.due()) == ("ticket" if arm == "dense" else "dense", 5)
 
@@ -129,7 +131,7 @@ def test_a_run_that_left_no_model_stays_in_the_bill_and_refuses_the_claim(tmp_pa
     record = tpsprune.Comparison(tmp_path, arms=ARMS)
     for arm, seed in record.due():
         lost = {"failure": "the loss was not finite"} if (arm, seed) == ("ticket", 2) else {"accuracy": 0.9}
-        record.add(arm, seed=seed, spent=at_the_wall(100.0 if arm == "dense" else 60.0), **lost)  # type: ignore[arg-type]
+        record.add(arm, seed=seed, energy_use=at_the_wall(100.0 if arm == "dense" else 60.0), **lost)  # type: ignore[arg-type]
     verdict = record.assess().verdict
     assert verdict.standing.is_refusal
     assert any("the loss was not finite" in reason.detail for reason in verdict.reasons)
@@ -153,7 +155,7 @@ def test_the_report_is_that_of_every_comparison_and_can_be_made_again(tmp_path: 
 def test_arms_named_like_those_after_a_ticket_run_without_one(tmp_path: Path) -> None:
     record = tpsprune.Comparison(tmp_path, arms=("dense", "random-ticket"), pairs=1)
     for arm, seed in record.due():
-        record.add(arm, seed=seed, spent=at_the_wall(1.0), accuracy=0.9)
+        record.add(arm, seed=seed, energy_use=at_the_wall(1.0), accuracy=0.9)
     assert {run.arm for run in record.record.runs} == {"dense", "random-ticket"}
 
 
@@ -161,16 +163,16 @@ def begun(folder: Path, pairs: int = 6) -> tpsprune.Comparison:
     return tpsprune.Comparison(folder, arms=ARMS, pairs=pairs)
 
 
-def added(record: tpsprune.Comparison, spent: tpsprune.Spent) -> str:
+def added(record: tpsprune.Comparison, energy_use: tpsprune.EnergyUse) -> str:
     arm, seed = next(record.due())
-    record.add(arm, seed=seed, spent=spent, accuracy=0.9)
+    record.add(arm, seed=seed, energy_use=energy_use, accuracy=0.9)
     return arm
 
 
 def all_added(record: tpsprune.Comparison) -> None:
     for arm, seed in record.due():
-        spent = at_the_wall((100.0 if arm == "dense" else 60.0) + seed)
-        record.add(arm, seed=seed, spent=spent, accuracy=0.9)
+        energy_use = at_the_wall((100.0 if arm == "dense" else 60.0) + seed)
+        record.add(arm, seed=seed, energy_use=energy_use, accuracy=0.9)
 
 
 def markdown_of(record: tpsprune.Comparison) -> str:
@@ -182,10 +184,10 @@ def test_a_run_counts_once_and_in_its_turn(tmp_path: Path) -> None:
     arm, seed = next(record.due())
     other = "ticket" if arm == "dense" else "dense"
     with pytest.raises(LoopError, match=rf"'{other}', seed 0, is not due: '{arm}', seed 0, is due"):
-        record.add(other, seed=0, spent=at_the_wall(), accuracy=0.9)
-    record.add(arm, seed=seed, spent=at_the_wall(), accuracy=0.9)
+        record.add(other, seed=0, energy_use=at_the_wall(), accuracy=0.9)
+    record.add(arm, seed=seed, energy_use=at_the_wall(), accuracy=0.9)
     with pytest.raises(LoopError, match=rf"'{arm}', seed 0, is in the journal already"):
-        record.add(arm, seed=seed, spent=at_the_wall(), accuracy=0.9)
+        record.add(arm, seed=seed, energy_use=at_the_wall(), accuracy=0.9)
     assert len(record.record.runs) == 1
 
 
@@ -200,19 +202,19 @@ def test_nothing_is_due_once_every_run_is_there(tmp_path: Path) -> None:
     all_added(record)
     assert list(record.due()) == []
     with pytest.raises(LoopError, match=r"'dense', seed 1, is not due: every run is there"):
-        record.add("dense", seed=1, spent=at_the_wall(), accuracy=0.9)
+        record.add("dense", seed=1, energy_use=at_the_wall(), accuracy=0.9)
 
 
 def test_a_run_that_due_did_not_yield_is_refused(tmp_path: Path) -> None:
     arm = next(begun(tmp_path / "other").due())[0]
     record = begun(tmp_path / "mine")
     with pytest.raises(LoopError, match=rf"'{arm}', seed 0, has not begun: due\(\) yields it"):
-        record.add(arm, seed=0, spent=at_the_wall(), accuracy=0.9)
+        record.add(arm, seed=0, energy_use=at_the_wall(), accuracy=0.9)
     assert record.record.runs == ()
     added(record, at_the_wall())
     other = "ticket" if arm == "dense" else "dense"
     with pytest.raises(LoopError, match=rf"'{other}', seed 0, has not begun"):
-        record.add(other, seed=0, spent=at_the_wall(), accuracy=0.9)
+        record.add(other, seed=0, energy_use=at_the_wall(), accuracy=0.9)
 
 
 def test_a_run_is_in_the_journal_as_begun_before_it_is_made(tmp_path: Path) -> None:
@@ -220,7 +222,7 @@ def test_a_run_is_in_the_journal_as_begun_before_it_is_made(tmp_path: Path) -> N
     arm, _ = next(record.due())
     assert record.record.under_way == f"'{arm}', seed 0, has begun and not ended"
     assert f"Not complete: '{arm}', seed 0" in markdown_of(record)
-    record.add(arm, seed=0, spent=at_the_wall(), accuracy=0.9)
+    record.add(arm, seed=0, energy_use=at_the_wall(), accuracy=0.9)
     assert record.record.under_way == ""
 
 
@@ -228,7 +230,7 @@ def test_looking_at_a_comparison_leaves_a_run_under_way_alone(tmp_path: Path) ->
     record = begun(tmp_path)
     arm, _ = next(record.due())
     begun(tmp_path).assess()
-    record.add(arm, seed=0, spent=at_the_wall(), accuracy=0.9)
+    record.add(arm, seed=0, energy_use=at_the_wall(), accuracy=0.9)
     assert record.record.broken_off == ()
 
 
@@ -265,7 +267,7 @@ def test_where_no_run_was_given_up_nothing_is_said_of_it(tmp_path: Path) -> None
     assert "of runs discarded, set aside or broken off | none" in text
 
 
-ONCE: dict[str, Callable[[], tpsprune.Spent]] = {
+ONCE: dict[str, Callable[[], tpsprune.EnergyUse]] = {
     "figures of the user's own": at_the_wall,
     "a meter": metered,
     "a simulated meter": lambda: metered("fake", 2),
@@ -273,39 +275,41 @@ ONCE: dict[str, Callable[[], tpsprune.Spent]] = {
 
 
 @pytest.mark.parametrize("made", ONCE.values(), ids=ONCE)
-def test_what_was_spent_is_not_handed_in_twice(made: Callable[[], tpsprune.Spent], tmp_path: Path) -> None:
-    record, spent = begun(tmp_path), made()
-    arm = added(record, spent)
+def test_what_was_spent_is_not_handed_in_twice(
+    made: Callable[[], tpsprune.EnergyUse], tmp_path: Path
+) -> None:
+    record, energy_use = begun(tmp_path), made()
+    arm = added(record, energy_use)
     with pytest.raises(LoopError, match=rf"handed in for '{arm}', seed 0, already; each run is metered anew"):
-        added(begun(tmp_path), spent)
+        added(begun(tmp_path), energy_use)
     assert len(record.record.runs) == 1
 
 
 @pytest.mark.parametrize("made", ONCE.values(), ids=ONCE)
 def test_what_was_set_aside_is_not_handed_in_again(
-    made: Callable[[], tpsprune.Spent], tmp_path: Path
+    made: Callable[[], tpsprune.EnergyUse], tmp_path: Path
 ) -> None:
-    record, spent = begun(tmp_path), made()
-    arm = added(record, spent)
+    record, energy_use = begun(tmp_path), made()
+    arm = added(record, energy_use)
     ComparisonFolder(tmp_path).append("redo", {"pair": 0, "why": "set aside: a fault"})
     with pytest.raises(LoopError, match=rf"handed in for '{arm}', seed 0, already"):
-        added(record, spent)
+        added(record, energy_use)
 
 
 def test_equal_figures_of_two_runs_are_two_runs(tmp_path: Path) -> None:
     record = begun(tmp_path)
-    spent = [at_the_wall(), at_the_wall(), metered("fake"), metered("fake")]
-    assert spent[0] == spent[1]
-    assert spent[2] == spent[3]
-    for each in spent:
+    energy_use = [at_the_wall(), at_the_wall(), metered("fake"), metered("fake")]
+    assert energy_use[0] == energy_use[1]
+    assert energy_use[2] == energy_use[3]
+    for each in energy_use:
         added(record, each)
     assert len(record.record.runs) == 4
 
 
-OLD: dict[str, Callable[[tpsprune.Spent, tpsprune.Spent], tpsprune.Spent]] = {
-    "the same windows": lambda old, new: tpsprune.Spent(old.windows, old.method),
-    "old ones before new": lambda old, new: tpsprune.Spent((*old.windows, *new.windows), new.method),
-    "old ones behind simulated ones": lambda old, new: tpsprune.Spent(
+OLD: dict[str, Callable[[tpsprune.EnergyUse, tpsprune.EnergyUse], tpsprune.EnergyUse]] = {
+    "the same windows": lambda old, new: tpsprune.EnergyUse(old.windows, old.method),
+    "old ones before new": lambda old, new: tpsprune.EnergyUse((*old.windows, *new.windows), new.method),
+    "old ones behind simulated ones": lambda old, new: tpsprune.EnergyUse(
         (*metered("fake").windows, *old.windows), old.method
     ),
 }
@@ -313,7 +317,7 @@ OLD: dict[str, Callable[[tpsprune.Spent, tpsprune.Spent], tpsprune.Spent]] = {
 
 @pytest.mark.parametrize("mixed", OLD.values(), ids=OLD)
 def test_windows_of_a_run_before_are_refused_under_any_receipt(
-    mixed: Callable[[tpsprune.Spent, tpsprune.Spent], tpsprune.Spent], tmp_path: Path
+    mixed: Callable[[tpsprune.EnergyUse, tpsprune.EnergyUse], tpsprune.EnergyUse], tmp_path: Path
 ) -> None:
     record, old = begun(tmp_path), metered()
     added(record, old)
@@ -328,7 +332,7 @@ def test_windows_of_a_pair_that_was_set_aside_are_refused_under_any_receipt(tmp_
     ComparisonFolder(tmp_path).append("redo", {"pair": 0, "why": "set aside: a fault"})
     assert record.record.runs == ()
     with pytest.raises(LoopError, match=r"these windows began at"):
-        added(record, tpsprune.Spent(old.windows, old.method))
+        added(record, tpsprune.EnergyUse(old.windows, old.method))
 
 
 def test_a_simulated_clock_tells_nothing_even_where_nothing_was_metered(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def window(start_seconds: float, seconds: float = 10.0, **changes: Any) -> Windo
     return replace(at_the_wall().windows[0], **changed)
 
 
-def of(*windows: Window) -> tpsprune.Spent:
+def of(*windows: Window) -> tpsprune.EnergyUse:
     return replace(at_the_wall(), windows=windows)
 
 
@@ -123,9 +123,9 @@ def test_a_numbered_device_that_is_not_here_is_told(tmp_path: Path, monkeypatch:
         ({"parameters": "many"}, r"parameters: must be a whole number from 0 \(found 'many'\)"),
         ({"parameters": -5}, r"parameters: must be a whole number from 0 \(found -5\)"),
         ({"macs": 1.5}, r"macs: must be a whole number from 0 \(found 1\.5\)"),
-        ({"spent": 5.0}, r"spent: must be what Meter\.take\(\) or Spent\.of_numbers\(\)"),
-        ({"spent": of()}, r"spent: must be what"),
-        ({"spent": replace(at_the_wall(), windows=(3,))}, r"spent: must be what"),
+        ({"energy_use": 5.0}, r"energy_use: must be what Meter\.take\(\) or EnergyUse\.of_numbers\(\)"),
+        ({"energy_use": of()}, r"energy_use: must be what"),
+        ({"energy_use": replace(at_the_wall(), windows=(3,))}, r"energy_use: must be what"),
     ],
 )
 def test_a_run_that_cannot_be_is_told_and_not_written(
@@ -134,7 +134,7 @@ def test_a_run_that_cannot_be_is_told_and_not_written(
     record = tpsprune.Comparison(tmp_path, arms=ARMS)
     arm, seed = next(record.due())
     with pytest.raises(RecipeError, match=words):
-        record.add(arm, **({"seed": seed, "spent": at_the_wall(), "accuracy": 0.9} | figures))
+        record.add(arm, **({"seed": seed, "energy_use": at_the_wall(), "accuracy": 0.9} | figures))
     assert record.record.runs == ()
 
 
@@ -143,7 +143,7 @@ def test_every_fault_of_a_run_is_told_at_once(tmp_path: Path) -> None:
     arm, _ = next(record.due())
     wrong: dict[str, Any] = {
         "seed": None,
-        "spent": None,
+        "energy_use": None,
         "accuracy": 2,
         "parameters": -1,
         "macs": "",
@@ -162,11 +162,11 @@ def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
         tmp_path, arms=ARMS, pairs=np.int64(1), first_seed=np.int64(3), required_accuracy=np.float32(0.5)
     )
     for arm, seed in record.due():
-        spent = tpsprune.Spent.of_numbers(joules=np.float32(2.0), seconds=np.int64(3), source="wall")  # type: ignore[arg-type]
+        energy_use = tpsprune.EnergyUse.of_numbers(joules=np.float32(2.0), seconds=np.int64(3), source="wall")  # type: ignore[arg-type]
         record.add(
             arm,
             seed=np.int64(seed),  # type: ignore[arg-type]
-            spent=spent,
+            energy_use=energy_use,
             accuracy=np.float32(0.5),  # type: ignore[arg-type]
             parameters=np.int64(12),  # type: ignore[arg-type]
             macs=np.int32(7),  # type: ignore[arg-type]
@@ -177,7 +177,7 @@ def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
     assert run.windows[0].total_joules == 2.0
 
 
-WRONG: dict[str, tuple[tpsprune.Spent, str]] = {
+WRONG: dict[str, tuple[tpsprune.EnergyUse, str]] = {
     "joules below 0": (
         of(window(0), window(10, joules={"wall": -1.0})),
         r"not below 0; 1 of 2 windows have others \(the first, of phase .train.: 10\.0 s, \{.wall.: -1",
@@ -196,22 +196,24 @@ WRONG: dict[str, tuple[tpsprune.Spent, str]] = {
     "a figure of the user's own twice": (of(*at_the_wall().windows * 2), r"without a start.* counted twice"),
     "a figure of the user's own beside windows": (
         of(window(0), *at_the_wall().windows),
-        r"without a start, as of Spent\.of_numbers\(\), is a whole run's",
+        r"without a start, as of EnergyUse\.of_numbers\(\), is a whole run's",
     ),
     "no time": (of(window(0, started="noon"), window(10)), r"does not say when it began \(.*'noon'"),
 }
 
 
-@pytest.mark.parametrize(("spent", "words"), WRONG.values(), ids=WRONG)
-def test_windows_that_no_meter_gives_are_refused(spent: tpsprune.Spent, words: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("energy_use", "words"), WRONG.values(), ids=WRONG)
+def test_windows_that_no_meter_gives_are_refused(
+    energy_use: tpsprune.EnergyUse, words: str, tmp_path: Path
+) -> None:
     record = tpsprune.Comparison(tmp_path, arms=ARMS)
     arm, seed = next(record.due())
-    with pytest.raises(RecipeError, match=rf"spent: .*{words}"):
-        record.add(arm, seed=seed, spent=spent, accuracy=0.9)
+    with pytest.raises(RecipeError, match=rf"energy_use: .*{words}"):
+        record.add(arm, seed=seed, energy_use=energy_use, accuracy=0.9)
     assert record.record.runs == ()
 
 
-RIGHT: dict[str, Callable[[], tpsprune.Spent]] = {
+RIGHT: dict[str, Callable[[], tpsprune.EnergyUse]] = {
     "in any order": lambda: of(window(20), window(0), window(10)),
     "on a clock that was set back a little": lambda: of(window(0), window(9.2)),
     # The verdict refuses these, with the meter's words; a run that was made can always be handed in.
@@ -222,10 +224,12 @@ RIGHT: dict[str, Callable[[], tpsprune.Spent]] = {
 
 
 @pytest.mark.parametrize("made", RIGHT.values(), ids=RIGHT)
-def test_windows_that_a_meter_may_give_are_taken(made: Callable[[], tpsprune.Spent], tmp_path: Path) -> None:
+def test_windows_that_a_meter_may_give_are_taken(
+    made: Callable[[], tpsprune.EnergyUse], tmp_path: Path
+) -> None:
     record = tpsprune.Comparison(tmp_path, arms=ARMS)
     arm, seed = next(record.due())
-    record.add(arm, seed=seed, spent=made(), accuracy=0.9)
+    record.add(arm, seed=seed, energy_use=made(), accuracy=0.9)
     assert len(record.record.runs) == 1
 
 
@@ -237,9 +241,9 @@ def test_windows_that_a_meter_may_give_are_taken(made: Callable[[], tpsprune.Spe
             r"source: must be one of wall, counters, model, constant \(found \['wall'\]\)",
         ),
         ({"joules": True}, r"joules: must be a number above 0 \(found True\)"),
-        ({"joules": -1, "seconds": 0, "source": "sun"}, r"Spent has 3 faults"),
+        ({"joules": -1, "seconds": 0, "source": "sun"}, r"EnergyUse has 3 faults"),
     ],
 )
 def test_numbers_of_the_users_own_that_cannot_be_are_told(figures: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
-        tpsprune.Spent.of_numbers(**({"joules": 1.0, "seconds": 1.0, "source": "wall"} | figures))
+        tpsprune.EnergyUse.of_numbers(**({"joules": 1.0, "seconds": 1.0, "source": "wall"} | figures))

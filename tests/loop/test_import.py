@@ -11,7 +11,7 @@ import pytest
 
 import tpsprune
 
-CLASSES = ("TPS", "Watch", "Meter", "Spent", "Comparison", "extract")
+CLASSES = ("TPS", "Watch", "Meter", "EnergyUse", "Comparison", "extract")
 
 
 def loaded(code: str) -> set[str]:
@@ -26,7 +26,7 @@ def test_importing_the_package_loads_neither_torch_nor_pydantic(code: str) -> No
 
 
 def test_rules_and_a_meter_without_a_model_load_no_torch() -> None:
-    assert "torch" not in loaded("import tpsprune; tpsprune.Plateau(); tpsprune.Spent")
+    assert "torch" not in loaded("import tpsprune; tpsprune.Plateau(); tpsprune.EnergyUse")
 
 
 def test_who_penalises_loads_neither_pruning_nor_reports() -> None:

@@ -1,4 +1,4 @@
-"""Meter, Spent and Ledger: windows as the meter closed them, numbers of the user's own, phases of a run."""
+"""Meter, EnergyUse and Ledger: windows as the meter closed them, the user's numbers, phases of a run."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def test_what_was_spent_is_taken_once_and_with_its_method() -> None:
         for phase in ("train", "evaluate", "train"):
             with meter.window(phase):
                 pass
-        spent = meter.take()
-        assert [window.phase for window in spent.windows] == ["train", "evaluate", "train"]
-        assert (spent.joules, spent.seconds, spent.energy_class) == (45.0, 3.0, "simulated")
-        assert spent.method == meter.method
+        energy_use = meter.take()
+        assert [window.phase for window in energy_use.windows] == ["train", "evaluate", "train"]
+        assert (energy_use.joules, energy_use.seconds, energy_use.energy_class) == (45.0, 3.0, "simulated")
+        assert energy_use.method == meter.method
         with pytest.raises(LoopError, match=r"no window was closed since the last take"):
             meter.take()
         with meter.window(), pytest.raises(LoopError, match=r"a window is still open"):
@@ -92,16 +92,16 @@ def test_a_setting_that_cannot_be_is_told_with_what_would_do(settings: dict[str,
 
 
 def test_numbers_of_the_users_own_have_the_class_that_they_say() -> None:
-    spent = tpsprune.Spent.of_numbers(joules=5.0, seconds=2.0, source="constant")
-    assert (spent.joules, spent.seconds, spent.energy_class) == (5.0, 2.0, "constant")
-    assert spent.method.meter == "numbers of the user"
+    energy_use = tpsprune.EnergyUse.of_numbers(joules=5.0, seconds=2.0, source="constant")
+    assert (energy_use.joules, energy_use.seconds, energy_use.energy_class) == (5.0, 2.0, "constant")
+    assert energy_use.method.meter == "numbers of the user"
 
 
 def test_numbers_that_are_none_are_told_all_at_once() -> None:
     with pytest.raises(
         RecipeError, match=r"(?s)3 faults.*joules: .*found nan.*seconds: .*found 0.*source: .*wall, "
     ):
-        tpsprune.Spent.of_numbers(joules=float("nan"), seconds=0, source="guess")  # type: ignore[arg-type]
+        tpsprune.EnergyUse.of_numbers(joules=float("nan"), seconds=0, source="guess")  # type: ignore[arg-type]
 
 
 def test_several_runs_in_one_process_leave_no_thread_behind(

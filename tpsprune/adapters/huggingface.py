@@ -20,8 +20,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from tpsprune.adapters.parts import CallbackParts, load_state, save_state
 
-__all__ = ["Penalised", "PenalisedTrainer", "TpspruneCallback"]
-
 
 @final
 class TpspruneCallback(TrainerCallback):

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from tpsprune.adapters.parts import CallbackParts, labels_of
 
-__all__ = ["TpspruneCallback"]
-
 
 @final
 class TpspruneCallback(Callback):

@@ -19,8 +19,6 @@ from tpsprune.loop.watch import Watch
 from tpsprune.records import Decision, Reading
 from tpsprune.runs.tensors import load_tensors, save_tensors
 
-__all__ = ["CallbackParts", "labels_of", "load_state", "save_state"]
-
 FILE: Final = "tpsprune.safetensors"
 
 

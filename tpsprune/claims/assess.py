@@ -29,8 +29,6 @@ from tpsprune.records import (
     WallFit,
 )
 
-__all__ = ["assess", "break_even"]
-
 ASKED_SAVINGS: Final = (0.05, 0.1, 0.2, 0.4)
 PILOT_PAIRS: Final = 3
 JOULES_PER_KWH: Final = 3.6e6

@@ -12,8 +12,6 @@ from typing import Final
 from tpsprune.numerics.small_samples import detectable_effect, holm, mean_interval, sign_flip_p, t_p
 from tpsprune.records import BandPoint, Change, EnergyClass, EnergyMethod, Window
 
-__all__ = ["ASSUMED", "Usage", "band_of", "change_of", "correct_for_several", "log_ratios", "saving"]
-
 Pairs = Sequence[tuple[float, float]]
 """What the arm took, and its baseline in the same pair; both above zero."""
 Usage = tuple[Sequence[Window], float]

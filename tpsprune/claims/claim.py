@@ -13,8 +13,6 @@ from tpsprune.claims.pairs import CountedPairs
 from tpsprune.claims.window_sums import class_words, cpu_seconds_of, grade_of, joules_of, seconds_of
 from tpsprune.records import ArmRun, BandPoint, Change, Claim, Support, Window
 
-__all__ = ["claims_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class _Side:

@@ -11,8 +11,6 @@ from tpsprune.claims.pairs import CountedPairs
 from tpsprune.claims.window_sums import joules_of, load_share, seconds_of
 from tpsprune.records import ArmRun, ComparisonRecord, EnergyClass, Quality, Reason, Window
 
-__all__ = ["LEAST_INFERENCE_SECONDS", "faults_by_pair", "faults_of", "losses_of", "quality_of"]
-
 LEAST_INFERENCE_SECONDS: Final = 10.0
 """A GPU's counter moves every 0.1 s: shorter windows are off by more than one per cent."""
 _SLACK: Final = 0.99

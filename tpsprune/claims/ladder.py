@@ -9,8 +9,6 @@ from typing import Final
 
 from tpsprune.records import Accuracy, BandPoint, Change, Claim, ComparisonRecord, Grade, Reason, Standing
 
-__all__ = ["FEWEST_PAIRS", "Evidence", "may_claim", "may_not_claim", "sentence_of", "standing_of"]
-
 FEWEST_PAIRS: Final = 5
 REFUSALS: Final = {
     Standing.INVALID_MEASUREMENT: "the measurement is invalid",

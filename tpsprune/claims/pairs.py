@@ -11,8 +11,6 @@ from tpsprune.claims.window_sums import joules_of, seconds_of
 from tpsprune.numerics.small_samples import lower_bound
 from tpsprune.records import Accuracy, ArmRun, ComparisonRecord, Design, InferenceSpan, Window
 
-__all__ = ["CountedPairs", "count_pairs"]
-
 
 @final
 @dataclass(frozen=True)

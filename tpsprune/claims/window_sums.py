@@ -8,8 +8,6 @@ from typing import Final
 
 from tpsprune.records import EnergyClass, Grade, Window
 
-__all__ = ["class_words", "grade_of", "joules_of", "load_share", "seconds_of", "shares_by_class"]
-
 DOMINANT_SHARE: Final = 0.9
 """Counters see all that matters when this share of the joules comes from them."""
 MOSTLY: Final = 0.5

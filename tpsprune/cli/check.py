@@ -17,8 +17,6 @@ from tpsprune.cli.options import (
     set_option,
 )
 
-__all__ = ["check", "doctor", "recipes"]
-
 
 @click.command(
     short_help="Every fault of a recipe; what of its model can be pruned.",

@@ -30,8 +30,6 @@ from tpsprune.cli.options import (
 if TYPE_CHECKING:
     from tpsprune.runs import ComparisonFolder
 
-__all__ = ["compare", "report"]
-
 
 @click.command(
     short_help="Measure dense and ticket in pairs; claim a saving, or refuse to.",

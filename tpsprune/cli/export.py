@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from tpsprune.records import Exported, Exporting, Grid
 
-__all__ = ["export"]
 
 FORMATS: Final = ("safetensors", "torch-export", "onnx", "hf")
 QUIET_SECONDS: Final = 2.0

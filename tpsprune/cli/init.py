@@ -19,7 +19,6 @@ from tpsprune.errors import Fault, RecipeError, TpspruneError
 if TYPE_CHECKING:
     from tpsprune.recipe.write import Choice
 
-__all__ = ["init"]
 
 T = TypeVar("T")
 

@@ -10,8 +10,6 @@ import click
 if TYPE_CHECKING:
     from tpsprune.records import Reading, RunResult
 
-__all__ = ["show"]
-
 
 @click.command(
     short_help="Show a finished run again, or the signals of two.",

@@ -24,8 +24,6 @@ from tpsprune.cli.options import (
 if TYPE_CHECKING:
     from tpsprune.report.live import AbstractShow
 
-__all__ = ["prune", "train"]
-
 
 @click.command(
     short_help="Train, draw the ticket, retrain it, benchmark both.",

@@ -33,8 +33,6 @@ from tpsprune.recipe.task import CustomData
 from tpsprune.recipe.user_code import call
 from tpsprune.records import InputPart, TaskFacts
 
-__all__ = ["custom_dataset"]
-
 InputKind = Literal["image", "tokens", "vector"]
 AnyKind = Literal["image", "tokens", "vector", "parts"]
 PLACE: Final = "task.data.factory"

@@ -22,8 +22,6 @@ from tpsprune.numerics.trees import Tree, at, map_tensors
 from tpsprune.recipe.task import Augment, DigitsData, TabularData, TextData
 from tpsprune.records import TaskFacts
 
-__all__ = ["BATCH_ITEMS", "Dataset", "Preparation", "Split", "batches_of", "move", "stratified_order"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:

@@ -36,16 +36,6 @@ from tpsprune.data.images import image_dataset
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import ImageFolderData
 
-__all__ = [
-    "MAX_PIXELS",
-    "cache_folder",
-    "cache_key",
-    "decode",
-    "image_folder_dataset",
-    "read_cache",
-    "write_cache",
-]
-
 
 def image_folder_dataset(data: ImageFolderData) -> Dataset:
     """Return the images of ``train/CLASS/`` and ``test/CLASS/``; classes are numbered by sorted name.

@@ -34,8 +34,6 @@ from tpsprune.errors import DataError
 from tpsprune.recipe.task import DigitsData, IdxData, ImageFolderData
 from tpsprune.records import TaskFacts
 
-__all__ = ["digits", "digits_dataset", "idx_dataset", "image_dataset", "read_idx"]
-
 GREY_STEP: Final = 15
 UINT8_CODE: Final = 8
 FILES: Final = {

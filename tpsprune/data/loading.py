@@ -23,8 +23,6 @@ from tpsprune.recipe.task import (
     TextData,
 )
 
-__all__ = ["load"]
-
 
 def load(data: Data, loss: str | None = None) -> Dataset:
     """Return the data set that a recipe names, on the CPU; the same one for equal settings.

@@ -16,8 +16,6 @@ from tpsprune.data.dataset import Dataset, Split, hold_out, split_off
 from tpsprune.recipe.task import ModularData, Operation
 from tpsprune.records import TaskFacts
 
-__all__ = ["all_pairs", "answers", "modular_dataset", "table_dataset"]
-
 
 def answers(pairs_n2: Tensor, operation: Operation, modulus: int) -> Tensor:
     """Return a∘b mod ``modulus`` for each pair, (n,) int64.

@@ -16,8 +16,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["crops", "photographs"]
-
 SMALLEST: Final = 300
 # Charts, masks, microscopy and test patterns are no photographs.
 SKIPPED: Final = {

@@ -33,9 +33,6 @@ from tpsprune.errors import DataError, did_you_mean
 from tpsprune.recipe.task import TabularData, labels_wanted
 from tpsprune.records import TaskFacts
 
-__all__ = ["TableFile", "read_table", "tabular_dataset"]
-
-
 MOST_WORDS: Final = 256
 """Different words of a column that are still kinds; more are names, of which each row has its own."""
 TARGET: Final = "task.data.target"

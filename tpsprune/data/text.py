@@ -15,8 +15,6 @@ from tpsprune.errors import DataError
 from tpsprune.recipe.task import TextData
 from tpsprune.records import TaskFacts
 
-__all__ = ["text_dataset", "windows"]
-
 BYTES: Final = 256
 PLACE: Final = "task.data.path"
 BETWEEN: Final = b"\n\n"

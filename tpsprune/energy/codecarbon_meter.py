@@ -26,8 +26,6 @@ from tpsprune.energy.windows import Bracket, fault_of
 from tpsprune.errors import MeterError
 from tpsprune.records import EnergyClass, EnergyMethod
 
-__all__ = ["CodecarbonMeter", "OutsideSettings", "find_outside_settings", "has_rated_watts"]
-
 _JOULES_PER_KWH: Final = 3.6e6
 _EXCLUDED: Final = (
     "disk",

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
-__all__ = ["POWERCAP", "NvmlBoards", "NvmlFound", "RaplDomain", "find_nvml", "find_rapl", "packages_of"]
-
 POWERCAP: Final = Path("/sys/class/powercap")
 _SLOWED: Final = 0x08 | 0x20 | 0x40 | 0x80
 """Hardware slowdown, thermal slowdown by software and by hardware, power brake; a power cap is none."""

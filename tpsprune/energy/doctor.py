@@ -37,17 +37,6 @@ from tpsprune.records import (
     SoftwareFacts,
 )
 
-__all__ = [
-    "cpu_remedy",
-    "examine",
-    "gpu_remedies",
-    "grade_of",
-    "parts_of",
-    "settings_remedy",
-    "table_remedy",
-    "wall_remedy",
-]
-
 WALL_METER: Final = "tpsprune report DIR --wall-meter FILE.csv"
 _PACKAGES: Final = ("tpsprune", "torch", "codecarbon")
 _CPUINFO: Final = Path("/proc/cpuinfo")

@@ -12,8 +12,6 @@ from tpsprune.energy.windows import Bracket, fault_of
 from tpsprune.recipe.train import Energy
 from tpsprune.records import EnergyClass, EnergyMethod
 
-__all__ = ["FakeMeter", "noise_factor"]
-
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _LEAST_FACTOR: Final = 0.01
 

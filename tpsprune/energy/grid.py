@@ -16,8 +16,6 @@ from typing import Final, NamedTuple
 from tpsprune.errors import MeterError, did_you_mean
 from tpsprune.records import Grid
 
-__all__ = ["grid_of", "own_grid"]
-
 _TABLE: Final = Path("data", "private_infra", "global_energy_mix.json")
 _CODE_LETTERS: Final = 3
 _REMEDY: Final = "give your own factor in grams per kilowatt-hour, with its source"

@@ -13,19 +13,6 @@ from typing import Any, Final
 
 import psutil
 
-__all__ = [
-    "MachineTimes",
-    "Stopwatch",
-    "cpu_model",
-    "family_cpu_seconds",
-    "finish_queued_work",
-    "in_container",
-    "is_virtualised",
-    "machine_times",
-    "pci_gpus",
-    "split_times",
-]
-
 PCI: Final = Path("/sys/bus/pci/devices")
 _TASKS: Final = Path("/proc/self/task")
 _NOT_BUSY: Final = frozenset({"idle", "iowait", "steal", "guest", "guest_nice"})

@@ -16,8 +16,6 @@ from tpsprune.errors import MeterError
 from tpsprune.recipe.train import Energy
 from tpsprune.records import EnergyClass, EnergyMethod, Window
 
-__all__ = ["AbstractMeter", "Count", "MeteredSpan", "NoMeter", "build"]
-
 
 def build(settings: Energy, attempt: int) -> AbstractMeter:
     """Make the meter that ``[energy]`` asks for; ``attempt`` counts resumes from 0.

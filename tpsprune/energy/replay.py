@@ -16,8 +16,6 @@ from tpsprune.errors import MeterError, did_you_mean
 from tpsprune.records import EnergyClass, EnergyMethod, Window, load
 from tpsprune.runs import Journal
 
-__all__ = ["ReplayMeter"]
-
 _INVALID = "recorded as invalid, without words"
 
 

@@ -20,8 +20,6 @@ from tpsprune.errors import MeterError
 from tpsprune.records import EnergyClass, Window
 from tpsprune.records.savings import WallFit
 
-__all__ = ["Integral", "Lag", "best_lag", "calibrate", "fit_of", "measure_at_wall", "spans_of", "utc"]
-
 _WALL: Final = "wall"
 _LEAST_INTERVALS: Final = 10.0
 _LEAST_WINDOWS: Final = 3

@@ -19,8 +19,6 @@ import numpy.typing as npt
 
 from tpsprune.errors import MeterError
 
-__all__ = ["Floats", "WallMeter", "read_wall_meter"]
-
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 _DELIMITERS: Final = {";": "semicolons", "\t": "tabs", ",": "commas"}

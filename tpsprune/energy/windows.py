@@ -9,8 +9,6 @@ from typing import Final
 
 from tpsprune.records import Cost, EnergyClass, PhaseEnergy, Window
 
-__all__ = ["Bracket", "by_phase", "class_of", "fault_of", "total"]
-
 _RELATIVE: Final = 0.02
 _SLACK_SECONDS: Final = 0.02
 _COUNTER_WAKES_SECONDS: Final = 1.0

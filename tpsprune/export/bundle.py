@@ -35,19 +35,6 @@ from tpsprune.runs import (
 )
 from tpsprune.runs.tensors import Expected, load_hashed, save_tensors
 
-__all__ = [
-    "CARD",
-    "Bundle",
-    "check_free",
-    "new_folder",
-    "read_bundle",
-    "seal",
-    "stamps_in",
-    "write_card",
-    "write_description",
-    "write_ticket",
-]
-
 CARD: Final = "README.md"
 TENSORS: Final = "ticket.safetensors"
 PLAN: Final = "plan.json"

@@ -22,9 +22,6 @@ from torch import nn
 from tpsprune.errors import ArtifactError, CannotWriteError
 from tpsprune.export.torch_export import Predictor, first_cause, predictor_of
 
-__all__ = ["Fit", "HuggingFace", "fitting_config", "is_pretrained"]
-
-
 FILES: Final = ("config.json", "generation_config.json", "model.safetensors")
 _PRIVATE: Final = ("_name_or_path", "name_or_path")
 """Fields of a configuration that hold where somebody's model was loaded from."""

@@ -17,17 +17,6 @@ from tpsprune.records import Manifest, Stamp, TaskFacts, dump, is_newer, load
 from tpsprune.runs import open_regular, strict_json, to_json_text
 from tpsprune.runs.tensors import Expected
 
-__all__ = [
-    "MANIFEST",
-    "REMEDY",
-    "inside",
-    "manifest_text",
-    "read_manifest",
-    "read_verified",
-    "stamp_of",
-    "verify",
-]
-
 MANIFEST: Final = "manifest.json"
 REMEDY: Final = "export it again from its run"
 MAX_MANIFEST_BYTES: Final = 2**26

@@ -16,8 +16,6 @@ from tpsprune.errors import ArtifactError
 from tpsprune.export.torch_export import Predictor, capture, first_cause, names_of
 from tpsprune.numerics.trees import tensors_of
 
-__all__ = ["Onnx"]
-
 GRAPH: Final = "ticket.onnx"
 SCORES: Final = "scores"
 ONE_FILE_BYTES: Final = 1_900_000_000

@@ -28,9 +28,6 @@ from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
 from tpsprune.numerics.trees import map_tensors
 from tpsprune.runs import writing
 
-__all__ = ["Predictor", "TorchExport", "capture", "find_unsafe", "first_cause", "names_of", "predictor_of"]
-
-
 Predictor = Callable[[Any], Tensor]
 """From a batch (a tensor, a tuple or a mapping of them) to its scores, on the CPU."""
 

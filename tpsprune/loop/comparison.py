@@ -18,7 +18,7 @@ from tpsprune import claims
 from tpsprune.claims.faults import faults_by_pair
 from tpsprune.errors import LoopError, RecipeError
 from tpsprune.loop.comparison_faults import faults_of_design, faults_of_run
-from tpsprune.loop.meter import Spent
+from tpsprune.loop.meter import EnergyUse
 from tpsprune.recipe.compare import Compare, order_of
 from tpsprune.records import ArmRun, BrokenOff, Design, EnergyClass, Savings, Window
 from tpsprune.records import ComparisonRecord as Record
@@ -36,8 +36,6 @@ from tpsprune.runs import (
     versions,
 )
 from tpsprune.training import choose_device
-
-__all__ = ["Comparison", "design_of", "list_due", "run_folder_in"]
 
 ALPHA: Final = 0.05
 ORDER_SEED: Final = 0
@@ -61,8 +59,8 @@ class Comparison:
     >>> record = tpsprune.Comparison(folder, arms=("dense", "ticket"), pairs=6)
     >>> for arm, seed in record.due():
     ...     joules = (100.0 if arm == "dense" else 60.0) + seed  # here a run is trained and metered
-    ...     spent = tpsprune.Spent.of_numbers(joules=joules, seconds=10.0, source="wall")
-    ...     record.add(arm, seed=seed, spent=spent, accuracy=0.9)
+    ...     energy_use = tpsprune.EnergyUse.of_numbers(joules=joules, seconds=10.0, source="wall")
+    ...     record.add(arm, seed=seed, energy_use=energy_use, accuracy=0.9)
     >>> str(record.assess().verdict.standing)
     'SAVING_MEASURED'
     >>> record.report()[0].name
@@ -210,7 +208,7 @@ class Comparison:
         arm: str,
         *,
         seed: int,
-        spent: Spent,
+        energy_use: EnergyUse,
         accuracy: float | None = None,
         parameters: int | None = None,
         macs: int | None = None,
@@ -225,7 +223,7 @@ class Comparison:
         model is added too, with its ``failure`` in words: it took what it took.
 
         Raises:
-            LoopError: another run is due, or ``due`` has not yielded it; what was spent was handed in
+            LoopError: another run is due, or ``due`` has not yielded it; what it used was handed in
                 before, or its windows are older than those of the run before it.
             RecipeError: a figure is out of bounds or of another kind, or windows of the run overlap; every
                 fault.
@@ -233,7 +231,7 @@ class Comparison:
         """
         faults = faults_of_run(
             seed=seed,
-            spent=spent,
+            energy_use=energy_use,
             accuracy=accuracy,
             epochs=epochs,
             failure=failure,
@@ -247,16 +245,16 @@ class Comparison:
         with self.held():
             record = self.record
             begun = self._find_begun(arm, int(seed))
-            _refuse_twice(record, spent)
-            _refuse_old_windows(record, spent)
+            _refuse_twice(record, energy_use)
+            _refuse_old_windows(record, energy_use)
             # Numbers of NumPy are numbers, and nothing that JSON knows.
             run = ArmRun(
                 arm=arm,
                 seed=int(seed),
                 pair=begun.pair,
                 position=begun.position,
-                windows=spent.windows,
-                method=spent.method,
+                windows=energy_use.windows,
+                method=energy_use.method,
                 accuracy=None if failure or accuracy is None else float(accuracy),
                 parameters=None if parameters is None else int(parameters),
                 macs=None if macs is None else int(macs),
@@ -265,7 +263,7 @@ class Comparison:
                 failure=failure,
                 notes=tuple(notes),
                 logical_cpus=os.cpu_count() or 1,
-                receipt=spent.receipt,
+                receipt=energy_use.receipt,
             )
             self._folder.append("run", run)
 
@@ -448,7 +446,7 @@ def _next_position(record: Record) -> int:
     return len(record.runs) + len(record.broken_off)
 
 
-def _refuse_twice(record: Record, spent: Spent) -> None:
+def _refuse_twice(record: Record, energy_use: EnergyUse) -> None:
     """Refuse what was handed in for a run before, whatever meter it is of.
 
     It is known by its receipt; a copy of its windows under another one is for ``_refuse_old_windows``.
@@ -457,14 +455,14 @@ def _refuse_twice(record: Record, spent: Spent) -> None:
         LoopError: it was handed in before, for a run that counts or one that was set aside.
     """
     for each in _runs_made(record):
-        if each.receipt == spent.receipt:
+        if each.receipt == energy_use.receipt:
             raise LoopError(
                 f"Comparison: this was handed in for '{each.arm}', seed {each.seed}, already; each run is "
                 "metered anew"
             )
 
 
-def _refuse_old_windows(record: Record, spent: Spent) -> None:
+def _refuse_old_windows(record: Record, energy_use: EnergyUse) -> None:
     """Refuse windows that opened before the last one that was added.
 
     A simulated clock tells nothing, and of a figure of the user's own nobody knows when it began.
@@ -477,8 +475,9 @@ def _refuse_old_windows(record: Record, spent: Spent) -> None:
     # A window in which nothing was metered has no classes; then its meter's say whether it is simulated.
     timed = [
         window.started
-        for window in spent.windows
-        if window.started and EnergyClass.SIMULATED not in (window.classes or spent.method.classes).values()
+        for window in energy_use.windows
+        if window.started
+        and EnergyClass.SIMULATED not in (window.classes or energy_use.method.classes).values()
     ]
     if timed and min(timed) <= last:
         raise LoopError(

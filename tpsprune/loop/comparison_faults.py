@@ -11,12 +11,10 @@ from numbers import Integral
 from typing import Any, Final
 
 from tpsprune.errors import Fault, RecipeError
-from tpsprune.loop.meter import Spent, is_number
+from tpsprune.loop.meter import EnergyUse, is_number
 from tpsprune.recipe.compare import Compare
 from tpsprune.recipe.settings import read_section
 from tpsprune.records import EnergyMethod, Window
-
-__all__ = ["faults_of_design", "faults_of_run"]
 
 DEVICES: Final = ("auto", "cpu", "cuda", "mps")
 FEWEST_ARMS: Final = 2
@@ -70,7 +68,7 @@ def _faults_of_arms(arms: Any) -> Iterator[Fault]:
 def faults_of_run(
     *,
     seed: Any,
-    spent: Any,
+    energy_use: Any,
     accuracy: Any,
     epochs: Any,
     failure: Any,
@@ -94,10 +92,10 @@ def faults_of_run(
     )
     if accuracy is None and isinstance(failure, str) and not failure:
         yield Fault("accuracy", "must be given, or a failure in words")
-    if not _is_spent(spent):
-        yield Fault("spent", "must be what Meter.take() or Spent.of_numbers() returns")
+    if not _is_energy_use(energy_use):
+        yield Fault("energy_use", "must be what Meter.take() or EnergyUse.of_numbers() returns")
     else:
-        yield from _faults_of_windows(spent.windows)
+        yield from _faults_of_windows(energy_use.windows)
 
 
 def _misfits(*checks: tuple[bool, str, str, Any]) -> Iterator[Fault]:
@@ -109,12 +107,12 @@ def _misfits(*checks: tuple[bool, str, str, Any]) -> Iterator[Fault]:
     )
 
 
-def _is_spent(spent: Any) -> bool:
+def _is_energy_use(energy_use: Any) -> bool:
     return (
-        isinstance(spent, Spent)
-        and isinstance(spent.method, EnergyMethod)
-        and bool(spent.windows)
-        and all(isinstance(window, Window) for window in spent.windows)
+        isinstance(energy_use, EnergyUse)
+        and isinstance(energy_use.method, EnergyMethod)
+        and bool(energy_use.windows)
+        and all(isinstance(window, Window) for window in energy_use.windows)
     )
 
 
@@ -122,7 +120,7 @@ def _faults_of_windows(windows: Sequence[Window]) -> Iterator[Fault]:
     if wrong := [window for window in windows if not _has_sound_figures(window)]:
         first = wrong[0]
         yield Fault(
-            "spent",
+            "energy_use",
             f"figures must be finite, and joules and seconds not below 0; {len(wrong)} of {len(windows)} "
             f"windows have others (the first, of phase '{first.phase}': {first.seconds!r} s, "
             f"{first.joules!r} J)",
@@ -130,9 +128,9 @@ def _faults_of_windows(windows: Sequence[Window]) -> Iterator[Fault]:
         return
     if len(windows) > 1 and not all(window.started for window in windows):
         yield Fault(
-            "spent",
-            "a window without a start, as of Spent.of_numbers(), is a whole run's: beside others it may be "
-            "counted twice",
+            "energy_use",
+            "a window without a start, as of EnergyUse.of_numbers(), is a whole run's: beside others it may "
+            "be counted twice",
         )
         return
     try:
@@ -140,22 +138,22 @@ def _faults_of_windows(windows: Sequence[Window]) -> Iterator[Fault]:
             later for earlier, later in pairwise(sorted(windows, key=_place)) if _meet(earlier, later)
         ]
     except (TypeError, ValueError) as error:
-        yield Fault("spent", f"a window does not say when it began ({error})")
+        yield Fault("energy_use", f"a window does not say when it began ({error})")
         return
     if overlaps:
         yield Fault(
-            "spent",
+            "energy_use",
             f"{len(overlaps)} of {len(windows)} windows are there twice, or began within another (the first "
             f"at {overlaps[0].started})",
         )
 
 
 def _has_sound_figures(window: Window) -> bool:
-    spent = (window.seconds, *window.joules.values())
+    figures = (window.seconds, *window.joules.values())
     others = (window.cpu_seconds, window.machine_cpu_seconds, window.steal_seconds, window.gpu_celsius)
-    finite = all(map(is_number, (*spent, *(value for value in others if value is not None))))
+    finite = all(map(is_number, (*figures, *(value for value in others if value is not None))))
     # What a window of the meter's own fault holds is for the verdict to refuse: the run was made.
-    return finite and (not window.valid or min(spent) >= 0)
+    return finite and (not window.valid or min(figures) >= 0)
 
 
 def _place(window: Window) -> tuple[float, float, str, int]:

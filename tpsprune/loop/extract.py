@@ -15,8 +15,6 @@ from tpsprune.pruning import Extraction
 from tpsprune.recipe.prune import Latency, Macs, Target
 from tpsprune.recipe.settings import prune_settings
 
-__all__ = ["extract"]
-
 
 @torch.inference_mode(False)
 def extract(

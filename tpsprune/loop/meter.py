@@ -1,4 +1,4 @@
-"""Energy by windows: ``Meter``, what one run took (``Spent``), and a run phase by phase (``Ledger``)."""
+"""Energy by windows: ``Meter``, what one run took (``EnergyUse``), and a run phase by phase (``Ledger``)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from tpsprune.recipe.settings import read_section
 from tpsprune.recipe.train import Energy
 from tpsprune.records import Cost, EnergyClass, EnergyMethod, PhaseEnergy, Window
 from tpsprune.runs import Journal
-
-__all__ = ["Ledger", "Meter", "Spent", "is_number"]
 
 MAX_WINDOW_SECONDS: Final = 240.0
 """A RAPL counter may wrap twice in a longer window, and a wrap is made good only once."""
@@ -49,13 +47,13 @@ def is_number(value: Any) -> bool:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Spent:
+class EnergyUse:
     """The windows of one run, and the method by which they were metered; ``Meter.take`` makes it.
 
     Two may hold the same figures; ``receipt`` tells whether they are one and the same, handed in twice.
 
     >>> import tpsprune
-    >>> spent = tpsprune.Spent.of_numbers(joules=5200.0, seconds=310.0, source="wall")
+    >>> spent = tpsprune.EnergyUse.of_numbers(joules=5200.0, seconds=310.0, source="wall")
     >>> spent.joules, spent.energy_class
     (5200.0, 'measured')
     """
@@ -101,7 +99,7 @@ class Spent:
         if not isinstance(source, str) or source not in SOURCES:
             faults.append(Fault("source", f"must be one of {', '.join(SOURCES)} (found {source!r})"))
         if faults:
-            raise RecipeError("Spent", faults)
+            raise RecipeError("EnergyUse", faults)
         part = "wall" if source == "wall" else "whole"
         classes = {part: SOURCES[source]}
         window = Window(
@@ -192,7 +190,7 @@ class Meter:
             if span.is_closed:
                 self._windows.append(span.window)
 
-    def take(self) -> Spent:
+    def take(self) -> EnergyUse:
         """Return the windows closed since the last call, as what one run took.
 
         Raises:
@@ -203,7 +201,7 @@ class Meter:
         if not self._windows:
             raise LoopError("Meter: no window was closed since the last take; with meter.window() makes one")
         windows, self._windows = tuple(self._windows), []
-        return Spent(windows, self.method)
+        return EnergyUse(windows, self.method)
 
     def close(self) -> None:
         """End whatever goes on behind the meter."""

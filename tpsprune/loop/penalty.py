@@ -21,8 +21,6 @@ from tpsprune.recipe.train import Tps
 from tpsprune.records import Reading, TaskFacts
 from tpsprune.tps import Regulariser, build
 
-__all__ = ["TPS"]
-
 SCHEMA: Final = "tpsprune.tps/2"
 NEEDS_DATA: Final = {
     "moments": "a few hundred training items as the model takes them, to find its layers and read order on",

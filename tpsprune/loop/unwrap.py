@@ -11,8 +11,6 @@ from torch.optim import Optimizer
 
 from tpsprune.errors import LoopError, ModelError
 
-__all__ = ["check_settings", "check_state", "device_of", "unwrap_model", "unwrap_optimizer"]
-
 _REPLICATED = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 

@@ -26,8 +26,6 @@ from tpsprune.records import Decision, Reading, dump, load
 from tpsprune.signals import Memories, Panel, View
 from tpsprune.stopping import Memory
 
-__all__ = ["Watch"]
-
 SCHEMA: Final = "tpsprune.watch/1"
 KINDS: Final = {"draw": "draw", "end": "stop"}
 """What a rule of ``[stop]`` decides, as journals have it."""

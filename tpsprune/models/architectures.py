@@ -16,8 +16,6 @@ from torch.nn import functional
 
 from tpsprune.errors import ModelError
 
-__all__ = ["BasicBlock", "Cnn", "ConvBlock", "Gated", "Mlp", "ResNet", "TokenMlp", "Transformer"]
-
 
 @final
 class Gated(nn.Module):

@@ -25,8 +25,6 @@ from tpsprune.recipe.task import (
 from tpsprune.recipe.user_code import call
 from tpsprune.records import TaskFacts
 
-__all__ = ["build", "from_data"]
-
 SMALLEST_SIDE: Final = 8
 FACTORY: Final = "task.model.factory"
 

@@ -15,8 +15,6 @@ from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
 from tpsprune.numerics.objective import CROSS_ENTROPY, IGNORED, Objective
 from tpsprune.numerics.trees import Tree, tensors_of
 
-__all__ = ["check_fits"]
-
 WORDS: Final[Mapping[str, str]] = {
     "cross-entropy": "one score per item and class",
     "next-token": "one score per item, place and token",

@@ -27,8 +27,6 @@ from tpsprune.errors import ModelError, did_you_mean, first_line
 from tpsprune.recipe.task import TimmModel, TorchvisionModel, TransformersModel
 from tpsprune.records import TaskFacts
 
-__all__ = ["LibraryModel", "help_torchvision", "import_torchvision", "library_arguments", "library_model"]
-
 LibraryModel: TypeAlias = TimmModel | TorchvisionModel | TransformersModel
 LOADING: Final = frozenset(
     (

@@ -14,8 +14,6 @@ from tpsprune.errors import ArtifactError, did_you_mean
 from tpsprune.recipe.task import FOREIGN_MODELS, Match, Model
 from tpsprune.runs.tensors import match_state, read_state, sha256_of
 
-__all__ = ["WEIGHTS_PLACE", "StoredWeights", "stored_weights"]
-
 WEIGHTS_PLACE: Final = "task.model.weights"
 IN_PACKAGE: Final = "package:"
 

@@ -14,17 +14,6 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-__all__ = [
-    "character_agreement",
-    "character_scale",
-    "fourier_coherence",
-    "moment_coherence",
-    "order_parameters",
-    "triadic_energy",
-    "triadic_force",
-    "unit_coherence",
-]
-
 _SLICE_ON_CPU: Final = 2**17
 _SLICE_ELSEWHERE: Final = 2**25
 """Elements of one slice of pairs × units: what a core's cache holds, and what keeps a device busy."""

@@ -10,18 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = [
-    "call_model",
-    "evaluation_mode",
-    "first_input",
-    "flat_tensors",
-    "full_precision",
-    "item_tensors",
-    "logits_of",
-    "observe_inputs",
-    "widened",
-]
-
 
 def call_model(model: nn.Module, batch: Any) -> Any:
     """Call ``model`` on a batch: a mapping goes in by keyword, a tuple by position, all else whole."""

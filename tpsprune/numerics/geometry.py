@@ -13,8 +13,6 @@ from torch import Tensor
 
 from tpsprune.numerics.forward import widened
 
-__all__ = ["column_permuted", "condensed", "maxmin_landmarks", "scaled_distances", "signed_fold"]
-
 
 def scaled_distances(points_nd: Tensor) -> Tensor:
     """Return the Euclidean distances ``distances_nn`` between points over their mean: 1 on average.

@@ -21,8 +21,6 @@ from torch.utils.module_tracker import ModuleTracker
 from tpsprune.numerics.forward import call_model
 from tpsprune.numerics.trees import item_count, map_tensors, tensors_of
 
-__all__ = ["MacCount", "count_macs"]
-
 MOST_FOR_REAL: Final = 4 * 10**9
 """Parameters times numbers of a batch: a bound of the products of convolutions and linear layers."""
 

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from tpsprune.numerics.forward import call_model, evaluation_mode, observe_inputs, widened
 
-__all__ = ["Elements", "MomentSums", "Moments", "as_rows", "gram", "input_moments", "unit_rows"]
-
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BLOCK: Final = 512
 """Columns up to which one product does better than halves of one."""

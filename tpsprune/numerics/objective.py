@@ -20,8 +20,6 @@ from tpsprune.numerics.forward import logits_of
 from tpsprune.recipe.user_code import resolve
 from tpsprune.records import QUALITIES, quality_of, unit_of
 
-__all__ = ["CROSS_ENTROPY", "IGNORED", "Objective", "Sums", "are_classes", "r_squared"]
-
 IGNORED: Final = -100
 """The label of a place that counts for nothing, with ``next-token``."""
 PLACE: Final = "task.loss"

@@ -12,8 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from pyRipser import doRipsFiltrationDM
 
-__all__ = ["H1Summary", "h1_bars", "summary"]
-
 Floats: TypeAlias = npt.NDArray[np.floating]
 
 

@@ -18,24 +18,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "Bounds",
-    "Interval",
-    "detectable_effect",
-    "fieller",
-    "fisher_greater",
-    "holm",
-    "lower_bound",
-    "mean_interval",
-    "needed_pairs",
-    "ratio_interval",
-    "sign_flip_p",
-    "slope_interval",
-    "t_p",
-    "t_power",
-]
-
-
 MOST_PAIRS: Final = 1000
 EXACT_PAIRS: Final = 16
 """Pairs up to which every sign pattern is tried; beyond, ``SAMPLED_PATTERNS`` are sampled."""

@@ -13,17 +13,6 @@ from torch import Tensor
 
 from tpsprune.numerics.forward import widened
 
-__all__ = [
-    "Edge",
-    "corrected_participation_ratio",
-    "edge",
-    "effective_rank",
-    "gap_23",
-    "participation_ratio",
-    "row_spectrum",
-]
-
-
 COLUMNS_AT_A_TIME = 4096
 
 

@@ -11,19 +11,6 @@ from torch import Tensor
 
 from tpsprune.records import InputPart, TaskFacts
 
-__all__ = [
-    "Tree",
-    "at",
-    "first_of",
-    "item_count",
-    "join_items",
-    "map_tensors",
-    "random_inputs",
-    "split_evenly",
-    "take_items",
-    "tensors_of",
-]
-
 Tree: TypeAlias = Any
 """A tensor, or a mapping or tuple of trees: what ``call_model`` takes. Anything else in one is passed on."""
 

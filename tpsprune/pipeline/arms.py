@@ -40,8 +40,6 @@ from tpsprune.records import (
 )
 from tpsprune.runs import Begun, ComparisonFolder, RunFolder, read_json, read_result
 
-__all__ = ["TicketFacts", "arm_recipe", "measure_idle", "measure_inference", "measure_run"]
-
 NEW_WEIGHTS: Final = 1_000_000
 """Added to the seed where a shape gets new weights: those of the ticket's own init are another claim."""
 OTHER_PHASES: Final = ("setup", "benchmark")

@@ -28,8 +28,6 @@ from tpsprune.records import (
 from tpsprune.runs import RunFolder, machine_facts, versions, write_result
 from tpsprune.runs.tensors import load_tensors, save_tensors, shapes_of
 
-__all__ = ["benchmark"]
-
 LATENCY_BATCHES: Final = (1, 64)
 LATENCY_SECONDS: Final = 0.5
 REBUILT_TOLERANCE: Final = 1e-5

@@ -23,8 +23,6 @@ from tpsprune.records import ArmBegun, ArmEnded, BrokenOff, Comparing, Note, Pha
 from tpsprune.records import ComparisonRecord as Record
 from tpsprune.runs import Begun, ComparisonFolder, RunFolder
 
-__all__ = ["compare"]
-
 DEFAULT_PAIRS: Final = 6
 PILOT_PAIRS: Final = 3
 

@@ -22,8 +22,6 @@ from tpsprune.report.card import model_card
 from tpsprune.runs import RunFolder, read_json, read_result, read_text
 from tpsprune.runs.tensors import Expected, shapes_of
 
-__all__ = ["FORMATS", "export", "export_steps"]
-
 BATCHES: Final = (1, 2, 7, 16)
 """How many items the compared batches have: the batch is left open, and each of them must pass."""
 EXAMPLE_ITEMS: Final = 2

@@ -29,17 +29,6 @@ from tpsprune.records import TaskFacts
 from tpsprune.runs import RunFolder, read_json, read_text
 from tpsprune.runs.tensors import load_tensors, match_state, read_state, sha256_of
 
-__all__ = [
-    "Weights",
-    "describe_initial_weights",
-    "load",
-    "read_given_weights",
-    "read_weights",
-    "rebuild_ticket",
-    "rebuild_trained",
-    "without_weights",
-]
-
 MOST_CHARACTERS: Final = 300
 OPTION: Final = "--weights"
 DIGITS_SHOWN: Final = 12

@@ -32,8 +32,6 @@ from tpsprune.records import GIVEN, Checked, CheckedGroup, Decided, Decision, Ev
 from tpsprune.runs import RunFolder, digest_of
 from tpsprune.runs.tensors import save_tensors
 
-__all__ = ["check", "prune", "prune_dry"]
-
 
 def prune(
     recipe: Recipe,

@@ -17,8 +17,6 @@ from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
 from tpsprune.recipe.task import Match, TimmModel
 from tpsprune.records import TaskFacts
 
-__all__ = ["photograph_crops"]
-
 BATCH_ITEMS: Final = 32
 
 

@@ -20,14 +20,6 @@ from tpsprune.recipe.train import rewind_epoch
 from tpsprune.records import Cost, Decision, Event, PhaseEnded, PhaseStarted, Progress, Reading
 from tpsprune.training import Tick
 
-__all__ = [
-    "StageSettings",
-    "explain_budget_end",
-    "schedule_between_rounds",
-    "schedule_retraining",
-    "train_stage",
-]
-
 SHOWN_SIGNALS = {"d_eff": "d_eff", "h1": "H1 z", "spectral_edge": "edge", "tps_coherence": "R"}
 PROGRESS_SECONDS = 0.1
 

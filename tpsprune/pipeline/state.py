@@ -22,18 +22,6 @@ from tpsprune.signals import Memories, Panel
 from tpsprune.stopping import Memory
 from tpsprune.tps import Regulariser
 
-__all__ = [
-    "Clock",
-    "Restored",
-    "Stage",
-    "State",
-    "has_snapshot",
-    "load_checkpoint",
-    "load_snapshot",
-    "save_checkpoint",
-    "save_snapshot",
-]
-
 Stage: TypeAlias = Literal["dense", "prune", "between", "retrain", "benchmark"]
 
 

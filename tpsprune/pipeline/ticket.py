@@ -47,18 +47,6 @@ from tpsprune.records import (
 )
 from tpsprune.runs import RunFolder, read_json, write_json_atomically
 
-__all__ = [
-    "count_parameters",
-    "draw_ticket",
-    "extraction_inputs",
-    "finish",
-    "joined_changes",
-    "keep_base_plan",
-    "restore_state",
-    "round_target",
-    "uneven_note",
-]
-
 PROGRESS_SECONDS = 0.1
 
 

@@ -22,8 +22,6 @@ from tpsprune.records import Decided, Decision, Event, ModelFigures, Note, Train
 from tpsprune.runs import RunFolder, digest_of, write_json_atomically
 from tpsprune.runs.tensors import save_tensors
 
-__all__ = ["train", "train_without_pruning"]
-
 
 def train(
     recipe: Recipe,

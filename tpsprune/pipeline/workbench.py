@@ -29,8 +29,6 @@ from tpsprune.signals import Panel
 from tpsprune.stopping import Memory
 from tpsprune.training import Execution, Score
 
-__all__ = ["Run", "Workbench", "find_unfinished", "set_up", "set_up_metered"]
-
 BATCH_ITEMS = 256
 """At most so many items of calibration data go through the model at once."""
 BUDGET_WINDOW_SECONDS = 2.0

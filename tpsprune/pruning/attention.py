@@ -21,19 +21,6 @@ from torch.nn.modules.conv import _ConvNd
 from tpsprune.pruning.groups import Attribute, Consumer, Group, Slice
 from tpsprune.pruning.layers import is_mixer, length, tensor_axes
 
-__all__ = [
-    "OF_ALL_HEADS",
-    "Attention",
-    "Heads",
-    "Number",
-    "Part",
-    "find_attentions",
-    "guess_heads",
-    "is_width",
-    "numbers_around",
-    "propose_head_groups",
-]
-
 Role: TypeAlias = Literal["q", "k", "v", "kv", "qkv", "gate"]
 
 FUSED: Final = re.compile(r"qkv|query_?key_?value|in_proj|c_attn")

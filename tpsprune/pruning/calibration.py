@@ -48,15 +48,6 @@ from tpsprune.pruning.selection import Reading, Selection, pivoted_cholesky, sel
 from tpsprune.pruning.widths import needed_evidence
 from tpsprune.recipe.prune import Prune
 
-__all__ = [
-    "CalibrationStatistics",
-    "check_calibration_data",
-    "collect_statistics",
-    "measure_sensitivities",
-    "sample_signal_places",
-    "turn_heads",
-]
-
 BY_OUTPUTS: Final = ("interpolation", "pivoted-cholesky")
 """Units that are chosen by what they put out; for others the moments need not be taken."""
 LEAST_SHARE: Final = 0.25

@@ -20,18 +20,6 @@ from tpsprune.pruning.groups import Consumer
 from tpsprune.pruning.layers import Mixer, consumer_weights, set_consumer_weights
 from tpsprune.pruning.observations import JointMoments, SplitMoments
 
-__all__ = [
-    "RIDGES",
-    "SAFE_RIDGE",
-    "Interpolation",
-    "can_gain_bias",
-    "compensate",
-    "fit_interpolation",
-    "ridges_for",
-    "takes_intercept",
-    "weights_gram",
-]
-
 RIDGES: Final = (1e-8, 1e-4, 1e-2, 1.0)
 """What is tried on the items held out, as shares of the mean eigenvalue of the covariance of x."""
 SAFE_RIDGE: Final = 1e-2

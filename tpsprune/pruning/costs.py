@@ -25,8 +25,6 @@ from tpsprune.pruning.layers import length, mixer
 from tpsprune.pruning.surgery import pruned_copy, shapes_of
 from tpsprune.recipe.prune import Params, Prune
 
-__all__ = ["CostModel", "Times", "cost_model", "latency_shares", "own_macs", "parents_of", "timed"]
-
 Shape: TypeAlias = tuple[int, ...]
 Term: TypeAlias = tuple[float, list[tuple[int, dict[int, int]]]]
 """A factor, and for each axis its length and how much of it a unit of each group is."""

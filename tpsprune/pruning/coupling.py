@@ -46,17 +46,6 @@ from tpsprune.pruning.layers import (
 )
 from tpsprune.pruning.surgery import copy_model
 
-__all__ = [
-    "Candidate",
-    "CoupledSide",
-    "Coupling",
-    "Proposal",
-    "propose_groups",
-    "trace_couplings",
-    "traceable_copy",
-    "unwrapped_parameters",
-]
-
 HYBRID = torch_pruning._helpers._HybridIndex
 ROOTS = (torch_pruning.ops.TORCH_CONV, torch_pruning.ops.TORCH_LINEAR, nn.Embedding)
 OWNERS = (*CUTTABLE, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)

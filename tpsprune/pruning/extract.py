@@ -28,8 +28,6 @@ from tpsprune.pruning.verification import verify
 from tpsprune.recipe.prune import Prune, Tolerance
 from tpsprune.records import GroupChange, Unpruned
 
-__all__ = ["Extraction", "extract"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Extraction:

@@ -16,17 +16,6 @@ from torch import Tensor
 
 from tpsprune.records import Natural, Unpruned
 
-__all__ = [
-    "Attribute",
-    "Consumer",
-    "Group",
-    "Prunability",
-    "PrunedGroup",
-    "Scores",
-    "Slice",
-    "element_index",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Slice:

@@ -41,16 +41,6 @@ from tpsprune.pruning.groups import Attribute, Group, Scores, Slice
 from tpsprune.pruning.layers import fault_of, tensor_axes, tensor_named
 from tpsprune.pruning.trial import are_close, outputs_of, restoring
 
-__all__ = [
-    "HEAD_WIDTH",
-    "ScoreMoments",
-    "propose_head_widths",
-    "residual_shares",
-    "rotate_heads",
-    "score_rank",
-    "second_moment",
-]
-
 HEAD_WIDTH: Final = ".head-width"
 """Follows the name of the projection of queries in the name of a group."""
 MOST_WAYS: Final = 12

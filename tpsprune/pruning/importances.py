@@ -29,8 +29,6 @@ from tpsprune.pruning.groups import Consumer, Group, Slice, element_index
 from tpsprune.pruning.layers import MIXERS, is_depthwise, tensor_axes
 from tpsprune.pruning.surgery import copy_model
 
-__all__ = ["KINDS", "highest", "score_units"]
-
 _IMPORTANCES: Final[Mapping[str, Callable[[], Any]]] = {
     "magnitude": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=1),
     "group-norm": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2),

@@ -19,32 +19,6 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from tpsprune.pruning.groups import Consumer, element_index
 
-__all__ = [
-    "CUTTABLE",
-    "MIXERS",
-    "MaskedNorm",
-    "Mixer",
-    "Side",
-    "channels_first",
-    "consumer_weights",
-    "fault_of",
-    "is_depthwise",
-    "is_grouped",
-    "is_mixer",
-    "is_transposed_linear",
-    "is_vector_norm",
-    "length",
-    "mask_consumer",
-    "mask_norm",
-    "mixer",
-    "norms_over_units",
-    "set_consumer_weights",
-    "tensor_axes",
-    "tensor_named",
-    "unmask_norm",
-    "update_sizes",
-]
-
 Side: TypeAlias = Literal["in", "out", "both"]
 
 Mixer: TypeAlias = nn.Linear | _ConvNd

@@ -21,8 +21,6 @@ from tpsprune.numerics.forward import call_model, first_input, observe_inputs
 
 CASTING: Final = ("cpu", "cuda")
 
-__all__ = ["Fed", "Stop", "collect_all_calls", "traverse_in_step"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fed:

@@ -27,23 +27,6 @@ from tpsprune.numerics.trees import item_count, take_items
 from tpsprune.pruning.groups import Consumer, element_index
 from tpsprune.pruning.layers import channels_first
 
-__all__ = [
-    "HELD_OUT",
-    "JointMoments",
-    "JointSums",
-    "SplitMoments",
-    "count_features",
-    "count_places",
-    "count_signal_places",
-    "count_windows",
-    "read_outputs",
-    "read_signals",
-    "read_windows",
-    "sample_items",
-    "sample_places",
-    "selects_inputs",
-]
-
 ROWS_PER_COLUMN: Final = 8
 LEAST_ROWS: Final = 8192
 LEAST_ITEMS: Final = 8

@@ -16,8 +16,6 @@ from torch.nn import functional
 from tpsprune.errors import PruneError, did_you_mean
 from tpsprune.pruning.surgery import copy_model
 
-__all__ = ["OpenAttention", "open_attention", "opened_shapes", "opened_state", "split_of", "why_not_opened"]
-
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 

@@ -19,8 +19,6 @@ from tpsprune.pruning.groups import PrunedGroup
 from tpsprune.pruning.open_attention import opened_shapes, split_of
 from tpsprune.records import Natural, dump, load
 
-__all__ = ["Plan", "TensorFact", "first_difference", "signature_of", "versions"]
-
 PACKAGES: Final = ("tpsprune", "torch", "torch-pruning")
 
 

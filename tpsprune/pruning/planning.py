@@ -27,8 +27,6 @@ from tpsprune.pruning.selection import Selection
 from tpsprune.pruning.widths import Evidence, choose_widths, needed_evidence
 from tpsprune.recipe.prune import Prune
 
-__all__ = ["WidthPlan", "choose_units", "plan_widths"]
-
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)

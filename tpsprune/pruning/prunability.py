@@ -30,17 +30,6 @@ from tpsprune.pruning.widths import check_widths
 from tpsprune.recipe.prune import Prune
 from tpsprune.records import CheckedLayer, Unpruned
 
-__all__ = [
-    "GroupTensors",
-    "check_target",
-    "consumer_widths",
-    "find_and_price_groups",
-    "find_groups",
-    "layers_gaining_bias",
-    "list_layers",
-    "tensors_by_group",
-]
-
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 

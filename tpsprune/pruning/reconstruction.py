@@ -56,8 +56,6 @@ from tpsprune.pruning.observations import (
 from tpsprune.pruning.selection import Selection, select
 from tpsprune.pruning.surgery import mask_units
 
-__all__ = ["reconstruct", "refit_layer", "refusal_to_refit", "share_held"]
-
 FORWARDS: Final = {each.forward for each in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 ALIKE: Final = 0.02
 """Of ridges whose errors differ by no more than this share the largest is taken: weights stay small."""

@@ -21,8 +21,6 @@ from tpsprune.numerics.forward import call_model, evaluation_mode, item_tensors
 from tpsprune.numerics.trees import item_count, take_items
 from tpsprune.pruning.observations import HELD_OUT, sample_items
 
-__all__ = ["RepairStep", "find_blocks", "output_error", "recalibrate_norms", "repair"]
-
 TRIAL_ITEMS: Final = 32
 STEP_ITEMS: Final = 128
 BLOCK_SHARE: Final = 0.3

@@ -20,8 +20,6 @@ from tpsprune.pruning.open_attention import open_attention, opened_state, split_
 from tpsprune.pruning.plan import Plan, TensorFact, first_difference, signature_of
 from tpsprune.pruning.surgery import KeptElements, add_biases, elements_kept, prune_in_place, take
 
-__all__ = ["carry_state", "compose", "replay"]
-
 Shapes: TypeAlias = Mapping[str, Sequence[int]]
 Place: TypeAlias = tuple[str, int]
 """A tensor by name, and one of its axes."""

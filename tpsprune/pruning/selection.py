@@ -12,8 +12,6 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-__all__ = ["Reading", "Selection", "pivoted_cholesky", "select"]
-
 FLOOR: Final = 1e-10
 """Share of the largest variance below which a signal adds nothing: rounding."""
 PENDING: Final = 64

@@ -28,21 +28,6 @@ from tpsprune.pruning.layers import (
     update_sizes,
 )
 
-__all__ = [
-    "KeptElements",
-    "add_biases",
-    "copy_model",
-    "elements_kept",
-    "hold_scale",
-    "mask_units",
-    "masked_tensors",
-    "prune_in_place",
-    "pruned_copy",
-    "shapes_of",
-    "take",
-    "unmask_norms",
-]
-
 KeptElements = dict[str, dict[int, Tensor]]
 """By tensor name and axis, the elements kept, in the numbering of the dense model."""
 

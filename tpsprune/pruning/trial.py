@@ -23,8 +23,6 @@ from tpsprune.pruning.groups import Group, PrunedGroup, Slice, element_index
 from tpsprune.pruning.layers import tensor_named
 from tpsprune.pruning.surgery import copy_model, hold_scale, mask_units, masked_tensors, prune_in_place
 
-__all__ = ["Prover", "are_close", "gradients_of", "joint_fault", "outputs_of", "randomised_copy", "restoring"]
-
 TOLERANCE = 1e-3
 
 

@@ -19,8 +19,6 @@ from tpsprune.pruning.surgery import elements_kept, shapes_of
 from tpsprune.pruning.trial import gradients_of
 from tpsprune.recipe.prune import Macs, Params, Prune
 
-__all__ = ["verify"]
-
 SLACK = 1e-8
 PROOF_ITEMS: Final = 32
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}

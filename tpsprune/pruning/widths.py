@@ -24,20 +24,6 @@ from tpsprune.errors import PruneError, did_you_mean
 from tpsprune.pruning.costs import CostModel
 from tpsprune.recipe.prune import Latency, Macs, Params, Prune, Tolerance, Widths
 
-__all__ = [
-    "Bounds",
-    "Evidence",
-    "Path",
-    "allocate_by_residual",
-    "allocate_by_score",
-    "allocate_greedily",
-    "allocate_in_proportion",
-    "bounds_of",
-    "check_widths",
-    "choose_widths",
-    "needed_evidence",
-]
-
 Path: TypeAlias = Callable[[float], tuple[int, ...]]
 
 STEPS = 100

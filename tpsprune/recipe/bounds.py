@@ -7,8 +7,6 @@ from typing import Annotated, Any, Final, TypeVar, dataclass_transform
 
 from annotated_types import Ge, Gt, Interval, Le, MinLen
 
-__all__ = ["AtLeastZero", "Count", "Natural", "OpenShare", "Positive", "Share", "Text", "Width", "section"]
-
 STRICT: Final[dict[str, Any]] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 """How each section is read: no unknown key, no silent conversion, no ``inf`` or ``nan``."""
 

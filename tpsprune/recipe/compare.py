@@ -10,8 +10,6 @@ from annotated_types import Interval, MinLen
 from tpsprune.errors import Fault, RecipeError, did_you_mean
 from tpsprune.recipe.bounds import AtLeastZero, Count, OpenShare, section
 
-__all__ = ["AFTER_TICKET", "ARMS", "Compare", "arms_of", "order_of"]
-
 ARMS: Final = {
     "dense": "the dense model through its whole schedule: no TPS, no watching, validated once at the end",
     "dense-stopped": "the ticket's run without the cut: the same TPS, signals and rules",

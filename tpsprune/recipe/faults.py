@@ -11,8 +11,6 @@ from tpsprune.errors import Fault, did_you_mean
 from tpsprune.recipe.prune import TARGETS
 from tpsprune.recipe.schema import Recipe
 
-__all__ = ["faults_of"]
-
 TAGS = ("kind", "rule")
 
 

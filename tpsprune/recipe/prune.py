@@ -12,8 +12,6 @@ from pydantic import Discriminator, Tag
 from tpsprune.errors import PruneError
 from tpsprune.recipe.bounds import STRICT, Count, Natural, OpenShare, Positive, section
 
-__all__ = ["TARGETS", "Latency", "Macs", "Params", "Prune", "Target", "Tolerance", "Widths"]
-
 
 class _OneTarget:
     """What targets have in common: one of a recipe has a single key, which says its kind."""

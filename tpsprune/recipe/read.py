@@ -16,9 +16,6 @@ from tpsprune.recipe.faults import faults_of
 from tpsprune.recipe.prune import TARGETS
 from tpsprune.recipe.schema import Recipe, rule_faults
 
-__all__ = ["locate", "parse", "read", "shipped_recipes"]
-
-
 Raw = dict[str, Any]
 NESTED: Final = "is nested more deeply than can be read; no section of a recipe goes beyond a few levels"
 

@@ -30,9 +30,6 @@ from tpsprune.recipe.task import (
 from tpsprune.recipe.train import Energy, Retrain, Tps, Train, Watch, rewind_epoch
 from tpsprune.records import QUALITIES
 
-__all__ = ["Recipe", "is_name", "rule_faults", "signal_names", "tps_faults", "unread_faults", "watched_names"]
-
-
 SCHEMA = "tpsprune.recipe/1"
 
 

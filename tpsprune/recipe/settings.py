@@ -15,8 +15,6 @@ from tpsprune.recipe.faults import faults_of
 from tpsprune.recipe.prune import TARGETS, Prune, ShareTarget, Target, Widths
 from tpsprune.recipe.stop import RULES, Rule
 
-__all__ = ["prune_settings", "read_rule", "read_section", "relocate"]
-
 Section = TypeVar("Section")
 OF_RECIPES: Final = ("calibration_items", "round_epochs")
 """For recipes alone: a caller of Python hands over calibration data, and trains between rounds."""

@@ -9,9 +9,6 @@ from annotated_types import Ge, Interval, Predicate
 
 from tpsprune.recipe.bounds import AtLeastZero, Count, Natural, OpenShare, Positive, Share, Text, section
 
-__all__ = ["Energy", "Retrain", "Signal", "Tps", "Train", "Watch", "rewind_epoch"]
-
-
 Momentum = Annotated[float, Interval(ge=0.0, lt=1.0)]
 
 

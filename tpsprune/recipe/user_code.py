@@ -10,8 +10,6 @@ from typing import Any
 
 from tpsprune.errors import Fault, RecipeError, first_line
 
-__all__ = ["call", "resolve"]
-
 
 def resolve(path: str, place: str) -> Callable[..., Any]:
     """Import ``package.module:function`` and return the callable.

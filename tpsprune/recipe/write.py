@@ -19,8 +19,6 @@ from tpsprune.recipe.schema import Recipe
 from tpsprune.recipe.task import FOREIGN_MODELS, Data, Model
 from tpsprune.recipe.train import Train
 
-__all__ = ["DATA", "MODELS", "Answers", "Choice", "Offer", "as_toml", "choose", "draft", "dumps", "misfit"]
-
 
 def dumps(recipe: Recipe) -> str:
     """Return the resolved recipe as TOML; reading it again gives an equal recipe.

@@ -13,23 +13,6 @@ from tpsprune.records.result import Unpruned
 from tpsprune.records.serial import Natural, Sha256
 from tpsprune.records.task import TaskFacts
 
-__all__ = [
-    "Checked",
-    "CheckedGroup",
-    "CheckedLayer",
-    "Compared",
-    "Diagnosis",
-    "Exported",
-    "Exporting",
-    "MachineFacts",
-    "Manifest",
-    "MeteredPart",
-    "Remedy",
-    "SoftwareFacts",
-    "Stamp",
-    "TensorFacts",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedGroup:

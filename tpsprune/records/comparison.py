@@ -10,18 +10,6 @@ from typing import Any, ClassVar
 from tpsprune.records.energy import EnergyMethod, Window
 from tpsprune.records.task import quality_of
 
-__all__ = [
-    "ArmRun",
-    "BrokenOff",
-    "Choices",
-    "ComparisonRecord",
-    "Design",
-    "Grid",
-    "HistoryPoint",
-    "IdleSpan",
-    "InferenceSpan",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Design:

@@ -10,8 +10,6 @@ from pydantic import Field
 
 from tpsprune.records.serial import AtLeastZero, Natural
 
-__all__ = ["Cost", "EnergyClass", "EnergyMethod", "PhaseEnergy", "Projection", "Window"]
-
 
 class EnergyClass(StrEnum):
     """How a figure was obtained, from best to worst; a sum is as good as its worst part.

@@ -9,21 +9,6 @@ from tpsprune.records.comparison import ArmRun
 from tpsprune.records.readings import Decision
 from tpsprune.records.result import GroupChange, ModelFigures, RunResult, Unpruned
 
-__all__ = [
-    "ArmBegun",
-    "ArmEnded",
-    "Comparing",
-    "Decided",
-    "Event",
-    "Finished",
-    "Note",
-    "PhaseEnded",
-    "PhaseStarted",
-    "Progress",
-    "Pruned",
-    "Trained",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseStarted:

@@ -8,8 +8,6 @@ from math import isfinite
 
 from tpsprune.records.serial import AtLeastZero, Natural
 
-__all__ = ["Decision", "Milestone", "Reading", "Status", "Verdict"]
-
 
 class Status(StrEnum):
     """Why a reading has, or has not, a value: a reading is never silently missing."""

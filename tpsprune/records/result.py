@@ -13,16 +13,6 @@ from tpsprune.records.readings import Decision, Milestone
 from tpsprune.records.serial import AtLeastZero, Natural, Positive, Text
 from tpsprune.records.task import TaskFacts
 
-__all__ = [
-    "GIVEN",
-    "GroupChange",
-    "Latency",
-    "ModelFigures",
-    "RunResult",
-    "Size",
-    "Unpruned",
-]
-
 GIVEN: Final = "given"
 """The rule of a draw that nobody made: the dense model was trained elsewhere."""
 

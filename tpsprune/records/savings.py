@@ -13,28 +13,6 @@ from tpsprune.records.comparison import ComparisonRecord, Design, Grid
 from tpsprune.records.energy import EnergyMethod
 from tpsprune.records.serial import AtLeastZero, Natural, Positive, Text
 
-__all__ = [
-    "NOT_CLAIMED",
-    "Accuracy",
-    "BandPoint",
-    "BreakEven",
-    "Change",
-    "Claim",
-    "EnergyReport",
-    "Grade",
-    "Needed",
-    "PhaseMean",
-    "Quality",
-    "Reason",
-    "RunLine",
-    "Savings",
-    "Standing",
-    "Step",
-    "Support",
-    "WallFit",
-]
-
-
 NOT_CLAIMED: Final = "not claimed"
 """What stands in the place of grams where no grid factor was chosen."""
 

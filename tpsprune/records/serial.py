@@ -14,8 +14,6 @@ from typing import Annotated, Any, Final, TypeVar
 from annotated_types import Ge, MinLen
 from pydantic import Field, TypeAdapter, ValidationError
 
-__all__ = ["AtLeastZero", "Natural", "Positive", "Sha256", "Text", "dump", "is_newer", "json_schema", "load"]
-
 Natural = Annotated[int, Ge(0)]
 Positive = Annotated[int, Ge(1)]
 AtLeastZero = Annotated[float, Ge(0.0)]

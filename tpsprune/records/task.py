@@ -8,8 +8,6 @@ from typing import Final, Literal
 
 from tpsprune.records.serial import Positive
 
-__all__ = ["QUALITIES", "InputPart", "TaskFacts", "quality_of", "unit_of"]
-
 QUALITIES: Final[Mapping[str, str]] = {
     "cross-entropy": "accuracy",
     "bce": "label accuracy",

@@ -15,8 +15,6 @@ from tpsprune.errors import MeterError
 from tpsprune.records import Choices, ComparisonRecord, EnergyClass, EnergyMethod, Savings, WallFit, Window
 from tpsprune.runs import ComparisonFolder, exclusive, write_bytes_atomically
 
-__all__ = ["assessed", "choose"]
-
 
 def choose(
     folder: ComparisonFolder,

@@ -20,8 +20,6 @@ from tpsprune.report import words
 from tpsprune.report.forms import Number, load_templates
 from tpsprune.report.savings.terms import join_classes
 
-__all__ = ["model_card"]
-
 _MISSING: Final = "not recorded"
 _JOULES_PER_KWH: Final = 3.6e6
 _TASKS: Final = {

@@ -22,8 +22,6 @@ from tpsprune.records import (
 from tpsprune.report import words
 from tpsprune.report.tables import RIGHT, WHOLE, fold, left_alone_lines, make_table
 
-__all__ = ["check_tables", "diagnosis_tables"]
-
 UNKNOWN = "unknown"
 
 

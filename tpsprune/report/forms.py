@@ -16,22 +16,6 @@ from markupsafe import Markup, escape
 
 from tpsprune.report import words
 
-__all__ = [
-    "SILENT",
-    "Cell",
-    "Code",
-    "Form",
-    "Number",
-    "Table",
-    "chosen",
-    "counted",
-    "derived",
-    "load_templates",
-    "mark_up",
-    "measured",
-    "name",
-]
-
 Form = Literal["html", "md"]
 SILENT: Final = frozenset({"name", "none", ""})
 """Classes that are not written beside a number: of names, and of what nothing was metered of."""

@@ -15,20 +15,6 @@ from tpsprune import records
 from tpsprune.records import ArmRun, Comparing, dump
 from tpsprune.report import tables, words
 
-__all__ = [
-    "AbstractShow",
-    "BarCompare",
-    "BarShow",
-    "JsonCompare",
-    "JsonShow",
-    "OurConsole",
-    "PlainCompare",
-    "PlainShow",
-    "QuietShow",
-    "print_next",
-    "run_line",
-]
-
 BAR_COLUMNS = 36
 """Columns that title, epoch, bar and time left take."""
 

@@ -18,8 +18,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from tpsprune.records import Decision, GroupChange, Reading, RunResult
 from tpsprune.runs import RunFolder, read_result, write_bytes_atomically
 
-__all__ = ["Beside", "beside_figure", "plot_beside", "plot_run", "render", "run_figure"]
-
 # Okabe and Ito's palette: told apart by colour-blind eyes and in grey print.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
 

@@ -13,8 +13,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from tpsprune.report.pictures import BLUE, GREEN, GREY, ORANGE, RED, render
 from tpsprune.runs import write_bytes_atomically
 
-__all__ = ["draw_study", "study_figure"]
-
 CURVE_COLOURS: Final = (BLUE, RED, GREEN, GREY)
 PANEL_INCHES: Final = 4.4
 

@@ -29,23 +29,6 @@ from tpsprune.report import words
 from tpsprune.report.savings.terms import class_of, standing_words, tone_of
 from tpsprune.report.savings.view import Headline, format_grade, format_needed, headlines
 
-__all__ = [
-    "RunSignals",
-    "closing",
-    "collect_signals",
-    "decided",
-    "fold",
-    "left_alone_lines",
-    "make_table",
-    "next_lines",
-    "prune_line",
-    "savings_summary",
-    "signals_table",
-    "spark",
-    "whole_run",
-    "widths_table",
-]
-
 MAX_ROWS: Final = 24
 """Groups shown in full; of a longer table the middle is left out, with a line that says so."""
 BLOCKS: Final = "▁▂▃▄▅▆▇█"

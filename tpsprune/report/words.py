@@ -4,22 +4,6 @@ from __future__ import annotations
 
 from math import isfinite, isnan
 
-__all__ = [
-    "bytes_",
-    "change",
-    "change_between",
-    "count",
-    "grams",
-    "joules",
-    "percent",
-    "points",
-    "probability",
-    "seconds",
-    "share",
-    "small_joules",
-    "watt_hours",
-]
-
 _SMALL = ((1e-9, "n"), (1e-6, "µ"), (1e-3, "m"))
 
 

@@ -22,8 +22,6 @@ from tpsprune.records import (
 )
 from tpsprune.runs.files import Journal
 
-__all__ = ["Begun", "ComparisonFolder", "ask_for_pairs", "begin_or_match"]
-
 MAY_DIFFER: Final = {"begun", "command", "pairs"}
 
 

@@ -18,26 +18,6 @@ from typing import Any, BinaryIO, Final, NoReturn, TypeVar, final
 from tpsprune.errors import CannotWriteError, RunFolderError
 from tpsprune.records import EnergyReport, RunResult, dump, is_newer, load
 
-__all__ = [
-    "Journal",
-    "cannot_write",
-    "energy_report_text",
-    "open_regular",
-    "read_energy_report",
-    "read_json",
-    "read_result",
-    "read_text",
-    "replacing",
-    "strict_json",
-    "sync_folder",
-    "to_json_text",
-    "write_bytes_atomically",
-    "write_json_atomically",
-    "write_result",
-    "write_text_atomically",
-    "writing",
-]
-
 T = TypeVar("T")
 
 _WORDS: Final[dict[int, str]] = {

@@ -17,8 +17,6 @@ from typing import Any, Final, Generic, TypeVar, final
 from tpsprune.errors import RunFolderError
 from tpsprune.runs.files import Journal, cannot_write, sync_folder
 
-__all__ = ["RunFolder", "digest_of", "exclusive", "machine_facts", "versions"]
-
 PACKAGES: Final = ("tpsprune", "torch", "torch-pruning", "codecarbon", "numpy", "ripser", "safetensors")
 
 

@@ -20,19 +20,6 @@ from tpsprune.errors import ArtifactError, did_you_mean
 from tpsprune.recipe.task import Match
 from tpsprune.runs.files import cannot_write, open_regular, replacing
 
-__all__ = [
-    "Expected",
-    "file_bytes",
-    "load_hashed",
-    "load_tensors",
-    "match_state",
-    "read_state",
-    "save_tensors",
-    "serialise",
-    "sha256_of",
-    "shapes_of",
-]
-
 Expected: TypeAlias = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 DTYPES: Final[dict[str, torch.dtype]] = {

@@ -19,8 +19,6 @@ from tpsprune.records.readings import Reading, Status
 from tpsprune.signals.h1_worker import CountingError, LoopCounter
 from tpsprune.signals.signal import AbstractSignal, Packed, Readings, View
 
-__all__ = ["H1", "H1Memory", "Request", "cloud_of"]
-
 NULL_SAMPLES: Final = 8
 FEWEST_POINTS: Final = 4
 SIGNALS: Final = (

@@ -25,8 +25,6 @@ import numpy.typing as npt
 
 from tpsprune.numerics.persistence import H1Summary, h1_bars, summary
 
-__all__ = ["CountingError", "LoopCounter"]
-
 LIMIT_SECONDS: Final = 20.0
 IN_LINE_SECONDS_PER_STEP: Final = 1e-3
 IN_LINE_POINTS: Final = 128

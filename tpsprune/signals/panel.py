@@ -17,8 +17,6 @@ from tpsprune.signals.signal import AbstractSignal, Packed, Readings, View
 from tpsprune.signals.updates import CommutatorDefect, SpectralEdge
 from tpsprune.signals.weights import Condensation, MaskDistance, Norm
 
-__all__ = ["Memories", "Panel"]
-
 Memories: TypeAlias = Mapping[str, Any]
 
 

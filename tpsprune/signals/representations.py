@@ -19,8 +19,6 @@ from tpsprune.numerics.spectra import corrected_participation_ratio, effective_r
 from tpsprune.records.readings import Reading, Status
 from tpsprune.signals.signal import AbstractMemoryless, Readings, View
 
-__all__ = ["Collapse", "DEff", "Dimension", "LogitRank", "group_dimension", "mean_cosine", "numerical_rank"]
-
 
 @dataclass(frozen=True, slots=True)
 class Dimension:

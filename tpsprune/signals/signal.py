@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from tpsprune.numerics.moments import Elements
 from tpsprune.records.readings import Reading, Status
 
-__all__ = ["AbstractMemoryless", "AbstractSignal", "Packed", "Readings", "View"]
-
 Memory = TypeVar("Memory")
 Readings: TypeAlias = tuple[Reading, ...]
 Packed: TypeAlias = tuple[dict[str, Tensor], dict[str, Any]]

@@ -23,8 +23,6 @@ from tpsprune.numerics.spectra import edge, gap_23, row_spectrum
 from tpsprune.records.readings import Reading, Status
 from tpsprune.signals.signal import AbstractMemoryless, AbstractSignal, Packed, Readings, View
 
-__all__ = ["CommutatorDefect", "EdgeMemory", "SpectralEdge", "commutator_defect", "snapshot"]
-
 EXACT_BELOW = 10**6
 CLEAR_STEPS: Final = 10
 STEP_SIZE: Final = 1e-3

@@ -18,17 +18,6 @@ from tpsprune.numerics.moments import unit_rows
 from tpsprune.records.readings import Status
 from tpsprune.signals.signal import AbstractMemoryless, AbstractSignal, Packed, Readings, View
 
-__all__ = [
-    "Condensation",
-    "MaskDistance",
-    "MaskMemory",
-    "Norm",
-    "condensed_share",
-    "kept_mask",
-    "mask_distance",
-    "parameter_norm",
-]
-
 MASKS: Final = 5
 KEPT_SHARE: Final = 0.5
 NEARLY: Final = 0.02

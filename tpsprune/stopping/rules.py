@@ -20,8 +20,6 @@ from tpsprune.recipe.stop import (
 )
 from tpsprune.records import Reading, Verdict, load
 
-__all__ = ["Memory", "describe", "recall", "start", "step"]
-
 
 @dataclass(frozen=True, slots=True)
 class Nothing:

@@ -23,8 +23,6 @@ from tpsprune.numerics.trees import Tree, item_count, take_items
 from tpsprune.records import TaskFacts
 from tpsprune.tps.variant import Group, Variant, full_precision, no_classes, working_precision
 
-__all__ = ["Moments", "UnitLayer", "find_unit_layers"]
-
 FEW = 3
 """Items that tell how a layer's rows go with items; odd, so that a count is no chance."""
 

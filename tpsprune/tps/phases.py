@@ -17,8 +17,6 @@ from tpsprune.numerics.coherence import order_parameters, triadic_energy, triadi
 from tpsprune.records import TaskFacts
 from tpsprune.tps.variant import Group, Variant, full_precision, trainable_weights, working_precision
 
-__all__ = ["Neurons", "PhaseVariant", "Weights", "leading_plane"]
-
 _WEIGHT_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
 _UNIT_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _LEAST_UNITS = 3

@@ -23,8 +23,6 @@ from tpsprune.tps.phases import Neurons, PhaseVariant, Weights
 from tpsprune.tps.triplets import Fourier, Labels
 from tpsprune.tps.variant import BatchNormL1, Group, Variant
 
-__all__ = ["Regulariser", "build"]
-
 CALIBRATION_ITEMS: Final = 1024
 
 _KINDS: Final[Mapping[str, type[Variant]]] = {

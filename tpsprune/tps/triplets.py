@@ -29,8 +29,6 @@ from tpsprune.tps.variant import (
     working_precision,
 )
 
-__all__ = ["Fourier", "Labels", "TripletVariant", "coherence_warning", "order_warning"]
-
 _LEAST_READINGS: Final = 3
 _LOSS_FALL_SHARE: Final = 1 / 3
 _COHERENCE_RISE: Final = 0.02

@@ -14,17 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.records import TaskFacts
 
-__all__ = [
-    "BatchNormL1",
-    "Group",
-    "UnitTriplets",
-    "Variant",
-    "full_precision",
-    "no_classes",
-    "trainable_weights",
-    "working_precision",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Group:

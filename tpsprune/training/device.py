@@ -15,16 +15,6 @@ from tpsprune.errors import DeviceError
 from tpsprune.numerics.trees import Tree, map_tensors
 from tpsprune.recipe.train import Train
 
-__all__ = [
-    "Execution",
-    "augmentation_generator",
-    "choose_device",
-    "epoch_order",
-    "load_random_state",
-    "prepare_process",
-    "random_state",
-]
-
 _ORDER, _AUGMENT = 1, 2
 
 

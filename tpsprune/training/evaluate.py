@@ -13,8 +13,6 @@ from tpsprune.numerics.objective import CROSS_ENTROPY, Objective, Sums
 from tpsprune.numerics.trees import Tree, at
 from tpsprune.training.device import Execution
 
-__all__ = ["Score", "evaluate"]
-
 BATCH_ITEMS = 1024
 
 

@@ -23,8 +23,6 @@ from tpsprune.recipe.train import Train
 from tpsprune.training.device import Execution, augmentation_generator, epoch_order
 from tpsprune.training.optimizers import learning_rate_at
 
-__all__ = ["Penalty", "Tick", "fit", "steps_per_epoch"]
-
 Prepare = Callable[[Tree, torch.Generator | None], Tree]
 
 CHECK_EVERY = 50

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from tpsprune.recipe.train import Train
 
-__all__ = ["Grokfast", "learning_rate_at", "load_state_by_name", "make_optimizer", "state_by_name"]
-
 START_SHARE = 1 / 25
 END_SHARE = START_SHARE / 10_000
 SLOW: Final = "slow_grad"

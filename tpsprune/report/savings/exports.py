@@ -15,16 +15,6 @@ from typing import Any, Final
 from tpsprune.records import EnergyClass, EnergyMethod, RunLine, Savings
 from tpsprune.report.savings.terms import class_of, join_class_words
 
-__all__ = [
-    "NOT_CLAIMED",
-    "boamps",
-    "mean_grams",
-    "mean_joules",
-    "model_card",
-    "sci",
-    "training_class",
-]
-
 NOT_CLAIMED: Final = "not claimed"
 """What stands in place of grams where no grid factor was chosen."""
 

@@ -19,8 +19,6 @@ from tpsprune.report.savings.terms import (
 )
 from tpsprune.report.savings.view import distinct_methods
 
-__all__ = ["report_json"]
-
 
 def report_json(
     savings: Savings, plots: Mapping[str, Plot], left_out: Iterable[str], journal_sha256: str = ""

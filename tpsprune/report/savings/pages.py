@@ -31,8 +31,6 @@ from tpsprune.report.savings.view import (
 )
 from tpsprune.runs import cannot_write, energy_report_text, to_json_text, write_text_atomically
 
-__all__ = ["render_page", "write_report"]
-
 _TERMS: Final = (
     "claim_title",
     "class_of_step",

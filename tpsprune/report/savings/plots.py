@@ -41,20 +41,6 @@ from tpsprune.report.savings.terms import (
     tone_of,
 )
 
-__all__ = [
-    "STEMS",
-    "Plot",
-    "break_even_plot",
-    "csv_text",
-    "draw_plots",
-    "forest_plot",
-    "history_plot",
-    "models_plot",
-    "pairs_plot",
-    "phases_plot",
-    "scatter_plot",
-]
-
 _FAR: Final = 1.5
 """A cost of more than so many times the baseline's is drawn as an arrow at the edge: else one dwarfs all."""
 _HATCHES: Final = ("", "//", "\\\\", "xx", "--", "++", "/", "")

@@ -15,24 +15,6 @@ from matplotlib.figure import Figure
 
 from tpsprune.report.pictures import render
 
-__all__ = [
-    "GRID",
-    "INK",
-    "MUTED",
-    "PAPER",
-    "SERIES",
-    "WIDTH",
-    "add_axes",
-    "add_key",
-    "energy_unit",
-    "inline_svg",
-    "make_canvas",
-    "marker_of",
-    "paint_of",
-    "paint_variables",
-    "standalone_svg",
-]
-
 WIDTH: Final = 5.7
 """Inches of a plot: its words can be read on a desk, and on a telephone without scrolling."""
 

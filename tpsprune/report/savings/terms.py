@@ -10,30 +10,6 @@ from tpsprune.records import Accuracy, Change, Claim, EnergyClass, RunLine, Savi
 from tpsprune.report import words
 from tpsprune.report.forms import Number
 
-__all__ = [
-    "accuracy_of",
-    "capitalise",
-    "claim_of",
-    "claim_title",
-    "class_of",
-    "class_of_step",
-    "class_of_verdict",
-    "class_of_windows",
-    "format_change",
-    "format_interval",
-    "format_joules",
-    "idle_class",
-    "inference_of",
-    "join_class_words",
-    "join_classes",
-    "lost_class",
-    "lost_unknown",
-    "metered_pairs",
-    "standing_words",
-    "tone_of",
-    "training_of",
-]
-
 Tone = Literal["saves", "costs", "refused", "neutral"]
 
 _STANDINGS: Final[dict[Standing, str]] = {

@@ -43,18 +43,6 @@ from tpsprune.report.savings.terms import (
     training_of,
 )
 
-__all__ = [
-    "Headline",
-    "build_view",
-    "distinct_methods",
-    "format_fact",
-    "format_grade",
-    "format_needed",
-    "format_tolerance",
-    "format_wall_line",
-    "headlines",
-]
-
 _BY_THE_CLOCK = {"time", "CPU-seconds"}
 """What a clock measured of what speaks for a claim; the rest was counted."""
 _REASON_KINDS = {
