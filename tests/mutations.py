@@ -41,22 +41,22 @@ numerics   | triplet centring       | o_mc - o_mc.mean(1, keepdim=True) => o_mc 
 numerics   | mean interval          | statistics.stdev(found) => statistics.pstdev(found)
 numerics   | fisher's tail          | range(hits, min(tried => range(hits + 1, min(tried
 numerics   | sign flips             | * (1.0 - ROUNDING) => * (1.0 + ROUNDING)
-numerics   | lower bound            | stdtrit(len(values) - 1, confidence) => stdtrit(len(values), confidence)
+numerics   | lower bound            | _t_quantile(len(values) - 1, confidence) => _t_quantile(len(values), confidence)
 stopping   | plateau spread         | max(window) - min(window) => abs(window[-1] - window[0])
 stopping   | patience gain          | sign * (value - best) > => sign * (value - best) >=
-stopping   | threshold in a row     | held = memory["held"] + 1 if holds else 0 => held = memory["held"] + 1
+stopping   | threshold in a row     | held = memory.held + 1 if holds else 0 => held = memory.held + 1
 stopping   | share learned          | (accuracy - chance) / (1.0 - chance) => accuracy
 claims     | interval includes zero | change.low <= 0 <= change.high => False
-claims     | sign flip rung         | change.p_sign_flip >= evidence.alpha => change.p_sign_flip >= 1.1
-claims     | power model            | if not least.saving_share <= 0 <= most.saving_share => if True
+claims     | sign flip rung         | change.p_sign_flip >= alpha => change.p_sign_flip >= 1.1
+claims     | power model            | if least.saving_share <= 0 <= most.saving_share => if False
 claims     | part of a sum missing  | if known and len(known) == len(found) => if known
 energy     | window bracket         | low <= seconds <= high => low <= seconds
-energy     | counter turns          | bracket.outer_seconds * _HIGHEST_PACKAGE_WATTS > => bracket.outer_seconds >
-energy     | gpu counter            | <= _RELATIVE * abs(counter_joules) + slack_joules => <= 1e9
+energy     | counter turns          | outer * _HIGHEST_PACKAGE_WATTS > => outer >
+energy     | gpu counter            | allowed_joules = _RELATIVE * abs(gpu_counter_joules) + gpu_slack_joules => allowed_joules = 1e9
 runs       | torn line              | if _from_line(content[tail_at:]) is None: => if False:
 runs       | name twice             | if len(found) != len(pairs): => if False:
 runs       | lock                   | fcntl.LOCK_EX | fcntl.LOCK_NB => fcntl.LOCK_SH | fcntl.LOCK_NB
-export     | file hash              | if found.sha256 != stamp["sha256"]: => if False:
+export     | file hash              | if found.sha256 != stamp.sha256: => if False:
 export     | seal                   | hashlib.sha256(match[1]).hexdigest().encode() != match[2] => False
 export     | link out               | path.is_symlink() and not path.resolve() => False and not path.resolve()
 data       | stratified order       | (rank.double() + 0.5) / sizes[sorted_labels] => rank.double() + 0.5
@@ -72,10 +72,10 @@ signals    | opposite twins         | (unit_ud @ unit_ud.T).abs() => (unit_ud @ 
 signals    | mask distance          | .float().mean(1).amax()) => .float().mean(1).amin())
 pruning    | ridge prior            | (yx_nk - plain_nk @ xx_kk).T => yx_nk.T
 pruning    | sensitivity            | .to(rows_npq).sqrt() => .to(rows_npq)
-pruning    | selection              | gains_u.argmax() if given => gains_u.argmin() if given
+pruning    | selection              | gains_u.argmax() if picked => gains_u.argmin() if picked
 pruning    | proof                  | if not difference <= TOLERANCES.get(dtype, 5e-2): => if False:
 pruning    | share counted          | if found > asked + SLACK: => if False:
-pruning    | optimizer state        | return take(value, axes).clone() => return value.clone()
+pruning    | optimizer state        | (take(value, kept.get(name, {})) if fits else value).clone() => value.clone()
 pipeline   | budget                 | spent.seconds >= stop.budget_seconds => spent.seconds >= 1e9
 cli        | exit code              | exit_code = 2 => exit_code = 1
 """
