@@ -163,6 +163,25 @@ def test_every_epoch_visits_each_item_at_most_once_in_an_order_of_its_own() -> N
     assert [tick.epoch for tick in ticks] == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0]
 
 
+def test_augmentation_differs_between_steps_and_depends_on_seed_and_step_alone() -> None:
+    settings = Train(epochs=1, batch_size="full")
+    model = net()
+
+    def augmentations(first_step: int) -> list[list[float]]:
+        seen: list[list[float]] = []
+
+        def record(inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+            seen.append(torch.rand(4, generator=generator).tolist())
+            return inputs
+
+        run(model, make_optimizer(model, settings), settings, first_step, 6, prepare=record)
+        return seen
+
+    whole = augmentations(0)
+    assert len({tuple(numbers) for numbers in whole}) == 6
+    assert augmentations(4) == whole[4:]
+
+
 def test_a_diverging_loss_ends_the_run_and_names_step_and_cause() -> None:
     settings = Train(epochs=10, batch_size=32, optimizer="sgd", learning_rate=1e30, schedule="constant")
     model = net()
