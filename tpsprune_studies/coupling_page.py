@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any, Final, final
 
 from tpsprune.numerics.small_samples import Interval
-from tpsprune_studies.catalogue import Prediction
+from tpsprune_studies.catalogue import Prediction, write_protocol
 from tpsprune_studies.coupling_edges import (
     FACTOR,
     PATIENCE,
@@ -37,26 +37,6 @@ ENOUGH: Final = 0.75
 """The share of cells that must have an edge for an exponent of it: the rest is not missing at random."""
 JUMP: Final = 0.9
 """The share of a rise between two λ half a decade apart from which on it is called a jump."""
-LIMITS: Final = (
-    "The published abstract gives no formula and does not say what N counts. What is put to the "
-    "test is our TPS on one task family and one architecture, N taken by the units of its hidden layer.",
-    "An exponent depends on what λ multiplies. `labels` adds λ times a mean over units to the loss, so that "
-    "the pull on one unit goes as λ/N: counted per unit (λ/N, a sum in the place of the mean) every exponent "
-    'of `labels` is one less; with `scaling = "sqrt-n"` it is 1/2 more. `weights` moves each oscillator by a '
-    "force of order one, as in Kuramoto's model, and has no such freedom.",
-    "Wider nets have more parameters too. Learning rate and weight decay were not tuned by size, nor by λ.",
-    "Modulus, share, learning rate and level were chosen in trials on the first two seeds, so that narrow "
-    "nets learn at all; two runs at other sizes and another modulus were broken off on the way, for their "
-    "cost and because the narrowest nets did not learn. Some of these still have no λ that speeds up, and "
-    "are missing there.",
-    "A power law is fitted, not tested: a bend within two decades would go unseen by the interval. Widths of "
-    "a seed share the split of the data, so points are not quite independent.",
-    "An order parameter that stays high on the way down is not hysteresis by itself: it is read after a "
-    "fixed number of steps at each λ, and whoever has learned the sums stays with what was learned. Random "
-    "answers and the slower ramp are there to tell these apart; neither is slow without end.",
-    "Finite nets have no phase transition in the strict sense. Five sizes cannot tell a continuous "
-    "transition from a smooth crossover.",
-)
 
 
 @final
@@ -133,13 +113,22 @@ def write_finding(
         measure="exponent of N",
         counted="nets",
         predicted_range=(PREDICTED, PREDICTED),
-        protocol=_write_protocol(setup, done),
+        protocol=write_protocol(
+            prediction.name,
+            setup=setup,
+            sizes=", ".join(f"{size:,}" for size in setup.sizes),
+            half_seeds=", ".join(map(str, setup.half_seeds)),
+            factor=FACTOR,
+            patience=PATIENCE,
+            enough=ENOUGH,
+            scaled=_describe_scaled(setup, done),
+            jump=JUMP,
+        ),
         tables=(
             _edge_table(setup, cells, done),
             *(_step_table(setup, cells, variant) for variant in VARIANTS),
             _loop_table(ramps),
         ),
-        limits=LIMITS,
         command=setup.command(prediction.name),
         settings={
             "seeds": list(setup.pair_seeds),
@@ -283,38 +272,6 @@ def _write_sharpness(paths: Sequence[tuple[int, float]]) -> str:
 def _format_range(interval: Interval, shift: float = 0.0) -> str:
     low, mean, high = (each + shift for each in (interval.low, interval.mean, interval.high))
     return f"{mean:.2f} ({low:.2f} to {high:.2f})"
-
-
-def _write_protocol(setup: CouplingSetup, done: Sequence[CouplingTraining]) -> tuple[str, ...]:
-    recipe = setup.recipe
-    data: Any = recipe.task.data
-    model: Any = recipe.task.model
-    return (
-        f"Task: recipe `{recipe.name}` made smaller: modulus {data.modulus}, {data.train_share:g} of the "
-        f"pairs trained on, embedding {model.embedding}, learning rate {recipe.train.learning_rate:g}, "
-        f"weight decay {recipe.train.weight_decay:g} at every λ. Hidden layers of "
-        f"{', '.join(f'{size:,}' for size in setup.sizes)} units; the widest, `weights` and ramps on "
-        f"seeds {', '.join(str(seed) for seed in setup.half_seeds)} alone.",
-        "N: oscillators of a group as TPS counts them. `labels` (in the loss): the units. `weights` "
-        "(decoupled): the elements of the first layer, 32 a unit, so that an exponent of units is one of N.",
-        f"Held: λ fixed from the first step, on a grid of half decades, until validation accuracy "
-        f"{setup.level:g} (read every {setup.reading_steps} steps). Smallest λ that speeds "
-        f"up: from the fastest λ down, where the steps cross those of the same seed without TPS divided by "
-        f"{FACTOR:g}, linear in logarithms. Largest that still learns: midway to the first λ above the "
-        f"fastest that is not there within {PATIENCE} times the steps without TPS.",
-        "Exponent: least squares of log λ on log N over all nets, Student's t-interval of the slope; given "
-        f"where the edge is known of {ENOUGH:.0%} of the nets.",
-        "Verdict, on exponents of edges as TPS is shipped: confirmed where every interval holds −1/2 and "
-        "neither 0 nor −1, refuted where none holds −1/2, undecided else. What the order does has no "
-        "part in it.",
-        f"`sqrt-n`: {_describe_scaled(setup, done)}",
-        f"Ramps: one training, λ up by half decades and down again, {setup.ramp_steps} steps at each, at "
-        f"every size but the largest; {setup.slow_steps} steps at {setup.slow_size} units. Order: mean R "
-        "(`labels`), |z₁| of the first layer (`weights`), read at the end of each λ. Once on "
-        "sums, once with the answers trained on dealt out at random. Loop: mean of down less up over "
-        f"log λ, as a share of the rise. A jump: {JUMP:g} or more of the rise between neighbouring λ; the "
-        "line stood at 0.5 and was moved after a first look, the grid being no finer than half a decade.",
-    )
 
 
 def _describe_scaled(setup: CouplingSetup, done: Sequence[CouplingTraining]) -> str:

@@ -18,7 +18,7 @@ from tpsprune import recipe
 from tpsprune.numerics.macs import count_macs
 from tpsprune.numerics.small_samples import Interval, mean_interval, ratio_interval
 from tpsprune.recipe import Recipe
-from tpsprune_studies.catalogue import STUDIES
+from tpsprune_studies.catalogue import STUDIES, write_protocol
 from tpsprune_studies.finding import (
     Bound,
     Finding,
@@ -47,14 +47,6 @@ WEIGHT_DECAY: Final = 4.0
 CALIBRATION_ITEMS: Final = 512
 LAST: Final = "after"
 OTHERS: Final = tuple(moment for moment in MOMENTS if moment != LAST)
-LIMITS: Final = (
-    "The published work prunes single weights, without regard to layers; here whole units go, chosen by "
-    "interpolation. A failure speaks against tickets of units, not of weights.",
-    "One architecture (a token MLP with one hidden layer), half of the multiply-accumulates, and the weight "
-    "decay that was best without TPS.",
-    "Five comparisons are made on a few seeds, each at 95 %: one of five a little off would be no wonder.",
-    "Steps before the draw are not counted: the question is what the ticket is worth, not whether it pays.",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,9 +221,16 @@ def conclude(setup: Setup, done: Sequence[TicketTraining], machine: Mapping[str,
         measure="ratio of the steps to the level",
         counted="pairs",
         predicted_range=(1.0, None),
-        protocol=_write_protocol(setup),
+        protocol=write_protocol(
+            PREDICTION.name,
+            setup=setup,
+            weight_decay=WEIGHT_DECAY,
+            macs=MACS,
+            memorised=MEMORISED,
+            transition=TRANSITION,
+            after_steps=AFTER_STEPS,
+        ),
         tables=(_step_table(by_moment, setup.pair_seeds), _digits_table(done)),
-        limits=LIMITS,
         command=setup.command(PREDICTION.name),
         settings={"seeds": list(setup.pair_seeds), **setup.decisive()},
         machine=machine,
@@ -269,23 +268,6 @@ def _write_sentence(ratios: Mapping[str, tuple[Interval, Bound]]) -> str:
         for moment, (interval, bound) in ratios.items()
     )
     return f"times the steps of the ticket drawn after generalisation, 95 % intervals: {parts}."
-
-
-def _write_protocol(setup: Setup) -> tuple[str, ...]:
-    return (
-        f"Recipe `{setup.recipe.name}` without TPS, weight decay {WEIGHT_DECAY:g}. Half of the "
-        f"multiply-accumulates ({MACS:g}) go; the plan is replayed on the initial weights, nothing folded, "
-        "and trained from step 0; data, order and initial weights are those of the seed.",
-        f"Moments: never (`dense`); at step 0 (`init`); accuracy {MEMORISED:g} on the training items "
-        f"(`memorising`); validation accuracy {TRANSITION:g} (`transition`); {AFTER_STEPS} steps after "
-        f"{setup.level:g} (`after`). `random`: units drawn by lot, every layer alike.",
-        f"Measured: steps to validation accuracy {setup.level:g}, read every {setup.reading_steps}, at most "
-        f"{setup.cap_steps:,}; geometric mean of the ratios to `after` over seeds, Student's t "
-        "on logarithms.",
-        "Verdict: confirmed where every other ticket's interval, and the dense net's, lies above 1; refuted "
-        "where one lies below it; undecided else.",
-        "Digits: trained to an epoch, cut, trained on to the end of the schedule with the weights at hand.",
-    )
 
 
 def _step_table(by_moment: Mapping[str, Mapping[int, TicketTraining]], seeds: Sequence[int]) -> Table:

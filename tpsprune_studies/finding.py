@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, ClassVar, Protocol
 
 from tpsprune.numerics.small_samples import Interval
-from tpsprune_studies.catalogue import Prediction
+from tpsprune_studies.catalogue import Prediction, list_limits
 
 
 class Trial(Protocol):
@@ -164,7 +164,6 @@ class Finding:
     predicted_range: tuple[float | None, float | None]
     protocol: tuple[str, ...]
     tables: tuple[Table, ...]
-    limits: tuple[str, ...]
     command: str
     settings: Mapping[str, Any]
     machine: Mapping[str, Any]
@@ -184,7 +183,7 @@ class Finding:
             "predicted_range": dict(zip(("low", "high"), self.predicted_range, strict=True)),
             "quantities": [asdict(quantity) for quantity in self.quantities],
             "protocol": list(self.protocol),
-            "limits": list(self.limits),
+            "limits": list_limits(self.prediction.name),
             "command": self.command,
             "settings": dict(self.settings),
             "machine": dict(self.machine),
@@ -211,7 +210,7 @@ def render_page(finding: Finding) -> str:
         parts += [f"## {table.title}", _render_table(table)]
     parts += [
         "## What it does not show",
-        _render_list(finding.limits),
+        _render_list(list_limits(finding.prediction.name)),
         "## Where, and how to run it again",
         _render_list(f"{name.replace('_', ' ')}: {value}" for name, value in finding.machine.items()),
         f"    {finding.command}",

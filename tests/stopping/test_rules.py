@@ -68,7 +68,7 @@ def test_no_rule_never_acts() -> None:
 def test_an_epoch_rule_acts_at_its_epoch_and_says_so() -> None:
     rule = EpochRule(epoch=3.0)
     assert first_act(rule, [1.0] * 6) == 3
-    assert verdicts(rule, [1.0] * 4)[3].reason == "epoch 3 of the 3 asked for"
+    assert verdicts(rule, [1.0] * 4)[3].reason == "epoch 3 of the 3 required"
 
 
 @given(start=st.floats(1.0, 100.0), ratio=st.floats(0.5, 0.9))
@@ -327,7 +327,7 @@ def test_a_consensus_is_a_count_of_who_agreed_of_late(
 def test_a_consensus_tells_what_each_of_its_rules_said() -> None:
     rule = ConsensusRule(rules=(EpochRule(epoch=1.0), above("x")))
     first, second = judge(rule, {"x": 1.0}, {"x": 2.0})
-    assert first.reason.startswith("1 of 2 rules agree, 2 needed (no: epoch 0 of the 1 asked for; yes: x 1")
+    assert first.reason.startswith("1 of 2 rules agree, 2 needed (no: epoch 0 of the 1 required; yes: x 1")
     assert second.act
     assert stopping.describe(rule) == "2 of: epoch 1; x above 0 for 1"
 

@@ -1,4 +1,4 @@
-"""What the weights say without any data: the mask that magnitude would keep, condensation, length.
+"""Signals of the weights alone, without data: the mask that magnitude would keep, condensation, length.
 
 Shape letters: n units of all groups, u units of a group, m masks, d weights into a unit, its bias included.
 """
@@ -103,10 +103,10 @@ class MaskDistance(AbstractSignal[MaskMemory]):
         tensors = {"masks": torch.stack(memory.masks)} if memory.masks else {}
         return tensors, {"widths": list(memory.widths)}
 
-    def unpack(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> MaskMemory:
+    def unpack(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> MaskMemory:
         """Rebuild the memory."""
         masks = tuple(tensors["masks"].cpu().unbind()) if "masks" in tensors else ()
-        return MaskMemory(tuple(plain["widths"]), masks)
+        return MaskMemory(tuple(values["widths"]), masks)
 
 
 def condensed_share(weights_ud: Tensor, tolerance: float = NEARLY) -> float:
