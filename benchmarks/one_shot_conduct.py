@@ -52,7 +52,7 @@ def main() -> None:
             for seed in seeds:
                 trained(TASKS[net], seed)
         return
-    kind = f"{'quick-' if asked.quick else ''}heal{asked.repair_steps}"
+    kind = f"{'quick-' if asked.quick else ''}heal{asked.heal_steps}"
     journal = CACHE / f"one_shot-{fingerprint(ROOT)}-{kind}.jsonl"
     started = time.perf_counter()
     parts = [] if asked.page else asked.parts.split(",")
@@ -68,7 +68,7 @@ def main() -> None:
     if "cuts" in parts:
         jobs += [(cut_rows, _cut_keys(net, seed, asked.quick, settled)) for seed in seeds[1:] for net in nets]
     if "heal" in parts:
-        heal = functools.partial(heal_rows, steps=asked.repair_steps)
+        heal = functools.partial(heal_rows, steps=asked.heal_steps)
         for net in (net for net in nets if net in HEAL_NETS):
             jobs.append((heal, [(net, 0, method, share) for share in SHARES for method in HEAL_METHODS]))
     _together(jobs, journal, asked.workers)
@@ -88,7 +88,7 @@ def main() -> None:
         machine=_machine(),
         nets=tuple(nets),
         shares=SHARES,
-        repair_steps=asked.repair_steps,
+        heal_steps=asked.heal_steps,
     )
     text = page(rows, setting)
     print(text)
@@ -115,7 +115,7 @@ def _arguments() -> argparse.Namespace:
     asked.parts = "time" if asked.time else asked.parts or (quick_parts if asked.quick else ",".join(PARTS))
     asked.nets = asked.nets or ("digits" if asked.quick else ",".join(_default_nets()))
     asked.seeds = min(asked.seeds, 2) if asked.quick else asked.seeds
-    asked.repair_steps = asked.repair_steps or (50 if asked.quick else 200)
+    asked.heal_steps = asked.heal_steps or (50 if asked.quick else 200)
     for word, known in ((asked.nets, TASKS), (asked.parts, PARTS)):
         if strange := sorted(set(word.split(",")) - set(known)):
             parser.error(f"{strange[0]}: not one of {', '.join(known)}")

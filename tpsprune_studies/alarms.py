@@ -23,7 +23,7 @@ from tpsprune.records import Reading
 from tpsprune_studies.finding import Table
 
 Series: TypeAlias = tuple[tuple[int, float | None], ...]
-"""Steps at which a signal was known, and its values; none where it had no value."""
+"""Steps at which a signal was read, and its values; none where it had no value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ def _candidates() -> Iterator[Rule]:
 
 
 CANDIDATES: Final[tuple[Rule, ...]] = tuple(_candidates())
-"""Every rule that a signal may be given, fixed before any training was looked at."""
+"""Every candidate rule of a signal, fixed before any training was run."""
 
 
 def find_alarm(rule: Rule, series: Mapping[str, Series]) -> int | None:

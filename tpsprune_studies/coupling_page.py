@@ -1,4 +1,4 @@
-"""The finding of the study ``coupling``: exponents beside −1/2, the ruling, sentences, tables and curves."""
+"""The finding of the study ``coupling``: exponents, the ruling, sentences, tables and curves."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ANSWERS: Final[tuple[Answers, ...]] = ("sums", "random")
 ORDER_NAMES: Final = {"labels": "mean R", "weights": "|z₁| of the first layer"}
 PREDICTED: Final = -0.5
 RIVALS: Final = (0.0, -1.0)
-"""Exponents that an interval must exclude to tell −1/2 from no dependence and from a plain 1/N."""
+"""Exponents that an interval must exclude to tell −1/2 from no dependence and from 1/N."""
 ENOUGH: Final = 0.75
 """The share of cells that must have an edge for an exponent of it: the rest is not missing at random."""
 JUMP: Final = 0.9
@@ -78,7 +78,7 @@ class CouplingSetup(Setup):
 
 @dataclass(frozen=True, slots=True)
 class FittedEdge:
-    """An edge of λ: of how many cells it is known, and its exponent if of enough."""
+    """An edge of λ: of how many cells it was measured, and its exponent if of enough."""
 
     name: str
     known: int
@@ -228,7 +228,7 @@ def _write_edges(edges: Sequence[FittedEdge], cells: Sequence[Cell]) -> str:
 
 
 def _write_order(setup: CouplingSetup, variant: str, ramps: Sequence[Ramp]) -> str:
-    """Say how wide the loops are, whether they are lag, and whether the order jumps."""
+    """Describe how wide the loops are, whether they are lag, and whether the order jumps."""
     loops = [
         (ramp.kind[1:], ramp.loop) for ramp in ramps if ramp.kind[0] == variant and ramp.loop is not None
     ]
@@ -260,13 +260,13 @@ def _write_order(setup: CouplingSetup, variant: str, ramps: Sequence[Ramp]) -> s
 
 
 def _write_sharpness(paths: Sequence[tuple[int, float]]) -> str:
-    """Say over how many decades of λ the order rises in the narrowest and in the widest net."""
+    """Describe over how many decades of λ the order rises in the narrowest and in the widest net."""
     if not paths:
         return ""
     widths = min(paths)[0], max(paths)[0]
     ends = [(end, fmean(decades for width, decades in paths if width == end)) for end in widths]
-    told = " and ".join(f"{decades:.1f} decades of λ at {width:,} units" for width, decades in ends)
-    return f" On random answers it rises from 10 to 90 % over {told}."
+    listed = " and ".join(f"{decades:.1f} decades of λ at {width:,} units" for width, decades in ends)
+    return f" On random answers it rises from 10 to 90 % over {listed}."
 
 
 def _format_range(interval: Interval, shift: float = 0.0) -> str:
@@ -275,33 +275,33 @@ def _format_range(interval: Interval, shift: float = 0.0) -> str:
 
 
 def _describe_scaled(setup: CouplingSetup, done: Sequence[CouplingTraining]) -> str:
-    """Say what λ = √N with ``sqrt-n`` took beside λ = 1 without: the same, if the two are one."""
+    """Compare the steps of λ = √N with ``sqrt-n`` to those of λ = 1 without: equal, if the two are one."""
     pairs = [
-        (plain.steps, scaled.steps)
+        (unscaled.steps, scaled.steps)
         for scaled in done
         if scaled.trial.scaling == "sqrt-n"
-        for plain in done
-        if plain.trial == replace(scaled.trial, couplings=(1.0,), scaling="none")
+        for unscaled in done
+        if unscaled.trial == replace(scaled.trial, couplings=(1.0,), scaling="none")
     ]
-    told = ", ".join(f"{plain} and {scaled}" for plain, scaled in pairs)
+    listed = ", ".join(f"{unscaled} and {scaled}" for unscaled, scaled in pairs)
     return (
         "the same term with λ times N^(−1/2), so every exponent is 1/2 more and needs no trainings of its "
         f"own. Held against λ = 1 without, λ = √N with it took, at {setup.slow_size} units, so many steps: "
-        f"{told or 'none was done'}."
+        f"{listed or 'none was done'}."
     )
 
 
 def _edge_table(setup: CouplingSetup, cells: Sequence[Cell], done: Sequence[CouplingTraining]) -> Table:
     rows = []
     for width in setup.sizes:
-        plain = [find_without_tps(done, width, seed) for seed in setup.pair_seeds]
-        steps = [each.steps for each in plain if each is not None and each.reached]
+        baselines = [find_without_tps(done, width, seed) for seed in setup.pair_seeds]
+        steps = [each.steps for each in baselines if each is not None and each.reached]
         row = [f"{width:,}", f"{_geometric_mean(steps):.0f}" if steps else "never"]
         for variant in VARIANTS:
             mine = [cell for cell in cells if (cell.variant, cell.width) == (variant, width)]
             row += [
-                _format_known([each.lower for each in mine]),
-                _format_known([each.upper for each in mine]),
+                _format_mean([each.lower for each in mine]),
+                _format_mean([each.upper for each in mine]),
             ]
         rows.append(tuple(row))
     return Table(
@@ -352,8 +352,8 @@ def _loop_table(ramps: Sequence[Ramp]) -> Table:
                 str(steps_each),
                 f"{width:,}",
                 f"{fmean(loop.low for loop in loops):.2f} to {fmean(loop.high for loop in loops):.2f}",
-                _format_known([loop.rise for loop in loops]),
-                _format_known([loop.fall for loop in loops], none="never fell"),
+                _format_mean([loop.rise for loop in loops]),
+                _format_mean([loop.fall for loop in loops], none="never fell"),
                 f"{fmean(widths):.2f}" if widths else "unknown",
                 f"{max(loop.jump_share for loop in loops):.2f}",
                 f"{fmean(loop.area for loop in loops):.2f}",
@@ -381,13 +381,13 @@ def _edge_panel(cells: Sequence[Cell]) -> Panel:
 
 
 def _average_edge(cells: Sequence[Cell], variant: str, edge: str) -> tuple[tuple[float, float], ...]:
-    """Return the widths at which an edge is known, and its geometric mean over seeds."""
-    known: dict[int, list[float]] = {}
+    """Return the widths at which an edge was measured, and its geometric mean over seeds."""
+    by_width: dict[int, list[float]] = {}
     for cell in cells:
         value = getattr(cell, edge)
         if cell.variant == variant and value is not None:
-            known.setdefault(cell.width, []).append(value)
-    return tuple((float(width), _geometric_mean(values)) for width, values in sorted(known.items()))
+            by_width.setdefault(cell.width, []).append(value)
+    return tuple((float(width), _geometric_mean(values)) for width, values in sorted(by_width.items()))
 
 
 def _order_panel(setup: CouplingSetup, ramps: Sequence[Ramp], variant: str) -> Panel:
@@ -416,6 +416,6 @@ def _geometric_mean(values: Sequence[float]) -> float:
     return exp(fmean(log(value) for value in values))
 
 
-def _format_known(values: Sequence[float | None], none: str = "none") -> str:
+def _format_mean(values: Sequence[float | None], none: str = "none") -> str:
     found = [value for value in values if value is not None]
     return f"{_geometric_mean(found):.3g} ({len(found)} of {len(values)})" if found else none

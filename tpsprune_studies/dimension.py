@@ -232,10 +232,10 @@ def _write_cost_sentence(by_arm: Mapping[str, Sequence[DimensionTraining]]) -> s
     """Return by how many points less pruning costs with each variant, paired by seed."""
     parts = []
     for task, variants in VARIANTS.items():
-        plain = {each.trial.seed: _loss(each) for each in by_arm[f"{task}, none"]}
+        without_tps = {each.trial.seed: _loss(each) for each in by_arm[f"{task}, none"]}
         for variant in variants[1:]:
             gain = mean_interval(
-                plain[each.trial.seed] - _loss(each) for each in by_arm[f"{task}, {variant}"]
+                without_tps[each.trial.seed] - _loss(each) for each in by_arm[f"{task}, {variant}"]
             )
             parts.append(
                 f"{task} `{variant}` {100 * gain.mean:+.1f} points ({100 * gain.low:+.1f} to "

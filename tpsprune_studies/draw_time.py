@@ -1,7 +1,7 @@
 """Study ``draw-time``: whether only a ticket drawn after generalisation learns without delay.
 
 Nets learn modular addition; at one moment or another a ticket is drawn, its plan replayed on the initial
-weights, and trained alone. Beside it digits, where the ticket goes on with the weights it was drawn with.
+weights, and trained alone. On digits, for comparison, the ticket keeps the weights it was drawn with.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from tpsprune_studies.tuned_comparison import format_steps
 
 PREDICTION: Final = STUDIES["draw-time"]
 MOMENTS: Final = ("dense", "random", "init", "memorising", "transition", "after")
-"""When the ticket is drawn; without any (``dense``), and units drawn by lot (``random``), beside them."""
+"""When the ticket is drawn; for comparison no ticket (``dense``), and random units (``random``)."""
 DIGITS_EPOCHS: Final = (0, 1, 3, 10, 30)
 MACS: Final = 0.5
 MEMORISED: Final = 0.95
-"""Accuracy on the training items at which they are known by heart; weight decay keeps their loss up."""
+"""Accuracy on the training items at which they count as memorised; weight decay keeps their loss up."""
 TRANSITION: Final = 0.5
 """Validation accuracy half-way up."""
 AFTER_STEPS: Final = 200
@@ -115,13 +115,13 @@ def run(setup: Setup, trial: TicketTrial) -> TicketTraining:
     macs_share, steps, accuracy = 1.0, 0, 0.0
     if trial.moment != "dense":
         inputs, _ = prepared.sample_calibration(CALIBRATION_ITEMS)
-        by_lot: dict[str, Any] = {"units": "random", "widths": "uniform", "compensate": False}
+        at_random: dict[str, Any] = {"units": "random", "widths": "uniform", "compensate": False}
         extraction = tpsprune.extract(
             prepared.model,
             [inputs],
             tpsprune.Macs(MACS),
             seed=trial.seed,
-            **(by_lot if trial.moment == "random" else {}),
+            **(at_random if trial.moment == "random" else {}),
         )
         ticket = tpsprune.replay(ticket, extraction.plan)
         # Counted on what is trained from here on.
@@ -160,7 +160,7 @@ def _train_to(moment: str, setup: Setup, prepared: Prepared) -> int | None:
 
 
 def _run_on_digits(setup: Setup, trial: TicketTrial) -> TicketTraining:
-    """Train to an epoch, prune, and go on with the ticket to the end of the same schedule."""
+    """Train to an epoch, prune, and train the ticket to the end of the same schedule."""
     started = time.monotonic()
     prepared = prepare(at_seed(recipe.read("digits"), trial.seed, threads=setup.threads))
     last_step = prepared.recipe.train.epochs * prepared.steps_per_epoch
@@ -197,7 +197,7 @@ def describe(setup: Setup, last: TicketTraining) -> str:
 def conclude(setup: Setup, done: Sequence[TicketTraining], machine: Mapping[str, Any]) -> Finding:
     """Return how much sooner the ticket of ``after`` learns than each other, paired by seed.
 
-    A training that never reached the level counts with the steps it was given, which makes its pair's
+    A training that never reached the level counts with its allowed steps, which makes its pair's
     ratio a bound.
     """
     by_moment = {
@@ -209,14 +209,14 @@ def conclude(setup: Setup, done: Sequence[TicketTraining], machine: Mapping[str,
         for moment in MOMENTS
     }
     ratios = {moment: _compare(by_moment[moment], by_moment[LAST]) for moment in OTHERS}
-    known = {moment: each for moment, each in ratios.items() if each is not None}
+    measured = {moment: each for moment, each in ratios.items() if each is not None}
     return Finding(
         prediction=PREDICTION,
         ruling=_rule(ratios),
-        sentence=_write_sentence(known),
+        sentence=_write_sentence(measured),
         quantities=tuple(
             Quantity(name=f"{moment} / {LAST}", predicted="above 1", measured=interval, bound=bound)
-            for moment, (interval, bound) in known.items()
+            for moment, (interval, bound) in measured.items()
         ),
         measure="ratio of the steps to the level",
         counted="pairs",

@@ -47,7 +47,7 @@ class Plan:
 
 
 class Ruling(StrEnum):
-    """What a study says of its prediction."""
+    """The verdict of a study on its prediction."""
 
     CONFIRMED = "confirmed"
     REFUTED = "refuted"
@@ -62,10 +62,10 @@ class Bound:
     may_be_smaller: bool = False
 
     @property
-    def words(self) -> str:
+    def qualifier(self) -> str:
         """Return ``at least``, ``at most``, ``nominally`` (true ratios may lie either way) or nothing.
 
-        >>> Bound(may_be_larger=True).words, Bound().words
+        >>> Bound(may_be_larger=True).qualifier, Bound().qualifier
         ('at least', '')
         """
         if self.may_be_larger and self.may_be_smaller:
@@ -75,12 +75,12 @@ class Bound:
         return "at most" if self.may_be_smaller else ""
 
     def qualify(self, text: str) -> str:
-        """Return the words of the bound and the text.
+        """Return the text after the bound's qualifier.
 
         >>> Bound(may_be_smaller=True).qualify("3.0"), Bound().qualify("3.0")
         ('at most 3.0', '3.0')
         """
-        return f"{self.words} {text}".strip()
+        return f"{self.qualifier} {text}".strip()
 
 
 EXACT = Bound()
@@ -107,7 +107,7 @@ def judge(low: float, high: float, threshold: float, bound: Bound) -> Ruling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
-    """One quantity measured, beside what was predicted of it, if anything."""
+    """One measured quantity, and what was predicted of it, if anything."""
 
     name: str
     predicted: str
@@ -135,7 +135,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """A plot beside the quantities: curves over two axes, either of them logarithmic."""
+    """A plot: curves over two axes, either of them logarithmic."""
 
     title: str
     x: str
@@ -193,7 +193,7 @@ class Finding:
 
 
 def render_page(finding: Finding) -> str:
-    """Return the page in Markdown: predicted beside measured, the protocol, every pair, and the limits.
+    """Return the page in Markdown: predicted and measured, the protocol, every pair, and the limits.
 
     Equal findings give equal pages, byte for byte.
     """

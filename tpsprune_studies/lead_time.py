@@ -1,7 +1,7 @@
 """Study ``lead-time``: whether topology warns of generalisation, and what else does, earlier or cheaper.
 
 Every signal is read while nets learn modular addition, subtraction and multiplication; others never can, and
-digits learn without a plateau. On the pilot seed each signal is given the rule that suits it best; on further
+digits learn without a plateau. On the pilot seed the best rule of each signal is chosen; on further
 seeds it is counted how long before the level its alarm rang, and how often for nothing.
 """
 
@@ -108,8 +108,8 @@ def watch_training(
 ) -> WatchedTraining:
     """Train on the processor, read all signals every ``reading_steps``, stop once accuracy is at the level.
 
-    Each signal has a ``tpsprune.Watch`` of its own, so that its cost is known. On token pairs the coherence
-    of TPS ``labels`` is read as well; it moves nothing.
+    Each signal has a ``tpsprune.Watch`` of its own, so that its cost is measured. On token pairs the
+    coherence of TPS ``labels`` is read as well; it moves nothing.
 
     Raises:
         DivergedError: the loss is no longer finite.
@@ -145,7 +145,7 @@ def watch_training(
                 seen, before = len(watch.readings), time.process_time()
                 watch.step(step, epoch=tick.epoch)
                 costs[name] += time.process_time() - before
-                # Loops are known a reading after they were asked, and are noted where they are known.
+                # Loops come one reading late, and are noted at the step where they come.
                 for reading in watch.readings[seen:]:
                     if not reading.group:
                         note(reading.signal, step, reading.value)

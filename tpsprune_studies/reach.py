@@ -157,7 +157,7 @@ def _write_sentence(results: Sequence[TaskResult]) -> str:
         names = [each.task.name for each in structured if each.ruling is ruling]
         if names:
             parts.append(f"{words} {len(names)} ({'; '.join(names)})")
-    told = ", ".join(
+    ordinary = ", ".join(
         f"{each.task.name} {each.ratios.bound.qualify(format_ratio(each.ratios.steps.mean))}"
         for each in results
         if each.task.kind == "ordinary" and each.ratios
@@ -165,12 +165,12 @@ def _write_sentence(results: Sequence[TaskResult]) -> str:
     return (
         f"of {len(structured)} structured tasks, training with TPS is {', '.join(parts)}."
         f"{_write_labels_sentence(structured)}"
-        + (f" On ordinary work steps without over steps with it are: {told}." if told else "")
+        + (f" On ordinary work steps without over steps with it are: {ordinary}." if ordinary else "")
     )
 
 
 def _write_labels_sentence(structured: Sequence[TaskResult]) -> str:
-    """Say how the variant that is the default fares where it fits, judged there or not."""
+    """Describe how the default variant does where it fits, judged there or not."""
     rulings = [ruling for each in structured if (ruling := each.ruling_on("labels"))]
     if not rulings:
         return ""

@@ -83,7 +83,7 @@ Sized = TypeVar("Sized", bound=Setup)
 
 
 def resize(setup: Sized, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Sized:
-    """Return the setup at the size asked for; ``full`` is ten seeds, where no number is given."""
+    """Return the setup at the requested size; ``full`` is ten seeds, where no number is given."""
     if full:
         setup = replace(setup, seeds=FULL_SEEDS)
     return replace(setup, seeds=seeds or setup.seeds, cap_steps=cap_steps or setup.cap_steps)
@@ -92,7 +92,7 @@ def resize(setup: Sized, seeds: int | None, cap_steps: int | None, *, full: bool
 def at_seed(recipe: Recipe, seed: int, regulariser: Tps = NO_TPS, **train: Any) -> Recipe:
     """Return the recipe with all that is random drawn from ``seed``, and with these settings of ``[train]``.
 
-    One thread, unless ``train`` says otherwise.
+    One thread, unless ``train`` sets another number.
     """
     return replace(
         recipe,
@@ -129,7 +129,7 @@ class Prepared:
     ) -> Iterator[training.Tick]:
         """Train the model, or another on the same data, up to ``last_step`` of ``total_steps``.
 
-        A fresh optimiser; the schedule ends with ``last_step`` where no total is given.
+        A fresh optimiser; the schedule ends with ``last_step`` without a total.
 
         Raises:
             DivergedError: the loss is no longer finite.

@@ -195,5 +195,5 @@ def test_the_ruling_follows_the_interval_and_which_way_stopped_runs_let_it_move(
 
 
 def test_a_bound_says_which_way_it_is_open() -> None:
-    words = [bound.words for bound in (EXACT, LOWER, UPPER, EITHER)]
-    assert words == ["", "at least", "at most", "nominally"]
+    qualifiers = [bound.qualifier for bound in (EXACT, LOWER, UPPER, EITHER)]
+    assert qualifiers == ["", "at least", "at most", "nominally"]
