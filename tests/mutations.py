@@ -44,7 +44,7 @@ numerics   | sign flips             | * (1.0 - ROUNDING) => * (1.0 + ROUNDING)
 numerics   | lower bound            | stdtrit(len(values) - 1, confidence) => stdtrit(len(values), confidence)
 stopping   | plateau spread         | max(window) - min(window) => abs(window[-1] - window[0])
 stopping   | patience gain          | sign * (value - best) > => sign * (value - best) >=
-stopping   | threshold in a row     | held = memory["held"] + 1 if holds else 0 => held = memory["held"] + 1
+stopping   | threshold in a row     | held = memory.held + 1 if holds else 0 => held = memory.held + 1
 stopping   | share learned          | (accuracy - chance) / (1.0 - chance) => accuracy
 claims     | interval includes zero | change.low <= 0 <= change.high => False
 claims     | sign flip rung         | change.p_sign_flip >= evidence.alpha => change.p_sign_flip >= 1.1

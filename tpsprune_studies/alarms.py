@@ -55,18 +55,9 @@ class WatchedTraining:
 FACTORS: Final = (1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
 PATIENCES: Final = (1, 3)
 CHANGING: Final[Mapping[str, tuple[Literal["min", "max"], ...]]] = {
-    "d_eff": ("min", "max"),
-    "h1_max": ("min", "max"),
-    "h1_total": ("min", "max"),
-    "h1_sum_of_squares": ("min", "max"),
-    "spectral_edge": ("min", "max"),
-    "gap_23": ("min", "max"),
-    "norm": ("min", "max"),
-    "condensation": ("min", "max"),
-    "collapse": ("min", "max"),
-    "logit_rank": ("min", "max"),
-    "commutator_defect": ("min", "max"),
-    "tps_coherence": ("min", "max"),
+    **dict.fromkeys(("d_eff", "h1_max", "h1_total", "h1_sum_of_squares", "spectral_edge"), ("min", "max")),
+    **dict.fromkeys(("gap_23", "norm", "condensation", "collapse", "logit_rank"), ("min", "max")),
+    **dict.fromkeys(("commutator_defect", "tps_coherence"), ("min", "max")),
     "validation_loss": ("min",),
     "validation_accuracy": ("max",),
 }

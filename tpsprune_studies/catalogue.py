@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast, runtime_checkable
 
 if TYPE_CHECKING:
     from tpsprune.recipe import Recipe
@@ -55,6 +55,7 @@ class Settings(Protocol):
         """Return, flat, every setting that a finished training depends on and its trial does not name."""
 
 
+@runtime_checkable
 class Study(Protocol):
     """What the module of a study holds. ``TRAINING`` is the record of a finished training, a dataclass."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, TypeVar, final
 
 import torch
@@ -58,24 +58,18 @@ class Setup:
         Trainings with equal settings may stand in one journal. What trials vary among themselves (seed, arm,
         weight decay) is left to them.
         """
+        own = {each.name: getattr(self, each.name) for each in fields(Setup)}
         sections = {
-            "task.data": describe_data(self.recipe.task.data),
-            "task.model": asdict(self.recipe.task.model),
-            "train": _without(self.recipe.train, "weight_decay", "threads", "epochs", "checkpoint_seconds"),
-            "tps": _without(self.recipe.tps, "variant"),
+            "": {name: value for name, value in own.items() if name not in {"recipe", "seeds"}},
+            "task.data.": describe_data(self.recipe.task.data),
+            "task.model.": asdict(self.recipe.task.model),
+            "train.": _without(self.recipe.train, "weight_decay", "threads", "epochs", "checkpoint_seconds"),
+            "tps.": _without(self.recipe.tps, "variant"),
         }
         return {
-            "cap_steps": self.cap_steps,
-            "level": self.level,
-            "reading_steps": self.reading_steps,
-            "weight_decays": list(self.weight_decays),
-            "pilot_seed": self.pilot_seed,
-            "threads": self.threads,
-            **{
-                f"{section}.{key}": list(value) if isinstance(value, tuple) else value
-                for section, values in sections.items()
-                for key, value in values.items()
-            },
+            f"{section}{key}": list(value) if isinstance(value, tuple) else value
+            for section, values in sections.items()
+            for key, value in values.items()
         }
 
 

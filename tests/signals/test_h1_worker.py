@@ -113,9 +113,7 @@ def test_a_result_never_collected_is_not_taken_for_the_next(worker: LoopCounter)
     assert len(worker.collect(second)) == 2
 
 
-def test_a_timeout_and_a_dead_process_raise_and_the_next_request_starts_another(
-    worker: LoopCounter,
-) -> None:
+def test_a_timeout_and_a_dead_process_raise_and_the_next_request_starts_another(worker: LoopCounter) -> None:
     worker.limit_seconds = 0.0
     number = worker.submit(clouds(), POINTS)
     pid = pid_of(worker)

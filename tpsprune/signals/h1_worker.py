@@ -31,8 +31,8 @@ IN_LINE_POINTS: Final = 128
 """Up to so many points loops are counted in line while their cost or the steps between are not known."""
 HEAD: Final = struct.Struct("<3q")
 NICENESS: Final = 10
-# Run by path and not by name, past the package that loads torch. Our import path goes along; our main script
-# does not: unlike with multiprocessing, one without `if __name__ == "__main__"` is not run over again.
+# Run by path and not by name, past the package that loads torch. Our import path is passed; our main script
+# is not: unlike with multiprocessing, one without `if __name__ == "__main__"` is not run over again.
 ENTRY: Final = (
     "import runpy, sys; sys.path[:] = sys.argv[3:]; runpy.run_path(sys.argv[1], run_name='__main__')"
 )

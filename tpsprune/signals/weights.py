@@ -63,7 +63,7 @@ class MaskDistance(AbstractSignal[MaskMemory]):
     """Reads ``mask_distance`` over the last five masks of the half of the units with the highest scores.
 
     Whether the units that magnitude would keep still change. A unit's score is the size of its batch norm's
-    scale, and one threshold goes through all groups, where every group is under a batch norm, as published;
+    scale, and one threshold holds for all groups, where a batch norm follows every group, as published;
     else it is the length of the weights into the unit, and half of each group is kept. Not yet defined before
     the fifth mask, and again after pruning. Published work draws a ticket once this is below 0.1, one mask an
     epoch; closer masks differ less.

@@ -361,10 +361,10 @@ def _consensus(
     )
     memory = ConsensusMemory(parts=tuple(part for part, _ in steps), since=since)
     agree = [rounds is not None and rounds < rule.within for rounds in since]
-    words = "; ".join(
+    reasons = "; ".join(
         f"{'yes' if yes else 'no'}: {verdict.reason}" for yes, (_, verdict) in zip(agree, steps, strict=True)
     )
     count = sum(agree)
     return memory, Verdict(
-        count >= rule.at_least, f"{count} of {len(agree)} rules agree, {rule.at_least} needed ({words})"
+        count >= rule.at_least, f"{count} of {len(agree)} rules agree, {rule.at_least} needed ({reasons})"
     )

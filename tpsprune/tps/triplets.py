@@ -162,7 +162,7 @@ def coherence_warning(coherences: Sequence[float], losses: Sequence[float]) -> s
     within 100 steps from λ = 0.1 on, whatever the data; there ``order_warning`` decides.
 
     >>> print(coherence_warning([0.12, 0.12, 0.12], [3.9, 1.2, 0.4]))
-    tps: coherence stays at 0.12 while the training loss fell from 3.9 to 0.4: the tokens may not be in \
+    tps: coherence remains at 0.12 while the training loss fell from 3.9 to 0.4: the tokens may not be in \
 cyclic order; consider variant 'labels' or 'none'
 
     Source: our own observation on modular addition with relabelled tokens.
@@ -174,7 +174,7 @@ cyclic order; consider variant 'labels' or 'none'
     if following or not learning:
         return None
     return (
-        f"tps: coherence stays at {coherences[-1]:.2f} while the training loss fell from {losses[0]:.3g} to"
+        f"tps: coherence remains at {coherences[-1]:.2f} while the training loss fell from {losses[0]:.3g} to"
         f" {losses[-1]:.3g}: the tokens may not be in cyclic order; consider variant 'labels' or 'none'"
     )
 

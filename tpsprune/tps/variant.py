@@ -132,7 +132,7 @@ class BatchNormL1(Variant):
     """The penalty that published Early-Bird tickets were trained with: λ · Σ |γ| over all batch-norm scales.
 
     Not triadic phase synchronisation, but what it has to beat where a model is trained to be pruned: scales
-    of units that the task can spare go to zero. λ is the published coefficient on the plain sum, 1e-4
+    of units that the task can spare go to zero. λ is the published coefficient on the sum, 1e-4
     there. A group is one batch norm, and E_g = G · Σ |γ| over its scales, G the number of groups, so that
     the mean over groups is the sum over the model; each scale is pulled to zero by λ · sign(γ), and not at
     all where it is zero. Published code adds the same to the gradients after the backward pass; in the

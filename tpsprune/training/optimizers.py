@@ -26,13 +26,13 @@ def make_optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
     is usual (their shrinking regularises nothing). With ``grokfast_gain`` above zero, Grokfast's filter
     precedes it.
     """
-    optimizer = _plain(model, settings)
+    optimizer = _make_unfiltered(model, settings)
     if settings.grokfast_gain > 0.0:
         Grokfast(optimizer, settings.grokfast_gain, settings.grokfast_memory)
     return optimizer
 
 
-def _plain(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
+def _make_unfiltered(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
