@@ -120,15 +120,15 @@ def paired(settings: dict[str, Any], pairs: int) -> tuple[Share, Share, float]:
         with_tps.step()
         without.step()
     with_tps.tps_alone()
-    alone, more, plain = [], [], []
+    alone, more, seconds = [], [], []
     for pair in range(pairs):
         mine = with_tps.step() if pair % 2 else 0.0
         other = without.step()
         mine = mine or with_tps.step()
         alone.append(with_tps.tps_alone() / other)
         more.append(mine / other - 1.0)
-        plain.append(other)
-    return median_interval(alone), median_interval(more), statistics.median(plain)
+        seconds.append(other)
+    return median_interval(alone), median_interval(more), statistics.median(seconds)
 
 
 def median_interval(values: list[float]) -> Share:
@@ -151,10 +151,10 @@ def lines(pairs: int) -> Iterator[str]:
         yield row(name, alone, more, seconds)
         if name == "neurons":
             each = {**settings, "refresh_steps": 1}
-            anew, more, seconds = paired(each, max(pairs // 2, 6))
-            print("refreshed", anew, more, flush=True)
-            yield row("neurons, planes fitted at each step", anew, more, seconds)
-            mean = alone.median + (anew.median - alone.median) / REFRESH_STEPS
+            refitted, more, seconds = paired(each, max(pairs // 2, 6))
+            print("refreshed", refitted, more, flush=True)
+            yield row("neurons, planes fitted at each step", refitted, more, seconds)
+            mean = alone.median + (refitted.median - alone.median) / REFRESH_STEPS
             yield f"| neurons, fitted every {REFRESH_STEPS}th step (default) | | {mean:.2%} | | | |"
 
 
@@ -172,10 +172,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--pairs", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
-    asked = parser.parse_args()
-    pairs = asked.pairs
+    options = parser.parse_args()
+    pairs = options.pairs
     # More would wait for one another where a machine is shared, which is no cost of anything here.
-    torch.set_num_threads(asked.threads)
+    torch.set_num_threads(options.threads)
     light = import_seconds("import tpsprune")
     touched = import_seconds("import tpsprune; tpsprune.TPS")
     torch_alone = import_seconds("import torch")

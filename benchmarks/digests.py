@@ -68,24 +68,24 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--only", nargs="*", default=list(SHORTENED))
     parser.add_argument("--cifar10", default="cifar10.zip", help="the images of the recipe cifar10")
-    asked = parser.parse_args()
-    SHORTENED["cifar10"].append(f"task.data.path={Path(asked.cifar10).resolve()}")
+    options = parser.parse_args()
+    SHORTENED["cifar10"].append(f"task.data.path={Path(options.cifar10).resolve()}")
     kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
     differ = False
-    for name in asked.only:
+    for name in options.only:
         with tempfile.TemporaryDirectory() as folder:
             found = run(name, SHORTENED[name], Path(folder))
         same = kept.get(name) == found
         differ |= not same
         print(
-            f"{name:20} {found}{'' if asked.write or same else '  differs from ' + str(kept.get(name))}",
+            f"{name:20} {found}{'' if options.write or same else '  differs from ' + str(kept.get(name))}",
             flush=True,
         )
-        if asked.write:
+        if options.write:
             kept[name] = found
-    if asked.write:
+    if options.write:
         KEPT.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    sys.exit(int(differ and not asked.write))
+    sys.exit(int(differ and not options.write))
 
 
 if __name__ == "__main__":

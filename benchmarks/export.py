@@ -120,8 +120,8 @@ def measured(
     for repeat in range(repeats):
         place = target.with_name(f"{target.name}-{repeat}") if job == "export" else target
         command = [sys.executable, "-c", CHILD, job, str(run), str(place), *formats]
-        told = subprocess.run(command, check=True, capture_output=True, text=True)
-        found.append(json.loads(told.stdout.splitlines()[-1]))
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found.append(json.loads(done.stdout.splitlines()[-1]))
     wall, cpu, held = (
         statistics.median(each[name] for each in found) for name in ("seconds", "cpu", "bytes")
     )

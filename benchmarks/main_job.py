@@ -35,7 +35,7 @@ class Cost:
 
 
 def cost_of(*words: str) -> Cost:
-    """Run ``tpsprune`` with these words and weigh the process, its children included."""
+    """Run ``tpsprune`` with these words and measure the process, its children included."""
     started = time.perf_counter()
     with tempfile.TemporaryFile() as output:
         child = subprocess.Popen([sys.executable, "-m", "tpsprune", *words], stdout=output)
@@ -60,7 +60,7 @@ def spread(values: list[float]) -> str:
 
 
 def starts() -> list[str]:
-    """Return how quickly help and check answer: medians over fresh processes."""
+    """Return how quickly help and check return: medians over fresh processes."""
     lines = ["| command | seconds, median of 5 |", "| --- | --- |"]
     for words in (("--help",), ("check", "digits")):
         seconds = [cost_of(*words).wall_seconds for _ in range(REPEATS)]

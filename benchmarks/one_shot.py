@@ -1,4 +1,4 @@
-"""Accuracy straight after the cut, ours beside every baseline; heal, speed, time, somebody else's model.
+"""Accuracy straight after pruning, ours and every baseline's; repair, speed, time, somebody else's model.
 
     python benchmarks/one_shot.py                       # writes reports/one_shot.md and .json
     python benchmarks/one_shot.py --nets digits,fashion --seeds 1
@@ -6,9 +6,9 @@
     python benchmarks/one_shot.py --parts time          # ResNet-50's extraction time and memory
     python benchmarks/one_shot.py --train-only --nets resnet20        # on a machine with a GPU, say
 
-Dense nets are trained once and kept (``benchmarks/zoo/places.py`` says where, and where data are looked
-for). Every row is journalled, so that a benchmark that was killed goes on where it was; a change of the
-code measured begins a new journal.
+Dense nets are trained once and kept (``benchmarks/zoo/places.py`` has the places of nets
+and data). Every row is journalled, so that a benchmark that was killed resumes; a change of the code
+measured begins a new journal.
 """
 
 from __future__ import annotations

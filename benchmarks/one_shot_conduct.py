@@ -1,4 +1,4 @@
-"""How the one-shot benchmark is conducted: what is asked for, in which order, on how many processes."""
+"""How the one-shot benchmark is conducted: what is options for, in which order, on how many processes."""
 
 from __future__ import annotations
 
@@ -43,41 +43,45 @@ Rows = Callable[[list[Key]], Iterator[Row]]
 
 def main() -> None:
     """Measure what is not in the journal yet, print the page, write the report."""
-    asked = _arguments()
+    options = _arguments()
     torch.set_num_threads(1)
-    nets = _at_hand(asked.nets.split(","))
-    seeds = range(asked.seeds)
-    if asked.train_only:
+    nets = _at_hand(options.nets.split(","))
+    seeds = range(options.seeds)
+    if options.train_only:
         for net in nets:
             for seed in seeds:
                 trained(TASKS[net], seed)
         return
-    kind = f"{'quick-' if asked.quick else ''}heal{asked.repair_steps}"
+    kind = f"{'quick-' if options.quick else ''}heal{options.heal_steps}"
     journal = CACHE / f"one_shot-{fingerprint(ROOT)}-{kind}.jsonl"
     started = time.perf_counter()
-    parts = [] if asked.page else asked.parts.split(",")
+    parts = [] if options.page else options.parts.split(",")
     if "cuts" in parts:
-        # Seed 0 settles which of its two widths each baseline is given on the other seeds.
-        _together([(cut_rows, _cut_keys(net, 0, asked.quick, ())) for net in nets], journal, asked.workers)
+        # Seed 0 settles which of its two widths each baseline has on the other seeds.
+        _together(
+            [(cut_rows, _cut_keys(net, 0, options.quick, ())) for net in nets], journal, options.workers
+        )
     settled = Journal(journal).rows
     jobs: list[tuple[Rows, list[Key]]] = []
     if "foreign" in parts:
         keys = [(FOREIGN, 0, method.key, share) for share in SHARES for method in foreign_methods()]
-        items = (64, 100) if asked.quick else (256, 500)
+        items = (64, 100) if options.quick else (256, 500)
         jobs.append((functools.partial(foreign_rows, calibration_items=items[0], test_items=items[1]), keys))
     if "cuts" in parts:
-        jobs += [(cut_rows, _cut_keys(net, seed, asked.quick, settled)) for seed in seeds[1:] for net in nets]
+        jobs += [
+            (cut_rows, _cut_keys(net, seed, options.quick, settled)) for seed in seeds[1:] for net in nets
+        ]
     if "heal" in parts:
-        heal = functools.partial(heal_rows, steps=asked.repair_steps)
+        heal = functools.partial(heal_rows, steps=options.heal_steps)
         for net in (net for net in nets if net in HEAL_NETS):
             jobs.append((heal, [(net, 0, method, share) for share in SHARES for method in HEAL_METHODS]))
-    _together(jobs, journal, asked.workers)
+    _together(jobs, journal, options.workers)
     # Nothing else may run while something is timed.
     if "speed" in parts:
         for net in nets:
             methods_timed = [speed_method(device, batch) for device in devices() for batch in BATCHES]
             keys = [(net, 0, method, share) for share in SHARES for method in methods_timed]
-            _conduct(functools.partial(speed_rows, seconds=0.5 if asked.quick else 2.0), keys, journal)
+            _conduct(functools.partial(speed_rows, seconds=0.5 if options.quick else 2.0), keys, journal)
     if "time" in parts:
         _conduct(_timed, [(TIME, 0, "time", 0.5)], journal)
     rows = Journal(journal).rows
@@ -88,12 +92,12 @@ def main() -> None:
         machine=_machine(),
         nets=tuple(nets),
         shares=SHARES,
-        repair_steps=asked.repair_steps,
+        heal_steps=options.heal_steps,
     )
     text = page(rows, setting)
     print(text)
     print(f"{time.perf_counter() - started:.0f} s this time; journal {journal.name}")
-    if not asked.quick:
+    if not options.quick:
         _write(ROOT / "reports", text, rows, setting)
 
 
@@ -110,16 +114,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--page", action="store_true", help="write the page of what is measured already")
     parser.add_argument("--heal-steps", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     quick_parts = "cuts,heal,foreign,speed"
-    asked.parts = "time" if asked.time else asked.parts or (quick_parts if asked.quick else ",".join(PARTS))
-    asked.nets = asked.nets or ("digits" if asked.quick else ",".join(_default_nets()))
-    asked.seeds = min(asked.seeds, 2) if asked.quick else asked.seeds
-    asked.repair_steps = asked.repair_steps or (50 if asked.quick else 200)
-    for word, known in ((asked.nets, TASKS), (asked.parts, PARTS)):
-        if strange := sorted(set(word.split(",")) - set(known)):
+    options.parts = (
+        "time" if options.time else options.parts or (quick_parts if options.quick else ",".join(PARTS))
+    )
+    options.nets = options.nets or ("digits" if options.quick else ",".join(_default_nets()))
+    options.seeds = min(options.seeds, 2) if options.quick else options.seeds
+    options.heal_steps = options.heal_steps or (50 if options.quick else 200)
+    for names, known in ((options.nets, TASKS), (options.parts, PARTS)):
+        if strange := sorted(set(names.split(",")) - set(known)):
             parser.error(f"{strange[0]}: not one of {', '.join(known)}")
-    return asked
+    return options
 
 
 def _default_nets() -> tuple[str, ...]:
@@ -165,8 +171,8 @@ def _conduct(rows: Rows, keys: list[Key], journal: Path) -> None:
     try:
         for row in rows(missing):
             book.add(row)
-            told = f"{row.score:.4f}" if row.score is not None else row.problem or "done"
-            print(f"{row.net} {row.seed} {row.share:g} {row.method}: {told}", flush=True)
+            result = f"{row.score:.4f}" if row.score is not None else row.problem or "done"
+            print(f"{row.net} {row.seed} {row.share:g} {row.method}: {result}", flush=True)
     except Missing as absent:
         print(f"left out, {keys[0][0]}: {absent}", flush=True)
 
@@ -178,8 +184,8 @@ def _timed(keys: list[Key]) -> Iterator[Row]:
         command = [sys.executable, "-m", "benchmarks.one_shot_time"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
         if done.returncode:
-            said = (done.stderr.strip().splitlines() or ["no word"])[-1]
-            yield Row(net=net, seed=seed, method=method, share=share, problem=said)
+            error = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            yield Row(net=net, seed=seed, method=method, share=share, problem=error)
             continue
         more = json.loads(done.stdout.splitlines()[-1])
         yield Row(net=net, seed=seed, method=method, share=share, score=more["ratio"], more=more)

@@ -10,11 +10,9 @@ from torch import nn
 from benchmarks.one_shot_methods import Method, method_of
 from benchmarks.one_shot_rows import Row
 from benchmarks.zoo.tasks import TASKS
-from benchmarks.zoo.trained import Probe, accuracy, probe, trained
+from benchmarks.zoo.trained import Calibration, accuracy, sample_calibration, trained
 from tpsprune.errors import PruneError
 from tpsprune.pruning import Extraction, extract
-
-__all__ = ["DENSE", "TEST_ITEMS", "cut", "cut_rows"]
 
 DENSE = "dense"
 TEST_ITEMS = 2000
@@ -27,7 +25,7 @@ def cut_rows(keys: list[Key]) -> Iterator[Row]:
     name, seed = keys[0][:2]
     task = TASKS[name]
     model = trained(task, seed)
-    seen = probe(task, seed)
+    seen = sample_calibration(task, seed)
     for net, number, key, share in keys:
         started = time.perf_counter()
         if key == DENSE:
@@ -56,7 +54,7 @@ def cut_rows(keys: list[Key]) -> Iterator[Row]:
         )
 
 
-def cut(model: nn.Module, seen: Probe, method: Method, share: float) -> Extraction:
+def cut(model: nn.Module, seen: Calibration, method: Method, share: float) -> Extraction:
     """Cut one model by one method; labels go only to the measure that cannot do without."""
     if method.wants_labels:
         return extract(model, seen.batches, method.settings(share), labels=seen.labels)

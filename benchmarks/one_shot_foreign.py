@@ -16,10 +16,9 @@ from benchmarks.one_shot_cuts import cut
 from benchmarks.one_shot_methods import MENDS, Method, default_widths, method_of
 from benchmarks.one_shot_rows import Row
 from benchmarks.zoo.lite0 import lite0
-from benchmarks.zoo.photos import crops, photographs
-from benchmarks.zoo.trained import Probe, batches_of
-
-__all__ = ["NET", "agreement", "foreign_methods", "foreign_rows"]
+from benchmarks.zoo.photos import photographs
+from benchmarks.zoo.trained import Calibration, batches_of
+from tpsprune.data.photographs import crops
 
 NET = "lite0"
 BATCH_ITEMS = 32
@@ -47,7 +46,7 @@ def foreign_rows(
     for net, seed, key, share in keys:
         started = time.perf_counter()
         try:
-            extraction = cut(model, Probe(seen, []), method_of(key), share)
+            extraction = cut(model, Calibration(seen, []), method_of(key), share)
         except Exception as fault:  # noqa: BLE001 - one fault must not end an hour's benchmark
             yield Row(net=net, seed=seed, method=key, share=share, problem=f"{type(fault).__name__}: {fault}")
             continue

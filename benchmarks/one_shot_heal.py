@@ -1,4 +1,4 @@
-"""Label-free repair beside the same number of ordinary training steps."""
+"""Label-free repair against the same number of ordinary training steps."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from benchmarks.one_shot_cuts import TEST_ITEMS, cut
 from benchmarks.one_shot_methods import Method, default_widths
 from benchmarks.one_shot_rows import Row
 from benchmarks.zoo.tasks import TASKS, Task
-from benchmarks.zoo.trained import accuracy, dataset, probe, trained
+from benchmarks.zoo.trained import accuracy, dataset, sample_calibration, trained
 from tpsprune.pruning import Extraction
 from tpsprune.recipe.train import Train
 from tpsprune.training import Execution, fit, make_optimizer
-
-__all__ = ["CUT", "HEALED", "HEAL_METHODS", "MAGNITUDE_TRAINED", "OURS_TRAINED", "heal_rows"]
 
 CUT = "heal:as cut"
 HEALED = "heal:healed"
@@ -30,23 +28,23 @@ HEAL_METHODS = (CUT, HEALED, OURS_TRAINED, MAGNITUDE_TRAINED)
 def heal_rows(keys: list[tuple[str, int, str, float]], steps: int) -> Iterator[Row]:
     """Yield a row for each key of one net and seed.
 
-    ``healed`` sees the probe without labels; both ``trained`` see the whole training split with labels.
+    ``healed`` sees the calibration without labels; both ``trained`` see the whole training split with labels.
     """
     name, seed = keys[0][:2]
     task = TASKS[name]
     model = trained(task, seed)
-    seen = probe(task, seed)
+    seen = sample_calibration(task, seed)
     ours = Method("interpolation", default_widths(), "fold")
     magnitude = Method("magnitude", "uniform", "as cut")
     # Every key of ours at one share begins with the same cut.
     cuts: dict[tuple[Method, float], Extraction] = {}
     for net, number, key, share in keys:
         started = time.perf_counter()
-        asked = (magnitude if key == MAGNITUDE_TRAINED else ours), share
+        choice = (magnitude if key == MAGNITUDE_TRAINED else ours), share
         try:
-            if asked not in cuts:
-                cuts[asked] = cut(model, seen, asked[0], share)
-            ticket = copy.deepcopy(cuts[asked].ticket)
+            if choice not in cuts:
+                cuts[choice] = cut(model, seen, choice[0], share)
+            ticket = copy.deepcopy(cuts[choice].ticket)
             if key == HEALED:
                 _heal(ticket, model, seen.batches, steps, seed)
             elif key != CUT:
@@ -62,7 +60,7 @@ def heal_rows(keys: list[tuple[str, int, str, float]], steps: int) -> Iterator[R
             method=key,
             share=share,
             score=accuracy(task, ticket, TEST_ITEMS),
-            macs_share=cuts[asked].macs_share,
+            macs_share=cuts[choice].macs_share,
             seconds=time.perf_counter() - started,
         )
 

@@ -7,8 +7,6 @@ from typing import Literal, get_args
 
 from tpsprune.recipe.prune import Macs, Prune
 
-__all__ = ["BASELINES", "MENDS", "OURS", "Method", "default_widths", "method_of", "methods"]
-
 Mend = Literal["as cut", "batch norm", "fold"]
 MENDS: tuple[Mend, ...] = get_args(Mend)
 OURS = ("effective-rank", "equal-residual", "greedy", "uniform", "global-magnitude")
@@ -46,7 +44,7 @@ class Method:
     def settings(self, share: float, **more: object) -> Prune:
         """Return the settings that cut to ``share`` of the multiply-accumulates this way.
 
-        A baseline as published neither folds nor looks at batch norm again; ours does what is the default.
+        A baseline as published neither compensates nor re-estimates batch norm; ours has the defaults.
         """
         return Prune(
             target=Macs(share),

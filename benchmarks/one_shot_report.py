@@ -47,7 +47,7 @@ class Setting:
     machine: str
     nets: tuple[str, ...]
     shares: tuple[float, ...]
-    repair_steps: int
+    heal_steps: int
 
 
 def page(rows: Sequence[Row], setting: Setting) -> str:
@@ -112,7 +112,7 @@ def _heal(rows: Sequence[Row], setting: Setting) -> list[str]:
     shares = " | ".join(f"{share:g}" for share in setting.shares)
     return [
         "",
-        f"## {setting.repair_steps} steps of repair",
+        f"## {setting.heal_steps} steps of repair",
         "",
         f"| net | | {shares} |",
         "| --- | --- |" + " --- |" * len(setting.shares),

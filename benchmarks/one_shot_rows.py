@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Journal", "Row", "fingerprint"]
-
 MEASURED = (
     "tpsprune/pruning/**/*.py",
     "tpsprune/numerics/*.py",
@@ -44,7 +42,7 @@ class Row:
 
     @property
     def key(self) -> tuple[str, int, str, float]:
-        """What was asked: the same key is never computed twice."""
+        """What was options: the same key is never computed twice."""
         return self.net, self.seed, self.method, self.share
 
 

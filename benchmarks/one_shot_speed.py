@@ -10,10 +10,8 @@ from benchmarks.one_shot_cuts import cut
 from benchmarks.one_shot_methods import Method, default_widths
 from benchmarks.one_shot_rows import Row
 from benchmarks.zoo.tasks import TASKS
-from benchmarks.zoo.trained import probe, trained
+from benchmarks.zoo.trained import sample_calibration, trained
 from tpsprune.measure import paired_latency
-
-__all__ = ["BATCHES", "devices", "speed_method", "speed_rows"]
 
 BATCHES = (1, 64)
 
@@ -33,7 +31,7 @@ def speed_rows(keys: list[tuple[str, int, str, float]], seconds: float) -> Itera
     name, seed = keys[0][:2]
     task = TASKS[name]
     model = trained(task, seed)
-    seen = probe(task, seed)
+    seen = sample_calibration(task, seed)
     for share in dict.fromkeys(key[3] for key in keys):
         try:
             extraction = cut(model, seen, Method("interpolation", default_widths(), "fold"), share)

@@ -10,17 +10,6 @@ from benchmarks.one_shot_cuts import DENSE
 from benchmarks.one_shot_methods import BASELINES, MENDS, OURS, Method, method_of
 from benchmarks.one_shot_rows import Row
 
-__all__ = [
-    "Cell",
-    "beaten",
-    "cell",
-    "dense_cell",
-    "net_table",
-    "settled_cell",
-    "verdicts",
-    "worst_miss",
-]
-
 WIDTH_MARKS = {"uniform": "u", "global-magnitude": "g"}
 
 
@@ -151,7 +140,7 @@ def _lead(other: Cell, ours: Cell) -> float:
 
 
 def worst_miss(rows: Iterable[Row], net: str) -> Row | None:
-    """Return the row whose multiply-accumulates are farthest from what was asked for."""
+    """Return the row whose multiply-accumulates are farthest from what was options for."""
     measured = [row for row in rows if row.net == net and row.macs_share is not None and row.method != DENSE]
     return max(measured, key=lambda row: abs((row.macs_share or 0.0) - row.share), default=None)
 
@@ -170,8 +159,8 @@ def problems(rows: Iterable[Row], net: str) -> list[str]:
 
 def _why_not(rows: Iterable[Row], net: str, default: str, share: float) -> str:
     method = f"interpolation/{default}/fold"
-    said = [row.problem for row in rows if (row.net, row.method, row.share) == (net, method, share)]
-    return f"refused: {said[0]}" if said and said[0] else "not measured"
+    problems = [row.problem for row in rows if (row.net, row.method, row.share) == (net, method, share)]
+    return f"refused: {problems[0]}" if problems and problems[0] else "not measured"
 
 
 def _line(head: str, cells: Sequence[str]) -> str:

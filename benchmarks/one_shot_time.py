@@ -1,4 +1,4 @@
-"""How long an extraction takes and how much memory it holds: ResNet-50 at 224², 256 probe images.
+"""How long an extraction takes and how much memory it holds: ResNet-50 at 224², 256 calibration images.
 
 python -m benchmarks.one_shot_time [IMAGES]      # one line of JSON; a process of its own, for its memory
 """
@@ -14,29 +14,28 @@ from typing import Any
 
 import torch
 
-from benchmarks.zoo.photos import crops, photographs
+from benchmarks.zoo.photos import photographs
 from benchmarks.zoo.resnet50 import ResNet50, settled
 from benchmarks.zoo.trained import batches_of
+from tpsprune.data.photographs import crops
 from tpsprune.pruning import extract
 from tpsprune.recipe.prune import Macs, Prune
-
-__all__ = ["measured"]
 
 BATCH_ITEMS = 32
 SETTLING_IMAGES = 32
 
 
 def measured(images: int, device: str) -> dict[str, Any]:
-    """Return seconds of the probe's own forward passes, of the extraction and its parts, and peak bytes."""
+    """Return seconds of the calibration's forward passes, of the extraction and its parts, and peak bytes."""
     torch.manual_seed(0)
     model = ResNet50().to(device)
-    probe = [part.to(device) for part in batches_of(crops(photographs(), images, 0, 0), BATCH_ITEMS)]
-    settled(model, probe[: max(1, SETTLING_IMAGES // BATCH_ITEMS)])
+    calibration = [part.to(device) for part in batches_of(crops(photographs(), images, 0, 0), BATCH_ITEMS)]
+    settled(model, calibration[: max(1, SETTLING_IMAGES // BATCH_ITEMS)])
     before = _peak_bytes()
-    forward = min(_forward_seconds(model, probe) for _ in range(2))
+    forward = min(_forward_seconds(model, calibration) for _ in range(2))
     after_forward = _peak_bytes()
     started = time.perf_counter()
-    extraction = extract(model, probe, Prune(target=Macs(0.5)))
+    extraction = extract(model, calibration, Prune(target=Macs(0.5)))
     _wait(device)
     seconds = time.perf_counter() - started
     return {
@@ -59,12 +58,12 @@ def _parts(extraction: Any) -> dict[str, float]:
     return dataclasses.asdict(times) if dataclasses.is_dataclass(times) else {}  # type: ignore[arg-type]
 
 
-def _forward_seconds(model: torch.nn.Module, probe: list[torch.Tensor]) -> float:
+def _forward_seconds(model: torch.nn.Module, calibration: list[torch.Tensor]) -> float:
     started = time.perf_counter()
     with torch.no_grad():
-        for batch in probe:
+        for batch in calibration:
             model(batch)
-    _wait(str(probe[0].device))
+    _wait(str(calibration[0].device))
     return time.perf_counter() - started
 
 

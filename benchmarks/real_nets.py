@@ -360,15 +360,15 @@ def main() -> None:
         "--render", action="store_true", help="the page and picture once more, from the figures"
     )
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
-    asked = parser.parse_args()
+    options = parser.parse_args()
     kept = REPORT.with_suffix(".json")
-    if asked.render:
+    if options.render:
         found = json.loads(kept.read_text(encoding="utf-8"))
     else:
-        seeds, importances = (SEEDS[:1], ("magnitude", "random")) if asked.quick else (SEEDS, IMPORTANCES)
-        nets = {name: measure(NETS[name](), seeds, importances) for name in asked.nets}
+        seeds, importances = (SEEDS[:1], ("magnitude", "random")) if options.quick else (SEEDS, IMPORTANCES)
+        nets = {name: measure(NETS[name](), seeds, importances) for name in options.nets}
         found = {"machine": platform.machine(), "torch": torch.__version__, "seeds": seeds, "nets": nets}
-    if asked.quick:
+    if options.quick:
         print(page(found))
         return
     kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -132,17 +132,17 @@ def cost_lines(name: str, *changes: str) -> Iterator[str]:
 
 
 def _spent(name: str, *changes: str) -> tuple[float, float]:
-    """Return the CPU-seconds of one run as a process with its children, and the share it tells itself."""
+    """Return the CPU-seconds of one run as a process with its children, and the share it reports itself."""
     with tempfile.TemporaryDirectory() as folder:
         words = [word for change in changes for word in ("--set", change)]
         command = [sys.executable, "-m", "tpsprune", "train", name, "--json", "--out", folder, *words]
         child = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert child.stdout is not None
-        told = child.stdout.read().decode()
+        output = child.stdout.read().decode()
         _, status, usage = os.wait4(child.pid, 0)
         if status:
             raise SystemExit(f"{' '.join(command)} ended with status {status}")
-        spent = json.loads(told.splitlines()[-1])["overhead"]
+        spent = json.loads(output.splitlines()[-1])["overhead"]
         return usage.ru_utime + usage.ru_stime, spent["signals"]
 
 

@@ -23,7 +23,7 @@ from tpsprune.records import Reading
 from tpsprune_studies.finding import Table
 
 Series: TypeAlias = tuple[tuple[int, float | None], ...]
-"""Steps at which a signal was known, and its values; none where it had no value."""
+"""Steps at which a signal was read, and its values; none where it had no value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,18 +55,9 @@ class WatchedTraining:
 FACTORS: Final = (1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
 PATIENCES: Final = (1, 3)
 CHANGING: Final[Mapping[str, tuple[Literal["min", "max"], ...]]] = {
-    "d_eff": ("min", "max"),
-    "h1_max": ("min", "max"),
-    "h1_total": ("min", "max"),
-    "h1_sum_of_squares": ("min", "max"),
-    "spectral_edge": ("min", "max"),
-    "gap_23": ("min", "max"),
-    "norm": ("min", "max"),
-    "condensation": ("min", "max"),
-    "collapse": ("min", "max"),
-    "logit_rank": ("min", "max"),
-    "commutator_defect": ("min", "max"),
-    "tps_coherence": ("min", "max"),
+    **dict.fromkeys(("d_eff", "h1_max", "h1_total", "h1_sum_of_squares", "spectral_edge"), ("min", "max")),
+    **dict.fromkeys(("gap_23", "norm", "condensation", "collapse", "logit_rank"), ("min", "max")),
+    **dict.fromkeys(("commutator_defect", "tps_coherence"), ("min", "max")),
     "validation_loss": ("min",),
     "validation_accuracy": ("max",),
 }
@@ -88,7 +79,7 @@ def _candidates() -> Iterator[Rule]:
 
 
 CANDIDATES: Final[tuple[Rule, ...]] = tuple(_candidates())
-"""Every rule that a signal may be given, fixed before any training was looked at."""
+"""Every candidate rule of a signal, fixed before any training was run."""
 
 
 def find_alarm(rule: Rule, series: Mapping[str, Series]) -> int | None:

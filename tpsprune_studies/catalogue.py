@@ -5,17 +5,21 @@ Light: importing it loads neither torch nor a study.
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast, runtime_checkable
 
 if TYPE_CHECKING:
     from tpsprune.recipe import Recipe
     from tpsprune_studies.finding import Finding, Plan, Training
 
 
-KIM: Final = "Kim and Kim 2025, doi:10.5281/zenodo.18042384"
+_PROSE: Final[Mapping[str, Any]] = tomllib.loads(
+    Path(__file__).with_name("studies.toml").read_text(encoding="utf-8")
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,40 +33,19 @@ class Prediction:
 
 
 STUDIES: Final[Mapping[str, Prediction]] = {
-    study.name: study
-    for study in (
-        Prediction(
-            name="speed-up",
-            statement="TPS converges 2–5× faster on structured tasks",
-            source=f"{KIM} (abstract; no formula is given there)",
-        ),
-        Prediction(
-            name="reach",
-            statement="TPS converges 2–5× faster on structured tasks, whichever they are",
-            source=f"{KIM} (abstract; no formula is given there)",
-        ),
-        Prediction(
-            name="dimension",
-            statement="after training with TPS the effective dimension is below a tenth of the width",
-            source=f"{KIM} (abstract; what N is, it does not say)",
-        ),
-        Prediction(
-            name="draw-time",
-            statement="only a ticket drawn after generalisation, rewound to init, learns without delay",
-            source="Minegishi et al. 2023, arXiv 2310.19470 (of single weights, by magnitude)",
-        ),
-        Prediction(
-            name="lead-time",
-            statement="topological indicators warn of generalisation 100–500 epochs ahead",
-            source=f"{KIM} (abstract; no formula is given there)",
-        ),
-        Prediction(
-            name="coupling",
-            statement="the critical coupling goes as N^(−1/2), and the transition is continuous",
-            source=f"{KIM} (abstract; no formula, nor what N counts)",
-        ),
-    )
+    name: Prediction(name=name, statement=prose["statement"], source=prose["source"])
+    for name, prose in _PROSE.items()
 }
+
+
+def write_protocol(name: str, **figures: Any) -> tuple[str, ...]:
+    """Return the paragraphs of ``studies.toml`` on how a study measures, with these figures in them."""
+    return tuple(paragraph.format(**figures) for paragraph in _PROSE[name]["protocol"])
+
+
+def list_limits(name: str) -> list[str]:
+    """Return the paragraphs of ``studies.toml`` on what a study does not show."""
+    return list(_PROSE[name]["limits"])
 
 
 class Settings(Protocol):
@@ -72,6 +55,7 @@ class Settings(Protocol):
         """Return, flat, every setting that a finished training depends on and its trial does not name."""
 
 
+@runtime_checkable
 class Study(Protocol):
     """What the module of a study holds. ``TRAINING`` is the record of a finished training, a dataclass."""
 

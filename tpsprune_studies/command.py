@@ -19,7 +19,7 @@ from tpsprune.cli.options import INTERRUPTED, echo_json, json_option
 Examples:
   tpsprune study                 # which there are, and what each predicts
   tpsprune study speed-up
-  tpsprune study speed-up --seeds 8   # goes on from five: none is run twice
+  tpsprune study speed-up --seeds 8   # continues from five: none is run twice
   tpsprune study reach --workers 2    # two trainings at a time
   tpsprune study speed-up --full --out found   # tuned on more seeds, compared on more: hours
 """,
@@ -28,14 +28,14 @@ Examples:
 @click.option(
     "--seeds",
     type=click.IntRange(min=2),
-    help="Seeds to compare on, beside the pilot; without it as many as the study says.",
+    help="Seeds to compare on, besides the pilot; the study's own number by default.",
 )
 @click.option(
     "--cap",
     "cap_steps",
     type=click.IntRange(min=1),
     metavar="STEPS",
-    help="Steps after which a training is given up; without it as many as the study says.",
+    help="Steps after which a training is stopped; the study's own number by default.",
 )
 @click.option(
     "--workers",
@@ -47,7 +47,7 @@ Examples:
 @click.option(
     "--full",
     is_flag=True,
-    help="The larger size: hours, where the plain one takes up to 40 minutes of two cores.",
+    help="The larger size: hours, where the default takes up to 40 minutes of two cores.",
 )
 @click.option(
     "--out",
@@ -69,9 +69,9 @@ def study(
     full: bool,
     as_json: bool,
 ) -> None:
-    """Put the published prediction NAME to the test, and print predicted beside measured.
+    """Put the published prediction NAME to the test, and print predicted and measured.
 
-    A study that was broken off goes on where it was. Without NAME, list the studies there are.
+    An interrupted study continues where it stopped. Without NAME, list the studies there are.
     """
     from tpsprune.errors import did_you_mean
     from tpsprune_studies.catalogue import STUDIES, load_study
@@ -103,7 +103,7 @@ def study(
                 click.echo(f"Page:      {out / name}.md")
                 click.echo(f"Picture:   {picture}")
     except KeyboardInterrupt:
-        click.echo("\ninterrupted; the same command goes on where it was", err=True)
+        click.echo("\ninterrupted; the same command continues", err=True)
         ctx.exit(INTERRUPTED)
 
 

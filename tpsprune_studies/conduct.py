@@ -25,7 +25,7 @@ from tpsprune_studies.finding import Finding, Plan, Training, Trial, render_page
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Due = Callable[[], Sequence[Job]]
-"""What is left to do, the most urgent first; asked again whenever a job has ended."""
+"""The jobs left to do, the most urgent first; called again whenever a job has ended."""
 POLL_SECONDS: Final = 0.05
 
 
@@ -103,7 +103,7 @@ def _expect_seconds(arm: str, done: Sequence[Training]) -> float:
 @final
 @dataclass(frozen=True, slots=True)
 class StudyJournal:
-    """The finished trainings of a study on disk; ``head`` is what every line must say of their conditions.
+    """The finished trainings of a study on disk; ``head`` holds their conditions, the same on every line.
 
     ``record`` is the dataclass that the training of a line is read into.
     """
@@ -147,7 +147,7 @@ class StudyJournal:
 
 
 def _compare(found: Any, wanted: Any, place: str = "") -> list[str]:
-    """Return in words where two JSON values differ, by dotted place."""
+    """Return a message for each difference of two JSON values, by dotted place."""
     if isinstance(found, Mapping) and isinstance(wanted, Mapping):
         return [
             line

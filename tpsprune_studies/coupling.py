@@ -73,7 +73,7 @@ def make_setup(
 
 
 def plan(setup: CouplingSetup, done: Sequence[CouplingTraining]) -> Plan:
-    """Return, seed by seed and width by width, all that is known to be needed.
+    """Return, seed by seed and width by width, the trainings needed so far.
 
     Which λ a cell tries follows from those that are done: down to the first that does not speed up, up to the
     first that does not learn.
@@ -83,10 +83,10 @@ def plan(setup: CouplingSetup, done: Sequence[CouplingTraining]) -> Plan:
     for seed in setup.pair_seeds:
         expensive = seed in setup.half_seeds
         for width in setup.sizes if expensive else setup.sizes[:-1]:
-            plain = CouplingTrial(
+            baseline = CouplingTrial(
                 variant="none", width=width, seed=seed, couplings=(0.0,), steps_each=setup.cap_steps
             )
-            trials.append(plain)
+            trials.append(baseline)
             for variant in ("labels", "weights") if expensive else ("labels",):
                 tried, open_ranks = _plan_cell(done, variant, width, seed)
                 trials += tried
@@ -112,7 +112,7 @@ def describe(setup: CouplingSetup, last: CouplingTraining) -> str:
 
 
 def conclude(setup: CouplingSetup, done: Sequence[CouplingTraining], machine: Mapping[str, Any]) -> Finding:
-    """Return exponents of both edges beside −1/2, and what the order does on its way up and down."""
+    """Return the exponents of both edges, to compare with −1/2, and how the order rises and falls."""
     wanted = set(plan(setup, done).trials)
     return write_finding(setup, [each for each in done if each.trial in wanted], PREDICTION, machine)
 
@@ -121,8 +121,8 @@ def _plan_cell(
     done: Sequence[CouplingTraining], variant: str, width: int, seed: int
 ) -> tuple[list[CouplingTrial], int]:
     """Return a cell's trainings, done and next, and about how many more there will be."""
-    plain = find_without_tps(done, width, seed)
-    if plain is None:
+    baseline = find_without_tps(done, width, seed)
+    if baseline is None:
         return [], USUAL_RANKS
     cell = collect_cell(done, variant, width, seed)
     if cell is None:
@@ -143,15 +143,15 @@ def _plan_cell(
 
 
 def _plan_scaled(done: Sequence[CouplingTraining], width: int, seed: int) -> Iterator[CouplingTrial]:
-    """Yield, once the steps without TPS are known, the equal of λ = 1 with ``sqrt-n``: λ = √N."""
-    plain = find_without_tps(done, width, seed)
-    if plain is not None and plain.reached:
+    """Yield, once the training without TPS is done, the equal of λ = 1 with ``sqrt-n``: λ = √N."""
+    baseline = find_without_tps(done, width, seed)
+    if baseline is not None and baseline.reached:
         yield CouplingTrial(
             variant="labels",
             width=width,
             seed=seed,
             couplings=(width**0.5,),
-            steps_each=PATIENCE * plain.steps,
+            steps_each=PATIENCE * baseline.steps,
             scaling="sqrt-n",
         )
 

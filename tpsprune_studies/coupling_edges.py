@@ -76,13 +76,13 @@ class CouplingTraining:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """The steps a coupling took to the level, or was given in vain where it was not ``reached``."""
+    """The steps a coupling took to the level, or was allowed where it was not ``reached``."""
 
     taken: int
     reached: bool
 
     def speeds_up(self, without: int, factor: float = FACTOR) -> bool:
-        """Say whether it took at most ``without`` divided by ``factor``."""
+        """Return whether it took at most ``without`` divided by ``factor``."""
         return self.reached and factor * self.taken <= without
 
 
@@ -116,7 +116,7 @@ def lower_edge(without: int, steps: Mapping[int, Steps], factor: float = FACTOR)
     """Return the smallest λ that speeds up: where steps, on the way down from the fastest, cross the line.
 
     Between the last rank that speeds up and the first that does not, log steps are taken as linear in log λ.
-    One given up counts with the steps it was given, which puts the edge too low, by half a decade at most.
+    A stopped one counts with its allowed steps, so that the edge is too low, by half a decade at most.
     None where no rank speeds up, or all do, down to the lowest tried. Does not see what lies below the first
     rank that does not speed up: there a lucky training may.
     """
@@ -272,14 +272,14 @@ class Ramp:
 
 def find_without_tps(done: Iterable[CouplingTraining], width: int, seed: int) -> CouplingTraining | None:
     """Return the training without TPS of a width and seed, none where it is not done yet."""
-    plain = (each for each in done if each.trial.cell == ("none", width, seed))
-    return next(plain, None)
+    found = (each for each in done if each.trial.cell == ("none", width, seed))
+    return next(found, None)
 
 
 def collect_cell(done: Sequence[CouplingTraining], variant: str, width: int, seed: int) -> Cell | None:
     """Return the cell as far as it is done; none where training without TPS is not, or never learned."""
-    plain = find_without_tps(done, width, seed)
-    if plain is None or not plain.reached:
+    baseline = find_without_tps(done, width, seed)
+    if baseline is None or not baseline.reached:
         return None
     mine = (
         each
@@ -292,7 +292,7 @@ def collect_cell(done: Sequence[CouplingTraining], variant: str, width: int, see
         variant=variant,
         width=width,
         seed=seed,
-        without=plain.steps,
+        without=baseline.steps,
         steps={round(2 * log10(each.trial.couplings[0])): Steps(each.steps, each.reached) for each in mine},
     )
 
@@ -307,7 +307,7 @@ def collect_ramps(done: Iterable[CouplingTraining]) -> list[Ramp]:
 
 
 def fit_exponent(points: Iterable[tuple[int, float | None]]) -> Interval | None:
-    """Return the exponent of N that a figure goes with, over those (N, figure) that are known.
+    """Return the exponent of N in a power law through the points (N, figure) whose figure is measured.
 
     None of fewer than three sizes.
     """

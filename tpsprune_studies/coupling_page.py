@@ -1,4 +1,4 @@
-"""The finding of the study ``coupling``: exponents beside −1/2, the ruling, sentences, tables and curves."""
+"""The finding of the study ``coupling``: exponents, the ruling, sentences, tables and curves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any, Final, final
 
 from tpsprune.numerics.small_samples import Interval
-from tpsprune_studies.catalogue import Prediction
+from tpsprune_studies.catalogue import Prediction, write_protocol
 from tpsprune_studies.coupling_edges import (
     FACTOR,
     PATIENCE,
@@ -32,31 +32,11 @@ ANSWERS: Final[tuple[Answers, ...]] = ("sums", "random")
 ORDER_NAMES: Final = {"labels": "mean R", "weights": "|z₁| of the first layer"}
 PREDICTED: Final = -0.5
 RIVALS: Final = (0.0, -1.0)
-"""Exponents that an interval must exclude to tell −1/2 from no dependence and from a plain 1/N."""
+"""Exponents that an interval must exclude to tell −1/2 from no dependence and from 1/N."""
 ENOUGH: Final = 0.75
 """The share of cells that must have an edge for an exponent of it: the rest is not missing at random."""
 JUMP: Final = 0.9
 """The share of a rise between two λ half a decade apart from which on it is called a jump."""
-LIMITS: Final = (
-    "The published abstract gives no formula and does not say what N counts. What is put to the "
-    "test is our TPS on one task family and one architecture, N taken by the units of its hidden layer.",
-    "An exponent depends on what λ multiplies. `labels` adds λ times a mean over units to the loss, so that "
-    "the pull on one unit goes as λ/N: counted per unit (λ/N, a sum in the place of the mean) every exponent "
-    'of `labels` is one less; with `scaling = "sqrt-n"` it is 1/2 more. `weights` moves each oscillator by a '
-    "force of order one, as in Kuramoto's model, and has no such freedom.",
-    "Wider nets have more parameters too. Learning rate and weight decay were not tuned by size, nor by λ.",
-    "Modulus, share, learning rate and level were chosen in trials on the first two seeds, so that narrow "
-    "nets learn at all; two runs at other sizes and another modulus were broken off on the way, for their "
-    "cost and because the narrowest nets did not learn. Some of these still have no λ that speeds up, and "
-    "are missing there.",
-    "A power law is fitted, not tested: a bend within two decades would go unseen by the interval. Widths of "
-    "a seed share the split of the data, so points are not quite independent.",
-    "An order parameter that stays high on the way down is not hysteresis by itself: it is read after a "
-    "fixed number of steps at each λ, and whoever has learned the sums stays with what was learned. Random "
-    "answers and the slower ramp are there to tell these apart; neither is slow without end.",
-    "Finite nets have no phase transition in the strict sense. Five sizes cannot tell a continuous "
-    "transition from a smooth crossover.",
-)
 
 
 @final
@@ -98,7 +78,7 @@ class CouplingSetup(Setup):
 
 @dataclass(frozen=True, slots=True)
 class FittedEdge:
-    """An edge of λ: of how many cells it is known, and its exponent if of enough."""
+    """An edge of λ: of how many cells it was measured, and its exponent if of enough."""
 
     name: str
     known: int
@@ -133,13 +113,22 @@ def write_finding(
         measure="exponent of N",
         counted="nets",
         predicted_range=(PREDICTED, PREDICTED),
-        protocol=_write_protocol(setup, done),
+        protocol=write_protocol(
+            prediction.name,
+            setup=setup,
+            sizes=", ".join(f"{size:,}" for size in setup.sizes),
+            half_seeds=", ".join(map(str, setup.half_seeds)),
+            factor=FACTOR,
+            patience=PATIENCE,
+            enough=ENOUGH,
+            scaled=_describe_scaled(setup, done),
+            jump=JUMP,
+        ),
         tables=(
             _edge_table(setup, cells, done),
             *(_step_table(setup, cells, variant) for variant in VARIANTS),
             _loop_table(ramps),
         ),
-        limits=LIMITS,
         command=setup.command(prediction.name),
         settings={
             "seeds": list(setup.pair_seeds),
@@ -239,7 +228,7 @@ def _write_edges(edges: Sequence[FittedEdge], cells: Sequence[Cell]) -> str:
 
 
 def _write_order(setup: CouplingSetup, variant: str, ramps: Sequence[Ramp]) -> str:
-    """Say how wide the loops are, whether they are lag, and whether the order jumps."""
+    """Describe how wide the loops are, whether they are lag, and whether the order jumps."""
     loops = [
         (ramp.kind[1:], ramp.loop) for ramp in ramps if ramp.kind[0] == variant and ramp.loop is not None
     ]
@@ -271,13 +260,13 @@ def _write_order(setup: CouplingSetup, variant: str, ramps: Sequence[Ramp]) -> s
 
 
 def _write_sharpness(paths: Sequence[tuple[int, float]]) -> str:
-    """Say over how many decades of λ the order rises in the narrowest and in the widest net."""
+    """Describe over how many decades of λ the order rises in the narrowest and in the widest net."""
     if not paths:
         return ""
     widths = min(paths)[0], max(paths)[0]
     ends = [(end, fmean(decades for width, decades in paths if width == end)) for end in widths]
-    told = " and ".join(f"{decades:.1f} decades of λ at {width:,} units" for width, decades in ends)
-    return f" On random answers it rises from 10 to 90 % over {told}."
+    listed = " and ".join(f"{decades:.1f} decades of λ at {width:,} units" for width, decades in ends)
+    return f" On random answers it rises from 10 to 90 % over {listed}."
 
 
 def _format_range(interval: Interval, shift: float = 0.0) -> str:
@@ -285,66 +274,34 @@ def _format_range(interval: Interval, shift: float = 0.0) -> str:
     return f"{mean:.2f} ({low:.2f} to {high:.2f})"
 
 
-def _write_protocol(setup: CouplingSetup, done: Sequence[CouplingTraining]) -> tuple[str, ...]:
-    recipe = setup.recipe
-    data: Any = recipe.task.data
-    model: Any = recipe.task.model
-    return (
-        f"Task: recipe `{recipe.name}` made smaller: modulus {data.modulus}, {data.train_share:g} of the "
-        f"pairs trained on, embedding {model.embedding}, learning rate {recipe.train.learning_rate:g}, "
-        f"weight decay {recipe.train.weight_decay:g} at every λ. Hidden layers of "
-        f"{', '.join(f'{size:,}' for size in setup.sizes)} units; the widest, `weights` and ramps on "
-        f"seeds {', '.join(str(seed) for seed in setup.half_seeds)} alone.",
-        "N: oscillators of a group as TPS counts them. `labels` (in the loss): the units. `weights` "
-        "(decoupled): the elements of the first layer, 32 a unit, so that an exponent of units is one of N.",
-        f"Held: λ fixed from the first step, on a grid of half decades, until validation accuracy "
-        f"{setup.level:g} (read every {setup.reading_steps} steps). Smallest λ that speeds "
-        f"up: from the fastest λ down, where the steps cross those of the same seed without TPS divided by "
-        f"{FACTOR:g}, linear in logarithms. Largest that still learns: midway to the first λ above the "
-        f"fastest that is not there within {PATIENCE} times the steps without TPS.",
-        "Exponent: least squares of log λ on log N over all nets, Student's t-interval of the slope; given "
-        f"where the edge is known of {ENOUGH:.0%} of the nets.",
-        "Verdict, on exponents of edges as TPS is shipped: confirmed where every interval holds −1/2 and "
-        "neither 0 nor −1, refuted where none holds −1/2, undecided else. What the order does has no "
-        "part in it.",
-        f"`sqrt-n`: {_describe_scaled(setup, done)}",
-        f"Ramps: one training, λ up by half decades and down again, {setup.ramp_steps} steps at each, at "
-        f"every size but the largest; {setup.slow_steps} steps at {setup.slow_size} units. Order: mean R "
-        "(`labels`), |z₁| of the first layer (`weights`), read at the end of each λ. Once on "
-        "sums, once with the answers trained on dealt out at random. Loop: mean of down less up over "
-        f"log λ, as a share of the rise. A jump: {JUMP:g} or more of the rise between neighbouring λ; the "
-        "line stood at 0.5 and was moved after a first look, the grid being no finer than half a decade.",
-    )
-
-
 def _describe_scaled(setup: CouplingSetup, done: Sequence[CouplingTraining]) -> str:
-    """Say what λ = √N with ``sqrt-n`` took beside λ = 1 without: the same, if the two are one."""
+    """Compare the steps of λ = √N with ``sqrt-n`` to those of λ = 1 without: equal, if the two are one."""
     pairs = [
-        (plain.steps, scaled.steps)
+        (unscaled.steps, scaled.steps)
         for scaled in done
         if scaled.trial.scaling == "sqrt-n"
-        for plain in done
-        if plain.trial == replace(scaled.trial, couplings=(1.0,), scaling="none")
+        for unscaled in done
+        if unscaled.trial == replace(scaled.trial, couplings=(1.0,), scaling="none")
     ]
-    told = ", ".join(f"{plain} and {scaled}" for plain, scaled in pairs)
+    listed = ", ".join(f"{unscaled} and {scaled}" for unscaled, scaled in pairs)
     return (
         "the same term with λ times N^(−1/2), so every exponent is 1/2 more and needs no trainings of its "
         f"own. Held against λ = 1 without, λ = √N with it took, at {setup.slow_size} units, so many steps: "
-        f"{told or 'none was done'}."
+        f"{listed or 'none was done'}."
     )
 
 
 def _edge_table(setup: CouplingSetup, cells: Sequence[Cell], done: Sequence[CouplingTraining]) -> Table:
     rows = []
     for width in setup.sizes:
-        plain = [find_without_tps(done, width, seed) for seed in setup.pair_seeds]
-        steps = [each.steps for each in plain if each is not None and each.reached]
+        baselines = [find_without_tps(done, width, seed) for seed in setup.pair_seeds]
+        steps = [each.steps for each in baselines if each is not None and each.reached]
         row = [f"{width:,}", f"{_geometric_mean(steps):.0f}" if steps else "never"]
         for variant in VARIANTS:
             mine = [cell for cell in cells if (cell.variant, cell.width) == (variant, width)]
             row += [
-                _format_known([each.lower for each in mine]),
-                _format_known([each.upper for each in mine]),
+                _format_mean([each.lower for each in mine]),
+                _format_mean([each.upper for each in mine]),
             ]
         rows.append(tuple(row))
     return Table(
@@ -395,8 +352,8 @@ def _loop_table(ramps: Sequence[Ramp]) -> Table:
                 str(steps_each),
                 f"{width:,}",
                 f"{fmean(loop.low for loop in loops):.2f} to {fmean(loop.high for loop in loops):.2f}",
-                _format_known([loop.rise for loop in loops]),
-                _format_known([loop.fall for loop in loops], none="never fell"),
+                _format_mean([loop.rise for loop in loops]),
+                _format_mean([loop.fall for loop in loops], none="never fell"),
                 f"{fmean(widths):.2f}" if widths else "unknown",
                 f"{max(loop.jump_share for loop in loops):.2f}",
                 f"{fmean(loop.area for loop in loops):.2f}",
@@ -424,13 +381,13 @@ def _edge_panel(cells: Sequence[Cell]) -> Panel:
 
 
 def _average_edge(cells: Sequence[Cell], variant: str, edge: str) -> tuple[tuple[float, float], ...]:
-    """Return the widths at which an edge is known, and its geometric mean over seeds."""
-    known: dict[int, list[float]] = {}
+    """Return the widths at which an edge was measured, and its geometric mean over seeds."""
+    by_width: dict[int, list[float]] = {}
     for cell in cells:
         value = getattr(cell, edge)
         if cell.variant == variant and value is not None:
-            known.setdefault(cell.width, []).append(value)
-    return tuple((float(width), _geometric_mean(values)) for width, values in sorted(known.items()))
+            by_width.setdefault(cell.width, []).append(value)
+    return tuple((float(width), _geometric_mean(values)) for width, values in sorted(by_width.items()))
 
 
 def _order_panel(setup: CouplingSetup, ramps: Sequence[Ramp], variant: str) -> Panel:
@@ -459,6 +416,6 @@ def _geometric_mean(values: Sequence[float]) -> float:
     return exp(fmean(log(value) for value in values))
 
 
-def _format_known(values: Sequence[float | None], none: str = "none") -> str:
+def _format_mean(values: Sequence[float | None], none: str = "none") -> str:
     found = [value for value in values if value is not None]
     return f"{_geometric_mean(found):.3g} ({len(found)} of {len(values)})" if found else none

@@ -22,7 +22,7 @@ from tpsprune.numerics.small_samples import Interval, mean_interval
 from tpsprune.numerics.spectra import effective_rank
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.train import Tps
-from tpsprune_studies.catalogue import STUDIES
+from tpsprune_studies.catalogue import STUDIES, write_protocol
 from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling, Table
 from tpsprune_studies.setup import Setup, at_seed, prepare, resize
 
@@ -48,16 +48,6 @@ VARIANTS: Final[Mapping[str, tuple[str, ...]]] = {
     DIGITS: ("none", "weights", "neurons", "moments"),
     PARITY: ("none", "moments"),
 }
-LIMITS: Final = (
-    "Three tasks and one small net for each. Coupling λ is 1 and not tuned; a stronger one may lower "
-    "dimensions further, at a price in accuracy.",
-    "Arms of a seed share weights and data, so the interval over all trainings is narrower than independent "
-    "trainings would make it.",
-    "The abstract does not say what N counts. Here it is the width of a group, and the figure of a net the "
-    "mean over its groups.",
-    "Effective dimension is the effective rank of what a group's consumers are fed on the probe; other "
-    "measures (participation ratio, nearest neighbours) give other numbers.",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,9 +196,15 @@ def conclude(setup: Setup, done: Sequence[DimensionTraining], machine: Mapping[s
         measure="d_eff over the width, mean of groups",
         counted="trainings",
         predicted_range=(None, PREDICTED_SHARE),
-        protocol=_write_protocol(setup),
+        protocol=write_protocol(
+            PREDICTION.name,
+            setup=setup,
+            weight_decay=WEIGHT_DECAYS["labels"],
+            other=OTHER,
+            items=CALIBRATION_ITEMS,
+            share=PREDICTED_SHARE,
+        ),
         tables=(_accuracy_table(by_arm), _group_table(by_arm)),
-        limits=LIMITS,
         command=setup.command(PREDICTION.name),
         settings={"seeds": list(setup.pair_seeds), **setup.decisive()},
         machine=machine,
@@ -236,32 +232,16 @@ def _write_cost_sentence(by_arm: Mapping[str, Sequence[DimensionTraining]]) -> s
     """Return by how many points less pruning costs with each variant, paired by seed."""
     parts = []
     for task, variants in VARIANTS.items():
-        plain = {each.trial.seed: _loss(each) for each in by_arm[f"{task}, none"]}
+        without_tps = {each.trial.seed: _loss(each) for each in by_arm[f"{task}, none"]}
         for variant in variants[1:]:
             gain = mean_interval(
-                plain[each.trial.seed] - _loss(each) for each in by_arm[f"{task}, {variant}"]
+                without_tps[each.trial.seed] - _loss(each) for each in by_arm[f"{task}, {variant}"]
             )
             parts.append(
                 f"{task} `{variant}` {100 * gain.mean:+.1f} points ({100 * gain.low:+.1f} to "
                 f"{100 * gain.high:+.1f})"
             )
     return f"What a cut to {SHARES[-1]:g} of the MACs costs less than without TPS: {'; '.join(parts)}."
-
-
-def _write_protocol(setup: Setup) -> tuple[str, ...]:
-    return (
-        f"Tasks: recipe `{setup.recipe.name}` for {setup.cap_steps:,} steps (weight decay "
-        f"{WEIGHT_DECAYS['labels']:g} with `labels` and `moments`, {OTHER:g} else, what suited them best "
-        f"elsewhere); recipe `{DIGITS}` over all its epochs; the parity of 2 of 40 bits, an MLP, 200 "
-        "epochs. TPS in the loss, coupling λ = 1.",
-        "A seed shares initial weights, split and order of data among its arms.",
-        f"d_eff: effective rank of the covariance of what each group's consumers are fed, on "
-        f"{CALIBRATION_ITEMS} training items, over the group's width.",
-        "Cut: `tpsprune.extract` with its defaults on the same items, no retraining; accuracies are of the "
-        "validation split.",
-        f"Verdict: refuted where on one task the whole interval of trainings with TPS is at or above "
-        f"{PREDICTED_SHARE:g}, confirmed where on every task it is wholly below, undecided else.",
-    )
 
 
 def _accuracy_table(by_arm: Mapping[str, Sequence[DimensionTraining]]) -> Table:

@@ -1,7 +1,7 @@
 """Study ``draw-time``: whether only a ticket drawn after generalisation learns without delay.
 
 Nets learn modular addition; at one moment or another a ticket is drawn, its plan replayed on the initial
-weights, and trained alone. Beside it digits, where the ticket goes on with the weights it was drawn with.
+weights, and trained alone. On digits, for comparison, the ticket keeps the weights it was drawn with.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tpsprune import recipe
 from tpsprune.numerics.macs import count_macs
 from tpsprune.numerics.small_samples import Interval, mean_interval, ratio_interval
 from tpsprune.recipe import Recipe
-from tpsprune_studies.catalogue import STUDIES
+from tpsprune_studies.catalogue import STUDIES, write_protocol
 from tpsprune_studies.finding import (
     Bound,
     Finding,
@@ -34,11 +34,11 @@ from tpsprune_studies.tuned_comparison import format_steps
 
 PREDICTION: Final = STUDIES["draw-time"]
 MOMENTS: Final = ("dense", "random", "init", "memorising", "transition", "after")
-"""When the ticket is drawn; without any (``dense``), and units drawn by lot (``random``), beside them."""
+"""When the ticket is drawn; for comparison no ticket (``dense``), and random units (``random``)."""
 DIGITS_EPOCHS: Final = (0, 1, 3, 10, 30)
 MACS: Final = 0.5
 MEMORISED: Final = 0.95
-"""Accuracy on the training items at which they are known by heart; weight decay keeps their loss up."""
+"""Accuracy on the training items at which they count as memorised; weight decay keeps their loss up."""
 TRANSITION: Final = 0.5
 """Validation accuracy half-way up."""
 AFTER_STEPS: Final = 200
@@ -47,14 +47,6 @@ WEIGHT_DECAY: Final = 4.0
 CALIBRATION_ITEMS: Final = 512
 LAST: Final = "after"
 OTHERS: Final = tuple(moment for moment in MOMENTS if moment != LAST)
-LIMITS: Final = (
-    "The published work prunes single weights, without regard to layers; here whole units go, chosen by "
-    "interpolation. A failure speaks against tickets of units, not of weights.",
-    "One architecture (a token MLP with one hidden layer), half of the multiply-accumulates, and the weight "
-    "decay that was best without TPS.",
-    "Five comparisons are made on a few seeds, each at 95 %: one of five a little off would be no wonder.",
-    "Steps before the draw are not counted: the question is what the ticket is worth, not whether it pays.",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,13 +115,13 @@ def run(setup: Setup, trial: TicketTrial) -> TicketTraining:
     macs_share, steps, accuracy = 1.0, 0, 0.0
     if trial.moment != "dense":
         inputs, _ = prepared.sample_calibration(CALIBRATION_ITEMS)
-        by_lot: dict[str, Any] = {"units": "random", "widths": "uniform", "compensate": False}
+        at_random: dict[str, Any] = {"units": "random", "widths": "uniform", "compensate": False}
         extraction = tpsprune.extract(
             prepared.model,
             [inputs],
             tpsprune.Macs(MACS),
             seed=trial.seed,
-            **(by_lot if trial.moment == "random" else {}),
+            **(at_random if trial.moment == "random" else {}),
         )
         ticket = tpsprune.replay(ticket, extraction.plan)
         # Counted on what is trained from here on.
@@ -168,7 +160,7 @@ def _train_to(moment: str, setup: Setup, prepared: Prepared) -> int | None:
 
 
 def _run_on_digits(setup: Setup, trial: TicketTrial) -> TicketTraining:
-    """Train to an epoch, prune, and go on with the ticket to the end of the same schedule."""
+    """Train to an epoch, prune, and train the ticket to the end of the same schedule."""
     started = time.monotonic()
     prepared = prepare(at_seed(recipe.read("digits"), trial.seed, threads=setup.threads))
     last_step = prepared.recipe.train.epochs * prepared.steps_per_epoch
@@ -205,7 +197,7 @@ def describe(setup: Setup, last: TicketTraining) -> str:
 def conclude(setup: Setup, done: Sequence[TicketTraining], machine: Mapping[str, Any]) -> Finding:
     """Return how much sooner the ticket of ``after`` learns than each other, paired by seed.
 
-    A training that never reached the level counts with the steps it was given, which makes its pair's
+    A training that never reached the level counts with its allowed steps, which makes its pair's
     ratio a bound.
     """
     by_moment = {
@@ -217,21 +209,28 @@ def conclude(setup: Setup, done: Sequence[TicketTraining], machine: Mapping[str,
         for moment in MOMENTS
     }
     ratios = {moment: _compare(by_moment[moment], by_moment[LAST]) for moment in OTHERS}
-    known = {moment: each for moment, each in ratios.items() if each is not None}
+    measured = {moment: each for moment, each in ratios.items() if each is not None}
     return Finding(
         prediction=PREDICTION,
         ruling=_rule(ratios),
-        sentence=_write_sentence(known),
+        sentence=_write_sentence(measured),
         quantities=tuple(
             Quantity(name=f"{moment} / {LAST}", predicted="above 1", measured=interval, bound=bound)
-            for moment, (interval, bound) in known.items()
+            for moment, (interval, bound) in measured.items()
         ),
         measure="ratio of the steps to the level",
         counted="pairs",
         predicted_range=(1.0, None),
-        protocol=_write_protocol(setup),
+        protocol=write_protocol(
+            PREDICTION.name,
+            setup=setup,
+            weight_decay=WEIGHT_DECAY,
+            macs=MACS,
+            memorised=MEMORISED,
+            transition=TRANSITION,
+            after_steps=AFTER_STEPS,
+        ),
         tables=(_step_table(by_moment, setup.pair_seeds), _digits_table(done)),
-        limits=LIMITS,
         command=setup.command(PREDICTION.name),
         settings={"seeds": list(setup.pair_seeds), **setup.decisive()},
         machine=machine,
@@ -269,23 +268,6 @@ def _write_sentence(ratios: Mapping[str, tuple[Interval, Bound]]) -> str:
         for moment, (interval, bound) in ratios.items()
     )
     return f"times the steps of the ticket drawn after generalisation, 95 % intervals: {parts}."
-
-
-def _write_protocol(setup: Setup) -> tuple[str, ...]:
-    return (
-        f"Recipe `{setup.recipe.name}` without TPS, weight decay {WEIGHT_DECAY:g}. Half of the "
-        f"multiply-accumulates ({MACS:g}) go; the plan is replayed on the initial weights, nothing folded, "
-        "and trained from step 0; data, order and initial weights are those of the seed.",
-        f"Moments: never (`dense`); at step 0 (`init`); accuracy {MEMORISED:g} on the training items "
-        f"(`memorising`); validation accuracy {TRANSITION:g} (`transition`); {AFTER_STEPS} steps after "
-        f"{setup.level:g} (`after`). `random`: units drawn by lot, every layer alike.",
-        f"Measured: steps to validation accuracy {setup.level:g}, read every {setup.reading_steps}, at most "
-        f"{setup.cap_steps:,}; geometric mean of the ratios to `after` over seeds, Student's t "
-        "on logarithms.",
-        "Verdict: confirmed where every other ticket's interval, and the dense net's, lies above 1; refuted "
-        "where one lies below it; undecided else.",
-        "Digits: trained to an epoch, cut, trained on to the end of the schedule with the weights at hand.",
-    )
 
 
 def _step_table(by_moment: Mapping[str, Mapping[int, TicketTraining]], seeds: Sequence[int]) -> Table:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, ClassVar, Protocol
 
 from tpsprune.numerics.small_samples import Interval
-from tpsprune_studies.catalogue import Prediction
+from tpsprune_studies.catalogue import Prediction, list_limits
 
 
 class Trial(Protocol):
@@ -47,7 +47,7 @@ class Plan:
 
 
 class Ruling(StrEnum):
-    """What a study says of its prediction."""
+    """The verdict of a study on its prediction."""
 
     CONFIRMED = "confirmed"
     REFUTED = "refuted"
@@ -62,10 +62,10 @@ class Bound:
     may_be_smaller: bool = False
 
     @property
-    def words(self) -> str:
+    def qualifier(self) -> str:
         """Return ``at least``, ``at most``, ``nominally`` (true ratios may lie either way) or nothing.
 
-        >>> Bound(may_be_larger=True).words, Bound().words
+        >>> Bound(may_be_larger=True).qualifier, Bound().qualifier
         ('at least', '')
         """
         if self.may_be_larger and self.may_be_smaller:
@@ -75,12 +75,12 @@ class Bound:
         return "at most" if self.may_be_smaller else ""
 
     def qualify(self, text: str) -> str:
-        """Return the words of the bound and the text.
+        """Return the text after the bound's qualifier.
 
         >>> Bound(may_be_smaller=True).qualify("3.0"), Bound().qualify("3.0")
         ('at most 3.0', '3.0')
         """
-        return f"{self.words} {text}".strip()
+        return f"{self.qualifier} {text}".strip()
 
 
 EXACT = Bound()
@@ -107,7 +107,7 @@ def judge(low: float, high: float, threshold: float, bound: Bound) -> Ruling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
-    """One quantity measured, beside what was predicted of it, if anything."""
+    """One measured quantity, and what was predicted of it, if anything."""
 
     name: str
     predicted: str
@@ -135,7 +135,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """A plot beside the quantities: curves over two axes, either of them logarithmic."""
+    """A plot: curves over two axes, either of them logarithmic."""
 
     title: str
     x: str
@@ -164,7 +164,6 @@ class Finding:
     predicted_range: tuple[float | None, float | None]
     protocol: tuple[str, ...]
     tables: tuple[Table, ...]
-    limits: tuple[str, ...]
     command: str
     settings: Mapping[str, Any]
     machine: Mapping[str, Any]
@@ -184,7 +183,7 @@ class Finding:
             "predicted_range": dict(zip(("low", "high"), self.predicted_range, strict=True)),
             "quantities": [asdict(quantity) for quantity in self.quantities],
             "protocol": list(self.protocol),
-            "limits": list(self.limits),
+            "limits": list_limits(self.prediction.name),
             "command": self.command,
             "settings": dict(self.settings),
             "machine": dict(self.machine),
@@ -194,7 +193,7 @@ class Finding:
 
 
 def render_page(finding: Finding) -> str:
-    """Return the page in Markdown: predicted beside measured, the protocol, every pair, and the limits.
+    """Return the page in Markdown: predicted and measured, the protocol, every pair, and the limits.
 
     Equal findings give equal pages, byte for byte.
     """
@@ -211,7 +210,7 @@ def render_page(finding: Finding) -> str:
         parts += [f"## {table.title}", _render_table(table)]
     parts += [
         "## What it does not show",
-        _render_list(finding.limits),
+        _render_list(list_limits(finding.prediction.name)),
         "## Where, and how to run it again",
         _render_list(f"{name.replace('_', ' ')}: {value}" for name, value in finding.machine.items()),
         f"    {finding.command}",

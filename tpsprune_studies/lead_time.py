@@ -1,7 +1,7 @@
 """Study ``lead-time``: whether topology warns of generalisation, and what else does, earlier or cheaper.
 
 Every signal is read while nets learn modular addition, subtraction and multiplication; others never can, and
-digits learn without a plateau. On the pilot seed each signal is given the rule that suits it best; on further
+digits learn without a plateau. On the pilot seed the best rule of each signal is chosen; on further
 seeds it is counted how long before the level its alarm rang, and how often for nothing.
 """
 
@@ -31,7 +31,7 @@ from tpsprune_studies.alarms import (
     count_alarms,
     tabulate_draws,
 )
-from tpsprune_studies.catalogue import STUDIES
+from tpsprune_studies.catalogue import STUDIES, write_protocol
 from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling, Table
 from tpsprune_studies.setup import Prepared, Setup, at_seed, prepare, resize
 
@@ -71,16 +71,6 @@ DIGITS_READING_STEPS: Final = 17
 """About an epoch."""
 DIGITS_EPOCHS: Final = 40
 DIGITS_CLASSES: Final = 10
-LIMITS: Final = (
-    "One architecture (a token MLP with one hidden layer) and one size. Digits, which learn without a "
-    "plateau, show what an alarm does in ordinary training; nothing is said of larger images or attention.",
-    "Loops are counted on the rows of the embedding, as in the published work, and known one reading after "
-    "they were asked, as in a run. Other clouds are not tried.",
-    "Rules were chosen on one seed from a list settled before. A better rule for a signal may exist; one "
-    "chosen on the seeds it is judged on would flatter it.",
-    "Controls are given up at the cap: what they might do later is not seen, and an alarm there is called "
-    "false.",
-)
 
 
 def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Setup:
@@ -118,8 +108,8 @@ def watch_training(
 ) -> WatchedTraining:
     """Train on the processor, read all signals every ``reading_steps``, stop once accuracy is at the level.
 
-    Each signal has a ``tpsprune.Watch`` of its own, so that its cost is known. On token pairs the coherence
-    of TPS ``labels`` is read as well; it moves nothing.
+    Each signal has a ``tpsprune.Watch`` of its own, so that its cost is measured. On token pairs the
+    coherence of TPS ``labels`` is read as well; it moves nothing.
 
     Raises:
         DivergedError: the loss is no longer finite.
@@ -155,7 +145,7 @@ def watch_training(
                 seen, before = len(watch.readings), time.process_time()
                 watch.step(step, epoch=tick.epoch)
                 costs[name] += time.process_time() - before
-                # Loops are known a reading after they were asked, and are noted where they are known.
+                # Loops come one reading late, and are noted at the step where they come.
                 for reading in watch.readings[seen:]:
                     if not reading.group:
                         note(reading.signal, step, reading.value)
@@ -240,9 +230,16 @@ def conclude(setup: Setup, done: Sequence[WatchedTraining], machine: Mapping[str
         measure="lead of the alarm in epochs",
         counted="trainings",
         predicted_range=(PREDICTED_EPOCHS, PREDICTED_MOST_EPOCHS),
-        protocol=_write_protocol(setup, judged),
+        protocol=write_protocol(
+            PREDICTION.name,
+            setup=setup,
+            tasks="; ".join(TASKS),
+            weight_decay=WEIGHT_DECAY,
+            epoch=judged[0].steps_per_epoch,
+            least_epochs=PREDICTED_EPOCHS,
+            sure=SURE,
+        ),
         tables=(_alarm_table(found, judged), _draw_table(setup, judged), _training_table(done)),
-        limits=LIMITS,
         command=setup.command(PREDICTION.name),
         settings={"seeds": list(setup.pair_seeds), **setup.decisive()},
         machine=machine,
@@ -280,29 +277,6 @@ def _rule(found: Alarms, best_of_all: Alarms, level: float) -> tuple[Ruling, str
         f"{best_of_all.hits} of {len(best_of_all.lead_epochs)}, "
         f"{best_of_all.mean_lead_epochs:.0f} epochs before, and for nothing in {best_of_all.false_alarms} of "
         f"{best_of_all.controls}."
-    )
-
-
-def _write_protocol(setup: Setup, judged: Sequence[WatchedTraining]) -> tuple[str, ...]:
-    epoch = judged[0].steps_per_epoch
-    return (
-        f"Tasks: {'; '.join(TASKS)}; on the net of recipe `{setup.recipe.name}` without TPS, weight decay "
-        f"{WEIGHT_DECAY:g} (0 where it says so), full batch: an epoch is {epoch} step.",
-        f"Every signal is read every {setup.reading_steps} steps until validation accuracy is "
-        f"{setup.level:g}, at most {setup.cap_steps:,} steps; digits are read by the same rules.",
-        "A signal's rule is the one of its candidates with the fewest misses and false alarms on the pilot "
-        "seed, and of such the one with the longest lead. Candidates: falls and rises by 1.1, 1.25, 1.5, 2, "
-        "4 and 10 times, levels of z, of mask distance, collapse and reopening, for one reading or three.",
-        "Rules of drawing see every reading of a training and hold, where they do, until validation accuracy "
-        "has covered half of the way from chance to 1; a training that learns is over at the level, so that "
-        "later draws are not seen.",
-        "Lead: epochs from the first alarm to the first reading at the level; a miss leads by 0. False: an "
-        "alarm at any time in a training of a control.",
-        "Verdict, on the topological signal that did best on the pilot: refuted where the whole interval of "
-        f"its lead is below {PREDICTED_EPOCHS:g} epochs or where the alarm rings on more than half of the "
-        "controls; confirmed where the whole interval is at or above that and the alarm tells trainings that "
-        f"get there from controls (Fisher's exact test, one-sided, p < {SURE:g}); undecided else. The test "
-        "was asked for after a first look, which without it would have said confirmed.",
     )
 
 

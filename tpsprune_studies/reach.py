@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tpsprune.recipe import Recipe
-from tpsprune_studies.catalogue import STUDIES
+from tpsprune_studies.catalogue import STUDIES, write_protocol
 from tpsprune_studies.finding import (
     Finding,
     Quantity,
@@ -35,25 +35,13 @@ from tpsprune_studies.tuned_comparison import (
     choose_best_tps,
     collect_results,
     compare,
+    plan,  # noqa: F401 -- `Study` has it
+    run,  # noqa: F401 -- `Study` has it
     select_planned,
 )
 
 PREDICTION: Final = STUDIES["reach"]
 TRAINING: Final = ArmTraining
-LIMITS: Final = (
-    "`moments` was taught to let go after a first run of this study, on some of the seeds that are compared "
-    "here: its figures may flatter it. No other arm was changed after a look.",
-    "Each arm is tuned over a coarse grid on one seed (nine settings without TPS, eight with it; λ over two "
-    "orders of magnitude): an arm that lost may have lost to its grid.",
-    "With few pairs an interval is wide: undecided is no finding that there is nothing. Every task has its "
-    "own interval at 95 %: of twenty, one may miss by luck.",
-    "CPU-seconds are of a machine that did other work at times, which no arm was spared; steps are not "
-    "touched by that.",
-    "Small networks throughout, on one processor thread. Fashion-MNIST is a tenth of its images and an MLP.",
-    "`moments` couples the first layer of units (of a transformer the last MLP), in every task; other layers "
-    "were not tried here. Text is the next character after eight others, by an MLP.",
-    "The fewest steps to a level say nothing of what more training would bring.",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +120,6 @@ def conclude(setup: Reach, done: Sequence[ArmTraining], machine: Mapping[str, An
         predicted_range=(PREDICTED_LEAST, PREDICTED_MOST),
         protocol=_write_protocol(setup),
         tables=(_task_table(results), _arm_table(results)),
-        limits=LIMITS,
         command=setup.command(PREDICTION.name),
         settings=setup.describe(),
         machine=machine,
@@ -170,7 +157,7 @@ def _write_sentence(results: Sequence[TaskResult]) -> str:
         names = [each.task.name for each in structured if each.ruling is ruling]
         if names:
             parts.append(f"{words} {len(names)} ({'; '.join(names)})")
-    told = ", ".join(
+    ordinary = ", ".join(
         f"{each.task.name} {each.ratios.bound.qualify(format_ratio(each.ratios.steps.mean))}"
         for each in results
         if each.task.kind == "ordinary" and each.ratios
@@ -178,12 +165,12 @@ def _write_sentence(results: Sequence[TaskResult]) -> str:
     return (
         f"of {len(structured)} structured tasks, training with TPS is {', '.join(parts)}."
         f"{_write_labels_sentence(structured)}"
-        + (f" On ordinary work steps without over steps with it are: {told}." if told else "")
+        + (f" On ordinary work steps without over steps with it are: {ordinary}." if ordinary else "")
     )
 
 
 def _write_labels_sentence(structured: Sequence[TaskResult]) -> str:
-    """Say how the variant that is the default fares where it fits, judged there or not."""
+    """Describe how the default variant does where it fits, judged there or not."""
     rulings = [ruling for each in structured if (ruling := each.ruling_on("labels"))]
     if not rulings:
         return ""
@@ -192,25 +179,16 @@ def _write_labels_sentence(structured: Sequence[TaskResult]) -> str:
 
 
 def _write_protocol(setup: Reach) -> tuple[str, ...]:
-    levels = ", ".join(f"{task.name} {task.level:g}" for task in setup.tasks if task.kind == "ordinary")
-    lines = [
-        "Tasks: recipe `modular-addition` (p = 59, tokens and answers renamed at random, half of the table, "
-        "an MLP of 256 units, full batches) with the change that names the task; `digits` and "
-        "`fashion-mnist`; Python's own help texts. Learning rates constant.",
-        "Arms: without TPS, `labels` where a unit has two tokens and a class, `moments` everywhere (degree 3 "
-        "for the parity of three), `weights` and `neurons` on ordinary work. Tuned as in `speed-up`, on "
-        f"{setup.seeds.pilot_seeds} pilot seed{'s' * (setup.seeds.pilot_seeds > 1)}; the fastest there of "
-        "those with TPS is compared with the fastest without, on other seeds.",
-        "Measured: optimiser steps to the first reading of validation accuracy at the task's level "
-        f"({levels}; 0.95 elsewhere), read every 5 steps (Fashion-MNIST: 10). A training that never gets "
-        "there counts with the cap, which makes its pair's ratio a bound.",
-        "Verdict on a task: as in `speed-up`; those on the other arms are told for comparison. On the "
-        "prediction: refuted where one structured task refutes it, confirmed where all confirm it, undecided "
-        "else.",
-    ]
-    if left_out := list_missing():
-        lines.append(f"Left out, since their data are not on this machine: {', '.join(left_out)}.")
-    return tuple(lines)
+    pilots = setup.seeds.pilot_seeds
+    paragraphs = write_protocol(
+        PREDICTION.name,
+        pilot_seeds=f"{pilots} pilot seed{'s' * (pilots > 1)}",
+        levels=", ".join(f"{task.name} {task.level:g}" for task in setup.tasks if task.kind == "ordinary"),
+    )
+    left_out = ", ".join(list_missing())
+    return paragraphs + (
+        (f"Left out, since their data are not on this machine: {left_out}.",) if left_out else ()
+    )
 
 
 def _task_table(results: Sequence[TaskResult]) -> Table:

@@ -15,7 +15,7 @@ from tpsprune_studies.tuned_comparison import Arm, Experiment, Variant
 
 Kind = Literal["structured", "ordinary", "control"]
 GENTLE_RATES: Final = (0.003, 0.01, 0.001)
-PLAIN: Final = ("train.schedule='constant'", "train.warmup_share=0.0")
+CONSTANT_RATE: Final = ("train.schedule='constant'", "train.warmup_share=0.0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +36,12 @@ class ReachTask:
     @property
     def recipe(self) -> Recipe:
         """The recipe with its changes, learning rates constant."""
-        return recipe.read(self.base, (*PLAIN, *self.changes))
+        return recipe.read(self.base, (*CONSTANT_RATE, *self.changes))
 
 
 def _data(factory: str, arguments: str = "") -> str:
-    given = f"factory='tpsprune_studies.tasks:{factory}', data_args={{{arguments}}}"
-    return f"task.data={{kind='custom', {given}}}"
+    source = f"factory='tpsprune_studies.tasks:{factory}', data_args={{{arguments}}}"
+    return f"task.data={{kind='custom', {source}}}"
 
 
 TRANSFORMER: Final = "task.model={kind='transformer', width=64, heads=4, mlp_width=256}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, TypeVar, final
 
 import torch
@@ -58,24 +58,18 @@ class Setup:
         Trainings with equal settings may stand in one journal. What trials vary among themselves (seed, arm,
         weight decay) is left to them.
         """
+        own = {each.name: getattr(self, each.name) for each in fields(Setup)}
         sections = {
-            "task.data": describe_data(self.recipe.task.data),
-            "task.model": asdict(self.recipe.task.model),
-            "train": _without(self.recipe.train, "weight_decay", "threads", "epochs", "checkpoint_seconds"),
-            "tps": _without(self.recipe.tps, "variant"),
+            "": {name: value for name, value in own.items() if name not in {"recipe", "seeds"}},
+            "task.data.": describe_data(self.recipe.task.data),
+            "task.model.": asdict(self.recipe.task.model),
+            "train.": _without(self.recipe.train, "weight_decay", "threads", "epochs", "checkpoint_seconds"),
+            "tps.": _without(self.recipe.tps, "variant"),
         }
         return {
-            "cap_steps": self.cap_steps,
-            "level": self.level,
-            "reading_steps": self.reading_steps,
-            "weight_decays": list(self.weight_decays),
-            "pilot_seed": self.pilot_seed,
-            "threads": self.threads,
-            **{
-                f"{section}.{key}": list(value) if isinstance(value, tuple) else value
-                for section, values in sections.items()
-                for key, value in values.items()
-            },
+            f"{section}{key}": list(value) if isinstance(value, tuple) else value
+            for section, values in sections.items()
+            for key, value in values.items()
         }
 
 
@@ -83,7 +77,7 @@ Sized = TypeVar("Sized", bound=Setup)
 
 
 def resize(setup: Sized, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Sized:
-    """Return the setup at the size asked for; ``full`` is ten seeds, where no number is given."""
+    """Return the setup at the requested size; ``full`` is ten seeds, where no number is given."""
     if full:
         setup = replace(setup, seeds=FULL_SEEDS)
     return replace(setup, seeds=seeds or setup.seeds, cap_steps=cap_steps or setup.cap_steps)
@@ -92,7 +86,7 @@ def resize(setup: Sized, seeds: int | None, cap_steps: int | None, *, full: bool
 def at_seed(recipe: Recipe, seed: int, regulariser: Tps = NO_TPS, **train: Any) -> Recipe:
     """Return the recipe with all that is random drawn from ``seed``, and with these settings of ``[train]``.
 
-    One thread, unless ``train`` says otherwise.
+    One thread, unless ``train`` sets another number.
     """
     return replace(
         recipe,
@@ -129,7 +123,7 @@ class Prepared:
     ) -> Iterator[training.Tick]:
         """Train the model, or another on the same data, up to ``last_step`` of ``total_steps``.
 
-        A fresh optimiser; the schedule ends with ``last_step`` where no total is given.
+        A fresh optimiser; the schedule ends with ``last_step`` without a total.
 
         Raises:
             DivergedError: the loss is no longer finite.

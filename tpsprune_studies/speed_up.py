@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from tpsprune.recipe import Recipe
-from tpsprune_studies.catalogue import STUDIES
+from tpsprune.recipe.task import Data
+from tpsprune_studies.catalogue import STUDIES, write_protocol
 from tpsprune_studies.finding import (
     Finding,
     Quantity,
-    Ruling,
     Table,
     format_interval,
     format_ratio,
@@ -36,6 +36,8 @@ from tpsprune_studies.tuned_comparison import (
     choose_best_tps,
     collect_results,
     compare,
+    plan,  # noqa: F401 -- `Study` has it
+    run,  # noqa: F401 -- `Study` has it
     select_planned,
 )
 
@@ -56,21 +58,6 @@ COUPLINGS: Final[Mapping[Variant, tuple[float, ...]]] = {
     "weights": (0.3, 0.1, 0.03, 1.0),
     "neurons": (0.3, 0.1, 1.0, 3.0),
 }
-LIMITS: Final = (
-    "`moments` was taught to let go after a first run of this study, on some of the seeds that are compared "
-    "here: its figures may flatter it. No other arm was changed after a look.",
-    "One task and one architecture: modular addition with tokens and answers renamed at random, half of the "
-    "table, a token MLP with one hidden layer. Where the gain ends is the question of the study `reach`.",
-    "The published abstract gives no formula: every variant of TPS here is our instantiation. `labels` and "
-    "`moments` were worked out on tasks of this family.",
-    "The grids are coarse, factors of two to three, and each arm is tuned on few seeds: which of two near "
-    "settings wins is luck, for every arm alike. Trainings without TPS were given as many settings as any.",
-    "`fourier` has tokens and answers under their own names, which it needs and the others cannot see; it is "
-    "paired by seed all the same.",
-    "Evaluation is not in the CPU-seconds, nor are data, set-up and the races. What else a machine does "
-    "changes a CPU-second's worth; the arms of a seed run one after the other to share it.",
-    "The fewest steps to a level say nothing of what more training would bring.",
-)
 
 
 def make_arms() -> tuple[Arm, ...]:
@@ -146,9 +133,16 @@ def conclude(setup: TunedSetup, done: Sequence[ArmTraining], machine: Mapping[st
         measure=f"ratio {baseline.arm.name} / arm",
         counted="pairs",
         predicted_range=(PREDICTED_LEAST, PREDICTED_MOST),
-        protocol=_write_protocol(setup, baseline, best),
+        protocol=write_protocol(
+            PREDICTION.name,
+            setup=setup,
+            experiment=setup.experiments[0],
+            details=_describe_task(setup.experiments[0].recipe.task.data),
+            baseline=baseline,
+            best=best,
+            least=PREDICTED_LEAST,
+        ),
         tables=(_settings_table(results), _pair_table(results)),
-        limits=LIMITS,
         command=setup.command(PREDICTION.name),
         settings=setup.describe(),
         machine=machine,
@@ -175,32 +169,11 @@ def _write_sentence(setup: TunedSetup, baseline: ArmResult, best: ArmResult, rat
     return text
 
 
-def _write_protocol(setup: TunedSetup, baseline: ArmResult, best: ArmResult) -> tuple[str, ...]:
-    experiment = setup.experiments[0]
-    data = experiment.recipe.task.data
-    details = ", ".join(
+def _describe_task(data: Data) -> str:
+    return ", ".join(
         f"{name} {getattr(data, key)}"
         for key, name in (("operation", "operation"), ("modulus", "p ="), ("train_share", "share trained on"))
         if hasattr(data, key)
-    )
-    return (
-        f"Task and model: recipe `{experiment.recipe.name}` ({details}), "
-        f"{experiment.recipe.train.optimizer}, the whole of the training pairs in every step.",
-        "Arms: without TPS (`none`), Grokfast-EMA (arXiv 2405.20233, memory 0.98), and TPS in every variant, "
-        "`weights` and `neurons` decoupled, the others in the loss.",
-        f"Tuning: each arm by a race on {setup.seeds.pilot_seeds} pilot seeds that are in no pair, over "
-        "learning rates and weight decays together, then over λ (Grokfast: its gain); the fewest steps "
-        "summed over the pilot seeds win. A training is given up once it can no longer win.",
-        f"Compared: `{baseline.arm.name}`, the fastest on the pilot seeds of the two arms without TPS, with "
-        f"each other arm. The verdict is on `{best.arm.name}`, the fastest there of those with TPS.",
-        "A pair shares its seed: the same initial weights, split, renaming and order of data.",
-        f"Measured: optimiser steps (each an epoch) to the first reading of validation accuracy ≥ "
-        f"{experiment.level:g}, read after every step, at most {experiment.cap_steps:,}; and the "
-        "processor seconds of those steps on one thread, TPS's own cost included, evaluation excluded.",
-        "Statistics: geometric mean of the ratios over pairs, and Student's t-interval on their logarithms.",
-        f"Verdict: {Ruling.CONFIRMED} where the whole interval of the step ratio is at or above "
-        f"{PREDICTED_LEAST:g}, {Ruling.REFUTED} where it is wholly below, {Ruling.UNDECIDED} else; `>` marks "
-        "a training stopped at the cap, whose figures are bounds.",
     )
 
 

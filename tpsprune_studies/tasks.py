@@ -6,7 +6,7 @@
     data_args = { bits = 40, support = 2, items = 300 }
 
 ``split_seed`` among ``data_args`` samples items and splits; ``validation_share`` is the share of what is held
-out that decisions look at, the rest is the test. Shapes: n items.
+out that decisions use, the rest is the test. Shapes: n items.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def split_data(data: Data, seed: int) -> Data:
 
 
 def describe_data(data: Data) -> dict[str, Any]:
-    """Return the data as plain values without its seed, under the names that journals already written use."""
+    """Return the data as plain values without its seed, under the names that existing journals use."""
     described = asdict(data)
     described.pop("split_seed", None)
     if isinstance(data, CustomData) and (factory := _structured(data)):
@@ -97,18 +97,18 @@ def permutations(
     (arXiv:2201.02177), there of five things.
     """
     _require_between("degree", degree, 3, 5)
-    answers_n = composition_table(degree).flatten()
-    elements = round(len(answers_n) ** 0.5)
+    classes_n = composition_table(degree).flatten()
+    elements = round(len(classes_n) ** 0.5)
     ids = torch.arange(elements)
     pairs_n2 = torch.cartesian_prod(ids, ids)
     generator = torch.Generator().manual_seed(split_seed)
-    order_n = torch.randperm(len(answers_n), generator=generator)
+    order_n = torch.randperm(len(classes_n), generator=generator)
     if relabel:
         pairs_n2 = torch.randperm(elements, generator=generator)[pairs_n2]
-        answers_n = torch.randperm(elements, generator=generator)[answers_n]
+        classes_n = torch.randperm(elements, generator=generator)[classes_n]
     train = _count("train_share", train_share, len(order_n))
     return {
-        **_split(pairs_n2[order_n], answers_n[order_n], train, validation_share),
+        **_split(pairs_n2[order_n], classes_n[order_n], train, validation_share),
         "classes": elements,
         "vocabulary": elements,
         "input_kind": "tokens",
@@ -192,7 +192,7 @@ def continuations(length: int) -> Tensor:
     """
     ways_rd = torch.ones(length + 1, length + 2, dtype=torch.int64)
     for to_come in range(1, length + 1):
-        # Deeper than the brackets before allow is never asked for.
+        # Deeper than the brackets before allow is never needed.
         most = length - to_come + 1
         before_d = ways_rd[to_come - 1]
         ways_rd[to_come, :most] = before_d[1 : most + 1]
@@ -250,8 +250,8 @@ def _first_of_equals(numbers_n: Tensor) -> Tensor:
 def windows(length: int = 8, items: int = 20_000, seed: int = 0) -> Mapping[str, Any]:
     """Return windows of ``length`` characters of Python's own help texts, and the one that follows each.
 
-    The text is divided before windows are cut, so that none held out overlaps one trained on: the first eight
-    tenths of it are trained on (``items`` windows sampled by ``seed``), the ninth validates, the last tests.
+    The text is divided before windows are taken, so that none held out overlaps one trained on: the first
+    eight tenths are trained on (``items`` windows sampled by ``seed``), the ninth validates, the last tests.
     """
     text = "".join(topics.values())
     letters = sorted(set(text))

@@ -94,7 +94,7 @@ class Arm:
 class Experiment:
     """A task and the arms that learn it: a training ends at the first validation accuracy of ``level``.
 
-    Read every ``reading_steps`` steps, given up after ``cap_steps``. ``conditions`` are eight hexadecimal
+    Read every ``reading_steps`` steps, stopped after ``cap_steps``. ``conditions`` are eight hexadecimal
     digits of all that a training depends on and its trial does not name.
     """
 
@@ -478,7 +478,7 @@ def _fastest(results: Sequence[ArmResult]) -> ArmResult:
 
 
 def compare(baseline: ArmResult, result: ArmResult) -> PairedRatios:
-    """Return the ratios baseline / arm; a training short of the level counts with what it was given."""
+    """Return the ratios baseline / arm; a training short of the level counts with its allowed steps."""
     pairs = list(zip(baseline.trainings, result.trainings, strict=True))
     return PairedRatios(
         steps=ratio_interval((other.steps, own.steps) for other, own in pairs),
@@ -491,7 +491,7 @@ def compare(baseline: ArmResult, result: ArmResult) -> PairedRatios:
 
 
 def format_steps(steps: int, *, reached: bool) -> str:
-    """Return the steps a training took, with ``>`` before those of one that was given up.
+    """Return the steps a training took, with ``>`` before those of one that was stopped.
 
     >>> format_steps(1500, reached=False)
     '> 1,500'

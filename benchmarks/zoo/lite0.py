@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 from benchmarks.zoo.places import Missing
 
-__all__ = ["Lite0", "lite0"]
-
 FILE = "models/efficientnet-lite0-57934424.pth"
 PARAMETERS = 4_652_008
 # Expansion, kernel, stride, channels out, repeats.

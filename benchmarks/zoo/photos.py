@@ -8,9 +8,6 @@ from pathlib import Path
 from torch import Tensor
 
 from tpsprune.data import photographs as ours
-from tpsprune.data.photographs import crops
-
-__all__ = ["crops", "photographs"]
 
 
 def photographs() -> list[Tensor]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["CACHE", "Missing", "cifar10_file", "fashion_folder", "mnist_folder"]
-
 CACHE = Path(os.environ.get("TPSPRUNE_BENCH_CACHE", Path(__file__).parents[1] / ".cache"))
 """Trained weights and the journal of a benchmark that was broken off; not under version control."""
 

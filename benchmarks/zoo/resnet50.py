@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ResNet50", "settled"]
-
 
 class Bottleneck(nn.Module):
     """1×1, 3×3 and 1×1 convolutions with batch norm; the input added before the last ReLU."""

@@ -25,12 +25,10 @@ from tpsprune.recipe.task import (
 from tpsprune.recipe.train import Train
 from tpsprune.records import TaskFacts
 
-__all__ = ["TASKS", "Task"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A net, its data, how it is trained, and how many training items its probe holds."""
+    """A net, its data, how it is trained, and how many training items its calibration holds."""
 
     name: str
     title: str

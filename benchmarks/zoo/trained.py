@@ -24,14 +24,12 @@ from tpsprune.training import (
     steps_per_epoch,
 )
 
-__all__ = ["Probe", "accuracy", "batches_of", "dataset", "fresh", "probe", "trained", "weights_file"]
-
 BATCH_ITEMS = 256
 _datasets: dict[str, Dataset] = {}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Probe:
+class Calibration:
     """Prepared training batches without augmentation, and their labels for the measures that need them."""
 
     batches: list[Tensor]
@@ -59,14 +57,14 @@ def trained(task: Task, seed: int, *, device: str = "auto") -> nn.Module:
     """Return the trained net of a seed on the CPU, evaluating; trained anew where its task changed."""
     model = fresh(task, seed)
     file = weights_file(task, seed)
-    told = {"task": task.title, "train": repr(task.train)}
-    tensors, known = load_tensors(file) if file.is_file() else ({}, {})
-    if not told.items() <= known.items():
+    wanted = {"task": task.title, "train": repr(task.train)}
+    tensors, found = load_tensors(file) if file.is_file() else ({}, {})
+    if not wanted.items() <= found.items():
         started = time.perf_counter()
         _train(task, model, seed, choose_device(device))
         file.parent.mkdir(parents=True, exist_ok=True)
         seconds = time.perf_counter() - started
-        save_tensors(file, model.state_dict(), {**told, "seconds": f"{seconds:.0f}"})
+        save_tensors(file, model.state_dict(), {**wanted, "seconds": f"{seconds:.0f}"})
         print(f"trained {file.stem} in {seconds:.0f} s: {accuracy(task, model):.4f} on test", flush=True)
         return model.eval()
     model.load_state_dict(tensors)
@@ -78,13 +76,13 @@ def weights_file(task: Task, seed: int) -> Path:
     return places.CACHE / f"{task.name}-{seed}.safetensors"
 
 
-def probe(task: Task, seed: int, items: int | None = None) -> Probe:
+def sample_calibration(task: Task, seed: int, items: int | None = None) -> Calibration:
     """Return ``items`` training images (or pairs) drawn by ``seed``, in batches of at most 256."""
     held = dataset(task)
     generator = torch.Generator().manual_seed(1000 + seed)
     index = torch.randperm(len(held.train), generator=generator)[: items or task.calibration_items]
     parts = batches_of(index, BATCH_ITEMS)
-    return Probe(
+    return Calibration(
         [held.prepare(held.train.inputs[part]) for part in parts], [held.train.labels[part] for part in parts]
     )
 

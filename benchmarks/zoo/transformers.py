@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["TokenTransformer", "Vit"]
-
 
 class FusedAttention(nn.Module):
     """Self-attention with queries, keys and values from one layer, as in timm's vision transformers."""

@@ -1,5 +1,5 @@
 import sys
 from pathlib import Path
 
-# Benchmarks are scripts beside the package, not part of it.
+# Benchmarks are scripts outside the package.
 sys.path.insert(0, str(Path(__file__).parents[2]))

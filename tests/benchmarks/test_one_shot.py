@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks import one_shot_conduct
 from benchmarks.one_shot_cuts import DENSE
 from benchmarks.one_shot_foreign import agreement
 from benchmarks.one_shot_methods import BASELINES, Method, method_of, methods
 from benchmarks.one_shot_rows import Journal, Row, fingerprint
 from benchmarks.one_shot_table import beaten, cell, net_table, settled_cell, verdicts, worst_miss
-from benchmarks.zoo import photos
 from benchmarks.zoo.resnet50 import ResNet50
 from benchmarks.zoo.tasks import TASKS
 from benchmarks.zoo.transformers import TokenTransformer, Vit
+from tpsprune.data.photographs import crops
 
+SCRIPTS = sorted(path.stem for path in Path(one_shot_conduct.__file__).parent.glob("*.py"))
 OURS = "interpolation/effective-rank/fold"
 
 
 def row(method: str, share: float, score: float | None, seed: int = 0, **more: object) -> Row:
     return Row(net="digits", seed=seed, method=method, share=share, score=score, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_benchmark_can_be_imported(name: str) -> None:
+    import_module(f"benchmarks.{name}")
+
+
+def test_a_quick_run_is_of_digits_alone_with_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["one_shot.py", "--quick"])
+    settings = one_shot_conduct._arguments()
+    assert (settings.nets, settings.seeds, settings.heal_steps) == ("digits", 2, 50)
 
 
 def test_a_journal_read_again_holds_what_was_written(tmp_path: Path) -> None:
@@ -175,7 +189,7 @@ def test_agreement_of_scores_with_themselves_is_whole_and_of_their_mean_without_
 def test_crops_to_fit_on_and_crops_to_try_on_share_no_pixel() -> None:
     photo = torch.zeros(3, 300, 640, dtype=torch.uint8)
     photo[:, :, 320:] = 255
-    left, right = (photos.crops([photo], 4, 0, half) for half in (0, 1))
+    left, right = (crops([photo], 4, 0, half) for half in (0, 1))
     assert left.shape == (4, 3, 224, 224)
     torch.testing.assert_close(left, torch.full_like(left, -127 / 128))
     torch.testing.assert_close(right, torch.ones_like(right))

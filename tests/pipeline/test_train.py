@@ -37,7 +37,7 @@ def test_a_run_yields_its_phases_in_order_and_ends_with_the_outcome(small_run: E
         "Finished",
     ]
     outcome = outcome_of(small_run)
-    assert outcome.drawn.reason == "epoch 2.5 of the 2 asked for"
+    assert outcome.drawn.reason == "epoch 2.5 of the 2 required"
     assert outcome.macs_share <= 0.5
     assert outcome.ticket.parameters < outcome.dense.parameters
     assert outcome.ticket.accuracy > 0.8

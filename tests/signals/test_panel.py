@@ -70,7 +70,7 @@ def test_reading_leaves_the_model_and_the_random_numbers_alone() -> None:
     assert model.training
 
 
-def test_a_panel_packed_as_tensors_and_json_reads_on_as_if_nothing_had_happened() -> None:
+def test_a_panel_packed_as_tensors_and_json_gives_the_same_readings_as_without_a_break() -> None:
     def run(steps_before: int) -> list:
         torch.manual_seed(0)
         generator = torch.Generator().manual_seed(1)
@@ -80,11 +80,11 @@ def test_a_panel_packed_as_tensors_and_json_reads_on_as_if_nothing_had_happened(
         memories, before = train_and_read(
             first, first.start(), model, optimizer, generator, range(steps_before)
         )
-        tensors, plain = first.pack(memories)
+        tensors, values = first.pack(memories)
         first.close()
         with Panel.of(SETTINGS, seed=5) as second:
             memories = second.unpack(
-                {name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(plain))
+                {name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(values))
             )
             memories, after = train_and_read(
                 second, memories, model, optimizer, generator, range(steps_before, 9)

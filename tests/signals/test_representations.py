@@ -184,9 +184,15 @@ NOT_FINITE = torch.full((3, 2), torch.inf)
             "NOT_APPLICABLE",
             "no linear layer is called",
         ),
-        (Collapse(), nn.Linear(2, 2), torch.ones(1, 2), "NOT_APPLICABLE", "one item has no other to be like"),
+        (Collapse(), nn.Linear(2, 2), torch.ones(1, 2), "NOT_APPLICABLE", "a single item has no pair"),
         (Collapse(), nn.Linear(2, 2), NOT_FINITE, "NOT_FINITE", "came out as nan"),
-        (LogitRank(share=0.01), nn.Flatten(0), torch.ones(2, 2), "NOT_APPLICABLE", "is no table of logits"),
+        (
+            LogitRank(share=0.01),
+            nn.Flatten(0),
+            torch.ones(2, 2),
+            "NOT_APPLICABLE",
+            "is not a table of logits",
+        ),
         (LogitRank(share=0.01), nn.Identity(), NOT_FINITE, "NOT_FINITE", "a logit is not finite"),
     ],
 )

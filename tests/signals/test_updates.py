@@ -214,11 +214,11 @@ def test_the_model_is_as_it_was_and_the_reading_depends_on_the_step_alone() -> N
     assert model.training
 
 
-def test_without_labels_parameters_or_pairs_the_reading_says_so() -> None:
+def test_without_labels_parameters_or_pairs_there_is_no_reading() -> None:
     frozen = net().requires_grad_(False)
     for model, batches, labels, reason in (
-        (net(), BATCHES, (), "the calibration data have no labels, or are no tensor"),
-        (net(), BATCHES, (BATCHES[0][:, 0],), "the labels are no classes, one for each item"),
+        (net(), BATCHES, (), "the calibration data have no labels or are not tensors"),
+        (net(), BATCHES, (BATCHES[0][:, 0],), "the labels are not classes, one for each item"),
         (frozen, BATCHES, LABELS, "no parameter is trained"),
         (net(), (BATCHES[0][:1],), (LABELS[0][:1],), "one item makes no pair"),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -39,10 +40,10 @@ RULES: list[Rule] = [
 
 def round_of(index: int, value: float | None, accuracy: float = 1.0) -> list[Reading]:
     status = Status.OK if value is not None else Status.NOT_YET
-    moment = {"step": index, "epoch": float(index)}
+    place = {"step": index, "epoch": float(index)}
     return [
-        Reading(signal="d_eff", value=value, status=status, reason="too early", **moment),
-        Reading(signal="validation_accuracy", value=accuracy, **moment),
+        Reading(signal="d_eff", value=value, status=status, reason="too early", **place),
+        Reading(signal="validation_accuracy", value=accuracy, **place),
     ]
 
 
@@ -65,10 +66,10 @@ def test_no_rule_never_acts() -> None:
     assert first_act(NoRule(), [1.0] * 50) is None
 
 
-def test_an_epoch_rule_acts_at_its_epoch_and_says_so() -> None:
+def test_an_epoch_rule_acts_at_its_epoch() -> None:
     rule = EpochRule(epoch=3.0)
     assert first_act(rule, [1.0] * 6) == 3
-    assert verdicts(rule, [1.0] * 4)[3].reason == "epoch 3 of the 3 asked for"
+    assert verdicts(rule, [1.0] * 4)[3].reason == "epoch 3 of the 3 required"
 
 
 @given(start=st.floats(1.0, 100.0), ratio=st.floats(0.5, 0.9))
@@ -85,7 +86,7 @@ def test_a_plateau_rule_acts_after_exactly_its_patience(patience: int, moving: i
     assert first_act(rule, values, accuracies) == moving + patience - 1
 
 
-def test_a_memorising_plateau_does_not_fire_and_the_reason_says_why() -> None:
+def test_a_memorising_plateau_does_not_fire_and_the_reason_names_it() -> None:
     rule = PlateauRule(patience=3)
     calm: list[float | None] = [5.0] * 20
     assert first_act(rule, calm, [0.6] * 20) is None
@@ -134,8 +135,8 @@ def test_a_round_without_a_value_changes_nothing_and_is_explained(rule: Rule) ->
 
 
 @pytest.mark.parametrize("rule", RULES, ids=stopping.describe)
-@given(values=st.lists(FINITE, min_size=1, max_size=12), cut=st.integers(0, 12))
-def test_memory_survives_a_checkpoint(rule: Rule, values: list[float], cut: int) -> None:
+@given(values=st.lists(FINITE, min_size=1, max_size=12), broken_at=st.integers(0, 12))
+def test_memory_survives_a_checkpoint(rule: Rule, values: list[float], broken_at: int) -> None:
     memory = stopping.start(rule)
     straight, broken = [], []
     for index, value in enumerate(values):
@@ -143,7 +144,7 @@ def test_memory_survives_a_checkpoint(rule: Rule, values: list[float], cut: int)
         straight.append(verdict)
     memory = stopping.start(rule)
     for index, value in enumerate(values):
-        if index == cut:
+        if index == broken_at:
             memory = stopping.recall(json.loads(json.dumps(dump(memory))))
         memory, verdict = stopping.step(rule, memory, round_of(index, value))
         broken.append(verdict)
@@ -162,7 +163,7 @@ def test_memory_survives_a_checkpoint(rule: Rule, values: list[float], cut: int)
         (ReopenRule(), "spectral_edge down 4 times and up 1.5 times again"),
     ],
 )
-def test_a_rule_can_be_named_in_a_few_words(rule: Rule, words: str) -> None:
+def test_a_rule_is_described_in_a_short_phrase(rule: Rule, words: str) -> None:
     assert stopping.describe(rule) == words
 
 
@@ -178,7 +179,7 @@ def test_a_rule_calls_the_quality_it_waits_for_by_its_name() -> None:
         assert words in verdict.reason
 
 
-def test_a_memory_of_before_qualities_had_names_speaks_of_accuracy() -> None:
+def test_a_memory_without_a_quality_name_is_of_accuracy() -> None:
     rule = PlateauRule(monitor="d_eff", patience=2, tolerance=0.05)
     memory = stopping.recall({"window": [0.5], "chance": 0.5})
     _, verdict = stopping.step(rule, memory, round_of(1, 0.5, 1.0))
@@ -215,18 +216,46 @@ def edges(*values: float, accuracy: float = 1.0) -> list[dict[str, float]]:
     return [{"spectral_edge": value, "validation_accuracy": accuracy} for value in values]
 
 
-def test_an_edge_must_collapse_and_then_open_again() -> None:
-    rule = ReopenRule(collapse=4.0, reopen=1.5)
-    assert acts(rule, *edges(2.0, 75.0, 30.0, 19.0, 2.0, 2.9, 3.0)) == [False] * 6 + [True]
-    assert acts(rule, *edges(2.0, 8.0, 2.1, 8.0, 9.0)) == [False] * 5, "a quarter of the most is a collapse"
-    assert acts(rule, *edges(10.0, 2.0, 1.0, 1.4)) == [False] * 4, "open is measured from the least since"
+def masks(*values: float, accuracy: float = 1.0) -> list[dict[str, float]]:
+    return [{"mask_distance": value, "validation_accuracy": accuracy} for value in values]
+
+
+def numbers(*values: float) -> list[dict[str, float]]:
+    return [{"x": value} for value in values]
+
+
+def change(mode: Literal["min", "max"], factor: float = 2.0, patience: int = 1) -> ChangeRule:
+    return ChangeRule(monitor="x", mode=mode, factor=factor, patience=patience, min_adjusted_accuracy=0.0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "rounds", "expected"),
+    [
+        (ReopenRule(collapse=4.0, reopen=1.5), edges(2.0, 75.0, 30.0, 19.0, 2.0, 2.9, 3.0), "0000001"),
+        (ReopenRule(collapse=4.0), edges(2.0, 8.0, 2.1, 8.0, 9.0), "00000"),  # A quarter is a collapse.
+        (ReopenRule(reopen=1.5), edges(10.0, 2.0, 1.0, 1.4), "0000"),  # Open is measured from the least.
+        (ReopenRule(), [*edges(10.0, 2.0, 5.0, accuracy=0.6), *edges(5.0, accuracy=0.8)], "0001"),
+        (change("min"), numbers(4.0, 8.0, 4.1, 4.0, 9.0), "00010"),
+        (change("max", factor=3.0), numbers(4.0, 2.0, 5.9, 6.0), "0001"),
+        (change("min", patience=2), numbers(8.0, 4.0, 5.0, 4.0, 3.0), "00001"),
+        (change("max"), numbers(0.0, 0.0, 0.1), "001"),  # A signal at zero has not changed.
+        (change("min"), numbers(0.0, 0.0), "00"),
+        (MaskRule(), masks(0.3, 0.1, 0.09), "001"),
+        (MaskRule(patience=2), masks(0.05, 0.3, 0.05, 0.05), "0001"),
+        (MaskRule(), masks(0.0, accuracy=0.6), "0"),  # Memorising.
+        (MaskRule(min_adjusted_accuracy=0.0), masks(0.0, accuracy=0.5), "1"),  # As published.
+        (ThresholdRule(monitor="x", threshold=1.0), numbers(2.0), "1"),  # No accuracy is required.
+    ],
+)
+def test_a_rule_acts_in_these_rounds_alone(rule: Rule, rounds: list[dict[str, float]], expected: str) -> None:
+    assert "".join(str(int(acted)) for acted in acts(rule, *rounds)) == expected
 
 
 def test_the_reason_gives_the_most_the_least_and_the_present() -> None:
-    told = [verdict.reason for verdict in judge(ReopenRule(), *edges(10.0, 8.0, 2.0, 4.0))]
-    assert told[1] == "spectral_edge 8, the most was 10: no collapse yet (by 4 times)"
-    assert told[2] == "spectral_edge 10 → 2 → 2: collapsed, not open again (by 1.5 times)"
-    assert told[3] == (
+    found = [verdict.reason for verdict in judge(ReopenRule(), *edges(10.0, 8.0, 2.0, 4.0))]
+    assert found[1] == "spectral_edge 8, the most was 10: no collapse yet (by 4 times)"
+    assert found[2] == "spectral_edge 10 → 2 → 2: collapsed, not open again (by 1.5 times)"
+    assert found[3] == (
         "spectral_edge 10 → 2 → 4: collapsed and open again, and validation accuracy has covered 1.00 of "
         "the way from chance to 1"
     )
@@ -242,43 +271,11 @@ def test_an_edge_that_only_falls_never_fires(values: list[float]) -> None:
     assert not any(acts(ReopenRule(), *edges(*sorted(values, reverse=True))))
 
 
-def test_an_edge_that_opens_while_nothing_is_learned_waits_for_it() -> None:
-    rounds = [*edges(10.0, 2.0, 5.0, accuracy=0.6), *edges(5.0, accuracy=0.8)]
-    assert acts(ReopenRule(), *rounds) == [False, False, False, True]
-
-
-def test_a_change_is_measured_from_the_most_or_the_least_so_far() -> None:
-    falls = ChangeRule(monitor="x", factor=2.0, min_adjusted_accuracy=0.0)
-    assert acts(falls, *({"x": x} for x in (4.0, 8.0, 4.1, 4.0, 9.0))) == [False, False, False, True, False]
-    rises = ChangeRule(monitor="x", mode="max", factor=3.0, min_adjusted_accuracy=0.0)
-    assert acts(rises, *({"x": x} for x in (4.0, 2.0, 5.9, 6.0))) == [False, False, False, True]
-    patient = ChangeRule(monitor="x", factor=2.0, patience=2, min_adjusted_accuracy=0.0)
-    assert acts(patient, *({"x": x} for x in (8.0, 4.0, 5.0, 4.0, 3.0))) == [False, False, False, False, True]
-
-
-def test_a_signal_at_zero_has_not_changed() -> None:
-    rises = ChangeRule(monitor="x", mode="max", min_adjusted_accuracy=0.0)
-    assert acts(rises, *({"x": x} for x in (0.0, 0.0, 0.1))) == [False, False, True]
-    falls = ChangeRule(monitor="x", min_adjusted_accuracy=0.0)
-    assert acts(falls, *({"x": x} for x in (0.0, 0.0))) == [False, False]
-
-
-def test_a_change_says_its_numbers_and_waits_until_something_is_learned() -> None:
-    told = judge(ChangeRule(monitor="x"), {"x": 8.0}, {"x": 2.0}, {"x": 2.0, "validation_accuracy": 0.9})
-    assert told[0].reason == "x 8, the most was 8: 0 of 1 readings at a fall of 2 times"
-    assert "covered only 0.00" in told[1].reason
-    assert [each.act for each in told] == [False, False, True]
-
-
-def masks(*values: float, accuracy: float = 1.0) -> list[dict[str, float]]:
-    return [{"mask_distance": value, "validation_accuracy": accuracy} for value in values]
-
-
-def test_a_mask_at_rest_draws_below_its_level_and_not_while_memorising() -> None:
-    assert acts(MaskRule(), *masks(0.3, 0.1, 0.09)) == [False, False, True]
-    assert acts(MaskRule(patience=2), *masks(0.05, 0.3, 0.05, 0.05)) == [False, False, False, True]
-    assert acts(MaskRule(), *masks(0.0, accuracy=0.6)) == [False]
-    assert acts(MaskRule(min_adjusted_accuracy=0.0), *masks(0.0, accuracy=0.5)) == [True], "as published"
+def test_a_change_gives_its_numbers_and_waits_until_something_is_learned() -> None:
+    found = judge(ChangeRule(monitor="x"), {"x": 8.0}, {"x": 2.0}, {"x": 2.0, "validation_accuracy": 0.9})
+    assert found[0].reason == "x 8, the most was 8: 0 of 1 readings at a fall of 2 times"
+    assert "covered only 0.00" in found[1].reason
+    assert [each.act for each in found] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -292,17 +289,13 @@ def test_a_mask_at_rest_draws_below_its_level_and_not_while_memorising() -> None
 )
 def test_hidden_states_that_are_nearly_parallel_hold_a_rule_back(rule: Rule) -> None:
     def rounds(cosine: float) -> list[dict[str, float]]:
-        course = [9.0, 1.0, 4.0, 4.0]
-        return [{"x": x, "validation_accuracy": 0.9, "collapse": cosine} for x in course]
+        values = (9.0, 1.0, 4.0, 4.0)
+        return [{"x": x, "validation_accuracy": 0.9, "collapse": cosine} for x in values]
 
     assert acts(rule, *rounds(0.90))[-1]
-    told = judge(rule, *rounds(0.97))
-    assert not any(each.act for each in told)
-    assert "hidden states are nearly parallel (mean cosine 0.970 > 0.95)" in told[-1].reason
-
-
-def test_a_threshold_without_a_share_to_learn_asks_for_none() -> None:
-    assert acts(ThresholdRule(monitor="x", threshold=1.0), {"x": 2.0}) == [True]
+    found = judge(rule, *rounds(0.97))
+    assert not any(each.act for each in found)
+    assert "hidden states are nearly parallel (mean cosine 0.970 > 0.95)" in found[-1].reason
 
 
 def above(signal: str) -> ThresholdRule:
@@ -324,10 +317,10 @@ def test_a_consensus_is_a_count_of_who_agreed_of_late(
         assert acted == (sum(any(each[k] for each in late) for k in range(3)) >= at_least)
 
 
-def test_a_consensus_tells_what_each_of_its_rules_said() -> None:
+def test_a_consensus_gives_the_verdict_of_each_of_its_rules() -> None:
     rule = ConsensusRule(rules=(EpochRule(epoch=1.0), above("x")))
     first, second = judge(rule, {"x": 1.0}, {"x": 2.0})
-    assert first.reason.startswith("1 of 2 rules agree, 2 needed (no: epoch 0 of the 1 asked for; yes: x 1")
+    assert first.reason.startswith("1 of 2 rules agree, 2 needed (no: epoch 0 of the 1 required; yes: x 1")
     assert second.act
     assert stopping.describe(rule) == "2 of: epoch 1; x above 0 for 1"
 

@@ -119,17 +119,17 @@ def longer(setup: TunedSetup, cap_steps: int = 5000) -> TunedSetup:
 
 
 def made(trial: ArmTrial, steps: int) -> ArmTraining:
-    """A training that reached the level after so many steps, or after so many (negative) gave up."""
-    given = min(abs(steps), trial.allowed_steps)
-    reached = steps == given
+    """A training that reached the level after so many steps, or was stopped after so many (negative)."""
+    taken = min(abs(steps), trial.allowed_steps)
+    reached = steps == taken
     return ArmTraining(
         trial=trial,
-        steps=given,
+        steps=taken,
         reached=reached,
         validation_accuracy=0.96 if reached else 0.1,
-        cpu_seconds=given * (0.01 if trial.name == "none" else 0.015),
-        tps_cpu_seconds=0.0 if trial.name == "none" else given * 0.005,
-        seconds=given * 0.02,
+        cpu_seconds=taken * (0.01 if trial.name == "none" else 0.015),
+        tps_cpu_seconds=0.0 if trial.name == "none" else taken * 0.005,
+        seconds=taken * 0.02,
     )
 
 
@@ -142,7 +142,7 @@ def follow(planned: Callable[[Sequence[Done]], Plan], make: Callable[[Any], Done
 
 
 def played(setup: TunedSetup, outcome: Callable[[ArmTrial], int]) -> list[ArmTraining]:
-    """All trainings of a study, each with the steps that ``outcome`` gives it, or those it is allowed."""
+    """All trainings of a study, each with the steps of ``outcome``, or those it is allowed."""
     return follow(lambda done: plan(setup, done), lambda trial: made(trial, outcome(trial)))
 
 

@@ -1,4 +1,4 @@
-"""A study on disk: whole, broken off, grown, refused; jobs in turn and in parallel; and the verdict."""
+"""A study on disk: whole, interrupted, grown, refused; jobs in turn and in parallel; and the verdict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from tests.studies.conftest import Conducted, shortened
 from tpsprune.errors import RunFolderError
-from tpsprune_studies.catalogue import STUDIES, load_study
+from tpsprune_studies.catalogue import STUDIES, Study, load_study
 from tpsprune_studies.conduct import (
     StudyJournal,
     conduct,
@@ -27,6 +27,11 @@ from tpsprune_studies.tuned_comparison import TunedSetup
 SPEED_UP = STUDIES["speed-up"]
 Conduct = Callable[[str], Conducted]
 Way = Callable[[Callable[[], Sequence[int]], Callable[[int], int]], Iterator[int]]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_module_of_a_study_holds_what_a_study_has(name: str) -> None:
+    assert isinstance(load_study(name), Study)
 
 
 def without_times(line: str) -> dict[str, Any]:
@@ -195,5 +200,5 @@ def test_the_ruling_follows_the_interval_and_which_way_stopped_runs_let_it_move(
 
 
 def test_a_bound_says_which_way_it_is_open() -> None:
-    words = [bound.words for bound in (EXACT, LOWER, UPPER, EITHER)]
-    assert words == ["", "at least", "at most", "nominally"]
+    qualifiers = [bound.qualifier for bound in (EXACT, LOWER, UPPER, EITHER)]
+    assert qualifiers == ["", "at least", "at most", "nominally"]

@@ -96,7 +96,7 @@ def test_the_law_that_trainings_follow_is_found_again(exponents: tuple[float, fl
     assert f"Counted per unit (λ/N) those of `labels` are {per_unit:.2f} (" in found.sentence
 
 
-def test_a_variant_that_never_speeds_up_is_given_no_lower_edge_and_the_page_says_so() -> None:
+def test_a_variant_that_never_speeds_up_has_no_lower_edge_on_the_page() -> None:
     def no_use(trial: CouplingTrial) -> tuple[int, bool]:
         return (WITHOUT - 100, True) if trial.couplings[0] < 2 else (trial.steps_each, False)
 
@@ -121,7 +121,7 @@ def test_a_net_that_never_learns_without_tps_is_left_out_and_costs_nothing_more(
     assert found.tables[0].rows[0] == ("64", "never", "none", "none", "none", "none")
 
 
-def test_half_of_the_seeds_do_for_what_is_dear_and_no_ramp_is_of_the_widest() -> None:
+def test_half_of_the_seeds_do_for_what_is_expensive_and_no_ramp_is_of_the_widest() -> None:
     size, done = conducted_by(law(-0.5), law(-0.5), seeds=5)
     of_weights = {each.trial.seed for each in done if each.trial.variant == "weights"}
     of_ramps = {each.trial.seed for each in done if each.trial.is_ramp}
@@ -180,7 +180,7 @@ def test_a_rise_between_two_neighbours_is_called_a_jump_and_one_that_is_missing_
         ([], Ruling.UNDECIDED),
     ],
 )
-def test_the_ruling_asks_every_edge(intervals: list[tuple[float, float]], ruling: Ruling) -> None:
+def test_the_ruling_is_on_every_edge(intervals: list[tuple[float, float]], ruling: Ruling) -> None:
     found = [Interval(mean=0.0, low=low, high=high, count=9, confidence=0.95) for low, high in intervals]
     assert rule(found) is ruling
 
@@ -218,14 +218,14 @@ def test_random_answers_are_others_to_learn_and_leave_validation_alone() -> None
     assert dealt.accuracy < 0.1
 
 
-def test_without_tps_the_coupling_is_nought_and_the_order_is_read_all_the_same() -> None:
-    plain, nought = ran(variant="none", couplings=(0.0,)), ran(couplings=(0.0,))
-    assert plain.orders == nought.orders
-    assert plain.orders != ran().orders
+def test_without_tps_the_coupling_is_zero_and_the_order_is_read_all_the_same() -> None:
+    baseline, zero = ran(variant="none", couplings=(0.0,)), ran(couplings=(0.0,))
+    assert baseline.orders == zero.orders
+    assert baseline.orders != ran().orders
 
 
 def steps_by_rank(steps: Mapping[int, int]) -> dict[int, Steps]:
-    """A negative number was given in vain."""
+    """A negative number never reached the level."""
     return {rank: Steps(abs(taken), taken > 0) for rank, taken in steps.items()}
 
 
@@ -237,7 +237,7 @@ def steps_by_rank(steps: Mapping[int, int]) -> dict[int, Steps]:
         ({-2: 401, -1: 200}, FACTOR, pytest.approx(0.1, rel=0.01)),
         ({-2: 800, -1: 400}, FACTOR, coupling_of(-1)),
         ({-2: 600, -1: 200}, 3.0, coupling_of(-1)),
-        # Sought from the fastest down, whatever lies below; one given up counts with the steps it was given.
+        # Sought from the fastest down, whatever lies below; a stopped one counts with its allowed steps.
         ({-4: 300, -3: 590, -2: 800, -1: 200, 0: 350}, FACTOR, 10**-0.75),
         ({-2: -800, -1: 200}, FACTOR, 10**-0.75),
         # None speeds up, or all do.

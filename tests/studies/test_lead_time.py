@@ -48,24 +48,24 @@ def watched(
 
 
 FALLS = [8.0, 8.0, 4.0, 2.0, 2.0]
-STAYS = [8.0, 8.0, 8.0, 7.9, 8.0]
+CONSTANT = [8.0, 8.0, 8.0, 7.9, 8.0]
 HALVES = ChangeRule(monitor="norm", factor=2.0, min_adjusted_accuracy=0.0)
 
 
 def test_an_alarm_rings_at_the_reading_at_which_a_run_would_know() -> None:
     assert find_alarm(HALVES, watched("add", 1, 90, {"norm": FALLS}).series) == 30
     assert find_alarm(HALVES, watched("add", 1, 90, {"norm": [None, None, 8.0, None, 4.0]}).series) == 50
-    assert find_alarm(HALVES, watched("add", 1, 90, {"norm": STAYS}).series) is None
+    assert find_alarm(HALVES, watched("add", 1, 90, {"norm": CONSTANT}).series) is None
     assert find_alarm(HALVES, watched("add", 1, 90, {}).series) is None
 
 
 def test_leads_are_epochs_misses_lead_by_nothing_and_controls_count_what_rang() -> None:
     learned = [
         watched("add", 1, 90, {"norm": FALLS}, epoch=2),
-        watched("multiply", 1, 90, {"norm": STAYS}),
+        watched("multiply", 1, 90, {"norm": CONSTANT}),
         watched("multiply", 2, 30, {"norm": FALLS}),
     ]
-    controls = [watched("a3+ab", 1, None, {"norm": each}) for each in (FALLS, STAYS, STAYS)]
+    controls = [watched("a3+ab", 1, None, {"norm": each}) for each in (FALLS, CONSTANT, CONSTANT)]
     found = count_alarms(HALVES, learned, controls)
     assert found.lead_epochs == (30.0, 0.0, 0.0)
     assert (found.misses, found.false_alarms, found.controls) == (2, 1, 3)
@@ -82,7 +82,7 @@ def test_the_best_rule_errs_least_and_of_such_leads_most() -> None:
     assert (found.misses, found.false_alarms, found.lead_epochs) == (0, 0, (70.0,))
 
 
-def test_no_candidate_looks_at_anything_but_its_own_signal() -> None:
+def test_every_candidate_depends_on_its_own_signal_alone() -> None:
     assert all(getattr(rule, "min_adjusted_accuracy", 0.0) == 0.0 for rule in CANDIDATES)
     assert set(lead_time.TOPOLOGICAL) <= set(SIGNALS)
     assert ThresholdRule(monitor="h1", threshold=3.0) in CANDIDATES
@@ -93,7 +93,7 @@ def conclude(done: list[WatchedTraining]) -> Finding:
 
 
 def trainings(warning: list[float], control: list[float], seeds: int = 2) -> list[WatchedTraining]:
-    """All that the plan asks for: what learns gets there at step 1000, what cannot does not."""
+    """All trainings of the plan: what learns gets there at step 1000, what cannot does not."""
     found = []
     for trial in lead_time.plan(tiny_setup(lead_time, seeds), []).trials:
         assert isinstance(trial, WatchedTrial)
@@ -148,7 +148,7 @@ def test_where_nothing_is_learned_nothing_is_decided() -> None:
         ({("a3+ab", 1), ("a3+ab", 2), ("a2+ab+b2", 1)}, Ruling.UNDECIDED, "p = 0.091"),
     ],
 )
-def test_an_alarm_that_does_not_tell_apart_decides_nothing(
+def test_an_alarm_that_does_not_separate_decides_nothing(
     ringing: set[tuple[str, int]], ruling: Ruling, words: str
 ) -> None:
     rings = ((10, 1.0), (20, 9.0))
@@ -163,14 +163,14 @@ def test_an_alarm_that_does_not_tell_apart_decides_nothing(
     assert words in found.sentence
 
 
-def test_every_signal_is_read_and_what_it_cost_is_known() -> None:
+def test_every_signal_is_read_and_its_cost_measured() -> None:
     with shortened("lead-time") as setup:
         first = lead_time.run(replace(setup, level=2.0), WatchedTrial(arm="add", seed=1))
     assert set(SIGNALS) <= set(first.series)
     assert all(seconds >= 0 for seconds in first.signal_cpu_seconds.values())
     assert first.signal_cpu_seconds["h1"] > 0.0, "counting loops is paid for"
     assert [step for step, _ in first.series["norm"]] == [10, 20, 30, 40]
-    assert first.series["h1"][0][0] == 20, "loops are known a reading after they were asked"
+    assert first.series["h1"][0][0] == 20, "loops come one reading late"
 
 
 CALM = [4.0] * 8
@@ -190,7 +190,7 @@ def test_a_calm_signal_draws_once_half_of_the_way_is_covered_and_not_before() ->
     assert draw_ticket(PlateauRule(), training(LEARNS), 0.5) == Draw(70, 0.8)
 
 
-def test_rules_of_several_signals_see_them_at_the_same_moment() -> None:
+def test_rules_of_several_signals_see_them_at_the_same_step() -> None:
     falls = [9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 4.0, 4.0]
     both = ConsensusRule(rules=(PlateauRule(), ChangeRule(monitor="norm", factor=2.0)))
     found = watched("add", 1, 80, {"d_eff": [*CALM], "norm": [*falls], "validation_accuracy": [*LEARNS]})

@@ -106,7 +106,7 @@ def test_what_cannot_be_is_refused(
     assert words in str(caught.value)
 
 
-def test_journals_know_data_by_the_names_they_were_written_with() -> None:
+def test_journals_keep_the_names_of_their_data() -> None:
     data = named(parity, bits=8, split_seed=3)
     assert describe_data(data) == {
         "kind": "parity",
@@ -182,14 +182,14 @@ def test_every_pair_is_there_once_whatever_is_trained_on(
 
 
 def test_renamed_permutations_are_the_same_group_under_other_names() -> None:
-    (pairs, answers), (renamed, names_of) = (
+    (pairs, labels), (renamed, renamed_labels) = (
         everything(made(permutations, degree=4, relabel=relabel)) for relabel in (False, True)
     )
     tokens: dict[int, int] = {}
     names: dict[int, int] = {}
     for old, new in zip(pairs.flatten().tolist(), renamed.flatten().tolist(), strict=True):
         assert tokens.setdefault(old, new) == new
-    for old, new in zip(answers.tolist(), names_of.tolist(), strict=True):
+    for old, new in zip(labels.tolist(), renamed_labels.tolist(), strict=True):
         assert names.setdefault(old, new) == new
     assert sorted(tokens.values()) == sorted(names.values()) == list(range(24))
     assert tokens != names
@@ -197,7 +197,7 @@ def test_renamed_permutations_are_the_same_group_under_other_names() -> None:
 
 
 def supports(data: Dataset, size: int) -> list[tuple[int, ...]]:
-    """Return the sets of bits whose product is the answer on every item."""
+    """Return the sets of bits whose product gives the label of every item."""
     signs, labels = everything(data)
     return [
         chosen
@@ -208,7 +208,7 @@ def supports(data: Dataset, size: int) -> list[tuple[int, ...]]:
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), size=st.integers(1, 4), bits=st.integers(8, 11))
-def test_the_answer_is_the_product_of_as_many_signs_as_the_recipe_says(
+def test_the_label_is_the_product_of_as_many_signs_as_the_recipe_sets(
     seed: int, size: int, bits: int
 ) -> None:
     data = made(parity, bits=bits, support=size, items=120, held_out=80, split_seed=seed)
@@ -225,7 +225,7 @@ def test_the_answer_is_the_product_of_as_many_signs_as_the_recipe_says(
     items=st.integers(1, 30),
     held_out=st.integers(4, 30),
 )
-def test_no_row_comes_twice_and_each_split_is_as_large_as_asked(
+def test_no_row_comes_twice_and_each_split_has_its_size(
     seed: int, bits: int, items: int, held_out: int
 ) -> None:
     data = made(parity, bits=bits, items=items, held_out=held_out, split_seed=seed)
@@ -237,7 +237,7 @@ def test_no_row_comes_twice_and_each_split_is_as_large_as_asked(
     assert data.facts.input_shape == (bits,)
 
 
-def test_all_rows_that_there_are_may_be_asked_for() -> None:
+def test_all_rows_may_be_used() -> None:
     signs, labels = everything(made(parity, bits=8, support=3, items=100, held_out=156))
     assert len(signs.unique(dim=0)) == 256
     assert int(labels.sum()) == 128
@@ -309,7 +309,7 @@ def test_the_dictionary_has_every_sequence_that_never_closes_too_much_in_order(l
 
 
 @pytest.mark.parametrize("length", [2, 7, 24, 61, 62])
-def test_there_are_as_many_sequences_as_the_binomial_coefficient_says(length: int) -> None:
+def test_there_are_as_many_sequences_as_the_binomial_coefficient(length: int) -> None:
     ways = continuations(length)
     assert int(ways[length, 0]) == comb(length, length // 2)
     assert ways[1, :length].tolist() == [1, *[2] * (length - 1)]
@@ -326,7 +326,7 @@ def test_the_first_sequence_only_opens_and_the_last_is_never_deeper_than_one() -
 @given(
     length=st.integers(6, 40), items=st.integers(1, 9), held_out=st.integers(4, 9), seed=st.integers(0, 500)
 )
-def test_the_answer_is_half_the_depth_found_by_counting(
+def test_the_label_is_half_the_depth_found_by_counting(
     length: int, items: int, held_out: int, seed: int
 ) -> None:
     data = made(brackets, length=length, items=items, held_out=held_out, split_seed=seed)
@@ -338,7 +338,7 @@ def test_the_answer_is_half_the_depth_found_by_counting(
 
 
 @pytest.mark.parametrize(("length", "classes"), [(8, 5), (9, 5)])
-def test_all_depths_of_all_sequences_make_as_many_classes_as_are_said(length: int, classes: int) -> None:
+def test_all_depths_of_all_sequences_make_all_classes(length: int, classes: int) -> None:
     total = comb(length, length // 2)
     data = made(brackets, length=length, items=total - 20, held_out=20)
     rows, labels = everything(data)

@@ -1,4 +1,4 @@
-"""Tuning: who wins, what a training is allowed, where a broken-off experiment was; and what a pair shares."""
+"""Tuning: who wins, what a training is allowed, where an interrupted experiment resumes; and pairs."""
 
 from __future__ import annotations
 
@@ -67,9 +67,7 @@ def test_the_fewest_steps_win_and_a_training_is_allowed_only_what_would_still_wi
     assert found.left == 0
 
 
-def test_over_two_seeds_the_sum_counts_and_the_second_is_allowed_the_rest(
-    tiny: TunedSetup,
-) -> None:
+def test_over_two_seeds_the_sum_counts_and_the_second_is_allowed_the_rest(tiny: TunedSetup) -> None:
     done = tuned(longer(tiny).experiments[0], GRID, Seeds(pilot_seeds=2, seeds=2), OUTCOME)
     first_round = [(0, 5000), (1, 5000), (0, 1790), (1, 1090), (0, 1390), (1, 590), (0, 1390)]
     assert [(t.trial.seed, t.trial.allowed_steps) for t in done] == [*first_round, (0, 1390), (1, 1090)]
@@ -89,7 +87,7 @@ def test_where_none_reaches_the_level_the_most_accurate_wins(tiny: TunedSetup) -
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(-5000, 5000).filter(bool), min_size=7, max_size=7))
-def test_giving_up_early_never_changes_who_wins(steps: list[int]) -> None:
+def test_stopping_early_never_changes_who_wins(steps: list[int]) -> None:
     experiment = Experiment(
         task="t", recipe=small_recipe(), arms=(GRID,), level=0.9, cap_steps=5000, reading_steps=10
     )
@@ -109,7 +107,7 @@ def test_giving_up_early_never_changes_who_wins(steps: list[int]) -> None:
         assert (chosen.learning_rate, chosen.weight_decay, chosen.strength) == expected
 
 
-def test_what_lies_at_the_end_of_a_list_is_said() -> None:
+def test_settings_at_the_end_of_a_list_are_reported() -> None:
     at_ends = Hyperparameters(learning_rate=1.0, weight_decay=2.0, strength=7.0)
     assert GRID.edges(at_ends) == ("learning rate", "weight decay", "strength")
     assert not NONE.edges(Hyperparameters(learning_rate=0.02, weight_decay=1.0))
@@ -206,12 +204,12 @@ def test_an_ordered_arm_has_the_same_pairs_under_their_own_names(tiny: TunedSetu
         assert names.setdefault(old, new) == new
 
 
-def test_held_out_answers_cannot_reach_the_weights_of_any_arm(
+def test_held_out_labels_cannot_reach_the_weights_of_any_arm(
     tiny: TunedSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nets: list[torch.nn.Module] = []
 
-    def prepare_with_answers_changed(recipe: Recipe) -> Prepared:
+    def prepare_with_changed_labels(recipe: Recipe) -> Prepared:
         prepared = prepare(recipe)
         nets.append(prepared.model)
         dataset = prepared.dataset
@@ -221,16 +219,14 @@ def test_held_out_answers_cannot_reach_the_weights_of_any_arm(
         }
         return replace(prepared, dataset=replace(dataset, **held_out))
 
-    monkeypatch.setattr(tuned_comparison, "prepare", prepare_with_answers_changed)
+    monkeypatch.setattr(tuned_comparison, "prepare", prepare_with_changed_labels)
     for _ in range(2):
         run_trial(replace(tiny.experiments[0], level=1.1), trial_of(tiny, name="labels", allowed_steps=20))
     for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-def test_steps_are_those_of_the_first_reading_at_the_level_or_of_the_last(
-    tiny: TunedSetup,
-) -> None:
+def test_steps_are_those_of_the_first_reading_at_the_level_or_of_the_last(tiny: TunedSetup) -> None:
     at_once = run_trial(replace(tiny.experiments[0], level=0.0), trial_of(tiny, name="labels"))
     never = run_trial(
         replace(tiny.experiments[0], level=1.1), trial_of(tiny, name="labels", allowed_steps=25)
@@ -250,6 +246,6 @@ def test_the_arms_differ_by_their_regulariser_alone(tiny: TunedSetup) -> None:
     assert none.validation_accuracy != run_trial(experiment, coupled).validation_accuracy
 
 
-def test_a_training_that_leaves_the_finite_numbers_has_lost(tiny: TunedSetup) -> None:
+def test_a_training_that_diverges_has_lost(tiny: TunedSetup) -> None:
     lost = run_trial(tiny.experiments[0], replace(trial_of(tiny), learning_rate=1e30))
     assert (lost.steps, lost.reached, lost.validation_accuracy) == (30, False, 0.0)

@@ -18,7 +18,7 @@ Addition = tuple[Tensor, Tensor]
 def try_build(
     model: nn.Module, facts: TaskFacts, data: Addition | None = None, total_steps: int = 100, **given: Any
 ) -> Regulariser | None:
-    """Build what the settings ask for, without warm-up unless they say otherwise."""
+    """Build the regulariser of these settings, without warm-up unless they set one."""
     inputs, labels = data or (torch.zeros(4, *facts.input_shape), torch.zeros(4, dtype=torch.int64))
     settings = Tps(**{"warmup_share": 0.0} | given)
     return build(settings, model, facts, train_inputs=inputs, train_labels=labels, total_steps=total_steps)

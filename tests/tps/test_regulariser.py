@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,11 +24,11 @@ PUBLISHED = 1e-4
 """The coefficient with which ``bn-l1`` was published."""
 
 
-@pytest.mark.parametrize("given", [{"variant": "none"}, {"variant": "weights", "coupling": 0.0}])
-def test_nothing_asked_for_is_nothing_try_build(
-    given: dict[str, Any], image_net: nn.Module, image_facts: TaskFacts
+@pytest.mark.parametrize("settings", [{"variant": "none"}, {"variant": "weights", "coupling": 0.0}])
+def test_without_a_variant_or_a_coupling_nothing_is_built(
+    settings: dict[str, Any], image_net: nn.Module, image_facts: TaskFacts
 ) -> None:
-    assert try_build(image_net, image_facts, **given) is None
+    assert try_build(image_net, image_facts, **settings) is None
 
 
 @pytest.mark.parametrize(
@@ -171,9 +172,7 @@ def train(model: nn.Module, regulariser: Regulariser, data: Addition, steps: ran
         regulariser.move(step, 0.1)
 
 
-def test_coupling_rises_in_a_line_and_then_stays(
-    pairs: Pairs,
-) -> None:
+def test_coupling_rises_linearly_and_is_then_constant(pairs: Pairs) -> None:
     regulariser = pairs.built(variant="labels", coupling=3.0, warmup_share=0.2)
     assert [regulariser.coupling(step) for step in (0, 5, 10, 20, 21, 1000)] == pytest.approx(
         [0.0, 0.75, 1.5, 3.0, 3.0, 3.0]
@@ -181,18 +180,14 @@ def test_coupling_rises_in_a_line_and_then_stays(
     assert pairs.built(variant="labels", coupling=3.0).coupling(0) == 3.0
 
 
-def test_the_penalty_is_coupling_times_the_mean_energy_of_the_groups(
-    pairs: Pairs,
-) -> None:
+def test_the_penalty_is_coupling_times_the_mean_energy_of_the_groups(pairs: Pairs) -> None:
     regulariser = pairs.built(variant="weights", apply="loss", coupling=0.3)
     penalty = regulariser.penalty(0)
     assert penalty is not None
     torch.testing.assert_close(penalty.detach(), 0.3 * energies(pairs.net).mean())
 
 
-def test_square_root_scaling_divides_each_groups_penalty_by_the_root_of_its_oscillators(
-    pairs: Pairs,
-) -> None:
+def test_square_root_scaling_divides_each_groups_penalty_by_the_root_of_its_oscillators(pairs: Pairs) -> None:
     regulariser = pairs.built(variant="weights", apply="loss", coupling=2.0, scaling="sqrt-n")
     roots_g = torch.tensor([66.0, 108.0, 99.0]).sqrt()
     penalty = regulariser.penalty(0)
@@ -232,9 +227,7 @@ def test_at_coupling_zero_nothing_happens(variant: str, apply: str, pairs: Pairs
     assert all(torch.equal(old, new) for old, new in zip(before, weights_of(pairs.net), strict=True))
 
 
-def test_phase_variants_report_energy_and_order_by_group_and_as_a_mean(
-    pairs: Pairs,
-) -> None:
+def test_phase_variants_report_energy_and_order_by_group_and_as_a_mean(pairs: Pairs) -> None:
     readings = pairs.built(variant="weights").order_parameters(step=7, epoch=1.5)
     values = {(reading.signal, reading.group): reading.value for reading in readings}
     groups = ["embedding", "hidden", "head", ""]
@@ -269,51 +262,47 @@ def test_triplet_variants_report_energy_and_coherence_once(variant: str, pairs: 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_run_resumed_from_its_state_goes_on_bit_for_bit(variant: str, pairs: Pairs) -> None:
-    given: dict[str, Any] = {"variant": variant, "refresh_steps": 10, "warmup_share": 0.5}
-    regulariser = pairs.built(**given)
+    settings: dict[str, Any] = {"variant": variant, "refresh_steps": 10, "warmup_share": 0.5}
+    regulariser = pairs.built(**settings)
     train(pairs.net, regulariser, pairs.data, range(7))
     weights = {name: value.clone() for name, value in pairs.net.state_dict().items()}
-    tensors, plain = regulariser.state()
+    tensors, values = regulariser.state()
     tensors = {name: value.clone() for name, value in tensors.items()}
     train(pairs.net, regulariser, pairs.data, range(7, 24))
     through = weights_of(pairs.net)
 
     pairs.net.load_state_dict(weights)
-    resumed = pairs.built(**given)
-    resumed.load_state(tensors, plain)
+    resumed = pairs.built(**settings)
+    resumed.load_state(tensors, values)
     train(pairs.net, resumed, pairs.data, range(7, 24))
     assert all(torch.equal(old, new) for old, new in zip(through, weights_of(pairs.net), strict=True))
 
 
 @pytest.mark.parametrize("apply", ["decoupled", "loss"])
-def test_planes_are_fitted_anew_when_a_refresh_is_due(apply: str, pairs: Pairs) -> None:
-    given: dict[str, Any] = {"variant": "neurons", "apply": apply, "refresh_steps": 10}
-    regulariser = pairs.built(**given)
+def test_planes_are_fitted_again_when_a_refresh_is_due(apply: str, pairs: Pairs) -> None:
+    settings: dict[str, Any] = {"variant": "neurons", "apply": apply, "refresh_steps": 10}
+    regulariser = pairs.built(**settings)
     old = regulariser.state()[0]["plane.head"]
     nn.init.normal_(pairs.net.get_parameter("head.weight"))
-    due = pairs.built(**given).state()[0]["plane.head"]
+    due = pairs.built(**settings).state()[0]["plane.head"]
     for step, plane_d2 in ((9, old), (10, due)):
         regulariser.penalty(step)
         regulariser.move(step, 0.0)
         assert torch.equal(regulariser.state()[0]["plane.head"], plane_d2)
 
 
-def test_the_planes_of_neurons_are_needed_for_that(
-    pairs: Pairs,
-) -> None:
+def test_the_planes_of_neurons_are_needed_for_that(pairs: Pairs) -> None:
     regulariser = pairs.built(variant="neurons", refresh_steps=10)
     train(pairs.net, regulariser, pairs.data, range(7))
-    built_anew = pairs.built(variant="neurons", refresh_steps=10)
-    old, new = regulariser.state()[0], built_anew.state()[0]
+    rebuilt = pairs.built(variant="neurons", refresh_steps=10)
+    old, new = regulariser.state()[0], rebuilt.state()[0]
     assert sorted(old) == ["plane.head", "plane.hidden"]
     assert not torch.equal(old["plane.head"], new["plane.head"])
 
 
-def test_a_state_of_another_variant_or_of_other_layers_is_refused(
-    pairs: Pairs,
-) -> None:
+def test_a_state_of_another_variant_or_of_other_layers_is_refused(pairs: Pairs) -> None:
     neurons = pairs.built(variant="neurons")
-    tensors, plain = neurons.state()
+    tensors, values = neurons.state()
     labels = pairs.built(variant="labels")
     with pytest.raises(
         RunFolderError, match=r"^tps: the checkpoint holds variant 'labels' with no tensors, where"
@@ -321,27 +310,25 @@ def test_a_state_of_another_variant_or_of_other_layers_is_refused(
         neurons.load_state(*labels.state())
     words = r"where this run needs variant 'neurons' with plane\.head \(9, 2\), plane\.hidden \(12, 2\)$"
     with pytest.raises(RunFolderError, match=words):
-        neurons.load_state({"plane.head": tensors["plane.head"]}, plain)
+        neurons.load_state({"plane.head": tensors["plane.head"]}, values)
 
 
-def test_only_fourier_has_a_note_of_harm(
-    pairs: Pairs,
-) -> None:
+def test_only_fourier_has_a_note_of_harm(pairs: Pairs) -> None:
     stuck = ([0.1, 0.1, 0.1], [3.0, 2.0, 1.0])
     for variant in ("weights", "neurons", "labels"):
         assert pairs.built(variant=variant).harm_note(*stuck) is None
     note = pairs.built(variant="fourier").harm_note(*stuck)
     assert note is not None
-    assert note.startswith("tps: coherence stays at 0.10")
+    assert note.startswith("tps: coherence remains at 0.10")
 
 
-def test_fourier_on_renamed_tokens_says_so_before_any_reading(
+def test_fourier_on_renamed_tokens_warns_before_any_reading(
     pair_net: nn.Module, cyclic_facts: TaskFacts
 ) -> None:
     tokens_i2 = torch.cartesian_prod(torch.arange(11), torch.arange(11))
-    answers = tokens_i2.sum(1) % 11
-    assert built(pair_net, cyclic_facts, (tokens_i2, answers), variant="fourier").harm_note([], []) is None
-    renamed = (torch.randperm(11)[tokens_i2], torch.randperm(11)[answers])
+    labels = tokens_i2.sum(1) % 11
+    assert built(pair_net, cyclic_facts, (tokens_i2, labels), variant="fourier").harm_note([], []) is None
+    renamed = (torch.randperm(11)[tokens_i2], torch.randperm(11)[labels])
     note = built(pair_net, cyclic_facts, renamed, variant="fourier").harm_note([], [])
     assert note is not None
     assert note.startswith("tps: the training labels follow the tokens' cyclic order to 0.")
@@ -367,10 +354,40 @@ def penalty_of(regulariser: Regulariser) -> Tensor:
     return penalty
 
 
-def test_the_penalty_is_the_coefficient_times_the_plain_sum_of_all_scales(image_facts: TaskFacts) -> None:
-    regulariser = scales(two_norms(), image_facts)
+def pruned() -> nn.Sequential:
+    model = two_norms()
+    model[0], model[1] = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
+    return model
+
+
+def shared_and_frozen() -> nn.Sequential:
+    shared, frozen = nn.BatchNorm2d(2), nn.BatchNorm2d(2).requires_grad_(False)
+    return nn.Sequential(shared, shared, frozen, nn.BatchNorm2d(2, affine=False))
+
+
+@pytest.mark.parametrize(
+    ("make", "scaling", "total"),
+    [
+        (two_norms, "none", 3.75),
+        (two_norms, "sqrt-n", 3.0 / 3**0.5 + 0.75 / 2**0.5),
+        (shared_and_frozen, "none", 2.0),
+        (lambda: nn.Sequential(nn.BatchNorm1d(70_000)).half(), "none", 70_000.0),
+        (pruned, "none", 2.75),
+    ],
+    ids=[
+        "all scales",
+        "over the root of their number",
+        "shared once, frozen not",
+        "half precision",
+        "pruned",
+    ],
+)
+def test_the_penalty_of_scales_is_the_coefficient_times_their_sum(
+    make: Callable[[], nn.Module], scaling: str, total: float, image_facts: TaskFacts
+) -> None:
+    regulariser = scales(make(), image_facts, scaling=scaling)
     assert regulariser.in_loss
-    assert penalty_of(regulariser).item() == pytest.approx(PUBLISHED * 3.75)
+    assert penalty_of(regulariser).item() == pytest.approx(PUBLISHED * total)
 
 
 def test_each_scale_is_pulled_to_zero_by_the_coefficient_and_nothing_else_is(image_facts: TaskFacts) -> None:
@@ -388,29 +405,3 @@ def test_it_reads_the_sum_of_all_scales_and_no_coherence(image_facts: TaskFacts)
     assert {reading.group: reading.value for reading in readings} == pytest.approx(
         {"1": 2 * 3.0, "3": 2 * 0.75, "": 3.75}
     )
-
-
-def test_with_sqrt_n_each_batch_norm_is_over_the_root_of_its_scales(image_facts: TaskFacts) -> None:
-    regulariser = scales(two_norms(), image_facts, scaling="sqrt-n")
-    expected = PUBLISHED * (3.0 / 3**0.5 + 0.75 / 2**0.5)
-    assert penalty_of(regulariser).item() == pytest.approx(expected)
-
-
-def test_frozen_scales_and_norms_without_any_are_left_out_and_a_shared_one_counts_once(
-    image_facts: TaskFacts,
-) -> None:
-    shared = nn.BatchNorm2d(2)
-    frozen = nn.BatchNorm2d(2).requires_grad_(False)
-    model = nn.Sequential(shared, shared, frozen, nn.BatchNorm2d(2, affine=False))
-    assert penalty_of(scales(model, image_facts)).item() == pytest.approx(PUBLISHED * 2)
-
-
-def test_half_precision_scales_are_summed_in_single(image_facts: TaskFacts) -> None:
-    model = nn.Sequential(nn.BatchNorm1d(70_000)).half()
-    assert penalty_of(scales(model, image_facts)).item() == pytest.approx(PUBLISHED * 70_000)
-
-
-def test_built_again_after_a_cut_it_weighs_the_scales_that_are_left(image_facts: TaskFacts) -> None:
-    model = two_norms()
-    model[0], model[1] = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
-    assert penalty_of(scales(model, image_facts)).item() == pytest.approx(PUBLISHED * 2.75)

@@ -97,8 +97,8 @@ def test_label_coherence_survives_renaming_and_fourier_coherence_does_not(pairs:
 
 def test_coherence_that_stays_while_the_loss_falls_is_worth_a_sentence() -> None:
     assert coherence_warning([0.11, 0.12, 0.12], [3.9, 1.2, 0.4]) == (
-        "tps: coherence stays at 0.12 while the training loss fell from 3.9 to 0.4: the tokens may not be in"
-        " cyclic order; consider variant 'labels' or 'none'"
+        "tps: coherence remains at 0.12 while the training loss fell from 3.9 to 0.4: the tokens may not be"
+        " in cyclic order; consider variant 'labels' or 'none'"
     )
     assert coherence_warning([0.4, 0.3, 0.2], [3.0, 2.5, 2.0]) is not None
 

@@ -1,4 +1,4 @@
-"""The loop: learns, repeats bit for bit, goes on where it was broken off, refuses to diverge quietly."""
+"""The loop: learns, repeats bit for bit, resumes where it was interrupted, refuses to diverge quietly."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CPU = Execution(torch.device("cpu"), None, channels_last=False)
 INPUTS = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))
 
 
-def plain(inputs: Any, generator: torch.Generator | None = None) -> Any:
+def unchanged(inputs: Any, generator: torch.Generator | None = None) -> Any:
     return inputs
 
 
@@ -62,12 +62,12 @@ def run(
     total: int = 60,
     *,
     data: tuple[Any, Tensor] | None = None,
-    **given: Any,
+    **options: Any,
 ) -> list[Tick]:
     inputs, labels = data or task()
     steps = {"first_step": first, "last_step": total if last is None else last, "total_steps": total}
-    given = {"prepare": noisy, "execution": CPU, "seed": 5, **given}
-    return list(fit(model, optimizer, inputs, labels, settings=settings, **steps, **given))
+    options = {"prepare": noisy, "execution": CPU, "seed": 5, **options}
+    return list(fit(model, optimizer, inputs, labels, settings=settings, **steps, **options))
 
 
 @pytest.mark.parametrize(("name", "rate"), [("adamw", 0.03), ("sgd", 0.3)])
@@ -76,7 +76,7 @@ def test_it_learns_a_task_that_can_be_learned(name: str, rate: float) -> None:
     model = net()
     run(model, make_optimizer(model, settings), settings, total=200)
     inputs, labels = task()
-    assert evaluate(model, inputs, labels, prepare=plain, execution=CPU).accuracy > 0.95
+    assert evaluate(model, inputs, labels, prepare=unchanged, execution=CPU).accuracy > 0.95
 
 
 def test_equal_seeds_give_equal_runs_bit_for_bit() -> None:
@@ -90,7 +90,7 @@ def test_equal_seeds_give_equal_runs_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 @pytest.mark.parametrize("broken_at", [1, 17, 59])
-def test_a_loop_broken_off_anywhere_goes_on_bit_for_bit(name: str, broken_at: int) -> None:
+def test_a_loop_interrupted_anywhere_resumes_bit_for_bit(name: str, broken_at: int) -> None:
     settings = Train(epochs=10, batch_size=32, optimizer=name, clip_norm=1.0)  # type: ignore[arg-type]
     straight = net()
     run(straight, make_optimizer(straight, settings), settings)
@@ -98,20 +98,20 @@ def test_a_loop_broken_off_anywhere_goes_on_bit_for_bit(name: str, broken_at: in
     first = net()
     optimizer = make_optimizer(first, settings)
     run(first, optimizer, settings, last=broken_at)
-    saved, moments, dice = first.state_dict(), state_by_name(optimizer, first), random_state()
+    saved, moments, randomness = first.state_dict(), state_by_name(optimizer, first), random_state()
     second = net()
     torch.manual_seed(999)
     second.load_state_dict(saved)
     optimizer = make_optimizer(second, settings)
     load_state_by_name(optimizer, second, moments)
-    load_random_state(dice)
+    load_random_state(randomness)
     run(second, optimizer, settings, first=broken_at)
     for ours, theirs in zip(second.parameters(), straight.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_a_parameter_that_is_new_to_the_optimiser_begins_afresh_beside_the_others(name: str) -> None:
+def test_a_parameter_that_is_new_to_the_optimiser_starts_without_momentum(name: str) -> None:
     settings = Train(epochs=10, batch_size=32, optimizer=name)  # type: ignore[arg-type]
     old = net()
     optimizer = make_optimizer(old, settings)
@@ -127,7 +127,7 @@ def test_a_parameter_that_is_new_to_the_optimiser_begins_afresh_beside_the_other
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_moments_are_laid_out_as_their_channels_last_weights(name: str) -> None:
-    """Fused kernels walk memory: contiguous moments were taken for those of other elements."""
+    """Fused kernels traverse memory: contiguous moments were taken for those of other elements."""
     settings = Train(epochs=1, optimizer=name)  # type: ignore[arg-type]
     model = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(model, settings)
@@ -163,6 +163,25 @@ def test_every_epoch_visits_each_item_at_most_once_in_an_order_of_its_own() -> N
     assert [tick.epoch for tick in ticks] == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0]
 
 
+def test_augmentation_differs_between_steps_and_depends_on_seed_and_step_alone() -> None:
+    settings = Train(epochs=1, batch_size="full")
+    model = net()
+
+    def augmentations(first_step: int) -> list[list[float]]:
+        seen: list[list[float]] = []
+
+        def record(inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+            seen.append(torch.rand(4, generator=generator).tolist())
+            return inputs
+
+        run(model, make_optimizer(model, settings), settings, first_step, 6, prepare=record)
+        return seen
+
+    whole = augmentations(0)
+    assert len({tuple(numbers) for numbers in whole}) == 6
+    assert augmentations(4) == whole[4:]
+
+
 def test_a_diverging_loss_ends_the_run_and_names_step_and_cause() -> None:
     settings = Train(epochs=10, batch_size=32, optimizer="sgd", learning_rate=1e30, schedule="constant")
     model = net()
@@ -183,7 +202,7 @@ def test_evaluation_leaves_the_mode_of_every_module_alone() -> None:
     model = net().train()
     model[2].eval()
     inputs, labels = task()
-    score = evaluate(model, inputs, labels, prepare=plain, execution=CPU)
+    score = evaluate(model, inputs, labels, prepare=unchanged, execution=CPU)
     assert [module.training for module in model] == [True, True, False, True]
     with torch.no_grad():
         logits = model.eval()(inputs)
@@ -198,7 +217,7 @@ def test_a_batch_is_never_larger_than_the_data() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_cuda_without_a_cuda_device_is_refused_in_words() -> None:
+def test_cuda_without_a_cuda_device_is_refused() -> None:
     with pytest.raises(
         DeviceError, match=r"--device cuda: no CUDA device is available .* use --device cpu or auto"
     ):
@@ -238,12 +257,12 @@ def scorer(outputs: int) -> nn.Module:
 def train(model: nn.Module, inputs: Any, labels: Tensor, objective: Objective) -> nn.Module:
     settings = Train(epochs=30, batch_size=50, learning_rate=0.02)
     optimizer = make_optimizer(model, settings)
-    run(model, optimizer, settings, total=180, data=(inputs, labels), prepare=plain, objective=objective)
+    run(model, optimizer, settings, total=180, data=(inputs, labels), prepare=unchanged, objective=objective)
     return model
 
 
 def score(model: nn.Module, inputs: Any, labels: Tensor, objective: Objective) -> float:
-    return evaluate(model, inputs, labels, prepare=plain, execution=CPU, objective=objective).accuracy
+    return evaluate(model, inputs, labels, prepare=unchanged, execution=CPU, objective=objective).accuracy
 
 
 @pytest.mark.parametrize(

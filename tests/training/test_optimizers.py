@@ -53,17 +53,17 @@ def test_a_constant_gradient_is_amplified_up_to_one_plus_the_gain() -> None:
 
 
 def test_without_gain_nothing_is_filtered() -> None:
-    plain, filtered = net(), net()
-    for model, gain in ((plain, 0.0), (filtered, 1e-12)):
+    unfiltered, filtered = net(), net()
+    for model, gain in ((unfiltered, 0.0), (filtered, 1e-12)):
         optimizer = make_optimizer(model, settings("adamw", gain))
         for gradient in (1.0, -2.0, 0.5):
             step(model, optimizer, gradient)
         assert ("slow_grad" in optimizer.state[model.weight]) is (gain > 0)
-    torch.testing.assert_close(plain.weight, filtered.weight)
+    torch.testing.assert_close(unfiltered.weight, filtered.weight)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_saved_by_name_and_loaded_it_goes_on_bit_for_bit(name: Literal["adamw", "sgd"]) -> None:
+def test_saved_by_name_and_loaded_it_resumes_bit_for_bit(name: Literal["adamw", "sgd"]) -> None:
     whole, broken = net(), net()
     optimizers = [make_optimizer(model, settings(name)) for model in (whole, broken)]
     for gradient in (1.0, -2.0, 0.5):
@@ -105,7 +105,7 @@ def test_cosine_without_warm_up_agrees_with_torch() -> None:
     assert rates("cosine", 50) == pytest.approx(theirs)
 
 
-def test_constant_stays_at_its_peak_after_the_warm_up() -> None:
+def test_constant_remains_at_its_peak_after_the_warm_up() -> None:
     values = rates("constant", 100, warmup=0.1)
     assert values[:10] == pytest.approx([2.0 * (k + 1) / 11 for k in range(10)])
     assert set(values[10:]) == {2.0}

@@ -51,7 +51,7 @@ def cloud_of(model: nn.Module, groups: Iterable[str]) -> tuple[str, Tensor] | No
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """What has been asked and not yet been read: the clouds' condensed distances, step and epoch."""
+    """A pending request: the clouds' condensed distances, and the step and epoch of the reading."""
 
     clouds_cm: Tensor
     points: int
@@ -64,7 +64,7 @@ class Request:
 class H1Memory:
     """Rounds seen, the landmarks of the cloud of that name and size, the null's longest loops, and a request.
 
-    ``number`` is under which the counter of this process may know the request.
+    ``number`` identifies the request to the counter of this process.
     """
 
     rounds: int = 0
@@ -84,13 +84,13 @@ class H1(AbstractSignal[H1Memory]):
     Distances are over their mean, so the length of the weights does not show. ``h1_max``, ``h1_total`` and
     ``h1_sum_of_squares`` sum up the lifetimes; ``h1`` is z of the longest against the null, the same
     landmarks with every coordinate shuffled: (max − mean) / standard deviation over the last eight null
-    samples. The first reading samples eight, each later one a single fresh one (a quarter of the cost of
-    eight anew), so the null follows the weights with a lag of eight readings. Levels on
-    different landmarks do not compare: when the number of points changes, landmarks and null start anew.
+    samples. The first reading samples eight, each later one a single new one (a quarter of the cost of
+    eight), so the null follows the weights with a lag of eight readings. Levels on
+    different landmarks do not compare: when the number of points changes, landmarks and null are reset.
 
-    What is asked in one round is collected in the next (or by ``finish``), always, in line or from the
-    process that counts (``LoopCounter``), waiting if need be: neither the machine's speed nor where loops are
-    counted changes when a reading comes. Readings bear the step at which they were asked.
+    A request of one round is always collected in the next (or by ``finish``), in line or from the process
+    that counts (``LoopCounter``), waiting if need be: neither the machine's speed nor where loops are
+    counted changes when a reading comes. Readings bear the step of their request.
 
     Cost of a reading of 128 points: 2 ms here and 10 to 40 ms of counting (256 points: 7 and 50 to 250).
     Once: eight null samples instead of one.
@@ -112,11 +112,11 @@ class H1(AbstractSignal[H1Memory]):
         return H1Memory()
 
     def step(self, memory: H1Memory, view: View) -> tuple[H1Memory, Readings]:
-        """Collect what was asked in the round before, and ask anew if it is the turn."""
+        """Collect the request of the round before, and make the next one where it is due."""
         memory, readings = self.finish(memory)
-        turn = memory.rounds % self.every == 0
+        is_due = memory.rounds % self.every == 0
         memory = replace(memory, rounds=memory.rounds + 1)
-        if not turn:
+        if not is_due:
             return memory, readings
         found = cloud_of(view.model, view.consumers)
         status = Status.NOT_APPLICABLE
@@ -127,24 +127,24 @@ class H1(AbstractSignal[H1Memory]):
         elif not found[1].isfinite().all():
             status, reason = Status.NOT_FINITE, f"the weights of {found[0]} are not finite"
         else:
-            return self._ask(memory, view, *found), readings
+            return self._request(memory, view, *found), readings
         return memory, readings + _without(view.step, view.epoch, status, reason)
 
     def finish(self, memory: H1Memory) -> tuple[H1Memory, Readings]:
-        """Collect what has been asked, if anything."""
+        """Collect the pending request, if any."""
         request = memory.pending
         if request is None:
             return memory, ()
-        number = memory.number if self.counter.is_on(memory.number) else self._send(request)
+        number = memory.number if self.counter.holds(memory.number) else self._send(request)
         memory = replace(memory, pending=None)
         try:
-            cloud, *null = self.counter.answer(number)
+            cloud, *null = self.counter.collect(number)
         except CountingError as error:
             return memory, _without(request.step, request.epoch, Status.NOT_APPLICABLE, str(error))
         lifetimes = (*memory.null, *(each.max_lifetime for each in null))[-NULL_SAMPLES:]
         return replace(memory, null=lifetimes), _readings(request, cloud, lifetimes)
 
-    def _ask(self, memory: H1Memory, view: View, name: str, points_nd: Tensor) -> H1Memory:
+    def _request(self, memory: H1Memory, view: View, name: str, points_nd: Tensor) -> H1Memory:
         if memory.landmarks_l is None or (memory.name, memory.size) != (name, len(points_nd)):
             landmarks_l = maxmin_landmarks(points_nd, self.points, self.seed % len(points_nd))
             memory = replace(memory, name=name, size=len(points_nd), landmarks_l=landmarks_l, null=())
@@ -169,28 +169,28 @@ class H1(AbstractSignal[H1Memory]):
         return (self.seed * 1_000_003 + sample) % 2**63
 
     def _send(self, request: Request) -> int:
-        return self.counter.ask(request.clouds_cm.numpy(), request.points, request.step)
+        return self.counter.submit(request.clouds_cm.numpy(), request.points, request.step)
 
     def pack(self, memory: H1Memory) -> Packed:
-        """Return landmarks and the request's distances as tensors; all else as plain values."""
-        plain = {name: getattr(memory, name) for name in ("rounds", "draws", "name", "size")}
-        plain |= {"null": list(memory.null), "pending": None}
+        """Return landmarks and the request's distances as tensors; the rest as JSON values."""
+        values: dict[str, Any] = {name: getattr(memory, name) for name in ("rounds", "draws", "name", "size")}
+        values |= {"null": list(memory.null), "pending": None}
         tensors = {} if memory.landmarks_l is None else {"landmarks": memory.landmarks_l}
         if memory.pending is not None:
             tensors["pending"] = memory.pending.clouds_cm
-            plain["pending"] = {
+            values["pending"] = {
                 name: getattr(memory.pending, name) for name in ("points", "step", "epoch", "of")
             }
-        return tensors, plain
+        return tensors, values
 
-    def unpack(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> H1Memory:
-        """Rebuild the memory; a request in it is asked again when it is collected."""
-        asked = plain["pending"]
+    def unpack(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> H1Memory:
+        """Rebuild the memory; a pending request is sent again when it is collected."""
+        pending = values["pending"]
         return H1Memory(
-            **{name: plain[name] for name in ("rounds", "draws", "name", "size")},
+            **{name: values[name] for name in ("rounds", "draws", "name", "size")},
             landmarks_l=tensors.get("landmarks"),
-            null=tuple(plain["null"]),
-            pending=asked and Request(clouds_cm=tensors["pending"].cpu(), **asked),
+            null=tuple(values["null"]),
+            pending=pending and Request(clouds_cm=tensors["pending"].cpu(), **pending),
         )
 
 

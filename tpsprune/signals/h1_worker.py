@@ -1,8 +1,8 @@
-"""Counting loops without holding training up: in line where that costs next to nothing, else in a process.
+"""Counting loops without delaying training: in line where that costs next to nothing, else in a process.
 
 The process runs this very file: it loads numpy and Ripser, not torch, and starts in 0.1 to 0.2 s. Messages
 are bytes on a pipe, never pickles. A request is three int64 (its number, clouds, points) and the clouds'
-condensed distances in float32; an answer is JSON.
+condensed distances in float32; a response is JSON.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from tpsprune.numerics.persistence import H1Summary, h1_bars, summary
 LIMIT_SECONDS: Final = 20.0
 IN_LINE_SECONDS_PER_STEP: Final = 1e-3
 IN_LINE_POINTS: Final = 128
-"""Up to so many points a request is answered in line while its cost or the steps between are not known."""
+"""Up to so many points loops are counted in line while their cost or the steps between are not known."""
 HEAD: Final = struct.Struct("<3q")
 NICENESS: Final = 10
-# Run by path and not by name, past the package that loads torch. Our import path goes along; our main script
-# does not: unlike with multiprocessing, one without `if __name__ == "__main__"` is not run over again.
+# Run by path and not by name, past the package that loads torch. Our import path is passed; our main script
+# is not: unlike with multiprocessing, one without `if __name__ == "__main__"` is not run over again.
 ENTRY: Final = (
     "import runpy, sys; sys.path[:] = sys.argv[3:]; runpy.run_path(sys.argv[1], run_name='__main__')"
 )
@@ -54,13 +54,13 @@ class _Process:
 
 @final
 class LoopCounter:
-    """Takes one request at a time and answers it when asked; asking again forgets the request before.
+    """Holds one request at a time; ``submit`` replaces it, ``collect`` returns its summaries.
 
-    A request is answered in this process where the last one's processor time, at its number of clouds, is
+    Loops are counted in this process where the last one's processor time, at its number of clouds, is
     below ``in_line_seconds_per_step`` for each training step since then, and, while no cost is known, up to
     128 points (2 to 30 ms a cloud of 128, 200 of 256; starting a process takes 75 ms and more). Else in a
-    process of its own, which is started for the first such request and again after it has gone. The same
-    function counts the same numbers in both, and the answer is fetched at the same time: where it is counted
+    process of its own, which is started for the first such request and again after it has ended. The same
+    function counts the same numbers in both, and results are collected at the same time: where it is counted
     changes no reading, so measured cost may decide.
 
     The process is niced, ignores Ctrl-C, and ends when its pipe does: at ``close``, or because this process
@@ -79,13 +79,13 @@ class LoopCounter:
         self._in_line: tuple[Clouds, int] | None = None
         self._ended_cpu_seconds = 0.0
         self._number = 0
-        self._asked_at_seconds = 0.0
+        self._submitted_at_seconds = 0.0
         self._step: int | None = None
         self._seconds_per_cloud: float | None = None
 
     @property
     def process_cpu_seconds(self) -> float:
-        """Processor time of all processes of this counter, start-up included, as of the last answer.
+        """Processor time of all processes of this counter, start-up included, as of the last response.
 
         What is counted in line is this process's own time and not in here.
         """
@@ -96,8 +96,8 @@ class LoopCounter:
         if not self._fits_in_line(1, points, None):
             self._start()
 
-    def ask(self, clouds_cm: Clouds, points: int, step: int | None = None) -> int:
-        """Take condensed distance matrices and return the number under which to fetch the answer.
+    def submit(self, clouds_cm: Clouds, points: int, step: int | None = None) -> int:
+        """Take condensed distance matrices and return the number under which to collect the result.
 
         ``step`` is the training step. Waits for a process that is still starting, if the matrices are more
         than the pipe holds.
@@ -108,33 +108,33 @@ class LoopCounter:
             self._in_line = clouds_cm, points
         else:
             pipe = self._start().pipe
-            self._asked_at_seconds = time.monotonic()
-            # A process that has died is met, and told of, where the answer is fetched.
+            self._submitted_at_seconds = time.monotonic()
+            # ``collect`` reports a process that has died.
             with suppress(OSError):
                 pipe.send_bytes(HEAD.pack(self._number, len(clouds_cm), points) + clouds_cm.tobytes())
         self._step = step
         return self._number
 
-    def is_on(self, number: int) -> bool:
-        """Return whether ``number`` is the last request, and can still be answered.
+    def holds(self, number: int) -> bool:
+        """Return whether ``number`` is the last request, and can still be collected.
 
-        Numbers begin at 1: a memory out of a checkpoint has asked nothing of this counter yet.
+        Numbers begin at 1: a memory out of a checkpoint has no request here yet.
         """
         return 0 < number == self._number and not (self._in_line is None and self._process is None)
 
-    def answer(self, number: int) -> tuple[H1Summary, ...]:
+    def collect(self, number: int) -> tuple[H1Summary, ...]:
         """Return a summary for each cloud of ``number``, the last request; counts them now, or waits.
 
         Raises:
-            CountingError: a distance is not finite, or the process gave no answer within ``limit_seconds`` of
-                asking, or has died; the next request starts a new one.
+            CountingError: a distance is not finite, or the process did not respond within ``limit_seconds``
+                or has died; the next request starts another.
         """
         if self._in_line is not None:
             clouds_cm, points = self._in_line
             self._in_line = None
             return self._read(_count(clouds_cm, points))
         while self._process is not None:
-            left_seconds = self._asked_at_seconds + self.limit_seconds - time.monotonic()
+            left_seconds = self._submitted_at_seconds + self.limit_seconds - time.monotonic()
             if not self._process.pipe.poll(max(0.0, left_seconds)):
                 self.close()
                 raise CountingError(f"counting loops took longer than {self.limit_seconds:g} s")
@@ -149,15 +149,15 @@ class LoopCounter:
         raise CountingError("the process that counts loops died")
 
     def close(self) -> None:
-        """Forget the request and end the process at once, if there is one; a later one is started anew."""
+        """Forget the request and end the process at once, if any; a later request starts another."""
         self._in_line = None
         if self._process is None:
             return
         handle, pipe = self._process.handle, self._process.pipe
-        # Not by the handle, which would reap a process that has ended before its usage can be asked for.
+        # Not by the handle, which would reap a process that has ended before its usage can be read.
         os.kill(handle.pid, SIGKILL)
         _, _, usage = os.wait4(handle.pid, 0)
-        # Tells the handle that its process is gone; there is nothing left to wait for.
+        # Marks the handle as ended; there is nothing left to wait for.
         handle.wait()
         pipe.close()
         self._process = None
@@ -198,7 +198,7 @@ class LoopCounter:
 
 
 def _count(clouds_cm: Clouds, points: int) -> dict[str, Any]:
-    """Return the clouds' summaries as plain values, or the fault, and this thread's processor seconds."""
+    """Return the clouds' summaries as JSON values, or the fault, and this thread's processor seconds."""
     before = time.thread_time()
     try:
         summaries, fault = [asdict(summary(h1_bars(cloud_m, points))) for cloud_m in clouds_cm], ""
@@ -208,7 +208,7 @@ def _count(clouds_cm: Clouds, points: int) -> dict[str, Any]:
 
 
 def _serve(descriptor: int) -> None:
-    """Answer requests from the pipe with that file descriptor until it ends."""
+    """Serve requests from the pipe with that file descriptor until it ends."""
     signal(SIGINT, SIG_IGN)
     os.nice(NICENESS)
     pipe = Connection(descriptor)
@@ -219,9 +219,9 @@ def _serve(descriptor: int) -> None:
             return
         number, clouds, points = HEAD.unpack_from(message)
         clouds_cm = np.frombuffer(message, np.float32, offset=HEAD.size).reshape(clouds, -1)
-        answer = {"number": number, **_count(clouds_cm, points), "cpu_seconds": time.process_time()}
+        response = {"number": number, **_count(clouds_cm, points), "cpu_seconds": time.process_time()}
         with suppress(OSError):
-            pipe.send_bytes(json.dumps(answer).encode())
+            pipe.send_bytes(json.dumps(response).encode())
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ class Panel:
     """The signals that a recipe's ``[watch]`` names, and the counter of loops that they share.
 
     A panel holds settings and that counter, which may have a process; what is remembered between readings is
-    a value (``Memories``, by signal), handed in and out. Use it as a context manager, or ``close`` it.
+    a value (``Memories``, by signal), passed in and returned. Use it as a context manager, or ``close`` it.
     """
 
     def __init__(self, signals: tuple[AbstractSignal[Any], ...], counter: LoopCounter) -> None:
@@ -34,13 +34,13 @@ class Panel:
 
     @classmethod
     def of(cls, settings: Watch, seed: int) -> Panel:
-        """Set the signals up as ``settings`` say; ``seed`` decides landmarks, null samples and sketch."""
+        """Build the signals of ``settings``; ``seed`` decides landmarks, null samples and sketch."""
         counter = LoopCounter()
         return cls(tuple(_signal(name, settings, seed, counter) for name in settings.signals), counter)
 
     @property
     def worker_cpu_seconds(self) -> float:
-        """Processor time of the process that counts loops, as far as it has told."""
+        """Processor time of the process that counts loops, as last reported."""
         return self._counter.process_cpu_seconds
 
     def start(self) -> Memories:
@@ -48,7 +48,7 @@ class Panel:
         return {signal.name: signal.start() for signal in self.signals}
 
     def read(self, memories: Memories, view: View) -> tuple[Memories, Readings]:
-        """Read every signal once; loops come one round late, with the step at which they were asked."""
+        """Read every signal once; loops come one round late, with the step at which they were requested."""
         return _gather({each.name: each.step(memories[each.name], view) for each in self.signals})
 
     def finish(self, memories: Memories) -> tuple[Memories, Readings]:
@@ -59,19 +59,19 @@ class Panel:
         """Return the memories as tensors, named ``signal.tensor``, and plain JSON values by signal."""
         packed = {signal.name: signal.pack(memories[signal.name]) for signal in self.signals}
         tensors = {f"{name}.{key}": each for name, (own, _) in packed.items() for key, each in own.items()}
-        return tensors, {name: plain for name, (_, plain) in packed.items()}
+        return tensors, {name: values for name, (_, values) in packed.items()}
 
-    def unpack(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> Memories:
+    def unpack(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Memories:
         """Rebuild the memories from what ``pack`` of a panel with the same settings made of them."""
         memories: dict[str, Any] = {}
         for signal in self.signals:
             prefix = f"{signal.name}."
             own = {key.removeprefix(prefix): each for key, each in tensors.items() if key.startswith(prefix)}
-            memories[signal.name] = signal.unpack(own, plain[signal.name])
+            memories[signal.name] = signal.unpack(own, values[signal.name])
         return memories
 
     def close(self) -> None:
-        """End the process that counts loops; what it was still asked is asked again if read on."""
+        """End the process that counts loops; a pending request is sent again by the next reading."""
         self._counter.close()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What the model makes of calibration data: dimension of its groups, collapse of items, rank of its outputs.
+"""Signals of calibration data: dimension of the groups, collapse of items, rank of the outputs.
 
 Shape letters: b items, n numbers of an item or units of a group, c classes.
 """
@@ -107,7 +107,7 @@ def mean_cosine(items_bn: Tensor) -> float:
 
 @final
 class Collapse(AbstractMemoryless):
-    """Reads ``collapse``: the mean cosine of what two calibration items give the last linear layer as input.
+    """Reads ``collapse``: the mean cosine of the last linear layer's inputs of two calibration items.
 
     Near 1 on a plateau before something is learned: hidden states of all items nearly parallel. Of
     sequences the last position counts, where the layer reads all of them. It does not see collapse in earlier
@@ -122,7 +122,7 @@ class Collapse(AbstractMemoryless):
         """Read the input of the last layer."""
         input_bn = _input_of_the_last(view.model, view.calibration_batches)
         if input_bn is None or len(input_bn) < 2:
-            reason = "no linear layer is called" if input_bn is None else "one item has no other to be like"
+            reason = "no linear layer is called" if input_bn is None else "a single item has no pair"
             return (view.without(self.name, "cosine", Status.NOT_APPLICABLE, reason),)
         return (view.reading(self.name, mean_cosine(input_bn), "cosine"),)
 
@@ -183,7 +183,7 @@ class LogitRank(AbstractMemoryless):
         with torch.no_grad(), evaluation_mode(view.model):
             outputs = [logits_of(call_model(view.model, batch)) for batch in view.calibration_batches]
         if not outputs or any(each.ndim < 2 for each in outputs):
-            reason = "the model's output is no table of logits"
+            reason = "the model's output is not a table of logits"
             return (view.without(self.name, "dimensions", Status.NOT_APPLICABLE, reason),)
         logits_bc = torch.cat([each.flatten(0, -2) for each in outputs])
         if not bool(logits_bc.isfinite().all()):

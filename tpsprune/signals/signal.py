@@ -1,4 +1,4 @@
-"""What every signal is: settings that stay, and a memory that is handed in and out."""
+"""The base classes of signals: fixed settings, and a memory that is passed in and returned."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class View:
     labels: tuple[Tensor, ...] = ()
 
     def reading(self, signal: str, value: float, unit: str, group: str = "") -> Reading:
-        """Return the reading of a number at this step; one that is not finite says so."""
+        """Return the reading of a number at this step; its status marks one that is not finite."""
         return Reading.of(signal, value, step=self.step, epoch=self.epoch, group=group, unit=unit)
 
     def without(self, signal: str, unit: str, status: Status, reason: str, group: str = "") -> Reading:
@@ -59,8 +59,8 @@ class AbstractSignal(ABC, Generic[Memory]):
 
     A signal holds settings only. What it must remember between readings is its memory, a value: ``step``
     takes the old one and returns the new one, so that a checkpoint is ``pack(memory)`` and a resumed run
-    reads on as if nothing had happened. No signal raises for what the numbers are: weights that are
-    not finite give readings that say so.
+    gives the same readings as an uninterrupted one. No signal raises because of the values of numbers:
+    weights that are not finite give readings with that status.
     """
 
     name: str
@@ -82,7 +82,7 @@ class AbstractSignal(ABC, Generic[Memory]):
         """Return the memory as named tensors and plain JSON values."""
 
     @abstractmethod
-    def unpack(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> Memory:
+    def unpack(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Memory:
         """Rebuild a memory from what ``pack`` made of it."""
 
 
@@ -104,5 +104,5 @@ class AbstractMemoryless(AbstractSignal[None]):
         """Return nothing."""
         return {}, {}
 
-    def unpack(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+    def unpack(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Return nothing."""

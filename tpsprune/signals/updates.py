@@ -65,7 +65,7 @@ class SpectralEdge(AbstractSignal[EdgeMemory]):
     stand out from the rest; ``spectral_edge_k``: that k; ``gap_23``: σ₂² − σ₃². Until ``window`` updates have
     been seen, and again after pruning has changed the parameters' shapes, they are not yet defined.
 
-    Readings fewer than ten steps apart say so in their reason: between such snapshots the optimizer's
+    Readings fewer than ten steps apart carry a caveat in their reason: between such snapshots the optimizer's
     momentum alone makes a ratio of up to 1.8 out of noise (1.04 at ten steps apart, 1.01 at 25). Beyond 10⁶
     parameters σ come from a sketch, within about 4 %.
 
@@ -124,11 +124,11 @@ class SpectralEdge(AbstractSignal[EdgeMemory]):
         tensors = {"snapshots": torch.stack(memory.snapshots)} if memory.snapshots else {}
         return tensors, {"shapes": [list(shape) for shape in memory.shapes], "steps": list(memory.steps)}
 
-    def unpack(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> EdgeMemory:
+    def unpack(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> EdgeMemory:
         """Rebuild the memory; snapshots go to the model's device when next read."""
         return EdgeMemory(
-            shapes=tuple(tuple(shape) for shape in plain["shapes"]),
-            steps=tuple(plain["steps"]),
+            shapes=tuple(tuple(shape) for shape in values["shapes"]),
+            steps=tuple(values["steps"]),
             snapshots=tuple(tensors["snapshots"].unbind()) if "snapshots" in tensors else (),
         )
 
@@ -176,10 +176,10 @@ def commutator_defect(
 class CommutatorDefect(AbstractMemoryless):
     """Reads ``commutator_defect``: the median over five pairs of halves of the calibration data.
 
-    Halves are sampled anew at each step, from its number alone. Of cross-entropy, in evaluation mode: neither
-    dropout nor the statistics of batch norms are touched. It rises long before a network generalises, and, on
-    tasks it never learns, for nothing. Published work calls it risen at ten times the median of the first
-    three readings and above 20.
+    Halves are sampled at each step, seeded by its number alone. The loss is cross-entropy, in evaluation
+    mode: neither dropout nor the statistics of batch norms are touched. It rises long before a network
+    generalises, and also on tasks that are never learned. Published work calls it risen at ten times the
+    median of the first three readings and above 20.
 
     Cost: twenty gradients over half the calibration data: switch it on for a study, not by default.
     """
@@ -194,9 +194,9 @@ class CommutatorDefect(AbstractMemoryless):
         }
         reason = ""
         if not view.labels or not all(isinstance(batch, Tensor) for batch in batches):
-            reason = "the calibration data have no labels, or are no tensor"
+            reason = "the calibration data have no labels or are not tensors"
         elif not all(are_classes(label) for label in view.labels):
-            reason = "the labels are no classes, one for each item"
+            reason = "the labels are not classes, one for each item"
         elif not parameters:
             reason = "no parameter is trained"
         elif sum(map(len, batches)) < 2:

@@ -1,4 +1,4 @@
-"""What the weights say without any data: the mask that magnitude would keep, condensation, length.
+"""Signals of the weights alone, without data: the mask that magnitude would keep, condensation, length.
 
 Shape letters: n units of all groups, u units of a group, m masks, d weights into a unit, its bias included.
 """
@@ -63,7 +63,7 @@ class MaskDistance(AbstractSignal[MaskMemory]):
     """Reads ``mask_distance`` over the last five masks of the half of the units with the highest scores.
 
     Whether the units that magnitude would keep still change. A unit's score is the size of its batch norm's
-    scale, and one threshold goes through all groups, where every group is under a batch norm, as published;
+    scale, and one threshold holds for all groups, where a batch norm follows every group, as published;
     else it is the length of the weights into the unit, and half of each group is kept. Not yet defined before
     the fifth mask, and again after pruning. Published work draws a ticket once this is below 0.1, one mask an
     epoch; closer masks differ less.
@@ -103,10 +103,10 @@ class MaskDistance(AbstractSignal[MaskMemory]):
         tensors = {"masks": torch.stack(memory.masks)} if memory.masks else {}
         return tensors, {"widths": list(memory.widths)}
 
-    def unpack(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> MaskMemory:
+    def unpack(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> MaskMemory:
         """Rebuild the memory."""
         masks = tuple(tensors["masks"].cpu().unbind()) if "masks" in tensors else ()
-        return MaskMemory(tuple(plain["widths"]), masks)
+        return MaskMemory(tuple(values["widths"]), masks)
 
 
 def condensed_share(weights_ud: Tensor, tolerance: float = NEARLY) -> float:

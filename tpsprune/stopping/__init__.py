@@ -1,7 +1,7 @@
 """When to draw the ticket and when training is over: rules over readings, each verdict with its reason.
 
-A rule is a value that holds settings; what it remembers is a record handed in and out, so that a
-checkpoint keeps it. No model, no clock, no randomness: same readings, same verdicts.
+A rule is a value that holds settings; what it remembers is a record passed in and returned, so that a
+checkpoint can hold it. No model, no clock, no randomness: same readings, same verdicts.
 """
 
 from tpsprune.stopping.rules import Memory, describe, recall, start, step

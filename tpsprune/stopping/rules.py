@@ -102,13 +102,13 @@ def recall(raw: object) -> Memory:
 
 
 PARALLEL: Final = 0.95
-"""Mean cosine of hidden states above which nothing is told apart yet (Gopalani and Hu 2025)."""
+"""Mean cosine of hidden states above which items are not separated yet (Gopalani and Hu 2025)."""
 _DIRECTIONS: Final = {"min": "fall", "max": "rise"}
 _SIDES: Final = {"min": "below", "max": "above"}
 
 
 def start(rule: Rule, *, chance_accuracy: float = 0.0, quality: str = "accuracy") -> Memory:
-    """Return the memory of a rule that has seen nothing; ``chance_accuracy`` is what guessing scores.
+    """Return the memory of a rule that has seen nothing; ``chance_accuracy`` is the accuracy of guessing.
 
     ``quality`` is what the signal ``validation_accuracy`` is called in reasons.
     """
@@ -137,7 +137,7 @@ def _start(rule: Rule, chance: float, quality: str) -> Simple:
 def step(rule: Rule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memory, Verdict]:
     """Let a rule see one round of readings, all of one step; return its new memory and its verdict.
 
-    A round without a value of the rule's signal changes nothing: what is not known cannot decide.
+    A round without a value of the rule's signal changes nothing: a missing value cannot decide.
     """
     match rule, memory:
         case ConsensusRule(), ConsensusMemory():
@@ -175,7 +175,7 @@ def _foreign(rule: Rule, memory: Memory) -> ValueError:
 
 
 def describe(rule: Rule) -> str:
-    """Return the rule in a few words, for journals and tables.
+    """Return the rule as a short phrase, for journals and tables.
 
     >>> describe(EpochRule(epoch=5.0))
     'epoch 5'
@@ -213,7 +213,7 @@ def _missing(signal: str, readings: Sequence[Reading]) -> Verdict:
 
 def _epoch(rule: EpochRule, readings: Sequence[Reading]) -> Verdict:
     epoch = max((r.epoch for r in readings), default=0.0)
-    return Verdict(epoch >= rule.epoch, f"epoch {epoch:g} of the {rule.epoch:g} asked for")
+    return Verdict(epoch >= rule.epoch, f"epoch {epoch:g} of the {rule.epoch:g} required")
 
 
 def _plateau(
@@ -264,7 +264,7 @@ def _relative_spread(window: Sequence[float]) -> float:
 
 
 def _learned_share(chance: float, accuracy: float | None) -> float:
-    """Return how much of the way from guessing to 1 is covered; what is not known counts as none.
+    """Return how much of the way from guessing to 1 is covered; a missing value counts as none.
 
     Where guessing is right always there is no way to go, and all of it is covered.
     """
@@ -361,10 +361,10 @@ def _consensus(
     )
     memory = ConsensusMemory(parts=tuple(part for part, _ in steps), since=since)
     agree = [rounds is not None and rounds < rule.within for rounds in since]
-    words = "; ".join(
+    reasons = "; ".join(
         f"{'yes' if yes else 'no'}: {verdict.reason}" for yes, (_, verdict) in zip(agree, steps, strict=True)
     )
     count = sum(agree)
     return memory, Verdict(
-        count >= rule.at_least, f"{count} of {len(agree)} rules agree, {rule.at_least} needed ({words})"
+        count >= rule.at_least, f"{count} of {len(agree)} rules agree, {rule.at_least} needed ({reasons})"
     )

@@ -24,7 +24,7 @@ from tpsprune.records import TaskFacts
 from tpsprune.tps.variant import Group, Variant, full_precision, no_classes, working_precision
 
 FEW = 3
-"""Items that tell how a layer's rows go with items; odd, so that a count is no chance."""
+"""Items by which the rows of a layer's output are counted; odd, so that a match is not by chance."""
 
 _LAYER_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _PRODUCT = "*"
@@ -35,7 +35,7 @@ class Moments(Variant):
     """R_m, the share of the variance of h_m² (centred) that classes explain; E = mean over units of 1 − R_m.
 
     Our instantiation, no formula has been published. The triplet is (input, input, label): h_m² holds the
-    products of any two inputs that unit m weighs, and R_m is how well the best outgoing weights could read
+    products of any two inputs of unit m, and R_m is how well the best outgoing weights could read
     the label from them (``moment_coherence``). For two tokens h_m = u_m(a) + v_m(b), and the product is the
     triplet of ``labels``, of which this needs neither tokens nor a table. ``degree`` 3 takes h_m³ instead:
     products of three inputs. A gated unit has gate · up in place of h².
@@ -43,7 +43,7 @@ class Moments(Variant):
     Read from the layers named, else from the first that fits; a group is the units of one of them. It reads
     the outputs of the training step's own forward pass and joins its backward pass: it adds no product of
     matrices. It fades as the task's loss falls: at full strength to the end it holds weights where
-    squares tell classes apart best, which is near the answer and not at it, and validation accuracy stays at
+    squares separate classes best, which is near the solution and not at it, and validation accuracy stops at
     nine tenths. Sees the batch's labels only. Does not see what the head makes of a unit, nor whether units
     agree; where the label hangs on single inputs it has nothing to give. With few items per class in a batch
     R_m is noise; with no more items than classes it is 0.
@@ -100,7 +100,7 @@ class Moments(Variant):
                 hook.remove()
 
     def attach(self) -> None:
-        """Put hooks on the layers until ``detach``: compiled code knows the hooks of its first call alone."""
+        """Add hooks to the layers until ``detach``: compiled code has only the hooks of its first call."""
         self._attached = self._attached or self._add_hooks()
 
     def detach(self) -> None:
@@ -144,7 +144,7 @@ class Moments(Variant):
         layer = self._model.get_submodule(path)
 
         def keep(module: nn.Module, inputs: object, output: Tensor) -> None:  # noqa: ARG001
-            # A copy of the model brings the hook along; compiled code is not told when it is listened to.
+            # A copy of the model brings the hook along; compiled code cannot see ``_listens`` change.
             if (self._listens or torch.compiler.is_compiling()) and module is layer:
                 self._outputs[path] = _by_position(module, output)
 
@@ -258,7 +258,7 @@ def _outputs_of(model: nn.Module, few: Tree) -> dict[str, list[Tensor]]:
 
 
 def _fault(outputs: Sequence[Tensor], items: int) -> str | None:
-    """Return in words why nothing can be coupled there, or none."""
+    """Return why nothing can be coupled there, or none."""
     if not outputs:
         return "is not called in a forward pass"
     if len(outputs) > 1:

@@ -116,7 +116,7 @@ def leading_plane(weight_nd: Tensor) -> Tensor:
         plane_d2: Tensor = torch.linalg.eigh(weight_nd.T @ weight_nd).eigenvectors[:, -2:].flip(1)
     else:
         left_n2 = torch.linalg.eigh(weight_nd @ weight_nd.T).eigenvectors[:, -2:].flip(1)
-        # The QR decomposition stays orthonormal where dividing by the singular values would not.
+        # The QR decomposition is orthonormal where dividing by the singular values would not be.
         plane_d2 = torch.linalg.qr(weight_nd.T @ left_n2).Q
     largest_12 = plane_d2.gather(0, plane_d2.abs().argmax(0, keepdim=True))
     return (plane_d2 * torch.where(largest_12 < 0, -1.0, 1.0)).contiguous()
@@ -128,9 +128,9 @@ class Neurons(PhaseVariant):
 
     A group is the units of one linear or convolution layer with at least three units and a fan-in of at
     least two, the classifier's included: its classes are units too. The plane is spanned by the layer's two
-    leading right singular vectors, detached, and fitted anew every ``refresh_steps`` steps. Invariant under
+    leading right singular vectors, detached, and fitted again every ``refresh_steps`` steps. Invariant under
     scaling a unit; sees nothing of what a unit does outside the plane. A unit without any component in the
-    plane has phase 0 and stays put. Cost: two dot products per unit, and one eigendecomposition per layer
+    plane has phase 0 and does not move. Cost: two dot products per unit, and one eigendecomposition per layer
     and refresh.
     """
 
@@ -152,7 +152,7 @@ class Neurons(PhaseVariant):
         self._planes = self._fitted()
 
     def refresh(self, step: int) -> None:
-        """Fit the planes anew at every multiple of ``refresh_steps``."""
+        """Fit the planes again at every multiple of ``refresh_steps``."""
         if step % self._refresh_steps == 0:
             self._planes = self._fitted()
 
@@ -179,7 +179,7 @@ class Neurons(PhaseVariant):
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back the planes that ``state`` returned, on each layer's device."""
+        """Restore the planes that ``state`` returned, on each layer's device."""
         self._planes = tuple(
             tensors[f"plane.{group.name}"].to(plane_d2)
             for group, plane_d2 in zip(self.groups, self._planes, strict=True)

@@ -1,7 +1,4 @@
-"""A variant with its coupling: what training adds to the loss, or does after the optimiser's step.
-
-Built from the recipe's ``[tps]``, or refused in words that say why not and what would do.
-"""
+"""A variant with its coupling: what training adds to the loss, or does after the optimiser's step."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ def build(
     total_steps: int,
     calibration: tuple[Tree, Tensor] | None = None,
 ) -> Regulariser | None:
-    """Return the regulariser that ``settings`` ask for, on the model as it is now; ``None`` for none of it.
+    """Return the regulariser of ``settings`` on the model as it is now, or ``None`` where they name none.
 
     Build again after pruning: the old one holds the weights of the model before it. ``train_inputs`` are the
     stored inputs, for ``fourier`` and ``labels`` the token pairs (n, 2); ``calibration`` are inputs ready for
@@ -49,7 +46,7 @@ def build(
 
     Raises:
         VariantError: the variant does not fit the task or the model; the message names those that do.
-            Or a layer that ``settings`` name is not there.
+            Or a layer that ``settings`` name does not exist.
     """
     if settings.variant == "auto":
         # What the studies found fastest: ``labels`` where units alone join two tokens, else none.
@@ -104,8 +101,8 @@ class Regulariser:
     """Triadic phase synchronisation as a training loop uses it; our instantiation of an unpublished formula.
 
     Either ``penalty`` joins the loss or ``move`` follows the optimiser's step, never both: the other one does
-    nothing. ``step`` is that of the stage's schedule: a regulariser built again on a pruned model goes on
-    where the old one was if the schedule does, and warms up again where the schedule starts anew.
+    nothing. ``step`` is that of the stage's schedule: a regulariser built again on a pruned model continues
+    where the old one was if the schedule does, and warms up again where the schedule restarts.
     """
 
     def __init__(
@@ -141,7 +138,7 @@ class Regulariser:
         return self._variant.listening()
 
     def attach(self) -> None:
-        """Hang on the model until ``detach``; see ``Variant.attach``."""
+        """Add hooks to the model until ``detach``; see ``Variant.attach``."""
         self._variant.attach()
 
     def detach(self) -> None:
@@ -210,29 +207,32 @@ class Regulariser:
         )
 
     def harm_note(self, coherences: Sequence[float], losses: Sequence[float]) -> str | None:
-        """Return a sentence where these readings, or the training data, say that the variant does harm.
+        """Return a warning where these readings, or the training data, indicate that the variant does harm.
 
         Only ``fourier`` ever has one: no other variant rests on the order of tokens.
         """
         return self._variant.harm_note(coherences, losses)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return tensors and plain values that a checkpoint must hold; λ follows from the step alone."""
+        """Return tensors and JSON values that a checkpoint must hold; λ follows from the step alone."""
         return self._variant.state(), {"variant": self.variant_name}
 
-    def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-        """Put back what ``state`` returned.
+    def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Restore what ``state`` returned.
 
         Raises:
             RunFolderError: the checkpoint is of another variant, or of other layers.
         """
-        theirs, ours = _shape(plain.get("variant"), tensors), _shape(self.variant_name, self._variant.state())
+        theirs, ours = (
+            _shape(values.get("variant"), tensors),
+            _shape(self.variant_name, self._variant.state()),
+        )
         if theirs != ours:
             raise RunFolderError(f"tps: the checkpoint holds {theirs}, where this run needs {ours}")
         self._variant.load_state(tensors)
 
 
 def _shape(variant: object, tensors: Mapping[str, Tensor]) -> str:
-    """Return in words what a state consists of."""
+    """Describe what a state consists of."""
     sizes = ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in sorted(tensors))
     return f"variant {variant!r} with {sizes or 'no tensors'}"

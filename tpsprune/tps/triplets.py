@@ -1,7 +1,7 @@
 """``fourier`` and ``labels``: one triplet per unit, read from the model's weights at each step.
 
 ``labels`` synchronises it through the training pairs, whatever tokens are called; ``fourier`` locks its
-phases along cyclic tokens, and two rules over numbers say where that pulls against the task.
+phases along cyclic tokens, and two rules over numbers detect where that works against the task.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class TripletVariant(Variant, ABC):
     """A variant whose triads lie within a unit: E = mean over units of 1 − R_m.
 
     One group, the units of the model's hidden layer; its oscillators are counted as one per unit, or two
-    where units are gated and have two triplets each, which m then runs over. Units stay free of one another,
-    as a network needs that spreads its phases and frequencies over units.
+    where units are gated and have two triplets each, which m then runs over. Units are not coupled to one
+    another: a network needs to spread its phases and frequencies over units.
     """
 
     def __init__(self, model: nn.Module, tokens_i2: Tensor) -> None:
@@ -90,10 +90,10 @@ class Labels(TripletVariant):
 
     Our instantiation, no formula has been published. R_m is largest at the top singular triples of the
     task's structure tensor; for a cyclic group those are the characters with φ_a + φ_b = ψ, which
-    ``fourier`` is given and this finds. s is ``character_scale``: R_m is 1 for a character on the whole
-    table, and on part of it may come out a little above; √2 for a character that is 1 or −1 everywhere, as
+    ``fourier`` assumes and this finds. s is ``character_scale``: R_m is 1 for a character on the whole
+    table, and on part of it may be a little above; √2 for a character that is 1 or −1 everywhere, as
     the sign of permutations. Invariant under renaming tokens and classes; does not see test pairs, nor
-    whether different units agree. Where the labels have no such structure R_m stays below 1 by a margin:
+    whether different units agree. Where the labels have no such structure R_m remains below 1 by a margin:
     the reading is itself a signal.
     Cost: one product of pairs × units and its backward pass, whatever the batch.
     """
@@ -157,12 +157,12 @@ def coherence_warning(coherences: Sequence[float], losses: Sequence[float]) -> s
 
     Fires when, from the first to the last of the readings handed in (three at least, of equal number), the
     training loss fell by a third or more while mean coherence rose by less than 0.02 and is still below 0.5:
-    coherence that is high already has nothing left to gain. Does not see why: a λ too small to act looks the
-    same. Nor does it see harm under a λ that acts: in trials the penalty alone locked the weights within 100
-    steps from λ = 0.1 on, whatever the data said; there ``order_warning`` is the one to go by.
+    coherence that is high already has nothing left to gain. Does not see why: a λ too small to act gives the
+    same readings. Nor does it see harm under a λ that acts: in trials the penalty alone locked the weights
+    within 100 steps from λ = 0.1 on, whatever the data; there ``order_warning`` decides.
 
     >>> print(coherence_warning([0.12, 0.12, 0.12], [3.9, 1.2, 0.4]))
-    tps: coherence stays at 0.12 while the training loss fell from 3.9 to 0.4: the tokens may not be in \
+    tps: coherence remains at 0.12 while the training loss fell from 3.9 to 0.4: the tokens may not be in \
 cyclic order; consider variant 'labels' or 'none'
 
     Source: our own observation on modular addition with relabelled tokens.
@@ -174,7 +174,7 @@ cyclic order; consider variant 'labels' or 'none'
     if following or not learning:
         return None
     return (
-        f"tps: coherence stays at {coherences[-1]:.2f} while the training loss fell from {losses[0]:.3g} to"
+        f"tps: coherence remains at {coherences[-1]:.2f} while the training loss fell from {losses[0]:.3g} to"
         f" {losses[-1]:.3g}: the tokens may not be in cyclic order; consider variant 'labels' or 'none'"
     )
 

@@ -1,4 +1,4 @@
-"""What a variant of the regulariser is, what the variants share, and the plainest: ``bn-l1``."""
+"""The base class of TPS variants, what they share, and the simplest: ``bn-l1``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class UnitTriplets(Protocol):
 
 
 class Variant(ABC):
-    """One reading of "weight triplets": it says how far the triads are from agreeing.
+    """One reading of "weight triplets": an energy that is zero where all triads agree.
 
     All are our own instantiations; no formula has been published.
     """
@@ -83,7 +83,7 @@ class Variant(ABC):
         """Bring what is held fixed between steps up to date, where it is due at ``step``."""
 
     def harm_note(self, coherences: Sequence[float], losses: Sequence[float]) -> str | None:  # noqa: ARG002
-        """Return a sentence where the readings so far say that this variant works against the task."""
+        """Return a warning where the readings so far indicate that this variant works against the task."""
         return None
 
     def state(self) -> dict[str, Tensor]:
@@ -91,14 +91,13 @@ class Variant(ABC):
         return {}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027 -- see refresh
-        """Put back what ``state`` returned."""
+        """Restore what ``state`` returned."""
 
 
 def no_classes(facts: TaskFacts) -> str | None:
     """Return why labels of a task are not the classes that a triplet ends in, or ``None`` where they are.
 
-    What fades with the loss needs cross-entropy besides: of that alone the loss of guessing is known, ln
-    of the number of classes.
+    A variant that fades with the loss needs cross-entropy too: there the loss of guessing is ln classes.
     """
     return None if facts.loss == "cross-entropy" else f"this task has loss '{facts.loss}', not cross-entropy"
 
@@ -116,7 +115,7 @@ def full_precision(tensor: Tensor) -> torch.autocast:
 def trainable_weights(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> dict[str, nn.Parameter]:
     """Return the trainable weights of modules of these kinds by module name, a shared weight once.
 
-    Frozen weights are left out, and so are weights that a parametrisation computes anew at each access.
+    Frozen weights are left out, and so are weights that a parametrisation recomputes at each access.
     """
     weights: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
@@ -133,7 +132,7 @@ class BatchNormL1(Variant):
     """The penalty that published Early-Bird tickets were trained with: λ · Σ |γ| over all batch-norm scales.
 
     Not triadic phase synchronisation, but what it has to beat where a model is trained to be pruned: scales
-    of units that the task can spare go to zero. λ is the published coefficient on the plain sum, 1e-4
+    of units that the task can spare go to zero. λ is the published coefficient on the sum, 1e-4
     there. A group is one batch norm, and E_g = G · Σ |γ| over its scales, G the number of groups, so that
     the mean over groups is the sum over the model; each scale is pulled to zero by λ · sign(γ), and not at
     all where it is zero. Published code adds the same to the gradients after the backward pass; in the

@@ -28,7 +28,7 @@ class Execution:
 
     @classmethod
     def of(cls, settings: Train, device: torch.device) -> Execution:
-        """Settle the recipe's ``auto`` words for ``device``."""
+        """Resolve the recipe's ``auto`` settings for ``device``."""
         fast_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         wants_bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and fast_bfloat16)
         wants_channels_last = settings.memory_format == "channels-last" or (
@@ -64,37 +64,37 @@ class Execution:
         return 8 if self.device.type == "cuda" and self.autocast is not None else 1
 
     def describe(self) -> str:
-        """Return the device in words, for records: ``cpu`` or the GPU's name."""
+        """Return the device's name, for records: ``cpu`` or the GPU's name."""
         if self.device.type == "cuda":
             return f"cuda ({torch.cuda.get_device_name(self.device)})"
         return self.device.type
 
 
-def choose_device(word: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """Return the device for ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        DeviceError: ``cuda`` was asked for and there is none.
+        DeviceError: ``cuda`` was requested and there is none.
     """
-    if word == "cuda" and not torch.cuda.is_available():
+    if name == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
             "--device cuda: no CUDA device is available to this PyTorch "
             f"({torch.__version__}); use --device cpu or auto"
         )
-    if word == "auto":
-        word = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(word)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 def prepare_process(settings: Train, seed: int, device: torch.device) -> None:
     """Fix threads, seeds and kernels of this process, so that CPU runs repeat bit for bit.
 
-    On a GPU kernels stay free to choose their order of summation: equal seeds give close runs there, not
+    On a GPU kernels are free to choose their order of summation: equal seeds give close runs there, not
     equal ones.
     """
     torch.set_num_threads(settings.threads or _usable_cores())
     torch.manual_seed(seed)
-    # The other way to ask for this, use_deterministic_algorithms, imports the compiler: seconds of start.
+    # The other way to request this, use_deterministic_algorithms, imports the compiler: seconds of start.
     torch.set_deterministic_debug_mode("warn" if device.type == "cpu" else "default")
     # Filling fresh memory with NaN on each allocation would be paid on every step for nothing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -133,7 +133,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def load_random_state(state: dict[str, Tensor]) -> None:
-    """Put PyTorch's generators back to what ``random_state`` returned, but for GPUs that are not here."""
+    """Restore PyTorch's generators to what ``random_state`` returned, but for GPUs that are not here."""
     torch.set_rng_state(state["cpu"])
     for name, item in state.items():
         index = int(name.removeprefix("cuda.")) if name.startswith("cuda.") else None

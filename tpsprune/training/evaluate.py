@@ -36,7 +36,7 @@ def evaluate(
     """Score ``model`` on all items, in evaluation mode, without augmentation or label smoothing.
 
     Raises:
-        RecipeError: a loss of the user's own raised, or no quality of it is known.
+        RecipeError: a loss of the user's own raised, or has no quality defined.
     """
     total: Sums | None = None
     # Scores of every place of a sequence are held at once: the longer, the fewer sequences.

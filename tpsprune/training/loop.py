@@ -1,7 +1,7 @@
 """The training loop, as a generator of ticks.
 
-Watching is the caller's loop body, stopping is leaving the loop. The only thing that reaches in is the
-regulariser's term of the loss, a function of the step.
+The caller's loop body watches, and leaving the loop stops. Only the regulariser's term of the loss, a
+function of the step, acts inside.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHECK_EVERY = 50
 
 
 class Penalty(Protocol):
-    """A term of the loss beside the task's.
+    """A term of the loss in addition to the task's.
 
     Where it shares the forward pass, its graph is that of the forward pass made within ``listening``, and one
     backward pass serves both. Else it has a graph of its own.
@@ -61,7 +61,7 @@ class Tick:
 
 
 def steps_per_epoch(items: int, settings: Train) -> int:
-    """Return the optimiser steps of an epoch; a last batch that is not full is left for another order."""
+    """Return the optimiser steps of an epoch; an incomplete last batch is dropped."""
     return max(items // batch_items(items, settings), 1)
 
 
@@ -90,7 +90,7 @@ def fit(
 
     Each step: the objective's loss (with label smoothing, if any) on one batch, the penalty's gradient
     added, clipping, the optimiser, a tick. Batches and augmentation depend on (seed, step) alone, so that
-    a loop begun at any step goes on as one that was never broken off.
+    a loop begun at any step continues as one that was never interrupted.
 
     Raises:
         DivergedError: the loss is not finite; names the step and what was not finite. The model is
@@ -133,8 +133,8 @@ def _backward(loss: Tensor, penalty: Penalty | None, step: int, label_i: Tensor)
     """Give the parameters the gradients of loss and penalty; return the penalty's processor seconds.
 
     A penalty with a graph of its own gets a backward pass of its own: the sum of gradients is the gradient
-    of the sum, and so its cost can be told apart from the model's. One that shares the forward pass has done
-    its work by then, but for an addition.
+    of the sum, and so its cost can be measured apart from the model's. One that shares the forward pass has
+    been computed by then, but for an addition.
     """
     if penalty is None or not penalty.shares_forward_pass:
         loss.backward()  # type: ignore[no-untyped-call]
@@ -158,7 +158,7 @@ def _refuse_divergence(
     place = f"step {step + 1} (epoch {(step + 1) / per_epoch:.2f})"
     broken = [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]
     if not all(bool(torch.isfinite(each).all()) for each in tensors_of(batch)):
-        cause = "the inputs of that batch hold values that are not finite: look at the data"
+        cause = "the inputs of that batch hold values that are not finite: check the data"
     elif broken:
         cause = (
             f"the weights left the finite numbers first ('{broken[0]}', {len(broken)} tensors in all); "

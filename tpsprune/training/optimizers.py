@@ -24,15 +24,15 @@ def make_optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
 
     Weight decay acts on tensors of two axes and more; biases and normalisation gains are left free, as
     is usual (their shrinking regularises nothing). With ``grokfast_gain`` above zero, Grokfast's filter
-    goes before it.
+    precedes it.
     """
-    optimizer = _plain(model, settings)
+    optimizer = _make_unfiltered(model, settings)
     if settings.grokfast_gain > 0.0:
         Grokfast(optimizer, settings.grokfast_gain, settings.grokfast_memory)
     return optimizer
 
 
-def _plain(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
+def _make_unfiltered(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
@@ -82,7 +82,7 @@ class Grokfast:
     """h ← memory · h + (1 − memory) · g, then g ← g + gain · h, of every parameter before each step.
 
     h starts at zero; it lies in the optimiser's state as ``slow_grad``, so that it is saved, pruned and
-    carried on with the moments. Acts on what the optimiser is given: after clipping, before weight decay,
+    carried on with the moments. Acts on the optimiser's gradients: after clipping, before weight decay,
     which is decoupled. Cost: one more tensor per parameter and two passes over it.
 
     Source: Lee et al. 2024, "Grokfast" (arXiv:2405.20233), section 2 and algorithm 1 (EMA).
@@ -128,7 +128,7 @@ def load_state_by_name(
 ) -> None:
     """Give the optimiser the state tensors of the named parameters; the others begin afresh.
 
-    Beginning afresh is zero momentum, which has to be said where others have some: fused SGD takes
+    A fresh start is zero momentum, which must be explicit where others have some: fused SGD takes
     momentum for all parameters or for none.
     """
     for name, parameter in model.named_parameters():
@@ -143,8 +143,8 @@ def load_state_by_name(
 def _laid_out_as(parameter: nn.Parameter, value: Tensor) -> Tensor:
     """Return a copy of ``value`` on the parameter's device, in its memory format if it has its shape.
 
-    Fused kernels walk memory, not indices: moments in another order than a channels-last weight are
-    taken for those of other elements.
+    Fused kernels traverse memory, not indices: moments in another order than a channels-last weight would
+    be those of other elements.
     """
     if value.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
