@@ -246,7 +246,9 @@ def test_a_loss_alone_over_numbers_has_no_quality_and_is_refused() -> None:
     scores, labels = drawn("mse")
     objective = own(functional.l1_loss)
     assert objective.loss(scores, labels).item() > 0
-    with pytest.raises(RecipeError, match=r"returns a loss alone, and what of these answers is right is not"):
+    with pytest.raises(
+        RecipeError, match=r"returns a loss alone, and which of these predictions are right is undefined"
+    ):
         objective.sums(scores, labels)
 
 

@@ -137,7 +137,7 @@ def test_layers_left_alone_keep_their_width(zoo: SimpleNamespace) -> None:
     found = extract(model, [batch], Prune(target=Macs(0.7), ignored_layers=("body.0",)))
     assert [change.group for change in found.changes] == ["body.3"]
     assert len(found.ticket.body[0].weight) == 6
-    assert found.unpruned[0].reason == "left alone as asked by 'body.0'"
+    assert found.unpruned[0].reason == "excluded by 'body.0'"
 
 
 def test_uniform_widths_keep_one_share_of_every_group(zoo: SimpleNamespace) -> None:

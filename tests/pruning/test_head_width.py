@@ -301,7 +301,7 @@ def test_nothing_is_found_that_was_not_asked_for(name: str) -> None:
 def test_a_layer_that_is_to_be_left_alone_keeps_its_width() -> None:
     found = find_groups(narrowed("opened"), sequences(2), ["*.k_proj"], head_width=True)
     reasons = {each.name: each.reason for each in found.unpruned}
-    assert reasons["attention.attn.q_proj.head-width"] == "left alone as asked by '*.k_proj'"
+    assert reasons["attention.attn.q_proj.head-width"] == "excluded by '*.k_proj'"
 
 
 def test_the_layout_is_that_of_the_closed_form() -> None:

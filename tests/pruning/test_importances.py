@@ -208,7 +208,7 @@ def only_embeddings(groups: tuple[Group, ...]) -> list[Group]:
         ("cnn", "taylor", 1, "'taylor' needs the labels of the calibration data"),
         ("cnn", "taylor with labels", 2, "1 label tensors for 2 calibration batches"),
         ("cnn", "magnitud", 1, "did you mean 'magnitude'"),
-        ("cnn", "obdc", 1, "'obdc' is no known importance"),  # It breaks on networks without attention.
+        ("cnn", "obdc", 1, "'obdc' is no importance"),  # It breaks on networks without attention.
         # There a group without what is scored was passed over in silence and left whole.
         ("mlp", "bn-scale", 1, "group '0' holds no batch norm with a scale"),
         ("token-mlp", "magnitude", 1, "nothing that this formula can score"),

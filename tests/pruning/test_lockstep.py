@@ -77,8 +77,8 @@ def test_stops_come_in_the_order_of_calls_and_each_batch_is_where_it_should_be(
     stops = []
     for stop in traverse_in_step(dense, cut, batches, mixers(dense)[::-1]):
         stops.append(stop.module)
-        assert len(stop.fed) == len(batches)
-        for fed, part in zip(stop.fed, batches, strict=True):
+        assert len(stop.batches) == len(batches)
+        for fed, part in zip(stop.batches, batches, strict=True):
             torch.testing.assert_close(fed.dense, fed_to(dense, stop.module, part))
             torch.testing.assert_close(fed.pruned, fed_to(cut, stop.module, part))
             layer = dense.get_submodule(stop.module)
@@ -106,7 +106,7 @@ def test_what_is_done_to_a_layer_at_its_stop_is_what_the_traversal_goes_on_with(
         plain = copy.deepcopy(cut)
         for module in plain.modules():
             module._forward_pre_hooks.clear()
-        for fed, part in zip(stop.fed, batches, strict=True):
+        for fed, part in zip(stop.batches, batches, strict=True):
             torch.testing.assert_close(fed.pruned, fed_to(plain, stop.module, part))
             unmoved = stop.module == "stem"
             assert torch.equal(fed.pruned, fed.dense) == unmoved
@@ -147,7 +147,7 @@ def test_layers_that_are_never_called_are_left_out_and_other_paths_do_not_hang(
     batches = [noise(2, 3, seed=seed) for seed in range(12)]
     taken: dict[str, list[Tensor]] = {}
     for stop in traverse_in_step(dense, cut, batches, ["never", "last", "left", "right", "first"]):
-        taken[stop.module] = [each.dense.clone() for each in stop.fed]
+        taken[stop.module] = [each.dense.clone() for each in stop.batches]
     assert set(taken) == {"first", "left", "right", "last"}
     assert len(taken["first"]) == len(batches)
     assert 0 < len(taken["left"]) < len(batches)
@@ -197,7 +197,7 @@ class Keywords(nn.Module):
 def test_models_and_layers_may_be_called_by_keyword(batch_of: Callable[..., Any]) -> None:
     dense, x, y = Keywords(), noise(4, 3), noise(4, 3, seed=1)
     stops = {
-        stop.module: stop.fed[0].dense.clone()
+        stop.module: stop.batches[0].dense.clone()
         for stop in traverse_in_step(dense, disturbed(dense), [batch_of(x, y)], ["a", "b"])
     }
     torch.testing.assert_close(stops["a"], x - y)
@@ -219,7 +219,7 @@ def test_no_gradients_are_kept_and_the_caller_has_those_it_had() -> None:
     dense = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     for stop in traverse_in_step(dense, copy.deepcopy(dense), [noise(2, 3)], ["0", "1"]):
         assert torch.is_grad_enabled()
-        fed = stop.fed[0]
+        fed = stop.batches[0]
         assert not any(
             each is not None and each.requires_grad for each in (fed.dense, fed.pruned, fed.output)
         )
@@ -235,7 +235,7 @@ def test_outputs_come_before_hooks_change_them_and_a_later_module_may_be_replace
     for stop in traverse_in_step(dense, cut, [batch], ["0", "2"]):
         if stop.module == "0":
             cut[1] = nn.ReLU()
-            torch.testing.assert_close(stop.fed[0].output, dense[0].forward(batch).detach())
+            torch.testing.assert_close(stop.batches[0].output, dense[0].forward(batch).detach())
         else:
-            torch.testing.assert_close(stop.fed[0].pruned, torch.relu(cut[0](batch)).detach())
-            torch.testing.assert_close(stop.fed[0].output, dense(batch).detach())
+            torch.testing.assert_close(stop.batches[0].pruned, torch.relu(cut[0](batch)).detach())
+            torch.testing.assert_close(stop.batches[0].output, dense(batch).detach())

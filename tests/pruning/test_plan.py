@@ -74,7 +74,7 @@ def test_a_plan_for_another_model_is_refused_naming_the_first_difference() -> No
     ("change", "message"),
     [
         (lambda raw: raw.pop("schema"), "does not name the schema 'tpsprune.plan/2'"),
-        (lambda raw: raw.update(schema="tpsprune.plan/9"), "schema 'tpsprune.plan/9' is not known here"),
+        (lambda raw: raw.update(schema="tpsprune.plan/9"), "schema 'tpsprune.plan/9' is unknown"),
         (lambda raw: raw.update(extra=1), "plan.extra is not known"),
         (lambda raw: raw.pop("groups"), "plan.groups is missing"),
         (lambda raw: raw.update(target=5), r"plan\.target must be a valid string \(found 5\)"),

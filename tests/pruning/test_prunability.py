@@ -266,7 +266,7 @@ def test_patterns_exclude_layers_and_all_that_lies_in_a_container(zoo: SimpleNam
     found = find_groups(model, batch, ("blocks.2", "stem"))
     assert [group.name for group in found.groups] == ["blocks.0.conv1", "blocks.1.conv1"]
     why = {each.name: each.reason for each in found.unpruned}
-    assert why["blocks.1.conv2"] == "left alone as asked by 'blocks.2'"
+    assert why["blocks.1.conv2"] == "excluded by 'blocks.2'"
     with pytest.raises(PruneError, match=r"'stm' matches no module of the model \(did you mean 'stem'\?\)"):
         find_groups(model, batch, ("stm",))
 
