@@ -1,4 +1,4 @@
-"""Batches of several tensors are cut and joined as one is; random ones have the shapes and bounds asked."""
+"""Batches of several tensors, split and joined like one; random ones of the wanted shapes and bounds."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def same(first: Any, second: Any) -> bool:
 @pytest.mark.parametrize("tree", TREES)
 @pytest.mark.parametrize("parts", [1, 3, 10])
 def test_parts_joined_again_are_the_whole(tree: Any, parts: int) -> None:
-    cut = split_evenly(tree, parts)
-    assert len(cut) == parts
-    assert max(map(item_count, cut)) - min(map(item_count, cut)) <= 1
-    assert same(join_items(cut), tree)
+    batches = split_evenly(tree, parts)
+    assert len(batches) == parts
+    assert max(map(item_count, batches)) - min(map(item_count, batches)) <= 1
+    assert same(join_items(batches), tree)
 
 
 def test_parts_of_one_tensor_are_those_of_torch() -> None:
@@ -55,7 +55,7 @@ def test_an_index_and_a_slice_are_those_of_every_tensor(tree: Any) -> None:
     assert item_count(at(tree, torch.tensor([7, 7, 1]))) == 3
 
 
-def test_items_beyond_the_batch_are_passed_over_and_what_is_no_item_stays() -> None:
+def test_items_beyond_the_batch_are_passed_over_and_what_is_no_item_is_kept() -> None:
     tree = {"a": ROWS[:3], "scale": torch.tensor(2.0), "mask": torch.ones(5), "name": "x"}
     found = take_items(tree, torch.arange(2, 9))
     assert found["a"].tolist() == [2]

@@ -23,7 +23,7 @@ def reasons(model: nn.Module, batch: Any) -> dict[str, str]:
 
 
 def pruned_to(groups: Any, widths: Any) -> list[PrunedGroup]:
-    """Return groups that keep their first units, to given widths."""
+    """Return groups that keep their first units, to these widths."""
     return [PrunedGroup.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.pruning.feeds import noise
+from tests.pruning.observed import noise
 
 
 class OwnRmsNorm(nn.Module):
-    """An RMS norm as language models bring their own, its width in an attribute or not."""
+    """An RMS norm as language models define their own, its width in an attribute or not."""
 
     def __init__(self, width: int, *, remembers: bool = True, plus_one: bool = False) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class Twice(nn.Module):
 
 
 class Unet(nn.Module):
-    """Down, up again by transposed convolution, and the skip put beside it."""
+    """Down, up again by transposed convolution, and the skip concatenated."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -396,7 +396,7 @@ STRUCTURES: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "layer norm over channels": (lambda: Plain(LayerNorm2d(8)), IMAGES),
     "gated by chunk": (lambda: Gated(chunk=True), VECTORS),
     "gated by glu": (lambda: Gated(chunk=False), VECTORS),
-    "twice beside itself": (Twice, VECTORS),
+    "twice side by side": (Twice, VECTORS),
     "skip and transposed convolution": (Unet, IMAGES),
 }
 """Networks that can be pruned, by what is particular about them."""

@@ -1,4 +1,4 @@
-"""An extraction as one transaction, from models and batches as people bring them."""
+"""An extraction as one transaction, on models and batches of all kinds."""
 
 from __future__ import annotations
 
@@ -61,8 +61,10 @@ def test_compensated_it_is_nearer_than_without(zoo: SimpleNamespace, name: str) 
     model, batch = zoo.case(name)
     settle(model, batch)
     errors = [
-        output_error(extract(model, [batch], Prune(target=Macs(0.6), compensate=fold)).ticket, model, [batch])
-        for fold in (True, False)
+        output_error(
+            extract(model, [batch], Prune(target=Macs(0.6), compensate=compensate)).ticket, model, [batch]
+        )
+        for compensate in (True, False)
     ]
     assert errors[0] < errors[1]
 
@@ -229,14 +231,14 @@ def test_recalibration_is_kept_only_where_it_helps(zoo: SimpleNamespace) -> None
     shifted = copy.deepcopy(model)
     shifted.body[1].running_mean += 1.0
     momentum = shifted.body[1].momentum
-    mended, helped = recalibrate_norms(shifted, model, [batch])
+    recalibrated, helped = recalibrate_norms(shifted, model, [batch])
     assert not kept
     assert output_error(same, model, [batch]) == 0.0
     assert helped
-    assert output_error(mended, model, [batch]) < 0.1 * output_error(shifted, model, [batch])
-    assert mended.body[1].momentum == momentum
-    assert mended.body[1].num_batches_tracked == shifted.body[1].num_batches_tracked
-    assert all(module.training for module in mended.modules())
+    assert output_error(recalibrated, model, [batch]) < 0.1 * output_error(shifted, model, [batch])
+    assert recalibrated.body[1].momentum == momentum
+    assert recalibrated.body[1].num_batches_tracked == shifted.body[1].num_batches_tracked
+    assert all(module.training for module in recalibrated.modules())
 
 
 def test_a_model_without_batch_norm_has_nothing_to_recalibrate(zoo: SimpleNamespace) -> None:
@@ -244,7 +246,7 @@ def test_a_model_without_batch_norm_has_nothing_to_recalibrate(zoo: SimpleNamesp
     assert recalibrate_norms(model, model, [batch]) == (model, False)
 
 
-def test_layers_are_fitted_on_fewer_items_where_memory_is_short_and_a_note_says_so() -> None:
+def test_layers_are_fitted_on_fewer_items_where_memory_is_short_and_that_is_noted() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))
     batches = list(torch.randn(64, 64).split(16))
@@ -269,12 +271,12 @@ def test_a_tolerance_that_groups_pruned_before_exceed_is_noted(zoo: SimpleNamesp
     assert first.residual_share <= 0.05 < second.residual_share
     note = next(note for note in found.notes if note.startswith("the tolerance of 0.05"))
     assert f"1 of 2 groups leave more, at most {second.residual_share:.3g} ({second.group})" in note
-    asked_less = extract(model, [zoo.vectors(512)], Prune(target=Macs(0.5)))
-    assert not any("tolerance" in note for note in asked_less.notes)
+    of_macs = extract(model, [zoo.vectors(512)], Prune(target=Macs(0.5)))
+    assert not any("tolerance" in note for note in of_macs.notes)
 
 
 class Siamese(nn.Module):
-    """A perceptron called on what comes in and on something quite different."""
+    """A perceptron called on its input and on something quite different."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -284,7 +286,7 @@ class Siamese(nn.Module):
         return sum(self.down(torch.relu(self.up(each))) for each in (x_bd, 3 - 4 * x_bd.square()))
 
 
-@pytest.mark.parametrize("refit", [True, False], ids=["refit", "fold alone"])
+@pytest.mark.parametrize("refit", [True, False], ids=["refit", "compensation alone"])
 def test_over_all_calls_together_a_fitted_layer_is_right_on_average(
     zoo: SimpleNamespace, refit: bool
 ) -> None:
@@ -366,7 +368,7 @@ def scaled_away(own: Any, x: Tensor) -> Tensor:
 
 
 class Experts(nn.Module):
-    """Each item goes to one of two experts, by its own value."""
+    """Each item is routed to one of two experts, by its own value."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -413,10 +415,10 @@ class Experts(nn.Module):
         "one output",
         "vector norm",
         "vector norm, last of one",
-        "a list goes in",
-        "a vector goes in",
+        "a list as input",
+        "a vector as input",
         "autocast inside",
-        "a loss comes out",
+        "a loss among the outputs",
         "no gradient",
         "a mask first",
         "experts",
@@ -461,22 +463,22 @@ def test_a_branch_without_effect_loses_its_units_first() -> None:
 
 
 @dataclass
-class Answered:
-    """What some libraries' models return: scores, something else, and what may be missing."""
+class Scored:
+    """An output as some libraries define it: scores, something else, and a field that may be missing."""
 
     logits: Tensor
     hidden: Tensor
     loss: Tensor | None = None
 
 
-def answering(own: Any, inputs: Tensor) -> Answered:
-    """The hidden units are a part of what comes out."""
+def both_outputs(own: Any, inputs: Tensor) -> Scored:
+    """The hidden units are a part of the output."""
     second = functional.relu(own.hidden(functional.relu(own.stem(inputs))))
-    return Answered(own.head(second), second)
+    return Scored(own.head(second), second)
 
 
 def test_an_output_that_is_a_dataclass_is_read_field_by_field() -> None:
     parts = {"stem": nn.Linear(6, 16), "hidden": nn.Linear(16, 16), "head": nn.Linear(16, 3)}
-    found = find_groups(Written(answering, **parts), torch.randn(4, 6))
+    found = find_groups(Written(both_outputs, **parts), torch.randn(4, 6))
     assert [group.name for group in found.groups] == ["stem"]
-    assert {each.name for each in found.unpruned} >= {"hidden", "head"}, "both come out"
+    assert {each.name for each in found.unpruned} >= {"hidden", "head"}, "both are outputs"

@@ -1,4 +1,4 @@
-"""What is planned is what the extraction then does; and every layer is listed."""
+"""The extraction prunes to the planned widths; and every layer is listed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tpsprune.records import CheckedLayer
 
 
 class Net(nn.Module):
-    """Two convolutions with batch norm, attention over what they put out, and a head."""
+    """Two convolutions with batch norm, attention over their outputs, and a head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,10 +57,10 @@ def test_planned_widths_are_those_of_the_extraction(
     assert any(change.width_after < change.width_before for change in found.changes)
 
 
-def rolled(net: Net, batches: list[Tensor], *spared: str) -> dict[str, CheckedLayer]:
+def listed(net: Net, batches: list[Tensor], *spared: str) -> dict[str, CheckedLayer]:
     opened, _ = open_attention(net)
-    survey, count = pruning.find_groups(opened, batches[0], spared), count_macs(opened, batches[0])
-    return {layer.name: layer for layer in pruning.list_layers(net, survey, count)}
+    prunability, count = pruning.find_groups(opened, batches[0], spared), count_macs(opened, batches[0])
+    return {layer.name: layer for layer in pruning.list_layers(net, prunability, count)}
 
 
 def test_the_planned_cost_is_that_of_the_ticket_and_planning_leaves_the_model_as_it_is(
@@ -76,7 +76,7 @@ def test_the_planned_cost_is_that_of_the_ticket_and_planning_leaves_the_model_as
 
 
 def test_every_layer_is_listed_with_its_parameters_and_macs(net: Net, batches: list[Tensor]) -> None:
-    layers = rolled(net, batches)
+    layers = listed(net, batches)
     assert list(layers) == [
         *("conv1", "norm1", "conv2", "attention"),
         *("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.out_proj"),
@@ -90,7 +90,7 @@ def test_every_layer_is_listed_with_its_parameters_and_macs(net: Net, batches: l
 
 
 def test_the_list_tells_what_becomes_of_each_layer_and_why(net: Net, batches: list[Tensor]) -> None:
-    layers = rolled(net, batches)
+    layers = listed(net, batches)
     assert {name: (layers[name].fate, layers[name].groups) for name in ("conv1", "norm1", "attention")} == {
         "conv1": ("cut", ("conv1",)),
         "norm1": ("follows", ("conv1",)),
@@ -100,7 +100,7 @@ def test_the_list_tells_what_becomes_of_each_layer_and_why(net: Net, batches: li
     assert (values.fate, values.groups) == ("cut", ("attention.q_proj",))
     assert (head.fate, head.reason, head.reads) == ("stays", "it is the model's output", ("hidden",))
     assert layers["hidden"].reads == ("conv2",)
-    spared = rolled(net, batches, "conv*", "attention")
+    spared = listed(net, batches, "conv*", "attention")
     assert spared["conv1"].reason == "excluded by 'conv*'"
     assert spared["norm1"].reason == "as conv1: excluded by 'conv*'"
     assert spared["attention.out_proj"].reason.startswith("as conv2: excluded by")

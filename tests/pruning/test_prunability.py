@@ -1,4 +1,4 @@
-"""What of a model can be pruned, what is left alone and why, and what signals and targets make of it."""
+"""What of a model can be pruned, what is left alone and why, and what signals and targets get of it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_transformer_has_its_stream_its_heads_and_its_perceptron(zoo: SimpleNa
     kinds = [(group.name, group.kind) for group in found.groups]
     assert kinds == [("embedding", "units"), ("q", "heads"), ("mlp_in", "units")]
     assert [each.name for each in found.unpruned] == ["unembed"]
-    # The heads of one model say nothing about the next.
+    # The heads of one model do not determine those of the next.
     find_groups(zoo.Transformer(heads=4), batch)
     assert find_groups(model, batch) == found
     assert (model.heads, model.q.out_features) == (2, 8)
@@ -133,7 +133,7 @@ def test_weights_that_are_zero_do_not_hide_a_group(zoo: SimpleNamespace, layer: 
     assert len(find_groups(model, batch).groups) == 5
 
 
-def test_a_model_that_casts_to_half_precision_by_itself_is_refused_in_words() -> None:
+def test_a_model_that_casts_to_half_precision_by_itself_is_refused_with_the_remedy() -> None:
     class Casting(nn.Sequential):
         def forward(self, x_nf: torch.Tensor) -> torch.Tensor:
             hidden: torch.Tensor = self[1](self[0](x_nf).bfloat16())
@@ -252,7 +252,7 @@ class TiedLanguageModel(nn.Module):
         return self.head(x_btd + self.down(functional.relu(self.up(x_btd))))
 
 
-def test_tied_weights_stay_tied() -> None:
+def test_tied_weights_remain_tied() -> None:
     model, batch = TiedLanguageModel(), torch.tensor([[0, 1], [2, 3]])
     ticket, names = halved(model, batch)
     assert names == ["up"]
@@ -336,8 +336,8 @@ def test_signals_get_all_that_is_written_into_a_unit_and_the_scale_of_its_batch_
     assert found.scaled["inner"] == found.scaled["up"] == ()
 
 
-class Beside(nn.Module):
-    """Layers that read the units of a group beside what is no group: inputs, and looked-up rows."""
+class Mixing(nn.Module):
+    """Layers that read the units of a group and what is no group: inputs, and rows of an embedding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -353,7 +353,7 @@ class Beside(nn.Module):
 def test_layers_that_read_more_than_a_group_are_kept_from_signals_that_know_no_offset(
     zoo: SimpleNamespace,
 ) -> None:
-    model, batch = Beside(), (torch.randn(4, 3), torch.tensor([0, 1, 2, 3]))
+    model, batch = Mixing(), (torch.randn(4, 3), torch.tensor([0, 1, 2, 3]))
     assert consumer_widths(model, find_groups(model, batch)) == {"first": {}, "mixed": {}, "rows": {}}
     model, batch = zoo.case("mixed")
     widths = consumer_widths(model, find_groups(model, batch))
@@ -374,7 +374,7 @@ def test_a_target_within_reach_returns_what_can_be_pruned_and_what_it_costs() ->
 
 
 @pytest.mark.parametrize(
-    ("target", "beyond", "least", "words"),
+    ("target", "beyond", "least", "message"),
     [
         (
             Macs,
@@ -391,10 +391,10 @@ def test_a_target_within_reach_returns_what_can_be_pruned_and_what_it_costs() ->
     ],
 )
 def test_a_target_out_of_reach_is_refused_with_the_least_there_is(
-    target: Any, beyond: float, least: float, words: str
+    target: Any, beyond: float, least: float, message: str
 ) -> None:
     assert check_target(perceptron(), BATCH, Prune(target=target(least + 1e-4), max_pruning_ratio=0.75))
-    with pytest.raises(PruneError, match=f"prune.target {words}"):
+    with pytest.raises(PruneError, match=f"prune.target {message}"):
         check_target(perceptron(), BATCH, Prune(target=target(beyond), max_pruning_ratio=0.75))
 
 
@@ -402,13 +402,13 @@ def test_the_cost_is_in_the_unit_of_the_target_and_foresees_biases_of_compensati
     model = nn.Sequential(nn.Linear(8, 32, bias=False), nn.ReLU(), nn.Linear(32, 3, bias=False))
     macs = find_and_price_groups(model, BATCH, Prune(target=Macs(0.5)))[2]
     with_biases = find_and_price_groups(model, BATCH, Prune(target=Params(0.5)))[2]
-    plain = find_and_price_groups(model, BATCH, Prune(target=Params(0.5), compensate=False))[2]
-    assert macs.total == with_biases.total == plain.total == 11 * 32
-    assert with_biases.at((10,)) == plain.at((10,)) + 3 == 113
+    without = find_and_price_groups(model, BATCH, Prune(target=Params(0.5), compensate=False))[2]
+    assert macs.total == with_biases.total == without.total == 11 * 32
+    assert with_biases.at((10,)) == without.at((10,)) + 3 == 113
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         (Prune(target=Widths({"0": 33})), r"prune.target.widths:\n  '0' can keep 1 to 32 units \(found 33\)"),
         (Prune(target=Widths({"head": 3})), r"'head' is no group that can be pruned; groups are 0, 2"),
@@ -419,8 +419,8 @@ def test_the_cost_is_in_the_unit_of_the_target_and_foresees_biases_of_compensati
         (Prune(ignored_layers=("q*",)), r"q\*"),
     ],
 )
-def test_names_that_are_not_there_are_refused_before_any_training(settings: Prune, words: str) -> None:
-    with pytest.raises(PruneError, match=words):
+def test_names_that_are_not_there_are_refused_before_any_training(settings: Prune, message: str) -> None:
+    with pytest.raises(PruneError, match=message):
         check_target(perceptron(), BATCH, settings)
 
 

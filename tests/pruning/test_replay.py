@@ -67,7 +67,7 @@ def test_heads_are_replayed_bit_for_bit_on_other_weights(name: str) -> None:
     assert ticket(sequences()).shape == (8, 3)
 
 
-def test_a_round_that_is_resumed_goes_on_where_the_first_one_ended() -> None:
+def test_a_resumed_round_starts_where_the_first_one_ended() -> None:
     model = built("packed")
     first = head_plan("packed", (0, 2))
     ticket = replay(model, first)
@@ -114,7 +114,7 @@ OPTIMIZERS = {
     "adam": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, eps=1e-3),
     "amsgrad": lambda parameters: torch.optim.Adam(parameters, lr=1e-2, amsgrad=True),
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-2, momentum=0.9),
-    "plain sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-2),
+    "sgd without momentum": lambda parameters: torch.optim.SGD(parameters, lr=1e-2),
 }
 
 
@@ -165,7 +165,7 @@ def test_state_is_carried_as_an_index_model_is_pruned(name: str, optimizer: str)
     state = state_by_name(model, training)
     carried = carry_state(state, plan)
     assert set(carried) <= set(places)
-    assert bool(carried) == (optimizer != "plain sgd" or bool(state))
+    assert bool(carried) == (optimizer != "sgd without momentum" or bool(state))
     for key, entries in carried.items():
         source = state[packed_of.get(key, key) if name == "packed" else key]
         assert set(entries) == set(source)
@@ -257,7 +257,7 @@ def test_a_group_pruned_twice_is_one_group_in_the_dense_numbering() -> None:
     assert both.groups == (replace(HEADS, kept=(2,)),)
 
 
-def test_a_group_beside_one_that_was_pruned_moves_back_to_its_place() -> None:
+def test_a_group_next_to_one_that_was_pruned_has_its_dense_offset() -> None:
     first = plan_of(dense(), (PrunedGroup("a", 4, (1, 2), (Slice("1.weight", 1, 0, 1),)),))
     both = composed(dense(), first, PrunedGroup("b", 4, (0, 3), (Slice("1.weight", 1, 2, 2),)))
     assert both.groups[1] == PrunedGroup("b", 4, (0, 3), (Slice("1.weight", 1, 4, 2),))
