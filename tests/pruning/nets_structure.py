@@ -210,6 +210,21 @@ class Unet(nn.Module):
         return self.head(functional.relu(self.leave(torch.cat([up, skip], dim=1))))
 
 
+class Tied(nn.Module):
+    """A language model whose head is its embedding: the stream is not pruned, what branches off it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 8)
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+        self.head = nn.Linear(8, 7, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens_bt: Tensor) -> Tensor:
+        x_btd = self.embedding(tokens_bt)
+        return self.head(x_btd + self.down(functional.relu(self.up(x_btd))))
+
+
 class DrawnNet(nn.Module):
     """Layers of given widths and kinds in a row: convolutions, plain, grouped or residual, then linear."""
 

@@ -186,7 +186,7 @@ def agrees(model: nn.Module, batch: Tensor, share: float, fitted: tuple[bool, bo
 
 
 def test_the_consumers_of_a_group_may_have_different_numbers_of_features() -> None:
-    """A group of a grouped convolution reads two channels and puts out three, which the next layer reads."""
+    """A group of a grouped convolution has two inputs and three outputs, which the next layer reads."""
     torch.manual_seed(0)
     agrees(
         DrawnNet(["plain", "residual", "grouped"], [4, 4, 4, 6], "batch", 4),

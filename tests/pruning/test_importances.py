@@ -1,4 +1,4 @@
-"""torch-pruning's score_units on our groups: the same units go as when that library prunes by itself."""
+"""torch-pruning's score_units on our groups: the same units are pruned as by that library itself."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 
 from tests.pruning.helpers import groups_of, halved, reasons
-from tests.pruning.nets_attention import attend, by_head
+from tests.pruning.nets_structure import Tied
 from tpsprune import pruning
 from tpsprune.errors import PruneError
 from tpsprune.numerics.moments import unit_rows
@@ -75,26 +75,6 @@ def test_a_transformer_has_its_stream_its_heads_and_its_perceptron(zoo: SimpleNa
     normed = find_groups(zoo.Transformer(norm=True), batch).groups
     assert [group.name for group in normed] == ["embedding", "q", "mlp_in"]
     assert normed[0].members == ("norm",)
-
-
-class HiddenHeads(nn.Module):
-    """An attention whose number of heads is written out in the code, where nobody can change it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Linear(5, 8)
-        self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(4))
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x_btd: Tensor) -> Tensor:
-        x_btd = self.embed(x_btd)
-        mixed = attend(*(by_head(layer(x_btd), 2, 4) for layer in (self.q, self.k, self.v)))
-        return self.head(x_btd + self.o(mixed))
-
-
-def test_heads_that_cannot_be_pruned_are_left_whole_and_named() -> None:
-    assert list(groups_of(HiddenHeads(), SEQUENCES)) == ["embed"]
-    assert "does not run without some of its units" in reasons(HiddenHeads(), SEQUENCES)["q"]
 
 
 def test_nothing_protects_the_head_but_we_do(zoo: SimpleNamespace) -> None:
@@ -239,21 +219,8 @@ def test_what_cannot_be_pruned_safely_is_left_alone_and_the_rest_is_pruned(
     assert ticket(SEQUENCES).shape == (2, 4, 3)
 
 
-class TiedLanguageModel(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(7, 6)
-        self.up, self.down = nn.Linear(6, 10), nn.Linear(10, 6)
-        self.head = nn.Linear(6, 7, bias=False)
-        self.head.weight = self.embedding.weight
-
-    def forward(self, tokens_bt: Tensor) -> Tensor:
-        x_btd = self.embedding(tokens_bt)
-        return self.head(x_btd + self.down(functional.relu(self.up(x_btd))))
-
-
 def test_tied_weights_remain_tied() -> None:
-    model, batch = TiedLanguageModel(), torch.tensor([[0, 1], [2, 3]])
+    model, batch = Tied(), torch.tensor([[0, 1], [2, 3]])
     ticket, names = halved(model, batch)
     assert names == ["up"]
     assert ticket.head.weight is ticket.embedding.weight

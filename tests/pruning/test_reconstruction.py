@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.pruning.nets_structure import conv1d
+from tests.pruning.nets_structure import Tied, conv1d
 from tests.pruning.observed import disturbed, elements_of, moments_of_windows, noise
 from tpsprune.pruning import Plan, extract, find_groups
 from tpsprune.pruning.layers import channels_first, length
@@ -235,6 +235,8 @@ def test_copies_are_merged_without_loss(
     found = extract(model, batch.split(80), Prune(target=Widths({"0": 6, "3": 4}), reconstruct=refit))
     for pruned, width in zip(found.plan.groups, (6, 4), strict=True):
         assert {unit % width for unit in pruned.kept} == set(range(width))
+    if dtype == torch.float64:
+        assert [each.residual_share for each in found.changes] == pytest.approx([0.0, 0.0], abs=1e-9)
     assert output_error(found.ticket, model, [batch]) ** 0.5 < 1e-5
     error, size = (each.detach().norm() for each in (found.ticket(batch) - small(batch), small(batch)))
     assert float(error / size) < 1e-5
@@ -350,37 +352,26 @@ def test_a_layer_called_several_times_is_fitted_to_all_its_calls(zoo: SimpleName
 @pytest.mark.parametrize(
     ("dtype", "training"), [(torch.float64, True), (torch.float32, False), (torch.bfloat16, True)]
 )
-def test_modes_flags_and_number_types_come_back(
+def test_modes_flags_number_types_and_memory_formats_are_kept(
     zoo: SimpleNamespace, dtype: torch.dtype, training: bool
 ) -> None:
     model, batch = zoo.case("cnn")
-    model.to(dtype).train(training)
+    model.to(dtype, memory_format=torch.channels_last).train(training)
     model.body[1].eval()
     model.body[0].requires_grad_(False)
+    model.body[3].weight.requires_grad_(False)
     model.head.bias.requires_grad_(False)
     found = extract(model, [batch.to(dtype)], Prune(target=Macs(0.5)))
     for name, module in found.ticket.named_modules():
         assert module.training == model.get_submodule(name).training
+    assert found.plan.new_biases == ("body.3",)
+    assert found.ticket.body[3].weight.is_contiguous(memory_format=torch.channels_last)
     flags = {name: (each.dtype, each.requires_grad) for name, each in model.named_parameters()}
     for name, each in found.ticket.named_parameters():
         added = name in {f"{module}.bias" for module in found.plan.new_biases}
         owner = f"{name.rpartition('.')[0]}.weight" if added else name
         assert (each.dtype, each.requires_grad) == flags[owner]
-
-
-class Tied(nn.Module):
-    """A language model whose head is its embedding: the stream is not pruned, what branches off it is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(7, 8)
-        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
-        self.head = nn.Linear(8, 7, bias=False)
-        self.head.weight = self.embedding.weight
-
-    def forward(self, tokens_bt: Tensor) -> Tensor:
-        x_btd = self.embedding(tokens_bt)
-        return self.head(x_btd + self.down(torch.relu(self.up(x_btd))))
+    assert extract(model.requires_grad_(False), [batch.to(dtype)], Prune(target=Macs(0.4))).macs_share <= 0.4
 
 
 def test_tied_weights_remain_tied_and_are_not_refitted(zoo: SimpleNamespace) -> None:

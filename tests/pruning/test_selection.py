@@ -1,4 +1,4 @@
-"""Which units are picked: against solving anew for every candidate, and what must change nothing."""
+"""Which units are picked: against solving again for every candidate, and what must change nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def compensated_error(each: Reading, units: Sequence[int], features: int = 1) ->
 
 
 def greedily(readings: Sequence[Reading], count: int, features: int) -> tuple[tuple[int, ...], list[float]]:
-    """Pick units by solving anew for every candidate; return them and the shares of the error left."""
+    """Pick units by solving again for every candidate; return them and the shares of the error left."""
     units: tuple[int, ...] = ()
     shares = []
     whole = sum(compensated_error(each, (), features) for each in readings)
@@ -61,7 +61,7 @@ def mixed(rows: int, units: int, seed: int) -> Tensor:
 
 
 def two_consumers(signals: int, seed: int) -> list[Reading]:
-    """One that is fed by the pruned model, one that knows the dense model alone, the second far quieter."""
+    """One that reads the pruned model, one that reads the dense model alone, the second far quieter."""
     x_rn = mixed(60, signals, seed)
     y_rn = x_rn + 0.3 * mixed(60, signals, seed + 1)
     loud, quiet = mixed(4, signals, seed + 2), 0.1 * mixed(2, signals, seed + 3)
