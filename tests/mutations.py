@@ -41,7 +41,7 @@ numerics   | triplet centring       | o_mc - o_mc.mean(1, keepdim=True) => o_mc 
 numerics   | mean interval          | statistics.stdev(found) => statistics.pstdev(found)
 numerics   | fisher's tail          | range(hits, min(tried => range(hits + 1, min(tried
 numerics   | sign flips             | * (1.0 - ROUNDING) => * (1.0 + ROUNDING)
-numerics   | lower bound            | stdtrit(len(values) - 1, confidence) => stdtrit(len(values), confidence)
+numerics   | lower bound            | _t_quantile(len(values) - 1, confidence) => _t_quantile(len(values), confidence)
 stopping   | plateau spread         | max(window) - min(window) => abs(window[-1] - window[0])
 stopping   | patience gain          | sign * (value - best) > => sign * (value - best) >=
 stopping   | threshold in a row     | held = memory["held"] + 1 if holds else 0 => held = memory["held"] + 1
@@ -70,12 +70,14 @@ signals    | pooled covariance      | covariance_nn / trace.masked_fill(trace ==
 signals    | edge window            | kept = self.window + 1 => kept = self.window + 2
 signals    | opposite twins         | (unit_ud @ unit_ud.T).abs() => (unit_ud @ unit_ud.T)
 signals    | mask distance          | .float().mean(1).amax()) => .float().mean(1).amin())
-pruning    | ridge prior            | (yx_nk - plain_nk @ xx_kk).T => yx_nk.T
+pruning    | ridge prior            | (yx_nk - removal_nk @ xx_kk).T => yx_nk.T
 pruning    | sensitivity            | .to(rows_npq).sqrt() => .to(rows_npq)
-pruning    | selection              | gains_u.argmax() if given => gains_u.argmin() if given
+pruning    | selection              | gains_u.argmax() if picked is None => gains_u.argmin() if picked is None
 pruning    | proof                  | if not difference <= TOLERANCES.get(dtype, 5e-2): => if False:
-pruning    | share counted          | if found > asked + SLACK: => if False:
-pruning    | optimizer state        | return take(value, axes).clone() => return value.clone()
+pruning    | share counted          | if found > target + SLACK: => if False:
+pruning    | optimizer state        | (take(value, kept.get(name, {})) if fits else value).clone() => value.clone()
+pruning    | memory format          | return taken.contiguous(memory_format=channels_last) => return taken
+pruning    | flag of a new bias     | requires_grad=weight.requires_grad) => requires_grad=True)
 pipeline   | budget                 | spent.seconds >= stop.budget_seconds => spent.seconds >= 1e9
 cli        | exit code              | exit_code = 2 => exit_code = 1
 """

@@ -37,7 +37,7 @@ def drawn(word: str, items: int = 30) -> tuple[Tensor, Tensor]:
 
 
 def by_hand(word: str, scores: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Return loss and quality as their definitions say, number after number."""
+    """Return loss and quality by their definitions, number after number."""
     if word == "mse":
         gaps = (scores - labels).square()
         return gaps.mean().item(), r2_score(labels.numpy(), scores.numpy())

@@ -69,14 +69,14 @@ MASK = InputPart(name="mask", shape=(7,), dtype="int64", lowest=0, highest=1)
 SEEN = InputPart(name="seen", shape=(2, 7), dtype="bool")
 NUMBERS = InputPart(name="numbers", shape=(), dtype="float32")
 PARTS = TaskFacts(input_kind="parts", input_shape=(), classes=2, parts=(IDS, MASK, SEEN, NUMBERS))
-PLAIN = [
+SINGLE = [
     TaskFacts(input_kind="image", input_shape=(3, 8, 8), classes=2),
     TaskFacts(input_kind="tokens", input_shape=(7,), classes=2, vocabulary=5),
     TaskFacts(input_kind="vector", input_shape=(6,), classes=2),
 ]
 
 
-@pytest.mark.parametrize("facts", PLAIN)
+@pytest.mark.parametrize("facts", SINGLE)
 def test_one_tensor_comes_as_a_tensor(facts: TaskFacts) -> None:
     inputs = random_inputs(facts, 40)
     assert inputs.shape == (40, *facts.input_shape)
@@ -110,7 +110,7 @@ def test_parts_without_names_come_as_a_tuple() -> None:
     assert [tuple(each.shape) for each in inputs] == [(3, 7), (3,)]
 
 
-@pytest.mark.parametrize("facts", [*PLAIN, PARTS])
+@pytest.mark.parametrize("facts", [*SINGLE, PARTS])
 def test_equal_seeds_give_equal_items_and_others_do_not(facts: TaskFacts) -> None:
     state = torch.get_rng_state()
     first, again, other = (list(tensors_of(random_inputs(facts, 9, seed))) for seed in (1, 1, 2))

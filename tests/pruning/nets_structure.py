@@ -1,4 +1,4 @@
-"""Small networks of every kind that is pruned: plain ones, norms, groups, gates, skips, turned weights."""
+"""Small networks of every kind that is pruned: simple ones, norms, groups, gates, skips, turned weights."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class VitBlock(nn.Module):
 
 
 class Bottlenecks(nn.Module):
-    """A grouped convolution between two plain ones, with a norm of choice after each."""
+    """A grouped convolution between two ungrouped ones, with a norm of choice after each."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class Plain(nn.Module):
 
 
 class Gated(nn.Module):
-    """A gated unit: one layer puts out values and gates, side by side."""
+    """A gated unit: one layer gives values and gates, side by side."""
 
     def __init__(self, *, chunk: bool) -> None:
         super().__init__()
@@ -418,7 +418,7 @@ STRUCTURES: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
 
 
 def case(name: str) -> tuple[nn.Module, Tensor]:
-    """Return a network, of these or of the plain ones, and a batch for it."""
+    """Return a network, of these or of the simple ones, and a batch for it."""
     torch.manual_seed(0)
     if name in STRUCTURES:
         make, batch = STRUCTURES[name]

@@ -131,7 +131,7 @@ def broken(model: nn.Module) -> nn.Module:
             {},
             "cannot be called on two items of calibration batch 0: .*shape",
         ),
-        (lambda z: (z.mlp(), [(z.vectors(), torch.zeros(64))]), {}, "a tuple goes in by position"),
+        (lambda z: (z.mlp(), [(z.vectors(), torch.zeros(64))]), {}, "a tuple is passed by position"),
         (lambda z: (z.mlp(), ["words"]), {}, "the calibration data are empty"),
         (
             lambda z: (Written(lambda own, x: str(own.net(x).sum())), [X]),

@@ -129,7 +129,7 @@ def state_by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
 
 
 def resumed(ticket: nn.Module, state: Any, plan: Plan, kind: str) -> torch.optim.Optimizer:
-    """Return an optimizer of a ticket that goes on from the state of the dense model's."""
+    """Return an optimizer of a ticket that continues from the state of the dense model's."""
     optimizer: torch.optim.Optimizer = OPTIMIZERS[kind](ticket.parameters())
     parameters = dict(ticket.named_parameters())
     optimizer.state.update({parameters[key]: each for key, each in carry_state(state, plan).items()})

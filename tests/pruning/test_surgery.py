@@ -79,7 +79,7 @@ def test_layers_know_their_new_sizes(zoo: SimpleNamespace) -> None:
 
 
 class CentredScale(nn.Module):
-    """It looks like a norm, and divides by nothing."""
+    """It is shaped like a norm, and divides by nothing."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

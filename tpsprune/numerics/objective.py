@@ -133,7 +133,7 @@ class Objective:
     def chance(self, labels: Tensor, classes: int) -> float:
         """Return the quality of a prediction that ignores its input.
 
-        1 / classes where classes are told apart, as if they were equally common; the share of the commonest
+        1 / classes where classes are predicted, as if they were equally common; the share of the commonest
         token; for each label its commoner value, on average; 0 of R² and where nobody knows.
         """
         match self.name:

@@ -389,7 +389,7 @@ def check_calibration_data(model: nn.Module, batches: Sequence[Any]) -> None:
         message = (str(error).splitlines() or [type(error).__name__])[0]
         raise PruneError(
             f"the model cannot be called on two items of calibration batch 0: {message} (a tensor or a tuple "
-            "goes in by position, a mapping by keyword; items lie along the first axis)"
+            "is passed by position, a mapping by keyword; items lie along the first axis)"
         ) from error
     if next(flat_tensors(output), None) is None:
         raise PruneError(

@@ -30,7 +30,7 @@ SAFE_RIDGE: Final = 1e-2
 class Interpolation:
     """The map from the kept signals to all of them, ``y ≈ map_nk · x + intercept_n``.
 
-    ``ridge`` is ``None`` where plain removal did best on the items held out.
+    ``ridge`` is ``None`` where removal did best on the items held out.
     """
 
     map_nk: Tensor
@@ -51,7 +51,7 @@ def fit_interpolation(
     It minimises E‖y − A x − b‖² + λ‖A − A₀‖², x the kept signals in the pruned model, y all signals in the
     dense model, A₀ the map that leaves a kept signal as it is and drops the rest, λ = ridge · tr cov(x) / k.
     Of ``ridges`` and of A₀ itself the one is taken that gives the consumer, of Gram matrix WᵀW, the least
-    output error on the items held out, fitted on the others; then all items are fitted. Plain removal (A₀, 0)
+    output error on the items held out, fitted on the others; then all items are fitted. Removal (A₀, 0)
     is a candidate: on these no mean square is worse than its. Without an intercept b is zero and raw second
     moments take the place of covariances.
 

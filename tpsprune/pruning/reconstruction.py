@@ -58,7 +58,7 @@ from tpsprune.pruning.surgery import mask_units
 
 FORWARDS: Final = {each.forward for each in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 ALIKE: Final = 0.02
-"""Of ridges whose errors differ by no more than this share the largest is taken: weights stay small."""
+"""Of ridges whose errors differ by no more than this share the largest is taken, for small weights."""
 EXACT: Final = 1e-12
 """An error, as a share of the variance, that is none."""
 MOST_FEATURES: Final = 4608

@@ -71,7 +71,7 @@ def carry_state(state: Mapping[str, Mapping[str, Any]], plan: Plan) -> dict[str,
                 f"optimizer state of {name!r}: no such tensor in the plan's model{did_you_mean(name, dense)}"
             )
         for key, value in entries.items():
-            # Nothing tells which part of a weight factored moments belong to.
+            # Which part of a weight factored moments belong to is unknown.
             is_sliced = name not in shapes or bool(kept.get(name))
             if (
                 isinstance(value, Tensor)

@@ -76,7 +76,8 @@ def select(readings: Sequence[Reading], count: int, *, picked: Sequence[int] | N
     m_jj / r_jj. A unit that nobody reads, or that the picked ones already explain, gains nothing. The weights
     of a convolution count at every kernel position as if positions were uncorrelated.
 
-    Ties go to the lowest index. Cost: 6·m² per pick and consumer, m the signals not picked yet: 2·n³ for all.
+    Of equal units the lowest is picked. Cost: 6·m² per pick and consumer, m the signals not picked yet:
+    2·n³ in all.
 
     Args:
         readings: one for each consumer.

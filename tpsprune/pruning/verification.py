@@ -52,7 +52,7 @@ def verify(
         settings: the target.
 
     Raises:
-        PruneError: one of these does not hold; the message says which and where.
+        PruneError: one of these does not hold; the message names which and where.
     """
     _check_flags(ticket, dense)
     _check_shapes(ticket, masked, groups, widths)
