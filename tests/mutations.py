@@ -70,12 +70,14 @@ signals    | pooled covariance      | covariance_nn / trace.masked_fill(trace ==
 signals    | edge window            | kept = self.window + 1 => kept = self.window + 2
 signals    | opposite twins         | (unit_ud @ unit_ud.T).abs() => (unit_ud @ unit_ud.T)
 signals    | mask distance          | .float().mean(1).amax()) => .float().mean(1).amin())
-pruning    | ridge prior            | (yx_nk - plain_nk @ xx_kk).T => yx_nk.T
+pruning    | ridge prior            | (yx_nk - removal_nk @ xx_kk).T => yx_nk.T
 pruning    | sensitivity            | .to(rows_npq).sqrt() => .to(rows_npq)
-pruning    | selection              | gains_u.argmax() if picked => gains_u.argmin() if picked
+pruning    | selection              | gains_u.argmax() if picked is None => gains_u.argmin() if picked is None
 pruning    | proof                  | if not difference <= TOLERANCES.get(dtype, 5e-2): => if False:
-pruning    | share counted          | if found > asked + SLACK: => if False:
+pruning    | share counted          | if found > target + SLACK: => if False:
 pruning    | optimizer state        | (take(value, kept.get(name, {})) if fits else value).clone() => value.clone()
+pruning    | memory format          | return taken.contiguous(memory_format=channels_last) => return taken
+pruning    | flag of a new bias     | requires_grad=weight.requires_grad) => requires_grad=True)
 pipeline   | budget                 | spent.seconds >= stop.budget_seconds => spent.seconds >= 1e9
 cli        | exit code              | exit_code = 2 => exit_code = 1
 """

@@ -141,12 +141,12 @@ def test_fourier_coherence_of_one_frequency_is_the_cosine_of_the_best_mismatch()
     torch.testing.assert_close(coherence_m, mismatches_sm.cos().max(0).values, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("answer", [lambda a, b: a + b, lambda a, b: b - a + 4, lambda a, b: -a - b])
+@pytest.mark.parametrize("label_of", [lambda a, b: a + b, lambda a, b: b - a + 4, lambda a, b: -a - b])
 def test_labels_in_cyclic_order_agree_with_a_character_wholly(
-    answer: Callable[[Tensor, Tensor], Tensor],
+    label_of: Callable[[Tensor, Tensor], Tensor],
 ) -> None:
     first_i, second_i, _ = addition_table()
-    label_i = answer(first_i, second_i) % MODULUS
+    label_i = label_of(first_i, second_i) % MODULUS
     assert character_agreement(first_i, second_i, label_i, MODULUS) == pytest.approx(1.0)
 
 

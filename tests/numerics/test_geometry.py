@@ -67,7 +67,7 @@ def slow_landmarks(points_nd: torch.Tensor, count: int, start: int) -> list[int]
     return chosen
 
 
-def test_landmarks_equal_those_of_the_plain_algorithm(generator: torch.Generator) -> None:
+def test_landmarks_equal_those_of_the_textbook_algorithm(generator: torch.Generator) -> None:
     points_nd = torch.randn(60, 4, generator=generator, dtype=torch.float64)
     assert maxmin_landmarks(points_nd, 20, 7).tolist() == slow_landmarks(points_nd, 20, 7)
 
@@ -121,7 +121,7 @@ def slow_fold(parts: list[Tensor], seed: int, size: int, buckets: int) -> Tensor
 
 
 @pytest.mark.parametrize("buckets", [8, 64, 512, 4096])
-def test_the_fold_equals_one_coordinate_at_a_time(buckets: int, generator: torch.Generator) -> None:
+def test_the_sketch_equals_one_coordinate_at_a_time(buckets: int, generator: torch.Generator) -> None:
     parts = tensors(generator)
     found = signed_fold(parts, seed=3, size=8, buckets=buckets)
     torch.testing.assert_close(found, slow_fold(parts, 3, 8, buckets), rtol=1e-4, atol=1e-4)

@@ -87,7 +87,7 @@ def test_a_model_the_meta_device_refuses_is_counted_for_real(
     assert count_macs(OnlyForReal(), torch.ones(2, 3)).total == 15
 
 
-def test_batches_go_in_by_name_or_by_position() -> None:
+def test_batches_are_passed_by_name_or_by_position() -> None:
     features = torch.ones(2, 3)
     assert count_macs(NamedInputs(), {"features": features, "scale": 2.0}).total == 15
     assert count_macs(NamedInputs(), (features, 2.0)).total == 15

@@ -75,7 +75,7 @@ def test_moments_equal_those_of_all_activations_kept() -> None:
     found = input_moments(model, batches, widths)
     kept = kept_inputs(model, batches, list(widths))
     for name, width in widths.items():
-        rows_rn = torch.cat([as_rows(fed, width) for fed in kept[name]])
+        rows_rn = torch.cat([as_rows(inputs, width) for inputs in kept[name]])
         assert_equal(found[name], direct(rows_rn))
 
 
@@ -93,14 +93,14 @@ def test_units_far_from_zero_lose_no_digits() -> None:
     torch.testing.assert_close(found.covariance_nn, direct(rows_rn).covariance_nn, rtol=1e-9, atol=1e-9)
 
 
-def test_how_the_probe_is_cut_into_batches_does_not_matter() -> None:
+def test_how_the_data_are_batched_does_not_matter() -> None:
     model = conv_net()
-    probe = torch.randn(24, 1, 6, 6)
-    whole = input_moments(model, [probe], {"6": 5})["6"]
-    assert_equal(input_moments(model, probe.split(5), {"6": 5})["6"], whole)
+    data = torch.randn(24, 1, 6, 6)
+    whole = input_moments(model, [data], {"6": 5})["6"]
+    assert_equal(input_moments(model, data.split(5), {"6": 5})["6"], whole)
 
 
-def test_batches_may_be_mappings_and_inputs_may_go_by_keyword() -> None:
+def test_batches_may_be_mappings_and_inputs_passed_by_keyword() -> None:
     class ByKeyword(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -37,7 +37,7 @@ def drawn(word: str, items: int = 30) -> tuple[Tensor, Tensor]:
 
 
 def by_hand(word: str, scores: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Return loss and quality as their definitions say, number after number."""
+    """Return loss and quality by their definitions, number after number."""
     if word == "mse":
         gaps = (scores - labels).square()
         return gaps.mean().item(), r2_score(labels.numpy(), scores.numpy())
@@ -95,8 +95,8 @@ def test_smoothing_is_that_of_torch_and_is_not_in_what_is_evaluated(word: str) -
 def test_one_target_may_come_with_an_axis_of_its_own_or_without(shape: tuple[int, ...]) -> None:
     objective, scores = Objective.of("mse"), drawn("mse")[0][:, :1]
     labels = drawn("mse")[1][:, 0]
-    for answer in (scores, scores[:, 0]):
-        assert objective.loss(answer, labels.reshape(shape)).item() == pytest.approx(
+    for output in (scores, scores[:, 0]):
+        assert objective.loss(output, labels.reshape(shape)).item() == pytest.approx(
             (scores[:, 0] - labels).square().mean().item()
         )
 
@@ -106,8 +106,8 @@ def test_places_that_do_not_count_do_not_show() -> None:
     changed = torch.where((labels == IGNORED)[..., None], torch.randn(30, 5, 7), scores)
     objective = Objective.of("next-token")
     for read in (
-        lambda given: objective.loss(given, labels),
-        lambda given: torch.tensor(objective.figures(objective.sums(given, labels), labels)),
+        lambda found: objective.loss(found, labels),
+        lambda found: torch.tensor(objective.figures(objective.sums(found, labels), labels)),
     ):
         torch.testing.assert_close(read(scores), read(changed))
 
@@ -120,8 +120,8 @@ def test_a_batch_in_which_no_place_counts_has_no_loss_and_no_slope() -> None:
     assert not slope.any()
 
 
-def squares(answers: Tensor, labels: Tensor) -> Tensor:
-    return (answers - labels).double().square().sum(0)
+def squares(outputs: Tensor, labels: Tensor) -> Tensor:
+    return (outputs - labels).double().square().sum(0)
 
 
 def test_r_squared_is_1_of_the_labels_and_0_of_their_mean() -> None:
@@ -144,7 +144,7 @@ def test_a_target_that_never_varies_counts_where_it_is_hit_exactly() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "labels", "classes", "chance"),
+    ("name", "labels", "classes", "chance"),
     [
         ("cross-entropy", [0, 1, 1, 3], 4, 0.25),
         ("next-token", [[1, 1, 2], [1, IGNORED, 0]], 3, 3 / 5),
@@ -154,15 +154,15 @@ def test_a_target_that_never_varies_counts_where_it_is_hit_exactly() -> None:
         (OWN, [0.5, 1.5], 1, 0.0),
     ],
 )
-def test_an_answer_that_does_not_look_scores_what_chance_says(
-    word: str, labels: Any, classes: int, chance: float
+def test_predictions_without_the_input_have_the_quality_of_chance(
+    name: str, labels: Any, classes: int, chance: float
 ) -> None:
-    function = (lambda output, label: output.sum()) if word == OWN else None
-    assert Objective(word, function).chance(torch.tensor(labels), classes) == pytest.approx(chance)
+    function = (lambda output, label: output.sum()) if name == OWN else None
+    assert Objective(name, function).chance(torch.tensor(labels), classes) == pytest.approx(chance)
 
 
 @dataclass
-class Answer:
+class Output:
     hidden: Tensor
     logits: Tensor
 
@@ -173,11 +173,11 @@ class Answer:
         lambda scores: {"hidden": scores[:, :1], "logits": scores},
         lambda scores: (scores, scores[:, :1]),
         lambda scores: [scores],
-        lambda scores: Answer(scores[:, :1], scores),
+        lambda scores: Output(scores[:, :1], scores),
     ],
     ids=["mapping", "tuple", "list", "dataclass"],
 )
-def test_scores_are_found_in_whatever_a_model_answers(wrapped: Callable[[Tensor], Any]) -> None:
+def test_scores_are_found_in_whatever_a_model_returns(wrapped: Callable[[Tensor], Any]) -> None:
     scores, labels = drawn("cross-entropy")
     assert torch.equal(CROSS_ENTROPY.loss(wrapped(scores), labels), CROSS_ENTROPY.loss(scores, labels))
     sums = CROSS_ENTROPY.sums(wrapped(scores), labels)
@@ -200,24 +200,24 @@ def test_of_a_loss_alone_over_classes_the_quality_is_accuracy() -> None:
 
 
 def test_a_quality_of_ones_own_is_a_mean_over_items_however_they_are_batched() -> None:
-    answers, labels = torch.arange(6.0), torch.tensor([0.0, 1.0, 2.0, 9.0, 9.0, 9.0])
+    outputs, labels = torch.arange(6.0), torch.tensor([0.0, 1.0, 2.0, 9.0, 9.0, 9.0])
     objective = own(
         lambda output, label: {"loss": output.mean(), "quality": (output == label).sum() / len(label)}
     )
-    total: Sums = objective.sums(answers[:4], labels[:4]) + objective.sums(answers[4:], labels[4:])
+    total: Sums = objective.sums(outputs[:4], labels[:4]) + objective.sums(outputs[4:], labels[4:])
     assert objective.figures(total, labels) == (2.5, 0.5)
 
 
-def test_a_loss_of_ones_own_is_handed_the_answer_as_it_is() -> None:
-    answer = Answer(torch.ones(2, 1), torch.ones(2, 3, requires_grad=True))
+def test_a_loss_of_ones_own_is_handed_the_output_as_it_is() -> None:
+    output = Output(torch.ones(2, 1), torch.ones(2, 3, requires_grad=True))
     seen: list[Any] = []
 
     def loss(output: Any, labels: Tensor) -> Tensor:
         seen.append(output)
         return output.logits.mean()
 
-    assert own(loss).loss(answer, torch.zeros(2)).requires_grad
-    assert seen == [answer]
+    assert own(loss).loss(output, torch.zeros(2)).requires_grad
+    assert seen == [output]
 
 
 def raising(output: Any, labels: Tensor) -> Tensor:
@@ -225,7 +225,7 @@ def raising(output: Any, labels: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("function", "words"),
+    ("function", "message"),
     [
         (raising, r"task\.loss: 'theirs:loss' raised KeyError: .no such head"),
         (lambda output, labels: 0.5, r"'theirs:loss' returned float; the mean loss, a tensor of one number"),
@@ -233,20 +233,22 @@ def raising(output: Any, labels: Tensor) -> Tensor:
         (lambda output, labels: {"loss": output.mean()}, r"returned a mapping of loss; of loss and quality"),
     ],
 )
-def test_what_a_loss_of_ones_own_returns_is_refused_in_words(
-    function: Callable[[Any, Tensor], Any], words: str
+def test_a_wrong_return_value_of_a_loss_of_ones_own_is_refused(
+    function: Callable[[Any, Tensor], Any], message: str
 ) -> None:
     scores, labels = drawn("cross-entropy")
-    for ask in (own(function).loss, own(function).sums):
-        with pytest.raises(RecipeError, match=words):
-            ask(scores, labels)
+    for read in (own(function).loss, own(function).sums):
+        with pytest.raises(RecipeError, match=message):
+            read(scores, labels)
 
 
 def test_a_loss_alone_over_numbers_has_no_quality_and_is_refused() -> None:
     scores, labels = drawn("mse")
     objective = own(functional.l1_loss)
     assert objective.loss(scores, labels).item() > 0
-    with pytest.raises(RecipeError, match=r"returns a loss alone, and what of these answers is right is not"):
+    with pytest.raises(
+        RecipeError, match=r"returns a loss alone, and which of these predictions are right is undefined"
+    ):
         objective.sums(scores, labels)
 
 
@@ -256,7 +258,7 @@ def test_a_path_that_leads_nowhere_is_a_fault_of_the_recipe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("quality", "words"),
+    ("quality", "message"),
     [
         (3.0, r"'theirs:loss' returned a quality of 3; 1, the best there is, or less would do"),
         (math.nan, r"'theirs:loss' returned a quality of nan; 1, the best there is, or less would do"),
@@ -268,11 +270,11 @@ def test_a_path_that_leads_nowhere_is_a_fault_of_the_recipe() -> None:
         ),
     ],
 )
-def test_a_quality_that_is_no_share_is_refused_where_it_is_asked_for(quality: Any, words: str) -> None:
+def test_a_quality_that_is_no_share_is_refused_where_it_is_needed(quality: Any, message: str) -> None:
     scores, labels = drawn("cross-entropy")
     objective = own(lambda output, label: {"loss": output.mean(), "quality": quality})
     assert objective.loss(scores, labels).ndim == 0
-    with pytest.raises(RecipeError, match=words):
+    with pytest.raises(RecipeError, match=message):
         objective.sums(scores, labels)
 
 

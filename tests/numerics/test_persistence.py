@@ -77,7 +77,7 @@ def test_identical_points_have_no_loop() -> None:
 
 @given(st.integers(0, 2**32 - 1), st.integers(4, 11), st.integers(1, 4))
 @settings(max_examples=30, deadline=None)
-def test_bars_equal_those_of_a_plain_boundary_reduction(seed: int, count: int, dimension: int) -> None:
+def test_bars_equal_those_of_boundary_reduction(seed: int, count: int, dimension: int) -> None:
     points = np.random.default_rng(seed).normal(size=(count, dimension))
     np.testing.assert_allclose(bars_of(points), by_boundary_reduction(points), atol=1e-5)
 

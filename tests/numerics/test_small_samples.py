@@ -158,7 +158,7 @@ def test_swapping_the_arms_inverts_all_three(data: list[tuple[float, float]]) ->
 
 
 @given(ratios, st.floats(0.1, 10.0))
-def test_a_common_factor_goes_through_and_order_does_not_matter(
+def test_a_common_factor_multiplies_the_result_and_order_does_not_matter(
     data: list[tuple[float, float]], factor: float
 ) -> None:
     one = ratio_interval(data)

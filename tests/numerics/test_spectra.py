@@ -29,7 +29,7 @@ def test_variance_spread_evenly_over_k_directions_counts_k(dimension, directions
 
 
 @pytest.mark.parametrize("dimension", [effective_rank, participation_ratio])
-def test_a_zero_spectrum_has_dimension_zero_beside_one_that_has_not(dimension) -> None:
+def test_a_zero_spectrum_has_dimension_zero_next_to_one_that_has_not(dimension) -> None:
     assert dimension(torch.tensor([[0.0, 0.0], [1.0, 1.0]])).tolist() == pytest.approx([0.0, 2.0])
 
 

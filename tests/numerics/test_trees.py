@@ -1,4 +1,4 @@
-"""Batches of several tensors are cut and joined as one is; random ones have the shapes and bounds asked."""
+"""Batches of several tensors, split and joined like one; random ones of the wanted shapes and bounds."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def same(first: Any, second: Any) -> bool:
 @pytest.mark.parametrize("tree", TREES)
 @pytest.mark.parametrize("parts", [1, 3, 10])
 def test_parts_joined_again_are_the_whole(tree: Any, parts: int) -> None:
-    cut = split_evenly(tree, parts)
-    assert len(cut) == parts
-    assert max(map(item_count, cut)) - min(map(item_count, cut)) <= 1
-    assert same(join_items(cut), tree)
+    batches = split_evenly(tree, parts)
+    assert len(batches) == parts
+    assert max(map(item_count, batches)) - min(map(item_count, batches)) <= 1
+    assert same(join_items(batches), tree)
 
 
 def test_parts_of_one_tensor_are_those_of_torch() -> None:
@@ -55,7 +55,7 @@ def test_an_index_and_a_slice_are_those_of_every_tensor(tree: Any) -> None:
     assert item_count(at(tree, torch.tensor([7, 7, 1]))) == 3
 
 
-def test_items_beyond_the_batch_are_passed_over_and_what_is_no_item_stays() -> None:
+def test_items_beyond_the_batch_are_passed_over_and_what_is_no_item_is_kept() -> None:
     tree = {"a": ROWS[:3], "scale": torch.tensor(2.0), "mask": torch.ones(5), "name": "x"}
     found = take_items(tree, torch.arange(2, 9))
     assert found["a"].tolist() == [2]
@@ -69,14 +69,14 @@ MASK = InputPart(name="mask", shape=(7,), dtype="int64", lowest=0, highest=1)
 SEEN = InputPart(name="seen", shape=(2, 7), dtype="bool")
 NUMBERS = InputPart(name="numbers", shape=(), dtype="float32")
 PARTS = TaskFacts(input_kind="parts", input_shape=(), classes=2, parts=(IDS, MASK, SEEN, NUMBERS))
-PLAIN = [
+SINGLE = [
     TaskFacts(input_kind="image", input_shape=(3, 8, 8), classes=2),
     TaskFacts(input_kind="tokens", input_shape=(7,), classes=2, vocabulary=5),
     TaskFacts(input_kind="vector", input_shape=(6,), classes=2),
 ]
 
 
-@pytest.mark.parametrize("facts", PLAIN)
+@pytest.mark.parametrize("facts", SINGLE)
 def test_one_tensor_comes_as_a_tensor(facts: TaskFacts) -> None:
     inputs = random_inputs(facts, 40)
     assert inputs.shape == (40, *facts.input_shape)
@@ -110,7 +110,7 @@ def test_parts_without_names_come_as_a_tuple() -> None:
     assert [tuple(each.shape) for each in inputs] == [(3, 7), (3,)]
 
 
-@pytest.mark.parametrize("facts", [*PLAIN, PARTS])
+@pytest.mark.parametrize("facts", [*SINGLE, PARTS])
 def test_equal_seeds_give_equal_items_and_others_do_not(facts: TaskFacts) -> None:
     state = torch.get_rng_state()
     first, again, other = (list(tensors_of(random_inputs(facts, 9, seed))) for seed in (1, 1, 2))

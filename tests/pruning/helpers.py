@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tpsprune.pruning import Group, Plan, PrunedGroup, find_groups
+from tpsprune.pruning import Group, Plan, PrunedGroup, find_groups, replay
 from tpsprune.pruning.plan import signature_of, versions
 from tpsprune.pruning.surgery import mask_units, pruned_copy
 from tpsprune.pruning.trial import randomised_copy
@@ -23,7 +24,7 @@ def reasons(model: nn.Module, batch: Any) -> dict[str, str]:
 
 
 def pruned_to(groups: Any, widths: Any) -> list[PrunedGroup]:
-    """Return groups that keep their first units, to given widths."""
+    """Return groups that keep their first units, to these widths."""
     return [PrunedGroup.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
 
 
@@ -54,6 +55,17 @@ def halved(model: nn.Module, batch: Any) -> tuple[nn.Module, list[str]]:
 def plan_of(model: nn.Module, groups: tuple[PrunedGroup, ...], **settings: Any) -> Plan:
     plan = {"target": "widths", "groups": groups, "new_biases": (), "versions": versions()}
     return Plan(**{**plan, "model": signature_of(model), **settings})
+
+
+def elements_kept_by(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
+    """Return for each parameter of the ticket where its elements lie, flat, in the dense parameter.
+
+    ``model`` is overwritten.
+    """
+    for parameter in model.double().parameters():
+        parameter.data = torch.arange(parameter.numel(), dtype=torch.float64).reshape(parameter.shape)
+    ticket = replay(model, replace(plan, model=signature_of(model)))
+    return {name: value.long() for name, value in ticket.named_parameters()}
 
 
 def assert_same(ours: nn.Module, theirs: nn.Module) -> None:

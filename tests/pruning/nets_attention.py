@@ -1,4 +1,4 @@
-"""Small attention networks of every layout in use, and what tests ask of their heads."""
+"""Small attention networks of every layout in use, and what tests need of their heads."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class OneKey(nn.Module):
 
 
 class Cross(nn.Module):
-    """Queries of the stream look at a part of it through fused keys and values; a table per head."""
+    """Queries of the stream attend to a part of it through fused keys and values; a table per head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ class BertSelf(nn.Module):
 
 
 class Bert(nn.Module):
-    """BERT: the output projection lies in a module beside that of the others."""
+    """BERT: the output projection lies in a module next to that of the others."""
 
     def __init__(self) -> None:
         super().__init__()

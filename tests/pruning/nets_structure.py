@@ -1,4 +1,4 @@
-"""Small networks of every kind that is pruned: plain ones, norms, groups, gates, skips, turned weights."""
+"""Small networks of every kind that is pruned: simple ones, norms, groups, gates, skips, turned weights."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.pruning.feeds import noise
+from tests.pruning.observed import noise
 
 
 class OwnRmsNorm(nn.Module):
-    """An RMS norm as language models bring their own, its width in an attribute or not."""
+    """An RMS norm as language models define their own, its width in an attribute or not."""
 
     def __init__(self, width: int, *, remembers: bool = True, plus_one: bool = False) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class VitBlock(nn.Module):
 
 
 class Bottlenecks(nn.Module):
-    """A grouped convolution between two plain ones, with a norm of choice after each."""
+    """A grouped convolution between two ungrouped ones, with a norm of choice after each."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class Plain(nn.Module):
 
 
 class Gated(nn.Module):
-    """A gated unit: one layer puts out values and gates, side by side."""
+    """A gated unit: one layer gives values and gates, side by side."""
 
     def __init__(self, *, chunk: bool) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class Twice(nn.Module):
 
 
 class Unet(nn.Module):
-    """Down, up again by transposed convolution, and the skip put beside it."""
+    """Down, up again by transposed convolution, and the skip concatenated."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -208,6 +208,21 @@ class Unet(nn.Module):
         skip = functional.relu(self.enter(x_bchw))
         up = functional.relu(self.up(functional.relu(self.down(skip))))
         return self.head(functional.relu(self.leave(torch.cat([up, skip], dim=1))))
+
+
+class Tied(nn.Module):
+    """A language model whose head is its embedding: the stream is not pruned, what branches off it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 8)
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+        self.head = nn.Linear(8, 7, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens_bt: Tensor) -> Tensor:
+        x_btd = self.embedding(tokens_bt)
+        return self.head(x_btd + self.down(functional.relu(self.up(x_btd))))
 
 
 class DrawnNet(nn.Module):
@@ -396,14 +411,14 @@ STRUCTURES: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "layer norm over channels": (lambda: Plain(LayerNorm2d(8)), IMAGES),
     "gated by chunk": (lambda: Gated(chunk=True), VECTORS),
     "gated by glu": (lambda: Gated(chunk=False), VECTORS),
-    "twice beside itself": (Twice, VECTORS),
+    "twice side by side": (Twice, VECTORS),
     "skip and transposed convolution": (Unet, IMAGES),
 }
 """Networks that can be pruned, by what is particular about them."""
 
 
 def case(name: str) -> tuple[nn.Module, Tensor]:
-    """Return a network, of these or of the plain ones, and a batch for it."""
+    """Return a network, of these or of the simple ones, and a batch for it."""
     torch.manual_seed(0)
     if name in STRUCTURES:
         make, batch = STRUCTURES[name]

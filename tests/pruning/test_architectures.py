@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import tpsprune
-from tests.pruning.feeds import noise
 from tests.pruning.helpers import pruned_to
 from tests.pruning.nets_attention import ATTENTIONS, Net, Packed, net, sequences
 from tests.pruning.nets_structure import IMAGES, STRUCTURES, DrawnNet, OwnRmsNorm, Stream, case, conv1d
+from tests.pruning.observed import noise
 from tpsprune.errors import PruneError
 from tpsprune.models import Mlp, TokenMlp, Transformer, build
 from tpsprune.numerics.forward import logits_of
@@ -96,12 +96,12 @@ def test_a_ticket_meets_its_target_is_its_plans_and_comes_nearer_by_compensation
     model.eval()
     same = Prune(target=Macs(0.6), units="pivoted-cholesky", recalibrate=False)
     found = extract(model, batch.split(24), Prune(target=Macs(0.6)))
-    plain = extract(model, [batch], replace(same, compensate=False))
-    for each in (found, plain):
+    removal = extract(model, [batch], replace(same, compensate=False))
+    for each in (found, removal):
         assert each.macs_share <= 0.6
         assert not could_keep_more(model, each.plan, batch[:1], 0.6)
         is_its_plans(model, each, batch)
-    error = output_error(plain.ticket, model, [batch])
+    error = output_error(removal.ticket, model, [batch])
     for refit in (True, False):
         ticket = extract(model, [batch], replace(same, reconstruct=refit)).ticket
         assert output_error(ticket, model, [batch]) < error
@@ -169,13 +169,13 @@ def test_and_on_streams_of_vectors(
 
 def agrees(model: nn.Module, batch: Tensor, share: float, fitted: tuple[bool, bool], units: str) -> None:
     """Assert that a target within reach is met, not needlessly undercut, and the ticket its plan's."""
-    asked = Prune(
+    chosen = Prune(
         target=Macs(share), units=units, compensate=fitted[0], reconstruct=fitted[1],
         min_width=1, max_pruning_ratio=0.99,
     )  # fmt: skip
     modes = [module.training for module in model.modules()]
     try:
-        found = extract(model, batch.split(12), asked)
+        found = extract(model, batch.split(12), chosen)
     except PruneError as error:
         assert "cannot be reached" in str(error)  # noqa: PT017
         assume(False)
@@ -186,7 +186,7 @@ def agrees(model: nn.Module, batch: Tensor, share: float, fitted: tuple[bool, bo
 
 
 def test_the_consumers_of_a_group_may_have_different_numbers_of_features() -> None:
-    """A group of a grouped convolution reads two channels and puts out three, which the next layer reads."""
+    """A group of a grouped convolution has two inputs and three outputs, which the next layer reads."""
     torch.manual_seed(0)
     agrees(
         DrawnNet(["plain", "residual", "grouped"], [4, 4, 4, 6], "batch", 4),
@@ -201,8 +201,8 @@ def test_units_of_which_a_norm_leaves_nothing_are_compensated_without_harm() -> 
     """A layer norm over one unit gives the same whatever its input."""
     torch.manual_seed(0)
     model = DrawnNet(["plain", "plain"], [4, 4, 4, 4], "layer", 2)
-    asked = Prune(target=Widths({"layers.0": 1}), min_width=1)
-    found = extract(model, [IMAGES], asked)
+    chosen = Prune(target=Widths({"layers.0": 1}), min_width=1)
+    found = extract(model, [IMAGES], chosen)
     assert all(bool(each.isfinite().all()) for each in found.ticket.state_dict().values())
 
 
@@ -277,7 +277,7 @@ def test_an_attention_left_alone_inside_anothers_module_costs_what_it_did() -> N
     assert costs.at((2, 32)) == pytest.approx(count_macs(ticket, PAIRS[:2]).total)
 
 
-def test_a_gate_goes_with_the_half_that_it_multiplies() -> None:
+def test_a_gate_is_pruned_with_the_half_that_it_multiplies() -> None:
     model = TokenMlp(11, 2, 8, (32,), 11, gated=True)
     ticket = tpsprune.extract(model, PAIRS, target=tpsprune.Widths({"hidden.0.gate": 10})).ticket
     layer = ticket.hidden[0]
@@ -368,7 +368,7 @@ def test_lightly_pruned_it_predicts_nearly_as_before(name: str) -> None:
     assert same > 0.8, same
 
 
-def test_a_head_tied_to_the_embedding_stays_tied() -> None:
+def test_a_head_tied_to_the_embedding_remains_tied() -> None:
     model = trained("gpt2")
     assert model.get_parameter("lm_head.weight") is model.get_parameter("transformer.wte.weight")
     found = lighter("gpt2", 0.7)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.pruning.feeds import noise
+from tests.pruning.observed import noise
 from tpsprune.pruning.calibration import measure_sensitivities
 from tpsprune.pruning.layers import channels_first
 
@@ -77,7 +77,7 @@ def test_a_small_error_at_a_layer_costs_what_was_predicted(
         model, batch = model.double(), batch.double()
     predicted = averaged(model, batch, layers, 40)
     with torch.no_grad():
-        plain = model(batch)
+        outputs = model(batch)
     epsilon, generator = 1e-4, torch.Generator().manual_seed(0)
     for layer in layers:
         module = model.get_submodule(layer)
@@ -93,9 +93,9 @@ def test_a_small_error_at_a_layer_costs_what_was_predicted(
 
             handle = module.register_forward_hook(disturb)
             with torch.no_grad():
-                errors = [(model(batch) - plain).double().square().mean() for _ in range(40)]
+                errors = [(model(batch) - outputs).double().square().mean() for _ in range(40)]
             handle.remove()
-            costs.append(float(torch.stack(errors).mean()) / epsilon**2 / spread_of(plain) ** 2)
+            costs.append(float(torch.stack(errors).mean()) / epsilon**2 / spread_of(outputs) ** 2)
         ratios = torch.tensor(costs) / predicted[layer].float()
         assert float(ratios[predicted[layer] > 0].log().abs().mean()) < 0.25
         assert sum(costs) == pytest.approx(float(predicted[layer].sum()), rel=0.2)
@@ -119,7 +119,7 @@ def test_a_layer_called_twice_costs_what_its_two_errors_do() -> None:
 
 
 class Aside(nn.Module):
-    """A layer whose answer nobody uses, one that is never called, one that only a whole number hears."""
+    """A layer whose output is unused, one that is never called, one read through a whole number only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,19 +130,17 @@ class Aside(nn.Module):
         return self.stem(x_bd) + self.choice(x_bd).argmax(1, keepdim=True)
 
 
-def test_a_layer_that_the_output_does_not_depend_on_is_left_out_and_one_that_is_not_heard_costs_nothing() -> (
-    None
-):
+def test_a_layer_without_a_gradient_is_left_out_and_one_of_zero_gradient_costs_nothing() -> None:
     names = ["stem", "unused", "never", "choice"]
     assert set(measure_sensitivities(Aside(), [noise(8, 3)], names)) == {"stem"}
     blind = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
     nn.init.zeros_(blind[1].weight)
-    unheard = measure_sensitivities(blind, [noise(8, 3)], ["0", "1"])
-    assert not unheard["0"].any()
-    assert unheard["1"].all()
+    zero = measure_sensitivities(blind, [noise(8, 3)], ["0", "1"])
+    assert not zero["0"].any()
+    assert zero["1"].all()
 
 
-def test_frozen_layers_are_heard_too_and_flags_modes_and_gradients_are_as_they_were() -> None:
+def test_frozen_layers_are_measured_too_and_flags_modes_and_gradients_are_as_they_were() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
     batch = noise(8, 3)

@@ -1,4 +1,4 @@
-"""The map against plain least squares, and a compensated layer against estimates put in its place."""
+"""The map against removal least squares, and a compensated layer against the dense one on estimates."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.pruning.feeds import elements_of, noise, of_rows
 from tests.pruning.nets_structure import conv1d
+from tests.pruning.observed import elements_of, moments_of_rows, noise
 from tpsprune.pruning import Consumer
 from tpsprune.pruning.compensation import (
     RIDGES,
@@ -27,7 +27,7 @@ def sampled(*shape: int, seed: int = 0) -> Tensor:
     return noise(*shape, seed=seed, dtype=torch.float64)
 
 
-def plain_map(kept: tuple[int, ...], signals: int) -> Tensor:
+def removal_map(kept: tuple[int, ...], signals: int) -> Tensor:
     return torch.eye(signals, dtype=torch.float64)[:, list(kept)]
 
 
@@ -43,7 +43,7 @@ def test_without_ridge_the_map_is_ordinary_least_squares(seed: int, intercept: b
     y_rn = x_rn @ sampled(6, 6, seed=seed + 1) + 1
     kept = (0, 2, 5)
     found = fit_interpolation(
-        of_rows(x_rn[:, kept], y_rn), kept, torch.eye(6).double(), intercept=intercept, ridges=(0.0,)
+        moments_of_rows(x_rn[:, kept], y_rn), kept, torch.eye(6).double(), intercept=intercept, ridges=(0.0,)
     )
     design = x_rn[:, kept]
     if intercept:
@@ -60,7 +60,7 @@ def test_without_ridge_the_map_is_ordinary_least_squares(seed: int, intercept: b
     intercept=st.booleans(),
     loudness=st.floats(0.0, 2.0),
 )
-def test_whatever_the_ridge_compensation_is_never_worse_than_plain_removal(
+def test_whatever_the_ridge_compensation_is_never_worse_than_removal(
     seed: int, ridges: tuple[float, ...], intercept: bool, loudness: float
 ) -> None:
     x_rn = sampled(30, 5, seed=seed) + 0.5
@@ -68,41 +68,43 @@ def test_whatever_the_ridge_compensation_is_never_worse_than_plain_removal(
     weight_qn = sampled(3, 5, seed=seed + 2)
     gram_nn = weight_qn.T @ weight_qn
     kept = (1, 3)
-    found = fit_interpolation(of_rows(x_rn[:, kept], y_rn), kept, gram_nn, intercept=intercept, ridges=ridges)
-    plain = Interpolation(plain_map(kept, 5), torch.zeros(5).double(), None)
-    errors = [read_error(y_rn, x_rn[:, kept], each, gram_nn) for each in (found, plain)]
+    found = fit_interpolation(
+        moments_of_rows(x_rn[:, kept], y_rn), kept, gram_nn, intercept=intercept, ridges=ridges
+    )
+    removal = Interpolation(removal_map(kept, 5), torch.zeros(5).double(), None)
+    errors = [read_error(y_rn, x_rn[:, kept], each, gram_nn) for each in (found, removal)]
     assert errors[0] <= errors[1] * (1 + 1e-9)
     assert found.ridge in {None, *ridges}
     if ridges == (1e4,):
-        torch.testing.assert_close(found.map_nk, plain.map_nk, atol=1e-2, rtol=0)
+        torch.testing.assert_close(found.map_nk, removal.map_nk, atol=1e-2, rtol=0)
 
 
 def test_the_ridge_is_the_one_that_the_consumer_reads_best_on_items_held_out() -> None:
     x_rk = sampled(24, 4)
     exact = x_rk @ sampled(4, 3, seed=1)
     y_rn = torch.cat([x_rk, exact, exact + 4 * sampled(24, 3, seed=2)], dim=1)
-    joints, kept = of_rows(x_rk, y_rn), (0, 1, 2, 3)
+    joints, kept = moments_of_rows(x_rk, y_rn), (0, 1, 2, 3)
     to_exact, to_noisy = (
         torch.diag(torch.tensor(each).double())
         for each in ([0.0] * 4 + [1.0] * 3 + [0.0] * 3, [0.0] * 7 + [1.0] * 3)
     )
     clean = fit_interpolation(joints, kept, to_exact, intercept=True)
     assert clean.ridge == RIDGES[0]
-    said = x_rk @ clean.map_nk.T + clean.intercept_n
-    torch.testing.assert_close(said[:, :7], y_rn[:, :7], rtol=0, atol=1e-6)
+    estimate = x_rk @ clean.map_nk.T + clean.intercept_n
+    torch.testing.assert_close(estimate[:, :7], y_rn[:, :7], rtol=0, atol=1e-6)
     noisy = fit_interpolation(joints, kept, to_noisy, intercept=True)
     assert noisy.ridge is None or noisy.ridge > RIDGES[0]
 
 
-def test_where_a_map_would_only_be_learnt_by_heart_plain_removal_stays() -> None:
+def test_where_a_map_would_only_overfit_removal_is_chosen() -> None:
     x_rn = sampled(16, 10, seed=3)
-    y_rn = torch.cat([x_rn, sampled(16, 3, seed=4)], dim=1)  # Three that the others say nothing about.
+    y_rn = torch.cat([x_rn, sampled(16, 3, seed=4)], dim=1)  # Three that the others do not determine.
     kept = tuple(range(10))
     found = fit_interpolation(
-        of_rows(x_rn, y_rn, at_a_time=16), kept, torch.eye(13).double(), intercept=False
+        moments_of_rows(x_rn, y_rn, at_a_time=16), kept, torch.eye(13).double(), intercept=False
     )
     assert found.ridge is None
-    assert torch.equal(found.map_nk, plain_map(kept, 13))
+    assert torch.equal(found.map_nk, removal_map(kept, 13))
     assert not found.intercept_n.any()
 
 
@@ -113,8 +115,8 @@ CONSUMERS = {
         lambda: nn.ConvTranspose2d(4, 3, 2, stride=2), Consumer("", 0, 1), (5, 4, 6, 6),
     ),
     "behind a flattened image": (lambda: nn.Linear(8, 3), Consumer("", 0, 2, positions=2), (5, 8)),
-    "beside others": (lambda: nn.Conv2d(7, 3, 3), Consumer("", 2, 1), (5, 7, 6, 6)),
-    "twice beside itself": (lambda: nn.Linear(9, 3), Consumer("", 1, 1, repeat=2, stride=4), (5, 9)),
+    "among others": (lambda: nn.Conv2d(7, 3, 3), Consumer("", 2, 1), (5, 7, 6, 6)),
+    "twice side by side": (lambda: nn.Linear(9, 3), Consumer("", 1, 1, repeat=2, stride=4), (5, 9)),
     "heads": (lambda: nn.Linear(12, 3), Consumer("", 0, 3), (5, 2, 12)),
     "blocks behind a flattened image": (lambda: nn.Linear(24, 3), Consumer("", 0, 6, positions=3), (5, 24)),
     "blocks in two halves": (
@@ -128,7 +130,7 @@ CONSUMERS = {
 
 
 @pytest.mark.parametrize("name", CONSUMERS)
-def test_a_compensated_layer_puts_out_of_the_kept_signals_what_it_would_of_their_estimates(name: str) -> None:
+def test_a_compensated_layer_gives_of_the_kept_signals_what_it_would_of_their_estimates(name: str) -> None:
     torch.manual_seed(0)
     make, consumer, shape = CONSUMERS[name]
     layer, batch = make().double(), sampled(*shape)
@@ -141,17 +143,17 @@ def test_a_compensated_layer_puts_out_of_the_kept_signals_what_it_would_of_their
     rows, estimated = batch.movedim(axis, 0), batch.clone()
     for signal, elements in enumerate(places):
         for position, element in enumerate(elements):
-            said = sum(
+            estimate = sum(
                 found.map_nk[signal, rank] * rows[places[each][position]] for rank, each in enumerate(kept)
             )
-            estimated.movedim(axis, 0)[element] = said + intercept_n[signal]
+            estimated.movedim(axis, 0)[element] = estimate + intercept_n[signal]
     compensated = copy.deepcopy(layer)
     compensate(compensated, layer, consumer, 4, kept, found)
     torch.testing.assert_close(compensated(batch), layer(estimated))
-    gone = [element for n, elements in enumerate(places) if n not in kept for element in elements]
-    deaf = batch.clone()
-    deaf.movedim(axis, 0)[gone] = 100.0
-    torch.testing.assert_close(compensated(deaf), compensated(batch))
+    pruned = [element for n, elements in enumerate(places) if n not in kept for element in elements]
+    disturbed = batch.clone()
+    disturbed.movedim(axis, 0)[pruned] = 100.0
+    torch.testing.assert_close(compensated(disturbed), compensated(batch))
 
 
 def test_each_consumer_of_a_layer_is_compensated_by_itself() -> None:
@@ -162,8 +164,8 @@ def test_each_consumer_of_a_layer_is_compensated_by_itself() -> None:
         found = Interpolation(sampled(4, 2, seed=offset), sampled(4, seed=offset + 1), 1e-4)
         compensate(compensated, layer, Consumer("", offset, 1, outputs=outputs), 4, (0, 3), found)
         units = batch[:, [offset, offset + 3]]
-        said = torch.einsum("nk,bkhw->bnhw", found.map_nk, units) + found.intercept_n[:, None, None]
-        estimated[:, offset : offset + 4] = said
+        estimate = torch.einsum("nk,bkhw->bnhw", found.map_nk, units) + found.intercept_n[:, None, None]
+        estimated[:, offset : offset + 4] = estimate
     torch.testing.assert_close(compensated(batch), layer(estimated))
 
 
@@ -183,6 +185,6 @@ def test_the_gram_matrix_is_what_errors_of_the_signals_cost_at_the_output(name: 
             for j, other in enumerate(elements_of(consumer, 4)):
                 pair = zip(mine, other, strict=True)
                 inputs = weight.shape[1]
-                said = sum((weight[q, a % inputs] * weight[q, b % inputs]).sum() for a, b in pair)
-                expected[i, j] += cost_q[q] * said
+                estimate = sum((weight[q, a % inputs] * weight[q, b % inputs]).sum() for a, b in pair)
+                expected[i, j] += cost_q[q] * estimate
     torch.testing.assert_close(gram_nn, expected)

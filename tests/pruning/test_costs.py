@@ -67,7 +67,7 @@ def test_several_sets_of_widths_cost_what_each_costs(zoo: SimpleNamespace) -> No
     assert costs.at_each(widths).tolist() == [costs.at(row) for row in widths.tolist()]
 
 
-def test_biases_that_the_fold_adds_are_parameters_of_the_ticket_and_not_of_the_dense_model(
+def test_biases_that_compensation_adds_are_parameters_of_the_ticket_and_not_of_the_dense_model(
     zoo: SimpleNamespace,
 ) -> None:
     model, batch = zoo.case("cnn")

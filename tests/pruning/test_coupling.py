@@ -115,7 +115,7 @@ def test_the_halves_of_a_gate_are_pruned_together() -> None:
     assert Slice("both.weight", 0, 0, 1, repeat=2, stride=6) in group.slices
 
 
-def test_a_depthwise_convolution_that_reads_more_than_it_puts_out_is_left_whole_and_named() -> None:
+def test_a_depthwise_convolution_of_more_inputs_than_outputs_is_left_alone_and_named() -> None:
     why = reasons(Bottlenecks(4, 16, 4), IMAGES)["first"]
     assert "grouped has different numbers of inputs and outputs" in why
 
@@ -165,7 +165,7 @@ class Chunked(nn.Module):
         return self.head(x_btd + self.o(mixed))
 
 
-def test_q_k_and_v_apart_by_chunk_beside_positions_lose_heads_and_stream() -> None:
+def test_q_k_and_v_apart_by_chunk_under_positions_lose_heads_and_stream() -> None:
     batch = torch.randn(2, 3, 5)
     ticket, names = halved(Chunked(), batch)
     assert names == ["embed", "qkv"]

@@ -141,11 +141,11 @@ def test_query_heads_that_share_keys_share_the_basis_that_is_best_for_them_toget
 
 def scores_on(model: nn.Module, group: Group, batch: Tensor) -> Tensor:
     """Return what every row of queries scores with every row of keys of each head: (h, rows, rows)."""
-    fed: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     names = (of(group).query, of(group).key)
     handles = [
         model.get_submodule(name).register_forward_hook(
-            lambda _module, _args, out, name=name: fed.update({name: out})
+            lambda _module, _args, out, name=name: outputs.update({name: out})
         )
         for name in names
     ]
@@ -153,12 +153,14 @@ def scores_on(model: nn.Module, group: Group, batch: Tensor) -> Tensor:
         model(batch)
     for handle in handles:
         handle.remove()
-    q_hrd, k_hrd = (fed[name].double().flatten(0, 1).unflatten(1, (3, -1)).transpose(0, 1) for name in names)
+    q_hrd, k_hrd = (
+        outputs[name].double().flatten(0, 1).unflatten(1, (3, -1)).transpose(0, 1) for name in names
+    )
     return q_hrd @ k_hrd.mT
 
 
 @pytest.mark.parametrize("name", ["opened", "separate without biases", "keys from elsewhere"])
-def test_weighted_by_the_data_the_error_on_it_is_the_share_left_and_below_that_of_plain_weights(
+def test_weighted_by_the_data_the_error_on_it_is_the_share_left_and_below_that_without_data(
     name: str,
 ) -> None:
     model, batch = narrowed(name), sequences(12)
@@ -269,7 +271,7 @@ class PerWidth(Attend):
 
 
 @pytest.mark.parametrize(
-    ("attention", "words"),
+    ("attention", "message"),
     [
         (lambda: Rotary(3, 3), "turned by position (rotary) or normed"),
         (lambda: Rotary(tiled=True), "turned by position (rotary) or normed"),
@@ -278,30 +280,30 @@ class PerWidth(Attend):
         (PerWidth, "narrower heads give other scores, and no scale of d^(−1/2) explains it"),
     ],
 )
-def test_heads_that_must_stay_as_wide_are_left_alone_with_the_reason(
-    attention: Callable[[], nn.Module], words: str
+def test_heads_that_must_keep_their_width_are_left_alone_with_the_reason(
+    attention: Callable[[], nn.Module], message: str
 ) -> None:
     torch.manual_seed(0)
     found = find_groups(Net(attention()), sequences(2), head_width=True)
     assert {each.kind for each in found.groups} == {"heads", "units"}
-    assert words in {each.name: each.reason for each in found.unpruned}["attention.q_proj.head-width"]
+    assert message in {each.name: each.reason for each in found.unpruned}["attention.q_proj.head-width"]
 
 
 @pytest.mark.parametrize("name", ["opened", "grouped queries", "remembers widths"])
-def test_nothing_is_found_that_was_not_asked_for(name: str) -> None:
+def test_widths_of_heads_are_found_only_with_head_width(name: str) -> None:
     model = narrowed(name)
-    plain, found = find_groups(model, sequences(2)), found_in(model)
-    assert [each for each in found.groups if each.kind != "head-width"] == [*plain.groups]
-    assert found.unpruned == plain.unpruned
+    without, found = find_groups(model, sequences(2)), found_in(model)
+    assert [each for each in found.groups if each.kind != "head-width"] == [*without.groups]
+    assert found.unpruned == without.unpruned
     settings = Prune()
-    assert find_and_price_groups(model, sequences(2), settings)[0] == plain
+    assert find_and_price_groups(model, sequences(2), settings)[0] == without
     assert find_and_price_groups(model, sequences(2), replace(settings, head_width=True))[0] == found
 
 
 def test_a_layer_that_is_to_be_left_alone_keeps_its_width() -> None:
     found = find_groups(narrowed("opened"), sequences(2), ["*.k_proj"], head_width=True)
     reasons = {each.name: each.reason for each in found.unpruned}
-    assert reasons["attention.attn.q_proj.head-width"] == "left alone as asked by '*.k_proj'"
+    assert reasons["attention.attn.q_proj.head-width"] == "excluded by '*.k_proj'"
 
 
 def test_the_layout_is_that_of_the_closed_form() -> None:

@@ -1,4 +1,4 @@
-"""torch-pruning's score_units on our groups: the same units go as when that library prunes by itself."""
+"""torch-pruning's score_units on our groups: the same units are pruned as by that library itself."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def classes(batch: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("kind", sorted(THEIRS))
 @pytest.mark.parametrize("case", ["cnn", "residual"])
-def test_the_same_units_go_as_when_torch_pruning_prunes_by_itself(kind: str, case: str, zoo) -> None:
+def test_the_same_units_are_pruned_as_by_torch_pruning_itself(kind: str, case: str, zoo) -> None:
     model, batch = zoo.case(case)
     scaled(model)
     found = find_groups(model, batch, ())
@@ -65,12 +65,12 @@ def test_the_same_units_go_as_when_torch_pruning_prunes_by_itself(kind: str, cas
         out_channel_groups={},
     )
     pruner.step()
-    gone = {name: set(units) for name, out, units in pruner.pruning_history() if out}
-    assert gone
+    pruned = {name: set(units) for name, out, units in pruner.pruning_history() if out}
+    assert pruned
     for group in found.groups:
-        recorded = [gone[name] for name in group.producers if name in gone]
-        stays = set(highest(ours[group.name], group.width // 2))
-        assert set(range(group.width)) - stays in recorded, group.name
+        recorded = [pruned[name] for name in group.producers if name in pruned]
+        kept = set(highest(ours[group.name], group.width // 2))
+        assert set(range(group.width)) - kept in recorded, group.name
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"lamp", "random"}))
@@ -177,7 +177,7 @@ def test_trap_17_equal_units_have_equal_scores_and_no_nan(kind: str, value: floa
         assert kind == "lamp" or float(scores_n.max() - scores_n.min()) < 1e-6
 
 
-def test_trap_5_ties_select_the_count_asked_for_and_the_lowest_units(zoo) -> None:
+def test_trap_5_ties_select_the_wanted_count_and_the_lowest_units(zoo) -> None:
     # There a threshold with <= took every unit of a fresh batch norm, and then none was pruned at all.
     assert highest(torch.ones(7), 3) == (0, 1, 2)
     assert highest(torch.tensor([0.0, 0.0, 2.0, 0.0, 1.0]), 3) == (0, 2, 4)
@@ -208,7 +208,7 @@ def only_embeddings(groups: tuple[Group, ...]) -> list[Group]:
         ("cnn", "taylor", 1, "'taylor' needs the labels of the calibration data"),
         ("cnn", "taylor with labels", 2, "1 label tensors for 2 calibration batches"),
         ("cnn", "magnitud", 1, "did you mean 'magnitude'"),
-        ("cnn", "obdc", 1, "'obdc' is no known importance"),  # It breaks on networks without attention.
+        ("cnn", "obdc", 1, "'obdc' is no importance"),  # It breaks on networks without attention.
         # There a group without what is scored was passed over in silence and left whole.
         ("mlp", "bn-scale", 1, "group '0' holds no batch norm with a scale"),
         ("token-mlp", "magnitude", 1, "nothing that this formula can score"),

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.pruning.feeds import disturbed, fed_to, noise
 from tests.pruning.nets_structure import DrawnNet
+from tests.pruning.observed import disturbed, layer_inputs, noise
 from tpsprune.pruning import lockstep
 from tpsprune.pruning.layers import is_mixer
 from tpsprune.pruning.lockstep import collect_all_calls, traverse_in_step
@@ -45,7 +45,7 @@ def nothing_is_left(coroutines: list[greenlet], *models: nn.Module) -> bool:
 
 
 class Wandering(nn.Module):
-    """Which of its layers are called, and in which order, its input says; ``left`` counts forwards ended."""
+    """Its input decides which layers are called and in which order; ``ended`` counts forwards that ended."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,24 +68,24 @@ def test_stops_come_in_the_order_of_calls_and_each_batch_is_where_it_should_be(
     zoo: SimpleNamespace, name: str
 ) -> None:
     dense, batch = zoo.case(name)
-    dense, cut, batches = dense.eval(), disturbed(dense.eval()), batch.split(12)
+    dense, pruned, batches = dense.eval(), disturbed(dense.eval()), batch.split(12)
     called: list[str] = []
     for each in mixers(dense):
         dense.get_submodule(each).register_forward_pre_hook(lambda *_, each=each: called.append(each))
     dense(batch)
     expected = list(called)
     stops = []
-    for stop in traverse_in_step(dense, cut, batches, mixers(dense)[::-1]):
+    for stop in traverse_in_step(dense, pruned, batches, mixers(dense)[::-1]):
         stops.append(stop.module)
-        assert len(stop.fed) == len(batches)
-        for fed, part in zip(stop.fed, batches, strict=True):
-            torch.testing.assert_close(fed.dense, fed_to(dense, stop.module, part))
-            torch.testing.assert_close(fed.pruned, fed_to(cut, stop.module, part))
+        assert len(stop.batches) == len(batches)
+        for found, part in zip(stop.batches, batches, strict=True):
+            torch.testing.assert_close(found.dense, layer_inputs(dense, stop.module, part))
+            torch.testing.assert_close(found.pruned, layer_inputs(pruned, stop.module, part))
             layer = dense.get_submodule(stop.module)
-            if fed.output is None:
+            if found.output is None:
                 assert any(layer.children())
             else:
-                torch.testing.assert_close(fed.output, layer.forward(fed.dense).detach())
+                torch.testing.assert_close(found.output, layer.forward(found.dense).detach())
     assert stops == expected
 
 
@@ -96,22 +96,22 @@ def test_stops_come_in_the_order_of_calls_and_each_batch_is_where_it_should_be(
     parts=st.integers(1, 3),
     seed=st.integers(0, 1000),
 )
-def test_what_is_done_to_a_layer_at_its_stop_is_what_the_traversal_goes_on_with(
+def test_the_traversal_continues_with_the_layer_as_changed_at_its_stop(
     kinds: list[str], norm: str, parts: int, seed: int
 ) -> None:
     dense = DrawnNet(kinds, [4, 6, 4, 6], norm, 5).eval()
-    cut, batches = copy.deepcopy(dense), noise(6, 2, 6, 6, seed=seed).tensor_split(parts)
+    pruned, batches = copy.deepcopy(dense), noise(6, 2, 6, 6, seed=seed).tensor_split(parts)
     before = copy.deepcopy(dense.state_dict())
-    for stop in traverse_in_step(dense, cut, batches, mixers(dense)):
-        plain = copy.deepcopy(cut)
-        for module in plain.modules():
+    for stop in traverse_in_step(dense, pruned, batches, mixers(dense)):
+        copied = copy.deepcopy(pruned)
+        for module in copied.modules():
             module._forward_pre_hooks.clear()
-        for fed, part in zip(stop.fed, batches, strict=True):
-            torch.testing.assert_close(fed.pruned, fed_to(plain, stop.module, part))
+        for found, part in zip(stop.batches, batches, strict=True):
+            torch.testing.assert_close(found.pruned, layer_inputs(copied, stop.module, part))
             unmoved = stop.module == "stem"
-            assert torch.equal(fed.pruned, fed.dense) == unmoved
+            assert torch.equal(found.pruned, found.dense) == unmoved
         with torch.no_grad():
-            cut.get_submodule(stop.module).weight.mul_(1.5).add_(0.1)
+            pruned.get_submodule(stop.module).weight.mul_(1.5).add_(0.1)
     assert all(torch.equal(tensor, before[name]) for name, tensor in dense.state_dict().items())
 
 
@@ -127,15 +127,15 @@ def test_later_calls_of_a_layer_do_not_stop_and_can_be_had_in_full(coroutines: l
             return self.out(x_bd)
 
     dense = Loop()
-    cut, batch = disturbed(dense), noise(5, 3)
-    assert [stop.module for stop in traverse_in_step(dense, cut, [batch], ["out", "again"])] == [
+    pruned, batch = disturbed(dense), noise(5, 3)
+    assert [stop.module for stop in traverse_in_step(dense, pruned, [batch], ["out", "again"])] == [
         "again",
         "out",
     ]
-    pairs = collect_all_calls(dense, cut, batch.split(4), "again")
+    pairs = collect_all_calls(dense, pruned, batch.split(4), "again")
     assert [len(each.dense) for each in pairs] == [len(each.pruned) for each in pairs] == [4] * 3 + [1] * 3
-    torch.testing.assert_close(pairs[1].pruned, torch.tanh(cut.again(batch[:4])).detach())
-    assert nothing_is_left(coroutines, dense, cut)
+    torch.testing.assert_close(pairs[1].pruned, torch.tanh(pruned.again(batch[:4])).detach())
+    assert nothing_is_left(coroutines, dense, pruned)
 
 
 def test_layers_that_are_never_called_are_left_out_and_other_paths_do_not_hang(
@@ -143,24 +143,26 @@ def test_layers_that_are_never_called_are_left_out_and_other_paths_do_not_hang(
 ) -> None:
     torch.manual_seed(0)
     dense = Wandering()
-    cut = disturbed(dense)
+    pruned = disturbed(dense)
     batches = [noise(2, 3, seed=seed) for seed in range(12)]
     taken: dict[str, list[Tensor]] = {}
-    for stop in traverse_in_step(dense, cut, batches, ["never", "last", "left", "right", "first"]):
-        taken[stop.module] = [each.dense.clone() for each in stop.fed]
+    for stop in traverse_in_step(dense, pruned, batches, ["never", "last", "left", "right", "first"]):
+        taken[stop.module] = [each.dense.clone() for each in stop.batches]
     assert set(taken) == {"first", "left", "right", "last"}
     assert len(taken["first"]) == len(batches)
     assert 0 < len(taken["left"]) < len(batches)
-    for given_y in taken["left"]:
+    for inputs in taken["left"]:
         assert any(
-            torch.equal(given_y, fed_to(dense, "left", each)) for each in batches if _comes_by(dense, each)
+            torch.equal(inputs, layer_inputs(dense, "left", each))
+            for each in batches
+            if _comes_by(dense, each)
         )
-    assert nothing_is_left(coroutines, dense, cut)
+    assert nothing_is_left(coroutines, dense, pruned)
 
 
 def _comes_by(model: nn.Module, batch: Tensor) -> bool:
     try:
-        fed_to(model, "left", batch)
+        layer_inputs(model, "left", batch)
     except IndexError:
         return False
     return True
@@ -197,7 +199,7 @@ class Keywords(nn.Module):
 def test_models_and_layers_may_be_called_by_keyword(batch_of: Callable[..., Any]) -> None:
     dense, x, y = Keywords(), noise(4, 3), noise(4, 3, seed=1)
     stops = {
-        stop.module: stop.fed[0].dense.clone()
+        stop.module: stop.batches[0].dense.clone()
         for stop in traverse_in_step(dense, disturbed(dense), [batch_of(x, y)], ["a", "b"])
     }
     torch.testing.assert_close(stops["a"], x - y)
@@ -205,23 +207,23 @@ def test_models_and_layers_may_be_called_by_keyword(batch_of: Callable[..., Any]
 
 
 def test_leaving_early_ends_every_forward_and_leaves_nothing_behind(coroutines: list[greenlet]) -> None:
-    dense, cut = Wandering(), Wandering()
-    stops = traverse_in_step(dense, cut, list(noise(6, 2, 3)), mixers(dense))
+    dense, pruned = Wandering(), Wandering()
+    stops = traverse_in_step(dense, pruned, list(noise(6, 2, 3)), mixers(dense))
     assert next(stops).module == "first"
-    assert (dense.ended, cut.ended) == (0, 0)
-    assert not nothing_is_left(coroutines, dense, cut)
+    assert (dense.ended, pruned.ended) == (0, 0)
+    assert not nothing_is_left(coroutines, dense, pruned)
     stops.close()
-    assert (dense.ended, cut.ended) == (6, 6)
-    assert nothing_is_left(coroutines, dense, cut)
+    assert (dense.ended, pruned.ended) == (6, 6)
+    assert nothing_is_left(coroutines, dense, pruned)
 
 
 def test_no_gradients_are_kept_and_the_caller_has_those_it_had() -> None:
     dense = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     for stop in traverse_in_step(dense, copy.deepcopy(dense), [noise(2, 3)], ["0", "1"]):
         assert torch.is_grad_enabled()
-        fed = stop.fed[0]
+        found = stop.batches[0]
         assert not any(
-            each is not None and each.requires_grad for each in (fed.dense, fed.pruned, fed.output)
+            each is not None and each.requires_grad for each in (found.dense, found.pruned, found.output)
         )
     assert torch.is_grad_enabled()
     assert not list(traverse_in_step(dense, copy.deepcopy(dense), [], ["0"]))
@@ -230,12 +232,12 @@ def test_no_gradients_are_kept_and_the_caller_has_those_it_had() -> None:
 
 def test_outputs_come_before_hooks_change_them_and_a_later_module_may_be_replaced() -> None:
     dense = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)).eval()
-    cut, batch = disturbed(dense), noise(5, 3)
+    pruned, batch = disturbed(dense), noise(5, 3)
     dense[0].register_forward_hook(lambda _module, _args, out: torch.relu(out) + 7)
-    for stop in traverse_in_step(dense, cut, [batch], ["0", "2"]):
+    for stop in traverse_in_step(dense, pruned, [batch], ["0", "2"]):
         if stop.module == "0":
-            cut[1] = nn.ReLU()
-            torch.testing.assert_close(stop.fed[0].output, dense[0].forward(batch).detach())
+            pruned[1] = nn.ReLU()
+            torch.testing.assert_close(stop.batches[0].output, dense[0].forward(batch).detach())
         else:
-            torch.testing.assert_close(stop.fed[0].pruned, torch.relu(cut[0](batch)).detach())
-            torch.testing.assert_close(stop.fed[0].output, dense(batch).detach())
+            torch.testing.assert_close(stop.batches[0].pruned, torch.relu(pruned[0](batch)).detach())
+            torch.testing.assert_close(stop.batches[0].output, dense(batch).detach())

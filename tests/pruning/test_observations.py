@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.pruning.feeds import disturbed, elements_of, fed_to, noise, of_patches, of_signals
+from tests.pruning.observed import (
+    disturbed,
+    elements_of,
+    layer_inputs,
+    moments_of_signals,
+    moments_of_windows,
+    noise,
+)
 from tpsprune.pruning.groups import Consumer
 from tpsprune.pruning.observations import MOST_EXACT, JointSums, count_windows, read_windows, sample_places
 
@@ -50,10 +57,10 @@ def covariance(a_rp: Tensor, b_rq: Tensor) -> Tensor:
     ],
     ids=["plain", "strided", "dilated"],
 )
-def test_the_moments_are_those_of_a_plain_unfold(layer: nn.Conv2d) -> None:
+def test_the_moments_are_those_of_torchs_unfold(layer: nn.Conv2d) -> None:
     torch.manual_seed(0)
     batches = [noise(5, 3, 7, 7), noise(4, 3, 7, 7, seed=1)]
-    whole = of_patches(layer, layer, batches).whole
+    whole = moments_of_windows(layer, layer, batches).whole
     images = torch.cat(batches)
     padding = 2 if layer.padding == "same" else layer.padding
     x_rp = functional.unfold(images, layer.kernel_size, layer.dilation, padding, layer.stride)
@@ -66,7 +73,7 @@ def test_the_moments_are_those_of_a_plain_unfold(layer: nn.Conv2d) -> None:
     torch.testing.assert_close(whole.yy_gq[0], covariance(y_rq, y_rq).diagonal())
     tokens, linear = noise(8, 5, 3), nn.Linear(3, 2)
     rows = tokens.flatten(0, 1).double()
-    of_tokens = of_patches(linear, linear, [tokens]).whole
+    of_tokens = moments_of_windows(linear, linear, [tokens]).whole
     torch.testing.assert_close(of_tokens.xx_gpp[0], covariance(rows, rows))
 
 
@@ -84,13 +91,13 @@ def test_places_are_drawn_by_the_generator_alone_each_once_and_in_order() -> Non
 
 
 def test_what_is_seen_at_some_places_is_part_of_what_is_seen_at_all() -> None:
-    layer, given = nn.Conv2d(3, 4, 3, stride=2, padding=1, groups=1), noise(2, 3, 9, 7)
-    assert count_windows(layer, given) == 5 * 4
+    layer, image = nn.Conv2d(3, 4, 3, stride=2, padding=1, groups=1), noise(2, 3, 9, 7)
+    assert count_windows(layer, image) == 5 * 4
     alive = torch.tensor([True, False, True])
     some = torch.tensor([0, 3, 19])
-    everywhere = read_windows(layer, given, alive, torch.arange(20))
+    everywhere = read_windows(layer, image, alive, torch.arange(20))
     assert everywhere.shape == (2, 20, 1, 2 * 9)
-    assert torch.equal(read_windows(layer, given, alive, some), everywhere[:, some])
+    assert torch.equal(read_windows(layer, image, alive, some), everywhere[:, some])
 
 
 @pytest.mark.parametrize("name", ["cnn", "mixed", "transformer"])
@@ -103,14 +110,16 @@ def test_streamed_moments_are_those_of_all_activations_kept(zoo: SimpleNamespace
         "mixed": ("merge", Consumer("merge", 6, 1), 5),
         "transformer": ("o", Consumer("o", 0, 4), 2),
     }[name]
-    rows, fed = [], []
+    rows, inputs = [], []
     for model in (dense, disturbed(dense)):
-        fed.append(fed_to(model, module, batch) + 100.0)  # Far from zero, where raw products lose digits.
-        each = fed[-1].movedim(1, -1) if name == "mixed" else fed[-1]
+        inputs.append(
+            layer_inputs(model, module, batch) + 100.0
+        )  # Far from zero, where raw products lose digits.
+        each = inputs[-1].movedim(1, -1) if name == "mixed" else inputs[-1]
         taken = [[each[..., element] for element in signal] for signal in elements_of(consumer, width)]
         rows.append(torch.stack([torch.stack(signal).flatten() for signal in taken], dim=1))
-    pairs = zip(fed[0].split(7), fed[1].split(7), strict=True)
-    joints = of_signals(dense.get_submodule(module), consumer, width, pairs)
+    pairs = zip(inputs[0].split(7), inputs[1].split(7), strict=True)
+    joints = moments_of_signals(dense.get_submodule(module), consumer, width, pairs)
     y_rn, x_rn = rows
     expected = torch.cov(torch.cat([x_rn, y_rn], dim=1).T, correction=0)
     n = len(joints.whole.xx_gpp[0])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.pruning.feeds import noise
+from tests.pruning.observed import noise
 from tpsprune.errors import PruneError
 from tpsprune.pruning.open_attention import (
     OpenAttention,
@@ -162,7 +162,7 @@ def test_decoders_are_opened_at_both_attentions() -> None:
         assert torch.allclose(expected, opened(*inputs, tgt_mask=causal, tgt_is_causal=True), atol=1e-5)
 
 
-def test_the_model_handed_in_stays_closed_and_flags_types_and_modes_are_kept() -> None:
+def test_the_model_handed_in_is_not_opened_and_flags_types_and_modes_are_kept() -> None:
     dense = Holder().to(torch.bfloat16)
     dense.attn.in_proj_weight.requires_grad_(False)
     dense.train()
@@ -187,7 +187,7 @@ def test_a_module_met_at_two_places_is_still_one() -> None:
     assert opened["a"].attn is opened["b"].attn
 
 
-def test_what_cannot_be_opened_stays_whole_with_the_reason() -> None:
+def test_what_cannot_be_opened_is_left_alone_with_the_reason() -> None:
     class Own(nn.MultiheadAttention):
         pass
 
@@ -213,7 +213,7 @@ def test_what_cannot_be_opened_stays_whole_with_the_reason() -> None:
         open_attention(Holder(), ["atn"])
 
 
-def test_tied_projections_stay_tied_and_whole() -> None:
+def test_tied_projections_remain_tied_and_closed() -> None:
     model = nn.ModuleDict({"a": Holder(), "b": Holder()})
     model["b"].attn.in_proj_weight = model["a"].attn.in_proj_weight
     opened, names = open_attention(model)

@@ -1,4 +1,4 @@
-"""What of a model can be pruned, what is left alone and why, and what signals and targets make of it."""
+"""What of a model can be pruned, what is left alone and why, and what signals and targets get of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 
 from tests.pruning.helpers import groups_of, halved, reasons
-from tests.pruning.nets_attention import attend, by_head
+from tests.pruning.nets_structure import Tied
 from tpsprune import pruning
 from tpsprune.errors import PruneError
 from tpsprune.numerics.moments import unit_rows
@@ -68,33 +68,13 @@ def test_a_transformer_has_its_stream_its_heads_and_its_perceptron(zoo: SimpleNa
     kinds = [(group.name, group.kind) for group in found.groups]
     assert kinds == [("embedding", "units"), ("q", "heads"), ("mlp_in", "units")]
     assert [each.name for each in found.unpruned] == ["unembed"]
-    # The heads of one model say nothing about the next.
+    # The heads of one model do not determine those of the next.
     find_groups(zoo.Transformer(heads=4), batch)
     assert find_groups(model, batch) == found
     assert (model.heads, model.q.out_features) == (2, 8)
     normed = find_groups(zoo.Transformer(norm=True), batch).groups
     assert [group.name for group in normed] == ["embedding", "q", "mlp_in"]
     assert normed[0].members == ("norm",)
-
-
-class HiddenHeads(nn.Module):
-    """An attention whose number of heads is written out in the code, where nobody can change it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Linear(5, 8)
-        self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(4))
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x_btd: Tensor) -> Tensor:
-        x_btd = self.embed(x_btd)
-        mixed = attend(*(by_head(layer(x_btd), 2, 4) for layer in (self.q, self.k, self.v)))
-        return self.head(x_btd + self.o(mixed))
-
-
-def test_heads_that_cannot_be_pruned_are_left_whole_and_named() -> None:
-    assert list(groups_of(HiddenHeads(), SEQUENCES)) == ["embed"]
-    assert "does not run without some of its units" in reasons(HiddenHeads(), SEQUENCES)["q"]
 
 
 def test_nothing_protects_the_head_but_we_do(zoo: SimpleNamespace) -> None:
@@ -133,7 +113,7 @@ def test_weights_that_are_zero_do_not_hide_a_group(zoo: SimpleNamespace, layer: 
     assert len(find_groups(model, batch).groups) == 5
 
 
-def test_a_model_that_casts_to_half_precision_by_itself_is_refused_in_words() -> None:
+def test_a_model_that_casts_to_half_precision_by_itself_is_refused_with_the_remedy() -> None:
     class Casting(nn.Sequential):
         def forward(self, x_nf: torch.Tensor) -> torch.Tensor:
             hidden: torch.Tensor = self[1](self[0](x_nf).bfloat16())
@@ -239,21 +219,8 @@ def test_what_cannot_be_pruned_safely_is_left_alone_and_the_rest_is_pruned(
     assert ticket(SEQUENCES).shape == (2, 4, 3)
 
 
-class TiedLanguageModel(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(7, 6)
-        self.up, self.down = nn.Linear(6, 10), nn.Linear(10, 6)
-        self.head = nn.Linear(6, 7, bias=False)
-        self.head.weight = self.embedding.weight
-
-    def forward(self, tokens_bt: Tensor) -> Tensor:
-        x_btd = self.embedding(tokens_bt)
-        return self.head(x_btd + self.down(functional.relu(self.up(x_btd))))
-
-
-def test_tied_weights_stay_tied() -> None:
-    model, batch = TiedLanguageModel(), torch.tensor([[0, 1], [2, 3]])
+def test_tied_weights_remain_tied() -> None:
+    model, batch = Tied(), torch.tensor([[0, 1], [2, 3]])
     ticket, names = halved(model, batch)
     assert names == ["up"]
     assert ticket.head.weight is ticket.embedding.weight
@@ -266,7 +233,7 @@ def test_patterns_exclude_layers_and_all_that_lies_in_a_container(zoo: SimpleNam
     found = find_groups(model, batch, ("blocks.2", "stem"))
     assert [group.name for group in found.groups] == ["blocks.0.conv1", "blocks.1.conv1"]
     why = {each.name: each.reason for each in found.unpruned}
-    assert why["blocks.1.conv2"] == "left alone as asked by 'blocks.2'"
+    assert why["blocks.1.conv2"] == "excluded by 'blocks.2'"
     with pytest.raises(PruneError, match=r"'stm' matches no module of the model \(did you mean 'stem'\?\)"):
         find_groups(model, batch, ("stm",))
 
@@ -336,8 +303,8 @@ def test_signals_get_all_that_is_written_into_a_unit_and_the_scale_of_its_batch_
     assert found.scaled["inner"] == found.scaled["up"] == ()
 
 
-class Beside(nn.Module):
-    """Layers that read the units of a group beside what is no group: inputs, and looked-up rows."""
+class Mixing(nn.Module):
+    """Layers that read the units of a group and what is no group: inputs, and rows of an embedding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -353,7 +320,7 @@ class Beside(nn.Module):
 def test_layers_that_read_more_than_a_group_are_kept_from_signals_that_know_no_offset(
     zoo: SimpleNamespace,
 ) -> None:
-    model, batch = Beside(), (torch.randn(4, 3), torch.tensor([0, 1, 2, 3]))
+    model, batch = Mixing(), (torch.randn(4, 3), torch.tensor([0, 1, 2, 3]))
     assert consumer_widths(model, find_groups(model, batch)) == {"first": {}, "mixed": {}, "rows": {}}
     model, batch = zoo.case("mixed")
     widths = consumer_widths(model, find_groups(model, batch))
@@ -374,7 +341,7 @@ def test_a_target_within_reach_returns_what_can_be_pruned_and_what_it_costs() ->
 
 
 @pytest.mark.parametrize(
-    ("target", "beyond", "least", "words"),
+    ("target", "beyond", "least", "message"),
     [
         (
             Macs,
@@ -391,10 +358,10 @@ def test_a_target_within_reach_returns_what_can_be_pruned_and_what_it_costs() ->
     ],
 )
 def test_a_target_out_of_reach_is_refused_with_the_least_there_is(
-    target: Any, beyond: float, least: float, words: str
+    target: Any, beyond: float, least: float, message: str
 ) -> None:
     assert check_target(perceptron(), BATCH, Prune(target=target(least + 1e-4), max_pruning_ratio=0.75))
-    with pytest.raises(PruneError, match=f"prune.target {words}"):
+    with pytest.raises(PruneError, match=f"prune.target {message}"):
         check_target(perceptron(), BATCH, Prune(target=target(beyond), max_pruning_ratio=0.75))
 
 
@@ -402,13 +369,13 @@ def test_the_cost_is_in_the_unit_of_the_target_and_foresees_biases_of_compensati
     model = nn.Sequential(nn.Linear(8, 32, bias=False), nn.ReLU(), nn.Linear(32, 3, bias=False))
     macs = find_and_price_groups(model, BATCH, Prune(target=Macs(0.5)))[2]
     with_biases = find_and_price_groups(model, BATCH, Prune(target=Params(0.5)))[2]
-    plain = find_and_price_groups(model, BATCH, Prune(target=Params(0.5), compensate=False))[2]
-    assert macs.total == with_biases.total == plain.total == 11 * 32
-    assert with_biases.at((10,)) == plain.at((10,)) + 3 == 113
+    without = find_and_price_groups(model, BATCH, Prune(target=Params(0.5), compensate=False))[2]
+    assert macs.total == with_biases.total == without.total == 11 * 32
+    assert with_biases.at((10,)) == without.at((10,)) + 3 == 113
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         (Prune(target=Widths({"0": 33})), r"prune.target.widths:\n  '0' can keep 1 to 32 units \(found 33\)"),
         (Prune(target=Widths({"head": 3})), r"'head' is no group that can be pruned; groups are 0, 2"),
@@ -419,8 +386,8 @@ def test_the_cost_is_in_the_unit_of_the_target_and_foresees_biases_of_compensati
         (Prune(ignored_layers=("q*",)), r"q\*"),
     ],
 )
-def test_names_that_are_not_there_are_refused_before_any_training(settings: Prune, words: str) -> None:
-    with pytest.raises(PruneError, match=words):
+def test_names_that_are_not_there_are_refused_before_any_training(settings: Prune, message: str) -> None:
+    with pytest.raises(PruneError, match=message):
         check_target(perceptron(), BATCH, settings)
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.pruning.feeds import disturbed, elements_of, noise, of_patches
-from tests.pruning.nets_structure import conv1d
+from tests.pruning.nets_structure import Tied, conv1d
+from tests.pruning.observed import disturbed, elements_of, moments_of_windows, noise
 from tpsprune.pruning import Plan, extract, find_groups
 from tpsprune.pruning.layers import channels_first, length
 from tpsprune.pruning.layers import update_sizes as remember_sizes
@@ -22,9 +22,9 @@ from tpsprune.recipe.prune import Macs, Prune, Widths
 
 
 @torch.no_grad()
-def error_share(layer: nn.Module, dense: nn.Module, given: Tensor) -> float:
+def error_share(layer: nn.Module, dense: nn.Module, inputs: Tensor) -> float:
     """Return the mean square error of a layer's outputs over their variance."""
-    found, wanted = layer(given).double(), dense(given).double()
+    found, wanted = layer(inputs).double(), dense(inputs).double()
     channel = 1 if channels_first(dense) else -1
     rest = [axis for axis in range(wanted.ndim) if axis != channel % wanted.ndim]
     return float((found - wanted).square().sum() / (wanted - wanted.mean(rest, keepdim=True)).square().sum())
@@ -35,7 +35,7 @@ def every_input(layer: nn.Module) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("layer", "given"),
+    ("layer", "inputs"),
     [
         (nn.Linear(6, 3), noise(400, 6)),
         (nn.Conv2d(4, 3, 3, padding=1), noise(60, 4, 6, 6)),
@@ -48,27 +48,27 @@ def every_input(layer: nn.Module) -> Tensor:
     ],
     ids=["linear", "conv", "grouped", "depthwise", "conv1d", "conv3d", "reflect", "turned linear"],
 )
-def test_a_layer_whose_weights_were_disturbed_comes_back(layer: nn.Module, given: Tensor) -> None:
-    cut = disturbed(layer)
-    assert error_share(cut, layer, given) > 1e-3
-    refit_layer(cut, of_patches(layer, cut, [given]), every_input(layer))
-    assert error_share(cut, layer, given) < 1e-9
-    torch.testing.assert_close(cut(given), layer(given), rtol=0, atol=1e-4)
+def test_a_layer_whose_weights_were_disturbed_comes_back(layer: nn.Module, inputs: Tensor) -> None:
+    pruned = disturbed(layer)
+    assert error_share(pruned, layer, inputs) > 1e-3
+    refit_layer(pruned, moments_of_windows(layer, pruned, [inputs]), every_input(layer))
+    assert error_share(pruned, layer, inputs) < 1e-9
+    torch.testing.assert_close(pruned(inputs), layer(inputs), rtol=0, atol=1e-4)
 
 
 def test_the_solution_is_that_of_ridge_regression_towards_the_weights_as_they_are() -> None:
-    dense, cut = nn.Linear(5, 3), disturbed(nn.Linear(5, 3))
-    given = noise(3, 5)  # Too few items to hold any out: the middle ridge.
-    old = cut.weight.detach().double().clone()
-    assert refit_layer(cut, of_patches(dense, cut, [given]), every_input(cut)) == 1e-2
-    x, y = given.double(), dense(given).detach().double()
+    dense, pruned = nn.Linear(5, 3), disturbed(nn.Linear(5, 3))
+    inputs = noise(3, 5)  # Too few items to hold any out: the middle ridge.
+    old = pruned.weight.detach().double().clone()
+    assert refit_layer(pruned, moments_of_windows(dense, pruned, [inputs]), every_input(pruned)) == 1e-2
+    x, y = inputs.double(), dense(inputs).detach().double()
     centred = x - x.mean(0)
     ridge = 1e-2 * centred.square().mean()
     scaled = torch.cat([centred / len(x) ** 0.5, ridge.sqrt() * torch.eye(5, dtype=torch.float64)])
     aims = torch.cat([(y - y.mean(0)) / len(x) ** 0.5, ridge.sqrt() * old.T])
     expected = torch.linalg.lstsq(scaled, aims).solution.T
-    torch.testing.assert_close(cut.weight.detach().double(), expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(cut(given).mean(0).double(), y.mean(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(pruned.weight.detach().double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(pruned(inputs).mean(0).double(), y.mean(0), rtol=1e-5, atol=1e-6)
 
 
 def test_a_unit_that_is_another_one_pixel_on_is_replaced_which_no_channel_map_can_do() -> None:
@@ -76,72 +76,72 @@ def test_a_unit_that_is_another_one_pixel_on_is_replaced_which_no_channel_map_ca
     dense = nn.Conv2d(2, 3, 3, padding=1)
     with torch.no_grad():
         dense.weight[:, 1, :, :2].zero_()  # What would be out of reach of the other's kernel.
-    cut = copy.deepcopy(dense)
+    pruned = copy.deepcopy(dense)
     with torch.no_grad():
-        cut.weight[:, 1] = 0.0
+        pruned.weight[:, 1] = 0.0
     image = noise(200, 1, 8, 8)
-    given = torch.cat([image, functional.pad(image, (1, 0))[..., :-1]], dim=1)
+    inputs = torch.cat([image, functional.pad(image, (1, 0))[..., :-1]], dim=1)
     alive = torch.tensor([True, False])
-    assert error_share(cut, dense, given) > 0.15
-    refit_layer(cut, of_patches(dense, cut, [given], alive), alive)
+    assert error_share(pruned, dense, inputs) > 0.15
+    refit_layer(pruned, moments_of_windows(dense, pruned, [inputs], alive), alive)
     # The column at the rim, which the shift pushes out of the image, is all that is lost.
-    assert error_share(cut, dense, given) < 0.05
-    assert not cut.weight[:, 1].any()
+    assert error_share(pruned, dense, inputs) < 0.05
+    assert not pruned.weight[:, 1].any()
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_pruned_inputs_keep_weights_of_zero(groups: int) -> None:
     dense = nn.Conv2d(4, 4, 3, groups=groups)
-    cut = disturbed(dense)
+    pruned = disturbed(dense)
     alive = torch.tensor([True, False, True, True])
     with torch.no_grad():
-        cut.weight[: 4 // groups, 1] = 0.0  # The second input is read by the first group alone.
-    before = cut.weight == 0
-    given = noise(60, 4, 6, 6)
-    given[:, 1] = given[:, 0]
-    assert refit_layer(cut, of_patches(dense, cut, [given], alive), alive) is not None
-    assert error_share(cut, dense, given) < 1e-9
-    assert torch.equal(cut.weight == 0, before)
-    torch.testing.assert_close(cut(given), dense(given), rtol=0, atol=1e-4)
+        pruned.weight[: 4 // groups, 1] = 0.0  # The second input is read by the first group alone.
+    before = pruned.weight == 0
+    inputs = noise(60, 4, 6, 6)
+    inputs[:, 1] = inputs[:, 0]
+    assert refit_layer(pruned, moments_of_windows(dense, pruned, [inputs], alive), alive) is not None
+    assert error_share(pruned, dense, inputs) < 1e-9
+    assert torch.equal(pruned.weight == 0, before)
+    torch.testing.assert_close(pruned(inputs), dense(inputs), rtol=0, atol=1e-4)
 
 
 def test_no_layer_does_worse_on_the_calibration_data_than_it_did() -> None:
     for seed in range(6):
-        dense, cut, given = nn.Linear(12, 4), nn.Linear(12, 4), noise(16, 12, seed=seed)
+        dense, pruned, inputs = nn.Linear(12, 4), nn.Linear(12, 4), noise(16, 12, seed=seed)
         alive = noise(12, seed=seed) > -0.5
         with torch.no_grad():
-            cut.weight[:, ~alive] = 0.0
-        before = error_share(cut, dense, given)
-        refit_layer(cut, of_patches(dense, cut, [given], alive), alive)
-        assert error_share(cut, dense, given) <= before
+            pruned.weight[:, ~alive] = 0.0
+        before = error_share(pruned, dense, inputs)
+        refit_layer(pruned, moments_of_windows(dense, pruned, [inputs], alive), alive)
+        assert error_share(pruned, dense, inputs) <= before
 
 
-def test_where_a_fit_would_only_learn_by_heart_the_layer_stays_as_it_is() -> None:
+def test_where_a_fit_would_only_overfit_the_layer_is_kept_as_it_is() -> None:
     torch.manual_seed(0)
     dense = nn.Linear(40, 1)
-    cut = copy.deepcopy(dense)
-    alive = torch.arange(40) < 20  # Of inputs that say nothing about those that are gone.
+    pruned = copy.deepcopy(dense)
+    alive = torch.arange(40) < 20  # The kept inputs do not determine those that are pruned.
     with torch.no_grad():
-        cut.weight[:, ~alive] = 0.0
-    before = cut.weight.clone()
-    assert refit_layer(cut, of_patches(dense, cut, [noise(24, 40)], alive), alive) is None
-    assert torch.equal(cut.weight, before)
+        pruned.weight[:, ~alive] = 0.0
+    before = pruned.weight.clone()
+    assert refit_layer(pruned, moments_of_windows(dense, pruned, [noise(24, 40)], alive), alive) is None
+    assert torch.equal(pruned.weight, before)
 
 
 def test_a_layer_without_a_bias_is_fitted_through_zero() -> None:
     dense = nn.Linear(3, 2, bias=False)
-    cut = disturbed(dense)
-    given = noise(300, 3) + 2.0
-    refit_layer(cut, of_patches(dense, cut, [given]), every_input(dense))
-    torch.testing.assert_close(cut.weight, dense.weight, rtol=0, atol=1e-4)
-    # What a bias would say is no business of the weights: they are those of least squares through zero.
+    pruned = disturbed(dense)
+    inputs = noise(300, 3) + 2.0
+    refit_layer(pruned, moments_of_windows(dense, pruned, [inputs]), every_input(dense))
+    torch.testing.assert_close(pruned.weight, dense.weight, rtol=0, atol=1e-4)
+    # The weights do not make up for a missing bias: they are those of least squares through zero.
     shifted = nn.Linear(3, 2)
-    refit_layer(cut, of_patches(shifted, cut, [given]), every_input(dense))
-    expected = torch.linalg.lstsq(given, shifted(given)).solution.T
-    torch.testing.assert_close(cut.weight, expected, rtol=0, atol=2e-3)
+    refit_layer(pruned, moments_of_windows(shifted, pruned, [inputs]), every_input(dense))
+    expected = torch.linalg.lstsq(inputs, shifted(inputs)).solution.T
+    torch.testing.assert_close(pruned.weight, expected, rtol=0, atol=2e-3)
 
 
-def test_what_cannot_be_refitted_says_why() -> None:
+def test_what_cannot_be_refitted_has_its_reason() -> None:
     assert "different parts of its kernel" in refusal_to_refit(nn.ConvTranspose2d(2, 2, 2), torch.ones(2))
     assert "does not mix units" in refusal_to_refit(nn.BatchNorm1d(2), torch.ones(2))
     assert "4617 features are more than 4608" in refusal_to_refit(
@@ -153,8 +153,8 @@ def test_what_cannot_be_refitted_says_why() -> None:
     assert "parametrised" in refusal_to_refit(normed, torch.ones(2))
 
 
-def beside(layer: nn.Module, axis: int, *scales: Tensor) -> None:
-    """Put scaled copies of what a layer has along an axis beside it, in place."""
+def concatenate_copies(layer: nn.Module, axis: int, *scales: Tensor) -> None:
+    """Append scaled copies of a layer's elements along an axis, in place."""
     for name, parameter in list(layer.named_parameters(recurse=False)):
         if axis and name == "bias":
             continue
@@ -172,11 +172,11 @@ def doubled(model: nn.Sequential, first: int, second: int, scale: Tensor) -> Non
     norm = model[first + 1]
     if isinstance(norm, nn.BatchNorm2d):
         norm.running_mean, norm.running_var = norm.running_mean.repeat(2), norm.running_var.repeat(2)
-        beside(model[first], 0, alike, alike)
-        beside(norm, 0, alike, scale)
+        concatenate_copies(model[first], 0, alike, alike)
+        concatenate_copies(norm, 0, alike, scale)
     else:
-        beside(model[first], 0, alike, scale)
-    beside(model[second], 1, 1 - share, share / scale)
+        concatenate_copies(model[first], 0, alike, scale)
+    concatenate_copies(model[second], 1, 1 - share, share / scale)
 
 
 def perceptron(activation: nn.Module) -> nn.Sequential:
@@ -222,45 +222,49 @@ ACTIVATIONS: dict[str, tuple[nn.Module, Callable[[int], Tensor]]] = {
 def test_copies_are_merged_without_loss(
     case: str, kind: Callable[[nn.Module], nn.Sequential], dtype: torch.dtype, refit: bool
 ) -> None:
-    """Both hidden layers have twice their units; the network of the original widths says the same."""
+    """Both hidden layers have twice their units; the network of the original widths has equal outputs."""
     torch.manual_seed(0)
     activation, scale_of = ACTIVATIONS[case]
-    plain = kind(activation).double()
-    model = copy.deepcopy(plain)
+    small = kind(activation).double()
+    model = copy.deepcopy(small)
     doubled(model, 0, 3, scale_of(6))
     doubled(model, 3, 6, scale_of(4))
-    model, plain = model.to(dtype), plain.to(dtype)
+    model, small = model.to(dtype), small.to(dtype)
     batch = (noise(160, 5) if kind is perceptron else noise(48, 2, 8, 8)).to(dtype)
-    torch.testing.assert_close(model(batch), plain(batch), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(batch), small(batch), rtol=1e-4, atol=1e-5)
     found = extract(model, batch.split(80), Prune(target=Widths({"0": 6, "3": 4}), reconstruct=refit))
-    for cut, original in zip(found.plan.groups, (6, 4), strict=True):
-        assert {unit % original for unit in cut.kept} == set(range(original))
+    for pruned, width in zip(found.plan.groups, (6, 4), strict=True):
+        assert {unit % width for unit in pruned.kept} == set(range(width))
+    if dtype == torch.float64:
+        assert [each.residual_share for each in found.changes] == pytest.approx([0.0, 0.0], abs=1e-9)
     assert output_error(found.ticket, model, [batch]) ** 0.5 < 1e-5
-    error, said = (each.detach().norm() for each in (found.ticket(batch) - plain(batch), plain(batch)))
-    assert float(error / said) < 1e-5
+    error, size = (each.detach().norm() for each in (found.ticket(batch) - small(batch), small(batch)))
+    assert float(error / size) < 1e-5
 
 
 def masked_outputs(model: nn.Module, batch: Tensor, plan: Plan) -> Tensor:
-    """Return what a model says whose consumers are fed zeros where units of the plan are gone."""
-    removed = {cut.name: cut.removed for cut in plan.groups}
+    """Return the outputs of a model whose consumers get zeros for pruned units."""
+    removed = {pruned.name: pruned.removed for pruned in plan.groups}
     handles = []
     for group in find_groups(model, batch).groups:
         for consumer in group.consumers:
             signals = elements_of(consumer, group.width)
             f = consumer.features
-            gone = [e for u in removed[group.name] for signal in signals[u * f : (u + 1) * f] for e in signal]
+            masked = [
+                e for u in removed[group.name] for signal in signals[u * f : (u + 1) * f] for e in signal
+            ]
 
-            def mask(layer: nn.Module, args: tuple[Tensor, ...], gone: list[int] = gone) -> Tensor:
-                given = args[0].clone()
-                given.movedim(1 if channels_first(layer) else -1, 0)[gone] = 0.0
-                return given
+            def mask(layer: nn.Module, args: tuple[Tensor, ...], masked: list[int] = masked) -> Tensor:
+                inputs = args[0].clone()
+                inputs.movedim(1 if channels_first(layer) else -1, 0)[masked] = 0.0
+                return inputs
 
             handles.append(model.get_submodule(consumer.module).register_forward_pre_hook(mask))
     with torch.no_grad():
-        answer: Tensor = model(batch)
+        outputs: Tensor = model(batch)
     for handle in handles:
         handle.remove()
-    return answer
+    return outputs
 
 
 @pytest.mark.parametrize("name", ["cnn", "residual", "mixed", "mlp", "token-mlp", "transformer"])
@@ -271,7 +275,7 @@ def test_where_nothing_is_compensated_the_ticket_is_the_model_with_the_units_mas
     model = model.double().eval()
     batch = batch.double() if batch.is_floating_point() else batch
     found = extract(model, [batch], Prune(target=Macs(0.6), compensate=False, recalibrate=False))
-    assert any(cut.removed for cut in found.plan.groups)
+    assert any(pruned.removed for pruned in found.plan.groups)
     torch.testing.assert_close(found.ticket(batch), masked_outputs(model, batch, found.plan))
 
 
@@ -284,18 +288,20 @@ def test_compensation_never_does_worse_than_none_on_the_calibration_data(
     model, batch = zoo.case(name)
     model.eval()
     settings = {"target": Macs(share), "units": "pivoted-cholesky", "recalibrate": False}
-    plain = extract(model, [batch], Prune(compensate=False, **settings))
+    removal = extract(model, [batch], Prune(compensate=False, **settings))
     for refit in (True, False):
         fitted = extract(model, [batch], Prune(reconstruct=refit, **settings))
-        assert [cut.kept for cut in fitted.plan.groups] == [cut.kept for cut in plain.plan.groups]
-        errors = [output_error(each.ticket, model, [batch]) for each in (fitted, plain)]
+        assert [pruned.kept for pruned in fitted.plan.groups] == [
+            pruned.kept for pruned in removal.plan.groups
+        ]
+        errors = [output_error(each.ticket, model, [batch]) for each in (fitted, removal)]
         assert errors[0] <= errors[1]
 
 
 @pytest.mark.parametrize("units", ["interpolation", "pivoted-cholesky", "magnitude"])
-@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("compensate", [True, False])
 def test_units_in_another_order_are_kept_under_their_new_numbers(
-    zoo: SimpleNamespace, units: str, fold: bool
+    zoo: SimpleNamespace, units: str, compensate: bool
 ) -> None:
     torch.manual_seed(0)
     model, batch = zoo.mlp((5, 9, 7, 3)).double(), zoo.vectors(80).double()
@@ -305,7 +311,7 @@ def test_units_in_another_order_are_kept_under_their_new_numbers(
         permuted[0].weight.copy_(model[0].weight[order])
         permuted[0].bias.copy_(model[0].bias[order])
         permuted[2].weight.copy_(model[2].weight[:, order])
-    settings = Prune(target=Macs(0.5), units=units, compensate=fold)
+    settings = Prune(target=Macs(0.5), units=units, compensate=compensate)
     found, again = (extract(each, [batch], settings) for each in (model, permuted))
     first, second = again.plan.groups
     assert {int(order[unit]) for unit in first.kept} == set(found.plan.groups[0].kept)
@@ -335,51 +341,40 @@ def test_a_layer_called_several_times_is_fitted_to_all_its_calls(zoo: SimpleName
     torch.manual_seed(0)
     model, batch = Recurrent(), zoo.vectors(128)
     settings = {"target": Macs(0.7), "units": "pivoted-cholesky"}
-    folded, plain = (
-        extract(model, batch.split(32), Prune(compensate=fold, reconstruct=refit, **settings))
-        for fold in (True, False)
+    fitted, removal = (
+        extract(model, batch.split(32), Prune(compensate=compensate, reconstruct=refit, **settings))
+        for compensate in (True, False)
     )
-    assert {change.group for change in folded.changes} == {"embed", "up"}
-    assert output_error(folded.ticket, model, [batch]) < output_error(plain.ticket, model, [batch])
+    assert {change.group for change in fitted.changes} == {"embed", "up"}
+    assert output_error(fitted.ticket, model, [batch]) < output_error(removal.ticket, model, [batch])
 
 
 @pytest.mark.parametrize(
     ("dtype", "training"), [(torch.float64, True), (torch.float32, False), (torch.bfloat16, True)]
 )
-def test_modes_flags_and_number_types_come_back(
+def test_modes_flags_number_types_and_memory_formats_are_kept(
     zoo: SimpleNamespace, dtype: torch.dtype, training: bool
 ) -> None:
     model, batch = zoo.case("cnn")
-    model.to(dtype).train(training)
+    model.to(dtype, memory_format=torch.channels_last).train(training)
     model.body[1].eval()
     model.body[0].requires_grad_(False)
+    model.body[3].weight.requires_grad_(False)
     model.head.bias.requires_grad_(False)
     found = extract(model, [batch.to(dtype)], Prune(target=Macs(0.5)))
     for name, module in found.ticket.named_modules():
         assert module.training == model.get_submodule(name).training
+    assert found.plan.new_biases == ("body.3",)
+    assert found.ticket.body[3].weight.is_contiguous(memory_format=torch.channels_last)
     flags = {name: (each.dtype, each.requires_grad) for name, each in model.named_parameters()}
     for name, each in found.ticket.named_parameters():
         added = name in {f"{module}.bias" for module in found.plan.new_biases}
         owner = f"{name.rpartition('.')[0]}.weight" if added else name
         assert (each.dtype, each.requires_grad) == flags[owner]
+    assert extract(model.requires_grad_(False), [batch.to(dtype)], Prune(target=Macs(0.4))).macs_share <= 0.4
 
 
-class Tied(nn.Module):
-    """A language model whose head is its embedding: the stream stays whole, what lies beside it does not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(7, 8)
-        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
-        self.head = nn.Linear(8, 7, bias=False)
-        self.head.weight = self.embedding.weight
-
-    def forward(self, tokens_bt: Tensor) -> Tensor:
-        x_btd = self.embedding(tokens_bt)
-        return self.head(x_btd + self.down(torch.relu(self.up(x_btd))))
-
-
-def test_tied_weights_stay_tied_and_are_not_refitted(zoo: SimpleNamespace) -> None:
+def test_tied_weights_remain_tied_and_are_not_refitted(zoo: SimpleNamespace) -> None:
     torch.manual_seed(0)
     model = Tied()
     found = extract(model, [zoo.tokens(64)], Prune(target=Macs(0.7)))
@@ -396,14 +391,16 @@ def test_a_frozen_layer_that_loses_nothing_is_left_as_it_is(zoo: SimpleNamespace
     assert torch.equal(found.ticket[4].weight, model[4].weight)
     assert torch.equal(found.ticket[0].weight, model[0].weight[list(found.plan.groups[0].kept)])
     assert not torch.equal(found.ticket[2].weight, model[2].weight[:, list(found.plan.groups[0].kept)])
-    # What pruning has moved is repaired where that is allowed.
+    # What pruning has changed is fitted where that is allowed.
     assert not torch.equal(found.ticket[6].weight, model[6].weight)
 
 
 def test_many_small_batches_prove_as_much_as_one_large_one(zoo: SimpleNamespace) -> None:
     model, batch = zoo.mlp((5, 9, 7, 3)), zoo.vectors(256)
     at_once, in_parts = (
-        extract(model, probe, Prune(target=Macs(0.5))) for probe in ([batch], batch.split(4))
+        extract(model, batches, Prune(target=Macs(0.5))) for batches in ([batch], batch.split(4))
     )
     assert in_parts.macs_share <= 0.5
-    assert [len(cut.kept) for cut in in_parts.plan.groups] == [len(cut.kept) for cut in at_once.plan.groups]
+    assert [len(pruned.kept) for pruned in in_parts.plan.groups] == [
+        len(pruned.kept) for pruned in at_once.plan.groups
+    ]

@@ -32,7 +32,7 @@ def test_plain_removal_comes_nearer_to_the_dense_model(zoo: SimpleNamespace, nam
     assert any(each.held_error is not None for each in steps)
 
 
-def test_a_ticket_that_is_the_dense_model_stays_what_it_is(zoo: SimpleNamespace) -> None:
+def test_a_ticket_equal_to_the_dense_model_is_not_changed(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mlp")
     ticket = copy.deepcopy(model)
     for _ in repair(ticket, model, [batch], steps=10):
@@ -65,7 +65,7 @@ def test_blocks_that_lost_inner_units_alone_are_fitted_one_by_one(zoo: SimpleNam
     assert worked_on == {"blocks.0", ""}
 
 
-def test_modes_statistics_frozen_weights_and_the_dense_model_stay(zoo: SimpleNamespace) -> None:
+def test_modes_statistics_frozen_weights_and_the_dense_model_are_kept(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("cnn")
     ticket = prune(model, batch).train()
     ticket.head.weight.requires_grad_(False)
@@ -94,7 +94,7 @@ def test_the_same_seed_repairs_alike_and_torchs_generator_is_left_alone(zoo: Sim
     assert all(torch.equal(a, b) for a, b in zip(*repaired, strict=True))
 
 
-def test_what_cannot_be_repaired_is_told(zoo: SimpleNamespace) -> None:
+def test_what_cannot_be_repaired_is_refused(zoo: SimpleNamespace) -> None:
     model, batch = zoo.case("mlp")
     ticket = prune(model, batch)
     with pytest.raises(PruneError, match="the calibration data are empty"):

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.pruning.helpers import assert_same, plan_of
+from tests.pruning.helpers import assert_same, elements_kept_by, plan_of
 from tests.pruning.nets_attention import ATTENTIONS, Net, Packed, net, sequences, the_heads
 from tpsprune.errors import ArtifactError, PruneError
 from tpsprune.pruning.groups import Group, PrunedGroup, Slice
@@ -67,7 +67,7 @@ def test_heads_are_replayed_bit_for_bit_on_other_weights(name: str) -> None:
     assert ticket(sequences()).shape == (8, 3)
 
 
-def test_a_round_that_is_resumed_goes_on_where_the_first_one_ended() -> None:
+def test_a_resumed_round_starts_where_the_first_one_ended() -> None:
     model = built("packed")
     first = head_plan("packed", (0, 2))
     ticket = replay(model, first)
@@ -114,7 +114,7 @@ OPTIMIZERS = {
     "adam": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, eps=1e-3),
     "amsgrad": lambda parameters: torch.optim.Adam(parameters, lr=1e-2, amsgrad=True),
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-2, momentum=0.9),
-    "plain sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-2),
+    "sgd without momentum": lambda parameters: torch.optim.SGD(parameters, lr=1e-2),
 }
 
 
@@ -129,7 +129,7 @@ def state_by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
 
 
 def resumed(ticket: nn.Module, state: Any, plan: Plan, kind: str) -> torch.optim.Optimizer:
-    """Return an optimizer of a ticket that goes on from the state of the dense model's."""
+    """Return an optimizer of a ticket that continues from the state of the dense model's."""
     optimizer: torch.optim.Optimizer = OPTIMIZERS[kind](ticket.parameters())
     parameters = dict(ticket.named_parameters())
     optimizer.state.update({parameters[key]: each for key, each in carry_state(state, plan).items()})
@@ -153,10 +153,7 @@ def test_state_is_carried_as_an_index_model_is_pruned(name: str, optimizer: str)
     for seed in range(2):
         step(model, training, seed)
     plan = head_plan(name, (1,))
-    index = built(name).double()
-    for parameter in index.parameters():
-        parameter.data = torch.arange(parameter.numel(), dtype=torch.float64).reshape(parameter.shape)
-    places = dict(replay(index, replace(plan, model=signature_of(index))).named_parameters())
+    elements = elements_kept_by(built(name), plan)
     packed_of = {
         f"attention.attn.{part}_proj.{kind}": f"attention.attn.in_proj_{kind}"
         for part in "qkv"
@@ -164,14 +161,14 @@ def test_state_is_carried_as_an_index_model_is_pruned(name: str, optimizer: str)
     }
     state = state_by_name(model, training)
     carried = carry_state(state, plan)
-    assert set(carried) <= set(places)
-    assert bool(carried) == (optimizer != "plain sgd" or bool(state))
+    assert set(carried) <= set(elements)
+    assert bool(carried) == (optimizer != "sgd without momentum" or bool(state))
     for key, entries in carried.items():
         source = state[packed_of.get(key, key) if name == "packed" else key]
         assert set(entries) == set(source)
         for kind, value in entries.items():
             if isinstance(value, torch.Tensor) and value.ndim:
-                assert torch.equal(value, source[kind].flatten()[places[key].long()])
+                assert torch.equal(value, source[kind].flatten()[elements[key]])
             else:
                 assert value == source[kind]
 
@@ -257,7 +254,7 @@ def test_a_group_pruned_twice_is_one_group_in_the_dense_numbering() -> None:
     assert both.groups == (replace(HEADS, kept=(2,)),)
 
 
-def test_a_group_beside_one_that_was_pruned_moves_back_to_its_place() -> None:
+def test_a_group_next_to_one_that_was_pruned_has_its_dense_offset() -> None:
     first = plan_of(dense(), (PrunedGroup("a", 4, (1, 2), (Slice("1.weight", 1, 0, 1),)),))
     both = composed(dense(), first, PrunedGroup("b", 4, (0, 3), (Slice("1.weight", 1, 2, 2),)))
     assert both.groups[1] == PrunedGroup("b", 4, (0, 3), (Slice("1.weight", 1, 4, 2),))

@@ -1,4 +1,4 @@
-"""Which units are picked: against solving anew for every candidate, and what must change nothing."""
+"""Which units are picked: against solving again for every candidate, and what must change nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def compensated_error(each: Reading, units: Sequence[int], features: int = 1) ->
 
 
 def greedily(readings: Sequence[Reading], count: int, features: int) -> tuple[tuple[int, ...], list[float]]:
-    """Pick units by solving anew for every candidate; return them and the shares of the error left."""
+    """Pick units by solving again for every candidate; return them and the shares of the error left."""
     units: tuple[int, ...] = ()
     shares = []
     whole = sum(compensated_error(each, (), features) for each in readings)
@@ -61,7 +61,7 @@ def mixed(rows: int, units: int, seed: int) -> Tensor:
 
 
 def two_consumers(signals: int, seed: int) -> list[Reading]:
-    """One that is fed by the pruned model, one that knows the dense model alone, the second far quieter."""
+    """One that reads the pruned model, one that reads the dense model alone, the second far quieter."""
     x_rn = mixed(60, signals, seed)
     y_rn = x_rn + 0.3 * mixed(60, signals, seed + 1)
     loud, quiet = mixed(4, signals, seed + 2), 0.1 * mixed(2, signals, seed + 3)
@@ -147,9 +147,9 @@ def test_what_is_pending_between_two_updates_of_the_whole_is_seen(
             states[rank] = (away_nn @ r_nn @ away_nn.T, away_nn @ m_nn @ away_nn.T)
     assert found.units == tuple(expected)
     assert found.residual_shares == pytest.approx(shares, abs=1e-7)
-    told = select([replace(each, features=features) for each in readings], count, picked=found.units)
-    assert told.units == found.units
-    assert told.residual_shares == pytest.approx(shares, abs=1e-7)
+    again = select([replace(each, features=features) for each in readings], count, picked=found.units)
+    assert again.units == found.units
+    assert again.residual_shares == pytest.approx(shares, abs=1e-7)
 
 
 def test_pivots_beyond_those_dropped_on_the_way_are_still_those_of_a_qr() -> None:
@@ -194,7 +194,7 @@ def test_a_copy_is_never_picked_before_something_new() -> None:
     assert sorted(found.units) == list(range(9))
 
 
-def test_a_unit_that_nobody_reads_weighs_nothing() -> None:
+def test_a_unit_that_no_consumer_reads_gains_nothing() -> None:
     x_rn = torch.randn(50, 4, dtype=torch.float64) * torch.tensor([1.0, 100.0, 1.0, 1.0], dtype=torch.float64)
     weights = torch.randn(3, 4, dtype=torch.float64)
     weights[:, 1] = 0.0
@@ -205,10 +205,10 @@ def test_a_unit_that_nobody_reads_weighs_nothing() -> None:
 def test_scaling_a_consumer_or_permuting_the_units_changes_nothing_but_names() -> None:
     x_rn, weights = torch.randn(50, 6, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
     order = torch.tensor([3, 1, 5, 0, 2, 4])
-    plain = select([reading(x_rn, weights)], 4)
-    assert select([reading(x_rn, 7 * weights)], 4).units == plain.units
+    found = select([reading(x_rn, weights)], 4)
+    assert select([reading(x_rn, 7 * weights)], 4).units == found.units
     permuted = select([reading(x_rn[:, order], weights[:, order])], 4)
-    assert tuple(order[list(permuted.units)].tolist()) == plain.units
+    assert tuple(order[list(permuted.units)].tolist()) == found.units
 
 
 def test_dead_units_are_picked_last_and_without_harm() -> None:

@@ -79,7 +79,7 @@ def test_layers_know_their_new_sizes(zoo: SimpleNamespace) -> None:
 
 
 class CentredScale(nn.Module):
-    """It looks like a norm, and divides by nothing."""
+    """It is shaped like a norm, and divides by nothing."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class CentredScale(nn.Module):
         (nn.Linear(6, 1), False),
     ],
 )
-def test_somebodys_own_norm_is_known_by_what_it_does(module: nn.Module, is_norm: bool) -> None:
+def test_a_norm_of_an_unknown_class_is_recognised_by_its_outputs(module: nn.Module, is_norm: bool) -> None:
     before = copy.deepcopy(module.state_dict())
     assert is_vector_norm(module) == is_norm
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())

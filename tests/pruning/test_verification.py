@@ -69,14 +69,14 @@ def test_attention_that_was_opened_is_no_module_in_another_mode() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         (Prune(target=Macs(0.1)), r"keeps 0\.\d{4} of the multiply-accumulates, prune.target is macs=0.1"),
         (Prune(target=Params(0.1)), r"keeps 0\.\d{4} of the parameters, prune.target is params=0.1"),
     ],
 )
-def test_a_ticket_above_its_target_is_refused(settings: Prune, words: str) -> None:
-    with pytest.raises(PruneError, match=words):
+def test_a_ticket_above_its_target_is_refused(settings: Prune, message: str) -> None:
+    with pytest.raises(PruneError, match=message):
         verified(*perceptron(), settings)
 
 
@@ -99,17 +99,17 @@ def spoil_weight(ticket: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("spoil", "message"),
     [
         (spoil_weight, r"2.weight is not finite after compensation; more calibration data"),
         (lambda ticket: ticket[0].weight.requires_grad_(False), "0.weight lost its flags, number type or"),
         (lambda ticket: ticket[1].eval(), "a module is in another mode than it was"),
     ],
 )
-def test_a_ticket_that_is_not_finite_or_lost_its_flags_or_modes_is_refused(spoil: Any, words: str) -> None:
+def test_a_ticket_that_is_not_finite_or_lost_its_flags_or_modes_is_refused(spoil: Any, message: str) -> None:
     model, batch = perceptron()
     groups = find_groups(model, batch).groups
     ticket = pruned_copy(model, pruned_to(groups, [group.width // 2 for group in groups]))
     spoil(ticket)
-    with pytest.raises(PruneError, match=words):
+    with pytest.raises(PruneError, match=message):
         verified(model, batch, ticket=ticket)

@@ -102,23 +102,23 @@ def test_one_residual_level_holds_for_all_groups() -> None:
     for level in (0.15, 0.3, 0.45):
         a, b = path(level)
         assert a < b < 20
-        # Neither could lose one more and stay at the level the other needs.
+        # Neither could lose one more and be at the level the other needs.
         assert steep[a - 2] > flat[b - 1] - 1e-6
         assert flat[b - 2] > steep[a - 1] - 1e-6
 
 
-def test_units_that_cost_nothing_go_first_and_in_even_shares() -> None:
+def test_units_that_cost_nothing_are_pruned_first_and_in_even_shares() -> None:
     free = [0.5, 1e-13, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
-    dear = falling(10, 0.5)
-    path = allocate_by_residual([free, free, dear], limits((10, 10, 10)))
+    costly = falling(10, 0.5)
+    path = allocate_by_residual([free, free, costly], limits((10, 10, 10)))
     drawn = [path(level / 40) for level in range(41)]
     assert any(a == b == 5 and c == 10 for a, b, c in drawn)
-    taken = allocate_greedily([free, dear], chain((10, 10)), limits((10, 10)))
+    taken = allocate_greedily([free, costly], chain((10, 10)), limits((10, 10)))
     assert (2, 10) in [taken(level / 40) for level in range(41)]
 
 
 def test_greedy_takes_the_step_that_loses_least_for_what_it_saves() -> None:
-    """Against the plain loop that tries every step on every group."""
+    """Against a loop that tries every step on every group."""
     widths = (9, 14, 6)
     residuals = [falling(9, 1.5), falling(14, 2.0), falling(6, 1.2)]
     costs, own = chain(widths), limits(widths)
@@ -262,7 +262,7 @@ def test_uniform_widths_leave_groups_of_one_width_of_one_width(share: float, rou
         assert tuple(wider) == found or model.at(wider) > share * model.total
 
 
-def test_a_group_that_loses_less_is_cut_more_by_its_residuals() -> None:
+def test_a_group_that_loses_less_is_pruned_more_by_its_residuals() -> None:
     steep, flat = falling(30, 6.0), falling(30, 1.0)
     for method in ("equal-residual", "greedy"):
         found = chosen(
@@ -282,7 +282,7 @@ def test_only_the_evidence_that_a_method_and_a_target_need_is_read(method: Metho
 
 
 def test_the_cap_is_a_cap_whatever_the_scores_say() -> None:
-    """torch-pruning's global cut went to 1 of 16 under a cap of 0.7."""
+    """torch-pruning's global pruning kept 1 of 16 under a cap of 0.7."""
     model = costs((16, 16, 32))
     scores = [torch.full((16,), 1e-6), torch.rand(16) + 1, torch.rand(32) + 1]
     scores[0][0] = 1.0
@@ -290,7 +290,7 @@ def test_the_cap_is_a_cap_whatever_the_scores_say() -> None:
     assert chosen(model, settings_, Evidence(scores=scores))[0] >= 5
 
 
-def test_widths_by_name_are_taken_as_they_are_and_the_others_stay_dense() -> None:
+def test_widths_by_name_are_taken_as_they_are_and_the_others_are_dense() -> None:
     settings_ = Prune(target=Widths({"l1": 1}), round_to=8, min_width=8)
     assert chosen(costs(), settings_, Evidence()) == (12, 1, 10)
 
@@ -323,10 +323,10 @@ WEAK = torch.tensor([1e-9, 1e-9, 1e-9, 1.0])
 @pytest.mark.parametrize(
     ("scores", "least", "level", "widths"),
     [
-        # torch-pruning's global threshold takes every unit that ties with it, and then cuts nothing at all.
+        # torch-pruning's global threshold takes every unit that ties with it, and then prunes nothing at all.
         ([ONES, ONES], 1, 0.5, (8, 8)),
         ([ONES, ONES], 1, 0.75, (12, 12)),
-        # A layer of zeros once fell from 16 to 4 when 5 % were to go.
+        # A layer of zeros once fell from 16 to 4 when 5 % were to be pruned.
         ([torch.cat([ONES[:4], torch.zeros(12)]), torch.linspace(0.5, 1.5, 44)], 1, 0.95, (13, 44)),
         # Scores count as multiples of their group's mean.
         ([FOUR, 1000 * FOUR], 1, 0.5, (2, 2)),
@@ -417,13 +417,13 @@ def test_a_tolerance_keeps_the_fewest_units_that_lose_no_more(tolerance: float) 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_latency_is_met_by_few_measurements_and_not_by_what_is_counted(method: Method) -> None:
     """A machine on which only the widest group takes time, in steps of four units."""
-    model, asked = costs((12, 16, 10)), []
+    model, measured_at = costs((12, 16, 10)), []
 
     def measured(widths: Sequence[int]) -> float:
-        asked.append(widths)
+        measured_at.append(widths)
         return 0.2 + 0.8 * -(-widths[1] // 4) / 4
 
     found = chosen(model, Prune(target=Latency(0.65), widths=method), latency=measured)
-    assert len(asked) <= 11
+    assert len(measured_at) <= 11
     assert measured(found) <= 0.65
     assert measured((12, found[1] + 4, 10)) > 0.65

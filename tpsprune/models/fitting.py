@@ -41,12 +41,12 @@ def check_fits(
         RecipeError: a loss of the user's own raised, or what it returned will not do.
     """
     _check_parameters(model)
-    if objective.word in WORDS:
+    if objective.name in WORDS:
         _check_labels(labels, classes, objective)
     read = logits_of if objective.function is None else (lambda output: output)
     with evaluation_mode(model), torch.no_grad():
         output = _predict(model, inputs, "", read)
-        if objective.word in WORDS:
+        if objective.name in WORDS:
             _check_scores(model, output, labels, classes, objective)
         # Also says what the user's own loss makes of the output.
         objective.sums(output, labels)
@@ -62,15 +62,15 @@ def check_fits(
                 _predict(copied, inputs, " in training mode", read)
         elif not objective.loss(_predict(copied, inputs, " in training mode", read), labels).requires_grad:
             raise ModelError(
-                f"task.loss: '{objective.word}' returns a loss without a gradient; one computed from the "
+                f"task.loss: '{objective.name}' returns a loss without a gradient; one computed from the "
                 "model's output with torch's functions would do"
             )
 
 
 def _check_labels(labels: Tensor, classes: int, objective: Objective) -> None:
-    if objective.word in {"mse", "bce"}:
+    if objective.name in {"mse", "bce"}:
         return
-    counted = labels[labels != IGNORED] if objective.word == "next-token" else labels
+    counted = labels[labels != IGNORED] if objective.name == "next-token" else labels
     lowest, highest = (int(counted.min()), int(counted.max())) if counted.numel() else (0, 0)
     if lowest < 0 or highest >= classes:
         raise ModelError(
@@ -82,13 +82,13 @@ def _check_labels(labels: Tensor, classes: int, objective: Objective) -> None:
 def _check_scores(
     model: nn.Module, scores: Tensor, labels: Tensor, classes: int, objective: Objective
 ) -> None:
-    wanted = (*labels.shape, classes) if objective.word == "next-token" else (len(labels), classes)
+    wanted = (*labels.shape, classes) if objective.name == "next-token" else (len(labels), classes)
     found = tuple(scores.shape)
-    if found == wanted or (objective.word == "mse" and found == tuple(labels.shape)):
+    if found == wanted or (objective.name == "mse" and found == tuple(labels.shape)):
         return
     raise ModelError(
         f"task.model: {type(model).__name__} outputs shape {found}; "
-        f"{wanted}, {WORDS[objective.word]}, would do"
+        f"{wanted}, {WORDS[objective.name]}, would do"
     )
 
 

@@ -78,8 +78,8 @@ def unit_coherence(
     The triplet of a unit read through the data: ``first_i``, ``second_i`` and ``label_i`` are the token ids
     and the class of each training pair. Before any scale: divide by ``character_scale`` for the coherence
     R_m. Invariant under renaming tokens and classes, under positive scaling of u, v or o and under adding a
-    constant to any of them; does not see whether different units agree. A unit with nothing to weigh (an
-    all-zero factor) gets 0 and no gradient. Differentiable in ``u_am``, ``v_bm`` and ``o_mc``.
+    constant to any of them; does not see whether different units agree. A unit with an all-zero factor gets 0
+    and no gradient. Differentiable in ``u_am``, ``v_bm`` and ``o_mc``.
 
     Cost: three row gathers, three products of pairs × units and three ``index_add``, value and gradients
     together; memory of a slice of the pairs only, since the gradients are in closed form.
@@ -145,9 +145,9 @@ def fourier_coherence(u_am: Tensor, v_bm: Tensor, o_mc: Tensor) -> Tensor:
     U, V, O are the discrete Fourier transforms of u, v and o at frequencies 1 and up (so constants do not
     count); the patterns are none of the three conjugated, or one of them. In [−1, 1], and 1 where at every
     frequency the three phases lock, φ_a + φ_b = ψ or one of its sign variants. The choice itself carries no
-    gradient. Invariant under positive scaling, under added constants and under reversing all three axes;
-    sees order that is not there where tokens are not in cyclic order. All three axes must have one length p.
-    A unit with nothing to weigh gets 0 and no gradient. Differentiable; three transforms of p × units.
+    gradient. Invariant under positive scaling, under added constants and under reversing all three axes; sees
+    order that is not there where tokens are not in cyclic order. All three axes must have one length p. A
+    unit with an all-zero factor gets 0 and no gradient. Differentiable; three transforms of p × units.
 
     Source: our instantiation; the lock is that of arXiv 2602.16849 (modular addition), with an operand each.
     """
@@ -220,11 +220,10 @@ def moment_coherence(gate_ism: Tensor, up_ism: Tensor | None, label_i: Tensor, d
 
     η² is the square of the largest correlation that P_im can have with any o_m(y_i), so that R_m is the
     triplet E[g u o(y)] of a unit at the o that suits it best, whatever the head computes. At most 1; about 0
-    where labels are random. Invariant under renaming classes, order of items, shift and scale of h. A
-    unit that never varies, and all of them where k or n is too small to tell (k < 2, n ≤ k), gets 0 and
-    no gradient. Does not see whether units agree, nor what a unit tells of a class it shares with others.
-    Differentiable once, in closed form. Cost: a handful of passes over the activations, no product of
-    matrices.
+    where labels are random. Invariant under renaming classes, order of items, shift and scale of h. A unit
+    that never varies, and all of them where k or n is too small (k < 2, n ≤ k), gets 0 and no gradient. Does
+    not see whether units agree, nor what a unit shows of a class that it shares with others. Differentiable
+    once, in closed form. Cost: a handful of passes over the activations, no product of matrices.
 
     Source: our instantiation; η² is Fisher's correlation ratio (1925), less chance after Kelley 1935.
     """

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def call_model(model: nn.Module, batch: Any) -> Any:
-    """Call ``model`` on a batch: a mapping goes in by keyword, a tuple by position, all else whole."""
+    """Call ``model`` on a batch: a mapping by keyword, a tuple by position, all else as one argument."""
     if isinstance(batch, Mapping):
         return model(**batch)
     if isinstance(batch, tuple):
@@ -24,7 +24,7 @@ def logits_of(output: Any) -> Tensor:
     """Return the tensor of scores in a model's output: itself, ``.logits``, ``['logits']``, or the first.
 
     Raises:
-        TypeError: there is no tensor where one is looked for.
+        TypeError: there is no tensor there.
     """
     if isinstance(output, Mapping) and "logits" in output:
         output = output["logits"]
@@ -39,7 +39,7 @@ def logits_of(output: Any) -> Tensor:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Put every module in evaluation mode, and each back into the mode it was in afterwards."""
+    """Set every module to evaluation mode, and restore each module's mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -60,8 +60,8 @@ def observe_inputs(
             def hook(
                 _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name
             ) -> None:
-                if (fed := first_input(args, kwargs)) is not None:
-                    observe(name, fed)
+                if (inputs := first_input(args, kwargs)) is not None:
+                    observe(name, inputs)
 
             handle = model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
@@ -70,8 +70,8 @@ def observe_inputs(
 
 def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """Return the first tensor that a layer is called with, by position or by name; none if it is empty."""
-    fed = next(iter((*args, *kwargs.values())), None)
-    return fed.detach() if isinstance(fed, Tensor) and fed.ndim and fed.numel() else None
+    inputs = next(iter((*args, *kwargs.values())), None)
+    return inputs.detach() if isinstance(inputs, Tensor) and inputs.ndim and inputs.numel() else None
 
 
 def widened(tensor: Tensor) -> Tensor:

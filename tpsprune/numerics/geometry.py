@@ -17,9 +17,9 @@ from tpsprune.numerics.forward import widened
 def scaled_distances(points_nd: Tensor) -> Tensor:
     """Return the Euclidean distances ``distances_nn`` between points over their mean: 1 on average.
 
-    Exactly symmetric with a zero diagonal; invariant to shift, rotation, reflection and scale. Taken from
-    the centred Gram matrix in double precision: the plain float32 formula is off by a quarter for a
-    cloud far from the origin. A cloud of one place gives zeros. Cost: n²·d multiply-adds.
+    Exactly symmetric with a zero diagonal; invariant to shift, rotation, reflection and scale. Taken from the
+    centred Gram matrix in double precision: the float32 formula is off by a quarter for a cloud far from the
+    origin. A cloud of one place gives zeros. Cost: n²·d multiply-adds.
     """
     centred_nd = widened(points_nd)
     centred_nd = centred_nd - centred_nd.mean(0)
@@ -80,11 +80,11 @@ def signed_fold(
 ) -> Tensor:
     """Return a float32 sketch of ``size`` numbers of all ``tensors`` laid end to end.
 
-    Stage one cuts the p coordinates into rows of ``buckets`` and adds the rows, each with a sign of its
+    Stage one splits the p coordinates into rows of ``buckets`` and adds the rows, each with a sign of its
     own; stage two gives each bucket a sign and folds to ``size``. With signs sampled from ``seed`` inner
-    products are kept on average, E⟨Sx, Sy⟩ = ⟨x, y⟩, and the map is linear: the sketch of a difference is
-    the difference of sketches, so that no copy of the tensors need be kept. Singular values of real
-    update windows came out within 4 % at these sizes; low-rank rows aligned with ``buckets`` err more.
+    products are kept on average, E⟨Sx, Sy⟩ = ⟨x, y⟩, and the map is linear: the sketch of a difference is the
+    difference of sketches, so that no copy of the tensors need be kept. Singular values of real update
+    windows came out within 4 % at these sizes; low-rank rows aligned with ``buckets`` err more.
 
     Cost: one read of the tensors, ``buckets`` random signs; no copy of p numbers.
     """

@@ -29,8 +29,8 @@ MOST_FOR_REAL: Final = 4 * 10**9
 class MacCount:
     """Multiply-accumulates of one forward pass for one item.
 
-    ``by_module`` holds every named module that multiplies, its children included, so that the figures
-    of leaves add up to ``total`` but for what a parent multiplies itself (attention, say).
+    ``by_module`` holds every named module that multiplies, its children included, so that the figures of
+    leaves add up to ``total`` but for what a parent multiplies itself (attention, for example).
     """
 
     total: int

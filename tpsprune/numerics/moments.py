@@ -1,4 +1,4 @@
-"""Rows of units: what modules are fed and what weights hold, and moments of it, streamed.
+"""Rows of units, of the inputs of modules and of weights, and their moments, streamed.
 
 Activations are never kept. Shape letters: b items, c channels, d features or all elements of a unit, r rows,
 n units, k columns per unit, u units of a group, f elements of a unit along an axis.
@@ -33,15 +33,15 @@ class Moments:
     covariance_nn: Tensor
 
 
-def as_rows(fed: Tensor, width: int, *, channels_first: bool | None = None) -> Tensor:
-    """Lay out what a module is fed as observations of ``width`` units, ``rows_rn``.
+def as_rows(inputs: Tensor, width: int, *, channels_first: bool | None = None) -> Tensor:
+    """Lay out a module's inputs as observations of ``width`` units, ``rows_rn``.
 
     Channels first (b, c = n, …): one row per item and position. Features last (…, d): with d = n one
     row per leading index; with d = n·k, as after a flattened convolution, unit i owns the columns
     i·k … i·k + k − 1, and each of the k gives a row.
 
     Args:
-        fed: the input of a module.
+        inputs: of a module.
         width: n, the number of units.
         channels_first: whether axis 1 holds the units; ``None`` takes that to be so where the tensor
             has four axes or more and axis 1 is ``width`` long.
@@ -50,16 +50,16 @@ def as_rows(fed: Tensor, width: int, *, channels_first: bool | None = None) -> T
         ValueError: the axis of the units is neither ``width`` nor a multiple of it.
     """
     if channels_first is None:
-        channels_first = fed.ndim >= 4 and fed.shape[1] == width
-    found = fed.shape[1 if channels_first else -1]
+        channels_first = inputs.ndim >= 4 and inputs.shape[1] == width
+    found = inputs.shape[1 if channels_first else -1]
     if found % width or (channels_first and found != width):
-        raise ValueError(f"an input of shape {tuple(fed.shape)} does not hold {width} units")
+        raise ValueError(f"an input of shape {tuple(inputs.shape)} does not hold {width} units")
     if channels_first:
-        return fed.movedim(1, -1).reshape(-1, width)
+        return inputs.movedim(1, -1).reshape(-1, width)
     per_unit = found // width
     if per_unit == 1:
-        return fed.reshape(-1, width)
-    return fed.reshape(-1, width, per_unit).transpose(1, 2).reshape(-1, width)
+        return inputs.reshape(-1, width)
+    return inputs.reshape(-1, width, per_unit).transpose(1, 2).reshape(-1, width)
 
 
 def input_moments(model: nn.Module, batches: Iterable[Any], widths: Mapping[str, int]) -> dict[str, Moments]:
@@ -79,9 +79,9 @@ def input_moments(model: nn.Module, batches: Iterable[Any], widths: Mapping[str,
     """
     sums = {name: MomentSums() for name in widths}
 
-    def add(name: str, fed: Tensor) -> None:
+    def add(name: str, inputs: Tensor) -> None:
         channels_first = isinstance(model.get_submodule(name), CONVOLUTIONS)
-        sums[name].add(as_rows(fed, widths[name], channels_first=channels_first))
+        sums[name].add(as_rows(inputs, widths[name], channels_first=channels_first))
 
     with torch.no_grad(), evaluation_mode(model), observe_inputs(model, widths, add):
         for batch in batches:

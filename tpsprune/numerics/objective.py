@@ -44,7 +44,7 @@ class Sums:
 @final
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """A loss and the quality that goes with it; the scores of an output are ``logits_of`` it.
+    """A loss and its quality; the scores of an output are ``logits_of`` it.
 
     - ``cross-entropy``: scores (n, c), labels (n,) of classes, in nats; quality is accuracy. Of scores
       (n, …, c) and labels (n, …) every place is an item.
@@ -58,27 +58,27 @@ class Objective:
       accuracy where labels are classes (n,) and scores (n, c). Over batches both are means by items.
     """
 
-    word: str
+    name: str
     function: Callable[[Any, Tensor], Any] | None = None
 
     @classmethod
-    def of(cls, word: str) -> Self:
+    def of(cls, name: str) -> Self:
         """Return the objective that ``task.loss`` names; **a dotted path runs the code of its module**.
 
         Raises:
             RecipeError: the path does not import, or names nothing to call.
         """
-        return cls(word, None if word in QUALITIES else resolve(word, PLACE))
+        return cls(name, None if name in QUALITIES else resolve(name, PLACE))
 
     @property
     def quality(self) -> str:
         """What the quality is called."""
-        return quality_of(self.word)
+        return quality_of(self.name)
 
     @property
     def unit(self) -> str:
         """The unit of the loss: ``nats``, or none (squares of the targets' own, or nobody knows)."""
-        return unit_of(self.word)
+        return unit_of(self.name)
 
     def loss(self, output: Any, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
         """Return the mean loss of a batch, differentiable; smoothing is for losses over classes only.
@@ -89,7 +89,7 @@ class Objective:
         if self.function is not None:
             return self._own(output, labels)[0]
         scores = logits_of(output).float()
-        match self.word:
+        match self.name:
             case "mse":
                 return functional.mse_loss(scores, _as_scores(labels, scores))
             case "bce":
@@ -110,11 +110,11 @@ class Objective:
         if self.function is not None:
             return self._own_sums(output, labels)
         scores = logits_of(output).float()
-        if self.word == "mse":
+        if self.name == "mse":
             left = scores - _as_scores(labels, scores)
             squares_t = left.detach().double().square().reshape(len(left), -1).sum(0)
             return Sums(left.square().sum().double(), squares_t, _count(left))
-        if self.word == "bce":
+        if self.name == "bce":
             labels = labels.float()
             total = functional.binary_cross_entropy_with_logits(scores, labels, reduction="sum")
             return Sums(total.double(), ((scores > 0) == (labels > 0.5)).sum(), _count(labels))
@@ -126,17 +126,17 @@ class Objective:
         """Return mean loss and quality of all items summed up; ``labels`` are theirs."""
         counted = max(int(sums.counted), 1)
         loss = sums.loss.item() / counted
-        if self.word == "mse":
+        if self.name == "mse":
             return loss, r_squared(sums.right, labels)
         return loss, sums.right.item() / counted
 
     def chance(self, labels: Tensor, classes: int) -> float:
         """Return the quality of a prediction that ignores its input.
 
-        1 / classes where classes are told apart, as if they were equally common; the share of the commonest
+        1 / classes where classes are predicted, as if they were equally common; the share of the commonest
         token; for each label its commoner value, on average; 0 of R² and where nobody knows.
         """
-        match self.word:
+        match self.name:
             case "mse":
                 return 0.0
             case "bce":
@@ -150,11 +150,11 @@ class Objective:
 
     def places(self, labels: Tensor) -> int:
         """Return how many predictions an item has: its tokens with ``next-token``, else one."""
-        return labels.shape[1] if self.word == "next-token" else 1
+        return labels.shape[1] if self.name == "next-token" else 1
 
     def _own(self, output: Any, labels: Tensor) -> tuple[Tensor, Any]:
         """Return loss and quality as the user's function has them; the quality is not checked here."""
-        assert self.function is not None, "asked for where there is one"
+        assert self.function is not None, "called only where there is one"
         try:
             loss = self.function(output, labels)
         except Exception as error:
@@ -183,8 +183,8 @@ class Objective:
             right = (scores.argmax(dim=1) == labels).sum()
         else:
             raise self._fault(
-                "returns a loss alone, and what of these answers is right is not known: a mapping of loss "
-                "and quality would do"
+                "returns a loss alone, and which of these predictions are right is undefined: a mapping of "
+                "loss and quality would do"
             )
         return Sums(loss.double() * items, right, torch.tensor(items, device=loss.device))
 
@@ -201,7 +201,7 @@ class Objective:
         return share
 
     def _fault(self, message: str) -> RecipeError:
-        return RecipeError("recipe", [Fault(PLACE, f"'{self.word}' {message}")])
+        return RecipeError("recipe", [Fault(PLACE, f"'{self.name}' {message}")])
 
 
 CROSS_ENTROPY: Final = Objective("cross-entropy")

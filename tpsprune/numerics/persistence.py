@@ -71,7 +71,7 @@ def summary(bars: Floats) -> H1Summary:
     """Sum up the (bars, 2) births and deaths of a diagram; no bars give zeros.
 
     The longest is stable: moving every point by ε at most moves it by 4 ε at most. The others are not: many
-    short bars can come and go.
+    short bars can appear and vanish.
     """
     lifetimes = bars[:, 1] - bars[:, 0]
     return H1Summary(

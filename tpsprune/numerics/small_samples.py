@@ -81,11 +81,10 @@ def mean_interval(values: Iterable[float], confidence: float = 0.95) -> Interval
 def slope_interval(points: Iterable[tuple[float, float]], confidence: float = 0.95) -> Interval:
     """Return the least-squares slope of y on x over n ≥ 3 points (x, y), with its t-interval.
 
-    With S = Σ (x − x̄)² and r what the line leaves of y: b = Σ (x − x̄)(y − ȳ) / S, and
-    b ± t(n − 2, (1 + confidence) / 2) · √(Σ r² / ((n − 2) S)). On logarithms b is the
-    exponent of a power law. A constant added to x or y changes nothing. It sees no bend: of a curve it gives
-    the mean slope, and an interval that tells nothing of the bend. All x alike have no slope, and two points
-    no interval.
+    With S = Σ (x − x̄)² and r what the line leaves of y: b = Σ (x − x̄)(y − ȳ) / S, and b ± t(n − 2, (1 +
+    confidence) / 2) · √(Σ r² / ((n − 2) S)). On logarithms b is the exponent of a power law. A constant added
+    to x or y changes nothing. It sees no bend: of a curve it gives the mean slope, and an interval that does
+    not see the bend. All x alike have no slope, and two points no interval.
 
     Source: Student 1908 and Fisher 1922, "The goodness of fit of regression formulae".
 
@@ -211,8 +210,8 @@ def needed_pairs(saving_share: float, deviation: float, least: int) -> int | Non
 
     Claimed is what is also no smaller than the effect that so many pairs detect with power 0.8, which is
     stricter than p < 0.05: P(T ≥ t′) ≥ 0.8 with T noncentral as in ``t_power`` and t′ the detectable effect
-    over s/√n. For one claim and one look; sign flips, which seldom decide, are left out. ``None`` above
-    1,000 pairs.
+    over s/√n. For one claim and one test; sign flips, which seldom decide, are left out. ``None`` above 1,000
+    pairs.
 
     >>> needed_pairs(0.2, 0.113, 6), needed_pairs(0.1, 0.113, 6)
     (6, 18)
@@ -231,7 +230,7 @@ def needed_pairs(saving_share: float, deviation: float, least: int) -> int | Non
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return p-values corrected for being several: the chance of any false claim stays below α.
+    """Return p-values corrected for being several: the chance of any false claim is below α.
 
     The k-th smallest of m is multiplied by m − k + 1, kept ascending and at most 1.
 

@@ -47,9 +47,9 @@ def _shares(eigenvalues_k: Tensor) -> tuple[Tensor, Tensor]:
 def corrected_participation_ratio(ratio: float, rows: int, *, at_most: float) -> float:
     """Return the participation ratio freed of the bias of estimating it from ``rows`` independent rows.
 
-    1 / PR_rows ≈ 1 / PR + 1 / rows, so PR ≈ 1 / (1 / PR_rows − 1 / rows): within 2 % at 256 rows for a
-    true ratio of 500 to 1,000. The correction explodes where PR_rows nears ``rows``; the result is cut
-    off at ``at_most``, the number of units. Rows that are not independent are corrected too little.
+    1 / PR_rows ≈ 1 / PR + 1 / rows, so PR ≈ 1 / (1 / PR_rows − 1 / rows): within 2 % at 256 rows for a true
+    ratio of 500 to 1,000. The correction explodes where PR_rows nears ``rows``; the result is limited to
+    ``at_most``, the number of units. Rows that are not independent are corrected too little.
     """
     if ratio <= 0.0:
         return 0.0
@@ -102,6 +102,6 @@ def edge(singular_values_k: Tensor, max_k: int) -> Edge:
 def gap_23(singular_values_k: Tensor) -> Tensor:
     """Return σ₂² − σ₃²: a gap of eigenvalues at a fixed place, unlike the ratio at the moving edge.
 
-    It scales with the square of the rows. Source: Xu 2026 (arXiv 2602.16746), the code beside it.
+    It scales with the square of the rows. Source: Xu 2026 (arXiv 2602.16746), its code.
     """
     return singular_values_k[1].square() - singular_values_k[2].square()

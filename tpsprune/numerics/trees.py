@@ -79,7 +79,7 @@ def item_count(batch: Tree) -> int:
 def take_items(batch: Tree, index: Tensor) -> Tree:
     """Return these items of a batch, however it is nested; a number beyond its items is passed over.
 
-    Tensors as long as the batch has items are indexed; all else (a mask, positions) stays as it is.
+    Tensors as long as the batch has items are indexed; all else (a mask, positions) is returned as it is.
     """
     items = item_count(batch)
     kept = index[index < items]
@@ -95,7 +95,7 @@ def random_inputs(facts: TaskFacts, items: int, seed: int = 0) -> Tree:
     those there are. Of a part of two values only, as a mask has them, the first place holds the higher: a
     mask that lets nothing through is none. Several parts come as a mapping, or without names as a tuple.
 
-    Does not see what data look like: outputs on these items are good for comparing models, not for judging
+    It does not see the distribution of data: outputs on these items serve to compare models, not to judge
     them.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -118,9 +118,9 @@ def check(
         cost_share = None
         if widths:
             inputs = extraction_inputs(bench, settings.units, settings.target)
-            ahead = pruning.plan_widths(model, bench.prune_batches, settings, **inputs)
-            survey, count, cost_share = ahead.survey, ahead.count, ahead.cost_share
-            after = {group.name: width for group, width in zip(survey.groups, ahead.widths, strict=True)}
+            planned = pruning.plan_widths(model, bench.prune_batches, settings, **inputs)
+            survey, count, cost_share = planned.prunability, planned.count, planned.cost_share
+            after = planned.width_of
         else:
             survey, count = pruning.check_target(model, bench.watch_batches[0], settings)
         words, trained = _whose_weights(bench, given)

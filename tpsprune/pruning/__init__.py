@@ -1,4 +1,4 @@
-"""Pruning: what can be cut, how much, which units, and the cut itself as one transaction."""
+"""Pruning: what can be pruned, how much, which units, and the extraction itself as one transaction."""
 
 from tpsprune.pruning.extract import Extraction, extract
 from tpsprune.pruning.groups import Consumer, Group, Prunability, PrunedGroup, Slice

@@ -32,7 +32,7 @@ SINGLE: Final[Mapping[Role, re.Pattern[str]]] = {
 }
 OUTPUT: Final = re.compile(r"(?:^|_)w?(?:o|out|outputs?|proj|projection|dense)\d*(?:_|$)")
 CLIMB: Final = 2
-"""How many levels above the projections the output projection is looked for."""
+"""How many levels above the projections the search for the output projection climbs."""
 
 WIDTH_OF_HEAD: Final = re.compile(r"head_?(dim|size|width|features|channels)|(dim|d|size)_?head$|^d_kv$")
 NUMBER_OF_HEADS: Final = re.compile(r"head|^n?h$")
@@ -101,11 +101,11 @@ class Heads:
 
 
 def find_attentions(model: nn.Module) -> Iterator[Attention]:
-    """Yield what looks like an attention; one set of parts may come with two guesses of the output.
+    """Yield what may be an attention by its layers; one set of parts may come with two guesses of the output.
 
-    Parts are told by name (``q``, ``query``, ``to_q``, ``wq``, ``qkv``, ``c_attn``, ``kv_proj`` …) or, in a
-    module that counts heads, by their order: two layers or four. The output projection is a layer of the
-    right width beside or below them, or in a module around them under one of its usual names.
+    Parts are recognised by name (``q``, ``query``, ``to_q``, ``wq``, ``qkv``, ``c_attn``, ``kv_proj`` …) or,
+    in a module that counts heads, by their order: two layers or four. The output projection is a layer of the
+    right width among or below them, or in a module around them under one of its usual names.
     """
     for place, parent in model.named_modules():
         layers = {name: child for name, child in parent.named_children() if is_projection(child)}
@@ -196,7 +196,7 @@ def _join(place: str, name: str) -> str:
 
 
 def numbers_around(model: nn.Module, attention: Attention) -> tuple[Number, ...]:
-    """Return the whole numbers stored beside the projections, or by the next module around with heads."""
+    """Return the whole numbers that the projections' module stores, or the next one around it with heads."""
     inside = attention.place
     while True:
         holder = model.get_submodule(inside)
@@ -221,7 +221,7 @@ def numbers_around(model: nn.Module, attention: Attention) -> tuple[Number, ...]
 def guess_heads(
     model: nn.Module, attention: Attention, numbers: Sequence[Number], *, least: int = 2
 ) -> Iterator[Heads]:
-    """Yield the numbers of heads that go into the sizes: as counted, from a head's width, then any other.
+    """Yield the numbers of heads that divide the sizes: as counted, from a head's width, then any other.
 
     Of fewer heads than ``least`` nothing is yielded. A ``config`` object is read for hints.
     """
@@ -229,8 +229,8 @@ def guess_heads(
     hints = [getattr(config, name, None) for name in IN_CONFIG]
     counted = [each.value for each in numbers if _counts_heads(each.name)]
     by_width = [attention.query // each.value for each in numbers if is_width(each.name)]
-    known = [*counted, *by_width, *(hint for hint in hints if type(hint) is int)]
-    for queries in dict.fromkeys(known or [each.value for each in numbers]):
+    likely = [*counted, *by_width, *(hint for hint in hints if type(hint) is int)]
+    for queries in dict.fromkeys(likely or [each.value for each in numbers]):
         if queries < least or attention.query % queries:
             continue
         width = attention.query // queries
@@ -272,12 +272,11 @@ class _Run:
 def propose_head_groups(model: nn.Module) -> tuple[Group, ...]:
     """Return candidates of kind "heads", unproved; those of one attention share a name, likeliest first.
 
-    A unit is a head: its queries, keys and values, read by the output projection. Where several query
-    heads share keys and values it is a head of those with its queries; where all share one, a query head.
-    How q, k and v lie side by side in a fused layer, which of the whole numbers that modules store
-    count heads, and which of their own parameters hold something per head is guessed: the first
-    candidate whose pruned model equals the masked one is the right one, and an attention with none stays
-    whole.
+    A unit is a head: its queries, keys and values, read by the output projection. Where several query heads
+    share keys and values it is a head of those with its queries; where all share one, a query head. How q, k
+    and v lie side by side in a fused layer, which of the whole numbers that modules store count heads, and
+    which of their own parameters hold something per head is guessed: the first candidate whose pruned model
+    equals the masked one is the right one, and an attention with none is not pruned.
 
     Not seen: heads that are mixed with one another before the output projection, norms over all heads,
     ``nn.MultiheadAttention`` that is not open, and numbers written out in the code.
@@ -392,7 +391,7 @@ def _attribute_sets(numbers: Iterable[Number], heads: Heads) -> list[tuple[Attri
 
 
 def _slices_per_head(model: nn.Module, place: str, heads: Heads) -> tuple[Slice, ...]:
-    """Return slices of the tensors beside the projections with one axis as long as heads are many."""
+    """Return slices of the attention's own tensors that have an element for each head along one axis."""
     module = model.get_submodule(place)
     found = []
     for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):

@@ -1,7 +1,7 @@
 """Calibration: statistics of the dense model on the calibration data, without labels.
 
-Of each consumer the moments of what it is fed; of each layer what an error at its outputs costs at the end;
-of each unit an importance, and of each dimension of a head what it carries, where the settings ask for them.
+They are the moments of each consumer's inputs; what an error at each layer's outputs costs at the end of the
+network; and, where the settings need them, the importance of each unit and of each dimension of a head.
 
 Shape letters: b items, n signals (units times features), q outputs of a layer, e inputs of a layer.
 """
@@ -49,7 +49,7 @@ from tpsprune.pruning.widths import needed_evidence
 from tpsprune.recipe.prune import Prune
 
 BY_OUTPUTS: Final = ("interpolation", "pivoted-cholesky")
-"""Units that are chosen by what they put out; for others the moments need not be taken."""
+"""Units that are chosen by their outputs; for others the moments are not needed."""
 LEAST_SHARE: Final = 0.25
 LEAST_ROWS: Final = 4096
 SLOPE_ITEMS: Final = 32
@@ -191,18 +191,18 @@ def _measure(model: nn.Module, batches: Sequence[Any], groups: Sequence[Group]) 
     items = sum(map(item_count, batches))
     rank = largest = 0
 
-    def count(name: str, fed: Tensor) -> None:
+    def count(name: str, inputs: Tensor) -> None:
         nonlocal largest
         calls[name] += 1
-        largest = max(largest, fed.numel() * fed.element_size() // max(1, len(fed)))
+        largest = max(largest, inputs.numel() * inputs.element_size() // max(1, len(inputs)))
         module = model.get_submodule(name)
-        places.update({each: count_signal_places(module, fed, each) for each in readers.get(name, ())})
+        places.update({each: count_signal_places(module, inputs, each) for each in readers.get(name, ())})
 
-    def add(name: str, fed: Tensor) -> None:
+    def add(name: str, inputs: Tensor) -> None:
         module = model.get_submodule(name)
         for consumer in readers.get(name, ()):
-            places_s = sample_signal_places(module, fed, consumer, width_of[consumer], items, rank)
-            signals_bsn = read_signals(module, fed, consumer, width_of[consumer], places_s)
+            places_s = sample_signal_places(module, inputs, consumer, width_of[consumer], items, rank)
+            signals_bsn = read_signals(module, inputs, consumer, width_of[consumer], places_s)
             sums[consumer].add(signals_bsn.flatten(0, 1))
 
     with torch.no_grad(), evaluation_mode(model):
@@ -239,12 +239,12 @@ def _share_needed(groups: Sequence[Group], places: Mapping[Consumer, int], items
 
 
 def sample_signal_places(
-    module: nn.Module, fed: Tensor, consumer: Consumer, width: int, items: int, batch_rank: int
+    module: nn.Module, inputs: Tensor, consumer: Consumer, width: int, items: int, batch_rank: int
 ) -> Tensor:
     """Return the places at which a consumer's signals are read: of one batch always the same."""
     generator = torch.Generator().manual_seed(batch_rank)
     count = count_places(width * consumer.features, items)
-    return sample_places(count_signal_places(module, fed, consumer), count, generator)
+    return sample_places(count_signal_places(module, inputs, consumer), count, generator)
 
 
 def turn_heads(
@@ -267,10 +267,10 @@ def _score_moments(
     generator = torch.Generator().manual_seed(0)
     items = sum(map(item_count, batches))
 
-    def add(name: str, fed: Tensor) -> None:
-        fed_bse = fed.reshape(len(fed), -1, fed.shape[-1])
-        places_s = sample_places(fed_bse.shape[1], count_places(fed.shape[-1], items), generator)
-        sums[name].add(fed_bse[:, places_s.to(fed.device)].flatten(0, 1))
+    def add(name: str, inputs: Tensor) -> None:
+        inputs_bse = inputs.reshape(len(inputs), -1, inputs.shape[-1])
+        places_s = sample_places(inputs_bse.shape[1], count_places(inputs.shape[-1], items), generator)
+        sums[name].add(inputs_bse[:, places_s.to(inputs.device)].flatten(0, 1))
 
     if sums:
         with torch.no_grad(), evaluation_mode(model), observe_inputs(model, sums, add):
@@ -299,7 +299,7 @@ def measure_sensitivities(
     see that errors of places and layers are correlated, nor the effect of a large error.
 
     Args:
-        model: called in evaluation mode; its parameters' flags are put back.
+        model: called in evaluation mode; its parameters' flags are restored.
         batches: prepared calibration batches; some 32 items are used.
         names: of layers.
         seed: of the signs.
@@ -389,7 +389,7 @@ def check_calibration_data(model: nn.Module, batches: Sequence[Any]) -> None:
         message = (str(error).splitlines() or [type(error).__name__])[0]
         raise PruneError(
             f"the model cannot be called on two items of calibration batch 0: {message} (a tensor or a tuple "
-            "goes in by position, a mapping by keyword; items lie along the first axis)"
+            "is passed by position, a mapping by keyword; items lie along the first axis)"
         ) from error
     if next(flat_tensors(output), None) is None:
         raise PruneError(

@@ -1,4 +1,4 @@
-"""Compensation: the consumers of a group take over what its pruned units put out, by least squares.
+"""Compensation: consumers estimate the outputs of pruned units from those kept, by least squares.
 
 Shape letters: n signals of the dense model (units times features), k signals that are kept, p positions of a
 signal, q everything else a weight runs over (outputs, kernel positions).
@@ -30,7 +30,7 @@ SAFE_RIDGE: Final = 1e-2
 class Interpolation:
     """The map from the kept signals to all of them, ``y ≈ map_nk · x + intercept_n``.
 
-    ``ridge`` is ``None`` where plain removal did best on the items held out.
+    ``ridge`` is ``None`` where removal did best on the items held out.
     """
 
     map_nk: Tensor
@@ -51,7 +51,7 @@ def fit_interpolation(
     It minimises E‖y − A x − b‖² + λ‖A − A₀‖², x the kept signals in the pruned model, y all signals in the
     dense model, A₀ the map that leaves a kept signal as it is and drops the rest, λ = ridge · tr cov(x) / k.
     Of ``ridges`` and of A₀ itself the one is taken that gives the consumer, of Gram matrix WᵀW, the least
-    output error on the items held out, fitted on the others; then all items are fitted. Plain removal (A₀, 0)
+    output error on the items held out, fitted on the others; then all items are fitted. Removal (A₀, 0)
     is a candidate: on these no mean square is worse than its. Without an intercept b is zero and raw second
     moments take the place of covariances.
 
@@ -70,20 +70,20 @@ def fit_interpolation(
     """
     parts = moments if intercept else moments.about_zero()
     index_k = torch.tensor(kept, device=gram_nn.device)
-    plain_nk = torch.zeros_like(parts.whole.xy_gpq[0].T)
-    plain_nk[index_k, torch.arange(len(kept), device=index_k.device)] = 1.0
+    removal_nk = torch.zeros_like(parts.whole.xy_gpq[0].T)
+    removal_nk[index_k, torch.arange(len(kept), device=index_k.device)] = 1.0
     zero_n = torch.zeros_like(parts.whole.mean_y_gq[0])
     chosen = SAFE_RIDGE
     if parts.fit is not None and parts.held is not None:
-        found = {each: _error(parts.held, gram_nn, *_solve(parts.fit, plain_nk, each)) for each in ridges}
+        found = {each: _error(parts.held, gram_nn, *_solve(parts.fit, removal_nk, each)) for each in ridges}
         errors = {each: error if math.isfinite(error) else math.inf for each, error in found.items()}
         chosen = min(errors, key=lambda each: errors[each])
         # Written so that an error that is not finite does not win.
-        if not errors[chosen] < _error(parts.held, gram_nn, plain_nk, zero_n):
-            return Interpolation(plain_nk, zero_n, None)
-    map_nk, intercept_n = _solve(parts.whole, plain_nk, chosen)
+        if not errors[chosen] < _error(parts.held, gram_nn, removal_nk, zero_n):
+            return Interpolation(removal_nk, zero_n, None)
+    map_nk, intercept_n = _solve(parts.whole, removal_nk, chosen)
     if not bool(map_nk.isfinite().all()):
-        return Interpolation(plain_nk, zero_n, None)
+        return Interpolation(removal_nk, zero_n, None)
     return Interpolation(map_nk, intercept_n if intercept else zero_n, chosen)
 
 
@@ -98,7 +98,7 @@ def ridges_for(dtype: torch.dtype) -> tuple[float, ...]:
 
 
 def can_gain_bias(module: Mixer) -> bool:
-    """Return whether a layer that has no bias may be given one."""
+    """Return whether a layer without a bias may gain one."""
     return module.bias is None and not (isinstance(module, _ConvNd) and module.transposed)
 
 
@@ -135,7 +135,7 @@ def weights_gram(
 ) -> Tensor:
     """Return W D Wᵀ of the weights by which a consumer reads the signals, over positions and outputs.
 
-    D holds what an error at each output costs (``sensitivity_q``); where that is not known, all the same.
+    D holds what an error at each output costs (``sensitivity_q``); without it all count alike.
     """
     rows_npq = widened(consumer_weights(module, consumer, width).detach())
     if sensitivity_q is not None:
@@ -146,11 +146,11 @@ def weights_gram(
     return rows_nq @ rows_nq.T
 
 
-def _solve(part: JointMoments, plain_nk: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+def _solve(part: JointMoments, removal_nk: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     xx_kk, yx_nk = part.xx_gpp[0], part.xy_gpq[0].T
     scale = xx_kk.diagonal().mean().clamp_min(torch.finfo(xx_kk.dtype).tiny)
     ridged_kk = xx_kk + ridge * scale * torch.eye(len(xx_kk), dtype=xx_kk.dtype, device=xx_kk.device)
-    map_nk = plain_nk + torch.linalg.solve(ridged_kk, (yx_nk - plain_nk @ xx_kk).T).T
+    map_nk = removal_nk + torch.linalg.solve(ridged_kk, (yx_nk - removal_nk @ xx_kk).T).T
     return map_nk, part.mean_y_gq[0] - map_nk @ part.mean_x_gp[0]
 
 

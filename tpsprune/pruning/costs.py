@@ -1,6 +1,6 @@
 """What a model costs as an exact function of the widths of its groups; latency, which is measured instead.
 
-Also where the seconds of an extraction itself went (``Times``).
+Also the seconds that each part of an extraction takes (``Times``).
 
 Shape letters: b sets of widths, g groups, a axes of tensors, t terms, x axes of one term.
 """
@@ -38,14 +38,14 @@ class CostModel:
     """Cost = constant + Σ_t factor_t · Π_x (elements kept along axis x of term t).
 
     A layer multiplies each element of its weight equally often, so its multiply-accumulates are those per
-    element times the elements kept; a tensor's parameters are its elements. What units are multiplied
-    by without weights (attention scores) goes with their number; what no group touches is constant. A group
-    of head width keeps its share of every head: an axis of heads counts as two, one of heads and one of
-    dimensions. Of an attention's own products those of queries and keys go with that width.
+    element times the elements kept; a tensor's parameters are its elements. What units are multiplied by
+    without weights (attention scores) is proportional to their number; what no group touches is constant. A
+    group of head width keeps its share of every head: an axis of heads counts as two, one of heads and one of
+    dimensions. Of an attention's own products those of queries and keys are proportional to that width.
 
     ``total`` is the dense model's cost; biases that compensation adds make ``at(widths)`` a little more than
     that. Not seen: products of activations that no group names as its core; they count as constant, so the
-    ticket costs at most what is said here.
+    ticket costs at most this much.
     """
 
     unit: str
@@ -186,7 +186,7 @@ def cost_model(
     settings: Prune,
     new_biases: Sequence[str] = (),
 ) -> CostModel:
-    """Return what a model costs in the unit of the target; ``new_biases`` are layers that are given one."""
+    """Return what a model costs in the unit of the target; ``new_biases`` names layers that gain a bias."""
     if not isinstance(settings.target, Params):
         return CostModel.of_macs(groups, shapes_of(model), count)
     held = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -200,14 +200,14 @@ def latency_shares(
 ) -> Callable[[Sequence[int]], float]:
     """Return a function that measures a pruned model's time as a share of the dense model's.
 
-    It prunes a copy to the widths it is given, whichever units those are: time does not depend on values.
-    The dense and the pruned model are timed in turn, so that a machine that slows down slows both, and the
-    median of three ratios counts.
+    It prunes a copy to the widths it is called with, to whichever units: time does not depend on values. The
+    dense and the pruned model are timed in turn, so that a machine that slows down slows both, and the median
+    of three ratios counts.
 
     Args:
         model: the dense model, in the shape in which it is pruned.
         groups: what can be pruned of it.
-        clock: seconds of a forward pass; it warms up, repeats and waits for the device as it sees fit.
+        clock: seconds of a forward pass; it is to warm up, repeat and wait for the device itself.
 
     Cost: a copy of the model and six calls of ``clock`` for each set of widths.
     """

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from tpsprune.numerics.forward import call_model, flat_tensors
 from tpsprune.pruning.groups import Attribute, Consumer, Group, Slice
 from tpsprune.pruning.layers import (
-    CUTTABLE,
+    PRUNABLE,
     Side,
     fault_of,
     is_grouped,
@@ -48,7 +48,7 @@ from tpsprune.pruning.surgery import copy_model
 
 HYBRID = torch_pruning._helpers._HybridIndex
 ROOTS = (torch_pruning.ops.TORCH_CONV, torch_pruning.ops.TORCH_LINEAR, nn.Embedding)
-OWNERS = (*CUTTABLE, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+OWNERS = (*PRUNABLE, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
 FEW_PLACES: Final = 4
 """Up to so many places a unit is read at count as signals of their own; beyond, one signal at many places."""
@@ -74,7 +74,7 @@ class CoupledSide:
 
 @dataclass(frozen=True, slots=True)
 class Coupling:
-    """Units of one layer and everything they reach; ``fault`` says why they cannot be told apart."""
+    """Units of one layer and everything they reach; ``fault`` is why they cannot be separated, if so."""
 
     root: str
     width: int
@@ -84,7 +84,7 @@ class Coupling:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A group as it might be pruned; ``fault`` says why it cannot, as far as its structure tells."""
+    """A group as it might be pruned; ``fault`` is the reason in its structure why it cannot, if any."""
 
     group: Group
     fault: str = ""
@@ -92,7 +92,7 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Ways to prune the same units, likeliest first. A way is one group, or several beside each other."""
+    """Ways to prune the same units, likeliest first. A way is one group, or several side by side."""
 
     ways: tuple[tuple[Proposal, ...], ...]
 
@@ -103,7 +103,7 @@ def trace_couplings(model: nn.Module, batch: Any) -> tuple[Coupling, ...]:
     The trace runs on ``traceable_copy``; the model handed in is not touched. A layer the output does not
     depend on is not in the result, nor are parameters that no layer holds.
 
-    Cost: one forward pass, a copy, and a walk over the autograd graph per layer; 0.3 s for ResNet-50.
+    Cost: one forward pass, a copy, and a traversal of the autograd graph per layer; 0.3 s for ResNet-50.
     """
     traced = traceable_copy(model)
     with torch.enable_grad():
@@ -127,8 +127,8 @@ def traceable_copy(model: nn.Module) -> nn.Module:
     RMS norms and norms of unknown classes become layer norms, Hugging Face's Conv1D becomes linear: only the
     coupling of units is read from the copy, never a value, so shapes, names and mixing are what counts. All
     gradients are on but those of unwrapped parameters. A frozen layer would be invisible to the trace, and a
-    parameter added to the units (positions, a class token, a scale) misleads it: which of these belong to a
-    group, the gradient says (``trial``).
+    parameter added to the units (positions, a class token, a scale) misleads it: the gradient decides which
+    of these belong to a group (``trial``).
 
     Raises:
         PruneError: the model cannot be copied.
@@ -138,13 +138,13 @@ def traceable_copy(model: nn.Module) -> nn.Module:
     for parameter in traced.parameters():
         parameter.requires_grad_(parameter.is_floating_point() and id(parameter) not in unwrapped)
     for name, module in list(traced.named_modules()):
-        if name and (known := _known_module(module)) is not None:
-            traced.set_submodule(name, known.eval())
+        if name and (equivalent := _equivalent_module(module)) is not None:
+            traced.set_submodule(name, equivalent.eval())
     return traced
 
 
 def unwrapped_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that no layer known here holds, by name."""
+    """Return the parameters that no layer of ``OWNERS`` holds, by name."""
     held = {
         id(parameter)
         for module in model.modules()
@@ -154,7 +154,7 @@ def unwrapped_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: each for name, each in model.named_parameters() if id(each) not in held}
 
 
-def _known_module(module: nn.Module) -> nn.Module | None:
+def _equivalent_module(module: nn.Module) -> nn.Module | None:
     like = next(module.parameters(recurse=False), torch.empty(0))
     if is_transposed_linear(module):
         inputs, outputs = cast(Tensor, module.weight).shape
@@ -192,8 +192,8 @@ def _couplings(model: nn.Module, graph: Any) -> Iterator[Coupling]:
 def _reach(graph: Any, root: nn.Module, handler: Any, width: int, longest: int) -> Reached:
     """Return what the units of ``root`` reach, and by which unit each element there is reached first.
 
-    The library's own walk compares whole lists of elements, which in some attentions never end; here every
-    element of every place is visited once, and one that no layer is long enough for is dropped.
+    The library's own traversal compares whole lists of elements, which in some attentions never end; here
+    every element of every place is visited once, and one that no layer is long enough for is dropped.
     """
     start = graph.module2node[root]
     reached: Reached = {(start, handler): {unit: unit for unit in range(width)}}
@@ -230,7 +230,7 @@ def _read(root: str, width: int, reached: Reached, graph: Any, names: dict[nn.Mo
             units = min(units, len(owners))
     if not units or width % units:
         units = width
-        faults.append("parts of it go different ways")
+        faults.append("parts of it reach different layers")
     sides = []
     for name, side, owners in met:
         run = _run_of(owners, units)
@@ -338,7 +338,7 @@ def _blocks(model: nn.Module, family: Sequence[Coupling], order: Mapping[str, in
                 faults.append(f"{each.module} has different numbers of inputs and outputs")
     for name, sides in met.items():
         if sides == {"in"}:
-            faults.append(f"what {name} makes of it is not known")
+            faults.append(f"the units that {name} makes of it cannot be determined")
         elif sides == {"out"}:
             faults.append(f"what {name} reads cannot be pruned along with it")
     parts = [_Part(coupling, join=coupling.width // units) for coupling in family]
@@ -441,7 +441,7 @@ def _consumers_by_group(module: nn.Module, side: CoupledSide, width: int) -> Ite
 
 
 def _stored_sizes(name: str, module: nn.Module, units: int) -> Iterator[Attribute]:
-    """Yield what a norm stores about its width or groups, where its tensors do not tell."""
+    """Yield what a norm stores about its width or groups, where its tensors do not show it."""
     if isinstance(module, nn.GroupNorm) and module.num_groups > 1:
         yield Attribute(name, "num_groups", module.num_groups // units)
     if _forgets(module):

@@ -1,4 +1,7 @@
-"""The extraction: a ticket drawn from a model as one transaction. It comes whole or not at all."""
+"""The extraction of a ticket, stage by stage, as one transaction: a fault leaves the model as it was.
+
+The stages have the names that ``ARCHITECTURE.md`` gives them; each is a call into the module of that stage.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.numerics.trees import item_count
 from tpsprune.pruning.calibration import turn_heads
 from tpsprune.pruning.costs import Times, timed
-from tpsprune.pruning.groups import Group, PrunedGroup
+from tpsprune.pruning.groups import PrunedGroup
 from tpsprune.pruning.observations import sample_items
 from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.plan import Plan, signature_of, versions
@@ -31,10 +34,10 @@ from tpsprune.records import GroupChange, Unpruned
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Extraction:
-    """A ticket and all there is to say about it.
+    """A ticket and how it was made.
 
     ``plan`` replays the pruning on other weights; ``macs_share`` is counted on the ticket; ``notes`` are
-    sentences the user should read; ``times`` says where the seconds went.
+    sentences the user should read; ``times`` holds the seconds of each part.
     """
 
     ticket: nn.Module
@@ -47,24 +50,25 @@ class Extraction:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Reconstruction:
-    """A model at the dense shape, compensated, its pruned units masked, and the units chosen by group.
+class _Compensated:
+    """The model at the dense shape with its consumers compensated and its pruned units masked.
 
-    ``opened`` is the dense model in the shape in which it is pruned; ``share`` is that of the calibration
-    data on which layers were fitted.
+    ``opened`` is the dense model with the attentions ``names`` open; ``fitted_share`` is the share of the
+    calibration items on which layers were fitted.
     """
 
     opened: nn.Module
     masked: nn.Module
+    names: tuple[str, ...]
     chosen: Mapping[str, Selection]
     new_biases: tuple[str, ...]
-    share: float
+    fitted_share: float
 
 
 @full_precision()
 def extract(
     model: nn.Module,
-    probe: Sequence[Any],
+    batches: Sequence[Any],
     settings: Prune,
     *,
     labels: Sequence[Tensor] | None = None,
@@ -72,165 +76,158 @@ def extract(
     seed: int = 0,
     objective: Objective = CROSS_ENTROPY,
 ) -> Extraction:
-    """Draw a ticket from ``model``: fewer units, the weights that read them compensated for the pruned ones.
+    """Draw a ticket from ``model``: fewer units, their consumers' weights compensated for the pruned ones.
 
-    1. Groups of coupled units are found and proved prunable, in a copy with its attention opened; calibration
-    statistics of the dense model give what ``settings.widths`` needs, and that the widths that meet
-    ``settings.target``. 2. In one pass over the layers units are chosen and each layer is fitted to what the
-    *dense* model gives there, from what the pruned model feeds it, so that errors do not pile up. 3. The
-    tensors are sliced once. 4. The ticket is verified against the same model with the units masked.
-    5. Batch-norm statistics are taken anew where that helps.
+    1. Groups of coupled units are found and proved prunable, in a copy with its attention opened; statistics
+    of the dense model on the calibration data give what ``settings.widths`` needs, and that the widths that
+    meet ``settings.target``. 2. In one traversal of the layers units are chosen and each layer is fitted to
+    the output of the *dense* model's layer from its input in the pruned model, so that errors do not add up.
+    3. The tensors are sliced once. 4. The ticket is verified against the same model with the units masked. 5.
+    Batch-norm statistics are computed again where that lowers the error.
 
     Args:
         model: not changed, whatever happens; it may be in either mode and partly frozen.
-        probe: prepared batches on the model's device, a few hundred items or more in all; no labels.
+        batches: prepared calibration batches on the model's device, a few hundred items or more in all,
+            without labels.
         settings: the target and what may be done for it.
-        labels: one tensor for each batch; ``units = "taylor"`` alone looks at them.
-        clock: seconds of a forward pass of a model; a target of latency alone needs it.
+        labels: one tensor for each batch; only ``units = "taylor"`` uses them.
+        clock: seconds of a forward pass of a model; only a target of latency needs it.
         seed: of units chosen at random.
         objective: what labels are for: cross-entropy over classes by default.
 
     Raises:
-        PruneError: nothing can be pruned, the target is out of reach, the probe is empty or not finite, or
-            the ticket failed its verification.
+        PruneError: nothing can be pruned, the target is out of reach, the calibration data are empty or not
+            finite, or the ticket failed its verification.
 
     Cost: the search for groups; a forward pass of the dense model, one of both, and what verification and
     batch norms take: two to four of the ticket and one of the dense model; the moments and solutions of the
     reconstruction.
     """
     times = Times()
-    # Groups are found, proved prunable and priced; widths are chosen by calibration statistics.
-    ahead = plan_widths(
-        model, probe, settings, labels=labels, clock=clock, seed=seed, objective=objective, times=times
+    # Opened, traced, grouped, proved, listed, priced, measured, allocated.
+    planned = plan_widths(
+        model, batches, settings, labels=labels, clock=clock, seed=seed, objective=objective, times=times
     )
-    groups = ahead.survey.groups
-    widths = {group.name: width for group, width in zip(groups, ahead.widths, strict=True)}
-    narrowed = [group for group in groups if widths[group.name] < group.width]
-    # Attention that keeps all its units stays closed.
-    touched = {slice_.tensor for group in narrowed for slice_ in group.slices}
-    names = tuple(name for name in ahead.names if any(tensor.startswith(f"{name}.") for tensor in touched))
+    groups, narrowed, width_of = planned.groups, planned.narrowed, planned.width_of
     with timed(times, "walk"):
-        # Units are chosen and the layers that read them fitted, at the dense shape.
-        done = _reconstruct(model, probe, settings, ahead, narrowed, widths, names)
-        # The tensors are sliced.
-        units = {name: selection.units for name, selection in done.chosen.items()}
-        pruned = [PrunedGroup.of(group, units.get(group.name, range(group.width))) for group in groups]
-        ticket = pruned_copy(done.masked, pruned)
+        # Chosen, compensated.
+        fitted = _choose_and_compensate(model, batches, settings, planned)
+        # Sliced.
+        kept = {name: selection.units for name, selection in fitted.chosen.items()}
+        pruned = [PrunedGroup.of(group, kept.get(group.name, range(group.width))) for group in groups]
+        ticket = pruned_copy(fitted.masked, pruned)
         for group in narrowed:
-            hold_scale(ticket, group, widths[group.name])
+            hold_scale(ticket, group, width_of[group.name])
     with timed(times, "verify"):
-        kept = [widths[group.name] for group in narrowed]
-        macs_share = verify(ticket, done.masked, model, probe, narrowed, kept, ahead.count, settings)
+        widths = [width_of[group.name] for group in narrowed]
+        macs_share = verify(ticket, fitted.masked, model, batches, narrowed, widths, planned.count, settings)
     with timed(times, "recalibrate"):
+        # Repaired.
         if settings.recalibrate:
-            ticket, _ = recalibrate_norms(ticket, model, probe)
-    # What was done is written down, for a replay and for the user.
-    held = {*shapes_of(done.opened), *(f"{name}.bias" for name in done.new_biases)}
+            ticket, _ = recalibrate_norms(ticket, model, batches)
+    # Written down.
+    present = {*shapes_of(fitted.opened), *(f"{name}.bias" for name in fitted.new_biases)}
     plan = Plan(
         target=str(settings.target),
-        groups=_without_absent(pruned, held),
-        new_biases=done.new_biases,
-        opened=names,
+        groups=_without_absent(pruned, present),
+        new_biases=fitted.new_biases,
+        opened=fitted.names,
         versions=versions(),
         model=signature_of(model),
     )
-    changes = _changes(ahead, done.chosen)
-    notes = _notes(ahead, probe, done.share, changes, settings)
-    return Extraction(ticket, plan, changes, ahead.survey.unpruned, macs_share, notes, times)
+    changes = _changes(planned, fitted.chosen)
+    notes = _notes(planned, sum(map(item_count, batches)), fitted.fitted_share, changes, settings)
+    return Extraction(ticket, plan, changes, planned.prunability.unpruned, macs_share, notes, times)
 
 
-def _reconstruct(
-    model: nn.Module,
-    probe: Sequence[Any],
-    settings: Prune,
-    ahead: WidthPlan,
-    narrowed: Sequence[Group],
-    widths: Mapping[str, int],
-    names: Sequence[str],
-) -> _Reconstruction:
-    """Choose the units of each group, and fit or mask the layers that read them, at the dense shape."""
+def _choose_and_compensate(
+    model: nn.Module, batches: Sequence[Any], settings: Prune, planned: WidthPlan
+) -> _Compensated:
+    """Choose the units of each group, then fit the layers on the way, or only mask the pruned units."""
+    narrowed, statistics = planned.narrowed, planned.statistics
+    # Attention that keeps all its units is not opened.
+    touched = {slice_.tensor for group in narrowed for slice_ in group.slices}
+    names = tuple(name for name in planned.opened if any(each.startswith(f"{name}.") for each in touched))
     opened, _ = open_attention(model, names)
-    turn_heads(opened, narrowed, ahead.statistics.score_moments)
-    work = copy_model(opened)
-    new_biases = layers_gaining_bias(work, narrowed, settings)
-    add_biases(work, new_biases)
-    chosen = choose_units(ahead.statistics, opened, narrowed, widths, settings)
+    turn_heads(opened, narrowed, statistics.score_moments)
+    masked = copy_model(opened)
+    new_biases = layers_gaining_bias(masked, narrowed, settings)
+    add_biases(masked, new_biases)
+    chosen = choose_units(statistics, opened, narrowed, planned.width_of, settings)
     share = 1.0
     if settings.compensate:
-        share = share_held(ahead.statistics, probe, settings.activation_gib)
-        batches = list(probe)
+        share = share_held(statistics, batches, settings.activation_gib)
         if share < 1.0:
-            most = sum(map(item_count, probe))
-            batches = list(sample_items(probe, max(8, math.ceil(share * most)), most))
+            items = sum(map(item_count, batches))
+            batches = list(sample_items(batches, max(8, math.ceil(share * items)), items))
         chosen = reconstruct(
             opened,
-            work,
+            masked,
             batches,
             narrowed,
-            widths,
-            ahead.statistics,
+            planned.width_of,
+            statistics,
             chosen=chosen,
             refits=settings.reconstruct,
         )
     else:
         for group in narrowed:
-            mask_units(work, group, PrunedGroup.of(group, chosen[group.name].units).removed)
-    return _Reconstruction(opened, work, chosen, new_biases, share)
+            mask_units(masked, group, PrunedGroup.of(group, chosen[group.name].units).removed)
+    return _Compensated(opened, masked, names, chosen, new_biases, share)
 
 
-def _without_absent(pruned: Sequence[PrunedGroup], held: set[str]) -> tuple[PrunedGroup, ...]:
-    """Return groups with the tensors that there are: no biases that were not added, no closed attention."""
+def _without_absent(pruned: Sequence[PrunedGroup], present: set[str]) -> tuple[PrunedGroup, ...]:
+    """Return the groups without the slices of tensors that are absent: biases not added, closed attention."""
     groups = (
-        replace(group, slices=tuple(each for each in group.slices if each.tensor in held)) for group in pruned
+        replace(group, slices=tuple(each for each in group.slices if each.tensor in present))
+        for group in pruned
     )
     return tuple(group for group in groups if group.slices)
 
 
-def _changes(ahead: WidthPlan, chosen: Mapping[str, Selection]) -> tuple[GroupChange, ...]:
-    groups = ahead.survey.groups
-    ranks: Sequence[float | None] = ahead.evidence.ranks or [None] * len(groups)
-    left = {
-        name: selection.residual_shares[-1] for name, selection in chosen.items() if ahead.statistics.moments
-    }
+def _changes(planned: WidthPlan, chosen: Mapping[str, Selection]) -> tuple[GroupChange, ...]:
+    measured = bool(planned.statistics.moments)
+    ranks: Sequence[float | None] = planned.evidence.ranks or [None] * len(planned.groups)
+    residual = {name: selection.residual_shares[-1] for name, selection in chosen.items() if measured}
     return tuple(
         GroupChange(
             group=group.name,
             width_before=group.width,
             width_after=width,
             effective_rank=rank,
-            residual_share=left.get(group.name, 0.0) if ahead.statistics.moments else None,
+            residual_share=residual.get(group.name, 0.0) if measured else None,
             kind=group.kind,
         )
-        for group, width, rank in zip(groups, ahead.widths, ranks, strict=True)
+        for group, width, rank in zip(planned.groups, planned.widths, ranks, strict=True)
     )
 
 
 def _notes(
-    ahead: WidthPlan,
-    probe: Sequence[Any],
+    planned: WidthPlan,
+    items: int,
     share: float,
     changes: Sequence[GroupChange],
     settings: Prune,
 ) -> tuple[str, ...]:
-    """Return what the user should know: too few rows, fewer items fitted, a tolerance that was passed."""
+    """Return what the user should know: few rows, items left out of the fit, a tolerance exceeded."""
     notes = [
         f"{group.name}: the calibration data give {rows} rows for {group.width} units; more would be better"
-        for group in ahead.survey.groups
-        if 0 < (rows := ahead.statistics.rows(group)) < group.width
+        for group in planned.groups
+        if 0 < (rows := planned.statistics.rows(group)) < group.width
     ]
     if share < 1.0:
         notes.append(
-            f"layers were fitted on {share:.0%} of the {sum(map(item_count, probe))} calibration items, to "
+            f"layers were fitted on {share:.0%} of the {items} calibration items, to "
             "hold no more activations than prune.activation_gib allows"
         )
     # Widths were settled before anything was pruned.
-    left = {each.group: each.residual_share or 0.0 for each in changes}
+    residual = {each.group: each.residual_share or 0.0 for each in changes}
     tolerance = settings.target.tolerance if isinstance(settings.target, Tolerance) else math.inf
-    if beyond := sum(lost > tolerance for lost in left.values()):
-        worst = max(left, key=lambda name: left[name])
+    if beyond := sum(lost > tolerance for lost in residual.values()):
+        worst = max(residual, key=lambda name: residual[name])
         notes.append(
             f"the tolerance of {tolerance:g} was held to the dense model's signals; with the layers "
-            f"before pruned as well, {beyond} of {len(left)} groups leave more, "
-            f"at most {left[worst]:.3g} ({worst})"
+            f"before pruned as well, {beyond} of {len(residual)} groups leave more, "
+            f"at most {residual[worst]:.3g} ({worst})"
         )
     return tuple(notes)

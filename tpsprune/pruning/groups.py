@@ -1,8 +1,8 @@
 """What is pruned together: units, the tensors that hold them, and the layers that read them.
 
 A unit is whatever is kept or pruned as one: a channel, a neuron, a group of a grouped convolution, an
-attention head. Four numbers say where its elements lie along an axis: unit u owns the elements
-``offset + r·stride + u·block + i`` for r in 0 … repeat − 1 and i in 0 … block − 1.
+attention head. Four numbers locate its elements along an axis: unit u owns the elements ``offset + r·stride +
+u·block + i`` for r in 0 … repeat − 1 and i in 0 … block − 1.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Scores:
 
     ``queries`` and ``keys`` count heads, each as wide as the group that holds this; ``value`` is the width of
     a head's values. Where query heads share keys they come one after the other, or, ``tiled``, each after as
-    many as there are keys. ``scale_follows`` says that the module reads its scale d^(−1/2) from the tensors,
+    many as there are keys. ``scale_follows`` means that the module reads its scale d^(−1/2) from the tensors,
     so that it grows when d falls (``surgery.hold_scale``).
     """
 
@@ -99,10 +99,10 @@ class Group:
     unit by itself (batch norm, depthwise convolution) or norm over those that are there (layer norm),
     ``consumers`` mix them. ``slices`` are all the tensors that lose elements when a unit is pruned. ``cores``
     are modules that multiply units themselves, without weights, in proportion to how many there are
-    (attention); ``kind`` says what a unit is.
+    (attention); ``kind`` is what a unit is.
 
     A unit of kind "head-width" is one dimension of the queries and keys of all heads of an attention. No
-    layer reads it, so there are no consumers: queries and keys meet each other, as ``scores`` says.
+    layer reads it, so there are no consumers: queries and keys meet each other in ``scores``.
     """
 
     name: str
@@ -129,7 +129,7 @@ class PrunedGroup:
 
     @classmethod
     def of(cls, group: Group, kept: Iterable[int]) -> PrunedGroup:
-        """Prune ``group`` to the units ``kept``, given in any order."""
+        """Prune ``group`` to the units ``kept``, in any order."""
         return cls(group.name, group.width, tuple(sorted(kept)), group.slices, group.attributes)
 
     @property

@@ -1,11 +1,11 @@
 """The width of attention heads: queries and keys rotated so that their last dimensions can be pruned.
 
 A head's scores are x Aᵀ B yᵀ, with A = [W_q b_q], B = [W_k b_k], and x, y the inputs of q and k with a one
-appended: A and B themselves are known only up to a basis of the head's dimensions. In the basis of the
+appended: A and B themselves are determined only up to a basis of the head's dimensions. In the basis of the
 singular vectors of AᵀB the first r dimensions give the best scores that r dimensions can give.
 
 The order of use: ``propose_head_widths`` gives candidates, which ``trial`` proves. Then, on a copy of the
-dense model, ``rotate_heads`` for each group of kind "head-width" (the outputs stay what they were),
+dense model, ``rotate_heads`` for each group of kind "head-width" (which leaves the outputs as they were),
 ``residual_shares`` and ``score_rank`` for the choice of a width r, ``surgery.mask_units`` of the dimensions
 from r on, ``PrunedGroup.of(group, range(r))``, and on the ticket ``surgery.hold_scale``. Nothing of the basis
 is in the plan: a replay takes the first r dimensions of other weights as they are, and where a module's scale
@@ -51,7 +51,7 @@ ROTATED_OTHERWISE: Final = (
 NOISE: Final = 1e-14
 """Share of a Gram matrix's largest eigenvalue below which a direction is rounding: 1e-7 of a length."""
 UNSEEN: Final = 1e-8
-"""Weight of a direction of the inputs that no row showed: it comes last and stays what it was."""
+"""Weight of a direction of the inputs that no row showed: it comes last and remains as it was."""
 
 
 def propose_head_widths(model: nn.Module, subject: nn.Module, batch: Any) -> list[Candidate]:
@@ -65,7 +65,7 @@ def propose_head_widths(model: nn.Module, subject: nn.Module, batch: Any) -> lis
 
     Args:
         model: the model.
-        subject: the same, randomised; it is rotated and put back.
+        subject: the same, randomised; it is rotated and restored.
         batch: that it is called on.
 
     Cost: a forward pass for each attention, and one more for each further guess at its heads.
@@ -86,7 +86,7 @@ def propose_head_widths(model: nn.Module, subject: nn.Module, batch: Any) -> lis
             ways = [group] if fault else _ways(group, numbers, heads)
             proposals += [Proposal(each, fault) for each in ways]
         if proposals:
-            # A guess that may be rotated goes before one that may not: its fault is the one to tell.
+            # A guess that may be rotated is tried before one that may not: its fault is the one to report.
             found[proposals[0].group.name] = sorted(proposals, key=lambda each: bool(each.fault))
     return [Candidate(tuple((each,) for each in ways[:MOST_WAYS])) for ways in found.values()]
 

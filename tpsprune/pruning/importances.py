@@ -7,7 +7,7 @@ of that library decides anything.
 Shape letters: n units, e elements along an axis.
 
 Source: Fang et al. 2023, "DepGraph: Towards Any Structural Pruning", CVPR; its code's ``reproduce/main.py``
-for which importance goes by which name.
+for the names of the importances.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def score_units(
     - ``random``: uniform in [0, 1).
 
     All but ``lamp`` and ``random`` are over their mean, so that scores of different groups compare. A group
-    whose scores are all zero keeps them as they are. Embeddings, depthwise convolutions and bare parameters
-    count for nothing, as in torch-pruning.
+    whose scores are all zero keeps them as they are. Embeddings, depthwise convolutions and parameters
+    outside layers count for nothing, as in torch-pruning.
 
     Args:
         model: not changed.
@@ -106,7 +106,7 @@ def score_units(
     Cost: the weights once; ``fpgm`` e² distances for each tensor; ``taylor`` one pass forward and backward.
     """
     if kind not in KINDS:
-        raise PruneError(f"units = {kind!r} is no known importance{did_you_mean(kind, KINDS)}")
+        raise PruneError(f"units = {kind!r} is no importance{did_you_mean(kind, KINDS)}")
     if kind == "random":
         generator = torch.Generator().manual_seed(seed)
         return {group.name: torch.rand(group.width, generator=generator) for group in groups}

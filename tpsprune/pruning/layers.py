@@ -1,4 +1,4 @@
-"""The layers that can be pruned: which tensors hold their units, and along which axis. Known only here.
+"""The layers that can be pruned: which tensors hold their units, and along which axis.
 
 A norm over units is a special case: a unit that is pruned also leaves the mean and the variance, so the norm
 is another function of those kept. The masked model, which a pruned one is compared to, therefore norms over
@@ -27,7 +27,7 @@ Mixer: TypeAlias = nn.Linear | _ConvNd
 MIXERS = (nn.Linear, _ConvNd)
 NORMS = (_BatchNorm, _InstanceNorm)
 TENSORS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
-CUTTABLE = (*MIXERS, *NORMS, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU, nn.Embedding)
+PRUNABLE = (*MIXERS, *NORMS, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU, nn.Embedding)
 NORM_TOLERANCE = 1e-2
 
 
@@ -72,7 +72,7 @@ def norms_over_units(module: nn.Module) -> bool:
 def is_vector_norm(module: nn.Module) -> bool:
     """Return whether a module of unknown class is an RMS or layer norm over its last axis.
 
-    It is known by what it does: without children and buffers, with one or two vectors of one length as
+    It is recognised by its outputs: without children and buffers, with one or two vectors of one length as
     parameters, its output on random input is that of the norm, with the weight as it is or added to one.
 
     Cost: two calls on 6 rows, of a copy.
@@ -120,13 +120,13 @@ def is_vector_norm(module: nn.Module) -> bool:
 def fault_of(module: nn.Module) -> str:
     """Return why ``module`` cannot lose units, or an empty string."""
     kind = ("nn." if type(module).__module__.startswith("torch.nn") else "") + type(module).__name__
-    known = isinstance(module, CUTTABLE) or is_transposed_linear(module)
-    if not known and not is_vector_norm(module):
+    standard = isinstance(module, PRUNABLE) or is_transposed_linear(module)
+    if not standard and not is_vector_norm(module):
         return f"{kind} cannot be pruned"
     if hasattr(module, "parametrizations"):
         return f"the weight of this {kind} is parametrised"
     tensors = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
-    if known and (strange := sorted(tensors - TENSORS)):
+    if standard and (strange := sorted(tensors - TENSORS)):
         return f"this {kind} holds a tensor of its own, {strange[0]!r}"
     if isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) > 1:
         return f"this {kind} norms over more than units"
@@ -161,7 +161,7 @@ def _input_axis(module: nn.Module) -> int:
 
 
 def mixer(model: nn.Module, name: str) -> Mixer:
-    """Return a layer that is known to mix units: linear, or a convolution."""
+    """Return a layer that mixes units, typed as such: linear, or a convolution."""
     return cast(Mixer, model.get_submodule(name))
 
 
@@ -208,7 +208,7 @@ def _consumer_rows(module: Mixer, consumer: Consumer, width: int) -> tuple[Tenso
 
 
 def length(module: nn.Module, side: Side) -> int:
-    """Return how many elements a layer says it has on one side: 0 where it does not say."""
+    """Return how many elements a layer has on one side by the sizes it stores: 0 where it stores none."""
     if isinstance(module, MaskedNorm):
         return len(module.kept)
     if isinstance(module, nn.Embedding):
@@ -272,7 +272,7 @@ class MaskedNorm(nn.Module):
             self.register_parameter(name, parameter)
         device = next((parameter.device for parameter in norm.parameters()), None)
         self.register_buffer("kept", torch.ones(units, dtype=torch.bool, device=device), persistent=False)
-        # In a list, or its parameters would have two names; last, or it would answer for names not yet taken.
+        # In a list, or its parameters would have two names; last, because ``__getattr__`` needs it.
         self._norm = [norm]
         self.train(norm.training)
 
@@ -310,7 +310,7 @@ class MaskedNorm(nn.Module):
 
     @property
     def _takes_images(self) -> bool:
-        """Whether a norm of unknown class takes the units of an image on axis 1: an image of them tells."""
+        """Whether a norm of unknown class takes the units of an image on axis 1, tried on an image."""
         units = len(self.kept)
         image = self.kept.new_zeros((1, units, units + 1, units + 2)).to(next(self.parameters(), self.kept))
         try:
@@ -321,7 +321,7 @@ class MaskedNorm(nn.Module):
 
 
 def mask_norm(norm: nn.Module, units: int, removed: Tensor) -> MaskedNorm:
-    """Return ``norm`` over ``units`` elements but those of index ``removed``; an earlier mask stays on."""
+    """Return ``norm`` over ``units`` elements but those of index ``removed`` and those masked before."""
     masked = norm if isinstance(norm, MaskedNorm) else MaskedNorm(norm, units)
     masked.kept[removed.to(masked.kept.device)] = False
     return masked

@@ -34,11 +34,11 @@ LEAST_ITEMS: Final = 8
 HELD_OUT: Final = 4
 """Every batch keeps the last one in four of its items to choose ridges on."""
 MOST_EXACT: Final = 512
-"""Columns beyond which one batch is taken in single precision, about the means: the sums stay double."""
+"""Columns beyond which one batch is taken in single precision, about the means; the sums are double."""
 
 
 def sample_items(batches: Sequence[Any], items: int, at_a_time: int) -> Iterator[Any]:
-    """Yield small batches, about ``items`` items in all, from batches spread evenly over those given."""
+    """Yield small batches, about ``items`` items in all, from batches spread evenly over ``batches``."""
     mean = sum(map(item_count, batches)) / max(1, len(batches))
     each = max(LEAST_ITEMS, math.ceil(items / max(1, len(batches))))
     count = min(len(batches), math.ceil(items / max(1.0, min(each, mean))))
@@ -60,47 +60,49 @@ def sample_places(places: int, count: int, generator: torch.Generator) -> Tensor
     return torch.randperm(places, generator=generator)[:count].sort().values
 
 
-def count_signal_places(module: nn.Module, fed: Tensor, consumer: Consumer) -> int:
-    """Return at how many places of an item each signal of a consumer is seen."""
-    inner = fed.shape[2:] if channels_first(module) else fed.shape[1:-1]
+def count_signal_places(module: nn.Module, inputs: Tensor, consumer: Consumer) -> int:
+    """Return at how many places of an item a consumer reads each signal."""
+    inner = inputs.shape[2:] if channels_first(module) else inputs.shape[1:-1]
     return math.prod(inner) * consumer.positions
 
 
-def read_signals(module: nn.Module, fed: Tensor, consumer: Consumer, width: int, places_s: Tensor) -> Tensor:
+def read_signals(
+    module: nn.Module, inputs: Tensor, consumer: Consumer, width: int, places_s: Tensor
+) -> Tensor:
     """Return the signals of ``width`` units at the sampled places of a layer's input, ``signals_bsn``."""
-    fed = fed if fed.ndim > 1 else fed[None]
-    fed_bsc = fed.flatten(2).transpose(1, 2) if channels_first(module) else fed
-    fed_bsc = fed_bsc.reshape(len(fed), -1, fed_bsc.shape[-1])
-    index = element_index(consumer, width, fed.device).flatten()
-    places_s = places_s.to(fed.device)
+    inputs = inputs if inputs.ndim > 1 else inputs[None]
+    inputs_bsc = inputs.flatten(2).transpose(1, 2) if channels_first(module) else inputs
+    inputs_bsc = inputs_bsc.reshape(len(inputs), -1, inputs_bsc.shape[-1])
+    index = element_index(consumer, width, inputs.device).flatten()
+    places_s = places_s.to(inputs.device)
     if consumer.positions == 1:
-        return fed_bsc[:, places_s][..., index]
-    by_position = fed_bsc[..., index].reshape(*fed_bsc.shape[:2], -1, consumer.positions)
+        return inputs_bsc[:, places_s][..., index]
+    by_position = inputs_bsc[..., index].reshape(*inputs_bsc.shape[:2], -1, consumer.positions)
     signals_bsn: Tensor = by_position.transpose(2, 3).flatten(1, 2)[:, places_s]
     return signals_bsn
 
 
-def count_windows(module: nn.Module, fed: Tensor) -> int:
+def count_windows(module: nn.Module, inputs: Tensor) -> int:
     """Return how many windows of an item a layer sees: as many as it has output places."""
     if not isinstance(module, _ConvNd):
-        return math.prod(fed.shape[1:-1])
-    return math.prod(_unfold(module, fed[:1, :1]).shape[2 : fed.ndim])
+        return math.prod(inputs.shape[1:-1])
+    return math.prod(_unfold(module, inputs[:1, :1]).shape[2 : inputs.ndim])
 
 
-def read_windows(module: nn.Module, fed: Tensor, alive_c: Tensor, places_s: Tensor) -> Tensor:
+def read_windows(module: nn.Module, inputs: Tensor, alive_c: Tensor, places_s: Tensor) -> Tensor:
     """Return what a layer sees at the sampled places of its output, ``windows_bsgp``, padding included."""
-    places_s = places_s.to(fed.device)
-    fed = fed if fed.ndim > 1 else fed[None]
+    places_s = places_s.to(inputs.device)
+    inputs = inputs if inputs.ndim > 1 else inputs[None]
     if not isinstance(module, _ConvNd):
-        fed_bsc = fed.reshape(len(fed), -1, fed.shape[-1])
-        return fed_bsc[:, places_s][..., alive_c][:, :, None]
-    windows = fed if selects_inputs(module) else fed * alive_c.view(-1, *[1] * (fed.ndim - 2))
+        inputs_bsc = inputs.reshape(len(inputs), -1, inputs.shape[-1])
+        return inputs_bsc[:, places_s][..., alive_c][:, :, None]
+    windows = inputs if selects_inputs(module) else inputs * alive_c.view(-1, *[1] * (inputs.ndim - 2))
     windows = _unfold(module, windows)
-    places: tuple[Any, ...] = torch.unravel_index(places_s, windows.shape[2 : fed.ndim])
+    places: tuple[Any, ...] = torch.unravel_index(places_s, windows.shape[2 : inputs.ndim])
     windows_bcs = windows[(slice(None), slice(None), *places)]
     if selects_inputs(module):
         windows_bcs = windows_bcs[:, alive_c]
-    return windows_bcs.movedim(2, 1).reshape(len(fed), len(places_s), module.groups, -1)
+    return windows_bcs.movedim(2, 1).reshape(len(inputs), len(places_s), module.groups, -1)
 
 
 def read_outputs(module: nn.Module, output: Tensor, places_s: Tensor) -> Tensor:
@@ -126,10 +128,10 @@ def count_features(module: nn.Module, alive_c: Tensor) -> int:
     return inputs * math.prod(module.kernel_size)
 
 
-def _unfold(module: _ConvNd, fed: Tensor) -> Tensor:
+def _unfold(module: _ConvNd, inputs: Tensor) -> Tensor:
     """Return a view of the padded input by windows: (items, channels, output places …, kernel places …)."""
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    windows = functional.pad(fed, module._reversed_padding_repeated_twice, mode=mode)
+    windows = functional.pad(inputs, module._reversed_padding_repeated_twice, mode=mode)
     sizes = zip(module.kernel_size, module.stride, module.dilation, strict=True)
     for axis, (kernel, stride, dilation) in enumerate(sizes, start=2):
         windows = windows.unfold(axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]

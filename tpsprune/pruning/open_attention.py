@@ -26,12 +26,12 @@ class OpenAttention(nn.Module):
     It is called like that module and gives what it gives, in every mode but two: ``add_bias_kv`` and
     ``add_zero_attn``. q, k, v and the output are linear layers, so that heads can be pruned and statistics
     read; ``num_heads`` may fall, and the widths of a head (that of q and k, that of v) are whatever the
-    layers give. ``scale`` stays d^(−1/2) of the head as it was built, however narrow it becomes.
+    layers give. ``scale`` remains d^(−1/2) of the head as it was built, however narrow it becomes.
 
     torch's fused inference path is never taken: it would read a packed weight that is no longer there.
     """
 
-    # Encoder and decoder layers look at these before they decide to go past ``forward``.
+    # Encoder and decoder layers read these to decide whether to bypass ``forward``.
     in_proj_weight = None
     in_proj_bias = None
     bias_k = None
@@ -116,7 +116,7 @@ class OpenAttention(nn.Module):
         return (output_bte if self.batch_first else output_bte.transpose(0, 1)), weights
 
     def extra_repr(self) -> str:
-        """Return what ``print`` shows beside the layers."""
+        """Return what ``print`` shows after the layers."""
         return f"num_heads={self.num_heads}, scale={self.scale:.4g}, batch_first={self.batch_first}"
 
     def _heads(self, projected: Tensor, time_axis: int, batched: bool) -> Tensor:
@@ -160,8 +160,8 @@ def open_attention(model: nn.Module, names: Sequence[str] | None = None) -> tupl
 
     Args:
         model: not changed.
-        names: the modules to open; ``None`` is all that can be. With nothing to open the result is a
-            plain copy.
+        names: the modules to open; ``None`` is all that can be. With nothing to open, a copy is
+            returned.
 
     Raises:
         PruneError: one that is named is not there, is no ``nn.MultiheadAttention`` or cannot be opened.
@@ -247,7 +247,7 @@ def _part(value: Any, rank: int, parts: int) -> Any:
 
 
 def _additive(mask: Tensor, like: Tensor) -> Tensor:
-    """Return a mask as what is added to the scores: a true element is one that is not looked at."""
+    """Return a mask as what is added to the scores: true elements are not attended to."""
     if mask.is_floating_point():
         return mask
     return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask, float("-inf"))

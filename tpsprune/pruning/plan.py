@@ -1,4 +1,4 @@
-"""The plan of a pruning: which units are kept, in the numbering of the dense model. An artifact of its own.
+"""The plan of a pruning: which units are kept, in the numbering of the dense model. An artifact.
 
 Replayed on the initial or rewound weights it gives the structured lottery ticket, on optimizer state the
 state of the ticket's optimizer.
@@ -38,9 +38,9 @@ class TensorFact:
 class Plan:
     """Everything needed to prune a model of the same architecture to the same units.
 
-    ``target`` is what was asked for, as words; ``opened`` are the attention modules that are replaced by
+    ``target`` is the target of the pruning as text; ``opened`` are the attention modules that are replaced by
     the same function with its projections as layers, before anything is pruned; ``new_biases`` the layers
-    that are given a bias they did not have; ``model`` the tensors of the dense model in order.
+    that gain a bias; ``model`` the tensors of the dense model in order.
     """
 
     SCHEMA: ClassVar[str] = "tpsprune.plan/2"
@@ -55,18 +55,18 @@ class Plan:
     digest: str = ""
 
     def __post_init__(self) -> None:
-        """Work out the digest: SHA-256 of names, shapes and number types of ``model``, in order."""
+        """Compute the digest: SHA-256 of names, shapes and number types of ``model``, in order."""
         signature = "\n".join(map(str, self.model))
         object.__setattr__(self, "digest", hashlib.sha256(signature.encode()).hexdigest())
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of what is pruned: the dense model opened and given its new biases."""
+        """Return the shapes before pruning: of the dense model opened, with its new biases."""
         shapes = opened_shapes({fact.name: fact.shape for fact in self.model}, self.opened)
         return shapes | {f"{name}.bias": shapes[f"{name}.weight"][:1] for name in self.new_biases}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as plain JSON values, its schema named."""
+        """Return the plan as JSON values, its schema named."""
         return dump(self)
 
     @classmethod
@@ -80,7 +80,7 @@ class Plan:
             raise ArtifactError("this is not a plan: it does not name the schema 'tpsprune.plan/2'")
         if raw["schema"] != cls.SCHEMA:
             raise ArtifactError(
-                f"plan: schema {raw['schema']!r} is not known here, which reads {cls.SCHEMA!r}"
+                f"plan: schema {raw['schema']!r} is unknown; this version reads {cls.SCHEMA!r}"
             )
         try:
             plan = load(cls, raw)
@@ -101,7 +101,7 @@ def signature_of(model: nn.Module) -> tuple[TensorFact, ...]:
 
 
 def first_difference(expected: Sequence[TensorFact], found: Sequence[TensorFact]) -> str:
-    """Say where two signatures first differ, or return an empty string."""
+    """Return where two signatures first differ, or an empty string."""
     for wanted, seen in zip(expected, found, strict=False):
         if wanted != seen:
             return f"the plan has {wanted}, the model {seen}"

@@ -1,14 +1,14 @@
-"""The plan: groups, calibration statistics and widths, known before anything is pruned.
+"""What is decided before anything is pruned: groups, calibration statistics and widths.
 
-Evidence is the figures that an allocation compares groups by; units of groups are chosen here where the
-reconstruction is not to choose them.
+Evidence is the figures by which an allocation compares groups. Units are chosen here unless the
+reconstruction chooses them.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, final
 
 from torch import Tensor, nn
@@ -33,16 +33,32 @@ from tpsprune.recipe.prune import Prune
 class WidthPlan:
     """The first half of an extraction: all that is decided before a tensor is changed.
 
-    ``names`` are the attention modules that the survey saw opened; ``widths`` are one for each group of it.
+    ``opened`` names the attention modules that were opened to find groups; ``widths`` holds one width for
+    each group.
     """
 
-    names: tuple[str, ...]
-    survey: Prunability
+    opened: tuple[str, ...]
+    prunability: Prunability
     count: MacCount
     costs: CostModel
     statistics: CalibrationStatistics
     evidence: Evidence
     widths: tuple[int, ...]
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """All groups that can be pruned, in model order."""
+        return self.prunability.groups
+
+    @property
+    def width_of(self) -> dict[str, int]:
+        """The width of each group by name."""
+        return {group.name: width for group, width in zip(self.groups, self.widths, strict=True)}
+
+    @property
+    def narrowed(self) -> list[Group]:
+        """The groups that lose units."""
+        return [each for each, width in zip(self.groups, self.widths, strict=True) if width < each.width]
 
     @property
     def cost_share(self) -> float:
@@ -64,48 +80,48 @@ def plan_widths(
 ) -> WidthPlan:
     """Find the groups of ``model``, collect calibration statistics, choose widths that meet the target.
 
-    Arguments are those of ``extract``, which begins with this. The model is not changed.
+    The arguments are those of ``extract``, whose first stages these are. The model is not changed.
 
     Raises:
         PruneError: as ``extract``, but for faults that only the pruned model can show.
 
-    Cost: the survey, a quarter to the whole of a pass of the calibration data; moments and solutions of every
-    group.
+    Cost: the search for groups; a quarter to the whole of a pass of the calibration data; moments and
+    solutions of every group.
     """
     times = Times() if times is None else times
     with timed(times, "survey"):
-        opened, names = open_attention(model)
-        check_calibration_data(opened, batches)
-        survey, count, costs = find_and_price_groups(opened, batches[0], settings)
-    groups = survey.groups
+        opened_model, opened = open_attention(model)
+        check_calibration_data(opened_model, batches)
+        prunability, count, costs = find_and_price_groups(opened_model, batches[0], settings)
+    groups = prunability.groups
     with timed(times, "look"):
-        found = collect_statistics(
-            opened, batches, groups, settings, labels=labels, seed=seed, objective=objective
+        statistics = collect_statistics(
+            opened_model, batches, groups, settings, labels=labels, seed=seed, objective=objective
         )
     with timed(times, "widths"):
-        evidence = _gather_evidence(found, opened, batches, groups, settings)
+        evidence = _gather_evidence(statistics, opened_model, batches, groups, settings)
         widths = choose_widths(
             costs,
             evidence,
             settings,
             names=[group.name for group in groups],
-            latency=latency_shares(opened, groups, clock) if clock else None,
+            latency=latency_shares(opened_model, groups, clock) if clock else None,
         )
-    return WidthPlan(names, survey, count, costs, found, evidence, widths)
+    return WidthPlan(opened, prunability, count, costs, statistics, evidence, widths)
 
 
 def _gather_evidence(
-    found: CalibrationStatistics,
+    statistics: CalibrationStatistics,
     model: nn.Module,
     batches: Sequence[Any],
     groups: Sequence[Group],
     settings: Prune,
 ) -> Evidence:
-    """Return what the choice of widths needs to know.
+    """Return the figures that the choice of widths needs.
 
-    A head's width has no consumer: it weighs as much as the other groups do on average.
+    A head's width has no consumer: its loudness is the mean of the other groups'.
     """
-    needed, energies = needed_evidence(settings), found.energies
+    needed, energies = needed_evidence(settings), statistics.energies
     consumed = [group for group in groups if group.name not in energies]
 
     def in_order(of_heads: Callable[[Tensor], Any], of_units: Callable[[Group], Any]) -> list[Any]:
@@ -114,16 +130,16 @@ def _gather_evidence(
         ]
 
     if "ranks" in needed:
-        return Evidence(ranks=in_order(score_rank, lambda group: found.effective_rank(model, group)))
+        return Evidence(ranks=in_order(score_rank, lambda group: statistics.effective_rank(model, group)))
     if "residuals" in needed:
-        selections = {group.name: found.select(model, group, group.width) for group in consumed}
-        usual = statistics.fmean(each.loudness for each in selections.values()) if selections else 1.0
+        selections = {group.name: statistics.select(model, group, group.width) for group in consumed}
+        usual = fmean(each.loudness for each in selections.values()) if selections else 1.0
         return Evidence(
             residuals=in_order(residual_shares, lambda group: selections[group.name].residual_shares),
             loudness=in_order(lambda _: usual, lambda group: selections[group.name].loudness),
         )
     if "scores" in needed:
-        of_units = found.scores or score_units(
+        of_units = statistics.scores or score_units(
             model, batches[:1], [group for group in groups if group.consumers], "magnitude"
         )
         return Evidence(scores=in_order(lambda energy_d: energy_d, lambda group: of_units[group.name]))
@@ -131,7 +147,7 @@ def _gather_evidence(
 
 
 def choose_units(
-    found: CalibrationStatistics,
+    statistics: CalibrationStatistics,
     model: nn.Module,
     groups: Sequence[Group],
     widths: Mapping[str, int],
@@ -141,18 +157,18 @@ def choose_units(
     chosen: dict[str, Selection] = {}
     for group in groups:
         count = widths[group.name]
-        if group.name in found.energies:
-            shares = residual_shares(found.energies[group.name])
+        if group.name in statistics.energies:
+            shares = residual_shares(statistics.energies[group.name])
             chosen[group.name] = Selection(tuple(range(count)), shares[:count])
-        elif settings.units == "pivoted-cholesky" or found.scores is not None:
-            if found.scores is None:
-                picked = found.select_by_cholesky(model, group, count).units
+        elif settings.units == "pivoted-cholesky" or statistics.scores is not None:
+            if statistics.scores is None:
+                picked = statistics.select_by_cholesky(model, group, count).units
             else:
-                picked = highest(found.scores[group.name], count)
+                picked = highest(statistics.scores[group.name], count)
             chosen[group.name] = Selection(picked, ())
-            if found.moments:
-                chosen[group.name] = found.select(model, group, count, picked=picked)
+            if statistics.moments:
+                chosen[group.name] = statistics.select(model, group, count, picked=picked)
         elif not settings.compensate:
-            # Without compensation nothing holds the pruned model to the dense one: units are judged there.
-            chosen[group.name] = found.select(model, group, count)
+            # Without compensation nothing corrects the pruned model: units are selected on the dense one.
+            chosen[group.name] = statistics.select(model, group, count)
     return chosen

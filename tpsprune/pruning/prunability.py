@@ -43,14 +43,14 @@ def find_groups(
     unwrapped parameters that its units have elements of. Left alone, with a reason, is what is the model's
     output, what is read by a layer that cannot be pruned (recurrent layers, parametrised or tied weights),
     units that are not laid out in order, and what fails its trial: more than the consumers depends on the
-    units. Frozen layers are pruned like others and stay frozen.
+    units. Frozen layers are pruned like others and remain frozen.
 
     Args:
         model: not changed; called in evaluation mode.
         example_batch: one prepared batch; its first two items are used.
         ignored_layers: ``fnmatch`` patterns of module names whose output units are kept; a pattern that
             matches a container holds for everything in it. What these layers read may still be pruned.
-        head_width: whether to look for the width of attention heads too (``head_width``).
+        head_width: whether to find the width of attention heads too (``head_width``).
 
     Raises:
         PruneError: a pattern matches no module, or the model does not run in single precision.
@@ -78,7 +78,7 @@ def find_groups(
     if head_width:
         reasons += prover.prove(propose_head_widths(model, subject, single)).items()
     for name, reason in prover.prove(list(propose_groups(model, couplings))).items():
-        # What torch-pruning makes of the inside of an attention is told only where its heads are not pruned.
+        # torch-pruning's reason about the inside of an attention counts only where its heads are not pruned.
         if not (isinstance(reason, Group) and reason.name in with_heads):
             reasons.append((name, reason))
     reasons += prover.drop_clashes().items()
@@ -109,10 +109,10 @@ def _refuse_unrunnable(subject: nn.Module, batch: Any) -> None:
         with torch.no_grad():
             call_model(subject, batch)
     except Exception as error:  # the model's own code runs here, and may raise anything
-        words = " ".join(str(error).split()) or type(error).__name__
+        message = " ".join(str(error).split()) or type(error).__name__
         raise PruneError(
             "the model does not run in single precision with random weights, as trials of groups do: "
-            f"{words}; a model that casts nothing to half precision itself would do (train.precision does)"
+            f"{message}; a model that casts nothing to half precision itself would do (train.precision does)"
         ) from error
 
 
@@ -199,8 +199,7 @@ def layers_gaining_bias(model: nn.Module, groups: Iterable[Group], settings: Pru
 def check_target(model: nn.Module, batch: Any, settings: Prune) -> tuple[Prunability, MacCount]:
     """Return what of the model can be pruned, and its multiply-accumulates, if the target is within reach.
 
-    Asked before the first step of training, not after the last. A target of latency is not tried: nothing
-    is measured here.
+    To be called before training, not after. A target of latency is not tried: nothing is measured here.
 
     Raises:
         PruneError: as ``find_and_price_groups``, or as ``widths.check_widths``: the target is below what the
@@ -225,7 +224,7 @@ def _check_finite(model: nn.Module) -> None:
 class GroupTensors:
     """Where signals measure each group: its consumers, its producers' tensors, its batch norms' scales.
 
-    The names are those under which ``signals.View`` asks for them.
+    The names are those that ``signals.View`` uses.
     """
 
     consumers: Mapping[str, Mapping[str, int]]
@@ -236,7 +235,7 @@ class GroupTensors:
 def tensors_by_group(model: nn.Module, found: Prunability) -> GroupTensors:
     """Return where signals measure each group of a model."""
     norms = {name for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-    held = model.state_dict().keys()  # A plan also speaks of biases that a layer may be given.
+    held = model.state_dict().keys()  # A plan also has slices of biases that a layer may gain.
 
     def elements(group: Group, modules: Iterable[str], tensors: Sequence[str]) -> tuple[Elements, ...]:
         wanted = held & {f"{name}.{tensor}" for name in modules for tensor in tensors}
@@ -259,7 +258,7 @@ def tensors_by_group(model: nn.Module, found: Prunability) -> GroupTensors:
 def consumer_widths(model: nn.Module, found: Prunability) -> dict[str, dict[str, int]]:
     """Return, by group, the layers that read its units and nothing else, with their unit count.
 
-    A layer that reads them beside something else, another group or what is none, is not among them.
+    A layer that also reads something else, of another group or of none, is not among them.
     """
     return {
         group.name: {
@@ -321,7 +320,7 @@ def list_layers(model: nn.Module, found: Prunability, count: MacCount) -> tuple[
 
 
 def _reason(name: str, found: Prunability, reasons: Mapping[str, str]) -> str:
-    """Return why a layer stays whole: its own reason, that of what it is coupled with, or is part of."""
+    """Return why a layer is not pruned: its own reason, that of its coupling, or of a module around it."""
     if name in reasons:
         return reasons[name]
     root = found.coupled.get(name, "")

@@ -1,7 +1,7 @@
 """Layerwise reconstruction: units are chosen and each layer is fitted to the output of the dense model's.
 
 Compensation gives a consumer one coefficient for each pair of signals, whatever the kernel position; the
-refit solves for every weight, and it repairs layers that lost no input, whose inputs the pruning has moved.
+refit solves for every weight, and it corrects layers that lost no input but whose inputs pruning has changed.
 
 Shape letters: n signals (units times features), c input elements, g groups of a layer, p features of a group
 (inputs times kernel positions), q outputs of a group.
@@ -58,7 +58,7 @@ from tpsprune.pruning.surgery import mask_units
 
 FORWARDS: Final = {each.forward for each in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 ALIKE: Final = 0.02
-"""Of ridges whose errors differ by no more than this share the largest is taken: weights stay small."""
+"""Of ridges whose errors differ by no more than this share the largest is taken, for small weights."""
 EXACT: Final = 1e-12
 """An error, as a share of the variance, that is none."""
 MOST_FEATURES: Final = 4608
@@ -80,15 +80,15 @@ def reconstruct(
 ) -> dict[str, Selection]:
     """Choose the units of each group and fit ``work`` to ``dense``, in place, in one traversal of the two.
 
-    A group's units are chosen when its first consumer is reached, by what that is fed in the model as pruned
-    so far and what the dense model's is; where a norm over the units comes before, when that is reached, by
+    A group's units are chosen when its first consumer is reached, by that consumer's inputs in the model as
+    pruned so far and in the dense model; where a norm over the units comes before, when that is reached, by
     the dense model alone. From there on the group's consumers are masked to the pruned units. Then each layer
-    on the way that reads a pruned group, or what pruning has moved, is fitted to put out what the dense
-    model's layer does, so errors do not pile up: by compensation, one coefficient for each pair of signals,
+    on the way that reads a pruned group, or inputs that pruning has changed, is fitted to the outputs of the
+    dense model's layer, so errors do not add up: by compensation, one coefficient for each pair of signals,
     and by the refit, for each weight.
 
     Args:
-        dense: what to aim at.
+        dense: the model to reproduce.
         work: a copy of it, with the biases it may have; masked afterwards.
         batches: prepared calibration batches.
         groups: that lose units.
@@ -133,21 +133,21 @@ class _Reconstruction:
     chosen: dict[str, Selection]
     refits: bool
     settled: set[str] = field(default_factory=set)
-    readers: dict[str, list[tuple[Group, Consumer]]] = field(default_factory=dict)
+    consumers_at: dict[str, list[tuple[Group, Consumer]]] = field(default_factory=dict)
     norms: dict[str, list[Group]] = field(default_factory=dict)
     alive: dict[str, Tensor] = field(default_factory=dict)
     fresh: dict[Consumer, SplitMoments] = field(default_factory=dict)
     muted: dict[str, list[Group]] = field(default_factory=dict)
 
     def prepare(self, groups: Sequence[Group]) -> None:
-        """Note who reads which group; norms over units are replaced by such as can be masked."""
+        """List the consumers of each layer; replace norms over units by norms that can be masked."""
         for group in groups:
             if not group.consumers:  # Dimensions of heads: their producers are masked from the start.
                 self.choose(group, None)
                 for name in group.producers:
                     self.muted.setdefault(name, []).append(group)
             for consumer in group.consumers:
-                self.readers.setdefault(consumer.module, []).append((group, consumer))
+                self.consumers_at.setdefault(consumer.module, []).append((group, consumer))
             for member in group.members:
                 norm = self.work.get_submodule(member)
                 if norms_over_units(norm):
@@ -159,21 +159,21 @@ class _Reconstruction:
     def names(self) -> list[str]:
         """Where to stop: at norms over units, at consumers, and at whatever else can be refitted."""
         mixers = [name for name, module in self.dense.named_modules() if name and is_mixer(module)]
-        return list(dict.fromkeys([*self.norms, *self.readers, *(mixers if self.refits else ())]))
+        return list(dict.fromkeys([*self.norms, *self.consumers_at, *(mixers if self.refits else ())]))
 
     def settle(self, stop: Stop) -> None:
-        """Do at a layer what is to be done before it is called."""
+        """Choose units and fit the layer before it is called."""
         self.fresh.clear()
         for group in self.norms.get(stop.module, ()):
             if group.name not in self.settled:
                 self.choose(group, None)
-        read = self.readers.get(stop.module, [])
-        if not stop.fed or not is_mixer(self.dense.get_submodule(stop.module)):
+        read = self.consumers_at.get(stop.module, [])
+        if not stop.batches or not is_mixer(self.dense.get_submodule(stop.module)):
             return
         if self.found.calls.get(stop.module, 1) > 1 and (read or self.settled):
             stop = Stop(stop.module, collect_all_calls(self.dense, self.work, self.batches, stop.module))
-        # Where the two models send other items here (experts) no output belongs to an input.
-        paired = all(each.dense.shape == each.pruned.shape for each in stop.fed)
+        # Where the two models route other items here (experts) no output belongs to an input.
+        paired = all(each.dense.shape == each.pruned.shape for each in stop.batches)
         for group, _ in read:
             if group.name not in self.settled:
                 self.choose(group, stop if paired else None)
@@ -233,7 +233,7 @@ class _Reconstruction:
         alive_c = self._alive(stop.module)
         sums = JointSums()
         count = count_places(count_features(module, alive_c), self._items, least=REFIT_ROWS)
-        for rank, each in enumerate(stop.fed):
+        for rank, each in enumerate(stop.batches):
             generator = torch.Generator().manual_seed(rank)
             places_s = sample_places(count_windows(module, each.pruned), count, generator)
             output = like.forward(each.dense) if each.output is None else each.output
@@ -248,11 +248,11 @@ class _Reconstruction:
         """Return the moments of a consumer's signals in both models, of all signals or of those kept."""
         module = self.dense.get_submodule(stop.module)
         sums = JointSums()
-        for rank, each in enumerate(stop.fed):
+        for rank, each in enumerate(stop.batches):
             places_s = sample_signal_places(module, each.dense, consumer, group.width, self._items, rank)
             y_bsn, x_bsn = (
-                read_signals(module, fed, consumer, group.width, places_s)
-                for fed in (each.dense, each.pruned)
+                read_signals(module, inputs, consumer, group.width, places_s)
+                for inputs in (each.dense, each.pruned)
             )
             x_bsk = x_bsn if kept is None else x_bsn[..., list(kept)]
             sums.add(x_bsk[:, :, None], y_bsn[:, :, None])
@@ -299,13 +299,13 @@ def refusal_to_refit(module: nn.Module, alive_c: Tensor) -> str:
 
 
 def refit_layer(module: Mixer, moments: SplitMoments, alive_c: Tensor) -> float | None:
-    """Solve a layer's weights and bias anew, in place; pruned inputs keep weights of zero. Return the ridge.
+    """Solve for a layer's weights and bias, in place; pruned inputs keep weights of zero. Return the ridge.
 
     W minimises E‖y − W x − b‖² + λ‖W − W₀‖², W₀ the weights as they are (compensated or not), λ = ridge · the
     mean variance of a feature. Of the ridges (``compensation.ridges_for``) and of W₀ itself the one is taken
     that does best on the items held out, fitted on the others, of such as do alike the largest; then all
     items are fitted. On these no layer does worse than it did. A layer without a bias is fitted through zero.
-    Where the layer as it is does best on the items held out it stays, and there is no ridge.
+    Where the layer as it is does best on the items held out it is kept, and there is no ridge.
 
     Source: He, Zhang and Sun 2017, "Channel pruning for accelerating very deep neural networks",
     equation 3; Luo, Wu and Lin 2017, "ThiNet", section 3.3: there for the pruned layer alone.

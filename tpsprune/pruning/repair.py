@@ -24,7 +24,7 @@ from tpsprune.pruning.observations import HELD_OUT, sample_items
 TRIAL_ITEMS: Final = 32
 STEP_ITEMS: Final = 128
 BLOCK_SHARE: Final = 0.3
-"""Share of the steps that go to single blocks, before all are fitted together."""
+"""Share of the steps spent on single blocks, before all are fitted together."""
 EVALUATIONS: Final = 10
 """How often the items held out are evaluated."""
 GRADIENT_NORM: Final = 1.0
@@ -43,7 +43,7 @@ def _predict(model: nn.Module, batches: Iterable[Any]) -> Iterator[list[Tensor]]
     for batch in batches:
         with torch.no_grad(), evaluation_mode(model):
             outputs = list(item_tensors(call_model(model, batch)))
-        # Not within: two of these take turns, and modes would be put back in the wrong order.
+        # Outside the block: two of these generators alternate, and would restore modes in the wrong order.
         yield outputs
 
 
@@ -88,8 +88,8 @@ class _Spread:
 def recalibrate_norms(ticket: nn.Module, dense: nn.Module, batches: Sequence[Any]) -> tuple[nn.Module, bool]:
     """Return the ticket with batch-norm statistics of the calibration data where its error is lower so.
 
-    Every batch norm that keeps running statistics takes the plain average over the batches, in one pass;
-    other modules stay in evaluation mode. The error is against the dense model's outputs on 32 of the items;
+    Every batch norm that keeps running statistics takes the average over the batches, in one pass; other
+    modules remain in evaluation mode. The error is against the dense model's outputs on 32 of the items;
     where statistics of these alone do not lower it, the other items are not used. It does not see what the
     calibration data do not hold.
 
@@ -122,7 +122,7 @@ def _recalibrated_copy(ticket: nn.Module, batches: Sequence[Any]) -> nn.Module:
 
 @contextmanager
 def _averaging(norms: Sequence[_BatchNorm]) -> Iterator[None]:
-    """Let batch norms average what passes, from nothing; momentum and step count come back afterwards."""
+    """Let batch norms average what passes, from nothing; momentum and step count are restored afterwards."""
     before = [
         (norm, norm.momentum, norm.num_batches_tracked.clone())
         for norm in norms
@@ -164,15 +164,15 @@ def repair(
 ) -> Iterator[RepairStep]:
     """Fit ``ticket`` in place to the outputs of ``dense``, step by step, and leave it at its best.
 
-    First each block by itself, in the order of the forward pass: fed by the ticket as repaired so far, it is
-    to put out what the dense model's block does. Then all together, to the model's outputs. Each stage is
-    Adam with a cosine from ``learning_rate`` to zero, gradients clipped to norm 1. Everything runs in
-    evaluation mode: batch-norm statistics stay, dropout is off. The ticket ends with the weights that did
-    best on the items held out, wherever the caller leaves the loop; those it came with are candidates, so
+    First each block is fitted by itself, in the order of the forward pass: from its inputs in the ticket as
+    repaired so far to the outputs of the dense model's block. Then all together, to the model's outputs. Each
+    stage is Adam with a cosine from ``learning_rate`` to zero, gradients clipped to norm 1. Everything runs
+    in evaluation mode: batch-norm statistics are kept, dropout is off. The ticket ends with the weights that
+    did best on the items held out, wherever the caller leaves the loop; those it came with are candidates, so
     that there it never ends worse than it began. A step that is no longer finite ends the repair.
 
-    It does not see what the calibration data do not hold, nor any label: it can make the ticket as right as
-    the dense model, not more.
+    It does not see what the calibration data do not hold, nor any label: it can bring the ticket to the
+    accuracy of the dense model, not beyond.
 
     Args:
         ticket: changed in place, but for what does not require a gradient, and its modes.
@@ -232,9 +232,9 @@ def repair(
 def find_blocks(ticket: nn.Module, dense: nn.Module, batch: Any) -> tuple[str, ...]:
     """Return the blocks that can be fitted one by one, by name, in the order in which they return.
 
-    A block is a module with parts, of which some tensor has lost elements, that is called once and puts out
-    one tensor, of the shape that the dense model's has: a residual block that lost inner units, say. Of
-    blocks inside one another the innermost count. Where pruning narrowed what every block puts out there
+    A block is a module with parts, of which some tensor has lost elements, that is called once and returns
+    one tensor, of the same shape as in the dense model: a residual block that lost inner units, for example.
+    Of blocks inside one another the innermost count. Where pruning narrowed the output of every block there
     are none.
     """
     shapes = {name: parameter.shape for name, parameter in dense.named_parameters()}
@@ -253,7 +253,7 @@ def find_blocks(ticket: nn.Module, dense: nn.Module, batch: Any) -> tuple[str, .
 
 
 def _shapes_out(model: nn.Module, batch: Any, names: Sequence[str]) -> dict[str, list[torch.Size]]:
-    """Return the shapes that each named module puts out, call by call, in the order of its first return."""
+    """Return the shapes of each named module's outputs, call by call, in the order of its first return."""
     shapes: dict[str, list[torch.Size]] = {}
     with ExitStack() as stack:
         for name in names:
@@ -294,7 +294,7 @@ def _descend(
 
 
 def _block_outputs(model: nn.Module, batch: Any, block: str) -> list[Tensor]:
-    """Return what a block puts out, the pass going no further; an empty name is the whole model."""
+    """Return a block's outputs and end the pass there; an empty name is the whole model."""
     if not block:
         return list(item_tensors(call_model(model, batch)))
     outs: list[Tensor] = []

@@ -29,7 +29,7 @@ def replay(model: nn.Module, plan: Plan) -> nn.Module:
     """Return a copy of ``model`` pruned to the units of ``plan``, every weight kept equal bit for bit.
 
     Nothing is compensated: this is for initial or rewound weights, and for an empty shell that a ticket's
-    state dict is loaded into. Layers that the plan gives a bias get one of zeros, so that the state
+    state dict is loaded into. Layers in the plan's ``new_biases`` get a bias of zeros, so that the state
     dicts fit. The plan holds the layout of every pruned tensor: no trace is needed. Attention modules that
     the plan opens are opened first, then biases are added, then units are pruned and the numbers that modules
     store about them (heads) follow.
@@ -71,7 +71,7 @@ def carry_state(state: Mapping[str, Mapping[str, Any]], plan: Plan) -> dict[str,
                 f"optimizer state of {name!r}: no such tensor in the plan's model{did_you_mean(name, dense)}"
             )
         for key, value in entries.items():
-            # Of factored moments nothing says which part of a weight they are of.
+            # Which part of a weight factored moments belong to is unknown.
             is_sliced = name not in shapes or bool(kept.get(name))
             if (
                 isinstance(value, Tensor)

@@ -1,4 +1,4 @@
-"""Selection: which units are kept, those from which a linear map estimates best what all of them put out.
+"""Selection: which units are kept, those from which a linear map best estimates the outputs of all.
 
 Shape letters: n signals (units times features), u units, f features of a unit, k signals picked.
 """
@@ -76,7 +76,8 @@ def select(readings: Sequence[Reading], count: int, *, picked: Sequence[int] | N
     m_jj / r_jj. A unit that nobody reads, or that the picked ones already explain, gains nothing. The weights
     of a convolution count at every kernel position as if positions were uncorrelated.
 
-    Ties go to the lowest index. Cost: 6·m² per pick and consumer, m the signals not picked yet: 2·n³ for all.
+    Of equal units the lowest is picked. Cost: 6·m² per pick and consumer, m the signals not picked yet:
+    2·n³ in all.
 
     Args:
         readings: one for each consumer.
@@ -114,12 +115,12 @@ class _Remaining:
         device = states[0].r_nn.device
         self.unit_u = torch.arange(units, device=device)
         self.place_u = self.unit_u.clone()
-        self.gone_u = torch.zeros(units, dtype=torch.bool, device=device)
+        self.picked_u = torch.zeros(units, dtype=torch.bool, device=device)
         self.taken: list[Tensor] = []
 
     def unpicked(self, values_u: Tensor, otherwise: float) -> Tensor:
         """Return the values, and what stands in their place for units that are picked."""
-        return values_u.masked_fill(self.gone_u, otherwise)
+        return values_u.masked_fill(self.picked_u, otherwise)
 
     def place(self, unit: int) -> Tensor:
         """Return where a unit stands among those that are left."""
@@ -130,12 +131,12 @@ class _Remaining:
         for state in self.states:
             state.take(pick)
         self.taken.append(self.unit_u[pick])
-        self.gone_u[pick] = True
+        self.picked_u[pick] = True
         if len(self.taken) % PENDING == 0:
-            rest_u = (~self.gone_u).nonzero()[:, 0]
+            rest_u = (~self.picked_u).nonzero()[:, 0]
             for state in self.states:
                 state.shrink(rest_u)
-            self.unit_u, self.gone_u = self.unit_u[rest_u], self.gone_u[rest_u]
+            self.unit_u, self.picked_u = self.unit_u[rest_u], self.picked_u[rest_u]
             self.place_u[self.unit_u] = torch.arange(len(rest_u), device=rest_u.device)
 
     def picked(self) -> tuple[int, ...]:
@@ -147,9 +148,9 @@ class _Remaining:
 class _State:
     """One consumer's R and M given the units picked so far.
 
-    A pick of signals J changes R by −C R_J and M by −C Vᵀ − V Cᵀ, with C = R_·J R_JJ⁺ and
-    V = M_·J − C M_JJ / 2. Both are kept as they were at the last update of the whole, with what has come
-    since beside them: the columns of a pick are read through it, the diagonal blocks are always current.
+    A pick of signals J changes R by −C R_J and M by −C Vᵀ − V Cᵀ, with C = R_·J R_JJ⁺ and V = M_·J − C M_JJ /
+    2. Both are kept as they were at the last update of the whole, with the changes since then kept apart: the
+    columns of a pick are read through it, the diagonal blocks are always current.
     """
 
     def __init__(self, reading: Reading) -> None:
@@ -204,7 +205,7 @@ class _State:
         self.c_nk, self.s_nk, self.v_nk = (each[: len(rest_n)] for each in (self.c_nk, self.s_nk, self.v_nk))
 
     def _update(self) -> None:
-        """Bring the whole up to date with what is pending."""
+        """Apply the pending changes to R and M."""
         c_nk, s_nk, v_nk = (each[:, : self.pending] for each in (self.c_nk, self.s_nk, self.v_nk))
         self.r_nn.addmm_(c_nk, s_nk.T, alpha=-1)
         self.m_nn.addmm_(c_nk, v_nk.T, alpha=-1).addmm_(v_nk, c_nk.T, alpha=-1)

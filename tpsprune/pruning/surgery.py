@@ -74,7 +74,7 @@ def copy_model(model: nn.Module) -> nn.Module:
 
     Raises:
         PruneError: the model cannot be copied, as where masks or the old weight norm hold a weight that
-            is computed anew on every call.
+            is computed on every call.
     """
     try:
         return copy.deepcopy(model)
@@ -89,7 +89,7 @@ def pruned_copy(model: nn.Module, pruned: Sequence[PrunedGroup]) -> nn.Module:
     """Return a copy of ``model`` without the pruned units; what is kept is equal bit for bit.
 
     Modes, devices, number types, memory formats and ``requires_grad`` flags are those of ``model``.
-    Parameters that lose elements are new objects: an optimizer has to be made anew.
+    Parameters that lose elements are new objects: an optimizer has to be made again.
     """
     ticket = copy_model(model)
     prune_in_place(ticket, pruned)
@@ -97,7 +97,7 @@ def pruned_copy(model: nn.Module, pruned: Sequence[PrunedGroup]) -> nn.Module:
 
 
 def prune_in_place(model: nn.Module, pruned: Sequence[PrunedGroup]) -> None:
-    """Slice ``model`` itself; see ``pruned_copy``. A norm that ``mask_units`` replaced is put back first."""
+    """Slice ``model`` itself; see ``pruned_copy``. A norm that ``mask_units`` replaced is restored first."""
     unmask_norms(model)
     touched: dict[str, nn.Module] = {}
     for name, axes in elements_kept(shapes_of(model), pruned).items():
@@ -114,7 +114,7 @@ def prune_in_place(model: nn.Module, pruned: Sequence[PrunedGroup]) -> None:
             holder = model.get_submodule(attribute.module)
             value = getattr(holder, attribute.name)
             # It falls in proportion, for a number that follows heads and their width falls with both.
-            if isinstance(value, tuple | list):  # A shape of one number stays a shape.
+            if isinstance(value, tuple | list):  # A shape of one number remains a shape.
                 value = type(value)((value[0] * len(group.kept) // group.width,))
             else:
                 value = value * len(group.kept) // group.width
@@ -126,8 +126,8 @@ def prune_in_place(model: nn.Module, pruned: Sequence[PrunedGroup]) -> None:
 def hold_scale(ticket: nn.Module, group: Group, kept: int) -> None:
     """Undo, in place, what a module makes of its scale when its heads are ``kept`` wide: q · (kept / d)^½.
 
-    For any group; it does nothing where the module's scale stays. To be done once, on the ticket, after it is
-    sliced and not on the masked model: there the heads are as wide as they were.
+    For any group; it does nothing where the module's scale is fixed. To be done once, on the ticket, after it
+    is sliced and not on the masked model: there the heads are as wide as they were.
     """
     if group.scores is None or not group.scores.scale_follows:
         return
@@ -145,20 +145,20 @@ def mask_units(model: nn.Module, group: Group, removed: Sequence[int]) -> None:
     the units kept (each is replaced by a ``layers.MaskedNorm`` with the same parameters). Of a group of head
     width the rows that give the dimensions become zero, in queries and keys.
     """
-    gone = list(removed)
-    if not gone:
+    units = list(removed)
+    if not units:
         return
     for each in group.slices if group.scores is not None else ():
         if (tensor := tensor_named(model, each.tensor)) is not None:
             rows = tensor.detach().movedim(each.axis, 0)
-            rows[element_index(each, group.width, rows.device)[gone].flatten()] = 0.0
+            rows[element_index(each, group.width, rows.device)[units].flatten()] = 0.0
     for consumer in group.consumers:
-        mask_consumer(mixer(model, consumer.module), consumer, group.width, gone)
+        mask_consumer(mixer(model, consumer.module), consumer, group.width, units)
     for member in group.members:
         norm = model.get_submodule(member)
         if norms_over_units(norm):
             layout = next(each for each in group.slices if each.module == member)
-            elements = element_index(layout, group.width)[gone].flatten()
+            elements = element_index(layout, group.width)[units].flatten()
             model.set_submodule(member, mask_norm(norm, length(norm, "both"), elements))
 
 
@@ -170,7 +170,7 @@ def masked_tensors(group: Group) -> tuple[str, ...]:
 
 
 def unmask_norms(model: nn.Module) -> None:
-    """Put back, in place, the norms that ``mask_units`` replaced: they norm over every unit again."""
+    """Restore, in place, the norms that ``mask_units`` replaced: they norm over every unit again."""
     for name, module in list(model.named_modules()):
         if isinstance(module, MaskedNorm):
             model.set_submodule(name, unmask_norm(module))

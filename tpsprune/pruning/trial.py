@@ -2,8 +2,8 @@
 
 A graph is made from names of operations; only behaviour proves that a unit can be pruned. What mixes units
 without weights (attention heads, a mean over channels), what the trace did not see and what does not run at
-another width all fail here. The subject, a model with random weights, is pruned and masked in place and put
-back, never copied.
+another width all fail here. The subject, a model with random weights, is pruned and masked in place and
+restored, never copied.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def prune_half(group: Group) -> PrunedGroup:
 
 @contextmanager
 def restoring(subject: nn.Module, groups: Sequence[Group]) -> Iterator[None]:
-    """Let a model be pruned, or ``groups`` of it be masked, in place, and put it back as it was."""
+    """Let a model be pruned, or ``groups`` of it be masked, in place, and restore it."""
     stored = []
     for module in subject.modules():
         tables = {name: dict(module.__dict__[name]) for name in ("_parameters", "_buffers", "_modules")}
@@ -155,7 +155,7 @@ def joint_fault(subject: nn.Module, groups: Sequence[Group], batch: Any, whole: 
 def _output_depends_on(subject: nn.Module, groups: Sequence[Group], batch: Any) -> list[bool]:
     """Return for each group whether the output depends on what ``mask_units`` writes to, by autograd.
 
-    Code that works in place may run and still have no gradient: then none of them is said to matter.
+    Code that works in place may run and still have no gradient: then none of them counts as mattering.
     """
     weights = {
         name: tensor
@@ -230,7 +230,7 @@ def unwrapped_slices(
             gradients = dict(
                 zip(names, gradients_of(subject, [own[name] for name in names], batch), strict=False)
             )
-        # A wrong guess at where units lie; the trial will say so.
+        # A wrong guess at where units lie; the trial will refuse it.
         except Exception:  # noqa: BLE001
             return ()
     found: dict[str, Slice] = {}
@@ -247,13 +247,13 @@ def unwrapped_slices(
 
 
 class Prover:
-    """The groups accepted so far, and the proof of others.
+    """Proves candidates; holds the groups accepted so far.
 
     Args:
-        subject: the randomised model; it is pruned in place and put back.
+        subject: the randomised model; it is pruned in place and restored.
         batch: one batch that it is called on.
         tied: modules whose parameters are also those of another one, by name.
-        excluded: modules that the user wants left alone, with the pattern that says so.
+        excluded: modules that the user excludes, with the pattern that matches.
     """
 
     def __init__(
@@ -287,7 +287,7 @@ class Prover:
                 if len(each.ways) > rank + 1 and all(outcome[id(proposal)][1] for proposal in each.ways[rank])
             ]
             rank += 1
-        # Reasons are given for the way of most groups.
+        # Reasons are reported for the way with the most groups.
         named = {proposal.group.name for each in candidates for proposal in max(each.ways, key=len)}
         return {name: why for name, why in reasons.items() if name in named and name not in self.accepted}
 
@@ -312,7 +312,7 @@ class Prover:
         return dict.fromkeys(dropped, "it cannot be pruned along with the groups before it")
 
     def _try(self, proposals: Sequence[Proposal]) -> dict[int, tuple[Proposal, str | Group]]:
-        """Return each proposal by its id with what speaks against it: nothing where it is accepted now."""
+        """Return each proposal by its id with the reason against it, empty where it is now accepted."""
         outcome: dict[int, tuple[Proposal, str | Group]] = {}
         trials: list[tuple[Proposal, Group]] = []
         for proposal in proposals:
@@ -341,8 +341,8 @@ class Prover:
 
     def _structural_fault(self, proposal: Proposal) -> str | Group:
         group = proposal.group
-        if asked := next((self._excluded[name] for name in group.producers if name in self._excluded), ""):
-            return f"left alone as asked by {asked!r}"
+        if pattern := next((self._excluded[name] for name in group.producers if name in self._excluded), ""):
+            return f"excluded by {pattern!r}"
         if proposal.fault:
             return proposal.fault
         touched = (*group.producers, *group.members, *(each.module for each in group.consumers))

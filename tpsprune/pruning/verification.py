@@ -1,4 +1,4 @@
-"""What a ticket must prove before it is handed out."""
+"""Verification of a ticket before it is returned."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def verify(
     devices as they were. A latency is not measured again.
 
     Args:
-        ticket: what is to be handed out.
+        ticket: what is to be returned.
         masked: the compensated model at the dense shape, the pruned units masked (``surgery.mask_units``).
         dense: the model before anything was done to it; its attention may not yet be open.
         batches: of calibration data, prepared.
@@ -52,7 +52,7 @@ def verify(
         settings: the target.
 
     Raises:
-        PruneError: one of these does not hold; the message says which and where.
+        PruneError: one of these does not hold; the message names which and where.
     """
     _check_flags(ticket, dense)
     _check_shapes(ticket, masked, groups, widths)
@@ -65,7 +65,7 @@ def verify(
         )
     two_items = take_items(batches[0], torch.arange(2))
     _check_gradients(ticket, dense, two_items)
-    # Counted on the items the dense model was counted on: what comes once a batch is shared out alike.
+    # Counted on as many items as the dense model was: what is computed once a batch is divided alike.
     share = count_macs(ticket, two_items).total / dense_count.total
     if isinstance(settings.target, Macs):
         _check_share(share, settings.target.macs, "multiply-accumulates", settings)
@@ -79,8 +79,8 @@ def _refusal(reason: str) -> PruneError:
     return PruneError(f"pruning was rolled back: {reason}")
 
 
-def _check_share(found: float, asked: float, unit: str, settings: Prune) -> None:
-    if found > asked + SLACK:
+def _check_share(found: float, target: float, unit: str, settings: Prune) -> None:
+    if found > target + SLACK:
         raise _refusal(f"the ticket keeps {found:.4f} of the {unit}, prune.target is {settings.target}")
 
 
@@ -113,7 +113,7 @@ def _check_flags(ticket: nn.Module, dense: nn.Module) -> None:
         ):
             raise _refusal(f"{name} lost its flags, number type or device")
     modes = {name: module.training for name, module in dense.named_modules()}
-    # What an attention consists of once it is open has no counterpart.
+    # The layers of an opened attention have no counterpart.
     if any(modes.get(name, module.training) != module.training for name, module in ticket.named_modules()):
         raise _refusal("a module is in another mode than it was")
 

@@ -2,7 +2,7 @@
 
 An allocation is a path of widths from the least allowed to the dense: for a level in 0 … 1 it gives each
 group's width, and no group ever narrows as the level rises. Whatever the target is (multiply-accumulates,
-parameters, measured time), it is met by going down one path.
+parameters, measured time), it is met by descending one path.
 
 Shape letters: g groups, n units of a group.
 """
@@ -29,14 +29,15 @@ Path: TypeAlias = Callable[[float], tuple[int, ...]]
 STEPS = 100
 """Steps in which greedy allocation takes a group apart; one unit each where it has no more than that."""
 CONDENSED = 1e-9
-"""Residual share below which what is lost is rounding; units that cost less go in even shares."""
+"""Residual share below which what is lost is rounding; units that cost less are pruned in even shares."""
 
 HALVINGS = 60
 TIMED_HALVINGS = 9
-"""Each costs a measurement; the path is then known to 0.2 %, finer than a clock tells."""
+"""Each costs a measurement; the level is then found to 0.2 %, finer than a clock resolves."""
 SLACK = 1e-9
 """Share of the cost by which rounding may seem to miss a target."""
-WORTH_A_WORD = 0.01
+WORTH_NAMING = 0.01
+"""Share of the cost in layers that cannot be pruned from which on a message names it."""
 NAMES_LISTED = 8
 
 
@@ -49,7 +50,7 @@ class Bounds:
     steps: tuple[int, ...]
 
     def nearest(self, rank: int, wish: float) -> int:
-        """Return the allowed width of group ``rank`` that is nearest to ``wish``; half goes up."""
+        """Return the allowed width of group ``rank`` that is nearest to ``wish``; half is rounded up."""
         if wish >= self.dense[rank]:
             return self.dense[rank]
         step = self.steps[rank]
@@ -118,13 +119,13 @@ def bounds_of(costs: CostModel, settings: Prune, names: Sequence[str]) -> Bounds
 
 
 def check_widths(costs: CostModel, settings: Prune, names: Sequence[str]) -> Bounds:
-    """Return the bounds if the target can be met within them, as far as that is known without data.
+    """Return the bounds if the target can be met within them, as far as that is decided without data.
 
     A latency is not: it takes a measurement.
 
     Raises:
         PruneError: even the least widths cost more than the target; a name or pattern matches no group; a
-            width given by name is out of range. The message names what is within reach.
+            width set by name is out of range. The message names what is within reach.
     """
     bounds = bounds_of(costs, settings, names)
     match settings.target:
@@ -145,14 +146,14 @@ def choose_widths(
     names: Sequence[str],
     latency: Callable[[Sequence[int]], float] | None = None,
 ) -> tuple[int, ...]:
-    """Return the width of each group under ``settings.target``, shared out as ``settings.widths`` says.
+    """Return the width of each group under ``settings.target``, allocated by ``settings.widths``.
 
-    For ``macs`` and ``params`` the highest level of the path that fits is found by
-    halving; what is then left over grows, step by step, the group that would be next on the path, until
-    no group can be a step (``round_to``) wider; with ``uniform`` groups of one width grow together. For
-    ``latency`` the path is followed by measurements, and what is chosen has passed two of them. ``tolerance``
-    takes for each group the fewest units whose residual is within it. Widths given by name are taken as they
-    are, within no other bounds than 1 and the dense width.
+    For ``macs`` and ``params`` the highest level of the path that fits is found by halving; what is then left
+    over grows, step by step, the group that would be next on the path, until no group can be a step
+    (``round_to``) wider; with ``uniform`` groups of one width grow together. For ``latency`` the path is
+    followed by measurements, and what is chosen has passed two of them. ``tolerance`` takes for each group
+    the fewest units whose residual is within it. Widths set by name are taken as they are, within no other
+    bounds than 1 and the dense width.
 
     Args:
         costs: in the unit of the target; multiply-accumulates where the target is neither cost.
@@ -279,7 +280,7 @@ def _fit_latency(
             passed.append(widths)
         else:
             high = middle
-    # A clock may have been lucky once: what it is to be has to pass again.
+    # One measurement may be low by chance: the widths chosen have to pass twice.
     return next((widths for widths in reversed(passed[1:]) if latency(widths) <= share), least)
 
 
@@ -297,19 +298,19 @@ def _check_names(by_name: Mapping[str, int], dense: Sequence[int], names: Sequen
         raise PruneError(f"prune.target.widths:{many}" + "".join(f"\n  {each}" for each in faults))
 
 
-def _out_of_reach(settings: Prune, least: float, words: str) -> PruneError:
+def _out_of_reach(settings: Prune, least: float, reason: str) -> PruneError:
     caps = "".join(f", {pattern} {share:g}" for pattern, share in settings.max_pruning_ratios.items())
     return PruneError(
         f"prune.target {settings.target} cannot be reached: with min_width {settings.min_width}, "
         f"max_pruning_ratio {settings.max_pruning_ratio:g}{caps} and round_to {settings.round_to} "
-        f"the least is {least:.3f}{words}"
+        f"the least is {least:.3f}{reason}"
     )
 
 
 def _describe_constant(costs: CostModel) -> str:
     share = costs.constant / costs.total
-    if share < WORTH_A_WORD:
-        return "; lower those, or ask for more"
+    if share < WORTH_NAMING:
+        return "; lower those, or raise the target"
     return f", because {share:.0%} of the {costs.unit} lie in layers that cannot be pruned"
 
 
@@ -354,9 +355,9 @@ def allocate_by_residual(residuals: Sequence[Sequence[float]], bounds: Bounds) -
 def allocate_greedily(residuals: Sequence[Sequence[float]], costs: CostModel, bounds: Bounds) -> Path:
     """Return the widths met on the way down, each step from the group that loses least per cost saved.
 
-    The loss of a step is the rise of that group's residual share; the saving is exact at the widths of
-    that moment, shared layers included. A step is ``round_to`` units or a hundredth of the group. Ties go
-    to the group that saves most.
+    The loss of a step is the rise of that group's residual share; the saving is exact at the widths of that
+    step, shared layers included. A step is ``round_to`` units or a hundredth of the group. Of equal steps
+    that of the group that saves most is taken.
 
     Cost: one evaluation of every group for each step: some 100 · g² products.
     """
@@ -396,7 +397,7 @@ def allocate_by_score(scores: Sequence[Tensor], bounds: Bounds) -> Path:
     """Return how many units of each group are among the best of all, by scores ``scores_n`` per group.
 
     Scores count as multiples of their group's mean. The best are counted out, not found by a threshold: of
-    equal scores exactly the number asked for is kept, in even shares from each group.
+    equal scores exactly the wanted number is kept, in even shares from each group.
     """
     ranked: list[tuple[float, float, int]] = []
     for rank, scores_n in enumerate(scores):
@@ -417,8 +418,8 @@ def allocate_by_score(scores: Sequence[Tensor], bounds: Bounds) -> Path:
 def _falling(curve: Sequence[float]) -> list[float]:
     """Return a residual curve that falls all the way to zero at the dense width.
 
-    Where nothing is lost any more the fall is that of ``CONDENSED``: units beyond that go first, and from
-    every group the same share.
+    Where nothing is lost any more the fall is that of ``CONDENSED``: units beyond that are pruned first, and
+    in every group the same share.
     """
     lowest = accumulate((max(0.0, float(value)) for value in curve), min)
     count = len(curve)

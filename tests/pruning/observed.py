@@ -1,4 +1,4 @@
-"""What layers are fed, taken without the walk, and the moments of it."""
+"""Inputs of layers, observed by hooks of the tests' own, and their moments."""
 
 from __future__ import annotations
 
@@ -33,32 +33,32 @@ def disturbed(model: nn.Module, seed: int = 5) -> nn.Module:
     return other
 
 
-def fed_to(model: nn.Module, name: str, batch: Tensor) -> Tensor:
-    """Return what a layer is fed at its last call, by a hook of its own."""
-    fed: list[Tensor] = []
-    handle = model.get_submodule(name).register_forward_pre_hook(lambda _, args: fed.append(args[0]))
+def layer_inputs(model: nn.Module, name: str, batch: Tensor) -> Tensor:
+    """Return the input of a layer's last call, by a hook."""
+    inputs: list[Tensor] = []
+    handle = model.get_submodule(name).register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     with torch.no_grad():
         model(batch)
     handle.remove()
-    return fed[-1]
+    return inputs[-1]
 
 
 def elements_of(consumer: Consumer, width: int) -> list[list[int]]:
     """Return where each signal of a consumer stands, position by position, by the formula in ``groups``."""
-    answer = []
+    signals = []
     for unit in range(width):
         elements = [
             consumer.offset + repeat * consumer.stride + unit * consumer.block + each
             for repeat in range(consumer.repeat)
             for each in range(consumer.block)
         ]
-        answer += [
+        signals += [
             elements[low : low + consumer.positions] for low in range(0, len(elements), consumer.positions)
         ]
-    return answer
+    return signals
 
 
-def of_rows(x_rk: Tensor, y_rn: Tensor, *, at_a_time: int = 9) -> SplitMoments:
+def moments_of_rows(x_rk: Tensor, y_rn: Tensor, *, at_a_time: int = 9) -> SplitMoments:
     """Return the moments of two tables, item by item."""
     sums = JointSums()
     for x, y in zip(x_rk.split(at_a_time), y_rn.split(at_a_time), strict=True):
@@ -66,22 +66,22 @@ def of_rows(x_rk: Tensor, y_rn: Tensor, *, at_a_time: int = 9) -> SplitMoments:
     return sums.moments()
 
 
-def of_signals(
+def moments_of_signals(
     module: nn.Module, consumer: Consumer, width: int, pairs: Iterable[tuple[Tensor, Tensor]]
 ) -> SplitMoments:
-    """Return the moments of all read_signals at all places, from what a layer is fed by two models."""
+    """Return the moments of all signals at all places, from a layer's inputs in two models."""
     sums = JointSums()
-    for given_y, given_x in pairs:
-        everywhere = torch.arange(count_signal_places(module, given_x, consumer))
-        y, x = (read_signals(module, each, consumer, width, everywhere) for each in (given_y, given_x))
+    for pair in pairs:
+        everywhere = torch.arange(count_signal_places(module, pair[0], consumer))
+        y, x = (read_signals(module, inputs, consumer, width, everywhere) for inputs in pair)
         sums.add(x[:, :, None], y[:, :, None])
     return sums.moments()
 
 
-def of_patches(
-    dense: nn.Module, cut: nn.Module, batches: Sequence[Tensor], alive: Tensor | None = None
+def moments_of_windows(
+    dense: nn.Module, pruned: nn.Module, batches: Sequence[Tensor], alive: Tensor | None = None
 ) -> SplitMoments:
-    """Return the moments of all that a layer sees, with what the dense layer puts out by itself."""
+    """Return the moments of all windows of a layer and of the dense layer's outputs."""
     alive = torch.ones(length(dense, "in"), dtype=torch.bool) if alive is None else alive
     groups = getattr(dense, "groups", 1)
     sums = JointSums()
@@ -90,6 +90,6 @@ def of_patches(
             y = dense(batch)
         y = y.flatten(2).transpose(1, 2) if channels_first(dense) else y
         y = y.reshape(len(batch), -1, y.shape[-1])
-        x = read_windows(cut, batch, alive, torch.arange(count_windows(cut, batch)))
+        x = read_windows(pruned, batch, alive, torch.arange(count_windows(pruned, batch)))
         sums.add(x, y.unflatten(-1, (groups, -1)))
     return sums.moments()
