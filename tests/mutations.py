@@ -49,7 +49,7 @@ stopping   | share learned          | (accuracy - chance) / (1.0 - chance) => ac
 claims     | interval includes zero | change.low <= 0 <= change.high => False
 claims     | sign flip rung         | change.p_sign_flip >= evidence.alpha => change.p_sign_flip >= 1.1
 claims     | power model            | if not least.saving_share <= 0 <= most.saving_share => if True
-claims     | part of a sum missing  | if known and len(known) == len(found) => if known
+claims     | part of a sum missing  | if metered and len(metered) == len(joules) => if metered
 energy     | window bracket         | low <= seconds <= high => low <= seconds
 energy     | counter turns          | bracket.outer_seconds * _HIGHEST_PACKAGE_WATTS > => bracket.outer_seconds >
 energy     | gpu counter            | <= _RELATIVE * abs(counter_joules) + slack_joules => <= 1e9

@@ -29,6 +29,7 @@ from tpsprune.records import (
     Grid,
     Standing,
     Window,
+    joules_of,
 )
 
 DENSE = [100.0, 103.0, 98.0, 101.0, 99.0, 102.0]
@@ -164,6 +165,16 @@ def test_energy_adds_over_windows() -> None:
     )
     parted = assess(replace(whole, runs=split)).verdict
     assert parted.change == assess(whole).verdict.change
+
+
+def test_a_run_with_one_window_not_metered_has_no_joules_rather_than_fewer() -> None:
+    found = comparison(DENSE, HALF)
+    part = (window(40.0), replace(window(10.0, phase="watch"), joules={}, classes={}))
+    assessed = assess(changed(found, "ticket", 2, windows=part))
+    assert joules_of(part) is None
+    assert assessed.runs[5].joules is None
+    assert {line.phase: line.joules for line in assessed.ledger if line.arm == "ticket"}["watch"] is None
+    assert assessed.verdict.standing is Standing.INVALID_MEASUREMENT
 
 
 def with_answers(found: ComparisonRecord, dense: float, ticket: float) -> ComparisonRecord:

@@ -137,7 +137,7 @@ def test_a_cost_without_measure_does_not_dwarf_the_other_claims() -> None:
 
 
 def test_an_interval_without_ends_is_drawn_to_the_edges() -> None:
-    found = savings(pairs=1)
+    found = savings(pairs=2)
     claim = found.claims[0]
     assert claim.change is not None
     endless = replace(claim, change=replace(claim.change, low=-inf, high=nan), idle_subtracted=None)
@@ -189,7 +189,7 @@ def test_joules_in_no_claim_are_of_the_class_of_their_own_windows() -> None:
 
 
 def test_the_line_of_a_break_even_crosses_where_the_record_says() -> None:
-    found = savings(Standing.COST_INCREASE_MODELLED, factor=2.4)
+    found = savings(None, factor=2.4, inference_factor=1.0)
     drawn = made(break_even_plot(found))
     line, mark = drawn.figure.axes[0].get_lines()[:2]
     (x0, x1), (y0, y1) = line.get_xdata(), line.get_ydata()

@@ -13,7 +13,7 @@ from tpsprune.claims.claim import claims_of
 from tpsprune.claims.faults import quality_of
 from tpsprune.claims.ladder import FEWEST_PAIRS, may_claim, may_not_claim
 from tpsprune.claims.pairs import CountedPairs, count_pairs
-from tpsprune.claims.window_sums import class_words, cpu_seconds_of, grade_of, joules_of, seconds_of
+from tpsprune.claims.window_sums import class_words, grade_of
 from tpsprune.numerics.small_samples import fieller, needed_pairs
 from tpsprune.records import (
     ArmRun,
@@ -27,6 +27,9 @@ from tpsprune.records import (
     Standing,
     Step,
     WallFit,
+    cpu_seconds_of,
+    joules_of,
+    seconds_of,
 )
 
 ASKED_SAVINGS: Final = (0.05, 0.1, 0.2, 0.4)

@@ -10,8 +10,18 @@ from tpsprune.claims.change import ASSUMED, Usage, band_of, change_of, correct_f
 from tpsprune.claims.faults import faults_of, losses_of
 from tpsprune.claims.ladder import Evidence, sentence_of, standing_of
 from tpsprune.claims.pairs import CountedPairs
-from tpsprune.claims.window_sums import class_words, cpu_seconds_of, grade_of, joules_of, seconds_of
-from tpsprune.records import ArmRun, BandPoint, Change, Claim, Support, Window
+from tpsprune.claims.window_sums import class_words, grade_of
+from tpsprune.records import (
+    ArmRun,
+    BandPoint,
+    Change,
+    Claim,
+    Support,
+    Window,
+    cpu_seconds_of,
+    joules_of,
+    seconds_of,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,17 @@ from math import fsum
 from typing import Final
 
 from tpsprune.claims.pairs import CountedPairs
-from tpsprune.claims.window_sums import joules_of, load_share, seconds_of
-from tpsprune.records import ArmRun, ComparisonRecord, EnergyClass, Quality, Reason, Window
+from tpsprune.claims.window_sums import load_share
+from tpsprune.records import (
+    ArmRun,
+    ComparisonRecord,
+    EnergyClass,
+    Quality,
+    Reason,
+    Window,
+    joules_of,
+    seconds_of,
+)
 
 LEAST_INFERENCE_SECONDS: Final = 10.0
 """A GPU's counter moves every 0.1 s: shorter windows are off by more than one per cent."""

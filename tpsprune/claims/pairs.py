@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
-from tpsprune.claims.window_sums import joules_of, seconds_of
 from tpsprune.numerics.small_samples import lower_bound
-from tpsprune.records import Accuracy, ArmRun, ComparisonRecord, Design, InferenceSpan, Window
+from tpsprune.records import (
+    Accuracy,
+    ArmRun,
+    ComparisonRecord,
+    Design,
+    InferenceSpan,
+    Window,
+    joules_of,
+    seconds_of,
+)
 
 
 @final

@@ -1,4 +1,4 @@
-"""Windows of runs summed: joules, seconds, classes of energy, their grade as a whole, and foreign load."""
+"""Classes of energy over windows of runs, their grade as a whole, and foreign load."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from math import fsum
 from typing import Final
 
-from tpsprune.records import EnergyClass, Grade, Window
+from tpsprune.records import EnergyClass, Grade, Window, seconds_of
 
 DOMINANT_SHARE: Final = 0.9
 """Counters see all that matters when this share of the joules comes from them."""
@@ -20,26 +20,6 @@ MEANINGS: Final = {
     "S": "a simulated meter: no figure says anything of a machine",
     "-": "nothing was metered",
 }
-
-
-def joules_of(windows: Iterable[Window]) -> float | None:
-    """Return the sum over windows; ``None`` where one was not metered, or there is none.
-
-    A sum with a part missing would look like a saving.
-    """
-    found = [window.total_joules for window in windows]
-    known = [joules for joules in found if joules is not None]
-    return fsum(known) if known and len(known) == len(found) else None
-
-
-def seconds_of(windows: Iterable[Window]) -> float:
-    """Return the sum of wall seconds."""
-    return fsum(window.seconds for window in windows)
-
-
-def cpu_seconds_of(windows: Iterable[Window]) -> float:
-    """Return the sum of processor seconds."""
-    return fsum(window.cpu_seconds for window in windows)
 
 
 def shares_by_class(windows: Iterable[Window]) -> dict[EnergyClass, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import fsum, isfinite
 from typing import Final
 
-from tpsprune.records import Cost, EnergyClass, PhaseEnergy, Window
+from tpsprune.records import Cost, EnergyClass, PhaseEnergy, Window, cpu_seconds_of, joules_of, seconds_of
 
 _RELATIVE: Final = 0.02
 _SLACK_SECONDS: Final = 0.02
@@ -127,11 +127,7 @@ def by_phase(windows: Iterable[Window]) -> dict[str, PhaseEnergy]:
 def total(windows: Iterable[Window]) -> Cost:
     """Sum all windows, failed attempts included; joules as in ``by_phase``."""
     every = list(windows)
-    return Cost(
-        joules=_joules(every),
-        seconds=fsum(window.seconds for window in every),
-        cpu_seconds=fsum(window.cpu_seconds for window in every),
-    )
+    return Cost(joules=joules_of(every), seconds=seconds_of(every), cpu_seconds=cpu_seconds_of(every))
 
 
 def _sum(windows: Sequence[Window]) -> PhaseEnergy:
@@ -151,9 +147,3 @@ def _sum(windows: Sequence[Window]) -> PhaseEnergy:
         ),
         valid=all(window.valid for window in windows),
     )
-
-
-def _joules(windows: Sequence[Window]) -> float | None:
-    found = [window.total_joules for window in windows]
-    known = [value for value in found if value is not None]
-    return fsum(known) if known and len(known) == len(found) else None

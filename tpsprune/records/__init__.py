@@ -31,7 +31,17 @@ from tpsprune.records.comparison import (
     IdleSpan,
     InferenceSpan,
 )
-from tpsprune.records.energy import Cost, EnergyClass, EnergyMethod, PhaseEnergy, Projection, Window
+from tpsprune.records.energy import (
+    Cost,
+    EnergyClass,
+    EnergyMethod,
+    PhaseEnergy,
+    Projection,
+    Window,
+    cpu_seconds_of,
+    joules_of,
+    seconds_of,
+)
 from tpsprune.records.events import (
     ArmBegun,
     ArmEnded,
@@ -149,10 +159,13 @@ __all__ = [
     "Verdict",
     "WallFit",
     "Window",
+    "cpu_seconds_of",
     "dump",
     "is_newer",
+    "joules_of",
     "json_schema",
     "load",
     "quality_of",
+    "seconds_of",
     "unit_of",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import fsum
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -43,7 +45,7 @@ class Window:
     """One metered span of one phase; ``joules`` by component, empty when nothing was metered.
 
     ``cpu_seconds`` is processor time of this process and its children over the window; ``attempt`` counts
-    resumes, so that energy spent on work that a kill threw away stays on the bill. ``machine_cpu_seconds``
+    resumes, so that energy spent on work that a kill threw away is counted. ``machine_cpu_seconds``
     is the processor time of everybody on the machine, ``steal_seconds`` what a hypervisor gave to others,
     ``gpu_celsius`` and ``throttled`` are the hottest GPU's at the window's end: ``None`` where not known.
     """
@@ -67,6 +69,26 @@ class Window:
     def total_joules(self) -> float | None:
         """Sum over components; ``None`` when nothing was metered."""
         return sum(self.joules.values()) if self.joules else None
+
+
+def joules_of(windows: Iterable[Window]) -> float | None:
+    """Return the sum over windows; ``None`` where one was not metered, or there is none.
+
+    A sum with a part missing would look like a saving.
+    """
+    joules = [window.total_joules for window in windows]
+    metered = [each for each in joules if each is not None]
+    return fsum(metered) if metered and len(metered) == len(joules) else None
+
+
+def seconds_of(windows: Iterable[Window]) -> float:
+    """Return the sum of wall seconds."""
+    return fsum(window.seconds for window in windows)
+
+
+def cpu_seconds_of(windows: Iterable[Window]) -> float:
+    """Return the sum of processor seconds."""
+    return fsum(window.cpu_seconds for window in windows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, Literal
 
-from tpsprune.claims.window_sums import joules_of
-from tpsprune.records import Accuracy, Change, Claim, EnergyClass, RunLine, Savings, Standing, Step, Window
+from tpsprune.records import (
+    Accuracy,
+    Change,
+    Claim,
+    EnergyClass,
+    RunLine,
+    Savings,
+    Standing,
+    Step,
+    Window,
+    joules_of,
+)
 from tpsprune.report import words
 from tpsprune.report.forms import Number
 
