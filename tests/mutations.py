@@ -47,12 +47,12 @@ stopping   | patience gain          | sign * (value - best) > => sign * (value -
 stopping   | threshold in a row     | held = memory["held"] + 1 if holds else 0 => held = memory["held"] + 1
 stopping   | share learned          | (accuracy - chance) / (1.0 - chance) => accuracy
 claims     | interval includes zero | change.low <= 0 <= change.high => False
-claims     | sign flip rung         | change.p_sign_flip >= evidence.alpha => change.p_sign_flip >= 1.1
-claims     | power model            | if not least.saving_share <= 0 <= most.saving_share => if True
+claims     | sign flip rung         | change.p_sign_flip >= alpha => change.p_sign_flip >= 1.1
+claims     | power model            | if least.saving_share <= 0 <= most.saving_share => if False
 claims     | part of a sum missing  | if metered and len(metered) == len(joules) => if metered
 energy     | window bracket         | low <= seconds <= high => low <= seconds
-energy     | counter turns          | bracket.outer_seconds * _HIGHEST_PACKAGE_WATTS > => bracket.outer_seconds >
-energy     | gpu counter            | <= _RELATIVE * abs(counter_joules) + slack_joules => <= 1e9
+energy     | counter turns          | outer * _HIGHEST_PACKAGE_WATTS > => outer >
+energy     | gpu counter            | abs(joules["gpu"] - gpu_counter_joules) <= allowed_joules => abs(joules["gpu"] - gpu_counter_joules) <= 1e9
 runs       | torn line              | if _from_line(content[tail_at:]) is None: => if False:
 runs       | name twice             | if len(found) != len(pairs): => if False:
 runs       | lock                   | fcntl.LOCK_EX | fcntl.LOCK_NB => fcntl.LOCK_SH | fcntl.LOCK_NB

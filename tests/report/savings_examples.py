@@ -183,7 +183,7 @@ def comparison(
         for place, (arm, take) in enumerate(takes.items())
     )
     served = 1.0 if inference_factor is None else inference_factor / factor
-    answers = tuple(
+    spans = tuple(
         InferenceSpan(
             arm=arm,
             seed=pair,
@@ -207,7 +207,7 @@ def comparison(
         design=design(tuple(takes), pairs, "cuda" if gpu else "cpu", inference),
         runs=runs,
         idle=tuple(IdleSpan(pair=pair, window=window("idle", pair, 640.0, classes)) for pair in range(pairs)),
-        inference=answers,
+        inference=spans,
         broken_off=tuple(
             BrokenOff(
                 arm=arm,

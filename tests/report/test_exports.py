@@ -213,7 +213,7 @@ def test_exports_name_the_meter_that_metered() -> None:
     assert (measure["measurementMethod"], measure["version"]) == ("codecarbon", "3.3.2")
 
 
-def test_of_a_simulated_meter_neither_joules_nor_grams_are_exported_and_it_is_said_why() -> None:
+def test_of_a_simulated_meter_neither_joules_nor_grams_are_exported_and_it_is_stated_why() -> None:
     found = simulated(grid=True)
     card = model_card(found)
     assert "  # emissions: none, because the meter was simulated" in card

@@ -19,9 +19,9 @@ from tpsprune.report.savings.plots import (
     Plot,
     break_even_plot,
     csv_text,
-    draw_plots,
     forest_plot,
     history_plot,
+    make_plots,
     models_plot,
     pairs_plot,
     phases_plot,
@@ -160,7 +160,7 @@ def test_the_energy_per_epoch_is_what_was_spent_between_two_readings() -> None:
     assert row[4] == pytest.approx((after.joules - before.joules) / (after.epoch - before.epoch))
 
 
-def test_the_course_is_of_the_first_pair_that_counts() -> None:
+def test_the_history_is_of_the_first_pair_that_counts() -> None:
     found = savings()
     lines = tuple(
         replace(each, counted=each.counted and (each.arm, each.pair) != ("ticket", 0)) for each in found.runs
@@ -230,7 +230,7 @@ def test_the_titles_and_axes_of_plots_say_what_quality_is_called() -> None:
     text = 'name = "x"\n[task]\nloss = "mse"\n[task.data]\nkind = "tabular"\n'
     found = savings()
     design = replace(found.comparison.design, recipe_text=text)
-    drawn, left_out = draw_plots(replace(found, comparison=replace(found.comparison, design=design)))
+    drawn, left_out = make_plots(replace(found, comparison=replace(found.comparison, design=design)))
     assert not left_out
     words = " ".join(f"{plot.title} {plot.spoken} {plot.columns}" for plot in drawn.values())
     labels = " ".join(axes.get_ylabel() for plot in drawn.values() for axes in plot.figure.axes)

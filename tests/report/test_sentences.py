@@ -192,9 +192,14 @@ def pay_back(found: Savings) -> dict[str, list[str]]:
 @pytest.mark.parametrize("start", CASES)
 @pytest.mark.parametrize("stands", [True, False])
 def test_what_two_means_say_is_no_fact_where_the_claim_was_refused(start: str, stands: bool) -> None:
-    trainings, answers = CASES[start]
+    trainings, inferences = CASES[start]
     each = break_even(
-        arm="ticket", batch=64, trainings=trainings, inferences=answers, per_day=None, energy_class="modelled"
+        arm="ticket",
+        batch=64,
+        trainings=trainings,
+        inferences=inferences,
+        per_day=None,
+        energy_class="modelled",
     )
     assert each.reason.startswith(start)
     standing = Standing.SAVING_MODELLED if stands else Standing.WITHIN_NOISE
@@ -229,7 +234,7 @@ def checks(found: Savings) -> dict[str, str]:
     return dict(zip(read["check"], shown, strict=True))
 
 
-def test_warm_ups_lost_energy_and_heat_are_told_apart_from_none_and_from_not_known() -> None:
+def test_warm_ups_lost_energy_and_heat_are_distinguished_from_none_and_from_not_known() -> None:
     found = checks(savings())
     assert found["warm-up runs discarded"] == "1"
     assert (found["runs set aside"], found["runs broken off"]) == ("0", "1")
@@ -278,7 +283,7 @@ def test_what_is_no_accuracy_is_called_by_its_name(loss: str, quality: str) -> N
     page = render_page("md", assessed(found, Standing.ACCURACY_NOT_PRESERVED))
     assert quality in page
     # Codes of programs keep their words.
-    told = re.sub(r"ACCURACY\\?_NOT\\?_PRESERVED|label accuracy", "", page, flags=re.IGNORECASE)
-    assert "accuracy" not in told.lower()
+    text = re.sub(r"ACCURACY\\?_NOT\\?_PRESERVED|label accuracy", "", page, flags=re.IGNORECASE)
+    assert "accuracy" not in text.lower()
     assert standing_words(Standing.ACCURACY_NOT_PRESERVED, "R²") == "R² not shown to be kept"
     assert standing_words(Standing.ACCURACY_NOT_PRESERVED, inside=True) == "accuracy not shown to be kept"

@@ -101,7 +101,7 @@ def test_opening_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
     assert RunFolder.open_existing(made.path) == made
 
 
-def test_a_place_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match=r"cannot write .*file"):
         RunFolder.create(tmp_path / "file", "a", "0")
@@ -109,14 +109,14 @@ def test_a_place_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None
         RunFolder.create(tmp_path / "file" / "runs", "a", "0")
 
 
-def test_a_read_only_place_is_told_in_words() -> None:
+def test_a_read_only_place_is_reported() -> None:
     if not Path("/proc/sys/kernel").exists():
         pytest.skip("this system has no /proc")
     with pytest.raises(RunFolderError, match=r"cannot write|not permitted|read-only"):
         RunFolder.create(Path("/proc/sys/kernel/runs"), "a", "0")
 
 
-def test_one_process_holds_a_folder_and_the_next_is_told_which(tmp_path: Path) -> None:
+def test_one_process_holds_a_folder_and_the_next_is_reported_which(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "a", "0")
     child = holder_of(folder)
     try:

@@ -3,7 +3,7 @@
 Why task mode: ``start``/``stop`` measures from a timer thread, and under a busy main thread half-second
 spans came out between 0.68 and 1.45 of the truth; tasks under the same load within 1.5 %.
 
-Codecarbon's figures do not say how they were obtained; its hardware objects do. They are told apart by
+Codecarbon's figures do not name their source; its hardware objects do. Those are distinguished by
 the name of their class, so that nothing of codecarbon is imported at the top of this file.
 
 Source: Courty et al., CodeCarbon 3.3 (https://github.com/mlco2/codecarbon), read as installed.
@@ -47,8 +47,8 @@ _CPU_CLASSES: Final = {
     "constant": EnergyClass.CONSTANT,
 }
 _SETTINGS: Final[dict[str, Any]] = {
-    # Everything is given, also what is at its default: what is not given can be set from outside. The
-    # country is one that codecarbon knows; it enters emissions alone, which nobody reads.
+    # Everything is passed, defaults included: whatever is left out can be set from outside. The country is
+    # one in codecarbon's table; it enters emissions alone, which nothing reads.
     "country_iso_code": "USA",
     **dict.fromkeys(("region", "cloud_provider", "cloud_region", "country_2letter_iso_code")),
     **dict.fromkeys(("force_carbon_intensity_g_co2e_kwh", "force_cpu_power", "force_ram_power", "gpu_ids")),
@@ -71,7 +71,7 @@ _SETTINGS: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutsideSettings:
-    """Variables and files, in order, that codecarbon would take up unasked."""
+    """Variables and files, in order, that codecarbon would read by itself."""
 
     variables: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
@@ -93,7 +93,7 @@ def find_outside_settings(
 def has_rated_watts(model: str) -> bool:
     """Whether codecarbon's table of rated power holds this processor; else it assumes 4 W a logical CPU.
 
-    Cost: some 20 ms beside what a meter has loaded already.
+    Cost: some 20 ms after a meter has been built.
     """
     from codecarbon.core import cpu, hardware_cache
 
@@ -138,7 +138,7 @@ class CodecarbonMeter(AbstractMeter):
         self._method = self._describe()
 
     def method(self) -> EnergyMethod:
-        """Say what was found on this machine."""
+        """Return the method found on this machine."""
         return self._method
 
     def _begin(self) -> None:
@@ -208,7 +208,7 @@ class CodecarbonMeter(AbstractMeter):
     def _shut(self) -> None:
         sampler = self._tracker._scheduler_monitor_power
         self._tracker.stop()
-        # Codecarbon swallows what goes wrong in there; what it leaves behind tells.
+        # Codecarbon swallows errors in there; the state that it leaves shows them.
         if self._tracker._start_time is not None or not _stops(sampler):
             raise MeterError("codecarbon did not stop: its sampler may go on until this process ends")
 
@@ -263,7 +263,7 @@ def _joules(task: Any, parts: Iterable[str]) -> dict[str, float]:
 
 
 def _stops(sampler: Any) -> bool:
-    # A timer that fires while it is cancelled starts the next one, which nobody cancels.
+    # A timer that fires while it is cancelled starts the next one, which is not cancelled.
     for _ in range(_TRIES_TO_STOP):
         timer = sampler._timer
         sampler.stop()
@@ -277,7 +277,7 @@ def _stops(sampler: Any) -> bool:
 def _classes_of(hardware: Iterable[Any]) -> dict[str, EnergyClass]:
     """Return the class of each component present: ``cpu``, ``gpu``, ``ram``.
 
-    A GPU is ``measured`` while every board's energy counter answers; boards without one are sampled
+    A GPU is ``measured`` while every board's energy counter can be read; boards without one are sampled
     once a second, which is a model of what lies between, and count as ``modelled``.
     """
     return dict(sorted((_part_of(item), _class_of(item)) for item in hardware))

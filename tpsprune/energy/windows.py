@@ -52,18 +52,18 @@ def fault_of(
 ) -> str:
     """Return what is wrong with a window, or an empty string.
 
-    Each invariant catches a fault that happens: energy that is missing or nought; a counter that did
+    Each invariant catches a fault that happens: energy that is missing or zero; a counter that did
     not move in more than a second; a counter that may have turned over twice (it can at 500 W within
-    the window, and only one turn can be told); a counter that moved further than ``counted_packages``
-    draw at 1000 W each, as one that was set back does, which passes for a turn; a tracker that timed
+    the window, and only one turn can be detected); a counter that moved further than ``counted_packages``
+    draw at 1000 W each, as one that was set back does, which looks like a turn; a tracker that timed
     something else (``task_seconds``); energy charged for another time than went by (RAM, modelled as
     constant watts, is a clock: joules / ``ram_watts`` must be the duration); GPU energy that the boards'
     own counter, read apart at the same edges (``gpu_counter_joules``), does not bear out within 2 % and
     ``gpu_slack_joules``.
     """
     inner, outer = bracket.inner_seconds, bracket.outer_seconds
-    known = {part for part, value in joules.items() if isfinite(value) and value >= 0}
-    if missing := [part for part in classes if part not in known]:
+    present = {part for part, value in joules.items() if isfinite(value) and value >= 0}
+    if missing := [part for part in classes if part not in present]:
         return f"energy of {', '.join(missing)} is missing"
     if sum(joules.values()) <= 0:
         return f"no energy at all over {inner:.3g} s"

@@ -1,4 +1,4 @@
-"""Frozen values that cross rooms: printable, comparable; types say what a file may hold of them.
+"""Frozen values that cross rooms: printable, comparable; their types bound what a file may hold.
 
 Every field name carries its unit (``_seconds``, ``_joules``, ``_share`` in 0..1); ``None`` means
 "not known", never zero.

@@ -46,7 +46,7 @@ class Window:
 
     ``cpu_seconds`` is processor time of this process and its children over the window; ``attempt`` counts
     resumes, so that energy spent on work that a kill threw away is counted. ``machine_cpu_seconds``
-    is the processor time of everybody on the machine, ``steal_seconds`` what a hypervisor gave to others,
+    is the processor time of everybody on the machine, ``steal_seconds`` what a hypervisor took,
     ``gpu_celsius`` and ``throttled`` are the hottest GPU's at the window's end: ``None`` where not known.
     """
 
@@ -74,7 +74,7 @@ class Window:
 def joules_of(windows: Iterable[Window]) -> float | None:
     """Return the sum over windows; ``None`` where one was not metered, or there is none.
 
-    A sum with a part missing would look like a saving.
+    A sum with a part missing would pass for a saving.
     """
     joules = [window.total_joules for window in windows]
     metered = [each for each in joules if each is not None]
@@ -115,6 +115,6 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Projection(Cost):
-    """What was not run but follows from what was: no measurement, and it says so wherever it stands."""
+    """What was not run but follows from what was: no measurement, and its class is ``projection``."""
 
     energy_class: Annotated[Literal["projection"], Field(alias="class")] = "projection"

@@ -1,4 +1,4 @@
-"""Numbers as people read them: three figures and a unit."""
+"""Numbers for readers: three figures and a unit."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def points(difference_share: float) -> str:
 
 
 def probability(value: float | None) -> str:
-    """Return a p-value; below what three decimals show it is said so.
+    """Return a p-value; below three decimals as a bound.
 
     >>> probability(0.031), probability(0.00002), probability(None)
     ('0.031', '< 0.001', '–')

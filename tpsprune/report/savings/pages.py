@@ -1,7 +1,7 @@
 """The folder of a report: a page, the same as Markdown and as JSON, plots with their numbers, exports.
 
-The sentences of a report stand in ``templates/savings.j2``; ``savings.html.j2`` and ``savings.md.j2`` say
-what a paragraph, a table or a number looks like in each form.
+The sentences of a report stand in ``templates/savings.j2``; ``savings.html.j2`` and ``savings.md.j2``
+define a paragraph, a table and a number in each form.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tpsprune.report.forms import Form, Number, derived, load_templates, mark_up
 from tpsprune.report.savings import terms
 from tpsprune.report.savings.exports import boamps, model_card, sci
 from tpsprune.report.savings.json_report import report_json
-from tpsprune.report.savings.plots import STEMS, Plot, csv_text, draw_plots
+from tpsprune.report.savings.plots import STEMS, Plot, csv_text, make_plots
 from tpsprune.report.savings.svg import inline_svg, paint_variables, standalone_svg
 from tpsprune.report.savings.view import (
     build_view,
@@ -58,7 +58,7 @@ def write_report(savings: Savings, folder: Path, journal_sha256: str = "") -> tu
 
     Cost: some seconds, nearly all of it drawing.
     """
-    plots, left_out = draw_plots(savings)
+    plots, left_out = make_plots(savings)
     texts = {
         **{f"plots/{stem}.svg": standalone_svg(plot.figure, plot.title) for stem, plot in plots.items()},
         **{f"plots/{stem}.csv": csv_text(plot) for stem, plot in plots.items()},
@@ -82,11 +82,11 @@ def render_page(
     left_out: Sequence[str] = (),
     journal_sha256: str = "",
 ) -> str:
-    """Return the report as one HTML page that needs nothing beside it, or as Markdown beside its plots."""
-    drawn = {stem: (plots or {}).get(stem) for stem in STEMS}
+    """Return the report as one self-contained HTML page, or as Markdown that links to its plots."""
+    shown = {stem: (plots or {}).get(stem) for stem in STEMS}
     page = _templates(form).get_template(f"savings.{form}.j2")
-    text = page.render(build_view(savings, drawn, left_out, journal_sha256))
-    # Blocks stand a line apart, but in what is to be copied every line stays.
+    text = page.render(build_view(savings, shown, left_out, journal_sha256))
+    # One empty line parts blocks; text to be copied keeps every line.
     apart = re.compile(r"^(`{3,})\n.*?^\1$|<pre.*?</pre>|\n{3,}", re.DOTALL | re.MULTILINE)
     gap = "\n\n" if form == "md" else "\n"
     return apart.sub(lambda found: gap if not found[0].strip() else found[0], text).strip() + "\n"
@@ -126,8 +126,8 @@ def _make_room(folder: Path, names: set[str]) -> None:
             (folder / part).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(folder / part, error) from error
-    gone = [f"plots/{stem}.{ending}" for stem in STEMS for ending in _PLOT_ENDINGS]
-    for old in (folder / each for each in gone if each not in names):
+    former = [f"plots/{stem}.{ending}" for stem in STEMS for ending in _PLOT_ENDINGS]
+    for old in (folder / each for each in former if each not in names):
         try:
             old.unlink(missing_ok=True)
         except OSError as error:
