@@ -13,9 +13,10 @@ from tpsprune.claims.claim import claims_of
 from tpsprune.claims.faults import quality_of
 from tpsprune.claims.ladder import FEWEST_PAIRS, may_claim, may_not_claim
 from tpsprune.claims.pairs import CountedPairs, count_pairs
-from tpsprune.claims.window_sums import class_words, grade_of
+from tpsprune.claims.window_sums import grade_of
 from tpsprune.numerics.small_samples import fieller, needed_pairs
 from tpsprune.records import (
+    JOULES_PER_KWH,
     ArmRun,
     BreakEven,
     Claim,
@@ -27,6 +28,7 @@ from tpsprune.records import (
     Standing,
     Step,
     WallFit,
+    classes_of,
     cpu_seconds_of,
     joules_of,
     seconds_of,
@@ -34,7 +36,6 @@ from tpsprune.records import (
 
 DETECTED_SAVINGS: Final = (0.05, 0.1, 0.2, 0.4)
 PILOT_PAIRS: Final = 3
-JOULES_PER_KWH: Final = 3.6e6
 FEWEST_TO_CLAIM: Final = FEWEST_PAIRS + 1
 STEPS: Final = (
     ("dense-stopped", "dense", "stopping by the same rules, watching and TPS included"),
@@ -113,7 +114,7 @@ def _ledger(counted: CountedPairs) -> Iterator[PhaseMean]:
                 joules=fsum(metered) / len(runs) if len(metered) == len(joules) else None,
                 seconds=fsum(seconds_of(each) for each in windows) / len(runs),
                 cpu_seconds=cpu_seconds_of(window for each in windows for window in each) / len(runs),
-                energy_class=class_words(window for each in windows for window in each),
+                energy_class=classes_of(window for each in windows for window in each),
             )
 
 
@@ -170,7 +171,7 @@ def _break_even(counted: CountedPairs, claims: Sequence[Claim]) -> Iterator[Brea
                 trainings=trainings,
                 inferences=inferences,
                 per_day=counted.comparison.choices.per_day,
-                energy_class=class_words(span.window for pair in spans for span in pair),
+                energy_class=classes_of(span.window for pair in spans for span in pair),
                 refused=_refused(claims, arm, batch),
             )
 
@@ -263,7 +264,7 @@ def _run_line(counted: CountedPairs, run: ArmRun) -> RunLine:
         arm=run.arm,
         seed=run.seed,
         joules=joules,
-        energy_class=class_words(run.windows),
+        energy_class=classes_of(run.windows),
         seconds=seconds_of(run.windows),
         cpu_seconds=cpu_seconds_of(run.windows),
         accuracy=run.accuracy,

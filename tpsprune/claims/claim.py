@@ -10,7 +10,7 @@ from tpsprune.claims.change import ASSUMED, Usage, band_of, change_of, correct_f
 from tpsprune.claims.faults import faults_of, losses_of
 from tpsprune.claims.ladder import Evidence, sentence_of, standing_of
 from tpsprune.claims.pairs import CountedPairs
-from tpsprune.claims.window_sums import class_words, grade_of
+from tpsprune.claims.window_sums import grade_of
 from tpsprune.records import (
     ArmRun,
     BandPoint,
@@ -18,6 +18,7 @@ from tpsprune.records import (
     Claim,
     Support,
     Window,
+    classes_of,
     cpu_seconds_of,
     joules_of,
     seconds_of,
@@ -139,7 +140,7 @@ def _claim(counted: CountedPairs, sample: _Sample, change: Change | None) -> Cla
         standing=standing,
         statement="",
         reasons=reasons,
-        energy_class=class_words(windows),
+        energy_class=classes_of(windows),
         joules=statistics.fmean(mine for mine, _ in joules) if joules else None,
         baseline_joules=statistics.fmean(other for _, other in joules) if joules else None,
         change=change,

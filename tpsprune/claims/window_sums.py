@@ -1,4 +1,4 @@
-"""Classes of energy over windows of runs, their grade as a whole, and foreign load."""
+"""The grade of windows of runs as a whole, and the foreign load over them."""
 
 from __future__ import annotations
 
@@ -31,16 +31,6 @@ def shares_by_class(windows: Iterable[Window]) -> dict[EnergyClass, float]:
             joules[kind] = joules.get(kind, 0.0) + value
     whole = fsum(joules.values())
     return {kind: value / whole for kind, value in joules.items()} if whole > 0 else {}
-
-
-def class_words(windows: Iterable[Window]) -> str:
-    """Return the classes of a sum joined by plus signs, the best first.
-
-    >>> class_words([])
-    'none'
-    """
-    found = {kind for window in windows for kind in window.classes.values()}
-    return " + ".join(str(kind) for kind in EnergyClass if kind in found) or "none"
 
 
 def grade_of(windows: Sequence[Window]) -> Grade:

@@ -24,9 +24,8 @@ from tpsprune.energy.machine import Stopwatch, finish_queued_work
 from tpsprune.energy.meter import AbstractMeter, Count
 from tpsprune.energy.windows import Bracket, fault_of
 from tpsprune.errors import MeterError
-from tpsprune.records import EnergyClass, EnergyMethod
+from tpsprune.records import JOULES_PER_KWH, EnergyClass, EnergyMethod
 
-_JOULES_PER_KWH: Final = 3.6e6
 _EXCLUDED: Final = (
     "disk",
     "network",
@@ -189,7 +188,7 @@ class CodecarbonMeter(AbstractMeter):
             classes=classes,
             ram_watts=None if ram_watts is None else float(ram_watts) * self._pue,
             counter_range_joules=min(
-                (file.max_energy_reading.kWh * _JOULES_PER_KWH for file in rapl), default=None
+                (file.max_energy_reading.kWh * JOULES_PER_KWH for file in rapl), default=None
             ),
             counter_lost=any(file.sample_skipped for file in rapl),
             counted_packages=max(1, len(rapl)),
@@ -255,7 +254,7 @@ def _joules(task: Any, parts: Iterable[str]) -> dict[str, float]:
     # All parts or none: with one missing the rest would pass for the whole.
     energies_kwh = {part: getattr(task, f"{part}_energy", None) for part in parts}
     joules = {
-        part: float(energy) * _JOULES_PER_KWH
+        part: float(energy) * JOULES_PER_KWH
         for part, energy in energies_kwh.items()
         if energy is not None and isfinite(energy)
     }

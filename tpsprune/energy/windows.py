@@ -116,7 +116,7 @@ def by_phase(windows: Iterable[Window]) -> dict[str, PhaseEnergy]:
     """Sum the windows of each phase, phases in the order they first began.
 
     Joules are ``None`` where any window of the phase was not metered: a sum with a part missing would
-    look like a saving. A phase is valid when each of its windows is.
+    pass for a saving. A phase is valid when each of its windows is.
     """
     phases: dict[str, list[Window]] = {}
     for window in windows:

@@ -32,13 +32,16 @@ from tpsprune.records.comparison import (
     InferenceSpan,
 )
 from tpsprune.records.energy import (
+    JOULES_PER_KWH,
     Cost,
     EnergyClass,
     EnergyMethod,
     PhaseEnergy,
     Projection,
     Window,
+    classes_of,
     cpu_seconds_of,
+    join_classes,
     joules_of,
     seconds_of,
 )
@@ -59,6 +62,7 @@ from tpsprune.records.events import (
 from tpsprune.records.readings import Decision, Milestone, Reading, Status, Verdict
 from tpsprune.records.result import GIVEN, GroupChange, Latency, ModelFigures, RunResult, Size, Unpruned
 from tpsprune.records.savings import (
+    NOT_CLAIMED,
     Accuracy,
     BandPoint,
     BreakEven,
@@ -86,6 +90,8 @@ DOCUMENTS = {"result": RunResult, "energy_report": EnergyReport, "bundle": Manif
 __all__ = [
     "DOCUMENTS",
     "GIVEN",
+    "JOULES_PER_KWH",
+    "NOT_CLAIMED",
     "QUALITIES",
     "Accuracy",
     "ArmBegun",
@@ -159,9 +165,11 @@ __all__ = [
     "Verdict",
     "WallFit",
     "Window",
+    "classes_of",
     "cpu_seconds_of",
     "dump",
     "is_newer",
+    "join_classes",
     "joules_of",
     "json_schema",
     "load",

@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import fsum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from tpsprune.records.serial import AtLeastZero, Natural
+
+JOULES_PER_KWH: Final = 3.6e6
 
 
 class EnergyClass(StrEnum):
@@ -79,6 +81,23 @@ def joules_of(windows: Iterable[Window]) -> float | None:
     joules = [window.total_joules for window in windows]
     metered = [each for each in joules if each is not None]
     return fsum(metered) if metered and len(metered) == len(joules) else None
+
+
+def join_classes(classes: Iterable[EnergyClass]) -> str:
+    """Return the classes of a sum joined by plus signs, best first, each once.
+
+    >>> join_classes([EnergyClass.CONSTANT, EnergyClass.MODELLED, EnergyClass.CONSTANT])
+    'modelled + constant'
+    >>> join_classes([])
+    'none'
+    """
+    found = set(classes) - {EnergyClass.MIXED, EnergyClass.NONE}
+    return " + ".join(each.value for each in EnergyClass if each in found) or EnergyClass.NONE.value
+
+
+def classes_of(windows: Iterable[Window]) -> str:
+    """Return the classes of the joules of windows; see ``join_classes``."""
+    return join_classes(kind for window in windows for kind in window.classes.values())
 
 
 def seconds_of(windows: Iterable[Window]) -> float:

@@ -362,7 +362,7 @@ class ReportGrid(Grid):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotCounted:
-    """A run that is in no claim: ``why``, and what it took as far as that is known."""
+    """A run that is in no claim: ``why``, and its energy where that is known."""
 
     arm: Text
     seed: int

@@ -15,13 +15,11 @@ from typing import Any, Final
 
 from jinja2 import ChainableUndefined, Environment, Undefined
 
-from tpsprune.records import EnergyClass, Grid, Stamp
+from tpsprune.records import JOULES_PER_KWH, EnergyClass, Grid, Stamp, join_classes
 from tpsprune.report import words
 from tpsprune.report.forms import Number, load_templates
-from tpsprune.report.savings.terms import join_classes
 
 _MISSING: Final = "not recorded"
-_JOULES_PER_KWH: Final = 3.6e6
 _TASKS: Final = {
     ("image", "cross-entropy"): "image-classification",
     ("vector", "cross-entropy"): "tabular-classification",
@@ -142,7 +140,7 @@ def _energy(raw: Mapping[str, Any], grid: Grid | None) -> dict[str, Any]:
     simulated = EnergyClass.SIMULATED.value in classes
     grams = None
     if grid is not None and total is not None and not simulated:
-        grams = total / _JOULES_PER_KWH * grid.grams_per_kwh
+        grams = total / JOULES_PER_KWH * grid.grams_per_kwh
 
     def parts_of(phase: Any) -> list[str]:
         return [_show(_field(phase, "joules_by_component", part), "joules") for part in parts]

@@ -21,7 +21,7 @@ BAR_COLUMNS = 36
 
 @final
 class OurConsole(Console):
-    """A console that leaves a closed output to the command, which can name the run that goes on."""
+    """A console that leaves a closed output to the command, which can name the run that continues."""
 
     def on_broken_pipe(self) -> NoReturn:
         """Raise the error, where the library would end the program without a message."""

@@ -30,7 +30,7 @@ from tpsprune.report.savings.terms import class_of, standing_words, tone_of
 from tpsprune.report.savings.view import Headline, format_grade, format_needed, headlines
 
 MAX_ROWS: Final = 24
-"""Groups shown in full; of a longer table the middle is left out, with a line that says so."""
+"""Groups shown in full; of a longer table the middle is left out, with a line for the rest."""
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
 BLOCK_COLUMNS: Final = 28
 MISSING: Final = "·"
@@ -99,7 +99,7 @@ def left_alone_lines(items: Sequence[Unpruned]) -> list[str]:
 
 
 def _models_table(outcome: RunResult) -> Table:
-    """Return dense beside ticket: accuracy, parameters, MACs, latency with its quartiles, file size."""
+    """Return dense and ticket: accuracy, parameters, MACs, latency with its quartiles, file size."""
     dense, ticket = outcome.dense, outcome.ticket
     given = "dense, as given" if outcome.was_given else "dense, at the draw"
     table = make_table({"": {}, given: RIGHT, "ticket": RIGHT, "ticket/dense": RIGHT})

@@ -7,13 +7,21 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from tpsprune.records import ArmRun, BrokenOff, EnergyClass, EnergyReport, Savings, dump
-from tpsprune.report.savings.exports import NOT_CLAIMED, mean_grams, mean_joules, sci, training_class
+from tpsprune.records import (
+    NOT_CLAIMED,
+    ArmRun,
+    BrokenOff,
+    EnergyClass,
+    EnergyReport,
+    Savings,
+    classes_of,
+    dump,
+)
+from tpsprune.report.savings.exports import mean_grams, mean_joules, sci, training_class
 from tpsprune.report.savings.plots import Plot
 from tpsprune.report.savings.terms import (
     class_of_step,
     class_of_verdict,
-    class_of_windows,
     idle_class,
     lost_class,
 )
@@ -82,7 +90,7 @@ def _not_counted(each: BrokenOff) -> dict[str, Any]:
         "position": each.position,
         "why": each.why or "broken off",
         "joules": sum(joules) if joules else None,
-        "energy_class": class_of_windows(each.windows),
+        "energy_class": classes_of(each.windows),
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, pass_context
 
-from tpsprune.records import Savings
+from tpsprune.records import Savings, classes_of
 from tpsprune.report import words
 from tpsprune.report.forms import Form, Number, derived, load_templates, mark_up, measured, name
 from tpsprune.report.savings import terms
@@ -34,13 +34,12 @@ from tpsprune.runs import cannot_write, energy_report_text, to_json_text, write_
 _TERMS: Final = (
     "claim_title",
     "class_of_step",
-    "class_of_windows",
     "format_joules",
     "join_class_words",
     "metered_pairs",
     "standing_words",
 )
-"""What the templates call as it is."""
+"""Functions that the templates call by their own names."""
 _PLOT_ENDINGS: Final = ("svg", "csv")
 
 
@@ -48,15 +47,15 @@ def write_report(savings: Savings, folder: Path, journal_sha256: str = "") -> tu
     """Write ``report.html``, ``.md`` and ``.json``, ``plots/`` and ``exports/`` into ``folder``.
 
     Returns the paths, the page first. Equal records give equal bytes. Everything is made and
-    held against its schema before the first file is written, and the page is written last: where it is new,
-    everything beside it is. Plots of an earlier report that this one has no numbers for are removed.
+    checked against its schema before the first file is written, and the page is written last: where it is
+    new, every other file is. Plots of an earlier report that this one has no numbers for are removed.
     ``journal_sha256`` is the hash of the journal that was assessed, where the caller knows it.
 
     Raises:
         CannotWriteError: no space, not permitted, a file in the place of a folder.
         ValueError: the report breaks its own schema: a fault of this package, not of the user.
 
-    Cost: some seconds, nearly all of it drawing.
+    Cost: some seconds, nearly all of it plotting.
     """
     plots, left_out = make_plots(savings)
     texts = {
@@ -101,6 +100,7 @@ def _templates(form: Form) -> Environment:
         "format_needed": format_needed,
         "grams": words.grams,
         "points": words.points,
+        "classes_of": classes_of,
         **{each: getattr(terms, each) for each in _TERMS},
     }
     filters: dict[str, Callable[..., Any]] = {

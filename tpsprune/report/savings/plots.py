@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from tpsprune.records import ArmRun, BreakEven, Change, RunLine, Savings
+from tpsprune.records import ArmRun, BreakEven, Change, RunLine, Savings, join_classes
 from tpsprune.report.savings.svg import (
     INK,
     MUTED,
@@ -35,7 +35,6 @@ from tpsprune.report.savings.terms import (
     class_of,
     class_of_verdict,
     join_class_words,
-    join_classes,
     lost_class,
     metered_pairs,
     tone_of,
@@ -472,7 +471,7 @@ def _name_rows(axes: Any, names: Sequence[str]) -> None:
 
 
 def _interval(axes: Any, at: float, change: Change, least: float, style: dict[str, Any]) -> None:
-    """Plot a change with its interval, as an arrow at the edge where it goes on beyond ``least``."""
+    """Plot a change with its interval, as an arrow at the edge where it extends beyond ``least``."""
     low, high = (max(end, least) for end in _ends(change))
     axes.plot([low, high], [at, at], color=style["color"], linewidth=style["lw"])
     point = {key: value for key, value in style.items() if key != "lw"}

@@ -18,6 +18,7 @@ from tpsprune.records import (
     EnergyMethod,
     Savings,
     Support,
+    join_classes,
 )
 from tpsprune.report import words
 from tpsprune.report.forms import (
@@ -45,7 +46,6 @@ from tpsprune.report.savings.terms import (
     idle_class,
     inference_of,
     join_class_words,
-    join_classes,
     lost_class,
     lost_unknown,
     metered_pairs,
@@ -62,7 +62,7 @@ _REASON_KINDS = {
 }
 """The class of the numbers in a reason, where they are not of joules."""
 _OF_MEANS = "an inference is no cheaper"
-"""How a remark begins that says of two means which is the smaller."""
+"""The beginning of a remark that compares two means."""
 _DAYS_A_YEAR = 365
 
 
@@ -82,7 +82,7 @@ class Headline:
 
     @property
     def kind(self) -> str:
-        """The class to be written beside the number, if any."""
+        """The class to be written next to the number, if any."""
         return "" if self.figure.kind in UNLABELLED else self.figure.kind
 
 
@@ -91,7 +91,7 @@ def build_view(
 ) -> dict[str, Any]:
     """Return everything the templates of a report name.
 
-    ``plots`` are the plots by their stem, ``None`` for one that is not drawn, and ``left_out`` says why not.
+    ``plots`` are the plots by their stem, ``None`` for those without data, whose reasons are ``left_out``.
     """
     comparison, verdict = savings.comparison, savings.verdict
     design, quality, grid = comparison.design, savings.quality, comparison.choices.grid
@@ -367,10 +367,10 @@ def _method_table(method: EnergyMethod) -> Table:
 
 
 def _lost_energy(savings: Savings) -> Cell:
-    known, unknown = savings.quality.lost_joules, lost_unknown(savings)
-    if known is None:
+    joules, unknown = savings.quality.lost_joules, lost_unknown(savings)
+    if joules is None:
         return "not known" if unknown else "none"
-    shown = Number(words.joules(known), lost_class(savings))
+    shown = Number(words.joules(joules), lost_class(savings))
     return (shown, ", and of ", counted(unknown), " it is not known") if unknown else shown
 
 
