@@ -239,8 +239,8 @@ def test_noise_has_the_deviation_that_was_asked_and_is_the_same_for_the_same_see
 
 
 def test_the_method_says_what_was_scripted_and_nothing_more() -> None:
-    plain = build(Energy(meter="fake"), attempt=0).method().details
-    assert set(plain) == {"cpu_watts", "ram_watts", "window_seconds", "pue"}
+    steady = build(Energy(meter="fake"), attempt=0).method().details
+    assert set(steady) == {"cpu_watts", "ram_watts", "window_seconds", "pue"}
     settings = Energy(meter="fake", fake_noise_share=0.1, fake_fault="zero", fake_fault_window=3)
     details = build(settings, attempt=0).method().details
     assert (details["noise_share"], details["fault"], details["fault_window"]) == ("0.1", "zero", "3")

@@ -61,7 +61,7 @@ def test_a_picture_names_quality_and_unit_and_draws_a_loss_below_zero() -> None:
     )
     assert [axes.get_ylabel() for axes in figure.axes[:2]] == ["loss", "validation\nR²"]
     assert figure.axes[0].get_yscale() == "linear"
-    both = [pictures.RunSignals("a", readings, 3.0, "R²", ""), pictures.RunSignals("b", readings, 3.0)]
+    both = [pictures.PlottedRun("a", readings, 3.0, "R²", ""), pictures.PlottedRun("b", readings, 3.0)]
     labels = [axes.get_ylabel() for axes in pictures.two_runs_figure(both).axes]
     assert labels[-1] == "validation\nR² / validation\naccuracy"
 

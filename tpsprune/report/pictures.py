@@ -68,7 +68,7 @@ def plot_two_runs(run: Path, other: Path) -> tuple[Path, Path]:
         folder, outcome, readings = _read(each)
         title = f"{folder.path.resolve().name}, seed {outcome.seed}"
         task = outcome.task
-        both.append(RunSignals(title, readings, outcome.drawn.epoch, task.quality, task.loss_unit))
+        both.append(PlottedRun(title, readings, outcome.drawn.epoch, task.quality, task.loss_unit))
     return _write(two_runs_figure(both), run / f"beside-{other.resolve().name}")
 
 
@@ -116,7 +116,7 @@ def run_figure(
 
 
 @dataclass(frozen=True, slots=True)
-class RunSignals:
+class PlottedRun:
     """The signals of one run in a picture of two: name, readings, draw, and the names of its figures."""
 
     title: str
@@ -126,7 +126,7 @@ class RunSignals:
     loss_unit: str = "nats"
 
 
-def two_runs_figure(runs: Sequence[RunSignals]) -> Figure:
+def two_runs_figure(runs: Sequence[PlottedRun]) -> Figure:
     """Plot the signals of two runs over the same epochs, the second dashed, draws as thin lines."""
     panels = [(name, label, scale) for names, label, _, scale in PANELS for name in names]
     panels = [each for each in panels if any(_series(run.readings, each[0])[0] for run in runs)]
@@ -174,7 +174,7 @@ def _label(name: str, label: str, quality: str, loss_unit: str) -> str:
     return label.replace(" (nats)", f" ({loss_unit})" if loss_unit else "")
 
 
-def _label_of_two(name: str, label: str, runs: Sequence[RunSignals]) -> str:
+def _label_of_two(name: str, label: str, runs: Sequence[PlottedRun]) -> str:
     """Return the label of a panel of two runs, both names where they differ."""
     if name.endswith("loss"):
         label = f"{name.replace('_', chr(10))} (nats)"
