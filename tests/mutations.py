@@ -49,10 +49,10 @@ stopping   | share learned          | (accuracy - chance) / (1.0 - chance) => ac
 claims     | interval includes zero | change.low <= 0 <= change.high => False
 claims     | sign flip rung         | change.p_sign_flip >= alpha => change.p_sign_flip >= 1.1
 claims     | power model            | if least.saving_share <= 0 <= most.saving_share => if False
-claims     | part of a sum missing  | if known and len(known) == len(found) => if known
+claims     | part of a sum missing  | if metered and len(metered) == len(joules) => if metered
 energy     | window bracket         | low <= seconds <= high => low <= seconds
 energy     | counter turns          | outer * _HIGHEST_PACKAGE_WATTS > => outer >
-energy     | gpu counter            | allowed_joules = _RELATIVE * abs(gpu_counter_joules) + gpu_slack_joules => allowed_joules = 1e9
+energy     | gpu counter            | abs(joules["gpu"] - gpu_counter_joules) <= allowed_joules => abs(joules["gpu"] - gpu_counter_joules) <= 1e9
 runs       | torn line              | if _from_line(content[tail_at:]) is None: => if False:
 runs       | name twice             | if len(found) != len(pairs): => if False:
 runs       | lock                   | fcntl.LOCK_EX | fcntl.LOCK_NB => fcntl.LOCK_SH | fcntl.LOCK_NB

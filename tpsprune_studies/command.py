@@ -83,7 +83,7 @@ def study(
         hint = did_you_mean(name, STUDIES) or f" (studies: {', '.join(STUDIES)})"
         raise click.UsageError(f"no study '{name}'{hint}", ctx)
     from tpsprune import recipe
-    from tpsprune.report.study_figure import draw_study
+    from tpsprune.report.study_figure import plot_study
     from tpsprune.runs import to_json_text
     from tpsprune_studies.conduct import conduct
 
@@ -94,7 +94,7 @@ def study(
             if isinstance(step, str):
                 click.echo(step, err=as_json)
                 continue
-            picture = draw_study(out / f"{name}.json")
+            picture = plot_study(out / f"{name}.json")
             if as_json:
                 click.echo(to_json_text(step.to_json()), nl=False)
             else:

@@ -87,7 +87,7 @@ def run(arm: str, pair: int, joules: float, accuracy: float = 0.9, **changes: An
     return replace(base, **changes)
 
 
-def answers(arm: str, pair: int, batch: int, joules: float, **changes: Any) -> InferenceSpan:
+def inference(arm: str, pair: int, batch: int, joules: float, **changes: Any) -> InferenceSpan:
     span = InferenceSpan(
         arm=arm, seed=pair, pair=pair, batch=batch, items=1000, window=window(joules, phase="inference")
     )

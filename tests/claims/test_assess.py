@@ -11,11 +11,11 @@ import pytest
 from tests.claims.conftest import (
     MEASURED,
     MODELLED,
-    answers,
     changed,
     comparison,
     design,
     idle,
+    inference,
     run,
     window,
 )
@@ -29,6 +29,7 @@ from tpsprune.records import (
     Grid,
     Standing,
     Window,
+    joules_of,
 )
 
 DENSE = [100.0, 103.0, 98.0, 101.0, 99.0, 102.0]
@@ -62,7 +63,7 @@ def test_identical_arms_are_noise_worse_accuracy_is_refused_and_a_tiny_loss_is_n
     assert assess(comparison(DENSE, HALF, drop=0.005)).verdict.standing is Standing.SAVING_MEASURED
 
 
-def test_a_mean_that_looks_kept_is_refused_where_pairs_scatter() -> None:
+def test_a_mean_that_seems_kept_is_refused_where_pairs_scatter() -> None:
     scattered = comparison(DENSE, HALF)
     for pair, accuracy in enumerate((0.94, 0.86, 0.93, 0.87, 0.92, 0.88)):
         scattered = changed(scattered, "ticket", pair, accuracy=accuracy)
@@ -166,9 +167,19 @@ def test_energy_adds_over_windows() -> None:
     assert parted.change == assess(whole).verdict.change
 
 
-def with_answers(found: ComparisonRecord, dense: float, ticket: float) -> ComparisonRecord:
+def test_a_run_with_one_window_not_metered_has_no_joules_rather_than_fewer() -> None:
+    found = comparison(DENSE, HALF)
+    part = (window(40.0), replace(window(10.0, phase="watch"), joules={}, classes={}))
+    assessed = assess(changed(found, "ticket", 2, windows=part))
+    assert joules_of(part) is None
+    assert assessed.runs[5].joules is None
+    assert {line.phase: line.joules for line in assessed.ledger if line.arm == "ticket"}["watch"] is None
+    assert assessed.verdict.standing is Standing.INVALID_MEASUREMENT
+
+
+def with_inference(found: ComparisonRecord, dense: float, ticket: float) -> ComparisonRecord:
     spans = [
-        answers(arm, pair, batch, joules * (1 + 0.01 * ((pair + batch) % 3)))
+        inference(arm, pair, batch, joules * (1 + 0.01 * ((pair + batch) % 3)))
         for pair in range(6)
         for batch in (1, 64)
         for arm, joules in (("dense", dense), ("ticket", ticket))
@@ -177,8 +188,8 @@ def with_answers(found: ComparisonRecord, dense: float, ticket: float) -> Compar
     return replace(found, design=fixed, inference=tuple(spans))
 
 
-def test_answers_are_claims_of_their_own_and_all_are_corrected_for_one_another() -> None:
-    found = assess(with_answers(comparison(DENSE, HALF), 200.0, 120.0))
+def test_inferences_are_claims_of_their_own_and_all_are_corrected_for_one_another() -> None:
+    found = assess(with_inference(comparison(DENSE, HALF), 200.0, 120.0))
     assert [claim.key for claim in found.claims] == [
         "training/ticket",
         "inference-1/ticket",
@@ -193,8 +204,8 @@ def test_answers_are_claims_of_their_own_and_all_are_corrected_for_one_another()
         assert each.change.p_holm >= each.change.p_t
 
 
-def test_answers_that_are_missing_in_a_pair_stop_their_claim_and_the_report_is_not_complete() -> None:
-    found = with_answers(comparison([*DENSE, 100.0], [*HALF, 50.0]), 200.0, 120.0)
+def test_inferences_that_are_missing_in_a_pair_stop_their_claim_and_the_report_is_not_complete() -> None:
+    found = with_inference(comparison([*DENSE, 100.0], [*HALF, 50.0]), 200.0, 120.0)
     assessed = assess(found)
     assert not assessed.complete
     assert assessed.verdict.standing is Standing.SAVING_MEASURED
@@ -202,9 +213,9 @@ def test_answers_that_are_missing_in_a_pair_stop_their_claim_and_the_report_is_n
 
 
 def test_each_claim_has_the_grade_of_its_own_windows() -> None:
-    found = with_answers(comparison(DENSE, HALF), 200.0, 120.0)
+    found = with_inference(comparison(DENSE, HALF), 200.0, 120.0)
     parts = {"cpu": EnergyClass.MEASURED, "ram": EnergyClass.CONSTANT}
-    told = replace(MEASURED, details={"ram_watts": "20"}, classes=parts)
+    counter_and_constant = replace(MEASURED, details={"ram_watts": "20"}, classes=parts)
     spans = tuple(
         replace(
             span,
@@ -216,7 +227,7 @@ def test_each_claim_has_the_grade_of_its_own_windows() -> None:
         )
         for span in found.inference
     )
-    runs = tuple(replace(each, method=told) for each in found.runs)
+    runs = tuple(replace(each, method=counter_and_constant) for each in found.runs)
     claims = assess(replace(found, runs=runs, inference=spans)).claims
     assert claims[0].standing is Standing.SAVING_MEASURED
     assert claims[1].standing is Standing.SAVING_MODELLED
@@ -229,7 +240,7 @@ def test_modelled_joules_without_their_watts_are_no_ground_for_a_claim() -> None
     assert (claim.standing, claim.reasons[0].code) == (Standing.MODEL_SENSITIVE, "BAND_UNKNOWN")
 
 
-def test_a_look_between_makes_claims_stricter() -> None:
+def test_an_interim_look_makes_claims_stricter() -> None:
     found = comparison(DENSE, HALF)
     assert assess(replace(found, looks=2)).verdict.reasons[0].code == "SIGN_FLIP"
     longer = comparison([*DENSE, 100.0, 99.0], [*HALF, 50.0, 49.0])
@@ -237,7 +248,7 @@ def test_a_look_between_makes_claims_stricter() -> None:
 
 
 def test_pairs_with_a_fault_of_their_own_are_found_whatever_the_fault() -> None:
-    found = with_answers(comparison(DENSE, HALF), 200.0, 120.0)
+    found = with_inference(comparison(DENSE, HALF), 200.0, 120.0)
     assert faults_by_pair(found) == {}
     for code, break_it in BREAKS.items():
         windows = tuple(break_it(each) for each in found.runs[5].windows)
@@ -248,16 +259,16 @@ def test_pairs_with_a_fault_of_their_own_are_found_whatever_the_fault() -> None:
 
 
 def test_a_break_even_rests_on_claims_that_are_none_of_them_broken() -> None:
-    sound = with_answers(comparison(DENSE, [joules + 60 for joules in HALF]), 200.0, 120.0)
+    sound = with_inference(comparison(DENSE, [joules + 60 for joules in HALF]), 200.0, 120.0)
     assert [each.inferences is not None for each in assess(sound).break_even] == [True, True]
-    lost = with_answers(comparison(DENSE, HALF, drop=0.02), 200.0, 120.0)
+    lost = with_inference(comparison(DENSE, HALF, drop=0.02), 200.0, 120.0)
     assert {each.reason for each in assess(lost).break_even} == {"the training: accuracy not preserved"}
-    same = with_answers(comparison(DENSE, HALF), 200.0, 200.0)
+    same = with_inference(comparison(DENSE, HALF), 200.0, 200.0)
     assert {each.reason for each in assess(same).break_even} == {"inference: within noise"}
 
 
-def test_answers_in_short_windows_are_no_measurement() -> None:
-    found = with_answers(comparison(DENSE, HALF), 200.0, 120.0)
+def test_inferences_in_short_windows_are_no_measurement() -> None:
+    found = with_inference(comparison(DENSE, HALF), 200.0, 120.0)
     short = replace(found.inference[0], window=replace(found.inference[0].window, seconds=3.0))
     claims = assess(replace(found, inference=(short, *found.inference[1:]))).claims
     assert [claim.standing for claim in claims] == [
@@ -268,8 +279,8 @@ def test_answers_in_short_windows_are_no_measurement() -> None:
     assert claims[1].reasons[0].code == "SHORT_WINDOW"
 
 
-def test_neighbours_in_a_window_of_answers_make_that_claim_invalid_and_no_other() -> None:
-    found = with_answers(comparison(DENSE, HALF), 200.0, 120.0)
+def test_neighbours_in_a_window_of_inference_make_that_claim_invalid_and_no_other() -> None:
+    found = with_inference(comparison(DENSE, HALF), 200.0, 120.0)
     busy = replace(found.inference[0].window, machine_cpu_seconds=20.0 + 0.3 * 40.0)
     first = replace(found.inference[0], window=busy)
     claims = assess(replace(found, inference=(first, *found.inference[1:]))).claims
@@ -289,7 +300,7 @@ def test_the_idle_baseline_is_taken_off_beside_the_claim_and_not_in_it() -> None
 
 
 def test_operations_and_processor_seconds_stand_beside_the_joules() -> None:
-    found = assess(with_answers(comparison(DENSE, HALF), 200.0, 120.0))
+    found = assess(with_inference(comparison(DENSE, HALF), 200.0, 120.0))
     operations = {support.what: support for support in found.claims[1].support}["operations (MACs)"]
     assert (operations.saving_share, operations.agrees) == (pytest.approx(0.5), True)
 
@@ -352,20 +363,20 @@ def test_runs_set_aside_are_named_and_their_energy_is_in_no_claim() -> None:
     assert found.verdict == assess(whole).verdict
 
 
-def test_a_run_of_which_nothing_is_known_is_named_and_told_of_and_is_not_nought() -> None:
+def test_a_run_of_which_nothing_is_known_is_named_and_reported_and_is_not_zero() -> None:
     lost = BrokenOff(arm="ticket", seed=2, pair=2, position=9, windows=())
     whole = comparison(DENSE, HALF)
     found = assess(replace(whole, broken_off=(lost,)))
     assert found.quality.lost_joules is None
     assert found.quality.set_aside == ("'ticket', seed 2: broken off; what it took is not known",)
-    assert any("nothing was written down of 1 but the beginning" in each for each in found.may_not_claim)
+    assert any("nothing was recorded of 1 but the beginning" in each for each in found.may_not_claim)
     assert found.verdict == assess(whole).verdict
     warm_up = replace(lost, pair=None, why="thrown away")
     for others in ((), (warm_up,), (replace(lost, windows=(window(30.0),)),)):
         assert not any("given up" in each for each in assess(replace(whole, broken_off=others)).may_not_claim)
 
 
-def test_carbon_is_told_only_where_a_grid_was_chosen() -> None:
+def test_carbon_is_reported_only_where_a_grid_was_chosen() -> None:
     whole = comparison(DENSE, HALF)
     assert assess(whole).runs[0].grams_co2 is None
     assert any("CO₂" in sentence for sentence in assess(whole).may_not_claim)

@@ -39,7 +39,7 @@ def test_at_equal_load_every_model_gives_the_saving_of_time() -> None:
     assert {round(point.saving_share, 9) for point in band_of(pairs, MODELLED, 2)} == {0.5}
 
 
-def test_what_is_measured_is_not_computed_anew() -> None:
+def test_what_is_measured_is_not_computed_again() -> None:
     counter = replace(window(3.0), classes={"cpu": EnergyClass.MEASURED})
     assert band_of([(((counter,), 1.0), ((counter,), 1.0))], MEASURED, 2) == ()
 
@@ -76,7 +76,7 @@ def test_a_training_that_took_less_has_paid_back_at_once() -> None:
     assert "before the first inference" in found.reason
 
 
-def test_a_training_that_took_less_only_on_average_is_not_said_to_have_paid_back() -> None:
+def test_a_training_that_took_less_only_on_average_is_not_stated_to_have_paid_back() -> None:
     found = paid_back([-10.0, 11.0, -9.0], [0.01, 0.011, 0.009])
     assert found.inferences == 0.0
     assert found.high is not None

@@ -152,11 +152,13 @@ def test_a_journal_of_a_newer_version_is_refused(invoke: Invoke, copied: Path) -
     assert_refused(invoke("report", str(copied)), "newer tpsprune", "upgrade")
 
 
-def test_a_journal_with_a_line_cut_off_is_read_without_it_and_says_so(invoke: Invoke, copied: Path) -> None:
+def test_a_journal_with_a_truncated_line_is_read_without_it_and_notes_it(
+    invoke: Invoke, copied: Path
+) -> None:
     journal = copied / "journal.jsonl"
     journal.write_bytes(journal.read_bytes()[:-40])
     assert invoke("report", str(copied)).exit_code == 0
-    assert "cut off" in (copied / "report.html").read_text()
+    assert "truncated" in (copied / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

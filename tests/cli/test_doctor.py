@@ -115,6 +115,6 @@ def test_settings_from_outside_are_named_and_nothing_is_metered(
     monkeypatch.setenv("CODECARBON_PUE", "3")
     result = invoke("doctor")
     assert result.exit_code == 0, result.output
-    assert "settings  CODECARBON_PUE: codecarbon would take this up" in result.output
+    assert "settings  CODECARBON_PUE: codecarbon would use this" in result.output
     assert "\n  unset CODECARBON_PUE\n" in result.output
-    assert "Grade unknown: as things stand nothing is metered here" in result.output
+    assert "Grade unknown: nothing is metered here" in result.output

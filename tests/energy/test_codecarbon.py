@@ -262,7 +262,7 @@ def test_an_nvml_counter_is_read_to_the_joule_and_held_against_itself(tmp_path: 
     assert (gpu["by"], gpu["energy_class"], gpu["watts"]) == ("NVML energy counter", "measured", None)
 
 
-def test_a_rapl_counter_is_measured_and_what_it_does_wrong_is_told(tmp_path: Path) -> None:
+def test_a_rapl_counter_is_measured_and_what_it_does_wrong_is_reported(tmp_path: Path) -> None:
     package = rapl_package(tmp_path / "powercap")
     plain, turned, set_back, too_long, lost, method = run_pretended(
         tmp_path,

@@ -167,7 +167,7 @@ def test_counters_that_may_not_be_read_come_with_the_lines_that_let_them(tmp_pat
         )
 
 
-def test_counters_that_fail_are_told_by_their_fault(tmp_path: Path) -> None:
+def test_counters_that_fail_are_reported_by_their_fault(tmp_path: Path) -> None:
     package = rapl_package(tmp_path)
     for spoil, words in (
         (lambda: (package / "energy_uj").write_text("gone"), "package-0: holds no number"),
@@ -177,7 +177,7 @@ def test_counters_that_fail_are_told_by_their_fault(tmp_path: Path) -> None:
         remedy = cpu_remedy(LOAD_MODEL, machine(), find_rapl(tmp_path))
         assert remedy is not None
         assert words in remedy.found
-        assert f"Look at {package / 'energy_uj'}" in remedy.do
+        assert f"Check {package / 'energy_uj'}" in remedy.do
         assert GRANT not in remedy.do
     (fault,) = find_rapl(tmp_path, refusing(errno.EIO))
     assert (fault.fault, fault.denied) == ("Input/output error", False)
@@ -193,7 +193,7 @@ def test_counters_that_fail_are_told_by_their_fault(tmp_path: Path) -> None:
         ({}, "the kernel shows none", "sudo modprobe intel_rapl_msr"),
     ],
 )
-def test_where_there_is_no_counter_the_reason_is_told_as_far_as_known(
+def test_where_there_is_no_counter_the_reason_is_reported_as_far_as_known(
     facts: dict[str, Any], found: str, do: str
 ) -> None:
     remedy = cpu_remedy(LOAD_MODEL, machine(**facts), ())
@@ -224,8 +224,8 @@ GPU_COUNTED = MeteredPart(part="gpu", by="counter", energy_class=EnergyClass.MEA
 @pytest.mark.parametrize(
     ("part", "nvml", "makers", "has_smi", "found", "do"),
     [
-        (NO_GPU, SILENT, ["NVIDIA"], True, "does not answer (NVML Shared Library Not Found)", "--gpus all"),
-        (None, SILENT, ["NVIDIA"], True, "does not answer", "libnvidia-ml"),
+        (NO_GPU, SILENT, ["NVIDIA"], True, "does not respond (NVML Shared Library Not Found)", "--gpus all"),
+        (None, SILENT, ["NVIDIA"], True, "does not respond", "libnvidia-ml"),
         (
             NO_GPU,
             NvmlFound(fault="no module", is_installed=False),
@@ -234,7 +234,7 @@ GPU_COUNTED = MeteredPart(part="gpu", by="counter", energy_class=EnergyClass.MEA
             "pynvml is not installed",
             "pip install nvidia-ml-py",
         ),
-        (NO_GPU, PRESENT, None, False, "asks for nvidia-smi, which is not on", "nvidia-utils-NNN"),
+        (NO_GPU, PRESENT, None, False, "needs nvidia-smi, which is not on", "nvidia-utils-NNN"),
         (NO_GPU, PRESENT, ["NVIDIA"], True, "why is not known", "nvidia-smi -q -d POWER"),
         (SAMPLED, PRESENT, ["NVIDIA"], True, "have no energy counter", WALL_METER),
         (NO_GPU, SILENT, ["AMD"], False, "An AMD GPU is not metered", "amdsmi"),
@@ -258,7 +258,7 @@ def test_a_gpu_that_is_not_counted_comes_with_what_would_count_it(
         (None, SILENT, ["AMD"]),
     ],
 )
-def test_nothing_is_said_of_gpus_that_are_counted_or_not_there_or_not_asked_for(
+def test_nothing_is_stated_of_gpus_that_are_counted_or_not_there_or_not_requested(
     part: MeteredPart | None, nvml: NvmlFound, makers: list[str] | None
 ) -> None:
     assert gpu_remedies(part, nvml, makers, has_smi=True) == []

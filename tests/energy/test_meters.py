@@ -239,8 +239,8 @@ def test_noise_has_the_deviation_that_was_asked_and_is_the_same_for_the_same_see
 
 
 def test_the_method_says_what_was_scripted_and_nothing_more() -> None:
-    plain = build(Energy(meter="fake"), attempt=0).method().details
-    assert set(plain) == {"cpu_watts", "ram_watts", "window_seconds", "pue"}
+    steady = build(Energy(meter="fake"), attempt=0).method().details
+    assert set(steady) == {"cpu_watts", "ram_watts", "window_seconds", "pue"}
     settings = Energy(meter="fake", fake_noise_share=0.1, fake_fault="zero", fake_fault_window=3)
     details = build(settings, attempt=0).method().details
     assert (details["noise_share"], details["fault"], details["fault_window"]) == ("0.1", "zero", "3")
@@ -258,13 +258,13 @@ def test_busy_is_all_but_idle_iowait_steal_and_what_is_counted_twice() -> None:
     assert split_times(times) == MachineTimes(busy_seconds=159.0, steal_seconds=7.0)
 
 
-def test_where_nothing_is_said_of_steal_it_is_not_known() -> None:
+def test_where_nothing_is_stated_of_steal_it_is_not_known() -> None:
     mac = namedtuple("mac", "user nice system idle")
     now, before = split_times(mac(9.0, 1.0, 2.0, 50.0)), split_times(mac(4.0, 1.0, 1.5, 40.0))
     assert now.since(before) == MachineTimes(busy_seconds=5.5, steal_seconds=None)
 
 
-def test_a_clock_set_back_by_a_tick_is_nought_and_no_negative_time() -> None:
+def test_a_clock_set_back_by_a_tick_is_zero_and_no_negative_time() -> None:
     now, before = split_times(LinuxTimes(user=9.99, steal=1.0)), split_times(LinuxTimes(user=10.0, steal=1.5))
     assert now.since(before) == MachineTimes(busy_seconds=0.0, steal_seconds=0.0)
 
@@ -373,7 +373,9 @@ def test_the_method_names_the_file_and_the_classes_found_in_it(journal: Path) ->
         ("prune", r"records no window of 'prune' \(recorded: evaluate, train\)"),
     ],
 )
-def test_a_phase_that_is_used_up_or_was_never_recorded_is_told(journal: Path, phase: str, words: str) -> None:
+def test_a_phase_that_is_used_up_or_was_never_recorded_is_reported(
+    journal: Path, phase: str, words: str
+) -> None:
     meter = replay(journal)
     window_of(meter, "evaluate")
     with pytest.raises(MeterError, match=rf"^energy.replay: {re.escape(str(journal))} {words}"):
@@ -382,7 +384,7 @@ def test_a_phase_that_is_used_up_or_was_never_recorded_is_told(journal: Path, ph
     assert window_of(meter, "train").seconds == 12.5
 
 
-def test_a_line_that_a_kill_cut_off_is_left_out(journal: Path) -> None:
+def test_a_line_that_a_kill_truncated_is_left_out(journal: Path) -> None:
     with journal.open("ab") as file:
         file.write(b'{"phase": "tra')
     assert replay(journal).method().details["windows"] == "3"

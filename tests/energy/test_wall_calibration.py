@@ -335,7 +335,7 @@ def test_a_shifted_clock_is_refused_with_the_shift_that_mends_it(ahead: float, w
         calibrate(meter, windows)
 
 
-def test_a_shifted_clock_is_told_before_what_it_leaves_uncovered() -> None:
+def test_a_shifted_clock_is_reported_before_what_it_leaves_uncovered() -> None:
     windows = windows_of()
     with pytest.raises(MeterError, match=r"clock seems 60 s ahead"):
         calibrate(meter_over(windows, ahead=60, before=5, after=120), windows)

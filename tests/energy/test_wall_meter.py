@@ -131,7 +131,7 @@ def test_common_shapes_are_read(tmp_path: Path, header: str, first: str, second:
         ("time,W" + "1" * 200_000, r"the header is no CSV \(field larger than field limit"),
     ],
 )
-def test_a_fault_is_told_with_its_line_and_what_would_do(
+def test_a_fault_is_reported_with_its_line_and_what_would_do(
     tmp_path: Path, text: str | bytes, words: str
 ) -> None:
     with pytest.raises(MeterError, match=words) as raised:

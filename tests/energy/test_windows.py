@@ -45,7 +45,7 @@ def test_a_broken_window_is_refused_in_words(broken: dict[str, Any], words: str)
     assert words in fault_of(**{**SOUND, **broken})
 
 
-def test_a_modelled_part_may_be_nought_while_a_counter_may_not() -> None:
+def test_a_modelled_part_may_be_zero_while_a_counter_may_not() -> None:
     joules = {"cpu": 0.0, "ram": 200.0}
     assert (
         fault_of(**{**SOUND, "joules": joules, "classes": dict.fromkeys(joules, EnergyClass.MODELLED)}) == ""

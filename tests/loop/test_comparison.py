@@ -249,7 +249,7 @@ def test_runs_given_up_are_in_the_report_at_an_energy_that_is_not_known(tmp_path
     assert savings.quality.lost_joules is None
     assert savings.quality.set_aside == (f"'{arm}', seed 0: broken off; what it took is not known",) * 2
     text = markdown_of(record)
-    assert "nothing was written down of 2 but the beginning" in text
+    assert "nothing was recorded of 2 but the beginning" in text
     assert "of runs discarded, set aside or broken off | not known" in text
     assert f"{arm}, seed 0: broken off; what it took is not known" in text
     (row, _) = [line for line in text.splitlines() if f"| {arm}, seed 0 | no: broken off" in line]

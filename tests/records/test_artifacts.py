@@ -27,7 +27,7 @@ from tpsprune.records import (
     dump,
     load,
 )
-from tpsprune.report.assessment import assessed
+from tpsprune.report.assessment import assess_journal
 from tpsprune.report.savings.json_report import report_json
 from tpsprune.runs import (
     ComparisonFolder,
@@ -83,7 +83,7 @@ def test_a_comparisons_report(folder: Path) -> None:
     shipped = json.loads(text)
     assert energy_report_text(read_energy_report(folder / "report.json")) == text
     provenance = shipped["provenance"]
-    raw = report_json(assessed(ComparisonFolder(folder)), {}, (), provenance["journal_sha256"] or "")
+    raw = report_json(assess_journal(ComparisonFolder(folder)), {}, (), provenance["journal_sha256"] or "")
     drawn = {key: shipped[key] for key in ("plots", "not_drawn")}
     assert to_json_text({**raw, **drawn}) == text
 

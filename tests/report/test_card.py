@@ -35,14 +35,14 @@ def metered(**more: Any) -> dict[str, Any]:
         details={"cpu_model": "Some CPU"},
         excluded=("screen", "power supply"),
     )
-    told = replace(
+    named = replace(
         outcome(),
         energy={"train": phase},
         method=method,
         total=Cost(joules=3600.0, seconds=3.0, cpu_seconds=2.5),
         **more,
     )
-    raw: dict[str, Any] = dump(told)
+    raw: dict[str, Any] = dump(named)
     return raw
 
 
@@ -139,7 +139,7 @@ def places(raw: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("path", list(places(metered())), ids=".".join)
-def test_a_field_that_an_old_run_lacks_is_said_or_left_out_and_never_guessed(path: tuple[str, ...]) -> None:
+def test_a_field_that_an_old_run_lacks_is_stated_or_left_out_and_never_guessed(path: tuple[str, ...]) -> None:
     raw = copy.deepcopy(metered())
     inner = raw
     for name in path[:-1]:
@@ -196,7 +196,7 @@ def test_the_card_of_a_regression_names_its_own_quality() -> None:
 
 
 @pytest.mark.parametrize(("loss", "of"), [("next-token", "token"), ("cross-entropy", "item")])
-def test_scores_are_of_tokens_where_the_next_one_is_told(loss: str, of: str) -> None:
+def test_scores_are_of_tokens_where_the_next_one_is_reported(loss: str, of: str) -> None:
     raw = metered()
     raw["task"] |= {"input_kind": "tokens", "input_shape": [64], "vocabulary": 256, "loss": loss}
     assert f" scores for each {of}." in card(raw)

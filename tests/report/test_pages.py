@@ -186,7 +186,7 @@ def test_pictures_in_a_page_share_no_names_and_every_name_that_is_pointed_to_is_
     assert {first or second for first, second in pointed} <= set(ids)
 
 
-def test_every_picture_is_said_in_words_and_drawn_in_the_pages_own_paints() -> None:
+def test_every_picture_is_stated_in_words_and_drawn_in_the_pages_own_paints() -> None:
     page = drawn_page()
     pictures = re.findall(r"<svg\b[^>]*>", page)
     assert len(pictures) == 7

@@ -11,7 +11,7 @@ import pytest
 from tests.report.test_terminal import decision, outcome
 from tpsprune.records import Reading
 from tpsprune.report import pictures
-from tpsprune.report.study_figure import draw_study, study_figure
+from tpsprune.report.study_figure import plot_study, study_figure
 
 
 @pytest.fixture
@@ -61,8 +61,8 @@ def test_a_picture_names_quality_and_unit_and_draws_a_loss_below_zero() -> None:
     )
     assert [axes.get_ylabel() for axes in figure.axes[:2]] == ["loss", "validation\nR²"]
     assert figure.axes[0].get_yscale() == "linear"
-    both = [pictures.Beside("a", readings, 3.0, "R²", ""), pictures.Beside("b", readings, 3.0)]
-    labels = [axes.get_ylabel() for axes in pictures.beside_figure(both).axes]
+    both = [pictures.PlottedRun("a", readings, 3.0, "R²", ""), pictures.PlottedRun("b", readings, 3.0)]
+    labels = [axes.get_ylabel() for axes in pictures.two_runs_figure(both).axes]
     assert labels[-1] == "validation\nR² / validation\naccuracy"
 
 
@@ -88,7 +88,7 @@ def test_the_picture_names_its_quantities_and_what_was_predicted(
 ) -> None:
     file = tmp_path / "tides.json"
     file.write_text(json.dumps(record(low, high)))
-    picture = draw_study(file)
+    picture = plot_study(file)
     assert picture == tmp_path / "tides.svg"
     drawn = picture.read_text()
     for label in (
@@ -98,13 +98,13 @@ def test_the_picture_names_its_quantities_and_what_was_predicted(
         f"tides: undecided (orange: predicted, {words})",
     ):
         assert label in drawn
-    assert draw_study(file).read_text() == drawn
+    assert plot_study(file).read_text() == drawn
 
 
 def test_a_study_that_measured_nothing_still_has_a_picture(tmp_path: Path) -> None:
     file = tmp_path / "tides.json"
     file.write_text(json.dumps({**record(1.0, None), "quantities": []}))
-    assert "tides: undecided" in draw_study(file).read_text()
+    assert "tides: undecided" in plot_study(file).read_text()
 
 
 def panel(title: str, *, log_x: bool) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from tpsprune.report.savings.plots import (
     Plot,
     break_even_plot,
     csv_text,
-    draw_plots,
     forest_plot,
     history_plot,
+    make_plots,
     models_plot,
     pairs_plot,
     phases_plot,
@@ -137,7 +137,7 @@ def test_a_cost_without_measure_does_not_dwarf_the_other_claims() -> None:
 
 
 def test_an_interval_without_ends_is_drawn_to_the_edges() -> None:
-    found = savings(pairs=1)
+    found = savings(pairs=2)
     claim = found.claims[0]
     assert claim.change is not None
     endless = replace(claim, change=replace(claim.change, low=-inf, high=nan), idle_subtracted=None)
@@ -160,7 +160,7 @@ def test_the_energy_per_epoch_is_what_was_spent_between_two_readings() -> None:
     assert row[4] == pytest.approx((after.joules - before.joules) / (after.epoch - before.epoch))
 
 
-def test_the_course_is_of_the_first_pair_that_counts() -> None:
+def test_the_history_is_of_the_first_pair_that_counts() -> None:
     found = savings()
     lines = tuple(
         replace(each, counted=each.counted and (each.arm, each.pair) != ("ticket", 0)) for each in found.runs
@@ -189,7 +189,7 @@ def test_joules_in_no_claim_are_of_the_class_of_their_own_windows() -> None:
 
 
 def test_the_line_of_a_break_even_crosses_where_the_record_says() -> None:
-    found = savings(Standing.COST_INCREASE_MODELLED, factor=2.4)
+    found = savings(None, factor=2.4, inference_factor=1.0)
     drawn = made(break_even_plot(found))
     line, mark = drawn.figure.axes[0].get_lines()[:2]
     (x0, x1), (y0, y1) = line.get_xdata(), line.get_ydata()
@@ -230,7 +230,7 @@ def test_the_titles_and_axes_of_plots_say_what_quality_is_called() -> None:
     text = 'name = "x"\n[task]\nloss = "mse"\n[task.data]\nkind = "tabular"\n'
     found = savings()
     design = replace(found.comparison.design, recipe_text=text)
-    drawn, left_out = draw_plots(replace(found, comparison=replace(found.comparison, design=design)))
+    drawn, left_out = make_plots(replace(found, comparison=replace(found.comparison, design=design)))
     assert not left_out
     words = " ".join(f"{plot.title} {plot.spoken} {plot.columns}" for plot in drawn.values())
     labels = " ".join(axes.get_ylabel() for plot in drawn.values() for axes in plot.figure.axes)

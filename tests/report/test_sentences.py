@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.report.savings_examples import EXAMPLES, at_the_wall, metered, savings
+from tests.report.savings_examples import EXAMPLES, assessed, at_the_wall, comparison, metered, savings
 from tpsprune.claims.assess import break_even
 from tpsprune.records import BrokenOff, EnergyClass, EnergyMethod, Grid, Savings, Standing, Support
 from tpsprune.report.savings.pages import render_page
@@ -54,7 +54,7 @@ def with_one_given_up(found: Savings) -> Savings:
 
 def metered_as(scope: str) -> Savings:
     classes = {"cpu": EnergyClass.MEASURED}
-    return metered(savings(), EnergyMethod(meter="meter", scope=scope, classes=classes), classes, "measured")
+    return assessed(metered(comparison(), EnergyMethod(meter="meter", scope=scope, classes=classes)))
 
 
 def with_own_grid() -> Savings:
@@ -70,8 +70,10 @@ def with_lost_accuracy() -> Savings:
 
 def with_an_arm_metered_otherwise() -> Savings:
     found = savings(arms=3)
-    lines = [replace(run, energy_class="measured") if run.arm == "stopped" else run for run in found.runs]
-    return replace(found, runs=tuple(lines))
+    lines = [
+        replace(run, energy_class="measured") if run.arm == "dense-stopped" else run for run in found.runs
+    ]
+    return replace(found, runs=tuple(lines), attribution=found.attribution[:2])
 
 
 def with_nothing_lost() -> Savings:
@@ -190,9 +192,14 @@ def pay_back(found: Savings) -> dict[str, list[str]]:
 @pytest.mark.parametrize("start", CASES)
 @pytest.mark.parametrize("stands", [True, False])
 def test_what_two_means_say_is_no_fact_where_the_claim_was_refused(start: str, stands: bool) -> None:
-    trainings, answers = CASES[start]
+    trainings, inferences = CASES[start]
     each = break_even(
-        arm="ticket", batch=64, trainings=trainings, inferences=answers, per_day=None, energy_class="modelled"
+        arm="ticket",
+        batch=64,
+        trainings=trainings,
+        inferences=inferences,
+        per_day=None,
+        energy_class="modelled",
     )
     assert each.reason.startswith(start)
     standing = Standing.SAVING_MODELLED if stands else Standing.WITHIN_NOISE
@@ -218,7 +225,7 @@ def test_a_years_saving_is_shown_only_where_that_of_an_inference_may_be_claimed(
     )
     read = pay_back(replace(found, claims=claims))
     assert read["arm"] == ["ticket, batch 1", "ticket, batch 64"]
-    assert read["saved in a year"] == ["no claim", "0.392 Wh"]
+    assert read["saved in a year"] == ["no claim", "0.393 Wh"]
 
 
 def checks(found: Savings) -> dict[str, str]:
@@ -227,7 +234,7 @@ def checks(found: Savings) -> dict[str, str]:
     return dict(zip(read["check"], shown, strict=True))
 
 
-def test_warm_ups_lost_energy_and_heat_are_told_apart_from_none_and_from_not_known() -> None:
+def test_warm_ups_lost_energy_and_heat_are_distinguished_from_none_and_from_not_known() -> None:
     found = checks(savings())
     assert found["warm-up runs discarded"] == "1"
     assert (found["runs set aside"], found["runs broken off"]) == ("0", "1")
@@ -271,12 +278,12 @@ def test_no_sentence_of_the_text_has_lost_its_middle(example: str) -> None:
 )
 def test_what_is_no_accuracy_is_called_by_its_name(loss: str, quality: str) -> None:
     text = f'name = "x"\n[task]\nloss = "{loss}"\n[task.data]\nkind = "tabular"\n'
-    found = savings(Standing.ACCURACY_NOT_PRESERVED)
-    found = with_comparison(found, design=replace(found.comparison.design, recipe_text=text))
-    page = render_page("md", found)
+    found = comparison()
+    found = replace(found, design=replace(found.design, recipe_text=text))
+    page = render_page("md", assessed(found, Standing.ACCURACY_NOT_PRESERVED))
     assert quality in page
     # Codes of programs keep their words.
-    told = re.sub(r"ACCURACY\\?_NOT\\?_PRESERVED|label accuracy", "", page, flags=re.IGNORECASE)
-    assert "accuracy" not in told.lower()
+    text = re.sub(r"ACCURACY\\?_NOT\\?_PRESERVED|label accuracy", "", page, flags=re.IGNORECASE)
+    assert "accuracy" not in text.lower()
     assert standing_words(Standing.ACCURACY_NOT_PRESERVED, "R²") == "R² not shown to be kept"
     assert standing_words(Standing.ACCURACY_NOT_PRESERVED, inside=True) == "accuracy not shown to be kept"

@@ -48,8 +48,8 @@ from tpsprune.report.live import (
     BarShow,
     JsonCompare,
     JsonShow,
-    PlainCompare,
-    PlainShow,
+    LineCompare,
+    LineShow,
     print_next,
     run_line,
 )
@@ -118,7 +118,7 @@ def outcome(joules: float | None = 123.4, valid: bool = True) -> RunResult:
     )
 
 
-def told(use: Callable[[Console], object], width: int = 80, *, terminal: bool = False) -> str:
+def rendered(use: Callable[[Console], object], width: int = 80, *, terminal: bool = False) -> str:
     """Return what a console is given."""
     stream = io.StringIO()
     use(Console(width=width, file=stream, force_terminal=terminal, color_system=None))
@@ -126,7 +126,7 @@ def told(use: Callable[[Console], object], width: int = 80, *, terminal: bool = 
 
 
 def printed(thing: object) -> str:
-    return told(lambda console: console.print(thing, highlight=False))
+    return rendered(lambda console: console.print(thing, highlight=False))
 
 
 def shown(make: Callable[[Console], AbstractShow], events: Iterable[Comparing], **more: Any) -> str:
@@ -135,7 +135,7 @@ def shown(make: Callable[[Console], AbstractShow], events: Iterable[Comparing], 
             for event in events:
                 show.show(event)
 
-    return told(run, **more)
+    return rendered(run, **more)
 
 
 def lines_of(
@@ -156,7 +156,7 @@ def test_the_closing_tables_fit_80_columns_and_carry_their_classes() -> None:
 
 
 def test_the_commands_to_type_next_are_never_broken_in_two() -> None:
-    text = told(lambda console: print_next(console, outcome()), 40)
+    text = rendered(lambda console: print_next(console, outcome()), 40)
     assert text.splitlines()[-2:] == [
         "  tpsprune show runs/digits-01234567",
         "  tpsprune export runs/digits-01234567 --to tickets/digits",
@@ -218,7 +218,7 @@ EVENTS: list[Event] = [
 
 
 def test_plain_lines_hold_each_reading_once_and_no_colour() -> None:
-    text = shown(PlainShow, EVENTS)
+    text = shown(LineShow, EVENTS)
     assert text.count("epoch 1.0  loss 0.510  acc 0.900  d_eff 0.3  28 W 12.0 J") == 1
     assert "epoch 0.5" not in text
     assert "Note: [not markup]" in text
@@ -278,7 +278,7 @@ RUNS: tuple[Comparing, ...] = (
 
 
 def test_lines_say_what_a_run_took_its_class_and_where_it_came_to() -> None:
-    assert shown(PlainCompare, RUNS, width=100).splitlines() == [
+    assert shown(LineCompare, RUNS, width=100).splitlines() == [
         "warming up: a short run, thrown away",
         "1/12  dense, seed 3: 120 J (measured), 20.0 s, test accuracy 0.9000; about 90.0 s left",
         "2/12  ticket, seed 3: 20.0 J (measured), 20.0 s, failed: the loss is not finite",
@@ -361,7 +361,7 @@ def test_what_is_no_accuracy_is_called_by_its_name(loss: str, quality: str) -> N
     assert f"test {quality} " in text
     assert quality == "label accuracy" or "accuracy" not in text
     events = [replace(event, quality=quality) for event in EVENTS if isinstance(event, Progress | Pruned)]
-    text = shown(PlainShow, events, width=200)
+    text = shown(LineShow, events, width=200)
     assert f"{quality} 0.900  d_eff" in text
     assert f"validation {quality} 0.9000 before" in text
     run = savings().comparison.runs[0]

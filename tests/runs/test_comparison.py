@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.claims.conftest import answers, design, idle, run, window
+from tests.claims.conftest import design, idle, inference, run, window
 from tpsprune.errors import RunFolderError
 from tpsprune.records import BrokenOff, Choices, Grid, HistoryPoint
 from tpsprune.runs import ComparisonFolder
@@ -35,14 +36,14 @@ def test_everything_measured_comes_back_as_it_was(folder: ComparisonFolder) -> N
     folder.append("idle", idle(0))
     folder.append("run", first)
     folder.append("run", second)
-    folder.append("inference", answers("dense", 0, 1, 5.0))
+    folder.append("inference", inference("dense", 0, 1, 5.0))
     folder.append("broken-off", lost)
     folder.append("choices", choices)
     found, under_way = folder.read()
     assert found.design == design()
     assert found.runs == (first, second)
     assert found.idle == (idle(0),)
-    assert found.inference == (answers("dense", 0, 1, 5.0),)
+    assert found.inference == (inference("dense", 0, 1, 5.0),)
     assert found.broken_off == (lost,)
     assert found.choices == choices
     assert (found.pairs_asked, found.under_way, under_way) == (6, "", None)
@@ -69,20 +70,18 @@ def test_an_end_ends_it(folder: ComparisonFolder, kind: str) -> None:
     assert folder.read()[0].under_way == ""
 
 
-def test_a_line_cut_off_at_the_end_is_left_out_and_said(folder: ComparisonFolder) -> None:
+def test_a_line_truncated_at_the_end_is_left_out_and_noted(folder: ComparisonFolder) -> None:
     folder.append("run", run("dense", 0, 100.0))
     with folder.journal.path.open("a") as file:
         file.write('{"schema": "tpsprune.comparison/1", "kind": "ru')
     found, _ = folder.read()
     assert len(found.runs) == 1
-    assert "cut off" in found.notes[-1]
+    assert "truncated" in found.notes[-1]
 
 
 @settings(max_examples=25)
 @given(st.data())
-def test_a_journal_cut_off_anywhere_never_counts_half_a_run(data: st.DataObject) -> None:
-    import tempfile
-
+def test_a_journal_truncated_anywhere_never_counts_half_a_run(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = ComparisonFolder(Path(place))
         folder.append("design", design())
@@ -97,26 +96,25 @@ def test_a_journal_cut_off_anywhere_never_counts_half_a_run(data: st.DataObject)
         assert len(runs) <= kept.count(b"\n", whole) + 1
 
 
-def test_pairs_asked_for_later_are_counted_and_said(folder: ComparisonFolder) -> None:
-    folder.append("run", run("dense", 0, 100.0))
+@pytest.mark.parametrize(
+    ("runs", "looks", "note"), [(0, 1, ""), (1, 2, "from 6 to 8 after the results of 1")]
+)
+def test_pairs_requested_after_a_run_are_another_look(
+    folder: ComparisonFolder, runs: int, looks: int, note: str
+) -> None:
+    for pair in range(runs):
+        folder.append("run", run("dense", pair, 100.0))
     folder.append("pairs", {"pairs": 8})
     found, _ = folder.read()
-    assert found.pairs_asked == 8
-    assert found.looks == 2
-    assert "from 6 to 8 after 1 could be looked at" in found.notes[0]
+    assert (found.pairs_asked, found.looks, len(found.notes)) == (8, looks, runs)
+    assert note in "".join(found.notes)
 
 
-def test_pairs_asked_for_before_any_run_are_no_look(folder: ComparisonFolder) -> None:
-    folder.append("pairs", {"pairs": 8})
-    found, _ = folder.read()
-    assert (found.pairs_asked, found.looks, found.notes) == (8, 1, ())
-
-
-def test_a_pair_set_aside_stays_in_the_journal_and_out_of_the_runs(folder: ComparisonFolder) -> None:
+def test_a_pair_set_aside_is_kept_in_the_journal_and_out_of_the_runs(folder: ComparisonFolder) -> None:
     for pair in range(2):
         folder.append("idle", idle(pair))
         folder.append("run", run("dense", pair, 100.0))
-        folder.append("inference", answers("dense", pair, 1, 5.0))
+        folder.append("inference", inference("dense", pair, 1, 5.0))
     folder.append("redo", {"pair": 1, "why": "set aside: the counter did not move"})
     found, _ = folder.read()
     assert [(each.pair, each.arm) for each in found.runs] == [(0, "dense")]
@@ -142,8 +140,8 @@ def rewritten(folder: ComparisonFolder, line: int, **changes: Any) -> None:
     ("changes", "words"),
     [
         ({"schema": "tpsprune.comparison/2"}, "line 2 was written by a newer tpsprune"),
-        ({"schema": "somebody.elses/1"}, "line 2 is no record of a comparison"),
-        ({"kind": "walk"}, "line 2 is no record of a comparison .*'walk'"),
+        ({"schema": "another.tool/1"}, "line 2 is no record of a comparison"),
+        ({"kind": "tour"}, "line 2 is no record of a comparison .*'tour'"),
         ({"windows": None}, "line 2 is no record of a comparison .*changed from outside"),
         ({"unheard_of": 1}, "line 2 is no record of a comparison .*unheard_of"),
     ],
@@ -166,13 +164,10 @@ def test_a_line_damaged_in_the_middle_is_refused_by_its_number(folder: Compariso
         folder.read()
 
 
-def test_a_journal_that_does_not_begin_with_a_design_is_none(folder: ComparisonFolder) -> None:
-    rewritten(folder, 0, kind="run")
-    with pytest.raises(RunFolderError, match="does not begin with a design"):
-        folder.read()
-
-
-def test_a_second_design_is_refused(folder: ComparisonFolder) -> None:
+def test_a_journal_begins_with_its_only_design(folder: ComparisonFolder) -> None:
     folder.append("design", design())
     with pytest.raises(RunFolderError, match=r"line 2 .*a second design"):
+        folder.read()
+    rewritten(folder, 0, kind="run")
+    with pytest.raises(RunFolderError, match="does not begin with a design"):
         folder.read()

@@ -237,7 +237,7 @@ def test_a_journal_that_was_never_written_is_empty(journal: Journal) -> None:
     assert not journal.path.exists()
 
 
-def test_a_cut_off_last_line_is_left_out_and_reported(journal: Journal) -> None:
+def test_a_truncated_last_line_is_left_out_and_reported(journal: Journal) -> None:
     journal.path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
     assert journal.read() == ([{"step": 1}, {"step": 2}], True)
 
@@ -263,13 +263,13 @@ def test_truncating_keeps_what_the_predicate_holds_for(journal: Journal) -> None
     assert journal.truncate_to(lambda record: True) == 0
 
 
-def test_truncating_drops_a_cut_off_line_too(journal: Journal) -> None:
+def test_truncating_drops_a_truncated_line_too(journal: Journal) -> None:
     journal.path.write_text('{"step": 1}\n{"st')
     assert journal.truncate_to(lambda record: True) == 0
     assert journal.path.read_text() == '{"step": 1}\n'
 
 
-def test_a_full_device_is_told_in_words(journal: Journal) -> None:
+def test_a_full_device_is_reported(journal: Journal) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     journal.path.symlink_to("/dev/full")

@@ -59,17 +59,19 @@ def test_a_new_folder_lies_where_name_and_digest_say(tmp_path: Path) -> None:
     assert [journal.path.stem for journal in journals] == ["readings", "energy", "decisions"]
 
 
-def test_an_unfinished_run_is_not_written_over(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path, "mnist", "abcd1234")
-    with pytest.raises(RunFolderError, match=r"an unfinished run .*--resume.*--again.*--out"):
+@pytest.mark.parametrize(
+    ("is_finished", "words"),
+    [
+        (False, "an unfinished run .*go on with --resume.*--again.*--out"),
+        (True, "a finished run of this recipe: run it once more with --again.*--out"),
+    ],
+)
+def test_a_run_is_not_written_over(tmp_path: Path, is_finished: bool, words: str) -> None:
+    made = RunFolder.create(tmp_path, "mnist", "abcd1234")
+    if is_finished:
+        made.result.write_text("{}")
+    with pytest.raises(RunFolderError, match=words):
         RunFolder.create(tmp_path, "mnist", "abcd1234")
-
-
-def test_a_finished_run_is_not_written_over(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path, "mnist", "abcd1234").result.write_text("{}")
-    with pytest.raises(RunFolderError, match=r"a finished run .*--again.*--out") as caught:
-        RunFolder.create(tmp_path, "mnist", "abcd1234")
-    assert "--resume" not in str(caught.value)
 
 
 def test_again_takes_the_next_free_folder(tmp_path: Path) -> None:
@@ -101,7 +103,7 @@ def test_opening_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
     assert RunFolder.open_existing(made.path) == made
 
 
-def test_a_place_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match=r"cannot write .*file"):
         RunFolder.create(tmp_path / "file", "a", "0")
@@ -109,14 +111,14 @@ def test_a_place_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None
         RunFolder.create(tmp_path / "file" / "runs", "a", "0")
 
 
-def test_a_read_only_place_is_told_in_words() -> None:
+def test_a_read_only_place_is_reported() -> None:
     if not Path("/proc/sys/kernel").exists():
         pytest.skip("this system has no /proc")
     with pytest.raises(RunFolderError, match=r"cannot write|not permitted|read-only"):
         RunFolder.create(Path("/proc/sys/kernel/runs"), "a", "0")
 
 
-def test_one_process_holds_a_folder_and_the_next_is_told_which(tmp_path: Path) -> None:
+def test_one_process_holds_a_folder_and_the_next_learns_which(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "a", "0")
     child = holder_of(folder)
     try:

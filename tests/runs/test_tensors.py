@@ -111,8 +111,8 @@ def test_what_becomes_of_the_file_does_not_touch_the_tensors(tmp_path: Path) -> 
     assert torch.equal(found["weight"], torch.ones(100))
 
 
-def test_a_number_type_without_a_word_is_refused_by_its_name(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="safetensors has no word for complex128"):
+def test_a_number_type_that_the_format_lacks_is_refused_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="safetensors has no name for complex128"):
         save_tensors(tmp_path / "c.safetensors", {"a": torch.zeros(1, dtype=torch.complex128)}, {})
     assert list(tmp_path.iterdir()) == []
 
@@ -160,7 +160,7 @@ def test_a_foreign_file_is_refused_without_reading_its_tensors(
         load_tensors(path)
 
 
-def test_a_full_device_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_device_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
 
@@ -264,7 +264,7 @@ def test_a_header_longer_than_its_file_costs_nothing(tmp_path: Path, length: int
         load_tensors(path)
 
 
-def test_a_tensor_for_which_there_is_no_room_is_told_in_words(tmp_path: Path) -> None:
+def test_a_tensor_for_which_there_is_no_room_is_reported(tmp_path: Path) -> None:
     # No bytes are needed for nothing, whatever the other axes are: torch cannot count them.
     header = {"w": entry(shape=[0, 2**62, 2**62], offsets=[0, 0])}
     path = written(tmp_path / "a.safetensors", json.dumps(header).encode(), b"")

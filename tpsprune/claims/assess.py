@@ -1,4 +1,4 @@
-"""From a comparison as measured to what it lets one claim: pure, and equal for equal journals."""
+"""The assessment of a comparison: a pure function of its journal."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from tpsprune.claims.claim import claims_of
 from tpsprune.claims.faults import quality_of
 from tpsprune.claims.ladder import FEWEST_PAIRS, may_claim, may_not_claim
 from tpsprune.claims.pairs import CountedPairs, count_pairs
-from tpsprune.claims.window_sums import class_words, cpu_seconds_of, grade_of, joules_of, seconds_of
+from tpsprune.claims.window_sums import grade_of
 from tpsprune.numerics.small_samples import fieller, needed_pairs
 from tpsprune.records import (
+    JOULES_PER_KWH,
     ArmRun,
     BreakEven,
     Claim,
@@ -27,11 +28,14 @@ from tpsprune.records import (
     Standing,
     Step,
     WallFit,
+    classes_of,
+    cpu_seconds_of,
+    joules_of,
+    seconds_of,
 )
 
-ASKED_SAVINGS: Final = (0.05, 0.1, 0.2, 0.4)
+DETECTED_SAVINGS: Final = (0.05, 0.1, 0.2, 0.4)
 PILOT_PAIRS: Final = 3
-JOULES_PER_KWH: Final = 3.6e6
 FEWEST_TO_CLAIM: Final = FEWEST_PAIRS + 1
 STEPS: Final = (
     ("dense-stopped", "dense", "stopping by the same rules, watching and TPS included"),
@@ -41,22 +45,22 @@ STEPS: Final = (
     ("ticket", "shape-scratch", "the ticket against its shape from scratch, equal epochs, shape for nothing"),
     ("ticket", "shape-scratch-joules", "the same at equal joules"),
     ("ticket", "random-ticket", "the ticket against units drawn by lot, their number for nothing"),
-    ("ticket", "early-bird", "the ticket against one drawn and cut after Early-Bird"),
+    ("ticket", "early-bird", "the ticket against one drawn and pruned after Early-Bird"),
     ("ticket", "ticket-without-tps", "TPS"),
     ("ticket", "dense", "all of it"),
 )
-"""Arm, baseline and in what one thing they differ."""
+"""Arm, baseline, and the one thing in which they differ."""
 
 Costs = tuple[float, float]
 """Joules of the arm and of its baseline in one pair."""
 
 
 def assess(comparison: ComparisonRecord, wall_fit: WallFit | None = None) -> Savings:
-    """Return the verdict, every claim, and all that a report shows of a comparison.
+    """Return the verdict, every claim, and all other contents of a report.
 
     The unit is the pair: runs of the same seed, one after another. Windows within a run are parts of one
-    figure, never repetitions. A pair counts once every arm of it is finished. ``wall_fit`` says that the
-    windows hold a wall meter's joules, and how those went with the software's.
+    figure, never repetitions. A pair counts once every arm of it is finished. ``wall_fit`` is
+    the line of the wall meter's power on the software's, where the windows hold a wall meter's joules.
     """
     counted = count_pairs(comparison)
     grade = grade_of(counted.windows)
@@ -81,7 +85,7 @@ def assess(comparison: ComparisonRecord, wall_fit: WallFit | None = None) -> Sav
 
 
 def _is_complete(counted: CountedPairs) -> bool:
-    """Return whether all that was asked for is done: every pair, and the inference of every model left."""
+    """Return whether every requested pair is done, and the inference of every model of it."""
     comparison = counted.comparison
     done = {(span.arm, span.pair, span.batch) for span in comparison.inference}
     return (
@@ -103,22 +107,22 @@ def _ledger(counted: CountedPairs) -> Iterator[PhaseMean]:
         for phase in dict.fromkeys(window.phase for run in runs for window in run.windows):
             windows = [[window for window in run.windows if window.phase == phase] for run in runs]
             joules = [joules_of(each) if each else 0.0 for each in windows]
-            known = [value for value in joules if value is not None]
+            metered = [value for value in joules if value is not None]
             yield PhaseMean(
                 arm=arm,
                 phase=phase,
-                joules=fsum(known) / len(runs) if len(known) == len(joules) else None,
+                joules=fsum(metered) / len(runs) if len(metered) == len(joules) else None,
                 seconds=fsum(seconds_of(each) for each in windows) / len(runs),
                 cpu_seconds=cpu_seconds_of(window for each in windows for window in each) / len(runs),
-                energy_class=class_words(window for each in windows for window in each),
+                energy_class=classes_of(window for each in windows for window in each),
             )
 
 
 def _attribution(counted: CountedPairs) -> tuple[Step, ...]:
-    """Return where a change came from: the steps whose arms are both there.
+    """Return the steps that a change is made of: those whose arms both ran.
 
-    Along a chain the logarithms of (1 − saving) add up. Nothing is claimed of a step: the intervals are not
-    corrected for being several. Energy tells half of it: each step has the change of accuracy in its detail.
+    Along a chain the logarithms of (1 − saving) add up. No step is a claim: the intervals are not
+    corrected for multiple comparisons. The change of accuracy is in the detail of each step.
     """
     arms = counted.design.arms
     return tuple(
@@ -157,23 +161,23 @@ def _break_even(counted: CountedPairs, claims: Sequence[Claim]) -> Iterator[Brea
             for mine, other in spans:
                 costs = [joules_of(counted.run(span.arm, span.pair).windows) for span in (mine, other)]
                 costs += [span.joules_per_item for span in (mine, other)]
-                known = [value for value in costs if value is not None]
-                if len(known) == len(costs):
-                    trainings.append((known[0], known[1]))
-                    inferences.append((known[2], known[3]))
+                metered = [value for value in costs if value is not None]
+                if len(metered) == len(costs):
+                    trainings.append((metered[0], metered[1]))
+                    inferences.append((metered[2], metered[3]))
             yield break_even(
                 arm=arm,
                 batch=batch,
                 trainings=trainings,
                 inferences=inferences,
                 per_day=counted.comparison.choices.per_day,
-                energy_class=class_words(span.window for pair in spans for span in pair),
+                energy_class=classes_of(span.window for pair in spans for span in pair),
                 refused=_refused(claims, arm, batch),
             )
 
 
 def _refused(claims: Sequence[Claim], arm: str, batch: int) -> str:
-    """Return in words why a break-even has nothing to rest on: noise in the training alone is no reason."""
+    """Return why there is no break-even; noise in the training claim alone is no reason."""
     for claim in claims:
         mine = claim.arm == arm and (claim.kind == "training" or claim.batch == batch)
         of_inference = claim.kind == "inference"
@@ -196,16 +200,16 @@ def break_even(
 ) -> BreakEven:
     """Return N* = mean(E_arm − E_baseline) / mean(e_baseline − e_arm) with Fieller's 95 % interval.
 
-    After N* inferences a training has paid back what it took more. E is what a whole training took, e what
-    one inference takes, both of the same pairs. All three numbers are at least 0: a training that took less
-    beyond doubt has paid back before the first inference. Where an inference is not cheaper beyond doubt (its
-    95 % interval includes zero) there is no such number, and where a claim that it rests on was ``refused``
-    neither; the reason says so. It does not see what serving takes beside the model: loading, waiting, the
-    network.
+    After N* inferences the extra energy of a training is paid back. E is the energy of a whole training, e
+    that of one inference, both of the same pairs. All three numbers are at least 0: a training that took less
+    beyond doubt has paid back before the first inference. There is no such number where an inference
+    is not cheaper beyond doubt (its 95 % interval includes zero), nor where a claim that it rests on was
+    ``refused``; ``reason`` names the cause. It does not see what serving takes besides the model: loading,
+    waiting, the network.
     """
     extra = [mine - other for mine, other in trainings]
     saved = [other - mine for mine, other in inferences]
-    known = BreakEven(
+    estimate = BreakEven(
         arm=arm,
         batch=batch,
         extra_joules=statistics.fmean(extra) if extra else None,
@@ -219,35 +223,35 @@ def break_even(
         energy_class=energy_class,
     )
     if refused:
-        return known
-    if known.extra_joules is None or known.saved_joules is None or len(extra) < 2:
-        return replace(known, reason="fewer than two pairs have both a training and inference metered")
+        return estimate
+    if estimate.extra_joules is None or estimate.saved_joules is None or len(extra) < 2:
+        return replace(estimate, reason="fewer than two pairs have both a training and inference metered")
     bounds = fieller(extra, saved)
     if isnan(bounds.ratio):
-        if known.saved_joules > 0:
+        if estimate.saved_joules > 0:
             never = (
                 "an inference is not cheaper beyond doubt: the 95 % interval of what it saves includes zero"
             )
-        elif known.extra_joules > 0:
+        elif estimate.extra_joules > 0:
             never = "an inference is no cheaper and the training took more: it never pays back"
         else:
             never = "an inference is no cheaper; if it costs more, inference uses up what the training saved"
-        return replace(known, reason=never)
+        return replace(estimate, reason=never)
     number, low, high = (max(value, 0.0) for value in (bounds.ratio, bounds.low, bounds.high))
     days = None if per_day is None else number / per_day
     at_once = "the training took less than the baseline's beyond doubt: paid back before the first inference"
     return replace(
-        known, inferences=number, low=low, high=high, days=days, reason=at_once if high == 0 else ""
+        estimate, inferences=number, low=low, high=high, days=days, reason=at_once if high == 0 else ""
     )
 
 
 def _needed(claim: Claim) -> tuple[Needed, ...]:
-    """Return how many pairs would show which saving, from the scatter of at least three."""
+    """Return the pairs needed to detect each of several savings, from the deviation over at least three."""
     change = claim.change
     if change is None or change.pairs < PILOT_PAIRS:
         return ()
     return tuple(
-        Needed(asked, needed_pairs(asked, change.deviation, FEWEST_TO_CLAIM)) for asked in ASKED_SAVINGS
+        Needed(share, needed_pairs(share, change.deviation, FEWEST_TO_CLAIM)) for share in DETECTED_SAVINGS
     )
 
 
@@ -260,7 +264,7 @@ def _run_line(counted: CountedPairs, run: ArmRun) -> RunLine:
         arm=run.arm,
         seed=run.seed,
         joules=joules,
-        energy_class=class_words(run.windows),
+        energy_class=classes_of(run.windows),
         seconds=seconds_of(run.windows),
         cpu_seconds=cpu_seconds_of(run.windows),
         accuracy=run.accuracy,

@@ -110,17 +110,17 @@ class _Model:
 def band_of(
     pairs: Sequence[tuple[Usage, Usage]], method: EnergyMethod, logical_cpus: int
 ) -> tuple[BandPoint, ...]:
-    """Return the saving over pairs (arm, baseline) under each model of a small grid; what is measured stays.
+    """Return the saving over pairs (arm, baseline) under each power model of a small grid.
 
-    Where power is modelled, this shows whether the sign hangs on the model. The grid: three curves of load,
-    the rated watts assumed and five times as many, RAM watts assumed and half of them. Only parts that are
-    modelled or constant are computed anew, each from the window's own seconds and loads: rated · curve(load)
-    · seconds for the processor, watts · seconds for RAM. Where the machine's load is not known the curve of
-    the process's own load stands alone. It does not see frequency scaling, nor what one instruction takes
-    more than another.
+    Where power is modelled, this shows whether the sign depends on the model. The grid: three curves of load,
+    the rated watts assumed and five times as many, RAM watts assumed and half of them. Measured joules are
+    kept; parts that are modelled or constant are recomputed from the window's own seconds and loads: rated ·
+    curve(load) · seconds for the processor, watts · seconds for RAM. Where the machine's load is not known
+    only the curve of the process's own load is used. It does not see frequency scaling, nor that
+    instructions differ in power.
 
     Returns:
-        Nothing where nothing is modelled, or the method does not tell its watts.
+        Nothing where nothing is modelled, or the method does not state its watts.
     """
     return tuple(
         BandPoint(
@@ -134,14 +134,14 @@ def band_of(
 
 
 def _models(pairs: Sequence[tuple[Usage, Usage]], method: EnergyMethod) -> Iterator[_Model]:
-    known = {
+    watts = {
         name: float(method.details[name])
         for name in ("cpu_rated_watts", "ram_watts", "pue")
         if name in method.details
     }
-    rated, ram, pue = (known.get(name, 0.0) for name in ("cpu_rated_watts", "ram_watts", "pue"))
-    models_cpu = method.classes.get("cpu") in ASSUMED and "cpu_rated_watts" in known
-    models_ram = method.classes.get("ram") in ASSUMED and "ram_watts" in known
+    rated, ram, pue = (watts.get(name, 0.0) for name in ("cpu_rated_watts", "ram_watts", "pue"))
+    models_cpu = method.classes.get("cpu") in ASSUMED and "cpu_rated_watts" in watts
+    models_ram = method.classes.get("ram") in ASSUMED and "ram_watts" in watts
     if not pairs or not (models_cpu or models_ram):
         return
     windows = [window for pair in pairs for windows, _ in pair for window in windows]

@@ -1,4 +1,4 @@
-"""One claim: what an arm took beside the baseline, put through the ladder, and said in a sentence."""
+"""One claim: the energy of an arm against its baseline, its standing on the ladder, and its sentence."""
 
 from __future__ import annotations
 
@@ -10,8 +10,19 @@ from tpsprune.claims.change import ASSUMED, Usage, band_of, change_of, correct_f
 from tpsprune.claims.faults import faults_of, losses_of
 from tpsprune.claims.ladder import Evidence, sentence_of, standing_of
 from tpsprune.claims.pairs import CountedPairs
-from tpsprune.claims.window_sums import class_words, cpu_seconds_of, grade_of, joules_of, seconds_of
-from tpsprune.records import ArmRun, BandPoint, Change, Claim, Support, Window
+from tpsprune.claims.window_sums import grade_of
+from tpsprune.records import (
+    ArmRun,
+    BandPoint,
+    Change,
+    Claim,
+    Support,
+    Window,
+    classes_of,
+    cpu_seconds_of,
+    joules_of,
+    seconds_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +55,8 @@ class _Side:
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    """What is asked of one arm: its kind, its batch, and both sides of every pair in which it is answered."""
+class _Sample:
+    """The data of one claim: its kind, its arm and batch, and both sides of every pair that has them."""
 
     kind: str
     arm: str
@@ -61,7 +72,7 @@ class _Question:
         return tuple(window for pair in self.sides for side in pair for window in side.windows)
 
     def pairs_of(self, figure: str) -> list[tuple[float, float]]:
-        """Return one figure of both sides, where it is known and above zero on both."""
+        """Return one figure of both sides, where both have it and are above zero."""
         found = [(getattr(mine, figure), getattr(other, figure)) for mine, other in self.sides]
         return [(mine, other) for mine, other in found if mine and other and mine > 0 and other > 0]
 
@@ -70,96 +81,96 @@ def claims_of(counted: CountedPairs) -> tuple[Claim, ...]:
     """Return the claims of a report: training of each arm, the one fixed beforehand first, then inference.
 
     Holm's correction runs over all of them. A claim of inference is made for each batch that was metered.
-    Each has the grade of its own windows, and an error rate divided by how often one could look.
+    Each has the grade of its own windows, and an error rate divided by the number of interim looks.
     """
-    questions = tuple(_questions(counted))
+    samples = tuple(_samples(counted))
     changes = correct_for_several(
-        {each.key: change_of(each.pairs_of("joules"), counted.design.alpha) for each in questions}
+        {each.key: change_of(each.pairs_of("joules"), counted.design.alpha) for each in samples}
     )
-    return tuple(_claim(counted, question, changes[question.key]) for question in questions)
+    return tuple(_claim(counted, sample, changes[sample.key]) for sample in samples)
 
 
-def _questions(counted: CountedPairs) -> Iterator[_Question]:
+def _samples(counted: CountedPairs) -> Iterator[_Sample]:
     for arm in counted.others:
         couples = counted.couples(arm)
         sides = [tuple(_Side(run, run.windows, 1) for run in couple) for couple in couples]
-        yield _Question("training", arm, None, tuple((mine, other) for mine, other in sides))
+        yield _Sample("training", arm, None, tuple((mine, other) for mine, other in sides))
     for arm in counted.others:
         for batch in counted.metered_batches:
             sides = [
                 tuple(_Side(counted.run(each.arm, each.pair), (each.window,), each.items) for each in spans)
                 for spans in counted.inferences(arm, batch)
             ]
-            yield _Question("inference", arm, batch, tuple((mine, other) for mine, other in sides))
+            yield _Sample("inference", arm, batch, tuple((mine, other) for mine, other in sides))
 
 
-def _claim(counted: CountedPairs, question: _Question, change: Change | None) -> Claim:
-    design, windows = counted.design, question.windows
-    faults = faults_of(counted, question.kind, question.arm, windows)
-    joules = question.pairs_of("joules")
-    # A figure that is missing in one pair must not silently leave the others to speak for it.
-    assessed = change if len(joules) == len(question.sides) else None
-    failed = len(counted.pairs) - len(counted.couples(question.arm))
+def _claim(counted: CountedPairs, sample: _Sample, change: Change | None) -> Claim:
+    design, windows = counted.design, sample.windows
+    faults = faults_of(counted, sample.kind, sample.arm, windows)
+    joules = sample.pairs_of("joules")
+    # A figure that is missing in one pair must not leave a claim to the others.
+    assessed = change if len(joules) == len(sample.sides) else None
+    failed = len(counted.pairs) - len(counted.couples(sample.arm))
     band: tuple[BandPoint, ...] = ()
     if assessed is not None and not faults:
-        run = question.sides[0][0].run
-        usages = [(mine.usage, other.usage) for mine, other in question.sides]
+        run = sample.sides[0][0].run
+        usages = [(mine.usage, other.usage) for mine, other in sample.sides]
         band = band_of(usages, run.method, run.logical_cpus)
     standing, reasons = standing_of(
         Evidence(
             pairs=0 if assessed is None else assessed.pairs,
-            pairs_ended=len(question.sides) + failed,
+            pairs_ended=len(sample.sides) + failed,
             pairs_asked=counted.comparison.pairs_asked,
             change=assessed,
-            accuracy=counted.accuracy_of(question.arm),
+            accuracy=counted.accuracy_of(sample.arm),
             quality=design.quality,
             band=band,
             needs_band=any(kind in ASSUMED for window in windows for kind in window.classes.values()),
             grade=grade_of(windows).letter,
             alpha=design.alpha / counted.comparison.looks,
             faults=faults,
-            losses=losses_of(counted, question.arm),
+            losses=losses_of(counted, sample.arm),
         )
     )
     claim = Claim(
-        kind=question.kind,
-        arm=question.arm,
+        kind=sample.kind,
+        arm=sample.arm,
         baseline=design.baseline,
-        batch=question.batch,
+        batch=sample.batch,
         standing=standing,
         statement="",
         reasons=reasons,
-        energy_class=class_words(windows),
+        energy_class=classes_of(windows),
         joules=statistics.fmean(mine for mine, _ in joules) if joules else None,
         baseline_joules=statistics.fmean(other for _, other in joules) if joules else None,
         change=change,
-        idle_subtracted=_above_idle(counted, question),
+        idle_subtracted=_above_idle(counted, sample),
         band=band,
-        support=tuple(_support(question, change)),
+        support=tuple(_support(sample, change)),
     )
     return replace(claim, statement=sentence_of(claim, design.quality))
 
 
-def _above_idle(counted: CountedPairs, question: _Question) -> Change | None:
+def _above_idle(counted: CountedPairs, sample: _Sample) -> Change | None:
     """Return the change with the idle baseline taken off both; ``None`` where that leaves nothing."""
     watts = counted.idle_watts
     if watts is None:
         return None
-    found = [(mine.above_idle(watts), other.above_idle(watts)) for mine, other in question.sides]
+    found = [(mine.above_idle(watts), other.above_idle(watts)) for mine, other in sample.sides]
     pairs = [(mine, other) for mine, other in found if mine and other and mine > 0 and other > 0]
     return change_of(pairs) if len(pairs) == len(found) else None
 
 
-def _support(question: _Question, change: Change | None) -> Iterator[Support]:
+def _support(sample: _Sample, change: Change | None) -> Iterator[Support]:
     """Yield what else was counted and differs: seconds, processor seconds, and operations or epochs."""
     if change is None:
         return
-    is_training = question.kind == "training"
+    is_training = sample.kind == "training"
     field, words = ("epochs", "epochs trained") if is_training else ("macs", "operations (MACs)")
-    found = [(getattr(mine.run, field), getattr(other.run, field)) for mine, other in question.sides]
+    found = [(getattr(mine.run, field), getattr(other.run, field)) for mine, other in sample.sides]
     for what, pairs in (
-        ("time", question.pairs_of("seconds")),
-        ("CPU-seconds", question.pairs_of("cpu_seconds")),
+        ("time", sample.pairs_of("seconds")),
+        ("CPU-seconds", sample.pairs_of("cpu_seconds")),
         (words, [(mine, other) for mine, other in found if mine and other]),
     ):
         saved = saving(pairs) if pairs else 0.0

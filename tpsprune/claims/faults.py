@@ -1,4 +1,4 @@
-"""What the data of a comparison are worth: faults of the measurement, losses, and what was set aside."""
+"""The quality of a comparison's data: faults of the measurement, losses, and runs set aside."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ from math import fsum
 from typing import Final
 
 from tpsprune.claims.pairs import CountedPairs
-from tpsprune.claims.window_sums import joules_of, load_share, seconds_of
-from tpsprune.records import ArmRun, ComparisonRecord, EnergyClass, Quality, Reason, Window
+from tpsprune.claims.window_sums import load_share
+from tpsprune.records import (
+    ArmRun,
+    ComparisonRecord,
+    EnergyClass,
+    Quality,
+    Reason,
+    Window,
+    joules_of,
+    seconds_of,
+)
 
 LEAST_INFERENCE_SECONDS: Final = 10.0
 """A GPU's counter moves every 0.1 s: shorter windows are off by more than one per cent."""
@@ -21,27 +30,28 @@ def faults_of(counted: CountedPairs, kind: str, arm: str, windows: Sequence[Wind
     """Return every fault of the measurement behind one claim, each kind of fault once.
 
     A broken invariant in any window; a part not metered; another meter, device or class of a part from run to
-    run or window to window; a GPU that was throttled; neighbours above the limit that was fixed, where the
-    meter sees them (those on a GPU it does not); inference in windows below ten seconds.
+    run or window to window; a throttled GPU; foreign load above the limit that was fixed, where the meter
+    sees it (on a GPU it does not); inference in windows below ten seconds.
     """
     runs = tuple(run for pair in counted.couples(arm) for run in pair)
     return tuple(_faults(counted, kind, runs, windows))
 
 
 def faults_by_pair(comparison: ComparisonRecord) -> dict[int, str]:
-    """Return the pairs whose measurement has a fault by itself, and the first of each, in words.
+    """Return the pairs whose measurement has a fault by itself, and the first fault of each.
 
-    All kinds of ``faults_of`` but one: that methods differ from pair to pair is no pair's own fault.
+    Of the kinds of ``faults_of``, methods that differ from pair to pair are left out: no single pair has that
+    fault.
     """
     found: dict[int, str] = {}
     counted = CountedPairs(comparison, ())
     for pair in sorted({run.pair for run in comparison.runs}):
         runs = tuple(run for run in comparison.runs if run.pair == pair)
         trained = tuple(window for run in runs for window in run.windows)
-        answered = tuple(span.window for span in comparison.inference if span.pair == pair)
+        inferred = tuple(span.window for span in comparison.inference if span.pair == pair)
         faults = (
             *_faults(counted, "training", runs, trained),
-            *_faults(counted, "inference", runs, answered),
+            *_faults(counted, "inference", runs, inferred),
         )
         if faults:
             found[pair] = faults[0].detail
@@ -49,9 +59,9 @@ def faults_by_pair(comparison: ComparisonRecord) -> dict[int, str]:
 
 
 def losses_of(counted: CountedPairs, arm: str) -> tuple[Reason, ...]:
-    """Return what speaks against the arm's models beside the paired test of accuracy.
+    """Return what disqualifies the arm's models apart from the paired test of accuracy.
 
-    A run that ended without a model, and a task that was not learned: then no figure speaks for anything.
+    A run that ended without a model, or a task that was not learned: then no figure means anything.
     """
     reasons = []
     failed = [run for run in counted.runs if run.arm in {arm, counted.design.baseline} and run.failure]
@@ -114,18 +124,18 @@ def _faults(
 def _foreign_loads(
     kind: str, runs: Sequence[ArmRun], windows: Sequence[Window]
 ) -> Iterator[tuple[float, str]]:
-    """Yield neighbours' load over each run or window of inference that sees them, and its name."""
+    """Yield the foreign load over each run or window of inference that sees it, and its name."""
     spans = [(_name(run), run.windows, run) for run in runs]
     if kind == "inference" and runs:
         spans = [(window.phase, (window,), runs[0]) for window in windows]
     for name, span, run in spans:
         load = load_share(span, run.logical_cpus)
-        if load is not None and _sees_neighbours(run):
+        if load is not None and _sees_foreign_load(run):
             yield load, name
 
 
-def _sees_neighbours(run: ArmRun) -> bool:
-    """Return whether neighbours are in the joules: counters see the whole device whatever the scope."""
+def _sees_foreign_load(run: ArmRun) -> bool:
+    """Return whether foreign load is in the joules: counters see the whole device whatever the scope."""
     return run.method.scope == "machine" or EnergyClass.MEASURED in run.method.classes.values()
 
 
@@ -168,12 +178,12 @@ def quality_of(counted: CountedPairs) -> Quality:
 
 
 def _steal(spans: Sequence[tuple[Window, ...]], logical_cpus: int) -> float | None:
-    """Return the largest share of processors that a hypervisor gave to others in a run or in inference."""
+    """Return the largest share of processors that a hypervisor took in a run or in inference."""
     shares = []
     for span in spans:
-        known = [window for window in span if window.steal_seconds is not None]
-        if known and (seconds := seconds_of(known)):
-            shares.append(fsum(window.steal_seconds or 0.0 for window in known) / (seconds * logical_cpus))
+        read = [window for window in span if window.steal_seconds is not None]
+        if read and (seconds := seconds_of(read)):
+            shares.append(fsum(window.steal_seconds or 0.0 for window in read) / (seconds * logical_cpus))
     return max(shares, default=None)
 
 

@@ -56,7 +56,7 @@ def standing_of(evidence: Evidence) -> tuple[Standing, tuple[Reason, ...]]:
 
     In this order: a broken measurement; fewer than five pairs; accuracy lost, or not shown to be kept; an
     interval with zero in it, a p-value (Student's t corrected for all claims, sign flips) not below α, or
-    an effect smaller than these pairs show with power 0.8; a sign that another power model turns round.
+    an effect smaller than these pairs show with power 0.8; a sign that another power model reverses.
     What passes is a saving or, by the same rungs, an increase: ``MEASURED`` at grades A and B.
     """
     for standing, found in _rungs(evidence):
@@ -86,7 +86,7 @@ def _too_few(evidence: Evidence) -> Iterator[Reason]:
         detail = f"{evidence.pairs} pairs are done, and below {FEWEST_PAIRS} nothing is claimed"
         yield Reason("TOO_FEW_PAIRS", detail)
     elif evidence.pairs_ended < evidence.pairs_asked:
-        detail = f"{evidence.pairs_ended} of {evidence.pairs_asked} pairs are done: looking early is no test"
+        detail = f"{evidence.pairs_ended} of {evidence.pairs_asked} pairs are done: too early to test"
         yield Reason("INCOMPLETE", detail)
 
 
@@ -129,14 +129,14 @@ def _noise(evidence: Evidence) -> Iterator[Reason]:
 def _sensitive(evidence: Evidence) -> Iterator[Reason]:
     if not evidence.band:
         if evidence.needs_band:
-            unknown = "power is modelled or assumed, and the meter does not tell with what watts"
+            unknown = "power is modelled or assumed, and the meter does not state with what watts"
             yield Reason("BAND_UNKNOWN", unknown)
         return
     least, most = (pick(evidence.band, key=lambda point: point.saving_share) for pick in (min, max))
     if least.saving_share <= 0 <= most.saving_share:
         yield Reason(
             "SIGN_CHANGES",
-            f"power is modelled, and the sign hangs on the model: {_percent(least.saving_share)} with "
+            f"power is modelled, and the sign depends on the model: {_percent(least.saving_share)} with "
             f"{least.model}, {_percent(most.saving_share)} with {most.model}",
         )
 
@@ -150,7 +150,7 @@ def _points(share: float) -> str:
 
 
 def sentence_of(claim: Claim, quality: str = "accuracy") -> str:
-    """Return a claim in a sentence: a saving, a cost and a refusal in the same plain words.
+    """Return a claim in a sentence: a saving, a cost and a refusal in the same form.
 
     ``quality`` is what the figure of a model's quality is called.
     """
@@ -169,7 +169,7 @@ def sentence_of(claim: Claim, quality: str = "accuracy") -> str:
 
 
 def _words(change: Change) -> str:
-    """Return the change as people say it.
+    """Return the change in words.
 
     >>> from dataclasses import replace
     >>> half = Change(saving_share=0.5, low=0.4, high=0.6, pairs=6, deviation=0.1,
@@ -214,17 +214,17 @@ def _is_cost(claim: Claim) -> bool:
 
 
 def may_not_claim(claims: Sequence[Claim], grade: Grade, comparison: ComparisonRecord) -> tuple[str, ...]:
-    """Return what does not follow, whatever the figures are."""
+    """Return what may not be claimed, whatever the figures are."""
     sentences = [sentence for letters, sentence in GRADE_LIMITS if grade.letter in letters]
     if comparison.looks > 1:
         sentences.append(
-            f"What one look would allow: {comparison.pairs_asked} pairs were asked for in place of "
-            f"{comparison.design.pairs} after some could be looked at, so claims are tested more strictly, "
+            f"What a single look would allow: {comparison.pairs_asked} pairs were requested in place of "
+            f"{comparison.design.pairs} after results could be seen, so claims are tested more strictly, "
             f"at {comparison.design.alpha / comparison.looks:.3g}."
         )
     if given_up := sum(not (each.windows or each.why) for each in comparison.broken_off):
         sentences.append(
-            "That no run was given up for how it went: of those begun, nothing was written down of "
+            "That no run was given up for its result: of those begun, nothing was recorded of "
             f"{given_up} but the beginning."
         )
     if comparison.choices.grid is None:

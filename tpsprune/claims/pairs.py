@@ -1,4 +1,4 @@
-"""Which pairs of a comparison count, and what they hold for one arm beside the baseline."""
+"""The pairs of a comparison that count, and the data of one arm and its baseline in them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
-from tpsprune.claims.window_sums import joules_of, seconds_of
 from tpsprune.numerics.small_samples import lower_bound
-from tpsprune.records import Accuracy, ArmRun, ComparisonRecord, Design, InferenceSpan, Window
+from tpsprune.records import (
+    Accuracy,
+    ArmRun,
+    ComparisonRecord,
+    Design,
+    InferenceSpan,
+    Window,
+    joules_of,
+    seconds_of,
+)
 
 
 @final
@@ -61,22 +69,22 @@ class CountedPairs:
         return run
 
     def couples(self, arm: str, baseline: str | None = None) -> tuple[tuple[ArmRun, ArmRun], ...]:
-        """Return the runs of an arm beside the baseline's where both left a model."""
+        """Return the runs of an arm and of the baseline where both left a model."""
         base = baseline or self.design.baseline
         found = ((self.run(arm, pair), self.run(base, pair)) for pair in self.pairs)
         return tuple((mine, other) for mine, other in found if not (mine.failure or other.failure))
 
     def inferences(self, arm: str, batch: int) -> tuple[tuple[InferenceSpan, InferenceSpan], ...]:
-        """Return what inference took, the arm's beside the baseline's, where both were metered."""
+        """Return the inference of an arm and of the baseline where both were metered."""
         spans = {(span.arm, span.pair): span for span in self.comparison.inference if span.batch == batch}
         found = [(spans.get((arm, pair)), spans.get((self.design.baseline, pair))) for pair in self.pairs]
         return tuple((mine, other) for mine, other in found if mine and other)
 
     def accuracy_of(self, arm: str, baseline: str | None = None) -> Accuracy | None:
-        """Return test accuracy beside the baseline's; ``None`` where no pair has both.
+        """Return the test accuracy of an arm and of its baseline; ``None`` where no pair has both.
 
         Preserved where the one-sided 95 % lower bound of the mean paired difference (Student's t) is not
-        below −tolerance: a mean difference that is small shows nothing by itself.
+        below −tolerance: a small mean difference shows nothing by itself.
         """
         base = baseline or self.design.baseline
         found = [

@@ -1,4 +1,4 @@
-"""Windows of runs summed: joules, seconds, classes of energy, their grade as a whole, and foreign load."""
+"""The grade of windows of runs as a whole, and the foreign load over them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from math import fsum
 from typing import Final
 
-from tpsprune.records import EnergyClass, Grade, Window
+from tpsprune.records import EnergyClass, Grade, Window, seconds_of
 
 DOMINANT_SHARE: Final = 0.9
-"""Counters see all that matters when this share of the joules comes from them."""
+"""Share of the joules from counters at which the grade is B."""
 MOSTLY: Final = 0.5
 MEANINGS: Final = {
     "A": "a wall meter",
@@ -17,33 +17,13 @@ MEANINGS: Final = {
     "C": "hardware counters for a part, models and constants for the rest",
     "D": "a model of the load, no counter",
     "E": "mostly assumed watts × time: a saving is one of time",
-    "S": "a simulated meter: no figure says anything of a machine",
+    "S": "a simulated meter: no figure is of a machine",
     "-": "nothing was metered",
 }
 
 
-def joules_of(windows: Iterable[Window]) -> float | None:
-    """Return the sum over windows; ``None`` where one was not metered, or there is none.
-
-    A sum with a part missing would look like a saving.
-    """
-    found = [window.total_joules for window in windows]
-    known = [joules for joules in found if joules is not None]
-    return fsum(known) if known and len(known) == len(found) else None
-
-
-def seconds_of(windows: Iterable[Window]) -> float:
-    """Return the sum of wall seconds."""
-    return fsum(window.seconds for window in windows)
-
-
-def cpu_seconds_of(windows: Iterable[Window]) -> float:
-    """Return the sum of processor seconds."""
-    return fsum(window.cpu_seconds for window in windows)
-
-
 def shares_by_class(windows: Iterable[Window]) -> dict[EnergyClass, float]:
-    """Return what share of all joules has which class, components apart."""
+    """Return the share of all joules by class, each component by its own."""
     joules: dict[EnergyClass, float] = {}
     for window in windows:
         for component, value in window.joules.items():
@@ -51,16 +31,6 @@ def shares_by_class(windows: Iterable[Window]) -> dict[EnergyClass, float]:
             joules[kind] = joules.get(kind, 0.0) + value
     whole = fsum(joules.values())
     return {kind: value / whole for kind, value in joules.items()} if whole > 0 else {}
-
-
-def class_words(windows: Iterable[Window]) -> str:
-    """Return the classes that a sum is made of, as words, the best first.
-
-    >>> class_words([])
-    'none'
-    """
-    found = {kind for window in windows for kind in window.classes.values()}
-    return " + ".join(str(kind) for kind in EnergyClass if kind in found) or "none"
 
 
 def grade_of(windows: Sequence[Window]) -> Grade:
@@ -94,14 +64,14 @@ def grade_of(windows: Sequence[Window]) -> Grade:
 
 
 def load_share(windows: Iterable[Window], logical_cpus: int) -> float | None:
-    """Return what share of the machine's processors others took over windows; ``None`` where not known.
+    """Return the share of the machine's processors that others took over windows; ``None`` where not known.
 
     (processor seconds of everybody − our own) / (seconds × logical processors). Processes of our own count as
     others where they are not this one.
     """
-    known = [window for window in windows if window.machine_cpu_seconds is not None]
-    seconds = seconds_of(known)
-    if not known or seconds == 0:
+    read = [window for window in windows if window.machine_cpu_seconds is not None]
+    seconds = seconds_of(read)
+    if not read or seconds == 0:
         return None
-    others = fsum((window.machine_cpu_seconds or 0.0) - window.cpu_seconds for window in known)
+    others = fsum((window.machine_cpu_seconds or 0.0) - window.cpu_seconds for window in read)
     return max(others, 0.0) / (seconds * logical_cpus)

@@ -161,14 +161,14 @@ def _finish(
     folder: ComparisonFolder, choices: dict[str, Any], *, gate: bool, quiet: bool, as_json: bool
 ) -> None:
     """Write the report, show what it says, and let the gate decide on the exit code."""
-    from tpsprune.report.assessment import assessed, choose
+    from tpsprune.report.assessment import assess_journal, choose
     from tpsprune.report.live import OurConsole
     from tpsprune.report.savings.pages import write_report
     from tpsprune.report.tables import savings_summary
     from tpsprune.runs import read_text
 
     choose(folder, **choices)
-    savings = assessed(folder)
+    savings = assess_journal(folder)
     digest = sha256(folder.journal.path.read_bytes()).hexdigest()
     written = write_report(savings, folder.path, journal_sha256=digest)
     if as_json:

@@ -173,7 +173,7 @@ def naming(recipe_source: str) -> Iterator[None]:
 
 def show_for(*, quiet: bool, as_json: bool) -> AbstractShow:
     """Return what shows a run: nothing, JSON, a bar on a terminal, or lines elsewhere."""
-    from tpsprune.report.live import BarShow, JsonShow, OurConsole, PlainShow, QuietShow
+    from tpsprune.report.live import BarShow, JsonShow, LineShow, OurConsole, QuietShow
 
     if quiet:
         return QuietShow()
@@ -182,19 +182,19 @@ def show_for(*, quiet: bool, as_json: bool) -> AbstractShow:
     console = OurConsole()
     if console.is_terminal:
         return BarShow(console)
-    return PlainShow(OurConsole(width=None if "COLUMNS" in os.environ else 80))
+    return LineShow(OurConsole(width=None if "COLUMNS" in os.environ else 80))
 
 
 def compare_show_for(*, quiet: bool, as_json: bool) -> AbstractShow:
     """Return what shows a comparison: nothing, JSON on standard error, a bar on a terminal, or lines."""
-    from tpsprune.report.live import BarCompare, JsonCompare, OurConsole, PlainCompare, QuietShow
+    from tpsprune.report.live import BarCompare, JsonCompare, LineCompare, OurConsole, QuietShow
 
     if quiet:
         return QuietShow()
     if as_json:
         return JsonCompare(sys.stderr)
     console = OurConsole()
-    return BarCompare(console) if console.is_terminal else PlainCompare(console)
+    return BarCompare(console) if console.is_terminal else LineCompare(console)
 
 
 def target_override(words: str) -> str:

@@ -35,9 +35,9 @@ def show(folder: Path, other: Path | None, *, as_json: bool, picture: bool) -> N
             _print_two(folder, other)
             return
     if picture:
-        from tpsprune.report.pictures import plot_beside, plot_run
+        from tpsprune.report.pictures import plot_run, plot_two_runs
 
-        click.echo(" ".join(map(str, plot_beside(folder, other) if other else plot_run(folder))))
+        click.echo(" ".join(map(str, plot_two_runs(folder, other) if other else plot_run(folder))))
         return
     from tpsprune.records import dump
     from tpsprune.runs import RunFolder, read_result, to_json_text

@@ -3,7 +3,7 @@
 Why task mode: ``start``/``stop`` measures from a timer thread, and under a busy main thread half-second
 spans came out between 0.68 and 1.45 of the truth; tasks under the same load within 1.5 %.
 
-Codecarbon's figures do not say how they were obtained; its hardware objects do. They are told apart by
+Codecarbon's figures do not name their source; its hardware objects do. Those are distinguished by
 the name of their class, so that nothing of codecarbon is imported at the top of this file.
 
 Source: Courty et al., CodeCarbon 3.3 (https://github.com/mlco2/codecarbon), read as installed.
@@ -24,9 +24,8 @@ from tpsprune.energy.machine import Stopwatch, finish_queued_work
 from tpsprune.energy.meter import AbstractMeter, Count
 from tpsprune.energy.windows import Bracket, fault_of
 from tpsprune.errors import MeterError
-from tpsprune.records import EnergyClass, EnergyMethod
+from tpsprune.records import JOULES_PER_KWH, EnergyClass, EnergyMethod
 
-_JOULES_PER_KWH: Final = 3.6e6
 _EXCLUDED: Final = (
     "disk",
     "network",
@@ -47,8 +46,8 @@ _CPU_CLASSES: Final = {
     "constant": EnergyClass.CONSTANT,
 }
 _SETTINGS: Final[dict[str, Any]] = {
-    # Everything is given, also what is at its default: what is not given can be set from outside. The
-    # country is one that codecarbon knows; it enters emissions alone, which nobody reads.
+    # Everything is passed, defaults included: whatever is left out can be set from outside. The country is
+    # one in codecarbon's table; it enters emissions alone, which nothing reads.
     "country_iso_code": "USA",
     **dict.fromkeys(("region", "cloud_provider", "cloud_region", "country_2letter_iso_code")),
     **dict.fromkeys(("force_carbon_intensity_g_co2e_kwh", "force_cpu_power", "force_ram_power", "gpu_ids")),
@@ -71,7 +70,7 @@ _SETTINGS: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutsideSettings:
-    """Variables and files, in order, that codecarbon would take up unasked."""
+    """Variables and files, in order, that codecarbon would read by itself."""
 
     variables: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
@@ -93,7 +92,7 @@ def find_outside_settings(
 def has_rated_watts(model: str) -> bool:
     """Whether codecarbon's table of rated power holds this processor; else it assumes 4 W a logical CPU.
 
-    Cost: some 20 ms beside what a meter has loaded already.
+    Cost: some 20 ms after a meter has been built.
     """
     from codecarbon.core import cpu, hardware_cache
 
@@ -138,7 +137,7 @@ class CodecarbonMeter(AbstractMeter):
         self._method = self._describe()
 
     def method(self) -> EnergyMethod:
-        """Say what was found on this machine."""
+        """Return the method found on this machine."""
         return self._method
 
     def _begin(self) -> None:
@@ -189,7 +188,7 @@ class CodecarbonMeter(AbstractMeter):
             classes=classes,
             ram_watts=None if ram_watts is None else float(ram_watts) * self._pue,
             counter_range_joules=min(
-                (file.max_energy_reading.kWh * _JOULES_PER_KWH for file in rapl), default=None
+                (file.max_energy_reading.kWh * JOULES_PER_KWH for file in rapl), default=None
             ),
             counter_lost=any(file.sample_skipped for file in rapl),
             counted_packages=max(1, len(rapl)),
@@ -208,7 +207,7 @@ class CodecarbonMeter(AbstractMeter):
     def _shut(self) -> None:
         sampler = self._tracker._scheduler_monitor_power
         self._tracker.stop()
-        # Codecarbon swallows what goes wrong in there; what it leaves behind tells.
+        # Codecarbon swallows errors in there; the state that it leaves shows them.
         if self._tracker._start_time is not None or not _stops(sampler):
             raise MeterError("codecarbon did not stop: its sampler may go on until this process ends")
 
@@ -255,7 +254,7 @@ def _joules(task: Any, parts: Iterable[str]) -> dict[str, float]:
     # All parts or none: with one missing the rest would pass for the whole.
     energies_kwh = {part: getattr(task, f"{part}_energy", None) for part in parts}
     joules = {
-        part: float(energy) * _JOULES_PER_KWH
+        part: float(energy) * JOULES_PER_KWH
         for part, energy in energies_kwh.items()
         if energy is not None and isfinite(energy)
     }
@@ -263,7 +262,7 @@ def _joules(task: Any, parts: Iterable[str]) -> dict[str, float]:
 
 
 def _stops(sampler: Any) -> bool:
-    # A timer that fires while it is cancelled starts the next one, which nobody cancels.
+    # A timer that fires while it is cancelled starts the next one, which is not cancelled.
     for _ in range(_TRIES_TO_STOP):
         timer = sampler._timer
         sampler.stop()
@@ -277,7 +276,7 @@ def _stops(sampler: Any) -> bool:
 def _classes_of(hardware: Iterable[Any]) -> dict[str, EnergyClass]:
     """Return the class of each component present: ``cpu``, ``gpu``, ``ram``.
 
-    A GPU is ``measured`` while every board's energy counter answers; boards without one are sampled
+    A GPU is ``measured`` while every board's energy counter can be read; boards without one are sampled
     once a second, which is a model of what lies between, and count as ``modelled``.
     """
     return dict(sorted((_part_of(item), _class_of(item)) for item in hardware))

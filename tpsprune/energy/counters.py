@@ -15,21 +15,21 @@ _COUNTER_TICK_SECONDS: Final = 0.1
 
 @final
 class NvmlBoards:
-    """The boards behind NVML ``handles``; what one of them does not tell is not known of all (``None``).
+    """The boards behind NVML ``handles``; a figure that one of them lacks is ``None`` for all.
 
-    Their energy counters, heat, and slowed clocks. Without handles nothing is imported and nothing is known.
+    Their energy counters, heat, and slowed clocks. Without handles nothing is imported, and all is ``None``.
 
-    Cost: a call to the driver per board and question.
+    Cost: a call to the driver per board and figure.
     """
 
     def __init__(self, handles: Sequence[Any] = ()) -> None:
         self._handles = tuple(handles)
-        limits = self._ask("nvmlDeviceGetEnforcedPowerLimit")
+        limits = self._query("nvmlDeviceGetEnforcedPowerLimit")
         self.limit_watts = None if limits is None else sum(limits) / 1e3
 
     def joules(self) -> float | None:
         """Return the sum of the energy counters, which move every 0.1 s."""
-        millijoules = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        millijoules = self._query("nvmlDeviceGetTotalEnergyConsumption")
         return None if millijoules is None else sum(millijoules) / 1e3
 
     def slack_joules(self, edge_seconds: float, mean_watts: float) -> float:
@@ -42,33 +42,33 @@ class NvmlBoards:
 
     def celsius(self) -> float | None:
         """Return the temperature of the hottest board."""
-        degrees = self._ask("nvmlDeviceGetTemperature", 0)  # sensor 0 is the processor itself
+        degrees = self._query("nvmlDeviceGetTemperature", 0)  # sensor 0 is the processor itself
         return None if degrees is None else float(max(degrees))
 
     def throttled(self) -> bool | None:
         """Whether heat or a fault slows the clocks of any board now."""
-        reasons = self._ask("nvmlDeviceGetCurrentClocksEventReasons")
+        reasons = self._query("nvmlDeviceGetCurrentClocksEventReasons")
         if reasons is None:  # drivers older than 535
-            reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons")
+            reasons = self._query("nvmlDeviceGetCurrentClocksThrottleReasons")
         return None if reasons is None else any(each & _SLOWED for each in reasons)
 
-    def _ask(self, question: str, *arguments: int) -> list[int] | None:
+    def _query(self, name: str, *arguments: int) -> list[int] | None:
         if not self._handles:
             return None
         import pynvml
 
-        ask: Callable[..., int] | None = getattr(pynvml, question, None)
-        if ask is None:
+        query: Callable[..., int] | None = getattr(pynvml, name, None)
+        if query is None:
             return None
         try:
-            return [ask(handle, *arguments) for handle in self._handles]
+            return [query(handle, *arguments) for handle in self._handles]
         except pynvml.NVMLError:
             return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NvmlFound:
-    """What NVML says: the boards and the driver, or in ``fault`` why it says nothing."""
+    """What NVML reports: the boards and the driver, or in ``fault`` why it reports nothing."""
 
     names: tuple[str, ...] = ()
     driver: str | None = None
@@ -78,7 +78,7 @@ class NvmlFound:
 
 
 def find_nvml() -> NvmlFound:
-    """Ask NVML for its driver and boards; cost: some ms, up to a second where the driver is not awake."""
+    """Query NVML for its driver and boards; cost: some ms, up to a second where the driver is not awake."""
     try:
         import pynvml
     except ImportError:
@@ -101,7 +101,7 @@ def _text(found: str | bytes) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RaplDomain:
-    """One counter; ``fault`` says in words why it cannot be read, ``denied`` that it is for want of leave."""
+    """One counter; ``fault`` is why it cannot be read, ``denied`` whether permission is missing."""
 
     name: str
     path: Path
@@ -114,7 +114,7 @@ def find_rapl(
 ) -> tuple[RaplDomain, ...]:
     """Return the RAPL domains below ``root`` in order of their folders; none where there is no such folder.
 
-    Each counter is read once with ``read``, since what the mode bits say is not what a container lets
+    Each counter is read once with ``read``, since a container may not let
     through. A domain without a counter file is none.
     """
     files = {

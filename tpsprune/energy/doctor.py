@@ -1,6 +1,6 @@
 """What this machine can measure: its devices, its meter, its grade, and what would measure more.
 
-Nothing is trained. For everything that is not measured a remedy says what was found and what to do.
+Nothing is trained. Everything that is not measured has a remedy: what was found and what to do.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _CPU_MODES: Final = {
 def examine() -> Diagnosis:
     """Find out what can be measured on this machine; what cannot be found out is ``None``.
 
-    The meter that a run would have is built, and shut again; it says itself what it meters.
+    The meter of a run is built and shut again; its method names what it meters.
 
     Cost: three to six seconds, most of them codecarbon's and torch's loading.
     """
@@ -109,7 +109,7 @@ def _machine(nvml: NvmlFound, makers: tuple[str, ...] | None) -> MachineFacts:
         cpuinfo = _CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
         cpuinfo = ""
-    # NVML knows names; of boards that it does not know the bus tells the maker at least.
+    # NVML has names; of other boards the bus has at least the maker.
     unnamed = [
         f"{maker} (name not known)" for maker in makers or () if not (nvml.names and maker == "NVIDIA")
     ]
@@ -195,7 +195,7 @@ def grade_of(parts: Sequence[MeteredPart]) -> tuple[str | None, str]:
     unmetered = [part.part for part in drawing if part.energy_class is EnergyClass.NONE]
     left_out = f"; {', '.join(unmetered)} is not metered at all" if unmetered else ""
     if not drawing:
-        return None, "as things stand nothing is metered here"
+        return None, "nothing is metered here"
     assumed = [part for part in parts if part.energy_class not in {EnergyClass.MEASURED, EnergyClass.NONE}]
     if len(measured) == len(drawing):
         counters = f"hardware counters for {' and '.join(measured)}"
@@ -217,15 +217,15 @@ def grade_of(parts: Sequence[MeteredPart]) -> tuple[str | None, str]:
 
 
 def settings_remedy(found: OutsideSettings) -> Remedy | None:
-    """Say which outside settings stand in the way; ``None`` where there are none."""
+    """Return the outside settings that prevent metering; ``None`` where there are none."""
     if not (found.variables or found.files):
         return None
     names = ", ".join([*found.variables, *map(str, found.files)])
     lines = [f"unset {name}" for name in found.variables] + [f"mv {path} {path}.away" for path in found.files]
     return Remedy(
         place="settings",
-        found=f"{names}: codecarbon would take this up behind the recipe, so nothing is metered here.",
-        do="Take it away:",
+        found=f"{names}: codecarbon would use this behind the recipe, so nothing is metered here.",
+        do="Remove it:",
         lines=tuple(lines),
     )
 
@@ -237,9 +237,9 @@ def cpu_remedy(
     *,
     is_linux: bool = True,
 ) -> Remedy | None:
-    """Say why the processor's RAPL counters are not read and what would do; ``None`` where they are.
+    """Return why the processor's RAPL counters are not read, with a remedy; ``None`` where they are.
 
-    Without a ``part``, which is where there is no meter, only what would hinder any is told.
+    Without a ``part``, that is without a meter, only what would hinder any meter is reported.
     """
     packages = packages_of(domains)
     at_fault = [domain for domain in packages or domains if domain.fault]
@@ -259,7 +259,7 @@ def cpu_remedy(
         lines = (_GRANT, _RULE)
     elif at_fault:
         found = f"RAPL counters are here but cannot be read ({named})."
-        do = f"Look at {at_fault[0].path}; until it reads as a number a wall meter is the way: {WALL_METER}"
+        do = f"Check {at_fault[0].path}; until it reads as a number a wall meter is the way: {WALL_METER}"
     elif packages and part is None:
         return None
     elif packages:
@@ -269,7 +269,7 @@ def cpu_remedy(
         do = f"Report it with the output of: ls -lL {POWERCAP}/*/energy_uj"
     elif machine.virtualised:
         found = "No RAPL counter: this is a virtual machine, and its hypervisor shows none."
-        do = f"Nothing inside can change that: use bare metal, or put a wall meter at the host: {WALL_METER}"
+        do = f"Nothing inside can change that: use bare metal, or a wall meter at the host: {WALL_METER}"
     elif machine.container:
         found = "No RAPL counter: containers hide them."
         do = f"Start the container with  -v {POWERCAP}:{POWERCAP}:ro  and, on the host, {_GRANT}"
@@ -288,9 +288,9 @@ def cpu_remedy(
 def gpu_remedies(
     part: MeteredPart | None, nvml: NvmlFound, makers: Sequence[str] | None, *, has_smi: bool
 ) -> list[Remedy]:
-    """Say of each GPU that is there and not counted what would count it.
+    """Return a remedy for each kind of GPU that is there and not counted.
 
-    Without a ``part``, which is where there is no meter, only what would hinder any is told.
+    Without a ``part``, that is without a meter, only what would hinder any meter is reported.
     """
     if part is not None and part.energy_class is EnergyClass.MEASURED:
         return []
@@ -310,7 +310,7 @@ def gpu_remedies(
         if "AMD" in (makers or ()) and part is not None:
             found.append(
                 (
-                    "An AMD GPU is not metered: codecarbon asks amdsmi, and rocm-smi must be on the PATH.",
+                    "An AMD GPU is not metered: codecarbon needs amdsmi, and rocm-smi on the PATH.",
                     "Install ROCm's rocm-smi and its Python package amdsmi. Graphics that are part of the "
                     "processor are on its counter already.",
                 )
@@ -323,13 +323,13 @@ def _without_nvml(nvml: NvmlFound, *, has_smi: bool) -> tuple[str, str]:
         return "An NVIDIA GPU is not metered: pynvml is not installed.", "pip install nvidia-ml-py"
     if nvml.fault:
         return (
-            f"An NVIDIA GPU is not metered: NVML does not answer ({nvml.fault}).",
+            f"An NVIDIA GPU is not metered: NVML does not respond ({nvml.fault}).",
             "Install NVIDIA's driver, libnvidia-ml and nvidia-smi included (Debian, Ubuntu: "
             "apt-get install nvidia-driver-NNN); start a container with --gpus all.",
         )
     if not has_smi:
         return (
-            "An NVIDIA GPU is not metered: NVML answers, but codecarbon asks for nvidia-smi, which is not on "
+            "An NVIDIA GPU is not metered: NVML responds, but codecarbon needs nvidia-smi, which is not on "
             "the PATH.",
             "Install it (Debian, Ubuntu: apt-get install nvidia-utils-NNN, of the driver's version); start a "
             "container with NVIDIA_DRIVER_CAPABILITIES=compute,utility.",
@@ -343,7 +343,7 @@ def _without_nvml(nvml: NvmlFound, *, has_smi: bool) -> tuple[str, str]:
 def table_remedy(
     machine: MachineFacts, cpu_watts: float | None, *, is_in_table: bool | None
 ) -> Remedy | None:
-    """Say what watts are assumed for a processor that codecarbon's table of rated power does not hold."""
+    """Return the watts assumed for a processor that codecarbon's table of rated power does not hold."""
     if is_in_table is not False or cpu_watts is None:
         return None
     each = f", {cpu_watts / machine.logical_cpus:g} W a logical CPU" if machine.logical_cpus else ""
@@ -351,18 +351,18 @@ def table_remedy(
         place="cpu",
         found=f"'{machine.cpu_model or 'This processor'}' is not in codecarbon's table of rated power: "
         f"{cpu_watts:g} W are assumed at full load{each}.",
-        do="Compare runs on this machine with one another only; what it truly draws a wall meter says.",
+        do="Compare runs on this machine with one another only; a wall meter measures what it draws.",
     )
 
 
 def wall_remedy(parts: Iterable[MeteredPart]) -> Remedy | None:
-    """Say what stands for parts whose watts are assumed; ``None`` where there are none."""
+    """Return the remedy for parts whose watts are assumed; ``None`` where there are none."""
     constant = [part.part for part in parts if part.energy_class is EnergyClass.CONSTANT]
     if not constant:
         return None
     return Remedy(
         place=", ".join(constant),
         found="Assumed watts times time: a saving here is a saving of time.",
-        do="A wall meter beside the runs measures everything at once, and makes the grade A:",
+        do="A wall meter during the runs measures everything at once, and makes the grade A:",
         lines=(WALL_METER,),
     )

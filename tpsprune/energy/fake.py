@@ -23,7 +23,7 @@ class FakeMeter(AbstractMeter):
     The same calls give the same windows, to the last byte, so a whole run can be compared with another.
     With ``fake_noise_share`` the watts of each window are multiplied by a factor of that relative deviation
     about 1 (see ``noise_factor``). ``fake_fault`` befalls the window closed as number ``fake_fault_window``
-    (from 0): a tracker that reports nought (``zero``) or nothing (``none``), that timed twice as long as
+    (from 0): a tracker that reports zero (``zero``) or nothing (``none``), that timed twice as long as
     went by (``jump``), or whose cpu counter turned over unseen (``wrap``). What is wrong is found by
     the invariants of the real meter.
 
@@ -38,7 +38,7 @@ class FakeMeter(AbstractMeter):
         self._closed = 0
 
     def method(self) -> EnergyMethod:
-        """Say that everything is simulated, and with what watts."""
+        """Return that everything is simulated, and with what watts."""
         settings = self._settings
         details = {f"{component}_watts": f"{watts:g}" for component, watts in self._watts.items()}
         details |= {"window_seconds": f"{settings.fake_window_seconds:g}", "pue": f"{settings.pue:g}"}

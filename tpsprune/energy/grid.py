@@ -1,4 +1,4 @@
-"""Grams of CO₂ equivalents for a kilowatt-hour: a country's average from codecarbon's table, or one given.
+"""Grams of CO₂ equivalents for a kilowatt-hour: a country's average by codecarbon, or the user's own.
 
 The table is read as a file of the installed package: importing codecarbon takes a third of a second.
 """
@@ -31,7 +31,7 @@ def grid_of(country: str) -> Grid:
     """Return the yearly average factor of a country, by ISO 3166-1 code of three letters or English name.
 
     In any case of letters. Location-based: the greenhouse gases of a country's electricity production over
-    a year, by kilowatt-hour, in the last year that the table has (2022 or 2023 for most; ``year`` says).
+    a year, by kilowatt-hour, in the last year that the table has (2022 or 2023 for most, see ``year``).
     The table is Our World in Data's, as packaged with codecarbon. It does not see the hour, the region
     within a country, imports, losses on the grid, contracts or certificates; the factors of very small
     grids are coarse, and one of them is 0.
@@ -59,7 +59,7 @@ def grid_of(country: str) -> Grid:
 
 
 def own_grid(grams_per_kwh: float, source: str) -> Grid:
-    """Return a factor that the user gives; country and year are not known and stay empty.
+    """Return a factor of the user's own; country and year are not known and are empty.
 
     Raises:
         MeterError: the factor is not finite or negative, or no source is named.

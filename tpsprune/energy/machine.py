@@ -66,7 +66,7 @@ class Stopwatch:
 def finish_queued_work() -> None:
     """Wait until CUDA has done what was queued: work belongs to the window that queued it.
 
-    Neither torch nor CUDA is brought up for the asking: loading torch takes seconds, and a CUDA context takes
+    Neither torch nor CUDA is loaded for this: loading torch takes seconds, and a CUDA context takes
     memory and watts that would then be charged to the run.
     """
     torch = sys.modules.get("torch")
@@ -124,7 +124,7 @@ def cpu_model(cpuinfo: str) -> str | None:
 
 
 def is_virtualised(cpuinfo: str) -> bool | None:
-    """Whether the processor says it is a hypervisor's; ``None`` where it says nothing of the kind (ARM).
+    """Whether the processor reports a hypervisor; ``None`` where it has no such field (ARM).
 
     A hypervisor that hides itself is not seen.
 

@@ -18,12 +18,12 @@ from tpsprune.records import EnergyClass, EnergyMethod, Window
 
 
 def build(settings: Energy, attempt: int) -> AbstractMeter:
-    """Make the meter that ``[energy]`` asks for; ``attempt`` counts resumes from 0.
+    """Make the meter of the section ``[energy]``; ``attempt`` counts resumes from 0.
 
     The codecarbon meter takes one to three seconds here, once, to find out about the machine.
 
     Raises:
-        MeterError: codecarbon cannot meter here, or would not meter what the recipe says; or there are no
+        MeterError: codecarbon cannot meter here, or would not meter as the recipe has it; or there are no
             windows to replay.
     """
     match settings.meter:
@@ -51,7 +51,7 @@ def build(settings: Energy, attempt: int) -> AbstractMeter:
 class Count:
     """What a meter counted over one window; ``fault`` in words makes the window invalid.
 
-    ``started`` is given where it is not the moment of opening; the rest is as in ``Window``.
+    ``started`` is empty where it is the time of opening; the rest is as in ``Window``.
     """
 
     seconds: float
@@ -129,10 +129,10 @@ class AbstractMeter(ABC):
         return bool(self._phase)
 
     def shut(self) -> None:
-        """End whatever goes on behind the meter; no window can be opened thereafter. Twice is once.
+        """End what runs in the background; no window can be opened after that. A second call does nothing.
 
         Raises:
-            MeterError: a window is open, or what went on behind cannot be ended.
+            MeterError: a window is open, or what runs in the background cannot be ended.
         """
         if self._phase:
             raise MeterError(
@@ -144,7 +144,7 @@ class AbstractMeter(ABC):
 
     @abstractmethod
     def method(self) -> EnergyMethod:
-        """Say what meters each component, how good it is, and what is left out."""
+        """Return what meters each component, of which class, and what is left out."""
 
     @abstractmethod
     def _begin(self) -> None:
@@ -154,8 +154,8 @@ class AbstractMeter(ABC):
     def _end(self) -> Count:
         """Stop counting and return what was counted since ``_begin``."""
 
-    def _shut(self) -> None:  # noqa: B027 -- most meters have nothing behind them
-        """End whatever goes on behind the meter."""
+    def _shut(self) -> None:  # noqa: B027 -- most meters have nothing in the background
+        """End what runs in the background."""
 
     def _now(self) -> datetime:
         return datetime.now(UTC)
@@ -170,7 +170,7 @@ class NoMeter(AbstractMeter):
         self._watch = Stopwatch.start()
 
     def method(self) -> EnergyMethod:
-        """Say that nothing is metered."""
+        """Return that nothing is metered."""
         details = {"logical_cpus": str(os.cpu_count())}
         return EnergyMethod(meter="none", scope="none", details=details, excluded=("all energy",))
 
@@ -203,7 +203,7 @@ class MeteredSpan:
 
     @property
     def is_closed(self) -> bool:
-        """Whether there is a window to look at."""
+        """Whether the window is closed."""
         return self._window is not None
 
     @property

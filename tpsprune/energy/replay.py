@@ -16,7 +16,7 @@ from tpsprune.errors import MeterError, did_you_mean
 from tpsprune.records import EnergyClass, EnergyMethod, Window, load
 from tpsprune.runs import Journal
 
-_INVALID = "recorded as invalid, without words"
+_INVALID = "recorded as invalid, without a reason"
 
 
 @final
@@ -27,7 +27,7 @@ class ReplayMeter(AbstractMeter):
     wherever they run. Recorded attempts follow one another as they stand in the file.
 
     It sees nothing of this machine, and not that this run is another than the recorded one, but for a
-    phase that opens more windows than were recorded; windows that are left over are not told.
+    phase that opens more windows than were recorded; windows that are left over are not reported.
 
     Cost: the journal is read once, at construction.
     """
@@ -51,7 +51,7 @@ class ReplayMeter(AbstractMeter):
         self._taken: Counter[str] = Counter()
 
     def method(self) -> EnergyMethod:
-        """Say which file is replayed, and the classes found in it."""
+        """Return which file is replayed, and the classes found in it."""
         windows = [window for phase in self._recorded.values() for window in phase]
         return EnergyMethod(
             meter="replay",
@@ -66,8 +66,8 @@ class ReplayMeter(AbstractMeter):
         count = len(self._recorded.get(phase, ()))
         if self._taken[phase] < count:
             return
-        known = sorted(self._recorded)
-        hint = did_you_mean(phase, known) or f" (recorded: {', '.join(known)})"
+        phases = sorted(self._recorded)
+        hint = did_you_mean(phase, phases) or f" (recorded: {', '.join(phases)})"
         none = f"no window of '{phase}'{hint}; "
         more = f"{count} windows of '{phase}', and this run opens one more: "
         raise MeterError(

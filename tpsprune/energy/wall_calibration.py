@@ -43,7 +43,7 @@ def calibrate(
 ) -> tuple[tuple[Window, ...], WallFit | None]:
     """Return ``windows`` with the wall's joules, and the fit of the wall's power on the software's.
 
-    The clock is held against the machine's over ``windows`` and ``idle`` together, which are also what is
+    The clock is compared with the machine's over ``windows`` and ``idle`` together, which are also what is
     fitted: idle spans have the power that the others lack. ``measure_at_wall`` gives the idle windows their
     joules.
 
@@ -67,9 +67,9 @@ def measure_at_wall(meter: WallMeter, windows: Sequence[Window]) -> tuple[Window
 
     A window's span is from ``started``, to the millisecond, for ``seconds``; joules are the trapezoidal
     integral of the readings over it. A window that was invalid becomes valid, without its fault: what is
-    wrong with a window is always its software energy, which is gone. All else stays as it was.
+    wrong with a window is always its software energy, which is replaced. All else is kept.
 
-    Wall power is that of everything on the plug, power supply, fans and neighbours included. Where load
+    Wall power is that of everything on the plug, power supply, fans and other processes included. Where load
     changes by ΔW watts between two readings, up to ½ · interval · ΔW joules go to the wrong side: a window
     with such a change at both edges is right to interval · ΔW. Over n intervals that is a share of at most
     1/n of ΔW to the window's power, and means little where a window is shorter than the interval; in sums
@@ -96,7 +96,7 @@ def fit_of(meter: WallMeter, software: Sequence[Window], wall: Sequence[Window])
 
     Over windows of ten meter intervals and more that software metered validly. r² is 0 where the wall's
     watts do not vary. ``None`` with fewer than three of them, or where the software has the same watts in
-    all: no line can be drawn.
+    all: no line can be fitted.
     """
     pairs = [
         (ours.total_joules / ours.seconds, walls.total_joules / ours.seconds)
@@ -127,8 +127,8 @@ def fit_of(meter: WallMeter, software: Sequence[Window], wall: Sequence[Window])
 class Integral:
     """The integral, from the first knot, of what runs straight from knot to knot; exact up to rounding.
 
-    Called with moments within the knots, in any shape and order. Cost: one pass over the knots at
-    construction, then a binary search for each moment.
+    Called with times within the knots, in any shape and order. Cost: one pass over the knots at
+    construction, then a binary search for each time.
     """
 
     def __init__(self, seconds: Floats, values: Floats) -> None:
@@ -139,7 +139,7 @@ class Integral:
         self._before = np.concatenate([[0.0], np.cumsum(lengths * (values[1:] + values[:-1]) / 2)])
 
     def __call__(self, at_seconds: Floats) -> Floats:
-        """Return the integral from the first knot to each of the moments."""
+        """Return the integral from the first knot to each of the times."""
         knots = np.clip(
             np.searchsorted(self._seconds, at_seconds, side="right") - 1, 0, len(self._slopes) - 1
         )
@@ -158,7 +158,7 @@ class Spans(NamedTuple):
 
 
 def spans_of(windows: Sequence[Window]) -> Spans:
-    """Return when each window starts and ends; its start is known to the millisecond."""
+    """Return when each window starts and ends; its start is to the millisecond."""
     starts = np.asarray([datetime.fromisoformat(window.started).timestamp() for window in windows])
     return Spans(starts, starts + np.asarray([window.seconds for window in windows]))
 
@@ -234,7 +234,7 @@ def _refuse_another_clock(meter: WallMeter, windows: Sequence[Window], spans: Sp
     lag beyond two minutes that is not a whole number of half hours, nor a clock that drifts.
 
     Raises:
-        MeterError: says both spans, or by how much to shift the timestamps.
+        MeterError: names both spans, or by how much to shift the timestamps.
     """
     first, last = float(spans.starts.min()), float(spans.ends.max())
     begun, ended = float(meter.seconds[0]), float(meter.seconds[-1])

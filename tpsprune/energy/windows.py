@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import fsum, isfinite
 from typing import Final
 
-from tpsprune.records import Cost, EnergyClass, PhaseEnergy, Window
+from tpsprune.records import Cost, EnergyClass, PhaseEnergy, Window, cpu_seconds_of, joules_of, seconds_of
 
 _RELATIVE: Final = 0.02
 _SLACK_SECONDS: Final = 0.02
@@ -52,18 +52,18 @@ def fault_of(
 ) -> str:
     """Return what is wrong with a window, or an empty string.
 
-    Each invariant catches a fault that happens: energy that is missing or nought; a counter that did
+    Each invariant catches a fault that happens: energy that is missing or zero; a counter that did
     not move in more than a second; a counter that may have turned over twice (it can at 500 W within
-    the window, and only one turn can be told); a counter that moved further than ``counted_packages``
-    draw at 1000 W each, as one that was set back does, which passes for a turn; a tracker that timed
+    the window, and only one turn can be detected); a counter that moved further than ``counted_packages``
+    draw at 1000 W each, as one that was set back does, which looks like a turn; a tracker that timed
     something else (``task_seconds``); energy charged for another time than went by (RAM, modelled as
     constant watts, is a clock: joules / ``ram_watts`` must be the duration); GPU energy that the boards'
     own counter, read apart at the same edges (``gpu_counter_joules``), does not bear out within 2 % and
     ``gpu_slack_joules``.
     """
     inner, outer = bracket.inner_seconds, bracket.outer_seconds
-    known = {part for part, value in joules.items() if isfinite(value) and value >= 0}
-    if missing := [part for part in classes if part not in known]:
+    present = {part for part, value in joules.items() if isfinite(value) and value >= 0}
+    if missing := [part for part in classes if part not in present]:
         return f"energy of {', '.join(missing)} is missing"
     if sum(joules.values()) <= 0:
         return f"no energy at all over {inner:.3g} s"
@@ -116,7 +116,7 @@ def by_phase(windows: Iterable[Window]) -> dict[str, PhaseEnergy]:
     """Sum the windows of each phase, phases in the order they first began.
 
     Joules are ``None`` where any window of the phase was not metered: a sum with a part missing would
-    look like a saving. A phase is valid when each of its windows is.
+    pass for a saving. A phase is valid when each of its windows is.
     """
     phases: dict[str, list[Window]] = {}
     for window in windows:
@@ -127,11 +127,7 @@ def by_phase(windows: Iterable[Window]) -> dict[str, PhaseEnergy]:
 def total(windows: Iterable[Window]) -> Cost:
     """Sum all windows, failed attempts included; joules as in ``by_phase``."""
     every = list(windows)
-    return Cost(
-        joules=_joules(every),
-        seconds=fsum(window.seconds for window in every),
-        cpu_seconds=fsum(window.cpu_seconds for window in every),
-    )
+    return Cost(joules=joules_of(every), seconds=seconds_of(every), cpu_seconds=cpu_seconds_of(every))
 
 
 def _sum(windows: Sequence[Window]) -> PhaseEnergy:
@@ -151,9 +147,3 @@ def _sum(windows: Sequence[Window]) -> PhaseEnergy:
         ),
         valid=all(window.valid for window in windows),
     )
-
-
-def _joules(windows: Sequence[Window]) -> float | None:
-    found = [window.total_joules for window in windows]
-    known = [value for value in found if value is not None]
-    return fsum(known) if known and len(known) == len(found) else None

@@ -22,17 +22,17 @@ from tpsprune.loop.meter import EnergyUse
 from tpsprune.recipe.compare import Compare, order_of
 from tpsprune.records import ArmRun, BrokenOff, Design, EnergyClass, Savings, Window
 from tpsprune.records import ComparisonRecord as Record
-from tpsprune.report.assessment import assessed
+from tpsprune.report.assessment import assess_journal
 from tpsprune.report.savings.pages import write_report
 from tpsprune.runs import (
     Begun,
     ComparisonFolder,
     RunFolder,
-    ask_for_pairs,
     begin_or_match,
     cannot_write,
     exclusive,
     machine_facts,
+    request_pairs,
     versions,
 )
 from tpsprune.training import choose_device
@@ -171,7 +171,7 @@ class Comparison:
         with self.held():
             # A run under way is left alone: it may be another program's, and this one may only look.
             record, _ = begin_or_match(folder, design, elsewhere)
-            ask_for_pairs(folder, record, pairs, asked)
+            request_pairs(folder, record, pairs, asked)
 
     @property
     def record(self) -> Record:
@@ -300,7 +300,7 @@ class Comparison:
             CannotWriteError: no space, or not permitted.
         """
         digest = hashlib.sha256(self._folder.journal.path.read_bytes()).hexdigest()
-        return write_report(assessed(self._folder), self._folder.path, journal_sha256=digest)
+        return write_report(assess_journal(self._folder), self._folder.path, journal_sha256=digest)
 
     def give_up_begun(self) -> None:
         """Write the run under way, if any, down as broken off, with the windows that its folder holds."""
@@ -332,7 +332,7 @@ class Comparison:
             self._folder.runs.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(self._folder.runs, error) from error
-        with exclusive(self._folder.runs / "lock", beside=f"write elsewhere with {self._elsewhere}"):
+        with exclusive(self._folder.runs / "lock", remedy=f"write elsewhere with {self._elsewhere}"):
             self._is_held = True
             try:
                 yield

@@ -13,12 +13,20 @@ from typing import Any, Final, Literal, Self, final
 from uuid import uuid4
 
 from tpsprune import energy
-from tpsprune.claims.window_sums import class_words, joules_of, seconds_of
 from tpsprune.energy import AbstractMeter, MeteredSpan
 from tpsprune.errors import Fault, LoopError, RecipeError, TpspruneError
 from tpsprune.recipe.settings import read_section
 from tpsprune.recipe.train import Energy
-from tpsprune.records import Cost, EnergyClass, EnergyMethod, PhaseEnergy, Window
+from tpsprune.records import (
+    Cost,
+    EnergyClass,
+    EnergyMethod,
+    PhaseEnergy,
+    Window,
+    classes_of,
+    joules_of,
+    seconds_of,
+)
 from tpsprune.runs import Journal
 
 MAX_WINDOW_SECONDS: Final = 240.0
@@ -75,7 +83,7 @@ class EnergyUse:
     @property
     def energy_class(self) -> str:
         """How the joules were obtained: the classes of all components."""
-        return class_words(self.windows)
+        return classes_of(self.windows)
 
     @classmethod
     def of_numbers(

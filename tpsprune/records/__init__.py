@@ -1,4 +1,4 @@
-"""Frozen values that cross rooms: printable, comparable; types say what a file may hold of them.
+"""Frozen values that cross rooms: printable, comparable; their types bound what a file may hold.
 
 Every field name carries its unit (``_seconds``, ``_joules``, ``_share`` in 0..1); ``None`` means
 "not known", never zero.
@@ -31,7 +31,20 @@ from tpsprune.records.comparison import (
     IdleSpan,
     InferenceSpan,
 )
-from tpsprune.records.energy import Cost, EnergyClass, EnergyMethod, PhaseEnergy, Projection, Window
+from tpsprune.records.energy import (
+    JOULES_PER_KWH,
+    Cost,
+    EnergyClass,
+    EnergyMethod,
+    PhaseEnergy,
+    Projection,
+    Window,
+    classes_of,
+    cpu_seconds_of,
+    join_classes,
+    joules_of,
+    seconds_of,
+)
 from tpsprune.records.events import (
     ArmBegun,
     ArmEnded,
@@ -49,6 +62,7 @@ from tpsprune.records.events import (
 from tpsprune.records.readings import Decision, Milestone, Reading, Status, Verdict
 from tpsprune.records.result import GIVEN, GroupChange, Latency, ModelFigures, RunResult, Size, Unpruned
 from tpsprune.records.savings import (
+    NOT_CLAIMED,
     Accuracy,
     BandPoint,
     BreakEven,
@@ -76,6 +90,8 @@ DOCUMENTS = {"result": RunResult, "energy_report": EnergyReport, "bundle": Manif
 __all__ = [
     "DOCUMENTS",
     "GIVEN",
+    "JOULES_PER_KWH",
+    "NOT_CLAIMED",
     "QUALITIES",
     "Accuracy",
     "ArmBegun",
@@ -149,10 +165,15 @@ __all__ = [
     "Verdict",
     "WallFit",
     "Window",
+    "classes_of",
+    "cpu_seconds_of",
     "dump",
     "is_newer",
+    "join_classes",
+    "joules_of",
     "json_schema",
     "load",
     "quality_of",
+    "seconds_of",
     "unit_of",
 ]

@@ -1,4 +1,4 @@
-"""What ``check``, ``doctor`` and ``export`` return, and what an exported bundle says of itself."""
+"""What ``check``, ``doctor`` and ``export`` return, and the manifest of an exported bundle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CheckedGroup:
     """Coupled units: ``layers`` produce them, ``members`` work on each, ``readers`` are their consumers.
 
     ``kind`` is what a unit is: ``units`` (channels, neurons), ``heads``, ``head-width`` or ``blocks``.
-    ``width_after`` is how many the recipe's target would leave, where that was asked for.
+    ``width_after`` is how many the recipe's target would leave, where that was requested.
     """
 
     name: str
@@ -57,9 +57,9 @@ class CheckedLayer:
 class Checked:
     """A recipe that would run, and with what.
 
-    ``weights`` says whose the widths are, ``from_data`` what a library's model was given because the data are
-    as they are. ``cost_share`` is what the model would cost at the planned widths, over what it costs, in
-    the unit of the target; ``None`` where widths were not asked for.
+    ``weights`` names the weights behind the widths, ``from_data`` the settings of a library's model that
+    follow from the data. ``cost_share`` is the cost of the model at the planned widths over its cost now, in
+    the unit of the target; ``None`` where widths were not requested.
     """
 
     schema: Literal["tpsprune.check/1"] = "tpsprune.check/1"
@@ -85,7 +85,7 @@ class Checked:
 class MachineFacts:
     """The devices; ``None`` is what could not be found out.
 
-    A container is known by its mark, and that there is none is not: ``container`` is true or ``None``.
+    A container has a mark, its absence proves nothing: ``container`` is true or ``None``.
     """
 
     cpu_model: str | None
@@ -132,7 +132,7 @@ class SoftwareFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """The whole of it; no ``grade`` where it is not known what would be metered."""
+    """What ``doctor`` found; no ``grade`` where it is not known what would be metered."""
 
     schema: Literal["tpsprune.doctor/1"] = "tpsprune.doctor/1"
     machine: MachineFacts
@@ -145,7 +145,7 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """How to tell that a file is whole: its SHA-256 in hexadecimal, and its size."""
+    """What shows that a file is whole: its SHA-256 in hexadecimal, and its size."""
 
     sha256: Sha256
     bytes: Natural
@@ -189,7 +189,7 @@ class Exporting:
 class Exported:
     """A finished export: its folder, every file in it, and the comparisons, in the order of the formats.
 
-    ``calls`` is the dotted path of what loading it calls, where the model is somebody's own code.
+    ``calls`` is the dotted path of what loading it calls, where the model is the user's own code.
     """
 
     schema: Literal["tpsprune.exported/1"] = "tpsprune.exported/1"
@@ -256,10 +256,10 @@ class TensorFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a bundle holds, and how to tell that it is whole: ``manifest.json``.
+    """What a bundle holds, and what shows that it is whole: ``manifest.json``.
 
     ``formats`` are the files of each format; plan, recipe and card belong to all of them. ``tensors`` are
-    those of ``ticket.safetensors``, none where that format was not asked for. ``seal`` is the SHA-256 of
+    those of ``ticket.safetensors``, none where that format was not requested. ``seal`` is the SHA-256 of
     all that stands before it in the file. A bundle of the first version has neither card nor seal.
     """
 

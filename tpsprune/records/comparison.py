@@ -16,8 +16,8 @@ class Design:
     """What was fixed before the first run: who is compared, on which seeds, and what would count.
 
     The first of ``arms`` is the baseline of every claim. ``tolerance_share`` is how much test accuracy an
-    arm may lose (0.01 is one point), ``required_accuracy`` what the task asks for at all; ``alpha`` the
-    error rate of a claim; ``order_seed`` draws the order of the runs within each pair.
+    arm may lose (0.01 is one point), ``required_accuracy`` the least that the task requires; ``alpha`` the
+    error rate of a claim; ``order_seed`` shuffles the order of the runs within each pair.
     ``foreign_load_share`` is how much of the machine's processors others may have taken in a run that
     counts.
     """
@@ -44,16 +44,16 @@ class Design:
     begun: str
     command: str
     pairs: int
-    """Pairs asked for when it was begun; a later command may ask for more."""
+    """Pairs requested when it was begun; a later command may request more."""
 
     @property
     def baseline(self) -> str:
-        """The arm that every other is held against."""
+        """The arm that every other is compared with."""
         return self.arms[0]
 
     @property
     def loss(self) -> str:
-        """The loss of the recipe, by the word in its text; cross-entropy where there was no other yet."""
+        """The loss of the recipe, by its name in the text; cross-entropy where the text has none."""
         return _loss_in(self.recipe_text)
 
     @property
@@ -63,7 +63,7 @@ class Design:
 
     @property
     def primary(self) -> str:
-        """The arm of the claim that was fixed beforehand: the ticket, else the first beside the baseline."""
+        """The arm of the claim that was fixed beforehand: the ticket, else the first after the baseline."""
         others = self.arms[1:]
         return "ticket" if "ticket" in others else others[0]
 
@@ -93,9 +93,9 @@ class ArmRun:
     """One finished run of one arm; ``failure`` in words where it ended without a model.
 
     ``position`` is its place in the order in which all runs were made. ``accuracy`` is of the test split,
-    read once; ``parameters`` and ``macs`` are of the model it left. ``given`` says what it was handed that
-    others had to find, as the widths of a ticket. ``notes`` are what the run had to say of itself.
-    ``receipt`` tells what a loop of the user's own handed in from the like; empty for runs of a recipe.
+    read once; ``parameters`` and ``macs`` are of the model it left. ``given`` names what it was handed that
+    others had to find, as the widths of a ticket. ``notes`` are the run's own. ``receipt`` identifies what a
+    loop of the user's own handed in; empty for runs of a recipe.
     """
 
     arm: str
@@ -151,7 +151,7 @@ class InferenceSpan:
 class BrokenOff:
     """A run that was begun and not finished: what it took until then is shown, and counts for no arm.
 
-    Without windows nobody knows what it took, which is not nothing. A warm-up belongs to no pair.
+    Without windows its energy is not known, which is not zero. A warm-up belongs to no pair.
     """
 
     arm: str
@@ -178,7 +178,7 @@ class Grid:
 class Choices:
     """What the reader of a report chose: a grid, a volume of inferences a day, a wall meter's readings.
 
-    ``wall_meter`` names a file beside the journal that holds the readings; none of it changes a run.
+    ``wall_meter`` names the file of the readings in the journal's folder; none of it changes a run.
     """
 
     grid: Grid | None = None
@@ -190,8 +190,8 @@ class Choices:
 class ComparisonRecord:
     """All that a journal holds, in the order it happened; ``under_way`` names a run without an end.
 
-    ``looks`` counts how often results could be looked at before the number of pairs was settled: one more
-    each time that another number was asked for after a run had ended.
+    ``looks`` counts how often results could be seen before the number of pairs was final: one more each time
+    that another number was requested after a run had ended.
     """
 
     design: Design

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Literal
+from math import fsum
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from tpsprune.records.serial import AtLeastZero, Natural
+
+JOULES_PER_KWH: Final = 3.6e6
 
 
 class EnergyClass(StrEnum):
@@ -43,8 +47,8 @@ class Window:
     """One metered span of one phase; ``joules`` by component, empty when nothing was metered.
 
     ``cpu_seconds`` is processor time of this process and its children over the window; ``attempt`` counts
-    resumes, so that energy spent on work that a kill threw away stays on the bill. ``machine_cpu_seconds``
-    is the processor time of everybody on the machine, ``steal_seconds`` what a hypervisor gave to others,
+    resumes, so that energy spent on work that a kill threw away is counted. ``machine_cpu_seconds``
+    is the processor time of everybody on the machine, ``steal_seconds`` what a hypervisor took,
     ``gpu_celsius`` and ``throttled`` are the hottest GPU's at the window's end: ``None`` where not known.
     """
 
@@ -67,6 +71,43 @@ class Window:
     def total_joules(self) -> float | None:
         """Sum over components; ``None`` when nothing was metered."""
         return sum(self.joules.values()) if self.joules else None
+
+
+def joules_of(windows: Iterable[Window]) -> float | None:
+    """Return the sum over windows; ``None`` where one was not metered, or there is none.
+
+    A sum with a part missing would pass for a saving.
+    """
+    joules = [window.total_joules for window in windows]
+    metered = [each for each in joules if each is not None]
+    return fsum(metered) if metered and len(metered) == len(joules) else None
+
+
+def join_classes(classes: Iterable[EnergyClass]) -> str:
+    """Return the classes of a sum joined by plus signs, best first, each once.
+
+    >>> join_classes([EnergyClass.CONSTANT, EnergyClass.MODELLED, EnergyClass.CONSTANT])
+    'modelled + constant'
+    >>> join_classes([])
+    'none'
+    """
+    found = set(classes) - {EnergyClass.MIXED, EnergyClass.NONE}
+    return " + ".join(each.value for each in EnergyClass if each in found) or EnergyClass.NONE.value
+
+
+def classes_of(windows: Iterable[Window]) -> str:
+    """Return the classes of the joules of windows; see ``join_classes``."""
+    return join_classes(kind for window in windows for kind in window.classes.values())
+
+
+def seconds_of(windows: Iterable[Window]) -> float:
+    """Return the sum of wall seconds."""
+    return fsum(window.seconds for window in windows)
+
+
+def cpu_seconds_of(windows: Iterable[Window]) -> float:
+    """Return the sum of processor seconds."""
+    return fsum(window.cpu_seconds for window in windows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +134,6 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Projection(Cost):
-    """What was not run but follows from what was: no measurement, and it says so wherever it stands."""
+    """What was not run but follows from what was: no measurement, and its class is ``projection``."""
 
     energy_class: Annotated[Literal["projection"], Field(alias="class")] = "projection"

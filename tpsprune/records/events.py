@@ -22,7 +22,7 @@ class PhaseStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a phase stands; ``read`` tells whether the figures were read just now or are not given.
+    """Where a phase stands; ``read`` is whether the figures were read at this step.
 
     ``quality`` is what ``validation_accuracy`` is called.
     """

@@ -22,7 +22,7 @@ class Status(StrEnum):
 class Reading:
     """One number read at one step: ``signal`` of ``group`` (empty: of the whole model).
 
-    ``value`` is ``None`` unless ``status`` is ``OK``; ``reason`` then says why.
+    ``value`` is ``None`` unless ``status`` is ``OK``; ``reason`` is then the cause.
     """
 
     signal: str
@@ -59,7 +59,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a rule says after one more round of readings, and why, in a sentence with its numbers."""
+    """The output of a rule after one more round of readings, and its reason with the numbers."""
 
     act: bool
     reason: str
@@ -79,7 +79,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Milestone:
-    """Where a run's rule acted, as its result has it; ``rule`` is ``given`` where no rule of ours did."""
+    """Where a run's rule acted, as its result has it; ``rule`` is ``given`` where none of its rules did."""
 
     epoch: AtLeastZero
     step: Natural

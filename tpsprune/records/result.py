@@ -14,7 +14,7 @@ from tpsprune.records.serial import AtLeastZero, Natural, Positive, Text
 from tpsprune.records.task import TaskFacts
 
 GIVEN: Final = "given"
-"""The rule of a draw that nobody made: the dense model was trained elsewhere."""
+"""The rule of a draw that no rule made: the dense model was trained elsewhere."""
 
 Accuracy = Annotated[float, Le(1.0)]
 """Of whatever the task's quality is: R² may be below zero."""
@@ -77,12 +77,12 @@ class Unpruned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """Everything a finished run has to say, in the order a reader wants it.
+    """The results of a finished run, in the order of its report.
 
     ``pruned_validation_accuracy`` is read right after pruning, before any retraining. ``energy`` is by phase,
-    in the order the phases first began. ``projected_dense`` is ``None`` where the dense model was given, not
-    trained by this run: nothing is known of what training it cost. The rule of ``drawn_at`` is then ``given``
-    and its reason says what was given. Shares, always made from the figures, are of the dense model's.
+    in the order the phases first began. ``projected_dense`` is ``None`` where this run was handed the dense
+    model trained: the cost of its training is not known. The rule of ``drawn_at`` is then ``given``
+    and its reason names what was handed in. Shares, always made from the figures, are of the dense model's.
     ``folder`` is where the run lies now, and in no file.
     """
 

@@ -21,7 +21,7 @@ MaybeInfinite = Annotated[
     BeforeValidator(lambda raw: float("nan") if raw is None else raw),
     WithJsonSchema({"type": ["number", "null"]}),
 ]
-"""A number that JSON cannot say where it is not finite: a report has null there."""
+"""A number that may not be finite: a report has null there."""
 
 Grams = Annotated[
     AtLeastZero | None,
@@ -41,7 +41,7 @@ PartOfAll = Annotated[float, Interval(ge=0.0, le=1.001)]
 
 
 class Standing(StrEnum):
-    """Where a claim stands on the ladder; the first rung that does not hold is the answer."""
+    """Where a claim stands on the ladder; the first rung that does not hold decides."""
 
     INVALID_MEASUREMENT = "INVALID_MEASUREMENT"
     INSUFFICIENT_RUNS = "INSUFFICIENT_RUNS"
@@ -115,9 +115,9 @@ class Support:
 class Claim:
     """One statement about one arm: ``kind`` is ``training`` or ``inference`` (then at ``batch``).
 
-    Joules are means over counted pairs: of a whole training, or of one inference. ``energy_class`` says of
-    what classes they are made. ``idle_subtracted`` is the same with the idle baseline taken off both, for
-    information: the claim is made on the total. ``key`` is a name for programs, as ``training/ticket`` or
+    Joules are means over counted pairs: of a whole training, or of one inference. ``energy_class`` are
+    their classes. ``idle_subtracted`` is the change with the idle baseline taken off both, for information:
+    the claim is made on the total. ``key`` is a name for programs, as ``training/ticket`` or
     ``inference-64/ticket``.
     """
 
@@ -145,7 +145,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """Test accuracy of an arm beside its baseline's over pairs, and whether it was preserved.
+    """Test accuracy of an arm and of its baseline over pairs, and whether it was preserved.
 
     Preserved: the one-sided 95 % lower bound of the mean difference is above −``tolerance_share``.
     ``lower_share`` is ``None`` below two pairs.
@@ -222,7 +222,7 @@ class Grade:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WallFit:
-    """A wall meter held against the software's figures: wall watts = slope · software watts + offset."""
+    """A wall meter compared with the software's figures: wall watts = slope · software watts + offset."""
 
     slope: float
     offset_watts: float
@@ -233,7 +233,7 @@ class WallFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """What the data are worth: windows that broke an invariant, neighbours, runs set aside."""
+    """The quality of the data: windows that broke an invariant, foreign load, runs set aside."""
 
     windows: Natural
     invalid: tuple[str, ...]
@@ -258,7 +258,7 @@ class Needed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLine:
-    """One run as the table of runs shows it; ``counted`` says whether it is in any claim, ``why_not`` why."""
+    """One run of the table of runs; ``counted`` is whether it is in any claim, ``why_not`` why not."""
 
     position: Natural
     pair: Natural
@@ -323,7 +323,7 @@ class ReportStep(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportQuality(Quality):
-    """What the data are worth, and the classes of its joules."""
+    """The quality of the data, and the classes of its joules."""
 
     idle_energy_class: ClassWords
     lost_energy_class: ClassWords
@@ -331,14 +331,14 @@ class ReportQuality(Quality):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportNeeded(Needed):
-    """Pairs that are needed, and of which class the joules were that say so."""
+    """Pairs that are needed, and the classes of the joules behind the number."""
 
     energy_class: ClassWords
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportRun(RunLine):
-    """A run, and what it says of itself beside its figures: what it left, was given, noted, and drew when."""
+    """A run with the rest of its record: its weights, what it was given, its notes, and when it drew."""
 
     weights_sha256: str
     given: str
@@ -362,7 +362,7 @@ class ReportGrid(Grid):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotCounted:
-    """A run that is in no claim: ``why``, and what it took as far as that is known."""
+    """A run that is in no claim: ``why``, and its energy where that is known."""
 
     arm: Text
     seed: int

@@ -27,9 +27,9 @@ _adapter: Final[Callable[[Any], TypeAdapter[Any]]] = cache(TypeAdapter)
 
 
 def dump(record: Any) -> dict[str, Any]:
-    """Return a record as plain JSON values, names in the order of its fields."""
-    plain: dict[str, Any] = _adapter(type(record)).dump_python(record, mode="json", by_alias=True)
-    return plain
+    """Return a record as JSON values, names in the order of its fields."""
+    raw: dict[str, Any] = _adapter(type(record)).dump_python(record, mode="json", by_alias=True)
+    return raw
 
 
 def load(kind: type[T], raw: object) -> T:
@@ -47,7 +47,7 @@ def load(kind: type[T], raw: object) -> T:
     ValueError: joules must be a valid number (found '3')
     """
     try:
-        # As text, since only there a list may be a tuple and a word a member while all else is strict.
+        # As text, since only there a list may be a tuple and a string a member while all else is strict.
         record: T = _adapter(kind).validate_json(json.dumps(raw), strict=True, extra="forbid")
     except ValidationError as error:
         raise ValueError(_first_fault(error, raw)) from error
@@ -103,17 +103,17 @@ def _closed(node: Any) -> Any:
     return found
 
 
-def is_newer(found: Any, known: str) -> bool:
-    """Whether ``found`` names a later version of the schema ``known``, both written ``NAME/VERSION``.
+def is_newer(found: Any, current: str) -> bool:
+    """Whether ``found`` names a later version of the schema ``current``, both written ``NAME/VERSION``.
 
     >>> is_newer("tpsprune.result/2", "tpsprune.result/1")
     True
     >>> is_newer("tpsprune.result/10", "tpsprune.result/9")
     True
-    >>> is_newer("somebody.elses/2", "tpsprune.result/1")
+    >>> is_newer("another.tool/2", "tpsprune.result/1")
     False
     """
-    name, _, version = known.partition("/")
+    name, _, version = current.partition("/")
     if not isinstance(found, str) or not found.startswith(f"{name}/"):
         return False
     later = found.removeprefix(f"{name}/")

@@ -20,7 +20,7 @@ IN_NATS: Final = ("cross-entropy", "bce", "next-token")
 
 
 def quality_of(loss: str) -> str:
-    """Return what quality is called under a loss: a word of ``QUALITIES``, else the user's own.
+    """Return what quality is called under a loss: one of ``QUALITIES``, else the user's own.
 
     >>> quality_of("mse"), quality_of("theirs:loss")
     ('R²', 'quality')
@@ -29,7 +29,7 @@ def quality_of(loss: str) -> str:
 
 
 def unit_of(loss: str) -> str:
-    """Return the unit of a loss: ``nats``, or none of squares and of what nobody knows."""
+    """Return the unit of a loss: ``nats``, or none of squares and of unknown losses."""
     return "nats" if loss in IN_NATS else ""
 
 

@@ -1,4 +1,4 @@
-"""From a journal to its assessment: with what a reader chose, and a wall meter's joules."""
+"""The assessment of a journal: with the reader's choices, and a wall meter's joules."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def choose(
     wall_meter: Path | None = None,
     forget: bool = False,
 ) -> None:
-    """Write down what a reader chose, so that the report can be made again from the journal alone.
+    """Record what a reader chose, so that the report can be made again from the journal alone.
 
-    What is not given stays as it was chosen before, unless all of that is to be forgotten. A wall meter's
-    readings are copied beside the journal, once they are found to fit it.
+    Arguments left out keep the earlier choice, unless ``forget`` drops all of those. A wall meter's readings
+    are copied into the journal's folder, once they are found to fit it.
 
     Raises:
         MeterError: an unknown country, a factor without a source, or readings that do not fit.
@@ -49,29 +49,29 @@ def choose(
         wall_meter=before.wall_meter if wall_meter is None else folder.wall_meter.name,
     )
     if wall_meter is not None:
-        _at_the_wall(comparison, wall_meter)
+        _use_wall_meter(comparison, wall_meter)
         try:
             content = wall_meter.read_bytes()
         except OSError as error:
             raise MeterError(f"cannot read {wall_meter}: {error.strerror or error}") from error
         write_bytes_atomically(folder.wall_meter, content)
     if after != written:
-        with exclusive(folder.runs / "lock", beside="wait") if folder.runs.is_dir() else nullcontext():
+        with exclusive(folder.runs / "lock", remedy="wait") if folder.runs.is_dir() else nullcontext():
             folder.append("choices", after)
 
 
-def assessed(folder: ComparisonFolder) -> Savings:
-    """Return what the journal lets one say, with a wall meter's joules where its readings lie beside it.
+def assess_journal(folder: ComparisonFolder) -> Savings:
+    """Return the assessment of a journal, with a wall meter's joules where its folder holds the readings.
 
     Raises:
         RunFolderError: there is no journal, or it is damaged.
-        MeterError: the wall meter's readings are gone or do not fit any more.
+        MeterError: the wall meter's readings are missing or do not fit any more.
     """
     comparison, _ = folder.read()
     if comparison.choices.wall_meter is None:
         return assess(comparison)
     try:
-        return assess(*_at_the_wall(comparison, folder.path / comparison.choices.wall_meter))
+        return assess(*_use_wall_meter(comparison, folder.path / comparison.choices.wall_meter))
     except MeterError as error:
         raise MeterError(
             f"{error}. The readings were chosen earlier: 'tpsprune report {folder.path} --forget' leaves "
@@ -79,21 +79,21 @@ def assessed(folder: ComparisonFolder) -> Savings:
         ) from error
 
 
-def _at_the_wall(comparison: ComparisonRecord, readings: Path) -> tuple[ComparisonRecord, WallFit | None]:
+def _use_wall_meter(comparison: ComparisonRecord, readings: Path) -> tuple[ComparisonRecord, WallFit | None]:
     """Return the comparison with each window's joules, and each run's method, as the wall meter has them."""
     meter = read_wall_meter(readings)
-    answers, idle = comparison.inference, comparison.idle
+    inference, idle = comparison.inference, comparison.idle
     windows = [window for run in comparison.runs for window in run.windows]
-    windows += [span.window for span in answers] + [span.window for span in idle]
+    windows += [span.window for span in inference] + [span.window for span in idle]
     measured, fit = calibrate(meter, windows)
     of_wall = iter(measured)
-    known = comparison.runs[0].method.details if comparison.runs else {}
+    details = comparison.runs[0].method.details if comparison.runs else {}
     method = EnergyMethod(
         meter="wall meter",
         scope="machine",
         classes={"wall": EnergyClass.MEASURED},
         details={
-            **{name: words for name, words in known.items() if name.endswith("_model")},
+            **{name: model for name, model in details.items() if name.endswith("_model")},
             "file": meter.name,
             "sha256": meter.sha256,
             "interval": f"{meter.interval_seconds:g} s",
@@ -108,7 +108,7 @@ def _at_the_wall(comparison: ComparisonRecord, readings: Path) -> tuple[Comparis
         replace(
             comparison,
             runs=runs,
-            inference=tuple(replace(span, window=next(of_wall)) for span in answers),
+            inference=tuple(replace(span, window=next(of_wall)) for span in inference),
             idle=tuple(replace(span, window=next(of_wall)) for span in idle),
         ),
         fit,

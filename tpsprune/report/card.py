@@ -1,6 +1,6 @@
 """A model card: what an exported ticket is, its quality and energy, and how to load it.
 
-Markdown with YAML in front, as the Hugging Face Hub reads it; its sentences are in ``templates/card.md.j2``.
+Markdown with YAML in front, as the Hugging Face Hub reads it; its text is in ``templates/card.md.j2``.
 The same run gives the same bytes.
 """
 
@@ -15,13 +15,11 @@ from typing import Any, Final
 
 from jinja2 import ChainableUndefined, Environment, Undefined
 
-from tpsprune.records import EnergyClass, Grid, Stamp
+from tpsprune.records import JOULES_PER_KWH, EnergyClass, Grid, Stamp, join_classes
 from tpsprune.report import words
 from tpsprune.report.forms import Number, load_templates
-from tpsprune.report.savings.terms import join_classes
 
 _MISSING: Final = "not recorded"
-_JOULES_PER_KWH: Final = 3.6e6
 _TASKS: Final = {
     ("image", "cross-entropy"): "image-classification",
     ("vector", "cross-entropy"): "tabular-classification",
@@ -56,14 +54,14 @@ def model_card(
         recipe_text: the run's recipe, as resolved.
         recipe_sha256: of that text.
         architecture: the name of the model's class.
-        formats: the files of each format, in the order asked for.
-        stamps: of every file beside the card and the manifest.
+        formats: the files of each format, in the requested order.
+        stamps: of every file but the card and the manifest.
         checked: by format, how much of the largest score a reloaded ticket may differ by.
         batches: the batch sizes it was compared at.
         grid: what turns joules into grams of CO₂, if one was chosen.
     """
     task = _field(raw, "task")
-    # Runs of before quality had names told classes apart.
+    # Earlier runs have no name of quality: theirs is accuracy.
     quality = str(_field(task, "quality") or "accuracy")
     text = (
         _templates()
@@ -92,14 +90,14 @@ def model_card(
 
 @cache
 def _templates() -> Environment:
-    environment = load_templates("md", {"share": words.share, "told": _told}, {"missing": _MISSING})
+    environment = load_templates("md", {"share": words.share, "shown": _show}, {"missing": _MISSING})
     environment.undefined = ChainableUndefined
     environment.tests["recorded"] = lambda value: not (value is None or isinstance(value, Undefined))
     return environment
 
 
-def _told(value: Any, how: str = "") -> str:
-    """Return a value in words: by the function of ``words`` or the format that is named."""
+def _show(value: Any, how: str = "") -> str:
+    """Return a value as text: by the named function of ``words``, or by a ``%`` format."""
     if value is None or isinstance(value, Undefined):
         return _MISSING
     if how.startswith("%"):
@@ -108,7 +106,7 @@ def _told(value: Any, how: str = "") -> str:
 
 
 def _field(raw: Any, *path: str) -> Any:
-    """Return what stands at a path of nested mappings; ``None`` where any part of it is missing.
+    """Return the value at a path of nested mappings; ``None`` where any part of it is missing.
 
     >>> _field({"ticket": {"macs": 3}}, "ticket", "macs"), _field({}, "ticket", "macs")
     (3, None)
@@ -121,7 +119,7 @@ def _field(raw: Any, *path: str) -> Any:
 
 
 def _model_kind(recipe_text: str) -> str:
-    """Return the kind of the recipe's model; nothing where the text tells none."""
+    """Return the kind of the recipe's model; empty where the text names none."""
     try:
         return str(tomllib.loads(recipe_text)["task"]["model"]["kind"])
     except (tomllib.TOMLDecodeError, KeyError, TypeError):
@@ -129,7 +127,7 @@ def _model_kind(recipe_text: str) -> str:
 
 
 def _energy(raw: Mapping[str, Any], grid: Grid | None) -> dict[str, Any]:
-    """Return what the card says of energy: every joule with its class, grams only where a grid was chosen."""
+    """Return the energy figures of the card, joules with their class, grams only with a grid."""
     kinds: Mapping[str, str] = _field(raw, "method", "classes") or {}
     classes = join_classes(EnergyClass(kind) for kind in kinds.values()) if kinds else _MISSING
     energy = _field(raw, "energy")
@@ -138,26 +136,26 @@ def _energy(raw: Mapping[str, Any], grid: Grid | None) -> dict[str, Any]:
     parts = list(dict.fromkeys(part for joules in by_part for part in joules))
     joules = _field(raw, "total", "joules")
     total = float(joules) if isinstance(joules, int | float) and isfinite(joules) else None
-    known = [[each[part] for each in by_part if each.get(part) is not None] for part in parts]
+    by_component = [[each[part] for each in by_part if each.get(part) is not None] for part in parts]
     simulated = EnergyClass.SIMULATED.value in classes
     grams = None
     if grid is not None and total is not None and not simulated:
-        grams = total / _JOULES_PER_KWH * grid.grams_per_kwh
+        grams = total / JOULES_PER_KWH * grid.grams_per_kwh
 
     def parts_of(phase: Any) -> list[str]:
-        return [_told(_field(phase, "joules_by_component", part), "joules") for part in parts]
+        return [_show(_field(phase, "joules_by_component", part), "joules") for part in parts]
 
     def sum_of(phase: Any) -> Number:
-        kind = _told(_field(phase, "class"))
+        kind = _show(_field(phase, "class"))
         joules = words.joules(_field(phase, "joules"))
         return Number(joules, classes if kind == EnergyClass.MIXED.value else kind)
 
     return {
         "classes": classes,
-        "components": [(part, f" ({_told(kinds.get(part))})") for part in parts],
+        "components": [(part, f" ({_show(kinds.get(part))})") for part in parts],
         "parts_of": parts_of,
         "sum_of": sum_of,
-        "sums": [_told(sum(joules) if joules else None, "joules") for joules in known],
+        "sums": [_show(sum(joules) if joules else None, "joules") for joules in by_component],
         "total": Number(words.joules(total), classes),
         "grams": grams,
         "grams_words": Number(words.grams(grams), classes),
@@ -167,12 +165,12 @@ def _energy(raw: Mapping[str, Any], grid: Grid | None) -> dict[str, Any]:
 
 def _describe_inputs(task: Any) -> str:
     if parts := _field(task, "parts"):
-        told = [f"{part['name']} {part['dtype']} {_sizes(part['shape'])}".strip() for part in parts]
-        return f"several tensors, by {'name' if parts[0]['name'] else 'position'}: {', '.join(told)}"
+        named = [f"{part['name']} {part['dtype']} {_sizes(part['shape'])}".strip() for part in parts]
+        return f"several tensors, by {'name' if parts[0]['name'] else 'position'}: {', '.join(named)}"
     kind, shape = _field(task, "input_kind"), _field(task, "input_shape")
     if kind is None or shape is None:
         return f"inputs ({_MISSING})"
-    described = _INPUTS.get(kind, str(kind)).format(vocabulary=_told(_field(task, "vocabulary")))
+    described = _INPUTS.get(kind, str(kind)).format(vocabulary=_show(_field(task, "vocabulary")))
     return f"{described}: {_sizes(shape)}"
 
 

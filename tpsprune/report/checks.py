@@ -1,4 +1,4 @@
-"""What ``check`` found of a recipe and ``doctor`` of a machine, for a terminal of 80 columns."""
+"""The findings of ``check`` and ``doctor``, for a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNKNOWN = "unknown"
 
 
 def check_tables(found: Checked) -> RenderableType:
-    """Return what a check found: task, size, what can be pruned and what cannot and why."""
+    """Return the findings of a check: task, size, what can be pruned, and what cannot and why."""
     task = found.task
     items = ", ".join(f"{words.count(number)} {split}" for split, number in found.items.items())
     return Lines(
@@ -61,17 +61,16 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _outputs(task: TaskFacts) -> str:
-    """Return what the numbers of an output stand for."""
+    """Return the name of an output's numbers."""
     terms = {"mse": "target", "bce": "label", "next-token": "token", "cross-entropy": "classes"}
-    word = terms.get(task.loss, "number")
-    return word if task.classes == 1 or word == "classes" else f"{word}s"
+    term = terms.get(task.loss, "number")
+    return term if task.classes == 1 or term == "classes" else f"{term}s"
 
 
 def _from_data(found: Checked) -> list[str]:
     if not found.from_data:
         return []
-    told = ", ".join(f"{name} = {value}" for name, value in found.from_data.items())
-    return [f"from the data: {told}"]
+    return ["from the data: " + ", ".join(f"{name} = {value}" for name, value in found.from_data.items())]
 
 
 def _widths_lines(found: Checked) -> list[str]:
@@ -120,12 +119,12 @@ def _fate(layer: CheckedLayer, widths: Mapping[str, tuple[int, int | None]]) -> 
     groups = ", ".join(_left(name, *widths[name]) for name in layer.groups)
     match layer.fate:
         case "cut":
-            told = f"produces {groups}"
+            fate = f"produces {groups}"
         case "follows":
-            told = f"follows {groups}"
+            fate = f"follows {groups}"
         case "stays":
-            told = f"keeps its units: {layer.reason}"
-    return f"{told}; consumes {_few(layer.reads)}" if layer.reads else told
+            fate = f"keeps its units: {layer.reason}"
+    return f"{fate}; consumes {_few(layer.reads)}" if layer.reads else fate
 
 
 def _left(group: str, width: int, after: int | None) -> str:
@@ -137,7 +136,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def diagnosis_tables(found: Diagnosis) -> RenderableType:
-    """Return the whole of it; lines to copy stand as they are, never broken."""
+    """Return a diagnosis; lines to copy are never broken."""
     grade = f"Grade {found.grade or UNKNOWN}"
     parts: list[RenderableType] = [_parts(found.parts), Text("")] if found.parts else []
     return Lines(
@@ -170,8 +169,8 @@ def _gpus(machine: MachineFacts) -> str:
 
 
 def _virtual(machine: MachineFacts) -> str:
-    answer = {True: "yes, by a hypervisor", False: "no", None: UNKNOWN}[machine.virtualised]
-    return f"{answer}; in a container" if machine.container else answer
+    virtual = {True: "yes, by a hypervisor", False: "no", None: UNKNOWN}[machine.virtualised]
+    return f"{virtual}; in a container" if machine.container else virtual
 
 
 def _software(software: SoftwareFacts) -> str:
@@ -207,7 +206,7 @@ def _or_unknown(number: int | None) -> str:
 
 
 def _facts_table(width: int | None = None) -> Table:
-    """Return an empty table of two columns without headings: a name, and what there is to say of it."""
+    """Return an empty table of two columns without headings: a name and a fact."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True, min_width=width)
     table.add_column(overflow="fold")

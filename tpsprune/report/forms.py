@@ -1,4 +1,4 @@
-"""What templates are filled with: numbers with their class, code and tables, as HTML or as Markdown.
+"""Values of templates: numbers with their class, code and tables, as HTML or as Markdown.
 
 Whatever a template shows is escaped for its form, unless it is markup of ours.
 """
@@ -17,8 +17,8 @@ from markupsafe import Markup, escape
 from tpsprune.report import words
 
 Form = Literal["html", "md"]
-SILENT: Final = frozenset({"name", "none", ""})
-"""Classes that are not written beside a number: of names, and of what nothing was metered of."""
+UNLABELLED: Final = frozenset({"name", "none", ""})
+"""Classes that are not written next to a number."""
 
 _UNIT: Final = re.compile(r"(?<=\d) (?=%|[kMmµn]?(?:J|Wh|W|s|g)\b|°C|pairs\b|points\b)")
 """The space between a number and its unit, where no line should end."""
@@ -42,13 +42,13 @@ class Number:
 
     @property
     def label(self) -> str:
-        """The class where a reader must see it beside the text: where the text holds a figure."""
-        return self.kind if self.kind not in SILENT and self.has_figure else ""
+        """The class to write next to the text: only where the text holds a figure."""
+        return self.kind if self.kind not in UNLABELLED and self.has_figure else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """Text to be copied or looked up, as it stands: commands, hashes, codes."""
+    """Text to be copied verbatim: commands, hashes, codes."""
 
     text: str
 
@@ -119,7 +119,7 @@ def load_templates(
 
     @pass_context
     def finalise(_: Any, value: Any) -> Markup:
-        # It asks for a context so that Jinja does not call it at compile time, after its own escaping.
+        # It takes a context so that Jinja does not call it at compile time, after its own escaping.
         return write(value)
 
     environment = Environment(
@@ -135,10 +135,10 @@ def load_templates(
     environment.filters |= {
         **{each.__name__: each for each in (chosen, counted, derived, measured, name)},
         **{each: getattr(words, each) for each in ("count", "percent", "seconds")},
-        # The class of a number may stand elsewhere: at the head of its column, beside its neighbour, or,
-        # since a caption of Markdown is emphasised as a whole, nowhere within it.
-        "bare": partial(write, label=False),
-        "beside": lambda value, kind: write(value, label=value.kind != kind),
+        # The class of a number may be written elsewhere: at the head of its column or next to its neighbour.
+        # A caption of Markdown is emphasised as a whole, so that no class can be marked within it.
+        "unlabelled": partial(write, label=False),
+        "label_unless": lambda value, kind: write(value, label=value.kind != kind),
         "emphasised": partial(write, label=form == "html"),
         "code": Code,
         "emphasis": lambda text: mark_up(f"*{write(text)}*") if text else "",
@@ -174,15 +174,15 @@ def _write(form: Form, value: Any, *, label: bool = True) -> Markup:
             whole = _UNIT.sub("\N{NO-BREAK SPACE}", str(escape(text)))
             return mark_up(f'<span data-class="{escape(kind)}">{whole}{shown}</span>')
         case Number(text):
-            return mark_up(_plain(text) + (f" *({value.label})*" if label and value.label else ""))
+            return mark_up(_escape_markdown(text) + (f" *({value.label})*" if label and value.label else ""))
         case Code(text) if form == "html":
             return mark_up(f"<code>{escape(text)}</code>")
         case Code(text):
             return mark_up(f"`{text.replace('`', chr(39))}`" if text else "")
-    return escape(value) if form == "html" else mark_up(_plain(str(value)))
+    return escape(value) if form == "html" else mark_up(_escape_markdown(str(value)))
 
 
-def _plain(text: str) -> str:
+def _escape_markdown(text: str) -> str:
     """Return text that Markdown takes as text, on one line."""
     text = " ".join(text.split()) if "\n" in text else text
     text = re.sub(r"([\\`*\[\]_])", r"\\\1", text)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from tpsprune import records
-from tpsprune.records import ArmRun, Comparing, dump
+from tpsprune.records import ArmRun, Comparing, dump, joules_of, seconds_of
 from tpsprune.report import tables, words
 
 BAR_COLUMNS = 36
@@ -21,10 +21,10 @@ BAR_COLUMNS = 36
 
 @final
 class OurConsole(Console):
-    """A console that leaves a closed output to the command, which knows what to say of the run behind it."""
+    """A console that leaves a closed output to the command, which can name the run that continues."""
 
     def on_broken_pipe(self) -> NoReturn:
-        """Raise what has happened, where the library would end the program without a word."""
+        """Raise the error, where the library would end the program without a message."""
         self.quiet = True
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
@@ -78,8 +78,8 @@ class JsonCompare(AbstractShow):
         match event:
             case records.ArmEnded(run=run, number=number, total=total):
                 left_out = {"windows", "history", "method"}
-                told = {key: value for key, value in dump(run).items() if key not in left_out}
-                _print_json(self._stream, {"event": "arm-ended", "number": number, "total": total, **told})
+                fields = {key: value for key, value in dump(run).items() if key not in left_out}
+                _print_json(self._stream, {"event": "arm-ended", "number": number, "total": total, **fields})
             case records.Note(text=text):
                 _print_json(self._stream, {"event": "note", "text": text})
             case _:
@@ -87,7 +87,7 @@ class JsonCompare(AbstractShow):
 
 
 @final
-class PlainShow(AbstractShow):
+class LineShow(AbstractShow):
     """A line per reading: for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
@@ -106,7 +106,7 @@ class PlainShow(AbstractShow):
 
 
 @final
-class PlainCompare(AbstractShow):
+class LineCompare(AbstractShow):
     """A line for each run as it ends: for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
@@ -205,13 +205,11 @@ class BarCompare(_AbstractBar):
 
 def run_line(run: ArmRun, quality: str = "accuracy") -> str:
     """Return a finished run in one line: its energy with the class, its time, and its test result."""
-    joules = [window.total_joules for window in run.windows]
-    known = [value for value in joules if value is not None]
-    spent = words.joules(sum(known) if len(known) == len(joules) else None)
-    classes = sorted({str(kind) for window in run.windows for kind in window.classes.values()})
-    took = words.seconds(sum(window.seconds for window in run.windows))
+    energy, seconds = words.joules(joules_of(run.windows)), words.seconds(seconds_of(run.windows))
+    kinds = sorted({str(kind) for window in run.windows for kind in window.classes.values()})
+    classes = " + ".join(kinds) or "not metered"
     result = f"failed: {run.failure}" if run.failure else f"test {quality} {run.accuracy:.4f}"
-    return f"{run.arm}, seed {run.seed}: {spent} ({' + '.join(classes) or 'not metered'}), {took}, {result}"
+    return f"{run.arm}, seed {run.seed}: {energy} ({classes}), {seconds}, {result}"
 
 
 def print_next(console: Console, outcome: records.RunResult) -> None:
@@ -225,7 +223,7 @@ def _print_result(console: Console, event: Comparing) -> None:
     """Print the events that are results: decisions, the pruning, notes and the closing tables."""
     match event:
         case records.Decided(decision=decision):
-            console.print(tables.decided(decision), highlight=False)
+            console.print(tables.decision_text(decision), highlight=False)
         case records.Pruned():
             title = "Widths" if event.rounds == 1 else f"Widths, round {event.round} of {event.rounds}"
             console.print(tables.widths_table(event.groups, title))

@@ -1,6 +1,6 @@
 """The picture of a finished run: signals over epochs, the draw, the end, and the ticket's widths.
 
-It is plotted from the run's folder, and is no part of the run's energy.
+It is plotted from the run's folder, outside the metered run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from tpsprune.records import Decision, GroupChange, Reading, RunResult
 from tpsprune.runs import RunFolder, read_result, write_bytes_atomically
 
-# Okabe and Ito's palette: told apart by colour-blind eyes and in grey print.
+# Okabe and Ito's palette: distinct to colour-blind eyes and in grey print.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
 
 PANELS: Final = (
@@ -57,7 +57,7 @@ def plot_run(run: Path) -> tuple[Path, Path]:
     return _write(figure, folder.path / "signals")
 
 
-def plot_beside(run: Path, other: Path) -> tuple[Path, Path]:
+def plot_two_runs(run: Path, other: Path) -> tuple[Path, Path]:
     """Plot the signals of two finished runs, ``beside-OTHER.svg`` and ``.png`` in the first.
 
     Raises:
@@ -68,8 +68,8 @@ def plot_beside(run: Path, other: Path) -> tuple[Path, Path]:
         folder, outcome, readings = _read(each)
         title = f"{folder.path.resolve().name}, seed {outcome.seed}"
         task = outcome.task
-        both.append(Beside(title, readings, outcome.drawn.epoch, task.quality, task.loss_unit))
-    return _write(beside_figure(both), run / f"beside-{other.resolve().name}")
+        both.append(PlottedRun(title, readings, outcome.drawn.epoch, task.quality, task.loss_unit))
+    return _write(two_runs_figure(both), run / f"beside-{other.resolve().name}")
 
 
 def run_figure(
@@ -82,9 +82,9 @@ def run_figure(
     quality: str = "accuracy",
     loss_unit: str = "nats",
 ) -> Figure:
-    """Draw the signals of the whole model over epochs, one panel each, beside the widths of the ticket.
+    """Plot the signals of the whole model over epochs, one panel each, next to the widths of the ticket.
 
-    ``quality`` is what the validation accuracy is called. A loss that goes below zero is drawn
+    ``quality`` is what the validation accuracy is called. A loss below zero is plotted
     on a linear scale.
     """
     panels = [panel for panel in PANELS if any(_series(readings, name)[0] for name in panel[0])]
@@ -116,8 +116,8 @@ def run_figure(
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """One of two runs in a picture: its name, its readings, its draw, and what its figures are called."""
+class PlottedRun:
+    """The signals of one run in a picture of two: name, readings, draw, and the names of its figures."""
 
     title: str
     readings: Sequence[Reading]
@@ -126,8 +126,8 @@ class Beside:
     loss_unit: str = "nats"
 
 
-def beside_figure(runs: Sequence[Beside]) -> Figure:
-    """Draw the signals of two runs over the same epochs: one whole, the other dashed, draws as thin lines."""
+def two_runs_figure(runs: Sequence[PlottedRun]) -> Figure:
+    """Plot the signals of two runs over the same epochs, the second dashed, draws as thin lines."""
     panels = [(name, label, scale) for names, label, _, scale in PANELS for name in names]
     panels = [each for each in panels if any(_series(run.readings, each[0])[0] for run in runs)]
     figure = Figure(figsize=(8, 1.15 * len(panels) + 1.3), layout="constrained")
@@ -150,7 +150,7 @@ def beside_figure(runs: Sequence[Beside]) -> Figure:
             axes.axvline(run.drawn_epoch, color=colour, linestyle=line, linewidth=0.8)
         shown = [value for run in runs for value in _series(run.readings, name)[1]]
         _scale(axes, scale if min(shown) >= 0.0 else "linear")
-        axes.set_ylabel(_label_beside(name, label, runs), fontsize=8)
+        axes.set_ylabel(_label_of_two(name, label, runs), fontsize=8)
         axes.tick_params(labelsize=8, labelbottom=row == len(panels) - 1)
         if row == 0:
             axes.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
@@ -174,7 +174,7 @@ def _label(name: str, label: str, quality: str, loss_unit: str) -> str:
     return label.replace(" (nats)", f" ({loss_unit})" if loss_unit else "")
 
 
-def _label_beside(name: str, label: str, runs: Sequence[Beside]) -> str:
+def _label_of_two(name: str, label: str, runs: Sequence[PlottedRun]) -> str:
     """Return the label of a panel of two runs, both names where they differ."""
     if name.endswith("loss"):
         label = f"{name.replace('_', chr(10))} (nats)"

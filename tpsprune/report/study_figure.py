@@ -1,4 +1,4 @@
-"""The picture of a study: each quantity with its interval, beside what was predicted; then its curves."""
+"""The picture of a study: each quantity with its interval and the prediction; then its curves."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ CURVE_COLOURS: Final = (BLUE, RED, GREEN, GREY)
 PANEL_INCHES: Final = 4.4
 
 
-def draw_study(record: Path) -> Path:
-    """Draw the study whose figures lie in ``NAME.json`` as ``NAME.svg`` beside it; return its path.
+def plot_study(record: Path) -> Path:
+    """Plot the study whose figures are in ``NAME.json`` as ``NAME.svg`` in the same folder; return its path.
 
     Raises:
         RunFolderError: the picture cannot be written.
@@ -30,7 +30,7 @@ def draw_study(record: Path) -> Path:
 
 
 def study_figure(record: Mapping[str, Any]) -> Figure:
-    """Draw what a study measured; those of which something was predicted stand out. Below, its panels."""
+    """Plot what a study measured, predicted quantities in colour; below, its panels."""
     panels = record.get("panels", ())
     inches = 0.32 * len(record["quantities"]) + 1.6
     width = max(7.0, PANEL_INCHES * len(panels))
@@ -85,7 +85,7 @@ def _spans_decades(quantities: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _curves(axes: Any, panel: Mapping[str, Any]) -> None:
-    """Draw a panel's curves; a dashed one has the colour of the whole one before it."""
+    """Plot a panel's curves; a dashed one has the colour of the whole one before it."""
     colours = _colours(panel["curves"])
     for curve, colour in zip(panel["curves"], colours, strict=True):
         xs, ys = zip(*curve["points"], strict=True)

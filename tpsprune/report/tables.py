@@ -30,7 +30,7 @@ from tpsprune.report.savings.terms import class_of, standing_words, tone_of
 from tpsprune.report.savings.view import Headline, format_grade, format_needed, headlines
 
 MAX_ROWS: Final = 24
-"""Groups shown in full; of a longer table the middle is left out, with a line that says so."""
+"""Groups shown in full; of a longer table the middle is left out, with a line for the rest."""
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
 BLOCK_COLUMNS: Final = 28
 MISSING: Final = "·"
@@ -67,8 +67,8 @@ def _middle_left_out(groups: Sequence[GroupChange]) -> list[GroupChange | None]:
     return [*groups[:half], None, *groups[-half:]]
 
 
-def decided(decision: Decision) -> Text:
-    """Return what was decided and why; weights that were given were no decision of ours."""
+def decision_text(decision: Decision) -> Text:
+    """Return what was decision_text and why; handed-in weights are no decision of the run."""
     if decision.rule == GIVEN:
         return Text(_capital(decision.reason))
     act = {"draw": "Draw", "stop": "End"}[decision.kind]
@@ -99,7 +99,7 @@ def left_alone_lines(items: Sequence[Unpruned]) -> list[str]:
 
 
 def _models_table(outcome: RunResult) -> Table:
-    """Return dense beside ticket: accuracy, parameters, MACs, latency with its quartiles, file size."""
+    """Return dense and ticket: accuracy, parameters, MACs, latency with its quartiles, file size."""
     dense, ticket = outcome.dense, outcome.ticket
     given = "dense, as given" if outcome.was_given else "dense, at the draw"
     table = make_table({"": {}, given: RIGHT, "ticket": RIGHT, "ticket/dense": RIGHT})
@@ -149,7 +149,7 @@ def _energy_table(outcome: RunResult) -> Table:
 
 
 def next_lines(outcome: RunResult) -> list[str]:
-    """Return where the run lies and the two commands to type next: lines to copy, never to be broken."""
+    """Return the run folder and the two commands to type next: lines to copy, never to be broken."""
     picture = Path(outcome.folder, "signals.png")
     return [
         f"Run folder: {outcome.folder}",
@@ -161,12 +161,12 @@ def next_lines(outcome: RunResult) -> list[str]:
 
 
 def whole_run(outcome: RunResult) -> RenderableType:
-    """Return what a run decided, pruned and came to: all that was shown while it ran, once more."""
+    """Return the decisions, the pruning and the results of a run."""
     return Lines(
-        decided(outcome.drawn),
+        decision_text(outcome.drawn),
         widths_table(outcome.groups),
         *[Text(f"left alone  {line}") for line in left_alone_lines(outcome.unpruned)],
-        decided(outcome.stopped),
+        decision_text(outcome.stopped),
         Text(""),
         closing(outcome),
     )
@@ -178,7 +178,7 @@ def _class_of_total(outcome: RunResult) -> str:
 
 
 def closing(outcome: RunResult) -> RenderableType:
-    """Return everything a finished run has to say but what to type next."""
+    """Return the results of a finished run, without the commands to type next."""
     classes = ", ".join(f"{part} {kind}" for part, kind in outcome.method.classes.items()) or "nothing"
     return Lines(
         Text(f"{outcome.name} · seed {outcome.seed} · {outcome.device}", style="bold"),
@@ -193,7 +193,7 @@ def closing(outcome: RunResult) -> RenderableType:
 
 
 def _caveats(outcome: RunResult) -> list[str]:
-    """Return what a reader must know of the figures of energy; nothing of training where there was none."""
+    """Return the caveats of the energy figures; none of training where there was none."""
     sentences = []
     if outcome.projected_dense is not None:
         sentences.append(
@@ -222,7 +222,7 @@ class RunSignals:
 
 
 def collect_signals(outcome: RunResult, readings: Sequence[Reading]) -> RunSignals:
-    """Return what a run's journal says of the whole model; quality on validation under its own name."""
+    """Return the signals of the whole model in a run's journal; validation quality under its own name."""
     found = outcome.task.quality
     quality = "validation_accuracy" if found == "accuracy" else found
     series: dict[str, list[tuple[float, float | None]]] = {}
@@ -307,7 +307,7 @@ def _numbers(points: Sequence[tuple[float, float | None]], drawn_epoch: float) -
 
 
 def savings_summary(savings: Savings) -> RenderableType:
-    """Return what a comparison came to as a terminal shows it; without a terminal it is plain text."""
+    """Return the result of a comparison for a terminal; without one it is text without markup."""
     verdict, grade, quality = savings.verdict, savings.grade, savings.comparison.design.quality
     blocks: list[RenderableType] = [
         Text.assemble(

@@ -1,4 +1,4 @@
-"""Numbers as people read them: three figures and a unit."""
+"""Numbers for readers: three figures and a unit."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def change(saving_share: float) -> str:
 
 
 def change_between(low: float, high: float) -> str:
-    """Return the bounds of a change in words, the direction said once where both have the same.
+    """Return the bounds of a change in words, the direction once where both have the same.
 
     >>> change_between(0.31, 0.52), change_between(-0.03, 0.09), change_between(-0.2, -0.1)
     ('31 % to 52 % less', '3.0 % more to 9.0 % less', '10 % to 20 % more')
@@ -121,7 +121,7 @@ def points(difference_share: float) -> str:
 
 
 def probability(value: float | None) -> str:
-    """Return a p-value; below what three decimals show it is said so.
+    """Return a p-value; below three decimals as a bound.
 
     >>> probability(0.031), probability(0.00002), probability(None)
     ('0.031', '< 0.001', '–')

@@ -3,7 +3,7 @@
 Tensors are in ``tpsprune.runs.tensors``, apart, because they need torch and nothing else here does.
 """
 
-from tpsprune.runs.comparison import Begun, ComparisonFolder, ask_for_pairs, begin_or_match
+from tpsprune.runs.comparison import Begun, ComparisonFolder, begin_or_match, request_pairs
 from tpsprune.runs.files import (
     Journal,
     cannot_write,
@@ -29,7 +29,6 @@ __all__ = [
     "ComparisonFolder",
     "Journal",
     "RunFolder",
-    "ask_for_pairs",
     "begin_or_match",
     "cannot_write",
     "digest_of",
@@ -41,6 +40,7 @@ __all__ = [
     "read_json",
     "read_result",
     "read_text",
+    "request_pairs",
     "strict_json",
     "sync_folder",
     "to_json_text",

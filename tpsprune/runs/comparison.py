@@ -29,7 +29,7 @@ MAY_DIFFER: Final = {"begun", "command", "pairs"}
 class Begun:
     """A run that has begun; without a line that ends it, it was broken off.
 
-    ``folder`` is empty where a loop of the user's own makes the run: its windows are known once handed in.
+    ``folder`` is empty where a loop of the user's own makes the run: its windows come with its record.
     """
 
     arm: str
@@ -41,7 +41,7 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Another number of pairs is asked for."""
+    """Another number of pairs is requested."""
 
     pairs: int
 
@@ -73,8 +73,8 @@ KINDS: Final[Mapping[str, type[Line]]] = {
 class ComparisonFolder:
     """``reports/NAME`` and the paths in it; ``journal.jsonl`` is all that a report is made from.
 
-    Lines are of one kind each: ``design`` (the first), ``pairs`` (how many are asked for), ``begun``,
-    ``run``, ``idle``, ``answers``, ``broken-off``, ``redo`` (a pair set aside) and ``choices``.
+    Lines are of one kind each: ``design`` (the first), ``pairs`` (how many are requested), ``begun``,
+    ``run``, ``idle``, ``inference``, ``broken-off``, ``redo`` (a pair set aside) and ``choices``.
     """
 
     path: Path
@@ -96,7 +96,7 @@ class ComparisonFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a comparison was begun here: a first line that a kill cut off is none."""
+        """Whether a comparison was begun here: a first line that a kill truncated is none."""
         return self.journal.path.is_file() and bool(self.journal.read()[0])
 
     def append(self, kind: str, line: Line | Mapping[str, Any]) -> None:
@@ -111,7 +111,7 @@ class ComparisonFolder:
     def read(self) -> tuple[ComparisonRecord, Begun | None]:
         """Return all that was measured, and the run that has begun and not ended, if any.
 
-        A cut-off last line is left out, and a note says so.
+        A truncated last line is left out, with a note.
 
         Raises:
             RunFolderError: there is no journal, it is damaged, of a newer version, or does not begin with a
@@ -122,12 +122,12 @@ class ComparisonFolder:
                 f"{self.path} holds no comparison: journal.jsonl is not there; "
                 f"'tpsprune compare RECIPE --out {self.path}' makes one"
             )
-        records, cut_off = self.journal.read()
+        records, is_truncated = self.journal.read()
         if not records or records[0].get("kind") != "design":
             raise RunFolderError(f"{self.journal.path} does not begin with a design: it is no comparison's")
         comparison, begun = self._replay(records)
-        if cut_off:
-            note = "the journal's last line was cut off, as a kill leaves it, and is left out"
+        if is_truncated:
+            note = "the journal's last line was truncated, as by a kill, and is left out"
             comparison = replace(comparison, notes=(*comparison.notes, note))
         return comparison, begun
 
@@ -139,7 +139,7 @@ class ComparisonFolder:
             try:
                 line = load(KINDS[record["kind"]], content)
                 if isinstance(line, Design) and comparison is not None:
-                    raise ValueError("a second design")  # noqa: TRY301 -- told as any other fault of a line
+                    raise ValueError("a second design")  # noqa: TRY301 -- reported as any other fault of a line
             except ValueError as error:
                 raise RunFolderError(
                     f"{self.journal.path} line {number} is no record of a comparison ({error}): "
@@ -187,19 +187,19 @@ def _add(before: ComparisonRecord, line: Line) -> ComparisonRecord:
         case Choices():
             return replace(before, choices=line)
         case Pairs():
-            return _ask(before, line.pairs)
+            return _request_pairs(before, line.pairs)
         case Redo():
             return _set_aside(before, line)
         case Design() | Begun():
             raise AssertionError(line)
 
 
-def _ask(before: ComparisonRecord, pairs: int) -> ComparisonRecord:
+def _request_pairs(before: ComparisonRecord, pairs: int) -> ComparisonRecord:
     ended = len({run.pair for run in before.runs})
     if not ended:
         return replace(before, pairs_asked=pairs)
     note = (
-        f"pairs asked for were changed from {before.pairs_asked} to {pairs} after {ended} could be looked at"
+        f"the requested pairs were changed from {before.pairs_asked} to {pairs} after the results of {ended}"
     )
     return replace(before, pairs_asked=pairs, looks=before.looks + 1, notes=(*before.notes, note))
 
@@ -211,7 +211,7 @@ def _set_aside(before: ComparisonRecord, redo: Redo) -> ComparisonRecord:
     def others(spans: tuple[S, ...]) -> tuple[S, ...]:
         return tuple(span for span in spans if span.pair != redo.pair)
 
-    gone = tuple(
+    set_aside = tuple(
         BrokenOff(
             arm=run.arm,
             seed=run.seed,
@@ -229,14 +229,14 @@ def _set_aside(before: ComparisonRecord, redo: Redo) -> ComparisonRecord:
         runs=others(before.runs),
         idle=others(before.idle),
         inference=others(before.inference),
-        broken_off=(*before.broken_off, *gone),
+        broken_off=(*before.broken_off, *set_aside),
     )
 
 
 def begin_or_match(
     folder: ComparisonFolder, design: Design, elsewhere: str
 ) -> tuple[ComparisonRecord, Begun | None]:
-    """Write the design down where nothing is there yet, else hold it against the one that is.
+    """Write the design where there is none yet, else compare it with the one that is there.
 
     ``elsewhere`` is how to write to another folder. Returns all that was measured, and a run without an end.
 
@@ -255,18 +255,18 @@ def begin_or_match(
     return comparison, begun
 
 
-def ask_for_pairs(
-    folder: ComparisonFolder, comparison: ComparisonRecord, pairs: int | None, asked: str
+def request_pairs(
+    folder: ComparisonFolder, comparison: ComparisonRecord, pairs: int | None, typed: str
 ) -> None:
-    """Write down that another number of pairs is asked for, if one is; ``asked`` is how that was typed.
+    """Record that another number of pairs is requested, if one is; ``typed`` is the option as typed.
 
     Raises:
-        RunFolderError: fewer pairs are asked for than were fixed.
+        RunFolderError: fewer pairs are requested than were fixed.
     """
     if pairs is not None and pairs < comparison.pairs_asked:
         raise RunFolderError(
-            f"{folder.path}: {comparison.pairs_asked} pairs were fixed, and fewer ({asked}) would be "
-            f"chosen by their look: ask for {comparison.pairs_asked} or more"
+            f"{folder.path}: {comparison.pairs_asked} pairs were fixed, and fewer ({typed}) would be "
+            f"chosen by their results: request {comparison.pairs_asked} or more"
         )
     if pairs is not None and pairs != comparison.pairs_asked:
         folder.append("pairs", Pairs(pairs))

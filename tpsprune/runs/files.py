@@ -34,7 +34,7 @@ _WORDS: Final[dict[int, str]] = {
 
 
 def cannot_write(path: Path, error: OSError) -> CannotWriteError:
-    """Put into words why ``path`` could not be written, and what would do."""
+    """Return the error of a ``path`` that could not be written, with a remedy."""
     words = _WORDS.get(error.errno or 0, f"cannot write {{path}}: {error.strerror or error}")
     return CannotWriteError(words.format(path=path))
 
@@ -43,30 +43,30 @@ def cannot_write(path: Path, error: OSError) -> CannotWriteError:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path to write ``path`` at: after a crash the old file or the new one is there, never a part.
 
-    Written beside under ``.NAME.tmp-PID``, flushed to the disk, renamed, and the folder flushed too,
-    because a rename that is not on the disk does not outlive a power cut.
+    Written in the same folder as ``.NAME.tmp-PID``, flushed to the disk, renamed, and the folder flushed too,
+    because a rename that is not on the disk does not outlive a power failure.
 
     Raises:
-        RunFolderError: no space, not permitted, read-only; nothing is left beside.
+        RunFolderError: no space, not permitted, read-only; no temporary file is left.
     """
-    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        yield beside
-        with beside.open("rb") as file:
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
         with suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """Give an open file to write ``path`` to; see ``replacing``."""
-    with replacing(path) as beside, beside.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         yield file
 
 
@@ -74,7 +74,7 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path``, whole or not at all; see ``writing``.
 
     Raises:
-        RunFolderError: it cannot be written; nothing is left beside.
+        RunFolderError: it cannot be written; no temporary file is left.
     """
     with writing(path) as file:
         file.write(content)
@@ -86,11 +86,11 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def write_json_atomically(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, keys in the order given; see ``write_bytes_atomically``.
+    """Write ``value`` as indented JSON, keys in their order; see ``write_bytes_atomically``.
 
     Raises:
         RunFolderError: it cannot be written.
-        ValueError: a number is not finite, which JSON cannot say; the file is as it was.
+        ValueError: a number is not finite, which JSON cannot hold; the file is as it was.
     """
     write_text_atomically(path, to_json_text(value))
 
@@ -144,7 +144,7 @@ def strict_json(content: bytes) -> Any:
     character (a lone surrogate), numbers of thousands of digits, nesting that Python cannot follow.
 
     Raises:
-        ValueError: says what is wrong; the only kind of error there is.
+        ValueError: names what is wrong; no other error is raised.
 
     >>> strict_json(b'{"a": [1, 2.5, null]}')
     {'a': [1, 2.5, None]}
@@ -191,7 +191,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a file to read; a pipe or a device, which could wait or flow for ever, is refused.
+    """Open a file to read; a pipe or a device, which could block or never end, is refused.
 
     Raises:
         OSError: it is not there, not permitted, a folder, or no regular file.
@@ -223,9 +223,9 @@ def write_result(path: Path, result: RunResult) -> None:
         RunFolderError: it cannot be written.
         ValueError: it could not be read again, which is a fault of this package, not of the user.
     """
-    plain = dump(result)
-    load(RunResult, plain)
-    write_json_atomically(path, plain)
+    raw = dump(result)
+    load(RunResult, raw)
+    write_json_atomically(path, raw)
 
 
 def read_result(path: Path) -> RunResult:
@@ -253,11 +253,11 @@ def read_energy_report(path: Path) -> dict[str, Any]:
 
 
 def _document(path: Path, kind: type[T], what: str) -> tuple[T, dict[str, Any]]:
-    raw, known = read_json(path), str(getattr(kind, "SCHEMA", ""))
+    raw, current = read_json(path), str(getattr(kind, "SCHEMA", ""))
     found = raw.get("schema") if isinstance(raw, dict) else None
-    if is_newer(found, known):
+    if is_newer(found, current):
         raise RunFolderError(
-            f"{path} was written by a newer tpsprune: it is {found}, this one reads {known}; upgrade"
+            f"{path} was written by a newer tpsprune: it is {found}, this one reads {current}; upgrade"
         )
     try:
         return load(kind, raw), raw
@@ -271,7 +271,7 @@ class Journal:
     """Records appended to ``path``, each flushed to the disk: a kill loses at most the line being written.
 
     A last line without its line end is what a kill leaves behind. It was never acknowledged: ``read``
-    leaves it out and says so, the next append cuts it away.
+    leaves it out and reports it, the next append removes it.
     """
 
     path: Path
@@ -300,10 +300,10 @@ class Journal:
             raise cannot_write(self.path, error) from error
 
     def read(self) -> tuple[list[dict[str, Any]], bool]:
-        """Return the records, and whether a cut-off last line was left out; no file means no records.
+        """Return the records, and whether a truncated last line was left out; no file means no records.
 
         Raises:
-            RunFolderError: a line that is not the cut-off last one is damaged; names its number.
+            RunFolderError: a line that is not the truncated last one is damaged; names its number.
         """
         try:
             content = self.path.read_bytes()
@@ -318,14 +318,14 @@ class Journal:
             if record is None:
                 raise RunFolderError(
                     f"{self.path} is damaged: line {number} of {len(lines)} is not a JSON object; "
-                    f"restore the file, or start anew (--again, or another --out)"
+                    f"restore the file, or start over (--again, or another --out)"
                 )
             records.append(record)
         last = _from_line(tail)
         return (records, bool(tail)) if last is None else ([*records, last], False)
 
     def parsed(self, kind: type[T]) -> list[T]:
-        """Return the lines as records of one kind; a cut-off last line is left out.
+        """Return the lines as records of one kind; a truncated last line is left out.
 
         Raises:
             RunFolderError: a line is damaged or is no such record; names its number.
@@ -337,27 +337,27 @@ class Journal:
             except ValueError as error:
                 raise RunFolderError(
                     f"{self.path} line {number} is no record of this journal ({error}): "
-                    "the file was changed from outside; start anew (--again, or another --out)"
+                    "the file was changed from outside; start over (--again, or another --out)"
                 ) from error
         return values
 
     def truncate_to(self, keep: Callable[[dict[str, Any]], bool]) -> int:
         """Rewrite the journal with the records that ``keep`` holds for; return how many were dropped.
 
-        The file is replaced whole or not at all. A cut-off last line goes too, uncounted.
+        The file is replaced whole or not at all. A truncated last line is dropped too, uncounted.
 
         Raises:
             RunFolderError: the journal is damaged or cannot be written.
         """
-        records, cut_off = self.read()
+        records, is_truncated = self.read()
         kept = [record for record in records if keep(record)]
-        if cut_off or len(kept) < len(records):
+        if is_truncated or len(kept) < len(records):
             write_bytes_atomically(self.path, b"".join(map(_to_line, kept)))
         return len(records) - len(kept)
 
 
 def _append(file: BinaryIO, content: bytes) -> None:
-    end = _mended_end(file)
+    end = _repair_end(file)
     try:
         file.write(content)
         file.flush()
@@ -368,8 +368,8 @@ def _append(file: BinaryIO, content: bytes) -> None:
         raise
 
 
-def _mended_end(file: BinaryIO) -> int:
-    # A record glued to a cut-off line would be lost with it at the next reading.
+def _repair_end(file: BinaryIO) -> int:
+    # A record glued to a truncated line would be lost with it at the next reading.
     end = file.seek(0, os.SEEK_END)
     if not end:
         return 0
@@ -395,7 +395,7 @@ def _to_line(record: object) -> bytes:
 
 
 def _from_line(line: bytes) -> dict[str, Any] | None:
-    # A JSON object cut short is never a JSON object, so whatever parses is whole.
+    # A truncated JSON object is never a JSON object, so whatever parses is whole.
     try:
         record = json.loads(line)
     except ValueError:

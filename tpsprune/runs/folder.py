@@ -1,4 +1,4 @@
-"""A run folder: what lies where, who may write, what it was made on, what is found when it is resumed."""
+"""A run folder: its files, its lock, the machine it was made on, and how it is found to be resumed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class RunFolder:
         """Make a new folder for a run; with ``again``, the next free of NAME-DIGEST, -2, -3 and so on.
 
         Raises:
-            RunFolderError: it exists already, or cannot be made; the message says what would do.
+            RunFolderError: it exists already, or cannot be made; the message names a remedy.
         """
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def _exists(folder: RunFolder) -> RunFolderError:
         )
     return RunFolderError(
         f"{folder.path} holds an unfinished run of this recipe: "
-        f"go on with --resume, start beside it with --again, or write elsewhere with --out"
+        f"go on with --resume, start another with --again, or write elsewhere with --out"
     )
 
 
@@ -170,11 +170,11 @@ def _taken(path: Path) -> list[Path]:
 
 
 @contextmanager
-def exclusive(lock: Path, beside: str = "start a run beside it with --again") -> Iterator[None]:
+def exclusive(lock: Path, remedy: str = "start another run with --again") -> Iterator[None]:
     """Hold a lock, a file two levels below the folder it stands for, for this process.
 
-    With ``flock``, which a killed process lets go of by itself. ``beside`` is what would do for somebody who
-    does not want to wait.
+    With ``flock``, which a killed process lets go of by itself. ``remedy`` is the alternative to
+    waiting.
 
     Raises:
         RunFolderError: another process holds it, or it cannot be written.
@@ -184,13 +184,13 @@ def exclusive(lock: Path, beside: str = "start a run beside it with --again") ->
     except OSError as error:
         raise cannot_write(lock, error) from error
     try:
-        _take(lock, handle, beside)
+        _take(lock, handle, remedy)
         yield
     finally:
         os.close(handle)
 
 
-def _take(lock: Path, handle: int, beside: str) -> None:
+def _take(lock: Path, handle: int, remedy: str) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(handle, 0)
@@ -198,7 +198,7 @@ def _take(lock: Path, handle: int, beside: str) -> None:
     except BlockingIOError as error:
         holder = os.pread(handle, 20, 0).decode(errors="replace") or "(unknown)"
         raise RunFolderError(
-            f"{lock.parent.parent} is in use by process {holder}: wait for it to end, or {beside}"
+            f"{lock.parent.parent} is in use by process {holder}: wait for it to end, or {remedy}"
         ) from error
     except OSError as error:
         raise cannot_write(lock, error) from error

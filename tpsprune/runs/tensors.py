@@ -1,4 +1,4 @@
-"""Tensors on disk: safetensors, whole or not there, and somebody's trained weights, of which nothing runs."""
+"""Tensors on disk: safetensors, whole or not there, and trained weights from outside, read as data only."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ DTYPES: Final[dict[str, torch.dtype]] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""The format's words for number types."""
+"""The format's names of number types."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -52,16 +52,16 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     Cost: none of memory, but a copy of what is tied, strided, or on a GPU.
 
     Raises:
-        ArtifactError: a number type that the format has no word for.
+        ArtifactError: a number type that the format has no name for.
         RunFolderError: it cannot be written.
     """
-    plain = _plain(tensors)
-    with replacing(path) as beside:
-        beside.touch()
-        mode = beside.stat().st_mode
+    stored = _own_storage(tensors)
+    with replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
-            safetensors.torch.save_file(plain, beside, dict(metadata) or None)
-            beside.chmod(mode)  # The library leaves it to its owner alone.
+            safetensors.torch.save_file(stored, temporary, dict(metadata) or None)
+            temporary.chmod(mode)  # The library leaves it to its owner alone.
         except SafetensorError as error:
             number = re.search(r"os error (\d+)", str(error))
             code = int(number[1]) if number else 0
@@ -70,7 +70,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 def serialise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """Return the very bytes that ``save_tensors`` writes."""
-    return safetensors.torch.save(_plain(tensors), dict(metadata) or None)
+    return safetensors.torch.save(_own_storage(tensors), dict(metadata) or None)
 
 
 def file_bytes(tensors: Mapping[str, Tensor]) -> int:
@@ -86,7 +86,7 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...],
 def load_tensors(path: Path, expected: Expected | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file onto the CPU: tensors by name, and its metadata.
 
-    The header is checked by itself and, with ``expected`` given, names, shapes and dtypes against it,
+    The header is checked by itself and, with ``expected``, names, shapes and dtypes against it,
     before any tensor is allocated, so a foreign file costs nothing. The tensors own their memory: what
     becomes of the file later does not touch them. Cost: twice the file's size in memory, then once.
 
@@ -117,35 +117,35 @@ def load_hashed(
         words = str(error).partition("\n")[0]
         raise ArtifactError(f"{path} is damaged or not a safetensors file ({words})") from error
     if expected is not None:
-        # Once more, of what was read: the file may have been changed since its header was looked at.
+        # Once more, of what was read: the file may have been changed since its header was read.
         _compare(path, shapes_of(tensors), expected)
     by_name = {name: tensors[name] for name in sorted(tensors)}
     return by_name, metadata, hashlib.sha256(content).hexdigest()
 
 
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors as the library takes them: on the CPU, each in a row and in memory of its own."""
-    plain: dict[str, Tensor] = {}
+    stored: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES.values():
             kind = str(tensor.dtype).removeprefix("torch.")
-            raise ArtifactError(f"tensors cannot be written: safetensors has no word for {kind}")
+            raise ArtifactError(f"tensors cannot be written: safetensors has no name for {kind}")
         each = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
         storage = each.untyped_storage().data_ptr()
-        plain[name] = each.clone() if storage in storages else each
+        stored[name] = each.clone() if storage in storages else each
         storages.add(storage)
-    return plain
+    return stored
 
 
 def _header(path: Path) -> tuple[Expected, dict[str, str]]:
-    """Return shapes, number types and metadata of a file, which the library holds against its size."""
+    """Return shapes, number types and metadata of a file, which the library checks against its size."""
     with safe_open(path, framework="pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 -- it is no mapping
-        words = {name: each.get_dtype() for name, each in slices.items()}
-        if unknown := [name for name in words if words[name] not in DTYPES]:
-            raise ValueError(f"{unknown[0]!r} is of the unknown number type {words[unknown[0]]!r}")
-        found = {name: (tuple(each.get_shape()), DTYPES[words[name]]) for name, each in slices.items()}
+        kinds = {name: each.get_dtype() for name, each in slices.items()}
+        if unknown := [name for name in kinds if kinds[name] not in DTYPES]:
+            raise ValueError(f"{unknown[0]!r} is of the unknown number type {kinds[unknown[0]]!r}")
+        found = {name: (tuple(each.get_shape()), DTYPES[kinds[name]]) for name, each in slices.items()}
         return found, file.metadata() or {}
 
 
@@ -154,12 +154,12 @@ def _compare(path: Path, found: Expected, expected: Expected) -> None:
     faults += [f"{name} is not known" for name in found if name not in expected]
     for name, wanted in expected.items():
         if name in found and found[name] != wanted:
-            faults.append(f"{name} is {_words(found[name])} where {_words(wanted)} is needed")
+            faults.append(f"{name} is {_describe(found[name])} where {_describe(wanted)} is needed")
     if faults:
         raise ArtifactError(f"{path} does not fit: " + "; ".join(faults))
 
 
-def _words(header: tuple[tuple[int, ...], torch.dtype]) -> str:
+def _describe(header: tuple[tuple[int, ...], torch.dtype]) -> str:
     shape, dtype = header
     return f"{list(shape)} {str(dtype).removeprefix('torch.')}"
 
@@ -174,7 +174,7 @@ def read_state(path: Path, place: str, match: Match = "name") -> dict[str, Tenso
     """Read a file's tensors onto the CPU, in the file's order where that is one.
 
     A safetensors file, or a state dict that ``torch.save`` wrote (``.pt``, ``.pth``, ``.bin``), read so that
-    nothing in it can run, bare or as ``state_dict`` or ``model`` of a checkpoint.
+    nothing in it can run, by itself or as ``state_dict`` or ``model`` of a checkpoint.
 
     Args:
         path: the file.
@@ -231,7 +231,7 @@ def match_state(
 ) -> dict[str, Tensor]:
     """Return a state dict for the model that wants ``wanted``, of the tensors that a file holds.
 
-    By name, what wrappers put before every name is taken away, and a tensor that the model ties to one of
+    By name, a prefix that wrappers add to every name is removed, and a tensor that the model ties to one of
     the file's need not be in it. By order, the n-th tensor of the file is the n-th of the model, each of the
     same shape. Counts of batches that batch norms keep are no part of either.
 
@@ -262,7 +262,7 @@ def _in_order(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source:
 
 
 def _without_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take away what wrappers (data parallel, compiled) put before every name, where the model has none."""
+    """Remove the prefix of wrappers (data parallel, compiled) from every name, where the model has none."""
     for prefix in PREFIXES:
         if (
             found

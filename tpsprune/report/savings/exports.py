@@ -1,6 +1,6 @@
 """The same figures for others: a model card's block, a BoAmps report, the terms of an SCI score.
 
-Figures are those of the records: what a format asks for and nobody measured is left out or null. Fixed text,
+Figures are those of the records: fields of a format that were not measured are left out or null. Fixed text,
 the same in every export, is what tpsprune is for: a supervised training, from scratch, of a neural network
 in Python with torch, on a machine with one processor and one memory.
 """
@@ -10,15 +10,11 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
-from tpsprune.records import EnergyClass, EnergyMethod, RunLine, Savings
+from tpsprune.records import JOULES_PER_KWH, EnergyClass, EnergyMethod, RunLine, Savings
 from tpsprune.report.savings.terms import class_of, join_class_words
 
-NOT_CLAIMED: Final = "not claimed"
-"""What stands in place of grams where no grid factor was chosen."""
-
-_JOULES_PER_KWH = 3.6e6
 _QUALITY = {"A": "high", "B": "high", "C": "medium"}
 _SIMULATED = "the meter was simulated"
 _FAMILIES = {
@@ -40,8 +36,8 @@ _DATA_TYPES = {
 def model_card(savings: Savings) -> str:
     """Return the ``co2_eq_emissions`` block of a Hugging Face model card, as YAML.
 
-    Without a grid factor, and of a simulated meter, there are no grams: the field is left out and a comment
-    says why.
+    Without a grid factor, and of a simulated meter, there are no grams: a comment with the reason is in the
+    place of the field.
     """
     arm, grid = savings.verdict.arm, savings.comparison.choices.grid
     grams = mean_grams(savings)
@@ -70,13 +66,13 @@ def boamps(savings: Savings) -> dict[str, Any]:
     """Return a BoAmps report (format 0.1) of a training of the verdict's arm: means over its counted runs.
 
     ``measurementDuration`` is in seconds, ``powerConsumption`` in kWh, as the format has them. Of a simulated
-    meter there is neither energy nor calibration, the report is a draft, and its description says why.
+    meter there is neither energy nor calibration, the report is a draft, and its description has the reason.
     """
     design, grid = savings.comparison.design, savings.comparison.choices.grid
     runs = _counted(savings)
     details, meter, simulated = _details(savings), _meter(savings), _is_simulated(savings)
     joules, idle = mean_joules(savings), None if simulated else savings.quality.idle_watts
-    calibration = None if idle is None else idle * design.idle_seconds / _JOULES_PER_KWH
+    calibration = None if idle is None else idle * design.idle_seconds / JOULES_PER_KWH
     begun = design.begun.replace("T", " ")[:19]
     report = {
         "header": {
@@ -113,7 +109,7 @@ def boamps(savings: Savings) -> dict[str, Any]:
                 "gpuTrackingMode": details.get("gpu_mode"),
                 "powerCalibrationMeasurement": calibration,
                 "durationCalibrationMeasurement": None if idle is None else design.idle_seconds,
-                "powerConsumption": None if joules is None else joules / _JOULES_PER_KWH,
+                "powerConsumption": None if joules is None else joules / JOULES_PER_KWH,
                 "measurementDuration": _mean(run.seconds for run in runs),
                 "measurementDateTime": begun,
             }
@@ -150,7 +146,7 @@ def sci(savings: Savings) -> dict[str, Any]:
     return {
         "standard": "ISO/IEC 21031:2024",
         "R": {"unit": "one training run", "arm": savings.verdict.arm, "runs": len(_counted(savings))},
-        "E_kwh": None if joules is None else joules / _JOULES_PER_KWH,
+        "E_kwh": None if joules is None else joules / JOULES_PER_KWH,
         "E_class": training_class(savings),
         "I_g_per_kwh": None if grid is None else grid.grams_per_kwh,
         "O_g": grams,
@@ -189,8 +185,8 @@ def _counted(savings: Savings) -> list[RunLine]:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None
 
 
 def _methods(savings: Savings) -> list[EnergyMethod]:
@@ -212,7 +208,7 @@ def _hardware(savings: Savings) -> str:
 
 
 def _components(details: dict[str, str]) -> list[dict[str, Any]]:
-    # One: logical processors are not processors, and how many there are of those nobody counted.
+    # One: logical processors are not processors, and the number of those was not counted.
     parts = [{"componentType": "cpu", "componentName": details.get("cpu_model"), "nbComponent": 1}]
     if "gpu_model" in details:
         boards = details["gpu_model"].split(", ")

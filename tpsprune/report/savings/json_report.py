@@ -1,4 +1,4 @@
-"""A report for programs: everything that was assessed, under what rules, on what, metered how."""
+"""The report for programs: the assessment, its rules, and how and on what it was metered."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from tpsprune.records import ArmRun, BrokenOff, EnergyClass, EnergyReport, Savings, dump
-from tpsprune.report.savings.exports import NOT_CLAIMED, mean_grams, mean_joules, sci, training_class
+from tpsprune.records import (
+    NOT_CLAIMED,
+    ArmRun,
+    BrokenOff,
+    EnergyClass,
+    EnergyReport,
+    Savings,
+    classes_of,
+    dump,
+)
+from tpsprune.report.savings.exports import mean_grams, mean_joules, sci, training_class
 from tpsprune.report.savings.plots import Plot
 from tpsprune.report.savings.terms import (
     class_of_step,
     class_of_verdict,
-    class_of_windows,
     idle_class,
     lost_class,
 )
@@ -23,10 +31,10 @@ from tpsprune.report.savings.view import distinct_methods
 def report_json(
     savings: Savings, plots: Mapping[str, Plot], left_out: Iterable[str], journal_sha256: str = ""
 ) -> dict[str, Any]:
-    """Return the report as plain JSON values, in the shape of its schema.
+    """Return the report as JSON values, in the shape of its schema.
 
     Grams are the string ``not claimed`` unless a grid factor was chosen; a bound that is not finite is null.
-    No joules stand without their class beside them.
+    No joules are without their class.
     """
     comparison, verdict = savings.comparison, savings.verdict
     design, grid = comparison.design, comparison.choices.grid
@@ -69,8 +77,8 @@ def report_json(
             "notes": list(comparison.notes),
         },
     }
-    plain: dict[str, Any] = _plain(report, class_of_verdict(savings))
-    return plain
+    values: dict[str, Any] = _to_json_values(report, class_of_verdict(savings))
+    return values
 
 
 def _not_counted(each: BrokenOff) -> dict[str, Any]:
@@ -82,7 +90,7 @@ def _not_counted(each: BrokenOff) -> dict[str, Any]:
         "position": each.position,
         "why": each.why or "broken off",
         "joules": sum(joules) if joules else None,
-        "energy_class": class_of_windows(each.windows),
+        "energy_class": classes_of(each.windows),
     }
 
 
@@ -100,7 +108,7 @@ def _with_classes(savings: Savings) -> dict[str, Any]:
 
 
 def _of_run(run: ArmRun | None) -> dict[str, Any]:
-    """Return what a run says of itself beside its figures: what it left, was given, noted, and drew when."""
+    """Return the rest of a run's record: its weights, what it was given, its notes, and when it drew."""
     return {
         "weights_sha256": run.weights_sha256 if run else "",
         "given": run.given if run else "",
@@ -109,15 +117,15 @@ def _of_run(run: ArmRun | None) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any, in_place_of_mixed: str) -> Any:
-    """Return lists for tuples, null for what JSON cannot say, and the classes in place of ``mixed``."""
+def _to_json_values(value: Any, in_place_of_mixed: str) -> Any:
+    """Return lists for tuples, null for numbers that are not finite, the classes in place of ``mixed``."""
     if isinstance(value, Mapping):
         return {
             str(key): in_place_of_mixed
             if (key, each) == ("energy_class", EnergyClass.MIXED.value)
-            else _plain(each, in_place_of_mixed)
+            else _to_json_values(each, in_place_of_mixed)
             for key, each in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_plain(each, in_place_of_mixed) for each in value]
+        return [_to_json_values(each, in_place_of_mixed) for each in value]
     return None if isinstance(value, float) and not isfinite(value) else value

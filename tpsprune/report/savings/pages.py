@@ -1,7 +1,7 @@
 """The folder of a report: a page, the same as Markdown and as JSON, plots with their numbers, exports.
 
-The sentences of a report stand in ``templates/savings.j2``; ``savings.html.j2`` and ``savings.md.j2`` say
-what a paragraph, a table or a number looks like in each form.
+The sentences of a report stand in ``templates/savings.j2``; ``savings.html.j2`` and ``savings.md.j2``
+define a paragraph, a table and a number in each form.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, Final
 
 from jinja2 import Environment, pass_context
 
-from tpsprune.records import Savings
+from tpsprune.records import Savings, classes_of
 from tpsprune.report import words
 from tpsprune.report.forms import Form, Number, derived, load_templates, mark_up, measured, name
 from tpsprune.report.savings import terms
 from tpsprune.report.savings.exports import boamps, model_card, sci
 from tpsprune.report.savings.json_report import report_json
-from tpsprune.report.savings.plots import STEMS, Plot, csv_text, draw_plots
+from tpsprune.report.savings.plots import STEMS, Plot, csv_text, make_plots
 from tpsprune.report.savings.svg import inline_svg, paint_variables, standalone_svg
 from tpsprune.report.savings.view import (
     build_view,
@@ -34,13 +34,12 @@ from tpsprune.runs import cannot_write, energy_report_text, to_json_text, write_
 _TERMS: Final = (
     "claim_title",
     "class_of_step",
-    "class_of_windows",
     "format_joules",
     "join_class_words",
     "metered_pairs",
     "standing_words",
 )
-"""What the templates call as it is."""
+"""Functions that the templates call by their own names."""
 _PLOT_ENDINGS: Final = ("svg", "csv")
 
 
@@ -48,17 +47,17 @@ def write_report(savings: Savings, folder: Path, journal_sha256: str = "") -> tu
     """Write ``report.html``, ``.md`` and ``.json``, ``plots/`` and ``exports/`` into ``folder``.
 
     Returns the paths, the page first. Equal records give equal bytes. Everything is made and
-    held against its schema before the first file is written, and the page is written last: where it is new,
-    everything beside it is. Plots of an earlier report that this one has no numbers for are removed.
+    checked against its schema before the first file is written, and the page is written last: where it is
+    new, every other file is. Plots of an earlier report that this one has no numbers for are removed.
     ``journal_sha256`` is the hash of the journal that was assessed, where the caller knows it.
 
     Raises:
         CannotWriteError: no space, not permitted, a file in the place of a folder.
         ValueError: the report breaks its own schema: a fault of this package, not of the user.
 
-    Cost: some seconds, nearly all of it drawing.
+    Cost: some seconds, nearly all of it plotting.
     """
-    plots, left_out = draw_plots(savings)
+    plots, left_out = make_plots(savings)
     texts = {
         **{f"plots/{stem}.svg": standalone_svg(plot.figure, plot.title) for stem, plot in plots.items()},
         **{f"plots/{stem}.csv": csv_text(plot) for stem, plot in plots.items()},
@@ -82,11 +81,11 @@ def render_page(
     left_out: Sequence[str] = (),
     journal_sha256: str = "",
 ) -> str:
-    """Return the report as one HTML page that needs nothing beside it, or as Markdown beside its plots."""
-    drawn = {stem: (plots or {}).get(stem) for stem in STEMS}
+    """Return the report as one self-contained HTML page, or as Markdown that links to its plots."""
+    shown = {stem: (plots or {}).get(stem) for stem in STEMS}
     page = _templates(form).get_template(f"savings.{form}.j2")
-    text = page.render(build_view(savings, drawn, left_out, journal_sha256))
-    # Blocks stand a line apart, but in what is to be copied every line stays.
+    text = page.render(build_view(savings, shown, left_out, journal_sha256))
+    # One empty line parts blocks; text to be copied keeps every line.
     apart = re.compile(r"^(`{3,})\n.*?^\1$|<pre.*?</pre>|\n{3,}", re.DOTALL | re.MULTILINE)
     gap = "\n\n" if form == "md" else "\n"
     return apart.sub(lambda found: gap if not found[0].strip() else found[0], text).strip() + "\n"
@@ -101,6 +100,7 @@ def _templates(form: Form) -> Environment:
         "format_needed": format_needed,
         "grams": words.grams,
         "points": words.points,
+        "classes_of": classes_of,
         **{each: getattr(terms, each) for each in _TERMS},
     }
     filters: dict[str, Callable[..., Any]] = {
@@ -126,8 +126,8 @@ def _make_room(folder: Path, names: set[str]) -> None:
             (folder / part).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(folder / part, error) from error
-    gone = [f"plots/{stem}.{ending}" for stem in STEMS for ending in _PLOT_ENDINGS]
-    for old in (folder / each for each in gone if each not in names):
+    former = [f"plots/{stem}.{ending}" for stem in STEMS for ending in _PLOT_ENDINGS]
+    for old in (folder / each for each in former if each not in names):
         try:
             old.unlink(missing_ok=True)
         except OSError as error:

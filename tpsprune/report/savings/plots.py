@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from tpsprune.records import ArmRun, BreakEven, Change, RunLine, Savings
+from tpsprune.records import ArmRun, BreakEven, Change, RunLine, Savings, join_classes
 from tpsprune.report.savings.svg import (
     INK,
     MUTED,
@@ -35,14 +35,13 @@ from tpsprune.report.savings.terms import (
     class_of,
     class_of_verdict,
     join_class_words,
-    join_classes,
     lost_class,
     metered_pairs,
     tone_of,
 )
 
 _FAR: Final = 1.5
-"""A cost of more than so many times the baseline's is drawn as an arrow at the edge: else one dwarfs all."""
+"""A cost of more than so many times the baseline's is shown as an arrow at the edge: else one dwarfs all."""
 _HATCHES: Final = ("", "//", "\\\\", "xx", "--", "++", "/", "")
 
 Point = tuple[float, float]
@@ -62,14 +61,14 @@ class Plot:
     rows: tuple[Row, ...]
 
 
-def draw_plots(savings: Savings) -> tuple[dict[str, Plot], tuple[str, ...]]:
+def make_plots(savings: Savings) -> tuple[dict[str, Plot], tuple[str, ...]]:
     """Return the plots by their stem, in the order of the report, and why the others are not there.
 
     Cost: some seconds, nearly all of it matplotlib.
     """
-    drawn = [(draw(savings), why) for draw, why in _DRAWN.values()]
-    found = {plot.stem: plot for plot, _ in drawn if plot is not None}
-    return found, tuple(why for plot, why in drawn if plot is None)
+    plots = [(plot(savings), why) for plot, why in _PLOTS.values()]
+    found = {plot.stem: plot for plot, _ in plots if plot is not None}
+    return found, tuple(why for plot, why in plots if plot is None)
 
 
 def csv_text(plot: Plot) -> str:
@@ -82,7 +81,7 @@ def csv_text(plot: Plot) -> str:
 
 
 def pairs_plot(savings: Savings) -> Plot | None:
-    """Draw the energy of each counted pair as a line from the baseline to the arm, a panel for each arm."""
+    """Plot the energy of each counted pair as a line from the baseline to the arm, a panel for each arm."""
     panels = [
         (claim.baseline, claim.arm, couples)
         for claim in savings.claims
@@ -104,12 +103,12 @@ def pairs_plot(savings: Savings) -> Plot | None:
             style = "--" if values[1] > values[0] else "-"
             axes.plot([0, 1], values, color=MUTED, linewidth=1.3, linestyle=style)
             for x, run in enumerate(couple):
-                axes.plot(x, values[x], **_look(savings, run.arm), markersize=6)
+                axes.plot(x, values[x], **_style(savings, run.arm), markersize=6)
                 kind = class_of(savings, run.energy_class)
                 rows.append((arm, run.pair, run.seed, run.arm, run.joules, kind))
         axes.set_xlim(-0.25, 1.25)
         axes.set_ylim(0, 1.08 * (most or 1.0) / size)
-        # A long name stands a line lower, so that the two never run into each other.
+        # A long name is set a line lower, so that the two do not overlap.
         lower = "\n" if len(arm) > 8 else ""
         axes.set_xticks([0, 1], [_short(baseline), f"{lower}{_short(arm)}"])
         if place % across == 0:
@@ -126,7 +125,7 @@ def pairs_plot(savings: Savings) -> Plot | None:
 
 
 def forest_plot(savings: Savings) -> Plot | None:
-    """Draw every claim's change with its interval about the zero line, the idle-subtracted one below it."""
+    """Plot every claim's change with its interval about the zero line, the idle-subtracted one below it."""
     claims = [(claim, claim.change) for claim in savings.claims if claim.change is not None]
     if not claims:
         return None
@@ -138,12 +137,12 @@ def forest_plot(savings: Savings) -> Plot | None:
     _zero_line(axes)
     for row, (claim, change) in enumerate(claims):
         stands = tone_of(claim.standing) != "refused"
-        whole = {**_look(savings, claim.arm), "lw": 1.8, "markersize": 7}
-        bare = {"color": MUTED, "marker": "|", "mfc": PAPER, "lw": 1.0, "markersize": 5}
+        whole = {**_style(savings, claim.arm), "lw": 1.8, "markersize": 7}
+        idle_style = {"color": MUTED, "marker": "|", "mfc": PAPER, "lw": 1.0, "markersize": 5}
         _interval(axes, row, change, least, whole if stands else {**whole, "mfc": PAPER})
         rows.append((claim.key, "total", claim.standing.value, *_bounds(change), claim.energy_class))
         if (each := claim.idle_subtracted) is not None:
-            _interval(axes, row + 0.27, each, least, bare)
+            _interval(axes, row + 0.27, each, least, idle_style)
             rows.append(
                 (claim.key, "idle subtracted", claim.standing.value, *_bounds(each), claim.energy_class)
             )
@@ -169,21 +168,21 @@ def forest_plot(savings: Savings) -> Plot | None:
 
 
 def phases_plot(savings: Savings) -> Plot | None:
-    """Draw of what each arm's joules are made up, by phase, with the joules that are in no claim below."""
-    known = [each for each in savings.ledger if each.joules is not None]
-    if not known:
+    """Plot the joules of each arm by phase, with the joules that are in no claim below."""
+    metered = [each for each in savings.ledger if each.joules is not None]
+    if not metered:
         return None
-    arms = [arm for arm in savings.comparison.design.arms if any(each.arm == arm for each in known)]
-    phases = list(dict.fromkeys(each.phase for each in known))
+    arms = [arm for arm in savings.comparison.design.arms if any(each.arm == arm for each in metered)]
+    phases = list(dict.fromkeys(each.phase for each in metered))
     lost = savings.quality.lost_joules or 0.0
-    totals = [sum(each.joules or 0.0 for each in known if each.arm == arm) for arm in arms]
+    totals = [sum(each.joules or 0.0 for each in metered if each.arm == arm) for arm in arms]
     size, unit = energy_unit([*totals, lost])
     labels = [*map(_short, arms), *(["in no claim (sum)"] if lost > 0 else [])]
     figure = make_canvas(WIDTH, 0.42 * len(labels) + 1.5)
     axes = add_axes(figure, grid="x")
     for row, arm in enumerate(arms):
         start = 0.0
-        for each in (each for each in known if each.arm == arm):
+        for each in (each for each in metered if each.arm == arm):
             width = (each.joules or 0.0) / size
             axes.barh(row, width, left=start, height=0.62, **_filling(phases.index(each.phase)))
             start += width
@@ -196,7 +195,7 @@ def phases_plot(savings: Savings) -> Plot | None:
             each.seconds,
             each.cpu_seconds,
         )
-        for each in known
+        for each in metered
     ]
     if lost > 0:
         axes.barh(len(arms), lost / size, height=0.62, facecolor="none", edgecolor=MUTED, hatch="////")
@@ -218,7 +217,7 @@ def phases_plot(savings: Savings) -> Plot | None:
 
 
 def history_plot(savings: Savings) -> Plot | None:
-    """Draw one pair over its epochs: energy per epoch, accuracy, and the signals that decided."""
+    """Plot one pair over its epochs: energy per epoch, accuracy, and the signals that decided."""
     shown = _first_counted(savings)
     if not shown:
         return None
@@ -241,19 +240,19 @@ def history_plot(savings: Savings) -> Plot | None:
         shared = shared or axes
         for run in shown:
             points, kind = _series(run, panel, per_epoch[run.arm])
-            look = _look(savings, run.arm)
+            style = _style(savings, run.arm)
             axes.plot(
                 [x for x, _ in points],
                 [y / (size if panel == "energy" else 1.0) for _, y in points],
-                **{**look, "linestyle": "--" if look["color"] == INK else "-"},
+                **{**style, "linestyle": "--" if style["color"] == INK else "-"},
                 markersize=3.5,
                 linewidth=1.3,
             )
             called = quality if panel == "accuracy" else panel
             rows += [(called, run.arm, run.seed, x, y, kind) for x, y in points]
-            for epoch, style in ((run.drawn_epoch, "-"), (run.epochs, ":")):
+            for epoch, dashes in ((run.drawn_epoch, "-"), (run.epochs, ":")):
                 if epoch is not None:
-                    axes.axvline(epoch, color=look["color"], linewidth=1.1, linestyle=style)
+                    axes.axvline(epoch, color=style["color"], linewidth=1.1, linestyle=dashes)
         axes.set_ylabel(labels[panel])
         axes.tick_params(labelbottom=row == len(panels) - 1)
         if panel == "energy":
@@ -279,22 +278,22 @@ def history_plot(savings: Savings) -> Plot | None:
 
 
 def break_even_plot(savings: Savings) -> Plot | None:
-    """Draw what an arm has cost in all against the number of inferences, with the interval as a band."""
-    known = [
+    """Plot what an arm has cost in all against the number of inferences, with the interval as a band."""
+    estimates = [
         each
         for each in savings.break_even
         if each.arm == savings.verdict.arm and None not in {each.extra_joules, each.saved_joules}
     ]
-    if not known:
+    if not estimates:
         return None
     figure = make_canvas(WIDTH, 3.4)
     axes = add_axes(figure, grid="y")
-    ends = [each.high or 0.0 for each in known]
+    ends = [each.high or 0.0 for each in estimates]
     most = max([*ends, (savings.comparison.choices.per_day or 0.0) * 30, 1000.0]) * 1.25
-    curves = [_net(each, most) for each in known]
+    curves = [_net(each, most) for each in estimates]
     values = [value for curve in curves for value in curve]
     size, unit = energy_unit([end for _, end in curves])
-    for place, (each, (start, end)) in enumerate(zip(known, curves, strict=True), start=1):
+    for place, (each, (start, end)) in enumerate(zip(estimates, curves, strict=True), start=1):
         axes.plot([0, most], [start / size, end / size], color=paint_of(place), linewidth=1.6)
         if each.low and each.high and start > 0:
             edges = [(start - start / bound * most) / size for bound in (each.low, each.high)]
@@ -319,14 +318,14 @@ def break_even_plot(savings: Savings) -> Plot | None:
     axes.set_ylabel(f"spent more than\nthe baseline ({unit})")
     handles: list[Any] = [
         Line2D([], [], color=paint_of(place), marker=marker_of(place), label=f"batch {each.batch}")
-        for place, each in enumerate(known, start=1)
+        for place, each in enumerate(estimates, start=1)
     ]
     add_key(figure, [*handles, Patch(facecolor=MUTED, alpha=0.25, label="interval")])
     return Plot(
         "break_even",
         "When the training is paid back",
         "Falling or rising lines of energy spent over inferences, one for each batch size.",
-        join_class_words(class_of(savings, each.energy_class) for each in known),
+        join_class_words(class_of(savings, each.energy_class) for each in estimates),
         figure,
         (
             "arm",
@@ -349,13 +348,13 @@ def break_even_plot(savings: Savings) -> Plot | None:
                 each.high,
                 each.energy_class,
             )
-            for each in known
+            for each in estimates
         ),
     )
 
 
 def scatter_plot(savings: Savings) -> Plot | None:
-    """Draw every run's test accuracy against its joules; runs that do not count are hollow."""
+    """Plot every run's test accuracy against its joules; runs that do not count are hollow."""
     runs = [run for run in savings.runs if run.joules is not None and run.accuracy is not None]
     if not runs:
         return None
@@ -363,9 +362,9 @@ def scatter_plot(savings: Savings) -> Plot | None:
     figure = make_canvas(WIDTH, 3.4)
     axes = add_axes(figure, grid="both")
     for run in runs:
-        look = _look(savings, run.arm)
-        hollow = {"mfc": look["color"] if run.counted else "none"}
-        axes.plot(_joules(run) / size, run.accuracy, **look, **hollow, markersize=7)
+        style = _style(savings, run.arm)
+        hollow = {"mfc": style["color"] if run.counted else "none"}
+        axes.plot(_joules(run) / size, run.accuracy, **style, **hollow, markersize=7)
     quality = savings.comparison.design.quality
     axes.set_xlim(left=0)
     axes.set_xlabel(f"energy of a training ({unit})")
@@ -388,7 +387,7 @@ def scatter_plot(savings: Savings) -> Plot | None:
 
 
 def models_plot(savings: Savings) -> Plot | None:
-    """Draw the saving of every training claim as other power models have it, a row for each model."""
+    """Plot the saving of every training claim as other power models have it, a row for each model."""
     claims = [claim for claim in savings.claims if claim.kind == "training" and claim.band]
     if not claims:
         return None
@@ -402,7 +401,7 @@ def models_plot(savings: Savings) -> Plot | None:
         axes.plot(
             [max(value, -_FAR) for value in values.values()],
             [models.index(model) for model in values],
-            **_look(savings, claim.arm),
+            **_style(savings, claim.arm),
             markersize=6,
         )
         rows += [(claim.key, model, value, "modelled") for model, value in values.items()]
@@ -419,7 +418,7 @@ def models_plot(savings: Savings) -> Plot | None:
     )
 
 
-_DRAWN: Final = {
+_PLOTS: Final = {
     "pairs": (pairs_plot, "No pair counted in which both sides were metered, so no pairs are drawn."),
     "claims": (forest_plot, "No claim has an interval, so none is drawn."),
     "phases": (phases_plot, "No energy was metered, so no phases are drawn."),
@@ -429,17 +428,17 @@ _DRAWN: Final = {
         scatter_plot,
         "No run has both joules and a test result, so the two are not drawn together.",
     ),
-    "models": (models_plot, "No power model had a say, so no band of models is drawn."),
+    "models": (models_plot, "No energy was modelled, so no band of models is drawn."),
 }
-"""In the order of a report: what draws each plot, and what is said where it has nothing to show."""
-STEMS: Final = tuple(_DRAWN)
+"""In the order of a report: the function of each plot, and the note where it has nothing to show."""
+STEMS: Final = tuple(_PLOTS)
 
 
 def _joules(run: RunLine) -> float:
     return run.joules or 0.0
 
 
-def _look(savings: Savings, arm: str) -> dict[str, Any]:
+def _style(savings: Savings, arm: str) -> dict[str, Any]:
     """Return the paint and marker of an arm, by its place in the design."""
     arms = savings.comparison.design.arms
     place = arms.index(arm) if arm in arms else len(arms)
@@ -448,7 +447,7 @@ def _look(savings: Savings, arm: str) -> dict[str, Any]:
 
 def _arm_key(savings: Savings, arms: Iterable[str], **more: Any) -> list[Line2D]:
     return [
-        Line2D([], [], **{**_look(savings, arm), **more}, markersize=6, label=_short(arm)) for arm in arms
+        Line2D([], [], **{**_style(savings, arm), **more}, markersize=6, label=_short(arm)) for arm in arms
     ]
 
 
@@ -459,7 +458,7 @@ def _short(label: str, most: int = 18) -> str:
 
 
 def _zero_line(axes: Any) -> None:
-    """Draw the line where nothing changes, on an axis of shares saved."""
+    """Plot the line where nothing changes, on an axis of shares saved."""
     axes.axvline(0, color=INK, linewidth=1.2)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
@@ -471,18 +470,18 @@ def _name_rows(axes: Any, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 
-def _interval(axes: Any, at: float, change: Change, least: float, look: dict[str, Any]) -> None:
-    """Draw a change with its interval, as an arrow at the edge where it goes on beyond ``least``."""
+def _interval(axes: Any, at: float, change: Change, least: float, style: dict[str, Any]) -> None:
+    """Plot a change with its interval, as an arrow at the edge where it extends beyond ``least``."""
     low, high = (max(end, least) for end in _ends(change))
-    axes.plot([low, high], [at, at], color=look["color"], linewidth=look["lw"])
-    point = {key: value for key, value in look.items() if key != "lw"}
+    axes.plot([low, high], [at, at], color=style["color"], linewidth=style["lw"])
+    point = {key: value for key, value in style.items() if key != "lw"}
     axes.plot(max(change.saving_share, least), at, **point)
     if _ends(change)[0] < least:
-        axes.plot(least, at, marker=8, color=look["color"], markersize=7)
+        axes.plot(least, at, marker=8, color=style["color"], markersize=7)
 
 
 def _ends(change: Change) -> Point:
-    """Return the interval with an edge where it has no end: a saving of everything, or a vast cost."""
+    """Return the interval with finite ends: a saving of everything, or a vast cost."""
     low, high = change.low, change.high
     return low if isfinite(low) else -2 * _FAR, high if isfinite(high) else 1.0
 
@@ -519,11 +518,11 @@ def _first_counted(savings: Savings) -> list[ArmRun]:
 
 
 def _per_epoch(run: ArmRun) -> list[Point]:
-    """Return joules per epoch between readings: of nothing before the first, which holds the setting up."""
-    known = [(point.epoch, point.joules) for point in run.history if point.joules is not None]
+    """Return joules per epoch between readings: none before the first, which includes the set-up."""
+    metered = [(point.epoch, point.joules) for point in run.history if point.joules is not None]
     return [
         (epoch, (joules - before) / (epoch - since))
-        for (since, before), (epoch, joules) in pairwise(known)
+        for (since, before), (epoch, joules) in pairwise(metered)
         if epoch > since
     ]
 

@@ -49,7 +49,7 @@ def paint_of(place: int) -> str:
 
 
 def marker_of(place: int) -> str:
-    """Return the marker of the arm at ``place``: colours alone tell nothing apart."""
+    """Return the marker of the arm at ``place``: colours alone do not distinguish arms."""
     return _MARKERS[place % len(_MARKERS)]
 
 
@@ -79,7 +79,7 @@ def add_axes(figure: Figure, *place: Any, grid: str = "", **more: Any) -> Any:
 
 
 def add_key(figure: Figure, handles: Sequence[Any], columns: int = 4) -> None:
-    """Put a key under the axes: beside them it would take their width on a telephone."""
+    """Add a key below the axes: next to them it would take their width on a telephone."""
     figure.legend(
         handles=handles,
         loc="outside lower center",

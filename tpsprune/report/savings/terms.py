@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, Literal
 
-from tpsprune.claims.window_sums import joules_of
-from tpsprune.records import Accuracy, Change, Claim, EnergyClass, RunLine, Savings, Standing, Step, Window
+from tpsprune.records import (
+    Accuracy,
+    Change,
+    Claim,
+    EnergyClass,
+    RunLine,
+    Savings,
+    Standing,
+    Step,
+    classes_of,
+    join_classes,
+    joules_of,
+)
 from tpsprune.report import words
 from tpsprune.report.forms import Number
 
@@ -56,18 +67,6 @@ def tone_of(standing: Standing) -> Tone:
     return "refused"
 
 
-def join_classes(classes: Iterable[EnergyClass]) -> str:
-    """Return the classes in words, best first, each once.
-
-    >>> join_classes([EnergyClass.CONSTANT, EnergyClass.MODELLED, EnergyClass.CONSTANT])
-    'modelled + constant'
-    >>> join_classes([])
-    'none'
-    """
-    found = set(classes) - {EnergyClass.MIXED, EnergyClass.NONE}
-    return " + ".join(each.value for each in EnergyClass if each in found) or EnergyClass.NONE.value
-
-
 def join_class_words(shown: Iterable[str]) -> str:
     """Return the classes of several sums as those of one sum.
 
@@ -95,19 +94,14 @@ def class_of_step(savings: Savings, step: Step) -> str:
     return join_class_words(class_of(savings, each) for each in shown)
 
 
-def class_of_windows(windows: Iterable[Window]) -> str:
-    """Return the classes of the joules of these windows, whatever the verdict's are."""
-    return join_classes(kind for window in windows for kind in window.classes.values())
-
-
 def idle_class(savings: Savings) -> str:
     """Return the classes of the joules of the idle machine."""
-    return class_of_windows(span.window for span in savings.comparison.idle)
+    return classes_of(span.window for span in savings.comparison.idle)
 
 
 def lost_class(savings: Savings) -> str:
     """Return the classes of the joules that are in no claim."""
-    return class_of_windows(window for each in savings.comparison.broken_off for window in each.windows)
+    return classes_of(window for each in savings.comparison.broken_off for window in each.windows)
 
 
 def lost_unknown(savings: Savings) -> int:
@@ -131,7 +125,7 @@ def inference_of(savings: Savings) -> Claim | None:
 
 
 def accuracy_of(savings: Savings) -> Accuracy | None:
-    """Return the accuracy of the verdict's arm beside its baseline's."""
+    """Return the accuracy of the verdict's arm and its baseline."""
     return next((each for each in savings.accuracies if each.arm == savings.verdict.arm), None)
 
 

@@ -18,9 +18,21 @@ from tpsprune.records import (
     EnergyMethod,
     Savings,
     Support,
+    join_classes,
 )
 from tpsprune.report import words
-from tpsprune.report.forms import SILENT, Cell, Code, Number, Table, chosen, counted, derived, measured, name
+from tpsprune.report.forms import (
+    UNLABELLED,
+    Cell,
+    Code,
+    Number,
+    Table,
+    chosen,
+    counted,
+    derived,
+    measured,
+    name,
+)
 from tpsprune.report.savings.terms import (
     Tone,
     accuracy_of,
@@ -34,7 +46,6 @@ from tpsprune.report.savings.terms import (
     idle_class,
     inference_of,
     join_class_words,
-    join_classes,
     lost_class,
     lost_unknown,
     metered_pairs,
@@ -51,7 +62,7 @@ _REASON_KINDS = {
 }
 """The class of the numbers in a reason, where they are not of joules."""
 _OF_MEANS = "an inference is no cheaper"
-"""How a remark begins that says of two means which is the smaller."""
+"""The beginning of a remark that compares two means."""
 _DAYS_A_YEAR = 365
 
 
@@ -71,8 +82,8 @@ class Headline:
 
     @property
     def kind(self) -> str:
-        """The class to be written beside the number, if any."""
-        return "" if self.figure.kind in SILENT else self.figure.kind
+        """The class to be written next to the number, if any."""
+        return "" if self.figure.kind in UNLABELLED else self.figure.kind
 
 
 def build_view(
@@ -80,11 +91,11 @@ def build_view(
 ) -> dict[str, Any]:
     """Return everything the templates of a report name.
 
-    ``plots`` are the plots by their stem, ``None`` for one that is not drawn, and ``left_out`` says why not.
+    ``plots`` are the plots by their stem, ``None`` for those without data, whose reasons are ``left_out``.
     """
     comparison, verdict = savings.comparison, savings.verdict
     design, quality, grid = comparison.design, savings.quality, comparison.choices.grid
-    gone = comparison.broken_off
+    broken_off = comparison.broken_off
     kind = class_of_verdict(savings)
     couples = [metered_pairs(savings, claim) for claim in savings.claims if claim.kind == "training"]
     return {
@@ -94,9 +105,9 @@ def build_view(
         "left_out": left_out,
         "journal_sha256": journal_sha256,
         "kind": kind,
-        "witnesses": _witnesses(savings),
+        "support": _support_table(savings),
         "pay_back": _pay_back(savings),
-        "started": sorted((*savings.runs, *gone), key=lambda run: run.position),
+        "started": sorted((*savings.runs, *broken_off), key=lambda run: run.position),
         "begun": _format_moment(design.begun),
         "pairs_counted": len({run.pair for run in savings.runs if run.counted and run.arm == verdict.arm}),
         "pairs_drawn": max(map(len, couples), default=0),
@@ -125,13 +136,13 @@ def build_view(
         ),
         "hottest_gpu": _hottest_gpu(savings),
         "lost_energy": _lost_energy(savings),
-        "gone": {
-            "warm_up": sum(each.pair is None for each in gone),
-            "set_aside": sum(each.pair is not None and each.why != "" for each in gone),
-            "broken_off": sum(each.pair is not None and not each.why for each in gone),
+        "uncounted": {
+            "warm_up": sum(each.pair is None for each in broken_off),
+            "set_aside": sum(each.pair is not None and each.why != "" for each in broken_off),
+            "broken_off": sum(each.pair is not None and not each.why for each in broken_off),
         },
         "invalid": [_invalid(each) for each in quality.invalid],
-        "not_claimed": [_not_claimed(each) for each in gone],
+        "not_claimed": [_not_claimed(each) for each in broken_off],
         "notes": [counted(each) for each in comparison.notes],
         "run_notes": [
             (name(f"{run.arm}, seed {run.seed}"), counted(f": {note}"))
@@ -236,8 +247,8 @@ def _energy(savings: Savings, claim: Claim, title: str) -> Headline:
     took = None
     if claim.joules is not None and claim.baseline_joules is not None:
         mine, other = format_joules(claim, claim.joules), format_joules(claim, claim.baseline_joules)
-        of_bill = f" ({words.watt_hours(claim.joules)})" if claim.kind == "training" else ""
-        took = Number(f"{mine}{of_bill} in place of {other}", kind)
+        watt_hours = f" ({words.watt_hours(claim.joules)})" if claim.kind == "training" else ""
+        took = Number(f"{mine}{watt_hours} in place of {other}", kind)
     refused = tone == "refused"
     interval = format_interval(change, kind)
     return Headline(
@@ -266,17 +277,17 @@ def _format_moment(written: str) -> str:
     return f"{written[:16].replace('T', ' ')} UTC" if written.endswith(("+00:00", "Z")) else written
 
 
-def _witnesses(savings: Savings) -> Table | None:
-    witnesses = tuple(dict.fromkeys(each.what for claim in savings.claims for each in claim.support))
+def _support_table(savings: Savings) -> Table | None:
+    support = tuple(dict.fromkeys(each.what for claim in savings.claims for each in claim.support))
     rows: list[tuple[Cell, ...]] = []
     for claim in savings.claims:
         found = {each.what: each for each in claim.support}
         if found:
-            rows.append((name(claim_title(claim)), *(_witness(found.get(what)) for what in witnesses)))
-    return Table(("claim", *witnesses), rows) if rows else None
+            rows.append((name(claim_title(claim)), *(_support_cell(found.get(what)) for what in support)))
+    return Table(("claim", *support), rows) if rows else None
 
 
-def _witness(support: Support | None) -> Cell:
+def _support_cell(support: Support | None) -> Cell:
     if support is None:
         return "–"
     kind = "measured" if support.what in _BY_THE_CLOCK else "counted"
@@ -356,10 +367,10 @@ def _method_table(method: EnergyMethod) -> Table:
 
 
 def _lost_energy(savings: Savings) -> Cell:
-    known, unknown = savings.quality.lost_joules, lost_unknown(savings)
-    if known is None:
+    joules, unknown = savings.quality.lost_joules, lost_unknown(savings)
+    if joules is None:
         return "not known" if unknown else "none"
-    shown = Number(words.joules(known), lost_class(savings))
+    shown = Number(words.joules(joules), lost_class(savings))
     return (shown, ", and of ", counted(unknown), " it is not known") if unknown else shown
 
 
