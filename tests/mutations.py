@@ -56,7 +56,7 @@ energy     | gpu counter            | <= _RELATIVE * abs(counter_joules) + slack
 runs       | torn line              | if _from_line(content[tail_at:]) is None: => if False:
 runs       | name twice             | if len(found) != len(pairs): => if False:
 runs       | lock                   | fcntl.LOCK_EX | fcntl.LOCK_NB => fcntl.LOCK_SH | fcntl.LOCK_NB
-export     | file hash              | if found.sha256 != stamp["sha256"]: => if False:
+export     | file hash              | if found.sha256 != stamp.sha256: => if False:
 export     | seal                   | hashlib.sha256(match[1]).hexdigest().encode() != match[2] => False
 export     | link out               | path.is_symlink() and not path.resolve() => False and not path.resolve()
 data       | stratified order       | (rank.double() + 0.5) / sizes[sorted_labels] => rank.double() + 0.5
