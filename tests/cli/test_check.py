@@ -103,7 +103,7 @@ def test_the_tables_fit_eighty_columns_and_name_every_layer(
         "blocks.1.norm",
         "produces blocks.0.conv",
         "it is the model's output",
-        "weights drawn anew, untrained",
+        "initial weights, untrained",
         "a trained model (--weights F) would keep other widths",
     ):
         assert words in shown, words

@@ -278,7 +278,9 @@ ONCE: dict[str, Callable[[], tpsprune.EnergyUse]] = {
 def test_what_was_spent_is_not_added_twice(made: Callable[[], tpsprune.EnergyUse], tmp_path: Path) -> None:
     record, energy_use = begun(tmp_path), made()
     arm = added(record, energy_use)
-    with pytest.raises(LoopError, match=rf"added for '{arm}', seed 0, already; each run is metered anew"):
+    with pytest.raises(
+        LoopError, match=rf"added for '{arm}', seed 0, already; each run is metered separately"
+    ):
         added(begun(tmp_path), energy_use)
     assert len(record.record.runs) == 1
 
@@ -319,7 +321,7 @@ def test_windows_of_a_run_before_are_refused_under_any_receipt(
 ) -> None:
     record, old = begun(tmp_path), metered()
     added(record, old)
-    with pytest.raises(LoopError, match=r"these windows began at .* each run is metered anew"):
+    with pytest.raises(LoopError, match=r"these windows began at .* each run is metered separately"):
         added(record, mixed(old, metered()))
     assert len(record.record.runs) == 1
 

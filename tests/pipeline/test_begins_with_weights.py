@@ -91,7 +91,7 @@ def test_a_prune_takes_the_weights_of_the_recipe_and_check_plans_its_widths(trai
     pretrained = pipeline.check(make_small(), "cpu", weights=trained.dense)
     owned = pipeline.check(begun(), "cpu")
     assert (initial.trained, pretrained.trained, owned.trained) == (False, True, True)
-    assert initial.weights == "weights drawn anew, untrained"
+    assert initial.weights == "initial weights, untrained"
     assert pretrained.weights == f"weights given: dense.safetensors (SHA-256 {sha256_of(trained.dense)[:12]})"
     assert owned.weights == words()
     widths = [[group.width_after for group in found.groups] for found in (ours, theirs, pretrained, owned)]

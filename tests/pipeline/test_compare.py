@@ -343,7 +343,7 @@ def test_of_two_pairs_one_has_the_order_of_the_other_turned_round() -> None:
         ("dense,zebra", r"no arm 'zebra' \(there are: dense, dense-stopped"),
         ("dense", "at least two arms"),
         ("dense,dense", "names 'dense' more than once"),
-        ("dense,random-ticket", "'random-ticket' is handed what 'ticket' has found"),
+        ("dense,random-ticket", "'random-ticket' depends on 'ticket'"),
     ],
 )
 def test_arms_that_cannot_be_compared_are_refused(words: str, message: str) -> None:

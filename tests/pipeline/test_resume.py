@@ -239,7 +239,7 @@ def _cut_short(path: Path) -> None:
     [
         ("energy.jsonl", _spoil_line, r"energy.jsonl line 2 is no record of this journal .*--again"),
         ("readings.jsonl", _spoil_line, r"readings.jsonl line 2 is no record of this journal .*--again"),
-        ("state/checkpoint.safetensors", _cut_short, r"cannot go on from it: start anew with --again"),
+        ("state/checkpoint.safetensors", _cut_short, r"cannot go on from it: start again with --again"),
     ],
 )
 def test_a_file_damaged_from_outside_is_reported_with_what_would_do(

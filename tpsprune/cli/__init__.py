@@ -44,7 +44,7 @@ BY_ITSELF: Final = ("compare", "study")
 CLOSED_PIPE = 141
 OUTPUT_FAULTS: Final = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 PATH_FAULTS: Final = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
-"""Why a place that a user names cannot even be looked at, wherever that is found out."""
+"""Faults of a path that cannot be read, wherever they are raised."""
 
 
 @cache
@@ -134,5 +134,5 @@ def main() -> None:
     """A smaller PyTorch model, equally good, for less total energy, with proof.
 
     tpsprune trains the model of a RECIPE, watches its signals to decide when to draw the pruned
-    subnetwork (the ticket), retrains it, and weighs both: accuracy, size, latency, energy.
+    subnetwork (the ticket), retrains it, and benchmarks both: accuracy, size, latency, energy.
     """

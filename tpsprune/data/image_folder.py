@@ -175,7 +175,7 @@ class FolderSource:
 
 @final
 class ZipSource:
-    """Images in a zip; one folder round everything is looked through."""
+    """Images in a zip; a single folder round everything is skipped."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive

@@ -58,7 +58,7 @@ def check_free(folder: Path) -> None:
 
     Raises:
         ArtifactError: ``folder`` is there already and not empty, or the current folder.
-        RunFolderError: it cannot be looked at.
+        RunFolderError: it cannot be read.
     """
     try:
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))

@@ -458,7 +458,7 @@ def _refuse_twice(record: Record, energy_use: EnergyUse) -> None:
         if each.receipt == energy_use.receipt:
             raise LoopError(
                 f"Comparison: this was added for '{each.arm}', seed {each.seed}, already; each run is "
-                "metered anew"
+                "metered separately"
             )
 
 
@@ -482,7 +482,7 @@ def _refuse_old_windows(record: Record, energy_use: EnergyUse) -> None:
     if timed and min(timed) <= last:
         raise LoopError(
             f"Comparison: these windows began at {min(timed)}, and one of a run before at {last}; each run is"
-            " metered anew, after the one before it"
+            " metered separately, after the one before it"
         )
 
 

@@ -253,7 +253,7 @@ def describe_initial_weights(recipe: Recipe) -> str:
 
 
 def without_weights(recipe: Recipe) -> Recipe:
-    """Return the recipe with a model whose weights are all initialised anew."""
+    """Return the recipe with a model whose weights are all initialised."""
     model = recipe.task.model
     if not isinstance(model, FOREIGN_MODELS):
         return recipe

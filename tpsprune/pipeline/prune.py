@@ -206,4 +206,4 @@ def _whose_weights(bench: Workbench, pretrained: Weights | None) -> tuple[str, b
         return bench.initial_weights, True
     if isinstance(bench.recipe.task.model, CustomModel):
         return "weights as the factory made them", True
-    return "weights drawn anew, untrained", False
+    return "initial weights, untrained", False

@@ -216,19 +216,19 @@ def load_checkpoint(folder: RunFolder) -> Restored | None:
     try:
         tensors, metadata = load_tensors(path)
     except ArtifactError as error:
-        raise RunFolderError(f"{error}; the run cannot go on from it: start anew with --again") from error
+        raise RunFolderError(f"{error}; the run cannot go on from it: start again with --again") from error
     try:
         raw = strict_json(metadata.get("state", "{}").encode())
         found = raw.get("schema") if isinstance(raw, dict) else None
         if found != Saved.SCHEMA:
             raise RunFolderError(
                 f"{path} is a checkpoint of schema {found!r}; this version reads {Saved.SCHEMA!r}: "
-                "finish the run with the version that began it, or start anew with --again"
+                "finish the run with the version that began it, or start again with --again"
             )
         saved = load(Saved, raw)
     except ValueError as error:
         raise RunFolderError(
-            f"{path} is damaged: {error}; the run cannot go on from it: start anew with --again"
+            f"{path} is damaged: {error}; the run cannot go on from it: start again with --again"
         ) from error
     _truncate(folder, saved.lines)
     return Restored(tensors, saved)

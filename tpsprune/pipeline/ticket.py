@@ -125,8 +125,8 @@ def _retrain(run: Run, state: State) -> Generator[Event, None, State]:
 def _prune_round(run: Run, state: State) -> Generator[Event, None, State]:
     """Prune once more, report what was pruned, and return the state at the start of what follows.
 
-    With a rewind the plan of all rounds is replayed on the weights kept for it, and the optimiser is made
-    anew: moments belong to the weights they were taken with.
+    With a rewind the plan of all rounds is replayed on the weights kept for it, with a new optimiser:
+    moments belong to the weights they were taken with.
     """
     bench, folder = run.bench, run.folder
     round_ = state.rounds + 1

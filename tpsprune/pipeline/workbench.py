@@ -55,7 +55,7 @@ class Workbench:
     prune_labels: tuple[Tensor, ...]
     panel: Panel
     initial_weights: str = ""
-    """A description of the weights that the model begins with, where they are not initialised anew."""
+    """A description of the weights that the model begins with, where they are not initialised."""
 
     def __enter__(self) -> Self:
         return self

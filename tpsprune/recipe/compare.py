@@ -23,7 +23,7 @@ ARMS: Final = {
 }
 """Every arm, and what it is."""
 AFTER_TICKET: Final = ("shape-scratch", "shape-scratch-joules", "random-ticket")
-"""Arms that are handed what the ticket's run of the same seed has found."""
+"""Arms that depend on the ticket's run of the same seed."""
 FEWEST_ARMS: Final = 2
 
 
@@ -68,7 +68,7 @@ def arms_of(text: str, source: str = "--arms") -> tuple[str, ...]:
         faults.append(Fault("", "at least two arms are needed, the first of them the baseline"))
     if "ticket" not in names:
         faults += [
-            Fault("", f"'{name}' is handed what 'ticket' has found: name that too")
+            Fault("", f"'{name}' depends on 'ticket': name that too")
             for name in names
             if name in AFTER_TICKET
         ]
@@ -80,8 +80,8 @@ def arms_of(text: str, source: str = "--arms") -> tuple[str, ...]:
 def order_of(arms: tuple[str, ...], order_seed: int, pair: int) -> tuple[str, ...]:
     """Return the order of a pair's runs: random for one pair, the same reversed for the next.
 
-    So that a machine that drifts does not favour the arm that always comes first. Arms that are handed what
-    the ticket has found come after it.
+    So that a machine that drifts does not favour the arm that always comes first. Arms that depend on
+    the ticket come after it.
     """
     drawn = list(arms)
     random.Random(f"{order_seed}/{pair // 2}").shuffle(drawn)

@@ -65,7 +65,7 @@ OWN: Final = "or a function of your own, 'package.module:function', would do"
 
 
 def _loss_faults(recipe: Recipe) -> Iterator[Fault]:
-    """Yield what does not fit: a loss nobody knows, data without such labels, smoothing without a meaning."""
+    """Yield what does not fit: an unknown loss, data without such labels, smoothing without a meaning."""
     loss, data = recipe.task.loss, recipe.task.data
     own = ":" in loss
     if isinstance(data, TextData | TabularData) and (data.path is None) == (data.source is None):
