@@ -1,20 +1,20 @@
 """What can go wrong for a user: one family.
 
-    TpspruneError              caught by the door alone, printed without a traceback, exit code 2
+    TpspruneError              caught by the command line alone, printed without a traceback, exit code 2
     ├── RecipeError            a recipe has faults: all of them, each with its place
     ├── DataError              data is missing, empty, cut short or does not fit the task
     ├── ModelError             a model does not build, or does not fit the data
-    ├── DeviceError            the device asked for is not here
+    ├── DeviceError            the device is not on this machine
     ├── VariantError           a TPS variant does not fit the model or the task
     ├── DivergedError          the loss is no longer a finite number
     ├── PruneError             pruning was refused and rolled back
-    ├── MeterError             energy cannot be measured as asked
+    ├── MeterError             energy cannot be measured as requested
     ├── LoopError              a piece of the Python API was used as it cannot be
     ├── RunFolderError         a run folder is in use or does not hold what it should
     │   └── CannotWriteError   no space, no permission, a read-only place
     └── ArtifactError          an exported file is damaged, foreign or does not fit
 
-Anything else that reaches the door is a bug of ours: traceback, exit code 1.
+Anything else that reaches the command line is a bug of this program: traceback, exit code 1.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ModelError(TpspruneError):
 
 
 class DeviceError(TpspruneError):
-    """The device asked for is not on this machine."""
+    """The device requested is not on this machine."""
 
 
 class VariantError(TpspruneError):
@@ -75,7 +75,7 @@ class DivergedError(TpspruneError):
 
 
 class PruneError(TpspruneError):
-    """Pruning was refused; the model handed in is as it was."""
+    """Pruning was refused; the model is unchanged."""
 
 
 class MeterError(TpspruneError):
@@ -98,15 +98,15 @@ class ArtifactError(TpspruneError):
     """An exported file is damaged, foreign, or does not fit the model it should fill."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the nearest known word, or an empty string.
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the nearest of ``names``, or an empty string.
 
     >>> did_you_mean("learning_rte", ["learning_rate", "epochs"])
     " (did you mean 'learning_rate'?)"
     >>> did_you_mean("zzz", ["learning_rate", "epochs"])
     ''
     """
-    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    near = get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 

@@ -44,8 +44,8 @@ def latency(model: nn.Module, item: Tree, batch: int, *, seconds: float = 0.5, r
 
     ``item`` is one input without the batch axis, on the model's device (of several parts, each without it).
     Passes go on until there are ``repeats`` of them and ``seconds`` have gone by, after five that do not
-    count; evaluation mode, inference mode, the device waited for round every pass, so queueing a pass does
-    not pass for doing it. It sees neither data loading nor copying to the device.
+    count; evaluation mode, inference mode, the device waited for round every pass, so queueing a pass is not
+    timed as doing it. It sees neither data loading nor copying to the device.
     The model's mode is as it was.
     """
     return _latencies([model], item, batch, seconds, repeats)[0]
@@ -116,7 +116,7 @@ SYNCHRONISED_EVERY_SECONDS: Final = 0.2
 CLOCK_SECONDS: Final = 1e-9
 
 
-def answer_for(seconds: float, model: nn.Module, batch_n: Tree) -> int:
+def infer_for(seconds: float, model: nn.Module, batch_n: Tree) -> int:
     """Run the model on one batch again and again for at least ``seconds``; return the items predicted.
 
     One pass at least. In evaluation and inference mode; the device is waited for at both edges and five

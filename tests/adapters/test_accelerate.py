@@ -37,9 +37,9 @@ def test_parts_of_a_step_count_and_move_once() -> None:
     net = small_net()
     model, optimizer = accelerator.prepare(net, torch.optim.SGD(net.parameters(), lr=0.1))
     tps = tpsprune.TPS(model, optimizer, variant="weights")
-    plain = small_net()
-    its_own = torch.optim.SGD(plain.parameters(), lr=0.1)
-    tpsprune.TPS(plain, its_own, variant="weights")
+    reference = small_net()
+    its_own = torch.optim.SGD(reference.parameters(), lr=0.1)
+    tpsprune.TPS(reference, its_own, variant="weights")
     x, y = small_data()
     for x_part, y_part in zip(x.chunk(4), y.chunk(4), strict=True):
         with accelerator.accumulate(model):
@@ -47,9 +47,9 @@ def test_parts_of_a_step_count_and_move_once() -> None:
             optimizer.step()
             optimizer.zero_grad()
     for number, (x_part, y_part) in enumerate(zip(x.chunk(4), y.chunk(4), strict=True), 1):
-        (cross_entropy(plain(x_part), y_part) / 2).backward()
+        (cross_entropy(reference(x_part), y_part) / 2).backward()
         if number % 2 == 0:
             its_own.step()
             its_own.zero_grad()
     assert tps.steps == 2
-    torch.testing.assert_close(weights_of(net), weights_of(plain))
+    torch.testing.assert_close(weights_of(net), weights_of(reference))

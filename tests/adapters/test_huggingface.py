@@ -1,4 +1,4 @@
-"""The callback in Hugging Face's own trainer: the numbers of a plain loop, and training that a rule ends."""
+"""The callback in Hugging Face's trainer: the numbers of a loop by hand, and training that a rule ends."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         scores: Tensor = self.net(x)
-        answer = {"logits": scores}
-        return answer if labels is None else {"loss": cross_entropy(scores, labels), **answer}
+        output = {"logits": scores}
+        return output if labels is None else {"loss": cross_entropy(scores, labels), **output}
 
 
 class InOrder(PenalisedTrainer):
@@ -103,7 +103,7 @@ def by_hand(settings: dict[str, Any], accumulated: int) -> nn.Module:
 
 @pytest.mark.parametrize("accumulated", [1, 2])
 @pytest.mark.parametrize("variant", ["weights", "moments", "in the loss"])
-def test_a_training_has_the_numbers_of_a_plain_loop(variant: str, accumulated: int, tmp_path: Path) -> None:
+def test_a_training_has_the_numbers_of_a_loop_by_hand(variant: str, accumulated: int, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"variant": variant, "data": small_data()}
     if variant == "in the loss":
         settings = {"variant": "weights", "apply": "loss"}
@@ -119,15 +119,15 @@ def test_an_evaluation_has_no_term_in_its_loss(tmp_path: Path) -> None:
     assert trainer.evaluate()["eval_loss"] == pytest.approx(float(cross_entropy(net(x), y)), rel=1e-5)
 
 
-def test_a_rule_that_acts_ends_training_and_says_why(tmp_path: Path) -> None:
+def test_a_rule_that_acts_ends_training_with_its_reason(tmp_path: Path) -> None:
     rule = tpsprune.Plateau(monitor="norm", tolerance=1.0, patience=2, min_adjusted_accuracy=0.0)
     callback = TpspruneCallback(
-        watch={"probe": {"x": small_data()[0]}, "signals": [], "every_steps": 3, "draw": rule},
+        watch={"calibration_data": {"x": small_data()[0]}, "signals": [], "every_steps": 3, "draw": rule},
     )
-    with pytest.raises(DataError, match="probe is dict"):
+    with pytest.raises(DataError, match="calibration_data is dict"):
         trained(tmp_path, callback)
     callback = TpspruneCallback(
-        watch={"probe": [(small_data()[0],)], "signals": ["norm"], "every_steps": 3, "draw": rule},
+        watch={"calibration_data": [(small_data()[0],)], "signals": ["norm"], "every_steps": 3, "draw": rule},
         values={"validation_loss": "eval_loss"},
     )
     trainer, _ = trained(tmp_path, callback, eval_strategy="steps", eval_steps=2)
@@ -143,7 +143,7 @@ def calm() -> Any:
     return TpspruneCallback(
         tps={"variant": "neurons", "refresh_steps": 3},
         watch={
-            "probe": [(small_data()[0],)],
+            "calibration_data": [(small_data()[0],)],
             "signals": ["norm", "spectral_edge"],
             "every_steps": 2,
             "edge_window": 4,
@@ -196,7 +196,7 @@ def test_a_checkpoint_without_the_state_is_refused_unless_both_are_to_start_afre
         trained(tmp_path, calm(), max_steps=8, resumed=True, **OFTEN)
     kept.unlink()
     with pytest.raises(
-        ArtifactError, match=r"checkpoint-4/tpsprune\.safetensors, which would say how far .* is not there"
+        ArtifactError, match=r"checkpoint-4/tpsprune\.safetensors, the state of TPS and Watch, is not there"
     ):
         trained(tmp_path, calm(), max_steps=8, resumed=True, **OFTEN)
     nothing, afresh = TpspruneCallback(), calm()
@@ -232,7 +232,7 @@ def test_a_second_training_with_one_callback_is_as_the_first(tmp_path: Path) -> 
     rule = tpsprune.Plateau(monitor="norm", tolerance=1.0, patience=2, min_adjusted_accuracy=0.0)
     callback = TpspruneCallback(
         tps={"variant": "weights"},
-        watch={"probe": [(small_data()[0],)], "signals": ["norm"], "every_steps": 3, "draw": rule},
+        watch={"calibration_data": [(small_data()[0],)], "signals": ["norm"], "every_steps": 3, "draw": rule},
     )
     for _ in range(2):
         trainer, _ = trained(tmp_path, callback)
@@ -242,6 +242,8 @@ def test_a_second_training_with_one_callback_is_as_the_first(tmp_path: Path) -> 
 
 
 def test_parts_of_a_step_are_read_once(tmp_path: Path) -> None:
-    callback = TpspruneCallback(watch={"probe": [(small_data()[0],)], "signals": ["norm"], "every_steps": 2})
+    callback = TpspruneCallback(
+        watch={"calibration_data": [(small_data()[0],)], "signals": ["norm"], "every_steps": 2}
+    )
     trained(tmp_path, callback, accumulated=2)
     assert [each.step for each in callback.parts.watch.readings] == [2, 4, 6]

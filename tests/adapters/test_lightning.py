@@ -1,4 +1,4 @@
-"""The callback in Lightning: the numbers of a plain loop, and a fit that ends when a rule acts."""
+"""The callback in Lightning: the numbers of a loop by hand, and a fit that ends when a rule acts."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def by_hand(data: Data, settings: dict[str, Any], *, epochs: int = 3, accumulate
 
 @pytest.mark.parametrize("accumulated", [1, 2])
 @pytest.mark.parametrize("variant", ["weights", "neurons", "moments", "in the loss"])
-def test_a_fit_has_the_numbers_of_a_plain_loop(variant: str, accumulated: int, tmp_path: Path) -> None:
+def test_a_fit_has_the_numbers_of_a_loop_by_hand(variant: str, accumulated: int, tmp_path: Path) -> None:
     if variant == "in the loss":
         settings: dict[str, Any] = {"variant": "weights", "apply": "loss"}
     else:
@@ -95,10 +95,10 @@ def test_a_fit_has_the_numbers_of_a_plain_loop(variant: str, accumulated: int, t
         torch.testing.assert_close(mine, theirs)
 
 
-def test_a_rule_that_acts_ends_the_fit_and_says_why(tmp_path: Path) -> None:
+def test_a_rule_that_acts_ends_the_fit_with_its_reason(tmp_path: Path) -> None:
     rule = tpsprune.Plateau(monitor="norm", tolerance=1.0, patience=2, min_adjusted_accuracy=0.0)
     callback = TpspruneCallback(
-        watch={"probe": small_data()[0], "signals": ["norm"], "every_steps": 3, "draw": rule},
+        watch={"calibration_data": small_data()[0], "signals": ["norm"], "every_steps": 3, "draw": rule},
         values={"validation_accuracy": "accuracy"},
     )
     trainer, _ = fitted(tmp_path, callback, small_data())
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_the_trainer_brings_both_back(tmp_path: Path) -> None:
     def made() -> Any:
         return TpspruneCallback(
             tps={"variant": "neurons", "refresh_steps": 5},
-            watch={"probe": small_data()[0], "signals": ["norm"], "every_steps": 2},
+            watch={"calibration_data": small_data()[0], "signals": ["norm"], "every_steps": 2},
         )
 
     straight = fitted(tmp_path / "straight", made(), small_data())[1]
@@ -174,7 +174,7 @@ def test_under_a_gradient_scaler_a_fit_has_the_same_numbers(
 def test_parts_of_a_step_are_read_once_and_none_before_the_first_step(tmp_path: Path) -> None:
     callback = TpspruneCallback(
         tps={"variant": "weights"},
-        watch={"probe": small_data()[0], "signals": ["norm"], "every_steps": 2},
+        watch={"calibration_data": small_data()[0], "signals": ["norm"], "every_steps": 2},
     )
     fitted(tmp_path, callback, small_data(), accumulate_grad_batches=2)
     norms = [each for each in callback.parts.watch.readings if each.signal == "norm"]
@@ -187,7 +187,7 @@ def test_a_second_fit_with_one_callback_is_as_the_first(tmp_path: Path) -> None:
     rule = tpsprune.Plateau(monitor="norm", tolerance=1.0, patience=2, min_adjusted_accuracy=0.0)
     callback = TpspruneCallback(
         tps={"variant": "weights"},
-        watch={"probe": small_data()[0], "signals": ["norm"], "every_steps": 3, "draw": rule},
+        watch={"calibration_data": small_data()[0], "signals": ["norm"], "every_steps": 3, "draw": rule},
     )
     for _ in range(2):
         trainer, _ = fitted(tmp_path, callback, small_data())

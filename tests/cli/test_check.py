@@ -81,7 +81,7 @@ def test_its_resolved_recipe_reads_back(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gated", "parity", "brackets in two layers"])
-def test_it_trains_is_cut_and_trains_on(invoke: Invoke, name: str) -> None:
+def test_it_trains_is_pruned_and_trains_on(invoke: Invoke, name: str) -> None:
     data, model, _ = KINDS[name]
     Path("kind.toml").write_text(STRUCTURED.format(data=data, model=model))
     result = invoke("train", "kind.toml", "--device", "cpu", "--json")
@@ -103,7 +103,7 @@ def test_the_tables_fit_eighty_columns_and_name_every_layer(
         "blocks.1.norm",
         "produces blocks.0.conv",
         "it is the model's output",
-        "weights drawn anew, untrained",
+        "initial weights, untrained",
         "a trained model (--weights F) would keep other widths",
     ):
         assert words in shown, words
@@ -129,7 +129,7 @@ def test_the_object_holds_every_layer_with_its_share_and_widths(invoke: Invoke, 
     assert any(group["width_after"] < group["width"] for group in found["groups"])
 
 
-def test_of_every_layer_it_is_told_what_it_reads(invoke: Invoke) -> None:
+def test_every_layers_inputs_are_listed(invoke: Invoke) -> None:
     result = invoke("check", "small.toml", "--no-widths", "--device", "cpu")
     assert "keeps its units: it is the model's output; consumes blocks.1.conv" in " ".join(
         result.output.split()
@@ -152,14 +152,14 @@ def test_weights_that_do_not_fit_are_refused(invoke: Invoke, trained: RunFolder)
     assert "Traceback" not in result.output
 
 
-def test_rounds_are_foreseen_as_one_cut_and_said_to_be(invoke: Invoke) -> None:
+def test_rounds_are_planned_as_one_and_noted(invoke: Invoke) -> None:
     result = invoke("check", "small.toml", "--set", "prune.rounds=2", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert "in one round (the recipe takes 2)" in " ".join(result.output.split())
 
 
 RECIPE = """
-name = "brought"
+name = "foreign"
 [task.data]
 {data}
 [task.model]
@@ -198,17 +198,17 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("library", FOREIGN)
-def test_it_is_checked_trained_cut_and_exported(invoke: Invoke, library: str) -> None:
+def test_it_is_checked_trained_pruned_and_exported(invoke: Invoke, library: str) -> None:
     if find_spec(library) is None:
         pytest.skip(f"the model is of {library}, which is not installed")
     data, model, from_data = FOREIGN[library]
-    Path("brought.toml").write_text(RECIPE.format(data=data, model=model))
-    checked = invoke("check", "brought.toml", "--json", "--device", "cpu")
+    Path("foreign.toml").write_text(RECIPE.format(data=data, model=model))
+    checked = invoke("check", "foreign.toml", "--json", "--device", "cpu")
     assert checked.exit_code == 0, checked.output
     found = json.loads(checked.output)
     assert found["from_data"].items() >= from_data.items()
     assert {"heads", "units"} <= {group["kind"] for group in found["groups"]}
-    trained = invoke("train", "brought.toml", "--device", "cpu", "--quiet")
+    trained = invoke("train", "foreign.toml", "--device", "cpu", "--quiet")
     assert trained.exit_code == 0, trained.output
     (run,) = Path("runs").iterdir()
     assert json.loads((run / "result.json").read_text())["ticket"]["macs"] <= 0.8 * found["macs"] + 1
@@ -216,6 +216,6 @@ def test_it_is_checked_trained_cut_and_exported(invoke: Invoke, library: str) ->
     assert exported.exit_code == 0, exported.output
     card = Path("ticket/README.md").read_text()
     assert f"built by {library}: `pip install 'tpsprune[{library}]'`" in card
-    told: dict[str, Any] = {}
-    exec(card.split("```python\n")[1].split("```")[0].replace("FOLDER", "ticket"), told)  # noqa: S102
-    assert told["scores"].shape == (2, found["task"]["classes"])
+    scope: dict[str, Any] = {}
+    exec(card.split("```python\n")[1].split("```")[0].replace("FOLDER", "ticket"), scope)  # noqa: S102
+    assert scope["scores"].shape == (2, found["task"]["classes"])

@@ -41,7 +41,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_compare_runs_reports_and_says_where(invoke: Invoke, tmp_path: Path) -> None:
+def test_compare_runs_reports_and_names_the_folder(invoke: Invoke, tmp_path: Path) -> None:
     result = invoke("compare", "small.toml", "--pairs", "1", *SETTINGS)
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
@@ -70,7 +70,7 @@ def test_report_makes_the_same_files_from_the_journal_alone(invoke: Invoke, copi
     assert files_of(copied) == first
 
 
-def test_a_choice_stays_chosen_and_carbon_comes_with_its_source(invoke: Invoke, copied: Path) -> None:
+def test_a_choice_is_kept_and_carbon_comes_with_its_source(invoke: Invoke, copied: Path) -> None:
     assert "CO₂" not in _told(invoke("report", str(copied)))
     assert invoke("report", str(copied), "--country", "france", "--per-day", "1000").exit_code == 0
     chosen = files_of(copied)
@@ -91,7 +91,7 @@ def _told(result: Result) -> str:
         (("--country", "FRAA"), "no country 'FRAA'"),
         (("--country", "FRA", "--carbon-intensity", "50"), "two grids"),
         (("--carbon-intensity", "50"), "needs --carbon-source"),
-        (("--carbon-source", "somewhere"), "give that too"),
+        (("--carbon-source", "somewhere"), "add that too"),
         (("--per-day", "0"), "0"),
         (("--per-day", "nan"), "--per-day must be a finite number"),
         (("--carbon-intensity", "inf", "--carbon-source", "x"), "--carbon-intensity must be a finite number"),
@@ -132,7 +132,7 @@ def test_a_wall_meter_that_covers_every_run_makes_the_report_class_a(
     assert json.loads(invoke("report", str(copied), "--json").output)["grade"]["letter"] == "S"
 
 
-def test_wall_readings_that_do_not_fit_later_runs_say_how_to_leave_them_out(
+def test_wall_readings_that_do_not_fit_later_runs_report_how_to_leave_them_out(
     invoke: Invoke, copied: Path, tmp_path: Path
 ) -> None:
     readings = "time,watts\n" + "".join(f"{946684800 - 60 + 5 * tick},50\n" for tick in range(600))
@@ -170,7 +170,7 @@ def test_a_journal_with_a_truncated_line_is_read_without_it_and_notes_it(
         (("--set", "compare.tolerence=0.1"), "did you mean 'tolerance'"),
         (("--set", "task.data.validation_share=0.0"), "validation_share"),
         (("--set", "energy.meter='replay'", "--set", "energy.replay='x.jsonl'"), "plays one run again"),
-        (("--quiet", "--json"), "give one of them"),
+        (("--quiet", "--json"), "choose one of them"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_and_nothing_is_written(
@@ -212,5 +212,5 @@ def test_settings_from_outside_are_refused_before_anything_is_written(
 
 
 def test_the_help_names_every_arm(invoke: Invoke) -> None:
-    told = invoke("compare", "--help").output
-    assert all(f"\n    {arm}  " in told for arm in ARMS)
+    text = invoke("compare", "--help").output
+    assert all(f"\n    {arm}  " in text for arm in ARMS)

@@ -106,7 +106,7 @@ def test_the_options_are_these_and_no_others() -> None:
     }
 
 
-def test_an_unknown_command_is_answered_with_the_nearest(invoke: Invoke) -> None:
+def test_an_unknown_command_is_reported_with_the_nearest(invoke: Invoke) -> None:
     assert_refused(invoke("trian"), "no command 'trian' (did you mean 'train'?)")
     commands = "train, prune, compare, report, init, check, recipes, show, export, doctor, study"
     assert_refused(invoke("zzz"), f"no command 'zzz' (commands: {commands})")
@@ -135,8 +135,8 @@ def test_an_unknown_command_is_answered_with_the_nearest(invoke: Invoke) -> None
             "task.model.factory: 'nomodule' does not import: ModuleNotFoundError",
         ),
         (("small.toml", "--resume"), "no run of this recipe in runs"),
-        (("small.toml", "--resume", "--again"), "give one of them"),
-        (("small.toml", "--quiet", "--json"), "give one of them"),
+        (("small.toml", "--resume", "--again"), "choose one of them"),
+        (("small.toml", "--quiet", "--json"), "choose one of them"),
         (("small.toml", "--out", "small.toml"), "small.toml"),
         (("small.toml", "--device", "tpu"), "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
     ],
@@ -182,7 +182,7 @@ def no_batch():
         ("absent", "'my_nets' has no 'absent'"),
     ],
 )
-def test_a_model_of_the_users_own_that_does_not_fit_is_told_in_words(
+def test_a_model_of_the_users_own_that_does_not_fit_is_reported(
     invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
 ) -> None:
     (tmp_path / "my_nets.py").write_text(CUSTOM)
@@ -193,7 +193,7 @@ def test_a_model_of_the_users_own_that_does_not_fit_is_told_in_words(
     assert not (tmp_path / "runs").exists()
 
 
-def test_check_says_what_can_be_pruned_and_writes_nothing(invoke: Invoke, tmp_path: Path) -> None:
+def test_check_lists_what_can_be_pruned_and_writes_nothing(invoke: Invoke, tmp_path: Path) -> None:
     result = invoke("check", "small.toml")
     assert result.exit_code == 0, result.output
     assert "Can be pruned" in result.output

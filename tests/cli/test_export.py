@@ -81,7 +81,7 @@ def test_a_format_that_does_not_fit_is_one_message(
     assert not (tmp_path / "x").exists()
 
 
-def test_steps_after_two_seconds_are_said_on_standard_error(
+def test_steps_after_two_seconds_are_shown_on_standard_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]

@@ -82,14 +82,14 @@ def test_a_file_that_is_there_is_never_overwritten(invoke: Invoke) -> None:
     assert Path("mine.toml").read_text() == "mine"
 
 
-def test_where_nobody_can_be_asked_what_is_missing_is_named(invoke: Invoke) -> None:
+def test_where_no_question_can_be_asked_what_is_missing_is_named(invoke: Invoke) -> None:
     refused(
         invoke("init", "--model", "cnn", "--epochs", "3"),
-        "nobody can be asked here (standard input is no terminal): give --data, --target, --name",
+        "no questions can be asked here (standard input is no terminal): give --data, --target, --name",
     )
 
 
-def test_every_fault_is_told_at_once(invoke: Invoke) -> None:
+def test_every_fault_is_reported_at_once(invoke: Invoke) -> None:
     refused(
         invoke("init", *words(model="cn", data="digit", target="mac=2", epochs="some", name="My Model")),
         "tpsprune init has 5 faults",
@@ -114,7 +114,7 @@ def test_nonsense_is_refused(invoke: Invoke, changed: dict[str, str], told: str)
     refused(invoke("init", *words(**changed)), told)
 
 
-def test_a_folder_that_is_not_there_is_told(invoke: Invoke) -> None:
+def test_a_folder_that_is_not_there_is_reported(invoke: Invoke) -> None:
     refused(invoke("init", *words(), "--file", "nowhere/mine.toml"), "nowhere")
 
 
@@ -151,5 +151,5 @@ def test_a_link_that_leads_nowhere_is_not_written_over(invoke: Invoke, tmp_path:
     assert (tmp_path / "mine.toml").is_symlink()
 
 
-def test_a_file_with_too_long_a_name_is_told_in_words(invoke: Invoke) -> None:
+def test_a_file_with_too_long_a_name_is_reported(invoke: Invoke) -> None:
     refused(invoke("init", *words(), "--file", "a" * 300), "File name too long")

@@ -19,7 +19,7 @@ from tests.pipeline.conftest import SMALL
 from tpsprune.cli import main
 
 
-def test_a_full_disk_is_told_in_words_and_the_run_can_be_resumed(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_the_run_can_be_resumed(tmp_path: Path) -> None:
     """A limit on the size of files stands for the full disk: the checkpoint is the first to hit it."""
     (tmp_path / "small.toml").write_text(SMALL)
     code = (
@@ -48,7 +48,7 @@ def test_a_full_disk_is_told_in_words_and_the_run_can_be_resumed(tmp_path: Path)
     assert again.exit_code == 0, again.output
 
 
-def test_an_interrupt_ends_with_the_word_to_go_on(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_ends_with_how_to_resume(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     import tpsprune.pipeline
 
     def interrupted(*args: object, **kwargs: object) -> None:
@@ -97,11 +97,11 @@ class Terminal(io.StringIO):
     [("export", "a" * 300, "--to", "x"), ("check", "small.toml", "--weights", "a" * 300)],
     ids=["export", "check"],
 )
-def test_a_path_that_cannot_be_looked_at_is_told_in_words(invoke: Invoke, words: tuple[str, ...]) -> None:
+def test_a_path_that_cannot_be_read_is_reported(invoke: Invoke, words: tuple[str, ...]) -> None:
     assert_refused(invoke(*words), "cannot read aaa", "File name too long; another path would do")
 
 
-def test_an_output_that_is_closed_ends_the_run_with_the_word_to_go_on(tmp_path: Path) -> None:
+def test_an_output_that_is_closed_ends_the_run_with_how_to_resume(tmp_path: Path) -> None:
     (tmp_path / "small.toml").write_text(SMALL)
     command = f"{sys.executable} -m tpsprune train small.toml --device cpu | head -n 1"
     child = subprocess.run(
@@ -113,13 +113,13 @@ def test_an_output_that_is_closed_ends_the_run_with_the_word_to_go_on(tmp_path: 
     )
     assert child.returncode == 2, child.stderr
     assert (
-        "the output cannot be written (Broken pipe); a run that has begun goes on with --resume"
+        "the output cannot be written (Broken pipe); a run that has begun resumes with --resume"
         in child.stderr
     )
     assert "Traceback" not in child.stderr
 
 
-def test_a_listing_cut_short_by_its_reader_ends_without_a_word(tmp_path: Path) -> None:
+def test_a_listing_cut_short_by_its_reader_ends_silently(tmp_path: Path) -> None:
     command = f"{sys.executable} -m tpsprune check digits --print | head -n 1"
     child = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert child.stdout == 'name = "digits"\n'

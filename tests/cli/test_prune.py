@@ -29,7 +29,7 @@ def assert_refused(result: Result, *words: str) -> None:
     assert not Path("runs").exists()
 
 
-def test_a_trained_model_is_cut_and_the_ticket_exported(
+def test_a_trained_model_is_pruned_and_the_ticket_exported(
     invoke: Invoke, trained: RunFolder, tmp_path: Path
 ) -> None:
     result = prune(invoke, trained, "--target", "macs=0.4")
@@ -40,7 +40,7 @@ def test_a_trained_model_is_cut_and_the_ticket_exported(
         "left alone head: it is the model's output",
         "dense, as given",
         "End at epoch ",
-        "no retraining was asked for",
+        "no retraining was requested",
         "What the training of the dense model cost is not known here.",
     ):
         assert words in " ".join(result.output.split()), words
@@ -85,9 +85,7 @@ def test_json_is_one_object_per_line_and_the_last_is_the_result(invoke: Invoke, 
     assert next(line for line in lines if line["event"] == "pruned")["output_error"] > 0
 
 
-def test_widths_may_be_given_as_words_or_as_a_file(
-    invoke: Invoke, trained: RunFolder, tmp_path: Path
-) -> None:
+def test_widths_may_be_text_or_as_a_file(invoke: Invoke, trained: RunFolder, tmp_path: Path) -> None:
     wanted = {"blocks.0.conv": 5, "blocks.1.conv": 7}
     (tmp_path / "widths.json").write_text(json.dumps(wanted))
     plans = []
@@ -121,7 +119,7 @@ def test_widths_may_be_given_as_words_or_as_a_file(
         ("widths=conv1=0", "conv1"),
     ],
 )
-def test_a_target_that_is_none_is_told_in_one_message(
+def test_a_target_that_is_none_is_reported_in_one_message(
     invoke: Invoke, trained: RunFolder, tmp_path: Path, target: str, words: str
 ) -> None:
     (tmp_path / "list.json").write_text("[1, 2]")
@@ -130,10 +128,10 @@ def test_a_target_that_is_none_is_told_in_one_message(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "fault"),
     [
-        (("--resume", "--again"), "give one of them"),
-        (("--quiet", "--json"), "give one of them"),
+        (("--resume", "--again"), "choose one of them"),
+        (("--quiet", "--json"), "choose one of them"),
         (("--dry-run", "--again"), "--dry-run writes nothing"),
         (("--set", "prune.ignored_layers=['nothing*']"), "nothing*"),
         (("--set", "retrain.rewind=init"), "retrain.rewind: 'init' needs the training"),
@@ -142,10 +140,10 @@ def test_a_target_that_is_none_is_told_in_one_message(
         (("--resume",), "no run of this recipe in runs"),
     ],
 )
-def test_words_that_cannot_be_are_told_before_anything_is_written(
-    invoke: Invoke, trained: RunFolder, words: tuple[str, ...], told: str
+def test_options_that_cannot_be_are_reported_before_anything_is_written(
+    invoke: Invoke, trained: RunFolder, words: tuple[str, ...], fault: str
 ) -> None:
-    assert_refused(prune(invoke, trained, *words), told)
+    assert_refused(prune(invoke, trained, *words), fault)
 
 
 def test_weights_are_required(invoke: Invoke) -> None:
@@ -153,7 +151,7 @@ def test_weights_are_required(invoke: Invoke) -> None:
     assert_refused(invoke("prune", "small.toml"), words)
 
 
-def test_weights_of_another_model_are_told_by_the_first_tensor(
+def test_weights_of_another_model_are_reported_by_the_first_tensor(
     invoke: Invoke, trained: RunFolder, tmp_path: Path
 ) -> None:
     tensors, _ = load_tensors(trained.dense)

@@ -35,7 +35,7 @@ def tokens(count=40):
     return np.stack([np.arange(count) % 6, np.arange(count) % 5], axis=1)
 
 
-def plain():
+def vector_data():
     return {"train": (vectors(), labels()), "test": (vectors(12), labels(12))}
 
 
@@ -48,16 +48,16 @@ def words(**more):
 
 
 def three_parts():
-    return {**plain(), "validation": (torch.tensor(vectors(8)).half(), torch.arange(8) % 4)}
+    return {**vector_data(), "validation": (torch.tensor(vectors(8)).half(), torch.arange(8) % 4)}
 
 
 def odd(**more):
-    """What `plain` gives, with something exchanged."""
-    return {**plain(), **{key: eval(value) for key, value in more.items()}}
+    """What `vector_data` returns, with something exchanged."""
+    return {**vector_data(), **{key: eval(value) for key, value in more.items()}}
 
 
 def without(key):
-    return {name: value for name, value in plain().items() if name != key}
+    return {name: value for name, value in vector_data().items() if name != key}
 
 
 def broken():
@@ -76,12 +76,12 @@ def _factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "their_data", raising=False)
 
 
-def given(name: str, share: float = 0.2, **arguments: object) -> Dataset:
+def load_custom(name: str, share: float = 0.2, **arguments: object) -> Dataset:
     return load(CustomData(factory=f"their_data:{name}", data_args=arguments, validation_share=share))
 
 
 def test_vectors_become_float32_and_validation_is_drawn_off_by_class() -> None:
-    data = given("plain")
+    data = load_custom("vector_data")
     assert (len(data.train), len(data.validation), len(data.test)) == (32, 8, 12)
     assert data.validation.labels.bincount().tolist() == [2, 2, 2, 2]
     assert data.train.inputs.dtype == torch.float32
@@ -90,30 +90,30 @@ def test_vectors_become_float32_and_validation_is_drawn_off_by_class() -> None:
     assert data.prepare(data.train.inputs) is data.train.inputs
 
 
-def test_a_given_validation_split_is_kept() -> None:
-    data = given("three_parts")
+def test_a_users_validation_split_is_kept() -> None:
+    data = load_custom("three_parts")
     assert (len(data.train), len(data.validation), len(data.test)) == (40, 8, 12)
     assert data.validation.inputs.dtype == torch.float32
 
 
 def test_uint8_images_are_standardised() -> None:
-    data = given("pictures")
+    data = load_custom("pictures")
     assert data.facts.input_kind == "image"
     assert data.facts.input_shape == (3, 8, 8)
     prepared = data.prepare(data.train.inputs)
     torch.testing.assert_close(prepared.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
 
 
-def test_token_facts_are_counted_or_taken_as_given() -> None:
-    facts = given("words").facts
+def test_token_facts_are_counted_or_taken_as_returned() -> None:
+    facts = load_custom("words").facts
     assert (facts.input_kind, facts.vocabulary, facts.classes, facts.cyclic) == ("tokens", 6, 4, False)
-    facts = given("words", vocabulary=9, classes=7, cyclic=True).facts
+    facts = load_custom("words", vocabulary=9, classes=7, cyclic=True).facts
     assert (facts.vocabulary, facts.classes, facts.cyclic) == (9, 7, True)
 
 
 def test_a_factory_that_raises_is_a_fault_of_the_recipe() -> None:
     with pytest.raises(RecipeError, match=r"task\.data\.factory: .* raised OSError: the disk is at home$"):
-        given("broken")
+        load_custom("broken")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_what_a_factory_gets_wrong_is_named_with_what_would_do(
     name: str, arguments: dict[str, object], words: str
 ) -> None:
     with pytest.raises(DataError, match=r"^task\.data\.factory: .*" + re.escape(words)):
-        given(name, **arguments)
+        load_custom(name, **arguments)
 
 
 def test_a_validation_share_too_small_for_every_class_is_refused() -> None:
@@ -157,11 +157,11 @@ def test_a_validation_share_too_small_for_every_class_is_refused() -> None:
         r"task\.data\.validation_share: leaves the validation split of 2 items without class \d, which has 10"
     )
     with pytest.raises(DataError, match=words):
-        given("plain", share=0.05)
+        load_custom("vector_data", share=0.05)
 
 
-def test_tokens_are_drawn_without_regard_to_their_answers() -> None:
-    data = given("words", share=0.05)
+def test_tokens_are_drawn_without_regard_to_their_labels() -> None:
+    data = load_custom("words", share=0.05)
     assert (len(data.train), len(data.validation)) == (38, 2)
 
 
@@ -185,11 +185,11 @@ def classes(count):
 
 def by_name(**more):
     """Inputs by name; anything of it exchanged."""
-    plain = {
+    vector_data = {
         "train": (part("train", 40), classes(40)),
         "test": (part("test", 12), classes(12)),
     }
-    return {**plain, **{key: eval(value) for key, value in more.items()}}
+    return {**vector_data, **{key: eval(value) for key, value in more.items()}}
 
 
 def by_place():
@@ -239,7 +239,7 @@ def test_parts_by_name_are_stored_each_in_its_own_type() -> None:
     )
 
 
-def test_parts_of_an_item_stay_together_when_items_are_drawn() -> None:
+def test_parts_of_an_item_keep_together_when_items_are_drawn() -> None:
     named, placed = given_parts("by_name"), given_parts("by_place")
     assert isinstance(placed.train.inputs, tuple)
     assert [part.name for part in placed.facts.parts] == ["", "", ""]
@@ -290,8 +290,8 @@ def test_parts_of_an_item_stay_together_when_items_are_drawn() -> None:
             {"train": "({}, classes(40))"},
             "train inputs are dict, train inputs several arrays; a mapping or tuple",
         ),
-        ({"input_kind": "'vector'"}, "input_kind is said of inputs of one tensor; these are several"),
-        ({"vocabulary": "9"}, "vocabulary is said of inputs of one tensor; these are several"),
+        ({"input_kind": "'vector'"}, "input_kind is for inputs of one tensor; these are several"),
+        ({"vocabulary": "9"}, "vocabulary is for inputs of one tensor; these are several"),
     ],
 )
 def test_parts_that_do_not_fit_are_named_with_what_would_do(more: dict[str, str], words: str) -> None:

@@ -37,7 +37,7 @@ def test_every_prefix_of_a_stratified_order_holds_the_classes_in_proportion(
         assert bool(((part - whole * length / len(labels)).abs() <= 1 + 5 / 2).all())
 
 
-def test_equal_classes_are_cut_evenly() -> None:
+def test_equal_classes_are_split_evenly() -> None:
     labels = torch.arange(10).repeat(30)
     order = stratified_order(labels, torch.Generator().manual_seed(0))
     assert labels[order[:60]].bincount().tolist() == [6] * 10
@@ -84,8 +84,8 @@ def _image_split(labels: torch.Tensor) -> Split:
 
 def test_statistics_come_from_the_training_split_alone(generator: torch.Generator) -> None:
     pool, test = _image_split(torch.arange(40) % 2), _image_split(torch.arange(10) % 2)
-    asked = IdxData(folder="", validation_share=0.25, train_limit=20)
-    data = image_dataset(asked, "noise", pool, test, 2, generator)
+    settings_of_data = IdxData(folder="", validation_share=0.25, train_limit=20)
+    data = image_dataset(settings_of_data, "noise", pool, test, 2, generator)
     assert (len(data.train), len(data.validation), len(data.test)) == (20, 10, 10)
     pixels = data.train.inputs.double() / 255
     assert data.prepare.mean is not None
@@ -98,22 +98,22 @@ def test_statistics_come_from_the_training_split_alone(generator: torch.Generato
     ("labels", "limit", "words"),
     [
         (torch.full((20,), 3), None, r"task\.data: noise holds only one class; two classes or more would do"),
-        (torch.arange(40) % 2, 21, r"train_limit: asks for 21 images, 20 are left beside validation; leave"),
+        (torch.arange(40) % 2, 21, r"train_limit: is 21 images, 20 are left after validation; leave"),
     ],
 )
 def test_what_there_is_too_little_of_is_refused(
     labels: torch.Tensor, limit: int | None, words: str, generator: torch.Generator
 ) -> None:
     split = _image_split(labels)
-    asked = IdxData(folder="", validation_share=0.5, train_limit=limit)
+    settings_of_data = IdxData(folder="", validation_share=0.5, train_limit=limit)
     with pytest.raises(DataError, match=words):
-        image_dataset(asked, "noise", split, split, 4, generator)
+        image_dataset(settings_of_data, "noise", split, split, 4, generator)
 
 
 def test_a_limit_keeps_classes_in_proportion(generator: torch.Generator) -> None:
     pool = _image_split(torch.arange(200) % 5)
-    asked = IdxData(folder="", validation_share=0.5, train_limit=10)
-    data = image_dataset(asked, "noise", pool, pool, 5, generator)
+    settings_of_data = IdxData(folder="", validation_share=0.5, train_limit=10)
+    data = image_dataset(settings_of_data, "noise", pool, pool, 5, generator)
     assert data.train.labels.bincount().tolist() == [2] * 5
 
 
@@ -123,7 +123,7 @@ def some_images(count: int = 40, side: int = 20, channels: int = 2) -> Tensor:
     return torch.randint(1, 256, shape, dtype=torch.uint8, generator=generator)
 
 
-def test_images_are_standardised_by_the_given_mean_and_deviation() -> None:
+def test_images_are_standardised_by_the_mean_and_deviation() -> None:
     images = some_images()
     mean, std = torch.tensor([0.3, 0.6]), torch.tensor([0.2, 0.5])
     expected = (images.double() / 255 - mean.double().view(-1, 1, 1)) / std.double().view(-1, 1, 1)
@@ -141,7 +141,7 @@ def test_prepared_training_images_have_mean_zero_and_deviation_one() -> None:
     )
 
 
-def test_a_channel_that_never_varies_stays_finite() -> None:
+def test_a_channel_that_never_varies_is_finite() -> None:
     images = torch.full((5, 1, 8, 8), 77, dtype=torch.uint8)
     mean, std = channel_statistics(images)
     assert std.tolist() == [1.0]
@@ -162,11 +162,11 @@ def test_tokens_and_floats_pass_as_they_are(inputs: Tensor, generator: torch.Gen
 @pytest.mark.parametrize("augment", ["crop", "flip", "crop-flip"])
 def test_images_are_augmented_only_with_a_generator(augment: Augment, generator: torch.Generator) -> None:
     images = some_images()
-    plain = Preparation(torch.zeros(2), torch.ones(2))
+    unaugmented = Preparation(torch.zeros(2), torch.ones(2))
     lively = Preparation(torch.zeros(2), torch.ones(2), augment)
-    assert torch.equal(lively(images), plain(images))
-    assert torch.equal(plain(images, generator), plain(images))
-    assert not torch.equal(lively(images, generator), plain(images))
+    assert torch.equal(lively(images), unaugmented(images))
+    assert torch.equal(unaugmented(images, generator), unaugmented(images))
+    assert not torch.equal(lively(images, generator), unaugmented(images))
 
 
 def test_preparing_leaves_the_stored_images_alone(generator: torch.Generator) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tpsprune.data import Dataset, load
 from tpsprune.data.images import digits
-from tpsprune.data.modular import all_pairs, answers
+from tpsprune.data.modular import all_pairs, results_of
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import DigitsData, ModularData, Operation
 
@@ -86,7 +86,7 @@ def test_a_test_share_too_small_for_every_class_is_refused() -> None:
     modulus=st.integers(5, 13),
     seed=st.integers(0, 50),
 )
-def test_modular_data_hold_every_pair_once_with_its_answer(
+def test_modular_data_hold_every_pair_once_with_its_label(
     operation: Operation, modulus: int, seed: int
 ) -> None:
     data = load(ModularData(operation=operation, modulus=modulus, split_seed=seed))
@@ -98,18 +98,18 @@ def test_modular_data_hold_every_pair_once_with_its_answer(
     assert data.facts.vocabulary == data.facts.classes == modulus
 
 
-def test_modular_pairs_are_shared_out_as_the_recipe_says() -> None:
+def test_modular_pairs_are_shared_out_by_the_recipes_share() -> None:
     data = load(ModularData(modulus=59, train_share=0.3, validation_share=0.25))
     assert (len(data.train), len(data.validation), len(data.test)) == (1044, 609, 1828)
     assert data.name == "modular-add-59"
 
 
-def test_relabelling_renames_tokens_by_one_permutation_and_answers_by_another() -> None:
-    plain = load(ModularData(operation="subtract", modulus=11))
+def test_relabelling_renames_tokens_by_one_permutation_and_labels_by_another() -> None:
+    unnamed = load(ModularData(operation="subtract", modulus=11))
     renamed = load(ModularData(operation="subtract", modulus=11, relabel=True))
     tokens: dict[int, int] = {}
     names: dict[int, int] = {}
-    for (a, b, c), (x, y, z) in zip(pairs_of(plain), pairs_of(renamed), strict=True):
+    for (a, b, c), (x, y, z) in zip(pairs_of(unnamed), pairs_of(renamed), strict=True):
         assert tokens.setdefault(a, x) == x
         assert tokens.setdefault(b, y) == y
         assert names.setdefault(c, z) == z
@@ -131,18 +131,18 @@ def test_the_same_pairs_are_drawn_and_renamed_as_ever() -> None:
     dice = torch.Generator().manual_seed(4)
     pairs, order = all_pairs(11), torch.randperm(121, generator=dice)
     tokens, names = torch.randperm(11, generator=dice), torch.randperm(11, generator=dice)
-    inputs, labels = tokens[pairs][order], names[answers(pairs, "multiply", 11)][order]
+    inputs, labels = tokens[pairs][order], names[results_of(pairs, "multiply", 11)][order]
     data = load(ModularData(operation="multiply", modulus=11, relabel=True, split_seed=4))
     for split, (first, last) in ((data.train, (0, 60)), (data.validation, (60, 90)), (data.test, (90, 121))):
         assert torch.equal(split.inputs, inputs[first:last])
         assert torch.equal(split.labels, labels[first:last])
 
 
-def test_answers_of_large_residues_do_not_overflow() -> None:
+def test_labels_of_large_residues_do_not_overflow() -> None:
     modulus = 2_000_003
     pair = torch.tensor([[modulus - 1, modulus - 2]])
     expected = ((modulus - 1) ** 3 + (modulus - 1) * (modulus - 2)) % modulus
-    assert answers(pair, "a3+ab", modulus).item() == expected
+    assert results_of(pair, "a3+ab", modulus).item() == expected
 
 
 @pytest.mark.parametrize(

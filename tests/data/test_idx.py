@@ -31,11 +31,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_tensor_comes_back_from_an_idx_file_plain_or_gzipped(tmp_path: Path) -> None:
+def test_a_tensor_comes_back_from_an_idx_file_gzipped_or_not(tmp_path: Path) -> None:
     values = torch.randint(0, 256, (3, 4, 5), dtype=torch.uint8)
-    (tmp_path / "plain").write_bytes(idx_bytes(values))
+    (tmp_path / "raw").write_bytes(idx_bytes(values))
     (tmp_path / "packed.gz").write_bytes(gzip.compress(idx_bytes(values)))
-    assert torch.equal(read_idx(tmp_path / "plain", 3), values)
+    assert torch.equal(read_idx(tmp_path / "raw", 3), values)
     assert torch.equal(read_idx(tmp_path / "packed.gz", 3), values)
 
 
@@ -60,7 +60,7 @@ def test_a_file_that_is_no_whole_idx_file_is_refused_with_what_was_found(
         read_idx(path, 3)
 
 
-def test_a_gzip_stream_that_ends_early_tells_how_many_bytes_came_out(tmp_path: Path) -> None:
+def test_a_gzip_stream_that_ends_early_reports_how_many_bytes_came_out(tmp_path: Path) -> None:
     packed = gzip.compress(idx_bytes(torch.randint(0, 256, (20, 10, 10))))
     (tmp_path / "images.gz").write_bytes(packed[: len(packed) // 2])
     with pytest.raises(DataError, match=r"cut short: 2016 bytes are expected, \d{3,4} were found"):
@@ -85,7 +85,7 @@ def test_a_folder_of_idx_files_becomes_three_splits(folder: Path) -> None:
     assert data.name == folder.name
 
 
-def test_a_missing_folder_is_answered_with_where_to_get_one(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported_with_where_to_get_one(tmp_path: Path) -> None:
     words = (
         r"task\.data\.folder: .*/nowhere is not a folder; one that holds train-images-idx3-ubyte\[\.gz\], "
         r"train-labels-idx1-ubyte\[\.gz\], t10k-images-.*`apt-get install dataset-fashion-mnist`"
@@ -97,7 +97,7 @@ def test_a_missing_folder_is_answered_with_where_to_get_one(tmp_path: Path) -> N
 def test_a_missing_file_is_named(folder: Path) -> None:
     (folder / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(
-        DataError, match=r"lacks t10k-labels-idx1-ubyte; that file, plain or with \.gz, would do"
+        DataError, match=r"lacks t10k-labels-idx1-ubyte; that file, with or without \.gz, would do"
     ):
         load(IdxData(folder=str(folder)))
 

@@ -83,7 +83,7 @@ def test_files_of_other_kinds_are_passed_over(book: Path) -> None:
     assert len(read(book).train) == 18
 
 
-def test_images_of_another_size_are_scaled_and_their_centre_cut_out(tmp_path: Path) -> None:
+def test_images_of_another_size_are_scaled_and_their_centre_cropped(tmp_path: Path) -> None:
     content = files()
     wide = np.zeros((24, 64, 3), np.uint8)
     wide[:, 12:52] = (250, 0, 0)  # wider than the cut by what the filter looks beyond it
@@ -93,7 +93,7 @@ def test_images_of_another_size_are_scaled_and_their_centre_cut_out(tmp_path: Pa
     assert float(reddest) == 250.0
 
 
-def test_grey_is_read_as_colour_and_colour_as_grey_where_asked(tmp_path: Path) -> None:
+def test_grey_is_read_as_colour_and_colour_as_grey_where_set(tmp_path: Path) -> None:
     content = files()
     content["test/cat/00.png"] = encoded(np.full((12, 12), 255, np.uint8))
     book = in_folder(tmp_path / "book", content)
@@ -127,7 +127,7 @@ def test_a_second_reading_decodes_nothing(book: Path) -> None:
     assert len(cached(book)) == 1
 
 
-def test_a_changed_file_another_size_or_other_channels_are_decoded_anew(book: Path) -> None:
+def test_a_changed_file_another_size_or_other_channels_are_decoded_again(book: Path) -> None:
     read(book)
     read(book, size=10)
     read(book, channels=1)
@@ -141,7 +141,7 @@ def test_a_changed_file_another_size_or_other_channels_are_decoded_anew(book: Pa
     assert len(cached(book)) == 4
 
 
-def test_a_changed_zip_entry_is_decoded_anew_and_a_moved_zip_is_not(tmp_path: Path) -> None:
+def test_a_changed_zip_entry_is_decoded_again_and_a_moved_zip_is_not(tmp_path: Path) -> None:
     path = in_zip(tmp_path / "book.zip", files())
     read(path)
     path = path.rename(tmp_path / "moved.zip")
@@ -161,7 +161,7 @@ def test_without_a_cache_folder_the_users_own_is_used(book: Path, monkeypatch: p
     assert len(list((book.parent / "home" / ".cache" / "tpsprune").glob("images-*.npy"))) == 1
 
 
-def test_nothing_there_is_said_with_what_would_do(tmp_path: Path) -> None:
+def test_nothing_there_is_reported_with_what_would_do(tmp_path: Path) -> None:
     words = (
         r"task\.data\.path: .*/nowhere is not there; a folder or zip that holds train/CLASS/\*\.jpg\|png and"
     )
@@ -290,7 +290,7 @@ def test_what_is_read_can_be_changed_without_changing_the_file(tmp_path: Path) -
         lambda path: np.save(path, np.zeros((2, 2))),
         lambda path: np.save(path, np.array([{"a": 1}]), allow_pickle=True),
     ],
-    ids=["gone", "empty", "cut short", "another shape", "a pickle"],
+    ids=["missing", "empty", "cut short", "another shape", "a pickle"],
 )
 def test_a_spoilt_cache_counts_as_not_there(tmp_path: Path, spoil) -> None:
     path = tmp_path / "images-a.npy"

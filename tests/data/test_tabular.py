@@ -35,7 +35,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "people.csv"
 
 
-def test_numbers_are_standardised_by_the_training_split_and_words_are_one_hot(file: Path) -> None:
+def test_numbers_are_standardised_by_the_training_split_and_categories_are_one_hot(file: Path) -> None:
     data = loaded(file, table())
     train = data.train.inputs
     assert data.facts.input_shape == (2 + 3 + 1,)
@@ -48,7 +48,7 @@ def test_numbers_are_standardised_by_the_training_split_and_words_are_one_hot(fi
     assert not whole[:, 5].any(), "a column that never varies says nothing"
 
 
-def test_words_are_features_in_the_order_of_the_words(file: Path) -> None:
+def test_categories_are_features_in_sorted_order(file: Path) -> None:
     rows = [(rank, ("b", "c", "a")[rank % 3], rank % 2) for rank in range(60)]
     data = loaded(file, table(rows, "n,word,member"))
     height = torch.cat([data.train.inputs, data.validation.inputs, data.test.inputs])
@@ -91,7 +91,7 @@ def test_numbers_that_are_classes_are_numbered_in_their_own_order(file: Path) ->
     assert labels == sorted(labels), "9 comes before 10, as words it would not"
 
 
-def test_classes_are_cells_as_written_where_the_target_is_named_among_the_words(file: Path) -> None:
+def test_classes_are_cells_as_written_where_the_target_is_named_among_the_categories(file: Path) -> None:
     rows = [(rank, name) for rank in range(20) for name in ("01", "1", str(2**53), str(2**53 + 1))]
     data = loaded(file, table(rows, "n,member"), categorical=("member",))
     assert data.facts.classes == 4
@@ -104,17 +104,17 @@ def test_no_unit_of_a_column_is_too_large_or_too_small_to_standardise(
     file: Path, unit: float, loss: str
 ) -> None:
     target = "member" if loss == "cross-entropy" else "weight"
-    plain = loaded(file, table(), loss, target=target)
+    default = loaded(file, table(), loss, target=target)
     rows = [
         (height * unit, weight * unit if loss == "mse" else weight, *rest) for height, weight, *rest in ROWS
     ]
     data = loaded(file, table(rows), loss, target=target)
-    torch.testing.assert_close(data.train.inputs, plain.train.inputs)
-    torch.testing.assert_close(data.test.inputs, plain.test.inputs)
-    torch.testing.assert_close(data.test.labels, plain.test.labels)
+    torch.testing.assert_close(data.train.inputs, default.train.inputs)
+    torch.testing.assert_close(data.test.inputs, default.test.inputs)
+    torch.testing.assert_close(data.test.labels, default.test.labels)
 
 
-def test_columns_that_are_left_out_are_not_seen_and_numbers_may_be_words(file: Path) -> None:
+def test_columns_that_are_left_out_are_not_seen_and_numbers_may_be_categories(file: Path) -> None:
     data = loaded(file, table(), leave_out=("constant", "colour"))
     assert data.facts.input_shape == (2,)
     data = loaded(file, table(), target="colour", categorical=("member",), leave_out=("constant",))
@@ -185,7 +185,7 @@ def test_quotes_spaces_blank_lines_and_a_byte_order_mark_are_read(file: Path) ->
         (
             table([(rank % 2,) for rank in range(9)], "member"),
             {},
-            r"has no column beside the target; one or more",
+            r"has no column but the target; one or more",
         ),
         (
             table([(f"w{rank}", rank % 2) for rank in range(300)], "a,member"),
@@ -215,7 +215,7 @@ def test_quotes_spaces_blank_lines_and_a_byte_order_mark_are_read(file: Path) ->
         (table(), {"test_share": 0.9, "validation_share": 0.2}, r"leave nothing to train on"),
     ],
 )
-def test_what_is_wrong_with_a_table_is_told_in_one_line(
+def test_what_is_wrong_with_a_table_is_reported_in_one_line(
     file: Path, text: str | bytes | None, more: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(DataError, match=words) as caught:

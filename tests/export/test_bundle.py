@@ -96,13 +96,13 @@ def test_whatever_ends_the_writing_leaves_nothing_behind(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="a part of it is a file"):
         write(tmp_path / "file" / "ticket")
 
 
-def test_a_name_too_long_for_any_file_is_told_in_words(tmp_path: Path) -> None:
+def test_a_name_too_long_for_any_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"^cannot write .*aaa: File name too long"):
         write(tmp_path / ("a" * 300))
 
@@ -168,7 +168,7 @@ def test_a_file_that_is_not_of_the_bundle_is_let_be(tmp_path: Path) -> None:
     read_bundle(folder)
 
 
-def test_a_file_cut_short_is_told_with_its_sizes(tmp_path: Path) -> None:
+def test_a_file_cut_short_is_reported_with_its_sizes(tmp_path: Path) -> None:
     folder = write(tmp_path / "ticket")
     content = (folder / "ticket.safetensors").read_bytes()
     (folder / "ticket.safetensors").write_bytes(content[:-7])
@@ -395,7 +395,7 @@ def test_a_seal_cannot_be_left_out_by_calling_the_bundle_old(tmp_path: Path) -> 
         read_bundle(folder)
 
 
-def test_a_bundle_without_safetensors_says_what_it_holds(tmp_path: Path) -> None:
+def test_a_bundle_without_safetensors_reports_what_it_holds(tmp_path: Path) -> None:
     folder = write(tmp_path / "ticket", more=MORE)
     change_manifest(folder, formats={"onnx": ["ticket.onnx"]})
     with pytest.raises(ArtifactError, match=r"holds the ticket as onnx only.*--format safetensors"):

@@ -69,7 +69,7 @@ def cut_llama(model: Any, widths: tuple[int, ...], *, bias: bool = False) -> Any
 
 
 def exported(folder: Path, model: Any) -> dict[str, Any]:
-    """Write and reload the model, hold its answers against the reloaded one's, and return its config."""
+    """Write and reload the model, compare its outputs with the reloaded one's, and return its config."""
     FORMAT.refuse(model)
     names = FORMAT.write(folder, model, None)
     assert set(names) == {path.name for path in folder.iterdir()}
@@ -82,7 +82,7 @@ def exported(folder: Path, model: Any) -> dict[str, Any]:
     return config
 
 
-def test_a_model_that_was_not_cut_is_its_own_configuration(tmp_path: Path) -> None:
+def test_a_model_that_was_not_pruned_is_its_own_configuration(tmp_path: Path) -> None:
     assert exported(tmp_path, llama())["intermediate_size"] == 48
 
 
@@ -92,7 +92,7 @@ def test_equal_widths_become_the_configurations(tmp_path: Path) -> None:
     assert config["architectures"] == ["LlamaForCausalLM"]
 
 
-def test_a_bias_that_a_cut_brought_is_the_architectures_and_its_others_are_zero(tmp_path: Path) -> None:
+def test_a_bias_that_pruning_added_is_the_architectures_and_its_others_are_zero(tmp_path: Path) -> None:
     config = exported(tmp_path, cut_llama(llama(), (20, 20), bias=True))
     assert config["mlp_bias"] is True
     assert config["intermediate_size"] == 20
@@ -133,7 +133,7 @@ def test_widths_that_differ_from_layer_to_layer_are_refused_with_the_field(tmp_p
     assert "30 fits model.layers.1.mlp." in words
 
 
-def test_a_layer_at_odds_with_its_neighbours_is_told_with_the_number_that_they_have() -> None:
+def test_a_layer_at_odds_with_its_neighbours_is_reported_with_the_number_that_they_have() -> None:
     model = llama()
     model.model.layers[1].mlp.gate_proj = rows(model.model.layers[1].mlp.gate_proj, list(range(20)))
     with pytest.raises(ArtifactError) as caught:
@@ -177,25 +177,25 @@ def test_the_folder_holds_no_place_where_the_model_came_from(tmp_path: Path) -> 
     assert b"somebody" not in (tmp_path / "config.json").read_bytes()
 
 
-def test_a_ticket_that_tpsprune_cut_leaves_as_its_own_architecture(
+def test_a_ticket_that_tpsprune_pruned_leaves_as_its_own_architecture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = llama(use_cache=False)
-    probe = [torch.randint(31, (16, 7)) for _ in range(3)]
-    found = tpsprune.extract(model, probe, target=tpsprune.Macs(0.8))
+    batches = [torch.randint(31, (16, 7)) for _ in range(3)]
+    found = tpsprune.extract(model, batches, target=tpsprune.Macs(0.8))
     groups = [each.group for each in found.changes if "mlp" in each.group]
     assert len(groups) == 2
-    ticket = tpsprune.extract(model, probe, target=tpsprune.Widths(dict.fromkeys(groups, 20))).ticket.eval()
+    ticket = tpsprune.extract(model, batches, target=tpsprune.Widths(dict.fromkeys(groups, 20))).ticket.eval()
     capsys.readouterr()
     assert exported(tmp_path, ticket)["intermediate_size"] == 20
     assert "Loading weights" not in capsys.readouterr().err
 
 
-def test_a_uniform_cut_that_leaves_the_stream_alone_is_its_own_architecture(tmp_path: Path) -> None:
+def test_a_uniform_pruning_that_leaves_the_stream_alone_is_its_own_architecture(tmp_path: Path) -> None:
     model = llama(use_cache=False)
-    probe = [torch.randint(31, (16, 7)) for _ in range(3)]
+    batches = [torch.randint(31, (16, 7)) for _ in range(3)]
     found = tpsprune.extract(
-        model, probe, target=tpsprune.Macs(0.6), widths="uniform", ignored_layers=["model.embed_tokens"]
+        model, batches, target=tpsprune.Macs(0.6), widths="uniform", ignored_layers=["model.embed_tokens"]
     )
     widths = {each.width_after for each in found.changes if "mlp" in each.group}
     assert exported(tmp_path, found.ticket.eval())["intermediate_size"] == widths.pop() < 48

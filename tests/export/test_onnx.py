@@ -19,7 +19,7 @@ FORMAT = Onnx()
 
 
 @pytest.mark.parametrize("name", CALLED)
-def test_the_graph_answers_nearly_equally_at_every_batch_size(tmp_path: Path, name: str) -> None:
+def test_the_graph_computes_nearly_equally_at_every_batch_size(tmp_path: Path, name: str) -> None:
     model = made(name)
     assert FORMAT.write(tmp_path, model, batch_for(name, 2)) == ("ticket.onnx",)
     graph = FORMAT.reload(tmp_path)
@@ -52,7 +52,9 @@ def test_the_same_model_gives_the_same_bytes_without_a_path(tmp_path: Path) -> N
     assert b".py" not in content
 
 
-def test_weights_too_large_for_one_file_go_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_too_large_for_one_file_go_into_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(onnx_graph, "ONE_FILE_BYTES", 100)
     model = nn.Linear(64, 64).eval()
     example = torch.randn(2, 64)
@@ -60,7 +62,7 @@ def test_weights_too_large_for_one_file_go_beside_it(tmp_path: Path, monkeypatch
     assert torch.allclose(FORMAT.reload(tmp_path)(example), model(example), atol=1e-5)
 
 
-def test_a_model_that_cannot_be_captured_is_told_in_words(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_captured_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"onnx: torch\.export cannot capture"):
         FORMAT.write(tmp_path, Loud().eval(), torch.randn(2, 5))
 
@@ -77,13 +79,13 @@ class Strange(nn.Module):
         return scores
 
 
-def test_an_operator_without_a_translation_is_told_in_words(tmp_path: Path) -> None:
+def test_an_operator_without_a_translation_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"onnx: the ticket cannot be translated: .*bessel_j0"):
         FORMAT.write(tmp_path, Strange().eval(), torch.randn(2, 5))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_graph_that_the_runtime_does_not_take_is_told_in_words(tmp_path: Path) -> None:
+def test_a_graph_that_the_runtime_does_not_take_is_reported(tmp_path: Path) -> None:
     (tmp_path / "ticket.onnx").write_bytes(b"no graph")
     with pytest.raises(ArtifactError, match=r"^onnx: onnxruntime does not load .*ticket\.onnx: "):
         FORMAT.reload(tmp_path)

@@ -22,7 +22,7 @@ FORMAT = TorchExport()
 
 
 @pytest.mark.parametrize("name", CALLED)
-def test_the_program_answers_equally_at_every_batch_size(tmp_path: Path, name: str) -> None:
+def test_the_program_computes_equally_at_every_batch_size(tmp_path: Path, name: str) -> None:
     model = made(name)
     assert FORMAT.write(tmp_path, model, batch_for(name, 2)) == ("ticket.pt2",)
     program = FORMAT.reload(tmp_path)
@@ -83,9 +83,7 @@ def test_a_file_that_is_no_program_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("model", "items"), [(Fixed(), 4), (Loud(), 2)], ids=["fixed", "loud"])
-def test_a_model_that_cannot_be_captured_is_told_in_words(
-    tmp_path: Path, model: nn.Module, items: int
-) -> None:
+def test_a_model_that_cannot_be_captured_is_reported(tmp_path: Path, model: nn.Module, items: int) -> None:
     with pytest.raises(
         ArtifactError, match=r"torch-export: torch\.export cannot capture the ticket for batches"
     ):
@@ -102,7 +100,7 @@ class Full(io.BytesIO):
         return super().write(content)
 
 
-def test_a_disk_that_is_full_is_told_in_words_and_ends_no_process(
+def test_a_disk_that_is_full_is_reported_and_ends_no_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Path, "open", lambda *_, **__: Full())

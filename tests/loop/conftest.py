@@ -1,4 +1,4 @@
-"""A small classifier, its data, a plain loop; and what a run of a comparison took."""
+"""A small classifier, its data, a training loop; and what a run of a comparison took."""
 
 from __future__ import annotations
 

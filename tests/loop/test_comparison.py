@@ -102,7 +102,7 @@ def test_a_comparison_that_was_broken_off_goes_on_with_the_next_run(tmp_path: Pa
     assert next(again.due()) == ("ticket" if arm == "dense" else "dense", 5)
 
 
-def test_looking_and_asking_for_more_is_counted_as_a_second_look(tmp_path: Path) -> None:
+def test_reading_and_adding_more_is_counted_as_a_second_look(tmp_path: Path) -> None:
     filled(tmp_path, pairs=6)
     more = filled(tmp_path, pairs=8)
     assert more.record.looks == 2
@@ -127,7 +127,7 @@ def test_the_rules_do_not_change_once_it_is_begun(
         tpsprune.Comparison(tmp_path, **({"arms": ARMS, "settings": {"epochs": 2}} | changes))
 
 
-def test_a_run_that_left_no_model_stays_in_the_bill_and_refuses_the_claim(tmp_path: Path) -> None:
+def test_a_run_that_left_no_model_is_counted_and_refuses_the_claim(tmp_path: Path) -> None:
     record = tpsprune.Comparison(tmp_path, arms=ARMS)
     for arm, seed in record.due():
         lost = {"failure": "the loss was not finite"} if (arm, seed) == ("ticket", 2) else {"accuracy": 0.9}
@@ -191,7 +191,7 @@ def test_a_run_counts_once_and_in_its_turn(tmp_path: Path) -> None:
     assert len(record.record.runs) == 1
 
 
-def test_what_was_due_and_not_added_is_told(tmp_path: Path) -> None:
+def test_what_was_due_and_not_added_is_reported(tmp_path: Path) -> None:
     with pytest.raises(LoopError, match=r"seed 0, was due and has not been added"):
         for _ in begun(tmp_path).due():
             pass
@@ -234,7 +234,7 @@ def test_looking_at_a_comparison_leaves_a_run_under_way_alone(tmp_path: Path) ->
     assert record.record.broken_off == ()
 
 
-def test_runs_given_up_are_in_the_report_at_an_energy_that_is_not_known(tmp_path: Path) -> None:
+def test_runs_given_up_are_in_the_report_at_an_unknown_energy(tmp_path: Path) -> None:
     arm, _ = next(begun(tmp_path).due())  # and the program ends
     record = begun(tmp_path)
     next(record.due())  # and the loop is left
@@ -259,7 +259,7 @@ def test_runs_given_up_are_in_the_report_at_an_energy_that_is_not_known(tmp_path
     assert [each["joules"] for each in report["not_counted"]] == [None, None]
 
 
-def test_where_no_run_was_given_up_nothing_is_said_of_it(tmp_path: Path) -> None:
+def test_where_no_run_was_given_up_the_report_is_silent(tmp_path: Path) -> None:
     record = begun(tmp_path)
     all_added(record)
     text = markdown_of(record)
@@ -275,24 +275,24 @@ ONCE: dict[str, Callable[[], tpsprune.EnergyUse]] = {
 
 
 @pytest.mark.parametrize("made", ONCE.values(), ids=ONCE)
-def test_what_was_spent_is_not_handed_in_twice(
-    made: Callable[[], tpsprune.EnergyUse], tmp_path: Path
-) -> None:
+def test_what_was_spent_is_not_added_twice(made: Callable[[], tpsprune.EnergyUse], tmp_path: Path) -> None:
     record, energy_use = begun(tmp_path), made()
     arm = added(record, energy_use)
-    with pytest.raises(LoopError, match=rf"handed in for '{arm}', seed 0, already; each run is metered anew"):
+    with pytest.raises(
+        LoopError, match=rf"added for '{arm}', seed 0, already; each run is metered separately"
+    ):
         added(begun(tmp_path), energy_use)
     assert len(record.record.runs) == 1
 
 
 @pytest.mark.parametrize("made", ONCE.values(), ids=ONCE)
-def test_what_was_set_aside_is_not_handed_in_again(
+def test_what_was_set_aside_is_not_added_again(
     made: Callable[[], tpsprune.EnergyUse], tmp_path: Path
 ) -> None:
     record, energy_use = begun(tmp_path), made()
     arm = added(record, energy_use)
     ComparisonFolder(tmp_path).append("redo", {"pair": 0, "why": "set aside: a fault"})
-    with pytest.raises(LoopError, match=rf"handed in for '{arm}', seed 0, already"):
+    with pytest.raises(LoopError, match=rf"added for '{arm}', seed 0, already"):
         added(record, energy_use)
 
 
@@ -321,7 +321,7 @@ def test_windows_of_a_run_before_are_refused_under_any_receipt(
 ) -> None:
     record, old = begun(tmp_path), metered()
     added(record, old)
-    with pytest.raises(LoopError, match=r"these windows began at .* each run is metered anew"):
+    with pytest.raises(LoopError, match=r"these windows began at .* each run is metered separately"):
         added(record, mixed(old, metered()))
     assert len(record.record.runs) == 1
 
@@ -335,11 +335,11 @@ def test_windows_of_a_pair_that_was_set_aside_are_refused_under_any_receipt(tmp_
         added(record, tpsprune.EnergyUse(old.windows, old.method))
 
 
-def test_a_simulated_clock_tells_nothing_even_where_nothing_was_metered(tmp_path: Path) -> None:
+def test_a_simulated_clock_has_no_order_even_where_nothing_was_metered(tmp_path: Path) -> None:
     record = begun(tmp_path)
     added(record, metered())
     simulated = metered("fake")
-    bare = tuple(replace(window, joules={}, classes={}) for window in simulated.windows)
+    unmetered = tuple(replace(window, joules={}, classes={}) for window in simulated.windows)
     assert EnergyClass.SIMULATED in simulated.method.classes.values()
-    added(record, replace(simulated, windows=bare))
+    added(record, replace(simulated, windows=unmetered))
     assert len(record.record.runs) == 2

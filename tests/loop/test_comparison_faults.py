@@ -1,4 +1,4 @@
-"""What no comparison begins with and what is no run of one: told at once, with nothing written."""
+"""What no comparison begins with and what is no run of one: reported at once, with nothing written."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def of(*windows: Window) -> tpsprune.EnergyUse:
         ({"required_accuracy": True}, r"required_accuracy: must be a share from 0 to 1 \(found True\)"),
         ({"device": "gpu"}, r"device: must be one of auto, cpu, cuda, mps \(found 'gpu'\)"),
         ({"device": 3}, r"device: must be one of auto, cpu, cuda, mps \(found 3\)"),
-        ({"settings": 3}, r"settings: must be a dict of plain values \(found 3\)"),
+        ({"settings": 3}, r"settings: must be a dict of JSON values \(found 3\)"),
         ({"settings": {3: "x"}}, r"settings: has a name that is no text \(found 3\)"),
         ({"settings": {"x": {"y": {1}}}}, r"settings\.x\.y: is a set; text, finite numbers, True"),
         ({"settings": {"x": [0, torch.ones(2)]}}, r"settings\.x\[1\]: is a Tensor; text"),
@@ -61,7 +61,7 @@ def of(*windows: Window) -> tpsprune.EnergyUse:
         ({"settings": {"x": float("nan")}}, r"settings\.x: must be finite \(found nan\)"),
     ],
 )
-def test_a_setting_that_cannot_be_is_told_and_nothing_is_written(
+def test_a_setting_that_cannot_be_is_reported_and_nothing_is_written(
     settings: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(RecipeError, match=words):
@@ -69,7 +69,7 @@ def test_a_setting_that_cannot_be_is_told_and_nothing_is_written(
     assert not (tmp_path / "new").exists()
 
 
-def test_every_fault_of_the_settings_is_told_at_once(tmp_path: Path) -> None:
+def test_every_fault_of_the_settings_is_reported_at_once(tmp_path: Path) -> None:
     wrong: dict[str, Any] = {
         "arms": 3,
         "pairs": 0,
@@ -86,7 +86,7 @@ def test_every_fault_of_the_settings_is_told_at_once(tmp_path: Path) -> None:
     assert sorted(fault.place.partition(".")[0] for fault in raised.value.faults) == sorted(wrong)
 
 
-def test_settings_of_plain_values_are_in_the_design_as_they_are(tmp_path: Path) -> None:
+def test_settings_of_json_values_are_in_the_design_as_they_are(tmp_path: Path) -> None:
     settings = {"lr": 0.1, "sizes": (8, 4), "data": {"name": "digits", "seed": None}, "clip": True}
     record = tpsprune.Comparison(tmp_path, arms=list(ARMS), settings=settings, device="cpu")
     assert json.loads(record.record.design.recipe_text) == settings | {"sizes": [8, 4]}
@@ -97,7 +97,9 @@ def test_a_device_may_be_numbered_or_one_of_torch(device: Any, tmp_path: Path) -
     assert tpsprune.Comparison(tmp_path, arms=ARMS, device=device).record.design.device == "cpu"
 
 
-def test_a_numbered_device_that_is_not_here_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_numbered_device_that_is_not_here_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DeviceError, match="no CUDA device is available"):
         tpsprune.Comparison(tmp_path / "new", arms=ARMS, device="cuda:0")
@@ -109,7 +111,7 @@ def test_a_numbered_device_that_is_not_here_is_told(tmp_path: Path, monkeypatch:
     [
         ({"accuracy": 91.2}, r"accuracy: must be a share from 0 to 1 \(found 91\.2\)"),
         ({"accuracy": True}, r"accuracy: must be a share from 0 to 1 \(found True\)"),
-        ({"accuracy": None}, r"accuracy: must be given, or a failure in words"),
+        ({"accuracy": None}, r"accuracy: is needed, or a failure as text"),
         ({"seed": "0"}, r"seed: must be a whole number from 0 \(found '0'\)"),
         ({"seed": False}, r"seed: must be a whole number from 0 \(found False\)"),
         ({"failure": ValueError("x")}, r"failure: must be text \(found ValueError\('x'\)\)"),
@@ -128,7 +130,7 @@ def test_a_numbered_device_that_is_not_here_is_told(tmp_path: Path, monkeypatch:
         ({"energy_use": replace(at_the_wall(), windows=(3,))}, r"energy_use: must be what"),
     ],
 )
-def test_a_run_that_cannot_be_is_told_and_not_written(
+def test_a_run_that_cannot_be_is_reported_and_not_written(
     figures: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     record = tpsprune.Comparison(tmp_path, arms=ARMS)
@@ -138,7 +140,7 @@ def test_a_run_that_cannot_be_is_told_and_not_written(
     assert record.record.runs == ()
 
 
-def test_every_fault_of_a_run_is_told_at_once(tmp_path: Path) -> None:
+def test_every_fault_of_a_run_is_reported_at_once(tmp_path: Path) -> None:
     record = tpsprune.Comparison(tmp_path, arms=ARMS)
     arm, _ = next(record.due())
     wrong: dict[str, Any] = {
@@ -198,7 +200,7 @@ WRONG: dict[str, tuple[tpsprune.EnergyUse, str]] = {
         of(window(0), *at_the_wall().windows),
         r"without a start, as of EnergyUse\.of_numbers\(\), is a whole run's",
     ),
-    "no time": (of(window(0, started="noon"), window(10)), r"does not say when it began \(.*'noon'"),
+    "no time": (of(window(0, started="noon"), window(10)), r"a window has no start time \(.*'noon'"),
 }
 
 
@@ -216,7 +218,7 @@ def test_windows_that_no_meter_gives_are_refused(
 RIGHT: dict[str, Callable[[], tpsprune.EnergyUse]] = {
     "in any order": lambda: of(window(20), window(0), window(10)),
     "on a clock that was set back a little": lambda: of(window(0), window(9.2)),
-    # The verdict refuses these, with the meter's words; a run that was made can always be handed in.
+    # The verdict refuses these, with the meter's fault; a run that was made can always be added.
     "below 0 and invalid by the meter": lambda: of(
         window(0, joules={"wall": -1.0}, valid=False, fault="it ran backwards")
     ),
@@ -244,6 +246,6 @@ def test_windows_that_a_meter_may_give_are_taken(
         ({"joules": -1, "seconds": 0, "source": "sun"}, r"EnergyUse has 3 faults"),
     ],
 )
-def test_numbers_of_the_users_own_that_cannot_be_are_told(figures: dict[str, Any], words: str) -> None:
+def test_numbers_of_the_users_own_that_cannot_be_are_reported(figures: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         tpsprune.EnergyUse.of_numbers(**({"joules": 1.0, "seconds": 1.0, "source": "wall"} | figures))

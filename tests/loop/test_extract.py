@@ -24,8 +24,8 @@ class Named(nn.Module):
         self.net = net()
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
-        answer: Tensor = self.net(left + right)
-        return answer
+        output: Tensor = self.net(left + right)
+        return output
 
 
 INPUTS = torch.randn(600, 8, generator=torch.Generator().manual_seed(1))
@@ -35,7 +35,7 @@ def widths(extraction: Any) -> list[int]:
     return [change.width_after for change in extraction.changes]
 
 
-def test_a_smaller_model_comes_out_and_the_one_given_is_as_it_was() -> None:
+def test_a_smaller_model_comes_out_and_the_original_is_unchanged() -> None:
     model = net().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     extraction = tpsprune.extract(model, INPUTS, target=tpsprune.Macs(0.5))
@@ -44,7 +44,7 @@ def test_a_smaller_model_comes_out_and_the_one_given_is_as_it_was() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_half_the_multiply_accumulates_is_the_target_where_none_is_given() -> None:
+def test_half_the_multiply_accumulates_is_the_target_without_one() -> None:
     assert tpsprune.extract(net(), INPUTS).plan.target == "macs=0.5"
 
 
@@ -59,7 +59,7 @@ def test_half_the_multiply_accumulates_is_the_target_where_none_is_given() -> No
     ],
     ids=["a tensor", "a list", "an iterator", "tuples", "a loader with labels"],
 )
-def test_batches_come_in_many_shapes_and_say_the_same(batches: Any) -> None:
+def test_batches_come_in_many_shapes_with_one_result(batches: Any) -> None:
     extraction = tpsprune.extract(net(), batches, target=tpsprune.Macs(0.5))
     assert extraction.plan.groups == tpsprune.extract(net(), INPUTS, target=tpsprune.Macs(0.5)).plan.groups
 
@@ -89,7 +89,9 @@ def test_settings_are_those_of_the_recipe() -> None:
         ({"ignored_layers": ["blocks*"]}, r"blocks\*"),
     ],
 )
-def test_a_setting_that_cannot_be_is_told_with_what_would_do(settings: dict[str, Any], words: str) -> None:
+def test_a_setting_that_cannot_be_is_reported_with_what_would_do(
+    settings: dict[str, Any], words: str
+) -> None:
     with pytest.raises(PruneError, match=words):
         tpsprune.extract(net(), INPUTS, **settings)
 
@@ -112,7 +114,7 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
     ],
     ids=["empty list", "empty tensor", "mapping", "number", "list of one", "not finite"],
 )
-def test_batches_that_cannot_be_are_told(batches: Any, words: str) -> None:
+def test_batches_that_cannot_be_are_reported(batches: Any, words: str) -> None:
     with pytest.raises(PruneError, match=words):
         tpsprune.extract(net(), batches)
 

@@ -86,18 +86,20 @@ def test_the_machine_is_metered_in_earnest() -> None:
         ({"tracing": "machine"}, r"Meter: tracing: unknown key \(did you mean 'tracking'\?\)"),
     ],
 )
-def test_a_setting_that_cannot_be_is_told_with_what_would_do(settings: dict[str, Any], words: str) -> None:
+def test_a_setting_that_cannot_be_is_reported_with_what_would_do(
+    settings: dict[str, Any], words: str
+) -> None:
     with pytest.raises(RecipeError, match=words):
         tpsprune.Meter(**settings)
 
 
-def test_numbers_of_the_users_own_have_the_class_that_they_say() -> None:
+def test_numbers_of_the_users_own_have_the_class_of_their_source() -> None:
     energy_use = tpsprune.EnergyUse.of_numbers(joules=5.0, seconds=2.0, source="constant")
     assert (energy_use.joules, energy_use.seconds, energy_use.energy_class) == (5.0, 2.0, "constant")
     assert energy_use.method.meter == "numbers of the user"
 
 
-def test_numbers_that_are_none_are_told_all_at_once() -> None:
+def test_numbers_that_are_none_are_reported_all_at_once() -> None:
     with pytest.raises(
         RecipeError, match=r"(?s)3 faults.*joules: .*found nan.*seconds: .*found 0.*source: .*wall, "
     ):
@@ -124,7 +126,7 @@ def test_several_runs_in_one_process_leave_no_thread_behind(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_tracker_that_does_not_stop_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_does_not_stop_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     meter = CodecarbonMeter()
     with monkeypatch.context() as patch:
         patch.setattr(meter._tracker, "_prepare_emissions_data", lambda: 1 / 0)

@@ -19,18 +19,18 @@ CALM = tpsprune.Plateau(monitor="norm", tolerance=1.0, patience=3, min_adjusted_
 def looped(
     data: Data, batches: int, *, parts: int = 1, spoilt: Collection[int] = ()
 ) -> tuple[tpsprune.TPS, tpsprune.Watch, list[Decision], int]:
-    """Train as the README does; return also every verdict, and how often the accuracy was asked for."""
+    """Train as the README does; return also every verdict, and how often the accuracy was read."""
     x, y = data
     model = small_net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     tps = tpsprune.TPS(model, optimizer, variant="moments", data=data)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0, enabled=bool(spoilt))
     verdicts: list[Decision] = []
-    asked = 0
+    read = 0
 
     def accuracy(model: nn.Module) -> float:
-        nonlocal asked
-        asked += 1
+        nonlocal read
+        read += 1
         return float((model(x).argmax(1) == y).float().mean())
 
     with tpsprune.Watch(model, x, signals=["norm"], every_steps=2, draw=CALM) as watch:
@@ -44,7 +44,7 @@ def looped(
                     scaler.update()
                     optimizer.zero_grad()
                 verdicts += watch.step(tps.steps, validation_accuracy=lambda: accuracy(model))
-    return tps, watch, verdicts, asked
+    return tps, watch, verdicts, read
 
 
 def steps_of(watch: tpsprune.Watch) -> list[int]:
@@ -52,8 +52,8 @@ def steps_of(watch: tpsprune.Watch) -> list[int]:
 
 
 def test_a_loop_in_which_nothing_happens_reads_every_second_step(data: Data) -> None:
-    tps, watch, verdicts, asked = looped(data, 6)
-    assert (tps.steps, asked, steps_of(watch)) == (6, 3, [2, 4, 6])
+    tps, watch, verdicts, read = looped(data, 6)
+    assert (tps.steps, read, steps_of(watch)) == (6, 3, [2, 4, 6])
     assert [(each.step, each.act) for each in verdicts] == [(2, False), (4, False), (6, True)]
 
 
@@ -61,19 +61,19 @@ def test_a_loop_in_which_nothing_happens_reads_every_second_step(data: Data) -> 
 def test_a_step_that_a_scaler_leaves_out_is_neither_counted_nor_read_again(
     spoilt: set[int], data: Data
 ) -> None:
-    tps, watch, verdicts, asked = looped(data, 6 + len(spoilt), spoilt=spoilt)
-    assert (tps.steps, asked, steps_of(watch)) == (6, 3, [2, 4, 6])
+    tps, watch, verdicts, read = looped(data, 6 + len(spoilt), spoilt=spoilt)
+    assert (tps.steps, read, steps_of(watch)) == (6, 3, [2, 4, 6])
     assert [(each.step, each.act) for each in verdicts] == [(2, False), (4, False), (6, True)]
 
 
 def test_where_the_first_step_is_left_out_the_model_is_read_before_training_once(data: Data) -> None:
-    tps, watch, _, asked = looped(data, 5, spoilt={0, 1})
-    assert (tps.steps, asked, steps_of(watch)) == (3, 2, [0, 2])
+    tps, watch, _, read = looped(data, 5, spoilt={0, 1})
+    assert (tps.steps, read, steps_of(watch)) == (3, 2, [0, 2])
 
 
 def test_parts_of_a_step_are_read_once_and_before_training_too(data: Data) -> None:
-    tps, watch, verdicts, asked = looped(data, 4, parts=4)
-    assert (tps.steps, asked, steps_of(watch)) == (4, 3, [0, 2, 4])
+    tps, watch, verdicts, read = looped(data, 4, parts=4)
+    assert (tps.steps, read, steps_of(watch)) == (4, 3, [0, 2, 4])
     assert [(each.step, each.act) for each in verdicts] == [(0, False), (2, False), (4, True)]
 
 

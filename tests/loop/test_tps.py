@@ -1,4 +1,4 @@
-"""TPS in a plain loop: numbers against closed forms, and everything that a loop may be wrapped in."""
+"""TPS in a user's loop: numbers against closed forms, and everything that a loop may be wrapped in."""
 
 from __future__ import annotations
 
@@ -91,9 +91,7 @@ def test_the_learning_rate_is_that_of_the_step_and_not_that_of_the_beginning(dat
     assert after == [True, False]
 
 
-def test_weights_that_the_optimiser_does_not_train_stay_where_they_are(
-    net: nn.Sequential, data: Data
-) -> None:
+def test_weights_that_the_optimiser_does_not_train_are_not_moved(net: nn.Sequential, data: Data) -> None:
     optimizer = torch.optim.SGD(net[0].parameters(), lr=0.1)
     tpsprune.TPS(net, optimizer, variant="weights")
     before = weights_of(net)
@@ -103,7 +101,7 @@ def test_weights_that_the_optimiser_does_not_train_stay_where_they_are(
 
 
 @pytest.mark.parametrize("case", VARIANTS)
-def test_a_plain_loop_is_that_of_the_training_loop(case: str, data: Data) -> None:
+def test_a_users_loop_is_that_of_the_training_loop(case: str, data: Data) -> None:
     x, y = data
     settings = {"variant": case} | VARIANTS[case]
     mine, other = small_net(), small_net()
@@ -139,7 +137,7 @@ def test_the_term_of_moments_is_one_less_coherence_eased_by_what_is_left_to_lear
     torch.testing.assert_close(tps(y, loss), 0.5 * eased * (1.0 - coherence_m.mean()))
 
 
-def test_coupling_rises_over_the_warm_up_and_then_stays(net: nn.Sequential, data: Data) -> None:
+def test_coupling_rises_over_the_warm_up_and_is_then_constant(net: nn.Sequential, data: Data) -> None:
     optimizer = sgd(net, 0.0)
     tps = tpsprune.TPS(net, optimizer, variant="weights", apply="loss", coupling=3.0, warmup_steps=4)
     terms = trained(net, optimizer, tps, data, 7)
@@ -162,16 +160,16 @@ def test_accumulated_over_parts_the_gradient_is_that_of_the_whole_batch(case: st
 
 @pytest.mark.parametrize("variant", ["labels", "fourier"])
 def test_what_reads_all_pairs_has_one_gradient_however_the_batch_is_parted(variant: str, pairs: Data) -> None:
-    tokens, answers = pairs
+    tokens, labels = pairs
     found = []
     for parts in (1, 11):
         torch.manual_seed(0)
         net = PairNet()
         tps = tpsprune.TPS(net, sgd(net), variant=variant, data=pairs)  # type: ignore[arg-type]
         assert tps.variant == variant
-        for tokens_part, answers_part in zip(tokens.chunk(parts), answers.chunk(parts), strict=True):
-            loss = cross_entropy(net(tokens_part), answers_part)
-            ((loss + tps(answers_part, loss)) / parts).backward()
+        for tokens_part, labels_part in zip(tokens.chunk(parts), labels.chunk(parts), strict=True):
+            loss = cross_entropy(net(tokens_part), labels_part)
+            ((loss + tps(labels_part, loss)) / parts).backward()
         found.append(gradient(net))
     torch.testing.assert_close(found[0], found[1])
 
@@ -215,10 +213,10 @@ def test_what_is_decoupled_moves_once_a_step_and_not_once_a_part(data: Data) -> 
 
 @pytest.mark.parametrize("case", VARIANTS)
 def test_a_compiled_model_has_the_same_numbers(case: str, data: Data) -> None:
-    plain, inner = small_net(), small_net()
+    reference, inner = small_net(), small_net()
     compiled = torch.compile(inner, backend="aot_eager")
-    optimizer = sgd(plain)
-    expected = trained(plain, optimizer, made(plain, optimizer, data, case), data, 4)
+    optimizer = sgd(reference)
+    expected = trained(reference, optimizer, made(reference, optimizer, data, case), data, 4)
     optimizer = sgd(compiled)
     tps = made(compiled, optimizer, data, case)
     found = trained(compiled, optimizer, tps, data, 2)
@@ -226,15 +224,15 @@ def test_a_compiled_model_has_the_same_numbers(case: str, data: Data) -> None:
         compiled(data[0])  # an evaluation between, which nothing listens to
     found += trained(compiled, optimizer, tps, data, 2)
     assert found == pytest.approx(expected, rel=1e-5)
-    torch.testing.assert_close(weights_of(inner), weights_of(plain))
+    torch.testing.assert_close(weights_of(inner), weights_of(reference))
 
 
 # Torch looks at it itself, in a hook that it compiles apart.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_a_model_compiled_in_place_after_tps_is_made_is_listened_to(data: Data) -> None:
-    plain, compiled = small_net(), small_net()
-    optimizer = sgd(plain)
-    expected = trained(plain, optimizer, made(plain, optimizer, data, "moments"), data, 3)
+    reference, compiled = small_net(), small_net()
+    optimizer = sgd(reference)
+    expected = trained(reference, optimizer, made(reference, optimizer, data, "moments"), data, 3)
     optimizer = sgd(compiled)
     tps = made(compiled, optimizer, data, "moments")
     compiled.compile(backend="aot_eager")
@@ -244,9 +242,9 @@ def test_a_model_compiled_in_place_after_tps_is_made_is_listened_to(data: Data) 
 def test_code_compiled_before_and_for_another_model_is_not_taken_for_one_that_is_listened_to(
     data: Data,
 ) -> None:
-    plain = small_net()
-    optimizer = sgd(plain)
-    expected = trained(plain, optimizer, made(plain, optimizer, data, "moments"), data, 3)
+    reference = small_net()
+    optimizer = sgd(reference)
+    expected = trained(reference, optimizer, made(reference, optimizer, data, "moments"), data, 3)
     without, inner = torch.compile(small_net(), backend="aot_eager"), small_net()
     compiled = torch.compile(inner, backend="aot_eager")
     for model in (without, compiled, without):
@@ -261,7 +259,7 @@ def test_code_compiled_before_and_for_another_model_is_not_taken_for_one_that_is
 
 
 @pytest.mark.parametrize("case", VARIANTS)
-def test_under_autocast_the_term_stays_in_full_precision(case: str, net: nn.Sequential, data: Data) -> None:
+def test_under_autocast_the_term_is_in_full_precision(case: str, net: nn.Sequential, data: Data) -> None:
     x, y = data
     optimizer = sgd(net)
     tps = made(net, optimizer, data, case)
@@ -310,15 +308,15 @@ def test_a_step_that_a_gradient_scaler_leaves_out_moves_and_counts_nothing(fused
 @pytest.mark.usefixtures("single_process")
 @pytest.mark.parametrize("case", VARIANTS)
 def test_a_model_spread_over_processes_has_the_same_numbers(case: str, data: Data) -> None:
-    plain, inner = small_net(), small_net()
+    reference, inner = small_net(), small_net()
     wrapped = nn.parallel.DistributedDataParallel(inner)
-    optimizer = sgd(plain)
-    expected = trained(plain, optimizer, made(plain, optimizer, data, case), data, 4)
+    optimizer = sgd(reference)
+    expected = trained(reference, optimizer, made(reference, optimizer, data, case), data, 4)
     optimizer = sgd(wrapped)
     assert trained(wrapped, optimizer, made(wrapped, optimizer, data, case), data, 4) == pytest.approx(
         expected
     )
-    torch.testing.assert_close(weights_of(inner), weights_of(plain))
+    torch.testing.assert_close(weights_of(inner), weights_of(reference))
 
 
 @pytest.mark.usefixtures("single_process")
@@ -475,7 +473,7 @@ def test_auto_couples_labels_where_units_join_two_tokens(pairs: Data) -> None:
     assert tpsprune.TPS(net, sgd(net), data=pairs).variant == "labels"
 
 
-def test_auto_says_so_where_it_does_nothing(net: nn.Sequential, data: Data) -> None:
+def test_auto_reports_it_where_it_does_nothing(net: nn.Sequential, data: Data) -> None:
     optimizer = sgd(net)
     with pytest.warns(UserWarning, match=r"'auto' finds nothing .* 'weights', 'neurons' or 'moments' acts"):
         tps = tpsprune.TPS(net, optimizer)
@@ -483,12 +481,12 @@ def test_auto_says_so_where_it_does_nothing(net: nn.Sequential, data: Data) -> N
     assert trained(net, optimizer, tps, data, 2) == [0.0, 0.0]
 
 
-def test_fourier_is_refused_where_the_answers_do_not_follow_the_order_of_the_tokens(pairs: Data) -> None:
-    tokens, answers = pairs
+def test_fourier_is_refused_where_the_labels_do_not_follow_the_order_of_the_tokens(pairs: Data) -> None:
+    tokens, labels = pairs
     renamed = torch.randperm(MODULUS, generator=torch.Generator().manual_seed(3))
     net = PairNet()
     with pytest.raises(VariantError, match=r"follow the tokens' cyclic order to 0\.\d\d only"):
-        tpsprune.TPS(net, sgd(net), variant="fourier", data=(renamed[tokens], renamed.flip(0)[answers]))
+        tpsprune.TPS(net, sgd(net), variant="fourier", data=(renamed[tokens], renamed.flip(0)[labels]))
 
 
 X, Y = torch.randn(12, 8, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
@@ -507,7 +505,7 @@ X, Y = torch.randn(12, 8, generator=torch.Generator().manual_seed(0)), torch.ara
         ({"variant": "weights", "layers": ["0"]}, r"TPS: layers: is read by variant 'moments' only"),
     ],
 )
-def test_a_setting_that_cannot_be_is_told_with_what_would_do(
+def test_a_setting_that_cannot_be_is_reported_with_what_would_do(
     settings: dict[str, Any], words: str, net: nn.Sequential
 ) -> None:
     with pytest.raises(RecipeError, match=words):
@@ -532,14 +530,14 @@ def test_a_setting_that_cannot_be_is_told_with_what_would_do(
         ({"variant": "moments", "data": (X[:, :4], Y)}, r"the model does not take the inputs of data: mat1"),
     ],
 )
-def test_data_that_does_not_fit_is_told_with_what_would_do(
+def test_data_that_does_not_fit_is_reported_with_what_would_do(
     settings: dict[str, Any], words: str, net: nn.Sequential
 ) -> None:
     with pytest.raises(VariantError, match=words):
         tpsprune.TPS(net, sgd(net), **({"data": (X, Y)} | settings))
 
 
-def test_auto_on_pairs_asks_for_them() -> None:
+def test_auto_on_pairs_needs_them() -> None:
     net = PairNet()
     with pytest.raises(VariantError, match=r"TPS 'auto' is 'labels' on this model, and needs data="):
         tpsprune.TPS(net, sgd(net))
@@ -569,7 +567,7 @@ def test_a_term_of_moments_without_its_pass_or_its_labels_is_refused(net: nn.Seq
     for label in (-100, 3):
         with pytest.raises(
             VariantError,
-            match=rf"was given a label of {label} and knows classes from 0 to 2; a batch without",
+            match=rf"got a label of {label}, and classes are from 0 to 2; a batch without",
         ):
             tps(torch.where(torch.arange(len(y)) == 5, label, y), loss)
     with pytest.raises(VariantError, match=r"has outputs of 48 items of '0' and 4 labels"):

@@ -1,4 +1,4 @@
-"""Watch in a plain loop: readings as the panel makes them, verdicts as the rules give them."""
+"""Watch in a user's loop: readings as the panel makes them, verdicts as the rules make them."""
 
 from __future__ import annotations
 
@@ -58,25 +58,25 @@ def test_readings_are_those_of_the_panel_on_the_groups_of_the_model(data: Data) 
     assert watch["norm"] == next(r.value for r in expected if r.signal == "norm" and not r.group)
 
 
-def test_a_rule_acts_at_the_reading_at_which_it_should_and_says_why(data: Data) -> None:
+def test_a_rule_acts_at_the_reading_at_which_it_should_with_its_reason(data: Data) -> None:
     net = small_net()
     with tpsprune.Watch(net, data[0], signals=["norm"], every_steps=5, draw=CALM) as watch:
-        said = {step: watch.step(step) for step in range(1, 11)}
-    assert [step for step, decisions in said.items() if decisions] == [5, 10]
-    first, second = said[5][0], said[10][0]
+        verdicts = {step: watch.step(step) for step in range(1, 11)}
+    assert [step for step, decisions in verdicts.items() if decisions] == [5, 10]
+    first, second = verdicts[5][0], verdicts[10][0]
     assert (first.kind, first.act, second.act, second.step) == ("draw", False, True, 10)
     assert second.rule == "plateau of norm within 1 over 2"
     assert "calm (spread 0.000 ≤ 1)" in second.reason
 
 
-def test_both_rules_are_asked(data: Data) -> None:
+def test_both_rules_decide(data: Data) -> None:
     end = tpsprune.Threshold(monitor="validation_accuracy", threshold=0.9)
     with tpsprune.Watch(small_net(), data[0], signals=["norm"], every_steps=1, draw=CALM, end=end) as watch:
-        said = watch.step(1, validation_accuracy=0.95)
-    assert [(each.kind, each.act) for each in said] == [("draw", False), ("stop", True)]
+        verdicts = watch.step(1, validation_accuracy=0.95)
+    assert [(each.kind, each.act) for each in verdicts] == [("draw", False), ("stop", True)]
 
 
-def test_a_rule_in_the_words_of_a_recipe_is_the_same_rule(data: Data) -> None:
+def test_a_rule_in_the_fields_of_a_recipe_is_the_same_rule(data: Data) -> None:
     words = {
         "rule": "plateau",
         "monitor": "norm",
@@ -84,12 +84,12 @@ def test_a_rule_in_the_words_of_a_recipe_is_the_same_rule(data: Data) -> None:
         "patience": 2,
         "min_adjusted_accuracy": 0.0,
     }
-    said = []
+    verdicts = []
     for rule in (CALM, words):
         with tpsprune.Watch(small_net(), data[0], signals=["norm"], every_steps=1, draw=rule) as watch:
-            said.append([watch.step(step) for step in (1, 2)])
-    assert said[0] == said[1]
-    assert said[0][1][0].act
+            verdicts.append([watch.step(step) for step in (1, 2)])
+    assert verdicts[0] == verdicts[1]
+    assert verdicts[0][1][0].act
 
 
 def test_what_is_dear_is_called_for_a_reading_only(data: Data) -> None:
@@ -113,8 +113,8 @@ def test_the_order_parameters_of_tps_can_be_ruled_on(data: Data) -> None:
     tps = tpsprune.TPS(net, torch.optim.SGD(net.parameters(), lr=0.1), variant="moments", data=data)
     end = tpsprune.Threshold(monitor="tps_coherence", mode="min", threshold=2.0)
     with tpsprune.Watch(net, data[0], signals=[], every_steps=1, end=end) as watch:
-        (said,) = watch.step(1, readings=tps.order_parameters())
-    assert said.act
+        (verdict,) = watch.step(1, readings=tps.order_parameters())
+    assert verdict.act
     assert watch["tps_coherence"] == tps.order_parameters()[-1].value
 
 
@@ -181,8 +181,8 @@ def test_a_watch_that_goes_on_from_a_checkpoint_reads_on_as_if_nothing_had_happe
 
 
 def test_a_state_of_another_watch_is_refused(data: Data) -> None:
-    def made(**given: Any) -> tpsprune.Watch:
-        return tpsprune.Watch(small_net(), data[0], signals=["norm"], **given)
+    def made(**settings: Any) -> tpsprune.Watch:
+        return tpsprune.Watch(small_net(), data[0], signals=["norm"], **settings)
 
     state = made(every_steps=2).state_dict()
     with pytest.raises(LoopError, match=r"every_steps is 2 in the state and 3 here"):
@@ -241,7 +241,7 @@ def test_leaving_the_block_ends_the_process_that_counts_loops_also_when_it_raise
         assert ("h1" in {reading.signal for reading in watch.readings}) is (error is None)
 
 
-def test_what_is_used_as_it_cannot_be_is_told(data: Data) -> None:
+def test_what_is_used_as_it_cannot_be_is_reported(data: Data) -> None:
     watch = tpsprune.Watch(small_net(), data[0], signals=["norm"], every_steps=2)
     watch.step(4)
     with pytest.raises(LoopError, match=r"step 2 comes after step 4: steps count on over all epochs"):
@@ -267,7 +267,7 @@ def test_what_is_used_as_it_cannot_be_is_told(data: Data) -> None:
         ({"every_steps": 0}, r"every_steps: must be greater than or equal to 1 \(found 0\)"),
         ({"every_epochs": 1}, r"Watch: every_epochs: is for recipes; here every_steps would do"),
         ({"h1_point": 3}, r"h1_point: unknown key \(did you mean 'h1_points'\?\)"),
-        ({"draw": 0.5}, r"Watch: draw: is 0\.5; tpsprune\.Plateau\(\), another rule, or the words"),
+        ({"draw": 0.5}, r"Watch: draw: is 0\.5; tpsprune\.Plateau\(\), another rule, or the fields"),
         ({"draw": {"rule": "platau"}}, r"draw: unknown 'rule' 'platau' \(did you mean 'plateau'\?\)"),
         (
             {"end": {"rule": "plateau", "tolerence": 1}},
@@ -280,7 +280,9 @@ def test_what_is_used_as_it_cannot_be_is_told(data: Data) -> None:
         ({"draw": CALM, "chance_accuracy": 1.0}, r"chance_accuracy: must be a share from 0 to below 1"),
     ],
 )
-def test_a_setting_that_cannot_be_is_told_with_what_would_do(settings: dict[str, Any], words: str) -> None:
+def test_a_setting_that_cannot_be_is_reported_with_what_would_do(
+    settings: dict[str, Any], words: str
+) -> None:
     with pytest.raises(RecipeError, match=words):
         tpsprune.Watch(small_net(), small_data()[0], **settings)
 
@@ -298,16 +300,18 @@ def test_a_setting_that_cannot_be_is_told_with_what_would_do(settings: dict[str,
         ),
         (
             tpsprune.Plateau(monitor="norm"),
-            r"draw\.min_adjusted_accuracy: waits for validation accuracy: hand it in",
+            r"draw\.min_adjusted_accuracy: waits for validation accuracy: pass it",
         ),
-        (tpsprune.AtEpoch(epoch=3.0), r"draw: counts epochs: hand them in"),
+        (tpsprune.AtEpoch(epoch=3.0), r"draw: counts epochs: pass them"),
         (
             tpsprune.Consensus(rules=(CALM, tpsprune.AtEpoch(epoch=3.0)), at_least=3),
-            r"(?s)draw\.at_least: asks for 3 of 2 rules.*draw\.rules\.1: counts epochs",
+            r"(?s)draw\.at_least: needs 3 of 2 rules.*draw\.rules\.1: counts epochs",
         ),
     ],
 )
-def test_a_rule_that_could_never_act_is_told_at_the_first_reading(rule: Any, words: str, data: Data) -> None:
+def test_a_rule_that_could_never_act_is_reported_at_the_first_reading(
+    rule: Any, words: str, data: Data
+) -> None:
     with tpsprune.Watch(small_net(), data[0], signals=["norm"], every_steps=1, draw=rule) as watch:
         with pytest.raises(RecipeError, match=words):
             watch.step(1)
@@ -315,34 +319,42 @@ def test_a_rule_that_could_never_act_is_told_at_the_first_reading(rule: Any, wor
 
 
 @pytest.mark.parametrize(
-    ("probe", "words"),
+    ("data", "words"),
     [
-        (7, r"probe is int: a tensor, or a list or loader of batches is needed"),
-        ([], r"probe is empty"),
+        (7, r"calibration_data is int: a tensor, or a list or loader of batches is needed"),
+        ([], r"calibration_data is empty"),
         ([[torch.zeros(4, 8)]], r"this one has no labels"),
-        (torch.zeros(4, 5), r"the model does not take the probe: mat1"),
-        (torch.zeros(0, 8), r"batch 1 of 1 of the probe has no items; some 256 training items in all"),
-        ([torch.zeros(4, 8), (torch.zeros(0, 8),)], r"batch 2 of 2 of the probe has no items"),
-        ([[torch.zeros(0, 8), torch.zeros(0)]], r"batch 1 of 1 of the probe has no items"),
+        (torch.zeros(4, 5), r"the model does not take calibration_data: mat1"),
+        (torch.zeros(0, 8), r"batch 1 of 1 of calibration_data has no items; some 256 training items in all"),
+        ([torch.zeros(4, 8), (torch.zeros(0, 8),)], r"batch 2 of 2 of calibration_data has no items"),
+        ([[torch.zeros(0, 8), torch.zeros(0)]], r"batch 1 of 1 of calibration_data has no items"),
     ],
 )
-def test_a_probe_that_is_none_is_told(probe: Any, words: str) -> None:
+def test_data_that_are_no_batches_are_refused(data: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        tpsprune.Watch(small_net(), probe)
+        tpsprune.Watch(small_net(), data)
 
 
 @pytest.mark.parametrize(
-    ("probe", "labels", "words"),
+    ("data", "labels", "words"),
     [
         (
             torch.zeros(4, 8),
             torch.zeros(5),
-            r"labels have shape \(5,\), and the probe has 4 items; one label",
+            r"labels have shape \(5,\), and calibration_data has 4 items; one label",
         ),
-        (torch.zeros(4, 8), torch.tensor(3), r"labels have shape \(\), and the probe has 4 items"),
-        ([torch.zeros(4, 8)], torch.zeros(4), r"labels are one tensor, and the probe is batches; a list of"),
-        (torch.zeros(300, 8), [torch.zeros(300)], r"labels are 1 tensors, and the probe is 2 batches; one"),
-        ([torch.zeros(4, 8)], [], r"labels are 0 tensors, and the probe is 1 batches"),
+        (torch.zeros(4, 8), torch.tensor(3), r"labels have shape \(\), and calibration_data has 4 items"),
+        (
+            [torch.zeros(4, 8)],
+            torch.zeros(4),
+            r"labels are one tensor, and calibration_data is batches; a list of",
+        ),
+        (
+            torch.zeros(300, 8),
+            [torch.zeros(300)],
+            r"labels are 1 tensors, and calibration_data is 2 batches; one",
+        ),
+        ([torch.zeros(4, 8)], [], r"labels are 0 tensors, and calibration_data is 1 batches"),
         (
             [torch.zeros(4, 8)] * 3,
             [torch.zeros(4), torch.zeros(5), [0, 1, 2, 0]],
@@ -350,19 +362,17 @@ def test_a_probe_that_is_none_is_told(probe: Any, words: str) -> None:
         ),
     ],
 )
-def test_labels_that_do_not_fit_the_probe_are_told(probe: Any, labels: Any, words: str) -> None:
+def test_labels_that_do_not_fit_the_data_are_refused(data: Any, labels: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        tpsprune.Watch(small_net(), probe, labels, signals=["commutator_defect"])
+        tpsprune.Watch(small_net(), data, labels, signals=["commutator_defect"])
 
 
-def test_one_tensor_of_labels_is_split_as_the_probe_is() -> None:
+def test_one_tensor_of_labels_is_split_as_the_data_are() -> None:
     x, y = small_data(items=601)
     found = []
     batches = list(x.tensor_split(3)), list(y.tensor_split(3))
-    for probe, labels in ((x, y), (x, batches[1]), batches):
-        with tpsprune.Watch(
-            small_net(), probe, labels, signals=["commutator_defect"], every_steps=1
-        ) as watch:
+    for data, labels in ((x, y), (x, batches[1]), batches):
+        with tpsprune.Watch(small_net(), data, labels, signals=["commutator_defect"], every_steps=1) as watch:
             watch.step(1)
         assert watch["commutator_defect"] is not None
         found.append(watch.readings)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tpsprune.measure import answer_for, latency, paired_latency, size
+from tpsprune.measure import infer_for, latency, paired_latency, size
 from tpsprune.runs.tensors import save_tensors
 
 WIDTHS = st.integers(1, 9)
@@ -84,7 +84,7 @@ class Witness(nn.Module):
 
 
 @pytest.mark.parametrize("batch", [1, 64])
-def test_there_are_as_many_passes_as_asked_for(batch: int) -> None:
+def test_there_are_as_many_passes_as_requested(batch: int) -> None:
     witness = Witness("a", [])
     found = latency(witness, torch.zeros(3, 2), batch, seconds=0.0, repeats=20)
     assert found.repeats == 20
@@ -160,10 +160,10 @@ class Counting(nn.Module):
 
 @pytest.mark.parametrize("batch", [1, 7])
 @pytest.mark.parametrize("seconds", [0.0, 0.05])
-def test_every_item_that_was_answered_is_counted(batch: int, seconds: float) -> None:
+def test_every_item_that_was_predicted_is_counted(batch: int, seconds: float) -> None:
     model = Counting().train()
     started = perf_counter()
-    counted = answer_for(seconds, model, torch.zeros(batch, 3))
+    counted = infer_for(seconds, model, torch.zeros(batch, 3))
     assert counted == model.items >= batch
     assert perf_counter() - started >= seconds
     assert model.modes == {(False, True)}
@@ -171,4 +171,4 @@ def test_every_item_that_was_answered_is_counted(batch: int, seconds: float) -> 
 
 
 def test_no_seconds_are_one_pass() -> None:
-    assert answer_for(0.0, Counting(), torch.zeros(4, 3)) == 4
+    assert infer_for(0.0, Counting(), torch.zeros(4, 3)) == 4

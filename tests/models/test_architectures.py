@@ -21,7 +21,7 @@ def size_of(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_a_cnn_has_as_many_parameters_as_its_formula_says() -> None:
+def test_a_cnn_has_as_many_parameters_as_by_its_formula() -> None:
     model = Cnn((3, 32, 32), (16, 32, 48), 1, 10)
     convolutions = 9 * (3 * 16 + 16 * 32 + 32 * 48)
     norms = 2 * (16 + 32 + 48)
@@ -61,7 +61,7 @@ def test_a_cnn_takes_images_of_any_shape(
 
 @pytest.mark.parametrize("depth", [8, 20, 56])
 @pytest.mark.parametrize(("channels", "width", "classes"), [(3, 16, 10), (1, 5, 7)])
-def test_a_resnet_has_as_many_parameters_as_its_formula_says(
+def test_a_resnet_has_as_many_parameters_as_by_its_formula(
     depth: int, channels: int, width: int, classes: int
 ) -> None:
     n = (depth - 2) // 6
@@ -92,7 +92,7 @@ def test_a_resnet_doubles_channels_and_halves_size_from_stage_to_stage() -> None
     assert len(convolutions) + 1 == 20 + 2  # the head; two projections are not counted in the depth
 
 
-def test_a_resnet_block_that_says_nothing_passes_its_input_on() -> None:
+def test_a_resnet_block_of_zeros_passes_its_input_on() -> None:
     block = ResNet(3, 8, 4, 2).stages[0][0].eval()
     block.norm2.weight.data.zero_()
     maps = torch.rand(1, 4, 8, 8)
@@ -107,7 +107,7 @@ def test_convolutions_are_drawn_with_the_deviation_of_he_et_al() -> None:
             assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
 
 
-def test_an_mlp_has_as_many_parameters_as_its_formula_says() -> None:
+def test_an_mlp_has_as_many_parameters_as_by_its_formula() -> None:
     assert size_of(Mlp(64, (32, 16), 10)) == 65 * 32 + 33 * 16 + 17 * 10
     assert size_of(TokenMlp(59, 2, 24, (256,), 59)) == 59 * 24 + 49 * 256 + 257 * 59
 
@@ -119,21 +119,21 @@ def test_an_mlp_flattens_images() -> None:
     assert model(images).shape == (3, 10)
 
 
-def test_a_token_mlp_tells_the_first_token_from_the_second() -> None:
+def test_a_token_mlp_distinguishes_the_first_token_from_the_second() -> None:
     model = TokenMlp(5, 2, 4, (8,), 5)
     assert model(torch.tensor([[1, 2]])).shape == (1, 5)
     assert not torch.allclose(model(torch.tensor([[1, 2]])), model(torch.tensor([[2, 1]])))
 
 
 @pytest.mark.parametrize(("length", "layers"), [(2, 1), (2, 3), (9, 2)])
-def test_a_transformer_has_as_many_parameters_as_its_formula_says(length: int, layers: int) -> None:
+def test_a_transformer_has_as_many_parameters_as_by_its_formula(length: int, layers: int) -> None:
     p, d, m, c = 59, 32, 80, 61
     model = Transformer(p, d, 4, m, c, length=length, layers=layers)
     assert size_of(model) == (p + length + 2) * d + layers * (4 * d * d + 2 * d * m + m + d) + d * c
 
 
 @pytest.mark.parametrize(("length", "layers"), [(2, 1), (2, 2), (6, 1), (5, 3)])
-def test_a_transformer_answers_as_one_that_computes_every_position_under_a_causal_mask(
+def test_a_transformer_computes_as_one_that_computes_every_position_under_a_causal_mask(
     length: int, layers: int
 ) -> None:
     model = Transformer(7, 12, 3, 20, 7, length=length, layers=layers).double()
@@ -232,12 +232,12 @@ def test_a_gated_layer_multiplies_its_open_gates_with_what_they_let_through() ->
     assert layer(torch.tensor([[2.0, 3.0]])).tolist() == [[6.0, 0.0, -12.0]]
 
 
-def test_a_gated_mlp_has_as_many_parameters_as_its_formula_says() -> None:
+def test_a_gated_mlp_has_as_many_parameters_as_by_its_formula() -> None:
     size = sum(parameter.numel() for parameter in Mlp(64, (32, 16), 10, gated=True).parameters())
     assert size == 2 * (65 * 32 + 33 * 16) + 17 * 10
 
 
-def test_a_gated_mlps_answer_can_be_rebuilt_from_its_triplets() -> None:
+def test_a_gated_mlps_output_can_be_rebuilt_from_its_triplets() -> None:
     model = TokenMlp(P, 2, 5, (11,), 6, gated=True).double()
     tokens = torch.randint(0, P, (20, 2))
     u, v, o = model.unit_triplets(tokens)
@@ -273,7 +273,7 @@ def test_a_gated_net_of_characters_adds_and_each_of_its_triplets_is_coherent() -
     torch.testing.assert_close(coherence, torch.ones(2 * 48).double())
 
 
-def test_triplets_of_characters_cancel_out_on_the_answers_of_another_task() -> None:
+def test_triplets_of_characters_cancel_out_on_the_labels_of_another_task() -> None:
     """On a − b a triplet of phases (α, β) has cos 2β: 1, −1, 1 and −1 at the quarter turns."""
     model, tokens = of_characters(), whole_table()
     coherence = Labels(model, FACTS, tokens, (tokens[:, 0] - tokens[:, 1]) % P).coherences()
@@ -302,7 +302,7 @@ def test_what_two_tokens_add_to_an_mlps_unit_is_its_pre_activation() -> None:
     torch.testing.assert_close(u[tokens[:, 0]] + v[tokens[:, 1]] + model.hidden[0].bias, seen[0])
 
 
-def test_an_mlps_answer_can_be_rebuilt_from_its_triplets() -> None:
+def test_an_mlps_output_can_be_rebuilt_from_its_triplets() -> None:
     model = TokenMlp(7, 2, 5, (11,), 6).double()
     tokens = torch.randint(0, 7, (20, 2))
     u, v, o = model.unit_triplets(tokens)
@@ -372,7 +372,9 @@ def test_triplets_carry_gradients_to_the_weights(model: TokenMlp | Transformer) 
     ],
     ids=["two-layers", "three-tokens", "two-gated-layers", "three-tokens-transformer"],
 )
-def test_where_triplets_are_not_defined_the_model_says_so(model: TokenMlp | Transformer, words: str) -> None:
+def test_where_triplets_are_not_defined_the_model_reports_it(
+    model: TokenMlp | Transformer, words: str
+) -> None:
     assert not model.has_unit_triplets
     with pytest.raises(ModelError, match=words):
         model.unit_triplets(torch.zeros(1, 2, dtype=torch.int64))

@@ -44,7 +44,7 @@ ITEMS = {"train": 240, "validation": 60, "test": 60}
 
 @dataclass
 class Answer:
-    """As some libraries answer: scores among other things, of which some are not there."""
+    """As some libraries return it: scores among other things, of which some are not there."""
 
     hidden: Tensor
     logits: Tensor
@@ -103,9 +103,9 @@ def classes() -> dict[str, Any]:
 class Mixed(nn.Module):
     """Words under a mask and numbers beside them, through one hidden layer."""
 
-    def __init__(self, answer: str) -> None:
+    def __init__(self, output: str) -> None:
         super().__init__()
-        self.answer = answer
+        self.output = output
         self.embedding = nn.Embedding(20, 16)
         self.words = nn.Linear(16, 24)
         self.numbers = nn.Linear(6, 24)
@@ -118,7 +118,7 @@ class Mixed(nn.Module):
         both = torch.cat((functional.relu(self.words(mean)), functional.relu(self.numbers(numbers))), dim=1)
         hidden = functional.relu(self.hidden(both))
         logits = self.head(hidden)
-        match self.answer:
+        match self.output:
             case "dataclass":
                 return Answer(hidden=hidden, logits=logits)
             case "mapping":
@@ -131,9 +131,9 @@ class Mixed(nn.Module):
                 return logits
 
 
-def mixed(answer: str = "tensor") -> nn.Module:
-    """Return the model, answering as asked."""
-    return Mixed(answer)
+def mixed(output: str = "tensor") -> nn.Module:
+    """Return the model with the output of that kind."""
+    return Mixed(output)
 
 
 class NextByte(nn.Module):
@@ -160,7 +160,7 @@ def next_byte(width: int = 24, vocabulary: int = 256) -> nn.Module:
 
 
 def absolute(output: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Return the mean absolute error, and the share of answers that are within one."""
+    """Return the mean absolute error, and the share of predictions that are within one."""
     gap = (output.squeeze(1) - labels).abs()
     return {"loss": gap.mean(), "quality": (gap < 1).float().mean()}
 

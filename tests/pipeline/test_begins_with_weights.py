@@ -49,14 +49,14 @@ def words() -> str:
     return f"weights given: w.safetensors (SHA-256 {sha256_of(Path('w.safetensors'))[:12]})"
 
 
-def test_training_begins_with_the_weights_and_says_so() -> None:
+def test_training_begins_with_the_weights_and_reports_them() -> None:
     events, folder = trained_on(begun("train.learning_rate=1e-12", "train.weight_decay=0.0"))
     assert Note(words()) in events
     assert outcome_of(events).notes[0] == f"the training began with {words()}"
-    given, dense = load_tensors(Path("w.safetensors"))[0], load_tensors(folder.dense)[0]
-    learned = [name for name in given if name.endswith("weight") and "norm" not in name]
+    pretrained, dense = load_tensors(Path("w.safetensors"))[0], load_tensors(folder.dense)[0]
+    learned = [name for name in pretrained if name.endswith("weight") and "norm" not in name]
     assert learned
-    assert all(torch.allclose(given[name], dense[name], atol=1e-6) for name in learned)
+    assert all(torch.allclose(pretrained[name], dense[name], atol=1e-6) for name in learned)
 
 
 def test_other_weights_are_another_run_and_an_exported_ticket_needs_no_file() -> None:
@@ -88,15 +88,17 @@ def test_a_prune_takes_the_weights_of_the_recipe_and_check_plans_its_widths(trai
     assert ours.ticket.accuracy == theirs.ticket.accuracy
     assert ours.notes == theirs.notes
     initial = pipeline.check(make_small(), "cpu")
-    given = pipeline.check(make_small(), "cpu", weights=trained.dense)
+    pretrained = pipeline.check(make_small(), "cpu", weights=trained.dense)
     owned = pipeline.check(begun(), "cpu")
-    assert (initial.trained, given.trained, owned.trained) == (False, True, True)
-    assert initial.weights == "weights drawn anew, untrained"
-    assert given.weights == f"weights given: dense.safetensors (SHA-256 {sha256_of(trained.dense)[:12]})"
+    assert (initial.trained, pretrained.trained, owned.trained) == (False, True, True)
+    assert initial.weights == "initial weights, untrained"
+    assert pretrained.weights == f"weights given: dense.safetensors (SHA-256 {sha256_of(trained.dense)[:12]})"
     assert owned.weights == words()
-    widths = [[group.width_after for group in found.groups] for found in (ours, theirs, given, owned)]
+    widths = [[group.width_after for group in found.groups] for found in (ours, theirs, pretrained, owned)]
     assert widths == [widths[0]] * 4
-    assert all(each.cost_share is not None and each.cost_share <= 0.5 for each in (initial, given, owned))
+    assert all(
+        each.cost_share is not None and each.cost_share <= 0.5 for each in (initial, pretrained, owned)
+    )
 
 
 def test_weights_of_the_option_take_the_place_of_the_recipes(trained: RunFolder) -> None:

@@ -92,7 +92,7 @@ def test_a_run_holds_what_a_claim_needs(two_pairs: Path) -> None:
     assert ticket.history[-1].joules is not None
 
 
-def test_idling_and_answers_are_metered_for_every_pair(two_pairs: Path) -> None:
+def test_idling_and_inference_are_metered_for_every_pair(two_pairs: Path) -> None:
     found = measured(two_pairs)
     assert [span.pair for span in found.idle] == [0, 1]
     cells = {(span.pair, span.arm, span.batch) for span in found.inference}
@@ -141,7 +141,7 @@ def test_a_comparison_broken_off_goes_on_with_the_next_missing_run(tmp_path: Pat
         assert len({run.folder for run in found.runs}) == 2
 
 
-def test_answers_that_were_broken_off_go_on_with_those_that_are_missing(copied: Path) -> None:
+def test_inference_that_was_broken_off_resumes_with_what_is_missing(copied: Path) -> None:
     journal = copied / "journal.jsonl"
     journal.write_text("\n".join(journal.read_text().splitlines()[:-1]) + "\n")
     before = measured(copied).inference
@@ -180,21 +180,21 @@ def test_pairs_cannot_be_made_fewer(copied: Path) -> None:
         compared(copied, TWO, 1)
 
 
-def test_pairs_asked_for_after_a_look_count_and_make_claims_stricter(copied: Path) -> None:
+def test_pairs_added_after_a_look_count_and_make_claims_stricter(copied: Path) -> None:
     ComparisonFolder(copied).append("pairs", {"pairs": 3})
     found = measured(copied)
     assert (found.pairs_asked, found.looks) == (3, 2)
     assert any("tested more strictly, at 0.025" in sentence for sentence in assess(found).may_not_claim)
 
 
-def test_fewer_pairs_than_can_claim_are_told_at_once(tmp_path: Path) -> None:
+def test_fewer_pairs_than_can_claim_are_reported_at_once(tmp_path: Path) -> None:
     events = pipeline.compare(quick(), ComparisonFolder(tmp_path), arms=TWO, pairs=5, device="cpu")
     first = next(events)
     events.close()  # type: ignore[attr-defined]
     assert first == Note("no claim can come of 5 pairs: 6 are the fewest")
 
 
-def test_a_model_changed_since_its_run_does_not_answer_in_its_name(copied: Path) -> None:
+def test_a_model_changed_since_its_run_is_not_metered_in_its_name(copied: Path) -> None:
     journal = copied / "journal.jsonl"
     journal.write_text("\n".join(journal.read_text().splitlines()[:-1]) + "\n")
     for weights in (copied / "runs").glob("*/*/*.safetensors"):
@@ -211,7 +211,7 @@ def test_a_first_line_that_was_cut_off_is_no_comparison_yet(tmp_path: Path) -> N
     assert measured(tmp_path).pairs_asked == 6
 
 
-def test_answers_are_given_in_the_order_of_the_runs_and_turned_round_for_the_next_batch(
+def test_inference_is_in_the_order_of_the_runs_and_turned_round_for_the_next_batch(
     two_pairs: Path,
 ) -> None:
     found = measured(two_pairs)
@@ -229,7 +229,7 @@ def test_a_run_that_leaves_the_finite_numbers_is_an_outcome_and_arms_handed_its_
     runs = {run.arm: run for run in found.runs}
     assert all("not finite" in runs[arm].failure and runs[arm].accuracy is None for arm in TWO)
     assert all(runs[arm].windows for arm in TWO)
-    assert runs["random-ticket"].failure == "the ticket's run left nothing to be handed"
+    assert runs["random-ticket"].failure == "the ticket's run left no ticket"
     assert runs["random-ticket"].windows == ()
     assert assess(found).complete
     assert found.inference == ()
@@ -289,8 +289,8 @@ def test_a_shape_trained_for_equal_joules_has_a_schedule_of_that_length_and_a_st
 
 
 @pytest.mark.parametrize("changes", [{"joules": None}, {"epoch_joules": None}])
-def test_no_shape_is_trained_for_joules_that_nobody_knows(changes: dict[str, Any]) -> None:
-    with pytest.raises(PruneError, match="are not known"):
+def test_no_shape_is_trained_for_joules_that_were_not_metered(changes: dict[str, Any]) -> None:
+    with pytest.raises(PruneError, match="was not metered"):
         arm_recipe("shape-scratch-joules", quick(), found(**changes))
 
 
@@ -301,7 +301,7 @@ def test_early_birds_patience_is_as_long_in_epochs_as_the_recipes() -> None:
     assert (early_bird.watch.every_epochs, early_bird.stop.end.patience) == (1, 8)  # type: ignore[union-attr]
 
 
-def test_the_dense_baseline_pays_for_nothing_that_a_cut_needs(many_arms: ComparisonRecord) -> None:
+def test_the_dense_baseline_pays_for_nothing_that_pruning_needs(many_arms: ComparisonRecord) -> None:
     windows = [window for run in many_arms.runs if run.arm == "dense" for window in run.windows]
     assert {window.phase for window in windows} == {"setup", "train", "evaluate", "watch", "benchmark"}
     assert sum(window.phase == "evaluate" for window in windows) == 1, "nothing is read that changes nothing"
@@ -314,7 +314,7 @@ def test_every_arms_recipe_is_a_sound_recipe(arm: str) -> None:
     assert recipe.parse(recipe.dumps(arm_recipe(arm, read)), arm) == arm_recipe(arm, read)
 
 
-def test_dense_is_told_from_the_ticket_by_everything_that_is_ours() -> None:
+def test_dense_lacks_every_method_of_the_ticket() -> None:
     read = quick()
     dense = arm_recipe("dense", read)
     assert (dense.tps.variant, dense.watch.signals, dense.stop.draw.rule) == ("none", (), "none")
@@ -343,7 +343,7 @@ def test_of_two_pairs_one_has_the_order_of_the_other_turned_round() -> None:
         ("dense,zebra", r"no arm 'zebra' \(there are: dense, dense-stopped"),
         ("dense", "at least two arms"),
         ("dense,dense", "names 'dense' more than once"),
-        ("dense,random-ticket", "'random-ticket' is handed what 'ticket' has found"),
+        ("dense,random-ticket", "'random-ticket' depends on 'ticket'"),
     ],
 )
 def test_arms_that_cannot_be_compared_are_refused(words: str, message: str) -> None:
@@ -351,7 +351,7 @@ def test_arms_that_cannot_be_compared_are_refused(words: str, message: str) -> N
         arms_of(words)
 
 
-def test_all_faults_of_a_list_of_arms_are_told_at_once() -> None:
+def test_all_faults_of_a_list_of_arms_are_reported_at_once() -> None:
     with pytest.raises(RecipeError) as caught:
         arms_of("dens,random-ticket,random-ticket")
     assert len(caught.value.faults) == 4

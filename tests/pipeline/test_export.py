@@ -99,7 +99,7 @@ def test_an_export_left_in_the_middle_leaves_nothing(trained: RunFolder, tmp_pat
 
 
 class Shifted:
-    """A format that answers as the ticket does, and a little beside on batches of one size."""
+    """A format that computes as the ticket does, and a little off on batches of one size."""
 
     name = "safetensors"
     tolerance_share = 1e-3
@@ -116,16 +116,16 @@ class Shifted:
         return ("ticket.onnx",)
 
     def reload(self, folder: Path) -> Callable[[Any], Tensor]:
-        def answer(batch: Tensor) -> Tensor:
+        def predict(batch: Tensor) -> Tensor:
             with torch.inference_mode():
                 scores: Tensor = self.model(batch)
             return scores + (self.shift * scores.abs().max() if len(batch) == self.items else 0.0)
 
-        return answer
+        return predict
 
 
 class Reshaped(Shifted):
-    """A format that answers with the right numbers in a shape of its own, which would be spread over them."""
+    """A format that returns the right numbers in another shape, which would be spread over them."""
 
     def reload(self, folder: Path) -> Callable[[Any], Tensor]:
         within = super().reload(folder)
@@ -138,12 +138,12 @@ class Unable(Shifted):
     def reload(self, folder: Path) -> Callable[[Any], Tensor]:
         within = super().reload(folder)
 
-        def answer(batch: Tensor) -> Tensor:
+        def predict(batch: Tensor) -> Tensor:
             if len(batch) == self.items:
                 raise LookupError("no kernel\nfor this")
             return within(batch)
 
-        return answer
+        return predict
 
 
 DIFFERS = r"on {} random inputs the reloaded ticket differs .* nothing was"
@@ -170,7 +170,7 @@ def test_a_format_whose_files_infer_differently_at_any_batch_size_or_not_at_all_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_difference_that_a_format_allows_passes_and_is_told(
+def test_a_difference_that_a_format_allows_passes_and_is_reported(
     trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export_file, "_ALL", (Shifted(7, 0.5e-3),))
@@ -183,7 +183,7 @@ def test_a_difference_that_a_format_allows_passes_and_is_told(
     [
         (["safetensor"], r"no format 'safetensor' \(did you mean 'safetensors'\?\)"),
         (["pickle"], "no format 'pickle'.*formats: safetensors, torch-export, onnx, hf"),
-        ([], "no format was asked for"),
+        ([], "no format was requested"),
         (["hf"], "'hf' is for models of the transformers library, and the ticket is a Cnn"),
     ],
 )
@@ -331,7 +331,7 @@ class Net(nn.Module):
 """
 
 
-def test_a_model_that_does_not_run_on_random_inputs_is_told_in_words(
+def test_a_model_that_does_not_run_on_random_inputs_is_reported(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "export_picky.py").write_text(PICKY)
@@ -394,7 +394,7 @@ def _nothing_cut(model: nn.Module) -> pruning.Plan:
     return pruning.Plan(target="", groups=(), new_biases=(), versions={}, model=plan_file.signature_of(model))
 
 
-def test_a_run_that_was_not_timed_has_a_card_that_says_so(trained: RunFolder, tmp_path: Path) -> None:
+def test_a_run_that_was_not_timed_has_a_card_that_notes_it(trained: RunFolder, tmp_path: Path) -> None:
     folder = copied(trained, tmp_path / "run")
     result = read_result(folder.result)
     untimed = {name: replace(getattr(result, name), latency_seconds={}) for name in ("dense", "ticket")}
@@ -413,14 +413,14 @@ def test_the_lines_on_the_card_load_the_ticket(trained: RunFolder, tmp_path: Pat
     pipeline.export(trained.path, tmp_path / "ticket", [*dict.fromkeys(["safetensors", name])])
     card = (tmp_path / "ticket" / "README.md").read_text()
     code = card.split("```python\n")[-1].split("```")[0].replace("FOLDER", str(tmp_path / "ticket"))
-    told: dict[str, Any] = {}
-    exec(code, told)  # noqa: S102 -- what a reader of the card would type
+    scope: dict[str, Any] = {}
+    exec(code, scope)  # noqa: S102 -- what a reader of the card would type
     wanted = tpsprune.load(tmp_path / "ticket")(torch.zeros(2, 1, 8, 8))
-    assert torch.allclose(torch.as_tensor(told["scores"]), wanted, atol=1e-5)
+    assert torch.allclose(torch.as_tensor(scope["scores"]), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "note"),
     [
         (
             "by_name",
@@ -433,7 +433,7 @@ def test_the_lines_on_the_card_load_the_ticket(trained: RunFolder, tmp_path: Pat
     ],
 )
 def test_the_lines_on_the_card_load_a_ticket_of_several_inputs(
-    small: Small, tmp_path: Path, data: str, told: str
+    small: Small, tmp_path: Path, data: str, note: str
 ) -> None:
     formats = ["safetensors", "torch-export"]
     if all(find_spec(library) for library in ("onnx", "onnxruntime", "onnxscript")):
@@ -442,11 +442,11 @@ def test_the_lines_on_the_card_load_a_ticket_of_several_inputs(
     recipe = small(f"task.data={{{own}:{data}'}}", f"task.model={{{own}:mixed'}}")
     pipeline.export(folder_of(run(recipe, tmp_path / "runs")).path, tmp_path / "ticket", formats)
     card = (tmp_path / "ticket" / "README.md").read_text()
-    assert told in card
-    answers = []
+    assert note in card
+    outputs = []
     for passage in card.split("```python\n")[1:]:
         found: dict[str, Any] = {}
         exec(passage.split("```")[0].replace("FOLDER", str(tmp_path / "ticket")), found)  # noqa: S102
-        answers.append(torch.as_tensor(found["scores"]))
-    assert len(answers) == len(formats)
-    assert all(torch.allclose(answers[0], each, atol=1e-5) for each in answers)
+        outputs.append(torch.as_tensor(found["scores"]))
+    assert len(outputs) == len(formats)
+    assert all(torch.allclose(outputs[0], each, atol=1e-5) for each in outputs)

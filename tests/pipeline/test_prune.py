@@ -1,4 +1,4 @@
-"""A trained model is given: cut without training, weighed, resumed, exported, and cut again."""
+"""A trained model is pruned without training, benchmarked, resumed, exported, and pruned again."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_trained_model_is_pruned_benchmarked_and_not_trained(pruned: Events, t
     assert outcome.macs_share <= 0.5
     assert outcome.dense.accuracy == read_result(trained.result).dense.accuracy
     assert outcome.ticket.accuracy > outcome.dense.accuracy - 0.1
-    assert outcome.stopped.reason == "no retraining was asked for"
+    assert outcome.stopped.reason == "no retraining was requested"
     assert list(outcome.energy) == ["setup", "prune", "evaluate", "benchmark"]
 
 
@@ -94,7 +94,7 @@ def test_other_weights_are_another_run(
         run(small(), other, used, resume=True)
 
 
-def test_a_ticket_is_cut_further_under_one_plan_from_the_recipes_model(
+def test_a_ticket_is_pruned_further_under_one_plan_from_the_recipes_model(
     small: Small, trained: RunFolder, tmp_path: Path
 ) -> None:
     pipeline.export(trained.path, tmp_path / "bundle")
@@ -109,7 +109,9 @@ def test_a_ticket_is_cut_further_under_one_plan_from_the_recipes_model(
     ticket.load_state_dict(load_tensors(Path(outcome.folder) / "ticket.safetensors")[0])
 
 
-def test_a_dry_run_shows_the_cut_and_writes_nothing(small: Small, trained: RunFolder, pruned: Events) -> None:
+def test_a_dry_run_shows_the_pruning_and_writes_nothing(
+    small: Small, trained: RunFolder, pruned: Events
+) -> None:
     before = {path: path.read_bytes() for path in trained.path.rglob("*") if path.is_file()}
     (shown,) = (
         event

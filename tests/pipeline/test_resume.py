@@ -65,21 +65,21 @@ def lasting(run: Iterator[Event]) -> Iterator[Event]:
 
 
 def state_of(folder: RunFolder) -> dict[str, Any] | None:
-    """Return all that the checkpoint holds but what the machine's clock said."""
+    """Return all that the checkpoint holds but what the machine's clock read."""
     path = folder.state / "checkpoint.safetensors"
     if not path.exists():
         return None
     tensors, metadata = load_tensors(path)
-    plain = json.loads(metadata["state"])
-    del plain["clock"]
-    if plain["cut"]:
-        del plain["cut"]["dense_clock"]
-    return {**plain, **{name: tensor.numpy().tobytes() for name, tensor in tensors.items()}}
+    values = json.loads(metadata["state"])
+    del values["clock"]
+    if values["cut"]:
+        del values["cut"]["dense_clock"]
+    return {**values, **{name: tensor.numpy().tobytes() for name, tensor in tensors.items()}}
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be broken off: training, or pruning the weights given; at each event or at two of them."""
+    """A run to be broken off: training, or pruning trained weights; at each event or at two of them."""
 
     overrides: tuple[str, ...] = ()
     prunes: bool = False
@@ -97,7 +97,7 @@ class Job:
 
 
 JOBS = {
-    "plain": Job(everywhere=True, whole=True),
+    "default": Job(everywhere=True, whole=True),
     "neurons-grokfast": Job(
         ("tps.variant=neurons", "tps.coupling=0.3", "train.optimizer=sgd", "train.grokfast_gain=0.5")
     ),
@@ -169,7 +169,7 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_the_same(trained: RunFold
     assert spent[0] > spent[1], "energy of the lost work stays on the ledger"
     result = read_result(folder.result)
     assert result.attempts == 3
-    assert any("attempts: energy of work that was lost is on the bill" in note for note in result.notes)
+    assert any("attempts: energy of work that was lost is counted" in note for note in result.notes)
 
 
 @pytest.fixture(scope="module")
@@ -239,10 +239,10 @@ def _cut_short(path: Path) -> None:
     [
         ("energy.jsonl", _spoil_line, r"energy.jsonl line 2 is no record of this journal .*--again"),
         ("readings.jsonl", _spoil_line, r"readings.jsonl line 2 is no record of this journal .*--again"),
-        ("state/checkpoint.safetensors", _cut_short, r"cannot go on from it: start anew with --again"),
+        ("state/checkpoint.safetensors", _cut_short, r"cannot go on from it: start again with --again"),
     ],
 )
-def test_a_file_damaged_from_outside_is_told_with_what_would_do(
+def test_a_file_damaged_from_outside_is_reported_with_what_would_do(
     small: Small, left: RunFolder, name: str, damage: Callable[[Path], None], words: str
 ) -> None:
     damage(left.path / name)

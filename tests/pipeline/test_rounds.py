@@ -45,7 +45,7 @@ def test_a_latency_is_shared_out_and_a_tolerance_is_not() -> None:
     assert round_target(Tolerance(0.1), 2, 2) == Tolerance(0.1)
 
 
-def test_one_round_has_the_target_that_was_given() -> None:
+def test_one_round_has_the_target_itself() -> None:
     target = Macs(0.3)
     assert round_target(target, 1, 1) is target
 
@@ -95,7 +95,7 @@ def test_nothing_is_trained_between_rounds_where_nothing_is_retrained(small: Sma
     recipe = small("prune.rounds=2", "retrain.epochs=0")
     events = list(pipeline.train(recipe, tmp_path, device="cpu"))
     assert sum(isinstance(event, Pruned) for event in events) == 2
-    assert outcome_of(events).stopped.reason == "no retraining was asked for"
+    assert outcome_of(events).stopped.reason == "no retraining was requested"
     assert outcome_of(events).stopped.epoch == outcome_of(events).drawn.epoch
 
 
@@ -120,11 +120,11 @@ def test_widths_that_bfloat16_kernels_do_not_like_are_named_with_the_remedy() ->
     assert uneven_note(changes[1:], 8) is None
     note = uneven_note(changes, 8)
     assert note is not None
-    assert note.startswith("1 of 3 groups were cut to a width that is no multiple of 8 ('first': 60)")
+    assert note.startswith("1 of 3 groups were pruned to a width that is no multiple of 8 ('first': 60)")
     assert note.endswith("prune.round_to = 8 would do")
 
 
-def test_only_mixed_precision_on_a_gpu_asks_for_even_widths() -> None:
+def test_only_mixed_precision_on_a_gpu_needs_even_widths() -> None:
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     assert Execution(gpu, torch.bfloat16, channels_last=True).width_step == 8
     assert Execution(gpu, None, channels_last=True).width_step == 1

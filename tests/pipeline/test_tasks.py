@@ -38,8 +38,8 @@ def task(loss: str, data: str, model: str = MLP, *overrides: str) -> Recipe:
     if data.startswith("own:"):
         data = f'kind = "custom"\nfactory = "{OWN}:{data.removeprefix("own:")}"'
     if model.startswith("own:"):
-        name, _, answer = model.removeprefix("own:").partition("/")
-        model = f'kind = "custom"\nfactory = "{OWN}:{name}"\nmodel_args = {{ answer = "{answer}" }}'
+        name, _, output = model.removeprefix("own:").partition("/")
+        model = f'kind = "custom"\nfactory = "{OWN}:{name}"\nmodel_args = {{ output = "{output}" }}'
     return recipe.parse(TASK.format(loss=loss, data=data, model=model), "other.toml", overrides)
 
 
@@ -73,7 +73,7 @@ def shown(outcome: RunResult) -> str:
         ("cross-entropy", "own:by_place", "own:mixed/tuple", "accuracy", 0.45),
     ],
 )
-def test_a_task_is_trained_cut_and_exported_and_its_quality_is_called_by_its_name(
+def test_a_task_is_trained_pruned_and_exported_and_its_quality_is_called_by_its_name(
     tmp_path: Path, loss: str, data: str, model: str, quality: str, least: float
 ) -> None:
     made = task(loss, data, model)
@@ -98,8 +98,8 @@ def test_a_task_is_trained_cut_and_exported_and_its_quality_is_called_by_its_nam
     assert facts == outcome.task
     assert result.task.quality == quality
     with torch.inference_mode():
-        answer = logits_of(call_model(ticket, random_inputs(facts, ITEMS)))
-    assert len(answer) == ITEMS
+        output = logits_of(call_model(ticket, random_inputs(facts, ITEMS)))
+    assert len(output) == ITEMS
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_rule_names_the_quality_it_waits_for(tmp_path: Path) -> None:
     assert "and validation R² has covered" in outcome_of(run(made, tmp_path)).drawn.reason
 
 
-def test_a_task_that_was_not_learned_says_by_which_figure(tmp_path: Path) -> None:
+def test_a_task_that_was_not_learned_names_the_figure(tmp_path: Path) -> None:
     made = task("mse", "own:targets", MLP, "task.required_accuracy=0.999")
     notes = outcome_of(run(made, tmp_path)).notes
     assert any("the ticket's validation R² " in note for note in notes)
@@ -161,7 +161,7 @@ def test_a_text_is_learned_and_its_quality_is_called_by_its_name(tmp_path: Path)
     assert outcome.task.quality == "next-token accuracy"
 
 
-def test_a_comparison_of_a_regression_is_made_and_told_by_its_own_figure(tmp_path: Path) -> None:
+def test_a_comparison_of_a_regression_is_made_and_reported_by_its_own_figure(tmp_path: Path) -> None:
     overrides = (
         "train.epochs=2",
         "watch.signals=['norm']",
@@ -216,7 +216,7 @@ def test_a_comparison_of_a_regression_is_made_and_told_by_its_own_figure(tmp_pat
         ),
     ],
 )
-def test_what_does_not_fit_is_told_before_anything_is_written(
+def test_what_does_not_fit_is_reported_before_anything_is_written(
     tmp_path: Path, made: object, error: type[Exception], words: str
 ) -> None:
     assert callable(made)
@@ -225,8 +225,8 @@ def test_what_does_not_fit_is_told_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(("data", "answer"), [("own:by_name", "mapping"), ("own:by_place", "tuple")])
-def test_a_target_of_latency_is_timed_on_items_of_several_parts(data: str, answer: str) -> None:
-    with set_up(task("cross-entropy", data, f"own:mixed/{answer}"), "cpu") as bench:
+@pytest.mark.parametrize(("data", "output"), [("own:by_name", "mapping"), ("own:by_place", "tuple")])
+def test_a_target_of_latency_is_timed_on_items_of_several_parts(data: str, output: str) -> None:
+    with set_up(task("cross-entropy", data, f"own:mixed/{output}"), "cpu") as bench:
         extra = extraction_inputs(bench, "interpolation", Latency(0.5, batch_items=4))
         assert extra["clock"](bench.new_model()) > 0

@@ -115,14 +115,14 @@ def test_equal_seeds_give_equal_runs_and_other_seeds_others(
     assert Path(second.folder).name == Path(first.folder).name + "-2"
 
 
-def test_a_draw_rule_that_never_acts_meets_its_deadline_and_says_so(small: Small, tmp_path: Path) -> None:
+def test_a_draw_rule_that_never_acts_meets_its_deadline(small: Small, tmp_path: Path) -> None:
     outcome = outcome_of(run(small("stop.draw={rule='none'}", "stop.draw_by_share=0.5"), tmp_path))
     assert outcome.drawn.epoch == 2.0
     assert outcome.drawn.rule == "deadline"
     assert outcome.drawn.reason.startswith("epoch 2 is the last to draw at (stop.draw_by_share)")
 
 
-def test_a_draw_at_the_very_end_leaves_nothing_to_retrain_and_says_so(small: Small, tmp_path: Path) -> None:
+def test_a_draw_at_the_very_end_leaves_nothing_to_retrain(small: Small, tmp_path: Path) -> None:
     outcome = outcome_of(run(small("stop.draw={rule='none'}"), tmp_path))
     assert outcome.drawn.epoch == 4.0
     assert outcome.stopped.reason == "no epochs were left to retrain for"
@@ -136,7 +136,7 @@ def test_a_stop_rule_ends_the_retraining_early(small: Small, tmp_path: Path) -> 
     assert outcome.stopped.epoch < 4.0
 
 
-def test_a_budget_ends_the_run_whatever_the_rules_say(small: Small, tmp_path: Path) -> None:
+def test_a_budget_ends_the_run_under_any_rule(small: Small, tmp_path: Path) -> None:
     outcome = outcome_of(run(small("stop.budget_joules=60.0"), tmp_path))
     assert outcome.drawn.rule == outcome.stopped.rule == "budget"
     assert outcome.drawn.reason == "the budget of 60 J is used up (90.0 J spent)"
@@ -155,7 +155,7 @@ def test_a_budget_ends_the_run_between_two_readings_too(
     assert 8 <= outcome.drawn.step <= 12
 
 
-def test_a_budget_that_ends_before_the_rewind_point_is_told(small: Small, tmp_path: Path) -> None:
+def test_a_budget_that_ends_before_the_rewind_point_is_reported(small: Small, tmp_path: Path) -> None:
     recipe = small("retrain.rewind=epoch:3", "stop.budget_joules=60.0")
     outcome = outcome_of(run(recipe, tmp_path))
     assert outcome.drawn.rule == "budget"
@@ -188,7 +188,7 @@ def test_a_retraining_of_its_own_length_has_a_schedule_of_its_own(small: Small, 
 
 
 @pytest.mark.parametrize("variant", ["weights", "neurons", "moments", "bn-l1"])
-def test_tps_runs_beside_the_loss_and_its_readings_are_journalled(
+def test_tps_runs_with_the_loss_and_its_readings_are_journalled(
     small: Small, tmp_path: Path, variant: str
 ) -> None:
     outcome = outcome_of(run(small(f"tps.variant={variant}", "tps.coupling=0.1"), tmp_path))
@@ -251,7 +251,7 @@ def test_a_loss_that_leaves_the_finite_numbers_ends_the_run_and_keeps_no_broken_
     ):
         run(recipe, tmp_path)
     (folder,) = (RunFolder(path) for path in tmp_path.iterdir())
-    assert folder.energy.read()[0], "what was spent stays on the bill"
+    assert folder.energy.read()[0], "what was spent is counted"
     assert not folder.is_finished
     checkpoint = folder.state / "checkpoint.safetensors"
     if checkpoint.exists():

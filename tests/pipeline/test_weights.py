@@ -90,7 +90,7 @@ def renamed() -> dict[str, Tensor]:
         ({**net().state_dict(), "extra": torch.ones(2)}, r"extra is not in the recipe's model$"),
     ],
 )
-def test_weights_that_do_not_fit_are_told_by_the_first_tensor(
+def test_weights_that_do_not_fit_are_reported_by_the_first_tensor(
     tmp_path: Path, tensors: dict[str, Tensor], words: str
 ) -> None:
     save_tensors(tmp_path / "w.safetensors", tensors, {})
@@ -98,7 +98,7 @@ def test_weights_that_do_not_fit_are_told_by_the_first_tensor(
         filled(tmp_path / "w.safetensors")
 
 
-def test_what_is_not_there_or_holds_no_weights_is_told(tmp_path: Path) -> None:
+def test_what_is_not_there_or_holds_no_weights_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"--weights .*nothing.pt is not there"):
         read_weights(tmp_path / "nothing.pt")
     with pytest.raises(ArtifactError, match=r"holds no weights: a run folder .* or a file would do"):
@@ -107,13 +107,13 @@ def test_what_is_not_there_or_holds_no_weights_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "w"])
 @pytest.mark.parametrize("content", [b"", b"no weights at all, just words"], ids=["empty", "words"])
-def test_a_damaged_file_is_told(tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_damaged_file_is_reported(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ArtifactError, match=r"damaged|cannot be read"):
         read_weights(tmp_path / name)
 
 
-def test_a_file_cut_short_is_told(tmp_path: Path) -> None:
+def test_a_file_cut_short_is_reported(tmp_path: Path) -> None:
     torch.save(net().state_dict(), tmp_path / "w.pt")
     (tmp_path / "w.pt").write_bytes((tmp_path / "w.pt").read_bytes()[:300])
     with pytest.raises(ArtifactError, match=r"damaged|cannot be read"):

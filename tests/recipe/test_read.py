@@ -38,7 +38,7 @@ def test_the_least_recipe_is_filled_with_defaults() -> None:
     assert read.energy.meter == "codecarbon"
 
 
-def test_every_shipped_recipe_reads_and_says_what_it_shows() -> None:
+def test_every_shipped_recipe_reads_and_has_a_summary() -> None:
     assert "digits" in shipped_recipes()
     for name in shipped_recipes():
         read = recipe.read(name)
@@ -118,7 +118,9 @@ def test_every_shipped_recipe_reads_and_says_what_it_shows() -> None:
         ("train.=3", "--set: wants section.key=value, found 'train.=3'"),
     ],
 )
-def test_a_fault_is_told_with_its_place_what_was_found_and_what_would_do(override: str, words: str) -> None:
+def test_a_fault_is_reported_with_its_place_what_was_found_and_what_would_do(
+    override: str, words: str
+) -> None:
     extra = ("task.model.kind=cnn",) if override == "task.model=cnn" else ()
     assert faults(LEAST, override, *extra) == [words]
 
@@ -158,7 +160,7 @@ def test_a_fault_is_told_with_its_place_what_was_found_and_what_would_do(overrid
         ),
         (
             ("tps.variant=bn-l1",),
-            "tps.coupling: must be below 1 with 'bn-l1', where it weighs the plain sum of scales: 1e-4 is "
+            "tps.coupling: must be below 1 with 'bn-l1', where it multiplies the sum of scales: 1e-4 is "
             "published (found 1)",
         ),
         (
@@ -185,7 +187,7 @@ def test_a_fault_is_told_with_its_place_what_was_found_and_what_would_do(overrid
             ("watch.signals=['norm', 'd_eff', 'norm']",),
             "watch.signals: names 'norm' more than once",
         ),
-        (("stop.draw={rule='epoch'}",), "stop.draw.epoch: required, but not given"),
+        (("stop.draw={rule='epoch'}",), "stop.draw.epoch: required, but missing"),
         (("task.model.widths=[]",), "task.model.widths: must not be empty"),
         (
             ("task.data.kind=modular", "task.data.modulus=1025"),
@@ -210,7 +212,7 @@ def test_rules_between_fields_are_checked_too(overrides: tuple[str, ...], words:
     assert faults(LEAST, *overrides) == [words]
 
 
-def test_every_signal_that_a_rule_may_look_at_is_read_of_the_whole_model() -> None:
+def test_every_signal_that_a_rule_may_use_is_read_of_the_whole_model() -> None:
     """``d_eff_share`` is read by group only: a rule on it would have waited for its deadline in silence."""
     read = recipe.parse(LEAST, "r.toml", ["tps.variant=weights"])
     assert "d_eff_share" not in signal_names(read)
@@ -240,11 +242,11 @@ def test_all_faults_come_at_once() -> None:
     ]
 
 
-def test_sections_that_must_be_given_are_named() -> None:
-    assert faults('name = "x"') == ["task: required, but not given", "train: required, but not given"]
+def test_sections_that_are_required_are_named() -> None:
+    assert faults('name = "x"') == ["task: required, but missing", "train: required, but missing"]
 
 
-def test_broken_toml_is_told_with_line_and_column() -> None:
+def test_broken_toml_is_reported_with_line_and_column() -> None:
     with pytest.raises(RecipeError, match=r"r.toml: is not valid TOML: .*\(at line 2, column 9\)"):
         recipe.parse('name = "x"\nepochs =\n', "r.toml")
 
@@ -258,13 +260,13 @@ def test_broken_toml_is_told_with_line_and_column() -> None:
     ],
     ids=["arrays", "tables", "digits"],
 )
-def test_toml_that_python_cannot_follow_is_told_in_words(text: str, words: str) -> None:
+def test_toml_that_python_cannot_follow_is_reported(text: str, words: str) -> None:
     with pytest.raises(RecipeError, match=rf"^r.toml: {words}"):
         recipe.parse(text, "r.toml")
 
 
 @pytest.mark.parametrize("value", ["[" * 5_000, "9" * 5_000])
-def test_an_override_that_python_cannot_follow_is_a_word(value: str) -> None:
+def test_an_override_that_python_cannot_follow_is_text(value: str) -> None:
     assert faults(LEAST, f"seed={value}")[0].startswith("seed: must be a valid integer")
 
 
@@ -275,7 +277,7 @@ def test_a_missing_file_names_the_shipped_recipes_or_the_nearest(tmp_path: Path)
         recipe.read(str(tmp_path / "zzz.toml"))
 
 
-def test_no_name_and_a_name_too_long_for_any_file_are_told_in_words() -> None:
+def test_no_name_and_a_name_too_long_for_any_file_are_reported() -> None:
     with pytest.raises(RecipeError, match=r"give a file, or the name of a shipped recipe"):
         recipe.read("")
     with pytest.raises(RecipeError, match=r"xxx…: cannot be read: File name too long"):
@@ -294,7 +296,7 @@ def test_a_folder_is_not_a_recipe(tmp_path: Path) -> None:
         recipe.read(tmp_path)
 
 
-def test_a_wrong_encoding_is_told_with_its_byte_and_line(tmp_path: Path) -> None:
+def test_a_wrong_encoding_is_reported_with_its_byte_and_line(tmp_path: Path) -> None:
     path = tmp_path / "latin.toml"
     path.write_bytes('name = "x"\nshows = "é"\n'.encode("latin-1"))
     with pytest.raises(RecipeError, match=r"is not UTF-8 text \(byte 0xe9 on line 2\); save it as UTF-8"):
@@ -307,7 +309,7 @@ def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
     assert recipe.read(path).name == "least"
 
 
-def test_overrides_may_be_bare_words_or_toml_values() -> None:
+def test_overrides_may_be_unquoted_text_or_toml_values() -> None:
     read = recipe.parse(
         LEAST,
         "r.toml",

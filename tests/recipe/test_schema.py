@@ -76,7 +76,7 @@ def test_a_loss_that_goes_with_its_data_is_read_and_written_again(overrides: tup
         ((FILE, "task.data.labels=numbers"), "task.loss: the target holds numbers: 'mse', or a function of"),
         (
             (FILE, OWN),
-            "task.data.labels: with a loss of your own say what the target is: 'classes' or 'numbers'",
+            "task.data.labels: with a custom loss set what the target is: 'classes' or 'numbers'",
         ),
         (('task.data={kind="tabular"}',), "task.data: give path or source, one of the two"),
         (
@@ -85,15 +85,15 @@ def test_a_loss_that_goes_with_its_data_is_read_and_written_again(overrides: tup
         ),
         (
             ('task.data={kind="tabular", path="a.csv"}',),
-            "task.data.target: required beside path, but not given:",
+            "task.data.target: required with path, but missing:",
         ),
         (
             (f'{WINE[:-1]}, target="y"}}',),
-            "task.data.target: is read beside path only (here source = 'wine')",
+            "task.data.target: is read with path only (here source = 'wine')",
         ),
         (
             (f'{WINE[:-1]}, leave_out=["y"]}}',),
-            "task.data.leave_out: is read beside path only (here source =",
+            "task.data.leave_out: is read with path only (here source =",
         ),
         (
             (CUSTOM, "task.loss=mse", "train.label_smoothing=0.1"),
@@ -121,7 +121,7 @@ def test_a_loss_that_does_not_go_with_its_data_is_one_fault_with_what_would_do(
     assert found[0].startswith(words), found
 
 
-def test_a_target_is_read_as_the_loss_wants_it_or_as_is_said() -> None:
+def test_a_target_is_read_as_the_loss_wants_it_or_as_labels_has_it() -> None:
     assert labels_wanted(TabularData(path="a"), "cross-entropy") == "classes"
     assert labels_wanted(TabularData(path="a"), "mse") == "numbers"
     assert labels_wanted(TabularData(path="a", labels="numbers"), "theirs:loss") == "numbers"
@@ -164,7 +164,7 @@ def test_every_signal_may_be_watched_and_ruled_on() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("at_least = 1", "at_least = 3", "stop.draw.at_least: asks for 3 of 2 rules"),
+        ("at_least = 1", "at_least = 3", "stop.draw.at_least: needs 3 of 2 rules"),
         (
             '"mask_distance", ',
             "",
@@ -190,7 +190,7 @@ def test_every_signal_may_be_watched_and_ruled_on() -> None:
         ),
     ],
 )
-def test_a_fault_of_a_rule_among_several_is_told_with_its_place(old: str, new: str, words: str) -> None:
+def test_a_fault_of_a_rule_among_several_is_reported_with_its_place(old: str, new: str, words: str) -> None:
     assert faults(TOGETHER.replace(old, new)) == [words]
 
 
@@ -246,11 +246,11 @@ def test_every_kind_is_read_and_written_and_read_again(text: str, target: Target
         ("widths = {a = 3.5}", "prune.target.widths.a: must be a valid integer (found 3.5)"),
     ],
 )
-def test_what_is_wrong_with_a_target_is_said_once_at_its_place(text: str, words: str) -> None:
+def test_what_is_wrong_with_a_target_is_reported_once_at_its_place(text: str, words: str) -> None:
     assert faults(with_target(text)) == [words]
 
 
-def test_a_target_that_is_no_table_is_told_what_would_do() -> None:
+def test_a_target_that_is_no_table_is_reported_with_what_would_do() -> None:
     assert faults(LEAST, "prune.target=0.5") == [f"prune.target: {KINDS} (found 0.5)"]
 
 

@@ -40,14 +40,14 @@ RULES = [
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.rule)
-def test_a_rule_given_as_a_value_or_in_words_is_that_rule(rule: Rule) -> None:
+def test_a_rule_as_a_value_or_as_fields_is_that_rule(rule: Rule) -> None:
     words = {field.name: getattr(rule, field.name) for field in fields(rule)}
     if isinstance(rule, ConsensusRule):
         words["rules"] = [{"rule": "plateau"}, {"rule": "mask", "threshold": 0.2}]
     assert read_rule(rule, "draw", "Watch") == read_rule(words, "draw", "Watch") == rule
 
 
-def test_every_read_rule_a_recipe_may_be_given() -> None:
+def test_every_rule_of_a_recipe_can_be_read() -> None:
     assert {type(rule) for rule in RULES} == set(get_args(get_args(Rule)[0]))
 
 
@@ -57,13 +57,13 @@ def test_a_fault_within_a_read_rule_rules_has_its_place() -> None:
         read_rule(rule, "draw", "Watch")
 
 
-def test_a_section_holds_what_is_given_and_defaults_for_the_rest() -> None:
+def test_a_section_holds_its_fields_and_defaults_for_the_rest() -> None:
     assert read_section(Tps, "tps", {"coupling": 0.5, "layers": ["a"]}, "TPS") == Tps(
         coupling=0.5, layers=("a",)
     )
 
 
-def test_every_fault_of_a_section_is_told_without_a_section_that_nobody_typed() -> None:
+def test_every_fault_of_a_section_is_reported_without_a_section_that_nobody_typed() -> None:
     with pytest.raises(RecipeError) as caught:
         read_section(Tps, "tps", {"coupling": -1.0, "varient": "labels"}, "TPS")
     assert [fault.place for fault in caught.value.faults] == ["coupling", "varient"]
@@ -92,12 +92,12 @@ def test_a_callable_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: 
         ("math:pi", r"'math:pi' is a float, not something to call"),
     ],
 )
-def test_a_path_that_leads_nowhere_is_told_with_its_place(path: str, words: str) -> None:
+def test_a_path_that_leads_nowhere_is_reported_with_its_place(path: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         resolve(path, PLACE)
 
 
-def test_what_the_users_code_raises_is_told_in_one_line() -> None:
+def test_what_the_users_code_raises_is_reported_in_one_line() -> None:
     with pytest.raises(RecipeError, match=r"'math:sqrt' raised TypeError: .*keyword"):
         call("math:sqrt", {"x": 1}, PLACE)
 
@@ -113,7 +113,7 @@ def test_code_that_would_end_the_program_does_not(tmp_path: Path, monkeypatch: p
         resolve("ends_it_on_import:x", PLACE)
 
 
-def test_a_module_that_breaks_on_import_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_breaks_on_import_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "breaks_on_import.py").write_text("raise RuntimeError('no licence')\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))

@@ -151,12 +151,12 @@ def test_an_answer_chooses_a_model(answer: str, kind: str, value: str) -> None:
         ("", r"'' is none of"),
     ],
 )
-def test_an_answer_that_chooses_nothing_is_told(answer: str, words: str) -> None:
+def test_an_answer_that_chooses_nothing_is_reported(answer: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         choose(answer, MODELS, "--model")
 
 
-def test_a_model_that_cannot_take_the_data_is_told() -> None:
+def test_a_model_that_cannot_take_the_data_is_reported() -> None:
     def reason(model: str, data: str) -> str:
         return misfit(choose(model, MODELS, "m"), choose(data, DATA, "d"))
 

@@ -1,7 +1,7 @@
 """TPS and Watch in other people's trainers: a file for each library, which brings that library along.
 
 ``lightning`` (a callback) and ``huggingface`` (a callback, and what the loss takes). Accelerate needs none:
-``examples/accelerate_loop.py`` is a plain loop.
+``examples/accelerate_loop.py`` is a loop without a trainer.
 """
 
 from tpsprune.models.libraries import help_torchvision

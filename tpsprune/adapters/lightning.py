@@ -19,13 +19,14 @@ class TpspruneCallback(Callback):
 
     The term joins the loss just before its backward pass, in place, so that one pass serves both, under
     ``DistributedDataParallel``, accumulation and precision plugins alike. A loss whose own graph needs its
-    value (a root, say) cannot be added to in place: torch says so.
+    value (a root, say) cannot be added to in place: torch raises.
 
     Args:
         tps: arguments of ``tpsprune.TPS`` but model and optimiser, as ``{"variant": "weights"}``.
-        watch: arguments of ``tpsprune.Watch`` but the model, as ``{"probe": x, "draw": tpsprune.Plateau()}``.
+        watch: arguments of ``tpsprune.Watch`` but the model, as ``{"calibration_data": x, "draw":
+            tpsprune.Plateau()}``.
         stop_on: the verdicts that end the fit.
-        values: what a rule may look at beside signals: its name there, and that under which it is logged.
+        values: what a rule may read besides signals: its name there, and that under which it is logged.
         labels: takes the labels out of a batch; for ``moments`` alone.
     """
 
@@ -69,7 +70,7 @@ class TpspruneCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Read where it is the turn, and end the fit where a rule says so."""
+        """Read if the step is due, and end the fit where a rule acts."""
         batches = float(trainer.num_training_batches)
         part = (batch_idx + 1) / batches if isfinite(batches) else 0.0
         logged = trainer.callback_metrics

@@ -31,14 +31,14 @@ def labels_of(batch: Any) -> Any:
 class CallbackParts:
     """``tps`` and ``watch`` are the arguments of ``tpsprune.TPS`` and ``tpsprune.Watch``, without model.
 
-    Either may be missing. A state that is loaded before a start is put back at that start, once; what it does
+    Either may be missing. A state that is loaded before a start is restored at that start, once; what it does
     not hold starts afresh. A second start, for a second training, is as the first.
     """
 
     def __init__(
         self, tps: Mapping[str, Any] | None, watch: Mapping[str, Any] | None, stop_on: Sequence[str]
     ) -> None:
-        self._tps_given, self._watch_given, self._stop_on = tps, watch, tuple(stop_on)
+        self._tps_arguments, self._watch_arguments, self._stop_on = tps, watch, tuple(stop_on)
         self._pending: Mapping[str, Any] | None = None
         self.tps: TPS | None = None
         self.watch: Watch | None = None
@@ -46,13 +46,13 @@ class CallbackParts:
         """The verdict that ended training, if one did."""
 
     def start(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Make what was asked for, with the state of a checkpoint if one was loaded."""
+        """Make what is configured, with the state of a checkpoint if one was loaded."""
         self.close()  # a training that broke off left its hooks
         self.tps = self.watch = self.acted = None
-        if self._tps_given is not None:
-            self.tps = TPS(model, optimizer, **self._tps_given)
-        if self._watch_given is not None:
-            self.watch = Watch(model, **self._watch_given)
+        if self._tps_arguments is not None:
+            self.tps = TPS(model, optimizer, **self._tps_arguments)
+        if self._watch_arguments is not None:
+            self.watch = Watch(model, **self._watch_arguments)
         for part, name in ((self.tps, "tps"), (self.watch, "watch")):
             if part is not None and self._pending is not None and name in self._pending:
                 part.load_state_dict(self._pending[name])
@@ -63,9 +63,9 @@ class CallbackParts:
         return 0.0 if self.tps is None else self.tps(labels, loss.detach())
 
     def is_over(self, step: int, epoch: float, values: Mapping[str, float]) -> bool:
-        """Let the watch see a step; return whether a rule says that training is over.
+        """Read a step; return whether a rule ends training.
 
-        Step 0 is passed over: whether a trainer names it hangs on whether it accumulates gradients.
+        Step 0 is skipped: whether a trainer names it depends on whether it accumulates gradients.
         """
         if self.watch is None or step == 0:
             return False
@@ -76,8 +76,10 @@ class CallbackParts:
 
     @property
     def lacks_state(self) -> bool:
-        """Whether there is something to put a state into, and none was loaded."""
-        return self._pending is None and (self._tps_given is not None or self._watch_given is not None)
+        """Whether there is a part that has a state, and none was loaded."""
+        return self._pending is None and (
+            self._tps_arguments is not None or self._watch_arguments is not None
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of both."""
@@ -95,7 +97,7 @@ class CallbackParts:
                 part.close()
 
     def _order_parameters(self, epoch: float) -> Iterator[Reading]:
-        """Yield what TPS says of its phases: nothing is computed unless the watch asks."""
+        """Yield the order parameters of TPS: nothing is computed unless the watch reads."""
         if self.tps is not None:
             yield from self.tps.order_parameters(epoch=epoch)
 
@@ -109,10 +111,10 @@ def save_state(folder: Path, state: Mapping[str, Mapping[str, Any]]) -> None:
     tensors = {
         f"{part}:{name}": tensor for part, own in state.items() for name, tensor in own["tensors"].items()
     }
-    plain = {
+    values = {
         part: {name: value for name, value in own.items() if name != "tensors"} for part, own in state.items()
     }
-    save_tensors(folder / FILE, tensors, {"state": json.dumps(plain)})
+    save_tensors(folder / FILE, tensors, {"state": json.dumps(values)})
 
 
 def load_state(folder: Path) -> dict[str, dict[str, Any]]:
@@ -124,12 +126,12 @@ def load_state(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / FILE
     if not path.exists():
         raise ArtifactError(
-            f"{path}, which would say how far TPS and Watch had come, is not there; a checkpoint written with"
+            f"{path}, the state of TPS and Watch, is not there; a checkpoint written with"
             " the callback would do, or callback.parts.load_state_dict({}) beforehand to start both afresh"
         )
     tensors, metadata = load_tensors(path)
     try:
-        plain = json.loads(metadata.get("state", ""))
+        values = json.loads(metadata.get("state", ""))
     except ValueError as error:
         raise ArtifactError(
             f"{path} is no state of TPS and Watch: what the trainer's callback wrote would do"
@@ -143,5 +145,5 @@ def load_state(folder: Path) -> dict[str, dict[str, Any]]:
                 if name.startswith(f"{part}:")
             },
         }
-        for part, own in plain.items()
+        for part, own in values.items()
     }

@@ -1,4 +1,4 @@
-"""The door: words in, words out. One file per command; the rooms are entered only once a command runs.
+"""The command line. One file per command; other packages are imported only when a command runs.
 
 Other packages add commands through entry points of the group ``tpsprune.commands``.
 """
@@ -40,11 +40,11 @@ STUDIES: Final = ("study", "tpsprune_studies.command")
 """Shipped beside this package; found without its entry point too, where a checkout lies on the path."""
 RUNNING: Final = ("train", "prune", "compare", "study")
 BY_ITSELF: Final = ("compare", "study")
-"""Commands that go on where they were without being told to."""
+"""Commands that resume by themselves."""
 CLOSED_PIPE = 141
 OUTPUT_FAULTS: Final = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 PATH_FAULTS: Final = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
-"""Why a place that a user names cannot even be looked at, wherever that is found out."""
+"""Faults of a path that cannot be read, wherever they are raised."""
 
 
 @cache
@@ -60,14 +60,14 @@ def commands() -> dict[str, str]:
 
 @final
 class UserFault(click.ClickException):
-    """One of our errors as click prints it: ``Error:`` and the words, on standard error."""
+    """One of our errors as click prints it: ``Error:`` and the message, on standard error."""
 
     exit_code = 2
 
 
 @final
 class Door(click.Group):
-    """Loads a command when it is asked for, so that ``--help`` is quick, and turns our errors into words."""
+    """Loads a command when it is called, so that ``--help`` is quick, and turns our errors into messages."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
         """Return the commands in the order a user meets them."""
@@ -84,7 +84,7 @@ class Door(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; an unknown one is answered with the nearest that there is."""
+        """Find the command; for an unknown one the error suggests the nearest."""
         if args and not args[0].startswith("-") and args[0] not in commands():
             hint = did_you_mean(args[0], commands()) or f" (commands: {', '.join(commands())})"
             raise click.UsageError(f"no command '{args[0]}'{hint}", ctx)
@@ -101,9 +101,9 @@ class Door(click.Group):
             ctx.exit(INTERRUPTED)
         except OSError as error:
             if error.filename is not None and error.errno in PATH_FAULTS:
-                words = f"cannot read {error.filename}: {error.strerror}; another path would do"
-                raise UserFault(words) from error
-            # Files of ours are written with words of their own: what is left is the output itself.
+                message = f"cannot read {error.filename}: {error.strerror}; another path would do"
+                raise UserFault(message) from error
+            # Files of this package raise errors with messages; an OSError is left for standard output.
             if error.filename is not None or error.errno not in OUTPUT_FAULTS:
                 raise
             _forget_output()
@@ -115,8 +115,8 @@ class Door(click.Group):
 def _onward(ctx: click.Context) -> str:
     """Return how to go on with a run, as the end of a message; nothing for a command that runs none."""
     if ctx.invoked_subcommand in BY_ITSELF:
-        return "; the same command goes on where it was"
-    return "; a run that has begun goes on with --resume" if ctx.invoked_subcommand in RUNNING else ""
+        return "; the same command resumes"
+    return "; a run that has begun resumes with --resume" if ctx.invoked_subcommand in RUNNING else ""
 
 
 def _forget_output() -> None:
@@ -134,5 +134,5 @@ def main() -> None:
     """A smaller PyTorch model, equally good, for less total energy, with proof.
 
     tpsprune trains the model of a RECIPE, watches its signals to decide when to draw the pruned
-    subnetwork (the ticket), retrains it, and weighs both: accuracy, size, latency, energy.
+    subnetwork (the ticket), retrains it, and benchmarks both: accuracy, size, latency, energy.
     """

@@ -35,7 +35,7 @@ Examples:
     type=click.Path(path_type=Path),
     help="Foresee the widths of these trained weights, as 'tpsprune prune' takes them.",
 )
-@click.option("--no-widths", is_flag=True, help="Leave out the look at the model that the widths take.")
+@click.option("--no-widths", is_flag=True, help="Skip the statistics that the widths need.")
 @click.option("--print", "print_recipe", is_flag=True, help="Print the recipe with all defaults and stop.")
 @json_option("One JSON object instead of tables.")
 def check(
@@ -107,7 +107,7 @@ Examples:
 def doctor(*, as_json: bool) -> None:
     """Look at this machine: devices, what meters each, how good the figures are, and what would be better.
 
-    Nothing is trained or written, and no network is asked.
+    Nothing is trained or written, and no network is used.
     """
     with imports():
         from tpsprune.energy.doctor import examine

@@ -44,14 +44,14 @@ Examples:
 \b
 Arms:
   dense                  the whole schedule: no TPS, no watching, validated once at the end
-  dense-stopped          the ticket's run without the cut: the same TPS, signals and rules
+  dense-stopped          the ticket's run without pruning: the same TPS, signals and rules
   dense-patience         ordinary early stopping on validation loss (compare.patience)
-  ticket                 the recipe as it is: train, watch, draw, cut, retrain
+  ticket                 the recipe as it is: train, watch, draw, prune, retrain
   ticket-without-tps     the same with TPS off
   shape-scratch          the ticket's shape, new weights, as many epochs as the ticket's run
   shape-scratch-joules   the same for as many joules as the ticket's run took
-  random-ticket          the ticket's widths, units drawn by lot, in one cut
-  early-bird             after Early-Bird: L1 on batch-norm scales, drawn by masks, cut by scale, no fold
+  random-ticket          the ticket's widths, random units, in one round
+  early-bird             after Early-Bird: L1 on batch-norm scales, mask rule, no compensation
 """,
 )
 @recipe_argument
@@ -97,7 +97,7 @@ def compare(
 ) -> None:
     """Run RECIPE in every arm, on the same seeds, in pairs, and report what the ticket saves, if anything.
 
-    A comparison that was broken off goes on with the next missing run by the same command. What would
+    A comparison that was broken off resumes with the next missing run by the same command. What would
     count is fixed by the recipe's [compare] section before the first run.
     """
     check_show(quiet=quiet, as_json=as_json)
@@ -119,7 +119,7 @@ def compare(
             ):
                 show.show(event)
     except KeyboardInterrupt:
-        click.echo("\ninterrupted; the same command goes on with the next missing run", err=True)
+        click.echo("\ninterrupted; the same command resumes with the next missing run", err=True)
         click.get_current_context().exit(INTERRUPTED)
     _finish(folder, choices, gate=gate, quiet=quiet, as_json=as_json)
 
@@ -142,13 +142,13 @@ Examples:
     metavar="CSV",
     help="A plug meter's readings over all runs (timestamps with zone, watts): grade A.",
 )
-@click.option("--forget", is_flag=True, help="Forget every choice made before; those given now count.")
+@click.option("--forget", is_flag=True, help="Forget every choice made before this call.")
 @gate_option
 @json_option("Print report.json instead of the tables.")
 def report(folder: Path, *, gate: bool, as_json: bool, **choices: Any) -> None:
     """Make the report of the comparison in DIR again; nothing is run, and no weights are needed.
 
-    What is chosen here (grid, volume, wall meter) is written into the journal and stays chosen, until
+    What is chosen here (grid, volume, wall meter) is written into the journal and kept, until
     --forget.
     """
     check_choices(choices)
@@ -160,7 +160,7 @@ def report(folder: Path, *, gate: bool, as_json: bool, **choices: Any) -> None:
 def _finish(
     folder: ComparisonFolder, choices: dict[str, Any], *, gate: bool, quiet: bool, as_json: bool
 ) -> None:
-    """Write the report, show what it says, and let the gate decide on the exit code."""
+    """Write the report, show its claims, and let the gate decide on the exit code."""
     from tpsprune.report.assessment import assess_journal, choose
     from tpsprune.report.live import OurConsole
     from tpsprune.report.savings.pages import write_report

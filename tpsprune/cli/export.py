@@ -50,16 +50,16 @@ Formats (all go into one folder, with plan, recipe, model card and hashes):
     type=click.Choice(FORMATS),
     default=("safetensors",),
     show_default="safetensors",
-    help="A format to write; may be given several times.",
+    help="A format to write; may be repeated.",
 )
 @grid_options
 @json_option()
 def export(folder: Path, target: Path, formats: tuple[str, ...], *, as_json: bool, **choices: Any) -> None:
-    """Write the ticket of RUN in every format asked for; reload each and compare its outputs.
+    """Write the ticket of RUN in every format requested; reload each and compare its outputs.
 
-    RUN is a folder that train or prune left. The new folder is written beside and renamed: it comes whole
-    or not at all, and only if the outputs of every reloaded format are those of the run's ticket in batches
-    of 1, 2, 7 and 16.
+    RUN is a folder that train or prune left. The new folder is written under another name and renamed: it
+    appears whole or not at all, and only if the outputs of every reloaded format are those of the run's
+    ticket in batches of 1, 2, 7 and 16.
     """
     check_choices(choices)
     with imports():
@@ -84,11 +84,11 @@ def _print_summary(exported: Exported) -> None:
     click.echo(f"{exported.folder}: {', '.join(exported.files)}")
     for each in exported.compared:
         *first, last = map(str, each.batches)
-        words = f"largest difference {each.largest_difference:g}"
+        difference = f"largest difference {each.largest_difference:g}"
         if each.tolerance_share:
-            words += f" (passes up to {each.allowed:.2g}, {each.tolerance_share:g} of the largest score)"
+            difference += f" (passes up to {each.allowed:.2g}, {each.tolerance_share:g} of the largest score)"
         batches = f"{', '.join(first)} and {last} random inputs"
-        click.echo(f"{each.format}: reloaded and compared on {batches}: {words}")
+        click.echo(f"{each.format}: reloaded and compared on {batches}: {difference}")
     if "ticket.safetensors" in exported.files:
         trust = ", trust_code=True" if exported.calls else ""
         call = f"tpsprune.load('{exported.folder}'{trust})"

@@ -63,19 +63,21 @@ def init(
     name: str | None,
     file: Path | None,
 ) -> None:
-    """Write a commented recipe that 'tpsprune check' accepts; what is not given is asked for."""
+    """Write a commented recipe that 'tpsprune check' accepts; questions stand for missing options."""
     from tpsprune import recipe
     from tpsprune.recipe.write import Answers, draft, misfit
     from tpsprune.runs import write_text_atomically
 
-    given = {"model": model, "data": data, "target": target, "epochs": epochs, "name": name}
-    missing = [key for key, value in given.items() if value is None]
+    options = {"model": model, "data": data, "target": target, "epochs": epochs, "name": name}
+    missing = [key for key, value in options.items() if value is None]
     if missing and not sys.stdin.isatty():
-        words = ", ".join(f"--{key}" for key in missing)
-        raise click.UsageError(f"nobody can be asked here (standard input is no terminal): give {words}")
-    found = _all_read({key: value for key, value in given.items() if value is not None})
+        missing_options = ", ".join(f"--{key}" for key in missing)
+        raise click.UsageError(
+            f"no questions can be asked here (standard input is no terminal): give {missing_options}"
+        )
+    found = _read_options({key: value for key, value in options.items() if value is not None})
     for key in missing:
-        found[key] = _asked(key)
+        found[key] = _ask(key)
     answers = Answers(**found)
     if reason := misfit(answers.model, answers.data):
         raise RecipeError("--model and --data", [Fault("", reason)])
@@ -92,13 +94,13 @@ def init(
     click.echo(f"  tpsprune {command} {shlex.quote(str(path))}{weights}")
 
 
-def _all_read(given: dict[str, str]) -> dict[str, Any]:
-    """Return what the options say; every fault among them is told at once."""
+def _read_options(options: dict[str, str]) -> dict[str, Any]:
+    """Return the values of the options; every fault among them is reported at once."""
     found: dict[str, Any] = {}
     faults: list[Fault] = []
-    for key, words in given.items():
+    for key, text in options.items():
         try:
-            found[key] = _READ[key](words)
+            found[key] = _READ[key](text)
         except (click.UsageError, TpspruneError) as error:
             faults.append(Fault(f"--{key}", _message(error)))
     if faults:
@@ -106,7 +108,7 @@ def _all_read(given: dict[str, str]) -> dict[str, Any]:
     return found
 
 
-def _asked(key: str) -> Any:
+def _ask(key: str) -> Any:
     """Ask until the answer is one; what there is to choose from is shown first."""
     from tpsprune.recipe.write import DATA, MODELS
 
@@ -119,13 +121,13 @@ def _asked(key: str) -> Any:
 
 
 def _for_click(read: Callable[[str], T]) -> Callable[[str], T]:
-    def asked(words: str) -> T:
+    def read_value(text: str) -> T:
         try:
-            return read(words)
+            return read(text)
         except (click.UsageError, TpspruneError) as error:
             raise click.UsageError(_message(error)) from error
 
-    return asked
+    return read_value
 
 
 def _message(error: click.UsageError | TpspruneError) -> str:
@@ -134,32 +136,32 @@ def _message(error: click.UsageError | TpspruneError) -> str:
     return error.message if isinstance(error, click.UsageError) else str(error)
 
 
-def _choice(of: str, words: str) -> Choice:
+def _choice(of: str, text: str) -> Choice:
     from tpsprune.recipe.write import DATA, MODELS, choose
 
-    return choose(words, MODELS if of == "model" else DATA, f"--{of}")
+    return choose(text, MODELS if of == "model" else DATA, f"--{of}")
 
 
-def _target(words: str) -> str:
+def _target(text: str) -> str:
     from tpsprune.recipe.write import as_toml
 
-    return as_toml(tomllib.loads(target_override(words))["prune"]["target"])
+    return as_toml(tomllib.loads(target_override(text))["prune"]["target"])
 
 
-def _epochs(words: str) -> int:
-    if not words.strip().isdecimal():
-        raise click.UsageError(f"'{words}' is no number of epochs: 0, 1, 2, ... would do")
-    return int(words)
+def _epochs(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise click.UsageError(f"'{text}' is no number of epochs: 0, 1, 2, ... would do")
+    return int(text)
 
 
-def _name(words: str) -> str:
+def _name(text: str) -> str:
     from tpsprune.recipe.schema import is_name
 
-    if not is_name(words):
+    if not is_name(text):
         raise click.UsageError(
-            f"'{words}' is no name: lower-case letters, digits and hyphens, 64 at most, would do"
+            f"'{text}' is no name: lower-case letters, digits and hyphens, 64 at most, would do"
         )
-    return words
+    return text
 
 
 _READ: Final[dict[str, Callable[[str], Any]]] = {

@@ -34,9 +34,9 @@ def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Com
     return lambda command: reduce(lambda found, option: option(found), reversed(options), command)
 
 
-def json_option(words: str = "One JSON object instead of text.") -> Callable[[Command], Command]:
+def json_option(text: str = "One JSON object instead of text.") -> Callable[[Command], Command]:
     """Return what adds ``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help=words)
+    return click.option("--json", "as_json", is_flag=True, help=text)
 
 
 def echo_json(value: Any) -> None:
@@ -50,7 +50,7 @@ set_option = click.option(
     "overrides",
     multiple=True,
     metavar="SECTION.KEY=VALUE",
-    help="Override one value of the recipe; may be given several times.",
+    help="Override one value of the recipe; may be repeated.",
 )
 device_option = click.option(
     "--device",
@@ -103,7 +103,7 @@ choice_options = _together(
         "--per-day",
         type=click.FloatRange(min=0, min_open=True),
         metavar="NUMBER",
-        help="Predictions a day, to tell the break-even in days.",
+        help="Predictions a day, for the break-even in days.",
     ),
 )
 gate_option = click.option(
@@ -114,29 +114,29 @@ gate_option = click.option(
 def check_folder(*, resume: bool, again: bool) -> None:
     """Refuse ``--resume`` and ``--again`` at once."""
     if resume and again:
-        raise click.UsageError("--resume goes on with a run and --again begins another: give one of them")
+        raise click.UsageError("--resume resumes a run and --again begins another: choose one of them")
 
 
 def check_show(*, quiet: bool, as_json: bool) -> None:
     """Refuse ``--quiet`` and ``--json`` at once, before anything heavy is imported."""
     if quiet and as_json:
-        raise click.UsageError("--quiet shows nothing and --json shows everything: give one of them")
+        raise click.UsageError("--quiet shows nothing and --json shows everything: choose one of them")
 
 
 def check_choices(choices: dict[str, Any]) -> None:
     """Refuse two grids at once, and a factor that comes from nowhere.
 
     Raises:
-        UsageError: says which, before anything is run.
+        UsageError: names it, before anything is run.
     """
     if choices["country"] is not None and choices["carbon_intensity"] is not None:
-        raise click.UsageError("--country and --carbon-intensity are two grids: give one of them")
+        raise click.UsageError("--country and --carbon-intensity are two grids: choose one of them")
     if choices["carbon_intensity"] is not None and not choices["carbon_source"].strip():
         raise click.UsageError(
             "--carbon-intensity needs --carbon-source: where the factor comes from, and its year"
         )
     if choices["carbon_source"] and choices["carbon_intensity"] is None:
-        raise click.UsageError("--carbon-source says where --carbon-intensity comes from: give that too")
+        raise click.UsageError("--carbon-source is the source of --carbon-intensity: add that too")
     for name in ("carbon_intensity", "per_day"):
         if choices.get(name) is not None and not isfinite(choices[name]):
             raise click.UsageError(f"--{name.replace('_', '-')} must be a finite number")
@@ -197,8 +197,8 @@ def compare_show_for(*, quiet: bool, as_json: bool) -> AbstractShow:
     return BarCompare(console) if console.is_terminal else LineCompare(console)
 
 
-def target_override(words: str) -> str:
-    """Return ``prune.target={ ... }`` for the words of ``--target``.
+def target_override(text: str) -> str:
+    """Return ``prune.target={ ... }`` for the text of ``--target``.
 
     >>> target_override("macs=0.5")
     'prune.target={ "macs" = 0.5 }'
@@ -210,10 +210,10 @@ def target_override(words: str) -> str:
     """
     from tpsprune.recipe.prune import TARGETS
 
-    kind, equals, value = (part.strip() for part in words.partition("="))
+    kind, equals, value = (part.strip() for part in text.partition("="))
     if kind not in TARGETS or not equals:
         hint = did_you_mean(kind, TARGETS) if equals else ""
-        raise _bad(f"'{words}' is no target{hint}: {TARGET_EXAMPLES} would do")
+        raise _bad(f"'{text}' is no target{hint}: {TARGET_EXAMPLES} would do")
     if kind != "widths":
         return f"prune.target={{ {json.dumps(kind)} = {_share(kind, value)!r} }}"
     widths = _from_file(Path(value)) if value.endswith(".json") else _from_words(value)

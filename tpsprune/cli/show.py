@@ -50,7 +50,7 @@ def show(folder: Path, other: Path | None, *, as_json: bool, picture: bool) -> N
 
     outcome, readings = _read(folder)
     console = OurConsole()
-    if readings:  # Weights that were given and not retrained have none.
+    if readings:  # Trained weights that were not retrained have none.
         console.print(tables.signals_table([tables.collect_signals(outcome, readings)]), "", highlight=False)
     console.print(tables.whole_run(outcome), highlight=False)
     print_next(console, outcome)

@@ -50,7 +50,7 @@ def train(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Train the model of RECIPE, draw its ticket when the signals say so, retrain it, benchmark both.
+    """Train the model of RECIPE, draw its ticket when a rule on its signals acts, retrain it, benchmark both.
 
     RECIPE is a TOML file, or the name of a shipped recipe (see 'tpsprune recipes').
     """
@@ -71,7 +71,7 @@ def train(
 
 
 def _draw_picture(folder: str, show: AbstractShow) -> None:
-    """Draw the run's picture; that it cannot be written is said, and takes nothing from the result."""
+    """Plot the run; a fault in writing the picture is reported and leaves the result as it is."""
     from tpsprune.errors import RunFolderError
     from tpsprune.records import Note
     from tpsprune.report import pictures
@@ -130,7 +130,7 @@ def prune(
 ) -> None:
     """Prune the trained model of RECIPE: find redundant units, keep the others, let them compensate.
 
-    RECIPE says which model and data; its [train] is not run. The ticket is retrained only where
+    RECIPE names model and data; its [train] is not run. The ticket is retrained only where
     retrain.epochs is a number; 'rest', the default, is none here.
     """
     check_folder(resume=resume, again=again)

@@ -1,9 +1,9 @@
 """Data from a callable of the user's own.
 
-The callable returns a mapping: ``train`` and ``test``, and if it likes ``validation``, each a pair
-(inputs, labels); and if it likes ``classes``, ``input_kind`` (``image``, ``tokens`` or ``vector``),
+The callable returns a mapping: ``train`` and ``test``, optionally ``validation``, each a pair
+(inputs, labels); optionally ``classes``, ``input_kind`` (``image``, ``tokens`` or ``vector``),
 ``vocabulary`` and ``cyclic``. Inputs are images (n, c, h, w) of uint8, or of floats as the model is to see
-them; token ids (n, length); or vectors (n, features) of floats; or several arrays: a mapping goes into the
+them; token ids (n, length); or vectors (n, features) of floats; or several arrays: a mapping is passed to the
 model by keyword, a tuple by position; of these floats are stored as float32, whole numbers as int64, truth
 values as they are. What labels must be follows from ``task.loss``.
 """
@@ -54,19 +54,19 @@ MOST_IDS: Final = 2**22
 
 
 def custom_dataset(data: CustomData, loss: str = "cross-entropy") -> Dataset:
-    """Call the user's factory and return what it gives, checked; validation is drawn off train if missing.
+    """Call the user's factory and return its data, checked; validation is split off train if missing.
 
-    uint8 images are standardised by the training split's mean and deviation; floats stay as they are.
+    uint8 images are standardised by the training split's mean and deviation; floats are kept as they are.
 
     Raises:
-        DataError: the mapping, or what is in it, is not as the module says.
+        DataError: the mapping, or what is in it, is not as this module describes.
         RecipeError: the factory does not import, or raised.
     """
-    given = _check_mapping(call(data.factory, data.data_args, PLACE))
-    kind = _input_kind(given)
-    splits = {name: _split(name, given[name], kind, loss) for name in SPLITS if name in given}
+    returned = _check_mapping(call(data.factory, data.data_args, PLACE))
+    kind = _input_kind(returned)
+    splits = {name: _split(name, returned[name], kind, loss) for name in SPLITS if name in returned}
     _require_alike(splits)
-    facts = _facts(given, kind, splits, loss)
+    facts = _facts(returned, kind, splits, loss)
     if "validation" not in splits:
         splits["train"], splits["validation"] = _draw_validation(splits["train"], kind, data)
     images = kind == "image" and splits["train"].inputs.dtype == torch.uint8
@@ -78,40 +78,40 @@ def _fault(message: str) -> DataError:
     return DataError(f"{PLACE}: {message}")
 
 
-def _check_mapping(given: Any) -> Mapping[str, Any]:
-    if not isinstance(given, Mapping):
+def _check_mapping(returned: Any) -> Mapping[str, Any]:
+    if not isinstance(returned, Mapping):
         wanted = "a mapping with train=(inputs, labels) and test=(inputs, labels)"
-        raise _fault(f"returned {type(given).__name__}; {wanted} would do")
-    for key in given:
+        raise _fault(f"returned {type(returned).__name__}; {wanted} would do")
+    for key in returned:
         if key not in KEYS:
             raise _fault(f"returned '{key}'{did_you_mean(str(key), KEYS)}; known are {', '.join(KEYS)}")
     for key in ("train", "test"):
-        if key not in given:
+        if key not in returned:
             raise _fault(f"returned no '{key}'; {key}=(inputs, labels) would do")
-    return given
+    return returned
 
 
-def _input_kind(given: Mapping[str, Any]) -> AnyKind:
-    known: tuple[InputKind, ...] = get_args(InputKind)
-    named = given.get("input_kind")
-    inputs, _ = _pair("train", given["train"])
+def _input_kind(returned: Mapping[str, Any]) -> AnyKind:
+    kinds: tuple[InputKind, ...] = get_args(InputKind)
+    named = returned.get("input_kind")
+    inputs, _ = _pair("train", returned["train"])
     if _is_parts(inputs):
         for key in ("input_kind", "vocabulary", "cyclic"):
-            if given.get(key) is not None:
-                raise _fault(f"{key} is said of inputs of one tensor; these are several")
+            if returned.get(key) is not None:
+                raise _fault(f"{key} is for inputs of one tensor; these are several")
         return "parts"
     if named is not None:
-        if named not in known:
-            raise _fault(f"input_kind is {named!r}; {', '.join(known)} are known")
-        return next(kind for kind in known if kind == named)
+        if named not in kinds:
+            raise _fault(f"input_kind is {named!r}; {', '.join(kinds)} are known")
+        return next(kind for kind in kinds if kind == named)
     inputs = _as_tensor("train inputs", inputs)
     if inputs.ndim == 4:
         return "image"
     if inputs.ndim == 2 and inputs.dtype != torch.uint8:
         return "vector" if inputs.is_floating_point() else "tokens"
     raise _fault(
-        f"train inputs are {_describe(inputs)}, from which their kind cannot be told; "
-        f"input_kind = {', '.join(known)} would do"
+        f"train inputs are {_describe(inputs)}, from which their kind cannot be inferred; "
+        f"input_kind = {', '.join(kinds)} would do"
     )
 
 
@@ -166,11 +166,11 @@ def _require_alike(splits: Mapping[str, Split]) -> None:
                 )
 
 
-def _facts(given: Mapping[str, Any], kind: AnyKind, splits: Mapping[str, Split], loss: str) -> TaskFacts:
+def _facts(returned: Mapping[str, Any], kind: AnyKind, splits: Mapping[str, Split], loss: str) -> TaskFacts:
     vocabulary = None
     if kind == "tokens":
-        vocabulary = _count(given, "vocabulary", "inputs", {n: s.inputs for n, s in splits.items()})
-    classes = _classes(given, {n: s.labels for n, s in splits.items()}, loss, vocabulary)
+        vocabulary = _count(returned, "vocabulary", "inputs", {n: s.inputs for n, s in splits.items()})
+    classes = _classes(returned, {n: s.labels for n, s in splits.items()}, loss, vocabulary)
     if kind == "parts":
         parts = _describe_parts([split.inputs for split in splits.values()])
         return TaskFacts(input_kind="parts", input_shape=(), classes=classes, parts=parts, loss=loss)
@@ -179,7 +179,7 @@ def _facts(given: Mapping[str, Any], kind: AnyKind, splits: Mapping[str, Split],
         input_shape=tuple(splits["train"].inputs.shape[1:]),
         classes=classes,
         vocabulary=vocabulary,
-        cyclic=bool(given.get("cyclic", False)),
+        cyclic=bool(returned.get("cyclic", False)),
         loss=loss,
     )
 
@@ -303,33 +303,33 @@ def _fit_loss(labels: Tensor, loss: str) -> bool:
 
 
 def _classes(
-    given: Mapping[str, Any], labels: Mapping[str, Tensor], loss: str, vocabulary: int | None
+    returned: Mapping[str, Any], labels: Mapping[str, Tensor], loss: str, vocabulary: int | None
 ) -> int:
-    """Return how many numbers a model outputs: classes, tokens to tell apart, labels or targets."""
+    """Return how many numbers a model outputs: classes, tokens to distinguish, labels or targets."""
     train = labels["train"]
     if loss == "next-token":
         counted = {name: each[each != IGNORED] for name, each in labels.items()}
-        return _count(given, "classes", "labels", counted, least=vocabulary or 0)
+        return _count(returned, "classes", "labels", counted, least=vocabulary or 0)
     if loss == "cross-entropy" or (loss not in LABELS_WANTED and are_classes(train)):
-        classes = _count(given, "classes", "labels", labels)
+        classes = _count(returned, "classes", "labels", labels)
         if classes < 2:
             raise _fault("holds only one class; two classes or more would do")
         return classes
     columns = train.shape[1] if train.ndim == 2 else 1
-    named = given.get("classes")
+    named = returned.get("classes")
     if loss in LABELS_WANTED and named not in (None, columns):
         raise _fault(f"classes is {named!r}, and train labels are {_describe(train)}; leave it out")
     return columns if named is None else _whole_number("classes", named)
 
 
 def _count(
-    given: Mapping[str, Any], key: str, what: str, values: Mapping[str, Tensor], least: int = 0
+    returned: Mapping[str, Any], key: str, what: str, values: Mapping[str, Tensor], least: int = 0
 ) -> int:
-    """Return the number of ids: as given under ``key``, else one more than the largest trained on.
+    """Return the number of ids: that under ``key``, else one more than the largest trained on.
 
-    ``least`` is what it comes to at least where it is not given.
+    ``least`` is what it comes to at least where it is not returned.
     """
-    count = given.get(key)
+    count = returned.get(key)
     if count is None:
         count = max(int(values["train"].max()) + 1, least)
     if _whole_number(key, count) > MOST_IDS:
@@ -370,7 +370,7 @@ def _are_alike(one: Tensor, other: Tensor) -> bool:
 
 
 def _describe(values: Tensor) -> str:
-    """Return type and shape in words.
+    """Return type and shape as text.
 
     >>> _describe(torch.zeros(2, 3))
     'float32 of shape (2, 3)'

@@ -81,7 +81,7 @@ def stratified_order(labels_n: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def split_off(split: Split, order_n: Tensor, share: float, place: str) -> tuple[Split, Split]:
-    """Return the rest and the first ``share`` of ``split`` in the given order.
+    """Return the rest and the first ``share`` of ``split`` in the order of ``order_n``.
 
     Raises:
         DataError: one of the two would be empty; ``place`` is where in the recipe the share stands.
@@ -130,7 +130,7 @@ def require_every_class(part: Split, role: str, whole: Split, place: str) -> Non
     """Refuse a part that lacks a class of the whole it was drawn from.
 
     Raises:
-        DataError: naming the class; ``place`` is the setting that would mend it.
+        DataError: naming the class; ``place`` is the setting that would fix it.
     """
     there = whole.labels.bincount()
     lost = (there > 0) & (part.labels.bincount(minlength=there.shape[0])[: there.shape[0]] == 0)
@@ -163,7 +163,7 @@ class Preparation:
     augment: Augment = "none"
 
     def __call__(self, inputs: Tree, generator: torch.Generator | None = None) -> Tree:
-        """Return what the model takes; images are augmented only when ``generator`` is given.
+        """Return what the model takes; images are augmented only with a ``generator``.
 
         The generator may live on another device than the inputs. One call draws the same numbers
         whatever the images show.
@@ -186,7 +186,7 @@ class Preparation:
 def augment_images(images_nchw: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
     """Return the images shifted and mirrored at random, each for itself.
 
-    ``crop``: padded with black, 4 pixels on each side (1 where a side is below 16), and cut back to the
+    ``crop``: padded with black, 4 pixels on each side (1 where a side is below 16), and cropped back to the
     old size at a place drawn uniformly. ``flip``: mirrored left to right, one time in two.
     """
     count, _, height, width = images_nchw.shape
@@ -229,19 +229,19 @@ BATCH_ITEMS: Final = 256
 
 
 def batches_of(
-    given: Any, device: torch.device, name: str, error: type[TpspruneError]
+    data: Any, device: torch.device, name: str, error: type[TpspruneError]
 ) -> tuple[list[Any], list[Tensor] | None]:
     """Return batches on the device, and the labels of those that a loader yielded with them.
 
     A single tensor is all the items at once and is split; a *list*, as a ``DataLoader`` yields it, is inputs
-    and, last, labels. ``name`` and ``error`` are what a fault is told with.
+    and, last, labels. ``name`` and ``error`` are the subject and kind of a fault.
     """
-    if isinstance(given, Tensor):
-        given = torch.tensor_split(given, max(1, ceil(len(given) / BATCH_ITEMS)))
-    elif isinstance(given, Mapping) or not isinstance(given, Iterable):
-        raise error(f"{name} is {type(given).__name__}: a tensor, or a list or loader of batches is needed")
+    if isinstance(data, Tensor):
+        data = torch.tensor_split(data, max(1, ceil(len(data) / BATCH_ITEMS)))
+    elif isinstance(data, Mapping) or not isinstance(data, Iterable):
+        raise error(f"{name} is {type(data).__name__}: a tensor, or a list or loader of batches is needed")
     batches, labels = [], []
-    for batch in given:
+    for batch in data:
         if isinstance(batch, list):
             if len(batch) < 2:
                 raise error(
@@ -276,4 +276,4 @@ def expand_home(path: str, place: str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise DataError(f"{place}: {path} begins with the home of a user who is not known here") from error
+        raise DataError(f"{place}: {path} begins with the home of an unknown user") from error

@@ -53,7 +53,7 @@ def image_folder_dataset(data: ImageFolderData) -> Dataset:
         names = _class_names(source, entries, path)
         images = _images(source, entries, data)
     labels = torch.tensor([names.index(entry.label) for entry in entries])
-    # Entries are sorted, so the test images come first; cut rather than picked, they stay mapped.
+    # Entries are sorted, so the test images come first; slices are still memory-mapped.
     tests = sum(entry.split == "test" for entry in entries)
     return image_dataset(
         data,
@@ -175,11 +175,11 @@ class FolderSource:
 
 @final
 class ZipSource:
-    """Images in a zip; one folder round everything is looked through."""
+    """Images in a zip; a single folder round everything is skipped."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
-        # CRCs tell contents apart, so a zip may be moved and its cache found again.
+        # CRCs distinguish contents, so a zip may be moved and its cache found again.
         self.identity = "zip"
         tops = {name.split("/", 1)[0] for name in archive.namelist()} - {"__MACOSX"}
         self._inside = f"{tops.pop()}/" if len(tops) == 1 and not tops & set(SPLITS) else ""
@@ -266,7 +266,7 @@ def decode(raw: bytes, name: str, size: int, channels: int) -> NDArray[np.uint8]
     """Return the pixels (channels, size, size) of a JPEG or PNG file.
 
     An image of another size is scaled (bicubic, antialiased) until its shorter side is ``size`` and its
-    centre is cut out. Orientation tags are not followed; transparency is dropped.
+    centre is cropped. Orientation tags are not followed; transparency is dropped.
 
     Raises:
         DataError: naming the file: it is no sound image, larger than ``MAX_PIXELS``, or of more than
@@ -279,8 +279,8 @@ def decode(raw: bytes, name: str, size: int, channels: int) -> NDArray[np.uint8]
             return _pixels(raw, name, size, channels)
     except FAULTS as error:
         # Pillow names the buffer it read from where it means the file.
-        words = str(error).partition(" <_io")[0] or type(error).__name__
-        raise DataError(f"{name}: is not a sound JPEG or PNG image ({words}); leave it out") from error
+        message = str(error).partition(" <_io")[0] or type(error).__name__
+        raise DataError(f"{name}: is not a sound JPEG or PNG image ({message}); leave it out") from error
 
 
 def _pixels(raw: bytes, name: str, size: int, channels: int) -> NDArray[np.uint8]:
@@ -291,7 +291,7 @@ def _pixels(raw: bytes, name: str, size: int, channels: int) -> NDArray[np.uint8
             )
         if opened.mode.startswith(("I", "F")):
             raise DataError(f"{name}: has more than 8 bits a channel; 8-bit images would do")
-        # JPEGs can be decoded at a fraction of their size, far cheaper; twice what is needed stays.
+        # JPEGs can be decoded at a fraction of their size, far cheaper; twice the size needed is kept.
         opened.draft(None, (2 * size, 2 * size))
         image = opened.convert(MODES[channels])
         if image.size != (size, size):
@@ -358,7 +358,7 @@ def write_cache(path: Path, images: Iterable[NDArray[np.uint8]], shape: tuple[in
             f"({error.strerror or error}); a folder with room enough would do"
         ) from error
     finally:
-        # Once renamed it is gone; a part that cannot be unlinked must not hide why it is one.
+        # Once renamed it does not exist; a part that cannot be unlinked must not hide why it is one.
         with suppress(OSError):
             part.unlink()
 

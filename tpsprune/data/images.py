@@ -70,7 +70,7 @@ def image_dataset(
     if limit is not None:
         if limit > len(train):
             raise DataError(
-                f"{LIMIT}: asks for {limit} images, {len(train)} are left beside validation; leave it out to "
+                f"{LIMIT}: is {limit} images, {len(train)} are left after validation; leave it out to "
                 "train on all of them"
             )
         train = train.at(stratified_order(train.labels, generator)[:limit])
@@ -126,7 +126,7 @@ def read_idx(path: Path, axes: Literal[1, 3]) -> Tensor:
     """Return the uint8 tensor in an IDX file of so many axes; ``.gz`` files are unpacked in memory.
 
     Raises:
-        DataError: not an IDX file of uint8 with so many axes, or not as many bytes as its head says.
+        DataError: not an IDX file of uint8 with so many axes, or not as many bytes as its header states.
     """
     try:
         raw = path.read_bytes()
@@ -204,13 +204,13 @@ def _found(folder: Path, name: str) -> Path:
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path
-    raise DataError(f"task.data.folder: {folder} lacks {name}; that file, plain or with .gz, would do")
+    raise DataError(f"task.data.folder: {folder} lacks {name}; that file, with or without .gz, would do")
 
 
 def _unpacked(raw: bytes, path: Path) -> bytes:
     stream = zlib.decompressobj(wbits=31)
     try:
-        # A stream that ends early gives what it holds, and the length tells.
+        # A stream that ends early gives what it holds, and its length shows it.
         return stream.decompress(raw)
     except zlib.error as error:
         raise DataError(f"{path}: is not a sound gzip file ({error}); a fresh copy would do") from error

@@ -17,11 +17,11 @@ from tpsprune.recipe.task import ModularData, Operation
 from tpsprune.records import TaskFacts
 
 
-def answers(pairs_n2: Tensor, operation: Operation, modulus: int) -> Tensor:
+def results_of(pairs_n2: Tensor, operation: Operation, modulus: int) -> Tensor:
     """Return a∘b mod ``modulus`` for each pair, (n,) int64.
 
     >>> import torch
-    >>> answers(torch.tensor([[2, 6], [3, 3]]), "a2+ab+b2", 7).tolist()
+    >>> results_of(torch.tensor([[2, 6], [3, 3]]), "a2+ab+b2", 7).tolist()
     [3, 6]
     """
     a, b = pairs_n2.unbind(1)
@@ -56,7 +56,7 @@ def modular_dataset(data: ModularData) -> Dataset:
         data,
         f"modular-{data.operation}-{data.modulus}",
         data.modulus,
-        answers(all_pairs(data.modulus), data.operation, data.modulus),
+        results_of(all_pairs(data.modulus), data.operation, data.modulus),
         cyclic=data.operation in {"add", "subtract"},
     )
 
@@ -71,11 +71,11 @@ def all_pairs(elements: int) -> Tensor:
     return torch.cartesian_prod(ids, ids)
 
 
-def table_dataset(data: ModularData, name: str, elements: int, answers_n: Tensor, *, cyclic: bool) -> Dataset:
-    """Return all pairs with ``answers_n`` in their order, ``train_share`` drawn with ``split_seed``.
+def table_dataset(data: ModularData, name: str, elements: int, labels_n: Tensor, *, cyclic: bool) -> Dataset:
+    """Return all pairs with ``labels_n`` in their order, ``train_share`` drawn with ``split_seed``.
 
     ``relabel`` renames elements after the draw, by one permutation for both tokens and another for
-    answers: the same pairs are trained on, under other names. ``cyclic`` says whether the ids stand in
+    labels: the same pairs are trained on, under other names. ``cyclic``: whether the ids have a
     cyclic order under their own names.
 
     Raises:
@@ -86,10 +86,8 @@ def table_dataset(data: ModularData, name: str, elements: int, answers_n: Tensor
     order_n = torch.randperm(pairs_n2.shape[0], generator=generator)
     if data.relabel:
         pairs_n2 = torch.randperm(elements, generator=generator)[pairs_n2]
-        answers_n = torch.randperm(elements, generator=generator)[answers_n]
-    held_out, train = split_off(
-        Split(pairs_n2, answers_n), order_n, data.train_share, "task.data.train_share"
-    )
+        labels_n = torch.randperm(elements, generator=generator)[labels_n]
+    held_out, train = split_off(Split(pairs_n2, labels_n), order_n, data.train_share, "task.data.train_share")
     return hold_out(
         name + ("-relabelled" if data.relabel else ""),
         TaskFacts(

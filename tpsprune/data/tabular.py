@@ -1,4 +1,4 @@
-"""Tables: a vector an item, columns of numbers standardised, words one-hot, one column to be told.
+"""Tables: a vector an item, columns of numbers standardised, categories one-hot, one column to predict.
 
 Shapes: n rows, f features.
 """
@@ -34,7 +34,7 @@ from tpsprune.recipe.task import TabularData, labels_wanted
 from tpsprune.records import TaskFacts
 
 MOST_WORDS: Final = 256
-"""Different words of a column that are still kinds; more are names, of which each row has its own."""
+"""The most categories of a column; more are names, one for each row."""
 TARGET: Final = "task.data.target"
 
 
@@ -58,10 +58,10 @@ class _Table:
 def tabular_dataset(data: TabularData, loss: str = "cross-entropy") -> Dataset:
     """Return the rows, test and validation drawn off with ``split_seed``, classes in proportion.
 
-    Columns of numbers, and a target that is a number, are given in standard deviations of the training split
-    about its mean; a column that never varies there is 0. Of a column of words each is a feature, 1 or 0, in
-    the order of the words; classes are numbered in the order of theirs. R² is the same in any unit of the
-    target, and a model's answers are in those of this one.
+    Columns of numbers, and a target that is a number, are in standard deviations of the training split
+    about its mean; a column that never varies there is 0. Of a column of text each category is a feature, 1
+    or 0, in sorted order; classes are numbered in the order of theirs. R² is the same in any unit of the
+    target, and a model's outputs are in those of this one.
 
     Raises:
         DataError: the file is not as ``read_table`` has it, a column that is named is not there, the target
@@ -166,7 +166,7 @@ def _of_file(data: TabularData, *, classed: bool) -> _Table:
         scaled += [numbers is not None] * columns_nw.shape[1]
         of_column += [name] * columns_nw.shape[1]
     if not features:
-        raise DataError(f"task.data.path: {table.name} has no column beside the target; one or more would do")
+        raise DataError(f"task.data.path: {table.name} has no column but the target; one or more would do")
     labels_n = _classes(table, data) if classed else _numbers(table, data.target)
     stem = Path(table.name).stem
     return _Table(stem, tuple(of_column), torch.cat(features, dim=1), torch.tensor(scaled), labels_n)
@@ -299,9 +299,9 @@ class TableFile:
             return None
         for line, cell, value in zip(self.lines, cells, found, strict=True):
             if value is None or not isfinite(value):
-                words = "no number, and other cells are" if value is None else "no finite number"
+                fault = "no number, and other cells are" if value is None else "no finite number"
                 raise DataError(
-                    f"{PLACE}: {self.name} line {line}: '{_short(cell)}' in column '{name}' is {words}; "
+                    f"{PLACE}: {self.name} line {line}: '{_short(cell)}' in column '{name}' is {fault}; "
                     f"a number, or task.data.categorical = ['{name}'], would do"
                 )
         return [value for value in found if value is not None]

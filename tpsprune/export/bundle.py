@@ -58,7 +58,7 @@ def check_free(folder: Path) -> None:
 
     Raises:
         ArtifactError: ``folder`` is there already and not empty, or the current folder.
-        RunFolderError: it cannot be looked at.
+        RunFolderError: it cannot be read.
     """
     try:
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
@@ -73,7 +73,7 @@ def check_free(folder: Path) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Give a folder beside ``folder`` to write to; at the end it is flushed and put in its place as a whole.
+    """Yield a temporary folder to write to; at the end it is flushed and renamed to ``folder``.
 
     Raises:
         ArtifactError: ``folder`` is there already and not empty.
@@ -81,20 +81,20 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     check_free(folder)
     place = folder.resolve()  # Of a link, the folder that it leads to.
-    beside = place.with_name(f".{place.name}.tmp-{os.getpid()}")
+    temporary = place.with_name(f".{place.name}.tmp-{os.getpid()}")
     # A killed process of the same number, as they recur in containers, may have left one.
-    shutil.rmtree(beside, ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        beside.mkdir()
-        yield beside
-        _flush(beside)
-        beside.replace(place)
+        temporary.mkdir()
+        yield temporary
+        _flush(temporary)
+        temporary.replace(place)
         sync_folder(place.parent)
     except OSError as error:
         raise cannot_write(folder, error) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_description(folder: Path, plan: Mapping[str, Any], recipe_text: str) -> None:
@@ -149,7 +149,7 @@ def seal(
 def read_bundle(folder: Path) -> Bundle:
     """Read a bundle: the manifest, then size and hash of every file in it, other formats' files too.
 
-    What lies in the folder beside them is not looked at. The bytes that plan, recipe and tensors are made
+    Other files in the folder are ignored. The bytes that plan, recipe and tensors are made
     from are those that were hashed; of the other files nothing is read but their hash.
 
     Raises:
@@ -161,7 +161,7 @@ def read_bundle(folder: Path) -> Bundle:
     if SAFETENSORS not in manifest.formats or TENSORS not in stamps:
         raise ArtifactError(
             f"{folder} holds the ticket as {', '.join(manifest.formats)} only, and safetensors is what is "
-            f"read here: load it as its {CARD} says, or export the run once more with --format safetensors"
+            f"read here: load it as its {CARD} describes, or export the run again with --format safetensors"
         )
     for name in stamps:
         if name not in {PLAN, RECIPE, TENSORS}:
@@ -187,7 +187,7 @@ def _tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
     try:
         tensors, _, sha256 = load_hashed(path, expected)
     except ArtifactError as error:
-        # A file that was changed is told as such, whatever the change made of it.
+        # A changed file is reported as changed, whatever it now holds.
         verify(folder, TENSORS, stamp)
         raise ArtifactError(f"{error}; {REMEDY}") from error
     if sha256 != stamp.sha256:

@@ -1,9 +1,8 @@
 """Format ``hf``: ``config.json`` and ``model.safetensors``, which ``from_pretrained`` loads.
 
 An architecture of the transformers library takes its widths from a configuration that holds one number for
-all layers. Which number that is for which tensor nobody has to be told: a candidate is tried by building the
-architecture without memory and looking at its shapes. If none has the ticket's shapes, the refusal says why,
-field by field.
+all layers. Which number belongs to which tensor is found by trial: a candidate is built without memory and
+its shapes are compared. If none has the ticket's shapes, the refusal gives the reason, field by field.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class HuggingFace:
         """Refuse a model that is none of the library's, or whose widths no configuration has.
 
         Raises:
-            ArtifactError: says why, field by field.
+            ArtifactError: with the reason, field by field.
         """
         if not is_pretrained(model):
             raise ArtifactError(
@@ -67,7 +66,7 @@ class HuggingFace:
         zeros = {name: torch.zeros_like(target.state_dict()[name]) for name in fit.new_biases}
         try:
             target.load_state_dict({**kept, **zeros})
-            # One file: what is cut in parts needs an index besides.
+            # One file: a file in parts needs an index besides.
             with _without_bars():
                 target.save_pretrained(folder, max_shard_size="1000GB")
         except OSError as error:
@@ -106,7 +105,7 @@ def is_pretrained(model: nn.Module) -> bool:
 
 @contextmanager
 def _without_bars() -> Iterator[None]:
-    """Keep the library from drawing bars of its own beside ours."""
+    """Keep the library from printing progress bars between ours."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -146,20 +145,20 @@ def fitting_config(model: nn.Module) -> Fit:
     """Return the configuration of ``model``, changed so that its architecture has the model's shapes.
 
     Fields are changed one after the other, each time the one whose new value makes most tensors fit. The
-    width of a head is what the attention modules say it is.
+    width of a head is that of the attention modules.
 
     Args:
-        model: a ``transformers.PreTrainedModel``, cut.
+        model: a ``transformers.PreTrainedModel``, pruned.
 
     Raises:
         ArtifactError: no values of the fields give these shapes; names the fields and tensors.
 
     Cost: some dozens of models built without memory.
     """
-    given = model.config
+    config = model.config
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     widths = _head_widths(model)
-    fit = _tried(model, given, {})
+    fit = _tried(model, config, {})
     assert isinstance(fit, _Tried), "the configuration that the model was built with builds it"
     refusals: dict[str, None] = {}
     while misfits := _misfits(fit.shapes, wanted):
@@ -186,7 +185,7 @@ class _Tried:
 
 
 def _tried(model: nn.Module, config: Any, changes: Mapping[str, Any]) -> _Tried | str:
-    """Build the architecture without memory; where it refuses the changes, return why in a few words."""
+    """Build the architecture without memory; where it refuses the changes, return the reason."""
     try:
         changed = type(config).from_dict({**config.to_dict(), **changes})
         changed._attn_implementation = config._attn_implementation
@@ -223,14 +222,16 @@ def _candidates(fit: _Tried, wanted: Shapes, widths: Mapping[str, set[int]]) -> 
             yield from ((field, new) for new in sorted({new for _, new in changes}))
         elif type(value) is int and value > 1:
             scaled = {value * new // old for old, new in changes if value * new % old == 0}
-            known = widths.get(field)
-            yield from ((field, each) for each in sorted(scaled - {value}) if known is None or each in known)
+            values = widths.get(field)
+            yield from (
+                (field, each) for each in sorted(scaled - {value}) if values is None or each in values
+            )
 
 
 def _head_widths(model: nn.Module) -> dict[str, set[int]]:
     """Return, by field that is the width of a head, the numbers that modules hold under its very name.
 
-    Heads times their width make one axis; how wide one is, the attention must know, so the module says.
+    Heads times their width make one axis; how wide one is, only the attention module has.
     """
     numbers: dict[str, set[int]] = defaultdict(set)
     config: Any = model.config

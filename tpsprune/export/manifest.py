@@ -1,6 +1,6 @@
 """The manifest of a bundle: which files, how long, with which hash; and a seal over the manifest itself.
 
-Hash and seal tell of damage, not of malice: who can write a file can write its hash. What keeps a bundle
+Hash and seal show damage, not malice: who can write a file can write its hash. What keeps a bundle
 from harm is how it is read: nothing is unpickled, names are from a short list, sizes are checked first.
 """
 
@@ -54,7 +54,7 @@ def read_manifest(folder: Path) -> Manifest:
     A bundle of the first version has no seal; everything else of it is checked alike.
 
     Raises:
-        ArtifactError: it is missing, damaged, of a newer version, or says what cannot be.
+        ArtifactError: it is missing, damaged, of a newer version, or inconsistent.
     """
     path = folder / MANIFEST
     try:
@@ -137,7 +137,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def changed(path: Path) -> ArtifactError:
-    """Return the words for a file whose bytes are not those written."""
+    """Return the message for a file whose bytes are not those written."""
     return ArtifactError(f"{path} is not as it was written (its SHA-256 differs); {REMEDY}")
 
 

@@ -19,7 +19,7 @@ from tpsprune.numerics.trees import tensors_of
 GRAPH: Final = "ticket.onnx"
 SCORES: Final = "scores"
 ONE_FILE_BYTES: Final = 1_900_000_000
-"""More goes to a file beside: the graph's own file cannot grow beyond 2 GiB."""
+"""More is written to a second file: the graph's own file cannot grow beyond 2 GiB."""
 _NEEDED: Final = ("onnx", "onnxruntime", "onnxscript")
 
 
@@ -82,7 +82,7 @@ class Onnx:
         return tuple(sorted(each.name for each in folder.glob(f"{GRAPH}*")))
 
     def reload(self, folder: Path) -> Predictor:
-        """Load the graph into onnxruntime, on the CPU, one thread: the same answers each time.
+        """Load the graph into onnxruntime, on the CPU, one thread: the same outputs each time.
 
         Raises:
             ArtifactError: the runtime does not take it.
@@ -102,8 +102,8 @@ class Onnx:
         names = [each.name for each in session.get_inputs()]
 
         def predict(batch: Any) -> Tensor:
-            fed = dict(zip(names, (each.numpy() for each in tensors_of(batch)), strict=True))
-            return torch.from_numpy(session.run([SCORES], fed)[0])
+            inputs = dict(zip(names, (each.numpy() for each in tensors_of(batch)), strict=True))
+            return torch.from_numpy(session.run([SCORES], inputs)[0])
 
         return predict
 

@@ -105,7 +105,7 @@ def plain_kernels() -> Iterator[None]:
 
 
 def first_cause(error: BaseException) -> str:
-    """Return the beginning of what an error's first cause has to say, on one line, without colours."""
+    """Return the beginning of the message of an error's first cause, on one line, without colours."""
     while error.__cause__ is not None:
         error = error.__cause__
     return _COLOURS.sub("", " ".join(str(error).split()))[:MOST_WORDS] or type(error).__name__

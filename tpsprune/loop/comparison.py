@@ -1,4 +1,4 @@
-"""``Comparison``: runs of one's own, pair by pair, to the same verdict as those of a recipe."""
+"""``Comparison``: a user's runs, pair by pair, to the same verdict as those of a recipe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from tpsprune.recipe.compare import Compare, order_of
 from tpsprune.records import ArmRun, BrokenOff, Design, EnergyClass, Savings, Window
 from tpsprune.records import ComparisonRecord as Record
 from tpsprune.report.assessment import assess_journal
-from tpsprune.report.savings.pages import write_report
 from tpsprune.runs import (
     Begun,
     ComparisonFolder,
@@ -39,7 +38,7 @@ from tpsprune.training import choose_device
 
 ALPHA: Final = 0.05
 ORDER_SEED: Final = 0
-ELSEWHERE: Final = "another folder"
+ANOTHER_FOLDER: Final = "another folder"
 
 
 @final
@@ -47,12 +46,12 @@ class Comparison:
     """A journal of runs in several arms, on the same seeds, that ends in a claim or its refusal.
 
     What would count is fixed when it is begun, and on disk before the first run: arms, pairs, tolerance. Runs
-    come in the order that ``due`` gives, arm after arm on each seed, drawn by lot for one pair and turned
-    round for the next, so that a machine that drifts favours no arm. Each counts once, and is on disk when
-    ``add`` returns. A program that was broken off goes on with the next run that is due.
+    come in the order that ``due`` gives, arm after arm on each seed, random for one pair and reversed
+    for the next, so that a machine that drifts favours no arm. Each counts once, and is on disk when
+    ``add`` returns. A program that was broken off resumes with the next run that is due.
 
     That a run begins is on disk too, before ``due`` yields it. One that was begun and never added is in the
-    report as broken off, with an energy that nobody knows: runs given up because they went badly show.
+    report as broken off, with an unknown energy: runs given up because they went badly are visible.
 
     >>> import tempfile, tpsprune
     >>> folder = tempfile.mkdtemp()
@@ -68,7 +67,7 @@ class Comparison:
 
     The verdict is that of ``tpsprune compare``: invalid windows, neighbours on the machine, too few pairs, an
     accuracy not shown to be kept, noise, and a sign that hangs on a power model each refuse it. More pairs
-    may be asked for later (then each claim is tested more strictly), fewer may not. Inference is not
+    may be added later (then each claim is tested more strictly), fewer may not. Inference is not
     metered here, and nothing is claimed of it. ``tpsprune report FOLDER`` makes the report again, with a
     grid or the readings of a wall meter.
 
@@ -80,10 +79,10 @@ class Comparison:
         name: what the report calls it; without it that of the folder.
         first_seed: of the first pair.
         tolerance: how much test accuracy an arm may lose and still count as equally good (0.01: one point).
-        required_accuracy: what the task asks for at all.
+        required_accuracy: the least that the task requires.
         foreign_load: share of the machine's processors that others may take in a run that counts.
-        settings: what decides a run (model, data, epochs), as plain values of JSON; it is printed in the
-            report, and a comparison goes on with the same only.
+        settings: what decides a run (model, data, epochs), as values of JSON; it is printed in the
+            report, and a comparison resumes with the same only.
         device: what runs train on, for the report: ``auto``, ``cpu``, ``cuda`` or ``mps``.
 
     Raises:
@@ -136,13 +135,13 @@ class Comparison:
             device=str(device).partition(":")[0],
             command=shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         )
-        self._open(ComparisonFolder(Path(folder)), design, pairs, f"pairs = {pairs}", ELSEWHERE, "")
+        self._open(ComparisonFolder(Path(folder)), design, pairs, f"pairs = {pairs}", ANOTHER_FOLDER, "")
 
     @classmethod
     def of_design(cls, folder: ComparisonFolder, design: Design, pairs: int | None = None) -> Self:
         """Begin or take up the comparison of a recipe, whose runs have folders below ``folder.runs``.
 
-        ``pairs``: another number of them than the design's, if one is asked for.
+        ``pairs``: another number of them than the design's, if one is requested.
 
         Raises:
             RunFolderError: as the constructor.
@@ -157,21 +156,21 @@ class Comparison:
         folder: ComparisonFolder,
         design: Design,
         pairs: int | None,
-        asked: str,
-        elsewhere: str,
+        pairs_option: str,
+        folder_option: str,
         run_folders: str,
     ) -> None:
-        """Write the design down, or hold it against the one that is there.
+        """Write the design down, or compare it with the one that is there.
 
-        ``asked`` is how ``pairs`` was typed, ``elsewhere`` how another folder is; ``run_folders`` is the
-        pattern of the folders that runs are made in, empty where they are made out of sight.
+        ``pairs_option`` is how ``pairs`` was typed, ``folder_option`` how another folder is; ``run_folders``
+        is the pattern of the folders that runs are made in, empty where the user makes them.
         """
-        self._folder, self._elsewhere, self._run_folders = folder, elsewhere, run_folders
+        self._folder, self._folder_option, self._run_folders = folder, folder_option, run_folders
         self._is_held = False
         with self.held():
-            # A run under way is left alone: it may be another program's, and this one may only look.
-            record, _ = begin_or_match(folder, design, elsewhere)
-            request_pairs(folder, record, pairs, asked)
+            # A run under way is left alone: it may be another program's, and this one may only read.
+            record, _ = begin_or_match(folder, design, folder_option)
+            request_pairs(folder, record, pairs, pairs_option)
 
     @property
     def record(self) -> Record:
@@ -184,12 +183,12 @@ class Comparison:
         return self._folder.read()[1]
 
     def due(self, *, pair: int | None = None) -> Iterator[tuple[str, int]]:
-        """Yield the arm and the seed of each run that is still to be made, in the order that was drawn.
+        """Yield the arm and the seed of each run that is still to be made, in their random order.
 
-        It is written down as begun before it is yielded, so that looking at what is due begins it. One that
-        was begun before and never added is broken off thereby: it stays in the report, and its energy, which
-        nobody handed in, is not known. The next one comes once this one was added; a loop that adds nothing
-        gets the same run again, and is told so. ``pair``: of that pair alone.
+        It is written down as begun before it is yielded, so that iterating begins it. One that was begun
+        before and never added is thereby broken off: the report keeps it, with an unknown energy. The next
+        one comes once this one was added; a loop that adds nothing gets a LoopError. ``pair``: of that pair
+        alone.
 
         Raises:
             LoopError: what was due has not been added.
@@ -220,10 +219,10 @@ class Comparison:
         """Write a run down: what it took, and the test accuracy of the model it left.
 
         ``accuracy`` is a share, read once, on items that nothing was chosen by. A run that ended without a
-        model is added too, with its ``failure`` in words: it took what it took.
+        model is added too, with its ``failure`` as text: its energy counts.
 
         Raises:
-            LoopError: another run is due, or ``due`` has not yielded it; what it used was handed in
+            LoopError: another run is due, or ``due`` has not yielded it; what it used was added
                 before, or its windows are older than those of the run before it.
             RecipeError: a figure is out of bounds or of another kind, or windows of the run overlap; every
                 fault.
@@ -281,7 +280,7 @@ class Comparison:
     def redo(self) -> dict[int, str]:
         """Set pairs with a fault of the measurement aside, so that they are due again; return each fault.
 
-        The rule looks at the meter, never at a result. What is set aside stays in the journal and the report.
+        The rule reads the meter, never a result. What is set aside is kept in the journal and the report.
         """
         with self.held():
             faults = faults_by_pair(self.record)
@@ -290,7 +289,7 @@ class Comparison:
         return faults
 
     def assess(self) -> Savings:
-        """Return what the runs let one say: ``.verdict.standing``, ``.verdict.statement``, all claims."""
+        """Return what the runs show: ``.verdict.standing``, ``.verdict.statement``, all claims."""
         return claims.assess(self.record)
 
     def report(self) -> tuple[Path, ...]:
@@ -299,6 +298,9 @@ class Comparison:
         Raises:
             CannotWriteError: no space, or not permitted.
         """
+        # Here, because matplotlib would slow every command that never plots.
+        from tpsprune.report.savings.pages import write_report
+
         digest = hashlib.sha256(self._folder.journal.path.read_bytes()).hexdigest()
         return write_report(assess_journal(self._folder), self._folder.path, journal_sha256=digest)
 
@@ -332,7 +334,7 @@ class Comparison:
             self._folder.runs.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(self._folder.runs, error) from error
-        with exclusive(self._folder.runs / "lock", remedy=f"write elsewhere with {self._elsewhere}"):
+        with exclusive(self._folder.runs / "lock", remedy=f"write elsewhere with {self._folder_option}"):
             self._is_held = True
             try:
                 yield
@@ -371,7 +373,7 @@ class Comparison:
                 f"Comparison: '{arm}', seed {seed}, is not due: {rest}. Runs come in the order of due(), arms"
                 " by turns"
             )
-        # A run that leaves a trace only once it is handed in could be made until it goes well.
+        # A run that is recorded only when it is added could be repeated until it goes well.
         if under_way is None or (under_way.arm, under_way.seed) != due:
             raise LoopError(
                 f"Comparison: '{arm}', seed {seed}, has not begun: due() yields it, and writes down that it"
@@ -395,8 +397,8 @@ def design_of(
 ) -> Design:
     """Return what a comparison fixes before its first run, with the machine and the versions it is made on.
 
-    ``text`` decides a run; its hash, that of ``weights`` included where models begin with given ones, tells
-    one comparison from another.
+    ``text`` decides a run; its hash, that of ``weights`` included where models begin with trained ones,
+    distinguishes comparisons.
 
     Raises:
         DeviceError: the device is not here.
@@ -447,32 +449,32 @@ def _next_position(record: Record) -> int:
 
 
 def _refuse_twice(record: Record, energy_use: EnergyUse) -> None:
-    """Refuse what was handed in for a run before, whatever meter it is of.
+    """Refuse what was added for a run before, of any meter.
 
-    It is known by its receipt; a copy of its windows under another one is for ``_refuse_old_windows``.
+    It is identified by its receipt; a copy of its windows under another one is for ``_refuse_old_windows``.
 
     Raises:
-        LoopError: it was handed in before, for a run that counts or one that was set aside.
+        LoopError: it was added before, for a run that counts or one that was set aside.
     """
     for each in _runs_made(record):
         if each.receipt == energy_use.receipt:
             raise LoopError(
-                f"Comparison: this was handed in for '{each.arm}', seed {each.seed}, already; each run is "
-                "metered anew"
+                f"Comparison: this was added for '{each.arm}', seed {each.seed}, already; each run is "
+                "metered separately"
             )
 
 
 def _refuse_old_windows(record: Record, energy_use: EnergyUse) -> None:
     """Refuse windows that opened before the last one that was added.
 
-    A simulated clock tells nothing, and of a figure of the user's own nobody knows when it began.
+    A simulated clock has no meaning here, and a figure of the user has no start time.
 
     Raises:
-        LoopError: they are older, as windows handed in twice are.
+        LoopError: they are older, as windows added twice are.
     """
     windows = [window for each in _runs_made(record) for window in each.windows]
     last = max((window.started for window in windows), default="")
-    # A window in which nothing was metered has no classes; then its meter's say whether it is simulated.
+    # A window in which nothing was metered has no classes; then its meter's show whether it is simulated.
     timed = [
         window.started
         for window in energy_use.windows
@@ -482,7 +484,7 @@ def _refuse_old_windows(record: Record, energy_use: EnergyUse) -> None:
     if timed and min(timed) <= last:
         raise LoopError(
             f"Comparison: these windows began at {min(timed)}, and one of a run before at {last}; each run is"
-            " metered anew, after the one before it"
+            " metered separately, after the one before it"
         )
 
 

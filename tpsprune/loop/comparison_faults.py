@@ -1,4 +1,4 @@
-"""Every fault of a comparison's design and of a run handed in, found before a word is written."""
+"""Every fault of a comparison's design and of a run added to it, found before anything is written."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def faults_of_design(
         (str(device).partition(":")[0] in DEVICES, "device", f"one of {', '.join(DEVICES)}", device),
     )
     if settings is not None and not isinstance(settings, Mapping):
-        yield Fault("settings", f"must be a dict of plain values (found {settings!r})")
+        yield Fault("settings", f"must be a dict of JSON values (found {settings!r})")
     else:
-        yield from _faults_of_plain(dict(settings or {}), "settings")
+        yield from _faults_of_json(dict(settings or {}), "settings")
     try:
         read_section(Compare, "compare", rules, "Comparison")
     except RecipeError as error:
@@ -76,7 +76,7 @@ def faults_of_run(
     notes: Any,
     **counts: Any,
 ) -> Iterator[Fault]:
-    """Yield what is wrong with the figures and words of one run; ``counts`` are its whole numbers."""
+    """Yield what is wrong with the figures and texts of one run; ``counts`` are its whole numbers."""
     texts = isinstance(notes, list | tuple) and all(isinstance(note, str) for note in notes)
     yield from _misfits(
         (_is_whole(seed), "seed", "a whole number from 0", seed),
@@ -91,7 +91,7 @@ def faults_of_run(
         (texts, "notes", "a list of texts", notes),
     )
     if accuracy is None and isinstance(failure, str) and not failure:
-        yield Fault("accuracy", "must be given, or a failure in words")
+        yield Fault("accuracy", "is needed, or a failure as text")
     if not _is_energy_use(energy_use):
         yield Fault("energy_use", "must be what Meter.take() or EnergyUse.of_numbers() returns")
     else:
@@ -129,7 +129,7 @@ def _faults_of_windows(windows: Sequence[Window]) -> Iterator[Fault]:
     if len(windows) > 1 and not all(window.started for window in windows):
         yield Fault(
             "energy_use",
-            "a window without a start, as of EnergyUse.of_numbers(), is a whole run's: beside others it may "
+            "a window without a start, as of EnergyUse.of_numbers(), is a whole run's: with others it may "
             "be counted twice",
         )
         return
@@ -138,7 +138,7 @@ def _faults_of_windows(windows: Sequence[Window]) -> Iterator[Fault]:
             later for earlier, later in pairwise(sorted(windows, key=_place)) if _meet(earlier, later)
         ]
     except (TypeError, ValueError) as error:
-        yield Fault("energy_use", f"a window does not say when it began ({error})")
+        yield Fault("energy_use", f"a window has no start time ({error})")
         return
     if overlaps:
         yield Fault(
@@ -152,7 +152,7 @@ def _has_sound_figures(window: Window) -> bool:
     figures = (window.seconds, *window.joules.values())
     others = (window.cpu_seconds, window.machine_cpu_seconds, window.steal_seconds, window.gpu_celsius)
     finite = all(map(is_number, (*figures, *(value for value in others if value is not None))))
-    # What a window of the meter's own fault holds is for the verdict to refuse: the run was made.
+    # The figures of a window with a fault of the meter are for the verdict to refuse: the run was made.
     return finite and (not window.valid or min(figures) >= 0)
 
 
@@ -176,23 +176,23 @@ def _is_share(value: Any) -> bool:
     return is_number(value) and 0.0 <= value <= 1.0
 
 
-def _faults_of_plain(value: Any, place: str) -> Iterator[Fault]:
+def _faults_of_json(value: Any, place: str) -> Iterator[Fault]:
     """Yield what of a value JSON would not give back as the same text each time: sets, tensors, NaN.
 
-    >>> [str(fault) for fault in _faults_of_plain({"lr": 0.1, "sizes": [8, {4}]}, "settings")]
+    >>> [str(fault) for fault in _faults_of_json({"lr": 0.1, "sizes": [8, {4}]}, "settings")]
     ['settings.sizes[1]: is a set; text, finite numbers, True, False, None, lists and dicts would do']
     """
     if isinstance(value, dict):
         for key, each in value.items():
             if isinstance(key, str):
-                yield from _faults_of_plain(each, f"{place}.{key}")
+                yield from _faults_of_json(each, f"{place}.{key}")
             else:
                 yield Fault(place, f"has a name that is no text (found {key!r})")
     elif isinstance(value, list | tuple):
         for number, each in enumerate(value):
-            yield from _faults_of_plain(each, f"{place}[{number}]")
+            yield from _faults_of_json(each, f"{place}[{number}]")
     elif isinstance(value, float) and not isfinite(value):
         yield Fault(place, f"must be finite (found {value!r})")
     elif not (value is None or isinstance(value, str | int | float)):
-        words = "text, finite numbers, True, False, None, lists and dicts would do"
-        yield Fault(place, f"is a {type(value).__name__}; {words}")
+        message = "text, finite numbers, True, False, None, lists and dicts would do"
+        yield Fault(place, f"is a {type(value).__name__}; {message}")

@@ -58,7 +58,7 @@ def is_number(value: Any) -> bool:
 class EnergyUse:
     """The windows of one run, and the method by which they were metered; ``Meter.take`` makes it.
 
-    Two may hold the same figures; ``receipt`` tells whether they are one and the same, handed in twice.
+    Two may hold the same figures; ``receipt`` tells whether they are one and the same, added twice.
 
     >>> import tpsprune
     >>> spent = tpsprune.EnergyUse.of_numbers(joules=5200.0, seconds=310.0, source="wall")
@@ -89,11 +89,11 @@ class EnergyUse:
     def of_numbers(
         cls, *, joules: float, seconds: float, source: Literal["wall", "counters", "model", "constant"]
     ) -> Self:
-        """Return what a run took by a meter of the user's own, one figure for the whole of it.
+        """Return what a run took by a user's meter, one figure for the whole of it.
 
         ``source``: a meter at the ``wall``, hardware ``counters``, a power ``model``, or ``constant`` watts
-        times seconds. The report takes that as the user says it, and says whose word it is. Nothing is known
-        of neighbours on the machine, nor of the watts behind a model: figures of ``model`` and ``constant``
+        times seconds. The report repeats the source and that it is the user's. Other programs
+        on the machine and the watts behind a model are unknown: figures of ``model`` and ``constant``
         never come to a claim, for its sign might hang on them.
 
         Raises:
@@ -122,7 +122,7 @@ class EnergyUse:
         )
         method = EnergyMethod(
             meter=USER_METER,
-            scope="what the user says",
+            scope="as the user measured it",
             classes=classes,
             details={"source": source},
             excluded=("whatever these numbers leave out",),
@@ -135,7 +135,7 @@ class Meter:
     """Joules and seconds of spans of work, each figure with how it was obtained. One per process.
 
     >>> import tpsprune
-    >>> with tpsprune.Meter("fake") as meter:  # without a word: codecarbon
+    >>> with tpsprune.Meter("fake") as meter:  # without an argument: codecarbon
     ...     with meter.window("train") as span:
     ...         total = sum(range(10))
     ...     spent = meter.take()
@@ -149,7 +149,7 @@ class Meter:
     Windows follow one another and never nest: a joule is charged once. Queued work of a GPU belongs to the
     window that queued it. A window whose books do not balance has ``span.window.valid`` false and its fault
     in words. Open a new one at least every four minutes, as with each epoch: a processor's counter turns
-    over, and only one turn can be told. What lies between windows is not charged to anything.
+    over, and only one turn can be detected. What lies between windows is not charged to anything.
 
     Args:
         meter: ``codecarbon`` (counters where the machine has them, else models; one to three seconds once to
@@ -160,8 +160,8 @@ class Meter:
         settings: the other fields of ``[energy]``: ``fake_cpu_watts`` and the like.
 
     Raises:
-        RecipeError: a setting is not known or out of bounds.
-        MeterError: nothing can be metered as asked.
+        RecipeError: a setting does not exist or is out of bounds.
+        MeterError: nothing can be metered as requested.
     """
 
     def __init__(
@@ -173,8 +173,8 @@ class Meter:
         **settings: Any,
     ) -> None:
         if not isinstance(meter, AbstractMeter):
-            asked = {"meter": meter, "tracking": tracking, "pue": pue, **settings}
-            meter = energy.build(read_section(Energy, "energy", asked, "Meter"), 0)
+            fields = {"meter": meter, "tracking": tracking, "pue": pue, **settings}
+            meter = energy.build(read_section(Energy, "energy", fields, "Meter"), 0)
         self._meter = meter
         self._windows: list[Window] = []
 
@@ -212,7 +212,7 @@ class Meter:
         return EnergyUse(windows, self.method)
 
     def close(self) -> None:
-        """End whatever goes on behind the meter."""
+        """Stop the meter and its processes."""
         self._meter.shut()
 
     def __enter__(self) -> Self:
@@ -226,10 +226,10 @@ class Meter:
 
 @final
 class Ledger:
-    """Charges every moment of a run to one phase, and journals every window: no joule falls between.
+    """Charges the whole time of a run to phases, and journals every window: no joule is lost between them.
 
     A layer over ``Meter``: one window of it is always open, that of the phase under way. Windows of attempts
-    that failed stay. ``longest_window_seconds``: how long ``split_if_long`` lets one stay open.
+    that failed are kept. ``longest_window_seconds``: how long ``split_if_long`` lets one stay open.
     """
 
     def __init__(self, meter: Meter, longest_window_seconds: float = MAX_WINDOW_SECONDS) -> None:
@@ -247,7 +247,7 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # What ended the run is what the user must hear, not that the last window cannot be written too.
+        # The error that ended the run is reported, not that the last window cannot be written either.
         with suppress(TpspruneError) if error is not None else nullcontext():
             try:
                 if self._span is not None:

@@ -1,4 +1,4 @@
-"""``TPS``: triadic phase synchronisation in a training loop of one's own."""
+"""``TPS``: triadic phase synchronisation in a user's training loop."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tpsprune.tps import Regulariser, build
 SCHEMA: Final = "tpsprune.tps/2"
 NEEDS_DATA: Final = {
     "moments": "a few hundred training items as the model takes them, to find its layers and read order on",
-    "fourier": "the training pairs of tokens (n, 2) and their answers",
-    "labels": "the training pairs of tokens (n, 2) and their answers",
+    "fourier": "the training pairs of tokens (n, 2) and their labels",
+    "labels": "the training pairs of tokens (n, 2) and their labels",
 }
 FEW: Final = 2
 INTEGERS: Final = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
@@ -75,7 +75,7 @@ class TPS:
         warmup_steps: steps over which λ rises in a line from zero; a recipe takes a twentieth of its budget.
         refresh_steps: steps between two fittings of the plane of ``neurons``.
         layers: whose units ``moments`` couples, by module name; the first that fits without any.
-        degree: how many inputs a triad of ``moments`` takes beside the label, 2 or 3.
+        degree: how many inputs a triad of ``moments`` has besides the label, 2 or 3.
 
     Raises:
         RecipeError: a setting is out of bounds; every fault, with its name.
@@ -149,7 +149,7 @@ class TPS:
         return self._regulariser is not None and self._regulariser.shares_forward_pass
 
     def listening(self) -> AbstractContextManager[None]:
-        """Return a context for the forward pass of a training step: ``moments`` keeps what layers put out."""
+        """Return a context for a training step's forward pass: ``moments`` keeps the outputs of layers."""
         return nullcontext() if self._regulariser is None else self._regulariser.listening()
 
     def __call__(self, labels: Tensor | None = None, loss: Tensor | None = None) -> Tensor:
@@ -159,9 +159,9 @@ class TPS:
         with; the other variants need neither.
 
         Raises:
-            LoopError: ``moments`` is not given both.
-            VariantError: nothing was heard of a layer, or of another batch than the labels'; or a label is no
-                class (-100, say, which a loss passes over).
+            LoopError: ``moments`` lacks one of them.
+            VariantError: a layer has no recorded output, or that of another batch than the labels'; or a
+                label is no class (-100, say, which a loss passes over).
         """
         regulariser = self._regulariser
         nothing = torch.zeros((), device=self._device)
@@ -189,7 +189,7 @@ class TPS:
             return self._regulariser.order_parameters(step=self._steps, epoch=epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold: numbers, words and tensors, no pickle."""
+        """Return what a checkpoint must hold: numbers, strings and tensors, no pickle."""
         tensors = {} if self._regulariser is None else self._regulariser.state()[0]
         return {
             "schema": SCHEMA,
@@ -199,10 +199,10 @@ class TPS:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what ``state_dict`` returned, into a ``TPS`` made with the same settings.
+        """Load what ``state_dict`` returned, into a ``TPS`` made with the same settings.
 
-        Only ``warmup_steps`` may be others, as where training goes on for longer: λ follows from the steps
-        alone, and is from then on what the new warm-up says. What ``auto`` came to counts, not the word.
+        Only ``warmup_steps`` may differ, as where training is extended: λ follows from the steps and the new
+        warm-up. Of ``auto`` the variant that it chose is compared, not the setting.
 
         Raises:
             LoopError: it is no state of a TPS, lacks something, or is of one with another setting or other
@@ -216,7 +216,7 @@ class TPS:
         self._steps = int(state["steps"])
 
     def close(self) -> None:
-        """Take all hooks off model and optimiser: before a model is cut, pickled or trained without."""
+        """Take all hooks off model and optimiser: before a model is pruned, pickled or trained without."""
         self._hook.remove()
         if self._regulariser is not None:
             self._regulariser.detach()
@@ -247,7 +247,7 @@ class TPS:
         self._steps += 1
 
     def _refuse_harm(self) -> None:
-        """Refuse what the training data speak against, and weights that this optimiser does not train."""
+        """Refuse a variant that would do harm on these data, and weights the optimiser does not train."""
         if self._regulariser is None:
             return
         if note := self._regulariser.harm_note((), ()):
@@ -264,20 +264,20 @@ class TPS:
         return torch.autocast(self._device.type, enabled=False)
 
 
-def _settings(warmup_steps: int, **given: Any) -> Tps:
+def _settings(warmup_steps: int, **fields: Any) -> Tps:
     if not isinstance(warmup_steps, int) or warmup_steps < 0:
         raise RecipeError(
             "TPS", [Fault("warmup_steps", f"must be a whole number from 0 (found {warmup_steps!r})")]
         )
-    # All of the steps that build is told of.
-    settings = read_section(Tps, "tps", {**given, "warmup_share": 1.0}, "TPS")
+    # A share of the steps, and build gets the warm-up as its total.
+    settings = read_section(Tps, "tps", {**fields, "warmup_share": 1.0}, "TPS")
     if faults := tps_faults(settings):
         raise RecipeError("TPS", relocate(faults, "tps", ""))
     return settings
 
 
 def _describe(settings: Tps, regulariser: Regulariser | None) -> dict[str, Any]:
-    """Return what must be the same where a state is put back, as plain values by name."""
+    """Return what must be the same where a state is loaded, by name."""
     if regulariser is None:
         return {"variant": "none"}
     return {
@@ -295,8 +295,8 @@ def _facts_of(model: nn.Module, data: Any, variant: str) -> tuple[TaskFacts, Ten
     """Return the facts of a task whose training inputs and labels are ``data``, and both on the device.
 
     Classes are the model's scores; whole numbers two by two are tokens, in cyclic order where the variant is
-    ``fourier``, which says so by being asked for. Without data, for variants that read weights alone, facts
-    that say nothing.
+    ``fourier``, which assumes one. Without data, for variants that read weights alone, facts
+    without content.
 
     Raises:
         VariantError: the variant needs data, or these do not fit each other or the model.
@@ -331,7 +331,7 @@ def _facts_of(model: nn.Module, data: Any, variant: str) -> tuple[TaskFacts, Ten
 def _check_labels(labels: Tensor, classes: int) -> Tensor:
     """Return the labels of a batch, which are one class an item.
 
-    Looks at every label. On a GPU that waits for the device, as ``moments`` does anyway: it counts classes.
+    Reads every label. On a GPU that waits for the device, as ``moments`` does anyway: it counts classes.
 
     Raises:
         VariantError: their shape or type is another, or one of them is no class, as the -100 that a loss
@@ -339,14 +339,14 @@ def _check_labels(labels: Tensor, classes: int) -> Tensor:
     """
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
         raise VariantError(
-            f"TPS 'moments' was given labels of shape {tuple(labels.shape)} and type"
+            f"TPS 'moments' got labels of shape {tuple(labels.shape)} and type"
             f" {str(labels.dtype).removeprefix('torch.')}; one whole number an item would do"
         )
     if len(labels):
         low, high = torch.stack(labels.to(torch.int64).aminmax()).tolist()
         if low < 0 or high >= classes:
             raise VariantError(
-                f"TPS 'moments' was given a label of {low if low < 0 else high} and knows classes from 0 to"
+                f"TPS 'moments' got a label of {low if low < 0 else high}, and classes are from 0 to"
                 f" {classes - 1}; a batch without the items that are of none would do"
             )
     return labels
@@ -380,7 +380,7 @@ def _count_scores(model: nn.Module, few: Tensor) -> int:
 
 
 def _count_tokens(model: nn.Module, tokens_i2: Tensor) -> int:
-    """Return how many tokens there are: as many as the model has places for, where it tells."""
+    """Return the vocabulary: the model's where it has one, else one more than the largest token."""
     if getattr(model, "has_unit_triplets", False) is True and tokens_i2.shape[1] == FEW:
         with torch.no_grad():
             return len(model.unit_triplets(tokens_i2)[0])  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""What a user brings, made ready: model and optimiser out of their wrappers, a saved state that fits."""
+"""A user's objects, unwrapped and checked: model and optimiser out of their wrappers, a saved state."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def check_state(place: str, state: Mapping[str, Any], names: Iterable[str], schema: str = "") -> None:
-    """Raise unless a saved state says that it is of ``schema``, if one is given, and has all these names.
+    """Raise unless a saved state is of ``schema``, if there is one, and has all these names.
 
     Raises:
-        LoopError: it says something else, or nothing; or it lacks something: names all that is missing.
+        LoopError: its schema is another, or it lacks something: names all that is missing.
     """
     if schema and state.get("schema") != schema:
         raise LoopError(f"{place}: the state is {state.get('schema')!r}, and {schema!r} is needed")

@@ -1,4 +1,4 @@
-"""``Watch``: signals and rules in a training loop of one's own."""
+"""``Watch``: signals and rules in a user's training loop."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KINDS: Final = {"draw": "draw", "end": "stop"}
 
 @final
 class Watch:
-    """Reads signals of a model while it trains, and says after each reading whether a rule would act.
+    """Reads signals of a model while it trains, and returns after each reading whether a rule would act.
 
     ``step`` is called after every optimiser step; every ``every_steps``-th of them is a reading, and the
     others cost nothing. What it returns is a ``Decision`` for each rule: ``kind`` (``draw`` or ``stop``),
@@ -58,44 +58,44 @@ class Watch:
     >>> step, 0 < watch["d_eff"] <= 1
     (30, True)
 
-    Signals are those of a recipe's ``[watch]``; loops (``h1``) are counted in a process of its own, which
-    leaving the ``with`` block, or ``close``, ends, and come one reading late. The model is left as it was,
+    Signals are those of a recipe's ``[watch]``; loops (``h1``) are counted in a separate process, which
+    ends with the ``with`` block or at ``close``, and come one reading late. The model is left as it was,
     its mode too. Rules are the values ``Plateau``, ``Patience``, ``Threshold``, ``Mask``, ``Change``,
-    ``Reopen``, ``Consensus`` and ``AtEpoch``, or the words of a recipe as a mapping.
+    ``Reopen``, ``Consensus`` and ``AtEpoch``, or the fields of a recipe as a mapping.
 
-    Does not see what is computed elsewhere: hand it to ``step`` by name. Cost: that of the signals, a few
-    forward passes over the probe at each reading.
+    Does not see what is computed elsewhere: pass it to ``step`` by name. Cost: that of the signals, a few
+    forward passes over the calibration data at each reading.
 
     Args:
         model: what trains; wrapped or not. After pruning, make another watch for the ticket.
-        probe: what the signals look at, some 256 training items prepared as for evaluation. A tensor is all
-            items at once; a list or loader yields batches, a batch that is a *list* being inputs and, last,
-            labels.
-        labels: one tensor a batch, or one tensor for a probe that is one tensor; only ``commutator_defect``
-            looks at them. Those of list batches are found.
-        signals: which are read; none are fine where rules look at values handed in alone. Or a ``Panel`` of
-            them that outlives this watch: a model that is pruned gets another watch, and the same panel.
+        calibration_data: what the signals are read on, some 256 training items prepared as for evaluation. A
+            tensor is all items at once; a list or loader yields batches, a batch that is a *list* being
+            inputs and, last, labels.
+        labels: one tensor a batch, or one tensor for calibration data that are one tensor; only
+            ``commutator_defect`` uses them. Those of list batches are taken from the batches.
+        signals: which are read; none are needed where rules read only the values passed to ``step``. Or a
+            ``Panel`` of them that outlives this watch: a pruned model gets another watch and the same panel.
         every_steps: steps between two readings.
         draw: when to draw the ticket.
         end: when training is over.
-        chance_accuracy: what guessing scores, for rules with a ``min_adjusted_accuracy``; without it one over
-            the model's scores.
+        chance_accuracy: the accuracy of guessing, for rules with a ``min_adjusted_accuracy``; without it one
+            over the model's scores.
         ignored_layers: modules whose units are no group, as in a recipe's ``[prune]``.
         seed: of landmarks, null draws and sketches.
         settings: the other fields of ``[watch]``: ``h1_points``, ``h1_every``, ``edge_window``,
             ``rank_share``.
 
     Raises:
-        RecipeError: a setting or a rule is not known or out of bounds; every fault, with what would do.
-        DataError: the probe is no batches or lacks items, the labels given are not one an item, or the model
-            does not take the probe.
+        RecipeError: a setting or a rule does not exist or is out of bounds; every fault, with what would do.
+        DataError: the calibration data are no batches or lack items, the labels are not one an item, or the
+            model does not take the data.
         ModelError: the model is sharded over processes.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        probe: Any,
+        calibration_data: Any,
         labels: Tensor | Sequence[Tensor] | None = None,
         *,
         signals: Sequence[Signal] | Panel = ("d_eff", "h1", "spectral_edge", "norm"),
@@ -110,25 +110,30 @@ class Watch:
         names: list[str] = (
             [each.name for each in signals.signals] if isinstance(signals, Panel) else list(signals)
         )
-        asked = {"signals": names, "every_steps": every_steps, **settings}
-        of_recipes = {"calibration_items": "the probe says it", "every_epochs": "every_steps would do"}
+        values = {"signals": names, "every_steps": every_steps, **settings}
+        of_recipes = {
+            "calibration_items": "calibration_data has them",
+            "every_epochs": "every_steps would do",
+        }
         if faults := [
-            Fault(name, f"is for recipes; here {why}") for name, why in of_recipes.items() if name in asked
+            Fault(name, f"is for recipes; here {why}") for name, why in of_recipes.items() if name in values
         ]:
             raise RecipeError("Watch", faults)
-        self._settings = read_section(Settings, "watch", asked, "Watch")
+        self._settings = read_section(Settings, "watch", values, "Watch")
         if doubled := sorted({name for name in names if names.count(name) > 1}):
-            words = f"names {', '.join(map(repr, doubled))} more than once"
-            raise RecipeError("Watch", [Fault("signals", words)])
-        given = {"draw": draw, "end": end}
+            message = f"names {', '.join(map(repr, doubled))} more than once"
+            raise RecipeError("Watch", [Fault("signals", message)])
+        rules = {"draw": draw, "end": end}
         self._rules = {
-            name: read_rule(rule, name, "Watch") for name, rule in given.items() if rule is not None
+            name: read_rule(rule, name, "Watch") for name, rule in rules.items() if rule is not None
         }
         self.every_steps = every_steps
         """Steps between two readings."""
         self._model = unwrap_model(model)
-        self._batches, self._labels = _calibration_batches(probe, labels, device_of(self._model))
-        self._sites = _sites_of(self._model, self._batches[0], self._settings.signals, ignored_layers)
+        self._batches, self._labels = _calibration_batches(calibration_data, labels, device_of(self._model))
+        self._group_tensors = _find_group_tensors(
+            self._model, self._batches[0], self._settings.signals, ignored_layers
+        )
         self.rule_memories: dict[str, Memory] = {
             name: stopping.start(
                 rule, chance_accuracy=_chance_accuracy(rule, chance_accuracy, self._model, self._batches[0])
@@ -153,17 +158,17 @@ class Watch:
         readings: Iterable[Reading] = (),
         **values: float | Tensor | Callable[[], float | Tensor],
     ) -> tuple[Decision, ...]:
-        """Read where it is the turn of ``step``, and return what each rule says; nothing between readings.
+        """Read if ``step`` is due, and return the decision of each rule; nothing between readings.
 
-        Nothing either where ``step`` is that of the last call, which was read then if it was its turn.
-        ``values`` are read beside the signals under their names, as in ``validation_accuracy=0.9``; what is
-        expensive is handed in as a function without arguments, which is called only for a reading.
-        ``readings`` are taken as they are, as those of ``TPS.order_parameters``; an iterator is gone through
+        Nothing either where ``step`` is that of the last call, which was read then if it was due.
+        ``values`` are recorded with the signals under their names, as in ``validation_accuracy=0.9``; what is
+        expensive is passed as a function without arguments, which is called only for a reading.
+        ``readings`` are taken as they are, as those of ``TPS.order_parameters``; an iterator is consumed
         for a reading only.
 
         Raises:
             LoopError: steps go down, or the watch is closed.
-            RecipeError: at the first reading, where a rule looks at what is not read.
+            RecipeError: at the first reading, where a rule needs a signal that is not read.
         """
         if self._is_closed:
             raise LoopError("Watch: this watch is closed; make another one")
@@ -180,16 +185,18 @@ class Watch:
         more = tuple(readings)
         self._refuse_unread((*names, *(each.signal for each in more if not each.group)), values, epoch)
         at = 0.0 if epoch is None else float(epoch)
-        told = tuple(
+        passed = tuple(
             Reading.of(name, float(value() if callable(value) else value), step=step, epoch=at)
             for name, value in values.items()
         )
         with torch.autocast(device_of(self._model).type, enabled=False):
-            self.signal_memories, seen = self._panel.read(self.signal_memories, self._view(step, at))
-        now = (*told, *more, *seen)
-        self.readings.extend(now)
+            self.signal_memories, from_signals = self._panel.read(self.signal_memories, self._view(step, at))
+        current = (*passed, *more, *from_signals)
+        self.readings.extend(current)
         self._last_step = step
-        return tuple(self._decide(name, rule, now, step=step, epoch=at) for name, rule in self._rules.items())
+        return tuple(
+            self._decide(name, rule, current, step=step, epoch=at) for name, rule in self._rules.items()
+        )
 
     def __getitem__(self, signal: str) -> float | None:
         """Return the last value of a signal of the whole model; ``None`` where it had none then.
@@ -205,43 +212,43 @@ class Watch:
         raise LoopError(f"Watch: nothing has been read under '{signal}'{hint}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold: tensors, and plain JSON values."""
+        """Return what a checkpoint must hold: tensors, and values of JSON."""
         tensors, signals = self._panel.pack(self.signal_memories)
-        plain = {
+        values = {
             "settings": self._describe(),
             "last_step": self._last_step,
             "signals": signals,
             "rules": {name: dump(memory) for name, memory in self.rule_memories.items()},
             "readings": [dump(reading) for reading in self.readings],
         }
-        # By way of JSON, so that it is what it says: a word of ours is a class of ours to pickle.
-        return {"schema": SCHEMA, "tensors": tensors, "plain": json.loads(json.dumps(plain))}
+        # Through JSON: an enum of this package would be pickled as a class of this package.
+        return {"schema": SCHEMA, "tensors": tensors, "plain": json.loads(json.dumps(values))}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what ``state_dict`` returned, into a watch with the same signals and rules.
+        """Load what ``state_dict`` returned, into a watch with the same signals and rules.
 
         Raises:
             LoopError: it is no state of a watch, lacks something, or is of one with other settings: names the
                 first.
         """
         check_state("Watch", state, ("tensors", "plain"), SCHEMA)
-        plain = state["plain"]
-        check_state("Watch", plain, ("settings", "last_step", "signals", "rules", "readings"))
-        check_settings("Watch", plain["settings"], self._describe())
-        check_state("Watch", plain["signals"], self._settings.signals)
-        check_state("Watch", plain["rules"], self._rules)
-        self.signal_memories = self._panel.unpack(state["tensors"], plain["signals"])
+        values = state["plain"]
+        check_state("Watch", values, ("settings", "last_step", "signals", "rules", "readings"))
+        check_settings("Watch", values["settings"], self._describe())
+        check_state("Watch", values["signals"], self._settings.signals)
+        check_state("Watch", values["rules"], self._rules)
+        self.signal_memories = self._panel.unpack(state["tensors"], values["signals"])
         try:
-            self.rule_memories = {name: stopping.recall(plain["rules"][name]) for name in self._rules}
+            self.rule_memories = {name: stopping.recall(values["rules"][name]) for name in self._rules}
         except ValueError as error:
             raise LoopError(f"Watch: the state of a rule is none ({error})") from error
-        self._last_step = plain["last_step"]
-        self.readings = [load(Reading, raw) for raw in plain["readings"]]
+        self._last_step = values["last_step"]
+        self.readings = [load(Reading, raw) for raw in values["readings"]]
 
     def close(self) -> None:
         """Collect what is still on its way into ``readings`` and end the process that counts loops.
 
-        That of a panel handed in goes on.
+        That of a panel passed by the caller runs on.
         """
         if not self._is_closed:
             self._is_closed = True
@@ -273,9 +280,9 @@ class Watch:
             calibration_batches=tuple(self._batches),
             step=step,
             epoch=epoch,
-            consumers=self._sites.consumers,
-            producers=self._sites.written,
-            norm_scales=self._sites.scaled,
+            consumers=self._group_tensors.consumers,
+            producers=self._group_tensors.written,
+            norm_scales=self._group_tensors.scaled,
             labels=tuple(self._labels),
         )
 
@@ -283,7 +290,7 @@ class Watch:
         if self._is_checked:
             return
         taken = set(watched_names(self._settings.signals)).intersection(values)
-        faults = [Fault(name, "is read by a signal already: hand it in under another name") for name in taken]
+        faults = [Fault(name, "is read by a signal already: pass it under another name") for name in taken]
         for name, rule in self._rules.items():
             faults += _unread_faults(name, rule, names, has_epoch=epoch is not None)
         if faults:
@@ -309,39 +316,39 @@ class Watch:
 
 
 def _calibration_batches(
-    given: Any, labels: Tensor | Iterable[Tensor] | None, device: torch.device
+    calibration_data: Any, labels: Tensor | Iterable[Tensor] | None, device: torch.device
 ) -> tuple[list[Any], list[Tensor]]:
-    """Return the batches of a probe and their labels, a tensor a batch or none at all, on the device.
+    """Return batches of calibration data and their labels, a tensor a batch or none at all, on the device.
 
-    One tensor of labels belongs to a probe that is one tensor, and is split as that is. Labels that a loader
-    brings along are taken as they are: most signals look at none.
+    One tensor of labels belongs to data that are one tensor, and is split as they are. Labels that a loader
+    yields are taken unchecked: most signals use none.
 
     Raises:
-        DataError: there are no batches, or one without items; or the labels given are not one an item.
+        DataError: there are no batches, or one without items; or the labels are not one an item.
     """
-    batches, found = batches_of(given, device, "Watch: probe", DataError)
+    batches, found = batches_of(calibration_data, device, "Watch: calibration_data", DataError)
     if not batches:
-        raise DataError("Watch: probe is empty; some 256 training items would do")
+        raise DataError("Watch: calibration_data is empty; some 256 training items would do")
     for number, batch in enumerate(batches, 1):
-        # A batch without any tensor is the model's own affair.
+        # A batch without any tensor is for the model to interpret.
         if any(tensor.ndim for tensor in tensors_of(batch)) and not item_count(batch):
             raise DataError(
-                f"Watch: batch {number} of {len(batches)} of the probe has no items; some 256 training items"
-                " in all would do"
+                f"Watch: batch {number} of {len(batches)} of calibration_data has no items; some 256"
+                " training items in all would do"
             )
     if labels is None:
         return batches, found or []
     if isinstance(labels, Tensor):
-        labels = _split_labels(labels, given)
+        labels = _split_labels(labels, calibration_data)
     parts = list(labels)
     _refuse_misfit(parts, batches)
     return batches, [part.to(device) for part in parts]
 
 
-def _sites_of(
+def _find_group_tensors(
     model: nn.Module, batch: Any, signals: Sequence[str], ignored_layers: Sequence[str]
 ) -> pruning.GroupTensors:
-    """Return where the signals look: nowhere where there are none, which spares the survey.
+    """Return the tensors that signals read, by group; without signals none, and no survey is made.
 
     Raises:
         DataError: the model does not take the batch.
@@ -352,20 +359,21 @@ def _sites_of(
         with torch.no_grad(), evaluation_mode(model):
             call_model(model, batch)
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        raise DataError(f"Watch: the model does not take the probe: {error}") from error
+        raise DataError(f"Watch: the model does not take calibration_data: {error}") from error
     return pruning.tensors_by_group(model, pruning.find_groups(model, batch, ignored_layers))
 
 
-def _split_labels(labels: Tensor, probe: Any) -> list[Any]:
-    """Return one tensor of labels in the batches into which the one tensor of the probe was split."""
-    if not isinstance(probe, Tensor):
+def _split_labels(labels: Tensor, calibration_data: Any) -> list[Any]:
+    """Return one tensor of labels in the batches into which the one tensor of calibration data was split."""
+    if not isinstance(calibration_data, Tensor):
         raise DataError(
-            "Watch: labels are one tensor, and the probe is batches; a list of one tensor a batch would do"
+            "Watch: labels are one tensor, and calibration_data is batches; a list of one tensor a batch"
+            " would do"
         )
-    if not labels.ndim or len(labels) != len(probe):
+    if not labels.ndim or len(labels) != len(calibration_data):
         raise DataError(
-            f"Watch: labels have shape {tuple(labels.shape)}, and the probe has {len(probe)} items;"
-            " one label an item would do"
+            f"Watch: labels have shape {tuple(labels.shape)}, and calibration_data has"
+            f" {len(calibration_data)} items; one label an item would do"
         )
     return batches_of(labels, labels.device, "Watch: labels", DataError)[0]
 
@@ -373,8 +381,8 @@ def _split_labels(labels: Tensor, probe: Any) -> list[Any]:
 def _refuse_misfit(labels: Sequence[Any], batches: Sequence[Any]) -> None:
     if len(labels) != len(batches):
         raise DataError(
-            f"Watch: labels are {len(labels)} tensors, and the probe is {len(batches)} batches; one tensor a"
-            " batch would do, or one for all where the probe is one tensor"
+            f"Watch: labels are {len(labels)} tensors, and calibration_data is {len(batches)} batches; one"
+            " tensor a batch would do, or one for all where calibration_data is one tensor"
         )
     misfits = []
     for number, (label_i, batch) in enumerate(zip(labels, batches, strict=True), 1):
@@ -388,48 +396,48 @@ def _refuse_misfit(labels: Sequence[Any], batches: Sequence[Any]) -> None:
 
 
 def _unread_faults(place: str, rule: Rule, names: Sequence[str], *, has_epoch: bool) -> list[Fault]:
-    """Return a fault for everything that a rule looks at and that is not among the ``names`` read.
+    """Return a fault for every signal that a rule needs and that is not among the ``names`` read.
 
-    A rule that waits for something to be learned, without an accuracy, would wait for ever.
+    A rule that waits for something to be learned, without an accuracy, would never act.
     """
     faults = unread_faults(place, rule, names, "here")
     for where, each in _parts_of(place, rule):
         if isinstance(each, EpochRule) and not has_epoch:
-            words = "counts epochs: hand them in, as in step(step, epoch=step / steps_per_epoch)"
-            faults.append(Fault(where, words))
+            message = "counts epochs: pass them, as in step(step, epoch=step / steps_per_epoch)"
+            faults.append(Fault(where, message))
         if _waits_to_learn(each) and "validation_accuracy" not in names:
-            words = (
-                "waits for validation accuracy: hand it in, as in step(step, validation_accuracy=0.9),"
+            message = (
+                "waits for validation accuracy: pass it, as in step(step, validation_accuracy=0.9),"
                 " or set it to 0"
             )
-            faults.append(Fault(f"{where}.min_adjusted_accuracy", words))
+            faults.append(Fault(f"{where}.min_adjusted_accuracy", message))
     return faults
 
 
 def _waits_to_learn(rule: Rule) -> bool:
-    """Return whether a rule, or a part of it, holds still until something is learned."""
+    """Return whether a rule, or a part of it, does not act until something is learned."""
     return any(getattr(each, "min_adjusted_accuracy", 0.0) > 0.0 for _, each in _parts_of("", rule))
 
 
-def _chance_accuracy(rule: Rule, given: float | None, model: nn.Module, batch: Any) -> float:
-    """Return what guessing scores: as given, else one over the model's scores, where a rule asks for it.
+def _chance_accuracy(rule: Rule, accuracy: float | None, model: nn.Module, batch: Any) -> float:
+    """Return the accuracy of guessing: ``accuracy``, else one over the model's scores where a rule needs it.
 
     Raises:
-        RecipeError: what is given is no share below 1.
-        DataError: the model's output is no table of scores, and nothing is given.
+        RecipeError: ``accuracy`` is no share below 1.
+        DataError: the model's output is no table of scores, and there is no ``accuracy``.
     """
-    if given is not None:
-        if not 0.0 <= given < 1.0:
-            words = f"must be a share from 0 to below 1 (found {given:g})"
-            raise RecipeError("Watch", [Fault("chance_accuracy", words)])
-        return float(given)
+    if accuracy is not None:
+        if not 0.0 <= accuracy < 1.0:
+            message = f"must be a share from 0 to below 1 (found {accuracy:g})"
+            raise RecipeError("Watch", [Fault("chance_accuracy", message)])
+        return float(accuracy)
     if not _waits_to_learn(rule):
         return 0.0
     try:
         with torch.no_grad(), evaluation_mode(model):
             return 1.0 / logits_of(call_model(model, batch)).shape[-1]
     except (TypeError, IndexError) as error:
-        raise DataError(f"Watch: {error}; chance_accuracy, what guessing scores, must be given") from error
+        raise DataError(f"Watch: {error}; chance_accuracy, that of guessing, is needed") from error
 
 
 def _parts_of(place: str, rule: Rule) -> Iterator[tuple[str, Rule]]:

@@ -1,4 +1,4 @@
-"""Models: small networks that the recipes name, those that are brought, and whether a model fits its data."""
+"""Models: small networks, those of libraries and of users, and whether a model fits its data."""
 
 from tpsprune.models.architectures import Cnn, Mlp, ResNet, TokenMlp, Transformer
 from tpsprune.models.building import build, from_data

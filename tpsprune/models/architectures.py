@@ -1,7 +1,7 @@
 """The networks that recipes name: fully connected, convolutional, residual, and a small transformer.
 
 Shapes: n items, i pairs of tokens, l tokens of an item, f features, a first token, b second token, m units,
-t triplets, c classes (channels of images), h height, w width, d width of a transformer, s positions that ask.
+t triplets, c classes (channels of images), h height, w width, d width of a transformer, s query positions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Gated(nn.Module):
     """A layer of gated linear units: h = relu(G x + g) ⊙ (U x + d).
 
     Each unit multiplies two linear readings of its input, so that a product need not be built out of bends.
-    Unit m is row m of both matrices: they are cut together. Parameters: 2 · (features + 1) · width.
+    Unit m is row m of both matrices: they are pruned together. Parameters: 2 · (features + 1) · width.
 
     Source: Shazeer 2020, "GLU Variants Improve Transformer" (arXiv:2002.05202), ReGLU, here with biases.
     """
@@ -33,7 +33,7 @@ class Gated(nn.Module):
         self.up = nn.Linear(features, width)
 
     def forward(self, inputs_nf: Tensor) -> Tensor:
-        """Return what the units (n, m) put out."""
+        """Return the outputs of the units (n, m)."""
         units_nm: Tensor = functional.relu(self.gate(inputs_nf)) * self.up(inputs_nf)
         return units_nm
 
@@ -168,7 +168,7 @@ SMALLEST_SIDE = 4
 
 @final
 class ConvBlock(nn.Module):
-    """3×3 convolution without bias, batch norm, ReLU, and a 2×2 maximum where ``pool`` says so.
+    """3×3 convolution without bias, batch norm, ReLU, and a 2×2 maximum with ``pool``.
 
     Weights are drawn as in He et al. 2015, "Delving Deep into Rectifiers" (arXiv:1502.01852), eq. 14.
     """
@@ -221,7 +221,7 @@ class BasicBlock(nn.Module):
 
     Where the shape changes the input goes through a 1×1 convolution with batch norm: the paper's
     option B. Its option A (subsample, pad with zeros) has no parameters, but ties channels of one stage
-    to those of the next by position, so that none could be cut.
+    to those of the next by position, so that none could be pruned.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
@@ -284,10 +284,10 @@ class ResNet(nn.Module):
 class Transformer(nn.Module):
     """Embedding, learned positions, causal attention without biases, MLPs with ReLU, no layer norm.
 
-    The answer is read at "=", the last position, which sees all tokens. The last layer computes nothing at
-    the other positions but keys and values; those before it, in ``earlier``, compute every position. Weights
-    are normal with standard deviation width^(−1/2), (vocabulary + 1)^(−1/2) for the unembedding, biases
-    zero. Parameters, with vocabulary p, l tokens and n layers:
+    The prediction is read at "=", the last position, which sees all tokens. The last layer computes nothing
+    at the other positions but keys and values; those before it, in ``earlier``, compute every position.
+    Weights are normal with standard deviation width^(−1/2), (vocabulary + 1)^(−1/2) for the unembedding,
+    biases zero. Parameters, with vocabulary p, l tokens and n layers:
     (p + l + 2)·d + n·(4d² + 2dm + m + d) + dc.
     """
 
@@ -307,7 +307,7 @@ class Transformer(nn.Module):
         self.length = length
         self.num_heads = heads
         self.embedding = nn.Embedding(vocabulary + 1, width)
-        # A table rather than a bare parameter: dependency graphs follow it when the width is cut.
+        # A table rather than a parameter: dependency graphs follow it when the width is pruned.
         self.positions = nn.Embedding(length + 1, width)
         self.earlier = nn.ModuleList(_Layer(width, heads, mlp_width) for _ in range(layers - 1))
         self.q, self.k, self.v, self.o = (nn.Linear(width, width, bias=False) for _ in range(4))
@@ -331,7 +331,7 @@ class Transformer(nn.Module):
 
     @property
     def unit_layers(self) -> tuple[str, ...]:
-        """The layer that TPS variant ``moments`` couples: the last MLP's, where the answer is read."""
+        """The layer that TPS variant ``moments`` couples: the last MLP's, where the prediction is read."""
         return ("mlp_in",)
 
     @property
@@ -411,9 +411,9 @@ class _Projections(Protocol):
 
 
 def _attention(layer: _Projections, asking_isd: Tensor, stream_ild: Tensor, *, causal: bool) -> Tensor:
-    """Return what the asking positions (i, s, d) hear of the stream's."""
+    """Return the attention output of the query positions (i, s, d) over the stream's."""
     q, k, v = (
-        # The width of a head is left open, so that it may be cut.
+        # The width of a head is left open, so that it may be pruned.
         values.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2)
         for values in (layer.q(asking_isd), layer.k(stream_ild), layer.v(stream_ild))
     )

@@ -38,7 +38,7 @@ def build(model: Model, facts: TaskFacts, *, fill: bool = True) -> nn.Module:
 
     Raises:
         ModelError: this kind of model does not take such inputs, or the library that has it is not installed
-            or has no such model; the message says what would do.
+            or has no such model; the message names what would do.
         ArtifactError: the weights are not there, damaged, or do not fit.
         RecipeError: a custom factory does not import, or raised.
     """
@@ -50,7 +50,7 @@ def build(model: Model, facts: TaskFacts, *, fill: bool = True) -> nn.Module:
 
 
 def from_data(model: Model, facts: TaskFacts) -> dict[str, Any]:
-    """Return the arguments that a library's model is given because the data are as they are.
+    """Return the arguments of a library's model that follow from the data.
 
     Raises:
         ModelError: as ``build``.
@@ -118,12 +118,12 @@ def _misfit(kind: str, wants: str, facts: TaskFacts) -> ModelError:
             f"task.model: '{kind}' {wants}, the data are several parts ({names}); a model of your own, "
             "'custom', would fit"
         )
-    words = {"image": "images", "tokens": "tokens", "vector": "vectors"}[facts.input_kind]
+    plural = {"image": "images", "tokens": "tokens", "vector": "vectors"}[facts.input_kind]
     would = "'mlp' or 'transformer'" if facts.input_kind == "tokens" else "'mlp'"
     if facts.input_kind == "image" and min(facts.input_shape[1:]) >= SMALLEST_SIDE:
         would = "'cnn', 'resnet' or 'mlp'"
     return ModelError(
-        f"task.model: '{kind}' {wants}, the data are {words} of shape {facts.input_shape}; {would} would fit"
+        f"task.model: '{kind}' {wants}, the data are {plural} of shape {facts.input_shape}; {would} would fit"
     )
 
 

@@ -48,12 +48,12 @@ def check_fits(
         output = _predict(model, inputs, "", read)
         if objective.name in WORDS:
             _check_scores(model, output, labels, classes, objective)
-        # Also says what the user's own loss makes of the output.
+        # Also checks that a custom loss accepts the output.
         objective.sums(output, labels)
     if not all(bool(part.isfinite().all()) for part in tensors_of(output)):
         raise ModelError(
             f"task.model: {type(model).__name__} outputs values that are not finite, untrained, on "
-            "inputs that are: look at its initial weights and at what it divides by"
+            "inputs that are: check its initial weights and what it divides by"
         )
     with torch.random.fork_rng():
         copied = _copy(model).train()
@@ -113,8 +113,8 @@ def _predict(model: nn.Module, inputs: Tree, mode: str, read: Callable[[Any], An
     try:
         return read(call_model(model, inputs))
     except Exception as error:
-        words = f"{type(model).__name__} does not run{mode} on inputs of {shapes}: {first_line(error)}"
-        raise ModelError(f"task.model: {words}") from error
+        message = f"{type(model).__name__} does not run{mode} on inputs of {shapes}: {first_line(error)}"
+        raise ModelError(f"task.model: {message}") from error
 
 
 def _copy(model: nn.Module) -> nn.Module:

@@ -1,12 +1,12 @@
 """Models that libraries have by name: timm's, torchvision's classifiers, and the classes of transformers.
 
-Nothing is downloaded or read while one is built: its weights are drawn anew. A library is imported only
+Nothing is downloaded or read while one is built: its weights are initialised. A library is imported only
 when a recipe names a model of it.
 
 The torchvision that PyPI serves is built against CUDA. Beside a CPU build of torch its binary does not load
 (libcudart and two more libraries are missing), torchvision swallows that, and a line further on registers a
 fake for the operators ``nms`` and ``qnms`` that the binary would have declared: ``RuntimeError: operator
-torchvision::nms does not exist``. The models need none of those operators. Where the plain import fails, and
+torchvision::nms does not exist``. The models need none of those operators. Where the direct import fails, and
 only there, the two are declared, without being defined, and it is imported again; calling one still fails.
 """
 
@@ -47,13 +47,13 @@ SPECIAL_TOKENS: Final = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_to
 
 
 def library_model(model: LibraryModel, facts: TaskFacts) -> nn.Module:
-    """Build the model with what the user gave and what follows from the data, weights drawn anew.
+    """Build the model with the user's settings and those that follow from the data, with initial weights.
 
     Raises:
-        ModelError: the library is not installed, has no such model or setting, the data do not go in, or it
+        ModelError: the library is not installed, has no such model or setting, the data do not fit, or it
             does not build.
     """
-    arguments = {**library_arguments(model, facts), **_given(model)[2]}
+    arguments = {**library_arguments(model, facts), **_place_and_settings(model)[2]}
     with _building(model):
         match model:
             case TimmModel():
@@ -68,7 +68,7 @@ def library_model(model: LibraryModel, facts: TaskFacts) -> nn.Module:
 
 
 def library_arguments(model: LibraryModel, facts: TaskFacts) -> dict[str, Any]:
-    """Return the arguments that follow from the data, without those that the user gave.
+    """Return the arguments that follow from the data, without those that the user set.
 
     Raises:
         ModelError: as ``library_model``.
@@ -80,8 +80,8 @@ def library_arguments(model: LibraryModel, facts: TaskFacts) -> dict[str, Any]:
             arguments = _torchvision_arguments(model, facts)
         case TransformersModel():
             arguments = _transformers_arguments(model, facts)
-    *_, given = _given(model)
-    return {name: value for name, value in arguments.items() if name not in given}
+    *_, settings = _place_and_settings(model)
+    return {name: value for name, value in arguments.items() if name not in settings}
 
 
 def _timm_arguments(model: TimmModel, facts: TaskFacts) -> dict[str, Any]:
@@ -104,9 +104,9 @@ def _timm_arguments(model: TimmModel, facts: TaskFacts) -> dict[str, Any]:
 def _torchvision_arguments(model: TorchvisionModel, facts: TaskFacts) -> dict[str, Any]:
     """Return the classes, and the image size of the transformers among the classifiers."""
     models = _torchvision().models
-    known = models.list_models(module=models)
-    if model.name not in known:
-        raise _unknown(model, known)
+    names = models.list_models(module=models)
+    if model.name not in names:
+        raise _unknown(model, names)
     _refuse_loading(model.model_args, "task.model.model_args")
     if facts.input_kind != "image" or facts.input_shape[0] != TORCHVISION_CHANNELS:
         raise ModelError(
@@ -162,8 +162,8 @@ def _transformers_arguments(model: TransformersModel, facts: TaskFacts) -> dict[
     return arguments
 
 
-def _given(model: LibraryModel) -> tuple[str, str, Mapping[str, Any]]:
-    """Return where the user named the model, by which name, and the settings given with it."""
+def _place_and_settings(model: LibraryModel) -> tuple[str, str, Mapping[str, Any]]:
+    """Return where the user named the model, by which name, and its settings."""
     if isinstance(model, TransformersModel):
         return "task.model.architecture", model.architecture, model.config
     return "task.model.name", model.name, model.model_args
@@ -175,48 +175,48 @@ def _describe(facts: TaskFacts) -> str:
     >>> _describe(TaskFacts(input_kind="image", input_shape=(1, 8, 8), classes=10))
     'images of shape (1, 8, 8)'
     """
-    words = {"image": "images", "vector": "vectors"}
-    return f"{words.get(facts.input_kind, facts.input_kind)} of shape {facts.input_shape}"
+    plurals = {"image": "images", "vector": "vectors"}
+    return f"{plurals.get(facts.input_kind, facts.input_kind)} of shape {facts.input_shape}"
 
 
-def _unknown(model: LibraryModel, known: Iterable[str]) -> ModelError:
+def _unknown(model: LibraryModel, choices: Iterable[str]) -> ModelError:
     """Return the fault of a name that a library does not have, with the nearest that it has."""
-    names, (place, name, _) = sorted(known), _given(model)
+    names, (place, name, _) = sorted(choices), _place_and_settings(model)
     hint = did_you_mean(name, names) or f" (it has {len(names)}, as {', '.join(names[:3])})"
     return ModelError(f"{place}: {model.kind} has no '{name}'{hint}")
 
 
-def _refuse_loading(given: Any, place: str) -> None:
+def _refuse_loading(setting: Any, place: str) -> None:
     """Refuse settings, however deep, that make a library fetch or read something while it builds a model.
 
-    Weights and code are named by certain keys; hubs, folders and files by texts that no other setting looks
-    like. Labels are texts of the user's own.
+    Weights and code are named by certain keys; hubs, folders and files by strings of a form that no other
+    setting has. Labels are the user's text.
 
     Raises:
         ModelError: one is there, and not merely switched off.
     """
-    if isinstance(given, Mapping):
-        for key, value in given.items():
+    if isinstance(setting, Mapping):
+        for key, value in setting.items():
             if key in LOADING and value:
                 raise ModelError(f"{place}.{key}: {NOTHING_FETCHED}")
             if key not in LABELS:
                 _refuse_loading(value, f"{place}.{key}")
-    elif isinstance(given, list):
-        for value in given:
+    elif isinstance(setting, list):
+        for value in setting:
             _refuse_loading(value, place)
-    elif isinstance(given, str) and PLACE_SIGNS.intersection(given):
-        raise ModelError(f"{place}: '{given}' names a hub, a folder or a file, and {NOTHING_FETCHED}")
+    elif isinstance(setting, str) and PLACE_SIGNS.intersection(setting):
+        raise ModelError(f"{place}: '{setting}' names a hub, a folder or a file, and {NOTHING_FETCHED}")
 
 
 @contextmanager
 def _building(model: LibraryModel) -> Iterator[None]:
-    """Turn whatever a library says while it builds a model into one fault with its place."""
+    """Turn any exception of a library while it builds a model into one fault with its place."""
     try:
         yield
     except ModelError:
         raise
     except Exception as error:
-        place, name, _ = _given(model)
+        place, name, _ = _place_and_settings(model)
         message = f"{place}: '{name}' does not build with these settings: {first_line(error)}"
         raise ModelError(message) from error
 
@@ -255,8 +255,8 @@ def _architecture(name: str) -> Any:
     with _importing("transformers"):
         import transformers
     if name not in dir(transformers):
-        known = [each for each in dir(transformers) if "For" in each or each.endswith(("Model", "LMHead"))]
-        raise _unknown(TransformersModel(architecture=name), known)
+        names = [each for each in dir(transformers) if "For" in each or each.endswith(("Model", "LMHead"))]
+        raise _unknown(TransformersModel(architecture=name), names)
     with _importing("transformers"):
         # Its parts import torchvision where that is installed, which may have to be helped.
         help_torchvision()
@@ -293,7 +293,7 @@ def import_torchvision() -> ModuleType:
         return torchvision  # type: ignore[no-any-return]
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
-    # What is declared here goes as this object goes: it is kept.
+    # Declarations here end with this object: it is kept.
     declare: Any = torch.library.Library
     library = declare("torchvision", "FRAGMENT")
     _declared.append(library)

@@ -58,7 +58,7 @@ def stored_weights(model: Model) -> StoredWeights | None:
     """Return the weights that a recipe's model begins with; ``None`` where they are drawn.
 
     Raises:
-        ArtifactError: they are said to lie in a package that is not installed, or at a path outside it.
+        ArtifactError: they are to be in a package that is not installed, or at a path outside it.
     """
     if not isinstance(model, FOREIGN_MODELS) or model.weights is None:
         return None

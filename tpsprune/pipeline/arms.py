@@ -41,7 +41,7 @@ from tpsprune.records import (
 from tpsprune.runs import Begun, ComparisonFolder, RunFolder, read_json, read_result
 
 NEW_WEIGHTS: Final = 1_000_000
-"""Added to the seed where a shape gets new weights: those of the ticket's own init are another claim."""
+"""Added to the seed where a shape gets new weights: the ticket's initial weights are another claim."""
 OTHER_PHASES: Final = ("setup", "benchmark")
 BN_L1: Final = 1e-4
 """Weight of the L1 norm of batch-norm scales, as published (You et al. 2020, section 3)."""
@@ -51,7 +51,7 @@ WARM_UP_SECONDS: Final = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TicketFacts:
-    """What the ticket's run of a pair has found: for arms that are handed it."""
+    """What the ticket's run of a pair has found, for the arms that depend on it."""
 
     plan: Plan
     widths: dict[str, int]
@@ -67,12 +67,12 @@ class TicketFacts:
         """Read it from the run's folder.
 
         Raises:
-            RunFolderError: the folder is gone, or something in it is.
+            RunFolderError: the folder is missing, or something in it is.
         """
         if not folder.path.is_dir():
             raise RunFolderError(
-                f"{folder.path} is gone, and arms of pair {run.pair + 1} need the ticket in it: put it back, "
-                "or begin anew with another --out"
+                f"{folder.path} is missing, and arms of pair {run.pair + 1} need the ticket in it: restore "
+                "it, or begin again with another --out"
             )
         outcome = read_result(folder.result)
         retrained = outcome.stopped.epoch - outcome.drawn.epoch
@@ -91,7 +91,7 @@ class TicketFacts:
 
 
 def arm_recipe(arm: str, recipe: Recipe, ticket: TicketFacts | None = None) -> Recipe:
-    """Return the recipe that an arm runs; without ``ticket``, as far as it is known beforehand."""
+    """Return the recipe that an arm runs; without ``ticket``, as far as it is fixed beforehand."""
     dense = replace(
         recipe,
         tps=Tps(variant="none"),
@@ -124,7 +124,7 @@ def arm_recipe(arm: str, recipe: Recipe, ticket: TicketFacts | None = None) -> R
 
 
 def _read_once(recipe: Recipe) -> Recipe:
-    """Return the recipe read at its end alone: where no reading can change anything, none is paid for."""
+    """Return the recipe with one reading, at its end: where readings change nothing, they only cost."""
     return replace(recipe, watch=replace(recipe.watch, every_epochs=recipe.train.epochs, every_steps=None))
 
 
@@ -138,21 +138,21 @@ def _equal_joules(recipe: Recipe, ticket: TicketFacts | None) -> Recipe:
     """Return the recipe that spends what the ticket's run spent: a schedule of about that length, and a stop.
 
     Its length is what the ticket's total, setting up and the benchmark left out, would buy at the joules of
-    one of its own epochs after pruning; a budget ends it at the total itself, within two seconds.
+    one of its epochs after pruning; a budget ends it at the total itself, within two seconds.
 
     Raises:
-        PruneError: nobody knows what the ticket's run took.
+        PruneError: the energy of the ticket's run was not metered.
     """
     if ticket is None:
         return _from_scratch(recipe, recipe.train.epochs)
     if ticket.joules is None or not ticket.epoch_joules:
-        raise PruneError("the joules of the ticket's run are not known, so none can be as many")
+        raise PruneError("the energy of the ticket's run was not metered, so no run can be given as much")
     fresh = _from_scratch(recipe, round((ticket.joules - ticket.other_joules) / ticket.epoch_joules))
     return replace(fresh, stop=replace(fresh.stop, budget_joules=ticket.joules))
 
 
 def _early_bird(recipe: Recipe) -> Recipe:
-    """Return a recipe after Early-Bird: a mask an epoch, drawn below 0.1 whatever is learned by then.
+    """Return a recipe after Early-Bird: a mask an epoch, drawn below 0.1 at any accuracy.
 
     Pruned by batch-norm scales to the recipe's target, weights inherited, no compensation; the rest of
     the schedule is the recipe's, and its end too: an end by patience is as long in epochs. Two things differ
@@ -186,7 +186,7 @@ def _early_bird(recipe: Recipe) -> Recipe:
 def measure_run(
     begun: Begun, recipe: Recipe, folder: ComparisonFolder, *, ticket: TicketFacts | None, device: str
 ) -> Generator[Event, None, ArmRun]:
-    """Make the run that has begun and return it as measured; one that ends without a model says why.
+    """Make the run that has begun and return it as measured; one that ends without a model names its failure.
 
     Training that leaves the finite numbers, and pruning that is refused, are outcomes of the arm; anything
     else ends the comparison.
@@ -291,12 +291,12 @@ def measure_inference(
 
     What is ``done``, by arm and batch size, is not done again.
 
-    Models are built anew from their files, which must be those that the runs left. The batch is of test
+    Models are rebuilt from their files, which must be those that the runs left. The batch is of test
     items, on the device, prepared as for evaluation; half a second of inference comes first that
     does not count.
 
     Raises:
-        RunFolderError: a run's folder is gone, or holds another model than the one it left.
+        RunFolderError: a run's folder is missing, or holds another model than the one it left.
     """
     rules = recipe.compare
     due = [run for run in runs if any((run.arm, batch) not in done for batch in rules.inference_batches)]
@@ -307,11 +307,9 @@ def measure_inference(
             items_n = _test_batch(bench, batch)
             for run in (run for run in order if (run.arm, batch) not in done):
                 with bench.execution.autocasting():
-                    measure.answer_for(
-                        min(WARM_UP_SECONDS, rules.inference_seconds), models[run.arm], items_n
-                    )
+                    measure.infer_for(min(WARM_UP_SECONDS, rules.inference_seconds), models[run.arm], items_n)
                     with meter.window(f"inference at batch {batch}") as span:
-                        items = measure.answer_for(rules.inference_seconds, models[run.arm], items_n)
+                        items = measure.infer_for(rules.inference_seconds, models[run.arm], items_n)
                 yield InferenceSpan(
                     arm=run.arm, seed=run.seed, pair=run.pair, batch=batch, items=items, window=span.window
                 )
@@ -324,8 +322,8 @@ def _rebuild_left(run: ArmRun, folder: ComparisonFolder, bench: Workbench) -> nn
     weights = _weights_of(path)
     if not weights.is_file() or _sha256(weights) != run.weights_sha256:
         raise RunFolderError(
-            f"{weights} is not what the run of '{run.arm}', seed {run.seed}, left: put it back, or begin "
-            "anew with another --out"
+            f"{weights} is not what the run of '{run.arm}', seed {run.seed}, left: restore it, or begin "
+            "again with another --out"
         )
     return rebuild_trained(path, bench.dataset.facts)
 

@@ -41,7 +41,7 @@ def benchmark(run: Run, state: State, dense: nn.Module, *, timed: bool = True) -
     """
     assert state.drawn is not None
     assert state.stopped is not None
-    assert state.cut is not None
+    assert state.pruning is not None
     bench, folder, ledger = run.bench, run.folder, run.ledger
     ticket = state.model
     save_tensors(folder.ticket, ticket.state_dict(), {})
@@ -59,9 +59,9 @@ def benchmark(run: Run, state: State, dense: nn.Module, *, timed: bool = True) -
         task=bench.dataset.facts,
         dense=dense_figures,
         ticket=ticket_figures,
-        pruned_validation_accuracy=state.cut.validation_accuracy_after,
-        groups=state.cut.groups,
-        unpruned=state.cut.unpruned,
+        pruned_validation_accuracy=state.pruning.validation_accuracy_after,
+        groups=state.pruning.groups,
+        unpruned=state.pruning.unpruned,
         drawn_at=Milestone.of(state.drawn),
         stopped_at=Milestone.of(state.stopped),
         epochs={"budget": _budget_epochs(bench, state), "trained": state.stopped.epoch},
@@ -83,7 +83,7 @@ def benchmark(run: Run, state: State, dense: nn.Module, *, timed: bool = True) -
 
 
 def _check_rebuilt(bench: Workbench, folder: RunFolder, ticket: nn.Module) -> None:
-    """Build the ticket anew from its files, as an export will, and hold it against the one in memory."""
+    """Rebuild the ticket from its files, as an export will, and compare it with the one in memory."""
     rebuilt = rebuild_ticket(folder, bench.dataset.facts)
     inputs = map_tensors(bench.watch_batches[0], lambda each: each.cpu())
     kept = copy.deepcopy(ticket).cpu().eval()
@@ -92,7 +92,7 @@ def _check_rebuilt(bench: Workbench, folder: RunFolder, ticket: nn.Module) -> No
         difference = (ours - logits_of(call_model(rebuilt, inputs))).abs().max().item()
     if not difference <= REBUILT_TOLERANCE:  # NaN neither
         raise ArtifactError(
-            f"{folder.path}: the ticket built anew from its files answers differently, by {difference:g}; "
+            f"{folder.path}: the ticket rebuilt from its files differs in its outputs by {difference:g}; "
             "its factory may not build the same model twice"
         )
 
@@ -121,16 +121,16 @@ def _measure(
 def _projection(bench: Workbench, state: State) -> Projection | None:
     """Return what the dense model would have cost to the end of the budget: a projection, no measurement.
 
-    Training and evaluation of the dense stage, lost work left out, times budget / epochs at the draw. Not
-    in it: setting up, readings, the benchmark, and TPS as far as its share of the processor time goes. It
+    Training and evaluation of the dense stage, lost work left out, times budget / epochs at the draw. It
+    excludes setting up, readings, the benchmark, and TPS by its share of the processor time. It
     assumes that an epoch costs the same at the end as at the beginning, and that nothing would have
-    stopped the dense model early. ``None`` where the dense model was given.
+    stopped the dense model early. ``None`` where the dense model was trained elsewhere.
     """
     assert state.drawn is not None
     if state.drawn.rule == GIVEN:
         return None
-    assert state.cut is not None
-    dense = state.cut.dense_clock
+    assert state.pruning is not None
+    dense = state.pruning.dense_clock
     scale = bench.recipe.train.epochs / state.drawn.epoch * (1.0 - (_share(dense.tps, dense) or 0.0))
     return Projection(
         joules=None if dense.joules is None else dense.joules * scale,
@@ -140,12 +140,12 @@ def _projection(bench: Workbench, state: State) -> Projection | None:
 
 
 def _budget_epochs(bench: Workbench, state: State) -> float:
-    """Return the epochs that could have been trained: of a model given, those of its retraining."""
+    """Return the epochs of the budget: of a model trained elsewhere, those of its retraining."""
     assert state.drawn is not None
     if state.drawn.rule != GIVEN:
         return float(bench.recipe.train.epochs)
-    own = bench.recipe.retrain.epochs
-    return 0.0 if own == "rest" else float(own)
+    epochs = bench.recipe.retrain.epochs
+    return 0.0 if epochs == "rest" else float(epochs)
 
 
 def _share(cpu_seconds: float, clock: Clock) -> float | None:
@@ -154,8 +154,8 @@ def _share(cpu_seconds: float, clock: Clock) -> float | None:
 
 def _notes(run: Run, state: State, readings: Sequence[Reading]) -> list[str]:
     bench, ledger = run.bench, run.ledger
-    assert state.cut is not None
-    notes = list(state.cut.notes)
+    assert state.pruning is not None
+    notes = list(state.pruning.notes)
     assert state.drawn is not None
     if bench.initial_weights and state.drawn.rule != GIVEN:
         notes.insert(0, f"the training began with {bench.initial_weights}")
@@ -179,7 +179,7 @@ def _notes(run: Run, state: State, readings: Sequence[Reading]) -> list[str]:
         )
     if ledger.attempts > 1:
         notes.append(
-            f"{ledger.attempts} attempts: energy of work that was lost is on the bill, but for the windows "
+            f"{ledger.attempts} attempts: energy of work that was lost is counted, except in the windows "
             "that were open when it was lost"
         )
     return notes

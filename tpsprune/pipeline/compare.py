@@ -39,14 +39,14 @@ def compare(
 ) -> Iterator[Comparing]:
     """Run what is missing of a comparison; yield what happens. Leaving the loop loses the run under way.
 
-    In each pair every arm runs once on the pair's seed, in an order drawn by lot for one pair and reversed
-    for the next; then the models that were left infer in turns. Before the first run of a session a short
-    one is made and thrown away. ``redo`` sets pairs with a fault of the measurement aside, which stay in the
-    journal, and runs them anew: the rule looks at the meter, never at the result.
+    In each pair every arm runs once on the pair's seed, in a random order for one pair, reversed for
+    the next; then inference of the models is metered in turns. Before the first run of a session a short
+    one is made and discarded. ``redo`` sets pairs with a fault of the measurement aside, which stay in
+    the journal, and repeats them: the rule reads the meter, never the result.
 
     Raises:
-        TpspruneError: something asked for cannot be had, or the folder holds another comparison; no run has
-            begun by then.
+        TpspruneError: something requested is not available, or the folder holds another comparison; no run
+            has begun by then.
     """
     design = design_of(
         name=recipe.name,
@@ -87,7 +87,7 @@ def _run_pair(
         folder.append("idle", measure_idle(pair, recipe))
     ticket = record.run_of("ticket", pair)
     if ticket is not None and not ticket.failure and any(arm in AFTER_TICKET for arm, _ in due):
-        # A folder that is gone is told before a run begins.
+        # A missing folder is reported before a run begins.
         TicketFacts.of(ticket, RunFolder(folder.path / ticket.folder))
     for _ in comparison.due(pair=pair):
         yield from _run_arm(recipe, folder, comparison, device)
@@ -114,7 +114,7 @@ def _run_arm(
     yield ArmBegun(arm=begun.arm, seed=begun.seed, number=number, total=total)
     ticket = record.run_of("ticket", begun.pair) if begun.arm in AFTER_TICKET else None
     if ticket is not None and ticket.failure:
-        failure = "the ticket's run left nothing to be handed"
+        failure = "the ticket's run left no ticket"
         run = replace(ticket, arm=begun.arm, position=begun.position, windows=(), history=(), failure=failure)
     else:
         facts = None if ticket is None else TicketFacts.of(ticket, RunFolder(folder.path / ticket.folder))
@@ -132,7 +132,7 @@ def _run_arm(
 def _warm_up(
     recipe: Recipe, folder: ComparisonFolder, record: Record, device: str
 ) -> Generator[Comparing, None, None]:
-    """Make one short ticket and throw it away: what a process does only once is charged to no arm."""
+    """Make one short ticket and discard it: what a process does only once is charged to no arm."""
     yield ArmBegun(arm="warm-up", seed=recipe.seed, number=0, total=0)
     short = replace(
         recipe,
@@ -158,12 +158,12 @@ def _warm_up(
 
 
 def _refuse_what_cannot_run(recipe: Recipe, arms: tuple[str, ...], device: str) -> None:
-    """Set every arm up once, as far as it is known beforehand, so that faults show before the first run.
+    """Set up every arm whose recipe is fixed beforehand, so that faults show before the first run.
 
     Raises:
-        RecipeError: an arm would be another one under another name, needs a meter, or its rules look at what
-            it does not read.
-        TpspruneError: something an arm asks for cannot be had, or nothing can be metered as asked.
+        RecipeError: an arm would be another one under another name, needs a meter, or its rules use what it
+            does not read.
+        TpspruneError: something an arm requests is not available, or nothing can be metered as requested.
     """
     if "ticket-without-tps" in arms and not _has_tps(recipe, device):
         message = "this recipe trains without TPS already: 'ticket' is the same"
@@ -172,7 +172,7 @@ def _refuse_what_cannot_run(recipe: Recipe, arms: tuple[str, ...], device: str) 
         message = "counts joules, and energy.meter is 'none'"
         raise RecipeError(recipe.name, [Fault("arm 'shape-scratch-joules'", message)])
     if recipe.energy.meter == "replay":
-        message = "'replay' plays one run again; a comparison makes many, and needs a meter of its own"
+        message = "'replay' plays one run again; a comparison makes many, and needs a real meter"
         raise RecipeError(recipe.name, [Fault("energy.meter", message)])
     energy.build(recipe.energy, 0).shut()
     recipes = {arm: arm_recipe(arm, recipe) for arm in arms}
@@ -226,9 +226,9 @@ def _seconds_left(record: Record) -> float:
 def _pilot_note(comparison: Comparison) -> str:
     needed = comparison.assess().needed
     if not needed:
-        return "after three pairs nothing can be said of how many are needed: nothing was metered"
-    words = ", ".join(
+        return "after three pairs the number needed cannot be estimated: nothing was metered"
+    needed_pairs = ", ".join(
         f"{100 * each.saving_share:g} %: {'more than 1,000' if each.pairs is None else each.pairs}"
         for each in needed
     )
-    return f"after three pairs: to see a saving of this size you need so many pairs ({words})"
+    return f"after three pairs: to see a saving of this size you need so many pairs ({needed_pairs})"

@@ -1,4 +1,4 @@
-"""The ticket leaves its run: written in the formats asked for, reloaded, compared, or not at all."""
+"""The ticket leaves its run: written in the formats requested, reloaded, compared, or not at all."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Format(Protocol):
     tolerance_share: ClassVar[float]
 
     def refuse(self, model: nn.Module) -> None:
-        """Raise ArtifactError where it cannot be: before anything is written."""
+        """Raise ArtifactError where it is not possible: before anything is written."""
 
     def write(self, folder: Path, model: nn.Module, example: Any) -> tuple[str, ...]:
         """Write the files, and return their names."""
@@ -86,9 +86,10 @@ def export_steps(
 ) -> Iterator[Exporting | Exported]:
     """Write the ticket of a finished run to a new folder; yield each step as it begins, last the export.
 
-    The folder is written beside. Every format is written, reloaded from its files and run on random inputs
-    at several batch sizes; what differs from the run's ticket by more than the format allows is refused.
-    Only then is the folder put in its place: it comes whole or not at all. The same run gives the same
+    The files are written to a temporary folder beside the target. Every format is written, reloaded from its
+    files and run on random inputs at several batch sizes; what differs from the run's ticket by more than the
+    format allows is refused.
+    Only then is the folder renamed to the target: it appears whole or not at all. The same run gives the same
     bytes, with the same versions of the libraries.
 
     Args:
@@ -99,8 +100,8 @@ def export_steps(
 
     Raises:
         RunFolderError: the run is not finished, or the target cannot be written.
-        ArtifactError: the target is taken, a format is not known or cannot be, or the reloaded ticket
-            answers differently.
+        ArtifactError: the target is taken, a format does not exist or is not possible here, or the reloaded
+            ticket computes other numbers.
 
     Cost: the ticket's size in memory once, for each format what its library takes, and a few passes.
     """
@@ -121,7 +122,7 @@ def export_steps(
     with bundles.new_folder(target) as folder:
         yield Exporting(chosen[0].name, "running the run's ticket")
         batches = {items: random_inputs(facts, items, seed=items) for items in BATCHES}
-        answers = dict(_infer("the run's ticket", bundles.predictor_of(ours), batches))
+        outputs = dict(_infer("the run's ticket", bundles.predictor_of(ours), batches))
         bundles.write_description(folder, read_json(source.plan), recipe_text)
         written: dict[str, tuple[str, ...]] = {}
         for each in chosen:
@@ -146,7 +147,7 @@ def export_steps(
         compared = []
         for each in chosen:
             yield Exporting(each.name, "reloading and comparing")
-            compared.append(_compare(each, folder, written[each.name], batches, answers))
+            compared.append(_compare(each, folder, written[each.name], batches, outputs))
         stamps = bundles.stamps_in(folder)
     model = recipe.parse(recipe_text, str(source.recipe)).task.model
     calls = model.factory if isinstance(model, CustomModel) else ""
@@ -161,7 +162,7 @@ def _choose_formats(formats: Sequence[str]) -> list[Format]:
                 f"no format '{name}'{did_you_mean(name, FORMATS)} (formats: {', '.join(FORMATS)})"
             )
     if not formats:
-        raise ArtifactError(f"no format was asked for (formats: {', '.join(FORMATS)})")
+        raise ArtifactError(f"no format was requested (formats: {', '.join(FORMATS)})")
     return [by_name[name] for name in dict.fromkeys(formats)]
 
 
@@ -181,7 +182,7 @@ def _compare(
     folder: Path,
     files: tuple[str, ...],
     batches: dict[int, Any],
-    answers: dict[int, Tensor],
+    outputs: dict[int, Tensor],
 ) -> Compared:
     """Hold a reloaded ticket against the run's own at every batch size; each has to pass.
 
@@ -194,8 +195,8 @@ def _compare(
             format=kind.name,
             files=files,
             batches=tuple(batches),
-            largest_difference=_difference(found, answers[items]),
-            largest_score=answers[items].abs().max().item(),
+            largest_difference=_difference(found, outputs[items]),
+            largest_score=outputs[items].abs().max().item(),
             tolerance_share=kind.tolerance_share,
         )
         if not compared.is_equal:
@@ -209,15 +210,15 @@ def _compare(
     return worst
 
 
-def _infer(whose: str, answer: bundles.Predictor, batches: dict[int, Any]) -> Iterator[tuple[int, Tensor]]:
+def _infer(subject: str, predict: bundles.Predictor, batches: dict[int, Any]) -> Iterator[tuple[int, Tensor]]:
     for items, batch in batches.items():
         try:
-            yield items, answer(batch)
+            yield items, predict(batch)
         except Exception as error:  # a model's own code runs here, or a library's, and may raise anything
-            words = " ".join(str(error).split())[:MOST_CHARACTERS] or type(error).__name__
+            message = " ".join(str(error).split())[:MOST_CHARACTERS] or type(error).__name__
             raise ArtifactError(
-                f"{whose} fails on {items} random inputs (floats are standard normal, whole numbers from the "
-                f"data's lowest to their highest): {words}"
+                f"{subject} fails on {items} random inputs (floats are standard normal, whole numbers from "
+                f"the data's lowest to their highest): {message}"
             ) from error
 
 

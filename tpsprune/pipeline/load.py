@@ -1,4 +1,4 @@
-"""From files to a model: trained weights that are given, the ticket of a run, an exported bundle."""
+"""From files to a model: trained weights, the ticket of a run, an exported bundle."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ def load(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
 
     The hash of every file of the bundle is checked first, those of formats that are not read here too; then
     the model is built from the bundle's recipe, pruned by its plan and filled from its tensors. Nothing is
-    unpickled, and the weights that the recipe begins with are not needed. Hashes tell of damage; they do not
-    say from whom a bundle is.
+    unpickled, and the weights that the recipe begins with are not needed. Hashes show damage; they do not
+    show from whom a bundle is.
 
     Args:
         folder: of ``tpsprune export``, safetensors among its formats.
         trust_code: a recipe whose model is ``custom`` names a callable, with arguments, which building the
-            model **imports and calls**: look at its recipe.toml, and allow it only if you would run that.
+            model **imports and calls**: read its recipe.toml, and allow it only if you would run that.
 
     Raises:
         ArtifactError: a file is missing, damaged, foreign or does not fit, or the model is ``custom`` and
-            ``trust_code`` is not given.
+            ``trust_code`` is not set.
         RecipeError: the callable of a custom model does not import here.
 
     Cost: the tensors' size in memory, once, for models of this package; for custom ones that of the dense
-    model besides, while it is cut. Reading and hashing: a second for a few hundred megabytes.
+    model besides, while it is pruned. Reading and hashing: a second for a few hundred megabytes.
     """
     bundle = bundles.read_bundle(Path(folder))
     place = f"{folder}: its recipe.toml"
@@ -65,7 +65,7 @@ def load(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
         raise ArtifactError(str(error)) from error
     if isinstance(model, CustomModel) and not trust_code:
         raise ArtifactError(
-            f"{folder}: its model is built by calling {model.factory!r}, which the bundle names: look at its "
+            f"{folder}: its model is built by calling {model.factory!r}, which the bundle names: read its "
             "recipe.toml and, if that is code you would run, load it with trust_code=True"
         )
     return _rebuild(model, place, bundle.facts, bundle.plan, bundle.tensors)
@@ -123,8 +123,8 @@ def _rebuild(
         # What a foreign plan, recipe or manifest can make of a model is more than one kind of nonsense.
         *(RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, MemoryError),
     ) as error:
-        words = " ".join(str(error).split())[:MOST_CHARACTERS]
-        raise ArtifactError(f"{source}: recipe, plan and tensors do not make one model: {words}") from error
+        message = " ".join(str(error).split())[:MOST_CHARACTERS]
+        raise ArtifactError(f"{source}: recipe, plan and tensors do not make one model: {message}") from error
     return ticket.eval()
 
 
@@ -176,7 +176,7 @@ class Weights:
     match: Match = "name"
 
     def describe(self) -> str:
-        """Return which weights these are, in words."""
+        """Return which weights these are, as text."""
         return _describe(self.path, self.digest)
 
     def fill(self, model: nn.Module) -> nn.Module:
@@ -196,7 +196,7 @@ class Weights:
         return model
 
 
-def read_given_weights(recipe: Recipe, path: Path | None) -> Weights:
+def read_pretrained_weights(recipe: Recipe, path: Path | None) -> Weights:
     """Return the weights of ``--weights``, or those that the recipe's model begins with.
 
     Raises:
@@ -253,7 +253,7 @@ def describe_initial_weights(recipe: Recipe) -> str:
 
 
 def without_weights(recipe: Recipe) -> Recipe:
-    """Return the recipe with a model whose weights are all initialised anew."""
+    """Return the recipe with a model whose weights are all initialised."""
     model = recipe.task.model
     if not isinstance(model, FOREIGN_MODELS):
         return recipe

@@ -1,6 +1,6 @@
-"""The second job: a trained model is given; prune it, retrain it only if the recipe says so, benchmark both.
+"""The second job: prune a trained model, retrain it only if the recipe has epochs for it, benchmark both.
 
-``check`` tells beforehand, without training, what the recipe works with and what pruning would leave.
+``check`` reports beforehand, without training, what the recipe works with and what pruning would leave.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import nn
 from tpsprune import energy, models, pruning
 from tpsprune.errors import Fault, RecipeError
 from tpsprune.loop.meter import Ledger, Meter
-from tpsprune.pipeline.load import Weights, read_given_weights, read_weights, without_weights
+from tpsprune.pipeline.load import Weights, read_pretrained_weights, read_weights, without_weights
 from tpsprune.pipeline.state import State, load_checkpoint, save_checkpoint
 from tpsprune.pipeline.ticket import (
     count_parameters,
@@ -42,25 +42,25 @@ def prune(
     resume: bool = False,
     again: bool = False,
 ) -> Iterator[Event]:
-    """Prune the recipe's model with the weights given; yield what happens, last the outcome.
+    """Prune the recipe's model with trained weights; yield what happens, last the outcome.
 
-    Without ``weights`` they are those that the recipe's model begins with; given ones take their place.
+    ``weights`` take the place of those that the recipe's model begins with, which are used without them.
 
     The run folder is made as ``train`` makes it; its digest is of recipe and weights together. There is no
     training that could leave a rest: ``retrain.epochs = "rest"`` is none, a number is that many epochs.
-    Between rounds the ticket trains only where it is retrained at all. A model given as a bundle is a
-    ticket; its further pruning is written as one plan from the recipe's own model.
+    Between rounds the ticket trains only where it is retrained at all. A bundle holds a
+    ticket already; its further pruning is written as one plan from the recipe's own model.
 
     Raises:
-        TpspruneError: something asked for cannot be had, or the weights do not fit; nothing has been
+        TpspruneError: something requested is not available, or the weights do not fit; nothing has been
             written by then.
     """
-    recipe, given = _without_training(recipe, weights), read_given_weights(recipe, weights)
+    recipe, pretrained = _without_training(recipe, weights), read_pretrained_weights(recipe, weights)
     text = dumps(recipe)
-    digest = digest_of(f"{text}\nprune {given.digest}")
+    digest = digest_of(f"{text}\nprune {pretrained.digest}")
     found = find_unfinished(out, recipe.name, digest) if resume else None
     with set_up_metered(recipe, device, found) as (bench, ledger):
-        model = _build_given(bench, given)
+        model = _build_pretrained(bench, pretrained)
         folder = found or RunFolder.create(out, recipe.name, digest, again=again)
         with Run(bench, folder, ledger).writing(text) as run:
             checkpoint = load_checkpoint(folder)
@@ -68,7 +68,7 @@ def prune(
                 state = restore_state(bench, folder, checkpoint)
                 yield Note(f"resumed in stage '{state.stage}' at step {state.step}")
             else:
-                state = _begin_given(run, given, model)
+                state = _begin_pretrained(run, pretrained, model)
                 assert state.drawn is not None
                 yield Decided(decision=state.drawn)
             yield from finish(run, state)
@@ -80,14 +80,14 @@ def prune_dry(recipe: Recipe, weights: Path | None, *, device: str = "auto") -> 
     Raises:
         TpspruneError: as ``prune``.
     """
-    recipe, given = _without_training(recipe, weights), read_given_weights(recipe, weights)
+    recipe, pretrained = _without_training(recipe, weights), read_pretrained_weights(recipe, weights)
     with (
         Ledger(Meter(energy.build(replace(recipe.energy, meter="none"), 0))) as ledger,
         set_up(recipe, device) as bench,
     ):
         target = round_target(recipe.prune.target, 1, recipe.prune.rounds)
         assert target is not None, "before the first round nothing is met"
-        yield from draw_ticket(bench, ledger, _build_given(bench, given), target)
+        yield from draw_ticket(bench, ledger, _build_pretrained(bench, pretrained), target)
         if recipe.prune.rounds > 1:
             yield Note(f"this is the first of {recipe.prune.rounds} rounds, to {target}")
 
@@ -97,7 +97,7 @@ def check(
 ) -> Checked:
     """Build the recipe's data and model, survey the model, and plan the widths of its target.
 
-    Nothing is trained, and nothing is written but the cache of an image folder. Widths hang on the weights:
+    Nothing is trained, and nothing is written but the cache of an image folder. Widths depend on the weights:
     ``weights`` are read as ``prune`` reads them; without them the recipe's own are used, or initial ones.
     They are of one round, where a recipe may go there in several.
 
@@ -107,13 +107,13 @@ def check(
     Cost: ``widths`` is a pass of ``prune.calibration_items`` items, and for a target of latency seconds of
     measuring; without it, setting up alone.
     """
-    given = None
+    pretrained = None
     if weights is not None:
-        given = read_weights(weights)
+        pretrained = read_weights(weights)
         recipe = without_weights(recipe)
     with set_up(recipe, device) as bench:
         settings, dataset = recipe.prune, bench.dataset
-        model = bench.new_model() if given is None else _build_given(bench, given)
+        model = bench.new_model() if pretrained is None else _build_pretrained(bench, pretrained)
         after: dict[str, int] = {}
         cost_share = None
         if widths:
@@ -123,7 +123,7 @@ def check(
             after = planned.width_of
         else:
             survey, count = pruning.check_target(model, bench.watch_batches[0], settings)
-        words, trained = _whose_weights(bench, given)
+        description, trained = _whose_weights(bench, pretrained)
         return Checked(
             name=recipe.name,
             device=bench.execution.describe(),
@@ -151,7 +151,7 @@ def check(
             ),
             unpruned=survey.unpruned,
             layers=pruning.list_layers(model, survey, count),
-            weights=words,
+            weights=description,
             trained=trained,
             cost_share=cost_share,
             rounds=settings.rounds,
@@ -159,10 +159,10 @@ def check(
         )
 
 
-def _begin_given(run: Run, given: Weights, model: nn.Module) -> State:
-    decision = Decision(kind="draw", act=True, step=0, epoch=0.0, rule=GIVEN, reason=given.describe())
-    if given.plan is not None:
-        keep_base_plan(run.folder, given.plan)
+def _begin_pretrained(run: Run, pretrained: Weights, model: nn.Module) -> State:
+    decision = Decision(kind="draw", act=True, step=0, epoch=0.0, rule=GIVEN, reason=pretrained.describe())
+    if pretrained.plan is not None:
+        keep_base_plan(run.folder, pretrained.plan)
     save_tensors(run.folder.dense, model.state_dict(), {})
     state = run.bench.begin(model, "prune", run.bench.recipe.stop.end)
     state = replace(state, drawn=decision).having_written(run.folder, [], [decision])
@@ -170,21 +170,21 @@ def _begin_given(run: Run, given: Weights, model: nn.Module) -> State:
     return state
 
 
-def _build_given(bench: Workbench, given: Weights) -> nn.Module:
-    """Return the recipe's model with the weights given, where it will be computed.
+def _build_pretrained(bench: Workbench, pretrained: Weights) -> nn.Module:
+    """Return the recipe's model with the trained weights, on the device of the run.
 
     Raises:
         ArtifactError: they do not fit.
         PruneError: they are a ticket's, whose target is out of reach.
     """
-    model = bench.execution.place(given.fill(bench.new_model(fill=False)))
-    if given.plan is not None:  # set_up checked it on the recipe's own model, which this one is not
+    model = bench.execution.place(pretrained.fill(bench.new_model(fill=False)))
+    if pretrained.plan is not None:  # set_up checked it on the recipe's own model, which this one is not
         pruning.check_target(model, bench.watch_batches[0], bench.recipe.prune)
     return model
 
 
 def _without_training(recipe: Recipe, weights: Path | None) -> Recipe:
-    """Return the recipe as it is meant for a model that is given: what needs a training is refused."""
+    """Return the recipe for a model that is trained already: what needs a training is refused."""
     if weights is not None:
         recipe = without_weights(recipe)
     if recipe.retrain.rewind != "none":
@@ -198,12 +198,12 @@ def _without_training(recipe: Recipe, weights: Path | None) -> Recipe:
     return recipe
 
 
-def _whose_weights(bench: Workbench, given: Weights | None) -> tuple[str, bool]:
+def _whose_weights(bench: Workbench, pretrained: Weights | None) -> tuple[str, bool]:
     """Return whose weights were used, and whether they are anybody's but initial ones."""
-    if given is not None:
-        return given.describe(), True
+    if pretrained is not None:
+        return pretrained.describe(), True
     if bench.initial_weights:
         return bench.initial_weights, True
     if isinstance(bench.recipe.task.model, CustomModel):
         return "weights as the factory made them", True
-    return "weights drawn anew, untrained", False
+    return "initial weights, untrained", False

@@ -1,7 +1,7 @@
-"""Pseudo-labels: a trained model's own predictions stand for true labels that are not at hand.
+"""Pseudo-labels: a trained model's own predictions in place of true labels.
 
-The callable is for ``task.data.factory`` of a recipe. Accuracy on such data is top-1 agreement with the model
-as it was given: 1 for itself by construction, and no accuracy on any benchmark.
+The callable is for ``task.data.factory`` of a recipe. Accuracy on such data is top-1 agreement with the
+initial model: 1 for itself by construction, and no accuracy on any benchmark.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def photograph_crops(
         name: the model of timm.
         weights: its trained weights, as ``task.model.weights``.
         weights_match: as ``task.model.weights_match``.
-        classes: that it tells apart.
+        classes: how many it distinguishes.
         side: of a crop, in pixels.
         train: crops of the training split; ``validation`` and ``test`` likewise.
         validation: see there.

@@ -28,7 +28,7 @@ PROGRESS_SECONDS = 0.1
 class StageSettings:
     """How a stage runs: its phase in the ledger, the rule that may end it, and where its schedule ends.
 
-    ``deadline`` is the reason given when the schedule ends before the rule acts. ``snapshot_step`` is
+    ``deadline`` is the reason reported when the schedule ends before the rule acts. ``snapshot_step`` is
     where weights for a later rewind are kept; no rule acts before it is passed.
     """
 
@@ -48,7 +48,7 @@ def train_stage(
     """Train until the rule acts, a budget is used up or the schedule ends; return state and decision.
 
     At a reading the model is validated, watched, journalled and, if it is time, checkpointed, so that a run
-    broken off anywhere goes on from the last checkpoint and repeats what was lost bit for bit.
+    broken off anywhere resumes from the last checkpoint and repeats what was lost bit for bit.
     """
     bench, ledger = run.bench, run.ledger
     yield PhaseStarted(
@@ -76,8 +76,8 @@ def train_stage(
         task_readings = _evaluate(bench, state, (loss_sum / losses).item())
         loss_sum, losses = torch.zeros_like(loss_sum), 0
         state = state.having_paid(ledger.switch("watch"))
-        state, readings, said = _read_and_ask(bench, watch, state, task_readings)
-        decision = _decide(run, state, settings, said)
+        state, readings, verdict = _read_and_decide(bench, watch, state, task_readings)
+        decision = _decide(run, state, settings, verdict)
         state = state.having_written(run.folder, readings, [decision])
         if not decision.act and time.monotonic() - saved_at >= bench.recipe.train.checkpoint_seconds:
             save_checkpoint(run.folder, state, bench.panel)
@@ -103,9 +103,9 @@ def _start_watch(bench: Workbench, state: State, settings: StageSettings) -> Wat
         list(bench.watch_batches),
         bench.watch_labels,
         signals=bench.panel,
-        every_steps=1,  # the stage says when
+        every_steps=1,  # the stage chooses the steps
         end=settings.rule,
-        chance_accuracy=0.0,  # the memory of the rule knows it
+        chance_accuracy=0.0,  # the memory of the rule holds it
         ignored_layers=bench.recipe.prune.ignored_layers,
     )
     watch.signal_memories, watch.rule_memories = state.signals, {"end": state.rule}
@@ -156,26 +156,26 @@ def _evaluate(bench: Workbench, state: State, train_loss: float) -> tuple[Readin
     )
 
 
-def _read_and_ask(
+def _read_and_decide(
     bench: Workbench, watch: Watch, state: State, task_readings: tuple[Reading, ...]
 ) -> tuple[State, list[Reading], Decision]:
-    """Read signals and order parameters, ask the rule; what that costs goes on the clock of watching."""
+    """Read signals and order parameters and apply the rule; their processor time is charged to watching."""
     step, epoch = state.count_trained(bench.steps_per_epoch)
     read = len(watch.readings)
     with _watching(bench) as watched_seconds:
         order_parameters: tuple[Reading, ...] = ()
         if state.regulariser is not None:
             order_parameters = state.regulariser.order_parameters(step=step, epoch=epoch)
-        (said,) = watch.step(step, epoch=epoch, readings=(*task_readings, *order_parameters))
+        (verdict,) = watch.step(step, epoch=epoch, readings=(*task_readings, *order_parameters))
     last = {each.signal for each in order_parameters}  # in the journal
     readings = sorted(watch.readings[read:], key=lambda each: each.signal in last)
     state = replace(state, signals=watch.signal_memories, rule=watch.rule_memories["end"])
-    return state.having_spent(watch=watched_seconds()), readings, said
+    return state.having_spent(watch=watched_seconds()), readings, verdict
 
 
 @contextmanager
 def _watching(bench: Workbench) -> Iterator[Callable[[], float]]:
-    """Yield what tells, after the block, the processor seconds it took here and in the H1 process."""
+    """Yield a function that returns, after the block, its processor seconds here and in the H1 process."""
 
     def now() -> float:
         return time.process_time() + bench.panel.worker_cpu_seconds
@@ -184,9 +184,9 @@ def _watching(bench: Workbench) -> Iterator[Callable[[], float]]:
     yield lambda: now() - started
 
 
-def _decide(run: Run, state: State, settings: StageSettings, said: Decision) -> Decision:
+def _decide(run: Run, state: State, settings: StageSettings, verdict: Decision) -> Decision:
     """Return the decision: a snapshot to come holds the rule; a budget and the schedule's end override it."""
-    decision = replace(said, kind=settings.kind)
+    decision = replace(verdict, kind=settings.kind)
     if settings.snapshot_step is not None and state.step < settings.snapshot_step:
         reason = f"held: the weights to rewind to are kept at step {settings.snapshot_step}"
         decision = replace(decision, act=False, reason=reason)
@@ -195,13 +195,13 @@ def _decide(run: Run, state: State, settings: StageSettings, said: Decision) -> 
     if used_up := explain_budget_end(run.bench.recipe.stop, run.ledger.total):
         return replace(decision, act=True, rule="budget", reason=used_up)
     if state.step >= settings.last_step:
-        reason = f"{settings.deadline}; the rule last said: {decision.reason}"
+        reason = f"{settings.deadline}; the rule's last reason: {decision.reason}"
         return replace(decision, act=True, rule="deadline", reason=reason)
     return decision
 
 
 def explain_budget_end(stop: Stop, spent: Cost) -> str | None:
-    """Return in words which hard budget of ``[stop]`` is used up; ``None`` while there is some left."""
+    """Return as a sentence which hard budget of ``[stop]`` is used up; ``None`` while there is some left."""
     if stop.budget_seconds is not None and spent.seconds >= stop.budget_seconds:
         return f"the budget of {stop.budget_seconds:g} s is used up ({spent.seconds:.1f} s spent)"
     if stop.budget_joules is not None and (spent.joules or 0.0) >= stop.budget_joules:
@@ -230,8 +230,8 @@ def _progress(run: Run, state: State, settings: StageSettings, readings: Sequenc
 def schedule_retraining(bench: Workbench, drawn_step: int) -> tuple[int, int]:
     """Return the first and the last step of the retraining on its own schedule.
 
-    What is left of the budget goes on where the draw left it, or where the rewind goes back to; epochs
-    of its own are a schedule of their own, from the rewind point if there is one, else from the start.
+    The rest of the budget continues the schedule at the draw, or at the rewind point; a number of epochs
+    is a schedule by itself, from the rewind point if there is one, else from the start.
     """
     retrain = bench.recipe.retrain
     rewind = rewind_epoch(retrain.rewind)
@@ -245,8 +245,8 @@ def schedule_retraining(bench: Workbench, drawn_step: int) -> tuple[int, int]:
 def schedule_between_rounds(bench: Workbench, pruned_step: int) -> tuple[int, int, int]:
     """Return the first step, the last and the schedule's end of the training between two rounds.
 
-    ``prune.round_epochs`` of what is left of the budget; where the retraining has epochs of its own, a
-    schedule of its own.
+    ``prune.round_epochs`` of what is left of the budget; where the retraining has a number of epochs, a
+    schedule by itself.
     """
     steps = bench.recipe.prune.round_epochs * bench.steps_per_epoch
     first_step, total_steps = schedule_retraining(bench, pruned_step)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ from tpsprune.stopping import Memory
 from tpsprune.tps import Regulariser
 
 Stage: TypeAlias = Literal["dense", "prune", "between", "retrain", "benchmark"]
+_UNCHANGED: Final = ("stage", "step", "shift", "rule", "clock", "lines", "rounds", "drawn", "stopped")
+"""Fields of ``State`` that a checkpoint holds as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,10 @@ class Clock:
 
     def having_paid(self, window: Window) -> Clock:
         """Return the clock with a window of training or evaluation added."""
-        known = self.joules is not None and window.total_joules is not None
+        metered = self.joules is not None and window.total_joules is not None
         return replace(
             self,
-            joules=self.joules + window.total_joules if known else None,  # type: ignore[operator]
+            joules=self.joules + window.total_joules if metered else None,  # type: ignore[operator]
             seconds=self.seconds + window.seconds,
             cpu_seconds=self.cpu_seconds + window.cpu_seconds,
             train=self.train + (0.0 if window.phase == "evaluate" else window.cpu_seconds),
@@ -67,7 +69,7 @@ class Pruning(Pruned):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """What a checkpoint holds beside its tensors; fields are those of ``State``."""
+    """What a checkpoint holds besides tensors: the fields of ``State``, ``pruning`` being ``cut``."""
 
     SCHEMA: ClassVar[str] = "tpsprune.state/3"
 
@@ -93,7 +95,7 @@ class State:
     ``step`` counts on the stage's own schedule; adding ``shift`` gives the steps trained since the run
     began, the clock of journals and pictures. ``lines`` are those of the readings and the decisions
     journal that belong to this state: later ones are of a future that a kill took back. ``rounds`` is how
-    many cuts have been made.
+    many of them have been pruned.
     """
 
     stage: Stage
@@ -106,7 +108,7 @@ class State:
     rule: Memory
     clock: Clock
     lines: tuple[int, int]
-    cut: Pruning | None = None
+    pruning: Pruning | None = None
     rounds: int = 0
     drawn: Decision | None = None
     stopped: Decision | None = None
@@ -141,7 +143,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a checkpoint says before any model is built: the stage decides which model to build."""
+    """A checkpoint as read, before any model is built: the stage decides which model to build."""
 
     tensors: Mapping[str, Tensor]
     saved: Saved
@@ -159,20 +161,12 @@ class Restored:
             regulariser.load_state(self._part("tps"), self.saved.tps)
         training.load_random_state(self._part("random"))
         return State(
-            stage=self.saved.stage,
-            step=self.saved.step,
-            shift=self.saved.shift,
+            **{name: getattr(self.saved, name) for name in _UNCHANGED},
             model=model,
             optimizer=optimizer,
             regulariser=regulariser,
             signals=panel.unpack(self._part("signals"), self.saved.signals),
-            rule=self.saved.rule,
-            clock=self.saved.clock,
-            lines=self.saved.lines,
-            cut=self.saved.cut,
-            rounds=self.saved.rounds,
-            drawn=self.saved.drawn,
-            stopped=self.saved.stopped,
+            pruning=self.saved.cut,
         )
 
     def _part(self, room: str) -> dict[str, Tensor]:
@@ -186,8 +180,8 @@ class Restored:
 
 def save_checkpoint(folder: RunFolder, state: State, panel: Panel) -> None:
     """Write everything that a resumed run needs to go on as if it had never been broken off."""
-    signal_tensors, signal_plain = panel.pack(state.signals)
-    tps_tensors, tps_plain = state.regulariser.state() if state.regulariser else ({}, {})
+    signal_tensors, signal_values = panel.pack(state.signals)
+    tps_tensors, tps_values = state.regulariser.state() if state.regulariser else ({}, {})
     optimizer = {
         f"{name}/{key}": tensor
         for name, moments in training.state_by_name(state.optimizer, state.model).items()
@@ -200,20 +194,8 @@ def save_checkpoint(folder: RunFolder, state: State, panel: Panel) -> None:
         "tps": tps_tensors,
         "random": training.random_state(),
     }
-    saved = Saved(
-        stage=state.stage,
-        step=state.step,
-        shift=state.shift,
-        signals=dict(signal_plain),
-        tps=dict(tps_plain),
-        rule=state.rule,
-        clock=state.clock,
-        lines=state.lines,
-        cut=state.cut,
-        rounds=state.rounds,
-        drawn=state.drawn,
-        stopped=state.stopped,
-    )
+    same = {name: getattr(state, name) for name in _UNCHANGED}
+    saved = Saved(**same, signals=dict(signal_values), tps=dict(tps_values), cut=state.pruning)
     tensors = {f"{room}:{name}": tensor for room, part in rooms.items() for name, tensor in part.items()}
     save_tensors(_checkpoint(folder), tensors, {"state": json.dumps(dump(saved))})
 
@@ -221,8 +203,8 @@ def save_checkpoint(folder: RunFolder, state: State, panel: Panel) -> None:
 def load_checkpoint(folder: RunFolder) -> Restored | None:
     """Read a run's checkpoint, ``None`` where it was broken off before it wrote one; forget what came after.
 
-    Readings and decisions journalled after the checkpoint are cut away: they will be made again, bit
-    for bit. Energy windows stay: what was spent was spent.
+    Readings and decisions journalled after the checkpoint are dropped: they will be made again, bit
+    for bit. Energy windows are kept: what was spent was spent.
 
     Raises:
         RunFolderError: it is damaged, or was written by another version of this program.
@@ -234,19 +216,19 @@ def load_checkpoint(folder: RunFolder) -> Restored | None:
     try:
         tensors, metadata = load_tensors(path)
     except ArtifactError as error:
-        raise RunFolderError(f"{error}; the run cannot go on from it: start anew with --again") from error
+        raise RunFolderError(f"{error}; the run cannot go on from it: start again with --again") from error
     try:
         raw = strict_json(metadata.get("state", "{}").encode())
         found = raw.get("schema") if isinstance(raw, dict) else None
         if found != Saved.SCHEMA:
             raise RunFolderError(
                 f"{path} is a checkpoint of schema {found!r}; this version reads {Saved.SCHEMA!r}: "
-                "finish the run with the version that began it, or start anew with --again"
+                "finish the run with the version that began it, or start again with --again"
             )
         saved = load(Saved, raw)
     except ValueError as error:
         raise RunFolderError(
-            f"{path} is damaged: {error}; the run cannot go on from it: start anew with --again"
+            f"{path} is damaged: {error}; the run cannot go on from it: start again with --again"
         ) from error
     _truncate(folder, saved.lines)
     return Restored(tensors, saved)

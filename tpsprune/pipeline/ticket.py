@@ -1,7 +1,7 @@
 """From the draw on, where ``train`` and ``prune`` meet: prune in rounds, train between and after, benchmark.
 
-The plan after round k, in the numbering of the dense model, lies in ``state/plan-k.json``. Where the model
-given was a ticket already, ``state/plan-0.json`` is the plan that made it.
+``state/plan-k.json`` is the plan after round k, in the numbering of the dense model. Where the initial model
+was a ticket already, ``state/plan-0.json`` is the plan that made it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tpsprune.loop.meter import Ledger
 from tpsprune.numerics.trees import first_of
 from tpsprune.pipeline.benchmark import benchmark
 from tpsprune.pipeline.stage import (
+    PROGRESS_SECONDS,
     StageSettings,
     explain_budget_end,
     schedule_between_rounds,
@@ -47,11 +48,9 @@ from tpsprune.records import (
 )
 from tpsprune.runs import RunFolder, read_json, write_json_atomically
 
-PROGRESS_SECONDS = 0.1
-
 
 def finish(run: Run, state: State, *, timed: bool = True) -> Generator[Event, None, None]:
-    """Prune in as many rounds as asked, retrain the ticket, benchmark both models; yield the outcome last."""
+    """Prune in ``prune.rounds`` rounds, retrain the ticket, benchmark both models; yield the outcome last."""
     while state.stage in {"prune", "between"}:
         if state.stage == "between":
             state = yield from _train_between_rounds(run, state)
@@ -72,10 +71,10 @@ def restore_state(bench: Workbench, folder: RunFolder, checkpoint: Restored) -> 
 
 
 def _train_between_rounds(run: Run, state: State) -> Generator[Event, None, State]:
-    """Train the ticket for a while between two rounds; no rule ends that early, a hard budget does."""
-    assert state.cut is not None
-    assert state.cut.ends is not None
-    last_step, total_steps = state.cut.ends
+    """Train the ticket between two rounds; no rule ends that early, a hard budget does."""
+    assert state.pruning is not None
+    assert state.pruning.ends is not None
+    last_step, total_steps = state.pruning.ends
     if state.step < last_step and explain_budget_end(run.bench.recipe.stop, run.ledger.total) is None:
         rounds = run.bench.recipe.prune.rounds
         settings = StageSettings(
@@ -110,8 +109,10 @@ def _retrain(run: Run, state: State) -> Generator[Event, None, State]:
         state, decision = yield from train_stage(run, state, settings)
     else:
         step, epoch = state.count_trained(bench.steps_per_epoch)
-        none_asked = bench.recipe.retrain.epochs == 0
-        nothing_left = "no retraining was asked for" if none_asked else "no epochs were left to retrain for"
+        none_requested = bench.recipe.retrain.epochs == 0
+        nothing_left = (
+            "no retraining was requested" if none_requested else "no epochs were left to retrain for"
+        )
         rule, reason = ("budget", used_up) if used_up else ("deadline", nothing_left)
         decision = Decision(kind="stop", act=True, step=step, epoch=epoch, rule=rule, reason=reason)
         state = state.having_written(run.folder, [], [decision])
@@ -122,10 +123,10 @@ def _retrain(run: Run, state: State) -> Generator[Event, None, State]:
 
 
 def _prune_round(run: Run, state: State) -> Generator[Event, None, State]:
-    """Prune once more, show what went, and return the state at the start of what follows.
+    """Prune once more, report what was pruned, and return the state at the start of what follows.
 
-    With a rewind the plan of all rounds is replayed on the weights kept for it, and the optimiser is made
-    anew: moments of other weights mean nothing to them.
+    With a rewind the plan of all rounds is replayed on the weights kept for it, with a new optimiser:
+    moments belong to the weights they were taken with.
     """
     bench, folder = run.bench, run.folder
     round_ = state.rounds + 1
@@ -133,21 +134,21 @@ def _prune_round(run: Run, state: State) -> Generator[Event, None, State]:
         bench.recipe.prune.target,
         round_,
         bench.recipe.prune.rounds,
-        macs_share=state.cut.macs_share if state.cut else 1.0,
-        parameters_share=state.cut.parameters_share if state.cut else 1.0,
+        macs_share=state.pruning.macs_share if state.pruning else 1.0,
+        parameters_share=state.pruning.parameters_share if state.pruning else 1.0,
     )
     if target is None:
         note = f"round {round_}: the rounds before have met {bench.recipe.prune.target} already"
         yield Note(note)
         if (plan := _read_plan(folder, round_ - 1)) is not None:
             write_json_atomically(_plan_path(folder, round_), plan.to_json())
-        assert state.cut is not None
-        cut = replace(state.cut, notes=(*state.cut.notes, note))
+        assert state.pruning is not None
+        pruning_record = replace(state.pruning, notes=(*state.pruning.notes, note))
         ticket, moments = state.model, training.state_by_name(state.optimizer, state.model)
     else:
         extraction, pruned = yield from draw_ticket(bench, run.ledger, state.model, target, round_)
         _keep_plan(folder, extraction.plan, round_, bench.recipe.prune.target)
-        cut = _record_pruning(state, pruned, extraction.notes)
+        pruning_record = _record_pruning(state, pruned, extraction.notes)
         ticket = bench.execution.place(extraction.ticket)
         moments = {}
         if bench.recipe.retrain.optimizer == "carry":
@@ -162,8 +163,8 @@ def _prune_round(run: Run, state: State) -> Generator[Event, None, State]:
     elif rewind is not None:
         note = f"a budget ended the training before epoch {rewind}: there is nothing to rewind to"
         yield Note(note)
-        cut = replace(cut, notes=(*cut.notes, note))
-    state = _begin_training(bench, replace(state, rounds=round_, cut=cut), ticket, moments)
+        pruning_record = replace(pruning_record, notes=(*pruning_record.notes, note))
+    state = _begin_training(bench, replace(state, rounds=round_, pruning=pruning_record), ticket, moments)
     save_checkpoint(folder, state, bench.panel)
     return state
 
@@ -171,10 +172,10 @@ def _prune_round(run: Run, state: State) -> Generator[Event, None, State]:
 def draw_ticket(
     bench: Workbench, ledger: Ledger, model: nn.Module, target: Target, round_: int = 1
 ) -> Generator[Event, None, tuple[Extraction, Pruned]]:
-    """Extract a ticket of ``model``, repair it if asked, show what it costs; nothing is written.
+    """Extract a ticket of ``model``, repair it for ``repair_steps``, report its cost; nothing is written.
 
     Returns:
-        The extraction, with the repaired ticket, and the event that was shown.
+        The extraction, with the repaired ticket, and the event that was yielded.
     """
     settings = bench.recipe.prune
     ledger.switch("evaluate")
@@ -215,7 +216,7 @@ def draw_ticket(
 def _repair(
     bench: Workbench, ledger: Ledger, ticket: nn.Module, dense: nn.Module
 ) -> Generator[Event, None, None]:
-    """Repair ``ticket`` in place on calibration data, without labels, for as many steps as asked."""
+    """Repair ``ticket`` in place on calibration data, without labels, for ``repair_steps`` steps."""
     settings = bench.recipe.prune
     total = settings.repair_steps
     yield PhaseStarted(phase="repair", title="repair", total_steps=total)
@@ -243,14 +244,14 @@ def uneven_note(changes: Sequence[GroupChange], step: int) -> str | None:
     if not uneven:
         return None
     return (
-        f"{len(uneven)} of {len(pruned)} groups were cut to a width that is no multiple of {step} "
+        f"{len(uneven)} of {len(pruned)} groups were pruned to a width that is no multiple of {step} "
         f"('{uneven[0].group}': {uneven[0].width_after}); bfloat16 kernels can be slower there than on the "
         f"dense model: prune.round_to = {step} would do"
     )
 
 
 def extraction_inputs(bench: Workbench, units: str, target: Target) -> dict[str, Any]:
-    """Return what an extraction needs beside calibration data: a seed, labels for an importance, a clock."""
+    """Return what an extraction needs besides calibration data: a seed, labels for an importance, a clock."""
     extra: dict[str, Any] = {"seed": bench.recipe.seed}
     if units != "interpolation":
         extra["labels"], extra["objective"] = bench.prune_labels, bench.objective
@@ -270,13 +271,13 @@ def round_target(
 ) -> Target | None:
     """Return the target of round ``round_`` (from 1) of ``rounds``, of the model as pruned so far.
 
-    Each round keeps the same share of what is left: the root of what is still to go, as many-fold as there
-    are rounds left. ``macs_share`` and ``parameters_share`` say how far the rounds before came: what one of
-    them kept too much the next make good, and the last meets the target. Of latency each round gets the
-    same part: rounds before are not measured again. A tolerance and explicit widths know no rounds.
+    Each round keeps the same share of what is left: (target / reached)^(1 / rounds left). ``macs_share`` and
+    ``parameters_share`` are those reached by earlier rounds: what one of them kept too much, the next ones
+    prune, and the last meets the target. A latency share is split evenly, target^(1 / rounds), since earlier
+    rounds are not measured again. A tolerance and explicit widths are the same in every round.
 
     Returns:
-        The given target where there is one round; ``None`` where it is met already.
+        ``target`` itself where there is one round; ``None`` where it is met already.
 
     >>> str(round_target(Macs(0.25), 1, 2)), str(round_target(Macs(0.25), 2, 2, macs_share=0.5))
     ('macs=0.5', 'macs=0.5')
@@ -300,7 +301,7 @@ def round_target(
 def joined_changes(before: Sequence[GroupChange], after: Sequence[GroupChange]) -> tuple[GroupChange, ...]:
     """Return the changes of two rounds, one after the other, as those of one.
 
-    Rank and residual are of the later round; a group that only one of them has stands as it is.
+    Rank and residual are of the later round; a group that only one of them has is unchanged.
     """
     earlier = {change.group: change for change in before}
     later = {change.group: change for change in after}
@@ -313,9 +314,9 @@ def joined_changes(before: Sequence[GroupChange], after: Sequence[GroupChange]) 
 
 
 def _record_pruning(state: State, pruned: Pruned, notes: tuple[str, ...]) -> Pruning:
-    """Return what the run remembers of its pruning: this round's figures joined to those of earlier ones."""
+    """Return the record of all rounds so far: this round's figures joined to those of earlier ones."""
     this: dict[str, Any] = {each.name: getattr(pruned, each.name) for each in fields(pruned)}
-    before = state.cut
+    before = state.pruning
     if before is None:
         return Pruning(**this, notes=notes, dense_clock=state.clock)
     joined: dict[str, Any] = {
@@ -343,13 +344,13 @@ def _begin_training(bench: Workbench, state: State, ticket: nn.Module, moments: 
     if bench.recipe.retrain.epochs == 0:  # then nothing trains between two rounds either
         return replace(state, stage="prune")
     first_step, last_step, total_steps = schedule_between_rounds(bench, state.step)
-    assert state.cut is not None
-    cut = replace(state.cut, ends=(last_step, total_steps))
-    return replace(state.starting_at(first_step, "between"), cut=cut)
+    assert state.pruning is not None
+    pruning_record = replace(state.pruning, ends=(last_step, total_steps))
+    return replace(state.starting_at(first_step, "between"), pruning=pruning_record)
 
 
 def keep_base_plan(folder: RunFolder, plan: Plan) -> None:
-    """Keep the plan that made the model given, which is a ticket already."""
+    """Keep the plan that made the initial model, which is a ticket already."""
     write_json_atomically(_plan_path(folder, 0), plan.to_json())
 
 
@@ -360,7 +361,7 @@ def pruned_by_plan(folder: RunFolder, model: nn.Module, rounds: int) -> nn.Modul
 
 
 def _keep_plan(folder: RunFolder, plan: Plan, round_: int, target: Target) -> None:
-    """Write the plan of all rounds up to ``round_``, whose own is ``plan``."""
+    """Write the plan of all rounds up to ``round_``; ``plan`` is that of this round alone."""
     earlier = _read_plan(folder, round_ - 1)
     whole = replace(compose(earlier, plan) if earlier else plan, target=str(target))
     write_json_atomically(_plan_path(folder, round_), whole.to_json())

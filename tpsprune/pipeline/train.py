@@ -34,12 +34,12 @@ def train(
 ) -> Iterator[Event]:
     """Run ``recipe`` into a folder below ``out``; yield what happens, last the outcome.
 
-    ``resume`` goes on with this recipe's run from its last checkpoint; ``again`` makes a new folder
+    ``resume`` continues this recipe's run from its last checkpoint; ``again`` makes a new folder
     beside one that is there; weights that the model begins with are part of its name. ``timed``: with the
     latency of both models at the end. Leaving the loop leaves a run that can be resumed.
 
     Raises:
-        TpspruneError: something asked for cannot be had; before the first step nothing has been written.
+        TpspruneError: something requested is not available; before the first step nothing has been written.
     """
     if isinstance(recipe.task.data, ImageFolderData):
         yield Note("reading the images: the first time they are decoded into a cache, later it is read")
@@ -110,11 +110,11 @@ def train_without_pruning(
     plan: Plan | None = None,
     device: str = "auto",
 ) -> Iterator[Event]:
-    """Train what a ticket is held against: the recipe's model, or its shape as ``plan`` prunes it.
+    """Train what a ticket is compared with: the recipe's model, or its shape as ``plan`` prunes it.
 
-    ``rule`` may end the schedule; ``None`` is the ticket's own way without pruning: under ``stop.draw`` until
-    the ticket would be drawn, then under ``stop.end`` for what its retraining would get (a rewind is left
-    out: nothing was pruned). Yields what happens, last where the model came to. A run that is broken off is
+    ``rule`` may end the schedule; ``None`` is the ticket's schedule without pruning: under ``stop.draw``
+    until the ticket would be drawn, then under ``stop.end`` for what its retraining would get (a rewind is
+    left out: nothing was pruned). Yields what happens, last the final figures. A run that is broken off is
     not resumed.
 
     Raises:

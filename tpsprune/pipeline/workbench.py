@@ -55,7 +55,7 @@ class Workbench:
     prune_labels: tuple[Tensor, ...]
     panel: Panel
     initial_weights: str = ""
-    """The weights that the model begins with, in words, where they are not initialised anew."""
+    """A description of the weights that the model begins with, where they are not initialised."""
 
     def __enter__(self) -> Self:
         return self
@@ -83,13 +83,13 @@ class Workbench:
 
     @property
     def chance_accuracy(self) -> float:
-        """What guessing scores: of classes, as if they were equally common; else as ``Objective`` has it."""
+        """Accuracy of guessing: of classes, as if they were equally common; else as ``Objective`` has it."""
         return self.objective.chance(self.dataset.train.labels, self.dataset.facts.classes)
 
     def new_model(self, *, fill: bool = True) -> nn.Module:
         """Build the model as it is before the first step: equal at equal seeds.
 
-        Who fills it from elsewhere says ``fill=False``: the weights that the recipe names are not read then.
+        With ``fill=False`` the weights that the recipe names are not read: the caller fills it.
         """
         torch.manual_seed(self.recipe.seed)
         facts = self.dataset.facts
@@ -108,7 +108,7 @@ class Workbench:
         )
 
     def start_rule(self, rule: Rule) -> Memory:
-        """Return the memory of a rule that has seen nothing."""
+        """Return the memory of a rule before its first reading."""
         return stopping.start(rule, chance_accuracy=self.chance_accuracy, quality=self.objective.quality)
 
     def begin(self, model: nn.Module, stage: Stage, rule: Rule) -> State:
@@ -138,16 +138,16 @@ class Workbench:
         )
 
 
-def set_up(recipe: Recipe, device_word: str, *, prunes: bool = True) -> Workbench:
+def set_up(recipe: Recipe, device_name: str, *, prunes: bool = True) -> Workbench:
     """Load the data, fix the process, sample calibration data; build once what could be refused.
 
     Where nothing ``prunes`` the model, the target is not checked on it and no calibration data is sampled
     for pruning: a model that is only trained pays for neither.
 
     Raises:
-        TpspruneError: anything the recipe asks for that cannot be had here. Nothing is written by then.
+        TpspruneError: anything the recipe requests is not available here. Nothing is written by then.
     """
-    execution = Execution.of(recipe.train, training.choose_device(device_word))
+    execution = Execution.of(recipe.train, training.choose_device(device_name))
     training.prepare_process(recipe.train, recipe.seed, execution.device)
     objective = Objective.of(recipe.task.loss)
     dataset = data.load(recipe.task.data, recipe.task.loss).to(execution.device)
@@ -194,7 +194,7 @@ class Run:
 
     @contextmanager
     def writing(self, recipe_text: str) -> Iterator[Self]:
-        """Lock the folder, keep recipe and ledger in it; a fault says what is kept and how to go on."""
+        """Lock the folder, keep recipe and ledger in it; a fault names what is kept and how to resume."""
         with self.folder.locked():
             try:
                 if not self.folder.recipe.is_file():
@@ -202,7 +202,7 @@ class Run:
                 self.ledger.keep_in(self.folder.energy)
                 yield self
             except CannotWriteError as error:
-                raise CannotWriteError(f"{error}, then go on with --resume") from error
+                raise CannotWriteError(f"{error}, then resume with --resume") from error
             except DivergedError as error:
                 kept = f"readings and the last checkpoint are kept in {self.folder.path}"
                 raise DivergedError(f"{error}; {kept}") from error
@@ -217,7 +217,7 @@ def set_up_metered(
     Where ``[stop]`` has a budget, windows are split often: it is checked whenever one closes.
 
     Raises:
-        TpspruneError: as ``set_up``, and where nothing can be metered as asked.
+        TpspruneError: as ``set_up``, and where nothing can be metered as requested.
     """
     attempt = 0
     if unfinished is not None:
@@ -240,7 +240,7 @@ def find_unfinished(out: Path, name: str, digest: str) -> RunFolder:
     folder = RunFolder.find(out, name, digest)
     if folder.is_finished:
         raise RunFolderError(
-            f"{folder.path} is finished, there is nothing to resume: look at it with "
+            f"{folder.path} is finished, there is nothing to resume: read it with "
             f"'tpsprune show {folder.path}', or run the recipe once more with --again"
         )
     return folder

@@ -1,6 +1,6 @@
 """A recipe: read from TOML, every fault at once, frozen thereafter.
 
-The sections are plain dataclasses, one file each, named after the room that reads them; ``read`` is the
+The sections are dataclasses, one file each, named after the package that reads them; ``read`` is the
 only way in from outside. The one thing in a recipe that can run code is a dotted path (``dotted``).
 """
 

@@ -12,18 +12,18 @@ from tpsprune.recipe.bounds import AtLeastZero, Count, OpenShare, section
 
 ARMS: Final = {
     "dense": "the dense model through its whole schedule: no TPS, no watching, validated once at the end",
-    "dense-stopped": "the ticket's run without the cut: the same TPS, signals and rules",
+    "dense-stopped": "the ticket's run without pruning: the same TPS, signals and rules",
     "dense-patience": "the dense model with ordinary early stopping on validation loss (compare.patience)",
-    "ticket": "the recipe as it is: train, watch, draw, cut, retrain",
+    "ticket": "the recipe as it is: train, watch, draw, prune, retrain",
     "ticket-without-tps": "the same with TPS off",
     "shape-scratch": "the ticket's shape, new weights, as many epochs as the ticket's run trained",
     "shape-scratch-joules": "the same for as many joules as the ticket's run took",
-    "random-ticket": "the ticket's widths with units drawn by lot, in one cut, all else as the recipe has it",
-    "early-bird": "after Early-Bird: L1 on batch-norm scales, drawn by masks, cut by scale, no fold",
+    "random-ticket": "the ticket's widths with random units, in one round, all else as the recipe has it",
+    "early-bird": "after Early-Bird: L1 on batch-norm scales, mask rule, pruned by scale, no compensation",
 }
 """Every arm, and what it is."""
 AFTER_TICKET: Final = ("shape-scratch", "shape-scratch-joules", "random-ticket")
-"""Arms that are handed what the ticket's run of the same seed has found."""
+"""Arms that depend on the ticket's run of the same seed."""
 FEWEST_ARMS: Final = 2
 
 
@@ -44,7 +44,7 @@ class Compare:
     """Share of the machine's processors that others may take; above it the measurement is invalid."""
 
 
-def arms_of(words: str, source: str = "--arms") -> tuple[str, ...]:
+def arms_of(text: str, source: str = "--arms") -> tuple[str, ...]:
     """Return the arms that a comma-separated list names; the first is the baseline.
 
     Raises:
@@ -54,10 +54,12 @@ def arms_of(words: str, source: str = "--arms") -> tuple[str, ...]:
     >>> arms_of("dense, ticket")
     ('dense', 'ticket')
     """
-    names = tuple(name.strip() for name in words.split(",") if name.strip())
-    known = f" (there are: {', '.join(ARMS)})"
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    choices = f" (there are: {', '.join(ARMS)})"
     faults = [
-        Fault("", f"no arm '{name}'{did_you_mean(name, ARMS) or known}") for name in names if name not in ARMS
+        Fault("", f"no arm '{name}'{did_you_mean(name, ARMS) or choices}")
+        for name in names
+        if name not in ARMS
     ]
     faults += [
         Fault("", f"names '{name}' more than once") for name in dict.fromkeys(names) if names.count(name) > 1
@@ -66,7 +68,7 @@ def arms_of(words: str, source: str = "--arms") -> tuple[str, ...]:
         faults.append(Fault("", "at least two arms are needed, the first of them the baseline"))
     if "ticket" not in names:
         faults += [
-            Fault("", f"'{name}' is handed what 'ticket' has found: name that too")
+            Fault("", f"'{name}' depends on 'ticket': name that too")
             for name in names
             if name in AFTER_TICKET
         ]
@@ -76,10 +78,10 @@ def arms_of(words: str, source: str = "--arms") -> tuple[str, ...]:
 
 
 def order_of(arms: tuple[str, ...], order_seed: int, pair: int) -> tuple[str, ...]:
-    """Return the order of a pair's runs: drawn by lot for one pair, the same reversed for the next.
+    """Return the order of a pair's runs: random for one pair, the same reversed for the next.
 
-    So that a machine that drifts does not favour the arm that always comes first. Arms that are handed what
-    the ticket has found come after it.
+    So that a machine that drifts does not favour the arm that always comes first. Arms that depend on
+    the ticket come after it.
     """
     drawn = list(arms)
     random.Random(f"{order_seed}/{pair // 2}").shuffle(drawn)

@@ -1,4 +1,4 @@
-"""pydantic's findings in a user's words: the place as typed in the file, what was found, what would do."""
+"""pydantic's findings as a user's faults: the place as typed in the file, what was found, what would do."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def faults_of(errors: Sequence[Mapping[str, Any]], raw: Mapping[str, Any]) -> li
             messages[place].append(message)
         if shows_input:
             found[place] = f" (found {_shown(error['input'])})"
-    return [Fault(place, " or ".join(words) + found.get(place, "")) for place, words in messages.items()]
+    return [
+        Fault(place, " or ".join(parts_of_message) + found.get(place, ""))
+        for place, parts_of_message in messages.items()
+    ]
 
 
 def _words(error: Mapping[str, Any], parts: Sequence[str], raw: Mapping[str, Any]) -> tuple[str, bool]:
@@ -37,11 +40,11 @@ def _words(error: Mapping[str, Any], parts: Sequence[str], raw: Mapping[str, Any
     match kind:
         case "unexpected_keyword_argument":
             owner = _section(parts[:-1], raw)
-            known = [item.name for item in fields(owner)] if is_dataclass(owner) else []
-            hint = did_you_mean(parts[-1], known) or f" (known here: {', '.join(known)})"
+            names = [item.name for item in fields(owner)] if is_dataclass(owner) else []
+            hint = did_you_mean(parts[-1], names) or f" (known here: {', '.join(names)})"
             return f"unknown key{hint}", False
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
-            return "required, but not given", False
+            return "required, but missing", False
         case "union_tag_not_found" | "union_tag_invalid":
             tags, key = _tags(parts, raw), context["discriminator"]
             choices = ", ".join(f"'{tag}'" for tag in tags)
@@ -51,8 +54,8 @@ def _words(error: Mapping[str, Any], parts: Sequence[str], raw: Mapping[str, Any
             return f"unknown {key} '{context['tag']}'{hint}; one of {choices}", False
         case "literal_error":
             expected = context["expected"]
-            words = [word.strip().strip("'") for word in expected.replace(" or ", ", ").split(",")]
-            return f"must be {expected}{did_you_mean(str(error['input']), words)}", True
+            values = [value.strip().strip("'") for value in expected.replace(" or ", ", ").split(",")]
+            return f"must be {expected}{did_you_mean(str(error['input']), values)}", True
         case "predicate_failed":
             return f"must be {_PREDICATES.get(parts[-1], 'another value')}", True
         case "target_kind":
@@ -73,8 +76,8 @@ _PREDICATES = {
 
 def _hint_of_kind(found: Any) -> str:
     """Return the kind of target that was meant by a key that names none."""
-    words = list(found) if isinstance(found, Mapping) else []
-    hints = (did_you_mean(word, TARGETS) for word in words if word not in TARGETS)
+    keys = list(found) if isinstance(found, Mapping) else []
+    hints = (did_you_mean(key, TARGETS) for key in keys if key not in TARGETS)
     return next((hint for hint in hints if hint), "")
 
 
@@ -86,7 +89,7 @@ def _place(loc: Sequence[str | int], raw: Any) -> list[str]:
     for index, item in enumerate(loc):
         if isinstance(here, Mapping):
             named = any(here.get(tag) == item for tag in TAGS)
-            # A target has no key that says its kind: the kind's own key does, and comes after it.
+            # A target has no key ``kind``: the key of the kind comes after it.
             by_key = parts == ["prune", "target"] and item in TARGETS
             if here is not tagged and (named or by_key):
                 tagged = here
@@ -140,7 +143,7 @@ def _members(hint: Any) -> tuple[Any, ...]:
 
 
 def _tag_of(member: Any) -> str | None:
-    """Return the word that selects a section: the default of its ``kind`` or ``rule``, or a target's key."""
+    """Return the value that selects a section: the default of its ``kind`` or ``rule``, or a target's key."""
     for item in fields(member):
         if item.name in TAGS and item.default is not MISSING:
             return str(item.default)

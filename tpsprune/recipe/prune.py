@@ -14,7 +14,7 @@ from tpsprune.recipe.bounds import STRICT, Count, Natural, OpenShare, Positive, 
 
 
 class _OneTarget:
-    """What targets have in common: one of a recipe has a single key, which says its kind."""
+    """What targets have in common: one of a recipe has a single key, its kind."""
 
     __slots__ = ()
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -68,7 +68,7 @@ class Latency(ShareTarget):
 
 @dataclass(frozen=True, slots=True)
 class Tolerance(ShareTarget):
-    """Variance of what the dense model feeds a group's consumers that may be lost, as a share."""
+    """Variance of the inputs of a group's consumers in the dense model that may be lost, as a share."""
 
     tolerance: OpenShare
 
@@ -124,7 +124,7 @@ class Prune:
     widths: Literal["effective-rank", "equal-residual", "greedy", "uniform", "global-magnitude"] = "greedy"
     """How the target is shared out among the groups; ``reports/one_shot.md`` chose the default.
 
-    With ``uniform`` groups of one width stay of one width, as a library's config asks of equal layers.
+    With ``uniform`` groups of one width keep one width, as a library's config requires of equal layers.
     """
     units: Literal[
         "interpolation",
@@ -152,7 +152,7 @@ class Prune:
     head_width: bool = False
     """Also prune the width of attention heads: dimensions of queries and keys, by their singular values."""
     compensate: bool = True
-    """Compensate by least squares: the consumers of the kept units take over what the pruned ones put out."""
+    """Compensate by least squares: consumers predict the outputs of pruned units from those of kept ones."""
     reconstruct: bool = True
     """With it, reconstruct layer by layer: solve each layer whose inputs changed for all of its weights."""
     activation_gib: Positive = 1.5
@@ -160,7 +160,7 @@ class Prune:
     new_biases: bool = True
     """Allow compensation to give a consumer a bias that had none."""
     recalibrate: bool = True
-    """Take batch-norm statistics anew on the calibration data where that lowers the output error there."""
+    """Recompute batch-norm statistics on the calibration data where that lowers the output error there."""
     repair_steps: Natural = 0
     """Label-free repair: optimiser steps that match the dense model on the calibration data."""
     repair_learning_rate: Positive = 1e-3

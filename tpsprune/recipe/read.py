@@ -17,7 +17,7 @@ from tpsprune.recipe.prune import TARGETS
 from tpsprune.recipe.schema import Recipe, rule_faults
 
 Raw = dict[str, Any]
-NESTED: Final = "is nested more deeply than can be read; no section of a recipe goes beyond a few levels"
+NESTED: Final = "is nested more deeply than can be read; no section of a recipe has more than a few levels"
 
 
 def read(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -108,7 +108,7 @@ def _apply(override: str, raw: Raw) -> list[Fault]:
         if not isinstance(table, dict):
             return [Fault("--set", f"'{key.strip()}' goes through '{part}', which is not a table")]
     if parts[:2] == ["prune", "target"] and len(parts) > 2:
-        target = raw["prune"]["target"]  # a target of another kind does not belong beside this one
+        target = raw["prune"]["target"]  # a target of another kind does not belong with this one
         for other in set(TARGETS) - {parts[2]}:
             target.pop(other, None)
     key_, new = parts[-1], _value(value.strip())
@@ -119,7 +119,7 @@ def _apply(override: str, raw: Raw) -> list[Fault]:
 
 
 def _value(text: str) -> Any:
-    """Read a TOML value; what is none is a bare word, as a shell user writes it."""
+    """Read a TOML value; anything else is an unquoted string, as a shell user writes it."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""A whole recipe: its sections, and the rules between fields, which single bounds cannot say.
+"""A whole recipe: its sections, and the rules between fields, which bounds of one field cannot express.
 
 A loss of the user's own is named by its dotted path, ``package.module:function``: **setting up such a recipe
-runs that code**, as ``recipe.user_code`` says.
+runs that code**, see ``recipe.user_code``.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from tpsprune.records import QUALITIES
 SCHEMA = "tpsprune.recipe/1"
 
 
-def is_name(word: str) -> bool:
+def is_name(text: str) -> bool:
     """Return whether a recipe may be called so: lower-case letters, digits, hyphens; it names files."""
-    return re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", word) is not None
+    return re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", text) is not None
 
 
 @section
@@ -65,7 +65,7 @@ OWN: Final = "or a function of your own, 'package.module:function', would do"
 
 
 def _loss_faults(recipe: Recipe) -> Iterator[Fault]:
-    """Yield what does not fit: a loss nobody knows, data without such labels, smoothing without a meaning."""
+    """Yield what does not fit: an unknown loss, data without such labels, smoothing without a meaning."""
     loss, data = recipe.task.loss, recipe.task.data
     own = ":" in loss
     if isinstance(data, TextData | TabularData) and (data.path is None) == (data.source is None):
@@ -76,40 +76,40 @@ def _loss_faults(recipe: Recipe) -> Iterator[Fault]:
         return
     smoothing = recipe.train.label_smoothing
     if smoothing > 0.0 and loss not in SMOOTHED:
-        words = f"has no meaning with loss '{loss}': 0 would do (found {smoothing:g})"
-        yield Fault("train.label_smoothing", words)
+        message = f"has no meaning with loss '{loss}': 0 would do (found {smoothing:g})"
+        yield Fault("train.label_smoothing", message)
     if isinstance(data, TextData):
         if not own and loss != "next-token":
-            words = "data of kind 'text' have the next byte for a label at every place: 'next-token',"
-            yield Fault("task.loss", f"{words} {OWN} (found '{loss}')")
+            message = "data of kind 'text' have the next byte for a label at every place: 'next-token',"
+            yield Fault("task.loss", f"{message} {OWN} (found '{loss}')")
     elif isinstance(data, TabularData):
         yield from _tabular_faults(data, loss, own=own)
     elif not isinstance(data, CustomData) and not own and loss != "cross-entropy":
-        words = f"data of kind '{data.kind}' have a class for a label: 'cross-entropy', {OWN}"
-        yield Fault("task.loss", f"{words} (found '{loss}')")
+        message = f"data of kind '{data.kind}' have a class for a label: 'cross-entropy', {OWN}"
+        yield Fault("task.loss", f"{message} (found '{loss}')")
 
 
 def _tabular_faults(data: TabularData, loss: str, *, own: bool) -> Iterator[Fault]:
     if data.path is not None and data.target is None:
-        yield Fault("task.data.target", "required beside path, but not given: the column to be told")
+        yield Fault("task.data.target", "required with path, but missing: the column to predict")
     if data.source is not None:
         for key in ("target", "categorical", "leave_out"):
             if getattr(data, key):
-                yield Fault(f"task.data.{key}", f"is read beside path only (here source = '{data.source}')")
+                yield Fault(f"task.data.{key}", f"is read with path only (here source = '{data.source}')")
     if not own and loss not in LOSS_OF.values():
-        words = "data of kind 'tabular' have one label a row: 'cross-entropy' or 'mse',"
-        yield Fault("task.loss", f"{words} {OWN} (found '{loss}')")
+        message = "data of kind 'tabular' have one label a row: 'cross-entropy' or 'mse',"
+        yield Fault("task.loss", f"{message} {OWN} (found '{loss}')")
         return
     found = SOURCE_LABELS.get(data.source or "", labels_wanted(data, loss))
     if own and data.labels == "auto" and data.source is None:
-        words = "with a loss of your own say what the target is: 'classes' or 'numbers'"
-        yield Fault("task.data.labels", words)
+        message = "with a custom loss set what the target is: 'classes' or 'numbers'"
+        yield Fault("task.data.labels", message)
     elif data.labels not in ("auto", found):
-        words = f"the target of '{data.source}' holds {found} (found '{data.labels}')"
-        yield Fault("task.data.labels", words)
+        message = f"the target of '{data.source}' holds {found} (found '{data.labels}')"
+        yield Fault("task.data.labels", message)
     elif not own and loss != LOSS_OF[found]:
-        words = f"the target holds {found}: '{LOSS_OF[found]}', {OWN} (found '{loss}')"
-        yield Fault("task.loss", words)
+        message = f"the target holds {found}: '{LOSS_OF[found]}', {OWN} (found '{loss}')"
+        yield Fault("task.loss", message)
 
 
 ALWAYS_READ: Final = ("train_loss", "validation_loss", "validation_accuracy")
@@ -132,7 +132,7 @@ LOSS_ONLY: Final = ("moments", "fourier", "labels", "bn-l1")
 
 
 def signal_names(recipe: Recipe) -> tuple[str, ...]:
-    """Return the signals of the whole model that this recipe reads: what its rules may look at."""
+    """Return the signals of the whole model that this recipe reads: those that its rules may use."""
     watched = watched_names(recipe.watch.signals)
     variant = recipe.tps.variant if recipe.tps.coupling > 0 else "none"
     return (*ALWAYS_READ, *watched, *READ_BY_VARIANT[variant])
@@ -163,17 +163,19 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
             Fault("retrain.rewind", f"goes to epoch {rewind}, but train.epochs is {recipe.train.epochs}")
         )
     elif rewind is not None and rewind > last_draw:
-        words = f"goes to epoch {rewind}, but stop.draw_by_share has the ticket drawn by epoch {last_draw:g}"
-        faults.append(Fault("retrain.rewind", words))
+        message = (
+            f"goes to epoch {rewind}, but stop.draw_by_share has the ticket drawn by epoch {last_draw:g}"
+        )
+        faults.append(Fault("retrain.rewind", message))
     if recipe.stop.budget_joules is not None and recipe.energy.meter == "none":
         faults.append(Fault("stop.budget_joules", "needs a meter, but energy.meter is 'none'"))
     if (recipe.energy.replay is None) == (recipe.energy.meter == "replay"):
-        words = (
+        message = (
             "is needed by meter 'replay': the energy.jsonl of a run"
             if recipe.energy.replay is None
             else f"is read by meter 'replay' only (here '{recipe.energy.meter}')"
         )
-        faults.append(Fault("energy.replay", words))
+        faults.append(Fault("energy.replay", message))
     if doubled := sorted({name for name in recipe.watch.signals if recipe.watch.signals.count(name) > 1}):
         faults.append(Fault("watch.signals", f"names {', '.join(map(repr, doubled))} more than once"))
     faults += tps_faults(recipe.tps)
@@ -187,10 +189,10 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
     if recipe.prune.round_to > 1 and recipe.prune.min_width % recipe.prune.round_to:
         faults.append(Fault("prune.min_width", f"must be a multiple of round_to = {recipe.prune.round_to}"))
     if recipe.prune.rounds > 1 and isinstance(recipe.prune.target, Tolerance | Widths):
-        words = (
+        message = (
             f"need a target of macs, params or latency, to go there in steps (found {recipe.prune.target})"
         )
-        faults.append(Fault("prune.rounds", words))
+        faults.append(Fault("prune.rounds", message))
     return faults
 
 
@@ -200,13 +202,13 @@ def tps_faults(tps: Tps) -> list[Fault]:
     if tps.apply == "decoupled" and tps.variant in LOSS_ONLY:
         faults.append(Fault("tps.apply", f"'{tps.variant}' works in the loss only; use 'auto' or 'loss'"))
     if tps.variant == "bn-l1" and tps.coupling >= 1.0:
-        words = "must be below 1 with 'bn-l1', where it weighs the plain sum of scales: 1e-4 is published"
-        faults.append(Fault("tps.coupling", f"{words} (found {tps.coupling:g})"))
+        message = "must be below 1 with 'bn-l1', where it multiplies the sum of scales: 1e-4 is published"
+        faults.append(Fault("tps.coupling", f"{message} (found {tps.coupling:g})"))
     if tps.variant != "moments":
         faults += [
             Fault(f"tps.{key}", f"is read by variant 'moments' only (here '{tps.variant}')")
-            for key, given in (("layers", tps.layers != ()), ("degree", tps.degree != 2))
-            if given
+            for key, is_set in (("layers", tps.layers != ()), ("degree", tps.degree != 2))
+            if is_set
         ]
     return faults
 
@@ -226,8 +228,8 @@ def unread_faults(place: str, rule: Rule, names: Sequence[str], where: str) -> l
     for inner, each in _with_parts(place, rule):
         signal = getattr(each, "monitor", None)
         if isinstance(each, ConsensusRule) and each.at_least > len(each.rules):
-            words = f"asks for {each.at_least} of {len(each.rules)} rules"
-            faults.append(Fault(f"{inner}.at_least", words))
+            message = f"needs {each.at_least} of {len(each.rules)} rules"
+            faults.append(Fault(f"{inner}.at_least", message))
         elif signal is not None and signal not in names:
             hint = did_you_mean(signal, names) or f" (read here: {', '.join(names)})"
             faults.append(Fault(f"{inner}.monitor", f"'{signal}' is not read {where}{hint}"))

@@ -1,4 +1,4 @@
-"""Sections and rules from Python: the fields, bounds and words of a recipe, without a recipe round them."""
+"""Sections and rules from Python: the fields, bounds and messages of a recipe, without a whole recipe."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from tpsprune.recipe.stop import RULES, Rule
 
 Section = TypeVar("Section")
 OF_RECIPES: Final = ("calibration_items", "round_epochs")
-"""For recipes alone: a caller of Python hands over calibration data, and trains between rounds."""
+"""For recipes alone: a caller of Python passes calibration data, and trains between rounds."""
 
 
-def read_section(kind: type[Section], place: str, given: Mapping[str, Any], source: str) -> Section:
-    """Return a section of a recipe with the fields given, checked as a recipe's are.
+def read_section(kind: type[Section], place: str, values: Mapping[str, Any], source: str) -> Section:
+    """Return a section of a recipe with these fields, checked as a recipe's are.
 
     ``place`` is where it stands in a recipe, ``source`` the name that messages begin with.
 
     Raises:
         RecipeError: with every fault, each with the name of its field and what would do.
     """
-    found: Section = _read(kind, place, given, source, "")
+    found: Section = _read(kind, place, values, source, "")
     return found
 
 
-def read_rule(given: Any, name: str, source: str) -> Rule:
-    """Return a rule of ``[stop]`` given as a value, as ``PlateauRule()``, or in the words of a recipe.
+def read_rule(rule: Any, name: str, source: str) -> Rule:
+    """Return a rule of ``[stop]`` from a value, as ``PlateauRule()``, or from the fields of a recipe.
 
     Values are checked too: Python lets anything into a dataclass.
 
     Raises:
         RecipeError: it is no rule, or has faults; names ``name`` and what would do.
     """
-    if isinstance(given, RULES):
-        given = asdict(given)
-    if not isinstance(given, Mapping):
-        words = (
-            f"is {given!r}; tpsprune.Plateau(), another rule, or the words of a recipe as in"
+    if isinstance(rule, RULES):
+        rule = asdict(rule)
+    if not isinstance(rule, Mapping):
+        message = (
+            f"is {rule!r}; tpsprune.Plateau(), another rule, or the fields of a recipe as in"
             " {'rule': 'plateau'} would do"
         )
-        raise RecipeError(source, [Fault(name, words)])
-    found: Rule = _read(Rule, "stop.draw", given, source, name)
+        raise RecipeError(source, [Fault(name, message)])
+    found: Rule = _read(Rule, "stop.draw", rule, source, name)
     return found
 
 
@@ -64,12 +64,12 @@ def prune_settings(target: Target, settings: Mapping[str, Any]) -> Prune:
             f"target is {target!r}: tpsprune.{', '.join(kind.capitalize() for kind in TARGETS)} would do, "
             "as in target=tpsprune.Macs(0.5)"
         )
-    known = [field.name for field in fields(Prune) if field.name not in OF_RECIPES]
-    all_known = f" (there are: {', '.join(known)})"
+    names = [field.name for field in fields(Prune) if field.name not in OF_RECIPES]
+    choices = f" (there are: {', '.join(names)})"
     faults: Sequence[Fault] = [
-        Fault(name, f"no such setting{did_you_mean(name, known) or all_known}")
+        Fault(name, f"no such setting{did_you_mean(name, names) or choices}")
         for name in settings
-        if name not in known
+        if name not in names
     ]
     if not faults:
         try:
@@ -92,9 +92,9 @@ def relocate(faults: Sequence[Fault], before: str, after: str) -> list[Fault]:
     ]
 
 
-def _read(kind: Any, place: str, given: Mapping[str, Any], source: str, name: str) -> Any:
+def _read(kind: Any, place: str, values: Mapping[str, Any], source: str, name: str) -> Any:
     # As JSON on purpose: strict Python mode would refuse to fill a dataclass from a mapping.
-    text = json.dumps(dict(given), default=str)
+    text = json.dumps(dict(values), default=str)
     try:
         return _adapter(kind).validate_json(text)
     except ValidationError as error:

@@ -86,7 +86,7 @@ class MaskRule:
 class ChangeRule:
     """Acts once ``monitor``, a positive one, has fallen ``factor`` times from the most it ever was.
 
-    With ``mode = "max"``: risen ``factor`` times from the least. ``patience`` readings in a row must say so.
+    With ``mode = "max"``: risen ``factor`` times from the least. for ``patience`` readings in a row.
     """
 
     rule: Literal["change"] = "change"
@@ -138,6 +138,6 @@ class Stop:
     draw: Rule = field(default_factory=PlateauRule)
     end: Rule = field(default_factory=NoRule)
     draw_by_share: Annotated[float, Interval(gt=0.0, le=1.0)] = 1.0
-    """Part of the epochs after which the ticket is drawn whatever the rule says; the reason says so."""
+    """Part of the epochs after which the ticket is drawn whatever the rule decides; the reason names it."""
     budget_seconds: Annotated[float, Gt(0.0)] | None = None
     budget_joules: Annotated[float, Gt(0.0)] | None = None

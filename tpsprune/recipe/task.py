@@ -1,6 +1,6 @@
 """``[task]``: what is learned, from which data, by which model.
 
-Each kind of data and of model is a table of its own, told apart by ``kind``. Relative paths start at
+Each kind of data and of model is a separate table, selected by ``kind``. Relative paths start at
 the current folder. ``kind = "custom"`` names a callable of the user's own by its dotted path
 (``package.module:function``): **reading such a recipe's data or model runs that code.** So does a ``loss``
 named in that way. Nothing else in a recipe can run code.
@@ -44,18 +44,18 @@ class TextData:
 class TabularData:
     """A CSV file with a header, or a table that comes with scikit-learn; a vector an item.
 
-    Columns of numbers are standardised by the training split, others are one-hot: a word, a column.
+    Columns of numbers are standardised by the training split, others are one-hot: a column for each category.
     """
 
     kind: Literal["tabular"] = "tabular"
     path: Text | None = None
     source: Literal["breast-cancer", "wine", "diabetes"] | None = None
     target: Text | None = None
-    """The column that is to be told from the others."""
+    """The column that is predicted from the others."""
     labels: Literal["auto", "classes", "numbers"] = "auto"
     """What the target is; ``auto``: numbers with loss ``mse``, classes with ``cross-entropy``."""
     categorical: tuple[Text, ...] = ()
-    """Columns whose cells are words though they look like numbers."""
+    """Columns that are categories though their cells read as numbers."""
     leave_out: tuple[Text, ...] = ()
     """Columns that are not to be seen."""
     validation_share: OpenShare = 0.15
@@ -91,7 +91,7 @@ class CustomModel:
 
 @section
 class TimmModel:
-    """A model of timm by its name; classes, channels and image size follow the data where nobody says."""
+    """A model of timm by its name; classes, channels and image size follow the data unless set."""
 
     kind: Literal["timm"] = "timm"
     name: Text
@@ -144,9 +144,9 @@ class DigitsData:
 
 @section
 class ModularData:
-    """All pairs (a, b) of residues with the answer a∘b mod ``modulus``; pairs not trained on are held out.
+    """All pairs (a, b) of residues with the label a∘b mod ``modulus``; pairs not trained on are held out.
 
-    ``relabel`` renames tokens and answers at random, so that nothing cyclic is left to see.
+    ``relabel`` renames tokens and labels at random, so that no cyclic order is left.
     """
 
     kind: Literal["modular"] = "modular"
@@ -154,7 +154,7 @@ class ModularData:
     modulus: Annotated[int, Interval(ge=3, le=1024)] = 59
     train_share: OpenShare = 0.5
     validation_share: OpenShare = 0.5
-    """Share of the held-out pairs that decisions look at; the rest is the test."""
+    """Share of the held-out pairs that decisions rest on; the remainder is the test."""
     relabel: bool = False
     split_seed: Natural = 0
 
@@ -231,7 +231,7 @@ class MlpModel:
 
 @section
 class TransformerModel:
-    """No layer norm, ReLU, the answer at "=" after the tokens; one layer on two is Nanda et al. 2023."""
+    """No layer norm, ReLU, the prediction at "=" after the tokens; one layer on two is Nanda et al. 2023."""
 
     kind: Literal["transformer"] = "transformer"
     width: Width = 128
@@ -266,7 +266,7 @@ class Task:
     loss: Text = "cross-entropy"
     """``cross-entropy``, ``mse``, ``bce``, ``next-token``, or a function of your own by its dotted path."""
     required_accuracy: Share = 0.0
-    """Validation accuracy (or R² and the like) below which the summary says that nothing was learned."""
+    """Validation accuracy (or R² and the like) below which the summary reports that nothing was learned."""
 
 
 def split_by(data: Data, seed: int) -> Data:

@@ -43,8 +43,8 @@ class Train:
     """Least time between two checkpoints for ``--resume``; 0 writes one at every reading."""
 
 
-def _is_rewind(word: str) -> bool:
-    return word in {"none", "init"} or re.fullmatch(r"epoch:[1-9][0-9]*", word) is not None
+def _is_rewind(text: str) -> bool:
+    return text in {"none", "init"} or re.fullmatch(r"epoch:[1-9][0-9]*", text) is not None
 
 
 def rewind_epoch(rewind: str) -> int | None:
@@ -67,7 +67,7 @@ class Retrain:
     rewind: Annotated[str, Predicate(_is_rewind)] = "none"
     """``init`` or ``epoch:K``: the plan is replayed on those weights (a structured lottery ticket)."""
     optimizer: Literal["carry", "new"] = "carry"
-    """``carry``: the optimiser's moments of the kept units go along; a rewind always makes it anew."""
+    """``carry``: the optimiser's moments of the kept units are kept; a rewind always resets it."""
 
 
 @section
@@ -80,7 +80,7 @@ class Tps:
     ``bn-l1`` is no TPS but a baseline: λ · Σ |γ| over batch-norm scales, as published Early-Bird has it."""
     coupling: AtLeastZero = 1.0
     """λ: comparable with a weight decay when decoupled, a factor on the loss term otherwise; ``bn-l1`` has
-    it weigh the plain sum of scales, published with 1e-4."""
+    it multiply the sum of scales, published with 1e-4."""
     apply: Literal["auto", "decoupled", "loss"] = "auto"
     """``auto``: decoupled for ``weights`` and ``neurons``, in the loss for all others."""
     scaling: Literal["none", "sqrt-n"] = "none"
@@ -92,7 +92,7 @@ class Tps:
     layers: tuple[Text, ...] = ()
     """Layers whose units ``moments`` couples, ``"path"`` or ``"gate * up"``; without any, the first."""
     degree: Literal[2, 3] = 2
-    """How many inputs a triad of ``moments`` takes beside the label."""
+    """How many inputs a triad of ``moments`` has besides the label."""
 
 
 Signal = Literal[
@@ -145,7 +145,7 @@ class Energy:
     """Relative deviation of a window's joules, drawn from ``fake_seed``."""
     fake_seed: Natural = 0
     fake_fault: Literal["", "zero", "none", "jump", "wrap"] = ""
-    """What befalls one window, as it befalls real meters; the window is then invalid, with words."""
+    """A fault of one window, as real meters have; the window is then invalid, with a message."""
     fake_fault_window: Natural = 0
     """Which window that is: the number closed before it."""
     replay: Text | None = None

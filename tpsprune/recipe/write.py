@@ -1,8 +1,8 @@
 """A recipe as TOML: a ``Recipe`` with its defaults spelled out, and a draft begun for the user.
 
-A run folder keeps the resolved recipe, and its text names the run. A draft is commented, reads, and says what
-else there is. What it offers follows from the sections: a kind of data or model that needs nothing, or one
-thing that has no default, is on offer as soon as it is in the unions of ``task``.
+A run folder keeps the resolved recipe, and its text names the run. A draft is commented, valid, and lists
+what else there is. What it offers follows from the sections: a kind of data or model that needs nothing, or
+one thing that has no default, is on offer as soon as it is in the unions of ``task``.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ GIVES: Final[Mapping[str, str]] = {
     "tabular": "vectors",
     "text": "text",
 }
-"""What each kind of data is made of; of a kind that is not here nothing is known beforehand."""
+"""What each kind of data is made of; a kind that is not here is not checked beforehand."""
 TAKES: Final[Mapping[str, tuple[str, ...]]] = {
     "cnn": ("images", "grey images"),
     "resnet": ("images", "grey images"),
@@ -88,16 +88,16 @@ TAKES: Final[Mapping[str, tuple[str, ...]]] = {
     "timm": ("images", "grey images"),
     "torchvision": ("images",),
 }
-"""What each kind of model takes; of a kind that is not here nothing is known beforehand."""
+"""What each kind of model takes; a kind that is not here is not checked beforehand."""
 ASKS: Final[Mapping[str, str]] = {"text": "path", "tabular": "path:target"}
-"""What kinds without a key that must be given are asked for: a file, of a table also the column to tell."""
+"""What kinds without a required key are asked for: a file, of a table also the column to predict."""
 OF_TRAIN: Final = ("batch_size", "optimizer", "learning_rate", "weight_decay", "schedule")
 OF_PRUNE: Final = ("ignored_layers", "round_to", "max_pruning_ratio", "calibration_items", "repair_steps")
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A kind of data or model: the word for it, the keys that are asked for (or none), what it is."""
+    """A kind of data or model: its name, the keys that are asked for (or none), a summary."""
 
     kind: str
     asks: str
@@ -132,15 +132,15 @@ class Answers:
 
 
 def _offers(union: Any) -> tuple[Offer, ...]:
-    answer = []
+    offers = []
     for section in get_args(get_args(union)[0]):
         needed = [item.name for item in fields(section) if _default(item) is MISSING]
         if len(needed) <= 1:
             kind = next(str(item.default) for item in fields(section) if item.name == "kind")
             summary = (section.__doc__ or "").partition("\n")[0].replace("``", "")
             asks = ASKS.get(kind, needed[0] if needed else "")
-            answer.append(Offer(kind, asks, summary, section))
-    return tuple(answer)
+            offers.append(Offer(kind, asks, summary, section))
+    return tuple(offers)
 
 
 def _default(item: Field[Any]) -> Any:
@@ -152,10 +152,10 @@ DATA: Final = _offers(Data)
 
 
 def choose(answer: str, offers: tuple[Offer, ...], place: str) -> Choice:
-    """Return what an answer chooses: ``kind``, ``kind:value``, or the dotted path of something of one's own.
+    """Return what an answer chooses: ``kind``, ``kind:value``, or the dotted path of a user's callable.
 
     Raises:
-        RecipeError: it is none of these; ``place`` is where it was given.
+        RecipeError: it is none of these; ``place`` is its option.
     """
     answer = answer.strip()
     kind, _, value = answer.partition(":")
@@ -178,7 +178,7 @@ def choose(answer: str, offers: tuple[Offer, ...], place: str) -> Choice:
 
 
 def misfit(model: Choice, data: Choice) -> str:
-    """Return why a model cannot take these data, as far as their kinds tell; empty where nothing does."""
+    """Return why a model cannot take these data, by their kinds alone; empty where nothing does."""
     gives, takes = GIVES.get(data.offer.kind), TAKES.get(model.offer.kind)
     if gives is None or takes is None or gives in takes:
         return ""
@@ -190,7 +190,7 @@ def misfit(model: Choice, data: Choice) -> str:
 
 
 def draft(answers: Answers, file: str) -> str:
-    """Return a commented recipe; ``file`` is what it will be called, for the words in it."""
+    """Return a commented recipe; ``file`` is what it will be called, for its comments."""
     only_prunes = answers.epochs == 0
     weights = """\
 # Trained weights to begin with: safetensors, a state dict, or package:NAME/path/inside.pth.
@@ -234,19 +234,19 @@ target = {answers.target}
 
 def _section(choice: Choice) -> str:
     offer = choice.offer
-    asked = offer.asks.split(":")
+    keys = offer.asks.split(":")
     lines = [f"# {offer.summary}", f"kind = {as_toml(offer.kind)}"]
     if choice.value in _sources(offer):
         lines.append(f"source = {as_toml(choice.value)}")
     elif offer.asks:
-        values = choice.value.rsplit(":", 1) if len(asked) > 1 else [choice.value]
-        lines += [f"{key} = {as_toml(value)}" for key, value in zip(asked, values, strict=True)]
-    names = [item.name for item in fields(offer.section) if item.name not in ("kind", *asked)]
+        values = choice.value.rsplit(":", 1) if len(keys) > 1 else [choice.value]
+        lines += [f"{key} = {as_toml(value)}" for key, value in zip(keys, values, strict=True)]
+    names = [item.name for item in fields(offer.section) if item.name not in ("kind", *keys)]
     return "\n".join(lines) + "\n" + _defaults(offer.section, names)
 
 
 def _sources(offer: Offer) -> tuple[str, ...]:
-    """Return the data that a kind has at hand, by name, in place of a file."""
+    """Return the data that a kind includes, by name, in place of a file."""
     if offer.kind not in ASKS:
         return ()
     literal, _ = get_args(get_type_hints(offer.section)["source"])
@@ -254,7 +254,7 @@ def _sources(offer: Offer) -> tuple[str, ...]:
 
 
 def _loss(data: Choice) -> str:
-    """Return the section that says what is learned, where it is not classes of images."""
+    """Return the section of the loss, where it is not classes of images."""
     if data.offer.kind not in ASKS:
         return ""
     if data.offer.kind == "text" or data.value == "diabetes":

@@ -62,14 +62,14 @@ def test_a_vit_of_timm_takes_classes_channels_and_size_from_the_data(facts: Task
 
 
 @needs_timm
-def test_a_convolutional_net_of_timm_is_given_no_size() -> None:
+def test_a_convolutional_net_of_timm_gets_no_size() -> None:
     model = TimmModel(name="resnet10t")
     assert from_data(model, GREY) == {"num_classes": 7, "in_chans": 1}
     fits(build(model, TaskFacts(input_kind="image", input_shape=(1, 32, 32), classes=7)), GREY)
 
 
 @needs_timm
-def test_what_the_user_says_is_not_taken_from_the_data() -> None:
+def test_what_the_user_sets_is_not_taken_from_the_data() -> None:
     model = TimmModel(name="resnet10t", model_args={"num_classes": 4})
     assert from_data(model, COLOUR) == {"in_chans": 3}
     with pytest.raises(ModelError, match=r"outputs shape \(4, 4\); \(4, 10\), one score per item"):
@@ -108,7 +108,7 @@ def test_equal_seeds_build_equal_models() -> None:
     ],
     ids=["near", "far", "hub", "pretrained", "tokens", "argument"],
 )
-def test_what_timm_cannot_build_is_told(model: TimmModel, facts: TaskFacts, words: str) -> None:
+def test_what_timm_cannot_build_is_reported(model: TimmModel, facts: TaskFacts, words: str) -> None:
     with pytest.raises(ModelError, match=re.escape(words)):
         build(model, facts)
 
@@ -154,7 +154,9 @@ def test_a_classifier_of_torchvision_is_built_for_the_data(
     ],
     ids=["near", "detector", "grey", "wide", "weights"],
 )
-def test_what_torchvision_cannot_build_is_told(model: TorchvisionModel, facts: TaskFacts, words: str) -> None:
+def test_what_torchvision_cannot_build_is_reported(
+    model: TorchvisionModel, facts: TaskFacts, words: str
+) -> None:
     with pytest.raises(ModelError, match=re.escape(words)):
         build(model, facts)
 
@@ -201,7 +203,7 @@ CAUSAL = {
 
 @needs_transformers
 @pytest.mark.parametrize("architecture", CAUSAL)
-def test_a_language_model_answers_every_token_and_keeps_no_cache(
+def test_a_language_model_predicts_every_token_and_keeps_no_cache(
     architecture: str, recwarn: pytest.WarningsRecorder
 ) -> None:
     model = TransformersModel(architecture=architecture, config=CAUSAL[architecture])
@@ -209,9 +211,9 @@ def test_a_language_model_answers_every_token_and_keeps_no_cache(
     assert followed["use_cache"] is False
     assert followed["vocab_size"] == 50
     built = build(model, TOKENS).eval()
-    answer = built(torch.randint(0, 50, (2, 12)))
-    assert answer.logits.shape == (2, 12, 50)
-    assert answer.past_key_values is None
+    output = built(torch.randint(0, 50, (2, 12)))
+    assert output.logits.shape == (2, 12, 50)
+    assert output.past_key_values is None
     special = (built.config.bos_token_id, built.config.eos_token_id)  # type: ignore[union-attr]
     assert all(token is None or token < 50 for token in special)  # type: ignore[operator]
     assert not list(recwarn)
@@ -238,7 +240,7 @@ def test_a_language_model_answers_every_token_and_keeps_no_cache(
     ],
     ids=["near", "config", "function", "key", "heads"],
 )
-def test_what_transformers_cannot_build_is_told(model: TransformersModel, words: str) -> None:
+def test_what_transformers_cannot_build_is_reported(model: TransformersModel, words: str) -> None:
     with pytest.raises(ModelError, match=re.escape(words)):
         build(model, TOKENS)
 
@@ -274,10 +276,10 @@ EVIL = {"model_type": "timm_backbone", "backbone": "hf-hub:somebody/model"}
         ("GPT2LMHeadModel", {"architectures": ["a", "b:c"]}, ".architectures: 'b:c' names a hub"),
     ],
 )
-def test_a_configuration_that_would_load_something_is_refused_however_deep_it_says_so(
+def test_a_configuration_that_would_load_something_is_refused_however_deep_it_reports_it(
     architecture: str, config: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("the network was asked"))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("the network was used"))
     with pytest.raises(ModelError, match=re.escape(f"task.model.config{words}")):
         build(TransformersModel(architecture=architecture, config=config), COLOUR)
 
@@ -305,7 +307,7 @@ def test_a_setting_of_timm_that_names_a_folder_is_refused() -> None:
     ],
     ids=["timm", "torchvision", "transformers"],
 )
-def test_a_library_that_is_missing_is_told_with_what_to_install(
+def test_a_library_that_is_missing_is_reported_with_what_to_install(
     model: TimmModel | TorchvisionModel | TransformersModel, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # None in sys.modules is how Python itself says that there is no such module.
@@ -322,7 +324,7 @@ def test_a_library_that_is_missing_is_told_with_what_to_install(
         build(model, COLOUR)
 
 
-def test_a_library_that_breaks_on_import_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_breaks_on_import_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def broken(name: str, *rest: Any, **more: Any) -> Any:
