@@ -117,3 +117,11 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 def test_the_readme_links_every_guide() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [guide.name for guide in PAGES if f"(docs/{guide.name})" not in readme] == []
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"], ids=lambda path: path.stem
+)
+def test_every_module_that_a_page_names_is_there(page: Path) -> None:
+    named = re.findall(r"`(?:tpsprune/)?(\w+/\w+\.py)`", page.read_text(encoding="utf-8"))
+    assert not [name for name in named if not (ROOT / "tpsprune" / name).exists()]
