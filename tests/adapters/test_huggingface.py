@@ -191,7 +191,7 @@ def test_a_checkpoint_without_the_state_is_refused_unless_both_are_to_start_afre
         trained(tmp_path, calm(), max_steps=8, resumed=True, **OFTEN)
     kept.write_bytes((tmp_path / "checkpoint-4" / "model.safetensors").read_bytes())
     with pytest.raises(
-        ArtifactError, match=r"is no state of TPS and Watch: what the trainer's callback wrote"
+        ArtifactError, match=r"is no state of TPS and Watch: use what the trainer's callback wrote"
     ):
         trained(tmp_path, calm(), max_steps=8, resumed=True, **OFTEN)
     kept.unlink()

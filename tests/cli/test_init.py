@@ -78,7 +78,7 @@ def test_a_file_that_is_there_is_never_overwritten(invoke: Invoke) -> None:
     Path("mine.toml").write_text("mine")
     result = invoke("init", *words())
     assert result.exit_code == 2
-    assert "mine.toml: is there already: another --name or --file would do" in result.output
+    assert "mine.toml: is there already: use another --name or --file" in result.output
     assert Path("mine.toml").read_text() == "mine"
 
 
@@ -97,7 +97,7 @@ def test_every_fault_is_reported_at_once(invoke: Invoke) -> None:
         "(did you mean 'digits'?)",
         "--target: 'mac=2' is no target (did you mean 'macs'?)",
         "--epochs: 'some' is no number of epochs",
-        "--name: 'My Model' is no name: lower-case letters",
+        "--name: 'My Model' is no name: use lower-case letters",
     )
 
 

@@ -98,7 +98,7 @@ class Terminal(io.StringIO):
     ids=["export", "check"],
 )
 def test_a_path_that_cannot_be_read_is_reported(invoke: Invoke, words: tuple[str, ...]) -> None:
-    assert_refused(invoke(*words), "cannot read aaa", "File name too long; another path would do")
+    assert_refused(invoke(*words), "cannot read aaa", "File name too long; use another path")
 
 
 def test_an_output_that_is_closed_ends_the_run_with_how_to_resume(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_widths_may_be_text_or_as_a_file(invoke: Invoke, trained: RunFolder, tmp
         ("macs=half", "macs=half: a number above 0 and below 1 is needed"),
         ("macs=", "macs=: a number above 0 and below 1 is needed"),
         ("mac=0.5", "'mac=0.5' is no target (did you mean 'macs'?)"),
-        ("0.5", "'0.5' is no target: macs=0.5, params=0.5"),
+        ("0.5", "'0.5' is no target: use macs=0.5, params=0.5"),
         ("widths=", "widths names no group"),
         ("widths=conv1", "'conv1' is not GROUP=UNITS"),
         ("widths=conv1=many", "'conv1=many' is not GROUP=UNITS"),

@@ -36,8 +36,8 @@ def of(*windows: Window) -> tpsprune.EnergyUse:
     [
         ({"arms": ("dense",)}, r"arms: two different names or more are needed"),
         ({"arms": ("dense", "dense")}, r"arms: two different names"),
-        ({"arms": ("dense", "My Net")}, r"arms: 'My Net' is no name; lower-case"),
-        ({"arms": ("dense", ["ticket"])}, r"arms: \['ticket'\] is no name; lower-case"),
+        ({"arms": ("dense", "My Net")}, r"arms: 'My Net' is no name; use lower-case"),
+        ({"arms": ("dense", ["ticket"])}, r"arms: \['ticket'\] is no name; use lower-case"),
         ({"arms": "dense"}, r"arms: two different names"),
         ({"arms": 3}, r"arms: must be a list of names, the baseline first \(found 3\)"),
         ({"arms": {"dense", "ticket"}}, r"arms: must be a list of names, the baseline first"),
@@ -55,9 +55,9 @@ def of(*windows: Window) -> tpsprune.EnergyUse:
         ({"device": 3}, r"device: must be one of auto, cpu, cuda, mps \(found 3\)"),
         ({"settings": 3}, r"settings: must be a dict of JSON values \(found 3\)"),
         ({"settings": {3: "x"}}, r"settings: has a name that is no text \(found 3\)"),
-        ({"settings": {"x": {"y": {1}}}}, r"settings\.x\.y: is a set; text, finite numbers, True"),
-        ({"settings": {"x": [0, torch.ones(2)]}}, r"settings\.x\[1\]: is a Tensor; text"),
-        ({"settings": {"x": np.int64(3)}}, r"settings\.x: is a int64; text"),
+        ({"settings": {"x": {"y": {1}}}}, r"settings\.x\.y: is a set; use text, finite numbers, True"),
+        ({"settings": {"x": [0, torch.ones(2)]}}, r"settings\.x\[1\]: is a Tensor; use text"),
+        ({"settings": {"x": np.int64(3)}}, r"settings\.x: is a int64; use text"),
         ({"settings": {"x": float("nan")}}, r"settings\.x: must be finite \(found nan\)"),
     ],
 )

@@ -367,7 +367,9 @@ def test_a_state_of_something_else_is_refused(net: nn.Sequential, data: Data) ->
         tpsprune.TPS(net, optimizer, variant="none").load_state_dict(weights.state_dict())
     for name in ("settings", "steps", "tensors"):
         cut_short = {key: value for key, value in weights.state_dict().items() if key != name}
-        with pytest.raises(LoopError, match=rf"TPS: the state lacks '{name}'; all that state_dict returned"):
+        with pytest.raises(
+            LoopError, match=rf"TPS: the state lacks '{name}'; use all that state_dict returned"
+        ):
             weights.load_state_dict(cut_short)
     assert weights.steps == 0
 
@@ -525,7 +527,7 @@ def test_a_setting_that_cannot_be_is_reported_with_what_would_do(
         ({"variant": "moments", "data": X}, r"data is Tensor; a tensor of inputs and one of labels"),
         ({"variant": "moments", "data": (X, Y[:5])}, r"inputs of shape \(12, 8\) and labels of shape \(5,\)"),
         ({"variant": "moments", "data": (X, Y.float())}, r"type float32; one whole number an item would do"),
-        ({"variant": "moments", "data": (X, Y - 1)}, r"data has a label of -1; classes from 0"),
+        ({"variant": "moments", "data": (X, Y - 1)}, r"data has a label of -1; use classes from 0"),
         ({"variant": "moments", "data": (X, Y + 1)}, r"labels go up to 3 and the model has 3 scores"),
         ({"variant": "moments", "data": (X[:, :4], Y)}, r"the model does not take the inputs of data: mat1"),
     ],
@@ -567,7 +569,7 @@ def test_a_term_of_moments_without_its_pass_or_its_labels_is_refused(net: nn.Seq
     for label in (-100, 3):
         with pytest.raises(
             VariantError,
-            match=rf"got a label of {label}, and classes are from 0 to 2; a batch without",
+            match=rf"got a label of {label}, and classes are from 0 to 2; use a batch without",
         ):
             tps(torch.where(torch.arange(len(y)) == 5, label, y), loss)
     with pytest.raises(VariantError, match=r"has outputs of 48 items of '0' and 4 labels"):

@@ -219,7 +219,7 @@ def test_a_state_that_lacks_something_is_refused_with_its_name(data: Data) -> No
         ("draw", ("plain", "rules")),
     ):
         with pytest.raises(
-            LoopError, match=rf"Watch: the state lacks '{name}'; all that state_dict returned"
+            LoopError, match=rf"Watch: the state lacks '{name}'; use all that state_dict returned"
         ):
             watch.load_state_dict(without(name, *path))
     assert watch.readings == before
@@ -265,7 +265,7 @@ def test_what_is_used_as_it_cannot_be_is_reported(data: Data) -> None:
         ({"signals": ["d_ef"]}, r"Watch: signals\.0: must be .*did you mean 'd_eff'\?"),
         ({"signals": ["norm", "norm"]}, r"Watch: signals: names 'norm' more than once"),
         ({"every_steps": 0}, r"every_steps: must be greater than or equal to 1 \(found 0\)"),
-        ({"every_epochs": 1}, r"Watch: every_epochs: is for recipes; here every_steps would do"),
+        ({"every_epochs": 1}, r"Watch: every_epochs: is for recipes; here use every_steps"),
         ({"h1_point": 3}, r"h1_point: unknown key \(did you mean 'h1_points'\?\)"),
         ({"draw": 0.5}, r"Watch: draw: is 0\.5; tpsprune\.Plateau\(\), another rule, or the fields"),
         ({"draw": {"rule": "platau"}}, r"draw: unknown 'rule' 'platau' \(did you mean 'plateau'\?\)"),
@@ -341,7 +341,7 @@ def test_data_that_are_no_batches_are_refused(data: Any, words: str) -> None:
         (
             torch.zeros(4, 8),
             torch.zeros(5),
-            r"labels have shape \(5,\), and calibration_data has 4 items; one label",
+            r"labels have shape \(5,\), and calibration_data has 4 items; use one label",
         ),
         (torch.zeros(4, 8), torch.tensor(3), r"labels have shape \(\), and calibration_data has 4 items"),
         (
@@ -358,7 +358,7 @@ def test_data_that_are_no_batches_are_refused(data: Any, words: str) -> None:
         (
             [torch.zeros(4, 8)] * 3,
             [torch.zeros(4), torch.zeros(5), [0, 1, 2, 0]],
-            r"labels: those of batch 2 have shape \(5,\) for 4 items; those of batch 3 are list; a tensor of",
+            r"labels: those of batch 2 have shape \(5,\) for 4 items; those of batch 3 are list; use a",
         ),
     ],
 )

@@ -134,7 +134,7 @@ def load_state(folder: Path) -> dict[str, dict[str, Any]]:
         values = json.loads(metadata.get("state", ""))
     except ValueError as error:
         raise ArtifactError(
-            f"{path} is no state of TPS and Watch: what the trainer's callback wrote would do"
+            f"{path} is no state of TPS and Watch: use what the trainer's callback wrote"
         ) from error
     return {
         part: {

@@ -101,7 +101,7 @@ class Door(click.Group):
             ctx.exit(INTERRUPTED)
         except OSError as error:
             if error.filename is not None and error.errno in PATH_FAULTS:
-                message = f"cannot read {error.filename}: {error.strerror}; another path would do"
+                message = f"cannot read {error.filename}: {error.strerror}; use another path"
                 raise UserFault(message) from error
             # Files of this package raise errors with messages; an OSError is left for standard output.
             if error.filename is not None or error.errno not in OUTPUT_FAULTS:

@@ -83,7 +83,7 @@ def init(
         raise RecipeError("--model and --data", [Fault("", reason)])
     path = file or Path(f"{answers.name}.toml")
     if os.path.lexists(path):
-        raise RecipeError(str(path), [Fault("", "is there already: another --name or --file would do")])
+        raise RecipeError(str(path), [Fault("", "is there already: use another --name or --file")])
     text = draft(answers, shlex.quote(str(path)))
     recipe.parse(text, str(path))
     write_text_atomically(path, text)
@@ -150,7 +150,7 @@ def _target(text: str) -> str:
 
 def _epochs(text: str) -> int:
     if not text.strip().isdecimal():
-        raise click.UsageError(f"'{text}' is no number of epochs: 0, 1, 2, ... would do")
+        raise click.UsageError(f"'{text}' is no number of epochs: use 0, 1, 2, ...")
     return int(text)
 
 
@@ -158,9 +158,7 @@ def _name(text: str) -> str:
     from tpsprune.recipe.schema import is_name
 
     if not is_name(text):
-        raise click.UsageError(
-            f"'{text}' is no name: lower-case letters, digits and hyphens, 64 at most, would do"
-        )
+        raise click.UsageError(f"'{text}' is no name: use lower-case letters, digits and hyphens, 64 at most")
     return text
 
 

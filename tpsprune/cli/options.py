@@ -213,7 +213,7 @@ def target_override(text: str) -> str:
     kind, equals, value = (part.strip() for part in text.partition("="))
     if kind not in TARGETS or not equals:
         hint = did_you_mean(kind, TARGETS) if equals else ""
-        raise _bad(f"'{text}' is no target{hint}: {TARGET_EXAMPLES} would do")
+        raise _bad(f"'{text}' is no target{hint}: use {TARGET_EXAMPLES}")
     if kind != "widths":
         return f"prune.target={{ {json.dumps(kind)} = {_share(kind, value)!r} }}"
     widths = _from_file(Path(value)) if value.endswith(".json") else _from_words(value)
@@ -236,10 +236,10 @@ def _from_words(text: str) -> dict[str, int]:
     for item in filter(None, text.split(",")):
         name, equals, count = (part.strip() for part in item.partition("="))
         if not equals or not count.isdecimal():
-            raise _bad(f"widths: '{item.strip()}' is not GROUP=UNITS; widths=conv1=12,conv2=30 would do")
+            raise _bad(f"widths: '{item.strip()}' is not GROUP=UNITS; use widths=conv1=12,conv2=30")
         widths[name] = int(count)
     if not widths:
-        raise _bad("widths names no group: a FILE.json, or conv1=12,conv2=30 would do")
+        raise _bad("widths names no group: use a FILE.json, or conv1=12,conv2=30")
     return widths
 
 

@@ -60,7 +60,7 @@ def _faults_of_arms(arms: Any) -> Iterator[Fault]:
     names = [arms] if isinstance(arms, str) else list(arms)
     for name in names:
         if not isinstance(name, str) or re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name) is None:
-            yield Fault("arms", f"{name!r} is no name; lower-case letters, digits and hyphens would do")
+            yield Fault("arms", f"{name!r} is no name; use lower-case letters, digits and hyphens")
     if len(set(map(repr, names))) < max(FEWEST_ARMS, len(names)):
         yield Fault("arms", f"two different names or more are needed, the baseline first (found {names})")
 
@@ -180,7 +180,7 @@ def _faults_of_json(value: Any, place: str) -> Iterator[Fault]:
     """Yield what of a value JSON would not give back as the same text each time: sets, tensors, NaN.
 
     >>> [str(fault) for fault in _faults_of_json({"lr": 0.1, "sizes": [8, {4}]}, "settings")]
-    ['settings.sizes[1]: is a set; text, finite numbers, True, False, None, lists and dicts would do']
+    ['settings.sizes[1]: is a set; use text, finite numbers, True, False, None, lists and dicts']
     """
     if isinstance(value, dict):
         for key, each in value.items():
@@ -194,5 +194,5 @@ def _faults_of_json(value: Any, place: str) -> Iterator[Fault]:
     elif isinstance(value, float) and not isfinite(value):
         yield Fault(place, f"must be finite (found {value!r})")
     elif not (value is None or isinstance(value, str | int | float)):
-        message = "text, finite numbers, True, False, None, lists and dicts would do"
+        message = "use text, finite numbers, True, False, None, lists and dicts"
         yield Fault(place, f"is a {type(value).__name__}; {message}")

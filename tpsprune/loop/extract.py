@@ -71,7 +71,7 @@ def extract(
         if tensor.is_inference():
             raise PruneError(
                 f"{name} was made under torch.inference_mode and can have no gradient; "
-                "load the model outside of it (torch.no_grad() would do)"
+                "load the model outside of it (use torch.no_grad())"
             )
     device = device_of(model)
     batches, found = batches_of(calibration_data, device, "calibration_data", PruneError)
@@ -98,6 +98,6 @@ def extract(
 
 def _clock(batches: Sequence[Any], target: Latency) -> Callable[[nn.Module], float]:
     if not batches or not isinstance(batches[0], Tensor):
-        raise PruneError("a target latency is measured on batches that are one tensor each; macs would do")
+        raise PruneError("a target latency is measured on batches that are one tensor each; use macs")
     item = batches[0][0]
     return lambda model: measure.latency(model, item, target.batch_items).median_seconds

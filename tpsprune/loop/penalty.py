@@ -257,7 +257,7 @@ class TPS:
         if moves and not any(id(weight) in trained for weight in moves):
             raise VariantError(
                 f"TPS '{self.variant}' moves weights by their learning rate, and this optimiser trains none"
-                " of them; the optimiser of this model would do"
+                " of them; use the optimiser of this model"
             )
 
     def _precisely(self) -> torch.autocast:
@@ -340,14 +340,14 @@ def _check_labels(labels: Tensor, classes: int) -> Tensor:
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
         raise VariantError(
             f"TPS 'moments' got labels of shape {tuple(labels.shape)} and type"
-            f" {str(labels.dtype).removeprefix('torch.')}; one whole number an item would do"
+            f" {str(labels.dtype).removeprefix('torch.')}; use one whole number an item"
         )
     if len(labels):
         low, high = torch.stack(labels.to(torch.int64).aminmax()).tolist()
         if low < 0 or high >= classes:
             raise VariantError(
                 f"TPS 'moments' got a label of {low if low < 0 else high}, and classes are from 0 to"
-                f" {classes - 1}; a batch without the items that are of none would do"
+                f" {classes - 1}; use a batch without the items that are of none"
             )
     return labels
 
@@ -367,7 +367,7 @@ def _checked_data(data: Any, device: torch.device) -> tuple[Tensor, Tensor]:
             " item would do"
         )
     if int(labels.min()) < 0:
-        raise VariantError(f"TPS: data has a label of {int(labels.min())}; classes from 0 would do")
+        raise VariantError(f"TPS: data has a label of {int(labels.min())}; use classes from 0")
     return inputs.to(device), labels.to(device, torch.int64)
 
 

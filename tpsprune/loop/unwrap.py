@@ -70,9 +70,7 @@ def check_state(place: str, state: Mapping[str, Any], names: Iterable[str], sche
     if schema and state.get("schema") != schema:
         raise LoopError(f"{place}: the state is {state.get('schema')!r}, and {schema!r} is needed")
     if missing := [repr(name) for name in names if name not in state]:
-        raise LoopError(
-            f"{place}: the state lacks {', '.join(missing)}; all that state_dict returned would do"
-        )
+        raise LoopError(f"{place}: the state lacks {', '.join(missing)}; use all that state_dict returned")
 
 
 def check_settings(place: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

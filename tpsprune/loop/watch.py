@@ -113,7 +113,7 @@ class Watch:
         values = {"signals": names, "every_steps": every_steps, **settings}
         of_recipes = {
             "calibration_items": "calibration_data has them",
-            "every_epochs": "every_steps would do",
+            "every_epochs": "use every_steps",
         }
         if faults := [
             Fault(name, f"is for recipes; here {why}") for name, why in of_recipes.items() if name in values
@@ -328,7 +328,7 @@ def _calibration_batches(
     """
     batches, found = batches_of(calibration_data, device, "Watch: calibration_data", DataError)
     if not batches:
-        raise DataError("Watch: calibration_data is empty; some 256 training items would do")
+        raise DataError("Watch: calibration_data is empty; use some 256 training items")
     for number, batch in enumerate(batches, 1):
         # A batch without any tensor is for the model to interpret.
         if any(tensor.ndim for tensor in tensors_of(batch)) and not item_count(batch):
@@ -373,7 +373,7 @@ def _split_labels(labels: Tensor, calibration_data: Any) -> list[Any]:
     if not labels.ndim or len(labels) != len(calibration_data):
         raise DataError(
             f"Watch: labels have shape {tuple(labels.shape)}, and calibration_data has"
-            f" {len(calibration_data)} items; one label an item would do"
+            f" {len(calibration_data)} items; use one label an item"
         )
     return batches_of(labels, labels.device, "Watch: labels", DataError)[0]
 
@@ -392,7 +392,7 @@ def _refuse_misfit(labels: Sequence[Any], batches: Sequence[Any]) -> None:
         elif not label_i.ndim or len(label_i) != items:
             misfits.append(f"those of batch {number} have shape {tuple(label_i.shape)} for {items} items")
     if misfits:
-        raise DataError(f"Watch: labels: {'; '.join(misfits)}; a tensor of one label an item would do")
+        raise DataError(f"Watch: labels: {'; '.join(misfits)}; use a tensor of one label an item")
 
 
 def _unread_faults(place: str, rule: Rule, names: Sequence[str], *, has_epoch: bool) -> list[Fault]:
