@@ -22,6 +22,7 @@ from tpsprune.numerics.small_samples import Interval, mean_interval
 from tpsprune.numerics.spectra import effective_rank
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.train import Tps
+from tpsprune.training import count_steps
 from tpsprune_studies.catalogue import STUDIES, write_protocol
 from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling, Table
 from tpsprune_studies.setup import Setup, at_seed, prepare, resize
@@ -109,7 +110,11 @@ def run(setup: Setup, trial: DimensionTrial) -> DimensionTraining:
     started = time.monotonic()
     prepared = prepare(_make_recipe(setup, trial))
     on_addition = trial.task == ADDITION
-    steps = setup.cap_steps if on_addition else prepared.recipe.train.epochs * prepared.steps_per_epoch
+    steps = (
+        setup.cap_steps
+        if on_addition
+        else count_steps(prepared.recipe.train.epochs, prepared.steps_per_epoch)
+    )
     regulariser = prepared.build_regulariser(steps)
     for tick in prepared.fit(steps, regulariser if regulariser and regulariser.in_loss else None):
         if regulariser is not None:

@@ -18,6 +18,7 @@ from tpsprune import recipe
 from tpsprune.numerics.macs import count_macs
 from tpsprune.numerics.small_samples import Interval, mean_interval, ratio_interval
 from tpsprune.recipe import Recipe
+from tpsprune.training import count_steps
 from tpsprune_studies.catalogue import STUDIES, write_protocol
 from tpsprune_studies.finding import (
     Bound,
@@ -163,7 +164,7 @@ def _run_on_digits(setup: Setup, trial: TicketTrial) -> TicketTraining:
     """Train to an epoch, prune, and train the ticket to the end of the same schedule."""
     started = time.monotonic()
     prepared = prepare(at_seed(recipe.read("digits"), trial.seed, threads=setup.threads))
-    last_step = prepared.recipe.train.epochs * prepared.steps_per_epoch
+    last_step = count_steps(prepared.recipe.train.epochs, prepared.steps_per_epoch)
     drawn_step = min(last_step, int(trial.moment.split()[-1]) * prepared.steps_per_epoch)
     for _ in prepared.fit(drawn_step, total_steps=last_step):
         pass

@@ -12,11 +12,13 @@ from tpsprune.claims.change import change_of
 from tpsprune.claims.claim import claims_of
 from tpsprune.claims.faults import quality_of
 from tpsprune.claims.ladder import FEWEST_PAIRS, may_claim, may_not_claim
+from tpsprune.claims.opponents import answer_of
 from tpsprune.claims.pairs import CountedPairs, count_pairs
 from tpsprune.claims.window_sums import grade_of
 from tpsprune.numerics.small_samples import fieller, needed_pairs
 from tpsprune.records import (
     JOULES_PER_KWH,
+    Answer,
     ArmRun,
     BreakEven,
     Claim,
@@ -43,7 +45,9 @@ STEPS: Final = (
     ("dense-patience", "dense", "ordinary early stopping"),
     ("ticket", "dense-patience", "what is left beyond ordinary early stopping"),
     ("ticket", "shape-scratch", "the ticket against its shape from scratch, equal epochs, shape for nothing"),
-    ("ticket", "shape-scratch-joules", "the same at equal joules"),
+    ("ticket", "dense-joules", "the ticket against a shorter schedule of the dense model at equal cost"),
+    ("ticket", "scratch-joules", "the ticket against its shape from scratch at equal cost"),
+    ("ticket", "uniform-joules", "the ticket against uniform widths from scratch at equal cost"),
     ("ticket", "random-ticket", "the ticket against units drawn by lot, their number for nothing"),
     ("ticket", "early-bird", "the ticket against one drawn and pruned after Early-Bird"),
     ("ticket", "ticket-without-tps", "TPS"),
@@ -68,6 +72,7 @@ def assess(comparison: ComparisonRecord, wall_fit: WallFit | None = None) -> Sav
     accuracies = (counted.accuracy_of(arm) for arm in counted.others)
     return Savings(
         comparison=comparison,
+        answer=_answer(counted, claims[0]),
         grade=grade,
         claims=claims,
         accuracies=tuple(accuracy for accuracy in accuracies if accuracy is not None),
@@ -82,6 +87,13 @@ def assess(comparison: ComparisonRecord, wall_fit: WallFit | None = None) -> Sav
         complete=_is_complete(counted),
         wall_fit=wall_fit,
     )
+
+
+def _answer(counted: CountedPairs, verdict: Claim) -> Answer:
+    found = answer_of(counted)
+    if verdict.standing is not Standing.INVALID_MEASUREMENT:
+        return found
+    return replace(found, statement=f"{found.statement} The measurement of energy does not hold.")
 
 
 def _is_complete(counted: CountedPairs) -> bool:

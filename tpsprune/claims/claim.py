@@ -9,13 +9,16 @@ from dataclasses import dataclass, replace
 from tpsprune.claims.change import ASSUMED, Usage, band_of, change_of, correct_for_several, saving
 from tpsprune.claims.faults import faults_of, losses_of
 from tpsprune.claims.ladder import Evidence, sentence_of, standing_of
+from tpsprune.claims.opponents import does_as_well, opponents_not_run
 from tpsprune.claims.pairs import CountedPairs
 from tpsprune.claims.window_sums import grade_of
+from tpsprune.recipe.compare import SHORTER_SCHEDULE, SMALLER_NET
 from tpsprune.records import (
     ArmRun,
     BandPoint,
     Change,
     Claim,
+    Reason,
     Support,
     Window,
     classes_of,
@@ -130,6 +133,7 @@ def _claim(counted: CountedPairs, sample: _Sample, change: Change | None) -> Cla
             alpha=design.alpha / counted.comparison.looks,
             faults=faults,
             losses=losses_of(counted, sample.arm),
+            **_beside_opponents(counted, sample),
         )
     )
     claim = Claim(
@@ -149,6 +153,17 @@ def _claim(counted: CountedPairs, sample: _Sample, change: Change | None) -> Cla
         support=tuple(_support(sample, change)),
     )
     return replace(claim, statement=sentence_of(claim, design.quality))
+
+
+def _beside_opponents(counted: CountedPairs, sample: _Sample) -> dict[str, tuple[Reason, ...]]:
+    """Return what speaks against a claim that training is cheaper: opponents not run, or as good."""
+    if sample.kind != "training":
+        return {}
+    return {
+        "opponents_missing": tuple(opponents_not_run(counted, sample.arm)),
+        "shorter_schedules": tuple(does_as_well(counted, sample.arm, SHORTER_SCHEDULE)),
+        "smaller_nets": tuple(does_as_well(counted, sample.arm, SMALLER_NET)),
+    }
 
 
 def _above_idle(counted: CountedPairs, sample: _Sample) -> Change | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import log1p
 from typing import Final
 
+from tpsprune.recipe.compare import PRUNED
 from tpsprune.records import Accuracy, BandPoint, Change, Claim, ComparisonRecord, Grade, Reason, Standing
 
 FEWEST_PAIRS: Final = 5
@@ -16,6 +17,8 @@ REFUSALS: Final = {
     Standing.ACCURACY_NOT_PRESERVED: "{quality} is not shown to be preserved",
     Standing.WITHIN_NOISE: "within noise",
     Standing.MODEL_SENSITIVE: "the sign hangs on the power model",
+    Standing.SHORTER_SCHEDULE_DOES_AS_WELL: "a shorter schedule does as well for the same cost",
+    Standing.SMALLER_NET_DOES_AS_WELL: "a smaller net from scratch does as well for the same cost",
 }
 GRADE_LIMITS: Final = (
     ("DE", "That any energy was measured: power is assumed, and time is what differs."),
@@ -47,6 +50,10 @@ class Evidence:
     alpha: float = 0.05
     faults: tuple[Reason, ...] = ()
     losses: tuple[Reason, ...] = ()
+    opponents_missing: tuple[Reason, ...] = ()
+    shorter_schedules: tuple[Reason, ...] = ()
+    smaller_nets: tuple[Reason, ...] = ()
+    """Opponents at equal cost that do as well, which refuse a saving and no increase."""
     quality: str = "accuracy"
     """What ``accuracy`` is called in this task."""
 
@@ -56,7 +63,9 @@ def standing_of(evidence: Evidence) -> tuple[Standing, tuple[Reason, ...]]:
 
     In this order: a broken measurement; fewer than five pairs; accuracy lost, or not shown to be kept; an
     interval with zero in it, a p-value (Student's t corrected for all claims, sign flips) not below α, or
-    an effect smaller than these pairs show with power 0.8; a sign that another power model reverses.
+    an effect smaller than these pairs show with power 0.8; a sign that another power model reverses; for the
+    training of a pruned model, a shorter schedule or a smaller net from scratch that does as well for as
+    much, or that was not run.
     What passes is a saving or, by the same rungs, an increase: ``MEASURED`` at grades A and B.
     """
     for standing, found in _rungs(evidence):
@@ -79,6 +88,11 @@ def _rungs(evidence: Evidence) -> Iterator[tuple[Standing, Iterable[Reason]]]:
     yield Standing.ACCURACY_NOT_PRESERVED, (*evidence.losses, *_lost(evidence.accuracy, evidence.quality))
     yield Standing.WITHIN_NOISE, _noise(evidence)
     yield Standing.MODEL_SENSITIVE, _sensitive(evidence)
+    assert evidence.change is not None, "five pairs have a change"
+    if evidence.change.saving_share > 0:
+        yield Standing.SHORTER_SCHEDULE_DOES_AS_WELL, evidence.shorter_schedules
+        yield Standing.SMALLER_NET_DOES_AS_WELL, evidence.smaller_nets
+        yield Standing.INSUFFICIENT_RUNS, evidence.opponents_missing
 
 
 def _too_few(evidence: Evidence) -> Iterator[Reason]:
@@ -165,7 +179,10 @@ def sentence_of(claim: Claim, quality: str = "accuracy") -> str:
         return f"{subject}: no claim against '{claim.baseline}', {refusal.format(quality=quality)}.{seen}"
     assert claim.change is not None, "what stands has a change"
     simulated = "simulated: " if str(claim.standing).endswith("SIMULATED") else ""
-    return f"{subject} took {simulated}{_words(claim.change)} than '{claim.baseline}'."
+    told = f"{subject} took {simulated}{_words(claim.change)} than '{claim.baseline}'"
+    if claim.kind == "training" and claim.arm in PRUNED and claim.change.saving_share > 0:
+        told += ", and no shorter schedule and no smaller net from scratch does as well"
+    return f"{told}."
 
 
 def _words(change: Change) -> str:

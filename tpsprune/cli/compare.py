@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     short_help="Measure dense and ticket in pairs; claim a saving, or refuse to.",
     epilog="""\b
 Examples:
-  tpsprune compare digits                  # dense and ticket, six pairs, report in reports/digits
+  tpsprune compare digits                  # the ticket and its opponents, six pairs: reports/digits
+  tpsprune compare digits --arms dense,ticket  # quicker; nothing is claimed of training then
   tpsprune compare digits --pairs 8        # eight from the start; added later they count more strictly
-  tpsprune compare digits --arms dense,dense-stopped,ticket,shape-scratch,random-ticket,early-bird
+  tpsprune compare digits --arms dense,dense-stopped,ticket,shape-scratch,early-bird
   tpsprune compare digits --gate           # exit code 5 unless the verdict is a saving
   tpsprune compare digits --country FRA --per-day 10000
 
@@ -49,7 +50,9 @@ Arms:
   ticket                 the recipe as it is: train, watch, draw, prune, retrain
   ticket-without-tps     the same with TPS off
   shape-scratch          the ticket's shape, new weights, as many epochs as the ticket's run
-  shape-scratch-joules   the same for as many joules as the ticket's run took
+  dense-joules           the dense model, its whole schedule compressed to the ticket's cost
+  scratch-joules         the ticket's shape, new weights, its schedule fitted to that cost
+  uniform-joules         uniform widths of the ticket's MACs, new weights, at that cost
   random-ticket          the ticket's widths, random units, in one round
   early-bird             after Early-Bird: L1 on batch-norm scales, mask rule, no compensation
 """,
@@ -60,7 +63,7 @@ Arms:
 @click.option(
     "--arms",
     "arm_words",
-    default="dense,ticket",
+    default="dense,ticket,dense-joules,scratch-joules,uniform-joules",
     show_default=True,
     metavar="ARM,ARM,…",
     help="What is compared; the first is the baseline.",

@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Final
@@ -19,11 +19,12 @@ from tpsprune.errors import CannotWriteError, DivergedError, PruneError, RunFold
 from tpsprune.loop.comparison import run_folder_in
 from tpsprune.loop.meter import Meter
 from tpsprune.numerics.trees import Tree, at
+from tpsprune.pipeline.equal_cost import TicketFacts, fit_epochs, plan_shape
 from tpsprune.pipeline.load import rebuild_trained, without_weights
 from tpsprune.pipeline.train import train, train_without_pruning
 from tpsprune.pipeline.workbench import Workbench, set_up
-from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
+from tpsprune.recipe.compare import AFTER_TICKET, EQUAL_COST
 from tpsprune.recipe.prune import Widths
 from tpsprune.recipe.stop import MaskRule, NoRule, PatienceRule, Rule
 from tpsprune.recipe.train import Tps
@@ -35,63 +36,27 @@ from tpsprune.records import (
     IdleSpan,
     InferenceSpan,
     Progress,
+    StepSpan,
     Trained,
     Window,
 )
-from tpsprune.runs import Begun, ComparisonFolder, RunFolder, read_json, read_result
+from tpsprune.runs import Begun, ComparisonFolder, RunFolder
 
 NEW_WEIGHTS: Final = 1_000_000
 """Added to the seed where a shape gets new weights: the ticket's initial weights are another claim."""
-OTHER_PHASES: Final = ("setup", "benchmark")
 BN_L1: Final = 1e-4
 """Weight of the L1 norm of batch-norm scales, as published (You et al. 2020, section 3)."""
 HASH_BLOCK: Final = 2**20
 WARM_UP_SECONDS: Final = 0.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TicketFacts:
-    """What the ticket's run of a pair has found, for the arms that depend on it."""
+def arm_recipe(
+    arm: str, recipe: Recipe, ticket: TicketFacts | None = None, epochs: float | None = None
+) -> Recipe:
+    """Return the recipe that an arm runs; without ``ticket``, as far as it is fixed beforehand.
 
-    plan: Plan
-    widths: dict[str, int]
-    epochs: float
-    epoch_joules: float | None
-    """Of one epoch of training after pruning, or before it where there was none after."""
-    other_joules: float
-    """Of setting up and of the benchmark."""
-    joules: float | None
-
-    @classmethod
-    def of(cls, run: ArmRun, folder: RunFolder) -> TicketFacts:
-        """Read it from the run's folder.
-
-        Raises:
-            RunFolderError: the folder is missing, or something in it is.
-        """
-        if not folder.path.is_dir():
-            raise RunFolderError(
-                f"{folder.path} is missing, and arms of pair {run.pair + 1} need the ticket in it: restore "
-                "it, or begin again with another --out"
-            )
-        outcome = read_result(folder.result)
-        retrained = outcome.stopped.epoch - outcome.drawn.epoch
-        phase = outcome.energy.get("retrain") if retrained > 0 else outcome.energy.get("train")
-        epochs = retrained if retrained > 0 else outcome.drawn.epoch
-        return cls(
-            plan=Plan.from_json(read_json(folder.plan)),
-            widths={group.group: group.width_after for group in outcome.groups},
-            epochs=outcome.stopped.epoch,
-            epoch_joules=None if phase is None or phase.joules is None else phase.joules / epochs,
-            other_joules=sum(
-                outcome.energy[name].joules or 0.0 for name in OTHER_PHASES if name in outcome.energy
-            ),
-            joules=outcome.total.joules,
-        )
-
-
-def arm_recipe(arm: str, recipe: Recipe, ticket: TicketFacts | None = None) -> Recipe:
-    """Return the recipe that an arm runs; without ``ticket``, as far as it is fixed beforehand."""
+    ``epochs`` is the length of the schedule of an opponent at equal cost.
+    """
     dense = replace(
         recipe,
         tps=Tps(variant="none"),
@@ -109,10 +74,11 @@ def arm_recipe(arm: str, recipe: Recipe, ticket: TicketFacts | None = None) -> R
         case "ticket-without-tps":
             return replace(recipe, tps=Tps(variant="none"))
         case "shape-scratch":
-            epochs = recipe.train.epochs if ticket is None else ceil(ticket.epochs)
-            return _from_scratch(dense, epochs)
-        case "shape-scratch-joules":
-            return _equal_joules(dense, ticket)
+            return _from_scratch(dense, recipe.train.epochs if ticket is None else ticket.epochs)
+        case "dense-joules":
+            return _for_epochs(dense, epochs or recipe.train.epochs)
+        case "scratch-joules" | "uniform-joules":
+            return _from_scratch(dense, epochs or recipe.train.epochs)
         case "random-ticket":
             target = recipe.prune.target if ticket is None else Widths(ticket.widths)
             prune = replace(recipe.prune, target=target, units="random", rounds=1)
@@ -125,30 +91,16 @@ def arm_recipe(arm: str, recipe: Recipe, ticket: TicketFacts | None = None) -> R
 
 def _read_once(recipe: Recipe) -> Recipe:
     """Return the recipe with one reading, at its end: where readings change nothing, they only cost."""
-    return replace(recipe, watch=replace(recipe.watch, every_epochs=recipe.train.epochs, every_steps=None))
+    last = ceil(recipe.train.epochs)
+    return replace(recipe, watch=replace(recipe.watch, every_epochs=last, every_steps=None))
 
 
-def _from_scratch(recipe: Recipe, epochs: int) -> Recipe:
-    train = replace(recipe.train, epochs=max(epochs, 1))
-    fresh = without_weights(recipe)
-    return _read_once(replace(fresh, seed=recipe.seed + NEW_WEIGHTS, train=train))
+def _for_epochs(recipe: Recipe, epochs: float) -> Recipe:
+    return _read_once(replace(recipe, train=replace(recipe.train, epochs=epochs)))
 
 
-def _equal_joules(recipe: Recipe, ticket: TicketFacts | None) -> Recipe:
-    """Return the recipe that spends what the ticket's run spent: a schedule of about that length, and a stop.
-
-    Its length is what the ticket's total, setting up and the benchmark left out, would buy at the joules of
-    one of its epochs after pruning; a budget ends it at the total itself, within two seconds.
-
-    Raises:
-        PruneError: the energy of the ticket's run was not metered.
-    """
-    if ticket is None:
-        return _from_scratch(recipe, recipe.train.epochs)
-    if ticket.joules is None or not ticket.epoch_joules:
-        raise PruneError("the energy of the ticket's run was not metered, so no run can be given as much")
-    fresh = _from_scratch(recipe, round((ticket.joules - ticket.other_joules) / ticket.epoch_joules))
-    return replace(fresh, stop=replace(fresh.stop, budget_joules=ticket.joules))
+def _from_scratch(recipe: Recipe, epochs: float) -> Recipe:
+    return _for_epochs(replace(without_weights(recipe), seed=recipe.seed + NEW_WEIGHTS), epochs)
 
 
 def _early_bird(recipe: Recipe) -> Recipe:
@@ -184,7 +136,13 @@ def _early_bird(recipe: Recipe) -> Recipe:
 
 
 def measure_run(
-    begun: Begun, recipe: Recipe, folder: ComparisonFolder, *, ticket: TicketFacts | None, device: str
+    begun: Begun,
+    recipe: Recipe,
+    folder: ComparisonFolder,
+    *,
+    ticket: TicketFacts | None,
+    steps: Sequence[StepSpan] = (),
+    device: str,
 ) -> Generator[Event, None, ArmRun]:
     """Make the run that has begun and return it as measured; one that ends without a model names its failure.
 
@@ -197,7 +155,7 @@ def measure_run(
     history: list[HistoryPoint] = []
     failure = ""
     try:
-        for event in _run_arm(begun.arm, seeded, out, ticket=ticket, device=device):
+        for event in _run_arm(begun.arm, seeded, out, ticket=ticket, steps=steps, device=device):
             last = event
             if isinstance(event, Progress) and event.read:
                 history.append(
@@ -228,7 +186,7 @@ def measure_run(
         method=method,
         history=tuple(history),
         failure=failure,
-        given="" if ticket is None else "the shape, or the widths, that the ticket's run found",
+        given=_given(begun.arm),
         folder="" if run is None else str(run.path.relative_to(folder.path)),
         logical_cpus=os.cpu_count() or 1,
     )
@@ -238,21 +196,42 @@ def measure_run(
     return _with_outcome(measured, run, last)
 
 
+def _given(arm: str) -> str:
+    """Return what an arm is handed that the ticket's run had to find."""
+    if arm in EQUAL_COST:
+        shape = {"dense-joules": "", "scratch-joules": "the shape and "}.get(arm, "the MACs and ")
+        return f"{shape}the cost of the ticket's run"
+    return "the shape, or the widths, that the ticket's run found" if arm in AFTER_TICKET else ""
+
+
 def _run_arm(
-    arm: str, recipe: Recipe, out: Path, *, ticket: TicketFacts | None = None, device: str = "auto"
+    arm: str,
+    recipe: Recipe,
+    out: Path,
+    *,
+    ticket: TicketFacts | None = None,
+    steps: Sequence[StepSpan] = (),
+    device: str = "auto",
 ) -> Iterator[Event]:
     """Run one arm of the recipe, whose seed is the pair's; yield what happens, last what came out."""
-    adapted = arm_recipe(arm, recipe, ticket)
     rules: dict[str, Rule | None] = {
         "dense": NoRule(),
         "dense-stopped": None,
         "dense-patience": PatienceRule(patience=recipe.compare.patience),
         "shape-scratch": NoRule(),
-        "shape-scratch-joules": NoRule(),
     }
+    if arm in EQUAL_COST:
+        assert ticket is not None, "opponents come after the ticket"
+        # The shape is for nothing: what finding it takes is charged to no opponent.
+        with set_up(arm_recipe("dense", recipe), device, prunes=False) as bench:
+            plan = plan_shape(arm, bench, ticket)
+            epochs = fit_epochs(arm, steps, ticket, bench.steps_per_epoch)
+        adapted = arm_recipe(arm, recipe, ticket, epochs)
+        return train_without_pruning(adapted, out, arm=arm, rule=NoRule(), plan=plan, device=device)
+    adapted = arm_recipe(arm, recipe, ticket)
     if arm not in rules:
         return train(adapted, out, device=device, again=True, timed=False)
-    plan = ticket.plan if ticket is not None and arm.startswith("shape-scratch") else None
+    plan = ticket.plan if ticket is not None and arm == "shape-scratch" else None
     return train_without_pruning(adapted, out, arm=arm, rule=rules[arm], plan=plan, device=device)
 
 

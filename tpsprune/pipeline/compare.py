@@ -12,11 +12,12 @@ from tpsprune import energy
 from tpsprune.claims.ladder import FEWEST_PAIRS
 from tpsprune.errors import Fault, RecipeError, VariantError
 from tpsprune.loop.comparison import Comparison, design_of, list_due
-from tpsprune.pipeline.arms import TicketFacts, arm_recipe, measure_idle, measure_inference, measure_run
+from tpsprune.pipeline.arms import arm_recipe, measure_idle, measure_inference, measure_run
+from tpsprune.pipeline.equal_cost import TicketFacts, measure_steps
 from tpsprune.pipeline.load import describe_initial_weights
 from tpsprune.pipeline.workbench import set_up
 from tpsprune.recipe import Recipe, dumps
-from tpsprune.recipe.compare import AFTER_TICKET
+from tpsprune.recipe.compare import AFTER_TICKET, EQUAL_COST
 from tpsprune.recipe.schema import rule_faults
 from tpsprune.recipe.stop import NoRule, Stop
 from tpsprune.records import ArmBegun, ArmEnded, BrokenOff, Comparing, Note, PhaseStarted
@@ -85,12 +86,10 @@ def _run_pair(
     if recipe.compare.idle_seconds and due and all(span.pair != pair for span in record.idle):
         yield PhaseStarted(phase="idle", title="idle baseline", total_steps=1)
         folder.append("idle", measure_idle(pair, recipe))
-    ticket = record.run_of("ticket", pair)
-    if ticket is not None and not ticket.failure and any(arm in AFTER_TICKET for arm, _ in due):
-        # A missing folder is reported before a run begins.
-        TicketFacts.of(ticket, RunFolder(folder.path / ticket.folder))
+    yield from _measure_steps_if_due(recipe, folder, comparison, pair, device)
     for _ in comparison.due(pair=pair):
         yield from _run_arm(recipe, folder, comparison, device)
+        yield from _measure_steps_if_due(recipe, folder, comparison, pair, device)
     record = comparison.record
     if _lacks_inference(record, pair):
         yield PhaseStarted(phase="inference", title=f"inference of pair {pair + 1}", total_steps=1)
@@ -101,6 +100,27 @@ def _run_pair(
             folder.append("inference", span)
     if pair + 1 == PILOT_PAIRS and due:
         yield Note(_pilot_note(comparison))
+
+
+def _measure_steps_if_due(
+    recipe: Recipe, folder: ComparisonFolder, comparison: Comparison, pair: int, device: str
+) -> Generator[Comparing, None, None]:
+    """Measure what a step of each opponent costs, once the ticket's run shows what they may cost.
+
+    A missing folder of the ticket is reported here, before a run that needs it begins.
+    """
+    record = comparison.record
+    due = {arm for arm, _ in list_due(record, pair)}
+    ticket = record.run_of("ticket", pair)
+    if ticket is None or ticket.failure or not due & set(AFTER_TICKET):
+        return
+    facts = TicketFacts.of(ticket, RunFolder(folder.path / ticket.folder))
+    arms = [arm for arm in EQUAL_COST if arm in record.design.arms]
+    if arms and all(span.pair != pair for span in record.steps):
+        yield PhaseStarted(phase="steps", title="steps of each opponent", total_steps=2 * len(arms))
+        dense = arm_recipe("dense", replace(recipe, seed=ticket.seed))
+        for span in tuple(measure_steps(arms, dense, pair, facts, device)):
+            folder.append("steps", span)
 
 
 def _run_arm(
@@ -118,7 +138,8 @@ def _run_arm(
         run = replace(ticket, arm=begun.arm, position=begun.position, windows=(), history=(), failure=failure)
     else:
         facts = None if ticket is None else TicketFacts.of(ticket, RunFolder(folder.path / ticket.folder))
-        run = yield from measure_run(begun, recipe, folder, ticket=facts, device=device)
+        steps = [span for span in record.steps if span.pair == begun.pair]
+        run = yield from measure_run(begun, recipe, folder, ticket=facts, steps=steps, device=device)
     comparison.add_run(run)
     yield ArmEnded(
         run=run,
@@ -161,16 +182,12 @@ def _refuse_what_cannot_run(recipe: Recipe, arms: tuple[str, ...], device: str) 
     """Set up every arm whose recipe is fixed beforehand, so that faults show before the first run.
 
     Raises:
-        RecipeError: an arm would be another one under another name, needs a meter, or its rules use what it
-            does not read.
+        RecipeError: an arm would be another one under another name, or its rules use what it does not read.
         TpspruneError: something an arm requests is not available, or nothing can be metered as requested.
     """
     if "ticket-without-tps" in arms and not _has_tps(recipe, device):
         message = "this recipe trains without TPS already: 'ticket' is the same"
         raise RecipeError(recipe.name, [Fault("arm 'ticket-without-tps'", message)])
-    if "shape-scratch-joules" in arms and recipe.energy.meter == "none":
-        message = "counts joules, and energy.meter is 'none'"
-        raise RecipeError(recipe.name, [Fault("arm 'shape-scratch-joules'", message)])
     if recipe.energy.meter == "replay":
         message = "'replay' plays one run again; a comparison makes many, and needs a real meter"
         raise RecipeError(recipe.name, [Fault("energy.meter", message)])

@@ -59,7 +59,7 @@ def train_stage(
     saved_at = shown_at = time.monotonic()
     decision = None
     ledger.switch(settings.phase)
-    for tick in _train_steps(bench, state, settings):
+    for tick in train_steps(bench, state, settings):
         state = _move_decoupled(state, tick)
         loss_sum, losses = loss_sum + tick.loss, losses + 1
         if tick.step == settings.snapshot_step:
@@ -112,7 +112,8 @@ def _start_watch(bench: Workbench, state: State, settings: StageSettings) -> Wat
     return watch
 
 
-def _train_steps(bench: Workbench, state: State, settings: StageSettings) -> Iterator[Tick]:
+def train_steps(bench: Workbench, state: State, settings: StageSettings) -> Iterator[Tick]:
+    """Yield each optimiser step from the state's to the last one of the settings."""
     regulariser = state.regulariser
     return training.fit(
         state.model,
@@ -239,7 +240,8 @@ def schedule_retraining(bench: Workbench, drawn_step: int) -> tuple[int, int]:
     if retrain.epochs == "rest":
         return (drawn_step if rewound_step is None else rewound_step), bench.total_steps
     first_step = rewound_step or 0
-    return first_step, first_step + retrain.epochs * bench.steps_per_epoch
+    steps = training.count_steps(retrain.epochs, bench.steps_per_epoch) if retrain.epochs else 0
+    return first_step, first_step + steps
 
 
 def schedule_between_rounds(bench: Workbench, pruned_step: int) -> tuple[int, int, int]:

@@ -73,7 +73,7 @@ class Workbench:
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole budget."""
-        return self.recipe.train.epochs * self.steps_per_epoch
+        return training.count_steps(self.recipe.train.epochs, self.steps_per_epoch)
 
     @property
     def reading_steps(self) -> int:

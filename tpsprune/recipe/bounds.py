@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, TypeVar, dataclass_transform
 
 from annotated_types import Ge, Gt, Interval, Le, MinLen
+from pydantic import AfterValidator
 
 STRICT: Final[dict[str, Any]] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 """How each section is read: no unknown key, no silent conversion, no ``inf`` or ``nan``."""
@@ -15,6 +16,8 @@ Natural = Annotated[int, Ge(0), Le(2**63 - 1)]
 Width = Annotated[int, Ge(1), Le(2**20)]
 Positive = Annotated[float, Gt(0.0)]
 AtLeastZero = Annotated[float, Ge(0.0)]
+Epochs = Annotated[float, Ge(0.0), Le(2.0**31), AfterValidator(lambda n: int(n) if n == int(n) else n)]
+"""A length of training; whole epochs are an ``int``, so that a recipe is written in one way."""
 Share = Annotated[float, Interval(ge=0.0, le=1.0)]
 OpenShare = Annotated[float, Interval(gt=0.0, lt=1.0)]
 Text = Annotated[str, MinLen(1)]

@@ -17,13 +17,22 @@ ARMS: Final = {
     "ticket": "the recipe as it is: train, watch, draw, prune, retrain",
     "ticket-without-tps": "the same with TPS off",
     "shape-scratch": "the ticket's shape, new weights, as many epochs as the ticket's run trained",
-    "shape-scratch-joules": "the same for as many joules as the ticket's run took",
+    "dense-joules": "the dense model, its whole schedule compressed to what the ticket's run cost",
+    "scratch-joules": "the ticket's shape, new weights, its schedule fitted to the same cost",
+    "uniform-joules": "uniform widths of the ticket's MACs, new weights, at the same cost",
     "random-ticket": "the ticket's widths with random units, in one round, all else as the recipe has it",
     "early-bird": "after Early-Bird: L1 on batch-norm scales, mask rule, pruned by scale, no compensation",
 }
 """Every arm, and what it is."""
-AFTER_TICKET: Final = ("shape-scratch", "shape-scratch-joules", "random-ticket")
+DEFAULT_ARMS: Final = ("dense", "ticket", "dense-joules", "scratch-joules", "uniform-joules")
+SHORTER_SCHEDULE: Final = ("dense-joules",)
+SMALLER_NET: Final = ("scratch-joules", "uniform-joules")
+EQUAL_COST: Final = (*SHORTER_SCHEDULE, *SMALLER_NET)
+"""The ticket's opponents: each trains for what the ticket's run of the same seed cost."""
+AFTER_TICKET: Final = ("shape-scratch", "random-ticket", *EQUAL_COST)
 """Arms that depend on the ticket's run of the same seed."""
+PRUNED: Final = ("ticket", "ticket-without-tps", "random-ticket", "early-bird")
+"""Arms that train, prune and train on: a saving of theirs is claimed beside the opponents' only."""
 FEWEST_ARMS: Final = 2
 
 

@@ -160,7 +160,7 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
     last_draw = recipe.stop.draw_by_share * recipe.train.epochs
     if rewind is not None and rewind >= recipe.train.epochs:
         faults.append(
-            Fault("retrain.rewind", f"goes to epoch {rewind}, but train.epochs is {recipe.train.epochs}")
+            Fault("retrain.rewind", f"goes to epoch {rewind}, but train.epochs is {recipe.train.epochs:g}")
         )
     elif rewind is not None and rewind > last_draw:
         message = (
@@ -218,7 +218,7 @@ def _rule_faults(place: str, rule: Rule, recipe: Recipe) -> Iterator[Fault]:
     after = recipe.retrain.epochs if place == "stop.end" and recipe.retrain.epochs != "rest" else 0
     for inner, each in _with_parts(place, rule):
         if isinstance(each, EpochRule) and each.epoch > epochs + after:
-            yield Fault(f"{inner}.epoch", f"is after train.epochs = {epochs} (found {each.epoch:g})")
+            yield Fault(f"{inner}.epoch", f"is after train.epochs = {epochs:g} (found {each.epoch:g})")
     yield from unread_faults(place, rule, signal_names(recipe), "in this recipe")
 
 

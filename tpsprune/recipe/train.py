@@ -5,18 +5,31 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Interval, Predicate
+from annotated_types import Ge, Gt, Interval, Predicate
 
-from tpsprune.recipe.bounds import AtLeastZero, Count, Natural, OpenShare, Positive, Share, Text, section
+from tpsprune.recipe.bounds import (
+    AtLeastZero,
+    Count,
+    Epochs,
+    Natural,
+    OpenShare,
+    Positive,
+    Share,
+    Text,
+    section,
+)
 
 Momentum = Annotated[float, Interval(ge=0.0, lt=1.0)]
 
 
 @section
 class Train:
-    """How the model is trained; ``epochs`` is the whole budget, before and after pruning."""
+    """How the model is trained; ``epochs`` is the whole budget, before and after pruning.
 
-    epochs: Count
+    A fraction of an epoch is rounded to whole steps.
+    """
+
+    epochs: Annotated[Epochs, Gt(0.0)]
     batch_size: Count | Literal["full"] = 128
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
@@ -62,7 +75,7 @@ def rewind_epoch(rewind: str) -> int | None:
 class Retrain:
     """Retraining of the pruned model."""
 
-    epochs: Natural | Literal["rest"] = "rest"
+    epochs: Epochs | Literal["rest"] = "rest"
     """``rest``: what the draw left of ``train.epochs``; with a rewind, what is left counted from there."""
     rewind: Annotated[str, Predicate(_is_rewind)] = "none"
     """``init`` or ``epoch:K``: the plan is replayed on those weights (a structured lottery ticket)."""

@@ -30,6 +30,7 @@ from tpsprune.records.comparison import (
     HistoryPoint,
     IdleSpan,
     InferenceSpan,
+    StepSpan,
 )
 from tpsprune.records.energy import (
     JOULES_PER_KWH,
@@ -64,6 +65,8 @@ from tpsprune.records.result import GIVEN, GroupChange, Latency, ModelFigures, R
 from tpsprune.records.savings import (
     NOT_CLAIMED,
     Accuracy,
+    Answer,
+    ArmPoint,
     BandPoint,
     BreakEven,
     Change,
@@ -94,8 +97,10 @@ __all__ = [
     "NOT_CLAIMED",
     "QUALITIES",
     "Accuracy",
+    "Answer",
     "ArmBegun",
     "ArmEnded",
+    "ArmPoint",
     "ArmRun",
     "BandPoint",
     "BreakEven",
@@ -157,6 +162,7 @@ __all__ = [
     "Standing",
     "Status",
     "Step",
+    "StepSpan",
     "Support",
     "TaskFacts",
     "TensorFacts",

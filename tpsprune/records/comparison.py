@@ -130,6 +130,17 @@ class IdleSpan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepSpan:
+    """Training steps of an arm's shape, in one window, to fit its schedule to the ticket's cost."""
+
+    arm: str
+    seed: int
+    pair: int
+    steps: int
+    window: Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceSpan:
     """Inference of the model that an arm left: ``items`` items in batches of ``batch``, in one window."""
 
@@ -198,6 +209,7 @@ class ComparisonRecord:
     runs: tuple[ArmRun, ...] = ()
     idle: tuple[IdleSpan, ...] = ()
     inference: tuple[InferenceSpan, ...] = ()
+    steps: tuple[StepSpan, ...] = ()
     broken_off: tuple[BrokenOff, ...] = ()
     choices: Choices = Choices()
     pairs_asked: int = 0

@@ -48,6 +48,8 @@ class Standing(StrEnum):
     ACCURACY_NOT_PRESERVED = "ACCURACY_NOT_PRESERVED"
     WITHIN_NOISE = "WITHIN_NOISE"
     MODEL_SENSITIVE = "MODEL_SENSITIVE"
+    SHORTER_SCHEDULE_DOES_AS_WELL = "SHORTER_SCHEDULE_DOES_AS_WELL"
+    SMALLER_NET_DOES_AS_WELL = "SMALLER_NET_DOES_AS_WELL"
     SAVING_MODELLED = "SAVING_MODELLED"
     SAVING_MEASURED = "SAVING_MEASURED"
     SAVING_SIMULATED = "SAVING_SIMULATED"
@@ -160,6 +162,36 @@ class Accuracy:
     lower_share: float | None
     tolerance_share: float
     preserved: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmPoint:
+    """What the models of an arm cost to train and how good they are: means over pairs, 95 % intervals.
+
+    ``cost`` is in joules where all runs are metered (then ``joules`` is the same), else in seconds.
+    """
+
+    arm: Text
+    pairs: Natural
+    accuracy: float
+    accuracy_low: float | None
+    accuracy_high: float | None
+    joules: AtLeastZero | None
+    cost: AtLeastZero
+    cost_low: AtLeastZero | None
+    cost_high: AtLeastZero | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What gives the best model for these joules: a sentence, and every arm that left models.
+
+    ``front`` names the arms that no other beats in both, by their means, the cheapest first.
+    """
+
+    statement: str
+    arms: tuple[ArmPoint, ...]
+    front: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,6 +315,7 @@ class Savings:
     """A comparison assessed. ``claims[0]`` is the one that was fixed beforehand: it decides the verdict."""
 
     comparison: Annotated[ComparisonRecord, Field(exclude=True)]
+    answer: Answer
     grade: Grade
     claims: tuple[Claim, ...]
     accuracies: tuple[Accuracy, ...]
@@ -312,6 +345,13 @@ class ReportVerdict:
     statement: str
     grade: Letter
     energy_class: Annotated[ClassWords, Field(alias="class")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportAnswer(Answer):
+    """The answer, and the classes of its joules."""
+
+    energy_class: ClassWords
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -452,6 +492,7 @@ class EnergyReport:
     SCHEMA: ClassVar[str] = "tpsprune.energy_report/1"
 
     schema: Literal["tpsprune.energy_report/1"]
+    answer: ReportAnswer
     verdict: ReportVerdict
     grade: Grade
     claims: Annotated[tuple[Claim, ...], Field(min_length=1)]

@@ -310,6 +310,8 @@ def savings_summary(savings: Savings) -> RenderableType:
     """Return the result of a comparison for a terminal; without one it is text without markup."""
     verdict, grade, quality = savings.verdict, savings.grade, savings.comparison.design.quality
     blocks: list[RenderableType] = [
+        Text(savings.answer.statement),
+        Text(""),
         Text.assemble(
             (standing_words(verdict.standing, quality), TONES[tone_of(verdict.standing)]),
             f"  {verdict.standing.value}, grade {format_grade(grade.letter)} ({grade.meaning})",

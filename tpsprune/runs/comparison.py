@@ -16,6 +16,7 @@ from tpsprune.records import (
     Design,
     IdleSpan,
     InferenceSpan,
+    StepSpan,
     dump,
     is_newer,
     load,
@@ -54,7 +55,9 @@ class Redo:
     why: str
 
 
-Line: TypeAlias = Design | Pairs | Begun | ArmRun | IdleSpan | InferenceSpan | BrokenOff | Redo | Choices
+Line: TypeAlias = (
+    Design | Pairs | Begun | ArmRun | IdleSpan | InferenceSpan | StepSpan | BrokenOff | Redo | Choices
+)
 KINDS: Final[Mapping[str, type[Line]]] = {
     "design": Design,
     "pairs": Pairs,
@@ -62,6 +65,7 @@ KINDS: Final[Mapping[str, type[Line]]] = {
     "run": ArmRun,
     "idle": IdleSpan,
     "inference": InferenceSpan,
+    "steps": StepSpan,
     "broken-off": BrokenOff,
     "redo": Redo,
     "choices": Choices,
@@ -74,7 +78,7 @@ class ComparisonFolder:
     """``reports/NAME`` and the paths in it; ``journal.jsonl`` is all that a report is made from.
 
     Lines are of one kind each: ``design`` (the first), ``pairs`` (how many are requested), ``begun``,
-    ``run``, ``idle``, ``inference``, ``broken-off``, ``redo`` (a pair set aside) and ``choices``.
+    ``run``, ``idle``, ``inference``, ``steps``, ``broken-off``, ``redo`` (a pair set aside) and ``choices``.
     """
 
     path: Path
@@ -182,6 +186,8 @@ def _add(before: ComparisonRecord, line: Line) -> ComparisonRecord:
             return replace(before, idle=(*before.idle, line))
         case InferenceSpan():
             return replace(before, inference=(*before.inference, line))
+        case StepSpan():
+            return replace(before, steps=(*before.steps, line))
         case BrokenOff():
             return replace(before, broken_off=(*before.broken_off, line))
         case Choices():
@@ -204,7 +210,7 @@ def _request_pairs(before: ComparisonRecord, pairs: int) -> ComparisonRecord:
     return replace(before, pairs_asked=pairs, looks=before.looks + 1, notes=(*before.notes, note))
 
 
-S = TypeVar("S", ArmRun, IdleSpan, InferenceSpan)
+S = TypeVar("S", ArmRun, IdleSpan, InferenceSpan, StepSpan)
 
 
 def _set_aside(before: ComparisonRecord, redo: Redo) -> ComparisonRecord:
@@ -229,6 +235,7 @@ def _set_aside(before: ComparisonRecord, redo: Redo) -> ComparisonRecord:
         runs=others(before.runs),
         idle=others(before.idle),
         inference=others(before.inference),
+        steps=others(before.steps),
         broken_off=(*before.broken_off, *set_aside),
     )
 

@@ -8,7 +8,7 @@ from tpsprune.training.device import (
     random_state,
 )
 from tpsprune.training.evaluate import Score, evaluate
-from tpsprune.training.loop import Penalty, Tick, fit, steps_per_epoch
+from tpsprune.training.loop import Penalty, Tick, count_steps, fit, steps_per_epoch
 from tpsprune.training.optimizers import load_state_by_name, make_optimizer, state_by_name
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Score",
     "Tick",
     "choose_device",
+    "count_steps",
     "evaluate",
     "fit",
     "load_random_state",

@@ -65,6 +65,15 @@ def steps_per_epoch(items: int, settings: Train) -> int:
     return max(items // batch_items(items, settings), 1)
 
 
+def count_steps(epochs: float, per_epoch: int) -> int:
+    """Return the optimiser steps of so many epochs: the nearest whole number, one at least.
+
+    >>> count_steps(2.5, 7), count_steps(0.01, 7)
+    (18, 1)
+    """
+    return max(round(epochs * per_epoch), 1)
+
+
 def batch_items(items: int, settings: Train) -> int:
     """Return the items of a batch: never more than there are."""
     return items if settings.batch_size == "full" else min(settings.batch_size, items)

@@ -353,8 +353,11 @@ def break_even_plot(savings: Savings) -> Plot | None:
     )
 
 
-def scatter_plot(savings: Savings) -> Plot | None:
-    """Plot every run's test accuracy against its joules; runs that do not count are hollow."""
+def pareto_plot(savings: Savings) -> Plot | None:
+    """Plot test accuracy against joules: each arm's mean with its intervals, every run as a small point.
+
+    A line joins the arms that no other beats in both, by their means. Runs that do not count are hollow.
+    """
     runs = [run for run in savings.runs if run.joules is not None and run.accuracy is not None]
     if not runs:
         return None
@@ -364,7 +367,18 @@ def scatter_plot(savings: Savings) -> Plot | None:
     for run in runs:
         style = _style(savings, run.arm)
         hollow = {"mfc": style["color"] if run.counted else "none"}
-        axes.plot(_joules(run) / size, run.accuracy, **style, **hollow, markersize=7)
+        axes.plot(_joules(run) / size, run.accuracy, **style, **hollow, markersize=3.5, alpha=0.55)
+    points = {point.arm: point for point in savings.answer.arms if point.joules is not None}
+    front = [points[arm] for arm in savings.answer.front if arm in points]
+    axes.plot([p.cost / size for p in front], [p.accuracy for p in front], color=MUTED, linewidth=1.0)
+    for arm, point in points.items():
+        bars: dict[str, Any] = {}
+        if point.accuracy_low is not None and point.accuracy_high is not None:
+            bars["yerr"] = [[point.accuracy - point.accuracy_low], [point.accuracy_high - point.accuracy]]
+        if point.cost_low is not None and point.cost_high is not None:
+            bars["xerr"] = [[(point.cost - point.cost_low) / size], [(point.cost_high - point.cost) / size]]
+        style = _style(savings, arm)
+        axes.errorbar(point.cost / size, point.accuracy, **bars, **style, markersize=8, linewidth=1.2)
     quality = savings.comparison.design.quality
     axes.set_xlim(left=0)
     axes.set_xlabel(f"energy of a training ({unit})")
@@ -375,7 +389,7 @@ def scatter_plot(savings: Savings) -> Plot | None:
     return Plot(
         "accuracy",
         f"{capitalise(quality)} beside energy",
-        f"A point for each run, energy across, test {quality} upwards.",
+        f"Each arm's mean and its intervals, a small point for each run; energy across, test {quality} up.",
         class_of_verdict(savings),
         figure,
         ("arm", "seed", "pair", "joules", "class", f"{quality} (counted)", "counted"),
@@ -425,7 +439,7 @@ _PLOTS: Final = {
     "history": (history_plot, "No counted run has a history, so no epochs are drawn."),
     "break_even": (break_even_plot, "No inference was metered, so no break-even is drawn."),
     "accuracy": (
-        scatter_plot,
+        pareto_plot,
         "No run has both joules and a test result, so the two are not drawn together.",
     ),
     "models": (models_plot, "No energy was modelled, so no band of models is drawn."),

@@ -29,6 +29,8 @@ _STANDINGS: Final[dict[Standing, str]] = {
     Standing.ACCURACY_NOT_PRESERVED: "{quality} not shown to be kept",
     Standing.WITHIN_NOISE: "No difference beyond the noise",
     Standing.MODEL_SENSITIVE: "Depends on the power model",
+    Standing.SHORTER_SCHEDULE_DOES_AS_WELL: "A shorter schedule does as well",
+    Standing.SMALLER_NET_DOES_AS_WELL: "A smaller net from scratch does as well",
     Standing.SAVING_MODELLED: "Takes less energy (modelled)",
     Standing.SAVING_MEASURED: "Takes less energy (measured)",
     Standing.SAVING_SIMULATED: "A simulated meter: nothing is shown",

@@ -18,7 +18,9 @@ from tpsprune.records import (
     EnergyMethod,
     Savings,
     Support,
+    classes_of,
     join_classes,
+    joules_of,
 )
 from tpsprune.report import words
 from tpsprune.report.forms import (
@@ -136,6 +138,7 @@ def build_view(
         ),
         "hottest_gpu": _hottest_gpu(savings),
         "lost_energy": _lost_energy(savings),
+        "steps_energy": _steps_energy(savings),
         "uncounted": {
             "warm_up": sum(each.pair is None for each in broken_off),
             "set_aside": sum(each.pair is not None and each.why != "" for each in broken_off),
@@ -372,6 +375,11 @@ def _lost_energy(savings: Savings) -> Cell:
         return "not known" if unknown else "none"
     shown = Number(words.joules(joules), lost_class(savings))
     return (shown, ", and of ", counted(unknown), " it is not known") if unknown else shown
+
+
+def _steps_energy(savings: Savings) -> Cell:
+    windows = [span.window for span in savings.comparison.steps]
+    return Number(words.joules(joules_of(windows)), classes_of(windows)) if windows else "none"
 
 
 def _hottest_gpu(savings: Savings) -> Cell:

@@ -1,0 +1,178 @@
+"""The ticket's opponents at equal cost: their shapes, what a step of each costs, and the steps that buys.
+
+A run that a budget cuts off has not annealed its learning rate, and is no opponent. So the number of steps is
+fitted before the run begins, and the whole schedule, warm-up and annealing included, is stretched or
+compressed to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import fsum
+from typing import Final
+
+from torch import nn
+
+from tpsprune import energy, pruning
+from tpsprune.errors import PruneError, RunFolderError
+from tpsprune.loop.meter import Meter
+from tpsprune.pipeline.stage import StageSettings, train_steps
+from tpsprune.pipeline.workbench import Workbench, set_up
+from tpsprune.pruning import Plan
+from tpsprune.recipe import Recipe
+from tpsprune.recipe.compare import EQUAL_COST
+from tpsprune.recipe.prune import Macs
+from tpsprune.recipe.stop import NoRule
+from tpsprune.records import ArmRun, EnergyClass, StepSpan, Window
+from tpsprune.runs import RunFolder, read_json, read_result
+
+OTHER_PHASES: Final = ("setup", "benchmark")
+"""What every run pays whatever it trains: no part of the cost that opponents are given."""
+FEWEST_STEPS, MOST_STEPS = 25, 150
+TIMED_SHARE: Final = 0.25
+"""Part of the schedule that is timed in each turn, within those bounds."""
+WARM_UP_STEPS: Final = 3
+UNIFORM_STEPS: Final = (8, 4, 2, 1)
+"""Multiples that uniform widths are tried in; narrow layers need the smaller ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TicketFacts:
+    """What the ticket's run of a pair has found, for the arms that depend on it.
+
+    ``cost`` is that of training, readings, pruning and evaluation, in joules, or in seconds where joules are
+    assumed watts times seconds, or there are none.
+    """
+
+    plan: Plan
+    widths: dict[str, int]
+    epochs: float
+    macs_share: float
+    cost: float
+
+    @classmethod
+    def of(cls, run: ArmRun, folder: RunFolder) -> TicketFacts:
+        """Read it from the run's folder.
+
+        Raises:
+            RunFolderError: the folder is missing, or something in it is.
+        """
+        if not folder.path.is_dir():
+            raise RunFolderError(
+                f"{folder.path} is missing, and arms of pair {run.pair + 1} need the ticket in it: restore "
+                "it, or begin again with another --out"
+            )
+        outcome = read_result(folder.result)
+        return cls(
+            plan=Plan.from_json(read_json(folder.plan)),
+            widths={group.group: group.width_after for group in outcome.groups},
+            epochs=outcome.stopped.epoch,
+            macs_share=outcome.macs_share,
+            cost=cost_of(window for window in run.windows if window.phase not in OTHER_PHASES),
+        )
+
+
+def cost_of(windows: Iterable[Window]) -> float:
+    """Return the joules of windows; their seconds where joules follow from those, or nothing was metered.
+
+    Assumed watts times seconds orders runs as seconds do, and a sum of several constants only adds rounding.
+    """
+    found = tuple(windows)
+    joules = [window.total_joules for window in found]
+    assumed = {EnergyClass.CONSTANT, EnergyClass.NONE}
+    if None in joules or all(set(window.classes.values()) <= assumed for window in found):
+        return fsum(window.seconds for window in found)
+    return fsum(each for each in joules if each is not None)
+
+
+def plan_shape(arm: str, bench: Workbench, ticket: TicketFacts) -> Plan | None:
+    """Return the plan that makes an arm's shape of the recipe's model; ``None`` for the dense one.
+
+    ``uniform-joules`` keeps one share of the units of every group: the largest that costs no more
+    multiply-accumulates than the ticket, in multiples of ``prune.round_to``, or of 8 where that is 1, less
+    where layers are too narrow.
+
+    Raises:
+        PruneError: no uniform widths cost as little as the ticket.
+    """
+    if arm == "dense-joules":
+        return None
+    return ticket.plan if arm == "scratch-joules" else _plan_uniform(bench, ticket.macs_share)
+
+
+def _plan_uniform(bench: Workbench, macs_share: float) -> Plan:
+    settings = replace(
+        bench.recipe.prune,
+        target=Macs(min(macs_share + 1e-6, 1.0 - 1e-6)),
+        widths="uniform",
+        units="random",
+        compensate=False,
+        reconstruct=False,
+        recalibrate=False,
+        repair_steps=0,
+    )
+    model = bench.new_model(fill=False)
+    *multiples, last = UNIFORM_STEPS if settings.round_to == 1 else (settings.round_to,)
+    for multiple in multiples:
+        narrower = replace(settings, round_to=multiple, min_width=multiple)
+        try:
+            return pruning.extract(model, bench.watch_batches[:1], narrower, seed=bench.recipe.seed).plan
+        except PruneError:
+            continue
+    least = replace(settings, round_to=last, min_width=max(settings.min_width, last))
+    return pruning.extract(model, bench.watch_batches[:1], least, seed=bench.recipe.seed).plan
+
+
+def measure_steps(
+    arms: Sequence[str], recipe: Recipe, pair: int, ticket: TicketFacts, device: str
+) -> Iterator[StepSpan]:
+    """Yield what some training steps of the shape of each arm take: arms by turns, then in reversed order.
+
+    ``recipe`` is the dense arm's, at the pair's seed. The models are thrown away. An arm whose shape is out
+    of reach is left out: its run says why. What is measured is charged to no arm.
+
+    Cost: a quarter of a training for each arm, and no more than 300 steps.
+    """
+    with set_up(recipe, device, prunes=False) as bench, Meter(energy.build(recipe.energy, 0)) as meter:
+        timed = min(max(round(TIMED_SHARE * bench.total_steps), FEWEST_STEPS), MOST_STEPS)
+        models: dict[str, nn.Module] = {}
+        for arm in arms:
+            try:
+                models[arm] = _new_model(arm, bench, ticket)
+            except PruneError:
+                continue
+            _train_steps(bench, models[arm], WARM_UP_STEPS)
+        for arm in (*models, *reversed(models)):
+            with meter.window(f"steps of {arm}") as span:
+                _train_steps(bench, models[arm], timed)
+            yield StepSpan(arm=arm, seed=recipe.seed, pair=pair, steps=timed, window=span.window)
+
+
+def _new_model(arm: str, bench: Workbench, ticket: TicketFacts) -> nn.Module:
+    plan = plan_shape(arm, bench, ticket)
+    model = bench.new_model(fill=False)
+    return model if plan is None else bench.execution.place(pruning.replay(model, plan))
+
+
+def _train_steps(bench: Workbench, model: nn.Module, steps: int) -> None:
+    settings = StageSettings(
+        phase="train", title="", rule=NoRule(), last_step=steps, total_steps=bench.total_steps
+    )
+    for _ in train_steps(bench, bench.begin(model, "dense", NoRule()), settings):
+        pass
+
+
+def fit_epochs(arm: str, spans: Sequence[StepSpan], ticket: TicketFacts, steps_per_epoch: int) -> float:
+    """Return the epochs whose steps cost what the ticket's run did: cost · Σ steps / Σ cost of the spans.
+
+    Setting up, the benchmark and the one evaluation at an opponent's end are on neither side.
+
+    Raises:
+        PruneError: no step of the arm was measured, since its shape is out of reach.
+    """
+    mine = [span for span in spans if span.arm == arm]
+    if not mine:
+        raise PruneError(f"'{arm}' has no shape of the ticket's cost: {', '.join(EQUAL_COST)} need one")
+    step_cost = cost_of(span.window for span in mine) / sum(span.steps for span in mine)
+    return max(round(ticket.cost / step_cost), 1) / steps_per_epoch
