@@ -31,7 +31,7 @@ MODELLED = EnergyMethod(
 def design(*arms: str, **changes: Any) -> Design:
     base = Design(
         name="made-up",
-        arms=arms or ("dense", "ticket"),
+        arms=arms or ("dense", "small"),
         first_seed=0,
         order_seed=0,
         tolerance_share=0.01,
@@ -104,7 +104,7 @@ def comparison(
     """Return a comparison of two arms by the joules of their runs; the ticket loses ``drop`` of accuracy."""
     runs = []
     for pair, (before, after) in enumerate(zip(dense, ticket, strict=True)):
-        runs += [run("dense", pair, before), run("ticket", pair, after, 0.9 - drop)]
+        runs += [run("dense", pair, before), run("small", pair, after, 0.9 - drop)]
     pairs = len(dense) if asked is None else asked
     return ComparisonRecord(design=design(), runs=tuple(runs), pairs_asked=pairs)
 

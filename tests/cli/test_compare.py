@@ -12,7 +12,7 @@ from click.testing import Result
 
 from tests.cli.test_door import assert_refused
 from tests.pipeline.test_compare import QUICK, TWO, compared
-from tpsprune.recipe.compare import ARMS
+from tpsprune.recipe.compare import ARMS, DEFAULT_ARMS
 from tpsprune.runs import read_energy_report
 
 Invoke = Callable[..., Result]
@@ -47,12 +47,12 @@ def test_compare_runs_reports_and_names_the_folder(invoke: Invoke, tmp_path: Pat
     lines = result.output.splitlines()
     assert lines[0] == "Note: no claim can come of 1 pairs: 6 are the fewest"
     assert lines[1] == "warming up: a short run, thrown away"
-    assert lines[2].startswith("1/2  ")
+    assert lines[2].startswith("1/5  ")
     assert "simulated" in lines[2]
-    assert all(len(line) <= 80 for line in lines if not line.startswith(("1/2", "2/2")))
+    assert all(len(line) <= 80 for line in lines if not line.startswith(tuple("12345")))
     folder = tmp_path / "reports" / "small"
     report = read_energy_report(folder / "report.json")
-    assert report["design"]["arms"] == ["dense", "ticket"]
+    assert report["design"]["arms"] == list(DEFAULT_ARMS)
     page = (folder / "report.html").read_text()
     assert "<script" not in page
     assert report["verdict"]["standing"] == "INSUFFICIENT_RUNS"

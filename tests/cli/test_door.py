@@ -118,7 +118,7 @@ def test_an_unknown_command_is_reported_with_the_nearest(invoke: Invoke) -> None
         (("digitz",), "digitz: no such file, and no shipped recipe of that name (did you mean 'digits'?)"),
         (("missing.toml",), "Error: missing.toml: no such file"),
         ((".",), "Error: .: is a folder; a recipe is a TOML file"),
-        (("small.toml", "--set", "train.epochs=0"), "train.epochs: must be greater than or equal to 1"),
+        (("small.toml", "--set", "train.epochs=0"), "train.epochs: must be greater than 0"),
         (("small.toml", "--set", "prune.target.macs=0.001"), "prune.target macs=0.001 cannot be reached"),
         (("small.toml", "--set", "prune.ignored_layers=['nope*']"), "'nope*'"),
         (("small.toml", "--set", "tps.variant=labels"), "What fits: weights, neurons, moments, bn-l1."),

@@ -55,7 +55,7 @@ def assert_equal_weights(one: nn.Module, other: nn.Module) -> None:
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
 
 
-ARMS = ("dense", "ticket")
+ARMS = ("dense", "small")
 
 
 def at_the_wall(joules: float = 100.0) -> tpsprune.EnergyUse:

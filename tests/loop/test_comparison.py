@@ -99,7 +99,7 @@ def test_a_comparison_that_was_broken_off_goes_on_with_the_next_run(tmp_path: Pa
     arm, seed = next(begun.due())
     begun.add(arm, seed=seed, energy_use=at_the_wall(100.0), accuracy=0.9)
     again = tpsprune.Comparison(tmp_path, arms=ARMS, first_seed=5)
-    assert next(again.due()) == ("ticket" if arm == "dense" else "dense", 5)
+    assert next(again.due()) == ("small" if arm == "dense" else "dense", 5)
 
 
 def test_reading_and_adding_more_is_counted_as_a_second_look(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_reading_and_adding_more_is_counted_as_a_second_look(tmp_path: Path) -> 
     [
         ({"tolerance": 0.05}, r"tolerance_share is 0\.01 there and 0\.05 here"),
         ({"settings": {"epochs": 3}}, r"the recipe is"),
-        ({"arms": ("dense", "small")}, r"arms is \['dense', 'ticket'\] there"),
+        ({"arms": ("dense", "other")}, r"arms is \['dense', 'small'\] there"),
     ],
 )
 def test_the_rules_do_not_change_once_it_is_begun(
@@ -130,7 +130,7 @@ def test_the_rules_do_not_change_once_it_is_begun(
 def test_a_run_that_left_no_model_is_counted_and_refuses_the_claim(tmp_path: Path) -> None:
     record = tpsprune.Comparison(tmp_path, arms=ARMS)
     for arm, seed in record.due():
-        lost = {"failure": "the loss was not finite"} if (arm, seed) == ("ticket", 2) else {"accuracy": 0.9}
+        lost = {"failure": "the loss was not finite"} if (arm, seed) == ("small", 2) else {"accuracy": 0.9}
         record.add(arm, seed=seed, energy_use=at_the_wall(100.0 if arm == "dense" else 60.0), **lost)  # type: ignore[arg-type]
     verdict = record.assess().verdict
     assert verdict.standing.is_refusal
@@ -182,7 +182,7 @@ def markdown_of(record: tpsprune.Comparison) -> str:
 def test_a_run_counts_once_and_in_its_turn(tmp_path: Path) -> None:
     record = begun(tmp_path)
     arm, seed = next(record.due())
-    other = "ticket" if arm == "dense" else "dense"
+    other = "small" if arm == "dense" else "dense"
     with pytest.raises(LoopError, match=rf"'{other}', seed 0, is not due: '{arm}', seed 0, is due"):
         record.add(other, seed=0, energy_use=at_the_wall(), accuracy=0.9)
     record.add(arm, seed=seed, energy_use=at_the_wall(), accuracy=0.9)
@@ -212,7 +212,7 @@ def test_a_run_that_due_did_not_yield_is_refused(tmp_path: Path) -> None:
         record.add(arm, seed=0, energy_use=at_the_wall(), accuracy=0.9)
     assert record.record.runs == ()
     added(record, at_the_wall())
-    other = "ticket" if arm == "dense" else "dense"
+    other = "small" if arm == "dense" else "dense"
     with pytest.raises(LoopError, match=rf"'{other}', seed 0, has not begun"):
         record.add(other, seed=0, energy_use=at_the_wall(), accuracy=0.9)
 

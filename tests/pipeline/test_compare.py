@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,12 +12,25 @@ from tests.pipeline.conftest import SMALL
 from tpsprune import pipeline, recipe
 from tpsprune.claims import assess
 from tpsprune.errors import PruneError, RecipeError, RunFolderError, TpspruneError
-from tpsprune.pipeline.arms import TicketFacts, arm_recipe
+from tpsprune.pipeline.arms import arm_recipe
+from tpsprune.pipeline.equal_cost import OTHER_PHASES, TicketFacts, cost_of, fit_epochs
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.compare import AFTER_TICKET, ARMS, arms_of, order_of
+from tpsprune.recipe.compare import AFTER_TICKET, ARMS, EQUAL_COST, arms_of, order_of
 from tpsprune.recipe.schema import rule_faults
-from tpsprune.records import ArmBegun, ArmEnded, Comparing, ComparisonRecord, Note, Progress, Standing
+from tpsprune.records import (
+    ArmBegun,
+    ArmEnded,
+    ArmRun,
+    Comparing,
+    ComparisonRecord,
+    EnergyClass,
+    Note,
+    Progress,
+    Standing,
+    StepSpan,
+    Window,
+)
 from tpsprune.runs import ComparisonFolder, exclusive
 
 QUICK = (
@@ -265,7 +276,7 @@ def test_every_arm_runs_and_leaves_the_model_it_should(many_arms: ComparisonReco
     dense, ticket = runs["dense"], runs["ticket"]
     for arm in ("dense-stopped", "dense-patience"):
         assert runs[arm].macs == dense.macs
-    for arm in ("shape-scratch", "shape-scratch-joules", "random-ticket"):
+    for arm in ("shape-scratch", "random-ticket"):
         assert (runs[arm].macs, runs[arm].parameters) == (ticket.macs, ticket.parameters)
         assert runs[arm].given
     assert runs["early-bird"].macs is not None
@@ -274,24 +285,78 @@ def test_every_arm_runs_and_leaves_the_model_it_should(many_arms: ComparisonReco
     assert runs["shape-scratch"].epochs == ticket.epochs
 
 
-def found(**changes: Any) -> TicketFacts:
-    plan = Plan(target="", groups=(), new_biases=(), versions={}, model=())
-    base = TicketFacts(plan=plan, widths={}, epochs=7.25, epoch_joules=10.0, other_joules=20.0, joules=120.0)
-    return replace(base, **changes)
+def test_opponents_are_the_dense_model_and_smaller_nets_and_cost_what_the_ticket_did(
+    many_arms: ComparisonRecord,
+) -> None:
+    runs = {run.arm: run for run in many_arms.runs}
+    dense, ticket = runs["dense"], runs["ticket"]
+    assert (runs["dense-joules"].macs, runs["dense-joules"].parameters) == (dense.macs, dense.parameters)
+    assert (runs["scratch-joules"].macs, runs["scratch-joules"].parameters) == (
+        ticket.macs,
+        ticket.parameters,
+    )
+    assert runs["uniform-joules"].macs <= ticket.macs  # type: ignore[operator]
+    facts = TicketFacts(plan=NO_PLAN, widths={}, epochs=2.0, macs_share=0.5, cost=many_cost(ticket))
+    for arm in EQUAL_COST:
+        spans = [span for span in many_arms.steps if span.arm == arm]
+        assert len(spans) == 2, "by turns, there and back"
+        assert runs[arm].epochs == pytest.approx(fit_epochs(arm, spans, facts, steps_per_epoch=16))
+        # The whole schedule is run: nothing cut it off.
+        assert runs[arm].stopped_by == "deadline"
 
 
-def test_a_shape_trained_for_equal_joules_has_a_schedule_of_that_length_and_a_stop() -> None:
+def many_cost(ticket: ArmRun) -> float:
+    return sum(window.total_joules or 0.0 for window in ticket.windows if window.phase not in OTHER_PHASES)
+
+
+NO_PLAN = Plan(target="", groups=(), new_biases=(), versions={}, model=())
+
+
+def steps(arm: str, steps: int, joules: float, seconds: float, kind: EnergyClass) -> StepSpan:
+    window = Window(
+        phase="steps",
+        index=0,
+        attempt=0,
+        seconds=seconds,
+        cpu_seconds=seconds,
+        joules={"cpu": joules},
+        classes={"cpu": kind},
+        started="2026-01-02T03:04:05Z",
+    )
+    return StepSpan(arm=arm, seed=0, pair=0, steps=steps, window=window)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cost"), [(EnergyClass.MEASURED, 300.0), (EnergyClass.CONSTANT, 30.0)], ids=str
+)
+def test_a_schedule_is_as_long_as_the_ticket_was_dear_in_joules_or_where_they_are_assumed_in_seconds(
+    kind: EnergyClass, cost: float
+) -> None:
+    spans = [steps("dense-joules", 10, 40.0, 2.0, kind), steps("dense-joules", 10, 60.0, 8.0, kind)]
+    other = steps("scratch-joules", 10, 1.0, 1.0, kind)
+    facts = TicketFacts(plan=NO_PLAN, widths={}, epochs=9.0, macs_share=0.5, cost=cost)
+    # 5 J or 0.5 s a step, ten steps an epoch: 60 steps.
+    assert fit_epochs("dense-joules", [*spans, other], facts, 10) == 6.0
+    assert cost_of(span.window for span in spans) == (100.0 if kind is EnergyClass.MEASURED else 10.0)
+
+
+def test_an_opponent_whose_shape_is_out_of_reach_says_so() -> None:
+    facts = TicketFacts(plan=NO_PLAN, widths={}, epochs=9.0, macs_share=0.01, cost=1.0)
+    with pytest.raises(PruneError, match="'uniform-joules' has no shape of the ticket's cost"):
+        fit_epochs("uniform-joules", [], facts, 10)
+
+
+def test_an_opponents_schedule_is_compressed_whole_and_a_shape_from_scratch_has_its_own_seed() -> None:
     read = quick()
-    equal_joules = arm_recipe("shape-scratch-joules", read, found())
-    assert (equal_joules.train.epochs, equal_joules.stop.budget_joules) == (10, 120.0)
-    assert arm_recipe("shape-scratch", read, found()).train.epochs == 8
-    assert arm_recipe("shape-scratch", read, found()).seed != read.seed
-
-
-@pytest.mark.parametrize("changes", [{"joules": None}, {"epoch_joules": None}])
-def test_no_shape_is_trained_for_joules_that_were_not_metered(changes: dict[str, Any]) -> None:
-    with pytest.raises(PruneError, match="was not metered"):
-        arm_recipe("shape-scratch-joules", quick(), found(**changes))
+    shorter = arm_recipe("dense-joules", read, epochs=1.25)
+    assert (shorter.train.epochs, shorter.seed, shorter.train.schedule) == (
+        1.25,
+        read.seed,
+        read.train.schedule,
+    )
+    assert arm_recipe("uniform-joules", read, epochs=2.5).train.epochs == 2.5
+    assert arm_recipe("scratch-joules", read, epochs=2.5).seed != read.seed
+    assert rule_faults(shorter) == []
 
 
 def test_early_birds_patience_is_as_long_in_epochs_as_the_recipes() -> None:
@@ -361,7 +426,6 @@ def test_all_faults_of_a_list_of_arms_are_reported_at_once() -> None:
     ("arms", "overrides", "words"),
     [
         (("dense", "ticket-without-tps"), (), "trains without TPS already"),
-        (("dense", "ticket", "shape-scratch-joules"), ("energy.meter='none'",), "counts joules"),
         (
             ("dense", "early-bird"),
             ("task.data.kind='modular'", "task.model.kind='mlp'", "task.model.widths=[16]"),

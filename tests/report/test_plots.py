@@ -24,10 +24,18 @@ from tpsprune.report.savings.plots import (
     make_plots,
     models_plot,
     pairs_plot,
+    pareto_plot,
     phases_plot,
-    scatter_plot,
 )
-from tpsprune.report.savings.svg import INK, PAPER, add_axes, inline_svg, make_canvas, standalone_svg
+from tpsprune.report.savings.svg import (
+    INK,
+    PAPER,
+    add_axes,
+    energy_unit,
+    inline_svg,
+    make_canvas,
+    standalone_svg,
+)
 
 DRAW = {
     "pairs": pairs_plot,
@@ -35,7 +43,7 @@ DRAW = {
     "phases": phases_plot,
     "history": history_plot,
     "break_even": break_even_plot,
-    "accuracy": scatter_plot,
+    "accuracy": pareto_plot,
     "models": models_plot,
 }
 
@@ -69,7 +77,7 @@ def test_what_has_nothing_to_show_is_not_drawn(stem: str) -> None:
 
 
 def test_equal_figures_are_equal_files_and_words_in_them_stay_as_they_are() -> None:
-    first, second = (made(scatter_plot(savings())) for _ in range(2))
+    first, second = (made(pareto_plot(savings())) for _ in range(2))
     assert standalone_svg(first.figure, "a") == standalone_svg(second.figure, "a")
     figure = make_canvas(3, 2)
     add_axes(figure).set_xticks([0.5], ["0.99254 & more"])
@@ -199,9 +207,17 @@ def test_the_line_of_a_break_even_crosses_where_the_record_says() -> None:
 
 def test_runs_that_do_not_count_are_hollow() -> None:
     found = savings()
-    drawn = made(scatter_plot(found))
-    hollow = [line.get_markerfacecolor() == "none" for line in drawn.figure.axes[0].get_lines()]
-    assert hollow == [not run.counted for run in found.runs]
+    drawn = made(pareto_plot(found))
+    lines = drawn.figure.axes[0].get_lines()[: len(found.runs)]
+    assert [line.get_markerfacecolor() == "none" for line in lines] == [not run.counted for run in found.runs]
+
+
+def test_each_arm_stands_at_its_means_with_both_intervals() -> None:
+    found = savings()
+    axes = made(pareto_plot(found)).figure.axes[0]
+    size, _ = energy_unit([run.joules or 0.0 for run in found.runs])
+    drawn = {tuple(bars.lines[0].get_xydata()[0]): len(bars.lines[2]) for bars in axes.containers}
+    assert drawn == {(each.cost / size, each.accuracy): 2 for each in found.answer.arms}
 
 
 def test_a_name_with_signs_of_mathematics_is_a_name() -> None:
@@ -211,7 +227,7 @@ def test_a_name_with_signs_of_mathematics_is_a_name() -> None:
     comparison = replace(
         found.comparison, design=replace(found.comparison.design, arms=arms), choices=Choices()
     )
-    drawn = made(scatter_plot(replace(found, runs=runs, comparison=comparison)))
+    drawn = made(pareto_plot(replace(found, runs=runs, comparison=comparison)))
     assert ">$a^<" in standalone_svg(drawn.figure, "a")
     assert "_$a^" in csv_text(drawn)
 

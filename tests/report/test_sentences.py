@@ -148,7 +148,7 @@ def test_each_column_is_of_the_class_of_its_own_numbers() -> None:
     assert classes(noted, change) == ["class", "", "derived", "modelled + constant", "modelled + constant"]
     mixed = classes(with_an_arm_metered_otherwise(), change)
     assert mixed[3:] == ["measured + modelled + constant"] * 2
-    assert classes(savings(), "Accuracy beside energy")[5] == "derived"
+    assert classes(savings(), "Accuracy of the models")[5] == "derived"
     heard = ("time", "CPU-seconds", "epochs trained", "operations (MACs)", "second thoughts")
     supported = with_claims(savings(), support=tuple(Support(what, 0.2, True) for what in heard))
     assert list(tables(section(supported, "Every claim"))[1][0]) == ["claim", *heard]

@@ -13,7 +13,7 @@ from tpsprune.claims.change import saving
 from tpsprune.claims.pairs import CountedPairs
 from tpsprune.numerics.small_samples import mean_interval
 from tpsprune.recipe.compare import PRUNED, SHORTER_SCHEDULE, SMALLER_NET
-from tpsprune.records import Answer, ArmPoint, Reason, joules_of, seconds_of
+from tpsprune.records import Answer, ArmPoint, Reason, classes_of, joules_of, seconds_of
 
 EQUAL_COST_SHARE: Final = 0.05
 """How far an opponent's cost may lie from the ticket's: its schedule is fitted to it, and machines drift."""
@@ -118,6 +118,7 @@ def _point(counted: CountedPairs, arm: str) -> ArmPoint | None:
         cost=statistics.fmean(costs),
         cost_low=None if spread is None else max(spread.low, 0.0),
         cost_high=None if spread is None else spread.high,
+        energy_class=classes_of(window for run in runs for window in run.windows),
     )
 
 

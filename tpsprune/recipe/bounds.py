@@ -16,7 +16,7 @@ Natural = Annotated[int, Ge(0), Le(2**63 - 1)]
 Width = Annotated[int, Ge(1), Le(2**20)]
 Positive = Annotated[float, Gt(0.0)]
 AtLeastZero = Annotated[float, Ge(0.0)]
-Epochs = Annotated[float, Ge(0.0), Le(2.0**31), AfterValidator(lambda n: int(n) if n == int(n) else n)]
+Epochs = Annotated[float, Le(2.0**31), AfterValidator(lambda n: int(n) if n == int(n) else n)]
 """A length of training; whole epochs are an ``int``, so that a recipe is written in one way."""
 Share = Annotated[float, Interval(ge=0.0, le=1.0)]
 OpenShare = Annotated[float, Interval(gt=0.0, lt=1.0)]

@@ -75,7 +75,7 @@ def rewind_epoch(rewind: str) -> int | None:
 class Retrain:
     """Retraining of the pruned model."""
 
-    epochs: Epochs | Literal["rest"] = "rest"
+    epochs: Annotated[Epochs, Ge(0.0)] | Literal["rest"] = "rest"
     """``rest``: what the draw left of ``train.epochs``; with a rewind, what is left counted from there."""
     rewind: Annotated[str, Predicate(_is_rewind)] = "none"
     """``init`` or ``epoch:K``: the plan is replayed on those weights (a structured lottery ticket)."""

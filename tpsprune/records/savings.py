@@ -180,6 +180,7 @@ class ArmPoint:
     cost: AtLeastZero
     cost_low: AtLeastZero | None
     cost_high: AtLeastZero | None
+    energy_class: ClassWords
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,13 +349,6 @@ class ReportVerdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReportAnswer(Answer):
-    """The answer, and the classes of its joules."""
-
-    energy_class: ClassWords
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportStep(Step):
     """A step of the attribution, and the class of its joules."""
 
@@ -492,7 +486,7 @@ class EnergyReport:
     SCHEMA: ClassVar[str] = "tpsprune.energy_report/1"
 
     schema: Literal["tpsprune.energy_report/1"]
-    answer: ReportAnswer
+    answer: Answer
     verdict: ReportVerdict
     grade: Grade
     claims: Annotated[tuple[Claim, ...], Field(min_length=1)]

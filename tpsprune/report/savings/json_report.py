@@ -97,7 +97,6 @@ def _not_counted(each: BrokenOff) -> dict[str, Any]:
 def _with_classes(savings: Savings) -> dict[str, Any]:
     """Return what was assessed, with the class of every figure of energy whose record has none."""
     raw = dump(savings)
-    raw["answer"]["energy_class"] = class_of_verdict(savings)
     raw["quality"] |= {"idle_energy_class": idle_class(savings), "lost_energy_class": lost_class(savings)}
     for each, step in zip(raw["attribution"], savings.attribution, strict=True):
         each["energy_class"] = class_of_step(savings, step)
