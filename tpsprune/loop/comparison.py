@@ -66,9 +66,9 @@ class Comparison:
     'report.html'
 
     The verdict is that of ``tpsprune compare``: invalid windows, neighbours on the machine, too few pairs, an
-    accuracy not shown to be kept, noise, and a sign that hangs on a power model each refuse it. An arm named as
-    the command's pruned arms are, as ``ticket``, needs opponents beside it: ``dense-joules``, and
-    ``scratch-joules`` or ``uniform-joules``. More pairs
+    accuracy not shown to be kept, noise, and a sign that hangs on a power model each refuse it. An arm with
+    the name of one of the command's pruned arms, as ``ticket``, needs opponents beside it: ``dense-joules``,
+    and ``scratch-joules`` or ``uniform-joules``. More pairs
     may be added later (then each claim is tested more strictly), fewer may not. Inference is not
     metered here, and nothing is claimed of it. ``tpsprune report FOLDER`` makes the report again, with a
     grid or the readings of a wall meter.
