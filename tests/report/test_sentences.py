@@ -101,7 +101,11 @@ SAID: dict[str, tuple[Callable[[], Savings], str, str]] = {
     "a grid of one's own": (with_own_grid, METHOD, "50 g/kWh (my contract, 2025)"),
     "accuracy not shown to be kept": (with_lost_accuracy, "Verdict", "Not shown to be kept"),
     "a warm-up": (savings, QUALITY, "- warm-up, seed 0: a short run to warm up, thrown away\n"),
-    "a run broken off": (savings, QUALITY, "- ticket, seed 0: broken off after 1 window *(counted)*\n"),
+    "a run broken off": (
+        savings,
+        QUALITY,
+        "seed 0: broken off; it took at least 3.21 s *(measured)* and 90.0 J *(modelled + constant)*",
+    ),
     "energy of no claim, at the wall": (
         at_the_wall,
         QUALITY,
@@ -126,6 +130,20 @@ SAID: dict[str, tuple[Callable[[], Savings], str, str]] = {
 def test_a_report_says(case: str) -> None:
     make, title, sentence = SAID[case]
     assert sentence in section(make(), title)
+
+
+def test_both_means_of_a_claim_stand_side_by_side_and_what_one_more_long_run_would_leave() -> None:
+    found = savings()
+    ((read, kinds),) = tables(section(found, "Two means"))
+    assert read["claim"][0] == "ticket: training"
+    assert read["agree"] == ["yes"] * len(found.claims)
+    change = found.verdict.change
+    assert change is not None
+    assert read["ratio of mean energies"][0] == f"{100 * change.arithmetic_share:.0f} % less"
+    assert read["with one more long run"][0] == f"{100 * change.with_long_run_share:.0f} % less"
+    assert list(kinds.values())[2:] == ["modelled + constant"] * 4
+    apart = with_claims(found, change=replace(change, arithmetic_share=0.01))
+    assert set(tables(section(apart, "Two means"))[0][0]["agree"]) == {"no"}
 
 
 def test_what_is_not_so_is_not_said() -> None:

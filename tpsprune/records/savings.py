@@ -44,6 +44,7 @@ class Standing(StrEnum):
     """Where a claim stands on the ladder; the first rung that does not hold decides."""
 
     INVALID_MEASUREMENT = "INVALID_MEASUREMENT"
+    RUNS_BROKEN_OFF = "RUNS_BROKEN_OFF"
     INSUFFICIENT_RUNS = "INSUFFICIENT_RUNS"
     ACCURACY_NOT_PRESERVED = "ACCURACY_NOT_PRESERVED"
     WITHIN_NOISE = "WITHIN_NOISE"
@@ -78,9 +79,10 @@ class Reason:
 class Change:
     """How much less an arm took than its baseline, as a share of the baseline's; negative where more.
 
-    ``low`` and ``high`` bound the 95 % interval. ``deviation`` is the sample deviation of log-ratios;
-    ``detectable_share`` the least saving that this many pairs show with power 0.8. ``p_holm`` is ``p_t``
-    corrected for all claims of the report.
+    ``saving_share`` is 1 − the geometric mean of the paired ratios, ``low`` and ``high`` bound its 95 %
+    interval; ``arithmetic_share`` is 1 − the ratio of mean joules. ``deviation`` is the sample deviation of
+    log-ratios; ``detectable_share`` the least saving that this many pairs show with power 0.8. ``p_holm`` is
+    ``p_t`` corrected for all claims of the report.
     """
 
     saving_share: MaybeInfinite
@@ -91,7 +93,23 @@ class Change:
     p_t: MaybeInfinite
     p_sign_flip: MaybeInfinite
     detectable_share: MaybeInfinite
+    arithmetic_share: MaybeInfinite
     p_holm: MaybeInfinite | None = None
+
+    @property
+    def means_agree(self) -> bool:
+        """Whether the arithmetic mean is in the interval of the geometric one, and so of its sign."""
+        rounding = 1e-9
+        return self.low - rounding <= self.arithmetic_share <= self.high + rounding
+
+    @property
+    def with_long_run_share(self) -> float:
+        """``arithmetic_share`` if the side that took less had one more run, twice as long as its mean.
+
+        Its mean over n runs then is (n + 2) / (n + 1) of what it was. Few runs may lack a kind that is rare.
+        """
+        longer, ratio = (self.pairs + 2) / (self.pairs + 1), 1.0 - self.arithmetic_share
+        return 1.0 - (ratio * longer if ratio <= 1.0 else ratio / longer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,13 +380,17 @@ class ReportGrid(Grid):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotCounted:
-    """A run that is in no claim: ``why``, and its energy where that is known."""
+    """A run that is in no claim: ``why``, and its time and energy where they are known.
+
+    Of a run that was broken off they are those of its whole windows: it took at least so much.
+    """
 
     arm: Text
     seed: int
     pair: Natural | None
     position: Natural
     why: Text
+    seconds: AtLeastZero | None
     joules: AtLeastZero | None
     energy_class: ClassWords
 

@@ -25,6 +25,7 @@ Tone = Literal["saves", "costs", "refused", "neutral"]
 
 _STANDINGS: Final[dict[Standing, str]] = {
     Standing.INVALID_MEASUREMENT: "The measurement does not hold",
+    Standing.RUNS_BROKEN_OFF: "Too many runs were broken off",
     Standing.INSUFFICIENT_RUNS: "Too few runs to say",
     Standing.ACCURACY_NOT_PRESERVED: "{quality} not shown to be kept",
     Standing.WITHIN_NOISE: "No difference beyond the noise",

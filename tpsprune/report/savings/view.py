@@ -18,7 +18,10 @@ from tpsprune.records import (
     EnergyMethod,
     Savings,
     Support,
+    classes_of,
     join_classes,
+    joules_of,
+    seconds_of,
 )
 from tpsprune.report import words
 from tpsprune.report.forms import (
@@ -388,7 +391,9 @@ def _invalid(fault: str) -> Cell:
 
 
 def _not_claimed(each: BrokenOff) -> Cell:
-    windows = f" after {len(each.windows)} window{'' if len(each.windows) == 1 else 's'}"
-    when = windows if each.windows else "; what it took is not known"
-    why = measured(each.why) if each.why else counted(f"broken off{when}")
-    return (name(f"{each.arm}, seed {each.seed}"), ": ", why)
+    title = name(f"{each.arm}, seed {each.seed}")
+    if each.why or not each.windows:
+        return (title, ": ", measured(each.why or "broken off; what it took is not known"))
+    joules = Number(words.joules(joules_of(each.windows)), classes_of(each.windows))
+    took = measured(words.seconds(seconds_of(each.windows)))
+    return (title, ": broken off; it took at least ", took, " and ", joules)
