@@ -169,14 +169,14 @@ def test_the_change_is_its_closed_form_and_a_common_factor_changes_nothing() -> 
     assert change_of([(1.0, 2.0)]) is None
 
 
-def test_the_arithmetic_mean_is_of_sums_and_one_more_long_run_is_of_the_side_that_took_less() -> None:
+def test_the_arithmetic_mean_is_of_sums_and_long_runs_are_of_the_side_that_took_less() -> None:
     less, more = change_of([(1.0, 2.0), (5.0, 10.0)]), change_of([(2.0, 1.0), (10.0, 5.0)])
     assert less is not None
     assert more is not None
     assert (less.arithmetic_share, more.arithmetic_share) == (0.5, -1.0)
-    # The mean of 1, 5 and of 6, which is twice their mean, is 4; that of 2, 10 and their mean is 6.
-    assert less.with_long_run_share == pytest.approx(1 - 4 / 6)
-    assert (1 - less.with_long_run_share) * (1 - more.with_long_run_share) == pytest.approx(1.0)
+    # Were all runs twice as long, half would be the whole.
+    assert less.reversing_share == more.reversing_share == pytest.approx(1.0)
+    assert (1 - less.missing_share) ** 2 == pytest.approx(0.05)
     assert less.means_agree, "equal ratios have an interval without width"
 
 

@@ -132,7 +132,7 @@ def test_a_report_says(case: str) -> None:
     assert sentence in section(make(), title)
 
 
-def test_both_means_of_a_claim_stand_side_by_side_and_what_one_more_long_run_would_leave() -> None:
+def test_both_means_of_a_claim_stand_side_by_side_and_the_long_runs_that_would_reverse_it() -> None:
     found = savings()
     ((read, kinds),) = tables(section(found, "Two means"))
     assert read["claim"][0] == "ticket: training"
@@ -140,8 +140,9 @@ def test_both_means_of_a_claim_stand_side_by_side_and_what_one_more_long_run_wou
     change = found.verdict.change
     assert change is not None
     assert read["ratio of mean energies"][0] == f"{100 * change.arithmetic_share:.0f} % less"
-    assert read["with one more long run"][0] == f"{100 * change.with_long_run_share:.0f} % less"
-    assert list(kinds.values())[2:] == ["modelled + constant"] * 4
+    assert read["long runs to reverse it"][0] == f"{100 * change.reversing_share:.0f} %"
+    assert read["may be missing"] == ["39 %"] * len(found.claims)
+    assert list(kinds.values())[2:] == [*["modelled + constant"] * 3, *["derived"] * 2]
     apart = with_claims(found, change=replace(change, arithmetic_share=0.01))
     assert set(tables(section(apart, "Two means"))[0][0]["agree"]) == {"no"}
 

@@ -167,7 +167,11 @@ def sentence_of(claim: Claim, quality: str = "accuracy") -> str:
 
     ``quality`` is what the figure of a model's quality is called.
     """
-    subject = _subject(claim)
+    subject = (
+        f"Training '{claim.arm}'"
+        if claim.kind == "training"
+        else f"An inference of '{claim.arm}' at batch {claim.batch}"
+    )
     refusal = REFUSALS.get(claim.standing)
     if refusal is not None:
         seen = "" if claim.change is None else f" Seen: {_words(claim.change)}."
@@ -175,12 +179,6 @@ def sentence_of(claim: Claim, quality: str = "accuracy") -> str:
     assert claim.change is not None, "what stands has a change"
     simulated = "simulated: " if str(claim.standing).endswith("SIMULATED") else ""
     return f"{subject} took {simulated}{_words(claim.change)} than '{claim.baseline}'."
-
-
-def _subject(claim: Claim) -> str:
-    if claim.kind == "training":
-        return f"Training '{claim.arm}'"
-    return f"An inference of '{claim.arm}' at batch {claim.batch}"
 
 
 def _words(change: Change) -> str:
@@ -259,16 +257,16 @@ def may_not_claim(claims: Sequence[Claim], grade: Grade, comparison: ComparisonR
 
 
 def _rare_long_runs(claims: Iterable[Claim]) -> Iterator[str]:
-    """Yield what a claim does not say of the mean over many runs, where one long run would reverse it."""
+    """Yield which claims do not reach the mean over many runs: rare long ones may be missing from few."""
+    named = []
     for claim in claims:
         change = claim.change
-        if change is None or claim.standing.is_refusal:
+        if change is None or claim.standing.is_refusal or change.reversing_share > change.missing_share:
             continue
-        if change.arithmetic_share * change.with_long_run_share <= 0:
-            arm, way = (claim.arm, "less") if change.saving_share > 0 else (claim.baseline, "more")
-            rare = 1 - 0.05 ** (1 / change.pairs)
-            yield (
-                f"{_subject(claim)}: that it takes {way} on average over many runs. One more run of '{arm}', "
-                f"twice as long as its mean, would reverse the sign, and a kind that makes up "
-                f"{100 * rare:.0f} % of all runs is missing from {change.pairs} with a probability of 5 %."
-            )
+        arm = claim.arm if change.saving_share > 0 else claim.baseline
+        named.append(
+            f"'{claim.key}' would reverse if {100 * change.reversing_share:.0f} % of the runs of '{arm}' "
+            f"took twice as long, and up to {100 * change.missing_share:.0f} % may be missing from {change.pairs}"
+        )
+    if named:
+        yield f"That the mean over many runs has the same sign: {'; '.join(named)}."

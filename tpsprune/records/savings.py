@@ -103,13 +103,15 @@ class Change:
         return self.low - rounding <= self.arithmetic_share <= self.high + rounding
 
     @property
-    def with_long_run_share(self) -> float:
-        """``arithmetic_share`` if the side that took less had one more run, twice as long as its mean.
+    def reversing_share(self) -> float:
+        """Share of the cheaper side's runs that would make the means equal if they took twice as long."""
+        ratio = 1.0 - self.arithmetic_share
+        return max(ratio, 1.0 / ratio) - 1.0
 
-        Its mean over n runs then is (n + 2) / (n + 1) of what it was. Few runs may lack a kind that is rare.
-        """
-        longer, ratio = (self.pairs + 2) / (self.pairs + 1), 1.0 - self.arithmetic_share
-        return 1.0 - (ratio * longer if ratio <= 1.0 else ratio / longer)
+    @property
+    def missing_share(self) -> float:
+        """A kind that makes up this share of all runs is missing from so many with a probability of 5 %."""
+        return 1.0 - float(0.05 ** (1.0 / self.pairs))
 
 
 @dataclass(frozen=True, slots=True)
