@@ -266,7 +266,8 @@ def _rare_long_runs(claims: Iterable[Claim]) -> Iterator[str]:
         arm = claim.arm if change.saving_share > 0 else claim.baseline
         named.append(
             f"'{claim.key}' would reverse if {100 * change.reversing_share:.0f} % of the runs of '{arm}' "
-            f"took twice as long, and up to {100 * change.missing_share:.0f} % may be missing from {change.pairs}"
+            f"took twice as long, and up to {100 * change.missing_share:.0f} % may be missing from "
+            f"{change.pairs}"
         )
     if named:
         yield f"That the mean over many runs has the same sign: {'; '.join(named)}."
