@@ -1,6 +1,6 @@
 """How often the ladder claims what is not there, and how often it sees what is.
 
-    python benchmarks/claims.py           # two minutes; writes reports/claims.md
+    python benchmarks/claims.py           # a minute; writes reports/claims.md
 
 Worlds are made up. In all but the tables of power neither arm takes less than the other.
 """

@@ -285,6 +285,7 @@ def test_a_run_begun_anew_however_it_ended_leaves_no_claim(end: str, tmp_path: P
     assert savings.verdict.standing is Standing.RUNS_BROKEN_OFF
     assert "2 runs were begun and broken off" in savings.verdict.reasons[0].detail
     assert "Too many runs were broken off" in markdown_of(record)
+    assert "(what it took is not known)" in savings.verdict.reasons[0].detail
     report = read_energy_report(tmp_path / "report.json")
     assert [(each["why"], each["seconds"]) for each in report["not_counted"]] == [("broken off", None)] * 2
 

@@ -147,6 +147,15 @@ def test_both_means_of_a_claim_stand_side_by_side_and_the_long_runs_that_would_r
     assert set(tables(section(apart, "Two means"))[0][0]["agree"]) == {"no"}
 
 
+def test_what_was_broken_off_keeps_the_class_of_its_joules_where_no_run_counts() -> None:
+    lost = savings().comparison.broken_off
+    found = assessed(replace(comparison(), runs=(), inference=(), broken_off=(*lost, *lost)))
+    assert found.verdict.standing is Standing.RUNS_BROKEN_OFF
+    said = section(found, SHOWS)
+    assert "'ticket', seed 0 (at least 3.2 s, 90.0 J); 'ticket', seed 0 (at least 3.2 s, 90.0 J)" in said
+    assert "use another folder for a comparison without *(modelled + constant)*" in said
+
+
 def test_what_is_not_so_is_not_said() -> None:
     assert "No wall meter" not in section(at_the_wall(), METHOD)
     assert "not claimed" not in section(savings(grid=True), METHOD)

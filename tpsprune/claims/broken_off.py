@@ -36,7 +36,7 @@ def are_too_many(broken_off: Mapping[str, int], arm: str, baseline: str) -> bool
     """Return whether so many runs broken off, by arm, leave no claim of ``arm`` against ``baseline``.
 
     More than one of any arm, or more than one of these two together. One dear run begun again raises false
-    claims from about 1.5 to 2.7 %, up to three restarts of each run to 9 % at six pairs and 20 % at twelve
+    claims from 1.6 to 2.8 % at six pairs, up to three restarts of each run to 8 %, and to 19 % at twelve
     (``reports/claims.md``).
 
     >>> are_too_many({"ticket": 1, "half-width": 1}, "ticket", "dense")

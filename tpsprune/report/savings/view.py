@@ -100,6 +100,8 @@ def build_view(
     design, quality, grid = comparison.design, savings.quality, comparison.choices.grid
     broken_off = comparison.broken_off
     kind = class_of_verdict(savings)
+    # The joules of runs broken off are there before any run counts.
+    reason_kinds = {**_REASON_KINDS, "RUNS_BROKEN_OFF": lost_class(savings)}
     couples = [metered_pairs(savings, claim) for claim in savings.claims if claim.kind == "training"]
     return {
         "title": f"Energy report: {design.name}",
@@ -122,9 +124,7 @@ def build_view(
             # Without joules the figures in a reason are those of windows and pairs.
             (
                 Code(each.code),
-                Number(
-                    f" {each.detail}", _REASON_KINDS.get(each.code, "counted" if kind == "none" else kind)
-                ),
+                Number(f" {each.detail}", reason_kinds.get(each.code, "counted" if kind == "none" else kind)),
             )
             for each in verdict.reasons
         ],
