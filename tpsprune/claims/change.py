@@ -31,7 +31,8 @@ ASSUMED: Final = (EnergyClass.MODELLED, EnergyClass.CONSTANT)
 def change_of(pairs: Pairs, alpha: float = 0.05) -> Change | None:
     """Return the saving 1 − exp(mean of d), d = ln(arm / baseline), with its t-interval and tests.
 
-    Swapping arm and baseline mirrors it: ln(1 − saving) changes sign. A unit common to both drops out.
+    Beside it stands 1 − mean(arm) / mean(baseline), in which a long run weighs more. Swapping arm and
+    baseline mirrors both: ln(1 − saving) changes sign. A unit common to both drops out.
     It sees neither the order of pairs nor windows within a run: those are no repetitions.
 
     Returns:
@@ -51,6 +52,7 @@ def change_of(pairs: Pairs, alpha: float = 0.05) -> Change | None:
         p_t=t_p(logs),
         p_sign_flip=sign_flip_p(logs),
         detectable_share=1.0 - exp(-detectable_effect(deviation, len(pairs), alpha)),
+        arithmetic_share=1.0 - fsum(arm for arm, _ in pairs) / fsum(baseline for _, baseline in pairs),
     )
 
 
