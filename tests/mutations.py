@@ -63,7 +63,7 @@ data       | stratified order       | (rank.double() + 0.5) / sizes[sorted_label
 data       | split leaks            | split.at(order_n[drawn:]), split.at => split.at(order_n), split.at
 data       | idx head               | wanted = UINT8_CODE << 8 | axes => wanted = magic
 training   | warm-up                | (step + 1) / (warmup_steps + 1) => step / (warmup_steps + 1)
-training   | augmentation by step   | augmentation_generator(seed, step) => augmentation_generator(seed, 0)
+training   | augmentation by epoch  | augmentation_generator(seed, epoch) => augmentation_generator(seed, 0)
 training   | grokfast memory        | 1.0 - self._memory) => self._memory)
 tps        | coupling's warm-up     | return self._coupling * step / self._warmup_steps => return self._coupling
 signals    | pooled covariance      | covariance_nn / trace.masked_fill(trace == 0, 1.0) => covariance_nn

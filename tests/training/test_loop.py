@@ -35,12 +35,27 @@ CPU = Execution(torch.device("cpu"), None, channels_last=False)
 INPUTS = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))
 
 
-def unchanged(inputs: Any, generator: torch.Generator | None = None) -> Any:
-    return inputs
+class Unchanged:
+    """Prepares nothing and draws nothing."""
+
+    def __call__(self, inputs: Any, draws: Tensor | None = None) -> Any:
+        return inputs
+
+    def draw(self, inputs: Any, generator: torch.Generator) -> Tensor | None:
+        return None
 
 
-def noisy(inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    return inputs if generator is None else inputs + 0.1 * torch.randn(inputs.shape, generator=generator)
+class Noisy(Unchanged):
+    """Adds noise, drawn for every item."""
+
+    def __call__(self, inputs: Any, draws: Tensor | None = None) -> Any:
+        return inputs if draws is None else inputs + 0.1 * draws
+
+    def draw(self, inputs: Any, generator: torch.Generator) -> Tensor | None:
+        return torch.randn(inputs.shape, generator=generator)
+
+
+unchanged, noisy = Unchanged(), Noisy()
 
 
 def task() -> tuple[Tensor, Tensor]:
@@ -150,13 +165,14 @@ def test_moments_are_laid_out_as_their_channels_last_weights(name: str) -> None:
 def test_every_epoch_visits_each_item_at_most_once_in_an_order_of_its_own() -> None:
     seen: list[Tensor] = []
 
-    def spy(inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        seen.append(inputs[:, 0])
-        return inputs
+    class Spy(Unchanged):
+        def __call__(self, inputs: Any, draws: Tensor | None = None) -> Any:
+            seen.append(inputs[:, 0])
+            return inputs
 
     settings = Train(epochs=2, batch_size=50)
     model = net()
-    ticks = run(model, make_optimizer(model, settings), settings, total=8, prepare=spy)
+    ticks = run(model, make_optimizer(model, settings), settings, total=8, prepare=Spy())
     first, second = torch.cat(seen[:4]), torch.cat(seen[4:])
     assert len(first.unique()) == 200
     assert not torch.equal(first, second)
@@ -164,22 +180,31 @@ def test_every_epoch_visits_each_item_at_most_once_in_an_order_of_its_own() -> N
 
 
 def test_augmentation_differs_between_steps_and_depends_on_seed_and_step_alone() -> None:
-    settings = Train(epochs=1, batch_size="full")
+    settings = Train(epochs=1, batch_size=70)
     model = net()
+    drawn: list[int] = []
 
     def augmentations(first_step: int) -> list[list[float]]:
         seen: list[list[float]] = []
 
-        def record(inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
-            seen.append(torch.rand(4, generator=generator).tolist())
-            return inputs
+        class Record(Noisy):
+            def __call__(self, inputs: Any, draws: Tensor | None = None) -> Any:
+                assert draws is not None
+                assert draws.shape == inputs.shape
+                seen.append(draws[:4].flatten().tolist())
+                return inputs
 
-        run(model, make_optimizer(model, settings), settings, first_step, 6, prepare=record)
+            def draw(self, inputs: Any, generator: torch.Generator) -> Tensor | None:
+                drawn.append(len(inputs))
+                return super().draw(inputs, generator)
+
+        run(model, make_optimizer(model, settings), settings, first_step, 6, prepare=Record())
         return seen
 
     whole = augmentations(0)
+    assert drawn == [210, 210], "once an epoch, for every item"
     assert len({tuple(numbers) for numbers in whole}) == 6
-    assert augmentations(4) == whole[4:]
+    assert augmentations(4) == whole[4:], "begun in the middle of the second epoch"
 
 
 def test_a_diverging_loss_ends_the_run_and_names_step_and_cause() -> None:
@@ -353,7 +378,7 @@ def test_the_penalty_adds_its_gradient_and_nothing_else(rides: bool) -> None:
     run(with_penalty, make_optimizer(with_penalty, settings), settings, total=1, penalty=penalty)
     order = epoch_order(210, 5, 0)
     assert torch.equal(penalty.labels[0], labels[order])
-    batch = noisy(inputs[order], augmentation_generator(5, 0))
+    batch = noisy(inputs[order], noisy.draw(inputs, augmentation_generator(5, 0)))
     scores = in_loss(batch)
     term = scores.square().sum() if rides else SquaredSize(in_loss, rides=False).penalty(0, labels)
     loss = nn.functional.cross_entropy(scores, labels[order])

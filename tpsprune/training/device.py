@@ -119,9 +119,9 @@ def epoch_order(items: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(items, generator=_generator(seed, _ORDER, epoch))
 
 
-def augmentation_generator(seed: int, step: int) -> torch.Generator:
-    """Return the generator of one step's augmentation; depends on nothing but seed and step."""
-    return _generator(seed, _AUGMENT, step)
+def augmentation_generator(seed: int, epoch: int) -> torch.Generator:
+    """Return the generator of one epoch's augmentation; depends on nothing but seed and epoch."""
+    return _generator(seed, _AUGMENT, epoch)
 
 
 def random_state() -> dict[str, Tensor]:
