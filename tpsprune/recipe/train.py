@@ -37,6 +37,7 @@ class Train:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """``auto``: bfloat16 autocast where the device has fast bfloat16, else float32."""
     memory_format: Literal["auto", "contiguous", "channels-last"] = "auto"
+    """``auto``: channels-last on a GPU, and on a CPU for nets of convolutions; a rule, no timing decides."""
     threads: Annotated[int, Interval(ge=1, le=1024)] | None = None
     """Processor threads; without it as many as there are cores. Runs repeat bit for bit at equal threads."""
     checkpoint_seconds: AtLeastZero = 20.0
