@@ -11,8 +11,8 @@ from torch import Tensor
 from tpsprune.data import Preparation, Split
 from tpsprune.data.dataset import (
     augment_images,
-    draw_augmentation,
     channel_statistics,
+    draw_augmentation,
     require_every_class,
     split_off,
     stratified_order,

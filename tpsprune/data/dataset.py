@@ -173,7 +173,7 @@ class Preparation:
         return inputs.to(self.mean.dtype).sub_(middle_c11).mul_(scale_c11)
 
     def draw(self, inputs: Tree, generator: torch.Generator) -> Tensor | None:
-        """Return the random numbers of ``augment_images`` for each of ``inputs``, ``None`` where none are due.
+        """Return what ``augment_images`` takes for each of ``inputs``, ``None`` where nothing is augmented.
 
         On the generator's device; the same whatever the images show. All of an epoch are drawn at once: drawn
         for each batch, a GPU would wait for them at every step.
@@ -190,7 +190,7 @@ class Preparation:
 
 
 def draw_augmentation(images: int, side: int, generator: torch.Generator) -> Tensor:
-    """Return (n, 3) int64: top and left of the crop and 0 or 1 for the mirror, of images of this least side."""
+    """Return (n, 3) int64: top and left of the crop, and 1 where mirrored, of images of this least side."""
     device, ends = generator.device, 2 * _padding(side) + 1
     corner_n2 = torch.randint(0, ends, (images, 2), generator=generator, device=device)
     mirrored_n1 = torch.randint(0, 2, (images, 1), generator=generator, device=device)

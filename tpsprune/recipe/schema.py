@@ -186,7 +186,7 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
         )
     if isinstance(model, FOREIGN_MODELS) and model.weights is None and model.weights_match != "name":
         faults.append(Fault("task.model.weights_match", "is read with task.model.weights only"))
-    if recipe.prune.round_to > 1 and recipe.prune.min_width % recipe.prune.round_to:
+    if recipe.prune.round_to != "auto" and recipe.prune.min_width % recipe.prune.round_to:
         faults.append(Fault("prune.min_width", f"must be a multiple of round_to = {recipe.prune.round_to}"))
     if recipe.prune.rounds > 1 and isinstance(recipe.prune.target, Tolerance | Widths):
         message = (

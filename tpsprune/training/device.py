@@ -67,16 +67,6 @@ class Execution:
         """Lay the images of a batch out as the model's convolutions want them."""
         return map_tensors(inputs, _channels_last) if self.channels_last else inputs
 
-    @property
-    def width_step(self) -> int:
-        """Return what layer widths had better be multiples of: 8 where CUDA computes in bfloat16, else 1.
-
-        On an H100 a training step of ResNet-20 (batch 512, channels last) took 12.1 ms at a first width of
-        64, but 18.7 at 60, 14.5 at 56, 11.7 at 48, 15.8 at 44, 11.7 at 40 and 7.8 at 32: few operations
-        less are no time less, and an uneven width is time more.
-        """
-        return 8 if self.device.type == "cuda" and self.autocast is not None else 1
-
     def describe(self) -> str:
         """Return device and layout for records: ``cpu, channels-last`` or the GPU's name in place of it."""
         layout = ", channels-last" if self.channels_last else ""
@@ -120,7 +110,7 @@ def prepare_process(settings: Train, seed: int, device: torch.device) -> None:
 
 def _gains_on_cpu(model: nn.Module | None) -> bool:
     """Return whether ``Execution.of`` has this model compute channels-last on a CPU."""
-    if model is None or not torch.backends.mkldnn.is_available():
+    if model is None or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     return any(
         any(kernel > stride for kernel, stride in zip(module.kernel_size, module.stride, strict=True))
