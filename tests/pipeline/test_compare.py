@@ -15,6 +15,7 @@ from tpsprune import pipeline, recipe
 from tpsprune.claims import assess
 from tpsprune.errors import PruneError, RecipeError, RunFolderError, TpspruneError
 from tpsprune.pipeline.arms import TicketFacts, arm_recipe
+from tpsprune.pipeline.workbench import set_up
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.compare import AFTER_TICKET, ARMS, arms_of, order_of
@@ -286,6 +287,15 @@ def test_a_shape_trained_for_equal_joules_has_a_schedule_of_that_length_and_a_st
     assert (equal_joules.train.epochs, equal_joules.stop.budget_joules) == (10, 120.0)
     assert arm_recipe("shape-scratch", read, found()).train.epochs == 8
     assert arm_recipe("shape-scratch", read, found()).seed != read.seed
+
+
+def test_all_arms_compute_in_one_layout_which_no_clock_decides() -> None:
+    layouts = set()
+    for arm in ARMS:
+        with set_up(arm_recipe(arm, quick(), found()), "cpu", prunes=False) as bench:
+            layouts.add(bench.execution)
+    assert len(layouts) == 1
+    assert layouts.pop().channels_last, "the recipe's model is one of convolutions"
 
 
 @pytest.mark.parametrize("changes", [{"joules": None}, {"epoch_joules": None}])

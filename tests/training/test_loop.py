@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -392,3 +394,79 @@ def test_the_penalty_adds_its_gradient_and_nothing_else(rides: bool) -> None:
             parameter.sub_(learning_rate_at(0, 1, settings) * parameter.grad)
     for ours, theirs in zip(with_penalty.parameters(), in_loss.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_a_compiled_module_trains_the_tensors_of_its_model_and_a_plain_run_compiles_nothing() -> None:
+    model = net()
+    assert CPU.compiled(model) is model
+    compiled = Execution(CPU.device, None, channels_last=False, compiles=True).compiled(model)
+    assert compiled is not model
+    ours, theirs = compiled.parameters(), model.parameters()
+    assert all(one is other for one, other in zip(ours, theirs, strict=True))
+
+
+class Patches(nn.Module):
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, kernel, stride=stride)
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted", "expected"),
+    [
+        (Patches(3, 1), "auto", True),
+        (Patches(3, 2), "auto", True),
+        (Patches(4, 4), "auto", False),
+        (Patches(1, 1), "auto", False),
+        (nn.Linear(3, 3), "auto", False),
+        (None, "auto", False),
+        (Patches(3, 1), "contiguous", False),
+        (nn.Linear(3, 3), "channels-last", True),
+    ],
+)
+def test_on_a_cpu_the_layout_follows_from_the_model_by_a_rule(
+    model: nn.Module | None, wanted: Any, expected: bool
+) -> None:
+    settings = Train(epochs=1, memory_format=wanted)
+    execution = Execution.of(settings, CPU.device, model)
+    assert execution.channels_last is expected
+    assert execution.describe() == ("cpu, channels-last" if expected else "cpu")
+    assert execution == Execution.of(settings, CPU.device, model)
+
+
+def test_an_optimiser_takes_the_steps_of_torchs_own_without_importing_the_compiler() -> None:
+    script = (
+        "import sys, torch\n"
+        "from tpsprune.recipe.train import Train\n"
+        "from tpsprune.training import make_optimizer\n"
+        "for name, plain in (('adamw', torch.optim.AdamW), ('sgd', torch.optim.SGD)):\n"
+        "    model = torch.nn.Linear(3, 2)\n"
+        "    model.weight.grad = torch.ones(2, 3)\n"
+        "    optimizer = make_optimizer(model, Train(epochs=1, optimizer=name))\n"
+        "    assert isinstance(optimizer, plain)\n"
+        "    optimizer.step()\n"
+        "    optimizer.zero_grad()\n"
+        "    assert model.weight.grad is None\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_an_optimiser_moves_weights_as_torchs_own_does(name: Any) -> None:
+    settings = Train(epochs=1, optimizer=name, weight_decay=0.0)
+    plain = {
+        "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0, fused=True),
+        "sgd": lambda parameters: torch.optim.SGD(
+            parameters, lr=1e-3, momentum=0.9, nesterov=True, fused=True
+        ),
+    }
+    ours, theirs = net().eval(), net().eval()
+    optimizers = (make_optimizer(ours, settings), plain[name](theirs.parameters()))
+    for _ in range(3):
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            model(INPUTS).square().sum().backward()
+            optimizer.step()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other)

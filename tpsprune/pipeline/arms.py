@@ -42,7 +42,7 @@ from tpsprune.runs import Begun, ComparisonFolder, RunFolder, read_json, read_re
 
 NEW_WEIGHTS: Final = 1_000_000
 """Added to the seed where a shape gets new weights: the ticket's initial weights are another claim."""
-OTHER_PHASES: Final = ("setup", "benchmark")
+OTHER_PHASES: Final = ("setup", "compile", "benchmark")
 BN_L1: Final = 1e-4
 """Weight of the L1 norm of batch-norm scales, as published (You et al. 2020, section 3)."""
 HASH_BLOCK: Final = 2**20
@@ -59,7 +59,7 @@ class TicketFacts:
     epoch_joules: float | None
     """Of one epoch of training after pruning, or before it where there was none after."""
     other_joules: float
-    """Of setting up and of the benchmark."""
+    """Of setting up, of compiling and of the benchmark."""
     joules: float | None
 
     @classmethod

@@ -149,6 +149,8 @@ def set_up(recipe: Recipe, device_name: str, *, prunes: bool = True) -> Workbenc
     """
     device = training.choose_device(device_name)
     training.prepare_process(recipe.train, recipe.seed, device)
+    if recipe.train.compile:
+        training.require_compiler(device)
     objective = Objective.of(recipe.task.loss)
     dataset = data.load(recipe.task.data, recipe.task.loss).to(device)
     model = models.build(recipe.task.model, dataset.facts)

@@ -179,6 +179,11 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
     if doubled := sorted({name for name in recipe.watch.signals if recipe.watch.signals.count(name) > 1}):
         faults.append(Fault("watch.signals", f"names {', '.join(map(repr, doubled))} more than once"))
     faults += tps_faults(recipe.tps)
+    if recipe.train.compile and recipe.tps.variant == "moments" and recipe.tps.coupling > 0:
+        message = (
+            "'moments' reads layers within the forward pass, which compiled code does not show; use false"
+        )
+        faults.append(Fault("train.compile", message))
     model = recipe.task.model
     if isinstance(model, TransformerModel) and model.width % model.heads:
         faults.append(

@@ -6,6 +6,7 @@ Order and augmentation follow from (seed, position) alone; dropout from the gene
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -20,11 +21,15 @@ _ORDER, _AUGMENT = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """A device and how it is used; ``autocast`` is the type of mixed-precision kernels, if any."""
+    """A device and how it is used; ``autocast`` is the type of mixed-precision kernels, if any.
+
+    ``compiles``: training steps go through ``torch.compile``.
+    """
 
     device: torch.device
     autocast: torch.dtype | None
     channels_last: bool
+    compiles: bool = False
 
     @classmethod
     def of(cls, settings: Train, device: torch.device, model: nn.Module | None = None) -> Execution:
@@ -48,7 +53,7 @@ class Execution:
         wants_channels_last = settings.memory_format == "channels-last" or (
             settings.memory_format == "auto" and (device.type == "cuda" or _gains_on_cpu(model))
         )
-        return cls(device, torch.bfloat16 if wants_bfloat16 else None, wants_channels_last)
+        return cls(device, torch.bfloat16 if wants_bfloat16 else None, wants_channels_last, settings.compile)
 
     def autocasting(self) -> torch.autocast:
         """Return the context in which forward passes run; one that does nothing without autocast."""
@@ -62,6 +67,21 @@ class Execution:
         if self.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model
+
+    def compiled(self, model: nn.Module) -> nn.Module:
+        """Return ``model``, or where that is wanted a compiled module that shares its tensors.
+
+        Nothing compiled before is used again, in memory or on disk: a ticket is code of the dense model at
+        other widths, of which torch compiles few and then none without a word; and an arm that found
+        another's code would be spared what the other was charged. On a GPU with CUDA graphs where torch
+        finds that they hold. The work is done at the first call and its backward pass, seconds to minutes.
+        """
+        if not self.compiles:
+            return model
+        torch.compiler.reset()
+        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+        compiled: nn.Module = torch.compile(model, dynamic=False, mode=mode)  # type: ignore[assignment]
+        return compiled
 
     def arrange(self, inputs: Tree) -> Tree:
         """Lay the images of a batch out as the model's convolutions want them."""
@@ -106,6 +126,29 @@ def prepare_process(settings: Train, seed: int, device: torch.device) -> None:
     torch.backends.cudnn.benchmark = False
     # float32 is to mean float32: pruning is verified to a precision that TF32 does not have.
     torch.backends.cudnn.allow_tf32 = False
+
+
+def require_compiler(device: torch.device) -> None:
+    """Compile one addition, so that what is missing is known before a run begins.
+
+    Raises:
+        DeviceError: it fails, mostly for want of a C++ compiler.
+    """
+    import torch.compiler.config
+
+    # Else an arm that finds the code of another on disk is spared seconds that the other was charged.
+    torch.compiler.config.force_disable_caches = True
+    warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # imports of torch's own warn
+            torch.compile(lambda tensor: tensor + 1)(torch.zeros(8, device=device))
+    except RuntimeError as error:  # what torch raises when compiling fails is of this kind
+        reason = str(error).strip().splitlines()[0]
+        raise DeviceError(
+            f"train.compile: torch.compile does not work here: {reason}; install a C++ compiler (g++, or one "
+            "that CXX names), or use train.compile = false"
+        ) from error
 
 
 def _gains_on_cpu(model: nn.Module | None) -> bool:

@@ -115,6 +115,7 @@ def fit(
     first_bad = torch.full((), -1, dtype=torch.int64, device=labels.device)
     check_every = 1 if execution.device.type == "cpu" else CHECK_EVERY
     model.train()
+    forward = execution.compiled(model)
     for step in range(first_step, last_step):
         epoch, position = divmod(step, per_epoch)
         if epoch != order_epoch:
@@ -129,7 +130,7 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         batch = execution.arrange(prepare(at(inputs, index), None if draws is None else draws[places]))
         with execution.autocasting(), penalty.listening() if penalty else nullcontext():
-            output = call_model(model, batch)
+            output = call_model(forward, batch)
         loss = objective.loss(output, labels[index], label_smoothing=settings.label_smoothing)
         penalty_seconds = _backward(loss, penalty, step, labels[index])
         if settings.clip_norm is not None:
