@@ -176,7 +176,7 @@ def _read(bench: Workbench, watch: Watch, state: State, train_loss: float) -> tu
     step, epoch = state.count_trained(bench.steps_per_epoch)
     if not isfinite(train_loss):
         raise _diverged(f"{train_loss:g} in training", step, epoch)
-    tensors = state.model.state_dict()
+    tensors = dict([*state.model.named_parameters(), *state.model.named_buffers()])
     are_finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()])
     if not bool(are_finite.all()):  # no checkpoint is to hold such weights
         name = list(tensors)[int(are_finite.int().argmin())]
