@@ -126,7 +126,7 @@ def run(setup: Setup, trial: DimensionTrial) -> DimensionTraining:
         shares=_measure_shares(prepared.model, inputs),
         cut_accuracies={
             f"{share:g}": prepared.evaluate(
-                model=tpsprune.extract(prepared.model, [inputs], tpsprune.Macs(share)).ticket
+                model=tpsprune.extract(prepared.model, [inputs], tpsprune.Macs(share), round_to=1).ticket
             ).accuracy
             for share in SHARES
         },

@@ -122,6 +122,7 @@ def run(setup: Setup, trial: TicketTrial) -> TicketTraining:
             [inputs],
             tpsprune.Macs(MACS),
             seed=trial.seed,
+            round_to=1,
             **(at_random if trial.moment == "random" else {}),
         )
         ticket = tpsprune.replay(ticket, extraction.plan)
@@ -169,7 +170,7 @@ def _run_on_digits(setup: Setup, trial: TicketTrial) -> TicketTraining:
     for _ in prepared.fit(drawn_step, total_steps=last_step):
         pass
     inputs, _ = prepared.sample_calibration(CALIBRATION_ITEMS)
-    extraction = tpsprune.extract(prepared.model, [inputs], tpsprune.Macs(MACS))
+    extraction = tpsprune.extract(prepared.model, [inputs], tpsprune.Macs(MACS), round_to=1)
     for _ in prepared.fit(last_step, model=extraction.ticket, first_step=drawn_step):
         pass
     return TicketTraining(

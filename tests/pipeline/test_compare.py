@@ -14,6 +14,7 @@ from tpsprune.claims import assess
 from tpsprune.errors import PruneError, RecipeError, RunFolderError, TpspruneError
 from tpsprune.pipeline.arms import arm_recipe
 from tpsprune.pipeline.equal_cost import OTHER_PHASES, TicketFacts, cost_of, fit_epochs
+from tpsprune.pipeline.workbench import set_up
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.compare import AFTER_TICKET, ARMS, EQUAL_COST, arms_of, order_of
@@ -357,6 +358,16 @@ def test_an_opponents_schedule_is_compressed_whole_and_a_shape_from_scratch_has_
     assert arm_recipe("uniform-joules", read, epochs=2.5).train.epochs == 2.5
     assert arm_recipe("scratch-joules", read, epochs=2.5).seed != read.seed
     assert rule_faults(shorter) == []
+
+
+def test_all_arms_compute_in_one_layout_which_no_clock_decides() -> None:
+    layouts = set()
+    facts = TicketFacts(plan=NO_PLAN, widths={"features.0": 4}, epochs=2.0, macs_share=0.5, cost=1.0)
+    for arm in ARMS:
+        with set_up(arm_recipe(arm, quick(), facts), "cpu", prunes=False) as bench:
+            layouts.add(bench.execution)
+    assert len(layouts) == 1
+    assert layouts.pop().channels_last, "the recipe's model is one of convolutions"
 
 
 def test_early_birds_patience_is_as_long_in_epochs_as_the_recipes() -> None:

@@ -105,6 +105,9 @@ JOBS = {
     "rounds": Job(ROUNDS),
     "rounds-rewound": Job(("prune.rounds=2", "retrain.rewind=init", "retrain.epochs=1"), whole=True),
     "text": Job(("train.epochs=4", "stop.draw.epoch=2.0"), is_text=True),
+    "augmented-resnet": Job(
+        ("task.model={kind='resnet', depth=8, width=8}", "task.data.augment=crop-flip", "train.epochs=3")
+    ),
     "prune": Job(prunes=True, everywhere=True),
     "prune-rounds": Job(("prune.rounds=3", "prune.target.macs=0.3"), prunes=True),
     "prune-rounds-retrained": Job(("prune.rounds=2", "retrain.epochs=2"), prunes=True),
@@ -170,6 +173,21 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_the_same(trained: RunFold
     result = read_result(folder.result)
     assert result.attempts == 3
     assert any("attempts: energy of work that was lost is counted" in note for note in result.notes)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # torch's own imports warn
+def test_a_compiled_run_pays_for_its_compiling_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    recipe = make_small("train.compile=true", "train.epochs=3")
+    straight, left = tmp_path / "straight", tmp_path / "left"
+    for event in pipeline.train(recipe, straight, device="cpu"):
+        if type(event).__name__ == "Pruned":
+            shutil.copytree(straight, left)
+    first, second = only_folder(straight), finish(recipe, left, resume=True)
+    assert_same(first, second)
+    phases = [window["phase"] for window in first.energy.read()[0]]
+    assert phases.count("compile") == 2, "the dense model, and the ticket as a module of its own"
+    assert phases[phases.index("prune") :].count("compile") == 1
 
 
 @pytest.fixture(scope="module")

@@ -147,10 +147,14 @@ def set_up(recipe: Recipe, device_name: str, *, prunes: bool = True) -> Workbenc
     Raises:
         TpspruneError: anything the recipe requests is not available here. Nothing is written by then.
     """
-    execution = Execution.of(recipe.train, training.choose_device(device_name))
-    training.prepare_process(recipe.train, recipe.seed, execution.device)
+    device = training.choose_device(device_name)
+    training.prepare_process(recipe.train, recipe.seed, device)
+    if recipe.train.compile:
+        training.require_compiler(device)
     objective = Objective.of(recipe.task.loss)
-    dataset = data.load(recipe.task.data, recipe.task.loss).to(execution.device)
+    dataset = data.load(recipe.task.data, recipe.task.loss).to(device)
+    model = models.build(recipe.task.model, dataset.facts)
+    execution = Execution.of(recipe.train, device, model)
     watch = _sample_calibration(recipe.seed, dataset, execution, recipe.watch.calibration_items)
     prune: Calibration = ((), ())
     if prunes:
@@ -158,7 +162,7 @@ def set_up(recipe: Recipe, device_name: str, *, prunes: bool = True) -> Workbenc
     panel = Panel.of(recipe.watch, recipe.seed)
     weights = describe_initial_weights(recipe)
     bench = Workbench(recipe, dataset, execution, objective, *watch, *prune, panel, weights)
-    model = bench.new_model()
+    model = execution.place(model)
     few = slice(0, 8)
     models.check_fits(
         model,
