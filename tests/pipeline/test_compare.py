@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tpsprune import pipeline, recipe
 from tpsprune.claims import assess
 from tpsprune.errors import PruneError, RecipeError, RunFolderError, TpspruneError
 from tpsprune.pipeline.arms import arm_recipe
-from tpsprune.pipeline.equal_cost import OTHER_PHASES, TicketFacts, cost_of, fit_epochs
+from tpsprune.pipeline.equal_cost import OTHER_PHASES, TicketFacts, cost_of, fit_epochs, windows_to_match
 from tpsprune.pipeline.workbench import set_up
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
@@ -339,6 +340,16 @@ def test_a_schedule_is_as_long_as_the_ticket_was_dear_in_joules_or_where_they_ar
     # 5 J or 0.5 s a step, ten steps an epoch: 60 steps.
     assert fit_epochs("dense-joules", [*spans, other], facts, 10) == 6.0
     assert cost_of(span.window for span in spans) == (100.0 if kind is EnergyClass.MEASURED else 10.0)
+
+
+def test_the_second_compilation_is_charged_to_the_ticket_and_what_every_run_pays_is_not(
+    many_arms: ComparisonRecord,
+) -> None:
+    ticket = next(run for run in many_arms.runs if run.arm == "ticket")
+    compiled = [replace(ticket.windows[0], phase="compile") for _ in range(2)]
+    cost = windows_to_match(replace(ticket, windows=(*ticket.windows, *compiled)))
+    assert len(cost) == len(windows_to_match(ticket)) + 1
+    assert not {window.phase for window in windows_to_match(ticket)} & {"setup", "benchmark"}
 
 
 def test_an_opponent_whose_shape_is_out_of_reach_says_so() -> None:

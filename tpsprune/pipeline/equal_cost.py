@@ -71,12 +71,12 @@ class TicketFacts:
             widths={group.group: group.width_after for group in outcome.groups},
             epochs=outcome.stopped.epoch,
             macs_share=outcome.macs_share,
-            cost=cost_of(_windows_beyond_an_opponents(run)),
+            cost=cost_of(windows_to_match(run)),
         )
 
 
-def _windows_beyond_an_opponents(run: ArmRun) -> list[Window]:
-    """Return the windows of what opponents are given: setting up, one compilation, the benchmark left out."""
+def windows_to_match(run: ArmRun) -> list[Window]:
+    """Return the windows whose cost opponents are given: without set-up, one compilation, the benchmark."""
     windows = [window for window in run.windows if window.phase not in OTHER_PHASES]
     compiled = next((window for window in windows if window.phase == "compile"), None)
     return [window for window in windows if window is not compiled]
