@@ -1,14 +1,18 @@
-"""What a study concludes: frozen records of a plan and a finding, the verdict, and the page in Markdown."""
+"""What a study concludes: frozen records of a plan and a finding, the verdict, and the page by its template."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
+from statistics import fmean
 from typing import Any, ClassVar, Protocol
 
-from tpsprune.numerics.small_samples import Interval
-from tpsprune_studies.catalogue import Prediction, list_limits
+from tpsprune.numerics.small_samples import Interval, mean_interval, ratio_interval
+from tpsprune.records import dump
+from tpsprune.report.forms import load_templates
+from tpsprune_studies.catalogue import STUDIES, Prediction, Settings, load_study
 
 
 class Trial(Protocol):
@@ -87,6 +91,27 @@ EXACT = Bound()
 """No run was stopped before the level."""
 
 
+class Timed(Protocol):
+    """A training to a level; one that was not ``reached`` counts with the steps it was allowed."""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps to the level."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether it got there."""
+
+
+def compare_steps(pairs: Sequence[tuple[Timed, Timed]]) -> tuple[Interval, Bound]:
+    """Return the ratio of steps, first over second, and how trainings that were stopped bound it."""
+    bound = Bound(
+        may_be_larger=any(not first.reached for first, _ in pairs),
+        may_be_smaller=any(not second.reached for _, second in pairs),
+    )
+    return ratio_interval((first.steps, second.steps) for first, second in pairs), bound
+
+
 def judge(low: float, high: float, threshold: float, bound: Bound) -> Ruling:
     """Return whether a ratio predicted to be ``threshold`` or more is, given its interval.
 
@@ -115,15 +140,6 @@ class Quantity:
     bound: Bound = EXACT
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Figures ready to print, one row a line; the header has the columns between bars, as it is printed."""
-
-    title: str
-    header: str
-    rows: Sequence[tuple[str, ...]]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
     """Points (x, y) under one name; a dashed curve belongs to the solid one before it."""
@@ -147,99 +163,71 @@ class Panel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """The conclusion of a study; ``sentence`` holds the numbers that the ruling rests on.
+    """The conclusion of a study, in numbers; ``templates/NAME.md.j2`` puts them into words.
 
-    ``measure`` names the unit of the quantities, ``counted`` what an interval is over, ``predicted_range``
-    the predicted lower and upper end, none where that side is open.
+    A template knows the ``setup``, the ``study`` (its module, for its constants), the finding as ``found`` and
+    what is in ``figures``. Its blocks ``measure`` and ``counted`` name the unit of the quantities and what an
+    interval is over; ``measured`` is the sentence that the ruling rests on. ``predicted_range`` holds the
+    predicted lower and upper end, none where that side is open.
     """
 
     SCHEMA: ClassVar[str] = "tpsprune.study/1"
 
-    prediction: Prediction
-    ruling: Ruling
-    sentence: str
-    quantities: tuple[Quantity, ...]
-    measure: str
-    counted: str
-    predicted_range: tuple[float | None, float | None]
-    protocol: tuple[str, ...]
-    tables: tuple[Table, ...]
-    command: str
-    settings: Mapping[str, Any]
+    name: str
+    setup: Settings
     machine: Mapping[str, Any]
+    ruling: Ruling
+    quantities: tuple[Quantity, ...]
+    predicted_range: tuple[float | None, float | None]
+    figures: Mapping[str, Any]
     trainings: tuple[Training, ...]
     panels: tuple[Panel, ...] = ()
+
+    @property
+    def prediction(self) -> Prediction:
+        """What was predicted."""
+        return STUDIES[self.name]
+
+    @property
+    def sentence(self) -> str:
+        """What was measured, with the numbers that the ruling rests on."""
+        return " ".join(self._write("measured"))
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as plain JSON values; tables are left out, trainings hold all their figures."""
         return {
             "schema": self.SCHEMA,
-            "study": self.prediction.name,
-            "prediction": asdict(self.prediction),
+            "study": self.name,
+            "prediction": dump(self.prediction),
             "verdict": self.ruling.value,
             "sentence": self.sentence,
-            "measure": self.measure,
-            "counted": self.counted,
+            "measure": " ".join(self._write("measure")),
+            "counted": " ".join(self._write("counted")),
             "predicted_range": dict(zip(("low", "high"), self.predicted_range, strict=True)),
-            "quantities": [asdict(quantity) for quantity in self.quantities],
-            "protocol": list(self.protocol),
-            "limits": list_limits(self.prediction.name),
-            "command": self.command,
-            "settings": dict(self.settings),
+            "quantities": [dump(quantity) for quantity in self.quantities],
+            "protocol": [line.removeprefix("- ") for line in self._write("protocol")],
+            "limits": [line.removeprefix("- ") for line in self._write("limits")],
+            "command": self.setup.command(self.name),
+            "settings": self.setup.describe(),
             "machine": dict(self.machine),
-            "trainings": [asdict(training) for training in self.trainings],
-            **({"panels": [asdict(panel) for panel in self.panels]} if self.panels else {}),
+            "trainings": [dump(training) for training in self.trainings],
+            **({"panels": [dump(panel) for panel in self.panels]} if self.panels else {}),
         }
 
+    def render_page(self) -> str:
+        """Return the page in Markdown: equal findings give equal pages, byte for byte."""
+        template, names = self._template()
+        return str(template.render(names)) + "\n"
 
-def render_page(finding: Finding) -> str:
-    """Return the page in Markdown: predicted and measured, the protocol, every pair, and the limits.
+    def _write(self, block: str) -> list[str]:
+        """Return the lines of a block of the template that are not blank."""
+        template, names = self._template()
+        text = "".join(template.blocks[block](template.new_context(names)))
+        return [line.strip() for line in text.splitlines() if line.strip()]
 
-    Equal findings give equal pages, byte for byte.
-    """
-    parts = [
-        f"# Study `{finding.prediction.name}`: {finding.ruling}",
-        f"Predicted: {finding.prediction.statement}. Source: {finding.prediction.source}.",
-        f"Measured: {finding.sentence}",
-        "## Predicted beside measured",
-        _render_table(_tabulate_quantities(finding)),
-        "## How it was measured",
-        _render_list(finding.protocol),
-    ]
-    for table in finding.tables:
-        parts += [f"## {table.title}", _render_table(table)]
-    parts += [
-        "## What it does not show",
-        _render_list(list_limits(finding.prediction.name)),
-        "## Where, and how to run it again",
-        _render_list(f"{name.replace('_', ' ')}: {value}" for name, value in finding.machine.items()),
-        f"    {finding.command}",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _tabulate_quantities(finding: Finding) -> Table:
-    rows = [
-        (
-            quantity.name,
-            quantity.predicted,
-            quantity.bound.qualify(format_ratio(quantity.measured.mean)),
-            format_interval(quantity.measured),
-            str(quantity.measured.count),
-        )
-        for quantity in finding.quantities
-    ]
-    return Table("", f"{finding.measure} | predicted | measured | 95 % interval | {finding.counted}", rows)
-
-
-def _render_list(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _render_table(table: Table) -> str:
-    rule = " | ".join(["---", *["---:"] * table.header.count(" | ")])
-    lines = (table.header, rule, *(" | ".join(row) for row in table.rows))
-    return "\n".join(f"| {line} |" for line in lines)
+    def _template(self) -> tuple[Any, dict[str, Any]]:
+        names = {"found": self, "setup": self.setup, "study": load_study(self.name), **self.figures}
+        return _templates().get_template(f"{self.name}.md.j2"), names
 
 
 def format_ratio(value: float) -> str:
@@ -267,3 +255,37 @@ def format_seconds(value: float) -> str:
     ('33.7', '0.46')
     """
     return f"{value:.{1 if value >= 9.995 else 2}f}"
+
+
+def format_steps(steps: int, *, reached: bool) -> str:
+    """Return the steps a training took, with ``>`` before those of one that was stopped.
+
+    >>> format_steps(1500, reached=False)
+    '> 1,500'
+    """
+    return f"{steps:,}" if reached else f"> {steps:,}"
+
+
+@cache
+def _templates() -> Any:
+    return load_templates(
+        "plain",
+        {
+            "form": format,
+            "formatted": lambda values, pattern: [pattern.format(value) for value in values],
+            "ratio": format_ratio,
+            "interval": format_interval,
+            "cpu": format_seconds,
+            "mean": fmean,
+            "mean_interval": mean_interval,
+            "heads": _write_heads,
+        },
+        {},
+        "tpsprune_studies",
+    )
+
+
+def _write_heads(headings: Sequence[str]) -> str:
+    """Return the first two rows of a table: words to the left, figures to the right."""
+    sides = ["---", *["---:"] * (len(headings) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, sides))

@@ -11,19 +11,26 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from tpsprune.errors import DivergedError
 from tpsprune.numerics.small_samples import Interval, ratio_interval
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import ModularData
 from tpsprune.recipe.train import Tps
-from tpsprune_studies.finding import Bound, Plan
-from tpsprune_studies.setup import at_seed, prepare
+from tpsprune_studies.finding import Bound, Plan, Ruling, compare_steps, format_steps, judge
+from tpsprune_studies.setup import Climb, at_seed, prepare
 from tpsprune_studies.tasks import describe_data
 
 Stage: TypeAlias = Literal["pilot", "pair"]
 Variant: TypeAlias = Literal["none", "weights", "neurons", "moments", "fourier", "labels"]
+
+Rank: TypeAlias = tuple[int, float]
+"""(0, steps) where every seed reached the level, else (1, less the accuracy): low ranks win."""
+PREDICTED_LEAST: Final = 2.0
+PREDICTED_MOST: Final = 5.0
+PREDICTED: Final = f"{PREDICTED_LEAST:g} to {PREDICTED_MOST:g}"
+"""By how much TPS is said to be faster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +67,17 @@ class Arm:
     ordered: bool = False
     degree: Literal[2, 3] = 2
 
-    def first_round(self) -> Iterator[Hyperparameters]:
-        """Yield every learning rate with every weight decay, at the first strength."""
+    def grid(self, tried: Mapping[Hyperparameters, Rank]) -> Iterator[Hyperparameters]:
+        """Yield every learning rate with every weight decay at the first strength, then other strengths.
+
+        Those are for the leader of the first round, which ``tried`` holds by then.
+        """
         for learning_rate, weight_decay in product(self.learning_rates, self.weight_decays):
             yield Hyperparameters(
                 learning_rate=learning_rate, weight_decay=weight_decay, strength=self.strengths[0]
             )
-
-    def second_round(self, leader: Hyperparameters) -> Iterator[Hyperparameters]:
-        """Yield the other strengths at the leader's learning rate and weight decay."""
-        return (replace(leader, strength=strength) for strength in self.strengths[1:])
+        leader = min(tried, key=tried.__getitem__)
+        yield from (replace(leader, strength=strength) for strength in self.strengths[1:])
 
     @property
     def size(self) -> int:
@@ -200,20 +208,20 @@ class TunedSetup:
 
 
 Done: TypeAlias = Mapping[ArmTrial, ArmTraining]
-Rank: TypeAlias = tuple[int, float]
-"""(0, steps) where every seed reached the level, else (1, less the accuracy): low ranks win."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
     """The trials that tune an arm as far as they are known, the settings chosen once all are done, the rest.
 
-    ``left`` counts settings that are still to be tried.
+    ``pilot_steps`` are those of what was chosen, summed over the pilot seeds, none where one never reached the
+    level. ``left`` counts settings that are still to be tried.
     """
 
     trials: tuple[ArmTrial, ...]
-    chosen: Hyperparameters | None
-    left: int
+    chosen: Hyperparameters | None = None
+    pilot_steps: int | None = None
+    left: int = 0
 
 
 def tune(experiment: Experiment, arm: Arm, seeds: Seeds, done: Done) -> Tuning:
@@ -225,13 +233,15 @@ def tune(experiment: Experiment, arm: Arm, seeds: Seeds, done: Done) -> Tuning:
     """
     trials: list[ArmTrial] = []
     tried: dict[Hyperparameters, Rank] = {}
-    for settings in _grid(arm, tried):
+    for settings in arm.grid(tried):
         needed, rank = _try(experiment, arm, settings, seeds.pilots, tried, done)
         trials += needed
         if rank is None:
-            return Tuning(trials=tuple(trials), chosen=None, left=arm.size - len(tried))
+            return Tuning(trials=tuple(trials), left=arm.size - len(tried))
         tried[settings] = rank
-    return Tuning(trials=tuple(trials), chosen=_leader(tried), left=0)
+    chosen = min(tried, key=tried.__getitem__)
+    misses, steps = tried[chosen]
+    return Tuning(trials=tuple(trials), chosen=chosen, pilot_steps=None if misses else int(steps))
 
 
 def plan_experiment(experiment: Experiment, seeds: Seeds, done: Done) -> Plan:
@@ -282,16 +292,6 @@ def _hash_conditions(experiment: Experiment) -> str:
         del train[name]
     held = [train, task, experiment.level, experiment.reading_steps, experiment.cap_steps]
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _grid(arm: Arm, tried: Mapping[Hyperparameters, Rank]) -> Iterator[Hyperparameters]:
-    """Yield what an arm tries; by the time the second round begins, ``tried`` holds the first."""
-    yield from arm.first_round()
-    yield from arm.second_round(_leader(tried))
-
-
-def _leader(tried: Mapping[Hyperparameters, Rank]) -> Hyperparameters:
-    return min(tried, key=lambda settings: tried[settings])
 
 
 def _try(
@@ -360,8 +360,7 @@ def make_recipe(experiment: Experiment, trial: ArmTrial) -> Recipe:
 def run_trial(experiment: Experiment, trial: ArmTrial) -> ArmTraining:
     """Train on the processor until validation accuracy is at the level, or for the steps allowed.
 
-    Validation is read every ``reading_steps`` steps and once more at the end. A training whose loss is no
-    longer finite has lost: it never reaches the level, and its accuracy is 0.
+    A training whose loss is no longer finite has lost: it never reaches the level, and its accuracy is 0.
 
     Raises:
         VariantError: the arm's TPS variant does not fit the task or the model.
@@ -369,32 +368,25 @@ def run_trial(experiment: Experiment, trial: ArmTrial) -> ArmTraining:
     started = time.monotonic()
     prepared = prepare(make_recipe(experiment, trial))
     regulariser = prepared.build_regulariser(experiment.cap_steps)
-    penalty = regulariser if regulariser and regulariser.in_loss else None
-    ticks = prepared.fit(experiment.cap_steps, penalty)
-    steps, accuracy, cpu_seconds, tps_cpu_seconds = 0, 0.0, 0.0, 0.0
-    resumed = time.process_time()
+    climb = Climb()
     try:
-        for tick in ticks:
-            moved = time.process_time()
-            if regulariser is not None:
-                regulariser.move(tick.step - 1, tick.learning_rate)
-                tps_cpu_seconds += tick.penalty_cpu_seconds + time.process_time() - moved
-            if tick.step % experiment.reading_steps and tick.step < trial.allowed_steps:
-                continue
-            cpu_seconds += time.process_time() - resumed
-            steps, accuracy = tick.step, prepared.evaluate().accuracy
-            if accuracy >= experiment.level or steps >= trial.allowed_steps:
-                break
-            resumed = time.process_time()
+        for climb in prepared.climb(  # noqa: B007 -- the last one counts
+            experiment.level,
+            trial.allowed_steps,
+            experiment.reading_steps,
+            regulariser,
+            total_steps=experiment.cap_steps,
+        ):
+            pass
     except DivergedError:
-        steps, accuracy = trial.allowed_steps, 0.0
+        climb = replace(climb, steps=trial.allowed_steps, accuracy=0.0)
     return ArmTraining(
         trial=trial,
-        steps=steps,
-        reached=accuracy >= experiment.level,
-        validation_accuracy=accuracy,
-        cpu_seconds=cpu_seconds,
-        tps_cpu_seconds=tps_cpu_seconds,
+        steps=climb.steps,
+        reached=climb.reached,
+        validation_accuracy=climb.accuracy,
+        cpu_seconds=climb.cpu_seconds,
+        tps_cpu_seconds=climb.tps_cpu_seconds,
         seconds=time.monotonic() - started,
     )
 
@@ -450,50 +442,62 @@ def collect_results(experiment: Experiment, seeds: Seeds, done: Done) -> tuple[A
         ArmResult(
             arm=arm,
             chosen=chosen[arm.name],
-            pilot_steps=_sum_pilots(tunings[arm.name].trials, chosen[arm.name], seeds, done),
+            pilot_steps=tunings[arm.name].pilot_steps,
             trainings=tuple(done[trial] for trial in compared if trial.name == arm.name),
         )
         for arm in experiment.arms
     )
 
 
-def _sum_pilots(trials: Sequence[ArmTrial], chosen: Hyperparameters, seeds: Seeds, done: Done) -> int | None:
-    pilots = [done[trial] for trial in trials if trial.settings == chosen]
-    whole = len(pilots) == seeds.pilot_seeds and all(training.reached for training in pilots)
-    return sum(training.steps for training in pilots) if whole else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunedResult:
+    """A finished experiment: ``ratios`` of every other arm to ``baseline``, the arm without TPS that was fastest.
+
+    Fastest on the pilot seeds: the pairs have no part in it. ``best`` is the fastest there of those with TPS;
+    it is judged.
+    """
+
+    arms: tuple[ArmResult, ...]
+    baseline: ArmResult
+    best: ArmResult
+    ratios: Mapping[str, PairedRatios]
+
+    @property
+    def leading(self) -> PairedRatios:
+        """The ratios of the arm that is judged."""
+        return self.ratios[self.best.arm.name]
+
+    def ruling_on(self, name: str) -> Ruling | None:
+        """Return the verdict with that arm; none where neither it nor the baseline ever reached the level."""
+        sides = (each for each in self.arms if each.arm.name in {name, self.baseline.arm.name})
+        if not any(training.reached for each in sides for training in each.trainings):
+            return None
+        found = self.ratios[name]
+        return judge(found.steps.low, found.steps.high, PREDICTED_LEAST, found.bound)
+
+    @property
+    def ruling(self) -> Ruling | None:
+        """The verdict with the arm that is judged."""
+        return self.ruling_on(self.best.arm.name)
 
 
-def choose_baseline(results: Sequence[ArmResult]) -> ArmResult:
-    """Return the arm without TPS that was fastest on the pilot seeds."""
-    return _fastest([result for result in results if result.arm.variant == "none"])
-
-
-def choose_best_tps(results: Sequence[ArmResult]) -> ArmResult:
-    """Return the arm with TPS that was fastest on the pilot seeds; the pairs have no part in it."""
-    return _fastest([result for result in results if result.arm.variant != "none"])
-
-
-def _fastest(results: Sequence[ArmResult]) -> ArmResult:
-    return min(results, key=lambda result: (result.pilot_steps is None, result.pilot_steps or 0))
+def summarise(experiment: Experiment, seeds: Seeds, done: Done) -> TunedResult:
+    """Return what the trainings of a finished experiment show."""
+    arms = collect_results(experiment, seeds, done)
+    baseline, best = (
+        min(
+            (each for each in arms if (each.arm.variant != "none") is with_tps),
+            key=lambda each: (each.pilot_steps is None, each.pilot_steps or 0),
+        )
+        for with_tps in (False, True)
+    )
+    ratios = {each.arm.name: compare(baseline, each) for each in arms if each is not baseline}
+    return TunedResult(arms=arms, baseline=baseline, best=best, ratios=ratios)
 
 
 def compare(baseline: ArmResult, result: ArmResult) -> PairedRatios:
     """Return the ratios baseline / arm; a training short of the level counts with its allowed steps."""
     pairs = list(zip(baseline.trainings, result.trainings, strict=True))
-    return PairedRatios(
-        steps=ratio_interval((other.steps, own.steps) for other, own in pairs),
-        seconds=ratio_interval((other.cpu_seconds, own.cpu_seconds) for other, own in pairs),
-        bound=Bound(
-            may_be_larger=any(not other.reached for other, _ in pairs),
-            may_be_smaller=any(not own.reached for _, own in pairs),
-        ),
-    )
-
-
-def format_steps(steps: int, *, reached: bool) -> str:
-    """Return the steps a training took, with ``>`` before those of one that was stopped.
-
-    >>> format_steps(1500, reached=False)
-    '> 1,500'
-    """
-    return f"{steps:,}" if reached else f"> {steps:,}"
+    steps, bound = compare_steps(pairs)
+    seconds = ratio_interval((other.cpu_seconds, own.cpu_seconds) for other, own in pairs)
+    return PairedRatios(steps=steps, seconds=seconds, bound=bound)
