@@ -272,6 +272,7 @@ def _templates() -> Any:
         "plain",
         {
             "form": format,
+            "of": lambda mappings, name: [each[name] for each in mappings],
             "formatted": lambda values, pattern: [pattern.format(value) for value in values],
             "ratio": format_ratio,
             "interval": format_interval,
@@ -280,7 +281,7 @@ def _templates() -> Any:
             "mean_interval": mean_interval,
             "heads": _write_heads,
         },
-        {},
+        {"steps": format_steps},
         "tpsprune_studies",
     )
 
