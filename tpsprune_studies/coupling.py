@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from statistics import geometric_mean
 from typing import Any, ClassVar, Final, final
 
 import torch
@@ -20,22 +21,34 @@ from tpsprune.data import Dataset
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.train import Tps
 from tpsprune.tps import Regulariser
-from tpsprune_studies.catalogue import STUDIES
 from tpsprune_studies.coupling_edges import (
+    FACTOR,  # noqa: F401 -- its page names it
     PATIENCE,
     Answers,
     CouplingTraining,
     CouplingTrial,
     choose_next_rank,
     collect_cell,
+    collect_ramps,
     coupling_of,
     find_without_tps,
 )
-from tpsprune_studies.coupling_page import CouplingSetup, write_finding
-from tpsprune_studies.finding import Finding, Plan
-from tpsprune_studies.setup import at_seed, prepare, resize
+from tpsprune_studies.coupling_finding import (
+    ENOUGH,  # noqa: F401 -- its page names it
+    JUMP,  # noqa: F401 -- its page names it
+    PREDICTED,
+    VARIANTS,  # noqa: F401 -- its page names it
+    CouplingSetup,
+    describe_mean,
+    draw_panels,
+    fit_edges,
+    fit_rises,
+    pair_scaled,
+    rule,
+)
+from tpsprune_studies.finding import Finding, Plan, Quantity
+from tpsprune_studies.setup import Climb, at_seed, prepare, resize
 
-PREDICTION: Final = STUDIES["coupling"]
 TRAINING: Final = CouplingTraining
 SIZES: Final = (64, 160, 400, 1000, 2500, 6400)
 FIRST: Final[Mapping[str, tuple[int, ...]]] = {"labels": (-2, -1, 0), "weights": (-1, 0)}
@@ -113,8 +126,47 @@ def describe(setup: CouplingSetup, last: CouplingTraining) -> str:
 
 def conclude(setup: CouplingSetup, done: Sequence[CouplingTraining], machine: Mapping[str, Any]) -> Finding:
     """Return the exponents of both edges, to compare with −1/2, and how the order rises and falls."""
-    wanted = set(plan(setup, done).trials)
-    return write_finding(setup, [each for each in done if each.trial in wanted], PREDICTION, machine)
+    planned = set(plan(setup, done).trials)
+    done = [each for each in done if each.trial in planned]
+    found = (
+        collect_cell(done, variant, width, seed)
+        for variant, seeds in (("labels", setup.pair_seeds), ("weights", setup.half_seeds))
+        for width in setup.sizes
+        for seed in seeds
+    )
+    cells = [cell for cell in found if cell is not None]
+    ramps = collect_ramps(done)
+    edges = fit_edges(cells)
+    rises = fit_rises(ramps, setup.ramp_steps)
+    return Finding(
+        name="coupling",
+        setup=setup,
+        machine=machine,
+        ruling=rule([edge.measured for edge in edges if edge.judged and edge.measured is not None]),
+        quantities=tuple(
+            Quantity(name=name, predicted=predicted, measured=measured)
+            for name, predicted, measured in (
+                *((edge.name, "−1/2" if edge.judged else "", edge.measured) for edge in edges),
+                *((name, "", measured) for name, measured in rises.items()),
+            )
+            if measured is not None
+        ),
+        predicted_range=(PREDICTED, PREDICTED),
+        figures={
+            "cells": cells,
+            "ramps": ramps,
+            "edges": edges,
+            "scaled": pair_scaled(done),
+            "without": {
+                width: [each.steps for each in done if each.trial.cell[:2] == ("none", width) and each.reached]
+                for width in setup.sizes
+            },
+            "describe_mean": describe_mean,
+            "geometric_mean": geometric_mean,
+        },
+        trainings=tuple(done),
+        panels=draw_panels(setup, cells, ramps),
+    )
 
 
 def _plan_cell(
@@ -187,27 +239,27 @@ def run(setup: CouplingSetup, trial: CouplingTrial) -> CouplingTraining:
     last_step = trial.steps_each * len(trial.couplings)
     regulariser = prepared.build_regulariser(last_step)
     assert regulariser is not None
-    penalty = _Scheduled(regulariser, trial) if regulariser.in_loss else None
-    steps, accuracy, orders, train_accuracies = 0, 0.0, [], []
-    for tick in prepared.fit(last_step, penalty):
-        steps, coupling = tick.step, _coupling(trial, tick.step - 1)
-        if coupling:
-            regulariser.move(steps - 1, tick.learning_rate * coupling)
-        is_over = False
-        if not trial.is_ramp and (steps % setup.reading_steps == 0 or steps == last_step):
-            accuracy = prepared.evaluate().accuracy
-            is_over = accuracy >= setup.level
-        if is_over or steps % trial.steps_each == 0:
-            orders.append(_read_order(regulariser, prepared.recipe.tps.variant))
-            train_accuracies.append(prepared.evaluate(prepared.dataset.train).accuracy)
-        if is_over:
-            break
-    accuracy = prepared.evaluate().accuracy
+    term = _Scheduled(regulariser, trial)
+    orders, train_accuracies = [], []
+
+    def note() -> None:
+        orders.append(_read_order(regulariser, prepared.recipe.tps.variant))
+        train_accuracies.append(prepared.evaluate(prepared.dataset.train).accuracy)
+
+    if trial.is_ramp:
+        for tick in prepared.fit(last_step, term):
+            if tick.step % trial.steps_each == 0:
+                note()
+        accuracy = prepared.evaluate().accuracy
+        climb = Climb(steps=last_step, accuracy=accuracy, reached=accuracy >= setup.level)
+    else:
+        *_, climb = prepared.climb(setup.level, last_step, setup.reading_steps, term)
+        note()
     return CouplingTraining(
         trial=trial,
-        steps=steps,
-        reached=accuracy >= setup.level,
-        accuracy=accuracy,
+        steps=climb.steps,
+        reached=climb.reached,
+        accuracy=climb.accuracy,
         orders=tuple(orders),
         train_accuracies=tuple(train_accuracies),
         cpu_seconds=time.process_time() - cpu_started,
@@ -230,10 +282,6 @@ def _shuffle_labels(dataset: Dataset, seed: int) -> Dataset:
     return replace(dataset, train=replace(dataset.train, labels=dataset.train.labels[order]))
 
 
-def _coupling(trial: CouplingTrial, step: int) -> float:
-    return trial.couplings[step // trial.steps_each]
-
-
 @final
 @dataclass(frozen=True, slots=True)
 class _Scheduled:
@@ -243,15 +291,26 @@ class _Scheduled:
     trial: CouplingTrial
     shares_forward_pass: ClassVar[bool] = False
 
+    @property
+    def in_loss(self) -> bool:
+        return self.regulariser.in_loss
+
+    def coupling(self, step: int) -> float:
+        return self.trial.couplings[step // self.trial.steps_each]
+
     def listening(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def penalty(
         self, step: int, label_i: Tensor | None = None, task_loss: Tensor | None = None
     ) -> Tensor | None:
-        coupling = _coupling(self.trial, step)
+        coupling = self.coupling(step)
         term = self.regulariser.penalty(step, label_i, task_loss) if coupling else None
         return None if term is None else coupling * term
+
+    def move(self, step: int, learning_rate: float) -> None:
+        if coupling := self.coupling(step):
+            self.regulariser.move(step, learning_rate * coupling)
 
 
 def _read_order(regulariser: Regulariser, variant: str) -> float:

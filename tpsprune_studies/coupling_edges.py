@@ -12,6 +12,8 @@ from itertools import pairwise
 from math import exp, log, log10, sqrt
 from typing import Final, Literal, TypeAlias
 
+import numpy as np
+
 from tpsprune.numerics.small_samples import Interval, slope_interval
 
 Answers: TypeAlias = Literal["sums", "random"]
@@ -198,7 +200,7 @@ def measure_loop(couplings: Sequence[float], orders: Sequence[float]) -> Loop | 
         fall=None if fall is None else float(10**fall),
         width_decades=None if first is None or last is None else last - first,
         jump_share=max(after - before for before, after in pairwise(up)),
-        area=_mean_over(places, gaps),
+        area=float(np.trapezoid(gaps, places)) / (places[-1] - places[0]),
     )
 
 
@@ -208,15 +210,6 @@ def _crossing(places: Sequence[float], shares: Sequence[float], level: float) ->
         if before < level <= after:
             return left + (level - before) / (after - before) * (right - left)
     return None
-
-
-def _mean_over(places: Sequence[float], values: Sequence[float]) -> float:
-    """Return the mean by trapezoids."""
-    pieces = (
-        (right - left) * (last + first) / 2
-        for (left, right), (first, last) in zip(pairwise(places), pairwise(values), strict=True)
-    )
-    return sum(pieces) / (places[-1] - places[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,21 +246,19 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ramp:
-    """One ramp, and its loop where the order rose at all."""
+    """One ramp, and its loop where the order rose at all; seeds aside, ramps of one ``kind`` are alike."""
 
+    variant: str
+    answers: Answers
+    steps_each: int
+    width: int
     training: CouplingTraining
     loop: Loop | None
 
     @property
-    def width(self) -> int:
-        """Units of the net."""
-        return self.training.trial.width
-
-    @property
     def kind(self) -> tuple[str, Answers, int, int]:
-        """What the ramps of several seeds have in common: variant, answers, steps at each λ, width."""
-        trial = self.training.trial
-        return trial.variant, trial.answers, trial.steps_each, trial.width
+        """Variant, answers, steps at each λ, width."""
+        return self.variant, self.answers, self.steps_each, self.width
 
 
 def find_without_tps(done: Iterable[CouplingTraining], width: int, seed: int) -> CouplingTraining | None:
@@ -300,7 +291,14 @@ def collect_cell(done: Sequence[CouplingTraining], variant: str, width: int, see
 def collect_ramps(done: Iterable[CouplingTraining]) -> list[Ramp]:
     """Return every ramp with its loop."""
     return [
-        Ramp(training=each, loop=measure_loop(each.trial.couplings, each.orders))
+        Ramp(
+            variant=each.trial.variant,
+            answers=each.trial.answers,
+            steps_each=each.trial.steps_each,
+            width=each.trial.width,
+            training=each,
+            loop=measure_loop(each.trial.couplings, each.orders),
+        )
         for each in done
         if each.trial.is_ramp
     ]

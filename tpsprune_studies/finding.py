@@ -248,6 +248,16 @@ def format_interval(interval: Interval) -> str:
     return f"{format_ratio(interval.low)} to {format_ratio(interval.high)}"
 
 
+def format_spread(interval: Interval, shift: float = 0.0) -> str:
+    """Return a mean with both ends of its interval, all moved by ``shift``.
+
+    >>> format_spread(Interval(mean=2.0, low=1.5, high=12.25, count=3, confidence=0.95))
+    '2.00 (1.50 to 12.25)'
+    """
+    mean, low, high = (each + shift for each in (interval.mean, interval.low, interval.high))
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
+
+
 def format_seconds(value: float) -> str:
     """Return processor seconds with one decimal, below ten with two.
 
@@ -272,10 +282,14 @@ def _templates() -> Any:
         "plain",
         {
             "form": format,
+            "where": lambda each, **fields: [
+                one for one in each if all(getattr(one, name) == value for name, value in fields.items())
+            ],
             "of": lambda mappings, name: [each[name] for each in mappings],
             "formatted": lambda values, pattern: [pattern.format(value) for value in values],
             "ratio": format_ratio,
             "interval": format_interval,
+            "spread": format_spread,
             "cpu": format_seconds,
             "mean": fmean,
             "mean_interval": mean_interval,

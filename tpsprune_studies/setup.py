@@ -81,7 +81,9 @@ class Setup:
 class Term(training.Penalty, Protocol):
     """A regulariser, in the loss or following the optimiser's step."""
 
-    in_loss: bool
+    @property
+    def in_loss(self) -> bool:
+        """Whether it is in the loss."""
 
     def move(self, step: int, learning_rate: float) -> None:
         """Follow the optimiser's step; nothing where it is in the loss."""
