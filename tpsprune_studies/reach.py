@@ -6,20 +6,28 @@ pilot seeds, then compared on others.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import tomllib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Literal
 
+from tpsprune import recipe
 from tpsprune.recipe import Recipe
+from tpsprune.recipe.task import IdxData
+from tpsprune.records import load
 from tpsprune_studies.finding import Finding, Quantity, Ruling
-from tpsprune_studies.reach_tasks import ReachTask, list_missing, make_experiments
 from tpsprune_studies.tuned_comparison import (
+    GROKFAST_GAINS,
     PREDICTED,
     PREDICTED_LEAST,
     PREDICTED_MOST,
+    Arm,
     ArmTraining,
+    Experiment,
     Seeds,
     TunedSetup,
+    Variant,
     by_trial,
     plan,  # noqa: F401 -- `Study` has it
     run,  # noqa: F401 -- `Study` has it
@@ -28,6 +36,84 @@ from tpsprune_studies.tuned_comparison import (
 )
 
 TRAINING: Final = ArmTraining
+
+
+COUPLINGS: Final = (10.0, 1.0, 0.1)
+GENTLE: Final = (0.3, 0.1, 0.03)
+"""λ of the group-wide variants, which stop learning where the others thrive."""
+CONSTANT_RATE: Final = ("train.schedule='constant'", "train.warmup_share=0.0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReachTask:
+    """A task of ``reach.toml``: a shipped recipe with changes, what counts as learned, which variants fit."""
+
+    name: str
+    kind: Literal["structured", "ordinary", "control"] = "structured"
+    base: str = "modular-addition"
+    changes: tuple[str, ...] = ()
+    variants: tuple[Variant, ...] = ("labels", "moments")
+    degree: Literal[2, 3] = 2
+    learning_rates: tuple[float, ...] = (0.03, 0.1, 0.01)
+    level: float = 0.95
+    cap_steps: int = 1500
+    reading_steps: int = 5
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe with its changes, learning rates constant."""
+        return recipe.read(self.base, (*CONSTANT_RATE, *self.changes))
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether its data are not on this machine."""
+        data = self.recipe.task.data
+        return isinstance(data, IdxData) and not Path(data.folder).is_dir()
+
+    def make_experiment(self, *, full: bool) -> Experiment:
+        """Return the task with its arms; ``full`` has Grokfast among them, and finer grids."""
+        return Experiment(
+            task=self.name,
+            recipe=self.recipe,
+            arms=tuple(self._arms(full=full)),
+            level=self.level,
+            cap_steps=self.cap_steps,
+            reading_steps=self.reading_steps,
+        )
+
+    def _arms(self, *, full: bool) -> Iterator[Arm]:
+        rates = self.learning_rates
+        decays: tuple[float, ...] = (0.1, 1.0) if self.kind == "ordinary" else (2.0, 0.5)
+        more: tuple[float, ...] = (*decays, 0.01 if self.kind == "ordinary" else 4.0)
+        if self.kind == "control":  # One setting each, what is best on addition.
+            rates, decays, more = rates[:1], decays[:1], decays[:1]
+        elif full:
+            rates, decays, more = (*rates, rates[-1] / 3), more, (*more, 8.0)
+        yield Arm(name="none", learning_rates=rates, weight_decays=more)
+        if full:
+            yield Arm(
+                name="grokfast",
+                grokfast=True,
+                learning_rates=rates,
+                weight_decays=more,
+                strengths=GROKFAST_GAINS,
+            )
+        for variant in self.variants:
+            strengths = COUPLINGS if variant in {"labels", "moments", "fourier"} else GENTLE
+            yield Arm(
+                name=variant,
+                variant=variant,
+                degree=self.degree,
+                learning_rates=rates,
+                weight_decays=decays,
+                strengths=strengths[:1] if self.kind == "control" else strengths,
+            )
+
+
+TASKS: Final = tuple(
+    load(ReachTask, each)
+    for each in tomllib.loads(Path(__file__).with_name("reach.toml").read_text(encoding="utf-8"))["task"]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +126,8 @@ class Reach(TunedSetup):
 def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Reach:  # noqa: ARG001 -- the protocol of a study; tasks have recipes and caps of their own
     """Return the settings of the study at that size."""
     size = Seeds(pilot_seeds=3 if full else 1, seeds=seeds or (10 if full else 5))
-    tasks, experiments = zip(*make_experiments(full=full), strict=True)
+    tasks = tuple(task for task in TASKS if not task.is_missing)
+    experiments = tuple(task.make_experiment(full=full) for task in tasks)
     return Reach(tasks=tasks, experiments=experiments, seeds=size, full=full)
 
 
@@ -75,7 +162,7 @@ def conclude(setup: Reach, done: Sequence[ArmTraining], machine: Mapping[str, An
             if each.ruling
         ),
         predicted_range=(PREDICTED_LEAST, PREDICTED_MOST),
-        figures={"results": results, "structured": structured, "missing": list_missing(), "rulings": Ruling},
+        figures={"results": results, "structured": structured, "missing": [task.name for task in TASKS if task.is_missing], "rulings": Ruling},
         trainings=select_planned(setup, done),
     )
 

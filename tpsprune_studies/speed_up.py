@@ -13,6 +13,7 @@ from typing import Any, Final
 from tpsprune.recipe import Recipe
 from tpsprune_studies.finding import Finding, Quantity, format_seconds, judge
 from tpsprune_studies.tuned_comparison import (
+    GROKFAST_GAINS,
     PREDICTED,
     PREDICTED_LEAST,
     PREDICTED_MOST,
@@ -53,7 +54,7 @@ def make_arms() -> tuple[Arm, ...]:
             grokfast=True,
             learning_rates=LEARNING_RATES,
             weight_decays=MORE_DECAYS,
-            strengths=(0.5, 0.1, 2.0),
+            strengths=GROKFAST_GAINS,
         ),
         *(
             Arm(

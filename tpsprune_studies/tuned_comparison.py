@@ -27,6 +27,7 @@ Variant: TypeAlias = Literal["none", "weights", "neurons", "moments", "fourier",
 
 Rank: TypeAlias = tuple[int, float]
 """(0, steps) where every seed reached the level, else (1, less the accuracy): low ranks win."""
+GROKFAST_GAINS: Final = (0.5, 0.1, 2.0)
 PREDICTED_LEAST: Final = 2.0
 PREDICTED_MOST: Final = 5.0
 PREDICTED: Final = f"{PREDICTED_LEAST:g} to {PREDICTED_MOST:g}"
