@@ -25,28 +25,27 @@ from tpsprune_studies.coupling_edges import (
     FACTOR,  # noqa: F401 -- its page names it
     PATIENCE,
     Answers,
+    Cell,
     CouplingTraining,
     CouplingTrial,
+    Steps,
     choose_next_rank,
-    collect_cell,
     collect_ramps,
     coupling_of,
-    find_without_tps,
 )
 from tpsprune_studies.coupling_finding import (
     ENOUGH,  # noqa: F401 -- its page names it
     JUMP,  # noqa: F401 -- its page names it
     PREDICTED,
-    VARIANTS,  # noqa: F401 -- its page names it
+    VARIANTS,
     CouplingSetup,
     describe_mean,
     draw_panels,
     fit_edges,
     fit_rises,
-    pair_scaled,
     rule,
 )
-from tpsprune_studies.finding import Finding, Plan, Quantity
+from tpsprune_studies.finding import Finding, Plan, Quantity, Strand, follow
 from tpsprune_studies.setup import Climb, at_seed, prepare, resize
 
 TRAINING: Final = CouplingTraining
@@ -86,27 +85,57 @@ def make_setup(
 
 
 def plan(setup: CouplingSetup, done: Sequence[CouplingTraining]) -> Plan:
-    """Return, seed by seed and width by width, the trainings needed so far.
+    """Return, seed by seed and width by width, the trainings needed so far."""
+    return _follow(setup, done)[0]
 
-    Which λ a cell tries follows from those that are done: down to the first that does not speed up, up to the
-    first that does not learn.
-    """
-    trials: list[CouplingTrial] = []
-    later: list[str] = []
+
+def _follow(
+    setup: CouplingSetup, done: Sequence[CouplingTraining]
+) -> tuple[Plan, list[Cell], list[tuple[int, int]]]:
+    """Return the plan, the cells that are done, and steps without and with ``sqrt-n``."""
+    finished = {each.trial: each for each in reversed(done)}
+    plans, cells, scaled = [], [], []
     for seed in setup.pair_seeds:
         expensive = seed in setup.half_seeds
         for width in setup.sizes if expensive else setup.sizes[:-1]:
-            baseline = CouplingTrial(
-                variant="none", width=width, seed=seed, couplings=(0.0,), steps_each=setup.cap_steps
-            )
-            trials.append(baseline)
-            for variant in ("labels", "weights") if expensive else ("labels",):
-                tried, open_ranks = _plan_cell(done, variant, width, seed)
-                trials += tried
-                later += [f"held {variant} {width}"] * open_ranks
-        trials += _plan_scaled(done, setup.slow_size, seed)
-        trials += _plan_ramps(setup, seed) if expensive else ()
-    return Plan(tuple(trials), tuple(later))
+            for variant in VARIANTS if expensive else VARIANTS[:1]:
+                needed, cell = follow(_climb_cell(setup, variant, width, seed), finished)
+                plans.append(needed)
+                cells += [cell] if cell else []
+        needed, pair = follow(_climb_scaled(setup, setup.slow_size, seed), finished)
+        plans += [needed, Plan(tuple(_plan_ramps(setup, seed)) if expensive else ())]
+        scaled += [pair] if pair else []
+    return Plan.join(plans), sorted(cells, key=lambda cell: (cell.variant, cell.width, cell.seed)), scaled
+
+
+def _climb_cell(
+    setup: CouplingSetup, variant: str, width: int, seed: int
+) -> Strand[CouplingTrial, CouplingTraining, Cell | None]:
+    """Train without TPS, then down to the first λ that does not speed up and up to the first that fails."""
+    later = [f"held {variant} {width}"]
+    baseline = yield CouplingTrial("none", width, seed, (0.0,), setup.cap_steps), later * USUAL_RANKS
+    steps: dict[int, Steps] = {}
+    while baseline.reached:
+        rank = choose_next_rank(baseline.steps, steps, FIRST[variant])
+        if rank is None:
+            return Cell(variant=variant, width=width, seed=seed, without=baseline.steps, steps=steps)
+        trial = CouplingTrial(variant, width, seed, (coupling_of(rank),), PATIENCE * baseline.steps)
+        training = yield trial, later * (USUAL_RANKS - len(steps) - 1)
+        steps[rank] = Steps(training.steps, training.reached)
+    return None
+
+
+def _climb_scaled(
+    setup: CouplingSetup, width: int, seed: int
+) -> Strand[CouplingTrial, CouplingTraining, tuple[int, int] | None]:
+    """Train at λ = 1, and at its equal with ``sqrt-n``, which is λ = √N."""
+    baseline = yield CouplingTrial("none", width, seed, (0.0,), setup.cap_steps), ()
+    if not baseline.reached:
+        return None
+    trial = CouplingTrial("labels", width, seed, (1.0,), PATIENCE * baseline.steps)
+    unscaled = yield trial, ()
+    scaled = yield replace(trial, couplings=(width**0.5,), scaling="sqrt-n"), ()
+    return unscaled.steps, scaled.steps
 
 
 def describe(setup: CouplingSetup, last: CouplingTraining) -> str:
@@ -126,15 +155,8 @@ def describe(setup: CouplingSetup, last: CouplingTraining) -> str:
 
 def conclude(setup: CouplingSetup, done: Sequence[CouplingTraining], machine: Mapping[str, Any]) -> Finding:
     """Return the exponents of both edges, to compare with −1/2, and how the order rises and falls."""
-    planned = set(plan(setup, done).trials)
-    done = [each for each in done if each.trial in planned]
-    found = (
-        collect_cell(done, variant, width, seed)
-        for variant, seeds in (("labels", setup.pair_seeds), ("weights", setup.half_seeds))
-        for width in setup.sizes
-        for seed in seeds
-    )
-    cells = [cell for cell in found if cell is not None]
+    planned, cells, scaled = _follow(setup, done)
+    done = [each for each in done if each.trial in set(planned.trials)]
     ramps = collect_ramps(done)
     edges = fit_edges(cells)
     rises = fit_rises(ramps, setup.ramp_steps)
@@ -156,9 +178,13 @@ def conclude(setup: CouplingSetup, done: Sequence[CouplingTraining], machine: Ma
             "cells": cells,
             "ramps": ramps,
             "edges": edges,
-            "scaled": pair_scaled(done),
+            "scaled": scaled,
             "without": {
-                width: [each.steps for each in done if each.trial.cell[:2] == ("none", width) and each.reached]
+                width: [
+                    each.steps
+                    for each in done
+                    if (each.trial.variant, each.trial.width) == ("none", width) and each.reached
+                ]
                 for width in setup.sizes
             },
             "describe_mean": describe_mean,
@@ -169,45 +195,6 @@ def conclude(setup: CouplingSetup, done: Sequence[CouplingTraining], machine: Ma
     )
 
 
-def _plan_cell(
-    done: Sequence[CouplingTraining], variant: str, width: int, seed: int
-) -> tuple[list[CouplingTrial], int]:
-    """Return a cell's trainings, done and next, and about how many more there will be."""
-    baseline = find_without_tps(done, width, seed)
-    if baseline is None:
-        return [], USUAL_RANKS
-    cell = collect_cell(done, variant, width, seed)
-    if cell is None:
-        return [], 0
-    following = choose_next_rank(cell.without, cell.steps, FIRST[variant])
-    ranks = [*cell.steps, *(() if following is None else (following,))]
-    tried = [
-        CouplingTrial(
-            variant=variant,
-            width=width,
-            seed=seed,
-            couplings=(coupling_of(rank),),
-            steps_each=PATIENCE * cell.without,
-        )
-        for rank in ranks
-    ]
-    return tried, 0 if following is None else max(0, USUAL_RANKS - len(ranks))
-
-
-def _plan_scaled(done: Sequence[CouplingTraining], width: int, seed: int) -> Iterator[CouplingTrial]:
-    """Yield, once the training without TPS is done, the equal of λ = 1 with ``sqrt-n``: λ = √N."""
-    baseline = find_without_tps(done, width, seed)
-    if baseline is not None and baseline.reached:
-        yield CouplingTrial(
-            variant="labels",
-            width=width,
-            seed=seed,
-            couplings=(width**0.5,),
-            steps_each=PATIENCE * baseline.steps,
-            scaling="sqrt-n",
-        )
-
-
 def _plan_ramps(setup: CouplingSetup, seed: int) -> Iterator[CouplingTrial]:
     """Yield the ramps of a seed: every width but the largest, and one width slowly once more."""
     widths = [(width, setup.ramp_steps) for width in setup.sizes[:-1]]
@@ -216,14 +203,8 @@ def _plan_ramps(setup: CouplingSetup, seed: int) -> Iterator[CouplingTrial]:
         for variant, ranks in RAMPS.items():
             climbing = [coupling_of(rank) for rank in ranks]
             for answers in kinds:
-                yield CouplingTrial(
-                    variant=variant,
-                    width=width,
-                    seed=seed,
-                    couplings=(*climbing, *climbing[-2::-1]),
-                    steps_each=steps_each,
-                    answers=answers,
-                )
+                couplings = (*climbing, *climbing[-2::-1])
+                yield CouplingTrial(variant, width, seed, couplings, steps_each, answers)
 
 
 def run(setup: CouplingSetup, trial: CouplingTrial) -> CouplingTraining:

@@ -29,7 +29,7 @@ LEAST_RISE: Final = 0.05
 LEAST_SIZES: Final = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class CouplingTrial:
     """A training: each of ``couplings`` for ``steps_each`` steps; one of a single λ ends at the level."""
 
@@ -46,11 +46,6 @@ class CouplingTrial:
         """Kind, variant and width, whose trainings cost alike."""
         kind = f"ramp of {self.steps_each}" if self.is_ramp else "held"
         return f"{kind} {self.variant} {self.width}"
-
-    @property
-    def cell(self) -> tuple[str, int, int]:
-        """Variant, width and seed."""
-        return self.variant, self.width, self.seed
 
     @property
     def is_ramp(self) -> bool:
@@ -259,33 +254,6 @@ class Ramp:
     def kind(self) -> tuple[str, Answers, int, int]:
         """Variant, answers, steps at each λ, width."""
         return self.variant, self.answers, self.steps_each, self.width
-
-
-def find_without_tps(done: Iterable[CouplingTraining], width: int, seed: int) -> CouplingTraining | None:
-    """Return the training without TPS of a width and seed, none where it is not done yet."""
-    found = (each for each in done if each.trial.cell == ("none", width, seed))
-    return next(found, None)
-
-
-def collect_cell(done: Sequence[CouplingTraining], variant: str, width: int, seed: int) -> Cell | None:
-    """Return the cell as far as it is done; none where training without TPS is not, or never learned."""
-    baseline = find_without_tps(done, width, seed)
-    if baseline is None or not baseline.reached:
-        return None
-    mine = (
-        each
-        for each in done
-        if each.trial.cell == (variant, width, seed)
-        and not each.trial.is_ramp
-        and each.trial.scaling == "none"
-    )
-    return Cell(
-        variant=variant,
-        width=width,
-        seed=seed,
-        without=baseline.steps,
-        steps={round(2 * log10(each.trial.couplings[0])): Steps(each.steps, each.reached) for each in mine},
-    )
 
 
 def collect_ramps(done: Iterable[CouplingTraining]) -> list[Ramp]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from statistics import fmean, geometric_mean
 from typing import Any, Final, final
@@ -12,7 +12,6 @@ from tpsprune.numerics.small_samples import Interval
 from tpsprune_studies.coupling_edges import (
     Answers,
     Cell,
-    CouplingTraining,
     Ramp,
     fit_exponent,
 )
@@ -134,17 +133,6 @@ def fit_rises(ramps: Sequence[Ramp], steps_each: int) -> dict[str, Interval | No
     }
 
 
-def pair_scaled(done: Sequence[CouplingTraining]) -> list[tuple[int, int]]:
-    """Return the steps of λ = 1 without ``sqrt-n``, and of λ = √N with it: equal, if the two are one."""
-    return [
-        (unscaled.steps, scaled.steps)
-        for scaled in done
-        if scaled.trial.scaling == "sqrt-n"
-        for unscaled in done
-        if unscaled.trial == replace(scaled.trial, couplings=(1.0,), scaling="none")
-    ]
-
-
 def describe_mean(values: Sequence[float | None], none: str = "none") -> str:
     """Return the geometric mean of what is known, and of how many it is known.
 
@@ -159,9 +147,7 @@ def draw_panels(setup: CouplingSetup, cells: Sequence[Cell], ramps: Sequence[Ram
     """Return the curves: edges by width, and the order of each variant up and down."""
     edges = [
         Curve(name=f"{variant}, {words}", points=points)
-        for variant, (words, edge) in product(
-            VARIANTS, (("speeds up from", "lower"), ("learns to", "upper"))
-        )
+        for variant, (words, edge) in product(VARIANTS, (("speeds up from", "lower"), ("learns to", "upper")))
         if (points := tuple(_average_edge(cells, variant, edge)))
     ]
     if edges:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from statistics import fmean
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from tpsprune.numerics.small_samples import Interval, mean_interval, ratio_interval
 from tpsprune.records import dump
@@ -24,9 +24,7 @@ class Trial(Protocol):
 
 
 class Training(Protocol):
-    """A finished training, a dataclass; ``seconds`` of wall time serve estimates of the time left only."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
+    """A finished training, a record; ``seconds`` of wall time serve estimates of the time left only."""
 
     @property
     def trial(self) -> Trial:
@@ -35,6 +33,11 @@ class Training(Protocol):
     @property
     def seconds(self) -> float:
         """How long it took."""
+
+
+AnyTrial = TypeVar("AnyTrial", bound=Trial)
+AnyTraining = TypeVar("AnyTraining", bound=Training)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,36 @@ class Plan:
     def total(self) -> int:
         """How many trainings the study has in all."""
         return len(self.trials) + len(self.later_arms)
+
+    @classmethod
+    def join(cls, plans: Iterable[Plan]) -> Plan:
+        """Return one plan after the other; a training that several need is run once."""
+        joined = list(plans)
+        return cls(
+            tuple(dict.fromkeys(trial for each in joined for trial in each.trials)),
+            tuple(arm for each in joined for arm in each.later_arms),
+        )
+
+
+Strand: TypeAlias = Generator[tuple[AnyTrial, Sequence[str]], AnyTraining, Result]
+"""Trainings that follow from one another: it yields one, with the arms of about as many as may come later,
+receives it finished, and at last returns what they show."""
+
+
+def follow(
+    strand: Strand[AnyTrial, AnyTraining, Result], done: Mapping[AnyTrial, AnyTraining]
+) -> tuple[Plan, Result | None]:
+    """Return the trainings of a strand as far as they are known, and what they show once all are done."""
+    trials: list[Trial] = []
+    try:
+        trial, later_arms = next(strand)
+        while True:
+            trials.append(trial)
+            if trial not in done:
+                return Plan(tuple(trials), tuple(later_arms)), None
+            trial, later_arms = strand.send(done[trial])
+    except StopIteration as end:
+        return Plan(tuple(trials)), end.value
 
 
 class Ruling(StrEnum):

@@ -28,11 +28,9 @@ from tpsprune_studies.tuned_comparison import (
     Seeds,
     TunedSetup,
     Variant,
-    by_trial,
+    collect_results,
     plan,  # noqa: F401 -- `Study` has it
     run,  # noqa: F401 -- `Study` has it
-    select_planned,
-    summarise,
 )
 
 TRAINING: Final = ArmTraining
@@ -140,11 +138,8 @@ def describe(setup: Reach, last: ArmTraining) -> str:  # noqa: ARG001 -- the pro
 
 def conclude(setup: Reach, done: Sequence[ArmTraining], machine: Mapping[str, Any]) -> Finding:
     """Return the comparison on every task; the ruling is on the structured ones together."""
-    finished = by_trial(done)
-    results = [
-        (task, summarise(experiment, setup.seeds, finished))
-        for task, experiment in zip(setup.tasks, setup.experiments, strict=True)
-    ]
+    found, trainings = collect_results(setup, done)
+    results = list(zip(setup.tasks, found, strict=True))
     structured = [(task, each) for task, each in results if task.kind == "structured" and each.ruling]
     return Finding(
         name="reach",
@@ -162,8 +157,13 @@ def conclude(setup: Reach, done: Sequence[ArmTraining], machine: Mapping[str, An
             if each.ruling
         ),
         predicted_range=(PREDICTED_LEAST, PREDICTED_MOST),
-        figures={"results": results, "structured": structured, "missing": [task.name for task in TASKS if task.is_missing], "rulings": Ruling},
-        trainings=select_planned(setup, done),
+        figures={
+            "results": results,
+            "structured": structured,
+            "missing": [task.name for task in TASKS if task.is_missing],
+            "rulings": Ruling,
+        },
+        trainings=trainings,
     )
 
 

@@ -23,11 +23,9 @@ from tpsprune_studies.tuned_comparison import (
     Seeds,
     TunedSetup,
     Variant,
-    by_trial,
+    collect_results,
     plan,  # noqa: F401 -- `Study` has it
     run,  # noqa: F401 -- `Study` has it
-    select_planned,
-    summarise,
 )
 
 TRAINING: Final = ArmTraining
@@ -97,7 +95,7 @@ def describe(setup: TunedSetup, last: ArmTraining) -> str:
 
 def conclude(setup: TunedSetup, done: Sequence[ArmTraining], machine: Mapping[str, Any]) -> Finding:
     """Return the comparison; the ruling is on the steps of the arm with TPS that won on the pilot seeds."""
-    result = summarise(setup.experiments[0], setup.seeds, by_trial(done))
+    (result,), trainings = collect_results(setup, done)
     leading = result.leading
     return Finding(
         name="speed-up",
@@ -116,5 +114,5 @@ def conclude(setup: TunedSetup, done: Sequence[ArmTraining], machine: Mapping[st
         ),
         predicted_range=(PREDICTED_LEAST, PREDICTED_MOST),
         figures={"experiment": setup.experiments[0], "result": result},
-        trainings=select_planned(setup, done),
+        trainings=trainings,
     )

@@ -18,7 +18,18 @@ from tpsprune.numerics.small_samples import Interval, ratio_interval
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import ModularData
 from tpsprune.recipe.train import Tps
-from tpsprune_studies.finding import Bound, Plan, Ruling, compare_steps, format_steps, judge
+from tpsprune_studies.finding import (
+    Bound,
+    Plan,
+    Ruling,
+    Strand,
+    Training,
+    Trial,
+    compare_steps,
+    follow,
+    format_steps,
+    judge,
+)
 from tpsprune_studies.setup import Climb, at_seed, prepare
 from tpsprune_studies.tasks import describe_data
 
@@ -209,81 +220,8 @@ class TunedSetup:
 
 
 Done: TypeAlias = Mapping[ArmTrial, ArmTraining]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tuning:
-    """The trials that tune an arm as far as they are known, the settings chosen once all are done, the rest.
-
-    ``pilot_steps`` are those of what was chosen, summed over the pilot seeds, none where one never reached the
-    level. ``left`` counts settings that are still to be tried.
-    """
-
-    trials: tuple[ArmTrial, ...]
-    chosen: Hyperparameters | None = None
-    pilot_steps: int | None = None
-    left: int = 0
-
-
-def tune(experiment: Experiment, arm: Arm, seeds: Seeds, done: Done) -> Tuning:
-    """Return how an arm is tuned: the settings with the fewest steps to the level, summed over pilots, win.
-
-    One after the other; a training is allowed no more steps than would still beat the leader, which costs
-    nothing but time: it could only have lost. Where none reaches the level the highest accuracy at the cap
-    wins.
-    """
-    trials: list[ArmTrial] = []
-    tried: dict[Hyperparameters, Rank] = {}
-    for settings in arm.grid(tried):
-        needed, rank = _try(experiment, arm, settings, seeds.pilots, tried, done)
-        trials += needed
-        if rank is None:
-            return Tuning(trials=tuple(trials), left=arm.size - len(tried))
-        tried[settings] = rank
-    chosen = min(tried, key=tried.__getitem__)
-    misses, steps = tried[chosen]
-    return Tuning(trials=tuple(trials), chosen=chosen, pilot_steps=None if misses else int(steps))
-
-
-def plan_experiment(experiment: Experiment, seeds: Seeds, done: Done) -> Plan:
-    """Return the trainings as far as they are known: tuning arm by arm, then the comparison."""
-    tunings = {arm.name: tune(experiment, arm, seeds, done) for arm in experiment.arms}
-    trials = [trial for each in tunings.values() for trial in each.trials]
-    chosen = {name: each.chosen for name, each in tunings.items() if each.chosen is not None}
-    if len(chosen) == len(experiment.arms):
-        return Plan((*trials, *_pair(experiment, chosen, seeds)))
-    later = [
-        f"{experiment.task}, {name}"
-        for name, each in tunings.items()
-        for _ in range(each.left * seeds.pilot_seeds + seeds.seeds)
-    ]
-    for trial in trials:
-        if trial not in done:
-            later.remove(trial.arm)
-    return Plan(tuple(trials), tuple(later))
-
-
-def plan(setup: TunedSetup, done: Sequence[ArmTraining]) -> Plan:
-    """Return experiment after experiment: its tuning, and once that is done its comparison."""
-    finished = by_trial(done)
-    plans = [plan_experiment(experiment, setup.seeds, finished) for experiment in setup.experiments]
-    return Plan(
-        tuple(trial for each in plans for trial in each.trials),
-        tuple(arm for each in plans for arm in each.later_arms),
-    )
-
-
-def select_planned(setup: TunedSetup, done: Sequence[ArmTraining]) -> tuple[ArmTraining, ...]:
-    """Return the trainings of a finished plan, in its order, without others of the journal."""
-    finished = by_trial(done)
-    return tuple(finished[trial] for trial in plan(setup, done).trials if isinstance(trial, ArmTrial))
-
-
-def _pair(experiment: Experiment, chosen: Mapping[str, Hyperparameters], seeds: Seeds) -> Iterator[ArmTrial]:
-    """Yield the comparison: every arm on every seed, the arms of a seed one after the other."""
-    for seed in seeds.pairs:
-        for arm in experiment.arms:
-            yield _make_trial(experiment, arm, chosen[arm.name], seed, "pair", experiment.cap_steps)
+Tuned: TypeAlias = tuple[Hyperparameters, int | None]
+"""Settings chosen, and their steps summed over the pilot seeds, none where one never reached the level."""
 
 
 def _hash_conditions(experiment: Experiment) -> str:
@@ -293,34 +231,6 @@ def _hash_conditions(experiment: Experiment) -> str:
         del train[name]
     held = [train, task, experiment.level, experiment.reading_steps, experiment.cap_steps]
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _try(
-    experiment: Experiment,
-    arm: Arm,
-    settings: Hyperparameters,
-    seeds: Sequence[int],
-    tried: Mapping[Hyperparameters, Rank],
-    done: Done,
-) -> tuple[list[ArmTrial], Rank | None]:
-    """Return the trainings of one setting, and its rank, none while a training is due."""
-    best = min((steps for misses, steps in tried.values() if not misses), default=None)
-    trials: list[ArmTrial] = []
-    used = 0
-    for seed in seeds:
-        allowed = experiment.cap_steps
-        if best is not None:
-            allowed = min(allowed, int(best) - used - experiment.reading_steps)
-        if allowed < experiment.reading_steps:
-            return trials, (1, 0.0)
-        trials.append(_make_trial(experiment, arm, settings, seed, "pilot", allowed))
-        training = done.get(trials[-1])
-        if training is None:
-            return trials, None
-        if not training.reached:
-            return trials, (1, -training.validation_accuracy)
-        used += training.steps
-    return trials, (0, float(used))
 
 
 def _make_trial(
@@ -397,7 +307,7 @@ def run(setup: TunedSetup, trial: ArmTrial) -> ArmTraining:
     return run_trial(next(each for each in setup.experiments if each.task == trial.task), trial)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ArmResult:
     """An arm with all its trainings: the settings it was tuned to, and the comparison in order of seed.
 
@@ -434,22 +344,6 @@ def by_trial(done: Sequence[ArmTraining]) -> dict[ArmTrial, ArmTraining]:
     return {training.trial: training for training in reversed(done)}
 
 
-def collect_results(experiment: Experiment, seeds: Seeds, done: Done) -> tuple[ArmResult, ...]:
-    """Return every arm of an experiment whose trainings are all done."""
-    tunings = {arm.name: tune(experiment, arm, seeds, done) for arm in experiment.arms}
-    chosen = {name: each.chosen for name, each in tunings.items() if each.chosen is not None}
-    compared = list(_pair(experiment, chosen, seeds))
-    return tuple(
-        ArmResult(
-            arm=arm,
-            chosen=chosen[arm.name],
-            pilot_steps=tunings[arm.name].pilot_steps,
-            trainings=tuple(done[trial] for trial in compared if trial.name == arm.name),
-        )
-        for arm in experiment.arms
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunedResult:
     """A finished experiment: ``ratios`` of every other arm to ``baseline``, the arm without TPS that was fastest.
@@ -482,9 +376,75 @@ class TunedResult:
         return self.ruling_on(self.best.arm.name)
 
 
-def summarise(experiment: Experiment, seeds: Seeds, done: Done) -> TunedResult:
-    """Return what the trainings of a finished experiment show."""
-    arms = collect_results(experiment, seeds, done)
+def compare(baseline: ArmResult, result: ArmResult) -> PairedRatios:
+    """Return the ratios baseline / arm; a training short of the level counts with its allowed steps."""
+    pairs = list(zip(baseline.trainings, result.trainings, strict=True))
+    steps, bound = compare_steps(pairs)
+    seconds = ratio_interval((other.cpu_seconds, own.cpu_seconds) for other, own in pairs)
+    return PairedRatios(steps=steps, seconds=seconds, bound=bound)
+
+
+def tune(experiment: Experiment, arm: Arm, seeds: Seeds) -> Strand[ArmTrial, ArmTraining, Tuned]:
+    """Tune an arm: the settings with the fewest steps to the level, summed over pilots, win.
+
+    One after the other; a training is allowed no more steps than would still beat the leader, which costs
+    nothing but time: it could only have lost. Where none reaches the level the highest accuracy at the cap
+    wins.
+    """
+    tried: dict[Hyperparameters, Rank] = {}
+    for settings in arm.grid(tried):
+        tried[settings] = yield from _try(experiment, arm, settings, seeds, tried)
+    chosen = min(tried, key=tried.__getitem__)
+    misses, steps = tried[chosen]
+    return chosen, None if misses else int(steps)
+
+
+def _try(
+    experiment: Experiment,
+    arm: Arm,
+    settings: Hyperparameters,
+    seeds: Seeds,
+    tried: Mapping[Hyperparameters, Rank],
+) -> Strand[ArmTrial, ArmTraining, Rank]:
+    best = min((steps for misses, steps in tried.values() if not misses), default=None)
+    later = (arm.size - len(tried)) * seeds.pilot_seeds + seeds.seeds - 1
+    used = 0
+    for seed in seeds.pilots:
+        allowed = experiment.cap_steps
+        if best is not None:
+            allowed = min(allowed, int(best) - used - experiment.reading_steps)
+        if allowed < experiment.reading_steps:
+            return 1, 0.0
+        trial = _make_trial(experiment, arm, settings, seed, "pilot", allowed)
+        training = yield trial, [trial.arm] * later
+        if not training.reached:
+            return 1, -training.validation_accuracy
+        used += training.steps
+    return 0, float(used)
+
+
+def learn(experiment: Experiment, seeds: Seeds, done: Done) -> tuple[Plan, TunedResult | None]:
+    """Return the trainings of an experiment as far as they are known, and what they show once all are done.
+
+    Arms are tuned side by side; then every arm learns on every seed, the arms of a seed one after the other.
+    """
+    plans, tuned = zip(*(follow(tune(experiment, arm, seeds), done) for arm in experiment.arms), strict=True)
+    chosen = {arm.name: each for arm, each in zip(experiment.arms, tuned, strict=True) if each is not None}
+    if len(chosen) < len(plans):
+        to_compare = [f"{experiment.task}, {name}" for name in chosen for _ in seeds.pairs]
+        return Plan.join((*plans, Plan((), tuple(to_compare)))), None
+    trials = [
+        _make_trial(experiment, arm, chosen[arm.name][0], seed, "pair", experiment.cap_steps)
+        for seed in seeds.pairs
+        for arm in experiment.arms
+    ]
+    plan = Plan.join((*plans, Plan(tuple(trials))))
+    if not all(trial in done for trial in trials):
+        return plan, None
+    arms = [
+        ArmResult(arm, *chosen[arm.name], tuple(done[trial] for trial in trials if trial.name == arm.name))
+        for arm in experiment.arms
+    ]
     baseline, best = (
         min(
             (each for each in arms if (each.arm.variant != "none") is with_tps),
@@ -493,12 +453,20 @@ def summarise(experiment: Experiment, seeds: Seeds, done: Done) -> TunedResult:
         for with_tps in (False, True)
     )
     ratios = {each.arm.name: compare(baseline, each) for each in arms if each is not baseline}
-    return TunedResult(arms=arms, baseline=baseline, best=best, ratios=ratios)
+    return plan, TunedResult(arms=tuple(arms), baseline=baseline, best=best, ratios=ratios)
 
 
-def compare(baseline: ArmResult, result: ArmResult) -> PairedRatios:
-    """Return the ratios baseline / arm; a training short of the level counts with its allowed steps."""
-    pairs = list(zip(baseline.trainings, result.trainings, strict=True))
-    steps, bound = compare_steps(pairs)
-    seconds = ratio_interval((other.cpu_seconds, own.cpu_seconds) for other, own in pairs)
-    return PairedRatios(steps=steps, seconds=seconds, bound=bound)
+def plan(setup: TunedSetup, done: Sequence[ArmTraining]) -> Plan:
+    """Return experiment after experiment: its tuning, and once that is done its comparison."""
+    finished = by_trial(done)
+    return Plan.join(learn(experiment, setup.seeds, finished)[0] for experiment in setup.experiments)
+
+
+def collect_results(
+    setup: TunedSetup, done: Sequence[ArmTraining]
+) -> tuple[list[TunedResult], tuple[Training, ...]]:
+    """Return what each experiment shows, and the trainings of it all, without others of the journal."""
+    finished: dict[Trial, ArmTraining] = {**by_trial(done)}
+    results = [learn(experiment, setup.seeds, by_trial(done))[1] for experiment in setup.experiments]
+    assert all(results), "every training is done"
+    return [each for each in results if each], tuple(finished[trial] for trial in plan(setup, done).trials)
