@@ -48,7 +48,7 @@ class WatchedTraining:
     series: Mapping[str, Series]
     cpu_seconds: float
     signal_cpu_seconds: Mapping[str, float]
-    seconds: float
+    seconds: float = 0.0
 
 
 FACTORS: Final = (1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
@@ -92,7 +92,8 @@ class Act:
 def find_act(rule: Rule, training: WatchedTraining, chance_accuracy: float = 0.0) -> Act | None:
     """Return where a rule first acts, or ``None``.
 
-    The rule is the one that ``train`` would run: it sees the readings of one step after the other, and no more.
+    The rule is the one that ``train`` would run: it sees the readings of one step
+    after the other, and no more.
     """
     parts = rule.rules if isinstance(rule, ConsensusRule) else (rule,)
     read = {*(getattr(part, "monitor", "") for part in parts), "validation_accuracy", "collapse"}

@@ -65,9 +65,6 @@ class Study(Protocol):
     def run(self, setup: Any, trial: Any) -> Training:
         """Run one training."""
 
-    def describe(self, setup: Any, last: Any) -> str:
-        """Return in a line which training ended, and how."""
-
     def conclude(self, setup: Any, done: Sequence[Any], machine: Mapping[str, Any]) -> Finding:
         """Return what the trainings show, once all that ``plan`` names are done."""
 

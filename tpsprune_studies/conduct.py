@@ -7,7 +7,7 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.pool import AsyncResult
 from pathlib import Path
@@ -19,7 +19,7 @@ from tpsprune.errors import RunFolderError
 from tpsprune.records import dump, load
 from tpsprune.runs import Journal, cannot_write, machine_facts, write_json_atomically, write_text_atomically
 from tpsprune_studies.catalogue import Prediction, Settings, load_study
-from tpsprune_studies.finding import Finding, Plan, Training, Trial
+from tpsprune_studies.finding import Finding, Plan, Training, Trial, describe
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -57,7 +57,9 @@ def conduct(prediction: Prediction, setup: Settings, out: Path, workers: int = 1
     for training in run_serially(due, run) if workers == 1 else run_in_parallel(due, run, workers):
         journal.append(training)
         done = (*done, training)
-        yield _describe_progress(study.describe(setup, training), study.plan(setup, done), done, workers)
+        yield _describe_progress(
+            describe(prediction.name, setup, training), study.plan(setup, done), done, workers
+        )
     finding = study.conclude(setup, done, machine)
     write_json_atomically(out / f"{prediction.name}.json", finding.to_json())
     write_text_atomically(out / f"{prediction.name}.md", finding.render_page())
@@ -70,7 +72,9 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _run(name: str, setup: Settings, trial: Trial) -> Training:
-    return load_study(name).run(setup, trial)
+    started = time.monotonic()
+    training = load_study(name).run(setup, trial)
+    return replace(training, seconds=time.monotonic() - started)
 
 
 def _left(plan: Plan, done: Sequence[Training]) -> list[Trial]:

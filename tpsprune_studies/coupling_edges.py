@@ -68,7 +68,7 @@ class CouplingTraining:
     orders: tuple[float, ...]
     train_accuracies: tuple[float, ...]
     cpu_seconds: float
-    seconds: float
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

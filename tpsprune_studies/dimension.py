@@ -6,7 +6,6 @@ training the effective dimension of every group is read, and the net is pruned w
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -70,7 +69,7 @@ class DimensionTraining:
     accuracy: float
     shares: Mapping[str, float]
     cut_accuracies: Mapping[str, float]
-    seconds: float
+    seconds: float = 0.0
 
     @property
     def share(self) -> float:
@@ -109,7 +108,6 @@ def run(setup: Setup, trial: DimensionTrial) -> DimensionTraining:
     Raises:
         DivergedError: the loss is no longer finite.
     """
-    started = time.monotonic()
     prepared = prepare(_make_recipe(setup, trial))
     on_addition = trial.task == ADDITION
     steps = setup.cap_steps if on_addition else prepared.recipe.train.epochs * prepared.steps_per_epoch
@@ -126,7 +124,6 @@ def run(setup: Setup, trial: DimensionTrial) -> DimensionTraining:
             ).accuracy
             for share in SHARES
         },
-        seconds=time.monotonic() - started,
     )
 
 
@@ -152,15 +149,6 @@ def _measure_shares(model: nn.Module, inputs: torch.Tensor) -> dict[str, float]:
         for group, consumers in widths.items()
         if consumers
     }
-
-
-def describe(setup: Setup, last: DimensionTraining) -> str:  # noqa: ARG001 -- the protocol of a study
-    """Return which training ended, and how."""
-    pruned = ", ".join(f"{accuracy:.3f} at {share} MACs" for share, accuracy in last.cut_accuracies.items())
-    return (
-        f"seed {last.trial.seed} {last.trial.arm}: accuracy {last.accuracy:.3f}, d_eff {last.share:.2f} of "
-        f"the width; pruned {pruned}"
-    )
 
 
 def conclude(setup: Setup, done: Sequence[DimensionTraining], machine: Mapping[str, Any]) -> Finding:

@@ -7,7 +7,6 @@ weights, and trained alone. On digits, for comparison, the ticket keeps the weig
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -67,7 +66,7 @@ class TicketTraining:
     reached: bool
     accuracy: float
     macs_share: float
-    seconds: float
+    seconds: float = 0.0
 
 
 TRAINING: Final = TicketTraining
@@ -92,7 +91,6 @@ def run(setup: Setup, trial: TicketTrial) -> TicketTraining:
     """
     if trial.is_on_digits:
         return _run_on_digits(setup, trial)
-    started = time.monotonic()
     prepared = prepare(at_seed(setup.recipe, trial.seed, threads=setup.threads, weight_decay=WEIGHT_DECAY))
     ticket = copy.deepcopy(prepared.model)
     drawn_step: int | None = 0
@@ -121,7 +119,6 @@ def run(setup: Setup, trial: TicketTrial) -> TicketTraining:
         reached=climb.reached,
         accuracy=climb.accuracy,
         macs_share=macs_share,
-        seconds=time.monotonic() - started,
     )
 
 
@@ -141,7 +138,6 @@ def _train_to(moment: str, setup: Setup, prepared: Prepared) -> int | None:
 
 def _run_on_digits(setup: Setup, trial: TicketTrial) -> TicketTraining:
     """Train to an epoch, prune, and train the ticket to the end of the same schedule."""
-    started = time.monotonic()
     prepared = prepare(at_seed(recipe.read("digits"), trial.seed, threads=setup.threads))
     last_step = prepared.recipe.train.epochs * prepared.steps_per_epoch
     drawn_step = min(last_step, int(trial.moment.split()[-1]) * prepared.steps_per_epoch)
@@ -158,20 +154,7 @@ def _run_on_digits(setup: Setup, trial: TicketTrial) -> TicketTraining:
         reached=True,
         accuracy=prepared.evaluate(model=extraction.ticket).accuracy,
         macs_share=extraction.macs_share,
-        seconds=time.monotonic() - started,
     )
-
-
-def describe(setup: Setup, last: TicketTraining) -> str:
-    """Return which training ended, and how."""
-    drawn = "never drawn" if last.drawn_step is None else f"drawn at step {last.drawn_step:,}"
-    if last.trial.is_on_digits:
-        end = f"accuracy {last.accuracy:.3f} at the end"
-    elif last.reached:
-        end = f"{setup.level:g} at step {last.steps:,}"
-    else:
-        end = f"{last.accuracy:.3f} at the cap"
-    return f"seed {last.trial.seed} {last.trial.moment}: {drawn}, then {end}"
 
 
 def conclude(setup: Setup, done: Sequence[TicketTraining], machine: Mapping[str, Any]) -> Finding:

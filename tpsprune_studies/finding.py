@@ -1,4 +1,4 @@
-"""What a study concludes: frozen records of a plan and a finding, the verdict, and the page by its template."""
+"""What a study plans and concludes: frozen records, the verdict, and the page by its template."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class Trial(Protocol):
 
 class Training(Protocol):
     """A finished training, a record; ``seconds`` of wall time serve estimates of the time left only."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def trial(self) -> Trial:
@@ -65,6 +67,11 @@ class Plan:
 Strand: TypeAlias = Generator[tuple[AnyTrial, Sequence[str]], AnyTraining, Result]
 """Trainings that follow from one another: it yields one, with the arms of about as many as may come later,
 receives it finished, and at last returns what they show."""
+
+
+def by_trial(done: Sequence[AnyTraining]) -> dict[Any, AnyTraining]:
+    """Return trainings by their trial; of two alike the one that was done first."""
+    return {training.trial: training for training in reversed(done)}
 
 
 def follow(
@@ -198,10 +205,10 @@ class Panel:
 class Finding:
     """The conclusion of a study, in numbers; ``templates/NAME.md.j2`` puts them into words.
 
-    A template knows the ``setup``, the ``study`` (its module, for its constants), the finding as ``found`` and
-    what is in ``figures``. Its blocks ``measure`` and ``counted`` name the unit of the quantities and what an
-    interval is over; ``measured`` is the sentence that the ruling rests on. ``predicted_range`` holds the
-    predicted lower and upper end, none where that side is open.
+    A template knows the ``setup``, the ``study`` (its module, for its constants), the finding as ``found``
+    and what is in ``figures``. Its blocks ``measure`` and ``counted`` name the unit of the quantities and
+    what an interval is over; ``measured`` is the sentence that the ruling rests on. ``predicted_range`` holds
+    the predicted lower and upper end, none where that side is open.
     """
 
     SCHEMA: ClassVar[str] = "tpsprune.study/1"
@@ -249,18 +256,26 @@ class Finding:
 
     def render_page(self) -> str:
         """Return the page in Markdown: equal findings give equal pages, byte for byte."""
-        template, names = self._template()
-        return str(template.render(names)) + "\n"
+        return str(_template(self.name).render(self._words)) + "\n"
+
+    @property
+    def _words(self) -> dict[str, Any]:
+        return {"found": self, "setup": self.setup, "study": load_study(self.name), **self.figures}
 
     def _write(self, block: str) -> list[str]:
-        """Return the lines of a block of the template that are not blank."""
-        template, names = self._template()
-        text = "".join(template.blocks[block](template.new_context(names)))
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        return _write_block(self.name, block, self._words)
 
-    def _template(self) -> tuple[Any, dict[str, Any]]:
-        names = {"found": self, "setup": self.setup, "study": load_study(self.name), **self.figures}
-        return _templates().get_template(f"{self.name}.md.j2"), names
+
+def describe(name: str, setup: Settings, last: Training) -> str:
+    """Return in a line which training of a study ended, and how."""
+    return " ".join(_write_block(name, "progress", {"setup": setup, "last": last}))
+
+
+def _write_block(name: str, block: str, words: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a block of a study's template that are not blank."""
+    template = _template(name)
+    text = "".join(template.blocks[block](template.new_context(words)))
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def format_ratio(value: float) -> str:
@@ -300,18 +315,14 @@ def format_seconds(value: float) -> str:
     return f"{value:.{1 if value >= 9.995 else 2}f}"
 
 
-def format_steps(steps: int, *, reached: bool) -> str:
-    """Return the steps a training took, with ``>`` before those of one that was stopped.
-
-    >>> format_steps(1500, reached=False)
-    '> 1,500'
-    """
-    return f"{steps:,}" if reached else f"> {steps:,}"
+def format_steps(training: Timed) -> str:
+    """Return the steps a training took, with ``>`` before those of one that was stopped."""
+    return f"{training.steps:,}" if training.reached else f"> {training.steps:,}"
 
 
 @cache
-def _templates() -> Any:
-    return load_templates(
+def _template(name: str) -> Any:
+    environment = load_templates(
         "plain",
         {
             "form": format,
@@ -324,13 +335,15 @@ def _templates() -> Any:
             "interval": format_interval,
             "spread": format_spread,
             "cpu": format_seconds,
+            "steps": format_steps,
             "mean": fmean,
             "mean_interval": mean_interval,
             "heads": _write_heads,
         },
-        {"steps": format_steps},
+        {},
         "tpsprune_studies",
     )
+    return environment.get_template(f"{name}.md.j2")
 
 
 def _write_heads(headings: Sequence[str]) -> str:

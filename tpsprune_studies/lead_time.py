@@ -116,7 +116,6 @@ def watch_training(
     Raises:
         DivergedError: the loss is no longer finite.
     """
-    started = time.monotonic()
     prepared = prepare(recipe)
     is_tokens = prepared.dataset.facts.input_kind == "tokens"
     labels_tps = prepared.build_regulariser(cap_steps, Tps(variant="labels")) if is_tokens else None
@@ -168,7 +167,6 @@ def watch_training(
         series={name: tuple(points) for name, points in series.items()},
         cpu_seconds=cpu_seconds,
         signal_cpu_seconds=costs,
-        seconds=time.monotonic() - started,
     )
 
 
@@ -184,16 +182,6 @@ def _child_cpu_seconds() -> float:
     """Return the processor time of the processes that this one has started and seen end."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
-
-
-def describe(setup: Setup, last: WatchedTraining) -> str:
-    """Return which training ended, and how."""
-    reached = f"{setup.level:g} at step {last.reached_step:,}" if last.reached_step else "never there"
-    signals = sum(last.signal_cpu_seconds.values())
-    return (
-        f"seed {last.trial.seed} {last.trial.arm}: {reached}, {last.steps:,} steps in "
-        f"{last.cpu_seconds:.1f} CPU-s, signals {signals:.1f} CPU-s more"
-    )
 
 
 def conclude(setup: Setup, done: Sequence[WatchedTraining], machine: Mapping[str, Any]) -> Finding:

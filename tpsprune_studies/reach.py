@@ -129,13 +129,6 @@ def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full
     return Reach(tasks=tasks, experiments=experiments, seeds=size, full=full)
 
 
-def describe(setup: Reach, last: ArmTraining) -> str:  # noqa: ARG001 -- the protocol of a study
-    """Return which training ended, and how."""
-    trial = last.trial
-    how = f"{last.validation_accuracy:.3f} {'at' if last.reached else 'after'} step {last.steps:,}"
-    return f"{trial.task}: {trial.stage} seed {trial.seed} {trial.name} {trial.settings}: {how}"
-
-
 def conclude(setup: Reach, done: Sequence[ArmTraining], machine: Mapping[str, Any]) -> Finding:
     """Return the comparison on every task; the ruling is on the structured ones together."""
     found, trainings = collect_results(setup, done)

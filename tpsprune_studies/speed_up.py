@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from tpsprune.recipe import Recipe
-from tpsprune_studies.finding import Finding, Quantity, format_seconds, judge
+from tpsprune_studies.finding import Finding, Quantity, judge
 from tpsprune_studies.tuned_comparison import (
     GROKFAST_GAINS,
     PREDICTED,
@@ -80,17 +80,6 @@ def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full
     )
     size = Seeds(pilot_seeds=5 if full else 2, seeds=seeds or (10 if full else 5))
     return TunedSetup(experiments=(experiment,), seeds=size, full=full)
-
-
-def describe(setup: TunedSetup, last: ArmTraining) -> str:
-    """Return which training ended, how, and how fast."""
-    trial, steps = last.trial, f"{last.steps:,}"
-    reached = f"{setup.experiments[0].level:g} at step {steps}"
-    missed = f"{last.validation_accuracy:.3f} after {steps} steps"
-    return (
-        f"{trial.stage} seed {trial.seed} {trial.name} {trial.settings}: "
-        f"{reached if last.reached else missed}, {format_seconds(last.cpu_seconds)} CPU-s"
-    )
 
 
 def conclude(setup: TunedSetup, done: Sequence[ArmTraining], machine: Mapping[str, Any]) -> Finding:

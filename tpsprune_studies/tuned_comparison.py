@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
@@ -23,11 +22,9 @@ from tpsprune_studies.finding import (
     Plan,
     Ruling,
     Strand,
-    Training,
-    Trial,
+    by_trial,
     compare_steps,
     follow,
-    format_steps,
     judge,
 )
 from tpsprune_studies.setup import Climb, at_seed, prepare
@@ -177,7 +174,7 @@ class ArmTraining:
     validation_accuracy: float
     cpu_seconds: float
     tps_cpu_seconds: float
-    seconds: float
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,7 +273,6 @@ def run_trial(experiment: Experiment, trial: ArmTrial) -> ArmTraining:
     Raises:
         VariantError: the arm's TPS variant does not fit the task or the model.
     """
-    started = time.monotonic()
     prepared = prepare(make_recipe(experiment, trial))
     regulariser = prepared.build_regulariser(experiment.cap_steps)
     climb = Climb()
@@ -298,7 +294,6 @@ def run_trial(experiment: Experiment, trial: ArmTrial) -> ArmTraining:
         validation_accuracy=climb.accuracy,
         cpu_seconds=climb.cpu_seconds,
         tps_cpu_seconds=climb.tps_cpu_seconds,
-        seconds=time.monotonic() - started,
     )
 
 
@@ -319,16 +314,6 @@ class ArmResult:
     pilot_steps: int | None
     trainings: tuple[ArmTraining, ...]
 
-    @property
-    def mean_cpu_seconds(self) -> float:
-        """Processor seconds of a training of the comparison."""
-        return sum(training.cpu_seconds for training in self.trainings) / len(self.trainings)
-
-    @property
-    def steps_by_seed(self) -> tuple[str, ...]:
-        """The steps of each training of the comparison, as tables have them."""
-        return tuple(format_steps(each.steps, reached=each.reached) for each in self.trainings)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedRatios:
@@ -339,17 +324,11 @@ class PairedRatios:
     bound: Bound
 
 
-def by_trial(done: Sequence[ArmTraining]) -> dict[ArmTrial, ArmTraining]:
-    """Return trainings by their trial; of two alike the one that was done first."""
-    return {training.trial: training for training in reversed(done)}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunedResult:
-    """A finished experiment: ``ratios`` of every other arm to ``baseline``, the arm without TPS that was fastest.
+    """A finished experiment: the ratios of every other arm to ``baseline``; ``best`` is the arm that is judged.
 
-    Fastest on the pilot seeds: the pairs have no part in it. ``best`` is the fastest there of those with TPS;
-    it is judged.
+    They are the fastest without and with TPS on the pilot seeds: the pairs have no part in it.
     """
 
     arms: tuple[ArmResult, ...]
@@ -464,9 +443,9 @@ def plan(setup: TunedSetup, done: Sequence[ArmTraining]) -> Plan:
 
 def collect_results(
     setup: TunedSetup, done: Sequence[ArmTraining]
-) -> tuple[list[TunedResult], tuple[Training, ...]]:
+) -> tuple[tuple[TunedResult, ...], tuple[ArmTraining, ...]]:
     """Return what each experiment shows, and the trainings of it all, without others of the journal."""
-    finished: dict[Trial, ArmTraining] = {**by_trial(done)}
-    results = [learn(experiment, setup.seeds, by_trial(done))[1] for experiment in setup.experiments]
+    finished = by_trial(done)
+    plans, results = zip(*(learn(each, setup.seeds, finished) for each in setup.experiments), strict=True)
     assert all(results), "every training is done"
-    return [each for each in results if each], tuple(finished[trial] for trial in plan(setup, done).trials)
+    return results, tuple(finished[trial] for trial in Plan.join(plans).trials if isinstance(trial, ArmTrial))
