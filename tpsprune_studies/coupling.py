@@ -321,6 +321,7 @@ def conclude(setup: CouplingSetup, done: Sequence[CouplingTraining], machine: Ma
                 ]
                 for width in setup.sizes
             },
+            "coupling_of": coupling_of,
             "describe_mean": describe_mean,
             "geometric_mean": geometric_mean,
         },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from statistics import fmean
@@ -205,8 +205,8 @@ class Panel:
 class Finding:
     """The conclusion of a study, in numbers; ``templates/NAME.md.j2`` puts them into words.
 
-    A template knows the ``setup``, the ``study`` (its module, for its constants), the finding as ``found``
-    and what is in ``figures``. Its blocks ``measure`` and ``counted`` name the unit of the quantities and
+    A template knows the ``setup``, the constants of the ``study``, the finding as ``found`` and what is in
+    ``figures``. Its blocks ``measure`` and ``counted`` name the unit of the quantities and
     what an interval is over; ``measured`` is the sentence that the ruling rests on. ``predicted_range`` holds
     the predicted lower and upper end, none where that side is open.
     """
@@ -222,6 +222,12 @@ class Finding:
     figures: Mapping[str, Any]
     trainings: tuple[Training, ...]
     panels: tuple[Panel, ...] = ()
+    study: Mapping[str, Any] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Take the constants as they are now: what a finding says is settled once it is made."""
+        constants = {name: value for name, value in vars(load_study(self.name)).items() if name.isupper()}
+        object.__setattr__(self, "study", constants)
 
     @property
     def prediction(self) -> Prediction:
@@ -260,7 +266,7 @@ class Finding:
 
     @property
     def _words(self) -> dict[str, Any]:
-        return {"found": self, "setup": self.setup, "study": load_study(self.name), **self.figures}
+        return {"found": self, "setup": self.setup, "study": self.study, **self.figures}
 
     def _write(self, block: str) -> list[str]:
         return _write_block(self.name, block, self._words)

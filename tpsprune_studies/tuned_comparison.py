@@ -326,7 +326,7 @@ class PairedRatios:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunedResult:
-    """A finished experiment: the ratios of every other arm to ``baseline``; ``best`` is the arm that is judged.
+    """A finished experiment: ratios of every other arm to ``baseline``; ``best`` is the arm that is judged.
 
     They are the fastest without and with TPS on the pilot seeds: the pairs have no part in it.
     """

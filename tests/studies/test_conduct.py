@@ -21,7 +21,7 @@ from tpsprune_studies.conduct import (
     run_in_parallel,
     run_serially,
 )
-from tpsprune_studies.finding import Bound, Finding, judge, render_page
+from tpsprune_studies.finding import Bound, Finding, judge
 from tpsprune_studies.tuned_comparison import TunedSetup
 
 SPEED_UP = STUDIES["speed-up"]
@@ -64,7 +64,7 @@ def test_a_study_runs_writes_its_files_and_is_read_and_not_run_again(
     assert on_disk == json.loads(json.dumps(found.finding.to_json()))
     assert (on_disk["schema"], on_disk["verdict"]) == ("tpsprune.study/1", found.finding.ruling.value)
     page = (found.folder / f"{name}.md").read_text()
-    assert page == render_page(found.finding)
+    assert page == found.finding.render_page()
     assert f"| {column} | predicted | measured | 95 % interval |" in page
     with shortened(name) as setup:
         head = {"study": name, "settings": setup.decisive(), "machine": describe_machine()}
