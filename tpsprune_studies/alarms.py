@@ -92,8 +92,8 @@ class Act:
 def find_act(rule: Rule, training: WatchedTraining, chance_accuracy: float = 0.0) -> Act | None:
     """Return where a rule first acts, or ``None``.
 
-    The rule is the one that ``train`` would run: it sees the readings of one step
-    after the other, and no more.
+    The rule is the one that ``train`` would run: it sees the readings of one step after the
+    other, and no more.
     """
     parts = rule.rules if isinstance(rule, ConsensusRule) else (rule,)
     read = {*(getattr(part, "monitor", "") for part in parts), "validation_accuracy", "collapse"}

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 from statistics import fmean, geometric_mean
-from typing import Any, ClassVar, Final, final
+from typing import Any, Final, final
 
 import torch
-from torch import Tensor
 
 from tpsprune.data import Dataset
 from tpsprune.numerics.small_samples import Interval
@@ -205,7 +203,7 @@ def run(setup: CouplingSetup, trial: CouplingTrial) -> CouplingTraining:
     last_step = trial.steps_each * len(trial.couplings)
     regulariser = prepared.build_regulariser(last_step)
     assert regulariser is not None
-    term = _Scheduled(regulariser, trial)
+    regulariser.schedule = lambda step: trial.couplings[step // trial.steps_each]
     orders, train_accuracies = [], []
 
     def note() -> None:
@@ -213,13 +211,13 @@ def run(setup: CouplingSetup, trial: CouplingTrial) -> CouplingTraining:
         train_accuracies.append(prepared.evaluate(prepared.dataset.train).accuracy)
 
     if trial.is_ramp:
-        for tick in prepared.fit(last_step, term):
+        for tick in prepared.fit(last_step, regulariser):
             if tick.step % trial.steps_each == 0:
                 note()
         accuracy = prepared.evaluate().accuracy
         climb = Climb(steps=last_step, accuracy=accuracy, reached=accuracy >= setup.level)
     else:
-        *_, climb = prepared.climb(setup.level, last_step, setup.reading_steps, term)
+        *_, climb = prepared.climb(setup.level, last_step, setup.reading_steps, regulariser)
         note()
     return CouplingTraining(
         trial=trial,
@@ -233,7 +231,7 @@ def run(setup: CouplingSetup, trial: CouplingTrial) -> CouplingTraining:
 
 
 def _make_recipe(setup: CouplingSetup, trial: CouplingTrial) -> Recipe:
-    """Return the recipe as ``trial`` runs it; the regulariser has λ = 1, which each step multiplies."""
+    """Return the recipe as ``trial`` runs it; λ is set step by step."""
     variant = "labels" if trial.variant == "none" else trial.variant
     regulariser = Tps(variant=variant, coupling=1.0, scaling=trial.scaling, warmup_share=0.0)  # type: ignore[arg-type]
     found = at_seed(setup.recipe, trial.seed, regulariser, threads=setup.threads)
@@ -245,37 +243,6 @@ def _shuffle_labels(dataset: Dataset, seed: int) -> Dataset:
     """Return the data with its training labels shuffled: there is no rule left to learn."""
     order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(seed))
     return replace(dataset, train=replace(dataset.train, labels=dataset.train.labels[order]))
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Scheduled:
-    """A regulariser of λ = 1 under the couplings of a trial, step by step; it reads weights alone."""
-
-    regulariser: Regulariser
-    trial: CouplingTrial
-    shares_forward_pass: ClassVar[bool] = False
-
-    @property
-    def in_loss(self) -> bool:
-        return self.regulariser.in_loss
-
-    def coupling(self, step: int) -> float:
-        return self.trial.couplings[step // self.trial.steps_each]
-
-    def listening(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def penalty(
-        self, step: int, label_i: Tensor | None = None, task_loss: Tensor | None = None
-    ) -> Tensor | None:
-        coupling = self.coupling(step)
-        term = self.regulariser.penalty(step, label_i, task_loss) if coupling else None
-        return None if term is None else coupling * term
-
-    def move(self, step: int, learning_rate: float) -> None:
-        if coupling := self.coupling(step):
-            self.regulariser.move(step, learning_rate * coupling)
 
 
 def _read_order(regulariser: Regulariser, variant: str) -> float:

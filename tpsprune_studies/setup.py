@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Final, Protocol, TypeVar, final
+from typing import Any, Final, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -78,17 +78,6 @@ class Setup:
         }
 
 
-class Term(training.Penalty, Protocol):
-    """A regulariser, in the loss or following the optimiser's step."""
-
-    @property
-    def in_loss(self) -> bool:
-        """Whether it is in the loss."""
-
-    def move(self, step: int, learning_rate: float) -> None:
-        """Follow the optimiser's step; nothing where it is in the loss."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Climb:
     """A training up to a reading of validation accuracy, and whether that is at the level.
@@ -146,7 +135,7 @@ class Prepared:
     def fit(
         self,
         last_step: int,
-        term: Term | None = None,
+        regulariser: Regulariser | None = None,
         *,
         model: nn.Module | None = None,
         first_step: int = 0,
@@ -155,7 +144,7 @@ class Prepared:
         """Train the model, or another on the same data, up to ``last_step`` of ``total_steps``.
 
         A fresh optimiser; the schedule ends with ``last_step`` without a total. The processor seconds of a
-        tick's penalty are all that ``term`` took in that step.
+        tick's penalty are all that the regulariser took in that step.
 
         Raises:
             DivergedError: the loss is no longer finite.
@@ -173,15 +162,15 @@ class Prepared:
             first_step=first_step,
             last_step=last_step,
             total_steps=total_steps or last_step,
-            penalty=term if term and term.in_loss else None,
+            penalty=regulariser if regulariser and regulariser.in_loss else None,
             objective=Objective.of(self.recipe.task.loss),
         )
         for tick in ticks:
-            if term is None:
+            if regulariser is None:
                 yield tick
                 continue
             started = time.process_time()
-            term.move(tick.step - 1, tick.learning_rate)
+            regulariser.move(tick.step - 1, tick.learning_rate)
             spent = tick.penalty_cpu_seconds + time.process_time() - started
             yield replace(tick, penalty_cpu_seconds=spent)
 
@@ -190,7 +179,7 @@ class Prepared:
         level: float,
         last_step: int,
         reading_steps: int,
-        term: Term | None = None,
+        regulariser: Regulariser | None = None,
         *,
         model: nn.Module | None = None,
         total_steps: int | None = None,
@@ -200,9 +189,9 @@ class Prepared:
         Raises:
             DivergedError: the loss is no longer finite.
         """
-        spent, of_term, resumed = 0.0, 0.0, time.process_time()
-        for tick in self.fit(last_step, term, model=model, total_steps=total_steps):
-            of_term += tick.penalty_cpu_seconds
+        spent, of_tps, resumed = 0.0, 0.0, time.process_time()
+        for tick in self.fit(last_step, regulariser, model=model, total_steps=total_steps):
+            of_tps += tick.penalty_cpu_seconds
             if tick.step % reading_steps and tick.step < last_step:
                 continue
             spent += time.process_time() - resumed
@@ -212,7 +201,7 @@ class Prepared:
                 accuracy=accuracy,
                 reached=accuracy >= level,
                 cpu_seconds=spent,
-                tps_cpu_seconds=of_term,
+                tps_cpu_seconds=of_tps,
             )
             if accuracy >= level:
                 return
