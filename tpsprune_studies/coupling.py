@@ -18,9 +18,10 @@ import torch
 
 from tpsprune.data import Dataset
 from tpsprune.numerics.small_samples import Interval
-from tpsprune.recipe import Recipe
+from tpsprune.recipe import Recipe, read
 from tpsprune.recipe.train import Tps
 from tpsprune.tps import Regulariser
+from tpsprune_studies.catalogue import STUDIES
 from tpsprune_studies.coupling_edges import (
     FACTOR,  # noqa: F401 -- its page names it
     PATIENCE,
@@ -44,11 +45,14 @@ FIRST: Final[Mapping[str, tuple[int, ...]]] = {"labels": (-2, -1, 0), "weights":
 RAMPS: Final[Mapping[str, range]] = {"labels": range(-4, 6), "weights": range(-2, 5)}
 """Ranks of λ, half decades: those that every cell begins with, and those that a ramp climbs."""
 USUAL_RANKS: Final = 7
-MODULUS: Final = 23
-TRAIN_SHARE: Final = 0.8
-VALIDATION_SHARE: Final = 0.95
-EMBEDDING: Final = 16
-LEARNING_RATE: Final = 3e-3
+CHANGES: Final = (
+    "task.data.modulus=23",
+    "task.data.train_share=0.8",
+    "task.data.validation_share=0.95",
+    "task.model.embedding=16",
+    "train.learning_rate=0.003",
+)
+"""The recipe's task made small enough for hundreds of nets."""
 LEVEL: Final = 0.9
 ORDERS: Final = {"labels": ("tps_coherence", ""), "weights": ("tps_z1", "hidden.0")}
 """The order parameter of each variant: its signal and its group."""
@@ -106,21 +110,14 @@ class CouplingSetup(Setup):
 
 
 def make_setup(
-    recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False
+    recipe: Recipe,  # noqa: ARG001 -- the protocol of a study; this one changes it before it is read
+    seeds: int | None,
+    cap_steps: int | None,
+    *,
+    full: bool = False,
 ) -> CouplingSetup:
-    """Return the settings at that size: the recipe's task made small enough for hundreds of nets."""
-    data = replace(
-        recipe.task.data,
-        modulus=MODULUS,  # type: ignore[arg-type]
-        train_share=TRAIN_SHARE,  # type: ignore[arg-type]
-        validation_share=VALIDATION_SHARE,
-    )
-    model = replace(recipe.task.model, embedding=EMBEDDING)  # type: ignore[arg-type]
-    smaller = replace(
-        recipe,
-        task=replace(recipe.task, data=data, model=model),
-        train=replace(recipe.train, learning_rate=LEARNING_RATE),
-    )
+    """Return the settings of the study at that size."""
+    smaller = read(STUDIES["coupling"].recipe, CHANGES)
     setup = CouplingSetup(recipe=smaller, level=LEVEL, reading_steps=10, sizes=SIZES)
     return resize(setup, seeds, cap_steps, full=full)
 

@@ -170,6 +170,14 @@ def judge(low: float, high: float, threshold: float, bound: Bound) -> Ruling:
     return Ruling.UNDECIDED
 
 
+def rule_all(rulings: Iterable[Ruling | None]) -> Ruling:
+    """Return confirmed where all confirm it, refuted where one refutes it: a prediction that speaks of all."""
+    found = set(rulings)
+    if Ruling.REFUTED in found:
+        return Ruling.REFUTED
+    return Ruling.CONFIRMED if found == {Ruling.CONFIRMED} else Ruling.UNDECIDED
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
     """One measured quantity, and what was predicted of it, if anything."""
@@ -312,15 +320,6 @@ def format_spread(interval: Interval, shift: float = 0.0) -> str:
     return f"{mean:.2f} ({low:.2f} to {high:.2f})"
 
 
-def format_seconds(value: float) -> str:
-    """Return processor seconds with one decimal, below ten with two.
-
-    >>> format_seconds(33.71), format_seconds(0.456)
-    ('33.7', '0.46')
-    """
-    return f"{value:.{1 if value >= 9.995 else 2}f}"
-
-
 def format_steps(training: Timed) -> str:
     """Return the steps a training took, with ``>`` before those of one that was stopped."""
     return f"{training.steps:,}" if training.reached else f"> {training.steps:,}"
@@ -340,7 +339,6 @@ def _template(name: str) -> Any:
             "ratio": format_ratio,
             "interval": format_interval,
             "spread": format_spread,
-            "cpu": format_seconds,
             "steps": format_steps,
             "mean": fmean,
             "mean_interval": mean_interval,

@@ -107,6 +107,36 @@ class Arm:
         )
 
 
+def make_arms(
+    rates: tuple[float, ...],
+    decays: tuple[float, ...],
+    more_decays: tuple[float, ...],
+    couplings: Mapping[Variant, tuple[float, ...]],
+    *,
+    grokfast: bool,
+    degree: Literal[2, 3] = 2,
+) -> tuple[Arm, ...]:
+    """Return the arms without TPS, which try ``more_decays``, and one for each variant with its couplings."""
+    plain = Arm(name="none", learning_rates=rates, weight_decays=more_decays)
+    gains = replace(plain, name="grokfast", grokfast=True, strengths=GROKFAST_GAINS)
+    return (
+        plain,
+        *((gains,) if grokfast else ()),
+        *(
+            Arm(
+                name=variant,
+                variant=variant,
+                ordered=variant == "fourier",
+                degree=degree,
+                learning_rates=rates,
+                weight_decays=decays,
+                strengths=strengths,
+            )
+            for variant, strengths in couplings.items()
+        ),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
     """A task and the arms that learn it: a training ends at the first validation accuracy of ``level``.
