@@ -16,11 +16,9 @@ from typing import Any, Final, final
 
 import torch
 
-from tpsprune.data import Dataset
 from tpsprune.numerics.small_samples import Interval
 from tpsprune.recipe import Recipe, read
 from tpsprune.recipe.train import Tps
-from tpsprune.tps import Regulariser
 from tpsprune_studies.catalogue import STUDIES
 from tpsprune_studies.coupling_edges import (
     FACTOR,  # noqa: F401 -- its page names it
@@ -29,10 +27,8 @@ from tpsprune_studies.coupling_edges import (
     Cell,
     CouplingTraining,
     CouplingTrial,
-    Ramp,
     Steps,
     choose_next_rank,
-    collect_ramps,
     coupling_of,
     fit_exponent,
 )
@@ -109,13 +105,7 @@ class CouplingSetup(Setup):
         }
 
 
-def make_setup(
-    recipe: Recipe,  # noqa: ARG001 -- the protocol of a study; this one changes it before it is read
-    seeds: int | None,
-    cap_steps: int | None,
-    *,
-    full: bool = False,
-) -> CouplingSetup:
+def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Setup:  # noqa: ARG001 -- the protocol of a study; this one changes its recipe before it is read
     """Return the settings of the study at that size."""
     smaller = read(STUDIES["coupling"].recipe, CHANGES)
     setup = CouplingSetup(recipe=smaller, level=LEVEL, reading_steps=10, sizes=SIZES)
@@ -195,8 +185,10 @@ def run(setup: CouplingSetup, trial: CouplingTrial) -> CouplingTraining:
     """
     started = time.process_time()
     prepared = prepare(_make_recipe(setup, trial))
-    if trial.answers == "random":
-        prepared = replace(prepared, dataset=_shuffle_labels(prepared.dataset, trial.seed))
+    if trial.answers == "random":  # There is no rule left to learn.
+        train, generator = prepared.dataset.train, torch.Generator().manual_seed(trial.seed)
+        shuffled = replace(train, labels=train.labels[torch.randperm(len(train), generator=generator)])
+        prepared = replace(prepared, dataset=replace(prepared.dataset, train=shuffled))
     last_step = trial.steps_each * len(trial.couplings)
     regulariser = prepared.build_regulariser(last_step)
     assert regulariser is not None
@@ -204,7 +196,10 @@ def run(setup: CouplingSetup, trial: CouplingTrial) -> CouplingTraining:
     orders, train_accuracies = [], []
 
     def note() -> None:
-        orders.append(_read_order(regulariser, prepared.recipe.tps.variant))
+        read = {
+            (each.signal, each.group): each.value for each in regulariser.order_parameters(step=0, epoch=0.0)
+        }
+        orders.append(float(read[ORDERS[prepared.recipe.tps.variant]] or 0.0))
         train_accuracies.append(prepared.evaluate(prepared.dataset.train).accuracy)
 
     if trial.is_ramp:
@@ -214,7 +209,7 @@ def run(setup: CouplingSetup, trial: CouplingTrial) -> CouplingTraining:
         accuracy = prepared.evaluate().accuracy
         climb = Climb(steps=last_step, accuracy=accuracy, reached=accuracy >= setup.level)
     else:
-        *_, climb = prepared.climb(setup.level, last_step, setup.reading_steps, regulariser)
+        climb = prepared.climb(setup.level, last_step, setup.reading_steps, regulariser)
         note()
     return CouplingTraining(
         trial=trial,
@@ -236,26 +231,11 @@ def _make_recipe(setup: CouplingSetup, trial: CouplingTrial) -> Recipe:
     return replace(found, task=replace(found.task, model=model))
 
 
-def _shuffle_labels(dataset: Dataset, seed: int) -> Dataset:
-    """Return the data with its training labels shuffled: there is no rule left to learn."""
-    order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(seed))
-    return replace(dataset, train=replace(dataset.train, labels=dataset.train.labels[order]))
-
-
-def _read_order(regulariser: Regulariser, variant: str) -> float:
-    signal, group = ORDERS[variant]
-    return next(
-        float(reading.value or 0.0)
-        for reading in regulariser.order_parameters(step=0, epoch=0.0)
-        if (reading.signal, reading.group) == (signal, group)
-    )
-
-
 def conclude(setup: CouplingSetup, done: Sequence[CouplingTraining], machine: Mapping[str, Any]) -> Finding:
     """Return the exponents of both edges, to compare with −1/2, and how the order rises and falls."""
     planned, cells, scaled = _follow(setup, done)
     done = [each for each in done if each.trial in set(planned.trials)]
-    ramps = collect_ramps(done)
+    ramps = [each for each in done if each.trial.is_ramp]
     edges = _fit_edges(cells)
     rises = _fit_rises(ramps, setup.ramp_steps)
     return Finding(
@@ -344,13 +324,13 @@ def _fit_edges(cells: Sequence[Cell]) -> list[FittedEdge]:
     return edges
 
 
-def _fit_rises(ramps: Sequence[Ramp], steps_each: int) -> dict[str, Interval | None]:
+def _fit_rises(ramps: Sequence[CouplingTraining], steps_each: int) -> dict[str, Interval | None]:
     """Return the exponent of the λ at half rise, by variant and answers; it depends on the ramp's pace."""
     return {
         f"{variant}, λ at half rise, {answers}": fit_exponent(
-            (ramp.width, ramp.loop.rise if ramp.loop else None)
+            (ramp.trial.width, loop.rise if (loop := ramp.loop) else None)
             for ramp in ramps
-            if ramp.kind[:3] == (variant, answers, steps_each)
+            if ramp.trial.kind[:3] == (variant, answers, steps_each)
         )
         for variant, answers in product(VARIANTS, ANSWERS)
     }
@@ -366,7 +346,9 @@ def describe_mean(values: Sequence[float | None], none: str = "none") -> str:
     return f"{geometric_mean(found):.3g} ({len(found)} of {len(values)})" if found else none
 
 
-def _draw_panels(setup: CouplingSetup, cells: Sequence[Cell], ramps: Sequence[Ramp]) -> tuple[Panel, ...]:
+def _draw_panels(
+    setup: CouplingSetup, cells: Sequence[Cell], ramps: Sequence[CouplingTraining]
+) -> tuple[Panel, ...]:
     """Return the curves: edges by width, and the order of each variant up and down."""
     edges = [
         Curve(name=f"{variant}, {words}", points=points)
@@ -400,10 +382,10 @@ def _average_edge(cells: Sequence[Cell], variant: str, edge: str) -> Iterator[tu
             yield float(width), geometric_mean(known)
 
 
-def _follow_order(setup: CouplingSetup, ramps: Sequence[Ramp], variant: str) -> Iterator[Curve]:
+def _follow_order(setup: CouplingSetup, ramps: Sequence[CouplingTraining], variant: str) -> Iterator[Curve]:
     for steps_each, answers in product((setup.ramp_steps, setup.slow_steps), ANSWERS):
         kind = (variant, answers, steps_each, setup.slow_size)
-        if mine := [ramp.training for ramp in ramps if ramp.kind == kind]:
+        if mine := [ramp for ramp in ramps if ramp.trial.kind == kind]:
             orders = [fmean(read) for read in zip(*(each.orders for each in mine), strict=True)]
             points = tuple(zip(mine[0].trial.couplings, orders, strict=True))
             top = len(points) // 2

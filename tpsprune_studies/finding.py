@@ -171,7 +171,7 @@ def judge(low: float, high: float, threshold: float, bound: Bound) -> Ruling:
 
 
 def rule_all(rulings: Iterable[Ruling | None]) -> Ruling:
-    """Return confirmed where all confirm it, refuted where one refutes it: a prediction that speaks of all."""
+    """Return confirmed where all confirm it, refuted where one refutes it, undecided else."""
     found = set(rulings)
     if Ruling.REFUTED in found:
         return Ruling.REFUTED
@@ -332,7 +332,9 @@ def _template(name: str) -> Any:
         {
             "form": format,
             "where": lambda each, **fields: [
-                one for one in each if all(getattr(one, name) == value for name, value in fields.items())
+                one
+                for one in each
+                if all(getattr(getattr(one, "trial", one), name) == value for name, value in fields.items())
             ],
             "of": lambda mappings, name: [each[name] for each in mappings],
             "formatted": lambda values, pattern: [pattern.format(value) for value in values],

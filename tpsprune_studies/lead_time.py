@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, TypeAlias, get_args
 
 import torch
@@ -107,6 +108,8 @@ def run(setup: Setup, trial: WatchedTrial) -> WatchedTraining:
         found = replace(found, task=replace(found.task, data=data))
     prepared = prepare(found)
     inputs, labels = prepared.sample_calibration(found.watch.calibration_items)
+    every = {"every_steps": setup.reading_steps, "seed": found.seed}
+    watch = partial(tpsprune.Watch, prepared.model, [inputs], [labels], **every)
     is_tokens = prepared.dataset.facts.input_kind == "tokens"
     labels_tps = prepared.build_regulariser(setup.cap_steps, Tps(variant="labels")) if is_tokens else None
     series: dict[str, list[tuple[int, float | None]]] = {}
@@ -119,19 +122,7 @@ def run(setup: Setup, trial: WatchedTrial) -> WatchedTraining:
     cpu_seconds, reached, step, losses = 0.0, None, 0, torch.zeros(())
     children_before = _child_cpu_seconds()
     with ExitStack() as stack:
-        watches = {
-            name: stack.enter_context(
-                tpsprune.Watch(
-                    prepared.model,
-                    [inputs],
-                    [labels],
-                    signals=[name],
-                    every_steps=setup.reading_steps,
-                    seed=found.seed,
-                )
-            )
-            for name in SIGNALS
-        }
+        watches = {name: stack.enter_context(watch(signals=[name])) for name in SIGNALS}
         resumed = time.process_time()
         for tick in prepared.fit(setup.cap_steps):
             losses += tick.loss
@@ -145,11 +136,11 @@ def run(setup: Setup, trial: WatchedTrial) -> WatchedTraining:
             note("validation_accuracy", score.accuracy)
             losses = torch.zeros(())
             readings = list(labels_tps.order_parameters(step=step, epoch=tick.epoch)) if labels_tps else []
-            for name, watch in watches.items():
-                seen, before = len(watch.readings), time.process_time()
-                watch.step(step, epoch=tick.epoch)
+            for name, each in watches.items():
+                seen, before = len(each.readings), time.process_time()
+                each.step(step, epoch=tick.epoch)
                 costs[name] += time.process_time() - before
-                readings += watch.readings[seen:]
+                readings += each.readings[seen:]
             # Loops come one reading late, and are noted at the step where they come.
             for reading in readings:
                 if not reading.group:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tpsprune import data, models, tps, training
 from tpsprune.data import Dataset, Split
+from tpsprune.errors import DivergedError
 from tpsprune.numerics.objective import Objective
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.train import Tps
@@ -78,7 +79,7 @@ class Setup:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Climb:
     """A training up to a reading of validation accuracy, and whether that is at the level.
 
@@ -183,29 +184,33 @@ class Prepared:
         *,
         model: nn.Module | None = None,
         total_steps: int | None = None,
-    ) -> Iterator[Climb]:
-        """Train as ``fit`` does until accuracy is at the level; yield every ``reading_steps`` and at the end.
+        may_diverge: bool = False,
+    ) -> Climb:
+        """Train as ``fit`` does until validation accuracy is at the level; return the last reading.
+
+        It is read every ``reading_steps`` and at the end. A training that ``may_diverge`` has lost where its
+        loss is no longer finite: it never reaches the level, and its accuracy is 0.
 
         Raises:
-            DivergedError: the loss is no longer finite.
+            DivergedError: the loss of another is no longer finite.
         """
-        spent, of_tps, resumed = 0.0, 0.0, time.process_time()
-        for tick in self.fit(last_step, regulariser, model=model, total_steps=total_steps):
-            of_tps += tick.penalty_cpu_seconds
-            if tick.step % reading_steps and tick.step < last_step:
-                continue
-            spent += time.process_time() - resumed
-            accuracy = self.evaluate(model=model).accuracy
-            yield Climb(
-                steps=tick.step,
-                accuracy=accuracy,
-                reached=accuracy >= level,
-                cpu_seconds=spent,
-                tps_cpu_seconds=of_tps,
-            )
-            if accuracy >= level:
-                return
-            resumed = time.process_time()
+        climb, of_tps, resumed = Climb(), 0.0, time.process_time()
+        try:
+            for tick in self.fit(last_step, regulariser, model=model, total_steps=total_steps):
+                of_tps += tick.penalty_cpu_seconds
+                if tick.step % reading_steps and tick.step < last_step:
+                    continue
+                spent = climb.cpu_seconds + time.process_time() - resumed
+                accuracy = self.evaluate(model=model).accuracy
+                climb = Climb(tick.step, accuracy, accuracy >= level, spent, of_tps)
+                if climb.reached:
+                    break
+                resumed = time.process_time()
+        except DivergedError:
+            if not may_diverge:
+                raise
+            return replace(climb, steps=last_step, accuracy=0.0)
+        return climb
 
     def evaluate(self, split: Split | None = None, model: nn.Module | None = None) -> training.Score:
         """Return loss and accuracy on a split, the validation split if none is named."""

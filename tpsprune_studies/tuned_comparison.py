@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any, Final, Literal, TypeAlias
 
-from tpsprune.errors import DivergedError
 from tpsprune.numerics.small_samples import Interval, ratio_interval
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import ModularData
@@ -27,7 +26,7 @@ from tpsprune_studies.finding import (
     follow,
     judge,
 )
-from tpsprune_studies.setup import Climb, at_seed, prepare
+from tpsprune_studies.setup import at_seed, prepare
 from tpsprune_studies.tasks import describe_data
 
 Stage: TypeAlias = Literal["pilot", "pair"]
@@ -298,25 +297,18 @@ def make_recipe(experiment: Experiment, trial: ArmTrial) -> Recipe:
 def run_trial(experiment: Experiment, trial: ArmTrial) -> ArmTraining:
     """Train on the processor until validation accuracy is at the level, or for the steps allowed.
 
-    A training whose loss is no longer finite has lost: it never reaches the level, and its accuracy is 0.
-
     Raises:
         VariantError: the arm's TPS variant does not fit the task or the model.
     """
     prepared = prepare(make_recipe(experiment, trial))
-    regulariser = prepared.build_regulariser(experiment.cap_steps)
-    climb = Climb()
-    try:
-        for climb in prepared.climb(  # noqa: B007 -- the last one counts
-            experiment.level,
-            trial.allowed_steps,
-            experiment.reading_steps,
-            regulariser,
-            total_steps=experiment.cap_steps,
-        ):
-            pass
-    except DivergedError:
-        climb = replace(climb, steps=trial.allowed_steps, accuracy=0.0)
+    climb = prepared.climb(
+        experiment.level,
+        trial.allowed_steps,
+        experiment.reading_steps,
+        prepared.build_regulariser(experiment.cap_steps),
+        total_steps=experiment.cap_steps,
+        may_diverge=True,
+    )
     return ArmTraining(
         trial=trial,
         steps=climb.steps,

@@ -16,7 +16,7 @@ from tpsprune_studies import tuned_comparison
 from tpsprune_studies.finding import by_trial
 from tpsprune_studies.finding import follow as follow_strand
 from tpsprune_studies.setup import Prepared, prepare
-from tpsprune_studies.speed_up import make_arms
+from tpsprune_studies.speed_up import make_setup
 from tpsprune_studies.tuned_comparison import (
     Arm,
     ArmTraining,
@@ -147,7 +147,8 @@ def test_a_change_of_task_level_or_cap_is_another_training(tiny: TunedSetup) -> 
 
 
 def test_without_tps_as_many_settings_are_tried_as_with_any_variant() -> None:
-    sizes = {arm.name: arm.size for arm in make_arms()}
+    (experiment,) = make_setup(small_recipe(), None, None).experiments
+    sizes = {arm.name: arm.size for arm in experiment.arms}
     assert min(sizes["none"], sizes["grokfast"]) >= max(sizes.values()) - 3
     assert sizes["none"] >= max(size for name, size in sizes.items() if name != "grokfast")
 
