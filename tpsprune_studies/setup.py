@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, TypeVar, final
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from tpsprune import data, models, tps, training
 from tpsprune.data import Dataset, Split
+from tpsprune.errors import DivergedError
 from tpsprune.numerics.objective import Objective
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.train import Tps
@@ -52,6 +54,10 @@ class Setup:
         """Return the command that runs the study at this size."""
         return f"tpsprune study {name} --seeds {self.seeds} --cap {self.cap_steps}"
 
+    def describe(self) -> dict[str, Any]:
+        """Return the settings that a finding names."""
+        return {"seeds": list(self.pair_seeds), **self.decisive()}
+
     def decisive(self) -> dict[str, Any]:
         """Return, flat, every setting that a finished training depends on; the number of seeds is not one.
 
@@ -71,6 +77,21 @@ class Setup:
             for section, values in sections.items()
             for key, value in values.items()
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Climb:
+    """A training up to a reading of validation accuracy, and whether that is at the level.
+
+    ``cpu_seconds`` are the processor time of its steps, TPS's own (``tps_cpu_seconds``) included, evaluation
+    not.
+    """
+
+    steps: int = 0
+    accuracy: float = 0.0
+    reached: bool = False
+    cpu_seconds: float = 0.0
+    tps_cpu_seconds: float = 0.0
 
 
 Sized = TypeVar("Sized", bound=Setup)
@@ -112,10 +133,15 @@ class Prepared:
         """Optimiser steps of an epoch."""
         return training.steps_per_epoch(len(self.dataset.train), self.recipe.train)
 
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the recipe's whole schedule."""
+        return training.count_steps(self.recipe.train.epochs, self.steps_per_epoch)
+
     def fit(
         self,
         last_step: int,
-        penalty: training.Penalty | None = None,
+        regulariser: Regulariser | None = None,
         *,
         model: nn.Module | None = None,
         first_step: int = 0,
@@ -123,13 +149,14 @@ class Prepared:
     ) -> Iterator[training.Tick]:
         """Train the model, or another on the same data, up to ``last_step`` of ``total_steps``.
 
-        A fresh optimiser; the schedule ends with ``last_step`` without a total.
+        A fresh optimiser; the schedule ends with ``last_step`` without a total. The processor seconds of a
+        tick's penalty are all that the regulariser took in that step.
 
         Raises:
             DivergedError: the loss is no longer finite.
         """
         trained = model or self.model
-        return training.fit(
+        ticks = training.fit(
             trained,
             training.make_optimizer(trained, self.recipe.train),
             self.dataset.train.inputs,
@@ -141,9 +168,54 @@ class Prepared:
             first_step=first_step,
             last_step=last_step,
             total_steps=total_steps or last_step,
-            penalty=penalty,
+            penalty=regulariser if regulariser and regulariser.in_loss else None,
             objective=Objective.of(self.recipe.task.loss),
         )
+        for tick in ticks:
+            if regulariser is None:
+                yield tick
+                continue
+            started = time.process_time()
+            regulariser.move(tick.step - 1, tick.learning_rate)
+            spent = tick.penalty_cpu_seconds + time.process_time() - started
+            yield replace(tick, penalty_cpu_seconds=spent)
+
+    def climb(
+        self,
+        level: float,
+        last_step: int,
+        reading_steps: int,
+        regulariser: Regulariser | None = None,
+        *,
+        model: nn.Module | None = None,
+        total_steps: int | None = None,
+        may_diverge: bool = False,
+    ) -> Climb:
+        """Train as ``fit`` does until validation accuracy is at the level; return the last reading.
+
+        It is read every ``reading_steps`` and at the end. A training that ``may_diverge`` has lost where its
+        loss is no longer finite: it never reaches the level, and its accuracy is 0.
+
+        Raises:
+            DivergedError: the loss of another is no longer finite.
+        """
+        climb, of_tps, resumed = Climb(), 0.0, time.process_time()
+        try:
+            for tick in self.fit(last_step, regulariser, model=model, total_steps=total_steps):
+                of_tps += tick.penalty_cpu_seconds
+                if tick.step % reading_steps and tick.step < last_step:
+                    continue
+                spent = climb.cpu_seconds + time.process_time() - resumed
+                accuracy = self.evaluate(model=model).accuracy
+                climb = Climb(tick.step, accuracy, accuracy >= level, spent, of_tps)
+                if climb.reached:
+                    break
+                resumed = time.process_time()
+        except DivergedError:
+            if not may_diverge:
+                raise
+            return replace(climb, steps=last_step, accuracy=0.0)
+        return climb
 
     def evaluate(self, split: Split | None = None, model: nn.Module | None = None) -> training.Score:
         """Return loss and accuracy on a split, the validation split if none is named."""
