@@ -165,6 +165,7 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_the_same(trained: RunFold
         assert child.wait() == -signal.SIGKILL, "the run was killed before its end"
     folder = finish(make_small(), out, resume=True)
     assert_same(folder, trained)
+    assert not list(out.rglob("*.tmp*")), "what the kills left is swept"
     spent = [len(f.energy.read()[0]) for f in (folder, trained)]
     assert spent[0] > spent[1], "energy of the lost work stays on the ledger"
     result = read_result(folder.result)

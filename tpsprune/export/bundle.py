@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from tpsprune.export.manifest import (
 )
 from tpsprune.records import Manifest, Stamp, TaskFacts
 from tpsprune.runs import (
+    beside,
     cannot_write,
     strict_json,
     sync_folder,
@@ -81,20 +81,16 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     check_free(folder)
     place = folder.resolve()  # Of a link, the folder that it leads to.
-    temporary = place.with_name(f".{place.name}.tmp-{os.getpid()}")
-    # A killed process of the same number, as they recur in containers, may have left one.
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        yield temporary
-        _flush(temporary)
-        temporary.replace(place)
-        sync_folder(place.parent)
+        with beside(place) as temporary:
+            temporary.mkdir()
+            yield temporary
+            _flush(temporary)
+            temporary.replace(place)
+            sync_folder(place.parent)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_description(folder: Path, plan: Mapping[str, Any], recipe_text: str) -> None:

@@ -32,6 +32,7 @@ from tpsprune.runs import (
     exclusive,
     machine_facts,
     request_pairs,
+    sweep,
     versions,
 )
 from tpsprune.training import choose_device
@@ -335,6 +336,7 @@ class Comparison:
         except OSError as error:
             raise cannot_write(self._folder.runs, error) from error
         with exclusive(self._folder.runs / "lock", remedy=f"write elsewhere with {self._folder_option}"):
+            sweep(self._folder.path)
             self._is_held = True
             try:
                 yield
