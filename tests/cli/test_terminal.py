@@ -147,10 +147,16 @@ def test_a_signal_that_is_held_back_acts_afterwards(number: signal.Signals) -> N
 
     before = signal.signal(number, end)
     reached = False
-    try:
-        with pytest.raises(Terminated), holding_signals():
+
+    def work() -> None:
+        nonlocal reached
+        with holding_signals():
             signal.raise_signal(number)
             reached = True
+
+    try:
+        with pytest.raises(Terminated):
+            work()
     finally:
         signal.signal(number, before)
     assert reached

@@ -321,7 +321,9 @@ def test_code_that_a_run_folder_names_is_called_only_when_allowed(trained: RunFo
     run = RunFolder(Path(shutil.copytree(trained.path, tmp_path / "run")))
     harm = harmful_model(tmp_path / "harm")
     run.recipe.write_text(dumps(make_small(harm)))
-    words = r"run: its model is built by importing 'os' and calling 'os:mkdir', .* export it with --trust-code"
+    words = (
+        r"run: its model is built by importing 'os' and calling 'os:mkdir', .* export it with --trust-code"
+    )
     with pytest.raises(ArtifactError, match=words):
         pipeline.export(run.path, tmp_path / "ticket")
     assert not (tmp_path / "harm").exists()
@@ -453,7 +455,9 @@ def test_the_lines_on_the_card_load_a_ticket_of_several_inputs(
         formats.append("onnx")
     own = "kind='custom', factory='tests.pipeline.own_tasks"
     recipe = small(f"task.data={{{own}:{data}'}}", f"task.model={{{own}:mixed'}}")
-    pipeline.export(folder_of(run(recipe, tmp_path / "runs")).path, tmp_path / "ticket", formats, trust_code=True)
+    pipeline.export(
+        folder_of(run(recipe, tmp_path / "runs")).path, tmp_path / "ticket", formats, trust_code=True
+    )
     card = (tmp_path / "ticket" / "README.md").read_text()
     assert note in card
     outputs = []

@@ -368,7 +368,11 @@ def test_a_folder_is_swept_though_another_process_writes_in_the_one_above_it(tmp
 
 def test_sweeping_takes_nothing_of_anybody_else_and_follows_no_link(tmp_path: Path) -> None:
     folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
-    kept = [elsewhere / ".tmp-tpsprune-0" / "file", folder / ".file.tmp-1" / "file", folder / "x.tmp" / "file"]
+    kept = [
+        elsewhere / ".tmp-tpsprune-0" / "file",
+        folder / ".file.tmp-1" / "file",
+        folder / "x.tmp" / "file",
+    ]
     for path in kept:
         path.parent.mkdir(parents=True)
         path.write_text("kept")

@@ -38,7 +38,7 @@ def json_option(text: str = "One JSON object instead of text.") -> Callable[[Com
     return click.option("--json", "as_json", is_flag=True, help=text, callback=_escape_where_lacking)
 
 
-def _escape_where_lacking(context: click.Context, option: click.Parameter, as_json: bool) -> bool:  # noqa: ARG001, FBT001 -- click's signature
+def _escape_where_lacking(context: click.Context, option: click.Parameter, as_json: bool) -> bool:  # noqa: ARG001 -- click's signature
     if as_json:
         adapt_streams(ESCAPED)
     return as_json

@@ -21,7 +21,13 @@ ESCAPED: Final = "tpsprune-escaped"
 ASCII: Final = "tpsprune-ascii"
 _IN_ASCII: Final = {
     **dict(zip("▁▂▃▄▅▆▇█", "_.:-=+*#", strict=True)),
-    **dict(zip("−–—·×→≥≤≈±√°•", ("-", "-", "-", ".", "x", "->", ">=", "<=", "~", "+-", "sqrt", "deg", "*"), strict=True)),
+    **dict(
+        zip(
+            "−–—·×→≥≤≈±√°•",
+            ("-", "-", "-", ".", "x", "->", ">=", "<=", "~", "+-", "sqrt", "deg", "*"),
+            strict=True,
+        )
+    ),
     **dict(zip("‘’“”µ‖∂Σ", ("'", "'", '"', '"', "u", "||", "d", "sum"), strict=True)),
 }
 """What stands for a character of ours that a stream cannot show; of one column where tables have it."""
@@ -94,10 +100,10 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
 
 @cache
 def _in_ascii(character: str) -> str:
-    """Return what stands for a character, or its code where nothing does.
+    r"""Return what stands for a character, or its code where nothing does.
 
     >>> "".join(map(_in_ascii, "…²−½λé中"))
-    '...2-1/2lamdae\\\\u4e2d'
+    '...2-1/2lamdae\\u4e2d'
     """
     if character in _IN_ASCII:
         return _IN_ASCII[character]
@@ -109,10 +115,10 @@ def _in_ascii(character: str) -> str:
 
 
 def _escape(character: str) -> str:
-    """Return the escape of JSON, and of Python's text, for a character.
+    r"""Return the escape of JSON, and of Python's text, for a character.
 
     >>> _escape("λ"), _escape("🌱")
-    ('\\\\u03bb', '\\\\ud83c\\\\udf31')
+    ('\\u03bb', '\\ud83c\\udf31')
     """
     units = character.encode("utf-16-be", "surrogatepass").hex()
     return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))

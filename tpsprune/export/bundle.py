@@ -29,6 +29,7 @@ from tpsprune.runs import (
     beside,
     cannot_write,
     strict_json,
+    sweep,
     sync_folder,
     to_json_text,
     write_text_atomically,
@@ -56,11 +57,14 @@ class Bundle:
 def check_free(folder: Path) -> None:
     """Refuse a place that is taken; an empty folder is free, but for the one that the command runs in.
 
+    What killed exports left beside it is swept.
+
     Raises:
         ArtifactError: ``folder`` is there already and not empty, or the current folder.
         RunFolderError: it cannot be read.
     """
     try:
+        sweep(folder.resolve().parent, below=False)
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
         is_here = folder.resolve() == Path.cwd()
     except OSError as error:

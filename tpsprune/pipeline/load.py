@@ -58,7 +58,9 @@ def load(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
     model besides, while it is pruned. Reading and hashing: a second for a few hundred megabytes.
     """
     bundle = bundles.read_bundle(Path(folder))
-    model = read_model(folder, bundle.recipe_text, trust_code=trust_code, consent="load it with trust_code=True")
+    model = read_model(
+        folder, bundle.recipe_text, trust_code=trust_code, consent="load it with trust_code=True"
+    )
     return _rebuild(model, f"{folder}: its recipe.toml", bundle.facts, bundle.plan, bundle.tensors)
 
 
@@ -97,7 +99,7 @@ def rebuild_ticket(folder: RunFolder, model: Model, facts: TaskFacts) -> nn.Modu
 
 
 def rebuild_trained(folder: RunFolder, model: Model, facts: TaskFacts) -> nn.Module:
-    """Build what a run left: the ticket where there is a plan, else the dense model; as ``rebuild_ticket``."""
+    """Build what a run left: the ticket where it has a plan, else the dense model; as ``rebuild_ticket``."""
     if folder.plan.is_file():
         return rebuild_ticket(folder, model, facts)
     tensors, _ = load_tensors(folder.dense)

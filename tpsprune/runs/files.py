@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from io import BufferedReader
+from itertools import islice
 from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,13 +64,13 @@ def beside(path: Path) -> Iterator[Path]:
             yield Path(temporary, path.name)
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, *, below: bool = True) -> None:
     """Remove what killed processes left half written in ``folder`` and below; what is being written stays.
 
     Who writes into a folder holds a shared lock on it, which ends with the process: no process number can
     be taken for another's, in another container neither. Where locks do not work nothing is removed.
     """
-    for place, folders, _ in os.walk(folder):
+    for place, folders, _ in islice(os.walk(folder), None if below else 1):
         if any(name.startswith(TEMPORARY) for name in folders):
             with suppress(OSError), _opened(Path(place)) as handle:
                 _remove_left(Path(place), handle)
