@@ -278,11 +278,11 @@ def main() -> None:
     write_text_atomically(
         options.report,
         f"# Kills\n\n`python benchmarks/kills.py --kills {options.kills} --seed {options.seed}`: SIGKILL "
-        "while a command runs, half at a moment drawn at random, half just before or after an fsync or a rename; "
-        "then the same command (train with `--resume`) until it ends. *Left half written* counts the "
-        "temporary folders found right after the kills; at the ends none may be left, locks have to be free, and files "
-        "that depend on no clock (weights, plan, readings, decisions; the whole bundle; the whole report) "
-        "equal to the byte those of a run that was never killed. Fake meter, small CNN on digits.\n\n"
+        "while a command runs, half at a moment drawn at random, half just before or after an fsync or a "
+        "rename; then the same command (train with `--resume`) until it ends. *Left half written* counts the "
+        "temporary folders found right after the kills; at the ends none may be left, locks have to be free, "
+        "and files that depend on no clock (weights, plan, readings, decisions; the whole bundle; the whole "
+        "report) equal to the byte those of a run that was never killed. Fake meter, small CNN on digits.\n\n"
         f"| {' | '.join(headings)} |\n| {' | '.join('---' for _ in headings)} |\n"
         + "\n".join(lines)
         + f"\n\n{outcome}\n",
