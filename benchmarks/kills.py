@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -265,20 +266,29 @@ def main() -> None:
     parser.add_argument("--report", type=Path, default=REPORT, help="file to write")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    lines, faults = [], []
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         jobs = list_jobs(root)
-        for place, job in enumerate(jobs):
-            if job.name == "export":
-                (run,) = (root / "train" / "straight" / "runs").iterdir()
-                job.words = tuple(word.replace("RUN", run.name) for word in job.words)
-            kills = options.kills * (place + 1) // len(jobs) - options.kills * place // len(jobs)
-            print(f"{job.name}: seed {options.seed + place}", flush=True)
-            faults += torment(job, root, kills, random.Random(options.seed + place))
-            lines.append(
-                f"| {job.name} | {options.seed + place} | {' | '.join(map(str, job.counts.values()))} |"
-            )
+
+        def torment_two(first: int) -> list[str]:
+            """Torment a command, then the one that begins with what it made."""
+            faults: list[str] = []
+            for place in (first, first + 2):
+                job, seed = jobs[place], options.seed + place
+                if job.name == "export":
+                    (run,) = (root / "train" / "straight" / "runs").iterdir()
+                    job.words = tuple(word.replace("RUN", run.name) for word in job.words)
+                kills = options.kills * (place + 1) // len(jobs) - options.kills * place // len(jobs)
+                print(f"{job.name}: seed {seed}", flush=True)
+                faults += torment(job, root, kills, random.Random(seed))
+            return faults
+
+        with ThreadPoolExecutor(2) as pool:
+            faults = [fault for found in pool.map(torment_two, (0, 1)) for fault in found]
+    lines = [
+        f"| {job.name} | {options.seed + place} | {' | '.join(map(str, job.counts.values()))} |"
+        for place, job in enumerate(jobs)
+    ]
     outcome = "\n".join(f"- {fault}" for fault in faults) or "Nothing was left, held or different."
     headings = ("command", "seed", *COUNTED)
     write_text_atomically(
