@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from tpsprune.cli.options import INTERRUPTED, echo_json, json_option
+from tpsprune.cli.options import echo_json, json_option
 
 
 @click.command(
@@ -89,22 +89,18 @@ def study(
 
     setup = load_study(name).make_setup(recipe.read(STUDIES[name].recipe), seeds, cap_steps, full=full)
 
-    try:
-        for step in conduct(STUDIES[name], setup, out, workers):
-            if isinstance(step, str):
-                click.echo(step, err=as_json)
-                continue
-            picture = plot_study(out / f"{name}.json")
-            if as_json:
-                click.echo(to_json_text(step.to_json()), nl=False)
-            else:
-                click.echo(f"\nPredicted: {step.prediction.statement}")
-                click.echo(f"Measured:  {step.ruling}; {step.sentence}")
-                click.echo(f"Page:      {out / name}.md")
-                click.echo(f"Picture:   {picture}")
-    except KeyboardInterrupt:
-        click.echo("\ninterrupted; the same command continues", err=True)
-        ctx.exit(INTERRUPTED)
+    for step in conduct(STUDIES[name], setup, out, workers):
+        if isinstance(step, str):
+            click.echo(step, err=as_json)
+            continue
+        picture = plot_study(out / f"{name}.json")
+        if as_json:
+            click.echo(to_json_text(step.to_json()), nl=False)
+        else:
+            click.echo(f"\nPredicted: {step.prediction.statement}")
+            click.echo(f"Measured:  {step.ruling}; {step.sentence}")
+            click.echo(f"Page:      {out / name}.md")
+            click.echo(f"Picture:   {picture}")
 
 
 def _list(*, as_json: bool) -> None:

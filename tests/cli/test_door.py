@@ -119,7 +119,15 @@ def test_the_options_are_these_and_no_others() -> None:
         "check": ["--device", "--json", "--no-widths", "--print", "--set", "--weights"],
         "recipes": ["--json"],
         "show": ["--json", "--picture"],
-        "export": ["--carbon-intensity", "--carbon-source", "--country", "--format", "--json", "--to"],
+        "export": [
+            "--carbon-intensity",
+            "--carbon-source",
+            "--country",
+            "--format",
+            "--json",
+            "--to",
+            "--trust-code",
+        ],
         "study": ["--cap", "--full", "--json", "--out", "--seeds", "--workers"],
         "doctor": ["--json"],
     }

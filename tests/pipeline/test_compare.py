@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.conftest import SMALL
+from tests.pipeline.conftest import SMALL, harmful_model
 from tpsprune import pipeline, recipe
 from tpsprune.claims import assess
 from tpsprune.errors import PruneError, RecipeError, RunFolderError, TpspruneError
@@ -205,6 +205,16 @@ def test_fewer_pairs_than_can_claim_are_reported_at_once(tmp_path: Path) -> None
     first = next(events)
     events.close()  # type: ignore[attr-defined]
     assert first == Note("no claim can come of 5 pairs: 6 are the fewest")
+
+
+def test_code_that_the_run_folders_of_a_comparison_name_is_never_called(copied: Path, tmp_path: Path) -> None:
+    journal = ComparisonFolder(copied).journal
+    journal.truncate_to(lambda line: line["kind"] != "inference")
+    for found in copied.glob("runs/*/*/recipe.toml"):
+        found.write_text(recipe.dumps(quick(harmful_model(tmp_path / "harm"))))
+    compared(copied, TWO, 2)
+    assert len(measured(copied).inference) == 8
+    assert not (tmp_path / "harm").exists()
 
 
 def test_a_model_changed_since_its_run_is_not_metered_in_its_name(copied: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.pipeline.conftest import SMALL, Small, make_small
+from tests.pipeline.conftest import SMALL, Small, harmful_model, make_small
 from tests.pipeline.own_tasks import text_recipe
 from tpsprune import pipeline
 from tpsprune import recipe as recipe_reader
@@ -168,6 +168,7 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_the_same(trained: RunFold
         assert child.wait() == -signal.SIGKILL, "the run was killed before its end"
     folder = finish(make_small(), out, resume=True)
     assert_same(folder, trained)
+    assert not list(out.rglob("*.tmp*")), "what the kills left is swept"
     spent = [len(f.energy.read()[0]) for f in (folder, trained)]
     assert spent[0] > spent[1], "energy of the lost work stays on the ledger"
     result = read_result(folder.result)
@@ -241,6 +242,12 @@ def test_a_recipe_that_a_kill_kept_from_being_written_is_written_on_resume(
     next(run)
     run.close()  # type: ignore[attr-defined]
     assert recipe_reader.parse(left.recipe.read_text(), "x") == small()
+
+
+def test_code_that_the_folder_of_a_resumed_run_names_is_never_called(left: RunFolder, tmp_path: Path) -> None:
+    left.recipe.write_text(recipe_reader.dumps(make_small(harmful_model(tmp_path / "harm"))))
+    assert finish(make_small(), left.path.parent, resume=True).is_finished
+    assert not (tmp_path / "harm").exists()
 
 
 def _spoil_line(path: Path) -> None:

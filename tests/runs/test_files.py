@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from tpsprune.errors import RunFolderError
 from tpsprune.records import Milestone
 from tpsprune.runs import (
     Journal,
+    beside,
     read_json,
     strict_json,
+    sweep,
     write_bytes_atomically,
     write_json_atomically,
     write_text_atomically,
@@ -126,6 +128,8 @@ def test_a_kill_while_writing_leaves_a_whole_file(tmp_path: Path) -> None:
     child.stdout.close()
     text = path.read_text()
     assert text == text[0] * 300_000
+    write_text_atomically(path, "")
+    assert list(tmp_path.iterdir()) == [path], "what the kill left is swept"
 
 
 @pytest.mark.parametrize(
@@ -310,3 +314,79 @@ def test_records_are_lines_and_come_back(journal: Journal) -> None:
     journal.append({"step": 1})
     with pytest.raises(RunFolderError, match=r"line 3 is no record of this journal \(epoch is missing\)"):
         journal.parsed(Milestone)
+
+
+WRITER = (
+    "import sys; from pathlib import Path; from tpsprune.runs import beside\n"
+    "with beside(Path(sys.argv[1])) as temporary:\n"
+    "    temporary.write_bytes(b'x' * 100_000)\n"
+    "    print(flush=True); sys.stdin.readline()\n"
+)
+
+
+@contextmanager
+def writer(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Give a process that is half through writing ``path``."""
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        yield child
+        child.kill()
+
+
+def temporaries(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.tmp*"))
+
+
+@pytest.mark.parametrize("swept_by", [sweep, lambda folder: write_text_atomically(folder / "other", "new")])
+def test_what_a_kill_left_is_swept_and_what_a_living_process_writes_stays(
+    tmp_path: Path, swept_by: Callable[[Path], None]
+) -> None:
+    with writer(tmp_path / "killed") as child:
+        child.kill()
+    (left,) = temporaries(tmp_path)
+    assert (left / "killed").stat().st_size == 100_000
+    with writer(tmp_path / "living") as child:
+        (living,) = temporaries(tmp_path)
+        swept_by(tmp_path)
+        assert temporaries(tmp_path) == [living]
+        assert (living / "living").exists()
+    swept_by(tmp_path)
+    assert temporaries(tmp_path) == []
+
+
+def test_a_folder_is_swept_though_another_process_writes_in_the_one_above_it(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "state").mkdir(parents=True)
+    with writer(tmp_path / "runs" / "state" / "killed") as child:
+        child.kill()
+    with writer(tmp_path / "runs" / "living"):
+        sweep(tmp_path)
+        assert len(temporaries(tmp_path)) == 1
+        assert not temporaries(tmp_path / "runs" / "state")
+
+
+def test_sweeping_takes_nothing_of_anybody_else_and_follows_no_link(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    kept = [
+        elsewhere / ".tmp-tpsprune-0" / "file",
+        folder / ".file.tmp-1" / "file",
+        folder / "x.tmp" / "file",
+    ]
+    for path in kept:
+        path.parent.mkdir(parents=True)
+        path.write_text("kept")
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / ".tmp-tpsprune-1").symlink_to(elsewhere)
+    sweep(folder)
+    assert [path.read_text() for path in kept] == ["kept"] * 3
+
+
+def test_two_threads_write_beside_each_other(tmp_path: Path) -> None:
+    with beside(tmp_path / "one") as first, beside(tmp_path / "one") as second:
+        assert first != second
+        first.write_text("1")
+        sweep(tmp_path)
+        second.write_text("2")
+        assert first.read_text() == "1"
+    assert list(tmp_path.iterdir()) == []

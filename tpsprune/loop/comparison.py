@@ -32,6 +32,7 @@ from tpsprune.runs import (
     exclusive,
     machine_facts,
     request_pairs,
+    sweep,
     versions,
 )
 from tpsprune.training import choose_device
@@ -337,6 +338,8 @@ class Comparison:
         except OSError as error:
             raise cannot_write(self._folder.runs, error) from error
         with exclusive(self._folder.runs / "lock", remedy=f"write elsewhere with {self._folder_option}"):
+            sweep(self._folder.path, below=False)
+            sweep(self._folder.runs)
             self._is_held = True
             try:
                 yield

@@ -26,7 +26,7 @@ from tpsprune.recipe.task import (
     TransformerModel,
 )
 from tpsprune.records import TaskFacts
-from tpsprune.runs import RunFolder, read_json, read_text
+from tpsprune.runs import RunFolder, read_json
 from tpsprune.runs.tensors import load_tensors, match_state, read_state, sha256_of
 
 MOST_CHARACTERS: Final = 300
@@ -58,47 +58,52 @@ def load(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
     model besides, while it is pruned. Reading and hashing: a second for a few hundred megabytes.
     """
     bundle = bundles.read_bundle(Path(folder))
-    place = f"{folder}: its recipe.toml"
+    model = read_model(
+        folder, bundle.recipe_text, trust_code=trust_code, consent="load it with trust_code=True"
+    )
+    return _rebuild(model, f"{folder}: its recipe.toml", bundle.facts, bundle.plan, bundle.tensors)
+
+
+def read_model(folder: str | Path, recipe_text: str, *, trust_code: bool, consent: str) -> Model:
+    """Return the model that the recipe in a folder names; one that building calls code for needs consent.
+
+    ``consent`` is how it is given, as a message says it.
+
+    Raises:
+        ArtifactError: the text is no recipe, or its model is ``custom`` and ``trust_code`` is not set.
+    """
     try:
-        model = recipe.parse(bundle.recipe_text, place).task.model
+        model = recipe.parse(recipe_text, f"{folder}: its recipe.toml").task.model
     except RecipeError as error:
         raise ArtifactError(str(error)) from error
     if isinstance(model, CustomModel) and not trust_code:
+        module, _, _ = model.factory.partition(":")
         raise ArtifactError(
-            f"{folder}: its model is built by calling {model.factory!r}, which the bundle names: read its "
-            "recipe.toml and, if that is code you would run, load it with trust_code=True"
+            f"{folder}: its model is built by importing {module!r} and calling {model.factory!r}, which the "
+            f"folder names: read its recipe.toml and, if that is code you would run, {consent}"
         )
-    return _rebuild(model, place, bundle.facts, bundle.plan, bundle.tensors)
+    return model
 
 
-def rebuild_ticket(folder: RunFolder, facts: TaskFacts) -> nn.Module:
-    """Build the ticket of a run from its files: recipe, plan and tensors.
+def rebuild_ticket(folder: RunFolder, model: Model, facts: TaskFacts) -> nn.Module:
+    """Build the ticket of a run from its plan and tensors; ``model`` is what the caller's own recipe names.
 
-    Raises:
-        RunFolderError: a file is missing or damaged.
-        ArtifactError: they do not make one model.
-    """
-    return _rebuild_from_run(folder, facts, folder.ticket, read_json(folder.plan))
-
-
-def rebuild_trained(folder: RunFolder, facts: TaskFacts) -> nn.Module:
-    """Build what a run left from its files: the ticket where there is a plan, else the dense model.
+    The folder's recipe is not asked: who resumes a run consented to the code of the recipe they named alone.
 
     Raises:
         RunFolderError: a file is missing or damaged.
         ArtifactError: they do not make one model.
     """
+    tensors, _ = load_tensors(folder.ticket)
+    return _rebuild(model, str(folder.path), facts, read_json(folder.plan), tensors)
+
+
+def rebuild_trained(folder: RunFolder, model: Model, facts: TaskFacts) -> nn.Module:
+    """Build what a run left: the ticket where it has a plan, else the dense model; as ``rebuild_ticket``."""
     if folder.plan.is_file():
-        return rebuild_ticket(folder, facts)
-    return _rebuild_from_run(folder, facts, folder.dense, None)
-
-
-def _rebuild_from_run(
-    folder: RunFolder, facts: TaskFacts, file: Path, plan: Mapping[str, Any] | None
-) -> nn.Module:
-    read = recipe.parse(read_text(folder.recipe), str(folder.recipe))
-    tensors, _ = load_tensors(file)
-    return _rebuild(read.task.model, str(folder.recipe), facts, plan, tensors)
+        return rebuild_ticket(folder, model, facts)
+    tensors, _ = load_tensors(folder.dense)
+    return _rebuild(model, str(folder.path), facts, None, tensors)
 
 
 def _rebuild(

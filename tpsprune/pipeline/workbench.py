@@ -24,7 +24,7 @@ from tpsprune.pipeline.state import Clock, Stage, State
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.stop import Rule
 from tpsprune.records import Window
-from tpsprune.runs import RunFolder, write_text_atomically
+from tpsprune.runs import RunFolder, sweep, write_text_atomically
 from tpsprune.signals import Panel
 from tpsprune.stopping import Memory
 from tpsprune.training import Execution, Score
@@ -243,6 +243,7 @@ def find_unfinished(out: Path, name: str, digest: str) -> RunFolder:
     """
     folder = RunFolder.find(out, name, digest)
     if folder.is_finished:
+        sweep(folder.path)
         raise RunFolderError(
             f"{folder.path} is finished, there is nothing to resume: read it with "
             f"'tpsprune show {folder.path}', or run the recipe once more with --again"

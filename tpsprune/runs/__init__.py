@@ -6,6 +6,7 @@ Tensors are in ``tpsprune.runs.tensors``, apart, because they need torch and not
 from tpsprune.runs.comparison import Begun, ComparisonFolder, begin_or_match, request_pairs
 from tpsprune.runs.files import (
     Journal,
+    beside,
     cannot_write,
     energy_report_text,
     open_regular,
@@ -14,6 +15,7 @@ from tpsprune.runs.files import (
     read_result,
     read_text,
     strict_json,
+    sweep,
     sync_folder,
     to_json_text,
     write_bytes_atomically,
@@ -30,6 +32,7 @@ __all__ = [
     "Journal",
     "RunFolder",
     "begin_or_match",
+    "beside",
     "cannot_write",
     "digest_of",
     "energy_report_text",
@@ -42,6 +45,7 @@ __all__ = [
     "read_text",
     "request_pairs",
     "strict_json",
+    "sweep",
     "sync_folder",
     "to_json_text",
     "versions",

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import shutil
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from io import BufferedReader
+from itertools import islice
 from math import isfinite
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, Final, NoReturn, TypeVar, final
 
 from tpsprune.errors import CannotWriteError, RunFolderError
 from tpsprune.records import EnergyReport, RunResult, dump, is_newer, load
 
 T = TypeVar("T")
+
+TEMPORARY: Final = ".tmp-tpsprune-"
+"""How the names of temporary folders begin: no file of anybody else is named so."""
 
 _WORDS: Final[dict[int, str]] = {
     errno.ENOSPC: "no space left on the device while writing {path}; free some",
@@ -40,27 +47,72 @@ def cannot_write(path: Path, error: OSError) -> CannotWriteError:
 
 
 @contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Give a path to write a new ``path`` at, in a temporary folder next to it, which is removed at the end.
+
+    A kill leaves that folder; whoever writes there next removes it, see ``sweep``. A folder and not a file,
+    because libraries write files of their own beside the one that they are asked for.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    with _opened(path.parent) as handle:
+        _remove_left(path.parent, handle)
+        with suppress(OSError):  # No locks on this file system: then nothing is swept on it either.
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        with TemporaryDirectory(prefix=TEMPORARY, dir=path.parent, ignore_cleanup_errors=True) as temporary:
+            yield Path(temporary, path.name)
+
+
+def sweep(folder: Path, *, below: bool = True) -> None:
+    """Remove what killed processes left half written in ``folder`` and below; what is being written stays.
+
+    Who writes into a folder holds a shared lock on it, which ends with the process: no process number can
+    be taken for another's, in another container neither. Where locks do not work nothing is removed.
+    """
+    for place, folders, _ in islice(os.walk(folder), None if below else 1):
+        if any(name.startswith(TEMPORARY) for name in folders):
+            with suppress(OSError), _opened(Path(place)) as handle:
+                _remove_left(Path(place), handle)
+
+
+def _remove_left(folder: Path, handle: int) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return
+    for left in folder.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path to write ``path`` at: after a crash the old file or the new one is there, never a part.
 
-    Written in the same folder as ``.NAME.tmp-PID``, flushed to the disk, renamed, and the folder flushed too,
+    Written in the same folder, see ``beside``, flushed to the disk, renamed, and the folder flushed too,
     because a rename that is not on the disk does not outlive a power failure.
 
     Raises:
         RunFolderError: no space, not permitted, read-only; no temporary file is left.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+        with beside(path) as temporary:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -209,11 +261,8 @@ def _without_waiting(path: str, flags: int) -> int:
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to the disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with _opened(folder) as handle:
         os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_result(path: Path, result: RunResult) -> None:

@@ -29,7 +29,7 @@ from tpsprune.report.savings.view import (
     format_tolerance,
     format_wall_line,
 )
-from tpsprune.runs import cannot_write, energy_report_text, to_json_text, write_text_atomically
+from tpsprune.runs import cannot_write, energy_report_text, sweep, to_json_text, write_text_atomically
 
 _TERMS: Final = (
     "claim_title",
@@ -69,6 +69,7 @@ def write_report(savings: Savings, folder: Path, journal_sha256: str = "") -> tu
         "report.html": render_page("html", savings, plots, left_out, journal_sha256),
     }
     _make_room(folder, set(texts))
+    sweep(folder / "plots")  # Into which nothing is written where there are no numbers to plot.
     for path, text in texts.items():
         write_text_atomically(folder / path, text)
     return tuple(folder / path for path in sorted(texts, key=lambda path: ("/" in path, path)))
