@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar, final
 
 import torch
-from pydantic import TypeAdapter
 
 from tpsprune.errors import RunFolderError
+from tpsprune.records import load
+from tpsprune.records.serial import shorten
 from tpsprune.runs import Journal, cannot_write, write_json_atomically, write_text_atomically
 from tpsprune_studies.catalogue import Prediction, Settings, load_study
 from tpsprune_studies.finding import Finding, Plan, Training, Trial, render_page
@@ -122,10 +123,17 @@ class StudyJournal:
                 machine; the message names the first difference.
         """
         lines, _ = Journal(self.path).read()
+        done = []
         for number, line in enumerate(lines, start=1):
             self._refuse_foreign(number, line)
-        adapter = TypeAdapter(self.record)
-        return tuple(adapter.validate_python(line["training"]) for line in lines)
+            try:
+                done.append(load(self.record, line.get("training")))
+            except ValueError as error:
+                raise RunFolderError(
+                    f"{self.path} line {number} is no training of this study ({error}): the file was changed "
+                    "from outside; write elsewhere with --out"
+                ) from error
+        return tuple(done)
 
     def append(self, training: Training) -> None:
         """Keep a finished training: it is on the disk when this returns.
@@ -154,7 +162,7 @@ def _compare(found: Any, wanted: Any, place: str = "") -> list[str]:
             for key in (*wanted, *(key for key in found if key not in wanted))
             for line in _compare(found.get(key), wanted.get(key), f"{place}.{key}" if place else key)
         ]
-    return [] if found == wanted else [f"{place} is {found!r} there and {wanted!r} here"]
+    return [] if found == wanted else [f"{place} is {shorten(found)} there and {shorten(wanted)} here"]
 
 
 def run_serially(due: Due[Job], run: Callable[[Job], Result]) -> Iterator[Result]:

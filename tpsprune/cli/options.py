@@ -244,8 +244,10 @@ def _from_words(text: str) -> dict[str, int]:
 
 
 def _from_file(path: Path) -> dict[str, int]:
+    from tpsprune.records.strict import read_bytes, strict_json
+
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = strict_json(read_bytes(path))
     except FileNotFoundError:
         raise _bad(f"widths={path}: the file is not there") from None
     except (OSError, ValueError) as error:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from tpsprune.errors import ArtifactError, did_you_mean
 from tpsprune.recipe.task import Match
-from tpsprune.runs.files import cannot_write, open_regular, replacing
+from tpsprune.records.strict import open_regular
+from tpsprune.runs.files import cannot_write, replacing
 
 Expected: TypeAlias = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
