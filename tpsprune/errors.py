@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 
 
 class TpspruneError(Exception):
@@ -106,7 +107,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     >>> did_you_mean("zzz", ["learning_rate", "epochs"])
     ''
     """
-    near = get_close_matches(name, list(names), n=1, cutoff=0.6)
+    near = get_close_matches(name[:100], list(islice(names, 1000)), n=1, cutoff=0.6)
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 

@@ -194,7 +194,10 @@ def test_a_pair_of_halves_is_a_character() -> None:
 RECORDS = st.lists(
     st.dictionaries(
         st.text(),
-        st.none() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.lists(st.integers(), max_size=2),
+        st.none()
+        | st.integers(-(2**63), 2**64 - 1)
+        | st.text()
+        | st.lists(st.integers(-(2**63), 2**64 - 1), max_size=2),
         max_size=3,
     ),
     max_size=6,
