@@ -25,8 +25,29 @@ from difflib import get_close_matches
 from itertools import islice
 
 
+def printable(text: str) -> str:
+    r"""Return text with whatever would steer a terminal, or cannot be seen, written as an escape.
+
+    Line ends, tabs and no-break spaces stay.
+
+    >>> print(printable("a name\x1b[2J\u202e"))
+    a name\x1b[2J\u202e
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each
+        if each.isprintable() or each in "\n\t\N{NO-BREAK SPACE}"
+        else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
 class TpspruneError(Exception):
     """A fault the user can repair: the message names the place, what was found and what would do."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +70,11 @@ class RecipeError(TpspruneError):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        if len(self.faults) == 1:
-            return f"{self.source}: {self.faults[0]}"
-        lines = "".join(f"\n  {fault}" for fault in self.faults)
-        return f"{self.source} has {len(self.faults)} faults:{lines}"
+        source, *faults = (printable(str(each)).replace("\n", "\\n") for each in (self.source, *self.faults))
+        if len(faults) == 1:
+            return f"{source}: {faults[0]}"
+        lines = "".join(f"\n  {fault}" for fault in faults)
+        return f"{source} has {len(faults)} faults:{lines}"
 
 
 class DataError(TpspruneError):

@@ -19,6 +19,7 @@ from tpsprune.pruning.groups import PrunedGroup
 from tpsprune.pruning.open_attention import opened_shapes, split_of
 from tpsprune.records import Natural, dump, load
 
+MOST_UNITS: Final = 2**24
 PACKAGES: Final = ("tpsprune", "torch", "torch-pruning")
 
 
@@ -141,8 +142,8 @@ def _check_fits_itself(plan: Plan) -> None:
                 f"plan.groups {group.name!r}.kept: ascending units below {group.width} are needed, at least "
                 "one"
             )
-        if not group.slices:
-            raise ArtifactError(f"plan.groups {group.name!r}: it lies in no tensor")
+        if group.width > MOST_UNITS:
+            raise ArtifactError(f"plan.groups {group.name!r}.width: {MOST_UNITS} units at most are read")
         for slice_ in group.slices:
             shape = shapes.get(slice_.tensor, ())
             end = slice_.offset + (slice_.repeat - 1) * slice_.stride + group.width * slice_.block

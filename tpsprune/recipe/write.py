@@ -65,8 +65,9 @@ def as_toml(value: Any) -> str:
 
 
 def _string(text: str) -> str:
-    # JSON escapes are TOML escapes, but for DEL, which TOML wants escaped and JSON leaves alone.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    # JSON escapes are TOML escapes, but for DEL and what steers a terminal behind it, which JSON leaves alone.
+    quoted = json.dumps(text, ensure_ascii=False)
+    return re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", quoted)
 
 
 CUSTOM: Final = "custom"

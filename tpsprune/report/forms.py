@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from markupsafe import Markup, escape
 
+from tpsprune.errors import printable
 from tpsprune.report import words
 
 Form = Literal["html", "md"]
@@ -176,10 +177,11 @@ def _write(form: Form, value: Any, *, label: bool = True) -> Markup:
         case Number(text):
             return mark_up(_escape_markdown(text) + (f" *({value.label})*" if label and value.label else ""))
         case Code(text) if form == "html":
-            return mark_up(f"<code>{escape(text)}</code>")
+            return mark_up(f"<code>{escape(printable(text))}</code>")
         case Code(text):
-            return mark_up(f"`{text.replace('`', chr(39))}`" if text else "")
-    return escape(value) if form == "html" else mark_up(_escape_markdown(str(value)))
+            return mark_up(f"`{printable(text).replace('`', chr(39))}`" if text else "")
+    text = printable(str(value))
+    return escape(text) if form == "html" else mark_up(_escape_markdown(text))
 
 
 def _escape_markdown(text: str) -> str:
