@@ -35,10 +35,9 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
+    kept = "\n\t\N{NO-BREAK SPACE}"
     return "".join(
-        each
-        if each.isprintable() or each in "\n\t\N{NO-BREAK SPACE}"
-        else each.encode("unicode_escape").decode()
+        each if each.isprintable() or each in kept else each.encode("unicode_escape").decode()
         for each in text
     )
 

@@ -41,7 +41,9 @@ def json_option(text: str = "One JSON object instead of text.") -> Callable[[Com
 
 def echo_json(value: Any) -> None:
     """Print a value as one indented JSON object."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    from tpsprune.records.strict import escape_json
+
+    click.echo(escape_json(json.dumps(value, ensure_ascii=False, indent=2)))
 
 
 recipe_argument = click.argument("recipe_source", metavar="RECIPE")

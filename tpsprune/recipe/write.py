@@ -65,9 +65,13 @@ def as_toml(value: Any) -> str:
 
 
 def _string(text: str) -> str:
-    # JSON escapes are TOML escapes, but for DEL and what steers a terminal behind it, which JSON leaves alone.
+    # JSON escapes are TOML escapes; DEL, and what else cannot be seen, JSON leaves alone.
     quoted = json.dumps(text, ensure_ascii=False)
-    return re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", quoted)
+    seen = (
+        each if each.isprintable() or each == "\N{NO-BREAK SPACE}" else f"\\U{ord(each):08x}"
+        for each in quoted
+    )
+    return quoted if quoted.isprintable() else "".join(seen)
 
 
 CUSTOM: Final = "custom"

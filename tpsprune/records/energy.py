@@ -67,6 +67,11 @@ class Window:
     gpu_celsius: Celsius | None = None
     throttled: bool | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse joules that have no class."""
+        if without := [part for part in self.joules if part not in self.classes]:
+            raise ValueError(f"joules of '{without[0]}' have no class in classes")
+
     @property
     def total_joules(self) -> float | None:
         """Sum over components; ``None`` when nothing was metered."""

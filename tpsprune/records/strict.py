@@ -112,6 +112,19 @@ def strict_json(content: bytes) -> Any:
 _NESTED: Final = f"it is nested too deeply ({MAX_DEPTH} levels are read)"
 
 
+def escape_json(text: str) -> str:
+    r"""Return a JSON text with whatever would steer a terminal, or cannot be seen, written as an escape.
+
+    >>> print(escape_json('{"a": "\x9b\u202e"}'))
+    {"a": "\u009b\u202e"}
+    """
+    lines = text.split("\n")
+    if all(map(str.isprintable, lines)):
+        return text
+    kept = "\n\N{NO-BREAK SPACE}"
+    return "".join(each if each.isprintable() or each in kept else json.dumps(each)[1:-1] for each in text)
+
+
 def _is_deep(value: Any) -> bool:
     level = [value]
     for _ in range(MAX_DEPTH + 1):

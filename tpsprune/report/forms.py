@@ -172,7 +172,7 @@ def _write(form: Form, value: Any, *, label: bool = True) -> Markup:
             return mark_up("").join(_write(form, part, label=label) for part in value)
         case Number(text, kind) if form == "html":
             shown = f"\N{NO-BREAK SPACE}<small>[{escape(kind)}]</small>" if label and value.label else ""
-            whole = _UNIT.sub("\N{NO-BREAK SPACE}", str(escape(text)))
+            whole = _UNIT.sub("\N{NO-BREAK SPACE}", str(escape(printable(text))))
             return mark_up(f'<span data-class="{escape(kind)}">{whole}{shown}</span>')
         case Number(text):
             return mark_up(_escape_markdown(text) + (f" *({value.label})*" if label and value.label else ""))
@@ -180,13 +180,12 @@ def _write(form: Form, value: Any, *, label: bool = True) -> Markup:
             return mark_up(f"<code>{escape(printable(text))}</code>")
         case Code(text):
             return mark_up(f"`{printable(text).replace('`', chr(39))}`" if text else "")
-    text = printable(str(value))
-    return escape(text) if form == "html" else mark_up(_escape_markdown(text))
+    return escape(printable(str(value))) if form == "html" else mark_up(_escape_markdown(str(value)))
 
 
 def _escape_markdown(text: str) -> str:
     """Return text that Markdown takes as text, on one line."""
-    text = " ".join(text.split()) if "\n" in text else text
+    text = printable(" ".join(text.split()) if "\n" in text else text)
     text = re.sub(r"([\\`*\[\]_])", r"\\\1", text)
     return text.replace("&", "&amp;").replace("<", "&lt;")
 

@@ -17,6 +17,7 @@ from rich.text import Text
 from tpsprune import records
 from tpsprune.errors import printable
 from tpsprune.records import ArmRun, Comparing, dump, joules_of, seconds_of
+from tpsprune.records.strict import escape_json
 from tpsprune.report import tables, words
 
 BAR_COLUMNS = 36
@@ -296,5 +297,5 @@ def _print_line(console: Console, text: str) -> None:
 
 
 def _print_json(stream: TextIO, line: dict[str, Any]) -> None:
-    stream.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+    stream.write(escape_json(json.dumps(line, ensure_ascii=False, allow_nan=False)) + "\n")
     stream.flush()

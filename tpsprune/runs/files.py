@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Final, TypeVar, final
 
 from tpsprune.errors import CannotWriteError, RunFolderError
 from tpsprune.records import EnergyReport, RunResult, dump, is_newer, load
-from tpsprune.records.strict import read_bytes, strict_json
+from tpsprune.records.strict import escape_json, read_bytes, strict_json
 
 T = TypeVar("T")
 
@@ -93,7 +93,8 @@ def write_json_atomically(path: Path, value: Any) -> None:
 
 
 def to_json_text(value: Any) -> str:
-    """Return ``value`` as this package writes JSON: two spaces, order kept, no ``NaN``, a last line end.
+    """Return ``value`` as this package writes JSON: two spaces, order kept, no ``NaN``, a last line end,
+    and what cannot be seen as an escape.
 
     >>> print(to_json_text({"b": 1, "a": "π"}), end="")
     {
@@ -101,7 +102,7 @@ def to_json_text(value: Any) -> str:
       "a": "π"
     }
     """
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return escape_json(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def read_text(path: Path) -> str:

@@ -229,7 +229,7 @@ def _of_torch(path: Path, place: str) -> dict[str, Tensor]:
 
 _NO_STATE_DICT: Final = (
     *(OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
-    *(AssertionError, MemoryError, zipfile.BadZipFile),
+    *(AssertionError, MemoryError, zipfile.BadZipFile, struct.error),
 )
 """What torch's reader raises on files that no torch wrote."""
 MOST_PICKLED: Final = 2**24
