@@ -217,6 +217,17 @@ def test_plots_are_not_written_through_a_link(
     assert not (comparison.path / "report.html").exists()
 
 
+def test_a_lock_is_not_written_through_a_link(
+    invoke: Invoke, comparison: ComparisonFolder, tmp_path: Path
+) -> None:
+    (tmp_path / "precious").write_text("precious")
+    comparison.runs.mkdir()
+    (comparison.runs / "lock").symlink_to(tmp_path / "precious")
+    message = refused(invoke("report", str(comparison.path), "--per-day", "3"))
+    assert "lock: it is a link, which is not followed" in message
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
 def test_a_journal_behind_a_link_is_not_read(
     invoke: Invoke, comparison: ComparisonFolder, tmp_path: Path
 ) -> None:

@@ -13,8 +13,8 @@ from typing import Any, Final, NoReturn
 
 MAX_BYTES: Final = 2**26
 """The longest text that is read: JSON, journals, recipes, 64 MiB."""
-MAX_VALUES: Final = 2**21
-"""The most values of one JSON text; a value takes up to 200 bytes of memory, as a text it may be 3."""
+MAX_VALUES: Final = 2**20
+"""The most values of one JSON text; a value of three bytes can take 500 of memory while it is read."""
 MAX_DEPTH: Final = 64
 LARGEST: Final = 1e150
 """The largest number: its square is a number still."""

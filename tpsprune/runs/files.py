@@ -26,6 +26,7 @@ _WORDS: Final[dict[int, str]] = {
     errno.EPERM: "not permitted to write {path}; choose another folder",
     errno.ENOTDIR: "cannot write {path}: a part of it is a file, not a folder; choose another place",
     errno.EEXIST: "cannot write {path}: a part of it is a file, not a folder; choose another place",
+    errno.ELOOP: "cannot write {path}: it is a link, which is not followed; move it away",
     errno.EISDIR: "cannot write {path}: a folder is in its place; move it away",
 }
 
@@ -93,8 +94,9 @@ def write_json_atomically(path: Path, value: Any) -> None:
 
 
 def to_json_text(value: Any) -> str:
-    """Return ``value`` as this package writes JSON: two spaces, order kept, no ``NaN``, a last line end,
-    and what cannot be seen as an escape.
+    """Return ``value`` as this package writes JSON: two spaces, order kept, no ``NaN``, a last line end.
+
+    What cannot be seen is written as an escape.
 
     >>> print(to_json_text({"b": 1, "a": "π"}), end="")
     {
