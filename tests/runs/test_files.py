@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -316,3 +317,14 @@ def test_records_are_lines_and_come_back(journal: Journal) -> None:
     journal.append({"step": 1})
     with pytest.raises(RunFolderError, match=r"line 3 is no record of this journal \(epoch is missing\)"):
         journal.parsed(Milestone)
+
+
+def test_a_journal_of_too_many_values_is_refused_before_they_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "many.jsonl")
+    journal.append_all([{"a": number} for number in range(5)])
+    assert len(journal.read()[0]) == 5
+    monkeypatch.setattr(import_module("tpsprune.runs.files"), "MAX_JOURNAL_VALUES", 4)
+    with pytest.raises(RunFolderError, match="is no journal: it holds more than 4 values"):
+        journal.read()

@@ -82,9 +82,7 @@ def strict_json(content: bytes) -> Any:
     """
     if len(content) > MAX_BYTES:
         raise ValueError(f"it is longer than {MAX_BYTES:,} bytes, the most that is read")
-    # Marks inside texts are counted too, which refuses no file of this package.
-    if sum(content.count(mark) for mark in b",[{") > MAX_VALUES:
-        raise ValueError(f"it holds more than {MAX_VALUES:,} values, the most that are read")
+    refuse_many(content, MAX_VALUES)
     try:
         value = json.loads(
             content.decode("utf-8"),
@@ -110,6 +108,15 @@ def strict_json(content: bytes) -> Any:
 
 
 _NESTED: Final = f"it is nested too deeply ({MAX_DEPTH} levels are read)"
+
+
+def refuse_many(content: bytes, most_values: int) -> None:
+    """Refuse JSON of more values than that, before any of them is made.
+
+    Marks inside texts are counted too, which refuses no file of this package.
+    """
+    if sum(content.count(mark) for mark in b",[{") > most_values:
+        raise ValueError(f"it holds more than {most_values:,} values, the most that are read")
 
 
 def escape_json(text: str) -> str:

@@ -13,10 +13,11 @@ from typing import Any, BinaryIO, Final, TypeVar, final
 
 from tpsprune.errors import CannotWriteError, RunFolderError
 from tpsprune.records import EnergyReport, RunResult, dump, is_newer, load
-from tpsprune.records.strict import escape_json, read_bytes, strict_json
+from tpsprune.records.strict import escape_json, read_bytes, refuse_many, strict_json
 
 T = TypeVar("T")
 
+MAX_JOURNAL_VALUES: Final = 2**22
 _WORDS: Final[dict[int, str]] = {
     errno.ENOSPC: "no space left on the device while writing {path}; free some",
     errno.EDQUOT: "the disk quota is used up while writing {path}; free some",
@@ -241,6 +242,10 @@ class Journal:
             return [], False
         except OSError as error:
             raise RunFolderError(f"cannot read {self.path}: {error.strerror or error}") from error
+        try:
+            refuse_many(content, MAX_JOURNAL_VALUES)
+        except ValueError as error:
+            raise RunFolderError(f"{self.path} is no journal: {error}") from error
         *lines, tail = content.split(b"\n")
         records: list[dict[str, Any]] = []
         for number, line in enumerate(lines, start=1):
