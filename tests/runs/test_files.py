@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from tpsprune.errors import RunFolderError
 from tpsprune.records import Milestone
+from tpsprune.records.strict import LARGEST
 from tpsprune.runs import (
     Journal,
     beside,
@@ -31,7 +33,7 @@ from tpsprune.runs import (
 )
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(-LARGEST, LARGEST) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
@@ -196,7 +198,12 @@ def test_a_pair_of_halves_is_a_character() -> None:
 
 RECORDS = st.lists(
     st.dictionaries(
-        st.text(), st.none() | st.integers() | st.text() | st.lists(st.integers(), max_size=2), max_size=3
+        st.text(),
+        st.none()
+        | st.integers(-(2**63), 2**64 - 1)
+        | st.text()
+        | st.lists(st.integers(-(2**63), 2**64 - 1), max_size=2),
+        max_size=3,
     ),
     max_size=6,
 )
@@ -249,7 +256,7 @@ def test_a_truncated_last_line_is_left_out_and_reported(journal: Journal) -> Non
 @pytest.mark.parametrize("line", ["{broken}", "3", "", "\x00\x00"])
 def test_a_damaged_line_in_the_middle_is_named(journal: Journal, line: str) -> None:
     journal.path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
-    with pytest.raises(RunFolderError, match=r"line 2 of 3 is not a JSON object; .*--again"):
+    with pytest.raises(RunFolderError, match=r"line 2 of 3 is not a JSON object .*--again"):
         journal.read()
 
 
@@ -390,3 +397,14 @@ def test_two_threads_write_beside_each_other(tmp_path: Path) -> None:
         second.write_text("2")
         assert first.read_text() == "1"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_of_too_many_values_is_refused_before_they_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "many.jsonl")
+    journal.append_all([{"a": number} for number in range(5)])
+    assert len(journal.read()[0]) == 5
+    monkeypatch.setattr(import_module("tpsprune.runs.files"), "MAX_JOURNAL_VALUES", 4)
+    with pytest.raises(RunFolderError, match="is no journal: it holds more than 4 values"):
+        journal.read()

@@ -6,12 +6,13 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from math import exp, fsum, log
+from math import exp, fsum, inf, log
 from typing import Final
 
 from tpsprune.numerics.small_samples import detectable_effect, holm, mean_interval, sign_flip_p, t_p
 from tpsprune.records import BandPoint, Change, EnergyClass, EnergyMethod, Window
 
+_LARGEST_POWER: Final = 709.0
 Pairs = Sequence[tuple[float, float]]
 """What the arm took, and its baseline in the same pair; both above zero."""
 Usage = tuple[Sequence[Window], float]
@@ -45,8 +46,8 @@ def change_of(pairs: Pairs, alpha: float = 0.05) -> Change | None:
     deviation = statistics.stdev(logs)
     return Change(
         saving_share=1.0 - exp(interval.mean),
-        low=1.0 - exp(interval.high),
-        high=1.0 - exp(interval.low),
+        low=1.0 - _exp(interval.high),
+        high=1.0 - _exp(interval.low),
         pairs=len(pairs),
         deviation=deviation,
         p_t=t_p(logs),
@@ -54,6 +55,11 @@ def change_of(pairs: Pairs, alpha: float = 0.05) -> Change | None:
         detectable_share=1.0 - exp(-detectable_effect(deviation, len(pairs), alpha)),
         arithmetic_share=1.0 - fsum(arm for arm, _ in pairs) / fsum(baseline for _, baseline in pairs),
     )
+
+
+def _exp(power: float) -> float:
+    """Return e to a power; beyond all floats, infinity, which a report has as unknown."""
+    return exp(power) if power < _LARGEST_POWER else inf
 
 
 def log_ratios(pairs: Pairs) -> list[float]:

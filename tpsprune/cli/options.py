@@ -46,7 +46,9 @@ def _escape_where_lacking(context: click.Context, option: click.Parameter, as_js
 
 def echo_json(value: Any) -> None:
     """Print a value as one indented JSON object."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    from tpsprune.records.strict import escape_json
+
+    click.echo(escape_json(json.dumps(value, ensure_ascii=False, indent=2)))
 
 
 recipe_argument = click.argument("recipe_source", metavar="RECIPE")
@@ -243,8 +245,10 @@ def _from_words(text: str) -> dict[str, int]:
 
 
 def _from_file(path: Path) -> dict[str, int]:
+    from tpsprune.records.strict import read_bytes, strict_json
+
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = strict_json(read_bytes(path))
     except FileNotFoundError:
         raise _bad(f"widths={path}: the file is not there") from None
     except (OSError, ValueError) as error:

@@ -33,7 +33,7 @@ from tpsprune.data.dataset import Dataset, Split, expand_home
 from tpsprune.data.images import image_dataset
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import ImageFolderData
-from tpsprune.runs import beside
+from tpsprune.runs import beside, open_regular, read_bytes
 
 
 def image_folder_dataset(data: ImageFolderData) -> Dataset:
@@ -167,7 +167,7 @@ class FolderSource:
             DataError: it cannot be read.
         """
         try:
-            return (self._root / entry.path).read_bytes()
+            return read_bytes(self._root / entry.path, MAX_ENTRY_BYTES)
         except OSError as error:
             raise DataError(f"{self._root / entry.path}: cannot be read ({error.strerror})") from error
 
@@ -239,11 +239,18 @@ def open_source(path: Path) -> Iterator[Source]:
             "test/CLASS/*.jpg|png would do"
         )
     try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"task.data.path: {path} is neither a folder nor a sound zip ({error})") from error
-    with archive:
-        yield ZipSource(archive)
+        file = open_regular(path)
+    except OSError as error:
+        raise DataError(f"task.data.path: {path} cannot be read ({error.strerror or error})") from error
+    with file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise DataError(
+                f"task.data.path: {path} is neither a folder nor a sound zip ({error})"
+            ) from error
+        with archive:
+            yield ZipSource(archive)
 
 
 def _is_image(name: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from tpsprune.records.serial import AtLeastZero, Natural
+from tpsprune.records.serial import AtLeastZero, Celsius, Joules, Natural, Seconds
 
 JOULES_PER_KWH: Final = 3.6e6
 
@@ -53,19 +53,24 @@ class Window:
     """
 
     phase: str
-    index: int
-    attempt: int
-    seconds: float
-    cpu_seconds: float
-    joules: dict[str, float]
+    index: Natural
+    attempt: Natural
+    seconds: Seconds
+    cpu_seconds: Seconds
+    joules: dict[str, Joules]
     classes: dict[str, EnergyClass]
     started: str
     valid: bool = True
     fault: str = ""
-    machine_cpu_seconds: float | None = None
-    steal_seconds: float | None = None
-    gpu_celsius: float | None = None
+    machine_cpu_seconds: Seconds | None = None
+    steal_seconds: Seconds | None = None
+    gpu_celsius: Celsius | None = None
     throttled: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse joules that have no class."""
+        if without := [part for part in self.joules if part not in self.classes]:
+            raise ValueError(f"joules of '{without[0]}' have no class in classes")
 
     @property
     def total_joules(self) -> float | None:

@@ -181,7 +181,7 @@ def exclusive(lock: Path, remedy: str = "start another run with --again") -> Ite
         RunFolderError: another process holds it, or it cannot be written.
     """
     try:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise cannot_write(lock, error) from error
     try:

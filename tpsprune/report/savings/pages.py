@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, pass_context
 
+from tpsprune.errors import CannotWriteError
 from tpsprune.records import Savings, classes_of
 from tpsprune.report import words
 from tpsprune.report.forms import Form, Number, derived, load_templates, mark_up, measured, name
@@ -123,6 +124,8 @@ def _templates(form: Form) -> Environment:
 
 def _make_room(folder: Path, names: set[str]) -> None:
     for part in ("plots", "exports"):
+        if (folder / part).is_symlink():
+            raise CannotWriteError(f"{folder / part} is a link, which is not followed: move it away")
         try:
             (folder / part).mkdir(parents=True, exist_ok=True)
         except OSError as error:
