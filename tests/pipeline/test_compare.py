@@ -292,7 +292,7 @@ def test_a_shape_trained_for_equal_joules_has_a_schedule_of_that_length_and_a_st
 def test_all_arms_compute_in_one_layout_which_no_clock_decides() -> None:
     layouts = set()
     for arm in ARMS:
-        with set_up(arm_recipe(arm, quick(), found()), "cpu", prunes=False) as bench:
+        with set_up(arm_recipe(arm, quick(), found(widths={"blocks.0": 8})), "cpu", prunes=False) as bench:
             layouts.add(bench.execution)
     assert len(layouts) == 1
     assert layouts.pop().channels_last, "the recipe's model is one of convolutions"
