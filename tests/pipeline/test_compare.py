@@ -383,7 +383,7 @@ def test_an_opponents_schedule_is_compressed_whole_and_a_shape_from_scratch_has_
 
 def test_all_arms_compute_in_one_layout_which_no_clock_decides() -> None:
     layouts = set()
-    facts = TicketFacts(plan=NO_PLAN, widths={"features.0": 4}, epochs=2.0, macs_share=0.5, cost=1.0)
+    facts = TicketFacts(plan=NO_PLAN, widths={"blocks.0": 8}, epochs=2.0, macs_share=0.5, cost=1.0)
     for arm in ARMS:
         with set_up(arm_recipe(arm, quick(), facts), "cpu", prunes=False) as bench:
             layouts.add(bench.execution)

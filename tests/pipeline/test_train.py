@@ -152,7 +152,7 @@ def test_a_stop_rule_ends_the_retraining_early(small: Small, tmp_path: Path) -> 
 def test_a_budget_ends_the_run_under_any_rule(small: Small, tmp_path: Path) -> None:
     outcome = outcome_of(run(small("stop.budget_joules=60.0"), tmp_path))
     assert outcome.drawn.rule == outcome.stopped.rule == "budget"
-    assert outcome.drawn.reason == "the budget of 60 J is used up (75.0 J spent)"
+    assert outcome.drawn.reason == "the budget of 60 J is used up (60.0 J spent)"
     assert outcome.drawn.epoch < 2.0
     assert outcome.stopped.epoch == outcome.drawn.epoch
 
