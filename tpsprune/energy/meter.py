@@ -15,7 +15,7 @@ from tpsprune.energy.machine import Stopwatch, finish_queued_work
 from tpsprune.errors import MeterError
 from tpsprune.recipe.train import Energy
 from tpsprune.records import EnergyClass, EnergyMethod, Window
-from tpsprune.records.serial import MOST_JOULES
+from tpsprune.records.energy import without_impossible
 
 
 def build(settings: Energy, attempt: int) -> AbstractMeter:
@@ -117,16 +117,8 @@ class AbstractMeter(ABC):
         index = self._counts[phase]
         self._counts[phase] += 1
         opened = self._started.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        fault, joules = (
-            count.fault,
-            {part: each for part, each in count.joules.items() if 0.0 <= each <= MOST_JOULES},
-        )
-        if len(joules) < len(count.joules):
-            # Nothing negative is written down: the sum would pass for a saving.
-            fault = fault or f"energy of {', '.join(set(count.joules) - set(joules))} is missing"
-        counted = asdict(count) | {"started": count.started or opened, "valid": not fault}
-        counted |= {"fault": fault, "joules": joules, "cpu_seconds": max(0.0, count.cpu_seconds)}
-        return Window(phase=phase, index=index, attempt=self._attempt, **counted)
+        counted = asdict(count) | {"started": count.started or opened, "valid": not count.fault}
+        return without_impossible(Window(phase=phase, index=index, attempt=self._attempt, **counted))
 
     def window(self, phase: str) -> MeteredSpan:
         """Return a ``with`` block that opens a window and closes it, also when the block raises."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import fsum
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from tpsprune.records.serial import AtLeastZero, Celsius, Joules, Natural, Seconds
+from tpsprune.records.serial import MOST_JOULES, AtLeastZero, Celsius, Joules, Natural, Seconds
 
 JOULES_PER_KWH: Final = 3.6e6
 
@@ -76,6 +76,23 @@ class Window:
     def total_joules(self) -> float | None:
         """Sum over components; ``None`` when nothing was metered."""
         return sum(self.joules.values()) if self.joules else None
+
+
+def without_impossible(window: Window) -> Window:
+    """Return the window as it may be written down: joules that cannot be are missing, and it is not valid.
+
+    A negative figure in a sum would pass for a saving. Times below zero, of a clock set back, become zero.
+    """
+    joules = {part: each for part, each in window.joules.items() if 0.0 <= each <= MOST_JOULES}
+    lost = [part for part in window.joules if part not in joules]
+    return replace(
+        window,
+        joules=joules,
+        seconds=max(0.0, window.seconds),
+        cpu_seconds=max(0.0, window.cpu_seconds),
+        valid=window.valid and not lost,
+        fault=window.fault or (f"energy of {', '.join(lost)} is missing" if lost else ""),
+    )
 
 
 def joules_of(windows: Iterable[Window]) -> float | None:
