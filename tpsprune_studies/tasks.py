@@ -39,9 +39,8 @@ def split_data(data: Data, seed: int) -> Data:
 
 
 def describe_data(data: Data) -> dict[str, Any]:
-    """Return the data as plain values without its seed, under the names that existing journals use."""
-    described = asdict(data)
-    described.pop("split_seed", None)
+    """Return the data as plain values without seed and bounds, under the names that existing journals use."""
+    described = {name: each for name, each in asdict(data).items() if name not in {"split_seed", "max_bytes"}}
     if isinstance(data, CustomData) and (factory := _structured(data)):
         arguments = inspect.signature(factory).bind(**data.data_args)
         arguments.apply_defaults()

@@ -41,7 +41,7 @@ def comparison(tmp_path: Path) -> ComparisonFolder:
     folder.append("design", design())
     for pair in range(6):
         folder.append("run", run("dense", pair, 100.0 + pair))
-        folder.append("run", run("ticket", pair, 50.0 + 2 * pair))
+        folder.append("run", run("small", pair, 50.0 + 2 * pair))
     return folder
 
 

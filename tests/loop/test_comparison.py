@@ -272,7 +272,7 @@ ENDS = {
 def test_a_run_begun_anew_however_it_ended_leaves_no_claim(end: str, tmp_path: Path) -> None:
     program = (
         "import os, signal, sys, tpsprune\n"
-        "for arm, seed in tpsprune.Comparison(sys.argv[1], arms=('dense', 'ticket')).due():\n"
+        "for arm, seed in tpsprune.Comparison(sys.argv[1], arms=('dense', 'small')).due():\n"
         f"    {ENDS[end]}\n"
     )
     for _ in range(2):

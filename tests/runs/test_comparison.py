@@ -25,13 +25,13 @@ def folder(tmp_path: Path) -> ComparisonFolder:
 
 
 def begun(**changes: Any) -> dict[str, Any]:
-    return {"arm": "ticket", "seed": 1, "pair": 1, "position": 3, "folder": "runs/x"} | changes
+    return {"arm": "small", "seed": 1, "pair": 1, "position": 3, "folder": "runs/x"} | changes
 
 
 def test_everything_measured_comes_back_as_it_was(folder: ComparisonFolder) -> None:
     history = (HistoryPoint(epoch=1.0, joules=2.0, validation_accuracy=0.5, signals={"d_eff": 0.25}),)
-    first, second = run("dense", 0, 100.0, history=history), run("ticket", 0, 50.0, notes=("a note",))
-    lost = BrokenOff(arm="ticket", seed=1, pair=1, position=3, windows=(window(1.0), window(2.0)))
+    first, second = run("dense", 0, 100.0, history=history), run("small", 0, 50.0, notes=("a note",))
+    lost = BrokenOff(arm="small", seed=1, pair=1, position=3, windows=(window(1.0), window(2.0)))
     choices = Choices(grid=Grid(grams_per_kwh=56.0, country="France", year=2023, source="a table"), per_day=5)
     folder.append("idle", idle(0))
     folder.append("run", first)
@@ -53,7 +53,7 @@ def test_a_run_without_an_end_is_under_way_and_counts_for_nothing(folder: Compar
     folder.append("begun", begun())
     found, under_way = folder.read()
     assert found.runs == ()
-    assert found.under_way == "'ticket', seed 1, has begun and not ended"
+    assert found.under_way == "'small', seed 1, has begun and not ended"
     assert under_way is not None
     assert under_way.folder == "runs/x"
 
@@ -62,8 +62,8 @@ def test_a_run_without_an_end_is_under_way_and_counts_for_nothing(folder: Compar
 def test_an_end_ends_it(folder: ComparisonFolder, kind: str) -> None:
     folder.append("begun", begun())
     ends = {
-        "run": run("ticket", 1, 50.0),
-        "broken-off": BrokenOff(arm="ticket", seed=1, pair=1, position=3, windows=()),
+        "run": run("small", 1, 50.0),
+        "broken-off": BrokenOff(arm="small", seed=1, pair=1, position=3, windows=()),
     }
     folder.append(kind, ends[kind])
     assert folder.read()[1] is None
