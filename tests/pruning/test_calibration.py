@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.pruning import nets_structure as zoo
 from tests.pruning.observed import noise
 from tpsprune.pruning.calibration import measure_sensitivities
 from tpsprune.pruning.layers import channels_first
@@ -67,9 +66,7 @@ def test_an_output_in_other_units_changes_nothing_and_a_layer_in_other_units_all
         ("transformer", ["v", "mlp_in", "mlp_out"]),
     ],
 )
-def test_a_small_error_at_a_layer_costs_what_was_predicted(
-    zoo: SimpleNamespace, name: str, layers: list[str]
-) -> None:
+def test_a_small_error_at_a_layer_costs_what_was_predicted(name: str, layers: list[str]) -> None:
     """An error of one unit at a time, at all its places, independent of one another."""
     model, batch = zoo.case(name)
     model, batch = model.eval(), batch[:8]
