@@ -114,9 +114,7 @@ def test_an_evaluation_has_no_term_in_its_loss(tmp_path: Path) -> None:
 
 def test_a_rule_that_acts_ends_training_with_its_reason(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="calibration_data is dict"):
-        trained(
-            tmp_path, TpspruneCallback(watch={"calibration_data": {"x": small_data()[0]}, "every_steps": 3})
-        )
+        trained(tmp_path, TpspruneCallback(watch=watch(calibration_data={"x": small_data()[0]})))
     callback = TpspruneCallback(watch=watch(draw=PLATEAU), values={"validation_loss": "eval_loss"})
     trainer, _ = trained(tmp_path, callback, eval_strategy="steps", eval_steps=2)
     assert trainer.state.global_step == 6
