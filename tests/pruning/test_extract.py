@@ -107,7 +107,7 @@ def test_what_cannot_be_done_is_refused_and_nothing_has_changed(
     make: Any, batches: list[Any], settings: dict[str, Any], message: str
 ) -> None:
     model = make()
-    with pytest.raises(PruneError, match=message), unchanged(model):
+    with unchanged(model), pytest.raises(PruneError, match=message):
         extract(model, batches, Prune(**settings))
 
 
