@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
@@ -16,17 +14,15 @@ from tests.loop.conftest import small_data, small_net, weights_of
 
 accelerate = pytest.importorskip("accelerate")
 
-ROOT = Path(__file__).parents[2]
 
-
-def test_the_example_draws_a_ticket() -> None:
-    command = [sys.executable, "examples/accelerate_loop.py", "--epochs", "12"]
-    path = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    found = subprocess.run(
-        command, cwd=ROOT, env=os.environ | path, capture_output=True, text=True, check=False
-    )
-    assert found.returncode == 0, found.stderr
-    *_, drawn, ticket = found.stdout.splitlines()
+@pytest.mark.filterwarnings("ignore")
+def test_the_example_draws_a_ticket(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = str(Path(__file__).parents[2] / "examples" / "accelerate_loop.py")
+    monkeypatch.setattr("sys.argv", [example, "--epochs", "12"])
+    runpy.run_path(example, run_name="__main__")
+    *_, drawn, ticket = capsys.readouterr().out.splitlines()
     assert drawn.startswith("drawn after ")
     assert float(ticket.split("accuracy ")[1].split(",")[0]) > 0.5
 

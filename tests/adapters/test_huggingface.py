@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, SequentialSampler
 
-import tpsprune
-from tests.loop.conftest import Data, small_data, small_net
+from tests.adapters.conftest import (
+    BATCH,
+    PLATEAU,
+    accumulations,
+    assert_trained_as_by_hand,
+    settings_of,
+    variants,
+)
+from tests.loop.conftest import Data, assert_equal_weights, small_data, small_net
 from tpsprune.errors import ArtifactError, DataError
 
 transformers = pytest.importorskip("transformers")
@@ -52,6 +60,10 @@ class InOrder(PenalisedTrainer):
         return SequentialSampler(self.train_dataset)
 
 
+def watch(**settings: Any) -> dict[str, Any]:
+    return {"calibration_data": [(small_data()[0],)], "signals": ["norm"], "every_steps": 3} | settings
+
+
 def trained(
     folder: Path, callback: Any, *, accumulated: int = 1, resumed: bool | str = False, **settings: Any
 ) -> tuple[Any, nn.Module]:
@@ -60,7 +72,7 @@ def trained(
         **{
             "output_dir": str(folder),
             "num_train_epochs": 3,
-            "per_device_train_batch_size": 12,
+            "per_device_train_batch_size": BATCH,
             "gradient_accumulation_steps": accumulated,
             "max_grad_norm": 0.0,
             "report_to": [],
@@ -85,31 +97,12 @@ def trained(
     return trainer, model.net
 
 
-def by_hand(settings: dict[str, Any], accumulated: int) -> nn.Module:
-    model = small_net()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    tps = tpsprune.TPS(model, optimizer, **settings)
-    data = small_data()
-    for _ in range(3):
-        for number, (x, y) in enumerate(zip(*(part.split(12) for part in data), strict=True), 1):
-            with tps.listening():
-                loss = cross_entropy(model(x), y)
-            ((loss + tps(y, loss)) / accumulated).backward()
-            if number % accumulated == 0:
-                optimizer.step()
-                optimizer.zero_grad()
-    return model
-
-
-@pytest.mark.parametrize("accumulated", [1, 2])
-@pytest.mark.parametrize("variant", ["weights", "moments", "in the loss"])
+@accumulations
+@variants
 def test_a_training_has_the_numbers_of_a_loop_by_hand(variant: str, accumulated: int, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"variant": variant, "data": small_data()}
-    if variant == "in the loss":
-        settings = {"variant": "weights", "apply": "loss"}
+    settings = settings_of(variant)
     found = trained(tmp_path, TpspruneCallback(tps=settings), accumulated=accumulated)[1]
-    for mine, theirs in zip(found.parameters(), by_hand(settings, accumulated).parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs)
+    assert_trained_as_by_hand(found, settings, accumulated)
 
 
 def test_an_evaluation_has_no_term_in_its_loss(tmp_path: Path) -> None:
@@ -120,16 +113,9 @@ def test_an_evaluation_has_no_term_in_its_loss(tmp_path: Path) -> None:
 
 
 def test_a_rule_that_acts_ends_training_with_its_reason(tmp_path: Path) -> None:
-    rule = tpsprune.Plateau(monitor="norm", tolerance=1.0, patience=2, min_adjusted_accuracy=0.0)
-    callback = TpspruneCallback(
-        watch={"calibration_data": {"x": small_data()[0]}, "signals": [], "every_steps": 3, "draw": rule},
-    )
     with pytest.raises(DataError, match="calibration_data is dict"):
-        trained(tmp_path, callback)
-    callback = TpspruneCallback(
-        watch={"calibration_data": [(small_data()[0],)], "signals": ["norm"], "every_steps": 3, "draw": rule},
-        values={"validation_loss": "eval_loss"},
-    )
+        trained(tmp_path, TpspruneCallback(watch=watch(calibration_data={"x": small_data()[0]})))
+    callback = TpspruneCallback(watch=watch(draw=PLATEAU), values={"validation_loss": "eval_loss"})
     trainer, _ = trained(tmp_path, callback, eval_strategy="steps", eval_steps=2)
     assert trainer.state.global_step == 6
     assert callback.parts.acted is not None
@@ -139,17 +125,10 @@ def test_a_rule_that_acts_ends_training_with_its_reason(tmp_path: Path) -> None:
 
 
 def calm() -> Any:
-    rule = tpsprune.Plateau(monitor="norm", tolerance=1e-9, patience=2, min_adjusted_accuracy=0.0)
+    seen = watch(signals=["norm", "spectral_edge"], every_steps=2, edge_window=4)
+    seen |= {"draw": replace(PLATEAU, tolerance=1e-9)}
     return TpspruneCallback(
-        tps={"variant": "neurons", "refresh_steps": 3},
-        watch={
-            "calibration_data": [(small_data()[0],)],
-            "signals": ["norm", "spectral_edge"],
-            "every_steps": 2,
-            "edge_window": 4,
-            "draw": rule,
-        },
-        values={"validation_loss": "eval_loss"},
+        tps={"variant": "neurons", "refresh_steps": 3}, watch=seen, values={"validation_loss": "eval_loss"}
     )
 
 
@@ -178,27 +157,21 @@ def test_a_training_that_goes_on_from_a_checkpoint_ends_as_one_that_was_never_br
     for part in ("tps", "watch"):
         assert len(theirs[part]["tensors"]) > 0
         torch.testing.assert_close(mine[part]["tensors"], theirs[part]["tensors"], rtol=0, atol=0)
-    for one, other in zip(found.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert_equal_weights(found, expected)
 
 
 def test_a_checkpoint_without_the_state_is_refused_unless_both_are_to_start_afresh(tmp_path: Path) -> None:
     trained(tmp_path, calm(), max_steps=4, **OFTEN)
     kept = tmp_path / "checkpoint-4" / "tpsprune.safetensors"
-    whole = kept.read_bytes()
-    kept.write_bytes(whole[:-8])
-    with pytest.raises(ArtifactError, match=r"checkpoint-4/tpsprune\.safetensors is damaged"):
-        trained(tmp_path, calm(), max_steps=8, resumed=True, **OFTEN)
-    kept.write_bytes((tmp_path / "checkpoint-4" / "model.safetensors").read_bytes())
-    with pytest.raises(
-        ArtifactError, match=r"is no state of TPS and Watch: use what the trainer's callback wrote"
+    damaged, other = kept.read_bytes()[:-8], kept.with_name("model.safetensors").read_bytes()
+    for content, words in (
+        (damaged, r"checkpoint-4/tpsprune\.safetensors is damaged"),
+        (other, r"is no state of TPS and Watch: use what the trainer's callback wrote"),
+        (None, r"checkpoint-4/tpsprune\.safetensors, the state of TPS and Watch, is not there"),
     ):
-        trained(tmp_path, calm(), max_steps=8, resumed=True, **OFTEN)
-    kept.unlink()
-    with pytest.raises(
-        ArtifactError, match=r"checkpoint-4/tpsprune\.safetensors, the state of TPS and Watch, is not there"
-    ):
-        trained(tmp_path, calm(), max_steps=8, resumed=True, **OFTEN)
+        kept.write_bytes(content) if content else kept.unlink()
+        with pytest.raises(ArtifactError, match=words):
+            trained(tmp_path, calm(), max_steps=8, resumed=True, **OFTEN)
     nothing, afresh = TpspruneCallback(), calm()
     afresh.parts.load_state_dict({})
     for callback in (nothing, afresh):
@@ -229,11 +202,7 @@ def test_a_process_that_writes_no_checkpoint_writes_no_state(tmp_path: Path) -> 
 
 
 def test_a_second_training_with_one_callback_is_as_the_first(tmp_path: Path) -> None:
-    rule = tpsprune.Plateau(monitor="norm", tolerance=1.0, patience=2, min_adjusted_accuracy=0.0)
-    callback = TpspruneCallback(
-        tps={"variant": "weights"},
-        watch={"calibration_data": [(small_data()[0],)], "signals": ["norm"], "every_steps": 3, "draw": rule},
-    )
+    callback = TpspruneCallback(tps={"variant": "weights"}, watch=watch(draw=PLATEAU))
     for _ in range(2):
         trainer, _ = trained(tmp_path, callback)
         assert trainer.state.global_step == 6
@@ -242,8 +211,6 @@ def test_a_second_training_with_one_callback_is_as_the_first(tmp_path: Path) -> 
 
 
 def test_parts_of_a_step_are_read_once(tmp_path: Path) -> None:
-    callback = TpspruneCallback(
-        watch={"calibration_data": [(small_data()[0],)], "signals": ["norm"], "every_steps": 2}
-    )
+    callback = TpspruneCallback(watch=watch(every_steps=2))
     trained(tmp_path, callback, accumulated=2)
     assert [each.step for each in callback.parts.watch.readings] == [2, 4, 6]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,15 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-import tpsprune
-from tests.loop.conftest import Data, small_data, small_net
+from tests.adapters.conftest import (
+    BATCH,
+    PLATEAU,
+    accumulations,
+    assert_trained_as_by_hand,
+    settings_of,
+    variants,
+)
+from tests.loop.conftest import assert_equal_weights, small_data, small_net
 
 lightning = pytest.importorskip("pytorch_lightning")
 
@@ -44,64 +50,36 @@ class Module(lightning.LightningModule):  # type: ignore[misc,name-defined]
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fitted(folder: Path, callback: Any, data: Data, **settings: Any) -> tuple[Any, nn.Module]:
+QUIET = dict.fromkeys(
+    ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
+)
+
+
+def fitted(
+    folder: Path, callback: Any, *, resumed: Path | None = None, **settings: Any
+) -> tuple[Any, nn.Module]:
     module = Module()
-    trainer = lightning.Trainer(
-        **(
-            {
-                "max_epochs": 3,
-                "accelerator": "cpu",
-                "logger": False,
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
-                "enable_checkpointing": False,
-                "default_root_dir": folder,
-                "callbacks": [callback],
-            }
-            | settings
-        )
-    )
-    trainer.fit(module, DataLoader(TensorDataset(*data), batch_size=12))
+    settings = {"max_epochs": 3, "accelerator": "cpu", **QUIET, **settings}
+    trainer = lightning.Trainer(default_root_dir=folder, callbacks=[callback], **settings)
+    trainer.fit(module, DataLoader(TensorDataset(*small_data()), batch_size=BATCH), ckpt_path=resumed)
     return trainer, module.net
 
 
-def by_hand(data: Data, settings: dict[str, Any], *, epochs: int = 3, accumulated: int = 1) -> nn.Module:
-    model = small_net()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    tps = tpsprune.TPS(model, optimizer, **settings)
-    for _ in range(epochs):
-        for number, (x, y) in enumerate(zip(*(part.split(12) for part in data), strict=True), 1):
-            with tps.listening():
-                loss = cross_entropy(model(x), y)
-            ((loss + tps(y, loss)) / accumulated).backward()
-            if number % accumulated == 0:
-                optimizer.step()
-                optimizer.zero_grad()
-    return model
+def watch(**settings: Any) -> dict[str, Any]:
+    return {"calibration_data": small_data()[0], "signals": ["norm"], "every_steps": 3} | settings
 
 
-@pytest.mark.parametrize("accumulated", [1, 2])
-@pytest.mark.parametrize("variant", ["weights", "neurons", "moments", "in the loss"])
+@accumulations
+@variants
 def test_a_fit_has_the_numbers_of_a_loop_by_hand(variant: str, accumulated: int, tmp_path: Path) -> None:
-    if variant == "in the loss":
-        settings: dict[str, Any] = {"variant": "weights", "apply": "loss"}
-    else:
-        settings = {"variant": variant, "data": small_data()}
-    found = fitted(
-        tmp_path, TpspruneCallback(tps=settings), small_data(), accumulate_grad_batches=accumulated
-    )[1]
-    expected = by_hand(small_data(), settings, accumulated=accumulated)
-    for mine, theirs in zip(found.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs)
+    settings = settings_of(variant)
+    found = fitted(tmp_path, TpspruneCallback(tps=settings), accumulate_grad_batches=accumulated)[1]
+    assert_trained_as_by_hand(found, settings, accumulated)
 
 
 def test_a_rule_that_acts_ends_the_fit_with_its_reason(tmp_path: Path) -> None:
-    rule = tpsprune.Plateau(monitor="norm", tolerance=1.0, patience=2, min_adjusted_accuracy=0.0)
-    callback = TpspruneCallback(
-        watch={"calibration_data": small_data()[0], "signals": ["norm"], "every_steps": 3, "draw": rule},
-        values={"validation_accuracy": "accuracy"},
-    )
-    trainer, _ = fitted(tmp_path, callback, small_data())
+    callback = TpspruneCallback(watch=watch(draw=PLATEAU), values={"validation_accuracy": "accuracy"})
+    trainer, _ = fitted(tmp_path, callback)
     assert trainer.global_step == 6
     assert callback.parts.acted is not None
     assert (callback.parts.acted.kind, callback.parts.acted.step) == ("draw", 6)
@@ -111,31 +89,16 @@ def test_a_rule_that_acts_ends_the_fit_with_its_reason(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_the_trainer_brings_both_back(tmp_path: Path) -> None:
     def made() -> Any:
-        return TpspruneCallback(
-            tps={"variant": "neurons", "refresh_steps": 5},
-            watch={"calibration_data": small_data()[0], "signals": ["norm"], "every_steps": 2},
-        )
+        return TpspruneCallback(tps={"variant": "neurons", "refresh_steps": 5}, watch=watch(every_steps=2))
 
-    straight = fitted(tmp_path / "straight", made(), small_data())[1]
-    trainer, _ = fitted(tmp_path / "first", made(), small_data(), max_epochs=2)
+    straight = fitted(tmp_path / "straight", made())[1]
+    trainer, _ = fitted(tmp_path / "first", made(), max_epochs=2)
     trainer.save_checkpoint(tmp_path / "state.ckpt")
-    callback, module = made(), Module()
-    resumed = lightning.Trainer(
-        max_epochs=3,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        callbacks=[callback],
-    )
-    with warnings.catch_warnings():
-        loader = DataLoader(TensorDataset(*small_data()), batch_size=12)
-        resumed.fit(module, loader, ckpt_path=tmp_path / "state.ckpt")
+    callback = made()
+    resumed = fitted(tmp_path / "resumed", callback, resumed=tmp_path / "state.ckpt")[1]
     readings = [each for each in callback.parts.watch.readings if (each.signal, each.group) == ("norm", "")]
     assert [each.step for each in readings] == [2, 4, 6, 8, 10, 12]
-    for mine, theirs in zip(module.net.parameters(), straight.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+    assert_equal_weights(resumed, straight)
 
 
 class Scaled(MixedPrecision):  # type: ignore[misc]
@@ -148,35 +111,22 @@ class Scaled(MixedPrecision):  # type: ignore[misc]
         return nullcontext()
 
 
-@pytest.mark.parametrize("accumulated", [1, 2])
+@accumulations
 @pytest.mark.parametrize("variant", ["moments", "in the loss"])
 def test_under_a_gradient_scaler_a_fit_has_the_same_numbers(
     variant: str, accumulated: int, tmp_path: Path
 ) -> None:
     # Strong enough for a wrong share to show in every weight.
-    settings: dict[str, Any] = {"variant": variant, "data": small_data(), "coupling": 3.0}
-    if variant == "in the loss":
-        settings = {"variant": "weights", "apply": "loss", "coupling": 3.0}
-    plugin = Scaled()
-    found = fitted(
-        tmp_path,
-        TpspruneCallback(tps=settings),
-        small_data(),
-        accumulate_grad_batches=accumulated,
-        plugins=[plugin],
-    )[1]
+    settings, plugin = settings_of(variant, coupling=3.0), Scaled()
+    more = {"accumulate_grad_batches": accumulated, "plugins": [plugin]}
+    found = fitted(tmp_path, TpspruneCallback(tps=settings), **more)[1]
     assert plugin.scaler.get_scale() == 1024.0
-    expected = by_hand(small_data(), settings, accumulated=accumulated)
-    for mine, theirs in zip(found.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs)
+    assert_trained_as_by_hand(found, settings, accumulated)
 
 
 def test_parts_of_a_step_are_read_once_and_none_before_the_first_step(tmp_path: Path) -> None:
-    callback = TpspruneCallback(
-        tps={"variant": "weights"},
-        watch={"calibration_data": small_data()[0], "signals": ["norm"], "every_steps": 2},
-    )
-    fitted(tmp_path, callback, small_data(), accumulate_grad_batches=2)
+    callback = TpspruneCallback(tps={"variant": "weights"}, watch=watch(every_steps=2))
+    fitted(tmp_path, callback, accumulate_grad_batches=2)
     norms = [each for each in callback.parts.watch.readings if each.signal == "norm"]
     assert [each.step for each in norms] == [2, 4, 6]
     energies = [each for each in callback.parts.watch.readings if each.signal == "tps_energy"]
@@ -184,13 +134,9 @@ def test_parts_of_a_step_are_read_once_and_none_before_the_first_step(tmp_path: 
 
 
 def test_a_second_fit_with_one_callback_is_as_the_first(tmp_path: Path) -> None:
-    rule = tpsprune.Plateau(monitor="norm", tolerance=1.0, patience=2, min_adjusted_accuracy=0.0)
-    callback = TpspruneCallback(
-        tps={"variant": "weights"},
-        watch={"calibration_data": small_data()[0], "signals": ["norm"], "every_steps": 3, "draw": rule},
-    )
+    callback = TpspruneCallback(tps={"variant": "weights"}, watch=watch(draw=PLATEAU))
     for _ in range(2):
-        trainer, _ = fitted(tmp_path, callback, small_data())
+        trainer, _ = fitted(tmp_path, callback)
         assert trainer.global_step == 6
         assert callback.parts.acted.step == 6
         assert callback.parts.tps.steps == 6

@@ -34,38 +34,26 @@ def part(name: str, energy_class: EnergyClass, watts: float | None = None) -> Me
     return MeteredPart(part=name, by="", energy_class=energy_class, watts=watts)
 
 
-ASSUMED_RAM = part("ram", CONSTANT, 20.0)
+def by_load(watts: float) -> MeteredPart:
+    return part("cpu", MODELLED, watts)
+
+
+CPU, GPU, RAM = part("cpu", MEASURED), part("gpu", MEASURED), part("ram", CONSTANT, 20.0)
 
 
 @pytest.mark.parametrize(
     ("parts", "letter", "meaning"),
     [
-        ([part("cpu", MEASURED)], "B", "hardware counters for cpu"),
-        ([part("cpu", MEASURED), ASSUMED_RAM], "C", "B where the 20 W assumed for ram are below a tenth"),
-        (
-            [part("cpu", MEASURED), part("gpu", MEASURED), ASSUMED_RAM],
-            "C",
-            "hardware counters for cpu and gpu; B",
-        ),
-        (
-            [part("cpu", MODELLED, 360.0), part("gpu", MEASURED), ASSUMED_RAM],
-            "C",
-            "a hardware counter for gpu, a model for the rest",
-        ),
-        (
-            [part("cpu", MEASURED), part("gpu", NONE), ASSUMED_RAM],
-            "C",
-            "a hardware counter for cpu, a model for the rest; gpu is not metered at all",
-        ),
-        (
-            [part("cpu", MODELLED, 65.0), ASSUMED_RAM],
-            "D",
-            "a load model: 20 of 85 W at full load are assumed constant",
-        ),
-        ([part("cpu", MODELLED, 8.0), part("gpu", MODELLED, 300.0), ASSUMED_RAM], "D", "20 of 328 W"),
-        ([part("cpu", MODELLED, 8.0), ASSUMED_RAM], "E", "mostly constants times time: 20 of 28 W"),
-        ([part("cpu", CONSTANT, 65.0), ASSUMED_RAM], "E", "mostly constants times time: 85 of 85 W"),
-        ([part("cpu", MODELLED, 8.0), part("gpu", MODELLED), ASSUMED_RAM], None, "not all known"),
+        ([CPU], "B", "hardware counters for cpu"),
+        ([CPU, RAM], "C", "B where the 20 W assumed for ram are below a tenth"),
+        ([CPU, GPU, RAM], "C", "hardware counters for cpu and gpu; B"),
+        ([by_load(360.0), GPU, RAM], "C", "a hardware counter for gpu, a model for the rest"),
+        ([CPU, part("gpu", NONE), RAM], "C", "a hardware counter for cpu, a model for the rest; gpu is not"),
+        ([by_load(65.0), RAM], "D", "a load model: 20 of 85 W at full load are assumed constant"),
+        ([by_load(8.0), part("gpu", MODELLED, 300.0), RAM], "D", "20 of 328 W"),
+        ([by_load(8.0), RAM], "E", "mostly constants times time: 20 of 28 W"),
+        ([part("cpu", CONSTANT, 65.0), RAM], "E", "mostly constants times time: 85 of 85 W"),
+        ([by_load(8.0), part("gpu", MODELLED), RAM], None, "not all known"),
         ([], None, "nothing is metered here"),
     ],
 )
@@ -79,7 +67,7 @@ def test_a_machine_has_the_grade_of_its_dominant_parts(
 
 @given(cpu=st.floats(1.0, 1e3), ram=st.floats(1.0, 1e3))
 def test_without_counters_it_is_e_where_constants_are_more_than_half(cpu: float, ram: float) -> None:
-    letter, _ = grade_of([part("cpu", MODELLED, cpu), part("ram", CONSTANT, ram)])
+    letter, _ = grade_of([by_load(cpu), part("ram", CONSTANT, ram)])
     assert letter == ("E" if ram > (cpu + ram) / 2 else "D")
 
 

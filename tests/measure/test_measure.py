@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.unchanged import unchanged
 from tpsprune.measure import infer_for, latency, paired_latency, size
 from tpsprune.runs.tensors import save_tensors
 
@@ -58,10 +59,8 @@ def test_zeros_weigh_as_much_as_any_other_number() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_left_as_it_was(training: bool) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).train(training)
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    size(model, torch.randn(3, 4))
-    assert model.training is training
-    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    with unchanged(model):
+        size(model, torch.randn(3, 4))
 
 
 class Witness(nn.Module):

@@ -1,17 +1,15 @@
-"""Intervals and tests on a few paired numbers: closed forms, invariances, slow twins, and what they cover."""
+"""Intervals and tests on a few paired numbers: closed forms, invariances, and scipy."""
 
 from __future__ import annotations
 
 import itertools
-from math import exp, gamma, isnan, log, pi, sqrt, tan
+from math import exp, isnan, log, pi, sqrt, tan
 
 import numpy as np
 import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.integrate import quad
-from scipy.optimize import brentq
 
 from tpsprune.numerics.small_samples import (
     detectable_effect,
@@ -118,36 +116,12 @@ positive = st.floats(1e-3, 1e4)
 ratios = st.lists(st.tuples(positive, positive), min_size=2, max_size=8)
 
 
-def twin(data: list[tuple[float, float]], confidence: float) -> tuple[float, float, float]:
-    """The same from the density of Student's t: integrated, then searched for its quantile."""
-    n = len(data)
-    logs = [log(a) - log(b) for a, b in data]
-    mean = sum(logs) / n
-    deviation = sqrt(sum((x - mean) ** 2 for x in logs) / (n - 1))
-    freedom = n - 1
-    scale = gamma((freedom + 1) / 2) / (sqrt(freedom * pi) * gamma(freedom / 2))
-
-    def inside(t: float) -> float:
-        return 2 * quad(lambda x: scale * (1 + x * x / freedom) ** (-(freedom + 1) / 2), 0, t, limit=200)[0]
-
-    quantile = brentq(lambda t: inside(t) - confidence, 0, 100)
-    reach = quantile * deviation / sqrt(n)
-    return exp(mean), exp(mean - reach), exp(mean + reach)
-
-
 def test_two_pairs_have_the_quantile_of_cauchy() -> None:
     found = ratio_interval([(6.0, 1.0), (2.0, 1.0)])
     reach = tan(0.475 * pi) * (log(6) - log(2)) / 2
     assert found.mean == pytest.approx(sqrt(12))
     assert (found.low, found.high) == pytest.approx((sqrt(12) * exp(-reach), sqrt(12) * exp(reach)))
     assert found.count == 2
-
-
-def test_three_pairs_have_the_closed_quantile_of_two_degrees_of_freedom() -> None:
-    p = 0.95
-    found = ratio_interval([(exp(1), 1.0), (exp(2), 1.0), (exp(3), 1.0)], confidence=2 * p - 1)
-    reach = (2 * p - 1) / sqrt(2 * p * (1 - p)) / sqrt(3)
-    assert (log(found.low), log(found.mean), log(found.high)) == pytest.approx((2 - reach, 2, 2 + reach))
 
 
 @given(ratios)
@@ -169,22 +143,14 @@ def test_a_common_factor_multiplies_the_result_and_order_does_not_matter(
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
 @pytest.mark.parametrize("n", [2, 4, 7])
-def test_it_is_the_slow_twins_and_scipys(n: int, confidence: float) -> None:
+def test_it_is_scipys(n: int, confidence: float) -> None:
     draw = np.random.default_rng(n)
     data = [(float(a), float(b)) for a, b in draw.lognormal(1.0, 0.3, (n, 2))]
     found = ratio_interval(data, confidence)
-    assert (found.mean, found.low, found.high) == pytest.approx(twin(data, confidence), rel=1e-6)
     logs = np.log([a / b for a, b in data])
+    assert log(found.mean) == pytest.approx(logs.mean())
     theirs = scipy.stats.ttest_1samp(logs, 0.0).confidence_interval(confidence)
     assert (log(found.low), log(found.high)) == pytest.approx((theirs.low, theirs.high))
-
-
-def test_it_covers_what_it_promises_at_four_pairs() -> None:
-    draw = np.random.default_rng(0)
-    logs = log(3) + 0.4 * draw.standard_normal((4000, 4))
-    found = [ratio_interval([(exp(x), 1.0) for x in row]) for row in logs.tolist()]
-    covered = sum(interval.low <= 3 <= interval.high for interval in found) / len(found)
-    assert covered == pytest.approx(0.95, abs=0.012)
 
 
 @given(st.integers(0, 9), st.integers(1, 9), st.integers(0, 9), st.integers(1, 9))
@@ -216,17 +182,6 @@ def test_a_slope_is_scipys() -> None:
     reach = scipy.stats.t.ppf(0.975, 7) * theirs.stderr
     assert found.mean == pytest.approx(theirs.slope)
     assert found.high - found.mean == pytest.approx(reach)
-
-
-def test_a_slopes_interval_covers_what_it_promises_at_five_points() -> None:
-    draw = np.random.default_rng(0)
-    places = [0.0, 1.0, 2.0, 3.0, 4.0]
-    found = [
-        slope_interval([(x, -0.5 * x + e) for x, e in zip(places, noise, strict=True)])
-        for noise in (0.4 * draw.standard_normal((4000, 5))).tolist()
-    ]
-    covered = sum(interval.low <= -0.5 <= interval.high for interval in found) / len(found)
-    assert covered == pytest.approx(0.95, abs=0.012)
 
 
 def test_too_few_numbers_have_no_interval_and_equal_ones_leave_no_doubt() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import copy
 from types import SimpleNamespace
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.pruning import nets_structure as zoo
 from tests.pruning.nets_attention import (
     ATTENTIONS,
     HEADS,
@@ -24,13 +24,14 @@ from tests.pruning.nets_attention import (
     sequences,
     the_heads,
 )
-from tpsprune.models.architectures import Transformer
-from tpsprune.models.libraries import import_torchvision
+from tpsprune.models import build
 from tpsprune.pruning.attention import MOST_CANDIDATES, propose_head_groups
 from tpsprune.pruning.groups import Attribute, PrunedGroup, Slice
 from tpsprune.pruning.layers import length
 from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.surgery import mask_units, pruned_copy
+from tpsprune.recipe.task import TransformersModel
+from tpsprune.records import TaskFacts
 
 
 @pytest.mark.parametrize("name", ATTENTIONS)
@@ -55,27 +56,23 @@ def test_whole_heads_are_found_and_pruning_them_is_masking_them(name: str) -> No
 
 def test_the_layouts_are_those_of_the_closed_form() -> None:
     def runs(name: str) -> set[tuple[str, int, int, int, int]]:
-        group = the_heads(net(name), sequences())
+        weights = [
+            each for each in the_heads(net(name), sequences()).slices if each.tensor.endswith("weight")
+        ]
         return {
-            (each.tensor.removeprefix("attention."), each.offset, each.block, each.repeat, each.stride)
-            for each in group.slices
-            if each.tensor.endswith("weight")
+            (each.tensor.split(".")[-2], each.offset, each.block, each.repeat, each.stride)
+            for each in weights
         }
 
-    assert runs("fused by part") == {("qkv.weight", 0, 4, 3, 12), ("proj.weight", 0, 4, 1, 0)}
-    assert runs("fused by head") == {("query_key_value.weight", 0, 12, 1, 0), ("dense.weight", 0, 4, 1, 0)}
-    assert runs("grouped queries, fused") == {
-        ("wqkv.weight", 0, 6, 1, 0),
-        ("wqkv.weight", 12, 3, 2, 6),
-        ("wo.weight", 0, 6, 1, 0),
-    }
-    assert runs("multi-query") == {("query.weight", 0, 4, 1, 0), ("out.weight", 0, 4, 1, 0)}
-    assert runs("grouped queries, tiled") == {
-        ("q_proj.weight", 0, 4, 2, 12),
-        ("k_proj.weight", 0, 4, 1, 0),
-        ("v_proj.weight", 0, 4, 1, 0),
-        ("o_proj.weight", 0, 4, 2, 12),
-    }
+    assert runs("fused by part") == {("qkv", 0, 4, 3, 12), ("proj", 0, 4, 1, 0)}
+    assert runs("fused by head") == {("query_key_value", 0, 12, 1, 0), ("dense", 0, 4, 1, 0)}
+    assert runs("grouped queries, fused") == {("wqkv", 0, 6, 1, 0), ("wqkv", 12, 3, 2, 6), ("wo", 0, 6, 1, 0)}
+    assert runs("multi-query") == {("query", 0, 4, 1, 0), ("out", 0, 4, 1, 0)}
+    queries, keys = (
+        {(f"{part}_proj", 0, 4, 2, 12) for part in "qo"},
+        {(f"{part}_proj", 0, 4, 1, 0) for part in "kv"},
+    )
+    assert runs("grouped queries, tiled") == queries | keys
 
 
 def test_numbers_that_follow_the_heads_are_reset_and_no_others() -> None:
@@ -148,17 +145,8 @@ def test_a_number_of_heads_written_out_in_the_code_keeps_them_all() -> None:
 
 
 @pytest.mark.parametrize("name", ["cnn", "residual", "mixed", "mlp", "token-mlp"])
-def test_a_net_without_attention_has_no_candidates(zoo: SimpleNamespace, name: str) -> None:
+def test_a_net_without_attention_has_no_candidates(name: str) -> None:
     assert propose_head_groups(zoo.case(name)[0]) == ()
-
-
-def test_the_transformer_of_the_house_can_lose_heads() -> None:
-    torch.manual_seed(0)
-    model = Transformer(vocabulary=7, width=8, heads=4, mlp_width=12, classes=7)
-    batch = torch.randint(7, (16, 2), generator=torch.Generator().manual_seed(0))
-    group = the_heads(model, batch)
-    assert (group.name, group.width, group.consumers[0].module) == ("q", 4, "o")
-    assert pruned_copy(model, (PrunedGroup.of(group, [0, 3]),)).num_heads == 2
 
 
 def test_multihead_attention_loses_whole_heads_once_it_is_open() -> None:
@@ -187,29 +175,9 @@ def test_query_heads_are_pruned_with_the_keys_that_they_share() -> None:
     assert ticket(sequences()).shape == (8, 3)
 
 
-def hugging_face(kind: str) -> nn.Module:
-    with contextlib.suppress(ImportError):
-        import_torchvision()  # which transformers imports where it is installed, and may need help
-    library = pytest.importorskip("transformers", reason="the models are of transformers")
-    sizes = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 1, "intermediate_size": 16}
-    built = {
-        "gpt2": lambda: library.GPT2LMHeadModel(
-            library.GPT2Config(vocab_size=50, n_embd=24, n_layer=1, n_head=3, bos_token_id=0, eos_token_id=0)
-        ),
-        "llama": lambda: library.LlamaForCausalLM(
-            library.LlamaConfig(**sizes, num_attention_heads=6, num_key_value_heads=3)
-        ),
-        "bert": lambda: library.BertForSequenceClassification(
-            library.BertConfig(**sizes, num_attention_heads=3)
-        ),
-    }[kind]()
-    built.config.use_cache = False
-    model: nn.Module = built.eval()
-    return model
-
-
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])
-def test_the_models_of_hugging_face_can_lose_heads(kind: str) -> None:
-    model = hugging_face(kind)
-    ids = torch.randint(50, (2, 6), generator=torch.Generator().manual_seed(0))
-    assert the_heads(model, {"input_ids": ids}).width == 3
+def test_the_bert_of_hugging_face_can_lose_heads() -> None:
+    pytest.importorskip("transformers", reason="the model is of transformers")
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "intermediate_size": 16, "num_attention_heads": 3}
+    facts = TaskFacts(input_kind="tokens", input_shape=(6,), classes=2, vocabulary=50)
+    bert = build(TransformersModel(architecture="BertForSequenceClassification", config=sizes), facts)
+    assert the_heads(bert.eval(), {"input_ids": torch.arange(12).reshape(2, 6)}).width == 3

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.pruning import nets_structure as zoo
 from tests.pruning.observed import noise
+from tests.unchanged import unchanged
 from tpsprune.pruning.calibration import measure_sensitivities
 from tpsprune.pruning.layers import channels_first
 
@@ -67,9 +67,7 @@ def test_an_output_in_other_units_changes_nothing_and_a_layer_in_other_units_all
         ("transformer", ["v", "mlp_in", "mlp_out"]),
     ],
 )
-def test_a_small_error_at_a_layer_costs_what_was_predicted(
-    zoo: SimpleNamespace, name: str, layers: list[str]
-) -> None:
+def test_a_small_error_at_a_layer_costs_what_was_predicted(name: str, layers: list[str]) -> None:
     """An error of one unit at a time, at all its places, independent of one another."""
     model, batch = zoo.case(name)
     model, batch = model.eval(), batch[:8]
@@ -148,23 +146,14 @@ def test_frozen_layers_are_measured_too_and_flags_modes_and_gradients_are_as_the
     model[0].requires_grad_(False)
     model[3].weight.requires_grad_(False)
     model[1].eval()
-    before = [(p.requires_grad, p.grad) for p in model.parameters()]
-    modes = [each.training for each in model.modules()]
-    statistics = model[1].running_mean.clone()
-    with torch.no_grad():
+    with unchanged(model), torch.no_grad():
         found = measure_sensitivities(model, [batch], ["0", "3"])
     assert not torch.is_inference_mode_enabled()
     for name, sensitivity_q in found.items():
         torch.testing.assert_close(sensitivity_q, thawed[name])
-    assert [(p.requires_grad, p.grad) for p in model.parameters()] == before
-    assert [each.training for each in model.modules()] == modes
-    assert torch.equal(model[1].running_mean, statistics)
-    assert not any(each._forward_hooks for each in model.modules())
     broken = nn.Sequential(nn.Linear(3, 4), nn.Linear(3, 4)).requires_grad_(False)
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+    with unchanged(broken), pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         measure_sensitivities(broken, [noise(8, 3)], ["0"])
-    assert not any(parameter.requires_grad for parameter in broken.parameters())
-    assert not any(each._forward_hooks for each in broken.modules())
 
 
 def test_it_is_a_mean_over_items_and_the_same_for_the_same_seed() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -173,8 +171,8 @@ def test_q_k_and_v_apart_by_chunk_under_positions_lose_heads_and_stream() -> Non
     assert ticket(batch).shape == (2, 3, 3)
 
 
-def test_the_trace_gives_each_root_once_and_leaves_the_model_as_it_was(zoo: SimpleNamespace) -> None:
-    model, batch = zoo.case("cnn")
+def test_the_trace_gives_each_root_once_and_leaves_the_model_as_it_was() -> None:
+    model, batch = case("cnn")
     assert [each.root for each in trace_couplings(model, batch)] == ["body.0", "body.3", "head"]
     assert model.training
     assert not any(module._forward_hooks for module in model.modules())

@@ -11,6 +11,7 @@ import torch_pruning
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.pruning import nets_structure as zoo
 from tpsprune.errors import PruneError
 from tpsprune.pruning.groups import Consumer, Group, Prunability, Slice
 from tpsprune.pruning.importances import KINDS, highest, score_units
@@ -36,7 +37,7 @@ def scaled(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def cnn_case(zoo) -> tuple[nn.Module, Tensor, Prunability]:
+def cnn_case() -> tuple[nn.Module, Tensor, Prunability]:
     model, batch = zoo.case("cnn")
     return scaled(model), batch, find_groups(model, batch, ())
 
@@ -47,7 +48,7 @@ def classes(batch: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("kind", sorted(THEIRS))
 @pytest.mark.parametrize("case", ["cnn", "residual"])
-def test_the_same_units_are_pruned_as_by_torch_pruning_itself(kind: str, case: str, zoo) -> None:
+def test_the_same_units_are_pruned_as_by_torch_pruning_itself(kind: str, case: str) -> None:
     model, batch = zoo.case(case)
     scaled(model)
     found = find_groups(model, batch, ())
@@ -74,8 +75,8 @@ def test_the_same_units_are_pruned_as_by_torch_pruning_itself(kind: str, case: s
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"lamp", "random"}))
-def test_scores_are_over_their_mean_and_finite(kind: str, zoo) -> None:
-    model, batch, found = cnn_case(zoo)
+def test_scores_are_over_their_mean_and_finite(kind: str) -> None:
+    model, batch, found = cnn_case()
     scores = score_units(model, [batch], found.groups, kind, labels=[classes(batch)])
     for group in found.groups:
         assert scores[group.name].shape == (group.width,)
@@ -83,8 +84,8 @@ def test_scores_are_over_their_mean_and_finite(kind: str, zoo) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(THEIRS))
-def test_permuting_the_units_permutes_the_scores(kind: str, zoo) -> None:
-    model, batch, found = cnn_case(zoo)
+def test_permuting_the_units_permutes_the_scores(kind: str) -> None:
+    model, batch, found = cnn_case()
     before = score_units(model, [batch], found.groups, kind, labels=[classes(batch)])[found.groups[0].name]
     order = torch.randperm(6, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
@@ -96,7 +97,7 @@ def test_permuting_the_units_permutes_the_scores(kind: str, zoo) -> None:
     torch.testing.assert_close(after, before[order], rtol=1e-5, atol=1e-6)
 
 
-def test_a_head_is_scored_by_its_share_of_all_four_projections(zoo) -> None:
+def test_a_head_is_scored_by_its_share_of_all_four_projections() -> None:
     model, batch = zoo.case("transformer")
     width, heads = 8, 2
     group = Group(
@@ -119,8 +120,8 @@ def test_a_head_is_scored_by_its_share_of_all_four_projections(zoo) -> None:
     torch.testing.assert_close(scores, by_hand / by_hand.mean())
 
 
-def test_taylor_adds_up_over_batches_of_unequal_length(zoo) -> None:
-    model, batch, found = cnn_case(zoo)
+def test_taylor_adds_up_over_batches_of_unequal_length() -> None:
+    model, batch, found = cnn_case()
     whole = score_units(model, [batch], found.groups, "taylor", labels=[classes(batch)])
     labels = [classes(batch)[:7], classes(batch)[7:]]
     parts = score_units(model, [batch[:7], batch[7:]], found.groups, "taylor", labels=labels)
@@ -128,8 +129,8 @@ def test_taylor_adds_up_over_batches_of_unequal_length(zoo) -> None:
         torch.testing.assert_close(parts[name], scores, rtol=1e-3, atol=1e-4)
 
 
-def test_taylor_sees_frozen_layers_and_leaves_the_model_as_it_was(zoo) -> None:
-    model, batch, found = cnn_case(zoo)
+def test_taylor_sees_frozen_layers_and_leaves_the_model_as_it_was() -> None:
+    model, batch, found = cnn_case()
     free = score_units(model, [batch], found.groups, "taylor", labels=[classes(batch)])
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -140,8 +141,8 @@ def test_taylor_sees_frozen_layers_and_leaves_the_model_as_it_was(zoo) -> None:
     assert all(p.grad is None and not p.requires_grad for p in model.parameters())
 
 
-def test_random_scores_come_from_the_seed_alone(zoo) -> None:
-    model, batch, found = cnn_case(zoo)
+def test_random_scores_come_from_the_seed_alone() -> None:
+    model, batch, found = cnn_case()
     state = torch.get_rng_state()
     first, again, other = (
         score_units(model, [batch], found.groups, "random", seed=seed) for seed in (1, 1, 2)
@@ -151,9 +152,9 @@ def test_random_scores_come_from_the_seed_alone(zoo) -> None:
     assert not any(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_trap_6_a_weak_layer_is_scored_on_its_own_scale(zoo) -> None:
+def test_trap_6_a_weak_layer_is_scored_on_its_own_scale() -> None:
     # There a layer whose units were all below the threshold was passed over without a word.
-    model, batch, found = cnn_case(zoo)
+    model, batch, found = cnn_case()
     before = score_units(model, [batch], found.groups, "magnitude")
     with torch.no_grad():
         for module in (*model.body[:2], model.body[3]):
@@ -165,8 +166,8 @@ def test_trap_6_a_weak_layer_is_scored_on_its_own_scale(zoo) -> None:
 
 @pytest.mark.parametrize("kind", sorted(THEIRS))
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_trap_17_equal_units_have_equal_scores_and_no_nan(kind: str, value: float, zoo) -> None:
-    model, batch, found = cnn_case(zoo)
+def test_trap_17_equal_units_have_equal_scores_and_no_nan(kind: str, value: float) -> None:
+    model, batch, found = cnn_case()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(value)
@@ -177,7 +178,7 @@ def test_trap_17_equal_units_have_equal_scores_and_no_nan(kind: str, value: floa
         assert kind == "lamp" or float(scores_n.max() - scores_n.min()) < 1e-6
 
 
-def test_trap_5_ties_select_the_wanted_count_and_the_lowest_units(zoo) -> None:
+def test_trap_5_ties_select_the_wanted_count_and_the_lowest_units() -> None:
     # There a threshold with <= took every unit of a fresh batch norm, and then none was pruned at all.
     assert highest(torch.ones(7), 3) == (0, 1, 2)
     assert highest(torch.tensor([0.0, 0.0, 2.0, 0.0, 1.0]), 3) == (0, 2, 4)
@@ -187,7 +188,7 @@ def test_trap_5_ties_select_the_wanted_count_and_the_lowest_units(zoo) -> None:
     assert [len(highest(scores[group.name], group.width // 2)) for group in groups] == [3, 4]
 
 
-def test_trap_17_a_batch_norm_without_scales_counts_for_nothing(zoo) -> None:
+def test_trap_17_a_batch_norm_without_scales_counts_for_nothing() -> None:
     model, batch = zoo.case("cnn")
     model.body[1] = nn.BatchNorm2d(6, affine=False)
     found = find_groups(model, batch, ())
@@ -214,7 +215,7 @@ def only_embeddings(groups: tuple[Group, ...]) -> list[Group]:
         ("token-mlp", "magnitude", 1, "nothing that this formula can score"),
     ],
 )
-def test_what_cannot_be_scored_is_refused_by_name(case, kind, batches, message, zoo) -> None:
+def test_what_cannot_be_scored_is_refused_by_name(case, kind, batches, message) -> None:
     model, batch = zoo.case(case)
     groups = find_groups(model, batch, ()).groups
     groups = only_embeddings(groups) if case == "token-mlp" else groups

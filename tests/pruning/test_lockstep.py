@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.pruning import nets_structure as zoo
 from tests.pruning.nets_structure import DrawnNet
 from tests.pruning.observed import disturbed, layer_inputs, noise
+from tests.unchanged import unchanged
 from tpsprune.pruning import lockstep
 from tpsprune.pruning.layers import is_mixer
 from tpsprune.pruning.lockstep import collect_all_calls, traverse_in_step
@@ -64,9 +65,7 @@ class Wandering(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["cnn", "residual", "mixed", "token-mlp", "transformer"])
-def test_stops_come_in_the_order_of_calls_and_each_batch_is_where_it_should_be(
-    zoo: SimpleNamespace, name: str
-) -> None:
+def test_stops_come_in_the_order_of_calls_and_each_batch_is_where_it_should_be(name: str) -> None:
     dense, batch = zoo.case(name)
     dense, pruned, batches = dense.eval(), disturbed(dense.eval()), batch.split(12)
     called: list[str] = []
@@ -101,18 +100,16 @@ def test_the_traversal_continues_with_the_layer_as_changed_at_its_stop(
 ) -> None:
     dense = DrawnNet(kinds, [4, 6, 4, 6], norm, 5).eval()
     pruned, batches = copy.deepcopy(dense), noise(6, 2, 6, 6, seed=seed).tensor_split(parts)
-    before = copy.deepcopy(dense.state_dict())
-    for stop in traverse_in_step(dense, pruned, batches, mixers(dense)):
-        copied = copy.deepcopy(pruned)
-        for module in copied.modules():
-            module._forward_pre_hooks.clear()
-        for found, part in zip(stop.batches, batches, strict=True):
-            torch.testing.assert_close(found.pruned, layer_inputs(copied, stop.module, part))
-            unmoved = stop.module == "stem"
-            assert torch.equal(found.pruned, found.dense) == unmoved
-        with torch.no_grad():
-            pruned.get_submodule(stop.module).weight.mul_(1.5).add_(0.1)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in dense.state_dict().items())
+    with unchanged(dense):
+        for stop in traverse_in_step(dense, pruned, batches, mixers(dense)):
+            copied = copy.deepcopy(pruned)
+            for module in copied.modules():
+                module._forward_pre_hooks.clear()
+            for found, part in zip(stop.batches, batches, strict=True):
+                torch.testing.assert_close(found.pruned, layer_inputs(copied, stop.module, part))
+                assert torch.equal(found.pruned, found.dense) == (stop.module == "stem")
+            with torch.no_grad():
+                pruned.get_submodule(stop.module).weight.mul_(1.5).add_(0.1)
 
 
 def test_later_calls_of_a_layer_do_not_stop_and_can_be_had_in_full(coroutines: list[greenlet]) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.pruning import nets_structure as zoo
 from tests.pruning.observed import (
     disturbed,
     elements_of,
@@ -101,7 +100,7 @@ def test_what_is_seen_at_some_places_is_part_of_what_is_seen_at_all() -> None:
 
 
 @pytest.mark.parametrize("name", ["cnn", "mixed", "transformer"])
-def test_streamed_moments_are_those_of_all_activations_kept(zoo: SimpleNamespace, name: str) -> None:
+def test_streamed_moments_are_those_of_all_activations_kept(name: str) -> None:
     dense, batch = zoo.case(name)
     dense = dense.double().eval()
     batch = batch.double() if batch.is_floating_point() else batch

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import json
 from functools import cache
 from typing import Any
@@ -11,6 +10,7 @@ from torch import nn
 
 from tests.pruning.helpers import assert_same, elements_kept_by
 from tests.pruning.nets_structure import Cnn, case
+from tests.unchanged import unchanged
 from tpsprune.errors import ArtifactError, PruneError
 from tpsprune.pruning import Extraction, Plan, carry_state, extract, replay
 from tpsprune.recipe.prune import Macs, Prune
@@ -48,29 +48,23 @@ def test_replayed_on_initial_weights_it_takes_a_ticket_with_new_biases() -> None
     ticket, plan = found.ticket, found.plan
     assert plan.new_biases == ("body.3",)
     initial = Cnn()
-    before = copy.deepcopy(initial.state_dict())
-    again = replay(initial, plan)
-    kept = torch.tensor(plan.groups[0].kept)
-    assert torch.equal(again.body[0].weight, before["body.0.weight"][kept])
+    with unchanged(initial):
+        again = replay(initial, plan)
+    assert torch.equal(again.body[0].weight, initial.body[0].weight[list(plan.groups[0].kept)])
     assert torch.equal(again.body[3].bias, torch.zeros(len(plan.groups[1].kept)))
-    assert all(torch.equal(before[key], value) for key, value in initial.state_dict().items())
     again.load_state_dict(ticket.state_dict())
     assert torch.equal(again.eval()(batch), ticket.eval()(batch))
 
 
 def test_a_plan_for_another_model_is_refused_naming_the_first_difference() -> None:
     plan = extraction().plan
-    with pytest.raises(
-        PruneError, match=r"the plan has body\.3\.weight \[8, 6, 3, 3\] float32, the model .*\[9, 6"
-    ):
+    with pytest.raises(PruneError, match=r"plan has body\.3\.weight \[8, 6, 3, 3\] .*, the model .*\[9, 6"):
         replay(Cnn((6, 9)), plan)
     with pytest.raises(PruneError, match=r"body\.0\.weight .* float32, the model .* float64"):
         replay(Cnn().double(), plan)
     longer = Cnn()
     longer.add_module("tail", nn.Linear(1, 1, bias=False))
-    with pytest.raises(
-        PruneError, match=r"the plan has nothing more, the model tail\.weight \[1, 1\] float32"
-    ):
+    with pytest.raises(PruneError, match=r"the plan has nothing more, the model tail\.weight \[1, 1\]"):
         replay(longer, plan)
 
 
@@ -83,22 +77,13 @@ def test_a_plan_for_another_model_is_refused_naming_the_first_difference() -> No
         (lambda raw: raw.pop("groups"), "plan.groups is missing"),
         (lambda raw: raw.update(target=5), r"plan\.target must be a valid string \(found 5\)"),
         (lambda raw: raw["groups"][0].update(width=True), r"plan\.groups\.0\.width must be a valid integer"),
-        (
-            lambda raw: raw["groups"][1].update(kept=[3, 1]),
-            r"plan\.groups '.*'\.kept: ascending units below 8",
-        ),
-        (
-            lambda raw: raw["groups"][1].update(kept=[0, 8]),
-            r"plan\.groups '.*'\.kept: ascending units below 8",
-        ),
-        (lambda raw: raw["groups"][1].update(kept=[]), r"plan\.groups '.*'\.kept: ascending units below 8"),
+        (lambda raw: raw["groups"][1].update(kept=[3, 1]), r"groups '.*'\.kept: ascending units below 8"),
+        (lambda raw: raw["groups"][1].update(kept=[0, 8]), r"groups '.*'\.kept: ascending units below 8"),
+        (lambda raw: raw["groups"][1].update(kept=[]), r"groups '.*'\.kept: ascending units below 8"),
         (lambda raw: raw["groups"][0].update(slices=[3]), r"slices\.0 must be an object \(found 3\)"),
         (lambda raw: raw["groups"][0]["slices"][0].update(axis=4), "its units do not fit axis 4 of"),
         (lambda raw: raw["groups"][0]["slices"][0].update(offset=1), "its units do not fit axis 0 of"),
-        (
-            lambda raw: raw["model"][0].update(shape=[6, 2, 3, 4]),
-            r"plan\.digest: it is not that of the tensors",
-        ),
+        (lambda raw: raw["model"][0].update(shape=[6, 2, 3, 4]), r"plan\.digest: it is not that of the"),
         (lambda raw: raw.update(new_biases=["head"]), r"plan\.new_biases: 'head' is no layer without a bias"),
         (lambda raw: raw.update(versions=[]), r"plan\.versions must be an object"),
     ],
@@ -134,11 +119,7 @@ def test_optimizer_state_is_carried_element_by_element(name: str) -> None:
 
 def test_state_that_cannot_be_sliced_is_refused() -> None:
     plan = extraction().plan
-    with pytest.raises(
-        PruneError, match=r"'body\.0\.weight', 'row' has shape \[6\], its parameter \[6, 2, 3, 3\]"
-    ):
+    with pytest.raises(PruneError, match=r"'row' has shape \[6\], its parameter \[6, 2, 3, 3\]"):
         carry_state({"body.0.weight": {"row": torch.zeros(6)}}, plan)
-    with pytest.raises(
-        PruneError, match=r"'body\.0\.weigt': no such tensor .*did you mean 'body\.0\.weight'"
-    ):
+    with pytest.raises(PruneError, match=r"weigt': no such tensor .*did you mean 'body\.0\.weight'"):
         carry_state({"body.0.weigt": {}}, plan)

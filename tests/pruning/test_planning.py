@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.unchanged import unchanged
 from tpsprune import pruning
 from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning.open_attention import open_attention
@@ -67,10 +68,8 @@ def test_the_planned_cost_is_that_of_the_ticket_and_planning_leaves_the_model_as
     net: Net, batches: list[Tensor]
 ) -> None:
     settings = replace(Prune(target=Macs(0.6)), new_biases=False)
-    before = {name: tensor.clone() for name, tensor in net.train().state_dict().items()}
-    planned = pruning.plan_widths(net, batches, settings)
-    assert net.training
-    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    with unchanged(net.train()):
+        planned = pruning.plan_widths(net, batches, settings)
     found = pruning.extract(net.eval(), batches, settings)
     assert planned.cost_share == pytest.approx(found.macs_share, abs=1e-3)
 

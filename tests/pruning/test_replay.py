@@ -93,9 +93,7 @@ def test_a_ticket_is_loaded_without_running_anybodys_code() -> None:
 
 def test_a_plan_for_another_attention_is_refused_naming_the_first_difference() -> None:
     plan = head_plan("packed", (0,))
-    with pytest.raises(
-        PruneError, match=r"attn\.in_proj_weight \[36, 12\] float32, the model .*to_q\.weight"
-    ):
+    with pytest.raises(PruneError, match=r"attn\.in_proj_weight \[36, 12\] .*, the model .*to_q\.weight"):
         replay(net("separate"), plan)
     stubborn = built("packed")
     stubborn.attention.attn.add_zero_attn = True
@@ -214,11 +212,9 @@ def test_an_optimizer_holds_and_trains_the_parameters_of_the_ticket() -> None:
 
 def test_factored_moments_of_a_packed_weight_are_refused() -> None:
     plan = head_plan("packed", (0,))
-    name = "attention.attn.in_proj_weight"
-    with pytest.raises(
-        PruneError, match=r"in_proj_weight', 'row' has shape \[36\], its parameter \[36, 12\]"
-    ):
-        carry_state({name: {"row": torch.zeros(36)}}, plan)
+    state = {"attention.attn.in_proj_weight": {"row": torch.zeros(36)}}
+    with pytest.raises(PruneError, match=r"_weight', 'row' has shape \[36\], its parameter \[36, 12\]"):
+        carry_state(state, plan)
     with pytest.raises(PruneError, match=r"'attention\.attn\.q_proj\.weight': no such tensor"):
         carry_state({"attention.attn.q_proj.weight": {}}, plan)
 
@@ -279,25 +275,14 @@ def test_a_bias_added_in_the_second_round_is_pruned_like_its_outputs() -> None:
 def test_a_second_plan_for_something_else_is_refused_naming_the_first_difference() -> None:
     model = dense()
     first = plan_of(model, (HEADS,))
-    with pytest.raises(
-        PruneError, match=r"not made on the ticket of the first: .*0\.weight \[12, 3\] .*0\.weight \[8, 3\]"
-    ):
+    with pytest.raises(PruneError, match=r"not made on the ticket of .*0\.weight \[12, 3\] .*\[8, 3\]"):
         compose(first, plan_of(model, ()))
     packed = Net(Packed())
-    stream = plan_of(
-        packed, (PrunedGroup("s", 12, (1, 2), (Slice("attention.attn.in_proj_weight", 1, 0, 1),)),)
-    )
-    group = replace(
-        stream,
-        model=tuple(
-            replace(fact, shape=(36, 2)) if fact.name.endswith("in_proj_weight") else fact
-            for fact in stream.model
-        ),
-    )
-    with pytest.raises(
-        PruneError, match=r"opens an attention that the first has pruned, at 'attention\.attn\.in_"
-    ):
-        compose(stream, replace(group, groups=(), opened=("attention.attn",)))
+    group = PrunedGroup("s", 12, (1, 2), (Slice("attention.attn.in_proj_weight", 1, 0, 1),))
+    stream = plan_of(packed, (group,))
+    narrower = replace(stream, model=signature_of(replay(packed, stream)))
+    with pytest.raises(PruneError, match=r"opens an attention that the first has pruned, at 'attent"):
+        compose(stream, replace(narrower, groups=(), opened=("attention.attn",)))
 
 
 SIZES = (12, 8, 9)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch_pruning
 from torch import Tensor, nn
 
+from tests.pruning import nets_structure as zoo
+from tests.pruning.helpers import assert_same
 from tests.pruning.nets_structure import LayerNorm2d, OwnRmsNorm, Stream
+from tests.unchanged import unchanged
 from tpsprune.pruning import PrunedGroup, find_groups
 from tpsprune.pruning.layers import MaskedNorm, is_vector_norm, mask_norm, norms_over_units, unmask_norm
 from tpsprune.pruning.surgery import mask_units, pruned_copy, unmask_norms
@@ -19,7 +21,7 @@ from tpsprune.pruning.trial import randomised_copy
 
 
 @pytest.mark.parametrize("name", ["cnn", "residual", "mixed"])
-def test_the_slices_are_those_that_torch_pruning_takes(zoo: SimpleNamespace, name: str) -> None:
+def test_the_slices_are_those_that_torch_pruning_takes(name: str) -> None:
     model, batch = zoo.case(name)
     pruned, twin = [], copy.deepcopy(model)
     for group in find_groups(model, batch[:2]).groups:
@@ -36,13 +38,10 @@ def test_the_slices_are_those_that_torch_pruning_takes(zoo: SimpleNamespace, nam
         root = twin.get_submodule(group.name)
         prune = graph.get_pruner_of_module(root).prune_out_channels
         graph.get_pruning_group(root, prune, list(half.removed)).prune()
-    ours = pruned_copy(model, pruned)
-    expected = twin.state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in ours.state_dict().items())
-    assert str(ours) == str(twin)
+    assert_same(pruned_copy(model, pruned), twin)
 
 
-def test_frozen_flags_modes_number_types_and_memory_formats_are_kept(zoo: SimpleNamespace) -> None:
+def test_frozen_flags_modes_number_types_and_memory_formats_are_kept() -> None:
     model, batch = zoo.case("cnn")
     model = model.to(memory_format=torch.channels_last)
     model.body[0].weight.requires_grad_(False)
@@ -58,16 +57,16 @@ def test_frozen_flags_modes_number_types_and_memory_formats_are_kept(zoo: Simple
     assert [m.training for m in ticket.modules()] == [m.training for m in model.modules()]
 
 
-def test_pruning_nothing_gives_an_equal_model_with_its_own_tensors(zoo: SimpleNamespace) -> None:
+def test_pruning_nothing_gives_an_equal_model_with_its_own_tensors() -> None:
     model, batch = zoo.case("residual")
     pruned = [PrunedGroup.of(group, range(group.width)) for group in find_groups(model, batch[:2]).groups]
     ticket = pruned_copy(model, pruned)
+    assert_same(ticket, model)
     for name, value in ticket.state_dict().items():
-        assert torch.equal(value, model.state_dict()[name])
         assert value.data_ptr() != model.state_dict()[name].data_ptr()
 
 
-def test_layers_know_their_new_sizes(zoo: SimpleNamespace) -> None:
+def test_layers_know_their_new_sizes() -> None:
     model, batch = zoo.case("mixed")
     pruned = {each.name: PrunedGroup.of(each, range(3)) for each in find_groups(model, batch[:2]).groups}
     ticket = pruned_copy(model, list(pruned.values()))
@@ -101,9 +100,8 @@ class CentredScale(nn.Module):
     ],
 )
 def test_a_norm_of_an_unknown_class_is_recognised_by_its_outputs(module: nn.Module, is_norm: bool) -> None:
-    before = copy.deepcopy(module.state_dict())
-    assert is_vector_norm(module) == is_norm
-    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+    with unchanged(module):
+        assert is_vector_norm(module) == is_norm
 
 
 def test_a_group_norm_is_over_units_only_where_it_is_of_one_group() -> None:

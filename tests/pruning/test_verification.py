@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.pruning.helpers import pruned_to
-from tests.pruning.nets_structure import Stream
+from tests.pruning.nets_structure import Stream, mlp
 from tpsprune.errors import PruneError
 from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning import find_groups
@@ -21,9 +21,7 @@ from tpsprune.recipe.prune import Latency, Macs, Params, Prune, Tolerance, Width
 
 def perceptron() -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 10), nn.Tanh(), nn.Linear(10, 3)
-    ), torch.randn(16, 6)
+    return mlp((6, 12, 10, 3)), torch.randn(16, 6)
 
 
 def stream() -> tuple[nn.Module, Tensor]:

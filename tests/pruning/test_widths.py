@@ -35,17 +35,10 @@ def chain(widths: tuple[int, ...]) -> CostModel:
     """A perceptron of three inputs, these hidden widths and two outputs."""
     sizes = (3, *widths, 2)
     shapes = {f"l{rank}.weight": (after, before) for rank, (before, after) in enumerate(pairwise(sizes))}
-    groups = [
-        Group(
-            f"l{rank}",
-            width,
-            (f"l{rank}",),
-            (),
-            (),
-            (Slice(f"l{rank}.weight", 0, 0, 1), Slice(f"l{rank + 1}.weight", 1, 0, 1)),
-        )
-        for rank, width in enumerate(widths)
-    ]
+    groups = []
+    for rank, width in enumerate(widths):
+        slices = (Slice(f"l{rank}.weight", 0, 0, 1), Slice(f"l{rank + 1}.weight", 1, 0, 1))
+        groups.append(Group(f"l{rank}", width, (f"l{rank}",), (), (), slices))
     macs = {name.removesuffix(".weight"): a * b for name, (a, b) in shapes.items()}
     return CostModel.of_macs(groups, shapes, MacCount(sum(macs.values()), macs))
 
@@ -171,11 +164,9 @@ def costs(widths: tuple[int, ...] = (12, 16, 10), kinds: tuple[str, ...] | None 
 
 def evidence(widths: Sequence[int], ranks: Sequence[float] | None = None) -> Evidence:
     generator = torch.Generator().manual_seed(sum(widths))
-    return Evidence(
-        ranks if ranks is not None else [width / (2.0 + rank) for rank, width in enumerate(widths)],
-        [falling(width, 1.0 + rank) for rank, width in enumerate(widths)],
-        [torch.rand(width, generator=generator) for width in widths],
-    )
+    ranks = ranks or [width / (2.0 + rank) for rank, width in enumerate(widths)]
+    residuals = [falling(width, 1.0 + rank) for rank, width in enumerate(widths)]
+    return Evidence(ranks, residuals, [torch.rand(width, generator=generator) for width in widths])
 
 
 def names(model: CostModel) -> list[str]:
@@ -233,11 +224,8 @@ def test_what_is_left_over_may_grow_a_group_by_more_than_a_step() -> None:
 
 
 def test_widths_follow_effective_ranks_in_proportion() -> None:
-    a, b, c = chosen(
-        costs((40, 40, 40)),
-        Prune(target=Macs(0.3), widths="effective-rank", round_to=1),
-        Evidence(ranks=(6.0, 12.0, 3.0)),
-    )
+    by_rank = Prune(target=Macs(0.3), widths="effective-rank", round_to=1)
+    a, b, c = chosen(costs((40, 40, 40)), by_rank, Evidence(ranks=(6.0, 12.0, 3.0)))
     assert b / a == pytest.approx(2.0, rel=0.1)
     assert a / c == pytest.approx(2.0, rel=0.15)
 
@@ -404,16 +392,8 @@ FIXED = replace(costs(), constant=400.0, total=costs().total + 400)
             r"and round_to auto the least is 0\.\d{3}",
         ),
         (FIXED, Prune(target=Macs(0.1)), r"because \d+% of the multiply-accumulates lie in layers that"),
-        (
-            costs(),
-            Prune(target=Latency(0.3)),
-            r"latency=0.3 cannot be reached.*the least is 0.420 as measured",
-        ),
-        (
-            costs(),
-            Prune(max_pruning_ratios={"l22": 0.5}),
-            r"prune.max_pruning_ratios: 'l22' matches no group .*'l2'.*l0, l1, l2",
-        ),
+        (costs(), Prune(target=Latency(0.3)), r"latency=0.3 cannot be reached.*least is 0.420 as measured"),
+        (costs(), Prune(max_pruning_ratios={"l22": 0.5}), r"'l22' matches no group .*'l2'.*l0, l1, l2"),
         (
             costs(),
             Prune(target=Widths({"l00": 3, "l1": 17, "l2": 10, "zz": 1})),

@@ -17,7 +17,8 @@ TEXT = 'task.data={kind="text", source="python-topics"}'
 WINE = 'task.data={kind="tabular", source="wine"}'
 DIABETES = 'task.data={kind="tabular", source="diabetes"}'
 FILE = 'task.data={kind="tabular", path="a.csv", target="y"}'
-OWN = "task.loss=theirs:loss"
+OWN, NEXT, SMOOTH = "task.loss=theirs:loss", "task.loss=next-token", "train.label_smoothing=0.1"
+SMOOTHING = "train.label_smoothing: has no meaning"
 
 
 @pytest.mark.parametrize(
@@ -27,8 +28,8 @@ OWN = "task.loss=theirs:loss"
         (OWN,),
         (CUSTOM, "task.loss=mse"),
         (CUSTOM, "task.loss=bce"),
-        (CUSTOM, "task.loss=next-token", "train.label_smoothing=0.1"),
-        (TEXT, "task.loss=next-token"),
+        (CUSTOM, NEXT, SMOOTH),
+        (TEXT, NEXT),
         (TEXT, OWN),
         (WINE,),
         (WINE, OWN),
@@ -47,70 +48,25 @@ def test_a_loss_that_goes_with_its_data_is_read_and_written_again(overrides: tup
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (
-            ("task.loss=mae",),
-            "task.loss: unknown loss 'mae' (did you mean 'mse'?); or a function of your own,",
-        ),
-        (
-            ("task.loss=zzz",),
-            "task.loss: unknown loss 'zzz' (known: cross-entropy, bce, next-token, mse); or",
-        ),
-        (
-            ("task.loss=mse",),
-            "task.loss: data of kind 'digits' have a class for a label: 'cross-entropy', or a",
-        ),
-        (
-            (TEXT,),
-            "task.loss: data of kind 'text' have the next byte for a label at every place: 'next-token',",
-        ),
-        (
-            (WINE, "task.loss=mse"),
-            "task.loss: the target holds classes: 'cross-entropy', or a function of your",
-        ),
+        (("task.loss=mae",), "task.loss: unknown loss 'mae' (did you mean 'mse'?); or a function of your"),
+        (("task.loss=zzz",), "task.loss: unknown loss 'zzz' (known: cross-entropy, bce, next-token, mse);"),
+        (("task.loss=mse",), "task.loss: data of kind 'digits' have a class for a label: 'cross-entropy',"),
+        ((TEXT,), "task.loss: data of kind 'text' have the next byte for a label at every place:"),
+        ((WINE, "task.loss=mse"), "task.loss: the target holds classes: 'cross-entropy', or a function of"),
         ((DIABETES,), "task.loss: the target holds numbers: 'mse', or a function of your own"),
-        (
-            (WINE, "task.loss=bce"),
-            "task.loss: data of kind 'tabular' have one label a row: 'cross-entropy' or",
-        ),
+        ((WINE, "task.loss=bce"), "task.loss: data of kind 'tabular' have one label a row: 'cross-entropy'"),
         ((WINE, "task.data.labels=numbers"), "task.data.labels: the target of 'wine' holds classes (found"),
         ((FILE, "task.data.labels=numbers"), "task.loss: the target holds numbers: 'mse', or a function of"),
-        (
-            (FILE, OWN),
-            "task.data.labels: with a custom loss set what the target is: 'classes' or 'numbers'",
-        ),
+        ((FILE, OWN), "task.data.labels: with a custom loss set what the target is: 'classes' or 'numbers'"),
         (('task.data={kind="tabular"}',), "task.data: give path or source, one of the two"),
-        (
-            (f'{TEXT[:-1]}, path="a.txt"}}', "task.loss=next-token"),
-            "task.data: give path or source, one of the",
-        ),
-        (
-            ('task.data={kind="tabular", path="a.csv"}',),
-            "task.data.target: required with path, but missing:",
-        ),
-        (
-            (f'{WINE[:-1]}, target="y"}}',),
-            "task.data.target: is read with path only (here source = 'wine')",
-        ),
-        (
-            (f'{WINE[:-1]}, leave_out=["y"]}}',),
-            "task.data.leave_out: is read with path only (here source =",
-        ),
-        (
-            (CUSTOM, "task.loss=mse", "train.label_smoothing=0.1"),
-            "train.label_smoothing: has no meaning with loss 'mse': 0 would do (found 0.1)",
-        ),
-        (
-            (OWN, "train.label_smoothing=0.1"),
-            "train.label_smoothing: has no meaning with loss 'theirs:loss':",
-        ),
-        (
-            ('task.data={kind="tabular", source="iris"}',),
-            "task.data.source: must be 'breast-cancer', 'wine' or",
-        ),
-        (
-            ('task.data={kind="text", length=0}',),
-            "task.data.length: must be greater than or equal to 1 (found 0)",
-        ),
+        ((f'{TEXT[:-1]}, path="a.txt"}}', NEXT), "task.data: give path or source, one of the two"),
+        (('task.data={kind="tabular", path="a.csv"}',), "task.data.target: required with path, but missing:"),
+        ((f'{WINE[:-1]}, target="y"}}',), "task.data.target: is read with path only (here source = 'wine')"),
+        ((f'{WINE[:-1]}, leave_out=["y"]}}',), "task.data.leave_out: is read with path only (here source ="),
+        ((CUSTOM, "task.loss=mse", SMOOTH), f"{SMOOTHING} with loss 'mse': 0 would do (found 0.1)"),
+        ((OWN, SMOOTH), f"{SMOOTHING} with loss 'theirs:loss': 0 would do (found 0.1)"),
+        (('task.data={kind="tabular", source="iris"}',), "task.data.source: must be 'breast-cancer', 'wine'"),
+        (('task.data={kind="text", length=0}',), "task.data.length: must be greater than or equal to 1"),
     ],
 )
 def test_a_loss_that_does_not_go_with_its_data_is_one_fault_with_what_would_do(
@@ -128,7 +84,7 @@ def test_a_target_is_read_as_the_loss_wants_it_or_as_labels_has_it() -> None:
 
 
 def test_a_text_has_windows_of_sixty_four_bytes() -> None:
-    read = recipe.parse(LEAST, "r.toml", (TEXT, "task.loss=next-token"))
+    read = recipe.parse(LEAST, "r.toml", (TEXT, NEXT))
     assert isinstance(read.task.data, TextData)
     assert read.task.data.length == 64
 
@@ -165,33 +121,15 @@ def test_every_signal_may_be_watched_and_ruled_on() -> None:
     ("old", "new", "words"),
     [
         ("at_least = 1", "at_least = 3", "stop.draw.at_least: needs 3 of 2 rules"),
-        (
-            '"mask_distance", ',
-            "",
-            "stop.draw.rules.0.monitor: 'mask_distance' is not read in this recipe "
-            "(read here: train_loss, validation_loss, validation_accuracy, d_eff, spectral_edge, "
-            "spectral_edge_k, gap_23, condensation)",
-        ),
-        (
-            'rule = "reopen"',
-            'rule = "epoch"\nepoch = 9',
-            "stop.draw.rules.1.epoch: is after train.epochs = 4 (found 9)",
-        ),
-        (
-            'rule = "reopen"',
-            'rule = "repoen"',
-            "stop.draw.rules.1: unknown 'rule' 'repoen' (did you mean 'reopen'?); one of 'none', 'epoch', "
-            "'plateau', 'patience', 'threshold', 'mask', 'change', 'reopen'",
-        ),
-        (
-            "threshold = 0.2",
-            "treshold = 0.2",
-            "stop.draw.rules.0.treshold: unknown key (did you mean 'threshold'?)",
-        ),
+        ('"mask_distance", ', "", "stop.draw.rules.0.monitor: 'mask_distance' is not read in this recipe"),
+        ('reopen"', 'epoch"\nepoch = 9', "stop.draw.rules.1.epoch: is after train.epochs = 4 (found 9)"),
+        ("reopen", "repoen", "stop.draw.rules.1: unknown 'rule' 'repoen' (did you mean 'reopen'?); one of"),
+        ("threshold =", "treshold =", "stop.draw.rules.0.treshold: unknown key (did you mean 'threshold'?)"),
     ],
 )
 def test_a_fault_of_a_rule_among_several_is_reported_with_its_place(old: str, new: str, words: str) -> None:
-    assert faults(TOGETHER.replace(old, new)) == [words]
+    (found,) = faults(TOGETHER.replace(old, new))
+    assert found.startswith(words)
 
 
 def test_one_rule_is_no_consensus() -> None:
@@ -226,28 +164,22 @@ def test_every_kind_is_read_and_written_and_read_again(text: str, target: Target
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("macs = 0.5\nparams = 0.5", f"prune.target: {KINDS} (found {{'macs': 0.5, 'params': 0.5}})"),
-        ("", f"prune.target: {KINDS} (found {{}})"),
-        ("mac = 0.5", f"prune.target: {KINDS} (did you mean 'macs'?) (found {{'mac': 0.5}})"),
-        ("macs = 0.5\nbatch_items = 3", "prune.target.batch_items: unknown key (known here: macs)"),
-        (
-            "latency = 0.5\nbatch_item = 2",
-            "prune.target.batch_item: unknown key (did you mean 'batch_items'?)",
-        ),
-        (
-            "latency = 0.5\nbatch_items = 0",
-            "prune.target.batch_items: must be greater than or equal to 1 (found 0)",
-        ),
-        ("params = 1.5", "prune.target.params: must be less than 1 (found 1.5)"),
-        ("tolerance = 0", "prune.target.tolerance: must be greater than 0 (found 0)"),
-        ("latency = '2 ms'", "prune.target.latency: must be a valid number (found '2 ms')"),
-        ("widths = 3", "prune.target.widths: must be a table (found 3)"),
-        ("widths = {a = 0}", "prune.target.widths.a: must be greater than or equal to 1 (found 0)"),
-        ("widths = {a = 3.5}", "prune.target.widths.a: must be a valid integer (found 3.5)"),
+        ("macs = 0.5\nparams = 0.5", f": {KINDS} (found {{'macs': 0.5, 'params': 0.5}})"),
+        ("", f": {KINDS} (found {{}})"),
+        ("mac = 0.5", f": {KINDS} (did you mean 'macs'?) (found {{'mac': 0.5}})"),
+        ("macs = 0.5\nbatch_items = 3", ".batch_items: unknown key (known here: macs)"),
+        ("latency = 0.5\nbatch_item = 2", ".batch_item: unknown key (did you mean 'batch_items'?)"),
+        ("latency = 0.5\nbatch_items = 0", ".batch_items: must be greater than or equal to 1 (found 0)"),
+        ("params = 1.5", ".params: must be less than 1 (found 1.5)"),
+        ("tolerance = 0", ".tolerance: must be greater than 0 (found 0)"),
+        ("latency = '2 ms'", ".latency: must be a valid number (found '2 ms')"),
+        ("widths = 3", ".widths: must be a table (found 3)"),
+        ("widths = {a = 0}", ".widths.a: must be greater than or equal to 1 (found 0)"),
+        ("widths = {a = 3.5}", ".widths.a: must be a valid integer (found 3.5)"),
     ],
 )
 def test_what_is_wrong_with_a_target_is_reported_once_at_its_place(text: str, words: str) -> None:
-    assert faults(with_target(text)) == [words]
+    assert faults(with_target(text)) == [f"prune.target{words}"]
 
 
 def test_a_target_that_is_no_table_is_reported_with_what_would_do() -> None:

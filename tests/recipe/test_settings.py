@@ -73,12 +73,16 @@ def test_every_fault_of_a_section_is_reported_without_a_section_that_nobody_type
 PLACE = "task.model.factory"
 
 
-def test_a_callable_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_own_code.py").write_text(
-        "class Nets:\n    @staticmethod\n    def make(n): return n + 1\n"
-    )
+@pytest.fixture
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder to write modules into."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+def test_a_callable_in_the_current_folder_is_found(at_home: Path) -> None:
+    (at_home / "my_own_code.py").write_text("class Nets:\n    def make(n): return n + 1\n")
     assert call("my_own_code:Nets.make", {"n": 2}, PLACE) == 3
 
 
@@ -102,20 +106,13 @@ def test_what_the_users_code_raises_is_reported_in_one_line() -> None:
         call("math:sqrt", {"x": 1}, PLACE)
 
 
-def test_code_that_would_end_the_program_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "ends_the_program.py").write_text("def make(): raise SystemExit(7)\n")
-    (tmp_path / "ends_it_on_import.py").write_text("raise SystemExit(9)\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+def test_code_that_would_end_the_program_or_breaks_on_import_is_reported(at_home: Path) -> None:
+    (at_home / "ends_the_program.py").write_text("def make(): raise SystemExit(7)\n")
+    (at_home / "ends_it_on_import.py").write_text("raise SystemExit(9)\n")
+    (at_home / "breaks_on_import.py").write_text("raise RuntimeError('no licence')\n")
     with pytest.raises(RecipeError, match=r"'ends_the_program:make' raised SystemExit: 7"):
         call("ends_the_program:make", {}, PLACE)
     with pytest.raises(RecipeError, match=r"'ends_it_on_import' does not import: SystemExit: 9"):
         resolve("ends_it_on_import:x", PLACE)
-
-
-def test_a_module_that_breaks_on_import_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "breaks_on_import.py").write_text("raise RuntimeError('no licence')\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(RecipeError, match=r"'breaks_on_import' does not import: RuntimeError: no licence"):
         resolve("breaks_on_import:x", PLACE)

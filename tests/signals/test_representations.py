@@ -98,16 +98,12 @@ class Idle(nn.Module):
     [
         ({}, "there is no prunable group to read", Status.NOT_APPLICABLE),
         ({"0": {"1.idle": 4}, "1": {"1.used": 4}}, "no consumer is called", Status.OK),
-        (
-            {"0": {"0": 3, "1.used": 4}},
-            "its consumers read different numbers of units",
-            Status.NOT_APPLICABLE,
-        ),
+        ({"0": {"0": 3, "1.used": 4}}, "its consumers read different numbers", Status.NOT_APPLICABLE),
     ],
 )
 def test_a_group_without_a_dimension_says_why(consumers: Any, reason: str, last: Status) -> None:
     readings = dimension(nn.Sequential(nn.Linear(3, 4), Idle()), consumers, torch.randn(9, 3))
-    assert readings[0].reason == reason
+    assert readings[0].reason.startswith(reason)
     assert readings[-1].status is last
 
 
@@ -175,31 +171,19 @@ NOT_FINITE = torch.full((3, 2), torch.inf)
 
 
 @pytest.mark.parametrize(
-    ("signal", "model", "batch", "status", "reason"),
+    ("signal", "model", "batch", "reason"),
     [
-        (
-            Collapse(),
-            nn.Conv2d(1, 1, 1),
-            torch.ones(2, 1, 3, 3),
-            "NOT_APPLICABLE",
-            "no linear layer is called",
-        ),
-        (Collapse(), nn.Linear(2, 2), torch.ones(1, 2), "NOT_APPLICABLE", "a single item has no pair"),
-        (Collapse(), nn.Linear(2, 2), NOT_FINITE, "NOT_FINITE", "came out as nan"),
-        (
-            LogitRank(share=0.01),
-            nn.Flatten(0),
-            torch.ones(2, 2),
-            "NOT_APPLICABLE",
-            "is not a table of logits",
-        ),
-        (LogitRank(share=0.01), nn.Identity(), NOT_FINITE, "NOT_FINITE", "a logit is not finite"),
+        (Collapse(), nn.Conv2d(1, 1, 1), torch.ones(2, 1, 3, 3), "no linear layer is called"),
+        (Collapse(), nn.Linear(2, 2), torch.ones(1, 2), "a single item has no pair"),
+        (Collapse(), nn.Linear(2, 2), NOT_FINITE, "came out as nan"),
+        (LogitRank(share=0.01), nn.Flatten(0), torch.ones(2, 2), "is not a table of logits"),
+        (LogitRank(share=0.01), nn.Identity(), NOT_FINITE, "a logit is not finite"),
     ],
 )
 def test_without_a_value_the_reading_says_why(
-    signal: AbstractMemoryless, model: nn.Module, batch: Tensor, status: str, reason: str
+    signal: AbstractMemoryless, model: nn.Module, batch: Tensor, reason: str
 ) -> None:
     reading: Reading
     (reading,) = read(signal, model, batch)
-    assert reading.status is Status[status]
+    assert reading.status is (Status.NOT_FINITE if batch is NOT_FINITE else Status.NOT_APPLICABLE)
     assert reason in reading.reason

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.unchanged import unchanged
 from tpsprune.records.readings import Reading, Status
 from tpsprune.signals import updates as updates_module
 from tpsprune.signals.signal import Readings, View
@@ -206,12 +207,9 @@ def test_it_is_what_two_steps_in_either_order_leave_between_them() -> None:
 def test_the_model_is_as_it_was_and_the_reading_depends_on_the_step_alone() -> None:
     torch.manual_seed(0)
     model = net()
-    before = {name: each.clone() for name, each in model.state_dict().items()}
-    readings = [read(model, BATCHES, LABELS, step)[0].value for step in (1, 1, 2)]
+    with unchanged(model):
+        readings = [read(model, BATCHES, LABELS, step)[0].value for step in (1, 1, 2)]
     assert readings[0] == readings[1] != readings[2]
-    assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
-    assert all(each.grad is None for each in model.parameters())
-    assert model.training
 
 
 def test_without_labels_parameters_or_pairs_there_is_no_reading() -> None:

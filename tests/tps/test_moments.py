@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.tps.conftest import Addition, Pairs, built
+from tests.unchanged import unchanged
 from tpsprune.data.dataset import Preparation
 from tpsprune.errors import VariantError
 from tpsprune.numerics.coherence import moment_coherence
@@ -45,12 +46,19 @@ def moments(model: nn.Module, facts: TaskFacts, data: Addition, **given: Any) ->
     return built(model, facts, data, **{"variant": "moments", "coupling": 1.0} | given)
 
 
+def penalty_of(regulariser: Regulariser, model: nn.Module, data: Addition, *given: Any) -> Tensor:
+    """Return the penalty after a forward pass of the data, which it listened to."""
+    with regulariser.listening():
+        model(data[0])
+    penalty = regulariser.penalty(0, data[1], *given)
+    assert penalty is not None
+    return penalty
+
+
 def test_the_penalty_is_one_minus_the_mean_coherence_of_what_the_forward_pass_put_out() -> None:
     model, (inputs, labels) = plain(), bits()
     regulariser = moments(model, BITS, (inputs, labels))
-    with regulariser.listening():
-        model(inputs)
-    penalty = regulariser.penalty(0, labels)
+    penalty = penalty_of(regulariser, model, (inputs, labels))
     expected = 1.0 - moment_coherence(model[0](inputs)[:, None], None, labels).mean()
     torch.testing.assert_close(penalty, expected)
     assert regulariser.shares_forward_pass
@@ -79,13 +87,9 @@ def test_of_a_convolution_units_are_channels_and_positions_are_averaged(
 ) -> None:
     torch.manual_seed(0)
     inputs, labels = torch.randn(20, 1, 8, 8), torch.randint(0, 5, (20,))
-    regulariser = moments(image_net, image_facts, (inputs, labels))
-    with regulariser.listening():
-        image_net(inputs)
+    penalty = penalty_of(moments(image_net, image_facts, (inputs, labels)), image_net, (inputs, labels))
     by_channel_ism = image_net[0](inputs).permute(0, 2, 3, 1).flatten(1, 2)
-    torch.testing.assert_close(
-        regulariser.penalty(0, labels), 1.0 - moment_coherence(by_channel_ism, None, labels).mean()
-    )
+    torch.testing.assert_close(penalty, 1.0 - moment_coherence(by_channel_ism, None, labels).mean())
 
 
 def test_reading_it_leaves_mode_statistics_hooks_and_gradients_alone(
@@ -93,12 +97,8 @@ def test_reading_it_leaves_mode_statistics_hooks_and_gradients_alone(
 ) -> None:
     inputs, labels = torch.randn(20, 1, 8, 8), torch.randint(0, 5, (20,))
     regulariser = moments(image_net, image_facts, (inputs, labels))
-    before = {name: tensor.clone() for name, tensor in image_net.state_dict().items()}
-    regulariser.order_parameters(step=0, epoch=0.0)
-    assert image_net.training
-    assert all(torch.equal(tensor, before[name]) for name, tensor in image_net.state_dict().items())
-    assert not image_net[0]._forward_hooks
-    assert image_net[0].weight.grad is None
+    with unchanged(image_net):
+        regulariser.order_parameters(step=0, epoch=0.0)
 
 
 def test_a_training_with_it_is_the_training_on_the_sum_of_both_losses() -> None:
@@ -141,16 +141,12 @@ def test_it_lets_go_as_the_task_is_learned_and_no_other_variant_does() -> None:
     regulariser = moments(model, BITS, (inputs, labels))
     terms = []
     for loss in (None, 5.0, log(2), 0.5 * log(2), 0.0):
-        with regulariser.listening():
-            model(inputs)
-        term = regulariser.penalty(0, labels, None if loss is None else torch.tensor(loss))
-        assert term is not None
+        given = None if loss is None else torch.tensor(loss)
+        term = penalty_of(regulariser, model, (inputs, labels), given)
         terms.append(float(term.detach()) / float(terms[0] if terms else 1.0))
     assert terms[1:] == pytest.approx([1.0, 1.0, 0.5, 0.0])
     weights = moments(model, BITS, (inputs, labels), variant="weights", apply="loss")
-    full, still = weights.penalty(0, labels, None), weights.penalty(0, labels, torch.tensor(0.0))
-    assert full is not None
-    assert still is not None
+    full, still = (penalty_of(weights, model, (inputs, labels), each) for each in (None, torch.tensor(0.0)))
     assert torch.equal(full, still)
 
 
@@ -159,31 +155,21 @@ def test_descent_on_its_energy_finds_the_bits_whose_parity_is_the_label() -> Non
     model, (inputs, labels) = plain(), bits()
     regulariser = moments(model, BITS, (inputs, labels))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
-    for step in range(300):
+    for _ in range(300):
         optimizer.zero_grad()
-        with regulariser.listening():
-            model(inputs)
-        penalty = regulariser.penalty(step, labels)
-        assert penalty is not None
-        penalty.backward()
+        penalty_of(regulariser, model, (inputs, labels)).backward()
         optimizer.step()
     size_md = model[0].weight.detach().abs()
-    others = [0, 3], [1, 2, 4, 5]
-    assert float(size_md[:, others[0]].min()) > 5 * float(size_md[:, others[1]].max())
+    assert float(size_md[:, [0, 3]].min()) > 5 * float(size_md[:, [1, 2, 4, 5]].max())
 
 
 def test_labels_of_held_out_items_cannot_reach_the_weights(pairs: Pairs) -> None:
     inputs, labels = pairs.data
     grads = []
     for held_out in (labels[40:], (labels[40:] + 3) % 11):
-        data = inputs, torch.cat((labels[:40], held_out))
+        data = inputs[:40], torch.cat((labels[:40], held_out))[:40]
         pairs.net.zero_grad()
-        regulariser = moments(pairs.net, pairs.facts, (data[0][:40], data[1][:40]))
-        with regulariser.listening():
-            pairs.net(data[0][:40])
-        penalty = regulariser.penalty(0, data[1][:40])
-        assert penalty is not None
-        penalty.backward()
+        penalty_of(moments(pairs.net, pairs.facts, data), pairs.net, data).backward()
         grads.append(pairs.net.get_parameter("hidden.weight").grad.clone())  # type: ignore[union-attr]
     assert torch.equal(*grads)
 

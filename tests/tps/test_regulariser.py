@@ -55,8 +55,8 @@ def test_auto_is_labels_where_it_fits_and_nothing_elsewhere(
     assert try_build(attention, pairs.facts, pairs.data, variant="labels") is not None
 
 
-IMAGES = "What fits: weights, neurons, moments, bn-l1."
-TOKENS = "What fits: weights, neurons, moments, labels."
+FREE, HAS_NONE = "What fits: weights, neurons", "this model has none."
+IMAGES, TOKENS = f"{FREE}, moments, bn-l1.", f"{FREE}, moments, labels."
 LAYERS = "a trainable linear or convolution layer of 3 units and 2 inputs or more"
 PAIRS = "two token inputs and a model with unit triplets"
 CYCLIC = "two token inputs in cyclic order, as many classes as tokens and a model with unit triplets"
@@ -65,42 +65,18 @@ CYCLIC = "two token inputs in cyclic order, as many classes as tokens and a mode
 @pytest.mark.parametrize(
     ("variant", "net", "changes", "words"),
     [
-        ("labels", "image", {}, f"'labels' needs {PAIRS}; this task has image inputs. " + IMAGES),
-        (
-            "labels",
-            "pair",
-            {"input_shape": (3,)},
-            "; this task has inputs of shape (3,). What fits: weights, neurons, moments.",
-        ),
-        ("labels", "flat", {}, "; this model has no unit triplets. What fits: weights, neurons."),
-        (
-            "fourier",
-            "pair",
-            {"cyclic": False},
-            f"'fourier' needs {CYCLIC}; the tokens of this task have no cyclic order. {TOKENS}",
-        ),
-        ("fourier", "pair", {"classes": 7}, "; this task has 11 tokens and 7 classes. " + TOKENS),
-        ("fourier", "image", {}, "; this task has image inputs. " + IMAGES),
-        (
-            "weights",
-            "norm",
-            {},
-            "needs a trainable linear, convolution or embedding layer; this model has none. What fits: none.",
-        ),
-        ("neurons", "norm", {}, f"'neurons' needs {LAYERS}; this model has none. What fits: none."),
-        ("neurons", "two", {}, "this model has none. What fits: weights."),
-        (
-            "bn-l1",
-            "layer",
-            {},
-            "needs a batch norm with trainable scales; this model has none. What fits: weights, neurons.",
-        ),
-        (
-            "moments",
-            "layer",
-            {},
-            "'moments' needs a linear or convolution layer before the one that gives the scores",
-        ),
+        ("labels", "image", {}, f"'labels' needs {PAIRS}; this task has image inputs. {IMAGES}"),
+        ("labels", "pair", {"input_shape": (3,)}, f"; this task has inputs of shape (3,). {FREE}, moments."),
+        ("labels", "flat", {}, f"; this model has no unit triplets. {FREE}."),
+        ("fourier", "pair", {"cyclic": False}, f"'fourier' needs {CYCLIC}; the tokens of this task have no"),
+        ("fourier", "pair", {"cyclic": False}, f" of this task have no cyclic order. {TOKENS}"),
+        ("fourier", "pair", {"classes": 7}, f"; this task has 11 tokens and 7 classes. {TOKENS}"),
+        ("fourier", "image", {}, f"; this task has image inputs. {IMAGES}"),
+        ("weights", "norm", {}, f"convolution or embedding layer; {HAS_NONE} What fits: none."),
+        ("neurons", "norm", {}, f"'neurons' needs {LAYERS}; {HAS_NONE} What fits: none."),
+        ("neurons", "two", {}, f"{HAS_NONE} What fits: weights."),
+        ("bn-l1", "layer", {}, f"needs a batch norm with trainable scales; {HAS_NONE} {FREE}."),
+        ("moments", "layer", {}, "'moments' needs a linear or convolution layer before the one that gives"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_does(
