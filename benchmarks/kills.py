@@ -1,6 +1,6 @@
 """Kill train, compare, export and report again and again, go on, and hold the ends against one never killed.
 
-    python benchmarks/kills.py               # 100 kills, a quarter of an hour; writes reports/kills.md
+    python benchmarks/kills.py               # 100 kills, half an hour; writes reports/kills.md
     python benchmarks/kills.py --kills 8 --seed 3 --report /tmp/kills.md
 
 Half of the kills come at a moment drawn at random, half just before or just after an fsync or a rename that
