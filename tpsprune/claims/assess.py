@@ -15,9 +15,10 @@ from tpsprune.claims.ladder import FEWEST_PAIRS, may_claim, may_not_claim
 from tpsprune.claims.opponents import answer_of
 from tpsprune.claims.pairs import CountedPairs, count_pairs
 from tpsprune.claims.window_sums import grade_of
-from tpsprune.numerics.small_samples import fieller, needed_pairs
+from tpsprune.numerics.small_samples import fewest_without_long_runs, fieller, needed_pairs
 from tpsprune.records import (
     JOULES_PER_KWH,
+    MISSED_AT_MOST,
     Answer,
     ArmRun,
     BreakEven,
@@ -258,12 +259,21 @@ def break_even(
 
 
 def _needed(claim: Claim) -> tuple[Needed, ...]:
-    """Return the pairs needed to detect each of several savings, from the deviation over at least three."""
+    """Return the pairs needed to claim each of several savings, from the deviation over at least three.
+
+    However little runs scatter, rare long ones may be missing from few: see ``fewest_without_long_runs``.
+    """
     change = claim.change
     if change is None or change.pairs < PILOT_PAIRS:
         return ()
     return tuple(
-        Needed(share, needed_pairs(share, change.deviation, FEWEST_TO_CLAIM)) for share in DETECTED_SAVINGS
+        Needed(
+            share,
+            needed_pairs(
+                share, change.deviation, max(FEWEST_TO_CLAIM, fewest_without_long_runs(share, MISSED_AT_MOST))
+            ),
+        )
+        for share in DETECTED_SAVINGS
     )
 
 

@@ -67,10 +67,11 @@ def standing_of(evidence: Evidence) -> tuple[Standing, tuple[Reason, ...]]:
 
     In this order: a broken measurement; runs broken off, more than one; fewer than five pairs; accuracy lost,
     or not shown to be kept; an interval with zero in it or without the arithmetic mean in it, a p-value
-    (Student's t corrected for all claims, sign flips) not below α, or an effect smaller than these pairs show
-    with power 0.8; a sign that another power model reverses; for the training of a pruned model, a shorter
-    schedule or a smaller net from scratch that does as well for as much, or was not run. What passes is a
-    saving or, by the same rungs, an increase: ``MEASURED`` at grades A and B.
+    (Student's t corrected for all claims, sign flips) not below α, so few pairs that rare long runs which
+    they may lack would reverse it, or an effect smaller than these pairs show with power 0.8; a sign that
+    another power model reverses; for the training of a pruned model, a shorter schedule or a smaller net from
+    scratch that does as well for as much, or was not run. What passes is a saving or, by the same rungs, an
+    increase: ``MEASURED`` at grades A and B.
     """
     for standing, found in _rungs(evidence):
         if reasons := tuple(found):
@@ -141,6 +142,12 @@ def _noise(evidence: Evidence) -> Iterator[Reason]:
     if p_value >= alpha:
         detail = f"Student's t corrected for all claims gives p = {p_value:.3f}, not below {alpha:g}"
         yield Reason("SEVERAL_CLAIMS", detail)
+    if change.reversing_share <= change.missing_share:
+        yield Reason(
+            "RARE_LONG_RUNS",
+            f"{change.pairs} pairs may lack a kind of run that makes up {100 * change.missing_share:.0f} %, and "
+            f"runs twice as long, {100 * change.reversing_share:.0f} % of all, would reverse this",
+        )
     # On the scale of log-ratios, on which saving and increase mirror.
     if abs(log1p(-change.saving_share)) < abs(log1p(-change.detectable_share)):
         least = change.detectable_share
@@ -256,7 +263,6 @@ def may_not_claim(claims: Sequence[Claim], grade: Grade, comparison: ComparisonR
             "That no run was given up for its result: of those begun, nothing was recorded of "
             f"{given_up} but the beginning."
         )
-    sentences.extend(_rare_long_runs(claims))
     if comparison.choices.grid is None:
         sentences.append("Any figure of CO₂: no grid was chosen (--country, or --carbon-intensity).")
     if not any(claim.kind == "inference" for claim in claims):
@@ -270,20 +276,3 @@ def may_not_claim(claims: Sequence[Claim], grade: Grade, comparison: ComparisonR
         + "."
     )
     return tuple(sentences)
-
-
-def _rare_long_runs(claims: Iterable[Claim]) -> Iterator[str]:
-    """Yield which claims do not reach the mean over many runs: rare long ones may be missing from few."""
-    named = []
-    for claim in claims:
-        change = claim.change
-        if change is None or claim.standing.is_refusal or change.reversing_share > change.missing_share:
-            continue
-        arm = claim.arm if change.saving_share > 0 else claim.baseline
-        named.append(
-            f"'{claim.key}' would reverse if {100 * change.reversing_share:.0f} % of the runs of '{arm}' "
-            f"took twice as long, and up to {100 * change.missing_share:.0f} % may be missing from "
-            f"{change.pairs}"
-        )
-    if named:
-        yield f"That the mean over many runs has the same sign: {'; '.join(named)}."

@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import comb, exp, log, log1p, nan, sqrt
+from math import ceil, comb, exp, log, log1p, nan, sqrt
 from typing import Final
 
 import numpy as np
@@ -227,6 +227,19 @@ def needed_pairs(saving_share: float, deviation: float, least: int) -> int | Non
         if 1.0 - nctdtr(pairs - 1, effect * scale, wanted) >= POWER:
             return pairs
     return None
+
+
+def fewest_without_long_runs(saving_share: float, missed_at_most: float) -> int:
+    """Return the fewest n that lack a kind of run which would reverse a saving with at most that probability.
+
+    Were a share q of the runs twice as long, the mean would rise to 1 + q: q = s / (1 − s) reverses a saving
+    s, and n runs lack such ones with a probability of (1 − q)ⁿ.
+
+    >>> [fewest_without_long_runs(share, 0.05) for share in (0.1, 0.2, 0.3, 0.5)]
+    [26, 11, 6, 1]
+    """
+    reversing_share = saving_share / (1.0 - saving_share)
+    return 1 if reversing_share >= 1.0 else ceil(log(missed_at_most) / log1p(-reversing_share))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

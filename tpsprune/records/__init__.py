@@ -63,6 +63,7 @@ from tpsprune.records.events import (
 from tpsprune.records.readings import Decision, Milestone, Reading, Status, Verdict
 from tpsprune.records.result import GIVEN, GroupChange, Latency, ModelFigures, RunResult, Size, Unpruned
 from tpsprune.records.savings import (
+    MISSED_AT_MOST,
     NOT_CLAIMED,
     Accuracy,
     Answer,
@@ -94,6 +95,7 @@ __all__ = [
     "DOCUMENTS",
     "GIVEN",
     "JOULES_PER_KWH",
+    "MISSED_AT_MOST",
     "NOT_CLAIMED",
     "QUALITIES",
     "Accuracy",

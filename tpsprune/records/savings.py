@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from annotated_types import Interval, Le
@@ -13,6 +14,8 @@ from tpsprune.records.comparison import ComparisonRecord, Design, Grid
 from tpsprune.records.energy import EnergyMethod
 from tpsprune.records.serial import AtLeastZero, Natural, Positive, Text
 
+MISSED_AT_MOST: Final = 0.05
+"""Probability with which a kind of run may be missing from the pairs of a claim."""
 NOT_CLAIMED: Final = "not claimed"
 """What stands in the place of grams where no grid factor was chosen."""
 
@@ -108,12 +111,12 @@ class Change:
     def reversing_share(self) -> float:
         """Share of the cheaper side's runs that would make the means equal if they took twice as long."""
         ratio = 1.0 - self.arithmetic_share
-        return max(ratio, 1.0 / ratio) - 1.0
+        return max(ratio, 1.0 / ratio if ratio > 0.0 else inf) - 1.0
 
     @property
     def missing_share(self) -> float:
         """A kind that makes up this share of all runs is missing from so many with a probability of 5 %."""
-        return 1.0 - float(0.05 ** (1.0 / self.pairs))
+        return 1.0 - float(MISSED_AT_MOST ** (1.0 / self.pairs))
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,8 @@ _BY_THE_CLOCK = {"time", "CPU-seconds"}
 """What a clock measured of what speaks for a claim; the rest was counted."""
 _REASON_KINDS = {
     **dict.fromkeys(("TOO_FEW_PAIRS", "INCOMPLETE", "NOT_LEARNED", "RUN_FAILED"), "counted"),
+    **dict.fromkeys(("OPPONENT_NOT_RUN", "OPPONENT_FAILED"), "counted"),
+    **dict.fromkeys(("RARE_LONG_RUNS", "NOT_BETTER"), "derived"),
     **dict.fromkeys(("ACCURACY_BOUND", "ACCURACY_UNKNOWN", "SIGN_FLIP", "SEVERAL_CLAIMS"), "derived"),
 }
 """The class of the numbers in a reason, where they are not of joules."""
