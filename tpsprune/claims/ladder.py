@@ -145,8 +145,8 @@ def _noise(evidence: Evidence) -> Iterator[Reason]:
     if change.reversing_share <= change.missing_share:
         yield Reason(
             "RARE_LONG_RUNS",
-            f"{change.pairs} pairs may lack a kind of run that makes up {100 * change.missing_share:.0f} %, and "
-            f"runs twice as long, {100 * change.reversing_share:.0f} % of all, would reverse this",
+            f"{change.pairs} pairs may lack a kind of run that makes up {100 * change.missing_share:.0f} %, "
+            f"and runs twice as long, {100 * change.reversing_share:.0f} % of all, would reverse this",
         )
     # On the scale of log-ratios, on which saving and increase mirror.
     if abs(log1p(-change.saving_share)) < abs(log1p(-change.detectable_share)):
