@@ -20,7 +20,6 @@ from tpsprune.recipe.stop import (
     ThresholdRule,
 )
 from tpsprune.records import Reading
-from tpsprune_studies.finding import Table
 
 Series: TypeAlias = tuple[tuple[int, float | None], ...]
 """Steps at which a signal was read, and its values; none where it had no value."""
@@ -49,7 +48,7 @@ class WatchedTraining:
     series: Mapping[str, Series]
     cpu_seconds: float
     signal_cpu_seconds: Mapping[str, float]
-    seconds: float
+    seconds: float = 0.0
 
 
 FACTORS: Final = (1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
@@ -82,18 +81,33 @@ CANDIDATES: Final[tuple[Rule, ...]] = tuple(_candidates())
 """Every candidate rule of a signal, fixed before any training was run."""
 
 
-def find_alarm(rule: Rule, series: Mapping[str, Series]) -> int | None:
-    """Return the step of the reading at which a rule first acts, or ``None``.
+@dataclass(frozen=True, slots=True)
+class Act:
+    """When a rule first acted, and the validation accuracy then."""
 
-    The rule is the one that ``train`` would run: it sees one reading after the other, and no more.
+    step: int
+    accuracy: float
+
+
+def find_act(rule: Rule, training: WatchedTraining, chance_accuracy: float = 0.0) -> Act | None:
+    """Return where a rule first acts, or ``None``.
+
+    The rule is the one that ``train`` would run: it sees the readings of one step
+    after the other, and no more.
     """
-    signal = getattr(rule, "monitor", "")
-    memory = stopping.start(rule)
-    for step, value in series.get(signal, ()):
-        reading = Reading(signal=signal, step=step, epoch=float(step), value=value)
-        memory, verdict = stopping.step(rule, memory, [reading])
+    parts = rule.rules if isinstance(rule, ConsensusRule) else (rule,)
+    read = {*(getattr(part, "monitor", "") for part in parts), "validation_accuracy", "collapse"}
+    values = {name: dict(series) for name, series in training.series.items() if name in read}
+    memory = stopping.start(rule, chance_accuracy=chance_accuracy)
+    for step in sorted({step for each in values.values() for step in each}):
+        readings = [
+            Reading(signal=name, step=step, epoch=step / training.steps_per_epoch, value=each[step])
+            for name, each in values.items()
+            if step in each
+        ]
+        memory, verdict = stopping.step(rule, memory, readings)
         if verdict.act:
-            return step
+            return Act(step, values["validation_accuracy"].get(step) or 0.0)
     return None
 
 
@@ -121,6 +135,12 @@ class Alarms:
         return fmean(self.lead_epochs) if self.lead_epochs else 0.0
 
     @property
+    def value(self) -> float:
+        """Hits less false alarms, each as a share; of equal ones the longer lead counts."""
+        hits = self.hits / max(1, len(self.lead_epochs))
+        return hits - self.false_alarms / max(1, self.controls) + 1e-6 * self.mean_lead_epochs
+
+    @property
     def errors_and_lead(self) -> tuple[int, float]:
         """Misses and false alarms, which count alike, and less the lead: the lower, the better the rule."""
         return self.false_alarms + self.misses, -self.mean_lead_epochs
@@ -132,14 +152,14 @@ def count_alarms(
     """Run a rule over trainings that reached the level and over some that never did."""
     leads = []
     for each in learned:
-        step = find_alarm(rule, each.series)
+        act = find_act(rule, each)
         assert each.reached_step is not None, "a training that reached the level"
-        leads.append(0.0 if step is None else (each.reached_step - step) / each.steps_per_epoch)
+        leads.append(0.0 if act is None else (each.reached_step - act.step) / each.steps_per_epoch)
     return Alarms(
         rule=rule,
         lead_epochs=tuple(leads),
         misses=sum(lead <= 0 for lead in leads),
-        false_alarms=sum(find_alarm(rule, each.series) is not None for each in controls),
+        false_alarms=sum(find_act(rule, each) is not None for each in controls),
         controls=len(controls),
     )
 
@@ -171,64 +191,3 @@ DRAW_RULES: Final[Mapping[str, Rule]] = {
     "both falls": ConsensusRule(rules=tuple(_FALLS.values())),
 }
 """Rules that a recipe might name under ``[stop.draw]``: the default first, fixed before any was tried."""
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """When a rule drew, and the validation accuracy then."""
-
-    step: int
-    accuracy: float
-
-
-def draw_ticket(rule: Rule, training: WatchedTraining, chance_accuracy: float) -> Draw | None:
-    """Return where a rule first draws a ticket, run as ``train`` would, or ``None``.
-
-    It sees every reading of a step at once, and holds until its share is learned.
-    """
-    values = {name: dict(series) for name, series in training.series.items()}
-    memory = stopping.start(rule, chance_accuracy=chance_accuracy)
-    for step in sorted({step for each in values.values() for step in each}):
-        readings = [
-            Reading(signal=name, step=step, epoch=step / training.steps_per_epoch, value=each[step])
-            for name, each in values.items()
-            if step in each
-        ]
-        memory, verdict = stopping.step(rule, memory, readings)
-        if verdict.act:
-            return Draw(step, values["validation_accuracy"].get(step) or 0.0)
-    return None
-
-
-def tabulate_draws(
-    learned: Sequence[WatchedTraining],
-    controls: Sequence[WatchedTraining],
-    ordinary: Sequence[WatchedTraining],
-    chances: Mapping[str, float],
-) -> Table:
-    """Return of each rule how often, how early and at what accuracy it drew; ``chances`` by task."""
-    rows = []
-    for name, rule in DRAW_RULES.items():
-        before, false, usual = (
-            [(drawn, each) for each in group if (drawn := draw_ticket(rule, each, chances[each.trial.arm]))]
-            for group in (learned, controls, ordinary)
-        )
-        leads = [each.reached_step - drawn.step for drawn, each in before if each.reached_step is not None]
-        rows.append(
-            (
-                name,
-                stopping.describe(rule),
-                f"{len(before)} of {len(learned)}",
-                f"{fmean(leads):.0f}" if leads else "",
-                f"{fmean(drawn.accuracy for drawn, _ in before):.2f}" if before else "",
-                f"{len(false)} of {len(controls)}",
-                f"{len(usual)} of {len(ordinary)}",
-                f"{fmean(drawn.accuracy for drawn, _ in usual):.3f}" if usual else "",
-            )
-        )
-    return Table(
-        "Rules of drawing, as a run would follow them",
-        "rule | in words | drew before the level | steps before it | accuracy then | drew in vain | "
-        "drew on digits | accuracy then",
-        rows,
-    )

@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from tpsprune_studies.finding import Finding, Plan, Training
 
 
-_PROSE: Final[Mapping[str, Any]] = tomllib.loads(
-    Path(__file__).with_name("studies.toml").read_text(encoding="utf-8")
-)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """A published statement, its source, and the shipped recipe that the study runs on."""
@@ -33,19 +28,11 @@ class Prediction:
 
 
 STUDIES: Final[Mapping[str, Prediction]] = {
-    name: Prediction(name=name, statement=prose["statement"], source=prose["source"])
-    for name, prose in _PROSE.items()
+    name: Prediction(name=name, **published)
+    for name, published in tomllib.loads(
+        Path(__file__).with_name("studies.toml").read_text(encoding="utf-8")
+    ).items()
 }
-
-
-def write_protocol(name: str, **figures: Any) -> tuple[str, ...]:
-    """Return the paragraphs of ``studies.toml`` on how a study measures, with these figures in them."""
-    return tuple(paragraph.format(**figures) for paragraph in _PROSE[name]["protocol"])
-
-
-def list_limits(name: str) -> list[str]:
-    """Return the paragraphs of ``studies.toml`` on what a study does not show."""
-    return list(_PROSE[name]["limits"])
 
 
 class Settings(Protocol):
@@ -53,6 +40,12 @@ class Settings(Protocol):
 
     def decisive(self) -> dict[str, Any]:
         """Return, flat, every setting that a finished training depends on and its trial does not name."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings that a finding names: the seeds, and what is decisive."""
+
+    def command(self, name: str) -> str:
+        """Return the command that runs the study at this size."""
 
 
 @runtime_checkable
@@ -71,9 +64,6 @@ class Study(Protocol):
 
     def run(self, setup: Any, trial: Any) -> Training:
         """Run one training."""
-
-    def describe(self, setup: Any, last: Any) -> str:
-        """Return in a line which training ended, and how."""
 
     def conclude(self, setup: Any, done: Sequence[Any], machine: Mapping[str, Any]) -> Finding:
         """Return what the trainings show, once all that ``plan`` names are done."""

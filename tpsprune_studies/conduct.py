@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import platform
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.pool import AsyncResult
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar, final
 
 import torch
-from pydantic import TypeAdapter
 
 from tpsprune.errors import RunFolderError
-from tpsprune.runs import Journal, cannot_write, write_json_atomically, write_text_atomically
+from tpsprune.records import dump, load
+from tpsprune.runs import Journal, cannot_write, machine_facts, write_json_atomically, write_text_atomically
 from tpsprune_studies.catalogue import Prediction, Settings, load_study
-from tpsprune_studies.finding import Finding, Plan, Training, Trial, render_page
+from tpsprune_studies.finding import Finding, Plan, Training, Trial, describe
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -58,26 +57,24 @@ def conduct(prediction: Prediction, setup: Settings, out: Path, workers: int = 1
     for training in run_serially(due, run) if workers == 1 else run_in_parallel(due, run, workers):
         journal.append(training)
         done = (*done, training)
-        yield _describe_progress(study.describe(setup, training), study.plan(setup, done), done, workers)
+        yield _describe_progress(
+            describe(prediction.name, setup, training), study.plan(setup, done), done, workers
+        )
     finding = study.conclude(setup, done, machine)
     write_json_atomically(out / f"{prediction.name}.json", finding.to_json())
-    write_text_atomically(out / f"{prediction.name}.md", render_page(finding))
+    write_text_atomically(out / f"{prediction.name}.md", finding.render_page())
     yield finding
 
 
 def describe_machine() -> dict[str, Any]:
     """Return what of this machine decides how long a processor second is; no names, no places."""
-    return {
-        "system": platform.system(),
-        "architecture": platform.machine(),
-        "logical_cpus": os.cpu_count(),
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-    }
+    return {**machine_facts(), "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def _run(name: str, setup: Settings, trial: Trial) -> Training:
-    return load_study(name).run(setup, trial)
+    started = time.monotonic()
+    training = load_study(name).run(setup, trial)
+    return replace(training, seconds=time.monotonic() - started)
 
 
 def _left(plan: Plan, done: Sequence[Training]) -> list[Trial]:
@@ -124,8 +121,7 @@ class StudyJournal:
         lines, _ = Journal(self.path).read()
         for number, line in enumerate(lines, start=1):
             self._refuse_foreign(number, line)
-        adapter = TypeAdapter(self.record)
-        return tuple(adapter.validate_python(line["training"]) for line in lines)
+        return tuple(load(self.record, line["training"]) for line in lines)
 
     def append(self, training: Training) -> None:
         """Keep a finished training: it is on the disk when this returns.
@@ -133,7 +129,7 @@ class StudyJournal:
         Raises:
             RunFolderError: it cannot be written.
         """
-        Journal(self.path).append({"schema": self.SCHEMA, **self.head, "training": asdict(training)})
+        Journal(self.path).append({"schema": self.SCHEMA, **self.head, "training": dump(training)})
 
     def _refuse_foreign(self, number: int, line: Mapping[str, Any]) -> None:
         wanted = {"schema": self.SCHEMA, **self.head}

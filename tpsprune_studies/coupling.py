@@ -11,31 +11,35 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import product
+from statistics import fmean, geometric_mean
 from typing import Any, ClassVar, Final, final
 
 import torch
 from torch import Tensor
 
 from tpsprune.data import Dataset
+from tpsprune.numerics.small_samples import Interval
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.train import Tps
 from tpsprune.tps import Regulariser
-from tpsprune_studies.catalogue import STUDIES
 from tpsprune_studies.coupling_edges import (
+    FACTOR,  # noqa: F401 -- its page names it
     PATIENCE,
     Answers,
+    Cell,
     CouplingTraining,
     CouplingTrial,
+    Ramp,
+    Steps,
     choose_next_rank,
-    collect_cell,
+    collect_ramps,
     coupling_of,
-    find_without_tps,
+    fit_exponent,
 )
-from tpsprune_studies.coupling_page import CouplingSetup, write_finding
-from tpsprune_studies.finding import Finding, Plan
-from tpsprune_studies.setup import at_seed, prepare, resize
+from tpsprune_studies.finding import Curve, Finding, Panel, Plan, Quantity, Ruling, Strand, by_trial, follow
+from tpsprune_studies.setup import Climb, Setup, at_seed, prepare, resize
 
-PREDICTION: Final = STUDIES["coupling"]
 TRAINING: Final = CouplingTraining
 SIZES: Final = (64, 160, 400, 1000, 2500, 6400)
 FIRST: Final[Mapping[str, tuple[int, ...]]] = {"labels": (-2, -1, 0), "weights": (-1, 0)}
@@ -50,6 +54,57 @@ LEARNING_RATE: Final = 3e-3
 LEVEL: Final = 0.9
 ORDERS: Final = {"labels": ("tps_coherence", ""), "weights": ("tps_z1", "hidden.0")}
 """The order parameter of each variant: its signal and its group."""
+VARIANTS: Final = ("labels", "weights")
+ANSWERS: Final[tuple[Answers, ...]] = ("sums", "random")
+ORDER_NAMES: Final = {"labels": "mean R", "weights": "|z₁| of the first layer"}
+PREDICTED: Final = -0.5
+RIVALS: Final = (0.0, -1.0)
+"""Exponents that an interval must exclude to tell −1/2 from no dependence and from 1/N."""
+ENOUGH: Final = 0.75
+"""The share of cells that must have an edge for an exponent of it: the rest is not missing at random."""
+JUMP: Final = 0.9
+"""The share of a rise between two λ half a decade apart from which on it is called a jump."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CouplingSetup(Setup):
+    """The settings that studies share, the widths, and the steps that a ramp spends at each λ.
+
+    What is expensive takes the first half of the seeds: ramps, ``weights``, and the widest nets. The ramp of
+    ``slow_size`` is run once more at ``slow_steps``: a loop that is only lag shrinks there.
+    """
+
+    sizes: tuple[int, ...]
+    ramp_steps: int = 50
+    slow_steps: int = 200
+    slow_size: int = 160
+
+    @property
+    def half_seeds(self) -> range:
+        """The seeds of ramps, of ``weights`` and of the widest nets."""
+        return self.pair_seeds[: (self.seeds + 1) // 2]
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings that a finding names."""
+        return {**Setup.describe(self), "sizes": list(self.sizes), "cap_steps": self.cap_steps}
+
+    def decisive(self) -> dict[str, Any]:
+        """Return, flat, every setting that a finished training depends on and its trial does not name."""
+        idle = {
+            "weight_decays",
+            "task.model.widths",
+            "tps.coupling",
+            "tps.apply",
+            "tps.scaling",
+            "tps.warmup_share",
+            "pilot_seed",
+            "cap_steps",
+        }
+        return {
+            **{name: value for name, value in Setup.decisive(self).items() if name not in idle},
+            "train.weight_decay": self.recipe.train.weight_decay,
+        }
 
 
 def make_setup(
@@ -73,105 +128,68 @@ def make_setup(
 
 
 def plan(setup: CouplingSetup, done: Sequence[CouplingTraining]) -> Plan:
-    """Return, seed by seed and width by width, the trainings needed so far.
+    """Return, seed by seed and width by width, the trainings needed so far."""
+    return _follow(setup, done)[0]
 
-    Which λ a cell tries follows from those that are done: down to the first that does not speed up, up to the
-    first that does not learn.
-    """
-    trials: list[CouplingTrial] = []
-    later: list[str] = []
+
+def _follow(
+    setup: CouplingSetup, done: Sequence[CouplingTraining]
+) -> tuple[Plan, list[Cell], list[tuple[int, int]]]:
+    """Return the plan, the cells that are done, and steps without and with ``sqrt-n``."""
+    finished = by_trial(done)
+    plans, cells, scaled = [], [], []
     for seed in setup.pair_seeds:
         expensive = seed in setup.half_seeds
         for width in setup.sizes if expensive else setup.sizes[:-1]:
-            baseline = CouplingTrial(
-                variant="none", width=width, seed=seed, couplings=(0.0,), steps_each=setup.cap_steps
-            )
-            trials.append(baseline)
-            for variant in ("labels", "weights") if expensive else ("labels",):
-                tried, open_ranks = _plan_cell(done, variant, width, seed)
-                trials += tried
-                later += [f"held {variant} {width}"] * open_ranks
-        trials += _plan_scaled(done, setup.slow_size, seed)
-        trials += _plan_ramps(setup, seed) if expensive else ()
-    return Plan(tuple(trials), tuple(later))
+            for variant in VARIANTS if expensive else VARIANTS[:1]:
+                needed, cell = follow(_climb_cell(setup, variant, width, seed), finished)
+                plans.append(needed)
+                cells += [cell] if cell else []
+        needed, pair = follow(_climb_scaled(setup, setup.slow_size, seed), finished)
+        plans += [needed, Plan(tuple(_plan_ramps(setup, seed)) if expensive else ())]
+        scaled += [pair] if pair else []
+    return Plan.join(plans), sorted(cells, key=lambda cell: (cell.variant, cell.width, cell.seed)), scaled
 
 
-def describe(setup: CouplingSetup, last: CouplingTraining) -> str:
-    """Return which training ended, and how."""
-    trial = last.trial
-    name = f"seed {trial.seed} {trial.width} units {trial.variant}"
-    if trial.is_ramp:
-        top = len(last.orders) // 2
-        return (
-            f"{name}, {trial.answers}, λ up and down at {trial.steps_each} steps each: order "
-            f"{last.orders[0]:.2f}, {last.orders[top]:.2f}, {last.orders[-1]:.2f}"
-        )
-    reached = f"{setup.level:g} at step" if last.reached else f"{last.accuracy:.3f} after"
-    scaled = ", sqrt-n" if trial.scaling != "none" else ""
-    return f"{name} λ {trial.couplings[0]:.3g}{scaled}: {reached} {last.steps:,}"
+def _climb_cell(
+    setup: CouplingSetup, variant: str, width: int, seed: int
+) -> Strand[CouplingTrial, CouplingTraining, Cell | None]:
+    """Train without TPS, then down to the first λ that does not speed up and up to the first that fails."""
+    later = [f"held {variant} {width}"]
+    baseline = yield CouplingTrial("none", width, seed, (0.0,), setup.cap_steps), later * USUAL_RANKS
+    steps: dict[int, Steps] = {}
+    while baseline.reached:
+        rank = choose_next_rank(baseline.steps, steps, FIRST[variant])
+        if rank is None:
+            return Cell(variant=variant, width=width, seed=seed, without=baseline.steps, steps=steps)
+        trial = CouplingTrial(variant, width, seed, (coupling_of(rank),), PATIENCE * baseline.steps)
+        training = yield trial, later * (USUAL_RANKS - len(steps) - 1)
+        steps[rank] = Steps(training.steps, training.reached)
+    return None
 
 
-def conclude(setup: CouplingSetup, done: Sequence[CouplingTraining], machine: Mapping[str, Any]) -> Finding:
-    """Return the exponents of both edges, to compare with −1/2, and how the order rises and falls."""
-    wanted = set(plan(setup, done).trials)
-    return write_finding(setup, [each for each in done if each.trial in wanted], PREDICTION, machine)
-
-
-def _plan_cell(
-    done: Sequence[CouplingTraining], variant: str, width: int, seed: int
-) -> tuple[list[CouplingTrial], int]:
-    """Return a cell's trainings, done and next, and about how many more there will be."""
-    baseline = find_without_tps(done, width, seed)
-    if baseline is None:
-        return [], USUAL_RANKS
-    cell = collect_cell(done, variant, width, seed)
-    if cell is None:
-        return [], 0
-    following = choose_next_rank(cell.without, cell.steps, FIRST[variant])
-    ranks = [*cell.steps, *(() if following is None else (following,))]
-    tried = [
-        CouplingTrial(
-            variant=variant,
-            width=width,
-            seed=seed,
-            couplings=(coupling_of(rank),),
-            steps_each=PATIENCE * cell.without,
-        )
-        for rank in ranks
-    ]
-    return tried, 0 if following is None else max(0, USUAL_RANKS - len(ranks))
-
-
-def _plan_scaled(done: Sequence[CouplingTraining], width: int, seed: int) -> Iterator[CouplingTrial]:
-    """Yield, once the training without TPS is done, the equal of λ = 1 with ``sqrt-n``: λ = √N."""
-    baseline = find_without_tps(done, width, seed)
-    if baseline is not None and baseline.reached:
-        yield CouplingTrial(
-            variant="labels",
-            width=width,
-            seed=seed,
-            couplings=(width**0.5,),
-            steps_each=PATIENCE * baseline.steps,
-            scaling="sqrt-n",
-        )
+def _climb_scaled(
+    setup: CouplingSetup, width: int, seed: int
+) -> Strand[CouplingTrial, CouplingTraining, tuple[int, int] | None]:
+    """Train at λ = 1, and at its equal with ``sqrt-n``, which is λ = √N."""
+    baseline = yield CouplingTrial("none", width, seed, (0.0,), setup.cap_steps), ()
+    if not baseline.reached:
+        return None
+    trial = CouplingTrial("labels", width, seed, (1.0,), PATIENCE * baseline.steps)
+    unscaled = yield trial, ()
+    scaled = yield replace(trial, couplings=(width**0.5,), scaling="sqrt-n"), ()
+    return unscaled.steps, scaled.steps
 
 
 def _plan_ramps(setup: CouplingSetup, seed: int) -> Iterator[CouplingTrial]:
     """Yield the ramps of a seed: every width but the largest, and one width slowly once more."""
     widths = [(width, setup.ramp_steps) for width in setup.sizes[:-1]]
-    kinds: tuple[Answers, ...] = ("sums", "random")
     for width, steps_each in (*widths, (setup.slow_size, setup.slow_steps)):
         for variant, ranks in RAMPS.items():
             climbing = [coupling_of(rank) for rank in ranks]
-            for answers in kinds:
-                yield CouplingTrial(
-                    variant=variant,
-                    width=width,
-                    seed=seed,
-                    couplings=(*climbing, *climbing[-2::-1]),
-                    steps_each=steps_each,
-                    answers=answers,
-                )
+            for answers in ANSWERS:
+                couplings = (*climbing, *climbing[-2::-1])
+                yield CouplingTrial(variant, width, seed, couplings, steps_each, answers)
 
 
 def run(setup: CouplingSetup, trial: CouplingTrial) -> CouplingTraining:
@@ -180,38 +198,37 @@ def run(setup: CouplingSetup, trial: CouplingTrial) -> CouplingTraining:
     Raises:
         DivergedError: the loss is no longer finite.
     """
-    started, cpu_started = time.monotonic(), time.process_time()
+    started = time.process_time()
     prepared = prepare(_make_recipe(setup, trial))
     if trial.answers == "random":
         prepared = replace(prepared, dataset=_shuffle_labels(prepared.dataset, trial.seed))
     last_step = trial.steps_each * len(trial.couplings)
     regulariser = prepared.build_regulariser(last_step)
     assert regulariser is not None
-    penalty = _Scheduled(regulariser, trial) if regulariser.in_loss else None
-    steps, accuracy, orders, train_accuracies = 0, 0.0, [], []
-    for tick in prepared.fit(last_step, penalty):
-        steps, coupling = tick.step, _coupling(trial, tick.step - 1)
-        if coupling:
-            regulariser.move(steps - 1, tick.learning_rate * coupling)
-        is_over = False
-        if not trial.is_ramp and (steps % setup.reading_steps == 0 or steps == last_step):
-            accuracy = prepared.evaluate().accuracy
-            is_over = accuracy >= setup.level
-        if is_over or steps % trial.steps_each == 0:
-            orders.append(_read_order(regulariser, prepared.recipe.tps.variant))
-            train_accuracies.append(prepared.evaluate(prepared.dataset.train).accuracy)
-        if is_over:
-            break
-    accuracy = prepared.evaluate().accuracy
+    term = _Scheduled(regulariser, trial)
+    orders, train_accuracies = [], []
+
+    def note() -> None:
+        orders.append(_read_order(regulariser, prepared.recipe.tps.variant))
+        train_accuracies.append(prepared.evaluate(prepared.dataset.train).accuracy)
+
+    if trial.is_ramp:
+        for tick in prepared.fit(last_step, term):
+            if tick.step % trial.steps_each == 0:
+                note()
+        accuracy = prepared.evaluate().accuracy
+        climb = Climb(steps=last_step, accuracy=accuracy, reached=accuracy >= setup.level)
+    else:
+        *_, climb = prepared.climb(setup.level, last_step, setup.reading_steps, term)
+        note()
     return CouplingTraining(
         trial=trial,
-        steps=steps,
-        reached=accuracy >= setup.level,
-        accuracy=accuracy,
+        steps=climb.steps,
+        reached=climb.reached,
+        accuracy=climb.accuracy,
         orders=tuple(orders),
         train_accuracies=tuple(train_accuracies),
-        cpu_seconds=time.process_time() - cpu_started,
-        seconds=time.monotonic() - started,
+        cpu_seconds=time.process_time() - started,
     )
 
 
@@ -230,10 +247,6 @@ def _shuffle_labels(dataset: Dataset, seed: int) -> Dataset:
     return replace(dataset, train=replace(dataset.train, labels=dataset.train.labels[order]))
 
 
-def _coupling(trial: CouplingTrial, step: int) -> float:
-    return trial.couplings[step // trial.steps_each]
-
-
 @final
 @dataclass(frozen=True, slots=True)
 class _Scheduled:
@@ -243,15 +256,26 @@ class _Scheduled:
     trial: CouplingTrial
     shares_forward_pass: ClassVar[bool] = False
 
+    @property
+    def in_loss(self) -> bool:
+        return self.regulariser.in_loss
+
+    def coupling(self, step: int) -> float:
+        return self.trial.couplings[step // self.trial.steps_each]
+
     def listening(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def penalty(
         self, step: int, label_i: Tensor | None = None, task_loss: Tensor | None = None
     ) -> Tensor | None:
-        coupling = _coupling(self.trial, step)
+        coupling = self.coupling(step)
         term = self.regulariser.penalty(step, label_i, task_loss) if coupling else None
         return None if term is None else coupling * term
+
+    def move(self, step: int, learning_rate: float) -> None:
+        if coupling := self.coupling(step):
+            self.regulariser.move(step, learning_rate * coupling)
 
 
 def _read_order(regulariser: Regulariser, variant: str) -> float:
@@ -261,3 +285,162 @@ def _read_order(regulariser: Regulariser, variant: str) -> float:
         for reading in regulariser.order_parameters(step=0, epoch=0.0)
         if (reading.signal, reading.group) == (signal, group)
     )
+
+
+def conclude(setup: CouplingSetup, done: Sequence[CouplingTraining], machine: Mapping[str, Any]) -> Finding:
+    """Return the exponents of both edges, to compare with −1/2, and how the order rises and falls."""
+    planned, cells, scaled = _follow(setup, done)
+    done = [each for each in done if each.trial in set(planned.trials)]
+    ramps = collect_ramps(done)
+    edges = _fit_edges(cells)
+    rises = _fit_rises(ramps, setup.ramp_steps)
+    return Finding(
+        name="coupling",
+        setup=setup,
+        machine=machine,
+        ruling=rule([edge.measured for edge in edges if edge.judged and edge.measured is not None]),
+        quantities=tuple(
+            Quantity(name=name, predicted=predicted, measured=measured)
+            for name, predicted, measured in (
+                *((edge.name, "−1/2" if edge.judged else "", edge.measured) for edge in edges),
+                *((name, "", measured) for name, measured in rises.items()),
+            )
+            if measured is not None
+        ),
+        predicted_range=(PREDICTED, PREDICTED),
+        figures={
+            "cells": cells,
+            "ramps": ramps,
+            "edges": edges,
+            "scaled": scaled,
+            "without": {
+                width: [
+                    each.steps
+                    for each in done
+                    if (each.trial.variant, each.trial.width) == ("none", width) and each.reached
+                ]
+                for width in setup.sizes
+            },
+            "describe_mean": describe_mean,
+            "geometric_mean": geometric_mean,
+        },
+        trainings=tuple(done),
+        panels=_draw_panels(setup, cells, ramps),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FittedEdge:
+    """An edge of λ: of how many cells it was measured, and its exponent if of enough."""
+
+    name: str
+    known: int
+    cells: int
+    measured: Interval | None
+    judged: bool = True
+
+
+def rule(exponents: Sequence[Interval]) -> Ruling:
+    """Return confirmed where every interval holds −1/2 and neither 0 nor −1, refuted where none holds −1/2.
+
+    Undecided else, and where there is no exponent at all.
+    """
+    holds = [each.low <= PREDICTED <= each.high for each in exponents]
+    if not holds or (any(holds) and not all(holds)):
+        return Ruling.UNDECIDED
+    if not any(holds):
+        return Ruling.REFUTED
+    blurred = any(each.low <= rival <= each.high for each in exponents for rival in RIVALS)
+    return Ruling.UNDECIDED if blurred else Ruling.CONFIRMED
+
+
+def _fit_edges(cells: Sequence[Cell]) -> list[FittedEdge]:
+    """Return the exponent of every edge, by variant; once more without the narrowest nets."""
+    edges = []
+    narrowest = min((cell.width for cell in cells), default=0)
+    widest = max((cell.width for cell in cells), default=0)
+    for variant in VARIANTS:
+        mine = [cell for cell in cells if cell.variant == variant]
+        rest = [cell for cell in mine if cell.width > narrowest]
+        wide = [cell for cell in mine if 10 * cell.width > widest]
+        for words, judged, among, values in (
+            ("smallest λ that speeds up", True, mine, [cell.lower for cell in mine]),
+            ("speeds up, without the narrowest", False, rest, [cell.lower for cell in rest]),
+            ("speeds up, widest decade", False, wide, [cell.lower for cell in wide]),
+            ("twice as fast", False, mine, [cell.doubles for cell in mine]),
+            ("largest λ that still learns", True, mine, [cell.upper for cell in mine]),
+            ("still learns, widest decade", False, wide, [cell.upper for cell in wide]),
+        ):
+            known = sum(value is not None for value in values)
+            points = zip((cell.width for cell in among), values, strict=True)
+            enough = bool(among) and known >= ENOUGH * len(among)
+            measured = fit_exponent(points) if enough else None
+            edges.append(FittedEdge(f"{variant}, {words}", known, len(among), measured, judged))
+    return edges
+
+
+def _fit_rises(ramps: Sequence[Ramp], steps_each: int) -> dict[str, Interval | None]:
+    """Return the exponent of the λ at half rise, by variant and answers; it depends on the ramp's pace."""
+    return {
+        f"{variant}, λ at half rise, {answers}": fit_exponent(
+            (ramp.width, ramp.loop.rise if ramp.loop else None)
+            for ramp in ramps
+            if ramp.kind[:3] == (variant, answers, steps_each)
+        )
+        for variant, answers in product(VARIANTS, ANSWERS)
+    }
+
+
+def describe_mean(values: Sequence[float | None], none: str = "none") -> str:
+    """Return the geometric mean of what is known, and of how many it is known.
+
+    >>> describe_mean([2.0, None, 8.0])
+    '4 (2 of 3)'
+    """
+    found = [value for value in values if value is not None]
+    return f"{geometric_mean(found):.3g} ({len(found)} of {len(values)})" if found else none
+
+
+def _draw_panels(setup: CouplingSetup, cells: Sequence[Cell], ramps: Sequence[Ramp]) -> tuple[Panel, ...]:
+    """Return the curves: edges by width, and the order of each variant up and down."""
+    edges = [
+        Curve(name=f"{variant}, {words}", points=points)
+        for variant, (words, edge) in product(VARIANTS, (("speeds up from", "lower"), ("learns to", "upper")))
+        if (points := tuple(_average_edge(cells, variant, edge)))
+    ]
+    if edges:
+        (left, start), (right, _) = edges[0].points[0], edges[0].points[-1]
+        line = ((left, start), (right, start * (right / left) ** PREDICTED))
+        edges.insert(1, Curve(name="predicted slope, −1/2", points=line, dashed=True))
+    return (
+        Panel(title="edges of λ", x="units", y="λ", curves=tuple(edges), log_x=True, log_y=True),
+        *(
+            Panel(
+                title=f"{variant}, {setup.slow_size} units",
+                x="λ",
+                y=ORDER_NAMES[variant],
+                curves=tuple(_follow_order(setup, ramps, variant)),
+                log_x=True,
+            )
+            for variant in VARIANTS
+        ),
+    )
+
+
+def _average_edge(cells: Sequence[Cell], variant: str, edge: str) -> Iterator[tuple[float, float]]:
+    """Yield the widths at which an edge was measured, and its geometric mean over seeds."""
+    for width in sorted({cell.width for cell in cells}):
+        mine = [getattr(cell, edge) for cell in cells if (cell.variant, cell.width) == (variant, width)]
+        if known := [value for value in mine if value is not None]:
+            yield float(width), geometric_mean(known)
+
+
+def _follow_order(setup: CouplingSetup, ramps: Sequence[Ramp], variant: str) -> Iterator[Curve]:
+    for steps_each, answers in product((setup.ramp_steps, setup.slow_steps), ANSWERS):
+        kind = (variant, answers, steps_each, setup.slow_size)
+        if mine := [ramp.training for ramp in ramps if ramp.kind == kind]:
+            orders = [fmean(read) for read in zip(*(each.orders for each in mine), strict=True)]
+            points = tuple(zip(mine[0].trial.couplings, orders, strict=True))
+            top = len(points) // 2
+            yield Curve(name=f"{answers}, {steps_each} steps a λ, up", points=points[: top + 1])
+            yield Curve(name="down", points=points[top:], dashed=True)

@@ -12,6 +12,8 @@ from itertools import pairwise
 from math import exp, log, log10, sqrt
 from typing import Final, Literal, TypeAlias
 
+import numpy as np
+
 from tpsprune.numerics.small_samples import Interval, slope_interval
 
 Answers: TypeAlias = Literal["sums", "random"]
@@ -27,7 +29,7 @@ LEAST_RISE: Final = 0.05
 LEAST_SIZES: Final = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class CouplingTrial:
     """A training: each of ``couplings`` for ``steps_each`` steps; one of a single λ ends at the level."""
 
@@ -44,11 +46,6 @@ class CouplingTrial:
         """Kind, variant and width, whose trainings cost alike."""
         kind = f"ramp of {self.steps_each}" if self.is_ramp else "held"
         return f"{kind} {self.variant} {self.width}"
-
-    @property
-    def cell(self) -> tuple[str, int, int]:
-        """Variant, width and seed."""
-        return self.variant, self.width, self.seed
 
     @property
     def is_ramp(self) -> bool:
@@ -71,7 +68,7 @@ class CouplingTraining:
     orders: tuple[float, ...]
     train_accuracies: tuple[float, ...]
     cpu_seconds: float
-    seconds: float
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +195,7 @@ def measure_loop(couplings: Sequence[float], orders: Sequence[float]) -> Loop | 
         fall=None if fall is None else float(10**fall),
         width_decades=None if first is None or last is None else last - first,
         jump_share=max(after - before for before, after in pairwise(up)),
-        area=_mean_over(places, gaps),
+        area=float(np.trapezoid(gaps, places)) / (places[-1] - places[0]),
     )
 
 
@@ -208,15 +205,6 @@ def _crossing(places: Sequence[float], shares: Sequence[float], level: float) ->
         if before < level <= after:
             return left + (level - before) / (after - before) * (right - left)
     return None
-
-
-def _mean_over(places: Sequence[float], values: Sequence[float]) -> float:
-    """Return the mean by trapezoids."""
-    pieces = (
-        (right - left) * (last + first) / 2
-        for (left, right), (first, last) in zip(pairwise(places), pairwise(values), strict=True)
-    )
-    return sum(pieces) / (places[-1] - places[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,54 +241,32 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ramp:
-    """One ramp, and its loop where the order rose at all."""
+    """One ramp, and its loop where the order rose at all; seeds aside, ramps of one ``kind`` are alike."""
 
+    variant: str
+    answers: Answers
+    steps_each: int
+    width: int
     training: CouplingTraining
     loop: Loop | None
 
     @property
-    def width(self) -> int:
-        """Units of the net."""
-        return self.training.trial.width
-
-    @property
     def kind(self) -> tuple[str, Answers, int, int]:
-        """What the ramps of several seeds have in common: variant, answers, steps at each λ, width."""
-        trial = self.training.trial
-        return trial.variant, trial.answers, trial.steps_each, trial.width
-
-
-def find_without_tps(done: Iterable[CouplingTraining], width: int, seed: int) -> CouplingTraining | None:
-    """Return the training without TPS of a width and seed, none where it is not done yet."""
-    found = (each for each in done if each.trial.cell == ("none", width, seed))
-    return next(found, None)
-
-
-def collect_cell(done: Sequence[CouplingTraining], variant: str, width: int, seed: int) -> Cell | None:
-    """Return the cell as far as it is done; none where training without TPS is not, or never learned."""
-    baseline = find_without_tps(done, width, seed)
-    if baseline is None or not baseline.reached:
-        return None
-    mine = (
-        each
-        for each in done
-        if each.trial.cell == (variant, width, seed)
-        and not each.trial.is_ramp
-        and each.trial.scaling == "none"
-    )
-    return Cell(
-        variant=variant,
-        width=width,
-        seed=seed,
-        without=baseline.steps,
-        steps={round(2 * log10(each.trial.couplings[0])): Steps(each.steps, each.reached) for each in mine},
-    )
+        """Variant, answers, steps at each λ, width."""
+        return self.variant, self.answers, self.steps_each, self.width
 
 
 def collect_ramps(done: Iterable[CouplingTraining]) -> list[Ramp]:
     """Return every ramp with its loop."""
     return [
-        Ramp(training=each, loop=measure_loop(each.trial.couplings, each.orders))
+        Ramp(
+            variant=each.trial.variant,
+            answers=each.trial.answers,
+            steps_each=each.trial.steps_each,
+            width=each.trial.width,
+            training=each,
+            loop=measure_loop(each.trial.couplings, each.orders),
+        )
         for each in done
         if each.trial.is_ramp
     ]

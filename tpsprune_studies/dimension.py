@@ -6,7 +6,6 @@ training the effective dimension of every group is read, and the net is pruned w
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -22,12 +21,9 @@ from tpsprune.numerics.small_samples import Interval, mean_interval
 from tpsprune.numerics.spectra import effective_rank
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.train import Tps
-from tpsprune.training import count_steps
-from tpsprune_studies.catalogue import STUDIES, write_protocol
-from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling, Table
+from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling
 from tpsprune_studies.setup import Setup, at_seed, prepare, resize
 
-PREDICTION: Final = STUDIES["dimension"]
 PREDICTED_SHARE: Final = 0.1
 SHARES: Final = (0.5, 0.25)
 CALIBRATION_ITEMS: Final = 512
@@ -73,12 +69,17 @@ class DimensionTraining:
     accuracy: float
     shares: Mapping[str, float]
     cut_accuracies: Mapping[str, float]
-    seconds: float
+    seconds: float = 0.0
 
     @property
     def share(self) -> float:
         """The mean over groups."""
         return fmean(self.shares.values())
+
+    @property
+    def loss(self) -> float:
+        """The accuracy that the smallest share of MACs costs."""
+        return self.accuracy - self.cut_accuracies[f"{SHARES[-1]:g}"]
 
 
 TRAINING: Final = DimensionTraining
@@ -107,18 +108,11 @@ def run(setup: Setup, trial: DimensionTrial) -> DimensionTraining:
     Raises:
         DivergedError: the loss is no longer finite.
     """
-    started = time.monotonic()
     prepared = prepare(_make_recipe(setup, trial))
     on_addition = trial.task == ADDITION
-    steps = (
-        setup.cap_steps
-        if on_addition
-        else count_steps(prepared.recipe.train.epochs, prepared.steps_per_epoch)
-    )
-    regulariser = prepared.build_regulariser(steps)
-    for tick in prepared.fit(steps, regulariser if regulariser and regulariser.in_loss else None):
-        if regulariser is not None:
-            regulariser.move(tick.step - 1, tick.learning_rate)
+    steps = setup.cap_steps if on_addition else prepared.total_steps
+    for _ in prepared.fit(steps, prepared.build_regulariser(steps)):
+        pass
     inputs, _ = prepared.sample_calibration(CALIBRATION_ITEMS)
     return DimensionTraining(
         trial=trial,
@@ -130,7 +124,6 @@ def run(setup: Setup, trial: DimensionTrial) -> DimensionTraining:
             ).accuracy
             for share in SHARES
         },
-        seconds=time.monotonic() - started,
     )
 
 
@@ -158,15 +151,6 @@ def _measure_shares(model: nn.Module, inputs: torch.Tensor) -> dict[str, float]:
     }
 
 
-def describe(setup: Setup, last: DimensionTraining) -> str:  # noqa: ARG001 -- the protocol of a study
-    """Return which training ended, and how."""
-    pruned = ", ".join(f"{accuracy:.3f} at {share} MACs" for share, accuracy in last.cut_accuracies.items())
-    return (
-        f"seed {last.trial.seed} {last.trial.arm}: accuracy {last.accuracy:.3f}, d_eff {last.share:.2f} of "
-        f"the width; pruned {pruned}"
-    )
-
-
 def conclude(setup: Setup, done: Sequence[DimensionTraining], machine: Mapping[str, Any]) -> Finding:
     """Return dimensions and prunability by arm; the ruling is on the arms with TPS, task by task."""
     arms = dict.fromkeys(each.trial.arm for each in done)
@@ -183,13 +167,10 @@ def conclude(setup: Setup, done: Sequence[DimensionTraining], machine: Mapping[s
         for regularised in (True, False)
     )
     return Finding(
-        prediction=PREDICTION,
+        name="dimension",
+        setup=setup,
+        machine=machine,
         ruling=_rule(with_tps.values()),
-        sentence=(
-            "after training with TPS the effective dimension, as a share of the width with its 95 % "
-            f"interval, is: {'; '.join(_describe_task(*each) for each in with_tps.items())}. Without TPS: "
-            f"{'; '.join(_describe_task(*each) for each in without.items())}. {_write_cost_sentence(by_arm)}"
-        ),
         quantities=tuple(
             Quantity(
                 name=arm,
@@ -198,21 +179,17 @@ def conclude(setup: Setup, done: Sequence[DimensionTraining], machine: Mapping[s
             )
             for arm, trainings in by_arm.items()
         ),
-        measure="d_eff over the width, mean of groups",
-        counted="trainings",
         predicted_range=(None, PREDICTED_SHARE),
-        protocol=write_protocol(
-            PREDICTION.name,
-            setup=setup,
-            weight_decay=WEIGHT_DECAYS["labels"],
-            other=OTHER,
-            items=CALIBRATION_ITEMS,
-            share=PREDICTED_SHARE,
-        ),
-        tables=(_accuracy_table(by_arm), _group_table(by_arm)),
-        command=setup.command(PREDICTION.name),
-        settings={"seeds": list(setup.pair_seeds), **setup.decisive()},
-        machine=machine,
+        figures={
+            "with_tps": with_tps,
+            "without": without,
+            "by_arm": by_arm,
+            "gains": [
+                (task, variant, _measure_gain(by_arm[f"{task}, none"], by_arm[f"{task}, {variant}"]))
+                for task, variants in VARIANTS.items()
+                for variant in variants[1:]
+            ],
+        },
         trainings=tuple(done),
     )
 
@@ -225,47 +202,7 @@ def _rule(by_task: Iterable[Interval]) -> Ruling:
     return Ruling.CONFIRMED if all(each.high < PREDICTED_SHARE for each in found) else Ruling.UNDECIDED
 
 
-def _describe_task(task: str, found: Interval) -> str:
-    return f"{task} {found.mean:.2f} ({found.low:.2f} to {found.high:.2f}, {found.count} trainings)"
-
-
-def _loss(each: DimensionTraining) -> float:
-    return each.accuracy - each.cut_accuracies[f"{SHARES[-1]:g}"]
-
-
-def _write_cost_sentence(by_arm: Mapping[str, Sequence[DimensionTraining]]) -> str:
-    """Return by how many points less pruning costs with each variant, paired by seed."""
-    parts = []
-    for task, variants in VARIANTS.items():
-        without_tps = {each.trial.seed: _loss(each) for each in by_arm[f"{task}, none"]}
-        for variant in variants[1:]:
-            gain = mean_interval(
-                without_tps[each.trial.seed] - _loss(each) for each in by_arm[f"{task}, {variant}"]
-            )
-            parts.append(
-                f"{task} `{variant}` {100 * gain.mean:+.1f} points ({100 * gain.low:+.1f} to "
-                f"{100 * gain.high:+.1f})"
-            )
-    return f"What a cut to {SHARES[-1]:g} of the MACs costs less than without TPS: {'; '.join(parts)}."
-
-
-def _accuracy_table(by_arm: Mapping[str, Sequence[DimensionTraining]]) -> Table:
-    rows = []
-    for arm, trainings in by_arm.items():
-        cuts = [fmean(each.cut_accuracies[f"{share:g}"] for each in trainings) for share in SHARES]
-        accuracy = fmean(each.accuracy for each in trainings)
-        rows.append((arm, f"{accuracy:.3f}", *(f"{cut:.3f}" for cut in cuts)))
-    return Table(
-        "Accuracy before and straight after a cut, mean over seeds",
-        " | ".join(["task, TPS", "dense", *(f"{share:g} of the MACs" for share in SHARES)]),
-        rows,
-    )
-
-
-def _group_table(by_arm: Mapping[str, Sequence[DimensionTraining]]) -> Table:
-    rows = [
-        (arm, group, f"{fmean(each.shares[group] for each in trainings):.3f}")
-        for arm, trainings in by_arm.items()
-        for group in trainings[0].shares
-    ]
-    return Table("d_eff over the width by group, mean over seeds", "task, TPS | group | d_eff / width", rows)
+def _measure_gain(without: Iterable[DimensionTraining], with_tps: Iterable[DimensionTraining]) -> Interval:
+    """Return by how much less accuracy the smallest share of MACs costs with TPS, paired by seed."""
+    losses = {each.trial.seed: each.loss for each in without}
+    return mean_interval(losses[each.trial.seed] - each.loss for each in with_tps)

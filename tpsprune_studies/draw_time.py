@@ -7,33 +7,18 @@ weights, and trained alone. On digits, for comparison, the ticket keeps the weig
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any, Final
 
 import tpsprune
 from tpsprune import recipe
 from tpsprune.numerics.macs import count_macs
-from tpsprune.numerics.small_samples import Interval, mean_interval, ratio_interval
+from tpsprune.numerics.small_samples import Interval
 from tpsprune.recipe import Recipe
-from tpsprune.training import count_steps
-from tpsprune_studies.catalogue import STUDIES, write_protocol
-from tpsprune_studies.finding import (
-    Bound,
-    Finding,
-    Plan,
-    Quantity,
-    Ruling,
-    Table,
-    format_interval,
-    format_ratio,
-)
-from tpsprune_studies.setup import Prepared, Setup, at_seed, prepare, resize
-from tpsprune_studies.tuned_comparison import format_steps
+from tpsprune_studies.finding import Bound, Finding, Plan, Quantity, Ruling, compare_steps
+from tpsprune_studies.setup import Climb, Prepared, Setup, at_seed, prepare, resize
 
-PREDICTION: Final = STUDIES["draw-time"]
 MOMENTS: Final = ("dense", "random", "init", "memorising", "transition", "after")
 """When the ticket is drawn; for comparison no ticket (``dense``), and random units (``random``)."""
 DIGITS_EPOCHS: Final = (0, 1, 3, 10, 30)
@@ -47,7 +32,6 @@ AFTER_STEPS: Final = 200
 WEIGHT_DECAY: Final = 4.0
 CALIBRATION_ITEMS: Final = 512
 LAST: Final = "after"
-OTHERS: Final = tuple(moment for moment in MOMENTS if moment != LAST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +66,7 @@ class TicketTraining:
     reached: bool
     accuracy: float
     macs_share: float
-    seconds: float
+    seconds: float = 0.0
 
 
 TRAINING: Final = TicketTraining
@@ -107,13 +91,12 @@ def run(setup: Setup, trial: TicketTrial) -> TicketTraining:
     """
     if trial.is_on_digits:
         return _run_on_digits(setup, trial)
-    started = time.monotonic()
     prepared = prepare(at_seed(setup.recipe, trial.seed, threads=setup.threads, weight_decay=WEIGHT_DECAY))
     ticket = copy.deepcopy(prepared.model)
     drawn_step: int | None = 0
     if trial.moment not in {"dense", "random", "init"}:
         drawn_step = _train_to(trial.moment, setup, prepared)
-    macs_share, steps, accuracy = 1.0, 0, 0.0
+    macs_share, climb = 1.0, Climb()
     if trial.moment != "dense":
         inputs, _ = prepared.sample_calibration(CALIBRATION_ITEMS)
         at_random: dict[str, Any] = {"units": "random", "widths": "uniform", "compensate": False}
@@ -127,22 +110,15 @@ def run(setup: Setup, trial: TicketTrial) -> TicketTraining:
         ticket = tpsprune.replay(ticket, extraction.plan)
         # Counted on what is trained from here on.
         macs_share = count_macs(ticket, inputs[:2]).total / count_macs(prepared.model, inputs[:2]).total
-    for tick in prepared.fit(setup.cap_steps, model=ticket):
-        if drawn_step is None:  # There is no ticket of a moment that never came.
-            break
-        if tick.step % setup.reading_steps and tick.step < setup.cap_steps:
-            continue
-        steps, accuracy = tick.step, prepared.evaluate(model=ticket).accuracy
-        if accuracy >= setup.level:
-            break
+    if drawn_step is not None:  # There is no ticket of a moment that never came.
+        *_, climb = prepared.climb(setup.level, setup.cap_steps, setup.reading_steps, model=ticket)
     return TicketTraining(
         trial=trial,
         drawn_step=drawn_step,
-        steps=steps,
-        reached=accuracy >= setup.level,
-        accuracy=accuracy,
+        steps=climb.steps,
+        reached=climb.reached,
+        accuracy=climb.accuracy,
         macs_share=macs_share,
-        seconds=time.monotonic() - started,
     )
 
 
@@ -162,9 +138,8 @@ def _train_to(moment: str, setup: Setup, prepared: Prepared) -> int | None:
 
 def _run_on_digits(setup: Setup, trial: TicketTrial) -> TicketTraining:
     """Train to an epoch, prune, and train the ticket to the end of the same schedule."""
-    started = time.monotonic()
     prepared = prepare(at_seed(recipe.read("digits"), trial.seed, threads=setup.threads))
-    last_step = count_steps(prepared.recipe.train.epochs, prepared.steps_per_epoch)
+    last_step = prepared.total_steps
     drawn_step = min(last_step, int(trial.moment.split()[-1]) * prepared.steps_per_epoch)
     for _ in prepared.fit(drawn_step, total_steps=last_step):
         pass
@@ -179,20 +154,7 @@ def _run_on_digits(setup: Setup, trial: TicketTrial) -> TicketTraining:
         reached=True,
         accuracy=prepared.evaluate(model=extraction.ticket).accuracy,
         macs_share=extraction.macs_share,
-        seconds=time.monotonic() - started,
     )
-
-
-def describe(setup: Setup, last: TicketTraining) -> str:
-    """Return which training ended, and how."""
-    drawn = "never drawn" if last.drawn_step is None else f"drawn at step {last.drawn_step:,}"
-    if last.trial.is_on_digits:
-        end = f"accuracy {last.accuracy:.3f} at the end"
-    elif last.reached:
-        end = f"{setup.level:g} at step {last.steps:,}"
-    else:
-        end = f"{last.accuracy:.3f} at the cap"
-    return f"seed {last.trial.seed} {last.trial.moment}: {drawn}, then {end}"
 
 
 def conclude(setup: Setup, done: Sequence[TicketTraining], machine: Mapping[str, Any]) -> Finding:
@@ -209,88 +171,34 @@ def conclude(setup: Setup, done: Sequence[TicketTraining], machine: Mapping[str,
         }
         for moment in MOMENTS
     }
-    ratios = {moment: _compare(by_moment[moment], by_moment[LAST]) for moment in OTHERS}
-    measured = {moment: each for moment, each in ratios.items() if each is not None}
+    last = by_moment[LAST]
+    ratios = {
+        moment: compare_steps([(others[seed], last[seed]) for seed in sorted(others.keys() & last.keys())])
+        for moment, others in by_moment.items()
+        if moment != LAST and len(others.keys() & last.keys()) > 1
+    }
+    on_digits = {
+        epoch: [each.accuracy for each in done if each.trial.moment == f"digits, epoch {epoch}"]
+        for epoch in DIGITS_EPOCHS
+    }
     return Finding(
-        prediction=PREDICTION,
-        ruling=_rule(ratios),
-        sentence=_write_sentence(measured),
-        quantities=tuple(
-            Quantity(name=f"{moment} / {LAST}", predicted="above 1", measured=interval, bound=bound)
-            for moment, (interval, bound) in measured.items()
-        ),
-        measure="ratio of the steps to the level",
-        counted="pairs",
-        predicted_range=(1.0, None),
-        protocol=write_protocol(
-            PREDICTION.name,
-            setup=setup,
-            weight_decay=WEIGHT_DECAY,
-            macs=MACS,
-            memorised=MEMORISED,
-            transition=TRANSITION,
-            after_steps=AFTER_STEPS,
-        ),
-        tables=(_step_table(by_moment, setup.pair_seeds), _digits_table(done)),
-        command=setup.command(PREDICTION.name),
-        settings={"seeds": list(setup.pair_seeds), **setup.decisive()},
+        name="draw-time",
+        setup=setup,
         machine=machine,
+        ruling=_rule(ratios),
+        quantities=tuple(
+            Quantity(name=f"{moment} / {LAST}", predicted="above 1", measured=measured, bound=bound)
+            for moment, (measured, bound) in ratios.items()
+        ),
+        predicted_range=(1.0, None),
+        figures={"ratios": ratios, "by_moment": by_moment, "on_digits": on_digits},
         trainings=tuple(done),
     )
 
 
-def _compare(
-    others: Mapping[int, TicketTraining], last: Mapping[int, TicketTraining]
-) -> tuple[Interval, Bound] | None:
-    """Return the ratio of steps over the seeds that both have; none of fewer than two."""
-    seeds = sorted(others.keys() & last.keys())
-    if len(seeds) < 2:
-        return None
-    interval = ratio_interval((others[seed].steps, last[seed].steps) for seed in seeds)
-    bound = Bound(
-        may_be_larger=any(not others[seed].reached for seed in seeds),
-        may_be_smaller=any(not last[seed].reached for seed in seeds),
-    )
-    return interval, bound
-
-
-def _rule(ratios: Mapping[str, tuple[Interval, Bound] | None]) -> Ruling:
-    if any(each is not None and each[0].high < 1.0 and not each[1].may_be_larger for each in ratios.values()):
+def _rule(ratios: Mapping[str, tuple[Interval, Bound]]) -> Ruling:
+    """Return refuted where one ticket was sooner, confirmed where all there should be were later."""
+    if any(measured.high < 1.0 and not bound.may_be_larger for measured, bound in ratios.values()):
         return Ruling.REFUTED
-    sure = all(
-        each is not None and each[0].low > 1.0 and not each[1].may_be_smaller for each in ratios.values()
-    )
-    return Ruling.CONFIRMED if sure else Ruling.UNDECIDED
-
-
-def _write_sentence(ratios: Mapping[str, tuple[Interval, Bound]]) -> str:
-    parts = ", ".join(
-        f"{moment} {bound.qualify(format_ratio(interval.mean))} ({format_interval(interval)})"
-        for moment, (interval, bound) in ratios.items()
-    )
-    return f"times the steps of the ticket drawn after generalisation, 95 % intervals: {parts}."
-
-
-def _step_table(by_moment: Mapping[str, Mapping[int, TicketTraining]], seeds: Sequence[int]) -> Table:
-    rows = []
-    for moment, trainings in by_moment.items():
-        steps = {seed: format_steps(each.steps, reached=each.reached) for seed, each in trainings.items()}
-        drawn = [float(each.drawn_step) for each in trainings.values() if each.drawn_step is not None]
-        mean = f"{fmean(drawn):.0f}" if drawn else ""
-        rows.append((moment, mean, *(steps.get(seed, "never drawn") for seed in seeds)))
-    header = " | ".join(["ticket", "drawn at, mean", *(f"seed {seed}" for seed in seeds)])
-    return Table("Steps to the level, by moment of the draw", header, rows)
-
-
-def _digits_table(done: Sequence[TicketTraining]) -> Table:
-    rows = []
-    for epoch in DIGITS_EPOCHS:
-        accuracies = [each.accuracy for each in done if each.trial.moment == f"digits, epoch {epoch}"]
-        if len(accuracies) > 1:
-            found = mean_interval(accuracies)
-            rows.append((str(epoch), f"{found.mean:.4f}", f"{found.low:.4f} to {found.high:.4f}"))
-    return Table(
-        f"Digits at {MACS:g} of the multiply-accumulates: accuracy at the end, by epoch of the draw",
-        "epoch | validation accuracy | 95 % interval",
-        rows,
-    )
+    later = [measured.low > 1.0 and not bound.may_be_smaller for measured, bound in ratios.values()]
+    return Ruling.CONFIRMED if all(later) and len(later) == len(MOMENTS) - 1 else Ruling.UNDECIDED

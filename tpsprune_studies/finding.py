@@ -1,14 +1,18 @@
-"""What a study concludes: frozen records of a plan and a finding, the verdict, and the page in Markdown."""
+"""What a study plans and concludes: frozen records, the verdict, and the page by its template."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol
+from functools import cache
+from statistics import fmean
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
-from tpsprune.numerics.small_samples import Interval
-from tpsprune_studies.catalogue import Prediction, list_limits
+from tpsprune.numerics.small_samples import Interval, mean_interval, ratio_interval
+from tpsprune.records import dump
+from tpsprune.report.forms import load_templates
+from tpsprune_studies.catalogue import STUDIES, Prediction, Settings, load_study
 
 
 class Trial(Protocol):
@@ -20,7 +24,7 @@ class Trial(Protocol):
 
 
 class Training(Protocol):
-    """A finished training, a dataclass; ``seconds`` of wall time serve estimates of the time left only."""
+    """A finished training, a record; ``seconds`` of wall time serve estimates of the time left only."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -31,6 +35,11 @@ class Training(Protocol):
     @property
     def seconds(self) -> float:
         """How long it took."""
+
+
+AnyTrial = TypeVar("AnyTrial", bound=Trial)
+AnyTraining = TypeVar("AnyTraining", bound=Training)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,41 @@ class Plan:
     def total(self) -> int:
         """How many trainings the study has in all."""
         return len(self.trials) + len(self.later_arms)
+
+    @classmethod
+    def join(cls, plans: Iterable[Plan]) -> Plan:
+        """Return one plan after the other; a training that several need is run once."""
+        joined = list(plans)
+        return cls(
+            tuple(dict.fromkeys(trial for each in joined for trial in each.trials)),
+            tuple(arm for each in joined for arm in each.later_arms),
+        )
+
+
+Strand: TypeAlias = Generator[tuple[AnyTrial, Sequence[str]], AnyTraining, Result]
+"""Trainings that follow from one another: it yields one, with the arms of about as many as may come later,
+receives it finished, and at last returns what they show."""
+
+
+def by_trial(done: Sequence[AnyTraining]) -> dict[Any, AnyTraining]:
+    """Return trainings by their trial; of two alike the one that was done first."""
+    return {training.trial: training for training in reversed(done)}
+
+
+def follow(
+    strand: Strand[AnyTrial, AnyTraining, Result], done: Mapping[AnyTrial, AnyTraining]
+) -> tuple[Plan, Result | None]:
+    """Return the trainings of a strand as far as they are known, and what they show once all are done."""
+    trials: list[Trial] = []
+    try:
+        trial, later_arms = next(strand)
+        while True:
+            trials.append(trial)
+            if trial not in done:
+                return Plan(tuple(trials), tuple(later_arms)), None
+            trial, later_arms = strand.send(done[trial])
+    except StopIteration as end:
+        return Plan(tuple(trials)), end.value
 
 
 class Ruling(StrEnum):
@@ -87,6 +131,27 @@ EXACT = Bound()
 """No run was stopped before the level."""
 
 
+class Timed(Protocol):
+    """A training to a level; one that was not ``reached`` counts with the steps it was allowed."""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps to the level."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether it got there."""
+
+
+def compare_steps(pairs: Sequence[tuple[Timed, Timed]]) -> tuple[Interval, Bound]:
+    """Return the ratio of steps, first over second, and how trainings that were stopped bound it."""
+    bound = Bound(
+        may_be_larger=any(not first.reached for first, _ in pairs),
+        may_be_smaller=any(not second.reached for _, second in pairs),
+    )
+    return ratio_interval((first.steps, second.steps) for first, second in pairs), bound
+
+
 def judge(low: float, high: float, threshold: float, bound: Bound) -> Ruling:
     """Return whether a ratio predicted to be ``threshold`` or more is, given its interval.
 
@@ -115,15 +180,6 @@ class Quantity:
     bound: Bound = EXACT
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Figures ready to print, one row a line; the header has the columns between bars, as it is printed."""
-
-    title: str
-    header: str
-    rows: Sequence[tuple[str, ...]]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
     """Points (x, y) under one name; a dashed curve belongs to the solid one before it."""
@@ -147,99 +203,79 @@ class Panel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """The conclusion of a study; ``sentence`` holds the numbers that the ruling rests on.
+    """The conclusion of a study, in numbers; ``templates/NAME.md.j2`` puts them into words.
 
-    ``measure`` names the unit of the quantities, ``counted`` what an interval is over, ``predicted_range``
+    A template knows the ``setup``, the ``study`` (its module, for its constants), the finding as ``found``
+    and what is in ``figures``. Its blocks ``measure`` and ``counted`` name the unit of the quantities and
+    what an interval is over; ``measured`` is the sentence that the ruling rests on. ``predicted_range`` holds
     the predicted lower and upper end, none where that side is open.
     """
 
     SCHEMA: ClassVar[str] = "tpsprune.study/1"
 
-    prediction: Prediction
-    ruling: Ruling
-    sentence: str
-    quantities: tuple[Quantity, ...]
-    measure: str
-    counted: str
-    predicted_range: tuple[float | None, float | None]
-    protocol: tuple[str, ...]
-    tables: tuple[Table, ...]
-    command: str
-    settings: Mapping[str, Any]
+    name: str
+    setup: Settings
     machine: Mapping[str, Any]
+    ruling: Ruling
+    quantities: tuple[Quantity, ...]
+    predicted_range: tuple[float | None, float | None]
+    figures: Mapping[str, Any]
     trainings: tuple[Training, ...]
     panels: tuple[Panel, ...] = ()
+
+    @property
+    def prediction(self) -> Prediction:
+        """What was predicted."""
+        return STUDIES[self.name]
+
+    @property
+    def sentence(self) -> str:
+        """What was measured, with the numbers that the ruling rests on."""
+        return " ".join(self._write("measured"))
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as plain JSON values; tables are left out, trainings hold all their figures."""
         return {
             "schema": self.SCHEMA,
-            "study": self.prediction.name,
-            "prediction": asdict(self.prediction),
+            "study": self.name,
+            "prediction": dump(self.prediction),
             "verdict": self.ruling.value,
             "sentence": self.sentence,
-            "measure": self.measure,
-            "counted": self.counted,
+            "measure": " ".join(self._write("measure")),
+            "counted": " ".join(self._write("counted")),
             "predicted_range": dict(zip(("low", "high"), self.predicted_range, strict=True)),
-            "quantities": [asdict(quantity) for quantity in self.quantities],
-            "protocol": list(self.protocol),
-            "limits": list_limits(self.prediction.name),
-            "command": self.command,
-            "settings": dict(self.settings),
+            "quantities": [dump(quantity) for quantity in self.quantities],
+            "protocol": [line.removeprefix("- ") for line in self._write("protocol")],
+            "limits": [line.removeprefix("- ") for line in self._write("limits")],
+            "command": self.setup.command(self.name),
+            "settings": self.setup.describe(),
             "machine": dict(self.machine),
-            "trainings": [asdict(training) for training in self.trainings],
-            **({"panels": [asdict(panel) for panel in self.panels]} if self.panels else {}),
+            "trainings": [dump(training) for training in self.trainings],
+            **({"panels": [dump(panel) for panel in self.panels]} if self.panels else {}),
         }
 
+    def render_page(self) -> str:
+        """Return the page in Markdown: equal findings give equal pages, byte for byte."""
+        return str(_template(self.name).render(self._words)) + "\n"
 
-def render_page(finding: Finding) -> str:
-    """Return the page in Markdown: predicted and measured, the protocol, every pair, and the limits.
+    @property
+    def _words(self) -> dict[str, Any]:
+        return {"found": self, "setup": self.setup, "study": load_study(self.name), **self.figures}
 
-    Equal findings give equal pages, byte for byte.
-    """
-    parts = [
-        f"# Study `{finding.prediction.name}`: {finding.ruling}",
-        f"Predicted: {finding.prediction.statement}. Source: {finding.prediction.source}.",
-        f"Measured: {finding.sentence}",
-        "## Predicted beside measured",
-        _render_table(_tabulate_quantities(finding)),
-        "## How it was measured",
-        _render_list(finding.protocol),
-    ]
-    for table in finding.tables:
-        parts += [f"## {table.title}", _render_table(table)]
-    parts += [
-        "## What it does not show",
-        _render_list(list_limits(finding.prediction.name)),
-        "## Where, and how to run it again",
-        _render_list(f"{name.replace('_', ' ')}: {value}" for name, value in finding.machine.items()),
-        f"    {finding.command}",
-    ]
-    return "\n\n".join(parts) + "\n"
+    def _write(self, block: str) -> list[str]:
+        return _write_block(self.name, block, self._words)
 
 
-def _tabulate_quantities(finding: Finding) -> Table:
-    rows = [
-        (
-            quantity.name,
-            quantity.predicted,
-            quantity.bound.qualify(format_ratio(quantity.measured.mean)),
-            format_interval(quantity.measured),
-            str(quantity.measured.count),
-        )
-        for quantity in finding.quantities
-    ]
-    return Table("", f"{finding.measure} | predicted | measured | 95 % interval | {finding.counted}", rows)
+def describe(name: str, setup: Settings, last: Training) -> str:
+    """Return in a line which training of a study ended, and how."""
+    return " ".join(_write_block(name, "progress", {"setup": setup, "last": last}))
 
 
-def _render_list(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _render_table(table: Table) -> str:
-    rule = " | ".join(["---", *["---:"] * table.header.count(" | ")])
-    lines = (table.header, rule, *(" | ".join(row) for row in table.rows))
-    return "\n".join(f"| {line} |" for line in lines)
+def _write_block(name: str, block: str, words: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a block of a study's template that are not blank."""
+    template = _template(name)
+    text = "".join(template.blocks[block](template.new_context(words)))
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def format_ratio(value: float) -> str:
@@ -260,6 +296,16 @@ def format_interval(interval: Interval) -> str:
     return f"{format_ratio(interval.low)} to {format_ratio(interval.high)}"
 
 
+def format_spread(interval: Interval, shift: float = 0.0) -> str:
+    """Return a mean with both ends of its interval, all moved by ``shift``.
+
+    >>> format_spread(Interval(mean=2.0, low=1.5, high=12.25, count=3, confidence=0.95))
+    '2.00 (1.50 to 12.25)'
+    """
+    mean, low, high = (each + shift for each in (interval.mean, interval.low, interval.high))
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
+
+
 def format_seconds(value: float) -> str:
     """Return processor seconds with one decimal, below ten with two.
 
@@ -267,3 +313,40 @@ def format_seconds(value: float) -> str:
     ('33.7', '0.46')
     """
     return f"{value:.{1 if value >= 9.995 else 2}f}"
+
+
+def format_steps(training: Timed) -> str:
+    """Return the steps a training took, with ``>`` before those of one that was stopped."""
+    return f"{training.steps:,}" if training.reached else f"> {training.steps:,}"
+
+
+@cache
+def _template(name: str) -> Any:
+    environment = load_templates(
+        "plain",
+        {
+            "form": format,
+            "where": lambda each, **fields: [
+                one for one in each if all(getattr(one, name) == value for name, value in fields.items())
+            ],
+            "of": lambda mappings, name: [each[name] for each in mappings],
+            "formatted": lambda values, pattern: [pattern.format(value) for value in values],
+            "ratio": format_ratio,
+            "interval": format_interval,
+            "spread": format_spread,
+            "cpu": format_seconds,
+            "steps": format_steps,
+            "mean": fmean,
+            "mean_interval": mean_interval,
+            "heads": _write_heads,
+        },
+        {},
+        "tpsprune_studies",
+    )
+    return environment.get_template(f"{name}.md.j2")
+
+
+def _write_heads(headings: Sequence[str]) -> str:
+    """Return the first two rows of a table: words to the left, figures to the right."""
+    sides = ["---", *["---:"] * (len(headings) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, sides))

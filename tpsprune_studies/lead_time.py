@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeAlias, get_args
 
 import torch
 
@@ -20,22 +20,23 @@ import tpsprune
 from tpsprune import recipe, stopping
 from tpsprune.numerics.small_samples import fisher_greater, mean_interval
 from tpsprune.recipe import Recipe
+from tpsprune.recipe.schema import watched_names
 from tpsprune.recipe.task import ModularData
 from tpsprune.recipe.train import Signal, Tps
 from tpsprune_studies.alarms import (
     CANDIDATES,
+    DRAW_RULES,
+    Act,
     Alarms,
     WatchedTraining,
     WatchedTrial,
     choose_rule,
     count_alarms,
-    tabulate_draws,
+    find_act,
 )
-from tpsprune_studies.catalogue import STUDIES, write_protocol
-from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling, Table
+from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling
 from tpsprune_studies.setup import Prepared, Setup, at_seed, prepare, resize
 
-PREDICTION: Final = STUDIES["lead-time"]
 TRAINING: Final = WatchedTraining
 SIGNALS: Final[tuple[Signal, ...]] = get_args(Signal)
 DIGITS_OF_JOURNAL: Final = 6
@@ -66,6 +67,7 @@ TASKS: Final[Mapping[str, Task]] = {
     "a2+ab+b2": Task(learns=False, data={"operation": "a2+ab+b2"}),
     "a3+ab": Task(learns=False, data={"operation": "a3+ab"}),
 }
+Groups: TypeAlias = tuple[list[WatchedTraining], list[WatchedTraining], list[WatchedTraining]]
 DIGITS: Final = "digits"
 DIGITS_READING_STEPS: Final = 17
 """About an epoch."""
@@ -114,7 +116,6 @@ def watch_training(
     Raises:
         DivergedError: the loss is no longer finite.
     """
-    started = time.monotonic()
     prepared = prepare(recipe)
     is_tokens = prepared.dataset.facts.input_kind == "tokens"
     labels_tps = prepared.build_regulariser(cap_steps, Tps(variant="labels")) if is_tokens else None
@@ -166,7 +167,6 @@ def watch_training(
         series={name: tuple(points) for name, points in series.items()},
         cpu_seconds=cpu_seconds,
         signal_cpu_seconds=costs,
-        seconds=time.monotonic() - started,
     )
 
 
@@ -184,40 +184,30 @@ def _child_cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def describe(setup: Setup, last: WatchedTraining) -> str:
-    """Return which training ended, and how."""
-    reached = f"{setup.level:g} at step {last.reached_step:,}" if last.reached_step else "never there"
-    signals = sum(last.signal_cpu_seconds.values())
-    return (
-        f"seed {last.trial.seed} {last.trial.arm}: {reached}, {last.steps:,} steps in "
-        f"{last.cpu_seconds:.1f} CPU-s, signals {signals:.1f} CPU-s more"
-    )
-
-
 def conclude(setup: Setup, done: Sequence[WatchedTraining], machine: Mapping[str, Any]) -> Finding:
     """Return what the alarms were worth; the pilot chooses rules and is counted nowhere.
 
     The ruling is on the topological signal that did best on the pilot.
     """
-    pilot = [each for each in done if each.trial.seed == setup.pilot_seed]
     judged = [each for each in done if each.trial.seed in setup.pair_seeds]
+    groups = learned, controls, ordinary = _divide(judged)
+    pilot = _divide([each for each in done if each.trial.seed == setup.pilot_seed])
     signals = dict.fromkeys(getattr(rule, "monitor", "") for rule in CANDIDATES)
-    chosen = {signal: choose_rule(signal, _learned(pilot), _controls(pilot)) for signal in signals}
-    found = {
-        signal: count_alarms(each.rule, _learned(judged), _controls(judged))
-        for signal, each in chosen.items()
+    chosen = {signal: choose_rule(signal, *pilot[:2]) for signal in signals}
+    found = {signal: count_alarms(each.rule, learned, controls) for signal, each in chosen.items()}
+    topological = found[min(TOPOLOGICAL, key=lambda signal: chosen[signal].errors_and_lead)]
+    enough = len(learned) >= 2
+    owners = {name: owner for owner in SIGNALS for name in watched_names((owner,))}
+    seconds = sum(each.cpu_seconds for each in judged)
+    shares = {
+        signal: sum(each.signal_cpu_seconds.get(owners.get(signal, ""), 0.0) for each in judged) / seconds
+        for signal in found
     }
-    topological = min(TOPOLOGICAL, key=lambda signal: chosen[signal].errors_and_lead)
-    enough = len(_learned(judged)) >= 2
-    ruling, sentence = (
-        _rule(found[topological], max(found.values(), key=_value), setup.level)
-        if enough
-        else (Ruling.UNDECIDED, f"fewer than two trainings reached validation accuracy {setup.level:g}.")
-    )
     return Finding(
-        prediction=PREDICTION,
-        ruling=ruling,
-        sentence=sentence,
+        name="lead-time",
+        setup=setup,
+        machine=machine,
+        ruling=_rule(topological) if enough else Ruling.UNDECIDED,
         quantities=tuple(
             Quantity(
                 name=signal,
@@ -227,111 +217,54 @@ def conclude(setup: Setup, done: Sequence[WatchedTraining], machine: Mapping[str
             for signal, each in found.items()
             if enough
         ),
-        measure="lead of the alarm in epochs",
-        counted="trainings",
         predicted_range=(PREDICTED_EPOCHS, PREDICTED_MOST_EPOCHS),
-        protocol=write_protocol(
-            PREDICTION.name,
-            setup=setup,
-            tasks="; ".join(TASKS),
-            weight_decay=WEIGHT_DECAY,
-            epoch=judged[0].steps_per_epoch,
-            least_epochs=PREDICTED_EPOCHS,
-            sure=SURE,
-        ),
-        tables=(_alarm_table(found, judged), _draw_table(setup, judged), _training_table(done)),
-        command=setup.command(PREDICTION.name),
-        settings={"seeds": list(setup.pair_seeds), **setup.decisive()},
-        machine=machine,
+        figures={
+            "topological": topological if enough else None,
+            "luck": _luck(topological),
+            "alarms": sorted(found.items(), key=lambda item: -item[1].value),
+            "cost_shares": shares,
+            "on_digits": {signal: count_alarms(each.rule, [], ordinary) for signal, each in found.items()},
+            "draws": _collect_draws(setup, groups),
+            "groups": groups,
+            "epoch_steps": judged[0].steps_per_epoch,
+            "done": done,
+            "describe": stopping.describe,
+        },
         trainings=tuple(replace(each, series={}) for each in done),  # The journal has the series.
     )
 
 
-def _learned(done: Sequence[WatchedTraining]) -> list[WatchedTraining]:
-    able = [name for name, task in TASKS.items() if task.learns]
-    return [each for each in done if each.trial.arm in able and each.reached_step is not None]
-
-
-def _controls(done: Sequence[WatchedTraining]) -> list[WatchedTraining]:
-    unable = [name for name, task in TASKS.items() if not task.learns]
-    return [each for each in done if each.trial.arm in unable and each.reached_step is None]
-
-
-def _rule(found: Alarms, best_of_all: Alarms, level: float) -> tuple[Ruling, str]:
-    """Return the ruling on an alarm, and the sentence with its numbers and those of the best alarm of all."""
-    lead = mean_interval(found.lead_epochs)
-    tried = len(found.lead_epochs)
-    chance = fisher_greater(found.hits, tried, found.false_alarms, found.controls)
-    if found.false_alarms > FALSE_ALARM_SHARE * found.controls or lead.high < PREDICTED_EPOCHS:
-        ruling = Ruling.REFUTED
-    elif lead.low >= PREDICTED_EPOCHS and chance < SURE:
-        ruling = Ruling.CONFIRMED
-    else:
-        ruling = Ruling.UNDECIDED
-    return ruling, (
-        f"the best topological alarm on the pilot ({stopping.describe(found.rule)}) rang before validation "
-        f"accuracy {level:g} in {found.hits} of {tried} trainings, {lead.mean:.0f} epochs before "
-        f"on average (95 % interval {lead.low:.0f} to {lead.high:.0f}), and for nothing in "
-        f"{found.false_alarms} of {found.controls} that never got there (p = {chance:.2g} that it tells them "
-        f"apart by luck). The best alarm of all ({stopping.describe(best_of_all.rule)}) rang in "
-        f"{best_of_all.hits} of {len(best_of_all.lead_epochs)}, "
-        f"{best_of_all.mean_lead_epochs:.0f} epochs before, and for nothing in {best_of_all.false_alarms} of "
-        f"{best_of_all.controls}."
+def _divide(done: Sequence[WatchedTraining]) -> Groups:
+    """Return those that got to the level, controls, which never do, and those on digits."""
+    able = {name for name, task in TASKS.items() if task.learns}
+    return (
+        [each for each in done if each.trial.arm in able and each.reached_step is not None],
+        [each for each in done if each.trial.arm in TASKS.keys() - able and each.reached_step is None],
+        [each for each in done if each.trial.arm == DIGITS],
     )
 
 
-def _alarm_table(found: Mapping[str, Alarms], judged: Sequence[WatchedTraining]) -> Table:
-    ordinary = [each for each in judged if each.trial.arm == DIGITS]
-    seconds = sum(each.cpu_seconds for each in judged)
-    rows = []
-    for signal, each in sorted(found.items(), key=lambda item: -_value(item[1])):
-        costs = sum(one.signal_cpu_seconds.get(_owner_of(signal), 0.0) for one in judged)
-        rows.append(
-            (
-                signal,
-                stopping.describe(each.rule),
-                f"{each.mean_lead_epochs:.0f}",
-                str(each.hits),
-                str(each.misses),
-                f"{each.false_alarms} of {each.controls}",
-                f"{count_alarms(each.rule, [], ordinary).false_alarms} of {len(ordinary)}",
-                f"{costs / seconds:.1%}",
-            )
-        )
-    header = "signal | rule | lead | hits | misses | false | on digits | CPU cost"
-    return Table("Alarms on further seeds", header, rows)
+def _luck(found: Alarms) -> float:
+    """Return how likely an alarm that tells nothing apart would ring so much more often before the level."""
+    return fisher_greater(found.hits, len(found.lead_epochs), found.false_alarms, found.controls)
 
 
-def _draw_table(setup: Setup, judged: Sequence[WatchedTraining]) -> Table:
+def _rule(found: Alarms) -> Ruling:
+    """Return the ruling on an alarm."""
+    lead = mean_interval(found.lead_epochs)
+    if found.false_alarms > FALSE_ALARM_SHARE * found.controls or lead.high < PREDICTED_EPOCHS:
+        return Ruling.REFUTED
+    return Ruling.CONFIRMED if lead.low >= PREDICTED_EPOCHS and _luck(found) < SURE else Ruling.UNDECIDED
+
+
+def _collect_draws(setup: Setup, groups: Groups) -> dict[str, list[list[tuple[Act, WatchedTraining]]]]:
+    """Return, by rule, the tickets that it drew in each group."""
     classes = setup.recipe.task.data.modulus if isinstance(setup.recipe.task.data, ModularData) else 1
-    ordinary = [each for each in judged if each.trial.arm == DIGITS]
     chances = {**dict.fromkeys(TASKS, 1.0 / classes), DIGITS: 1.0 / DIGITS_CLASSES}
-    return tabulate_draws(_learned(judged), _controls(judged), ordinary, chances)
-
-
-def _value(found: Alarms) -> float:
-    """Return hits less false alarms, each as a share; of equal ones the longer lead counts."""
-    hits = found.hits / max(1, len(found.lead_epochs))
-    return hits - found.false_alarms / max(1, found.controls) + 1e-6 * found.mean_lead_epochs
-
-
-def _owner_of(signal: str) -> str:
-    """Return the signal, as a recipe names it, that reads a number; others are their own."""
-    prefixes = {"h1": "h1", "spectral_edge": "spectral_edge", "gap_23": "spectral_edge"}
-    return next((owner for prefix, owner in prefixes.items() if signal.startswith(prefix)), signal)
-
-
-def _training_table(done: Sequence[WatchedTraining]) -> Table:
-    rows = [
-        (
-            each.trial.arm,
-            str(each.trial.seed),
-            f"{each.reached_step:,}" if each.reached_step else f"not in {each.steps:,}",
-            f"{each.series['validation_accuracy'][-1][1]:.3f}",
-            f"{each.cpu_seconds:.1f}",
-            f"{sum(each.signal_cpu_seconds.values()):.1f}",
-        )
-        for each in done
-    ]
-    header = "task | seed | level reached at step | last accuracy | CPU-s | signals' CPU-s"
-    return Table("Trainings", header, rows)
+    return {
+        name: [
+            [(act, each) for each in group if (act := find_act(rule, each, chances[each.trial.arm]))]
+            for group in groups
+        ]
+        for name, rule in DRAW_RULES.items()
+    }

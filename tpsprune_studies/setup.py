@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Final, TypeVar, final
+from typing import Any, Final, Protocol, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,10 @@ class Setup:
         """Return the command that runs the study at this size."""
         return f"tpsprune study {name} --seeds {self.seeds} --cap {self.cap_steps}"
 
+    def describe(self) -> dict[str, Any]:
+        """Return the settings that a finding names."""
+        return {"seeds": list(self.pair_seeds), **self.decisive()}
+
     def decisive(self) -> dict[str, Any]:
         """Return, flat, every setting that a finished training depends on; the number of seeds is not one.
 
@@ -71,6 +76,32 @@ class Setup:
             for section, values in sections.items()
             for key, value in values.items()
         }
+
+
+class Term(training.Penalty, Protocol):
+    """A regulariser, in the loss or following the optimiser's step."""
+
+    @property
+    def in_loss(self) -> bool:
+        """Whether it is in the loss."""
+
+    def move(self, step: int, learning_rate: float) -> None:
+        """Follow the optimiser's step; nothing where it is in the loss."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Climb:
+    """A training up to a reading of validation accuracy, and whether that is at the level.
+
+    ``cpu_seconds`` are the processor time of its steps, TPS's own (``tps_cpu_seconds``) included, evaluation
+    not.
+    """
+
+    steps: int = 0
+    accuracy: float = 0.0
+    reached: bool = False
+    cpu_seconds: float = 0.0
+    tps_cpu_seconds: float = 0.0
 
 
 Sized = TypeVar("Sized", bound=Setup)
@@ -112,10 +143,15 @@ class Prepared:
         """Optimiser steps of an epoch."""
         return training.steps_per_epoch(len(self.dataset.train), self.recipe.train)
 
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the recipe's whole schedule."""
+        return training.count_steps(self.recipe.train.epochs, self.steps_per_epoch)
+
     def fit(
         self,
         last_step: int,
-        penalty: training.Penalty | None = None,
+        term: Term | None = None,
         *,
         model: nn.Module | None = None,
         first_step: int = 0,
@@ -123,13 +159,14 @@ class Prepared:
     ) -> Iterator[training.Tick]:
         """Train the model, or another on the same data, up to ``last_step`` of ``total_steps``.
 
-        A fresh optimiser; the schedule ends with ``last_step`` without a total.
+        A fresh optimiser; the schedule ends with ``last_step`` without a total. The processor seconds of a
+        tick's penalty are all that ``term`` took in that step.
 
         Raises:
             DivergedError: the loss is no longer finite.
         """
         trained = model or self.model
-        return training.fit(
+        ticks = training.fit(
             trained,
             training.make_optimizer(trained, self.recipe.train),
             self.dataset.train.inputs,
@@ -141,9 +178,50 @@ class Prepared:
             first_step=first_step,
             last_step=last_step,
             total_steps=total_steps or last_step,
-            penalty=penalty,
+            penalty=term if term and term.in_loss else None,
             objective=Objective.of(self.recipe.task.loss),
         )
+        for tick in ticks:
+            if term is None:
+                yield tick
+                continue
+            started = time.process_time()
+            term.move(tick.step - 1, tick.learning_rate)
+            spent = tick.penalty_cpu_seconds + time.process_time() - started
+            yield replace(tick, penalty_cpu_seconds=spent)
+
+    def climb(
+        self,
+        level: float,
+        last_step: int,
+        reading_steps: int,
+        term: Term | None = None,
+        *,
+        model: nn.Module | None = None,
+        total_steps: int | None = None,
+    ) -> Iterator[Climb]:
+        """Train as ``fit`` does until accuracy is at the level; yield every ``reading_steps`` and at the end.
+
+        Raises:
+            DivergedError: the loss is no longer finite.
+        """
+        spent, of_term, resumed = 0.0, 0.0, time.process_time()
+        for tick in self.fit(last_step, term, model=model, total_steps=total_steps):
+            of_term += tick.penalty_cpu_seconds
+            if tick.step % reading_steps and tick.step < last_step:
+                continue
+            spent += time.process_time() - resumed
+            accuracy = self.evaluate(model=model).accuracy
+            yield Climb(
+                steps=tick.step,
+                accuracy=accuracy,
+                reached=accuracy >= level,
+                cpu_seconds=spent,
+                tps_cpu_seconds=of_term,
+            )
+            if accuracy >= level:
+                return
+            resumed = time.process_time()
 
     def evaluate(self, split: Split | None = None, model: nn.Module | None = None) -> training.Score:
         """Return loss and accuracy on a split, the validation split if none is named."""

@@ -7,23 +7,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from tpsprune.errors import DivergedError
 from tpsprune.numerics.small_samples import Interval, ratio_interval
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import ModularData
 from tpsprune.recipe.train import Tps
-from tpsprune_studies.finding import Bound, Plan
-from tpsprune_studies.setup import at_seed, prepare
+from tpsprune_studies.finding import (
+    Bound,
+    Plan,
+    Ruling,
+    Strand,
+    by_trial,
+    compare_steps,
+    follow,
+    judge,
+)
+from tpsprune_studies.setup import Climb, at_seed, prepare
 from tpsprune_studies.tasks import describe_data
 
 Stage: TypeAlias = Literal["pilot", "pair"]
 Variant: TypeAlias = Literal["none", "weights", "neurons", "moments", "fourier", "labels"]
+
+Rank: TypeAlias = tuple[int, float]
+"""(0, steps) where every seed reached the level, else (1, less the accuracy): low ranks win."""
+GROKFAST_GAINS: Final = (0.5, 0.1, 2.0)
+PREDICTED_LEAST: Final = 2.0
+PREDICTED_MOST: Final = 5.0
+PREDICTED: Final = f"{PREDICTED_LEAST:g} to {PREDICTED_MOST:g}"
+"""By how much TPS is said to be faster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +76,17 @@ class Arm:
     ordered: bool = False
     degree: Literal[2, 3] = 2
 
-    def first_round(self) -> Iterator[Hyperparameters]:
-        """Yield every learning rate with every weight decay, at the first strength."""
+    def grid(self, tried: Mapping[Hyperparameters, Rank]) -> Iterator[Hyperparameters]:
+        """Yield every learning rate with every weight decay at the first strength, then other strengths.
+
+        Those are for the leader of the first round, which ``tried`` holds by then.
+        """
         for learning_rate, weight_decay in product(self.learning_rates, self.weight_decays):
             yield Hyperparameters(
                 learning_rate=learning_rate, weight_decay=weight_decay, strength=self.strengths[0]
             )
-
-    def second_round(self, leader: Hyperparameters) -> Iterator[Hyperparameters]:
-        """Yield the other strengths at the leader's learning rate and weight decay."""
-        return (replace(leader, strength=strength) for strength in self.strengths[1:])
+        leader = min(tried, key=tried.__getitem__)
+        yield from (replace(leader, strength=strength) for strength in self.strengths[1:])
 
     @property
     def size(self) -> int:
@@ -157,7 +174,7 @@ class ArmTraining:
     validation_accuracy: float
     cpu_seconds: float
     tps_cpu_seconds: float
-    seconds: float
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,79 +217,8 @@ class TunedSetup:
 
 
 Done: TypeAlias = Mapping[ArmTrial, ArmTraining]
-Rank: TypeAlias = tuple[int, float]
-"""(0, steps) where every seed reached the level, else (1, less the accuracy): low ranks win."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tuning:
-    """The trials that tune an arm as far as they are known, the settings chosen once all are done, the rest.
-
-    ``left`` counts settings that are still to be tried.
-    """
-
-    trials: tuple[ArmTrial, ...]
-    chosen: Hyperparameters | None
-    left: int
-
-
-def tune(experiment: Experiment, arm: Arm, seeds: Seeds, done: Done) -> Tuning:
-    """Return how an arm is tuned: the settings with the fewest steps to the level, summed over pilots, win.
-
-    One after the other; a training is allowed no more steps than would still beat the leader, which costs
-    nothing but time: it could only have lost. Where none reaches the level the highest accuracy at the cap
-    wins.
-    """
-    trials: list[ArmTrial] = []
-    tried: dict[Hyperparameters, Rank] = {}
-    for settings in _grid(arm, tried):
-        needed, rank = _try(experiment, arm, settings, seeds.pilots, tried, done)
-        trials += needed
-        if rank is None:
-            return Tuning(trials=tuple(trials), chosen=None, left=arm.size - len(tried))
-        tried[settings] = rank
-    return Tuning(trials=tuple(trials), chosen=_leader(tried), left=0)
-
-
-def plan_experiment(experiment: Experiment, seeds: Seeds, done: Done) -> Plan:
-    """Return the trainings as far as they are known: tuning arm by arm, then the comparison."""
-    tunings = {arm.name: tune(experiment, arm, seeds, done) for arm in experiment.arms}
-    trials = [trial for each in tunings.values() for trial in each.trials]
-    chosen = {name: each.chosen for name, each in tunings.items() if each.chosen is not None}
-    if len(chosen) == len(experiment.arms):
-        return Plan((*trials, *_pair(experiment, chosen, seeds)))
-    later = [
-        f"{experiment.task}, {name}"
-        for name, each in tunings.items()
-        for _ in range(each.left * seeds.pilot_seeds + seeds.seeds)
-    ]
-    for trial in trials:
-        if trial not in done:
-            later.remove(trial.arm)
-    return Plan(tuple(trials), tuple(later))
-
-
-def plan(setup: TunedSetup, done: Sequence[ArmTraining]) -> Plan:
-    """Return experiment after experiment: its tuning, and once that is done its comparison."""
-    finished = by_trial(done)
-    plans = [plan_experiment(experiment, setup.seeds, finished) for experiment in setup.experiments]
-    return Plan(
-        tuple(trial for each in plans for trial in each.trials),
-        tuple(arm for each in plans for arm in each.later_arms),
-    )
-
-
-def select_planned(setup: TunedSetup, done: Sequence[ArmTraining]) -> tuple[ArmTraining, ...]:
-    """Return the trainings of a finished plan, in its order, without others of the journal."""
-    finished = by_trial(done)
-    return tuple(finished[trial] for trial in plan(setup, done).trials if isinstance(trial, ArmTrial))
-
-
-def _pair(experiment: Experiment, chosen: Mapping[str, Hyperparameters], seeds: Seeds) -> Iterator[ArmTrial]:
-    """Yield the comparison: every arm on every seed, the arms of a seed one after the other."""
-    for seed in seeds.pairs:
-        for arm in experiment.arms:
-            yield _make_trial(experiment, arm, chosen[arm.name], seed, "pair", experiment.cap_steps)
+Tuned: TypeAlias = tuple[Hyperparameters, int | None]
+"""Settings chosen, and their steps summed over the pilot seeds, none where one never reached the level."""
 
 
 def _hash_conditions(experiment: Experiment) -> str:
@@ -282,44 +228,6 @@ def _hash_conditions(experiment: Experiment) -> str:
         del train[name]
     held = [train, task, experiment.level, experiment.reading_steps, experiment.cap_steps]
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _grid(arm: Arm, tried: Mapping[Hyperparameters, Rank]) -> Iterator[Hyperparameters]:
-    """Yield what an arm tries; by the time the second round begins, ``tried`` holds the first."""
-    yield from arm.first_round()
-    yield from arm.second_round(_leader(tried))
-
-
-def _leader(tried: Mapping[Hyperparameters, Rank]) -> Hyperparameters:
-    return min(tried, key=lambda settings: tried[settings])
-
-
-def _try(
-    experiment: Experiment,
-    arm: Arm,
-    settings: Hyperparameters,
-    seeds: Sequence[int],
-    tried: Mapping[Hyperparameters, Rank],
-    done: Done,
-) -> tuple[list[ArmTrial], Rank | None]:
-    """Return the trainings of one setting, and its rank, none while a training is due."""
-    best = min((steps for misses, steps in tried.values() if not misses), default=None)
-    trials: list[ArmTrial] = []
-    used = 0
-    for seed in seeds:
-        allowed = experiment.cap_steps
-        if best is not None:
-            allowed = min(allowed, int(best) - used - experiment.reading_steps)
-        if allowed < experiment.reading_steps:
-            return trials, (1, 0.0)
-        trials.append(_make_trial(experiment, arm, settings, seed, "pilot", allowed))
-        training = done.get(trials[-1])
-        if training is None:
-            return trials, None
-        if not training.reached:
-            return trials, (1, -training.validation_accuracy)
-        used += training.steps
-    return trials, (0, float(used))
 
 
 def _make_trial(
@@ -360,42 +268,32 @@ def make_recipe(experiment: Experiment, trial: ArmTrial) -> Recipe:
 def run_trial(experiment: Experiment, trial: ArmTrial) -> ArmTraining:
     """Train on the processor until validation accuracy is at the level, or for the steps allowed.
 
-    Validation is read every ``reading_steps`` steps and once more at the end. A training whose loss is no
-    longer finite has lost: it never reaches the level, and its accuracy is 0.
+    A training whose loss is no longer finite has lost: it never reaches the level, and its accuracy is 0.
 
     Raises:
         VariantError: the arm's TPS variant does not fit the task or the model.
     """
-    started = time.monotonic()
     prepared = prepare(make_recipe(experiment, trial))
     regulariser = prepared.build_regulariser(experiment.cap_steps)
-    penalty = regulariser if regulariser and regulariser.in_loss else None
-    ticks = prepared.fit(experiment.cap_steps, penalty)
-    steps, accuracy, cpu_seconds, tps_cpu_seconds = 0, 0.0, 0.0, 0.0
-    resumed = time.process_time()
+    climb = Climb()
     try:
-        for tick in ticks:
-            moved = time.process_time()
-            if regulariser is not None:
-                regulariser.move(tick.step - 1, tick.learning_rate)
-                tps_cpu_seconds += tick.penalty_cpu_seconds + time.process_time() - moved
-            if tick.step % experiment.reading_steps and tick.step < trial.allowed_steps:
-                continue
-            cpu_seconds += time.process_time() - resumed
-            steps, accuracy = tick.step, prepared.evaluate().accuracy
-            if accuracy >= experiment.level or steps >= trial.allowed_steps:
-                break
-            resumed = time.process_time()
+        for climb in prepared.climb(  # noqa: B007 -- the last one counts
+            experiment.level,
+            trial.allowed_steps,
+            experiment.reading_steps,
+            regulariser,
+            total_steps=experiment.cap_steps,
+        ):
+            pass
     except DivergedError:
-        steps, accuracy = trial.allowed_steps, 0.0
+        climb = replace(climb, steps=trial.allowed_steps, accuracy=0.0)
     return ArmTraining(
         trial=trial,
-        steps=steps,
-        reached=accuracy >= experiment.level,
-        validation_accuracy=accuracy,
-        cpu_seconds=cpu_seconds,
-        tps_cpu_seconds=tps_cpu_seconds,
-        seconds=time.monotonic() - started,
+        steps=climb.steps,
+        reached=climb.reached,
+        validation_accuracy=climb.accuracy,
+        cpu_seconds=climb.cpu_seconds,
+        tps_cpu_seconds=climb.tps_cpu_seconds,
     )
 
 
@@ -404,7 +302,7 @@ def run(setup: TunedSetup, trial: ArmTrial) -> ArmTraining:
     return run_trial(next(each for each in setup.experiments if each.task == trial.task), trial)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ArmResult:
     """An arm with all its trainings: the settings it was tuned to, and the comparison in order of seed.
 
@@ -416,16 +314,6 @@ class ArmResult:
     pilot_steps: int | None
     trainings: tuple[ArmTraining, ...]
 
-    @property
-    def mean_cpu_seconds(self) -> float:
-        """Processor seconds of a training of the comparison."""
-        return sum(training.cpu_seconds for training in self.trainings) / len(self.trainings)
-
-    @property
-    def steps_by_seed(self) -> tuple[str, ...]:
-        """The steps of each training of the comparison, as tables have them."""
-        return tuple(format_steps(each.steps, reached=each.reached) for each in self.trainings)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedRatios:
@@ -436,64 +324,128 @@ class PairedRatios:
     bound: Bound
 
 
-def by_trial(done: Sequence[ArmTraining]) -> dict[ArmTrial, ArmTraining]:
-    """Return trainings by their trial; of two alike the one that was done first."""
-    return {training.trial: training for training in reversed(done)}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunedResult:
+    """A finished experiment: the ratios of every other arm to ``baseline``; ``best`` is the arm that is judged.
 
+    They are the fastest without and with TPS on the pilot seeds: the pairs have no part in it.
+    """
 
-def collect_results(experiment: Experiment, seeds: Seeds, done: Done) -> tuple[ArmResult, ...]:
-    """Return every arm of an experiment whose trainings are all done."""
-    tunings = {arm.name: tune(experiment, arm, seeds, done) for arm in experiment.arms}
-    chosen = {name: each.chosen for name, each in tunings.items() if each.chosen is not None}
-    compared = list(_pair(experiment, chosen, seeds))
-    return tuple(
-        ArmResult(
-            arm=arm,
-            chosen=chosen[arm.name],
-            pilot_steps=_sum_pilots(tunings[arm.name].trials, chosen[arm.name], seeds, done),
-            trainings=tuple(done[trial] for trial in compared if trial.name == arm.name),
-        )
-        for arm in experiment.arms
-    )
+    arms: tuple[ArmResult, ...]
+    baseline: ArmResult
+    best: ArmResult
+    ratios: Mapping[str, PairedRatios]
 
+    @property
+    def leading(self) -> PairedRatios:
+        """The ratios of the arm that is judged."""
+        return self.ratios[self.best.arm.name]
 
-def _sum_pilots(trials: Sequence[ArmTrial], chosen: Hyperparameters, seeds: Seeds, done: Done) -> int | None:
-    pilots = [done[trial] for trial in trials if trial.settings == chosen]
-    whole = len(pilots) == seeds.pilot_seeds and all(training.reached for training in pilots)
-    return sum(training.steps for training in pilots) if whole else None
+    def ruling_on(self, name: str) -> Ruling | None:
+        """Return the verdict with that arm; none where neither it nor the baseline ever reached the level."""
+        sides = (each for each in self.arms if each.arm.name in {name, self.baseline.arm.name})
+        if not any(training.reached for each in sides for training in each.trainings):
+            return None
+        found = self.ratios[name]
+        return judge(found.steps.low, found.steps.high, PREDICTED_LEAST, found.bound)
 
-
-def choose_baseline(results: Sequence[ArmResult]) -> ArmResult:
-    """Return the arm without TPS that was fastest on the pilot seeds."""
-    return _fastest([result for result in results if result.arm.variant == "none"])
-
-
-def choose_best_tps(results: Sequence[ArmResult]) -> ArmResult:
-    """Return the arm with TPS that was fastest on the pilot seeds; the pairs have no part in it."""
-    return _fastest([result for result in results if result.arm.variant != "none"])
-
-
-def _fastest(results: Sequence[ArmResult]) -> ArmResult:
-    return min(results, key=lambda result: (result.pilot_steps is None, result.pilot_steps or 0))
+    @property
+    def ruling(self) -> Ruling | None:
+        """The verdict with the arm that is judged."""
+        return self.ruling_on(self.best.arm.name)
 
 
 def compare(baseline: ArmResult, result: ArmResult) -> PairedRatios:
     """Return the ratios baseline / arm; a training short of the level counts with its allowed steps."""
     pairs = list(zip(baseline.trainings, result.trainings, strict=True))
-    return PairedRatios(
-        steps=ratio_interval((other.steps, own.steps) for other, own in pairs),
-        seconds=ratio_interval((other.cpu_seconds, own.cpu_seconds) for other, own in pairs),
-        bound=Bound(
-            may_be_larger=any(not other.reached for other, _ in pairs),
-            may_be_smaller=any(not own.reached for _, own in pairs),
-        ),
-    )
+    steps, bound = compare_steps(pairs)
+    seconds = ratio_interval((other.cpu_seconds, own.cpu_seconds) for other, own in pairs)
+    return PairedRatios(steps=steps, seconds=seconds, bound=bound)
 
 
-def format_steps(steps: int, *, reached: bool) -> str:
-    """Return the steps a training took, with ``>`` before those of one that was stopped.
+def tune(experiment: Experiment, arm: Arm, seeds: Seeds) -> Strand[ArmTrial, ArmTraining, Tuned]:
+    """Tune an arm: the settings with the fewest steps to the level, summed over pilots, win.
 
-    >>> format_steps(1500, reached=False)
-    '> 1,500'
+    One after the other; a training is allowed no more steps than would still beat the leader, which costs
+    nothing but time: it could only have lost. Where none reaches the level the highest accuracy at the cap
+    wins.
     """
-    return f"{steps:,}" if reached else f"> {steps:,}"
+    tried: dict[Hyperparameters, Rank] = {}
+    for settings in arm.grid(tried):
+        tried[settings] = yield from _try(experiment, arm, settings, seeds, tried)
+    chosen = min(tried, key=tried.__getitem__)
+    misses, steps = tried[chosen]
+    return chosen, None if misses else int(steps)
+
+
+def _try(
+    experiment: Experiment,
+    arm: Arm,
+    settings: Hyperparameters,
+    seeds: Seeds,
+    tried: Mapping[Hyperparameters, Rank],
+) -> Strand[ArmTrial, ArmTraining, Rank]:
+    best = min((steps for misses, steps in tried.values() if not misses), default=None)
+    later = (arm.size - len(tried)) * seeds.pilot_seeds + seeds.seeds - 1
+    used = 0
+    for seed in seeds.pilots:
+        allowed = experiment.cap_steps
+        if best is not None:
+            allowed = min(allowed, int(best) - used - experiment.reading_steps)
+        if allowed < experiment.reading_steps:
+            return 1, 0.0
+        trial = _make_trial(experiment, arm, settings, seed, "pilot", allowed)
+        training = yield trial, [trial.arm] * later
+        if not training.reached:
+            return 1, -training.validation_accuracy
+        used += training.steps
+    return 0, float(used)
+
+
+def learn(experiment: Experiment, seeds: Seeds, done: Done) -> tuple[Plan, TunedResult | None]:
+    """Return the trainings of an experiment as far as they are known, and what they show once all are done.
+
+    Arms are tuned side by side; then every arm learns on every seed, the arms of a seed one after the other.
+    """
+    plans, tuned = zip(*(follow(tune(experiment, arm, seeds), done) for arm in experiment.arms), strict=True)
+    chosen = {arm.name: each for arm, each in zip(experiment.arms, tuned, strict=True) if each is not None}
+    if len(chosen) < len(plans):
+        to_compare = [f"{experiment.task}, {name}" for name in chosen for _ in seeds.pairs]
+        return Plan.join((*plans, Plan((), tuple(to_compare)))), None
+    trials = [
+        _make_trial(experiment, arm, chosen[arm.name][0], seed, "pair", experiment.cap_steps)
+        for seed in seeds.pairs
+        for arm in experiment.arms
+    ]
+    plan = Plan.join((*plans, Plan(tuple(trials))))
+    if not all(trial in done for trial in trials):
+        return plan, None
+    arms = [
+        ArmResult(arm, *chosen[arm.name], tuple(done[trial] for trial in trials if trial.name == arm.name))
+        for arm in experiment.arms
+    ]
+    baseline, best = (
+        min(
+            (each for each in arms if (each.arm.variant != "none") is with_tps),
+            key=lambda each: (each.pilot_steps is None, each.pilot_steps or 0),
+        )
+        for with_tps in (False, True)
+    )
+    ratios = {each.arm.name: compare(baseline, each) for each in arms if each is not baseline}
+    return plan, TunedResult(arms=tuple(arms), baseline=baseline, best=best, ratios=ratios)
+
+
+def plan(setup: TunedSetup, done: Sequence[ArmTraining]) -> Plan:
+    """Return experiment after experiment: its tuning, and once that is done its comparison."""
+    finished = by_trial(done)
+    return Plan.join(learn(experiment, setup.seeds, finished)[0] for experiment in setup.experiments)
+
+
+def collect_results(
+    setup: TunedSetup, done: Sequence[ArmTraining]
+) -> tuple[tuple[TunedResult, ...], tuple[ArmTraining, ...]]:
+    """Return what each experiment shows, and the trainings of it all, without others of the journal."""
+    finished = by_trial(done)
+    plans, results = zip(*(learn(each, setup.seeds, finished) for each in setup.experiments), strict=True)
+    assert all(results), "every training is done"
+    return results, tuple(finished[trial] for trial in Plan.join(plans).trials if isinstance(trial, ArmTrial))

@@ -16,7 +16,8 @@ from markupsafe import Markup, escape
 
 from tpsprune.report import words
 
-Form = Literal["html", "md"]
+Form = Literal["html", "md", "plain"]
+"""``plain`` is Markdown whose values are Markdown already: nothing is escaped."""
 UNLABELLED: Final = frozenset({"name", "none", ""})
 """Classes that are not written next to a number."""
 
@@ -112,9 +113,12 @@ def name(text: object) -> Number:
 
 
 def load_templates(
-    form: Form, filters: Mapping[str, Callable[..., Any]], names: Mapping[str, Any]
+    form: Form,
+    filters: Mapping[str, Callable[..., Any]],
+    names: Mapping[str, Any],
+    package: str = "tpsprune.report",
 ) -> Environment:
-    """Return the templates of this package with what they may call, every value escaped for ``form``."""
+    """Return the templates of a package with what they may call, every value escaped for ``form``."""
     write = partial(_write, form)
 
     @pass_context
@@ -123,7 +127,7 @@ def load_templates(
         return write(value)
 
     environment = Environment(
-        loader=PackageLoader("tpsprune.report"),
+        loader=PackageLoader(package),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -179,6 +183,8 @@ def _write(form: Form, value: Any, *, label: bool = True) -> Markup:
             return mark_up(f"<code>{escape(text)}</code>")
         case Code(text):
             return mark_up(f"`{text.replace('`', chr(39))}`" if text else "")
+        case _ if form == "plain":
+            return mark_up(str(value))
     return escape(value) if form == "html" else mark_up(_escape_markdown(str(value)))
 
 
