@@ -9,16 +9,7 @@ from statistics import fmean
 from typing import Final, Literal, TypeAlias
 
 from tpsprune import stopping
-from tpsprune.recipe.stop import (
-    ChangeRule,
-    ConsensusRule,
-    MaskRule,
-    PlateauRule,
-    ReopenRule,
-    Rule,
-    Stop,
-    ThresholdRule,
-)
+from tpsprune.recipe import stop
 from tpsprune.records import Reading
 
 Series: TypeAlias = tuple[tuple[int, float | None], ...]
@@ -63,21 +54,21 @@ CHANGING: Final[Mapping[str, tuple[Literal["min", "max"], ...]]] = {
 """Signals, and the ways each may change before a net generalises; the pilot picks one of them."""
 
 
-def _candidates() -> Iterator[Rule]:
+def _candidates() -> Iterator[stop.Rule]:
     for signal, modes in CHANGING.items():
         for mode, factor, patience in product(modes, FACTORS, PATIENCES):
-            yield ChangeRule(
+            yield stop.ChangeRule(
                 monitor=signal, mode=mode, factor=factor, patience=patience, min_adjusted_accuracy=0.0
             )
     for level, patience in product((2.0, 3.0, 5.0, 10.0), PATIENCES):
-        yield ThresholdRule(monitor="h1", threshold=level, patience=patience)
+        yield stop.ThresholdRule(monitor="h1", threshold=level, patience=patience)
     for level, patience in product((0.02, 0.05, 0.1, 0.2), PATIENCES):
-        yield MaskRule(threshold=level, patience=patience, min_adjusted_accuracy=0.0)
+        yield stop.MaskRule(threshold=level, patience=patience, min_adjusted_accuracy=0.0)
     for signal, collapse in product(("spectral_edge", "gap_23"), (2.0, 4.0, 10.0)):
-        yield ReopenRule(monitor=signal, collapse=collapse, min_adjusted_accuracy=0.0)
+        yield stop.ReopenRule(monitor=signal, collapse=collapse, min_adjusted_accuracy=0.0)
 
 
-CANDIDATES: Final[tuple[Rule, ...]] = tuple(_candidates())
+CANDIDATES: Final[tuple[stop.Rule, ...]] = tuple(_candidates())
 """Every candidate rule of a signal, fixed before any training was run."""
 
 
@@ -89,13 +80,13 @@ class Act:
     accuracy: float
 
 
-def find_act(rule: Rule, training: WatchedTraining, chance_accuracy: float = 0.0) -> Act | None:
+def find_act(rule: stop.Rule, training: WatchedTraining, chance_accuracy: float = 0.0) -> Act | None:
     """Return where a rule first acts, or ``None``.
 
-    The rule is the one that ``train`` would run: it sees the readings of one step
-    after the other, and no more.
+    The rule is the one that ``train`` would run: it sees the readings of one step after the
+    other, and no more.
     """
-    parts = rule.rules if isinstance(rule, ConsensusRule) else (rule,)
+    parts = rule.rules if isinstance(rule, stop.ConsensusRule) else (rule,)
     read = {*(getattr(part, "monitor", "") for part in parts), "validation_accuracy", "collapse"}
     values = {name: dict(series) for name, series in training.series.items() if name in read}
     memory = stopping.start(rule, chance_accuracy=chance_accuracy)
@@ -118,7 +109,7 @@ class Alarms:
     A miss (no alarm before) leads by nothing. ``false_alarms`` are those on controls, which never reach it.
     """
 
-    rule: Rule
+    rule: stop.Rule
     lead_epochs: tuple[float, ...]
     misses: int
     false_alarms: int
@@ -147,7 +138,7 @@ class Alarms:
 
 
 def count_alarms(
-    rule: Rule, learned: Sequence[WatchedTraining], controls: Sequence[WatchedTraining]
+    rule: stop.Rule, learned: Sequence[WatchedTraining], controls: Sequence[WatchedTraining]
 ) -> Alarms:
     """Run a rule over trainings that reached the level and over some that never did."""
     leads = []
@@ -174,20 +165,22 @@ def choose_rule(
     )
 
 
-_FALLS: Final = {name: ChangeRule(monitor=name, factor=1.1) for name in ("d_eff", "validation_loss")}
-DRAW_RULES: Final[Mapping[str, Rule]] = {
-    "default": Stop().draw,
-    "wider plateau": PlateauRule(tolerance=0.1),
-    "longer plateau": PlateauRule(patience=5),
-    "plateau of the loss": PlateauRule(monitor="validation_loss", tolerance=0.1),
+_FALLS: Final = {name: stop.ChangeRule(monitor=name, factor=1.1) for name in ("d_eff", "validation_loss")}
+DRAW_RULES: Final[Mapping[str, stop.Rule]] = {
+    "default": stop.Stop().draw,
+    "wider plateau": stop.PlateauRule(tolerance=0.1),
+    "longer plateau": stop.PlateauRule(patience=5),
+    "plateau of the loss": stop.PlateauRule(monitor="validation_loss", tolerance=0.1),
     "fall of d_eff": _FALLS["d_eff"],
     "fall of the loss": _FALLS["validation_loss"],
-    "fall of the loss, no hold": ChangeRule(monitor="validation_loss", factor=1.1, min_adjusted_accuracy=0.0),
-    "Early-Bird": MaskRule(),
-    "Early-Bird, no hold": MaskRule(min_adjusted_accuracy=0.0),
-    "loops": ThresholdRule(monitor="h1", threshold=3.0, min_adjusted_accuracy=0.5),
-    "edge": ReopenRule(),
-    "accuracy": ThresholdRule(monitor="validation_accuracy", threshold=0.9),
-    "both falls": ConsensusRule(rules=tuple(_FALLS.values())),
+    "fall of the loss, no hold": stop.ChangeRule(
+        monitor="validation_loss", factor=1.1, min_adjusted_accuracy=0.0
+    ),
+    "Early-Bird": stop.MaskRule(),
+    "Early-Bird, no hold": stop.MaskRule(min_adjusted_accuracy=0.0),
+    "loops": stop.ThresholdRule(monitor="h1", threshold=3.0, min_adjusted_accuracy=0.5),
+    "edge": stop.ReopenRule(),
+    "accuracy": stop.ThresholdRule(monitor="validation_accuracy", threshold=0.9),
+    "both falls": stop.ConsensusRule(rules=tuple(_FALLS.values())),
 }
 """Rules that a recipe might name under ``[stop.draw]``: the default first, fixed before any was tried."""

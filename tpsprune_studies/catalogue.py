@@ -50,7 +50,10 @@ class Settings(Protocol):
 
 @runtime_checkable
 class Study(Protocol):
-    """What the module of a study holds. ``TRAINING`` is the record of a finished training, a dataclass."""
+    """What the module of a study holds; its words are in ``templates/NAME.md.j2``.
+
+    ``TRAINING`` is the record of a finished training, a dataclass.
+    """
 
     TRAINING: type[Any]
 

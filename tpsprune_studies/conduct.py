@@ -119,8 +119,14 @@ class StudyJournal:
                 machine; the message names the first difference.
         """
         lines, _ = Journal(self.path).read()
+        wanted = {"schema": self.SCHEMA, **self.head}
         for number, line in enumerate(lines, start=1):
-            self._refuse_foreign(number, line)
+            found = {key: value for key, value in line.items() if key != "training"}
+            if differences := _compare(found, wanted):
+                raise RunFolderError(
+                    f"{self.path} line {number} is of another study or of other settings: {differences[0]}; "
+                    "run with the settings it was begun with, or write elsewhere with --out"
+                )
         return tuple(load(self.record, line["training"]) for line in lines)
 
     def append(self, training: Training) -> None:
@@ -130,16 +136,6 @@ class StudyJournal:
             RunFolderError: it cannot be written.
         """
         Journal(self.path).append({"schema": self.SCHEMA, **self.head, "training": dump(training)})
-
-    def _refuse_foreign(self, number: int, line: Mapping[str, Any]) -> None:
-        wanted = {"schema": self.SCHEMA, **self.head}
-        found = {key: value for key, value in line.items() if key != "training"}
-        differences = _compare(found, wanted)
-        if differences:
-            raise RunFolderError(
-                f"{self.path} line {number} is of another study or of other settings: {differences[0]}; "
-                "run with the settings it was begun with, or write elsewhere with --out"
-            )
 
 
 def _compare(found: Any, wanted: Any, place: str = "") -> list[str]:

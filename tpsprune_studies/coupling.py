@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 from statistics import fmean, geometric_mean
-from typing import Any, ClassVar, Final, final
+from typing import Any, Final, final
 
 import torch
-from torch import Tensor
 
-from tpsprune.data import Dataset
 from tpsprune.numerics.small_samples import Interval
-from tpsprune.recipe import Recipe
+from tpsprune.recipe import Recipe, read
 from tpsprune.recipe.train import Tps
-from tpsprune.tps import Regulariser
+from tpsprune_studies.catalogue import STUDIES
 from tpsprune_studies.coupling_edges import (
     FACTOR,  # noqa: F401 -- its page names it
     PATIENCE,
@@ -30,10 +27,8 @@ from tpsprune_studies.coupling_edges import (
     Cell,
     CouplingTraining,
     CouplingTrial,
-    Ramp,
     Steps,
     choose_next_rank,
-    collect_ramps,
     coupling_of,
     fit_exponent,
 )
@@ -46,11 +41,14 @@ FIRST: Final[Mapping[str, tuple[int, ...]]] = {"labels": (-2, -1, 0), "weights":
 RAMPS: Final[Mapping[str, range]] = {"labels": range(-4, 6), "weights": range(-2, 5)}
 """Ranks of λ, half decades: those that every cell begins with, and those that a ramp climbs."""
 USUAL_RANKS: Final = 7
-MODULUS: Final = 23
-TRAIN_SHARE: Final = 0.8
-VALIDATION_SHARE: Final = 0.95
-EMBEDDING: Final = 16
-LEARNING_RATE: Final = 3e-3
+CHANGES: Final = (
+    "task.data.modulus=23",
+    "task.data.train_share=0.8",
+    "task.data.validation_share=0.95",
+    "task.model.embedding=16",
+    "train.learning_rate=0.003",
+)
+"""The recipe's task made small enough for hundreds of nets."""
 LEVEL: Final = 0.9
 ORDERS: Final = {"labels": ("tps_coherence", ""), "weights": ("tps_z1", "hidden.0")}
 """The order parameter of each variant: its signal and its group."""
@@ -107,22 +105,9 @@ class CouplingSetup(Setup):
         }
 
 
-def make_setup(
-    recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False
-) -> CouplingSetup:
-    """Return the settings at that size: the recipe's task made small enough for hundreds of nets."""
-    data = replace(
-        recipe.task.data,
-        modulus=MODULUS,  # type: ignore[arg-type]
-        train_share=TRAIN_SHARE,  # type: ignore[arg-type]
-        validation_share=VALIDATION_SHARE,
-    )
-    model = replace(recipe.task.model, embedding=EMBEDDING)  # type: ignore[arg-type]
-    smaller = replace(
-        recipe,
-        task=replace(recipe.task, data=data, model=model),
-        train=replace(recipe.train, learning_rate=LEARNING_RATE),
-    )
+def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Setup:  # noqa: ARG001 -- the protocol of a study; this one changes its recipe before it is read
+    """Return the settings of the study at that size."""
+    smaller = read(STUDIES["coupling"].recipe, CHANGES)
     setup = CouplingSetup(recipe=smaller, level=LEVEL, reading_steps=10, sizes=SIZES)
     return resize(setup, seeds, cap_steps, full=full)
 
@@ -200,26 +185,31 @@ def run(setup: CouplingSetup, trial: CouplingTrial) -> CouplingTraining:
     """
     started = time.process_time()
     prepared = prepare(_make_recipe(setup, trial))
-    if trial.answers == "random":
-        prepared = replace(prepared, dataset=_shuffle_labels(prepared.dataset, trial.seed))
+    if trial.answers == "random":  # There is no rule left to learn.
+        train, generator = prepared.dataset.train, torch.Generator().manual_seed(trial.seed)
+        shuffled = replace(train, labels=train.labels[torch.randperm(len(train), generator=generator)])
+        prepared = replace(prepared, dataset=replace(prepared.dataset, train=shuffled))
     last_step = trial.steps_each * len(trial.couplings)
     regulariser = prepared.build_regulariser(last_step)
     assert regulariser is not None
-    term = _Scheduled(regulariser, trial)
+    regulariser.schedule = lambda step: trial.couplings[step // trial.steps_each]
     orders, train_accuracies = [], []
 
     def note() -> None:
-        orders.append(_read_order(regulariser, prepared.recipe.tps.variant))
+        read = {
+            (each.signal, each.group): each.value for each in regulariser.order_parameters(step=0, epoch=0.0)
+        }
+        orders.append(float(read[ORDERS[prepared.recipe.tps.variant]] or 0.0))
         train_accuracies.append(prepared.evaluate(prepared.dataset.train).accuracy)
 
     if trial.is_ramp:
-        for tick in prepared.fit(last_step, term):
+        for tick in prepared.fit(last_step, regulariser):
             if tick.step % trial.steps_each == 0:
                 note()
         accuracy = prepared.evaluate().accuracy
         climb = Climb(steps=last_step, accuracy=accuracy, reached=accuracy >= setup.level)
     else:
-        *_, climb = prepared.climb(setup.level, last_step, setup.reading_steps, term)
+        climb = prepared.climb(setup.level, last_step, setup.reading_steps, regulariser)
         note()
     return CouplingTraining(
         trial=trial,
@@ -233,7 +223,7 @@ def run(setup: CouplingSetup, trial: CouplingTrial) -> CouplingTraining:
 
 
 def _make_recipe(setup: CouplingSetup, trial: CouplingTrial) -> Recipe:
-    """Return the recipe as ``trial`` runs it; the regulariser has λ = 1, which each step multiplies."""
+    """Return the recipe as ``trial`` runs it; λ is set step by step."""
     variant = "labels" if trial.variant == "none" else trial.variant
     regulariser = Tps(variant=variant, coupling=1.0, scaling=trial.scaling, warmup_share=0.0)  # type: ignore[arg-type]
     found = at_seed(setup.recipe, trial.seed, regulariser, threads=setup.threads)
@@ -241,57 +231,11 @@ def _make_recipe(setup: CouplingSetup, trial: CouplingTrial) -> Recipe:
     return replace(found, task=replace(found.task, model=model))
 
 
-def _shuffle_labels(dataset: Dataset, seed: int) -> Dataset:
-    """Return the data with its training labels shuffled: there is no rule left to learn."""
-    order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(seed))
-    return replace(dataset, train=replace(dataset.train, labels=dataset.train.labels[order]))
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Scheduled:
-    """A regulariser of λ = 1 under the couplings of a trial, step by step; it reads weights alone."""
-
-    regulariser: Regulariser
-    trial: CouplingTrial
-    shares_forward_pass: ClassVar[bool] = False
-
-    @property
-    def in_loss(self) -> bool:
-        return self.regulariser.in_loss
-
-    def coupling(self, step: int) -> float:
-        return self.trial.couplings[step // self.trial.steps_each]
-
-    def listening(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def penalty(
-        self, step: int, label_i: Tensor | None = None, task_loss: Tensor | None = None
-    ) -> Tensor | None:
-        coupling = self.coupling(step)
-        term = self.regulariser.penalty(step, label_i, task_loss) if coupling else None
-        return None if term is None else coupling * term
-
-    def move(self, step: int, learning_rate: float) -> None:
-        if coupling := self.coupling(step):
-            self.regulariser.move(step, learning_rate * coupling)
-
-
-def _read_order(regulariser: Regulariser, variant: str) -> float:
-    signal, group = ORDERS[variant]
-    return next(
-        float(reading.value or 0.0)
-        for reading in regulariser.order_parameters(step=0, epoch=0.0)
-        if (reading.signal, reading.group) == (signal, group)
-    )
-
-
 def conclude(setup: CouplingSetup, done: Sequence[CouplingTraining], machine: Mapping[str, Any]) -> Finding:
     """Return the exponents of both edges, to compare with −1/2, and how the order rises and falls."""
     planned, cells, scaled = _follow(setup, done)
     done = [each for each in done if each.trial in set(planned.trials)]
-    ramps = collect_ramps(done)
+    ramps = [each for each in done if each.trial.is_ramp]
     edges = _fit_edges(cells)
     rises = _fit_rises(ramps, setup.ramp_steps)
     return Finding(
@@ -321,6 +265,7 @@ def conclude(setup: CouplingSetup, done: Sequence[CouplingTraining], machine: Ma
                 ]
                 for width in setup.sizes
             },
+            "coupling_of": coupling_of,
             "describe_mean": describe_mean,
             "geometric_mean": geometric_mean,
         },
@@ -379,13 +324,13 @@ def _fit_edges(cells: Sequence[Cell]) -> list[FittedEdge]:
     return edges
 
 
-def _fit_rises(ramps: Sequence[Ramp], steps_each: int) -> dict[str, Interval | None]:
+def _fit_rises(ramps: Sequence[CouplingTraining], steps_each: int) -> dict[str, Interval | None]:
     """Return the exponent of the λ at half rise, by variant and answers; it depends on the ramp's pace."""
     return {
         f"{variant}, λ at half rise, {answers}": fit_exponent(
-            (ramp.width, ramp.loop.rise if ramp.loop else None)
+            (ramp.trial.width, loop.rise if (loop := ramp.loop) else None)
             for ramp in ramps
-            if ramp.kind[:3] == (variant, answers, steps_each)
+            if ramp.trial.kind[:3] == (variant, answers, steps_each)
         )
         for variant, answers in product(VARIANTS, ANSWERS)
     }
@@ -401,7 +346,9 @@ def describe_mean(values: Sequence[float | None], none: str = "none") -> str:
     return f"{geometric_mean(found):.3g} ({len(found)} of {len(values)})" if found else none
 
 
-def _draw_panels(setup: CouplingSetup, cells: Sequence[Cell], ramps: Sequence[Ramp]) -> tuple[Panel, ...]:
+def _draw_panels(
+    setup: CouplingSetup, cells: Sequence[Cell], ramps: Sequence[CouplingTraining]
+) -> tuple[Panel, ...]:
     """Return the curves: edges by width, and the order of each variant up and down."""
     edges = [
         Curve(name=f"{variant}, {words}", points=points)
@@ -435,10 +382,10 @@ def _average_edge(cells: Sequence[Cell], variant: str, edge: str) -> Iterator[tu
             yield float(width), geometric_mean(known)
 
 
-def _follow_order(setup: CouplingSetup, ramps: Sequence[Ramp], variant: str) -> Iterator[Curve]:
+def _follow_order(setup: CouplingSetup, ramps: Sequence[CouplingTraining], variant: str) -> Iterator[Curve]:
     for steps_each, answers in product((setup.ramp_steps, setup.slow_steps), ANSWERS):
         kind = (variant, answers, steps_each, setup.slow_size)
-        if mine := [ramp.training for ramp in ramps if ramp.kind == kind]:
+        if mine := [ramp for ramp in ramps if ramp.trial.kind == kind]:
             orders = [fmean(read) for read in zip(*(each.orders for each in mine), strict=True)]
             points = tuple(zip(mine[0].trial.couplings, orders, strict=True))
             top = len(points) // 2

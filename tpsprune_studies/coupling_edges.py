@@ -48,6 +48,11 @@ class CouplingTrial:
         return f"{kind} {self.variant} {self.width}"
 
     @property
+    def kind(self) -> tuple[str, Answers, int, int]:
+        """What is the same in the ramps of several seeds: variant, answers, steps at each λ, width."""
+        return self.variant, self.answers, self.steps_each, self.width
+
+    @property
     def is_ramp(self) -> bool:
         """Whether λ changes."""
         return len(self.couplings) > 1
@@ -69,6 +74,11 @@ class CouplingTraining:
     train_accuracies: tuple[float, ...]
     cpu_seconds: float
     seconds: float = 0.0
+
+    @property
+    def loop(self) -> Loop | None:
+        """That of a ramp, where the order rose at all."""
+        return measure_loop(self.trial.couplings, self.orders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,39 +247,6 @@ class Cell:
         """By how much the fastest λ is faster than without TPS; 0 where none learns."""
         reached = [each.taken for each in self.steps.values() if each.reached]
         return self.without / min(reached) if reached else 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ramp:
-    """One ramp, and its loop where the order rose at all; seeds aside, ramps of one ``kind`` are alike."""
-
-    variant: str
-    answers: Answers
-    steps_each: int
-    width: int
-    training: CouplingTraining
-    loop: Loop | None
-
-    @property
-    def kind(self) -> tuple[str, Answers, int, int]:
-        """Variant, answers, steps at each λ, width."""
-        return self.variant, self.answers, self.steps_each, self.width
-
-
-def collect_ramps(done: Iterable[CouplingTraining]) -> list[Ramp]:
-    """Return every ramp with its loop."""
-    return [
-        Ramp(
-            variant=each.trial.variant,
-            answers=each.trial.answers,
-            steps_each=each.trial.steps_each,
-            width=each.trial.width,
-            training=each,
-            loop=measure_loop(each.trial.couplings, each.orders),
-        )
-        for each in done
-        if each.trial.is_ramp
-    ]
 
 
 def fit_exponent(points: Iterable[tuple[int, float | None]]) -> Interval | None:

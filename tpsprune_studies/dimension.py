@@ -21,7 +21,7 @@ from tpsprune.numerics.small_samples import Interval, mean_interval
 from tpsprune.numerics.spectra import effective_rank
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.train import Tps
-from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling
+from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling, rule_all
 from tpsprune_studies.setup import Setup, at_seed, prepare, resize
 
 PREDICTED_SHARE: Final = 0.1
@@ -170,7 +170,7 @@ def conclude(setup: Setup, done: Sequence[DimensionTraining], machine: Mapping[s
         name="dimension",
         setup=setup,
         machine=machine,
-        ruling=_rule(with_tps.values()),
+        ruling=rule_all(map(_rule, with_tps.values())),
         quantities=tuple(
             Quantity(
                 name=arm,
@@ -194,12 +194,10 @@ def conclude(setup: Setup, done: Sequence[DimensionTraining], machine: Mapping[s
     )
 
 
-def _rule(by_task: Iterable[Interval]) -> Ruling:
-    """Refuted where one task refutes it, confirmed where all confirm it: it speaks of all."""
-    found = list(by_task)
-    if any(each.low >= PREDICTED_SHARE for each in found):
+def _rule(found: Interval) -> Ruling:
+    if found.low >= PREDICTED_SHARE:
         return Ruling.REFUTED
-    return Ruling.CONFIRMED if all(each.high < PREDICTED_SHARE for each in found) else Ruling.UNDECIDED
+    return Ruling.CONFIRMED if found.high < PREDICTED_SHARE else Ruling.UNDECIDED
 
 
 def _measure_gain(without: Iterable[DimensionTraining], with_tps: Iterable[DimensionTraining]) -> Interval:

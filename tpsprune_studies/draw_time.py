@@ -111,7 +111,7 @@ def run(setup: Setup, trial: TicketTrial) -> TicketTraining:
         # Counted on what is trained from here on.
         macs_share = count_macs(ticket, inputs[:2]).total / count_macs(prepared.model, inputs[:2]).total
     if drawn_step is not None:  # There is no ticket of a moment that never came.
-        *_, climb = prepared.climb(setup.level, setup.cap_steps, setup.reading_steps, model=ticket)
+        climb = prepared.climb(setup.level, setup.cap_steps, setup.reading_steps, model=ticket)
     return TicketTraining(
         trial=trial,
         drawn_step=drawn_step,

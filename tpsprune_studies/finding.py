@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from statistics import fmean
@@ -170,6 +170,14 @@ def judge(low: float, high: float, threshold: float, bound: Bound) -> Ruling:
     return Ruling.UNDECIDED
 
 
+def rule_all(rulings: Iterable[Ruling | None]) -> Ruling:
+    """Return confirmed where all confirm it, refuted where one refutes it, undecided else."""
+    found = set(rulings)
+    if Ruling.REFUTED in found:
+        return Ruling.REFUTED
+    return Ruling.CONFIRMED if found == {Ruling.CONFIRMED} else Ruling.UNDECIDED
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
     """One measured quantity, and what was predicted of it, if anything."""
@@ -205,8 +213,8 @@ class Panel:
 class Finding:
     """The conclusion of a study, in numbers; ``templates/NAME.md.j2`` puts them into words.
 
-    A template knows the ``setup``, the ``study`` (its module, for its constants), the finding as ``found``
-    and what is in ``figures``. Its blocks ``measure`` and ``counted`` name the unit of the quantities and
+    A template knows the ``setup``, the constants of the ``study``, the finding as ``found`` and what is in
+    ``figures``. Its blocks ``measure`` and ``counted`` name the unit of the quantities and
     what an interval is over; ``measured`` is the sentence that the ruling rests on. ``predicted_range`` holds
     the predicted lower and upper end, none where that side is open.
     """
@@ -222,6 +230,12 @@ class Finding:
     figures: Mapping[str, Any]
     trainings: tuple[Training, ...]
     panels: tuple[Panel, ...] = ()
+    study: Mapping[str, Any] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Take the constants as they are now: what a finding says is settled once it is made."""
+        constants = {name: value for name, value in vars(load_study(self.name)).items() if name.isupper()}
+        object.__setattr__(self, "study", constants)
 
     @property
     def prediction(self) -> Prediction:
@@ -260,7 +274,7 @@ class Finding:
 
     @property
     def _words(self) -> dict[str, Any]:
-        return {"found": self, "setup": self.setup, "study": load_study(self.name), **self.figures}
+        return {"found": self, "setup": self.setup, "study": self.study, **self.figures}
 
     def _write(self, block: str) -> list[str]:
         return _write_block(self.name, block, self._words)
@@ -306,15 +320,6 @@ def format_spread(interval: Interval, shift: float = 0.0) -> str:
     return f"{mean:.2f} ({low:.2f} to {high:.2f})"
 
 
-def format_seconds(value: float) -> str:
-    """Return processor seconds with one decimal, below ten with two.
-
-    >>> format_seconds(33.71), format_seconds(0.456)
-    ('33.7', '0.46')
-    """
-    return f"{value:.{1 if value >= 9.995 else 2}f}"
-
-
 def format_steps(training: Timed) -> str:
     """Return the steps a training took, with ``>`` before those of one that was stopped."""
     return f"{training.steps:,}" if training.reached else f"> {training.steps:,}"
@@ -327,14 +332,15 @@ def _template(name: str) -> Any:
         {
             "form": format,
             "where": lambda each, **fields: [
-                one for one in each if all(getattr(one, name) == value for name, value in fields.items())
+                one
+                for one in each
+                if all(getattr(getattr(one, "trial", one), name) == value for name, value in fields.items())
             ],
             "of": lambda mappings, name: [each[name] for each in mappings],
             "formatted": lambda values, pattern: [pattern.format(value) for value in values],
             "ratio": format_ratio,
             "interval": format_interval,
             "spread": format_spread,
-            "cpu": format_seconds,
             "steps": format_steps,
             "mean": fmean,
             "mean_interval": mean_interval,

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, TypeAlias, get_args
 
 import torch
@@ -21,7 +22,7 @@ from tpsprune import recipe, stopping
 from tpsprune.numerics.small_samples import fisher_greater, mean_interval
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.schema import watched_names
-from tpsprune.recipe.task import ModularData
+from tpsprune.recipe.task import ModularData, Operation
 from tpsprune.recipe.train import Signal, Tps
 from tpsprune_studies.alarms import (
     CANDIDATES,
@@ -35,7 +36,7 @@ from tpsprune_studies.alarms import (
     find_act,
 )
 from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling
-from tpsprune_studies.setup import Prepared, Setup, at_seed, prepare, resize
+from tpsprune_studies.setup import Setup, at_seed, prepare, resize
 
 TRAINING: Final = WatchedTraining
 SIGNALS: Final[tuple[Signal, ...]] = get_args(Signal)
@@ -52,20 +53,20 @@ WEIGHT_DECAY: Final = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task by the fields of its data, and whether its net can generalise."""
+    """A task by the operation of its data, and whether its net can generalise."""
 
+    operation: Operation
     learns: bool
-    data: Mapping[str, str]
     weight_decay: float = WEIGHT_DECAY
 
 
 TASKS: Final[Mapping[str, Task]] = {
-    "add": Task(learns=True, data={"operation": "add"}),
-    "subtract": Task(learns=True, data={"operation": "subtract"}),
-    "multiply": Task(learns=True, data={"operation": "multiply"}),
-    "add, no decay": Task(learns=False, data={"operation": "add"}, weight_decay=0.0),
-    "a2+ab+b2": Task(learns=False, data={"operation": "a2+ab+b2"}),
-    "a3+ab": Task(learns=False, data={"operation": "a3+ab"}),
+    "add": Task("add", learns=True),
+    "subtract": Task("subtract", learns=True),
+    "multiply": Task("multiply", learns=True),
+    "add, no decay": Task("add", learns=False, weight_decay=0.0),
+    "a2+ab+b2": Task("a2+ab+b2", learns=False),
+    "a3+ab": Task("a3+ab", learns=False),
 }
 Groups: TypeAlias = tuple[list[WatchedTraining], list[WatchedTraining], list[WatchedTraining]]
 DIGITS: Final = "digits"
@@ -87,28 +88,7 @@ def plan(setup: Setup, done: Sequence[WatchedTraining]) -> Plan:  # noqa: ARG001
 
 
 def run(setup: Setup, trial: WatchedTrial) -> WatchedTraining:
-    """Run one training."""
-    if trial.arm == DIGITS:
-        found = at_seed(recipe.read(DIGITS), trial.seed)
-        cap = DIGITS_EPOCHS * DIGITS_READING_STEPS
-        # No accuracy is above 1: there is no level to reach, and every alarm of the training counts.
-        return watch_training(found, trial, cap_steps=cap, level=2.0, reading_steps=DIGITS_READING_STEPS)
-    task = TASKS[trial.arm]
-    found = at_seed(setup.recipe, trial.seed, weight_decay=task.weight_decay)
-    data = replace(found.task.data, **task.data)  # type: ignore[arg-type]
-    return watch_training(
-        replace(found, task=replace(found.task, data=data)),
-        trial,
-        cap_steps=setup.cap_steps,
-        level=setup.level,
-        reading_steps=setup.reading_steps,
-    )
-
-
-def watch_training(
-    recipe: Recipe, trial: WatchedTrial, *, cap_steps: int, level: float, reading_steps: int
-) -> WatchedTraining:
-    """Train on the processor, read all signals every ``reading_steps``, stop once accuracy is at the level.
+    """Train on the processor, read all signals every so many steps, stop once accuracy is at the level.
 
     Each signal has a ``tpsprune.Watch`` of its own, so that its cost is measured. On token pairs the
     coherence of TPS ``labels`` is read as well; it moves nothing.
@@ -116,44 +96,56 @@ def watch_training(
     Raises:
         DivergedError: the loss is no longer finite.
     """
-    prepared = prepare(recipe)
+    if trial.arm == DIGITS:
+        cap_steps = DIGITS_EPOCHS * DIGITS_READING_STEPS
+        # No accuracy is above 1: there is no level to reach, and every alarm of the training counts.
+        setup = replace(setup, cap_steps=cap_steps, level=2.0, reading_steps=DIGITS_READING_STEPS)
+        found = at_seed(recipe.read(DIGITS), trial.seed)
+    else:
+        task = TASKS[trial.arm]
+        found = at_seed(setup.recipe, trial.seed, weight_decay=task.weight_decay)
+        data = replace(found.task.data, operation=task.operation)  # type: ignore[arg-type]
+        found = replace(found, task=replace(found.task, data=data))
+    prepared = prepare(found)
+    inputs, labels = prepared.sample_calibration(found.watch.calibration_items)
+    every = {"every_steps": setup.reading_steps, "seed": found.seed}
+    watch = partial(tpsprune.Watch, prepared.model, [inputs], [labels], **every)
     is_tokens = prepared.dataset.facts.input_kind == "tokens"
-    labels_tps = prepared.build_regulariser(cap_steps, Tps(variant="labels")) if is_tokens else None
+    labels_tps = prepared.build_regulariser(setup.cap_steps, Tps(variant="labels")) if is_tokens else None
     series: dict[str, list[tuple[int, float | None]]] = {}
     costs: dict[str, float] = dict.fromkeys(SIGNALS, 0.0)
 
-    def note(name: str, step: int, value: float | None) -> None:
+    def note(name: str, value: float | None) -> None:
         rounded = None if value is None else float(f"{value:.{DIGITS_OF_JOURNAL}g}")
         series.setdefault(name, []).append((step, rounded))
 
     cpu_seconds, reached, step, losses = 0.0, None, 0, torch.zeros(())
     children_before = _child_cpu_seconds()
     with ExitStack() as stack:
-        watches = {name: stack.enter_context(_make_watch(prepared, name, reading_steps)) for name in SIGNALS}
+        watches = {name: stack.enter_context(watch(signals=[name])) for name in SIGNALS}
         resumed = time.process_time()
-        for tick in prepared.fit(cap_steps):
+        for tick in prepared.fit(setup.cap_steps):
             losses += tick.loss
             step = tick.step
-            if step % reading_steps:
+            if step % setup.reading_steps:
                 continue
             cpu_seconds += time.process_time() - resumed
             score = prepared.evaluate()
-            note("train_loss", step, float(losses) / reading_steps)
-            note("validation_loss", step, score.loss)
-            note("validation_accuracy", step, score.accuracy)
+            note("train_loss", float(losses) / setup.reading_steps)
+            note("validation_loss", score.loss)
+            note("validation_accuracy", score.accuracy)
             losses = torch.zeros(())
-            for name, watch in watches.items():
-                seen, before = len(watch.readings), time.process_time()
-                watch.step(step, epoch=tick.epoch)
+            readings = list(labels_tps.order_parameters(step=step, epoch=tick.epoch)) if labels_tps else []
+            for name, each in watches.items():
+                seen, before = len(each.readings), time.process_time()
+                each.step(step, epoch=tick.epoch)
                 costs[name] += time.process_time() - before
-                # Loops come one reading late, and are noted at the step where they come.
-                for reading in watch.readings[seen:]:
-                    if not reading.group:
-                        note(reading.signal, step, reading.value)
-            for reading in labels_tps.order_parameters(step=step, epoch=tick.epoch) if labels_tps else ():
+                readings += each.readings[seen:]
+            # Loops come one reading late, and are noted at the step where they come.
+            for reading in readings:
                 if not reading.group:
-                    note(reading.signal, step, reading.value)
-            if score.accuracy >= level:
+                    note(reading.signal, reading.value)
+            if score.accuracy >= setup.level:
                 reached = step
                 break
             resumed = time.process_time()
@@ -167,14 +159,6 @@ def watch_training(
         series={name: tuple(points) for name, points in series.items()},
         cpu_seconds=cpu_seconds,
         signal_cpu_seconds=costs,
-    )
-
-
-def _make_watch(prepared: Prepared, signal: Signal, reading_steps: int) -> tpsprune.Watch:
-    inputs, labels = prepared.sample_calibration(prepared.recipe.watch.calibration_items)
-    seed = prepared.recipe.seed
-    return tpsprune.Watch(
-        prepared.model, [inputs], [labels], signals=[signal], every_steps=reading_steps, seed=seed
     )
 
 

@@ -7,7 +7,7 @@ pilot seeds, then compared on others.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,9 +16,8 @@ from tpsprune import recipe
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import IdxData
 from tpsprune.records import load
-from tpsprune_studies.finding import Finding, Quantity, Ruling
+from tpsprune_studies.finding import Finding, Quantity, Ruling, rule_all
 from tpsprune_studies.tuned_comparison import (
-    GROKFAST_GAINS,
     PREDICTED,
     PREDICTED_LEAST,
     PREDICTED_MOST,
@@ -29,6 +28,7 @@ from tpsprune_studies.tuned_comparison import (
     TunedSetup,
     Variant,
     collect_results,
+    make_arms,
     plan,  # noqa: F401 -- `Study` has it
     run,  # noqa: F401 -- `Study` has it
 )
@@ -73,39 +73,26 @@ class ReachTask:
         return Experiment(
             task=self.name,
             recipe=self.recipe,
-            arms=tuple(self._arms(full=full)),
+            arms=self._make_arms(full=full),
             level=self.level,
             cap_steps=self.cap_steps,
             reading_steps=self.reading_steps,
         )
 
-    def _arms(self, *, full: bool) -> Iterator[Arm]:
+    def _make_arms(self, *, full: bool) -> tuple[Arm, ...]:
+        is_control = self.kind == "control"  # One setting each, what is best on addition.
         rates = self.learning_rates
         decays: tuple[float, ...] = (0.1, 1.0) if self.kind == "ordinary" else (2.0, 0.5)
         more: tuple[float, ...] = (*decays, 0.01 if self.kind == "ordinary" else 4.0)
-        if self.kind == "control":  # One setting each, what is best on addition.
+        if is_control:
             rates, decays, more = rates[:1], decays[:1], decays[:1]
         elif full:
             rates, decays, more = (*rates, rates[-1] / 3), more, (*more, 8.0)
-        yield Arm(name="none", learning_rates=rates, weight_decays=more)
-        if full:
-            yield Arm(
-                name="grokfast",
-                grokfast=True,
-                learning_rates=rates,
-                weight_decays=more,
-                strengths=GROKFAST_GAINS,
-            )
-        for variant in self.variants:
-            strengths = COUPLINGS if variant in {"labels", "moments", "fourier"} else GENTLE
-            yield Arm(
-                name=variant,
-                variant=variant,
-                degree=self.degree,
-                learning_rates=rates,
-                weight_decays=decays,
-                strengths=strengths[:1] if self.kind == "control" else strengths,
-            )
+        couplings = {
+            variant: (GENTLE if variant in {"weights", "neurons"} else COUPLINGS)[: 1 if is_control else None]
+            for variant in self.variants
+        }
+        return make_arms(rates, decays, more, couplings, grokfast=full, degree=self.degree)
 
 
 TASKS: Final = tuple(
@@ -138,7 +125,7 @@ def conclude(setup: Reach, done: Sequence[ArmTraining], machine: Mapping[str, An
         name="reach",
         setup=setup,
         machine=machine,
-        ruling=_rule({each.ruling for _, each in structured}),
+        ruling=rule_all(each.ruling for _, each in structured),
         quantities=tuple(
             Quantity(
                 name=f"{task.name}: {each.best.arm.name}",
@@ -158,10 +145,3 @@ def conclude(setup: Reach, done: Sequence[ArmTraining], machine: Mapping[str, An
         },
         trainings=trainings,
     )
-
-
-def _rule(rulings: Collection[Ruling | None]) -> Ruling:
-    """Confirmed where every structured task confirms it, refuted where one refutes it: it speaks of all."""
-    if Ruling.REFUTED in rulings:
-        return Ruling.REFUTED
-    return Ruling.CONFIRMED if rulings == {Ruling.CONFIRMED} else Ruling.UNDECIDED

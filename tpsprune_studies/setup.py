@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Final, Protocol, TypeVar, final
+from typing import Any, Final, TypeVar, final
 
 import torch
 from torch import Tensor, nn
 
 from tpsprune import data, models, tps, training
 from tpsprune.data import Dataset, Split
+from tpsprune.errors import DivergedError
 from tpsprune.numerics.objective import Objective
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.train import Tps
@@ -78,18 +79,7 @@ class Setup:
         }
 
 
-class Term(training.Penalty, Protocol):
-    """A regulariser, in the loss or following the optimiser's step."""
-
-    @property
-    def in_loss(self) -> bool:
-        """Whether it is in the loss."""
-
-    def move(self, step: int, learning_rate: float) -> None:
-        """Follow the optimiser's step; nothing where it is in the loss."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Climb:
     """A training up to a reading of validation accuracy, and whether that is at the level.
 
@@ -151,7 +141,7 @@ class Prepared:
     def fit(
         self,
         last_step: int,
-        term: Term | None = None,
+        regulariser: Regulariser | None = None,
         *,
         model: nn.Module | None = None,
         first_step: int = 0,
@@ -160,7 +150,7 @@ class Prepared:
         """Train the model, or another on the same data, up to ``last_step`` of ``total_steps``.
 
         A fresh optimiser; the schedule ends with ``last_step`` without a total. The processor seconds of a
-        tick's penalty are all that ``term`` took in that step.
+        tick's penalty are all that the regulariser took in that step.
 
         Raises:
             DivergedError: the loss is no longer finite.
@@ -178,15 +168,15 @@ class Prepared:
             first_step=first_step,
             last_step=last_step,
             total_steps=total_steps or last_step,
-            penalty=term if term and term.in_loss else None,
+            penalty=regulariser if regulariser and regulariser.in_loss else None,
             objective=Objective.of(self.recipe.task.loss),
         )
         for tick in ticks:
-            if term is None:
+            if regulariser is None:
                 yield tick
                 continue
             started = time.process_time()
-            term.move(tick.step - 1, tick.learning_rate)
+            regulariser.move(tick.step - 1, tick.learning_rate)
             spent = tick.penalty_cpu_seconds + time.process_time() - started
             yield replace(tick, penalty_cpu_seconds=spent)
 
@@ -195,33 +185,37 @@ class Prepared:
         level: float,
         last_step: int,
         reading_steps: int,
-        term: Term | None = None,
+        regulariser: Regulariser | None = None,
         *,
         model: nn.Module | None = None,
         total_steps: int | None = None,
-    ) -> Iterator[Climb]:
-        """Train as ``fit`` does until accuracy is at the level; yield every ``reading_steps`` and at the end.
+        may_diverge: bool = False,
+    ) -> Climb:
+        """Train as ``fit`` does until validation accuracy is at the level; return the last reading.
+
+        It is read every ``reading_steps`` and at the end. A training that ``may_diverge`` has lost where its
+        loss is no longer finite: it never reaches the level, and its accuracy is 0.
 
         Raises:
-            DivergedError: the loss is no longer finite.
+            DivergedError: the loss of another is no longer finite.
         """
-        spent, of_term, resumed = 0.0, 0.0, time.process_time()
-        for tick in self.fit(last_step, term, model=model, total_steps=total_steps):
-            of_term += tick.penalty_cpu_seconds
-            if tick.step % reading_steps and tick.step < last_step:
-                continue
-            spent += time.process_time() - resumed
-            accuracy = self.evaluate(model=model).accuracy
-            yield Climb(
-                steps=tick.step,
-                accuracy=accuracy,
-                reached=accuracy >= level,
-                cpu_seconds=spent,
-                tps_cpu_seconds=of_term,
-            )
-            if accuracy >= level:
-                return
-            resumed = time.process_time()
+        climb, of_tps, resumed = Climb(), 0.0, time.process_time()
+        try:
+            for tick in self.fit(last_step, regulariser, model=model, total_steps=total_steps):
+                of_tps += tick.penalty_cpu_seconds
+                if tick.step % reading_steps and tick.step < last_step:
+                    continue
+                spent = climb.cpu_seconds + time.process_time() - resumed
+                accuracy = self.evaluate(model=model).accuracy
+                climb = Climb(tick.step, accuracy, accuracy >= level, spent, of_tps)
+                if climb.reached:
+                    break
+                resumed = time.process_time()
+        except DivergedError:
+            if not may_diverge:
+                raise
+            return replace(climb, steps=last_step, accuracy=0.0)
+        return climb
 
     def evaluate(self, split: Split | None = None, model: nn.Module | None = None) -> training.Score:
         """Return loss and accuracy on a split, the validation split if none is named."""

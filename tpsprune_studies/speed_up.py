@@ -11,19 +11,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from tpsprune.recipe import Recipe
-from tpsprune_studies.finding import Finding, Quantity, judge
+from tpsprune_studies.finding import Finding, Quantity, Ruling
 from tpsprune_studies.tuned_comparison import (
-    GROKFAST_GAINS,
     PREDICTED,
     PREDICTED_LEAST,
     PREDICTED_MOST,
-    Arm,
     ArmTraining,
     Experiment,
     Seeds,
     TunedSetup,
     Variant,
     collect_results,
+    make_arms,
     plan,  # noqa: F401 -- `Study` has it
     run,  # noqa: F401 -- `Study` has it
 )
@@ -43,37 +42,12 @@ COUPLINGS: Final[Mapping[Variant, tuple[float, ...]]] = {
 }
 
 
-def make_arms() -> tuple[Arm, ...]:
-    """Return the arms, each with its grid."""
-    return (
-        Arm(name="none", learning_rates=LEARNING_RATES, weight_decays=MORE_DECAYS),
-        Arm(
-            name="grokfast",
-            grokfast=True,
-            learning_rates=LEARNING_RATES,
-            weight_decays=MORE_DECAYS,
-            strengths=GROKFAST_GAINS,
-        ),
-        *(
-            Arm(
-                name=variant,
-                variant=variant,
-                ordered=variant == "fourier",
-                learning_rates=LEARNING_RATES,
-                weight_decays=WEIGHT_DECAYS,
-                strengths=strengths,
-            )
-            for variant, strengths in COUPLINGS.items()
-        ),
-    )
-
-
 def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> TunedSetup:
     """Return the settings of the study at that size."""
     experiment = Experiment(
         task="addition",
         recipe=recipe,
-        arms=make_arms(),
+        arms=make_arms(LEARNING_RATES, WEIGHT_DECAYS, MORE_DECAYS, COUPLINGS, grokfast=True),
         level=LEVEL,
         cap_steps=cap_steps or CAP_STEPS,
         reading_steps=1,
@@ -85,12 +59,11 @@ def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full
 def conclude(setup: TunedSetup, done: Sequence[ArmTraining], machine: Mapping[str, Any]) -> Finding:
     """Return the comparison; the ruling is on the steps of the arm with TPS that won on the pilot seeds."""
     (result,), trainings = collect_results(setup, done)
-    leading = result.leading
     return Finding(
         name="speed-up",
         setup=setup,
         machine=machine,
-        ruling=judge(leading.steps.low, leading.steps.high, PREDICTED_LEAST, leading.bound),
+        ruling=result.ruling or Ruling.UNDECIDED,
         quantities=tuple(
             Quantity(
                 name=f"{name}: {what}",

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tpsprune.data.dataset import Split, split_off
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import CustomData, Data, split_by
 
@@ -106,9 +107,9 @@ def permutations(
     if relabel:
         pairs_n2 = torch.randperm(elements, generator=generator)[pairs_n2]
         classes_n = torch.randperm(elements, generator=generator)[classes_n]
-    train = _count("train_share", train_share, len(order_n))
+    held_out, train = split_off(Split(pairs_n2, classes_n), order_n, train_share, "train_share")
     return {
-        **_split(pairs_n2[order_n], classes_n[order_n], train, validation_share),
+        **_divide(train, held_out, validation_share),
         "classes": elements,
         "vocabulary": elements,
         "input_kind": "tokens",
@@ -270,25 +271,18 @@ def windows(length: int = 8, items: int = 20_000, seed: int = 0) -> Mapping[str,
     return {**splits, "classes": len(letters), "vocabulary": len(letters), "input_kind": "tokens"}
 
 
-def _split(inputs: Tensor, labels: Tensor, train: int, validation_share: float) -> dict[str, Any]:
-    """Return the first ``train`` items to train on, the next for validation, the rest for test."""
-    held_out = len(labels) - train
-    ends = {
-        "train": (0, train),
-        "validation": (train, train + _count("validation_share", validation_share, held_out)),
-    }
-    ends["test"] = (ends["validation"][1], len(labels))
-    return {name: (inputs[start:end], labels[start:end]) for name, (start, end) in ends.items()}
+def _divide(train: Split, held_out: Split, validation_share: float) -> dict[str, Any]:
+    """Return what is trained on; and of what is held out the first for validation, the rest for test."""
+    in_order = torch.arange(len(held_out))
+    test, validation = split_off(held_out, in_order, validation_share, "validation_share")
+    splits = {"train": train, "validation": validation, "test": test}
+    return {name: (split.inputs, split.labels) for name, split in splits.items()}
 
 
-def _count(name: str, share: float, items: int) -> int:
-    """Return a share of the items, refused where it leaves one side empty."""
-    count = round(share * items)
-    if not 0 < count < items:
-        raise DataError(
-            f"{name}: {share:g} of {items} items is {count}; a share that leaves items on both sides would do"
-        )
-    return count
+def _split(inputs: Tensor, labels: Tensor, items: int, validation_share: float) -> dict[str, Any]:
+    """Return the first ``items`` to train on, the next for validation, the rest for test."""
+    train, held_out = (Split(inputs[part], labels[part]) for part in (slice(items), slice(items, None)))
+    return _divide(train, held_out, validation_share)
 
 
 def _require_between(name: str, value: int, least: int, most: int) -> None:

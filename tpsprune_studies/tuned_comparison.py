@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any, Final, Literal, TypeAlias
 
-from tpsprune.errors import DivergedError
 from tpsprune.numerics.small_samples import Interval, ratio_interval
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import ModularData
@@ -27,7 +26,7 @@ from tpsprune_studies.finding import (
     follow,
     judge,
 )
-from tpsprune_studies.setup import Climb, at_seed, prepare
+from tpsprune_studies.setup import at_seed, prepare
 from tpsprune_studies.tasks import describe_data
 
 Stage: TypeAlias = Literal["pilot", "pair"]
@@ -105,6 +104,36 @@ class Arm:
             for name, (values, value) in lists.items()
             if len(values) > 1 and value in {min(values), max(values)}
         )
+
+
+def make_arms(
+    rates: tuple[float, ...],
+    decays: tuple[float, ...],
+    more_decays: tuple[float, ...],
+    couplings: Mapping[Variant, tuple[float, ...]],
+    *,
+    grokfast: bool,
+    degree: Literal[2, 3] = 2,
+) -> tuple[Arm, ...]:
+    """Return the arms without TPS, which try ``more_decays``, and one for each variant with its couplings."""
+    plain = Arm(name="none", learning_rates=rates, weight_decays=more_decays)
+    gains = replace(plain, name="grokfast", grokfast=True, strengths=GROKFAST_GAINS)
+    return (
+        plain,
+        *((gains,) if grokfast else ()),
+        *(
+            Arm(
+                name=variant,
+                variant=variant,
+                ordered=variant == "fourier",
+                degree=degree,
+                learning_rates=rates,
+                weight_decays=decays,
+                strengths=strengths,
+            )
+            for variant, strengths in couplings.items()
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,25 +297,18 @@ def make_recipe(experiment: Experiment, trial: ArmTrial) -> Recipe:
 def run_trial(experiment: Experiment, trial: ArmTrial) -> ArmTraining:
     """Train on the processor until validation accuracy is at the level, or for the steps allowed.
 
-    A training whose loss is no longer finite has lost: it never reaches the level, and its accuracy is 0.
-
     Raises:
         VariantError: the arm's TPS variant does not fit the task or the model.
     """
     prepared = prepare(make_recipe(experiment, trial))
-    regulariser = prepared.build_regulariser(experiment.cap_steps)
-    climb = Climb()
-    try:
-        for climb in prepared.climb(  # noqa: B007 -- the last one counts
-            experiment.level,
-            trial.allowed_steps,
-            experiment.reading_steps,
-            regulariser,
-            total_steps=experiment.cap_steps,
-        ):
-            pass
-    except DivergedError:
-        climb = replace(climb, steps=trial.allowed_steps, accuracy=0.0)
+    climb = prepared.climb(
+        experiment.level,
+        trial.allowed_steps,
+        experiment.reading_steps,
+        prepared.build_regulariser(experiment.cap_steps),
+        total_steps=experiment.cap_steps,
+        may_diverge=True,
+    )
     return ArmTraining(
         trial=trial,
         steps=climb.steps,
@@ -326,7 +348,7 @@ class PairedRatios:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunedResult:
-    """A finished experiment: the ratios of every other arm to ``baseline``; ``best`` is the arm that is judged.
+    """A finished experiment: ratios of every other arm to ``baseline``; ``best`` is the arm that is judged.
 
     They are the fastest without and with TPS on the pilot seeds: the pairs have no part in it.
     """

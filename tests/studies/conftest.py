@@ -16,7 +16,7 @@ from tpsprune.recipe import Recipe
 from tpsprune_studies import coupling, coupling_edges, dimension, draw_time, lead_time
 from tpsprune_studies.catalogue import STUDIES
 from tpsprune_studies.conduct import conduct
-from tpsprune_studies.coupling_page import CouplingSetup
+from tpsprune_studies.coupling import CouplingSetup
 from tpsprune_studies.finding import Finding, Plan
 from tpsprune_studies.setup import Setup
 from tpsprune_studies.tuned_comparison import Arm, ArmTraining, ArmTrial, Experiment, Seeds, TunedSetup, plan

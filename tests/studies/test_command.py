@@ -21,7 +21,7 @@ def tiny_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     read = recipe.read
 
     monkeypatch.setattr(recipe, "read", lambda source: read(source, OVERRIDES))
-    monkeypatch.setattr(speed_up, "make_arms", lambda: (NONE, LABELS))
+    monkeypatch.setattr(speed_up, "make_arms", lambda *_, **__: (NONE, LABELS))
     monkeypatch.chdir(tmp_path)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.studies.conftest import Conducted, shortened
+from tests.studies.conftest import Conducted, made, shortened
 from tpsprune.errors import RunFolderError
 from tpsprune_studies.catalogue import STUDIES, Study, load_study
 from tpsprune_studies.conduct import (
@@ -21,8 +21,8 @@ from tpsprune_studies.conduct import (
     run_in_parallel,
     run_serially,
 )
-from tpsprune_studies.finding import Bound, Finding, judge, render_page
-from tpsprune_studies.tuned_comparison import TunedSetup
+from tpsprune_studies.finding import Bound, Finding, Plan, follow, judge
+from tpsprune_studies.tuned_comparison import ArmTraining, ArmTrial, TunedSetup, tune
 
 SPEED_UP = STUDIES["speed-up"]
 Conduct = Callable[[str], Conducted]
@@ -64,7 +64,7 @@ def test_a_study_runs_writes_its_files_and_is_read_and_not_run_again(
     assert on_disk == json.loads(json.dumps(found.finding.to_json()))
     assert (on_disk["schema"], on_disk["verdict"]) == ("tpsprune.study/1", found.finding.ruling.value)
     page = (found.folder / f"{name}.md").read_text()
-    assert page == render_page(found.finding)
+    assert page == found.finding.render_page()
     assert f"| {column} | predicted | measured | 95 % interval |" in page
     with shortened(name) as setup:
         head = {"study": name, "settings": setup.decisive(), "machine": describe_machine()}
@@ -172,6 +172,23 @@ def test_a_study_by_two_does_the_trainings_of_one_by_one(
         sorted(json.dumps(without_times(line), sort_keys=True) for line in journal) for journal in journals
     )
     assert found == expected
+
+
+def test_a_strand_is_followed_as_far_as_it_is_done_and_then_returns_what_it_shows(tiny: TunedSetup) -> None:
+    experiment, seeds = tiny.experiments[0], tiny.seeds
+    names = [arm.name for arm in experiment.arms]
+    first, second = (tune(experiment, arm, seeds) for arm in experiment.arms)
+    begun, found = follow(first, {})
+    assert (len(begun.trials), found) == (1, None)
+    assert begun.later_arms == ("addition, none",) * 3, "one more setting, two seeds of the comparison"
+    both = Plan.join([begun, follow(second, {})[0], begun])
+    assert [trial.arm for trial in both.trials] == [f"addition, {name}" for name in names]
+    assert both.total == 2 + 3 + 3 + 3
+    done: dict[Any, ArmTraining] = {}
+    while found is None:
+        plan, found = follow(tune(experiment, experiment.arms[0], seeds), done)
+        done |= {trial: made(trial, 25) for trial in plan.trials if isinstance(trial, ArmTrial)}
+    assert (len(done), plan.later_arms) == (2, ())
 
 
 EXACT, LOWER, UPPER, EITHER = Bound(), Bound(True, False), Bound(False, True), Bound(True, True)

@@ -13,6 +13,7 @@ from tests.studies.conftest import follow, tiny_coupling
 from tpsprune import recipe
 from tpsprune.numerics.small_samples import Interval
 from tpsprune_studies import coupling
+from tpsprune_studies.coupling import CouplingSetup, rule
 from tpsprune_studies.coupling_edges import (
     FACTOR,
     HIGHEST,
@@ -26,8 +27,7 @@ from tpsprune_studies.coupling_edges import (
     measure_loop,
     upper_edge,
 )
-from tpsprune_studies.coupling_page import CouplingSetup, rule
-from tpsprune_studies.finding import Ruling, render_page
+from tpsprune_studies.finding import Ruling
 
 Made = tuple[CouplingSetup, list[CouplingTraining]]
 Law = Callable[[CouplingTrial], tuple[int, bool]]
@@ -105,7 +105,7 @@ def test_a_variant_that_never_speeds_up_has_no_lower_edge_on_the_page() -> None:
     assert "weights, smallest λ that speeds up" not in names
     assert "weights, largest λ that still learns" in names
     missing = "No exponent: weights, smallest λ that speeds up, known of 0 of 12 nets only."
-    assert missing in render_page(found)
+    assert missing in found.render_page()
     assert found.ruling is Ruling.UNDECIDED
 
 
@@ -118,7 +118,7 @@ def test_a_net_that_never_learns_without_tps_is_left_out_and_costs_nothing_more(
     assert {trial.variant for trial in held} == {"none"}
     found = coupling.conclude(size, done, {})
     assert found.quantities[0].measured.count == 5 * 3 - 1
-    assert found.tables[0].rows[0] == ("64", "never", "none", "none", "none", "none")
+    assert "| 64 | never | none | none | none | none |" in found.render_page()
 
 
 def test_half_of_the_seeds_do_for_what_is_expensive_and_no_ramp_is_of_the_widest() -> None:

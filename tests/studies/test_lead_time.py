@@ -13,14 +13,12 @@ from tpsprune_studies import lead_time
 from tpsprune_studies.alarms import (
     CANDIDATES,
     DRAW_RULES,
-    Draw,
+    Act,
     WatchedTraining,
     WatchedTrial,
     choose_rule,
     count_alarms,
-    draw_ticket,
-    find_alarm,
-    tabulate_draws,
+    find_act,
 )
 from tpsprune_studies.finding import Finding, Ruling
 
@@ -53,10 +51,11 @@ HALVES = ChangeRule(monitor="norm", factor=2.0, min_adjusted_accuracy=0.0)
 
 
 def test_an_alarm_rings_at_the_reading_at_which_a_run_would_know() -> None:
-    assert find_alarm(HALVES, watched("add", 1, 90, {"norm": FALLS}).series) == 30
-    assert find_alarm(HALVES, watched("add", 1, 90, {"norm": [None, None, 8.0, None, 4.0]}).series) == 50
-    assert find_alarm(HALVES, watched("add", 1, 90, {"norm": CONSTANT}).series) is None
-    assert find_alarm(HALVES, watched("add", 1, 90, {}).series) is None
+    gaps = [None, None, 8.0, None, 4.0]
+    assert find_act(HALVES, watched("add", 1, 90, {"norm": FALLS})) == Act(30, 0.0)
+    assert find_act(HALVES, watched("add", 1, 90, {"norm": gaps})) == Act(50, 0.0)
+    assert find_act(HALVES, watched("add", 1, 90, {"norm": CONSTANT})) is None
+    assert find_act(HALVES, watched("add", 1, 90, {})) is None
 
 
 def test_leads_are_epochs_misses_lead_by_nothing_and_controls_count_what_rang() -> None:
@@ -120,8 +119,8 @@ def test_an_early_alarm_confirms_none_refutes_and_so_does_one_that_always_rings(
     found = conclude(trainings(warning, control))
     assert found.ruling is ruling
     assert len(found.trainings) == 21
-    row = next(row for row in found.tables[0].rows if row[0] == "h1_max")
-    assert row[3:6] == (("6", "0", "0 of 6") if ruling is Ruling.CONFIRMED else row[3:6])
+    row = next(line for line in found.render_page().splitlines() if line.startswith("| h1_max | h1_max "))
+    assert " | 6 | 0 | 0 of 6 | " in row or ruling is not Ruling.CONFIRMED
 
 
 def test_the_pilot_chooses_and_is_counted_nowhere() -> None:
@@ -183,32 +182,35 @@ def training(accuracies: list[float], arm: str = "add", reached: int | None = 80
 
 
 def test_a_calm_signal_draws_once_half_of_the_way_is_covered_and_not_before() -> None:
-    assert draw_ticket(PlateauRule(), training(LEARNS), 0.1) == Draw(60, 0.6)
-    assert draw_ticket(PlateauRule(min_adjusted_accuracy=0.0), training(LEARNS), 0.1) == Draw(30, 0.0)
-    assert draw_ticket(PlateauRule(), training(NEVER), 0.01) is None
+    assert find_act(PlateauRule(), training(LEARNS), 0.1) == Act(60, 0.6)
+    assert find_act(PlateauRule(min_adjusted_accuracy=0.0), training(LEARNS), 0.1) == Act(30, 0.0)
+    assert find_act(PlateauRule(), training(NEVER), 0.01) is None
     # What chance scores is no part of the way.
-    assert draw_ticket(PlateauRule(), training(LEARNS), 0.5) == Draw(70, 0.8)
+    assert find_act(PlateauRule(), training(LEARNS), 0.5) == Act(70, 0.8)
 
 
 def test_rules_of_several_signals_see_them_at_the_same_step() -> None:
     falls = [9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 4.0, 4.0]
     both = ConsensusRule(rules=(PlateauRule(), ChangeRule(monitor="norm", factor=2.0)))
     found = watched("add", 1, 80, {"d_eff": [*CALM], "norm": [*falls], "validation_accuracy": [*LEARNS]})
-    assert draw_ticket(both, found, 0.1) == Draw(70, 0.8)
+    assert find_act(both, found, 0.1) == Act(70, 0.8)
 
 
 def test_the_table_counts_draws_before_the_level_in_vain_and_in_ordinary_work() -> None:
-    chances = {"add": 0.01, "a3+ab": 0.01, "digits": 0.1}
-    table = tabulate_draws(
-        [training(LEARNS), training([*NEVER[:7], 0.95])],
-        [training(NEVER, "a3+ab", None), training(NEVER, "a3+ab", None)],
-        [training([0.7] * 8, "digits", None)],
-        chances,
-    )
-    rows = {row[0]: row[2:] for row in table.rows}
-    assert list(rows) == list(DRAW_RULES)
-    assert rows["default"] == ("2 of 2", "10", "0.77", "0 of 2", "1 of 1", "0.700")
-    assert rows["loops"] == ("0 of 2", "", "", "0 of 2", "0 of 1", "")
+    done = [
+        training(LEARNS),
+        training([*NEVER[:7], 0.95]),
+        training(NEVER, "a3+ab", None),
+        training(NEVER, "a3+ab", None),
+        training([0.7] * 8, "digits", None),
+    ]
+    pilot = [replace(each, trial=WatchedTrial(arm=each.trial.arm, seed=0)) for each in done]
+    lines = conclude([*pilot, *done]).render_page().splitlines()
+    begin = lines.index("## Rules of drawing, as a run would follow them") + 4
+    rows = {line.split(" | ")[0]: line for line in lines[begin : begin + len(DRAW_RULES)]}
+    assert list(rows) == [f"| {name}" for name in DRAW_RULES]
+    assert rows["| default"].endswith("| 2 of 2 | 10 | 0.77 | 0 of 2 | 1 of 1 | 0.700 |")
+    assert rows["| loops"].endswith("| 0 of 2 |  |  | 0 of 2 | 0 of 1 |  |")
 
 
 def test_the_default_of_a_recipe_is_the_first_that_is_tried() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -10,16 +11,7 @@ import torch
 
 from tests.studies.conftest import MACHINE, follow, made
 from tpsprune import recipe
-from tpsprune_studies.finding import render_page
-from tpsprune_studies.reach import Reach, conclude, make_setup, plan
-from tpsprune_studies.reach_tasks import (
-    CONTROLS,
-    ORDINARY,
-    STRUCTURED,
-    ReachTask,
-    list_missing,
-    make_experiments,
-)
+from tpsprune_studies.reach import TASKS, Reach, ReachTask, conclude, make_setup, plan
 from tpsprune_studies.setup import prepare
 from tpsprune_studies.tuned_comparison import (
     ArmTraining,
@@ -30,11 +22,11 @@ from tpsprune_studies.tuned_comparison import (
     make_recipe,
 )
 
-TASKS = list(make_experiments(full=False))
+EXPERIMENTS = make_setup(recipe.read("modular-addition"), None, None).experiments
 
 
-@pytest.mark.parametrize(("task", "experiment"), TASKS, ids=lambda each: getattr(each, "name", ""))
-def test_every_arm_of_every_task_can_be_prepared_and_pulls(task: ReachTask, experiment: Experiment) -> None:
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda each: each.task)
+def test_every_arm_of_every_task_can_be_prepared_and_pulls(experiment: Experiment) -> None:
     for arm in experiment.arms:
         trial = ArmTrial(
             stage="pilot",
@@ -65,7 +57,8 @@ def test_every_arm_of_every_task_can_be_prepared_and_pulls(task: ReachTask, expe
 
 
 def test_without_tps_as_many_settings_are_tried_as_with_any_variant() -> None:
-    for _, experiment in (*TASKS, *make_experiments(full=True)):
+    full = make_setup(recipe.read("modular-addition"), None, None, full=True).experiments
+    for experiment in (*EXPERIMENTS, *full):
         sizes = {arm.name: arm.size for arm in experiment.arms}
         assert sizes["none"] == max(sizes[arm.name] for arm in experiment.arms if not arm.grokfast), (
             experiment.task
@@ -73,18 +66,19 @@ def test_without_tps_as_many_settings_are_tried_as_with_any_variant() -> None:
 
 
 def test_tasks_have_names_of_their_own_and_every_kind_is_there() -> None:
-    names = [task.name for task in (*STRUCTURED, *ORDINARY, *CONTROLS)]
-    assert len(set(names)) == len(names)
-    assert len(STRUCTURED) >= 12
-    assert {task.kind for task in STRUCTURED} == {"structured"}
-    assert {task.kind for task in ORDINARY} == {"ordinary"}
+    assert len({task.name for task in TASKS}) == len(TASKS)
+    assert Counter(task.kind for task in TASKS) == {"structured": 16, "ordinary": 3, "control": 2}
 
 
-def test_a_task_without_data_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    moved = replace(ORDINARY[1], changes=(*ORDINARY[1].changes, "task.data.folder='nowhere'"))
-    monkeypatch.setattr("tpsprune_studies.reach_tasks.ORDINARY", (ORDINARY[0], moved))
-    assert list_missing() == (moved.name,)
-    assert moved.name not in [task.name for task, _ in make_experiments(full=False)]
+def test_a_task_without_data_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch, tiny: TunedSetup) -> None:
+    images = next(task for task in TASKS if task.base == "fashion-mnist")
+    moved = replace(images, changes=(*images.changes, "task.data.folder='nowhere'"))
+    monkeypatch.setattr("tpsprune_studies.reach.TASKS", (TASKS[0], moved))
+    found = make_setup(recipe.read("modular-addition"), None, None)
+    assert [task.name for task in found.tasks] == [each.task for each in found.experiments] == [TASKS[0].name]
+    study, done = reach(tiny, {"a": (900, 100)})
+    left_out = f"- Left out, since their data are not on this machine: {moved.name}."
+    assert left_out in conclude(study, done, MACHINE).render_page().splitlines()
 
 
 def reach(tiny: TunedSetup, steps: Mapping[str, tuple[int, int]]) -> tuple[Reach, list[ArmTraining]]:
@@ -132,7 +126,7 @@ def test_one_structured_task_can_refute_and_all_must_confirm(
 
 def test_the_page_tells_what_no_one_learned_and_what_never_got_there(tiny: TunedSetup) -> None:
     study, done = reach(tiny, {"a": (-9000, 100), "control": (-5000, -5000)})
-    text = render_page(conclude(study, done, MACHINE))
+    text = conclude(study, done, MACHINE).render_page()
     assert "| control | labels |  |  |  |  | never learned | yes |" in text
     row = next(line for line in text.splitlines() if line.startswith("| a | labels |"))
     assert "at least" in row

@@ -11,7 +11,6 @@ import pytest
 from tpsprune import recipe
 from tpsprune_studies.catalogue import STUDIES, load_study
 from tpsprune_studies.conduct import StudyJournal
-from tpsprune_studies.finding import render_page
 
 SHIPPED = Path(__file__).parents[2] / "reports" / "studies"
 
@@ -29,7 +28,7 @@ def test_a_journal_is_of_todays_settings_and_gives_its_page(name: str) -> None:
     trials = {training.trial for training in done}
     assert set(study.plan(setup, done).trials) <= trials, "nothing is left to be trained"
     finding = study.conclude(setup, done, machine)
-    assert render_page(finding) == path.with_suffix(".md").read_text(encoding="utf-8")
+    assert finding.render_page() == path.with_suffix(".md").read_text(encoding="utf-8")
     assert json.loads(json.dumps(finding.to_json())) == json.loads(
         path.with_suffix(".json").read_text(encoding="utf-8")
     )

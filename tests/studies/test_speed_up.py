@@ -8,7 +8,6 @@ from math import sqrt
 import pytest
 
 from tests.studies.conftest import MACHINE, longer, made, played, played_pairs
-from tpsprune_studies.finding import render_page
 from tpsprune_studies.speed_up import conclude
 from tpsprune_studies.tuned_comparison import ArmTrial, TunedSetup
 
@@ -85,7 +84,7 @@ def test_the_best_without_tps_is_the_opponent_and_the_best_with_it_is_judged(tin
 
 def test_the_page_holds_every_pair_every_setting_and_its_edges(tiny: TunedSetup) -> None:
     setup = longer(tiny)
-    text = render_page(conclude(setup, played_pairs(setup, [(-3025, 375), (3210, 410)]), MACHINE))
+    text = conclude(setup, played_pairs(setup, [(-3025, 375), (3210, 410)]), MACHINE).render_page()
     assert "| none | > 3,025 | 3,210 | 31.2 |  |" in text
     assert "| labels | 375 | 410 | 5.89 | 33% |" in text
     assert "| none | 0.01 | 1 |  | 2 | 3,000 | learning rate |" in text

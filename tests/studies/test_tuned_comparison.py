@@ -13,9 +13,10 @@ from tests.studies.conftest import LABELS, NONE, follow, longer, made, small_rec
 from tpsprune.data import Dataset
 from tpsprune.recipe import Recipe
 from tpsprune_studies import tuned_comparison
-from tpsprune_studies.finding import Plan
+from tpsprune_studies.finding import by_trial
+from tpsprune_studies.finding import follow as follow_strand
 from tpsprune_studies.setup import Prepared, prepare
-from tpsprune_studies.speed_up import make_arms
+from tpsprune_studies.speed_up import make_setup
 from tpsprune_studies.tuned_comparison import (
     Arm,
     ArmTraining,
@@ -24,9 +25,8 @@ from tpsprune_studies.tuned_comparison import (
     Hyperparameters,
     Seeds,
     TunedSetup,
-    by_trial,
+    learn,
     make_recipe,
-    plan_experiment,
     run_trial,
     tune,
 )
@@ -43,7 +43,7 @@ def tuned(
     def make(trial: ArmTrial) -> ArmTraining:
         return made(trial, outcome[(trial.learning_rate, trial.weight_decay, trial.strength)])
 
-    return follow(lambda done: Plan(tune(experiment, arm, seeds, by_trial(done)).trials), make)
+    return follow(lambda done: follow_strand(tune(experiment, arm, seeds), by_trial(done))[0], make)
 
 
 OUTCOME = {
@@ -62,9 +62,9 @@ def test_the_fewest_steps_win_and_a_training_is_allowed_only_what_would_still_wi
     assert tried == list(OUTCOME), "other strengths at the first round's best"
     assert [t.trial.allowed_steps for t in done] == [5000, 890, 690, 690, 690]
     assert [t.reached for t in done] == [True, True, False, False, True]
-    found = tune(experiment, GRID, ONE, by_trial(done))
-    assert found.chosen == Hyperparameters(learning_rate=1.0, weight_decay=2.0, strength=7.0)
-    assert found.left == 0
+    plan, found = follow_strand(tune(experiment, GRID, ONE), by_trial(done))
+    assert found == (Hyperparameters(learning_rate=1.0, weight_decay=2.0, strength=7.0), 300)
+    assert not plan.later_arms
 
 
 def test_over_two_seeds_the_sum_counts_and_the_second_is_allowed_the_rest(tiny: TunedSetup) -> None:
@@ -79,10 +79,12 @@ def test_where_none_reaches_the_level_the_most_accurate_wins(tiny: TunedSetup) -
     done = by_trial(tuned(experiment, GRID, ONE, outcome))
     better = next(trial for trial in done if trial.weight_decay == 1.0 and trial.learning_rate == 2.0)
     done[better] = replace(done[better], validation_accuracy=0.5)
-    found = tune(experiment, GRID, ONE, done)
+    plan, found = follow_strand(tune(experiment, GRID, ONE), done)
     # The second round starts from the new leader, and is due.
-    assert found.trials[-1].settings == Hyperparameters(learning_rate=2.0, weight_decay=1.0, strength=7.0)
-    assert found.chosen is None
+    due = plan.trials[-1]
+    assert isinstance(due, ArmTrial)
+    assert due.settings == Hyperparameters(learning_rate=2.0, weight_decay=1.0, strength=7.0)
+    assert found is None
 
 
 @settings(max_examples=40, deadline=None)
@@ -97,8 +99,9 @@ def test_stopping_early_never_changes_who_wins(steps: list[int]) -> None:
         for key, value in zip(rates, [*steps, 1], strict=True)
     }
     done = tuned(experiment, GRID, ONE, outcome)
-    chosen = tune(experiment, GRID, ONE, by_trial(done)).chosen
-    assert chosen is not None
+    _, tuned_to = follow_strand(tune(experiment, GRID, ONE), by_trial(done))
+    assert tuned_to is not None
+    chosen, _ = tuned_to
     first = {key: value for key, value in outcome.items() if key[2] == 5.0 and value > 0}
     if first:
         leader = min(first, key=lambda key: first[key])
@@ -115,12 +118,10 @@ def test_settings_at_the_end_of_a_list_are_reported() -> None:
 
 def test_pairs_begin_only_when_every_arm_is_tuned(tiny: TunedSetup) -> None:
     experiment, seeds = tiny.experiments[0], tiny.seeds
-    first = plan_experiment(experiment, seeds, {})
+    first, _ = learn(experiment, seeds, {})
     assert [trial.arm for trial in first.trials] == ["addition, none", "addition, labels"]
     assert first.total == 2 + 2 + 2 * 2
-    done = follow(
-        lambda done: plan_experiment(experiment, seeds, by_trial(done)), lambda trial: made(trial, 10)
-    )
+    done = follow(lambda done: learn(experiment, seeds, by_trial(done))[0], lambda trial: made(trial, 10))
     stages = [training.trial.stage for training in done]
     assert stages == ["pilot"] * (len(stages) - 4) + ["pair"] * 4
     assert [(t.trial.seed, t.trial.name, t.trial.allowed_steps) for t in done[-4:]] == [
@@ -146,7 +147,8 @@ def test_a_change_of_task_level_or_cap_is_another_training(tiny: TunedSetup) -> 
 
 
 def test_without_tps_as_many_settings_are_tried_as_with_any_variant() -> None:
-    sizes = {arm.name: arm.size for arm in make_arms()}
+    (experiment,) = make_setup(small_recipe(), None, None).experiments
+    sizes = {arm.name: arm.size for arm in experiment.arms}
     assert min(sizes["none"], sizes["grokfast"]) >= max(sizes.values()) - 3
     assert sizes["none"] >= max(size for name, size in sizes.items() if name != "grokfast")
 

@@ -178,6 +178,9 @@ def test_coupling_rises_linearly_and_is_then_constant(pairs: Pairs) -> None:
         [0.0, 0.75, 1.5, 3.0, 3.0, 3.0]
     )
     assert pairs.built(variant="labels", coupling=3.0).coupling(0) == 3.0
+    regulariser.schedule = lambda step: float(step % 2)
+    assert [regulariser.coupling(step) for step in (0, 5, 1000)] == [0.0, 1.0, 0.0]
+    assert regulariser.penalty(1000) is None
 
 
 def test_the_penalty_is_coupling_times_the_mean_energy_of_the_groups(pairs: Pairs) -> None:

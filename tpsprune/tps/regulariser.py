@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from math import log
@@ -112,6 +112,8 @@ class Regulariser:
         self.in_loss = in_loss
         self._variant = variant
         self._coupling = settings.coupling
+        self.schedule: Callable[[int], float] | None = None
+        """λ by step, in the place of the settings' own and its warm-up."""
         self._warmup_steps = settings.warmup_share * total_steps
         self._chance_loss = log(classes) if variant.fades else None
         self._scaled = settings.scaling == "sqrt-n"
@@ -119,6 +121,8 @@ class Regulariser:
 
     def coupling(self, step: int) -> float:
         """Return λ at ``step``: linear from 0 at step 0 to all of it after ``warmup_share`` of all steps."""
+        if self.schedule is not None:
+            return self.schedule(step)
         if step >= self._warmup_steps:
             return self._coupling
         return self._coupling * step / self._warmup_steps
