@@ -7,7 +7,7 @@ compressed to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import fsum
 from typing import Final
@@ -63,14 +63,28 @@ class TicketFacts:
                 f"{folder.path} is missing, and arms of pair {run.pair + 1} need the ticket in it: restore "
                 "it, or begin again with another --out"
             )
+        return cls.read(folder, cost_of(charged(run.windows)))
+
+    @classmethod
+    def read(cls, folder: RunFolder, cost: float) -> TicketFacts:
+        """Read it from a run's folder, at a cost that the caller knows.
+
+        Raises:
+            RunFolderError: something in the folder is missing or damaged.
+        """
         outcome = read_result(folder.result)
         return cls(
             plan=Plan.from_json(read_json(folder.plan)),
             widths={group.group: group.width_after for group in outcome.groups},
             epochs=outcome.stopped.epoch,
             macs_share=outcome.macs_share,
-            cost=cost_of(window for window in run.windows if window.phase not in OTHER_PHASES),
+            cost=cost,
         )
+
+
+def charged(windows: Iterable[Window]) -> tuple[Window, ...]:
+    """Return the windows whose cost a run is charged with: all but set-up and benchmark."""
+    return tuple(window for window in windows if window.phase not in OTHER_PHASES)
 
 
 def cost_of(windows: Iterable[Window]) -> float:
@@ -163,10 +177,17 @@ def _train_steps(bench: Workbench, model: nn.Module, steps: int) -> None:
         pass
 
 
-def fit_epochs(arm: str, spans: Sequence[StepSpan], ticket: TicketFacts, steps_per_epoch: int) -> float:
+def fit_epochs(
+    arm: str,
+    spans: Sequence[StepSpan],
+    ticket: TicketFacts,
+    steps_per_epoch: int,
+    cost_of: Callable[[Iterable[Window]], float] = cost_of,
+) -> float:
     """Return the epochs whose steps cost what the ticket's run did: cost · Σ steps / Σ cost of the spans.
 
-    Setting up, the benchmark and the one evaluation at an opponent's end are on neither side.
+    ``cost_of`` is what the ticket's cost was counted by, as ``cpu_seconds_of``. Setting up, the benchmark and
+    the one evaluation at an opponent's end are on neither side.
 
     Raises:
         PruneError: no step of the arm was measured, since its shape is out of reach.
