@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from tpsprune.data.dataset import Split, split_off
 from tpsprune.data import load
+from tpsprune.data.dataset import Split, split_off
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import CustomData, Data, IdxData, split_by
 
@@ -266,7 +266,10 @@ def small_fashion(
     whole = load(IdxData(folder=folder, validation_share=share, train_limit=items, split_seed=split_seed))
     splits = {"train": whole.train, "validation": whole.validation, "test": whole.test}
     return {
-        **{name: (avg_pool2d(split.inputs.float(), 2).round().byte(), split.labels) for name, split in splits.items()},
+        **{
+            name: (avg_pool2d(split.inputs.float(), 2).round().byte(), split.labels)
+            for name, split in splits.items()
+        },
         "classes": whole.facts.classes,
     }
 

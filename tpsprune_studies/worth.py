@@ -8,7 +8,7 @@ beforehand, as ``tpsprune compare`` fits them, and never cut off.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from math import fsum
@@ -45,7 +45,11 @@ DEVICE: Final = "cpu"
 MARGIN_POINTS: Final = 0.5
 """A ticket that is better by less, beyond doubt, leaves the opponent as good."""
 CONFIDENCE: Final = 0.95
-LEAST: Final = ("energy.meter='none'", "watch.signals=[]", "watch.every_steps=1000000", "stop.draw={rule='none'}")
+LEAST: Final = (
+    "energy.meter='none'",
+    "watch={signals=[], every_steps=1000000}",
+    "stop.draw={rule='none'}",
+)
 """Nothing is read but at the end; processor seconds are counted, joules are not."""
 FASHION: Final = (
     "task.data={kind='custom', factory='tpsprune_studies.tasks:small_fashion', data_args={folder='/usr/share/"
@@ -234,7 +238,9 @@ def run(setup: WorthSetup, trial: WorthTrial) -> WorthTraining:
         if regime.data == "images":
             assert setup.images is not None, "a regime without its images is in no plan"
             settings = _with_images(settings, setup.images, out)
-        dense = _follow(_train_alone(_arm_recipe("dense", settings), "dense", None, out / "dense"), out / "dense")
+        dense = _follow(
+            _train_alone(_arm_recipe("dense", settings), "dense", None, out / "dense"), out / "dense"
+        )
         tickets = list(_make_tickets(regime, settings, dense, out))
         shared = dense.cpu_seconds if regime.kind == "sizes" else 0.0
         cost = fsum((shared, *(each.cpu_seconds for each in tickets)))
@@ -244,17 +250,18 @@ def run(setup: WorthSetup, trial: WorthTrial) -> WorthTraining:
 
 
 def _make_tickets(regime: Regime, settings: Recipe, dense: _Run, out: Path) -> Iterator[_Run]:
-    made = {"device": DEVICE, "again": True, "timed": False}
     match regime.kind:
         case "train":
-            yield _follow(train(settings, out / "ticket", **made), out / "ticket")
+            place = out / "ticket"
+            yield _follow(train(settings, place, device=DEVICE, timed=False), place)
         case "cut":
-            yield _follow(prune(settings, None, out / "ticket", **made), out / "ticket")
+            place = out / "ticket"
+            yield _follow(prune(settings, None, place, device=DEVICE, timed=False), place)
         case "sizes":
             for share in regime.sizes:
-                smaller = replace(settings, prune=replace(settings.prune, target=Macs(share)))
                 place = out / f"ticket-{share:g}"
-                yield _follow(prune(smaller, dense.folder.dense, place, **made), place)
+                smaller = replace(settings, prune=replace(settings.prune, target=Macs(share)))
+                yield _follow(prune(smaller, dense.folder.dense, place, device=DEVICE, timed=False), place)
 
 
 def _oppose(
@@ -262,9 +269,7 @@ def _oppose(
 ) -> Iterator[ArmResult]:
     """Yield each opponent: a model for each ticket, all trained alike for what the tickets cost together."""
     alone = _arm_recipe("dense", settings)
-    spans = [
-        list(measure_steps(regime.opponents, alone, 0, ticket, DEVICE)) for ticket in tickets
-    ]
+    spans = [list(measure_steps(regime.opponents, alone, 0, ticket, DEVICE)) for ticket in tickets]
     for arm in regime.opponents:
         with set_up(alone, DEVICE, prunes=False) as bench:
             plans = [plan_shape(arm, bench, ticket) for ticket in tickets]
@@ -340,7 +345,9 @@ def _with_images(settings: Recipe, images: Path, out: Path) -> Recipe:
     assert isinstance(model, FOREIGN_MODELS)
     stored = models.stored_weights(model)
     assert stored is not None, "the regime begins with trained weights"
-    blank = replace(settings, task=replace(settings.task, model=replace(model, weights=None, weights_match="name")))
+    blank = replace(
+        settings, task=replace(settings.task, model=replace(model, weights=None, weights_match="name"))
+    )
     with set_up(blank, DEVICE, prunes=False) as bench:
         state = bench.new_model().state_dict()
     ours = {name: each for name, each in state.items() if not name.endswith("num_batches_tracked")}
@@ -387,6 +394,10 @@ class RegimeResult:
         """Return a figure of an arm, pair by pair."""
         return [getattr(each.find(arm), figure) for each in self.pairs]
 
+    def share_macs(self, arm: str) -> float:
+        """Return the multiply-accumulates of an arm over the dense net's, mean of its models and pairs."""
+        return fmean(macs / each.find("dense").macs[0] for each in self.pairs for macs in each.find(arm).macs)
+
 
 def find_best(differences: Mapping[str, Interval]) -> str:
     """Return the opponent that the ticket does worst against, on average."""
@@ -399,13 +410,12 @@ def judge_regime(differences: Mapping[str, Interval]) -> str:
     The ticket is better where every interval is above 0: it must beat all, so no correction for several is
     due. The best opponent is as good or better where its interval is below the margin.
 
-    >>> spread = lambda low, high: Interval(mean=(low + high) / 2, low=low, high=high, count=3, confidence=0.95)
-    >>> judge_regime({"a": spread(0.1, 0.3), "b": spread(1.0, 2.0)})
-    'ticket better'
-    >>> judge_regime({"a": spread(-0.2, 0.4), "b": spread(1.0, 2.0)})
-    'opponent as good or better'
-    >>> judge_regime({"a": spread(-0.2, 0.6)})
+    >>> judge_regime({"dense-joules": mean_interval([0.1, 0.2]), "scratch-joules": mean_interval([1.0, 1.0])})
     'undecided'
+    >>> judge_regime({"dense-joules": mean_interval([0.1, 0.1]), "scratch-joules": mean_interval([1.0, 1.0])})
+    'ticket better'
+    >>> judge_regime({"dense-joules": mean_interval([-0.1, -0.1])})
+    'opponent as good or better'
     """
     if all(each.low > 0.0 for each in differences.values()):
         return BETTER
@@ -425,7 +435,9 @@ def rule(verdicts: Sequence[str], *, wins_among: bool) -> Ruling:
 def conclude(setup: WorthSetup, done: Sequence[WorthTraining], machine: Mapping[str, Any]) -> Finding:
     """Return the comparison in every regime that was run; the ruling is on all of them together."""
     pairs = {
-        each: tuple(one for one in done if one.trial.regime == each.name and one.trial.seed in setup.seeds_of(each))
+        each: tuple(
+            one for one in done if one.trial.regime == each.name and one.trial.seed in setup.seeds_of(each)
+        )
         for each in setup.regimes
     }
     tried = [each for each in setup.regimes if len(pairs[each]) >= 2]

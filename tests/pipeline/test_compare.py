@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tpsprune import pipeline, recipe
 from tpsprune.claims import assess
 from tpsprune.errors import PruneError, RecipeError, RunFolderError, TpspruneError
 from tpsprune.pipeline.arms import arm_recipe
-from tpsprune.pipeline.equal_cost import OTHER_PHASES, TicketFacts, cost_of, fit_epochs
+from tpsprune.pipeline.equal_cost import OTHER_PHASES, TicketFacts, charged, cost_of, fit_epochs
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.compare import AFTER_TICKET, ARMS, EQUAL_COST, arms_of, order_of
@@ -30,6 +31,7 @@ from tpsprune.records import (
     Standing,
     StepSpan,
     Window,
+    cpu_seconds_of,
 )
 from tpsprune.runs import ComparisonFolder, exclusive
 
@@ -338,6 +340,15 @@ def test_a_schedule_is_as_long_as_the_ticket_was_dear_in_joules_or_where_they_ar
     # 5 J or 0.5 s a step, ten steps an epoch: 60 steps.
     assert fit_epochs("dense-joules", [*spans, other], facts, 10) == 6.0
     assert cost_of(span.window for span in spans) == (100.0 if kind is EnergyClass.MEASURED else 10.0)
+
+
+def test_a_cost_may_be_counted_in_processor_seconds() -> None:
+    span = steps("dense-joules", 10, 40.0, 2.0, EnergyClass.MEASURED)
+    busy = replace(span, window=replace(span.window, cpu_seconds=4.0))
+    facts = TicketFacts(plan=NO_PLAN, widths={}, epochs=9.0, macs_share=0.5, cost=8.0)
+    assert fit_epochs("dense-joules", [busy], facts, 10, cpu_seconds_of) == 2.0
+    other = replace(span.window, phase="setup")
+    assert charged([other, span.window, replace(other, phase="benchmark")]) == (span.window,)
 
 
 def test_an_opponent_whose_shape_is_out_of_reach_says_so() -> None:
