@@ -13,7 +13,7 @@ from tpsprune.records import Accuracy, BandPoint, Change, Claim, ComparisonRecor
 FEWEST_PAIRS: Final = 5
 REFUSALS: Final = {
     Standing.INVALID_MEASUREMENT: "the measurement is invalid",
-    Standing.INSUFFICIENT_RUNS: "too few runs",
+    Standing.INSUFFICIENT_RUNS: "runs that it needs are missing",
     Standing.ACCURACY_NOT_PRESERVED: "{quality} is not shown to be preserved",
     Standing.WITHIN_NOISE: "within noise",
     Standing.MODEL_SENSITIVE: "the sign hangs on the power model",

@@ -55,9 +55,9 @@ class Comparison:
 
     >>> import tempfile, tpsprune
     >>> folder = tempfile.mkdtemp()
-    >>> record = tpsprune.Comparison(folder, arms=("dense", "ticket"), pairs=6)
+    >>> record = tpsprune.Comparison(folder, arms=("wide", "narrow"), pairs=6)
     >>> for arm, seed in record.due():
-    ...     joules = (100.0 if arm == "dense" else 60.0) + seed  # here a run is trained and metered
+    ...     joules = (100.0 if arm == "wide" else 60.0) + seed  # here a run is trained and metered
     ...     energy_use = tpsprune.EnergyUse.of_numbers(joules=joules, seconds=10.0, source="wall")
     ...     record.add(arm, seed=seed, energy_use=energy_use, accuracy=0.9)
     >>> str(record.assess().verdict.standing)
@@ -66,7 +66,9 @@ class Comparison:
     'report.html'
 
     The verdict is that of ``tpsprune compare``: invalid windows, neighbours on the machine, too few pairs, an
-    accuracy not shown to be kept, noise, and a sign that hangs on a power model each refuse it. More pairs
+    accuracy not shown to be kept, noise, and a sign that hangs on a power model each refuse it. An arm with
+    the name of one of the command's pruned arms, as ``ticket``, needs opponents beside it: ``dense-joules``,
+    and ``scratch-joules`` or ``uniform-joules``. More pairs
     may be added later (then each claim is tested more strictly), fewer may not. Inference is not
     metered here, and nothing is claimed of it. ``tpsprune report FOLDER`` makes the report again, with a
     grid or the readings of a wall meter.

@@ -25,7 +25,7 @@ Tone = Literal["saves", "costs", "refused", "neutral"]
 
 _STANDINGS: Final[dict[Standing, str]] = {
     Standing.INVALID_MEASUREMENT: "The measurement does not hold",
-    Standing.INSUFFICIENT_RUNS: "Too few runs to say",
+    Standing.INSUFFICIENT_RUNS: "Runs that a claim needs are missing",
     Standing.ACCURACY_NOT_PRESERVED: "{quality} not shown to be kept",
     Standing.WITHIN_NOISE: "No difference beyond the noise",
     Standing.MODEL_SENSITIVE: "Depends on the power model",
