@@ -214,9 +214,9 @@ class Finding:
     """The conclusion of a study, in numbers; ``templates/NAME.md.j2`` puts them into words.
 
     A template knows the ``setup``, the constants of the ``study``, the finding as ``found`` and what is in
-    ``figures``. Its blocks ``measure`` and ``counted`` name the unit of the quantities and
-    what an interval is over; ``measured`` is the sentence that the ruling rests on. ``predicted_range`` holds
-    the predicted lower and upper end, none where that side is open.
+    ``figures``. Its blocks ``measure`` and ``counted`` name the unit of the quantities and what an interval
+    is over; ``measured`` is the sentence that the ruling rests on. ``predicted_range`` holds the predicted
+    lower and upper end, none where that side is open.
     """
 
     SCHEMA: ClassVar[str] = "tpsprune.study/1"

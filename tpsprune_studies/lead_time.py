@@ -108,7 +108,7 @@ def run(setup: Setup, trial: WatchedTrial) -> WatchedTraining:
         found = replace(found, task=replace(found.task, data=data))
     prepared = prepare(found)
     inputs, labels = prepared.sample_calibration(found.watch.calibration_items)
-    every = {"every_steps": setup.reading_steps, "seed": found.seed}
+    every: dict[str, Any] = {"every_steps": setup.reading_steps, "seed": found.seed}
     watch = partial(tpsprune.Watch, prepared.model, [inputs], [labels], **every)
     is_tokens = prepared.dataset.facts.input_kind == "tokens"
     labels_tps = prepared.build_regulariser(setup.cap_steps, Tps(variant="labels")) if is_tokens else None

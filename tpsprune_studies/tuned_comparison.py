@@ -430,7 +430,7 @@ def learn(experiment: Experiment, seeds: Seeds, done: Done) -> tuple[Plan, Tuned
     Arms are tuned side by side; then every arm learns on every seed, the arms of a seed one after the other.
     """
     plans, tuned = zip(*(follow(tune(experiment, arm, seeds), done) for arm in experiment.arms), strict=True)
-    chosen = {arm.name: each for arm, each in zip(experiment.arms, tuned, strict=True) if each is not None}
+    chosen: dict[str, Tuned] = {arm.name: one for arm, one in zip(experiment.arms, tuned, strict=True) if one}
     if len(chosen) < len(plans):
         to_compare = [f"{experiment.task}, {name}" for name in chosen for _ in seeds.pairs]
         return Plan.join((*plans, Plan((), tuple(to_compare)))), None

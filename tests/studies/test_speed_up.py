@@ -70,7 +70,7 @@ def test_the_best_without_tps_is_the_opponent_and_the_best_with_it_is_judged(tin
 
     found = conclude(setup, played(setup, outcome), MACHINE)
     assert "(`grokfast`) takes 2.00 times the optimiser steps of TPS `moments`" in found.sentence
-    assert found.measure == "ratio grokfast / arm"
+    assert found.to_json()["measure"] == "ratio grokfast / arm"
     names = [(quantity.name, bool(quantity.predicted)) for quantity in found.quantities]
     assert names == [
         ("none: optimiser steps", False),
