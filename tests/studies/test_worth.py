@@ -40,7 +40,7 @@ SIZES = replace(
     kind="sizes",
     changes=(*TINY, "retrain.epochs=1"),
     sizes=(0.6, 0.4),
-    opponents=("scratch-joules", "uniform-joules"),
+    opponents=("scratch-joules", "uniform-joules", "smallest-joules"),
 )
 ADDITION = Regime(
     name="addition",
@@ -120,6 +120,9 @@ def test_a_ticket_is_followed_by_opponents_of_its_cost(regime: Regime) -> None:
 
 def test_several_sizes_come_of_one_training_and_opponents_train_each_alike() -> None:
     found = check(WorthSetup(regimes=(SIZES,)), models=2)
+    smallest = found.find("smallest-joules")
+    assert smallest.macs == (min(found.find("ticket").macs),) * 2
+    assert smallest.epochs > found.find("scratch-joules").epochs
     assert found.find("ticket").cpu_seconds > found.find("dense").cpu_seconds
     assert list(found.find("ticket").macs) == sorted(found.find("ticket").macs, reverse=True)
 
