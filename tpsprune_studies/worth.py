@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 import torch
 
 from tpsprune import models, recipe
+from tpsprune.claims.opponents import EQUAL_COST_SHARE
 from tpsprune.data.image_folder import Entry, open_source
 from tpsprune.errors import Fault, RecipeError
 from tpsprune.loop.comparison import run_folder_in
@@ -394,6 +395,7 @@ class RegimeResult:
     regime: Regime
     pairs: tuple[WorthTraining, ...]
     differences: Mapping[str, Interval]
+    cost_shares: Mapping[str, float]
     verdict: str
     wins_among: bool
 
@@ -416,22 +418,26 @@ def find_best(differences: Mapping[str, Interval]) -> str:
     return min(differences, key=lambda arm: differences[arm].mean)
 
 
-def judge_regime(differences: Mapping[str, Interval]) -> str:
+def judge_regime(differences: Mapping[str, Interval], cost_shares: Mapping[str, float]) -> str:
     """Return the verdict on a regime, from the intervals of ticket minus opponent in points.
 
-    The ticket is better where every interval is above 0: it must beat all, so no correction for several is
-    due. The best opponent is as good or better where its interval is below the margin.
+    The ticket is better where every interval is above 0 and no opponent cost clearly less than it did: it
+    must beat all, so no correction for several is due. The best opponent is as good or better where its
+    interval is below the margin and it did not cost clearly more. ``cost_shares`` are over the ticket's.
 
-    >>> judge_regime({"dense-joules": mean_interval([0.1, 0.2]), "scratch-joules": mean_interval([1.0, 1.0])})
-    'undecided'
-    >>> judge_regime({"dense-joules": mean_interval([0.1, 0.1]), "scratch-joules": mean_interval([1.0, 1.0])})
+    >>> judge_regime({"dense-joules": mean_interval([0.1, 0.1])}, {"dense-joules": 1.0})
     'ticket better'
-    >>> judge_regime({"dense-joules": mean_interval([-0.1, -0.1])})
+    >>> judge_regime({"dense-joules": mean_interval([0.1, 0.1])}, {"dense-joules": 0.9})
     'opponent as good or better'
+    >>> judge_regime({"dense-joules": mean_interval([-0.1, -0.1])}, {"dense-joules": 1.1})
+    'undecided'
     """
-    if all(each.low > 0.0 for each in differences.values()):
+    least, most = 1.0 - EQUAL_COST_SHARE, 1.0 + EQUAL_COST_SHARE
+    if all(each.low > 0.0 and cost_shares[arm] >= least for arm, each in differences.items()):
         return BETTER
-    return AS_GOOD if differences[find_best(differences)].high < MARGIN_POINTS else UNDECIDED
+    best = find_best(differences)
+    as_good = differences[best].high < MARGIN_POINTS and cost_shares[best] <= most
+    return AS_GOOD if as_good else UNDECIDED
 
 
 def rule(verdicts: Sequence[str], *, wins_among: bool) -> Ruling:
@@ -446,9 +452,12 @@ def rule(verdicts: Sequence[str], *, wins_among: bool) -> Ruling:
 
 def conclude(setup: WorthSetup, done: Sequence[WorthTraining], machine: Mapping[str, Any]) -> Finding:
     """Return the comparison in every regime that was run; the ruling is on all of them together."""
+    in_order = sorted(done, key=lambda one: one.trial.seed)
     pairs = {
         each: tuple(
-            one for one in done if one.trial.regime == each.name and one.trial.seed in setup.seeds_of(each)
+            one
+            for one in in_order
+            if one.trial.regime == each.name and one.trial.seed in setup.seeds_of(each)
         )
         for each in setup.regimes
     }
@@ -479,11 +488,16 @@ def _compare(regime: Regime, pairs: tuple[WorthTraining, ...], regimes: int) -> 
         for arm in regime.opponents
     }
     differences = {arm: mean_interval(each, CONFIDENCE) for arm, each in points.items()}
+    cost = fsum(one.find("ticket").cpu_seconds for one in pairs)
+    cost_shares = {arm: fsum(one.find(arm).cpu_seconds for one in pairs) / cost for arm in points}
+    verdict = judge_regime(differences, cost_shares)
     corrected = 1.0 - (1.0 - CONFIDENCE) / regimes
+    stricter = all(mean_interval(each, corrected).low > 0.0 for each in points.values())
     return RegimeResult(
         regime=regime,
         pairs=pairs,
         differences=differences,
-        verdict=judge_regime(differences),
-        wins_among=all(mean_interval(each, corrected).low > 0.0 for each in points.values()),
+        cost_shares=cost_shares,
+        verdict=verdict,
+        wins_among=verdict == BETTER and stricter,
     )

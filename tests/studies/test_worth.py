@@ -203,20 +203,23 @@ def test_a_cap_and_images_elsewhere_are_refused(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("points", "verdict"),
+    ("points", "cost_share", "verdict"),
     [
-        ({"a": (1.0, 2.0, 1.5), "b": (3.0, 3.1, 2.9)}, worth.BETTER),
-        ({"a": (-1.0, 2.0, 1.5), "b": (3.0, 3.1, 2.9)}, worth.UNDECIDED),
-        ({"a": (-1.0, -1.1, -0.9), "b": (3.0, 3.1, 2.9)}, worth.AS_GOOD),
-        ({"a": (0.0, 0.1, 0.0), "b": (0.4, 0.5, 0.4)}, worth.AS_GOOD),
-        ({"a": (0.3, 0.31, 0.3)}, worth.BETTER),
-        ({"a": (0.0, 0.0, 0.0)}, worth.AS_GOOD),
+        ({"a": (1.0, 2.0, 1.5), "b": (3.0, 3.1, 2.9)}, 1.0, worth.BETTER),
+        ({"a": (1.0, 2.0, 1.5), "b": (3.0, 3.1, 2.9)}, 0.94, worth.UNDECIDED),
+        ({"a": (-1.0, 2.0, 1.5), "b": (3.0, 3.1, 2.9)}, 1.0, worth.UNDECIDED),
+        ({"a": (-1.0, -1.1, -0.9), "b": (3.0, 3.1, 2.9)}, 0.8, worth.AS_GOOD),
+        ({"a": (-1.0, -1.1, -0.9), "b": (3.0, 3.1, 2.9)}, 1.06, worth.UNDECIDED),
+        ({"a": (0.0, 0.1, 0.0), "b": (0.4, 0.5, 0.4)}, 1.0, worth.AS_GOOD),
+        ({"a": (0.3, 0.31, 0.3)}, 1.0, worth.BETTER),
+        ({"a": (0.0, 0.0, 0.0)}, 1.0, worth.AS_GOOD),
     ],
 )
 def test_the_ticket_must_beat_every_opponent_and_the_best_one_need_not_lose(
-    points: dict[str, Sequence[float]], verdict: str
+    points: dict[str, Sequence[float]], cost_share: float, verdict: str
 ) -> None:
-    assert worth.judge_regime({arm: mean_interval(each) for arm, each in points.items()}) == verdict
+    differences = {arm: mean_interval(each) for arm, each in points.items()}
+    assert worth.judge_regime(differences, dict.fromkeys(points, cost_share)) == verdict
 
 
 @pytest.mark.parametrize(
