@@ -48,6 +48,7 @@ class Method:
         """
         return Prune(
             target=Macs(share),
+            round_to=1,
             units=self.units,  # type: ignore[arg-type]
             widths=self.widths,  # type: ignore[arg-type]
             compensate=self.mend == "fold",

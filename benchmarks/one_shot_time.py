@@ -35,7 +35,7 @@ def measured(images: int, device: str) -> dict[str, Any]:
     forward = min(_forward_seconds(model, calibration) for _ in range(2))
     after_forward = _peak_bytes()
     started = time.perf_counter()
-    extraction = extract(model, calibration, Prune(target=Macs(0.5)))
+    extraction = extract(model, calibration, Prune(target=Macs(0.5), round_to=1))
     _wait(device)
     seconds = time.perf_counter() - started
     return {

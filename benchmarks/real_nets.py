@@ -263,7 +263,9 @@ def measure(net: Net, seeds: tuple[int, ...], importances: tuple[str, ...]) -> d
         for share in SHARES:
             for name, settings in methods(net, importances):
                 started = time.process_time()
-                pruned = tpsprune.extract(model, calibration, tpsprune.Macs(share), seed=seed, **settings)
+                pruned = tpsprune.extract(
+                    model, calibration, tpsprune.Macs(share), seed=seed, **{"round_to": 1, **settings}
+                )
                 seconds = time.process_time() - started
                 cell = {
                     "method": name,

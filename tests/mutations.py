@@ -46,6 +46,7 @@ stopping   | plateau spread         | max(window) - min(window) => abs(window[-1
 stopping   | patience gain          | sign * (value - best) > => sign * (value - best) >=
 stopping   | threshold in a row     | held = memory.held + 1 if holds else 0 => held = memory.held + 1
 stopping   | share learned          | (accuracy - chance) / (1.0 - chance) => accuracy
+stopping   | validation needed      | return worst != best => return False
 claims     | interval includes zero | change.low <= 0 <= change.high => False
 claims     | sign flip rung         | change.p_sign_flip >= alpha => change.p_sign_flip >= 1.1
 claims     | power model            | if least.saving_share <= 0 <= most.saving_share => if False
@@ -63,7 +64,8 @@ data       | stratified order       | (rank.double() + 0.5) / sizes[sorted_label
 data       | split leaks            | split.at(order_n[drawn:]), split.at => split.at(order_n), split.at
 data       | idx head               | wanted = UINT8_CODE << 8 | axes => wanted = magic
 training   | warm-up                | (step + 1) / (warmup_steps + 1) => step / (warmup_steps + 1)
-training   | augmentation by step   | augmentation_generator(seed, step) => augmentation_generator(seed, 0)
+training   | augmentation by epoch  | augmentation_generator(seed, epoch) => augmentation_generator(seed, 0)
+training   | layout by a rule       | kernel > stride for kernel => kernel >= stride for kernel
 training   | grokfast memory        | 1.0 - self._memory) => self._memory)
 tps        | coupling's warm-up     | return self._coupling * step / self._warmup_steps => return self._coupling
 signals    | pooled covariance      | covariance_nn / trace.masked_fill(trace == 0, 1.0) => covariance_nn
@@ -77,6 +79,7 @@ pruning    | proof                  | if not difference <= TOLERANCES.get(dtype,
 pruning    | share counted          | if found > target + SLACK: => if False:
 pruning    | optimizer state        | (take(value, kept.get(name, {})) if fits else value).clone() => value.clone()
 pruning    | memory format          | return taken.contiguous(memory_format=channels_last) => return taken
+pruning    | multiples of eight     | width >= FEWEST_STEPS * step => width >= step
 pruning    | flag of a new bias     | requires_grad=weight.requires_grad) => requires_grad=True)
 pipeline   | budget                 | spent.seconds >= stop.budget_seconds => spent.seconds >= 1e9
 cli        | exit code              | exit_code = 2 => exit_code = 1

@@ -22,10 +22,31 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
+
+
+def printable(text: str) -> str:
+    r"""Return text with whatever would steer a terminal, or cannot be seen, written as an escape.
+
+    Line ends, tabs and no-break spaces stay.
+
+    >>> print(printable("a name\x1b[2J\u202e"))
+    a name\x1b[2J\u202e
+    """
+    if text.isprintable():
+        return text
+    kept = "\n\t\N{NO-BREAK SPACE}"
+    return "".join(
+        each if each.isprintable() or each in kept else each.encode("unicode_escape").decode()
+        for each in text
+    )
 
 
 class TpspruneError(Exception):
     """A fault the user can repair: the message names the place, what was found and what would do."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +69,11 @@ class RecipeError(TpspruneError):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        if len(self.faults) == 1:
-            return f"{self.source}: {self.faults[0]}"
-        lines = "".join(f"\n  {fault}" for fault in self.faults)
-        return f"{self.source} has {len(self.faults)} faults:{lines}"
+        source, *faults = (printable(str(each)).replace("\n", "\\n") for each in (self.source, *self.faults))
+        if len(faults) == 1:
+            return f"{source}: {faults[0]}"
+        lines = "".join(f"\n  {fault}" for fault in faults)
+        return f"{source} has {len(faults)} faults:{lines}"
 
 
 class DataError(TpspruneError):
@@ -106,7 +128,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     >>> did_you_mean("zzz", ["learning_rate", "epochs"])
     ''
     """
-    near = get_close_matches(name, list(names), n=1, cutoff=0.6)
+    near = get_close_matches(name[:100], list(islice(names, 1000)), n=1, cutoff=0.6)
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from tpsprune.cli.options import INTERRUPTED, echo_json, json_option
+from tpsprune.cli.options import echo_json, json_option
 
 
 @click.command(
@@ -100,22 +100,18 @@ def study(
             raise click.UsageError(f"--images is for 'worth': '{name}' takes none", ctx)
         setup = setup.with_images(images)
 
-    try:
-        for step in conduct(STUDIES[name], setup, out, workers):
-            if isinstance(step, str):
-                click.echo(step, err=as_json)
-                continue
-            picture = plot_study(out / f"{name}.json")
-            if as_json:
-                click.echo(to_json_text(step.to_json()), nl=False)
-            else:
-                click.echo(f"\nPredicted: {step.prediction.statement}")
-                click.echo(f"Measured:  {step.ruling}; {step.sentence}")
-                click.echo(f"Page:      {out / name}.md")
-                click.echo(f"Picture:   {picture}")
-    except KeyboardInterrupt:
-        click.echo("\ninterrupted; the same command continues", err=True)
-        ctx.exit(INTERRUPTED)
+    for step in conduct(STUDIES[name], setup, out, workers):
+        if isinstance(step, str):
+            click.echo(step, err=as_json)
+            continue
+        picture = plot_study(out / f"{name}.json")
+        if as_json:
+            click.echo(to_json_text(step.to_json()), nl=False)
+        else:
+            click.echo(f"\nPredicted: {step.prediction.statement}")
+            click.echo(f"Measured:  {step.ruling}; {step.sentence}")
+            click.echo(f"Page:      {out / name}.md")
+            click.echo(f"Picture:   {picture}")
 
 
 def _list(*, as_json: bool) -> None:

@@ -17,6 +17,7 @@ import torch
 
 from tpsprune.errors import RunFolderError
 from tpsprune.records import dump, load
+from tpsprune.records.serial import shorten
 from tpsprune.runs import Journal, cannot_write, machine_facts, write_json_atomically, write_text_atomically
 from tpsprune_studies.catalogue import Prediction, Settings, load_study
 from tpsprune_studies.finding import Finding, Plan, Training, Trial, describe
@@ -120,6 +121,7 @@ class StudyJournal:
         """
         lines, _ = Journal(self.path).read()
         wanted = {"schema": self.SCHEMA, **self.head}
+        done = []
         for number, line in enumerate(lines, start=1):
             found = {key: value for key, value in line.items() if key != "training"}
             if differences := _compare(found, wanted):
@@ -127,7 +129,14 @@ class StudyJournal:
                     f"{self.path} line {number} is of another study or of other settings: {differences[0]}; "
                     "run with the settings it was begun with, or write elsewhere with --out"
                 )
-        return tuple(load(self.record, line["training"]) for line in lines)
+            try:
+                done.append(load(self.record, line.get("training")))
+            except ValueError as error:
+                raise RunFolderError(
+                    f"{self.path} line {number} is no training of this study ({error}): the file was changed "
+                    "from outside; write elsewhere with --out"
+                ) from error
+        return tuple(done)
 
     def append(self, training: Training) -> None:
         """Keep a finished training: it is on the disk when this returns.
@@ -146,7 +155,7 @@ def _compare(found: Any, wanted: Any, place: str = "") -> list[str]:
             for key in (*wanted, *(key for key in found if key not in wanted))
             for line in _compare(found.get(key), wanted.get(key), f"{place}.{key}" if place else key)
         ]
-    return [] if found == wanted else [f"{place} is {found!r} there and {wanted!r} here"]
+    return [] if found == wanted else [f"{place} is {shorten(found)} there and {shorten(wanted)} here"]
 
 
 def run_serially(due: Due[Job], run: Callable[[Job], Result]) -> Iterator[Result]:

@@ -69,7 +69,9 @@ class Setup:
             "": {name: value for name, value in own.items() if name not in {"recipe", "seeds"}},
             "task.data.": describe_data(self.recipe.task.data),
             "task.model.": asdict(self.recipe.task.model),
-            "train.": _without(self.recipe.train, "weight_decay", "threads", "epochs", "checkpoint_seconds"),
+            "train.": _without(
+                self.recipe.train, "weight_decay", "threads", "epochs", "checkpoint_seconds", "compile"
+            ),
             "tps.": _without(self.recipe.tps, "variant"),
         }
         return {

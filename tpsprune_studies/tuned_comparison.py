@@ -253,7 +253,7 @@ Tuned: TypeAlias = tuple[Hyperparameters, int | None]
 def _hash_conditions(experiment: Experiment) -> str:
     train, task = asdict(experiment.recipe.train), asdict(experiment.recipe.task)
     task["data"] = describe_data(experiment.recipe.task.data)
-    for name in ("weight_decay", "learning_rate", "epochs", "checkpoint_seconds"):
+    for name in ("weight_decay", "learning_rate", "epochs", "checkpoint_seconds", "compile"):
         del train[name]
     held = [train, task, experiment.level, experiment.reading_steps, experiment.cap_steps]
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:8]

@@ -27,7 +27,7 @@ from tpsprune.loop.comparison import run_folder_in
 from tpsprune.numerics.small_samples import Interval, mean_interval
 from tpsprune.pipeline import prune, train
 from tpsprune.pipeline.arms import arm_recipe
-from tpsprune.pipeline.equal_cost import TicketFacts, charged, fit_epochs, measure_steps, plan_shape
+from tpsprune.pipeline.equal_cost import TicketFacts, fit_epochs, measure_steps, plan_shape, windows_to_match
 from tpsprune.pipeline.train import train_without_pruning
 from tpsprune.pipeline.workbench import set_up
 from tpsprune.pruning import Plan as PruningPlan
@@ -330,7 +330,7 @@ def _follow(events: Iterator[Event], out: Path) -> _Run:
             raise AssertionError("a run ends with what came out")
     folder = run_folder_in(out)
     assert folder is not None, "a run that ended has a folder"
-    spent = cpu_seconds_of(charged(folder.energy.parsed(Window)))
+    spent = cpu_seconds_of(windows_to_match(folder.energy.parsed(Window)))
     return _Run(folder=folder, figures=figures, epochs=epochs, cpu_seconds=spent)
 
 

@@ -359,8 +359,47 @@ def test_runs_set_aside_are_named_and_their_energy_is_in_no_claim() -> None:
     whole = comparison(DENSE, HALF)
     found = assess(replace(whole, broken_off=(lost,)))
     assert found.quality.lost_joules == pytest.approx(42.0)
-    assert found.quality.set_aside == ("'small', seed 2: broken off after 2 windows",)
+    assert found.quality.set_aside == ("'small', seed 2: broken off (at least 40.0 s, 42.0 J)",)
     assert found.verdict == assess(whole).verdict
+
+
+def broken(*arms: str, **changes: Any) -> tuple[BrokenOff, ...]:
+    lost = BrokenOff(arm="", seed=2, pair=2, position=9, windows=(window(30.0),))
+    return tuple(replace(lost, arm=arm, **changes) for arm in arms)
+
+
+@pytest.mark.parametrize(
+    ("broken_off", "stands"),
+    [
+        (broken("small"), True),
+        (broken("dense"), True),
+        (broken("small", "small"), False),
+        (broken("dense", "dense"), False),
+        (broken("small", "dense"), False),
+        (broken("small", "half-width"), True),
+        (broken("half-width", "half-width"), False),
+        (broken("warm-up", "warm-up", pair=None, why="thrown away"), True),
+        (broken("small", "small", "dense", why="set aside: others took 31 %"), True),
+    ],
+)
+def test_runs_begun_anew_after_they_were_broken_off_leave_no_claim(
+    broken_off: tuple[BrokenOff, ...], stands: bool
+) -> None:
+    claim = assess(replace(comparison(DENSE, HALF), broken_off=broken_off)).verdict
+    assert claim.standing is (Standing.SAVING_MEASURED if stands else Standing.RUNS_BROKEN_OFF)
+    if not stands:
+        assert "seed 2 (at least 20.0 s, 30.0 J)" in claim.reasons[0].detail
+
+
+def test_a_change_that_long_runs_might_reverse_is_not_called_one_of_the_mean_over_many_runs() -> None:
+    for saved, is_small in ((0.1, True), (0.5, False), (-0.1, True), (-1.0, False)):
+        found = assess(comparison(DENSE, [joules * (1 - saved) for joules in DENSE]))
+        assert not found.verdict.standing.is_refusal
+        said = [each for each in found.may_not_claim if "up to 39 % may be missing from 6" in each]
+        assert len(said) == is_small
+        if said:
+            arm, share = ("small", 11) if saved > 0 else ("dense", 10)
+            assert f"would reverse if {share} % of the runs of '{arm}' took twice as long" in said[0]
 
 
 def test_a_run_of_which_nothing_is_known_is_named_and_reported_and_is_not_zero() -> None:
@@ -368,7 +407,7 @@ def test_a_run_of_which_nothing_is_known_is_named_and_reported_and_is_not_zero()
     whole = comparison(DENSE, HALF)
     found = assess(replace(whole, broken_off=(lost,)))
     assert found.quality.lost_joules is None
-    assert found.quality.set_aside == ("'small', seed 2: broken off; what it took is not known",)
+    assert found.quality.set_aside == ("'small', seed 2: broken off (what it took is not known)",)
     assert any("nothing was recorded of 1 but the beginning" in each for each in found.may_not_claim)
     assert found.verdict == assess(whole).verdict
     warm_up = replace(lost, pair=None, why="thrown away")

@@ -67,8 +67,11 @@ def test_a_saving_is_called_by_how_it_was_obtained(grade: str, standing: Standin
 
 FAILED = Reason("RUN_FAILED", "'ticket', seed 3: the loss is not finite")
 NOISY = [(1.0, 1.1), (1.2, 1.0), (0.9, 1.1), (1.0, 1.05), (1.1, 1.0), (1.0, 1.0)]
+UNLIKE = [(0.79, 1.0), (0.8, 1.0), (0.81, 1.0), (0.8, 1.0), (0.79, 1.0), (96.0, 100.0)]
+"""Five small trainings save a fifth and a large one hardly anything."""
 WORST = {
     "faults": (Reason("INVALID_WINDOW", "…"),),
+    "broken_off": (Reason("RUNS_BROKEN_OFF", "…"),),
     "losses": (FAILED,),
     "accuracy": replace(KEPT, preserved=False),
 }
@@ -98,7 +101,9 @@ WORST = {
             Standing.SAVING_MODELLED,
             ["ALL_RUNGS_HELD"],
         ),
+        (evidence(UNLIKE), Standing.WITHIN_NOISE, ["MEANS_DISAGREE"]),
         (evidence(HALF[:3], **WORST), Standing.INVALID_MEASUREMENT, ["INVALID_WINDOW"]),
+        (evidence(HALF[:3], **{**WORST, "faults": ()}), Standing.RUNS_BROKEN_OFF, ["RUNS_BROKEN_OFF"]),
     ],
     ids=[
         "what costs more stands by the same rungs",
@@ -110,7 +115,9 @@ WORST = {
         "noise names every test that does not hold",
         "a claim among several needs its corrected p",
         "a band on one side lets pass",
+        "the arithmetic mean must lie in the interval of the geometric one",
         "a broken measurement comes before everything else",
+        "runs broken off come before pairs that are missing",
     ],
 )
 def test_each_rung_refuses_what_it_is_there_for(
@@ -160,6 +167,17 @@ def test_the_change_is_its_closed_form_and_a_common_factor_changes_nothing() -> 
     assert change.saving_share == pytest.approx(1 - exp(-(np.log(2) * 4 / 3)))
     assert (scaled.saving_share, scaled.p_t) == pytest.approx((change.saving_share, change.p_t))
     assert change_of([(1.0, 2.0)]) is None
+
+
+def test_the_arithmetic_mean_is_of_sums_and_long_runs_are_of_the_side_that_took_less() -> None:
+    less, more = change_of([(1.0, 2.0), (5.0, 10.0)]), change_of([(2.0, 1.0), (10.0, 5.0)])
+    assert less is not None
+    assert more is not None
+    assert (less.arithmetic_share, more.arithmetic_share) == (0.5, -1.0)
+    # Were all runs twice as long, half would be the whole.
+    assert less.reversing_share == more.reversing_share == pytest.approx(1.0)
+    assert (1 - less.missing_share) ** 2 == pytest.approx(0.05)
+    assert less.means_agree, "equal ratios have an interval without width"
 
 
 def worlds(pairs: int, saving: float, cv: float, count: int) -> list[list[tuple[float, float]]]:

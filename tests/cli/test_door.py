@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -42,6 +43,24 @@ def test_import_of_the_package_loads_no_torch() -> None:
     subprocess.run(
         [sys.executable, "-c", "import sys, tpsprune; assert 'torch' not in sys.modules"], check=True
     )
+
+
+def test_without_a_compiler_there_is_one_message_and_no_folder(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "tpsprune", "train", "digits", "--set", "train.compile=true"]
+    done = subprocess.run(
+        [*command, "--out", str(out), "--device", "cpu", "--set", "energy.meter=none"],
+        env={**os.environ, "CXX": "/nowhere/c++"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: train.compile: torch.compile does not work here: ")
+    assert last.endswith("install a C++ compiler (g++, or one that CXX names), or use train.compile = false")
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
 
 
 def test_every_command_teaches_by_example(invoke: Invoke) -> None:
@@ -100,7 +119,15 @@ def test_the_options_are_these_and_no_others() -> None:
         "check": ["--device", "--json", "--no-widths", "--print", "--set", "--weights"],
         "recipes": ["--json"],
         "show": ["--json", "--picture"],
-        "export": ["--carbon-intensity", "--carbon-source", "--country", "--format", "--json", "--to"],
+        "export": [
+            "--carbon-intensity",
+            "--carbon-source",
+            "--country",
+            "--format",
+            "--json",
+            "--to",
+            "--trust-code",
+        ],
         "study": ["--cap", "--full", "--json", "--out", "--seeds", "--workers"],
         "doctor": ["--json"],
     }

@@ -12,6 +12,7 @@ from tpsprune.data import Preparation, Split
 from tpsprune.data.dataset import (
     augment_images,
     channel_statistics,
+    draw_augmentation,
     require_every_class,
     split_off,
     stratified_order,
@@ -155,24 +156,26 @@ def test_the_order_of_images_does_not_change_their_statistics() -> None:
 
 
 @pytest.mark.parametrize("inputs", [torch.tensor([[1, 2], [3, 4]]), torch.randn(3, 7)])
-def test_tokens_and_floats_pass_as_they_are(inputs: Tensor, generator: torch.Generator) -> None:
-    assert Preparation()(inputs, generator) is inputs
+def test_tokens_and_floats_pass_as_they_are(inputs: Tensor) -> None:
+    assert Preparation()(inputs, torch.zeros(len(inputs), 3, dtype=torch.int64)) is inputs
 
 
 @pytest.mark.parametrize("augment", ["crop", "flip", "crop-flip"])
-def test_images_are_augmented_only_with_a_generator(augment: Augment, generator: torch.Generator) -> None:
+def test_images_are_augmented_only_with_what_was_drawn(augment: Augment, generator: torch.Generator) -> None:
     images = some_images()
+    draws = draw_augmentation(len(images), 8, generator)
     unaugmented = Preparation(torch.zeros(2), torch.ones(2))
     lively = Preparation(torch.zeros(2), torch.ones(2), augment)
     assert torch.equal(lively(images), unaugmented(images))
-    assert torch.equal(unaugmented(images, generator), unaugmented(images))
-    assert not torch.equal(lively(images, generator), unaugmented(images))
+    assert torch.equal(unaugmented(images, draws), unaugmented(images))
+    assert not torch.equal(lively(images, draws), unaugmented(images))
 
 
 def test_preparing_leaves_the_stored_images_alone(generator: torch.Generator) -> None:
     images = some_images()
     before = images.clone()
-    Preparation(torch.zeros(2), torch.ones(2), "crop-flip")(images, generator)
+    draws = draw_augmentation(len(images), 8, generator)
+    Preparation(torch.zeros(2), torch.ones(2), "crop-flip")(images, draws)
     assert torch.equal(images, before)
 
 
@@ -186,7 +189,8 @@ def test_each_augmented_image_is_a_shift_or_mirror_of_its_own(side: int, augment
     images = some_images(6, side)
     padding = 1 if side < 16 else 4
     shifts = range(2 * padding + 1) if "crop" in augment else [padding]
-    out = augment_images(images, augment, torch.Generator().manual_seed(seed))
+    draws = draw_augmentation(6, side, torch.Generator().manual_seed(seed))
+    out = augment_images(images, augment, draws)
     for image, result in zip(images, out, strict=True):
         padded = torch.zeros(2, side + 2 * padding, side + 2 * padding, dtype=torch.uint8)
         padded[:, padding : padding + side, padding : padding + side] = image
@@ -198,7 +202,7 @@ def test_each_augmented_image_is_a_shift_or_mirror_of_its_own(side: int, augment
 def test_every_shift_and_both_mirrors_come_about_equally_often(generator: torch.Generator) -> None:
     marked = torch.zeros(9000, 1, 8, 8, dtype=torch.uint8)
     marked[:, 0, 3, 2] = 255
-    out = augment_images(marked, "crop-flip", generator)
+    out = augment_images(marked, "crop-flip", draw_augmentation(9000, 8, generator))
     places = out.flatten(1).argmax(1)
     counts = places.bincount()
     # Nine shifts by one pixel, of which the mirror makes eighteen places.
@@ -207,12 +211,21 @@ def test_every_shift_and_both_mirrors_come_about_equally_often(generator: torch.
     assert counts.max() < 600
 
 
-def test_equal_generators_give_equal_pictures_and_one_generator_goes_on() -> None:
-    images = some_images()
+def test_equal_generators_draw_equal_numbers_and_one_generator_goes_on() -> None:
+    images, prepare = some_images(), Preparation(torch.zeros(2), torch.ones(2), "crop-flip")
     first, again = (torch.Generator().manual_seed(1) for _ in range(2))
-    once = augment_images(images, "crop-flip", first)
-    assert torch.equal(once, augment_images(images, "crop-flip", again))
-    assert not torch.equal(once, augment_images(images, "crop-flip", first))
+    once = prepare.draw(images, first)
+    assert once is not None
+    assert once.shape == (len(images), 3)
+    assert torch.equal(once, prepare.draw(images, again))
+    assert not torch.equal(once, prepare.draw(images, first))
+
+
+def test_where_nothing_is_augmented_nothing_is_drawn(generator: torch.Generator) -> None:
+    before = generator.get_state()
+    assert Preparation(torch.zeros(2), torch.ones(2)).draw(some_images(), generator) is None
+    assert Preparation().draw({"tokens": torch.zeros(3)}, generator) is None
+    assert torch.equal(generator.get_state(), before)
 
 
 def test_statistics_go_along_to_another_device() -> None:

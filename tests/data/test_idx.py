@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gzip
 import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import pytest
@@ -45,7 +47,7 @@ def test_a_tensor_comes_back_from_an_idx_file_gzipped_or_not(tmp_path: Path) -> 
         (b"", "cut short: an IDX head of 16 bytes is expected, 0 were found"),
         (b"\0\0\x08\x03\0\0", "cut short: an IDX head of 16 bytes is expected, 6 were found"),
         (idx_bytes(torch.zeros(2, 3, 4))[:-5], "cut short: 40 bytes are expected, 35 were found"),
-        (idx_bytes(torch.zeros(2, 3, 4)) + b"x", "too long: 40 bytes are expected, 41 were found"),
+        (idx_bytes(torch.zeros(2, 3, 4)) + b"x", "too long: 40 bytes are expected, (41|more) were found"),
         (idx_bytes(torch.zeros(24)), "begins with 0x00000801, where an IDX file of uint8 with 3 axes begins"),
         (idx_bytes(torch.zeros(2, 3, 4), code=13), "begins with 0x00000d03, .* begins with 0x00000803"),
     ],
@@ -150,3 +152,31 @@ def test_fashion_mnist_is_read_whole() -> None:
     # The known figures of all 60,000 training images are 0.2860 and 0.3530.
     assert data.prepare.mean.item() == pytest.approx(0.2860, abs=0.001)
     assert data.prepare.std.item() == pytest.approx(0.3530, abs=0.001)
+
+
+@pytest.mark.parametrize("lies", [False, True], ids=["states its size", "states less"])
+def test_no_more_is_unpacked_than_the_header_states_and_may_be(tmp_path: Path, *, lies: bool) -> None:
+    stated = (1000, 1000, 1300)
+    head = b"\x00\x00\x08\x03" + struct.pack(">3I", *((2, 3, 4) if lies else stated))
+    stream = zlib.compressobj(wbits=31)
+    packed = stream.compress(head) + stream.compress(bytes(3 * 10**7)) + stream.flush()
+    path = tmp_path / "bomb.gz"
+    path.write_bytes(packed)
+    assert len(packed) < 50_000
+    words = (
+        "too long: 40 bytes are expected, more were found"
+        if lies
+        else "states 1,300,000,016 bytes, and 1,073,741,824 are read at most; task.data.max_bytes = 13000"
+    )
+    tracemalloc.start()
+    with pytest.raises(DataError, match=words):
+        read_idx(path, 3)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 10_000_000
+
+
+def test_a_recipe_may_allow_for_less_or_more(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"longer than 100 bytes.*task.data.max_bytes = BYTES reads more"):
+        load(IdxData(folder=str(folder), max_bytes=100))
+    assert load(IdxData(folder=str(folder), max_bytes=10**6)).facts.classes == 4

@@ -10,6 +10,7 @@ import torch
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
 from tpsprune.data import Dataset, load
+from tpsprune.data.tabular import _check_header
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import TabularData
 
@@ -246,3 +247,23 @@ def test_the_tables_of_scikit_learn_are_read_as_it_reads_them(source: Any, loss:
     if loss == "cross-entropy":
         labels = torch.cat([split.labels for split in splits])
         assert labels.bincount().tolist() == torch.from_numpy(found.target).bincount().tolist()
+
+
+def test_a_header_is_looked_at_once_whatever_its_width() -> None:
+    class Header(list[str]):
+        def index(self, *_: object) -> int:  # type: ignore[override]
+            raise AssertionError("every name is looked for among all of them")
+
+    _check_header("table.csv", Header(f"column {rank}" for rank in range(200_000)))
+    with pytest.raises(DataError, match="has two columns 'b'"):
+        _check_header("table.csv", Header(("a", "b", "b")))
+
+
+def test_a_table_outgrows_neither_its_file_nor_its_categories(file: Path) -> None:
+    rows = [(f"word {rank % 200}", f"kind {rank % 199}", rank % 2) for rank in range(4000)]
+    text = table(rows, "word,kind,member")
+    with pytest.raises(DataError, match=r"longer than 1,000 bytes.*task.data.max_bytes = BYTES reads more"):
+        loaded(file, text, max_bytes=1000)
+    with pytest.raises(DataError, match=r"of 199 words of column 'kind' the table outgrows 16 times"):
+        loaded(file, text, max_bytes=500_000)
+    assert loaded(file, text, max_bytes=1_000_000).facts.input_shape == (399,)

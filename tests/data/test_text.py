@@ -118,3 +118,12 @@ def test_a_text_that_will_not_do_is_refused_with_what_would(
 def test_a_folder_without_texts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no \.txt file; a folder with some or a file would do"):
         loaded(tmp_path)
+
+
+def test_a_text_is_no_longer_than_allowed(book: Path) -> None:
+    (book.parent / "more.txt").write_bytes(TEXT)
+    with pytest.raises(DataError, match=r"longer than 1,023 bytes.*task.data.max_bytes = BYTES reads more"):
+        loaded(book, max_bytes=1023)
+    assert loaded(book, max_bytes=1024)
+    with pytest.raises(DataError, match="longer than 976 bytes"):
+        loaded(book.parent, max_bytes=2000)

@@ -24,7 +24,9 @@ from tests.recipe.test_read import LEAST
 from tpsprune import recipe
 from tpsprune.energy import AbstractMeter, build, by_phase, class_of, total
 from tpsprune.energy.counters import NvmlBoards
+from tpsprune.energy.fake import FakeMeter
 from tpsprune.energy.machine import MachineTimes, machine_times, split_times
+from tpsprune.energy.meter import Count
 from tpsprune.errors import MeterError, RecipeError, RunFolderError
 from tpsprune.recipe.train import Energy
 from tpsprune.records import EnergyClass, Window, dump, load
@@ -448,3 +450,22 @@ def test_a_recipe_that_cannot_be_metered_is_refused(override: str, words: str) -
         recipe.parse(LEAST, "x.toml", [override])
     with pytest.raises(MeterError, match=r"needs the energy\.jsonl of a run"):
         build(Energy(meter="replay"), attempt=0)
+
+
+@pytest.mark.parametrize("joules", [-3.0, float("nan"), 1e30])
+def test_energy_that_cannot_be_is_missing_and_never_written_down(joules: float) -> None:
+    class Broken(FakeMeter):
+        def _end(self) -> Count:
+            classes = {"cpu": EnergyClass.SIMULATED, "ram": EnergyClass.SIMULATED}
+            return Count(seconds=1.0, cpu_seconds=-0.01, joules={"cpu": joules, "ram": 2.0}, classes=classes)
+
+    window = window_of(Broken(Energy(meter="fake"), attempt=0))
+    assert (window.joules, window.cpu_seconds) == ({"ram": 2.0}, 0.0)
+    assert (window.valid, window.fault) == (False, "energy of cpu is missing")
+    assert load(Window, dump(window)) == window
+
+
+def test_joules_without_a_class_are_refused() -> None:
+    raw = dump(window_of(fake()))
+    with pytest.raises(ValueError, match="joules of 'gpu' have no class"):
+        load(Window, {**raw, "joules": {"gpu": 1.0}})

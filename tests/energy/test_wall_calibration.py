@@ -245,7 +245,7 @@ def test_the_fit_finds_any_line_exactly_and_agrees_with_a_slow_twin(
 ) -> None:
     software = [window(100 * rank, 50, watts) for rank, watts in enumerate(powers)]
     wall = [
-        replace(each, joules={"wall": 50 * (slope * watts + offset)})
+        replace(each, classes={"wall": EnergyClass.MEASURED}, joules={"wall": 50 * (slope * watts + offset)})
         for each, watts in zip(software, powers, strict=True)
     ]
     meter = meter_of([NOON, NOON + 1], [1.0, 1.0])
@@ -254,7 +254,7 @@ def test_the_fit_finds_any_line_exactly_and_agrees_with_a_slow_twin(
     assert (fit.slope, fit.offset_watts) == (pytest.approx(slope, abs=1e-6), pytest.approx(offset, abs=1e-4))
     assert fit.r_squared == pytest.approx(1.0)
     bent = [
-        replace(each, joules={"wall": 50.0 * watts**2 / 300})
+        replace(each, classes={"wall": EnergyClass.MEASURED}, joules={"wall": 50.0 * watts**2 / 300})
         for each, watts in zip(software, powers, strict=True)
     ]
     found = fit_of(meter, software, bent)

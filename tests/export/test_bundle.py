@@ -127,9 +127,9 @@ def test_through_a_link_the_folder_that_it_leads_to_is_written(tmp_path: Path, *
     read_bundle(tmp_path / "folder")
 
 
-def test_what_a_killed_process_of_the_same_number_left_is_no_obstacle(tmp_path: Path) -> None:
-    left = tmp_path / f".ticket.tmp-{os.getpid()}"
-    left.mkdir()
+def test_what_a_killed_export_left_is_swept_by_the_next_one_into_the_place(tmp_path: Path) -> None:
+    left = tmp_path / ".tmp-tpsprune-0" / "another"
+    left.mkdir(parents=True)
     (left / "ticket.onnx").write_text("half")
     folder = write(tmp_path / "ticket")
     assert sorted(path.name for path in folder.iterdir()) == NAMES

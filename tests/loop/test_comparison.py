@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -247,7 +249,7 @@ def test_runs_given_up_are_in_the_report_at_an_unknown_energy(tmp_path: Path) ->
     savings = record.assess()
     assert savings.complete
     assert savings.quality.lost_joules is None
-    assert savings.quality.set_aside == (f"'{arm}', seed 0: broken off; what it took is not known",) * 2
+    assert savings.quality.set_aside == (f"'{arm}', seed 0: broken off (what it took is not known)",) * 2
     text = markdown_of(record)
     assert "nothing was recorded of 2 but the beginning" in text
     assert "of runs discarded, set aside or broken off | not known" in text
@@ -257,6 +259,35 @@ def test_runs_given_up_are_in_the_report_at_an_unknown_energy(tmp_path: Path) ->
     assert "0 J" not in row
     report = read_energy_report(tmp_path / "report.json")
     assert [each["joules"] for each in report["not_counted"]] == [None, None]
+
+
+ENDS = {
+    "a kill": "os.kill(os.getpid(), signal.SIGKILL)",
+    "an interrupt": "os.kill(os.getpid(), signal.SIGINT)",
+    "an exception": "raise RuntimeError('out of memory')",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_run_begun_anew_however_it_ended_leaves_no_claim(end: str, tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys, tpsprune\n"
+        "for arm, seed in tpsprune.Comparison(sys.argv[1], arms=('dense', 'ticket')).due():\n"
+        f"    {ENDS[end]}\n"
+    )
+    for _ in range(2):
+        ended = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, check=False)
+        assert ended.returncode
+    record = begun(tmp_path)
+    all_added(record)
+    savings = record.assess()
+    assert savings.complete
+    assert savings.verdict.standing is Standing.RUNS_BROKEN_OFF
+    assert "2 runs were begun and broken off" in savings.verdict.reasons[0].detail
+    assert "Too many runs were broken off" in markdown_of(record)
+    assert "(what it took is not known)" in savings.verdict.reasons[0].detail
+    report = read_energy_report(tmp_path / "report.json")
+    assert [(each["why"], each["seconds"]) for each in report["not_counted"]] == [("broken off", None)] * 2
 
 
 def test_where_no_run_was_given_up_the_report_is_silent(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_settings_are_those_of_the_recipe() -> None:
     [
         ({"roundto": 8}, r"roundto: no such setting \(did you mean 'round_to'\?\)"),
         ({"zzz": 8}, r"zzz: no such setting \(there are: target, widths"),
-        ({"round_to": 0}, r"round_to: must .*greater than or equal to 1 \(found 0\)"),
+        ({"round_to": 0}, r"round_to: must .*greater than or equal to 1 .*\(found 0\)"),
         ({"widths": "rank"}, r"widths: must be 'effective-rank'.*\(found 'rank'\)"),
         ({"compensate": "yes"}, r"compensate: must be a valid boolean \(found 'yes'\)"),
         ({"target": 0.5}, r"target is 0.5: .*as in target=tpsprune.Macs\(0.5\)"),

@@ -48,6 +48,11 @@ def make_small(*overrides: str) -> Recipe:
     return recipe.parse(SMALL, "small.toml", overrides)
 
 
+def harmful_model(harm: Path) -> str:
+    """Return an override by which building the model makes the folder ``harm``."""
+    return f"task.model={{kind='custom', factory='os:mkdir', model_args={{path='{harm}'}}}}"
+
+
 def outcome_of(events: Sequence[object]) -> RunResult:
     assert isinstance(events[-1], Finished)
     return events[-1].outcome

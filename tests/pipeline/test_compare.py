@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.conftest import SMALL
+from tests.pipeline.conftest import SMALL, harmful_model
 from tpsprune import pipeline, recipe
 from tpsprune.claims import assess
 from tpsprune.errors import PruneError, RecipeError, RunFolderError, TpspruneError
 from tpsprune.pipeline.arms import arm_recipe
-from tpsprune.pipeline.equal_cost import OTHER_PHASES, TicketFacts, charged, cost_of, fit_epochs
+from tpsprune.pipeline.equal_cost import OTHER_PHASES, TicketFacts, cost_of, fit_epochs, windows_to_match
+from tpsprune.pipeline.workbench import set_up
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.compare import AFTER_TICKET, ARMS, EQUAL_COST, arms_of, order_of
@@ -207,6 +208,16 @@ def test_fewer_pairs_than_can_claim_are_reported_at_once(tmp_path: Path) -> None
     assert first == Note("no claim can come of 5 pairs: 6 are the fewest")
 
 
+def test_code_that_the_run_folders_of_a_comparison_name_is_never_called(copied: Path, tmp_path: Path) -> None:
+    journal = ComparisonFolder(copied).journal
+    journal.truncate_to(lambda line: line["kind"] != "inference")
+    for found in copied.glob("runs/*/*/recipe.toml"):
+        found.write_text(recipe.dumps(quick(harmful_model(tmp_path / "harm"))))
+    compared(copied, TWO, 2)
+    assert len(measured(copied).inference) == 8
+    assert not (tmp_path / "harm").exists()
+
+
 def test_a_model_changed_since_its_run_is_not_metered_in_its_name(copied: Path) -> None:
     journal = copied / "journal.jsonl"
     journal.write_text("\n".join(journal.read_text().splitlines()[:-1]) + "\n")
@@ -347,8 +358,16 @@ def test_a_cost_may_be_counted_in_processor_seconds() -> None:
     busy = replace(span, window=replace(span.window, cpu_seconds=4.0))
     facts = TicketFacts(plan=NO_PLAN, widths={}, epochs=9.0, macs_share=0.5, cost=8.0)
     assert fit_epochs("dense-joules", [busy], facts, 10, cpu_seconds_of) == 2.0
-    other = replace(span.window, phase="setup")
-    assert charged([other, span.window, replace(other, phase="benchmark")]) == (span.window,)
+
+
+def test_the_second_compilation_is_charged_to_the_ticket_and_what_every_run_pays_is_not(
+    many_arms: ComparisonRecord,
+) -> None:
+    ticket = next(run for run in many_arms.runs if run.arm == "ticket")
+    compiled = [replace(ticket.windows[0], phase="compile") for _ in range(2)]
+    cost = windows_to_match((*ticket.windows, *compiled))
+    assert len(cost) == len(windows_to_match(ticket.windows)) + 1
+    assert not {window.phase for window in windows_to_match(ticket.windows)} & {"setup", "benchmark"}
 
 
 def test_an_opponent_whose_shape_is_out_of_reach_says_so() -> None:
@@ -368,6 +387,16 @@ def test_an_opponents_schedule_is_compressed_whole_and_a_shape_from_scratch_has_
     assert arm_recipe("uniform-joules", read, epochs=2.5).train.epochs == 2.5
     assert arm_recipe("scratch-joules", read, epochs=2.5).seed != read.seed
     assert rule_faults(shorter) == []
+
+
+def test_all_arms_compute_in_one_layout_which_no_clock_decides() -> None:
+    layouts = set()
+    facts = TicketFacts(plan=NO_PLAN, widths={"blocks.0": 8}, epochs=2.0, macs_share=0.5, cost=1.0)
+    for arm in ARMS:
+        with set_up(arm_recipe(arm, quick(), facts), "cpu", prunes=False) as bench:
+            layouts.add(bench.execution)
+    assert len(layouts) == 1
+    assert layouts.pop().channels_last, "the recipe's model is one of convolutions"
 
 
 def test_early_birds_patience_is_as_long_in_epochs_as_the_recipes() -> None:

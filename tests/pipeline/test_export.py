@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import tpsprune
 from tests.export.bundles import restamp, write_first_version
-from tests.pipeline.conftest import Small, folder_of
+from tests.pipeline.conftest import Small, folder_of, harmful_model, make_small
 from tests.pipeline.test_train import run
 from tpsprune import pipeline, pruning
 from tpsprune.errors import ArtifactError, RunFolderError
@@ -300,7 +300,7 @@ def custom_run(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_code_that_a_bundle_names_is_called_only_when_allowed(custom_run: RunFolder, tmp_path: Path) -> None:
-    exported = pipeline.export(custom_run.path, tmp_path / "ticket")
+    exported = pipeline.export(custom_run.path, tmp_path / "ticket", trust_code=True)
     assert exported.largest_difference == 0.0
     assert exported.calls == "export_nets:net"
     (tmp_path / "called").unlink()
@@ -315,6 +315,21 @@ def test_code_that_a_bundle_names_is_called_only_when_allowed(custom_run: RunFol
         ticket(torch.ones(1, 64)), tpsprune.load(tmp_path / "ticket", trust_code=True)(torch.ones(1, 64))
     )
     assert 'tpsprune.load("FOLDER", trust_code=True)' in (tmp_path / "ticket" / "README.md").read_text()
+
+
+def test_code_that_a_run_folder_names_is_called_only_when_allowed(trained: RunFolder, tmp_path: Path) -> None:
+    run = RunFolder(Path(shutil.copytree(trained.path, tmp_path / "run")))
+    harm = harmful_model(tmp_path / "harm")
+    run.recipe.write_text(dumps(make_small(harm)))
+    words = (
+        r"run: its model is built by importing 'os' and calling 'os:mkdir', .* export it with --trust-code"
+    )
+    with pytest.raises(ArtifactError, match=words):
+        pipeline.export(run.path, tmp_path / "ticket")
+    assert not (tmp_path / "harm").exists()
+    with pytest.raises(ArtifactError, match="'os:mkdir' returned NoneType"):
+        pipeline.export(run.path, tmp_path / "ticket", trust_code=True)
+    assert (tmp_path / "harm").exists()
 
 
 PICKY = """
@@ -342,7 +357,7 @@ def test_a_model_that_does_not_run_on_random_inputs_is_reported(
         r"the run's ticket fails on \d+ random inputs \(floats are standard normal, .*: index out of range"
     )
     with pytest.raises(ArtifactError, match=words):
-        pipeline.export(finished.path, tmp_path / "ticket")
+        pipeline.export(finished.path, tmp_path / "ticket", trust_code=True)
     assert not [path.name for path in tmp_path.iterdir() if "ticket" in path.name]
 
 
@@ -440,7 +455,9 @@ def test_the_lines_on_the_card_load_a_ticket_of_several_inputs(
         formats.append("onnx")
     own = "kind='custom', factory='tests.pipeline.own_tasks"
     recipe = small(f"task.data={{{own}:{data}'}}", f"task.model={{{own}:mixed'}}")
-    pipeline.export(folder_of(run(recipe, tmp_path / "runs")).path, tmp_path / "ticket", formats)
+    pipeline.export(
+        folder_of(run(recipe, tmp_path / "runs")).path, tmp_path / "ticket", formats, trust_code=True
+    )
     card = (tmp_path / "ticket" / "README.md").read_text()
     assert note in card
     outputs = []

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.pipeline.conftest import SMALL, Small, make_small
+from tests.pipeline.conftest import SMALL, Small, harmful_model, make_small
 from tests.pipeline.own_tasks import text_recipe
 from tpsprune import pipeline
 from tpsprune import recipe as recipe_reader
@@ -105,6 +105,9 @@ JOBS = {
     "rounds": Job(ROUNDS),
     "rounds-rewound": Job(("prune.rounds=2", "retrain.rewind=init", "retrain.epochs=1"), whole=True),
     "text": Job(("train.epochs=4", "stop.draw.epoch=2.0"), is_text=True),
+    "augmented-resnet": Job(
+        ("task.model={kind='resnet', depth=8, width=8}", "task.data.augment=crop-flip", "train.epochs=3")
+    ),
     "prune": Job(prunes=True, everywhere=True),
     "prune-rounds": Job(("prune.rounds=3", "prune.target.macs=0.3"), prunes=True),
     "prune-rounds-retrained": Job(("prune.rounds=2", "retrain.epochs=2"), prunes=True),
@@ -165,11 +168,27 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_the_same(trained: RunFold
         assert child.wait() == -signal.SIGKILL, "the run was killed before its end"
     folder = finish(make_small(), out, resume=True)
     assert_same(folder, trained)
+    assert not list(out.rglob("*.tmp*")), "what the kills left is swept"
     spent = [len(f.energy.read()[0]) for f in (folder, trained)]
     assert spent[0] > spent[1], "energy of the lost work stays on the ledger"
     result = read_result(folder.result)
     assert result.attempts == 3
     assert any("attempts: energy of work that was lost is counted" in note for note in result.notes)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # torch's own imports warn
+def test_a_compiled_run_pays_for_its_compiling_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    recipe = make_small("train.compile=true", "train.epochs=3")
+    straight, left = tmp_path / "straight", tmp_path / "left"
+    for event in pipeline.train(recipe, straight, device="cpu"):
+        if type(event).__name__ == "Pruned":
+            shutil.copytree(straight, left)
+    first, second = only_folder(straight), finish(recipe, left, resume=True)
+    assert_same(first, second)
+    phases = [window["phase"] for window in first.energy.read()[0]]
+    assert phases.count("compile") == 2, "the dense model, and the ticket as a module of its own"
+    assert phases[phases.index("prune") :].count("compile") == 1
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +242,12 @@ def test_a_recipe_that_a_kill_kept_from_being_written_is_written_on_resume(
     next(run)
     run.close()  # type: ignore[attr-defined]
     assert recipe_reader.parse(left.recipe.read_text(), "x") == small()
+
+
+def test_code_that_the_folder_of_a_resumed_run_names_is_never_called(left: RunFolder, tmp_path: Path) -> None:
+    left.recipe.write_text(recipe_reader.dumps(make_small(harmful_model(tmp_path / "harm"))))
+    assert finish(make_small(), left.path.parent, resume=True).is_finished
+    assert not (tmp_path / "harm").exists()
 
 
 def _spoil_line(path: Path) -> None:

@@ -12,11 +12,10 @@ from tpsprune import pipeline, pruning
 from tpsprune.pipeline.ticket import joined_changes, round_target, uneven_note
 from tpsprune.pipeline.workbench import set_up
 from tpsprune.pruning import Plan
-from tpsprune.recipe.prune import Latency, Macs, Params, Tolerance
+from tpsprune.recipe.prune import Latency, Macs, Params, Prune, Tolerance, Widths
 from tpsprune.records import GroupChange, Pruned
 from tpsprune.runs import RunFolder, read_json
 from tpsprune.runs.tensors import load_tensors
-from tpsprune.training.device import Execution
 
 
 def test_every_round_keeps_the_same_share_of_what_is_left() -> None:
@@ -109,23 +108,18 @@ def test_each_round_begins_with_the_optimiser_of_the_round_before(small: Small, 
     assert accuracies[0].shape != accuracies[1].shape or not torch.equal(*accuracies)
 
 
-def test_widths_that_bfloat16_kernels_do_not_like_are_named_with_the_remedy() -> None:
+def test_widths_that_kernels_do_not_like_are_named_with_the_remedy() -> None:
     changes = [
         GroupChange(group="first", width_before=64, width_after=60),
         GroupChange(group="second", width_before=64, width_after=48),
+        GroupChange(group="narrow", width_before=12, width_after=6),
         GroupChange(group="third", width_before=60, width_after=60),
-        GroupChange(group="heads", width_before=8, width_after=6, kind="heads"),
+        GroupChange(group="heads", width_before=8, width_after=5, kind="heads"),
     ]
-    assert uneven_note(changes, 1) is None
-    assert uneven_note(changes[1:], 8) is None
-    note = uneven_note(changes, 8)
+    assert uneven_note(changes[1:], Prune(round_to=1)) is None
+    assert uneven_note(changes, Prune(target=Widths({"first": 60}))) is None
+    note = uneven_note(changes, Prune(round_to=1))
     assert note is not None
-    assert note.startswith("1 of 3 groups were pruned to a width that is no multiple of 8 ('first': 60)")
-    assert note.endswith("prune.round_to = 8 would do")
-
-
-def test_only_mixed_precision_on_a_gpu_needs_even_widths() -> None:
-    gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    assert Execution(gpu, torch.bfloat16, channels_last=True).width_step == 8
-    assert Execution(gpu, None, channels_last=True).width_step == 1
-    assert Execution(cpu, torch.bfloat16, channels_last=False).width_step == 1
+    assert note.startswith("1 of 4 groups were pruned to a width that kernels can be slower at")
+    assert note.endswith("('first': 60, no multiple of 8): prune.round_to = \"auto\" would do")
+    assert "out of reach" in (uneven_note(changes, Prune()) or "")

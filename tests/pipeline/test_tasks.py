@@ -88,7 +88,7 @@ def test_a_task_is_trained_pruned_and_exported_and_its_quality_is_called_by_its_
     assert f"validation {quality} {cut.validation_accuracy_before:.4f} before pruning" in tables.prune_line(
         cut
     )
-    exported = pipeline.export(Path(outcome.folder), tmp_path / "ticket")
+    exported = pipeline.export(Path(outcome.folder), tmp_path / "ticket", trust_code=True)
     assert [each.largest_difference for each in exported.compared] == [0.0]
     ticket = tpsprune.load(tmp_path / "ticket", trust_code=True)
     with set_up(made, "cpu") as bench:

@@ -19,6 +19,8 @@ from tpsprune.report import pictures
 from tpsprune.runs import RunFolder, read_result
 from tpsprune.runs.tensors import load_tensors
 
+VALIDATED = ("train_loss", "validation_loss", "validation_accuracy")
+
 
 def run(recipe: Recipe, out: Path, *, resume: bool = False, again: bool = False) -> list[Event]:
     return list(pipeline.train(recipe, out, device="cpu", resume=resume, again=again))
@@ -80,8 +82,8 @@ def test_every_window_is_in_the_ledger_and_phases_follow_without_gap(small_run: 
     assert list(outcome.energy) == [
         "setup",
         "train",
-        "evaluate",
         "watch",
+        "evaluate",
         "prune",
         "retrain",
         "benchmark",
@@ -93,9 +95,20 @@ def test_every_window_is_in_the_ledger_and_phases_follow_without_gap(small_run: 
 
 def test_the_projection_is_the_dense_epochs_scaled_to_the_budget(small_run: Events) -> None:
     outcome = outcome_of(small_run)
-    # Draw at step 40 of 16 an epoch, read every 10: 4 windows of train and 4 of evaluate for 2.5 of 4 epochs.
+    # Draw at step 40 of 16 an epoch, read every 10: 4 windows of train and 1 of evaluate for 2.5 of 4 epochs.
     assert outcome.projected_dense is not None
-    assert outcome.projected_dense.seconds == pytest.approx(8 * 4 / 2.5)
+    assert outcome.projected_dense.seconds == pytest.approx(5 * 4 / 2.5)
+
+
+@pytest.mark.parametrize(("validation", "expected"), [("when-needed", [2.5, 4.0]), ("always", None)])
+def test_a_stage_is_validated_at_its_end_and_where_its_rule_needs_it(
+    small: Small, tmp_path: Path, validation: str, expected: list[float] | None
+) -> None:
+    outcome = outcome_of(run(small(f"watch.validation={validation}"), tmp_path))
+    lines, _ = RunFolder(Path(outcome.folder)).readings.read()
+    at = {name: [line["epoch"] for line in lines if line["signal"] == name] for name in VALIDATED}
+    assert at["validation_loss"] == at["validation_accuracy"]
+    assert at["validation_loss"] == (at["train_loss"] if expected is None else expected)
 
 
 def test_equal_seeds_give_equal_runs_and_other_seeds_others(
@@ -139,7 +152,7 @@ def test_a_stop_rule_ends_the_retraining_early(small: Small, tmp_path: Path) -> 
 def test_a_budget_ends_the_run_under_any_rule(small: Small, tmp_path: Path) -> None:
     outcome = outcome_of(run(small("stop.budget_joules=60.0"), tmp_path))
     assert outcome.drawn.rule == outcome.stopped.rule == "budget"
-    assert outcome.drawn.reason == "the budget of 60 J is used up (90.0 J spent)"
+    assert outcome.drawn.reason == "the budget of 60 J is used up (60.0 J spent)"
     assert outcome.drawn.epoch < 2.0
     assert outcome.stopped.epoch == outcome.drawn.epoch
 

@@ -94,8 +94,8 @@ def test_a_ticket_meets_its_target_is_its_plans_and_comes_nearer_by_compensation
     """Nearer of the same units, on the items that layers were fitted on."""
     model, batch = built(name)
     model.eval()
-    same = Prune(target=Macs(0.6), units="pivoted-cholesky", recalibrate=False)
-    found = extract(model, batch.split(24), Prune(target=Macs(0.6)))
+    same = Prune(target=Macs(0.6), round_to=1, units="pivoted-cholesky", recalibrate=False)
+    found = extract(model, batch.split(24), Prune(target=Macs(0.6), round_to=1))
     removal = extract(model, [batch], replace(same, compensate=False))
     for each in (found, removal):
         assert each.macs_share <= 0.6
@@ -171,7 +171,7 @@ def agrees(model: nn.Module, batch: Tensor, share: float, fitted: tuple[bool, bo
     """Assert that a target within reach is met, not needlessly undercut, and the ticket its plan's."""
     chosen = Prune(
         target=Macs(share), units=units, compensate=fitted[0], reconstruct=fitted[1],
-        min_width=1, max_pruning_ratio=0.99,
+        min_width=1, max_pruning_ratio=0.99, round_to=1,
     )  # fmt: skip
     modes = [module.training for module in model.modules()]
     try:

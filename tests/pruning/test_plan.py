@@ -18,7 +18,13 @@ from tpsprune.recipe.prune import Macs, Prune
 
 @cache
 def extraction(name: str = "cnn", *, compensate: bool = True) -> Extraction:
-    settings = Prune(target=Macs(0.6), widths="effective-rank", compensate=compensate, recalibrate=compensate)
+    settings = Prune(
+        target=Macs(0.6),
+        round_to=1,
+        widths="effective-rank",
+        compensate=compensate,
+        recalibrate=compensate,
+    )
     model, batch = case(name)
     return extract(model, [batch], settings)
 

@@ -218,14 +218,16 @@ def test_every_method_meets_the_target_and_no_group_could_be_a_step_wider(
 def test_a_target_of_parameters_is_met_in_parameters() -> None:
     whole = costs()
     model = replace(whole, unit="parameters", total=whole.total + 100, constant=whole.constant + 100)
-    found = chosen(model, Prune(target=Params(0.6)))
+    found = chosen(model, Prune(target=Params(0.6), round_to=1))
     assert 0.5 * model.total < model.at(found) <= 0.6 * model.total
 
 
 def test_what_is_left_over_may_grow_a_group_by_more_than_a_step() -> None:
     """Two groups of equal wish round up at once: what neither was given was once left lying."""
     model = costs()
-    settings_ = Prune(widths="effective-rank", target=Macs(0.1875), min_width=1, max_pruning_ratio=0.99)
+    settings_ = Prune(
+        widths="effective-rank", target=Macs(0.1875), min_width=1, round_to=1, max_pruning_ratio=0.99
+    )
     spent = model.at(chosen(model, settings_, Evidence(ranks=[1.0, 1.0, 4.0])))
     assert 0.175 * model.total <= spent <= 0.1875 * model.total
 
@@ -233,7 +235,7 @@ def test_what_is_left_over_may_grow_a_group_by_more_than_a_step() -> None:
 def test_widths_follow_effective_ranks_in_proportion() -> None:
     a, b, c = chosen(
         costs((40, 40, 40)),
-        Prune(target=Macs(0.3), widths="effective-rank"),
+        Prune(target=Macs(0.3), widths="effective-rank", round_to=1),
         Evidence(ranks=(6.0, 12.0, 3.0)),
     )
     assert b / a == pytest.approx(2.0, rel=0.1)
@@ -241,7 +243,7 @@ def test_widths_follow_effective_ranks_in_proportion() -> None:
 
 
 def test_uniform_widths_are_the_same_share_of_every_group() -> None:
-    found = chosen(costs((40, 80, 20)), Prune(target=Macs(0.25), widths="uniform"), Evidence())
+    found = chosen(costs((40, 80, 20)), Prune(target=Macs(0.25), widths="uniform", round_to=1), Evidence())
     assert [width / dense for width, dense in zip(found, (40, 80, 20), strict=True)] == pytest.approx(
         [0.5] * 3, abs=0.04
     )
@@ -312,7 +314,9 @@ def test_widths_that_were_fast_only_once_are_not_taken() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_wider_target_never_narrows_a_group_by_more_than_what_was_left_over(method: Method) -> None:
     model = costs((40, 60, 30))
-    found = [chosen(model, Prune(target=Macs(share), widths=method)) for share in (0.2, 0.4, 0.6, 0.8)]
+    found = [
+        chosen(model, Prune(target=Macs(share), widths=method, round_to=1)) for share in (0.2, 0.4, 0.6, 0.8)
+    ]
     assert all(a <= b + 4 for low, high in pairwise(found) for a, b in zip(low, high, strict=True))
 
 
@@ -347,7 +351,7 @@ def test_bounds_give_the_nearest_the_least_and_the_next_allowed_width() -> None:
 
 
 def test_bounds_follow_the_last_cap_that_matches_whole_steps_and_the_kind_of_group() -> None:
-    capped = Prune(max_pruning_ratios={"l*": 0.5, "l2": 0.9}, min_width=1)
+    capped = Prune(max_pruning_ratios={"l*": 0.5, "l2": 0.9}, min_width=1, round_to=1)
     assert bounds_of(costs((10, 20, 30)), capped, NAMES).least == (5, 10, 3)
     heads = bounds_of(costs((24, 4, 6), ("units", "heads", "blocks")), Prune(round_to=8, min_width=8), NAMES)
     assert (heads.steps, heads.least) == ((8, 1, 1), (8, 1, 1))
@@ -364,6 +368,29 @@ def test_the_least_that_is_in_reach_is_reached() -> None:
     assert chosen(model, Prune(target=Macs(model.at(least) / model.total))) == least
 
 
+@pytest.mark.parametrize("dense", [4, 8, 12, 16, 30, 32, 100])
+def test_auto_rounds_to_eight_where_a_layer_is_wide_enough_for_it(dense: int) -> None:
+    model = costs((dense, dense, dense))
+    found = chosen(model, Prune(target=Macs(0.5), widths="effective-rank"))
+    step = next(each for each in (8, 4, 2, 1) if each == 1 or dense >= 4 * each)
+    assert all(width % step == 0 or width == dense for width in found)
+    assert model.at(found) <= 0.5 * model.total
+
+
+@given(share=st.floats(0.02, 0.98), dense=st.tuples(*[st.integers(2, 70)] * 3))
+@settings(deadline=None, max_examples=60)
+def test_auto_reaches_whatever_single_units_reach(share: float, dense: tuple[int, int, int]) -> None:
+    model = costs(dense)
+    by_one = Prune(target=Macs(share), widths="effective-rank", round_to=1)
+    try:
+        chosen(model, by_one)
+    except PruneError:
+        with pytest.raises(PruneError):
+            chosen(model, replace(by_one, round_to="auto"))
+    else:
+        assert model.at(chosen(model, replace(by_one, round_to="auto"))) <= share * model.total * (1 + 1e-9)
+
+
 FIXED = replace(costs(), constant=400.0, total=costs().total + 400)
 
 
@@ -374,7 +401,7 @@ FIXED = replace(costs(), constant=400.0, total=costs().total + 400)
             costs(),
             Prune(target=Macs(0.01), max_pruning_ratios={"l0": 0.5}),
             r"prune\.target macs=0\.01 cannot be reached: with min_width 2, max_pruning_ratio 0\.95, l0 0\.5 "
-            r"and round_to 1 the least is 0\.\d{3}",
+            r"and round_to auto the least is 0\.\d{3}",
         ),
         (FIXED, Prune(target=Macs(0.1)), r"because \d+% of the multiply-accumulates lie in layers that"),
         (
@@ -407,7 +434,9 @@ def test_what_cannot_be_met_is_refused_with_what_can(
 @pytest.mark.parametrize("tolerance", [0.5, 0.1, 0.01])
 def test_a_tolerance_keeps_the_fewest_units_that_lose_no_more(tolerance: float) -> None:
     residuals = [falling(width, 2.0) for width in (12, 16, 10)]
-    found = chosen(costs(), Prune(target=Tolerance(tolerance), min_width=1), Evidence(residuals=residuals))
+    found = chosen(
+        costs(), Prune(target=Tolerance(tolerance), min_width=1, round_to=1), Evidence(residuals=residuals)
+    )
     for width, curve in zip(found, residuals, strict=True):
         assert curve[width - 1] <= tolerance < curve[width - 2]
     stepped, curves = Prune(target=Tolerance(0.1), round_to=8, min_width=8), [falling(20, 2.0), [0.0] * 20]

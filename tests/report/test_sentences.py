@@ -101,7 +101,11 @@ SAID: dict[str, tuple[Callable[[], Savings], str, str]] = {
     "a grid of one's own": (with_own_grid, METHOD, "50 g/kWh (my contract, 2025)"),
     "accuracy not shown to be kept": (with_lost_accuracy, "Verdict", "Not shown to be kept"),
     "a warm-up": (savings, QUALITY, "- warm-up, seed 0: a short run to warm up, thrown away\n"),
-    "a run broken off": (savings, QUALITY, "- ticket, seed 0: broken off after 1 window *(counted)*\n"),
+    "a run broken off": (
+        savings,
+        QUALITY,
+        "seed 0: broken off; it took at least 3.21 s *(measured)* and 90.0 J *(modelled + constant)*",
+    ),
     "energy of no claim, at the wall": (
         at_the_wall,
         QUALITY,
@@ -126,6 +130,30 @@ SAID: dict[str, tuple[Callable[[], Savings], str, str]] = {
 def test_a_report_says(case: str) -> None:
     make, title, sentence = SAID[case]
     assert sentence in section(make(), title)
+
+
+def test_both_means_of_a_claim_stand_side_by_side_and_the_long_runs_that_would_reverse_it() -> None:
+    found = savings()
+    ((read, kinds),) = tables(section(found, "Two means"))
+    assert read["claim"][0] == "ticket: training"
+    assert read["agree"] == ["yes"] * len(found.claims)
+    change = found.verdict.change
+    assert change is not None
+    assert read["ratio of mean energies"][0] == f"{100 * change.arithmetic_share:.0f} % less"
+    assert read["long runs to reverse it"][0] == f"{100 * change.reversing_share:.0f} %"
+    assert read["may be missing"] == ["39 %"] * len(found.claims)
+    assert list(kinds.values())[2:] == [*["modelled + constant"] * 3, *["derived"] * 2]
+    apart = with_claims(found, change=replace(change, arithmetic_share=0.01))
+    assert set(tables(section(apart, "Two means"))[0][0]["agree"]) == {"no"}
+
+
+def test_what_was_broken_off_keeps_the_class_of_its_joules_where_no_run_counts() -> None:
+    lost = savings().comparison.broken_off
+    found = assessed(replace(comparison(), runs=(), inference=(), broken_off=(*lost, *lost)))
+    assert found.verdict.standing is Standing.RUNS_BROKEN_OFF
+    said = section(found, SHOWS)
+    assert "'ticket', seed 0 (at least 3.2 s, 90.0 J); 'ticket', seed 0 (at least 3.2 s, 90.0 J)" in said
+    assert "use another folder for a comparison without *(modelled + constant)*" in said
 
 
 def test_what_is_not_so_is_not_said() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from tests.claims.conftest import run as arm_run
 from tests.report.savings_examples import savings
@@ -50,6 +51,7 @@ from tpsprune.report.live import (
     JsonShow,
     LineCompare,
     LineShow,
+    OurConsole,
     print_next,
     run_line,
 )
@@ -369,3 +371,38 @@ def test_what_is_no_accuracy_is_called_by_its_name(loss: str, quality: str) -> N
     readings = [Reading.of("validation_accuracy", 0.1, step=16, epoch=1.0)]
     assert list(collect_signals(found, readings).series) == [quality]
     assert list(collect_signals(outcome(), readings).series) == ["validation_accuracy"]
+
+
+def test_text_of_files_is_shown_as_it_is_and_steers_nothing() -> None:
+    table = tables.make_table({"signal [/]": {}, "value": {}}, "ti[/]tle\x1b[2J")
+    table.add_row("[/]", "x\x1b[31m\x9b7")
+    table.add_row("[red]:smile:", "no\N{NO-BREAK SPACE}break")
+    stream = io.StringIO()
+    OurConsole(file=stream, width=60).print(table, "[/]\x07", Text("of us \x1b[2J\u202e"))
+    shown = stream.getvalue()
+    expected = (
+        "ti[/]tle\\x1b[2J",
+        "signal [/]",
+        "x\\x1b[31m\\x9b7",
+        "[red]:smile:",
+        "[/]\\x07",
+        "\\x1b[2J\\u202e",
+    )
+    assert all(each in shown for each in expected)
+    assert shown.replace("\n", "").replace("\N{NO-BREAK SPACE}", "").isprintable()
+
+
+@pytest.mark.parametrize("show", [BarShow, LineShow])
+def test_a_bar_shows_titles_and_signals_without_markup(show: Any) -> None:
+    stream = io.StringIO()
+    console = OurConsole(file=stream, width=120, force_terminal=show is BarShow)
+    with show(console) as shown:
+        shown.show(PhaseStarted(phase="dense", title="[/] dense", total_steps=3))
+        shown.show(
+            Progress(
+                phase="dense", step=1, total_steps=3, epoch=1.0, signals=(("[/]\x1b]0;x", 1.0),), read=True
+            )
+        )
+    assert "[/] dense" in stream.getvalue()
+    assert "[/]\\x1b]0" in stream.getvalue()
+    assert "\x1b]0;x" not in stream.getvalue()

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,20 @@ from hypothesis import strategies as st
 
 from tpsprune.errors import RunFolderError
 from tpsprune.records import Milestone
+from tpsprune.records.strict import LARGEST
 from tpsprune.runs import (
     Journal,
+    beside,
     read_json,
     strict_json,
+    sweep,
     write_bytes_atomically,
     write_json_atomically,
     write_text_atomically,
 )
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(-LARGEST, LARGEST) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
@@ -126,6 +130,8 @@ def test_a_kill_while_writing_leaves_a_whole_file(tmp_path: Path) -> None:
     child.stdout.close()
     text = path.read_text()
     assert text == text[0] * 300_000
+    write_text_atomically(path, "")
+    assert list(tmp_path.iterdir()) == [path], "what the kill left is swept"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +173,7 @@ def test_whatever_is_there_a_value_or_a_value_error_comes_of_it(content: bytes) 
         (b'["\\ud800"]', "half a character"),
         (b'{"\\udfff": 1}', "half a character"),
         (b"[" * 100_000, "nested too deeply|is not JSON"),
-        (b"9" * 5_000, "limit|digits"),
+        (b"9" * 5_000, "beyond all whole numbers"),
         (b"\xff", "byte 0 is not UTF-8"),
         (b'{"a": 1}{', "line 1 is not JSON"),
         (b"", "is not JSON"),
@@ -192,7 +198,12 @@ def test_a_pair_of_halves_is_a_character() -> None:
 
 RECORDS = st.lists(
     st.dictionaries(
-        st.text(), st.none() | st.integers() | st.text() | st.lists(st.integers(), max_size=2), max_size=3
+        st.text(),
+        st.none()
+        | st.integers(-(2**63), 2**64 - 1)
+        | st.text()
+        | st.lists(st.integers(-(2**63), 2**64 - 1), max_size=2),
+        max_size=3,
     ),
     max_size=6,
 )
@@ -245,7 +256,7 @@ def test_a_truncated_last_line_is_left_out_and_reported(journal: Journal) -> Non
 @pytest.mark.parametrize("line", ["{broken}", "3", "", "\x00\x00"])
 def test_a_damaged_line_in_the_middle_is_named(journal: Journal, line: str) -> None:
     journal.path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
-    with pytest.raises(RunFolderError, match=r"line 2 of 3 is not a JSON object; .*--again"):
+    with pytest.raises(RunFolderError, match=r"line 2 of 3 is not a JSON object .*--again"):
         journal.read()
 
 
@@ -310,3 +321,90 @@ def test_records_are_lines_and_come_back(journal: Journal) -> None:
     journal.append({"step": 1})
     with pytest.raises(RunFolderError, match=r"line 3 is no record of this journal \(epoch is missing\)"):
         journal.parsed(Milestone)
+
+
+WRITER = (
+    "import sys; from pathlib import Path; from tpsprune.runs import beside\n"
+    "with beside(Path(sys.argv[1])) as temporary:\n"
+    "    temporary.write_bytes(b'x' * 100_000)\n"
+    "    print(flush=True); sys.stdin.readline()\n"
+)
+
+
+@contextmanager
+def writer(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Give a process that is half through writing ``path``."""
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        yield child
+        child.kill()
+
+
+def temporaries(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.tmp*"))
+
+
+@pytest.mark.parametrize("swept_by", [sweep, lambda folder: write_text_atomically(folder / "other", "new")])
+def test_what_a_kill_left_is_swept_and_what_a_living_process_writes_stays(
+    tmp_path: Path, swept_by: Callable[[Path], None]
+) -> None:
+    with writer(tmp_path / "killed") as child:
+        child.kill()
+    (left,) = temporaries(tmp_path)
+    assert (left / "killed").stat().st_size == 100_000
+    with writer(tmp_path / "living") as child:
+        (living,) = temporaries(tmp_path)
+        swept_by(tmp_path)
+        assert temporaries(tmp_path) == [living]
+        assert (living / "living").exists()
+    swept_by(tmp_path)
+    assert temporaries(tmp_path) == []
+
+
+def test_a_folder_is_swept_though_another_process_writes_in_the_one_above_it(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "state").mkdir(parents=True)
+    with writer(tmp_path / "runs" / "state" / "killed") as child:
+        child.kill()
+    with writer(tmp_path / "runs" / "living"):
+        sweep(tmp_path)
+        assert len(temporaries(tmp_path)) == 1
+        assert not temporaries(tmp_path / "runs" / "state")
+
+
+def test_sweeping_takes_nothing_of_anybody_else_and_follows_no_link(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    kept = [
+        elsewhere / ".tmp-tpsprune-0" / "file",
+        folder / ".file.tmp-1" / "file",
+        folder / "x.tmp" / "file",
+    ]
+    for path in kept:
+        path.parent.mkdir(parents=True)
+        path.write_text("kept")
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / ".tmp-tpsprune-1").symlink_to(elsewhere)
+    sweep(folder)
+    assert [path.read_text() for path in kept] == ["kept"] * 3
+
+
+def test_two_threads_write_beside_each_other(tmp_path: Path) -> None:
+    with beside(tmp_path / "one") as first, beside(tmp_path / "one") as second:
+        assert first != second
+        first.write_text("1")
+        sweep(tmp_path)
+        second.write_text("2")
+        assert first.read_text() == "1"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_of_too_many_values_is_refused_before_they_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "many.jsonl")
+    journal.append_all([{"a": number} for number in range(5)])
+    assert len(journal.read()[0]) == 5
+    monkeypatch.setattr(import_module("tpsprune.runs.files"), "MAX_JOURNAL_VALUES", 4)
+    with pytest.raises(RunFolderError, match="is no journal: it holds more than 4 values"):
+        journal.read()

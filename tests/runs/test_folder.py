@@ -145,3 +145,12 @@ def test_an_error_inside_is_not_taken_for_a_lock(tmp_path: Path) -> None:
         raise BlockingIOError("mine")
     with folder.locked():
         pass
+
+
+def test_who_takes_a_folder_up_sweeps_what_a_kill_left(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "a", "0")
+    for place in (folder.path, folder.state):
+        (place / ".tmp-tpsprune-0").mkdir()
+        (place / ".tmp-tpsprune-0" / ".tmp1MKDTo").write_text("as safetensors names its own")
+    with folder.locked():
+        assert not list(folder.path.rglob("*.tmp*"))

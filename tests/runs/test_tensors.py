@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import pickle
 import tracemalloc
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -357,3 +359,65 @@ def test_messages_begin_with_the_place(tmp_path: Path) -> None:
 def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(b"weights")
     assert sha256_of(tmp_path / "w") == hashlib.sha256(b"weights").hexdigest()
+
+
+def repacked(path: Path, compression: int, pickled: bytes | None = None) -> None:
+    """Write what torch saved once more, packed or with another pickle."""
+    with zipfile.ZipFile(path) as archive:
+        records = {each.filename: archive.read(each) for each in archive.infolist()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in records.items():
+            archive.writestr(name, pickled if pickled and name.endswith("data.pkl") else content)
+
+
+class Growing:
+    def __reduce__(self) -> Any:
+        return bytearray, (2 * 10**9,)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("packed", "in it is packed, which torch.save never does"),
+        ("growing", "it calls bytearray, which no state dict needs"),
+        ("sparse", "it calls _sparse_, which no state dict needs"),
+        ("meta", "holds dict, where a state dict is needed"),
+        ("overlapping", "it claims to hold more bytes than it has"),
+    ],
+)
+def test_a_small_file_that_takes_much_memory_is_refused(tmp_path: Path, name: str, words: str) -> None:
+    path = tmp_path / "w.pt"
+    tensor = torch.zeros(10**6)
+    torch.save({"w": tensor.to_sparse() if name == "sparse" else tensor}, path)
+    if name == "packed":
+        repacked(path, zipfile.ZIP_DEFLATED)
+        assert path.stat().st_size < 10**5
+    elif name == "growing":
+        repacked(path, zipfile.ZIP_STORED, pickle.dumps({"w": Growing()}, protocol=2))
+    elif name == "meta":
+        torch.save({"w": torch.zeros(3, device="meta")}, path)
+    elif name == "overlapping":
+        with zipfile.ZipFile(path, "a") as archive:
+            (held,) = [each for each in archive.filelist if each.filename.endswith("data/0")]
+            for number in range(1, 4):
+                twin = copy.copy(held)
+                twin.filename = f"{held.filename[:-1]}{number}"
+                archive.filelist.append(twin)
+            archive.writestr("more", "")
+    with pytest.raises(ArtifactError, match=words):
+        read_state(path, "--weights")
+
+
+def test_a_pipe_of_weights_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w.safetensors")
+    with pytest.raises(ArtifactError, match="is no regular file"):
+        read_state(tmp_path / "w.safetensors", "--weights")
+
+
+def test_a_header_of_tensors_is_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    with path.open("wb") as file:
+        file.write((2**24 + 1).to_bytes(8, "little"))
+        file.truncate(2**25)
+    with pytest.raises(ArtifactError, match="its header is longer than 16,777,216 bytes"):
+        read_state(path, "--weights")

@@ -345,3 +345,53 @@ def test_a_memory_of_another_rule_is_refused() -> None:
             stopping.start(PatienceRule(monitor="d_eff", patience=2)),
             round_of(0, 0.5),
         )
+
+
+def _round(value: float, step: int = 1) -> list[Reading]:
+    return [Reading.of(name, value, step=step, epoch=step / 10) for name in ("d_eff", "train_loss")]
+
+
+@pytest.mark.parametrize(
+    ("rule", "values", "needed"),
+    [
+        (NoRule(), [1.0, 1.0, 1.0], [False] * 3),
+        (EpochRule(epoch=0.1), [1.0, 1.0], [False] * 2),
+        (PatienceRule(monitor="validation_loss"), [1.0, 1.0], [True] * 2),
+        (PatienceRule(monitor="train_loss"), [1.0, 1.0], [False] * 2),
+        (ThresholdRule(monitor="validation_accuracy", threshold=0.5), [1.0], [True]),
+        # Only once it is calm: three readings within the tolerance.
+        (PlateauRule(monitor="d_eff", patience=3), [1.0, 5.0, 1.0, 1.0, 1.0], [False] * 4 + [True]),
+        (PlateauRule(monitor="d_eff", patience=3, min_adjusted_accuracy=0.0), [1.0] * 4, [False] * 4),
+        (
+            ConsensusRule(rules=(PlateauRule(patience=2), EpochRule(epoch=9.0)), at_least=2, within=3),
+            [1.0, 1.0],
+            [False, True],
+        ),
+        (ConsensusRule(rules=(NoRule(), PatienceRule()), at_least=1), [1.0], [True]),
+    ],
+)
+def test_validation_is_needed_where_a_verdict_its_reason_or_the_memory_hangs_on_it(
+    rule: Rule, values: list[float], needed: list[bool]
+) -> None:
+    memory, found = stopping.start(rule, chance_accuracy=0.1), []
+    for number, value in enumerate(values, start=1):
+        found.append(stopping.needs_validation(rule, memory, _round(value, number)))
+        memory, _ = stopping.step(rule, memory, _round(value, number))
+    assert found == needed
+
+
+@given(values=st.lists(FINITE, min_size=1, max_size=12), accuracies=st.lists(st.floats(0, 1), min_size=12))
+def test_a_rule_that_is_told_only_what_it_needs_decides_as_one_that_is_told_all(
+    values: list[float], accuracies: list[float]
+) -> None:
+    for rule in (*RULES, PlateauRule(patience=2, tolerance=0.5)):
+        told = spared = stopping.start(rule, chance_accuracy=0.1)
+        for number, value in enumerate(values, start=1):
+            readings = _round(value, number)
+            accuracy = Reading.of(
+                "validation_accuracy", accuracies[number - 1], step=number, epoch=number / 10
+            )
+            needed = stopping.needs_validation(rule, spared, readings)
+            told, full = stopping.step(rule, told, [*readings, accuracy])
+            spared, short = stopping.step(rule, spared, [*readings, *([accuracy] if needed else [])])
+            assert (told, full) == (spared, short)

@@ -79,7 +79,7 @@ def test_an_interrupt_ends_with_the_word_to_go_on(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("tpsprune_studies.conduct.conduct", interrupted)
     result = CliRunner().invoke(main, ["study", "speed-up"])
     assert result.exit_code == 130
-    assert "the same command continues" in result.output
+    assert "the same command resumes" in result.output
 
 
 def test_a_file_in_the_folders_place_is_told_in_words(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.tps.conftest import Addition, Pairs, built
+from tpsprune.data.dataset import Preparation
 from tpsprune.errors import VariantError
 from tpsprune.numerics.coherence import moment_coherence
 from tpsprune.recipe.train import Train
@@ -114,7 +115,7 @@ def test_a_training_with_it_is_the_training_on_the_sum_of_both_losses() -> None:
         make_optimizer(ours, settings),
         inputs,
         labels,
-        prepare=lambda given, generator: given,
+        prepare=Preparation(),
         settings=settings,
         execution=Execution(torch.device("cpu"), None, channels_last=False),
         seed=0,

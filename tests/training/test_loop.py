@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -35,12 +37,27 @@ CPU = Execution(torch.device("cpu"), None, channels_last=False)
 INPUTS = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))
 
 
-def unchanged(inputs: Any, generator: torch.Generator | None = None) -> Any:
-    return inputs
+class Unchanged:
+    """Prepares nothing and draws nothing."""
+
+    def __call__(self, inputs: Any, draws: Tensor | None = None) -> Any:
+        return inputs
+
+    def draw(self, inputs: Any, generator: torch.Generator) -> Tensor | None:
+        return None
 
 
-def noisy(inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    return inputs if generator is None else inputs + 0.1 * torch.randn(inputs.shape, generator=generator)
+class Noisy(Unchanged):
+    """Adds noise, drawn for every item."""
+
+    def __call__(self, inputs: Any, draws: Tensor | None = None) -> Any:
+        return inputs if draws is None else inputs + 0.1 * draws
+
+    def draw(self, inputs: Any, generator: torch.Generator) -> Tensor | None:
+        return torch.randn(inputs.shape, generator=generator)
+
+
+unchanged, noisy = Unchanged(), Noisy()
 
 
 def task() -> tuple[Tensor, Tensor]:
@@ -150,13 +167,14 @@ def test_moments_are_laid_out_as_their_channels_last_weights(name: str) -> None:
 def test_every_epoch_visits_each_item_at_most_once_in_an_order_of_its_own() -> None:
     seen: list[Tensor] = []
 
-    def spy(inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        seen.append(inputs[:, 0])
-        return inputs
+    class Spy(Unchanged):
+        def __call__(self, inputs: Any, draws: Tensor | None = None) -> Any:
+            seen.append(inputs[:, 0])
+            return inputs
 
     settings = Train(epochs=2, batch_size=50)
     model = net()
-    ticks = run(model, make_optimizer(model, settings), settings, total=8, prepare=spy)
+    ticks = run(model, make_optimizer(model, settings), settings, total=8, prepare=Spy())
     first, second = torch.cat(seen[:4]), torch.cat(seen[4:])
     assert len(first.unique()) == 200
     assert not torch.equal(first, second)
@@ -164,22 +182,31 @@ def test_every_epoch_visits_each_item_at_most_once_in_an_order_of_its_own() -> N
 
 
 def test_augmentation_differs_between_steps_and_depends_on_seed_and_step_alone() -> None:
-    settings = Train(epochs=1, batch_size="full")
+    settings = Train(epochs=1, batch_size=70)
     model = net()
+    drawn: list[int] = []
 
     def augmentations(first_step: int) -> list[list[float]]:
         seen: list[list[float]] = []
 
-        def record(inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
-            seen.append(torch.rand(4, generator=generator).tolist())
-            return inputs
+        class Record(Noisy):
+            def __call__(self, inputs: Any, draws: Tensor | None = None) -> Any:
+                assert draws is not None
+                assert draws.shape == inputs.shape
+                seen.append(draws[:4].flatten().tolist())
+                return inputs
 
-        run(model, make_optimizer(model, settings), settings, first_step, 6, prepare=record)
+            def draw(self, inputs: Any, generator: torch.Generator) -> Tensor | None:
+                drawn.append(len(inputs))
+                return super().draw(inputs, generator)
+
+        run(model, make_optimizer(model, settings), settings, first_step, 6, prepare=Record())
         return seen
 
     whole = augmentations(0)
+    assert drawn == [210, 210], "once an epoch, for every item"
     assert len({tuple(numbers) for numbers in whole}) == 6
-    assert augmentations(4) == whole[4:]
+    assert augmentations(4) == whole[4:], "begun in the middle of the second epoch"
 
 
 def test_a_diverging_loss_ends_the_run_and_names_step_and_cause() -> None:
@@ -353,7 +380,7 @@ def test_the_penalty_adds_its_gradient_and_nothing_else(rides: bool) -> None:
     run(with_penalty, make_optimizer(with_penalty, settings), settings, total=1, penalty=penalty)
     order = epoch_order(210, 5, 0)
     assert torch.equal(penalty.labels[0], labels[order])
-    batch = noisy(inputs[order], augmentation_generator(5, 0))
+    batch = noisy(inputs[order], noisy.draw(inputs, augmentation_generator(5, 0)))
     scores = in_loss(batch)
     term = scores.square().sum() if rides else SquaredSize(in_loss, rides=False).penalty(0, labels)
     loss = nn.functional.cross_entropy(scores, labels[order])
@@ -367,3 +394,79 @@ def test_the_penalty_adds_its_gradient_and_nothing_else(rides: bool) -> None:
             parameter.sub_(learning_rate_at(0, 1, settings) * parameter.grad)
     for ours, theirs in zip(with_penalty.parameters(), in_loss.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_a_compiled_module_trains_the_tensors_of_its_model_and_a_plain_run_compiles_nothing() -> None:
+    model = net()
+    assert CPU.compiled(model) is model
+    compiled = Execution(CPU.device, None, channels_last=False, compiles=True).compiled(model)
+    assert compiled is not model
+    ours, theirs = compiled.parameters(), model.parameters()
+    assert all(one is other for one, other in zip(ours, theirs, strict=True))
+
+
+class Patches(nn.Module):
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, kernel, stride=stride)
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted", "expected"),
+    [
+        (Patches(3, 1), "auto", True),
+        (Patches(3, 2), "auto", True),
+        (Patches(4, 4), "auto", False),
+        (Patches(1, 1), "auto", False),
+        (nn.Linear(3, 3), "auto", False),
+        (None, "auto", False),
+        (Patches(3, 1), "contiguous", False),
+        (nn.Linear(3, 3), "channels-last", True),
+    ],
+)
+def test_on_a_cpu_the_layout_follows_from_the_model_by_a_rule(
+    model: nn.Module | None, wanted: Any, expected: bool
+) -> None:
+    settings = Train(epochs=1, memory_format=wanted)
+    execution = Execution.of(settings, CPU.device, model)
+    assert execution.channels_last is expected
+    assert execution.describe() == ("cpu, channels-last" if expected else "cpu")
+    assert execution == Execution.of(settings, CPU.device, model)
+
+
+def test_an_optimiser_takes_the_steps_of_torchs_own_without_importing_the_compiler() -> None:
+    script = (
+        "import sys, torch\n"
+        "from tpsprune.recipe.train import Train\n"
+        "from tpsprune.training import make_optimizer\n"
+        "for name, plain in (('adamw', torch.optim.AdamW), ('sgd', torch.optim.SGD)):\n"
+        "    model = torch.nn.Linear(3, 2)\n"
+        "    model.weight.grad = torch.ones(2, 3)\n"
+        "    optimizer = make_optimizer(model, Train(epochs=1, optimizer=name))\n"
+        "    assert isinstance(optimizer, plain)\n"
+        "    optimizer.step()\n"
+        "    optimizer.zero_grad()\n"
+        "    assert model.weight.grad is None\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_an_optimiser_moves_weights_as_torchs_own_does(name: Any) -> None:
+    settings = Train(epochs=1, optimizer=name, weight_decay=0.0)
+    plain = {
+        "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0, fused=True),
+        "sgd": lambda parameters: torch.optim.SGD(
+            parameters, lr=1e-3, momentum=0.9, nesterov=True, fused=True
+        ),
+    }
+    ours, theirs = net().eval(), net().eval()
+    optimizers = (make_optimizer(ours, settings), plain[name](theirs.parameters()))
+    for _ in range(3):
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            model(INPUTS).square().sum().backward()
+            optimizer.step()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other)

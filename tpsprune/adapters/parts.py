@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from tpsprune.errors import ArtifactError
 from tpsprune.loop.penalty import TPS
 from tpsprune.loop.watch import Watch
-from tpsprune.records import Decision, Reading
+from tpsprune.records import Decision, Reading, load
+from tpsprune.runs import strict_json
 from tpsprune.runs.tensors import load_tensors, save_tensors
 
 FILE: Final = "tpsprune.safetensors"
@@ -131,7 +132,7 @@ def load_state(folder: Path) -> dict[str, dict[str, Any]]:
         )
     tensors, metadata = load_tensors(path)
     try:
-        values = json.loads(metadata.get("state", ""))
+        values = load(dict[str, dict[str, Any]], strict_json(metadata.get("state", "").encode()))
     except ValueError as error:
         raise ArtifactError(
             f"{path} is no state of TPS and Watch: use what the trainer's callback wrote"

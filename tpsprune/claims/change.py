@@ -6,12 +6,13 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from math import exp, fsum, log
+from math import exp, fsum, inf, log
 from typing import Final
 
 from tpsprune.numerics.small_samples import detectable_effect, holm, mean_interval, sign_flip_p, t_p
 from tpsprune.records import BandPoint, Change, EnergyClass, EnergyMethod, Window
 
+_LARGEST_POWER: Final = 709.0
 Pairs = Sequence[tuple[float, float]]
 """What the arm took, and its baseline in the same pair; both above zero."""
 Usage = tuple[Sequence[Window], float]
@@ -31,7 +32,8 @@ ASSUMED: Final = (EnergyClass.MODELLED, EnergyClass.CONSTANT)
 def change_of(pairs: Pairs, alpha: float = 0.05) -> Change | None:
     """Return the saving 1 − exp(mean of d), d = ln(arm / baseline), with its t-interval and tests.
 
-    Swapping arm and baseline mirrors it: ln(1 − saving) changes sign. A unit common to both drops out.
+    Beside it stands 1 − mean(arm) / mean(baseline), in which a long run weighs more. Swapping arm and
+    baseline mirrors both: ln(1 − saving) changes sign. A unit common to both drops out.
     It sees neither the order of pairs nor windows within a run: those are no repetitions.
 
     Returns:
@@ -44,14 +46,20 @@ def change_of(pairs: Pairs, alpha: float = 0.05) -> Change | None:
     deviation = statistics.stdev(logs)
     return Change(
         saving_share=1.0 - exp(interval.mean),
-        low=1.0 - exp(interval.high),
-        high=1.0 - exp(interval.low),
+        low=1.0 - _exp(interval.high),
+        high=1.0 - _exp(interval.low),
         pairs=len(pairs),
         deviation=deviation,
         p_t=t_p(logs),
         p_sign_flip=sign_flip_p(logs),
         detectable_share=1.0 - exp(-detectable_effect(deviation, len(pairs), alpha)),
+        arithmetic_share=1.0 - fsum(arm for arm, _ in pairs) / fsum(baseline for _, baseline in pairs),
     )
+
+
+def _exp(power: float) -> float:
+    """Return e to a power; beyond all floats, infinity, which a report has as unknown."""
+    return exp(power) if power < _LARGEST_POWER else inf
 
 
 def log_ratios(pairs: Pairs) -> list[float]:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from tpsprune.claims.broken_off import broken_off_of
 from tpsprune.claims.change import ASSUMED, Usage, band_of, change_of, correct_for_several, saving
 from tpsprune.claims.faults import faults_of, losses_of
 from tpsprune.claims.ladder import Evidence, sentence_of, standing_of
@@ -132,6 +133,7 @@ def _claim(counted: CountedPairs, sample: _Sample, change: Change | None) -> Cla
             grade=grade_of(windows).letter,
             alpha=design.alpha / counted.comparison.looks,
             faults=faults,
+            broken_off=broken_off_of(counted, sample.arm),
             losses=losses_of(counted, sample.arm),
             **_beside_opponents(counted, sample),
         )

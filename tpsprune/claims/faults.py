@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import fsum
 from typing import Final
 
+from tpsprune.claims.broken_off import what_it_took
 from tpsprune.claims.pairs import CountedPairs
 from tpsprune.claims.window_sums import load_share
 from tpsprune.records import (
@@ -170,7 +171,7 @@ def quality_of(counted: CountedPairs) -> Quality:
         idle_spans=len(idle),
         hottest_gpu_celsius=max(heat, default=None),
         set_aside=tuple(
-            f"'{each.arm}', seed {each.seed}: " + (each.why or f"broken off{_after(each.windows)}")
+            f"'{each.arm}', seed {each.seed}: " + (each.why or f"broken off ({what_it_took(each)})")
             for each in comparison.broken_off
         ),
         lost_joules=fsum(lost) if lost else None,
@@ -185,7 +186,3 @@ def _steal(spans: Sequence[tuple[Window, ...]], logical_cpus: int) -> float | No
         if read and (seconds := seconds_of(read)):
             shares.append(fsum(window.steal_seconds or 0.0 for window in read) / (seconds * logical_cpus))
     return max(shares, default=None)
-
-
-def _after(windows: Sequence[Window]) -> str:
-    return f" after {len(windows)} windows" if windows else "; what it took is not known"

@@ -14,6 +14,7 @@ FEWEST_PAIRS: Final = 5
 REFUSALS: Final = {
     Standing.INVALID_MEASUREMENT: "the measurement is invalid",
     Standing.INSUFFICIENT_RUNS: "runs that it needs are missing",
+    Standing.RUNS_BROKEN_OFF: "too many runs were broken off",
     Standing.ACCURACY_NOT_PRESERVED: "{quality} is not shown to be preserved",
     Standing.WITHIN_NOISE: "within noise",
     Standing.MODEL_SENSITIVE: "the sign hangs on the power model",
@@ -34,6 +35,8 @@ GRADE_LIMITS: Final = (
 class Evidence:
     """All that a standing rests on. ``faults`` are of the measurement, ``losses`` of the model's quality.
 
+    ``broken_off`` is why runs that were begun and broken off leave no claim, if they do.
+
     ``pairs`` have both models, ``pairs_ended`` are over, be it without one. ``grade`` is the letter of how
     the joules were obtained; ``band`` the saving under other power models, which a claim on modelled or
     assumed joules needs (``needs_band``).
@@ -49,6 +52,7 @@ class Evidence:
     needs_band: bool = False
     alpha: float = 0.05
     faults: tuple[Reason, ...] = ()
+    broken_off: tuple[Reason, ...] = ()
     losses: tuple[Reason, ...] = ()
     opponents_missing: tuple[Reason, ...] = ()
     shorter_schedules: tuple[Reason, ...] = ()
@@ -61,12 +65,12 @@ class Evidence:
 def standing_of(evidence: Evidence) -> tuple[Standing, tuple[Reason, ...]]:
     """Return where the claim stands, and every reason of the rung that decided, or of the claim itself.
 
-    In this order: a broken measurement; fewer than five pairs; accuracy lost, or not shown to be kept; an
-    interval with zero in it, a p-value (Student's t corrected for all claims, sign flips) not below α, or
-    an effect smaller than these pairs show with power 0.8; a sign that another power model reverses; for the
-    training of a pruned model, a shorter schedule or a smaller net from scratch that does as well for as
-    much, or that was not run.
-    What passes is a saving or, by the same rungs, an increase: ``MEASURED`` at grades A and B.
+    In this order: a broken measurement; runs broken off, more than one; fewer than five pairs; accuracy lost,
+    or not shown to be kept; an interval with zero in it or without the arithmetic mean in it, a p-value
+    (Student's t corrected for all claims, sign flips) not below α, or an effect smaller than these pairs show
+    with power 0.8; a sign that another power model reverses; for the training of a pruned model, a shorter
+    schedule or a smaller net from scratch that does as well for as much, or was not run. What passes is a
+    saving or, by the same rungs, an increase: ``MEASURED`` at grades A and B.
     """
     for standing, found in _rungs(evidence):
         if reasons := tuple(found):
@@ -84,6 +88,7 @@ def standing_of(evidence: Evidence) -> tuple[Standing, tuple[Reason, ...]]:
 
 def _rungs(evidence: Evidence) -> Iterator[tuple[Standing, Iterable[Reason]]]:
     yield Standing.INVALID_MEASUREMENT, evidence.faults
+    yield Standing.RUNS_BROKEN_OFF, evidence.broken_off
     yield Standing.INSUFFICIENT_RUNS, _too_few(evidence)
     yield Standing.ACCURACY_NOT_PRESERVED, (*evidence.losses, *_lost(evidence.accuracy, evidence.quality))
     yield Standing.WITHIN_NOISE, _noise(evidence)
@@ -122,6 +127,13 @@ def _noise(evidence: Evidence) -> Iterator[Reason]:
     if change.low <= 0 <= change.high:
         detail = f"the 95 % interval of the saving is {_percent(change.low)} to {_percent(change.high)}"
         yield Reason("INTERVAL_INCLUDES_ZERO", detail)
+    if not change.means_agree:
+        yield Reason(
+            "MEANS_DISAGREE",
+            f"the geometric mean of paired ratios saves {_percent(change.saving_share)}, and the ratio of "
+            f"mean joules {_percent(change.arithmetic_share)}, which is not in the interval "
+            f"{_percent(change.low)} to {_percent(change.high)}",
+        )
     if change.p_sign_flip >= alpha:
         few = "; six pairs are the fewest that can be below 0.05" if change.pairs < FEWEST_PAIRS + 1 else ""
         yield Reason("SIGN_FLIP", f"sign flips give p = {change.p_sign_flip:.3f}, not below {alpha:g}{few}")
@@ -190,7 +202,7 @@ def _words(change: Change) -> str:
 
     >>> from dataclasses import replace
     >>> half = Change(saving_share=0.5, low=0.4, high=0.6, pairs=6, deviation=0.1,
-    ...               p_t=0.0, p_sign_flip=0.03, detectable_share=0.1)
+    ...               p_t=0.0, p_sign_flip=0.03, detectable_share=0.1, arithmetic_share=0.5)
     >>> _words(half)
     '50 % less energy (95 % interval 40 to 60 % less, 6 pairs)'
     >>> _words(replace(half, saving_share=-0.02, low=-0.04, high=0.01))
@@ -244,6 +256,7 @@ def may_not_claim(claims: Sequence[Claim], grade: Grade, comparison: ComparisonR
             "That no run was given up for its result: of those begun, nothing was recorded of "
             f"{given_up} but the beginning."
         )
+    sentences.extend(_rare_long_runs(claims))
     if comparison.choices.grid is None:
         sentences.append("Any figure of CO₂: no grid was chosen (--country, or --carbon-intensity).")
     if not any(claim.kind == "inference" for claim in claims):
@@ -257,3 +270,20 @@ def may_not_claim(claims: Sequence[Claim], grade: Grade, comparison: ComparisonR
         + "."
     )
     return tuple(sentences)
+
+
+def _rare_long_runs(claims: Iterable[Claim]) -> Iterator[str]:
+    """Yield which claims do not reach the mean over many runs: rare long ones may be missing from few."""
+    named = []
+    for claim in claims:
+        change = claim.change
+        if change is None or claim.standing.is_refusal or change.reversing_share > change.missing_share:
+            continue
+        arm = claim.arm if change.saving_share > 0 else claim.baseline
+        named.append(
+            f"'{claim.key}' would reverse if {100 * change.reversing_share:.0f} % of the runs of '{arm}' "
+            f"took twice as long, and up to {100 * change.missing_share:.0f} % may be missing from "
+            f"{change.pairs}"
+        )
+    if named:
+        yield f"That the mean over many runs has the same sign: {'; '.join(named)}."

@@ -16,7 +16,7 @@ from typing import Any, Final, final
 
 import click
 
-from tpsprune.cli.options import INTERRUPTED
+from tpsprune.cli.terminal import Terminated, adapt_streams, ending_on_terminate
 from tpsprune.errors import TpspruneError, did_you_mean
 
 __all__ = ["COMMANDS", "commands", "main"]
@@ -90,15 +90,22 @@ class Door(click.Group):
             raise click.UsageError(f"no command '{args[0]}'{hint}", ctx)
         return super().resolve_command(ctx, args)
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as click does, on a terminal that may lack characters, and end on SIGTERM as on Ctrl-C."""
+        adapt_streams()
+        with ending_on_terminate():
+            return super().main(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a user's fault ends in one message and exit code 2, never in a traceback."""
         try:
             return super().invoke(ctx)
         except TpspruneError as error:
             raise UserFault(str(error)) from error
-        except (KeyboardInterrupt, click.Abort):
-            click.echo(f"\ninterrupted{_onward(ctx)}", err=True)
-            ctx.exit(INTERRUPTED)
+        except (KeyboardInterrupt, click.Abort) as error:
+            word, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
+            click.echo(f"\n{word}{_onward(ctx)}", err=True)
+            ctx.exit(code)
         except OSError as error:
             if error.filename is not None and error.errno in PATH_FAULTS:
                 message = f"cannot read {error.filename}: {error.strerror}; use another path"

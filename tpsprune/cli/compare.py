@@ -12,7 +12,6 @@ import click
 
 from tpsprune.cli.options import (
     GATE_CLOSED,
-    INTERRUPTED,
     check_choices,
     check_show,
     choice_options,
@@ -115,15 +114,11 @@ def compare(
         from tpsprune.runs import ComparisonFolder
     folder = ComparisonFolder(out or Path("reports", read.name))
     command = shlex.join(["tpsprune", *sys.argv[1:]])
-    try:
-        with naming(recipe_source), compare_show_for(quiet=quiet, as_json=as_json) as show:
-            for event in pipeline.compare(
-                read, folder, arms=arms, pairs=pairs, device=device, redo=redo, command=command
-            ):
-                show.show(event)
-    except KeyboardInterrupt:
-        click.echo("\ninterrupted; the same command resumes with the next missing run", err=True)
-        click.get_current_context().exit(INTERRUPTED)
+    with naming(recipe_source), compare_show_for(quiet=quiet, as_json=as_json) as show:
+        for event in pipeline.compare(
+            read, folder, arms=arms, pairs=pairs, device=device, redo=redo, command=command
+        ):
+            show.show(event)
     _finish(folder, choices, gate=gate, quiet=quiet, as_json=as_json)
 
 

@@ -52,9 +52,22 @@ Formats (all go into one folder, with plan, recipe, model card and hashes):
     show_default="safetensors",
     help="A format to write; may be repeated.",
 )
+@click.option(
+    "--trust-code",
+    is_flag=True,
+    help="Run the code that RUN's recipe.toml names where its model is custom: yours, or code you have read.",
+)
 @grid_options
 @json_option()
-def export(folder: Path, target: Path, formats: tuple[str, ...], *, as_json: bool, **choices: Any) -> None:
+def export(
+    folder: Path,
+    target: Path,
+    formats: tuple[str, ...],
+    *,
+    trust_code: bool,
+    as_json: bool,
+    **choices: Any,
+) -> None:
     """Write the ticket of RUN in every format requested; reload each and compare its outputs.
 
     RUN is a folder that train or prune left. The new folder is written under another name and renamed: it
@@ -68,7 +81,8 @@ def export(folder: Path, target: Path, formats: tuple[str, ...], *, as_json: boo
 
     exported: Exported | None = None
     with _progress() as step:
-        for event in pipeline.export_steps(folder, target, formats, grid=_grid(choices)):
+        grid = _grid(choices)
+        for event in pipeline.export_steps(folder, target, formats, grid=grid, trust_code=trust_code):
             if isinstance(event, Exported):
                 exported = event
             else:
@@ -115,7 +129,7 @@ def _progress() -> Iterator[Callable[[Exporting], None]]:
     if console.is_terminal:
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        columns = (SpinnerColumn("line"), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("reading the run")
             yield lambda event: bar.update(task, description=f"{event.format}: {event.doing}")

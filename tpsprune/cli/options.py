@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from tpsprune.cli.terminal import ESCAPED, adapt_streams, holding_signals
 from tpsprune.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from tpsprune.report.live import AbstractShow
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-INTERRUPTED: Final = 130
 GATE_CLOSED: Final = 5
 """Exit code of ``--gate`` where the verdict, on the training that was fixed beforehand, is no saving."""
 TARGET_EXAMPLES: Final = (
@@ -36,12 +35,20 @@ def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Com
 
 def json_option(text: str = "One JSON object instead of text.") -> Callable[[Command], Command]:
     """Return what adds ``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help=text)
+    return click.option("--json", "as_json", is_flag=True, help=text, callback=_escape_where_lacking)
+
+
+def _escape_where_lacking(context: click.Context, option: click.Parameter, as_json: bool) -> bool:  # noqa: ARG001 -- click's signature
+    if as_json:
+        adapt_streams(ESCAPED)
+    return as_json
 
 
 def echo_json(value: Any) -> None:
     """Print a value as one indented JSON object."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    from tpsprune.records.strict import escape_json
+
+    click.echo(escape_json(json.dumps(value, ensure_ascii=False, indent=2)))
 
 
 recipe_argument = click.argument("recipe_source", metavar="RECIPE")
@@ -152,14 +159,8 @@ def imports() -> Iterator[None]:
 
     Some of them swallow an interrupt, or break on it in ways of their own.
     """
-    held: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
-    try:
+    with holding_signals():
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if held:
-        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -244,8 +245,10 @@ def _from_words(text: str) -> dict[str, int]:
 
 
 def _from_file(path: Path) -> dict[str, int]:
+    from tpsprune.records.strict import read_bytes, strict_json
+
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = strict_json(read_bytes(path))
     except FileNotFoundError:
         raise _bad(f"widths={path}: the file is not there") from None
     except (OSError, ValueError) as error:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tpsprune.cli.options import json_option
+
 if TYPE_CHECKING:
     from tpsprune.records import Reading, RunResult
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 )
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("other", metavar="[OTHER]", required=False, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print result.json.")
+@json_option("Print result.json.")
 @click.option(
     "--picture",
     is_flag=True,

@@ -162,19 +162,25 @@ class Preparation:
     std: Tensor | None = None
     augment: Augment = "none"
 
-    def __call__(self, inputs: Tree, generator: torch.Generator | None = None) -> Tree:
-        """Return what the model takes; images are augmented only with a ``generator``.
-
-        The generator may live on another device than the inputs. One call draws the same numbers
-        whatever the images show.
-        """
+    def __call__(self, inputs: Tree, draws_n3: Tensor | None = None) -> Tree:
+        """Return what the model takes; images are augmented only with what ``draw`` drew for them."""
         if self.mean is None or self.std is None:
             return inputs
-        if generator is not None:
-            inputs = augment_images(inputs, self.augment, generator)
+        if draws_n3 is not None:
+            inputs = augment_images(inputs, self.augment, draws_n3)
         middle_c11 = (self.mean * 255).view(-1, 1, 1)
         scale_c11 = (self.std * 255).reciprocal().view(-1, 1, 1)
         return inputs.to(self.mean.dtype).sub_(middle_c11).mul_(scale_c11)
+
+    def draw(self, inputs: Tree, generator: torch.Generator) -> Tensor | None:
+        """Return what ``augment_images`` takes for each of ``inputs``, ``None`` where nothing is augmented.
+
+        On the generator's device; the same whatever the images show. All of an epoch are drawn at once: drawn
+        for each batch, a GPU would wait for them at every step.
+        """
+        if self.augment == "none" or self.mean is None:
+            return None
+        return draw_augmentation(len(inputs), min(inputs.shape[-2:]), generator)
 
     def to(self, device: torch.device | str) -> Preparation:
         """Return the same preparation with its statistics on ``device``."""
@@ -183,26 +189,33 @@ class Preparation:
         return replace(self, mean=self.mean.to(device), std=self.std.to(device))
 
 
-def augment_images(images_nchw: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
-    """Return the images shifted and mirrored at random, each for itself.
+def draw_augmentation(images: int, side: int, generator: torch.Generator) -> Tensor:
+    """Return (n, 3) int64: top and left of the crop, and 1 where mirrored, of images of this least side."""
+    device, ends = generator.device, 2 * _padding(side) + 1
+    corner_n2 = torch.randint(0, ends, (images, 2), generator=generator, device=device)
+    mirrored_n1 = torch.randint(0, 2, (images, 1), generator=generator, device=device)
+    return torch.cat((corner_n2, mirrored_n1), dim=1)
+
+
+def augment_images(images_nchw: Tensor, augment: Augment, draws_n3: Tensor) -> Tensor:
+    """Return the images shifted and mirrored, each as its row of ``draw_augmentation`` has it.
 
     ``crop``: padded with black, 4 pixels on each side (1 where a side is below 16), and cropped back to the
     old size at a place drawn uniformly. ``flip``: mirrored left to right, one time in two.
     """
     count, _, height, width = images_nchw.shape
-    device = images_nchw.device
+    top_n, left_n, mirrored_n = draws_n3.unbind(1)
     if "crop" in augment:
-        padding = SMALL_PADDING if min(height, width) < SMALL_SIDE else LARGE_PADDING
-        corner_2n = torch.randint(
-            0, 2 * padding + 1, (2, count), generator=generator, device=generator.device
-        ).to(device)
-        padded = functional.pad(images_nchw, (padding,) * 4)
+        padded = functional.pad(images_nchw, (_padding(min(height, width)),) * 4)
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-        images_nchw = windows[torch.arange(count, device=device), :, corner_2n[0], corner_2n[1]]
+        images_nchw = windows[torch.arange(count, device=images_nchw.device), :, top_n, left_n]
     if "flip" in augment:
-        mirrored_n = torch.rand(count, generator=generator, device=generator.device).to(device) < 0.5
-        images_nchw = torch.where(mirrored_n[:, None, None, None], images_nchw.flip(-1), images_nchw)
+        images_nchw = torch.where(mirrored_n.bool()[:, None, None, None], images_nchw.flip(-1), images_nchw)
     return images_nchw
+
+
+def _padding(side: int) -> int:
+    return SMALL_PADDING if side < SMALL_SIDE else LARGE_PADDING
 
 
 def channel_statistics(images_nchw: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,17 +13,15 @@ import io
 import json
 import os
 import struct
-import time
 import warnings
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, final
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -35,6 +33,7 @@ from tpsprune.data.dataset import Dataset, Split, expand_home
 from tpsprune.data.images import image_dataset
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import ImageFolderData
+from tpsprune.runs import beside, open_regular, read_bytes
 
 
 def image_folder_dataset(data: ImageFolderData) -> Dataset:
@@ -168,7 +167,7 @@ class FolderSource:
             DataError: it cannot be read.
         """
         try:
-            return (self._root / entry.path).read_bytes()
+            return read_bytes(self._root / entry.path, MAX_ENTRY_BYTES)
         except OSError as error:
             raise DataError(f"{self._root / entry.path}: cannot be read ({error.strerror})") from error
 
@@ -240,11 +239,18 @@ def open_source(path: Path) -> Iterator[Source]:
             "test/CLASS/*.jpg|png would do"
         )
     try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"task.data.path: {path} is neither a folder nor a sound zip ({error})") from error
-    with archive:
-        yield ZipSource(archive)
+        file = open_regular(path)
+    except OSError as error:
+        raise DataError(f"task.data.path: {path} cannot be read ({error.strerror or error})") from error
+    with file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise DataError(
+                f"task.data.path: {path} is neither a folder nor a sound zip ({error})"
+            ) from error
+        with archive:
+            yield ZipSource(archive)
 
 
 def _is_image(name: str) -> bool:
@@ -301,7 +307,6 @@ def _pixels(raw: bytes, name: str, size: int, channels: int) -> NDArray[np.uint8
 
 
 FORMAT = 1
-STALE_SECONDS = 24 * 3600
 
 
 def cache_folder(named: str | None) -> Path:
@@ -340,32 +345,19 @@ def write_cache(path: Path, images: Iterable[NDArray[np.uint8]], shape: tuple[in
     Raises:
         DataError: the file cannot be written; nothing is left of it.
     """
-    part = path.with_name(f"{path.stem}-{uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_stale(path.parent)
-        with part.open("xb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for image in images:
-                file.write(np.ascontiguousarray(image).data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        with beside(path) as part:
+            with part.open("xb") as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for image in images:
+                    file.write(np.ascontiguousarray(image).data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
     except OSError as error:
         raise DataError(
             f"task.data.cache: the decoded images cannot be written to {path.parent} "
             f"({error.strerror or error}); a folder with room enough would do"
         ) from error
-    finally:
-        # Once renamed it does not exist; a part that cannot be unlinked must not hide why it is one.
-        with suppress(OSError):
-            part.unlink()
-
-
-def _drop_stale(folder: Path) -> None:
-    """Remove what a kill has left behind; another writer's part is younger."""
-    for part in folder.glob("images-*.part"):
-        with suppress(FileNotFoundError):
-            if time.time() - part.stat().st_mtime > STALE_SECONDS:
-                part.unlink()

@@ -8,6 +8,7 @@ E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machin
 
 from __future__ import annotations
 
+import errno
 import math
 import struct
 import zlib
@@ -33,9 +34,11 @@ from tpsprune.data.dataset import (
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import DigitsData, IdxData, ImageFolderData
 from tpsprune.records import TaskFacts
+from tpsprune.runs import read_bytes
 
 GREY_STEP: Final = 15
 UINT8_CODE: Final = 8
+MAX_BYTES: Final = 2**30
 FILES: Final = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -122,18 +125,23 @@ def digits_dataset(data: DigitsData) -> Dataset:
     return image_dataset(data, "digits", pool, test, 10, generator)
 
 
-def read_idx(path: Path, axes: Literal[1, 3]) -> Tensor:
+def read_idx(path: Path, axes: Literal[1, 3], most_bytes: int = MAX_BYTES) -> Tensor:
     """Return the uint8 tensor in an IDX file of so many axes; ``.gz`` files are unpacked in memory.
 
+    Its header is read first: no more is unpacked than it states, and nothing where that is too much.
+
     Raises:
-        DataError: not an IDX file of uint8 with so many axes, or not as many bytes as its header states.
+        DataError: not an IDX file of uint8 with so many axes, not as many bytes as its header states, or more
+            than ``most_bytes``.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path, most_bytes)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    content = _unpacked(raw, path) if path.suffix == ".gz" else raw
+        hint = "; task.data.max_bytes = BYTES reads more" if error.errno == errno.EFBIG else ""
+        raise DataError(f"{path}: cannot be read ({error.strerror}){hint}") from error
     head_bytes = 4 + 4 * axes
+    stream = zlib.decompressobj(wbits=31) if path.suffix == ".gz" else None
+    content = raw if stream is None else _unpacked(stream, raw, head_bytes, path)
     if len(content) < head_bytes:
         raise DataError(
             f"{path}: cut short: an IDX head of {head_bytes} bytes is expected, {len(content)} were found"
@@ -147,9 +155,18 @@ def read_idx(path: Path, axes: Literal[1, 3]) -> Tensor:
         )
     shape = struct.unpack(f">{axes}I", content[4:head_bytes])
     expected = head_bytes + math.prod(shape)
+    if expected > most_bytes:
+        raise DataError(
+            f"{path}: states {expected:,} bytes, and {most_bytes:,} are read at most; "
+            f"task.data.max_bytes = {expected} would do"
+        )
+    if stream is not None:
+        content += _unpacked(stream, stream.unconsumed_tail, expected + 1 - head_bytes, path)
     if len(content) != expected:
-        fault = "cut short" if len(content) < expected else "too long"
-        raise DataError(f"{path}: {fault}: {expected} bytes are expected, {len(content)} were found")
+        fault, found = "cut short", str(len(content))
+        if len(content) > expected:
+            fault, found = "too long", found if stream is None else "more"
+        raise DataError(f"{path}: {fault}: {expected} bytes are expected, {found} were found")
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=head_bytes).reshape(shape).copy())
 
 
@@ -168,8 +185,9 @@ def idx_dataset(data: IdxData) -> Dataset:
             "(`apt-get install dataset-fashion-mnist` puts Fashion-MNIST into "
             "/usr/share/datasets/fashion-mnist)"
         )
-    pool = _read_pair(folder, *FILES["train"])
-    test = _read_pair(folder, *FILES["test"])
+    most_bytes = data.max_bytes or MAX_BYTES
+    pool = _read_pair(folder, *FILES["train"], most_bytes)
+    test = _read_pair(folder, *FILES["test"], most_bytes)
     if pool.inputs.shape[1:] != test.inputs.shape[1:]:
         of_train, of_test = ("×".join(map(str, part.inputs.shape[-2:])) for part in (pool, test))
         raise DataError(
@@ -186,10 +204,10 @@ def idx_dataset(data: IdxData) -> Dataset:
     return image_dataset(data, folder.resolve().name, pool, test, classes, generator)
 
 
-def _read_pair(folder: Path, images_name: str, labels_name: str) -> Split:
+def _read_pair(folder: Path, images_name: str, labels_name: str, most_bytes: int) -> Split:
     images_path, labels_path = _found(folder, images_name), _found(folder, labels_name)
-    images = read_idx(images_path, 3)
-    labels = read_idx(labels_path, 1)
+    images = read_idx(images_path, 3, most_bytes)
+    labels = read_idx(labels_path, 1, most_bytes)
     if images.shape[0] != labels.shape[0]:
         raise DataError(
             f"{labels_path}: holds {labels.shape[0]} labels for the {images.shape[0]} images of "
@@ -207,10 +225,9 @@ def _found(folder: Path, name: str) -> Path:
     raise DataError(f"task.data.folder: {folder} lacks {name}; that file, with or without .gz, would do")
 
 
-def _unpacked(raw: bytes, path: Path) -> bytes:
-    stream = zlib.decompressobj(wbits=31)
+def _unpacked(stream: zlib._Decompress, raw: bytes, most_bytes: int, path: Path) -> bytes:
     try:
         # A stream that ends early gives what it holds, and its length shows it.
-        return stream.decompress(raw)
+        return stream.decompress(raw, most_bytes)
     except zlib.error as error:
         raise DataError(f"{path}: is not a sound gzip file ({error}); a fresh copy would do") from error

@@ -6,7 +6,9 @@ Shapes: n rows, f features.
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -32,9 +34,14 @@ from tpsprune.data.dataset import (
 from tpsprune.errors import DataError, did_you_mean
 from tpsprune.recipe.task import TabularData, labels_wanted
 from tpsprune.records import TaskFacts
+from tpsprune.runs import read_bytes
 
 MOST_WORDS: Final = 256
 """The most categories of a column; more are names, one for each row."""
+MOST_NAMED: Final = 20
+MAX_BYTES: Final = 2**26
+GROWTH: Final = 16
+"""The bytes that a table may take for each that its file may have."""
 TARGET: Final = "task.data.target"
 
 
@@ -145,13 +152,15 @@ def _scaled(values_nf: Tensor, names_f: Sequence[str], scaling: tuple[Tensor, Te
 def _of_file(data: TabularData, *, classed: bool) -> _Table:
     assert data.path is not None, "rules hold that there is a path or a source"
     assert data.target is not None, "rules hold that a path has a target"
-    table = read_table(data.path)
+    most_bytes = data.max_bytes or MAX_BYTES
+    table = read_table(data.path, most_bytes)
     table.column(data.target, TARGET)
     for key, names in (("categorical", data.categorical), ("leave_out", data.leave_out)):
         for name in names:
             table.require(name, f"task.data.{key}")
             if name == data.target and (key == "leave_out" or not classed):
                 raise DataError(f"task.data.{key}: '{name}' is the target")
+    most_features = GROWTH * most_bytes // (8 * len(table))
     features: list[Tensor] = []
     scaled: list[bool] = []
     of_column: list[str] = []
@@ -160,7 +169,9 @@ def _of_file(data: TabularData, *, classed: bool) -> _Table:
             continue
         numbers = None if name in data.categorical else table.numbers(name, "task.data.path")
         columns_nw = (
-            _one_hot(table, name) if numbers is None else torch.tensor(numbers, dtype=torch.float64)[:, None]
+            _one_hot(table, name, most_features - len(scaled))
+            if numbers is None
+            else torch.tensor(numbers, dtype=torch.float64)[:, None]
         )
         features.append(columns_nw)
         scaled += [numbers is not None] * columns_nw.shape[1]
@@ -172,13 +183,19 @@ def _of_file(data: TabularData, *, classed: bool) -> _Table:
     return _Table(stem, tuple(of_column), torch.cat(features, dim=1), torch.tensor(scaled), labels_n)
 
 
-def _one_hot(table: TableFile, name: str) -> Tensor:
+def _one_hot(table: TableFile, name: str, most_features: int) -> Tensor:
     cells = table.column(name, "task.data.path")
     kinds = sorted(set(cells))
     if len(kinds) > MOST_WORDS:
         raise DataError(
             f"task.data.path: {table.name}: column '{name}' holds {len(kinds)} different words: names "
             f"rather than kinds ({MOST_WORDS} at most would do); task.data.leave_out = ['{name}'] would do"
+        )
+    if len(kinds) > most_features:
+        raise DataError(
+            f"task.data.path: {table.name}: with a feature for each of {len(kinds)} words of column '{name}' "
+            f"the table outgrows {GROWTH} times task.data.max_bytes; task.data.leave_out = ['{name}'], or "
+            "more bytes, would do"
         )
     rank = {kind: place for place, kind in enumerate(kinds)}
     places_n = torch.tensor([rank[cell] for cell in cells])
@@ -268,7 +285,9 @@ class TableFile:
     def require(self, name: str, place: str) -> None:
         """Refuse the name of a column that is not there; ``place`` is where in the recipe it stands."""
         if name not in self.columns:
-            hint = did_you_mean(name, self.columns) or f" (columns: {', '.join(self.columns)})"
+            hint = (
+                did_you_mean(name, self.columns) or f" (columns: {', '.join([*self.columns][:MOST_NAMED])})"
+            )
             raise DataError(f"{place}: {self.name} has no column '{name}'{hint}")
 
     def column(self, name: str, place: str) -> Sequence[str]:
@@ -307,29 +326,29 @@ class TableFile:
         return [value for value in found if value is not None]
 
 
-def read_table(path: str) -> TableFile:
+def read_table(path: str, most_bytes: int = MAX_BYTES) -> TableFile:
     """Read a CSV file: commas between cells, quotes where a cell holds one, column names in the first row.
 
     Blank lines are passed over.
 
     Raises:
-        DataError: it is not there, not UTF-8, empty, without a header, a row has another number of cells, or
-            two columns have one name.
+        DataError: it is not there, longer than ``most_bytes``, not UTF-8, empty, without a header, a row has
+            another number of cells, or two columns have one name.
     """
     file = expand_home(path, PLACE)
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            try:
-                rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
-            except csv.Error as error:
-                raise DataError(f"{PLACE}: {file} line {reader.line_num}: {error}") from error
+        text = read_bytes(file, most_bytes).decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+    except csv.Error as error:
+        raise DataError(f"{PLACE}: {file} line {reader.line_num}: {error}") from error
     except FileNotFoundError as error:
         raise DataError(f"{PLACE}: {file} is not there; a CSV file with a header would do") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{PLACE}: {file} is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:
-        raise DataError(f"{PLACE}: {file} cannot be read: {error.strerror or error}") from error
+        hint = "; task.data.max_bytes = BYTES reads more" if error.errno == errno.EFBIG else ""
+        raise DataError(f"{PLACE}: {file} cannot be read: {error.strerror or error}{hint}") from error
     if not rows:
         raise DataError(f"{PLACE}: {file} is empty; a header and rows below it would do")
     (_, header), *body = rows
@@ -352,11 +371,13 @@ def _check_header(file: str, header: Sequence[str]) -> None:
             f"{PLACE}: {file} has no header: its first row holds numbers alone; a row with the names of the "
             "columns before it would do"
         )
+    seen: set[str] = set()
     for place, name in enumerate(header, start=1):
         if not name:
             raise DataError(f"{PLACE}: {file}: column {place} of {len(header)} has no name; one would do")
-        if header.index(name) + 1 != place:
+        if name in seen:
             raise DataError(f"{PLACE}: {file} has two columns '{name}'; names that differ would do")
+        seen.add(name)
 
 
 def _number(cell: str) -> float | None:

@@ -5,6 +5,9 @@ Shapes: n windows, l bytes of a window.
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -14,10 +17,12 @@ from tpsprune.data.dataset import Dataset, Preparation, Split, expand_home, requ
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import TextData
 from tpsprune.records import TaskFacts
+from tpsprune.runs import read_bytes
 
 BYTES: Final = 256
 PLACE: Final = "task.data.path"
 BETWEEN: Final = b"\n\n"
+MAX_BYTES: Final = 2**28
 
 
 def text_dataset(data: TextData) -> Dataset:
@@ -74,15 +79,24 @@ def _text(data: TextData) -> tuple[str, bytes]:
         from pydoc_data.topics import topics
 
         return "python-topics", BETWEEN.join(topics[name].encode() for name in sorted(topics))
-    path = expand_home(data.path, PLACE)
+    path, most_bytes = expand_home(data.path, PLACE), data.max_bytes or MAX_BYTES
     try:
         if path.is_dir():
             files = sorted(each for each in path.rglob("*.txt") if each.is_file())
             if not files:
                 raise DataError(f"{PLACE}: {path} holds no .txt file; a folder with some or a file would do")
-            return path.name, BETWEEN.join(each.read_bytes() for each in files)
-        return path.name, path.read_bytes()
+            return path.name, _joined(files, most_bytes)
+        return path.name, read_bytes(path, most_bytes)
     except FileNotFoundError as error:
         raise DataError(f"{PLACE}: {path} is not there; a text file or a folder of them would do") from error
     except OSError as error:
-        raise DataError(f"{PLACE}: {path} cannot be read: {error.strerror or error}") from error
+        hint = "; task.data.max_bytes = BYTES reads more" if error.errno == errno.EFBIG else ""
+        raise DataError(f"{PLACE}: {path} cannot be read: {error.strerror or error}{hint}") from error
+
+
+def _joined(files: Sequence[Path], most_bytes: int) -> bytes:
+    texts: list[bytes] = []
+    for file in files:
+        texts.append(read_bytes(file, most_bytes))
+        most_bytes -= len(texts[-1])
+    return BETWEEN.join(texts)

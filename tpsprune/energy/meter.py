@@ -15,6 +15,7 @@ from tpsprune.energy.machine import Stopwatch, finish_queued_work
 from tpsprune.errors import MeterError
 from tpsprune.recipe.train import Energy
 from tpsprune.records import EnergyClass, EnergyMethod, Window
+from tpsprune.records.energy import without_impossible
 
 
 def build(settings: Energy, attempt: int) -> AbstractMeter:
@@ -117,7 +118,7 @@ class AbstractMeter(ABC):
         self._counts[phase] += 1
         opened = self._started.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         counted = asdict(count) | {"started": count.started or opened, "valid": not count.fault}
-        return Window(phase=phase, index=index, attempt=self._attempt, **counted)
+        return without_impossible(Window(phase=phase, index=index, attempt=self._attempt, **counted))
 
     def window(self, phase: str) -> MeteredSpan:
         """Return a ``with`` block that opens a window and closes it, also when the block raises."""

@@ -14,7 +14,7 @@ from tpsprune.energy.meter import AbstractMeter, Count
 from tpsprune.energy.windows import class_of
 from tpsprune.errors import MeterError, did_you_mean
 from tpsprune.records import EnergyClass, EnergyMethod, Window, load
-from tpsprune.runs import Journal
+from tpsprune.runs import Journal, read_bytes
 
 _INVALID = "recorded as invalid, without a reason"
 
@@ -92,7 +92,7 @@ def _classes(windows: Iterable[Window]) -> dict[str, EnergyClass]:
 
 def _digest(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(read_bytes(path)).hexdigest()
     except FileNotFoundError:
         raise MeterError(f"energy.replay: {path} is not there; the energy.jsonl of a run would do") from None
     except IsADirectoryError:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tpsprune.errors import MeterError
+from tpsprune.runs import read_bytes
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -62,7 +63,7 @@ class _Columns(NamedTuple):
     says_utc: bool
 
 
-def read_wall_meter(path: Path) -> WallMeter:
+def read_wall_meter(path: Path, *, follow: bool = True) -> WallMeter:
     """Read a wall meter's CSV: a header, then a time and a power on each line.
 
     Columns are found by their names in any case: one with ``time`` or ``date`` in it, one that names its
@@ -70,6 +71,8 @@ def read_wall_meter(path: Path) -> WallMeter:
     two, numbers may have a decimal comma. Times are ISO 8601 with a zone, or seconds or milliseconds since
     the epoch; without a zone only under a column that says UTC. Blank lines are skipped. Neither a zone nor
     a unit is ever guessed.
+
+    Without ``follow`` a link is refused.
 
     It does not see whether power is a sample or a mean over the interval, how good the meter is, or what
     else hangs on it.
@@ -82,7 +85,7 @@ def read_wall_meter(path: Path) -> WallMeter:
     Cost: 5 to 10 µs a line, half a second for a day at 1 Hz.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path, follow=follow)
     except OSError as error:
         raise MeterError(f"{path}: cannot be read ({error.strerror or error})") from error
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,8 +26,10 @@ from tpsprune.export.manifest import (
 )
 from tpsprune.records import Manifest, Stamp, TaskFacts
 from tpsprune.runs import (
+    beside,
     cannot_write,
     strict_json,
+    sweep,
     sync_folder,
     to_json_text,
     write_text_atomically,
@@ -56,11 +57,14 @@ class Bundle:
 def check_free(folder: Path) -> None:
     """Refuse a place that is taken; an empty folder is free, but for the one that the command runs in.
 
+    What killed exports left beside it is swept.
+
     Raises:
         ArtifactError: ``folder`` is there already and not empty, or the current folder.
         RunFolderError: it cannot be read.
     """
     try:
+        sweep(folder.resolve().parent, below=False)
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
         is_here = folder.resolve() == Path.cwd()
     except OSError as error:
@@ -81,20 +85,16 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     check_free(folder)
     place = folder.resolve()  # Of a link, the folder that it leads to.
-    temporary = place.with_name(f".{place.name}.tmp-{os.getpid()}")
-    # A killed process of the same number, as they recur in containers, may have left one.
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        yield temporary
-        _flush(temporary)
-        temporary.replace(place)
-        sync_folder(place.parent)
+        with beside(place) as temporary:
+            temporary.mkdir()
+            yield temporary
+            _flush(temporary)
+            temporary.replace(place)
+            sync_folder(place.parent)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_description(folder: Path, plan: Mapping[str, Any], recipe_text: str) -> None:

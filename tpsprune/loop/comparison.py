@@ -22,6 +22,7 @@ from tpsprune.loop.meter import EnergyUse
 from tpsprune.recipe.compare import Compare, order_of
 from tpsprune.records import ArmRun, BrokenOff, Design, EnergyClass, Savings, Window
 from tpsprune.records import ComparisonRecord as Record
+from tpsprune.records.energy import without_impossible
 from tpsprune.report.assessment import assess_journal
 from tpsprune.runs import (
     Begun,
@@ -32,6 +33,7 @@ from tpsprune.runs import (
     exclusive,
     machine_facts,
     request_pairs,
+    sweep,
     versions,
 )
 from tpsprune.training import choose_device
@@ -254,7 +256,7 @@ class Comparison:
                 seed=int(seed),
                 pair=begun.pair,
                 position=begun.position,
-                windows=energy_use.windows,
+                windows=tuple(map(without_impossible, energy_use.windows)),
                 method=energy_use.method,
                 accuracy=None if failure or accuracy is None else float(accuracy),
                 parameters=None if parameters is None else int(parameters),
@@ -337,6 +339,8 @@ class Comparison:
         except OSError as error:
             raise cannot_write(self._folder.runs, error) from error
         with exclusive(self._folder.runs / "lock", remedy=f"write elsewhere with {self._folder_option}"):
+            sweep(self._folder.path, below=False)
+            sweep(self._folder.runs)
             self._is_held = True
             try:
                 yield

@@ -114,6 +114,7 @@ class Watch:
         of_recipes = {
             "calibration_items": "calibration_data has them",
             "every_epochs": "use every_steps",
+            "validation": "pass what you validate to step",
         }
         if faults := [
             Fault(name, f"is for recipes; here {why}") for name, why in of_recipes.items() if name in values

@@ -304,7 +304,7 @@ def _rebuild_left(run: ArmRun, folder: ComparisonFolder, bench: Workbench) -> nn
             f"{weights} is not what the run of '{run.arm}', seed {run.seed}, left: restore it, or begin "
             "again with another --out"
         )
-    return rebuild_trained(path, bench.dataset.facts)
+    return rebuild_trained(path, bench.recipe.task.model, bench.dataset.facts)
 
 
 def _weights_of(run: RunFolder) -> Path:

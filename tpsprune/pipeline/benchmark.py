@@ -84,9 +84,9 @@ def benchmark(run: Run, state: State, dense: nn.Module, *, timed: bool = True) -
 
 def _check_rebuilt(bench: Workbench, folder: RunFolder, ticket: nn.Module) -> None:
     """Rebuild the ticket from its files, as an export will, and compare it with the one in memory."""
-    rebuilt = rebuild_ticket(folder, bench.dataset.facts)
-    inputs = map_tensors(bench.watch_batches[0], lambda each: each.cpu())
-    kept = copy.deepcopy(ticket).cpu().eval()
+    rebuilt = rebuild_ticket(folder, bench.recipe.task.model, bench.dataset.facts)
+    inputs = map_tensors(bench.watch_batches[0], lambda each: each.cpu().contiguous())
+    kept = copy.deepcopy(ticket).cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     with torch.inference_mode():
         ours = logits_of(call_model(kept, inputs))
         difference = (ours - logits_of(call_model(rebuilt, inputs))).abs().max().item()

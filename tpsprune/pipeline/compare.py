@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Generator, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from tpsprune import energy
@@ -22,7 +20,7 @@ from tpsprune.recipe.schema import rule_faults
 from tpsprune.recipe.stop import NoRule, Stop
 from tpsprune.records import ArmBegun, ArmEnded, BrokenOff, Comparing, Note, PhaseStarted
 from tpsprune.records import ComparisonRecord as Record
-from tpsprune.runs import Begun, ComparisonFolder, RunFolder
+from tpsprune.runs import Begun, ComparisonFolder, RunFolder, beside
 
 DEFAULT_PAIRS: Final = 6
 PILOT_PAIRS: Final = 3
@@ -163,9 +161,9 @@ def _warm_up(
         retrain=replace(recipe.retrain, rewind="none", epochs="rest"),
     )
     begun = Begun(arm="ticket", seed=recipe.seed, pair=0, position=0, folder="runs/warm-up")
-    with tempfile.TemporaryDirectory() as temporary:
-        aside = ComparisonFolder(Path(temporary))
-        aside.runs.mkdir()
+    with beside(folder.runs / "warm-up") as temporary:
+        aside = ComparisonFolder(temporary)
+        aside.runs.mkdir(parents=True)
         run = yield from measure_run(begun, short, aside, ticket=None, device=device)
     thrown = BrokenOff(
         arm="warm-up",

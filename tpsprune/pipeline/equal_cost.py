@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from math import fsum
 from typing import Final
 
@@ -26,6 +27,7 @@ from tpsprune.recipe.prune import Macs
 from tpsprune.recipe.stop import NoRule
 from tpsprune.records import ArmRun, EnergyClass, StepSpan, Window
 from tpsprune.runs import RunFolder, read_json, read_result
+from tpsprune.training import Tick
 
 OTHER_PHASES: Final = ("setup", "benchmark")
 """What every run pays whatever it trains: no part of the cost that opponents are given."""
@@ -33,8 +35,8 @@ FEWEST_STEPS, MOST_STEPS = 25, 150
 TIMED_SHARE: Final = 0.25
 """Part of the schedule that is timed in each turn, within those bounds."""
 WARM_UP_STEPS: Final = 3
-UNIFORM_STEPS: Final = (8, 4, 2, 1)
-"""Multiples that uniform widths are tried in; narrow layers need the smaller ones."""
+ROUNDING: Final = 1e-6
+"""Share of the MACs by which uniform widths may seem to cost more than the ticket's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +65,7 @@ class TicketFacts:
                 f"{folder.path} is missing, and arms of pair {run.pair + 1} need the ticket in it: restore "
                 "it, or begin again with another --out"
             )
-        return cls.read(folder, cost_of(charged(run.windows)))
+        return cls.read(folder, cost_of(windows_to_match(run.windows)))
 
     @classmethod
     def read(cls, folder: RunFolder, cost: float) -> TicketFacts:
@@ -82,9 +84,11 @@ class TicketFacts:
         )
 
 
-def charged(windows: Iterable[Window]) -> tuple[Window, ...]:
-    """Return the windows whose cost a run is charged with: all but set-up and benchmark."""
-    return tuple(window for window in windows if window.phase not in OTHER_PHASES)
+def windows_to_match(windows: Iterable[Window]) -> list[Window]:
+    """Return the windows whose cost opponents are given: without set-up, one compilation, the benchmark."""
+    found = [window for window in windows if window.phase not in OTHER_PHASES]
+    compiled = next((window for window in found if window.phase == "compile"), None)
+    return [window for window in found if window is not compiled]
 
 
 def cost_of(windows: Iterable[Window]) -> float:
@@ -104,8 +108,7 @@ def plan_shape(arm: str, bench: Workbench, ticket: TicketFacts) -> Plan | None:
     """Return the plan that makes an arm's shape of the recipe's model; ``None`` for the dense one.
 
     ``uniform-joules`` keeps one share of the units of every group: the largest that costs no more
-    multiply-accumulates than the ticket, in multiples of ``prune.round_to``, or of 8 where that is 1, less
-    where layers are too narrow.
+    multiply-accumulates than the ticket, in multiples of ``prune.round_to``.
 
     Raises:
         PruneError: no uniform widths cost as little as the ticket.
@@ -118,7 +121,7 @@ def plan_shape(arm: str, bench: Workbench, ticket: TicketFacts) -> Plan | None:
 def _plan_uniform(bench: Workbench, macs_share: float) -> Plan:
     settings = replace(
         bench.recipe.prune,
-        target=Macs(min(macs_share + 1e-6, 1.0 - 1e-6)),
+        target=Macs(min(macs_share + ROUNDING, 1.0 - ROUNDING)),
         widths="uniform",
         units="random",
         compensate=False,
@@ -127,15 +130,7 @@ def _plan_uniform(bench: Workbench, macs_share: float) -> Plan:
         repair_steps=0,
     )
     model = bench.new_model(fill=False)
-    *multiples, last = UNIFORM_STEPS if settings.round_to == 1 else (settings.round_to,)
-    for multiple in multiples:
-        narrower = replace(settings, round_to=multiple, min_width=multiple)
-        try:
-            return pruning.extract(model, bench.watch_batches[:1], narrower, seed=bench.recipe.seed).plan
-        except PruneError:
-            continue
-    least = replace(settings, round_to=last, min_width=max(settings.min_width, last))
-    return pruning.extract(model, bench.watch_batches[:1], least, seed=bench.recipe.seed).plan
+    return pruning.extract(model, bench.watch_batches[:1], settings, seed=bench.recipe.seed).plan
 
 
 def measure_steps(
@@ -156,10 +151,13 @@ def measure_steps(
                 models[arm] = _new_model(arm, bench, ticket)
             except PruneError:
                 continue
-            _train_steps(bench, models[arm], WARM_UP_STEPS)
         for arm in (*models, *reversed(models)):
+            ticks = _train_steps(bench, models[arm], WARM_UP_STEPS + timed)
+            for _ in islice(ticks, WARM_UP_STEPS):
+                pass
             with meter.window(f"steps of {arm}") as span:
-                _train_steps(bench, models[arm], timed)
+                for _ in ticks:
+                    pass
             yield StepSpan(arm=arm, seed=recipe.seed, pair=pair, steps=timed, window=span.window)
 
 
@@ -169,12 +167,11 @@ def _new_model(arm: str, bench: Workbench, ticket: TicketFacts) -> nn.Module:
     return model if plan is None else bench.execution.place(pruning.replay(model, plan))
 
 
-def _train_steps(bench: Workbench, model: nn.Module, steps: int) -> None:
+def _train_steps(bench: Workbench, model: nn.Module, steps: int) -> Iterator[Tick]:
     settings = StageSettings(
         phase="train", title="", rule=NoRule(), last_step=steps, total_steps=bench.total_steps
     )
-    for _ in train_steps(bench, bench.begin(model, "dense", NoRule()), settings):
-        pass
+    return train_steps(bench, bench.begin(model, "dense", NoRule()), settings)
 
 
 def fit_epochs(
@@ -186,8 +183,8 @@ def fit_epochs(
 ) -> float:
     """Return the epochs whose steps cost what the ticket's run did: cost · Σ steps / Σ cost of the spans.
 
-    ``cost_of`` is what the ticket's cost was counted by, as ``cpu_seconds_of``. Setting up, the benchmark and
-    the one evaluation at an opponent's end are on neither side.
+    ``cost_of`` is what the ticket's cost was counted by, as ``cpu_seconds_of``. Setting up, a compilation,
+    the benchmark and the one evaluation at an opponent's end are on neither side.
 
     Raises:
         PruneError: no step of the arm was measured, since its shape is out of reach.

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune import export as bundles
-from tpsprune import recipe
 from tpsprune.errors import ArtifactError, RunFolderError, did_you_mean
 from tpsprune.numerics.trees import random_inputs
-from tpsprune.pipeline.load import load, rebuild_ticket
+from tpsprune.pipeline.load import load, read_model, rebuild_ticket
 from tpsprune.recipe.task import CustomModel
 from tpsprune.records import Compared, Exported, Exporting, Grid, TaskFacts, dump
 from tpsprune.report.card import model_card
@@ -25,6 +24,7 @@ from tpsprune.runs.tensors import Expected, shapes_of
 BATCHES: Final = (1, 2, 7, 16)
 """How many items the compared batches have: the batch is left open, and each of them must pass."""
 EXAMPLE_ITEMS: Final = 2
+CONSENT: Final = "export it with --trust-code (in Python trust_code=True)"
 MOST_CHARACTERS: Final = 300
 
 
@@ -59,7 +59,7 @@ class Safetensors:
         return bundles.write_ticket(folder, model.state_dict())
 
     def reload(self, folder: Path) -> bundles.Predictor:
-        """Load the finished bundle; the recipe is this run's own, its code has just been run."""
+        """Load the finished bundle; the recipe is this run's own, to whose code the caller consented."""
         return bundles.predictor_of(load(folder, trust_code=True))
 
 
@@ -73,16 +73,26 @@ FORMATS: Final = tuple(each.name for each in _ALL)
 
 
 def export(
-    run: Path, target: Path, formats: Sequence[str] = ("safetensors",), *, grid: Grid | None = None
+    run: Path,
+    target: Path,
+    formats: Sequence[str] = ("safetensors",),
+    *,
+    grid: Grid | None = None,
+    trust_code: bool = False,
 ) -> Exported:
     """Write the ticket of a finished run to a new folder; see ``export_steps``."""
-    *_, exported = export_steps(run, target, formats, grid=grid)
+    *_, exported = export_steps(run, target, formats, grid=grid, trust_code=trust_code)
     assert isinstance(exported, Exported)
     return exported
 
 
 def export_steps(
-    run: Path, target: Path, formats: Sequence[str] = ("safetensors",), *, grid: Grid | None = None
+    run: Path,
+    target: Path,
+    formats: Sequence[str] = ("safetensors",),
+    *,
+    grid: Grid | None = None,
+    trust_code: bool = False,
 ) -> Iterator[Exporting | Exported]:
     """Write the ticket of a finished run to a new folder; yield each step as it begins, last the export.
 
@@ -97,11 +107,13 @@ def export_steps(
         target: a folder that is not there, or empty.
         formats: among ``FORMATS``; with each come plan, recipe and model card.
         grid: turns the run's joules into grams of CO₂ on the model card; without it there are none.
+        trust_code: where the run's model is ``custom``, its recipe names a callable, which rebuilding the
+            ticket **imports and calls**: allow it for a run of your own, or one whose recipe.toml you read.
 
     Raises:
         RunFolderError: the run is not finished, or the target cannot be written.
-        ArtifactError: the target is taken, a format does not exist or is not possible here, or the reloaded
-            ticket computes other numbers.
+        ArtifactError: the target is taken, a format does not exist or is not possible here, the model is
+            ``custom`` and ``trust_code`` is not set, or the reloaded ticket computes other numbers.
 
     Cost: the ticket's size in memory once, for each format what its library takes, and a few passes.
     """
@@ -112,11 +124,12 @@ def export_steps(
     result = read_result(source.result)
     facts = result.task
     bundles.check_free(target)
-    ours: nn.Module | None = rebuild_ticket(source, facts)
+    recipe_text = read_text(source.recipe)
+    model = read_model(run, recipe_text, trust_code=trust_code, consent=CONSENT)
+    ours: nn.Module | None = rebuild_ticket(source, model, facts)
     assert ours is not None
     for each in chosen:
         each.refuse(ours)
-    recipe_text = read_text(source.recipe)
     expected = shapes_of(ours.state_dict()) if "safetensors" in formats else {}
     architecture = type(ours).__name__
     with bundles.new_folder(target) as folder:
@@ -149,7 +162,6 @@ def export_steps(
             yield Exporting(each.name, "reloading and comparing")
             compared.append(_compare(each, folder, written[each.name], batches, outputs))
         stamps = bundles.stamps_in(folder)
-    model = recipe.parse(recipe_text, str(source.recipe)).task.model
     calls = model.factory if isinstance(model, CustomModel) else ""
     yield Exported(folder=str(target), stamps=stamps, compared=tuple(compared), calls=calls)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tpsprune import export as bundles
 from tpsprune import models, pruning, recipe
@@ -23,15 +26,20 @@ from tpsprune.recipe.task import (
     MlpModel,
     Model,
     ResNetModel,
+    TorchvisionModel,
     TransformerModel,
 )
 from tpsprune.records import TaskFacts
-from tpsprune.runs import RunFolder, read_json, read_text
+from tpsprune.runs import RunFolder, read_json
 from tpsprune.runs.tensors import load_tensors, match_state, read_state, sha256_of
 
 MOST_CHARACTERS: Final = 300
 OPTION: Final = "--weights"
 DIGITS_SHOWN: Final = 12
+MOST_GROWTH: Final = 64
+"""How many times the bytes and the tensors of a ticket its dense model may have."""
+LEAST_BYTES: Final = 2**29
+LEAST_STEPS: Final = 20_000
 FROM_TENSORS_ALONE: Final = (CnnModel, ResNetModel, MlpModel, TransformerModel)
 """Models all of whose numbers are in their state dict, and none of them tied: they need no weights drawn."""
 
@@ -58,47 +66,52 @@ def load(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
     model besides, while it is pruned. Reading and hashing: a second for a few hundred megabytes.
     """
     bundle = bundles.read_bundle(Path(folder))
-    place = f"{folder}: its recipe.toml"
+    model = read_model(
+        folder, bundle.recipe_text, trust_code=trust_code, consent="load it with trust_code=True"
+    )
+    return _rebuild(model, f"{folder}: its recipe.toml", bundle.facts, bundle.plan, bundle.tensors)
+
+
+def read_model(folder: str | Path, recipe_text: str, *, trust_code: bool, consent: str) -> Model:
+    """Return the model that the recipe in a folder names; one that building calls code for needs consent.
+
+    ``consent`` is how it is given, as a message says it.
+
+    Raises:
+        ArtifactError: the text is no recipe, or its model is ``custom`` and ``trust_code`` is not set.
+    """
     try:
-        model = recipe.parse(bundle.recipe_text, place).task.model
+        model = recipe.parse(recipe_text, f"{folder}: its recipe.toml").task.model
     except RecipeError as error:
         raise ArtifactError(str(error)) from error
     if isinstance(model, CustomModel) and not trust_code:
+        module, _, _ = model.factory.partition(":")
         raise ArtifactError(
-            f"{folder}: its model is built by calling {model.factory!r}, which the bundle names: read its "
-            "recipe.toml and, if that is code you would run, load it with trust_code=True"
+            f"{folder}: its model is built by importing {module!r} and calling {model.factory!r}, which the "
+            f"folder names: read its recipe.toml and, if that is code you would run, {consent}"
         )
-    return _rebuild(model, place, bundle.facts, bundle.plan, bundle.tensors)
+    return model
 
 
-def rebuild_ticket(folder: RunFolder, facts: TaskFacts) -> nn.Module:
-    """Build the ticket of a run from its files: recipe, plan and tensors.
+def rebuild_ticket(folder: RunFolder, model: Model, facts: TaskFacts) -> nn.Module:
+    """Build the ticket of a run from its plan and tensors; ``model`` is what the caller's own recipe names.
 
-    Raises:
-        RunFolderError: a file is missing or damaged.
-        ArtifactError: they do not make one model.
-    """
-    return _rebuild_from_run(folder, facts, folder.ticket, read_json(folder.plan))
-
-
-def rebuild_trained(folder: RunFolder, facts: TaskFacts) -> nn.Module:
-    """Build what a run left from its files: the ticket where there is a plan, else the dense model.
+    The folder's recipe is not asked: who resumes a run consented to the code of the recipe they named alone.
 
     Raises:
         RunFolderError: a file is missing or damaged.
         ArtifactError: they do not make one model.
     """
+    tensors, _ = load_tensors(folder.ticket)
+    return _rebuild(model, str(folder.path), facts, read_json(folder.plan), tensors)
+
+
+def rebuild_trained(folder: RunFolder, model: Model, facts: TaskFacts) -> nn.Module:
+    """Build what a run left: the ticket where it has a plan, else the dense model; as ``rebuild_ticket``."""
     if folder.plan.is_file():
-        return rebuild_ticket(folder, facts)
-    return _rebuild_from_run(folder, facts, folder.dense, None)
-
-
-def _rebuild_from_run(
-    folder: RunFolder, facts: TaskFacts, file: Path, plan: Mapping[str, Any] | None
-) -> nn.Module:
-    read = recipe.parse(read_text(folder.recipe), str(folder.recipe))
-    tensors, _ = load_tensors(file)
-    return _rebuild(read.task.model, str(folder.recipe), facts, plan, tensors)
+        return rebuild_ticket(folder, model, facts)
+    tensors, _ = load_tensors(folder.dense)
+    return _rebuild(model, str(folder.path), facts, None, tensors)
 
 
 def _rebuild(
@@ -110,11 +123,13 @@ def _rebuild(
 ) -> nn.Module:
     try:
         if isinstance(model, FROM_TENSORS_ALONE):
-            ticket = _build_shell(model, facts, plan)
+            ticket = _build_shell(model, facts, plan, tensors)
             _check_dtypes(ticket, tensors)
             # The tensors become the model's: neither weights drawn at random nor a second copy.
             ticket.load_state_dict(tensors, assign=True)
         else:
+            if not isinstance(model, CustomModel):
+                _check_shapes(_build_shell(model, facts, plan, tensors), tensors)
             with torch.random.fork_rng():
                 ticket = _prune_by_plan(models.build(model, facts, fill=False), plan)
             ticket.load_state_dict(tensors)
@@ -128,9 +143,17 @@ def _rebuild(
     return ticket.eval()
 
 
-def _build_shell(model: Model, facts: TaskFacts, plan: Mapping[str, Any] | None) -> nn.Module:
-    """Build and prune a model that has shapes and no memory."""
-    with _Uninitialised(), torch.device("meta"):
+def _build_shell(
+    model: Model, facts: TaskFacts, plan: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]
+) -> nn.Module:
+    """Build and prune a model that has shapes and no memory.
+
+    Raises:
+        ModelError: with memory it would take more than a model that is pruned to ``tensors``.
+    """
+    numbers = nullcontext() if not isinstance(model, TorchvisionModel) else _NumbersOnCpu()
+    allocates = not isinstance(model, FROM_TENSORS_ALONE)
+    with _Uninitialised(), torch.device("meta"), numbers, _Bounded(tensors, allocates=allocates):
         dense = models.build(model, facts, fill=False)
     return _prune_by_plan(dense, plan)
 
@@ -149,6 +172,64 @@ class _Uninitialised(TorchFunctionMode):
         if func in (Tensor.normal_, Tensor.uniform_):
             return args[0]
         return func(*args, **(kwargs or {}))
+
+
+@final
+class _NumbersOnCpu(TorchFunctionMode):
+    """Counts stay numbers: some architectures work out their widths with them."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        return func(
+            *args,
+            **{"device": "cpu"} | (kwargs or {}) if func in (torch.arange, torch.tensor) else (kwargs or {}),
+        )
+
+
+@final
+class _Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Ends the building of a model that would take more memory, or makes more tensors, than its ticket needs.
+
+    What is made is counted on the meta device, where nothing takes memory; numbers that are asked for on the
+    CPU are counted there first.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], *, allocates: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        held_bytes = sum(each.numel() * each.itemsize for each in tensors.values())
+        self._most_bytes = max(LEAST_BYTES, MOST_GROWTH * held_bytes) if allocates else inf
+        self._most_steps = LEAST_STEPS + MOST_GROWTH * len(tensors)
+        self._bytes = self._steps = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self._steps += 1
+        if self._steps > self._most_steps:
+            raise ModelError(f"its layers take more than {self._most_steps:,} steps to make")
+        on_cpu = "device" in kwargs and str(kwargs["device"]) == "cpu"
+        made = func(*args, **kwargs | ({"device": "meta"} if on_cpu else {}))
+        if isinstance(made, Tensor) and not (func.is_view or func._schema.is_mutable):
+            self._bytes += made.numel() * made.itemsize
+        if self._bytes > self._most_bytes:
+            raise ModelError(
+                f"before pruning it takes more than {self._most_bytes:,} bytes, far more than its ticket"
+            )
+        return func(*args, **kwargs) if on_cpu else made
+
+
+def _check_shapes(shell: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    wanted = {name: tuple(each.shape) for name, each in shell.state_dict().items()}
+    found = {name: tuple(each.shape) for name, each in tensors.items()}
+    if wrong := [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]:
+        there, here = found.get(wrong[0], "not there"), wanted.get(wrong[0], "not known")
+        raise ValueError(f"{wrong[0]} is {there} in the file and {here} in the model")
 
 
 def _prune_by_plan(dense: nn.Module, plan: Mapping[str, Any] | None) -> nn.Module:

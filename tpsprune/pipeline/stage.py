@@ -10,7 +10,7 @@ from math import isfinite
 
 import torch
 
-from tpsprune import training
+from tpsprune import stopping, training
 from tpsprune.errors import DivergedError
 from tpsprune.loop.watch import Watch
 from tpsprune.pipeline.state import State, save_checkpoint, save_snapshot
@@ -47,19 +47,23 @@ def train_stage(
 ) -> Generator[Event, None, tuple[State, Decision]]:
     """Train until the rule acts, a budget is used up or the schedule ends; return state and decision.
 
-    At a reading the model is validated, watched, journalled and, if it is time, checkpointed, so that a run
-    broken off anywhere resumes from the last checkpoint and repeats what was lost bit for bit.
+    At a reading the model is watched, validated where the rule's verdict hangs on it, journalled and, if it
+    is time, checkpointed, so that a run broken off anywhere resumes from the last checkpoint and repeats
+    what was lost bit for bit. The last reading of a stage is validated always.
     """
     bench, ledger = run.bench, run.ledger
     yield PhaseStarted(
         phase=settings.phase, title=settings.title, total_steps=settings.last_step, done_steps=state.step
     )
-    watch = _start_watch(bench, state, settings)
+    watch = _start_watch(bench, state)
     loss_sum, losses = torch.zeros((), device=bench.execution.device), 0
     saved_at = shown_at = time.monotonic()
     decision = None
-    ledger.switch(settings.phase)
-    for tick in train_steps(bench, state, settings):
+    phase = settings.phase
+    ledger.switch("compile" if bench.execution.compiles else phase)
+    for number, tick in enumerate(train_steps(bench, state, settings)):
+        if number == 0 and bench.execution.compiles:  # which the first step has done
+            ledger.switch(phase)
         state = _move_decoupled(state, tick)
         loss_sum, losses = loss_sum + tick.loss, losses + 1
         if tick.step == settings.snapshot_step:
@@ -72,12 +76,17 @@ def train_stage(
                 shown_at = time.monotonic()
                 yield _progress(run, state, settings, ())
             continue
-        state = state.having_paid(ledger.switch("evaluate"))
-        task_readings = _evaluate(bench, state, (loss_sum / losses).item())
-        loss_sum, losses = torch.zeros_like(loss_sum), 0
         state = state.having_paid(ledger.switch("watch"))
-        state, readings, verdict = _read_and_decide(bench, watch, state, task_readings)
-        decision = _decide(run, state, settings, verdict)
+        state, readings = _read(bench, watch, state, (loss_sum / losses).item())
+        loss_sum, losses = torch.zeros_like(loss_sum), 0
+        validates = bench.recipe.watch.validation == "always" or stopping.needs_validation(
+            settings.rule, state.rule, readings
+        )
+        if validates:
+            state, readings = _validate(run, state, readings)
+        state, decision = _decide(run, state, settings, readings)
+        if decision.act and not validates:
+            state, readings = _validate(run, state, readings)
         state = state.having_written(run.folder, readings, [decision])
         if not decision.act and time.monotonic() - saved_at >= bench.recipe.train.checkpoint_seconds:
             save_checkpoint(run.folder, state, bench.panel)
@@ -85,7 +94,7 @@ def train_stage(
         yield _progress(run, state, settings, readings)
         if decision.act:
             break
-        ledger.switch(settings.phase)
+        ledger.switch(phase)
     assert decision is not None, "a stage has at least one step"
     read = len(watch.readings)
     with _watching(bench) as watched_seconds:
@@ -96,7 +105,7 @@ def train_stage(
     return state, decision
 
 
-def _start_watch(bench: Workbench, state: State, settings: StageSettings) -> Watch:
+def _start_watch(bench: Workbench, state: State) -> Watch:
     """Return a watch of the state's model that remembers what the state does."""
     watch = Watch(
         state.model,
@@ -104,11 +113,9 @@ def _start_watch(bench: Workbench, state: State, settings: StageSettings) -> Wat
         bench.watch_labels,
         signals=bench.panel,
         every_steps=1,  # the stage chooses the steps
-        end=settings.rule,
-        chance_accuracy=0.0,  # the memory of the rule holds it
         ignored_layers=bench.recipe.prune.ignored_layers,
     )
-    watch.signal_memories, watch.rule_memories = state.signals, {"end": state.rule}
+    watch.signal_memories = state.signals
     return watch
 
 
@@ -142,36 +149,50 @@ def _move_decoupled(state: State, tick: Tick) -> State:
     return replace(state, step=tick.step).having_spent(tps=spent)
 
 
-def _evaluate(bench: Workbench, state: State, train_loss: float) -> tuple[Reading, ...]:
+def _validate(run: Run, state: State, readings: list[Reading]) -> tuple[State, list[Reading]]:
+    """Return the readings with those of the validation split, behind the first; its window is paid."""
+    bench = run.bench
+    run.ledger.switch("evaluate")
     score = bench.score(state.model, bench.dataset.validation)
+    state = state.having_paid(run.ledger.switch("watch"))
     step, epoch = state.count_trained(bench.steps_per_epoch)
-    if not (isfinite(train_loss) and isfinite(score.loss)):
-        raise DivergedError(
-            f"the loss is not finite at step {step} (epoch {epoch:.2f}): {train_loss:g} in training, "
-            f"{score.loss:g} in validation; lower train.learning_rate or tps.coupling, or set train.clip_norm"
-        )
-    return (
-        Reading.of("train_loss", train_loss, step=step, epoch=epoch, unit=bench.objective.unit),
+    if not isfinite(score.loss):
+        raise _diverged(f"{score.loss:g} in validation", step, epoch)
+    validation = (
         Reading.of("validation_loss", score.loss, step=step, epoch=epoch, unit=bench.objective.unit),
         Reading.of("validation_accuracy", score.accuracy, step=step, epoch=epoch, unit="share"),
     )
+    return state, [readings[0], *validation, *readings[1:]]
 
 
-def _read_and_decide(
-    bench: Workbench, watch: Watch, state: State, task_readings: tuple[Reading, ...]
-) -> tuple[State, list[Reading], Decision]:
-    """Read signals and order parameters and apply the rule; their processor time is charged to watching."""
+def _diverged(what: str, step: int, epoch: float) -> DivergedError:
+    return DivergedError(
+        f"the loss is not finite at step {step} (epoch {epoch:.2f}): {what}; "
+        "lower train.learning_rate or tps.coupling, or set train.clip_norm"
+    )
+
+
+def _read(bench: Workbench, watch: Watch, state: State, train_loss: float) -> tuple[State, list[Reading]]:
+    """Return the training loss, signals and order parameters; their processor time is charged to watching."""
     step, epoch = state.count_trained(bench.steps_per_epoch)
+    if not isfinite(train_loss):
+        raise _diverged(f"{train_loss:g} in training", step, epoch)
+    tensors = dict([*state.model.named_parameters(), *state.model.named_buffers()])
+    are_finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()])
+    if not bool(are_finite.all()):  # no checkpoint is to hold such weights
+        name = list(tensors)[int(are_finite.int().argmin())]
+        raise _diverged(f"the step has left '{name}' not finite", step, epoch)
+    first = Reading.of("train_loss", train_loss, step=step, epoch=epoch, unit=bench.objective.unit)
     read = len(watch.readings)
     with _watching(bench) as watched_seconds:
         order_parameters: tuple[Reading, ...] = ()
         if state.regulariser is not None:
             order_parameters = state.regulariser.order_parameters(step=step, epoch=epoch)
-        (verdict,) = watch.step(step, epoch=epoch, readings=(*task_readings, *order_parameters))
+        watch.step(step, epoch=epoch, readings=(first, *order_parameters))
     last = {each.signal for each in order_parameters}  # in the journal
     readings = sorted(watch.readings[read:], key=lambda each: each.signal in last)
-    state = replace(state, signals=watch.signal_memories, rule=watch.rule_memories["end"])
-    return state.having_spent(watch=watched_seconds()), readings, verdict
+    state = replace(state, signals=watch.signal_memories)
+    return state.having_spent(watch=watched_seconds()), readings
 
 
 @contextmanager
@@ -185,9 +206,25 @@ def _watching(bench: Workbench) -> Iterator[Callable[[], float]]:
     yield lambda: now() - started
 
 
-def _decide(run: Run, state: State, settings: StageSettings, verdict: Decision) -> Decision:
+def _decide(
+    run: Run, state: State, settings: StageSettings, readings: Sequence[Reading]
+) -> tuple[State, Decision]:
+    """Apply the rule to a round of readings; return the state that remembers it, and the decision."""
+    memory, verdict = stopping.step(settings.rule, state.rule, readings)
+    step, epoch = state.count_trained(run.bench.steps_per_epoch)
+    decision = Decision(
+        kind=settings.kind,
+        act=verdict.act,
+        step=step,
+        epoch=epoch,
+        rule=stopping.describe(settings.rule),
+        reason=verdict.reason,
+    )
+    return replace(state, rule=memory), _override(run, state, settings, decision)
+
+
+def _override(run: Run, state: State, settings: StageSettings, decision: Decision) -> Decision:
     """Return the decision: a snapshot to come holds the rule; a budget and the schedule's end override it."""
-    decision = replace(verdict, kind=settings.kind)
     if settings.snapshot_step is not None and state.step < settings.snapshot_step:
         reason = f"held: the weights to rewind to are kept at step {settings.snapshot_step}"
         decision = replace(decision, act=False, reason=reason)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune import training
-from tpsprune.errors import ArtifactError, RunFolderError
+from tpsprune.errors import ArtifactError, LoopError, RunFolderError, first_line
 from tpsprune.recipe import Recipe
 from tpsprune.records import Decision, Pruned, Reading, Window, dump, load
+from tpsprune.records.serial import Joules, Natural, Seconds
 from tpsprune.runs import RunFolder, strict_json
 from tpsprune.runs.tensors import load_tensors, save_tensors, shapes_of
 from tpsprune.signals import Memories, Panel
@@ -35,12 +36,12 @@ class Clock:
     and evaluation, which any run pays; a projection rests on them.
     """
 
-    train: float = 0.0
-    watch: float = 0.0
-    tps: float = 0.0
-    joules: float | None = 0.0
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
+    train: Seconds = 0.0
+    watch: Seconds = 0.0
+    tps: Seconds = 0.0
+    joules: Joules | None = 0.0
+    seconds: Seconds = 0.0
+    cpu_seconds: Seconds = 0.0
 
     def having_paid(self, window: Window) -> Clock:
         """Return the clock with a window of training or evaluation added."""
@@ -75,15 +76,15 @@ class Saved:
 
     schema: Literal["tpsprune.state/3"] = "tpsprune.state/3"
     stage: Stage
-    step: int
+    step: Natural
     shift: int
-    signals: dict[str, Any]
+    signals: dict[str, dict[str, Any]]
     tps: dict[str, Any]
     rule: Memory
     clock: Clock
-    lines: tuple[int, int]
+    lines: tuple[Natural, Natural]
     cut: Pruning | None
-    rounds: int
+    rounds: Natural
     drawn: Decision | None
     stopped: Decision | None
 
@@ -145,11 +146,30 @@ class State:
 class Restored:
     """A checkpoint as read, before any model is built: the stage decides which model to build."""
 
+    path: Path
     tensors: Mapping[str, Tensor]
     saved: Saved
 
     def state(self, model: nn.Module, regulariser: Regulariser | None, panel: Panel, recipe: Recipe) -> State:
-        """Fill ``model`` and everything else with what was saved."""
+        """Fill ``model`` and everything else with what was saved.
+
+        Raises:
+            RunFolderError: its parts do not fit the recipe, or one another.
+        """
+        try:
+            return self._state(model, regulariser, panel, recipe)
+        except (
+            *(RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError),
+            *(ArtifactError, LoopError),
+        ) as error:
+            raise RunFolderError(
+                f"{self.path} does not fit its recipe ({first_line(error)}): it was changed from outside; "
+                "start again with --again"
+            ) from error
+
+    def _state(
+        self, model: nn.Module, regulariser: Regulariser | None, panel: Panel, recipe: Recipe
+    ) -> State:
         model.load_state_dict(self._part("model"))
         optimizer = training.make_optimizer(model, recipe.train)
         moments: dict[str, dict[str, Tensor]] = {}
@@ -231,7 +251,7 @@ def load_checkpoint(folder: RunFolder) -> Restored | None:
             f"{path} is damaged: {error}; the run cannot go on from it: start again with --again"
         ) from error
     _truncate(folder, saved.lines)
-    return Restored(tensors, saved)
+    return Restored(path, tensors, saved)
 
 
 def save_snapshot(folder: RunFolder, model: nn.Module) -> None:

@@ -31,7 +31,7 @@ from tpsprune.pipeline.workbench import Run, Workbench
 from tpsprune.pruning import Extraction, Plan
 from tpsprune.pruning.repair import output_error
 from tpsprune.pruning.replay import compose
-from tpsprune.recipe.prune import Latency, Macs, Params, Target
+from tpsprune.recipe.prune import Latency, Macs, Params, Prune, Target, Widths
 from tpsprune.recipe.stop import NoRule
 from tpsprune.recipe.train import rewind_epoch
 from tpsprune.records import (
@@ -187,7 +187,7 @@ def draw_ticket(
         replace(settings, target=target),
         **extraction_inputs(bench, settings.units, target),
     )
-    if note := uneven_note(extraction.changes, bench.execution.width_step):
+    if note := uneven_note(extraction.changes, settings):
         extraction = replace(extraction, notes=(*extraction.notes, note))
     if settings.repair_steps:
         ledger.switch("repair")
@@ -237,16 +237,31 @@ def _repair(
     yield PhaseEnded(phase="repair")
 
 
-def uneven_note(changes: Sequence[GroupChange], step: int) -> str | None:
-    """Return a sentence where a group is pruned to a width that is no multiple of ``step``, else ``None``."""
+def uneven_note(changes: Sequence[GroupChange], settings: Prune) -> str | None:
+    """Return a sentence where a group is pruned to a width that kernels are slow at, else ``None``.
+
+    Widths that the target names are the user's, and not mentioned.
+    """
+    if isinstance(settings.target, Widths):
+        return None
     pruned = [change for change in changes if change.width_after < change.width_before]
-    uneven = [change for change in pruned if change.kind == "units" and change.width_after % step]
+    uneven = [
+        change
+        for change in pruned
+        if change.kind == "units" and change.width_after % pruning.width_step(change.width_before)
+    ]
     if not uneven:
         return None
+    first = uneven[0]
+    why = (
+        "with wider steps the target is out of reach"
+        if settings.round_to == "auto"
+        else 'prune.round_to = "auto" would do'
+    )
     return (
-        f"{len(uneven)} of {len(pruned)} groups were pruned to a width that is no multiple of {step} "
-        f"('{uneven[0].group}': {uneven[0].width_after}); bfloat16 kernels can be slower there than on the "
-        f"dense model: prune.round_to = {step} would do"
+        f"{len(uneven)} of {len(pruned)} groups were pruned to a width that kernels can be slower at than at "
+        f"the dense one ('{first.group}': {first.width_after}, no multiple of "
+        f"{pruning.width_step(first.width_before)}): {why}"
     )
 
 

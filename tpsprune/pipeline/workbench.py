@@ -24,7 +24,7 @@ from tpsprune.pipeline.state import Clock, Stage, State
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.stop import Rule
 from tpsprune.records import Window
-from tpsprune.runs import RunFolder, write_text_atomically
+from tpsprune.runs import RunFolder, sweep, write_text_atomically
 from tpsprune.signals import Panel
 from tpsprune.stopping import Memory
 from tpsprune.training import Execution, Score
@@ -147,10 +147,14 @@ def set_up(recipe: Recipe, device_name: str, *, prunes: bool = True) -> Workbenc
     Raises:
         TpspruneError: anything the recipe requests is not available here. Nothing is written by then.
     """
-    execution = Execution.of(recipe.train, training.choose_device(device_name))
-    training.prepare_process(recipe.train, recipe.seed, execution.device)
+    device = training.choose_device(device_name)
+    training.prepare_process(recipe.train, recipe.seed, device)
+    if recipe.train.compile:
+        training.require_compiler(device)
     objective = Objective.of(recipe.task.loss)
-    dataset = data.load(recipe.task.data, recipe.task.loss).to(execution.device)
+    dataset = data.load(recipe.task.data, recipe.task.loss).to(device)
+    model = models.build(recipe.task.model, dataset.facts)
+    execution = Execution.of(recipe.train, device, model)
     watch = _sample_calibration(recipe.seed, dataset, execution, recipe.watch.calibration_items)
     prune: Calibration = ((), ())
     if prunes:
@@ -158,7 +162,7 @@ def set_up(recipe: Recipe, device_name: str, *, prunes: bool = True) -> Workbenc
     panel = Panel.of(recipe.watch, recipe.seed)
     weights = describe_initial_weights(recipe)
     bench = Workbench(recipe, dataset, execution, objective, *watch, *prune, panel, weights)
-    model = bench.new_model()
+    model = execution.place(model)
     few = slice(0, 8)
     models.check_fits(
         model,
@@ -239,6 +243,7 @@ def find_unfinished(out: Path, name: str, digest: str) -> RunFolder:
     """
     folder = RunFolder.find(out, name, digest)
     if folder.is_finished:
+        sweep(folder.path)
         raise RunFolderError(
             f"{folder.path} is finished, there is nothing to resume: read it with "
             f"'tpsprune show {folder.path}', or run the recipe once more with --again"

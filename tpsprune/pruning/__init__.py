@@ -14,6 +14,7 @@ from tpsprune.pruning.prunability import (
 )
 from tpsprune.pruning.repair import repair
 from tpsprune.pruning.replay import carry_state, replay
+from tpsprune.pruning.widths import width_step
 
 __all__ = [
     "Consumer",
@@ -35,4 +36,5 @@ __all__ = [
     "repair",
     "replay",
     "tensors_by_group",
+    "width_step",
 ]

@@ -98,8 +98,12 @@ def read_windows(module: nn.Module, inputs: Tensor, alive_c: Tensor, places_s: T
         return inputs_bsc[:, places_s][..., alive_c][:, :, None]
     windows = inputs if selects_inputs(module) else inputs * alive_c.view(-1, *[1] * (inputs.ndim - 2))
     windows = _unfold(module, windows)
-    places: tuple[Any, ...] = torch.unravel_index(places_s, windows.shape[2 : inputs.ndim])
-    windows_bcs = windows[(slice(None), slice(None), *places)]
+    places: list[Tensor] = []  # torch.unravel_index does the same, and imports sympy: half a second
+    for size in reversed(windows.shape[2 : inputs.ndim]):
+        places.insert(0, places_s % size)
+        places_s = places_s.div(size, rounding_mode="floor")
+    index: tuple[Any, ...] = (slice(None), slice(None), *places)
+    windows_bcs = windows[index]
     if selects_inputs(module):
         windows_bcs = windows_bcs[:, alive_c]
     return windows_bcs.movedim(2, 1).reshape(len(inputs), len(places_s), module.groups, -1)

@@ -19,6 +19,7 @@ from tpsprune.pruning.groups import PrunedGroup
 from tpsprune.pruning.open_attention import opened_shapes, split_of
 from tpsprune.records import Natural, dump, load
 
+MOST_UNITS: Final = 2**24
 PACKAGES: Final = ("tpsprune", "torch", "torch-pruning")
 
 
@@ -141,10 +142,13 @@ def _check_fits_itself(plan: Plan) -> None:
                 f"plan.groups {group.name!r}.kept: ascending units below {group.width} are needed, at least "
                 "one"
             )
+        if group.width > MOST_UNITS:
+            raise ArtifactError(f"plan.groups {group.name!r}.width: {MOST_UNITS} units at most are read")
         for slice_ in group.slices:
             shape = shapes.get(slice_.tensor, ())
             end = slice_.offset + (slice_.repeat - 1) * slice_.stride + group.width * slice_.block
-            if slice_.axis >= len(shape) or not slice_.block or not slice_.repeat or end > shape[slice_.axis]:
+            elements = group.width * slice_.repeat * slice_.block
+            if slice_.axis >= len(shape) or not elements or max(end, elements) > shape[slice_.axis]:
                 raise ArtifactError(
                     f"plan.groups {group.name!r}: its units do not fit axis {slice_.axis} "
                     f"of {slice_.tensor!r}"

@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import accumulate
 from typing import TypeAlias
 
@@ -36,6 +37,10 @@ TIMED_HALVINGS = 9
 """Each costs a measurement; the level is then found to 0.2 %, finer than a clock resolves."""
 SLACK = 1e-9
 """Share of the cost by which rounding may seem to miss a target."""
+WIDTH_STEPS = (8, 4, 2, 1)
+"""Multiples that ``round_to = "auto"`` tries, most first."""
+FEWEST_STEPS = 4
+"""So many multiples a layer must have to choose from."""
 WORTH_NAMING = 0.01
 """Share of the cost in layers that cannot be pruned from which on a message names it."""
 NAMES_LISTED = 8
@@ -93,11 +98,26 @@ def needed_evidence(settings: Prune) -> set[str]:
     return {"effective-rank": {"ranks"}, "global-magnitude": {"scores"}}.get(settings.widths, set())
 
 
+def width_step(width: int, most: int = WIDTH_STEPS[0]) -> int:
+    """Return what a layer of so many units had better keep a multiple of, at most ``most``.
+
+    Registers and tiles hold 8 or 16 numbers: other widths fill them no better and are copied besides, so that
+    few operations less are no time less. A training step of ResNet-20 on an H100 (bfloat16, batch 512,
+    channels-last) took 12.1 ms at a first width of 64, but 18.7 at 60, 14.5 at 56, 11.7 at 48, 15.8 at 44,
+    11.7 at 40 and 7.8 at 32. A layer keeps at least four multiples to choose from.
+
+    >>> [width_step(width) for width in (7, 8, 16, 31, 32, 512)]
+    [1, 2, 4, 4, 8, 8]
+    """
+    return next(step for step in WIDTH_STEPS if step <= most and (step == 1 or width >= FEWEST_STEPS * step))
+
+
 def bounds_of(costs: CostModel, settings: Prune, names: Sequence[str]) -> Bounds:
     """Return between which widths the settings let each group end.
 
     ``min_width`` and ``round_to`` are meant for units; of heads and of blocks one may be left, and they
-    are counted one by one. The caps hold for all; a cap wins over the rounding.
+    are counted one by one. The caps hold for all; a cap wins over the rounding. With ``round_to = "auto"``
+    the multiple is that of ``width_step``, or less of it where the target is out of reach else.
 
     Raises:
         PruneError: a pattern of ``max_pruning_ratios`` matches no group.
@@ -108,14 +128,36 @@ def bounds_of(costs: CostModel, settings: Prune, names: Sequence[str]) -> Bounds
                 f"prune.max_pruning_ratios: '{pattern}' matches no group{did_you_mean(pattern, names)}; "
                 f"groups are {_list_names(names)}"
             )
+    if settings.round_to != "auto":
+        step = settings.round_to
+        return _bounds_at(costs, settings, names, lambda _: step)
+    for most in WIDTH_STEPS:
+        bounds = _bounds_at(costs, settings, names, partial(width_step, most=most))
+        if _is_within(costs, settings, bounds):
+            break
+    return bounds
+
+
+def _bounds_at(
+    costs: CostModel, settings: Prune, names: Sequence[str], step_of: Callable[[int], int]
+) -> Bounds:
     least, steps = [], []
     for name, width, kind in zip(names, costs.widths, costs.kinds, strict=True):
         matching = [share for each, share in settings.max_pruning_ratios.items() if fnmatchcase(name, each)]
         cap = math.ceil(width * (1.0 - (matching[-1] if matching else settings.max_pruning_ratio)) - 1e-9)
-        step, floor = (settings.round_to, settings.min_width) if kind == "units" else (1, 1)
+        step, floor = (step_of(width), settings.min_width) if kind == "units" else (1, 1)
         steps.append(step)
         least.append(min(width, step * math.ceil(max(floor, cap) / step)))
     return Bounds(tuple(least), costs.widths, tuple(steps))
+
+
+def _is_within(costs: CostModel, settings: Prune, bounds: Bounds) -> bool:
+    """Return whether the least widths meet a target that is a share of a cost."""
+    match settings.target:
+        case Macs(share) | Params(share):
+            return costs.at(bounds.least) <= (share + SLACK) * costs.total
+        case _:
+            return True
 
 
 def check_widths(costs: CostModel, settings: Prune, names: Sequence[str]) -> Bounds:
@@ -129,10 +171,9 @@ def check_widths(costs: CostModel, settings: Prune, names: Sequence[str]) -> Bou
     """
     bounds = bounds_of(costs, settings, names)
     match settings.target:
-        case Macs(share) | Params(share):
+        case Macs() | Params() if not _is_within(costs, settings, bounds):
             least = costs.at(bounds.least) / costs.total
-            if least > share + SLACK:
-                raise _out_of_reach(settings, math.ceil(1000 * least) / 1000, _describe_constant(costs))
+            raise _out_of_reach(settings, math.ceil(1000 * least) / 1000, _describe_constant(costs))
         case Widths(by_name):
             _check_names(by_name, costs.widths, names)
     return bounds

@@ -141,7 +141,9 @@ class Prune:
     or by pivoted Cholesky of their inputs; the others are torch-pruning's importances."""
     calibration_items: Annotated[int, Interval(ge=8, le=2**20)] = 1024
     """Calibration data: items of the training split, without labels, on which units are chosen and fitted."""
-    round_to: Count = 1
+    round_to: Count | Literal["auto"] = "auto"
+    """What widths are multiples of. ``auto``: of 8 where the dense width is 32 or more, of 4 from 16, of 2
+    from 8, else of 1, and of less where the target is out of reach else: kernels are slow at other widths."""
     min_width: Count = 2
     max_pruning_ratio: CutShare = 0.95
     """No group loses more than this share of its units."""

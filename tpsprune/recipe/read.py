@@ -15,8 +15,10 @@ from tpsprune.errors import Fault, RecipeError, did_you_mean
 from tpsprune.recipe.faults import faults_of
 from tpsprune.recipe.prune import TARGETS
 from tpsprune.recipe.schema import Recipe, rule_faults
+from tpsprune.records.strict import read_bytes
 
 Raw = dict[str, Any]
+MAX_BYTES: Final = 2**20
 NESTED: Final = "is nested more deeply than can be read; no section of a recipe has more than a few levels"
 
 
@@ -40,13 +42,15 @@ def locate(source: str | Path) -> Path:
         raise _fault("recipe", "give a file, or the name of a shipped recipe")
     path = Path(source)
     try:
-        is_file, is_folder = path.is_file(), path.is_dir()
+        is_file, is_folder, is_there = path.is_file(), path.is_dir(), path.exists()
     except OSError as error:
         raise _fault(f"{str(source)[:60]}…", f"cannot be read: {error.strerror}") from error
     if is_file:
         return path
     if is_folder:
         raise _fault(source, "is a folder; a recipe is a TOML file")
+    if is_there:
+        raise _fault(source, "is no regular file; a recipe is a TOML file")
     shipped = shipped_recipes()
     if str(source) in shipped:
         return shipped[str(source)]
@@ -88,7 +92,7 @@ def _adapter() -> TypeAdapter[Recipe]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_bytes(path, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         found = f"byte 0x{error.object[error.start]:02x} on line {line}"

@@ -179,6 +179,11 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
     if doubled := sorted({name for name in recipe.watch.signals if recipe.watch.signals.count(name) > 1}):
         faults.append(Fault("watch.signals", f"names {', '.join(map(repr, doubled))} more than once"))
     faults += tps_faults(recipe.tps)
+    if recipe.train.compile and recipe.tps.variant == "moments" and recipe.tps.coupling > 0:
+        message = (
+            "'moments' reads layers within the forward pass, which compiled code does not show; use false"
+        )
+        faults.append(Fault("train.compile", message))
     model = recipe.task.model
     if isinstance(model, TransformerModel) and model.width % model.heads:
         faults.append(
@@ -186,7 +191,7 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
         )
     if isinstance(model, FOREIGN_MODELS) and model.weights is None and model.weights_match != "name":
         faults.append(Fault("task.model.weights_match", "is read with task.model.weights only"))
-    if recipe.prune.round_to > 1 and recipe.prune.min_width % recipe.prune.round_to:
+    if recipe.prune.round_to != "auto" and recipe.prune.min_width % recipe.prune.round_to:
         faults.append(Fault("prune.min_width", f"must be a multiple of round_to = {recipe.prune.round_to}"))
     if recipe.prune.rounds > 1 and isinstance(recipe.prune.target, Tolerance | Widths):
         message = (

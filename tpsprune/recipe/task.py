@@ -15,12 +15,13 @@ from __future__ import annotations
 from dataclasses import field, replace
 from typing import Annotated, Any, Literal, TypeAlias
 
-from annotated_types import Interval, MinLen
+from annotated_types import Interval, MaxLen, MinLen
 from pydantic import Field
 
 from tpsprune.recipe.bounds import Count, Natural, OpenShare, Share, Text, Width, section
 
 Labels = Literal["classes", "numbers"]
+Widths = Annotated[tuple[Width, ...], MinLen(1), MaxLen(1000)]
 
 
 @section
@@ -36,6 +37,8 @@ class TextData:
     source: Literal["python-topics"] | None = None
     """``python-topics``: the help topics that come with Python, half a megabyte of English."""
     length: Annotated[int, Interval(ge=1, le=2**16)] = 64
+    max_bytes: Count | None = None
+    """The most bytes that the text may have; 256 MiB unless set."""
     validation_share: OpenShare = 0.1
     test_share: OpenShare = 0.1
 
@@ -58,6 +61,8 @@ class TabularData:
     """Columns that are categories though their cells read as numbers."""
     leave_out: tuple[Text, ...] = ()
     """Columns that are not to be seen."""
+    max_bytes: Count | None = None
+    """The most bytes that the file may have; 64 MiB unless set. Its table may have 16 times as many."""
     validation_share: OpenShare = 0.15
     test_share: OpenShare = 0.25
     split_seed: Natural = 0
@@ -168,6 +173,8 @@ class IdxData:
     validation_share: OpenShare = 0.1
     train_limit: Count | None = None
     """Train on this many images only, drawn with ``split_seed``."""
+    max_bytes: Count | None = None
+    """The most bytes that one file may have, unpacked; 1 GiB unless set."""
     split_seed: Natural = 0
     augment: Augment = "none"
 
@@ -205,7 +212,7 @@ class CnnModel:
     """3×3 convolution, batch norm and ReLU per width; size halved after every ``pool_every`` of them."""
 
     kind: Literal["cnn"] = "cnn"
-    widths: Annotated[tuple[Width, ...], MinLen(1)] = (32, 64, 64)
+    widths: Widths = (32, 64, 64)
     pool_every: Count = 1
 
 
@@ -223,7 +230,7 @@ class MlpModel:
     """Fully connected layers with ReLU; tokens are embedded first, ``embedding`` numbers each."""
 
     kind: Literal["mlp"] = "mlp"
-    widths: Annotated[tuple[Width, ...], MinLen(1)] = (256,)
+    widths: Widths = (256,)
     embedding: Width = 64
     gated: bool = False
     """Hidden layers of gated linear units, relu(G x) ⊙ (U x), in place of relu(W x)."""

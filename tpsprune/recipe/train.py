@@ -50,6 +50,10 @@ class Train:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """``auto``: bfloat16 autocast where the device has fast bfloat16, else float32."""
     memory_format: Literal["auto", "contiguous", "channels-last"] = "auto"
+    """``auto``: channels-last on a GPU, and on a CPU for nets of convolutions; a rule, no timing decides."""
+    compile: bool = False
+    """Train through ``torch.compile``, dense model and ticket each compiled anew, with CUDA graphs where they
+    hold. It takes seconds, which are charged as phase ``compile``; needs a C++ compiler."""
     threads: Annotated[int, Interval(ge=1, le=1024)] | None = None
     """Processor threads; without it as many as there are cores. Runs repeat bit for bit at equal threads."""
     checkpoint_seconds: AtLeastZero = 20.0
@@ -123,12 +127,14 @@ Signal = Literal[
 
 @section
 class Watch:
-    """What is read while training. A reading is also the moment of validation, journal and checkpoint."""
+    """What is read while training. A reading is also the moment of journal and checkpoint."""
 
     signals: tuple[Signal, ...] = ("d_eff", "h1", "spectral_edge", "norm")
     every_epochs: Count | None = None
     """Epochs between two readings; give this or ``every_steps``, without either every epoch."""
     every_steps: Count | None = None
+    validation: Literal["when-needed", "always"] = "when-needed"
+    """Whether every reading validates, or those alone whose verdict hangs on it, and the last of a stage."""
     calibration_items: Annotated[int, Interval(ge=8, le=2**20)] = 256
     """Items of the fixed batch that signals are read on, sampled once from the training split."""
     h1_points: Annotated[int, Interval(ge=4, le=256)] = 128

@@ -65,8 +65,13 @@ def as_toml(value: Any) -> str:
 
 
 def _string(text: str) -> str:
-    # JSON escapes are TOML escapes, but for DEL, which TOML wants escaped and JSON leaves alone.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    # JSON escapes are TOML escapes; DEL, and what else cannot be seen, JSON leaves alone.
+    quoted = json.dumps(text, ensure_ascii=False)
+    seen = (
+        each if each.isprintable() or each == "\N{NO-BREAK SPACE}" else f"\\U{ord(each):08x}"
+        for each in quoted
+    )
+    return quoted if quoted.isprintable() else "".join(seen)
 
 
 CUSTOM: Final = "custom"

@@ -5,10 +5,19 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Interval, Le, MinLen
+from pydantic import Field
 
 from tpsprune.records.energy import EnergyMethod, Window
+from tpsprune.records.result import Accuracy
+from tpsprune.records.serial import AtLeastZero, Joules, Natural, Positive, Seconds, Text
 from tpsprune.records.task import quality_of
+
+Share = Annotated[float, Interval(ge=0.0, le=1.0)]
+Pair = Annotated[Natural, Le(9_999)]
+MostPairs = Annotated[Positive, Le(10_000)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,18 +33,18 @@ class Design:
 
     SCHEMA: ClassVar[str] = "tpsprune.comparison/1"
 
-    name: str
-    arms: tuple[str, ...]
-    first_seed: int
-    order_seed: int
-    tolerance_share: float
-    required_accuracy: float
-    alpha: float
-    inference_seconds: float
-    inference_batches: tuple[int, ...]
-    idle_seconds: float
-    foreign_load_share: float
-    patience: int
+    name: Text
+    arms: Annotated[tuple[Text, ...], MinLen(2)]
+    first_seed: Natural
+    order_seed: Natural
+    tolerance_share: Share
+    required_accuracy: Accuracy
+    alpha: Annotated[float, Interval(gt=0.0, lt=1.0)]
+    inference_seconds: Seconds
+    inference_batches: tuple[Positive, ...]
+    idle_seconds: Seconds
+    foreign_load_share: AtLeastZero
+    patience: Natural
     recipe_text: str
     recipe_sha256: str
     device: str
@@ -43,7 +52,7 @@ class Design:
     versions: dict[str, str]
     begun: str
     command: str
-    pairs: int
+    pairs: MostPairs
     """Pairs requested when it was begun; a later command may request more."""
 
     @property
@@ -82,9 +91,9 @@ def _loss_in(recipe_text: str) -> str:
 class HistoryPoint:
     """One reading of a run: epochs trained, joules spent so far, accuracy, and the signals then."""
 
-    epoch: float
-    joules: float | None
-    validation_accuracy: float | None
+    epoch: AtLeastZero
+    joules: Joules | None
+    validation_accuracy: Accuracy | None
     signals: dict[str, float] = field(default_factory=dict)
 
 
@@ -99,17 +108,17 @@ class ArmRun:
     """
 
     arm: str
-    seed: int
-    pair: int
-    position: int
+    seed: Natural
+    pair: Pair
+    position: Natural
     windows: tuple[Window, ...]
     method: EnergyMethod
-    accuracy: float | None = None
-    validation_accuracy: float | None = None
-    parameters: int | None = None
-    macs: int | None = None
-    epochs: float | None = None
-    drawn_epoch: float | None = None
+    accuracy: Accuracy | None = None
+    validation_accuracy: Accuracy | None = None
+    parameters: Natural | None = None
+    macs: Natural | None = None
+    epochs: AtLeastZero | None = None
+    drawn_epoch: AtLeastZero | None = None
     stopped_by: str = ""
     history: tuple[HistoryPoint, ...] = ()
     given: str = ""
@@ -117,7 +126,7 @@ class ArmRun:
     folder: str = ""
     weights_sha256: str = ""
     notes: tuple[str, ...] = ()
-    logical_cpus: int = 1
+    logical_cpus: Positive = 1
     receipt: str = ""
 
 
@@ -125,7 +134,7 @@ class ArmRun:
 class IdleSpan:
     """The machine doing nothing, in the process that runs the comparison, before a pair begins."""
 
-    pair: int
+    pair: Pair
     window: Window
 
 
@@ -145,10 +154,10 @@ class InferenceSpan:
     """Inference of the model that an arm left: ``items`` items in batches of ``batch``, in one window."""
 
     arm: str
-    seed: int
-    pair: int
-    batch: int
-    items: int
+    seed: Natural
+    pair: Pair
+    batch: Positive
+    items: Positive
     window: Window
 
     @property
@@ -166,9 +175,9 @@ class BrokenOff:
     """
 
     arm: str
-    seed: int
-    pair: int | None
-    position: int
+    seed: Natural
+    pair: Pair | None
+    position: Natural
     windows: tuple[Window, ...]
     why: str = ""
     """Why a finished pair was set aside; empty where the run was broken off."""
@@ -179,7 +188,7 @@ class BrokenOff:
 class Grid:
     """Grams of CO₂ equivalents for a kilowatt-hour, as the user chose them, and where they come from."""
 
-    grams_per_kwh: float
+    grams_per_kwh: Annotated[float, Interval(ge=0.0, le=1e6)]
     country: str
     year: int | None
     source: str
@@ -193,8 +202,8 @@ class Choices:
     """
 
     grid: Grid | None = None
-    per_day: float | None = None
-    wall_meter: str | None = None
+    per_day: Annotated[float, Interval(gt=0.0, le=1e15)] | None = None
+    wall_meter: Annotated[str, Field(pattern=r"^[^/\\\x00]+$")] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

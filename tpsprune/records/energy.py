@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import fsum
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from tpsprune.records.serial import AtLeastZero, Natural
+from tpsprune.records.serial import MOST_JOULES, AtLeastZero, Celsius, Joules, Natural, Seconds
 
 JOULES_PER_KWH: Final = 3.6e6
 
@@ -53,24 +53,46 @@ class Window:
     """
 
     phase: str
-    index: int
-    attempt: int
-    seconds: float
-    cpu_seconds: float
-    joules: dict[str, float]
+    index: Natural
+    attempt: Natural
+    seconds: Seconds
+    cpu_seconds: Seconds
+    joules: dict[str, Joules]
     classes: dict[str, EnergyClass]
     started: str
     valid: bool = True
     fault: str = ""
-    machine_cpu_seconds: float | None = None
-    steal_seconds: float | None = None
-    gpu_celsius: float | None = None
+    machine_cpu_seconds: Seconds | None = None
+    steal_seconds: Seconds | None = None
+    gpu_celsius: Celsius | None = None
     throttled: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse joules that have no class."""
+        if without := [part for part in self.joules if part not in self.classes]:
+            raise ValueError(f"joules of '{without[0]}' have no class in classes")
 
     @property
     def total_joules(self) -> float | None:
         """Sum over components; ``None`` when nothing was metered."""
         return sum(self.joules.values()) if self.joules else None
+
+
+def without_impossible(window: Window) -> Window:
+    """Return the window as it may be written down: joules that cannot be are missing, and it is not valid.
+
+    A negative figure in a sum would pass for a saving. Times below zero, of a clock set back, become zero.
+    """
+    joules = {part: each for part, each in window.joules.items() if 0.0 <= each <= MOST_JOULES}
+    lost = [part for part in window.joules if part not in joules]
+    return replace(
+        window,
+        joules=joules,
+        seconds=max(0.0, window.seconds),
+        cpu_seconds=max(0.0, window.cpu_seconds),
+        valid=window.valid and not lost,
+        fault=window.fault or (f"energy of {', '.join(lost)} is missing" if lost else ""),
+    )
 
 
 def joules_of(windows: Iterable[Window]) -> float | None:

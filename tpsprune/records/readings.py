@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from math import isfinite
+from typing import Annotated
 
-from tpsprune.records.serial import AtLeastZero, Natural
+from annotated_types import Interval
+from pydantic import Field
+
+from tpsprune.records.serial import AtLeastZero, Natural, Text
+from tpsprune.records.strict import LARGEST
 
 
 class Status(StrEnum):
@@ -25,10 +29,10 @@ class Reading:
     ``value`` is ``None`` unless ``status`` is ``OK``; ``reason`` is then the cause.
     """
 
-    signal: str
-    step: int
-    epoch: float
-    value: float | None
+    signal: Text
+    step: Natural
+    epoch: AtLeastZero
+    value: Annotated[float, Interval(ge=-LARGEST, le=LARGEST)] | None
     group: str = ""
     unit: str = ""
     status: Status = Status.OK
@@ -38,12 +42,12 @@ class Reading:
     def of(
         cls, signal: str, value: float, *, step: int, epoch: float, group: str = "", unit: str = ""
     ) -> Reading:
-        """Make a reading of a number; one that is not finite becomes ``NOT_FINITE``, without a value.
+        """Make a reading of a number; one not finite, or beyond 1e150, becomes ``NOT_FINITE``, without one.
 
         >>> Reading.of("norm", float("nan"), step=3, epoch=1.0).status
         <Status.NOT_FINITE: 'not-finite'>
         """
-        if isfinite(value):
+        if abs(value) <= LARGEST:
             return cls(signal=signal, step=step, epoch=epoch, value=float(value), group=group, unit=unit)
         return cls(
             signal=signal,
@@ -69,10 +73,10 @@ class Verdict:
 class Decision:
     """A verdict as journalled: what was decided (``draw`` or ``stop``), when, by which rule, and why."""
 
-    kind: str
+    kind: Annotated[str, Field(pattern="^(draw|stop)$")]
     act: bool
-    step: int
-    epoch: float
+    step: Natural
+    epoch: AtLeastZero
     rule: str
     reason: str
 

@@ -119,6 +119,8 @@ class RunResult:
         for name in ("macs", "parameters"):
             dense, ticket = getattr(self.dense, name), getattr(self.ticket, name)
             object.__setattr__(self, f"{name}_share", ticket / dense if dense else 0.0)
+        if self.dense.latency_seconds.keys() != self.ticket.latency_seconds.keys():
+            raise ValueError("dense.latency_seconds and ticket.latency_seconds are of other batches")
 
     @property
     def drawn(self) -> Decision:

@@ -44,6 +44,7 @@ class Standing(StrEnum):
     """Where a claim stands on the ladder; the first rung that does not hold decides."""
 
     INVALID_MEASUREMENT = "INVALID_MEASUREMENT"
+    RUNS_BROKEN_OFF = "RUNS_BROKEN_OFF"
     INSUFFICIENT_RUNS = "INSUFFICIENT_RUNS"
     ACCURACY_NOT_PRESERVED = "ACCURACY_NOT_PRESERVED"
     WITHIN_NOISE = "WITHIN_NOISE"
@@ -80,9 +81,10 @@ class Reason:
 class Change:
     """How much less an arm took than its baseline, as a share of the baseline's; negative where more.
 
-    ``low`` and ``high`` bound the 95 % interval. ``deviation`` is the sample deviation of log-ratios;
-    ``detectable_share`` the least saving that this many pairs show with power 0.8. ``p_holm`` is ``p_t``
-    corrected for all claims of the report.
+    ``saving_share`` is 1 − the geometric mean of the paired ratios, ``low`` and ``high`` bound its 95 %
+    interval; ``arithmetic_share`` is 1 − the ratio of mean joules. ``deviation`` is the sample deviation of
+    log-ratios; ``detectable_share`` the least saving that this many pairs show with power 0.8. ``p_holm`` is
+    ``p_t`` corrected for all claims of the report.
     """
 
     saving_share: MaybeInfinite
@@ -93,7 +95,25 @@ class Change:
     p_t: MaybeInfinite
     p_sign_flip: MaybeInfinite
     detectable_share: MaybeInfinite
+    arithmetic_share: MaybeInfinite
     p_holm: MaybeInfinite | None = None
+
+    @property
+    def means_agree(self) -> bool:
+        """Whether the arithmetic mean is in the interval of the geometric one, and so of its sign."""
+        rounding = 1e-9
+        return self.low - rounding <= self.arithmetic_share <= self.high + rounding
+
+    @property
+    def reversing_share(self) -> float:
+        """Share of the cheaper side's runs that would make the means equal if they took twice as long."""
+        ratio = 1.0 - self.arithmetic_share
+        return max(ratio, 1.0 / ratio) - 1.0
+
+    @property
+    def missing_share(self) -> float:
+        """A kind that makes up this share of all runs is missing from so many with a probability of 5 %."""
+        return 1.0 - float(0.05 ** (1.0 / self.pairs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,13 +416,17 @@ class ReportGrid(Grid):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotCounted:
-    """A run that is in no claim: ``why``, and its energy where that is known."""
+    """A run that is in no claim: ``why``, and its time and energy where they are known.
+
+    Of a run that was broken off they are those of its whole windows: it took at least so much.
+    """
 
     arm: Text
     seed: int
     pair: Natural | None
     position: Natural
     why: Text
+    seconds: AtLeastZero | None
     joules: AtLeastZero | None
     energy_class: ClassWords
 

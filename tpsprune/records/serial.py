@@ -11,12 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Final, TypeVar
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Interval, MinLen
 from pydantic import Field, TypeAdapter, ValidationError
 
 Natural = Annotated[int, Ge(0)]
 Positive = Annotated[int, Ge(1)]
 AtLeastZero = Annotated[float, Ge(0.0)]
+MOST_JOULES: Final = 1e15
+"""More than any training ever took."""
+Joules = Annotated[float, Interval(ge=0.0, le=MOST_JOULES)]
+Seconds = Annotated[float, Interval(ge=0.0, le=1e10)]
+Celsius = Annotated[float, Interval(ge=-273.15, le=1e4)]
 Text = Annotated[str, MinLen(1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -69,8 +74,13 @@ def _first_fault(error: ValidationError, raw: object) -> str:
     _, should, words = message.partition(" should ")
     if not should:
         return f"{place}: {message}" if place else message
-    found = repr(fault["input"])
-    return f"{place or 'it'} must {words} (found {found if len(found) <= 60 else found[:57] + '...'})"
+    return f"{place or 'it'} must {words} (found {shorten(fault['input'])})"
+
+
+def shorten(value: object) -> str:
+    """Return a value as it is shown in a message: 60 characters at most."""
+    found = repr(value)
+    return found if len(found) <= 60 else found[:57] + "..."
 
 
 def _place(loc: Sequence[int | str], raw: Any, *, whole: bool) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 from tpsprune.claims import assess
 from tpsprune.energy.grid import grid_of, own_grid
 from tpsprune.energy.wall_calibration import calibrate
-from tpsprune.energy.wall_meter import read_wall_meter
+from tpsprune.energy.wall_meter import WallMeter, read_wall_meter
 from tpsprune.errors import MeterError
 from tpsprune.records import Choices, ComparisonRecord, EnergyClass, EnergyMethod, Savings, WallFit, Window
-from tpsprune.runs import ComparisonFolder, exclusive, write_bytes_atomically
+from tpsprune.runs import ComparisonFolder, exclusive, read_bytes, write_bytes_atomically
 
 
 def choose(
@@ -49,9 +49,9 @@ def choose(
         wall_meter=before.wall_meter if wall_meter is None else folder.wall_meter.name,
     )
     if wall_meter is not None:
-        _use_wall_meter(comparison, wall_meter)
+        _use_wall_meter(comparison, read_wall_meter(wall_meter))
         try:
-            content = wall_meter.read_bytes()
+            content = read_bytes(wall_meter)
         except OSError as error:
             raise MeterError(f"cannot read {wall_meter}: {error.strerror or error}") from error
         write_bytes_atomically(folder.wall_meter, content)
@@ -71,7 +71,8 @@ def assess_journal(folder: ComparisonFolder) -> Savings:
     if comparison.choices.wall_meter is None:
         return assess(comparison)
     try:
-        return assess(*_use_wall_meter(comparison, folder.path / comparison.choices.wall_meter))
+        readings = folder.path / comparison.choices.wall_meter
+        return assess(*_use_wall_meter(comparison, read_wall_meter(readings, follow=False)))
     except MeterError as error:
         raise MeterError(
             f"{error}. The readings were chosen earlier: 'tpsprune report {folder.path} --forget' leaves "
@@ -79,9 +80,10 @@ def assess_journal(folder: ComparisonFolder) -> Savings:
         ) from error
 
 
-def _use_wall_meter(comparison: ComparisonRecord, readings: Path) -> tuple[ComparisonRecord, WallFit | None]:
+def _use_wall_meter(
+    comparison: ComparisonRecord, meter: WallMeter
+) -> tuple[ComparisonRecord, WallFit | None]:
     """Return the comparison with each window's joules, and each run's method, as the wall meter has them."""
-    meter = read_wall_meter(readings)
     inference, idle = comparison.inference, comparison.idle
     windows = [window for run in comparison.runs for window in run.windows]
     windows += [span.window for span in inference] + [span.window for span in idle]

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from markupsafe import Markup, escape
 
+from tpsprune.errors import printable
 from tpsprune.report import words
 
 Form = Literal["html", "md", "plain"]
@@ -175,22 +176,22 @@ def _write(form: Form, value: Any, *, label: bool = True) -> Markup:
             return mark_up("").join(_write(form, part, label=label) for part in value)
         case Number(text, kind) if form == "html":
             shown = f"\N{NO-BREAK SPACE}<small>[{escape(kind)}]</small>" if label and value.label else ""
-            whole = _UNIT.sub("\N{NO-BREAK SPACE}", str(escape(text)))
+            whole = _UNIT.sub("\N{NO-BREAK SPACE}", str(escape(printable(text))))
             return mark_up(f'<span data-class="{escape(kind)}">{whole}{shown}</span>')
         case Number(text):
             return mark_up(_escape_markdown(text) + (f" *({value.label})*" if label and value.label else ""))
         case Code(text) if form == "html":
-            return mark_up(f"<code>{escape(text)}</code>")
+            return mark_up(f"<code>{escape(printable(text))}</code>")
         case Code(text):
-            return mark_up(f"`{text.replace('`', chr(39))}`" if text else "")
+            return mark_up(f"`{printable(text).replace('`', chr(39))}`" if text else "")
         case _ if form == "plain":
             return mark_up(str(value))
-    return escape(value) if form == "html" else mark_up(_escape_markdown(str(value)))
+    return escape(printable(str(value))) if form == "html" else mark_up(_escape_markdown(str(value)))
 
 
 def _escape_markdown(text: str) -> str:
     """Return text that Markdown takes as text, on one line."""
-    text = " ".join(text.split()) if "\n" in text else text
+    text = printable(" ".join(text.split()) if "\n" in text else text)
     text = re.sub(r"([\\`*\[\]_])", r"\\\1", text)
     return text.replace("&", "&amp;").replace("<", "&lt;")
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import errno
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, NoReturn, Self, TextIO, final
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+from rich.text import Text
 
 from tpsprune import records
+from tpsprune.errors import printable
 from tpsprune.records import ArmRun, Comparing, dump, joules_of, seconds_of
+from tpsprune.records.strict import escape_json
 from tpsprune.report import tables, words
 
 BAR_COLUMNS = 36
@@ -21,7 +26,22 @@ BAR_COLUMNS = 36
 
 @final
 class OurConsole(Console):
-    """A console that leaves a closed output to the command, which can name the run that continues."""
+    """A console that shows text as it is, without markup, and whatever would steer the terminal escaped.
+
+    It leaves a closed output to the command, which can name the run that continues.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(markup=False, emoji=False, **settings)
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """Return text to be shown, escaped before it is laid out."""
+        return super().render_str(printable(text), **settings)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Yield the segments of anything, their texts escaped; rich's own control codes stay."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
     def on_broken_pipe(self) -> NoReturn:
         """Raise the error, where the library would end the program without a message."""
@@ -139,9 +159,9 @@ class BarShow(_AbstractBar):
 
     def __init__(self, console: Console) -> None:
         columns = (
-            TextColumn("{task.description} {task.fields[epoch]}"),
+            TextColumn("{task.description} {task.fields[epoch]}", markup=False),
             BarColumn(bar_width=8),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             TimeRemainingColumn(compact=True),
         )
         super().__init__(console, Progress(*columns, console=console))
@@ -173,9 +193,9 @@ class BarCompare(_AbstractBar):
 
     def __init__(self, console: Console) -> None:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
         )
         super().__init__(console, Progress(*columns, console=console))
         self._runs = self._bar.add_task("runs", total=None, figures="")
@@ -277,5 +297,5 @@ def _print_line(console: Console, text: str) -> None:
 
 
 def _print_json(stream: TextIO, line: dict[str, Any]) -> None:
-    stream.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+    stream.write(escape_json(json.dumps(line, ensure_ascii=False, allow_nan=False)) + "\n")
     stream.flush()

@@ -15,6 +15,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from tpsprune.errors import printable
 from tpsprune.records import Decision, GroupChange, Reading, RunResult
 from tpsprune.runs import RunFolder, read_result, write_bytes_atomically
 
@@ -111,7 +112,7 @@ def run_figure(
             )
     figure.axes[-1].set_xlabel("epochs trained", fontsize=8)
     _widths(figure.add_subplot(grid[:, 1]), groups)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(_as_text(title), fontsize=11)
     return figure
 
 
@@ -145,7 +146,7 @@ def two_runs_figure(runs: Sequence[PlottedRun]) -> Figure:
                 linewidth=1.4,
                 marker=".",
                 markersize=3,
-                label=run.title,
+                label=_as_text(run.title),
             )
             axes.axvline(run.drawn_epoch, color=colour, linestyle=line, linewidth=0.8)
         shown = [value for run in runs for value in _series(run.readings, name)[1]]
@@ -165,6 +166,11 @@ def render(figure: Figure, ending: Literal["svg", "png"]) -> bytes:
         metadata = {"Date": None} if ending == "svg" else {}
         figure.savefig(content, format=ending, dpi=110, metadata=metadata)
     return content.getvalue()
+
+
+def _as_text(name: str) -> str:
+    """Return a name as matplotlib shows it as it is: dollars are mathematics to it."""
+    return printable(name).replace("$", r"\$")
 
 
 def _label(name: str, label: str, quality: str, loss_unit: str) -> str:
@@ -207,7 +213,7 @@ def _widths(axes: Any, groups: Sequence[GroupChange]) -> None:
         axes.text(
             group.width_before, row, f" {group.width_after} of {group.width_before}", va="center", fontsize=8
         )
-    axes.set_yticks(list(rows), [group.group for group in groups], fontsize=8)
+    axes.set_yticks(list(rows), [_as_text(group.group) for group in groups], fontsize=8)
     # A few groups are not blown up to fill the panel; the first one stands on top.
     axes.set_ylim(max(len(groups), 6) - 0.5, -0.5)
     axes.margins(x=0.25)

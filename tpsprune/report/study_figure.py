@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from tpsprune.report.pictures import BLUE, GREEN, GREY, ORANGE, RED, render
-from tpsprune.runs import write_bytes_atomically
+from tpsprune.runs import read_json, write_bytes_atomically
 
 CURVE_COLOURS: Final = (BLUE, RED, GREEN, GREY)
 PANEL_INCHES: Final = 4.4
@@ -21,10 +20,10 @@ def plot_study(record: Path) -> Path:
     """Plot the study whose figures are in ``NAME.json`` as ``NAME.svg`` in the same folder; return its path.
 
     Raises:
-        RunFolderError: the picture cannot be written.
+        RunFolderError: the record cannot be read, or the picture not written.
     """
     picture = record.with_suffix(".svg")
-    figure = study_figure(json.loads(record.read_text(encoding="utf-8")))
+    figure = study_figure(read_json(record))
     write_bytes_atomically(picture, render(figure, "svg"))
     return picture
 

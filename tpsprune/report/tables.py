@@ -109,16 +109,20 @@ def _models_table(outcome: RunResult) -> Table:
         ("MACs per item", dense.macs, ticket.macs, words.count),
         ("file size", dense.bytes, ticket.bytes, words.bytes_),
     ):
-        table.add_row(name, show(before), show(after), words.share(after / before))
+        table.add_row(name, show(before), show(after), _share(after, before))
     for name, slow in dense.latency_seconds.items():
         quick = ticket.latency_seconds[name]
         table.add_row(
             f"latency, {name.replace('-', ' ')}",
             _latency(slow),
             _latency(quick),
-            words.share(quick.median_seconds / slow.median_seconds),
+            _share(quick.median_seconds, slow.median_seconds),
         )
     return table
+
+
+def _share(after: float, before: float) -> str:
+    return words.share(after / before) if before else "–"
 
 
 def _latency(latency: Latency) -> str:

@@ -3,17 +3,18 @@
 Tensors are in ``tpsprune.runs.tensors``, apart, because they need torch and nothing else here does.
 """
 
+from tpsprune.records.strict import open_regular, read_bytes, strict_json
 from tpsprune.runs.comparison import Begun, ComparisonFolder, begin_or_match, request_pairs
 from tpsprune.runs.files import (
     Journal,
+    beside,
     cannot_write,
     energy_report_text,
-    open_regular,
     read_energy_report,
     read_json,
     read_result,
     read_text,
-    strict_json,
+    sweep,
     sync_folder,
     to_json_text,
     write_bytes_atomically,
@@ -30,18 +31,21 @@ __all__ = [
     "Journal",
     "RunFolder",
     "begin_or_match",
+    "beside",
     "cannot_write",
     "digest_of",
     "energy_report_text",
     "exclusive",
     "machine_facts",
     "open_regular",
+    "read_bytes",
     "read_energy_report",
     "read_json",
     "read_result",
     "read_text",
     "request_pairs",
     "strict_json",
+    "sweep",
     "sync_folder",
     "to_json_text",
     "versions",

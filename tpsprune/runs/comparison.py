@@ -21,6 +21,8 @@ from tpsprune.records import (
     is_newer,
     load,
 )
+from tpsprune.records.comparison import MostPairs
+from tpsprune.records.serial import Natural, Text, shorten
 from tpsprune.runs.files import Journal
 
 MAY_DIFFER: Final = {"begun", "command", "pairs"}
@@ -33,10 +35,10 @@ class Begun:
     ``folder`` is empty where a loop of the user's own makes the run: its windows come with its record.
     """
 
-    arm: str
-    seed: int
-    pair: int
-    position: int
+    arm: Text
+    seed: Natural
+    pair: Natural
+    position: Natural
     folder: str
 
 
@@ -44,14 +46,14 @@ class Begun:
 class Pairs:
     """Another number of pairs is requested."""
 
-    pairs: int
+    pairs: MostPairs
 
 
 @dataclass(frozen=True, slots=True)
 class Redo:
     """A finished pair is set aside, and why."""
 
-    pair: int
+    pair: Natural
     why: str
 
 
@@ -142,8 +144,8 @@ class ComparisonFolder:
             content = {key: value for key, value in record.items() if key not in {"schema", "kind"}}
             try:
                 line = load(KINDS[record["kind"]], content)
-                if isinstance(line, Design) and comparison is not None:
-                    raise ValueError("a second design")  # noqa: TRY301 -- reported as any other fault of a line
+                if fault := _misplaced(comparison, line):
+                    raise ValueError(fault)  # noqa: TRY301 -- reported as any other fault of a line
             except ValueError as error:
                 raise RunFolderError(
                     f"{self.journal.path} line {number} is no record of a comparison ({error}): "
@@ -170,11 +172,35 @@ class ComparisonFolder:
                 f"{self.journal.path} line {number} was written by a newer tpsprune: it is {found}, this one "
                 f"reads {Design.SCHEMA}; upgrade"
             )
-        if found != Design.SCHEMA or record.get("kind") not in KINDS:
+        kind = record.get("kind")
+        if found != Design.SCHEMA or not isinstance(kind, str) or kind not in KINDS:
             raise RunFolderError(
-                f"{self.journal.path} line {number} is no record of a comparison (schema {found!r}, kind "
-                f"{record.get('kind')!r})"
+                f"{self.journal.path} line {number} is no record of a comparison (schema "
+                f"{shorten(found)}, kind {shorten(kind)})"
             )
+
+
+def _misplaced(before: ComparisonRecord | None, line: Line) -> str:
+    """Return why a line cannot stand where it does: out of the design, or there already."""
+    if isinstance(line, Design):
+        if before is not None:
+            return "a second design"
+        twice = [arm for arm in line.arms if line.arms.count(arm) > 1]
+        return f"the arm '{twice[0]}' is there twice" if twice else ""
+    if before is None:
+        return "it stands before the design"
+    if isinstance(line, Begun | ArmRun | BrokenOff | InferenceSpan):
+        if line.arm not in before.design.arms and line.pair is not None:
+            return f"the design has no arm '{line.arm}'"
+        name = f"'{line.arm}', pair {line.pair}"
+        if isinstance(line, ArmRun) and before.run_of(line.arm, line.pair) is not None:
+            return f"the run of {name}, is there already"
+        spans = {(span.arm, span.pair, span.batch) for span in before.inference}
+        if isinstance(line, InferenceSpan) and (line.arm, line.pair, line.batch) in spans:
+            return f"the inference of {name}, in batches of {line.batch} is there already"
+    if isinstance(line, IdleSpan) and any(span.pair == line.pair for span in before.idle):
+        return f"the idle baseline of pair {line.pair} is there already"
+    return ""
 
 
 def _add(before: ComparisonRecord, line: Line) -> ComparisonRecord:

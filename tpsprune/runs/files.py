@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
-import stat
-from collections import Counter
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from io import BufferedReader
-from math import isfinite
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NoReturn, TypeVar, final
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO, Final, TypeVar, final
 
 from tpsprune.errors import CannotWriteError, RunFolderError
 from tpsprune.records import EnergyReport, RunResult, dump, is_newer, load
+from tpsprune.records.strict import escape_json, read_bytes, refuse_many, strict_json
 
 T = TypeVar("T")
 
+TEMPORARY: Final = ".tmp-tpsprune-"
+"""How the names of temporary folders begin: no file of anybody else is named so."""
+
+MAX_JOURNAL_VALUES: Final = 2**22
 _WORDS: Final[dict[int, str]] = {
     errno.ENOSPC: "no space left on the device while writing {path}; free some",
     errno.EDQUOT: "the disk quota is used up while writing {path}; free some",
@@ -29,6 +34,7 @@ _WORDS: Final[dict[int, str]] = {
     errno.EPERM: "not permitted to write {path}; choose another folder",
     errno.ENOTDIR: "cannot write {path}: a part of it is a file, not a folder; choose another place",
     errno.EEXIST: "cannot write {path}: a part of it is a file, not a folder; choose another place",
+    errno.ELOOP: "cannot write {path}: it is a link, which is not followed; move it away",
     errno.EISDIR: "cannot write {path}: a folder is in its place; move it away",
 }
 
@@ -40,27 +46,72 @@ def cannot_write(path: Path, error: OSError) -> CannotWriteError:
 
 
 @contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Give a path to write a new ``path`` at, in a temporary folder next to it, which is removed at the end.
+
+    A kill leaves that folder; whoever writes there next removes it, see ``sweep``. A folder and not a file,
+    because libraries write files of their own beside the one that they are asked for.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    with _opened(path.parent) as handle:
+        _remove_left(path.parent, handle)
+        with suppress(OSError):  # No locks on this file system: then nothing is swept on it either.
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        with TemporaryDirectory(prefix=TEMPORARY, dir=path.parent, ignore_cleanup_errors=True) as temporary:
+            yield Path(temporary, path.name)
+
+
+def sweep(folder: Path, *, below: bool = True) -> None:
+    """Remove what killed processes left half written in ``folder`` and below; what is being written stays.
+
+    Who writes into a folder holds a shared lock on it, which ends with the process: no process number can
+    be taken for another's, in another container neither. Where locks do not work nothing is removed.
+    """
+    for place, folders, _ in islice(os.walk(folder), None if below else 1):
+        if any(name.startswith(TEMPORARY) for name in folders):
+            with suppress(OSError), _opened(Path(place)) as handle:
+                _remove_left(Path(place), handle)
+
+
+def _remove_left(folder: Path, handle: int) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return
+    for left in folder.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path to write ``path`` at: after a crash the old file or the new one is there, never a part.
 
-    Written in the same folder as ``.NAME.tmp-PID``, flushed to the disk, renamed, and the folder flushed too,
+    Written in the same folder, see ``beside``, flushed to the disk, renamed, and the folder flushed too,
     because a rename that is not on the disk does not outlive a power failure.
 
     Raises:
         RunFolderError: no space, not permitted, read-only; no temporary file is left.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+        with beside(path) as temporary:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -98,23 +149,25 @@ def write_json_atomically(path: Path, value: Any) -> None:
 def to_json_text(value: Any) -> str:
     """Return ``value`` as this package writes JSON: two spaces, order kept, no ``NaN``, a last line end.
 
+    What cannot be seen is written as an escape.
+
     >>> print(to_json_text({"b": 1, "a": "π"}), end="")
     {
       "b": 1,
       "a": "π"
     }
     """
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return escape_json(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def read_text(path: Path) -> str:
     """Read a text file.
 
     Raises:
-        RunFolderError: it is not there, cannot be read, or is not UTF-8.
+        RunFolderError: it is not there, cannot be read, too long, or is not UTF-8.
     """
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_bytes(path).decode("utf-8")
     except OSError as error:
         raise RunFolderError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -128,7 +181,7 @@ def read_json(path: Path) -> Any:
         RunFolderError: it is missing, cannot be read, or is not JSON; the message names the line.
     """
     try:
-        return strict_json(path.read_bytes())
+        return strict_json(read_bytes(path))
     except FileNotFoundError as error:
         raise RunFolderError(f"{path} is not there") from error
     except OSError as error:
@@ -137,83 +190,10 @@ def read_json(path: Path) -> Any:
         raise RunFolderError(f"{path} is damaged: {error}") from error
 
 
-def strict_json(content: bytes) -> Any:
-    """Return the value of a JSON text, read more strictly than ``json.loads`` does.
-
-    Refused besides what is no JSON: a name twice in one object, ``NaN`` and ``Infinity``, half a
-    character (a lone surrogate), numbers of thousands of digits, nesting that Python cannot follow.
-
-    Raises:
-        ValueError: names what is wrong; no other error is raised.
-
-    >>> strict_json(b'{"a": [1, 2.5, null]}')
-    {'a': [1, 2.5, None]}
-    >>> strict_json(b'{"a": 1, "a": 2}')
-    Traceback (most recent call last):
-    ...
-    ValueError: the name 'a' is there twice
-    """
-    try:
-        value = json.loads(
-            content.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse, parse_float=_finite
-        )
-        # Only an escape can hold half a character: the text itself has been decoded.
-        if b"\\u" in content:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start} is not UTF-8") from error
-    except UnicodeEncodeError as error:
-        raise ValueError("a text in it holds half a character") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line {error.lineno} is not JSON ({error.msg})") from error
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    return value
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"the name {twice!r} is there twice")
-    return found
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not isfinite(number):
-        raise ValueError(f"{text} is beyond all numbers")
-    return number
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a number of JSON")
-
-
-def open_regular(path: Path) -> BufferedReader:
-    """Open a file to read; a pipe or a device, which could block or never end, is refused.
-
-    Raises:
-        OSError: it is not there, not permitted, a folder, or no regular file.
-    """
-    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 -- Path.open takes no opener
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    return file
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to the disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with _opened(folder) as handle:
         os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_result(path: Path, result: RunResult) -> None:
@@ -306,21 +286,26 @@ class Journal:
             RunFolderError: a line that is not the truncated last one is damaged; names its number.
         """
         try:
-            content = self.path.read_bytes()
+            content = read_bytes(self.path, follow=False)
         except FileNotFoundError:
             return [], False
         except OSError as error:
             raise RunFolderError(f"cannot read {self.path}: {error.strerror or error}") from error
+        try:
+            refuse_many(content, MAX_JOURNAL_VALUES)
+        except ValueError as error:
+            raise RunFolderError(f"{self.path} is no journal: {error}") from error
         *lines, tail = content.split(b"\n")
         records: list[dict[str, Any]] = []
         for number, line in enumerate(lines, start=1):
-            record = _from_line(line)
-            if record is None:
+            try:
+                records.append(_object(line))
+            except ValueError as error:
+                words = str(error).removeprefix("line 1 is ")
                 raise RunFolderError(
-                    f"{self.path} is damaged: line {number} of {len(lines)} is not a JSON object; "
+                    f"{self.path} is damaged: line {number} of {len(lines)} is not a JSON object ({words}); "
                     f"restore the file, or start over (--again, or another --out)"
-                )
-            records.append(record)
+                ) from error
         last = _from_line(tail)
         return (records, bool(tail)) if last is None else ([*records, last], False)
 
@@ -394,10 +379,16 @@ def _to_line(record: object) -> bytes:
     )
 
 
+def _object(line: bytes) -> dict[str, Any]:
+    record = strict_json(line)
+    if not isinstance(record, dict):
+        raise ValueError(f"a {type(record).__name__} is there")  # noqa: TRY004 -- a fault of the file
+    return record
+
+
 def _from_line(line: bytes) -> dict[str, Any] | None:
     # A truncated JSON object is never a JSON object, so whatever parses is whole.
     try:
-        record = json.loads(line)
+        return _object(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) else None

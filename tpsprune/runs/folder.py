@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, final
 
 from tpsprune.errors import RunFolderError
-from tpsprune.runs.files import Journal, cannot_write, sync_folder
+from tpsprune.runs.files import Journal, cannot_write, sweep, sync_folder
 
 PACKAGES: Final = ("tpsprune", "torch", "torch-pruning", "codecarbon", "numpy", "ripser", "safetensors")
 
@@ -117,7 +117,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for this process; a killed process lets go of it by itself.
+        """Hold the folder for this process; a killed process lets go of it, and what it left is swept.
 
         Raises:
             RunFolderError: another process holds it.
@@ -127,6 +127,7 @@ class RunFolder:
         except OSError as error:
             raise cannot_write(self.state, error) from error
         with exclusive(self.state / "lock"):
+            sweep(self.path)
             yield
 
     @property
@@ -180,7 +181,7 @@ def exclusive(lock: Path, remedy: str = "start another run with --again") -> Ite
         RunFolderError: another process holds it, or it cannot be written.
     """
     try:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise cannot_write(lock, error) from error
     try:

@@ -6,7 +6,9 @@ import hashlib
 import os
 import pickle
 import re
+import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -18,7 +20,8 @@ from torch import Tensor
 
 from tpsprune.errors import ArtifactError, did_you_mean
 from tpsprune.recipe.task import Match
-from tpsprune.runs.files import cannot_write, open_regular, replacing
+from tpsprune.records.strict import open_regular
+from tpsprune.runs.files import cannot_write, replacing
 
 Expected: TypeAlias = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
@@ -140,6 +143,10 @@ def _own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _header(path: Path) -> tuple[Expected, dict[str, str]]:
     """Return shapes, number types and metadata of a file, which the library checks against its size."""
+    with open_regular(path) as raw:
+        head = raw.read(8)
+    if len(head) == 8 and struct.unpack("<Q", head)[0] > MOST_PICKLED:
+        raise ValueError(f"its header is longer than {MOST_PICKLED:,} bytes")
     with safe_open(path, framework="pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 -- it is no mapping
         kinds = {name: each.get_dtype() for name, each in slices.items()}
@@ -185,7 +192,8 @@ def read_state(path: Path, place: str, match: Match = "name") -> dict[str, Tenso
         ArtifactError: it is not there, damaged, or no state dict, or has no order where one is needed.
     """
     if not path.is_file():
-        raise ArtifactError(f"{place} {path} is {'a folder' if path.is_dir() else 'not there'}")
+        what = "a folder" if path.is_dir() else "no regular file" if path.exists() else "not there"
+        raise ArtifactError(f"{place} {path} is {what}")
     if path.suffix in TORCH_FILES:
         return _of_torch(path, place)
     if match == "order":
@@ -198,6 +206,7 @@ def read_state(path: Path, place: str, match: Match = "name") -> dict[str, Tenso
 
 def _of_torch(path: Path, place: str) -> dict[str, Tensor]:
     try:
+        _refuse_growth(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             raw = torch.load(path, map_location="cpu", weights_only=True)
@@ -206,7 +215,7 @@ def _of_torch(path: Path, place: str) -> dict[str, Tensor]:
             f"{place} {path} holds more than tensors, or is damaged: it is not unpickled, for that could "
             "run code; save model.state_dict() alone, best as safetensors"
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError) as error:
+    except _NO_STATE_DICT as error:
         words = str(error).partition("\n")[0] or "it ends too early"
         raise ArtifactError(f"{place} {path} cannot be read: {words}") from error
     tensors = _state_dict_in(raw)
@@ -218,12 +227,52 @@ def _of_torch(path: Path, place: str) -> dict[str, Tensor]:
     return tensors
 
 
+_NO_STATE_DICT: Final = (
+    *(OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(AssertionError, MemoryError, zipfile.BadZipFile, struct.error),
+)
+"""What torch's reader raises on files that no torch wrote."""
+MOST_PICKLED: Final = 2**24
+GROWING: Final = re.compile(rb"bytearray|_sparse_|_rebuild_wrapper_subclass")
+"""What a state dict has no use for, and what can take memory without end at a few bytes' word."""
+
+
+def _refuse_growth(path: Path) -> None:
+    """Refuse a file of ``torch.save`` that takes more memory than it has bytes: torch packs nothing.
+
+    Raises:
+        ValueError: something in it is packed, or makes more of itself.
+    """
+    with open_regular(path) as file:
+        if not zipfile.is_zipfile(file):
+            file.seek(0)
+            pickled = file.read(MOST_PICKLED)
+        else:
+            with zipfile.ZipFile(file) as archive:
+                records = archive.infolist()
+                if packed := [each.filename for each in records if each.compress_type != zipfile.ZIP_STORED]:
+                    raise ValueError(f"{packed[0]!r} in it is packed, which torch.save never does")
+                whole = os.fstat(file.fileno()).st_size
+                if sum(each.file_size for each in records) > whole:
+                    raise ValueError("it claims to hold more bytes than it has")
+                pickles = [each for each in records if each.filename.endswith(".pkl")]
+                if any(each.file_size > MOST_PICKLED for each in pickles):
+                    raise ValueError(f"what it pickles is longer than {MOST_PICKLED:,} bytes")
+                pickled = b"".join(map(archive.read, pickles))
+        if found := GROWING.search(pickled):
+            raise ValueError(f"it calls {found[0].decode()}, which no state dict needs")
+
+
 def _state_dict_in(raw: Any) -> dict[str, Tensor] | None:
     if not isinstance(raw, Mapping) or not raw:
         return None
-    if all(isinstance(value, Tensor) for value in raw.values()):
+    if all(isinstance(value, Tensor) and _is_plain(value) for value in raw.values()):
         return {str(name): value.detach() for name, value in raw.items()}
     return next((found for key in NESTED if (found := _state_dict_in(raw.get(key)))), None)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
 
 
 def match_state(

@@ -4,6 +4,6 @@ A rule is a value that holds settings; what it remembers is a record passed in a
 checkpoint can hold it. No model, no clock, no randomness: same readings, same verdicts.
 """
 
-from tpsprune.stopping.rules import Memory, describe, recall, start, step
+from tpsprune.stopping.rules import Memory, describe, needs_validation, recall, start, step
 
-__all__ = ["Memory", "describe", "recall", "start", "step"]
+__all__ = ["Memory", "describe", "needs_validation", "recall", "start", "step"]

@@ -101,6 +101,8 @@ def recall(raw: object) -> Memory:
     return load(_Kept, {"memory": raw}).memory
 
 
+VALIDATION: Final = ("validation_loss", "validation_accuracy")
+"""What is read of the validation split."""
 PARALLEL: Final = 0.95
 """Mean cosine of hidden states above which items are not separated yet (Gopalani and Hu 2025)."""
 _DIRECTIONS: Final = {"min": "fall", "max": "rise"}
@@ -146,6 +148,22 @@ def step(rule: Rule, memory: Memory, readings: Sequence[Reading]) -> tuple[Memor
             raise _foreign(rule, memory)
         case _:
             return _step(rule, memory, readings)
+
+
+def needs_validation(rule: Rule, memory: Memory, readings: Sequence[Reading]) -> bool:
+    """Return whether the verdict on a round, its reason or what is remembered hangs on the validation split.
+
+    ``readings`` are the round's without it. A plateau that waits for something learned needs it once calm, a
+    patience with the validation loss always, a rule of the epoch never.
+    """
+    parts = rule.rules if isinstance(rule, ConsensusRule) else (rule,)
+    if any(getattr(part, "monitor", None) in VALIDATION for part in parts):
+        return True
+    worst, best = (
+        step(rule, memory, [*readings, Reading.of("validation_accuracy", value, step=0, epoch=0.0)])
+        for value in (0.0, 1.0)
+    )
+    return worst != best
 
 
 def _step(rule: Rule, memory: Simple, readings: Sequence[Reading]) -> tuple[Simple, Verdict]:

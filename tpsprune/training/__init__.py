@@ -6,6 +6,7 @@ from tpsprune.training.device import (
     load_random_state,
     prepare_process,
     random_state,
+    require_compiler,
 )
 from tpsprune.training.evaluate import Score, evaluate
 from tpsprune.training.loop import Penalty, Tick, count_steps, fit, steps_per_epoch
@@ -25,6 +26,7 @@ __all__ = [
     "make_optimizer",
     "prepare_process",
     "random_state",
+    "require_compiler",
     "state_by_name",
     "steps_per_epoch",
 ]

@@ -29,7 +29,7 @@ def evaluate(
     inputs: Tree,
     labels: Tensor,
     *,
-    prepare: Callable[[Tree, torch.Generator | None], Tree],
+    prepare: Callable[[Tree], Tree],
     execution: Execution,
     objective: Objective = CROSS_ENTROPY,
 ) -> Score:
@@ -45,7 +45,7 @@ def evaluate(
         for start in range(0, len(labels), at_a_time):
             chunk = slice(start, start + at_a_time)
             with execution.autocasting():
-                output = call_model(model, execution.arrange(prepare(at(inputs, chunk), None)))
+                output = call_model(model, execution.arrange(prepare(at(inputs, chunk))))
             sums = objective.sums(output, labels[chunk])
             total = sums if total is None else total + sums
     assert total is not None, "there is at least one item"

@@ -7,7 +7,7 @@ function of the step, acts inside.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,10 +23,18 @@ from tpsprune.recipe.train import Train
 from tpsprune.training.device import Execution, augmentation_generator, epoch_order
 from tpsprune.training.optimizers import learning_rate_at
 
-Prepare = Callable[[Tree, torch.Generator | None], Tree]
-
 CHECK_EVERY = 50
 """Steps between two checks of the loss on a device where a check means waiting."""
+
+
+class Prepare(Protocol):
+    """How stored inputs become what the model takes: ``data.Preparation``."""
+
+    def __call__(self, inputs: Tree, draws: Tensor | None = None, /) -> Tree:
+        """Return the prepared inputs, augmented with their rows of what was drawn."""
+
+    def draw(self, inputs: Tree, generator: torch.Generator, /) -> Tensor | None:
+        """Return the random numbers that augment each of ``inputs``, item first; ``None`` for none."""
 
 
 class Penalty(Protocol):
@@ -99,7 +107,8 @@ def fit(
 
     Each step: the objective's loss (with label smoothing, if any) on one batch, the penalty's gradient
     added, clipping, the optimiser, a tick. Batches and augmentation depend on (seed, step) alone, so that
-    a loop begun at any step continues as one that was never interrupted.
+    a loop begun at any step continues as one that was never interrupted. Both are drawn once an epoch, for
+    all of its places, so that a GPU waits for them once an epoch.
 
     Raises:
         DivergedError: the loss is not finite; names the step and what was not finite. The model is
@@ -111,22 +120,26 @@ def fit(
         batch_items(len(labels), settings),
         steps_per_epoch(len(labels), settings),
     )
-    order, order_epoch = torch.empty(0), -1
+    order, draws, order_epoch = torch.empty(0), None, -1
     first_bad = torch.full((), -1, dtype=torch.int64, device=labels.device)
     check_every = 1 if execution.device.type == "cpu" else CHECK_EVERY
     model.train()
+    forward = execution.compiled(model)
     for step in range(first_step, last_step):
         epoch, position = divmod(step, per_epoch)
         if epoch != order_epoch:
             order, order_epoch = epoch_order(items, seed, epoch).to(labels.device), epoch
-        index = order[position * size : (position + 1) * size]
+            draws = prepare.draw(inputs, augmentation_generator(seed, epoch))
+            draws = None if draws is None else draws.to(labels.device)
+        places = slice(position * size, (position + 1) * size)
+        index = order[places]
         learning_rate = learning_rate_at(step, total_steps, settings)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         optimizer.zero_grad(set_to_none=True)
-        batch = execution.arrange(prepare(at(inputs, index), augmentation_generator(seed, step)))
+        batch = execution.arrange(prepare(at(inputs, index), None if draws is None else draws[places]))
         with execution.autocasting(), penalty.listening() if penalty else nullcontext():
-            output = call_model(model, batch)
+            output = call_model(forward, batch)
         loss = objective.loss(output, labels[index], label_smoothing=settings.label_smoothing)
         penalty_seconds = _backward(loss, penalty, step, labels[index])
         if settings.clip_norm is not None:

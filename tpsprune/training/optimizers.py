@@ -5,6 +5,7 @@ The optimiser's state is kept by parameter name: what a checkpoint and a pruned 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from math import cos, pi
 from typing import Any, Final, final
@@ -17,6 +18,27 @@ from tpsprune.recipe.train import Train
 START_SHARE = 1 / 25
 END_SHARE = START_SHARE / 10_000
 SLOW: Final = "slow_grad"
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW, called without the wrappers that import the compiler.
+
+    torch wraps these methods for ``torch.compile``, and on their first call the wrappers import
+    ``torch._dynamo``: one to two seconds of start. They matter inside compiled code only; an optimiser's step
+    is not compiled here.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+class SGD(torch.optim.SGD):
+    """torch's SGD without the same wrappers."""
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
 
 
 def make_optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
@@ -40,8 +62,8 @@ def _make_unfiltered(model: nn.Module, settings: Train) -> torch.optim.Optimizer
     ]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
-    return torch.optim.SGD(
+        return AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
+    return SGD(
         groups,
         lr=settings.learning_rate,
         momentum=settings.momentum,

@@ -16,6 +16,7 @@ from tpsprune.records import (
     Savings,
     classes_of,
     dump,
+    seconds_of,
 )
 from tpsprune.report.savings.exports import mean_grams, mean_joules, sci, training_class
 from tpsprune.report.savings.plots import Plot
@@ -89,6 +90,7 @@ def _not_counted(each: BrokenOff) -> dict[str, Any]:
         "pair": each.pair,
         "position": each.position,
         "why": each.why or "broken off",
+        "seconds": seconds_of(each.windows) if each.windows else None,
         "joules": sum(joules) if joules else None,
         "energy_class": classes_of(each.windows),
     }

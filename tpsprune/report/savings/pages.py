@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, pass_context
 
+from tpsprune.errors import CannotWriteError
 from tpsprune.records import Savings, classes_of
 from tpsprune.report import words
 from tpsprune.report.forms import Form, Number, derived, load_templates, mark_up, measured, name
@@ -29,7 +30,7 @@ from tpsprune.report.savings.view import (
     format_tolerance,
     format_wall_line,
 )
-from tpsprune.runs import cannot_write, energy_report_text, to_json_text, write_text_atomically
+from tpsprune.runs import cannot_write, energy_report_text, sweep, to_json_text, write_text_atomically
 
 _TERMS: Final = (
     "claim_title",
@@ -69,6 +70,7 @@ def write_report(savings: Savings, folder: Path, journal_sha256: str = "") -> tu
         "report.html": render_page("html", savings, plots, left_out, journal_sha256),
     }
     _make_room(folder, set(texts))
+    sweep(folder / "plots")  # Into which nothing is written where there are no numbers to plot.
     for path, text in texts.items():
         write_text_atomically(folder / path, text)
     return tuple(folder / path for path in sorted(texts, key=lambda path: ("/" in path, path)))
@@ -122,6 +124,8 @@ def _templates(form: Form) -> Environment:
 
 def _make_room(folder: Path, names: set[str]) -> None:
     for part in ("plots", "exports"):
+        if (folder / part).is_symlink():
+            raise CannotWriteError(f"{folder / part} is a link, which is not followed: move it away")
         try:
             (folder / part).mkdir(parents=True, exist_ok=True)
         except OSError as error:

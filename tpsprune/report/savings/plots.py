@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from tpsprune.errors import printable
 from tpsprune.records import ArmRun, BreakEven, Change, RunLine, Savings, join_classes
 from tpsprune.report.savings.svg import (
     INK,
@@ -203,7 +204,7 @@ def phases_plot(savings: Savings) -> Plot | None:
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_xlabel(f"energy of a training, mean of the counted runs ({unit})")
-    handles = [Patch(label=phase, **_filling(place)) for place, phase in enumerate(phases)]
+    handles = [Patch(label=_short(phase), **_filling(place)) for place, phase in enumerate(phases)]
     add_key(figure, handles, columns=min(4, len(handles)))
     return Plot(
         "phases",
@@ -468,7 +469,7 @@ def _arm_key(savings: Savings, arms: Iterable[str], **more: Any) -> list[Line2D]
 def _short(label: str, most: int = 18) -> str:
     """Return a label short enough for an axis; an underscore first would hide it, dollars are mathematics."""
     label = label if len(label) <= most else f"{label[: most - 1]}…"
-    return (label.lstrip("_") or "?").replace("$", r"\$")
+    return (printable(label).lstrip("_") or "?").replace("$", r"\$")
 
 
 def _zero_line(axes: Any) -> None:

@@ -26,6 +26,7 @@ Tone = Literal["saves", "costs", "refused", "neutral"]
 _STANDINGS: Final[dict[Standing, str]] = {
     Standing.INVALID_MEASUREMENT: "The measurement does not hold",
     Standing.INSUFFICIENT_RUNS: "Runs that a claim needs are missing",
+    Standing.RUNS_BROKEN_OFF: "Too many runs were broken off",
     Standing.ACCURACY_NOT_PRESERVED: "{quality} not shown to be kept",
     Standing.WITHIN_NOISE: "No difference beyond the noise",
     Standing.MODEL_SENSITIVE: "Depends on the power model",

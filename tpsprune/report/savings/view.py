@@ -21,6 +21,7 @@ from tpsprune.records import (
     classes_of,
     join_classes,
     joules_of,
+    seconds_of,
 )
 from tpsprune.report import words
 from tpsprune.report.forms import (
@@ -99,6 +100,8 @@ def build_view(
     design, quality, grid = comparison.design, savings.quality, comparison.choices.grid
     broken_off = comparison.broken_off
     kind = class_of_verdict(savings)
+    # The joules of runs broken off are there before any run counts.
+    reason_kinds = {**_REASON_KINDS, "RUNS_BROKEN_OFF": lost_class(savings)}
     couples = [metered_pairs(savings, claim) for claim in savings.claims if claim.kind == "training"]
     return {
         "title": f"Energy report: {design.name}",
@@ -121,9 +124,7 @@ def build_view(
             # Without joules the figures in a reason are those of windows and pairs.
             (
                 Code(each.code),
-                Number(
-                    f" {each.detail}", _REASON_KINDS.get(each.code, "counted" if kind == "none" else kind)
-                ),
+                Number(f" {each.detail}", reason_kinds.get(each.code, "counted" if kind == "none" else kind)),
             )
             for each in verdict.reasons
         ],
@@ -396,7 +397,9 @@ def _invalid(fault: str) -> Cell:
 
 
 def _not_claimed(each: BrokenOff) -> Cell:
-    windows = f" after {len(each.windows)} window{'' if len(each.windows) == 1 else 's'}"
-    when = windows if each.windows else "; what it took is not known"
-    why = measured(each.why) if each.why else counted(f"broken off{when}")
-    return (name(f"{each.arm}, seed {each.seed}"), ": ", why)
+    title = name(f"{each.arm}, seed {each.seed}")
+    if each.why or not each.windows:
+        return (title, ": ", measured(each.why or "broken off; what it took is not known"))
+    joules = Number(words.joules(joules_of(each.windows)), classes_of(each.windows))
+    took = measured(words.seconds(seconds_of(each.windows)))
+    return (title, ": broken off; it took at least ", took, " and ", joules)
