@@ -49,6 +49,14 @@ class Settings(Protocol):
 
 
 @runtime_checkable
+class TakesImages(Settings, Protocol):
+    """The settings of a study that can be given images."""
+
+    def with_images(self, images: Path) -> Settings:
+        """Return the settings with a folder or zip of images."""
+
+
+@runtime_checkable
 class Study(Protocol):
     """What the module of a study holds; its words are in ``templates/NAME.md.j2``.
 

@@ -21,6 +21,7 @@ Examples:
   tpsprune study speed-up
   tpsprune study speed-up --seeds 8   # continues from five: none is run twice
   tpsprune study reach --workers 2    # two trainings at a time
+  tpsprune study worth --images cifar10.zip   # with the regime that needs images
   tpsprune study speed-up --full --out found   # tuned on more seeds, compared on more: hours
 """,
 )
@@ -45,6 +46,11 @@ Examples:
     help="Trainings at a time, each on one thread: sooner done, but their CPU-seconds disturb one another.",
 )
 @click.option(
+    "--images",
+    type=click.Path(exists=True, path_type=Path),
+    help="Folder or zip with train/CLASS/* and test/CLASS/*, which a regime of 'worth' is trained on.",
+)
+@click.option(
     "--full",
     is_flag=True,
     help="The larger size: hours, where the default takes up to 40 minutes of two cores.",
@@ -65,6 +71,7 @@ def study(
     cap_steps: int | None,
     out: Path,
     workers: int,
+    images: Path | None,
     *,
     full: bool,
     as_json: bool,
@@ -74,7 +81,7 @@ def study(
     An interrupted study continues where it stopped. Without NAME, list the studies there are.
     """
     from tpsprune.errors import did_you_mean
-    from tpsprune_studies.catalogue import STUDIES, load_study
+    from tpsprune_studies.catalogue import STUDIES, TakesImages, load_study
 
     if name is None:
         _list(as_json=as_json)
@@ -88,6 +95,10 @@ def study(
     from tpsprune_studies.conduct import conduct
 
     setup = load_study(name).make_setup(recipe.read(STUDIES[name].recipe), seeds, cap_steps, full=full)
+    if images is not None:
+        if not isinstance(setup, TakesImages):
+            raise click.UsageError(f"--images is for 'worth': '{name}' takes none", ctx)
+        setup = setup.with_images(images)
 
     for step in conduct(STUDIES[name], setup, out, workers):
         if isinstance(step, str):

@@ -21,13 +21,16 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
+from tpsprune.data import load
 from tpsprune.data.dataset import Split, split_off
 from tpsprune.errors import DataError
-from tpsprune.recipe.task import CustomData, Data, split_by
+from tpsprune.recipe.task import CustomData, Data, IdxData, split_by
 
 LARGEST: Final = 2**62
 LISTED: Final = 2**22
+FASHION_ITEMS: Final = 60_000
 MODULE: Final = "tpsprune_studies.tasks"
 
 
@@ -52,7 +55,8 @@ def describe_data(data: Data) -> dict[str, Any]:
 
 
 def _structured(data: CustomData) -> Callable[..., Any] | None:
-    return {f"{MODULE}:{each.__name__}": each for each in (permutations, parity, brackets)}.get(data.factory)
+    factories = (permutations, parity, brackets, small_fashion)
+    return {f"{MODULE}:{each.__name__}": each for each in factories}.get(data.factory)
 
 
 def all_permutations(degree: int) -> Tensor:
@@ -245,6 +249,28 @@ def _first_of_equals(numbers_n: Tensor) -> Tensor:
     new_n = torch.ones_like(sorted_n, dtype=torch.bool)
     new_n[1:] = sorted_n[1:] != sorted_n[:-1]
     return numbers_n[order_n[new_n].sort().values]
+
+
+def small_fashion(
+    folder: str, items: int = 10_000, held_out: int = 2_000, *, split_seed: int = 0
+) -> Mapping[str, Any]:
+    """Return Fashion-MNIST at 14×14, uint8: the mean of every 2×2 pixels; the whole test split.
+
+    ``items`` of the training split are trained on and ``held_out`` others validate, both sampled by class.
+
+    Raises:
+        DataError: ``folder`` does not hold the four IDX files, or too few images.
+    """
+    share = held_out / FASHION_ITEMS
+    whole = load(IdxData(folder=folder, validation_share=share, train_limit=items, split_seed=split_seed))
+    splits = {"train": whole.train, "validation": whole.validation, "test": whole.test}
+    return {
+        **{
+            name: (avg_pool2d(split.inputs.float(), 2).round().byte(), split.labels)
+            for name, split in splits.items()
+        },
+        "classes": whole.facts.classes,
+    }
 
 
 def windows(length: int = 8, items: int = 20_000, seed: int = 0) -> Mapping[str, Any]:

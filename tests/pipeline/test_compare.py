@@ -32,6 +32,7 @@ from tpsprune.records import (
     Standing,
     StepSpan,
     Window,
+    cpu_seconds_of,
 )
 from tpsprune.runs import ComparisonFolder, exclusive
 
@@ -352,14 +353,21 @@ def test_a_schedule_is_as_long_as_the_ticket_was_dear_in_joules_or_where_they_ar
     assert cost_of(span.window for span in spans) == (100.0 if kind is EnergyClass.MEASURED else 10.0)
 
 
+def test_a_cost_may_be_counted_in_processor_seconds() -> None:
+    span = steps("dense-joules", 10, 40.0, 2.0, EnergyClass.MEASURED)
+    busy = replace(span, window=replace(span.window, cpu_seconds=4.0))
+    facts = TicketFacts(plan=NO_PLAN, widths={}, epochs=9.0, macs_share=0.5, cost=8.0)
+    assert fit_epochs("dense-joules", [busy], facts, 10, cpu_seconds_of) == 2.0
+
+
 def test_the_second_compilation_is_charged_to_the_ticket_and_what_every_run_pays_is_not(
     many_arms: ComparisonRecord,
 ) -> None:
     ticket = next(run for run in many_arms.runs if run.arm == "ticket")
     compiled = [replace(ticket.windows[0], phase="compile") for _ in range(2)]
-    cost = windows_to_match(replace(ticket, windows=(*ticket.windows, *compiled)))
-    assert len(cost) == len(windows_to_match(ticket)) + 1
-    assert not {window.phase for window in windows_to_match(ticket)} & {"setup", "benchmark"}
+    cost = windows_to_match((*ticket.windows, *compiled))
+    assert len(cost) == len(windows_to_match(ticket.windows)) + 1
+    assert not {window.phase for window in windows_to_match(ticket.windows)} & {"setup", "benchmark"}
 
 
 def test_an_opponent_whose_shape_is_out_of_reach_says_so() -> None:

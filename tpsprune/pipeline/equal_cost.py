@@ -7,7 +7,7 @@ compressed to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import fsum
@@ -65,21 +65,30 @@ class TicketFacts:
                 f"{folder.path} is missing, and arms of pair {run.pair + 1} need the ticket in it: restore "
                 "it, or begin again with another --out"
             )
+        return cls.read(folder, cost_of(windows_to_match(run.windows)))
+
+    @classmethod
+    def read(cls, folder: RunFolder, cost: float) -> TicketFacts:
+        """Read it from a run's folder, at a cost that the caller knows.
+
+        Raises:
+            RunFolderError: something in the folder is missing or damaged.
+        """
         outcome = read_result(folder.result)
         return cls(
             plan=Plan.from_json(read_json(folder.plan)),
             widths={group.group: group.width_after for group in outcome.groups},
             epochs=outcome.stopped.epoch,
             macs_share=outcome.macs_share,
-            cost=cost_of(windows_to_match(run)),
+            cost=cost,
         )
 
 
-def windows_to_match(run: ArmRun) -> list[Window]:
+def windows_to_match(windows: Iterable[Window]) -> list[Window]:
     """Return the windows whose cost opponents are given: without set-up, one compilation, the benchmark."""
-    windows = [window for window in run.windows if window.phase not in OTHER_PHASES]
-    compiled = next((window for window in windows if window.phase == "compile"), None)
-    return [window for window in windows if window is not compiled]
+    found = [window for window in windows if window.phase not in OTHER_PHASES]
+    compiled = next((window for window in found if window.phase == "compile"), None)
+    return [window for window in found if window is not compiled]
 
 
 def cost_of(windows: Iterable[Window]) -> float:
@@ -165,10 +174,17 @@ def _train_steps(bench: Workbench, model: nn.Module, steps: int) -> Iterator[Tic
     return train_steps(bench, bench.begin(model, "dense", NoRule()), settings)
 
 
-def fit_epochs(arm: str, spans: Sequence[StepSpan], ticket: TicketFacts, steps_per_epoch: int) -> float:
+def fit_epochs(
+    arm: str,
+    spans: Sequence[StepSpan],
+    ticket: TicketFacts,
+    steps_per_epoch: int,
+    cost_of: Callable[[Iterable[Window]], float] = cost_of,
+) -> float:
     """Return the epochs whose steps cost what the ticket's run did: cost · Σ steps / Σ cost of the spans.
 
-    Setting up, a compilation, the benchmark and the one evaluation at an opponent's end are on neither side.
+    ``cost_of`` is what the ticket's cost was counted by, as ``cpu_seconds_of``. Setting up, a compilation,
+    the benchmark and the one evaluation at an opponent's end are on neither side.
 
     Raises:
         PruneError: no step of the arm was measured, since its shape is out of reach.

@@ -41,6 +41,7 @@ def prune(
     device: str = "auto",
     resume: bool = False,
     again: bool = False,
+    timed: bool = True,
 ) -> Iterator[Event]:
     """Prune the recipe's model with trained weights; yield what happens, last the outcome.
 
@@ -49,7 +50,8 @@ def prune(
     The run folder is made as ``train`` makes it; its digest is of recipe and weights together. There is no
     training that could leave a rest: ``retrain.epochs = "rest"`` is none, a number is that many epochs.
     Between rounds the ticket trains only where it is retrained at all. A bundle holds a
-    ticket already; its further pruning is written as one plan from the recipe's own model.
+    ticket already; its further pruning is written as one plan from the recipe's own model. ``timed``: with
+    the latency of both models at the end.
 
     Raises:
         TpspruneError: something requested is not available, or the weights do not fit; nothing has been
@@ -71,7 +73,7 @@ def prune(
                 state = _begin_pretrained(run, pretrained, model)
                 assert state.drawn is not None
                 yield Decided(decision=state.drawn)
-            yield from finish(run, state)
+            yield from finish(run, state, timed=timed)
 
 
 def prune_dry(recipe: Recipe, weights: Path | None, *, device: str = "auto") -> Iterator[Event]:
