@@ -352,11 +352,10 @@ def main() -> None:
         "## Other worlds, and designs that were tried",
         "Claims of any kind, a saving or an increase: without a true saving all are false.",
         "- *Without the three rules*: the ladder that looks neither at runs broken off, nor at the "
-        "arithmetic mean, nor at long runs that may be missing.\n- ***Ladder***: as it is.\n- Designs that were "
-        "tried and are no rungs, each in the place of the rule on long runs. *Joules tested*: Student's t "
-        "and sign flips of the differences of joules. *One more long run*: "
-        "one run more, twice as long as its mean, leaves the sign. *15 % at least*: nothing smaller is "
-        "claimed.",
+        "arithmetic mean, nor at long runs that may be missing.\n- ***Ladder***: as it is.\n- Designs that "
+        "were tried and are no rungs, each in the place of the rule on long runs. *Joules tested*: Student's "
+        "t and sign flips of the differences of joules. *One more long run*: one run more, twice as long as "
+        "its mean, leaves the sign. *15 % at least*: nothing smaller is claimed.",
         *("\n".join(design_lines(pairs)) for pairs in SIZES),
         "- **Runs begun anew** are on record, as a journal has them; more than one leaves no claim. One "
         "of each arm is refused too: it would pass 3 % at six pairs.\n- **The arithmetic mean** must lie "

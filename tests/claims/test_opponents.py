@@ -72,6 +72,25 @@ def test_an_opponent_that_was_given_less_is_not_beaten() -> None:
     assert assess(comparison(WORSE, cost_share=1.2)).verdict.standing is Standing.SAVING_MEASURED
 
 
+@pytest.mark.parametrize(
+    ("cost_share", "difference", "standing"),
+    [
+        (0.9, 0.0, SHORTER),
+        (1.0, 0.0, SHORTER),
+        (1.2, 0.0, Standing.SAVING_MEASURED),
+        (0.5, -0.01, Standing.SAVING_MEASURED),
+    ],
+)
+def test_a_dense_model_that_a_rule_ends_is_an_opponent_where_it_costs_no_more(
+    cost_share: float, difference: float, standing: Standing
+) -> None:
+    found = comparison(WORSE)
+    stopped = comparison({"dense-stopped": difference}, cost_share=cost_share).runs
+    runs = (*found.runs, *(each for each in stopped if each.arm == "dense-stopped"))
+    arms = replace(found.design, arms=(*found.design.arms, "dense-stopped"))
+    assert assess(replace(found, design=arms, runs=runs)).verdict.standing is standing
+
+
 def test_an_opponent_that_left_no_model_in_a_pair_is_not_beaten() -> None:
     found = comparison(WORSE)
     runs = tuple(

@@ -60,6 +60,8 @@ class Evidence:
     """Opponents at equal cost that do as well, which refuse a saving and no increase."""
     quality: str = "accuracy"
     """What ``accuracy`` is called in this task."""
+    of_training: bool = True
+    """Whether it is about trainings, a rare kind of which may be long; a window of inference is a mean."""
 
 
 def standing_of(evidence: Evidence) -> tuple[Standing, tuple[Reason, ...]]:
@@ -142,7 +144,7 @@ def _noise(evidence: Evidence) -> Iterator[Reason]:
     if p_value >= alpha:
         detail = f"Student's t corrected for all claims gives p = {p_value:.3f}, not below {alpha:g}"
         yield Reason("SEVERAL_CLAIMS", detail)
-    if change.reversing_share <= change.missing_share:
+    if evidence.of_training and change.reversing_share <= change.missing_share:
         yield Reason(
             "RARE_LONG_RUNS",
             f"{change.pairs} pairs may lack a kind of run that makes up {100 * change.missing_share:.0f} %, "

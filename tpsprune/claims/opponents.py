@@ -12,7 +12,7 @@ from typing import Final
 from tpsprune.claims.change import saving
 from tpsprune.claims.pairs import CountedPairs
 from tpsprune.numerics.small_samples import mean_interval
-from tpsprune.recipe.compare import PRUNED, SHORTER_SCHEDULE, SMALLER_NET
+from tpsprune.recipe.compare import EQUAL_COST, PRUNED, SHORTER_SCHEDULE, SMALLER_NET
 from tpsprune.records import Answer, ArmPoint, Reason, classes_of, joules_of, seconds_of
 
 EQUAL_COST_SHARE: Final = 0.05
@@ -33,15 +33,18 @@ def does_as_well(counted: CountedPairs, arm: str, opponents: Sequence[str]) -> I
     """Yield why the arm is not shown to beat an opponent, for each opponent of which that is so.
 
     Beaten: the one-sided 95 % lower bound of the paired difference in accuracy, arm minus opponent, is above
-    zero, in every pair that counts, for an opponent that cost no less than 0.95 of what the arm did. Every
-    opponent must be beaten, so no correction for several tests is due.
+    zero, in every pair that counts, for an opponent that cost no less than 0.95 of what the arm did. One
+    whose cost was not fitted counts where it cost at most 1.05 times as much. Every opponent must be beaten,
+    so no correction for several tests is due.
     """
     if arm not in PRUNED:
         return
     for opponent in (each for each in opponents if each in counted.design.arms):
-        accuracy = counted.accuracy_of(arm, opponent)
+        accuracy, is_fitted = counted.accuracy_of(arm, opponent), opponent in EQUAL_COST
         if accuracy is None or accuracy.pairs < len(counted.pairs):
-            yield Reason("OPPONENT_FAILED", f"'{opponent}' left no model in a pair: nothing shows it beaten")
+            if is_fitted:
+                lost = f"'{opponent}' left no model in a pair: nothing shows it beaten"
+                yield Reason("OPPONENT_FAILED", lost)
             continue
         cost_share = _cost_share(counted, opponent, arm)
         seen = (
@@ -49,12 +52,14 @@ def does_as_well(counted: CountedPairs, arm: str, opponents: Sequence[str]) -> I
             f"for {cost_share:.2f} of the cost"
         )
         if accuracy.lower_share is None or accuracy.lower_share <= 0.0:
+            if not is_fitted and cost_share > 1.0 + EQUAL_COST_SHARE:
+                continue
             bound = "unknown" if accuracy.lower_share is None else _points(accuracy.lower_share)
             difference = _points(accuracy.difference_share)
             yield Reason(
                 "NOT_BETTER", f"{seen}: {difference}, with a one-sided 95 % bound of {bound}, not above 0"
             )
-        elif cost_share < 1.0 - EQUAL_COST_SHARE:
+        elif is_fitted and cost_share < 1.0 - EQUAL_COST_SHARE:
             yield Reason("NOT_AT_EQUAL_COST", f"{seen}, and an opponent must be given as much")
 
 

@@ -26,6 +26,8 @@ ARMS: Final = {
 """Every arm, and what it is."""
 DEFAULT_ARMS: Final = ("dense", "ticket", "dense-joules", "scratch-joules", "uniform-joules")
 SHORTER_SCHEDULE: Final = ("dense-joules",)
+STOPPED_EARLY: Final = ("dense-stopped", "dense-patience")
+"""Dense models that a rule ends: opponents too, where they cost no more than the ticket."""
 SMALLER_NET: Final = ("scratch-joules", "uniform-joules")
 EQUAL_COST: Final = (*SHORTER_SCHEDULE, *SMALLER_NET)
 """The ticket's opponents: each trains for what the ticket's run of the same seed cost."""
