@@ -18,8 +18,8 @@ REFUSALS: Final = {
     Standing.ACCURACY_NOT_PRESERVED: "{quality} is not shown to be preserved",
     Standing.WITHIN_NOISE: "within noise",
     Standing.MODEL_SENSITIVE: "the sign hangs on the power model",
-    Standing.SHORTER_SCHEDULE_DOES_AS_WELL: "a shorter schedule does as well for the same cost",
-    Standing.SMALLER_NET_DOES_AS_WELL: "a smaller net from scratch does as well for the same cost",
+    Standing.SHORTER_SCHEDULE_DOES_AS_WELL: "a shorter schedule may do as well for the same cost",
+    Standing.SMALLER_NET_DOES_AS_WELL: "a smaller net from scratch may do as well for the same cost",
 }
 GRADE_LIMITS: Final = (
     ("DE", "That any energy was measured: power is assumed, and time is what differs."),
