@@ -24,7 +24,11 @@ def test_every_other_study_has_a_page() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in STUDIES if name not in NOT_YET_RUN])
-def test_a_journal_is_of_todays_settings_and_gives_its_page(name: str) -> None:
+def test_a_journal_is_of_todays_settings_and_gives_its_page(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The journal was written where every task's data were at hand, which need not be here.
+    monkeypatch.setattr("tpsprune_studies.reach.ReachTask.is_missing", False)
     study = load_study(name)
     setup = study.make_setup(recipe.read(STUDIES[name].recipe), None, None)
     path = SHIPPED / f"{name}.jsonl"
