@@ -35,7 +35,7 @@ def broken_off_of(counted: CountedPairs, arm: str) -> tuple[Reason, ...]:
 def are_too_many(broken_off: Mapping[str, int], arm: str, baseline: str) -> bool:
     """Return whether so many runs broken off, by arm, leave no claim of ``arm`` against ``baseline``.
 
-    More than one of any arm, or more than one of these two together. One dear run begun again raises false
+    More than one of any arm, or more than one of these two together. One costly run begun again raises false
     claims from 1.6 to 2.8 % at six pairs, up to three restarts of each run to 8 %, and to 19 % at twelve
     (``reports/claims.md``).
 

@@ -94,10 +94,10 @@ def answer_of(counted: CountedPairs) -> Answer:
         told += ", beyond the noise."
     else:
         told += "; no other arm was run at that cost."
-    if dearer := [each for each in points if each not in near]:
+    if costlier := [each for each in points if each not in near]:
         told += " More: " + _listed(
             f"'{each.arm}' {each.accuracy:.4f} for {each.cost / mine.cost:.2f} times as much"
-            for each in dearer
+            for each in costlier
         )
         told += "."
     return Answer(told, tuple(points), tuple(front))
