@@ -116,10 +116,10 @@ def _lost(accuracy: Accuracy | None, quality: str) -> Iterator[Reason]:
     if accuracy is None:
         yield Reason("ACCURACY_UNKNOWN", f"no pair has the test {quality} of both")
     elif not accuracy.preserved:
-        bound = "unknown" if accuracy.lower_share is None else _points(accuracy.lower_share)
+        bound = "unknown" if accuracy.lower_share is None else in_points(accuracy.lower_share)
         yield Reason(
             "ACCURACY_BOUND",
-            f"test {quality} changed by {_points(accuracy.difference_share)}, with a one-sided 95 % bound of "
+            f"test {quality} changed by {in_points(accuracy.difference_share)}, with a one-sided 95 % bound of "
             f"{bound}; at most −{100 * accuracy.tolerance_share:g} was fixed beforehand",
         )
 
@@ -180,7 +180,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:+.1f} %".replace("-", "−")
 
 
-def _points(share: float) -> str:
+def in_points(share: float) -> str:
+    """Return a difference of shares in percentage points."""
     return f"{100 * share:+.2f} points".replace("-", "−")
 
 

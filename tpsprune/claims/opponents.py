@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from tpsprune.claims.change import saving
+from tpsprune.claims.ladder import in_points
 from tpsprune.claims.pairs import CountedPairs
 from tpsprune.numerics.small_samples import mean_interval
 from tpsprune.recipe.compare import EQUAL_COST, PRUNED, SHORTER_SCHEDULE, SMALLER_NET
@@ -54,8 +55,8 @@ def does_as_well(counted: CountedPairs, arm: str, opponents: Sequence[str]) -> I
         if accuracy.lower_share is None or accuracy.lower_share <= 0.0:
             if not is_fitted and cost_share > 1.0 + EQUAL_COST_SHARE:
                 continue
-            bound = "unknown" if accuracy.lower_share is None else _points(accuracy.lower_share)
-            difference = _points(accuracy.difference_share)
+            bound = "unknown" if accuracy.lower_share is None else in_points(accuracy.lower_share)
+            difference = in_points(accuracy.difference_share)
             yield Reason(
                 "NOT_BETTER", f"{seen}: {difference}, with a one-sided 95 % bound of {bound}, not above 0"
             )
@@ -150,7 +151,3 @@ def _listed(names: Iterable[str]) -> str:
     """
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.2f} points".replace("-", "−")
