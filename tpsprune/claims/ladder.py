@@ -119,8 +119,8 @@ def _lost(accuracy: Accuracy | None, quality: str) -> Iterator[Reason]:
         bound = "unknown" if accuracy.lower_share is None else in_points(accuracy.lower_share)
         yield Reason(
             "ACCURACY_BOUND",
-            f"test {quality} changed by {in_points(accuracy.difference_share)}, with a one-sided 95 % bound of "
-            f"{bound}; at most −{100 * accuracy.tolerance_share:g} was fixed beforehand",
+            f"test {quality} changed by {in_points(accuracy.difference_share)}, with a one-sided 95 % "
+            f"bound of {bound}; at most −{100 * accuracy.tolerance_share:g} was fixed beforehand",
         )
 
 
