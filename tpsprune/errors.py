@@ -43,7 +43,7 @@ def printable(text: str) -> str:
 
 
 class TpspruneError(Exception):
-    """A fault the user can repair: the message names the place, what was found and what would do."""
+    """A fault the user can repair: the message names the place, what was found and what is expected."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
@@ -51,7 +51,7 @@ class TpspruneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing wrong with a recipe: where, and what would do."""
+    """One thing wrong with a recipe: where, and what is expected."""
 
     place: str
     message: str

@@ -312,7 +312,7 @@ def _split(inputs: Tensor, labels: Tensor, items: int, validation_share: float) 
 
 def _require_between(name: str, value: int, least: int, most: int) -> None:
     if not isinstance(value, int) or not least <= value <= most:
-        raise DataError(f"{name} is {value!r}; a whole number from {least} to {most} would do")
+        raise DataError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
 
 
 def _require_room(items: int, held_out: int, total: int, made_of: str) -> None:
@@ -321,5 +321,5 @@ def _require_room(items: int, held_out: int, total: int, made_of: str) -> None:
     if items + held_out > total:
         raise DataError(
             f"{items} items and {held_out} held out are more than the {total} that {made_of} make; "
-            "fewer would do"
+            "choose fewer"
         )

@@ -56,7 +56,7 @@ def cifar10_file() -> str:
         "TPSPRUNE_CIFAR10",
         str(CACHE / "cifar10.zip"),
         "CIFAR-10",
-        "an image folder, or a zip of one, with train/CLASS/*.jpg and test/CLASS/*.jpg would do",
+        "expected an image folder, or a zip of one, with train/CLASS/*.jpg and test/CLASS/*.jpg",
     )
 
 

@@ -107,7 +107,7 @@ def test_every_fault_is_reported_at_once(invoke: Invoke) -> None:
         ({"target": "macs=2"}, "a share above 0 and below 1 is needed"),
         ({"epochs": "-1"}, "'-1' is no number of epochs"),
         ({"model": "transformer"}, "'transformer' takes tokens, 'digits' gives grey images"),
-        ({"model": "timm"}, "timm:NAME would do"),
+        ({"model": "timm"}, "expected timm:NAME"),
     ],
 )
 def test_nonsense_is_refused(invoke: Invoke, changed: dict[str, str], told: str) -> None:

@@ -64,7 +64,7 @@ def test_parting_shares_out_every_item_once(generator: torch.Generator) -> None:
 @pytest.mark.parametrize(("share", "drawn"), [(0.01, 0), (0.99, 20)])
 def test_a_share_that_leaves_nothing_is_refused(share: float, drawn: int) -> None:
     split = Split(torch.zeros(20, 1), torch.zeros(20, dtype=torch.int64))
-    words = rf"here: {share} of 20 items is {drawn}; a share that leaves items on both sides would do"
+    words = rf"here: {share} of 20 items is {drawn}; expected a share that leaves items on both sides"
     with pytest.raises(DataError, match=words):
         split_off(split, torch.arange(20), share, "here")
 
@@ -72,7 +72,7 @@ def test_a_share_that_leaves_nothing_is_refused(share: float, drawn: int) -> Non
 def test_a_part_that_lacks_a_class_is_refused_by_name() -> None:
     whole = Split(torch.zeros(5, 1), torch.tensor([0, 0, 1, 3, 3]))
     part = Split(torch.zeros(2, 1), torch.tensor([0, 1]))
-    words = "here: leaves the test split of 2 items without class 3, which has 2 in all; another share, or"
+    words = "here: leaves the test split of 2 items without class 3, which has 2 in all; use another share"
     with pytest.raises(DataError, match=words):
         require_every_class(part, "test", whole, "here")
     require_every_class(Split(torch.zeros(3, 1), torch.tensor([0, 1, 3])), "test", whole, "here")
@@ -98,7 +98,7 @@ def test_statistics_come_from_the_training_split_alone(generator: torch.Generato
 @pytest.mark.parametrize(
     ("labels", "limit", "words"),
     [
-        (torch.full((20,), 3), None, r"task\.data: noise holds only one class; two classes or more would do"),
+        (torch.full((20,), 3), None, r"task\.data: noise holds only one class; expected two classes or more"),
         (torch.arange(40) % 2, 21, r"train_limit: is 21 images, 20 are left after validation; leave"),
     ],
 )

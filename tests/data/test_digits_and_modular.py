@@ -66,7 +66,8 @@ def test_digits_are_split_by_the_split_seed_alone() -> None:
 
 def test_digit_shares_that_leave_nothing_to_train_on_are_refused() -> None:
     words = (
-        "validation_share 0.5 and test_share 0.5 leave nothing to train on; shares that sum to less than 1"
+        "validation_share 0.5 and test_share 0.5 leave nothing to train on; "
+        "expected shares that sum to less than 1"
     )
     with pytest.raises(DataError, match=words):
         load(DigitsData(validation_share=0.5, test_share=0.5))
@@ -148,9 +149,9 @@ def test_labels_of_large_residues_do_not_overflow() -> None:
 @pytest.mark.parametrize(
     ("settings_of", "words"),
     [
-        ({"train_share": 0.05}, r"task\.data\.train_share: 0\.05 of 9 items is 0; a share that leaves items"),
-        ({"train_share": 0.95}, r"task\.data\.train_share: 0\.95 of 9 items is 9; a share that leaves items"),
-        ({"validation_share": 0.01}, r"task\.data\.validation_share: 0\.01 of 5 items is 0; a share that"),
+        ({"train_share": 0.05}, r"task\.data\.train_share: 0\.05 of 9 items is 0; expected a share that leaves items"),
+        ({"train_share": 0.95}, r"task\.data\.train_share: 0\.95 of 9 items is 9; expected a share that leaves items"),
+        ({"validation_share": 0.01}, r"task\.data\.validation_share: 0\.01 of 5 items is 0; expected a share that"),
     ],
 )
 def test_modular_shares_that_leave_a_split_empty_are_refused(

@@ -73,7 +73,9 @@ def test_a_damaged_gzip_file_is_refused(tmp_path: Path) -> None:
     packed = bytearray(gzip.compress(idx_bytes(torch.randint(0, 256, (20, 10, 10)))))
     packed[-6] ^= 1
     (tmp_path / "images.gz").write_bytes(packed)
-    with pytest.raises(DataError, match=r"is not a sound gzip file \(.*incorrect data check\); a fresh copy"):
+    with pytest.raises(
+        DataError, match=r"is not a sound gzip file \(.*incorrect data check\); use a fresh copy"
+    ):
         read_idx(tmp_path / "images.gz", 3)
 
 
@@ -89,7 +91,8 @@ def test_a_folder_of_idx_files_becomes_three_splits(folder: Path) -> None:
 
 def test_a_missing_folder_is_reported_with_where_to_get_one(tmp_path: Path) -> None:
     words = (
-        r"task\.data\.folder: .*/nowhere is not a folder; one that holds train-images-idx3-ubyte\[\.gz\], "
+        r"task\.data\.folder: .*/nowhere is not a folder; expected one that holds "
+        r"train-images-idx3-ubyte\[\.gz\], "
         r"train-labels-idx1-ubyte\[\.gz\], t10k-images-.*`apt-get install dataset-fashion-mnist`"
     )
     with pytest.raises(DataError, match=words):
@@ -99,14 +102,14 @@ def test_a_missing_folder_is_reported_with_where_to_get_one(tmp_path: Path) -> N
 def test_a_missing_file_is_named(folder: Path) -> None:
     (folder / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(
-        DataError, match=r"lacks t10k-labels-idx1-ubyte; that file, with or without \.gz, would do"
+        DataError, match=r"lacks t10k-labels-idx1-ubyte; expected that file, with or without \.gz"
     ):
         load(IdxData(folder=str(folder)))
 
 
 def test_labels_and_images_must_be_as_many(folder: Path) -> None:
     (folder / "train-labels-idx1-ubyte").write_bytes(idx_bytes(torch.zeros(59)))
-    words = r"train-labels-idx1-ubyte: holds 59 labels for the 60 images of train-images-idx3-ubyte\.gz; one"
+    words = r"ubyte: holds 59 labels for the 60 images of train-images-idx3-ubyte\.gz; expected one label"
     with pytest.raises(DataError, match=words):
         load(IdxData(folder=str(folder)))
 
@@ -114,14 +117,14 @@ def test_labels_and_images_must_be_as_many(folder: Path) -> None:
 def test_a_file_without_images_is_refused(folder: Path) -> None:
     (folder / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(torch.zeros(0, 9, 8)))
     (folder / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(torch.zeros(0)))
-    with pytest.raises(DataError, match="t10k-images-idx3-ubyte: holds no images; at least one would do"):
+    with pytest.raises(DataError, match="t10k-images-idx3-ubyte: holds no images; expected at least one"):
         load(IdxData(folder=str(folder)))
 
 
 def test_test_images_of_another_size_are_refused(folder: Path) -> None:
     (folder / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(torch.zeros(20, 8, 8)))
     with pytest.raises(
-        DataError, match="training images are of 9×8, test images of 8×8 pixels; one size for"
+        DataError, match="training images are of 9×8, test images of 8×8 pixels; expected one size for"
     ):
         load(IdxData(folder=str(folder)))
 
@@ -129,7 +132,7 @@ def test_test_images_of_another_size_are_refused(folder: Path) -> None:
 def test_test_classes_that_are_not_trained_on_are_refused(folder: Path) -> None:
     (folder / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(torch.arange(20) % 6))
     with pytest.raises(
-        DataError, match="the test labels go up to 5, the training labels to 3; a test of classes"
+        DataError, match="the test labels go up to 5, the training labels to 3; expected only classes"
     ):
         load(IdxData(folder=str(folder)))
 
@@ -137,7 +140,7 @@ def test_test_classes_that_are_not_trained_on_are_refused(folder: Path) -> None:
 def test_a_single_class_is_refused(folder: Path) -> None:
     for stem, count in (("train", 60), ("t10k", 20)):
         (folder / f"{stem}-labels-idx1-ubyte").write_bytes(idx_bytes(torch.zeros(count)))
-    with pytest.raises(DataError, match="holds only one class; two classes or more would do"):
+    with pytest.raises(DataError, match="holds only one class; expected two classes or more"):
         load(IdxData(folder=str(folder)))
 
 
@@ -166,7 +169,7 @@ def test_no_more_is_unpacked_than_the_header_states_and_may_be(tmp_path: Path, *
     words = (
         "too long: 40 bytes are expected, more were found"
         if lies
-        else "states 1,300,000,016 bytes, and 1,073,741,824 are read at most; task.data.max_bytes = 13000"
+        else "states 1,300,000,016 bytes, and 1,073,741,824 are read at most; set task.data.max_bytes = 13000"
     )
     tracemalloc.start()
     with pytest.raises(DataError, match=words):

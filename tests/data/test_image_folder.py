@@ -163,7 +163,7 @@ def test_without_a_cache_folder_the_users_own_is_used(book: Path, monkeypatch: p
 
 def test_nothing_there_is_reported_with_what_would_do(tmp_path: Path) -> None:
     words = (
-        r"task\.data\.path: .*/nowhere is not there; a folder or zip that holds train/CLASS/\*\.jpg\|png and"
+        r"task\.data\.path: .*/nowhere is not there; expected a folder or zip that holds train/CLASS/\*\.jpg"
     )
     with pytest.raises(DataError, match=words):
         read(tmp_path / "nowhere")
@@ -189,7 +189,7 @@ def test_a_zip_that_is_cut_short_is_refused(tmp_path: Path) -> None:
 def test_a_missing_split_is_named(tmp_path: Path, split: str, kind: str) -> None:
     content = {name: raw for name, raw in files().items() if not name.startswith(split)}
     path = in_folder(tmp_path / "b", content) if kind == "folder" else in_zip(tmp_path / "b.zip", content)
-    words = rf"has no class folders in {split}/; images as {split}/CLASS/\*\.jpg\|png would do"
+    words = rf"has no class folders in {split}/; expected images as {split}/CLASS/\*\.jpg\|png"
     with pytest.raises(DataError, match=words):
         read(path)
 
@@ -197,7 +197,7 @@ def test_a_missing_split_is_named(tmp_path: Path, split: str, kind: str) -> None
 def test_an_empty_class_folder_is_named(book: Path) -> None:
     (book / "train" / "fox").mkdir()
     with pytest.raises(
-        DataError, match=r"holds no image in train/fox/; at least one \.jpg or \.png, or no such"
+        DataError, match=r"holds no image in train/fox/; add at least one \.jpg or \.png, or remove"
     ):
         read(book)
 
@@ -205,7 +205,7 @@ def test_an_empty_class_folder_is_named(book: Path) -> None:
 def test_an_empty_class_folder_of_a_zip_is_named(tmp_path: Path) -> None:
     path = in_zip(tmp_path / "book.zip", {**files(), "train/fox/": b""})
     with pytest.raises(
-        DataError, match=r"holds no image in train/fox/; at least one \.jpg or \.png, or no such"
+        DataError, match=r"holds no image in train/fox/; add at least one \.jpg or \.png, or remove"
     ):
         read(path)
 
@@ -213,14 +213,14 @@ def test_an_empty_class_folder_of_a_zip_is_named(tmp_path: Path) -> None:
 def test_a_test_class_that_is_not_trained_on_is_named(book: Path) -> None:
     in_folder(book, {"test/fox/0.png": encoded(picture(0, (1, 2, 3)))})
     with pytest.raises(
-        DataError, match="has the class 'fox' in test/ and not in train/; a test of classes that"
+        DataError, match="has the class 'fox' in test/ and not in train/; expected only classes that"
     ):
         read(book)
 
 
 def test_a_single_class_is_named(tmp_path: Path) -> None:
     content = {name: raw for name, raw in files().items() if "/cat/" in name}
-    with pytest.raises(DataError, match="holds only one class, 'cat'; two classes or more would do"):
+    with pytest.raises(DataError, match="holds only one class, 'cat'; expected two classes or more"):
         read(in_folder(tmp_path / "book", content))
 
 
@@ -314,7 +314,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
 
 def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    words = r"task\.data\.cache: the decoded images cannot be written to .*/file \(.+\); a folder with room"
+    words = r"task\.data\.cache: the decoded images cannot be written to .*/file \(.+\); choose a folder"
     with pytest.raises(DataError, match=words):
         write_cache(tmp_path / "file" / "images-a.npy", some_images(), SHAPE)
 
@@ -402,7 +402,7 @@ def test_a_small_file_that_claims_to_be_huge_is_refused(side: int) -> None:
 def test_sixteen_bits_a_channel_are_refused() -> None:
     stream = io.BytesIO()
     Image.fromarray(np.full((9, 9), 40_000, np.uint16)).save(stream, "PNG")
-    with pytest.raises(DataError, match=r"^a\.png: has more than 8 bits a channel; 8-bit images would do$"):
+    with pytest.raises(DataError, match=r"^a\.png: has more than 8 bits a channel; expected 8-bit images$"):
         decode(stream.getvalue(), "a.png", 8, 1)
 
 

@@ -135,14 +135,14 @@ def test_quotes_spaces_blank_lines_and_a_byte_order_mark_are_read(file: Path) ->
 @pytest.mark.parametrize(
     ("text", "more", "words"),
     [
-        (None, {}, r"task\.data\.path: .*people\.csv is not there; a CSV file with a header would do"),
-        ("", {}, r"people\.csv is empty; a header and rows below it would do"),
-        (HEADER, {}, r"has a header and no rows; rows below it would do"),
+        (None, {}, r"task\.data\.path: .*people\.csv is not there; expected a CSV file with a header"),
+        ("", {}, r"people\.csv is empty; expected a header and rows below it"),
+        (HEADER, {}, r"has a header and no rows; expected rows below it"),
         (table(header="1,2,3,4,5"), {}, r"has no header: its first row holds numbers alone"),
         (b"a,member\n\xff,1\n", {}, r"is not UTF-8 text; save it as UTF-8"),
-        (table(header="a,a,b,member,c"), {}, r"has two columns 'a'; names that differ would do"),
-        (table(header="a,,b,member,c"), {}, r"column 2 of 5 has no name; one would do"),
-        ("a,member\n1,2\n3\n", {}, r"line 3 has 1 cells, the header 2; as many of both would do"),
+        (table(header="a,a,b,member,c"), {}, r"has two columns 'a'; expected names that differ"),
+        (table(header="a,,b,member,c"), {}, r"column 2 of 5 has no name; expected one"),
+        ("a,member\n1,2\n3\n", {}, r"line 3 has 1 cells, the header 2; expected equally many"),
         ('a,member\n1,"2\n', {}, r"line 2: unexpected end of data"),
         (
             table(),
@@ -169,12 +169,12 @@ def test_quotes_spaces_blank_lines_and_a_byte_order_mark_are_read(file: Path) ->
         (
             table().replace("170,", ","),
             {},
-            r"line 22: column 'height' is empty; a value, or task\.data\.leave_out",
+            r"line 22: column 'height' is empty; fill it or set task\.data\.leave_out",
         ),
         (
             table([(rank, 1) for rank in range(9)], "a,member"),
             {},
-            r"'member' holds only one class; two classes",
+            r"'member' holds only one class; expected two classes",
         ),
         (
             table(),
@@ -182,11 +182,11 @@ def test_quotes_spaces_blank_lines_and_a_byte_order_mark_are_read(file: Path) ->
             r"'height' holds 60 different values in 60 rows, too many for classes; if",
         ),
         (table([(1, rank % 2) for rank in range(9)], "member,x"), {"loss": "mse"}, r"'member' never varies"),
-        (table(), {"loss": "mse", "target": "colour"}, r"'colour' holds words \('red'\); numbers, or loss"),
+        (table(), {"loss": "mse", "target": "colour"}, r"'colour' holds words \('red'\); use numbers or set"),
         (
             table([(rank % 2,) for rank in range(9)], "member"),
             {},
-            r"has no column but the target; one or more",
+            r"has no column but the target; expected one or more",
         ),
         (
             table([(f"w{rank}", rank % 2) for rank in range(300)], "a,member"),

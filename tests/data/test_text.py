@@ -82,7 +82,7 @@ def test_the_text_that_comes_with_python_is_always_at_hand() -> None:
 @pytest.mark.parametrize(
     ("content", "more", "words"),
     [
-        (None, {}, r"task\.data\.path: .*book\.txt is not there; a text file or a folder of them would do"),
+        (None, {}, r"task\.data\.path: .*book\.txt is not there; expected a text file or a folder of them"),
         (
             b"",
             {},
@@ -116,7 +116,7 @@ def test_a_text_that_will_not_do_is_refused_with_what_would(
 
 
 def test_a_folder_without_texts_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no \.txt file; a folder with some or a file would do"):
+    with pytest.raises(DataError, match=r"holds no \.txt file; expected a text file or a folder of them"):
         loaded(tmp_path)
 
 

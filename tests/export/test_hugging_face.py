@@ -155,9 +155,7 @@ def test_a_tensor_that_no_field_reaches_is_named() -> None:
 def test_what_is_no_model_of_the_library_is_refused() -> None:
     assert not is_pretrained(made("Pair"))
     assert is_pretrained(llama())
-    with pytest.raises(
-        ArtifactError, match="the ticket is a Pair: safetensors, torch-export or onnx would do"
-    ):
+    with pytest.raises(ArtifactError, match="the ticket is a Pair; use safetensors, torch-export or onnx"):
         FORMAT.refuse(made("Pair"))
 
 

@@ -84,7 +84,7 @@ def test_settings_are_those_of_the_recipe() -> None:
         ({"round_to": 0}, r"round_to: must .*greater than or equal to 1 .*\(found 0\)"),
         ({"widths": "rank"}, r"widths: must be 'effective-rank'.*\(found 'rank'\)"),
         ({"compensate": "yes"}, r"compensate: must be a valid boolean \(found 'yes'\)"),
-        ({"target": 0.5}, r"target is 0.5: .*as in target=tpsprune.Macs\(0.5\)"),
+        ({"target": 0.5}, r"target is 0.5; .*as in target=tpsprune.Macs\(0.5\)"),
         ({"rounds": 2}, r"rounds > 1 needs the training between them"),
         ({"ignored_layers": ["blocks*"]}, r"blocks\*"),
     ],

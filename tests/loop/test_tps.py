@@ -524,9 +524,9 @@ def test_a_setting_that_cannot_be_is_reported_with_what_would_do(
         ),
         ({"variant": "labels"}, r"'labels' needs two token inputs .* What fits: weights, neurons, moments"),
         ({"variant": "moments", "layers": ["O"]}, r"tps\.layers: no linear or convolution layer 'O'"),
-        ({"variant": "moments", "data": X}, r"data is Tensor; a tensor of inputs and one of labels"),
+        ({"variant": "moments", "data": X}, r"data is Tensor; expected a tensor of inputs and one of labels"),
         ({"variant": "moments", "data": (X, Y[:5])}, r"inputs of shape \(12, 8\) and labels of shape \(5,\)"),
-        ({"variant": "moments", "data": (X, Y.float())}, r"type float32; one whole number an item would do"),
+        ({"variant": "moments", "data": (X, Y.float())}, r"type float32; expected one whole number an item"),
         ({"variant": "moments", "data": (X, Y - 1)}, r"data has a label of -1; use classes from 0"),
         ({"variant": "moments", "data": (X, Y + 1)}, r"labels go up to 3 and the model has 3 scores"),
         ({"variant": "moments", "data": (X[:, :4], Y)}, r"the model does not take the inputs of data: mat1"),
@@ -548,7 +548,7 @@ def test_auto_on_pairs_needs_them() -> None:
 def test_an_optimiser_of_other_weights_or_none_at_all_is_refused(net: nn.Sequential) -> None:
     with pytest.raises(VariantError, match=r"this optimiser trains none of them"):
         tpsprune.TPS(net, sgd(small_net()), variant="weights")
-    with pytest.raises(LoopError, match=r"optimizer is float; the torch\.optim\.Optimizer"):
+    with pytest.raises(LoopError, match=r"optimizer is float; expected the torch\.optim\.Optimizer"):
         tpsprune.TPS(net, 0.1, variant="weights")  # type: ignore[arg-type]
 
 

@@ -267,7 +267,7 @@ def test_what_is_used_as_it_cannot_be_is_reported(data: Data) -> None:
         ({"every_steps": 0}, r"every_steps: must be greater than or equal to 1 \(found 0\)"),
         ({"every_epochs": 1}, r"Watch: every_epochs: is for recipes; here use every_steps"),
         ({"h1_point": 3}, r"h1_point: unknown key \(did you mean 'h1_points'\?\)"),
-        ({"draw": 0.5}, r"Watch: draw: is 0\.5; tpsprune\.Plateau\(\), another rule, or the fields"),
+        ({"draw": 0.5}, r"Watch: draw: is 0\.5; expected tpsprune\.Plateau\(\), another rule, or the fields"),
         ({"draw": {"rule": "platau"}}, r"draw: unknown 'rule' 'platau' \(did you mean 'plateau'\?\)"),
         (
             {"end": {"rule": "plateau", "tolerence": 1}},
@@ -325,7 +325,7 @@ def test_a_rule_that_could_never_act_is_reported_at_the_first_reading(
         ([], r"calibration_data is empty"),
         ([[torch.zeros(4, 8)]], r"this one has no labels"),
         (torch.zeros(4, 5), r"the model does not take calibration_data: mat1"),
-        (torch.zeros(0, 8), r"batch 1 of 1 of calibration_data has no items; some 256 training items in all"),
+        (torch.zeros(0, 8), r"batch 1 of 1 of calibration_data has no items; expected some 256 training"),
         ([torch.zeros(4, 8), (torch.zeros(0, 8),)], r"batch 2 of 2 of calibration_data has no items"),
         ([[torch.zeros(0, 8), torch.zeros(0)]], r"batch 1 of 1 of calibration_data has no items"),
     ],
@@ -347,12 +347,12 @@ def test_data_that_are_no_batches_are_refused(data: Any, words: str) -> None:
         (
             [torch.zeros(4, 8)],
             torch.zeros(4),
-            r"labels are one tensor, and calibration_data is batches; a list of",
+            r"labels are one tensor, and calibration_data is batches; expected a list of",
         ),
         (
             torch.zeros(300, 8),
             [torch.zeros(300)],
-            r"labels are 1 tensors, and calibration_data is 2 batches; one",
+            r"labels are 1 tensors, and calibration_data is 2 batches; expected one",
         ),
         ([torch.zeros(4, 8)], [], r"labels are 0 tensors, and calibration_data is 1 batches"),
         (

@@ -365,10 +365,13 @@ def test_triplets_carry_gradients_to_the_weights(model: TokenMlp | Transformer) 
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (TokenMlp(5, 2, 4, (8, 8), 5), "2 hidden layers on 2 tokens are not defined; one hidden layer"),
-        (TokenMlp(5, 3, 4, (8,), 5), "1 hidden layers on 3 tokens are not defined; one hidden layer"),
-        (TokenMlp(5, 2, 4, (8, 8), 5, gated=True), "2 hidden layers on 2 tokens are not defined; one hidden"),
-        (Transformer(5, 8, 2, 8, 5, length=3), "a 'transformer' on 3 tokens are not defined; two tokens"),
+        (TokenMlp(5, 2, 4, (8, 8), 5), "2 hidden layers on 2 tokens are not defined; expected one"),
+        (TokenMlp(5, 3, 4, (8,), 5), "1 hidden layers on 3 tokens are not defined; expected one hidden"),
+        (
+            TokenMlp(5, 2, 4, (8, 8), 5, gated=True),
+            "2 hidden layers on 2 tokens are not defined; expected one",
+        ),
+        (Transformer(5, 8, 2, 8, 5, length=3), "a 'transformer' on 3 tokens are not defined; expected two"),
     ],
     ids=["two-layers", "three-tokens", "two-gated-layers", "three-tokens-transformer"],
 )

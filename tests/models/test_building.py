@@ -123,7 +123,11 @@ GIVEN, FITS = "the data are", "would fit"
             PAIRS,
             "a width of 10 does not divide into 4 heads",
         ),
-        (CustomModel(factory="their_models:words"), VECTORS, "'their_models:words' returned str; a torch.nn"),
+        (
+            CustomModel(factory="their_models:words"),
+            VECTORS,
+            "'their_models:words' returned str; expected a torch.nn",
+        ),
         (
             CustomModel(factory="their_models:nothing"),
             VECTORS,
@@ -193,9 +197,14 @@ NO_RUN = r"Linear does not run on inputs of shape \(2, 4\): "
     [
         (lambda: nn.Linear(5, 3), [0, 1], None, NO_RUN + r"RuntimeError: mat1 and mat2 shapes [^\n]*$"),
         (lambda: Mute(4, 3), [0, 1], None, r"Mute does not run .*: TypeError: the model returned str"),
-        (lambda: nn.Linear(4, 4), [0, 1], None, r"outputs shape \(2, 4\); \(2, 3\), one score per item and"),
-        (lambda: nn.Linear(4, 3), [0, 3], None, r"labels go from 0 to 3; from 0 to 2 would do"),
-        (lambda: nn.Linear(4, 3), [-1, 2], None, r"labels go from -1 to 2; from 0 to 2 would do"),
+        (
+            lambda: nn.Linear(4, 4),
+            [0, 1],
+            None,
+            r"outputs shape \(2, 4\); expected \(2, 3\), one score per item",
+        ),
+        (lambda: nn.Linear(4, 3), [0, 3], None, r"labels go from 0 to 3; expected 0 to 2"),
+        (lambda: nn.Linear(4, 3), [-1, 2], None, r"labels go from -1 to 2; expected 0 to 2"),
         (frozen, [0, 1], None, r"nothing of Linear trains: none of its 2 parameters has requires_grad"),
         (lambda: nn.LazyLinear(3), [0, 1], None, r"'weight' of LazyLinear is lazy and has no shape yet"),
         (
@@ -205,7 +214,7 @@ NO_RUN = r"Linear does not run on inputs of shape \(2, 4\): "
             r"Shy does not run in training mode on .*: RuntimeError: not",
         ),
         (spoilt, [0, 1], None, r"Linear outputs values that are not finite, untrained"),
-        (of_two_places, [[3, -100], [0, 1]], NEXT_TOKEN, r"labels go from 0 to 3; from 0 to 2 would do"),
+        (of_two_places, [[3, -100], [0, 1]], NEXT_TOKEN, r"labels go from 0 to 3; expected 0 to 2"),
         (
             lambda: nn.Linear(4, 3),
             [0, 1],
@@ -287,7 +296,7 @@ def test_an_output_is_of_the_shape_that_its_loss_wants(
     model.shape = shape
     check_fits(model, torch.randn(2, 4), labels, classes, objective)
     model.shape = (*shape, 7)
-    with pytest.raises(ModelError, match=rf"outputs shape .*; {re.escape(str(shape))}, one .* would do"):
+    with pytest.raises(ModelError, match=rf"outputs shape .*; expected {re.escape(str(shape))}, one .* per"):
         check_fits(model, torch.randn(2, 4), labels, classes, objective)
 
 
@@ -373,7 +382,7 @@ def test_a_package_carries_weights_and_is_not_imported() -> None:
             "package:a_package_with_weights/inside/v.pth",
             r"holds no file 'inside/v.pth' \(did you mean 'inside/w.pth'\?\)",
         ),
-        ("package:a_package_with_weights/../w.pth", r"is no file of a package: 'package:NAME/path"),
+        ("package:a_package_with_weights/../w.pth", r"is no file of a package; expected 'package:NAME/path"),
         ("package:a_package_with_weights//etc/hostname", r"is no file of a package"),
         ("package:a_package_with_weights", r"is no file of a package"),
         ("package:os.path/x.pth", r"is no file of a package"),

@@ -228,9 +228,15 @@ def raising(output: Any, labels: Tensor) -> Tensor:
     ("function", "message"),
     [
         (raising, r"task\.loss: 'theirs:loss' raised KeyError: .no such head"),
-        (lambda output, labels: 0.5, r"'theirs:loss' returned float; the mean loss, a tensor of one number"),
-        (lambda output, labels: output, r"'theirs:loss' returned shape \(30, 3\); the mean loss"),
-        (lambda output, labels: {"loss": output.mean()}, r"returned a mapping of loss; of loss and quality"),
+        (
+            lambda output, labels: 0.5,
+            r"'theirs:loss' returned float; expected the mean loss, a tensor of one number",
+        ),
+        (lambda output, labels: output, r"'theirs:loss' returned shape \(30, 3\); expected the mean loss"),
+        (
+            lambda output, labels: {"loss": output.mean()},
+            r"returned a mapping of loss; expected loss and quality",
+        ),
     ],
 )
 def test_a_wrong_return_value_of_a_loss_of_ones_own_is_refused(
@@ -260,13 +266,13 @@ def test_a_path_that_leads_nowhere_is_a_fault_of_the_recipe() -> None:
 @pytest.mark.parametrize(
     ("quality", "message"),
     [
-        (3.0, r"'theirs:loss' returned a quality of 3; 1, the best there is, or less would do"),
-        (math.nan, r"'theirs:loss' returned a quality of nan; 1, the best there is, or less would do"),
+        (3.0, r"'theirs:loss' returned a quality of 3; expected at most 1, the best there is"),
+        (math.nan, r"'theirs:loss' returned a quality of nan; expected at most 1, the best there is"),
         (-math.inf, r"returned a quality of -inf"),
-        ("good", r"'theirs:loss' returned a quality that is no number \(str\); one number would do"),
+        ("good", r"'theirs:loss' returned a quality that is no number \(str\); expected one number"),
         (
             torch.ones(2),
-            r"'theirs:loss' returned a quality that is no number \(Tensor\); one number would do",
+            r"'theirs:loss' returned a quality that is no number \(Tensor\); expected one number",
         ),
     ],
 )

@@ -121,5 +121,5 @@ def test_widths_that_kernels_do_not_like_are_named_with_the_remedy() -> None:
     note = uneven_note(changes, Prune(round_to=1))
     assert note is not None
     assert note.startswith("1 of 4 groups were pruned to a width that kernels can be slower at")
-    assert note.endswith("('first': 60, no multiple of 8): prune.round_to = \"auto\" would do")
+    assert note.endswith("('first': 60, no multiple of 8): set prune.round_to = \"auto\"")
     assert "out of reach" in (uneven_note(changes, Prune()) or "")

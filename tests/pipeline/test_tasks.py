@@ -196,7 +196,7 @@ def test_a_comparison_of_a_regression_is_made_and_reported_by_its_own_figure(tmp
         (
             lambda: task("next-token", BYTES),
             ModelError,
-            r"\(8, 256\); \(8, 32, 256\), one score per item, place",
+            r"\(8, 256\); expected \(8, 32, 256\), one score per item, place",
         ),
         (
             lambda: task("cross-entropy", "own:by_name"),
@@ -206,7 +206,7 @@ def test_a_comparison_of_a_regression_is_made_and_reported_by_its_own_figure(tmp
         (
             lambda: task("bce", "own:targets"),
             DataError,
-            r"zeros and ones of shape \(n, labels\) would do with",
+            r"expected zeros and ones of shape \(n, labels\) with loss 'bce'",
         ),
         (lambda: task(f"{OWN}:nothing", "own:classes"), RecipeError, r"task\.loss: .* has no 'nothing'"),
         (

@@ -1,4 +1,4 @@
-"""Weights from anywhere: what is welcome, and what is refused with the place and what would do."""
+"""Weights from anywhere: what is welcome, and what is refused with the place and what is expected."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_weights_that_do_not_fit_are_reported_by_the_first_tensor(
 def test_what_is_not_there_or_holds_no_weights_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"--weights .*nothing.pt is not there"):
         read_weights(tmp_path / "nothing.pt")
-    with pytest.raises(ArtifactError, match=r"holds no weights: a run folder .* or a file would do"):
+    with pytest.raises(ArtifactError, match=r"holds no weights; expected a run folder .* or a file$"):
         read_weights(tmp_path)
 
 

@@ -75,26 +75,26 @@ def test_items_are_sampled_by_the_split_seed_alone(
 @pytest.mark.parametrize(
     ("factory", "data_args", "words"),
     [
-        (permutations, {"degree": 6}, "degree is 6; a whole number from 3 to 5 would do"),
+        (permutations, {"degree": 6}, "degree is 6; expected a whole number from 3 to 5"),
         (
             permutations,
             {"degree": 3, "train_share": 0.01},
-            "train_share: 0.01 of 36 items is 0; a share that",
+            "train_share: 0.01 of 36 items is 0; expected a share that",
         ),
-        (parity, {"bits": 1}, "bits is 1; a whole number from 2 to 4096 would do"),
+        (parity, {"bits": 1}, "bits is 1; expected a whole number from 2 to 4096"),
         (parity, {"suport": 3}, "unexpected keyword argument 'suport'"),
-        (parity, {"bits": 4, "support": 5}, "support is 5; a whole number from 1 to 4 would do"),
+        (parity, {"bits": 4, "support": 5}, "support is 5; expected a whole number from 1 to 4"),
         (
             parity,
             {"bits": 4, "items": 10, "held_out": 7},
-            "10 items and 7 held out are more than the 16 that 4 bits make; fewer would do",
+            "10 items and 7 held out are more than the 16 that 4 bits make; choose fewer",
         ),
-        (parity, {"held_out": 1}, "validation_share: 0.5 of 1 items is 0; a share that leaves items on"),
-        (brackets, {"length": 63}, "length is 63; a whole number from 2 to 62 would do"),
+        (parity, {"held_out": 1}, "validation_share: 0.5 of 1 items is 0; expected a share that leaves"),
+        (brackets, {"length": 63}, "length is 63; expected a whole number from 2 to 62"),
         (
             brackets,
             {"length": 6, "items": 15, "held_out": 6},
-            "15 items and 6 held out are more than the 20 that 6 brackets make; fewer would do",
+            "15 items and 6 held out are more than the 20 that 6 brackets make; choose fewer",
         ),
     ],
 )

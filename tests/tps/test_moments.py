@@ -178,8 +178,8 @@ def test_labels_of_held_out_items_cannot_reach_the_weights(pairs: Pairs) -> None
     ("layers", "words"),
     [
         (("00",), "tps.layers: no linear or convolution layer '00'"),
-        (("0 * 2 * 4",), "tps.layers: '0 * 2 * 4' has 3 factors; 'layer' or 'gate * up' would do"),
-        (("0 * 4",), "tps.layers: the factors of '0 * 4' have 8 and 2 units; equally many would do"),
+        (("0 * 2 * 4",), "tps.layers: '0 * 2 * 4' has 3 factors; expected 'layer' or 'gate * up'"),
+        (("0 * 4",), "tps.layers: the factors of '0 * 4' have 8 and 2 units; expected equally many"),
     ],
 )
 def test_layers_that_cannot_be_had_are_refused(layers: tuple[str, ...], words: str) -> None:
@@ -206,7 +206,7 @@ class Odd(nn.Module):
         ((), r"^'moments' finds no layer before the scores that is called once"),
         (
             ("by_token",),
-            r"^tps\.layers: 'by_token' outputs 6 rows for 3 items; a layer with one row for each",
+            r"^tps\.layers: 'by_token' outputs 6 rows for 3 items; choose a layer with one row for each",
         ),
     ],
 )

@@ -127,8 +127,8 @@ def load_state(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / FILE
     if not path.exists():
         raise ArtifactError(
-            f"{path}, the state of TPS and Watch, is not there; a checkpoint written with"
-            " the callback would do, or callback.parts.load_state_dict({}) beforehand to start both afresh"
+            f"{path}, the state of TPS and Watch, is not there; use a checkpoint written with"
+            " the callback, or call callback.parts.load_state_dict({}) beforehand to start both afresh"
         )
     tensors, metadata = load_tensors(path)
     try:

@@ -81,13 +81,13 @@ def _fault(message: str) -> DataError:
 def _check_mapping(returned: Any) -> Mapping[str, Any]:
     if not isinstance(returned, Mapping):
         wanted = "a mapping with train=(inputs, labels) and test=(inputs, labels)"
-        raise _fault(f"returned {type(returned).__name__}; {wanted} would do")
+        raise _fault(f"returned {type(returned).__name__}; expected {wanted}")
     for key in returned:
         if key not in KEYS:
             raise _fault(f"returned '{key}'{did_you_mean(str(key), KEYS)}; known are {', '.join(KEYS)}")
     for key in ("train", "test"):
         if key not in returned:
-            raise _fault(f"returned no '{key}'; {key}=(inputs, labels) would do")
+            raise _fault(f"returned no '{key}'; expected {key}=(inputs, labels)")
     return returned
 
 
@@ -111,13 +111,13 @@ def _input_kind(returned: Mapping[str, Any]) -> AnyKind:
         return "vector" if inputs.is_floating_point() else "tokens"
     raise _fault(
         f"train inputs are {_describe(inputs)}, from which their kind cannot be inferred; "
-        f"input_kind = {', '.join(kinds)} would do"
+        f"set input_kind to one of {', '.join(kinds)}"
     )
 
 
 def _pair(name: str, pair: Any) -> tuple[Any, Any]:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise _fault(f"{name} is {type(pair).__name__}; a pair (inputs, labels) would do")
+        raise _fault(f"{name} is {type(pair).__name__}; expected a pair (inputs, labels)")
     return pair[0], pair[1]
 
 
@@ -131,12 +131,12 @@ def _split(name: str, pair: Any, kind: AnyKind, loss: str) -> Split:
     is_float = inputs.is_floating_point()
     fits = _is_integer(inputs) if kind == "tokens" else is_float
     if inputs.ndim != AXES[kind] or not (fits or (kind == "image" and inputs.dtype == torch.uint8)):
-        raise _fault(f"{name} inputs are {_describe(inputs)}; {INPUTS_WANTED[kind]} would do")
+        raise _fault(f"{name} inputs are {_describe(inputs)}; expected {INPUTS_WANTED[kind]}")
     labels = _check_labels(name, labels, loss)
     if len(labels) != len(inputs) or inputs.numel() == 0:
         raise _fault(
-            f"{name} has {len(inputs)} inputs and {len(labels)} labels; as many of both, and at least one, "
-            "would do"
+            f"{name} has {len(inputs)} inputs and {len(labels)} labels; expected equally many, and at "
+            "least one"
         )
     stored = inputs.to(torch.int64 if kind == "tokens" else torch.float32 if is_float else torch.uint8)
     _require_finite(f"{name} inputs", stored)
@@ -150,7 +150,7 @@ def _require_alike(splits: Mapping[str, Split]) -> None:
         if not _are_alike(split.labels, first.labels):
             raise _fault(
                 f"{name} labels are {_describe(split.labels)}, train labels {_describe(first.labels)}; "
-                "labels of one shape and type would do"
+                "expected labels of one shape and type"
             )
         here, there = _by_place(split.inputs), _by_place(first.inputs)
         for place in (*there, *here):
@@ -162,7 +162,7 @@ def _require_alike(splits: Mapping[str, Split]) -> None:
                 label = "" if isinstance(split.inputs, Tensor) else f" {place!r}"
                 raise _fault(
                     f"{name} inputs{label} are {_describe(here[place])}, train inputs "
-                    f"{_describe(there[place])}; items of one shape and type would do"
+                    f"{_describe(there[place])}; expected items of one shape and type"
                 )
 
 
@@ -215,8 +215,8 @@ def _check_parts(name: str, inputs: Any, items: int) -> Tree:
     """Return the parts of a split as they are stored, a dictionary or a tuple."""
     if not _is_parts(inputs) or not inputs:
         raise _fault(
-            f"{name} inputs are {type(inputs).__name__}, train inputs several arrays; a mapping or tuple of "
-            "arrays would do for both"
+            f"{name} inputs are {type(inputs).__name__}, train inputs several arrays; expected a mapping or "
+            "tuple of arrays for both"
         )
     stored = {
         place: _check_part(f"{name} inputs {place!r}", each, items)
@@ -227,23 +227,23 @@ def _check_parts(name: str, inputs: Any, items: int) -> Tree:
     for place in stored:
         if not (isinstance(place, str) and place.isidentifier()):
             wanted = "the name of an argument of the model's forward"
-            raise _fault(f"{name} inputs have a part {place!r}; {wanted} would do")
+            raise _fault(f"{name} inputs have a part {place!r}; expected {wanted}")
     return stored
 
 
 def _check_part(name: str, values: Any, items: int) -> Tensor:
     part = _as_tensor(name, values)
     if part.ndim < 1 or part.is_complex():
-        raise _fault(f"{name} are {_describe(part)}; items along a first axis would do")
+        raise _fault(f"{name} are {_describe(part)}; expected items along a first axis")
     if len(part) != items or part.numel() == 0:
         raise _fault(
-            f"{name} hold {len(part)} items and there are {items} labels; as many of both, and at least one, "
-            "would do"
+            f"{name} hold {len(part)} items and there are {items} labels; expected equally many, and "
+            "at least one"
         )
     if part.ndim == 4 and part.dtype == torch.uint8:
         raise _fault(
             f"{name} are {_describe(part)}: images among several inputs are taken as the model is to see "
-            "them; floats would do"
+            "them; use floats"
         )
     stored = part.to(torch.float32) if part.is_floating_point() else part
     _require_finite(name, stored)
@@ -274,14 +274,14 @@ def _check_labels(name: str, labels: Tensor, loss: str) -> Tensor:
     if not _fit_loss(labels, loss):
         wanted = LABELS_WANTED.get(loss, "numbers, items along the first axis,")
         under = "" if loss == "cross-entropy" else f" with loss '{loss}'"
-        raise _fault(f"{name} labels are {_describe(labels)}; {wanted} would do{under}")
+        raise _fault(f"{name} labels are {_describe(labels)}; expected {wanted}{under}")
     if loss == "bce" and not bool(((labels == 0) | (labels == 1)).all()):
         raise _fault(
-            f"{name} labels go from {float(labels.min()):g} to {float(labels.max()):g}; zeros and ones would "
-            "do with loss 'bce'"
+            f"{name} labels go from {float(labels.min()):g} to {float(labels.max()):g}; expected zeros and "
+            "ones with loss 'bce'"
         )
     if loss == "next-token" and labels.numel() and not bool((labels != IGNORED).any()):
-        raise _fault(f"{name} labels are all {IGNORED}, of which none counts; token ids would do")
+        raise _fault(f"{name} labels are all {IGNORED}, of which none counts; expected token ids")
     if loss in ("bce", "mse") or labels.is_floating_point():
         labels = labels.to(torch.float32)
     _require_finite(f"{name} labels", labels)
@@ -313,7 +313,7 @@ def _classes(
     if loss == "cross-entropy" or (loss not in LABELS_WANTED and are_classes(train)):
         classes = _count(returned, "classes", "labels", labels)
         if classes < 2:
-            raise _fault("holds only one class; two classes or more would do")
+            raise _fault("holds only one class; expected two classes or more")
         return classes
     columns = train.shape[1] if train.ndim == 2 else 1
     named = returned.get("classes")
@@ -333,20 +333,19 @@ def _count(
     if count is None:
         count = max(int(values["train"].max()) + 1, least)
     if _whole_number(key, count) > MOST_IDS:
-        raise _fault(f"{key} is {count}; {MOST_IDS} at most would do: are the {what} ids?")
+        raise _fault(f"{key} is {count}; expected at most {MOST_IDS}: are the {what} ids?")
     for name, ids in values.items():
         lowest, highest = int(ids.min()), int(ids.max())
         if lowest < 0 or highest >= count:
             raise _fault(
-                f"{name} {what} go from {lowest} to {highest}; from 0 to {count - 1} would do "
-                f"({key} = {count})"
+                f"{name} {what} go from {lowest} to {highest}; expected 0 to {count - 1} ({key} = {count})"
             )
     return int(count)
 
 
 def _whole_number(key: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise _fault(f"{key} is {value!r}; a whole number above zero would do")
+        raise _fault(f"{key} is {value!r}; expected a whole number above zero")
     return value
 
 
@@ -381,4 +380,4 @@ def _describe(values: Tensor) -> str:
 def _require_finite(name: str, values: Tensor) -> None:
     """Refuse floats that are not finite as they are stored."""
     if values.is_floating_point() and not bool(values.isfinite().all()):
-        raise _fault(f"{name} hold nan or inf as float32; finite numbers would do")
+        raise _fault(f"{name} hold nan or inf as float32; expected finite numbers")

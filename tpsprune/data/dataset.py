@@ -89,8 +89,8 @@ def split_off(split: Split, order_n: Tensor, share: float, place: str) -> tuple[
     drawn = round(share * len(split))
     if not 0 < drawn < len(split):
         raise DataError(
-            f"{place}: {share:g} of {len(split)} items is {drawn}; a share that leaves items on "
-            "both sides would do"
+            f"{place}: {share:g} of {len(split)} items is {drawn}; expected a share that leaves "
+            "items on both sides"
         )
     return split.at(order_n[drawn:]), split.at(order_n[:drawn])
 
@@ -122,7 +122,7 @@ def require_rest(data: DigitsData | TabularData | TextData) -> None:
     if data.validation_share + data.test_share >= 1:
         raise DataError(
             f"task.data: validation_share {data.validation_share:g} and test_share {data.test_share:g} "
-            "leave nothing to train on; shares that sum to less than 1 would do"
+            "leave nothing to train on; expected shares that sum to less than 1"
         )
 
 
@@ -138,7 +138,7 @@ def require_every_class(part: Split, role: str, whole: Split, place: str) -> Non
         missing = int(lost.nonzero()[0])
         raise DataError(
             f"{place}: leaves the {role} split of {len(part)} items without class {missing}, which has "
-            f"{int(there[missing])} in all; another share, or more items of that class, would do"
+            f"{int(there[missing])} in all; use another share or more items of that class"
         )
 
 
@@ -259,7 +259,7 @@ def batches_of(
             if len(batch) < 2:
                 raise error(
                     "a batch that is a list is inputs and, last, labels: this one has no labels; "
-                    "(part for (part,) in loader) would do"
+                    "pass (part for (part,) in loader)"
                 )
             *inputs, last = batch
             labels.append(move(last, device))

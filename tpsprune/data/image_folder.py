@@ -69,26 +69,26 @@ def _class_names(source: Source, entries: list[Entry], path: Path) -> list[str]:
     for split in ("train", "test"):
         if not any(there == split for there, _ in folders):
             raise DataError(
-                f"task.data.path: {path} has no class folders in {split}/; images as "
-                f"{split}/CLASS/*.jpg|png would do"
+                f"task.data.path: {path} has no class folders in {split}/; expected images as "
+                f"{split}/CLASS/*.jpg|png"
             )
     filled = Counter((entry.split, entry.label) for entry in entries)
     for split, label in sorted(folders):
         if (split, label) not in filled:
             raise DataError(
-                f"task.data.path: {path} holds no image in {split}/{label}/; at least one .jpg or .png, "
-                "or no such folder, would do"
+                f"task.data.path: {path} holds no image in {split}/{label}/; add at least one .jpg or "
+                ".png, or remove the folder"
             )
     trained = sorted(label for split, label in folders if split == "train")
     strange = sorted({label for split, label in folders if split == "test"} - set(trained))
     if strange:
         raise DataError(
-            f"task.data.path: {path} has the class '{strange[0]}' in test/ and not in train/; a test of "
-            "classes that are trained on would do"
+            f"task.data.path: {path} has the class '{strange[0]}' in test/ and not in train/; expected "
+            "only classes that are trained on"
         )
     if len(trained) < 2:
         raise DataError(
-            f"task.data.path: {path} holds only one class, '{trained[0]}'; two classes or more would do"
+            f"task.data.path: {path} holds only one class, '{trained[0]}'; expected two classes or more"
         )
     return trained
 
@@ -104,7 +104,7 @@ def _images(source: Source, entries: list[Entry], data: ImageFolderData) -> Tens
         write_cache(file, pixels, shape)
         images = read_cache(file, shape)
     if images is None:
-        raise DataError(f"{file}: does not read back as it was written; another cache folder would do")
+        raise DataError(f"{file}: does not read back as it was written; choose another cache folder")
     return torch.from_numpy(images)
 
 
@@ -235,8 +235,8 @@ def open_source(path: Path) -> Iterator[Source]:
         return
     if not path.exists():
         raise DataError(
-            f"task.data.path: {path} is not there; a folder or zip that holds train/CLASS/*.jpg|png and "
-            "test/CLASS/*.jpg|png would do"
+            f"task.data.path: {path} is not there; expected a folder or zip that holds "
+            "train/CLASS/*.jpg|png and test/CLASS/*.jpg|png"
         )
     try:
         file = open_regular(path)
@@ -296,7 +296,7 @@ def _pixels(raw: bytes, name: str, size: int, channels: int) -> NDArray[np.uint8
                 f"{name}: is of {opened.width}×{opened.height} pixels; at most {MAX_PIXELS} in all are read"
             )
         if opened.mode.startswith(("I", "F")):
-            raise DataError(f"{name}: has more than 8 bits a channel; 8-bit images would do")
+            raise DataError(f"{name}: has more than 8 bits a channel; expected 8-bit images")
         # JPEGs can be decoded at a fraction of their size, far cheaper; twice the size needed is kept.
         opened.draft(None, (2 * size, 2 * size))
         image = opened.convert(MODES[channels])
@@ -359,5 +359,5 @@ def write_cache(path: Path, images: Iterable[NDArray[np.uint8]], shape: tuple[in
     except OSError as error:
         raise DataError(
             f"task.data.cache: the decoded images cannot be written to {path.parent} "
-            f"({error.strerror or error}); a folder with room enough would do"
+            f"({error.strerror or error}); choose a folder with enough room"
         ) from error

@@ -61,7 +61,7 @@ def image_dataset(
         DataError: fewer than two classes, or a part would be left without items of some class.
     """
     if int((pool.labels.bincount() > 0).sum()) < 2:
-        raise DataError(f"task.data: {name} holds only one class; two classes or more would do")
+        raise DataError(f"task.data: {name} holds only one class; expected two classes or more")
     share, limit = data.validation_share, None
     if isinstance(data, DigitsData):
         share /= 1 - data.test_share  # Shares of digits are of all that there are, the test's among them.
@@ -101,7 +101,7 @@ def digits() -> Split:
     path = sklearn_data() / "digits.csv.gz"
     if not path.is_file():
         raise DataError(
-            "task.data: scikit-learn's digits.csv.gz is not there; `pip install scikit-learn` would do"
+            "task.data: scikit-learn's digits.csv.gz is not there; run `pip install scikit-learn`"
         )
     table = torch.from_numpy(np.loadtxt(path, delimiter=",", dtype=np.uint8))
     images = table[:, :64].reshape(-1, 1, 8, 8) * GREY_STEP
@@ -158,7 +158,7 @@ def read_idx(path: Path, axes: Literal[1, 3], most_bytes: int = MAX_BYTES) -> Te
     if expected > most_bytes:
         raise DataError(
             f"{path}: states {expected:,} bytes, and {most_bytes:,} are read at most; "
-            f"task.data.max_bytes = {expected} would do"
+            f"set task.data.max_bytes = {expected}"
         )
     if stream is not None:
         content += _unpacked(stream, stream.unconsumed_tail, expected + 1 - head_bytes, path)
@@ -181,7 +181,7 @@ def idx_dataset(data: IdxData) -> Dataset:
     if not folder.is_dir():
         names = ", ".join(f"{name}[.gz]" for pair in FILES.values() for name in pair)
         raise DataError(
-            f"task.data.folder: {folder} is not a folder; one that holds {names} would do "
+            f"task.data.folder: {folder} is not a folder; expected one that holds {names} "
             "(`apt-get install dataset-fashion-mnist` puts Fashion-MNIST into "
             "/usr/share/datasets/fashion-mnist)"
         )
@@ -192,13 +192,13 @@ def idx_dataset(data: IdxData) -> Dataset:
         of_train, of_test = ("×".join(map(str, part.inputs.shape[-2:])) for part in (pool, test))
         raise DataError(
             f"{folder}: training images are of {of_train}, test images of {of_test} pixels; "
-            "one size for both would do"
+            "expected one size for both"
         )
     classes = int(pool.labels.max()) + 1
     if int(test.labels.max()) >= classes:
         raise DataError(
             f"{folder}: the test labels go up to {int(test.labels.max())}, the training labels to "
-            f"{classes - 1}; a test of classes that are trained on would do"
+            f"{classes - 1}; expected only classes that are trained on"
         )
     generator = torch.Generator().manual_seed(data.split_seed)
     return image_dataset(data, folder.resolve().name, pool, test, classes, generator)
@@ -211,10 +211,10 @@ def _read_pair(folder: Path, images_name: str, labels_name: str, most_bytes: int
     if images.shape[0] != labels.shape[0]:
         raise DataError(
             f"{labels_path}: holds {labels.shape[0]} labels for the {images.shape[0]} images of "
-            f"{images_path.name}; one label per image would do"
+            f"{images_path.name}; expected one label per image"
         )
     if images.numel() == 0:
-        raise DataError(f"{images_path}: holds no images; at least one would do")
+        raise DataError(f"{images_path}: holds no images; expected at least one")
     return Split(images.unsqueeze(1), labels.to(torch.int64))
 
 
@@ -222,7 +222,7 @@ def _found(folder: Path, name: str) -> Path:
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path
-    raise DataError(f"task.data.folder: {folder} lacks {name}; that file, with or without .gz, would do")
+    raise DataError(f"task.data.folder: {folder} lacks {name}; expected that file, with or without .gz")
 
 
 def _unpacked(stream: zlib._Decompress, raw: bytes, most_bytes: int, path: Path) -> bytes:
@@ -230,4 +230,4 @@ def _unpacked(stream: zlib._Decompress, raw: bytes, most_bytes: int, path: Path)
         # A stream that ends early gives what it holds, and its length shows it.
         return stream.decompress(raw, most_bytes)
     except zlib.error as error:
-        raise DataError(f"{path}: is not a sound gzip file ({error}); a fresh copy would do") from error
+        raise DataError(f"{path}: is not a sound gzip file ({error}); use a fresh copy") from error

@@ -144,7 +144,7 @@ def _scaled(values_nf: Tensor, names_f: Sequence[str], scaling: tuple[Tensor, Te
         row, column = (~scaled_nf.isfinite()).nonzero()[0].tolist()
         raise DataError(
             f"task.data: column '{names_f[column]}' holds {values_nf[row, column].item():g}, nowhere near "
-            "the numbers of the training split; leaving that row or column out would do"
+            "the numbers of the training split; leave out that row or column"
         )
     return scaled_nf
 
@@ -177,7 +177,7 @@ def _of_file(data: TabularData, *, classed: bool) -> _Table:
         scaled += [numbers is not None] * columns_nw.shape[1]
         of_column += [name] * columns_nw.shape[1]
     if not features:
-        raise DataError(f"task.data.path: {table.name} has no column but the target; one or more would do")
+        raise DataError(f"task.data.path: {table.name} has no column but the target; expected one or more")
     labels_n = _classes(table, data) if classed else _numbers(table, data.target)
     stem = Path(table.name).stem
     return _Table(stem, tuple(of_column), torch.cat(features, dim=1), torch.tensor(scaled), labels_n)
@@ -189,13 +189,13 @@ def _one_hot(table: TableFile, name: str, most_features: int) -> Tensor:
     if len(kinds) > MOST_WORDS:
         raise DataError(
             f"task.data.path: {table.name}: column '{name}' holds {len(kinds)} different words: names "
-            f"rather than kinds ({MOST_WORDS} at most would do); task.data.leave_out = ['{name}'] would do"
+            f"rather than kinds (expected at most {MOST_WORDS}); set task.data.leave_out = ['{name}']"
         )
     if len(kinds) > most_features:
         raise DataError(
             f"task.data.path: {table.name}: with a feature for each of {len(kinds)} words of column '{name}' "
-            f"the table outgrows {GROWTH} times task.data.max_bytes; task.data.leave_out = ['{name}'], or "
-            "more bytes, would do"
+            f"the table outgrows {GROWTH} times task.data.max_bytes; set task.data.leave_out = ['{name}'] "
+            "or raise task.data.max_bytes"
         )
     rank = {kind: place for place, kind in enumerate(kinds)}
     places_n = torch.tensor([rank[cell] for cell in cells])
@@ -215,15 +215,15 @@ def _classes(table: TableFile, data: TabularData) -> Tensor:
         for one, other in pairwise(kinds):
             if number_of[one] == number_of[other]:
                 raise DataError(
-                    f"{TARGET}: '{data.target}' holds '{one}' and '{other}', which are one number; writing "
-                    f"it in one way, or task.data.categorical = ['{data.target}'], would do"
+                    f"{TARGET}: '{data.target}' holds '{one}' and '{other}', which are one number; write "
+                    f"it in one way or set task.data.categorical = ['{data.target}']"
                 )
     if len(kinds) < 2:
-        raise DataError(f"{TARGET}: '{data.target}' holds only one class; two classes or more would do")
+        raise DataError(f"{TARGET}: '{data.target}' holds only one class; expected two classes or more")
     if 2 * len(kinds) > len(table):
         raise DataError(
             f"{TARGET}: '{data.target}' holds {len(kinds)} different values in {len(table)} rows, too many "
-            "for classes; if they are numbers to be estimated, task.loss = 'mse' would do"
+            "for classes; if they are numbers to be estimated, set task.loss = 'mse'"
         )
     rank = {kind: place for place, kind in enumerate(kinds)}
     return torch.tensor([rank[cell] for cell in cells])
@@ -233,8 +233,8 @@ def _numbers(table: TableFile, target: str) -> Tensor:
     numbers = table.numbers(target, TARGET)
     if numbers is None:
         raise DataError(
-            f"{TARGET}: '{target}' holds words ('{table.columns[target][0]}'); numbers, or loss "
-            "'cross-entropy', would do"
+            f"{TARGET}: '{target}' holds words ('{table.columns[target][0]}'); use numbers or set "
+            "task.loss = 'cross-entropy'"
         )
     if len(set(numbers)) < 2:
         raise DataError(f"{TARGET}: '{target}' never varies: there is nothing to estimate")
@@ -261,7 +261,7 @@ def _of_source(source: str) -> _Table:
     except (OSError, ValueError) as error:
         raise DataError(
             f"task.data.source: scikit-learn's table '{source}' is not there or cannot be read; "
-            "`pip install scikit-learn` would do"
+            "run `pip install scikit-learn`"
         ) from error
     features_nf = torch.from_numpy(np.ascontiguousarray(features))
     names = tuple(f"feature {place}" for place in range(1, features_nf.shape[1] + 1))
@@ -301,8 +301,8 @@ class TableFile:
         for line, cell in zip(self.lines, cells, strict=True):
             if not cell:
                 raise DataError(
-                    f"{PLACE}: {self.name} line {line}: column '{name}' is empty; a value, or "
-                    f"task.data.leave_out = ['{name}'], would do"
+                    f"{PLACE}: {self.name} line {line}: column '{name}' is empty; fill it or "
+                    f"set task.data.leave_out = ['{name}']"
                 )
         return cells
 
@@ -321,7 +321,7 @@ class TableFile:
                 fault = "no number, and other cells are" if value is None else "no finite number"
                 raise DataError(
                     f"{PLACE}: {self.name} line {line}: '{_short(cell)}' in column '{name}' is {fault}; "
-                    f"a number, or task.data.categorical = ['{name}'], would do"
+                    f"use a number or set task.data.categorical = ['{name}']"
                 )
         return [value for value in found if value is not None]
 
@@ -343,23 +343,23 @@ def read_table(path: str, most_bytes: int = MAX_BYTES) -> TableFile:
     except csv.Error as error:
         raise DataError(f"{PLACE}: {file} line {reader.line_num}: {error}") from error
     except FileNotFoundError as error:
-        raise DataError(f"{PLACE}: {file} is not there; a CSV file with a header would do") from error
+        raise DataError(f"{PLACE}: {file} is not there; expected a CSV file with a header") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{PLACE}: {file} is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:
         hint = "; task.data.max_bytes = BYTES reads more" if error.errno == errno.EFBIG else ""
         raise DataError(f"{PLACE}: {file} cannot be read: {error.strerror or error}{hint}") from error
     if not rows:
-        raise DataError(f"{PLACE}: {file} is empty; a header and rows below it would do")
+        raise DataError(f"{PLACE}: {file} is empty; expected a header and rows below it")
     (_, header), *body = rows
     _check_header(str(file), header)
     if not body:
-        raise DataError(f"{PLACE}: {file} has a header and no rows; rows below it would do")
+        raise DataError(f"{PLACE}: {file} has a header and no rows; expected rows below it")
     for line, row in body:
         if len(row) != len(header):
             raise DataError(
-                f"{PLACE}: {file} line {line} has {len(row)} cells, the header {len(header)}; as many of "
-                "both would do"
+                f"{PLACE}: {file} line {line} has {len(row)} cells, the header {len(header)}; expected "
+                "equally many"
             )
     columns = {name: [row[place] for _, row in body] for place, name in enumerate(header)}
     return TableFile(str(file), columns, [line for line, _ in body])
@@ -368,15 +368,15 @@ def read_table(path: str, most_bytes: int = MAX_BYTES) -> TableFile:
 def _check_header(file: str, header: Sequence[str]) -> None:
     if all(_number(name) is not None for name in header):
         raise DataError(
-            f"{PLACE}: {file} has no header: its first row holds numbers alone; a row with the names of the "
-            "columns before it would do"
+            f"{PLACE}: {file} has no header: its first row holds numbers alone; add a row with the names of "
+            "the columns before it"
         )
     seen: set[str] = set()
     for place, name in enumerate(header, start=1):
         if not name:
-            raise DataError(f"{PLACE}: {file}: column {place} of {len(header)} has no name; one would do")
+            raise DataError(f"{PLACE}: {file}: column {place} of {len(header)} has no name; expected one")
         if name in seen:
-            raise DataError(f"{PLACE}: {file} has two columns '{name}'; names that differ would do")
+            raise DataError(f"{PLACE}: {file} has two columns '{name}'; expected names that differ")
         seen.add(name)
 
 

@@ -46,8 +46,8 @@ def text_dataset(data: TextData) -> Dataset:
         if size < data.length + 1:
             raise DataError(
                 f"task.data: {name} has {len(bytes_):,} bytes, of which the {role} part gets {size:,}; a "
-                f"window of {data.length} and the byte after it take {data.length + 1}: a longer text, a "
-                "shorter length or another share would do"
+                f"window of {data.length} and the byte after it take {data.length + 1}: use a longer text, "
+                "a shorter length or another share"
             )
     train, middle, end = (windows(part, data.length) for part in torch.split(bytes_, sizes))
     facts = TaskFacts(
@@ -84,11 +84,13 @@ def _text(data: TextData) -> tuple[str, bytes]:
         if path.is_dir():
             files = sorted(each for each in path.rglob("*.txt") if each.is_file())
             if not files:
-                raise DataError(f"{PLACE}: {path} holds no .txt file; a folder with some or a file would do")
+                raise DataError(
+                    f"{PLACE}: {path} holds no .txt file; expected a text file or a folder of them"
+                )
             return path.name, _joined(files, most_bytes)
         return path.name, read_bytes(path, most_bytes)
     except FileNotFoundError as error:
-        raise DataError(f"{PLACE}: {path} is not there; a text file or a folder of them would do") from error
+        raise DataError(f"{PLACE}: {path} is not there; expected a text file or a folder of them") from error
     except OSError as error:
         hint = "; task.data.max_bytes = BYTES reads more" if error.errno == errno.EFBIG else ""
         raise DataError(f"{PLACE}: {path} cannot be read: {error.strerror or error}{hint}") from error

@@ -47,7 +47,7 @@ class ReplayMeter(AbstractMeter):
             window = _window(path, number, record)
             self._recorded[window.phase].append(window)
         if not self._recorded:
-            raise MeterError(f"energy.replay: {path} holds no window; the energy.jsonl of a run would do")
+            raise MeterError(f"energy.replay: {path} holds no window; expected the energy.jsonl of a run")
         self._taken: Counter[str] = Counter()
 
     def method(self) -> EnergyMethod:
@@ -94,7 +94,7 @@ def _digest(path: Path) -> str:
     try:
         return hashlib.sha256(read_bytes(path)).hexdigest()
     except FileNotFoundError:
-        raise MeterError(f"energy.replay: {path} is not there; the energy.jsonl of a run would do") from None
+        raise MeterError(f"energy.replay: {path} is not there; expected the energy.jsonl of a run") from None
     except IsADirectoryError:
         raise MeterError(f"energy.replay: {path} is a folder; {path / 'energy.jsonl'} may be meant") from None
     except OSError as error:
@@ -107,8 +107,8 @@ def _window(path: Path, number: int, record: dict[str, Any]) -> Window:
         _check(window)
     except ValueError as error:
         raise MeterError(
-            f"energy.replay: {path} line {number} is no window ({error}): "
-            "the energy.jsonl of a run, as it was written, would do"
+            f"energy.replay: {path} line {number} is no window ({error}); "
+            "expected the energy.jsonl of a run, as it was written"
         ) from error
     return window
 

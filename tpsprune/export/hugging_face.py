@@ -46,7 +46,7 @@ class HuggingFace:
         if not is_pretrained(model):
             raise ArtifactError(
                 f"format '{self.name}' is for models of the transformers library, and the ticket is a "
-                f"{type(model).__name__}: safetensors, torch-export or onnx would do"
+                f"{type(model).__name__}; use safetensors, torch-export or onnx"
             )
         fitting_config(model)
 

@@ -158,7 +158,7 @@ class TorchExport:
         if strange := find_unsafe(path):
             raise ArtifactError(
                 f"{self.name}: torch pickles {strange[0]} of this ticket, and nothing pickled is written; "
-                "another format would do"
+                "choose another format"
             )
         return (PROGRAM,)
 

@@ -99,10 +99,10 @@ def faults_of_run(
 
 
 def _misfits(*checks: tuple[bool, str, str, Any]) -> Iterator[Fault]:
-    """Yield a fault for each check that fails: whether it fits, its place, what would do, what was found."""
+    """Yield a fault for each check that fails: whether it fits, its place, what is expected and found."""
     return (
-        Fault(place, f"must be {would_do} (found {found!r})")
-        for fits, place, would_do, found in checks
+        Fault(place, f"must be {expected} (found {found!r})")
+        for fits, place, expected, found in checks
         if not fits
     )
 

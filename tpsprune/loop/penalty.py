@@ -312,8 +312,8 @@ def _facts_of(model: nn.Module, data: Any, variant: str) -> tuple[TaskFacts, Ten
     classes = _count_scores(model, inputs[:FEW])
     if int(labels.max()) >= classes or classes < 2:
         raise VariantError(
-            f"TPS: labels go up to {int(labels.max())} and the model has {classes} scores: a classifier with"
-            " one score a class would do"
+            f"TPS: labels go up to {int(labels.max())} and the model has {classes} scores; expected a"
+            " classifier with one score a class"
         )
     if inputs.dtype not in INTEGERS or inputs.ndim != 2:
         kind = TaskFacts(input_kind="vector", input_shape=tuple(inputs.shape[1:]), classes=classes)
@@ -356,15 +356,15 @@ def _checked_data(data: Any, device: torch.device) -> tuple[Tensor, Tensor]:
     pair = data if isinstance(data, tuple | list) and len(data) == 2 else ()
     if not pair or not all(isinstance(part, Tensor) for part in pair):
         raise VariantError(
-            f"TPS: data is {type(data).__name__}; a tensor of inputs and one of labels,"
-            " as in data=(x, y), would do"
+            f"TPS: data is {type(data).__name__}; expected a tensor of inputs and one of labels,"
+            " as in data=(x, y)"
         )
     inputs, labels = pair
     if labels.dtype not in INTEGERS or labels.ndim != 1 or len(labels) != len(inputs) or not len(labels):
         raise VariantError(
             f"TPS: data has inputs of shape {tuple(inputs.shape)} and labels of shape"
-            f" {tuple(labels.shape)} and type {str(labels.dtype).removeprefix('torch.')}; one whole number an"
-            " item would do"
+            f" {tuple(labels.shape)} and type {str(labels.dtype).removeprefix('torch.')}; expected one whole"
+            " number an item"
         )
     if int(labels.min()) < 0:
         raise VariantError(f"TPS: data has a label of {int(labels.min())}; use classes from 0")

@@ -34,8 +34,8 @@ def unwrap_model(model: nn.Module) -> nn.Module:
     for name, parameter in model.named_parameters():
         if hasattr(parameter, "placements") or type(parameter).__name__ == "FlatParameter":
             raise ModelError(
-                f"'{name}' is sharded over processes, and no process holds the whole weight; a model on one"
-                " device, or under DistributedDataParallel, would do"
+                f"'{name}' is sharded over processes, and no process holds the whole weight; use a model on"
+                " one device or under DistributedDataParallel"
             )
     return model
 
@@ -50,8 +50,8 @@ def unwrap_optimizer(optimizer: Any) -> Optimizer:
         optimizer = inner
     if not isinstance(optimizer, Optimizer):
         raise LoopError(
-            f"TPS: optimizer is {type(optimizer).__name__}; the torch.optim.Optimizer that trains the model"
-            " would do"
+            f"TPS: optimizer is {type(optimizer).__name__}; expected the torch.optim.Optimizer that trains"
+            " the model"
         )
     return optimizer
 

@@ -86,7 +86,8 @@ class Watch:
             ``rank_share``.
 
     Raises:
-        RecipeError: a setting or a rule does not exist or is out of bounds; every fault, with what would do.
+        RecipeError: a setting or a rule does not exist or is out of bounds; every fault, with what is
+            expected.
         DataError: the calibration data are no batches or lack items, the labels are not one an item, or the
             model does not take the data.
         ModelError: the model is sharded over processes.
@@ -334,8 +335,8 @@ def _calibration_batches(
         # A batch without any tensor is for the model to interpret.
         if any(tensor.ndim for tensor in tensors_of(batch)) and not item_count(batch):
             raise DataError(
-                f"Watch: batch {number} of {len(batches)} of calibration_data has no items; some 256"
-                " training items in all would do"
+                f"Watch: batch {number} of {len(batches)} of calibration_data has no items; expected"
+                " some 256 training items in all"
             )
     if labels is None:
         return batches, found or []
@@ -368,8 +369,8 @@ def _split_labels(labels: Tensor, calibration_data: Any) -> list[Any]:
     """Return one tensor of labels in the batches into which the one tensor of calibration data was split."""
     if not isinstance(calibration_data, Tensor):
         raise DataError(
-            "Watch: labels are one tensor, and calibration_data is batches; a list of one tensor a batch"
-            " would do"
+            "Watch: labels are one tensor, and calibration_data is batches; expected a list of one tensor"
+            " a batch"
         )
     if not labels.ndim or len(labels) != len(calibration_data):
         raise DataError(
@@ -382,8 +383,8 @@ def _split_labels(labels: Tensor, calibration_data: Any) -> list[Any]:
 def _refuse_misfit(labels: Sequence[Any], batches: Sequence[Any]) -> None:
     if len(labels) != len(batches):
         raise DataError(
-            f"Watch: labels are {len(labels)} tensors, and calibration_data is {len(batches)} batches; one"
-            " tensor a batch would do, or one for all where calibration_data is one tensor"
+            f"Watch: labels are {len(labels)} tensors, and calibration_data is {len(batches)} batches;"
+            " expected one tensor a batch, or one for all where calibration_data is one tensor"
         )
     misfits = []
     for number, (label_i, batch) in enumerate(zip(labels, batches, strict=True), 1):

@@ -127,7 +127,7 @@ class TokenMlp(nn.Module):
         if not self.has_unit_triplets:
             raise ModelError(
                 f"task.model: unit triplets of an 'mlp' with {self.layers} hidden layers on "
-                f"{self.length} tokens are not defined; one hidden layer on two tokens would do"
+                f"{self.length} tokens are not defined; expected one hidden layer on two tokens"
             )
         outgoing_mc = self.head.weight.T
         if not isinstance(layer := self.hidden[0], Gated):
@@ -359,7 +359,7 @@ class Transformer(nn.Module):
         if not self.has_unit_triplets:
             raise ModelError(
                 f"task.model: unit triplets of a 'transformer' on {self.length} tokens are not defined; "
-                "two tokens would do"
+                "expected two tokens"
             )
         pre_activation_im = self.mlp_in(self._after_attention(tokens_i2))
         grand_mean_m = pre_activation_im.mean(0)

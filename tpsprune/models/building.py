@@ -38,7 +38,7 @@ def build(model: Model, facts: TaskFacts, *, fill: bool = True) -> nn.Module:
 
     Raises:
         ModelError: this kind of model does not take such inputs, or the library that has it is not installed
-            or has no such model; the message names what would do.
+            or has no such model; the message names what is expected.
         ArtifactError: the weights are not there, damaged, or do not fit.
         RecipeError: a custom factory does not import, or raised.
     """
@@ -95,7 +95,7 @@ def _transformer(model: TransformerModel, facts: TaskFacts) -> Transformer:
     if model.width % model.heads:
         raise ModelError(
             f"task.model: a width of {model.width} does not divide into {model.heads} heads; "
-            "a multiple of heads would do"
+            "expected a multiple of heads"
         )
     (length,) = facts.input_shape
     sizes = (facts.vocabulary, model.width, model.heads, model.mlp_width, facts.classes)
@@ -132,9 +132,9 @@ def _custom(model: CustomModel) -> nn.Module:
     made = call(model.factory, model.model_args, FACTORY)
     returned = f"{FACTORY}: '{model.factory}' returned"
     if not isinstance(made, nn.Module):
-        raise ModelError(f"{returned} {type(made).__name__}; a torch.nn.Module would do")
+        raise ModelError(f"{returned} {type(made).__name__}; expected a torch.nn.Module")
     if next(made.parameters(), None) is None:
         raise ModelError(
-            f"{returned} a {type(made).__name__} without parameters; a module that trains would do"
+            f"{returned} a {type(made).__name__} without parameters; expected a module that trains"
         )
     return made

@@ -62,8 +62,8 @@ def check_fits(
                 _predict(copied, inputs, " in training mode", read)
         elif not objective.loss(_predict(copied, inputs, " in training mode", read), labels).requires_grad:
             raise ModelError(
-                f"task.loss: '{objective.name}' returns a loss without a gradient; one computed from the "
-                "model's output with torch's functions would do"
+                f"task.loss: '{objective.name}' returns a loss without a gradient; compute it from the "
+                "model's output with torch's functions"
             )
 
 
@@ -74,7 +74,7 @@ def _check_labels(labels: Tensor, classes: int, objective: Objective) -> None:
     lowest, highest = (int(counted.min()), int(counted.max())) if counted.numel() else (0, 0)
     if lowest < 0 or highest >= classes:
         raise ModelError(
-            f"task.data: labels go from {lowest} to {highest}; from 0 to {classes - 1} would do "
+            f"task.data: labels go from {lowest} to {highest}; expected 0 to {classes - 1} "
             f"({classes} classes)"
         )
 
@@ -88,7 +88,7 @@ def _check_scores(
         return
     raise ModelError(
         f"task.model: {type(model).__name__} outputs shape {found}; "
-        f"{wanted}, {WORDS[objective.name]}, would do"
+        f"expected {wanted}, {WORDS[objective.name]}"
     )
 
 

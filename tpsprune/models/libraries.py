@@ -265,8 +265,8 @@ def _architecture(name: str) -> Any:
         isinstance(found, type) and issubclass(found, nn.Module) and getattr(found, "config_class", None)
     ):
         raise ModelError(
-            f"task.model.architecture: transformers' '{name}' is no model with a configuration of its own; a "
-            "class as GPT2LMHeadModel or ViTForImageClassification would do"
+            f"task.model.architecture: transformers' '{name}' is no model with a configuration of its own; "
+            "expected a class such as GPT2LMHeadModel or ViTForImageClassification"
         )
     return found
 

@@ -71,7 +71,7 @@ def _path_of(weights: str) -> Path:
     package, _, inside = weights.removeprefix(IN_PACKAGE).partition("/")
     if not package.isidentifier() or not inside or {"..", "/"}.intersection(Path(inside).parts):
         raise ArtifactError(
-            f"{WEIGHTS_PLACE}: '{weights}' is no file of a package: 'package:NAME/path/inside.pth' would do"
+            f"{WEIGHTS_PLACE}: '{weights}' is no file of a package; expected 'package:NAME/path/inside.pth'"
         )
     # Of a package that does not lie in another one nothing is imported to find it.
     spec = find_spec(package)

@@ -164,12 +164,12 @@ class Objective:
         if isinstance(loss, Mapping):
             if set(loss) != {"loss", "quality"}:
                 found = ", ".join(map(str, loss)) or "nothing"
-                raise self._fault(f"returned a mapping of {found}; of loss and quality would do")
+                raise self._fault(f"returned a mapping of {found}; expected loss and quality")
             quality, loss = loss["quality"], loss["loss"]
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise self._fault(
-                f"returned {found}; the mean loss, a tensor of one number, would do, or a mapping of loss "
+                f"returned {found}; expected the mean loss, a tensor of one number, or a mapping of loss "
                 "and quality"
             )
         return loss.reshape(()), quality
@@ -183,8 +183,8 @@ class Objective:
             right = (scores.argmax(dim=1) == labels).sum()
         else:
             raise self._fault(
-                "returns a loss alone, and which of these predictions are right is undefined: a mapping of "
-                "loss and quality would do"
+                "returns a loss alone, and which of these predictions are right is undefined; return a "
+                "mapping of loss and quality"
             )
         return Sums(loss.double() * items, right, torch.tensor(items, device=loss.device))
 
@@ -194,10 +194,10 @@ class Objective:
         except (TypeError, ValueError, RuntimeError) as error:
             kind = type(quality).__name__
             raise self._fault(
-                f"returned a quality that is no number ({kind}); one number would do"
+                f"returned a quality that is no number ({kind}); expected one number"
             ) from error
         if not isfinite(share) or share > 1.0:
-            raise self._fault(f"returned a quality of {share:g}; 1, the best there is, or less would do")
+            raise self._fault(f"returned a quality of {share:g}; expected at most 1, the best there is")
         return share
 
     def _fault(self, message: str) -> RecipeError:

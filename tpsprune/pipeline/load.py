@@ -317,8 +317,8 @@ def _read_folder(path: Path) -> Weights:
     file = path / "dense.safetensors"
     if not file.is_file():
         raise ArtifactError(
-            f"--weights {path}: this folder holds no weights: a run folder with dense.safetensors, a bundle "
-            "made by 'tpsprune export', or a file would do"
+            f"--weights {path}: this folder holds no weights; expected a run folder with dense.safetensors, "
+            "a bundle made by 'tpsprune export', or a file"
         )
     return Weights(load_tensors(file)[0], file, sha256_of(file))
 

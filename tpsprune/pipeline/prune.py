@@ -192,7 +192,7 @@ def _without_training(recipe: Recipe, weights: Path | None) -> Recipe:
     if recipe.retrain.rewind != "none":
         message = (
             f"'{recipe.retrain.rewind}' needs the training that 'tpsprune train' does; "
-            "--set retrain.rewind=none would do here"
+            "use --set retrain.rewind=none here"
         )
         raise RecipeError(recipe.name, [Fault("retrain.rewind", message)])
     if recipe.retrain.epochs == "rest":

@@ -256,7 +256,7 @@ def uneven_note(changes: Sequence[GroupChange], settings: Prune) -> str | None:
     why = (
         "with wider steps the target is out of reach"
         if settings.round_to == "auto"
-        else 'prune.round_to = "auto" would do'
+        else 'set prune.round_to = "auto"'
     )
     return (
         f"{len(uneven)} of {len(pruned)} groups were pruned to a width that kernels can be slower at than at "

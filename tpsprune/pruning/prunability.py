@@ -112,7 +112,7 @@ def _refuse_unrunnable(subject: nn.Module, batch: Any) -> None:
         message = " ".join(str(error).split()) or type(error).__name__
         raise PruneError(
             "the model does not run in single precision with random weights, as trials of groups do: "
-            f"{message}; a model that casts nothing to half precision itself would do (train.precision does)"
+            f"{message}; expected a model that casts nothing to half precision itself (train.precision does)"
         ) from error
 
 

@@ -104,8 +104,8 @@ def _check_flags(ticket: nn.Module, dense: nn.Module) -> None:
     for name, parameter in ticket.named_parameters():
         if not bool(parameter.isfinite().all()):
             raise _refusal(
-                f"{name} is not finite after compensation; more calibration data "
-                "(prune.calibration_items) or prune.compensate = false would do"
+                f"{name} is not finite after compensation; "
+                "set prune.compensate = false or raise prune.calibration_items"
             )
         old = before.get(name, parameter)
         if any(

@@ -1,4 +1,4 @@
-"""pydantic's findings as a user's faults: the place as typed in the file, what was found, what would do."""
+"""pydantic's findings as a user's faults: the place as typed in the file, what was found and expected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TOML to a ``Recipe``, or every fault at once, each with its place and what would do."""
+"""TOML to a ``Recipe``, or every fault at once, each with its place and what is expected."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ SMOOTHED: Final = ("cross-entropy", "next-token")
 """Losses over classes, of which some of the certainty can be spread over the others."""
 SOURCE_LABELS: Final = {"breast-cancer": "classes", "wine": "classes", "diabetes": "numbers"}
 LOSS_OF: Final = {"classes": "cross-entropy", "numbers": "mse"}
-OWN: Final = "or a function of your own, 'package.module:function', would do"
+OWN: Final = "a function of your own, 'package.module:function'"
 
 
 def _loss_faults(recipe: Recipe) -> Iterator[Fault]:
@@ -72,20 +72,20 @@ def _loss_faults(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("task.data", "give path or source, one of the two")
     if not own and loss not in QUALITIES:
         hint = did_you_mean(loss, QUALITIES) or f" (known: {', '.join(QUALITIES)})"
-        yield Fault("task.loss", f"unknown loss '{loss}'{hint}; {OWN}")
+        yield Fault("task.loss", f"unknown loss '{loss}'{hint}; expected a known one or {OWN}")
         return
     smoothing = recipe.train.label_smoothing
     if smoothing > 0.0 and loss not in SMOOTHED:
-        message = f"has no meaning with loss '{loss}': 0 would do (found {smoothing:g})"
+        message = f"has no meaning with loss '{loss}'; expected 0 (found {smoothing:g})"
         yield Fault("train.label_smoothing", message)
     if isinstance(data, TextData):
         if not own and loss != "next-token":
-            message = "data of kind 'text' have the next byte for a label at every place: 'next-token',"
-            yield Fault("task.loss", f"{message} {OWN} (found '{loss}')")
+            message = "data of kind 'text' have the next byte for a label at every place"
+            yield Fault("task.loss", f"{message}; expected 'next-token' or {OWN} (found '{loss}')")
     elif isinstance(data, TabularData):
         yield from _tabular_faults(data, loss, own=own)
     elif not isinstance(data, CustomData) and not own and loss != "cross-entropy":
-        message = f"data of kind '{data.kind}' have a class for a label: 'cross-entropy', {OWN}"
+        message = f"data of kind '{data.kind}' have a class for a label; expected 'cross-entropy' or {OWN}"
         yield Fault("task.loss", f"{message} (found '{loss}')")
 
 
@@ -97,8 +97,8 @@ def _tabular_faults(data: TabularData, loss: str, *, own: bool) -> Iterator[Faul
             if getattr(data, key):
                 yield Fault(f"task.data.{key}", f"is read with path only (here source = '{data.source}')")
     if not own and loss not in LOSS_OF.values():
-        message = "data of kind 'tabular' have one label a row: 'cross-entropy' or 'mse',"
-        yield Fault("task.loss", f"{message} {OWN} (found '{loss}')")
+        message = "data of kind 'tabular' have one label a row; expected 'cross-entropy', 'mse'"
+        yield Fault("task.loss", f"{message} or {OWN} (found '{loss}')")
         return
     found = SOURCE_LABELS.get(data.source or "", labels_wanted(data, loss))
     if own and data.labels == "auto" and data.source is None:
@@ -108,7 +108,7 @@ def _tabular_faults(data: TabularData, loss: str, *, own: bool) -> Iterator[Faul
         message = f"the target of '{data.source}' holds {found} (found '{data.labels}')"
         yield Fault("task.data.labels", message)
     elif not own and loss != LOSS_OF[found]:
-        message = f"the target holds {found}: '{LOSS_OF[found]}', {OWN} (found '{loss}')"
+        message = f"the target holds {found}; expected '{LOSS_OF[found]}' or {OWN} (found '{loss}')"
         yield Fault("task.loss", message)
 
 

@@ -26,7 +26,7 @@ def read_section(kind: type[Section], place: str, values: Mapping[str, Any], sou
     ``place`` is where it stands in a recipe, ``source`` the name that messages begin with.
 
     Raises:
-        RecipeError: with every fault, each with the name of its field and what would do.
+        RecipeError: with every fault, each with the name of its field and what is expected.
     """
     found: Section = _read(kind, place, values, source, "")
     return found
@@ -38,14 +38,14 @@ def read_rule(rule: Any, name: str, source: str) -> Rule:
     Values are checked too: Python lets anything into a dataclass.
 
     Raises:
-        RecipeError: it is no rule, or has faults; names ``name`` and what would do.
+        RecipeError: it is no rule, or has faults; names ``name`` and what is expected.
     """
     if isinstance(rule, RULES):
         rule = asdict(rule)
     if not isinstance(rule, Mapping):
         message = (
-            f"is {rule!r}; tpsprune.Plateau(), another rule, or the fields of a recipe as in"
-            " {'rule': 'plateau'} would do"
+            f"is {rule!r}; expected tpsprune.Plateau(), another rule, or the fields of a recipe as in"
+            " {'rule': 'plateau'}"
         )
         raise RecipeError(source, [Fault(name, message)])
     found: Rule = _read(Rule, "stop.draw", rule, source, name)
@@ -57,12 +57,12 @@ def prune_settings(target: Target, settings: Mapping[str, Any]) -> Prune:
 
     Raises:
         PruneError: a name that ``Prune`` does not have, or a value out of bounds; every fault, with its
-            name, what was found and what would do.
+            name, what was found and what is expected.
     """
     if not isinstance(target, ShareTarget | Widths):
         raise PruneError(
-            f"target is {target!r}: tpsprune.{', '.join(kind.capitalize() for kind in TARGETS)} would do, "
-            "as in target=tpsprune.Macs(0.5)"
+            f"target is {target!r}; expected one of "
+            f"tpsprune.{', '.join(kind.capitalize() for kind in TARGETS)}, as in target=tpsprune.Macs(0.5)"
         )
     names = [field.name for field in fields(Prune) if field.name not in OF_RECIPES]
     choices = f" (there are: {', '.join(names)})"

@@ -173,12 +173,12 @@ def choose(answer: str, offers: tuple[Offer, ...], place: str) -> Choice:
     offer = by_kind[kind]
     if bool(value) != bool(offer.asks):
         wanted = "needs more" if offer.asks else "takes nothing after it"
-        raise _fault(place, f"'{kind}' {wanted}: {offer.form} would do (found '{answer}')")
+        raise _fault(place, f"'{kind}' {wanted}; expected {offer.form} (found '{answer}')")
     if ":" in offer.asks and value not in _sources(offer) and not all(value.rpartition(":")[::2]):
         ours = ", ".join(f"{kind}:{source}" for source in _sources(offer))
-        raise _fault(place, f"'{kind}' needs more: {offer.form}, or {ours}, would do (found '{answer}')")
+        raise _fault(place, f"'{kind}' needs more; expected {offer.form} or {ours} (found '{answer}')")
     if kind == CUSTOM and not DOTTED.fullmatch(value):
-        raise _fault(place, f"'{value}' is no dotted path: {offer.form} would do")
+        raise _fault(place, f"'{value}' is no dotted path; expected {offer.form}")
     return Choice(offer, value)
 
 
@@ -187,10 +187,10 @@ def misfit(model: Choice, data: Choice) -> str:
     gives, takes = GIVES.get(data.offer.kind), TAKES.get(model.offer.kind)
     if gives is None or takes is None or gives in takes:
         return ""
-    would = [kind for kind, welcome in TAKES.items() if gives in welcome] or ["transformers", CUSTOM]
+    fitting = [kind for kind, welcome in TAKES.items() if gives in welcome] or ["transformers", CUSTOM]
     return (
         f"'{model.offer.kind}' takes {' or '.join(takes)}, '{data.offer.kind}' gives {gives}; "
-        f"{', '.join(would)} would do"
+        f"choose from {', '.join(fitting)}"
     )
 
 

@@ -159,8 +159,8 @@ class Moments(Variant):
                 )
             if len(outputs[path]) != labels:
                 raise VariantError(
-                    f"'moments' has outputs of {len(outputs[path])} items of '{path}' and {labels} labels:"
-                    " those of the same batch would do"
+                    f"'moments' has outputs of {len(outputs[path])} items of '{path}' and {labels} labels;"
+                    " expected both from the same batch"
                 )
 
     def _coherence(self, layer: UnitLayer, outputs: dict[str, Tensor], label_i: Tensor) -> Tensor:
@@ -237,7 +237,7 @@ def find_unit_layers(model: nn.Module, names: Sequence[str], inputs: Tree) -> tu
             return _named_unit_layers(model, [path])
     raise VariantError(
         "'moments' finds no layer before the scores that is called once, outputs a row of real numbers for "
-        "each item and can be trained; tps.variant = 'none' would do"
+        "each item and can be trained; set tps.variant = 'none'"
     )
 
 
@@ -262,11 +262,11 @@ def _fault(outputs: Sequence[Tensor], items: int) -> str | None:
     if not outputs:
         return "is not called in a forward pass"
     if len(outputs) > 1:
-        return f"is called {len(outputs)} times in one forward pass; a layer that is called once would do"
+        return f"is called {len(outputs)} times in one forward pass; choose a layer that is called once"
     if len(outputs[0]) != items:
-        return f"outputs {len(outputs[0])} rows for {items} items; a layer with one row for each would do"
+        return f"outputs {len(outputs[0])} rows for {items} items; choose a layer with one row for each"
     if outputs[0].is_complex():
-        return "outputs complex numbers; a layer of real ones would do"
+        return "outputs complex numbers; choose a layer of real ones"
     if not outputs[0].requires_grad:
         return "is frozen, and so is all before it: there is nothing to move"
     return None
@@ -284,7 +284,7 @@ def _named_unit_layers(model: nn.Module, names: Sequence[str]) -> tuple[UnitLaye
 def _named(model: nn.Module, name: str) -> UnitLayer:
     paths = [part.strip() for part in name.split(_PRODUCT)]
     if len(paths) > 2:
-        raise VariantError(f"tps.layers: '{name}' has {len(paths)} factors; 'layer' or 'gate * up' would do")
+        raise VariantError(f"tps.layers: '{name}' has {len(paths)} factors; expected 'layer' or 'gate * up'")
     layers = {path: module for path, module in model.named_modules() if isinstance(module, _LAYER_KINDS)}
     for path in paths:
         if path not in layers:
@@ -294,6 +294,6 @@ def _named(model: nn.Module, name: str) -> UnitLayer:
     if len(set(widths)) > 1:
         raise VariantError(
             f"tps.layers: the factors of '{name}' have {widths[0]} and {widths[1]} units; "
-            "equally many would do"
+            "expected equally many"
         )
     return UnitLayer(widths[0], *paths)
