@@ -149,8 +149,8 @@ def test_labels_of_large_residues_do_not_overflow() -> None:
 @pytest.mark.parametrize(
     ("settings_of", "words"),
     [
-        ({"train_share": 0.05}, r"task\.data\.train_share: 0\.05 of 9 items is 0; expected a share that leaves items"),
-        ({"train_share": 0.95}, r"task\.data\.train_share: 0\.95 of 9 items is 9; expected a share that leaves items"),
+        ({"train_share": 0.05}, r"task\.data\.train_share: 0\.05 of 9 items is 0; expected a share"),
+        ({"train_share": 0.95}, r"task\.data\.train_share: 0\.95 of 9 items is 9; expected a share"),
         ({"validation_share": 0.01}, r"task\.data\.validation_share: 0\.01 of 5 items is 0; expected a share that"),
     ],
 )
