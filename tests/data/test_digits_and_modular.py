@@ -151,7 +151,10 @@ def test_labels_of_large_residues_do_not_overflow() -> None:
     [
         ({"train_share": 0.05}, r"task\.data\.train_share: 0\.05 of 9 items is 0; expected a share"),
         ({"train_share": 0.95}, r"task\.data\.train_share: 0\.95 of 9 items is 9; expected a share"),
-        ({"validation_share": 0.01}, r"task\.data\.validation_share: 0\.01 of 5 items is 0; expected a share that"),
+        (
+            {"validation_share": 0.01},
+            r"task\.data\.validation_share: 0\.01 of 5 items is 0; expected a share that",
+        ),
     ],
 )
 def test_modular_shares_that_leave_a_split_empty_are_refused(
