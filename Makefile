@@ -22,7 +22,7 @@ $(BIN)/.installed-dev: pyproject.toml constraints.txt
 	touch $@ $(BIN)/.installed
 
 test: install-dev  ## the whole suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: install-dev  ## format, rules, types
 	$(BIN)/ruff format --check .

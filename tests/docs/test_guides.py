@@ -83,7 +83,9 @@ def test_a_guide_that_fails_fails_here(tmp_path: Path) -> None:
         assert done.returncode != 0
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "guide", [pytest.param(page, marks=pytest.mark.xdist_group(page.stem), id=page.stem) for page in GUIDES]
+)
 def test_a_guide_does_what_it_says(guide: Path, tmp_path: Path) -> None:
     blocks = blocks_of(guide.read_text(encoding="utf-8"))
     binaries = Path(sys.executable).parent
