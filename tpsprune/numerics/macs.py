@@ -1,14 +1,15 @@
-"""Exact multiply-accumulates of a model, module by module, without running it for real."""
+"""Exact multiply-accumulates of a model, product by product, without running it for real."""
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, final
+from math import prod
+from typing import Any, Final, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
@@ -26,23 +27,40 @@ MOST_FOR_REAL: Final = 4 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
+class Product:
+    """One product of a forward pass of a batch: the innermost module that runs it, and its lengths.
+
+    Their product is its multiply-accumulates: of (m, k) by (k, n) they are m, k and n; of a convolution the
+    items, the output places, the weight's shape.
+    """
+
+    module: str
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MacCount:
     """Multiply-accumulates of one forward pass for one item.
 
     ``by_module`` holds every named module that multiplies, its children included, so that the figures of
     leaves add up to ``total`` but for what a parent multiplies itself (attention, for example).
+    ``products`` are those of the whole batch in the order of the pass; they are missing where the model
+    branches by torch's own control flow. ``uncounted`` names what multiplies in a kernel that has no formula.
     """
 
     total: int
     by_module: dict[str, int]
+    products: tuple[Product, ...] = field(default=(), compare=False)
+    uncounted: tuple[str, ...] = ()
 
 
 def count_macs(model: nn.Module, batch: Any) -> MacCount:
     """Count the multiply-accumulates of matrix products and convolutions, attention included.
 
     A convolution counts (output positions) · (weight elements), a linear layer (rows) · (weight
-    elements), attention T·T·D for the scores and as many for the weighted sum: padding is counted as
-    if it were data, biases, norms, activations and pooling are not counted at all.
+    elements), attention T·T·D for the scores and as many for the weighted sum, a sparse matrix its elements
+    that are not zero: padding is counted as if it were data, biases, norms, activations and pooling are not
+    counted at all. Not seen: a product written as an elementwise one and a sum, and Fourier transforms.
 
     A deep copy on the ``meta`` device is called in evaluation mode, so nothing is computed; a model
     that cannot run there is called once for real. A small one is called on the CPU at once: on ``meta`` torch
@@ -59,43 +77,58 @@ def count_macs(model: nn.Module, batch: Any) -> MacCount:
     items = item_count(batch)
     if not items:
         raise ValueError("a batch with at least one item is needed to count multiply-accumulates")
-    counts = None
-    for device in ("cpu", "meta") if _is_small(model, batch) else ("meta",):
+    counted = None
+    for device in _devices(model, batch):
         with suppress(RuntimeError, TypeError, ValueError):
             moved = map_tensors(batch, partial(Tensor.to, device=device))
-            counts = _flops(copy.deepcopy(model).to(device), moved)
+            counted = _count(copy.deepcopy(model).to(device), moved)
             break
-    if counts is None:
-        counts = _flops(copy.deepcopy(model), batch)
+    macs, counter = counted or _count(copy.deepcopy(model), batch)
     prefix = type(model).__name__ + "."
     return MacCount(
-        total=counts["Global"] // (2 * items),
+        total=macs["Global"] // items,
         by_module={
-            name.removeprefix(prefix): flops // (2 * items)
-            for name, flops in counts.items()
-            if name.startswith(prefix)
+            name.removeprefix(prefix): own // items for name, own in macs.items() if name.startswith(prefix)
         },
+        products=tuple(
+            Product(module.removeprefix(prefix) if module.startswith(prefix) else "", lengths)
+            for module, lengths in counter.products
+        ),
+        uncounted=tuple(dict.fromkeys(counter.uncounted)),
     )
 
 
-def _is_small(model: nn.Module, batch: Any) -> bool:
+def is_counted_for_real(model: nn.Module, batch: Any) -> bool:
+    """Return whether a model is so small that it is counted on the CPU, where it computes for real."""
     parameters = sum(each.numel() for each in model.parameters())
     # On the CPU a recurrence is one fused kernel, which escapes the counter.
     recurs = any(isinstance(module, nn.RNNBase) for module in model.modules())
     return not recurs and parameters * sum(each.numel() for each in tensors_of(batch)) <= MOST_FOR_REAL
 
 
-def _flops(model: nn.Module, batch: Any) -> Counter[str]:
-    """Return the floating-point operations of each module that runs, by torch's name for it."""
-    counter: Any = _FlopCounter()
+def _devices(model: nn.Module, batch: Any) -> tuple[str, ...]:
+    # On meta nobody knows how many elements of a sparse matrix are not zero.
+    if any(_is_sparse(each) for each in (*tensors_of(batch), *model.state_dict(keep_vars=True).values())):
+        return ("cpu",)
+    return ("cpu", "meta") if is_counted_for_real(model, batch) else ("meta",)
+
+
+def _is_sparse(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout != torch.strided
+
+
+def _count(model: nn.Module, batch: Any) -> tuple[Counter[str], _Counter]:
+    """Return the multiply-accumulates of each module that runs, by torch's name for it, and the counter."""
+    counter = _Counter()
     with _plain_kernels(), counter.tracker, counter:
         call_model(model.eval(), batch)
     if counter.has_control_flow:
         with _plain_kernels(), FlopCounterMode(display=False) as of_torch:
             call_model(model, batch)
-        return Counter({name: sum(each.values()) for name, each in of_torch.get_flop_counts().items()})
-    flops: Counter[str] = counter.flops
-    return flops
+        counter.products.clear()
+        flops = {name: sum(each.values()) for name, each in of_torch.get_flop_counts().items()}
+        return Counter({name: each // 2 for name, each in flops.items()}), counter
+    return counter.macs, counter
 
 
 @contextmanager
@@ -110,18 +143,67 @@ def _plain_kernels() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-class _CountingDispatch:
-    """Adds the operations of each call, by the formulas of ``torch.utils.flop_counter``, to running modules.
+Lengths: TypeAlias = tuple[int, ...]
 
-    torch's own ``FlopCounterMode`` counts the same, and branches besides, but where a mode defines
-    ``__torch_dispatch__`` in its own body torch wraps it in a function that imports ``torch._dynamo``, which
-    takes a second: hence two classes.
+
+def _of_matrices(first: Tensor, second: Tensor) -> Lengths:
+    """Return the lengths of the product of two matrices, of two batches of them, or of a matrix and a vector.
+
+    Of a grouped product only one side has an axis of groups: each row, or column, meets one of them.
+    """
+    if _is_sparse(first):
+        return (first._nnz(), *second.shape[1:])
+    if _is_sparse(second):
+        return (second._nnz(), *first.shape[:1])
+    own = first.shape if second.ndim >= first.ndim else first.shape[-2:]
+    return (*own, *second.shape[-1:]) if second.ndim > 1 else tuple(own)
+
+
+def _of_convolution(inputs: Tensor, weight: Tensor, out: Tensor, *, transposed: bool) -> Lengths:
+    return (len(inputs), *(inputs if transposed else out).shape[2:], *weight.shape)
+
+
+def _matrices_at(place: int) -> Callable[..., Lengths]:
+    return lambda *args, out: _of_matrices(args[place], args[place + 1])
+
+
+def _convolution(*args: Any, out: Tensor) -> Lengths:
+    transposed = len(args) > 6 and args[6] is True
+    return _of_convolution(args[0], args[1], out, transposed=transposed)
+
+
+_ATEN: Final = torch.ops.aten
+_LENGTHS: Final[Mapping[Any, Callable[..., Lengths]]] = {
+    **dict.fromkeys(
+        (
+            *(_ATEN.mm, _ATEN.bmm, _ATEN.mv, _ATEN.dot, _ATEN.vdot, _ATEN._grouped_mm, _ATEN._int_mm),
+            *(_ATEN._scaled_mm, _ATEN._scaled_mm_v2, _ATEN._scaled_grouped_mm, _ATEN._sparse_mm),
+        ),
+        _matrices_at(0),
+    ),
+    **dict.fromkeys(
+        (_ATEN.addmm, _ATEN.baddbmm, _ATEN.addbmm, _ATEN.addmv, _ATEN._addmm_activation),
+        _matrices_at(1),
+    ),
+    **dict.fromkeys((_ATEN.convolution, _ATEN.convolution_overrideable, _ATEN._convolution), _convolution),
+}
+"""The lengths of what is multiplied, by operation."""
+
+
+class _CountingDispatch:
+    """Adds the products of each call to the modules that run.
+
+    torch's own ``FlopCounterMode`` counts the same, and branches besides, but not grouped or sparse products,
+    nor with which lengths. And where a mode defines ``__torch_dispatch__`` in its own body torch wraps it in
+    a function that imports ``torch._dynamo``, which takes a second: hence two classes.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.tracker = ModuleTracker()
-        self.flops: Counter[str] = Counter()
+        self.macs: Counter[str] = Counter()
+        self.products: list[tuple[str, Lengths]] = []
+        self.uncounted: list[str] = []
         self.has_control_flow = False
 
     def __torch_dispatch__(
@@ -131,19 +213,41 @@ class _CountingDispatch:
             self.has_control_flow = True
             return NotImplemented
         kwargs = kwargs or {}
-        if operation is not torch.ops.prim.device.default:
+        packet = operation.overloadpacket
+        if operation is not torch.ops.prim.device.default and packet not in _LENGTHS:
             mode: Any = self
             with mode:
                 composed = operation.decompose(*args, **kwargs)
             if composed is not NotImplemented:
                 return composed
         output = operation(*args, **kwargs)
-        if formula := flop_registry.get(operation.overloadpacket):
-            flops = formula(*args, **kwargs, out_val=output)
-            self.flops.update(dict.fromkeys(self.tracker.parents, flops))
+        if lengths_of := _LENGTHS.get(packet):
+            self._add(lengths_of(*args, out=output))
+        elif formula := flop_registry.get(packet):
+            self._add((formula(*args, **kwargs, out_val=output) // 2,))
+        elif _may_multiply(operation, args, output):
+            self.uncounted.append(f"{packet} in {self._module() or 'the model itself'}")
         return output
+
+    def _module(self) -> str:
+        """Return the innermost module that runs."""
+        return max(self.tracker.parents, key=len, default="")
+
+    def _add(self, lengths: Lengths) -> None:
+        self.macs.update(dict.fromkeys(self.tracker.parents, prod(lengths)))
+        self.products.append((self._module(), lengths))
+
+
+def _may_multiply(operation: Any, args: tuple[Any, ...], output: Any) -> bool:
+    """Return whether an operation is a kernel from elsewhere that makes numbers of several tensors."""
+    numbers = [each for each in args if isinstance(each, Tensor) and each.is_floating_point()]
+    made = isinstance(output, Tensor) and output.is_floating_point()
+    return operation.namespace not in _OF_TORCH and len(numbers) > 1 and made
+
+
+_OF_TORCH: Final = ("aten", "prim", "prims", "_c10d_functional")
 
 
 @final
-class _FlopCounter(_CountingDispatch, TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Counter(_CountingDispatch, TorchDispatchMode):  # type: ignore[no-untyped-call]
     supports_higher_order_operators = True
