@@ -107,6 +107,62 @@ def test_a_batch_without_items_is_refused() -> None:
         count_macs(nn.Linear(2, 2), torch.zeros(0, 2))
 
 
+class Experts(nn.Module):
+    """Rows 0 and 1 meet the first matrix, row 2 the second, all others the third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight_gkn = nn.Parameter(torch.zeros(3, 8, 16, dtype=torch.bfloat16))
+
+    def forward(self, x_mk: Tensor) -> Tensor:
+        ends_g = torch.tensor([2, 3, len(x_mk)], dtype=torch.int32, device=x_mk.device)
+        return torch._grouped_mm(x_mk.bfloat16(), self.weight_gkn, offs=ends_g)
+
+
+class SparseGraph(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 6)
+        self.register_buffer("adjacency", torch.eye(5).to_sparse())
+
+    def forward(self, x_nd: Tensor) -> Tensor:
+        return torch.sparse.mm(self.adjacency, self.layer(x_nd))
+
+
+@pytest.mark.parametrize("most_for_real", [0, 10**12])
+def test_experts_cost_what_their_rows_meet(most_for_real: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tpsprune.numerics.macs.MOST_FOR_REAL", most_for_real)
+    assert count_macs(Experts(), torch.zeros(6, 8)).total == 8 * 16
+
+
+def test_a_sparse_matrix_costs_its_elements_that_are_not_zero() -> None:
+    assert count_macs(SparseGraph(), torch.zeros(5, 4)).total == 4 * 6 + 6
+
+
+@torch.library.custom_op("tpsprune_tests::scaled", mutates_args=())
+def scaled(x: Tensor, y: Tensor) -> Tensor:
+    return x * y
+
+
+class OwnKernel(nn.Module):
+    def forward(self, x_bd: Tensor) -> Tensor:
+        return scaled(x_bd, x_bd)
+
+
+def test_a_kernel_from_elsewhere_is_named_and_not_counted() -> None:
+    count = count_macs(nn.Sequential(nn.Linear(4, 4), OwnKernel()), torch.zeros(2, 4))
+    assert (count.total, count.uncounted) == (16, ("tpsprune_tests.scaled in 1",))
+
+
+def test_products_are_listed_with_their_lengths_and_the_innermost_module() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+    products = count_macs(model, torch.zeros(2, 1, 4, 4)).products
+    assert [(each.module, each.lengths) for each in products] == [
+        ("0", (2, 2, 2, 4, 1, 3, 3)),
+        ("1.1", (2, 16, 3)),
+    ]
+
+
 def networks() -> dict[str, tuple[nn.Module, Tensor]]:
     images, tokens = torch.zeros(2, 3, 16, 16), torch.zeros(2, 5, 12)
     return {

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from math import prod
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.pruning.helpers import pruned_to
 from tests.pruning.nets_attention import ATTENTIONS, net, sequences
 from tests.pruning.nets_structure import STRUCTURES, ZOO, case
-from tpsprune.numerics.macs import MacCount, count_macs
-from tpsprune.pruning import find_groups
+from tpsprune.numerics.macs import MacCount, Product, count_macs
+from tpsprune.pruning import extract, find_groups
 from tpsprune.pruning.costs import CostModel, cost_model, latency_shares
-from tpsprune.pruning.groups import Group, Slice
+from tpsprune.pruning.groups import Group, PrunedGroup, Slice
 from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.surgery import add_biases, pruned_copy
 from tpsprune.recipe.prune import Macs, Params, Prune
@@ -41,6 +43,47 @@ def test_the_cost_of_widths_is_what_is_counted_on_the_model_pruned_to_them(name:
         ticket = pruned_copy(model, pruned_to(groups, widths))
         assert macs.at(widths) == pytest.approx(count_macs(ticket, batch).total, abs=1e-6)
         assert params.at(widths) == pytest.approx(sizes(ticket), abs=1e-6)
+
+
+class GraphConvolutions(nn.Module):
+    """Two layers, each followed by a product with the adjacency of five nodes, and one among the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 12), nn.Linear(12, 10)
+        self.last = nn.Linear(10, 3)
+        self.register_buffer("adjacency", torch.rand(5, 5))
+
+    def forward(self, x_bnd: Tensor) -> Tensor:
+        nodes = torch.relu(self.adjacency @ self.first(x_bnd))
+        nodes = torch.relu(self.adjacency @ self.second(nodes))
+        return self.last(nodes).mean(1)
+
+
+def test_products_with_an_adjacency_follow_the_widths_and_half_asked_is_half_pruned() -> None:
+    model, batch = GraphConvolutions().eval(), torch.randn(64, 5, 4)
+    groups = find_groups(model, batch).groups
+    costs = cost_model(model, groups, count_macs(model, batch[:2]), Prune(), batch=batch[:2])
+    assert (costs.constant, costs.unpriced) == (0, ())
+    for widths in ((12, 10), (6, 9), (1, 1)):
+        ticket = pruned_copy(model, pruned_to(groups, widths))
+        assert costs.at(widths) == pytest.approx(count_macs(ticket, batch[:2]).total)
+    asked = extract(model, [batch], Prune(target=Macs(0.5), round_to=1))
+    assert 0.42 < asked.macs_share <= 0.5
+
+
+def test_the_square_of_a_width_is_priced_and_what_is_no_sum_over_groups_is_named() -> None:
+    groups = [Group(name, 8, (name,), (), (), (Slice(f"{name}.weight", 0, 0, 1),)) for name in "fg"]
+
+    def recount(pruned: Sequence[PrunedGroup]) -> MacCount:
+        kept = {"f": 8, "g": 8} | {each.name: len(each.kept) for each in pruned}
+        odd = min(kept.values())
+        products = (Product("", (kept["f"], kept["f"], 3)), Product("odd", (odd, 8)))
+        return MacCount(sum(prod(each.lengths) for each in products), {}, products=products)
+
+    costs = CostModel.of_macs(groups, {}, recount([]), recount)
+    assert costs.at((5, 8)) == 5 * 5 * 3 + 8 * 8
+    assert costs.unpriced == ("odd",)
 
 
 def test_a_concatenation_loses_what_each_of_its_parts_loses() -> None:

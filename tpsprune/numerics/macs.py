@@ -44,14 +44,16 @@ class MacCount:
 
     ``by_module`` holds every named module that multiplies, its children included, so that the figures of
     leaves add up to ``total`` but for what a parent multiplies itself (attention, for example).
-    ``products`` are those of the whole batch in the order of the pass; they are missing where the model
-    branches by torch's own control flow. ``uncounted`` names what multiplies in a kernel that has no formula.
+    ``products`` are those of all ``items`` of the batch in the order of the pass; they are missing where the
+    model branches by torch's own control flow. ``uncounted`` names what multiplies in a kernel that has no
+    formula.
     """
 
     total: int
     by_module: dict[str, int]
-    products: tuple[Product, ...] = field(default=(), compare=False)
     uncounted: tuple[str, ...] = ()
+    items: int = field(default=1, compare=False)
+    products: tuple[Product, ...] = field(default=(), compare=False)
 
 
 def count_macs(model: nn.Module, batch: Any) -> MacCount:
@@ -85,21 +87,42 @@ def count_macs(model: nn.Module, batch: Any) -> MacCount:
             break
     macs, counter = counted or _count(copy.deepcopy(model), batch)
     prefix = type(model).__name__ + "."
+
+    def own_name(module: str) -> str:
+        return module.removeprefix(prefix) if module.startswith(prefix) else ""
+
     return MacCount(
         total=macs["Global"] // items,
         by_module={
             name.removeprefix(prefix): own // items for name, own in macs.items() if name.startswith(prefix)
         },
-        products=tuple(
-            Product(module.removeprefix(prefix) if module.startswith(prefix) else "", lengths)
-            for module, lengths in counter.products
+        uncounted=tuple(
+            dict.fromkeys(
+                f"{operation} in {own_name(module) or 'the model itself'}"
+                for module, operation in counter.uncounted
+            )
         ),
-        uncounted=tuple(dict.fromkeys(counter.uncounted)),
+        items=items,
+        products=tuple(Product(own_name(module), lengths) for module, lengths in counter.products),
     )
 
 
-def is_counted_for_real(model: nn.Module, batch: Any) -> bool:
-    """Return whether a model is so small that it is counted on the CPU, where it computes for real."""
+def countable_copy(model: nn.Module, batch: Any) -> nn.Module:
+    """Return a copy to be changed and counted again: without memory where ``count_macs`` needs none.
+
+    Raises:
+        RuntimeError: the model cannot be copied.
+    """
+    other = copy.deepcopy(model)
+    if "cpu" not in _devices(model, batch):
+        with suppress(RuntimeError, TypeError, ValueError):
+            shell = copy.deepcopy(model).to("meta")
+            count_macs(shell, batch)
+            return shell
+    return other
+
+
+def _is_small(model: nn.Module, batch: Any) -> bool:
     parameters = sum(each.numel() for each in model.parameters())
     # On the CPU a recurrence is one fused kernel, which escapes the counter.
     recurs = any(isinstance(module, nn.RNNBase) for module in model.modules())
@@ -110,7 +133,7 @@ def _devices(model: nn.Module, batch: Any) -> tuple[str, ...]:
     # On meta nobody knows how many elements of a sparse matrix are not zero.
     if any(_is_sparse(each) for each in (*tensors_of(batch), *model.state_dict(keep_vars=True).values())):
         return ("cpu",)
-    return ("cpu", "meta") if is_counted_for_real(model, batch) else ("meta",)
+    return ("cpu", "meta") if _is_small(model, batch) else ("meta",)
 
 
 def _is_sparse(value: Any) -> bool:
@@ -164,7 +187,7 @@ def _of_convolution(inputs: Tensor, weight: Tensor, out: Tensor, *, transposed: 
 
 
 def _matrices_at(place: int) -> Callable[..., Lengths]:
-    return lambda *args, out: _of_matrices(args[place], args[place + 1])
+    return lambda *args, **_: _of_matrices(args[place], args[place + 1])
 
 
 def _convolution(*args: Any, out: Tensor) -> Lengths:
@@ -182,7 +205,7 @@ _LENGTHS: Final[Mapping[Any, Callable[..., Lengths]]] = {
         _matrices_at(0),
     ),
     **dict.fromkeys(
-        (_ATEN.addmm, _ATEN.baddbmm, _ATEN.addbmm, _ATEN.addmv, _ATEN._addmm_activation),
+        (_ATEN.addmm, _ATEN.baddbmm, _ATEN.addbmm, _ATEN.addmv, _ATEN._addmm_activation, _ATEN._sparse_addmm),
         _matrices_at(1),
     ),
     **dict.fromkeys((_ATEN.convolution, _ATEN.convolution_overrideable, _ATEN._convolution), _convolution),
@@ -203,7 +226,7 @@ class _CountingDispatch:
         self.tracker = ModuleTracker()
         self.macs: Counter[str] = Counter()
         self.products: list[tuple[str, Lengths]] = []
-        self.uncounted: list[str] = []
+        self.uncounted: list[tuple[str, str]] = []
         self.has_control_flow = False
 
     def __torch_dispatch__(
@@ -226,12 +249,12 @@ class _CountingDispatch:
         elif formula := flop_registry.get(packet):
             self._add((formula(*args, **kwargs, out_val=output) // 2,))
         elif _may_multiply(operation, args, output):
-            self.uncounted.append(f"{packet} in {self._module() or 'the model itself'}")
+            self.uncounted.append((self._module(), str(packet)))
         return output
 
     def _module(self) -> str:
-        """Return the innermost module that runs."""
-        return max(self.tracker.parents, key=len, default="")
+        """Return the innermost module that runs, by torch's name for it."""
+        return max(self.tracker.parents - {"Global"}, key=len, default="")
 
     def _add(self, lengths: Lengths) -> None:
         self.macs.update(dict.fromkeys(self.tracker.parents, prod(lengths)))

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from statistics import median
-from typing import Final, Self, TypeAlias, final
+from typing import Any, Final, Self, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.macs import MacCount
+from tpsprune.numerics.macs import MacCount, count_macs, countable_copy
 from tpsprune.pruning.groups import Group, PrunedGroup
 from tpsprune.pruning.layers import length, mixer
 from tpsprune.pruning.surgery import pruned_copy, shapes_of
@@ -44,8 +44,8 @@ class CostModel:
     dimensions. Of an attention's own products those of queries and keys are proportional to that width.
 
     ``total`` is the dense model's cost; biases that compensation adds make ``at(widths)`` a little more than
-    that. Not seen: products of activations that no group names as its core; they count as constant, so the
-    ticket costs at most this much.
+    that. ``unpriced`` names modules whose products do not follow the widths in proportion: they count as
+    constant.
     """
 
     unit: str
@@ -57,26 +57,45 @@ class CostModel:
     elements_ag: Tensor
     factors_t: Tensor
     axes_tx: Tensor
+    unpriced: tuple[str, ...] = ()
 
     @classmethod
-    def of_macs(cls, groups: Sequence[Group], shapes: Mapping[str, Shape], count: MacCount) -> Self:
-        """Build the multiply-accumulates of one item from the dense model's groups, shapes and count."""
+    def of_macs(
+        cls,
+        groups: Sequence[Group],
+        shapes: Mapping[str, Shape],
+        count: MacCount,
+        recount: Callable[[Sequence[PrunedGroup]], MacCount] | None = None,
+    ) -> Self:
+        """Build the multiply-accumulates of one item from the dense model's groups, shapes and count.
+
+        Args:
+            groups: of the dense model.
+            shapes: of its tensors, by name.
+            count: of the dense model.
+            recount: counts the model pruned, on as many items; without it what is multiplied without a
+                layer's weight or a group's core is taken for constant.
+        """
         own = own_macs(count)
         weights = {
             name: own[module] / max(1, prod(shape))
             for name, shape in shapes.items()
             if (module := name.removesuffix(".weight")) in own
         }
-        cores: dict[str, float] = {}
-        for core in dict.fromkeys(name for group in groups for name in group.cores):
-            theirs = {slice_.tensor for group in groups if core in group.cores for slice_ in group.slices}
-            # A module with layers that these groups do not touch multiplies something else.
-            others = {name for tensor in weights if tensor not in theirs for name in parents_of(tensor)}
-            inside = (
-                name for name in own if name == core or (name not in others and core in parents_of(name))
-            )
-            cores[core] = sum(own[name] for name in inside if f"{name}.weight" not in shapes)
-        return cls._of("multiply-accumulates", groups, shapes, weights, cores, count.total, count.total)
+        inside = _modules_of_cores(groups, own, weights)
+        inside = {
+            core: [name for name in names if f"{name}.weight" not in shapes] for core, names in inside.items()
+        }
+        terms: list[Term] = []
+        for core, names in inside.items():
+            terms += _terms_of_core(core, sum(own[name] for name in names), groups)
+        unpriced: tuple[str, ...] = ()
+        if recount:
+            known = {name.removesuffix(".weight") for name in weights}.union(*inside.values())
+            free, unpriced = _terms_of_products(groups, count, recount, known)
+            terms += free
+        model = cls._of("multiply-accumulates", groups, shapes, weights, terms, count.total, count.total)
+        return replace(model, unpriced=unpriced)
 
     @classmethod
     def of_params(cls, groups: Sequence[Group], shapes: Mapping[str, Shape], total: int) -> Self:
@@ -88,7 +107,7 @@ class CostModel:
             total: parameters of the dense model, without those biases.
         """
         held = sum(prod(shape) for shape in shapes.values())
-        return cls._of("parameters", groups, shapes, dict.fromkeys(shapes, 1.0), {}, held, total)
+        return cls._of("parameters", groups, shapes, dict.fromkeys(shapes, 1.0), (), held, total)
 
     @classmethod
     def _of(
@@ -97,7 +116,7 @@ class CostModel:
         groups: Sequence[Group],
         shapes: Mapping[str, Shape],
         per_element: Mapping[str, float],
-        cores: Mapping[str, float],
+        others: Sequence[Term],
         held: int,
         total: int,
     ) -> Self:
@@ -117,8 +136,7 @@ class CostModel:
                 axes += [(groups[rank].width, {rank: 1}) for rank in across]
                 factor /= prod(groups[rank].width for rank in across)
             terms.append((factor, axes))
-        for core, macs in cores.items():
-            terms += _terms_of_core(core, macs, groups)
+        terms += others
         # Axis 0 is one element long and loses none: it fills up terms of fewer axes.
         lengths, per_unit, places = [1], [[0] * len(groups)], []
         most = max((len(axes) for _, axes in terms), default=1)
@@ -148,6 +166,67 @@ class CostModel:
         removed_bg = torch.tensor(self.widths, dtype=torch.float64) - widths_bg
         kept_ba = self.lengths_a - removed_bg @ self.elements_ag.T
         return self.constant + kept_ba[:, self.axes_tx].prod(-1) @ self.factors_t
+
+
+def _modules_of_cores(
+    groups: Sequence[Group], own: Mapping[str, int], weights: Iterable[str]
+) -> dict[str, list[str]]:
+    """Return the modules that multiply in each core of a group: itself and those in it without weights."""
+    found: dict[str, list[str]] = {}
+    for core in dict.fromkeys(name for group in groups for name in group.cores):
+        theirs = {slice_.tensor for group in groups if core in group.cores for slice_ in group.slices}
+        # A module with layers that these groups do not touch multiplies something else.
+        others = {name for tensor in weights if tensor not in theirs for name in parents_of(tensor)}
+        found[core] = [
+            name for name in own if name == core or (name not in others and core in parents_of(name))
+        ]
+    return found
+
+
+def _terms_of_products(
+    groups: Sequence[Group],
+    count: MacCount,
+    recount: Callable[[Sequence[PrunedGroup]], MacCount],
+    known: Container[str],
+) -> tuple[list[Term], tuple[str, ...]]:
+    """Return the terms of products outside the modules ``known``, and the modules that have no such terms.
+
+    The model is counted with half of each group pruned. A length that falls by the same number for every
+    unit is an axis of that group's units; a product has several, and the square of a width is two.
+
+    Cost: a count with all groups pruned at once; where that changes such a product, one for each group.
+    """
+    free = [rank for rank, each in enumerate(count.products) if each.module not in known]
+    if not free:
+        return [], ()
+    halves = [PrunedGroup.of(group, range(max(1, group.width // 2))) for group in groups]
+    whole, joint = count.products, recount(halves).products
+    if [each.module for each in joint] != [each.module for each in whole]:
+        return [], tuple(dict.fromkeys(whole[rank].module for rank in free))
+    moved = [rank for rank in free if joint[rank] != whole[rank]]
+    axes: dict[int, list[dict[int, int]]] = {rank: [{} for _ in whole[rank].lengths] for rank in moved}
+    for place, half in enumerate(halves if moved else ()):
+        alone = recount([half]).products
+        for rank in moved:
+            falls = zip(axes[rank], whole[rank].lengths, alone[rank].lengths, strict=True)
+            for axis, before, after in falls:
+                if before != after:
+                    axis[place] = (before - after) // len(half.removed)
+    terms: list[Term] = []
+    unpriced = []
+    for rank in moved:
+        lengths = whole[rank].lengths
+        kept = [
+            length - sum(own * len(halves[place].removed) for place, own in axis.items())
+            for length, axis in zip(lengths, axes[rank], strict=True)
+        ]
+        if kept != list(joint[rank].lengths):
+            unpriced.append(whole[rank].module)
+            continue
+        constant = prod(length for length, axis in zip(lengths, axes[rank], strict=True) if not axis)
+        varying = [(length, axis) for length, axis in zip(lengths, axes[rank], strict=True) if axis]
+        terms.append((constant / count.items, varying))
+    return terms, tuple(dict.fromkeys(unpriced))
 
 
 def _terms_of_core(core: str, macs: float, groups: Sequence[Group]) -> list[Term]:
@@ -185,14 +264,31 @@ def cost_model(
     count: MacCount,
     settings: Prune,
     new_biases: Sequence[str] = (),
+    *,
+    batch: Any = None,
 ) -> CostModel:
-    """Return what a model costs in the unit of the target; ``new_biases`` names layers that gain a bias."""
+    """Return what a model costs in the unit of the target; ``new_biases`` names layers that gain a bias.
+
+    ``batch`` is the one that was counted; without it products of activations are priced for attention only.
+    """
     if not isinstance(settings.target, Params):
-        return CostModel.of_macs(groups, shapes_of(model), count)
+        recount = None if batch is None else _recounter(model, batch)
+        return CostModel.of_macs(groups, shapes_of(model), count, recount)
     held = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     total = sum(parameter.numel() for parameter in model.parameters())
     biases = {f"{name}.bias": (length(mixer(model, name), "out"),) for name in new_biases}
     return CostModel.of_params(groups, {**held, **biases}, total)
+
+
+def _recounter(model: nn.Module, batch: Any) -> Callable[[Sequence[PrunedGroup]], MacCount]:
+    copies: list[nn.Module] = []
+
+    def recount(pruned: Sequence[PrunedGroup]) -> MacCount:
+        if not copies:
+            copies.append(countable_copy(model, batch))
+        return count_macs(pruned_copy(copies[0], pruned), batch)
+
+    return recount
 
 
 def latency_shares(

@@ -215,6 +215,12 @@ def _notes(
         for group in planned.groups
         if 0 < (rows := planned.statistics.rows(group)) < group.width
     ]
+    notes += [
+        f"{name or 'the model itself'}: what it multiplies does not follow the widths in proportion and was "
+        "priced as constant; the ticket may have fewer multiply-accumulates than the target"
+        for name in planned.costs.unpriced
+    ]
+    notes += [f"{each} is not among the multiply-accumulates counted" for each in planned.count.uncounted]
     if share < 1.0:
         notes.append(
             f"layers were fitted on {share:.0%} of the {items} calibration items, to "

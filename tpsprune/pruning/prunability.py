@@ -27,7 +27,7 @@ from tpsprune.pruning.layers import fault_of, is_depthwise, is_mixer, length, mi
 from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.trial import Prover, randomised_copy
 from tpsprune.pruning.widths import check_widths
-from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.prune import Macs, Prune
 from tpsprune.records import CheckedLayer, Unpruned
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
@@ -185,7 +185,12 @@ def find_and_price_groups(
         raise PruneError(f"the model holds nothing that can be pruned{reasons}")
     count = count_macs(model, example)
     new_biases = layers_gaining_bias(model, found.groups, settings)
-    return found, count, cost_model(model, found.groups, count, settings, new_biases)
+    if count.uncounted and isinstance(settings.target, Macs):
+        raise PruneError(
+            f"prune.target {settings.target}: {count.uncounted[0]} multiplies in a kernel of its own, which "
+            "cannot be counted; use a target of params or latency"
+        )
+    return found, count, cost_model(model, found.groups, count, settings, new_biases, batch=example)
 
 
 def layers_gaining_bias(model: nn.Module, groups: Iterable[Group], settings: Prune) -> tuple[str, ...]:
