@@ -57,6 +57,38 @@ def test_the_same_call_gives_the_same_ticket() -> None:
     assert all(torch.equal(tickets[0][key], tickets[1][key]) for key in tickets[0])
 
 
+class Autoencoder(nn.Module):
+    """A variational one: its latent numbers are drawn on every call, in evaluation mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(8, 32), nn.ReLU())
+        self.mean, self.log_variance = nn.Linear(32, 6), nn.Linear(32, 6)
+        self.decoder = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 8))
+
+    def forward(self, x_bd: Tensor) -> Tensor:
+        hidden = self.hidden(x_bd)
+        mean, log_variance = self.mean(hidden), self.log_variance(hidden)
+        return self.decoder(mean + (0.5 * log_variance).exp() * torch.randn_like(mean))
+
+
+def test_a_model_that_draws_random_numbers_is_pruned_but_for_what_they_are_drawn_for() -> None:
+    torch.manual_seed(0)
+    model, batch = Autoencoder().eval(), torch.randn(256, 8)
+    states, tickets = [], []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        found = extract(model, batch.split(64), Prune(target=Macs(0.5)))
+        states.append(torch.equal(before, torch.get_rng_state()))
+        tickets.append(found.ticket.state_dict())
+    assert [each.group for each in found.changes] == ["hidden.0", "decoder.0"]
+    assert all("draws random numbers for each of its units" in each.reason for each in found.unpruned[:1])
+    assert found.unpruned[0].name == "mean"
+    assert states == [True, True]
+    assert all(torch.equal(tickets[0][key], tickets[1][key]) for key in tickets[0])
+
+
 def test_layers_left_alone_keep_their_width() -> None:
     model, batch = zoo.case("cnn")
     found = extract(model, [batch], Prune(target=Macs(0.7), ignored_layers=("body.0",)))

@@ -50,6 +50,27 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
+def fixed_seed(seed: int = 0) -> Iterator[None]:
+    """Have torch draw the same random numbers on every entry; afterwards its generators are as they were."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def random_state() -> tuple[Tensor, ...]:
+    """Return the states of the generators that a forward pass draws from."""
+    return (torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else []))
+
+
+def set_random_state(state: tuple[Tensor, ...]) -> None:
+    """Restore what ``random_state`` returned."""
+    torch.set_rng_state(state[0])
+    for of_cuda in state[1:]:
+        torch.cuda.set_rng_state(of_cuda)
+
+
+@contextmanager
 def observe_inputs(
     model: nn.Module, names: Iterable[str], observe: Callable[[str, Tensor], None]
 ) -> Iterator[None]:

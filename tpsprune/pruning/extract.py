@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tpsprune.numerics.forward import full_precision
+from tpsprune.numerics.forward import fixed_seed, full_precision
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.numerics.trees import item_count
 from tpsprune.pruning.calibration import turn_heads
@@ -66,6 +66,7 @@ class _Compensated:
 
 
 @full_precision()
+@fixed_seed()
 def extract(
     model: nn.Module,
     batches: Sequence[Any],

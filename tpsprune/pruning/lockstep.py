@@ -17,7 +17,14 @@ import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor, nn
 
-from tpsprune.numerics.forward import call_model, first_input, observe_inputs
+from tpsprune.numerics.forward import (
+    call_model,
+    first_input,
+    fixed_seed,
+    observe_inputs,
+    random_state,
+    set_random_state,
+)
 
 CASTING: Final = ("cpu", "cuda")
 
@@ -56,7 +63,8 @@ def traverse_in_step(
     output costs nothing; before one that holds other layers, as the pruned one does.
 
     Each batch of each model is a coroutine: its Python frames are set aside while it waits, as are the
-    settings of autocast. Other state of the thread that a model changes while it runs is not.
+    settings of autocast and the states of the generators, so that both models draw the same random numbers.
+    Other state of the thread that a model changes while it runs is not.
 
     Args:
         dense: called in the mode it is in, without gradients.
@@ -117,7 +125,7 @@ def collect_all_calls(
 
 def _inputs_of(model: nn.Module, batch: Any, name: str) -> list[Tensor]:
     inputs: list[Tensor] = []
-    with torch.no_grad(), observe_inputs(model, [name], lambda _, each: inputs.append(each)):
+    with torch.no_grad(), fixed_seed(), observe_inputs(model, [name], lambda _, each: inputs.append(each)):
         call_model(model, batch)
     return inputs
 
@@ -150,18 +158,23 @@ class _Pass:
         self.inputs: Tensor | None = None
         self.output: Tensor | None = None
         self.casts = _autocast()
+        with fixed_seed():
+            self.drawn = random_state()
         self.coroutine = greenlet(lambda: call_model(model, batch))
 
     def resume(self) -> None:
         self.at = self.inputs = self.output = None
-        ours = _autocast()
+        ours, drawn = _autocast(), random_state()
         _set_autocast(self.casts)
+        set_random_state(self.drawn)
         try:
             with torch.no_grad():
                 self.coroutine.switch()
         finally:
             self.casts = _autocast()
             _set_autocast(ours)
+            self.drawn = random_state()
+            set_random_state(drawn)
 
     def leave(self) -> None:
         if self.coroutine:

@@ -13,7 +13,7 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
-from tpsprune.numerics.forward import full_precision
+from tpsprune.numerics.forward import fixed_seed, full_precision
 from tpsprune.numerics.macs import MacCount
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.pruning.calibration import CalibrationStatistics, check_calibration_data, collect_statistics
@@ -67,6 +67,7 @@ class WidthPlan:
 
 
 @full_precision()
+@fixed_seed()
 def plan_widths(
     model: nn.Module,
     batches: Sequence[Any],

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.errors import PruneError, did_you_mean
-from tpsprune.numerics.forward import call_model
+from tpsprune.numerics.forward import call_model, fixed_seed
 from tpsprune.numerics.macs import MacCount, count_macs
 from tpsprune.numerics.moments import Elements
 from tpsprune.numerics.trees import map_tensors, take_items
@@ -34,6 +34,7 @@ RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 
+@fixed_seed()
 def find_groups(
     model: nn.Module, example_batch: Any, ignored_layers: Sequence[str] = (), *, head_width: bool = False
 ) -> Prunability:

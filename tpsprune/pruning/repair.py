@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.errors import PruneError
-from tpsprune.numerics.forward import call_model, evaluation_mode, item_tensors
+from tpsprune.numerics.forward import call_model, evaluation_mode, fixed_seed, item_tensors
 from tpsprune.numerics.trees import item_count, take_items
 from tpsprune.pruning.observations import HELD_OUT, sample_items
 
@@ -41,7 +41,7 @@ def output_error(model: nn.Module, dense: nn.Module, batches: Sequence[Any]) -> 
 
 def _predict(model: nn.Module, batches: Iterable[Any]) -> Iterator[list[Tensor]]:
     for batch in batches:
-        with torch.no_grad(), evaluation_mode(model):
+        with torch.no_grad(), evaluation_mode(model), fixed_seed():
             outputs = list(item_tensors(call_model(model, batch)))
         # Outside the block: two of these generators alternate, and would restore modes in the wrong order.
         yield outputs
@@ -114,7 +114,7 @@ def _norms(model: nn.Module) -> list[_BatchNorm]:
 
 def _recalibrated_copy(ticket: nn.Module, batches: Sequence[Any]) -> nn.Module:
     other = copy.deepcopy(ticket)
-    with torch.no_grad(), evaluation_mode(other), _averaging(_norms(other)):
+    with torch.no_grad(), evaluation_mode(other), fixed_seed(), _averaging(_norms(other)):
         for batch in (each for each in batches if item_count(each) > 1):
             call_model(other, batch)
     return other

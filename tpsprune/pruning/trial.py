@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.forward import call_model, flat_tensors
+from tpsprune.numerics.forward import call_model, fixed_seed, flat_tensors, random_state
 from tpsprune.pruning.coupling import Candidate, Proposal, unwrapped_parameters
 from tpsprune.pruning.groups import Group, PrunedGroup, Slice, element_index
 from tpsprune.pruning.layers import tensor_named
@@ -49,9 +49,14 @@ def randomised_copy(model: nn.Module) -> nn.Module:
 
 
 def outputs_of(model: nn.Module, batch: Any) -> list[Tensor]:
-    """Return every floating-point tensor of a model's output, without gradients."""
-    with torch.no_grad():
-        return list(flat_tensors(call_model(model, batch)))
+    """Return every floating-point tensor of a model's output, without gradients and with a fixed seed."""
+    return _outputs_and_draws(model, batch)[0]
+
+
+def _outputs_and_draws(model: nn.Module, batch: Any) -> tuple[list[Tensor], Tensor]:
+    """Return the outputs, and the state of the generator afterwards: how much was drawn from it."""
+    with torch.no_grad(), fixed_seed():
+        return list(flat_tensors(call_model(model, batch))), random_state()[-1]
 
 
 def are_close(expected: list[Tensor], found: list[Tensor]) -> bool:
@@ -130,12 +135,12 @@ def joint_fault(subject: nn.Module, groups: Sequence[Group], batch: Any, whole: 
         with restoring(subject, groups):
             for group, half in zip(groups, pruned, strict=True):
                 mask_units(subject, group, half.removed)
-            masked = outputs_of(subject, batch)
+            masked, drawn_masked = _outputs_and_draws(subject, batch)
         with restoring(subject, ()):
             prune_in_place(subject, pruned)
             for group, half in zip(groups, pruned, strict=True):
                 hold_scale(subject, group, len(half.kept))
-            ticket = outputs_of(subject, batch)
+            ticket, drawn = _outputs_and_draws(subject, batch)
     # Whatever the model's own code raises at another width is the reason sought.
     except Exception as error:  # noqa: BLE001
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -146,6 +151,8 @@ def joint_fault(subject: nn.Module, groups: Sequence[Group], batch: Any, whole: 
     if [tensor.shape for tensor in masked] != [tensor.shape for tensor in ticket]:
         return "it is the model's output"
     if not are_close(masked, ticket):
+        if not torch.equal(drawn, drawn_masked):
+            return "the model draws random numbers for each of its units: with fewer, others for those kept"
         if not consumed:
             return "narrower heads give other scores, and no scale of d^(−1/2) explains it"
         return "more than its consumers depend on it (attention heads, or a norm or mean over units)"
@@ -184,7 +191,7 @@ def gradients_of(subject: nn.Module, wanted: Sequence[Tensor], batch: Any) -> Se
     for tensor in wanted:
         tensor.requires_grad_(True)
     generator = torch.Generator().manual_seed(0)
-    with torch.enable_grad():
+    with torch.enable_grad(), fixed_seed():
         parts = [
             (part * torch.randn(part.shape, generator=generator).to(part)).sum().cpu().double()
             for part in flat_tensors(call_model(subject, batch))
