@@ -23,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from tpsprune.numerics.forward import widened
 from tpsprune.numerics.moments import gram
-from tpsprune.numerics.trees import item_count, take_items
+from tpsprune.numerics.trees import WholeBatch, item_count, take_items
 from tpsprune.pruning.groups import Consumer, element_index
 from tpsprune.pruning.layers import channels_first
 
@@ -38,12 +38,19 @@ MOST_EXACT: Final = 512
 
 
 def sample_items(batches: Sequence[Any], items: int, at_a_time: int) -> Iterator[Any]:
-    """Yield small batches, about ``items`` items in all, from batches spread evenly over ``batches``."""
+    """Yield small batches, about ``items`` items in all, from batches spread evenly over ``batches``.
+
+    A batch that cannot be split is yielded once, whole.
+    """
     mean = sum(map(item_count, batches)) / max(1, len(batches))
     each = max(LEAST_ITEMS, math.ceil(items / max(1, len(batches))))
-    count = min(len(batches), math.ceil(items / max(1.0, min(each, mean))))
+    taken = mean if any(isinstance(batch, WholeBatch) for batch in batches) else min(each, mean)
+    count = min(len(batches), math.ceil(items / max(1.0, taken)))
     for rank in range(count):
         batch = batches[rank * len(batches) // count]
+        if isinstance(batch, WholeBatch):
+            yield batch
+            continue
         for part in torch.split(torch.arange(min(each, item_count(batch))), at_a_time):
             yield take_items(batch, part)
 
