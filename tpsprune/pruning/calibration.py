@@ -43,6 +43,7 @@ from tpsprune.pruning.observations import (
     read_signals,
     sample_items,
     sample_places,
+    with_items,
 )
 from tpsprune.pruning.selection import Reading, Selection, pivoted_cholesky, select
 from tpsprune.pruning.widths import needed_evidence
@@ -342,8 +343,9 @@ def measure_sensitivities(
                 return {}
             for (name, _), slope in zip(flat, slopes, strict=True):
                 if slope is not None:
-                    axis = 1 if channels_first(model.get_submodule(name)) else -1
-                    squares_q = widened(slope).square().movedim(axis, -1).flatten(0, -2).sum(0)
+                    module = model.get_submodule(name)
+                    axis = 1 if channels_first(module) else -1
+                    squares_q = widened(with_items(module, slope)).square().movedim(axis, -1).flatten(0, -2).sum(0)
                     sums[name] = sums.get(name, torch.zeros_like(squares_q)) + squares_q
             seen += item_count(batch)
     return {name: squares_q / seen for name, squares_q in sums.items() if bool(squares_q.isfinite().all())}

@@ -55,6 +55,12 @@ def sample_items(batches: Sequence[Any], items: int, at_a_time: int) -> Iterator
             yield take_items(batch, part)
 
 
+def with_items(module: nn.Module, tensor: Tensor) -> Tensor:
+    """Return a layer's input or output with an axis of items, where the model calls it on a single item."""
+    least = 2 + (len(module.kernel_size) if isinstance(module, _ConvNd) else 0)
+    return tensor if tensor.ndim >= least else tensor[None]
+
+
 def count_places(columns: int, items: int, *, least: int = LEAST_ROWS) -> int:
     """Return how many places of each of ``items`` items are sampled for moments of so many columns."""
     return math.ceil(max(least, ROWS_PER_COLUMN * columns) / max(1, items))
@@ -69,6 +75,7 @@ def sample_places(places: int, count: int, generator: torch.Generator) -> Tensor
 
 def count_signal_places(module: nn.Module, inputs: Tensor, consumer: Consumer) -> int:
     """Return at how many places of an item a consumer reads each signal."""
+    inputs = with_items(module, inputs)
     inner = inputs.shape[2:] if channels_first(module) else inputs.shape[1:-1]
     return math.prod(inner) * consumer.positions
 
@@ -77,7 +84,7 @@ def read_signals(
     module: nn.Module, inputs: Tensor, consumer: Consumer, width: int, places_s: Tensor
 ) -> Tensor:
     """Return the signals of ``width`` units at the sampled places of a layer's input, ``signals_bsn``."""
-    inputs = inputs if inputs.ndim > 1 else inputs[None]
+    inputs = with_items(module, inputs)
     inputs_bsc = inputs.flatten(2).transpose(1, 2) if channels_first(module) else inputs
     inputs_bsc = inputs_bsc.reshape(len(inputs), -1, inputs_bsc.shape[-1])
     index = element_index(consumer, width, inputs.device).flatten()
@@ -91,6 +98,7 @@ def read_signals(
 
 def count_windows(module: nn.Module, inputs: Tensor) -> int:
     """Return how many windows of an item a layer sees: as many as it has output places."""
+    inputs = with_items(module, inputs)
     if not isinstance(module, _ConvNd):
         return math.prod(inputs.shape[1:-1])
     return math.prod(_unfold(module, inputs[:1, :1]).shape[2 : inputs.ndim])
@@ -99,7 +107,7 @@ def count_windows(module: nn.Module, inputs: Tensor) -> int:
 def read_windows(module: nn.Module, inputs: Tensor, alive_c: Tensor, places_s: Tensor) -> Tensor:
     """Return what a layer sees at the sampled places of its output, ``windows_bsgp``, padding included."""
     places_s = places_s.to(inputs.device)
-    inputs = inputs if inputs.ndim > 1 else inputs[None]
+    inputs = with_items(module, inputs)
     if not isinstance(module, _ConvNd):
         inputs_bsc = inputs.reshape(len(inputs), -1, inputs.shape[-1])
         return inputs_bsc[:, places_s][..., alive_c][:, :, None]
@@ -118,7 +126,7 @@ def read_windows(module: nn.Module, inputs: Tensor, alive_c: Tensor, places_s: T
 
 def read_outputs(module: nn.Module, output: Tensor, places_s: Tensor) -> Tensor:
     """Return a layer's output at the sampled places, ``outputs_bsgq``."""
-    output = output if output.ndim > 1 else output[None]
+    output = with_items(module, output)
     places_s = places_s.to(output.device)
     if not isinstance(module, _ConvNd):
         return output.reshape(len(output), -1, output.shape[-1])[:, places_s][:, :, None]
