@@ -13,7 +13,7 @@ from tpsprune.pruning.prunability import (
     tensors_by_group,
 )
 from tpsprune.pruning.repair import repair
-from tpsprune.pruning.replay import carry_state, replay
+from tpsprune.pruning.replay import carry_state, check_ticket, replay
 from tpsprune.pruning.widths import width_step
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Slice",
     "WidthPlan",
     "carry_state",
+    "check_ticket",
     "check_target",
     "consumer_widths",
     "extract",
