@@ -78,9 +78,7 @@ def _copies(item: Tree, batch: int) -> Tree:
     return map_tensors(item, lambda each: each.expand(batch, *each.shape).contiguous())
 
 
-def _latencies(
-    models: Sequence[nn.Module], batch_n: Tree, seconds: float, repeats: int
-) -> list[Latency]:
+def _latencies(models: Sequence[nn.Module], batch_n: Tree, seconds: float, repeats: int) -> list[Latency]:
     # What is no tensor may hold some that cannot be seen: then the model's own tell where it runs.
     tensors = (*tensors_of(batch_n), *models[0].parameters())
     device = tensors[0].device if tensors else torch.device("cpu")

@@ -285,8 +285,8 @@ def whole_batches(
             count = index(items(batch))
         except Exception as fault:  # the caller's own code runs here, and may raise anything
             raise error(
-                f"items= fails on batch {rank} of {name}: {first_line(fault)}; expected a function that takes "
-                "a batch and returns how many items it holds, a whole number"
+                f"items= fails on batch {rank} of {name}: {first_line(fault)}; expected a function of "
+                "a batch that returns how many items it holds, a whole number"
             ) from fault
         if count < 1:
             raise error(f"items= counts {count} items in batch {rank} of {name}: at least 1 is needed")

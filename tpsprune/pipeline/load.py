@@ -103,7 +103,9 @@ def _architecture(folder: str | Path, model: nn.Module | Callable[[], nn.Module]
             with torch.random.fork_rng():
                 built = model()
         except Exception as error:  # the caller's own code runs here, and may raise anything
-            raise ArtifactError(f"{folder}: the callable given as model fails: {first_line(error)}") from error
+            raise ArtifactError(
+                f"{folder}: the callable given as model fails: {first_line(error)}"
+            ) from error
     if not isinstance(built, nn.Module):
         raise ArtifactError(
             f"{folder}: model is {type(built).__name__}; expected a torch.nn.Module, or a callable without"

@@ -15,7 +15,7 @@ FORMAT: Final = "safetensors"
 
 
 def save(extraction: Extraction, folder: str | Path) -> None:
-    """Write what ``tpsprune.extract`` returned to a new folder, which ``tpsprune.load`` reads with ``model=``.
+    """Write what ``tpsprune.extract`` returned to a new folder; ``tpsprune.load`` with ``model=`` reads it.
 
     The folder is the bundle of ``tpsprune export`` but for the recipe: the ticket's tensors as safetensors,
     its plan, a model card, and a manifest with the hash of each, sealed. The ticket's weights are written as

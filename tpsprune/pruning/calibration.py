@@ -345,7 +345,9 @@ def measure_sensitivities(
                 if slope is not None:
                     module = model.get_submodule(name)
                     axis = 1 if channels_first(module) else -1
-                    squares_q = widened(with_items(module, slope)).square().movedim(axis, -1).flatten(0, -2).sum(0)
+                    squares_q = (
+                        widened(with_items(module, slope)).square().movedim(axis, -1).flatten(0, -2).sum(0)
+                    )
                     sums[name] = sums.get(name, torch.zeros_like(squares_q)) + squares_q
             seen += item_count(batch)
     return {name: squares_q / seen for name, squares_q in sums.items() if bool(squares_q.isfinite().all())}
@@ -393,7 +395,9 @@ def check_calibration_data(model: nn.Module, batches: Sequence[Any]) -> None:
         message = (str(error).splitlines() or [type(error).__name__])[0]
         is_whole = isinstance(batches[0], WholeBatch)
         part = "" if is_whole else "two items of "
-        lie = "" if is_whole else "; items lie along the first axis, or items= of tpsprune.extract counts them"
+        lie = (
+            "" if is_whole else "; items lie along the first axis, or items= of tpsprune.extract counts them"
+        )
         raise PruneError(
             f"the model cannot be called on {part}calibration batch 0: {message} (a tensor or a tuple "
             f"is passed by position, a mapping by keyword{lie})"
