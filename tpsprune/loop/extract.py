@@ -44,7 +44,7 @@ def extract(
 
     Args:
         model: not changed, whatever happens: mode, flags, devices and number types too. Of one that
-            ``torch.compile`` or ``DataParallel`` wraps the ticket is a plain module: compile or wrap it again.
+            ``torch.compile`` or ``DataParallel`` wraps the ticket is a plain module: compile it again.
         calibration_data: a few hundred items or more, prepared as for evaluation. A tensor or a
             tuple is passed by position, a mapping by keyword. A *list*, as a ``DataLoader`` yields it, is
             inputs and, last, labels. A single tensor is all the items at once and is split. All of it is kept

@@ -31,6 +31,8 @@ ROWS_PER_COLUMN: Final = 8
 LEAST_ROWS: Final = 8192
 LEAST_ITEMS: Final = 8
 """Items taken of one batch, where it has so many: one item has no statistics."""
+LEAST_WHOLE: Final = 4
+"""Batches taken at the least where they cannot be split: as many as 32 items come from otherwise."""
 HELD_OUT: Final = 4
 """Every batch keeps the last one in four of its items to choose ridges on."""
 MOST_EXACT: Final = 512
@@ -44,8 +46,10 @@ def sample_items(batches: Sequence[Any], items: int, at_a_time: int) -> Iterator
     """
     mean = sum(map(item_count, batches)) / max(1, len(batches))
     each = max(LEAST_ITEMS, math.ceil(items / max(1, len(batches))))
-    taken = mean if any(isinstance(batch, WholeBatch) for batch in batches) else min(each, mean)
-    count = min(len(batches), math.ceil(items / max(1.0, taken)))
+    count = math.ceil(items / max(1.0, min(each, mean)))
+    if any(isinstance(batch, WholeBatch) for batch in batches):
+        count = max(LEAST_WHOLE, math.ceil(items / max(1.0, mean)))
+    count = min(len(batches), count)
     for rank in range(count):
         batch = batches[rank * len(batches) // count]
         if isinstance(batch, WholeBatch):
