@@ -210,13 +210,30 @@ def test_of_a_wrapped_model_the_ticket_is_that_of_what_it_wraps(
     assert wrapped.macs_share == plain.macs_share < 1
 
 
-def test_a_model_compiled_in_place_is_pruned_without_being_compiled() -> None:
-    def never(*_: Any) -> Any:
-        raise AssertionError("compiled")
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.net = nn.BatchNorm1d(8), mlp()
 
-    model = mlp()
-    model.compile(backend=never)
-    assert tpsprune.extract(model, ROWS).plan == tpsprune.extract(mlp(), ROWS).plan
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.net(self.norm(x))
+        return output
+
+
+def test_a_model_compiled_in_place_is_pruned_without_being_compiled() -> None:
+    seen: list[Any] = []
+
+    def count(graph: Any, _: Any) -> Any:
+        seen.append(graph)
+        return graph.forward
+
+    # The dense model itself is called where batch norms are computed again, and in the repair.
+    model, plain = Normed(), Normed()
+    model.compile(backend=count)
+    assert tpsprune.extract(model, ROWS, repair_steps=2).plan == tpsprune.extract(plain, ROWS).plan
+    assert not seen
+    model(ROWS)
+    assert seen, "the backend is one that torch calls"
 
 
 def quantised() -> nn.Module:
