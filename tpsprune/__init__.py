@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tpsprune.loop.penalty import TPS
     from tpsprune.loop.watch import Watch
     from tpsprune.pipeline.load import load
+    from tpsprune.pipeline.save import save
     from tpsprune.pruning.extract import Extraction
     from tpsprune.pruning.plan import Plan
     from tpsprune.pruning.replay import replay
@@ -52,11 +53,13 @@ __all__ = [
     "extract",
     "load",
     "replay",
+    "save",
 ]
 
 _RULES = "tpsprune.recipe.stop"
 _HOMES = {
     "load": ("tpsprune.pipeline.load", "load"),
+    "save": ("tpsprune.pipeline.save", "save"),
     "extract": ("tpsprune.loop.extract", "extract"),
     "Extraction": ("tpsprune.pruning.extract", "Extraction"),
     "Plan": ("tpsprune.pruning.plan", "Plan"),

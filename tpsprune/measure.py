@@ -48,7 +48,12 @@ def latency(model: nn.Module, item: Tree, batch: int, *, seconds: float = 0.5, r
     timed as doing it. It sees neither data loading nor copying to the device.
     The model's mode is as it was.
     """
-    return _latencies([model], item, batch, seconds, repeats)[0]
+    return batch_latency(model, _copies(item, batch), seconds=seconds, repeats=repeats)
+
+
+def batch_latency(model: nn.Module, batch_n: Tree, *, seconds: float = 0.5, repeats: int = 20) -> Latency:
+    """Time the forward pass of ``model`` over a batch as it is; all else as in ``latency``."""
+    return _latencies([model], batch_n, seconds, repeats)[0]
 
 
 def paired_latency(
@@ -65,34 +70,37 @@ def paired_latency(
     Who goes first changes every round. ``seconds`` are those of both together, ``repeats`` the passes
     of each; all else as in ``latency``.
     """
-    first, second = _latencies([dense, ticket], item, batch, seconds, repeats)
+    first, second = _latencies([dense, ticket], _copies(item, batch), seconds, repeats)
     return first, second
 
 
-def _latencies(
-    models: Sequence[nn.Module], item: Tree, batch: int, seconds: float, repeats: int
-) -> list[Latency]:
-    items_n = map_tensors(item, lambda each: each.expand(batch, *each.shape).contiguous())
-    device = next(tensors_of(items_n)).device
+def _copies(item: Tree, batch: int) -> Tree:
+    return map_tensors(item, lambda each: each.expand(batch, *each.shape).contiguous())
+
+
+def _latencies(models: Sequence[nn.Module], batch_n: Tree, seconds: float, repeats: int) -> list[Latency]:
+    # What is no tensor may hold some that cannot be seen: then the model's own tell where it runs.
+    tensors = (*tensors_of(batch_n), *models[0].parameters())
+    device = tensors[0].device if tensors else torch.device("cpu")
     seconds_taken: list[list[float]] = [[] for _ in models]
     order = list(range(len(models)))
     with torch.inference_mode():
         for _ in range(_WARM_UP_PASSES):
             for model in models:
-                _seconds_of_pass(model, items_n, device)
+                _seconds_of_pass(model, batch_n, device)
         start = perf_counter()
         while len(seconds_taken[0]) < repeats or perf_counter() - start < seconds:
             for index in order:
-                seconds_taken[index].append(_seconds_of_pass(models[index], items_n, device))
+                seconds_taken[index].append(_seconds_of_pass(models[index], batch_n, device))
             order.reverse()
     return [_summary(taken) for taken in seconds_taken]
 
 
-def _seconds_of_pass(model: nn.Module, items_n: Tree, device: torch.device) -> float:
+def _seconds_of_pass(model: nn.Module, batch_n: Tree, device: torch.device) -> float:
     with evaluation_mode(model):
         _wait_for(device)
         start = perf_counter()
-        call_model(model, items_n)
+        call_model(model, batch_n)
         _wait_for(device)
         return perf_counter() - start
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
+from tpsprune.numerics.forward import call_model
 from tpsprune.numerics.trees import (
+    WholeBatch,
     at,
     first_of,
     item_count,
     join_items,
+    map_leaves,
     map_tensors,
     random_inputs,
     split_evenly,
@@ -62,6 +65,45 @@ def test_items_beyond_the_batch_are_passed_over_and_what_is_no_item_is_kept() ->
     assert found["scale"] is tree["scale"]
     assert found["mask"] is tree["mask"]
     assert found["name"] == "x"
+
+
+class Graph(NamedTuple):
+    x: torch.Tensor
+    edges: list[torch.Tensor]
+    name: str = "g"
+
+
+WHOLE: list[Any] = [
+    (ROWS, ROWS[:4]),
+    {"x": ROWS, "y": [ROWS]},
+    [{"x": ROWS}, {"x": ROWS[:4]}],
+    Graph(ROWS, [ROWS, ROWS[:2]]),
+    "no tensor",
+]
+
+
+@pytest.mark.parametrize("data", WHOLE)
+def test_a_whole_batch_is_counted_mapped_and_called_but_never_taken_apart(data: Any) -> None:
+    class Takes(torch.nn.Module):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return args, kwargs
+
+    batch = WholeBatch(data, 7)
+    assert item_count(batch) == 7
+    assert take_items(batch, torch.arange(2)) is batch
+    mapped = map_tensors(batch, lambda each: each + 1)
+    assert mapped.items == 7
+    assert type(mapped.data) is type(data)
+    pairs = list(zip(tensors_of(mapped), tensors_of(data), strict=True))
+    assert all(torch.equal(one, other + 1) for one, other in pairs)
+    args, kwargs = call_model(Takes(), batch)
+    assert kwargs == (data if isinstance(data, dict) else {})
+    assert args == (() if isinstance(data, dict) else data if isinstance(data, tuple) else (data,))
+
+
+def test_leaves_are_whatever_is_no_dictionary_tuple_or_list() -> None:
+    mapped = map_leaves(Graph(ROWS, [ROWS], "name"), lambda leaf: type(leaf).__name__)
+    assert mapped == Graph("Tensor", ["Tensor"], "str")  # type: ignore[arg-type,list-item]
 
 
 IDS = InputPart(name="ids", shape=(7,), dtype="int64", lowest=3, highest=9)

@@ -16,8 +16,19 @@ from tests.pruning.observed import (
     moments_of_windows,
     noise,
 )
+from tpsprune.numerics.trees import WholeBatch
 from tpsprune.pruning.groups import Consumer
-from tpsprune.pruning.observations import MOST_EXACT, JointSums, count_windows, read_windows, sample_places
+from tpsprune.pruning.observations import (
+    MOST_EXACT,
+    JointSums,
+    count_signal_places,
+    count_windows,
+    read_outputs,
+    read_signals,
+    read_windows,
+    sample_items,
+    sample_places,
+)
 
 
 @pytest.mark.parametrize("columns", [5, MOST_EXACT + 1])
@@ -133,3 +144,32 @@ def test_streamed_moments_are_those_of_all_activations_kept(name: str) -> None:
     assert joints.held is not None
     # Of batches of 7, 7, 7, 7 and 4 items one each is held out.
     assert (32 * joints.held.rows, 32 * joints.fit.rows) == (5 * len(x_rn), 27 * len(x_rn))
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(6, 3), nn.Conv1d(6, 3, 3), nn.Conv2d(6, 3, (3, 1), padding=1)])
+def test_a_layer_called_on_a_single_item_is_seen_as_on_a_batch_of_one(layer: nn.Module) -> None:
+    inner = len(getattr(layer, "kernel_size", ()))
+    one = torch.randn(6, *[5] * inner, generator=torch.Generator().manual_seed(0))
+    consumer, alive_c = Consumer("layer", 0, 1), torch.ones(6, dtype=torch.bool)
+    places = count_signal_places(layer, one, consumer)
+    assert places == count_signal_places(layer, one[None], consumer) == 5**inner
+    windows_s = torch.arange(count_windows(layer, one[None]))
+    assert count_windows(layer, one) == len(windows_s)
+    for single, batch in (
+        [read_signals(layer, each, consumer, 6, torch.arange(places)) for each in (one, one[None])],
+        [read_windows(layer, each, alive_c, windows_s) for each in (one, one[None])],
+        [read_outputs(layer, layer(each), windows_s) for each in (one, one[None])],
+    ):
+        torch.testing.assert_close(single, batch)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "items", "ranks"),
+    [([40] * 8, 32, [0, 2, 4, 6]), ([1] * 8, 6, [0, 1, 2, 4, 5, 6]), ([40] * 8, 240, [0, 1, 2, 4, 5, 6])],
+    ids=["four at the least", "items alone", "as many as are asked for"],
+)
+def test_batches_that_cannot_be_split_are_sampled_whole_each_once_and_evenly(
+    sizes: list[int], items: int, ranks: list[int]
+) -> None:
+    batches = [WholeBatch(rank, size) for rank, size in enumerate(sizes)]
+    assert [batch.data for batch in sample_items(batches, items, 8)] == ranks

@@ -40,6 +40,29 @@ class Wrapped(nn.Module):
         return self.head(functional.relu(self.middle(functional.relu(self.stem(x_bchw)))))
 
 
+class Recurrent(nn.Module):
+    """Two layers that no pruning changes, an LSTM and what it reads, before one that can be pruned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.middle = nn.Linear(5, 8), nn.LSTM(8, 8, batch_first=True)
+        self.hidden, self.head = nn.Linear(8, 12), nn.Linear(12, 3)
+
+    def forward(self, x_btc: Tensor) -> Tensor:
+        return self.head(functional.relu(self.hidden(self.middle(self.stem(x_btc))[0])))
+
+
+@pytest.mark.parametrize("target", [Macs(0.1), Params(0.1)])
+def test_a_target_out_of_reach_names_the_layers_that_hold_it_up_with_the_reason(
+    target: Macs | Params,
+) -> None:
+    words = r"lie in layers that cannot be pruned: middle \d\d% \(nn\.LSTM cannot be pruned\), stem \d% \("
+    with pytest.raises(PruneError, match=words):
+        check_target(Recurrent(), SEQUENCES, Prune(target=target))
+    with pytest.raises(PruneError, match=words):
+        pruning.extract(Recurrent(), [SEQUENCES], Prune(target=target))
+
+
 def test_a_group_is_named_after_its_first_producer_and_knows_its_consumers() -> None:
     first, second = find_groups(*zoo.case("cnn")).groups
     assert (first.name, first.width) == ("body.0", 6)

@@ -13,8 +13,9 @@ from tests.pruning import nets_structure as zoo
 from tests.pruning.helpers import assert_same
 from tests.unchanged import unchanged
 from tpsprune.errors import PruneError
+from tpsprune.numerics.trees import WholeBatch
 from tpsprune.pruning import extract, repair
-from tpsprune.pruning.repair import find_blocks, output_error
+from tpsprune.pruning.repair import _hold_out, find_blocks, output_error
 from tpsprune.recipe.prune import Macs, Prune, Widths
 
 
@@ -52,6 +53,18 @@ def test_however_early_it_is_left_it_ends_no_worse_on_the_items_held_out(steps: 
     list(islice(running, steps))
     running.close()  # type: ignore[attr-defined]
     assert output_error(ticket, model, [held]) <= before * (1 + 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batches", "fit", "held"),
+    [(3, [0, 1, 2], [0, 1, 2]), (4, [0, 1, 2], [3]), (9, [0, 1, 2, 4, 5, 6, 8], [3, 7])],
+    ids=["too few", "one", "two"],
+)
+def test_every_fourth_batch_is_held_out_where_none_can_be_split(
+    batches: int, fit: list[int], held: list[int]
+) -> None:
+    found = _hold_out([WholeBatch(rank, 40) for rank in range(batches)])
+    assert [[batch.data for batch in each] for each in found] == [fit, held]
 
 
 def test_blocks_that_lost_inner_units_alone_are_fitted_one_by_one() -> None:

@@ -29,6 +29,7 @@ from tpsprune.pruning.widths import (
     needed_evidence,
 )
 from tpsprune.recipe.prune import Latency, Macs, Params, Prune, Tolerance, Widths
+from tpsprune.records import CheckedLayer
 
 
 def chain(widths: tuple[int, ...]) -> CostModel:
@@ -380,6 +381,13 @@ def test_auto_reaches_whatever_single_units_reach(share: float, dense: tuple[int
 
 
 FIXED = replace(costs(), constant=400.0, total=costs().total + 400)
+FIXED_LAYERS = [
+    CheckedLayer(name=name, kind="", parameters=1, macs=macs, macs_share=0.0, fate="stays", reason=reason)
+    for name, macs, reason in (
+        *(("stem", 60, "excluded"), ("lstm", 240, "recurrent")),
+        *(("head", 100, "classes"), ("tail", 40, "small"), ("bias", 0, "free")),
+    )
+]
 
 
 @pytest.mark.parametrize(
@@ -391,7 +399,19 @@ FIXED = replace(costs(), constant=400.0, total=costs().total + 400)
             r"prune\.target macs=0\.01 cannot be reached: with min_width 2, max_pruning_ratio 0\.95, l0 0\.5 "
             r"and round_to auto the least is 0\.\d{3}",
         ),
-        (FIXED, Prune(target=Macs(0.1)), r"because \d+% of the multiply-accumulates lie in layers that"),
+        (
+            FIXED,
+            Prune(target=Macs(0.1)),
+            r"because 50% of the multiply-accumulates lie in layers that cannot be pruned: "
+            r"lstm 30% \(recurrent\), head 12% \(classes\), stem 7% \(excluded\)$",
+        ),
+        (
+            FIXED,
+            Prune(target=Macs(0.55), min_width=8, round_to=1),
+            # Units of l1 read 8 and are read by 8: 128 of 808.
+            r"because 50% .*\(excluded\); at those widths most lies in l1 15\.8% \(8 of 16 units\), "
+            r"l0 10\.9% \(8 of 12 units\), l2 9\.9% \(8 of 10 units\): lower those, or raise the target$",
+        ),
         (costs(), Prune(target=Latency(0.3)), r"latency=0.3 cannot be reached.*least is 0.420 as measured"),
         (costs(), Prune(max_pruning_ratios={"l22": 0.5}), r"'l22' matches no group .*'l2'.*l0, l1, l2"),
         (
@@ -408,7 +428,7 @@ def test_what_cannot_be_met_is_refused_with_what_can(
     model: CostModel, settings_: Prune, message: str
 ) -> None:
     with pytest.raises(PruneError, match=message):
-        chosen(model, settings_, latency=lambda _: 0.42)
+        chosen(model, settings_, latency=lambda _: 0.42, fixed=lambda: FIXED_LAYERS)
 
 
 @pytest.mark.parametrize("tolerance", [0.5, 0.1, 0.01])

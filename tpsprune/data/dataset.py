@@ -6,10 +6,11 @@ see the same items. Shapes: n items, c channels, h height, w width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from math import ceil
+from operator import index
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tpsprune.errors import DataError, TpspruneError
-from tpsprune.numerics.trees import Tree, at, map_tensors
+from tpsprune.errors import DataError, TpspruneError, first_line
+from tpsprune.numerics.trees import Tree, WholeBatch, at, map_leaves, map_tensors
 from tpsprune.recipe.task import Augment, DigitsData, TabularData, TextData
 from tpsprune.records import TaskFacts
 
@@ -266,6 +267,38 @@ def batches_of(
             batch = inputs[0] if len(inputs) == 1 else tuple(inputs)  # noqa: PLW2901 -- labels are taken off
         batches.append(move(batch, device))
     return batches, labels if labels and len(labels) == len(batches) else None
+
+
+def whole_batches(
+    data: Any, items: Callable[[Any], int], device: torch.device, name: str, error: type[TpspruneError]
+) -> list[WholeBatch]:
+    """Return batches on the device that are never split; ``items`` counts what each holds.
+
+    Tensors in dictionaries, tuples and lists are moved, and whatever else has a method ``to``. ``name`` and
+    ``error`` are the subject and kind of a fault.
+    """
+    if isinstance(data, Tensor | Mapping) or not isinstance(data, Iterable):
+        raise error(f"{name} is {type(data).__name__}: with items=, a list or loader of batches is needed")
+    batches = []
+    for rank, batch in enumerate(data):
+        try:
+            count = index(items(batch))
+        except Exception as fault:  # the caller's own code runs here, and may raise anything
+            raise error(
+                f"items= fails on batch {rank} of {name}: {first_line(fault)}; expected a function of "
+                "a batch that returns how many items it holds, a whole number"
+            ) from fault
+        if count < 1:
+            raise error(f"items= counts {count} items in batch {rank} of {name}: at least 1 is needed")
+        batches.append(WholeBatch(map_leaves(batch, lambda leaf: _move_leaf(leaf, device)), count))
+    return batches
+
+
+def _move_leaf(leaf: Any, device: torch.device) -> Any:
+    if isinstance(leaf, Tensor) or not callable(getattr(leaf, "to", None)):
+        return move(leaf, device)
+    moved = leaf.to(device)
+    return leaf if moved is None else moved
 
 
 def move(batch: Any, device: torch.device) -> Any:

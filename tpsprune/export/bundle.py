@@ -45,12 +45,15 @@ SAFETENSORS: Final = "safetensors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """What a bundle holds; tensors are on the CPU and own their memory."""
+    """What a bundle holds; tensors are on the CPU and own their memory.
+
+    Without a recipe the text is empty, and there are no ``facts``.
+    """
 
     tensors: dict[str, Tensor]
     plan: dict[str, Any]
     recipe_text: str
-    facts: TaskFacts
+    facts: TaskFacts | None
     versions: dict[str, str] = field(default_factory=dict)
 
 
@@ -97,10 +100,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise cannot_write(folder, error) from error
 
 
-def write_description(folder: Path, plan: Mapping[str, Any], recipe_text: str) -> None:
-    """Write what the ticket was made by: its plan and its recipe."""
+def write_description(folder: Path, plan: Mapping[str, Any], recipe_text: str = "") -> None:
+    """Write what the ticket was made by: its plan and, if it has one, its recipe."""
     write_text_atomically(folder / PLAN, to_json_text(plan))
-    write_text_atomically(folder / RECIPE, recipe_text)
+    if recipe_text:
+        write_text_atomically(folder / RECIPE, recipe_text)
 
 
 def write_ticket(folder: Path, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -125,7 +129,7 @@ def seal(
     formats: Mapping[str, tuple[str, ...]],
     stamps: Mapping[str, Stamp],
     tensors: Mapping[str, Tensor] | Expected,
-    facts: TaskFacts,
+    facts: TaskFacts | None,
     versions: Mapping[str, str],
 ) -> None:
     """Write the manifest over the files of ``stamps``: from then on a changed byte is noticed.
@@ -135,7 +139,7 @@ def seal(
         formats: the files of each format.
         stamps: of every file but the manifest.
         tensors: those of the safetensors format, or their shapes; empty without it.
-        facts: of the task.
+        facts: of the task; none where the bundle has no recipe.
         versions: that the ticket was made with.
     """
     expected: Expected = {
@@ -167,7 +171,7 @@ def read_bundle(folder: Path) -> Bundle:
         if name not in {PLAN, RECIPE, TENSORS}:
             verify(folder, name, stamps[name])
     plan = _json(folder, read_verified(folder, PLAN, stamps[PLAN]))
-    recipe = _text(folder, read_verified(folder, RECIPE, stamps[RECIPE]))
+    recipe = "" if manifest.facts is None else _text(folder, read_verified(folder, RECIPE, stamps[RECIPE]))
     return Bundle(
         tensors=_tensors(folder, manifest),
         plan=plan,

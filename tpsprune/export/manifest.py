@@ -18,7 +18,7 @@ from tpsprune.runs import open_regular, strict_json, to_json_text
 from tpsprune.runs.tensors import Expected
 
 MANIFEST: Final = "manifest.json"
-REMEDY: Final = "export it again from its run"
+REMEDY: Final = "export it again from its run, or save it again"
 MAX_MANIFEST_BYTES: Final = 2**26
 _SEALED: Final = re.compile(rb'(.*,\n  "seal": ")([0-9a-f]{64})"\n}\n', re.DOTALL)
 
@@ -28,13 +28,13 @@ def manifest_text(
     formats: Mapping[str, tuple[str, ...]],
     stamps: Mapping[str, Stamp],
     tensors: Expected,
-    facts: TaskFacts,
+    facts: TaskFacts | None,
     versions: Mapping[str, str],
 ) -> str:
     """Return the manifest's text; its last line but one is the SHA-256 of all that stands before it."""
     raw = {
         "schema": Manifest.SCHEMA,
-        "facts": dump(facts),
+        "facts": None if facts is None else dump(facts),
         "versions": dict(versions),
         "formats": {name: list(held) for name, held in formats.items()},
         "files": {name: dump(stamp) for name, stamp in stamps.items()},

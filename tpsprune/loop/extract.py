@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune import measure, pruning
-from tpsprune.data.dataset import batches_of
+from tpsprune.data.dataset import batches_of, whole_batches
 from tpsprune.errors import PruneError
-from tpsprune.loop.unwrap import device_of
+from tpsprune.loop.unwrap import device_of, plain_model
+from tpsprune.numerics.trees import take_items
 from tpsprune.pruning import Extraction
 from tpsprune.recipe.prune import Latency, Macs, Target
 from tpsprune.recipe.settings import prune_settings
@@ -23,6 +24,7 @@ def extract(
     calibration_data: Tensor | Iterable[Any],
     target: Target | None = None,
     *,
+    items: Callable[[Any], int] | None = None,
     labels: Sequence[Tensor] | None = None,
     seed: int = 0,
     **settings: Any,
@@ -41,13 +43,21 @@ def extract(
     (4, 16)
 
     Args:
-        model: not changed, whatever happens: mode, flags, devices and number types too.
+        model: not changed, whatever happens: mode, flags, devices and number types too. Of one that
+            ``torch.compile`` or ``DataParallel`` wraps the ticket is a plain module: compile it again.
         calibration_data: a few hundred items or more, prepared as for evaluation. A tensor or a
             tuple is passed by position, a mapping by keyword. A *list*, as a ``DataLoader`` yields it, is
             inputs and, last, labels. A single tensor is all the items at once and is split. All of it is kept
-            in memory: take a part of a long loader with ``itertools.islice``.
+            in memory: take a part of a long loader with ``itertools.islice``. Where items do not lie along
+            the first axis, see ``items``.
         target: ``Macs``, ``Params``, ``Latency``, ``Tolerance`` or ``Widths``; half the multiply-accumulates
             without one.
+        items: how many items a batch holds, where they do not lie along its tensors' first axes: a graph as
+            ``(x, edge_index)``, a list of objects, a class of one's own. Such a batch is never split or
+            indexed, and a list is not inputs and labels: it is passed to the model as it is. Count what the
+            layers inside see along their first axis (nodes of a graph). A dozen small batches do better than
+            one large, for every trial runs the first batch whole.
+            ``items=lambda graph: len(graph[0])``
         labels: one tensor a batch; only ``units="taylor"`` uses them. Those of list batches are taken from
             the batches.
         seed: of ``units="random"`` and of the order of items in the repair.
@@ -60,8 +70,10 @@ def extract(
     Raises:
         PruneError: a setting does not exist or is out of bounds, the batches do not fit the model, the target
             is out of reach, pruning was refused, or the model was made in inference mode and has no
-            gradients.
+            gradients; or it is scripted or quantised.
+        ModelError: its parameters are sharded over processes.
     """
+    model = plain_model(model)
     chosen = prune_settings(Macs(0.5) if target is None else target, settings)
     if chosen.rounds > 1:
         raise PruneError(
@@ -74,7 +86,11 @@ def extract(
                 "load the model outside of it (use torch.no_grad())"
             )
     device = device_of(model)
-    batches, found = batches_of(calibration_data, device, "calibration_data", PruneError)
+    batches: Sequence[Any]
+    if items is None:
+        batches, found = batches_of(calibration_data, device, "calibration_data", PruneError)
+    else:
+        batches, found = whole_batches(calibration_data, items, device, "calibration_data", PruneError), None
     labels = found if labels is None else [part.to(device) for part in labels]
     inputs: dict[str, Any] = {"seed": seed}
     if labels and chosen.units != "interpolation":
@@ -97,7 +113,10 @@ def extract(
 
 
 def _clock(batches: Sequence[Any], target: Latency) -> Callable[[nn.Module], float]:
-    if not batches or not isinstance(batches[0], Tensor):
-        raise PruneError("a target latency is measured on batches that are one tensor each; use macs")
-    item = batches[0][0]
-    return lambda model: measure.latency(model, item, target.batch_items).median_seconds
+    """Return the seconds of a pass over as many copies of the first item as the target asks for.
+
+    A batch that cannot be split is timed as it is.
+    """
+    copies = torch.zeros(target.batch_items, dtype=torch.int64)
+    batch = take_items(batches[0], copies) if batches else None
+    return lambda model: measure.batch_latency(model, batch).median_seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,9 +10,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from tpsprune.errors import LoopError, ModelError
+from tpsprune.errors import LoopError, ModelError, PruneError
 
 _REPLICATED = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+_QUANTISED = ("torch.ao.nn.", "torch.nn.quantized", "torch.nn.intrinsic.quantized")
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
@@ -38,6 +40,38 @@ def unwrap_model(model: nn.Module) -> nn.Module:
                 " one device or under DistributedDataParallel"
             )
     return model
+
+
+def plain_model(model: nn.Module) -> nn.Module:
+    """Return the module that wrappers hold, as it runs without being compiled; refuse one with no such code.
+
+    A module compiled in place (``model.compile()``) comes back as a copy: the compiler would see the model
+    change at every step of pruning, and compile it anew each time.
+
+    Raises:
+        PruneError: a part of the model is scripted, quantised or compiled by itself; names it.
+        ModelError: as ``unwrap_model``.
+    """
+    model = unwrap_model(model)
+    for name, module in model.named_modules():
+        part = f"its part '{name}'" if name else "the model"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise PruneError(
+                f"{part} is TorchScript ({type(module).__name__}), whose code cannot be changed or copied for"
+                " pruning; prune the Python module that it was made from, and script the ticket"
+            )
+        if type(module).__module__.startswith(_QUANTISED):
+            raise PruneError(
+                f"{part} is quantised ({type(module).__name__}): its weights are packed whole numbers without"
+                " gradients; prune the model before it is quantised, and quantise the ticket"
+            )
+        if isinstance(getattr(module, "_orig_mod", None), nn.Module):
+            raise PruneError(
+                f"{part} is compiled by itself; put the module that it wraps (its _orig_mod) in its place,"
+                " prune, and compile the ticket"
+            )
+    compiled = any(getattr(each, "_compiled_call_impl", None) is not None for each in model.modules())
+    return copy.deepcopy(model) if compiled else model
 
 
 def unwrap_optimizer(optimizer: Any) -> Optimizer:

@@ -10,9 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tpsprune.numerics.trees import WholeBatch
+
 
 def call_model(model: nn.Module, batch: Any) -> Any:
     """Call ``model`` on a batch: a mapping by keyword, a tuple by position, all else as one argument."""
+    if isinstance(batch, WholeBatch):
+        batch = batch.data
     if isinstance(batch, Mapping):
         return model(**batch)
     if isinstance(batch, tuple):

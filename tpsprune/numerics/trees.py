@@ -1,10 +1,11 @@
-"""Batches as trees of tensors: mappings or tuples, items along each first axis; and random ones."""
+"""Batches as trees of tensors: mappings or tuples, items along each first axis; whole ones; random ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -15,10 +16,25 @@ Tree: TypeAlias = Any
 """A tensor, or a mapping or tuple of trees: what ``call_model`` takes. Anything else in one is passed on."""
 
 
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class WholeBatch:
+    """A batch whose items do not lie along its tensors' first axes: it is never split, always passed whole.
+
+    ``data`` is whatever the model takes (a graph as a tuple, a list of objects, an instance of any class),
+    ``items`` how many items it counts as.
+    """
+
+    data: Any
+    items: int
+
+
 def tensors_of(tree: Tree) -> Iterator[Tensor]:
-    """Yield the tensors of a tree, in order."""
+    """Yield the tensors of a tree, in order; of a whole batch those within its mappings, tuples and lists."""
     if isinstance(tree, Tensor):
         yield tree
+    elif isinstance(tree, WholeBatch):
+        yield from tensors_of(tree.data)
     elif isinstance(tree, Mapping | tuple | list):
         for part in tree.values() if isinstance(tree, Mapping) else tree:
             yield from tensors_of(part)
@@ -32,11 +48,28 @@ def map_tensors(tree: Tree, function: Callable[[Tensor], Tensor]) -> Tree:
     """
     if isinstance(tree, Tensor):
         return function(tree)
+    if isinstance(tree, WholeBatch):
+        data = map_leaves(tree.data, lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf)
+        return WholeBatch(data, tree.items)
     if isinstance(tree, Mapping):
         return {name: map_tensors(part, function) for name, part in tree.items()}
     if isinstance(tree, tuple):
         return tuple(map_tensors(part, function) for part in tree)
     return tree
+
+
+def map_leaves(data: Any, function: Callable[[Any], Any]) -> Any:
+    """Return nested dictionaries, tuples and lists with ``function`` of whatever else they hold.
+
+    >>> map_leaves([{"a": 1}, (2, [3])], lambda leaf: -leaf)
+    [{'a': -1}, (-2, [-3])]
+    """
+    if isinstance(data, dict):
+        return {name: map_leaves(part, function) for name, part in data.items()}
+    if isinstance(data, tuple | list):
+        parts = [map_leaves(part, function) for part in data]
+        return type(data)(*parts) if hasattr(data, "_fields") else type(data)(parts)
+    return function(data)
 
 
 def at(tree: Tree, index: Tensor | slice) -> Tree:
@@ -72,15 +105,23 @@ def split_evenly(tree: Tree, parts: int) -> tuple[Tree, ...]:
 
 
 def item_count(batch: Tree) -> int:
-    """Return how many items a prepared batch holds: along the first axis of its first tensor that has one."""
+    """Return how many items a prepared batch holds: along the first axis of its first tensor that has one.
+
+    A whole batch says so itself.
+    """
+    if isinstance(batch, WholeBatch):
+        return batch.items
     return next((len(tensor) for tensor in tensors_of(batch) if tensor.ndim), 0)
 
 
 def take_items(batch: Tree, index: Tensor) -> Tree:
     """Return these items of a batch, however it is nested; a number beyond its items is passed over.
 
-    Tensors as long as the batch has items are indexed; all else (a mask, positions) is returned as it is.
+    Tensors as long as the batch has items are indexed; all else (a mask, positions) is returned as it is, and
+    so is a whole batch.
     """
+    if isinstance(batch, WholeBatch):
+        return batch
     items = item_count(batch)
     kept = index[index < items]
     return map_tensors(

@@ -5,6 +5,7 @@ from tpsprune.pipeline.compare import compare
 from tpsprune.pipeline.export import FORMATS, export, export_steps
 from tpsprune.pipeline.load import load
 from tpsprune.pipeline.prune import check, prune, prune_dry
+from tpsprune.pipeline.save import save
 from tpsprune.pipeline.train import train
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "load",
     "prune",
     "prune_dry",
+    "save",
     "train",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tpsprune import export as bundles
 from tpsprune import models, pruning, recipe
-from tpsprune.errors import ArtifactError, Fault, ModelError, PruneError, RecipeError
+from tpsprune.errors import ArtifactError, Fault, ModelError, PruneError, RecipeError, first_line
+from tpsprune.loop.unwrap import unwrap_model
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import (
     FOREIGN_MODELS,
@@ -44,32 +45,100 @@ FROM_TENSORS_ALONE: Final = (CnnModel, ResNetModel, MlpModel, TransformerModel)
 """Models all of whose numbers are in their state dict, and none of them tied: they need no weights drawn."""
 
 
-def load(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
-    """Rebuild an exported ticket, in evaluation mode, on the CPU.
+def load(
+    folder: str | Path,
+    *,
+    model: nn.Module | Callable[[], nn.Module] | None = None,
+    trust_code: bool = False,
+) -> nn.Module:
+    """Rebuild an exported or saved ticket, in evaluation mode, on the CPU.
 
     The hash of every file of the bundle is checked first, those of formats that are not read here too; then
-    the model is built from the bundle's recipe, pruned by its plan and filled from its tensors. Nothing is
-    unpickled, and the weights that the recipe begins with are not needed. Hashes show damage; they do not
-    show from whom a bundle is.
+    the model is built from the bundle's recipe, or taken from ``model``, pruned by its plan and filled from
+    its tensors. Nothing is unpickled, and the weights that the recipe begins with are not needed. Hashes show
+    damage; they do not show from whom a bundle is.
 
     Args:
-        folder: of ``tpsprune export``, safetensors among its formats.
+        folder: of ``tpsprune.save``, or of ``tpsprune export``, safetensors among its formats.
+        model: the architecture that the plan belongs to, of the dense shapes, or a callable without arguments
+            that builds it. Its weights do not matter, and it is not changed. A folder of ``tpsprune.save``
+            needs it; where there is a recipe too it takes the recipe's place.
         trust_code: a recipe whose model is ``custom`` names a callable, with arguments, which building the
             model **imports and calls**: read its recipe.toml, and allow it only if you would run that.
 
     Raises:
-        ArtifactError: a file is missing, damaged, foreign or does not fit, or the model is ``custom`` and
-            ``trust_code`` is not set.
+        ArtifactError: a file is missing, damaged, foreign or does not fit; the model is ``custom`` and
+            ``trust_code`` is not set; or there is no recipe, and no ``model``.
         RecipeError: the callable of a custom model does not import here.
 
-    Cost: the tensors' size in memory, once, for models of this package; for custom ones that of the dense
+    Cost: the tensors' size in memory, once, for models of this package; for others that of the dense
     model besides, while it is pruned. Reading and hashing: a second for a few hundred megabytes.
     """
     bundle = bundles.read_bundle(Path(folder))
-    model = read_model(
+    if model is not None:
+        dense = _architecture(folder, model)
+        with _one_model(f"{folder}: model"):
+            return _filled(dense, bundle.plan, bundle.tensors)
+    if bundle.facts is None:
+        raise ArtifactError(
+            f"{folder} was saved without a recipe, so it does not say what its model is built by: give the"
+            " architecture it was pruned from, as in tpsprune.load(folder, model=net), net a torch.nn.Module"
+            " of the dense shapes or a callable that builds one"
+        )
+    described = read_model(
         folder, bundle.recipe_text, trust_code=trust_code, consent="load it with trust_code=True"
     )
-    return _rebuild(model, f"{folder}: its recipe.toml", bundle.facts, bundle.plan, bundle.tensors)
+    return _rebuild(described, f"{folder}: its recipe.toml", bundle.facts, bundle.plan, bundle.tensors)
+
+
+def _architecture(folder: str | Path, model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+    """Return the module that ``model`` is, wraps or builds.
+
+    Raises:
+        ArtifactError: it is none, or its tensors hold no values.
+    """
+    built: object = model
+    if not isinstance(model, nn.Module) and callable(model):
+        try:
+            with torch.random.fork_rng():
+                built = model()
+        except Exception as error:  # the caller's own code runs here, and may raise anything
+            raise ArtifactError(
+                f"{folder}: the callable given as model fails: {first_line(error)}"
+            ) from error
+    if not isinstance(built, nn.Module):
+        raise ArtifactError(
+            f"{folder}: model is {type(built).__name__}; expected a torch.nn.Module, or a callable without"
+            " arguments that returns one"
+        )
+    dense = unwrap_model(built)
+    if any(tensor.is_meta for tensor in (*dense.parameters(), *dense.buffers())):
+        raise ArtifactError(
+            f"{folder}: model is on the meta device, where tensors hold no values; build it on the CPU"
+        )
+    return dense
+
+
+def _filled(dense: nn.Module, plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    ticket = _prune_by_plan(dense, plan).cpu()
+    _check_shapes(ticket, tensors)
+    _check_dtypes(ticket, tensors)
+    # Copied, not assigned: so what the model ties stays tied.
+    ticket.load_state_dict(tensors)
+    return ticket.eval()
+
+
+@contextmanager
+def _one_model(source: str) -> Iterator[None]:
+    """Turn whatever a foreign plan, recipe or manifest can make of a model into one kind of error."""
+    try:
+        yield
+    except (
+        *(ArtifactError, ModelError, PruneError),
+        *(RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, MemoryError),
+    ) as error:
+        message = " ".join(str(error).split())[:MOST_CHARACTERS]
+        raise ArtifactError(f"{source}, plan and tensors do not make one model: {message}") from error
 
 
 def read_model(folder: str | Path, recipe_text: str, *, trust_code: bool, consent: str) -> Model:
@@ -121,7 +190,7 @@ def _rebuild(
     plan: Mapping[str, Any] | None,
     tensors: Mapping[str, Tensor],
 ) -> nn.Module:
-    try:
+    with _one_model(f"{source}: recipe"):
         if isinstance(model, FROM_TENSORS_ALONE):
             ticket = _build_shell(model, facts, plan, tensors)
             _check_dtypes(ticket, tensors)
@@ -133,13 +202,6 @@ def _rebuild(
             with torch.random.fork_rng():
                 ticket = _prune_by_plan(models.build(model, facts, fill=False), plan)
             ticket.load_state_dict(tensors)
-    except (
-        *(ArtifactError, ModelError, PruneError),
-        # What a foreign plan, recipe or manifest can make of a model is more than one kind of nonsense.
-        *(RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, MemoryError),
-    ) as error:
-        message = " ".join(str(error).split())[:MOST_CHARACTERS]
-        raise ArtifactError(f"{source}: recipe, plan and tensors do not make one model: {message}") from error
     return ticket.eval()
 
 

@@ -13,7 +13,7 @@ from tpsprune.pruning.prunability import (
     tensors_by_group,
 )
 from tpsprune.pruning.repair import repair
-from tpsprune.pruning.replay import carry_state, replay
+from tpsprune.pruning.replay import carry_state, check_ticket, replay
 from tpsprune.pruning.widths import width_step
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "WidthPlan",
     "carry_state",
     "check_target",
+    "check_ticket",
     "consumer_widths",
     "extract",
     "find_groups",

@@ -31,7 +31,7 @@ from tpsprune.numerics.forward import (
 from tpsprune.numerics.moments import Moments, MomentSums
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.numerics.spectra import effective_rank
-from tpsprune.numerics.trees import item_count, take_items
+from tpsprune.numerics.trees import WholeBatch, item_count, take_items
 from tpsprune.pruning.compensation import weights_gram
 from tpsprune.pruning.groups import Consumer, Group
 from tpsprune.pruning.head_width import ScoreMoments, rotate_heads, second_moment
@@ -43,6 +43,7 @@ from tpsprune.pruning.observations import (
     read_signals,
     sample_items,
     sample_places,
+    with_items,
 )
 from tpsprune.pruning.selection import Reading, Selection, pivoted_cholesky, select
 from tpsprune.pruning.widths import needed_evidence
@@ -189,12 +190,14 @@ def _measure(model: nn.Module, batches: Sequence[Any], groups: Sequence[Group]) 
     places: dict[Consumer, int] = {}
     calls: Counter[str] = Counter()
     items = sum(map(item_count, batches))
+    few = take_items(batches[0], torch.arange(2))
     rank = largest = 0
 
     def count(name: str, inputs: Tensor) -> None:
         nonlocal largest
         calls[name] += 1
-        largest = max(largest, inputs.numel() * inputs.element_size() // max(1, len(inputs)))
+        there = item_count(few) if isinstance(few, WholeBatch) else len(inputs)
+        largest = max(largest, inputs.numel() * inputs.element_size() // max(1, there))
         module = model.get_submodule(name)
         places.update({each: count_signal_places(module, inputs, each) for each in readers.get(name, ())})
 
@@ -207,7 +210,7 @@ def _measure(model: nn.Module, batches: Sequence[Any], groups: Sequence[Group]) 
 
     with torch.no_grad(), evaluation_mode(model):
         with observe_inputs(model, {*readers, *mixers}, count):
-            call_model(model, take_items(batches[0], torch.arange(2)))
+            call_model(model, few)
         share = _share_needed(groups, places, items)
         with observe_inputs(model, readers, add):
             for batch in batches:
@@ -340,8 +343,11 @@ def measure_sensitivities(
                 return {}
             for (name, _), slope in zip(flat, slopes, strict=True):
                 if slope is not None:
-                    axis = 1 if channels_first(model.get_submodule(name)) else -1
-                    squares_q = widened(slope).square().movedim(axis, -1).flatten(0, -2).sum(0)
+                    module = model.get_submodule(name)
+                    axis = 1 if channels_first(module) else -1
+                    squares_q = (
+                        widened(with_items(module, slope)).square().movedim(axis, -1).flatten(0, -2).sum(0)
+                    )
                     sums[name] = sums.get(name, torch.zeros_like(squares_q)) + squares_q
             seen += item_count(batch)
     return {name: squares_q / seen for name, squares_q in sums.items() if bool(squares_q.isfinite().all())}
@@ -387,9 +393,14 @@ def check_calibration_data(model: nn.Module, batches: Sequence[Any]) -> None:
             output = call_model(model, take_items(batches[0], torch.arange(2)))
     except Exception as error:
         message = (str(error).splitlines() or [type(error).__name__])[0]
+        is_whole = isinstance(batches[0], WholeBatch)
+        part = "" if is_whole else "two items of "
+        lie = (
+            "" if is_whole else "; items lie along the first axis, or items= of tpsprune.extract counts them"
+        )
         raise PruneError(
-            f"the model cannot be called on two items of calibration batch 0: {message} (a tensor or a tuple "
-            "is passed by position, a mapping by keyword; items lie along the first axis)"
+            f"the model cannot be called on {part}calibration batch 0: {message} (a tensor or a tuple "
+            f"is passed by position, a mapping by keyword{lie})"
         ) from error
     if next(flat_tensors(output), None) is None:
         raise PruneError(

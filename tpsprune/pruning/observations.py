@@ -23,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from tpsprune.numerics.forward import widened
 from tpsprune.numerics.moments import gram
-from tpsprune.numerics.trees import item_count, take_items
+from tpsprune.numerics.trees import WholeBatch, item_count, take_items
 from tpsprune.pruning.groups import Consumer, element_index
 from tpsprune.pruning.layers import channels_first
 
@@ -31,6 +31,8 @@ ROWS_PER_COLUMN: Final = 8
 LEAST_ROWS: Final = 8192
 LEAST_ITEMS: Final = 8
 """Items taken of one batch, where it has so many: one item has no statistics."""
+LEAST_WHOLE: Final = 4
+"""Batches taken at the least where they cannot be split: as many as 32 items come from otherwise."""
 HELD_OUT: Final = 4
 """Every batch keeps the last one in four of its items to choose ridges on."""
 MOST_EXACT: Final = 512
@@ -38,14 +40,29 @@ MOST_EXACT: Final = 512
 
 
 def sample_items(batches: Sequence[Any], items: int, at_a_time: int) -> Iterator[Any]:
-    """Yield small batches, about ``items`` items in all, from batches spread evenly over ``batches``."""
+    """Yield small batches, about ``items`` items in all, from batches spread evenly over ``batches``.
+
+    A batch that cannot be split is yielded once, whole.
+    """
     mean = sum(map(item_count, batches)) / max(1, len(batches))
     each = max(LEAST_ITEMS, math.ceil(items / max(1, len(batches))))
-    count = min(len(batches), math.ceil(items / max(1.0, min(each, mean))))
+    count = math.ceil(items / max(1.0, min(each, mean)))
+    if any(isinstance(batch, WholeBatch) for batch in batches):
+        count = max(LEAST_WHOLE, math.ceil(items / max(1.0, mean)))
+    count = min(len(batches), count)
     for rank in range(count):
         batch = batches[rank * len(batches) // count]
+        if isinstance(batch, WholeBatch):
+            yield batch
+            continue
         for part in torch.split(torch.arange(min(each, item_count(batch))), at_a_time):
             yield take_items(batch, part)
+
+
+def with_items(module: nn.Module, tensor: Tensor) -> Tensor:
+    """Return a layer's input or output with an axis of items, where the model calls it on a single item."""
+    least = 2 + (len(module.kernel_size) if isinstance(module, _ConvNd) else 0)
+    return tensor if tensor.ndim >= least else tensor[None]
 
 
 def count_places(columns: int, items: int, *, least: int = LEAST_ROWS) -> int:
@@ -62,6 +79,7 @@ def sample_places(places: int, count: int, generator: torch.Generator) -> Tensor
 
 def count_signal_places(module: nn.Module, inputs: Tensor, consumer: Consumer) -> int:
     """Return at how many places of an item a consumer reads each signal."""
+    inputs = with_items(module, inputs)
     inner = inputs.shape[2:] if channels_first(module) else inputs.shape[1:-1]
     return math.prod(inner) * consumer.positions
 
@@ -70,7 +88,7 @@ def read_signals(
     module: nn.Module, inputs: Tensor, consumer: Consumer, width: int, places_s: Tensor
 ) -> Tensor:
     """Return the signals of ``width`` units at the sampled places of a layer's input, ``signals_bsn``."""
-    inputs = inputs if inputs.ndim > 1 else inputs[None]
+    inputs = with_items(module, inputs)
     inputs_bsc = inputs.flatten(2).transpose(1, 2) if channels_first(module) else inputs
     inputs_bsc = inputs_bsc.reshape(len(inputs), -1, inputs_bsc.shape[-1])
     index = element_index(consumer, width, inputs.device).flatten()
@@ -84,6 +102,7 @@ def read_signals(
 
 def count_windows(module: nn.Module, inputs: Tensor) -> int:
     """Return how many windows of an item a layer sees: as many as it has output places."""
+    inputs = with_items(module, inputs)
     if not isinstance(module, _ConvNd):
         return math.prod(inputs.shape[1:-1])
     return math.prod(_unfold(module, inputs[:1, :1]).shape[2 : inputs.ndim])
@@ -92,7 +111,7 @@ def count_windows(module: nn.Module, inputs: Tensor) -> int:
 def read_windows(module: nn.Module, inputs: Tensor, alive_c: Tensor, places_s: Tensor) -> Tensor:
     """Return what a layer sees at the sampled places of its output, ``windows_bsgp``, padding included."""
     places_s = places_s.to(inputs.device)
-    inputs = inputs if inputs.ndim > 1 else inputs[None]
+    inputs = with_items(module, inputs)
     if not isinstance(module, _ConvNd):
         inputs_bsc = inputs.reshape(len(inputs), -1, inputs.shape[-1])
         return inputs_bsc[:, places_s][..., alive_c][:, :, None]
@@ -111,7 +130,7 @@ def read_windows(module: nn.Module, inputs: Tensor, alive_c: Tensor, places_s: T
 
 def read_outputs(module: nn.Module, output: Tensor, places_s: Tensor) -> Tensor:
     """Return a layer's output at the sampled places, ``outputs_bsgq``."""
-    output = output if output.ndim > 1 else output[None]
+    output = with_items(module, output)
     places_s = places_s.to(output.device)
     if not isinstance(module, _ConvNd):
         return output.reshape(len(output), -1, output.shape[-1])[:, places_s][:, :, None]

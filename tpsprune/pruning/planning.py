@@ -22,7 +22,7 @@ from tpsprune.pruning.groups import Group, Prunability
 from tpsprune.pruning.head_width import residual_shares, score_rank
 from tpsprune.pruning.importances import highest, score_units
 from tpsprune.pruning.open_attention import open_attention
-from tpsprune.pruning.prunability import find_and_price_groups
+from tpsprune.pruning.prunability import find_and_price_groups, list_fixed
 from tpsprune.pruning.selection import Selection
 from tpsprune.pruning.widths import Evidence, choose_widths, needed_evidence
 from tpsprune.recipe.prune import Prune
@@ -107,6 +107,7 @@ def plan_widths(
             settings,
             names=[group.name for group in groups],
             latency=latency_shares(opened_model, groups, clock) if clock else None,
+            fixed=lambda: list_fixed(opened_model, prunability, count),
         )
     return WidthPlan(opened, prunability, count, costs, statistics, evidence, widths)
 

@@ -212,7 +212,8 @@ def check_target(model: nn.Module, batch: Any, settings: Prune) -> tuple[Prunabi
             narrowest widths allowed would cost, or names a group that is not there.
     """
     found, count, costs = find_and_price_groups(open_attention(model)[0], batch, settings)
-    check_widths(costs, settings, [group.name for group in found.groups])
+    names = [group.name for group in found.groups]
+    check_widths(costs, settings, names, lambda: list_fixed(model, found, count))
     return found, count
 
 
@@ -309,6 +310,7 @@ def list_layers(model: nn.Module, found: Prunability, count: MacCount) -> tuple[
         if not parameters and macs <= 0:
             continue
         groups = produces[name] or follows[name]
+        reason = fault_of(module) if isinstance(module, RECURRENT) else _reason(name, found, reasons)
         layers.append(
             CheckedLayer(
                 name=name or "(the model itself)",
@@ -319,10 +321,15 @@ def list_layers(model: nn.Module, found: Prunability, count: MacCount) -> tuple[
                 fate="cut" if produces[name] else "follows" if follows[name] else "stays",
                 groups=tuple(groups),
                 reads=tuple(reads[name]),
-                reason="" if groups else _reason(name, found, reasons),
+                reason="" if groups else reason,
             )
         )
     return tuple(layers)
+
+
+def list_fixed(model: nn.Module, found: Prunability, count: MacCount) -> list[CheckedLayer]:
+    """Return the layers that lose nothing whatever the widths of the groups are: no unit and no input."""
+    return [each for each in list_layers(model, found, count) if each.fate == "stays" and not each.reads]
 
 
 def _reason(name: str, found: Prunability, reasons: Mapping[str, str]) -> str:

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import call_model, evaluation_mode, fixed_seed, item_tensors
-from tpsprune.numerics.trees import item_count, take_items
+from tpsprune.numerics.trees import WholeBatch, item_count, take_items
 from tpsprune.pruning.observations import HELD_OUT, sample_items
 
 TRIAL_ITEMS: Final = 32
@@ -200,7 +200,7 @@ def repair(
     if not batches:
         raise PruneError("repair: the calibration data are empty; at least one batch is needed")
     generator = torch.Generator().manual_seed(seed)
-    fit, held = zip(*(_split(batch) for batch in batches), strict=True)
+    fit, held = _hold_out(batches)
     blocks = find_blocks(ticket, dense, fit[0])
     best = [parameter.detach().clone() for parameter in trained]
     done = 0
@@ -348,6 +348,15 @@ def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
 def _sample(fit: Sequence[Any], generator: torch.Generator) -> Any:
     batch = fit[int(torch.randint(len(fit), (), generator=generator))]
     return take_items(batch, torch.randperm(item_count(batch), generator=generator)[:STEP_ITEMS])
+
+
+def _hold_out(batches: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Return what to fit and what is held out: some items of every batch, or every fourth whole batch."""
+    if len(batches) >= HELD_OUT and any(isinstance(batch, WholeBatch) for batch in batches):
+        held = batches[HELD_OUT - 1 :: HELD_OUT]
+        return [batch for rank, batch in enumerate(batches, start=1) if rank % HELD_OUT], held
+    fit, held = zip(*(_split(batch) for batch in batches), strict=True)
+    return fit, held
 
 
 def _split(batch: Any) -> tuple[Any, Any]:

@@ -46,6 +46,22 @@ def replay(model: nn.Module, plan: Plan) -> nn.Module:
     return ticket
 
 
+def check_ticket(ticket: nn.Module, plan: Plan) -> None:
+    """Raise unless the tensors of a model are those that carrying out ``plan`` leaves, by name.
+
+    Raises:
+        PruneError: names the first that differs.
+    """
+    planned = _facts_of_ticket(plan, elements_kept(plan.shapes, plan.groups))
+    found = sorted(signature_of(ticket), key=_name_of)
+    if difference := first_difference(sorted(planned, key=_name_of), found):
+        raise PruneError(f"the ticket is not as its plan left it: {difference}")
+
+
+def _name_of(fact: TensorFact) -> str:
+    return fact.name
+
+
 def carry_state(state: Mapping[str, Mapping[str, Any]], plan: Plan) -> dict[str, dict[str, Any]]:
     """Return the state of a dense model's optimizer as that of the ticket's, by parameter name.
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import accumulate
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,8 +24,10 @@ from torch import Tensor
 from tpsprune.errors import PruneError, did_you_mean
 from tpsprune.pruning.costs import CostModel
 from tpsprune.recipe.prune import Latency, Macs, Params, Prune, Tolerance, Widths
+from tpsprune.records import CheckedLayer
 
 Path: TypeAlias = Callable[[float], tuple[int, ...]]
+T = TypeVar("T")
 
 STEPS = 100
 """Steps in which greedy allocation takes a group apart; one unit each where it has no more than that."""
@@ -44,6 +46,8 @@ FEWEST_STEPS = 4
 WORTH_NAMING = 0.01
 """Share of the cost in layers that cannot be pruned from which on a message names it."""
 NAMES_LISTED = 8
+MOST_NAMED = 3
+"""Layers and groups that a message names as what holds up a target: those that cost most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,20 +164,35 @@ def _is_within(costs: CostModel, settings: Prune, bounds: Bounds) -> bool:
             return True
 
 
-def check_widths(costs: CostModel, settings: Prune, names: Sequence[str]) -> Bounds:
+def check_widths(
+    costs: CostModel,
+    settings: Prune,
+    names: Sequence[str],
+    fixed: Callable[[], Sequence[CheckedLayer]] = tuple,
+) -> Bounds:
     """Return the bounds if the target can be met within them, as far as that is decided without data.
 
     A latency is not: it takes a measurement.
 
+    Args:
+        costs: in the unit of the target.
+        settings: target and bounds.
+        names: of the groups.
+        fixed: lists the layers that lose nothing whatever the widths are; called for the message alone.
+
     Raises:
         PruneError: even the least widths cost more than the target; a name or pattern matches no group; a
-            width set by name is out of range. The message names what is within reach.
+            width set by name is out of range. The message names what is within reach, and what holds it up.
     """
     bounds = bounds_of(costs, settings, names)
     match settings.target:
-        case Macs() | Params() if not _is_within(costs, settings, bounds):
-            least = costs.at(bounds.least) / costs.total
-            raise _out_of_reach(settings, math.ceil(1000 * least) / 1000, _describe_constant(costs))
+        case Macs(share) | Params(share) if not _is_within(costs, settings, bounds):
+            least = costs.at(bounds.least)
+            reason = _describe_constant(costs, fixed())
+            # Where what is fixed leaves room for the target, or is the smaller part, the widths hold it up.
+            if costs.constant <= max(share * costs.total, least / 2):
+                reason += _describe_narrowest(costs, bounds, names)
+            raise _out_of_reach(settings, math.ceil(1000 * least / costs.total) / 1000, reason)
         case Widths(by_name):
             _check_names(by_name, costs.widths, names)
     return bounds
@@ -186,6 +205,7 @@ def choose_widths(
     *,
     names: Sequence[str],
     latency: Callable[[Sequence[int]], float] | None = None,
+    fixed: Callable[[], Sequence[CheckedLayer]] = tuple,
 ) -> tuple[int, ...]:
     """Return the width of each group under ``settings.target``, allocated by ``settings.widths``.
 
@@ -202,11 +222,12 @@ def choose_widths(
         settings: target, allocation, bounds.
         names: of the groups.
         latency: the measured time of a pass at these widths as a share of the dense model's.
+        fixed: as ``check_widths`` takes it.
 
     Raises:
         PruneError: as ``check_widths``; or the least widths take longer than the target.
     """
-    bounds = check_widths(costs, settings, names)
+    bounds = check_widths(costs, settings, names, fixed)
     match settings.target:
         case Widths(by_name):
             return tuple(by_name.get(name, width) for name, width in zip(names, costs.widths, strict=True))
@@ -348,11 +369,38 @@ def _out_of_reach(settings: Prune, least: float, reason: str) -> PruneError:
     )
 
 
-def _describe_constant(costs: CostModel) -> str:
+def _describe_constant(costs: CostModel, fixed: Sequence[CheckedLayer]) -> str:
+    """Return what share of the cost no width changes, and the largest of the layers it lies in, with why."""
     share = costs.constant / costs.total
     if share < WORTH_NAMING:
-        return "; lower those, or raise the target"
-    return f", because {share:.0%} of the {costs.unit} lie in layers that cannot be pruned"
+        return ""
+    own = {layer: layer.parameters if costs.unit == "parameters" else layer.macs for layer in fixed}
+    heaviest = [
+        f"{layer.name} {cost / costs.total:.0%} ({layer.reason})"
+        for layer, cost in _largest(own)
+        if cost >= WORTH_NAMING * costs.total
+    ]
+    where = f": {', '.join(heaviest)}" if heaviest else ""
+    return f", because {share:.0%} of the {costs.unit} lie in layers that cannot be pruned{where}"
+
+
+def _describe_narrowest(costs: CostModel, bounds: Bounds, names: Sequence[str]) -> str:
+    """Return which groups cost most at their least widths: those without whose units most would be saved."""
+    least = costs.at(bounds.least)
+    saved = {
+        rank: least - costs.at([*bounds.least[:rank], 0, *bounds.least[rank + 1 :]])
+        for rank in range(len(names))
+    }
+    held = ", ".join(
+        f"{names[rank]} {cost / costs.total:.1%} ({bounds.least[rank]} of {bounds.dense[rank]} {kind})"
+        for rank, cost in _largest(saved)
+        for kind in [costs.kinds[rank]]
+    )
+    return f"; at those widths most lies in {held}: lower those, or raise the target"
+
+
+def _largest(cost_of: Mapping[T, float]) -> list[tuple[T, float]]:
+    return sorted(cost_of.items(), key=lambda each: -each[1])[:MOST_NAMED]
 
 
 def _list_names(names: Sequence[str]) -> str:

@@ -214,6 +214,8 @@ class Exported:
 
 
 FIRST_BUNDLE: Final = "tpsprune.bundle/1"
+SAVED: Final = {"safetensors"}
+"""The formats of a bundle without a recipe."""
 FileName = Literal[
     "README.md",
     "config.json",
@@ -259,14 +261,15 @@ class Manifest:
     """What a bundle holds, and what shows that it is whole: ``manifest.json``.
 
     ``formats`` are the files of each format; plan, recipe and card belong to all of them. ``tensors`` are
-    those of ``ticket.safetensors``, none where that format was not requested. ``seal`` is the SHA-256 of
+    those of ``ticket.safetensors``, none where that format was not requested. ``facts`` are those of the
+    task in ``recipe.toml``; a ticket that was saved without a recipe has neither. ``seal`` is the SHA-256 of
     all that stands before it in the file. A bundle of the first version has neither card nor seal.
     """
 
     SCHEMA: ClassVar[str] = "tpsprune.bundle/2"
 
     schema: Literal["tpsprune.bundle/1", "tpsprune.bundle/2"] = "tpsprune.bundle/2"
-    facts: TaskFacts
+    facts: TaskFacts | None
     versions: dict[str, str]
     formats: dict[
         Literal["safetensors", "torch-export", "onnx", "hf"], Annotated[tuple[str, ...], MinLen(1)]
@@ -279,7 +282,8 @@ class Manifest:
         """Hold the parts against one another.
 
         Raises:
-            ValueError: a file that every bundle has, or that a format names, is not among the files.
+            ValueError: a file that such a bundle has, or that a format names, is not among the files, or
+                a format needs a recipe and there is none.
         """
         is_first = self.schema == FIRST_BUNDLE
         if is_first and (self.formats or self.seal or len(self.files) > 3):
@@ -288,9 +292,12 @@ class Manifest:
             object.__setattr__(self, "formats", {"safetensors": ("ticket.safetensors",)})
         elif not self.formats:
             raise ValueError("formats is missing or empty")
-        for name in ("plan.json", "recipe.toml", *(() if is_first else ("README.md",))):
+        described = () if self.facts is None else ("recipe.toml",)
+        for name in ("plan.json", *described, *(() if is_first else ("README.md",))):
             if name not in self.files:
                 raise ValueError(f"files.{name} is missing")
+        if self.facts is None and (is_first or "recipe.toml" in self.files or set(self.formats) != SAVED):
+            raise ValueError("facts must be there: only safetensors without a recipe have none")
         for kind, held in self.formats.items():
             if missing := [name for name in held if name not in self.files]:
                 raise ValueError(f"{missing[0]} of format {kind} is not among its files")

@@ -1,7 +1,7 @@
 """A model card: what an exported ticket is, its quality and energy, and how to load it.
 
-Markdown with YAML in front, as the Hugging Face Hub reads it; its text is in ``templates/card.md.j2``.
-The same run gives the same bytes.
+Markdown with YAML in front, as the Hugging Face Hub reads it; its text is in ``templates/card.md.j2``, that
+of a ticket without a run in ``templates/extraction.md.j2``. The same run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from typing import Any, Final
 
 from jinja2 import ChainableUndefined, Environment, Undefined
 
-from tpsprune.records import JOULES_PER_KWH, EnergyClass, Grid, Stamp, join_classes
+from tpsprune.records import (
+    JOULES_PER_KWH,
+    EnergyClass,
+    Grid,
+    GroupChange,
+    Stamp,
+    Unpruned,
+    join_classes,
+)
 from tpsprune.report import words
 from tpsprune.report.forms import Number, load_templates
 
@@ -83,6 +91,35 @@ def model_card(
             batch=_example_batch(task),
             model_kind=_model_kind(recipe_text),
             **_energy(raw, grid),
+        )
+    )
+    return text.rstrip("\n") + "\n"
+
+
+def extraction_card(
+    *,
+    architecture: str,
+    target: str,
+    macs_share: float,
+    parameters: int,
+    changes: Sequence[GroupChange],
+    unpruned: Sequence[Unpruned],
+    notes: Sequence[str],
+    versions: Mapping[str, str],
+) -> str:
+    """Return the card of a ticket that was saved without a recipe; the arguments are the extraction's."""
+    text = (
+        _templates()
+        .get_template("extraction.md.j2")
+        .render(
+            architecture=architecture,
+            target=target,
+            macs_share=macs_share,
+            parameters=parameters,
+            changes=changes,
+            unpruned=unpruned,
+            notes=notes,
+            versions=versions,
         )
     )
     return text.rstrip("\n") + "\n"
