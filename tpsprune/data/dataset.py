@@ -6,20 +6,17 @@ see the same items. Shapes: n items, c channels, h height, w width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from math import ceil
-from operator import index
 from pathlib import Path
-from typing import Any, Final, final
+from typing import final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tpsprune.errors import DataError, TpspruneError, first_line
-from tpsprune.numerics.trees import Tree, WholeBatch, at, map_leaves, map_tensors
+from tpsprune.errors import DataError
+from tpsprune.numerics.trees import Tree, at, map_tensors
 from tpsprune.recipe.task import Augment, DigitsData, TabularData, TextData
 from tpsprune.records import TaskFacts
 
@@ -237,80 +234,6 @@ def channel_statistics(images_nchw: Tensor) -> tuple[Tensor, Tensor]:
     variance_c = (squares_c / pixels - mean_c.square()).clamp(min=0.0)
     deviation_c = torch.where(variance_c > 0, variance_c.sqrt() / 255, torch.ones_like(variance_c))
     return (mean_c / 255).float(), deviation_c.float()
-
-
-BATCH_ITEMS: Final = 256
-
-
-def batches_of(
-    data: Any, device: torch.device, name: str, error: type[TpspruneError]
-) -> tuple[list[Any], list[Tensor] | None]:
-    """Return batches on the device, and the labels of those that a loader yielded with them.
-
-    A single tensor is all the items at once and is split; a *list*, as a ``DataLoader`` yields it, is inputs
-    and, last, labels. ``name`` and ``error`` are the subject and kind of a fault.
-    """
-    if isinstance(data, Tensor):
-        data = torch.tensor_split(data, max(1, ceil(len(data) / BATCH_ITEMS)))
-    elif isinstance(data, Mapping) or not isinstance(data, Iterable):
-        raise error(f"{name} is {type(data).__name__}: a tensor, or a list or loader of batches is needed")
-    batches, labels = [], []
-    for batch in data:
-        if isinstance(batch, list):
-            if len(batch) < 2:
-                raise error(
-                    "a batch that is a list is inputs and, last, labels: this one has no labels; "
-                    "pass (part for (part,) in loader)"
-                )
-            *inputs, last = batch
-            labels.append(move(last, device))
-            batch = inputs[0] if len(inputs) == 1 else tuple(inputs)  # noqa: PLW2901 -- labels are taken off
-        batches.append(move(batch, device))
-    return batches, labels if labels and len(labels) == len(batches) else None
-
-
-def whole_batches(
-    data: Any, items: Callable[[Any], int], device: torch.device, name: str, error: type[TpspruneError]
-) -> list[WholeBatch]:
-    """Return batches on the device that are never split; ``items`` counts what each holds.
-
-    Tensors in dictionaries, tuples and lists are moved, and whatever else has a method ``to``. ``name`` and
-    ``error`` are the subject and kind of a fault.
-    """
-    if isinstance(data, Tensor | Mapping) or not isinstance(data, Iterable):
-        raise error(f"{name} is {type(data).__name__}: with items=, a list or loader of batches is needed")
-    batches = []
-    for rank, batch in enumerate(data):
-        try:
-            count = index(items(batch))
-        except Exception as fault:  # the caller's own code runs here, and may raise anything
-            raise error(
-                f"items= fails on batch {rank} of {name}: {first_line(fault)}; expected a function of "
-                "a batch that returns how many items it holds, a whole number"
-            ) from fault
-        if count < 1:
-            raise error(f"items= counts {count} items in batch {rank} of {name}: at least 1 is needed")
-        batches.append(WholeBatch(map_leaves(batch, lambda leaf: _move_leaf(leaf, device)), count))
-    return batches
-
-
-def _move_leaf(leaf: Any, device: torch.device) -> Any:
-    if isinstance(leaf, Tensor) or not callable(getattr(leaf, "to", None)):
-        return move(leaf, device)
-    moved = leaf.to(device)
-    return leaf if moved is None else moved
-
-
-def move(batch: Any, device: torch.device) -> Any:
-    """Return a batch with each of its tensors on the device."""
-    if isinstance(batch, Tensor):
-        # A tensor of inference mode cannot be what a gradient is taken through.
-        return batch.clone().to(device) if batch.is_inference() else batch.to(device)
-    if isinstance(batch, Mapping):
-        return {name: move(part, device) for name, part in batch.items()}
-    if isinstance(batch, tuple):
-        return tuple(move(part, device) for part in batch)
-    return batch
 
 
 def expand_home(path: str, place: str) -> Path:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune import measure, pruning
-from tpsprune.data.dataset import batches_of, whole_batches
 from tpsprune.errors import PruneError
+from tpsprune.loop.batches import batches_of, whole_batches
 from tpsprune.loop.unwrap import device_of, plain_model
 from tpsprune.numerics.trees import take_items
 from tpsprune.pruning import Extraction
@@ -47,9 +47,9 @@ def extract(
             ``torch.compile`` or ``DataParallel`` wraps the ticket is a plain module: compile it again.
         calibration_data: a few hundred items or more, prepared as for evaluation. A tensor or a
             tuple is passed by position, a mapping by keyword. A *list*, as a ``DataLoader`` yields it, is
-            inputs and, last, labels. A single tensor is all the items at once and is split. All of it is kept
-            in memory: take a part of a long loader with ``itertools.islice``. Where items do not lie along
-            the first axis, see ``items``.
+            inputs and, last, labels, or inputs alone where the model takes them all. A single tensor is all
+            the items at once and is split. All of it is kept in memory: take a part of a long loader with
+            ``itertools.islice``. Where items do not lie along the first axis, see ``items``.
         target: ``Macs``, ``Params``, ``Latency``, ``Tolerance`` or ``Widths``; half the multiply-accumulates
             without one.
         items: how many items a batch holds, where they do not lie along its tensors' first axes: a graph as
@@ -88,7 +88,7 @@ def extract(
     device = device_of(model)
     batches: Sequence[Any]
     if items is None:
-        batches, found = batches_of(calibration_data, device, "calibration_data", PruneError)
+        batches, found = batches_of(calibration_data, device, "calibration_data", PruneError, model)
     else:
         batches, found = whole_batches(calibration_data, items, device, "calibration_data", PruneError), None
     labels = found if labels is None else [part.to(device) for part in labels]

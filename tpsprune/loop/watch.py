@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune import pruning, stopping
-from tpsprune.data.dataset import batches_of
 from tpsprune.errors import DataError, Fault, LoopError, RecipeError, did_you_mean
+from tpsprune.loop.batches import batches_of
 from tpsprune.loop.unwrap import check_settings, check_state, device_of, unwrap_model
 from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
 from tpsprune.numerics.trees import item_count, tensors_of
@@ -132,7 +132,7 @@ class Watch:
         self.every_steps = every_steps
         """Steps between two readings."""
         self._model = unwrap_model(model)
-        self._batches, self._labels = _calibration_batches(calibration_data, labels, device_of(self._model))
+        self._batches, self._labels = _calibration_batches(calibration_data, labels, self._model)
         self._group_tensors = _find_group_tensors(
             self._model, self._batches[0], self._settings.signals, ignored_layers
         )
@@ -318,9 +318,9 @@ class Watch:
 
 
 def _calibration_batches(
-    calibration_data: Any, labels: Tensor | Iterable[Tensor] | None, device: torch.device
+    calibration_data: Any, labels: Tensor | Iterable[Tensor] | None, model: nn.Module
 ) -> tuple[list[Any], list[Tensor]]:
-    """Return batches of calibration data and their labels, a tensor a batch or none at all, on the device.
+    """Return batches of calibration data and their labels, a tensor a batch or none, on the model's device.
 
     One tensor of labels belongs to data that are one tensor, and is split as they are. Labels that a loader
     yields are taken unchecked: most signals use none.
@@ -328,7 +328,9 @@ def _calibration_batches(
     Raises:
         DataError: there are no batches, or one without items; or the labels are not one an item.
     """
-    batches, found = batches_of(calibration_data, device, "Watch: calibration_data", DataError)
+    batches, found = batches_of(
+        calibration_data, device_of(model), "Watch: calibration_data", DataError, model
+    )
     if not batches:
         raise DataError("Watch: calibration_data is empty; use some 256 training items")
     for number, batch in enumerate(batches, 1):
@@ -344,7 +346,7 @@ def _calibration_batches(
         labels = _split_labels(labels, calibration_data)
     parts = list(labels)
     _refuse_misfit(parts, batches)
-    return batches, [part.to(device) for part in parts]
+    return batches, [part.to(device_of(model)) for part in parts]
 
 
 def _find_group_tensors(
