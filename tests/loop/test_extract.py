@@ -56,8 +56,9 @@ def test_half_the_multiply_accumulates_is_the_target_without_one() -> None:
         iter(INPUTS.tensor_split(3)),
         [(part,) for part in INPUTS.tensor_split(3)],
         DataLoader(TensorDataset(INPUTS, torch.zeros(600)), batch_size=200),
+        DataLoader(TensorDataset(INPUTS), batch_size=200),
     ],
-    ids=["a tensor", "a list", "an iterator", "tuples", "a loader with labels"],
+    ids=["a tensor", "a list", "an iterator", "tuples", "a loader with labels", "a loader without"],
 )
 def test_batches_come_in_many_shapes_with_one_result(batches: Any) -> None:
     extraction = tpsprune.extract(net(), batches, target=tpsprune.Macs(0.5))
@@ -109,14 +110,45 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
         (torch.zeros(0, 8), r"empty|no items"),
         ({"x": INPUTS}, r"calibration_data is dict"),
         (7, r"calibration_data is int"),
-        ([[INPUTS]], r"this one has no labels"),
         ([torch.full((4, 8), float("nan"))], r"not finite"),
     ],
-    ids=["empty list", "empty tensor", "mapping", "number", "list of one", "not finite"],
+    ids=["empty list", "empty tensor", "mapping", "number", "not finite"],
 )
 def test_batches_that_cannot_be_are_reported(batches: Any, words: str) -> None:
     with pytest.raises(PruneError, match=words):
         tpsprune.extract(net(), batches)
+
+
+class TwoInputs(nn.Module):
+    """Takes a second input: it needs it, or makes do without, or passes it over."""
+
+    def __init__(self, use: str) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+        self.use = use
+
+    def forward(self, x_bd: Tensor, scale_b: Tensor | None = None) -> Tensor:
+        if scale_b is None and self.use == "needed":
+            raise TypeError("forward() missing 1 required positional argument: 'scale_b'")
+        if scale_b is None or self.use == "unused":
+            return self.body(x_bd)
+        return self.body(x_bd) * scale_b[:, None]
+
+
+@pytest.mark.parametrize(("use", "inputs"), [("needed", 2), ("unused", 1)])
+def test_the_last_of_a_list_is_an_input_where_the_model_needs_it(use: str, inputs: int) -> None:
+    loader = DataLoader(TensorDataset(INPUTS, torch.rand(600)), batch_size=200)
+    batches, labels = batches_of(loader, torch.device("cpu"), "data", PruneError, TwoInputs(use))
+    assert [len(each) if isinstance(each, tuple) else 1 for each in batches] == [inputs] * 3
+    assert (labels is None) == (inputs == 2)
+    extraction = tpsprune.extract(TwoInputs(use), loader, target=tpsprune.Macs(0.5))
+    extraction.ticket(INPUTS, torch.rand(600))
+
+
+def test_the_last_of_a_list_that_may_be_either_is_asked_for() -> None:
+    loader = DataLoader(TensorDataset(INPUTS, torch.rand(600)), batch_size=200)
+    with pytest.raises(PruneError, match=r"a list of 2, and the model takes all of them as well as all but"):
+        tpsprune.extract(TwoInputs("optional"), loader)
 
 
 def test_the_names_of_the_package_are_there_and_no_others() -> None:

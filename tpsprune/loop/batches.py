@@ -65,8 +65,8 @@ def ends_with_labels(model: nn.Module, parts: Sequence[Any], name: str, error: t
     same = len(with_last) == len(without) and all(map(torch.equal, with_last, without))
     if not same:
         raise error(
-            f"a batch of {name} is a list of {len(parts)}, and the model takes all of them as well as all but "
-            "the last: if the last is an input, yield tuples; if it is labels, yield the inputs alone"
+            f"a batch of {name} is a list of {len(parts)}, and the model takes all of them as well as all but"
+            " the last: if the last is an input, yield tuples; if it is labels, yield the inputs alone"
         )
     return True
 
