@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import tpsprune
 from tpsprune.errors import PruneError
+from tpsprune.loop.batches import batches_of
 
 
 def net() -> nn.Module:
