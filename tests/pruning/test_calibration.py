@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tests.pruning import nets_structure as zoo
 from tests.pruning.observed import noise
 from tests.unchanged import unchanged
+from tpsprune.numerics.forward import sound_backward
 from tpsprune.pruning.calibration import measure_sensitivities
 from tpsprune.pruning.layers import channels_first
 
@@ -165,3 +166,20 @@ def test_it_is_a_mean_over_items_and_the_same_for_the_same_seed() -> None:
     state = torch.get_rng_state()
     measure_sensitivities(model, [batch], ["0"], seed=3)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("capability", "inputs", "uses_onednn"), [("AVX2", 4, False), ("AVX2", 8, True), ("AVX512", 4, True)]
+)
+def test_a_strided_pointwise_convolution_of_few_channels_corrupts_no_memory(
+    capability: str, inputs: int, uses_onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The kernel of oneDNN for its weight's gradient writes beyond its buffer where there is no AVX-512.
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    seen = []
+    model = nn.Conv2d(inputs, 8, 1, stride=2)
+    model.register_forward_hook(lambda *_: seen.append(torch._C._get_mkldnn_enabled()))
+    with sound_backward(model):
+        model(torch.zeros(2, inputs, 8, 8))
+    assert seen == [uses_onednn]
+    assert torch._C._get_mkldnn_enabled()

@@ -411,6 +411,16 @@ class Patches(nn.Module):
         self.conv = nn.Conv2d(1, 4, kernel, stride=stride)
 
 
+@pytest.mark.parametrize(("capability", "expected"), [("AVX512", True), ("AVX2", False), ("DEFAULT", False)])
+def test_a_resnet_is_channels_last_only_where_its_shortcuts_have_a_sound_kernel(
+    capability: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    resnet = nn.Sequential(Patches(3, 1), Patches(1, 2))
+    assert Execution.of(Train(epochs=1), CPU.device, resnet).channels_last is expected
+    assert Execution.of(Train(epochs=1), CPU.device, resnet[:1]).channels_last
+
+
 @pytest.mark.parametrize(
     ("model", "wanted", "expected"),
     [

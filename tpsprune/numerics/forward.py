@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
+from math import inf
 from typing import Any
 
 import torch
@@ -102,6 +103,39 @@ def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
 def widened(tensor: Tensor) -> Tensor:
     """Return ``tensor`` in float64, or in float32 where its device has nothing wider (Apple's MPS)."""
     return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+
+
+def has_strided_pointwise(model: nn.Module, below: float = inf) -> bool:
+    """Return whether some 1 × 1 convolution skips pixels, and reads fewer channels than ``below``."""
+    return any(
+        isinstance(each, nn.Conv2d)
+        and each.kernel_size == (1, 1)
+        and each.stride != (1, 1)
+        and each.in_channels // each.groups < below
+        for each in model.modules()
+    )
+
+
+def is_without_avx512() -> bool:
+    """Return whether the kernels of this processor are narrower than 16 numbers."""
+    return torch.backends.cpu.get_cpu_capability() != "AVX512"
+
+
+@contextmanager
+def sound_backward(model: nn.Module) -> Iterator[None]:
+    """Keep off a kernel of oneDNN that writes beyond its memory, for a pass forward and backward.
+
+    The gradient of a strided 1 × 1 convolution's weight, channels-last and with fewer than eight inputs,
+    overruns a buffer on processors without AVX-512 (torch 2.13: "double free or corruption" some calls
+    later).
+    """
+    enabled = torch._C._get_mkldnn_enabled()
+    if enabled and is_without_avx512() and has_strided_pointwise(model, below=8):
+        torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(enabled)
 
 
 @contextmanager

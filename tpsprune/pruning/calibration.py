@@ -26,6 +26,7 @@ from tpsprune.numerics.forward import (
     flat_tensors,
     item_tensors,
     observe_inputs,
+    sound_backward,
     widened,
 )
 from tpsprune.numerics.moments import Moments, MomentSums
@@ -316,7 +317,7 @@ def measure_sensitivities(
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, Tensor] = {}
     seen = 0
-    with evaluation_mode(model), _all_gradients(model), torch.enable_grad():
+    with evaluation_mode(model), _all_gradients(model), torch.enable_grad(), sound_backward(model):
         for batch in sample_items(batches, SLOPE_ITEMS, SLOPES_AT_A_TIME):
             outs_of: dict[str, list[Tensor]] = {name: [] for name in names}
             with ExitStack() as stack:

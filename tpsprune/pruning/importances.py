@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.errors import PruneError, did_you_mean
-from tpsprune.numerics.forward import call_model, evaluation_mode
+from tpsprune.numerics.forward import call_model, evaluation_mode, sound_backward
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.pruning.groups import Consumer, Group, Slice, element_index
 from tpsprune.pruning.layers import MIXERS, is_depthwise, tensor_axes
@@ -191,7 +191,7 @@ def _take_gradients(
             f"units = 'taylor': {len(labels)} label tensors for {len(batches)} calibration batches"
         )
     counted = 0
-    with evaluation_mode(model), torch.enable_grad():
+    with evaluation_mode(model), torch.enable_grad(), sound_backward(model):
         for batch, label in zip(batches, labels, strict=True):
             sums = objective.sums(call_model(model, batch), label)
             sums.loss.backward()  # type: ignore[no-untyped-call]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.errors import PruneError
-from tpsprune.numerics.forward import call_model, evaluation_mode, fixed_seed, item_tensors
+from tpsprune.numerics.forward import call_model, evaluation_mode, fixed_seed, item_tensors, sound_backward
 from tpsprune.numerics.trees import WholeBatch, item_count, take_items
 from tpsprune.pruning.observations import HELD_OUT, sample_items
 
@@ -280,7 +280,7 @@ def _descend(
 ) -> float:
     with torch.no_grad():
         aims = _block_outputs(dense, batch, block)
-    with torch.enable_grad():
+    with torch.enable_grad(), sound_backward(ticket):
         error = _step_error(_block_outputs(ticket, batch, block), aims)
         gradients = torch.autograd.grad(error, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):

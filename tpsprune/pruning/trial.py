@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.forward import call_model, fixed_seed, flat_tensors, random_state
+from tpsprune.numerics.forward import call_model, fixed_seed, flat_tensors, random_state, sound_backward
 from tpsprune.pruning.coupling import Candidate, Proposal, unwrapped_parameters
 from tpsprune.pruning.groups import Group, PrunedGroup, Slice, element_index
 from tpsprune.pruning.layers import tensor_named
@@ -191,7 +191,7 @@ def gradients_of(subject: nn.Module, wanted: Sequence[Tensor], batch: Any) -> Se
     for tensor in wanted:
         tensor.requires_grad_(True)
     generator = torch.Generator().manual_seed(0)
-    with torch.enable_grad(), fixed_seed():
+    with torch.enable_grad(), fixed_seed(), sound_backward(subject):
         parts = [
             (part * torch.randn(part.shape, generator=generator).to(part)).sum().cpu().double()
             for part in flat_tensors(call_model(subject, batch))

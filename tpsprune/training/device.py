@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import DeviceError
+from tpsprune.numerics.forward import has_strided_pointwise, is_without_avx512
 from tpsprune.numerics.trees import Tree, map_tensors
 from tpsprune.recipe.train import Train
 
@@ -49,7 +50,8 @@ class Execution:
         MobileNetV2 0.65, EfficientNet-Lite0 0.52, DenseNet-121 0.82, ResNet-18 0.93 to 0.97; no gain in
         ConvNeXt (1.00) and a ViT (1.00); a loss where weights outweigh the images, as in ResNet-18 with 16
         images of 64 pixels (1.05 to 1.10) or a CNN of 4, 6 and 8 channels (1.09): there use
-        ``contiguous``.
+        ``contiguous``. Where a 1 × 1 convolution skips pixels, as in a ResNet, not without AVX-512: a ticket
+        of fewer than eight channels would meet the fault of ``sound_backward``.
         """
         fast_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         wants_bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and fast_bfloat16)
@@ -175,6 +177,8 @@ def require_compiler(device: torch.device) -> None:
 def _gains_on_cpu(model: nn.Module | None) -> bool:
     """Return whether ``Execution.of`` has this model compute channels-last on a CPU."""
     if model is None or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if is_without_avx512() and has_strided_pointwise(model):
         return False
     return any(
         any(kernel > stride for kernel, stride in zip(module.kernel_size, module.stride, strict=True))
