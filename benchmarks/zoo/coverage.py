@@ -6,7 +6,7 @@
 Each is built small and at random and pruned to half of its multiply-accumulates on 24 random items, with
 compensation; where half is out of reach, to the least that the message names. The ticket has to run in
 training mode, backward too, on two items where the dense model does, and its plan has to replay. Each runs
-in a process of its own, for two minutes at most. The exit code is 1 where anything but a ticket or a refusal
+in a process of its own, for four minutes at most. The exit code is 1 where anything but a ticket or a refusal
 in words comes out.
 """
 
@@ -37,7 +37,7 @@ from tpsprune.models.libraries import import_torchvision
 from tpsprune.numerics.forward import call_model, flat_tensors
 from tpsprune.numerics.trees import take_items
 
-SECONDS: Final = 120
+SECONDS: Final = 240
 TARGET: Final = 0.5
 LEAST: Final = re.compile(r"the least is (\d\.\d+)[,;]? ?(.*)")
 DEFECT: Final = "TRACEBACK"
