@@ -86,7 +86,7 @@ def measure(case: Case) -> Row:
         _try_ticket(model, found, batches)
     except TpspruneError as error:
         return row(None, f"refused: {error}")
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         where = traceback.extract_tb(error.__traceback__)
         ours = next((each for each in reversed(where) if "/tpsprune/" in each.filename), where[-1])
         place = f"{Path(ours.filename).name}:{ours.lineno}"
@@ -110,7 +110,7 @@ def _try_ticket(model: nn.Module, found: tpsprune.Extraction, batches: Batches) 
     few = take_items(batches if isinstance(batches, torch.Tensor) else batches[0], torch.arange(2))
     try:
         _train_once(model, few)
-    except Exception:
+    except Exception:  # noqa: BLE001
         return
     for pruned in (found.ticket, tpsprune.replay(model, found.plan)):
         _train_once(pruned, few)
@@ -133,10 +133,11 @@ def measure_apart(case: Case) -> Row:
         if not ours.poll(SECONDS):
             return Row(case.name, case.library, None, f"{DEFECT}: not done in {SECONDS} s")
         row: Row = ours.recv()
-        return row
     except EOFError:
         process.join()
         return Row(case.name, case.library, None, f"{DEFECT}: it ended with code {process.exitcode}")
+    else:
+        return row
     finally:
         process.kill()
         process.join()
@@ -153,10 +154,10 @@ def page(rows: Sequence[Row]) -> str:
     count = ", ".join(f"{many} {outcome}" for outcome, many in outcomes.most_common())
     parts = [
         "# Architectures",
-        f"Half of the multiply-accumulates of {len(rows)} architectures, each built small and at random by its"
-        f" library and pruned on {ITEMS} random items: {count}. Every ticket runs in training mode, backward"
-        " too, where the dense model does, and its plan replays. `python -m benchmarks.zoo.coverage --out"
-        " reports/coverage.md` makes this page. It shows what can be pruned, and nothing about accuracy.",
+        f"Half of the multiply-accumulates of {len(rows)} architectures, each built small and at random by"
+        f" its library and pruned on {ITEMS} random items: {count}. Every ticket runs in training mode,"
+        " backward too, where the dense model does, and its plan replays. `python -m benchmarks.zoo.coverage"
+        " --out reports/coverage.md` makes this page. It shows what can be pruned, nothing about accuracy.",
         "Versions: "
         + ", ".join(
             f"{name} {version(name)}"

@@ -53,8 +53,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
 def without_gradients(model: nn.Module) -> Iterator[nn.Module]:
     """Let no parameter need a gradient, and restore each one's flag afterwards.
 
-    Under ``torch.no_grad`` a view of a parameter that needs one still says so, and torch's module tracker, which
-    asks such a tensor for its gradient function, raises.
+    Under ``torch.no_grad`` an expanded parameter that needs one still says so, and torch's module tracker,
+    which asks such a tensor for its gradient function, raises.
     """
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:

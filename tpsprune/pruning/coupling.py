@@ -56,9 +56,6 @@ OWNERS = (*PRUNABLE, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 FEW_PLACES: Final = 4
 """Up to so many places a unit is read at count as signals of their own; beyond, one signal at many places."""
 
-UNREAD: Final = "no layer that mixes its units was found behind it"
-"""The fault of units that are the model's output, or whose readers the trace does not see."""
-
 Reached: TypeAlias = dict[tuple[Any, Any], dict[int, int]]
 """By node of the graph and side of it, the unit of the root that each element belongs to."""
 
@@ -267,9 +264,10 @@ def _read(root: str, width: int, reached: Reached, graph: Any, names: dict[nn.Mo
     faults = []
     units = width
     for (target, handler), owners in reached.items():
-        if target.type == torch_pruning.ops.OPTYPE.OUTPUT:
+        # The trace goes backwards from the output: what nothing reads is the output.
+        if not (target.outputs or _side(handler, graph) == "in"):
             faults.append("it is the model's output")
-        elif target.module in names:
+        if target.module in names:
             met.append((names[target.module], _side(handler, graph), owners))
             # An operation the trace does not know (chunk, a gated unit) may have halved the units since.
             units = min(units, len(owners))
@@ -474,7 +472,7 @@ def _proposal(
     )
     own_faults += [why if at == group.name else f"it meets {at}: {why}" for at, why in met_faults.items()]
     if not consumers:
-        own_faults.append(UNREAD)
+        own_faults.append("no layer that mixes its units was found behind it")
     return Proposal(group, next(iter(own_faults), ""))
 
 

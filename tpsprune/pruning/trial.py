@@ -19,13 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.numerics.forward import call_model, flat_tensors
-from tpsprune.pruning.coupling import UNREAD, Candidate, Proposal, unwrapped_parameters
+from tpsprune.pruning.coupling import Candidate, Proposal, unwrapped_parameters
 from tpsprune.pruning.groups import Group, PrunedGroup, Slice, element_index
 from tpsprune.pruning.layers import tensor_named
 from tpsprune.pruning.surgery import copy_model, hold_scale, mask_units, masked_tensors, prune_in_place
 
 TOLERANCE = 1e-3
-OUTPUT: Final = "it is the model's output"
 GOLDEN: Final = (5**0.5 - 1) / 2
 """Multiples of it, modulo one, are spread evenly, however many there are."""
 
@@ -70,8 +69,8 @@ def are_close(expected: list[Tensor], found: list[Tensor]) -> bool:
 def prune_half(group: Group, rank: int = 0) -> PrunedGroup:
     """Return what a trial makes of a group: about half its units kept, picked at random, always the same.
 
-    The share differs by ``rank``, from 3/8 to 5/8: groups that the model's own code needs equally wide, though
-    no tensor says so, would all pass at one half.
+    The share differs by ``rank``, from 3/8 to 5/8: groups that the model's own code needs equally wide,
+    though no tensor says so, would all pass at one half.
     """
     order = torch.randperm(group.width, generator=torch.Generator().manual_seed(0)).tolist()
     share = 0.5 + 0.25 * ((rank * GOLDEN + 0.5) % 1.0 - 0.5)
@@ -147,26 +146,18 @@ def joint_fault(subject: nn.Module, groups: Sequence[Group], batch: Any, whole: 
             ticket = outputs_of(subject, batch)
     # Whatever the model's own code raises at another width is the reason sought.
     except Exception as error:  # noqa: BLE001
-        return _not_running(error)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"the model does not run without some of its units ({reason})"
     consumed = any(group.consumers for group in groups)
     if all(torch.equal(a, b) for a, b in zip(whole, masked, strict=True)):
         return f"the output does not depend on its {'consumers' if consumed else 'queries and keys'}"
-    if _differ_in_shape(masked, ticket):
-        return OUTPUT
+    if [tensor.shape for tensor in masked] != [tensor.shape for tensor in ticket]:
+        return "it is the model's output"
     if not are_close(masked, ticket):
         if not consumed:
             return "narrower heads give other scores, and no scale of d^(−1/2) explains it"
         return "more than its consumers depend on it (attention heads, or a norm or mean over units)"
     return ""
-
-
-def _not_running(error: Exception) -> str:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return f"the model does not run without some of its units ({reason})"
-
-
-def _differ_in_shape(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    return [tensor.shape for tensor in some] != [tensor.shape for tensor in others]
 
 
 def _output_depends_on(subject: nn.Module, groups: Sequence[Group], batch: Any) -> list[bool]:
@@ -361,8 +352,7 @@ class Prover:
         if pattern := next((self._excluded[name] for name in group.producers if name in self._excluded), ""):
             return f"excluded by {pattern!r}"
         if proposal.fault:
-            other = self._heads_inside(group)
-            return other or (self._unread_fault(group) if proposal.fault == UNREAD else proposal.fault)
+            return self._heads_inside(group) or proposal.fault
         touched = (*group.producers, *group.members, *(each.module for each in group.consumers))
         if shared := next((name for name in touched if name in self._tied), ""):
             return f"the weight of {shared} is also that of {self._tied[shared]}"
@@ -374,20 +364,11 @@ class Prover:
                     return other
         return ""
 
-    def _unread_fault(self, group: Group) -> str:
-        """Return why a group that no layer reads is not pruned: the output without some units says which."""
-        whole = outputs_of(self._subject, self._batch)
-        try:
-            with restoring(self._subject, ()):
-                prune_in_place(self._subject, [prune_half(group)])
-                ticket = outputs_of(self._subject, self._batch)
-        except Exception as error:  # noqa: BLE001
-            return _not_running(error)
-        return OUTPUT if _differ_in_shape(whole, ticket) else UNREAD
-
     def _heads_inside(self, group: Group) -> Group | None:
-        """Return the accepted group of heads that makes some of these units, if any: what the trace sees of
-        the inside of an attention is no reason then."""
+        """Return the accepted group of heads that makes some of these units, if any.
+
+        What the trace sees of the inside of its attention is no reason then.
+        """
         made = {slice_.tensor for slice_ in group.slices if slice_.module in group.producers}
         return next(
             (
