@@ -37,6 +37,7 @@ class Case:
 
 def cases() -> Iterator[Case]:
     """Yield every architecture of the table, convolutional nets first."""
+    yield Case("vgg11_bn", "torchvision", _vgg)
     for name, (side, settings) in TIMM.items():
         yield Case(name, "timm", partial(_timm, name, side, settings))
     for name, (side, settings) in TORCHVISION.items():
@@ -52,7 +53,12 @@ def _images(side: int, channels: int = 3, items: int = ITEMS) -> torch.Tensor:
 def _timm(name: str, side: int, settings: dict[str, Any]) -> tuple[nn.Module, Batches]:
     import_torchvision()
     timm: Any = importlib.import_module("timm")
-    return timm.create_model(name, pretrained=False, **{"num_classes": CLASSES, **settings}), _images(side)
+    chosen = {"num_classes": CLASSES, **settings}
+    blocks = chosen.pop("blocks", None)
+    model = timm.create_model(name, pretrained=False, **chosen)
+    if blocks is not None:  # Where its name fixes how many there are.
+        model.blocks = nn.Sequential(*list(model.blocks)[:blocks])
+    return model, _images(side)
 
 
 def _torchvision(name: str, side: int, settings: dict[str, Any]) -> tuple[nn.Module, Batches]:
@@ -60,6 +66,16 @@ def _torchvision(name: str, side: int, settings: dict[str, Any]) -> tuple[nn.Mod
     if "segmentation" in name or "deeplab" in name or "fcn" in name or "lraspp" in name:
         settings = {"weights_backbone": None, **settings}
     return models.get_model(name, weights=None, num_classes=CLASSES, **settings), _images(side)
+
+
+def _vgg() -> tuple[nn.Module, Batches]:
+    """Build a VGG of narrow layers: its class fixes those of 4,096 units."""
+    vgg: Any = import_torchvision().models.vgg
+    features = vgg.make_layers([16, "M", 24, "M", 32, 32, "M", 48, 48, "M", 48, 48, "M"], batch_norm=True)
+    model = vgg.VGG(features, num_classes=CLASSES)
+    for place, (inputs, outputs) in {0: (48 * 49, 64), 3: (64, 64), 6: (64, CLASSES)}.items():
+        model.classifier[place] = nn.Linear(inputs, outputs)
+    return model, _images(32)
 
 
 def _transformers(name: str, kind: str, settings: dict[str, Any]) -> tuple[nn.Module, Batches]:
@@ -115,13 +131,10 @@ TIMM: Final[dict[str, tuple[int, dict[str, Any]]]] = {
     "repvgg_a0": (32, {}),
     "ghostnet_050": (32, {}),
     "inception_v3": (96, {}),
-    "vgg11_bn": (32, {"num_features": 64}),
     "hrnet_w18_small": (64, {}),
     "dla34": (32, {"channels": (16, 16, 24, 32, 48, 64)}),
-    "nfnet_f0": (32, {"width_factor": 0.125, "depth_factor": 0.25}),
-    "poolformer_s12": (32, {"layers": (1, 1, 1, 1), "embed_dims": (16, 32, 40, 64)}),
-    "poolformerv2_s12": (32, {"layers": (1, 1, 1, 1), "embed_dims": (16, 32, 40, 64)}),
-    "convformer_s18": (32, {"depths": (1, 1, 1, 1), "dims": (16, 32, 40, 64)}),
+    "nfnet_f0": (32, {"depths": (1, 1, 1, 1), "channels": (16, 32, 48, 48), "group_size": 8}),
+    "poolformer_s12": (32, {}),
     "mambaout_femto": (32, {"depths": (1, 1, 1, 1), "dims": (16, 32, 40, 64)}),
     "starnet_s1": (32, {}),
     "vit_tiny_patch16_224": (32, _VIT),
@@ -138,13 +151,13 @@ TIMM: Final[dict[str, tuple[int, dict[str, Any]]]] = {
         32,
         {"img_size": 32, "window_size": 4, "embed_dim": 24, "depths": (1, 2), "num_heads": (2, 4)},
     ),
-    "maxvit_pico_rw_256": (64, {"img_size": 64}),
-    "coatnet_nano_rw_224": (64, {"img_size": 64}),
+    "maxvit_pico_rw_256": (64, {"img_size": 64, "depths": (1, 1, 1, 1), "embed_dim": (32, 32, 64, 64)}),
+    "coatnet_nano_rw_224": (64, {"img_size": 64, "depths": (1, 1, 1, 1), "embed_dim": (32, 32, 64, 64)}),
     "mobilevit_xxs": (64, {}),
-    "mixer_s16_224": (32, {"img_size": 32, "patch_size": 8, "num_blocks": 2, "embed_dim": 48}),
-    "gmlp_ti16_224": (32, {"img_size": 32, "patch_size": 8, "num_blocks": 2, "embed_dim": 48}),
-    "resmlp_12_224": (32, {"img_size": 32, "patch_size": 8, "num_blocks": 2, "embed_dim": 48}),
-    "convmixer_768_32": (32, {"dim": 48, "depth": 2}),
+    "mixer_s16_224": (64, {"img_size": 64, "blocks": 2}),
+    "gmlp_ti16_224": (64, {"img_size": 64, "blocks": 2}),
+    "resmlp_12_224": (64, {"img_size": 64, "blocks": 2}),
+    "convmixer_768_32": (32, {"blocks": 2}),
     "pvt_v2_b0": (64, {"depths": (1, 1, 1, 1)}),
     "edgenext_xx_small": (64, {}),
 }

@@ -271,7 +271,12 @@ def _read(root: str, width: int, reached: Reached, graph: Any, names: dict[nn.Mo
             met.append((names[target.module], _side(handler, graph), owners))
             # An operation the trace does not know (chunk, a gated unit) may have halved the units since.
             units = min(units, len(owners))
-    if not units or width % units:
+    if units == 1 < width:
+        faults.append(
+            f"{next(name for name, _, owners in met if len(owners) == 1)} takes its units as places"
+        )
+        units = width
+    elif not units or width % units:
         units = width
         faults.append("parts of it reach different layers")
     sides = []

@@ -25,6 +25,7 @@ from tpsprune.pruning.layers import tensor_named
 from tpsprune.pruning.surgery import copy_model, hold_scale, mask_units, masked_tensors, prune_in_place
 
 TOLERANCE = 1e-3
+NO_MATTER: Final = "the output does not depend on its"
 GOLDEN: Final = (5**0.5 - 1) / 2
 """Multiples of it, modulo one, are spread evenly, however many there are."""
 
@@ -112,6 +113,8 @@ def trial_faults(subject: nn.Module, groups: Sequence[Group], batch: Any) -> lis
 
     def halve(ranks: Sequence[int]) -> None:
         fault = joint_fault(subject, [groups[rank] for rank in ranks], batch, whole) if ranks else ""
+        if fault.startswith(NO_MATTER) and len(ranks) == 1:
+            fault = _fault_reversed(subject, groups[ranks[0]], batch)
         if fault and len(ranks) == 1:
             faults[ranks[0]] = fault
         elif fault:
@@ -128,10 +131,13 @@ def trial_faults(subject: nn.Module, groups: Sequence[Group], batch: Any) -> lis
     return faults
 
 
-def joint_fault(subject: nn.Module, groups: Sequence[Group], batch: Any, whole: list[Tensor]) -> str:
+def joint_fault(
+    subject: nn.Module, groups: Sequence[Group], batch: Any, whole: list[Tensor] | None = None
+) -> str:
     """Return why half of each of ``groups`` cannot be pruned at once, or an empty string.
 
-    ``whole`` are the outputs of the randomised model as it is.
+    ``whole`` are the outputs of the randomised model as it is; none for groups that are known to matter to
+    them.
     """
     pruned = [prune_half(group, rank) for rank, group in enumerate(groups)]
     try:
@@ -149,8 +155,8 @@ def joint_fault(subject: nn.Module, groups: Sequence[Group], batch: Any, whole: 
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return f"the model does not run without some of its units ({reason})"
     consumed = any(group.consumers for group in groups)
-    if all(torch.equal(a, b) for a, b in zip(whole, masked, strict=True)):
-        return f"the output does not depend on its {'consumers' if consumed else 'queries and keys'}"
+    if whole is not None and all(torch.equal(a, b) for a, b in zip(whole, masked, strict=True)):
+        return f"{NO_MATTER} {'consumers' if consumed else 'queries and keys'}"
     if [tensor.shape for tensor in masked] != [tensor.shape for tensor in ticket]:
         return "it is the model's output"
     if not are_close(masked, ticket):
@@ -158,6 +164,19 @@ def joint_fault(subject: nn.Module, groups: Sequence[Group], batch: Any, whole: 
             return "narrower heads give other scores, and no scale of d^(−1/2) explains it"
         return "more than its consumers depend on it (attention heads, or a norm or mean over units)"
     return ""
+
+
+def _fault_reversed(subject: nn.Module, group: Group, batch: Any) -> str:
+    """Return the fault of a group with its producers' weights negated: rectified units at rest are active.
+
+    Of the few units of a squeeze that see one place of two items, all of a half may be at rest by chance.
+    """
+    with restoring(subject, ()):
+        for name in group.producers:
+            module = subject.get_submodule(name)
+            for key, parameter in module.named_parameters(recurse=False):
+                module._parameters[key] = nn.Parameter(-parameter.detach(), parameter.requires_grad)
+        return joint_fault(subject, (group,), batch, outputs_of(subject, batch))
 
 
 def _output_depends_on(subject: nn.Module, groups: Sequence[Group], batch: Any) -> list[bool]:
@@ -302,14 +321,11 @@ class Prover:
     def drop_clashes(self) -> dict[str, str]:
         """Give up the groups that cannot be pruned along with those before; return the reason for each."""
         groups = list(self.accepted.values())
-        if not groups:
-            return {}
-        whole = outputs_of(self._subject, self._batch)
 
         def fault(together: Sequence[Group]) -> str:
-            return joint_fault(self._subject, together, self._batch, whole)
+            return joint_fault(self._subject, together, self._batch)
 
-        if not fault(groups):
+        if not groups or not fault(groups):
             return {}
         kept: list[Group] = []
         for group in groups:
