@@ -385,6 +385,8 @@ class Prover:
 
         What the trace sees of the inside of its attention is no reason then.
         """
+        if group.scores is not None:  # The dimensions of heads have reasons of their own.
+            return None
         made = {slice_.tensor for slice_ in group.slices if slice_.module in group.producers}
         return next(
             (
