@@ -99,7 +99,7 @@ def _prune(model: nn.Module, batches: Batches) -> tuple[tpsprune.Extraction, str
     try:
         return tpsprune.extract(model, batches, target=tpsprune.Macs(TARGET)), "to the target"
     except PruneError as error:
-        if (least := LEAST.search(str(error))) is None:
+        if (least := LEAST.search(str(error))) is None or float(least[1]) >= 1:
             raise
         found = tpsprune.extract(model, batches, target=tpsprune.Macs(float(least[1])))
         return found, f"as far as allowed: {least[2] or 'the least widths'}"

@@ -272,9 +272,8 @@ def _read(root: str, width: int, reached: Reached, graph: Any, names: dict[nn.Mo
             # An operation the trace does not know (chunk, a gated unit) may have halved the units since.
             units = min(units, len(owners))
     if units == 1 < width:
-        faults.append(
-            f"{next(name for name, _, owners in met if len(owners) == 1)} takes its units as places"
-        )
+        place = next(name for name, _, owners in met if len(owners) == 1)
+        faults.append(f"of its units one alone is traced to {place}")
         units = width
     elif not units or width % units:
         units = width
