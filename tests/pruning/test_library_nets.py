@@ -85,3 +85,10 @@ def test_units_at_rest_in_the_trial_by_chance_are_pruned(at_rest: int) -> None:
     rows = randomised_copy(model)[0].weight.detach()  # type: ignore[index, union-attr]
     x_bn = -torch.tensor([[9.0], [10.0]]) * rows[at_rest]
     assert [group.name for group in find_groups(model, x_bn).groups] == ["0"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_stream_keeps_its_own_reason_beside_heads_that_are_pruned() -> None:
+    model, data = library_net("Gemma2ForCausalLM")
+    nn.utils.parametrizations.weight_norm(model.get_submodule("model.layers.0.mlp.down_proj"))
+    assert any("parametrised" in why for why in reasons(model.eval(), data[0]).values())

@@ -387,12 +387,12 @@ class Prover:
         """
         if group.scores is not None:  # The dimensions of heads have reasons of their own.
             return None
-        made = {slice_.tensor for slice_ in group.slices if slice_.module in group.producers}
+        made = {(each.tensor, each.axis) for each in group.slices if each.module in group.producers}
         return next(
             (
                 other
                 for other in self.accepted.values()
-                if other.kind == "heads" and made & {slice_.tensor for slice_ in other.slices}
+                if other.kind == "heads" and made & {(each.tensor, each.axis) for each in other.slices}
             ),
             None,
         )
