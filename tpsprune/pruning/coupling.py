@@ -21,6 +21,7 @@ know that library.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
@@ -29,7 +30,9 @@ from typing import Any, Final, TypeAlias, cast
 import torch
 import torch_pruning
 from torch import Tensor, nn
+from torch_pruning.dependency import index_mapping
 
+from tpsprune.errors import PruneError, first_line
 from tpsprune.numerics.forward import call_model, flat_tensors
 from tpsprune.pruning.groups import Attribute, Consumer, Group, Slice
 from tpsprune.pruning.layers import (
@@ -101,24 +104,52 @@ def trace_couplings(model: nn.Module, batch: Any) -> tuple[Coupling, ...]:
     """Trace ``model`` and return the coupled units of each layer with weights, each coupling once.
 
     The trace runs on ``traceable_copy``; the model handed in is not touched. A layer the output does not
-    depend on is not in the result, nor are parameters that no layer holds.
+    depend on is not in the result, nor are parameters that no layer holds. An operation that the library
+    stumbles over is the fault of the couplings that reach it, not of the rest.
+
+    Raises:
+        PruneError: the model cannot be copied, or not be traced at all.
 
     Cost: one forward pass, a copy, and a traversal of the autograd graph per layer; 0.3 s for ResNet-50.
     """
     traced = traceable_copy(model)
-    with torch.enable_grad():
-        graph = torch_pruning.DependencyGraph().build_dependency(
-            traced,
-            batch,
-            # Numbers alone, for the library stumbles over anything else.
-            forward_fn=lambda model, batch: list(flat_tensors(call_model(model, batch))),
-            unwrapped_parameters=[],
-            customized_pruners={},
-            ignored_layers=[],
-            ignored_params=[],
-            verbose=False,
-        )
-    return tuple(_couplings(traced, graph))
+    graph = torch_pruning.DependencyGraph()
+    lost: frozenset[Any] = frozenset()
+    try:
+        with torch.enable_grad():
+            graph.build_dependency(
+                traced,
+                batch,
+                # Numbers alone, for the library stumbles over anything else.
+                forward_fn=lambda model, batch: list(flat_tensors(call_model(model, batch))),
+                unwrapped_parameters=[],
+                customized_pruners={},
+                ignored_layers=[],
+                ignored_params=[],
+                verbose=False,
+            )
+    # The model's own code runs here and the library's on whatever it did: either may raise anything.
+    except Exception as error:
+        if not hasattr(graph, "module2node"):
+            raise PruneError(f"the model cannot be traced ({first_line(error)})") from error
+        lost = _map_each_node(graph)
+    return tuple(_couplings(traced, graph, lost))
+
+
+def _map_each_node(graph: Any) -> frozenset[Any]:
+    """Make the index maps of a traced graph node by node; return the nodes that the library fails at.
+
+    ``build_dependency`` makes them last, all in one call that the first node it fails at ends.
+    """
+    lost = set()
+    one = copy.copy(graph)
+    for module, node in graph.module2node.items():
+        one.module2node = {module: node}
+        try:
+            index_mapping.update_index_mapping(one)
+        except Exception:  # noqa: BLE001
+            lost.add(node)
+    return frozenset(lost)
 
 
 def traceable_copy(model: nn.Module) -> nn.Module:
@@ -164,7 +195,7 @@ def _equivalent_module(module: nn.Module) -> nn.Module | None:
     return nn.LayerNorm(len(like)).to(like) if is_vector_norm(module) else None
 
 
-def _couplings(model: nn.Module, graph: Any) -> Iterator[Coupling]:
+def _couplings(model: nn.Module, graph: Any, lost: frozenset[Any]) -> Iterator[Coupling]:
     names = {module: name for name, module in model.named_modules()}
     seen: set[str] = set()
     longest = max((max(length(m, "in"), length(m, "out")) for m in names if isinstance(m, ROOTS)), default=0)
@@ -177,8 +208,13 @@ def _couplings(model: nn.Module, graph: Any) -> Iterator[Coupling]:
         width = pruner.get_out_channels(module)
         try:
             reached = _reach(graph, module, pruner.prune_out_channels, width, longest)
-        except (AssertionError, AttributeError, IndexError, TypeError, ValueError) as error:
-            yield Coupling(name, width, (), f"its coupling cannot be traced ({error})")
+        except Exception as error:  # noqa: BLE001
+            yield Coupling(name, width, (), f"the trace of its units fails ({first_line(error)})")
+            continue
+        if met := next((node for node, _ in reached if node in lost), None):
+            yield Coupling(
+                name, width, (), f"the trace cannot follow its units through its operation {_operation(met)}"
+            )
             continue
         coupling = _read(name, width, reached, graph, names)
         seen.update(
@@ -187,6 +223,12 @@ def _couplings(model: nn.Module, graph: Any) -> Iterator[Coupling]:
             if each.side == "out" or isinstance(model.get_submodule(each.module), nn.Embedding)
         )
         yield coupling
+
+
+def _operation(node: Any) -> str:
+    """Return what a node without weights does, in torch's word for it: reshape, split, concat."""
+    kind = getattr(node.grad_fn, "name", lambda: "")() if node.grad_fn is not None else ""
+    return kind.removesuffix("0").removesuffix("Backward") or type(node.module).__name__
 
 
 def _reach(graph: Any, root: nn.Module, handler: Any, width: int, longest: int) -> Reached:
@@ -222,13 +264,18 @@ def _read(root: str, width: int, reached: Reached, graph: Any, names: dict[nn.Mo
     faults = []
     units = width
     for (target, handler), owners in reached.items():
-        if target.type == torch_pruning.ops.OPTYPE.OUTPUT:
+        # The trace goes backwards from the output: what nothing reads is the output.
+        if not (target.outputs or _side(handler, graph) == "in"):
             faults.append("it is the model's output")
-        elif target.module in names:
+        if target.module in names:
             met.append((names[target.module], _side(handler, graph), owners))
             # An operation the trace does not know (chunk, a gated unit) may have halved the units since.
             units = min(units, len(owners))
-    if not units or width % units:
+    if units == 1 < width:
+        place = next(name for name, _, owners in met if len(owners) == 1)
+        faults.append(f"of its units one alone is traced to {place}")
+        units = width
+    elif not units or width % units:
         units = width
         faults.append("parts of it reach different layers")
     sides = []
@@ -386,6 +433,7 @@ def _proposal(
     slices: dict[Slice, None] = {}
     attributes: dict[Attribute, None] = {}
     own_faults = [part.coupling.fault for part in parts if part.coupling.fault] + list(faults)
+    met_faults: dict[str, str] = {}
     sides = [(part, side) for part in parts for side in part.coupling.sides]
     for part, side in sorted(sides, key=lambda each: order[each[1].module]):
         module = model.get_submodule(side.module)
@@ -393,8 +441,7 @@ def _proposal(
         whole = run[1] * run[2] * part.width == length(module, side.side)
         several = "it spans several groups of units" if not whole and _forgets(module) else ""
         if fault := fault_of(module) or several:
-            first = side.module == next(iter(producers), parts[0].coupling.root)
-            own_faults.append(fault if first else f"it meets {side.module}: {fault}")
+            met_faults.setdefault(side.module, fault)
             continue
         axes = tensor_axes(module, side.side)
         if is_grouped(module) and as_members:
@@ -427,8 +474,9 @@ def _proposal(
         tuple(attributes),
         kind="units" if fine else "blocks",
     )
+    own_faults += [why if at == group.name else f"it meets {at}: {why}" for at, why in met_faults.items()]
     if not consumers:
-        own_faults.append("it is the model's output")
+        own_faults.append("no layer that mixes its units was found behind it")
     return Proposal(group, next(iter(own_faults), ""))
 
 

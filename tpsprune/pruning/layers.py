@@ -85,6 +85,7 @@ def is_vector_norm(module: nn.Module) -> bool:
         or 0 in lengths
         or any(True for _ in module.children())
         or any(True for _ in module.buffers())
+        or isinstance(module, nn.GroupNorm)  # On rows without places one of a single group looks like it.
         or type(module).forward is nn.Module.forward
         or type(module).__module__.startswith("torch.nn.")
     ):
@@ -125,7 +126,9 @@ def fault_of(module: nn.Module) -> str:
         return f"{kind} cannot be pruned"
     if hasattr(module, "parametrizations"):
         return f"the weight of this {kind} is parametrised"
-    tensors = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    # A single number (a scale of the whole) has no unit's element.
+    held = (*module.named_parameters(), *module.named_buffers())
+    tensors = {name for name, tensor in held if tensor.numel() > 1}
     if standard and (strange := sorted(tensors - TENSORS)):
         return f"this {kind} holds a tensor of its own, {strange[0]!r}"
     if isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) > 1:

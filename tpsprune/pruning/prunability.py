@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tpsprune.errors import PruneError, did_you_mean
-from tpsprune.numerics.forward import call_model, fixed_seed
+from tpsprune.errors import PruneError, did_you_mean, first_line
+from tpsprune.numerics.forward import call_model, fixed_seed, without_gradients
 from tpsprune.numerics.macs import MacCount, count_macs
 from tpsprune.numerics.moments import Elements
 from tpsprune.numerics.trees import map_tensors, take_items
@@ -83,7 +83,8 @@ def find_groups(
         if not (isinstance(reason, Group) and reason.name in with_heads):
             reasons.append((name, reason))
     reasons += prover.drop_clashes().items()
-    reasons += _never_met(model, {side.module for each in couplings for side in each.sides})
+    met = {side.module for each in couplings for side in each.sides} | {each.root for each in couplings}
+    reasons += _never_met(model, met)
 
     order = {name: rank for rank, (name, _) in enumerate(model.named_modules())}
 
@@ -184,7 +185,7 @@ def find_and_price_groups(
         more = len(found.unpruned) - 5
         reasons += f"\n  and {more} more" if more > 0 else ""
         raise PruneError(f"the model holds nothing that can be pruned{reasons}")
-    count = count_macs(model, example)
+    count = _count(model, example)
     new_biases = layers_gaining_bias(model, found.groups, settings)
     if count.uncounted and isinstance(settings.target, Macs):
         raise PruneError(
@@ -192,6 +193,18 @@ def find_and_price_groups(
             "cannot be counted; use a target of params or latency"
         )
     return found, count, cost_model(model, found.groups, count, settings, new_biases, batch=example)
+
+
+def _count(model: nn.Module, example: Any) -> MacCount:
+    try:
+        with without_gradients(model):
+            return count_macs(model, example)
+    # The model's own code runs here, under a counter, and may raise anything.
+    except Exception as error:
+        raise PruneError(
+            f"the model's multiply-accumulates cannot be counted ({first_line(error)}): what a unit costs is "
+            "not known"
+        ) from error
 
 
 def layers_gaining_bias(model: nn.Module, groups: Iterable[Group], settings: Prune) -> tuple[str, ...]:

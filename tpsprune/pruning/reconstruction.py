@@ -328,7 +328,7 @@ def refit_layer(module: Mixer, moments: SplitMoments, alive_c: Tensor) -> float 
         least = min(finite.values(), default=math.inf)
         if not least < _error(held, old_gqp, bias_gq):
             return None
-        ridge = max(each for each, error in finite.items() if error <= (1 + ALIKE) * least + EXACT)
+        ridge = max(each for each, error in finite.items() if error <= least + ALIKE * abs(least) + EXACT)
     new_gqp, intercept_gq = _solve(parts.whole, old_gqp, ridge)
     if not bool(new_gqp.isfinite().all()):
         return None

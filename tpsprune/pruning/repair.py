@@ -28,13 +28,15 @@ BLOCK_SHARE: Final = 0.3
 EVALUATIONS: Final = 10
 """How often the items held out are evaluated."""
 GRADIENT_NORM: Final = 1.0
+ROUNDING: Final = 1e-6
+"""Share of an output's size that single precision does not resolve, after a few operations."""
 
 
 def output_error(model: nn.Module, dense: nn.Module, batches: Sequence[Any]) -> float:
     """Return the mean square difference of two models' outputs, over the variance of the second's.
 
     Variance is about each output's mean over all items, however they are batched; of outputs that do not vary
-    (a single item) the mean square takes its place.
+    (a single item, or one constant but for rounding) the mean square takes its place.
     """
     return _error(_predict(model, batches), _predict(dense, batches))
 
@@ -56,8 +58,8 @@ def _error(found: Iterable[list[Tensor]], wanted: Iterable[list[Tensor]]) -> flo
             if place == len(spread):
                 spread.append(_Spread(b.float().mean(0)))
             spread[place].add(b.float())
-    whole = sum(each.squares() for each in spread) or sum(each.raw for each in spread)
-    return error / max(whole, 1e-30)
+    squares, raw = (sum(each.squares() for each in spread), sum(each.raw for each in spread))
+    return error / max(squares if squares > ROUNDING**2 * raw else raw, 1e-30)
 
 
 class _Spread:

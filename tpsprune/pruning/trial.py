@@ -8,11 +8,12 @@ restored, never copied.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ from tpsprune.pruning.layers import tensor_named
 from tpsprune.pruning.surgery import copy_model, hold_scale, mask_units, masked_tensors, prune_in_place
 
 TOLERANCE = 1e-3
+NO_MATTER: Final = "the output does not depend on its"
+GOLDEN: Final = (5**0.5 - 1) / 2
+"""Multiples of it, modulo one, are spread evenly, however many there are."""
 
 
 def randomised_copy(model: nn.Module) -> nn.Module:
@@ -68,10 +72,15 @@ def are_close(expected: list[Tensor], found: list[Tensor]) -> bool:
     )
 
 
-def prune_half(group: Group) -> PrunedGroup:
-    """Return what a trial makes of a group: half its units kept, picked at random, the same on every call."""
+def prune_half(group: Group, rank: int = 0) -> PrunedGroup:
+    """Return what a trial makes of a group: about half its units kept, picked at random, always the same.
+
+    The share differs by ``rank``, from 3/8 to 5/8: groups that the model's own code needs equally wide,
+    though no tensor says so, would all pass at one half.
+    """
     order = torch.randperm(group.width, generator=torch.Generator().manual_seed(0)).tolist()
-    return PrunedGroup.of(group, order[: max(1, group.width // 2)])
+    share = 0.5 + 0.25 * ((rank * GOLDEN + 0.5) % 1.0 - 0.5)
+    return PrunedGroup.of(group, order[: max(1, math.floor(share * group.width))])
 
 
 @contextmanager
@@ -109,6 +118,8 @@ def trial_faults(subject: nn.Module, groups: Sequence[Group], batch: Any) -> lis
 
     def halve(ranks: Sequence[int]) -> None:
         fault = joint_fault(subject, [groups[rank] for rank in ranks], batch, whole) if ranks else ""
+        if fault.startswith(NO_MATTER) and len(ranks) == 1:
+            fault = _fault_reversed(subject, groups[ranks[0]], batch)
         if fault and len(ranks) == 1:
             faults[ranks[0]] = fault
         elif fault:
@@ -125,12 +136,15 @@ def trial_faults(subject: nn.Module, groups: Sequence[Group], batch: Any) -> lis
     return faults
 
 
-def joint_fault(subject: nn.Module, groups: Sequence[Group], batch: Any, whole: list[Tensor]) -> str:
+def joint_fault(
+    subject: nn.Module, groups: Sequence[Group], batch: Any, whole: list[Tensor] | None = None
+) -> str:
     """Return why half of each of ``groups`` cannot be pruned at once, or an empty string.
 
-    ``whole`` are the outputs of the randomised model as it is.
+    ``whole`` are the outputs of the randomised model as it is; none for groups that are known to matter to
+    them.
     """
-    pruned = [prune_half(group) for group in groups]
+    pruned = [prune_half(group, rank) for rank, group in enumerate(groups)]
     try:
         with restoring(subject, groups):
             for group, half in zip(groups, pruned, strict=True):
@@ -146,8 +160,8 @@ def joint_fault(subject: nn.Module, groups: Sequence[Group], batch: Any, whole: 
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return f"the model does not run without some of its units ({reason})"
     consumed = any(group.consumers for group in groups)
-    if all(torch.equal(a, b) for a, b in zip(whole, masked, strict=True)):
-        return f"the output does not depend on its {'consumers' if consumed else 'queries and keys'}"
+    if whole is not None and all(torch.equal(a, b) for a, b in zip(whole, masked, strict=True)):
+        return f"{NO_MATTER} {'consumers' if consumed else 'queries and keys'}"
     if [tensor.shape for tensor in masked] != [tensor.shape for tensor in ticket]:
         return "it is the model's output"
     if not are_close(masked, ticket):
@@ -157,6 +171,19 @@ def joint_fault(subject: nn.Module, groups: Sequence[Group], batch: Any, whole: 
             return "narrower heads give other scores, and no scale of d^(−1/2) explains it"
         return "more than its consumers depend on it (attention heads, or a norm or mean over units)"
     return ""
+
+
+def _fault_reversed(subject: nn.Module, group: Group, batch: Any) -> str:
+    """Return the fault of a group with its producers' weights negated: rectified units at rest are active.
+
+    Of the few units of a squeeze that see one place of two items, all of a half may be at rest by chance.
+    """
+    with restoring(subject, ()):
+        for name in group.producers:
+            module = subject.get_submodule(name)
+            for key, parameter in module.named_parameters(recurse=False):
+                module._parameters[key] = nn.Parameter(-parameter.detach(), parameter.requires_grad)
+        return joint_fault(subject, (group,), batch, outputs_of(subject, batch))
 
 
 def _output_depends_on(subject: nn.Module, groups: Sequence[Group], batch: Any) -> list[bool]:
@@ -301,14 +328,11 @@ class Prover:
     def drop_clashes(self) -> dict[str, str]:
         """Give up the groups that cannot be pruned along with those before; return the reason for each."""
         groups = list(self.accepted.values())
-        if not groups:
-            return {}
-        whole = outputs_of(self._subject, self._batch)
 
         def fault(together: Sequence[Group]) -> str:
-            return joint_fault(self._subject, together, self._batch, whole)
+            return joint_fault(self._subject, together, self._batch)
 
-        if not fault(groups):
+        if not groups or not fault(groups):
             return {}
         kept: list[Group] = []
         for group in groups:
@@ -351,7 +375,7 @@ class Prover:
         if pattern := next((self._excluded[name] for name in group.producers if name in self._excluded), ""):
             return f"excluded by {pattern!r}"
         if proposal.fault:
-            return proposal.fault
+            return self._heads_inside(group) or proposal.fault
         touched = (*group.producers, *group.members, *(each.module for each in group.consumers))
         if shared := next((name for name in touched if name in self._tied), ""):
             return f"the weight of {shared} is also that of {self._tied[shared]}"
@@ -362,6 +386,23 @@ class Prover:
                 if bool((mask & theirs).any()) and not _are_crosswise(group, other):
                     return other
         return ""
+
+    def _heads_inside(self, group: Group) -> Group | None:
+        """Return the accepted group of heads that makes some of these units, if any.
+
+        What the trace sees of the inside of its attention is no reason then.
+        """
+        if group.scores is not None:  # The dimensions of heads have reasons of their own.
+            return None
+        made = {(each.tensor, each.axis) for each in group.slices if each.module in group.producers}
+        return next(
+            (
+                other
+                for other in self.accepted.values()
+                if other.kind == "heads" and made & {(each.tensor, each.axis) for each in other.slices}
+            ),
+            None,
+        )
 
     def _masks(self, group: Group) -> Iterator[tuple[tuple[str, int], Tensor]]:
         """Yield which elements of which axes belong to a group."""

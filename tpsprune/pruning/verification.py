@@ -8,8 +8,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from tpsprune.errors import PruneError
-from tpsprune.numerics.forward import evaluation_mode
+from tpsprune.errors import PruneError, first_line
+from tpsprune.numerics.forward import evaluation_mode, without_gradients
 from tpsprune.numerics.macs import MacCount, count_macs
 from tpsprune.numerics.trees import take_items
 from tpsprune.pruning.groups import Group, PrunedGroup
@@ -57,7 +57,12 @@ def verify(
     _check_flags(ticket, dense)
     _check_shapes(ticket, masked, groups, widths)
     dtype = next((each.dtype for each in ticket.parameters() if each.is_floating_point()), torch.float32)
-    difference = output_error(ticket, masked, list(sample_items(batches, PROOF_ITEMS, PROOF_ITEMS))) ** 0.5
+    try:
+        items = list(sample_items(batches, PROOF_ITEMS, PROOF_ITEMS))
+        difference = output_error(ticket, masked, items) ** 0.5
+    # The ticket's own code runs here, and may raise anything.
+    except Exception as error:
+        raise _refusal(f"the ticket does not run ({first_line(error)})") from error
     if not difference <= TOLERANCES.get(dtype, 5e-2):
         raise _refusal(
             f"the ticket's output differs by {difference:.2g} of its spread "
@@ -66,7 +71,8 @@ def verify(
     two_items = take_items(batches[0], torch.arange(2))
     _check_gradients(ticket, dense, two_items)
     # Counted on as many items as the dense model was: what is computed once a batch is divided alike.
-    share = count_macs(ticket, two_items).total / dense_count.total
+    with without_gradients(ticket):
+        share = count_macs(ticket, two_items).total / dense_count.total
     if isinstance(settings.target, Macs):
         _check_share(share, settings.target.macs, "multiply-accumulates", settings)
     if isinstance(settings.target, Params):
