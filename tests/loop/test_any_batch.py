@@ -305,3 +305,57 @@ def test_a_latency_of_a_batch_that_cannot_be_split_is_that_of_the_whole(
     monkeypatch.setattr("tpsprune.measure.batch_latency", clock)
     found = tpsprune.extract(gcn(), GRAPHS, tpsprune.Latency(0.5), items=count_nodes, round_to=1)
     assert found.changes[0].width_after == 12
+
+
+class TwoWays(nn.Module):
+    """An encoder that is called alone, a decoder that only ``reconstruct`` calls, a head for training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(8, 24), nn.ReLU())
+        self.inner = nn.Sequential(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 3))
+        self.decoder = nn.Linear(24, 8)
+
+    def forward(self, x_bd: Tensor) -> Any:
+        return self.inner(self.encoder(x_bd))
+
+    def reconstruct(self, x_bd: Tensor) -> Tensor:
+        return self.decoder(self.encoder(x_bd))
+
+
+class WithAuxiliary(TwoWays):
+    def forward(self, x_bd: Tensor) -> Any:
+        hidden = self.encoder(x_bd)
+        return (self.inner(hidden), self.decoder(hidden)) if self.training else self.inner(hidden)
+
+
+def test_another_way_to_call_a_model_is_traced_proved_and_fitted() -> None:
+    torch.manual_seed(0)
+    model, inputs = TwoWays().eval(), torch.randn(512, 8)
+    found = tpsprune.extract(
+        model,
+        inputs,
+        tpsprune.Macs(0.5),
+        also=[lambda model, batch: model.reconstruct(batch)],
+        max_pruning_ratios={"inner.0": 0.3},
+    )
+    assert found.ticket.decoder.in_features == found.ticket.encoder[0].out_features < 24
+    assert found.ticket.reconstruct(inputs).shape == (512, 8)
+    dense, sliced = model.reconstruct(inputs), tpsprune.replay(model, found.plan).reconstruct(inputs)
+    error, uncompensated = (
+        (other - dense).square().mean() for other in (found.ticket.reconstruct(inputs), sliced)
+    )
+    assert error < uncompensated / 2, "its layer was fitted as well"
+
+
+def test_a_layer_that_runs_in_training_only_keeps_its_inputs() -> None:
+    torch.manual_seed(0)
+    model, inputs = WithAuxiliary().eval(), torch.randn(512, 8)
+    found = tpsprune.extract(model, inputs, tpsprune.Macs(0.8))
+    assert [each.group for each in found.changes] == ["inner.0"]
+    reasons = {each.name: each.reason for each in found.unpruned}
+    assert reasons["encoder.0"].startswith(
+        "a layer that runs in training only reads its units (RuntimeError: mat1"
+    )
+    first, second = found.ticket.train()(inputs)
+    (first.sum() + second.sum()).backward()

@@ -12,7 +12,7 @@ from tpsprune import measure, pruning
 from tpsprune.errors import PruneError
 from tpsprune.loop.batches import batches_of, whole_batches
 from tpsprune.loop.unwrap import device_of, plain_model
-from tpsprune.numerics.trees import take_items
+from tpsprune.numerics.trees import WithCalls, take_items
 from tpsprune.pruning import Extraction
 from tpsprune.recipe.prune import Latency, Macs, Target
 from tpsprune.recipe.settings import prune_settings
@@ -25,6 +25,7 @@ def extract(
     target: Target | None = None,
     *,
     items: Callable[[Any], int] | None = None,
+    also: Sequence[Callable[[Any, Any], Any]] = (),
     labels: Sequence[Tensor] | None = None,
     seed: int = 0,
     **settings: Any,
@@ -58,6 +59,10 @@ def extract(
             layers inside see along their first axis (nodes of a graph). A dozen small batches do better than
             one large, for every trial runs the first batch whole.
             ``items=lambda graph: len(graph[0])``
+        also: other ways in which the model is called, as functions of it and a batch
+            (``also=[lambda model, batch: model.decode(batch)]``): what they read is traced, proved and
+            verified like what the forward pass reads, and what they multiply counts. A layer that runs in
+            training mode only keeps its inputs.
         labels: one tensor a batch; only ``units="taylor"`` uses them. Those of list batches are taken from
             the batches.
         seed: of ``units="random"`` and of the order of items in the repair.
@@ -91,6 +96,8 @@ def extract(
         batches, found = batches_of(calibration_data, device, "calibration_data", PruneError, model)
     else:
         batches, found = whole_batches(calibration_data, items, device, "calibration_data", PruneError), None
+    if also:
+        batches = [WithCalls(batch, tuple(also)) for batch in batches]
     labels = found if labels is None else [part.to(device) for part in labels]
     inputs: dict[str, Any] = {"seed": seed}
     if labels and chosen.units != "interpolation":

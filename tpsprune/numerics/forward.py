@@ -11,11 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.trees import WholeBatch
+from tpsprune.numerics.trees import WholeBatch, WithCalls
 
 
 def call_model(model: nn.Module, batch: Any) -> Any:
-    """Call ``model`` on a batch: a mapping by keyword, a tuple by position, all else as one argument."""
+    """Call ``model`` on a batch: a mapping by keyword, a tuple by position, all else as one argument.
+
+    Of a batch with other calls (``WithCalls``) the outputs of all come back, in a list.
+    """
+    if isinstance(batch, WithCalls):
+        inputs = batch.data.data if isinstance(batch.data, WholeBatch) else batch.data
+        return [call_model(model, batch.data), *(call(model, inputs) for call in batch.also)]
     if isinstance(batch, WholeBatch):
         batch = batch.data
     if isinstance(batch, Mapping):
@@ -73,6 +79,21 @@ def set_random_state(state: tuple[Tensor, ...]) -> None:
     torch.set_rng_state(state[0])
     for of_cuda in state[1:]:
         torch.cuda.set_rng_state(of_cuda)
+
+
+@contextmanager
+def training_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """Set every module to training mode but those that would count what passes, and restore each one's."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    for module, _ in modes:
+        if getattr(module, "track_running_stats", False):
+            module.eval()
+    try:
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @contextmanager

@@ -29,11 +29,24 @@ class WholeBatch:
     items: int
 
 
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class WithCalls:
+    """A batch with which a model is called in other ways too, beside its forward pass.
+
+    ``also`` are functions of the model and the batch, as ``lambda model, batch: model.decode(batch)``; what
+    they return are outputs of the model like any other.
+    """
+
+    data: Any
+    also: tuple[Callable[[Any, Any], Any], ...]
+
+
 def tensors_of(tree: Tree) -> Iterator[Tensor]:
     """Yield the tensors of a tree, in order; of a whole batch those within its mappings, tuples and lists."""
     if isinstance(tree, Tensor):
         yield tree
-    elif isinstance(tree, WholeBatch):
+    elif isinstance(tree, WholeBatch | WithCalls):
         yield from tensors_of(tree.data)
     elif isinstance(tree, Mapping | tuple | list):
         for part in tree.values() if isinstance(tree, Mapping) else tree:
@@ -51,6 +64,8 @@ def map_tensors(tree: Tree, function: Callable[[Tensor], Tensor]) -> Tree:
     if isinstance(tree, WholeBatch):
         data = map_leaves(tree.data, lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf)
         return WholeBatch(data, tree.items)
+    if isinstance(tree, WithCalls):
+        return WithCalls(map_tensors(tree.data, function), tree.also)
     if isinstance(tree, Mapping):
         return {name: map_tensors(part, function) for name, part in tree.items()}
     if isinstance(tree, tuple):
@@ -70,6 +85,11 @@ def map_leaves(data: Any, function: Callable[[Any], Any]) -> Any:
         parts = [map_leaves(part, function) for part in data]
         return type(data)(*parts) if hasattr(data, "_fields") else type(data)(parts)
     return function(data)
+
+
+def is_whole(batch: Tree) -> bool:
+    """Return whether a batch is never split."""
+    return isinstance(batch.data if isinstance(batch, WithCalls) else batch, WholeBatch)
 
 
 def at(tree: Tree, index: Tensor | slice) -> Tree:
@@ -109,6 +129,8 @@ def item_count(batch: Tree) -> int:
 
     A whole batch says so itself.
     """
+    if isinstance(batch, WithCalls):
+        batch = batch.data
     if isinstance(batch, WholeBatch):
         return batch.items
     return next((len(tensor) for tensor in tensors_of(batch) if tensor.ndim), 0)
@@ -120,6 +142,8 @@ def take_items(batch: Tree, index: Tensor) -> Tree:
     Tensors as long as the batch has items are indexed; all else (a mask, positions) is returned as it is, and
     so is a whole batch.
     """
+    if isinstance(batch, WithCalls):
+        return WithCalls(take_items(batch.data, index), batch.also)
     if isinstance(batch, WholeBatch):
         return batch
     items = item_count(batch)

@@ -32,7 +32,7 @@ from tpsprune.numerics.forward import (
 from tpsprune.numerics.moments import Moments, MomentSums
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.numerics.spectra import effective_rank
-from tpsprune.numerics.trees import WholeBatch, item_count, take_items
+from tpsprune.numerics.trees import is_whole, item_count, take_items
 from tpsprune.pruning.compensation import weights_gram
 from tpsprune.pruning.groups import Consumer, Group
 from tpsprune.pruning.head_width import ScoreMoments, rotate_heads, second_moment
@@ -197,7 +197,7 @@ def _measure(model: nn.Module, batches: Sequence[Any], groups: Sequence[Group]) 
     def count(name: str, inputs: Tensor) -> None:
         nonlocal largest
         calls[name] += 1
-        there = item_count(few) if isinstance(few, WholeBatch) else len(inputs)
+        there = item_count(few) if is_whole(few) else len(inputs)
         largest = max(largest, inputs.numel() * inputs.element_size() // max(1, there))
         module = model.get_submodule(name)
         places.update({each: count_signal_places(module, inputs, each) for each in readers.get(name, ())})
@@ -394,11 +394,9 @@ def check_calibration_data(model: nn.Module, batches: Sequence[Any]) -> None:
             output = call_model(model, take_items(batches[0], torch.arange(2)))
     except Exception as error:
         message = (str(error).splitlines() or [type(error).__name__])[0]
-        is_whole = isinstance(batches[0], WholeBatch)
-        part = "" if is_whole else "two items of "
-        lie = (
-            "" if is_whole else "; items lie along the first axis, or items= of tpsprune.extract counts them"
-        )
+        whole = is_whole(batches[0])
+        part = "" if whole else "two items of "
+        lie = "" if whole else "; items lie along the first axis, or items= of tpsprune.extract counts them"
         raise PruneError(
             f"the model cannot be called on {part}calibration batch 0: {message} (a tensor or a tuple "
             f"is passed by position, a mapping by keyword{lie})"

@@ -23,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from tpsprune.numerics.forward import widened
 from tpsprune.numerics.moments import gram
-from tpsprune.numerics.trees import WholeBatch, item_count, take_items
+from tpsprune.numerics.trees import is_whole, item_count, take_items
 from tpsprune.pruning.groups import Consumer, element_index
 from tpsprune.pruning.layers import channels_first
 
@@ -47,12 +47,12 @@ def sample_items(batches: Sequence[Any], items: int, at_a_time: int) -> Iterator
     mean = sum(map(item_count, batches)) / max(1, len(batches))
     each = max(LEAST_ITEMS, math.ceil(items / max(1, len(batches))))
     count = math.ceil(items / max(1.0, min(each, mean)))
-    if any(isinstance(batch, WholeBatch) for batch in batches):
+    if any(is_whole(batch) for batch in batches):
         count = max(LEAST_WHOLE, math.ceil(items / max(1.0, mean)))
     count = min(len(batches), count)
     for rank in range(count):
         batch = batches[rank * len(batches) // count]
-        if isinstance(batch, WholeBatch):
+        if is_whole(batch):
             yield batch
             continue
         for part in torch.split(torch.arange(min(each, item_count(batch))), at_a_time):

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import call_model, evaluation_mode, fixed_seed, item_tensors, sound_backward
-from tpsprune.numerics.trees import WholeBatch, item_count, take_items
+from tpsprune.numerics.trees import is_whole, item_count, take_items
 from tpsprune.pruning.observations import HELD_OUT, sample_items
 
 TRIAL_ITEMS: Final = 32
@@ -354,7 +354,7 @@ def _sample(fit: Sequence[Any], generator: torch.Generator) -> Any:
 
 def _hold_out(batches: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
     """Return what to fit and what is held out: some items of every batch, or every fourth whole batch."""
-    if len(batches) >= HELD_OUT and any(isinstance(batch, WholeBatch) for batch in batches):
+    if len(batches) >= HELD_OUT and any(is_whole(batch) for batch in batches):
         held = batches[HELD_OUT - 1 :: HELD_OUT]
         return [batch for rank, batch in enumerate(batches, start=1) if rank % HELD_OUT], held
     fit, held = zip(*(_split(batch) for batch in batches), strict=True)

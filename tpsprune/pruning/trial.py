@@ -11,14 +11,23 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.forward import call_model, fixed_seed, flat_tensors, random_state, sound_backward
+from tpsprune.errors import first_line
+from tpsprune.numerics.forward import (
+    call_model,
+    evaluation_mode,
+    fixed_seed,
+    flat_tensors,
+    random_state,
+    sound_backward,
+    training_mode,
+)
 from tpsprune.pruning.coupling import Candidate, Proposal, unwrapped_parameters
 from tpsprune.pruning.groups import Group, PrunedGroup, Slice, element_index
 from tpsprune.pruning.layers import tensor_named
@@ -103,7 +112,9 @@ def restoring(subject: nn.Module, groups: Sequence[Group]) -> Iterator[None]:
             module.__dict__.update(state)
 
 
-def trial_faults(subject: nn.Module, groups: Sequence[Group], batch: Any) -> list[str]:
+def trial_faults(
+    subject: nn.Module, groups: Sequence[Group], batch: Any, *, trains: bool = False
+) -> list[str]:
     """Return for each group why half of it cannot be pruned from a randomised model, or an empty string.
 
     All are tried at once; where that fails, each half of them by itself, down to the single ones. Groups
@@ -117,7 +128,9 @@ def trial_faults(subject: nn.Module, groups: Sequence[Group], batch: Any) -> lis
     whole = outputs_of(subject, batch)
 
     def halve(ranks: Sequence[int]) -> None:
-        fault = joint_fault(subject, [groups[rank] for rank in ranks], batch, whole) if ranks else ""
+        fault = ""
+        if ranks:
+            fault = joint_fault(subject, [groups[rank] for rank in ranks], batch, whole, trains=trains)
         if fault.startswith(NO_MATTER) and len(ranks) == 1:
             fault = _fault_reversed(subject, groups[ranks[0]], batch)
         if fault and len(ranks) == 1:
@@ -137,12 +150,17 @@ def trial_faults(subject: nn.Module, groups: Sequence[Group], batch: Any) -> lis
 
 
 def joint_fault(
-    subject: nn.Module, groups: Sequence[Group], batch: Any, whole: list[Tensor] | None = None
+    subject: nn.Module,
+    groups: Sequence[Group],
+    batch: Any,
+    whole: list[Tensor] | None = None,
+    *,
+    trains: bool = False,
 ) -> str:
     """Return why half of each of ``groups`` cannot be pruned at once, or an empty string.
 
     ``whole`` are the outputs of the randomised model as it is; none for groups that are known to matter to
-    them.
+    them. ``trains``: call the pruned model in training mode too (``calls_more_in_training``).
     """
     pruned = [prune_half(group, rank) for rank, group in enumerate(groups)]
     try:
@@ -155,6 +173,7 @@ def joint_fault(
             for group, half in zip(groups, pruned, strict=True):
                 hold_scale(subject, group, len(half.kept))
             ticket, drawn = _outputs_and_draws(subject, batch)
+            training_fault = _fault_in_training(subject, batch) if trains else ""
     # Whatever the model's own code raises at another width is the reason sought.
     except Exception as error:  # noqa: BLE001
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -170,6 +189,40 @@ def joint_fault(
         if not consumed:
             return "narrower heads give other scores, and no scale of d^(−1/2) explains it"
         return "more than its consumers depend on it (attention heads, or a norm or mean over units)"
+    return training_fault and f"a layer that runs in training only reads its units ({training_fault})"
+
+
+def calls_more_in_training(model: nn.Module, batch: Any) -> bool:
+    """Return whether the model runs in training mode, and calls modules there that it does not else.
+
+    Auxiliary heads and branches of a loss are such: no output in evaluation mode leads to them.
+    """
+    calls: list[set[str]] = []
+    for mode in (evaluation_mode, training_mode):
+        called: set[str] = set()
+        with ExitStack() as stack:
+            for name, module in model.named_modules():
+
+                def note(*_: Any, name: str = name, called: set[str] = called) -> None:
+                    called.add(name)
+
+                stack.callback(module.register_forward_pre_hook(note).remove)
+            stack.enter_context(mode(model))
+            try:
+                outputs_of(model, batch)
+            # A model that does not run in training has nothing there to protect.
+            except Exception:  # noqa: BLE001
+                return False
+        calls.append(called)
+    return not calls[1] <= calls[0]
+
+
+def _fault_in_training(model: nn.Module, batch: Any) -> str:
+    with training_mode(model):
+        try:
+            outputs_of(model, batch)
+        except Exception as error:  # noqa: BLE001
+            return first_line(error)
     return ""
 
 
@@ -298,6 +351,7 @@ class Prover:
         self._batch = batch
         self._tied = tied
         self._excluded = excluded
+        self._trains = calls_more_in_training(subject, batch)
         self._unwrapped = unwrapped_parameters(subject)
         self._shapes = {name: tensor.shape for name, tensor in subject.state_dict().items()}
         self._claims: dict[tuple[str, int], list[tuple[Group, Tensor]]] = defaultdict(list)
@@ -330,7 +384,7 @@ class Prover:
         groups = list(self.accepted.values())
 
         def fault(together: Sequence[Group]) -> str:
-            return joint_fault(self._subject, together, self._batch)
+            return joint_fault(self._subject, together, self._batch, trains=self._trains)
 
         if not groups or not fault(groups):
             return {}
@@ -359,7 +413,7 @@ class Prover:
                 extra = unwrapped_slices(self._subject, group, self._unwrapped, self._batch)
                 group = replace(group, slices=(*group.slices, *extra))
             trials.append((proposal, group))
-        faults = trial_faults(self._subject, [group for _, group in trials], self._batch)
+        faults = trial_faults(self._subject, [group for _, group in trials], self._batch, trains=self._trains)
         for (proposal, group), fault in zip(trials, faults, strict=True):
             outcome[id(proposal)] = proposal, fault
             if fault:
