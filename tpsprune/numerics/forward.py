@@ -97,23 +97,6 @@ def training_mode(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def without_gradients(model: nn.Module) -> Iterator[nn.Module]:
-    """Let no parameter need a gradient, and restore each one's flag afterwards.
-
-    Under ``torch.no_grad`` an expanded parameter that needs one still says so, and torch's module tracker,
-    which asks such a tensor for its gradient function, raises.
-    """
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        yield model
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-
-
-@contextmanager
 def observe_inputs(
     model: nn.Module, names: Iterable[str], observe: Callable[[str, Tensor], None]
 ) -> Iterator[None]:

@@ -83,9 +83,9 @@ def count_macs(model: nn.Module, batch: Any) -> MacCount:
     for device in _devices(model, batch):
         with suppress(RuntimeError, TypeError, ValueError):
             moved = map_tensors(batch, partial(Tensor.to, device=device))
-            counted = _count(copy.deepcopy(model).to(device), moved)
+            counted = _count(_fixed_copy(model).to(device), moved)
             break
-    macs, counter = counted or _count(copy.deepcopy(model), batch)
+    macs, counter = counted or _count(_fixed_copy(model), batch)
     prefix = type(model).__name__ + "."
 
     def own_name(module: str) -> str:
@@ -105,6 +105,12 @@ def count_macs(model: nn.Module, batch: Any) -> MacCount:
         items=items,
         products=tuple(Product(own_name(module), lengths) for module, lengths in counter.products),
     )
+
+
+def _fixed_copy(model: nn.Module) -> nn.Module:
+    # Even under torch.no_grad an expanded parameter that needs a gradient says so, and torch's module tracker,
+    # which asks such a tensor for its gradient function, raises.
+    return copy.deepcopy(model).requires_grad_(False)
 
 
 def countable_copy(model: nn.Module, batch: Any) -> nn.Module:

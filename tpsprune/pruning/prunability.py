@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.errors import PruneError, did_you_mean, first_line
-from tpsprune.numerics.forward import call_model, fixed_seed, without_gradients
+from tpsprune.numerics.forward import call_model, fixed_seed
 from tpsprune.numerics.macs import MacCount, count_macs
 from tpsprune.numerics.moments import Elements
 from tpsprune.numerics.trees import map_tensors, take_items
@@ -197,8 +197,7 @@ def find_and_price_groups(
 
 def _count(model: nn.Module, example: Any) -> MacCount:
     try:
-        with without_gradients(model):
-            return count_macs(model, example)
+        return count_macs(model, example)
     # The model's own code runs here, under a counter, and may raise anything.
     except Exception as error:
         raise PruneError(

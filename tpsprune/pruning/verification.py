@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import PruneError, first_line
-from tpsprune.numerics.forward import evaluation_mode, without_gradients
+from tpsprune.numerics.forward import evaluation_mode
 from tpsprune.numerics.macs import MacCount, count_macs
 from tpsprune.numerics.trees import take_items
 from tpsprune.pruning.groups import Group, PrunedGroup
@@ -71,8 +71,7 @@ def verify(
     two_items = take_items(batches[0], torch.arange(2))
     _check_gradients(ticket, dense, two_items)
     # Counted on as many items as the dense model was: what is computed once a batch is divided alike.
-    with without_gradients(ticket):
-        share = count_macs(ticket, two_items).total / dense_count.total
+    share = count_macs(ticket, two_items).total / dense_count.total
     if isinstance(settings.target, Macs):
         _check_share(share, settings.target.macs, "multiply-accumulates", settings)
     if isinstance(settings.target, Params):
