@@ -108,8 +108,8 @@ def count_macs(model: nn.Module, batch: Any) -> MacCount:
 
 
 def _fixed_copy(model: nn.Module) -> nn.Module:
-    # Even under torch.no_grad an expanded parameter that needs a gradient says so, and torch's module tracker,
-    # which asks such a tensor for its gradient function, raises.
+    # Under torch.no_grad an expanded parameter that needs a gradient still says so, and torch's module
+    # tracker, which asks such a tensor for its gradient function, raises.
     return copy.deepcopy(model).requires_grad_(False)
 
 
