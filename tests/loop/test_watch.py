@@ -323,7 +323,6 @@ def test_a_rule_that_could_never_act_is_reported_at_the_first_reading(
     [
         (7, r"calibration_data is int: a tensor, or a list or loader of batches is needed"),
         ([], r"calibration_data is empty"),
-        ([[torch.zeros(4, 8)]], r"this one has no labels"),
         (torch.zeros(4, 5), r"the model does not take calibration_data: mat1"),
         (torch.zeros(0, 8), r"batch 1 of 1 of calibration_data has no items; expected some 256 training"),
         ([torch.zeros(4, 8), (torch.zeros(0, 8),)], r"batch 2 of 2 of calibration_data has no items"),

@@ -76,7 +76,7 @@ def test_a_convolutional_net_of_timm_gets_no_size() -> None:
 def test_what_the_user_sets_is_not_taken_from_the_data() -> None:
     model = TimmModel(name="resnet10t", model_args={"num_classes": 4})
     assert from_data(model, COLOUR) == {"in_chans": 3}
-    with pytest.raises(ModelError, match=r"outputs shape \(4, 4\); \(4, 10\), one score per item"):
+    with pytest.raises(ModelError, match=r"outputs shape \(4, 4\); expected \(4, 10\), one score per item"):
         fits(build(model, COLOUR), COLOUR)
 
 

@@ -179,7 +179,7 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_the_same(trained: RunFold
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # torch's own imports warn
 def test_a_compiled_run_pays_for_its_compiling_and_resumes_bit_for_bit(tmp_path: Path) -> None:
-    recipe = make_small("train.compile=true", "train.epochs=3")
+    recipe = make_small("train.compile=true", "train.epochs=3", "task.model={kind='mlp', widths=[12]}")
     straight, left = tmp_path / "straight", tmp_path / "left"
     for event in pipeline.train(recipe, straight, device="cpu"):
         if type(event).__name__ == "Pruned":

@@ -143,7 +143,7 @@ def test_the_groups_of_many_layers_take_a_few_calls_of_the_model(monkeypatch: py
 
     monkeypatch.setattr(Stream, "forward", counted)
     assert len(find_groups(Stream(nn.LayerNorm, depth=12), SERIES).groups) == 13
-    assert len(calls) <= 9
+    assert len(calls) <= 10
 
 
 class Chunked(nn.Module):
