@@ -119,13 +119,12 @@ def countable_copy(model: nn.Module, batch: Any) -> nn.Module:
     Raises:
         RuntimeError: the model cannot be copied.
     """
-    other = copy.deepcopy(model)
     if "cpu" not in _devices(model, batch):
         with suppress(RuntimeError, TypeError, ValueError):
             shell = copy.deepcopy(model).to("meta")
             count_macs(shell, batch)
             return shell
-    return other
+    return copy.deepcopy(model)
 
 
 def _is_small(model: nn.Module, batch: Any) -> bool:
