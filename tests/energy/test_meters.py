@@ -407,7 +407,7 @@ def changed(**values: Any) -> str:
         ),
         (changed(joules={"cpu": 1.0}), "line 2 is no window .*joules and classes are of different parts"),
         (changed(classes={"cpu": "guessed", "gpu": "measured"}), "line 2 is no window .*'guessed'"),
-        (changed(phase=""), "line 2 is no window .*phase and started must not be empty"),
+        (changed(phase=""), "line 2 is no window .*phase must have at least 1 character"),
         (changed(joules=[1.0]), "line 2 is no window"),
         (changed(watts=3.0), "line 2 is no window .*watts"),
     ],

@@ -33,6 +33,7 @@ from tpsprune.records import (
     RunResult,
     TaskFacts,
     Unpruned,
+    Window,
     dump,
     json_schema,
     load,
@@ -339,3 +340,9 @@ def test_the_schemas_are_put_into_the_wheel(monkeypatch: pytest.MonkeyPatch) -> 
     assert shipped == {
         f"tpsprune/schemas/{name}.schema.json": json_schema(kind) for name, kind in DOCUMENTS.items()
     }
+
+
+def test_a_window_without_a_phase_is_refused_where_it_is_read_and_not_where_it_is_summed() -> None:
+    window = {"phase": "", "index": 0, "attempt": 0, "seconds": 1.0, "cpu_seconds": 1.0, "joules": {}}
+    with pytest.raises(ValueError, match=r"phase must have at least 1 character"):
+        load(Window, window)

@@ -114,8 +114,8 @@ def _window(path: Path, number: int, record: dict[str, Any]) -> Window:
 
 
 def _check(window: Window) -> None:
-    if not (window.phase and window.started):
-        raise ValueError("phase and started must not be empty")
+    if not window.started:
+        raise ValueError("started must not be empty")
     if set(window.classes) != set(window.joules):
         raise ValueError("joules and classes are of different parts")
     figures = (window.seconds, window.cpu_seconds, *window.joules.values())

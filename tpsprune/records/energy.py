@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from tpsprune.records.serial import MOST_JOULES, AtLeastZero, Celsius, Joules, Natural, Seconds
+from tpsprune.records.serial import MOST_JOULES, AtLeastZero, Celsius, Joules, Natural, Seconds, Text
 
 JOULES_PER_KWH: Final = 3.6e6
 
@@ -52,7 +52,7 @@ class Window:
     ``gpu_celsius`` and ``throttled`` are the hottest GPU's at the window's end: ``None`` where not known.
     """
 
-    phase: str
+    phase: Text
     index: Natural
     attempt: Natural
     seconds: Seconds
