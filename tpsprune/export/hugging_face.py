@@ -257,9 +257,9 @@ def _why_not(
         if isinstance(tried, str):
             continue
         after = _misfits(tried.shapes, wanted)
-        if mended := [name for name in before if name not in after]:
-            fits[field][value] = mended[0]
-            reached.update(mended)
+        if fitted := [name for name in before if name not in after]:
+            fits[field][value] = fitted[0]
+            reached.update(fitted)
             if broken := [name for name in after if name not in before]:
                 fits[field][getattr(model.config, field)] = broken[0]
     kind = type(model.config).__name__
