@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tpsprune.loop.comparison import Comparison
-    from tpsprune.loop.extract import extract
+    from tpsprune.loop.extract import extract, replay
     from tpsprune.loop.meter import EnergyUse, Meter
     from tpsprune.loop.penalty import TPS
     from tpsprune.loop.watch import Watch
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from tpsprune.pipeline.save import save
     from tpsprune.pruning.extract import Extraction
     from tpsprune.pruning.plan import Plan
-    from tpsprune.pruning.replay import replay
     from tpsprune.recipe.prune import Latency, Macs, Params, Tolerance, Widths
     from tpsprune.recipe.stop import ChangeRule as Change
     from tpsprune.recipe.stop import ConsensusRule as Consensus
@@ -63,7 +62,7 @@ _HOMES = {
     "extract": ("tpsprune.loop.extract", "extract"),
     "Extraction": ("tpsprune.pruning.extract", "Extraction"),
     "Plan": ("tpsprune.pruning.plan", "Plan"),
-    "replay": ("tpsprune.pruning.replay", "replay"),
+    "replay": ("tpsprune.loop.extract", "replay"),
     "TPS": ("tpsprune.loop.penalty", "TPS"),
     "Watch": ("tpsprune.loop.watch", "Watch"),
     "Meter": ("tpsprune.loop.meter", "Meter"),

@@ -1,7 +1,8 @@
-"""A ticket as its own architecture at other widths: where a configuration has them, else why not."""
+"""A ticket as its own architecture at other widths: by a configuration, by code beside it, or not at all."""
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from torch import nn
 import tpsprune
 from tests.export.nets import made
 from tpsprune.errors import ArtifactError
-from tpsprune.export import HuggingFace, is_pretrained, predictor_of
-from tpsprune.export.hugging_face import fitting_config
+from tpsprune.export import HuggingFace, predictor_of, saves_itself
+from tpsprune.export.configurations import fitting_config
 from tpsprune.models.libraries import help_torchvision
 
 help_torchvision()
@@ -123,38 +124,131 @@ def test_an_empty_field_is_filled_where_it_holds_the_width(tmp_path: Path) -> No
     assert exported(tmp_path, model)["n_inner"] == 50
 
 
-def test_widths_that_differ_from_layer_to_layer_are_refused_with_the_field(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError) as caught:
-        FORMAT.refuse(cut_llama(llama(), (20, 30)))
-    words = str(caught.value)
-    assert "hf: no LlamaConfig has the widths of this ticket" in words
-    assert "intermediate_size is one number for all layers" in words
-    assert "20 fits model.layers.0.mlp." in words
-    assert "30 fits model.layers.1.mlp." in words
+def test_widths_that_no_configuration_has_leave_with_the_code_that_builds_them(tmp_path: Path) -> None:
+    model = cut_llama(llama(), (20, 30))
+    assert fitting_config(model) is None
+    config = exported(tmp_path, model)
+    assert config["architectures"] == ["PrunedLlamaForCausalLM"]
+    assert config["auto_map"] == {"AutoModelForCausalLM": "modeling_pruned.PrunedLlamaForCausalLM"}
+    assert config["pruned"]["shapes"]["model.layers.1.mlp.down_proj.weight"] == [32, 30]
+    assert config["pruned"]["numbers"]["model.layers.0.mlp.gate_proj"] == {"out_features": 20}
+    assert len(config["pruned"]["shapes"]) == len(config["pruned"]["numbers"]) == 6
 
 
-def test_a_layer_at_odds_with_its_neighbours_is_reported_with_the_number_that_they_have() -> None:
-    model = llama()
-    model.model.layers[1].mlp.gate_proj = rows(model.model.layers[1].mlp.gate_proj, list(range(20)))
-    with pytest.raises(ArtifactError) as caught:
-        FORMAT.refuse(model)
-    assert "20 fits model.layers.1.mlp.gate_proj.weight, 48 fits model.layers.0.mlp." in str(caught.value)
-
-
-def test_a_tensor_that_no_field_reaches_is_named() -> None:
-    model = gpt2()
-    attention = model.transformer.h[0].attn
-    attention.c_attn.weight = nn.Parameter(attention.c_attn.weight.detach()[:, :72])
-    attention.c_attn.bias = nn.Parameter(attention.c_attn.bias.detach()[:72])
+def test_what_differs_in_more_than_widths_is_refused(tmp_path: Path) -> None:
+    model = cut_llama(llama(), (20, 30))
+    model.model.layers[1].mlp.act_fn = nn.GELU()
     with pytest.raises(
-        ArtifactError, match=r"h\.0\.attn\.c_attn\.weight is \[32, 72\] where GPT2LMHeadModel has"
+        ArtifactError, match=r"layers\.1\.mlp\.act_fn is GELU in the ticket and SiLUActivation in"
     ):
         FORMAT.refuse(model)
+    model = cut_llama(llama(), (20, 30))
+    model.model.rotary_emb.inv_freq = model.model.rotary_emb.inv_freq[:2]
+    with pytest.raises(ArtifactError, match="inv_freq has other sizes than in LlamaForCausalLM"):
+        FORMAT.refuse(model)
+
+
+def test_an_architecture_of_somebodys_own_is_refused_where_no_configuration_has_its_widths() -> None:
+    class Own(transformers.LlamaForCausalLM):  # type: ignore[misc,name-defined]
+        pass
+
+    with pytest.raises(ArtifactError, match="Own is not an architecture of the transformers library itself"):
+        FORMAT.refuse(cut_llama(Own(llama().config), (20, 30)))
+
+
+class PerLayerMlp(nn.Module):
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, config.intermediate_size), nn.Linear(config.intermediate_size, 8)
+
+
+def per_layer(**changes: Any) -> Any:
+    """An architecture that reads a configuration for each of its layers."""
+
+    class PerLayer(transformers.PreTrainedModel):  # type: ignore[misc,name-defined]
+        config_class = transformers.LlamaConfig
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.embedding = nn.Embedding(31, 8)
+            self.layers = nn.ModuleList([PerLayerMlp(each) for each in config.per_layer_config])
+            self.post_init()
+
+    config = {"num_hidden_layers": 4, "intermediate_size": 24, "hidden_size": 8, "num_attention_heads": 2}
+    return PerLayer(transformers.LlamaConfig(**config, **changes))
+
+
+def test_widths_of_each_layer_are_the_configurations_where_the_architecture_takes_them() -> None:
+    model = per_layer()
+    for layer, width in zip(model.layers, (10, 24, 7, 10), strict=True):
+        layer.up, layer.down = (
+            rows(layer.up, list(range(width))),
+            columns(layer.down, list(range(width)), bias=True),
+        )
+    fit = fitting_config(model)
+    assert fit is not None
+    assert fit.new_biases == ()
+    assert [each.intermediate_size for each in fit.config.per_layer_config] == [10, 24, 7, 10]
+
+
+AUTO = {"BertForMaskedLM": "AutoModelForMaskedLM"}
+WORDS = {"vocab_size": 31, "bos_token_id": None, "eos_token_id": None}
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+CAUSAL = {**WORDS, **SIZES, "num_key_value_heads": 2, "max_position_embeddings": 64}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "LlamaForCausalLM": CAUSAL,
+    "Qwen3ForCausalLM": {**CAUSAL, "head_dim": 8},
+    "MistralForCausalLM": CAUSAL,
+    "GPT2LMHeadModel": {**WORDS, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64},
+    "BertForMaskedLM": {"vocab_size": 31, **SIZES},
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_greedy_ticket_saves_itself_and_generates_as_before(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    torch.manual_seed(5)
+    kind = getattr(transformers, architecture)
+    model = kind(kind.config_class(**ARCHITECTURES[architecture])).eval()
+    batches = [torch.randint(31, (16, 12)) for _ in range(4)]
+    found = tpsprune.extract(model, batches, target=tpsprune.Macs(0.55))
+    assert any("attn" in each.group or "attention" in each.group for each in found.changes)
+    assert not any("embed" in each.group for each in found.changes)
+    assert not found.plan.new_biases
+    ticket = found.ticket.eval()
+    ticket.save_pretrained(tmp_path / "ticket")
+    auto = getattr(transformers, AUTO.get(architecture, "AutoModelForCausalLM"))
+    with pytest.raises(RuntimeError, match=r"size mismatch|mismatched"):
+        auto.from_pretrained(tmp_path / "ticket", trust_remote_code=False)
+    again = auto.from_pretrained(tmp_path / "ticket", trust_remote_code=True)
+    again.save_pretrained(tmp_path / "again")
+    third = auto.from_pretrained(tmp_path / "again", trust_remote_code=True)
+    ids = torch.randint(31, (2, 9))
+    wanted = predictor_of(ticket)(ids)
+    for model in (again, third):
+        assert torch.equal(predictor_of(model)(ids), wanted)
+    for model in (ticket, again) if architecture not in AUTO else ():
+        grown = [
+            model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0, **options)
+            for options in ({"use_cache": False}, {}, {"cache_implementation": "static"})
+        ]
+        assert len({tuple(each.flatten().tolist()) for each in grown}) == 1
+
+
+def test_copies_of_a_ticket_save_themselves_and_files_of_it_hold_no_code(tmp_path: Path) -> None:
+    ticket = saves_itself(cut_llama(llama(), (20, 30)))
+    other = copy.deepcopy(ticket)
+    with torch.no_grad():
+        other.get_parameter("lm_head.weight").zero_()
+    other.save_pretrained(tmp_path)  # type: ignore[operator]
+    assert FORMAT.reload(tmp_path)(torch.zeros(1, 3, dtype=torch.int64)).abs().max() == 0.0
+    with pytest.raises(ValueError, match="save it to a folder first"):
+        other.save_pretrained(tmp_path, push_to_hub=True)  # type: ignore[operator]
 
 
 def test_what_is_no_model_of_the_library_is_refused() -> None:
-    assert not is_pretrained(made("Pair"))
-    assert is_pretrained(llama())
     with pytest.raises(ArtifactError, match="the ticket is a Pair; use safetensors, torch-export or onnx"):
         FORMAT.refuse(made("Pair"))
 
@@ -163,6 +257,7 @@ def test_looking_for_a_configuration_leaves_model_and_dice_alone() -> None:
     model = cut_llama(llama(), (20, 20))
     before, state = model.config.to_dict(), torch.get_rng_state()
     fit = fitting_config(model)
+    assert fit is not None
     assert fit.config.intermediate_size == 20
     assert model.config.to_dict() == before
     assert torch.equal(torch.get_rng_state(), state)
@@ -192,9 +287,7 @@ def test_a_ticket_that_tpsprune_pruned_leaves_as_its_own_architecture(
 def test_a_uniform_pruning_that_leaves_the_stream_alone_is_its_own_architecture(tmp_path: Path) -> None:
     model = llama(use_cache=False)
     batches = [torch.randint(31, (16, 7)) for _ in range(3)]
-    found = tpsprune.extract(
-        model, batches, target=tpsprune.Macs(0.6), widths="uniform", ignored_layers=["model.embed_tokens"]
-    )
+    found = tpsprune.extract(model, batches, target=tpsprune.Macs(0.6), widths="uniform")
     widths = {each.width_after for each in found.changes if "mlp" in each.group}
     assert exported(tmp_path, found.ticket.eval())["intermediate_size"] == widths.pop() < 48
     assert not widths

@@ -177,6 +177,14 @@ def test_every_file_stands_with_its_hash_and_every_format_with_its_lines() -> No
     assert "library_name: transformers" in metadata(text)
 
 
+def test_a_ticket_that_takes_code_to_load_says_so() -> None:
+    files = ("config.json", "model.safetensors", "modeling_pruned.py")
+    text = card(formats={"hf": files}, architecture="GPT2LMHeadModel", auto_class="AutoModelForCausalLM")
+    assert "(`config.json`, `model.safetensors`, `modeling_pruned.py`)" in text
+    assert 'transformers.AutoModelForCausalLM.from_pretrained("FOLDER", trust_remote_code=True)' in text
+    assert "That file is code" in text
+
+
 def test_the_recipe_stands_in_a_fold_that_nothing_in_it_can_close() -> None:
     recipe = RECIPE + "# ```\n# ````\n"
     text = card(recipe_text=recipe)

@@ -12,7 +12,7 @@ from tpsprune.export.bundle import (
     write_description,
     write_ticket,
 )
-from tpsprune.export.hugging_face import HuggingFace, is_pretrained
+from tpsprune.export.hugging_face import HuggingFace, auto_class, saves_itself
 from tpsprune.export.onnx_graph import Onnx
 from tpsprune.export.torch_export import Predictor, TorchExport, predictor_of
 
@@ -23,11 +23,12 @@ __all__ = [
     "Onnx",
     "Predictor",
     "TorchExport",
+    "auto_class",
     "check_free",
-    "is_pretrained",
     "new_folder",
     "predictor_of",
     "read_bundle",
+    "saves_itself",
     "seal",
     "stamps_in",
     "write_card",

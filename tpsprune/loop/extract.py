@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from tpsprune import measure, pruning
 from tpsprune.errors import PruneError
+from tpsprune.export import saves_itself
 from tpsprune.loop.batches import batches_of, whole_batches
 from tpsprune.loop.unwrap import device_of, plain_model
 from tpsprune.numerics.trees import WithCalls, take_items
-from tpsprune.pruning import Extraction
+from tpsprune.pruning import Extraction, Plan
 from tpsprune.recipe.prune import Latency, Macs, Target
 from tpsprune.recipe.settings import prune_settings
 
@@ -70,7 +71,8 @@ def extract(
             ``repair_steps``, ...).
 
     Returns:
-        The ticket, its plan, the change of every group, what was not pruned and why.
+        The ticket, its plan, the change of every group, what was not pruned and why. ``save_pretrained`` of
+        a ticket of transformers writes what ``from_pretrained`` loads.
 
     Raises:
         PruneError: a setting does not exist or is out of bounds, the batches do not fit the model, the target
@@ -116,7 +118,20 @@ def extract(
             seed=seed,
         ):
             pass
+    saves_itself(extraction.ticket)
     return extraction
+
+
+def replay(model: nn.Module, plan: Plan) -> nn.Module:
+    """Return a copy of ``model`` pruned to the units of ``plan``, every weight kept equal bit for bit.
+
+    Nothing is compensated: this is for initial or rewound weights, and for an empty shell that a ticket's
+    state dict is loaded into. Layers that were given a bias get one of zeros.
+
+    Raises:
+        PruneError: the plan is of another model; the message names the first tensor that differs.
+    """
+    return saves_itself(pruning.replay(plain_model(model), plan))
 
 
 def _clock(batches: Sequence[Any], target: Latency) -> Callable[[nn.Module], float]:

@@ -153,6 +153,7 @@ def export_steps(
             stamps=bundles.stamps_in(folder),
             checked={each.name: each.tolerance_share for each in chosen},
             batches=BATCHES,
+            auto_class=bundles.auto_class(folder),
             grid=grid,
         )
         bundles.write_card(folder, card)

@@ -78,7 +78,7 @@ def load(
     if model is not None:
         dense = _architecture(folder, model)
         with _one_model(f"{folder}: model"):
-            return _filled(dense, bundle.plan, bundle.tensors)
+            return bundles.saves_itself(_filled(dense, bundle.plan, bundle.tensors))
     if bundle.facts is None:
         raise ArtifactError(
             f"{folder} was saved without a recipe, so it does not say what its model is built by: give the"
@@ -88,7 +88,8 @@ def load(
     described = read_model(
         folder, bundle.recipe_text, trust_code=trust_code, consent="load it with trust_code=True"
     )
-    return _rebuild(described, f"{folder}: its recipe.toml", bundle.facts, bundle.plan, bundle.tensors)
+    ticket = _rebuild(described, f"{folder}: its recipe.toml", bundle.facts, bundle.plan, bundle.tensors)
+    return bundles.saves_itself(ticket)
 
 
 def _architecture(folder: str | Path, model: nn.Module | Callable[[], nn.Module]) -> nn.Module:

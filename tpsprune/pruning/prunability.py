@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.errors import PruneError, did_you_mean, first_line
 from tpsprune.numerics.forward import call_model, fixed_seed
+from tpsprune.numerics.libraries import is_of_transformers
 from tpsprune.numerics.macs import MacCount, count_macs
 from tpsprune.numerics.moments import Elements
 from tpsprune.numerics.trees import map_tensors, take_items
@@ -32,11 +33,17 @@ from tpsprune.records import CheckedLayer, Unpruned
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 HALF_PRECISION = (torch.float16, torch.bfloat16)
+WHOLE_EMBEDDING: Final = "it is an embedding's, which prune.embedding_width = true would prune"
 
 
 @fixed_seed()
 def find_groups(
-    model: nn.Module, example_batch: Any, ignored_layers: Sequence[str] = (), *, head_width: bool = False
+    model: nn.Module,
+    example_batch: Any,
+    ignored_layers: Sequence[str] = (),
+    *,
+    head_width: bool = False,
+    embedding_width: bool = True,
 ) -> Prunability:
     """Find the groups of units that can be pruned from ``model``, each proved by a trial.
 
@@ -52,6 +59,7 @@ def find_groups(
         ignored_layers: ``fnmatch`` patterns of module names whose output units are kept; a pattern that
             matches a container holds for everything in it. What these layers read may still be pruned.
         head_width: whether to find the width of attention heads too (``head_width``).
+        embedding_width: whether the units of an embedding, and of the stream that it feeds, may go.
 
     Raises:
         PruneError: a pattern matches no module, or the model does not run in single precision.
@@ -61,6 +69,8 @@ def find_groups(
     head widths, a pass for each attention.
     """
     excluded = _match_modules(model, ignored_layers)
+    if not embedding_width:
+        excluded = dict.fromkeys(_embeddings(model), WHOLE_EMBEDDING) | excluded
     batch = take_items(example_batch, torch.arange(2))
     couplings = trace_couplings(model, batch)
     subject = randomised_copy(model)
@@ -119,7 +129,7 @@ def _refuse_unrunnable(subject: nn.Module, batch: Any) -> None:
 
 
 def _match_modules(model: nn.Module, patterns: Sequence[str]) -> dict[str, str]:
-    """Return the modules that patterns name, themselves or by what they lie in, with the pattern."""
+    """Return the modules that patterns name, themselves or by what they lie in, with the reason."""
     names = [name for name, _ in model.named_modules() if name]
     matched: dict[str, str] = {}
     for pattern in patterns:
@@ -130,8 +140,13 @@ def _match_modules(model: nn.Module, patterns: Sequence[str]) -> dict[str, str]:
                 f"{did_you_mean(pattern, names)}"
             )
         inside = tuple(f"{hit}." for hit in hits)
-        matched.update({name: pattern for name in names if name in hits or name.startswith(inside)})
+        reason = f"excluded by {pattern!r}"
+        matched.update({name: reason for name in names if name in hits or name.startswith(inside)})
     return matched
+
+
+def _embeddings(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
 
 
 def _find_tied(model: nn.Module) -> dict[str, str]:
@@ -179,7 +194,13 @@ def find_and_price_groups(
     """
     _check_finite(model)
     example = take_items(batch, torch.arange(2))
-    found = find_groups(model, example, settings.ignored_layers, head_width=settings.head_width)
+    found = find_groups(
+        model,
+        example,
+        settings.ignored_layers,
+        head_width=settings.head_width,
+        embedding_width=_allows(settings.embedding_width, model),
+    )
     if not found.groups:
         reasons = "".join(f"\n  {each.name}: {each.reason}" for each in found.unpruned[:5])
         more = len(found.unpruned) - 5
@@ -208,10 +229,15 @@ def _count(model: nn.Module, example: Any) -> MacCount:
 
 def layers_gaining_bias(model: nn.Module, groups: Iterable[Group], settings: Prune) -> tuple[str, ...]:
     """Return the consumers of ``groups`` that compensation is to give a bias."""
-    if not (settings.compensate and settings.new_biases):
+    if not (settings.compensate and _allows(settings.new_biases, model)):
         return ()
     names = dict.fromkeys(consumer.module for group in groups for consumer in group.consumers)
     return tuple(name for name in names if can_gain_bias(mixer(model, name)))
+
+
+def _allows(setting: bool | Literal["auto"], model: nn.Module) -> bool:
+    """Return what a setting is for a model: ``auto`` is no for one that has a configuration to fit."""
+    return setting if isinstance(setting, bool) else not is_of_transformers(model)
 
 
 def check_target(model: nn.Module, batch: Any, settings: Prune) -> tuple[Prunability, MacCount]:

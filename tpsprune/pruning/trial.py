@@ -340,7 +340,7 @@ class Prover:
         subject: the randomised model; it is pruned in place and restored.
         batch: one batch that it is called on.
         tied: modules whose parameters are also those of another one, by name.
-        excluded: modules that the user excludes, with the pattern that matches.
+        excluded: modules whose units are kept, with the reason.
     """
 
     def __init__(
@@ -426,8 +426,8 @@ class Prover:
 
     def _structural_fault(self, proposal: Proposal) -> str | Group:
         group = proposal.group
-        if pattern := next((self._excluded[name] for name in group.producers if name in self._excluded), ""):
-            return f"excluded by {pattern!r}"
+        if reason := next((self._excluded[name] for name in group.producers if name in self._excluded), ""):
+            return reason
         if proposal.fault:
             return self._heads_inside(group) or proposal.fault
         touched = (*group.producers, *group.members, *(each.module for each in group.consumers))

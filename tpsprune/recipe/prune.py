@@ -151,6 +151,9 @@ class Prune:
     """The same for groups whose name matches a pattern (``fnmatch``); the last that matches counts."""
     ignored_layers: tuple[str, ...] = ()
     """Patterns (``fnmatch``) of module names not to prune; one that matches nothing is an error."""
+    embedding_width: bool | Literal["auto"] = "auto"
+    """Prune the width of embeddings too, and of the residual stream that they feed. ``auto``: but in models
+    of the transformers library, where runtimes and adapters know a model by that width."""
     head_width: bool = False
     """Also prune the width of attention heads: dimensions of queries and keys, by their singular values."""
     compensate: bool = True
@@ -159,8 +162,9 @@ class Prune:
     """With it, reconstruct layer by layer: solve each layer whose inputs changed for all of its weights."""
     activation_gib: Positive = 1.5
     """Most activations of both models held for that; of calibration data that need more, a part is used."""
-    new_biases: bool = True
-    """Allow compensation to give a consumer a bias that had none."""
+    new_biases: bool | Literal["auto"] = "auto"
+    """Allow compensation to give a consumer a bias that had none. ``auto``: but in models of the transformers
+    library, whose configurations, and the runtimes that read them, know no such bias."""
     recalibrate: bool = True
     """Recompute batch-norm statistics on the calibration data where that lowers the output error there."""
     repair_steps: Natural = 0

@@ -53,6 +53,7 @@ def model_card(
     stamps: Mapping[str, Stamp],
     checked: Mapping[str, float],
     batches: Sequence[int],
+    auto_class: str = "",
     grid: Grid | None = None,
 ) -> str:
     """Return the card's text.
@@ -66,6 +67,7 @@ def model_card(
         stamps: of every file but the card and the manifest.
         checked: by format, how much of the largest score a reloaded ticket may differ by.
         batches: the batch sizes it was compared at.
+        auto_class: of transformers, which loads format ``hf`` where code lies beside the weights.
         grid: what turns joules into grams of CO₂, if one was chosen.
     """
     task = _field(raw, "task")
@@ -83,6 +85,7 @@ def model_card(
             stamps=stamps,
             checked=checked,
             batches=batches,
+            auto_class=auto_class,
             grid=grid,
             quality=quality,
             metric=_METRICS.get(quality, quality.replace(" ", "_")),

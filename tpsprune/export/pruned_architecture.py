@@ -1,0 +1,133 @@
+"""A pruned model of transformers as its architecture and the differences: what ``modeling_pruned`` rebuilds.
+
+For the model whose widths no configuration has. The file ``modeling_pruned.py`` is copied beside the weights
+with one class appended, of the architecture and ``PrunedModel``; the configuration tells the library where
+that class is (``auto_map``), and what differs (``pruned``).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from torch import nn
+
+from tpsprune.errors import ArtifactError
+from tpsprune.export import modeling_pruned
+
+CODE: Final = "modeling_pruned.py"
+_NUMBERS: Final = (int, float, tuple)
+"""Kinds of attributes that may tell a size; of tuples, those of whole numbers."""
+
+
+def differences(model: nn.Module, built: nn.Module) -> dict[str, Any]:
+    """Return where ``model`` differs from its architecture as its configuration builds it.
+
+    Args:
+        model: a ``transformers.PreTrainedModel``, pruned.
+        built: of the same class and configuration, on ``meta`` as well.
+
+    Returns:
+        ``shapes`` of tensors by name; ``numbers`` by module and attribute, private ones aside.
+
+    Raises:
+        ArtifactError: a module is of another class, a tensor is missing, or a buffer that no file holds has
+            another shape: more than shapes and numbers.
+    """
+    kind = type(model).__name__
+    wanted, found = dict(model.named_modules()), dict(built.named_modules())
+    for name in dict.fromkeys((*wanted, *found)):
+        ours, theirs = (type(each.get(name)).__name__ for each in (wanted, found))
+        if type(wanted.get(name)) is not type(found.get(name)):
+            raise ArtifactError(f"hf: {name} is {ours} in the ticket and {theirs} in {kind}")
+    tensors, base = model.state_dict(keep_vars=True), built.state_dict(keep_vars=True)
+    if missing := [name for name in base if name not in tensors]:
+        raise ArtifactError(f"hf: {missing[0]} is there in {kind} and not in the ticket")
+    buffers = dict(built.named_buffers())
+    for name, buffer in model.named_buffers():
+        if name not in tensors and (name not in buffers or buffers[name].shape != buffer.shape):
+            raise ArtifactError(f"hf: {name} has other sizes than in {kind}, and no file of weights holds it")
+    return {
+        "shapes": {
+            name: list(tensor.shape)
+            for name, tensor in tensors.items()
+            if name not in base or base[name].shape != tensor.shape
+        },
+        "numbers": {
+            name: changed
+            for name, module in wanted.items()
+            if (changed := _changed_numbers(vars(module), vars(found[name])))
+        },
+    }
+
+
+def _changed_numbers(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in ours.items()
+        if not name.startswith("_")
+        and name in theirs
+        and type(value) is type(theirs[name])
+        and isinstance(value, _NUMBERS)
+        and not isinstance(value, bool)
+        and value != theirs[name]
+    }
+
+
+def write_architecture(folder: Path, model: nn.Module, pruned: Mapping[str, Any]) -> None:
+    """Write the code beside the weights, and into ``config.json`` where it is and what it is to build."""
+    architecture = type(model).__name__
+    name = f"Pruned{architecture}"
+    (folder / CODE).write_text(
+        f"{inspect.getsource(modeling_pruned)}\n\n"
+        f"from transformers import {architecture}  # noqa: E402\n\n\n"
+        f"class {name}(PrunedModel, {architecture}):\n"
+        f'    """``{architecture}``, pruned."""\n',
+        encoding="utf-8",
+    )
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    places = dict.fromkeys(auto_classes(model), f"{Path(CODE).stem}.{name}")
+    config |= {"architectures": [name], "auto_map": places, "pruned": dict(pruned)}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def auto_classes(model: nn.Module) -> list[str]:
+    """Return the library's ``Auto`` classes that give the architecture; ``AutoModel`` where none does.
+
+    Raises:
+        ArtifactError: the library does not have the architecture: its code is somebody's own.
+    """
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    kind = type(model)
+    if getattr(transformers, kind.__name__, None) is not kind:
+        raise ArtifactError(
+            f"hf: no configuration has the widths of this ticket, and {kind.__name__} is not an architecture "
+            "of the transformers library itself; use safetensors, torch-export or onnx"
+        )
+    config: Any = model.config
+    names = []
+    for name, auto in vars(modeling_auto).items():
+        mapping = getattr(auto, "_model_mapping", None) if name.startswith("AutoModel") else None
+        held = mapping.get(type(config), None) if mapping is not None else None
+        if kind in (held if isinstance(held, tuple | list) else (held,)):
+            names.append(name)
+    return names or ["AutoModel"]
+
+
+def pruned_class(folder: Path) -> type[Any]:
+    """Return the class that the code in a folder defines: it is imported, so it has to be our own."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    spec = importlib.util.spec_from_file_location(f"{__name__}.written", folder / CODE)
+    assert spec is not None, "a path that ends in .py can be imported"
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: type[Any] = getattr(module, config["architectures"][0])
+    return found
