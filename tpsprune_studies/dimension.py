@@ -120,7 +120,7 @@ def run(setup: Setup, trial: DimensionTrial) -> DimensionTraining:
         shares=_measure_shares(prepared.model, inputs),
         cut_accuracies={
             f"{share:g}": prepared.evaluate(
-                model=tpsprune.extract(prepared.model, [inputs], tpsprune.Macs(share)).ticket
+                model=tpsprune.extract(prepared.model, [inputs], tpsprune.Macs(share), repair=False).ticket
             ).accuracy
             for share in SHARES
         },

@@ -105,6 +105,7 @@ def run(setup: Setup, trial: TicketTrial) -> TicketTraining:
             [inputs],
             tpsprune.Macs(MACS),
             seed=trial.seed,
+            repair=False,  # it trains on, or gives its plan alone
             **(at_random if trial.moment == "random" else {}),
         )
         ticket = tpsprune.replay(ticket, extraction.plan)
@@ -144,7 +145,7 @@ def _run_on_digits(setup: Setup, trial: TicketTrial) -> TicketTraining:
     for _ in prepared.fit(drawn_step, total_steps=last_step):
         pass
     inputs, _ = prepared.sample_calibration(CALIBRATION_ITEMS)
-    extraction = tpsprune.extract(prepared.model, [inputs], tpsprune.Macs(MACS))
+    extraction = tpsprune.extract(prepared.model, [inputs], tpsprune.Macs(MACS), repair=False)
     for _ in prepared.fit(last_step, model=extraction.ticket, first_step=drawn_step):
         pass
     return TicketTraining(

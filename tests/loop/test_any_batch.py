@@ -164,9 +164,9 @@ def test_a_ticket_of_graphs_is_repaired_and_no_worse_for_it() -> None:
             tpsprune.Widths({"first": 6}),
             items=count_nodes,
             compensate=False,
-            repair_steps=steps,
+            repair=repairs,
         ).ticket
-        for steps in (0, 10)
+        for repairs in (False, True)
     ]
     with torch.no_grad():
         aim = gcn()(*GRAPHS[3])

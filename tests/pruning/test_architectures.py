@@ -26,7 +26,7 @@ from tpsprune.numerics.forward import logits_of
 from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning import Extraction, Plan, extract, find_groups
 from tpsprune.pruning.costs import cost_model
-from tpsprune.pruning.repair import output_error
+from tpsprune.pruning.output_error import output_error
 from tpsprune.pruning.replay import replay
 from tpsprune.pruning.surgery import pruned_copy
 from tpsprune.recipe.prune import Macs, Prune, Widths

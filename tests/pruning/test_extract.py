@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -17,10 +17,12 @@ from tests.pruning import nets_structure as zoo
 from tests.unchanged import unchanged
 from tpsprune.errors import PruneError
 from tpsprune.numerics.macs import count_macs
-from tpsprune.pruning import extract, find_groups
+from tpsprune.pruning import Extraction, extract, find_groups
 from tpsprune.pruning.calibration import CalibrationStatistics
+from tpsprune.pruning.observations import hold_out
+from tpsprune.pruning.output_error import output_error
+from tpsprune.pruning.recalibration import recalibrate_norms
 from tpsprune.pruning.reconstruction import share_held
-from tpsprune.pruning.repair import output_error, recalibrate_norms
 from tpsprune.recipe.prune import Macs, Prune, Tolerance, Widths
 
 CASES = ["cnn", "residual", "mixed", "mlp", "token-mlp", "transformer"]
@@ -365,3 +367,22 @@ def test_an_output_that_is_a_dataclass_is_read_field_by_field() -> None:
     found = find_groups(Written(both_outputs, **parts), torch.randn(4, 6))
     assert [group.name for group in found.groups] == ["stem"]
     assert {each.name for each in found.unpruned} >= {"hidden", "head"}, "both are outputs"
+
+
+def widths_of(found: Extraction) -> dict[str, int]:
+    return {each.group: each.width_after for each in found.changes}
+
+
+def test_the_best_quality_keeps_the_widths_that_err_least_on_items_held_out() -> None:
+    model, batch = zoo.case("residual")
+    fit, held = hold_out([batch])
+    settings = Prune(target=Macs(0.6), recalibrate=False)
+    errors = {}
+    for rival in ("greedy", "uniform", "equal-residual"):
+        widths = widths_of(extract(model, [batch], replace(settings, widths=rival)))  # type: ignore[arg-type]
+        found = extract(model, fit, replace(settings, target=Widths(widths)))
+        errors[tuple(widths.values())] = output_error(found.ticket, model, held)
+    assert len(errors) > 1
+    best = extract(model, [batch], replace(settings, quality="best"))
+    assert errors[tuple(widths_of(best).values())] <= 1.05 * min(errors.values())
+    assert best.times.race > 0

@@ -16,8 +16,8 @@ from tests.pruning.observed import disturbed, moments_of_windows, noise
 from tpsprune.pruning import Extraction, extract
 from tpsprune.pruning.layers import channels_first, length
 from tpsprune.pruning.layers import update_sizes as remember_sizes
+from tpsprune.pruning.output_error import output_error
 from tpsprune.pruning.reconstruction import refit_layer, refusal_to_refit
-from tpsprune.pruning.repair import output_error
 from tpsprune.recipe.prune import Macs, Prune, Widths
 
 

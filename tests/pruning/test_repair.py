@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +17,13 @@ from tests.pruning import nets_structure as zoo
 from tests.pruning.helpers import assert_same
 from tests.unchanged import unchanged
 from tpsprune.errors import PruneError
+from tpsprune.numerics.forward import observe_inputs
 from tpsprune.numerics.trees import WholeBatch
-from tpsprune.pruning import extract, repair
-from tpsprune.pruning.repair import _hold_out, find_blocks, output_error
+from tpsprune.pruning import Extraction, count_repair_steps, extract, repair, repair_ticket
+from tpsprune.pruning.observations import hold_out
+from tpsprune.pruning.output_error import output_error
+from tpsprune.pruning.repair import _call, _follow_states
+from tpsprune.pruning.surgery import elements_kept
 from tpsprune.recipe.prune import Macs, Prune, Widths
 
 
@@ -31,7 +39,7 @@ def test_plain_removal_comes_nearer_to_the_dense_model(name: str) -> None:
     before = output_error(ticket, model, [batch])
     steps = list(repair(ticket, model, [batch], steps=60, learning_rate=3e-3))
     assert output_error(ticket, model, [batch]) < 0.7 * before
-    assert [each.step for each in steps] == list(range(1, 61))
+    assert [each.step for each in steps] == list(range(61))
     assert any(each.held_error is not None for each in steps)
 
 
@@ -63,31 +71,167 @@ def test_however_early_it_is_left_it_ends_no_worse_on_the_items_held_out(steps: 
 def test_every_fourth_batch_is_held_out_where_none_can_be_split(
     batches: int, fit: list[int], held: list[int]
 ) -> None:
-    found = _hold_out([WholeBatch(rank, 40) for rank in range(batches)])
+    found = hold_out([WholeBatch(rank, 40) for rank in range(batches)])
     assert [[batch.data for batch in each] for each in found] == [fit, held]
 
 
-def test_blocks_that_lost_inner_units_alone_are_fitted_one_by_one() -> None:
+def followed(model: nn.Module, found: Extraction, batch: Tensor) -> set[str]:
+    kept = elements_kept(found.plan.shapes, found.plan.groups)
+    states, _ = _follow_states(found.ticket, model, batch, kept)
+    return {state.module for state in states}
+
+
+def test_blocks_and_layers_that_lost_units_are_followed_at_the_units_left() -> None:
     model, batch = zoo.case("residual")
-    settings = Prune(target=Widths({"blocks.0.conv1": 2}))
-    ticket = extract(model, [batch], settings).ticket
-    assert find_blocks(ticket, model, batch) == ("blocks.0",)
-    worked_on = {each.block for each in repair(ticket, model, [batch], steps=20)}
-    assert worked_on == {"blocks.0", ""}
+    found = extract(model, [batch], Prune(target=Widths({"blocks.0.conv1": 2})))
+    states = followed(model, found, batch)
+    assert {"blocks.0", "blocks.0.conv1", "blocks.1"} <= states
+    kept = elements_kept(found.plan.shapes, found.plan.groups)["blocks.0.conv1.weight"][0]
+    state = next(
+        each
+        for each in _follow_states(found.ticket, model, batch, {"blocks.0.conv1.weight": {0: kept}})[0]
+        if each.module == "blocks.0.conv1"
+    )
+    with torch.no_grad():
+        whole = _call(model, batch, [state.module])[1][state.module]
+        narrow = _call(found.ticket, batch, [state.module])[1][state.module]
+    assert torch.equal(state.of_dense(whole), whole[:, kept])
+    # Nothing before this layer was pruned.
+    assert (narrow - whole[:, kept]).abs().max() < 1e-5
 
 
-def test_modes_statistics_frozen_weights_and_the_dense_model_are_kept() -> None:
+def test_a_state_of_other_units_is_not_followed() -> None:
+    model, batch = zoo.case("mlp")
+    found = extract(model, [batch], Prune(target=Macs(0.5)))
+    layer = next(each.group for each in found.changes if each.width_after < each.width_before)
+    assert layer in followed(model, found, batch)
+    other = copy.deepcopy(found.ticket)
+    with torch.no_grad():
+        other.get_submodule(layer).weight.neg_()  # type: ignore[operator, union-attr]
+    assert layer not in followed(model, replace(found, ticket=other), batch)
+
+
+def test_modes_frozen_weights_and_the_dense_model_are_kept() -> None:
     model, batch = zoo.case("cnn")
     ticket = prune(model, batch).train()
     ticket.head.weight.requires_grad_(False)
     frozen = ticket.head.weight.clone()
-    means = [module.running_mean.clone() for module in ticket.modules() if isinstance(module, nn.BatchNorm2d)]
     with unchanged(model):
         list(repair(ticket, model, [batch], steps=5))
-    assert ticket.training
+    assert all(module.training for module in ticket.modules())
     assert torch.equal(ticket.head.weight, frozen)
-    norms = [module for module in ticket.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, means, strict=True))
+
+
+def norms_of(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize(
+    ("items", "own", "moves"),
+    [(64, True, True), (18, True, False), (64, False, False)],
+    ids=["enough", "few", "of other data"],
+)
+def test_batch_norms_take_the_statistics_of_long_batches_that_are_like_the_trainings(
+    items: int, own: bool, moves: bool
+) -> None:
+    model, batch = zoo.case("cnn")
+    for norm in norms_of(model) if own else ():
+        norm.momentum = 1.0
+        norm.train()
+    model(torch.randn(256, *batch.shape[1:]))
+    ticket = prune(model.eval(), batch)
+    means = [norm.running_mean.clone() for norm in norms_of(ticket)]  # type: ignore[union-attr]
+    modes = []
+    for _ in repair(ticket, model, [torch.randn(items, *batch.shape[1:])], steps=5):
+        modes += [norm.training for norm in norms_of(ticket)]
+    assert not any(modes)
+    pairs = zip(norms_of(ticket), means, strict=True)
+    assert any(not torch.equal(norm.running_mean, mean) for norm, mean in pairs) is moves  # type: ignore[arg-type]
+
+
+def test_fresh_batches_take_the_place_of_calibration_data() -> None:
+    model, batch = zoo.case("cnn")
+    ticket = prune(model, batch)
+    drawn = []
+
+    def fresh() -> Iterator[Tensor]:
+        while True:
+            drawn.append(None)
+            yield torch.randn(32, *batch.shape[1:])
+
+    list(repair(ticket, model, [batch], steps=7, fresh=fresh()))
+    assert len(drawn) == 7
+
+
+def test_a_step_holds_no_more_than_allowed() -> None:
+    model, batch = zoo.case("cnn")
+    ticket = prune(model, batch)
+    lengths = []
+    with observe_inputs(ticket, ["head"], lambda _name, x: lengths.append(len(x))):
+        list(repair(ticket, model, [batch], steps=3, activation_gib=1e-9))
+    assert lengths[-2] == 1
+
+
+def settings(**changes: Any) -> Prune:
+    return Prune(target=Macs(0.5), **changes)
+
+
+def repaired(found: Extraction, model: nn.Module, batch: Tensor, how: Prune, steps: int) -> Extraction:
+    steps_of = repair_ticket(found, model, [batch], how, steps=steps)
+    while True:
+        try:
+            next(steps_of)
+        except StopIteration as end:
+            extraction: Extraction = end.value
+            return extraction
+
+
+def test_a_note_says_what_the_repair_brought() -> None:
+    model, batch = zoo.case("cnn")
+    found = extract(model, [batch], settings(compensate=False))
+    notes = repaired(found, model, batch, settings(), 20).notes
+    assert notes[:-1] == found.notes
+    match = re.match(
+        r"20 steps of repair brought .* held out from (\S+) to (\S+); quality = 'best'", notes[-1]
+    )
+    assert match is not None
+    assert float(match[2]) < float(match[1])
+
+
+def test_the_best_quality_goes_on_until_a_round_brings_little() -> None:
+    model, batch = zoo.case("cnn")
+    found = extract(model, [batch], settings(compensate=False))
+    note = repaired(found, model, batch, settings(quality="best"), 10).notes[-1]
+    rounds = int(note.split()[0]) // 10
+    assert 2 <= rounds <= 20
+    assert "goes on" not in note
+
+
+@pytest.mark.parametrize("fault", ["frozen", "half"])
+def test_a_ticket_that_cannot_be_repaired_is_left_with_the_reason(fault: str) -> None:
+    model, batch = zoo.case("mlp")
+    found = extract(model, [batch], settings())
+    ticket = found.ticket.requires_grad_(False) if fault == "frozen" else found.ticket.bfloat16()
+    note = repaired(replace(found, ticket=ticket), model, batch, settings(), 3).notes[-1]
+    assert ("every parameter is frozen" if fault == "frozen" else "its weights are bfloat16") in note
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "steps"),
+    [
+        ({}, {}, 192),
+        ({}, {"fresh": True}, 200),
+        ({}, {"trains_on": True}, 0),
+        ({"quality": "fast"}, {}, 0),
+        ({"quality": "fast", "repair": True}, {}, 192),
+        ({"repair": False, "repair_steps": 7}, {}, 0),
+        ({"repair_steps": 7}, {"trains_on": True}, 7),
+    ],
+)
+def test_repair_is_on_where_nothing_follows_it(
+    changes: dict[str, Any], where: dict[str, bool], steps: int
+) -> None:
+    assert count_repair_steps(settings(**changes), 1024, **where) == steps
 
 
 def test_the_same_seed_repairs_alike_and_torchs_generator_is_left_alone() -> None:

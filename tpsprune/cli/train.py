@@ -90,7 +90,7 @@ Examples:
   tpsprune prune my.toml --weights runs/my-0123abcd --target params=0.3 --dry-run
   tpsprune prune efficientnet-lite0        # the recipe names the weights
   tpsprune prune my.toml --weights model.pt --target widths=conv1=12,conv2=30
-  tpsprune prune my.toml --weights model.pt --set retrain.epochs=3 --set prune.repair_steps=200
+  tpsprune prune my.toml --weights model.pt --set prune.quality=best
 """,
 )
 @recipe_argument

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from tpsprune.errors import PruneError
 from tpsprune.export import saves_itself
 from tpsprune.loop.batches import batches_of, whole_batches
 from tpsprune.loop.unwrap import device_of, plain_model
-from tpsprune.numerics.trees import WithCalls, take_items
+from tpsprune.numerics.trees import WithCalls, item_count, take_items
 from tpsprune.pruning import Extraction, Plan
+from tpsprune.pruning.costs import timed
 from tpsprune.recipe.prune import Latency, Macs, Target
 from tpsprune.recipe.settings import prune_settings
 
@@ -31,7 +32,7 @@ def extract(
     seed: int = 0,
     **settings: Any,
 ) -> Extraction:
-    """Draw a smaller model from a trained one, without retraining it.
+    """Draw a smaller model from a trained one, without labels: cut, compensated, and repaired.
 
     >>> import torch, tpsprune
     >>> from torch import nn
@@ -68,11 +69,14 @@ def extract(
             the batches.
         seed: of ``units="random"`` and of the order of items in the repair.
         settings: the fields of ``[prune]`` in a recipe (``ignored_layers``, ``round_to``, ``compensate``,
-            ``repair_steps``, ...).
+            ``quality``, ``repair``, ...).
 
     Returns:
         The ticket, its plan, the change of every group, what was not pruned and why. ``save_pretrained`` of
         a ticket of transformers writes what ``from_pretrained`` loads.
+
+    Cost: the passes of ``pruning.extract``; the repair, unless ``quality="fast"``, is a dozen passes forward
+    and backward over the calibration data, and takes most of the time.
 
     Raises:
         PruneError: a setting does not exist or is out of bounds, the batches do not fit the model, the target
@@ -107,19 +111,23 @@ def extract(
     if isinstance(chosen.target, Latency):
         inputs["clock"] = _clock(batches, chosen.target)
     extraction = pruning.extract(model, batches, chosen, **inputs)
-    if chosen.repair_steps:
-        steps = chosen.repair_steps
-        for _ in pruning.repair(
-            extraction.ticket,
-            model,
-            batches,
-            steps=steps,
-            learning_rate=chosen.repair_learning_rate,
-            seed=seed,
-        ):
-            pass
+    if steps := pruning.count_repair_steps(chosen, sum(map(item_count, batches))):
+        with timed(extraction.times, "repair"):
+            extraction = _finished(
+                pruning.repair_ticket(extraction, model, batches, chosen, steps=steps, seed=seed)
+            )
     saves_itself(extraction.ticket)
     return extraction
+
+
+def _finished(steps: Generator[Any, None, Extraction]) -> Extraction:
+    """Run a generator to its end, and return what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            extraction: Extraction = end.value
+            return extraction
 
 
 def replay(model: nn.Module, plan: Plan) -> nn.Module:

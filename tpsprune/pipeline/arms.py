@@ -128,7 +128,7 @@ def _early_bird(recipe: Recipe) -> Recipe:
             compensate=False,
             reconstruct=False,
             recalibrate=False,
-            repair_steps=0,
+            repair=False,
             rounds=1,
         ),
         retrain=replace(recipe.retrain, rewind="none"),

@@ -127,7 +127,7 @@ def _plan_uniform(bench: Workbench, macs_share: float) -> Plan:
         compensate=False,
         reconstruct=False,
         recalibrate=False,
-        repair_steps=0,
+        repair=False,
     )
     model = bench.new_model(fill=False)
     return pruning.extract(model, bench.watch_batches[:1], settings, seed=bench.recipe.seed).plan

@@ -172,7 +172,7 @@ def _prune_round(run: Run, state: State) -> Generator[Event, None, State]:
 def draw_ticket(
     bench: Workbench, ledger: Ledger, model: nn.Module, target: Target, round_: int = 1
 ) -> Generator[Event, None, tuple[Extraction, Pruned]]:
-    """Extract a ticket of ``model``, repair it for ``repair_steps``, report its cost; nothing is written.
+    """Extract a ticket of ``model``, repair it if nothing trains it on, report its cost; nothing is written.
 
     Returns:
         The extraction, with the repaired ticket, and the event that was yielded.
@@ -189,9 +189,11 @@ def draw_ticket(
     )
     if note := uneven_note(extraction.changes, settings):
         extraction = replace(extraction, notes=(*extraction.notes, note))
-    if settings.repair_steps:
+    trains_on = bench.recipe.retrain.epochs != 0
+    steps = pruning.count_repair_steps(settings, len(bench.dataset.train), trains_on=trains_on, fresh=True)
+    if steps:
         ledger.switch("repair")
-        yield from _repair(bench, ledger, extraction.ticket, model)
+        extraction = yield from _repair(bench, ledger, extraction, model, steps)
     ledger.switch("evaluate")
     after = bench.score(extraction.ticket, bench.dataset.validation)
     pruned = Pruned(
@@ -214,27 +216,40 @@ def draw_ticket(
 
 
 def _repair(
-    bench: Workbench, ledger: Ledger, ticket: nn.Module, dense: nn.Module
-) -> Generator[Event, None, None]:
-    """Repair ``ticket`` in place on calibration data, without labels, for ``repair_steps`` steps."""
-    settings = bench.recipe.prune
-    total = settings.repair_steps
-    yield PhaseStarted(phase="repair", title="repair", total_steps=total)
+    bench: Workbench, ledger: Ledger, extraction: Extraction, dense: nn.Module, steps: int
+) -> Generator[Event, None, Extraction]:
+    """Repair the ticket in place on training items, augmented and without labels; return the extraction."""
+    settings, train = bench.recipe.prune, bench.dataset.train
+    yield PhaseStarted(phase="repair", title="repair", total_steps=steps)
     shown_at = time.monotonic()
-    steps = pruning.repair(
-        ticket,
-        dense,
-        bench.prune_batches,
-        steps=total,
-        learning_rate=settings.repair_learning_rate,
+    fresh = training.shuffled(
+        train.inputs,
+        len(train),
+        prepare=bench.dataset.prepare,
+        execution=bench.execution,
+        size=min(pruning.STEP_ITEMS, len(train)),
         seed=bench.recipe.seed,
     )
-    for done, _ in enumerate(steps, start=1):
+    repairing = pruning.repair_ticket(
+        extraction,
+        dense,
+        bench.prune_batches,
+        settings,
+        steps=steps,
+        fresh=(batch for _, batch in fresh),
+        seed=bench.recipe.seed,
+    )
+    while True:
+        try:
+            done = next(repairing)
+        except StopIteration as end:
+            yield PhaseEnded(phase="repair")
+            repaired: Extraction = end.value
+            return repaired
         ledger.split_if_long()
         if time.monotonic() - shown_at > PROGRESS_SECONDS:
             shown_at = time.monotonic()
-            yield Progress(phase="repair", step=min(done, total), total_steps=total, epoch=0.0)
-    yield PhaseEnded(phase="repair")
+            yield Progress(phase="repair", step=done.step, total_steps=done.steps, epoch=0.0)
 
 
 def uneven_note(changes: Sequence[GroupChange], settings: Prune) -> str | None:

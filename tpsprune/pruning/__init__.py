@@ -12,11 +12,12 @@ from tpsprune.pruning.prunability import (
     list_layers,
     tensors_by_group,
 )
-from tpsprune.pruning.repair import repair
+from tpsprune.pruning.repair import STEP_ITEMS, RepairStep, count_repair_steps, repair, repair_ticket
 from tpsprune.pruning.replay import carry_state, check_ticket, replay
 from tpsprune.pruning.widths import width_step
 
 __all__ = [
+    "STEP_ITEMS",
     "Consumer",
     "Extraction",
     "Group",
@@ -24,17 +25,20 @@ __all__ = [
     "Plan",
     "Prunability",
     "PrunedGroup",
+    "RepairStep",
     "Slice",
     "WidthPlan",
     "carry_state",
     "check_target",
     "check_ticket",
     "consumer_widths",
+    "count_repair_steps",
     "extract",
     "find_groups",
     "list_layers",
     "plan_widths",
     "repair",
+    "repair_ticket",
     "replay",
     "tensors_by_group",
     "width_step",

@@ -320,15 +320,18 @@ def latency_shares(
 class Times:
     """Seconds of each part of an extraction, under the names that reports have for them.
 
-    ``survey`` finds groups, ``look`` takes calibration statistics, ``walk`` reconstructs and slices.
+    ``survey`` finds groups, ``look`` takes calibration statistics, ``walk`` reconstructs and slices,
+    ``race`` does so for several allocations of widths.
     """
 
     survey: float = 0.0
     look: float = 0.0
     widths: float = 0.0
+    race: float = 0.0
     walk: float = 0.0
     verify: float = 0.0
     recalibrate: float = 0.0
+    repair: float = 0.0
 
 
 @contextmanager

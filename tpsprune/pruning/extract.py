@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor, nn
 
@@ -18,18 +18,22 @@ from tpsprune.numerics.trees import item_count
 from tpsprune.pruning.calibration import turn_heads
 from tpsprune.pruning.costs import Times, timed
 from tpsprune.pruning.groups import PrunedGroup
-from tpsprune.pruning.observations import sample_items
+from tpsprune.pruning.observations import hold_out, sample_items
 from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.output_error import output_error
 from tpsprune.pruning.plan import Plan, signature_of, versions
-from tpsprune.pruning.planning import WidthPlan, choose_units, plan_widths
+from tpsprune.pruning.planning import WidthPlan, choose_units, plan_otherwise, plan_widths
 from tpsprune.pruning.prunability import layers_gaining_bias
+from tpsprune.pruning.recalibration import recalibrate_norms
 from tpsprune.pruning.reconstruction import reconstruct, share_held
-from tpsprune.pruning.repair import recalibrate_norms
 from tpsprune.pruning.selection import Selection
 from tpsprune.pruning.surgery import add_biases, copy_model, hold_scale, mask_units, pruned_copy, shapes_of
 from tpsprune.pruning.verification import verify
-from tpsprune.recipe.prune import Prune, Tolerance
+from tpsprune.recipe.prune import Allocation, Macs, Params, Prune, Tolerance
 from tpsprune.records import GroupChange, Unpruned
+
+RIVALS: Final[tuple[Allocation, ...]] = ("uniform", "equal-residual")
+"""What greedy widths are held against where the quality is ``best``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,6 +113,9 @@ def extract(
     planned = plan_widths(
         model, batches, settings, labels=labels, clock=clock, seed=seed, objective=objective, times=times
     )
+    if settings.quality == "best" and settings.widths == "greedy":
+        with timed(times, "race"):
+            planned = _race(model, batches, settings, planned)
     groups, narrowed, width_of = planned.groups, planned.narrowed, planned.width_of
     with timed(times, "walk"):
         # Chosen, compensated.
@@ -139,6 +146,20 @@ def extract(
     changes = _changes(planned, fitted.chosen)
     notes = _notes(planned, sum(map(item_count, batches)), fitted.fitted_share, changes, settings)
     return Extraction(ticket, plan, changes, planned.prunability.unpruned, macs_share, notes, times)
+
+
+def _race(model: nn.Module, batches: Sequence[Any], settings: Prune, planned: WidthPlan) -> WidthPlan:
+    """Return the plan that errs least on calibration data held out, each compensated on the rest."""
+    if not isinstance(settings.target, Macs | Params):
+        return planned
+    fit, held = hold_out(batches)
+    plans = [planned, *(plan_otherwise(planned, settings, rival) for rival in RIVALS)]
+    plans = list({plan.widths: plan for plan in reversed(plans)}.values())
+
+    def error(plan: WidthPlan) -> float:
+        return output_error(_choose_and_compensate(model, fit, settings, plan).masked, model, held)
+
+    return min(plans, key=error) if len(plans) > 1 else planned
 
 
 def _choose_and_compensate(

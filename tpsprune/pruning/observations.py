@@ -300,3 +300,19 @@ class _Sums:
             self.xy_gpq / self.rows - x_gp[:, :, None] * y_gq[:, None, :],
             self.yy_gq / self.rows - y_gq.square(),
         )
+
+
+def hold_out(batches: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Return what to fit and what is held out: some items of every batch, or every fourth whole batch."""
+    if len(batches) >= HELD_OUT and any(is_whole(batch) for batch in batches):
+        held = batches[HELD_OUT - 1 :: HELD_OUT]
+        return [batch for rank, batch in enumerate(batches, start=1) if rank % HELD_OUT], held
+    fit, held = zip(*(_split(batch) for batch in batches), strict=True)
+    return fit, held
+
+
+def _split(batch: Any) -> tuple[Any, Any]:
+    """Return the items to fit and those held out: the same ones where there are too few to part."""
+    items = torch.arange(item_count(batch))
+    held = len(items) // HELD_OUT
+    return (take_items(batch, items[:-held]), take_items(batch, items[-held:])) if held else (batch, batch)

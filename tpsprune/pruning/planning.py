@@ -7,7 +7,7 @@ reconstruction chooses them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, final
 
@@ -25,7 +25,7 @@ from tpsprune.pruning.open_attention import open_attention
 from tpsprune.pruning.prunability import find_and_price_groups, list_fixed
 from tpsprune.pruning.selection import Selection
 from tpsprune.pruning.widths import Evidence, choose_widths, needed_evidence
-from tpsprune.recipe.prune import Prune
+from tpsprune.recipe.prune import Allocation, Prune
 
 
 @final
@@ -110,6 +110,13 @@ def plan_widths(
             fixed=lambda: list_fixed(opened_model, prunability, count),
         )
     return WidthPlan(opened, prunability, count, costs, statistics, evidence, widths)
+
+
+def plan_otherwise(planned: WidthPlan, settings: Prune, allocation: Allocation) -> WidthPlan:
+    """Return a plan by ``greedy`` with the widths of another allocation, which needs no other evidence."""
+    names = [group.name for group in planned.groups]
+    other = replace(settings, widths=allocation)
+    return replace(planned, widths=choose_widths(planned.costs, planned.evidence, other, names=names))
 
 
 def _gather_evidence(

@@ -14,7 +14,7 @@ from tpsprune.numerics.macs import MacCount, count_macs
 from tpsprune.numerics.trees import take_items
 from tpsprune.pruning.groups import Group, PrunedGroup
 from tpsprune.pruning.observations import sample_items
-from tpsprune.pruning.repair import output_error
+from tpsprune.pruning.output_error import output_error
 from tpsprune.pruning.surgery import elements_kept, shapes_of
 from tpsprune.pruning.trial import gradients_of
 from tpsprune.recipe.prune import Macs, Params, Prune

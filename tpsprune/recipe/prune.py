@@ -10,7 +10,7 @@ from annotated_types import Interval
 from pydantic import Discriminator, Tag
 
 from tpsprune.errors import PruneError
-from tpsprune.recipe.bounds import STRICT, Count, Natural, OpenShare, Positive, section
+from tpsprune.recipe.bounds import STRICT, Count, OpenShare, Positive, section
 
 
 class _OneTarget:
@@ -112,6 +112,7 @@ Target: TypeAlias = Annotated[
 ]
 
 
+Allocation: TypeAlias = Literal["effective-rank", "equal-residual", "greedy", "uniform", "global-magnitude"]
 CutShare = Annotated[float, Interval(gt=0.0, lt=1.0)]
 
 
@@ -121,10 +122,12 @@ class Prune:
 
     target: Target = field(default_factory=lambda: Macs(0.5))
     """One of ``macs``, ``params``, ``latency``, ``tolerance``, ``widths``: see ``target.py``."""
-    widths: Literal["effective-rank", "equal-residual", "greedy", "uniform", "global-magnitude"] = "greedy"
+    widths: Allocation = "greedy"
     """How the target is shared out among the groups; ``reports/one_shot.md`` chose the default.
 
-    With ``uniform`` groups of one width keep one width, as a library's config requires of equal layers.
+    With quality ``best`` the default is held against ``uniform`` and ``equal-residual`` on calibration data
+    held out, and the best of them kept. With ``uniform`` groups of one width keep one width, as a library's
+    config requires of equal layers.
     """
     units: Literal[
         "interpolation",
@@ -167,9 +170,15 @@ class Prune:
     library, whose configurations, and the runtimes that read them, know no such bias."""
     recalibrate: bool = True
     """Recompute batch-norm statistics on the calibration data where that lowers the output error there."""
-    repair_steps: Natural = 0
-    """Label-free repair: optimiser steps that match the dense model on the calibration data."""
-    repair_learning_rate: Positive = 1e-3
+    quality: Literal["fast", "balanced", "best"] = "balanced"
+    """How much work goes into a ticket: ``fast`` has no repair, ``best`` repairs for as long as that brings
+    anything. A note says what more would have brought."""
+    repair: bool | Literal["auto"] = "auto"
+    """Label-free repair: the ticket is distilled from the dense model. ``auto``: unless training follows."""
+    repair_steps: Count | Literal["auto"] = "auto"
+    """Optimiser steps of the repair. ``auto``: 200 on training items; on calibration data alone so many that
+    each item is seen a dozen times, and 200 at most."""
+    repair_learning_rate: Positive = 3e-3
     rounds: Count = 1
     """Prunings in which the target is reached, each the same share of what is left."""
     round_epochs: Count = 1

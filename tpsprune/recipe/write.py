@@ -97,7 +97,7 @@ TAKES: Final[Mapping[str, tuple[str, ...]]] = {
 ASKS: Final[Mapping[str, str]] = {"text": "path", "tabular": "path:target"}
 """What kinds without a required key are asked for: a file, of a table also the column to predict."""
 OF_TRAIN: Final = ("batch_size", "optimizer", "learning_rate", "weight_decay", "schedule")
-OF_PRUNE: Final = ("ignored_layers", "round_to", "max_pruning_ratio", "calibration_items", "repair_steps")
+OF_PRUNE: Final = ("ignored_layers", "round_to", "max_pruning_ratio", "calibration_items", "quality")
 
 
 @dataclass(frozen=True, slots=True)

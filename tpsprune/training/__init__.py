@@ -9,7 +9,7 @@ from tpsprune.training.device import (
     require_compiler,
 )
 from tpsprune.training.evaluate import Score, evaluate
-from tpsprune.training.loop import Penalty, Tick, count_steps, fit, steps_per_epoch
+from tpsprune.training.loop import Penalty, Tick, count_steps, fit, shuffled, steps_per_epoch
 from tpsprune.training.optimizers import load_state_by_name, make_optimizer, state_by_name
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "prepare_process",
     "random_state",
     "require_compiler",
+    "shuffled",
     "state_by_name",
     "steps_per_epoch",
 ]

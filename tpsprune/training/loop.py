@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
 import torch
@@ -115,29 +116,27 @@ def fit(
             left as it is then; the last checkpoint is from before.
         RecipeError: a loss of the user's own raised.
     """
-    items, size, per_epoch = (
-        len(labels),
-        batch_items(len(labels), settings),
-        steps_per_epoch(len(labels), settings),
+    items = len(labels)
+    per_epoch = steps_per_epoch(items, settings)
+    batches = shuffled(
+        inputs,
+        items,
+        prepare=prepare,
+        execution=execution,
+        size=batch_items(items, settings),
+        seed=seed,
+        first_step=first_step,
     )
-    order, draws, order_epoch = torch.empty(0), None, -1
     first_bad = torch.full((), -1, dtype=torch.int64, device=labels.device)
     check_every = 1 if execution.device.type == "cpu" else CHECK_EVERY
     model.train()
     forward = execution.compiled(model)
     for step in range(first_step, last_step):
-        epoch, position = divmod(step, per_epoch)
-        if epoch != order_epoch:
-            order, order_epoch = epoch_order(items, seed, epoch).to(labels.device), epoch
-            draws = prepare.draw(inputs, augmentation_generator(seed, epoch))
-            draws = None if draws is None else draws.to(labels.device)
-        places = slice(position * size, (position + 1) * size)
-        index = order[places]
+        index, batch = next(batches)
         learning_rate = learning_rate_at(step, total_steps, settings)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         optimizer.zero_grad(set_to_none=True)
-        batch = execution.arrange(prepare(at(inputs, index), None if draws is None else draws[places]))
         with execution.autocasting(), penalty.listening() if penalty else nullcontext():
             output = call_model(forward, batch)
         loss = objective.loss(output, labels[index], label_smoothing=settings.label_smoothing)
@@ -149,6 +148,38 @@ def fit(
             _refuse_divergence(int(first_bad), model, batch, per_epoch, learning_rate)
         optimizer.step()
         yield Tick(step + 1, (step + 1) / per_epoch, loss.detach(), learning_rate, penalty_seconds)
+
+
+def shuffled(
+    inputs: Tree,
+    items: int,
+    *,
+    prepare: Prepare,
+    execution: Execution,
+    size: int,
+    seed: int,
+    first_step: int = 0,
+) -> Iterator[tuple[Tensor, Tree]]:
+    """Yield, step by step and without end, the places of the items of a batch and the batch, augmented.
+
+    Both depend on (seed, step) alone. An epoch's order and random numbers are drawn at its beginning, for all
+    of its batches; an incomplete last batch is dropped.
+    """
+    per_epoch = max(items // size, 1)
+    device = next(tensors_of(inputs)).device
+    order, draws, order_epoch = torch.empty(0), None, -1
+    for step in count(first_step):
+        epoch, position = divmod(step, per_epoch)
+        if epoch != order_epoch:
+            order, order_epoch = epoch_order(items, seed, epoch).to(device), epoch
+            draws = prepare.draw(inputs, augmentation_generator(seed, epoch))
+            draws = None if draws is None else draws.to(device)
+        places = slice(position * size, (position + 1) * size)
+        index = order[places]
+        yield (
+            index,
+            execution.arrange(prepare(at(inputs, index), None if draws is None else draws[places])),
+        )
 
 
 def _backward(loss: Tensor, penalty: Penalty | None, step: int, label_i: Tensor) -> float:
