@@ -359,3 +359,9 @@ def test_a_layer_that_runs_in_training_only_keeps_its_inputs() -> None:
     )
     first, second = found.ticket.train()(inputs)
     (first.sum() + second.sum()).backward()
+
+
+def test_another_call_that_fails_is_named() -> None:
+    also = [lambda model, batch: model(batch), lambda model, batch: model.absent(batch)]
+    with pytest.raises(PruneError, match=r"also\[1\] fails on the first batch .* has no attribute 'absent'"):
+        tpsprune.extract(mlp(), ROWS, also=also)

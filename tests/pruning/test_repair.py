@@ -139,12 +139,15 @@ def test_batch_norms_take_the_statistics_of_long_batches_that_are_like_the_train
         norm.momentum = 1.0
         norm.train()
     model(torch.randn(256, *batch.shape[1:]))
+    for norm in norms_of(model):
+        norm.momentum = 0.0  # As in nets whose statistics were frozen.
     ticket = prune(model.eval(), batch)
     means = [norm.running_mean.clone() for norm in norms_of(ticket)]  # type: ignore[union-attr]
     modes = []
     for _ in repair(ticket, model, [torch.randn(items, *batch.shape[1:])], steps=5):
         modes += [norm.training for norm in norms_of(ticket)]
     assert not any(modes)
+    assert all(norm.momentum == 0.0 for norm in norms_of(ticket))
     pairs = zip(norms_of(ticket), means, strict=True)
     assert any(not torch.equal(norm.running_mean, mean) for norm, mean in pairs) is moves  # type: ignore[arg-type]
 
@@ -154,13 +157,13 @@ def test_fresh_batches_take_the_place_of_calibration_data() -> None:
     ticket = prune(model, batch)
     drawn = []
 
-    def fresh() -> Iterator[Tensor]:
+    def fresh(items: int, seed: int) -> Iterator[Tensor]:
         while True:
-            drawn.append(None)
-            yield torch.randn(32, *batch.shape[1:])
+            drawn.append((items, seed))
+            yield torch.randn(items, *batch.shape[1:])
 
-    list(repair(ticket, model, [batch], steps=7, fresh=fresh()))
-    assert len(drawn) == 7
+    list(repair(ticket, model, [batch], steps=7, fresh=fresh, seed=5))
+    assert drawn == [(64, 5)] * 7
 
 
 def test_a_step_holds_no_more_than_allowed() -> None:

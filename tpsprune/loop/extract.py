@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune import measure, pruning
-from tpsprune.errors import PruneError
+from tpsprune.errors import PruneError, first_line
 from tpsprune.export import saves_itself
 from tpsprune.loop.batches import batches_of, whole_batches
 from tpsprune.loop.unwrap import device_of, plain_model
-from tpsprune.numerics.trees import WithCalls, item_count, take_items
+from tpsprune.numerics.forward import evaluation_mode, fixed_seed
+from tpsprune.numerics.trees import WholeBatch, WithCalls, item_count, take_items
 from tpsprune.pruning import Extraction, Plan
 from tpsprune.pruning.costs import timed
 from tpsprune.recipe.prune import Latency, Macs, Target
@@ -102,7 +103,8 @@ def extract(
         batches, found = batches_of(calibration_data, device, "calibration_data", PruneError, model)
     else:
         batches, found = whole_batches(calibration_data, items, device, "calibration_data", PruneError), None
-    if also:
+    if also and batches:
+        _try_calls(model, batches[0], also)
         batches = [WithCalls(batch, tuple(also)) for batch in batches]
     labels = found if labels is None else [part.to(device) for part in labels]
     inputs: dict[str, Any] = {"seed": seed}
@@ -118,6 +120,24 @@ def extract(
             )
     saves_itself(extraction.ticket)
     return extraction
+
+
+def _try_calls(model: nn.Module, batch: Any, also: Sequence[Callable[[Any, Any], Any]]) -> None:
+    """Refuse a call beside the forward pass that fails on a batch.
+
+    Raises:
+        PruneError: names which, and how.
+    """
+    inputs = batch.data if isinstance(batch, WholeBatch) else batch
+    for rank, call in enumerate(also):
+        try:
+            with torch.no_grad(), evaluation_mode(model), fixed_seed():
+                call(model, inputs)
+        except Exception as error:  # the caller's own code runs here, and may raise anything
+            raise PruneError(
+                f"also[{rank}] fails on the first batch of calibration_data: {first_line(error)}; expected a "
+                "function of the model and a batch"
+            ) from error
 
 
 def _finished(steps: Generator[Any, None, Extraction]) -> Extraction:

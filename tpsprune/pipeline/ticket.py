@@ -7,7 +7,7 @@ was a ticket already, ``state/plan-0.json`` is the plan that made it.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -222,22 +222,20 @@ def _repair(
     settings, train = bench.recipe.prune, bench.dataset.train
     yield PhaseStarted(phase="repair", title="repair", total_steps=steps)
     shown_at = time.monotonic()
-    fresh = training.shuffled(
-        train.inputs,
-        len(train),
-        prepare=bench.dataset.prepare,
-        execution=bench.execution,
-        size=min(pruning.STEP_ITEMS, len(train)),
-        seed=bench.recipe.seed,
-    )
+
+    def fresh(items: int, seed: int) -> Iterator[Any]:
+        shuffled = training.shuffled(
+            train.inputs,
+            len(train),
+            prepare=bench.dataset.prepare,
+            execution=bench.execution,
+            size=min(items, len(train)),
+            seed=seed,
+        )
+        return (batch for _, batch in shuffled)
+
     repairing = pruning.repair_ticket(
-        extraction,
-        dense,
-        bench.prune_batches,
-        settings,
-        steps=steps,
-        fresh=(batch for _, batch in fresh),
-        seed=bench.recipe.seed,
+        extraction, dense, bench.prune_batches, settings, steps=steps, fresh=fresh, seed=bench.recipe.seed
     )
     while True:
         try:

@@ -12,12 +12,11 @@ from tpsprune.pruning.prunability import (
     list_layers,
     tensors_by_group,
 )
-from tpsprune.pruning.repair import STEP_ITEMS, RepairStep, count_repair_steps, repair, repair_ticket
+from tpsprune.pruning.repair import RepairStep, count_repair_steps, repair, repair_ticket
 from tpsprune.pruning.replay import carry_state, check_ticket, replay
 from tpsprune.pruning.widths import width_step
 
 __all__ = [
-    "STEP_ITEMS",
     "Consumer",
     "Extraction",
     "Group",

@@ -6,11 +6,11 @@ Shape letters: b items.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ FIRST_ITEMS: Final = 16
 """On so many items it is seen which states to follow, and what a step holds."""
 BACKWARD: Final = 3
 """What a step holds of a model's states for its backward pass, as a multiple of them."""
+NORM_MOMENTUM: Final = 0.1
 WORSE_WITH_BATCH: Final = 2.0
 """Batch norms keep their statistics where those of a batch give more than so many times the error."""
 FOLLOWED: Final = 0.9
@@ -57,7 +58,7 @@ def repair_ticket(
     settings: Prune,
     *,
     steps: int,
-    fresh: Iterator[Any] | None = None,
+    fresh: Fresh | None = None,
     seed: int = 0,
 ) -> Generator[RepairStep, None, Extraction]:
     """Repair the ticket of an extraction in place: once, or with quality ``best`` for as long as it helps.
@@ -114,6 +115,10 @@ def _noted(extraction: Extraction, note: str) -> Extraction:
     return replace(extraction, notes=(*extraction.notes, note))
 
 
+Fresh: TypeAlias = Callable[[int, int], Iterator[Any]]
+"""From the items of a batch and a seed to batches without end."""
+
+
 @dataclass(frozen=True, slots=True)
 class RepairStep:
     """One optimiser step, or the beginning (step 0): the error of outputs and states on its items before it.
@@ -136,7 +141,7 @@ def repair(
     steps: int,
     kept: KeptElements | None = None,
     learning_rate: float = LEARNING_RATE,
-    fresh: Iterator[Any] | None = None,
+    fresh: Fresh | None = None,
     activation_gib: float = 1.5,
     seed: int = 0,
 ) -> Iterator[RepairStep]:
@@ -162,8 +167,8 @@ def repair(
         kept: which elements of the dense tensors are left (``surgery.elements_kept``): it says which units of
             a layer's output the ticket has. Without it the states are those of equal shape.
         learning_rate: Adam's, at its highest.
-        fresh: yields batches to fit on, as augmented training items, in the place of ``batches``.
-        activation_gib: where a step on 64 items of ``batches`` would hold more, it has fewer.
+        fresh: gives batches to fit on in the place of ``batches``, as augmented training items.
+        activation_gib: where a step on 64 items would hold more, it has fewer.
         seed: of the items sampled; torch's own generator is neither read nor moved.
 
     Raises:
@@ -186,7 +191,7 @@ def repair(
     fit, held = hold_out(batches)
     states, bytes_per_item = _follow_states(ticket, dense, _few(fit[0]), kept or {})
     items = max(1, min(STEP_ITEMS, int(activation_gib * 2**30 / bytes_per_item)))
-    source = _samples(fit, items, seed) if fresh is None else fresh
+    source = _samples(fit, items, seed) if fresh is None else fresh(items, seed)
     norms = _norms_to_train(ticket, dense, take_items(fit[0], torch.arange(min(items, item_count(fit[0])))))
     moving = [*trained, *chain.from_iterable(norm.buffers(recurse=False) for norm in norms)]
     best = [tensor.detach().clone() for tensor in moving]
@@ -195,6 +200,7 @@ def repair(
         stack.callback(lambda: _copy(best, moving))
         stack.enter_context(evaluation_mode(ticket))
         stack.enter_context(evaluation_mode(dense))
+        stack.enter_context(_following(norms))
         least = output_error(ticket, dense, held)
         yield RepairStep(0, steps, math.nan, least)
         for step in range(1, steps + 1):
@@ -314,6 +320,19 @@ def _norms_to_train(ticket: nn.Module, dense: nn.Module, batch: Any) -> list[_Ba
     _copy(kept, [buffer for norm in norms for buffer in norm.buffers(recurse=False)])
     errors = [float(_relative(a, b)) for a, b in zip(outputs, wanted, strict=True)]
     return norms if sum(errors) / max(1, len(errors)) < WORSE_WITH_BATCH * before else []
+
+
+@contextmanager
+def _following(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Have running statistics follow those of the batches, in nets too that train without."""
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = NORM_MOMENTUM
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
 
 
 def _call(model: nn.Module, batch: Any, names: Sequence[str]) -> tuple[list[Tensor], dict[str, Tensor]]:
