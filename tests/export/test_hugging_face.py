@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.export.nets import made
 from tpsprune.errors import ArtifactError
 from tpsprune.export import HuggingFace, predictor_of, saves_itself
 from tpsprune.export.configurations import fitting_config
+from tpsprune.export.pruned_architecture import pruned_class
 from tpsprune.models.libraries import help_torchvision
 
 help_torchvision()
@@ -187,8 +189,9 @@ def test_widths_of_each_layer_are_the_configurations_where_the_architecture_take
         )
     fit = fitting_config(model)
     assert fit is not None
-    assert fit.new_biases == ()
-    assert [each.intermediate_size for each in fit.config.per_layer_config] == [10, 24, 7, 10]
+    assert fit.new_biases == {}
+    own = {rank: {"intermediate_size": width} for rank, width in ((0, 10), (2, 7), (3, 10))}
+    assert fit.changes == {"per_layer_config": own}
 
 
 AUTO = {"BertForMaskedLM": "AutoModelForMaskedLM"}
@@ -242,8 +245,9 @@ def test_copies_of_a_ticket_save_themselves_and_files_of_it_hold_no_code(tmp_pat
     other = copy.deepcopy(ticket)
     with torch.no_grad():
         other.get_parameter("lm_head.weight").zero_()
-    other.save_pretrained(tmp_path)  # type: ignore[operator]
-    assert FORMAT.reload(tmp_path)(torch.zeros(1, 3, dtype=torch.int64)).abs().max() == 0.0
+    for place, each in (("copied", other), ("pickled", pickle.loads(pickle.dumps(other)))):  # noqa: S301
+        each.save_pretrained(tmp_path / place)
+        assert FORMAT.reload(tmp_path / place)(torch.zeros(1, 3, dtype=torch.int64)).abs().max() == 0.0
     with pytest.raises(ValueError, match="save it to a folder first"):
         other.save_pretrained(tmp_path, push_to_hub=True)  # type: ignore[operator]
 
@@ -253,12 +257,66 @@ def test_what_is_no_model_of_the_library_is_refused() -> None:
         FORMAT.refuse(made("Pair"))
 
 
+def test_heads_of_another_width_are_not_taken_for_fewer(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    sizes = {"image_size": 16, "patch_size": 8, "hidden_size": 32, "intermediate_size": 48}
+    config = transformers.ViTConfig(**sizes, num_hidden_layers=2, num_attention_heads=4, num_labels=5)
+    model = transformers.ViTForImageClassification(config).eval()
+    images = torch.randn(64, 3, 16, 16)
+    found = tpsprune.extract(
+        model, images, tpsprune.Macs(0.3), widths="uniform", quality="fast", embedding_width=True
+    )
+    widths = {each.group: each.width_after for each in found.changes}
+    assert widths["vit.embeddings.patch_embeddings.projection"] == 16
+    assert widths["vit.layers.0.attention.q_proj"] == 2
+    found.ticket.save_pretrained(tmp_path)  # type: ignore[operator]
+    assert json.loads((tmp_path / "config.json").read_text())["num_attention_heads"] == 2
+    wanted = predictor_of(found.ticket)(images)
+    assert (FORMAT.reload(tmp_path)(images) - wanted).abs().max() < 1e-5
+
+
+def test_an_architecture_whose_tensors_the_library_renames_in_files_keeps_them(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    model = transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**WORDS, **SIZES)).eval()
+    ids = torch.randint(31, (16, 9))
+    found = tpsprune.extract(model, ids, tpsprune.Macs(0.6), quality="fast")
+    found.ticket.save_pretrained(tmp_path)  # type: ignore[operator]
+    assert (tmp_path / "modeling_pruned.py").is_file()
+    assert torch.equal(FORMAT.reload(tmp_path)(ids), predictor_of(found.ticket)(ids))
+
+
+def test_what_generation_needs_is_saved_beside_a_new_configuration(tmp_path: Path) -> None:
+    model = saves_itself(cut_llama(llama(), (20, 20)))
+    model.generation_config.max_new_tokens = 77
+    model.save_pretrained(tmp_path)  # type: ignore[operator]
+    assert json.loads((tmp_path / "generation_config.json").read_text())["max_new_tokens"] == 77
+
+
+def test_a_process_that_is_not_the_first_writes_nothing(tmp_path: Path) -> None:
+    for widths in ((20, 20), (20, 30)):
+        saves_itself(cut_llama(llama(), widths)).save_pretrained(  # type: ignore[operator]
+            tmp_path, is_main_process=False
+        )
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_ticket_that_took_code_to_load_is_pruned_and_saved_again(tmp_path: Path) -> None:
+    saves_itself(cut_llama(llama(), (20, 30))).save_pretrained(tmp_path / "once")  # type: ignore[operator]
+    once = pruned_class(tmp_path / "once").from_pretrained(tmp_path / "once")
+    ids = torch.randint(31, (16, 9))
+    found = tpsprune.extract(once, ids, tpsprune.Macs(0.9), quality="fast")
+    found.ticket.save_pretrained(tmp_path / "twice")  # type: ignore[operator]
+    config = json.loads((tmp_path / "twice" / "config.json").read_text())
+    assert config["architectures"] == ["PrunedLlamaForCausalLM"]
+    assert torch.equal(FORMAT.reload(tmp_path / "twice")(ids), predictor_of(found.ticket)(ids))
+
+
 def test_looking_for_a_configuration_leaves_model_and_dice_alone() -> None:
     model = cut_llama(llama(), (20, 20))
     before, state = model.config.to_dict(), torch.get_rng_state()
     fit = fitting_config(model)
     assert fit is not None
-    assert fit.config.intermediate_size == 20
+    assert fit.changes == {"intermediate_size": 20}
     assert model.config.to_dict() == before
     assert torch.equal(torch.get_rng_state(), state)
 

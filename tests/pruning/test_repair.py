@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import tpsprune
 from tests.pruning import nets_structure as zoo
 from tests.pruning.helpers import assert_same
 from tests.unchanged import unchanged
@@ -20,9 +21,9 @@ from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import observe_inputs
 from tpsprune.numerics.trees import WholeBatch
 from tpsprune.pruning import Extraction, count_repair_steps, extract, repair, repair_ticket
+from tpsprune.pruning.inner_states import call_keeping, find_aims
 from tpsprune.pruning.observations import hold_out
 from tpsprune.pruning.output_error import output_error
-from tpsprune.pruning.repair import _call, _follow_states
 from tpsprune.pruning.surgery import elements_kept
 from tpsprune.recipe.prune import Macs, Prune, Widths
 
@@ -77,8 +78,7 @@ def test_every_fourth_batch_is_held_out_where_none_can_be_split(
 
 def followed(model: nn.Module, found: Extraction, batch: Tensor) -> set[str]:
     kept = elements_kept(found.plan.shapes, found.plan.groups)
-    states, _ = _follow_states(found.ticket, model, batch, kept)
-    return {state.module for state in states}
+    return set(find_aims(found.ticket, model, [batch], kept).modules)
 
 
 def test_blocks_and_layers_that_lost_units_are_followed_at_the_units_left() -> None:
@@ -87,14 +87,11 @@ def test_blocks_and_layers_that_lost_units_are_followed_at_the_units_left() -> N
     states = followed(model, found, batch)
     assert {"blocks.0", "blocks.0.conv1", "blocks.1"} <= states
     kept = elements_kept(found.plan.shapes, found.plan.groups)["blocks.0.conv1.weight"][0]
-    state = next(
-        each
-        for each in _follow_states(found.ticket, model, batch, {"blocks.0.conv1.weight": {0: kept}})[0]
-        if each.module == "blocks.0.conv1"
-    )
+    aims = find_aims(found.ticket, model, [batch], {"blocks.0.conv1.weight": {0: kept}})
+    state = next(each for each in aims.states if each.module == "blocks.0.conv1")
     with torch.no_grad():
-        whole = _call(model, batch, [state.module])[1][state.module]
-        narrow = _call(found.ticket, batch, [state.module])[1][state.module]
+        whole = call_keeping(model, batch, [state.module]).states[state.module]
+        narrow = call_keeping(found.ticket, batch, [state.module]).states[state.module]
     assert torch.equal(state.of_dense(whole), whole[:, kept])
     # Nothing before this layer was pruned.
     assert (narrow - whole[:, kept]).abs().max() < 1e-5
@@ -237,6 +234,77 @@ def test_repair_is_on_where_nothing_follows_it(
     assert count_repair_steps(settings(**changes), 1024, **where) == steps
 
 
+class OverVectors(nn.Module):
+    """A batch norm that takes no batch of one in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.second(self.norm(self.first(x)).relu())
+        return scores
+
+
+def test_a_last_batch_of_one_is_repaired_on_with_the_others() -> None:
+    torch.manual_seed(0)
+    model = OverVectors()
+    batches = [torch.randn(items, 6) for items in (64, 64, 1)]
+    with torch.no_grad():
+        model(torch.cat(batches))
+    found = tpsprune.extract(model.eval(), batches, Macs(0.5), repair_steps=20)
+    assert "20 steps of repair" in found.notes[-1]
+
+
+def test_batches_of_one_are_joined() -> None:
+    model, batch = zoo.case("mlp")
+    tickets = []
+    for batches in ([batch], list(batch.split(1))):
+        found = extract(model, [batch], settings(compensate=False))
+        steps = list(repair(found.ticket, model, batches, steps=20))
+        assert steps[-1].held_error is not None
+        assert steps[0].held_error is not None
+        tickets.append(steps[-1].held_error / steps[0].held_error)
+    assert max(tickets) < 0.6
+
+
+def test_sequences_of_several_lengths_are_repaired_on_in_parts() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 3))
+    batches = [torch.randn(1, length, 6) for length in (3, 5, 8, 13) * 8]
+    found = tpsprune.extract(model, batches, Macs(0.5), compensate=False, repair_steps=30)
+    before, after = map(float, re.findall(r"from (\S+) to ([^;\s]+)", found.notes[-1])[0])
+    assert after < 0.8 * before
+
+
+class WithoutGradient(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x).sigmoid()
+        hidden.mul_(2)
+        scores: Tensor = self.second(hidden)
+        return scores
+
+
+def test_a_ticket_whose_code_has_no_gradient_is_left_as_it_was_cut() -> None:
+    torch.manual_seed(0)
+    model = WithoutGradient()
+    x = torch.randn(64, 6)
+    found = tpsprune.extract(model, x, Macs(0.5))
+    assert "was not repaired: it has no gradient" in found.notes[-1]
+    assert_same(found.ticket, tpsprune.extract(model, x, Macs(0.5), repair=False).ticket)
+
+
+def test_the_best_quality_ends_where_nothing_is_left_to_repair() -> None:
+    model, batch = zoo.case("mlp")
+    found = replace(extract(model, [batch], settings()), ticket=copy.deepcopy(model))
+    note = repaired(found, model, batch, settings(quality="best"), 3).notes[-1]
+    assert note.startswith("3 steps of repair")
+
+
 def test_the_same_seed_repairs_alike_and_torchs_generator_is_left_alone() -> None:
     model, batch = zoo.case("mlp")
     repaired = []
@@ -255,5 +323,5 @@ def test_what_cannot_be_repaired_is_refused() -> None:
     with pytest.raises(PruneError, match="the calibration data are empty"):
         next(repair(ticket, model, [], steps=1))
     ticket.requires_grad_(False)
-    with pytest.raises(PruneError, match="every parameter of the ticket is frozen"):
+    with pytest.raises(PruneError, match="every parameter is frozen"):
         next(repair(ticket, model, [batch], steps=1))

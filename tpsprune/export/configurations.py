@@ -16,33 +16,42 @@ from typing import Any, Final, final
 import torch
 from torch import nn
 
-Shapes = dict[str, tuple[int, ...]]
+Sizes = dict[str, tuple[float, ...]]
+"""Shapes of tensors by name, and numbers that modules keep, each by ``module attribute``."""
 
+OF_CODE: Final = ("pruned", "auto_map")
+"""Fields by which a configuration leads to ``modeling_pruned``."""
 _WIDTHS: Final = ("inner", "dim", "size", "width", "head")
 """Parts of the names of fields that may hold a width where they are empty."""
 _BIAS: Final = ".bias"
+_OF_HEADS: Final = ("head", "scal")
+"""Parts of the names of numbers on which the outputs depend whatever the shapes are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A configuration that fits, and the biases it brings that the model has not: they are zero."""
+    """A configuration that fits: the fields that differ, and biases it brings that the model has not.
 
-    config: Any
-    new_biases: tuple[str, ...]
+    Those are zero; their shapes are given.
+    """
+
+    changes: Mapping[str, Any]
+    new_biases: Mapping[str, tuple[int, ...]]
 
 
 def fitting_config(model: nn.Module) -> Fit | None:
-    """Return the configuration of ``model``, changed so that its architecture has the model's shapes.
+    """Return how the configuration of ``model`` is changed so that its architecture is the model.
 
-    Fields are changed one after the other, each time the one whose new value makes most tensors fit. Where
-    one value for all layers does not do, each layer gets its own, if the architecture takes them. The width
-    of a head is that of the attention modules.
+    Every tensor has its shape then, and every number that a module keeps its value, where pruning changed it
+    or it is about heads: shapes alone do not tell four heads of eight from eight of four. Fields are changed
+    one after the other, each time the one whose new value makes most fit. Where one value for all layers does
+    not do, each layer gets its own, if the architecture takes them.
 
     Args:
         model: a ``transformers.PreTrainedModel``, pruned.
 
     Returns:
-        The configuration, or ``None``: none has these shapes.
+        The changes, or ``None``: no configuration has these sizes.
 
     Cost: some dozens of models built without memory.
     """
@@ -52,23 +61,56 @@ def fitting_config(model: nn.Module) -> Fit | None:
         fit = search.fit_layers(_layers(model))
     if fit is None:
         return None
-    return Fit(fit.config, tuple(name for name in fit.shapes if name not in search.wanted))
+    new = {name: size for name, size in fit.sizes.items() if name not in search.wanted and " " not in name}
+    return Fit(fit.changes, {name: tuple(map(int, size)) for name, size in new.items()})
 
 
-def build_on_meta(model: nn.Module, config: Any) -> nn.Module:
-    """Return the architecture of ``model`` as a configuration gives it, without memory."""
+def build_dense(model: nn.Module) -> nn.Module:
+    """Return the library's architecture as the configuration of ``model`` gives it, without memory."""
+    return _build(architecture_of(model), dense_config(model))
+
+
+def architecture_of(model: nn.Module) -> type[Any]:
+    """Return a model's class, or of one that was built by ``modeling_pruned`` the architecture beneath it."""
+    kinds = type(model).__mro__
+    pruned = [rank for rank, kind in enumerate(kinds) if kind.__name__ == "PrunedModel"]
+    return kinds[pruned[0] + 1] if pruned else kinds[0]
+
+
+def dense_config(model: nn.Module) -> Any:
+    """Return a copy of a model's configuration, without what ``modeling_pruned`` reads of it."""
+    config = copy.deepcopy(model.config)
+    for name in OF_CODE:
+        vars(config).pop(name, None)
+    return config
+
+
+def _build(kind: type[Any], config: Any) -> nn.Module:
     with torch.device("meta"):
-        built: nn.Module = type(model)(copy.deepcopy(config))
+        built: nn.Module = kind(copy.deepcopy(config))
     return built
+
+
+def numbers_of(model: nn.Module) -> dict[tuple[str, str], Any]:
+    """Return the numbers that modules keep, by module and attribute: private ones and flags aside."""
+    return {
+        (place, name): value
+        for place, module in model.named_modules()
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and isinstance(value, int | float | tuple)
+        and not isinstance(value, bool)
+        and all(type(each) in (int, float) for each in (value if isinstance(value, tuple) else ()))
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """A configuration, by the fields that were changed, and the shapes that its architecture has."""
+    """A configuration, by the fields that were changed, and the sizes that its architecture has."""
 
     config: Any
     changes: Mapping[str, Any]
-    shapes: Shapes
+    sizes: Sizes
 
 
 Where = Callable[[str], bool]
@@ -84,10 +126,18 @@ class _Search:
     """The search for one model: what is wanted, and what was built on the way."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.wanted: Shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        self._model = model
-        self._config: Any = model.config
+        dense = numbers_of(build_dense(model))
+        numbers = {
+            f"{place} {name}": value if isinstance(value, tuple) else (value,)
+            for (place, name), value in numbers_of(model).items()
+            if value != dense.get((place, name)) or any(part in name for part in _OF_HEADS)
+        }
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        self.wanted: Sizes = {**shapes, **numbers}
+        self._numbers = numbers.keys()
         self._head_widths = _head_widths(model)
+        self._kind = architecture_of(model)
+        self._config: Any = dense_config(model)
         self._seen: dict[str, _Built | None] = {}
 
     def fit(self, changes: Mapping[str, Any], where: Where) -> _Built:
@@ -134,8 +184,8 @@ class _Search:
         """Return the tensors of which one has what the other has not; a bias may come in: it can be zero."""
         return [
             name
-            for name in dict.fromkeys((*self.wanted, *built.shapes))
-            if built.shapes.get(name) != self.wanted.get(name)
+            for name in dict.fromkeys((*self.wanted, *built.sizes))
+            if built.sizes.get(name) != self.wanted.get(name)
             and not (name not in self.wanted and name.endswith(_BIAS))
             and where(name)
         ]
@@ -147,23 +197,26 @@ class _Search:
             try:
                 config = type(self._config).from_dict({**self._config.to_dict(), **changes})
                 config._attn_implementation = self._config._attn_implementation
-                state = build_on_meta(self._model, config).state_dict()
+                built = _build(self._kind, config)
             except Exception:  # noqa: BLE001 -- an architecture refuses a number in its own way
                 self._seen[key] = None
             else:
-                shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-                self._seen[key] = _Built(config, dict(changes), shapes)
+                sizes: Sizes = {name: tuple(each.shape) for name, each in built.state_dict().items()}
+                for (place, name), value in numbers_of(built).items():
+                    if (number := f"{place} {name}") in self._numbers:
+                        sizes[number] = value if isinstance(value, tuple) else (value,)
+                self._seen[key] = _Built(config, dict(changes), sizes)
         return self._seen[key]
 
     def _candidates(self, built: _Built, misfits: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Yield what might make a misfit fit: a number scaled as an axis was, an empty width, a bias."""
-        found, wanted = built.shapes, self.wanted
+        found, wanted = built.sizes, self.wanted
         scales = {
             (old, new)
             for name in misfits
             if name in found and name in wanted and len(found[name]) == len(wanted[name])
             for old, new in zip(found[name], wanted[name], strict=True)
-            if old != new
+            if old != new and isinstance(old, int) and isinstance(new, int)
         }
         lacks_bias = any(name.endswith(_BIAS) and name not in found for name in misfits)
         for field, value in built.config.to_dict().items():
@@ -172,10 +225,10 @@ class _Search:
             elif value is None and any(part in field for part in _WIDTHS):
                 yield from ({field: new} for new in sorted({new for _, new in scales}))
             elif type(value) is int and value > 1:
-                scaled = {value * new // old for old, new in scales if value * new % old == 0}
+                scaled = {value * new // old for old, new in scales if old and value * new % old == 0}
                 widths = self._head_widths.get(field)
                 yield from (
-                    {field: each} for each in sorted(scaled - {value}) if widths is None or each in widths
+                    {field: each} for each in sorted(scaled - {value, 0}) if widths is None or each in widths
                 )
 
 

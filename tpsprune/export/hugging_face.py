@@ -10,26 +10,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from types import MethodType
 from typing import Any, ClassVar, Final, final
 
-import torch
 from torch import nn
 
 from tpsprune.errors import ArtifactError, CannotWriteError
-from tpsprune.export.configurations import Fit, build_on_meta, fitting_config
+from tpsprune.export.configurations import Fit, architecture_of, fitting_config
 from tpsprune.export.pruned_architecture import (
     CODE,
+    CONFIG,
     auto_classes,
     differences,
     pruned_class,
+    rewrite_config,
     write_architecture,
 )
 from tpsprune.export.torch_export import Predictor, first_cause, predictor_of
 from tpsprune.numerics.libraries import is_of_transformers
 
-CONFIG: Final = "config.json"
 FILES: Final = (CONFIG, "generation_config.json", "model.safetensors", CODE)
 _PRIVATE: Final = ("_name_or_path", "name_or_path")
 """Fields of a configuration that hold where somebody's model was loaded from."""
@@ -74,7 +74,7 @@ class HuggingFace:
             raise CannotWriteError(f"cannot write {folder}: {error.strerror or error}") from error
         except (RuntimeError, ValueError) as error:
             raise ArtifactError(f"{self.name}: the ticket cannot be saved: {first_cause(error)}") from error
-        _without_origin(folder / CONFIG)
+        rewrite_config(folder, {}, without=_PRIVATE)
         return tuple(name for name in FILES if (folder / name).is_file())
 
     def reload(self, folder: Path) -> Predictor:
@@ -118,21 +118,36 @@ def save_pretrained(ticket: nn.Module, save_directory: str | Path, **options: An
         ArtifactError: it differs from its architecture in more than widths; names where.
         ValueError: ``push_to_hub=True``.
 
-    Cost: some dozens of models built without memory; where a new configuration fits, a copy of the weights.
+    Cost: some dozens of models built without memory.
     """
     if options.pop("push_to_hub", False):
         raise ValueError("push_to_hub=True: save it to a folder first, or call push_to_hub of the model")
-    description = _describe(ticket)
-    target: Any = ticket if isinstance(description, dict) else _filled(ticket, description)
-    type(target).save_pretrained(target, save_directory, **options)
-    if isinstance(description, dict) and any(description.values()):
-        write_architecture(Path(save_directory), ticket, description)
+    found = _describe(ticket)
+    if isinstance(found, Fit):
+        if found.new_biases:
+            like = next(iter(ticket.parameters()))
+            zeros = {name: like.detach().new_zeros(shape) for name, shape in found.new_biases.items()}
+            options["state_dict"] = {**(options.get("state_dict") or ticket.state_dict()), **zeros}
+    else:
+        # The library renames tensors for its own classes only, when it saves and when it loads.
+        options["save_original_format"] = False
+    own: Any = type(ticket)
+    own.save_pretrained(ticket, save_directory, **options)
+    if not options.get("is_main_process", True):
+        return
+    folder = Path(save_directory)
+    if isinstance(found, Fit):
+        (folder / CODE).unlink(missing_ok=True)
+        rewrite_config(folder, {"architectures": [architecture_of(ticket).__name__], **found.changes})
+    else:
+        write_architecture(folder, ticket, found)
 
 
 def saves_itself(ticket: nn.Module) -> nn.Module:
     """Return ``ticket``; where it is of transformers, its ``save_pretrained`` is ours from now on."""
     if is_of_transformers(ticket):
-        object.__setattr__(ticket, "save_pretrained", MethodType(save_pretrained, ticket))
+        # Not a method: one that is pickled comes back as the class's own.
+        object.__setattr__(ticket, "save_pretrained", partial(save_pretrained, ticket))
     return ticket
 
 
@@ -145,18 +160,7 @@ def _describe(model: nn.Module) -> Fit | dict[str, Any]:
     if (fit := fitting_config(model)) is not None:
         return fit
     auto_classes(model)
-    return differences(model, build_on_meta(model, model.config))
-
-
-def _filled(ticket: nn.Module, fit: Fit) -> nn.Module:
-    """Return the architecture that a configuration gives, with the weights of a ticket."""
-    state = ticket.state_dict()
-    with torch.random.fork_rng():
-        target: nn.Module = type(ticket)(fit.config)
-    target.to(next(iter(ticket.parameters())).dtype).eval()
-    own = target.state_dict()
-    target.load_state_dict({**state, **{name: torch.zeros_like(own[name]) for name in fit.new_biases}})
-    return target
+    return differences(model)
 
 
 @contextmanager
@@ -171,10 +175,3 @@ def _without_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _without_origin(path: Path) -> None:
-    config = json.loads(path.read_text(encoding="utf-8"))
-    kept = {name: value for name, value in config.items() if name not in _PRIVATE}
-    if kept != config:
-        path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,18 +19,17 @@ from torch import nn
 
 from tpsprune.errors import ArtifactError
 from tpsprune.export import modeling_pruned
+from tpsprune.export.configurations import OF_CODE, architecture_of, build_dense, numbers_of
 
 CODE: Final = "modeling_pruned.py"
-_NUMBERS: Final = (int, float, tuple)
-"""Kinds of attributes that may tell a size; of tuples, those of whole numbers."""
+CONFIG: Final = "config.json"
 
 
-def differences(model: nn.Module, built: nn.Module) -> dict[str, Any]:
+def differences(model: nn.Module) -> dict[str, Any]:
     """Return where ``model`` differs from its architecture as its configuration builds it.
 
     Args:
         model: a ``transformers.PreTrainedModel``, pruned.
-        built: of the same class and configuration, on ``meta`` as well.
 
     Returns:
         ``shapes`` of tensors by name; ``numbers`` by module and attribute, private ones aside.
@@ -38,11 +38,12 @@ def differences(model: nn.Module, built: nn.Module) -> dict[str, Any]:
         ArtifactError: a module is of another class, a tensor is missing, or a buffer that no file holds has
             another shape: more than shapes and numbers.
     """
-    kind = type(model).__name__
+    built = build_dense(model)
+    kind = type(built).__name__
     wanted, found = dict(model.named_modules()), dict(built.named_modules())
     for name in dict.fromkeys((*wanted, *found)):
         ours, theirs = (type(each.get(name)).__name__ for each in (wanted, found))
-        if type(wanted.get(name)) is not type(found.get(name)):
+        if name and type(wanted.get(name)) is not type(found.get(name)):
             raise ArtifactError(f"hf: {name} is {ours} in the ticket and {theirs} in {kind}")
     tensors, base = model.state_dict(keep_vars=True), built.state_dict(keep_vars=True)
     if missing := [name for name in base if name not in tensors]:
@@ -51,36 +52,22 @@ def differences(model: nn.Module, built: nn.Module) -> dict[str, Any]:
     for name, buffer in model.named_buffers():
         if name not in tensors and (name not in buffers or buffers[name].shape != buffer.shape):
             raise ArtifactError(f"hf: {name} has other sizes than in {kind}, and no file of weights holds it")
-    return {
-        "shapes": {
-            name: list(tensor.shape)
-            for name, tensor in tensors.items()
-            if name not in base or base[name].shape != tensor.shape
-        },
-        "numbers": {
-            name: changed
-            for name, module in wanted.items()
-            if (changed := _changed_numbers(vars(module), vars(found[name])))
-        },
+    numbers: dict[str, dict[str, Any]] = defaultdict(dict)
+    before = numbers_of(built)
+    for (place, attribute), value in numbers_of(model).items():
+        if (place, attribute) in before and value != before[place, attribute]:
+            numbers[place][attribute] = value
+    shapes = {
+        name: list(tensor.shape)
+        for name, tensor in tensors.items()
+        if name not in base or base[name].shape != tensor.shape
     }
-
-
-def _changed_numbers(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in ours.items()
-        if not name.startswith("_")
-        and name in theirs
-        and type(value) is type(theirs[name])
-        and isinstance(value, _NUMBERS)
-        and not isinstance(value, bool)
-        and value != theirs[name]
-    }
+    return {"shapes": shapes, "numbers": dict(numbers)}
 
 
 def write_architecture(folder: Path, model: nn.Module, pruned: Mapping[str, Any]) -> None:
     """Write the code beside the weights, and into ``config.json`` where it is and what it is to build."""
-    architecture = type(model).__name__
+    architecture = architecture_of(model).__name__
     name = f"Pruned{architecture}"
     (folder / CODE).write_text(
         f"{inspect.getsource(modeling_pruned)}\n\n"
@@ -89,11 +76,16 @@ def write_architecture(folder: Path, model: nn.Module, pruned: Mapping[str, Any]
         f'    """``{architecture}``, pruned."""\n',
         encoding="utf-8",
     )
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
     places = dict.fromkeys(auto_classes(model), f"{Path(CODE).stem}.{name}")
-    config |= {"architectures": [name], "auto_map": places, "pruned": dict(pruned)}
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    rewrite_config(folder, {"architectures": [name], "auto_map": places, "pruned": dict(pruned)})
+
+
+def rewrite_config(folder: Path, changes: Mapping[str, Any], without: Sequence[str] = OF_CODE) -> None:
+    """Change fields of the ``config.json`` that the library wrote, and leave some out first."""
+    path = folder / CONFIG
+    config = json.loads(path.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in config.items() if name not in without}
+    path.write_text(json.dumps({**kept, **changes}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def auto_classes(model: nn.Module) -> list[str]:
@@ -105,7 +97,7 @@ def auto_classes(model: nn.Module) -> list[str]:
     import transformers
     from transformers.models.auto import modeling_auto
 
-    kind = type(model)
+    kind = architecture_of(model)
     if getattr(transformers, kind.__name__, None) is not kind:
         raise ArtifactError(
             f"hf: no configuration has the widths of this ticket, and {kind.__name__} is not an architecture "
@@ -123,7 +115,7 @@ def auto_classes(model: nn.Module) -> list[str]:
 
 def pruned_class(folder: Path) -> type[Any]:
     """Return the class that the code in a folder defines: it is imported, so it has to be our own."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     spec = importlib.util.spec_from_file_location(f"{__name__}.written", folder / CODE)
     assert spec is not None, "a path that ends in .py can be imported"
     assert spec.loader is not None

@@ -89,7 +89,8 @@ def prune_dry(recipe: Recipe, weights: Path | None, *, device: str = "auto") -> 
     ):
         target = round_target(recipe.prune.target, 1, recipe.prune.rounds)
         assert target is not None, "before the first round nothing is met"
-        yield from draw_ticket(bench, ledger, _build_pretrained(bench, pretrained), target)
+        model = _build_pretrained(bench, pretrained)
+        yield from draw_ticket(bench, ledger, model, target, trains_on=recipe.retrain.epochs != 0)
         if recipe.prune.rounds > 1:
             yield Note(f"this is the first of {recipe.prune.rounds} rounds, to {target}")
 

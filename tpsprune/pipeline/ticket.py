@@ -12,11 +12,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from tpsprune import measure, pruning, training
 from tpsprune.loop.meter import Ledger
-from tpsprune.numerics.trees import first_of
+from tpsprune.numerics.trees import at, first_of
 from tpsprune.pipeline.benchmark import benchmark
 from tpsprune.pipeline.stage import (
     PROGRESS_SECONDS,
@@ -29,7 +30,8 @@ from tpsprune.pipeline.stage import (
 from tpsprune.pipeline.state import Pruning, Restored, State, has_snapshot, load_snapshot, save_checkpoint
 from tpsprune.pipeline.workbench import Run, Workbench
 from tpsprune.pruning import Extraction, Plan
-from tpsprune.pruning.repair import output_error
+from tpsprune.pruning.observations import hold_out
+from tpsprune.pruning.output_error import output_error
 from tpsprune.pruning.replay import compose
 from tpsprune.recipe.prune import Latency, Macs, Params, Prune, Target, Widths
 from tpsprune.recipe.stop import NoRule
@@ -146,7 +148,10 @@ def _prune_round(run: Run, state: State) -> Generator[Event, None, State]:
         pruning_record = replace(state.pruning, notes=(*state.pruning.notes, note))
         ticket, moments = state.model, training.state_by_name(state.optimizer, state.model)
     else:
-        extraction, pruned = yield from draw_ticket(bench, run.ledger, state.model, target, round_)
+        trains_on = _trains_on(run, state, round_)
+        extraction, pruned = yield from draw_ticket(
+            bench, run.ledger, state.model, target, round_, trains_on=trains_on
+        )
         _keep_plan(folder, extraction.plan, round_, bench.recipe.prune.target)
         pruning_record = _record_pruning(state, pruned, extraction.notes)
         ticket = bench.execution.place(extraction.ticket)
@@ -169,8 +174,24 @@ def _prune_round(run: Run, state: State) -> Generator[Event, None, State]:
     return state
 
 
+def _trains_on(run: Run, state: State, round_: int) -> bool:
+    """Return whether the ticket of a round is trained with labels, or its weights are replaced."""
+    recipe = run.bench.recipe
+    if recipe.retrain.epochs == 0 or recipe.retrain.rewind != "none":
+        return recipe.retrain.rewind != "none"
+    first_step, last_step = schedule_retraining(run.bench, state.step)
+    used_up = explain_budget_end(recipe.stop, run.ledger.total) is not None
+    return round_ < recipe.prune.rounds or (first_step < last_step and not used_up)
+
+
 def draw_ticket(
-    bench: Workbench, ledger: Ledger, model: nn.Module, target: Target, round_: int = 1
+    bench: Workbench,
+    ledger: Ledger,
+    model: nn.Module,
+    target: Target,
+    round_: int = 1,
+    *,
+    trains_on: bool,
 ) -> Generator[Event, None, tuple[Extraction, Pruned]]:
     """Extract a ticket of ``model``, repair it if nothing trains it on, report its cost; nothing is written.
 
@@ -189,11 +210,12 @@ def draw_ticket(
     )
     if note := uneven_note(extraction.changes, settings):
         extraction = replace(extraction, notes=(*extraction.notes, note))
-    trains_on = bench.recipe.retrain.epochs != 0
     steps = pruning.count_repair_steps(settings, len(bench.dataset.train), trains_on=trains_on, fresh=True)
     if steps:
         ledger.switch("repair")
         extraction = yield from _repair(bench, ledger, extraction, model, steps)
+    elif not trains_on:
+        extraction = pruning.note_no_repair(extraction, settings)
     ledger.switch("evaluate")
     after = bench.score(extraction.ticket, bench.dataset.validation)
     pruned = Pruned(
@@ -220,16 +242,22 @@ def _repair(
 ) -> Generator[Event, None, Extraction]:
     """Repair the ticket in place on training items, augmented and without labels; return the extraction."""
     settings, train = bench.recipe.prune, bench.dataset.train
+    held = torch.cat(list(hold_out(bench.prune_places)[1]))
+    others = torch.ones(len(train), dtype=torch.bool, device=held.device)
+    others[held] = False
+    # What is held out is not fitted; of a split that is all of it, it is.
+    free = others.nonzero().squeeze(1) if bool(others.any()) else held
+    inputs = at(train.inputs, free)
     yield PhaseStarted(phase="repair", title="repair", total_steps=steps)
     shown_at = time.monotonic()
 
     def fresh(items: int, seed: int) -> Iterator[Any]:
         shuffled = training.shuffled(
-            train.inputs,
-            len(train),
+            inputs,
+            len(free),
             prepare=bench.dataset.prepare,
             execution=bench.execution,
-            size=min(items, len(train)),
+            size=min(items, len(free)),
             seed=seed,
         )
         return (batch for _, batch in shuffled)

@@ -33,8 +33,8 @@ BATCH_ITEMS = 256
 """At most so many items of calibration data go through the model at once."""
 BUDGET_WINDOW_SECONDS = 2.0
 
-Calibration = tuple[tuple[Tree, ...], tuple[Tensor, ...]]
-"""Batches of calibration data, and their labels."""
+Calibration = tuple[tuple[Tree, ...], tuple[Tensor, ...], tuple[Tensor, ...]]
+"""Batches of calibration data, their labels, and their places in the training split."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +42,7 @@ class Workbench:
     """Set up once from a recipe and not changed thereafter: data on the device, signals, how to compute.
 
     ``watch_batches`` are the calibration data of the signals, ``prune_batches`` those that pruning chooses
-    and compensates on.
+    and compensates on, ``prune_places`` where these are in the training split.
     """
 
     recipe: Recipe
@@ -53,6 +53,7 @@ class Workbench:
     watch_labels: tuple[Tensor, ...]
     prune_batches: tuple[Tree, ...]
     prune_labels: tuple[Tensor, ...]
+    prune_places: tuple[Tensor, ...]
     panel: Panel
     initial_weights: str = ""
     """A description of the weights that the model begins with, where they are not initialised."""
@@ -156,12 +157,12 @@ def set_up(recipe: Recipe, device_name: str, *, prunes: bool = True) -> Workbenc
     model = models.build(recipe.task.model, dataset.facts)
     execution = Execution.of(recipe.train, device, model)
     watch = _sample_calibration(recipe.seed, dataset, execution, recipe.watch.calibration_items)
-    prune: Calibration = ((), ())
+    prune: Calibration = ((), (), ())
     if prunes:
         prune = _sample_calibration(recipe.seed, dataset, execution, recipe.prune.calibration_items)
     panel = Panel.of(recipe.watch, recipe.seed)
     weights = describe_initial_weights(recipe)
-    bench = Workbench(recipe, dataset, execution, objective, *watch, *prune, panel, weights)
+    bench = Workbench(recipe, dataset, execution, objective, *watch[:2], *prune, panel, weights)
     model = execution.place(model)
     few = slice(0, 8)
     models.check_fits(
@@ -178,14 +179,15 @@ def set_up(recipe: Recipe, device_name: str, *, prunes: bool = True) -> Workbenc
 
 
 def _sample_calibration(seed: int, dataset: Dataset, execution: Execution, items: int) -> Calibration:
-    """Return batches of training items and their labels, sampled once, without augmentation."""
+    """Return batches of training items, their labels and places, sampled once, without augmentation."""
     generator = torch.Generator().manual_seed(seed)
     index = torch.randperm(len(dataset.train), generator=generator)[:items]
     index = index.to(execution.device)
     inputs = execution.arrange(dataset.prepare(at(dataset.train.inputs, index)))
     # Equal parts: a last batch of one item would stop a batch norm over vectors.
     parts = ceil(len(index) / BATCH_ITEMS)
-    return split_evenly(inputs, parts), torch.tensor_split(dataset.train.labels[index], parts)
+    labels = dataset.train.labels[index]
+    return split_evenly(inputs, parts), labels.tensor_split(parts), index.tensor_split(parts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,7 +12,7 @@ from tpsprune.pruning.prunability import (
     list_layers,
     tensors_by_group,
 )
-from tpsprune.pruning.repair import RepairStep, count_repair_steps, repair, repair_ticket
+from tpsprune.pruning.repair import RepairStep, count_repair_steps, note_no_repair, repair, repair_ticket
 from tpsprune.pruning.replay import carry_state, check_ticket, replay
 from tpsprune.pruning.widths import width_step
 
@@ -35,6 +35,7 @@ __all__ = [
     "extract",
     "find_groups",
     "list_layers",
+    "note_no_repair",
     "plan_widths",
     "repair",
     "repair_ticket",

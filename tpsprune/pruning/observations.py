@@ -303,8 +303,12 @@ class _Sums:
 
 
 def hold_out(batches: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Return what to fit and what is held out: some items of every batch, or every fourth whole batch."""
-    if len(batches) >= HELD_OUT and any(is_whole(batch) for batch in batches):
+    """Return what to fit and what is held out: some items of every batch, or every fourth whole batch.
+
+    Whole are those that are never split, and all where none has four items.
+    """
+    small = max(map(item_count, batches)) < HELD_OUT
+    if len(batches) >= HELD_OUT and (small or any(is_whole(batch) for batch in batches)):
         held = batches[HELD_OUT - 1 :: HELD_OUT]
         return [batch for rank, batch in enumerate(batches, start=1) if rank % HELD_OUT], held
     fit, held = zip(*(_split(batch) for batch in batches), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from tpsprune.records import CheckedLayer, Unpruned
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 HALF_PRECISION = (torch.float16, torch.bfloat16)
+EMBEDDING: Final = re.compile(r"(^|[._])embeddings?(\.|$)")
 WHOLE_EMBEDDING: Final = "it is an embedding's, which prune.embedding_width = true would prune"
 
 
@@ -146,7 +148,12 @@ def _match_modules(model: nn.Module, patterns: Sequence[str]) -> dict[str, str]:
 
 
 def _embeddings(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
+    """Return the layers that begin a residual stream: embeddings, and layers within a module of that name."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) or (is_mixer(module) and EMBEDDING.search(name))
+    ]
 
 
 def _find_tied(model: nn.Module) -> dict[str, str]:

@@ -1,7 +1,4 @@
-"""Repair of a ticket without labels: optimiser steps towards the dense model's outputs and inner states.
-
-Shape letters: b items.
-"""
+"""Repair of a ticket without labels: optimiser steps towards the dense model's outputs and inner states."""
 
 from __future__ import annotations
 
@@ -9,17 +6,18 @@ import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tpsprune.errors import PruneError
-from tpsprune.numerics.forward import call_model, evaluation_mode, fixed_seed, item_tensors, sound_backward
-from tpsprune.numerics.trees import item_count, take_items
+from tpsprune.errors import PruneError, first_line
+from tpsprune.numerics.forward import evaluation_mode, sound_backward
+from tpsprune.numerics.trees import WithCalls, is_whole, item_count, join_items, take_items, tensors_of
 from tpsprune.pruning.extract import Extraction
+from tpsprune.pruning.inner_states import Aims, call_keeping, find_aims
 from tpsprune.pruning.observations import hold_out
 from tpsprune.pruning.output_error import output_error
 from tpsprune.pruning.recalibration import running_norms
@@ -29,7 +27,7 @@ from tpsprune.recipe.prune import Prune
 STEP_ITEMS: Final = 64
 MOST_STEPS: Final = 200
 PASSES: Final = 12
-"""How often a repair on calibration data alone sees each of its items."""
+"""How often a repair on few calibration data sees each of its items."""
 LEAST_NORM_ITEMS: Final = 16
 """Batch norms take the statistics of batches of at least so many items; those of fewer say too little."""
 LEARNING_RATE: Final = 3e-3
@@ -40,15 +38,12 @@ GRADIENT_NORM: Final = 5.0
 MOST_ROUNDS: Final = 20
 LEAST_GAIN: Final = 0.02
 """A round that brings less ends a repair of quality ``best``."""
-FIRST_ITEMS: Final = 16
-"""On so many items it is seen which states to follow, and what a step holds."""
-BACKWARD: Final = 3
-"""What a step holds of a model's states for its backward pass, as a multiple of them."""
 NORM_MOMENTUM: Final = 0.1
 WORSE_WITH_BATCH: Final = 2.0
 """Batch norms keep their statistics where those of a batch give more than so many times the error."""
-FOLLOWED: Final = 0.9
-"""A state is followed if its error is below this at first: one further off is of other units."""
+
+Fresh: TypeAlias = Callable[[int, int], Iterator[Any]]
+"""From the items of a batch and a seed to batches without end."""
 
 
 def repair_ticket(
@@ -64,18 +59,16 @@ def repair_ticket(
     """Repair the ticket of an extraction in place: once, or with quality ``best`` for as long as it helps.
 
     Rounds of ``steps`` follow one another then, until one lowers the error on the items held out by less than
-    2 %. A ticket that cannot be repaired (frozen, or of half precision) is left as it is.
+    2 %. A ticket that cannot be repaired (frozen, of half precision, without a gradient) is left as it is.
 
     Returns:
         The extraction with a note: what the repair brought, or why there was none.
     """
-    if fault := _why_not(extraction.ticket):
-        return _noted(extraction, f"the ticket was not repaired: {fault}")
     kept = elements_kept(extraction.plan.shapes, extraction.plan.groups)
     done, first, least = 0, math.inf, math.inf
     while True:
-        before = least
-        for each in repair(
+        before, begun = least, done
+        rounds = repair(
             extraction.ticket,
             dense,
             batches,
@@ -84,15 +77,19 @@ def repair_ticket(
             learning_rate=settings.repair_learning_rate,
             fresh=fresh,
             activation_gib=settings.activation_gib,
-            seed=seed + done,
-        ):
-            if each.held_error is not None:
-                least = min(least, each.held_error)
-            if each.step == 0 and done == 0:
-                first = before = least
-            yield replace(each, step=done + each.step, steps=done + steps)
-        done += steps
-        if settings.quality != "best" or done >= MOST_ROUNDS * steps or least > (1 - LEAST_GAIN) * before:
+            seed=seed + begun,
+        )
+        try:
+            for each in rounds:
+                done = begun + each.step
+                if each.held_error is not None:
+                    least = min(least, each.held_error)
+                if done == 0:
+                    first = before = least
+                yield replace(each, step=done, steps=begun + steps)
+        except PruneError as error:
+            return _noted(extraction, f"the ticket was not repaired: {error}")
+        if settings.quality != "best" or done >= MOST_ROUNDS * steps or least >= (1 - LEAST_GAIN) * before:
             break
     more = "" if settings.quality == "best" else "; quality = 'best' goes on for as long as that brings 2%"
     return _noted(
@@ -102,21 +99,15 @@ def repair_ticket(
     )
 
 
-def _why_not(ticket: nn.Module) -> str:
-    kinds = {parameter.dtype for parameter in ticket.parameters() if parameter.requires_grad}
-    if not kinds:
-        return "every parameter is frozen; set requires_grad where it may move"
-    if low := kinds - {torch.float32, torch.float64}:
-        return f"its weights are {str(low.pop()).removeprefix('torch.')}; extract from the model in float32"
-    return ""
+def note_no_repair(extraction: Extraction, settings: Prune) -> Extraction:
+    """Return the extraction with a note where a lower quality left out the repair."""
+    if settings.quality != "fast" or settings.repair != "auto" or settings.repair_steps != "auto":
+        return extraction
+    return _noted(extraction, "the ticket was not repaired (quality = 'fast'); 'balanced' distils it")
 
 
 def _noted(extraction: Extraction, note: str) -> Extraction:
     return replace(extraction, notes=(*extraction.notes, note))
-
-
-Fresh: TypeAlias = Callable[[int, int], Iterator[Any]]
-"""From the items of a batch and a seed to batches without end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +138,7 @@ def repair(
 ) -> Iterator[RepairStep]:
     """Fit ``ticket`` in place to ``dense``, step by step, and leave it at its best.
 
-    A step lowers Σ ‖a − b‖² / Σ ‖b − b̄‖² of the outputs, b those of the dense model, and the mean of the same
+    A step lowers E (a − b)² / var b of the outputs, b those of the dense model, plus the mean of the same
     over inner states: what layers give, at the units that are kept, and what blocks that kept their outputs
     give. Adam, with a linear warm-up over a tenth of the steps and a cosine to zero, gradients clipped to
     norm 5. Batch norms take the statistics of the batches and update their running ones, unless these take
@@ -172,7 +163,8 @@ def repair(
         seed: of the items sampled; torch's own generator is neither read nor moved.
 
     Raises:
-        PruneError: no parameter of the ticket requires a gradient, or there is no batch.
+        PruneError: there is no batch; no parameter of the ticket requires a gradient, some have half
+            precision, or its code runs and has no gradient.
 
     Cost: a step is a pass forward and backward of the ticket and a pass forward of the dense model, with up
     to 64 items. Ten evaluations of a quarter of the items. Memory: Adam's two moments, a copy of the
@@ -181,18 +173,14 @@ def repair(
     Source: Hinton et al. 2015 (arXiv:1503.02531), distillation; Romero et al. 2015, "FitNets"
     (arXiv:1412.6550), inner states; batch statistics: Jordan et al. 2023, "REPAIR" (arXiv:2211.08403).
     """
-    trained = [parameter for parameter in ticket.parameters() if parameter.requires_grad]
-    if not trained:
-        raise PruneError(
-            "repair: every parameter of the ticket is frozen; set requires_grad where it may move"
-        )
+    trained = _trainable(ticket)
     if not batches:
-        raise PruneError("repair: the calibration data are empty; at least one batch is needed")
+        raise PruneError("the calibration data are empty; at least one batch is needed")
     fit, held = hold_out(batches)
-    states, bytes_per_item = _follow_states(ticket, dense, _few(fit[0]), kept or {})
-    items = max(1, min(STEP_ITEMS, int(activation_gib * 2**30 / bytes_per_item)))
-    source = _samples(fit, items, seed) if fresh is None else fresh(items, seed)
-    norms = _norms_to_train(ticket, dense, take_items(fit[0], torch.arange(min(items, item_count(fit[0])))))
+    aims = find_aims(ticket, dense, fit, kept or {})
+    items = max(1, min(STEP_ITEMS, int(activation_gib * 2**30 / aims.item_bytes)))
+    source = _samples(fit, items, seed) if fresh is None else ([each] for each in fresh(items, seed))
+    norms = _norms_to_train(ticket, dense, fit, items, aims)
     moving = [*trained, *chain.from_iterable(norm.buffers(recurse=False) for norm in norms)]
     best = [tensor.detach().clone() for tensor in moving]
     optimizer = torch.optim.Adam(trained, lr=learning_rate)
@@ -206,11 +194,7 @@ def repair(
         for step in range(1, steps + 1):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * _schedule(step - 1, steps)
-            for norm in norms:
-                norm.train()
-            error = _descend(ticket, dense, next(source), states, trained, optimizer)
-            for norm in norms:
-                norm.eval()
+            error = _descend(ticket, dense, next(source), aims, norms, trained, optimizer)
             found = None
             if step % math.ceil(steps / EVALUATIONS) == 0 or step == steps:
                 found = output_error(ticket, dense, held)
@@ -260,66 +244,38 @@ def _schedule(done: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1, steps - warmup)))
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    """What a module gives, and which of the dense model's elements along an axis the ticket has of it."""
+def _trainable(ticket: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that may move.
 
-    module: str
-    axis: int = 0
-    kept: Tensor | None = None
-
-    def of_dense(self, tensor: Tensor) -> Tensor:
-        return tensor if self.kept is None else tensor.index_select(self.axis, self.kept.to(tensor.device))
-
-
-def _follow_states(
-    ticket: nn.Module, dense: nn.Module, batch: Any, kept: KeptElements
-) -> tuple[tuple[_State, ...], float]:
-    """Return the states in which the ticket is to follow the dense model, and the bytes of a step per item.
-
-    A module counts that has weights, is called once in both models and returns one tensor. Its units are
-    those of the dense model, or those that ``kept`` names of its weight's first axis; they lie along the
-    output's only axis of another length. What is further off than ``FOLLOWED`` is left out.
+    Raises:
+        PruneError: there is none, or some are of half precision, in which the steps would be lost.
     """
-    there = {name for name, _ in dense.named_modules()}
-    names = [
-        name
-        for name, module in ticket.named_modules()
-        if name and name in there and next(module.parameters(), None) is not None
-    ]
-    with torch.no_grad(), evaluation_mode(ticket), evaluation_mode(dense):
-        ours, theirs = (_call(model, batch, names)[1] for model in (ticket, dense))
-    states = []
-    for name in (each for each in names if each in ours and each in theirs):
-        a, b, state = ours[name], theirs[name], _State(name)
-        if a.shape != b.shape:
-            units = kept.get(f"{name}.weight", {}).get(0)
-            axes = [axis for axis in range(min(a.ndim, b.ndim)) if a.shape[axis] != b.shape[axis]]
-            if units is None or a.ndim != b.ndim or len(axes) != 1 or a.shape[axes[0]] != len(units):
-                continue
-            state = _State(name, axes[0], units)
-        if float(_relative(a, state.of_dense(b))) < FOLLOWED:
-            states.append(state)
-    # The ticket's are held with what the backward pass needs of them.
-    sizes = (sum(each.nbytes for each in given.values()) for given in (ours, theirs))
-    held = next(sizes) * BACKWARD + next(sizes)
-    return tuple(states), max(1.0, held / item_count(batch))
+    trained = [parameter for parameter in ticket.parameters() if parameter.requires_grad]
+    if not trained:
+        raise PruneError("every parameter is frozen; set requires_grad where it may move")
+    if low := {parameter.dtype for parameter in trained} - {torch.float32, torch.float64}:
+        kind = str(low.pop()).removeprefix("torch.")
+        raise PruneError(f"its weights are {kind}; extract from the model in float32")
+    return trained
 
 
-def _norms_to_train(ticket: nn.Module, dense: nn.Module, batch: Any) -> list[_BatchNorm]:
+def _norms_to_train(
+    ticket: nn.Module, dense: nn.Module, batches: Sequence[Any], items: int, aims: Aims
+) -> list[_BatchNorm]:
     """Return the batch norms, or none where the error with statistics of a batch is much higher."""
-    norms = running_norms(ticket) if item_count(batch) >= LEAST_NORM_ITEMS else []
-    if not norms:
+    norms = running_norms(ticket)
+    [batch, *others] = next(_samples(batches, items, 0))
+    if not norms or others or item_count(batch) < LEAST_NORM_ITEMS:
         return []
-    before = output_error(ticket, dense, [batch])
     kept = [buffer.clone() for norm in norms for buffer in norm.buffers(recurse=False)]
     with torch.no_grad(), evaluation_mode(ticket), evaluation_mode(dense):
-        for norm in norms:
-            norm.train()
-        outputs, wanted = (_call(model, batch, ())[0] for model in (ticket, dense))
+        wanted = call_keeping(dense, batch, ())
+        only_outputs = replace(aims, states=())
+        before = only_outputs.error(call_keeping(ticket, batch, ()), wanted)
+        with _counting(norms):
+            after = only_outputs.error(call_keeping(ticket, batch, ()), wanted)
     _copy(kept, [buffer for norm in norms for buffer in norm.buffers(recurse=False)])
-    errors = [float(_relative(a, b)) for a, b in zip(outputs, wanted, strict=True)]
-    return norms if sum(errors) / max(1, len(errors)) < WORSE_WITH_BATCH * before else []
+    return norms if bool(after < WORSE_WITH_BATCH * before) else []
 
 
 @contextmanager
@@ -335,64 +291,51 @@ def _following(norms: Sequence[_BatchNorm]) -> Iterator[None]:
             norm.momentum = momentum
 
 
-def _call(model: nn.Module, batch: Any, names: Sequence[str]) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Return a model's outputs, and what each named module gave that was called once and gave one tensor.
-
-    What the model draws at random it draws alike on every call.
-    """
-    given: dict[str, list[Any]] = {}
-    with ExitStack() as stack:
-        for name in names:
-
-            def keep(_module: nn.Module, _args: Any, out: Any, name: str = name) -> None:
-                given.setdefault(name, []).append(out)
-
-            stack.callback(model.get_submodule(name).register_forward_hook(keep).remove)
-        stack.enter_context(fixed_seed())
-        outputs = list(item_tensors(call_model(model, batch)))
-    return outputs, {
-        name: outs[0]
-        for name, outs in given.items()
-        if len(outs) == 1 and isinstance(outs[0], Tensor) and outs[0].is_floating_point() and outs[0].ndim
-    }
+@contextmanager
+def _counting(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Have batch norms take the statistics of what passes, within the block."""
+    for norm in norms:
+        norm.train()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.eval()
 
 
 def _descend(
     ticket: nn.Module,
     dense: nn.Module,
-    batch: Any,
-    states: Sequence[_State],
-    parameters: Sequence[Tensor],
+    parts: Sequence[Any],
+    aims: Aims,
+    norms: Sequence[_BatchNorm],
+    parameters: Sequence[nn.Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> float:
-    names = [state.module for state in states]
-    with torch.no_grad():
-        wanted, aims = _call(dense, batch, names)
-    with torch.enable_grad(), sound_backward(ticket):
-        outputs, given = _call(ticket, batch, names)
-        error = torch.stack([_relative(a, b) for a, b in zip(outputs, wanted, strict=True)]).mean()
-        inner = [
-            _relative(given[state.module], state.of_dense(aims[state.module]))
-            for state in states
-            if state.module in given and state.module in aims
-        ]
-        if inner:
-            error = error + torch.stack(inner).mean()
-        gradients = torch.autograd.grad(error, parameters, allow_unused=True)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    if bool(error.isfinite()):
+    """Take one step on the items of all parts, and return their error before it."""
+    total = sum(map(item_count, parts))
+    whole = 0.0
+    for part in parts:
+        share = item_count(part) / total
+        with torch.no_grad():
+            wanted = call_keeping(dense, part, aims.modules)
+        counted = norms if item_count(part) >= LEAST_NORM_ITEMS else ()
+        with torch.enable_grad(), sound_backward(ticket), _counting(counted):
+            error = share * aims.error(call_keeping(ticket, part, aims.modules), wanted)
+            try:
+                gradients = torch.autograd.grad(error, parameters, allow_unused=True)
+            except RuntimeError as fault:  # Code that works in place may run and still have no gradient.
+                raise PruneError(f"it has no gradient ({first_line(fault)})") from fault
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        whole += float(error.detach())
+    if math.isfinite(whole):
         nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
         optimizer.step()
     for parameter in parameters:
         parameter.grad = None
-    return float(error.detach())
-
-
-def _relative(found: Tensor, wanted: Tensor) -> Tensor:
-    """Return the squares of the difference over those of what is wanted about its mean over the items."""
-    spread = (wanted - wanted.mean(0)).float().square().sum()
-    return (found - wanted).float().square().sum() / spread.clamp_min(1e-30)
+    return whole
 
 
 @torch.no_grad()
@@ -401,13 +344,41 @@ def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
         there.copy_(here)
 
 
-def _samples(fit: Sequence[Any], items: int, seed: int) -> Iterator[Any]:
-    """Yield items drawn at random, those of one batch at a time."""
+def _samples(batches: Sequence[Any], items: int, seed: int) -> Iterator[list[Any]]:
+    """Yield so many items drawn at random from all batches, as one batch where they can be joined.
+
+    Batches that are never split are drawn by their items, until there are enough.
+    """
     generator = torch.Generator().manual_seed(seed)
+    counts = [item_count(batch) for batch in batches]
+    ends = list(accumulate(counts))
     while True:
-        batch = fit[int(torch.randint(len(fit), (), generator=generator))]
-        yield take_items(batch, torch.randperm(item_count(batch), generator=generator)[:items])
+        if any(is_whole(batch) for batch in batches):
+            parts, left = [], items
+            while left > 0:
+                weights = torch.tensor(counts, dtype=torch.float64)
+                rank = int(torch.multinomial(weights, 1, generator=generator))
+                parts.append(batches[rank])
+                left -= counts[rank]
+            yield parts
+            continue
+        drawn = torch.randperm(ends[-1], generator=generator)[:items]
+        owners = torch.bucketize(drawn, torch.tensor(ends), right=True)
+        parts = [
+            take_items(batches[rank], drawn[owners == rank] - (ends[rank] - counts[rank]))
+            for rank in owners.unique().tolist()
+        ]
+        yield [_join(parts)] if len({_form(part) for part in parts}) == 1 else parts
 
 
-def _few(batch: Any) -> Any:
-    return take_items(batch, torch.arange(min(FIRST_ITEMS, item_count(batch))))
+def _form(batch: Any) -> tuple[Any, ...]:
+    """Return what batches that can be joined have in common: number types and sizes but for the items."""
+    return tuple((each.dtype, each.shape[1:], each.ndim) for each in tensors_of(batch))
+
+
+def _join(parts: Sequence[Any]) -> Any:
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0], WithCalls):
+        return WithCalls(join_items([part.data for part in parts]), parts[0].also)
+    return join_items(parts)

@@ -10,7 +10,7 @@ from annotated_types import Interval
 from pydantic import Discriminator, Tag
 
 from tpsprune.errors import PruneError
-from tpsprune.recipe.bounds import STRICT, Count, OpenShare, Positive, section
+from tpsprune.recipe.bounds import STRICT, Count, Natural, OpenShare, Positive, section
 
 
 class _OneTarget:
@@ -175,9 +175,9 @@ class Prune:
     anything. A note says what more would have brought."""
     repair: bool | Literal["auto"] = "auto"
     """Label-free repair: the ticket is distilled from the dense model. ``auto``: unless training follows."""
-    repair_steps: Count | Literal["auto"] = "auto"
-    """Optimiser steps of the repair. ``auto``: 200 on training items; on calibration data alone so many that
-    each item is seen a dozen times, and 200 at most."""
+    repair_steps: Natural | Literal["auto"] = "auto"
+    """Optimiser steps of the repair, 0 for none. ``auto``: 200 on training items; on calibration data alone
+    so many that each item is seen a dozen times, and 200 at most."""
     repair_learning_rate: Positive = 3e-3
     rounds: Count = 1
     """Prunings in which the target is reached, each the same share of what is left."""

@@ -193,6 +193,8 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
         faults.append(Fault("task.model.weights_match", "is read with task.model.weights only"))
     if recipe.prune.round_to != "auto" and recipe.prune.min_width % recipe.prune.round_to:
         faults.append(Fault("prune.min_width", f"must be a multiple of round_to = {recipe.prune.round_to}"))
+    if recipe.prune.repair is False and recipe.prune.repair_steps not in ("auto", 0):
+        faults.append(Fault("prune.repair_steps", "is read with prune.repair only (here false)"))
     if recipe.prune.rounds > 1 and isinstance(recipe.prune.target, Tolerance | Widths):
         message = (
             f"need a target of macs, params or latency, to go there in steps (found {recipe.prune.target})"
