@@ -48,7 +48,7 @@ TOKENS = 64
 RATE_HZ, WINDOW = 16_000, 1024
 BASELINE = {"widths": "uniform", "compensate": False}
 REPAIRED = "magnitude, repaired"
-BYTE_STEPS = 1_000
+BYTE_STEPS = 400
 
 
 @dataclass(frozen=True)

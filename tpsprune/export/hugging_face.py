@@ -99,7 +99,8 @@ def auto_class(folder: Path) -> str:
     """Return the ``Auto`` class that loads what was written, where that takes code; else an empty text."""
     if not (folder / CODE).is_file():
         return ""
-    return next(iter(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["auto_map"]))
+    places: dict[str, str] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["auto_map"]
+    return next(iter(places))
 
 
 def save_pretrained(ticket: nn.Module, save_directory: str | Path, **options: Any) -> None:

@@ -366,7 +366,7 @@ def _samples(batches: Sequence[Any], items: int, seed: int) -> Iterator[list[Any
         owners = torch.bucketize(drawn, torch.tensor(ends), right=True)
         parts = [
             take_items(batches[rank], drawn[owners == rank] - (ends[rank] - counts[rank]))
-            for rank in owners.unique().tolist()
+            for rank in sorted(set(owners.tolist()))
         ]
         yield [_join(parts)] if len({_form(part) for part in parts}) == 1 else parts
 
