@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import tpsprune
 from tests.pipeline.conftest import Events, Small, folder_of, outcome_of
-from tpsprune import pipeline, pruning
+from tpsprune import pipeline, pruning, training
 from tpsprune.errors import RecipeError, RunFolderError
 from tpsprune.pipeline.workbench import set_up
 from tpsprune.pruning import Plan
+from tpsprune.pruning.observations import hold_out
 from tpsprune.recipe import Recipe
-from tpsprune.records import Decided, Event, Finished, Pruned
+from tpsprune.records import (
+    Decided,
+    Event,
+    Finished,
+    Note,
+    PhaseEnded,
+    PhaseStarted,
+    Progress,
+    Pruned,
+)
 from tpsprune.runs import RunFolder, read_json, read_result
 from tpsprune.runs.tensors import load_tensors
 
@@ -29,8 +42,10 @@ def pruned(small: Small, trained: RunFolder, tmp_path_factory: pytest.TempPathFa
 
 
 def test_a_trained_model_is_pruned_benchmarked_and_not_trained(pruned: Events, trained: RunFolder) -> None:
-    assert [type(event) for event in pruned if type(event).__name__ != "Note"] == [
+    assert [type(event) for event in pruned if not isinstance(event, Note | Progress)] == [
         Decided,
+        PhaseStarted,
+        PhaseEnded,
         Pruned,
         Decided,
         Finished,
@@ -42,13 +57,15 @@ def test_a_trained_model_is_pruned_benchmarked_and_not_trained(pruned: Events, t
     assert outcome.dense.accuracy == read_result(trained.result).dense.accuracy
     assert outcome.ticket.accuracy > outcome.dense.accuracy - 0.1
     assert outcome.stopped.reason == "no retraining was requested"
-    assert list(outcome.energy) == ["setup", "prune", "evaluate", "benchmark"]
+    assert list(outcome.energy) == ["setup", "prune", "evaluate", "repair", "benchmark"]
+    assert any("200 steps of repair" in each.text for each in pruned if isinstance(each, Note))
 
 
-def test_the_ticket_is_that_of_the_extraction_bit_for_bit(
-    small: Small, trained: RunFolder, pruned: Events
+def test_without_repair_the_ticket_is_that_of_the_extraction_bit_for_bit(
+    small: Small, trained: RunFolder, tmp_path: Path
 ) -> None:
-    outcome = outcome_of(pruned)
+    outcome = outcome_of(run(small("prune.repair=false"), trained.dense, tmp_path))
+    assert "repair" not in outcome.energy
     with set_up(small(), "cpu") as bench:
         model = bench.new_model()
         model.load_state_dict(load_tensors(trained.dense)[0])
@@ -71,6 +88,28 @@ def test_a_number_of_epochs_retrains_for_that_long(small: Small, trained: RunFol
     outcome = outcome_of(run(small("retrain.epochs=2"), trained.dense, tmp_path))
     assert outcome.epochs == {"budget": 2.0, "trained": 2.0}
     assert "retrain" in set(outcome.energy)
+    assert "repair" not in set(outcome.energy)
+
+
+def test_items_held_out_are_not_repaired_on(
+    small: Small, trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small("prune.repair_steps=3")
+    drawn = []
+
+    def shuffled(inputs: Tensor, items: int, **options: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        drawn.append(inputs)
+        return training.loop.shuffled(inputs, items, **options)
+
+    monkeypatch.setattr("tpsprune.training.shuffled", shuffled)
+    run(recipe, trained.dense, tmp_path)
+    with set_up(recipe, "cpu") as bench:
+        held = torch.cat(list(hold_out(bench.prune_places)[1]))
+        inputs = bench.dataset.train.inputs
+        kept = torch.ones(len(inputs), dtype=torch.bool)
+        kept[held] = False
+    assert 0 < len(held) < len(inputs)
+    assert torch.equal(drawn[0], inputs[kept])
 
 
 def test_a_rewind_is_refused_for_there_was_no_training(
