@@ -48,8 +48,8 @@ REPORT = Path(__file__).parents[1] / "reports" / "repair.md"
 def heal_rows(keys: list[tuple[str, int, str, float]], steps: int) -> Iterator[Row]:
     """Yield a row for each key of one net and seed; its seconds are the processor's, after the cut.
 
-    ``healed`` sees the training split without labels, ``best`` for as long as that helps; both ``trained`` see
-    it with labels.
+    ``healed`` sees the training split without labels, ``best`` for as long as that helps; both ``trained``
+    see it with labels.
     """
     name, seed = keys[0][:2]
     task = TASKS[name]
@@ -157,10 +157,10 @@ def main() -> None:
         REPORT.write_text(
             f"# {options.steps} steps of repair\n\n"
             f"`python -m benchmarks.one_shot_heal` on one thread, PyTorch {torch.__version__}. Test accuracy "
-            "(at most 2,000 items) of one dense net and one draw of calibration data, and the processor seconds "
+            "(at most 2,000 items) of one dense net and one draw of calibration data, and processor seconds "
             "after the cut. *Repaired* has no labels; *best* repairs for as long as a round brings 2 %; "
-            f"*trained* are {options.steps} steps with labels, AdamW at 1e-3 with one cycle, twice the items a "
-            "step and no dense model to run.\n\n" + "\n".join(lines) + "\n",
+            f"*trained* are {options.steps} steps with labels, AdamW at 1e-3 with one cycle, twice the items "
+            "a step and no dense model to run.\n\n" + "\n".join(lines) + "\n",
             encoding="utf-8",
         )
 
