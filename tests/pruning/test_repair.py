@@ -192,7 +192,7 @@ def test_a_note_says_what_the_repair_brought() -> None:
     notes = repaired(found, model, batch, settings(), 20).notes
     assert notes[:-1] == found.notes
     match = re.match(
-        r"20 steps of repair brought .* held out from (\S+) to (\S+); quality = 'best'", notes[-1]
+        r"20 steps of repair lowered .* held out from (\S+) to (\S+); quality = 'best'", notes[-1]
     )
     assert match is not None
     assert float(match[2]) < float(match[1])

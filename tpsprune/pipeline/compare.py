@@ -157,7 +157,7 @@ def _warm_up(
         recipe,
         train=replace(recipe.train, epochs=1),
         stop=Stop(draw=NoRule(), end=NoRule()),
-        prune=replace(recipe.prune, rounds=1),
+        prune=replace(recipe.prune, rounds=1, repair=False),
         retrain=replace(recipe.retrain, rewind="none", epochs="rest"),
     )
     begun = Begun(arm="ticket", seed=recipe.seed, pair=0, position=0, folder="runs/warm-up")
