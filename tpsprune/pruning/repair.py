@@ -92,12 +92,10 @@ def repair_ticket(
         if settings.quality != "best" or done >= MOST_ROUNDS * steps or least >= (1 - LEAST_GAIN) * before:
             break
     more = "" if settings.quality == "best" else "; quality = 'best' goes on for as long as that brings 2%"
-    error = "the error of its outputs on calibration data held out"
+    what = "the error of its outputs on calibration data held out"
     if not least < first:
-        return _noted(
-            extraction, f"{done} steps of repair did not lower {error}: the ticket is as it was cut"
-        )
-    return _noted(extraction, f"{done} steps of repair lowered {error} from {first:.3g} to {least:.3g}{more}")
+        return _noted(extraction, f"{done} steps of repair did not lower {what}: the ticket is as it was cut")
+    return _noted(extraction, f"{done} steps of repair lowered {what} from {first:.3g} to {least:.3g}{more}")
 
 
 def note_no_repair(extraction: Extraction, settings: Prune) -> Extraction:
