@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 import tpsprune
 from tests.export.bundles import restamp, write_first_version
-from tests.pipeline.conftest import Small, folder_of, harmful_model, make_small
+from tests.pipeline.conftest import Small, folder_of, harmful_model, make_small, outcome_of
 from tests.pipeline.test_train import run
-from tpsprune import pipeline, pruning
+from tpsprune import pipeline, pruning, recipe
 from tpsprune.errors import ArtifactError, RunFolderError
 from tpsprune.pipeline.workbench import set_up
 from tpsprune.recipe import dumps
@@ -467,3 +467,28 @@ def test_the_lines_on_the_card_load_a_ticket_of_several_inputs(
         outputs.append(torch.as_tensor(found["scores"]))
     assert len(outputs) == len(formats)
     assert all(torch.allclose(outputs[0], each, atol=1e-5) for each in outputs)
+
+
+def test_a_ticket_of_transformers_with_a_width_for_each_layer_leaves_by_hf(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="pip install 'tpsprune[transformers]'")
+    config = "{hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4}"
+    text = """
+name = "language"
+task.loss = "next-token"
+train = {epochs = 1, threads = 1}
+prune.calibration_items = 64
+prune.quality = "fast"
+prune.target.widths = {"model.layers.0.mlp.gate_proj" = 20, "model.layers.1.mlp.gate_proj" = 30}
+retrain.epochs = 0
+energy.meter = "none"
+"""
+    (tmp_path / "words.txt").write_text("the quick brown fox jumps over the lazy dog. " * 400)
+    data = f"task.data = {{kind='text', path='{tmp_path / 'words.txt'}', length=16}}"
+    model = f"task.model = {{kind='transformers', architecture='LlamaForCausalLM', config={config}}}"
+    made = recipe.parse(f"{text}{data}\n{model}\n", "language.toml")
+    outcome = outcome_of(list(pipeline.train(made, tmp_path / "runs", device="cpu")))
+    exported = pipeline.export(Path(outcome.folder), tmp_path / "bundle", ["hf", "safetensors"])
+    assert "modeling_pruned.py" in exported.files
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert 'transformers.AutoModelForCausalLM.from_pretrained("FOLDER", trust_remote_code=True)' in card
+    assert tpsprune.load(tmp_path / "bundle").training is False

@@ -221,6 +221,7 @@ FileName = Literal[
     "config.json",
     "generation_config.json",
     "model.safetensors",
+    "modeling_pruned.py",
     "plan.json",
     "recipe.toml",
     "ticket.onnx",
