@@ -80,6 +80,9 @@ pruning    | share counted          | if found > target + SLACK: => if False:
 pruning    | optimizer state        | (take(value, kept.get(name, {})) if fits else value).clone() => value.clone()
 pruning    | memory format          | return taken.contiguous(memory_format=channels_last) => return taken
 pruning    | multiples of eight     | width >= FEWEST_STEPS * step => width >= step
+pruning    | best of the repair     | if found < least: => if found > least:
+export     | number of heads        | if value != dense.get((place, name)) or any(part in name for part in _OF_HEADS) => if False
+pipeline   | held out of the repair | others[held] = False => others[held] = True
 pruning    | flag of a new bias     | requires_grad=weight.requires_grad) => requires_grad=True)
 pipeline   | budget                 | spent.seconds >= stop.budget_seconds => spent.seconds >= 1e9
 cli        | exit code              | exit_code = 2 => exit_code = 1
