@@ -261,7 +261,7 @@ def test_batches_of_one_are_joined() -> None:
     tickets = []
     for batches in ([batch], list(batch.split(1))):
         found = extract(model, [batch], settings(compensate=False))
-        steps = list(repair(found.ticket, model, batches, steps=20))
+        steps = list(repair(found.ticket, model, batches, steps=20, learning_rate=3e-3))
         assert steps[-1].held_error is not None
         assert steps[0].held_error is not None
         tickets.append(steps[-1].held_error / steps[0].held_error)
@@ -275,6 +275,23 @@ def test_sequences_of_several_lengths_are_repaired_on_in_parts() -> None:
     found = tpsprune.extract(model, batches, Macs(0.5), compensate=False, repair_steps=30)
     before, after = map(float, re.findall(r"from (\S+) to ([^;\s]+)", found.notes[-1])[0])
     assert after < 0.8 * before
+
+
+@pytest.mark.parametrize(("name", "rate"), [("cnn", 3e-3), ("mlp", 5e-4)])
+def test_the_learning_rate_is_lower_where_nothing_holds_the_scale(
+    name: str, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch = zoo.case(name)
+    rates = []
+
+    class Adam(torch.optim.Adam):
+        def step(self, closure: Any = None) -> Any:
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    monkeypatch.setattr("torch.optim.Adam", Adam)
+    list(repair(prune(model, batch), model, [batch], steps=20))
+    assert max(rates) == rate
 
 
 class WithoutGradient(nn.Module):
