@@ -292,6 +292,15 @@ def test_what_generation_needs_is_saved_beside_a_new_configuration(tmp_path: Pat
     assert json.loads((tmp_path / "generation_config.json").read_text())["max_new_tokens"] == 77
 
 
+def test_where_the_code_of_somebodys_own_model_is_stays_in_its_configuration(tmp_path: Path) -> None:
+    model = saves_itself(cut_llama(llama(), (20, 20)))
+    model.config.auto_map = {"AutoModelForCausalLM": "theirs.Own"}
+    model.save_pretrained(tmp_path)  # type: ignore[operator]
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["auto_map"] == {"AutoModelForCausalLM": "theirs.Own"}
+    assert config["intermediate_size"] == 20
+
+
 def test_a_process_that_is_not_the_first_writes_nothing(tmp_path: Path) -> None:
     for widths in ((20, 20), (20, 30)):
         saves_itself(cut_llama(llama(), widths)).save_pretrained(  # type: ignore[operator]

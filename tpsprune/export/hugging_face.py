@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final, final
 from torch import nn
 
 from tpsprune.errors import ArtifactError, CannotWriteError
-from tpsprune.export.configurations import Fit, architecture_of, fitting_config
+from tpsprune.export.configurations import OF_CODE, Fit, architecture_of, fitting_config
 from tpsprune.export.pruned_architecture import (
     CODE,
     CONFIG,
@@ -138,8 +138,12 @@ def save_pretrained(ticket: nn.Module, save_directory: str | Path, **options: An
         return
     folder = Path(save_directory)
     if isinstance(found, Fit):
-        (folder / CODE).unlink(missing_ok=True)
-        rewrite_config(folder, {"architectures": [architecture_of(ticket).__name__], **found.changes})
+        # Code of somebody else's own, and where it is, stay.
+        kind = architecture_of(ticket)
+        if kind is not own:
+            (folder / CODE).unlink(missing_ok=True)
+        without = () if kind is own else OF_CODE
+        rewrite_config(folder, {"architectures": [kind.__name__], **found.changes}, without=without)
     else:
         write_architecture(folder, ticket, found)
 
