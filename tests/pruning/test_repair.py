@@ -294,6 +294,14 @@ def test_the_learning_rate_is_lower_where_nothing_holds_the_scale(
     assert max(rates) == rate
 
 
+def test_a_complex_parameter_stays_and_the_others_are_repaired() -> None:
+    torch.manual_seed(0)
+    model = OverVectors().eval()
+    model.register_parameter("turn", nn.Parameter(torch.ones(2, dtype=torch.complex64)))
+    found = tpsprune.extract(model, torch.randn(128, 6), Macs(0.5), repair_steps=5)
+    assert "5 steps of repair" in found.notes[-1]
+
+
 class WithoutGradient(nn.Module):
     def __init__(self) -> None:
         super().__init__()

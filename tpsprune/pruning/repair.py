@@ -249,12 +249,12 @@ def _schedule(done: int, steps: int) -> float:
 
 
 def _trainable(ticket: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that may move.
+    """Return the parameters that may move; complex ones stay as they are.
 
     Raises:
         PruneError: there is none, or some are of half precision, in which the steps would be lost.
     """
-    trained = [parameter for parameter in ticket.parameters() if parameter.requires_grad]
+    trained = [each for each in ticket.parameters() if each.requires_grad and each.is_floating_point()]
     if not trained:
         raise PruneError("every parameter is frozen; set requires_grad where it may move")
     if low := {parameter.dtype for parameter in trained} - {torch.float32, torch.float64}:
