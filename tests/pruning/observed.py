@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.pruning.groups import Consumer
-from tpsprune.pruning.layers import channels_first, length
+from tpsprune.pruning.layers import channels_first
 from tpsprune.pruning.observations import (
     JointSums,
     SplitMoments,
@@ -78,11 +78,8 @@ def moments_of_signals(
     return sums.moments()
 
 
-def moments_of_windows(
-    dense: nn.Module, pruned: nn.Module, batches: Sequence[Tensor], alive: Tensor | None = None
-) -> SplitMoments:
+def moments_of_windows(dense: nn.Module, pruned: nn.Module, batches: Sequence[Tensor]) -> SplitMoments:
     """Return the moments of all windows of a layer and of the dense layer's outputs."""
-    alive = torch.ones(length(dense, "in"), dtype=torch.bool) if alive is None else alive
     groups = getattr(dense, "groups", 1)
     sums = JointSums()
     for batch in batches:
@@ -90,6 +87,6 @@ def moments_of_windows(
             y = dense(batch)
         y = y.flatten(2).transpose(1, 2) if channels_first(dense) else y
         y = y.reshape(len(batch), -1, y.shape[-1])
-        x = read_windows(pruned, batch, alive, torch.arange(count_windows(pruned, batch)))
+        x = read_windows(pruned, batch, torch.arange(count_windows(pruned, batch)))
         sums.add(x, y.unflatten(-1, (groups, -1)))
     return sums.moments()

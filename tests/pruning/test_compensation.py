@@ -16,11 +16,13 @@ from tpsprune.pruning import Consumer
 from tpsprune.pruning.compensation import (
     RIDGES,
     Interpolation,
+    Read,
     compensate,
     fit_interpolation,
     takes_intercept,
     weights_gram,
 )
+from tpsprune.pruning.layers import length, tensor_axes, update_sizes
 
 
 def sampled(*shape: int, seed: int = 0) -> Tensor:
@@ -129,44 +131,79 @@ CONSUMERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CONSUMERS)
-def test_a_compensated_layer_gives_of_the_kept_signals_what_it_would_of_their_estimates(name: str) -> None:
+def without_inputs(layer: nn.Module, removed: list[int]) -> tuple[nn.Module, Tensor]:
+    """Return a layer without some inputs, and those that are left."""
+    narrow = copy.deepcopy(layer)
+    kept = torch.tensor([each for each in range(length(layer, "in")) if each not in removed])
+    axis = tensor_axes(layer, "in")["weight"]
+    groups = getattr(layer, "groups", 1)
+    of_group = kept[kept < length(layer, "in") // groups]
+    narrow.weight = nn.Parameter(layer.weight.detach().index_select(axis, of_group))
+    update_sizes(narrow)
+    return narrow, kept
+
+
+@pytest.mark.parametrize("name", [each for each in CONSUMERS if each != "one group of two"])
+@pytest.mark.parametrize("fewer_outputs", [False, True], ids=["all outputs", "fewer outputs"])
+def test_a_compensated_layer_gives_of_the_kept_signals_what_it_would_of_their_estimates(
+    name: str, fewer_outputs: bool
+) -> None:
     torch.manual_seed(0)
     make, consumer, shape = CONSUMERS[name]
     layer, batch = make().double(), sampled(*shape)
     places = elements_of(consumer, 4)
-    f = consumer.features
-    kept = tuple(unit * f + each for unit in (1, 3) for each in range(f))
-    intercept_n = sampled(len(places), seed=2) * takes_intercept(layer)
-    found = Interpolation(sampled(len(places), len(kept), seed=1), intercept_n, 1e-4)
+    read = Read(consumer, 4, (1, 3))
+    found = Interpolation(
+        sampled(len(places), len(read.signals), seed=1),
+        sampled(len(places), seed=2) * takes_intercept(layer),
+        1e-4,
+    )
     axis = 1 if isinstance(layer, nn.modules.conv._ConvNd) else -1
     rows, estimated = batch.movedim(axis, 0), batch.clone()
     for signal, elements in enumerate(places):
         for position, element in enumerate(elements):
             estimate = sum(
-                found.map_nk[signal, rank] * rows[places[each][position]] for rank, each in enumerate(kept)
+                found.map_nk[signal, rank] * rows[places[each][position]]
+                for rank, each in enumerate(read.signals)
             )
-            estimated.movedim(axis, 0)[element] = estimate + intercept_n[signal]
-    compensated = copy.deepcopy(layer)
-    compensate(compensated, layer, consumer, 4, kept, found)
-    torch.testing.assert_close(compensated(batch), layer(estimated))
-    pruned = [element for n, elements in enumerate(places) if n not in kept for element in elements]
-    disturbed = batch.clone()
-    disturbed.movedim(axis, 0)[pruned] = 100.0
-    torch.testing.assert_close(compensated(disturbed), compensated(batch))
+            estimated.movedim(axis, 0)[element] = estimate + found.intercept_n[signal]
+    removed = [e for n, elements in enumerate(places) if n not in read.signals for e in elements]
+    narrow, kept_c = without_inputs(layer, removed)
+    outputs_q = None
+    if fewer_outputs:
+        outputs_q = torch.tensor([0, 2])
+        out_axis = tensor_axes(narrow, "out")["weight"]
+        narrow.weight = nn.Parameter(narrow.weight.detach().index_select(out_axis, outputs_q))
+        narrow.bias = nn.Parameter(narrow.bias.detach()[outputs_q])
+        update_sizes(narrow)
+    expected = layer(estimated)
+    expected = expected if outputs_q is None else expected.index_select(axis, outputs_q)
+    inside = read.in_ticket(length(layer, "in"), [read], outputs_q)
+    compensate(narrow, layer, read, inside, found, outputs_q)
+    torch.testing.assert_close(narrow(batch.index_select(axis, kept_c)), expected)
 
 
-def test_each_consumer_of_a_layer_is_compensated_by_itself() -> None:
+@pytest.mark.parametrize("outputs", [None, [1, 2, 3, 4]], ids=["all outputs", "fewer outputs"])
+def test_each_consumer_of_a_layer_is_compensated_by_itself(outputs: list[int] | None) -> None:
     """The groups of a convolution, and the parts of a concatenation: one after the other is both at once."""
     layer, batch = nn.Conv2d(8, 6, 3, groups=2).double(), sampled(5, 8, 6, 6)
-    compensated, estimated = copy.deepcopy(layer), batch.clone()
-    for offset, outputs in ((0, (0, 3)), (4, (3, 6))):
+    estimated = batch.clone()
+    narrow, kept_c = without_inputs(layer, [1, 2, 5, 6])
+    outputs_q = None if outputs is None else torch.tensor(outputs)
+    if outputs_q is not None:
+        narrow.weight = nn.Parameter(narrow.weight.detach()[outputs_q])
+        narrow.bias = nn.Parameter(narrow.bias.detach()[outputs_q])
+        update_sizes(narrow)
+    reads = [Read(Consumer("", at, 1, outputs=rows), 4, (0, 3)) for at, rows in ((0, (0, 3)), (4, (3, 6)))]
+    for read in reads:
+        offset = read.consumer.offset
         found = Interpolation(sampled(4, 2, seed=offset), sampled(4, seed=offset + 1), 1e-4)
-        compensate(compensated, layer, Consumer("", offset, 1, outputs=outputs), 4, (0, 3), found)
+        compensate(narrow, layer, read, read.in_ticket(8, reads, outputs_q), found, outputs_q)
         units = batch[:, [offset, offset + 3]]
         estimate = torch.einsum("nk,bkhw->bnhw", found.map_nk, units) + found.intercept_n[:, None, None]
         estimated[:, offset : offset + 4] = estimate
-    torch.testing.assert_close(compensated(batch), layer(estimated))
+    expected = layer(estimated) if outputs_q is None else layer(estimated)[:, outputs_q]
+    torch.testing.assert_close(narrow(batch[:, kept_c]), expected)
 
 
 @pytest.mark.parametrize("name", CONSUMERS)

@@ -19,8 +19,8 @@ from tests.pruning.observed import (
 from tpsprune.numerics.trees import WholeBatch
 from tpsprune.pruning.groups import Consumer
 from tpsprune.pruning.observations import (
-    MOST_EXACT,
     JointSums,
+    count_places,
     count_signal_places,
     count_windows,
     read_outputs,
@@ -31,7 +31,7 @@ from tpsprune.pruning.observations import (
 )
 
 
-@pytest.mark.parametrize("columns", [5, MOST_EXACT + 1])
+@pytest.mark.parametrize("columns", [5, 513])
 @pytest.mark.parametrize(("dtype", "away"), [(torch.float32, 30.0), (torch.float64, 1e7)])
 def test_streamed_moments_are_those_of_all_rows_at_once(
     columns: int, dtype: torch.dtype, away: float
@@ -69,20 +69,21 @@ def covariance(a_rp: Tensor, b_rq: Tensor) -> Tensor:
 )
 def test_the_moments_are_those_of_torchs_unfold(layer: nn.Conv2d) -> None:
     torch.manual_seed(0)
-    batches = [noise(5, 3, 7, 7), noise(4, 3, 7, 7, seed=1)]
+    layer = layer.double()
+    batches = [noise(5, 3, 7, 7).double(), noise(4, 3, 7, 7, seed=1).double()]
     whole = moments_of_windows(layer, layer, batches).whole
     images = torch.cat(batches)
     padding = 2 if layer.padding == "same" else layer.padding
     x_rp = functional.unfold(images, layer.kernel_size, layer.dilation, padding, layer.stride)
-    x_rp = x_rp.transpose(1, 2).flatten(0, 1).double()
-    y_rq = layer(images).flatten(2).transpose(1, 2).flatten(0, 1).double()
+    x_rp = x_rp.transpose(1, 2).flatten(0, 1)
+    y_rq = layer(images).flatten(2).transpose(1, 2).flatten(0, 1)
     assert whole.rows == len(x_rp)
     torch.testing.assert_close(whole.mean_x_gp[0], x_rp.mean(0))
     torch.testing.assert_close(whole.xx_gpp[0], covariance(x_rp, x_rp))
     torch.testing.assert_close(whole.xy_gpq[0], covariance(x_rp, y_rq))
     torch.testing.assert_close(whole.yy_gq[0], covariance(y_rq, y_rq).diagonal())
-    tokens, linear = noise(8, 5, 3), nn.Linear(3, 2)
-    rows = tokens.flatten(0, 1).double()
+    tokens, linear = noise(8, 5, 3).double(), nn.Linear(3, 2).double()
+    rows = tokens.flatten(0, 1)
     of_tokens = moments_of_windows(linear, linear, [tokens]).whole
     torch.testing.assert_close(of_tokens.xx_gpp[0], covariance(rows, rows))
 
@@ -103,11 +104,10 @@ def test_places_are_drawn_by_the_generator_alone_each_once_and_in_order() -> Non
 def test_what_is_seen_at_some_places_is_part_of_what_is_seen_at_all() -> None:
     layer, image = nn.Conv2d(3, 4, 3, stride=2, padding=1, groups=1), noise(2, 3, 9, 7)
     assert count_windows(layer, image) == 5 * 4
-    alive = torch.tensor([True, False, True])
     some = torch.tensor([0, 3, 19])
-    everywhere = read_windows(layer, image, alive, torch.arange(20))
-    assert everywhere.shape == (2, 20, 1, 2 * 9)
-    assert torch.equal(read_windows(layer, image, alive, some), everywhere[:, some])
+    everywhere = read_windows(layer, image, torch.arange(20))
+    assert everywhere.shape == (2, 20, 1, 3 * 9)
+    assert torch.equal(read_windows(layer, image, some), everywhere[:, some])
 
 
 @pytest.mark.parametrize("name", ["cnn", "mixed", "transformer"])
@@ -150,14 +150,14 @@ def test_streamed_moments_are_those_of_all_activations_kept(name: str) -> None:
 def test_a_layer_called_on_a_single_item_is_seen_as_on_a_batch_of_one(layer: nn.Module) -> None:
     inner = len(getattr(layer, "kernel_size", ()))
     one = torch.randn(6, *[5] * inner, generator=torch.Generator().manual_seed(0))
-    consumer, alive_c = Consumer("layer", 0, 1), torch.ones(6, dtype=torch.bool)
+    consumer = Consumer("layer", 0, 1)
     places = count_signal_places(layer, one, consumer)
     assert places == count_signal_places(layer, one[None], consumer) == 5**inner
     windows_s = torch.arange(count_windows(layer, one[None]))
     assert count_windows(layer, one) == len(windows_s)
     for single, batch in (
         [read_signals(layer, each, consumer, 6, torch.arange(places)) for each in (one, one[None])],
-        [read_windows(layer, each, alive_c, windows_s) for each in (one, one[None])],
+        [read_windows(layer, each, windows_s) for each in (one, one[None])],
         [read_outputs(layer, layer(each), windows_s) for each in (one, one[None])],
     ):
         torch.testing.assert_close(single, batch)
@@ -173,3 +173,12 @@ def test_batches_that_cannot_be_split_are_sampled_whole_each_once_and_evenly(
 ) -> None:
     batches = [WholeBatch(rank, size) for rank, size in enumerate(sizes)]
     assert [batch.data for batch in sample_items(batches, items, 8)] == ranks
+
+
+def test_rows_are_as_many_as_the_columns_need_and_as_they_cost() -> None:
+    assert [count_places(columns, 1) for columns in (9, 256, 512, 1024, 1536)] == [
+        32768, 32768, 16384, 8192, 12288,
+    ]  # fmt: skip
+    assert count_places(9, 1, layers=64) == 2**23 // 576
+    assert count_places(9, 1, layers=960) == 4096
+    assert count_places(256, 1000) == 33

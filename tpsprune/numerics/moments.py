@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tpsprune.numerics.forward import call_model, evaluation_mode, observe_inputs, widened
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-BLOCK: Final = 512
+BLOCK: Final = 256
 """Columns up to which one product does better than halves of one."""
 
 
@@ -81,7 +81,7 @@ def input_moments(model: nn.Module, batches: Iterable[Any], widths: Mapping[str,
 
     def add(name: str, inputs: Tensor) -> None:
         channels_first = isinstance(model.get_submodule(name), CONVOLUTIONS)
-        sums[name].add(as_rows(inputs, widths[name], channels_first=channels_first))
+        sums[name].add(widened(as_rows(inputs, widths[name], channels_first=channels_first)))
 
     with torch.no_grad(), evaluation_mode(model), observe_inputs(model, widths, add):
         for batch in batches:
@@ -95,17 +95,35 @@ def gram(rows_rn: Tensor) -> Tensor:
     Cost: r·n² for few columns, towards half of that for many.
     """
     columns = rows_rn.shape[-1]
+    gram_nn = rows_rn.new_empty(*rows_rn.shape[:-2], columns, columns)
+    _write_gram(rows_rn, gram_nn)
+    return gram_nn
+
+
+def _write_gram(rows_rn: Tensor, gram_nn: Tensor) -> None:
+    columns = rows_rn.shape[-1]
     if columns <= BLOCK:
-        return rows_rn.mT @ rows_rn
-    left_rn, right_rn = torch.split(rows_rn, (columns + 1) // 2, dim=-1)
-    across_nn = left_rn.mT @ right_rn
-    above_nn = torch.cat((gram(left_rn), across_nn), -1)
-    return torch.cat((above_nn, torch.cat((across_nn.mT, gram(right_rn)), -1)), -2)
+        torch.matmul(rows_rn.mT, rows_rn, out=gram_nn)
+        return
+    half = (columns + 1) // 2
+    left_rn, right_rn = rows_rn[..., :half], rows_rn[..., half:]
+    _write_gram(left_rn, gram_nn[..., :half, :half])
+    _write_gram(right_rn, gram_nn[..., half:, half:])
+    torch.matmul(left_rn.mT, right_rn, out=gram_nn[..., :half, half:])
+    gram_nn[..., half:, :half] = gram_nn[..., :half, half:].mT
+
+
+def as_computed(tensor: Tensor) -> Tensor:
+    """Return ``tensor`` in the precision in which products of it are taken: its own, single at the least."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 @final
 class MomentSums:
-    """Running sums about the first mean, so that units far from zero lose no digits."""
+    """Running sums about the first mean, so that units far from zero lose no digits.
+
+    Products of one batch are taken in the precision of its rows, and summed in double.
+    """
 
     def __init__(self) -> None:
         self.rows = 0
@@ -116,11 +134,11 @@ class MomentSums:
 
         Cost: r·n².
         """
-        rows_rn = widened(rows_rn)
+        rows_rn = as_computed(rows_rn)
         if not self.rows:
             self._shift_n = rows_rn.mean(0)
-            self._sum_n = torch.zeros_like(self._shift_n)
-            self._products_nn = rows_rn.new_zeros(rows_rn.shape[1], rows_rn.shape[1])
+            self._sum_n = torch.zeros_like(widened(self._shift_n))
+            self._products_nn = self._sum_n.new_zeros(rows_rn.shape[1], rows_rn.shape[1])
         shifted_rn = rows_rn - self._shift_n
         self.rows += len(shifted_rn)
         self._sum_n += shifted_rn.sum(0)
@@ -129,7 +147,7 @@ class MomentSums:
     def moments(self) -> Moments:
         """Return the moments of all that was added."""
         offset_n = self._sum_n / self.rows
-        covariance_nn = self._products_nn / self.rows - torch.outer(offset_n, offset_n)
+        covariance_nn = (self._products_nn / self.rows).addr_(offset_n, offset_n, alpha=-1)
         return Moments(self.rows, self._shift_n + offset_n, covariance_nn)
 
 

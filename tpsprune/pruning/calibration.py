@@ -93,7 +93,10 @@ class CalibrationStatistics:
         self, model: nn.Module, group: Group, count: int, *, picked: Sequence[int] | None = None
     ) -> Selection:
         """Select units of a group by the dense model alone, or return the residual shares of units picked."""
-        return select(self.readings(model, group), count, picked=picked)
+        if readings := self.readings(model, group):
+            return select(readings, count, picked=picked)
+        # Nobody reads the units of a group whose consumers are never called.
+        return Selection(tuple(range(count)) if picked is None else tuple(picked), (0.0,) * count)
 
     def select_by_cholesky(self, model: nn.Module, group: Group, count: int) -> Selection:
         """Select units by pivoted Cholesky of the covariance, weighted by the consumers' weights.
@@ -274,7 +277,8 @@ def _score_moments(
     def add(name: str, inputs: Tensor) -> None:
         inputs_bse = inputs.reshape(len(inputs), -1, inputs.shape[-1])
         places_s = sample_places(inputs_bse.shape[1], count_places(inputs.shape[-1], items), generator)
-        sums[name].add(inputs_bse[:, places_s.to(inputs.device)].flatten(0, 1))
+        # Rotations divide by roots of small eigenvalues, which single precision does not resolve.
+        sums[name].add(widened(inputs_bse[:, places_s.to(inputs.device)].flatten(0, 1)))
 
     if sums:
         with torch.no_grad(), evaluation_mode(model), observe_inputs(model, sums, add):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
 from tpsprune.numerics.forward import widened
-from tpsprune.pruning.groups import Consumer
+from tpsprune.pruning.groups import Consumer, element_index
 from tpsprune.pruning.layers import Mixer, consumer_weights, set_consumer_weights
 from tpsprune.pruning.observations import JointMoments, SplitMoments
 
@@ -24,6 +24,43 @@ RIDGES: Final = (1e-8, 1e-4, 1e-2, 1.0)
 """What is tried on the items held out, as shares of the mean eigenvalue of the covariance of x."""
 SAFE_RIDGE: Final = 1e-2
 """The ridge where nothing can be held out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a consumer reads of one group: ``kept`` of ``width`` units."""
+
+    consumer: Consumer
+    width: int
+    kept: tuple[int, ...]
+
+    @property
+    def signals(self) -> tuple[int, ...]:
+        """The signals of the dense model that are kept."""
+        features = self.consumer.features
+        return tuple(unit * features + each for unit in self.kept for each in range(features))
+
+    def in_ticket(self, inputs: int, read: Sequence[Read], outputs_q: Tensor | None) -> Consumer:
+        """Return the consumer in the ticket.
+
+        Args:
+            inputs: of the dense layer.
+            read: all that the layer reads of pruned groups.
+            outputs_q: the dense layer's outputs that are kept; none where all are.
+        """
+        kept_c = torch.ones(inputs, dtype=torch.bool)
+        for each in read:
+            removed = [unit for unit in range(each.width) if unit not in set(each.kept)]
+            kept_c[element_index(each.consumer, each.width)[removed].flatten()] = False
+        own = element_index(self.consumer, self.width)[self.kept[0]]
+        place_f = (kept_c.cumsum(0) - 1)[own]
+        outputs = self.consumer.outputs
+        if outputs is not None and outputs_q is not None:
+            low, high = (int((outputs_q < bound).sum()) for bound in outputs)
+            outputs = low, high
+        block, repeat = self.consumer.block, self.consumer.repeat
+        stride = int(place_f[block] - place_f[0]) if repeat > 1 else 0
+        return replace(self.consumer, offset=int(place_f[0]), stride=stride, outputs=outputs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,22 +148,37 @@ def takes_intercept(module: Mixer) -> bool:
 
 
 def compensate(
-    module: Mixer, dense: Mixer, consumer: Consumer, width: int, kept: tuple[int, ...], found: Interpolation
+    module: Mixer,
+    dense: Mixer,
+    read: Read,
+    narrow: Consumer,
+    found: Interpolation,
+    outputs_q: Tensor | None = None,
 ) -> None:
-    """Rewrite one consumer in place so that it reads ``A x + b`` in place of all signals.
+    """Rewrite a consumer of a ticket in place so that it reads ``A x + b`` in place of all signals.
 
-    The weight keeps its shape, with zeros for pruned signals; the new one is computed from the dense layer's.
     The intercept enters the bias once per position of a signal and of the kernel: at the rim of a padded
     convolution, where the dense model pads with zeros, it is too much by the padded positions.
+
+    Args:
+        module: the layer of the ticket.
+        dense: the dense model's.
+        read: what the dense layer reads of the group.
+        narrow: the same consumer in the ticket.
+        found: A and b.
+        outputs_q: the dense layer's outputs that the ticket's has; none where it has all.
     """
-    old_npq = consumer_weights(dense, consumer, width).detach().to(found.map_nk.dtype)
-    new_npq = torch.zeros_like(old_npq)
-    new_npq[list(kept)] = torch.einsum("nk,np...->kp...", found.map_nk, old_npq)
+    old_npq = consumer_weights(dense, read.consumer, read.width).detach().to(found.map_nk.dtype)
+    if outputs_q is not None:
+        low, high = read.consumer.outputs or (0, math.inf)
+        own_q = outputs_q[(outputs_q >= low) & (outputs_q < high)] - low
+        old_npq = old_npq.index_select(2, own_q.to(old_npq.device))
+    new_kpq = torch.einsum("nk,np...->kp...", found.map_nk, old_npq)
     with torch.no_grad():
-        set_consumer_weights(module, consumer, width, new_npq)
+        set_consumer_weights(module, narrow, len(read.kept), new_kpq)
         if module.bias is not None:
             constant_q = torch.einsum("n,npo...->o...", found.intercept_n, old_npq)
-            low, high = consumer.outputs or (0, len(module.bias))
+            low, high = narrow.outputs or (0, len(module.bias))
             module.bias[low:high] += constant_q.reshape(len(constant_q), -1).sum(1).to(module.bias.dtype)
 
 

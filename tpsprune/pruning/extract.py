@@ -27,7 +27,7 @@ from tpsprune.pruning.prunability import layers_gaining_bias
 from tpsprune.pruning.recalibration import recalibrate_norms
 from tpsprune.pruning.reconstruction import reconstruct, share_held
 from tpsprune.pruning.selection import Selection
-from tpsprune.pruning.surgery import add_biases, copy_model, hold_scale, mask_units, pruned_copy, shapes_of
+from tpsprune.pruning.surgery import add_biases, hold_scale, pruned_copy, shapes_of, widened_copy
 from tpsprune.pruning.verification import verify
 from tpsprune.recipe.prune import Allocation, Macs, Params, Prune, Tolerance
 from tpsprune.records import GroupChange, Unpruned
@@ -55,16 +55,18 @@ class Extraction:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Compensated:
-    """The model at the dense shape with its consumers compensated and its pruned units masked.
+    """The ticket, its layers fitted to the dense model's.
 
-    ``opened`` is the dense model with the attentions ``names`` open; ``fitted_share`` is the share of the
-    calibration items on which layers were fitted.
+    ``like`` is the model that it was sliced from: the dense one with the attentions ``names`` open and the
+    biases ``new_biases``. ``pruned`` is what became of the groups that lose units, ``fitted_share`` the share
+    of the calibration items on which layers were fitted.
     """
 
-    opened: nn.Module
-    masked: nn.Module
+    ticket: nn.Module
+    like: nn.Module
     names: tuple[str, ...]
     chosen: Mapping[str, Selection]
+    pruned: tuple[PrunedGroup, ...]
     new_biases: tuple[str, ...]
     fitted_share: float
 
@@ -84,10 +86,10 @@ def extract(
     """Draw a ticket from ``model``: fewer units, their consumers' weights compensated for the pruned ones.
 
     1. Groups of coupled units are found and proved prunable, in a copy with its attention opened; statistics
-    of the dense model on the calibration data give what ``settings.widths`` needs, and that the widths that
-    meet ``settings.target``. 2. In one traversal of the layers units are chosen and each layer is fitted to
-    the output of the *dense* model's layer from its input in the pruned model, so that errors do not add up.
-    3. The tensors are sliced once. 4. The ticket is verified against the same model with the units masked. 5.
+    of the dense model on the calibration data give what ``settings.widths`` needs, that the widths that meet
+    ``settings.target``, and the units that are kept. 2. The tensors are sliced once. 3. In one traversal each
+    layer is fitted to the output of the *dense* model's layer from its input in the ticket, so that errors do
+    not add up. 4. The ticket is verified against the dense-shaped model with the same units masked. 5.
     Batch-norm statistics are computed again where that lowers the error.
 
     Args:
@@ -116,35 +118,32 @@ def extract(
     if settings.quality == "best" and settings.widths == "greedy":
         with timed(times, "race"):
             planned = _race(model, batches, settings, planned)
-    groups, narrowed, width_of = planned.groups, planned.narrowed, planned.width_of
+    narrowed, width_of = planned.narrowed, planned.width_of
     with timed(times, "walk"):
-        # Chosen, compensated.
+        # Chosen, sliced, compensated.
         fitted = _choose_and_compensate(model, batches, settings, planned)
-        # Sliced.
-        kept = {name: selection.units for name, selection in fitted.chosen.items()}
-        pruned = [PrunedGroup.of(group, kept.get(group.name, range(group.width))) for group in groups]
-        ticket = pruned_copy(fitted.masked, pruned)
-        for group in narrowed:
-            hold_scale(ticket, group, width_of[group.name])
+    ticket = fitted.ticket
     with timed(times, "verify"):
+        masked = widened_copy(fitted.like, ticket, narrowed, fitted.pruned)
         widths = [width_of[group.name] for group in narrowed]
-        macs_share = verify(ticket, fitted.masked, model, batches, narrowed, widths, planned.count, settings)
+        macs_share = verify(ticket, masked, model, batches, narrowed, widths, planned.count, settings)
     with timed(times, "recalibrate"):
         # Repaired.
         if settings.recalibrate:
             ticket, _ = recalibrate_norms(ticket, model, batches)
     # Written down.
-    present = {*shapes_of(fitted.opened), *(f"{name}.bias" for name in fitted.new_biases)}
+    pruned_of = {each.name: each for each in fitted.pruned}
+    whole = (pruned_of.get(each.name) or PrunedGroup.of(each, range(each.width)) for each in planned.groups)
     plan = Plan(
         target=str(settings.target),
-        groups=_without_absent(pruned, present),
+        groups=_without_absent(tuple(whole), set(shapes_of(fitted.like))),
         new_biases=fitted.new_biases,
         opened=fitted.names,
         versions=versions(),
         model=signature_of(model),
     )
     changes = _changes(planned, fitted.chosen)
-    notes = _notes(planned, sum(map(item_count, batches)), fitted.fitted_share, changes, settings)
+    notes = _notes(planned, sum(map(item_count, batches)), fitted.fitted_share, settings)
     return Extraction(ticket, plan, changes, planned.prunability.unpruned, macs_share, notes, times)
 
 
@@ -157,7 +156,7 @@ def _race(model: nn.Module, batches: Sequence[Any], settings: Prune, planned: Wi
     plans = list({plan.widths: plan for plan in reversed(plans)}.values())
 
     def error(plan: WidthPlan) -> float:
-        return output_error(_choose_and_compensate(model, fit, settings, plan).masked, model, held)
+        return output_error(_choose_and_compensate(model, fit, settings, plan).ticket, model, held)
 
     return min(plans, key=error) if len(plans) > 1 else planned
 
@@ -165,37 +164,28 @@ def _race(model: nn.Module, batches: Sequence[Any], settings: Prune, planned: Wi
 def _choose_and_compensate(
     model: nn.Module, batches: Sequence[Any], settings: Prune, planned: WidthPlan
 ) -> _Compensated:
-    """Choose the units of each group, then fit the layers on the way, or only mask the pruned units."""
+    """Choose the units of each group, slice, then fit the layers that are left on the way."""
     narrowed, statistics = planned.narrowed, planned.statistics
     # Attention that keeps all its units is not opened.
     touched = {slice_.tensor for group in narrowed for slice_ in group.slices}
     names = tuple(name for name in planned.opened if any(each.startswith(f"{name}.") for each in touched))
-    opened, _ = open_attention(model, names)
-    turn_heads(opened, narrowed, statistics.score_moments)
-    masked = copy_model(opened)
-    new_biases = layers_gaining_bias(masked, narrowed, settings)
-    add_biases(masked, new_biases)
-    chosen = choose_units(statistics, opened, narrowed, planned.width_of, settings)
+    like, _ = open_attention(model, names)
+    turn_heads(like, narrowed, statistics.score_moments)
+    chosen = choose_units(planned, like, settings)
+    pruned = tuple(PrunedGroup.of(group, chosen[group.name].units) for group in narrowed)
+    new_biases = layers_gaining_bias(like, narrowed, settings)
+    add_biases(like, new_biases)
+    ticket = pruned_copy(like, pruned)
+    for group, each in zip(narrowed, pruned, strict=True):
+        hold_scale(ticket, group, len(each.kept))
     share = 1.0
     if settings.compensate:
         share = share_held(statistics, batches, settings.activation_gib)
         if share < 1.0:
             items = sum(map(item_count, batches))
             batches = list(sample_items(batches, max(8, math.ceil(share * items)), items))
-        chosen = reconstruct(
-            opened,
-            masked,
-            batches,
-            narrowed,
-            planned.width_of,
-            statistics,
-            chosen=chosen,
-            refits=settings.reconstruct,
-        )
-    else:
-        for group in narrowed:
-            mask_units(masked, group, PrunedGroup.of(group, chosen[group.name].units).removed)
-    return _Compensated(opened, masked, names, chosen, new_biases, share)
+        reconstruct(like, ticket, batches, narrowed, chosen, statistics.calls, refits=settings.reconstruct)
+    return _Compensated(ticket, like, names, chosen, pruned, new_biases, share)
 
 
 def _without_absent(pruned: Sequence[PrunedGroup], present: set[str]) -> tuple[PrunedGroup, ...]:
@@ -228,10 +218,9 @@ def _notes(
     planned: WidthPlan,
     items: int,
     share: float,
-    changes: Sequence[GroupChange],
     settings: Prune,
 ) -> tuple[str, ...]:
-    """Return what the user should know: few rows, items left out of the fit, a tolerance exceeded."""
+    """Return what the user should know: few rows, items left out of the fit, what a tolerance means."""
     notes = [
         f"{group.name}: the calibration data give {rows} rows for {group.width} units; more would be better"
         for group in planned.groups
@@ -248,14 +237,9 @@ def _notes(
             f"layers were fitted on {share:.0%} of the {items} calibration items, to "
             "hold no more activations than prune.activation_gib allows"
         )
-    # Widths were settled before anything was pruned.
-    residual = {each.group: each.residual_share or 0.0 for each in changes}
-    tolerance = settings.target.tolerance if isinstance(settings.target, Tolerance) else math.inf
-    if beyond := sum(lost > tolerance for lost in residual.values()):
-        worst = max(residual, key=lambda name: residual[name])
+    if isinstance(settings.target, Tolerance):
         notes.append(
-            f"the tolerance of {tolerance:g} was held to the dense model's signals; with the layers "
-            f"before pruned as well, {beyond} of {len(residual)} groups leave more, "
-            f"at most {residual[worst]:.3g} ({worst})"
+            f"the tolerance of {settings.target.tolerance:g} was held to each group of the dense model by "
+            "itself; with the groups before it pruned as well each leaves more"
         )
     return tuple(notes)

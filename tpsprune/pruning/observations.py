@@ -5,7 +5,7 @@ columns: of each item so many places are sampled, the same for all items of a ba
 Activations are never kept.
 
 Shape letters: b items, s samples of an item, r rows (items times samples), n signals (units times features),
-c input elements, g groups of the layer, p features of a group (inputs times kernel positions), q outputs of a
+g groups of the layer, p features of a group (inputs times kernel positions), q outputs of a
 group.
 """
 
@@ -22,21 +22,24 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
 from tpsprune.numerics.forward import widened
-from tpsprune.numerics.moments import gram
+from tpsprune.numerics.moments import as_computed, gram
 from tpsprune.numerics.trees import is_whole, item_count, take_items
 from tpsprune.pruning.groups import Consumer, element_index
-from tpsprune.pruning.layers import channels_first
+from tpsprune.pruning.layers import channels_first, length
 
 ROWS_PER_COLUMN: Final = 8
-LEAST_ROWS: Final = 8192
+LEAST_ROWS, MOST_ROWS = 4096, 32768
+"""With 4,096 rows for its weights a small layer fits to the sample; more than 32,768 gain nothing."""
+MOST_CELLS: Final = 2**23
+"""Rows times columns from which on eight rows per column are enough."""
 LEAST_ITEMS: Final = 8
 """Items taken of one batch, where it has so many: one item has no statistics."""
 LEAST_WHOLE: Final = 4
 """Batches taken at the least where they cannot be split: as many as 32 items come from otherwise."""
+ROUNDING: Final = 8
+"""Units in the last place by which a signal's spread must exceed its mean's rounding."""
 HELD_OUT: Final = 4
 """Every batch keeps the last one in four of its items to choose ridges on."""
-MOST_EXACT: Final = 512
-"""Columns beyond which one batch is taken in single precision, about the means; the sums are double."""
 
 
 def sample_items(batches: Sequence[Any], items: int, at_a_time: int) -> Iterator[Any]:
@@ -65,9 +68,14 @@ def with_items(module: nn.Module, tensor: Tensor) -> Tensor:
     return tensor if tensor.ndim >= least else tensor[None]
 
 
-def count_places(columns: int, items: int, *, least: int = LEAST_ROWS) -> int:
-    """Return how many places of each of ``items`` items are sampled for moments of so many columns."""
-    return math.ceil(max(least, ROWS_PER_COLUMN * columns) / max(1, items))
+def count_places(columns: int, items: int, *, layers: int = 1) -> int:
+    """Return how many places of each of ``items`` items are sampled for moments of so many columns.
+
+    32,768 rows of up to 256 columns, fewer of more, never less than eight for each column and 4,096 in all.
+    Of a grouped convolution each of ``layers`` groups has as many columns.
+    """
+    affordable = min(MOST_ROWS, MOST_CELLS // max(1, layers * columns))
+    return math.ceil(max(ROWS_PER_COLUMN * columns, LEAST_ROWS, affordable) / max(1, items))
 
 
 def sample_places(places: int, count: int, generator: torch.Generator) -> Tensor:
@@ -108,47 +116,42 @@ def count_windows(module: nn.Module, inputs: Tensor) -> int:
     return math.prod(_unfold(module, inputs[:1, :1]).shape[2 : inputs.ndim])
 
 
-def read_windows(module: nn.Module, inputs: Tensor, alive_c: Tensor, places_s: Tensor) -> Tensor:
+def read_windows(module: nn.Module, inputs: Tensor, places_s: Tensor) -> Tensor:
     """Return what a layer sees at the sampled places of its output, ``windows_bsgp``, padding included."""
     places_s = places_s.to(inputs.device)
     inputs = with_items(module, inputs)
     if not isinstance(module, _ConvNd):
         inputs_bsc = inputs.reshape(len(inputs), -1, inputs.shape[-1])
-        return inputs_bsc[:, places_s][..., alive_c][:, :, None]
-    windows = inputs if selects_inputs(module) else inputs * alive_c.view(-1, *[1] * (inputs.ndim - 2))
-    windows = _unfold(module, windows)
+        return inputs_bsc[:, places_s][:, :, None]
+    windows = _unfold(module, inputs)
     places: list[Tensor] = []  # torch.unravel_index does the same, and imports sympy: half a second
     for size in reversed(windows.shape[2 : inputs.ndim]):
         places.insert(0, places_s % size)
         places_s = places_s.div(size, rounding_mode="floor")
     index: tuple[Any, ...] = (slice(None), slice(None), *places)
     windows_bcs = windows[index]
-    if selects_inputs(module):
-        windows_bcs = windows_bcs[:, alive_c]
     return windows_bcs.movedim(2, 1).reshape(len(inputs), len(places_s), module.groups, -1)
 
 
 def read_outputs(module: nn.Module, output: Tensor, places_s: Tensor) -> Tensor:
-    """Return a layer's output at the sampled places, ``outputs_bsgq``."""
+    """Return a layer's output at the sampled places, ``outputs_bsq``, of all its groups."""
     output = with_items(module, output)
     places_s = places_s.to(output.device)
     if not isinstance(module, _ConvNd):
-        return output.reshape(len(output), -1, output.shape[-1])[:, places_s][:, :, None]
-    outputs_bcs = output.flatten(2)[:, :, places_s]
-    return outputs_bcs.transpose(1, 2).reshape(len(output), len(places_s), module.groups, -1)
+        return output.reshape(len(output), -1, output.shape[-1])[:, places_s]
+    return output.flatten(2)[:, :, places_s].transpose(1, 2)
 
 
-def selects_inputs(module: nn.Module) -> bool:
-    """Return whether pruned inputs are left out of the features; in a grouped convolution they are zeros."""
-    return not (isinstance(module, _ConvNd) and module.groups > 1)
+def groups_of(module: nn.Module) -> int:
+    """Return of how many layers in one a layer consists, each with inputs and outputs of its own."""
+    return module.groups if isinstance(module, _ConvNd) else 1
 
 
-def count_features(module: nn.Module, alive_c: Tensor) -> int:
+def count_features(module: nn.Module) -> int:
     """Return p, the features that each output of a layer is solved for."""
     if not isinstance(module, _ConvNd):
-        return int(alive_c.sum())
-    inputs = int(alive_c.sum()) if selects_inputs(module) else module.in_channels // module.groups
-    return inputs * math.prod(module.kernel_size)
+        return length(module, "in")
+    return module.in_channels // module.groups * math.prod(module.kernel_size)
 
 
 def _unfold(module: _ConvNd, inputs: Tensor) -> Tensor:
@@ -192,20 +195,6 @@ class JointMoments:
         mean_x_gp, xx_gpp = self.mean_x_gp[:, index_p], self.xx_gpp[:, index_p][:, :, index_p]
         return JointMoments(self.rows, mean_x_gp, self.mean_y_gq, xx_gpp, self.xy_gpq[:, index_p], self.yy_gq)
 
-    def pooled(self, other: JointMoments) -> JointMoments:
-        """Return the moments of the observations of both."""
-        share = self.rows / (self.rows + other.rows)
-        x_gp, y_gq = other.mean_x_gp - self.mean_x_gp, other.mean_y_gq - self.mean_y_gq
-        between = share * (1 - share)
-        return JointMoments(
-            self.rows + other.rows,
-            self.mean_x_gp + (1 - share) * x_gp,
-            self.mean_y_gq + (1 - share) * y_gq,
-            share * self.xx_gpp + (1 - share) * other.xx_gpp + between * x_gp[:, :, None] * x_gp[:, None, :],
-            share * self.xy_gpq + (1 - share) * other.xy_gpq + between * x_gp[:, :, None] * y_gq[:, None, :],
-            share * self.yy_gq + (1 - share) * other.yy_gq + between * y_gq.square(),
-        )
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SplitMoments:
@@ -233,10 +222,14 @@ class SplitMoments:
 
 @final
 class JointSums:
-    """Running sums of x and y, of the items to fit on and of those held out, about the first means."""
+    """Running sums of x and y, of the items to fit on and of those held out, about the first means.
+
+    Products of one batch are taken in the precision of the data, and summed in double.
+    """
 
     def __init__(self) -> None:
         self._fit, self._held = _Sums(), _Sums()
+        self._shift_gp = self._shift_gq = torch.empty(0)
 
     @property
     def rows(self) -> int:
@@ -244,62 +237,58 @@ class JointSums:
         return self._fit.rows + self._held.rows
 
     def add(self, x_bsgp: Tensor, y_bsgq: Tensor) -> None:
-        """Add the observations of one batch. Cost: r·p·(p + q) for each group."""
+        """Add the observations of one batch. Cost: r·p·(p / 2 + q) for each group."""
         split = len(x_bsgp) - len(x_bsgp) // HELD_OUT
+        x_bsgp, y_bsgq = as_computed(x_bsgp), as_computed(y_bsgq)
+        if not self.rows:
+            self._shift_gp, self._shift_gq = (each[:split].mean((0, 1)) for each in (x_bsgp, y_bsgq))
+        x_bsgp, y_bsgq = x_bsgp - self._shift_gp, y_bsgq - self._shift_gq
         self._fit.add(x_bsgp[:split], y_bsgq[:split])
         if split < len(x_bsgp):
             self._held.add(x_bsgp[split:], y_bsgq[split:])
 
     def moments(self) -> SplitMoments:
         """Return the moments of all that was added."""
-        fit = self._fit.moments()
-        if not self._held.rows:
-            return SplitMoments(fit, None, None)
-        held = self._held.moments()
-        return SplitMoments(fit.pooled(held), fit, held)
+        parts = (self._fit, self._held, self._fit.joined(self._held)) if self._held.rows else (self._fit,)
+        fit, *others = (each.moments(self._shift_gp, self._shift_gq) for each in parts)
+        return SplitMoments(others[1], fit, others[0]) if others else SplitMoments(fit, None, None)
 
 
+@final
 class _Sums:
-    def __init__(self) -> None:
-        self.rows = 0
-        self.shift_gp = self.shift_gq = self.sum_gp = self.sum_gq = torch.empty(0)
-        self.xx_gpp = self.xy_gpq = self.yy_gq = torch.empty(0)
+    """Sums of x, y, x·x, x·y and y², of observations about their shifts."""
+
+    def __init__(self, rows: int = 0, sums: Sequence[Tensor] = ()) -> None:
+        self.rows = rows
+        self.sums = sums
 
     def add(self, x_bsgp: Tensor, y_bsgq: Tensor) -> None:
         x_grp, y_grq = (each.flatten(0, 1).movedim(0, 1) for each in (x_bsgp, y_bsgq))
-        many = x_grp.shape[2] > MOST_EXACT
-        # Single precision is enough about the means, not about zero: what comes in double is shifted first.
-        x_grp, y_grq = (
-            each.to(torch.promote_types(each.dtype, torch.float32)) if many else widened(each)
-            for each in (x_grp, y_grq)
-        )
-        if not self.rows:
-            self.shift_gp, self.shift_gq = (widened(each.mean(1)) for each in (x_grp, y_grq))
-            self.sum_gp, self.sum_gq = torch.zeros_like(self.shift_gp), torch.zeros_like(self.shift_gq)
-            self.xx_gpp = self.sum_gp.new_zeros(len(x_grp), x_grp.shape[2], x_grp.shape[2])
-            self.xy_gpq = self.sum_gp.new_zeros(len(x_grp), x_grp.shape[2], y_grq.shape[2])
-            self.yy_gq = torch.zeros_like(self.shift_gq)
-        x_grp = x_grp - self.shift_gp[:, None].to(x_grp.dtype)
-        y_grq = y_grq - self.shift_gq[:, None].to(y_grq.dtype)
-        if many:
-            x_grp, y_grq = x_grp.float(), y_grq.float()
+        found = x_grp.sum(1), y_grq.sum(1), gram(x_grp), x_grp.mT @ y_grq, y_grq.square().sum(1)
+        if self.rows:
+            for mine, theirs in zip(self.sums, found, strict=True):
+                mine.add_(theirs)
+        else:
+            self.sums = [widened(each) for each in found]
         self.rows += x_grp.shape[1]
-        self.sum_gp += x_grp.sum(1)
-        self.sum_gq += y_grq.sum(1)
-        self.yy_gq += y_grq.square().sum(1)
-        self.xx_gpp += gram(x_grp)
-        self.xy_gpq += x_grp.mT @ y_grq
 
-    def moments(self) -> JointMoments:
-        x_gp, y_gq = self.sum_gp / self.rows, self.sum_gq / self.rows
-        return JointMoments(
-            self.rows,
-            self.shift_gp + x_gp,
-            self.shift_gq + y_gq,
-            self.xx_gpp / self.rows - x_gp[:, :, None] * x_gp[:, None, :],
-            self.xy_gpq / self.rows - x_gp[:, :, None] * y_gq[:, None, :],
-            self.yy_gq / self.rows - y_gq.square(),
-        )
+    def joined(self, other: _Sums) -> _Sums:
+        """Return the sums of both."""
+        sums = [mine + theirs for mine, theirs in zip(self.sums, other.sums, strict=True)]
+        return _Sums(self.rows + other.rows, sums)
+
+    def moments(self, shift_gp: Tensor, shift_gq: Tensor) -> JointMoments:
+        x_gp, y_gq, xx_gpp, xy_gpq, yy_gq = (each / self.rows for each in self.sums)
+        mean_gp = shift_gp + x_gp
+        xx_gpp.baddbmm_(x_gp[:, :, None], x_gp[:, None, :], alpha=-1)
+        xy_gpq.baddbmm_(x_gp[:, :, None], y_gq[:, None, :], alpha=-1)
+        # What varies by rounding alone is constant: it explains nothing.
+        rounding_gp = (ROUNDING * torch.finfo(shift_gp.dtype).eps * mean_gp).square()
+        constant_gp = xx_gpp.diagonal(dim1=1, dim2=2) <= rounding_gp
+        if bool(constant_gp.any()):
+            xx_gpp.masked_fill_(constant_gp[:, :, None] | constant_gp[:, None, :], 0.0)
+            xy_gpq.masked_fill_(constant_gp[:, :, None], 0.0)
+        return JointMoments(self.rows, mean_gp, shift_gq + y_gq, xx_gpp, xy_gpq, yy_gq - y_gq.square())
 
 
 def hold_out(batches: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:

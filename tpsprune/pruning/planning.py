@@ -7,7 +7,7 @@ reconstruction chooses them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, final
 
@@ -34,7 +34,7 @@ class WidthPlan:
     """The first half of an extraction: all that is decided before a tensor is changed.
 
     ``opened`` names the attention modules that were opened to find groups; ``widths`` holds one width for
-    each group.
+    each group; ``orders`` all units of a group from the first pick to the last, where the widths needed that.
     """
 
     opened: tuple[str, ...]
@@ -44,6 +44,7 @@ class WidthPlan:
     statistics: CalibrationStatistics
     evidence: Evidence
     widths: tuple[int, ...]
+    orders: Mapping[str, Selection] = field(default_factory=dict)
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -100,7 +101,11 @@ def plan_widths(
             opened_model, batches, groups, settings, labels=labels, seed=seed, objective=objective
         )
     with timed(times, "widths"):
-        evidence = _gather_evidence(statistics, opened_model, batches, groups, settings)
+        orders: dict[str, Selection] = {}
+        if "residuals" in needed_evidence(settings):
+            consumed = (group for group in groups if group.name not in statistics.energies)
+            orders = {each.name: statistics.select(opened_model, each, each.width) for each in consumed}
+        evidence = _gather_evidence(statistics, opened_model, batches, groups, settings, orders)
         widths = choose_widths(
             costs,
             evidence,
@@ -109,7 +114,7 @@ def plan_widths(
             latency=latency_shares(opened_model, groups, clock) if clock else None,
             fixed=lambda: list_fixed(opened_model, prunability, count),
         )
-    return WidthPlan(opened, prunability, count, costs, statistics, evidence, widths)
+    return WidthPlan(opened, prunability, count, costs, statistics, evidence, widths, orders)
 
 
 def plan_otherwise(planned: WidthPlan, settings: Prune, allocation: Allocation) -> WidthPlan:
@@ -125,13 +130,13 @@ def _gather_evidence(
     batches: Sequence[Any],
     groups: Sequence[Group],
     settings: Prune,
+    orders: Mapping[str, Selection],
 ) -> Evidence:
     """Return the figures that the choice of widths needs.
 
     A head's width has no consumer: its loudness is the mean of the other groups'.
     """
     needed, energies = needed_evidence(settings), statistics.energies
-    consumed = [group for group in groups if group.name not in energies]
 
     def in_order(of_heads: Callable[[Tensor], Any], of_units: Callable[[Group], Any]) -> list[Any]:
         return [
@@ -141,11 +146,10 @@ def _gather_evidence(
     if "ranks" in needed:
         return Evidence(ranks=in_order(score_rank, lambda group: statistics.effective_rank(model, group)))
     if "residuals" in needed:
-        selections = {group.name: statistics.select(model, group, group.width) for group in consumed}
-        usual = fmean(each.loudness for each in selections.values()) if selections else 1.0
+        usual = fmean(each.loudness for each in orders.values()) if orders else 1.0
         return Evidence(
-            residuals=in_order(residual_shares, lambda group: selections[group.name].residual_shares),
-            loudness=in_order(lambda _: usual, lambda group: selections[group.name].loudness),
+            residuals=in_order(residual_shares, lambda group: orders[group.name].residual_shares),
+            loudness=in_order(lambda _: usual, lambda group: orders[group.name].loudness),
         )
     if "scores" in needed:
         of_units = statistics.scores or score_units(
@@ -155,17 +159,12 @@ def _gather_evidence(
     return Evidence()
 
 
-def choose_units(
-    statistics: CalibrationStatistics,
-    model: nn.Module,
-    groups: Sequence[Group],
-    widths: Mapping[str, int],
-    settings: Prune,
-) -> dict[str, Selection]:
-    """Return the units chosen before the reconstruction: of all groups, unless the reconstruction chooses."""
+def choose_units(planned: WidthPlan, model: nn.Module, settings: Prune) -> dict[str, Selection]:
+    """Return the units that each narrowed group keeps, chosen on the dense model; heads are turned in it."""
+    statistics = planned.statistics
     chosen: dict[str, Selection] = {}
-    for group in groups:
-        count = widths[group.name]
+    for group in planned.narrowed:
+        count = planned.width_of[group.name]
         if group.name in statistics.energies:
             shares = residual_shares(statistics.energies[group.name])
             chosen[group.name] = Selection(tuple(range(count)), shares[:count])
@@ -177,7 +176,8 @@ def choose_units(
             chosen[group.name] = Selection(picked, ())
             if statistics.moments:
                 chosen[group.name] = statistics.select(model, group, count, picked=picked)
-        elif not settings.compensate:
-            # Without compensation nothing corrects the pruned model: units are selected on the dense one.
+        elif group.name in planned.orders:
+            chosen[group.name] = planned.orders[group.name].first(count)
+        else:
             chosen[group.name] = statistics.select(model, group, count)
     return chosen

@@ -44,6 +44,10 @@ class Selection:
     residual_shares: tuple[float, ...]
     loudness: float = 1.0
 
+    def first(self, count: int) -> Selection:
+        """Return the selection of fewer units: picks do not depend on how many follow."""
+        return Selection(self.units[:count], self.residual_shares[:count], self.loudness)
+
 
 def pivoted_cholesky(covariance_nn: Tensor, count: int, *, features: int = 1) -> Selection:
     """Pick ``count`` units by pivoted Cholesky: each the one with most variance given those before.

@@ -123,19 +123,55 @@ def prune_in_place(model: nn.Module, pruned: Sequence[PrunedGroup]) -> None:
         update_sizes(module)
 
 
+def widened_copy(
+    like: nn.Module, ticket: nn.Module, groups: Sequence[Group], pruned: Sequence[PrunedGroup]
+) -> nn.Module:
+    """Return the ticket at the shape of ``like``, the pruned units masked: it computes the same.
+
+    Args:
+        like: the model that ``ticket`` was sliced from; its values remain where the ticket has none.
+        ticket: with whatever values it has now, and scales held (``hold_scale``).
+        groups: that lost units.
+        pruned: what became of each.
+    """
+    masked = copy_model(like)
+    values, kept = ticket.state_dict(keep_vars=True), elements_kept(shapes_of(like), pruned)
+    with torch.no_grad():
+        for name, tensor in masked.state_dict(keep_vars=True).items():
+            if axes := kept.get(name):
+                every = [axes.get(axis, torch.arange(size)) for axis, size in enumerate(tensor.shape)]
+                tensor.detach()[torch.meshgrid(*every, indexing="ij")] = values[name].detach()
+            else:
+                tensor.copy_(values[name])
+        for group, each in zip(groups, pruned, strict=True):
+            _scale_queries(masked, group, 1.0 / scale_held(group, len(each.kept)))
+    for group, each in zip(groups, pruned, strict=True):
+        mask_units(masked, group, each.removed)
+    return masked
+
+
+def scale_held(group: Group, kept: int) -> float:
+    """Return by what queries grow where a module makes its scale from the width of its heads: (k / d)^½."""
+    return (kept / group.width) ** 0.5 if group.scores and group.scores.scale_follows else 1.0
+
+
 def hold_scale(ticket: nn.Module, group: Group, kept: int) -> None:
     """Undo, in place, what a module makes of its scale when its heads are ``kept`` wide: q · (kept / d)^½.
 
     For any group; it does nothing where the module's scale is fixed. To be done once, on the ticket, after it
     is sliced and not on the masked model: there the heads are as wide as they were.
     """
-    if group.scores is None or not group.scores.scale_follows:
+    _scale_queries(ticket, group, scale_held(group, kept))
+
+
+def _scale_queries(model: nn.Module, group: Group, factor: float) -> None:
+    if group.scores is None or factor == 1.0:
         return
     query = group.scores.query
     with torch.no_grad():
-        for name in tensor_axes(ticket.get_submodule(query), "out"):
-            if (tensor := tensor_named(ticket, f"{query}.{name}")) is not None:
-                tensor.mul_((kept / group.width) ** 0.5)
+        for name in tensor_axes(model.get_submodule(query), "out"):
+            if (tensor := tensor_named(model, f"{query}.{name}")) is not None:
+                tensor.mul_(factor)
 
 
 def mask_units(model: nn.Module, group: Group, removed: Sequence[int]) -> None:

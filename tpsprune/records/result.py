@@ -55,8 +55,9 @@ class GroupChange:
     """The width of one group of coupled units before and after pruning, and the rank that chose it.
 
     ``effective_rank`` is ``None`` where widths were not chosen by rank; ``residual_share`` is the part
-    of the consumers' input variance that the kept units cannot reproduce on the calibration data; ``kind`` is
-    what a unit is: ``units`` (channels, neurons), ``heads``, ``head-width`` or ``blocks``.
+    of the consumers' input variance that the kept units cannot reproduce on the calibration data, in the
+    dense model; ``kind`` is what a unit is: ``units`` (channels, neurons), ``heads``, ``head-width`` or
+    ``blocks``.
     """
 
     group: str
