@@ -16,15 +16,12 @@ from torch import Tensor
 from tpsprune.pruning.selection import Reading, pivoted_cholesky, select
 
 
-def covariance(x_rn: Tensor, y_rn: Tensor | None = None) -> Tensor:
-    y_rn = x_rn if y_rn is None else y_rn
-    return (x_rn - x_rn.mean(0)).T @ (y_rn - y_rn.mean(0)) / len(x_rn)
+def covariance(x_rn: Tensor) -> Tensor:
+    return (x_rn - x_rn.mean(0)).T @ (x_rn - x_rn.mean(0)) / len(x_rn)
 
 
-def reading(x_rn: Tensor, weights_on: Tensor, y_rn: Tensor | None = None) -> Reading:
-    y_rn = x_rn if y_rn is None else y_rn
-    gram = weights_on.T @ weights_on
-    return Reading(covariance(x_rn), covariance(x_rn, y_rn), covariance(y_rn), gram)
+def reading(x_rn: Tensor, weights_on: Tensor) -> Reading:
+    return Reading(covariance(x_rn), weights_on.T @ weights_on)
 
 
 def signals_of(units: Sequence[int], features: int) -> Tensor:
@@ -34,8 +31,8 @@ def signals_of(units: Sequence[int], features: int) -> Tensor:
 def compensated_error(each: Reading, units: Sequence[int], features: int = 1) -> float:
     """Output error after the best compensation, by solving for it."""
     index = signals_of(units, features)
-    inverse = torch.linalg.pinv(each.xx_nn[index][:, index], hermitian=True)
-    left = each.yy_nn - each.xy_nn[index].T @ inverse @ each.xy_nn[index]
+    inverse = torch.linalg.pinv(each.covariance_nn[index][:, index], hermitian=True)
+    left = each.covariance_nn - each.covariance_nn[index].T @ inverse @ each.covariance_nn[index]
     return float((left * each.gram_nn).sum())
 
 
@@ -45,7 +42,7 @@ def greedily(readings: Sequence[Reading], count: int, features: int) -> tuple[tu
     shares = []
     whole = sum(compensated_error(each, (), features) for each in readings)
     for _ in range(count):
-        candidates = [unit for unit in range(len(readings[0].xx_nn) // features) if unit not in units]
+        candidates = [unit for unit in range(len(readings[0].covariance_nn) // features) if unit not in units]
         errors = [
             sum(compensated_error(each, (*units, unit), features) for each in readings) for unit in candidates
         ]
@@ -61,11 +58,10 @@ def mixed(rows: int, units: int, seed: int) -> Tensor:
 
 
 def two_consumers(signals: int, seed: int) -> list[Reading]:
-    """One that reads the pruned model, one that reads the dense model alone, the second far quieter."""
-    x_rn = mixed(60, signals, seed)
-    y_rn = x_rn + 0.3 * mixed(60, signals, seed + 1)
+    """Of different inputs, the second far quieter."""
+    x_rn, y_rn = mixed(60, signals, seed), mixed(60, signals, seed + 1)
     loud, quiet = mixed(4, signals, seed + 2), 0.1 * mixed(2, signals, seed + 3)
-    return [reading(x_rn, loud, y_rn), reading(x_rn, quiet)]
+    return [reading(x_rn, loud), reading(y_rn, quiet)]
 
 
 @settings(max_examples=25, deadline=None)
@@ -125,9 +121,12 @@ def test_what_is_pending_between_two_updates_of_the_whole_is_seen(
         torch.randn(each, signals, generator=generator, dtype=torch.float64) for each in (600, 600, signals)
     )
     x_rn = x_rn + 0.5 * x_rn.roll(1, 1)
-    readings = [reading(x_rn, weight_qn, x_rn + 0.3 * y_rn), reading(x_rn, 0.3 * weight_qn[:9])]
+    readings = [reading(x_rn + 0.3 * y_rn, weight_qn), reading(x_rn, 0.3 * weight_qn[:9])]
     found = select([replace(each, features=features) for each in readings], count)
-    states = [(each.xx_nn.clone(), each.xy_nn @ each.gram_nn @ each.xy_nn.T) for each in readings]
+    states = [
+        (each.covariance_nn.clone(), each.covariance_nn @ each.gram_nn @ each.covariance_nn)
+        for each in readings
+    ]
     left = whole = sum(compensated_error(each, ()) for each in readings)
     expected, shares = [], []
     for _ in range(count):
@@ -218,7 +217,7 @@ def test_dead_units_are_picked_last_and_without_harm() -> None:
     assert set(found.units[:2]) == {1, 3}
     assert sorted(found.units) == [0, 1, 2, 3]
     silent = torch.zeros(4, 4, dtype=torch.float64)
-    assert select([Reading(silent, silent, silent, silent)], 2).units == (0, 1)
+    assert select([Reading(silent, silent)], 2).units == (0, 1)
 
 
 def test_greedy_is_close_to_the_best_of_all_subsets() -> None:

@@ -83,7 +83,7 @@ class CalibrationStatistics:
         covariance_nn = self.moments[consumer].covariance_nn
         cost_q = self.sensitivity.get(consumer.module)
         gram_nn = weights_gram(mixer(model, consumer.module), consumer, group.width, cost_q)
-        return Reading(covariance_nn, covariance_nn, covariance_nn, gram_nn, consumer.features)
+        return Reading(covariance_nn, gram_nn, consumer.features)
 
     def readings(self, model: nn.Module, group: Group) -> list[Reading]:
         """Return what all consumers that were called read of a group."""
@@ -104,7 +104,7 @@ class CalibrationStatistics:
         Of consumers to which units are different numbers of signals those that are like the first count.
         """
         roots = ((each, each.gram_nn.diagonal().clamp_min(0).sqrt()) for each in self._alike(model, group))
-        total_nn = _sum_of_shares([root_n[:, None] * each.yy_nn * root_n for each, root_n in roots])
+        total_nn = _sum_of_shares([root_n[:, None] * each.covariance_nn * root_n for each, root_n in roots])
         return pivoted_cholesky(total_nn, count, features=len(total_nn) // group.width)
 
     def effective_rank(self, model: nn.Module, group: Group) -> float:
@@ -118,7 +118,7 @@ class CalibrationStatistics:
         for each in self._alike(model, group):
             values_n, vectors_nn = torch.linalg.eigh(each.gram_nn)
             root_nn = vectors_nn * values_n.clamp_min(0).sqrt() @ vectors_nn.T
-            weighted.append(root_nn @ each.yy_nn @ root_nn)
+            weighted.append(root_nn @ each.covariance_nn @ root_nn)
         rank = float(effective_rank(torch.linalg.eigvalsh(_sum_of_shares(weighted))))
         return max(1.0, rank * group.width / len(weighted[0]))
 

@@ -20,15 +20,12 @@ PENDING: Final = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """What one consumer reads: covariances of the signals and its weights' Gram matrix.
+    """What one consumer reads: the covariance of the units' signals and its weights' Gram matrix.
 
-    x are the units' signals now, y those of the dense model; ``xy_nn[i, j]`` is that of x_i with y_j. Each
-    unit has ``features`` signals here, one after the other.
+    Each unit has ``features`` signals here, one after the other.
     """
 
-    xx_nn: Tensor
-    xy_nn: Tensor
-    yy_nn: Tensor
+    covariance_nn: Tensor
     gram_nn: Tensor
     features: int = 1
 
@@ -62,7 +59,7 @@ def pivoted_cholesky(covariance_nn: Tensor, count: int, *, features: int = 1) ->
     Source: Golub and Van Loan 2013, "Matrix Computations", sections 4.2.8 and 5.4.2.
     """
     every_nn = torch.eye(len(covariance_nn)).to(covariance_nn)
-    state = _State(Reading(covariance_nn, covariance_nn, covariance_nn, every_nn, features))
+    state = _State(Reading(covariance_nn, every_nn, features))
     units, shares = _Remaining([state]), []
     for _ in range(count):
         units.take(units.unpicked(state.variances(), -torch.inf).argmax())
@@ -73,12 +70,12 @@ def pivoted_cholesky(covariance_nn: Tensor, count: int, *, features: int = 1) ->
 def select(readings: Sequence[Reading], count: int, *, picked: Sequence[int] | None = None) -> Selection:
     """Pick ``count`` units one by one, each the one that lowers the consumers' output error most.
 
-    With x the units' signals now and y those of the dense model, a consumer of weights W loses
-    tr(W D Wᵀ · cov(y − ŷ)), ŷ the least-squares estimate of y from the units picked, D the cost of an error
-    at its outputs (``sensitivity``). Picking unit j gains tr(R_jj⁺ M_jj), with R the covariance of x and
-    M = C W D Wᵀ Cᵀ, C that of x and y, both given the units already picked; for a unit of one signal that is
-    m_jj / r_jj. A unit that nobody reads, or that the picked ones already explain, gains nothing. The weights
-    of a convolution count at every kernel position as if positions were uncorrelated.
+    With x the units' signals, a consumer of weights W loses tr(W D Wᵀ · cov(x − x̂)), x̂ the least-squares
+    estimate of x from the units picked, D the cost of an error at its outputs (``sensitivity``). Picking unit
+    j gains tr(R_jj⁺ M_jj), with R the covariance of x and M = R W D Wᵀ R, both given the units already
+    picked; for a unit of one signal that is m_jj / r_jj. A unit that nobody reads, or that the picked ones
+    already explain, gains nothing. The weights of a convolution count at every kernel position as if
+    positions were uncorrelated.
 
     Of equal units the lowest is picked. Cost: 6·m² per pick and consumer, m the signals not picked yet:
     2·n³ in all.
@@ -92,7 +89,7 @@ def select(readings: Sequence[Reading], count: int, *, picked: Sequence[int] | N
     "Orthogonal least squares methods", with several right-hand sides.
     """
     states = [_State(reading) for reading in readings]
-    loudness = torch.stack([(each.yy_nn * each.gram_nn).sum() for each in readings]).sum()
+    loudness = torch.stack([(each.covariance_nn * each.gram_nn).sum() for each in readings]).sum()
     whole = loudness.clamp_min(torch.finfo(loudness.dtype).tiny)
     left = loudness / whole
     units = _Remaining(states)
@@ -158,16 +155,18 @@ class _State:
     """
 
     def __init__(self, reading: Reading) -> None:
-        xx_nn, features = reading.xx_nn, reading.features
-        tiny = torch.finfo(xx_nn.dtype).tiny
+        covariance_nn, features = reading.covariance_nn, reading.features
+        tiny = torch.finfo(covariance_nn.dtype).tiny
         self.features = features
-        self.r_nn = xx_nn.clone()
-        self.m_nn = reading.xy_nn @ reading.gram_nn @ reading.xy_nn.T
-        self.trace = xx_nn.trace().clamp_min(tiny)
-        self.floor = (FLOOR * xx_nn.diagonal().amax()).clamp_min(tiny)
+        self.r_nn = covariance_nn.clone()
+        self.m_nn = covariance_nn @ reading.gram_nn @ covariance_nn
+        self.trace = covariance_nn.trace().clamp_min(tiny)
+        self.floor = (FLOOR * covariance_nn.diagonal().amax()).clamp_min(tiny)
         self.r_uff, self.m_uff = self._blocks(self.r_nn), self._blocks(self.m_nn)
         self.pending = 0
-        self.c_nk, self.s_nk, self.v_nk = xx_nn.new_zeros(3, len(xx_nn), max(PENDING, features))
+        self.c_nk, self.s_nk, self.v_nk = covariance_nn.new_zeros(
+            3, len(covariance_nn), max(PENDING, features)
+        )
 
     def variances(self) -> Tensor:
         """Return each unit's variance given those picked."""
