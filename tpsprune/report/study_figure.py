@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ from tpsprune.runs import read_json, write_bytes_atomically
 
 CURVE_COLOURS: Final = (BLUE, RED, GREEN, GREY)
 PANEL_INCHES: Final = 4.4
+LABEL_COLUMNS: Final = 40
 
 
 def plot_study(record: Path) -> Path:
@@ -61,7 +63,8 @@ def _quantities(axes: Any, record: Mapping[str, Any]) -> None:
     for edge in (low, high):
         if edge is not None:
             axes.axvline(edge, color=ORANGE, linewidth=1.4, linestyle="--")
-    axes.set_yticks(range(len(quantities)), [each["name"] for each in reversed(quantities)], fontsize=8)
+    names = [textwrap.fill(each["name"], LABEL_COLUMNS) for each in reversed(quantities)]
+    axes.set_yticks(range(len(quantities)), names, fontsize=8)
     axes.set_ylim(-0.6, len(quantities) - 0.4)
     if _spans_decades(quantities):
         axes.set_xscale("log")
@@ -69,7 +72,8 @@ def _quantities(axes: Any, record: Mapping[str, Any]) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", labelsize=8)
-    axes.set_xlabel(f"{record['measure']}, mean and 95 % interval", fontsize=8)
+    label = textwrap.fill(f"{record['measure']}, mean and 95 % interval", 2 * LABEL_COLUMNS)
+    axes.set_xlabel(label, fontsize=8)
     axes.set_title(
         f"{record['study']}: {record['verdict']} (orange: predicted, {_words(low, high)})", fontsize=9
     )
