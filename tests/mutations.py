@@ -77,7 +77,6 @@ pruning    | systems refined        | found_gpq += torch.cholesky_solve( => foun
 pruning    | signals of rounding    | if bool(constant_gp.any()): => if False:
 pruning    | consumer in the ticket | (kept_c.cumsum(0) - 1)[own] => own
 pruning    | scale of the queries   | 1.0 / scale_held(group, len(each.kept)) => scale_held(group, len(each.kept))
-pruning    | unchanged inputs       | bool(read) or any(not _are_equal(each) for each in stop.batches) => True
 pruning    | sensitivity            | .to(rows_npq).sqrt() => .to(rows_npq)
 pruning    | selection              | gains_u.argmax() if picked is None => gains_u.argmin() if picked is None
 pruning    | proof                  | if not difference <= TOLERANCES.get(dtype, 5e-2): => if False:

@@ -12,11 +12,20 @@ from torch import Tensor, nn
 
 from tests.pruning import nets_structure as zoo
 from tests.pruning.helpers import assert_same
+from tests.pruning.nets_attention import NARROWED, narrowed, sequences
 from tests.pruning.nets_structure import LayerNorm2d, OwnRmsNorm, Stream
+from tests.pruning.observed import disturbed
 from tests.unchanged import unchanged
 from tpsprune.pruning import PrunedGroup, find_groups
 from tpsprune.pruning.layers import MaskedNorm, is_vector_norm, mask_norm, norms_over_units, unmask_norm
-from tpsprune.pruning.surgery import mask_units, pruned_copy, unmask_norms
+from tpsprune.pruning.surgery import (
+    hold_scale,
+    mask_units,
+    pruned_copy,
+    shapes_of,
+    unmask_norms,
+    widened_copy,
+)
 from tpsprune.pruning.trial import randomised_copy
 
 
@@ -176,3 +185,27 @@ def test_a_stream_under_norms_is_pruned_and_equals_the_masked_one(name: str) -> 
     assert getattr(ticket.norm, "hidden_size", 3) == 3
     unmask_norms(masked)
     assert str(masked) == str(model)
+
+
+@pytest.mark.parametrize("name", [*zoo.ZOO, *zoo.STRUCTURES, *(f"attention: {each}" for each in NARROWED)])
+def test_a_ticket_of_any_values_is_the_same_at_the_dense_shape_with_units_masked(name: str) -> None:
+    attention = name.removeprefix("attention: ")
+    model, batch = (narrowed(attention), sequences()) if attention != name else zoo.case(name)
+    model = randomised_copy(model).double()
+    batch = batch.double() if batch.is_floating_point() else batch
+    groups = find_groups(model, batch[:2], head_width=attention != name).groups
+    pruned = [PrunedGroup.of(group, range(0, group.width, 2)) for group in groups]
+    ticket = pruned_copy(model, pruned)
+    for group, each in zip(groups, pruned, strict=True):
+        hold_scale(ticket, group, len(each.kept))
+    ticket = disturbed(ticket)
+    with unchanged(model):
+        masked = widened_copy(model, ticket, groups, pruned)
+    assert shapes_of(unmasked(masked)) == shapes_of(model)
+    torch.testing.assert_close(masked(batch), ticket(batch))
+
+
+def unmasked(model: nn.Module) -> nn.Module:
+    restored = copy.deepcopy(model)
+    unmask_norms(restored)
+    return restored
