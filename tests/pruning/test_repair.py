@@ -277,11 +277,27 @@ def test_sequences_of_several_lengths_are_repaired_on_in_parts() -> None:
     assert after < 0.8 * before
 
 
-@pytest.mark.parametrize(("name", "rate"), [("cnn", 3e-3), ("mlp", 5e-4)])
-def test_the_learning_rate_is_lower_where_nothing_holds_the_scale(
-    name: str, rate: float, monkeypatch: pytest.MonkeyPatch
+class Scaled(nn.Module):
+    """A perceptron of small weights: a step of Adam moves them by many times themselves."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.first, self.second, self.scale = nn.Linear(6, 24), nn.Linear(24, 3), scale
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.div_(scale)
+
+    def forward(self, x_bd: Tensor) -> Tensor:
+        return self.scale * self.second(self.scale * torch.relu(self.first(x_bd)))
+
+
+@pytest.mark.parametrize(("scale", "lowered"), [(1.0, False), (300.0, True)])
+@pytest.mark.parametrize("given", [None, 3e-3])
+def test_a_learning_rate_that_does_not_help_is_lowered_unless_it_is_given(
+    scale: float, lowered: bool, given: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, batch = zoo.case(name)
+    torch.manual_seed(0)
+    model, batch = Scaled(scale).eval(), torch.randn(256, 6)
     rates = []
 
     class Adam(torch.optim.Adam):
@@ -290,8 +306,20 @@ def test_the_learning_rate_is_lower_where_nothing_holds_the_scale(
             return super().step(closure)
 
     monkeypatch.setattr("torch.optim.Adam", Adam)
-    list(repair(prune(model, batch), model, [batch], steps=20))
-    assert max(rates) == rate
+    ticket = prune(model, batch)
+    steps = list(repair(ticket, model, [batch], steps=100, learning_rate=given))
+    errors = [each.held_error for each in steps if each.held_error is not None]
+    assert len(steps) == 101
+    assert max(rates[:30]) == pytest.approx(3e-3)
+    if lowered and given is None:
+        assert max(rates[30:51]) == pytest.approx(1e-3)
+        assert min(errors) < errors[0]
+    if lowered and given:
+        assert min(errors) == errors[0]
+        assert max(rates[30:]) > 2e-3
+    if not lowered:
+        assert min(errors) == errors[-1] < 0.5 * errors[0]
+        assert max(rates[30:51]) > 2e-3
 
 
 def test_a_complex_parameter_stays_and_the_others_are_repaired() -> None:
