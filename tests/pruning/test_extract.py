@@ -19,8 +19,10 @@ from tpsprune.errors import PruneError
 from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning import Extraction, extract, find_groups
 from tpsprune.pruning.calibration import CalibrationStatistics
+from tpsprune.pruning.extract import _race
 from tpsprune.pruning.observations import hold_out
 from tpsprune.pruning.output_error import output_error
+from tpsprune.pruning.planning import plan_widths
 from tpsprune.pruning.recalibration import recalibrate_norms
 from tpsprune.pruning.reconstruction import share_held
 from tpsprune.recipe.prune import Macs, Prune, Tolerance, Widths
@@ -385,3 +387,119 @@ def test_the_best_quality_keeps_the_widths_that_err_least_on_items_held_out() ->
     best = extract(model, [batch], replace(settings, quality="best"))
     assert errors[tuple(widths_of(best).values())] <= 1.05 * min(errors.values())
     assert best.times.race > 0
+
+
+class Attention(nn.Module):
+    """Attention whose scale follows the width of its heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads = 4
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(32, 32) for _ in range(4))
+
+    def forward(self, x_bte: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x_bte).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for layer in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stream, self.attention, self.head = nn.Linear(8, 32), Attention(), nn.Linear(32, 5)
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        x_bte = self.stream(x_btd)
+        return self.head((x_bte + self.attention(x_bte)).mean(1))
+
+
+@pytest.mark.parametrize("refit", [True, False], ids=["refit", "compensation alone"])
+def test_queries_that_are_compensated_keep_the_scale_that_was_held(refit: bool) -> None:
+    torch.manual_seed(0)
+    model = Attending().eval()
+    with torch.no_grad():
+        # Half of the stream says what the other half does, and of each head four dimensions are enough.
+        attention = model.attention
+        for layer in (model.stream, attention.o_proj):
+            layer.weight[16:], layer.bias[16:] = layer.weight[:16], layer.bias[:16]
+        for layer in (attention.q_proj, attention.k_proj):
+            layer.weight.mul_(6.0)
+            for low in range(4, 32, 8):
+                layer.weight[low : low + 4] = 0.0
+                layer.bias[low : low + 4] = 0.0
+    batches = torch.randn(512, 6, 8, generator=torch.Generator().manual_seed(1)).split(128)
+    (width,) = (
+        each.name
+        for each in find_groups(model, batches[0], head_width=True).groups
+        if each.scores is not None
+    )
+    target = Widths({width: 4, "stream": 16})
+    found = extract(model, batches, Prune(target=target, head_width=True, reconstruct=refit))
+    assert output_error(found.ticket, model, batches) < 1e-6
+
+
+def test_what_a_layer_reads_beside_a_far_stronger_direction_is_kept() -> None:
+    """In single precision the weak directions beside a far stronger one are lost."""
+    torch.manual_seed(0)
+    strong = nn.functional.normalize(torch.randn(16), dim=0)
+    model = zoo.mlp((16, 64, 64, 64, 4)).eval()
+    with torch.no_grad():
+        model[0].weight += 300.0 * strong
+        model[2].weight -= model[2].weight.mean(1, keepdim=True)
+    batches = torch.randn(1024, 16, generator=torch.Generator().manual_seed(1)).split(128)
+    found = extract(model, batches, Prune(target=Macs(0.5)))
+    in_double = extract(copy.deepcopy(model).double(), [x.double() for x in batches], Prune(target=Macs(0.5)))
+    error = output_error(found.ticket, model, batches)
+    # The activations themselves have single precision.
+    assert error < 3.0 * output_error(in_double.ticket.float(), model, batches)
+
+
+class Particular(nn.Module):
+    """It does not run at some widths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(16, 64), nn.Linear(64, 64), nn.Linear(64, 4)
+
+    def forward(self, x_bd: Tensor) -> Tensor:
+        hidden = self.first(x_bd).relu()
+        if hidden.shape[-1] == 40:
+            raise ValueError("forty units are not supported")
+        return self.last(self.second(hidden).relu())
+
+
+@pytest.mark.parametrize("compensate", [True, False])
+def test_a_ticket_that_does_not_run_is_refused_with_what_its_code_says(compensate: bool) -> None:
+    settings = Prune(target=Widths({"first": 40}), round_to=1, compensate=compensate)
+    with pytest.raises(PruneError, match=r"the ticket does not run \(.*forty units are not supported\)"):
+        extract(Particular(), torch.randn(256, 16).split(64), settings)
+
+
+def test_in_a_race_widths_that_do_not_run_lose() -> None:
+    model, batches = Particular(), torch.randn(256, 16).split(64)
+    settings = Prune(target=Macs(0.55), round_to=1, quality="best")
+    uniform = extract(model, batches, replace(settings, widths="uniform", quality="fast"))
+    assert "first" in {each.group for each in uniform.changes}
+    planned = plan_widths(model, batches, settings)
+    rigged = replace(planned, widths=(40, *planned.widths[1:]))
+    assert _race(model, batches, settings, rigged).widths != rigged.widths
+
+
+class Hoarder(nn.Linear):
+    """A layer whose state dict holds copies of its tensors."""
+
+    forward = nn.Linear.forward
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        destination[f"{prefix}weight"] = self.weight.clone()
+        destination[f"{prefix}bias"] = self.bias.clone()
+
+
+def test_a_layer_whose_state_dict_holds_copies_is_verified_by_its_own_tensors() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), Hoarder(64, 32), nn.Sigmoid(), nn.Linear(32, 4))
+    found = extract(model, torch.randn(512, 16).split(128), Prune(target=Widths({"0": 16})))
+    assert found.macs_share < 0.5

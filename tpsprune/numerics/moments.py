@@ -81,7 +81,7 @@ def input_moments(model: nn.Module, batches: Iterable[Any], widths: Mapping[str,
 
     def add(name: str, inputs: Tensor) -> None:
         channels_first = isinstance(model.get_submodule(name), CONVOLUTIONS)
-        sums[name].add(widened(as_rows(inputs, widths[name], channels_first=channels_first)))
+        sums[name].add(as_rows(inputs, widths[name], channels_first=channels_first))
 
     with torch.no_grad(), evaluation_mode(model), observe_inputs(model, widths, add):
         for batch in batches:
@@ -113,17 +113,9 @@ def _write_gram(rows_rn: Tensor, gram_nn: Tensor) -> None:
     gram_nn[..., half:, :half] = gram_nn[..., :half, half:].mT
 
 
-def as_computed(tensor: Tensor) -> Tensor:
-    """Return ``tensor`` in the precision in which products of it are taken: its own, single at the least."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
 @final
 class MomentSums:
-    """Running sums about the first mean, so that units far from zero lose no digits.
-
-    Products of one batch are taken in the precision of its rows, and summed in double.
-    """
+    """Running sums about the first mean, so that units far from zero lose no digits."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -134,11 +126,11 @@ class MomentSums:
 
         Cost: r·n².
         """
-        rows_rn = as_computed(rows_rn)
+        rows_rn = widened(rows_rn)
         if not self.rows:
             self._shift_n = rows_rn.mean(0)
-            self._sum_n = torch.zeros_like(widened(self._shift_n))
-            self._products_nn = self._sum_n.new_zeros(rows_rn.shape[1], rows_rn.shape[1])
+            self._sum_n = torch.zeros_like(self._shift_n)
+            self._products_nn = rows_rn.new_zeros(rows_rn.shape[1], rows_rn.shape[1])
         shifted_rn = rows_rn - self._shift_n
         self.rows += len(shifted_rn)
         self._sum_n += shifted_rn.sum(0)

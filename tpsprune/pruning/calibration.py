@@ -277,8 +277,7 @@ def _score_moments(
     def add(name: str, inputs: Tensor) -> None:
         inputs_bse = inputs.reshape(len(inputs), -1, inputs.shape[-1])
         places_s = sample_places(inputs_bse.shape[1], count_places(inputs.shape[-1], items), generator)
-        # Rotations divide by roots of small eigenvalues, which single precision does not resolve.
-        sums[name].add(widened(inputs_bse[:, places_s.to(inputs.device)].flatten(0, 1)))
+        sums[name].add(inputs_bse[:, places_s.to(inputs.device)].flatten(0, 1))
 
     if sums:
         with torch.no_grad(), evaluation_mode(model), observe_inputs(model, sums, add):

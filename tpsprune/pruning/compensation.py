@@ -154,6 +154,7 @@ def compensate(
     narrow: Consumer,
     found: Interpolation,
     outputs_q: Tensor | None = None,
+    factor: float = 1.0,
 ) -> None:
     """Rewrite a consumer of a ticket in place so that it reads ``A x + b`` in place of all signals.
 
@@ -167,8 +168,9 @@ def compensate(
         narrow: the same consumer in the ticket.
         found: A and b.
         outputs_q: the dense layer's outputs that the ticket's has; none where it has all.
+        factor: by which the outputs of the ticket's layer are to be the dense one's (``surgery.scale_held``).
     """
-    old_npq = consumer_weights(dense, read.consumer, read.width).detach().to(found.map_nk.dtype)
+    old_npq = factor * consumer_weights(dense, read.consumer, read.width).detach().to(found.map_nk.dtype)
     if outputs_q is not None:
         low, high = read.consumer.outputs or (0, math.inf)
         own_q = outputs_q[(outputs_q >= low) & (outputs_q < high)] - low

@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.forward import fixed_seed, full_precision
+from tpsprune.errors import PruneError
+from tpsprune.numerics.forward import call_model, evaluation_mode, fixed_seed, full_precision
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
-from tpsprune.numerics.trees import item_count
+from tpsprune.numerics.trees import item_count, take_items
 from tpsprune.pruning.calibration import turn_heads
 from tpsprune.pruning.costs import Times, timed
 from tpsprune.pruning.groups import PrunedGroup
@@ -28,7 +30,7 @@ from tpsprune.pruning.recalibration import recalibrate_norms
 from tpsprune.pruning.reconstruction import reconstruct, share_held
 from tpsprune.pruning.selection import Selection
 from tpsprune.pruning.surgery import add_biases, hold_scale, pruned_copy, shapes_of, widened_copy
-from tpsprune.pruning.verification import verify
+from tpsprune.pruning.verification import refusing_what_does_not_run, verify
 from tpsprune.recipe.prune import Allocation, Macs, Params, Prune, Tolerance
 from tpsprune.records import GroupChange, Unpruned
 
@@ -156,7 +158,10 @@ def _race(model: nn.Module, batches: Sequence[Any], settings: Prune, planned: Wi
     plans = list({plan.widths: plan for plan in reversed(plans)}.values())
 
     def error(plan: WidthPlan) -> float:
-        return output_error(_choose_and_compensate(model, fit, settings, plan).ticket, model, held)
+        try:
+            return output_error(_choose_and_compensate(model, fit, settings, plan).ticket, model, held)
+        except PruneError:  # It does not run at these widths.
+            return math.inf
 
     return min(plans, key=error) if len(plans) > 1 else planned
 
@@ -178,6 +183,8 @@ def _choose_and_compensate(
     ticket = pruned_copy(like, pruned)
     for group, each in zip(narrowed, pruned, strict=True):
         hold_scale(ticket, group, len(each.kept))
+    with torch.no_grad(), evaluation_mode(ticket), refusing_what_does_not_run():
+        call_model(ticket, take_items(batches[0], torch.arange(2)))
     share = 1.0
     if settings.compensate:
         share = share_held(statistics, batches, settings.activation_gib)
@@ -240,6 +247,6 @@ def _notes(
     if isinstance(settings.target, Tolerance):
         notes.append(
             f"the tolerance of {settings.target.tolerance:g} was held to each group of the dense model by "
-            "itself; with the groups before it pruned as well each leaves more"
+            "itself; behind groups that were pruned as well one may leave more"
         )
     return tuple(notes)

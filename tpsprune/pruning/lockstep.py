@@ -1,6 +1,6 @@
-"""Two models of one shape traversed in lock step: all batches stop at a layer before any continues.
+"""Two models of the same layers traversed in lock step: all batches stop at a layer before any continues.
 
-A layer's inputs in the model as pruned so far exist only once every layer before it is settled. In lock step
+A layer's inputs in the ticket exist only once every layer before it is settled. In lock step
 both models need one forward pass in all, and not one for each layer that is settled. Each batch of each model
 is a greenlet: threads gave the same tickets, but took 3 to 40 % more processor time and 4 to 19 % more memory
 with 64 batches, and each thread starts OpenMP threads of its own (1,040 in all where there were 16).

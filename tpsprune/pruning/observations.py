@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
 from tpsprune.numerics.forward import widened
-from tpsprune.numerics.moments import as_computed, gram
+from tpsprune.numerics.moments import gram
 from tpsprune.numerics.trees import is_whole, item_count, take_items
 from tpsprune.pruning.groups import Consumer, element_index
 from tpsprune.pruning.layers import channels_first, length
@@ -38,6 +38,9 @@ LEAST_WHOLE: Final = 4
 """Batches taken at the least where they cannot be split: as many as 32 items come from otherwise."""
 ROUNDING: Final = 8
 """Units in the last place by which a signal's spread must exceed its mean's rounding."""
+MOST_EXACT: Final = 512
+"""Columns beyond which one batch is taken in single precision, about the means; the sums are double. Beside a
+direction some thousand times as strong single precision loses what the layer may read."""
 HELD_OUT: Final = 4
 """Every batch keeps the last one in four of its items to choose ridges on."""
 
@@ -168,7 +171,7 @@ def _unfold(module: _ConvNd, inputs: Tensor) -> Tensor:
 class JointMoments:
     """Means and biased covariances of x and y over ``rows`` observations; of y with itself variances alone.
 
-    x comes from the model as pruned so far, y from the dense model. Double precision where there is one.
+    x comes from the ticket, y from the dense model. Double precision where there is one.
     """
 
     rows: int
@@ -190,11 +193,6 @@ class JointMoments:
             self.yy_gq + y_gq.square(),
         )
 
-    def of_inputs(self, index_p: Tensor) -> JointMoments:
-        """Return the moments with only some of the elements of x."""
-        mean_x_gp, xx_gpp = self.mean_x_gp[:, index_p], self.xx_gpp[:, index_p][:, :, index_p]
-        return JointMoments(self.rows, mean_x_gp, self.mean_y_gq, xx_gpp, self.xy_gpq[:, index_p], self.yy_gq)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SplitMoments:
@@ -207,10 +205,6 @@ class SplitMoments:
     fit: JointMoments | None
     held: JointMoments | None
 
-    def of_inputs(self, index_p: Tensor) -> SplitMoments:
-        """Return the moments with only some of the elements of x."""
-        return self._map(lambda part: part.of_inputs(index_p))
-
     def about_zero(self) -> SplitMoments:
         """Return moments about zero."""
         return self._map(JointMoments.about_zero)
@@ -222,14 +216,12 @@ class SplitMoments:
 
 @final
 class JointSums:
-    """Running sums of x and y, of the items to fit on and of those held out, about the first means.
-
-    Products of one batch are taken in the precision of the data, and summed in double.
-    """
+    """Running sums of x and y, of the items to fit on and of those held out, about the first means."""
 
     def __init__(self) -> None:
         self._fit, self._held = _Sums(), _Sums()
         self._shift_gp = self._shift_gq = torch.empty(0)
+        self._resolution = 0.0
 
     @property
     def rows(self) -> int:
@@ -239,9 +231,16 @@ class JointSums:
     def add(self, x_bsgp: Tensor, y_bsgq: Tensor) -> None:
         """Add the observations of one batch. Cost: r·p·(p / 2 + q) for each group."""
         split = len(x_bsgp) - len(x_bsgp) // HELD_OUT
-        x_bsgp, y_bsgq = as_computed(x_bsgp), as_computed(y_bsgq)
+        resolution = ROUNDING * torch.finfo(x_bsgp.dtype).eps
+        x_bsgp, y_bsgq = (
+            widened(each)
+            if x_bsgp.shape[-1] <= MOST_EXACT
+            else each.to(torch.promote_types(each.dtype, torch.float32))
+            for each in (x_bsgp, y_bsgq)
+        )
         if not self.rows:
             self._shift_gp, self._shift_gq = (each[:split].mean((0, 1)) for each in (x_bsgp, y_bsgq))
+            self._resolution = resolution
         x_bsgp, y_bsgq = x_bsgp - self._shift_gp, y_bsgq - self._shift_gq
         self._fit.add(x_bsgp[:split], y_bsgq[:split])
         if split < len(x_bsgp):
@@ -250,7 +249,8 @@ class JointSums:
     def moments(self) -> SplitMoments:
         """Return the moments of all that was added."""
         parts = (self._fit, self._held, self._fit.joined(self._held)) if self._held.rows else (self._fit,)
-        fit, *others = (each.moments(self._shift_gp, self._shift_gq) for each in parts)
+        shifts = self._shift_gp, self._shift_gq
+        fit, *others = (each.moments(*shifts, resolution=self._resolution) for each in parts)
         return SplitMoments(others[1], fit, others[0]) if others else SplitMoments(fit, None, None)
 
 
@@ -264,7 +264,8 @@ class _Sums:
 
     def add(self, x_bsgp: Tensor, y_bsgq: Tensor) -> None:
         x_grp, y_grq = (each.flatten(0, 1).movedim(0, 1) for each in (x_bsgp, y_bsgq))
-        found = x_grp.sum(1), y_grq.sum(1), gram(x_grp), x_grp.mT @ y_grq, y_grq.square().sum(1)
+        with torch.autocast(x_grp.device.type, enabled=False):
+            found = x_grp.sum(1), y_grq.sum(1), gram(x_grp), x_grp.mT @ y_grq, y_grq.square().sum(1)
         if self.rows:
             for mine, theirs in zip(self.sums, found, strict=True):
                 mine.add_(theirs)
@@ -277,14 +278,13 @@ class _Sums:
         sums = [mine + theirs for mine, theirs in zip(self.sums, other.sums, strict=True)]
         return _Sums(self.rows + other.rows, sums)
 
-    def moments(self, shift_gp: Tensor, shift_gq: Tensor) -> JointMoments:
+    def moments(self, shift_gp: Tensor, shift_gq: Tensor, *, resolution: float) -> JointMoments:
         x_gp, y_gq, xx_gpp, xy_gpq, yy_gq = (each / self.rows for each in self.sums)
         mean_gp = shift_gp + x_gp
         xx_gpp.baddbmm_(x_gp[:, :, None], x_gp[:, None, :], alpha=-1)
         xy_gpq.baddbmm_(x_gp[:, :, None], y_gq[:, None, :], alpha=-1)
         # What varies by rounding alone is constant: it explains nothing.
-        rounding_gp = (ROUNDING * torch.finfo(shift_gp.dtype).eps * mean_gp).square()
-        constant_gp = xx_gpp.diagonal(dim1=1, dim2=2) <= rounding_gp
+        constant_gp = xx_gpp.diagonal(dim1=1, dim2=2) <= (resolution * mean_gp).square()
         if bool(constant_gp.any()):
             xx_gpp.masked_fill_(constant_gp[:, :, None] | constant_gp[:, None, :], 0.0)
             xy_gpq.masked_fill_(constant_gp[:, :, None], 0.0)

@@ -1,7 +1,6 @@
 """What is decided before anything is pruned: groups, calibration statistics and widths.
 
-Evidence is the figures by which an allocation compares groups. Units are chosen here unless the
-reconstruction chooses them.
+Evidence is the figures by which an allocation compares groups. Units are chosen on the dense model.
 """
 
 from __future__ import annotations

@@ -151,9 +151,9 @@ class _Reconstruction:
         name, read = stop.module, self.read.get(stop.module, [])
         if not stop.batches or not is_mixer(self.dense.get_submodule(name)):
             return
-        changed = bool(read) or any(not _are_equal(each) for each in stop.batches)
-        if self.calls.get(name, 1) > 1 and changed:
+        if self.calls.get(name, 1) > 1:
             stop = Stop(name, collect_all_calls(self.dense, self.ticket, self.batches, name))
+        changed = bool(read) or any(not _are_equal(each) for each in stop.batches)
         # Where the two models route other items here (experts) no output belongs to an input.
         module = self.dense.get_submodule(name)
         if not changed or not all(_are_paired(module, each) for each in stop.batches):
@@ -183,7 +183,8 @@ class _Reconstruction:
             intercept=takes_intercept(module),
             ridges=ridges_for(module.weight.dtype),
         )
-        compensate(module, like, own, narrow, found, outputs_q)
+        factor = self.factors.get(stop.module, 1.0)
+        compensate(module, like, own, narrow, found, outputs_q, factor)
 
     @torch.no_grad()
     def _refit(self, stop: Stop) -> None:

@@ -89,7 +89,9 @@ def select(readings: Sequence[Reading], count: int, *, picked: Sequence[int] | N
     "Orthogonal least squares methods", with several right-hand sides.
     """
     states = [_State(reading) for reading in readings]
-    loudness = torch.stack([(each.covariance_nn * each.gram_nn).sum() for each in readings]).sum()
+    loudness = torch.stack(
+        [(each.covariance_nn * each.gram_nn).sum().clamp_min(0) for each in readings]
+    ).sum()
     whole = loudness.clamp_min(torch.finfo(loudness.dtype).tiny)
     left = loudness / whole
     units = _Remaining(states)

@@ -135,9 +135,9 @@ def widened_copy(
         pruned: what became of each.
     """
     masked = copy_model(like)
-    values, kept = ticket.state_dict(keep_vars=True), elements_kept(shapes_of(like), pruned)
+    values, kept = _tensors_of(ticket), elements_kept(shapes_of(like), pruned)
     with torch.no_grad():
-        for name, tensor in masked.state_dict(keep_vars=True).items():
+        for name, tensor in _tensors_of(masked).items():
             if axes := kept.get(name):
                 every = [axes.get(axis, torch.arange(size)) for axis, size in enumerate(tensor.shape)]
                 tensor.detach()[torch.meshgrid(*every, indexing="ij")] = values[name].detach()
@@ -148,6 +148,12 @@ def widened_copy(
     for group, each in zip(groups, pruned, strict=True):
         mask_units(masked, group, each.removed)
     return masked
+
+
+def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters and buffers, those too that a state dict leaves out, under all their names."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    return {**dict(parameters), **dict(model.named_buffers(remove_duplicate=False))}
 
 
 def scale_held(group: Group, kept: int) -> float:

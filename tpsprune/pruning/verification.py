@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -57,12 +58,9 @@ def verify(
     _check_flags(ticket, dense)
     _check_shapes(ticket, masked, groups, widths)
     dtype = next((each.dtype for each in ticket.parameters() if each.is_floating_point()), torch.float32)
-    try:
-        items = list(sample_items(batches, PROOF_ITEMS, PROOF_ITEMS))
+    items = list(sample_items(batches, PROOF_ITEMS, PROOF_ITEMS))
+    with refusing_what_does_not_run():
         difference = output_error(ticket, masked, items) ** 0.5
-    # The ticket's own code runs here, and may raise anything.
-    except Exception as error:
-        raise _refusal(f"the ticket does not run ({first_line(error)})") from error
     if not difference <= TOLERANCES.get(dtype, 5e-2):
         raise _refusal(
             f"the ticket's output differs by {difference:.2g} of its spread "
@@ -78,6 +76,18 @@ def verify(
         before, after = (sum(each.numel() for each in model.parameters()) for model in (dense, ticket))
         _check_share(after / before, settings.target.params, "parameters", settings)
     return share
+
+
+@contextmanager
+def refusing_what_does_not_run() -> Iterator[None]:
+    """Turn whatever a ticket's own code raises into the refusal of the ticket."""
+    try:
+        yield
+    except PruneError:
+        raise
+    # The ticket's own code runs here, and may raise anything.
+    except Exception as error:
+        raise _refusal(f"the ticket does not run ({first_line(error)})") from error
 
 
 def _refusal(reason: str) -> PruneError:
