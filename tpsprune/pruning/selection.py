@@ -1,6 +1,6 @@
 """Selection: which units are kept, those from which a linear map best estimates the outputs of all.
 
-Shape letters: n signals (units times features), u units, f features of a unit, k signals picked.
+Shape letters: s consumers, n signals (units times features), u units, f features of a unit, k signals picked.
 """
 
 from __future__ import annotations
@@ -59,11 +59,12 @@ def pivoted_cholesky(covariance_nn: Tensor, count: int, *, features: int = 1) ->
     Source: Golub and Van Loan 2013, "Matrix Computations", sections 4.2.8 and 5.4.2.
     """
     every_nn = torch.eye(len(covariance_nn)).to(covariance_nn)
-    state = _State(Reading(covariance_nn, every_nn, features))
+    state = _State([Reading(covariance_nn, every_nn, features)])
+    trace = covariance_nn.trace().clamp_min(torch.finfo(covariance_nn.dtype).tiny)
     units, shares = _Remaining([state]), []
     for _ in range(count):
         units.take(units.unpicked(state.variances(), -torch.inf).argmax())
-        shares.append((units.unpicked(state.variances(), 0.0).sum() / state.trace).clamp_min(0))
+        shares.append((units.unpicked(state.variances(), 0.0).sum() / trace).clamp_min(0))
     return Selection(units.picked(), tuple(torch.stack(shares).tolist()))
 
 
@@ -88,7 +89,10 @@ def select(readings: Sequence[Reading], count: int, *, picked: Sequence[int] | N
     Source: forward selection for sparse multivariate least squares; Chen, Billings and Luo 1989,
     "Orthogonal least squares methods", with several right-hand sides.
     """
-    states = [_State(reading) for reading in readings]
+    alike: dict[int, list[Reading]] = {}
+    for reading in readings:
+        alike.setdefault(reading.features, []).append(reading)
+    states = [_State(each) for each in alike.values()]
     loudness = torch.stack(
         [(each.covariance_nn * each.gram_nn).sum().clamp_min(0) for each in readings]
     ).sum()
@@ -114,8 +118,8 @@ class _Remaining:
 
     def __init__(self, states: Sequence[_State]) -> None:
         self.states = states
-        units = len(states[0].r_uff)
-        device = states[0].r_nn.device
+        units = states[0].r_suff.shape[1]
+        device = states[0].r_snn.device
         self.unit_u = torch.arange(units, device=device)
         self.place_u = self.unit_u.clone()
         self.picked_u = torch.zeros(units, dtype=torch.bool, device=device)
@@ -149,82 +153,91 @@ class _Remaining:
 
 @final
 class _State:
-    """One consumer's R and M given the units picked so far.
+    """R and M given the units picked so far, of consumers that read as many signals of each unit.
 
-    A pick of signals J changes R by −C R_J and M by −C Vᵀ − V Cᵀ, with C = R_·J R_JJ⁺ and V = M_·J − C M_JJ /
+    A pick of signals J changes R by −Cᵀ R_J and M by −Cᵀ V − Vᵀ C, with C = R_JJ⁺ R_J and V = M_J − M_JJ C /
     2. Both are kept as they were at the last update of the whole, with the changes since then kept apart: the
-    columns of a pick are read through it, the diagonal blocks are always current.
+    rows of a pick are read through these, the diagonal blocks are always current.
     """
 
-    def __init__(self, reading: Reading) -> None:
-        covariance_nn, features = reading.covariance_nn, reading.features
-        tiny = torch.finfo(covariance_nn.dtype).tiny
-        self.features = features
-        self.r_nn = covariance_nn.clone()
-        self.m_nn = covariance_nn @ reading.gram_nn @ covariance_nn
-        self.trace = covariance_nn.trace().clamp_min(tiny)
-        self.floor = (FLOOR * covariance_nn.diagonal().amax()).clamp_min(tiny)
-        self.r_uff, self.m_uff = self._blocks(self.r_nn), self._blocks(self.m_nn)
-        self.pending = 0
-        self.c_nk, self.s_nk, self.v_nk = covariance_nn.new_zeros(
-            3, len(covariance_nn), max(PENDING, features)
+    def __init__(self, readings: Sequence[Reading]) -> None:
+        self.features = f = readings[0].features
+        self.r_snn = torch.stack([each.covariance_nn for each in readings])
+        self.m_snn = torch.stack(
+            [each.covariance_nn @ each.gram_nn @ each.covariance_nn for each in readings]
         )
+        tiny = torch.finfo(self.r_snn.dtype).tiny
+        self.floor_s = (FLOOR * self.r_snn.diagonal(dim1=1, dim2=2).amax(1)).clamp_min(tiny)
+        self.r_suff, self.m_suff = self._blocks(self.r_snn), self._blocks(self.m_snn)
+        self.offsets_f = torch.arange(f, device=self.r_snn.device)
+        self.pending = 0
+        # C, V and R_J of the picks that are pending.
+        self.low_xskn = self.r_snn.new_zeros(3, len(readings), max(PENDING, f), self.r_snn.shape[1])
 
     def variances(self) -> Tensor:
-        """Return each unit's variance given those picked."""
-        return self.r_uff.diagonal(dim1=1, dim2=2).sum(1)
+        """Return each unit's variance given those picked, over all consumers."""
+        return self.r_suff.diagonal(dim1=2, dim2=3).sum((0, 2))
 
     def gains(self) -> Tensor:
-        """Return by how much each unit would lower the consumer's error."""
-        if self.features == 1:
-            r_u, m_u = self.r_uff[:, 0, 0], self.m_uff[:, 0, 0]
-            return (m_u / r_u.clamp_min(self.floor)).masked_fill(r_u <= self.floor, 0.0)
-        return (self._inverse(self.r_uff) * self.m_uff).sum((1, 2))
+        """Return by how much each unit would lower the consumers' error."""
+        if self.features > 1:
+            return (self._inverse(self.r_suff) * self.m_suff).sum((0, 2, 3))
+        r_su, m_su, floor_s1 = self.r_suff[:, :, 0, 0], self.m_suff[:, :, 0, 0], self.floor_s[:, None]
+        return (m_su / r_su.maximum(floor_s1)).masked_fill_(r_su <= floor_s1, 0.0).sum(0)
 
     def take(self, pick: Tensor) -> None:
         """Condition everything on one more unit."""
-        f = self.features
-        index_f = pick * f + torch.arange(f, device=self.r_nn.device)
-        c_nk, s_nk, v_nk = (each[:, : self.pending] for each in (self.c_nk, self.s_nk, self.v_nk))
-        r_nf = self.r_nn[index_f].T - c_nk @ s_nk[index_f].T
-        m_nf = self.m_nn[index_f].T - c_nk @ v_nk[index_f].T - v_nk @ c_nk[index_f].T
-        c_nf = r_nf @ self._inverse(r_nf[index_f][None])[0]
-        v_nf = m_nf - c_nf @ m_nf[index_f] / 2
-        c_uff, r_uff, v_uff = (each.reshape(-1, f, f) for each in (c_nf, r_nf, v_nf))
-        self.r_uff = self.r_uff - c_uff @ r_uff.mT
-        crossed_uff = c_uff @ v_uff.mT
-        self.m_uff = self.m_uff - crossed_uff - crossed_uff.mT
-        here = slice(self.pending, self.pending + f)
-        self.c_nk[:, here], self.s_nk[:, here], self.v_nk[:, here] = c_nf, r_nf, v_nf
+        f, k = self.features, self.pending
+        index_f = pick * f + self.offsets_f
+        low_xskn = self.low_xskn[:, :, :k]
+        c_sfk, v_sfk, r_sfk = low_xskn[..., index_f].mT
+        r_sfn = torch.baddbmm(self.r_snn[:, index_f], r_sfk, low_xskn[0], alpha=-1)
+        m_sfn = torch.baddbmm(self.m_snn[:, index_f], v_sfk, low_xskn[0], alpha=-1)
+        m_sfn.baddbmm_(c_sfk, low_xskn[1], alpha=-1)
+        c_sfn = self._inverse(r_sfn[..., index_f][:, None])[:, 0] @ r_sfn
+        v_sfn = torch.baddbmm(m_sfn, m_sfn[..., index_f], c_sfn, alpha=-0.5)
+        picked_xsfn = torch.stack((c_sfn, v_sfn, r_sfn))
+        if f == 1:
+            c_su11, v_su11, r_su11 = picked_xsfn.mT[..., None]
+            self.r_suff.addcmul_(c_su11, r_su11, value=-1)
+            self.m_suff.addcmul_(c_su11, v_su11, value=-2)
+        else:
+            c_suff, v_suff, r_suff = picked_xsfn.mT.reshape(3, -1, self.r_suff.shape[1], f, f)
+            self.r_suff = self.r_suff - c_suff @ r_suff.mT
+            crossed_suff = c_suff @ v_suff.mT
+            self.m_suff = self.m_suff - crossed_suff - crossed_suff.mT
+        self.low_xskn[:, :, k : k + f] = picked_xsfn
         self.pending += f
-        if self.pending + f > self.c_nk.shape[1]:
+        if self.pending + f > self.low_xskn.shape[2]:
             self._update()
 
     def shrink(self, rest_u: Tensor) -> None:
         """Forget all units but these."""
         self._update()
-        offsets_f = torch.arange(self.features, device=rest_u.device)
-        rest_n = (rest_u[:, None] * self.features + offsets_f).flatten()
-        self.r_nn, self.m_nn = (each[rest_n][:, rest_n] for each in (self.r_nn, self.m_nn))
-        self.r_uff, self.m_uff = self.r_uff[rest_u], self.m_uff[rest_u]
-        self.c_nk, self.s_nk, self.v_nk = (each[: len(rest_n)] for each in (self.c_nk, self.s_nk, self.v_nk))
+        rest_n = (rest_u[:, None] * self.features + self.offsets_f).flatten()
+        self.r_snn, self.m_snn = (each[:, rest_n][:, :, rest_n] for each in (self.r_snn, self.m_snn))
+        self.r_suff, self.m_suff = self.r_suff[:, rest_u], self.m_suff[:, rest_u]
+        self.low_xskn = self.low_xskn[..., : len(rest_n)].contiguous()
 
     def _update(self) -> None:
         """Apply the pending changes to R and M."""
-        c_nk, s_nk, v_nk = (each[:, : self.pending] for each in (self.c_nk, self.s_nk, self.v_nk))
-        self.r_nn.addmm_(c_nk, s_nk.T, alpha=-1)
-        self.m_nn.addmm_(c_nk, v_nk.T, alpha=-1).addmm_(v_nk, c_nk.T, alpha=-1)
+        c_skn, v_skn, r_skn = self.low_xskn[:, :, : self.pending]
+        self.r_snn.baddbmm_(c_skn.mT, r_skn, alpha=-1)
+        self.m_snn.baddbmm_(c_skn.mT, v_skn, alpha=-1).baddbmm_(v_skn.mT, c_skn, alpha=-1)
         self.pending = 0
 
-    def _blocks(self, whole_nn: Tensor) -> Tensor:
+    def _blocks(self, whole_snn: Tensor) -> Tensor:
         f = self.features
-        units = len(whole_nn) // f
-        return whole_nn.reshape(units, f, units, f).diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
+        units = whole_snn.shape[1] // f
+        blocks_sffu = whole_snn.reshape(-1, units, f, units, f).diagonal(dim1=1, dim2=3)
+        return blocks_sffu.permute(0, 3, 1, 2).clone()
 
-    def _inverse(self, block_uff: Tensor) -> Tensor:
+    def _inverse(self, block_suff: Tensor) -> Tensor:
+        floor_s111 = self.floor_s[:, None, None, None]
         if self.features == 1:
-            return torch.where(block_uff > self.floor, 1.0 / block_uff.clamp_min(self.floor), 0.0)
-        values_uf, vectors_uff = torch.linalg.eigh((block_uff + block_uff.mT) / 2)
-        inverse_uf = torch.where(values_uf > self.floor, 1.0 / values_uf.clamp_min(self.floor), 0.0)
-        inverse_uff: Tensor = (vectors_uff * inverse_uf[:, None]) @ vectors_uff.mT
-        return inverse_uff
+            return block_suff.maximum(floor_s111).reciprocal_().masked_fill_(block_suff <= floor_s111, 0.0)
+        values_suf, vectors_suff = torch.linalg.eigh((block_suff + block_suff.mT) / 2)
+        floor_s11 = floor_s111[..., 0]
+        inverse_suf = torch.where(values_suf > floor_s11, 1.0 / values_suf.maximum(floor_s11), 0.0)
+        inverse_suff: Tensor = (vectors_suff * inverse_suf[:, :, None]) @ vectors_suff.mT
+        return inverse_suff
