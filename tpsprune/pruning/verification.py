@@ -87,7 +87,10 @@ def refusing_what_does_not_run() -> Iterator[None]:
         raise
     # The ticket's own code runs here, and may raise anything.
     except Exception as error:
-        raise _refusal(f"the ticket does not run ({first_line(error)})") from error
+        raise _refusal(
+            f"the ticket does not run ({first_line(error)}); where some widths alone do not, another "
+            "prune.round_to may, or prune.ignored_layers"
+        ) from error
 
 
 def _refusal(reason: str) -> PruneError:
