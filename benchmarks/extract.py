@@ -159,7 +159,7 @@ def main() -> None:
         REPORT.write_text(
             "# What an extraction takes\n\n"
             f"`python -m benchmarks.extract` on one thread, PyTorch {torch.__version__}. Processor seconds, "
-            f"medians of {TURNS} turns (one where the forward passes take more than {LONG_SECONDS:g} s); from "
+            f"medians of {TURNS} turns (one where forward passes take more than {LONG_SECONDS:g} s); from "
             "*ratio* on in forward passes of the dense model over the calibration data. Half of the "
             "multiply-accumulates, without the repair.\n\n" + "\n".join(lines) + "\n",
             encoding="utf-8",
