@@ -293,7 +293,7 @@ class Scaled(nn.Module):
 
 @pytest.mark.parametrize(("scale", "lowered"), [(1.0, False), (300.0, True)])
 @pytest.mark.parametrize("given", [None, 3e-3])
-def test_a_learning_rate_that_does_not_help_is_lowered_unless_it_is_given(
+def test_a_learning_rate_that_leads_away_is_lowered_unless_it_is_given(
     scale: float, lowered: bool, given: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)

@@ -36,7 +36,9 @@ to 0.844, at 3e-4 to 0.837; a ResNet-8 from 0.565 to 0.588, 0.585, 0.577. MiniLM
 did not come back."""
 BACKOFF: Final = 1 / 3
 TRIED_SHARE: Final = 0.3
-"""Share of the steps after which a rate must have helped: the ResNet-8 was at twice its error before."""
+FAR: Final = 1.5
+"""A rate is too high where after three tenths of the steps the error is still so many times what it was. That
+ResNet-8 and CREPE at a half were at twice theirs after a tenth, near it after three, below it at the end."""
 WARMUP_SHARE: Final = 0.1
 EVALUATIONS: Final = 10
 """How often the items held out are evaluated."""
@@ -150,8 +152,8 @@ def repair(
     the ticket away from the dense model (calibration data unlike the training's, or few of them); everything
     else is in evaluation mode, dropout off. The ticket ends with the weights and statistics that did best on
     the items held out, wherever the caller leaves the loop; those it came with are candidates, so that there
-    it never ends worse than it began. Where three tenths of the steps have not helped, or one is no longer
-    finite, the rest begins anew at a third of the rate; a rate that is given is kept, and ends there.
+    it never ends worse than it began. Where three tenths of the steps lead away, or one is no longer finite,
+    the rest begins anew at a third of the rate; a rate that is given is kept, and ends there.
 
     It does not see what the batches do not hold, nor any label: it can bring the ticket to the accuracy of
     the dense model, not beyond.
@@ -163,7 +165,7 @@ def repair(
         steps: in all.
         kept: which elements of the dense tensors are left (``surgery.elements_kept``): it says which units of
             a layer's output the ticket has. Without it the states are those of equal shape.
-        learning_rate: Adam's, at its highest; by default 3e-3, or less where that does not help.
+        learning_rate: Adam's, at its highest; by default 3e-3, or less where that leads away.
         fresh: gives batches to fit on in the place of ``batches``, as augmented training items.
         activation_gib: where a step on 64 items would hold more, it has fewer.
         seed: of the items sampled; torch's own generator is neither read nor moved.
@@ -210,8 +212,9 @@ def repair(
                     least = found
                     _copy(moving, best)
             yield RepairStep(step, steps, error, found)
-            helps = found is None or least < first or step - begun < TRIED_SHARE * (steps - begun)
-            if math.isfinite(error) and (helps or learning_rate is not None):
+            tried = step - begun >= TRIED_SHARE * (steps - begun)
+            astray = tried and found is not None and not found <= FAR * first
+            if math.isfinite(error) and (learning_rate is not None or not astray):
                 continue
             if learning_rate is not None:
                 return

@@ -179,7 +179,7 @@ class Prune:
     """Optimiser steps of the repair, 0 for none. ``auto``: 200 on training items; on calibration data alone
     so many that each item is seen a dozen times, and 200 at most."""
     repair_learning_rate: Positive | Literal["auto"] = "auto"
-    """Adam's, at its highest. ``auto``: 3e-3, and a third of it, and so on, where that does not help."""
+    """Adam's, at its highest. ``auto``: 3e-3, and a third of it, and so on, where that leads away."""
     rounds: Count = 1
     """Prunings in which the target is reached, each the same share of what is left."""
     round_epochs: Count = 1
