@@ -402,8 +402,8 @@ def page(found: dict[str, Any]) -> str:
             [cell["cpu_seconds"] for cell in net["cells"] if cell["method"] == method]
             for method in (CUT, OURS)
         )
-        lines += ["", f"The cut took {min(cut):.0f} to {max(cut):.0f} s of processor time,"]
-        lines += [f"with its repair {min(whole):.0f} to {max(whole):.0f} s.", ""]
+        repair = f", with its repair {min(whole):.0f} to {max(whole):.0f} s" if whole else ""
+        lines += ["", f"The cut took {min(cut):.0f} to {max(cut):.0f} s of processor time{repair}.", ""]
     return "\n".join(lines)
 
 
@@ -435,8 +435,9 @@ def plot(found: dict[str, Any], path: Path) -> None:
             places = [1.0, *SHARES]
             axis.fill_between(places, lows, highs, color=colour, alpha=0.2, linewidth=0)
             axis.plot(places, means, color=colour, marker="o", label=label)
-        repaired = [scores(net, OURS, share)[0] for share in SHARES]
-        axis.plot(SHARES, repaired, color="#0b6e4f", marker="o", mfc="white", linestyle=":", label="repaired")
+        shares = [share for share in SHARES if scores(net, OURS, share)]
+        repaired = [scores(net, OURS, share)[0] for share in shares]
+        axis.plot(shares, repaired, color="#0b6e4f", marker="o", mfc="white", linestyle=":", label="repaired")
         axis.axhline(net["dense"], color="#5f6368", linewidth=0.8, linestyle=":")
         axis.set(title=net["title"], xlabel="share of multiply-accumulates kept", ylabel=net["measure"])
         axis.set_xticks([1.0, *SHARES])
