@@ -19,6 +19,7 @@ from tests.pruning.observed import (
 from tpsprune.numerics.trees import WholeBatch
 from tpsprune.pruning.groups import Consumer
 from tpsprune.pruning.observations import (
+    MOST_EXACT,
     JointSums,
     count_places,
     count_signal_places,
@@ -182,3 +183,14 @@ def test_rows_are_as_many_as_the_columns_need_and_as_they_cost() -> None:
     assert count_places(9, 1, layers=64) == 2**23 // 576
     assert count_places(9, 1, layers=960) == 4096
     assert count_places(256, 1000) == 33
+
+
+def test_autocast_around_an_extraction_does_not_reach_the_products() -> None:
+    x_bsgp = noise(8, 90, 1, MOST_EXACT + 1)  # So many columns stay in single precision.
+    found = []
+    for cast in (False, True):
+        sums = JointSums()
+        with torch.autocast("cpu", torch.bfloat16, enabled=cast):
+            sums.add(x_bsgp, x_bsgp[..., :3])
+        found.append(sums.moments().whole.xy_gpq)
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)

@@ -50,8 +50,9 @@ class Read:
         """
         kept_c = torch.ones(inputs, dtype=torch.bool)
         for each in read:
-            removed = [unit for unit in range(each.width) if unit not in set(each.kept)]
-            kept_c[element_index(each.consumer, each.width)[removed].flatten()] = False
+            removed_u = torch.ones(each.width, dtype=torch.bool)
+            removed_u[list(each.kept)] = False
+            kept_c[element_index(each.consumer, each.width)[removed_u].flatten()] = False
         own = element_index(self.consumer, self.width)[self.kept[0]]
         place_f = (kept_c.cumsum(0) - 1)[own]
         outputs = self.consumer.outputs

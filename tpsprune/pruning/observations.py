@@ -39,8 +39,8 @@ LEAST_WHOLE: Final = 4
 ROUNDING: Final = 8
 """Units in the last place by which a signal's spread must exceed its mean's rounding."""
 MOST_EXACT: Final = 512
-"""Columns beyond which one batch is taken in single precision, about the means; the sums are double. Beside a
-direction some thousand times as strong single precision loses what the layer may read."""
+"""Columns beyond which products of a batch of single precision stay so, about the means; the sums are double.
+Beside a direction some thousand times as strong single precision loses what the layer may read."""
 HELD_OUT: Final = 4
 """Every batch keeps the last one in four of its items to choose ridges on."""
 
