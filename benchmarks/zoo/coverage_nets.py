@@ -134,6 +134,9 @@ TIMM: Final[dict[str, tuple[int, dict[str, Any]]]] = {
     "hrnet_w18_small": (64, {}),
     "dla34": (32, {"channels": (16, 16, 24, 32, 48, 64)}),
     "nfnet_f0": (32, {"depths": (1, 1, 1, 1), "channels": (16, 32, 48, 48), "group_size": 8}),
+    "dm_nfnet_f0": (32, {"depths": (1, 1, 1, 1), "channels": (16, 32, 48, 48), "group_size": 8}),
+    "nf_resnet26": (32, {}),
+    "resnetv2_50x1_bit": (32, {}),
     "poolformer_s12": (32, {}),
     "mambaout_femto": (32, {"depths": (1, 1, 1, 1), "dims": (16, 32, 40, 64)}),
     "starnet_s1": (32, {}),
@@ -256,6 +259,11 @@ TRANSFORMERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "Qwen3MoeForCausalLM": (
         "text",
         {**_WIDE, **_EXPERTS, "num_experts": 4, "moe_intermediate_size": 24},
+    ),
+    "OlmoeForCausalLM": ("text", {**_GROUPED, **_EXPERTS, "num_experts": 4}),
+    "GptOssForCausalLM": (
+        "text",
+        {**_WIDE, **_EXPERTS, "num_local_experts": 4, "layer_types": ["full_attention"] * 2},
     ),
     "DeepseekV3ForCausalLM": (
         "text",

@@ -15,7 +15,7 @@ from tpsprune.numerics.moments import input_moments
 from tpsprune.pruning.attention import propose_head_groups
 from tpsprune.pruning.groups import Group, Prunability, PrunedGroup, Scores
 from tpsprune.pruning.head_width import ScoreMoments, second_moment
-from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.opening import open_layers
 from tpsprune.pruning.prunability import find_groups
 from tpsprune.pruning.surgery import copy_model, hold_scale, mask_units, pruned_copy
 from tpsprune.pruning.trial import joint_fault, outputs_of, randomised_copy
@@ -358,7 +358,7 @@ SCALE_STAYS = {"opened", "a scale of its own", "remembers widths"}
 
 def narrowed(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return open_attention(Net(NARROWED[name]()).eval())[0]
+    return open_layers(Net(NARROWED[name]()).eval())[0]
 
 
 def found_in(model: nn.Module) -> Prunability:

@@ -28,7 +28,7 @@ from tpsprune.models import build
 from tpsprune.pruning.attention import MOST_CANDIDATES, propose_head_groups
 from tpsprune.pruning.groups import Attribute, PrunedGroup, Slice
 from tpsprune.pruning.layers import length
-from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.opening import open_layers
 from tpsprune.pruning.surgery import mask_units, pruned_copy
 from tpsprune.recipe.task import TransformersModel
 from tpsprune.records import TaskFacts
@@ -153,7 +153,7 @@ def test_multihead_attention_loses_whole_heads_once_it_is_open() -> None:
     torch.manual_seed(0)
     model = Net(Packed())
     assert propose_head_groups(model) == ()
-    opened, _ = open_attention(model)
+    opened, _ = open_layers(model)
     group = the_heads(opened, sequences())
     assert group.attributes == (Attribute("attention.attn", "num_heads", 1),)
     ticket = pruned_copy(opened, (PrunedGroup.of(group, [0, 2]),)).eval()

@@ -17,7 +17,7 @@ from tpsprune.numerics.macs import MacCount, Product, count_macs
 from tpsprune.pruning import extract, find_groups
 from tpsprune.pruning.costs import CostModel, cost_model, latency_shares
 from tpsprune.pruning.groups import Group, PrunedGroup, Slice
-from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.opening import open_layers
 from tpsprune.pruning.surgery import add_biases, pruned_copy
 from tpsprune.recipe.prune import Macs, Params, Prune
 
@@ -28,7 +28,7 @@ def sizes(model: nn.Module) -> int:
 
 @pytest.mark.parametrize("name", [*ZOO, *STRUCTURES, *ATTENTIONS])
 def test_the_cost_of_widths_is_what_is_counted_on_the_model_pruned_to_them(name: str) -> None:
-    opened, batch = (open_attention(net(name))[0], sequences(2)) if name in ATTENTIONS else case(name)
+    opened, batch = (open_layers(net(name))[0], sequences(2)) if name in ATTENTIONS else case(name)
     model, batch = opened, batch[:2]
     model.eval()
     groups = find_groups(model, batch).groups

@@ -41,7 +41,7 @@ from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning.costs import cost_model
 from tpsprune.pruning.groups import Attribute, Group, PrunedGroup, Slice
 from tpsprune.pruning.head_width import ScoreMoments, residual_shares, rotate_heads, score_rank
-from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.opening import open_layers
 from tpsprune.pruning.prunability import find_and_price_groups, find_groups
 from tpsprune.pruning.replay import compose, replay
 from tpsprune.pruning.surgery import copy_model, hold_scale, mask_units, pruned_copy
@@ -378,7 +378,7 @@ def test_the_width_alone_is_counted_as_exactly_as_with_the_heads() -> None:
 def test_a_plan_of_heads_and_widths_replays_bit_for_bit_without_the_rotation(name: str) -> None:
     torch.manual_seed(0)
     closed = Net(NARROWED[name]()).eval()
-    model, opened = open_attention(closed)
+    model, opened = open_layers(closed)
     heads, width = both(model)
     pruned = (PrunedGroup.of(heads, [0, 2]), PrunedGroup.of(width, range(3)))
     plan = plan_of(closed, pruned, opened=opened)

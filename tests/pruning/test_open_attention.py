@@ -9,13 +9,8 @@ from torch import Tensor, nn
 from tests.pruning.observed import noise
 from tests.unchanged import unchanged
 from tpsprune.errors import PruneError
-from tpsprune.pruning.open_attention import (
-    OpenAttention,
-    open_attention,
-    opened_shapes,
-    opened_state,
-    why_not_opened,
-)
+from tpsprune.pruning.open_attention import OpenAttention, why_attention_stays_closed
+from tpsprune.pruning.opening import open_layers, opened_shapes, opened_state
 
 
 class Holder(nn.Module):
@@ -61,7 +56,7 @@ def test_an_opened_attention_computes_what_the_closed_one_does(
     bias: bool, batch_first: bool, need_weights: bool, average: bool
 ) -> None:
     dense = Holder(bias=bias, batch_first=batch_first)
-    opened, names = open_attention(dense)
+    opened, names = open_layers(dense)
     assert names == ("attn",)
     shape = (3, 5, 8) if batch_first else (5, 3, 8)
     x = noise(*shape)
@@ -92,7 +87,7 @@ def masks(kind: str) -> dict[str, Any]:
 def test_masks_of_every_kind_mean_the_same(kind: str, need_weights: bool) -> None:
     dense = Holder(batch_first=True)
     x = noise(3, 4, 8)
-    compare(dense, open_attention(dense)[0], (x, x, x), {**masks(kind), "need_weights": need_weights})
+    compare(dense, open_layers(dense)[0], (x, x, x), {**masks(kind), "need_weights": need_weights})
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -101,26 +96,26 @@ def test_keys_and_values_may_have_widths_of_their_own(batch_first: bool) -> None
     items = (3, 4) if batch_first else (4, 3)
     sources = (3, 7) if batch_first else (7, 3)
     inputs = (noise(*items, 8), noise(*sources, 5, seed=1), noise(*sources, 6, seed=2))
-    compare(dense, open_attention(dense)[0], inputs, {})
+    compare(dense, open_layers(dense)[0], inputs, {})
 
 
 def test_one_item_without_a_batch_axis_is_taken_too() -> None:
     dense = Holder()
     x = noise(5, 8)
     for settings in ({}, {"need_weights": False}, {"key_padding_mask": torch.arange(5) > 3}):
-        compare(dense, open_attention(dense)[0], (x, x, x), settings)
+        compare(dense, open_layers(dense)[0], (x, x, x), settings)
 
 
 def test_dropout_takes_the_same_random_numbers() -> None:
     dense = Holder(dropout=0.5, batch_first=True)
     x = noise(3, 5, 8)
-    compare(dense, open_attention(dense)[0], (x, x, x), {})
+    compare(dense, open_layers(dense)[0], (x, x, x), {})
 
 
 def test_the_causal_hint_without_a_mask_is_refused_as_in_torch() -> None:
     x = noise(3, 5, 8)
     dense = Holder()
-    for model in (dense, open_attention(dense)[0]):
+    for model in (dense, open_layers(dense)[0]):
         with pytest.raises(RuntimeError, match="attn_mask"):
             model(x, x, x, is_causal=True)
 
@@ -131,7 +126,7 @@ def test_encoders_compute_the_same_on_the_fast_path_and_off_it(norm_first: bool)
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=norm_first)
     dense = nn.TransformerEncoder(layer, 2, enable_nested_tensor=not norm_first)
-    opened, names = open_attention(dense)
+    opened, names = open_layers(dense)
     assert names == ("layers.0.self_attn", "layers.1.self_attn")
     x = noise(3, 5, 8)
     padding = torch.arange(5)[None] > torch.tensor([4, 2, 3])[:, None]
@@ -151,7 +146,7 @@ def test_encoders_compute_the_same_on_the_fast_path_and_off_it(norm_first: bool)
 def test_decoders_are_opened_at_both_attentions() -> None:
     torch.manual_seed(0)
     dense = nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, 16, batch_first=True), 1).eval()
-    opened, names = open_attention(dense)
+    opened, names = open_layers(dense)
     assert names == ("layers.0.self_attn", "layers.0.multihead_attn")
     causal = nn.Transformer.generate_square_subsequent_mask(4)
     inputs = noise(3, 4, 8), noise(3, 6, 8, seed=1)
@@ -166,7 +161,7 @@ def test_the_model_handed_in_is_not_opened_and_flags_types_and_modes_are_kept() 
     dense.train()
     dense.attn.eval()
     with unchanged(dense):
-        opened, _ = open_attention(dense)
+        opened, _ = open_layers(dense)
     assert opened.training
     assert not opened.attn.training
     assert not opened.attn.q_proj.training
@@ -177,7 +172,7 @@ def test_the_model_handed_in_is_not_opened_and_flags_types_and_modes_are_kept() 
 def test_a_module_met_at_two_places_is_still_one() -> None:
     model = nn.ModuleDict({"a": Holder()})
     model["b"] = model["a"]
-    opened, names = open_attention(model)
+    opened, names = open_layers(model)
     assert names == ("a.attn",)
     assert isinstance(opened["b"].attn, OpenAttention)
     assert opened["a"].attn is opened["b"].attn
@@ -199,37 +194,38 @@ def test_what_cannot_be_opened_is_left_alone_with_the_reason() -> None:
         (bound, "of its own|parametrised"),
     ):
         model = nn.Sequential(module)
-        assert why_not_opened(module) != ""
-        opened, names = open_attention(model)
+        assert why_attention_stays_closed(module) != ""
+        opened, names = open_layers(model)
         assert names == ()
         assert not isinstance(opened[0], OpenAttention)
         with pytest.raises(PruneError, match=f"'0' cannot be opened: .*({reason})"):
-            open_attention(model, ["0"])
+            open_layers(model, ["0"])
     with pytest.raises(PruneError, match=r"is named 'atn' \(did you mean 'attn'\?\)"):
-        open_attention(Holder(), ["atn"])
+        open_layers(Holder(), ["atn"])
 
 
 def test_tied_projections_remain_tied_and_closed() -> None:
     model = nn.ModuleDict({"a": Holder(), "b": Holder()})
     model["b"].attn.in_proj_weight = model["a"].attn.in_proj_weight
-    opened, names = open_attention(model)
+    opened, names = open_layers(model)
     assert names == ()
     assert opened["a"].attn.in_proj_weight is opened["b"].attn.in_proj_weight
     with pytest.raises(PruneError, match="'in_proj_weight' is also that of another module"):
-        open_attention(model, ["a.attn"])
+        open_layers(model, ["a.attn"])
 
 
 @pytest.mark.parametrize("settings", [{}, {"bias": False}, {"kdim": 3, "vdim": 5}])
 def test_shapes_and_optimizer_state_fall_apart_as_the_weights_do(settings: dict[str, Any]) -> None:
     model = Holder(**settings)
-    opened, names = open_attention(model)
-    shapes = opened_shapes({name: tuple(t.shape) for name, t in model.state_dict().items()}, names)
+    opened, names = open_layers(model)
+    closed = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    shapes = opened_shapes(closed, names)
     assert shapes == {name: tuple(t.shape) for name, t in opened.state_dict().items()}
     state = {
         name: {"exp_avg": value.detach().clone(), "step": torch.tensor(3.0), "momentum_buffer": None}
         for name, value in model.named_parameters()
     }
-    split = opened_state(state, names)
+    split = opened_state(state, names, closed)
     assert set(split) == set(shapes)
     for name, entries in split.items():
         assert torch.equal(entries["exp_avg"], opened.get_parameter(name))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tests.unchanged import unchanged
 from tpsprune import pruning
 from tpsprune.numerics.macs import count_macs
-from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.opening import open_layers
 from tpsprune.recipe.prune import Macs, Params, Prune, Tolerance
 from tpsprune.records import CheckedLayer
 
@@ -59,7 +59,7 @@ def test_planned_widths_are_those_of_the_extraction(
 
 
 def listed(net: Net, batches: list[Tensor], *spared: str) -> dict[str, CheckedLayer]:
-    opened, _ = open_attention(net)
+    opened, _ = open_layers(net)
     prunability, count = pruning.find_groups(opened, batches[0], spared), count_macs(opened, batches[0])
     return {layer.name: layer for layer in pruning.list_layers(net, prunability, count)}
 

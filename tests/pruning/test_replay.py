@@ -20,7 +20,7 @@ from tests.pruning.helpers import assert_same, elements_kept_by, plan_of
 from tests.pruning.nets_attention import ATTENTIONS, Net, Packed, net, sequences, the_heads
 from tpsprune.errors import ArtifactError, PruneError
 from tpsprune.pruning.groups import Group, PrunedGroup, Slice
-from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.opening import open_layers
 from tpsprune.pruning.plan import Plan, signature_of
 from tpsprune.pruning.replay import carry_state, compose, replay
 from tpsprune.pruning.surgery import mask_units, pruned_copy
@@ -36,7 +36,7 @@ def built(name: str) -> nn.Module:
 @cache
 def heads_of(name: str) -> tuple[Group, tuple[str, ...]]:
     """Return the heads of a net once it is open, and the attention modules that opens."""
-    opened, names = open_attention(built(name))
+    opened, names = open_layers(built(name))
     return the_heads(opened, sequences()), names
 
 
@@ -44,7 +44,7 @@ def head_plan(name: str, kept: tuple[int, ...]) -> Plan:
     """Return the plan that keeps some heads of the one attention of a net."""
     heads, opened = heads_of(name)
     model = built(name)
-    held = {*open_attention(model)[0].state_dict()}
+    held = {*open_layers(model)[0].state_dict()}
     pruned = PrunedGroup.of(heads, kept)
     slices = tuple(each for each in pruned.slices if each.tensor in held)
     return plan_of(model, (replace(pruned, slices=slices),), opened=opened)
@@ -61,7 +61,7 @@ def test_heads_are_replayed_bit_for_bit_on_other_weights(name: str) -> None:
     for parameter in other.parameters():
         parameter.data.normal_()
     ticket = replay(other, plan)
-    expected = pruned_copy(open_attention(other)[0], plan.groups)
+    expected = pruned_copy(open_layers(other)[0], plan.groups)
     assert_same(ticket, expected)
     assert torch.equal(ticket.eval()(sequences()), expected.eval()(sequences()))
     assert ticket(sequences()).shape == (8, 3)
@@ -103,7 +103,7 @@ def test_a_plan_for_another_attention_is_refused_naming_the_first_difference() -
 
 def test_a_plan_that_opens_what_is_not_closed_is_refused() -> None:
     raw = head_plan("packed", (0,)).to_json() | {"opened": ["attention"]}
-    with pytest.raises(ArtifactError, match=r"plan\.opened: 'attention' is no closed attention module"):
+    with pytest.raises(ArtifactError, match=r"plan\.opened: 'attention' is no module in plan"):
         Plan.from_json(raw)
 
 
@@ -136,7 +136,7 @@ def resumed(ticket: nn.Module, state: Any, plan: Plan, kind: str) -> torch.optim
 
 def masked(model: nn.Module, name: str, plan: Plan) -> nn.Module:
     """Return the opened model with the pruned heads masked."""
-    opened, _ = open_attention(model)
+    opened, _ = open_layers(model)
     mask_units(opened, heads_of(name)[0], plan.groups[0].removed)
     return opened
 
@@ -281,7 +281,7 @@ def test_a_second_plan_for_something_else_is_refused_naming_the_first_difference
     group = PrunedGroup("s", 12, (1, 2), (Slice("attention.attn.in_proj_weight", 1, 0, 1),))
     stream = plan_of(packed, (group,))
     narrower = replace(stream, model=signature_of(replay(packed, stream)))
-    with pytest.raises(PruneError, match=r"opens an attention that the first has pruned, at 'attent"):
+    with pytest.raises(PruneError, match=r"opens a module that the first has pruned, at 'attent"):
         compose(stream, replace(narrower, groups=(), opened=("attention.attn",)))
 
 

@@ -13,7 +13,7 @@ from tests.pruning.nets_structure import Stream, mlp
 from tpsprune.errors import PruneError
 from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning import find_groups
-from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.opening import open_layers
 from tpsprune.pruning.surgery import copy_model, mask_units, pruned_copy
 from tpsprune.pruning.verification import verify
 from tpsprune.recipe.prune import Latency, Macs, Params, Prune, Tolerance, Widths
@@ -61,7 +61,7 @@ def test_attention_that_was_opened_is_no_module_in_another_mode() -> None:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     model = nn.Sequential(nn.Linear(5, 8), layer, nn.Linear(8, 3)).eval()
-    opened, names = open_attention(model)
+    opened, names = open_layers(model)
     assert names
     assert verified(opened, torch.randn(8, 4, 5), dense=model) < 0.9
 

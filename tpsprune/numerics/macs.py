@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
 from tpsprune.numerics.forward import call_model
+from tpsprune.numerics.routing import dealt, routed
 from tpsprune.numerics.trees import item_count, map_tensors, tensors_of
 
 MOST_FOR_REAL: Final = 4 * 10**9
@@ -148,10 +149,10 @@ def _is_sparse(value: Any) -> bool:
 def _count(model: nn.Module, batch: Any) -> tuple[Counter[str], _Counter]:
     """Return the multiply-accumulates of each module that runs, by torch's name for it, and the counter."""
     counter = _Counter()
-    with _plain_kernels(), counter.tracker, counter:
+    with _plain_kernels(), routed(dealt), counter.tracker, counter:
         call_model(model.eval(), batch)
     if counter.has_control_flow:
-        with _plain_kernels(), FlopCounterMode(display=False) as of_torch:
+        with _plain_kernels(), routed(dealt), FlopCounterMode(display=False) as of_torch:
             call_model(model, batch)
         counter.products.clear()
         flops = {name: sum(each.values()) for name, each in of_torch.get_flop_counts().items()}

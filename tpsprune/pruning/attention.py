@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, product
 from typing import Final, Literal, TypeAlias
 
@@ -38,7 +38,10 @@ WIDTH_OF_HEAD: Final = re.compile(r"head_?(dim|size|width|features|channels)|(di
 NUMBER_OF_HEADS: Final = re.compile(r"head|^n?h$")
 OF_ALL_HEADS: Final = re.compile(r"inner|all_head|attn_dim|split|[qkv]_?(size|dim)$|proj|qkv")
 IN_CONFIG: Final = ("num_attention_heads", "n_head", "num_heads", "n_heads")
+KEYS_IN_CONFIG: Final = ("num_key_value_heads", "n_kv_heads", "num_kv_heads")
 
+MOST_HEADS: Final = 128
+"""An embedding that is wider is no table of a number for each head."""
 MOST_CANDIDATES: Final = 12
 """Of one attention: each costs a trial, and a layout that is not among the likeliest is a rare one."""
 
@@ -77,12 +80,13 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """How the numbers of one attention fall into heads; ``width`` is of q and k, ``value`` of v."""
+    """How the numbers of one attention fall into heads; ``width`` is of q, ``key`` of k, ``value`` of v."""
 
     queries: int
     keys: int
     width: int
     value: int
+    key: int
 
     @property
     def shared(self) -> int:
@@ -140,13 +144,24 @@ def _guess_roles(parent: nn.Module, layers: Mapping[str, nn.Module]) -> list[dic
             if found := pattern.search(name.lower()):
                 families[name[: found.start()] + "*" + name[found.end() :]].setdefault(role, name)
                 break
-    guesses: list[dict[str, Role]] = [
+    whole: list[dict[str, Role]] = [
         {name: role for role, name in family.items()}
         for family in families.values()
         if len(family) == len(SINGLE)
     ]
+    # Queries and keys of relative positions (DeBERTa) have heads of their own.
+    more: dict[str, Role] = {
+        name: role
+        for family in families.values()
+        if 1 < len(family) < len(SINGLE) or (len(family) == 1 and "pos" in next(iter(family.values())))
+        for role, name in family.items()
+        if role != "v"
+    }
+    guesses = [each | more for each in whole if more] + whole
     lonely = [family["q"] for family in families.values() if "q" in family and len(family) == 1]
-    guesses += [{query: "q", pair: "kv"} for query, pair in zip(lonely, (*pairs, *fused), strict=False)]
+    # Projections of projections (q_a and q_b, kv_a and kv_b) come in this order too; what fits is tried.
+    matched = [*zip(lonely, (*pairs, *fused), strict=False), *product(lonely, (*pairs, *fused))]
+    guesses += [{query: "q", pair: "kv"} for query, pair in dict.fromkeys(matched)]
     guesses += [{name: "qkv"} for name in (fused if not lonely else ())]
     if not guesses and any("head" in name for name in vars(parent)):
         names = list(layers)
@@ -162,8 +177,10 @@ def _guess_outputs(
 ) -> list[tuple[str, tuple[int, int, int]]]:
     """Return layers that may read the mixed values, likeliest first, and sizes of q, k, v to match."""
     taken = {part.module for part in parts}
-    outs = {part.role: length(model.get_submodule(part.module), "out") for part in parts}
-    found: list[tuple[tuple[bool, bool, bool], str, tuple[int, int, int]]] = []
+    outs = {part.role: length(model.get_submodule(part.module), "out") for part in reversed(parts)}
+    if any(outs[part.role] != length(model.get_submodule(part.module), "out") for part in parts):
+        return []
+    found: list[tuple[tuple[bool, bool, bool, bool], str, tuple[int, int, int]]] = []
     inside = place
     for level in range(CLIMB + 1):
         for name, module in model.get_submodule(inside).named_modules():
@@ -173,8 +190,10 @@ def _guess_outputs(
                 continue
             named = any(OUTPUT.search(part) for part in name.lower().split("."))
             sizes = _sizes(outs, length(module, "in"))
+            last = name.lower().rpartition(".")[2]
+            gives = any(each.search(last) for each in (FUSED, FUSED_PAIR, *SINGLE.values()))
             if sizes and (named or full in siblings):
-                found.append(((not named, full not in siblings, len(set(sizes)) > 1), full, sizes))
+                found.append(((gives, not named, full not in siblings, len(set(sizes)) > 1), full, sizes))
         if found or not inside:
             break
         inside = inside.rpartition(".")[0]
@@ -188,7 +207,10 @@ def _sizes(outs: Mapping[Role, int], mixed: int) -> tuple[int, int, int] | None:
         return (query, key, key) if not rest and 0 < key <= query and not query % key else None
     query = outs["q"]
     key, value = (outs["kv"] // 2, outs["kv"] // 2) if "kv" in outs else (outs["k"], outs["v"])
-    return (query, key, value) if not query % key and value * (query // key) == mixed else None
+    if not query % key and value * (query // key) == mixed:
+        return query, key, value
+    # Keys of which a part is rotated and shared by all heads come without it (multi-head latent attention).
+    return (query, outs["kv"] - mixed, mixed) if mixed < outs.get("kv", 0) < query + mixed else None
 
 
 def _join(place: str, name: str) -> str:
@@ -196,7 +218,10 @@ def _join(place: str, name: str) -> str:
 
 
 def numbers_around(model: nn.Module, attention: Attention) -> tuple[Number, ...]:
-    """Return the whole numbers that the projections' module stores, or the next one around it with heads."""
+    """Return the whole numbers that the projections' module stores, or the next one around it with heads.
+
+    Those of a ``config`` that it stores, as models of transformers do, come last.
+    """
     inside = attention.place
     while True:
         holder = model.get_submodule(inside)
@@ -214,8 +239,15 @@ def numbers_around(model: nn.Module, attention: Attention) -> tuple[Number, ...]
             if type(value) is int and value > 0
         )
         if not inside or any("head" in number.name for number in numbers):
-            return numbers
+            return (*numbers, *_numbers_of_config(attention.place, model))
         inside = inside.rpartition(".")[0]
+
+
+def _numbers_of_config(place: str, model: nn.Module) -> list[Number]:
+    """Return the numbers of heads in the configuration that an attention keeps, under names with a dot."""
+    config = vars(model.get_submodule(place)).get("config")
+    found = {name: getattr(config, name, None) for name in (*IN_CONFIG, *KEYS_IN_CONFIG)}
+    return [Number(place, f"config.{name}", value) for name, value in found.items() if type(value) is int]
 
 
 def guess_heads(
@@ -227,16 +259,22 @@ def guess_heads(
     """
     config = getattr(model.get_submodule(attention.place), "config", None) or getattr(model, "config", None)
     hints = [getattr(config, name, None) for name in IN_CONFIG]
-    counted = [each.value for each in numbers if _counts_heads(each.name)]
+    counted = [each.value for each in numbers if _counts_heads(each.name) and "." not in each.name]
     by_width = [attention.query // each.value for each in numbers if is_width(each.name)]
+    mixed = length(model.get_submodule(attention.output), "in")
+    is_latent = attention.value * (attention.query // attention.key) != mixed
     likely = [*counted, *by_width, *(hint for hint in hints if type(hint) is int)]
     for queries in dict.fromkeys(likely or [each.value for each in numbers]):
         if queries < least or attention.query % queries:
             continue
         width = attention.query // queries
+        if is_latent:
+            if not (attention.key % queries or attention.value % queries):
+                yield Heads(queries, queries, width, attention.value // queries, attention.key // queries)
+            continue
         keys, rest = divmod(attention.key, width)
         if not rest and keys and not queries % keys and not attention.value % keys:
-            yield Heads(queries, keys, width, attention.value // keys)
+            yield Heads(queries, keys, width, attention.value // keys, width)
 
 
 def _counts_heads(name: str, *, keys: bool = False) -> bool:
@@ -290,6 +328,67 @@ def propose_head_groups(model: nn.Module) -> tuple[Group, ...]:
     )
 
 
+def join_heads(model: nn.Module, families: Sequence[Sequence[Group]]) -> Iterator[tuple[Group, ...]]:
+    """Yield, for attentions that have to lose the same heads, the ways to join their groups, likeliest first.
+
+    Blocks of one stack may share a table of relative positions, with a number for each head: what is added to
+    the scores of all of them. It lies in the first block, or in a module around them all.
+
+    Args:
+        model: holds them.
+        families: the candidates of each attention that cannot be pruned by itself, likeliest first.
+    """
+    stacks: dict[tuple[str, str, int], list[Sequence[Group]]] = defaultdict(list)
+    for ways in families:
+        stacks[*_stack_of(ways[0].cores[0]), ways[0].width].append(ways)
+    for (stack, _, _), members in stacks.items():
+        around = stack.rpartition(".")[0]
+        holders = [*model.get_submodule(stack).named_modules(prefix=stack)]
+        holders += [
+            (_join(around, name), each) for name, each in model.get_submodule(around).named_children()
+        ]
+        joined: dict[Group, None] = {}
+        for rank in range(max(map(len, members))):
+            groups = [ways[min(rank, len(ways) - 1)] for ways in members]
+            if len({group.width for group in groups}) > 1:
+                continue
+            whole = _joined(groups)
+            heads = whole.width
+            tables = [
+                Slice(f"{name}.weight", 1, 0, each.embedding_dim // heads)
+                for name, each in holders
+                if isinstance(each, nn.Embedding)
+                and not each.embedding_dim % heads
+                and each.embedding_dim <= MOST_HEADS
+            ]
+            for extra in (tables, []) if tables else ([],):
+                slices = tuple(dict.fromkeys((*whole.slices, *extra)))
+                joined[replace(whole, slices=slices)] = None
+        yield tuple(joined)[:MOST_CANDIDATES]
+
+
+def _stack_of(place: str) -> tuple[str, str]:
+    """Return the module that an attention's block is a numbered part of, and where in a block it lies.
+
+    Where nothing is numbered the stack is the model itself.
+    """
+    parts = place.split(".")
+    first = next((rank for rank, part in enumerate(parts) if part.isdigit()), -1)
+    return ".".join(parts[: max(0, first)]), ".".join(parts[first + 1 :])
+
+
+def _joined(groups: Sequence[Group]) -> Group:
+    """Return the group whose unit is the head of the same number in each of ``groups``."""
+    return replace(
+        groups[0],
+        producers=tuple(name for group in groups for name in group.producers),
+        consumers=tuple(each for group in groups for each in group.consumers),
+        slices=tuple(dict.fromkeys(each for group in groups for each in group.slices)),
+        attributes=tuple(dict.fromkeys(each for group in groups for each in group.attributes)),
+        cores=tuple(dict.fromkeys(name for group in groups for name in group.cores)),
+    )
+
+
 def _candidates(model: nn.Module, attention: Attention) -> Iterator[Group]:
     numbers = numbers_around(model, attention)
     seen: set[Group] = set()
@@ -330,7 +429,7 @@ def _layouts(attention: Attention, heads: Heads) -> Iterator[tuple[dict[Part, tu
     """
     fused = any(part.role in ("kv", "qkv") for part in attention.parts)
     for by_head, tiled in product((False, True) if fused else (False,), (False, True)):
-        if tiled and not 1 < heads.keys < heads.queries:
+        if (tiled and not 1 < heads.keys < heads.queries) or (heads.key != heads.width and not by_head):
             continue
         runs = {part: _runs(part, attention, heads, by_head, tiled) for part in attention.parts}
         yield runs, _run_of_queries(heads, heads.value, tiled)
@@ -348,7 +447,7 @@ def _runs(part: Part, attention: Attention, heads: Heads, by_head: bool, tiled: 
     if part.role in ("k", "v"):
         return (_Run(0, heads.width if part.role == "k" else heads.value),)
     if by_head:
-        each = heads.width + heads.value + (heads.shared * heads.width if part.role == "qkv" else 0)
+        each = heads.key + heads.value + (heads.shared * heads.width if part.role == "qkv" else 0)
         return (_Run(0, each),)
     if part.role == "qkv" and heads.shared == 1:
         return (_Run(0, heads.width, 3, attention.query),)
@@ -367,6 +466,7 @@ def _attribute_sets(numbers: Iterable[Number], heads: Heads) -> list[tuple[Attri
     counts: list[Attribute] = []
     inner: list[Attribute] = []
     others: list[Attribute] = []
+    in_config: list[Attribute] = []
     sizes = {heads.queries * each for each in (heads.width, heads.value)}
     sizes |= {heads.keys * each for each in (heads.width, heads.value)} if heads.keys > 1 else set()
     sizes |= {2 * size for size in sizes} | {3 * size for size in sizes}
@@ -374,7 +474,10 @@ def _attribute_sets(numbers: Iterable[Number], heads: Heads) -> list[tuple[Attri
         attribute = Attribute(number.module, number.name, number.value // heads.units)
         if number.value % heads.units or is_width(number.name):
             continue
-        if number.value in (heads.queries, heads.keys) and _counts_heads(number.name, keys=True):
+        if "." in number.name:
+            if number.value in (heads.queries, heads.keys):
+                in_config.append(attribute)
+        elif number.value in (heads.queries, heads.keys) and _counts_heads(number.name, keys=True):
             counts.append(attribute)
         elif number.value in sizes and OF_ALL_HEADS.search(number.name):
             inner.append(attribute)
@@ -386,14 +489,23 @@ def _attribute_sets(numbers: Iterable[Number], heads: Heads) -> list[tuple[Attri
             for each in numbers
             if "group" in each.name and each.value == heads.queries
         ]
-    sets = ((*counts, *inner), (*counts, *inner, *others), tuple(counts), ())
+    sets = [(*counts, *inner), (*counts, *inner, *others), tuple(counts), ()]
+    if in_config:
+        sets.insert(2, (*counts, *inner, *in_config))
     return list(dict.fromkeys(sets))
 
 
 def _slices_per_head(model: nn.Module, place: str, heads: Heads) -> tuple[Slice, ...]:
-    """Return slices of the attention's own tensors that have an element for each head along one axis."""
+    """Return slices of the attention's own tensors that have an element for each head along one axis.
+
+    So do tables of relative positions, embeddings as wide as there are heads.
+    """
     module = model.get_submodule(place)
-    found = []
+    found = [
+        Slice(f"{_join(place, name)}.weight", 1, 0, heads.queries_each)
+        for name, child in module.named_children()
+        if isinstance(child, nn.Embedding) and child.embedding_dim == heads.queries
+    ]
     for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
         for width in (1, heads.width):
             axes = [axis for axis, size in enumerate(tensor.shape) if size == heads.queries * width]

@@ -22,6 +22,7 @@ know that library.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
@@ -53,6 +54,7 @@ HYBRID = torch_pruning._helpers._HybridIndex
 ROOTS = (torch_pruning.ops.TORCH_CONV, torch_pruning.ops.TORCH_LINEAR, nn.Embedding)
 OWNERS = (*PRUNABLE, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
+COMES_IN: Final = re.compile(r"^(in|input|d_in)_?|^(dim|channels|width|features|hidden)")
 FEW_PLACES: Final = 4
 """Up to so many places a unit is read at count as signals of their own; beyond, one signal at many places."""
 
@@ -343,8 +345,10 @@ def propose_groups(model: nn.Module, couplings: Sequence[Coupling]) -> Iterator[
     for family in _families(model, couplings):
         blocks = _blocks(model, family, order)
         if not any(is_grouped(model.get_submodule(each.module)) for part in family for each in part.sides):
-            flattened = _flattened_by_place(model, blocks)
-            yield Candidate(((blocks,), (flattened,)) if flattened else ((blocks,),))
+            flattened = [each for each in (_flattened_by_place(model, blocks),) if each]
+            tiled = [each for each in (_tiled(blocks),) if each]
+            numbered = [each for way in (blocks, *tiled) if (each := _with_numbers(model, way))]
+            yield Candidate(tuple((each,) for each in (blocks, *flattened, *tiled, *numbered)))
             continue
         bundles = tuple(_bundles(model, coupling, order) for coupling in family)
         finer = blocks.group.width >= min(proposal.group.width for proposal in bundles)
@@ -503,6 +507,49 @@ def _forgets(module: nn.Module) -> bool:
     """Return whether a norm's sizes cannot be read from its tensors."""
     is_norm = norms_over_units(module) or isinstance(module, nn.GroupNorm | nn.modules.batchnorm._NormBase)
     return is_norm and (is_vector_norm(module) or not any(t.ndim for t in module.state_dict().values()))
+
+
+def _tiled(proposal: Proposal) -> Proposal | None:
+    """Return the other way to read a view of several runs: not a unit's elements in a run, but units in turn.
+
+    A layer that gives several numbers for each unit may give one for each, then another for each.
+    """
+    group, width = proposal.group, proposal.group.width
+
+    def in_turn(each: Slice) -> Slice:
+        runs = each.block > 1 and each.repeat == 1 and not each.offset and each.module in group.producers
+        return replace(each, block=1, repeat=each.block, stride=width) if runs else each
+
+    slices = tuple(map(in_turn, group.slices))
+    if slices == group.slices or proposal.fault:
+        return None
+    return Proposal(replace(group, slices=slices))
+
+
+def _with_numbers(model: nn.Module, proposal: Proposal) -> Proposal | None:
+    """Return a group with the whole numbers that modules around its layers store about how many units come.
+
+    A module that splits what it is given by such a number does not run with fewer units unless it follows.
+    """
+    group = proposal.group
+    found: dict[Attribute, None] = {}
+    for consumer in group.consumers:
+        inside = consumer.module.rpartition(".")[0]
+        while inside:
+            for name, value in vars(model.get_submodule(inside)).items():
+                # Of what comes in: the sizes of its outputs are those of other groups.
+                counts = type(value) is int and value > 1 and not value % group.width
+                if counts and COMES_IN.search(name) and value in _lengths(group):
+                    found[Attribute(inside, name, value // group.width)] = None
+            inside = inside.rpartition(".")[0]
+    if not found or proposal.fault:
+        return None
+    return Proposal(replace(group, attributes=(*group.attributes, *found)))
+
+
+def _lengths(group: Group) -> set[int]:
+    """Return how many elements the units of a group are, layer by layer."""
+    return {group.width * each.block * each.repeat for each in group.slices}
 
 
 def _flattened_by_place(model: nn.Module, proposal: Proposal) -> Proposal | None:

@@ -21,8 +21,9 @@ from tpsprune.pruning.calibration import turn_heads
 from tpsprune.pruning.costs import Times, timed
 from tpsprune.pruning.groups import PrunedGroup
 from tpsprune.pruning.observations import hold_out, sample_items
-from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.opening import close_layers, open_layers
 from tpsprune.pruning.output_error import output_error
+from tpsprune.pruning.plain_layers import is_computed
 from tpsprune.pruning.plan import Plan, signature_of, versions
 from tpsprune.pruning.planning import WidthPlan, choose_units, plan_otherwise, plan_widths
 from tpsprune.pruning.prunability import layers_gaining_bias
@@ -36,6 +37,8 @@ from tpsprune.records import GroupChange, Unpruned
 
 RIVALS: Final[tuple[Allocation, ...]] = ("uniform", "equal-residual")
 """What greedy widths are held against where the quality is ``best``."""
+MOST_FEW: Final = 3
+"""So many layers are named in a note about several."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +62,7 @@ class Extraction:
 class _Compensated:
     """The ticket, its layers fitted to the dense model's.
 
-    ``like`` is the model that it was sliced from: the dense one with the attentions ``names`` open and the
+    ``like`` is the model that it was sliced from: the dense one with the modules ``names`` open and the
     biases ``new_biases``. ``pruned`` is what became of the groups that lose units, ``fitted_share`` the share
     of the calibration items on which layers were fitted.
     """
@@ -87,9 +90,10 @@ def extract(
 ) -> Extraction:
     """Draw a ticket from ``model``: fewer units, their consumers' weights compensated for the pruned ones.
 
-    1. Groups of coupled units are found and proved prunable, in a copy with its attention opened; statistics
-    of the dense model on the calibration data give what ``settings.widths`` needs, that the widths that meet
-    ``settings.target``, and the units that are kept. 2. The tensors are sliced once. 3. In one traversal each
+    1. Groups of coupled units are found and proved prunable, in a copy with its attention, experts and
+    computed weights opened; statistics of the dense model on the calibration data give what
+    ``settings.widths`` needs, that the widths that meet ``settings.target``, and the units that are kept.
+    2. The tensors are sliced once. 3. In one traversal each
     layer is fitted to the output of the *dense* model's layer from its input in the ticket, so that errors do
     not add up. 4. The ticket is verified against the dense-shaped model with the same units masked. 5.
     Batch-norm statistics are computed again where that lowers the error.
@@ -133,7 +137,8 @@ def extract(
         # Repaired.
         if settings.recalibrate:
             ticket, _ = recalibrate_norms(ticket, model, batches)
-    # Written down.
+    # Closed, written down.
+    close_layers(ticket)
     pruned_of = {each.name: each for each in fitted.pruned}
     whole = (pruned_of.get(each.name) or PrunedGroup.of(each, range(each.width)) for each in planned.groups)
     plan = Plan(
@@ -145,7 +150,8 @@ def extract(
         model=signature_of(model),
     )
     changes = _changes(planned, fitted.chosen)
-    notes = _notes(planned, sum(map(item_count, batches)), fitted.fitted_share, settings)
+    plain = [name for name in fitted.names if is_computed(model.get_submodule(name))]
+    notes = _notes(planned, sum(map(item_count, batches)), fitted.fitted_share, plain, settings)
     return Extraction(ticket, plan, changes, planned.prunability.unpruned, macs_share, notes, times)
 
 
@@ -171,10 +177,14 @@ def _choose_and_compensate(
 ) -> _Compensated:
     """Choose the units of each group, slice, then fit the layers that are left on the way."""
     narrowed, statistics = planned.narrowed, planned.statistics
-    # Attention that keeps all its units is not opened.
+    # Attention and experts that keep all their units are not opened.
     touched = {slice_.tensor for group in narrowed for slice_ in group.slices}
-    names = tuple(name for name in planned.opened if any(each.startswith(f"{name}.") for each in touched))
-    like, _ = open_attention(model, names)
+    names = tuple(
+        name
+        for name in planned.opened
+        if any(each.startswith(f"{name}.") for each in touched) or is_computed(model.get_submodule(name))
+    )
+    like, _ = open_layers(model, names)
     turn_heads(like, narrowed, statistics.score_moments)
     chosen = choose_units(planned, like, settings)
     pruned = tuple(PrunedGroup.of(group, chosen[group.name].units) for group in narrowed)
@@ -222,17 +232,24 @@ def _changes(planned: WidthPlan, chosen: Mapping[str, Selection]) -> tuple[Group
 
 
 def _notes(
-    planned: WidthPlan,
-    items: int,
-    share: float,
-    settings: Prune,
+    planned: WidthPlan, items: int, share: float, plain: Sequence[str], settings: Prune
 ) -> tuple[str, ...]:
     """Return what the user should know: few rows, items left out of the fit, what a tolerance means."""
-    notes = [
-        f"{group.name}: the calibration data give {rows} rows for {group.width} units; more would be better"
+    few = [
+        (rows / group.width, f"{group.name}: the calibration data give {rows} rows for {group.width} units")
         for group in planned.groups
         if 0 < (rows := planned.statistics.rows(group)) < group.width
     ]
+    notes = [f"{note}; more would be better" for _, note in sorted(few)[:MOST_FEW]]
+    if len(few) > MOST_FEW:
+        notes.append(f"{len(few) - MOST_FEW} more groups have fewer rows of calibration data than units")
+    if plain:
+        names = ", ".join(plain[:MOST_FEW])
+        names += f" and {len(plain) - MOST_FEW} more" if len(plain) > MOST_FEW else ""
+        notes.append(
+            f"{names}: the dense model computes the weight on every call; the ticket has it as it was, in a "
+            "plain layer"
+        )
     notes += [
         f"{name or 'the model itself'}: what it multiplies does not follow the widths in proportion and was "
         "priced as constant; the ticket may have fewer multiply-accumulates than the target"

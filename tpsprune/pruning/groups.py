@@ -64,7 +64,8 @@ class Consumer:
 class Attribute:
     """A number that a module stores about its units (heads, width): ``per_unit`` times as many.
 
-    It falls as the units do; one that follows two groups (all heads' dimensions) falls by both.
+    It falls as the units do; one that follows two groups (all heads' dimensions) falls by both. A name with a
+    dot is that of a number in a configuration that the module keeps.
     """
 
     module: str
@@ -103,6 +104,8 @@ class Group:
 
     A unit of kind "head-width" is one dimension of the queries and keys of all heads of an attention. No
     layer reads it, so there are no consumers: queries and keys meet each other in ``scores``.
+
+    Groups ``tied_to`` one name are of one width, before and after: the experts of a layer.
     """
 
     name: str
@@ -115,6 +118,7 @@ class Group:
     cores: tuple[str, ...] = ()
     kind: Literal["units", "heads", "head-width", "blocks"] = "units"
     scores: Scores | None = None
+    tied_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,8 @@ def _layouts(
 ) -> Iterator[tuple[Heads, Group]]:
     """Yield each guess at the heads and their order with the group it makes, likeliest first."""
     for heads in guess_heads(model, attention, numbers, least=1):
+        if heads.key != heads.width:
+            continue
         slices = tuple(
             Slice(f"{part.module}.{tensor}", axis, 0, 1, many, heads.width if many > 1 else 0)
             for part, many in ((query, heads.queries), (key, heads.keys))

@@ -25,6 +25,7 @@ from tpsprune.numerics.forward import (
     random_state,
     set_random_state,
 )
+from tpsprune.numerics.routing import Recorded, Route, routed
 
 CASTING: Final = ("cpu", "cuda")
 
@@ -60,7 +61,8 @@ def traverse_in_step(
     The traversal continues with whatever the caller has made of the layer, or of later ones, before the next
     stop. Layers that are never called are left out, later calls of one layer do not stop, and a batch that
     does not pass the layer is not among those of the stop. The dense model waits behind a layer, so that its
-    output costs nothing; before one that holds other layers, as the pruned one does.
+    output costs nothing; before one that holds other layers, as the pruned one does. Experts of the pruned
+    model see the tokens that those of the dense one saw.
 
     Each batch of each model is a coroutine: its Python frames are set aside while it waits, as are the
     settings of autocast and the states of the generators, so that both models draw the same random numbers.
@@ -76,7 +78,10 @@ def traverse_in_step(
     """
     names = list(names)
     settled: set[str] = set()
-    passes = [_Pass(model, batch) for batch in batches for model in (dense, pruned)]
+    passes = []
+    for batch in batches:
+        tokens = Recorded()
+        passes += [_Pass(dense, batch, tokens.lead), _Pass(pruned, batch, tokens.follow)]
     pass_of = {each.coroutine: each for each in passes}
     main = getcurrent()
 
@@ -119,13 +124,19 @@ def collect_all_calls(
     dense: nn.Module, pruned: nn.Module, batches: Iterable[Any], name: str
 ) -> list[LayerBatch]:
     """Return the inputs of all calls of a layer that is called several times in a pass."""
-    inputs = ((_inputs_of(model, batch, name) for model in (dense, pruned)) for batch in batches)
-    return [LayerBatch(*pair) for both in inputs for pair in zip(*both, strict=False)]
+    found: list[LayerBatch] = []
+    for batch in batches:
+        tokens = Recorded()
+        theirs = _inputs_of(dense, batch, name, tokens.lead)
+        ours = _inputs_of(pruned, batch, name, tokens.follow)
+        found += [LayerBatch(*pair) for pair in zip(theirs, ours, strict=False)]
+    return found
 
 
-def _inputs_of(model: nn.Module, batch: Any, name: str) -> list[Tensor]:
+def _inputs_of(model: nn.Module, batch: Any, name: str, route: Route) -> list[Tensor]:
     inputs: list[Tensor] = []
-    with torch.no_grad(), fixed_seed(), observe_inputs(model, [name], lambda _, each: inputs.append(each)):
+    noting = observe_inputs(model, [name], lambda _, each: inputs.append(each))
+    with torch.no_grad(), fixed_seed(), routed(route), noting:
         call_model(model, batch)
     return inputs
 
@@ -153,14 +164,19 @@ def _observe_outputs(
 class _Pass:
     """The forward pass of one batch in one model: ``at`` is the layer where it waits, ``None`` at its end."""
 
-    def __init__(self, model: nn.Module, batch: Any) -> None:
+    def __init__(self, model: nn.Module, batch: Any, route: Route) -> None:
         self.at: str | None = None
         self.inputs: Tensor | None = None
         self.output: Tensor | None = None
         self.casts = _autocast()
         with fixed_seed():
             self.drawn = random_state()
-        self.coroutine = greenlet(lambda: call_model(model, batch))
+
+        def run() -> None:
+            with routed(route):  # A coroutine has a context of its own.
+                call_model(model, batch)
+
+        self.coroutine = greenlet(run)
 
     def resume(self) -> None:
         self.at = self.inputs = self.output = None

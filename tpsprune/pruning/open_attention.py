@@ -5,16 +5,14 @@ Shape letters: b items, t queries, s keys, e model width, h heads, d width of a 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, final
+from collections.abc import Mapping
+from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tpsprune.errors import PruneError, did_you_mean
-from tpsprune.pruning.surgery import copy_model
+from tpsprune.pruning.parts import Part, Shape
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
@@ -52,10 +50,12 @@ class OpenAttention(nn.Module):
         self.batch_first = attention.batch_first
         self.scale = attention.head_dim**-0.5
         tensors = dict(attention.named_parameters(recurse=False))
-        held: dict[str, nn.Parameter] = {}
-        for name, parts in split_of("", tensors).items():
-            for part, values in zip(parts, tensors[name].detach().chunk(len(parts)), strict=True):
-                held[part] = nn.Parameter(values.clone(), requires_grad=tensors[name].requires_grad)
+        shapes = {name: tuple(each.shape) for name, each in tensors.items()}
+        held = {
+            name: nn.Parameter(part.of(source.detach()).clone(), requires_grad=source.requires_grad)
+            for name, part in parts_of_attention("", shapes).items()
+            for source in [tensors[part.source]]
+        }
         for name in PROJECTIONS:
             weight = held[f"{name}.weight"]
             layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
@@ -136,7 +136,7 @@ class OpenAttention(nn.Module):
         return padding if mask is None else mask + padding
 
 
-def why_not_opened(attention: nn.MultiheadAttention) -> str:
+def why_attention_stays_closed(attention: nn.MultiheadAttention) -> str:
     """Return why ``attention`` is not opened, or an empty string."""
     if type(attention) is not nn.MultiheadAttention:
         return f"{type(attention).__name__} may compute something of its own"
@@ -151,99 +151,22 @@ def why_not_opened(attention: nn.MultiheadAttention) -> str:
     return ""
 
 
-def open_attention(model: nn.Module, names: Sequence[str] | None = None) -> tuple[nn.Module, tuple[str, ...]]:
-    """Return a copy of ``model`` in which attention modules are open, and the names of those.
-
-    Each ``nn.MultiheadAttention`` is replaced by an ``OpenAttention`` of the same weights. An encoder
-    around one no longer packs padded batches into nested tensors: its outputs at padded places are then
-    those it gives in training, not zeros.
-
-    Args:
-        model: not changed.
-        names: the modules to open; ``None`` is all that can be. With nothing to open, a copy is
-            returned.
-
-    Raises:
-        PruneError: one that is named is not there, is no ``nn.MultiheadAttention`` or cannot be opened.
-    """
-    opened = copy_model(model)
-    found = {name: each for name, each in opened.named_modules() if isinstance(each, nn.MultiheadAttention)}
-    uses = Counter(id(each) for module in opened.modules() for each in module.parameters(recurse=False))
-    faults = {
-        name: why_not_opened(module)
-        or next(
-            (
-                f"its {tensor!r} is also that of another module"
-                for tensor, parameter in module.named_parameters()
-                if uses[id(parameter)] > 1
-            ),
-            "",
-        )
-        for name, module in found.items()
-    }
-    for name in names or ():
-        if name not in found:
-            raise PruneError(f"no nn.MultiheadAttention is named {name!r}{did_you_mean(name, found)}")
-        if faults[name]:
-            raise PruneError(f"the attention {name!r} cannot be opened: {faults[name]}")
-    # A model that is itself an attention has no name, and no owner in which to replace it.
-    chosen = tuple(name for name in found if (name and not faults[name] if names is None else name in names))
-    swaps = {found[name]: OpenAttention(found[name]) for name in chosen}
-    for owner in list(opened.modules()):
-        for child, module in owner._modules.items():
-            if isinstance(module, nn.MultiheadAttention) and module in swaps:
-                owner._modules[child] = swaps[module]
-    for owner in opened.modules():
-        if isinstance(owner, nn.TransformerEncoder) and any(
-            isinstance(module, OpenAttention) for module in owner.modules()
-        ):
-            owner.use_nested_tensor = False
-    return opened, chosen
-
-
-def split_of(name: str, held: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Return, for the packed tensors of one closed module, the tensors they fall into when it is opened.
-
-    The parts are equal and follow one another along axis 0. ``held`` are the tensors that there are.
-    """
+def parts_of_attention(name: str, shapes: Mapping[str, Shape]) -> dict[str, Part]:
+    """Return the tensors that an attention's packed ones fall into: equal parts, one after the other."""
     prefix = f"{name}." if name else ""
     packed = {
         f"{prefix}in_proj_weight": tuple(f"{prefix}{each}.weight" for each in PROJECTIONS),
         **{f"{prefix}{each}_weight": (f"{prefix}{each}.weight",) for each in PROJECTIONS},
         f"{prefix}in_proj_bias": tuple(f"{prefix}{each}.bias" for each in PROJECTIONS),
     }
-    return {old: parts for old, parts in packed.items() if old in held}
-
-
-def opened_shapes(shapes: Mapping[str, tuple[int, ...]], names: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a model's tensors once the attention modules ``names`` are open."""
-    opened = dict(shapes)
-    for name in names:
-        for old, parts in split_of(name, shapes).items():
-            length, *rest = opened.pop(old)
-            opened.update(dict.fromkeys(parts, (length // len(parts), *rest)))
-    return opened
-
-
-def opened_state(state: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return optimizer state by parameter name as that of the opened model.
-
-    What is held for a packed weight falls into three parts as the weight does; a single number (``step``)
-    and whatever is no tensor is held by each of them.
-    """
-    opened = {name: dict(entries) for name, entries in state.items()}
-    for name in names:
-        for old, parts in split_of(name, state).items():
-            entries = opened.pop(old)
-            for rank, part in enumerate(parts):
-                opened[part] = {key: _part(value, rank, len(parts)) for key, value in entries.items()}
-    return opened
-
-
-def _part(value: Any, rank: int, parts: int) -> Any:
-    if isinstance(value, Tensor) and value.numel() > 1:
-        return value.chunk(parts)[rank].clone()
-    return value.clone() if isinstance(value, Tensor) else value
+    found: dict[str, Part] = {}
+    for old, names in packed.items():
+        if old in shapes:
+            length, *rest = shapes[old]
+            each = length // len(names)
+            for rank, part in enumerate(names):
+                found[part] = Part(old, (each, *rest), (slice(rank * each, (rank + 1) * each),))
+    return found
 
 
 def _additive(mask: Tensor, like: Tensor) -> Tensor:

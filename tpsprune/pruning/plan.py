@@ -16,7 +16,7 @@ from torch import nn
 
 from tpsprune.errors import ArtifactError
 from tpsprune.pruning.groups import PrunedGroup
-from tpsprune.pruning.open_attention import opened_shapes, split_of
+from tpsprune.pruning.opening import opened_shapes, parts_of
 from tpsprune.records import Natural, dump, load
 
 MOST_UNITS: Final = 2**24
@@ -39,8 +39,8 @@ class TensorFact:
 class Plan:
     """Everything needed to prune a model of the same architecture to the same units.
 
-    ``target`` is the target of the pruning as text; ``opened`` are the attention modules that are replaced by
-    the same function with its projections as layers, before anything is pruned; ``new_biases`` the layers
+    ``target`` is the target of the pruning as text; ``opened`` are the modules that are replaced by
+    the same function of plain layers, before anything is pruned (``opening``); ``new_biases`` the layers
     that gain a bias; ``model`` the tensors of the dense model in order.
     """
 
@@ -126,11 +126,11 @@ def _version(package: str) -> str:
 
 
 def _check_fits_itself(plan: Plan) -> None:
-    held = {fact.name for fact in plan.model}
+    held = {fact.name: fact.shape for fact in plan.model}
     for module in plan.opened:
-        if not split_of(module, held):
-            raise ArtifactError(f"plan.opened: {module!r} is no closed attention module in plan.model")
-    opened = opened_shapes({fact.name: fact.shape for fact in plan.model}, plan.opened)
+        if not module or not parts_of(module, held):
+            raise ArtifactError(f"plan.opened: {module!r} is no module in plan.model that can be opened")
+    opened = opened_shapes(held, plan.opened)
     for module in plan.new_biases:
         if f"{module}.weight" not in opened or f"{module}.bias" in opened:
             raise ArtifactError(f"plan.new_biases: {module!r} is no layer without a bias in plan.model")

@@ -20,11 +20,13 @@ from tpsprune.pruning.costs import CostModel, Times, latency_shares, timed
 from tpsprune.pruning.groups import Group, Prunability
 from tpsprune.pruning.head_width import residual_shares, score_rank
 from tpsprune.pruning.importances import highest, score_units
-from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.opening import open_layers
 from tpsprune.pruning.prunability import find_and_price_groups, list_fixed
 from tpsprune.pruning.selection import Selection
+from tpsprune.pruning.ties import Classes
 from tpsprune.pruning.widths import Evidence, choose_widths, needed_evidence
 from tpsprune.recipe.prune import Allocation, Prune
+from tpsprune.records import CheckedLayer
 
 
 @final
@@ -32,7 +34,7 @@ from tpsprune.recipe.prune import Allocation, Prune
 class WidthPlan:
     """The first half of an extraction: all that is decided before a tensor is changed.
 
-    ``opened`` names the attention modules that were opened to find groups; ``widths`` holds one width for
+    ``opened`` names the modules that were opened to find groups; ``widths`` holds one width for
     each group; ``orders`` all units of a group from the first pick to the last, where the widths needed that.
     """
 
@@ -91,7 +93,7 @@ def plan_widths(
     """
     times = Times() if times is None else times
     with timed(times, "survey"):
-        opened_model, opened = open_attention(model)
+        opened_model, opened = open_layers(model)
         check_calibration_data(opened_model, batches)
         prunability, count, costs = find_and_price_groups(opened_model, batches[0], settings)
     groups = prunability.groups
@@ -105,12 +107,13 @@ def plan_widths(
             consumed = (group for group in groups if group.name not in statistics.energies)
             orders = {each.name: statistics.select(opened_model, each, each.width) for each in consumed}
         evidence = _gather_evidence(statistics, opened_model, batches, groups, settings, orders)
-        widths = choose_widths(
+        latency = latency_shares(opened_model, groups, clock) if clock else None
+        widths = _choose(
             costs,
             evidence,
             settings,
-            names=[group.name for group in groups],
-            latency=latency_shares(opened_model, groups, clock) if clock else None,
+            groups,
+            latency=latency,
             fixed=lambda: list_fixed(opened_model, prunability, count),
         )
     return WidthPlan(opened, prunability, count, costs, statistics, evidence, widths, orders)
@@ -118,9 +121,30 @@ def plan_widths(
 
 def plan_otherwise(planned: WidthPlan, settings: Prune, allocation: Allocation) -> WidthPlan:
     """Return a plan by ``greedy`` with the widths of another allocation, which needs no other evidence."""
-    names = [group.name for group in planned.groups]
     other = replace(settings, widths=allocation)
-    return replace(planned, widths=choose_widths(planned.costs, planned.evidence, other, names=names))
+    return replace(planned, widths=_choose(planned.costs, planned.evidence, other, planned.groups))
+
+
+def _choose(
+    costs: CostModel,
+    evidence: Evidence,
+    settings: Prune,
+    groups: Sequence[Group],
+    *,
+    latency: Callable[[Sequence[int]], float] | None = None,
+    fixed: Callable[[], Sequence[CheckedLayer]] = tuple,
+) -> tuple[int, ...]:
+    """Return the width of each group, one for all that are tied."""
+    classes = Classes.of(groups)
+    widths = choose_widths(
+        classes.costs(costs),
+        classes.evidence(evidence),
+        settings,
+        names=classes.names,
+        latency=None if latency is None else lambda widths: latency(classes.spread(widths)),
+        fixed=fixed,
+    )
+    return classes.spread(widths)
 
 
 def _gather_evidence(

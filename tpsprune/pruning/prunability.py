@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
 
@@ -18,15 +18,19 @@ from tpsprune.numerics.forward import call_model, fixed_seed
 from tpsprune.numerics.libraries import is_of_transformers
 from tpsprune.numerics.macs import MacCount, count_macs
 from tpsprune.numerics.moments import Elements
+from tpsprune.numerics.routing import dealt_to_all, routed
 from tpsprune.numerics.trees import map_tensors, take_items
-from tpsprune.pruning.attention import propose_head_groups
+from tpsprune.pruning.attention import join_heads, propose_head_groups
 from tpsprune.pruning.compensation import can_gain_bias
 from tpsprune.pruning.costs import CostModel, cost_model, own_macs, parents_of
 from tpsprune.pruning.coupling import Candidate, Proposal, propose_groups, trace_couplings
 from tpsprune.pruning.groups import Group, Prunability, element_index
 from tpsprune.pruning.head_width import HEAD_WIDTH, propose_head_widths
 from tpsprune.pruning.layers import fault_of, is_depthwise, is_mixer, length, mixer
-from tpsprune.pruning.open_attention import open_attention
+from tpsprune.pruning.open_experts import OpenExperts
+from tpsprune.pruning.opening import open_layers
+from tpsprune.pruning.scans import propose_scan_groups
+from tpsprune.pruning.ties import Classes
 from tpsprune.pruning.trial import Prover, randomised_copy
 from tpsprune.pruning.widths import check_widths
 from tpsprune.recipe.prune import Macs, Prune
@@ -39,6 +43,7 @@ WHOLE_EMBEDDING: Final = "it is an embedding's, which prune.embedding_width = tr
 
 
 @fixed_seed()
+@routed(dealt_to_all)
 def find_groups(
     model: nn.Module,
     example_batch: Any,
@@ -86,16 +91,21 @@ def find_groups(
     for group in propose_head_groups(model):
         heads[group.name].append(group)
     prover.prove([Candidate(tuple((Proposal(way),) for way in ways)) for ways in heads.values()])
-    with_heads = set(prover.accepted)
+    left = [ways for name, ways in heads.items() if name not in prover.accepted]
+    joined = [ways for ways in join_heads(model, left) if ways]
+    prover.prove([Candidate(tuple((Proposal(way),) for way in ways)) for ways in joined])
+    prover.prove([Candidate(((Proposal(scan),),)) for scan in propose_scan_groups(model)])
+    known = set(prover.accepted)
     reasons: list[tuple[str, str | Group]] = []
     if head_width:
         reasons += prover.prove(propose_head_widths(model, subject, single)).items()
     for name, reason in prover.prove(list(propose_groups(model, couplings))).items():
-        # torch-pruning's reason about the inside of an attention counts only where its heads are not pruned.
-        if not (isinstance(reason, Group) and reason.name in with_heads):
+        # torch-pruning's reason about the inside of an attention (or a scan) counts only where that is whole.
+        if not (isinstance(reason, Group) and reason.name in known):
             reasons.append((name, reason))
     reasons += prover.drop_clashes().items()
     met = {side.module for each in couplings for side in each.sides} | {each.root for each in couplings}
+    met |= {each.module for name in known & prover.accepted.keys() for each in prover.accepted[name].slices}
     reasons += _never_met(model, met)
 
     order = {name: rank for rank, (name, _) in enumerate(model.named_modules())}
@@ -111,11 +121,33 @@ def find_groups(
         )
         for name, reason in sorted(reasons, key=lambda each: place(each[0]))
     ]
-    groups = sorted(prover.accepted.values(), key=lambda group: place(group.name))
+    groups, apart = _tie_experts(model, list(prover.accepted.values()))
+    reasons += apart.items()
+    groups.sort(key=lambda group: place(group.name))
     coupled = {
         side.module: each.root for each in reversed(couplings) for side in each.sides if side.side != "in"
     }
     return Prunability(tuple(groups), tuple(unpruned), coupled)
+
+
+def _tie_experts(model: nn.Module, groups: Sequence[Group]) -> tuple[list[Group], dict[str, str]]:
+    """Tie the groups inside the experts of a module, or leave all alone where those of one stay whole."""
+    opened = {name: module for name, module in model.named_modules() if isinstance(module, OpenExperts)}
+    experts_of: dict[str, list[Group]] = {name: [] for name in opened}
+    loose: list[Group] = []
+    for group in groups:
+        home = next((name for name in parents_of(group.name) if name in opened), None)
+        if home is None:
+            loose.append(group)
+        else:
+            experts_of[home].append(replace(group, tied_to=home))
+    reasons: dict[str, str] = {}
+    for name, inside in experts_of.items():
+        if len(inside) == len(list(opened[name].children())):
+            loose += inside
+        elif inside:
+            reasons |= {each.name: "some experts beside it cannot be pruned" for each in inside}
+    return loose, reasons
 
 
 def _refuse_unrunnable(subject: nn.Module, batch: Any) -> None:
@@ -239,7 +271,11 @@ def layers_gaining_bias(model: nn.Module, groups: Iterable[Group], settings: Pru
     if not (settings.compensate and _allows(settings.new_biases, model)):
         return ()
     names = dict.fromkeys(consumer.module for group in groups for consumer in group.consumers)
-    return tuple(name for name in names if can_gain_bias(mixer(model, name)))
+    # The tensors that experts are closed in have no room for one.
+    experts = {name for name, module in model.named_modules() if isinstance(module, OpenExperts)}
+    return tuple(
+        name for name in names if can_gain_bias(mixer(model, name)) and experts.isdisjoint(parents_of(name))
+    )
 
 
 def _allows(setting: bool | Literal["auto"], model: nn.Module) -> bool:
@@ -256,9 +292,9 @@ def check_target(model: nn.Module, batch: Any, settings: Prune) -> tuple[Prunabi
         PruneError: as ``find_and_price_groups``, or as ``widths.check_widths``: the target is below what the
             narrowest widths allowed would cost, or names a group that is not there.
     """
-    found, count, costs = find_and_price_groups(open_attention(model)[0], batch, settings)
-    names = [group.name for group in found.groups]
-    check_widths(costs, settings, names, lambda: list_fixed(model, found, count))
+    found, count, costs = find_and_price_groups(open_layers(model)[0], batch, settings)
+    classes = Classes.of(found.groups)
+    check_widths(classes.costs(costs), settings, classes.names, lambda: list_fixed(model, found, count))
     return found, count
 
 
@@ -331,7 +367,7 @@ def list_layers(model: nn.Module, found: Prunability, count: MacCount) -> tuple[
         found: what of it can be pruned.
         count: its multiply-accumulates.
     """
-    opened, _ = open_attention(model)
+    opened, _ = open_layers(model)
     own = own_macs(count)
     produces: dict[str, list[str]] = defaultdict(list)
     follows: dict[str, list[str]] = defaultdict(list)

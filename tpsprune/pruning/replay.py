@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from tpsprune.errors import PruneError, did_you_mean
 from tpsprune.pruning.groups import PrunedGroup, Slice, element_index
-from tpsprune.pruning.open_attention import open_attention, opened_state, split_of
+from tpsprune.pruning.opening import (
+    close_layers,
+    closed_shapes,
+    closed_state,
+    open_layers,
+    opened_state,
+    parts_of,
+)
 from tpsprune.pruning.plan import Plan, TensorFact, first_difference, signature_of
 from tpsprune.pruning.surgery import KeptElements, add_biases, elements_kept, prune_in_place, take
 
@@ -30,19 +37,20 @@ def replay(model: nn.Module, plan: Plan) -> nn.Module:
 
     Nothing is compensated: this is for initial or rewound weights, and for an empty shell that a ticket's
     state dict is loaded into. Layers in the plan's ``new_biases`` get a bias of zeros, so that the state
-    dicts fit. The plan holds the layout of every pruned tensor: no trace is needed. Attention modules that
-    the plan opens are opened first, then biases are added, then units are pruned and the numbers that modules
-    store about them (heads) follow.
+    dicts fit. The plan holds the layout of every pruned tensor: no trace is needed. Modules that the
+    plan opens are opened first, then biases are added, then units are pruned and the numbers that modules
+    store about them (heads) follow; experts are closed again.
 
     Raises:
         PruneError: the plan is of another model; the message names the first tensor that differs, or the
-            attention that cannot be opened here.
+            module that cannot be opened here.
     """
     if difference := first_difference(plan.model, signature_of(model)):
         raise PruneError(f"the plan is for another model: {difference}")
-    ticket, _ = open_attention(model, plan.opened)
+    ticket, _ = open_layers(model, plan.opened)
     add_biases(ticket, plan.new_biases)
     prune_in_place(ticket, plan.groups)
+    close_layers(ticket)
     return ticket
 
 
@@ -66,9 +74,9 @@ def carry_state(state: Mapping[str, Mapping[str, Any]], plan: Plan) -> dict[str,
     """Return the state of a dense model's optimizer as that of the ticket's, by parameter name.
 
     A tensor of its parameter's shape (``exp_avg``, ``momentum_buffer``) is sliced as the parameter was;
-    a scalar (``step``) and whatever is no tensor is copied. What is held for the packed weight of an
-    attention module that the plan opens falls apart as the weight does. Parameters that the plan adds
-    have no state and start afresh, as torch's optimizers make it on their first step.
+    a scalar (``step``) and whatever is no tensor is copied. What is held for a tensor that the
+    plan opens falls apart as the tensor does (``opening.opened_state``). Parameters that the plan adds have
+    no state and start afresh, as torch's optimizers make it on their first step.
 
     Args:
         state: for each parameter name what the optimizer holds for it, as ``optimizer.state[parameter]``.
@@ -106,10 +114,11 @@ def carry_state(state: Mapping[str, Mapping[str, Any]], plan: Plan) -> dict[str,
         fits = tuple(value.shape) == shapes[name]
         return (take(value, kept.get(name, {})) if fits else value).clone()
 
-    return {
+    carried = {
         name: {key: carry(name, value) for key, value in entries.items()}
-        for name, entries in opened_state(state, plan.opened).items()
+        for name, entries in opened_state(state, plan.opened, dense).items()
     }
+    return closed_state(carried, plan.opened, dense)
 
 
 def compose(first: Plan, second: Plan) -> Plan:
@@ -122,7 +131,7 @@ def compose(first: Plan, second: Plan) -> Plan:
 
     Raises:
         PruneError: ``second`` was not made on the ticket of ``first``; the message names the first tensor
-            that differs. Or it opens an attention of which the first has already pruned something.
+            that differs. Or it opens a module of which the first has already pruned something.
     """
     kept = elements_kept(first.shapes, first.groups)
     expected = _facts_of_ticket(first, kept)
@@ -130,12 +139,13 @@ def compose(first: Plan, second: Plan) -> Plan:
     found = sorted(second.model, key=lambda fact: rank_of.get(fact.name, -1))
     if difference := first_difference(found, expected):
         raise PruneError(f"the second plan was not made on the ticket of the first: {difference}")
-    packed = {name for module in second.opened for name in split_of(module, first.shapes)}
+    later_opened = [name for name in second.opened if name not in first.opened]
+    packed = {part.source for name in later_opened for part in parts_of(name, first.shapes).values()}
     if closed := sorted(packed & {name for name, axes in kept.items() if axes}):
-        raise PruneError(f"the second plan opens an attention that the first has pruned, at {closed[0]!r}")
+        raise PruneError(f"the second plan opens a module that the first has pruned, at {closed[0]!r}")
     both = replace(
         second,
-        opened=(*first.opened, *second.opened),
+        opened=(*first.opened, *later_opened),
         new_biases=(*first.new_biases, *second.new_biases),
         model=first.model,
         groups=(),
@@ -236,16 +246,16 @@ def _with_new_biases(group: PrunedGroup, new_biases: Sequence[str], shapes: Shap
 
 def _facts_of_ticket(plan: Plan, kept: KeptElements) -> list[TensorFact]:
     """Return name, shape and number type of the tensors of the ticket that ``plan`` gives."""
+    dense = {fact.name: fact.shape for fact in plan.model}
     kinds = {fact.name: fact.dtype for fact in plan.model}
     for module in plan.opened:
-        for old, parts in split_of(module, kinds).items():
-            kinds.update(dict.fromkeys(parts, kinds[old]))
+        kinds.update({name: kinds[part.source] for name, part in parts_of(module, dense).items()})
     kinds |= {f"{module}.bias": kinds[f"{module}.weight"] for module in plan.new_biases}
-    return [
-        TensorFact(
-            name,
-            tuple(len(kept.get(name, {}).get(axis, range(size))) for axis, size in enumerate(shape)),
-            kinds[name],
-        )
+    pruned = {
+        name: tuple(len(kept.get(name, {}).get(axis, range(size))) for axis, size in enumerate(shape))
         for name, shape in plan.shapes.items()
+    }
+    return [
+        TensorFact(name, shape, kinds[name])
+        for name, shape in closed_shapes(pruned, plan.opened, dense).items()
     ]

@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
-from tpsprune.pruning.groups import Group, PrunedGroup, element_index
+from tpsprune.pruning.groups import Attribute, Group, PrunedGroup, element_index
 from tpsprune.pruning.layers import (
     MaskedNorm,
     length,
@@ -111,16 +112,30 @@ def prune_in_place(model: nn.Module, pruned: Sequence[PrunedGroup]) -> None:
         )
     for group in pruned:
         for attribute in group.attributes if group.removed else ():
-            holder = model.get_submodule(attribute.module)
-            value = getattr(holder, attribute.name)
+            holder, name = _holder_of(model, attribute)
+            value = getattr(holder, name)
             # It falls in proportion, for a number that follows heads and their width falls with both.
             if isinstance(value, tuple | list):  # A shape of one number remains a shape.
                 value = type(value)((value[0] * len(group.kept) // group.width,))
             else:
                 value = value * len(group.kept) // group.width
-            setattr(holder, attribute.name, value)
+            setattr(holder, name, value)
     for module in touched.values():
         update_sizes(module)
+
+
+def _holder_of(model: nn.Module, attribute: Attribute) -> tuple[Any, str]:
+    """Return what stores a number and under which name: the module, or a configuration of its own.
+
+    Modules share one configuration; the one whose number changes gets a copy.
+    """
+    module = model.get_submodule(attribute.module)
+    inside, _, name = attribute.name.rpartition(".")
+    if not inside:
+        return module, name
+    own = copy.copy(getattr(module, inside))
+    setattr(module, inside, own)
+    return own, name
 
 
 def widened_copy(

@@ -30,7 +30,7 @@ from tpsprune.numerics.forward import (
 )
 from tpsprune.pruning.coupling import Candidate, Proposal, unwrapped_parameters
 from tpsprune.pruning.groups import Group, PrunedGroup, Slice, element_index
-from tpsprune.pruning.layers import tensor_named
+from tpsprune.pruning.layers import tensor_axes, tensor_named
 from tpsprune.pruning.surgery import copy_model, hold_scale, mask_units, masked_tensors, prune_in_place
 
 TOLERANCE = 1e-3
@@ -51,7 +51,10 @@ def randomised_copy(model: nn.Module) -> nn.Module:
         if tensor.dtype in (torch.float16, torch.bfloat16):
             tensor.data = tensor.data.float()
         random = torch.randn(tensor.shape, generator=generator)
-        if not isinstance(tensor, nn.Parameter) or not tensor.is_floating_point() or not tensor.ndim:
+        if not isinstance(tensor, nn.Parameter) or not tensor.is_floating_point():
+            continue
+        if not tensor.ndim:  # A scale of the whole, of a branch that begins as nothing.
+            tensor.data.masked_fill_(tensor.data == 0, 1.0)
             continue
         if tensor.ndim > 1:
             random *= (len(tensor) / max(1, tensor.numel())) ** 0.5
@@ -365,7 +368,7 @@ class Prover:
         rank = 0
         pending = list(candidates)
         while pending:
-            outcome = self._try([proposal for each in pending for proposal in each.ways[rank]])
+            outcome = self._try_all([proposal for each in pending for proposal in each.ways[rank]])
             for proposal, reason in outcome.values():
                 if reason:
                     reasons.setdefault(proposal.group.name, reason)
@@ -395,6 +398,19 @@ class Prover:
         self.accepted = {group.name: group for group in kept}
         dropped = [group.name for group in groups if group.name not in self.accepted]
         return dict.fromkeys(dropped, "it cannot be pruned along with the groups before it")
+
+    def _try_all(self, proposals: Sequence[Proposal]) -> dict[int, tuple[Proposal, str | Group]]:
+        """Return the outcome of each proposal, those tried again that one in vain had stood in the way of."""
+        outcome: dict[int, tuple[Proposal, str | Group]] = {}
+        while proposals:
+            outcome |= self._try(proposals)
+            blocked = [
+                proposal
+                for proposal, reason in (outcome[id(each)] for each in proposals)
+                if isinstance(reason, Group) and reason.name not in self.accepted
+            ]
+            proposals = blocked if len(blocked) < len(proposals) else []
+        return outcome
 
     def _try(self, proposals: Sequence[Proposal]) -> dict[int, tuple[Proposal, str | Group]]:
         """Return each proposal by its id with the reason against it, empty where it is now accepted."""
@@ -429,31 +445,40 @@ class Prover:
         if reason := next((self._excluded[name] for name in group.producers if name in self._excluded), ""):
             return reason
         if proposal.fault:
-            return self._heads_inside(group) or proposal.fault
+            return self._known_inside(group) or proposal.fault
         touched = (*group.producers, *group.members, *(each.module for each in group.consumers))
         if shared := next((name for name in touched if name in self._tied), ""):
             return f"the weight of {shared} is also that of {self._tied[shared]}"
         if group.width == 1:
             return "it has one unit only"
+        if any(
+            int(element_index(each, group.width).max()) >= self._shapes[each.tensor][each.axis]
+            for each in group.slices
+            if each.tensor in self._shapes
+        ):
+            return "its units do not fit its tensors"
         for place, mask in self._masks(group):
             for other, theirs in self._claims[place]:
                 if bool((mask & theirs).any()) and not _are_crosswise(group, other):
                     return other
         return ""
 
-    def _heads_inside(self, group: Group) -> Group | None:
-        """Return the accepted group of heads that makes some of these units, if any.
+    def _known_inside(self, group: Group) -> Group | None:
+        """Return the accepted group that makes some of these units, if any: heads, or channels of a scan.
 
-        What the trace sees of the inside of its attention is no reason then.
+        What the trace sees of the inside is no reason then.
         """
         if group.scores is not None:  # The dimensions of heads have reasons of their own.
             return None
         made = {(each.tensor, each.axis) for each in group.slices if each.module in group.producers}
+        if not made:  # Nothing but its root is known where the trace fails.
+            root = tensor_axes(self._subject.get_submodule(group.name), "out")
+            made = {(f"{group.name}.{tensor}", axis) for tensor, axis in root.items()}
         return next(
             (
                 other
                 for other in self.accepted.values()
-                if other.kind == "heads" and made & {(each.tensor, each.axis) for each in other.slices}
+                if made & {(each.tensor, each.axis) for each in other.slices}
             ),
             None,
         )

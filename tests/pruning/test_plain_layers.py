@@ -1,0 +1,168 @@
+"""Layers that compute their weight on every call become plain ones, and can then be pruned."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import tpsprune
+from tests.unchanged import unchanged
+from tpsprune.models.libraries import help_torchvision, import_torchvision
+from tpsprune.pruning import carry_state, check_ticket, replay
+from tpsprune.pruning.opening import open_layers, opened_shapes, why_closed
+from tpsprune.pruning.output_error import output_error
+from tpsprune.pruning.plain_layers import is_computed, plain_layer
+
+IMAGES = torch.randn(64, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """Two convolutions and a classifier, made by a function of a layer."""
+
+    def __init__(self, make: Callable[[nn.Module], nn.Module]) -> None:
+        super().__init__()
+        self.first = make(nn.Conv2d(3, 12, 3, padding=1))
+        self.second = make(nn.Conv2d(12, 16, 3, stride=2))
+        self.last = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.second(torch.relu(self.first(x))))
+        return self.last(x.mean((2, 3)))
+
+
+def standardised(same: bool, scaled: bool) -> Callable[[nn.Module], nn.Module]:
+    """Return what turns a convolution into a weight-standardised one of timm, and draws its gain."""
+
+    def make(layer: nn.Module) -> nn.Module:
+        import_torchvision()
+        timm: Any = importlib.import_module("timm.layers")
+        old: Any = layer
+        kind = getattr(timm, f"{'Scaled' if scaled else ''}StdConv2d{'Same' if same else ''}")
+        made: nn.Module = kind(old.in_channels, old.out_channels, 3, stride=old.stride[0], bias=True)
+        if scaled:
+            nn.init.uniform_(made.get_parameter("gain"), 0.5, 1.5)
+        return made
+
+    return make
+
+
+def weight_normed(layer: nn.Module) -> nn.Module:
+    return parametrizations.weight_norm(layer)
+
+
+def spectrally_normed(layer: nn.Module) -> nn.Module:
+    return parametrizations.spectral_norm(layer)
+
+
+MAKERS = {
+    "weight norm": weight_normed,
+    "spectral norm": spectrally_normed,
+    "standardised": standardised(same=False, scaled=False),
+    "standardised, same": standardised(same=True, scaled=False),
+    "scaled": standardised(same=False, scaled=True),
+    "scaled, same": standardised(same=True, scaled=True),
+}
+
+
+def net(name: str) -> Net:
+    torch.manual_seed(0)
+    return Net(MAKERS[name]).eval()
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_plain_net_computes_what_the_net_computes_and_has_the_shapes_foretold(name: str) -> None:
+    model = net(name)
+    with unchanged(model):
+        opened, names = open_layers(model)
+    assert names == ("first", "second")
+    assert not is_computed(opened.first)
+    assert {key.rpartition(".")[2] for key, _ in opened.named_parameters()} == {"weight", "bias"}
+    with torch.no_grad():
+        assert torch.allclose(model(IMAGES), opened(IMAGES), atol=1e-5)
+    copy.deepcopy(opened)
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    assert opened_shapes(shapes, names) == {
+        key: tuple(value.shape) for key, value in opened.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_such_a_net_is_pruned_to_the_target_and_its_plan_replays(name: str) -> None:
+    model = net(name)
+    found = tpsprune.extract(model, [IMAGES], tpsprune.Macs(0.5), quality="fast")
+    assert 0.3 < found.macs_share <= 0.5
+    assert {each.name for each in found.unpruned} == {"last"}
+    assert found.plan.opened == ("first", "second")
+    again = replay(model, found.plan)
+    for ticket in (found.ticket, again):
+        check_ticket(ticket, found.plan)
+    assert output_error(found.ticket, model, [IMAGES]) < output_error(again, model, [IMAGES])
+    assert any("computes the weight on every call" in note for note in found.notes)
+
+
+def test_adapters_are_merged_and_what_they_adapt_is_pruned() -> None:
+    help_torchvision()
+    peft: Any = importlib.import_module("peft")
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 3))
+    model = peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["0", "2"]), base)
+    for key, parameter in model.named_parameters():
+        if "lora_B" in key:
+            nn.init.normal_(parameter)
+    x = torch.randn(128, 8)
+    found = tpsprune.extract(model, [x], tpsprune.Macs(0.5), quality="fast")
+    assert [key for key, _ in found.ticket.named_parameters()] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert all(each.requires_grad for each in found.ticket.parameters())
+    assert found.macs_share <= 0.5
+    check_ticket(replay(model, found.plan), found.plan)
+    whole, _ = open_layers(model, found.plan.opened)
+    with torch.no_grad():
+        assert torch.allclose(whole(x), model(x), atol=1e-5)
+
+
+def test_state_of_what_a_weight_was_computed_from_is_left_behind_and_that_of_a_bias_kept() -> None:
+    model = net("weight norm")
+    found = tpsprune.extract(model, [IMAGES], tpsprune.Macs(0.6), quality="fast")
+    state = {key: {"exp_avg": value.detach().clone()} for key, value in model.named_parameters()}
+    carried = carry_state(state, found.plan)
+    assert set(carried) == {"first.bias", "second.bias", "last.weight", "last.bias"}
+    kept = dict(replay(model, found.plan).named_parameters())
+    assert torch.equal(carried["first.bias"]["exp_avg"], kept["first.bias"])
+
+
+def test_a_layer_that_does_more_than_multiply_stays_as_it_is_with_the_reason() -> None:
+    class Loud(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2.0 * self._conv_forward(x, self.weight.tanh(), self.bias)
+
+    class Twice(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + self._conv_forward(x, self.weight.tanh(), None)
+
+    def made(kind: type[nn.Conv2d]) -> Callable[[nn.Module], nn.Module]:
+        return lambda layer: kind(layer.in_channels, layer.out_channels, 3)  # type: ignore[arg-type]
+
+    model = Net(made(Loud)).eval()
+    assert open_layers(model)[1] == ()
+    assert set(why_closed(model).values()) == {"it computes more than a product with its weight"}
+    assert not is_computed(Net(made(Twice)).first)
+    hooked = net("weight norm")
+    hooked.first.register_forward_hook(lambda *_: None)
+    assert why_closed(hooked) == {"first": "hooks are attached to it"}
+
+
+def test_flags_and_modes_are_those_of_the_layer() -> None:
+    layer = weight_normed(nn.Linear(4, 3))
+    assert all(each.requires_grad for each in plain_layer(layer).parameters())
+    plain = plain_layer(layer.requires_grad_(False).double().train())
+    assert plain.training
+    assert not any(each.requires_grad for each in plain.parameters())
+    assert type(plain) is nn.Linear
+    assert plain.weight.dtype is torch.float64
