@@ -40,7 +40,7 @@ WORDS = {
     OURS_TRAINED: "trained",
     MAGNITUDE_TRAINED: "magnitude, trained",
 }
-NETS = ("digits", "fashion", "resnet8")
+NETS = ("digits", "fashion", "resnet8", "vit")
 SHARES = (0.5, 0.25)
 REPORT = Path(__file__).parents[1] / "reports" / "repair.md"
 

