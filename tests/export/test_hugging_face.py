@@ -23,6 +23,11 @@ from tpsprune.models.libraries import help_torchvision
 help_torchvision()
 transformers = pytest.importorskip("transformers", reason="pip install 'tpsprune[transformers]'")
 FORMAT = HuggingFace()
+SMALL: dict[str, Any] = {
+    **{"vocab_size": 31, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32},
+    **{"bos_token_id": 1, "eos_token_id": None, "pad_token_id": None},
+}
 
 
 def llama(**changes: Any) -> Any:
@@ -358,3 +363,47 @@ def test_a_uniform_pruning_that_leaves_the_stream_alone_is_its_own_architecture(
     widths = {each.width_after for each in found.changes if "mlp" in each.group}
     assert exported(tmp_path, found.ticket.eval())["intermediate_size"] == widths.pop() < 48
     assert not widths
+
+
+@pytest.mark.parametrize("widths", ["uniform", "greedy"])
+@pytest.mark.filterwarnings("ignore")
+def test_experts_leave_with_a_configuration_where_their_widths_are_equal_else_with_code(
+    widths: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    config = transformers.Qwen3MoeConfig(
+        **SMALL, head_dim=8, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2
+    )
+    model = transformers.Qwen3MoeForCausalLM(config).eval()
+    ids = torch.randint(0, 31, (32, 9))
+    kept = {
+        f"model.layers.{layer}.mlp.experts": 8 if widths == "uniform" else 4 + 4 * layer for layer in (0, 1)
+    }
+    found = tpsprune.extract(model, [{"input_ids": ids}], tpsprune.Widths(kept), quality="fast")
+    found.ticket.save_pretrained(tmp_path)
+    auto = transformers.AutoModelForCausalLM
+    reloaded = auto.from_pretrained(tmp_path, trust_remote_code=widths == "greedy").eval()
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert ("auto_map" in written) == (widths == "greedy")
+    assert widths == "greedy" or written["moe_intermediate_size"] == 8
+    with torch.no_grad():
+        assert torch.equal(found.ticket(ids).logits, reloaded(ids).logits)
+    ours, theirs = (
+        each.generate(ids[:1], max_new_tokens=4, do_sample=False) for each in (found.ticket, reloaded)
+    )
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_numbers_of_a_modules_own_configuration_leave_with_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = transformers.Phi3ForCausalLM(transformers.Phi3Config(**SMALL)).eval()
+    ids = torch.randint(0, 31, (32, 9))
+    target = tpsprune.Widths({"model.layers.1.self_attn.qkv_proj": 1})
+    ticket: Any = tpsprune.extract(model, [{"input_ids": ids}], target, quality="fast").ticket
+    ticket.save_pretrained(tmp_path)
+    reloaded: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True).eval()
+    heads = [layer.self_attn.config.num_attention_heads for layer in reloaded.model.layers]
+    assert heads == [4, 2]
+    with torch.no_grad():
+        assert torch.equal(ticket(ids).logits, reloaded(ids).logits)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import tpsprune
 from tests.unchanged import unchanged
+from tpsprune.errors import PruneError
 from tpsprune.models.libraries import help_torchvision
 from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning import carry_state, check_ticket, replay
@@ -120,6 +121,17 @@ def test_units_that_every_expert_has_twice_are_merged_without_loss() -> None:
     found = tpsprune.extract(model, BATCHES, target, quality="fast")
     assert found.ticket.model.layers[0].mlp.experts.intermediate_dim == 12
     assert output_error(found.ticket, model, BATCHES) < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_width_that_a_grouped_product_does_not_take_is_refused_and_never_chosen() -> None:
+    model = family("MixtralForCausalLM")
+    name = "model.layers.0.mlp.experts"
+    with pytest.raises(PruneError, match=rf"'{name}' can keep multiples of 4 units \(found 10\)"):
+        tpsprune.extract(model, BATCHES, tpsprune.Widths({name: 10}), quality="fast")
+    found = tpsprune.extract(model, BATCHES, tpsprune.Macs(0.7), quality="fast", round_to=1)
+    widths = {len(each.kept) for each in found.plan.groups if ".experts." in each.name}
+    assert all(width % 4 == 0 for width in widths)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -92,8 +92,19 @@ def _build(kind: type[Any], config: Any) -> nn.Module:
 
 
 def numbers_of(model: nn.Module) -> dict[tuple[str, str], Any]:
-    """Return the numbers that modules keep, by module and attribute: private ones and flags aside."""
-    return {
+    """Return the numbers that modules keep, by module and attribute: private ones and flags aside.
+
+    Also those in which a module's own configuration differs from the model's, under names with a dot.
+    """
+    shared = vars(getattr(model, "config", model))
+    in_config = {
+        (place, f"config.{name}"): value
+        for place, module in model.named_modules()
+        if place and (own := vars(module).get("config")) is not None and own is not model.config
+        for name, value in vars(own).items()
+        if type(value) is int and name in shared and shared[name] != value
+    }
+    return in_config | {
         (place, name): value
         for place, module in model.named_modules()
         for name, value in vars(module).items()
@@ -102,6 +113,14 @@ def numbers_of(model: nn.Module) -> dict[tuple[str, str], Any]:
         and not isinstance(value, bool)
         and all(type(each) in (int, float) for each in (value if isinstance(value, tuple) else ()))
     }
+
+
+def number_at(model: nn.Module, place: str, attribute: str) -> Any:
+    """Return a number that a module keeps, or its configuration; ``None`` where there is none."""
+    holder: Any = dict(model.named_modules()).get(place)
+    for name in attribute.split("."):
+        holder = getattr(holder, name, None)
+    return holder
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +221,8 @@ class _Search:
                 self._seen[key] = None
             else:
                 sizes: Sizes = {name: tuple(each.shape) for name, each in built.state_dict().items()}
-                for (place, name), value in numbers_of(built).items():
-                    if (number := f"{place} {name}") in self._numbers:
+                for number in self._numbers:
+                    if (value := number_at(built, *number.split(" "))) is not None:
                         sizes[number] = value if isinstance(value, tuple) else (value,)
                 self._seen[key] = _Built(config, dict(changes), sizes)
         return self._seen[key]

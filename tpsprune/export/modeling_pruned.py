@@ -5,11 +5,13 @@ This file lies beside the weights of such a model, and needs torch and transform
     AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
 
 ``config.pruned`` holds where the model differs from what its configuration builds: ``shapes`` of tensors by
-name, and ``numbers`` that modules keep about them (heads, sizes), by module and attribute.
+name, and ``numbers`` that modules keep about them (heads, sizes), by module and attribute; one with a dot is
+in the configuration that the module keeps.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -40,5 +42,9 @@ class PrunedModel(_Architecture):
         for place, numbers in config.pruned["numbers"].items():
             module = self.get_submodule(place)
             for attribute, value in numbers.items():
-                setattr(module, attribute, tuple(value) if isinstance(value, list) else value)
+                holder, _, own_name = attribute.rpartition(".")
+                if holder:  # A number in the configuration that all modules share: this one gets its own.
+                    setattr(module, holder, copy.copy(getattr(module, holder)))
+                owner = getattr(module, holder) if holder else module
+                setattr(owner, own_name, tuple(value) if isinstance(value, list) else value)
         self.init_weights()

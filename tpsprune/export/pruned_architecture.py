@@ -19,7 +19,7 @@ from torch import nn
 
 from tpsprune.errors import ArtifactError
 from tpsprune.export import modeling_pruned
-from tpsprune.export.configurations import OF_CODE, architecture_of, build_dense, numbers_of
+from tpsprune.export.configurations import OF_CODE, architecture_of, build_dense, number_at, numbers_of
 
 CODE: Final = "modeling_pruned.py"
 CONFIG: Final = "config.json"
@@ -53,9 +53,8 @@ def differences(model: nn.Module) -> dict[str, Any]:
         if name not in tensors and (name not in buffers or buffers[name].shape != buffer.shape):
             raise ArtifactError(f"hf: {name} has other sizes than in {kind}, and no file of weights holds it")
     numbers: dict[str, dict[str, Any]] = defaultdict(dict)
-    before = numbers_of(built)
     for (place, attribute), value in numbers_of(model).items():
-        if (place, attribute) in before and value != before[place, attribute]:
+        if (before := number_at(built, place, attribute)) is not None and value != before:
             numbers[place][attribute] = value
     shapes = {
         name: list(tensor.shape)

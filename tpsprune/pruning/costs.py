@@ -51,6 +51,7 @@ class CostModel:
     unit: str
     widths: tuple[int, ...]
     kinds: tuple[str, ...]
+    multiples: tuple[int, ...]
     total: int
     constant: float
     lengths_a: Tensor
@@ -149,6 +150,7 @@ class CostModel:
             unit,
             tuple(group.width for group in groups),
             tuple(group.kind for group in groups),
+            tuple(group.multiple for group in groups),
             total,
             held - varying,
             torch.tensor(lengths, dtype=torch.float64),

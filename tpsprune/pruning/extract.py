@@ -139,6 +139,7 @@ def extract(
             ticket, _ = recalibrate_norms(ticket, model, batches)
     # Closed, written down.
     close_layers(ticket)
+    _check_it_runs(ticket, batches)
     pruned_of = {each.name: each for each in fitted.pruned}
     whole = (pruned_of.get(each.name) or PrunedGroup.of(each, range(each.width)) for each in planned.groups)
     plan = Plan(
@@ -193,8 +194,7 @@ def _choose_and_compensate(
     ticket = pruned_copy(like, pruned)
     for group, each in zip(narrowed, pruned, strict=True):
         hold_scale(ticket, group, len(each.kept))
-    with torch.no_grad(), evaluation_mode(ticket), refusing_what_does_not_run():
-        call_model(ticket, take_items(batches[0], torch.arange(2)))
+    _check_it_runs(ticket, batches)
     share = 1.0
     if settings.compensate:
         share = share_held(statistics, batches, settings.activation_gib)
@@ -203,6 +203,11 @@ def _choose_and_compensate(
             batches = list(sample_items(batches, max(8, math.ceil(share * items)), items))
         reconstruct(like, ticket, batches, narrowed, chosen, statistics.calls, refits=settings.reconstruct)
     return _Compensated(ticket, like, names, chosen, pruned, new_biases, share)
+
+
+def _check_it_runs(ticket: nn.Module, batches: Sequence[Any]) -> None:
+    with torch.no_grad(), evaluation_mode(ticket), refusing_what_does_not_run():
+        call_model(ticket, take_items(batches[0], torch.arange(2)))
 
 
 def _without_absent(pruned: Sequence[PrunedGroup], present: set[str]) -> tuple[PrunedGroup, ...]:

@@ -105,7 +105,8 @@ class Group:
     A unit of kind "head-width" is one dimension of the queries and keys of all heads of an attention. No
     layer reads it, so there are no consumers: queries and keys meet each other in ``scores``.
 
-    Groups ``tied_to`` one name are of one width, before and after: the experts of a layer.
+    Groups ``tied_to`` one name are of one width, before and after: the experts of a layer. A width is a
+    ``multiple`` of some number where kernels take no other.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Group:
     kind: Literal["units", "heads", "head-width", "blocks"] = "units"
     scores: Scores | None = None
     tied_to: str = ""
+    multiple: int = 1
 
 
 @dataclass(frozen=True, slots=True)

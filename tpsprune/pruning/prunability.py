@@ -38,6 +38,8 @@ from tpsprune.records import CheckedLayer, Unpruned
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 HALF_PRECISION = (torch.float16, torch.bfloat16)
+ALIGNED_BYTES: Final = 16
+"""Rows of experts begin at multiples of so many bytes: grouped products take no others."""
 EMBEDDING: Final = re.compile(r"(^|[._])embeddings?(\.|$)")
 WHOLE_EMBEDDING: Final = "it is an embedding's, which prune.embedding_width = true would prune"
 
@@ -140,7 +142,9 @@ def _tie_experts(model: nn.Module, groups: Sequence[Group]) -> tuple[list[Group]
         if home is None:
             loose.append(group)
         else:
-            experts_of[home].append(replace(group, tied_to=home))
+            weight = mixer(model, group.producers[0]).weight
+            multiple = max(1, ALIGNED_BYTES // weight.element_size())
+            experts_of[home].append(replace(group, tied_to=home, multiple=multiple))
     reasons: dict[str, str] = {}
     for name, inside in experts_of.items():
         if len(inside) == len(list(opened[name].children())):

@@ -44,6 +44,7 @@ class Classes:
             costs,
             widths=tuple(costs.widths[rank] for rank in first),
             kinds=tuple(costs.kinds[rank] for rank in first),
+            multiples=tuple(costs.multiples[rank] for rank in first),
             elements_ag=costs.elements_ag @ member_gc,
         )
 

@@ -120,8 +120,9 @@ def bounds_of(costs: CostModel, settings: Prune, names: Sequence[str]) -> Bounds
     """Return between which widths the settings let each group end.
 
     ``min_width`` and ``round_to`` are meant for units; of heads and of blocks one may be left, and they
-    are counted one by one. The caps hold for all; a cap wins over the rounding. With ``round_to = "auto"``
-    the multiple is that of ``width_step``, or less of it where the target is out of reach else.
+    are counted one by one. The caps hold for all; a cap wins over the rounding. Widths of experts are
+    multiples of 16 bytes whatever is set, for grouped products take no other. With ``round_to = "auto"`` the
+    multiple is that of ``width_step``, or less of it where the target is out of reach else.
 
     Raises:
         PruneError: a pattern of ``max_pruning_ratios`` matches no group.
@@ -146,10 +147,11 @@ def _bounds_at(
     costs: CostModel, settings: Prune, names: Sequence[str], step_of: Callable[[int], int]
 ) -> Bounds:
     least, steps = [], []
-    for name, width, kind in zip(names, costs.widths, costs.kinds, strict=True):
+    for name, width, kind, multiple in zip(names, costs.widths, costs.kinds, costs.multiples, strict=True):
         matching = [share for each, share in settings.max_pruning_ratios.items() if fnmatchcase(name, each)]
         cap = math.ceil(width * (1.0 - (matching[-1] if matching else settings.max_pruning_ratio)) - 1e-9)
         step, floor = (step_of(width), settings.min_width) if kind == "units" else (1, 1)
+        step = math.lcm(step, multiple)
         steps.append(step)
         least.append(min(width, step * math.ceil(max(floor, cap) / step)))
     return Bounds(tuple(least), costs.widths, tuple(steps))
@@ -194,7 +196,7 @@ def check_widths(
                 reason += _describe_narrowest(costs, bounds, names)
             raise _out_of_reach(settings, math.ceil(1000 * least / costs.total) / 1000, reason)
         case Widths(by_name):
-            _check_names(by_name, costs.widths, names)
+            _check_names(by_name, costs, names)
     return bounds
 
 
@@ -346,8 +348,9 @@ def _fit_latency(
     return next((widths for widths in reversed(passed[1:]) if latency(widths) <= share), least)
 
 
-def _check_names(by_name: Mapping[str, int], dense: Sequence[int], names: Sequence[str]) -> None:
-    width_of = dict(zip(names, dense, strict=True))
+def _check_names(by_name: Mapping[str, int], costs: CostModel, names: Sequence[str]) -> None:
+    width_of = dict(zip(names, costs.widths, strict=True))
+    multiple_of = dict(zip(names, costs.multiples, strict=True))
     faults = []
     for name, width in by_name.items():
         if name not in width_of:
@@ -355,6 +358,8 @@ def _check_names(by_name: Mapping[str, int], dense: Sequence[int], names: Sequen
             faults.append(f"'{name}' is no group that can be pruned{hint}")
         elif not 1 <= width <= width_of[name]:
             faults.append(f"'{name}' can keep 1 to {width_of[name]} units (found {width})")
+        elif width % multiple_of[name] and width != width_of[name]:
+            faults.append(f"'{name}' can keep multiples of {multiple_of[name]} units (found {width})")
     if faults:
         many = "" if len(faults) == 1 else f" {len(faults)} faults:"
         raise PruneError(f"prune.target.widths:{many}" + "".join(f"\n  {each}" for each in faults))
