@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import tpsprune
+from tests.pruning.helpers import reasons
 from tests.unchanged import unchanged
 from tpsprune.models.libraries import help_torchvision, import_torchvision
 from tpsprune.pruning import carry_state, check_ticket, replay
@@ -156,6 +157,7 @@ def test_a_layer_that_does_more_than_multiply_stays_as_it_is_with_the_reason() -
     hooked = net("weight norm")
     hooked.first.register_forward_hook(lambda *_: None)
     assert why_closed(hooked) == {"first": "hooks are attached to it"}
+    assert reasons(hooked, IMAGES[:2])["first"] == "hooks are attached to it"
 
 
 def test_flags_and_modes_are_those_of_the_layer() -> None:

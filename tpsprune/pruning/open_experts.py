@@ -174,7 +174,8 @@ def why_experts_stay_closed(experts: nn.Module) -> str:
     """
     named = {name: tuple(each.shape) for name, each in experts.named_parameters()}
     parts = parts_of_experts("", named)
-    if left := sorted(set(named) - {part.source for part in parts.values()}):
+    held = {*named, *(name for name, _ in experts.named_buffers())}
+    if left := sorted(held - {part.source for part in parts.values()}):
         return f"it holds a tensor of its own, {left[0]!r}"
     if experts._forward_hooks or experts._forward_pre_hooks:
         return "hooks are attached to it"

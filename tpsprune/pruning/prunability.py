@@ -28,7 +28,7 @@ from tpsprune.pruning.groups import Group, Prunability, element_index
 from tpsprune.pruning.head_width import HEAD_WIDTH, propose_head_widths
 from tpsprune.pruning.layers import fault_of, is_depthwise, is_mixer, length, mixer
 from tpsprune.pruning.open_experts import OpenExperts
-from tpsprune.pruning.opening import open_layers
+from tpsprune.pruning.opening import open_layers, why_closed
 from tpsprune.pruning.scans import propose_scan_groups
 from tpsprune.pruning.ties import Classes
 from tpsprune.pruning.trial import Prover, randomised_copy
@@ -92,7 +92,7 @@ def find_groups(
     heads: dict[str, list[Group]] = defaultdict(list)
     for group in propose_head_groups(model):
         heads[group.name].append(group)
-    prover.prove([Candidate(tuple((Proposal(way),) for way in ways)) for ways in heads.values()])
+    tried = prover.prove([Candidate(tuple((Proposal(way),) for way in ways)) for ways in heads.values()])
     left = [ways for name, ways in heads.items() if name not in prover.accepted]
     joined = [ways for ways in join_heads(model, left) if ways]
     prover.prove([Candidate(tuple((Proposal(way),) for way in ways)) for ways in joined])
@@ -108,7 +108,10 @@ def find_groups(
     reasons += prover.drop_clashes().items()
     met = {side.module for each in couplings for side in each.sides} | {each.root for each in couplings}
     met |= {each.module for name in known & prover.accepted.keys() for each in prover.accepted[name].slices}
-    reasons += _never_met(model, met)
+    reasons += _never_met(model, met, {name: why for name, why in tried.items() if isinstance(why, str)})
+    # What stays closed says why itself, whatever the trace made of it.
+    closed = why_closed(model)
+    reasons = [each for each in reasons if each[0] not in closed] + list(closed.items())
 
     order = {name: rank for rank, (name, _) in enumerate(model.named_modules())}
 
@@ -206,8 +209,8 @@ def _find_tied(model: nn.Module) -> dict[str, str]:
     }
 
 
-def _never_met(model: nn.Module, met: set[str]) -> Iterator[tuple[str, str]]:
-    """Yield layers that no coupling reaches, with the reason."""
+def _never_met(model: nn.Module, met: set[str], tried: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield layers that no coupling reaches, with the reason; ``tried`` has those of heads."""
     inside: tuple[str, ...] = ()
     for name, module in model.named_modules():
         whole = isinstance(module, (*RECURRENT, nn.MultiheadAttention))
@@ -221,7 +224,7 @@ def _never_met(model: nn.Module, met: set[str]) -> Iterator[tuple[str, str]]:
         elif is_depthwise(module):
             yield name, "no layer before it can be pruned"
         else:
-            yield name, "the trace from the output did not reach it"
+            yield name, tried.get(name, "the trace from the output did not reach it")
 
 
 def find_and_price_groups(
@@ -424,5 +427,8 @@ def _reason(name: str, found: Prunability, reasons: Mapping[str, str]) -> str:
     root = found.coupled.get(name, "")
     if root in reasons:
         return f"as {root}: {reasons[root]}"
-    around = next((each for each in parents_of(name) if each in reasons), None)
-    return "nothing in it is a unit that could be pruned" if around is None else reasons[around]
+    if around := next((each for each in parents_of(name) if each in reasons), None):
+        return reasons[around]
+    if inside := next((each for each in reasons if each.startswith(f"{name}.")), None):
+        return f"as {inside}: {reasons[inside]}"
+    return "nothing in it is a unit that could be pruned"
