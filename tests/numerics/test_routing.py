@@ -28,6 +28,8 @@ def test_dealt_out_each_slot_is_one_experts_and_shares_are_equal_but_for_one() -
 def test_every_expert_has_a_slot_where_there_are_fewer_slots_than_experts() -> None:
     slots, _ = dealt_to_all(INDEX_TK[:1], WEIGHTS_TK[:1], 5)
     assert [each.tolist() for each in slots] == [[0], [1], [0], [1], [0]]
+    nothing, _ = dealt_to_all(INDEX_TK[:0], WEIGHTS_TK[:0], 5)
+    assert [len(each) for each in nothing] == [0] * 5
 
 
 def test_a_pass_follows_another_call_by_call_and_then_itself() -> None:

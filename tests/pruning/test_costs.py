@@ -138,7 +138,7 @@ def test_what_no_group_touches_is_constant() -> None:
 
 def test_the_share_is_that_of_a_model_pruned_to_these_widths() -> None:
     model, batch = case("mlp")
-    share = latency_shares(model, find_groups(model, batch).groups, sizes)
+    share = latency_shares(model, find_groups(model, batch).groups, sizes, dense=model)
     assert share((9, 7)) == 1.0
     assert share((4, 3)) == (6 * 4 + 5 * 3 + 4 * 3) / sizes(model)
 
@@ -153,5 +153,5 @@ def test_a_machine_that_slows_down_slows_both_and_one_slip_of_the_clock_counts_f
         # It takes twice as long from one pair to the next, and slips once.
         return sizes(timed) * 2.0 ** (-(-calls // 2)) * (50.0 if calls == 3 else 1.0)
 
-    share = latency_shares(model, find_groups(model, batch).groups, clock)
+    share = latency_shares(model, find_groups(model, batch).groups, clock, dense=model)
     assert share((4, 3)) == (6 * 4 + 5 * 3 + 4 * 3) / sizes(model)

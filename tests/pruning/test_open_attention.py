@@ -169,13 +169,14 @@ def test_the_model_handed_in_is_not_opened_and_flags_types_and_modes_are_kept() 
     assert [p.requires_grad for p in (opened.attn.q_proj.weight, opened.attn.q_proj.bias)] == [False, True]
 
 
-def test_a_module_met_at_two_places_is_still_one() -> None:
+def test_a_module_met_at_two_places_stays_closed() -> None:
     model = nn.ModuleDict({"a": Holder()})
     model["b"] = model["a"]
     opened, names = open_layers(model)
-    assert names == ("a.attn",)
-    assert isinstance(opened["b"].attn, OpenAttention)
+    assert names == ()
     assert opened["a"].attn is opened["b"].attn
+    with pytest.raises(PruneError, match="the model holds it under several names"):
+        open_layers(model, ["a.attn"])
 
 
 def test_what_cannot_be_opened_is_left_alone_with_the_reason() -> None:

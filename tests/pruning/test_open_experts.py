@@ -15,12 +15,19 @@ from tests.unchanged import unchanged
 from tpsprune.errors import PruneError
 from tpsprune.models.libraries import help_torchvision
 from tpsprune.numerics.macs import count_macs
-from tpsprune.pruning import carry_state, check_ticket, replay
+from tpsprune.pruning import carry_state, check_ticket, extract, replay
 from tpsprune.pruning.lockstep import collect_all_calls, traverse_in_step
 from tpsprune.pruning.open_experts import OpenExperts, why_experts_stay_closed
-from tpsprune.pruning.opening import close_layers, closed_shapes, open_layers, opened_shapes, why_closed
+from tpsprune.pruning.opening import (
+    close_layers,
+    closed_shapes,
+    open_layers,
+    open_what_computes_alike,
+    opened_shapes,
+)
 from tpsprune.pruning.output_error import output_error
 from tpsprune.pruning.replay import compose
+from tpsprune.recipe.prune import Latency, Prune
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 32, "use_cache": False}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
@@ -103,8 +110,16 @@ def test_experts_lose_equally_many_units_each_its_own_and_keep_their_class(name:
         found.macs_share
     )
     check_ticket(found.ticket, found.plan)
-    check_ticket(replay(model, found.plan), found.plan)
+    again = replay(model, found.plan)
+    check_ticket(again, found.plan)
+    shell = copy.deepcopy(model).to("meta")
+    check_ticket(replay(shell, found.plan), found.plan)
     assert "cannot" not in " ".join(found.notes)
+    # Reports name what a target by name does.
+    assert [each.group for each in found.changes if "experts" in each.group] == [
+        f"model.layers.{layer}.mlp.experts" for layer in range(2)
+    ]
+    assert all(each.requires_grad for ticket in (found.ticket, again) for each in ticket.parameters())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -186,7 +201,7 @@ def test_experts_of_unknown_code_stay_closed_with_the_reason() -> None:
     second.extra = nn.Parameter(torch.ones(3))
     _, names = open_layers(model)
     assert names == ()
-    assert why_closed(model) == {
+    assert open_what_computes_alike(model, {"input_ids": BATCHES[0]["input_ids"][:2]})[2] == {
         "model.layers.0.mlp.experts": "hooks are attached to it",
         "model.layers.1.mlp.experts": "it holds a tensor of its own, 'extra'",
     }
@@ -196,3 +211,60 @@ def test_experts_of_unknown_code_stay_closed_with_the_reason() -> None:
     third.act_fn = nn.Tanh()
     third._apply_gate = lambda both: torch.tanh(both[..., :24]) * both[..., 24:]
     assert why_experts_stay_closed(third).startswith("it is called in a way of its own")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_frozen_experts_stay_frozen_and_others_are_repaired() -> None:
+    model = family("MixtralForCausalLM")
+    frozen = model.model.layers[0].mlp.experts.requires_grad_(False)
+    assert not any(each.requires_grad for each in frozen.parameters())
+    cut = tpsprune.extract(model, BATCHES, tpsprune.Macs(0.7), quality="fast").ticket
+    repaired = tpsprune.extract(
+        model, BATCHES, tpsprune.Macs(0.7), repair_steps=20, repair_learning_rate=3e-4
+    )
+    assert "20 steps of repair lowered" in repaired.notes[-1]
+    whole = repaired.ticket
+    flags = [[p.requires_grad for p in layer.mlp.experts.parameters()] for layer in whole.model.layers]
+    assert flags == [[False] * 2, [True] * 2]
+    for layer, moved in ((0, False), (1, True)):
+        ours, theirs = (each.model.layers[layer].mlp.experts.down_proj for each in (whole, cut))
+        assert torch.equal(ours, theirs) != moved
+
+
+@pytest.mark.parametrize("widths", ["effective-rank", "greedy", "global-magnitude"])
+@pytest.mark.filterwarnings("ignore")
+def test_experts_that_no_calibration_item_reaches_are_cut_and_a_note_says_so(widths: str) -> None:
+    many = {**FAMILIES["Qwen3MoeForCausalLM"], "num_experts": 16, "num_experts_per_tok": 1}
+    help_torchvision()
+    library: Any = importlib.import_module("transformers")
+    torch.manual_seed(0)
+    config = library.Qwen3MoeConfig(**SIZES, **HEADS, **ENDS, **many)
+    model = library.Qwen3MoeForCausalLM(config).eval()
+    batches = [{"input_ids": torch.randint(3, 32, (2, 3))}]
+    found = tpsprune.extract(model, batches, tpsprune.Macs(0.8), quality="fast", widths=widths)
+    assert any("no calibration item reached it" in note for note in found.notes)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_latency_is_measured_on_closed_experts() -> None:
+    model = family("MixtralForCausalLM")
+    seen = set()
+
+    def clock(timed: nn.Module) -> float:
+        seen.update(type(each).__name__ for each in timed.modules() if "Experts" in type(each).__name__)
+        return float(sum(each.numel() for each in timed.parameters()))
+
+    settings = Prune(target=Latency(0.8), quality="fast")
+    found = extract(model, BATCHES, settings, clock=clock)
+    assert seen == {"MixtralExperts"}
+    assert clock(found.ticket) <= 0.8 * clock(model)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_experts_under_two_names_stay_closed() -> None:
+    model = family("MixtralForCausalLM")
+    model.alias = model.model.layers[0].mlp.experts
+    found = tpsprune.extract(model, BATCHES, tpsprune.Macs(0.8), quality="fast")
+    named = [each for each in found.unpruned if "several names" in each.reason]
+    assert [each.name for each in named] == ["model.layers.0.mlp.experts"]
+    assert found.ticket.alias is found.ticket.model.layers[0].mlp.experts

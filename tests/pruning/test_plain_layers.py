@@ -5,19 +5,20 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 import tpsprune
-from tests.pruning.helpers import reasons
 from tests.unchanged import unchanged
+from tpsprune.errors import PruneError
 from tpsprune.models.libraries import help_torchvision, import_torchvision
 from tpsprune.pruning import carry_state, check_ticket, replay
-from tpsprune.pruning.opening import open_layers, opened_shapes, why_closed
+from tpsprune.pruning.opening import open_layers, open_what_computes_alike, opened_shapes
 from tpsprune.pruning.output_error import output_error
 from tpsprune.pruning.plain_layers import is_computed, plain_layer
 
@@ -108,24 +109,18 @@ def test_such_a_net_is_pruned_to_the_target_and_its_plan_replays(name: str) -> N
     assert any("computes the weight on every call" in note for note in found.notes)
 
 
-def test_adapters_are_merged_and_what_they_adapt_is_pruned() -> None:
+def test_adapters_are_pruned_along_with_what_they_adapt_and_saved_as_adapters(tmp_path: Path) -> None:
     help_torchvision()
     peft: Any = importlib.import_module("peft")
     torch.manual_seed(0)
-    base = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 3))
-    model = peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["0", "2"]), base)
-    for key, parameter in model.named_parameters():
-        if "lora_B" in key:
-            nn.init.normal_(parameter)
+    base = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 3)).eval()
+    model = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules=["0", "2"]))
     x = torch.randn(128, 8)
-    found = tpsprune.extract(model, [x], tpsprune.Macs(0.5), quality="fast")
-    assert [key for key, _ in found.ticket.named_parameters()] == ["0.weight", "0.bias", "2.weight", "2.bias"]
-    assert all(each.requires_grad for each in found.ticket.parameters())
-    assert found.macs_share <= 0.5
-    check_ticket(replay(model, found.plan), found.plan)
-    whole, _ = open_layers(model, found.plan.opened)
-    with torch.no_grad():
-        assert torch.allclose(whole(x), model(x), atol=1e-5)
+    ticket: Any = tpsprune.extract(model, x, tpsprune.Macs(0.5), quality="fast").ticket
+    adapter = ticket.base_model.model[0]
+    assert adapter.base_layer.out_features == adapter.lora_B["default"].out_features < 24
+    ticket.save_pretrained(tmp_path)
+    assert (tmp_path / "adapter_model.safetensors").stat().st_size > 500
 
 
 def test_state_of_what_a_weight_was_computed_from_is_left_behind_and_that_of_a_bias_kept() -> None:
@@ -138,26 +133,116 @@ def test_state_of_what_a_weight_was_computed_from_is_left_behind_and_that_of_a_b
     assert torch.equal(carried["first.bias"]["exp_avg"], kept["first.bias"])
 
 
+class Loud(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2.0 * self._conv_forward(x, self.weight.tanh(), self.bias)
+
+
+class Twice(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self._conv_forward(x, self.weight.tanh(), None)
+
+
+class Moody(nn.Conv2d):
+    """Its weight depends on what it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight * torch.sigmoid(5 * x.mean()), self.bias)
+
+
+class OfTwo(nn.Linear):
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        return super().forward(x) * scale
+
+
+def made(kind: type[nn.Conv2d]) -> Callable[[nn.Module], nn.Module]:
+    def make(layer: nn.Module) -> nn.Module:
+        old: Any = layer
+        return kind(old.in_channels, old.out_channels, 3, padding=1)
+
+    return make
+
+
+def closed(model: nn.Module, batch: Any = IMAGES[:2]) -> dict[str, str]:
+    return open_what_computes_alike(model, batch)[2]
+
+
 def test_a_layer_that_does_more_than_multiply_stays_as_it_is_with_the_reason() -> None:
-    class Loud(nn.Conv2d):
-        def forward(self, x: Tensor) -> Tensor:
-            return 2.0 * self._conv_forward(x, self.weight.tanh(), self.bias)
-
-    class Twice(nn.Conv2d):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) + self._conv_forward(x, self.weight.tanh(), None)
-
-    def made(kind: type[nn.Conv2d]) -> Callable[[nn.Module], nn.Module]:
-        return lambda layer: kind(layer.in_channels, layer.out_channels, 3)  # type: ignore[arg-type]
-
     model = Net(made(Loud)).eval()
     assert open_layers(model)[1] == ()
-    assert set(why_closed(model).values()) == {"it computes more than a product with its weight"}
+    assert set(closed(model).values()) == {"it computes more than a product with its weight"}
     assert not is_computed(Net(made(Twice)).first)
     hooked = net("weight norm")
     hooked.first.register_forward_hook(lambda *_: None)
-    assert why_closed(hooked) == {"first": "hooks are attached to it"}
-    assert reasons(hooked, IMAGES[:2])["first"] == "hooks are attached to it"
+    assert closed(hooked) == {"first": "hooks are attached to it"}
+    with pytest.raises(PruneError, match="'first' cannot be opened: hooks are attached to it"):
+        open_layers(hooked, ["first"])
+
+
+def test_a_weight_that_depends_on_what_the_layer_is_given_is_not_made_constant() -> None:
+    torch.manual_seed(0)
+    model = Net(made(Moody)).eval()
+    assert closed(model).keys() == {"first", "second"}
+    found = tpsprune.extract(model, [IMAGES], tpsprune.Params(0.95), quality="fast", min_width=1)
+    assert output_error(found.ticket, model, [IMAGES]) < 0.5
+
+
+def test_what_is_found_only_with_the_whole_model_closes_that_module_alone() -> None:
+    class Around(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * self.second.parametrizations.weight.original1.mean()
+
+    torch.manual_seed(0)
+    model = Around(weight_normed).eval()
+    opened, names, reasons_of = open_what_computes_alike(model, IMAGES[:2])
+    assert names == ("first",)
+    assert reasons_of == {"second": "with it opened the model gives something else"}
+    opened(IMAGES)
+
+
+def test_layers_of_unusual_code_or_parametrisation_stay_closed_and_break_nothing() -> None:
+    class Doubled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x
+
+    biased = nn.Linear(4, 3)
+    parametrize.register_parametrization(biased, "bias", Doubled())
+    x = torch.randn(5, 4)
+    opened, names = open_layers(nn.Sequential(biased))
+    assert names == ("0",)
+    assert torch.allclose(opened(x), biased(x))
+    pair = nn.Module()
+    pair.layer = parametrizations.weight_norm(OfTwo(4, 3))
+    assert open_layers(pair)[1] == ()
+    scaled = nn.Linear(4, 3)
+    scaled.scale = nn.Parameter(torch.ones(2))
+    parametrize.register_parametrization(scaled, "scale", Doubled())
+    assert open_layers(nn.Sequential(scaled))[1] == ()
+
+
+def test_a_layer_under_several_names_stays_closed_and_an_inner_one_is_opened_first() -> None:
+    shared = net("weight norm")
+    shared.again = shared.first
+    assert closed(shared) == {"first": "the model holds it under several names"}
+    attention = nn.Module()
+    attention.m = nn.MultiheadAttention(8, 2, batch_first=True)
+    parametrizations.weight_norm(attention.m.out_proj)
+    opened, names = open_layers(attention)
+    assert names == ("m", "m.out_proj")
+    assert not parametrize.is_parametrized(opened.get_submodule("m.out_proj"))
+    shapes = {key: tuple(value.shape) for key, value in attention.state_dict().items()}
+    assert opened_shapes(shapes, names) == {key: tuple(v.shape) for key, v in opened.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_shell_without_values_is_opened_as_the_plan_says(name: str) -> None:
+    model = net(name)
+    found = tpsprune.extract(model, [IMAGES], tpsprune.Macs(0.6), quality="fast")
+    for shell in (copy.deepcopy(model).to("meta"), copy.deepcopy(model)):
+        with torch.no_grad():
+            for parameter in shell.parameters():
+                parameter.zero_()
+        check_ticket(replay(shell, found.plan), found.plan)
 
 
 def test_flags_and_modes_are_those_of_the_layer() -> None:

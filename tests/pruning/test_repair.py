@@ -229,7 +229,44 @@ def test_a_ticket_in_half_precision_is_repaired_in_single_and_judged_as_it_is_ro
     assert output_error(ticket, model, [batch]) < 0.8 * before
     held = hold_out([batch])[1]
     assert output_error(ticket, model, held) == pytest.approx(min(errors))
-    assert not ticket._forward_pre_hooks
+
+
+def test_a_ticket_in_half_precision_is_repaired_through_other_calls_too() -> None:
+    class Coder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enc, self.out, self.dec = nn.Linear(6, 24), nn.Linear(24, 3), nn.Linear(24, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(torch.relu(self.enc(x)))
+
+        def decode(self, x: Tensor) -> Tensor:
+            return self.dec(torch.relu(self.enc(x)))
+
+    torch.manual_seed(0)
+    model, x = Coder().eval().bfloat16(), torch.randn(256, 6).bfloat16()
+    also = [lambda net, batch: net.decode(batch)]
+    found = tpsprune.extract(model, x, Macs(0.5), also=also, repair_steps=10)
+    assert "10 steps of repair" in found.notes[-1]
+
+
+def test_a_ticket_that_does_not_run_in_single_precision_is_left_as_it_was_cut() -> None:
+    class Strict(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 24), nn.Linear(24, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.first.weight.dtype is torch.float32 and not torch.is_grad_enabled() and x.any():
+                raise ValueError("halves only")
+            return self.second(torch.relu(self.first(x)))
+
+    torch.manual_seed(0)
+    model, x = Strict().eval(), torch.randn(256, 6)
+    ticket = nn.Sequential(copy.deepcopy(model)).bfloat16()
+    dense = nn.Sequential(copy.deepcopy(model)).bfloat16()
+    with pytest.raises(PruneError, match=r"does not run in single precision \(ValueError: halves only\)"):
+        list(repair(ticket, dense, [x.bfloat16()], steps=3))
 
 
 @pytest.mark.parametrize(

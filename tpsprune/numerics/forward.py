@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
 from math import inf
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from tpsprune.numerics.trees import WholeBatch, WithCalls
+
+HALF_PRECISION: Final = (torch.float16, torch.bfloat16)
 
 
 def call_model(model: nn.Module, batch: Any) -> Any:

@@ -40,6 +40,8 @@ def dealt(index_tk: Tensor, weights_tk: Tensor, experts: int) -> Routes:
 def dealt_to_all(index_tk: Tensor, weights_tk: Tensor, experts: int) -> Routes:
     """Return the slots dealt out in turn, and from the first again until every expert has one."""
     found, weights_s = dealt(index_tk, weights_tk, experts)
+    if not len(weights_s):
+        return found, weights_s
     all_have = [own_s if len(own_s) else found[rank % len(weights_s)] for rank, own_s in enumerate(found)]
     return all_have, weights_s
 

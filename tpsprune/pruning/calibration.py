@@ -114,11 +114,13 @@ class CalibrationStatistics:
         direction that no consumer reads is no dimension. Of consumers to which units are different numbers of
         signals those that are like the first count.
         """
-        weighted = []
-        for each in self._alike(model, group):
+        weighted: list[Tensor] = []
+        for each in self._alike(model, group) if self.readings(model, group) else ():
             values_n, vectors_nn = torch.linalg.eigh(each.gram_nn)
             root_nn = vectors_nn * values_n.clamp_min(0).sqrt() @ vectors_nn.T
             weighted.append(root_nn @ each.covariance_nn @ root_nn)
+        if not weighted:  # Nothing reached it.
+            return 1.0
         rank = float(effective_rank(torch.linalg.eigvalsh(_sum_of_shares(weighted))))
         return max(1.0, rank * group.width / len(weighted[0]))
 

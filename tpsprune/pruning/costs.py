@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tpsprune.numerics.macs import MacCount, count_macs, countable_copy
 from tpsprune.pruning.groups import Group, PrunedGroup
 from tpsprune.pruning.layers import length, mixer
+from tpsprune.pruning.opening import close_layers
 from tpsprune.pruning.surgery import pruned_copy, shapes_of
 from tpsprune.recipe.prune import Params, Prune
 
@@ -294,7 +295,11 @@ def _recounter(model: nn.Module, batch: Any) -> Callable[[Sequence[PrunedGroup]]
 
 
 def latency_shares(
-    model: nn.Module, groups: Sequence[Group], clock: Callable[[nn.Module], float]
+    model: nn.Module,
+    groups: Sequence[Group],
+    clock: Callable[[nn.Module], float],
+    *,
+    dense: nn.Module,
 ) -> Callable[[Sequence[int]], float]:
     """Return a function that measures a pruned model's time as a share of the dense model's.
 
@@ -305,6 +310,7 @@ def latency_shares(
     Args:
         model: the dense model, in the shape in which it is pruned.
         groups: what can be pruned of it.
+        dense: the model as it is; what a ticket closes again is timed closed.
         clock: seconds of a forward pass; it is to warm up, repeat and wait for the device itself.
 
     Cost: a copy of the model and six calls of ``clock`` for each set of widths.
@@ -313,7 +319,8 @@ def latency_shares(
     def share(widths: Sequence[int]) -> float:
         pruned = [PrunedGroup.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
         ticket = pruned_copy(model, pruned)
-        return median(clock(ticket) / clock(model) for _ in range(TIMED_PAIRS))
+        close_layers(ticket)
+        return median(clock(ticket) / clock(dense) for _ in range(TIMED_PAIRS))
 
     return share
 

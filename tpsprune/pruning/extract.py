@@ -182,7 +182,7 @@ def _choose_and_compensate(
     touched = {slice_.tensor for group in narrowed for slice_ in group.slices}
     names = tuple(
         name
-        for name in planned.opened
+        for name in planned.prunability.opened
         if any(each.startswith(f"{name}.") for each in touched) or is_computed(model.get_submodule(name))
     )
     like, _ = open_layers(model, names)
@@ -223,17 +223,18 @@ def _changes(planned: WidthPlan, chosen: Mapping[str, Selection]) -> tuple[Group
     measured = bool(planned.statistics.moments)
     ranks: Sequence[float | None] = planned.evidence.ranks or [None] * len(planned.groups)
     residual = {name: selection.residual_shares[-1] for name, selection in chosen.items() if measured}
-    return tuple(
-        GroupChange(
-            group=group.name,
+    changes = {
+        group.tied_to or group.name: GroupChange(
+            group=group.tied_to or group.name,
             width_before=group.width,
             width_after=width,
             effective_rank=rank,
             residual_share=residual.get(group.name, 0.0) if measured else None,
             kind=group.kind,
         )
-        for group, width, rank in zip(planned.groups, planned.widths, ranks, strict=True)
-    )
+        for group, width, rank in reversed(list(zip(planned.groups, planned.widths, ranks, strict=True)))
+    }
+    return tuple(reversed(changes.values()))
 
 
 def _notes(
@@ -248,12 +249,16 @@ def _notes(
     notes = [f"{note}; more would be better" for _, note in sorted(few)[:MOST_FEW]]
     if len(few) > MOST_FEW:
         notes.append(f"{len(few) - MOST_FEW} more groups have fewer rows of calibration data than units")
+    blind = [each.name for each in planned.groups if each.tied_to and not planned.statistics.rows(each)]
+    if blind and planned.statistics.moments:
+        more = f" and {len(blind) - 1} more" if len(blind) > 1 else ""
+        notes.append(f"{blind[0]}{more}: no calibration item reached it; which units it keeps says nothing")
     if plain:
         names = ", ".join(plain[:MOST_FEW])
         names += f" and {len(plain) - MOST_FEW} more" if len(plain) > MOST_FEW else ""
         notes.append(
             f"{names}: the dense model computes the weight on every call; the ticket has it as it was, in a "
-            "plain layer"
+            "plain layer, and shares are of the model with such layers"
         )
     notes += [
         f"{name or 'the model itself'}: what it multiplies does not follow the widths in proportion and was "

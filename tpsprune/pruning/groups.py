@@ -150,12 +150,13 @@ class Prunability:
     """The groups of a model in model order, and what is left alone with the reason.
 
     ``coupled`` names, by layer, the first layer that makes the same units: a reason found for one holds
-    for all.
+    for all. ``opened`` are the modules that were opened to find the groups.
     """
 
     groups: tuple[Group, ...]
     unpruned: tuple[Unpruned, ...]
     coupled: Mapping[str, str] = field(default_factory=dict)
+    opened: tuple[str, ...] = ()
 
 
 def element_index(layout: Slice | Consumer, width: int, device: torch.device | None = None) -> Tensor:

@@ -19,7 +19,7 @@ from typing import Any, Final, cast, final
 import torch
 from torch import Tensor, nn
 
-from tpsprune.numerics.forward import evaluation_mode, fixed_seed
+from tpsprune.numerics.forward import HALF_PRECISION, evaluation_mode, fixed_seed
 from tpsprune.numerics.routing import find_routes
 from tpsprune.pruning.parts import Part, Shape
 
@@ -28,6 +28,7 @@ FLAGS: Final = ("has_gate", "has_bias", "is_transposed", "is_concatenated")
 HIDDEN: Final = re.compile(r"intermediate|expert_dim|ffn|hidden_features")
 TRIED_TOKENS: Final = 8
 CLOSE: Final = 1e-3
+HALF_CLOSE: Final = 5e-2
 
 
 @final
@@ -167,10 +168,10 @@ def parts_of_experts(name: str, shapes: Mapping[str, Shape], *, interleaved: boo
     return found
 
 
-def why_experts_stay_closed(experts: nn.Module) -> str:
+def why_experts_stay_closed(experts: nn.Module, *, tries: bool = True) -> str:
     """Return why a module of experts is not opened, or an empty string.
 
-    Cost: a pass of a few random tokens through all experts, twice.
+    ``tries``: compare what both give for a few random tokens, two experts each. Cost: a copy of all experts.
     """
     named = {name: tuple(each.shape) for name, each in experts.named_parameters()}
     parts = parts_of_experts("", named)
@@ -179,6 +180,8 @@ def why_experts_stay_closed(experts: nn.Module) -> str:
         return f"it holds a tensor of its own, {left[0]!r}"
     if experts._forward_hooks or experts._forward_pre_hooks:
         return "hooks are attached to it"
+    if not tries:
+        return ""
     count = next(iter(named.values()))[0]
     width = next(part.shape[0] for name, part in parts.items() if name.endswith("down_proj.weight"))
     like = next(experts.parameters())
@@ -195,7 +198,7 @@ def why_experts_stay_closed(experts: nn.Module) -> str:
         # Code of another shape than is known here: it stays as it is.
         except Exception as error:  # noqa: BLE001
             return f"it is called in a way of its own ({type(error).__name__})"
-    tolerance = CLOSE if like.dtype in (torch.float32, torch.float64) else 50 * CLOSE
+    tolerance = HALF_CLOSE if like.dtype in HALF_PRECISION else CLOSE
     if not isinstance(wanted, Tensor) or wanted.shape != found.shape:
         return "it gives something else than a sum over experts"
     far = (wanted - found).float().square().mean() > tolerance**2 * wanted.float().square().mean()
@@ -256,17 +259,18 @@ def close_experts(opened: OpenExperts) -> nn.Module:
                 whole = torch.cat(parts) if flags.is_concatenated else torch.stack(parts, 1).flatten(0, 1)
             joined.append(whole.T if flags.is_transposed and whole.ndim == 2 else whole)
         # Memory as the module had it: contiguous.
-        return nn.Parameter(torch.stack(joined).contiguous(), requires_grad=tensors[0][0].requires_grad)
+        trains = any(part.requires_grad for parts in tensors for part in parts)
+        return nn.Parameter(torch.stack(joined).detach().contiguous(), requires_grad=trains)
 
     up = "gate_up_proj" if flags.has_gate else "up_proj"
     inner = [[each for each in (expert.gate_proj, expert.up_proj) if each is not None] for expert in experts]
     for suffix, tensor in (("", "weight"), ("_bias", "bias")):
         if f"{up}{suffix}" in closed._parameters:
             closed._parameters[f"{up}{suffix}"] = pack(
-                [[getattr(layer, tensor).detach() for layer in layers] for layers in inner]
+                [[getattr(layer, tensor) for layer in layers] for layers in inner]
             )
             closed._parameters[f"down_proj{suffix}"] = pack(
-                [[getattr(each.down_proj, tensor).detach()] for each in experts]
+                [[getattr(each.down_proj, tensor)] for each in experts]
             )
     for name, value in vars(shell).items():
         if type(value) is int and HIDDEN.search(name) and value in (opened.hidden, 2 * opened.hidden):

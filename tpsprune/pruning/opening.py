@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import PruneError, did_you_mean
+from tpsprune.numerics.forward import HALF_PRECISION
 from tpsprune.pruning.open_attention import OpenAttention, parts_of_attention, why_attention_stays_closed
 from tpsprune.pruning.open_experts import (
     OpenExperts,
@@ -28,9 +29,15 @@ from tpsprune.pruning.open_experts import (
     parts_of_experts,
     why_experts_stay_closed,
 )
+from tpsprune.pruning.output_error import output_error
 from tpsprune.pruning.parts import Part, Shape
 from tpsprune.pruning.plain_layers import is_computed, parts_of_plain, plain_layer, why_it_stays_computed
 from tpsprune.pruning.surgery import copy_model
+
+ALIKE: Final = 1e-2
+"""What the outputs of the opened model may differ by, over their spread: a token may reach another expert."""
+HALF_ALIKE: Final = 1e-1
+NOT_ALIKE: Final = "with it opened the model gives something else"
 
 
 def open_layers(model: nn.Module, names: Sequence[str] | None = None) -> tuple[nn.Module, tuple[str, ...]]:
@@ -41,28 +48,27 @@ def open_layers(model: nn.Module, names: Sequence[str] | None = None) -> tuple[n
 
     Args:
         model: not changed.
-        names: the modules to open; ``None`` is all that can be. With nothing to open, a copy is returned.
+        names: the modules to open; ``None`` is all that can be. Those that are named are not tried out first,
+            so that a shell without values is opened too. With nothing to open, a copy is returned.
 
     Raises:
         PruneError: one that is named is not there, is nothing that is opened, or cannot be.
     """
     opened = copy_model(model)
-    found = {name: each for name, each in opened.named_modules() if _is_closed(each)}
-    for name in names or ():
-        if name not in found:
-            raise PruneError(f"no module that can be opened is named {name!r}{did_you_mean(name, found)}")
-    uses = Counter(id(each) for module in opened.modules() for each in module.parameters(recurse=False))
-    # A model that is itself to be opened has no name, and no owner in which to replace it.
-    wanted = [name for name in found if (name if names is None else name in names)]
-    faults = {name: _why_not(found[name], uses) for name in wanted}
-    if names is not None and (stuck := next((name for name in wanted if faults[name]), "")):
-        raise PruneError(f"{stuck!r} cannot be opened: {faults[stuck]}")
-    chosen = tuple(name for name in wanted if not faults[name])
-    swaps = {found[name]: _opened(found[name]) for name in chosen}
-    for owner in list(opened.modules()):
-        for child, module in owner._modules.items():
-            if module is not None and module in swaps:
-                owner._modules[child] = swaps[module]
+    if names is None:
+        chosen = tuple(name for name, reason in _reasons(opened, tries=True).items() if name and not reason)
+    else:
+        reasons = _reasons(opened, tries=False)
+        for name in names:
+            if name not in reasons:
+                raise PruneError(
+                    f"no module that can be opened is named {name!r}{did_you_mean(name, reasons)}"
+                )
+            if reasons[name]:
+                raise PruneError(f"{name!r} cannot be opened: {reasons[name]}")
+        chosen = tuple(name for name in reasons if name in names)
+    for name in reversed(chosen):  # What lies inside another first.
+        opened.set_submodule(name, _opened(opened.get_submodule(name)))
     for owner in opened.modules():
         if isinstance(owner, nn.TransformerEncoder) and any(
             isinstance(module, OpenAttention) for module in owner.modules()
@@ -71,11 +77,62 @@ def open_layers(model: nn.Module, names: Sequence[str] | None = None) -> tuple[n
     return opened, chosen
 
 
-def why_closed(model: nn.Module) -> dict[str, str]:
-    """Return, by name, the modules that could be opened but for the reason given."""
+def open_what_computes_alike(
+    model: nn.Module, batch: Any
+) -> tuple[nn.Module, tuple[str, ...], dict[str, str]]:
+    """Open what can be opened without another output: a weight may depend on what a layer is given.
+
+    Args:
+        model: not changed; called in evaluation mode.
+        batch: a few items.
+
+    Returns:
+        The opened copy, the names of what is open in it, and what is not with the reason.
+
+    Cost: a pass of each model; where they differ two for each module that can be opened.
+    """
+    closed = {name: why for name, why in _reasons(model, tries=True).items() if name and why}
+    opened, names = open_layers(model)
+    if names and not _computes_alike(opened, model, batch):
+        alone = {name: _computes_alike(open_layers(model, [name])[0], model, batch) for name in names}
+        names = tuple(name for name in names if alone[name])
+        closed |= {name: NOT_ALIKE for name in alone if not alone[name]}
+        opened, _ = open_layers(model, names)
+    return opened, names, closed
+
+
+def _computes_alike(opened: nn.Module, model: nn.Module, batch: Any) -> bool:
+    half = any(each.dtype in HALF_PRECISION for each in model.parameters())
+    try:
+        return output_error(opened, model, [batch]) <= (HALF_ALIKE if half else ALIKE) ** 2
+    # A module around may read what the opened one has no more.
+    except Exception:  # noqa: BLE001
+        return False
+
+
+def is_closed(module: nn.Module) -> bool:
+    """Return whether a module is of a kind that is opened."""
+    return isinstance(module, nn.MultiheadAttention) or is_experts(module) or is_computed(module)
+
+
+def _reasons(model: nn.Module, *, tries: bool) -> dict[str, str]:
+    """Return the modules that are of a kind that is opened, and why each cannot be, or an empty text."""
+    holders = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     uses = Counter(id(each) for module in model.modules() for each in module.parameters(recurse=False))
-    reasons = {name: _why_not(each, uses) for name, each in model.named_modules() if _is_closed(each)}
-    return {name: reason for name, reason in reasons.items() if reason}
+    found: dict[str, str] = {}
+    for name, module in model.named_modules():
+        if not is_closed(module):
+            continue
+        if isinstance(module, nn.MultiheadAttention):
+            reason = why_attention_stays_closed(module)
+        elif is_experts(module):
+            reason = why_experts_stay_closed(module, tries=tries)
+        else:
+            reason = why_it_stays_computed(module, tries=tries)
+        shared = (tensor for tensor, each in module.named_parameters() if uses[id(each)] > 1)
+        reason = reason or next((f"its {tensor!r} is also that of another module" for tensor in shared), "")
+        found[name] = reason or ("the model holds it under several names" if holders[id(module)] > 1 else "")
+    return found
 
 
 def close_layers(model: nn.Module) -> None:
@@ -84,21 +141,6 @@ def close_layers(model: nn.Module) -> None:
         for child, module in owner._modules.items():
             if isinstance(module, OpenExperts):
                 owner._modules[child] = close_experts(module)
-
-
-def _is_closed(module: nn.Module) -> bool:
-    return isinstance(module, nn.MultiheadAttention) or is_experts(module) or is_computed(module)
-
-
-def _why_not(module: nn.Module, uses: Mapping[int, int]) -> str:
-    if isinstance(module, nn.MultiheadAttention):
-        reason = why_attention_stays_closed(module)
-    elif is_experts(module):
-        reason = why_experts_stay_closed(module)
-    else:
-        reason = why_it_stays_computed(module)
-    shared = (name for name, each in module.named_parameters() if uses[id(each)] > 1)
-    return reason or next((f"its {name!r} is also that of another module" for name in shared), "")
 
 
 def _opened(module: nn.Module) -> nn.Module:
@@ -115,7 +157,8 @@ def parts_of(name: str, shapes: Mapping[str, Shape]) -> dict[str, Part]:
         shapes: of all tensors of the model, by name.
 
     Returns:
-        Nothing where no module of that name can be opened.
+        Nothing where no module of that name can be one that is opened: it has neither packed weights nor a
+        ``weight``.
     """
     return parts_of_attention(name, shapes) or parts_of_experts(name, shapes) or parts_of_plain(name, shapes)
 

@@ -10,17 +10,19 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 
 from tpsprune.numerics.forward import fixed_seed, full_precision
 from tpsprune.numerics.macs import MacCount
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
+from tpsprune.numerics.trees import take_items
 from tpsprune.pruning.calibration import CalibrationStatistics, check_calibration_data, collect_statistics
 from tpsprune.pruning.costs import CostModel, Times, latency_shares, timed
 from tpsprune.pruning.groups import Group, Prunability
 from tpsprune.pruning.head_width import residual_shares, score_rank
 from tpsprune.pruning.importances import highest, score_units
-from tpsprune.pruning.opening import open_layers
+from tpsprune.pruning.opening import open_what_computes_alike
 from tpsprune.pruning.prunability import find_and_price_groups, list_fixed
 from tpsprune.pruning.selection import Selection
 from tpsprune.pruning.ties import Classes
@@ -34,11 +36,10 @@ from tpsprune.records import CheckedLayer
 class WidthPlan:
     """The first half of an extraction: all that is decided before a tensor is changed.
 
-    ``opened`` names the modules that were opened to find groups; ``widths`` holds one width for
-    each group; ``orders`` all units of a group from the first pick to the last, where the widths needed that.
+    ``widths`` holds one width for each group; ``orders`` all units of a group from the first pick to the
+    last, where the widths needed that.
     """
 
-    opened: tuple[str, ...]
     prunability: Prunability
     count: MacCount
     costs: CostModel
@@ -93,9 +94,11 @@ def plan_widths(
     """
     times = Times() if times is None else times
     with timed(times, "survey"):
-        opened_model, opened = open_layers(model)
-        check_calibration_data(opened_model, batches)
-        prunability, count, costs = find_and_price_groups(opened_model, batches[0], settings)
+        check_calibration_data(model, batches)
+        two_items = take_items(batches[0], torch.arange(2))
+        opened_model, opened, closed = open_what_computes_alike(model, two_items)
+        prunability, count, costs = find_and_price_groups(opened_model, batches[0], settings, closed)
+        prunability = replace(prunability, opened=opened)
     groups = prunability.groups
     with timed(times, "look"):
         statistics = collect_statistics(
@@ -107,7 +110,7 @@ def plan_widths(
             consumed = (group for group in groups if group.name not in statistics.energies)
             orders = {each.name: statistics.select(opened_model, each, each.width) for each in consumed}
         evidence = _gather_evidence(statistics, opened_model, batches, groups, settings, orders)
-        latency = latency_shares(opened_model, groups, clock) if clock else None
+        latency = latency_shares(opened_model, groups, clock, dense=model) if clock else None
         widths = _choose(
             costs,
             evidence,
@@ -116,7 +119,7 @@ def plan_widths(
             latency=latency,
             fixed=lambda: list_fixed(opened_model, prunability, count),
         )
-    return WidthPlan(opened, prunability, count, costs, statistics, evidence, widths, orders)
+    return WidthPlan(prunability, count, costs, statistics, evidence, widths, orders)
 
 
 def plan_otherwise(planned: WidthPlan, settings: Prune, allocation: Allocation) -> WidthPlan:

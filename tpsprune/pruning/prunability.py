@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.errors import PruneError, did_you_mean, first_line
-from tpsprune.numerics.forward import call_model, fixed_seed
+from tpsprune.numerics.forward import HALF_PRECISION, call_model, fixed_seed
 from tpsprune.numerics.libraries import is_of_transformers
 from tpsprune.numerics.macs import MacCount, count_macs
 from tpsprune.numerics.moments import Elements
@@ -28,7 +28,7 @@ from tpsprune.pruning.groups import Group, Prunability, element_index
 from tpsprune.pruning.head_width import HEAD_WIDTH, propose_head_widths
 from tpsprune.pruning.layers import fault_of, is_depthwise, is_mixer, length, mixer
 from tpsprune.pruning.open_experts import OpenExperts
-from tpsprune.pruning.opening import open_layers, why_closed
+from tpsprune.pruning.opening import is_closed, open_layers, open_what_computes_alike
 from tpsprune.pruning.scans import propose_scan_groups
 from tpsprune.pruning.ties import Classes
 from tpsprune.pruning.trial import Prover, randomised_copy
@@ -37,7 +37,6 @@ from tpsprune.recipe.prune import Macs, Prune
 from tpsprune.records import CheckedLayer, Unpruned
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
-HALF_PRECISION = (torch.float16, torch.bfloat16)
 ALIGNED_BYTES: Final = 16
 """Rows of experts begin at multiples of so many bytes: grouped products take no others."""
 EMBEDDING: Final = re.compile(r"(^|[._])embeddings?(\.|$)")
@@ -53,6 +52,7 @@ def find_groups(
     *,
     head_width: bool = False,
     embedding_width: bool = True,
+    closed: Mapping[str, str] | None = None,
 ) -> Prunability:
     """Find the groups of units that can be pruned from ``model``, each proved by a trial.
 
@@ -69,6 +69,7 @@ def find_groups(
             matches a container holds for everything in it. What these layers read may still be pruned.
         head_width: whether to find the width of attention heads too (``head_width``).
         embedding_width: whether the units of an embedding, and of the stream that it feeds, may go.
+        closed: modules that could not be opened (``opening``), with the reason.
 
     Raises:
         PruneError: a pattern matches no module, or the model does not run in single precision.
@@ -83,9 +84,7 @@ def find_groups(
     batch = take_items(example_batch, torch.arange(2))
     couplings = trace_couplings(model, batch)
     subject = randomised_copy(model)
-    single = map_tensors(
-        batch, lambda each: each.float() if each.dtype in (torch.float16, torch.bfloat16) else each
-    )
+    single = map_tensors(batch, lambda each: each.float() if each.dtype in HALF_PRECISION else each)
     _refuse_unrunnable(subject, single)
     prover = Prover(subject, single, _find_tied(model), excluded)
 
@@ -110,8 +109,8 @@ def find_groups(
     met |= {each.module for name in known & prover.accepted.keys() for each in prover.accepted[name].slices}
     reasons += _never_met(model, met, {name: why for name, why in tried.items() if isinstance(why, str)})
     # What stays closed says why itself, whatever the trace made of it.
-    closed = why_closed(model)
-    reasons = [each for each in reasons if each[0] not in closed] + list(closed.items())
+    if closed:
+        reasons = [each for each in reasons if each[0] not in closed] + list(closed.items())
 
     order = {name: rank for rank, (name, _) in enumerate(model.named_modules())}
 
@@ -228,12 +227,13 @@ def _never_met(model: nn.Module, met: set[str], tried: Mapping[str, str]) -> Ite
 
 
 def find_and_price_groups(
-    model: nn.Module, batch: Any, settings: Prune
+    model: nn.Module, batch: Any, settings: Prune, closed: Mapping[str, str] | None = None
 ) -> tuple[Prunability, MacCount, CostModel]:
     """Find the groups of a model that is to be pruned, and count what it costs as a function of their widths.
 
     The cost is in the unit of the target: parameters for ``params``, else multiply-accumulates. Every
-    bias that compensation might add is counted as a parameter.
+    bias that compensation might add is counted as a parameter. ``closed`` are modules that could not be
+    opened.
 
     Raises:
         PruneError: a pattern matches nothing, nothing can be pruned, or a weight is not finite.
@@ -246,6 +246,7 @@ def find_and_price_groups(
         settings.ignored_layers,
         head_width=settings.head_width,
         embedding_width=_allows(settings.embedding_width, model),
+        closed=closed,
     )
     if not found.groups:
         reasons = "".join(f"\n  {each.name}: {each.reason}" for each in found.unpruned[:5])
@@ -286,8 +287,13 @@ def layers_gaining_bias(model: nn.Module, groups: Iterable[Group], settings: Pru
 
 
 def _allows(setting: bool | Literal["auto"], model: nn.Module) -> bool:
-    """Return what a setting is for a model: ``auto`` is no for one that has a configuration to fit."""
-    return setting if isinstance(setting, bool) else not is_of_transformers(model)
+    """Return what a setting is for a model: ``auto`` is no for one that has a configuration to fit.
+
+    So have models of transformers, and adapters of PEFT, which are saved and loaded by it.
+    """
+    if isinstance(setting, bool):
+        return setting
+    return not (is_of_transformers(model) or hasattr(model, "peft_config"))
 
 
 def check_target(model: nn.Module, batch: Any, settings: Prune) -> tuple[Prunability, MacCount]:
@@ -299,9 +305,11 @@ def check_target(model: nn.Module, batch: Any, settings: Prune) -> tuple[Prunabi
         PruneError: as ``find_and_price_groups``, or as ``widths.check_widths``: the target is below what the
             narrowest widths allowed would cost, or names a group that is not there.
     """
-    found, count, costs = find_and_price_groups(open_layers(model)[0], batch, settings)
+    opened, names, closed = open_what_computes_alike(model, take_items(batch, torch.arange(2)))
+    found, count, costs = find_and_price_groups(opened, batch, settings, closed)
+    found = replace(found, opened=names)
     classes = Classes.of(found.groups)
-    check_widths(classes.costs(costs), settings, classes.names, lambda: list_fixed(model, found, count))
+    check_widths(classes.costs(costs), settings, classes.names, lambda: list_fixed(opened, found, count))
     return found, count
 
 
@@ -370,11 +378,12 @@ def list_layers(model: nn.Module, found: Prunability, count: MacCount) -> tuple[
     """Return every layer in model order: whatever holds parameters of its own, or multiplies by itself.
 
     Args:
-        model: not changed; its attention is listed open, as the groups have it.
+        model: not changed; what the groups have open is listed open.
         found: what of it can be pruned.
         count: its multiply-accumulates.
     """
-    opened, _ = open_layers(model)
+    still_closed = [name for name in found.opened if is_closed(model.get_submodule(name))]
+    opened, _ = open_layers(model, still_closed)
     own = own_macs(count)
     produces: dict[str, list[str]] = defaultdict(list)
     follows: dict[str, list[str]] = defaultdict(list)
@@ -389,7 +398,7 @@ def list_layers(model: nn.Module, found: Prunability, count: MacCount) -> tuple[
             (reads, consumers),
         ):
             for name in dict.fromkeys(names):
-                groups_of[name].append(group.name)
+                groups_of[name].append(group.tied_to or group.name)
     reasons = {each.name: each.reason for each in found.unpruned}
     layers = []
     for name, module in opened.named_modules():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.errors import PruneError, first_line
-from tpsprune.numerics.forward import evaluation_mode, sound_backward
+from tpsprune.numerics.forward import HALF_PRECISION, evaluation_mode, sound_backward
 from tpsprune.numerics.trees import (
     WithCalls,
     is_whole,
@@ -51,7 +51,6 @@ EVALUATIONS: Final = 10
 """How often the items held out are evaluated."""
 GRADIENT_NORM: Final = 5.0
 MOST_ROUNDS: Final = 20
-HALF_PRECISION: Final = (torch.float16, torch.bfloat16)
 LEAST_GAIN: Final = 0.02
 """A round that brings less ends a repair of quality ``best``."""
 NORM_MOMENTUM: Final = 0.1
@@ -202,8 +201,10 @@ def repair(
     aims = find_aims(ticket, dense, fit, kept or {})
     items = max(1, min(STEP_ITEMS, int(activation_gib * 2**30 / aims.item_bytes)))
     source = _samples(fit, items, seed) if fresh is None else ([each] for each in fresh(items, seed))
-    work = _single_precision(ticket)
-    trained, norms = _trainable(work), _norms_to_train(work, dense, fit, items, aims)
+    work, cast = ticket, _as_it_is
+    if any(each.dtype in HALF_PRECISION for each in _trainable(ticket)):
+        work, cast = _single_precision(ticket, fit), _widen
+    trained, norms = _trainable(work), _norms_to_train(work, dense, fit, items, aims, cast)
     moving = _moving(work, with_norms=bool(norms))
     own = _moving(ticket, with_norms=bool(norms))
     start, best = ([tensor.detach().clone() for tensor in each] for each in (moving, own))
@@ -221,7 +222,7 @@ def repair(
             for step in range(steps):
                 for group in optimizer.param_groups:
                     group["lr"] = rate * _schedule(step, steps)
-                error = _descend(work, dense, next(source), aims, norms, trained, optimizer)
+                error = _descend(work, dense, next(source), aims, norms, trained, optimizer, cast)
                 done += 1
                 found = None
                 if (step + 1) % math.ceil(steps / EVALUATIONS) == 0 or step + 1 == steps:
@@ -292,19 +293,29 @@ def _trainable(ticket: nn.Module) -> list[nn.Parameter]:
     return trained
 
 
-def _single_precision(ticket: nn.Module) -> nn.Module:
-    """Return a copy of a ticket in single precision that takes what it takes; itself where it has that."""
-    if not any(each.dtype in HALF_PRECISION for each in _trainable(ticket)):
-        return ticket
+def _single_precision(ticket: nn.Module, batches: Sequence[Any]) -> nn.Module:
+    """Return a copy of a ticket in single precision.
+
+    Raises:
+        PruneError: it does not run.
+    """
     work = copy.deepcopy(ticket).float()
-
-    def widen(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return map_tensors(
-            (args, kwargs), lambda each: each.float() if each.dtype in HALF_PRECISION else each
-        )
-
-    work.register_forward_pre_hook(widen, with_kwargs=True)
+    [few, *_] = next(_samples(batches, 2, 0))
+    try:
+        with torch.no_grad(), evaluation_mode(work):
+            call_keeping(work, _widen(few), ())
+    except Exception as error:  # the model's own code runs here, and may raise anything
+        raise PruneError(f"it does not run in single precision ({first_line(error)})") from error
     return work
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _widen(batch: Any) -> Any:
+    """Return a batch with its numbers of half precision in single precision."""
+    return map_tensors(batch, lambda each: each.float() if each.dtype in HALF_PRECISION else each)
 
 
 def _moving(ticket: nn.Module, *, with_norms: bool) -> list[Tensor]:
@@ -314,7 +325,12 @@ def _moving(ticket: nn.Module, *, with_norms: bool) -> list[Tensor]:
 
 
 def _norms_to_train(
-    ticket: nn.Module, dense: nn.Module, batches: Sequence[Any], items: int, aims: Aims
+    ticket: nn.Module,
+    dense: nn.Module,
+    batches: Sequence[Any],
+    items: int,
+    aims: Aims,
+    cast: Callable[[Any], Any],
 ) -> list[_BatchNorm]:
     """Return the batch norms, or none where the error with statistics of a batch is much higher."""
     norms = running_norms(ticket)
@@ -325,9 +341,9 @@ def _norms_to_train(
     with torch.no_grad(), evaluation_mode(ticket), evaluation_mode(dense):
         wanted = call_keeping(dense, batch, ())
         only_outputs = replace(aims, states=())
-        before = only_outputs.error(call_keeping(ticket, batch, ()), wanted)
+        before = only_outputs.error(call_keeping(ticket, cast(batch), ()), wanted)
         with _counting(norms):
-            after = only_outputs.error(call_keeping(ticket, batch, ()), wanted)
+            after = only_outputs.error(call_keeping(ticket, cast(batch), ()), wanted)
     _copy(kept, [buffer for norm in norms for buffer in norm.buffers(recurse=False)])
     return norms if bool(after < WORSE_WITH_BATCH * before) else []
 
@@ -365,8 +381,9 @@ def _descend(
     norms: Sequence[_BatchNorm],
     parameters: Sequence[nn.Parameter],
     optimizer: torch.optim.Optimizer,
+    cast: Callable[[Any], Any],
 ) -> float:
-    """Take one step on the items of all parts, and return their error before it."""
+    """Take one step on the items of all parts, and return their error before it; ``cast``: for the ticket."""
     total = sum(map(item_count, parts))
     whole = 0.0
     for part in parts:
@@ -375,7 +392,7 @@ def _descend(
             wanted = call_keeping(dense, part, aims.modules)
         counted = norms if item_count(part) >= LEAST_NORM_ITEMS else ()
         with torch.enable_grad(), sound_backward(ticket), _counting(counted):
-            error = share * aims.error(call_keeping(ticket, part, aims.modules), wanted)
+            error = share * aims.error(call_keeping(ticket, cast(part), aims.modules), wanted)
             try:
                 gradients = torch.autograd.grad(error, parameters, allow_unused=True)
             except RuntimeError as fault:  # Code that works in place may run and still have no gradient.

@@ -151,8 +151,12 @@ def widened_copy(
     """
     masked = copy_model(like)
     values, kept = _tensors_of(ticket), elements_kept(shapes_of(like), pruned)
+    theirs = _tensors_of(masked)
+    # Of a tensor under several names the one counts under which it was sliced.
+    name_of = {id(tensor): name for name, tensor in sorted(theirs.items(), key=lambda each: each[0] in kept)}
     with torch.no_grad():
-        for name, tensor in _tensors_of(masked).items():
+        for name in name_of.values():
+            tensor = theirs[name]
             if axes := kept.get(name):
                 every = [axes.get(axis, torch.arange(size)) for axis, size in enumerate(tensor.shape)]
                 tensor.detach()[torch.meshgrid(*every, indexing="ij")] = values[name].detach()

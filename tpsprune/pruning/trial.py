@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from tpsprune.errors import first_line
 from tpsprune.numerics.forward import (
+    HALF_PRECISION,
     call_model,
     evaluation_mode,
     fixed_seed,
@@ -48,7 +49,7 @@ def randomised_copy(model: nn.Module) -> nn.Module:
     subject = copy_model(model).eval()
     generator = torch.Generator().manual_seed(0)
     for name, tensor in (*subject.named_parameters(), *subject.named_buffers()):
-        if tensor.dtype in (torch.float16, torch.bfloat16):
+        if tensor.dtype in HALF_PRECISION:
             tensor.data = tensor.data.float()
         random = torch.randn(tensor.shape, generator=generator)
         if not isinstance(tensor, nn.Parameter) or not tensor.is_floating_point():
