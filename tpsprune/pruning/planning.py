@@ -5,10 +5,11 @@ Evidence is the figures by which an allocation compares groups. Units are chosen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from tpsprune.pruning.costs import CostModel, Times, latency_shares, timed
 from tpsprune.pruning.groups import Group, Prunability
 from tpsprune.pruning.head_width import residual_shares, score_rank
 from tpsprune.pruning.importances import highest, score_units
+from tpsprune.pruning.measured_cuts import measure_cuts
 from tpsprune.pruning.opening import open_what_computes_alike
 from tpsprune.pruning.prunability import find_and_price_groups, list_fixed
 from tpsprune.pruning.selection import Selection
@@ -29,6 +31,13 @@ from tpsprune.pruning.ties import Classes
 from tpsprune.pruning.widths import Evidence, choose_widths, needed_evidence
 from tpsprune.recipe.prune import Allocation, Prune
 from tpsprune.records import CheckedLayer
+
+TINY: Final = 1e-9
+"""A residual share below it is rounding."""
+LITTLE: Final = 0.02
+"""A cut that leaves out a smaller residual share is no measure of what larger ones cost."""
+LEAST: Final = 1e-9
+"""Of what the group worth most has: what was measured as nothing may be something at other widths."""
 
 
 @final
@@ -172,10 +181,13 @@ def _gather_evidence(
     if "ranks" in needed:
         return Evidence(ranks=in_order(score_rank, lambda group: statistics.effective_rank(model, group)))
     if "residuals" in needed:
-        usual = fmean(each.loudness for each in orders.values()) if orders else 1.0
+        worth = {name: each.loudness for name, each in orders.items()}
+        if settings.widths == "greedy" and statistics.moments:
+            worth = _measured_worth(statistics, model, batches, groups, orders)
+        usual = fmean(worth.values()) if worth else 1.0
         return Evidence(
             residuals=in_order(residual_shares, lambda group: orders[group.name].residual_shares),
-            loudness=in_order(lambda _: usual, lambda group: orders[group.name].loudness),
+            loudness=in_order(lambda _: usual, lambda group: worth[group.name]),
         )
     if "scores" in needed:
         of_units = statistics.scores or score_units(
@@ -183,6 +195,60 @@ def _gather_evidence(
         )
         return Evidence(scores=in_order(lambda energy_d: energy_d, lambda group: of_units[group.name]))
     return Evidence()
+
+
+def _measured_worth(
+    statistics: CalibrationStatistics,
+    model: nn.Module,
+    batches: Sequence[Any],
+    groups: Sequence[Group],
+    orders: Mapping[str, Selection],
+) -> dict[str, float]:
+    """Return what each group is worth, between what its slopes say and what a cut of it alone measured.
+
+    Measured, the curve of losses, −ln(1 − residual share) · √worth (``widths``), goes through the error that
+    the cut made; groups of one class share it as their slopes have it. Slopes hold for small errors, one
+    measurement for one width. Errors on other items at a half and a quarter of the operations, two draws:
+    of slopes alone, of both, of the measurement alone ViT 0.053, 0.037, 0.033; CREPE 0.115, 0.112, 0.113;
+    ResNet-8 0.089, 0.089, 0.088; a CNN on Fashion-MNIST 0.016, 0.017, 0.018.
+    """
+    classes = Classes.of(groups)
+    members: dict[str, list[Group]] = {}
+    for group, rank in zip(groups, classes.of_group, strict=True):
+        if group.name in orders and group.width > 1:
+            members.setdefault(classes.names[rank], []).append(group)
+    cut = {each.name: _first_that_matters(orders[each.name]) for own in members.values() for each in own}
+    errors = measure_cuts(
+        model,
+        batches,
+        {name: [(each, cut[each.name].units) for each in own] for name, own in members.items()},
+        statistics.moments,
+    )
+    slopes = {name: each.loudness for name, each in orders.items()}
+    measured = dict(slopes)
+    for name, own in members.items():
+        whole = sum(slopes[each.name] for each in own)
+        shares = {each.name: slopes[each.name] / whole if whole > 0 else 1 / len(own) for each in own}
+        residual = sum(share * cut[each].residual_shares[-1] for each, share in shares.items())
+        loss = -math.log1p(-min(max(residual, TINY), 1.0 - TINY))
+        measured |= {each: share * (errors[name] / loss) ** 2 for each, share in shares.items()}
+    return _geometric_means(slopes, measured)
+
+
+def _geometric_means(slopes: Mapping[str, float], measured: Mapping[str, float]) -> dict[str, float]:
+    """Return √(a · b) of two figures of each group, both over their largest, neither less than ``LEAST``."""
+
+    def share(of: Mapping[str, float], name: str) -> float:
+        return max(LEAST, of[name] / (max(of.values()) or 1.0))
+
+    return {name: math.sqrt(share(slopes, name) * share(measured, name)) for name in slopes}
+
+
+def _first_that_matters(order: Selection) -> Selection:
+    """Return the first half of the units, or fewer until what they leave out is more than little."""
+    most = len(order.units) // 2
+    enough = (kept for kept in range(most, 0, -1) if order.residual_shares[kept - 1] >= LITTLE)
+    return order.first(next(enough, 1))
 
 
 def choose_units(planned: WidthPlan, model: nn.Module, settings: Prune) -> dict[str, Selection]:

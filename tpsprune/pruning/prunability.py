@@ -27,6 +27,7 @@ from tpsprune.pruning.coupling import Candidate, Proposal, propose_groups, trace
 from tpsprune.pruning.groups import Group, Prunability, element_index
 from tpsprune.pruning.head_width import HEAD_WIDTH, propose_head_widths
 from tpsprune.pruning.layers import fault_of, is_depthwise, is_mixer, length, mixer
+from tpsprune.pruning.open_attention import OpenAttention
 from tpsprune.pruning.open_experts import OpenExperts
 from tpsprune.pruning.opening import is_closed, open_layers, open_what_computes_alike
 from tpsprune.pruning.scans import propose_scan_groups
@@ -131,7 +132,10 @@ def find_groups(
     coupled = {
         side.module: each.root for each in reversed(couplings) for side in each.sides if side.side != "in"
     }
-    return Prunability(tuple(groups), tuple(unpruned), coupled)
+    opened = (
+        name for name, module in model.named_modules() if isinstance(module, OpenAttention | OpenExperts)
+    )
+    return Prunability(tuple(groups), tuple(unpruned), coupled, tuple(opened))
 
 
 def _tie_experts(model: nn.Module, groups: Sequence[Group]) -> tuple[list[Group], dict[str, str]]:

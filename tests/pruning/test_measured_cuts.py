@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import tpsprune
+from tests.pruning import nets_structure as zoo
+from tests.unchanged import unchanged
+from tpsprune.pruning.measured_cuts import measure_cuts
+from tpsprune.pruning.output_error import output_error
+from tpsprune.pruning.planning import plan_widths
+from tpsprune.recipe.prune import Macs, Prune
+
+
+def plan(model: nn.Module, batch: torch.Tensor) -> tpsprune.pruning.WidthPlan:
+    return plan_widths(model, [batch], Prune(target=Macs(0.6), round_to=1))
+
+
+def cuts(model: nn.Module, batch: torch.Tensor, share: float) -> dict[str, float]:
+    """Return what is measured with each group alone at a share of its units."""
+    planned = plan(model, batch)
+    orders = {
+        group.name: [(group, planned.orders[group.name].units[: math.ceil(share * group.width)])]
+        for group in planned.groups
+    }
+    return measure_cuts(model, [batch], orders, planned.statistics.moments)
+
+
+@pytest.mark.parametrize("name", ["cnn", "residual", "mlp"])
+def test_it_is_about_the_error_of_a_ticket_in_which_that_group_alone_is_cut(name: str) -> None:
+    model, batch = zoo.case(name)
+    batch = torch.cat([batch] * 2) if len(batch) < 256 else batch
+    planned = plan(model, batch)
+    with unchanged(model):
+        measured = cuts(model, batch, 0.5)
+    held = batch[-len(batch) // 4 :]
+    for group in planned.groups:
+        kept = math.ceil(0.5 * group.width)
+        ticket = tpsprune.extract(
+            model,
+            [batch],
+            tpsprune.Widths({group.name: kept}),
+            quality="fast",
+            reconstruct=False,
+            recalibrate=False,
+        ).ticket
+        assert measured[group.name] == pytest.approx(output_error(ticket, model, [held]), rel=0.5, abs=1e-2)
+
+
+def test_nothing_is_lost_where_all_units_are_kept_or_the_rest_are_copies() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    batch = torch.randn(256, 6)
+    with torch.no_grad():
+        model[0].weight[4:] = model[0].weight[:4]
+        model[0].bias[4:] = model[0].bias[:4]
+    assert cuts(model, batch, 1.0)["0"] == 0.0
+    assert cuts(model, batch, 0.5)["0"] < 1e-6
+
+
+def test_a_group_on_which_the_output_hardly_depends_is_cut_more_than_its_slopes_allow() -> None:
+    class Saturated(nn.Module):
+        """Two branches of equal slopes at the data: of one the other half of the way does not matter."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(8, 32), nn.Linear(8, 32)
+            self.out_one, self.out_two = nn.Linear(32, 4), nn.Linear(32, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first = self.out_one(torch.relu(self.one(x)))
+            return first + 0.01 * self.out_two(torch.relu(self.two(x)))
+
+    torch.manual_seed(0)
+    model, batch = Saturated().eval(), torch.randn(512, 8)
+    widths = plan(model, batch).width_of
+    assert widths["two"] < widths["one"]
+
+
+def test_whatever_is_measured_as_nothing_still_has_a_price() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    with torch.no_grad():
+        model[4].weight.zero_()
+    planned = plan(model, torch.randn(256, 6))
+    assert all(math.isfinite(each) and each > 0 for each in planned.evidence.loudness)
+    assert replace(planned).cost_share <= 0.6
