@@ -263,8 +263,7 @@ def _losses(evidence: Evidence) -> list[list[float]]:
     """Return what greedy allocation takes for the loss with each group's best k units.
 
     −ln(1 − residual share), so that losses of layers one behind the other add up, times the root of what
-    the group counts for: half-way between all groups alike and the model's own slopes, which hold for small
-    errors only. In trials on ResNet-8, CNNs and transformers the half-way did better than either.
+    the group counts for (``planning``).
     """
     curves = evidence.residuals
     loudness = evidence.loudness or [1.0] * len(curves)
