@@ -89,3 +89,12 @@ def test_whatever_is_measured_as_nothing_still_has_a_price() -> None:
     planned = plan(model, torch.randn(256, 6))
     assert all(math.isfinite(each) and each > 0 for each in planned.evidence.loudness)
     assert replace(planned).cost_share <= 0.6
+
+
+def test_dead_units_are_estimated_as_what_they_are() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    with torch.no_grad():
+        model[2].weight.zero_()
+        model[2].bias.fill_(-1.0)
+    assert cuts(model, torch.randn(256, 6), 0.5) == {"0": 0.0, "2": 0.0}

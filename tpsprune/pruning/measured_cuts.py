@@ -27,6 +27,8 @@ from tpsprune.pruning.output_error import error_of, predict
 
 RIDGE: Final = 1e-4
 """Of the mean variance of a signal, as little as an estimate from few rows bears."""
+NOTHING: Final = 1e-20
+"""A variance below it is that of dead units, and their covariance singular."""
 MOST_ITEMS: Final = 64
 LEAST_ITEMS: Final = 8
 SHARE_OF_A_PASS: Final = 0.5
@@ -102,7 +104,7 @@ def _estimate(
     covariance_nn, mean_n = moments.covariance_nn, moments.mean_n
     kept_k, removed_r = kept_k.to(mean_n.device), removed_r.to(mean_n.device)
     own_kk = covariance_nn[kept_k][:, kept_k].clone()
-    scale = own_kk.diagonal().mean().clamp_min(torch.finfo(own_kk.dtype).tiny)
+    scale = own_kk.diagonal().mean().clamp_min(NOTHING)
     own_kk.diagonal().add_(RIDGE * scale)
     map_rk = torch.linalg.solve(own_kk, covariance_nn[kept_k][:, removed_r]).mT
     intercept_r = mean_n[removed_r] - map_rk @ mean_n[kept_k]
