@@ -85,6 +85,11 @@ pruning    | optimizer state        | (take(value, kept.get(name, {})) if fits e
 pruning    | memory format          | return taken.contiguous(memory_format=channels_last) => return taken
 pruning    | multiples of eight     | width >= FEWEST_STEPS * step => width >= step
 pruning    | best of the repair     | if found < least: => if found > least:
+pruning    | tokens followed        | return self._calls.popleft() if self._calls => return None if self._calls
+pruning    | flags of experts       | any(part.requires_grad for parts in tensors for part in parts) => False
+pruning    | weight of the moment   | x = _some_input(plain, seed=1) => x = _some_input(plain)
+pruning    | tied widths            | return tuple(widths[rank] for rank in self.of_group) => return tuple(widths)
+pruning    | estimate of a cut      | intercept_r = mean_n[removed_r] - map_rk @ mean_n[kept_k] => intercept_r = mean_n[removed_r]
 export     | number of heads        | if value != dense.get((place, name)) or any(part in name for part in _OF_HEADS) => if False
 pipeline   | held out of the repair | others[held] = False => others[held] = True
 pruning    | flag of a new bias     | requires_grad=weight.requires_grad) => requires_grad=True)
