@@ -98,3 +98,19 @@ def test_dead_units_are_estimated_as_what_they_are() -> None:
         model[2].weight.zero_()
         model[2].bias.fill_(-1.0)
     assert cuts(model, torch.randn(256, 6), 0.5) == {"0": 0.0, "2": 0.0}
+
+
+def test_a_layer_that_is_called_on_a_single_item_is_measured_alike() -> None:
+    class Alone(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, items: torch.Tensor) -> torch.Tensor:
+            return torch.stack([self.inner(item) for item in items])
+
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 3, 3), nn.Flatten(-3)).eval()
+    batch = torch.randn(64, 2, 6, 6)
+    ours, theirs = (cuts(model, batch, 0.5) for model in (Alone(inner).eval(), inner))
+    assert list(ours.values()) == pytest.approx(list(theirs.values()), rel=1e-3)

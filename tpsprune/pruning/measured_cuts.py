@@ -22,7 +22,7 @@ from tpsprune.numerics.moments import Moments
 from tpsprune.numerics.trees import item_count
 from tpsprune.pruning.groups import Consumer, Group, element_index
 from tpsprune.pruning.layers import channels_first
-from tpsprune.pruning.observations import hold_out, sample_items
+from tpsprune.pruning.observations import hold_out, sample_items, with_items
 from tpsprune.pruning.output_error import error_of, predict
 
 RIDGE: Final = 1e-4
@@ -112,10 +112,10 @@ def _estimate(
     axis = 1 if channels_first(module) else -1
 
     def estimate(inputs: Tensor) -> Tensor:
-        x = inputs.movedim(axis, -1).clone()
+        x = with_items(module, inputs).movedim(axis, -1).clone()
         x_kp = x[..., place_np[kept_k]]
         y_rp = map_rk.to(x) @ x_kp + intercept_r.to(x)[:, None]
         x[..., place_np[removed_r]] = y_rp
-        return x.movedim(-1, axis)
+        return x.movedim(-1, axis).reshape(inputs.shape)
 
     return estimate
