@@ -253,3 +253,23 @@ def test_flags_and_modes_are_those_of_the_layer() -> None:
     assert not any(each.requires_grad for each in plain.parameters())
     assert type(plain) is nn.Linear
     assert plain.weight.dtype is torch.float64
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_an_encoders_padded_places_do_not_keep_its_attention_closed() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 1)
+            self.last = weight_normed(nn.Linear(8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            padding = torch.arange(x.shape[1]) >= 3
+            given = self.encoder(x, src_key_padding_mask=padding.expand(len(x), -1))
+            return torch.nn.functional.pad(self.last(given), (0, 0, 0, x.shape[1] - given.shape[1]))
+
+    torch.manual_seed(0)
+    _, names, reasons_of = open_what_computes_alike(Tokens().eval(), torch.randn(2, 5, 8))
+    assert names == ("encoder.layers.0.self_attn", "last")
+    assert reasons_of == {}
