@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -62,9 +61,9 @@ def test_nothing_is_lost_where_all_units_are_kept_or_the_rest_are_copies() -> No
     assert cuts(model, batch, 0.5)["0"] < 1e-6
 
 
-def test_a_group_on_which_the_output_hardly_depends_is_cut_more_than_its_slopes_allow() -> None:
+def test_where_slopes_see_nothing_the_measured_error_makes_a_group_worth_more() -> None:
     class Saturated(nn.Module):
-        """Two branches of equal slopes at the data: of one the other half of the way does not matter."""
+        """One branch as it is, and one behind a steep tanh: flat nearly everywhere, and all that matters."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -72,13 +71,16 @@ def test_a_group_on_which_the_output_hardly_depends_is_cut_more_than_its_slopes_
             self.out_one, self.out_two = nn.Linear(32, 4), nn.Linear(32, 4)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            first = self.out_one(torch.relu(self.one(x)))
-            return first + 0.01 * self.out_two(torch.relu(self.two(x)))
+            plain = self.out_one(torch.relu(self.one(x)))
+            return plain + torch.tanh(1e4 * self.out_two(torch.relu(self.two(x))))
 
     torch.manual_seed(0)
     model, batch = Saturated().eval(), torch.randn(512, 8)
-    widths = plan(model, batch).width_of
-    assert widths["two"] < widths["one"]
+    planned = plan(model, batch)
+    names = [group.name for group in planned.groups]
+    worth = dict(zip(names, planned.evidence.loudness, strict=True))
+    by_slopes = planned.orders["two"].loudness / planned.orders["one"].loudness
+    assert worth["two"] / worth["one"] > 2 * by_slopes
 
 
 def test_whatever_is_measured_as_nothing_still_has_a_price() -> None:
@@ -88,7 +90,7 @@ def test_whatever_is_measured_as_nothing_still_has_a_price() -> None:
         model[4].weight.zero_()
     planned = plan(model, torch.randn(256, 6))
     assert all(math.isfinite(each) and each > 0 for each in planned.evidence.loudness)
-    assert replace(planned).cost_share <= 0.6
+    assert planned.cost_share <= 0.6
 
 
 def test_dead_units_are_estimated_as_what_they_are() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,12 +13,12 @@ from torch import Tensor, nn
 
 import tpsprune
 from tests.unchanged import unchanged
-from tpsprune.errors import PruneError
+from tpsprune.errors import ArtifactError, PruneError
 from tpsprune.models.libraries import help_torchvision
 from tpsprune.numerics.macs import count_macs
-from tpsprune.pruning import carry_state, check_ticket, extract, replay
+from tpsprune.pruning import Plan, carry_state, check_ticket, extract, replay
 from tpsprune.pruning.lockstep import collect_all_calls, traverse_in_step
-from tpsprune.pruning.open_experts import OpenExperts, why_experts_stay_closed
+from tpsprune.pruning.open_experts import OpenExperts, parts_of_experts, why_experts_stay_closed
 from tpsprune.pruning.opening import (
     close_layers,
     closed_shapes,
@@ -268,3 +269,19 @@ def test_experts_under_two_names_stay_closed() -> None:
     named = [each for each in found.unpruned if "several names" in each.reason]
     assert [each.name for each in named] == ["model.layers.0.mlp.experts"]
     assert found.ticket.alias is found.ticket.model.layers[0].mlp.experts
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_plan_by_hand_that_leaves_experts_unequal_or_opens_too_many_is_refused() -> None:
+    model = family("MixtralForCausalLM")
+    found = tpsprune.extract(model, BATCHES, tpsprune.Macs(0.7), quality="fast")
+    rank = next(rank for rank, each in enumerate(found.plan.groups) if ".experts." in each.name)
+    uneven = list(found.plan.groups)
+    uneven[rank] = replace(uneven[rank], kept=uneven[rank].kept[:4])
+    with pytest.raises(PruneError, match="experts of different widths cannot be held in one tensor"):
+        replay(model, replace(found.plan, groups=tuple(uneven)))
+    raw = found.plan.to_json()
+    for changes in ({"opened": [*raw["opened"], raw["opened"][0]]}, {"opened": ["model.norm.nothing"]}):
+        with pytest.raises(ArtifactError, match=r"plan\.opened: .* is no module in plan"):
+            Plan.from_json(raw | changes)
+    assert parts_of_experts("e", {"e.up_proj": (10**12, 4, 4), "e.down_proj": (10**12, 4, 4)}) == {}

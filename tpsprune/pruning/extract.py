@@ -93,10 +93,10 @@ def extract(
     1. Groups of coupled units are found and proved prunable, in a copy with its attention, experts and
     computed weights opened; statistics of the dense model on the calibration data give what
     ``settings.widths`` needs, that the widths that meet ``settings.target``, and the units that are kept.
-    2. The tensors are sliced once. 3. In one traversal each
-    layer is fitted to the output of the *dense* model's layer from its input in the ticket, so that errors do
-    not add up. 4. The ticket is verified against the dense-shaped model with the same units masked. 5.
-    Batch-norm statistics are computed again where that lowers the error.
+    2. The tensors are sliced once. 3. In one traversal each layer is fitted to the output of the *dense*
+    model's layer from its input in the ticket, so that errors do not add up. 4. The ticket is verified
+    against the dense-shaped model with the same units masked. 5. Batch-norm statistics are computed again
+    where that lowers the error. 6. Experts are closed again.
 
     Args:
         model: not changed, whatever happens; it may be in either mode and partly frozen.

@@ -26,6 +26,8 @@ from tpsprune.pruning.parts import Part, Shape
 FLAGS: Final = ("has_gate", "has_bias", "is_transposed", "is_concatenated")
 """What transformers' ``use_experts_implementation`` has every class of experts say about its layout."""
 HIDDEN: Final = re.compile(r"intermediate|expert_dim|ffn|hidden_features")
+MOST_EXPERTS: Final = 2**16
+"""Of a module: a file that says it holds more is not read to its end."""
 TRIED_TOKENS: Final = 8
 CLOSE: Final = 1e-3
 HALF_CLOSE: Final = 5e-2
@@ -140,6 +142,8 @@ def parts_of_experts(name: str, shapes: Mapping[str, Shape], *, interleaved: boo
     if not all(len(shapes.get(each, ())) == 3 for each in (up, down)):
         return {}
     count, *_ = shapes[up]
+    if count > MOST_EXPERTS:
+        return {}
     # (n, rows, m) against (n, m, h), or both turned.
     halves = 2 if gated else 1
     turned = shapes[up][1] != halves * shapes[down][2] or shapes[up][2] != shapes[down][1]

@@ -91,8 +91,9 @@ def open_what_computes_alike(
 
     Cost: a pass of each model; where they differ two for each module that can be opened.
     """
-    closed = {name: why for name, why in _reasons(model, tries=True).items() if name and why}
-    opened, names = open_layers(model)
+    reasons = _reasons(model, tries=True)
+    closed = {name: why for name, why in reasons.items() if name and why}
+    opened, names = open_layers(model, [name for name in reasons if name and name not in closed])
     # An encoder gives something else at padded places, and is meant to, once its attention is open.
     known = [name for name in names if isinstance(model.get_submodule(name), nn.MultiheadAttention)]
     others = [name for name in names if name not in known]
@@ -140,11 +141,17 @@ def _reasons(model: nn.Module, *, tries: bool) -> dict[str, str]:
 
 
 def close_layers(model: nn.Module) -> None:
-    """Close, in place, what does not stay open: experts, of one hidden width in each module."""
-    for owner in list(model.modules()):
-        for child, module in owner._modules.items():
-            if isinstance(module, OpenExperts):
-                owner._modules[child] = close_experts(module)
+    """Close, in place, what does not stay open: experts, of one hidden width in each module.
+
+    Raises:
+        PruneError: a plan has left experts of a module at different widths.
+    """
+    for name, module in list(model.named_modules()):
+        if isinstance(module, OpenExperts):
+            try:
+                model.set_submodule(name, close_experts(module))
+            except ValueError as error:
+                raise PruneError(f"{name}: {error}") from error
 
 
 def _opened(module: nn.Module) -> nn.Module:
@@ -182,7 +189,7 @@ def opened_shapes(shapes: Mapping[str, Shape], names: Sequence[str]) -> dict[str
     for name in names:
         parts = parts_of(name, shapes)
         for closed in _closed_tensors(name, shapes, parts):
-            del opened[closed]
+            opened.pop(closed, None)
         opened.update({each: part.shape for each, part in parts.items()})
     return opened
 
@@ -202,7 +209,7 @@ def closed_shapes(
         if parts := parts_of_experts(name, before):
             closed.update(closed_shapes_of_experts(name, before, opened))
             for each in parts:
-                del closed[each]
+                closed.pop(each, None)
     return closed
 
 

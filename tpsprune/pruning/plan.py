@@ -128,7 +128,7 @@ def _version(package: str) -> str:
 def _check_fits_itself(plan: Plan) -> None:
     held = {fact.name: fact.shape for fact in plan.model}
     for module in plan.opened:
-        if not module or not parts_of(module, held):
+        if not module or not parts_of(module, held) or plan.opened.count(module) > 1:
             raise ArtifactError(f"plan.opened: {module!r} is no module in plan.model that can be opened")
     opened = opened_shapes(held, plan.opened)
     for module in plan.new_biases:

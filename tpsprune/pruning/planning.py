@@ -99,7 +99,7 @@ def plan_widths(
         PruneError: as ``extract``, but for faults that only the pruned model can show.
 
     Cost: the search for groups; a quarter to the whole of a pass of the calibration data; moments and
-    solutions of every group.
+    solutions of every group; for greedy widths half a pass more (``measured_cuts``).
     """
     times = Times() if times is None else times
     with timed(times, "survey"):
