@@ -77,7 +77,8 @@ def extract(
         a ticket of transformers writes what ``from_pretrained`` loads.
 
     Cost: the passes of ``pruning.extract``; the repair, unless ``quality="fast"``, is a dozen passes forward
-    and backward over the calibration data or 200 steps of 64 items, whichever is less: most of the time.
+    and backward over the calibration data or 200 steps of 64 items, whichever is less, and up to three times
+    that where they bring little: most of the time.
 
     Raises:
         PruneError: a setting does not exist or is out of bounds, the batches do not fit the model, the target

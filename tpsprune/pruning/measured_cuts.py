@@ -45,7 +45,7 @@ def measure_cuts(
     """Return for each class the error of the outputs where its groups have only the units given.
 
     Every consumer of the class sees estimates of the signals removed from those kept, by least squares: what
-    compensation would do for that class alone. The error is that of ``output_error``, on items held out.
+    compensation of that class alone gives. The error is that of ``output_error``, on items held out.
 
     Args:
         model: not changed; called in evaluation mode.
