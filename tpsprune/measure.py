@@ -19,6 +19,9 @@ from tpsprune.numerics.trees import Tree, item_count, map_tensors, tensors_of
 from tpsprune.records import Latency, Size
 from tpsprune.runs.tensors import file_bytes
 
+TIMED_ITEMS: Final = 32
+"""The items of a batch on which layers of low rank are timed."""
+
 
 def size(model: nn.Module, batch: Any) -> Size:
     """Measure a model: parameters, multiply-accumulates per item of ``batch``, bytes on disk.

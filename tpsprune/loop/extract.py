@@ -111,7 +111,7 @@ def extract(
     inputs: dict[str, Any] = {"seed": seed}
     if labels and chosen.units != "interpolation":
         inputs["labels"] = labels
-    if isinstance(chosen.target, Latency):
+    if isinstance(chosen.target, Latency) or chosen.low_rank:
         inputs["clock"] = _clock(batches, chosen.target)
     extraction = pruning.extract(model, batches, chosen, **inputs)
     if steps := pruning.count_repair_steps(chosen, sum(map(item_count, batches))):
@@ -165,11 +165,14 @@ def replay(model: nn.Module, plan: Plan) -> nn.Module:
     return saves_itself(pruning.replay(plain_model(model), plan))
 
 
-def _clock(batches: Sequence[Any], target: Latency) -> Callable[[nn.Module], float]:
-    """Return the seconds of a pass over as many copies of the first item as the target asks for.
+def _clock(batches: Sequence[Any], target: Target) -> Callable[[nn.Module], float]:
+    """Return the seconds of a pass over as many copies of the first item as a target of latency asks for.
 
-    A batch that cannot be split is timed as it is.
+    With another target it is the first items themselves. A batch that cannot be split is timed as it is.
     """
-    copies = torch.zeros(target.batch_items, dtype=torch.int64)
-    batch = take_items(batches[0], copies) if batches else None
+    if isinstance(target, Latency):
+        items = torch.zeros(target.batch_items, dtype=torch.int64)
+    else:
+        items = torch.arange(min(measure.TIMED_ITEMS, item_count(batches[0])) if batches else 0)
+    batch = take_items(batches[0], items) if batches else None
     return lambda model: measure.batch_latency(model, batch).median_seconds

@@ -17,7 +17,7 @@ from torch import nn
 
 from tpsprune import measure, pruning, training
 from tpsprune.loop.meter import Ledger
-from tpsprune.numerics.trees import at, first_of
+from tpsprune.numerics.trees import at, first_of, item_count, take_items
 from tpsprune.pipeline.benchmark import benchmark
 from tpsprune.pipeline.stage import (
     PROGRESS_SECONDS,
@@ -314,6 +314,10 @@ def extraction_inputs(bench: Workbench, units: str, target: Target) -> dict[str,
     if isinstance(target, Latency):
         item, items = first_of(bench.prune_batches[0]), target.batch_items
         extra["clock"] = lambda model: measure.latency(model, item, items).median_seconds
+    elif bench.recipe.prune.low_rank:
+        first = bench.prune_batches[0]
+        batch = take_items(first, torch.arange(min(measure.TIMED_ITEMS, item_count(first))))
+        extra["clock"] = lambda model: measure.batch_latency(model, batch).median_seconds
     return extra
 
 

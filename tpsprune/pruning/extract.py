@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any, Final
 
 import torch
@@ -18,25 +19,43 @@ from tpsprune.numerics.forward import call_model, evaluation_mode, fixed_seed, f
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.numerics.trees import item_count, take_items
 from tpsprune.pruning.calibration import turn_heads
-from tpsprune.pruning.costs import Times, timed
+from tpsprune.pruning.costs import Times, own_macs, timed
+from tpsprune.pruning.factored import Factored, factor_layers
 from tpsprune.pruning.groups import PrunedGroup
+from tpsprune.pruning.layers import mixer, tensor_axes
+from tpsprune.pruning.low_rank import choose_ranks
 from tpsprune.pruning.observations import hold_out, sample_items
 from tpsprune.pruning.opening import close_layers, open_layers
 from tpsprune.pruning.output_error import output_error
 from tpsprune.pruning.plain_layers import is_computed
 from tpsprune.pruning.plan import Plan, signature_of, versions
-from tpsprune.pruning.planning import WidthPlan, choose_units, plan_otherwise, plan_widths
+from tpsprune.pruning.planning import WidthPlan, choose_units, plan_low_rank, plan_otherwise, plan_widths
 from tpsprune.pruning.prunability import layers_gaining_bias
 from tpsprune.pruning.recalibration import recalibrate_norms
 from tpsprune.pruning.reconstruction import reconstruct, share_held
 from tpsprune.pruning.selection import Selection
-from tpsprune.pruning.surgery import add_biases, hold_scale, pruned_copy, shapes_of, widened_copy
-from tpsprune.pruning.verification import refusing_what_does_not_run, verify
+from tpsprune.pruning.surgery import (
+    add_biases,
+    copy_model,
+    elements_kept,
+    hold_scale,
+    pruned_copy,
+    shapes_of,
+    widened_copy,
+)
+from tpsprune.pruning.verification import (
+    check_target_met,
+    refusing_what_does_not_run,
+    verify,
+    verify_split,
+)
 from tpsprune.recipe.prune import Allocation, Macs, Params, Prune, Tolerance
 from tpsprune.records import GroupChange, Unpruned
 
 RIVALS: Final[tuple[Allocation, ...]] = ("uniform", "equal-residual")
 """What greedy widths are held against where the quality is ``best``."""
+TIMED_TURNS: Final = 3
+"""How often layers are timed split and whole, by turns."""
 MOST_FEW: Final = 3
 """So many layers are named in a note about several."""
 
@@ -63,8 +82,8 @@ class _Compensated:
     """The ticket, its layers fitted to the dense model's.
 
     ``like`` is the model that it was sliced from: the dense one with the modules ``names`` open and the
-    biases ``new_biases``. ``pruned`` is what became of the groups that lose units, ``fitted_share`` the share
-    of the calibration items on which layers were fitted.
+    biases ``new_biases``. ``pruned`` is what became of the groups that lose units, ``factored`` the layers of
+    low rank, not yet split, ``fitted_share`` the share of the calibration items on which layers were fitted.
     """
 
     ticket: nn.Module
@@ -73,7 +92,14 @@ class _Compensated:
     chosen: Mapping[str, Selection]
     pruned: tuple[PrunedGroup, ...]
     new_biases: tuple[str, ...]
+    factored: tuple[Factored, ...]
     fitted_share: float
+
+    def split(self) -> nn.Module:
+        """Return a copy of the ticket with its layers of low rank split."""
+        ticket = copy_model(self.ticket)
+        factor_layers(ticket, self.factored)
+        return ticket
 
 
 @full_precision()
@@ -104,7 +130,8 @@ def extract(
             without labels.
         settings: the target and what may be done for it.
         labels: one tensor for each batch; only ``units = "taylor"`` uses them.
-        clock: seconds of a forward pass of a model; only a target of latency needs it.
+        clock: seconds of a forward pass of a model; a target of latency needs it, and layers of low rank are
+            split only where it finds them faster.
         seed: of units chosen at random.
         objective: what labels are for: cross-entropy over classes by default.
 
@@ -114,16 +141,15 @@ def extract(
 
     Cost: the search for groups; a forward pass of the dense model, one of both, and what verification and
     batch norms take: two to four of the ticket and one of the dense model; the moments and solutions of the
-    reconstruction.
+    reconstruction. With ``low_rank`` two more walks and the directions of every layer's outputs.
     """
     times = Times()
     # Opened, traced, grouped, proved, listed, priced, measured, allocated.
     planned = plan_widths(
         model, batches, settings, labels=labels, clock=clock, seed=seed, objective=objective, times=times
     )
-    if settings.quality == "best" and settings.widths == "greedy":
-        with timed(times, "race"):
-            planned = _race(model, batches, settings, planned)
+    with timed(times, "race"):
+        planned, notes = _race(model, batches, settings, planned, clock)
     narrowed, width_of = planned.narrowed, planned.width_of
     with timed(times, "walk"):
         # Chosen, sliced, compensated.
@@ -132,7 +158,13 @@ def extract(
     with timed(times, "verify"):
         masked = widened_copy(fitted.like, ticket, narrowed, fitted.pruned)
         widths = [width_of[group.name] for group in narrowed]
-        macs_share = verify(ticket, masked, model, batches, narrowed, widths, planned.count, settings)
+        units = replace(settings, target=planned.target)
+        macs_share = verify(ticket, masked, model, batches, narrowed, widths, planned.count, units)
+        if fitted.factored:
+            ticket = fitted.split()
+            verify_split(ticket, fitted.ticket, batches)
+            few = take_items(batches[0], torch.arange(2))
+            macs_share = check_target_met(ticket, model, few, planned.count, settings)
     with timed(times, "recalibrate"):
         # Repaired.
         if settings.recalibrate:
@@ -147,30 +179,78 @@ def extract(
         groups=_without_absent(tuple(whole), set(shapes_of(fitted.like))),
         new_biases=fitted.new_biases,
         opened=fitted.names,
+        factored=fitted.factored,
         versions=versions(),
         model=signature_of(model),
     )
-    changes = _changes(planned, fitted.chosen)
+    changes = (*_changes(planned, fitted.chosen), *_rank_changes(fitted))
     plain = [name for name in fitted.names if is_computed(model.get_submodule(name))]
-    notes = _notes(planned, sum(map(item_count, batches)), fitted.fitted_share, plain, settings)
+    notes += _notes(planned, sum(map(item_count, batches)), fitted.fitted_share, plain, settings)
     return Extraction(ticket, plan, changes, planned.prunability.unpruned, macs_share, notes, times)
 
 
-def _race(model: nn.Module, batches: Sequence[Any], settings: Prune, planned: WidthPlan) -> WidthPlan:
-    """Return the plan that errs least on calibration data held out, each compensated on the rest."""
-    if not isinstance(settings.target, Macs | Params):
-        return planned
+def _race(
+    model: nn.Module,
+    batches: Sequence[Any],
+    settings: Prune,
+    planned: WidthPlan,
+    clock: Callable[[nn.Module], float] | None,
+) -> tuple[WidthPlan, tuple[str, ...]]:
+    """Return the plan that errs least on calibration data held out, each compensated on the rest.
+
+    The plan as it is, with quality ``best`` other allocations, and where they are allowed layers of low rank;
+    a note says what those bring. With one plan alone nothing is run.
+    """
+    plans = [planned]
+    if (
+        settings.quality == "best"
+        and settings.widths == "greedy"
+        and isinstance(settings.target, Macs | Params)
+    ):
+        plans += [plan_otherwise(planned, settings, rival) for rival in RIVALS]
+        plans = list({plan.widths: plan for plan in reversed(plans)}.values())
+    if len(plans) == 1 and not settings.low_rank:
+        return planned, ()
     fit, held = hold_out(batches)
-    plans = [planned, *(plan_otherwise(planned, settings, rival) for rival in RIVALS)]
-    plans = list({plan.widths: plan for plan in reversed(plans)}.values())
 
-    def error(plan: WidthPlan) -> float:
+    def run(plan: WidthPlan) -> tuple[float, _Compensated | None, str]:
         try:
-            return output_error(_choose_and_compensate(model, fit, settings, plan).ticket, model, held)
-        except PruneError:  # It does not run at these widths.
-            return math.inf
+            fitted = _choose_and_compensate(model, fit, settings, plan)
+            return output_error(fitted.split(), model, held), fitted, ""
+        except PruneError as error:  # It does not run at these widths.
+            return math.inf, None, str(error)
 
-    return min(plans, key=error) if len(plans) > 1 else planned
+    runs = [(plan, *run(plan)) for plan in plans]
+    best, error, fitted, _ = min(runs, key=lambda each: each[1])
+    if not settings.low_rank or fitted is None:
+        return best, ()
+    split = plan_low_rank(best, model, batches, settings)
+    split_error, split_fitted, reason = run(split)
+    if split_fitted is None:
+        return best, (f"no layer was split: {reason}",)
+    count = len(split_fitted.factored)
+    layers = f"{count} layer{'' if count == 1 else 's'} of low rank"
+    found = f"an error of {split_error:.2g} on calibration data held out, of units alone {error:.2g}"
+    if not split_error < error:
+        return best, (f"{layers} would leave {found}: none was split",)
+    ticket = split_fitted.split()
+    close_layers(ticket)
+    for each in (fitted.ticket, split_fitted.ticket):
+        close_layers(each)
+    time, whole_time, units_time = _times_of((ticket, split_fitted.ticket, fitted.ticket), clock)
+    if not time < whole_time:
+        slower = f"{time / whole_time:.2f} times as long as whole"
+        return best, (f"{layers} would leave {found}, but take {slower}, measured here: none was split",)
+    taken = f", and {time / units_time:.2f} times the time of a pass, measured here" if clock else ""
+    return split, (f"{layers} leave {found}{taken}",)
+
+
+def _times_of(models: Sequence[nn.Module], clock: Callable[[nn.Module], float] | None) -> tuple[float, ...]:
+    """Return the medians of some turns of a clock; without one each model is faster than the next."""
+    if clock is None:
+        return tuple(map(float, range(len(models))))
+    turns = [[clock(each) for each in models] for _ in range(TIMED_TURNS)]
+    return tuple(map(median, zip(*turns, strict=True)))
 
 
 def _choose_and_compensate(
@@ -195,14 +275,49 @@ def _choose_and_compensate(
     for group, each in zip(narrowed, pruned, strict=True):
         hold_scale(ticket, group, len(each.kept))
     _check_it_runs(ticket, batches)
+    factored: tuple[Factored, ...] = ()
+    if planned.outputs:
+        factored = _choose_layers_to_split(like, ticket, pruned, settings, planned)
     share = 1.0
     if settings.compensate:
         share = share_held(statistics, batches, settings.activation_gib)
         if share < 1.0:
             items = sum(map(item_count, batches))
             batches = list(sample_items(batches, max(8, math.ceil(share * items)), items))
-        reconstruct(like, ticket, batches, narrowed, chosen, statistics.calls, refits=settings.reconstruct)
-    return _Compensated(ticket, like, names, chosen, pruned, new_biases, share)
+        reconstruct(
+            like,
+            ticket,
+            batches,
+            narrowed,
+            chosen,
+            statistics.calls,
+            refits=settings.reconstruct,
+            ranks={each.layer: each.rank for each in factored},
+        )
+    return _Compensated(ticket, like, names, chosen, pruned, new_biases, factored, share)
+
+
+def _choose_layers_to_split(
+    like: nn.Module, ticket: nn.Module, pruned: Sequence[PrunedGroup], settings: Prune, planned: WidthPlan
+) -> tuple[Factored, ...]:
+    """Return the layers that save what the widths leave to save until the target is met."""
+    assert isinstance(settings.target, Macs | Params), "low_rank_faults refuses another target"
+    there = {name for name, _ in like.named_modules()}
+    shapes, own = shapes_of(like), own_macs(planned.count)
+    kept = elements_kept(shapes, pruned)
+
+    def kept_outputs(name: str) -> Tensor | None:
+        axis = tensor_axes(like.get_submodule(name), "out")["weight"]
+        return kept.get(f"{name}.weight", {}).get(axis)
+
+    def price(name: str) -> float:
+        if isinstance(settings.target, Params):
+            return 1.0
+        return own.get(name, 0) / math.prod(shapes[f"{name}.weight"])
+
+    outputs = {name: each for name, each in planned.outputs.items() if name in there}
+    saving = planned.costs.at(planned.widths) - settings.target.share * planned.costs.total
+    return choose_ranks(ticket, outputs, kept_outputs, price, saving, settings)
 
 
 def _check_it_runs(ticket: nn.Module, batches: Sequence[Any]) -> None:
@@ -235,6 +350,21 @@ def _changes(planned: WidthPlan, chosen: Mapping[str, Selection]) -> tuple[Group
         for group, width, rank in reversed(list(zip(planned.groups, planned.widths, ranks, strict=True)))
     }
     return tuple(reversed(changes.values()))
+
+
+def _rank_changes(fitted: _Compensated) -> tuple[GroupChange, ...]:
+    """Return the layers that were split, each with the most rank it could have and the rank it has."""
+    sizes = {each.layer: mixer(fitted.ticket, each.layer).weight for each in fitted.factored}
+    return tuple(
+        GroupChange(
+            group=each.layer,
+            width_before=min(len(weight), weight[0].numel()),
+            width_after=each.rank,
+            kind="rank",
+        )
+        for each in fitted.factored
+        for weight in [sizes[each.layer]]
+    )
 
 
 def _notes(

@@ -55,16 +55,20 @@ def measure_cuts(
 
     Cost: a pass for each class over 8 to 64 items, half of the calibration data in all or those eight.
     """
-    _, held = hold_out(batches)
-    there = sum(map(item_count, batches))
-    wanted = int(SHARE_OF_A_PASS * there / max(1, len(classes)))
-    few = list(sample_items(held, max(LEAST_ITEMS, min(MOST_ITEMS, wanted)), AT_A_TIME))
+    few = items_to_measure(batches, len(classes))
     dense = list(predict(model, few))
     errors: dict[str, float] = {}
     for name, members in classes.items():
         with _estimating(model, members, moments):
             errors[name] = error_of(predict(model, few), iter(dense))
     return errors
+
+
+def items_to_measure(batches: Sequence[Any], times: int) -> list[Any]:
+    """Return items held out for so many measurements: 8 to 64, or those that make half a pass in all."""
+    _, held = hold_out(batches)
+    wanted = int(SHARE_OF_A_PASS * sum(map(item_count, batches)) / max(1, times))
+    return list(sample_items(held, max(LEAST_ITEMS, min(MOST_ITEMS, wanted)), AT_A_TIME))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, Literal
 from torch import nn
 
 from tpsprune.errors import ArtifactError
+from tpsprune.pruning.factored import Factored
 from tpsprune.pruning.groups import PrunedGroup
 from tpsprune.pruning.opening import opened_shapes, parts_of
 from tpsprune.records import Natural, dump, load
@@ -41,7 +42,8 @@ class Plan:
 
     ``target`` is the target of the pruning as text; ``opened`` are the modules that are replaced by
     the same function of plain layers, before anything is pruned (``opening``); ``new_biases`` the layers
-    that gain a bias; ``model`` the tensors of the dense model in order.
+    that gain a bias; ``factored`` those that are split in two once units are pruned; ``model`` the tensors of
+    the dense model in order.
     """
 
     SCHEMA: ClassVar[str] = "tpsprune.plan/2"
@@ -51,6 +53,7 @@ class Plan:
     groups: tuple[PrunedGroup, ...]
     new_biases: tuple[str, ...]
     opened: tuple[str, ...] = ()
+    factored: tuple[Factored, ...] = ()
     versions: dict[str, str]
     model: tuple[TensorFact, ...]
     digest: str = ""

@@ -77,6 +77,7 @@ def reconstruct(
     calls: Mapping[str, int],
     *,
     refits: bool = True,
+    ranks: Mapping[str, int] | None = None,
 ) -> None:
     """Fit ``ticket`` to ``dense``, in place, in one traversal of the two.
 
@@ -92,11 +93,12 @@ def reconstruct(
         chosen: the units that each of them keeps.
         calls: how often a layer is called in a pass; once where it is not named.
         refits: whether the refit is allowed; without it only consumers of pruned groups are fitted.
+        ranks: of layers that are to have no more; they are refitted whatever their inputs are.
 
     Cost: a forward pass of both models, the moments of each layer on the way (see ``observations``), and the
     solutions (see ``refit_layer``).
     """
-    task = _Reconstruction(dense, ticket, batches, groups, chosen, calls, refits)
+    task = _Reconstruction(dense, ticket, batches, groups, chosen, calls, refits, ranks or {})
     with evaluation_mode(dense), evaluation_mode(ticket):
         for stop in traverse_in_step(dense, ticket, batches, task.names):
             task.fit(stop)
@@ -124,9 +126,10 @@ class _Reconstruction:
         chosen: Mapping[str, Selection],
         calls: Mapping[str, int],
         refits: bool,
+        ranks: Mapping[str, int],
     ) -> None:
         self.dense, self.ticket, self.batches = dense, ticket, batches
-        self.calls, self.refits = calls, refits
+        self.calls, self.refits, self.ranks = calls, refits, ranks
         self.items = sum(map(item_count, batches))
         pruned = [PrunedGroup.of(group, chosen[group.name].units) for group in groups]
         self.kept_elements = elements_kept(shapes_of(dense), pruned)
@@ -153,7 +156,7 @@ class _Reconstruction:
             return
         if self.calls.get(name, 1) > 1:
             stop = Stop(name, collect_all_calls(self.dense, self.ticket, self.batches, name))
-        changed = bool(read) or any(not _are_equal(each) for each in stop.batches)
+        changed = bool(read) or name in self.ranks or any(not _are_equal(each) for each in stop.batches)
         # Where the two models route other items here (experts) no output belongs to an input.
         module = self.dense.get_submodule(name)
         if not changed or not all(_are_paired(module, each) for each in stop.batches):
@@ -202,7 +205,7 @@ class _Reconstruction:
             outputs_bsgq = factor * outputs_bsq.reshape(*outputs_bsq.shape[:2], groups_of(module), -1)
             sums.add(read_windows(module, each.pruned, places_s), outputs_bsgq)
         if sums.rows:
-            refit_layer(module, sums.moments())
+            refit_layer(module, sums.moments(), self.ranks.get(stop.module))
 
     def _outputs(self, name: str) -> Tensor | None:
         """Return which outputs of a dense layer its narrow one has; none where it has all."""
@@ -246,7 +249,7 @@ def refusal_to_refit(module: nn.Module) -> str:
     return ""
 
 
-def refit_layer(module: Mixer, moments: SplitMoments) -> float | None:
+def refit_layer(module: Mixer, moments: SplitMoments, rank: int | None = None) -> float | None:
     """Solve for a layer's weights and bias, in place. Return the ridge.
 
     W minimises E‖y − W x − b‖² + λ‖W − W₀‖², W₀ the weights as they are (compensated or not), λ = ridge · the
@@ -254,6 +257,9 @@ def refit_layer(module: Mixer, moments: SplitMoments) -> float | None:
     that does best on the items held out, fitted on the others, of such as do alike the largest; then all
     items are fitted. On these no layer does worse than it did. A layer without a bias is fitted through zero.
     Where the layer as it is does best on the items held out it is kept, and there is no ridge.
+
+    With a ``rank`` the outputs that this W gives are projected on their strongest directions U: U Uᵀ W is the
+    best of that rank (reduced-rank regression; Izenman 1975), and the bias is solved for again.
 
     Source: He, Zhang and Sun 2017, "Channel pruning for accelerating very deep neural networks",
     equation 3; Luo, Wu and Lin 2017, "ThiNet", section 3.3: there for the pruned layer alone.
@@ -266,24 +272,37 @@ def refit_layer(module: Mixer, moments: SplitMoments) -> float | None:
     parts = moments.about_zero() if module.bias is None else moments
     fit, held = parts.fit, parts.held
     bias_gq = None if module.bias is None else widened(module.bias.detach()).reshape(len(old_gqp), -1)
-    ridge = SAFE_RIDGE
+    ridge: float | None = SAFE_RIDGE
     if fit is not None and held is not None:
         errors = _try_ridges(
             lambda ridge: _error(held, *_solve(fit, old_gqp, ridge)), ridges_for(weight.dtype)
         )
         least = min(errors.values())
-        if not least < _error(held, old_gqp, bias_gq):
-            return None
-        ridge = max(each for each, error in errors.items() if error <= least + ALIKE * abs(least) + EXACT)
-    new_gqp, intercept_gq = _solve(parts.whole, old_gqp, ridge)
+        alike = (each for each, error in errors.items() if error <= least + ALIKE * abs(least) + EXACT)
+        ridge = max(alike) if least < _error(held, old_gqp, bias_gq) else None
+    new_gqp, intercept_gq = old_gqp, bias_gq
+    if ridge is not None:
+        new_gqp, intercept_gq = _solve(parts.whole, old_gqp, ridge)
+    if rank is not None and bool(new_gqp.isfinite().all()):
+        new_gqp, intercept_gq = _projected(parts.whole, new_gqp, rank)
+    elif ridge is None:
+        return None
     if not bool(new_gqp.isfinite().all()):
         return None
     with torch.no_grad():
         fresh = new_gqp.to(weight.dtype).reshape(weight.shape)
         module.weight.copy_(fresh.T if turned else fresh)
-        if module.bias is not None:
+        if module.bias is not None and intercept_gq is not None:
             module.bias.copy_(intercept_gq.flatten().to(module.bias.dtype))
     return ridge
+
+
+def _projected(part: JointMoments, weight_gqp: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return the weights of a rank whose outputs are nearest to those of other weights, and the intercept."""
+    _, directions_gqq = torch.linalg.eigh(weight_gqp @ part.xx_gpp @ weight_gqp.mT)
+    strongest_gqr = directions_gqq[:, :, weight_gqp.shape[1] - rank :]
+    new_gqp = strongest_gqr @ (strongest_gqr.mT @ weight_gqp)
+    return new_gqp, _intercept(part, new_gqp)
 
 
 def _try_ridges(error_at: Callable[[float], float], ridges: Sequence[float]) -> dict[float, float]:
@@ -320,7 +339,11 @@ def _solve(part: JointMoments, old_gqp: Tensor, ridge: float) -> tuple[Tensor, T
     wrong_gpq = part.xy_gpq - part.xx_gpp @ old_gqp.mT
     change_gpq = _solve_system(ridged_gpp, wrong_gpq, single=ridge >= SINGLE_RIDGE)
     new_gqp = old_gqp + change_gpq.mT
-    return new_gqp, part.mean_y_gq - (new_gqp @ part.mean_x_gp[:, :, None])[:, :, 0]
+    return new_gqp, _intercept(part, new_gqp)
+
+
+def _intercept(part: JointMoments, weight_gqp: Tensor) -> Tensor:
+    return part.mean_y_gq - (weight_gqp @ part.mean_x_gp[:, :, None])[:, :, 0]
 
 
 def _solve_system(matrix_gpp: Tensor, right_gpq: Tensor, *, single: bool) -> Tensor:
@@ -340,7 +363,7 @@ def _solve_system(matrix_gpp: Tensor, right_gpq: Tensor, *, single: bool) -> Ten
 def _error(part: JointMoments, weight_gqp: Tensor, bias_gq: Tensor | None) -> float:
     fitted_gqp = weight_gqp @ part.xx_gpp
     error_gq = part.yy_gq - 2 * (part.xy_gpq.mT * weight_gqp).sum(2) + (fitted_gqp * weight_gqp).sum(2)
-    offset_gq = part.mean_y_gq - (weight_gqp @ part.mean_x_gp[:, :, None])[:, :, 0]
+    offset_gq = _intercept(part, weight_gqp)
     offset_gq = offset_gq if bias_gq is None else offset_gq - bias_gq
     total = part.yy_gq.sum().clamp_min(torch.finfo(part.yy_gq.dtype).tiny)
     return float((error_gq + offset_gq.square()).sum() / total)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.errors import PruneError, did_you_mean
+from tpsprune.pruning.factored import factor_layers, factored_entries, factored_shapes
 from tpsprune.pruning.groups import PrunedGroup, Slice, element_index
 from tpsprune.pruning.opening import (
     close_layers,
@@ -39,7 +40,8 @@ def replay(model: nn.Module, plan: Plan) -> nn.Module:
     state dict is loaded into. Layers in the plan's ``new_biases`` get a bias of zeros, so that the state
     dicts fit. The plan holds the layout of every pruned tensor: no trace is needed. Modules that the
     plan opens are opened first, then biases are added, then units are pruned and the numbers that modules
-    store about them (heads) follow; experts are closed again.
+    store about them (heads) follow; experts are closed again. Layers of low rank become the two that come
+    nearest to what is left of their weights: those alone are not equal bit for bit.
 
     Raises:
         PruneError: the plan is of another model; the message names the first tensor that differs, or the
@@ -51,6 +53,7 @@ def replay(model: nn.Module, plan: Plan) -> nn.Module:
     add_biases(ticket, plan.new_biases)
     prune_in_place(ticket, plan.groups)
     close_layers(ticket)
+    factor_layers(ticket, plan.factored)
     return ticket
 
 
@@ -76,7 +79,8 @@ def carry_state(state: Mapping[str, Mapping[str, Any]], plan: Plan) -> dict[str,
     A tensor of its parameter's shape (``exp_avg``, ``momentum_buffer``) is sliced as the parameter was;
     a scalar (``step``) and whatever is no tensor is copied. What is held for a tensor that the
     plan opens falls apart as the tensor does (``opening.opened_state``). Parameters that the plan adds have
-    no state and start afresh, as torch's optimizers make it on their first step.
+    no state and start afresh, as torch's optimizers make it on their first step; so do the two weights of a
+    layer that is split.
 
     Args:
         state: for each parameter name what the optimizer holds for it, as ``optimizer.state[parameter]``.
@@ -118,7 +122,7 @@ def carry_state(state: Mapping[str, Mapping[str, Any]], plan: Plan) -> dict[str,
         name: {key: carry(name, value) for key, value in entries.items()}
         for name, entries in opened_state(state, plan.opened, dense).items()
     }
-    return closed_state(carried, plan.opened, dense)
+    return factored_entries(closed_state(carried, plan.opened, dense), plan.factored)
 
 
 def compose(first: Plan, second: Plan) -> Plan:
@@ -131,8 +135,14 @@ def compose(first: Plan, second: Plan) -> Plan:
 
     Raises:
         PruneError: ``second`` was not made on the ticket of ``first``; the message names the first tensor
-            that differs. Or it opens a module of which the first has already pruned something.
+            that differs. Or it opens a module of which the first has already pruned something, or the first
+            has split layers: their parts are no tensors of the dense model.
     """
+    if first.factored:
+        raise PruneError(
+            f"the first plan splits {first.factored[0].layer!r}: a ticket with layers of low rank is pruned "
+            "no further; set prune.low_rank for the last pruning alone"
+        )
     kept = elements_kept(first.shapes, first.groups)
     expected = _facts_of_ticket(first, kept)
     rank_of = {fact.name: rank for rank, fact in enumerate(expected)}
@@ -251,11 +261,13 @@ def _facts_of_ticket(plan: Plan, kept: KeptElements) -> list[TensorFact]:
     for module in plan.opened:
         kinds.update({name: kinds[part.source] for name, part in parts_of(module, dense).items()})
     kinds |= {f"{module}.bias": kinds[f"{module}.weight"] for module in plan.new_biases}
+    for each in plan.factored:
+        kinds |= dict.fromkeys(factored_shapes(plan.shapes, [each]), kinds[f"{each.layer}.weight"]) | kinds
     pruned = {
         name: tuple(len(kept.get(name, {}).get(axis, range(size))) for axis, size in enumerate(shape))
         for name, shape in plan.shapes.items()
     }
     return [
         TensorFact(name, shape, kinds[name])
-        for name, shape in closed_shapes(pruned, plan.opened, dense).items()
+        for name, shape in factored_shapes(closed_shapes(pruned, plan.opened, dense), plan.factored).items()
     ]

@@ -24,6 +24,7 @@ from tpsprune.recipe.prune import Macs, Params, Prune
 SLACK = 1e-8
 PROOF_ITEMS: Final = 32
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
+HALF_TOLERANCE: Final = 5e-2
 
 
 def verify(
@@ -58,19 +59,30 @@ def verify(
     """
     _check_flags(ticket, dense)
     _check_shapes(ticket, masked, groups, widths)
-    dtype = next((each.dtype for each in ticket.parameters() if each.is_floating_point()), torch.float32)
     items = list(sample_items(batches, PROOF_ITEMS, PROOF_ITEMS))
     # Experts see the same tokens in both: of two that a router likes equally rounding picks one.
     with refusing_what_does_not_run(), routed(dealt):
         difference = output_error(ticket, masked, items) ** 0.5
-    if not difference <= TOLERANCES.get(dtype, 5e-2):
+    if not difference <= _tolerance(ticket):
         raise _refusal(
             f"the ticket's output differs by {difference:.2g} of its spread "
             "from that of the model with the same units masked"
         )
     two_items = take_items(batches[0], torch.arange(2))
     _check_gradients(ticket, dense, two_items)
-    # Counted on as many items as the dense model was: what is computed once a batch is divided alike.
+    return check_target_met(ticket, dense, two_items, dense_count, settings)
+
+
+def check_target_met(
+    ticket: nn.Module, dense: nn.Module, two_items: Any, dense_count: MacCount, settings: Prune
+) -> float:
+    """Return the ticket's share of multiply-accumulates, as counted on two items as the dense model's were.
+
+    What is computed once a batch is then divided alike.
+
+    Raises:
+        PruneError: a target of ``macs`` or ``params`` is not met.
+    """
     share = count_macs(ticket, two_items).total / dense_count.total
     if isinstance(settings.target, Macs):
         _check_share(share, settings.target.macs, "multiply-accumulates", settings)
@@ -78,6 +90,24 @@ def verify(
         before, after = (sum(each.numel() for each in model.parameters()) for model in (dense, ticket))
         _check_share(after / before, settings.target.params, "parameters", settings)
     return share
+
+
+def verify_split(split: nn.Module, whole: nn.Module, batches: Sequence[Any]) -> None:
+    """Refuse a ticket of split layers whose outputs differ from what it gave before they were split.
+
+    Raises:
+        PruneError: it differs, or it does not run: other code reads a weight of such a layer, say.
+    """
+    items = list(sample_items(batches, PROOF_ITEMS, PROOF_ITEMS))
+    with refusing_what_does_not_run(), routed(dealt):
+        difference = output_error(split, whole, items) ** 0.5
+    if not difference <= _tolerance(whole):
+        raise _refusal(f"with layers of low rank split the output differs by {difference:.2g} of its spread")
+
+
+def _tolerance(model: nn.Module) -> float:
+    dtype = next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
+    return TOLERANCES.get(dtype, HALF_TOLERANCE)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from annotated_types import Predicate
 from tpsprune.errors import Fault, did_you_mean
 from tpsprune.recipe.bounds import Natural, section
 from tpsprune.recipe.compare import Compare
-from tpsprune.recipe.prune import Prune, Tolerance, Widths
+from tpsprune.recipe.prune import Prune, Tolerance, Widths, low_rank_faults
 from tpsprune.recipe.stop import ConsensusRule, EpochRule, Rule, Stop
 from tpsprune.recipe.task import (
     FOREIGN_MODELS,
@@ -191,16 +191,20 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
         )
     if isinstance(model, FOREIGN_MODELS) and model.weights is None and model.weights_match != "name":
         faults.append(Fault("task.model.weights_match", "is read with task.model.weights only"))
-    if recipe.prune.round_to != "auto" and recipe.prune.min_width % recipe.prune.round_to:
-        faults.append(Fault("prune.min_width", f"must be a multiple of round_to = {recipe.prune.round_to}"))
-    if recipe.prune.repair is False and recipe.prune.repair_steps not in ("auto", 0):
+    return [*faults, *prune_faults(recipe.prune)]
+
+
+def prune_faults(prune: Prune) -> list[Fault]:
+    """Return every broken rule between fields of ``[prune]``."""
+    faults = []
+    if prune.round_to != "auto" and prune.min_width % prune.round_to:
+        faults.append(Fault("prune.min_width", f"must be a multiple of round_to = {prune.round_to}"))
+    if prune.repair is False and prune.repair_steps not in ("auto", 0):
         faults.append(Fault("prune.repair_steps", "is read with prune.repair only (here false)"))
-    if recipe.prune.rounds > 1 and isinstance(recipe.prune.target, Tolerance | Widths):
-        message = (
-            f"need a target of macs, params or latency, to go there in steps (found {recipe.prune.target})"
-        )
+    if prune.rounds > 1 and isinstance(prune.target, Tolerance | Widths):
+        message = f"need a target of macs, params or latency, to go there in steps (found {prune.target})"
         faults.append(Fault("prune.rounds", message))
-    return faults
+    return [*faults, *low_rank_faults(prune)]
 
 
 def tps_faults(tps: Tps) -> list[Fault]:

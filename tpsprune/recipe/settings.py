@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tpsprune.errors import Fault, PruneError, RecipeError, did_you_mean
 from tpsprune.recipe.faults import faults_of
-from tpsprune.recipe.prune import TARGETS, Prune, ShareTarget, Target, Widths
+from tpsprune.recipe.prune import TARGETS, Prune, ShareTarget, Target, Widths, low_rank_faults
 from tpsprune.recipe.stop import RULES, Rule
 
 Section = TypeVar("Section")
@@ -73,9 +73,13 @@ def prune_settings(target: Target, settings: Mapping[str, Any]) -> Prune:
     ]
     if not faults:
         try:
-            return read_section(Prune, "prune", {**settings, "target": asdict(target)}, "")
+            found = read_section(Prune, "prune", {**settings, "target": asdict(target)}, "")
         except RecipeError as error:
             faults = error.faults
+        else:
+            faults = relocate(low_rank_faults(found), "prune", "")
+            if not faults:
+                return found
     raise PruneError("; ".join(map(str, faults)))
 
 

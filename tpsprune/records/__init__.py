@@ -85,7 +85,7 @@ from tpsprune.records.savings import (
     Support,
     WallFit,
 )
-from tpsprune.records.serial import Natural, dump, is_newer, json_schema, load
+from tpsprune.records.serial import Natural, Positive, dump, is_newer, json_schema, load
 from tpsprune.records.task import QUALITIES, InputPart, TaskFacts, quality_of, unit_of
 
 DOCUMENTS = {"result": RunResult, "energy_report": EnergyReport, "bundle": Manifest}
@@ -148,6 +148,7 @@ __all__ = [
     "PhaseEnergy",
     "PhaseMean",
     "PhaseStarted",
+    "Positive",
     "Progress",
     "Projection",
     "Pruned",

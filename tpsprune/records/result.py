@@ -57,7 +57,7 @@ class GroupChange:
     ``effective_rank`` is ``None`` where widths were not chosen by rank; ``residual_share`` is the part
     of the consumers' input variance that the kept units cannot reproduce on the calibration data, in the
     dense model; ``kind`` is what a unit is: ``units`` (channels, neurons), ``heads``, ``head-width`` or
-    ``blocks``.
+    ``blocks``; or ``rank``, where the group is a layer that is split in two.
     """
 
     group: str
@@ -65,7 +65,7 @@ class GroupChange:
     width_after: Natural
     effective_rank: AtLeastZero | None = None
     residual_share: AtLeastZero | None = None
-    kind: Literal["units", "heads", "head-width", "blocks"] = "units"
+    kind: Literal["units", "heads", "head-width", "blocks", "rank"] = "units"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
