@@ -6,7 +6,7 @@ This file lies beside the weights of such a model, and needs torch and transform
 
 ``config.pruned`` holds where the model differs from what its configuration builds: ``shapes`` of tensors by
 name, and ``numbers`` that modules keep about them (heads, sizes), by module and attribute; one with a dot is
-in the configuration that the module keeps.
+in the configuration that the module keeps. ``ranks`` are of layers that are split in two.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch import nn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as _Architecture
+
+    from tpsprune.numerics.low_rank_layer import low_rank_like  # Its code is below, where it is needed.
 else:
     _Architecture = object
 
@@ -47,4 +49,6 @@ class PrunedModel(_Architecture):
                     setattr(module, holder, copy.copy(getattr(module, holder)))
                 owner = getattr(module, holder) if holder else module
                 setattr(owner, own_name, tuple(value) if isinstance(value, list) else value)
+        for place, rank in config.pruned.get("ranks", {}).items():
+            self.set_submodule(place, low_rank_like(self.get_submodule(place), rank))
         self.init_weights()

@@ -20,6 +20,8 @@ from torch import nn
 from tpsprune.errors import ArtifactError
 from tpsprune.export import modeling_pruned
 from tpsprune.export.configurations import OF_CODE, architecture_of, build_dense, number_at, numbers_of
+from tpsprune.numerics import low_rank_layer
+from tpsprune.numerics.low_rank_layer import LowRank
 
 CODE: Final = "modeling_pruned.py"
 CONFIG: Final = "config.json"
@@ -32,21 +34,29 @@ def differences(model: nn.Module) -> dict[str, Any]:
         model: a ``transformers.PreTrainedModel``, pruned.
 
     Returns:
-        ``shapes`` of tensors by name; ``numbers`` by module and attribute, private ones aside.
+        ``shapes`` of tensors by name; ``numbers`` by module and attribute, private ones aside; ``ranks`` of
+        layers that are split in two, where there are any.
 
     Raises:
         ArtifactError: a module is of another class, a tensor is missing, or a buffer that no file holds has
             another shape: more than shapes and numbers.
     """
     built = build_dense(model)
+    ranks = {
+        name: module.down.weight.shape[0]
+        for name, module in model.named_modules()
+        if isinstance(module, LowRank)
+    }
     kind = type(built).__name__
     wanted, found = dict(model.named_modules()), dict(built.named_modules())
     for name in dict.fromkeys((*wanted, *found)):
+        if name in ranks or name.rpartition(".")[0] in ranks:
+            continue
         ours, theirs = (type(each.get(name)).__name__ for each in (wanted, found))
         if name and type(wanted.get(name)) is not type(found.get(name)):
             raise ArtifactError(f"hf: {name} is {ours} in the ticket and {theirs} in {kind}")
     tensors, base = model.state_dict(keep_vars=True), built.state_dict(keep_vars=True)
-    if missing := [name for name in base if name not in tensors]:
+    if missing := [name for name in base if name not in tensors and name.rpartition(".")[0] not in ranks]:
         raise ArtifactError(f"hf: {missing[0]} is there in {kind} and not in the ticket")
     buffers = dict(built.named_buffers())
     for name, buffer in model.named_buffers():
@@ -59,9 +69,16 @@ def differences(model: nn.Module) -> dict[str, Any]:
     shapes = {
         name: list(tensor.shape)
         for name, tensor in tensors.items()
-        if name not in base or base[name].shape != tensor.shape
+        if (name not in base or base[name].shape != tensor.shape)
+        and name.rpartition(".")[0].rpartition(".")[0] not in ranks
     }
-    return {"shapes": shapes, "numbers": dict(numbers)}
+    for name in ranks:  # The layer is built whole, then split.
+        pair: Any = model.get_submodule(name)
+        turned = type(found[name]).__name__ == "Conv1D"
+        shapes[f"{name}.weight"] = list(pair.weight.T.shape if turned else pair.weight.shape)
+        if pair.bias is not None:
+            shapes[f"{name}.bias"] = list(pair.bias.shape)
+    return {"shapes": shapes, "numbers": dict(numbers), **({"ranks": ranks} if ranks else {})}
 
 
 def write_architecture(folder: Path, model: nn.Module, pruned: Mapping[str, Any]) -> None:
@@ -70,6 +87,7 @@ def write_architecture(folder: Path, model: nn.Module, pruned: Mapping[str, Any]
     name = f"Pruned{architecture}"
     (folder / CODE).write_text(
         f"{inspect.getsource(modeling_pruned)}\n\n"
+        f"{inspect.getsource(low_rank_layer) if 'ranks' in pruned else ''}\n\n"
         f"from transformers import {architecture}  # noqa: E402\n\n\n"
         f"class {name}(PrunedModel, {architecture}):\n"
         f'    """``{architecture}``, pruned."""\n',

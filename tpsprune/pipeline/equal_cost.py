@@ -77,7 +77,7 @@ class TicketFacts:
         outcome = read_result(folder.result)
         return cls(
             plan=Plan.from_json(read_json(folder.plan)),
-            widths={group.group: group.width_after for group in outcome.groups},
+            widths={each.group: each.width_after for each in outcome.groups if each.kind != "rank"},
             epochs=outcome.stopped.epoch,
             macs_share=outcome.macs_share,
             cost=cost,

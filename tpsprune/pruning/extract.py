@@ -220,12 +220,13 @@ def _race(
         except PruneError as error:  # It does not run at these widths.
             return math.inf, None, str(error)
 
-    runs = [(plan, *run(plan)) for plan in plans]
-    best, error, fitted, _ = min(runs, key=lambda each: each[1])
+    best, error, fitted, _ = min(((plan, *run(plan)) for plan in plans), key=lambda each: each[1])
     if not settings.low_rank or fitted is None:
         return best, ()
-    split = plan_low_rank(best, model, batches, settings)
-    split_error, split_fitted, reason = run(split)
+    ranked = plan_low_rank(best, model, batches, settings)
+    split, split_error, split_fitted, reason = min(
+        ((plan, *run(plan)) for plan in ranked), key=lambda each: each[1]
+    )
     if split_fitted is None:
         return best, (f"no layer was split: {reason}",)
     count = len(split_fitted.factored)
@@ -233,15 +234,14 @@ def _race(
     found = f"an error of {split_error:.2g} on calibration data held out, of units alone {error:.2g}"
     if not split_error < error:
         return best, (f"{layers} would leave {found}: none was split",)
-    ticket = split_fitted.split()
-    close_layers(ticket)
-    for each in (fitted.ticket, split_fitted.ticket):
+    models = split_fitted.split(), split_fitted.ticket, fitted.ticket
+    for each in models:
         close_layers(each)
-    time, whole_time, units_time = _times_of((ticket, split_fitted.ticket, fitted.ticket), clock)
-    if not time < whole_time:
-        slower = f"{time / whole_time:.2f} times as long as whole"
+    seconds, whole_seconds, units_seconds = _times_of(models, clock)
+    if not seconds < whole_seconds:
+        slower = f"{seconds / whole_seconds:.2f} times as long as whole"
         return best, (f"{layers} would leave {found}, but take {slower}, measured here: none was split",)
-    taken = f", and {time / units_time:.2f} times the time of a pass, measured here" if clock else ""
+    taken = f", and {seconds / units_seconds:.2f} times the time of a pass, measured here" if clock else ""
     return split, (f"{layers} leave {found}{taken}",)
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import widened
+from tpsprune.numerics.low_rank_layer import LowRank, low_rank_like
 from tpsprune.pruning.layers import Mixer, is_transposed_linear, mixer
 from tpsprune.records import Positive
 
@@ -32,36 +32,6 @@ class Factored:
     layer: str
     rank: Positive
     turned: bool = False
-
-
-class LowRank(nn.Sequential):
-    """A layer of low rank: ``down`` into few channels, ``up`` out of them, with the bias.
-
-    To other code it has the weight, the bias and the sizes of the layer whose place it takes.
-    """
-
-    @property
-    def weight(self) -> Tensor:
-        """Return the product of the two weights, in the layout of one layer (q, p, …); turned ones too."""
-        down, up = self.down.weight, self.up.weight
-        product: Tensor = (up.flatten(1) @ down.flatten(1)).reshape(len(up), *down.shape[1:])
-        return product
-
-    @property
-    def bias(self) -> Any:
-        """Return the bias, if there is one."""
-        return self.up.bias
-
-    def __getattr__(self, name: str) -> Any:
-        """Return a module, or a size of the layer: inputs of the first part, outputs of the second."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name.startswith("in_"):
-                return getattr(self.down, name)
-            if name.startswith("out_"):
-                return getattr(self.up, name)
-            raise
 
 
 def why_it_is_not_split(module: nn.Module) -> str:
@@ -105,29 +75,14 @@ def _matrix(layer: Mixer) -> Tensor:
 
 
 def _split(layer: Mixer, rank: int) -> LowRank:
-    weight_qp = _matrix(layer)
-    down_rp, up_qr = _factors(weight_qp, rank)
-    (q, p), like, empty = weight_qp.shape, cast(Any, layer), cast(Any, skip_init)
-    device = weight_qp.device
-    if isinstance(layer, nn.Linear) or is_transposed_linear(layer):
-        down = empty(nn.Linear, p, rank, bias=False, device=device)
-        up = empty(nn.Linear, rank, q, bias=False, device=device)
-    else:
-        kind, ones = type(layer), tuple(1 for _ in like.kernel_size)
-        places = {name: getattr(like, name) for name in ("stride", "padding", "dilation", "padding_mode")}
-        down = empty(kind, like.in_channels, rank, like.kernel_size, **places, bias=False, device=device)
-        up = empty(kind, rank, like.out_channels, ones, bias=False, device=device)
+    pair = low_rank_like(layer, rank)
     weight = layer.weight
-    for part, values in ((down, down_rp), (up, up_qr)):
+    for part, values in zip((pair.down, pair.up), _factors(_matrix(layer), rank), strict=True):
         shaped = values.to(weight.dtype).reshape(part.weight.shape)
         if weight.ndim == 4 and not weight.is_contiguous():
             shaped = shaped.contiguous(memory_format=torch.channels_last)
         part.weight = nn.Parameter(shaped, requires_grad=weight.requires_grad)
-    up.bias = layer.bias
-    pair = LowRank()
-    pair.add_module(DOWN, down)
-    pair.add_module(UP, up)
-    return pair.train(layer.training)
+    return pair
 
 
 def _factors(weight_qp: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -171,6 +171,15 @@ def _changing(
             handle.remove()
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A layer at a rank, 0 for whole: what it costs, in the unit of the target, and what is lost there."""
+
+    cost: float
+    loss: float
+    rank: int
+
+
 def choose_ranks(
     ticket: nn.Module,
     outputs: Mapping[str, Outputs],
@@ -180,9 +189,6 @@ def choose_ranks(
     settings: Prune,
 ) -> tuple[Factored, ...]:
     """Return the layers to split and their ranks, so that ``saving`` is saved where least is lost for it.
-
-    Each layer has, of all its ranks, those on the lower convex hull of loss over cost; the steps of all
-    layers are taken in the order of loss per cost saved, until enough is saved.
 
     Args:
         ticket: sliced to its units, not yet fitted.
@@ -195,50 +201,95 @@ def choose_ranks(
     Raises:
         PruneError: with all layers at their least rank less is saved.
     """
-    steps: list[tuple[float, str, int, float]] = []
-    for name, each in outputs.items():
-        layer = mixer(ticket, name)
-        covariance_qq, outputs_q = each.moments.covariance_nn, kept(name)
-        if outputs_q is not None:
-            outputs_q = outputs_q.to(covariance_qq.device)
-            covariance_qq = covariance_qq[outputs_q][:, outputs_q]
-        q = len(covariance_qq)
-        p = layer.weight.numel() // q
-        step = width_step(min(p, q)) if settings.round_to == "auto" else settings.round_to
-        lost_r = lost_by_rank(covariance_qq)
-        points = [(float(p * q), 0.0, 0)]
-        points += [
-            (float(rank * (p + q)), each.worth * _loss(lost_r[rank - 1]), rank)
-            for rank in range(step * (min(p, q) // step), 0, -step)
-            if rank * (p + q) < p * q
-        ]
-        for before, after in _hull(points):
-            saved = price(name) * (before[0] - after[0])
-            if saved > 0.0:
-                steps.append(((after[1] - before[1]) / saved, name, after[2], saved))
-    ranks: dict[str, int] = {}
-    for _, name, rank, saved in sorted(steps, key=lambda each: (each[0], -each[3])):
-        if saving <= 0.0:
-            break
-        ranks[name] = rank
-        saving -= saved
-    if saving > 0.0:
-        raise PruneError("layers of low rank do not save enough")
+    points = {
+        name: points_of(mixer(ticket, name).weight.numel(), each, kept(name), price(name), settings.round_to)
+        for name, each in outputs.items()
+    }
     return tuple(
         Factored(layer=name, rank=rank, turned=is_transposed_linear(ticket.get_submodule(name)))
-        for name, rank in ranks.items()
+        for name, rank in allocate_ranks(points, saving).items()
     )
 
 
-Point = tuple[float, float, int]
+def points_of(
+    elements: int, outputs: Outputs, kept: Tensor | None, price: float, round_to: int | str
+) -> list[Point]:
+    """Return a layer whole, and at each rank at which it costs less, from the dearest to the cheapest."""
+    covariance_qq = outputs.moments.covariance_nn
+    if kept is not None:
+        covariance_qq = covariance_qq.index_select(0, kept := kept.to(covariance_qq.device))[:, kept]
+    lost_r = lost_by_rank(covariance_qq)
+    q = len(lost_r)
+    p = elements // q
+    step = width_step(min(p, q)) if isinstance(round_to, str) else round_to
+    ranks = range(step * (min(p, q) // step), 0, -step)
+    return [
+        Point(price * elements, 0.0, 0),
+        *(
+            Point(price * rank * (p + q), outputs.worth * _loss(lost_r[rank - 1]), rank)
+            for rank in ranks
+            if rank * (p + q) < elements
+        ),
+    ]
 
 
-def _hull(points: Sequence[Point]) -> list[tuple[Point, Point]]:
-    """Return the steps of the lower convex hull of loss over cost, from the dearest point down."""
+def allocate_ranks(points: Mapping[str, Sequence[Point]], saving: float) -> dict[str, int]:
+    """Return the rank of each layer that is split, so that ``saving`` is saved.
+
+    Of its points each layer has those on the lower convex hull of loss over cost; the steps of all layers are
+    taken in the order of loss per cost saved, until enough is saved. What is saved beyond that goes back, a
+    rank at a time, where it mends most.
+
+    >>> line = [Point(10.0, 0.0, 0), Point(8.0, 1.0, 4), Point(4.0, 2.0, 2), Point(2.0, 9.0, 1)]
+    >>> allocate_ranks({"a": line, "b": [Point(10.0, 0.0, 0), Point(5.0, 50.0, 1)]}, 2.0)
+    {'a': 4}
+    >>> allocate_ranks({"a": line}, 8.0)
+    {'a': 1}
+
+    Raises:
+        PruneError: with all layers at their least rank less is saved.
+    """
+    steps = [
+        (name, own[before], own[after], after)
+        for name, own in points.items()
+        for before, after in _hull(own)
+        if own[after].cost < own[before].cost
+    ]
+    steps.sort(key=lambda step: (step[2].loss - step[1].loss) / (step[1].cost - step[2].cost))
+    place: dict[str, int] = {}
+    for name, before, after, there in steps:
+        if saving <= 0.0:
+            break
+        place[name] = there
+        saving -= before.cost - after.cost
+    if saving > 0.0:
+        raise PruneError("layers of low rank do not save enough")
+    while True:
+        back = {
+            name: (points[name][there], points[name][there - 1])
+            for name, there in place.items()
+            if points[name][there - 1].cost - points[name][there].cost <= -saving
+        }
+        if not back:
+            return {name: points[name][there].rank for name, there in place.items() if there}
+        mends = {name: (now.loss - then.loss) / (then.cost - now.cost) for name, (now, then) in back.items()}
+        name = max(mends, key=mends.__getitem__)
+        now, then = back[name]
+        place[name] -= 1
+        saving += then.cost - now.cost
+        if not place[name]:
+            del place[name]
+
+
+def _hull(points: Sequence[Point]) -> list[tuple[int, int]]:
+    """Return the steps of the lower convex hull of loss over cost, from the dearest point down, by place."""
     steps, at = [], 0
     while at < len(points) - 1:
-        cost, loss, _ = points[at]
-        after = min(range(at + 1, len(points)), key=lambda k: (points[k][1] - loss) / (cost - points[k][0]))
-        steps.append((points[at], points[after]))
+        here = points[at]
+        after = min(
+            range(at + 1, len(points)),
+            key=lambda k: (points[k].loss - here.loss) / max(here.cost - points[k].cost, 1e-30),
+        )
+        steps.append((at, after))
         at = after
     return steps

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from typing import Any, ClassVar, Final, Literal
 
 from torch import nn
@@ -138,6 +139,13 @@ def _check_fits_itself(plan: Plan) -> None:
         if f"{module}.weight" not in opened or f"{module}.bias" in opened:
             raise ArtifactError(f"plan.new_biases: {module!r} is no layer without a bias in plan.model")
     shapes = plan.shapes
+    split = [each.layer for each in plan.factored]
+    for each in plan.factored:
+        size = shapes.get(f"{each.layer}.weight", ())
+        if len(size) < 2 or each.rank > min(size[0], prod(size[1:])) or split.count(each.layer) > 1:
+            raise ArtifactError(
+                f"plan.factored: {each.layer!r} is no layer that has more than rank {each.rank}"
+            )
     for group in plan.groups:
         kept = group.kept
         if not kept or list(kept) != sorted(set(kept)) or kept[-1] >= group.width:
