@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 from tpsprune.recipe.prune import Macs, Prune
 
-Mend = Literal["as cut", "batch norm", "fold"]
-MENDS: tuple[Mend, ...] = get_args(Mend)
+Mend = Literal["as cut", "batch norm", "fold", "low rank"]
+MENDS: tuple[Mend, ...] = get_args(Mend)[:3]
 OURS = ("effective-rank", "equal-residual", "greedy", "uniform", "global-magnitude")
 BASELINES = ("magnitude", "taylor", "bn-scale", "lamp", "fpgm", "group-norm", "random")
 OURS_AGAIN = ("greedy", "uniform")
@@ -51,7 +51,8 @@ class Method:
             round_to=1,
             units=self.units,  # type: ignore[arg-type]
             widths=self.widths,  # type: ignore[arg-type]
-            compensate=self.mend == "fold",
+            compensate=self.mend in ("fold", "low rank"),
+            low_rank=self.mend == "low rank",
             recalibrate=self.mend != "as cut",
             **more,  # type: ignore[arg-type]
         )
@@ -71,6 +72,7 @@ def methods(*, batch_norm: bool, quick: bool = False, first: bool = True) -> lis
     one way of sharing out widths.
     """
     ours = [Method("interpolation", widths, "fold") for widths in (OURS if first else OURS_AGAIN)]
+    ours.append(Method("interpolation", "greedy", "low rank"))
     mends = [mend for mend in MENDS if batch_norm or mend != "batch norm"]
     baselines = BASELINES[:2] if quick else BASELINES
     return ours + [

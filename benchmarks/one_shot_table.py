@@ -86,6 +86,9 @@ def net_table(rows: Sequence[Row], net: str, shares: Sequence[float], default: s
         if any(cells):
             name = f"**ours, {widths}**" if widths == default else f"ours, {widths}"
             lines.append(_line(name, [each.words if each else "–" for each in cells]))
+    cells = [cell(rows, net, "interpolation/greedy/low rank", share) for share in shares]
+    if any(cells):
+        lines.append(_line("ours, greedy, low rank", [each.words if each else "–" for each in cells]))
     for units in BASELINES:
         for mend in MENDS:
             best = [settled_cell(rows, net, units, mend, share) for share in shares]

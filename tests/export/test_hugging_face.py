@@ -407,3 +407,24 @@ def test_numbers_of_a_modules_own_configuration_leave_with_it(tmp_path: Path) ->
     assert heads == [4, 2]
     with torch.no_grad():
         assert torch.equal(ticket(ids).logits, reloaded(ids).logits)
+
+
+@pytest.mark.parametrize("make", [llama, gpt2], ids=["llama", "gpt2, whose layers are transposed"])
+def test_layers_of_low_rank_leave_with_the_code_that_splits_them(make: Any, tmp_path: Path) -> None:
+    model = make()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                left, singular, right = torch.linalg.svd(parameter, full_matrices=False)
+                parameter.copy_(left * (singular * 0.8 ** torch.arange(len(singular))) @ right)
+    batches = list(torch.randint(31, (64, 9), generator=torch.Generator().manual_seed(0)).split(32))
+    found = tpsprune.extract(model, batches, tpsprune.Macs(0.6), quality="fast", low_rank=True)
+    assert found.plan.factored
+    config = exported(tmp_path, found.ticket)
+    assert config["pruned"]["ranks"] == {each.layer: each.rank for each in found.plan.factored}
+    auto = transformers.AutoModelForCausalLM
+    loaded = auto.from_pretrained(tmp_path, trust_remote_code=True, local_files_only=True).eval()
+    ids = torch.randint(31, (2, 7))
+    torch.testing.assert_close(loaded(ids).logits, found.ticket(ids).logits)
+    generated = [each.generate(ids, max_new_tokens=4, do_sample=False) for each in (loaded, found.ticket)]
+    assert torch.equal(*generated)

@@ -376,7 +376,13 @@ def _read_folder(path: Path) -> Weights:
     if (path / "manifest.json").is_file():
         bundle = bundles.read_bundle(path)
         file = path / "ticket.safetensors"
-        return Weights(bundle.tensors, path, sha256_of(file), pruning.Plan.from_json(bundle.plan))
+        plan = pruning.Plan.from_json(bundle.plan)
+        if plan.factored:
+            raise ArtifactError(
+                f"{OPTION} {path}: this ticket has layers of low rank ({plan.factored[0].layer}, …) and is "
+                "pruned no further; give the model that it was made of, with a lower target"
+            )
+        return Weights(bundle.tensors, path, sha256_of(file), plan)
     file = path / "dense.safetensors"
     if not file.is_file():
         raise ArtifactError(

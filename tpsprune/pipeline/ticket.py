@@ -205,7 +205,8 @@ def draw_ticket(
     extraction = pruning.extract(
         model,
         bench.prune_batches,
-        replace(settings, target=target),
+        # A ticket with split layers is pruned no further.
+        replace(settings, target=target, low_rank=settings.low_rank if round_ == settings.rounds else False),
         **extraction_inputs(bench, settings.units, target),
     )
     if note := uneven_note(extraction.changes, settings):

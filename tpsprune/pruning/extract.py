@@ -130,8 +130,7 @@ def extract(
             without labels.
         settings: the target and what may be done for it.
         labels: one tensor for each batch; only ``units = "taylor"`` uses them.
-        clock: seconds of a forward pass of a model; a target of latency needs it, and layers of low rank are
-            split only where it finds them faster.
+        clock: seconds of a forward pass of a model; a target of latency needs it, and ``low_rank = "auto"``.
         seed: of units chosen at random.
         objective: what labels are for: cross-entropy over classes by default.
 
@@ -238,7 +237,7 @@ def _race(
     for each in models:
         close_layers(each)
     seconds, whole_seconds, units_seconds = _times_of(models, clock)
-    if not seconds < whole_seconds:
+    if settings.low_rank == "auto" and not seconds < whole_seconds:
         slower = f"{seconds / whole_seconds:.2f} times as long as whole"
         return best, (f"{layers} would leave {found}, but take {slower}, measured here: none was split",)
     taken = f", and {seconds / units_seconds:.2f} times the time of a pass, measured here" if clock else ""

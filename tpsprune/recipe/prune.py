@@ -164,10 +164,10 @@ class Prune:
     of the transformers library, where runtimes and adapters know a model by that width."""
     head_width: bool = False
     """Also prune the width of attention heads: dimensions of queries and keys, by their singular values."""
-    low_rank: bool = False
-    """Also split layers in two, of low rank: units reach the root of the target's share, ranks the rest, if
-    that errs less on calibration data held out than units alone, and layers split are faster as measured
-    here. For targets of ``macs`` and ``params``; a split layer is of another class."""
+    low_rank: bool | Literal["auto"] = False
+    """Also split layers in two, of low rank: units reach a part of the target, ranks the rest, where that
+    errs less on calibration data held out than units alone. ``auto``: and where layers are faster split than
+    whole, as measured here. For targets of ``macs`` and ``params``; a split layer is of another class."""
     compensate: bool = True
     """Compensate by least squares: consumers predict the outputs of pruned units from those of kept ones."""
     reconstruct: bool = True

@@ -1,0 +1,447 @@
+"""Layers of low rank: split exactly, chosen where least is lost, and taken only where they are better."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import tpsprune
+from tests.pruning.helpers import plan_of
+from tpsprune.errors import ArtifactError, PruneError
+from tpsprune.numerics.low_rank_layer import LowRank
+from tpsprune.numerics.macs import count_macs
+from tpsprune.numerics.moments import Moments
+from tpsprune.pruning import Plan, carry_state, extract, replay
+from tpsprune.pruning.factored import Factored, factor_layers
+from tpsprune.pruning.low_rank import (
+    Outputs,
+    Point,
+    allocate_ranks,
+    layers_to_split,
+    lost_by_rank,
+    observe_outputs,
+    points_of,
+)
+from tpsprune.pruning.observations import JointSums
+from tpsprune.pruning.output_error import output_error
+from tpsprune.pruning.reconstruction import refit_layer
+from tpsprune.pruning.replay import check_ticket, compose
+from tpsprune.recipe.prune import Macs, Params, Prune, Tolerance
+
+RANK = 8
+SPLIT = Prune(target=Macs(0.5), low_rank=True, quality="fast", round_to=1)
+
+
+class Conv1D(nn.Module):
+    """The linear layer with a weight of (in, out) that transformers has."""
+
+    def __init__(self, outputs: int, inputs: int) -> None:
+        super().__init__()
+        self.nf = outputs
+        self.weight = nn.Parameter(torch.randn(inputs, outputs))
+        self.bias = nn.Parameter(torch.randn(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
+def low_rank_net(rank: int = RANK, width: int = 48) -> nn.Sequential:
+    """A net whose wide layers have a low rank, and whose units are all needed."""
+    torch.manual_seed(1)
+    sizes = (16, width, width, width, 4)
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        layer = nn.Linear(inputs, outputs)
+        if inputs == outputs == width:
+            left, right = torch.randn(width, rank), torch.randn(rank, width)
+            layer.weight = nn.Parameter(left @ right * 2.0 / width)
+        layers += [layer, nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
+
+
+def data(items: int = 512) -> list[Tensor]:
+    return list(torch.randn(items, 16, generator=torch.Generator().manual_seed(2)).split(128))
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(12, 9), (5, 12)),
+    "linear without a bias": (lambda: nn.Linear(12, 9, bias=False), (5, 7, 12)),
+    "transposed": (lambda: Conv1D(9, 12), (5, 12)),
+    "one axis": (lambda: nn.Conv1d(4, 9, 3, stride=2, padding=1), (2, 4, 11)),
+    "image": (lambda: nn.Conv2d(3, 9, (3, 2), stride=(2, 1), padding=1, dilation=2), (2, 3, 9, 8)),
+    "reflected": (lambda: nn.Conv2d(3, 9, 3, padding=1, padding_mode="reflect"), (2, 3, 9, 8)),
+    "volume": (lambda: nn.Conv3d(3, 9, 2), (1, 3, 4, 5, 4)),
+}
+
+
+def matrix(layer: nn.Module) -> Tensor:
+    weight: Any = layer.weight.detach()
+    found: Tensor = weight.T if isinstance(layer, Conv1D) else weight.flatten(1)
+    return found
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_of_full_rank_is_split_exactly(name: str) -> None:
+    make, shape = LAYERS[name]
+    model, x = nn.Sequential(make()).double(), torch.randn(shape, dtype=torch.float64)
+    wanted = model(x)
+    factor_layers(model, [Factored(layer="0", rank=9, turned=isinstance(model[0], Conv1D))])
+    assert isinstance(model[0], LowRank)
+    torch.testing.assert_close(model(x), wanted)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_is_split_into_the_nearest_of_its_rank(name: str) -> None:
+    """The distance is the root of the squares of the singular values left out (Eckart and Young)."""
+    model = nn.Sequential(LAYERS[name][0]()).double()
+    before = matrix(model[0])
+    factor_layers(model, [Factored(layer="0", rank=4, turned=isinstance(model[0], Conv1D))])
+    after = model[0].weight.detach().flatten(1)
+    singular = torch.linalg.svdvals(before)
+    assert torch.linalg.matrix_rank(after) == 4
+    torch.testing.assert_close((after - before).norm(), singular[4:].square().sum().sqrt())
+
+
+def test_a_split_layer_has_the_weight_bias_and_sizes_of_a_layer_and_keeps_its_flags() -> None:
+    model = nn.Sequential(nn.Linear(12, 9), nn.Conv2d(3, 8, 3)).to(torch.bfloat16).eval()
+    model[0].weight.requires_grad_(False)
+    bias = model[0].bias
+    model[1] = model[1].to(memory_format=torch.channels_last)
+    factor_layers(model, [Factored(layer="0", rank=3), Factored(layer="1", rank=4)])
+    linear, image = model
+    assert (linear.in_features, linear.out_features, linear.weight.shape) == (12, 9, (9, 12))
+    assert (image.in_channels, image.out_channels, image.weight.shape) == (3, 8, (8, 3, 3, 3))
+    assert linear.bias is bias
+    assert not any(part.weight.requires_grad for part in linear)
+    assert {each.dtype for each in model.parameters()} == {torch.bfloat16}
+    assert image.down.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not any(each.training for each in model.modules())
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = linear.nothing
+
+
+def test_a_shell_without_values_is_split_without_values_and_draws_nothing() -> None:
+    shells = nn.Linear(12, 9, device="meta"), nn.Linear(12, 9)
+    shells[1].weight.data.fill_(math.nan)
+    state = torch.random.get_rng_state()
+    for shell in shells:
+        model = nn.Sequential(shell)
+        factor_layers(model, [Factored(layer="0", rank=3)])
+        assert [tuple(each.shape) for each in model.parameters()] == [(3, 12), (9, 3), (9,)]
+        assert next(model.parameters()).device == shell.weight.device
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("factored", "message"),
+    [
+        (Factored(layer="nowhere", rank=2), "no such layer"),
+        (Factored(layer="0", rank=10), "smaller rank"),
+        (Factored(layer="0", rank=2, turned=True), "another layout"),
+        (Factored(layer="1", rank=2), "Tanh is not split"),
+        (Factored(layer="2", rank=2), "in groups"),
+    ],
+)
+def test_what_cannot_be_split_is_refused(factored: Factored, message: str) -> None:
+    model = nn.Sequential(nn.Linear(12, 9), nn.Tanh(), nn.Conv2d(4, 4, 3, groups=2))
+    with pytest.raises(PruneError, match=message):
+        factor_layers(model, [factored])
+
+
+def moments_of(x_rp: Tensor, y_rq: Tensor) -> Any:
+    sums = JointSums()
+    for x, y in zip(x_rp.split(64), y_rq.split(64), strict=True):
+        sums.add(x[:, None, None], y[:, None, None])
+    return sums.moments()
+
+
+def error_of_map(weight_qp: Tensor, x_rp: Tensor, y_rq: Tensor) -> float:
+    left = y_rq - x_rp @ weight_qp.T
+    return float((left - left.mean(0)).square().sum())
+
+
+def test_a_refit_of_a_rank_is_reduced_rank_regression() -> None:
+    """By a slow twin: the best of that rank, found by alternating least squares."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2048, 7, generator=generator, dtype=torch.float64) @ torch.randn(
+        7, 7, generator=generator, dtype=torch.float64
+    )
+    true = torch.randn(5, 7, generator=generator, dtype=torch.float64)
+    y = x @ true.T + torch.randn(2048, 5, generator=generator, dtype=torch.float64) + 3.0
+    layer = nn.Linear(7, 5).double()
+    refit_layer(layer, moments_of(x, y), rank=2)
+    assert torch.linalg.matrix_rank(layer.weight) == 2
+    x0, y0 = x - x.mean(0), y - y.mean(0)
+    up, down = torch.randn(5, 2, generator=generator, dtype=torch.float64), torch.empty(0)
+    for _ in range(400):
+        code = torch.linalg.lstsq(up, y0.T).solution  # Best codes, then the best maps to and from them.
+        down = torch.linalg.lstsq(x0, code.T).solution.T
+        up = torch.linalg.lstsq(x0 @ down.T, y0).solution.T
+    twin = error_of_map(up @ down, x0, y0)
+    found = error_of_map(layer.weight.detach(), x0, y0)
+    assert found <= twin * (1 + 1e-4)
+    torch.testing.assert_close(layer(x).mean(0), y.mean(0))
+
+
+def test_a_refit_of_full_rank_is_the_refit() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, y = (torch.randn(1024, size, generator=generator, dtype=torch.float64) for size in (6, 4))
+    plain, ranked = nn.Linear(6, 4).double(), nn.Linear(6, 4).double()
+    ranked.load_state_dict(plain.state_dict())
+    refit_layer(plain, moments_of(x, y))
+    refit_layer(ranked, moments_of(x, y), rank=4)
+    torch.testing.assert_close(ranked.weight, plain.weight)
+    torch.testing.assert_close(ranked.bias, plain.bias)
+
+
+def test_what_a_rank_loses_is_the_variance_of_the_weaker_directions() -> None:
+    turn = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(1)).double()).Q
+    covariance = turn @ torch.diag(torch.tensor([6.0, 3.0, 1.0, 0.0]).double()) @ turn.T
+    assert lost_by_rank(covariance) == pytest.approx([0.4, 0.1, 0.0, 0.0], abs=1e-12)
+
+
+def test_points_are_those_that_cost_less_than_the_whole_layer_and_of_the_units_kept() -> None:
+    covariance = torch.diag(torch.tensor([4.0, 3.0, 2.0, 1.0]).double())
+    outputs = Outputs(Moments(9, torch.zeros(4).double(), covariance), worth=2.0)
+    whole, *ranks = points_of(40, outputs, None, 3.0, 1)
+    assert whole == Point(120.0, 0.0, 0)
+    assert [each.rank for each in ranks] == [2, 1]  # 3 · (10 + 4) is more than 40.
+    assert [each.cost for each in ranks] == [84.0, 42.0]
+    assert [each.loss for each in ranks] == pytest.approx([-2 * math.log(0.7), -2 * math.log(0.4)])
+    _, *ranks = points_of(20, outputs, torch.tensor([0, 3]), 1.0, 1)
+    assert [(each.rank, each.loss) for each in ranks] == [(1, pytest.approx(-2 * math.log(0.8)))]
+
+
+CURVES = st.lists(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4), min_size=1, max_size=3
+)
+
+
+def curve_of(steps: list[tuple[int, int]]) -> list[Point]:
+    """A convex curve of loss over cost: each step dearer per cost saved than the one before."""
+    points = [Point(float(sum(saved for saved, _ in steps)), 0.0, 0)]
+    for rank, (saved, price) in enumerate(sorted(steps, key=lambda step: step[1]), start=1):
+        last = points[-1]
+        points.append(Point(last.cost - saved, last.loss + saved * price, len(steps) + 1 - rank))
+    return points
+
+
+@given(CURVES, st.floats(0.01, 1.0))
+@settings(deadline=None)
+def test_ranks_save_what_is_asked_and_none_could_go_back(
+    curves: list[list[tuple[int, int]]], share: float
+) -> None:
+    points = {str(place): curve_of(steps) for place, steps in enumerate(curves)}
+    saving = share * sum(own[0].cost for own in points.values())
+    found = allocate_ranks(points, saving)
+    at = {
+        name: next(place for place, each in enumerate(own) if each.rank == found.get(name, 0))
+        for name, own in points.items()
+    }
+    saved = sum(own[0].cost - own[at[name]].cost for name, own in points.items())
+    assert saved >= saving - 1e-9
+    for name, place in at.items():
+        if place:
+            assert saved - (points[name][place - 1].cost - points[name][place].cost) < saving
+
+
+@given(CURVES, st.integers(0, 12))
+@settings(deadline=None)
+def test_of_convex_curves_no_choice_that_saves_as_much_loses_less(
+    curves: list[list[tuple[int, int]]], rounds: int
+) -> None:
+    """By a slow twin, all choices there are, where what is asked for is what some steps save."""
+    points = {str(place): curve_of(steps) for place, steps in enumerate(curves)}
+    steps = sorted(
+        ((b.loss - a.loss) / (a.cost - b.cost), a.cost - b.cost)
+        for own in points.values()
+        for a, b in pairwise(own)
+    )
+    dearest, _ = steps[rounds % len(steps)]
+    saving = sum(saved for price, saved in steps if price <= dearest)
+    found = allocate_ranks(points, saving)
+    loss = sum(
+        next(each.loss for each in own if each.rank == found.get(name, 0)) for name, own in points.items()
+    )
+    choices = (
+        (sum(each.loss for each in choice), sum(own[0].cost for own in points.values()))
+        for choice in product(*points.values())
+        if sum(own[0].cost - each.cost for own, each in zip(points.values(), choice, strict=True)) >= saving
+    )
+    assert loss <= min(choices)[0] + 1e-9
+
+
+def test_what_saves_too_little_is_refused() -> None:
+    with pytest.raises(PruneError, match="do not save enough"):
+        allocate_ranks({"a": curve_of([(2, 1)])}, 3.0)
+
+
+def test_layers_that_others_share_read_or_hold_are_not_split() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.plain, self.tied, self.like_it = (nn.Linear(8, 8) for _ in range(3))
+            self.like_it.weight = self.tied.weight
+            self.hooked, self.frozen, self.named, self.ignored = (nn.Linear(8, 8) for _ in range(4))
+            self.again = self.named
+            self.hooked.register_forward_hook(lambda *_: None)
+            self.frozen.requires_grad_(False)
+
+            class Own(nn.Linear):
+                pass
+
+            self.own = Own(8, 8)
+
+    assert layers_to_split(Net(), Prune(ignored_layers=("ign*",))) == ["plain"]
+
+
+def test_what_an_error_at_a_layer_is_worth_is_measured_and_a_layer_never_called_is_left_out() -> None:
+    model = nn.Sequential(nn.Linear(16, 16, bias=False), nn.Linear(16, 4, bias=False)).double()
+    model.unused = nn.Linear(3, 3)
+    model.forward = lambda x: model[1](model[0](x))  # type: ignore[method-assign]
+    batches = [batch.double() for batch in data()]
+    before = copy.deepcopy(model.state_dict())
+    found = observe_outputs(model, batches, ["0", "1", "unused"])
+    assert set(found) == {"0", "1"}
+    # Of the last layer the loss is in the outputs themselves: worth · −ln(1 − lost) is the share lost.
+    lost = lost_by_rank(found["1"].moments.covariance_nn)[1]
+    assert found["1"].worth * -math.log1p(-lost) == pytest.approx(lost, rel=0.2)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_net_of_low_rank_is_split_and_loses_less_than_without() -> None:
+    model, batches = low_rank_net(), data()
+    before = copy.deepcopy(model.state_dict())
+    units = extract(model, batches, replace(SPLIT, low_rank=False))
+    found = extract(model, batches, SPLIT)
+    assert any(isinstance(module, LowRank) for module in found.ticket.modules())
+    assert count_macs(found.ticket, batches[0]).total <= 0.5 * count_macs(model, batches[0]).total
+    assert found.macs_share <= 0.5
+    other = list(torch.randn(512, 16, generator=torch.Generator().manual_seed(9)).split(128))
+    errors = [output_error(each.ticket, model, other) for each in (found, units)]
+    assert errors[0] < 0.2 * errors[1]
+    assert "of low rank leave an error of" in found.notes[0]
+    ranks = {each.group: each.width_after for each in found.changes if each.kind == "rank"}
+    assert ranks == {each.layer: each.rank for each in found.plan.factored}
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    again = extract(model, batches, SPLIT)
+    assert again.plan == found.plan
+    assert all(
+        torch.equal(value, again.ticket.state_dict()[name])
+        for name, value in found.ticket.state_dict().items()
+    )
+
+
+def test_a_target_of_parameters_is_met_by_ranks_too() -> None:
+    model = low_rank_net()
+    found = extract(model, data(), replace(SPLIT, target=Params(0.5)))
+    assert found.plan.factored
+    sizes = [sum(each.numel() for each in net.parameters()) for net in (found.ticket, model)]
+    assert sizes[0] <= 0.5 * sizes[1]
+
+
+def test_where_units_alone_do_better_no_layer_is_split_and_a_note_says_so() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 16))
+    with torch.no_grad():  # Half of the units are dead: nothing is lost without them.
+        model[0].weight[32:], model[0].bias[32:] = 0.0, -1.0
+    found = extract(model, data(), SPLIT)
+    units = extract(model, data(), replace(SPLIT, low_rank=False))
+    assert found.plan == units.plan
+    assert "none was split" in found.notes[0] or "no layer was split" in found.notes[0]
+
+
+def test_layers_that_are_slower_split_are_not_split_where_that_is_measured() -> None:
+    def clock(model: nn.Module) -> float:
+        return 2.0 if any(isinstance(module, LowRank) for module in model.modules()) else 1.0
+
+    found = extract(low_rank_net(), data(), SPLIT, clock=clock)
+    assert found.plan.factored
+    assert "and 2.00 times the time of a pass, measured here" in found.notes[0]
+    found = extract(low_rank_net(), data(), replace(SPLIT, low_rank="auto"), clock=clock)
+    assert not found.plan.factored
+    assert "but take 2.00 times as long as whole, measured here: none was split" in found.notes[0]
+
+
+def test_a_ticket_of_low_rank_is_written_down_replayed_saved_and_loaded(tmp_path: Path) -> None:
+    model, batches = low_rank_net(), data()
+    found = tpsprune.extract(model, batches, tpsprune.Macs(0.5), low_rank=True, quality="fast", round_to=1)
+    plan = Plan.from_json(found.plan.to_json())
+    assert plan == found.plan
+    assert plan.factored
+    check_ticket(found.ticket, plan)
+    shell = replay(model, plan)
+    assert {name: value.shape for name, value in shell.state_dict().items()} == {
+        name: value.shape for name, value in found.ticket.state_dict().items()
+    }
+    tpsprune.save(found, tmp_path / "ticket")
+    loaded = tpsprune.load(tmp_path / "ticket", model=low_rank_net())
+    assert torch.equal(loaded(batches[0]), found.ticket(batches[0]))
+    card = (tmp_path / "ticket" / "README.md").read_text()
+    assert "rank" in card
+
+
+def test_a_ticket_of_low_rank_is_repaired_and_can_be_pruned_again_but_not_composed() -> None:
+    model, batches = low_rank_net(), data()
+    found = tpsprune.extract(model, batches, tpsprune.Macs(0.4), low_rank=True, repair_steps=20, round_to=1)
+    assert found.plan.factored
+    assert any("repair" in note for note in found.notes)
+    again = tpsprune.extract(found.ticket, batches, tpsprune.Macs(0.7), quality="fast", round_to=1)
+    assert again.macs_share <= 0.7
+    with pytest.raises(PruneError, match="pruned no further"):
+        compose(found.plan, again.plan)
+
+
+def test_optimizer_state_of_biases_is_carried_and_that_of_split_weights_starts_afresh() -> None:
+    model = low_rank_net()
+    found = extract(model, data(), SPLIT)
+    split = found.plan.factored[0].layer
+    state = {name: {"exp_avg": value.detach().clone()} for name, value in model.named_parameters()}
+    carried = carry_state(state, found.plan)
+    assert f"{split}.up.bias" in carried
+    assert not {f"{split}.weight", f"{split}.bias", f"{split}.up.weight", f"{split}.down.weight"} & set(
+        carried
+    )
+    names = dict(found.ticket.named_parameters())
+    assert all(entries["exp_avg"].shape == names[name].shape for name, entries in carried.items())
+
+
+@pytest.mark.parametrize(
+    "factored",
+    [
+        Factored(layer="nowhere", rank=2),
+        Factored(layer="1", rank=2),
+        Factored(layer="0", rank=17),
+    ],
+)
+def test_a_plan_that_splits_what_is_not_there_is_refused(factored: Factored) -> None:
+    plan = plan_of(low_rank_net(), (), factored=(factored,))
+    with pytest.raises(ArtifactError, match=r"plan\.factored"):
+        Plan.from_json(plan.to_json())
+    twice = plan_of(low_rank_net(), (), factored=(Factored(layer="2", rank=2),) * 2)
+    with pytest.raises(ArtifactError, match=r"plan\.factored"):
+        Plan.from_json(twice.to_json())
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"target": Tolerance(0.1)}, "low_rank: needs a target of macs or params"),
+        ({"reconstruct": False}, "low_rank: needs prune.compensate and prune.reconstruct"),
+    ],
+)
+def test_low_rank_without_what_it_needs_is_refused(more: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(PruneError, match=message):
+        tpsprune.extract(low_rank_net(), data(), **{"target": tpsprune.Macs(0.5), "low_rank": True, **more})
