@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from benchmarks.one_shot_methods import Method, method_of
+from benchmarks.one_shot_folding import folded
+from benchmarks.one_shot_methods import FOLDING, Method, method_of
 from benchmarks.one_shot_rows import Row
 from benchmarks.zoo.tasks import TASKS
 from benchmarks.zoo.trained import Calibration, accuracy, sample_calibration, trained
 from tpsprune.errors import PruneError
-from tpsprune.pruning import Extraction, extract
+from tpsprune.pruning import extract
 
 DENSE = "dense"
 TEST_ITEMS = 2000
@@ -33,7 +34,7 @@ def cut_rows(keys: list[Key]) -> Iterator[Row]:
             yield Row(net=net, seed=number, method=key, share=share, score=score, macs_share=1.0)
             continue
         try:
-            extraction = cut(model, seen, method_of(key), share)
+            ticket, macs_share = cut(model, seen, method_of(key), share)
         except PruneError as refusal:
             yield Row(net=net, seed=number, method=key, share=share, problem=str(refusal))
             continue
@@ -48,14 +49,16 @@ def cut_rows(keys: list[Key]) -> Iterator[Row]:
             seed=number,
             method=key,
             share=share,
-            score=accuracy(task, extraction.ticket, TEST_ITEMS),
-            macs_share=extraction.macs_share,
+            score=accuracy(task, ticket, TEST_ITEMS),
+            macs_share=macs_share,
             seconds=seconds,
         )
 
 
-def cut(model: nn.Module, seen: Calibration, method: Method, share: float) -> Extraction:
+def cut(model: nn.Module, seen: Calibration, method: Method, share: float) -> tuple[nn.Module, float]:
     """Cut one model by one method; labels go only to the measure that cannot do without."""
-    if method.wants_labels:
-        return extract(model, seen.batches, method.settings(share), labels=seen.labels)
-    return extract(model, seen.batches, method.settings(share))
+    if method.units == FOLDING:
+        return folded(model, seen.batches, share)
+    labels = seen.labels if method.wants_labels else None
+    found = extract(model, seen.batches, method.settings(share), labels=labels)
+    return found.ticket, found.macs_share

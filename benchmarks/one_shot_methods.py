@@ -14,6 +14,8 @@ BASELINES = ("magnitude", "taylor", "bn-scale", "lamp", "fpgm", "group-norm", "r
 OURS_AGAIN = ("greedy", "uniform")
 FOLDED_AGAIN = ("magnitude", "taylor", "random")
 BASELINE_WIDTHS = ("uniform", "global-magnitude")
+FOLDING = "folding"
+"""Units merged, not removed (``one_shot_folding``); of nets with batch norm."""
 LABELLED = {"taylor"}
 TAKES_BATCH_NORM = {"bn-scale"}
 
@@ -75,7 +77,8 @@ def methods(*, batch_norm: bool, quick: bool = False, first: bool = True) -> lis
     ours.append(Method("interpolation", "greedy", "low rank"))
     mends = [mend for mend in MENDS if batch_norm or mend != "batch norm"]
     baselines = BASELINES[:2] if quick else BASELINES
-    return ours + [
+    merged = [Method(FOLDING, "uniform", "batch norm")] if batch_norm else []
+    return [*ours, *merged] + [
         Method(units, widths, mend)
         for units in baselines
         if batch_norm or units not in TAKES_BATCH_NORM

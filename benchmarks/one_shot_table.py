@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.one_shot_cuts import DENSE
-from benchmarks.one_shot_methods import BASELINES, MENDS, OURS, Method, method_of
+from benchmarks.one_shot_methods import BASELINES, FOLDING, MENDS, OURS, Method, method_of
 from benchmarks.one_shot_rows import Row
 
 WIDTH_MARKS = {"uniform": "u", "global-magnitude": "g"}
@@ -86,9 +86,13 @@ def net_table(rows: Sequence[Row], net: str, shares: Sequence[float], default: s
         if any(cells):
             name = f"**ours, {widths}**" if widths == default else f"ours, {widths}"
             lines.append(_line(name, [each.words if each else "–" for each in cells]))
-    cells = [cell(rows, net, "interpolation/greedy/low rank", share) for share in shares]
-    if any(cells):
-        lines.append(_line("ours, greedy, low rank", [each.words if each else "–" for each in cells]))
+    for name, method in (
+        ("ours, greedy, low rank", "interpolation/greedy/low rank"),
+        ("model folding + batch norm", f"{FOLDING}/uniform/batch norm"),
+    ):
+        cells = [cell(rows, net, method, share) for share in shares]
+        if any(cells):
+            lines.append(_line(name, [each.words if each else "–" for each in cells]))
     for units in BASELINES:
         for mend in MENDS:
             best = [settled_cell(rows, net, units, mend, share) for share in shares]

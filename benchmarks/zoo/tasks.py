@@ -118,6 +118,13 @@ TASKS: dict[str, Task] = {
             ),
         ),
         Task(
+            name="resnet20-short",
+            title="ResNet-20 on CIFAR-10 (JPEG), 20,000 images, 15 epochs",
+            data=_cifar(20_000),
+            build=_resnet(20),
+            train=Train(epochs=15, learning_rate=5e-3, weight_decay=0.05, threads=1),
+        ),
+        Task(
             name="resnet20",
             title="ResNet-20 on CIFAR-10 (JPEG), 60 epochs (meant for a GPU)",
             data=_cifar(None),

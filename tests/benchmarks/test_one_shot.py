@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from benchmarks import one_shot_conduct
 from benchmarks.one_shot_cuts import DENSE
+from benchmarks.one_shot_folding import folded
 from benchmarks.one_shot_foreign import agreement
 from benchmarks.one_shot_methods import BASELINES, Method, method_of, methods
 from benchmarks.one_shot_rows import Journal, Row, fingerprint
@@ -80,7 +82,7 @@ def test_the_fingerprint_follows_the_code_that_is_measured_and_no_other(tmp_path
 
 def test_every_method_has_a_name_of_its_own_that_leads_back_to_it() -> None:
     every = methods(batch_norm=True)
-    assert len({each.key for each in every}) == len(every) == 5 + 7 * (2 * 2 + 1)
+    assert len({each.key for each in every}) == len(every) == 7 + 7 * (2 * 2 + 1)
     assert all(method_of(each.key) == each for each in every)
 
 
@@ -98,6 +100,23 @@ def test_a_mend_is_two_switches_of_the_recipe(mend: str, fold: bool, recalibrate
     settings = Method("magnitude", "uniform", mend).settings(0.5)  # type: ignore[arg-type]
     assert (settings.compensate, settings.recalibrate) == (fold, recalibrate)
     assert (settings.units, settings.widths, str(settings.target)) == ("magnitude", "uniform", "macs=0.5")
+
+
+def test_folding_merges_units_that_are_equal_without_loss() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)),
+    )
+    with torch.no_grad():
+        for conv in (model[0], model[3]):  # Every unit is there twice.
+            conv.weight[4:], conv.bias[4:] = conv.weight[:4], conv.bias[:4]
+    batches = list(torch.randn(64, 1, 9, 9).split(32))
+    model(batches[0])
+    found, share = folded(model.eval(), batches, 0.3)
+    assert found[0].out_channels == 4
+    assert share <= 0.3
+    torch.testing.assert_close(found(batches[0]), model(batches[0]), rtol=1e-4, atol=1e-5)
 
 
 def test_a_cell_is_the_mean_and_standard_deviation_over_seeds() -> None:
@@ -147,7 +166,7 @@ def test_a_table_of_three_shares_is_at_most_a_hundred_columns_wide() -> None:
         for seed in range(3)
     ]
     lines = net_table(every, "digits", shares, "global-magnitude")
-    assert len(lines) == 2 + 5 + 7 * 3
+    assert len(lines) == 2 + 7 + 7 * 3
     assert max(map(len, lines)) <= 100
 
 
