@@ -91,6 +91,7 @@ Examples:
   tpsprune prune efficientnet-lite0        # the recipe names the weights
   tpsprune prune my.toml --weights model.pt --target widths=conv1=12,conv2=30
   tpsprune prune my.toml --weights model.pt --set prune.quality=best
+  tpsprune prune my.toml --weights model.pt --set prune.low_rank=true    # split layers too
 """,
 )
 @recipe_argument
