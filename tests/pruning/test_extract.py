@@ -19,10 +19,10 @@ from tpsprune.errors import PruneError
 from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning import Extraction, extract, find_groups
 from tpsprune.pruning.calibration import CalibrationStatistics
-from tpsprune.pruning.extract import _race
 from tpsprune.pruning.observations import hold_out
 from tpsprune.pruning.output_error import output_error
 from tpsprune.pruning.planning import plan_widths
+from tpsprune.pruning.race import race
 from tpsprune.pruning.recalibration import recalibrate_norms
 from tpsprune.pruning.reconstruction import share_held
 from tpsprune.recipe.prune import Macs, Prune, Tolerance, Widths
@@ -485,7 +485,7 @@ def test_in_a_race_widths_that_do_not_run_lose() -> None:
     assert "first" in {each.group for each in uniform.changes}
     planned = plan_widths(model, batches, settings)
     rigged = replace(planned, widths=(40, *planned.widths[1:]))
-    assert _race(model, batches, settings, rigged).widths != rigged.widths
+    assert race(model, batches, settings, rigged, None)[0].widths != rigged.widths
 
 
 class Hoarder(nn.Linear):

@@ -137,6 +137,28 @@ def plan_widths(
     return WidthPlan(prunability, count, costs, statistics, evidence, settings.target, widths, orders)
 
 
+def plan_size(
+    planned: WidthPlan,
+    model: nn.Module,
+    settings: Prune,
+    *,
+    within: Sequence[int] | None = None,
+    clock: Callable[[nn.Module], float] | None = None,
+) -> WidthPlan:
+    """Return the plan of another target of the same kind, on what is known already.
+
+    ``within`` are widths that no group may exceed: those of a larger ticket, whose units these are some of.
+    """
+    latency = None
+    if clock:
+        opened_model, _ = open_layers(model, planned.prunability.opened)
+        latency = latency_shares(opened_model, planned.groups, clock, dense=model)
+    widths = _choose(planned.costs, planned.evidence, settings, planned.groups, latency=latency)
+    if within is not None:
+        widths = tuple(map(min, widths, within))
+    return replace(planned, widths=widths, target=settings.target)
+
+
 def plan_low_rank(
     planned: WidthPlan, model: nn.Module, batches: Sequence[Any], settings: Prune
 ) -> tuple[WidthPlan, ...]:

@@ -78,6 +78,10 @@ class Tolerance(ShareTarget):
     tolerance: OpenShare
 
 
+Share: TypeAlias = Macs | Params | Latency | Tolerance
+"""A target that is one number, as the sizes of a family are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Widths(_OneTarget):
     """Units to keep, by group; a group that is not named keeps all of its own."""
