@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tpsprune.loop.comparison import Comparison
     from tpsprune.loop.extract import extract, replay
+    from tpsprune.loop.family import Family, family
     from tpsprune.loop.meter import EnergyUse, Meter
     from tpsprune.loop.penalty import TPS
     from tpsprune.loop.watch import Watch
@@ -36,6 +37,7 @@ __all__ = [
     "Consensus",
     "EnergyUse",
     "Extraction",
+    "Family",
     "Latency",
     "Macs",
     "Mask",
@@ -50,6 +52,7 @@ __all__ = [
     "Watch",
     "Widths",
     "extract",
+    "family",
     "load",
     "replay",
     "save",
@@ -61,6 +64,8 @@ _HOMES = {
     "save": ("tpsprune.pipeline.save", "save"),
     "extract": ("tpsprune.loop.extract", "extract"),
     "Extraction": ("tpsprune.pruning.extract", "Extraction"),
+    "Family": ("tpsprune.loop.family", "Family"),
+    "family": ("tpsprune.loop.family", "family"),
     "Plan": ("tpsprune.pruning.plan", "Plan"),
     "replay": ("tpsprune.loop.extract", "replay"),
     "TPS": ("tpsprune.loop.penalty", "TPS"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from tpsprune.numerics.forward import evaluation_mode, fixed_seed
 from tpsprune.numerics.trees import WholeBatch, WithCalls, item_count, take_items
 from tpsprune.pruning import Extraction, Plan
 from tpsprune.pruning.costs import timed
-from tpsprune.recipe.prune import Latency, Macs, Target
+from tpsprune.recipe.prune import Latency, Macs, Prune, Target
 from tpsprune.recipe.settings import prune_settings
 
 
@@ -86,8 +87,42 @@ def extract(
             gradients; or it is scripted or quantised.
         ModelError: its parameters are sharded over processes.
     """
+    prepared = prepare(
+        model, calibration_data, Macs(0.5) if target is None else target, settings, items, also, labels, seed
+    )
+    extraction = pruning.extract(prepared.model, prepared.batches, prepared.settings, **prepared.inputs)
+    return finish(extraction, prepared)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A model, its calibration data and settings, checked; what an extraction needs besides."""
+
+    model: nn.Module
+    batches: Sequence[Any]
+    settings: Prune
+    seed: int
+    inputs: dict[str, Any]
+
+
+def prepare(
+    model: nn.Module,
+    calibration_data: Tensor | Iterable[Any],
+    target: Target,
+    settings: Mapping[str, Any],
+    items: Callable[[Any], int] | None,
+    also: Sequence[Callable[[Any, Any], Any]],
+    labels: Sequence[Tensor] | None,
+    seed: int,
+) -> Prepared:
+    """Check what a caller of ``extract`` gave; the arguments are its own.
+
+    Raises:
+        PruneError: as ``extract``.
+        ModelError: as ``extract``.
+    """
     model = plain_model(model)
-    chosen = prune_settings(Macs(0.5) if target is None else target, settings)
+    chosen = prune_settings(target, settings)
     if chosen.rounds > 1:
         raise PruneError(
             "rounds > 1 needs the training between them: extract, train the ticket, and extract from it again"
@@ -113,12 +148,18 @@ def extract(
         inputs["labels"] = labels
     if isinstance(chosen.target, Latency) or chosen.low_rank:
         inputs["clock"] = _clock(batches, chosen.target)
-    extraction = pruning.extract(model, batches, chosen, **inputs)
+    return Prepared(model, batches, chosen, seed, inputs)
+
+
+def finish(extraction: Extraction, prepared: Prepared) -> Extraction:
+    """Repair a ticket that was cut, as the settings say; its ``save_pretrained`` is ours from now on."""
+    chosen, batches = prepared.settings, prepared.batches
     if steps := pruning.count_repair_steps(chosen, sum(map(item_count, batches))):
         with timed(extraction.times, "repair"):
-            extraction = _finished(
-                pruning.repair_ticket(extraction, model, batches, chosen, steps=steps, seed=seed)
+            repairing = pruning.repair_ticket(
+                extraction, prepared.model, batches, chosen, steps=steps, seed=prepared.seed
             )
+            extraction = _finished(repairing)
     else:
         extraction = pruning.note_no_repair(extraction, chosen)
     saves_itself(extraction.ticket)

@@ -1,6 +1,6 @@
 """Pruning: what can be pruned, how much, which units, and the extraction itself as one transaction."""
 
-from tpsprune.pruning.extract import Extraction, extract
+from tpsprune.pruning.extract import Extraction, draw, extract
 from tpsprune.pruning.groups import Consumer, Group, Prunability, PrunedGroup, Slice
 from tpsprune.pruning.plan import Plan
 from tpsprune.pruning.planning import WidthPlan, plan_widths
@@ -14,6 +14,7 @@ from tpsprune.pruning.prunability import (
 )
 from tpsprune.pruning.repair import RepairStep, count_repair_steps, note_no_repair, repair, repair_ticket
 from tpsprune.pruning.replay import carry_state, check_ticket, replay
+from tpsprune.pruning.sizes import plan_sizes, shell_of
 from tpsprune.pruning.widths import width_step
 
 __all__ = [
@@ -32,14 +33,17 @@ __all__ = [
     "check_ticket",
     "consumer_widths",
     "count_repair_steps",
+    "draw",
     "extract",
     "find_groups",
     "list_layers",
     "note_no_repair",
+    "plan_sizes",
     "plan_widths",
     "repair",
     "repair_ticket",
     "replay",
+    "shell_of",
     "tensors_by_group",
     "width_step",
 ]

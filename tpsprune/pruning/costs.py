@@ -317,12 +317,18 @@ def latency_shares(
     """
 
     def share(widths: Sequence[int]) -> float:
-        pruned = [PrunedGroup.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
-        ticket = pruned_copy(model, pruned)
-        close_layers(ticket)
+        ticket = sliced_shell(model, groups, widths)
         return median(clock(ticket) / clock(dense) for _ in range(TIMED_PAIRS))
 
     return share
+
+
+def sliced_shell(model: nn.Module, groups: Sequence[Group], widths: Sequence[int]) -> nn.Module:
+    """Return an opened model at some widths, closed again: its first units, whichever these are."""
+    pruned = [PrunedGroup.of(group, range(width)) for group, width in zip(groups, widths, strict=True)]
+    shell = pruned_copy(model, pruned)
+    close_layers(shell)
+    return shell
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ The stages have the names that ``ARCHITECTURE.md`` gives them; each is a call in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -22,13 +22,13 @@ from tpsprune.pruning.layers import mixer
 from tpsprune.pruning.opening import close_layers
 from tpsprune.pruning.plain_layers import is_computed
 from tpsprune.pruning.plan import Plan, signature_of, versions
-from tpsprune.pruning.planning import WidthPlan, plan_size, plan_widths
+from tpsprune.pruning.planning import WidthPlan, plan_widths
 from tpsprune.pruning.race import race
 from tpsprune.pruning.recalibration import recalibrate_norms
 from tpsprune.pruning.selection import Selection
 from tpsprune.pruning.surgery import shapes_of, widened_copy
 from tpsprune.pruning.verification import check_target_met, verify, verify_split
-from tpsprune.recipe.prune import Prune, Share, Tolerance
+from tpsprune.recipe.prune import Prune, Tolerance
 from tpsprune.records import GroupChange, Unpruned
 
 MOST_FEW: Final = 3
@@ -152,41 +152,6 @@ def draw(
     plain = [name for name in fitted.names if is_computed(model.get_submodule(name))]
     notes += _notes(planned, sum(map(item_count, batches)), fitted.fitted_share, plain, settings)
     return Extraction(ticket, plan, changes, planned.prunability.unpruned, macs_share, notes, times)
-
-
-def extract_sizes(
-    model: nn.Module,
-    batches: Sequence[Any],
-    settings: Prune,
-    targets: Sequence[Share],
-    *,
-    clock: Callable[[nn.Module], float] | None = None,
-) -> Iterator[Extraction]:
-    """Draw a ticket for each of several targets of one kind, from one look at the model; the largest first.
-
-    Groups, statistics and the path of widths are those of all; each ticket keeps some of the units of the
-    next larger one, so that they are nested. ``settings.target`` does not count.
-
-    Args:
-        model, batches, settings, clock: as ``extract`` takes them.
-        targets: in any order; the least of them is checked first.
-
-    Raises:
-        PruneError: as ``extract``; what is out of reach is so before a ticket is drawn.
-
-    Cost: ``plan_widths`` once; the second half of ``extract`` for each ticket.
-    """
-    # Of a model that may lose more less is left.
-    ordered = sorted(targets, key=lambda each: each.share if isinstance(each, Tolerance) else -each.share)
-    if not ordered:
-        return
-    planned = plan_widths(model, batches, replace(settings, target=ordered[-1]), clock=clock)
-    widths: tuple[int, ...] | None = None
-    for target in ordered:
-        own = replace(settings, target=target)
-        sized = plan_size(planned, model, own, within=widths, clock=clock)
-        widths = sized.widths
-        yield draw(model, batches, own, sized, clock=clock)
 
 
 def _without_absent(pruned: Sequence[PrunedGroup], present: set[str]) -> tuple[PrunedGroup, ...]:

@@ -1,0 +1,175 @@
+"""One trained model, several smaller ones: planned from one look, drawn when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from math import inf
+from typing import Any, Final, Literal, TypeAlias, final, get_args
+
+import torch
+from torch import Tensor, nn
+
+from tpsprune import measure, pruning
+from tpsprune.errors import PruneError, did_you_mean
+from tpsprune.loop.extract import Prepared, finish, prepare
+from tpsprune.numerics.forward import fixed_seed
+from tpsprune.numerics.trees import take_items
+from tpsprune.pruning import Extraction, WidthPlan
+from tpsprune.recipe.prune import Latency, Macs, Params, Share, Tolerance
+
+By: TypeAlias = Literal["macs", "params", "latency", "tolerance"]
+TARGETS: Final[Mapping[By, type[Share]]] = {
+    "macs": Macs,
+    "params": Params,
+    "latency": Latency,
+    "tolerance": Tolerance,
+}
+LIMITS: Final = ("latency_seconds", "parameters", "macs", "bytes")
+
+
+@torch.inference_mode(False)
+def family(
+    model: nn.Module,
+    calibration_data: Tensor | Iterable[Any],
+    sizes: Sequence[float] = (0.75, 0.5, 0.25),
+    *,
+    by: By = "macs",
+    items: Callable[[Any], int] | None = None,
+    also: Sequence[Callable[[Any, Any], Any]] = (),
+    labels: Sequence[Tensor] | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Family:
+    """Plan several smaller models of a trained one, nested, from one look at it; draw them when asked.
+
+    >>> import torch, tpsprune
+    >>> from torch import nn
+    >>> _ = torch.manual_seed(0)
+    >>> model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    >>> sizes = tpsprune.family(model, torch.randn(512, 8), sizes=(0.75, 0.5, 0.25), quality="fast")
+    >>> [member.ticket[0].out_features for member in sizes]
+    [24, 16, 8]
+    >>> sizes.pick(parameters=250).macs_share
+    0.5
+
+    Args:
+        model: as ``tpsprune.extract`` takes it; so are all arguments but the next two.
+        sizes: shares, in any order.
+        by: what they are shares of: ``macs``, ``params``, ``latency`` (measured here) or ``tolerance``.
+
+    Returns:
+        A family: by size, one after the other from the largest, or by what it may cost.
+
+    Cost: the first half of an extraction; its second half for each size that is asked for.
+
+    Raises:
+        PruneError: as ``tpsprune.extract``; of sizes the least that is out of reach, at once.
+        ModelError: as ``tpsprune.extract``.
+    """
+    if by not in TARGETS:
+        raise PruneError(
+            f"by = {by!r}{did_you_mean(str(by), TARGETS)}; expected one of {', '.join(get_args(By))}"
+        )
+    targets = [TARGETS[by](size) for size in dict.fromkeys(sizes)]
+    if not targets:
+        raise PruneError("sizes: at least one is needed, as in sizes=(0.75, 0.5, 0.25)")
+    prepared = prepare(model, calibration_data, targets[0], settings, items, also, labels, seed)
+    plans = pruning.plan_sizes(
+        prepared.model, prepared.batches, prepared.settings, targets, **prepared.inputs
+    )
+    return Family(prepared, plans)
+
+
+@final
+class Family:
+    """The sizes of one model: ``family[0.5]`` is an extraction, drawn on first use and kept.
+
+    ``sizes`` are in the order of the plans, the largest model first; iterating draws all of them. Each smaller
+    one has some of the units of the next larger one.
+    """
+
+    def __init__(self, prepared: Prepared, plans: Sequence[WidthPlan]) -> None:
+        self._prepared = prepared
+        self._plans = {_share(plan): plan for plan in plans}
+        self._drawn: dict[float, Extraction] = {}
+
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """The shares that were asked for, of the largest model first."""
+        return tuple(self._plans)
+
+    def __len__(self) -> int:
+        return len(self._plans)
+
+    def __iter__(self) -> Iterator[Extraction]:
+        return (self[size] for size in self.sizes)
+
+    @torch.inference_mode(False)
+    def __getitem__(self, size: float) -> Extraction:
+        """Return the extraction of a size, drawn if it is not yet.
+
+        Raises:
+            KeyError: it is not among ``sizes``.
+            PruneError: its ticket failed its verification.
+        """
+        if size not in self._plans:
+            raise KeyError(f"size {size!r}: there are {', '.join(map(str, self.sizes))}")
+        if size not in self._drawn:
+            given, plan = self._prepared, self._plans[size]
+            settings = replace(given.settings, target=plan.target)
+            clock = given.inputs.get("clock")
+            found = pruning.draw(given.model, given.batches, settings, plan, clock=clock)
+            self._drawn[size] = finish(found, given)
+        return self._drawn[size]
+
+    def pick(
+        self,
+        *,
+        latency_seconds: float = inf,
+        batch_items: int = 1,
+        parameters: float = inf,
+        macs: float = inf,
+        bytes: float = inf,  # noqa: A002 - the unit is the name
+    ) -> Extraction:
+        """Return the largest size that costs no more than this; only that one is drawn.
+
+        Args:
+            latency_seconds: median time of a forward pass on the model's device, measured now.
+            batch_items: copies of the first item that it is measured on.
+            parameters: of the model.
+            macs: multiply-accumulates of an item.
+            bytes: of its state dict as safetensors.
+
+        Raises:
+            PruneError: no size is within; the message has what the smallest takes.
+        """
+        limits = dict(zip(LIMITS, (latency_seconds, parameters, macs, bytes), strict=True))
+        asked = {name: limit for name, limit in limits.items() if limit < inf}
+        if not asked:
+            raise PruneError(f"pick needs a limit: {', '.join(LIMITS)}")
+        found: dict[str, float] = {}
+        for size in self.sizes:
+            found = self._costs(size, batch_items, timed="latency_seconds" in asked)
+            if all(found[name] <= limit for name, limit in asked.items()):
+                return self[size]
+        least = ", ".join(f"{name} {found[name]:.4g} for {limit:.4g}" for name, limit in asked.items())
+        raise PruneError(f"no size is within: the smallest, {self.sizes[-1]:g}, takes {least}")
+
+    def _costs(self, size: float, batch_items: int, *, timed: bool) -> dict[str, float]:
+        """Return what a size takes: of a model of its shape, for that does not depend on its weights."""
+        given = self._prepared
+        shell = pruning.shell_of(given.model, self._plans[size])
+        with fixed_seed():
+            counted = asdict(measure.size(shell, given.batches[0]))
+            if timed:
+                copies = torch.zeros(batch_items, dtype=torch.int64)
+                batch = take_items(given.batches[0], copies)
+                counted["latency_seconds"] = measure.batch_latency(shell, batch).median_seconds
+        return counted
+
+
+def _share(plan: WidthPlan) -> float:
+    target: Any = plan.target
+    share: float = target.share
+    return share
