@@ -24,6 +24,7 @@ __all__ = ["COMMANDS", "commands", "main"]
 COMMANDS: Final = {
     "train": "train",
     "prune": "train",
+    "family": "family",
     "compare": "compare",
     "report": "compare",
     "init": "init",

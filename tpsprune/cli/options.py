@@ -216,13 +216,18 @@ def target_override(text: str) -> str:
         hint = did_you_mean(kind, TARGETS) if equals else ""
         raise _bad(f"'{text}' is no target{hint}: use {TARGET_EXAMPLES}")
     if kind != "widths":
-        return f"prune.target={{ {json.dumps(kind)} = {_share(kind, value)!r} }}"
+        return f"prune.target={{ {json.dumps(kind)} = {share_of(kind, value)!r} }}"
     widths = _from_file(Path(value)) if value.endswith(".json") else _from_words(value)
     table = ", ".join(f"{json.dumps(name)} = {count}" for name, count in widths.items())
     return f'prune.target={{ "widths" = {{ {table} }} }}'
 
 
-def _share(kind: str, text: str) -> float:
+def share_of(kind: str, text: str) -> float:
+    """Return the share that a user typed for a kind of target.
+
+    Raises:
+        BadParameter: it is no share.
+    """
     try:
         share = float(text)
     except ValueError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from math import inf
 from typing import Any, Final, Literal, TypeAlias, final, get_args
@@ -16,15 +16,9 @@ from tpsprune.loop.extract import Prepared, finish, prepare
 from tpsprune.numerics.forward import fixed_seed
 from tpsprune.numerics.trees import take_items
 from tpsprune.pruning import Extraction, WidthPlan
-from tpsprune.recipe.prune import Latency, Macs, Params, Share, Tolerance
+from tpsprune.recipe.prune import SHARES
 
 By: TypeAlias = Literal["macs", "params", "latency", "tolerance"]
-TARGETS: Final[Mapping[By, type[Share]]] = {
-    "macs": Macs,
-    "params": Params,
-    "latency": Latency,
-    "tolerance": Tolerance,
-}
 LIMITS: Final = ("latency_seconds", "parameters", "macs", "bytes")
 
 
@@ -67,11 +61,11 @@ def family(
         PruneError: as ``tpsprune.extract``; of sizes the least that is out of reach, at once.
         ModelError: as ``tpsprune.extract``.
     """
-    if by not in TARGETS:
+    if by not in SHARES:
         raise PruneError(
-            f"by = {by!r}{did_you_mean(str(by), TARGETS)}; expected one of {', '.join(get_args(By))}"
+            f"by = {by!r}{did_you_mean(str(by), SHARES)}; expected one of {', '.join(get_args(By))}"
         )
-    targets = [TARGETS[by](size) for size in dict.fromkeys(sizes)]
+    targets = [SHARES[by](size) for size in dict.fromkeys(sizes)]
     if not targets:
         raise PruneError("sizes: at least one is needed, as in sizes=(0.75, 0.5, 0.25)")
     prepared = prepare(model, calibration_data, targets[0], settings, items, also, labels, seed)
@@ -85,8 +79,8 @@ def family(
 class Family:
     """The sizes of one model: ``family[0.5]`` is an extraction, drawn on first use and kept.
 
-    ``sizes`` are in the order of the plans, the largest model first; iterating draws all of them. Each smaller
-    one has some of the units of the next larger one.
+    ``sizes`` are in the order of the plans, the largest model first; iterating draws all of them. Each
+    smaller one has some of the units of the next larger one.
     """
 
     def __init__(self, prepared: Prepared, plans: Sequence[WidthPlan]) -> None:

@@ -3,6 +3,7 @@
 from tpsprune.loop.extract import extract
 from tpsprune.pipeline.compare import compare
 from tpsprune.pipeline.export import FORMATS, export, export_steps
+from tpsprune.pipeline.family import family
 from tpsprune.pipeline.load import load
 from tpsprune.pipeline.prune import check, prune, prune_dry
 from tpsprune.pipeline.save import save
@@ -15,6 +16,7 @@ __all__ = [
     "export",
     "export_steps",
     "extract",
+    "family",
     "load",
     "prune",
     "prune_dry",

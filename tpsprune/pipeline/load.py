@@ -48,6 +48,7 @@ FROM_TENSORS_ALONE: Final = (CnnModel, ResNetModel, MlpModel, TransformerModel)
 def load(
     folder: str | Path,
     *,
+    size: float | None = None,
     model: nn.Module | Callable[[], nn.Module] | None = None,
     trust_code: bool = False,
 ) -> nn.Module:
@@ -59,7 +60,8 @@ def load(
     damage; they do not show from whom a bundle is.
 
     Args:
-        folder: of ``tpsprune.save``, or of ``tpsprune export``, safetensors among its formats.
+        folder: of ``tpsprune.save``, of ``tpsprune export``, safetensors among its formats, or of a family.
+        size: of a family, which of its sizes: the share that was asked for.
         model: the architecture that the plan belongs to, of the dense shapes, or a callable without arguments
             that builds it. Its weights do not matter, and it is not changed. A folder of ``tpsprune.save``
             needs it; where there is a recipe too it takes the recipe's place.
@@ -67,13 +69,15 @@ def load(
             model **imports and calls**: read its recipe.toml, and allow it only if you would run that.
 
     Raises:
-        ArtifactError: a file is missing, damaged, foreign or does not fit; the model is ``custom`` and
-            ``trust_code`` is not set; or there is no recipe, and no ``model``.
+        ArtifactError: the family has no such size; a file is missing, damaged, foreign or does not fit; the
+            model is ``custom`` and ``trust_code`` is not set; or there is no recipe, and no ``model``.
         RecipeError: the callable of a custom model does not import here.
 
     Cost: the tensors' size in memory, once, for models of this package; for others that of the dense
     model besides, while it is pruned. Reading and hashing: a second for a few hundred megabytes.
     """
+    if size is not None:
+        folder = _folder_of_size(Path(folder), size)
     bundle = bundles.read_bundle(Path(folder))
     if model is not None:
         dense = _architecture(folder, model)
@@ -90,6 +94,20 @@ def load(
     )
     ticket = _rebuild(described, f"{folder}: its recipe.toml", bundle.facts, bundle.plan, bundle.tensors)
     return bundles.saves_itself(ticket)
+
+
+def _folder_of_size(family: Path, size: float) -> Path:
+    """Return the folder of one size of a family.
+
+    Raises:
+        ArtifactError: there is none; names those that there are.
+    """
+    folder = family / f"{size:g}"
+    if not folder.is_dir():
+        found = sorted((each.parent.name for each in family.glob("*/manifest.json")), reverse=True)
+        there = f"there are {', '.join(found)}" if found else "it holds no sizes"
+        raise ArtifactError(f"{family}: no size {size:g}; {there}")
+    return folder
 
 
 def _architecture(folder: str | Path, model: nn.Module | Callable[[], nn.Module]) -> nn.Module:

@@ -57,12 +57,12 @@ def prune(
         TpspruneError: something requested is not available, or the weights do not fit; nothing has been
             written by then.
     """
-    recipe, pretrained = _without_training(recipe, weights), read_pretrained_weights(recipe, weights)
+    recipe, pretrained = without_training(recipe, weights), read_pretrained_weights(recipe, weights)
     text = dumps(recipe)
     digest = digest_of(f"{text}\nprune {pretrained.digest}")
     found = find_unfinished(out, recipe.name, digest) if resume else None
     with set_up_metered(recipe, device, found) as (bench, ledger):
-        model = _build_pretrained(bench, pretrained)
+        model = build_pretrained(bench, pretrained)
         folder = found or RunFolder.create(out, recipe.name, digest, again=again)
         with Run(bench, folder, ledger).writing(text) as run:
             checkpoint = load_checkpoint(folder)
@@ -82,14 +82,14 @@ def prune_dry(recipe: Recipe, weights: Path | None, *, device: str = "auto") -> 
     Raises:
         TpspruneError: as ``prune``.
     """
-    recipe, pretrained = _without_training(recipe, weights), read_pretrained_weights(recipe, weights)
+    recipe, pretrained = without_training(recipe, weights), read_pretrained_weights(recipe, weights)
     with (
         Ledger(Meter(energy.build(replace(recipe.energy, meter="none"), 0))) as ledger,
         set_up(recipe, device) as bench,
     ):
         target = round_target(recipe.prune.target, 1, recipe.prune.rounds)
         assert target is not None, "before the first round nothing is met"
-        model = _build_pretrained(bench, pretrained)
+        model = build_pretrained(bench, pretrained)
         yield from draw_ticket(bench, ledger, model, target, trains_on=recipe.retrain.epochs != 0)
         if recipe.prune.rounds > 1:
             yield Note(f"this is the first of {recipe.prune.rounds} rounds, to {target}")
@@ -116,7 +116,7 @@ def check(
         recipe = without_weights(recipe)
     with set_up(recipe, device) as bench:
         settings, dataset = recipe.prune, bench.dataset
-        model = bench.new_model() if pretrained is None else _build_pretrained(bench, pretrained)
+        model = bench.new_model() if pretrained is None else build_pretrained(bench, pretrained)
         after: dict[str, int] = {}
         cost_share = None
         if widths:
@@ -173,7 +173,7 @@ def _begin_pretrained(run: Run, pretrained: Weights, model: nn.Module) -> State:
     return state
 
 
-def _build_pretrained(bench: Workbench, pretrained: Weights) -> nn.Module:
+def build_pretrained(bench: Workbench, pretrained: Weights) -> nn.Module:
     """Return the recipe's model with the trained weights, on the device of the run.
 
     Raises:
@@ -186,7 +186,7 @@ def _build_pretrained(bench: Workbench, pretrained: Weights) -> nn.Module:
     return model
 
 
-def _without_training(recipe: Recipe, weights: Path | None) -> Recipe:
+def without_training(recipe: Recipe, weights: Path | None) -> Recipe:
     """Return the recipe for a model that is trained already: what needs a training is refused."""
     if weights is not None:
         recipe = without_weights(recipe)

@@ -8,14 +8,18 @@ from typing import Final
 from tpsprune import export as bundles
 from tpsprune import pruning
 from tpsprune.errors import ArtifactError, PruneError
+from tpsprune.loop.family import Family
 from tpsprune.pruning import Extraction
+from tpsprune.records import TaskFacts
 from tpsprune.report.card import extraction_card
 
 FORMAT: Final = "safetensors"
 
 
-def save(extraction: Extraction, folder: str | Path) -> None:
+def save(extraction: Extraction | Family, folder: str | Path) -> None:
     """Write what ``tpsprune.extract`` returned to a new folder; ``tpsprune.load`` with ``model=`` reads it.
+
+    Of a family all sizes are drawn, and there is a folder for each in the new one (``load`` with ``size=``).
 
     The folder is the bundle of ``tpsprune export`` but for the recipe: the ticket's tensors as safetensors,
     its plan, a model card, and a manifest with the hash of each, sealed. The ticket's weights are written as
@@ -33,7 +37,7 @@ def save(extraction: Extraction, folder: str | Path) -> None:
     True
 
     Args:
-        extraction: of ``tpsprune.extract``.
+        extraction: of ``tpsprune.extract``, or a family.
         folder: a place that is free, or an empty folder.
 
     Raises:
@@ -44,6 +48,21 @@ def save(extraction: Extraction, folder: str | Path) -> None:
     Cost: one pass over the tensors; of those on a GPU, or tied, a copy.
     """
     target = Path(folder)
+    if isinstance(extraction, Family):
+        bundles.check_free(target)
+        for each in extraction:
+            _check(each)
+        with bundles.new_folder(target) as beside:
+            for size in extraction.sizes:
+                (beside / f"{size:g}").mkdir()
+                write_bundle(beside / f"{size:g}", extraction[size])
+        return
+    _check(extraction)
+    with bundles.new_folder(target) as beside:
+        write_bundle(beside, extraction)
+
+
+def _check(extraction: Extraction) -> None:
     try:
         pruning.check_ticket(extraction.ticket, extraction.plan)
     except PruneError as error:
@@ -51,6 +70,12 @@ def save(extraction: Extraction, folder: str | Path) -> None:
             f"{error}; save it before its number type or its layers are changed, for what is read again is"
             " built by the plan"
         ) from error
+
+
+def write_bundle(
+    folder: Path, extraction: Extraction, recipe_text: str = "", facts: TaskFacts | None = None
+) -> None:
+    """Write a ticket into a folder and seal it; with a recipe and its task's facts no model is needed."""
     tensors = extraction.ticket.state_dict()
     card = extraction_card(
         architecture=type(extraction.ticket).__name__,
@@ -61,16 +86,16 @@ def save(extraction: Extraction, folder: str | Path) -> None:
         unpruned=extraction.unpruned,
         notes=extraction.notes,
         versions=extraction.plan.versions,
+        has_recipe=bool(recipe_text),
     )
-    with bundles.new_folder(target) as beside:
-        bundles.write_description(beside, extraction.plan.to_json())
-        formats = {FORMAT: bundles.write_ticket(beside, tensors)}
-        bundles.write_card(beside, card)
-        bundles.seal(
-            beside,
-            formats=formats,
-            stamps=bundles.stamps_in(beside),
-            tensors=tensors,
-            facts=None,
-            versions=extraction.plan.versions,
-        )
+    bundles.write_description(folder, extraction.plan.to_json(), recipe_text)
+    formats = {FORMAT: bundles.write_ticket(folder, tensors)}
+    bundles.write_card(folder, card)
+    bundles.seal(
+        folder,
+        formats=formats,
+        stamps=bundles.stamps_in(folder),
+        tensors=tensors,
+        facts=facts,
+        versions=extraction.plan.versions,
+    )

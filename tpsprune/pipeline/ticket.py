@@ -29,7 +29,7 @@ from tpsprune.pipeline.stage import (
 )
 from tpsprune.pipeline.state import Pruning, Restored, State, has_snapshot, load_snapshot, save_checkpoint
 from tpsprune.pipeline.workbench import Run, Workbench
-from tpsprune.pruning import Extraction, Plan
+from tpsprune.pruning import Extraction, Plan, WidthPlan
 from tpsprune.pruning.observations import hold_out
 from tpsprune.pruning.output_error import output_error
 from tpsprune.pruning.replay import compose
@@ -192,8 +192,11 @@ def draw_ticket(
     round_: int = 1,
     *,
     trains_on: bool,
+    planned: WidthPlan | None = None,
 ) -> Generator[Event, None, tuple[Extraction, Pruned]]:
     """Extract a ticket of ``model``, repair it if nothing trains it on, report its cost; nothing is written.
+
+    ``planned``: what is planned for it already, as one of several sizes.
 
     Returns:
         The extraction, with the repaired ticket, and the event that was yielded.
@@ -202,13 +205,16 @@ def draw_ticket(
     ledger.switch("evaluate")
     before = bench.score(model, bench.dataset.validation)
     ledger.switch("prune")
-    extraction = pruning.extract(
-        model,
-        bench.prune_batches,
-        # A ticket with split layers is pruned no further.
-        replace(settings, target=target, low_rank=settings.low_rank if round_ == settings.rounds else False),
-        **extraction_inputs(bench, settings.units, target),
+    # A ticket with split layers is pruned no further.
+    low_rank = settings.low_rank if round_ == settings.rounds else False
+    own, inputs = (
+        replace(settings, target=target, low_rank=low_rank),
+        extraction_inputs(bench, settings.units, target),
     )
+    if planned is None:
+        extraction = pruning.extract(model, bench.prune_batches, own, **inputs)
+    else:
+        extraction = pruning.draw(model, bench.prune_batches, own, planned, clock=inputs.get("clock"))
     if note := uneven_note(extraction.changes, settings):
         extraction = replace(extraction, notes=(*extraction.notes, note))
     steps = pruning.count_repair_steps(settings, len(bench.dataset.train), trains_on=trains_on, fresh=True)

@@ -59,6 +59,6 @@ def plan_sizes(
 
 
 def shell_of(model: nn.Module, planned: WidthPlan) -> nn.Module:
-    """Return the model at the widths of a plan, with weights that nothing was fitted to: of its size and speed."""
+    """Return the model at the widths of a plan, with weights that nothing was fitted to."""
     opened_model, _ = open_layers(model, planned.prunability.opened)
     return sliced_shell(opened_model, planned.groups, planned.widths)

@@ -80,6 +80,12 @@ class Tolerance(ShareTarget):
 
 Share: TypeAlias = Macs | Params | Latency | Tolerance
 """A target that is one number, as the sizes of a family are."""
+SHARES: Mapping[str, type[Share]] = {
+    "macs": Macs,
+    "params": Params,
+    "latency": Latency,
+    "tolerance": Tolerance,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ from tpsprune.records.events import (
     Pruned,
     Trained,
 )
+from tpsprune.records.family import FamilyFinished, FamilyGroup, FamilyMember, FamilyResult, Sized
 from tpsprune.records.readings import Decision, Milestone, Reading, Status, Verdict
 from tpsprune.records.result import GIVEN, GroupChange, Latency, ModelFigures, RunResult, Size, Unpruned
 from tpsprune.records.savings import (
@@ -127,6 +128,10 @@ __all__ = [
     "Event",
     "Exported",
     "Exporting",
+    "FamilyFinished",
+    "FamilyGroup",
+    "FamilyMember",
+    "FamilyResult",
     "Finished",
     "Grade",
     "Grid",
@@ -160,6 +165,7 @@ __all__ = [
     "RunResult",
     "Savings",
     "Size",
+    "Sized",
     "SoftwareFacts",
     "Stamp",
     "Standing",

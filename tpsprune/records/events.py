@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tpsprune.records.comparison import ArmRun
+from tpsprune.records.family import FamilyFinished, Sized
 from tpsprune.records.readings import Decision
 from tpsprune.records.result import GroupChange, ModelFigures, RunResult, Unpruned
 
@@ -123,5 +124,16 @@ class ArmEnded:
     quality: str = "accuracy"
 
 
-Event: TypeAlias = PhaseStarted | Progress | PhaseEnded | Decided | Pruned | Note | Finished | Trained
+Event: TypeAlias = (
+    PhaseStarted
+    | Progress
+    | PhaseEnded
+    | Decided
+    | Pruned
+    | Note
+    | Finished
+    | Trained
+    | Sized
+    | FamilyFinished
+)
 Comparing: TypeAlias = Event | ArmBegun | ArmEnded

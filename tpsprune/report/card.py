@@ -109,8 +109,12 @@ def extraction_card(
     unpruned: Sequence[Unpruned],
     notes: Sequence[str],
     versions: Mapping[str, str],
+    has_recipe: bool = False,
 ) -> str:
-    """Return the card of a ticket that was saved without a recipe; the arguments are the extraction's."""
+    """Return the card of a ticket that no run made; the arguments are the extraction's.
+
+    ``has_recipe``: whether a recipe beside it says what its model is built by.
+    """
     text = (
         _templates()
         .get_template("extraction.md.j2")
@@ -123,6 +127,7 @@ def extraction_card(
             unpruned=unpruned,
             notes=notes,
             versions=versions,
+            has_recipe=has_recipe,
         )
     )
     return text.rstrip("\n") + "\n"

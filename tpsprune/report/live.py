@@ -252,6 +252,11 @@ def _print_result(console: Console, event: Comparing) -> None:
             console.print(tables.prune_line(event), highlight=False)
         case records.Note(text=text):
             console.print(f"Note: {text}", highlight=False, markup=False)
+        case records.Sized(member=member, number=number, total=total):
+            _print_line(console, f"{number}/{total}  {tables.member_line(member, event.quality)}")
+        case records.FamilyFinished(family=family, folder=folder):
+            console.print(tables.family_table(family), highlight=False)
+            _print_line(console, f"\nFamily: {folder}   Page: {folder}/README.md")
         case records.Finished(outcome=outcome):
             console.print(tables.closing(outcome), highlight=False)
             print_next(console, outcome)

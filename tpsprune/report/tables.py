@@ -17,6 +17,8 @@ from rich.text import Text
 from tpsprune.records import (
     GIVEN,
     Decision,
+    FamilyMember,
+    FamilyResult,
     GroupChange,
     Latency,
     Pruned,
@@ -36,6 +38,18 @@ BLOCK_COLUMNS: Final = 28
 MISSING: Final = "·"
 RIGHT: Final = {"justify": "right"}
 WHOLE: Final = {"no_wrap": True}
+FAMILY_HEAD: Final = (
+    "size",
+    "quality",
+    "MACs",
+    "params",
+    "file",
+    "batch 1",
+    "batch 64",
+    "answer",
+    "rival",
+    "",
+)
 TONES: Final = {"saves": "bold green", "costs": "bold red", "refused": "bold yellow"}
 
 
@@ -375,6 +389,44 @@ def _arms_table(savings: Savings) -> Table:
         )
         table.add_row(*row[: len(table.columns)])
     return table
+
+
+def member_line(member: FamilyMember, quality: str) -> str:
+    """Return a size of a family in a line, as it is measured."""
+    refused = f"; refused: {member.refused}" if member.refused else ""
+    return f"size {member.size:g}: test {quality} {member.figures.accuracy:.4f}{refused}"
+
+
+def family_table(family: FamilyResult) -> Table:
+    """Return the sizes of a family beside the dense model; the page has more columns."""
+    title = f"{family.name}: {len(family.members)} sizes by {family.by} · {family.device}"
+    shown = ("size", "quality", "MACs", "params", "batch 64", "answer", "rival", "")
+    table = make_table({each: {**RIGHT, **WHOLE} if each else WHOLE for each in shown}, title)
+    for member in (family.dense, *family.members):
+        cells = dict(zip(FAMILY_HEAD, member_cells(family, member), strict=True))
+        table.add_row(*(cells[each] for each in shown))
+    return table
+
+
+def member_cells(family: FamilyResult, member: FamilyMember) -> tuple[str, ...]:
+    """Return a row: what a size is asked for, what it has, and what speaks against it.
+
+    Latencies are medians; *rival* is torch-pruning's magnitude at the same multiply-accumulates.
+    """
+    figures, dense = member.figures, family.dense.figures
+    is_dense = member is family.dense
+    remark = "refused" if member.refused else "dominated" if not is_dense and family.dominated(member) else ""
+    return (
+        "dense" if is_dense else f"{member.size:g}",
+        f"{figures.accuracy:.4f}",
+        words.share(figures.macs / dense.macs),
+        words.share(figures.parameters / dense.parameters),
+        words.bytes_(figures.bytes),
+        *(words.seconds(each.median_seconds) for each in figures.latency_seconds.values()),
+        words.small_joules(member.joules_per_answer),
+        "" if member.rival_accuracy is None else f"{member.rival_accuracy:.4f}",
+        remark,
+    )
 
 
 def make_table(columns: Mapping[str, Mapping[str, Any]], title: str | None = None) -> Table:

@@ -1,0 +1,99 @@
+"""A family: several sizes of one trained model, measured beside it; ``family.json``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from tpsprune.records.energy import Cost, EnergyMethod, PhaseEnergy
+from tpsprune.records.result import Accuracy, ModelFigures
+from tpsprune.records.serial import AtLeastZero, Natural, Positive, Text
+from tpsprune.records.task import TaskFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyMember:
+    """One size: what was asked for, and the model as benchmarked.
+
+    ``size`` is the share asked for, 1 the dense model. ``output_error`` is against the dense model's outputs
+    on the calibration data. ``joules_per_answer`` is metered at batch 64, every class of energy in it.
+    ``rival_accuracy`` is that of torch-pruning's magnitude at the same multiply-accumulates, its batch-norm
+    statistics computed again. ``refused`` says which limit it breaks; it is not in the folder then.
+    """
+
+    size: AtLeastZero
+    figures: ModelFigures
+    output_error: AtLeastZero = 0.0
+    joules_per_answer: AtLeastZero | None = None
+    rival_accuracy: Accuracy | None = None
+    refused: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder in that of the family."""
+        return f"{self.size:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyGroup:
+    """A group of units: how many of the sizes keep each. Of nested sizes those that keep most are the least.
+
+    A unit that ``k`` sizes keep is in the ``k`` largest.
+    """
+
+    name: Text
+    kept_by: tuple[Natural, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyResult:
+    """All sizes of a model, the largest first, and what they took."""
+
+    SCHEMA: ClassVar[str] = "tpsprune.family/1"
+
+    schema: Literal["tpsprune.family/1"] = "tpsprune.family/1"
+    name: Text
+    seed: Natural
+    device: Text
+    machine: dict[str, Any]
+    task: TaskFacts
+    by: Literal["macs", "params", "latency", "tolerance"]
+    weights: Text
+    dense: FamilyMember
+    members: tuple[FamilyMember, ...]
+    groups: tuple[FamilyGroup, ...]
+    energy: dict[str, PhaseEnergy]
+    inference_batch: Positive
+    method: EnergyMethod
+    total: Cost
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def dominated(self, member: FamilyMember) -> bool:
+        """Return whether another size is as accurate for fewer multiply-accumulates, and no worse in both."""
+        mine = member.figures
+        return any(
+            other.figures.accuracy >= mine.accuracy
+            and other.figures.macs <= mine.macs
+            and (other.figures.accuracy > mine.accuracy or other.figures.macs < mine.macs)
+            for other in (self.dense, *self.members)
+            if other is not member and not other.refused
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sized:
+    """A size of a family is drawn and measured: the ``number``-th of ``total``."""
+
+    member: FamilyMember
+    number: int
+    total: int
+    quality: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyFinished:
+    """A family is on disk, whole."""
+
+    family: FamilyResult
+    folder: str
