@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tpsprune.loop.family import Family, family
     from tpsprune.loop.meter import EnergyUse, Meter
     from tpsprune.loop.penalty import TPS
+    from tpsprune.loop.repair import repair
     from tpsprune.loop.watch import Watch
     from tpsprune.pipeline.load import load
     from tpsprune.pipeline.save import save
@@ -54,6 +55,7 @@ __all__ = [
     "extract",
     "family",
     "load",
+    "repair",
     "replay",
     "save",
 ]
@@ -67,6 +69,7 @@ _HOMES = {
     "Family": ("tpsprune.loop.family", "Family"),
     "family": ("tpsprune.loop.family", "family"),
     "Plan": ("tpsprune.pruning.plan", "Plan"),
+    "repair": ("tpsprune.loop.repair", "repair"),
     "replay": ("tpsprune.loop.extract", "replay"),
     "TPS": ("tpsprune.loop.penalty", "TPS"),
     "Watch": ("tpsprune.loop.watch", "Watch"),

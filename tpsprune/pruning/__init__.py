@@ -1,5 +1,6 @@
 """Pruning: what can be pruned, how much, which units, and the extraction itself as one transaction."""
 
+from tpsprune.pruning.adoption import refit_pruned
 from tpsprune.pruning.extract import Extraction, draw, extract
 from tpsprune.pruning.groups import Consumer, Group, Prunability, PrunedGroup, Slice
 from tpsprune.pruning.plan import Plan
@@ -40,6 +41,7 @@ __all__ = [
     "note_no_repair",
     "plan_sizes",
     "plan_widths",
+    "refit_pruned",
     "repair",
     "repair_ticket",
     "replay",

@@ -50,7 +50,7 @@ class WidthPlan:
 
     ``widths`` holds one width for each group, which meet ``target``; ``orders`` all units of a group from the
     first pick to the last, where the widths needed that. ``outputs`` are of layers that may be split, to save
-    what is left to save then.
+    what is left to save then. ``given`` are the units of groups whose choice was made elsewhere.
     """
 
     prunability: Prunability
@@ -62,6 +62,7 @@ class WidthPlan:
     widths: tuple[int, ...]
     orders: Mapping[str, Selection] = field(default_factory=dict)
     outputs: Mapping[str, Outputs] = field(default_factory=dict)
+    given: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -307,7 +308,9 @@ def choose_units(planned: WidthPlan, model: nn.Module, settings: Prune) -> dict[
     chosen: dict[str, Selection] = {}
     for group in planned.narrowed:
         count = planned.width_of[group.name]
-        if group.name in statistics.energies:
+        if group.name in planned.given:
+            chosen[group.name] = statistics.select(model, group, count, picked=planned.given[group.name])
+        elif group.name in statistics.energies:
             shares = residual_shares(statistics.energies[group.name])
             chosen[group.name] = Selection(tuple(range(count)), shares[:count])
         elif settings.units == "pivoted-cholesky" or statistics.scores is not None:
