@@ -484,3 +484,10 @@ def test_an_arm_that_cannot_run_is_refused_before_anything_is_written(
     with pytest.raises(TpspruneError, match=words):
         compared(tmp_path / "out", arms, 1, *overrides)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_comparison_with_layers_of_low_rank_is_refused_at_once(tmp_path: Path) -> None:
+    read = recipe.parse(SMALL, "small.toml", ("prune.low_rank=true",))
+    with pytest.raises(RecipeError, match=r"prune\.low_rank"):
+        list(pipeline.compare(read, ComparisonFolder(tmp_path / "c"), arms=("dense", "ticket")))
+    assert not (tmp_path / "c").exists()

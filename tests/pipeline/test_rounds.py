@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,31 @@ def test_what_a_round_kept_too_much_the_next_make_good() -> None:
     target = round_target(Params(0.25), 2, 2, parameters_share=0.8)
     assert isinstance(target, Params)
     assert target.params * 0.8 == pytest.approx(0.25)
+
+
+def test_ranks_of_a_layer_are_not_taken_for_widths_of_its_group() -> None:
+    first = (GroupChange(group="a", width_before=64, width_after=48),)
+    second = (
+        GroupChange(group="a", width_before=48, width_after=24),
+        GroupChange(group="a", width_before=24, width_after=8, kind="rank"),
+    )
+    joined = joined_changes(first, second)
+    assert [(each.kind, each.width_before, each.width_after) for each in joined] == [
+        ("units", 64, 24),
+        ("rank", 24, 8),
+    ]
+    odd = (GroupChange(group="a", width_before=64, width_after=24), replace(second[1], width_after=7))
+    assert uneven_note(odd, Prune()) is None
+
+
+def test_layers_are_split_in_the_last_round_alone(small: Small, trained: RunFolder, tmp_path: Path) -> None:
+    settings = ("prune.rounds=2", "prune.low_rank=true", "prune.target={macs=0.4}", "retrain.epochs=1")
+    events = list(pipeline.prune(small(*settings), trained.path, tmp_path, device="cpu"))
+    first, second = (event for event in events if isinstance(event, Pruned))
+    assert not any(each.kind == "rank" for each in first.groups)
+    folder = RunFolder(Path(outcome_of(events).folder))
+    factored = Plan.from_json(read_json(folder.plan)).factored
+    assert {each.layer for each in factored} == {each.group for each in second.groups if each.kind == "rank"}
 
 
 def test_a_target_that_is_met_is_met() -> None:

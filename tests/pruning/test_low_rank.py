@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -37,6 +38,7 @@ from tpsprune.pruning.observations import JointSums
 from tpsprune.pruning.output_error import output_error
 from tpsprune.pruning.reconstruction import refit_layer
 from tpsprune.pruning.replay import check_ticket, compose
+from tpsprune.pruning.verification import verify_split
 from tpsprune.recipe.prune import Macs, Params, Prune, Tolerance
 
 RANK = 8
@@ -303,7 +305,12 @@ def test_layers_that_others_share_read_or_hold_are_not_split() -> None:
 
             self.own = Own(8, 8)
 
-    assert layers_to_split(Net(), Prune(ignored_layers=("ign*",))) == ["plain"]
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.children():
+                x = layer(x)
+            return x
+
+    assert layers_to_split(Net(), torch.randn(2, 8), Prune(ignored_layers=("ign*",))) == ["plain"]
 
 
 def test_what_an_error_at_a_layer_is_worth_is_measured_and_a_layer_never_called_is_left_out() -> None:
@@ -332,7 +339,7 @@ def test_a_net_of_low_rank_is_split_and_loses_less_than_without() -> None:
     other = list(torch.randn(512, 16, generator=torch.Generator().manual_seed(9)).split(128))
     errors = [output_error(each.ticket, model, other) for each in (found, units)]
     assert errors[0] < 0.2 * errors[1]
-    assert "of low rank leave an error of" in found.notes[0]
+    assert "of low rank the error on calibration data held out is" in found.notes[0]
     ranks = {each.group: each.width_after for each in found.changes if each.kind == "rank"}
     assert ranks == {each.layer: each.rank for each in found.plan.factored}
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -369,10 +376,10 @@ def test_layers_that_are_slower_split_are_not_split_where_that_is_measured() -> 
 
     found = extract(low_rank_net(), data(), SPLIT, clock=clock)
     assert found.plan.factored
-    assert "and 2.00 times the time of a pass, measured here" in found.notes[0]
+    assert "a pass takes 2.00 times as long as one of units alone, measured here" in found.notes[0]
     found = extract(low_rank_net(), data(), replace(SPLIT, low_rank="auto"), clock=clock)
     assert not found.plan.factored
-    assert "but take 2.00 times as long as whole, measured here: none was split" in found.notes[0]
+    assert "2.00 times as long as one of units alone, measured here: none was split" in found.notes[0]
 
 
 def test_a_ticket_of_low_rank_is_written_down_replayed_saved_and_loaded(tmp_path: Path) -> None:
@@ -445,3 +452,150 @@ def test_a_plan_that_splits_what_is_not_there_is_refused(factored: Factored) -> 
 def test_low_rank_without_what_it_needs_is_refused(more: Mapping[str, Any], message: str) -> None:
     with pytest.raises(PruneError, match=message):
         tpsprune.extract(low_rank_net(), data(), **{"target": tpsprune.Macs(0.5), "low_rank": True, **more})
+
+
+class Own(nn.Linear):
+    """A class that is not split."""
+
+
+def test_where_no_layer_can_be_split_the_target_is_met_by_units() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Own(16, 64), nn.ReLU(), Own(64, 64), nn.ReLU(), Own(64, 4))
+    for target in (Macs(0.5), Params(0.5)):
+        found = extract(model, data(), replace(SPLIT, target=target))
+        assert found.plan == extract(model, data(), replace(SPLIT, target=target, low_rank=False)).plan
+        assert "no layer was split" in found.notes[0]
+
+
+def test_layers_whose_weight_other_code_reads_are_not_split() -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = low_rank_net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            for place, layer in enumerate(self.net):
+                if place == 2:
+                    x = x.to(layer.weight.dtype)
+                x = layer(x)
+            return x
+
+    assert "net.2" not in layers_to_split(Reader(), data()[0][:2], Prune())
+    found = extract(Reader(), data(), replace(SPLIT, target=Macs(0.7)))
+    assert "net.2" not in {each.layer for each in found.plan.factored}
+    assert count_macs(found.ticket, data()[0]).total <= 0.7 * count_macs(Reader(), data()[0]).total
+
+
+def test_layers_that_the_fast_path_of_an_encoder_reads_are_not_split() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 2, 64, dropout=0.0, batch_first=True)
+    model = nn.Sequential(
+        nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), nn.Linear(32, 4)
+    ).eval()
+    names = layers_to_split(model, torch.randn(2, 5, 32), Prune())
+    assert not any(name.endswith(("linear1", "linear2")) for name in names)
+
+
+def test_a_split_convolution_has_the_numbers_of_the_layer() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1, dilation=2, padding_mode="reflect"))
+    before = {
+        name: getattr(model[0], name) for name in ("stride", "padding", "dilation", "kernel_size", "groups")
+    }
+    factor_layers(model, [Factored(layer="0", rank=4)])
+    assert {name: getattr(model[0], name) for name in before} == before
+    assert model[0].padding_mode == "reflect"
+
+
+class Routed(nn.Module):
+    """A layer that some batches do not reach, and which items reach it hangs on the layers before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = low_rank_net()
+        self.some, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.least = 0.99
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.net(x))
+        chosen = hidden[:, 0] > self.least
+        out: Tensor = self.last(hidden)
+        return out.index_add(0, chosen.nonzero()[:, 0], self.some(hidden[chosen]))
+
+
+def test_a_layer_that_is_called_on_no_item_or_on_others_breaks_nothing() -> None:
+    found = extract(Routed(), data(), SPLIT)
+    assert found.macs_share <= 0.5
+    assert found.plan.factored
+    never = Routed()
+    never.least = 2.0
+    assert set(observe_outputs(never, data(), ["some", "last"])) == {"last"}
+
+
+def test_layers_of_very_many_outputs_and_adapters_are_left_whole() -> None:
+    model: Any = nn.Sequential(nn.Linear(8, 3000), nn.Linear(3000, 8))
+    assert layers_to_split(model, torch.randn(2, 8), Prune()) == ["1"]
+    model.peft_config = {}
+    assert layers_to_split(model, torch.randn(2, 8), Prune()) == []
+
+
+def test_auto_needs_a_clock() -> None:
+    with pytest.raises(PruneError, match="needs a clock"):
+        extract(low_rank_net(), data(), replace(SPLIT, low_rank="auto"))
+
+
+def test_where_the_split_ticket_fails_at_the_end_units_alone_are_returned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PruneError("not alike")
+
+    monkeypatch.setattr(importlib.import_module("tpsprune.pruning.extract"), "verify_split", refuse)
+    found = extract(low_rank_net(), data(), SPLIT)
+    assert found.plan == extract(low_rank_net(), data(), replace(SPLIT, low_rank=False)).plan
+    assert found.notes[0] == "no layer was split: not alike"
+
+
+def test_a_split_ticket_that_differs_is_refused() -> None:
+    whole = low_rank_net()
+    split = low_rank_net()
+    factor_layers(split, [Factored(layer="2", rank=RANK // 2)])
+    with pytest.raises(PruneError, match="differs by"):
+        verify_split(split, whole, data())
+    exact = low_rank_net()
+    factor_layers(exact, [Factored(layer="2", rank=RANK)])
+    verify_split(exact, whole, data())
+
+
+def test_factors_are_of_equal_size() -> None:
+    model = low_rank_net()
+    factor_layers(model, [Factored(layer="2", rank=RANK)])
+    down, up = (part.weight.detach() for part in model[2])
+    torch.testing.assert_close(down.norm(dim=1), up.norm(dim=0), rtol=1e-3, atol=1e-4)
+
+
+def test_ranks_are_multiples_that_kernels_like_and_of_the_units_kept() -> None:
+    found = extract(low_rank_net(), data(), replace(SPLIT, round_to="auto"))
+    assert found.plan.factored
+    assert all(each.rank % 8 == 0 for each in found.plan.factored)
+
+
+def test_worth_tells_a_layer_that_matters_from_one_that_does_not() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.much, self.little = nn.Linear(16, 16), nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.much(x) + 0.01 * self.little(x)
+
+    found = observe_outputs(Two(), data(), ["much", "little"])
+    assert found["much"].worth > 1000 * found["little"].worth
+
+
+def test_means_of_outputs_are_kept_where_directions_are_left_out() -> None:
+    model = nn.Sequential(nn.Linear(16, 16))
+    with torch.no_grad():
+        model[0].bias.fill_(100.0)  # Without the mean the error would be that of the mean.
+    found = observe_outputs(model, data(), ["0"])
+    assert found["0"].worth < 10.0

@@ -45,7 +45,7 @@ def differences(model: nn.Module) -> dict[str, Any]:
     ranks = {
         name: module.down.weight.shape[0]
         for name, module in model.named_modules()
-        if isinstance(module, LowRank)
+        if type(module).__name__ == LowRank.__name__
     }
     kind = type(built).__name__
     wanted, found = dict(model.named_modules()), dict(built.named_modules())
@@ -72,6 +72,8 @@ def differences(model: nn.Module) -> dict[str, Any]:
         if (name not in base or base[name].shape != tensor.shape)
         and name.rpartition(".")[0].rpartition(".")[0] not in ranks
     }
+    if twice := [name for name in ranks if name not in found]:
+        raise ArtifactError(f"hf: {twice[0]} is a part of a layer that was split before: it cannot be built")
     for name in ranks:  # The layer is built whole, then split.
         pair: Any = model.get_submodule(name)
         turned = type(found[name]).__name__ == "Conv1D"

@@ -9,11 +9,15 @@ import torch
 from torch import nn
 from torch.nn.utils import skip_init
 
+SIZES = ("in_features", "out_features", "in_channels", "out_channels", "groups")
+OF_LAYERS = (*SIZES, "kernel_size", "stride", "padding", "dilation", "padding_mode")
+
 
 class LowRank(nn.Sequential):
     """Two layers in the place of one: ``down`` into few channels, ``up`` out of them, with the bias.
 
-    To other code it has the weight, the bias and the sizes of the layer whose place it takes.
+    To other code it has the bias and the numbers of the layer whose place it takes, and its weight: the
+    product of two, computed each time it is read.
     """
 
     @property
@@ -29,15 +33,13 @@ class LowRank(nn.Sequential):
         return self.up.bias
 
     def __getattr__(self, name: str) -> Any:
-        """Return a part, or a size of the layer: inputs of the first part, outputs of the second."""
+        """Return a part, or a number of the layer: of its outputs the second's, all else the first's."""
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name.startswith("in_"):
-                return getattr(self.down, name)
-            if name.startswith("out_"):
-                return getattr(self.up, name)
-            raise
+            if name not in OF_LAYERS:
+                raise
+            return getattr(self.up if name.startswith("out_") else self.down, name)
 
 
 def low_rank_like(layer: Any, rank: int) -> LowRank:

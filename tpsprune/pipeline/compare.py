@@ -47,6 +47,9 @@ def compare(
         TpspruneError: something requested is not available, or the folder holds another comparison; no run
             has begun by then.
     """
+    if recipe.prune.low_rank:
+        message = "the arms from scratch have units alone; expected false in a comparison"
+        raise RecipeError(recipe.name, [Fault("prune.low_rank", message)])
     design = design_of(
         name=recipe.name,
         arms=arms,

@@ -292,7 +292,7 @@ def uneven_note(changes: Sequence[GroupChange], settings: Prune) -> str | None:
     """
     if isinstance(settings.target, Widths):
         return None
-    pruned = [change for change in changes if change.width_after < change.width_before]
+    pruned = [each for each in changes if each.width_after < each.width_before and each.kind != "rank"]
     uneven = [
         change
         for change in pruned
@@ -370,8 +370,8 @@ def joined_changes(before: Sequence[GroupChange], after: Sequence[GroupChange]) 
 
     Rank and residual are of the later round; a group that only one of them has is unchanged.
     """
-    earlier = {change.group: change for change in before}
-    later = {change.group: change for change in after}
+    earlier = {(change.group, change.kind): change for change in before}
+    later = {(change.group, change.kind): change for change in after}
     return tuple(
         replace(later[name], width_before=earlier[name].width_before)
         if name in earlier and name in later

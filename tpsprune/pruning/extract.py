@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import fixed_seed, full_precision
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.numerics.trees import item_count, take_items
@@ -114,7 +115,26 @@ def draw(
     """Draw the ticket that was planned: the second half of ``extract``, whose arguments these are."""
     times = Times() if times is None else times
     with timed(times, "race"):
-        planned, notes = race(model, batches, settings, planned, clock)
+        plans, notes = race(model, batches, settings, planned, clock)
+    for rank, plan in enumerate(plans, start=1):
+        try:
+            return _carry_out(model, batches, settings, plan, notes, times)
+        except PruneError as error:
+            if rank == len(plans):
+                raise
+            notes = (f"no layer was split: {error}",)
+    raise AssertionError("there is a plan")
+
+
+def _carry_out(
+    model: nn.Module,
+    batches: Sequence[Any],
+    settings: Prune,
+    planned: WidthPlan,
+    notes: tuple[str, ...],
+    times: Times,
+) -> Extraction:
+    """Carry out a plan: choose, slice, compensate, verify, split, recalibrate, close, write down."""
     narrowed, width_of = planned.narrowed, planned.width_of
     with timed(times, "walk"):
         # Chosen, sliced, compensated.
@@ -183,16 +203,10 @@ def _changes(planned: WidthPlan, chosen: Mapping[str, Selection]) -> tuple[Group
 
 def _rank_changes(fitted: Fitted) -> tuple[GroupChange, ...]:
     """Return the layers that were split, each with the most rank it could have and the rank it has."""
-    sizes = {each.layer: mixer(fitted.ticket, each.layer).weight for each in fitted.factored}
     return tuple(
-        GroupChange(
-            group=each.layer,
-            width_before=min(len(weight), weight[0].numel()),
-            width_after=each.rank,
-            kind="rank",
-        )
+        GroupChange(group=each.layer, width_before=min(matrix.shape), width_after=each.rank, kind="rank")
         for each in fitted.factored
-        for weight in [sizes[each.layer]]
+        for matrix in [mixer(fitted.ticket, each.layer).weight.flatten(1)]
     )
 
 

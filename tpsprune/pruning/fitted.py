@@ -83,7 +83,7 @@ def choose_and_fit(model: nn.Module, batches: Sequence[Any], settings: Prune, pl
         hold_scale(ticket, group, len(each.kept))
     check_it_runs(ticket, batches)
     factored: tuple[Factored, ...] = ()
-    if planned.outputs:
+    if planned.outputs is not None:
         factored = _choose_layers_to_split(like, ticket, pruned, settings, planned)
     share = 1.0
     if settings.compensate:
@@ -122,7 +122,7 @@ def _choose_layers_to_split(
             return 1.0
         return own.get(name, 0) / math.prod(shapes[f"{name}.weight"])
 
-    outputs = {name: each for name, each in planned.outputs.items() if name in there}
+    outputs = {name: each for name, each in (planned.outputs or {}).items() if name in there}
     saving = planned.costs.at(planned.widths) - settings.target.share * planned.costs.total
     return choose_ranks(ticket, outputs, kept_outputs, price, saving, settings)
 

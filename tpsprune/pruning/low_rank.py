@@ -24,8 +24,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from tpsprune.errors import PruneError
+from tpsprune.errors import PruneError, first_line
 from tpsprune.numerics.forward import call_model, evaluation_mode
+from tpsprune.numerics.low_rank_layer import LowRank, low_rank_like
 from tpsprune.numerics.moments import Moments, MomentSums
 from tpsprune.numerics.trees import item_count
 from tpsprune.pruning.factored import Factored, why_it_is_not_split
@@ -35,12 +36,16 @@ from tpsprune.pruning.observations import count_places, read_outputs, sample_ite
 from tpsprune.pruning.open_experts import OpenExperts
 from tpsprune.pruning.output_error import error_of, predict
 from tpsprune.pruning.reconstruction import refusal_to_refit
+from tpsprune.pruning.surgery import copy_model
 from tpsprune.pruning.widths import width_step
 from tpsprune.recipe.prune import Prune
 
+LEAST_WIDTH: Final = 4
 ITEMS: Final = 256
 """Items on which the directions of the outputs are found, thirty-two at a time."""
 AT_A_TIME: Final = 32
+MOST_OUTPUTS: Final = 2048
+"""Of more outputs the eigenvectors alone take minutes."""
 LITTLE: Final = 0.02
 """A rank that leaves out a smaller share of the variance is no measure of what less would cost."""
 TINY: Final = 1e-9
@@ -57,8 +62,57 @@ class Outputs:
     worth: float
 
 
-def layers_to_split(model: nn.Module, settings: Prune) -> list[str]:
-    """Return the layers that can be split: plain, of one owner and one name, trained, outside of experts."""
+def layers_to_split(model: nn.Module, batch: Any, settings: Prune) -> list[str]:
+    """Return the layers that can be split.
+
+    Plain ones of one owner and one name, trained, outside of experts and adapters, whose weight no other code
+    reads: it would compute the product of two on each call.
+
+    Args:
+        model: not changed; a copy with all such layers split is called in evaluation mode.
+        batch: a few items.
+        settings: ``ignored_layers`` are not split.
+
+    Raises:
+        PruneError: the model does not run with layers split.
+    """
+    if hasattr(model, "peft_config"):  # An adapter is saved by the names of its layers.
+        return []
+    names = _plain_layers(model, settings)
+    shell = copy_model(model)
+    noting = [_Noting.of(shell, name) for name in names]
+    try:
+        with torch.no_grad(), evaluation_mode(shell):
+            call_model(shell, batch)
+    # The model's own code runs here, and may raise anything.
+    except Exception as error:
+        raise PruneError(f"the model does not run with layers split ({first_line(error)})") from error
+    return [name for name, pair in zip(names, noting, strict=True) if not pair.was_read]
+
+
+class _Noting(LowRank):
+    """A split layer that notes whether its weight is read."""
+
+    was_read = False
+
+    @property
+    def weight(self) -> Tensor:
+        self.was_read = True
+        return super().weight
+
+    @classmethod
+    def of(cls, model: nn.Module, name: str) -> _Noting:
+        """Split a layer of a model in place, at rank one, without values."""
+        pair = low_rank_like(model.get_submodule(name), 1)
+        noting = cls()
+        for part_name, part in pair.named_children():
+            nn.init.zeros_(part.get_parameter("weight"))
+            noting.add_module(part_name, part)
+        model.set_submodule(name, noting)
+        return noting
+
+
+def _plain_layers(model: nn.Module, settings: Prune) -> list[str]:
     inside = {
         f"{name}.{each}"
         for name, module in model.named_modules()
@@ -80,6 +134,8 @@ def layers_to_split(model: nn.Module, settings: Prune) -> list[str]:
         if refusal_to_refit(module) or any(fnmatchcase(name, each) for each in settings.ignored_layers):
             continue
         weight = mixer(model, name).weight
+        if length(module, "out") > MOST_OUTPUTS or min(weight.shape[:2]) < LEAST_WIDTH:
+            continue
         if uses[id(weight)] == 1 and (weight.requires_grad or not trains):
             found.append(name)
     return found
@@ -101,6 +157,8 @@ def observe_outputs(model: nn.Module, batches: Sequence[Any], names: Iterable[st
     items = min(ITEMS, sum(map(item_count, batches)))
 
     def add(module: nn.Module, output: Tensor, name: str) -> Tensor:
+        if not output.numel():
+            return output
         output = with_items(module, output)
         places = math.prod(output.shape[2:] if channels_first(module) else output.shape[1:-1])
         count = count_places(length(module, "out"), items)

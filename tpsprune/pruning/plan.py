@@ -142,7 +142,9 @@ def _check_fits_itself(plan: Plan) -> None:
     split = [each.layer for each in plan.factored]
     for each in plan.factored:
         size = shapes.get(f"{each.layer}.weight", ())
-        if len(size) < 2 or each.rank > min(size[0], prod(size[1:])) or split.count(each.layer) > 1:
+        if split.count(each.layer) > 1:
+            raise ArtifactError(f"plan.factored: {each.layer!r} is named twice")
+        if len(size) < 2 or each.rank > min(size[0], prod(size[1:])):
             raise ArtifactError(
                 f"plan.factored: {each.layer!r} is no layer that has more than rank {each.rank}"
             )

@@ -61,7 +61,7 @@ class WidthPlan:
     target: Target
     widths: tuple[int, ...]
     orders: Mapping[str, Selection] = field(default_factory=dict)
-    outputs: Mapping[str, Outputs] = field(default_factory=dict)
+    outputs: Mapping[str, Outputs] | None = None
     given: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
@@ -173,7 +173,8 @@ def plan_low_rank(
     """
     assert isinstance(settings.target, Macs | Params), "low_rank_faults refuses another target"
     opened_model, _ = open_layers(model, planned.prunability.opened)
-    outputs = observe_outputs(opened_model, batches, layers_to_split(opened_model, settings))
+    names = layers_to_split(opened_model, take_items(batches[0], torch.arange(2)), settings)
+    outputs = observe_outputs(opened_model, batches, names)
     plans = []
     for power in OF_UNITS:
         target = type(settings.target)(settings.target.share**power)

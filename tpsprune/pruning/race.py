@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final
 
@@ -15,25 +16,38 @@ from tpsprune.pruning.observations import hold_out
 from tpsprune.pruning.opening import close_layers
 from tpsprune.pruning.output_error import output_error
 from tpsprune.pruning.planning import WidthPlan, plan_low_rank, plan_otherwise
+from tpsprune.pruning.verification import verify_split
 from tpsprune.recipe.prune import Allocation, Macs, Params, Prune
 
 RIVALS: Final[tuple[Allocation, ...]] = ("uniform", "equal-residual")
 """What greedy widths are held against where the quality is ``best``."""
 TIMED_TURNS: Final = 3
-"""How often layers are timed split and whole, by turns."""
+"""How often tickets are timed with layers split and without, by turns."""
+
+Clock = Callable[[nn.Module], float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """A plan carried out: its ticket, split, and the error there; or why there is none."""
+
+    plan: WidthPlan
+    error: float = math.inf
+    fitted: Fitted | None = None
+    ticket: nn.Module | None = None
+    reason: str = ""
 
 
 def race(
-    model: nn.Module,
-    batches: Sequence[Any],
-    settings: Prune,
-    planned: WidthPlan,
-    clock: Callable[[nn.Module], float] | None,
-) -> tuple[WidthPlan, tuple[str, ...]]:
-    """Return the plan that errs least on calibration data held out, each compensated on the rest.
+    model: nn.Module, batches: Sequence[Any], settings: Prune, planned: WidthPlan, clock: Clock | None
+) -> tuple[tuple[WidthPlan, ...], tuple[str, ...]]:
+    """Return the plans to be carried out, the best first, the next for when that fails; and notes.
 
     The plan as it is, with quality ``best`` other allocations, and where they are allowed layers of low rank;
     a note says what those bring. With one plan alone nothing is run.
+
+    Raises:
+        PruneError: ``low_rank = "auto"`` without a clock.
     """
     plans = [planned]
     if (
@@ -44,44 +58,50 @@ def race(
         plans += [plan_otherwise(planned, settings, rival) for rival in RIVALS]
         plans = list({plan.widths: plan for plan in reversed(plans)}.values())
     if len(plans) == 1 and not settings.low_rank:
-        return planned, ()
+        return (planned,), ()
+    if settings.low_rank == "auto" and clock is None:
+        raise PruneError('low_rank = "auto" needs a clock: the seconds of a pass of a model')
     fit, held = hold_out(batches)
 
-    def run(plan: WidthPlan) -> tuple[float, Fitted | None, str]:
+    def run(plan: WidthPlan) -> Outcome:
         try:
             fitted = choose_and_fit(model, fit, settings, plan)
-            return output_error(fitted.split(), model, held), fitted, ""
-        except PruneError as error:  # It does not run at these widths.
-            return math.inf, None, str(error)
+            ticket = fitted.split() if fitted.factored else fitted.ticket
+            if fitted.factored:
+                verify_split(ticket, fitted.ticket, held)
+            return Outcome(plan, output_error(ticket, model, held), fitted, ticket)
+        except PruneError as error:  # It does not run at these widths, or with these layers split.
+            return Outcome(plan, reason=str(error))
 
-    best, error, fitted, _ = min(((plan, *run(plan)) for plan in plans), key=lambda each: each[1])
-    if not settings.low_rank or fitted is None:
-        return best, ()
-    ranked = plan_low_rank(best, model, batches, settings)
-    split, split_error, split_fitted, reason = min(
-        ((plan, *run(plan)) for plan in ranked), key=lambda each: each[1]
-    )
-    if split_fitted is None:
-        return best, (f"no layer was split: {reason}",)
-    count = len(split_fitted.factored)
-    layers = f"{count} layer{'' if count == 1 else 's'} of low rank"
-    found = f"an error of {split_error:.2g} on calibration data held out, of units alone {error:.2g}"
-    if not split_error < error:
-        return best, (f"{layers} would leave {found}: none was split",)
-    models = split_fitted.split(), split_fitted.ticket, fitted.ticket
-    for each in models:
+    units = min(map(run, plans), key=lambda each: each.error)
+    if not settings.low_rank:
+        return (units.plan,), ()
+    try:
+        split = min(
+            map(run, plan_low_rank(units.plan, model, batches, settings)), key=lambda each: each.error
+        )
+    except PruneError as error:
+        split = Outcome(units.plan, reason=str(error))
+    takes, note = _judge(split, units, settings, clock)
+    return ((split.plan, units.plan) if takes else (units.plan,)), (note,)
+
+
+def _judge(split: Outcome, units: Outcome, settings: Prune, clock: Clock | None) -> tuple[bool, str]:
+    """Return whether layers are split, and what that brings or why not, in a sentence."""
+    if split.fitted is None or split.ticket is None:
+        return False, f"no layer was split: {split.reason}"
+    count = len(split.fitted.factored)
+    layers = f"with {count} layer{'' if count == 1 else 's'} of low rank the error"
+    found = f"on calibration data held out {{}} {split.error:.2g}, with units alone {units.error:.2g}"
+    if not split.error < units.error:
+        return False, f"{layers} {found.format('would be')}: none was split"
+    if clock is None or units.ticket is None:
+        return True, f"{layers} {found.format('is')}"
+    for each in (split.ticket, units.ticket):
         close_layers(each)
-    seconds, whole_seconds, units_seconds = _times_of(models, clock)
-    if settings.low_rank == "auto" and not seconds < whole_seconds:
-        slower = f"{seconds / whole_seconds:.2f} times as long as whole"
-        return best, (f"{layers} would leave {found}, but take {slower}, measured here: none was split",)
-    taken = f", and {seconds / units_seconds:.2f} times the time of a pass, measured here" if clock else ""
-    return split, (f"{layers} leave {found}{taken}",)
-
-
-def _times_of(models: Sequence[nn.Module], clock: Callable[[nn.Module], float] | None) -> tuple[float, ...]:
-    """Return the medians of some turns of a clock; without one each model is faster than the next."""
-    if clock is None:
-        return tuple(map(float, range(len(models))))
-    turns = [[clock(each) for each in models] for _ in range(TIMED_TURNS)]
-    return tuple(map(median, zip(*turns, strict=True)))
+    turns = [(clock(split.ticket), clock(units.ticket)) for _ in range(TIMED_TURNS)]
+    ratio = median(mine for mine, _ in turns) / median(theirs for _, theirs in turns)
+    taken = f"{ratio:.2f} times as long as one of units alone, measured here"
+    if settings.low_rank == "auto" and ratio > 1.0:
+        return False, f"{layers} {found.format('would be')}, but a pass takes {taken}: none was split"
+    return True, f"{layers} {found.format('is')}; a pass takes {taken}"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import evaluation_mode, widened
 from tpsprune.numerics.trees import item_count
 from tpsprune.pruning.calibration import CalibrationStatistics, sample_signal_places
@@ -95,6 +96,9 @@ def reconstruct(
         refits: whether the refit is allowed; without it only consumers of pruned groups are fitted.
         ranks: of layers that are to have no more; they are refitted whatever their inputs are.
 
+    Raises:
+        PruneError: such a layer cannot be refitted, for the two models call it on other items (experts).
+
     Cost: a forward pass of both models, the moments of each layer on the way (see ``observations``), and the
     solutions (see ``refit_layer``).
     """
@@ -102,6 +106,8 @@ def reconstruct(
     with evaluation_mode(dense), evaluation_mode(ticket):
         for stop in traverse_in_step(dense, ticket, batches, task.names):
             task.fit(stop)
+    if missing := [name for name in task.ranks if name not in task.of_rank]:
+        raise PruneError(f"{missing[0]}: the ticket calls it on other items than the dense model does")
 
 
 def share_held(found: CalibrationStatistics, batches: Sequence[Any], gib: float) -> float:
@@ -130,6 +136,7 @@ class _Reconstruction:
     ) -> None:
         self.dense, self.ticket, self.batches = dense, ticket, batches
         self.calls, self.refits, self.ranks = calls, refits, ranks
+        self.of_rank: set[str] = set()
         self.items = sum(map(item_count, batches))
         pruned = [PrunedGroup.of(group, chosen[group.name].units) for group in groups]
         self.kept_elements = elements_kept(shapes_of(dense), pruned)
@@ -206,6 +213,7 @@ class _Reconstruction:
             sums.add(read_windows(module, each.pruned, places_s), outputs_bsgq)
         if sums.rows:
             refit_layer(module, sums.moments(), self.ranks.get(stop.module))
+            self.of_rank |= {stop.module} & self.ranks.keys()
 
     def _outputs(self, name: str) -> Tensor | None:
         """Return which outputs of a dense layer its narrow one has; none where it has all."""

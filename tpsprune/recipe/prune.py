@@ -176,8 +176,8 @@ class Prune:
     """Also prune the width of attention heads: dimensions of queries and keys, by their singular values."""
     low_rank: bool | Literal["auto"] = False
     """Also split layers in two, of low rank: units reach a part of the target, ranks the rest, where that
-    errs less on calibration data held out than units alone. ``auto``: and where layers are faster split than
-    whole, as measured here. For targets of ``macs`` and ``params``; a split layer is of another class."""
+    errs less on calibration data held out than units alone. ``auto``: and where a pass takes no longer, as
+    measured here. For targets of ``macs`` and ``params``; a split layer is of another class."""
     compensate: bool = True
     """Compensate by least squares: consumers predict the outputs of pruned units from those of kept ones."""
     reconstruct: bool = True

@@ -205,7 +205,8 @@ def _series(readings: Sequence[Reading], signal: str) -> tuple[list[float], list
     return [epoch for epoch, _ in points], [value for _, value in points]
 
 
-def _widths(axes: Any, groups: Sequence[GroupChange]) -> None:
+def _widths(axes: Any, changes: Sequence[GroupChange]) -> None:
+    groups = [each for each in changes if each.kind != "rank"]
     rows = range(len(groups))
     axes.barh(rows, [g.width_before for g in groups], color="#DDDDDD", label="dense")
     axes.barh(rows, [g.width_after for g in groups], color=BLUE, height=0.5, label="ticket")
