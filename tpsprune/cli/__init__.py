@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "train": "train",
     "prune": "train",
     "family": "family",
+    "repair": "repair",
     "compare": "compare",
     "report": "compare",
     "init": "init",

@@ -6,6 +6,7 @@ from tpsprune.pipeline.export import FORMATS, export, export_steps
 from tpsprune.pipeline.family import family
 from tpsprune.pipeline.load import load
 from tpsprune.pipeline.prune import check, prune, prune_dry
+from tpsprune.pipeline.repair import repair
 from tpsprune.pipeline.save import save
 from tpsprune.pipeline.train import train
 
@@ -20,6 +21,7 @@ __all__ = [
     "load",
     "prune",
     "prune_dry",
+    "repair",
     "save",
     "train",
 ]

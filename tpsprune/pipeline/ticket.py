@@ -217,12 +217,7 @@ def draw_ticket(
         extraction = pruning.draw(model, bench.prune_batches, own, planned, clock=inputs.get("clock"))
     if note := uneven_note(extraction.changes, settings):
         extraction = replace(extraction, notes=(*extraction.notes, note))
-    steps = pruning.count_repair_steps(settings, len(bench.dataset.train), trains_on=trains_on, fresh=True)
-    if steps:
-        ledger.switch("repair")
-        extraction = yield from _repair(bench, ledger, extraction, model, steps)
-    elif not trains_on:
-        extraction = pruning.note_no_repair(extraction, settings)
+    extraction = yield from repair_ticket(bench, ledger, extraction, model, trains_on=trains_on)
     ledger.switch("evaluate")
     after = bench.score(extraction.ticket, bench.dataset.validation)
     pruned = Pruned(
@@ -244,11 +239,19 @@ def draw_ticket(
     return extraction, pruned
 
 
-def _repair(
-    bench: Workbench, ledger: Ledger, extraction: Extraction, dense: nn.Module, steps: int
+def repair_ticket(
+    bench: Workbench, ledger: Ledger, extraction: Extraction, dense: nn.Module, *, trains_on: bool = False
 ) -> Generator[Event, None, Extraction]:
-    """Repair the ticket in place on training items, augmented and without labels; return the extraction."""
+    """Repair the ticket in place on training items, augmented and without labels, if the recipe has it so.
+
+    Returns:
+        The extraction, with a note of what came of it.
+    """
     settings, train = bench.recipe.prune, bench.dataset.train
+    steps = pruning.count_repair_steps(settings, len(train), trains_on=trains_on, fresh=True)
+    if not steps:
+        return extraction if trains_on else pruning.note_no_repair(extraction, settings)
+    ledger.switch("repair")
     held = torch.cat(list(hold_out(bench.prune_places)[1]))
     others = torch.ones(len(train), dtype=torch.bool, device=held.device)
     others[held] = False

@@ -58,6 +58,7 @@ from tpsprune.records.events import (
     PhaseStarted,
     Progress,
     Pruned,
+    Repaired,
     Trained,
 )
 from tpsprune.records.family import FamilyFinished, FamilyGroup, FamilyMember, FamilyResult, Sized
@@ -161,6 +162,7 @@ __all__ = [
     "Reading",
     "Reason",
     "Remedy",
+    "Repaired",
     "RunLine",
     "RunResult",
     "Savings",

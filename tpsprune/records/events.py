@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tpsprune.records.comparison import ArmRun
+from tpsprune.records.energy import Cost
 from tpsprune.records.family import FamilyFinished, Sized
 from tpsprune.records.readings import Decision
 from tpsprune.records.result import GroupChange, ModelFigures, RunResult, Unpruned
@@ -76,6 +77,20 @@ class Pruned:
     quality: str = "accuracy"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repaired:
+    """A model that another tool has pruned is fitted to the dense one: test quality of all three; cost."""
+
+    quality: str
+    dense: float
+    pruned: float
+    ticket: float
+    macs_share: float
+    parameters_share: float
+    total: Cost
+    folder: str
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """Something the user should know, in a sentence."""
@@ -135,5 +150,6 @@ Event: TypeAlias = (
     | Trained
     | Sized
     | FamilyFinished
+    | Repaired
 )
 Comparing: TypeAlias = Event | ArmBegun | ArmEnded

@@ -257,6 +257,9 @@ def _print_result(console: Console, event: Comparing) -> None:
         case records.FamilyFinished(family=family, folder=folder):
             console.print(tables.family_table(family), highlight=False)
             _print_line(console, f"\nFamily: {folder}   Page: {folder}/README.md")
+        case records.Repaired():
+            console.print(tables.repaired_table(event), highlight=False)
+            _print_line(console, f"\nBundle: {event.folder}   Page: {event.folder}/README.md")
         case records.Finished(outcome=outcome):
             console.print(tables.closing(outcome), highlight=False)
             print_next(console, outcome)

@@ -23,6 +23,7 @@ from tpsprune.records import (
     Latency,
     Pruned,
     Reading,
+    Repaired,
     RunResult,
     Savings,
     Unpruned,
@@ -388,6 +389,18 @@ def _arms_table(savings: Savings) -> Table:
             ", ".join(sorted({class_of(savings, run.energy_class) for run in counted})) or "none",
         )
         table.add_row(*row[: len(table.columns)])
+    return table
+
+
+def repaired_table(found: Repaired) -> Table:
+    """Return the dense model, what another tool has made of it, and the ticket fitted anew."""
+    table = make_table({"": WHOLE, f"test {found.quality}": RIGHT, "MACs": RIGHT, "parameters": RIGHT})
+    shares = (words.share(found.macs_share), words.share(found.parameters_share))
+    table.add_row("dense", f"{found.dense:.4f}", "1.00", "1.00")
+    table.add_row("as it was pruned", f"{found.pruned:.4f}", *shares)
+    table.add_row("fitted to the dense model", f"{found.ticket:.4f}", *shares)
+    table.caption = f"finding, fitting, repairing and evaluating took {words.joules(found.total.joules)}"
+    table.caption_justify = "left"
     return table
 
 
