@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from tpsprune.errors import PruneError
+from tpsprune.numerics.assignment import assign
 from tpsprune.pruning.groups import Group, Slice, element_index
 
 FAR: Final = 0.5
@@ -136,6 +136,6 @@ def _match(
         ours_nd = ours[element_index(each, group.width)].flatten(1).cpu()
         spread = (ours_nd - ours_nd.mean(0)).square().mean().clamp_min(TINY)
         cost_kn += torch.cdist(theirs_kd, ours_nd).square() / (spread * ours_nd.shape[1])
-    rows, columns = linear_sum_assignment(cost_kn.numpy())
-    distance = float(cost_kn[rows, columns].mean() / cost_kn.mean().clamp_min(TINY))
-    return [int(each) for each in columns], distance
+    units = assign(cost_kn)
+    distance = cost_kn[torch.arange(width), units].mean() / cost_kn.mean().clamp_min(TINY)
+    return units, float(distance)
