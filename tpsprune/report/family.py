@@ -57,33 +57,41 @@ def _figure(family: FamilyResult) -> Figure:
             [None if each.joules_per_answer is None else 1e3 * each.joules_per_answer for each in members],
         ),
     ]
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
     for axes, (label, places) in zip(figure.subplots(1, len(axes_of), sharey=True), axes_of, strict=True):
         _draw(axes, family, members, places)
         axes.set_xlabel(label)
-    first: Any = figure.axes[0]
-    first.set_ylabel(f"test {family.task.quality}")
-    first.legend(frameon=False, fontsize=8, loc="lower right")
-    figure.suptitle(
-        f"{family.name}: one training, {len(family.members)} sizes", fontsize=10, x=0.01, ha="left"
-    )
+    figure.axes[0].set_ylabel(f"test {family.task.quality}")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=3)
+    title = f"{family.name}: one training, {len(family.members)} sizes"
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     return figure
 
 
 def _draw(axes: Any, family: FamilyResult, members: list[FamilyMember], places: list[float | None]) -> None:
     seen = [(x, each) for x, each in zip(places, members, strict=True) if x is not None]
-    seen.sort(key=lambda point: point[0])
-    axes.plot([x for x, _ in seen], [each.figures.accuracy for _, each in seen], color=OURS, linewidth=1)
-    for x, each in seen:
+    for rank, (x, each) in enumerate(sorted(seen, key=lambda point: point[0])):
         hollow = bool(each.refused) or (each is not family.dense and family.dominated(each))
         axes.plot(x, each.figures.accuracy, "o", color=OURS, mfc="white" if hollow else OURS)
         name = "dense" if each is family.dense else f"{each.size:g}"
-        axes.annotate(name, (x, each.figures.accuracy), textcoords="offset points", xytext=(0, 6), fontsize=8)
-    axes.plot([], [], "o-", color=OURS, label="family (hollow: dominated or refused)")
+        # Neighbours' names one above the other, for they may be as fast as each other.
+        place = (0, 6 + 9 * (rank % 3))
+        axes.annotate(
+            name,
+            (x, each.figures.accuracy),
+            textcoords="offset points",
+            xytext=place,
+            fontsize=7,
+            ha="center",
+        )
+    axes.plot([], [], "o", color=OURS, label="the family")
+    axes.plot([], [], "o", color=OURS, mfc="white", label="dominated or refused")
     rivals = [(x, each.rival_accuracy) for x, each in seen if each.rival_accuracy is not None]
     if rivals:
         label = "torch-pruning's magnitude, same operations"
-        axes.plot([x for x, _ in rivals], [y for _, y in rivals], "s:", color=RIVAL, label=label)
+        axes.plot([x for x, _ in rivals], [y for _, y in rivals], "s", color=RIVAL, label=label)
     axes.axhline(family.dense.figures.accuracy, color=GREY, linewidth=0.8, linestyle=":")
-    axes.set_xlim(left=0)
+    axes.margins(y=0.15)
+    axes.set_xlim(0, 1.1 * max((x for x, _ in seen), default=1.0))
     axes.spines[["top", "right"]].set_visible(False)
