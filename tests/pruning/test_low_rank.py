@@ -599,3 +599,19 @@ def test_means_of_outputs_are_kept_where_directions_are_left_out() -> None:
         model[0].bias.fill_(100.0)  # Without the mean the error would be that of the mean.
     found = observe_outputs(model, data(), ["0"])
     assert found["0"].worth < 10.0
+
+
+def test_a_layer_that_is_called_on_one_item_without_an_axis_gives_what_it_gave() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.of_all = low_rank_net(), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found = self.net(x)
+            pooled = self.of_all(found.mean(0))
+            assert pooled.shape == (4,)
+            out: Tensor = found + pooled
+            return out
+
+    assert set(observe_outputs(Pooled(), data(), ["net.2", "of_all"])) == {"net.2", "of_all"}

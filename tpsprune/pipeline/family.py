@@ -142,7 +142,7 @@ def family(
             versions=versions(),
         )
         _write(out, result, drawn, dumps(recipe))
-    if not any(not each.refused for each in members):
+    if all(each.refused for each in members):
         yield Note("no size is within the limits: the folder holds the page and the figures alone")
     yield FamilyFinished(family=result, folder=str(out))
 

@@ -157,13 +157,12 @@ def observe_outputs(model: nn.Module, batches: Sequence[Any], names: Iterable[st
     items = min(ITEMS, sum(map(item_count, batches)))
 
     def add(module: nn.Module, output: Tensor, name: str) -> Tensor:
-        if not output.numel():
-            return output
-        output = with_items(module, output)
-        places = math.prod(output.shape[2:] if channels_first(module) else output.shape[1:-1])
+        shape = with_items(module, output).shape
+        places = math.prod(shape[2:] if channels_first(module) else shape[1:-1])
         count = count_places(length(module, "out"), items)
         places_s = sample_places(places, count, torch.Generator().manual_seed(sums[name].rows))
-        sums[name].add(read_outputs(module, output, places_s).flatten(0, 1))
+        if output.numel():
+            sums[name].add(read_outputs(module, output, places_s).flatten(0, 1))
         return output
 
     with torch.no_grad(), evaluation_mode(model), _changing(model, sums, add):
