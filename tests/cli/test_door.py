@@ -90,6 +90,18 @@ def test_the_options_are_these_and_no_others() -> None:
             "--target",
             "--weights",
         ],
+        "family": [
+            "--by",
+            "--device",
+            "--json",
+            "--quiet",
+            "--set",
+            "--sizes",
+            "--to",
+            "--weights",
+            "--within",
+        ],
+        "repair": ["--device", "--json", "--like", "--quiet", "--set", "--to"],
         "compare": [
             "--arms",
             "--carbon-intensity",
@@ -135,7 +147,8 @@ def test_the_options_are_these_and_no_others() -> None:
 
 def test_an_unknown_command_is_reported_with_the_nearest(invoke: Invoke) -> None:
     assert_refused(invoke("trian"), "no command 'trian' (did you mean 'train'?)")
-    commands = "train, prune, compare, report, init, check, recipes, show, export, doctor, study"
+    ours = "train, prune, family, repair, compare, report, init, check, recipes, show, export, doctor"
+    commands = f"{ours}, study"
     assert_refused(invoke("zzz"), f"no command 'zzz' (commands: {commands})")
 
 
