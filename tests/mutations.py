@@ -56,7 +56,7 @@ energy     | counter turns          | outer * _HIGHEST_PACKAGE_WATTS > => outer 
 energy     | gpu counter            | abs(joules["gpu"] - gpu_counter_joules) <= allowed_joules => abs(joules["gpu"] - gpu_counter_joules) <= 1e9
 runs       | torn line              | if _from_line(content[tail_at:]) is None: => if False:
 runs       | name twice             | if len(found) != len(pairs): => if False:
-runs       | lock                   | fcntl.LOCK_EX | fcntl.LOCK_NB => fcntl.LOCK_SH | fcntl.LOCK_NB
+runs       | lock                   | _take(lock, handle, remedy) => lock.exists()
 export     | file hash              | if found.sha256 != stamp.sha256: => if False:
 export     | seal                   | hashlib.sha256(match[1]).hexdigest().encode() != match[2] => False
 export     | link out               | path.is_symlink() and not path.resolve() => False and not path.resolve()
@@ -79,7 +79,7 @@ pruning    | consumer in the ticket | (kept_c.cumsum(0) - 1)[own] => own
 pruning    | scale of the queries   | 1.0 / scale_held(group, len(each.kept)) => scale_held(group, len(each.kept))
 pruning    | sensitivity            | .to(rows_npq).sqrt() => .to(rows_npq)
 pruning    | selection              | gains_u.argmax() if picked is None => gains_u.argmin() if picked is None
-pruning    | proof                  | if not difference <= TOLERANCES.get(dtype, 5e-2): => if False:
+pruning    | proof                  | if not difference <= _tolerance(ticket): => if False:
 pruning    | share counted          | if found > target + SLACK: => if False:
 pruning    | optimizer state        | (take(value, kept.get(name, {})) if fits else value).clone() => value.clone()
 pruning    | memory format          | return taken.contiguous(memory_format=channels_last) => return taken
@@ -92,7 +92,14 @@ pruning    | tied widths            | return tuple(widths[rank] for rank in self
 pruning    | estimate of a cut      | intercept_r = mean_n[removed_r] - map_rk @ mean_n[kept_k] => intercept_r = mean_n[removed_r]
 export     | number of heads        | if value != dense.get((place, name)) or any(part in name for part in _OF_HEADS) => if False
 pipeline   | held out of the repair | others[held] = False => others[held] = True
-pruning    | flag of a new bias     | requires_grad=weight.requires_grad) => requires_grad=True)
+pruning    | flag of a new bias     | nn.Parameter(zeros_o, requires_grad=weight.requires_grad) => nn.Parameter(zeros_o)
+pruning    | reduced rank           | directions_gqq[:, :, weight_gqp.shape[1] - rank :] => directions_gqq[:, :, :rank]
+pruning    | split proved           | if not difference <= _tolerance(whole): => if False:
+pruning    | ranks go back          | if not back: => if True:
+pruning    | weight read elsewhere  | if not pair.was_read] => ]
+pruning    | outputs kept           | if kept is not None: => if False:
+pruning    | sizes nested           | widths = tuple(map(min, widths, within)) => widths = tuple(widths)
+pruning    | units found            | units = assign(cost_kn) => units = assign(-cost_kn)
 pipeline   | budget                 | spent.seconds >= stop.budget_seconds => spent.seconds >= 1e9
 cli        | exit code              | exit_code = 2 => exit_code = 1
 """

@@ -485,7 +485,7 @@ def test_in_a_race_widths_that_do_not_run_lose() -> None:
     assert "first" in {each.group for each in uniform.changes}
     planned = plan_widths(model, batches, settings)
     rigged = replace(planned, widths=(40, *planned.widths[1:]))
-    assert race(model, batches, settings, rigged, None)[0].widths != rigged.widths
+    assert race(model, batches, settings, rigged, None)[0][0].widths != rigged.widths
 
 
 class Hoarder(nn.Linear):

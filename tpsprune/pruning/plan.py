@@ -71,8 +71,11 @@ class Plan:
         return shapes | {f"{name}.bias": shapes[f"{name}.weight"][:1] for name in self.new_biases}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON values, its schema named."""
-        return dump(self)
+        """Return the plan as JSON values, its schema named; without split layers as before there were any."""
+        values = dump(self)
+        if not self.factored:
+            del values["factored"]
+        return values
 
     @classmethod
     def from_json(cls, raw: object) -> Plan:
