@@ -12,6 +12,7 @@ from torch import nn
 from tpsprune.errors import PruneError
 from tpsprune.numerics.macs import count_macs
 from tpsprune.pruning import Extraction, draw, extract, plan_sizes, shell_of
+from tpsprune.pruning.planning import plan_size
 from tpsprune.recipe.prune import Macs, Params, Prune, Share, Tolerance
 
 SETTINGS = Prune(quality="fast", round_to=1)
@@ -56,6 +57,13 @@ def test_a_smaller_size_has_some_of_the_units_of_a_larger_one(settings: Prune) -
     for larger, smaller in pairwise(found):
         for big, small in zip(larger.plan.groups, smaller.plan.groups, strict=True):
             assert set(small.kept) <= set(big.kept)
+
+
+def test_no_group_is_wider_than_in_a_larger_size() -> None:
+    (least,) = plan_sizes(net(), BATCHES, SETTINGS, [Macs(0.4)])
+    wider = replace(SETTINGS, target=Macs(0.9))
+    assert plan_size(least, net(), wider).widths != least.widths
+    assert plan_size(least, net(), wider, within=least.widths).widths == least.widths
 
 
 def test_the_only_size_is_what_an_extraction_gives() -> None:
