@@ -35,7 +35,16 @@ def cut(invoke: Invoke, trained: RunFolder) -> Path:
 
 
 def repair(invoke: Invoke, trained: RunFolder, *words: str) -> Result:
-    own = ("--like", str(trained.path), "--to", "mended", "--device", "cpu", "--set", "prune.repair_steps=4")
+    own = (
+        "--like",
+        str(trained.path),
+        "--to",
+        "repaired",
+        "--device",
+        "cpu",
+        "--set",
+        "prune.repair_steps=4",
+    )
     return invoke("repair", "small.toml", *own, *words)
 
 
@@ -45,7 +54,7 @@ def test_a_cut_model_is_fitted_and_written_as_a_bundle(invoke: Invoke, trained: 
     assert all(len(line) <= 80 for line in result.output.splitlines())
     for words in ("as it was pruned", "fitted to the dense model", "the pruned model's outputs err by"):
         assert words in " ".join(result.output.split())
-    ticket = tpsprune.load("mended")
+    ticket = tpsprune.load("repaired")
     shapes = {name: value.shape for name, value in ticket.state_dict().items()}
     for name, value in load_tensors(cut)[0].items():
         assert shapes[name] == value.shape, name
@@ -70,4 +79,4 @@ def test_what_cannot_be_is_one_message_and_no_folder(invoke: Invoke, trained: Ru
         assert result.exit_code == 2, result.output
         assert "Traceback" not in result.output
         assert message in " ".join(result.output.split())
-        assert not Path("mended").exists()
+        assert not Path("repaired").exists()

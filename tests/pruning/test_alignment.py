@@ -161,3 +161,12 @@ def test_what_torch_pruning_has_cut_comes_nearer_to_the_dense_model(name: str) -
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     by_state = tpsprune.repair(other.state_dict(), model, data, quality="fast")
     assert by_state.plan == found.plan
+
+
+def test_a_pruned_model_to_which_fitting_brings_nothing_is_refused() -> None:
+    model, data = settled("residual")
+    groups = find_groups(model, data[:2]).groups
+    state = pruned_copy(model, pruned_to(groups, [group.width // 2 for group in groups])).state_dict()
+    with pytest.raises(PruneError, match="brings nothing"):
+        tpsprune.repair(state, model, data, quality="fast", compensate=False)
+    assert tpsprune.repair(state, model, data, quality="fast").macs_share < 1.0

@@ -22,9 +22,9 @@ from tpsprune.cli.options import (
     short_help="Fit a model that another tool has pruned to its dense original.",
     epilog="""\b
 Examples:
-  tpsprune repair my.toml pruned.safetensors --like dense.safetensors --to tickets/mended
-  tpsprune repair my.toml pruned.pt --like runs/my-0123abcd --to tickets/mended --set prune.quality=best
-  python -c "import tpsprune; model = tpsprune.load('tickets/mended')"
+  tpsprune repair my.toml pruned.safetensors --like dense.safetensors --to tickets/repaired
+  tpsprune repair my.toml pruned.pt --like runs/my-0123abcd --to tickets/repaired --set prune.quality=best
+  python -c "import tpsprune; model = tpsprune.load('tickets/repaired')"
 """,
 )
 @recipe_argument

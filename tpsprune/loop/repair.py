@@ -42,8 +42,8 @@ def repair(
     ...     "2.weight": dense[2].weight[:, ::2],
     ...     "2.bias": dense[2].bias,
     ... }
-    >>> mended = tpsprune.repair(pruned, dense, torch.randn(512, 8), quality="fast")
-    >>> mended.plan.groups[0].kept == tuple(range(0, 32, 2))
+    >>> repaired = tpsprune.repair(pruned, dense, torch.randn(512, 8), quality="fast")
+    >>> repaired.plan.groups[0].kept == tuple(range(0, 32, 2))
     True
 
     Args:
@@ -53,7 +53,8 @@ def repair(
         calibration_data: as ``tpsprune.extract`` takes it; so are ``items``, ``also``, ``seed`` and settings.
 
     Raises:
-        PruneError: as ``tpsprune.extract``; or the units of the pruned model are not found in the dense one.
+        PruneError: as ``tpsprune.extract``; the units of the pruned model are not found in the dense one; or
+            it errs no more as it is.
 
     Cost: as ``tpsprune.extract``, and a second walk.
     """

@@ -47,7 +47,8 @@ def refit_pruned(
         settings: of compensation and reconstruction; the target does not count.
 
     Raises:
-        PruneError: as ``extract`` and ``align_units``; or the pruned model's units are nobody's here.
+        PruneError: as ``extract`` and ``align_units``; the pruned model's units are nobody's here; or it errs
+            less as it is, as one may that was trained since.
 
     Cost: the search for groups twice; an extraction without measured cuts, and a walk on the items that are
     not held out.
@@ -74,6 +75,9 @@ def refit_pruned(
     fit, held = hold_out(batches)
     before = output_error(other, model, held)
     after = output_error(choose_and_fit(model, fit, settings, planned).ticket, model, held)
+    if not after < before:
+        errors = f"its outputs err by {before:.3g} on calibration data held out, fitted anew by {after:.3g}"
+        raise PruneError(f"fitting the pruned model anew brings nothing: {errors}")
     found = draw(model, batches, settings, planned)
     errors = f"the pruned model's outputs err by {before:.3g}, those of the ticket by {after:.3g}"
     note = f"on calibration data held out {errors}"

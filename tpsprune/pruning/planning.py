@@ -310,7 +310,10 @@ def choose_units(planned: WidthPlan, model: nn.Module, settings: Prune) -> dict[
     for group in planned.narrowed:
         count = planned.width_of[group.name]
         if group.name in planned.given:
-            chosen[group.name] = statistics.select(model, group, count, picked=planned.given[group.name])
+            picked = tuple(planned.given[group.name])
+            chosen[group.name] = Selection(picked, ())
+            if statistics.moments:
+                chosen[group.name] = statistics.select(model, group, count, picked=picked)
         elif group.name in statistics.energies:
             shares = residual_shares(statistics.energies[group.name])
             chosen[group.name] = Selection(tuple(range(count)), shares[:count])
