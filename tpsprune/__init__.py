@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tpsprune.pipeline.save import save
     from tpsprune.pruning.extract import Extraction
     from tpsprune.pruning.plan import Plan
-    from tpsprune.recipe.prune import Latency, Macs, Params, Tolerance, Widths
+    from tpsprune.recipe.prune import Bytes, Joules, Latency, Macs, Params, Tolerance, Widths
     from tpsprune.recipe.stop import ChangeRule as Change
     from tpsprune.recipe.stop import ConsensusRule as Consensus
     from tpsprune.recipe.stop import EpochRule as AtEpoch
@@ -33,12 +33,14 @@ if TYPE_CHECKING:
 __all__ = [
     "TPS",
     "AtEpoch",
+    "Bytes",
     "Change",
     "Comparison",
     "Consensus",
     "EnergyUse",
     "Extraction",
     "Family",
+    "Joules",
     "Latency",
     "Macs",
     "Mask",
@@ -82,7 +84,8 @@ _HOMES = {
         for name in ("Change", "Consensus", "Mask", "Patience", "Plateau", "Reopen", "Threshold")
     },
     **{
-        name: ("tpsprune.recipe.prune", name) for name in ("Latency", "Macs", "Params", "Tolerance", "Widths")
+        name: ("tpsprune.recipe.prune", name)
+        for name in ("Bytes", "Joules", "Latency", "Macs", "Params", "Tolerance", "Widths")
     },
 }
 """Where each public name lives, and what it is called there."""

@@ -295,6 +295,27 @@ def test_a_latency_is_measured_on_batches_of_several_parts(
     assert torch.equal(scale, torch.ones(1))
 
 
+def test_joules_are_metered_by_the_callers_meter_on_so_many_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered: list[int] = []
+
+    def infer(_: float, model: nn.Module, batch: Any) -> int:
+        answered.append(len(batch["left"]))
+        return 2400 // model.get_submodule("net.0").weight.shape[0]
+
+    monkeypatch.setattr("tpsprune.measure.infer_for", infer)
+    batch = {"left": ROWS, "right": ROWS.flip(0), "scale": torch.ones(1)}
+    with tpsprune.Meter("fake") as meter:
+        found = tpsprune.extract(Sum(), [batch], tpsprune.Joules(0.5), meter=meter, round_to=1)
+        spent = meter.take()
+    assert found.changes[0].width_after == 12
+    assert set(answered) == {64}
+    assert spent.joules == 15.0 * len(spent.windows) > 0
+    with pytest.raises(PruneError, match=r"joules=0\.5 needs a meter: .*meter=tpsprune\.Meter"):
+        tpsprune.extract(Sum(), [batch], tpsprune.Joules(0.5))
+    with tpsprune.Meter("none") as silent, pytest.raises(PruneError, match="a meter that meters"):
+        tpsprune.extract(Sum(), [batch], tpsprune.Joules(0.5), meter=silent)
+
+
 def test_a_latency_of_a_batch_that_cannot_be_split_is_that_of_the_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -16,6 +16,7 @@ from tests.pipeline.test_train import run
 from tpsprune import pipeline, recipe
 from tpsprune.claims import assess
 from tpsprune.errors import DataError, ModelError, RecipeError
+from tpsprune.loop.meter import Ledger, Meter
 from tpsprune.numerics.forward import call_model, logits_of
 from tpsprune.numerics.trees import random_inputs
 from tpsprune.pipeline.ticket import extraction_inputs
@@ -228,5 +229,6 @@ def test_what_does_not_fit_is_reported_before_anything_is_written(
 @pytest.mark.parametrize(("data", "output"), [("own:by_name", "mapping"), ("own:by_place", "tuple")])
 def test_a_target_of_latency_is_timed_on_items_of_several_parts(data: str, output: str) -> None:
     with set_up(task("cross-entropy", data, f"own:mixed/{output}"), "cpu") as bench:
-        extra = extraction_inputs(bench, "interpolation", Latency(0.5, batch_items=4))
+        ledger = Ledger(Meter("none"))
+        extra = extraction_inputs(bench, ledger, "interpolation", Latency(0.5, batch_items=4))
         assert extra["clock"](bench.new_model()) > 0

@@ -15,11 +15,12 @@ from tests.pruning.nets_attention import ATTENTIONS, net, sequences
 from tests.pruning.nets_structure import STRUCTURES, ZOO, case
 from tpsprune.numerics.macs import MacCount, Product, count_macs
 from tpsprune.pruning import extract, find_groups
-from tpsprune.pruning.costs import CostModel, cost_model, latency_shares
+from tpsprune.pruning.costs import CostModel, cost_model, measured_shares
 from tpsprune.pruning.groups import Group, PrunedGroup, Slice
 from tpsprune.pruning.opening import open_layers
 from tpsprune.pruning.surgery import add_biases, pruned_copy
-from tpsprune.recipe.prune import Macs, Params, Prune
+from tpsprune.recipe.prune import Bytes, Macs, Params, Prune
+from tpsprune.runs.tensors import file_bytes
 
 
 def sizes(model: nn.Module) -> int:
@@ -129,6 +130,31 @@ def test_a_parameter_with_two_names_counts_once() -> None:
     assert costs.total == sizes(model) == costs.at(costs.widths)
 
 
+@pytest.mark.parametrize("name", ["mlp", "cnn", "residual"])
+def test_bytes_are_those_of_the_file_of_the_pruned_model_and_its_buffers(name: str) -> None:
+    model, batch = case(name)
+    groups = find_groups(model, batch).groups
+    costs = cost_model(model, groups, count_macs(model, batch), Prune(target=Bytes(0.5)))
+    assert costs.total == costs.at(costs.widths) == file_bytes(model.state_dict())
+    widths = [group.width - 2 for group in groups]
+    found = file_bytes(pruned_copy(model, pruned_to(groups, widths)).state_dict())
+    # The header has shapes and offsets in digits; fewer of them make it shorter.
+    assert 0 <= costs.at(widths) - found <= 16 * len(model.state_dict())
+
+
+def test_tensors_of_two_names_and_of_half_precision_are_bytes_as_the_file_has_them() -> None:
+    model = nn.Sequential(
+        nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4), nn.Linear(4, 6), nn.Linear(6, 4)
+    ).half()
+    model[3].weight = model[0].weight
+    tensors = model.state_dict(keep_vars=True)
+    places = [Slice(name, 0, 0, 1) for name in ("0.weight", "0.bias", "3.bias")]
+    group = Group("0", 6, (), (), (), tuple(places))
+    costs = CostModel.of_bytes([group], tensors, {})
+    assert costs.total == file_bytes(tensors)
+    assert costs.total - costs.at((4,)) == 2 * (2 * 4 + 2 + 2 * 4 + 2)
+
+
 def test_what_no_group_touches_is_constant() -> None:
     model, batch = case("mlp")
     count = count_macs(model, batch)
@@ -138,7 +164,7 @@ def test_what_no_group_touches_is_constant() -> None:
 
 def test_the_share_is_that_of_a_model_pruned_to_these_widths() -> None:
     model, batch = case("mlp")
-    share = latency_shares(model, find_groups(model, batch).groups, sizes, dense=model)
+    share = measured_shares(model, find_groups(model, batch).groups, sizes, dense=model)
     assert share((9, 7)) == 1.0
     assert share((4, 3)) == (6 * 4 + 5 * 3 + 4 * 3) / sizes(model)
 
@@ -153,5 +179,5 @@ def test_a_machine_that_slows_down_slows_both_and_one_slip_of_the_clock_counts_f
         # It takes twice as long from one pair to the next, and slips once.
         return sizes(timed) * 2.0 ** (-(-calls // 2)) * (50.0 if calls == 3 else 1.0)
 
-    share = latency_shares(model, find_groups(model, batch).groups, clock, dense=model)
+    share = measured_shares(model, find_groups(model, batch).groups, clock, dense=model)
     assert share((4, 3)) == (6 * 4 + 5 * 3 + 4 * 3) / sizes(model)

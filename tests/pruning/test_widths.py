@@ -296,7 +296,7 @@ def test_widths_that_were_fast_only_once_are_not_taken() -> None:
             return 0.4
         return share
 
-    found = chosen(costs((12, 16, 10)), Prune(target=Latency(0.5)), latency=measured)
+    found = chosen(costs((12, 16, 10)), Prune(target=Latency(0.5)), measured=measured)
     assert sum(found) / 38 <= 0.5
 
 
@@ -428,7 +428,7 @@ def test_what_cannot_be_met_is_refused_with_what_can(
     model: CostModel, settings_: Prune, message: str
 ) -> None:
     with pytest.raises(PruneError, match=message):
-        chosen(model, settings_, latency=lambda _: 0.42, fixed=lambda: FIXED_LAYERS)
+        chosen(model, settings_, measured=lambda _: 0.42, fixed=lambda: FIXED_LAYERS)
 
 
 @pytest.mark.parametrize("tolerance", [0.5, 0.1, 0.01])
@@ -452,7 +452,7 @@ def test_a_latency_is_met_by_few_measurements_and_not_by_what_is_counted(method:
         measured_at.append(widths)
         return 0.2 + 0.8 * -(-widths[1] // 4) / 4
 
-    found = chosen(model, Prune(target=Latency(0.65), widths=method), latency=measured)
+    found = chosen(model, Prune(target=Latency(0.65), widths=method), measured=measured)
     assert len(measured_at) <= 11
     assert measured(found) <= 0.65
     assert measured((12, found[1] + 4, 10)) > 0.65

@@ -152,7 +152,7 @@ def test_one_rule_is_no_consensus() -> None:
     assert faults(alone) == ["stop.draw.rules: needs at least 2"]
 
 
-KINDS = "name exactly one of macs, params, latency, tolerance, widths"
+KINDS = "name exactly one of macs, params, bytes, latency, joules, tolerance, widths"
 
 
 def with_target(text: str) -> str:

@@ -19,7 +19,7 @@ from tpsprune.cli.options import (
     show_options,
 )
 
-KINDS: Final = ("macs", "params", "latency", "tolerance")
+KINDS: Final = ("macs", "params", "bytes", "latency", "joules", "tolerance")
 
 
 @click.command(

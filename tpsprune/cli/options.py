@@ -24,7 +24,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 GATE_CLOSED: Final = 5
 """Exit code of ``--gate`` where the verdict, on the training that was fixed beforehand, is no saving."""
 TARGET_EXAMPLES: Final = (
-    "macs=0.5, params=0.5, latency=0.5, tolerance=0.01, widths=FILE.json or widths=conv1=12,conv2=30"
+    "macs=0.5, params=0.5, bytes=0.5, latency=0.5, joules=0.5, tolerance=0.01, "
+    "widths=FILE.json or widths=conv1=12,conv2=30"
 )
 
 

@@ -104,8 +104,8 @@ Examples:
 @click.option(
     "--target",
     metavar="KIND=VALUE",
-    help="What the ticket may cost: macs=, params= or latency= a share of the dense model, tolerance= a "
-    "share of the consumers' inputs that may be lost, widths=GROUP=UNITS,... or widths=FILE.json. "
+    help="What the ticket may cost: macs=, params=, bytes=, latency= or joules= a share of the dense model, "
+    "tolerance= a share of the consumers' inputs that may be lost, widths=GROUP=UNITS,... or widths=FILE.json. "
     "Default: the recipe's.",
 )
 @click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +14,13 @@ from tpsprune import measure, pruning
 from tpsprune.errors import PruneError, first_line
 from tpsprune.export import saves_itself
 from tpsprune.loop.batches import batches_of, whole_batches
+from tpsprune.loop.meter import Meter, joules_of_answer
 from tpsprune.loop.unwrap import device_of, plain_model
 from tpsprune.numerics.forward import evaluation_mode, fixed_seed
 from tpsprune.numerics.trees import WholeBatch, WithCalls, item_count, take_items
 from tpsprune.pruning import Extraction, Plan
 from tpsprune.pruning.costs import timed
-from tpsprune.recipe.prune import Latency, Macs, Prune, Target
+from tpsprune.recipe.prune import Joules, Latency, Macs, Prune, Target
 from tpsprune.recipe.settings import prune_settings
 
 
@@ -31,6 +33,7 @@ def extract(
     items: Callable[[Any], int] | None = None,
     also: Sequence[Callable[[Any, Any], Any]] = (),
     labels: Sequence[Tensor] | None = None,
+    meter: Meter | None = None,
     seed: int = 0,
     **settings: Any,
 ) -> Extraction:
@@ -55,8 +58,8 @@ def extract(
             inputs and, last, labels, or inputs alone where the model takes them all. A single tensor is all
             the items at once and is split. All of it is kept in memory: take a part of a long loader with
             ``itertools.islice``. Where items do not lie along the first axis, see ``items``.
-        target: ``Macs``, ``Params``, ``Latency``, ``Tolerance`` or ``Widths``; half the multiply-accumulates
-            without one.
+        target: ``Macs``, ``Params``, ``Bytes``, ``Latency``, ``Joules``, ``Tolerance`` or ``Widths``; half
+            the multiply-accumulates without one.
         items: how many items a batch holds, where they do not lie along its tensors' first axes: a graph as
             ``(x, edge_index)``, a list of objects, a class of one's own. Such a batch is never split or
             indexed, and a list is not inputs and labels: it is passed to the model as it is. Count what the
@@ -69,6 +72,8 @@ def extract(
             training mode only keeps its inputs.
         labels: one tensor a batch; only ``units="taylor"`` uses them. Those of list batches are taken from
             the batches.
+        meter: what a target of ``Joules`` is metered by (``tpsprune.Meter()``), between windows; what that
+            takes is among its windows.
         seed: of ``units="random"`` and of the order of items in the repair.
         settings: the fields of ``[prune]`` in a recipe (``ignored_layers``, ``round_to``, ``compensate``,
             ``quality``, ``repair``, ...).
@@ -88,7 +93,15 @@ def extract(
         ModelError: its parameters are sharded over processes.
     """
     prepared = prepare(
-        model, calibration_data, Macs(0.5) if target is None else target, settings, items, also, labels, seed
+        model,
+        calibration_data,
+        Macs(0.5) if target is None else target,
+        settings,
+        items,
+        also,
+        labels,
+        seed,
+        meter,
     )
     extraction = pruning.extract(prepared.model, prepared.batches, prepared.settings, **prepared.inputs)
     return finish(extraction, prepared)
@@ -114,6 +127,7 @@ def prepare(
     also: Sequence[Callable[[Any, Any], Any]],
     labels: Sequence[Tensor] | None,
     seed: int,
+    meter: Meter | None = None,
 ) -> Prepared:
     """Check what a caller of ``extract`` gave; the arguments are its own.
 
@@ -146,8 +160,8 @@ def prepare(
     inputs: dict[str, Any] = {"seed": seed}
     if labels and chosen.units != "interpolation":
         inputs["labels"] = labels
-    if isinstance(chosen.target, Latency) or chosen.low_rank:
-        inputs["clock"] = _clock(batches, chosen.target)
+    if isinstance(chosen.target, Latency | Joules) or chosen.low_rank:
+        inputs["clock"] = _clock(batches, chosen.target, meter)
     return Prepared(model, batches, chosen, seed, inputs)
 
 
@@ -206,14 +220,21 @@ def replay(model: nn.Module, plan: Plan) -> nn.Module:
     return saves_itself(pruning.replay(plain_model(model), plan))
 
 
-def _clock(batches: Sequence[Any], target: Target) -> Callable[[nn.Module], float]:
-    """Return the seconds of a pass over as many copies of the first item as a target of latency asks for.
+def _clock(batches: Sequence[Any], target: Target, meter: Meter | None) -> Callable[[nn.Module], float]:
+    """Return the seconds, or joules, of a pass over as many copies of the first item as a target asks for.
 
-    With another target it is the first items themselves. A batch that cannot be split is timed as it is.
+    With a target of neither it is the first items themselves. A batch that cannot be split is timed as it is.
+
+    Raises:
+        PruneError: a target of joules without a meter.
     """
-    if isinstance(target, Latency):
+    if isinstance(target, Latency | Joules):
         items = torch.zeros(target.batch_items, dtype=torch.int64)
     else:
         items = torch.arange(min(measure.TIMED_ITEMS, item_count(batches[0])) if batches else 0)
     batch = take_items(batches[0], items) if batches else None
+    if isinstance(target, Joules):
+        if meter is None:
+            raise PruneError(f"target {target} needs a meter: tpsprune.extract(..., meter=tpsprune.Meter())")
+        return partial(joules_of_answer, batch, meter)
     return lambda model: measure.batch_latency(model, batch).median_seconds

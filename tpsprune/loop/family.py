@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from tpsprune import measure, pruning
 from tpsprune.errors import PruneError, did_you_mean
 from tpsprune.loop.extract import Prepared, finish, prepare
+from tpsprune.loop.meter import Meter
 from tpsprune.numerics.forward import fixed_seed
 from tpsprune.numerics.trees import take_items
 from tpsprune.pruning import Extraction, WidthPlan
 from tpsprune.recipe.prune import SHARES
 
-By: TypeAlias = Literal["macs", "params", "latency", "tolerance"]
+By: TypeAlias = Literal["macs", "params", "bytes", "latency", "joules", "tolerance"]
 LIMITS: Final = ("latency_seconds", "parameters", "macs", "bytes")
 
 
@@ -32,6 +33,7 @@ def family(
     items: Callable[[Any], int] | None = None,
     also: Sequence[Callable[[Any, Any], Any]] = (),
     labels: Sequence[Tensor] | None = None,
+    meter: Meter | None = None,
     seed: int = 0,
     **settings: Any,
 ) -> Family:
@@ -50,7 +52,8 @@ def family(
     Args:
         model: as ``tpsprune.extract`` takes it; so are all arguments but the next two.
         sizes: shares, in any order.
-        by: what they are shares of: ``macs``, ``params``, ``latency`` (measured here) or ``tolerance``.
+        by: what they are shares of: ``macs``, ``params``, ``bytes``, ``latency`` and ``joules`` (measured
+            here) or ``tolerance``.
 
     Returns:
         A family: by size, one after the other from the largest, or by what it may cost.
@@ -68,7 +71,7 @@ def family(
     targets = [SHARES[by](size) for size in dict.fromkeys(sizes)]
     if not targets:
         raise PruneError("sizes: at least one is needed, as in sizes=(0.75, 0.5, 0.25)")
-    prepared = prepare(model, calibration_data, targets[0], settings, items, also, labels, seed)
+    prepared = prepare(model, calibration_data, targets[0], settings, items, also, labels, seed, meter)
     plans = pruning.plan_sizes(
         prepared.model, prepared.batches, prepared.settings, targets, **prepared.inputs
     )

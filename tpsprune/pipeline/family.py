@@ -95,7 +95,7 @@ def family(
             bench.prune_batches,
             recipe.prune,
             sizes,
-            **extraction_inputs(bench, recipe.prune.units, least),
+            **extraction_inputs(bench, ledger, recipe.prune.units, least),
         )
         drawn: dict[float, Extraction] = {}
         for plan in plans:

@@ -27,6 +27,7 @@ from tpsprune.pipeline.ticket import (
 )
 from tpsprune.pipeline.workbench import Run, Workbench, find_unfinished, set_up, set_up_metered
 from tpsprune.recipe import Recipe, dumps
+from tpsprune.recipe.prune import Joules
 from tpsprune.recipe.task import CustomModel
 from tpsprune.records import GIVEN, Checked, CheckedGroup, Decided, Decision, Event, Note
 from tpsprune.runs import RunFolder, digest_of
@@ -83,10 +84,7 @@ def prune_dry(recipe: Recipe, weights: Path | None, *, device: str = "auto") -> 
         TpspruneError: as ``prune``.
     """
     recipe, pretrained = without_training(recipe, weights), read_pretrained_weights(recipe, weights)
-    with (
-        Ledger(Meter(energy.build(replace(recipe.energy, meter="none"), 0))) as ledger,
-        set_up(recipe, device) as bench,
-    ):
+    with set_up(recipe, device) as bench, _unkept_ledger(recipe) as ledger:
         target = round_target(recipe.prune.target, 1, recipe.prune.rounds)
         assert target is not None, "before the first round nothing is met"
         model = build_pretrained(bench, pretrained)
@@ -107,20 +105,20 @@ def check(
     Raises:
         TpspruneError: whatever ``train`` would refuse before its first step; the weights do not fit.
 
-    Cost: ``widths`` is a pass of ``prune.calibration_items`` items, and for a target of latency seconds of
-    measuring; without it, setting up alone.
+    Cost: ``widths`` is a pass of ``prune.calibration_items`` items, and for a target of latency seconds, of
+    joules minutes, of measuring; without it, setting up alone.
     """
     pretrained = None
     if weights is not None:
         pretrained = read_weights(weights)
         recipe = without_weights(recipe)
-    with set_up(recipe, device) as bench:
+    with set_up(recipe, device) as bench, _unkept_ledger(recipe) as ledger:
         settings, dataset = recipe.prune, bench.dataset
         model = bench.new_model() if pretrained is None else build_pretrained(bench, pretrained)
         after: dict[str, int] = {}
         cost_share = None
         if widths:
-            inputs = extraction_inputs(bench, settings.units, settings.target)
+            inputs = extraction_inputs(bench, ledger, settings.units, settings.target)
             planned = pruning.plan_widths(model, bench.prune_batches, settings, **inputs)
             survey, count, cost_share = planned.prunability, planned.count, planned.cost_share
             after = planned.width_of
@@ -160,6 +158,16 @@ def check(
             rounds=settings.rounds,
             from_data=models.from_data(recipe.task.model, dataset.facts),
         )
+
+
+def _unkept_ledger(recipe: Recipe) -> Ledger:
+    """Return a ledger that nobody reads: it meters nothing, unless the target is a share of joules."""
+    metered = isinstance(recipe.prune.target, Joules)
+    ledger = Ledger(
+        Meter(energy.build(recipe.energy if metered else replace(recipe.energy, meter="none"), 0))
+    )
+    ledger.switch("prune")
+    return ledger
 
 
 def _begin_pretrained(run: Run, pretrained: Weights, model: nn.Module) -> State:

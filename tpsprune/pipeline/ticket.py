@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from tpsprune import measure, pruning, training
-from tpsprune.loop.meter import Ledger
+from tpsprune.loop.meter import Ledger, joules_of_answer
 from tpsprune.numerics.trees import at, first_of, item_count, take_items
 from tpsprune.pipeline.benchmark import benchmark
 from tpsprune.pipeline.stage import (
@@ -33,7 +34,7 @@ from tpsprune.pruning import Extraction, Plan, WidthPlan
 from tpsprune.pruning.observations import hold_out
 from tpsprune.pruning.output_error import output_error
 from tpsprune.pruning.replay import compose
-from tpsprune.recipe.prune import Latency, Macs, Params, Prune, Target, Widths
+from tpsprune.recipe.prune import Bytes, Joules, Latency, Macs, Params, Prune, Target, Widths
 from tpsprune.recipe.stop import NoRule
 from tpsprune.recipe.train import rewind_epoch
 from tpsprune.records import (
@@ -209,7 +210,7 @@ def draw_ticket(
     low_rank = settings.low_rank if round_ == settings.rounds else False
     own, inputs = (
         replace(settings, target=target, low_rank=low_rank),
-        extraction_inputs(bench, settings.units, target),
+        extraction_inputs(bench, ledger, settings.units, target),
     )
     if planned is None:
         extraction = pruning.extract(model, bench.prune_batches, own, **inputs)
@@ -316,7 +317,7 @@ def uneven_note(changes: Sequence[GroupChange], settings: Prune) -> str | None:
     )
 
 
-def extraction_inputs(bench: Workbench, units: str, target: Target) -> dict[str, Any]:
+def extraction_inputs(bench: Workbench, ledger: Ledger, units: str, target: Target) -> dict[str, Any]:
     """Return what an extraction needs besides calibration data: a seed, labels for an importance, a clock."""
     extra: dict[str, Any] = {"seed": bench.recipe.seed}
     if units != "interpolation":
@@ -324,6 +325,9 @@ def extraction_inputs(bench: Workbench, units: str, target: Target) -> dict[str,
     if isinstance(target, Latency):
         item, items = first_of(bench.prune_batches[0]), target.batch_items
         extra["clock"] = lambda model: measure.latency(model, item, items).median_seconds
+    elif isinstance(target, Joules):
+        copies = torch.zeros(target.batch_items, dtype=torch.int64)
+        extra["clock"] = partial(joules_of_answer, take_items(bench.prune_batches[0], copies), ledger)
     elif bench.recipe.prune.low_rank:
         first = bench.prune_batches[0]
         batch = take_items(first, torch.arange(min(measure.TIMED_ITEMS, item_count(first))))
@@ -343,8 +347,8 @@ def round_target(
 
     Each round keeps the same share of what is left: (target / reached)^(1 / rounds left). ``macs_share`` and
     ``parameters_share`` are those reached by earlier rounds: what one of them kept too much, the next ones
-    prune, and the last meets the target. A latency share is split evenly, target^(1 / rounds), since earlier
-    rounds are not measured again. A tolerance and explicit widths are the same in every round.
+    prune, and the last meets the target. A share of latency, joules or bytes is split evenly,
+    target^(1 / rounds), since earlier rounds are not measured again. A tolerance and explicit widths are the same in every round.
 
     Returns:
         ``target`` itself where there is one round; ``None`` where it is met already.
@@ -364,6 +368,10 @@ def round_target(
             return Params((share / parameters_share) ** root) if share < parameters_share else None
         case Latency(latency=share):
             return replace(target, latency=share ** (1 / rounds))
+        case Joules(joules=share):
+            return replace(target, joules=share ** (1 / rounds))
+        case Bytes(bytes=share):
+            return Bytes(share ** (1 / rounds))
         case _:
             return target
 

@@ -24,7 +24,8 @@ from tpsprune.pruning.groups import Group, PrunedGroup
 from tpsprune.pruning.layers import length, mixer
 from tpsprune.pruning.opening import close_layers
 from tpsprune.pruning.surgery import pruned_copy, shapes_of
-from tpsprune.recipe.prune import Params, Prune
+from tpsprune.recipe.prune import Bytes, Params, Prune
+from tpsprune.runs.tensors import file_bytes
 
 Shape: TypeAlias = tuple[int, ...]
 Term: TypeAlias = tuple[float, list[tuple[int, dict[int, int]]]]
@@ -110,6 +111,25 @@ class CostModel:
         """
         held = sum(prod(shape) for shape in shapes.values())
         return cls._of("parameters", groups, shapes, dict.fromkeys(shapes, 1.0), (), held, total)
+
+    @classmethod
+    def of_bytes(
+        cls, groups: Sequence[Group], tensors: Mapping[str, Tensor], biases: Mapping[str, Tensor]
+    ) -> Self:
+        """Build the bytes of the state dict as safetensors, to the byte but for digits in the header.
+
+        Args:
+            groups: of the dense model.
+            tensors: its state dict; one that has several names is written once for each.
+            biases: that compensation will add, by name.
+        """
+        name_of: dict[int, str] = {}
+        per_element: dict[str, float] = defaultdict(float)
+        for name, tensor in (*tensors.items(), *biases.items()):
+            per_element[name_of.setdefault(id(tensor), name)] += tensor.element_size()
+        shapes = {name: tuple(each.shape) for name, each in (*tensors.items(), *biases.items())}
+        held, total = file_bytes({**tensors, **biases}), file_bytes(tensors)
+        return cls._of("bytes", groups, shapes, per_element, (), held, total)
 
     @classmethod
     def _of(
@@ -274,6 +294,10 @@ def cost_model(
 
     ``batch`` is the one that was counted; without it products of activations are priced for attention only.
     """
+    if isinstance(settings.target, Bytes):
+        like = next(model.parameters())
+        gained = {f"{name}.bias": like.new_zeros(length(mixer(model, name), "out")) for name in new_biases}
+        return CostModel.of_bytes(groups, model.state_dict(keep_vars=True), gained)
     if not isinstance(settings.target, Params):
         recount = None if batch is None else _recounter(model, batch)
         return CostModel.of_macs(groups, shapes_of(model), count, recount)
@@ -294,24 +318,24 @@ def _recounter(model: nn.Module, batch: Any) -> Callable[[Sequence[PrunedGroup]]
     return recount
 
 
-def latency_shares(
+def measured_shares(
     model: nn.Module,
     groups: Sequence[Group],
     clock: Callable[[nn.Module], float],
     *,
     dense: nn.Module,
 ) -> Callable[[Sequence[int]], float]:
-    """Return a function that measures a pruned model's time as a share of the dense model's.
+    """Return a function that measures a pruned model's time, or energy, as a share of the dense model's.
 
-    It prunes a copy to the widths it is called with, to whichever units: time does not depend on values. The
-    dense and the pruned model are timed in turn, so that a machine that slows down slows both, and the median
-    of three ratios counts.
+    It prunes a copy to the widths it is called with, to whichever units: neither depends on values. The
+    dense and the pruned model are measured in turn, so that a machine that slows down slows both, and the
+    median of three ratios counts.
 
     Args:
         model: the dense model, in the shape in which it is pruned.
         groups: what can be pruned of it.
-        dense: the model as it is; what a ticket closes again is timed closed.
-        clock: seconds of a forward pass; it is to warm up, repeat and wait for the device itself.
+        dense: the model as it is; what a ticket closes again is measured closed.
+        clock: seconds or joules of a forward pass; it warms up, repeats and waits for the device itself.
 
     Cost: a copy of the model and six calls of ``clock`` for each set of widths.
     """

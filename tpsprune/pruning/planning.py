@@ -19,7 +19,7 @@ from tpsprune.numerics.macs import MacCount
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.numerics.trees import take_items
 from tpsprune.pruning.calibration import CalibrationStatistics, check_calibration_data, collect_statistics
-from tpsprune.pruning.costs import CostModel, Times, latency_shares, timed
+from tpsprune.pruning.costs import CostModel, Times, measured_shares, timed
 from tpsprune.pruning.groups import Group, Prunability
 from tpsprune.pruning.head_width import residual_shares, score_rank
 from tpsprune.pruning.importances import highest, score_units
@@ -126,13 +126,13 @@ def plan_widths(
             consumed = (group for group in groups if group.name not in statistics.energies)
             orders = {each.name: statistics.select(opened_model, each, each.width) for each in consumed}
         evidence = _gather_evidence(statistics, opened_model, batches, groups, settings, orders)
-        latency = latency_shares(opened_model, groups, clock, dense=model) if clock else None
+        measured = measured_shares(opened_model, groups, clock, dense=model) if clock else None
         widths = _choose(
             costs,
             evidence,
             settings,
             groups,
-            latency=latency,
+            measured=measured,
             fixed=lambda: list_fixed(opened_model, prunability, count),
         )
     return WidthPlan(prunability, count, costs, statistics, evidence, settings.target, widths, orders)
@@ -150,11 +150,11 @@ def plan_size(
 
     ``within`` are widths that no group may exceed: those of a larger ticket, whose units these are some of.
     """
-    latency = None
+    measured = None
     if clock:
         opened_model, _ = open_layers(model, planned.prunability.opened)
-        latency = latency_shares(opened_model, planned.groups, clock, dense=model)
-    widths = _choose(planned.costs, planned.evidence, settings, planned.groups, latency=latency)
+        measured = measured_shares(opened_model, planned.groups, clock, dense=model)
+    widths = _choose(planned.costs, planned.evidence, settings, planned.groups, measured=measured)
     if within is not None:
         widths = tuple(map(min, widths, within))
     return replace(planned, widths=widths, target=settings.target)
@@ -195,7 +195,7 @@ def _choose(
     settings: Prune,
     groups: Sequence[Group],
     *,
-    latency: Callable[[Sequence[int]], float] | None = None,
+    measured: Callable[[Sequence[int]], float] | None = None,
     fixed: Callable[[], Sequence[CheckedLayer]] = tuple,
 ) -> tuple[int, ...]:
     """Return the width of each group, one for all that are tied."""
@@ -205,7 +205,7 @@ def _choose(
         classes.evidence(evidence),
         settings,
         names=classes.names,
-        latency=None if latency is None else lambda widths: latency(classes.spread(widths)),
+        measured=None if measured is None else lambda widths: measured(classes.spread(widths)),
         fixed=fixed,
     )
     return classes.spread(widths)

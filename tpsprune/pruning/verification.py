@@ -19,7 +19,8 @@ from tpsprune.pruning.observations import sample_items
 from tpsprune.pruning.output_error import output_error
 from tpsprune.pruning.surgery import elements_kept, shapes_of
 from tpsprune.pruning.trial import gradients_of
-from tpsprune.recipe.prune import Macs, Params, Prune
+from tpsprune.recipe.prune import Bytes, Macs, Params, Prune
+from tpsprune.runs.tensors import file_bytes
 
 SLACK = 1e-8
 PROOF_ITEMS: Final = 32
@@ -41,8 +42,8 @@ def verify(
 
     Proved are: every tensor finite and of the planned shape; outputs on items of every batch, some 32 in
     all, equal to those of the masked model (norms over units norm over those kept there too); gradients
-    finite; a target of ``macs`` or ``params`` met as counted on the ticket; flags, modes, number types and
-    devices as they were. A latency is not measured again.
+    finite; a target of ``macs``, ``params`` or ``bytes`` met as counted on the ticket; flags, modes, number
+    types and devices as they were. What a target measures is not measured again.
 
     Args:
         ticket: what is to be returned.
@@ -81,7 +82,7 @@ def check_target_met(
     What is computed once a batch is then divided alike.
 
     Raises:
-        PruneError: a target of ``macs`` or ``params`` is not met.
+        PruneError: a target of ``macs``, ``params`` or ``bytes`` is not met.
     """
     share = count_macs(ticket, two_items).total / dense_count.total
     if isinstance(settings.target, Macs):
@@ -89,6 +90,9 @@ def check_target_met(
     if isinstance(settings.target, Params):
         before, after = (sum(each.numel() for each in model.parameters()) for model in (dense, ticket))
         _check_share(after / before, settings.target.params, "parameters", settings)
+    if isinstance(settings.target, Bytes):
+        before, after = (file_bytes(model.state_dict()) for model in (dense, ticket))
+        _check_share(after / before, settings.target.bytes, "bytes", settings)
     return share
 
 

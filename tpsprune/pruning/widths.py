@@ -2,7 +2,7 @@
 
 An allocation is a path of widths from the least allowed to the dense: for a level in 0 … 1 it gives each
 group's width, and no group ever narrows as the level rises. Whatever the target is (multiply-accumulates,
-parameters, measured time), it is met by descending one path.
+parameters, bytes, measured time), it is met by descending one path.
 
 Shape letters: g groups, n units of a group.
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tpsprune.errors import PruneError, did_you_mean
 from tpsprune.pruning.costs import CostModel
-from tpsprune.recipe.prune import Latency, Macs, Params, Prune, Tolerance, Widths
+from tpsprune.recipe.prune import Bytes, Joules, Latency, Macs, Params, Prune, Tolerance, Widths
 from tpsprune.records import CheckedLayer
 
 Path: TypeAlias = Callable[[float], tuple[int, ...]]
@@ -160,7 +160,7 @@ def _bounds_at(
 def _is_within(costs: CostModel, settings: Prune, bounds: Bounds) -> bool:
     """Return whether the least widths meet a target that is a share of a cost."""
     match settings.target:
-        case Macs(share) | Params(share):
+        case Macs(share) | Params(share) | Bytes(share):
             return costs.at(bounds.least) <= (share + SLACK) * costs.total
         case _:
             return True
@@ -174,7 +174,7 @@ def check_widths(
 ) -> Bounds:
     """Return the bounds if the target can be met within them, as far as that is decided without data.
 
-    A latency is not: it takes a measurement.
+    A latency, or an energy, is not: it takes a measurement.
 
     Args:
         costs: in the unit of the target.
@@ -188,7 +188,7 @@ def check_widths(
     """
     bounds = bounds_of(costs, settings, names)
     match settings.target:
-        case Macs(share) | Params(share) if not _is_within(costs, settings, bounds):
+        case Macs(share) | Params(share) | Bytes(share) if not _is_within(costs, settings, bounds):
             least = costs.at(bounds.least)
             reason = _describe_constant(costs, fixed())
             # Where what is fixed leaves room for the target, or is the smaller part, the widths hold it up.
@@ -206,15 +206,15 @@ def choose_widths(
     settings: Prune,
     *,
     names: Sequence[str],
-    latency: Callable[[Sequence[int]], float] | None = None,
+    measured: Callable[[Sequence[int]], float] | None = None,
     fixed: Callable[[], Sequence[CheckedLayer]] = tuple,
 ) -> tuple[int, ...]:
     """Return the width of each group under ``settings.target``, allocated by ``settings.widths``.
 
-    For ``macs`` and ``params`` the highest level of the path that fits is found by halving; what is then left
+    For ``macs``, ``params`` and ``bytes`` the highest level of the path that fits is found by halving; what is then left
     over grows, step by step, the group that would be next on the path, until no group can be a step
-    (``round_to``) wider; with ``uniform`` groups of one width grow together. For ``latency`` the path is
-    followed by measurements, and what is chosen has passed two of them. ``tolerance`` takes for each group
+    (``round_to``) wider; with ``uniform`` groups of one width grow together. For ``latency`` and
+    ``joules`` the path is followed by measurements, and what is chosen has passed two of them. ``tolerance`` takes for each group
     the fewest units whose residual is within it. Widths set by name are taken as they are, within no other
     bounds than 1 and the dense width.
 
@@ -223,11 +223,11 @@ def choose_widths(
         evidence: what ``needed_evidence(settings)`` names.
         settings: target, allocation, bounds.
         names: of the groups.
-        latency: the measured time of a pass at these widths as a share of the dense model's.
+        measured: the time or energy of a pass at these widths as a share of the dense model's.
         fixed: as ``check_widths`` takes it.
 
     Raises:
-        PruneError: as ``check_widths``; or the least widths take longer than the target.
+        PruneError: as ``check_widths``; or the least widths take more than the target.
     """
     bounds = check_widths(costs, settings, names, fixed)
     match settings.target:
@@ -235,11 +235,11 @@ def choose_widths(
             return tuple(by_name.get(name, width) for name, width in zip(names, costs.widths, strict=True))
         case Tolerance(tolerance):
             return _fit_tolerance(tolerance, evidence.residuals, bounds)
-        case Latency(share):
-            assert latency is not None, "a target of latency comes with a clock"
+        case Latency(share) | Joules(share):
+            assert measured is not None, "a target that is measured comes with a clock"
             path = _choose_path(costs, evidence, settings, bounds)
-            return _fit_latency(path, share, latency, settings)
-        case Macs(share) | Params(share):
+            return _fit_measured(path, share, measured, settings)
+        case Macs(share) | Params(share) | Bytes(share):
             path = _choose_path(costs, evidence, settings, bounds)
             peers = _peers(settings, costs, bounds)
             return _fit_budget(path, (share + SLACK) * costs.total, costs, bounds, peers)
@@ -327,24 +327,24 @@ def _fit_tolerance(tolerance: float, residuals: Sequence[Sequence[float]], bound
     )
 
 
-def _fit_latency(
-    path: Path, share: float, latency: Callable[[Sequence[int]], float], settings: Prune
+def _fit_measured(
+    path: Path, share: float, measured: Callable[[Sequence[int]], float], settings: Prune
 ) -> tuple[int, ...]:
     least = path(0.0)
-    if (found := latency(least)) > share:
+    if (found := measured(least)) > share:
         raise _out_of_reach(settings, math.ceil(1000 * found) / 1000, " as measured here")
     passed = [least]
     low, high = 0.0, 1.0
     for _ in range(TIMED_HALVINGS):
         middle = (low + high) / 2
         widths = path(middle)
-        if widths == passed[-1] or latency(widths) <= share:
+        if widths == passed[-1] or measured(widths) <= share:
             low = middle
             passed.append(widths)
         else:
             high = middle
     # One measurement may be low by chance: the widths chosen have to pass twice.
-    return next((widths for widths in reversed(passed[1:]) if latency(widths) <= share), least)
+    return next((widths for widths in reversed(passed[1:]) if measured(widths) <= share), least)
 
 
 def _check_names(by_name: Mapping[str, int], costs: CostModel, names: Sequence[str]) -> None:

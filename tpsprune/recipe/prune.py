@@ -64,11 +64,26 @@ class Params(ShareTarget):
 
 
 @dataclass(frozen=True, slots=True)
+class Bytes(ShareTarget):
+    """Bytes of the ticket's state dict as safetensors, buffers too, as a share of the dense model's."""
+
+    bytes: OpenShare
+
+
+@dataclass(frozen=True, slots=True)
 class Latency(ShareTarget):
     """Time of one forward pass of the ticket as a share of the dense model's, measured here."""
 
     latency: OpenShare
     batch_items: Count = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Joules(ShareTarget):
+    """Energy of an answer of the ticket as a share of the dense model's, metered here."""
+
+    joules: OpenShare
+    batch_items: Count = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +93,14 @@ class Tolerance(ShareTarget):
     tolerance: OpenShare
 
 
-Share: TypeAlias = Macs | Params | Latency | Tolerance
+Share: TypeAlias = Macs | Params | Bytes | Latency | Joules | Tolerance
 """A target that is one number, as the sizes of a family are."""
 SHARES: Mapping[str, type[Share]] = {
     "macs": Macs,
     "params": Params,
+    "bytes": Bytes,
     "latency": Latency,
+    "joules": Joules,
     "tolerance": Tolerance,
 }
 
@@ -103,7 +120,7 @@ class Widths(_OneTarget):
         return f"widths of {len(self.widths)} group{'' if len(self.widths) == 1 else 's'}"
 
 
-TARGETS = ("macs", "params", "latency", "tolerance", "widths")
+TARGETS = (*SHARES, "widths")
 
 
 def _kind(value: Any) -> str | None:
@@ -116,13 +133,15 @@ def _kind(value: Any) -> str | None:
 Target: TypeAlias = Annotated[
     Annotated[Macs, Tag("macs")]
     | Annotated[Params, Tag("params")]
+    | Annotated[Bytes, Tag("bytes")]
     | Annotated[Latency, Tag("latency")]
+    | Annotated[Joules, Tag("joules")]
     | Annotated[Tolerance, Tag("tolerance")]
     | Annotated[Widths, Tag("widths")],
     Discriminator(
         _kind,
         custom_error_type="target_kind",
-        custom_error_message="name exactly one of macs, params, latency, tolerance, widths",
+        custom_error_message=f"name exactly one of {', '.join(TARGETS)}",
     ),
 ]
 
@@ -136,7 +155,7 @@ class Prune:
     """The pruning: a target, reached by the widths of groups, the choice of units and compensation."""
 
     target: Target = field(default_factory=lambda: Macs(0.5))
-    """One of ``macs``, ``params``, ``latency``, ``tolerance``, ``widths``: see ``target.py``."""
+    """One of ``macs``, ``params``, ``bytes``, ``latency``, ``joules``, ``tolerance``, ``widths``."""
     widths: Allocation = "greedy"
     """How the target is shared out among the groups; ``reports/one_shot.md`` chose the default.
 

@@ -228,8 +228,8 @@ name = {as_toml(answers.name)}
 # monitor = "d_eff"
 
 [prune]
-# What the ticket may cost: macs, params or latency, as a share of the dense model's;
-# tolerance, a share of the consumers' inputs that may be lost; or widths by group.
+# What the ticket may cost: macs, params, bytes, latency or joules, as a share of the dense
+# model's; tolerance, a share of the consumers' inputs that may be lost; or widths by group.
 target = {answers.target}
 {_defaults(Prune, OF_PRUNE)}
 [retrain]

@@ -58,7 +58,7 @@ class FamilyResult:
     device: Text
     machine: dict[str, Any]
     task: TaskFacts
-    by: Literal["macs", "params", "latency", "tolerance"]
+    by: Literal["macs", "params", "bytes", "latency", "joules", "tolerance"]
     weights: Text
     dense: FamilyMember
     members: tuple[FamilyMember, ...]

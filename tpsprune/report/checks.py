@@ -78,7 +78,7 @@ def _widths_lines(found: Checked) -> list[str]:
     if found.cost_share is None:
         return [*lines, "widths  not planned (--no-widths)"]
     once = f" in one round (the recipe takes {found.rounds})" if found.rounds > 1 else ""
-    unit = "parameters" if found.target.startswith("params") else "MACs"
+    unit = {"params": "parameters", "bytes": "bytes"}.get(found.target.partition("=")[0], "MACs")
     lines.append(f"widths  {found.cost_share:.3f} of the {unit}{once}; planned from these weights")
     if not found.trained:
         lines.append("        untrained: a trained model (--weights F) would keep other widths")
