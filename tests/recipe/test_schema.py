@@ -212,7 +212,7 @@ def test_a_target_set_on_the_command_line_takes_the_place_of_the_one_in_the_file
 
 
 def test_rounds_need_a_target_that_can_be_neared_in_steps() -> None:
-    words = "prune.rounds: need a target of macs, params or latency, to go there in steps"
+    words = "prune.rounds: need a target of macs, params, bytes, latency or joules, to go there in steps"
     for text, found in (("tolerance = 0.1", "tolerance=0.1"), ("widths = {a = 3}", "widths of 1 group")):
         assert faults(with_target(text), "prune.rounds=2") == [f"{words} (found {found})"]
     assert recipe.parse(with_target("latency = 0.5"), "r", ["prune.rounds=2"]).prune.rounds == 2

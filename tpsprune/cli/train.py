@@ -105,8 +105,8 @@ Examples:
     "--target",
     metavar="KIND=VALUE",
     help="What the ticket may cost: macs=, params=, bytes=, latency= or joules= a share of the dense model, "
-    "tolerance= a share of the consumers' inputs that may be lost, widths=GROUP=UNITS,... or widths=FILE.json. "
-    "Default: the recipe's.",
+    "tolerance= a share of the consumers' inputs that may be lost, widths=GROUP=UNITS,... or "
+    "widths=FILE.json. Default: the recipe's.",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Show what would be pruned and what the ticket would cost; write nothing."

@@ -348,7 +348,8 @@ def round_target(
     Each round keeps the same share of what is left: (target / reached)^(1 / rounds left). ``macs_share`` and
     ``parameters_share`` are those reached by earlier rounds: what one of them kept too much, the next ones
     prune, and the last meets the target. A share of latency, joules or bytes is split evenly,
-    target^(1 / rounds), since earlier rounds are not measured again. A tolerance and explicit widths are the same in every round.
+    target^(1 / rounds), since earlier rounds are not measured again. A tolerance and explicit widths are the
+    same in every round.
 
     Returns:
         ``target`` itself where there is one round; ``None`` where it is met already.

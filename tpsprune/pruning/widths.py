@@ -211,12 +211,12 @@ def choose_widths(
 ) -> tuple[int, ...]:
     """Return the width of each group under ``settings.target``, allocated by ``settings.widths``.
 
-    For ``macs``, ``params`` and ``bytes`` the highest level of the path that fits is found by halving; what is then left
-    over grows, step by step, the group that would be next on the path, until no group can be a step
-    (``round_to``) wider; with ``uniform`` groups of one width grow together. For ``latency`` and
-    ``joules`` the path is followed by measurements, and what is chosen has passed two of them. ``tolerance`` takes for each group
-    the fewest units whose residual is within it. Widths set by name are taken as they are, within no other
-    bounds than 1 and the dense width.
+    For ``macs``, ``params`` and ``bytes`` the highest level of the path that fits is found by halving; what
+    is then left over grows, step by step, the group that would be next on the path, until no group can be a
+    step (``round_to``) wider; with ``uniform`` groups of one width grow together. For ``latency`` and
+    ``joules`` the path is followed by measurements, and what is chosen has passed two of them. ``tolerance``
+    takes for each group the fewest units whose residual is within it. Widths set by name are taken as they
+    are, within no other bounds than 1 and the dense width.
 
     Args:
         costs: in the unit of the target; multiply-accumulates where the target is neither cost.

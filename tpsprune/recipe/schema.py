@@ -202,7 +202,8 @@ def prune_faults(prune: Prune) -> list[Fault]:
     if prune.repair is False and prune.repair_steps not in ("auto", 0):
         faults.append(Fault("prune.repair_steps", "is read with prune.repair only (here false)"))
     if prune.rounds > 1 and isinstance(prune.target, Tolerance | Widths):
-        message = f"need a target of macs, params, bytes, latency or joules, to go there in steps (found {prune.target})"
+        kinds = "macs, params, bytes, latency or joules"
+        message = f"need a target of {kinds}, to go there in steps (found {prune.target})"
         faults.append(Fault("prune.rounds", message))
     return [*faults, *low_rank_faults(prune)]
 
