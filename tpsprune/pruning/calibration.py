@@ -67,7 +67,8 @@ class CalibrationStatistics:
     ``sensitivity`` what an error at its outputs costs at the end, ``item_bytes`` the largest input that any
     of these layers has of one item, ``scores`` importances of units that are chosen by such.
     ``score_moments`` are those of the inputs of q and k of each group of kind "head-width", ``energies`` what
-    each dimension of its heads carries once they are turned (``turn_heads``).
+    each dimension of its heads carries once they are turned (``turn_heads``). ``rows`` are the most
+    observations that any consumer of a group gave, by the group's name; empty where none were needed.
     """
 
     moments: Mapping[Consumer, Moments] = field(default_factory=dict)
@@ -77,6 +78,7 @@ class CalibrationStatistics:
     scores: Mapping[str, Tensor] | None = None
     score_moments: Mapping[str, ScoreMoments | None] = field(default_factory=dict)
     energies: Mapping[str, Tensor] = field(default_factory=dict)
+    rows: Mapping[str, int] = field(default_factory=dict)
 
     def reading(self, model: nn.Module, group: Group, consumer: Consumer) -> Reading:
         """Return what a consumer reads of a group in the dense model."""
@@ -123,10 +125,6 @@ class CalibrationStatistics:
             return 1.0
         rank = float(effective_rank(torch.linalg.eigvalsh(_sum_of_shares(weighted))))
         return max(1.0, rank * group.width / len(weighted[0]))
-
-    def rows(self, group: Group) -> int:
-        """Return the most observations that any consumer of a group gave."""
-        return max((self.moments[each].rows for each in group.consumers if each in self.moments), default=0)
 
     def _alike(self, model: nn.Module, group: Group) -> list[Reading]:
         readings = self.readings(model, group)
@@ -223,14 +221,19 @@ def _measure(model: nn.Module, batches: Sequence[Any], groups: Sequence[Group]) 
                 part = take_items(batch, torch.arange(math.ceil(share * item_count(batch) - 1e-9)))
                 _check_finite(call_model(model, part), rank)
                 rank += 1
+    moments = {consumer: each.moments() for consumer, each in sums.items() if each.rows}
     cost = measure_sensitivities(model, batches, list(readers))
     usual = statistics.median(float(each.mean()) for each in cost.values()) if cost else 1.0
     return CalibrationStatistics(
-        {consumer: each.moments() for consumer, each in sums.items() if each.rows},
+        moments,
         calls,
         # A layer without a slope (it runs where no gradient is taken) counts as others do.
         {name: cost.get(name, torch.full((length(mixer(model, name), "out"),), usual)) for name in readers},
         largest,
+        rows={
+            group.name: max((moments[each].rows for each in group.consumers if each in moments), default=0)
+            for group in groups
+        },
     )
 
 

@@ -184,7 +184,7 @@ def _without_absent(pruned: Sequence[PrunedGroup], present: set[str]) -> tuple[P
 
 
 def _changes(planned: WidthPlan, chosen: Mapping[str, Selection]) -> tuple[GroupChange, ...]:
-    measured = bool(planned.statistics.moments)
+    measured = bool(planned.statistics.rows)
     ranks: Sequence[float | None] = planned.evidence.ranks or [None] * len(planned.groups)
     residual = {name: selection.residual_shares[-1] for name, selection in chosen.items() if measured}
     changes = {
@@ -217,13 +217,14 @@ def _notes(
     few = [
         (rows / group.width, f"{group.name}: the calibration data give {rows} rows for {group.width} units")
         for group in planned.groups
-        if 0 < (rows := planned.statistics.rows(group)) < group.width
+        if 0 < (rows := planned.statistics.rows.get(group.name, 0)) < group.width
     ]
     notes = [f"{note}; more would be better" for _, note in sorted(few)[:MOST_FEW]]
     if len(few) > MOST_FEW:
         notes.append(f"{len(few) - MOST_FEW} more groups have fewer rows of calibration data than units")
-    blind = [each.name for each in planned.groups if each.tied_to and not planned.statistics.rows(each)]
-    if blind and planned.statistics.moments:
+    rows_of = planned.statistics.rows
+    blind = [each.name for each in planned.groups if each.tied_to and not rows_of.get(each.name)]
+    if blind and rows_of:
         more = f" and {len(blind) - 1} more" if len(blind) > 1 else ""
         notes.append(f"{blind[0]}{more}: no calibration item reached it; which units it keeps says nothing")
     if plain:

@@ -122,9 +122,9 @@ def score_units(
 
 
 def highest(scores_n: Tensor, count: int) -> tuple[int, ...]:
-    """Return the ``count`` units of highest score, ascending: no more and no fewer, ties to the lowest."""
+    """Return the ``count`` units of highest score, the highest first; of equal ones the lowest."""
     order = torch.argsort(scores_n, descending=True, stable=True)
-    return tuple(sorted(order[:count].tolist()))
+    return tuple(order[:count].tolist())
 
 
 def _scores(model: nn.Module, group: Group, kind: str, formula: Any, normalizer: str) -> Tensor:

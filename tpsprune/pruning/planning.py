@@ -18,7 +18,12 @@ from tpsprune.numerics.forward import fixed_seed, full_precision
 from tpsprune.numerics.macs import MacCount
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.numerics.trees import take_items
-from tpsprune.pruning.calibration import CalibrationStatistics, check_calibration_data, collect_statistics
+from tpsprune.pruning.calibration import (
+    CalibrationStatistics,
+    check_calibration_data,
+    collect_statistics,
+    turn_heads,
+)
 from tpsprune.pruning.costs import CostModel, Times, measured_shares, timed
 from tpsprune.pruning.groups import Group, Prunability
 from tpsprune.pruning.head_width import residual_shares, score_rank
@@ -30,13 +35,15 @@ from tpsprune.pruning.prunability import find_and_price_groups, list_fixed
 from tpsprune.pruning.selection import Selection
 from tpsprune.pruning.ties import Classes
 from tpsprune.pruning.widths import Evidence, choose_widths, needed_evidence
-from tpsprune.recipe.prune import Allocation, Macs, Params, Prune, Target
+from tpsprune.recipe.prune import Allocation, Bytes, Macs, Params, Prune, Target
 from tpsprune.records import CheckedLayer
 
 TINY: Final = 1e-9
 """A residual share below it is rounding."""
 LITTLE: Final = 0.02
 """A cut that leaves out a smaller residual share is no measure of what larger ones cost."""
+LOWER: Final = 0.99
+"""The step by which a target is lowered until widths that may not fall below others meet it."""
 OF_UNITS: Final = (1 / 2, 3 / 4)
 """The powers of a target's share that units reach where layers of low rank are to reach the rest."""
 LEAST: Final = 1e-9
@@ -49,7 +56,7 @@ class WidthPlan:
     """The first half of an extraction: all that is decided before a tensor is changed.
 
     ``widths`` holds one width for each group, which meet ``target``; ``orders`` all units of a group from the
-    first pick to the last, where the widths needed that. ``outputs`` are of layers that may be split, to save
+    first that is kept to the last, where they are known. ``outputs`` are of layers that may be split, to save
     what is left to save then. ``given`` are the units of groups whose choice was made elsewhere.
     """
 
@@ -111,10 +118,7 @@ def plan_widths(
     times = Times() if times is None else times
     with timed(times, "survey"):
         check_calibration_data(model, batches)
-        two_items = take_items(batches[0], torch.arange(2))
-        opened_model, opened, closed = open_what_computes_alike(model, two_items)
-        prunability, count, costs = find_and_price_groups(opened_model, batches[0], settings, closed)
-        prunability = replace(prunability, opened=opened)
+        opened_model, prunability, count, costs = survey(model, batches[0], settings)
     groups = prunability.groups
     with timed(times, "look"):
         statistics = collect_statistics(
@@ -135,7 +139,22 @@ def plan_widths(
             measured=measured,
             fixed=lambda: list_fixed(opened_model, prunability, count),
         )
+    if settings.units != "interpolation":
+        orders = {}  # What follows best from others is not what is kept.
     return WidthPlan(prunability, count, costs, statistics, evidence, settings.target, widths, orders)
+
+
+def survey(
+    model: nn.Module, batch: Any, settings: Prune
+) -> tuple[nn.Module, Prunability, MacCount, CostModel]:
+    """Return a copy of a model, opened, its groups, its multiply-accumulates, and what it costs by widths.
+
+    Raises:
+        PruneError: nothing can be pruned, or the target is out of reach.
+    """
+    opened_model, opened, closed = open_what_computes_alike(model, take_items(batch, torch.arange(2)))
+    prunability, count, costs = find_and_price_groups(opened_model, batch, settings, closed)
+    return opened_model, replace(prunability, opened=opened), count, costs
 
 
 def plan_size(
@@ -144,19 +163,33 @@ def plan_size(
     settings: Prune,
     *,
     within: Sequence[int] | None = None,
+    beyond: Sequence[int] | None = None,
     clock: Callable[[nn.Module], float] | None = None,
 ) -> WidthPlan:
     """Return the plan of another target of the same kind, on what is known already.
 
-    ``within`` are widths that no group may exceed: those of a larger ticket, whose units these are some of.
+    ``within`` are widths that no group may exceed: those of a larger ticket, whose units these are some of;
+    ``beyond`` those of a smaller ticket, which no group may fall below.
     """
     measured = None
     if clock:
         opened_model, _ = open_layers(model, planned.prunability.opened)
         measured = measured_shares(opened_model, planned.groups, clock, dense=model)
-    widths = _choose(planned.costs, planned.evidence, settings, planned.groups, measured=measured)
-    if within is not None:
-        widths = tuple(map(min, widths, within))
+    most, least = within or planned.costs.widths, beyond or (1,) * len(planned.groups)
+
+    def choose(target: Target) -> tuple[int, ...]:
+        asked = replace(settings, target=target)
+        widths = _choose(planned.costs, planned.evidence, asked, planned.groups, measured=measured)
+        return tuple(map(max, least, map(min, widths, most)))
+
+    target = settings.target
+    widths = choose(target)
+    if beyond is not None and isinstance(target, Macs | Params | Bytes):
+        # Where the smaller ticket has a group wider than this path has it here, others make room.
+        floor, share = planned.costs.at(beyond) / planned.costs.total, target.share
+        while planned.costs.at(widths) > target.share * planned.costs.total:
+            share *= LOWER
+            widths = choose(type(target)(share)) if share > floor else tuple(beyond)
     return replace(planned, widths=widths, target=settings.target)
 
 
@@ -310,23 +343,49 @@ def choose_units(planned: WidthPlan, model: nn.Module, settings: Prune) -> dict[
     for group in planned.narrowed:
         count = planned.width_of[group.name]
         if group.name in planned.given:
-            picked = tuple(planned.given[group.name])
-            chosen[group.name] = Selection(picked, ())
-            if statistics.moments:
-                chosen[group.name] = statistics.select(model, group, count, picked=picked)
+            chosen[group.name] = _rated(statistics, model, group, tuple(planned.given[group.name]))
         elif group.name in statistics.energies:
             shares = residual_shares(statistics.energies[group.name])
             chosen[group.name] = Selection(tuple(range(count)), shares[:count])
-        elif settings.units == "pivoted-cholesky" or statistics.scores is not None:
-            if statistics.scores is None:
-                picked = statistics.select_by_cholesky(model, group, count).units
-            else:
-                picked = highest(statistics.scores[group.name], count)
-            chosen[group.name] = Selection(picked, ())
-            if statistics.moments:
-                chosen[group.name] = statistics.select(model, group, count, picked=picked)
         elif group.name in planned.orders:
             chosen[group.name] = planned.orders[group.name].first(count)
         else:
-            chosen[group.name] = statistics.select(model, group, count)
+            chosen[group.name] = _select(statistics, model, group, count, settings)
     return chosen
+
+
+def order_units(planned: WidthPlan, model: nn.Module, settings: Prune) -> WidthPlan:
+    """Return the plan with all units of every group in order, and without moments: no width needs them now.
+
+    Cost: the solutions of groups that have no order yet.
+    """
+    like, _ = open_layers(model, planned.prunability.opened)
+    turn_heads(like, planned.groups, planned.statistics.score_moments)
+    others = (
+        each
+        for each in planned.groups
+        if each.name not in planned.orders and each.name not in planned.statistics.energies
+    )
+    found = {each.name: _select(planned.statistics, like, each, each.width, settings) for each in others}
+    statistics = replace(planned.statistics, moments={})
+    return replace(planned, orders={**planned.orders, **found}, statistics=statistics)
+
+
+def _select(
+    statistics: CalibrationStatistics, model: nn.Module, group: Group, count: int, settings: Prune
+) -> Selection:
+    """Select units by ``settings.units``, with the residual shares of these where moments were taken."""
+    if statistics.scores is not None:
+        return _rated(statistics, model, group, highest(statistics.scores[group.name], count))
+    if settings.units == "pivoted-cholesky":
+        picked = statistics.select_by_cholesky(model, group, count).units
+        return _rated(statistics, model, group, picked)
+    return statistics.select(model, group, count)
+
+
+def _rated(
+    statistics: CalibrationStatistics, model: nn.Module, group: Group, picked: tuple[int, ...]
+) -> Selection:
+    if not statistics.moments:
+        return Selection(picked, ())
+    return statistics.select(model, group, len(picked), picked=picked)

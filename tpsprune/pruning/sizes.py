@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import fixed_seed, full_precision
 from tpsprune.pruning.costs import sliced_shell
 from tpsprune.pruning.opening import open_layers
-from tpsprune.pruning.planning import WidthPlan, plan_size, plan_widths
+from tpsprune.pruning.planning import WidthPlan, order_units, plan_size, plan_widths
 from tpsprune.recipe.prune import Prune, Share, Tolerance
 
 
@@ -27,6 +27,8 @@ def plan_sizes(
     labels: Sequence[Tensor] | None = None,
     clock: Callable[[nn.Module], float] | None = None,
     seed: int = 0,
+    look: WidthPlan | None = None,
+    known: Mapping[Share, Sequence[int]] | None = None,
 ) -> tuple[WidthPlan, ...]:
     """Return a plan for each target, the largest ticket first; ``draw`` makes the ticket of each.
 
@@ -37,25 +39,41 @@ def plan_sizes(
         model: as ``extract`` takes it; so are ``batches``, ``labels``, ``clock`` and ``seed``.
         settings: their target does not count.
         targets: of one kind, in any order.
+        look: a plan of this model by these settings, of an earlier call: nothing is measured again.
+        known: widths of tickets that there are already, which the others are nested with.
 
     Raises:
         PruneError: as ``plan_widths``, of the least target first; layers of low rank were asked for.
 
-    Cost: ``plan_widths`` once.
+    Cost: ``plan_widths`` once, without a look; the order of all units.
     """
     if settings.low_rank:
         raise PruneError(
             "low_rank: the layers that are split are not those of a larger ticket; draw each by itself"
         )
-    # Of a model that may lose more less is left.
-    ordered = sorted(targets, key=lambda each: each.share if isinstance(each, Tolerance) else -each.share)
-    least = replace(settings, target=ordered[-1])
-    planned = plan_widths(model, batches, least, labels=labels, clock=clock, seed=seed)
+    known = {} if known is None else known
+    ordered = sorted({*targets, *known}, key=_size, reverse=True)
+    # The least first: what is out of reach is refused before anything else is planned.
+    least = replace(settings, target=min(targets, key=_size))
+    if look is None:
+        look = plan_widths(model, batches, least, labels=labels, clock=clock, seed=seed)
+        look = order_units(look, model, least)
     plans: list[WidthPlan] = []
-    for target in ordered:
-        within = plans[-1].widths if plans else None
-        plans.append(plan_size(planned, model, replace(settings, target=target), within=within, clock=clock))
+    within: Sequence[int] | None = None
+    for rank, target in enumerate(ordered):
+        if target in known:
+            within = known[target]
+            continue
+        beyond = next((known[each] for each in ordered[rank:] if each in known), None)
+        own = replace(settings, target=target)
+        plans.append(plan_size(look, model, own, within=within, beyond=beyond, clock=clock))
+        within = plans[-1].widths
     return tuple(plans)
+
+
+def _size(target: Share) -> float:
+    """Return what orders targets as their tickets' sizes: of a model that may lose more less is left."""
+    return -target.share if isinstance(target, Tolerance) else target.share
 
 
 def shell_of(model: nn.Module, planned: WidthPlan) -> nn.Module:

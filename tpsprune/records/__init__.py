@@ -61,7 +61,15 @@ from tpsprune.records.events import (
     Repaired,
     Trained,
 )
-from tpsprune.records.family import FamilyFinished, FamilyGroup, FamilyMember, FamilyResult, Sized
+from tpsprune.records.family import (
+    FamilyFinished,
+    FamilyGroup,
+    FamilyLook,
+    FamilyMember,
+    FamilyResult,
+    LookedGroup,
+    Sized,
+)
 from tpsprune.records.readings import Decision, Milestone, Reading, Status, Verdict
 from tpsprune.records.result import GIVEN, GroupChange, Latency, ModelFigures, RunResult, Size, Unpruned
 from tpsprune.records.savings import (
@@ -131,6 +139,7 @@ __all__ = [
     "Exporting",
     "FamilyFinished",
     "FamilyGroup",
+    "FamilyLook",
     "FamilyMember",
     "FamilyResult",
     "Finished",
@@ -142,6 +151,7 @@ __all__ = [
     "InferenceSpan",
     "InputPart",
     "Latency",
+    "LookedGroup",
     "MachineFacts",
     "Manifest",
     "MeteredPart",

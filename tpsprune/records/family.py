@@ -47,6 +47,29 @@ class FamilyGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LookedGroup:
+    """What a look has of one group, beside tensors; what the choice of widths does not read is ``None``."""
+
+    name: Text
+    width: Positive
+    rows: Natural | None = None
+    rank: AtLeastZero | None = None
+    loudness: AtLeastZero | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyLook:
+    """What a look at the dense model found; its tensors lie beside it."""
+
+    SCHEMA: ClassVar[str] = "tpsprune.look/1"
+
+    schema: Literal["tpsprune.look/1"] = "tpsprune.look/1"
+    groups: tuple[LookedGroup, ...]
+    calls: dict[str, Natural]
+    item_bytes: Natural
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FamilyResult:
     """All sizes of a model, the largest first, and what they took."""
 
