@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
@@ -16,7 +17,8 @@ import tpsprune
 from tests.pipeline.conftest import make_small
 from tpsprune import pipeline
 from tpsprune.errors import ArtifactError, PruneError
-from tpsprune.recipe.prune import Macs
+from tpsprune.pipeline.family_folder import FamilyFolder
+from tpsprune.recipe.prune import Macs, Params
 from tpsprune.recipe.within import read_within
 from tpsprune.records import FamilyFinished, FamilyMember, FamilyResult, Note, Sized, load
 from tpsprune.runs import RunFolder
@@ -58,6 +60,7 @@ def test_all_sizes_are_measured_and_written_whole(family: tuple[list[Any], Path]
         "README.md",
         "family.json",
         "family.png",
+        "state",
     ]
     assert [each.size for each in result.members] == [0.7, 0.3]
     assert [event.number for event in events if isinstance(event, Sized)] == [1, 2]
@@ -126,6 +129,142 @@ def test_a_folder_that_is_taken_or_a_size_out_of_reach_leaves_nothing(
     with pytest.raises(PruneError, match="cannot be reached"):
         draw(trained, tmp_path / "new", sizes=[Macs(0.5), Macs(0.0001)])
     assert sorted(each.name for each in tmp_path.iterdir()) == ["taken"]
+
+
+def test_a_further_size_takes_no_second_look_and_lies_between_the_others(
+    trained: RunFolder, family: tuple[list[Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "grown"
+    shutil.copytree(family[1], out)
+    kept = (out / "0.7" / "ticket.safetensors").read_bytes()
+
+    def look(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a second look")
+
+    monkeypatch.setattr("tpsprune.pruning.planning.collect_statistics", look)
+    monkeypatch.setattr(import_module("tpsprune.pipeline.family"), "_rival", lambda *_: 0.5)
+    events = draw(trained, out, sizes=[Macs(0.5), Macs(0.7)])
+    result = events[-1].family
+    assert [each.size for each in result.members] == [0.7, 0.5, 0.3]
+    assert (out / "0.7" / "ticket.safetensors").read_bytes() == kept
+    for group in result.groups:
+        assert set(group.kept_by) <= {0, 1, 2, 3}
+    plans = [json.loads((out / size / "plan.json").read_text())["groups"] for size in ("0.7", "0.5", "0.3")]
+    for groups in zip(*plans, strict=True):
+        large, middle, small = (set(each["kept"]) for each in groups)
+        assert small <= middle <= large
+    before, after = family[0][-1].family, result
+    assert after.energy["prune"].windows > before.energy["prune"].windows
+    assert after.total.seconds > before.total.seconds
+    with pytest.raises(ArtifactError, match="has these sizes already"):
+        draw(trained, out, sizes=[Macs(0.3)])
+
+
+def test_a_further_size_alone_is_the_size_drawn_with_the_others(
+    trained: RunFolder, family: tuple[list[Any], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "grown"
+    draw(trained, out, sizes=[Macs(0.7)])
+    draw(trained, out, sizes=[Macs(0.3)])
+    for size in (0.7, 0.3):
+        first, second = (tpsprune.load(place, size=size).state_dict() for place in (family[1], out))
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize("size", ["0.7", "0.3"])
+@pytest.mark.parametrize("written", [True, False])
+def test_a_killed_family_goes_on_from_the_sizes_on_disk(
+    size: str,
+    written: bool,
+    trained: RunFolder,
+    family: tuple[list[Any], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = FamilyFolder.write_size
+
+    def killed(self: FamilyFolder, share: float, *more: Any) -> None:
+        if written or f"{share:g}" != size:
+            own(self, share, *more)
+        if f"{share:g}" == size:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "small"
+    monkeypatch.setattr(FamilyFolder, "write_size", killed)
+    with pytest.raises(KeyboardInterrupt):
+        draw(trained, out)
+    assert not (out / "family.json").exists()
+    drawn: list[float] = []
+    monkeypatch.setattr(FamilyFolder, "write_size", lambda self, *a: (drawn.append(a[0]), own(self, *a))[1])
+    result = draw(trained, out)[-1].family
+    assert drawn == [each for each in (0.7, 0.3) if not written or each < float(size)][-len(drawn) :]
+    assert len(drawn) == (size == "0.7") + (not written)
+    whole = family[0][-1].family
+    assert [each.figures.accuracy for each in result.members] == [
+        each.figures.accuracy for each in whole.members
+    ]
+    assert (result.groups, [each.notes for each in result.members]) == (
+        whole.groups,
+        [each.notes for each in whole.members],
+    )
+    for each in (0.7, 0.3):
+        first, second = (tpsprune.load(place, size=each).state_dict() for place in (family[1], out))
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_refused_size_may_be_asked_for_again_and_others_stay(
+    trained: RunFolder, family: tuple[list[Any], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "grown"
+    shutil.copytree(family[1], out)
+    # Limits are of what is drawn now: the sizes that are there are not measured against them.
+    result = draw(trained, out, "parameters<=1", sizes=[Macs(0.5)])[-1].family
+    assert [(each.size, bool(each.refused)) for each in result.members] == [
+        (0.7, False),
+        (0.5, True),
+        (0.3, False),
+    ]
+    assert sorted(each.name for each in out.iterdir() if each.name[0] == "0") == ["0.3", "0.7"]
+    result = draw(trained, out, sizes=[Macs(0.6)])[-1].family
+    assert [each.size for each in result.members] == [0.7, 0.6, 0.5, 0.3]
+    result = draw(trained, out, sizes=[Macs(0.5)])[-1].family
+    assert not any(each.refused for each in result.members)
+    assert len(result.members) == 4
+
+
+def test_a_family_of_something_else_is_left_alone(
+    trained: RunFolder, family: tuple[list[Any], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "grown"
+    shutil.copytree(family[1], out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(ArtifactError, match="a family of other --by"):
+        draw(trained, out, sizes=[Params(0.5)])
+    recipe = make_small("prune.repair_steps=4", "prune.round_to=1")
+    with pytest.raises(ArtifactError, match="a family of other recipe"):
+        list(pipeline.family(recipe, trained.path, [Macs(0.5)], out, device="cpu"))
+    with pytest.raises(ArtifactError, match="a family of other weights"):
+        list(pipeline.family(make_small("prune.repair_steps=4"), out / "0.7", [Macs(0.5)], out, device="cpu"))
+    (out / "state" / "look.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ArtifactError, match=r"look\.safetensors"):
+        draw(trained, out, sizes=[Macs(0.5)])
+    (out / "state" / "look.safetensors").write_bytes(before[out / "state" / "look.safetensors"])
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_limits_of_accuracy_are_held_on_the_validation_split(
+    trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = import_module("tpsprune.pipeline.family")
+    own = place._figures
+
+    def worse(*given: Any) -> Any:
+        return replace(own(*given), accuracy=0.0)
+
+    monkeypatch.setattr(place, "_figures", worse)
+    result = draw(trained, tmp_path / "family", "accuracy>=-100pt", "accuracy>=0.01")[-1].family
+    assert not any(each.refused for each in result.members)
+    assert all(each.validation_accuracy > 0.01 for each in result.members)
 
 
 def test_a_size_that_another_beats_in_both_is_dominated(family: tuple[list[Any], Path]) -> None:

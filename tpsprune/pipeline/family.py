@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final, get_args
@@ -11,20 +11,19 @@ from typing import Final, get_args
 import torch
 from torch import nn
 
-from tpsprune import energy, measure, pruning
-from tpsprune import export as bundles
-from tpsprune.errors import PruneError
+from tpsprune import measure, pruning
+from tpsprune.errors import ArtifactError, PruneError
 from tpsprune.loop.family import By
-from tpsprune.loop.meter import Meter
+from tpsprune.loop.meter import Ledger
 from tpsprune.numerics.trees import at, first_of
+from tpsprune.pipeline.family_folder import Drawn, FamilyFolder, job_of, widths_by_size
 from tpsprune.pipeline.load import read_pretrained_weights
 from tpsprune.pipeline.prune import build_pretrained, without_training
-from tpsprune.pipeline.save import write_bundle
 from tpsprune.pipeline.ticket import draw_ticket, extraction_inputs
 from tpsprune.pipeline.workbench import Workbench, set_up_metered
-from tpsprune.pruning import Extraction
+from tpsprune.pruning import Plan
 from tpsprune.pruning.output_error import output_error
-from tpsprune.recipe import Recipe, dumps
+from tpsprune.recipe import Recipe
 from tpsprune.recipe.prune import Macs, Share
 from tpsprune.recipe.within import Within
 from tpsprune.records import (
@@ -37,12 +36,9 @@ from tpsprune.records import (
     Note,
     PhaseStarted,
     Sized,
-    dump,
 )
-from tpsprune.report.family import family_page, write_family_picture
-from tpsprune.runs import machine_facts, versions, write_json_atomically, write_text_atomically
+from tpsprune.runs import machine_facts, versions
 
-FILE: Final = "family.json"
 LATENCY_BATCHES: Final = (1, 64)
 LATENCY_SECONDS: Final = 0.5
 INFERENCE_BATCH: Final = 64
@@ -63,22 +59,25 @@ def family(
 ) -> Iterator[Event]:
     """Draw all sizes of a trained model from one look at it; yield what happens, last the family.
 
-    Each size is cut, verified, repaired as the recipe says, then read once on the test split and timed,
-    beside the dense model and torch-pruning's magnitude at the same multiply-accumulates; one that breaks a
-    limit is measured and not written. The folder appears whole or not at all: a bundle for each size,
-    ``family.json``, a page and a picture.
+    Each size is cut, verified, repaired as the recipe says, and written as soon as it is drawn. Then all are
+    read once on the test split and timed, beside the dense model and torch-pruning's magnitude at the same
+    multiply-accumulates; one that breaks a limit is measured and not kept. The folder has a bundle for each
+    size, and last ``family.json``, a page and a picture.
+
+    A folder that holds a family of the same model and recipe gains the sizes that it does not have, nested
+    with those that it has, without a second look; a command that was killed goes on like that.
 
     Args:
         recipe: model, data and settings; its target does not count.
         weights: as ``prune`` takes them.
         sizes: targets of one kind, each another share.
-        out: a folder that is not there, or empty.
-        within: what a size may cost, and how good it must be.
+        out: a folder that is not there, or empty, or that holds a family of this job.
+        within: what a size drawn now may cost, and how good it must be, on the validation split.
         device: as ``prune`` takes it.
 
     Raises:
-        TpspruneError: something requested is not available, a size is out of reach, the weights do not fit;
-            nothing is written then.
+        TpspruneError: something requested is not available, a size is out of reach, the weights do not fit,
+            the folder holds something else or has these sizes already; nothing is written then.
 
     Cost: one look, and the second half of an extraction for each size; evaluation of each; some five seconds
     of timing and metering a size.
@@ -86,44 +85,18 @@ def family(
     least = min(sizes, key=lambda each: each.share)
     recipe = replace(recipe, prune=replace(recipe.prune, target=least))
     recipe, pretrained = without_training(recipe, weights), read_pretrained_weights(recipe, weights)
-    bundles.check_free(out)
-    with set_up_metered(recipe, device) as (bench, ledger):
+    folder, job = FamilyFolder(out), job_of(recipe, pretrained, _kind_of(least))
+    is_begun = folder.is_begun(job)
+    new = [each for each in sizes if not (is_begun and each.share in folder.sizes())]
+    if not new and folder.read_result() is not None:
+        raise ArtifactError(f"{out} has these sizes already: give a further one, or another folder")
+    windows = folder.energy if is_begun else None
+    with set_up_metered(recipe, device, windows) as (bench, ledger), folder.writing(job):
         dense = build_pretrained(bench, pretrained)
-        ledger.switch("prune")
-        plans = pruning.plan_sizes(
-            dense,
-            bench.prune_batches,
-            recipe.prune,
-            sizes,
-            **extraction_inputs(bench, ledger, recipe.prune.units, least),
-        )
-        drawn: dict[float, Extraction] = {}
-        for plan in plans:
-            yield PhaseStarted(phase="prune", title=f"size {plan.target}", total_steps=1)
-            share = next(each.share for each in sizes if each == plan.target)
-            drawn[share], _ = yield from draw_ticket(
-                bench, ledger, dense, plan.target, trains_on=False, planned=plan
-            )
-        ledger.switch("benchmark")
-        rivals = {share: _rival(bench, dense, found.macs_share) for share, found in drawn.items()}
-        figures = _measure(bench, dense, {share: each.ticket for share, each in drawn.items()})
-        ledger.close()
-        joules, batch = _meter_inference(bench, dense, {share: each.ticket for share, each in drawn.items()})
-        reference = FamilyMember(size=DENSE, figures=figures[DENSE], joules_per_answer=joules[DENSE])
-        members = []
-        for share, found in drawn.items():
-            member = FamilyMember(
-                size=share,
-                figures=figures[share],
-                output_error=output_error(found.ticket, dense, bench.prune_batches),
-                joules_per_answer=joules[share],
-                rival_accuracy=rivals[share],
-                notes=found.notes,
-            )
-            members.append(replace(member, refused=_broken(within, member, reference)))
-            yield Sized(
-                member=members[-1], number=len(members), total=len(drawn), quality=bench.objective.quality
-            )
+        drawn = yield from _draw_missing(bench, ledger, folder, dense, least, new)
+        members = yield from _measure(bench, ledger, dense, drawn, new, within)
+        gone = () if (earlier := folder.read_result()) is None else earlier.members
+        members = [*members, *(each for each in gone if type(least)(each.size) not in drawn)]
         result = FamilyResult(
             name=recipe.name,
             seed=recipe.seed,
@@ -132,19 +105,95 @@ def family(
             task=bench.dataset.facts,
             by=_kind_of(least),
             weights=pretrained.describe(),
-            dense=reference,
-            members=tuple(members),
-            groups=_groups(tuple(drawn.values())),
+            dense=members[0],
+            members=tuple(sorted(members[1:], key=lambda each: -each.figures.macs)),
+            groups=_groups([own.plan for own in drawn.values()]),
             energy=ledger.phases,
-            inference_batch=batch,
+            inference_batch=INFERENCE_BATCH,
             method=ledger.method,
             total=ledger.total,
             versions=versions(),
         )
-        _write(out, result, drawn, dumps(recipe))
-    if all(each.refused for each in members):
+        folder.write_result(result)
+    if all(each.refused for each in result.members):
         yield Note("no size is within the limits: the folder holds the page and the figures alone")
     yield FamilyFinished(family=result, folder=str(out))
+
+
+def _draw_missing(
+    bench: Workbench,
+    ledger: Ledger,
+    folder: FamilyFolder,
+    dense: nn.Module,
+    least: Share,
+    new: Sequence[Share],
+) -> Generator[Event, None, dict[Share, Drawn]]:
+    """Draw and write the sizes that the folder does not have; return all of them, the largest model first."""
+    recipe, kind = bench.recipe, type(least)
+    ledger.switch("prune")
+    look = folder.read_look(dense, bench.prune_batches[0], recipe)
+    drawn: dict[Share, Drawn] = {kind(size): folder.read_size(dense, size) for size in folder.sizes()}
+    if drawn:
+        yield Note(f"{folder.path} has {', '.join(f'{each.share:g}' for each in drawn)}: going on from there")
+    plans = pruning.plan_sizes(
+        dense,
+        bench.prune_batches,
+        recipe.prune,
+        new,
+        **extraction_inputs(bench, ledger, recipe.prune.units, least),
+        look=look,
+        known=widths_by_size(look, drawn),
+    )
+    if look is None:
+        folder.write_look(plans[0])
+    ledger.keep_in(folder.energy)
+    for plan in plans:
+        yield PhaseStarted(phase="prune", title=f"size {plan.target}", total_steps=1)
+        found, _ = yield from draw_ticket(bench, ledger, dense, plan.target, trains_on=False, planned=plan)
+        target = next(each for each in new if each == plan.target)
+        own = replace(recipe, prune=replace(recipe.prune, target=target))
+        folder.write_size(target.share, found, own, bench.dataset.facts)
+        drawn[target] = Drawn(found.ticket, found.plan, found.notes)
+    return {each: drawn[each] for each in sorted(drawn, key=pruning.order_of_size, reverse=True)}
+
+
+def _measure(
+    bench: Workbench,
+    ledger: Ledger,
+    dense: nn.Module,
+    drawn: Mapping[Share, Drawn],
+    new: Sequence[Share],
+    within: Sequence[Within],
+) -> Generator[Event, None, list[FamilyMember]]:
+    """Measure the dense model and all sizes; return them in this order. What is ``new`` may be refused."""
+    models = {DENSE: dense, **{each.share: bench.execution.place(own.ticket) for each, own in drawn.items()}}
+    ledger.switch("benchmark")
+    figures = {share: _figures(bench, dense, model) for share, model in models.items()}
+    joules = _meter_inference(bench, ledger, models)
+    validation = {
+        share: bench.score(model, bench.dataset.validation).accuracy for share, model in models.items()
+    }
+    members = [
+        FamilyMember(
+            size=share,
+            figures=figures[share],
+            validation_accuracy=validation[share],
+            joules_per_answer=joules[share],
+        )
+        for share in models
+    ]
+    for rank, (target, own) in enumerate(drawn.items(), start=1):
+        member = replace(
+            members[rank],
+            output_error=output_error(models[target.share], dense, bench.prune_batches),
+            rival_accuracy=_rival(bench, dense, figures[target.share].macs / figures[DENSE].macs),
+            notes=own.notes,
+        )
+        refused = _broken(within, member, members[0]) if target in new else ""
+        members[rank] = replace(member, refused=refused)
+        yield Sized(member=members[rank], number=rank, total=len(drawn), quality=bench.objective.quality)
+    ledger.close()
+    return members
 
 
 def _kind_of(target: Share) -> By:
@@ -165,51 +214,44 @@ def _rival(bench: Workbench, dense: nn.Module, share: float) -> float | None:
     return bench.score(found.ticket, bench.dataset.test).accuracy
 
 
-def _measure(
-    bench: Workbench, dense: nn.Module, tickets: Mapping[float, nn.Module]
-) -> dict[float, ModelFigures]:
-    """Return the figures of the dense model and of each size, its latency timed beside the dense model's."""
+def _figures(bench: Workbench, dense: nn.Module, model: nn.Module) -> ModelFigures:
+    """Return the figures of one size, read on the test split, its latency timed beside the dense model's."""
     batch = bench.watch_batches[0]
-    found = {}
-    for share, model in {DENSE: dense, **tickets}.items():
-        pairs = {
-            f"batch-{items}": measure.paired_latency(
-                dense, model, first_of(batch), items, seconds=LATENCY_SECONDS
-            )
-            for items in LATENCY_BATCHES
-        }
-        found[share] = ModelFigures(
-            accuracy=bench.score(model, bench.dataset.test).accuracy,
-            **asdict(measure.size(model, batch)),
-            latency_seconds={name: pair[1] for name, pair in pairs.items()},
+    pairs = {
+        f"batch-{items}": measure.paired_latency(
+            dense, model, first_of(batch), items, seconds=LATENCY_SECONDS
         )
-    return found
+        for items in LATENCY_BATCHES
+    }
+    return ModelFigures(
+        accuracy=bench.score(model, bench.dataset.test).accuracy,
+        **asdict(measure.size(model, batch)),
+        latency_seconds={name: pair[1] for name, pair in pairs.items()},
+    )
 
 
 def _meter_inference(
-    bench: Workbench, dense: nn.Module, tickets: Mapping[float, nn.Module]
-) -> tuple[dict[float, float | None], int]:
-    """Return the joules of an answer of the dense model and of each size, by turns, and the batch."""
+    bench: Workbench, ledger: Ledger, models: Mapping[float, nn.Module]
+) -> dict[float, float | None]:
+    """Return the joules of an answer of each model, by turns."""
     test = bench.dataset.test
     index = torch.arange(INFERENCE_BATCH, device=test.labels.device) % len(test)
     items_n = bench.execution.arrange(bench.dataset.prepare(at(test.inputs, index)))
-    models = {DENSE: dense, **tickets}
     spent: dict[float, list[tuple[float | None, int]]] = {share: [] for share in models}
-    with Meter(energy.build(bench.recipe.energy, 0)) as meter:
-        order = list(models)
-        for _ in range(TURNS):
-            for share in order:
-                with bench.execution.autocasting():
-                    measure.infer_for(INFERENCE_SECONDS / 4, models[share], items_n)
-                    with meter.window("inference") as span:
-                        items = measure.infer_for(INFERENCE_SECONDS, models[share], items_n)
-                spent[share].append((span.window.total_joules, items))
-            order.reverse()
+    order = list(models)
+    for _ in range(TURNS):
+        for share in order:
+            with bench.execution.autocasting():
+                measure.infer_for(INFERENCE_SECONDS / 4, models[share], items_n)
+                with ledger.window("inference") as span:
+                    items = measure.infer_for(INFERENCE_SECONDS, models[share], items_n)
+            spent[share].append((span.window.total_joules, items))
+        order.reverse()
     found: dict[float, float | None] = {}
     for share, turns in spent.items():
         joules = [each for each, _ in turns if each is not None]
         found[share] = sum(joules) / sum(items for _, items in turns) if len(joules) == len(turns) else None
-    return found, INFERENCE_BATCH
+    return found
 
 
 def _broken(within: Sequence[Within], member: FamilyMember, dense: FamilyMember) -> str:
@@ -226,7 +268,7 @@ def _broken(within: Sequence[Within], member: FamilyMember, dense: FamilyMember)
 def _limited(member: FamilyMember) -> dict[str, float | None]:
     figures = member.figures
     return {
-        "accuracy": figures.accuracy,
+        "accuracy": member.validation_accuracy,
         "latency": figures.latency_seconds[f"batch-{LATENCY_BATCHES[0]}"].median_seconds,
         "size": float(figures.bytes),
         "parameters": float(figures.parameters),
@@ -235,22 +277,11 @@ def _limited(member: FamilyMember) -> dict[str, float | None]:
     }
 
 
-def _groups(drawn: Sequence[Extraction]) -> tuple[FamilyGroup, ...]:
+def _groups(plans: Sequence[Plan]) -> tuple[FamilyGroup, ...]:
     """Return for each group how many of the sizes keep each of its units."""
     found = []
-    for groups in zip(*(each.plan.groups for each in drawn), strict=True):
+    for groups in zip(*(each.groups for each in plans), strict=True):
         counts = Counter(unit for group in groups for unit in group.kept)
         kept_by = tuple(counts[unit] for unit in range(groups[0].width))
         found.append(FamilyGroup(name=groups[0].name, kept_by=kept_by))
     return tuple(found)
-
-
-def _write(out: Path, result: FamilyResult, drawn: Mapping[float, Extraction], recipe_text: str) -> None:
-    with bundles.new_folder(out) as folder:
-        for member in result.members:
-            if not member.refused:
-                (folder / member.folder).mkdir()
-                write_bundle(folder / member.folder, drawn[member.size], recipe_text, result.task)
-        write_json_atomically(folder / FILE, dump(result))
-        write_family_picture(result, folder)
-        write_text_atomically(folder / "README.md", family_page(result))

@@ -82,7 +82,7 @@ def load(
     if model is not None:
         dense = _architecture(folder, model)
         with _one_model(f"{folder}: model"):
-            return bundles.saves_itself(_filled(dense, bundle.plan, bundle.tensors))
+            return bundles.saves_itself(fill_ticket(dense, bundle.plan, bundle.tensors))
     if bundle.facts is None:
         raise ArtifactError(
             f"{folder} was saved without a recipe, so it does not say what its model is built by: give the"
@@ -138,7 +138,12 @@ def _architecture(folder: str | Path, model: nn.Module | Callable[[], nn.Module]
     return dense
 
 
-def _filled(dense: nn.Module, plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+def fill_ticket(dense: nn.Module, plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Return a ticket on the CPU: a copy of the dense model, pruned by its plan, with its tensors.
+
+    Raises:
+        ValueError: shapes or number types do not fit, or other errors of a plan that does not (``load``).
+    """
     ticket = _prune_by_plan(dense, plan).cpu()
     _check_shapes(ticket, tensors)
     _check_dtypes(ticket, tensors)

@@ -62,7 +62,7 @@ def prune(
     text = dumps(recipe)
     digest = digest_of(f"{text}\nprune {pretrained.digest}")
     found = find_unfinished(out, recipe.name, digest) if resume else None
-    with set_up_metered(recipe, device, found) as (bench, ledger):
+    with set_up_metered(recipe, device, found.energy if found else None) as (bench, ledger):
         model = build_pretrained(bench, pretrained)
         folder = found or RunFolder.create(out, recipe.name, digest, again=again)
         with Run(bench, folder, ledger).writing(text) as run:

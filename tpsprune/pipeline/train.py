@@ -47,7 +47,7 @@ def train(
     weights = describe_initial_weights(recipe)
     digest = digest_of(f"{text}\n{weights}" if weights else text)
     found = find_unfinished(out, recipe.name, digest) if resume else None
-    with set_up_metered(recipe, device, found) as (bench, ledger):
+    with set_up_metered(recipe, device, found.energy if found else None) as (bench, ledger):
         folder = found or RunFolder.create(out, recipe.name, digest, again=again)
         with Run(bench, folder, ledger).writing(text) as run:
             state = yield from _begin_or_resume(run)

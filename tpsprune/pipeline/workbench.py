@@ -24,7 +24,7 @@ from tpsprune.pipeline.state import Clock, Stage, State
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.stop import Rule
 from tpsprune.records import Window
-from tpsprune.runs import RunFolder, sweep, write_text_atomically
+from tpsprune.runs import Journal, RunFolder, sweep, write_text_atomically
 from tpsprune.signals import Panel
 from tpsprune.stopping import Memory
 from tpsprune.training import Execution, Score
@@ -216,9 +216,9 @@ class Run:
 
 @contextmanager
 def set_up_metered(
-    recipe: Recipe, device: str, unfinished: RunFolder | None = None, *, prunes: bool = True
+    recipe: Recipe, device: str, earlier: Journal | None = None, *, prunes: bool = True
 ) -> Iterator[tuple[Workbench, Ledger]]:
-    """Set up within the window ``setup`` of a ledger; ``unfinished`` is the run to resume.
+    """Set up within the window ``setup`` of a ledger; ``earlier`` has those of the attempts before.
 
     Where ``[stop]`` has a budget, windows are split often: it is checked whenever one closes.
 
@@ -226,8 +226,8 @@ def set_up_metered(
         TpspruneError: as ``set_up``, and where nothing can be metered as requested.
     """
     attempt = 0
-    if unfinished is not None:
-        windows = unfinished.energy.parsed(Window)
+    if earlier is not None:
+        windows = earlier.parsed(Window)
         attempt = 1 + max((window.attempt for window in windows), default=0)
     has_budget = recipe.stop.budget_seconds is not None or recipe.stop.budget_joules is not None
     longest = BUDGET_WINDOW_SECONDS if has_budget else MAX_WINDOW_SECONDS

@@ -3,6 +3,7 @@
 from tpsprune.pruning.adoption import refit_pruned
 from tpsprune.pruning.extract import Extraction, draw, extract
 from tpsprune.pruning.groups import Consumer, Group, Prunability, PrunedGroup, Slice
+from tpsprune.pruning.look import pack_look, restore_look
 from tpsprune.pruning.plan import Plan
 from tpsprune.pruning.planning import WidthPlan, plan_widths
 from tpsprune.pruning.prunability import (
@@ -15,7 +16,7 @@ from tpsprune.pruning.prunability import (
 )
 from tpsprune.pruning.repair import RepairStep, count_repair_steps, note_no_repair, repair, repair_ticket
 from tpsprune.pruning.replay import carry_state, check_ticket, replay
-from tpsprune.pruning.sizes import plan_sizes, shell_of
+from tpsprune.pruning.sizes import order_of_size, plan_sizes, shell_of
 from tpsprune.pruning.widths import width_step
 
 __all__ = [
@@ -39,12 +40,15 @@ __all__ = [
     "find_groups",
     "list_layers",
     "note_no_repair",
+    "order_of_size",
+    "pack_look",
     "plan_sizes",
     "plan_widths",
     "refit_pruned",
     "repair",
     "repair_ticket",
     "replay",
+    "restore_look",
     "shell_of",
     "tensors_by_group",
     "width_step",

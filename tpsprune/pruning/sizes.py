@@ -51,10 +51,12 @@ def plan_sizes(
         raise PruneError(
             "low_rank: the layers that are split are not those of a larger ticket; draw each by itself"
         )
+    if not targets:
+        return ()
     known = {} if known is None else known
-    ordered = sorted({*targets, *known}, key=_size, reverse=True)
+    ordered = sorted({*targets, *known}, key=order_of_size, reverse=True)
     # The least first: what is out of reach is refused before anything else is planned.
-    least = replace(settings, target=min(targets, key=_size))
+    least = replace(settings, target=min(targets, key=order_of_size))
     if look is None:
         look = plan_widths(model, batches, least, labels=labels, clock=clock, seed=seed)
         look = order_units(look, model, least)
@@ -71,7 +73,7 @@ def plan_sizes(
     return tuple(plans)
 
 
-def _size(target: Share) -> float:
+def order_of_size(target: Share) -> float:
     """Return what orders targets as their tickets' sizes: of a model that may lose more less is left."""
     return -target.share if isinstance(target, Tolerance) else target.share
 

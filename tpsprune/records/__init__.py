@@ -62,8 +62,10 @@ from tpsprune.records.events import (
     Trained,
 )
 from tpsprune.records.family import (
+    FamilyDrawn,
     FamilyFinished,
     FamilyGroup,
+    FamilyJob,
     FamilyLook,
     FamilyMember,
     FamilyResult,
@@ -137,8 +139,10 @@ __all__ = [
     "Event",
     "Exported",
     "Exporting",
+    "FamilyDrawn",
     "FamilyFinished",
     "FamilyGroup",
+    "FamilyJob",
     "FamilyLook",
     "FamilyMember",
     "FamilyResult",

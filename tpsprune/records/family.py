@@ -16,15 +16,17 @@ class FamilyMember:
     """One size: what was asked for, and the model as benchmarked.
 
     ``size`` is the share asked for, 1 the dense model. ``output_error`` is against the dense model's outputs
-    on the calibration data. ``joules_per_answer`` is metered at batch 64, every class of energy in it.
-    ``rival_accuracy`` is that of torch-pruning's magnitude at the same multiply-accumulates, its batch-norm
-    statistics computed again. ``refused`` says which limit it breaks; it is not in the folder then.
+    on the calibration data. Limits are held against ``validation_accuracy``. ``joules_per_answer`` is metered
+    at batch 64, every class of energy in it. ``rival_accuracy`` is that of torch-pruning's magnitude at the
+    same multiply-accumulates, its batch-norm statistics computed again. ``refused`` says which limit it
+    breaks; it is not in the folder then.
     """
 
     size: AtLeastZero
     figures: ModelFigures
     output_error: AtLeastZero = 0.0
     joules_per_answer: AtLeastZero | None = None
+    validation_accuracy: Accuracy | None = None
     rival_accuracy: Accuracy | None = None
     refused: str = ""
     notes: tuple[str, ...] = ()
@@ -67,6 +69,23 @@ class FamilyLook:
     groups: tuple[LookedGroup, ...]
     calls: dict[str, Natural]
     item_bytes: Natural
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyJob:
+    """What a family is of: the recipe, whatever its target, the weights, what the sizes are shares of."""
+
+    recipe: Text
+    weights_sha256: Text
+    by: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyDrawn:
+    """A size that is on disk, a line of a journal, and what the user should know of it."""
+
+    size: AtLeastZero
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
