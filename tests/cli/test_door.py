@@ -137,6 +137,7 @@ def test_the_options_are_these_and_no_others() -> None:
             "--country",
             "--format",
             "--json",
+            "--pick",
             "--to",
             "--trust-code",
         ],

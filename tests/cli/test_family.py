@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -47,6 +48,35 @@ def test_a_table_of_eighty_columns_names_every_size(invoke: Invoke, trained: Run
     again = family(invoke, trained, "--sizes", "0.7")
     assert again.exit_code == 2
     assert "sizes" in again.output
+
+
+def test_a_run_folder_is_recipe_and_weights_and_a_size_is_exported_by_what_it_may_cost(
+    invoke: Invoke, trained: RunFolder
+) -> None:
+    own = ("--device", "cpu", "--set", "prune.repair_steps=2", "--to", "sizes", "--sizes")
+    result = invoke("family", str(trained.path), *own, "0.6")
+    assert result.exit_code == 0, result.output
+    grown = invoke("family", str(trained.path), *own, "0.4")
+    assert grown.exit_code == 0, grown.output
+    assert "sizes has 0.6: going on from there" in " ".join(grown.output.split())
+    result = invoke("export", "sizes", "--pick", "latency<=10s", "--pick", "macs<=1G", "--to", "deploy")
+    assert result.exit_code == 0, result.output
+    assert "size 0.6 was picked" in result.output
+    result = invoke("export", "sizes", "--pick", "latncy<=5ms", "--to", "other")
+    assert result.exit_code == 2
+    assert "--pick: latncy<=5ms: no figure 'latncy' (did you mean 'latency'?)" in result.output
+
+
+def test_code_that_a_run_folder_names_is_not_run(invoke: Invoke, trained: RunFolder) -> None:
+    shutil.copytree(trained.path, "elsewhere")
+    text = Path("elsewhere/recipe.toml").read_text()
+    begin = text.index("[task.model]")
+    end = text.index("\n[", begin)
+    custom = '[task.model]\nkind = "custom"\nfactory = "os:abort"\n'
+    Path("elsewhere/recipe.toml").write_text(text[:begin] + custom + text[end:])
+    result = invoke("family", "elsewhere", "--sizes", "0.5", "--to", "sizes")
+    assert result.exit_code == 2, result.output
+    assert "the recipe in elsewhere calls code: give your own recipe" in " ".join(result.output.split())
 
 
 def test_programs_get_a_line_an_event_and_last_the_family(invoke: Invoke, trained: RunFolder) -> None:

@@ -72,7 +72,7 @@ def test_steps_are_yielded_as_they_begin_and_the_export_is_the_last(
 ) -> None:
     *steps, last = pipeline.export_steps(trained.path, tmp_path / "ticket", ["safetensors", "torch-export"])
     assert [(step.format, step.doing) for step in steps if isinstance(step, Exporting)] == [
-        ("safetensors", "running the run's ticket"),
+        ("safetensors", "running the ticket"),
         ("safetensors", "writing"),
         ("torch-export", "writing"),
         ("safetensors", "reloading and comparing"),
@@ -353,9 +353,7 @@ def test_a_model_that_does_not_run_on_random_inputs_is_reported(
     monkeypatch.syspath_prepend(tmp_path)
     recipe = small("task.model={kind='custom', factory='export_picky:Net'}")
     finished = folder_of(run(recipe, tmp_path / "runs"))
-    words = (
-        r"the run's ticket fails on \d+ random inputs \(floats are standard normal, .*: index out of range"
-    )
+    words = r"the ticket fails on \d+ random inputs \(floats are standard normal, .*: index out of range"
     with pytest.raises(ArtifactError, match=words):
         pipeline.export(finished.path, tmp_path / "ticket", trust_code=True)
     assert not [path.name for path in tmp_path.iterdir() if "ticket" in path.name]

@@ -267,6 +267,48 @@ def test_limits_of_accuracy_are_held_on_the_validation_split(
     assert all(each.validation_accuracy > 0.01 for each in result.members)
 
 
+def test_the_largest_size_within_limits_leaves_with_a_card_of_its_figures(
+    family: tuple[list[Any], Path], tmp_path: Path
+) -> None:
+    result, out = family[0][-1].family, family[1]
+    larger, smaller = result.members
+    limit = read_within(f"size<={smaller.figures.bytes}B", "--pick")
+    exported = pipeline.export(out, tmp_path / "small", ["safetensors", "torch-export"], pick=[limit])
+    assert exported.size == smaller.size
+    ours, theirs = tpsprune.load(tmp_path / "small"), tpsprune.load(out, size=0.3)
+    assert all(torch.equal(value, ours.state_dict()[name]) for name, value in theirs.state_dict().items())
+    text = (tmp_path / "small" / "README.md").read_text()
+    assert f"{smaller.figures.accuracy:.4f}" in text
+    assert "the energy is that of looking and cutting for all 2 sizes" in text
+    exported = pipeline.export(out, tmp_path / "large", pick=[read_within("accuracy>=-100pt")])
+    assert exported.size == larger.size
+    with pytest.raises(ArtifactError, match=r"no size is within: the smallest, 0\.3, breaks size<=1B"):
+        pipeline.export(out, tmp_path / "none", pick=[read_within("size<=1B")])
+    with pytest.raises(ArtifactError, match=r"is a family: say which of its sizes \(0\.7, 0\.3\)"):
+        pipeline.export(out, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_one_size_is_exported_by_its_folder_and_has_nothing_to_pick_from(
+    family: tuple[list[Any], Path], trained: RunFolder, tmp_path: Path
+) -> None:
+    half = family[1] / "0.7"
+    exported = pipeline.export(half, tmp_path / "half", ["torch-export"])
+    assert exported.size is None
+    assert "not recorded" in (tmp_path / "half" / "README.md").read_text()
+    for place in (half, trained.path):
+        with pytest.raises(ArtifactError, match="is no family: there is one ticket"):
+            pipeline.export(place, tmp_path / "none", pick=[read_within("size<=1MB")])
+
+
+def test_an_unfinished_family_is_not_exported(family: tuple[list[Any], Path], tmp_path: Path) -> None:
+    out = tmp_path / "grown"
+    shutil.copytree(family[1], out)
+    (out / "family.json").unlink()
+    with pytest.raises(ArtifactError, match="a family that is not finished: give its command again"):
+        pipeline.export(out, tmp_path / "none", pick=[read_within("size<=1MB")])
+
+
 def test_a_size_that_another_beats_in_both_is_dominated(family: tuple[list[Any], Path]) -> None:
     result: FamilyResult = family[0][-1].family
 

@@ -23,12 +23,14 @@ QUIET_SECONDS: Final = 2.0
 
 
 @click.command(
-    short_help="Write the ticket of a run as files to hand on.",
+    short_help="Write a ticket as files to hand on.",
     epilog="""\b
 Examples:
   tpsprune export runs/digits-0123abcd --to tickets/digits
   tpsprune export runs/digits-0123abcd --to tickets/digits --format safetensors --format onnx
   tpsprune export runs/digits-0123abcd --to tickets/digits --country FRA   # with grams of CO₂
+  tpsprune export families/digits --pick "latency<=5ms" --to deploy/digits --format onnx
+  tpsprune export families/digits/0.5 --to deploy/half
   python -c "import tpsprune; model = tpsprune.load('tickets/digits')"
 
 \b
@@ -39,7 +41,7 @@ Formats (all go into one folder, with plan, recipe, model card and hashes):
   hf             config.json and model.safetensors for from_pretrained, where a configuration has the widths
 """,
 )
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
 @click.option(
     "--to", "target", required=True, type=click.Path(path_type=Path), help="New folder for the ticket."
 )
@@ -53,9 +55,18 @@ Formats (all go into one folder, with plan, recipe, model card and hashes):
     help="A format to write; may be repeated.",
 )
 @click.option(
+    "--pick",
+    "limits",
+    multiple=True,
+    metavar="LIMIT",
+    help="Of a family the largest size within this, as it was measured when the family was made: "
+    "latency<=5ms, size<=2MB, accuracy>=-1pt, ...; may be repeated.",
+)
+@click.option(
     "--trust-code",
     is_flag=True,
-    help="Run the code that RUN's recipe.toml names where its model is custom: yours, or code you have read.",
+    help="Run the code that the recipe in FOLDER names where its model is custom: yours, or code you have "
+    "read.",
 )
 @grid_options
 @json_option()
@@ -63,26 +74,31 @@ def export(
     folder: Path,
     target: Path,
     formats: tuple[str, ...],
+    limits: tuple[str, ...],
     *,
     trust_code: bool,
     as_json: bool,
     **choices: Any,
 ) -> None:
-    """Write the ticket of RUN in every format requested; reload each and compare its outputs.
+    """Write the ticket of FOLDER in every format requested; reload each and compare its outputs.
 
-    RUN is a folder that train or prune left. The new folder is written under another name and renamed: it
-    appears whole or not at all, and only if the outputs of every reloaded format are those of the run's
-    ticket in batches of 1, 2, 7 and 16.
+    FOLDER is what train or prune left, a family or one of its sizes, or an exported ticket. The new folder is
+    written under another name and renamed: it appears whole or not at all, and only if the outputs of every
+    reloaded format are those of the ticket in batches of 1, 2, 7 and 16.
     """
     check_choices(choices)
     with imports():
         from tpsprune import pipeline
+        from tpsprune.recipe.within import read_within
         from tpsprune.records import Exported, dump
 
+    pick = [read_within(each, "--pick") for each in limits]
     exported: Exported | None = None
     with _progress() as step:
         grid = _grid(choices)
-        for event in pipeline.export_steps(folder, target, formats, grid=grid, trust_code=trust_code):
+        for event in pipeline.export_steps(
+            folder, target, formats, pick=pick, grid=grid, trust_code=trust_code
+        ):
             if isinstance(event, Exported):
                 exported = event
             else:
@@ -95,6 +111,8 @@ def export(
 
 
 def _print_summary(exported: Exported) -> None:
+    if exported.size is not None:
+        click.echo(f"size {exported.size:g} was picked")
     click.echo(f"{exported.folder}: {', '.join(exported.files)}")
     for each in exported.compared:
         *first, last = map(str, each.batches)

@@ -27,10 +27,12 @@ KINDS: Final = ("macs", "params", "bytes", "latency", "joules", "tolerance")
     epilog="""\b
 Examples:
   tpsprune family digits --weights model.safetensors --sizes 0.75,0.5,0.25 --to families/digits
-  tpsprune family my.toml --weights runs/my-0123abcd --sizes 0.75,0.5 --to families/mine
-  tpsprune family my.toml --weights model.pt --sizes 0.5,0.25 --by params --to families/mine
+  tpsprune family runs/my-0123abcd --sizes 0.75,0.5 --to families/mine
+  tpsprune family runs/my-0123abcd --sizes 0.35 --to families/mine      # a further size: no second look
+  tpsprune family my.toml --weights model.pt --sizes 0.5,0.25 --by bytes --to families/mine
   tpsprune family my.toml --weights model.pt --sizes 0.7,0.5,0.3 --to families/mine \\
       --within "latency<=5ms" --within "size<=2MB" --within "accuracy>=-1pt"
+  tpsprune export families/mine --pick "latency<=5ms" --to deploy/mine --format onnx
   python -c "import tpsprune; model = tpsprune.load('families/digits', size=0.5)"
 """,
 )
@@ -44,7 +46,13 @@ Examples:
 @click.option(
     "--by", type=click.Choice(KINDS), default="macs", show_default=True, help="What the sizes are shares of."
 )
-@click.option("--to", "out", required=True, type=click.Path(path_type=Path), help="New folder for all.")
+@click.option(
+    "--to",
+    "out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for all: new, or of this family.",
+)
 @click.option(
     "--within",
     "limits",
@@ -71,8 +79,10 @@ def family(
 ) -> None:
     """Cut the trained model of RECIPE to several sizes from one look at it, and measure each.
 
-    Nothing is trained. The sizes are nested: each smaller one has some of the units of the larger. The folder
-    has a bundle for each size, family.json, a page and a picture; it appears whole or not at all.
+    RECIPE may be a run folder, which has its recipe and its weights. Nothing is trained. The sizes are
+    nested: each smaller one has some of the units of the larger. The folder has a bundle for each size,
+    family.json, a page and a picture. Given again with further sizes, the command adds them; when it was
+    killed, it goes on.
     """
     check_show(quiet=quiet, as_json=as_json)
     from tpsprune import recipe
@@ -82,10 +92,23 @@ def family(
     within = [read_within(each) for each in limits]
     shares = dict.fromkeys(share_of(by, each.strip()) for each in sizes.split(","))
     targets = [SHARES[by](share) for share in shares]
-    read = recipe.read(recipe_source, overrides)
+    source, weights = _recipe_of(recipe_source, weights)
+    read = recipe.read(source, overrides)
+    if source != recipe_source and read.task.model.kind == "custom":
+        raise click.UsageError(
+            f"the recipe in {recipe_source} calls code: give your own recipe, and --weights {recipe_source}"
+        )
     with imports():
         from tpsprune import pipeline
 
     with naming(recipe_source), show_for(quiet=quiet, as_json=as_json) as show:
         for event in pipeline.family(read, weights, targets, out, within=within, device=device):
             show.show(event)
+
+
+def _recipe_of(source: str, weights: Path | None) -> tuple[str, Path | None]:
+    """Return the recipe of a run folder and the folder as weights; anything else as it is."""
+    folder = Path(source)
+    if weights is None and folder.is_dir() and (folder / "recipe.toml").is_file():
+        return str(folder / "recipe.toml"), folder
+    return source, weights

@@ -57,6 +57,11 @@ class Bundle:
     versions: dict[str, str] = field(default_factory=dict)
 
 
+def is_bundle(folder: Path) -> bool:
+    """Return whether a folder has a manifest."""
+    return (folder / MANIFEST).is_file()
+
+
 def check_free(folder: Path) -> None:
     """Refuse a place that is taken; an empty folder is free, but for the one that the command runs in.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol, final
 
@@ -12,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune import export as bundles
-from tpsprune.errors import ArtifactError, RunFolderError, did_you_mean
+from tpsprune.errors import ArtifactError, did_you_mean
 from tpsprune.numerics.trees import random_inputs
-from tpsprune.pipeline.load import load, read_model, rebuild_ticket
+from tpsprune.pipeline.export_source import read_source
+from tpsprune.pipeline.load import load
 from tpsprune.recipe.task import CustomModel
-from tpsprune.records import Compared, Exported, Exporting, Grid, TaskFacts, dump
+from tpsprune.recipe.within import Within
+from tpsprune.records import Compared, Exported, Exporting, Grid, TaskFacts
 from tpsprune.report.card import model_card
-from tpsprune.runs import RunFolder, read_json, read_result, read_text
 from tpsprune.runs.tensors import Expected, shapes_of
 
 BATCHES: Final = (1, 2, 7, 16)
@@ -73,98 +75,98 @@ FORMATS: Final = tuple(each.name for each in _ALL)
 
 
 def export(
-    run: Path,
+    folder: Path,
     target: Path,
     formats: Sequence[str] = ("safetensors",),
     *,
+    pick: Sequence[Within] = (),
     grid: Grid | None = None,
     trust_code: bool = False,
 ) -> Exported:
-    """Write the ticket of a finished run to a new folder; see ``export_steps``."""
-    *_, exported = export_steps(run, target, formats, grid=grid, trust_code=trust_code)
+    """Write a ticket to a new folder; see ``export_steps``."""
+    *_, exported = export_steps(folder, target, formats, pick=pick, grid=grid, trust_code=trust_code)
     assert isinstance(exported, Exported)
     return exported
 
 
 def export_steps(
-    run: Path,
+    folder: Path,
     target: Path,
     formats: Sequence[str] = ("safetensors",),
     *,
+    pick: Sequence[Within] = (),
     grid: Grid | None = None,
     trust_code: bool = False,
 ) -> Iterator[Exporting | Exported]:
-    """Write the ticket of a finished run to a new folder; yield each step as it begins, last the export.
+    """Write a ticket to a new folder; yield each step as it begins, last the export.
 
     The files are written to a temporary folder beside the target. Every format is written, reloaded from its
-    files and run on random inputs at several batch sizes; what differs from the run's ticket by more than the
+    files and run on random inputs at several batch sizes; what differs from the ticket by more than the
     format allows is refused.
     Only then is the folder renamed to the target: it appears whole or not at all. The same run gives the same
     bytes, with the same versions of the libraries.
 
     Args:
-        run: a folder of ``train`` or ``prune``.
+        folder: of ``train`` or ``prune``, finished; of a family; or a bundle with a recipe.
         target: a folder that is not there, or empty.
         formats: among ``FORMATS``; with each come plan, recipe and model card.
+        pick: of a family the largest size that is within these limits.
         grid: turns the run's joules into grams of CO₂ on the model card; without it there are none.
         trust_code: where the run's model is ``custom``, its recipe names a callable, which rebuilding the
             ticket **imports and calls**: allow it for a run of your own, or one whose recipe.toml you read.
 
     Raises:
         RunFolderError: the run is not finished, or the target cannot be written.
-        ArtifactError: the target is taken, a format does not exist or is not possible here, the model is
-            ``custom`` and ``trust_code`` is not set, or the reloaded ticket computes other numbers.
+        ArtifactError: the target is taken, no size of a family is within the limits, a format does not exist
+            or is not possible here, the model is ``custom`` and ``trust_code`` is not set, or the reloaded
+            ticket computes other numbers.
 
     Cost: the ticket's size in memory once, for each format what its library takes, and a few passes.
     """
     chosen = _choose_formats(formats)
-    source = RunFolder.open_existing(run)
-    if not source.is_finished:
-        raise RunFolderError(f"{run} is not finished: go on with 'tpsprune train … --resume', then export it")
-    result = read_result(source.result)
-    facts = result.task
     bundles.check_free(target)
-    recipe_text = read_text(source.recipe)
-    model = read_model(run, recipe_text, trust_code=trust_code, consent=CONSENT)
-    ours: nn.Module | None = rebuild_ticket(source, model, facts)
+    source = read_source(folder, pick, trust_code=trust_code, consent=CONSENT)
+    facts, recipe_text = source.facts, source.recipe_text
+    ours: nn.Module | None = source.ticket
+    source = replace(source, ticket=nn.Identity())
     assert ours is not None
     for each in chosen:
         each.refuse(ours)
     expected = shapes_of(ours.state_dict()) if "safetensors" in formats else {}
     architecture = type(ours).__name__
-    with bundles.new_folder(target) as folder:
-        yield Exporting(chosen[0].name, "running the run's ticket")
+    with bundles.new_folder(target) as place:
+        yield Exporting(chosen[0].name, "running the ticket")
         batches = {items: random_inputs(facts, items, seed=items) for items in BATCHES}
-        outputs = dict(_infer("the run's ticket", bundles.predictor_of(ours), batches))
-        bundles.write_description(folder, read_json(source.plan), recipe_text)
+        outputs = dict(_infer("the ticket", bundles.predictor_of(ours), batches))
+        bundles.write_description(place, source.plan, recipe_text)
         written: dict[str, tuple[str, ...]] = {}
         for each in chosen:
             yield Exporting(each.name, "writing")
-            written[each.name] = each.write(folder, ours, random_inputs(facts, EXAMPLE_ITEMS, seed=0))
+            written[each.name] = each.write(place, ours, random_inputs(facts, EXAMPLE_ITEMS, seed=0))
         # From here on the files stand for the ticket, and there is one copy of it less in memory.
         ours = None
         gc.collect()
         card = model_card(
-            dump(result),
+            source.facts_of_run,
             recipe_text=recipe_text,
             recipe_sha256=hashlib.sha256(recipe_text.encode()).hexdigest(),
             architecture=architecture,
             formats=written,
-            stamps=bundles.stamps_in(folder),
+            stamps=bundles.stamps_in(place),
             checked={each.name: each.tolerance_share for each in chosen},
             batches=BATCHES,
-            auto_class=bundles.auto_class(folder),
+            auto_class=bundles.auto_class(place),
             grid=grid,
         )
-        bundles.write_card(folder, card)
-        _seal(folder, written, expected, facts, result.versions)
+        bundles.write_card(place, card)
+        _seal(place, written, expected, facts, source.versions)
         compared = []
         for each in chosen:
             yield Exporting(each.name, "reloading and comparing")
-            compared.append(_compare(each, folder, written[each.name], batches, outputs))
-        stamps = bundles.stamps_in(folder)
-    calls = model.factory if isinstance(model, CustomModel) else ""
-    yield Exported(folder=str(target), stamps=stamps, compared=tuple(compared), calls=calls)
+            compared.append(_compare(each, place, written[each.name], batches, outputs))
+        stamps = bundles.stamps_in(place)
+    calls = source.model.factory if isinstance(source.model, CustomModel) else ""
+    yield Exported(folder=str(target), stamps=stamps, compared=tuple(compared), calls=calls, size=source.size)
 
 
 def _choose_formats(formats: Sequence[str]) -> list[Format]:
@@ -184,7 +186,7 @@ def _seal(
     written: dict[str, tuple[str, ...]],
     tensors: Expected,
     facts: TaskFacts,
-    versions: dict[str, str],
+    versions: Mapping[str, str],
 ) -> None:
     stamps = bundles.stamps_in(folder)
     bundles.seal(folder, formats=written, stamps=stamps, tensors=tensors, facts=facts, versions=versions)

@@ -17,6 +17,7 @@ from tpsprune.loop.family import By
 from tpsprune.loop.meter import Ledger
 from tpsprune.numerics.trees import at, first_of
 from tpsprune.pipeline.family_folder import Drawn, FamilyFolder, job_of, widths_by_size
+from tpsprune.pipeline.limits import broken_limits
 from tpsprune.pipeline.load import read_pretrained_weights
 from tpsprune.pipeline.prune import build_pretrained, without_training
 from tpsprune.pipeline.ticket import draw_ticket, extraction_inputs
@@ -189,7 +190,7 @@ def _measure(
             rival_accuracy=_rival(bench, dense, figures[target.share].macs / figures[DENSE].macs),
             notes=own.notes,
         )
-        refused = _broken(within, member, members[0]) if target in new else ""
+        refused = broken_limits(within, member, members[0]) if target in new else ""
         members[rank] = replace(member, refused=refused)
         yield Sized(member=members[rank], number=rank, total=len(drawn), quality=bench.objective.quality)
     ledger.close()
@@ -252,29 +253,6 @@ def _meter_inference(
         joules = [each for each, _ in turns if each is not None]
         found[share] = sum(joules) / sum(items for _, items in turns) if len(joules) == len(turns) else None
     return found
-
-
-def _broken(within: Sequence[Within], member: FamilyMember, dense: FamilyMember) -> str:
-    """Return the limits that a size breaks, with what it has, or an empty text."""
-    mine, theirs = _limited(member), _limited(dense)
-    broken = [
-        f"{each.text} (it has {'no figure' if (found := mine[each.figure]) is None else f'{found:.4g}'})"
-        for each in within
-        if not each.holds(mine[each.figure], theirs[each.figure] or 0.0)
-    ]
-    return "; ".join(broken)
-
-
-def _limited(member: FamilyMember) -> dict[str, float | None]:
-    figures = member.figures
-    return {
-        "accuracy": member.validation_accuracy,
-        "latency": figures.latency_seconds[f"batch-{LATENCY_BATCHES[0]}"].median_seconds,
-        "size": float(figures.bytes),
-        "parameters": float(figures.parameters),
-        "macs": float(figures.macs),
-        "joules": member.joules_per_answer,
-    }
 
 
 def _groups(plans: Sequence[Plan]) -> tuple[FamilyGroup, ...]:

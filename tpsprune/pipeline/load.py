@@ -92,8 +92,7 @@ def load(
     described = read_model(
         folder, bundle.recipe_text, trust_code=trust_code, consent="load it with trust_code=True"
     )
-    ticket = _rebuild(described, f"{folder}: its recipe.toml", bundle.facts, bundle.plan, bundle.tensors)
-    return bundles.saves_itself(ticket)
+    return bundles.saves_itself(rebuild_bundle(folder, bundle, described))
 
 
 def _folder_of_size(family: Path, size: float) -> Path:
@@ -197,6 +196,12 @@ def rebuild_ticket(folder: RunFolder, model: Model, facts: TaskFacts) -> nn.Modu
     """
     tensors, _ = load_tensors(folder.ticket)
     return _rebuild(model, str(folder.path), facts, read_json(folder.plan), tensors)
+
+
+def rebuild_bundle(folder: str | Path, bundle: bundles.Bundle, model: Model) -> nn.Module:
+    """Build the ticket of a bundle that has a recipe; as ``rebuild_ticket``."""
+    assert bundle.facts is not None, "a bundle with a recipe has facts"
+    return _rebuild(model, f"{folder}: its recipe.toml", bundle.facts, bundle.plan, bundle.tensors)
 
 
 def rebuild_trained(folder: RunFolder, model: Model, facts: TaskFacts) -> nn.Module:
@@ -396,7 +401,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def _read_folder(path: Path) -> Weights:
-    if (path / "manifest.json").is_file():
+    if bundles.is_bundle(path):
         bundle = bundles.read_bundle(path)
         file = path / "ticket.safetensors"
         plan = pruning.Plan.from_json(bundle.plan)

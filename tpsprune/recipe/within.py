@@ -41,7 +41,7 @@ class Within:
         return found >= value if self.at_least else found <= value
 
 
-def read_within(text: str) -> Within:
+def read_within(text: str, option: str = "--within") -> Within:
     """Return a limit from what a user typed.
 
     >>> read_within("latency<=5ms")
@@ -50,11 +50,11 @@ def read_within(text: str) -> Within:
     Within(text='accuracy >= -1pt', figure='accuracy', value=-0.01, at_least=True, relative=True)
 
     Raises:
-        RecipeError: it is none; names what is wrong with it, and what would do.
+        RecipeError: it is none; names the option, what is wrong with it, and what would do.
     """
 
     def fault(message: str) -> RecipeError:
-        return RecipeError("--within", [Fault(text, f"{message}; expected as in {EXAMPLES}")])
+        return RecipeError(option, [Fault(text, f"{message}; expected as in {EXAMPLES}")])
 
     match = LIMIT.match(text)
     if match is None:

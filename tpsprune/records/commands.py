@@ -189,7 +189,8 @@ class Exporting:
 class Exported:
     """A finished export: its folder, every file in it, and the comparisons, in the order of the formats.
 
-    ``calls`` is the dotted path of what loading it calls, where the model is the user's own code.
+    ``calls`` is the dotted path of what loading it calls, where the model is the user's own code. ``size`` is
+    that of the family which was picked.
     """
 
     schema: Literal["tpsprune.exported/1"] = "tpsprune.exported/1"
@@ -197,6 +198,7 @@ class Exported:
     stamps: Annotated[dict[str, Stamp], Field(alias="files")]
     compared: tuple[Compared, ...]
     calls: str = ""
+    size: float | None = None
 
     def __post_init__(self) -> None:
         """Sort the files by name."""
