@@ -15,6 +15,7 @@ from tpsprune.export.bundle import (
 )
 from tpsprune.export.hugging_face import HuggingFace, auto_class, saves_itself
 from tpsprune.export.onnx_graph import Onnx
+from tpsprune.export.sharing import share_tensors
 from tpsprune.export.torch_export import Predictor, TorchExport, predictor_of
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "read_bundle",
     "saves_itself",
     "seal",
+    "share_tensors",
     "stamps_in",
     "write_card",
     "write_description",

@@ -24,7 +24,7 @@ from tpsprune.export.manifest import (
     stamp_of,
     verify,
 )
-from tpsprune.records import Manifest, Stamp, TaskFacts
+from tpsprune.records import FileName, Manifest, Stamp, TaskFacts, dump, load
 from tpsprune.runs import (
     beside,
     cannot_write,
@@ -34,10 +34,13 @@ from tpsprune.runs import (
     to_json_text,
     write_text_atomically,
 )
-from tpsprune.runs.tensors import Expected, load_hashed, save_tensors
+from tpsprune.runs.tensors import Expected, compare_tensors, load_hashed, save_tensors
 
 CARD: Final = "README.md"
 TENSORS: Final = "ticket.safetensors"
+OWN: Final = "own.safetensors"
+SHARED: Final = "shared.safetensors"
+"""What a ticket of a family has alone, and beside its folder what several have (``sharing``)."""
 PLAN: Final = "plan.json"
 RECIPE: Final = "recipe.toml"
 SAFETENSORS: Final = "safetensors"
@@ -151,8 +154,22 @@ def seal(
         name: (tuple(each.shape), each.dtype) if isinstance(each, Tensor) else each
         for name, each in tensors.items()
     }
-    text = manifest_text(formats=formats, stamps=stamps, tensors=expected, facts=facts, versions=versions)
-    write_text_atomically(folder / MANIFEST, text)
+    raw = {
+        "facts": None if facts is None else dump(facts),
+        "versions": dict(versions),
+        "formats": {name: list(held) for name, held in formats.items()},
+        "files": {name: dump(stamp) for name, stamp in stamps.items()},
+        "tensors": {
+            name: {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
+            for name, (shape, dtype) in expected.items()
+        },
+    }
+    write_manifest(folder, load(Manifest, raw))
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a manifest, sealed."""
+    write_text_atomically(folder / MANIFEST, manifest_text(manifest))
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -167,13 +184,13 @@ def read_bundle(folder: Path) -> Bundle:
     """
     manifest = read_manifest(folder)
     stamps = manifest.files
-    if SAFETENSORS not in manifest.formats or TENSORS not in stamps:
+    if SAFETENSORS not in manifest.formats or not {TENSORS, OWN} & stamps.keys():
         raise ArtifactError(
             f"{folder} holds the ticket as {', '.join(manifest.formats)} only, and safetensors is what is "
             f"read here: load it as its {CARD} describes, or export the run again with --format safetensors"
         )
     for name in stamps:
-        if name not in {PLAN, RECIPE, TENSORS}:
+        if name not in {PLAN, RECIPE, TENSORS, OWN, SHARED}:
             verify(folder, name, stamps[name])
     plan = _json(folder, read_verified(folder, PLAN, stamps[PLAN]))
     recipe = "" if manifest.facts is None else _text(folder, read_verified(folder, RECIPE, stamps[RECIPE]))
@@ -187,17 +204,34 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def _tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
-    path, stamp = inside(folder, TENSORS), manifest.files[TENSORS]
     expected: Expected = {
         name: (facts.shape, getattr(torch, facts.dtype)) for name, facts in manifest.tensors.items()
     }
+    if not manifest.shared:
+        return _load(folder, TENSORS, manifest, expected)
+    if not (folder.parent / SHARED).is_file():
+        raise ArtifactError(
+            f"{folder} is one size of a family, and {SHARED} is not beside it: copy the whole family, or "
+            "export the size from there"
+        )
+    own = {name: facts for name, facts in expected.items() if name not in manifest.shared}
+    theirs = _load(folder.parent, SHARED, manifest, None)
+    found = _load(folder, OWN, manifest, own) | {
+        name: theirs[name] for name in manifest.shared if name in theirs
+    }
+    compare_tensors(folder.parent / SHARED, found, expected)
+    return dict(sorted(found.items()))
+
+
+def _load(folder: Path, name: FileName, manifest: Manifest, expected: Expected | None) -> dict[str, Tensor]:
+    path, stamp = inside(folder, name), manifest.files[name]
     if path.is_file() and path.stat().st_size != stamp.bytes:
-        verify(folder, TENSORS, stamp)
+        verify(folder, name, stamp)
     try:
         tensors, _, sha256 = load_hashed(path, expected)
     except ArtifactError as error:
         # A changed file is reported as changed, whatever it now holds.
-        verify(folder, TENSORS, stamp)
+        verify(folder, name, stamp)
         raise ArtifactError(f"{error}; {REMEDY}") from error
     if sha256 != stamp.sha256:
         raise changed(path)

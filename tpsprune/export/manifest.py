@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from tpsprune.errors import ArtifactError
-from tpsprune.records import Manifest, Stamp, TaskFacts, dump, is_newer, load
+from tpsprune.records import Manifest, Stamp, dump, is_newer, load
 from tpsprune.runs import open_regular, strict_json, to_json_text
-from tpsprune.runs.tensors import Expected
 
 MANIFEST: Final = "manifest.json"
 REMEDY: Final = "export it again from its run, or save it again"
@@ -23,28 +22,12 @@ MAX_MANIFEST_BYTES: Final = 2**26
 _SEALED: Final = re.compile(rb'(.*,\n  "seal": ")([0-9a-f]{64})"\n}\n', re.DOTALL)
 
 
-def manifest_text(
-    *,
-    formats: Mapping[str, tuple[str, ...]],
-    stamps: Mapping[str, Stamp],
-    tensors: Expected,
-    facts: TaskFacts | None,
-    versions: Mapping[str, str],
-) -> str:
+def manifest_text(manifest: Manifest) -> str:
     """Return the manifest's text; its last line but one is the SHA-256 of all that stands before it."""
-    raw = {
-        "schema": Manifest.SCHEMA,
-        "facts": None if facts is None else dump(facts),
-        "versions": dict(versions),
-        "formats": {name: list(held) for name, held in formats.items()},
-        "files": {name: dump(stamp) for name, stamp in stamps.items()},
-        "tensors": {
-            name: {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
-            for name, (shape, dtype) in tensors.items()
-        },
-        "seal": "",
-    }
-    sealed = to_json_text(dump(load(Manifest, raw))).removesuffix('"\n}\n')
+    raw = dump(replace(manifest, seal=""))
+    if not manifest.shared:
+        del raw["shared"]  # A bundle by itself is as readable by earlier versions as it was.
+    sealed = to_json_text(raw).removesuffix('"\n}\n')
     return f'{sealed}{hashlib.sha256(sealed.encode()).hexdigest()}"\n}}\n'
 
 

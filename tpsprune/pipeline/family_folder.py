@@ -175,13 +175,14 @@ class FamilyFolder:
             raise ArtifactError(f"{self.path / FILE} is damaged: {error}") from error
 
     def write_result(self, result: FamilyResult) -> None:
-        """Write figures, picture and page; sizes that were refused go."""
+        """Write figures, picture and page; refused sizes go, what the others share is stored once."""
         write_family_picture(result, self.path)
         write_text_atomically(self.path / "README.md", family_page(result))
         write_json_atomically(self.path / FILE, dump(result))
         for member in result.members:
             if member.refused:
                 shutil.rmtree(self.folder_of(member.size), ignore_errors=True)
+        bundles.share_tensors(self.path, [self.folder_of(size) for size in self.sizes()])
 
 
 def job_of(recipe: Recipe, weights: Weights, by: str) -> FamilyJob:

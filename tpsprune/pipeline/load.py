@@ -403,7 +403,7 @@ def read_weights(path: Path) -> Weights:
 def _read_folder(path: Path) -> Weights:
     if bundles.is_bundle(path):
         bundle = bundles.read_bundle(path)
-        file = path / "ticket.safetensors"
+        file = next(iter(sorted(path.glob("ticket.safetensors"))), path / "manifest.json")
         plan = pruning.Plan.from_json(bundle.plan)
         if plan.factored:
             raise ArtifactError(

@@ -19,7 +19,8 @@ FORMAT: Final = "safetensors"
 def save(extraction: Extraction | Family, folder: str | Path) -> None:
     """Write what ``tpsprune.extract`` returned to a new folder; ``tpsprune.load`` with ``model=`` reads it.
 
-    Of a family all sizes are drawn, and there is a folder for each in the new one (``load`` with ``size=``).
+    Of a family all sizes are drawn, and there is a folder for each in the new one (``load`` with ``size=``);
+    tensors that several have alike are stored once.
 
     The folder is the bundle of ``tpsprune export`` but for the recipe: the ticket's tensors as safetensors,
     its plan, a model card, and a manifest with the hash of each, sealed. The ticket's weights are written as
@@ -56,6 +57,7 @@ def save(extraction: Extraction | Family, folder: str | Path) -> None:
             for size in extraction.sizes:
                 (beside / f"{size:g}").mkdir()
                 write_bundle(beside / f"{size:g}", extraction[size])
+            bundles.share_tensors(beside, [beside / f"{size:g}" for size in extraction.sizes])
         return
     _check(extraction)
     with bundles.new_folder(target) as beside:

@@ -224,8 +224,10 @@ FileName = Literal[
     "generation_config.json",
     "model.safetensors",
     "modeling_pruned.py",
+    "own.safetensors",
     "plan.json",
     "recipe.toml",
+    "shared.safetensors",
     "ticket.onnx",
     "ticket.onnx.data",
     "ticket.pt2",
@@ -267,6 +269,8 @@ class Manifest:
     those of ``ticket.safetensors``, none where that format was not requested. ``facts`` are those of the
     task in ``recipe.toml``; a ticket that was saved without a recipe has neither. ``seal`` is the SHA-256 of
     all that stands before it in the file. A bundle of the first version has neither card nor seal.
+    ``shared`` names the tensors of a family's size that lie beside its folder, in ``shared.safetensors``; the
+    others then lie in ``own.safetensors``.
     """
 
     SCHEMA: ClassVar[str] = "tpsprune.bundle/2"
@@ -279,6 +283,7 @@ class Manifest:
     ] = field(default_factory=dict)
     files: dict[FileName, Stamp]
     tensors: dict[str, TensorFacts]
+    shared: tuple[str, ...] = ()
     seal: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
 
     def __post_init__(self) -> None:
@@ -301,6 +306,8 @@ class Manifest:
                 raise ValueError(f"files.{name} is missing")
         if self.facts is None and (is_first or "recipe.toml" in self.files or set(self.formats) != SAVED):
             raise ValueError("facts must be there: only safetensors without a recipe have none")
+        if bool(self.shared) != ("shared.safetensors" in self.files) or not {*self.shared} <= {*self.tensors}:
+            raise ValueError("shared names other tensors than there are, or no file has them")
         for kind, held in self.formats.items():
             if missing := [name for name in held if name not in self.files]:
                 raise ValueError(f"{missing[0]} of format {kind} is not among its files")

@@ -126,6 +126,15 @@ def load_hashed(
     return by_name, metadata, hashlib.sha256(content).hexdigest()
 
 
+def compare_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Expected) -> None:
+    """Hold tensors that were read from a file against what is expected.
+
+    Raises:
+        ArtifactError: as ``load_tensors``.
+    """
+    _compare(path, shapes_of(tensors), expected)
+
+
 def _own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors as the library takes them: on the CPU, each in a row and in memory of its own."""
     stored: dict[str, Tensor] = {}
