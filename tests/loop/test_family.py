@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,28 @@ def test_the_largest_size_within_the_limits_is_picked_and_it_alone_drawn(drawn: 
         family.pick(parameters=3)
     with pytest.raises(PruneError, match="pick needs a limit"):
         family.pick()
+
+
+def test_a_further_size_is_planned_without_a_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = net()
+    family = tpsprune.family(model, DATA, sizes=(0.75, 0.25), quality="fast")
+
+    def look(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a second look")
+
+    monkeypatch.setattr("tpsprune.pruning.planning.collect_statistics", look)
+    family.add(0.5, 0.75)
+    assert family.sizes == (0.75, 0.5, 0.25)
+    for larger, smaller in pairwise(family):
+        for big, small in zip(larger.plan.groups, smaller.plan.groups, strict=True):
+            assert set(small.kept) <= set(big.kept)
+    with pytest.raises(PruneError, match="a share above 0 and below 1"):
+        family.add(0.6, 1.5)
+    with pytest.raises(PruneError, match="cannot be reached"):
+        family.add(0.6, 0.00001)
+    assert family.sizes == (0.75, 0.5, 0.25)
+    family.add()
+    assert len(family) == 3
 
 
 def test_a_family_repairs_as_an_extraction_does() -> None:

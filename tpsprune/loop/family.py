@@ -17,7 +17,7 @@ from tpsprune.loop.meter import Meter
 from tpsprune.numerics.forward import fixed_seed
 from tpsprune.numerics.trees import take_items
 from tpsprune.pruning import Extraction, WidthPlan
-from tpsprune.recipe.prune import SHARES
+from tpsprune.recipe.prune import SHARES, Share
 
 By: TypeAlias = Literal["macs", "params", "bytes", "latency", "joules", "tolerance"]
 LIMITS: Final = ("latency_seconds", "parameters", "macs", "bytes")
@@ -89,6 +89,9 @@ class Family:
     def __init__(self, prepared: Prepared, plans: Sequence[WidthPlan]) -> None:
         self._prepared = prepared
         self._plans = {_share(plan): plan for plan in plans}
+        self._kind: type[Share] = SHARES[
+            next(each for each in SHARES if hasattr(prepared.settings.target, each))
+        ]
         self._drawn: dict[float, Extraction] = {}
 
     @property
@@ -119,6 +122,28 @@ class Family:
             found = pruning.draw(given.model, given.batches, settings, plan, clock=clock)
             self._drawn[size] = finish(found, given)
         return self._drawn[size]
+
+    @torch.inference_mode(False)
+    def add(self, *sizes: float) -> None:
+        """Plan further sizes, nested with those that there are, without a second look.
+
+        Raises:
+            PruneError: a size is no share, or out of reach; the family is as it was then.
+        """
+        given, kind = self._prepared, self._kind
+        known = {kind(share): plan.widths for share, plan in self._plans.items()}
+        plans = pruning.plan_sizes(
+            given.model,
+            given.batches,
+            given.settings,
+            [kind(each) for each in sizes if kind(each) not in known],
+            **given.inputs,
+            look=next(iter(self._plans.values())),
+            known=known,
+        )
+        self._plans |= {_share(plan): plan for plan in plans}
+        of_size = {share: pruning.order_of_size(kind(share)) for share in self._plans}
+        self._plans = {share: self._plans[share] for share in sorted(of_size, key=of_size.__getitem__)[::-1]}
 
     def pick(
         self,

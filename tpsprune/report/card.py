@@ -88,8 +88,8 @@ def model_card(
             auto_class=auto_class,
             grid=grid,
             quality=quality,
-            metric=_METRICS.get(quality, quality.replace(" ", "_")),
-            hub_task=_TASKS.get((str(_field(task, "input_kind")), _field(task, "loss") or "cross-entropy")),
+            metric=metric_of(quality),
+            hub_task=hub_task_of(str(_field(task, "input_kind")), _field(task, "loss") or "cross-entropy"),
             inputs=_describe_inputs(task),
             batch=_example_batch(task),
             model_kind=_model_kind(recipe_text),
@@ -131,6 +131,16 @@ def extraction_card(
         )
     )
     return text.rstrip("\n") + "\n"
+
+
+def metric_of(quality: str) -> str:
+    """Return what the Hugging Face Hub calls a quality."""
+    return _METRICS.get(quality, quality.replace(" ", "_"))
+
+
+def hub_task_of(input_kind: str, loss: str) -> str | None:
+    """Return what the Hugging Face Hub calls a task, if it has a name."""
+    return _TASKS.get((input_kind, loss))
 
 
 @cache

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from tpsprune.records import FamilyMember, FamilyResult
 from tpsprune.report import words
+from tpsprune.report.card import hub_task_of, metric_of
 from tpsprune.report.forms import load_templates
 from tpsprune.report.tables import FAMILY_HEAD, member_cells
 from tpsprune.runs import write_bytes_atomically
@@ -28,6 +29,8 @@ def family_page(family: FamilyResult) -> str:
         rows=[member_cells(family, each) for each in (family.dense, *family.members)],
         picture=PICTURE,
         quality=family.task.quality,
+        metric=metric_of(family.task.quality),
+        hub_task=hub_task_of(family.task.input_kind, family.task.loss),
         classes=", ".join(f"{part} {kind}" for part, kind in family.method.classes.items()),
         total=words.joules(family.total.joules),
         folders=[each.folder for each in family.members if not each.refused],
