@@ -49,6 +49,8 @@ def read_source(folder: Path, pick: Sequence[Within], *, trust_code: bool, conse
         ArtifactError: a family without ``pick``, or ``pick`` without a family; no size is within; a bundle
             without a recipe; files do not make one model.
     """
+    if not folder.exists():
+        raise ArtifactError(f"{folder} is not there")
     family = FamilyFolder(folder).read_result()
     if family is None and FamilyFolder(folder).state.joinpath("job.json").is_file():
         raise ArtifactError(f"{folder} is a family that is not finished: give its command again")

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -90,12 +91,12 @@ class FamilyFolder:
             found = load(FamilyJob, read_json(self.state / "job.json"))
         except ValueError as error:
             raise ArtifactError(f"{self.state / 'job.json'} is damaged: {error}; move the folder") from error
-        for field, words in (("weights_sha256", "weights"), ("recipe", "recipe"), ("by", "--by")):
-            if getattr(found, field) != getattr(job, field):
-                raise ArtifactError(
-                    f"{self.path} holds a family of other {words}: give what it was made with to add a size, "
-                    "or another folder"
-                )
+        if found != job:
+            other = _difference(found, job)
+            raise ArtifactError(
+                f"{self.path} holds a family of other {other}: give what it was made with to add a size, or "
+                "another folder"
+            )
         return True
 
     @contextmanager
@@ -183,6 +184,17 @@ class FamilyFolder:
             if member.refused:
                 shutil.rmtree(self.folder_of(member.size), ignore_errors=True)
         bundles.share_tensors(self.path, [self.folder_of(size) for size in self.sizes()])
+
+
+def _difference(there: FamilyJob, here: FamilyJob) -> str:
+    """Return the first thing in which two jobs differ, with both values."""
+    if there.weights_sha256 != here.weights_sha256:
+        return f"weights ({there.weights_sha256[:12]} there, {here.weights_sha256[:12]} here)"
+    if there.by != here.by:
+        return f"sizes (--by {there.by} there, {here.by} here)"
+    lines = zip_longest(there.recipe.splitlines(), here.recipe.splitlines(), fillvalue="nothing")
+    theirs, ours = next(pair for pair in lines if len(set(pair)) > 1)
+    return f"recipe ({theirs} there, {ours} here)"
 
 
 def job_of(recipe: Recipe, weights: Weights, by: str) -> FamilyJob:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from tpsprune.errors import ArtifactError
 from tpsprune.recipe.within import Within
 from tpsprune.records import FamilyMember, FamilyResult
+from tpsprune.report import words
 
+_WORDS: Final[Mapping[str, Callable[[float], str]]] = {
+    "accuracy": lambda found: f"{found:.4f}",
+    "latency": words.seconds,
+    "size": lambda found: words.bytes_(int(found)),
+    "parameters": lambda found: words.count(int(found)),
+    "macs": lambda found: words.count(int(found)),
+    "joules": words.small_joules,
+}
 LATENCY_OF: Final = "batch-1"
 """The batch whose latency is limited."""
 
@@ -17,8 +26,9 @@ def broken_limits(within: Sequence[Within], member: FamilyMember, dense: FamilyM
     """Return the limits that a size breaks, with what it has, or an empty text."""
     mine, theirs = _figures(member), _figures(dense)
     broken = [
-        f"{each.text} (it has {'no figure' if (found := mine[each.figure]) is None else f'{found:.4g}'})"
+        f"{each.text} (it has {'no figure' if found is None else _WORDS[each.figure](found)})"
         for each in within
+        for found in (mine[each.figure],)
         if not each.holds(mine[each.figure], theirs[each.figure] or 0.0)
     ]
     return "; ".join(broken)
