@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune import measure, pruning
-from tpsprune.errors import PruneError, first_line
+from tpsprune.errors import PruneError, did_you_mean, first_line
 from tpsprune.export import saves_itself
 from tpsprune.loop.batches import batches_of, whole_batches
 from tpsprune.loop.meter import Meter, joules_of_answer
 from tpsprune.loop.unwrap import device_of, plain_model
 from tpsprune.numerics.forward import evaluation_mode, fixed_seed
-from tpsprune.numerics.trees import WholeBatch, WithCalls, item_count, take_items
+from tpsprune.numerics.trees import WholeBatch, WithCalls, item_count, map_tensors, take_items, tensors_of
 from tpsprune.pruning import Extraction, Plan
 from tpsprune.pruning.costs import timed
 from tpsprune.recipe.prune import Joules, Latency, Macs, Prune, Target
@@ -34,6 +34,7 @@ def extract(
     also: Sequence[Callable[[Any, Any], Any]] = (),
     labels: Sequence[Tensor] | None = None,
     meter: Meter | None = None,
+    like: Any = None,
     seed: int = 0,
     **settings: Any,
 ) -> Extraction:
@@ -57,7 +58,8 @@ def extract(
             tuple is passed by position, a mapping by keyword. A *list*, as a ``DataLoader`` yields it, is
             inputs and, last, labels, or inputs alone where the model takes them all. A single tensor is all
             the items at once and is split. All of it is kept in memory: take a part of a long loader with
-            ``itertools.islice``. Where items do not lie along the first axis, see ``items``.
+            ``itertools.islice``. Where items do not lie along the first axis, see ``items``. Without data,
+            ``"synthetic"``: items made up, matched to the model's batch norms; nothing is repaired then.
         target: ``Macs``, ``Params``, ``Bytes``, ``Latency``, ``Joules``, ``Tolerance`` or ``Widths``; half
             the multiply-accumulates without one.
         items: how many items a batch holds, where they do not lie along its tensors' first axes: a graph as
@@ -74,6 +76,8 @@ def extract(
             the batches.
         meter: what a target of ``Joules`` is metered by (``tpsprune.Meter()``), between windows; what that
             takes is among its windows.
+        like: with ``calibration_data="synthetic"`` a batch of inputs; of floats and token ids the shape
+            counts alone.
         seed: of ``units="random"`` and of the order of items in the repair.
         settings: the fields of ``[prune]`` in a recipe (``ignored_layers``, ``round_to``, ``compensate``,
             ``quality``, ``repair``, ...).
@@ -102,6 +106,7 @@ def extract(
         labels,
         seed,
         meter,
+        like,
     )
     extraction = pruning.extract(prepared.model, prepared.batches, prepared.settings, **prepared.inputs)
     return finish(extraction, prepared)
@@ -116,6 +121,7 @@ class Prepared:
     settings: Prune
     seed: int
     inputs: dict[str, Any]
+    note: str = ""
 
 
 def prepare(
@@ -128,6 +134,7 @@ def prepare(
     labels: Sequence[Tensor] | None,
     seed: int,
     meter: Meter | None = None,
+    like: Any = None,
 ) -> Prepared:
     """Check what a caller of ``extract`` gave; the arguments are its own.
 
@@ -149,7 +156,12 @@ def prepare(
             )
     device = device_of(model)
     batches: Sequence[Any]
-    if items is None:
+    note = ""
+    if isinstance(calibration_data, str):
+        made = _synthesize(model, calibration_data, like, device, seed)
+        batches, found, note = made.batches, None, made.note
+        chosen = replace(chosen, calibration="synthetic")
+    elif items is None:
         batches, found = batches_of(calibration_data, device, "calibration_data", PruneError, model)
     else:
         batches, found = whole_batches(calibration_data, items, device, "calibration_data", PruneError), None
@@ -162,12 +174,28 @@ def prepare(
         inputs["labels"] = labels
     if isinstance(chosen.target, Latency | Joules) or chosen.low_rank:
         inputs["clock"] = _clock(batches, chosen.target, meter)
-    return Prepared(model, batches, chosen, seed, inputs)
+    return Prepared(model, batches, chosen, seed, inputs, note)
+
+
+def _synthesize(
+    model: nn.Module, asked: str, like: Any, device: torch.device, seed: int
+) -> pruning.Synthetic:
+    if asked != "synthetic":
+        hint = did_you_mean(asked, ["synthetic"])
+        raise PruneError(f"calibration_data = {asked!r}{hint}; expected batches, or 'synthetic'")
+    if like is None or not list(tensors_of(like)):
+        raise PruneError(
+            "calibration_data = 'synthetic' needs like: a batch of inputs, of whose floats and token ids the "
+            "shape counts alone, as in like=torch.zeros(1, 3, 224, 224)"
+        )
+    return pruning.synthesize(model, map_tensors(like, lambda each: each.to(device)), seed=seed)
 
 
 def finish(extraction: Extraction, prepared: Prepared) -> Extraction:
     """Repair a ticket that was cut, as the settings say; its ``save_pretrained`` is ours from now on."""
     chosen, batches = prepared.settings, prepared.batches
+    if prepared.note:
+        extraction = replace(extraction, notes=(*extraction.notes, prepared.note))
     if steps := pruning.count_repair_steps(chosen, sum(map(item_count, batches))):
         with timed(extraction.times, "repair"):
             repairing = pruning.repair_ticket(

@@ -34,6 +34,7 @@ def family(
     also: Sequence[Callable[[Any, Any], Any]] = (),
     labels: Sequence[Tensor] | None = None,
     meter: Meter | None = None,
+    like: Any = None,
     seed: int = 0,
     **settings: Any,
 ) -> Family:
@@ -71,7 +72,7 @@ def family(
     targets = [SHARES[by](size) for size in dict.fromkeys(sizes)]
     if not targets:
         raise PruneError("sizes: at least one is needed, as in sizes=(0.75, 0.5, 0.25)")
-    prepared = prepare(model, calibration_data, targets[0], settings, items, also, labels, seed, meter)
+    prepared = prepare(model, calibration_data, targets[0], settings, items, also, labels, seed, meter, like)
     plans = pruning.plan_sizes(
         prepared.model, prepared.batches, prepared.settings, targets, **prepared.inputs
     )

@@ -92,8 +92,10 @@ def family(
     if not new and folder.read_result() is not None:
         raise ArtifactError(f"{out} has these sizes already: give a further one, or another folder")
     windows = folder.energy if is_begun else None
-    with set_up_metered(recipe, device, windows) as (bench, ledger), folder.writing(job):
-        dense = build_pretrained(bench, pretrained)
+    with set_up_metered(recipe, device, windows) as (idle, ledger), folder.writing(job):
+        dense = build_pretrained(idle, pretrained)
+        ledger.switch("prune")
+        bench = idle.calibrated(dense)
         drawn = yield from _draw_missing(bench, ledger, folder, dense, least, new)
         members = yield from _measure(bench, ledger, dense, drawn, new, within)
         gone = () if (earlier := folder.read_result()) is None else earlier.members
@@ -131,7 +133,6 @@ def _draw_missing(
 ) -> Generator[Event, None, dict[Share, Drawn]]:
     """Draw and write the sizes that the folder does not have; return all of them, the largest model first."""
     recipe, kind = bench.recipe, type(least)
-    ledger.switch("prune")
     look = folder.read_look(dense, bench.prune_batches[0], recipe)
     drawn: dict[Share, Drawn] = {kind(size): folder.read_size(dense, size) for size in folder.sizes()}
     if drawn:

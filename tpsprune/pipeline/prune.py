@@ -118,8 +118,9 @@ def check(
         after: dict[str, int] = {}
         cost_share = None
         if widths:
-            inputs = extraction_inputs(bench, ledger, settings.units, settings.target)
-            planned = pruning.plan_widths(model, bench.prune_batches, settings, **inputs)
+            ready = bench.calibrated(model)
+            inputs = extraction_inputs(ready, ledger, settings.units, settings.target)
+            planned = pruning.plan_widths(model, ready.prune_batches, settings, **inputs)
             survey, count, cost_share = planned.prunability, planned.count, planned.cost_share
             after = planned.width_of
         else:

@@ -42,9 +42,10 @@ def repair(
     recipe, pretrained = without_training(recipe, like), read_pretrained_weights(recipe, like)
     bundles.check_free(out)
     state = read_state(pruned, "PRUNED")
-    with set_up_metered(recipe, device) as (bench, ledger):
-        dense = build_pretrained(bench, pretrained)
+    with set_up_metered(recipe, device) as (idle, ledger):
+        dense = build_pretrained(idle, pretrained)
         ledger.switch("prune")
+        bench = idle.calibrated(dense)
         placed = {name: each.to(bench.execution.device) for name, each in state.items()}
         found, theirs = pruning.refit_pruned(placed, dense, bench.prune_batches, recipe.prune)
         found = yield from repair_ticket(bench, ledger, found, dense)

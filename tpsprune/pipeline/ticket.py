@@ -7,7 +7,7 @@ was a ticket already, ``state/plan-0.json`` is the plan that made it.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -206,6 +206,9 @@ def draw_ticket(
     ledger.switch("evaluate")
     before = bench.score(model, bench.dataset.validation)
     ledger.switch("prune")
+    if settings.calibration == "synthetic" and not bench.prune_batches:
+        yield PhaseStarted(phase="prune", title="calibration data made up", total_steps=1)
+        bench = bench.calibrated(model)
     # A ticket with split layers is pruned no further.
     low_rank = settings.low_rank if round_ == settings.rounds else False
     own, inputs = (
@@ -216,6 +219,8 @@ def draw_ticket(
         extraction = pruning.extract(model, bench.prune_batches, own, **inputs)
     else:
         extraction = pruning.draw(model, bench.prune_batches, own, planned, clock=inputs.get("clock"))
+    if bench.calibration_note:
+        extraction = replace(extraction, notes=(*extraction.notes, bench.calibration_note))
     if note := uneven_note(extraction.changes, settings):
         extraction = replace(extraction, notes=(*extraction.notes, note))
     extraction = yield from repair_ticket(bench, ledger, extraction, model, trains_on=trains_on)
@@ -253,14 +258,14 @@ def repair_ticket(
     if not steps:
         return extraction if trains_on else pruning.note_no_repair(extraction, settings)
     ledger.switch("repair")
+    if not bench.prune_places:  # Of items made up no others are drawn.
+        return (yield from _repair(bench, ledger, extraction, dense, steps, None))
     held = torch.cat(list(hold_out(bench.prune_places)[1]))
     others = torch.ones(len(train), dtype=torch.bool, device=held.device)
     others[held] = False
     # What is held out is not fitted; of a split that is all of it, it is.
     free = others.nonzero().squeeze(1) if bool(others.any()) else held
     inputs = at(train.inputs, free)
-    yield PhaseStarted(phase="repair", title="repair", total_steps=steps)
-    shown_at = time.monotonic()
 
     def fresh(items: int, seed: int) -> Iterator[Any]:
         shuffled = training.shuffled(
@@ -273,6 +278,20 @@ def repair_ticket(
         )
         return (batch for _, batch in shuffled)
 
+    return (yield from _repair(bench, ledger, extraction, dense, steps, fresh))
+
+
+def _repair(
+    bench: Workbench,
+    ledger: Ledger,
+    extraction: Extraction,
+    dense: nn.Module,
+    steps: int,
+    fresh: Callable[[int, int], Iterator[Any]] | None,
+) -> Generator[Event, None, Extraction]:
+    """Repair the ticket on items from ``fresh``, or on the calibration data alone, with progress."""
+    yield PhaseStarted(phase="repair", title="repair", total_steps=steps)
+    shown_at, settings = time.monotonic(), bench.recipe.prune
     repairing = pruning.repair_ticket(
         extraction, dense, bench.prune_batches, settings, steps=steps, fresh=fresh, seed=bench.recipe.seed
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from tpsprune.data import Dataset
 from tpsprune.errors import CannotWriteError, DivergedError, RunFolderError
 from tpsprune.loop.meter import MAX_WINDOW_SECONDS, Ledger, Meter
 from tpsprune.numerics.objective import Objective
-from tpsprune.numerics.trees import Tree, at, join_items, split_evenly
+from tpsprune.numerics.trees import Tree, at, join_items, map_tensors, random_inputs, split_evenly
 from tpsprune.pipeline.load import describe_initial_weights
 from tpsprune.pipeline.state import Clock, Stage, State
 from tpsprune.recipe import Recipe
@@ -42,7 +42,8 @@ class Workbench:
     """Set up once from a recipe and not changed thereafter: data on the device, signals, how to compute.
 
     ``watch_batches`` are the calibration data of the signals, ``prune_batches`` those that pruning chooses
-    and compensates on, ``prune_places`` where these are in the training split.
+    and compensates on, ``prune_places`` where these are in the training split. There are none where they are
+    to be made up, which takes a trained model (``calibrated``).
     """
 
     recipe: Recipe
@@ -57,6 +58,8 @@ class Workbench:
     panel: Panel
     initial_weights: str = ""
     """A description of the weights that the model begins with, where they are not initialised."""
+    calibration_note: str = ""
+    """What the user should know of calibration data that were made up."""
 
     def __enter__(self) -> Self:
         return self
@@ -95,6 +98,16 @@ class Workbench:
         torch.manual_seed(self.recipe.seed)
         facts = self.dataset.facts
         return self.execution.place(models.build(self.recipe.task.model, facts, fill=fill))
+
+    def calibrated(self, model: nn.Module) -> Self:
+        """Return the workbench with calibration data for pruning a model: made up where they are to be."""
+        if self.recipe.prune.calibration == "data" or self.prune_batches:
+            return self
+        like = self.execution.arrange(random_inputs(self.dataset.facts, 2))
+        like = map_tensors(like, lambda each: each.to(self.execution.device))
+        items = min(pruning.MOST_ITEMS, self.recipe.prune.calibration_items)
+        made = pruning.synthesize(model, like, items, seed=self.recipe.seed)
+        return replace(self, prune_batches=made.batches, calibration_note=made.note)
 
     def new_regulariser(self, model: nn.Module) -> tps.Regulariser | None:
         """Bind the recipe's TPS to ``model``; ``None`` where there is none."""
@@ -158,7 +171,7 @@ def set_up(recipe: Recipe, device_name: str, *, prunes: bool = True) -> Workbenc
     execution = Execution.of(recipe.train, device, model)
     watch = _sample_calibration(recipe.seed, dataset, execution, recipe.watch.calibration_items)
     prune: Calibration = ((), (), ())
-    if prunes:
+    if prunes and recipe.prune.calibration == "data":
         prune = _sample_calibration(recipe.seed, dataset, execution, recipe.prune.calibration_items)
     panel = Panel.of(recipe.watch, recipe.seed)
     weights = describe_initial_weights(recipe)

@@ -17,9 +17,11 @@ from tpsprune.pruning.prunability import (
 from tpsprune.pruning.repair import RepairStep, count_repair_steps, note_no_repair, repair, repair_ticket
 from tpsprune.pruning.replay import carry_state, check_ticket, replay
 from tpsprune.pruning.sizes import order_of_size, plan_sizes, shell_of
+from tpsprune.pruning.synthetic import MOST_ITEMS, Synthetic, synthesize
 from tpsprune.pruning.widths import width_step
 
 __all__ = [
+    "MOST_ITEMS",
     "Consumer",
     "Extraction",
     "Group",
@@ -29,6 +31,7 @@ __all__ = [
     "PrunedGroup",
     "RepairStep",
     "Slice",
+    "Synthetic",
     "WidthPlan",
     "carry_state",
     "check_target",
@@ -50,6 +53,7 @@ __all__ = [
     "replay",
     "restore_look",
     "shell_of",
+    "synthesize",
     "tensors_by_group",
     "width_step",
 ]

@@ -176,8 +176,11 @@ class Prune:
     ] = "interpolation"
     """Which units of a group are kept: those from which the others follow best, by the error at the consumers
     or by pivoted Cholesky of their inputs; the others are torch-pruning's importances."""
+    calibration: Literal["data", "synthetic"] = "data"
+    """On what units are chosen and layers fitted: items of the training split without labels, or
+    ``synthetic``, items made up of the model's batch norms; then no item is read, and nothing repaired."""
     calibration_items: Annotated[int, Interval(ge=8, le=2**20)] = 1024
-    """Calibration data: items of the training split, without labels, on which units are chosen and fitted."""
+    """How many items; of synthetic ones 512 at most."""
     round_to: Count | Literal["auto"] = "auto"
     """What widths are multiples of. ``auto``: of 8 where the dense width is 32 or more, of 4 from 16, of 2
     from 8, else of 1, and of less where the target is out of reach else: kernels are slow at other widths."""
@@ -222,6 +225,13 @@ class Prune:
     """Prunings in which the target is reached, each the same share of what is left."""
     round_epochs: Count = 1
     """Epochs of training between two rounds."""
+
+
+def calibration_faults(prune: Prune) -> list[Fault]:
+    """Return what stands in the way of calibration data that are made up."""
+    if prune.calibration == "synthetic" and prune.units == "taylor":
+        return [Fault("prune.units", "'taylor' reads labels, which items made up do not have")]
+    return []
 
 
 def low_rank_faults(prune: Prune) -> list[Fault]:

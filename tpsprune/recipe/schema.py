@@ -16,7 +16,7 @@ from annotated_types import Predicate
 from tpsprune.errors import Fault, did_you_mean
 from tpsprune.recipe.bounds import Natural, section
 from tpsprune.recipe.compare import Compare
-from tpsprune.recipe.prune import Prune, Tolerance, Widths, low_rank_faults
+from tpsprune.recipe.prune import Prune, Tolerance, Widths, calibration_faults, low_rank_faults
 from tpsprune.recipe.stop import ConsensusRule, EpochRule, Rule, Stop
 from tpsprune.recipe.task import (
     FOREIGN_MODELS,
@@ -205,7 +205,7 @@ def prune_faults(prune: Prune) -> list[Fault]:
         kinds = "macs, params, bytes, latency or joules"
         message = f"need a target of {kinds}, to go there in steps (found {prune.target})"
         faults.append(Fault("prune.rounds", message))
-    return [*faults, *low_rank_faults(prune)]
+    return [*faults, *low_rank_faults(prune), *calibration_faults(prune)]
 
 
 def tps_faults(tps: Tps) -> list[Fault]:

@@ -16,7 +16,7 @@ from tpsprune.recipe.prune import TARGETS, Prune, ShareTarget, Target, Widths, l
 from tpsprune.recipe.stop import RULES, Rule
 
 Section = TypeVar("Section")
-OF_RECIPES: Final = ("calibration_items", "round_epochs")
+OF_RECIPES: Final = ("calibration", "calibration_items", "round_epochs")
 """For recipes alone: a caller of Python passes calibration data, and trains between rounds."""
 
 
