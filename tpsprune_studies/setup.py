@@ -171,7 +171,7 @@ class Prepared:
             last_step=last_step,
             total_steps=total_steps or last_step,
             penalty=regulariser if regulariser and regulariser.in_loss else None,
-            objective=Objective.of(self.recipe.task.loss),
+            objective=Objective.of(self.recipe.task.loss, self.recipe.train.temperature),
         )
         for tick in ticks:
             if regulariser is None:
@@ -228,7 +228,7 @@ class Prepared:
             split.labels,
             prepare=self.dataset.prepare,
             execution=self.execution,
-            objective=Objective.of(self.recipe.task.loss),
+            objective=Objective.of(self.recipe.task.loss, self.recipe.train.temperature),
         )
 
     def sample_calibration(self, items: int) -> tuple[Tensor, Tensor]:
@@ -267,4 +267,7 @@ def prepare(recipe: Recipe) -> Prepared:
 
 
 def _without(section: Any, *names: str) -> dict[str, Any]:
-    return {name: value for name, value in asdict(section).items() if name not in names}
+    held = {name: value for name, value in asdict(section).items() if name not in names}
+    if held.get("temperature") == 1.0:
+        del held["temperature"]  # Journals from before there was one are of trainings without.
+    return held

@@ -255,6 +255,8 @@ def _hash_conditions(experiment: Experiment) -> str:
     task["data"] = describe_data(experiment.recipe.task.data)
     for name in ("weight_decay", "learning_rate", "epochs", "checkpoint_seconds", "compile"):
         del train[name]
+    if train["temperature"] == 1.0:
+        del train["temperature"]  # As without one: journals from before there was one stay valid.
     held = [train, task, experiment.level, experiment.reading_steps, experiment.cap_steps]
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:8]
 

@@ -91,6 +91,18 @@ def test_smoothing_is_that_of_torch_and_is_not_in_what_is_evaluated(word: str) -
     assert figures[0] == pytest.approx(objective.loss(scores, labels).item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("word", ["cross-entropy", "next-token"])
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 10.0])
+def test_a_temperature_divides_the_scores_in_training_and_after(word: str, temperature: float) -> None:
+    scores, labels = drawn(word)
+    warm = Objective.of(word, temperature)
+    divided = Objective.of(word).loss(scores / temperature, labels)
+    torch.testing.assert_close(warm.loss(scores, labels), divided)
+    loss, quality = warm.figures(warm.sums(scores, labels), labels)
+    assert loss == pytest.approx(divided.item(), rel=1e-6)
+    assert quality == Objective.of(word).figures(Objective.of(word).sums(scores, labels), labels)[1]
+
+
 @pytest.mark.parametrize("shape", [(30,), (30, 1)])
 def test_one_target_may_come_with_an_axis_of_its_own_or_without(shape: tuple[int, ...]) -> None:
     objective, scores = Objective.of("mse"), drawn("mse")[0][:, :1]

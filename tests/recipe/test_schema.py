@@ -79,6 +79,7 @@ def test_a_loss_that_goes_with_its_data_is_read_and_written_again(overrides: tup
         ((f'{WINE[:-1]}, target="y"}}',), "task.data.target: is read with path only (here source = 'wine')"),
         ((f'{WINE[:-1]}, leave_out=["y"]}}',), "task.data.leave_out: is read with path only (here source ="),
         ((CUSTOM, "task.loss=mse", SMOOTH), f"{SMOOTHING} with loss 'mse'; expected 0 (found 0.1)"),
+        ((OWN, "train.temperature=3.0"), "train.temperature: has no meaning with loss 'theirs:loss'"),
         ((OWN, SMOOTH), f"{SMOOTHING} with loss 'theirs:loss'; expected 0 (found 0.1)"),
         (('task.data={kind="tabular", source="iris"}',), "task.data.source: must be 'breast-cancer', 'wine'"),
         (('task.data={kind="text", length=0}',), "task.data.length: must be greater than or equal to 1"),

@@ -60,15 +60,17 @@ class Objective:
 
     name: str
     function: Callable[[Any, Tensor], Any] | None = None
+    temperature: float = 1.0
+    """T, by which scores over classes are divided: probabilities are softmax(scores / T)."""
 
     @classmethod
-    def of(cls, name: str) -> Self:
+    def of(cls, name: str, temperature: float = 1.0) -> Self:
         """Return the objective that ``task.loss`` names; **a dotted path runs the code of its module**.
 
         Raises:
             RecipeError: the path does not import, or names nothing to call.
         """
-        return cls(name, None if name in QUALITIES else resolve(name, PLACE))
+        return cls(name, None if name in QUALITIES else resolve(name, PLACE), temperature)
 
     @property
     def quality(self) -> str:
@@ -95,11 +97,11 @@ class Objective:
             case "bce":
                 return functional.binary_cross_entropy_with_logits(scores, labels.float())
             case "next-token":
-                total = _entropy(scores, labels, "sum", label_smoothing)
+                total = _entropy(scores / self.temperature, labels, "sum", label_smoothing)
                 # A batch in which nothing counts has no loss; it is not to end the training.
                 return total / (labels != IGNORED).sum().clamp(min=1)
             case _:
-                return _entropy(scores, labels, "mean", label_smoothing)
+                return _entropy(scores / self.temperature, labels, "mean", label_smoothing)
 
     def sums(self, output: Any, labels: Tensor) -> Sums:
         """Return loss and right predictions, summed over a batch, without smoothing; differentiable.
@@ -119,7 +121,7 @@ class Objective:
             total = functional.binary_cross_entropy_with_logits(scores, labels, reduction="sum")
             return Sums(total.double(), ((scores > 0) == (labels > 0.5)).sum(), _count(labels))
         right = (scores.argmax(dim=-1) == labels).sum()
-        total = _entropy(scores, labels, "sum", 0.0)
+        total = _entropy(scores / self.temperature, labels, "sum", 0.0)
         return Sums(total.double(), right, (labels != IGNORED).sum())
 
     def figures(self, sums: Sums, labels: Tensor) -> tuple[float, float]:

@@ -165,7 +165,7 @@ def set_up(recipe: Recipe, device_name: str, *, prunes: bool = True) -> Workbenc
     training.prepare_process(recipe.train, recipe.seed, device)
     if recipe.train.compile:
         training.require_compiler(device)
-    objective = Objective.of(recipe.task.loss)
+    objective = Objective.of(recipe.task.loss, recipe.train.temperature)
     dataset = data.load(recipe.task.data, recipe.task.loss).to(device)
     model = models.build(recipe.task.model, dataset.facts)
     execution = Execution.of(recipe.train, device, model)

@@ -78,6 +78,10 @@ def _loss_faults(recipe: Recipe) -> Iterator[Fault]:
     if smoothing > 0.0 and loss not in SMOOTHED:
         message = f"has no meaning with loss '{loss}'; expected 0 (found {smoothing:g})"
         yield Fault("train.label_smoothing", message)
+    temperature = recipe.train.temperature
+    if temperature != 1.0 and loss not in SMOOTHED:
+        message = f"has no meaning with loss '{loss}'; expected 1 (found {temperature:g})"
+        yield Fault("train.temperature", message)
     if isinstance(data, TextData):
         if not own and loss != "next-token":
             message = "data of kind 'text' have the next byte for a label at every place"

@@ -42,6 +42,9 @@ class Train:
     warmup_share: Share = 0.1
     """Part of the schedule over which the learning rate rises from near zero."""
     label_smoothing: Annotated[float, Interval(ge=0.0, lt=1.0)] = 0.0
+    temperature: Positive = 1.0
+    """T: the loss is that of softmax(scores / T). Above 1 scores must be larger for the same certainty; which
+    class has the highest is not changed by it."""
     grokfast_gain: AtLeastZero = 0.0
     """Grokfast's λ: how much of the gradient's slow part is added to it; 0 for none."""
     grokfast_memory: Momentum = 0.98
