@@ -23,6 +23,8 @@ from tpsprune import pipeline, pruning, recipe
 from tpsprune.errors import ArtifactError, RunFolderError
 from tpsprune.pipeline.workbench import set_up
 from tpsprune.recipe import dumps
+from tpsprune.recipe.prune import Macs
+from tpsprune.recipe.within import read_within
 from tpsprune.records import Exported, Exporting, Grid, dump
 from tpsprune.runs import RunFolder, read_json, read_result, read_text, write_result
 from tpsprune.runs.tensors import load_tensors, save_tensors
@@ -467,8 +469,13 @@ def test_the_lines_on_the_card_load_a_ticket_of_several_inputs(
     assert all(torch.allclose(outputs[0], each, atol=1e-5) for each in outputs)
 
 
-def test_a_ticket_of_transformers_with_a_width_for_each_layer_leaves_by_hf(tmp_path: Path) -> None:
+def test_a_ticket_of_transformers_with_a_width_for_each_layer_leaves_by_hf(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("transformers", reason="pip install 'tpsprune[transformers]'")
+    place = import_module("tpsprune.pipeline.family")
+    monkeypatch.setattr(place, "LATENCY_SECONDS", 0.0)
+    monkeypatch.setattr(place, "INFERENCE_SECONDS", 0.01)
     config = "{hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4}"
     text = """
 name = "language"
@@ -487,6 +494,16 @@ energy.meter = "none"
     outcome = outcome_of(list(pipeline.train(made, tmp_path / "runs", device="cpu")))
     exported = pipeline.export(Path(outcome.folder), tmp_path / "bundle", ["hf", "safetensors"])
     assert "modeling_pruned.py" in exported.files
+    folder = Path(outcome.folder)
+    uniform = recipe.parse(
+        f"{text}{data}\n{model}\n", "language.toml", ["prune.target={macs=0.7}", "prune.widths='uniform'"]
+    )
+    sizes = [Macs(0.7), Macs(0.5)]
+    list(pipeline.family(uniform, folder, sizes, tmp_path / "sizes", device="cpu"))
+    plain = pipeline.export(
+        tmp_path / "sizes", tmp_path / "plain", ["hf"], pick=[read_within("size<=1GB", "--pick")]
+    )
+    assert (plain.size, "modeling_pruned.py" in plain.files) == (0.7, False)
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert 'transformers.AutoModelForCausalLM.from_pretrained("FOLDER", trust_remote_code=True)' in card
     assert tpsprune.load(tmp_path / "bundle").training is False

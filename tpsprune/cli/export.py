@@ -125,6 +125,12 @@ def _print_summary(exported: Exported) -> None:
         trust = ", trust_code=True" if exported.calls else ""
         call = f"tpsprune.load('{exported.folder}'{trust})"
         click.echo(f'load it:  python -c "import tpsprune; model = {call}"')
+    if "modeling_pruned.py" in exported.files:
+        click.echo(
+            "hf: widths differ from layer to layer, so modeling_pruned.py lies beside the weights and "
+            "loading needs trust_remote_code=True; of a ticket cut with --set prune.widths=uniform "
+            "config.json says all"
+        )
     click.echo(f"how to load each format, and what is in it:  {exported.folder}/README.md")
 
 
