@@ -32,7 +32,7 @@ SIZES = (0.75, 0.5, 0.35, 0.25)
 ONE = 0.5
 TURNS = 3
 TEST_ITEMS = 2000
-NETS = ("digits", "fashion", "vit", "resnet8", "minilm")
+NETS = ("digits", "fashion", "vit", "resnet8", "minilm", "lite0")
 MAGNITUDE: dict[str, Any] = {"units": "magnitude", "widths": "uniform", "compensate": False}
 
 
