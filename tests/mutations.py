@@ -98,7 +98,13 @@ pruning    | split proved           | if not difference <= _tolerance(whole): =>
 pruning    | ranks go back          | if not back: => if True:
 pruning    | weight read elsewhere  | if not pair.was_read] => ]
 pruning    | outputs kept           | if kept is not None: => if False:
-pruning    | sizes nested           | widths = tuple(map(min, widths, within)) => widths = tuple(widths)
+pruning    | sizes nested           | tuple(map(max, least, map(min, widths, most))) => tuple(map(max, least, widths))
+pruning    | further size beyond    | tuple(map(max, least, map(min, widths, most))) => tuple(map(min, widths, most))
+pruning    | look in order          | sorted(units.tolist()) != list(range(group.width)) => False
+pruning    | bytes of an element    | += tensor.element_size() => += 4
+pruning    | mismatch of norms      | (variance_c / run_c).add(1e-8).sqrt() - 1 => (variance_c / run_c) - 1
+pruning    | best items kept        | if losses[-1] == min(losses): => if True:
+export     | tensors alike          | if shared.get(name) == digest] => if name in shared]
 pruning    | units found            | units = assign(cost_kn) => units = assign(-cost_kn)
 pipeline   | budget                 | spent.seconds >= stop.budget_seconds => spent.seconds >= 1e9
 cli        | exit code              | exit_code = 2 => exit_code = 1
