@@ -23,7 +23,7 @@ from tpsprune import models, recipe
 from tpsprune.claims.opponents import EQUAL_COST_SHARE
 from tpsprune.data.image_folder import Entry, open_source
 from tpsprune.errors import Fault, RecipeError
-from tpsprune.loop.comparison import run_folder_in
+from tpsprune.loop.comparison import run_folders_in
 from tpsprune.numerics.small_samples import Interval, mean_interval
 from tpsprune.pipeline import prune, train
 from tpsprune.pipeline.arms import arm_recipe
@@ -328,8 +328,7 @@ def _follow(events: Iterator[Event], out: Path) -> _Run:
             figures, epochs = last.figures, last.stopped.epoch
         case _:
             raise AssertionError("a run ends with what came out")
-    folder = run_folder_in(out)
-    assert folder is not None, "a run that ended has a folder"
+    (folder,) = run_folders_in(out)
     spent = cpu_seconds_of(windows_to_match(folder.energy.parsed(Window)))
     return _Run(folder=folder, figures=figures, epochs=epochs, cpu_seconds=spent)
 

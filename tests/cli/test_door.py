@@ -116,6 +116,7 @@ def test_the_options_are_these_and_no_others() -> None:
             "--quiet",
             "--redo",
             "--set",
+            "--sizes",
         ],
         "report": [
             "--carbon-intensity",

@@ -18,7 +18,7 @@ from tpsprune.pipeline.equal_cost import OTHER_PHASES, TicketFacts, cost_of, fit
 from tpsprune.pipeline.workbench import set_up
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.compare import AFTER_TICKET, ARMS, EQUAL_COST, arms_of, order_of
+from tpsprune.recipe.compare import ARMS, LEADERS, SHORTER_SCHEDULE, SIZED, SMALLER_NET, arms_of, order_of
 from tpsprune.recipe.schema import rule_faults
 from tpsprune.records import (
     ArmBegun,
@@ -278,7 +278,7 @@ def test_a_scripted_fault_makes_the_measurement_invalid_and_redo_sets_the_pair_a
 @pytest.fixture(scope="session")
 def many_arms(tmp_path_factory: pytest.TempPathFactory) -> ComparisonRecord:
     folder = tmp_path_factory.mktemp("many_arms")
-    arms = tuple(arm for arm in ARMS if arm != "ticket-without-tps")
+    arms = tuple(arm for arm in ARMS if arm != "ticket-without-tps" and arm not in SIZED)
     compared(folder, arms, 1, "compare.inference_seconds=0.0")
     return measured(folder)
 
@@ -310,7 +310,7 @@ def test_opponents_are_the_dense_model_and_smaller_nets_and_cost_what_the_ticket
     )
     assert runs["uniform-joules"].macs <= ticket.macs  # type: ignore[operator]
     facts = TicketFacts(plan=NO_PLAN, widths={}, epochs=2.0, macs_share=0.5, cost=many_cost(ticket))
-    for arm in EQUAL_COST:
+    for arm in (*SHORTER_SCHEDULE, *SMALLER_NET):
         spans = [span for span in many_arms.steps if span.arm == arm]
         assert len(spans) == 2, "by turns, there and back"
         assert runs[arm].epochs == pytest.approx(fit_epochs(arm, spans, facts, steps_per_epoch=16))
@@ -427,12 +427,12 @@ def test_dense_lacks_every_method_of_the_ticket() -> None:
     assert arm_recipe("ticket", read) is read
 
 
-def test_arms_that_are_handed_the_ticket_come_after_it_and_all_come_once() -> None:
+def test_arms_that_depend_on_another_come_after_it_and_all_come_once() -> None:
     arms = tuple(ARMS)
     for pair in range(20):
         order = order_of(arms, 0, pair)
         assert sorted(order) == sorted(arms)
-        assert all(order.index(arm) > order.index("ticket") for arm in AFTER_TICKET)
+        assert all(order.index(arm) > order.index(leader) for arm, leader in LEADERS.items())
 
 
 def test_of_two_pairs_one_has_the_order_of_the_other_turned_round() -> None:
@@ -449,6 +449,8 @@ def test_of_two_pairs_one_has_the_order_of_the_other_turned_round() -> None:
         ("dense", "at least two arms"),
         ("dense,dense", "names 'dense' more than once"),
         ("dense,random-ticket", "'random-ticket' depends on 'ticket'"),
+        ("dense-each,each-joules", "'each-joules' depends on 'family'"),
+        ("dense,family", "'family' leaves a model of each size, and 'dense' one model"),
     ],
 )
 def test_arms_that_cannot_be_compared_are_refused(words: str, message: str) -> None:

@@ -53,6 +53,8 @@ STEPS: Final = (
     ("ticket", "early-bird", "the ticket against one drawn and pruned after Early-Bird"),
     ("ticket", "ticket-without-tps", "TPS"),
     ("ticket", "dense", "all of it"),
+    ("family", "dense-each", "one training and its cuts against a training of every size"),
+    ("family", "each-joules", "one training and its cuts against shorter trainings at equal cost"),
 )
 """Arm, baseline, and the one thing in which they differ."""
 
@@ -70,7 +72,11 @@ def assess(comparison: ComparisonRecord, wall_fit: WallFit | None = None) -> Sav
     counted = count_pairs(comparison)
     grade = grade_of(counted.windows)
     claims = claims_of(counted)
-    accuracies = (counted.accuracy_of(arm) for arm in counted.others)
+    accuracies = (
+        accuracy
+        for arm in counted.others
+        for accuracy in (counted.accuracy_of(arm), *counted.accuracies_of(arm))
+    )
     return Savings(
         comparison=comparison,
         answer=_answer(counted, claims[0]),

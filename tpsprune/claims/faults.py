@@ -8,6 +8,7 @@ from math import fsum
 from typing import Final
 
 from tpsprune.claims.broken_off import what_it_took
+from tpsprune.claims.ladder import lost
 from tpsprune.claims.pairs import CountedPairs
 from tpsprune.claims.window_sums import load_share
 from tpsprune.records import (
@@ -62,23 +63,27 @@ def faults_by_pair(comparison: ComparisonRecord) -> dict[int, str]:
 def losses_of(counted: CountedPairs, arm: str) -> tuple[Reason, ...]:
     """Return what disqualifies the arm's models apart from the paired test of accuracy.
 
-    A run that ended without a model, or a task that was not learned: then no figure means anything.
+    A run that ended without a model, or a task that was not learned: then no figure means anything; and of a
+    run that left several sizes one that lost accuracy.
     """
     reasons = []
     failed = [run for run in counted.runs if run.arm in {arm, counted.design.baseline} and run.failure]
     if failed:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         reasons.append(Reason("RUN_FAILED", f"{_name(failed[0])}: {failed[0].failure}{more}"))
-    accuracy = counted.accuracy_of(arm)
+    whole, sizes = counted.accuracy_of(arm), counted.accuracies_of(arm)
     required = counted.design.required_accuracy
-    if accuracy is not None and min(accuracy.mean, accuracy.baseline_mean) < required:
-        reasons.append(
-            Reason(
-                "NOT_LEARNED",
-                f"mean test {counted.design.quality} is {accuracy.mean:.3f} of '{arm}' and "
-                f"{accuracy.baseline_mean:.3f} of '{accuracy.baseline}', and the task asks for {required:g}",
-            )
+    reasons += [
+        Reason(
+            "NOT_LEARNED",
+            f"mean test {counted.design.quality} is {accuracy.mean:.3f} of '{accuracy.arm}' and "
+            f"{accuracy.baseline_mean:.3f} of '{accuracy.baseline}', and the task asks for {required:g}",
         )
+        for accuracy in (sizes or (whole,))
+        if accuracy is not None and min(accuracy.mean, accuracy.baseline_mean) < required
+    ]
+    quality = counted.design.quality
+    reasons += [reason for each in sizes for reason in lost(each, f"{quality} of '{each.arm}'")]
     return tuple(reasons)
 
 

@@ -93,7 +93,7 @@ def _rungs(evidence: Evidence) -> Iterator[tuple[Standing, Iterable[Reason]]]:
     yield Standing.INVALID_MEASUREMENT, evidence.faults
     yield Standing.RUNS_BROKEN_OFF, evidence.broken_off
     yield Standing.INSUFFICIENT_RUNS, _too_few(evidence)
-    yield Standing.ACCURACY_NOT_PRESERVED, (*evidence.losses, *_lost(evidence.accuracy, evidence.quality))
+    yield Standing.ACCURACY_NOT_PRESERVED, (*evidence.losses, *lost(evidence.accuracy, evidence.quality))
     yield Standing.WITHIN_NOISE, _noise(evidence)
     yield Standing.MODEL_SENSITIVE, _sensitive(evidence)
     assert evidence.change is not None, "five pairs have a change"
@@ -112,7 +112,8 @@ def _too_few(evidence: Evidence) -> Iterator[Reason]:
         yield Reason("INCOMPLETE", detail)
 
 
-def _lost(accuracy: Accuracy | None, quality: str) -> Iterator[Reason]:
+def lost(accuracy: Accuracy | None, quality: str) -> Iterator[Reason]:
+    """Yield why an accuracy is not shown to be preserved, if it is not."""
     if accuracy is None:
         yield Reason("ACCURACY_UNKNOWN", f"no pair has the test {quality} of both")
     elif not accuracy.preserved:
@@ -203,7 +204,10 @@ def sentence_of(claim: Claim, quality: str = "accuracy") -> str:
     simulated = "simulated: " if str(claim.standing).endswith("SIMULATED") else ""
     told = f"{subject} took {simulated}{_words(claim.change)} than '{claim.baseline}'"
     if claim.kind == "training" and claim.arm in PRUNED and claim.change.saving_share > 0:
-        told += ", and no shorter schedule and no smaller net from scratch does as well"
+        opponents = "no shorter schedule and no smaller net from scratch does"
+        told += (
+            f", and {'no shorter trainings of its shapes do' if claim.arm == 'family' else opponents} as well"
+        )
     return f"{told}."
 
 

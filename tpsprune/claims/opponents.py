@@ -13,7 +13,7 @@ from tpsprune.claims.change import saving
 from tpsprune.claims.ladder import in_points
 from tpsprune.claims.pairs import CountedPairs
 from tpsprune.numerics.small_samples import mean_interval
-from tpsprune.recipe.compare import EQUAL_COST, PRUNED, SHORTER_SCHEDULE, SMALLER_NET
+from tpsprune.recipe.compare import EQUAL_COST, PRUNED, SHORTER_EACH, SHORTER_SCHEDULE, SIZED, SMALLER_NET
 from tpsprune.records import Answer, ArmPoint, Reason, classes_of, joules_of, seconds_of
 
 EQUAL_COST_SHARE: Final = 0.05
@@ -24,7 +24,10 @@ def opponents_not_run(counted: CountedPairs, arm: str) -> Iterator[Reason]:
     """Yield a reason for each kind of opponent that no arm of the comparison is, where the arm prunes."""
     if arm not in PRUNED:
         return
-    for kind, what in ((SHORTER_SCHEDULE, "shorter schedule"), (SMALLER_NET, "smaller net from scratch")):
+    kinds = {"shorter schedule": SHORTER_SCHEDULE, "smaller net from scratch": SMALLER_NET}
+    if arm == "family":
+        kinds = {"shorter training of each size": SHORTER_EACH}
+    for what, kind in kinds.items():
         if not set(kind) & set(counted.design.arms):
             arms = " or ".join(f"'{each}'" for each in kind)
             yield Reason("OPPONENT_NOT_RUN", f"no {what} was run beside it, and one may do as well: {arms}")
@@ -85,8 +88,8 @@ def answer_of(counted: CountedPairs) -> Answer:
     best = max(near, key=lambda each: each.accuracy)
     equals = [each for each in near if each is not best and not _is_beaten(counted, best.arm, each.arm)]
     what = "energy" if mine.joules is not None else "time"
-    told = f"For the {what} of '{primary}', '{best.arm}' gave the best model (test {quality} "
-    told += f"{best.accuracy:.4f}, {best.pairs} pairs)"
+    gave = f"the best models (mean test {quality}" if primary in SIZED else f"the best model (test {quality}"
+    told = f"For the {what} of '{primary}', '{best.arm}' gave {gave} {best.accuracy:.4f}, {best.pairs} pairs)"
     others = [each for each in near if each is not best]
     if equals:
         arms = _listed(f"'{each.arm}' ({each.accuracy:.4f})" for each in equals)

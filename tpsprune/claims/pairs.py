@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -87,11 +88,37 @@ class CountedPairs:
         below −tolerance: a small mean difference shows nothing by itself.
         """
         base = baseline or self.design.baseline
-        found = [
-            (mine.accuracy, other.accuracy)
+        found = [(mine.accuracy, other.accuracy) for mine, other in self.couples(arm, base)]
+        return self._compare(arm, base, found)
+
+    def accuracies_of(self, arm: str) -> tuple[Accuracy, ...]:
+        """Return the accuracy beside the baseline of each size that both left, as of arm ``ARM/SIZE``.
+
+        Empty where a run leaves one model.
+        """
+        base = self.design.baseline
+        couples = [
+            (
+                {each.size: each.accuracy for each in mine.sizes},
+                {each.size: each.accuracy for each in other.sizes},
+            )
             for mine, other in self.couples(arm, base)
-            if mine.accuracy is not None and other.accuracy is not None
         ]
+        sizes = dict.fromkeys(size for mine, other in couples for size in mine if size in other)
+        found = (
+            self._compare(
+                f"{arm}/{size:g}",
+                f"{base}/{size:g}",
+                [(mine.get(size), other.get(size)) for mine, other in couples],
+            )
+            for size in sizes
+        )
+        return tuple(each for each in found if each is not None)
+
+    def _compare(
+        self, arm: str, base: str, couples: Sequence[tuple[float | None, float | None]]
+    ) -> Accuracy | None:
+        found = [(mine, other) for mine, other in couples if mine is not None and other is not None]
         if not found:
             return None
         differences = [mine - other for mine, other in found]

@@ -24,6 +24,7 @@ from tpsprune.cli.options import (
     naming,
     recipe_argument,
     set_option,
+    share_of,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ Examples:
   tpsprune compare digits --arms dense,ticket  # quicker; nothing is claimed of training then
   tpsprune compare digits --pairs 8        # eight from the start; added later they count more strictly
   tpsprune compare digits --arms dense,dense-stopped,ticket,shape-scratch,early-bird
+  tpsprune compare digits --arms dense-each,family,each-joules --sizes 0.75,0.5,0.25
   tpsprune compare digits --gate           # exit code 5 unless the verdict is a saving
   tpsprune compare digits --country FRA --per-day 10000
 
@@ -54,6 +56,9 @@ Arms:
   uniform-joules         uniform widths of the ticket's MACs, new weights, at that cost
   random-ticket          the ticket's widths, random units, in one round
   early-bird             after Early-Bird: L1 on batch-norm scales, mask rule, no compensation
+  family                 one training of the dense model, cut to every size of --sizes
+  dense-each             the family's shapes, new weights, the whole schedule for each of them
+  each-joules            the same shapes on shorter schedules, together at the family's cost
 """,
 )
 @recipe_argument
@@ -66,6 +71,11 @@ Arms:
     show_default=True,
     metavar="ARM,ARM,…",
     help="What is compared; the first is the baseline.",
+)
+@click.option(
+    "--sizes",
+    metavar="SHARE,...",
+    help="Of 'family' and what is beside it: shares of the dense model's operations; else 0.75,0.5,0.25.",
 )
 @click.option(
     "--pairs",
@@ -88,6 +98,7 @@ def compare(
     overrides: tuple[str, ...],
     device: str,
     arm_words: str,
+    sizes: str | None,
     pairs: int | None,
     out: Path | None,
     *,
@@ -105,9 +116,16 @@ def compare(
     check_show(quiet=quiet, as_json=as_json)
     check_choices(choices)
     from tpsprune import recipe
-    from tpsprune.recipe.compare import arms_of
+    from tpsprune.recipe.compare import SIZED, arms_of
 
     arms = arms_of(arm_words)
+    if sizes is not None:
+        if not set(arms) & set(SIZED):
+            raise click.BadParameter(
+                f"needs an arm of several sizes: {', '.join(SIZED)}", param_hint="--sizes"
+            )
+        shares = [share_of("macs", each.strip()) for each in sizes.split(",")]
+        overrides = (*overrides, f"compare.sizes={shares}")
     read = recipe.read(recipe_source, overrides)
     with imports():
         from tpsprune import pipeline

@@ -314,13 +314,13 @@ class Comparison:
             record, begun = self._folder.read()
             if begun is None:
                 return
-            run = run_folder_in(self._folder.path / begun.folder) if begun.folder else None
+            runs = run_folders_in(self._folder.path / begun.folder) if begun.folder else ()
             broken = BrokenOff(
                 arm=begun.arm,
                 seed=begun.seed,
                 pair=begun.pair,
                 position=_next_position(record),
-                windows=() if run is None else tuple(run.energy.parsed(Window)),
+                windows=windows_in(runs),
             )
             self._folder.append("broken-off", broken)
 
@@ -444,10 +444,15 @@ def list_due(record: Record, pair: int | None = None) -> list[tuple[str, int]]:
     ]
 
 
-def run_folder_in(out: Path) -> RunFolder | None:
-    """Return the one run folder below ``out``; ``None`` where none was made."""
+def run_folders_in(out: Path) -> tuple[RunFolder, ...]:
+    """Return the run folders below ``out``: one, or one for each training of a run of several."""
     found = sorted(path for path in out.iterdir() if path.is_dir()) if out.is_dir() else []
-    return RunFolder(found[0]) if found else None
+    return tuple(map(RunFolder, found))
+
+
+def windows_in(folders: Sequence[RunFolder]) -> tuple[Window, ...]:
+    """Return every window that the runs in these folders were charged."""
+    return tuple(window for folder in folders for window in folder.energy.parsed(Window))
 
 
 def _next_position(record: Record) -> int:

@@ -7,8 +7,10 @@ import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
-from math import ceil
+from itertools import chain
+from math import ceil, fsum
 from pathlib import Path
+from statistics import fmean
 from typing import Final
 
 import torch
@@ -16,16 +18,16 @@ from torch import nn
 
 from tpsprune import energy, measure
 from tpsprune.errors import CannotWriteError, DivergedError, PruneError, RunFolderError
-from tpsprune.loop.comparison import run_folder_in
+from tpsprune.loop.comparison import run_folders_in, windows_in
 from tpsprune.loop.meter import Meter
 from tpsprune.numerics.trees import Tree, at
 from tpsprune.pipeline.equal_cost import TicketFacts, fit_epochs, plan_shape
 from tpsprune.pipeline.load import rebuild_trained, without_weights
-from tpsprune.pipeline.train import train, train_without_pruning
+from tpsprune.pipeline.train import train, train_family, train_without_pruning
 from tpsprune.pipeline.workbench import Workbench, set_up
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.compare import AFTER_TICKET, EQUAL_COST
-from tpsprune.recipe.prune import Widths
+from tpsprune.recipe.compare import EQUAL_COST, LEADERS, SIZED
+from tpsprune.recipe.prune import Macs, Widths
 from tpsprune.recipe.stop import MaskRule, NoRule, PatienceRule, Rule
 from tpsprune.recipe.train import Tps
 from tpsprune.records import (
@@ -36,9 +38,9 @@ from tpsprune.records import (
     IdleSpan,
     InferenceSpan,
     Progress,
+    SizedModel,
     StepSpan,
     Trained,
-    Window,
 )
 from tpsprune.runs import Begun, ComparisonFolder, RunFolder
 
@@ -77,7 +79,10 @@ def arm_recipe(
             return _from_scratch(dense, recipe.train.epochs if ticket is None else ticket.epochs)
         case "dense-joules":
             return _for_epochs(dense, epochs or recipe.train.epochs)
-        case "scratch-joules" | "uniform-joules":
+        case "family":
+            least = recipe.prune.target if recipe.compare.sizes is None else Macs(min(recipe.compare.sizes))
+            return replace(_read_once(dense), prune=replace(recipe.prune, target=least, rounds=1))
+        case "scratch-joules" | "uniform-joules" | "dense-each" | "each-joules":
             return _from_scratch(dense, epochs or recipe.train.epochs)
         case "random-ticket":
             target = recipe.prune.target if ticket is None else Widths(ticket.widths)
@@ -140,23 +145,23 @@ def measure_run(
     recipe: Recipe,
     folder: ComparisonFolder,
     *,
-    ticket: TicketFacts | None,
+    tickets: Sequence[TicketFacts] = (),
     steps: Sequence[StepSpan] = (),
     device: str,
 ) -> Generator[Event, None, ArmRun]:
     """Make the run that has begun and return it as measured; one that ends without a model names its failure.
 
-    Training that leaves the finite numbers, and pruning that is refused, are outcomes of the arm; anything
-    else ends the comparison.
+    ``tickets``: what the run that it depends on has found, of several sizes each by itself. Training that
+    leaves the finite numbers, and pruning that is refused, are outcomes of the arm; anything else ends the
+    comparison.
     """
     seeded = replace(recipe, seed=begun.seed)
     out = folder.path / begun.folder
-    last: Event | None = None
+    left: list[Finished | Trained] = []
     history: list[HistoryPoint] = []
     failure = ""
     try:
-        for event in _run_arm(begun.arm, seeded, out, ticket=ticket, steps=steps, device=device):
-            last = event
+        for event in _run_arm(begun.arm, seeded, out, tickets=tickets, steps=steps, device=device):
             if isinstance(event, Progress) and event.read:
                 history.append(
                     HistoryPoint(
@@ -166,7 +171,9 @@ def measure_run(
                         signals=dict(event.signals),
                     )
                 )
-            if not isinstance(event, Finished | Trained):
+            if isinstance(event, Finished | Trained):
+                left.append(event)
+            else:
                 yield event
     except DivergedError as error:
         failure = str(error.__cause__ or error)
@@ -174,7 +181,7 @@ def measure_run(
         failure = str(error)
     except CannotWriteError as error:
         raise CannotWriteError(f"{error.__cause__ or error}, then give the same command again") from error
-    run = run_folder_in(out)
+    runs = run_folders_in(out)
     with Meter(energy.build(recipe.energy, 0)) as meter:
         method = meter.method
     measured = ArmRun(
@@ -182,26 +189,30 @@ def measure_run(
         seed=begun.seed,
         pair=begun.pair,
         position=begun.position,
-        windows=() if run is None else tuple(run.energy.parsed(Window)),
+        windows=windows_in(runs),
         method=method,
         history=tuple(history),
         failure=failure,
         given=_given(begun.arm),
-        folder="" if run is None else str(run.path.relative_to(folder.path)),
+        folder=str(runs[0].path.relative_to(folder.path)) if runs else "",
         logical_cpus=os.cpu_count() or 1,
     )
     if failure:
         return measured
-    assert run is not None, "a run that ended well has made a folder"
-    return _with_outcome(measured, run, last)
+    if begun.arm in SIZED:
+        return _with_sizes(measured, recipe, [each for each in left if isinstance(each, Trained)], folder)
+    return _with_outcome(measured, runs[0], left[-1])
 
 
 def _given(arm: str) -> str:
     """Return what an arm is handed that the ticket's run had to find."""
+    if arm in SIZED:
+        cost = " and its cost" if arm in EQUAL_COST else ""
+        return f"the shape of each size that the family's run found{cost}" if arm in LEADERS else ""
     if arm in EQUAL_COST:
         shape = {"dense-joules": "", "scratch-joules": "the shape and "}.get(arm, "the MACs and ")
         return f"{shape}the cost of the ticket's run"
-    return "the shape, or the widths, that the ticket's run found" if arm in AFTER_TICKET else ""
+    return "the shape, or the widths, that the ticket's run found" if arm in LEADERS else ""
 
 
 def _run_arm(
@@ -209,25 +220,34 @@ def _run_arm(
     recipe: Recipe,
     out: Path,
     *,
-    ticket: TicketFacts | None = None,
+    tickets: Sequence[TicketFacts] = (),
     steps: Sequence[StepSpan] = (),
     device: str = "auto",
 ) -> Iterator[Event]:
     """Run one arm of the recipe, whose seed is the pair's; yield what happens, last what came out."""
+    ticket = tickets[0] if tickets else None
     rules: dict[str, Rule | None] = {
         "dense": NoRule(),
         "dense-stopped": None,
         "dense-patience": PatienceRule(patience=recipe.compare.patience),
         "shape-scratch": NoRule(),
     }
-    if arm in EQUAL_COST:
+    if arm == "family":
+        adapted, sizes = arm_recipe(arm, recipe), recipe.compare.sizes or ()
+        return train_family(adapted, out, [Macs(each) for each in sizes], device=device)
+    if arm in EQUAL_COST or arm == "dense-each":
         assert ticket is not None, "opponents come after the ticket"
+        epochs = None
         # The shape is for nothing: what finding it takes is charged to no opponent.
         with set_up(arm_recipe("dense", recipe), device, prunes=False) as bench:
-            plan = plan_shape(arm, bench, ticket)
-            epochs = fit_epochs(arm, steps, ticket, bench.steps_per_epoch)
+            plans = [plan_shape(arm, bench, each) for each in tickets]
+            if arm in EQUAL_COST:
+                epochs = fit_epochs(arm, steps, ticket, bench.steps_per_epoch)
         adapted = arm_recipe(arm, recipe, ticket, epochs)
-        return train_without_pruning(adapted, out, arm=arm, rule=NoRule(), plan=plan, device=device)
+        return chain.from_iterable(
+            train_without_pruning(adapted, out, arm=arm, rule=NoRule(), plan=plan, device=device)
+            for plan in plans
+        )
     adapted = arm_recipe(arm, recipe, ticket)
     if arm not in rules:
         return train(adapted, out, device=device, again=True, timed=False)
@@ -235,16 +255,40 @@ def _run_arm(
     return train_without_pruning(adapted, out, arm=arm, rule=rules[arm], plan=plan, device=device)
 
 
-def _with_outcome(measured: ArmRun, run: RunFolder, last: Event | None) -> ArmRun:
+def _with_sizes(
+    measured: ArmRun, recipe: Recipe, left: Sequence[Trained], folder: ComparisonFolder
+) -> ArmRun:
+    """Return a run with the models it left; readings of several trainings make no history."""
+    sizes = tuple(
+        SizedModel(
+            size=size,
+            accuracy=each.figures.accuracy,
+            parameters=each.figures.parameters,
+            macs=each.figures.macs,
+            folder=str(Path(each.folder).relative_to(folder.path)),
+            weights_sha256=_sha256(RunFolder(Path(each.folder)).ticket),
+        )
+        for size, each in zip(recipe.compare.sizes or (), left, strict=True)
+    )
+    trainings = left[:1] if measured.arm == "family" else left
+    return replace(
+        measured,
+        accuracy=fmean(each.accuracy for each in sizes),
+        epochs=fsum(each.stopped.epoch for each in trainings),
+        stopped_by=left[-1].stopped.rule,
+        history=(),
+        sizes=sizes,
+    )
+
+
+def _with_outcome(measured: ArmRun, run: RunFolder, last: Finished | Trained) -> ArmRun:
     drawn_epoch: float | None
-    match last:
-        case Finished(outcome=outcome):
-            figures, stopped, drawn_epoch = outcome.ticket, outcome.stopped, outcome.drawn.epoch
-            measured = replace(measured, method=outcome.method, notes=outcome.notes)
-        case Trained():
-            figures, stopped, drawn_epoch = last.figures, last.stopped, last.drawn_epoch
-        case _:
-            raise AssertionError("a run without a failure ends with what came out")
+    if isinstance(last, Finished):
+        outcome = last.outcome
+        figures, stopped, drawn_epoch = outcome.ticket, outcome.stopped, outcome.drawn.epoch
+        measured = replace(measured, method=outcome.method, notes=outcome.notes)
+    else:
+        figures, stopped, drawn_epoch = last.figures, last.stopped, last.drawn_epoch
     return replace(
         measured,
         accuracy=figures.accuracy,

@@ -15,12 +15,12 @@ from tpsprune.pipeline.equal_cost import TicketFacts, measure_steps
 from tpsprune.pipeline.load import describe_initial_weights
 from tpsprune.pipeline.workbench import set_up
 from tpsprune.recipe import Recipe, dumps
-from tpsprune.recipe.compare import AFTER_TICKET, EQUAL_COST
+from tpsprune.recipe.compare import DEFAULT_SIZES, EQUAL_COST, LEADERS, SIZED
 from tpsprune.recipe.schema import rule_faults
 from tpsprune.recipe.stop import NoRule, Stop
 from tpsprune.records import ArmBegun, ArmEnded, BrokenOff, Comparing, Note, PhaseStarted
 from tpsprune.records import ComparisonRecord as Record
-from tpsprune.runs import Begun, ComparisonFolder, RunFolder, beside
+from tpsprune.runs import Begun, ComparisonFolder, beside
 
 DEFAULT_PAIRS: Final = 6
 PILOT_PAIRS: Final = 3
@@ -50,6 +50,10 @@ def compare(
     if recipe.prune.low_rank:
         message = "the arms from scratch have units alone; expected false in a comparison"
         raise RecipeError(recipe.name, [Fault("prune.low_rank", message)])
+    if set(arms) & set(SIZED):
+        # Inference is not metered: the arms leave models of the same shapes.
+        sizes = recipe.compare.sizes or DEFAULT_SIZES
+        recipe = replace(recipe, compare=replace(recipe.compare, sizes=sizes, inference_seconds=0.0))
     design = design_of(
         name=recipe.name,
         arms=arms,
@@ -106,21 +110,28 @@ def _run_pair(
 def _measure_steps_if_due(
     recipe: Recipe, folder: ComparisonFolder, comparison: Comparison, pair: int, device: str
 ) -> Generator[Comparing, None, None]:
-    """Measure what a step of each opponent costs, once the ticket's run shows what they may cost.
+    """Measure what a step of each opponent costs, once the run it depends on shows what that may be.
 
-    A missing folder of the ticket is reported here, before a run that needs it begins.
+    A missing folder of that run is reported here, before a run that needs it begins.
     """
     record = comparison.record
-    due = {arm for arm, _ in list_due(record, pair)}
-    ticket = record.run_of("ticket", pair)
-    if ticket is None or ticket.failure or not due & set(AFTER_TICKET):
+    leaders = {LEADERS[arm] for arm, _ in list_due(record, pair) if arm in LEADERS}
+    leader = record.run_of(min(leaders), pair) if leaders else None
+    if leader is None or leader.failure:
         return
-    facts = TicketFacts.of(ticket, RunFolder(folder.path / ticket.folder))
+    facts = TicketFacts.all_of(leader, folder.path)
     arms = [arm for arm in EQUAL_COST if arm in record.design.arms]
     if arms and all(span.pair != pair for span in record.steps):
-        yield PhaseStarted(phase="steps", title="steps of each opponent", total_steps=2 * len(arms))
-        dense = arm_recipe("dense", replace(recipe, seed=ticket.seed))
-        for span in tuple(measure_steps(arms, dense, pair, facts, device)):
+        yield PhaseStarted(
+            phase="steps", title="steps of each opponent", total_steps=2 * len(arms) * len(facts)
+        )
+        dense = arm_recipe("dense", replace(recipe, seed=leader.seed))
+        spans = [
+            replace(span, arm=f"{span.arm}/{each.macs_share:g}") if leader.sizes else span
+            for each in facts
+            for span in measure_steps(arms, dense, pair, each, device)
+        ]
+        for span in spans:
             folder.append("steps", span)
 
 
@@ -133,14 +144,14 @@ def _run_arm(
     total = record.pairs_asked * len(record.design.arms)
     number = len(record.runs) + 1
     yield ArmBegun(arm=begun.arm, seed=begun.seed, number=number, total=total)
-    ticket = record.run_of("ticket", begun.pair) if begun.arm in AFTER_TICKET else None
-    if ticket is not None and ticket.failure:
-        failure = "the ticket's run left no ticket"
-        run = replace(ticket, arm=begun.arm, position=begun.position, windows=(), history=(), failure=failure)
+    leader = record.run_of(LEADERS[begun.arm], begun.pair) if begun.arm in LEADERS else None
+    if leader is not None and leader.failure:
+        failure = f"the {leader.arm}'s run left no {leader.arm}"
+        run = replace(leader, arm=begun.arm, position=begun.position, windows=(), history=(), failure=failure)
     else:
-        facts = None if ticket is None else TicketFacts.of(ticket, RunFolder(folder.path / ticket.folder))
+        facts = () if leader is None else TicketFacts.all_of(leader, folder.path)
         steps = [span for span in record.steps if span.pair == begun.pair]
-        run = yield from measure_run(begun, recipe, folder, ticket=facts, steps=steps, device=device)
+        run = yield from measure_run(begun, recipe, folder, tickets=facts, steps=steps, device=device)
     comparison.add_run(run)
     yield ArmEnded(
         run=run,
@@ -167,7 +178,7 @@ def _warm_up(
     with beside(folder.runs / "warm-up") as temporary:
         aside = ComparisonFolder(temporary)
         aside.runs.mkdir(parents=True)
-        run = yield from measure_run(begun, short, aside, ticket=None, device=device)
+        run = yield from measure_run(begun, short, aside, device=device)
     thrown = BrokenOff(
         arm="warm-up",
         seed=recipe.seed,
@@ -202,7 +213,7 @@ def _refuse_what_cannot_run(recipe: Recipe, arms: tuple[str, ...], device: str) 
     if faults:
         raise RecipeError(recipe.name, faults)
     for arm, adapted in recipes.items():
-        if arm not in AFTER_TICKET:
+        if arm not in LEADERS:
             try:
                 with set_up(adapted, device):
                     pass

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import fsum
+from pathlib import Path
 from typing import Final
 
 from torch import nn
@@ -54,18 +55,34 @@ class TicketFacts:
     cost: float
 
     @classmethod
-    def of(cls, run: ArmRun, folder: RunFolder) -> TicketFacts:
-        """Read it from the run's folder.
+    def all_of(cls, run: ArmRun, root: Path) -> tuple[TicketFacts, ...]:
+        """Read them from the folders, below ``root``, of what a run left: one ticket, or one of each size.
+
+        The cost of each size is that of the whole run.
 
         Raises:
-            RunFolderError: the folder is missing, or something in it is.
+            RunFolderError: a folder is missing, or something in it is.
         """
-        if not folder.path.is_dir():
-            raise RunFolderError(
-                f"{folder.path} is missing, and arms of pair {run.pair + 1} need the ticket in it: restore "
-                "it, or begin again with another --out"
+        cost = cost_of(windows_to_match(run.windows))
+        folders = [RunFolder(root / each) for each in ([size.folder for size in run.sizes] or [run.folder])]
+        for folder in folders:
+            if not folder.path.is_dir():
+                raise RunFolderError(
+                    f"{folder.path} is missing, and arms of pair {run.pair + 1} need the {run.arm} in it: "
+                    "restore it, or begin again with another --out"
+                )
+        if not run.sizes:
+            return (cls.read(folders[0], cost),)
+        return tuple(
+            cls(
+                plan=(plan := Plan.from_json(read_json(folder.plan))),
+                widths={group.name: len(group.kept) for group in plan.groups},
+                epochs=run.epochs or 0.0,
+                macs_share=each.size,
+                cost=cost,
             )
-        return cls.read(folder, cost_of(windows_to_match(run.windows)))
+            for each, folder in zip(run.sizes, folders, strict=True)
+        )
 
     @classmethod
     def read(cls, folder: RunFolder, cost: float) -> TicketFacts:
@@ -115,7 +132,7 @@ def plan_shape(arm: str, bench: Workbench, ticket: TicketFacts) -> Plan | None:
     """
     if arm == "dense-joules":
         return None
-    return ticket.plan if arm == "scratch-joules" else _plan_uniform(bench, ticket.macs_share)
+    return _plan_uniform(bench, ticket.macs_share) if arm == "uniform-joules" else ticket.plan
 
 
 def _plan_uniform(bench: Workbench, macs_share: float) -> Plan:
@@ -183,14 +200,20 @@ def fit_epochs(
 ) -> float:
     """Return the epochs whose steps cost what the ticket's run did: cost · Σ steps / Σ cost of the spans.
 
+    Where an arm has a shape for each size, a step is one of each: all of them train for so many epochs.
     ``cost_of`` is what the ticket's cost was counted by, as ``cpu_seconds_of``. Setting up, a compilation,
     the benchmark and the one evaluation at an opponent's end are on neither side.
 
     Raises:
         PruneError: no step of the arm was measured, since its shape is out of reach.
     """
-    mine = [span for span in spans if span.arm == arm]
-    if not mine:
+    shapes: dict[str, list[StepSpan]] = {}
+    for span in spans:
+        if span.arm.partition("/")[0] == arm:
+            shapes.setdefault(span.arm, []).append(span)
+    if not shapes:
         raise PruneError(f"'{arm}' has no shape of the ticket's cost: {', '.join(EQUAL_COST)} need one")
-    step_cost = cost_of(span.window for span in mine) / sum(span.steps for span in mine)
+    step_cost = fsum(
+        cost_of(span.window for span in mine) / sum(span.steps for span in mine) for mine in shapes.values()
+    )
     return max(round(ticket.cost / step_cost), 1) / steps_per_epoch

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, replace
 from math import ceil
 from pathlib import Path
+
+from torch import nn
 
 from tpsprune import measure, pruning
 from tpsprune.pipeline.load import describe_initial_weights
 from tpsprune.pipeline.stage import StageSettings, explain_budget_end, schedule_retraining, train_stage
 from tpsprune.pipeline.state import State, load_checkpoint, save_checkpoint, save_snapshot
-from tpsprune.pipeline.ticket import finish, restore_state
+from tpsprune.pipeline.ticket import draw_ticket, extraction_inputs, finish, restore_state
 from tpsprune.pipeline.workbench import Run, find_unfinished, set_up_metered
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe, dumps
-from tpsprune.recipe.stop import Rule
+from tpsprune.recipe.prune import Share
+from tpsprune.recipe.stop import NoRule, Rule
 from tpsprune.recipe.task import ImageFolderData
 from tpsprune.recipe.train import rewind_epoch
 from tpsprune.records import Decided, Decision, Event, ModelFigures, Note, Trained
@@ -138,18 +141,62 @@ def train_without_pruning(
             yield Decided(decision=replace(decision, kind="stop"))
             ledger.switch("benchmark")
             save_tensors(folder.dense if plan is None else folder.ticket, state.model.state_dict(), {})
-            figures = ModelFigures(
-                accuracy=bench.score(state.model, bench.dataset.test).accuracy,
-                **asdict(measure.size(state.model, bench.watch_batches[0])),
-                latency_seconds={},
-            )
+            trained = _read_test(run, state.model, decision)
             ledger.close()
-            yield Trained(
-                figures=figures,
-                stopped=decision,
-                drawn_epoch=None if drawn is None else drawn.epoch,
-                folder=str(folder.path),
-            )
+            yield replace(trained, drawn_epoch=None if drawn is None else drawn.epoch)
+
+
+def train_family(
+    recipe: Recipe, out: Path, targets: Sequence[Share], *, device: str = "auto"
+) -> Iterator[Event]:
+    """Train the recipe's model once and cut it to every size; yield what happens, and each size's figures.
+
+    Each size, the largest first, is verified, and repaired as the recipe says. Its plan and its weights are
+    in a folder of their own below the run's. The recipe's target is the least of ``targets``. A run that is
+    broken off is not resumed.
+
+    Raises:
+        TpspruneError: as ``train``; a size failed its verification.
+    """
+    text = dumps(recipe)
+    with set_up_metered(recipe, device) as (bench, ledger):
+        folder = RunFolder.create(out, recipe.name, digest_of(f"{text}\nfamily"), again=True)
+        with Run(bench, folder, ledger).writing(text) as run:
+            state = bench.begin(bench.new_model(), "dense", NoRule())
+            steps = bench.total_steps
+            state, decision = yield from train_stage(run, state, _unpruned(NoRule(), steps, steps, "train"))
+            yield Decided(decision=replace(decision, kind="stop"))
+            ledger.switch("prune")
+            settings = recipe.prune
+            inputs = extraction_inputs(bench, settings.units, settings.target)
+            plans = pruning.plan_sizes(state.model, bench.prune_batches, settings, targets, **inputs)
+            drawn = []
+            for plan in plans:
+                found, _ = yield from draw_ticket(
+                    bench, ledger, state.model, plan.target, trains_on=False, planned=plan
+                )
+                drawn.append(found)
+            ledger.switch("benchmark")
+            save_tensors(folder.dense, state.model.state_dict(), {})
+            trained = []
+            for number, each in enumerate(drawn, 1):
+                member = RunFolder.create(folder.path, "size", str(number))
+                write_json_atomically(member.plan, each.plan.to_json())
+                save_tensors(member.ticket, each.ticket.state_dict(), {})
+                trained.append(replace(_read_test(run, each.ticket, decision), folder=str(member.path)))
+            ledger.close()
+            yield from trained
+
+
+def _read_test(run: Run, model: nn.Module, stopped: Decision) -> Trained:
+    """Return the figures of a model that is done, the test split read for them."""
+    bench = run.bench
+    figures = ModelFigures(
+        accuracy=bench.score(model, bench.dataset.test).accuracy,
+        **asdict(measure.size(model, bench.watch_batches[0])),
+        latency_seconds={},
+    )
+    return Trained(figures=figures, stopped=stopped, drawn_epoch=None, folder=str(run.folder.path))
 
 
 def _train_as_ticket(run: Run, state: State) -> Generator[Event, None, tuple[State, Decision, Decision]]:

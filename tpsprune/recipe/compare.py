@@ -6,6 +6,7 @@ import random
 from typing import Annotated, Final
 
 from annotated_types import Interval, MinLen
+from pydantic import AfterValidator
 
 from tpsprune.errors import Fault, RecipeError, did_you_mean
 from tpsprune.recipe.bounds import AtLeastZero, Count, OpenShare, section
@@ -22,20 +23,37 @@ ARMS: Final = {
     "uniform-joules": "uniform widths of the ticket's MACs, new weights, at the same cost",
     "random-ticket": "the ticket's widths with random units, in one round, all else as the recipe has it",
     "early-bird": "after Early-Bird: L1 on batch-norm scales, mask rule, pruned by scale, no compensation",
+    "family": "one training of the dense model, cut to every size (compare.sizes)",
+    "dense-each": "the family's shapes, new weights, the whole schedule for each of them",
+    "each-joules": "the same shapes, each on a shorter schedule: together they cost what the family did",
 }
 """Every arm, and what it is."""
 DEFAULT_ARMS: Final = ("dense", "ticket", "dense-joules", "scratch-joules", "uniform-joules")
-SHORTER_SCHEDULE: Final = ("dense-joules",)
+SHORTER_SCHEDULE: Final[tuple[str, ...]] = ("dense-joules",)
 STOPPED_EARLY: Final = ("dense-stopped", "dense-patience")
 """Dense models that a rule ends: opponents too, where they cost no more than the ticket."""
-SMALLER_NET: Final = ("scratch-joules", "uniform-joules")
-EQUAL_COST: Final = (*SHORTER_SCHEDULE, *SMALLER_NET)
-"""The ticket's opponents: each trains for what the ticket's run of the same seed cost."""
-AFTER_TICKET: Final = ("shape-scratch", "random-ticket", *EQUAL_COST)
-"""Arms that depend on the ticket's run of the same seed."""
-PRUNED: Final = ("ticket", "ticket-without-tps", "random-ticket", "early-bird")
-"""Arms that train, prune and train on: a saving of theirs is claimed beside the opponents' only."""
+SMALLER_NET: Final[tuple[str, ...]] = ("scratch-joules", "uniform-joules")
+SHORTER_EACH: Final[tuple[str, ...]] = ("each-joules",)
+"""The family's opponent: shorter trainings, and smaller nets."""
+EQUAL_COST: Final = (*SHORTER_SCHEDULE, *SMALLER_NET, *SHORTER_EACH)
+"""Opponents: each trains for what the run of the same seed that it depends on cost."""
+LEADERS: Final = {
+    **dict.fromkeys(("shape-scratch", "random-ticket", *SHORTER_SCHEDULE, *SMALLER_NET), "ticket"),
+    **dict.fromkeys(("dense-each", *SHORTER_EACH), "family"),
+}
+"""Arms that depend on the run of another arm on the same seed, and on which."""
+SIZED: Final = ("family", "dense-each", "each-joules")
+"""Arms whose run leaves a model of each size: they are compared with each other alone."""
+PRUNED: Final = ("ticket", "ticket-without-tps", "random-ticket", "early-bird", "family")
+"""Arms that train and prune: a saving of theirs is claimed beside the opponents' only."""
 FEWEST_ARMS: Final = 2
+DEFAULT_SIZES: Final = (0.75, 0.5, 0.25)
+
+
+def _apart(sizes: tuple[float, ...]) -> tuple[float, ...]:
+    if len(set(sizes)) < len(sizes):
+        raise ValueError("names a size more than once")
+    return tuple(sorted(sizes, reverse=True))
 
 
 @section
@@ -53,14 +71,17 @@ class Compare:
     """How long the machine is watched doing nothing before each pair; 0 is not at all."""
     foreign_load: Annotated[float, Interval(gt=0.0, le=1.0)] = 0.2
     """Share of the machine's processors that others may take; above it the measurement is invalid."""
+    sizes: Annotated[tuple[OpenShare, ...], MinLen(1), AfterValidator(_apart)] | None = None
+    """Of ``family`` and the arms beside it: shares of the dense model's multiply-accumulates. Without them
+    0.75, 0.5 and 0.25."""
 
 
 def arms_of(text: str, source: str = "--arms") -> tuple[str, ...]:
     """Return the arms that a comma-separated list names; the first is the baseline.
 
     Raises:
-        RecipeError: every fault of the list: an unknown arm, one named twice, fewer than two, or one that
-            needs the ticket's run where that is not among them.
+        RecipeError: every fault of the list: an unknown arm, one named twice, fewer than two, one that needs
+            the run of another where that is not among them, or arms of several sizes beside arms of one.
 
     >>> arms_of("dense, ticket")
     ('dense', 'ticket')
@@ -77,12 +98,15 @@ def arms_of(text: str, source: str = "--arms") -> tuple[str, ...]:
     ]
     if len(names) < FEWEST_ARMS:
         faults.append(Fault("", "at least two arms are needed, the first of them the baseline"))
-    if "ticket" not in names:
-        faults += [
-            Fault("", f"'{name}' depends on 'ticket': name that too")
-            for name in names
-            if name in AFTER_TICKET
-        ]
+    faults += [
+        Fault("", f"'{name}' depends on '{LEADERS[name]}': name that too")
+        for name in names
+        if name in LEADERS and LEADERS[name] not in names
+    ]
+    sized = [name for name in names if name in SIZED]
+    if others := [name for name in names if name in ARMS and sized and name not in SIZED]:
+        message = f"'{sized[0]}' leaves a model of each size, and '{others[0]}' one model"
+        faults.append(Fault("", f"{message}; beside it there may be {', '.join(SIZED)}"))
     if faults:
         raise RecipeError(source, faults)
     return names
@@ -92,17 +116,15 @@ def order_of(arms: tuple[str, ...], order_seed: int, pair: int) -> tuple[str, ..
     """Return the order of a pair's runs: random for one pair, the same reversed for the next.
 
     So that a machine that drifts does not favour the arm that always comes first. Arms that depend on
-    the ticket come after it.
+    another come after it.
     """
     drawn = list(arms)
     random.Random(f"{order_seed}/{pair // 2}").shuffle(drawn)
     if pair % 2:
         drawn.reverse()
     order: list[str] = []
-    waiting: list[str] = []
     for arm in drawn:
-        if arm in AFTER_TICKET and "ticket" in arms and "ticket" not in order:
-            waiting.append(arm)
-        else:
-            order += [arm, *(waiting if arm == "ticket" else [])]
+        if LEADERS.get(arm) in set(arms) - set(order):
+            continue
+        order += [arm, *(each for each in drawn[: drawn.index(arm)] if LEADERS.get(each) == arm)]
     return tuple(order)

@@ -31,6 +31,7 @@ from tpsprune.records.comparison import (
     HistoryPoint,
     IdleSpan,
     InferenceSpan,
+    SizedModel,
     StepSpan,
 )
 from tpsprune.records.energy import (
@@ -184,6 +185,7 @@ __all__ = [
     "Savings",
     "Size",
     "Sized",
+    "SizedModel",
     "SoftwareFacts",
     "Stamp",
     "Standing",

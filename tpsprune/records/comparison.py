@@ -72,9 +72,9 @@ class Design:
 
     @property
     def primary(self) -> str:
-        """The arm of the claim that was fixed beforehand: the ticket, else the first after the baseline."""
+        """The arm of the claim fixed beforehand: ticket or family, else the first after the baseline."""
         others = self.arms[1:]
-        return "ticket" if "ticket" in others else others[0]
+        return next((arm for arm in ("ticket", "family") if arm in others), others[0])
 
 
 @lru_cache
@@ -98,13 +98,30 @@ class HistoryPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SizedModel:
+    """One of the models that a run of several sizes left.
+
+    ``size`` is the share of multiply-accumulates that was asked for; ``folder``, below the comparison's,
+    holds its plan and its weights.
+    """
+
+    size: Share
+    accuracy: Accuracy
+    parameters: Natural
+    macs: Natural
+    folder: str
+    weights_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArmRun:
     """One finished run of one arm; ``failure`` in words where it ended without a model.
 
     ``position`` is its place in the order in which all runs were made. ``accuracy`` is of the test split,
     read once; ``parameters`` and ``macs`` are of the model it left. ``given`` names what it was handed that
     others had to find, as the widths of a ticket. ``notes`` are the run's own. ``receipt`` identifies what a
-    loop of the user's own handed in; empty for runs of a recipe.
+    loop of the user's own handed in; empty for runs of a recipe. ``sizes`` are the models of a run that left
+    several, the largest first: then ``accuracy`` is their mean, and ``epochs`` are those of all trainings.
     """
 
     arm: str
@@ -128,6 +145,7 @@ class ArmRun:
     notes: tuple[str, ...] = ()
     logical_cpus: Positive = 1
     receipt: str = ""
+    sizes: Annotated[tuple[SizedModel, ...], Field(exclude_if=lambda sizes: not sizes)] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +158,10 @@ class IdleSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSpan:
-    """Training steps of an arm's shape, in one window, to fit its schedule to the ticket's cost."""
+    """Training steps of an arm's shape, in one window, to fit its schedule to the ticket's cost.
+
+    Of an arm with a shape for each size, ``arm`` is followed by the size, as in ``each-joules/0.5``.
+    """
 
     arm: str
     seed: int

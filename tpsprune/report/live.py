@@ -229,6 +229,8 @@ def run_line(run: ArmRun, quality: str = "accuracy") -> str:
     kinds = sorted({str(kind) for window in run.windows for kind in window.classes.values()})
     classes = " + ".join(kinds) or "not metered"
     result = f"failed: {run.failure}" if run.failure else f"test {quality} {run.accuracy:.4f}"
+    if run.sizes:
+        result += f" ({', '.join(f'{each.size:g}: {each.accuracy:.4f}' for each in run.sizes)})"
     return f"{run.arm}, seed {run.seed}: {energy} ({classes}), {seconds}, {result}"
 
 

@@ -128,8 +128,15 @@ def inference_of(savings: Savings) -> Claim | None:
 
 
 def accuracy_of(savings: Savings) -> Accuracy | None:
-    """Return the accuracy of the verdict's arm and its baseline."""
-    return next((each for each in savings.accuracies if each.arm == savings.verdict.arm), None)
+    """Return the accuracy of the verdict's arm and its baseline: of several sizes, of the worst one."""
+    arm = savings.verdict.arm
+    names = {f"{arm}/{each.size:g}" for run in savings.comparison.runs for each in run.sizes} or {arm}
+    found = [each for each in savings.accuracies if each.arm in names]
+    return min(
+        found,
+        key=lambda each: each.difference_share if each.lower_share is None else each.lower_share,
+        default=None,
+    )
 
 
 def metered_pairs(savings: Savings, claim: Claim) -> list[tuple[RunLine, RunLine]]:

@@ -175,15 +175,16 @@ def headlines(savings: Savings) -> tuple[Headline, Headline, Headline]:
     """Return the three numbers: energy of a training, energy of an inference, accuracy."""
     inference, accuracy = inference_of(savings), accuracy_of(savings)
     quality = savings.comparison.design.quality
+    is_whole = accuracy is None or accuracy.arm == savings.verdict.arm
     return (
-        _energy(savings, training_of(savings), "Energy of a training"),
+        _energy(savings, training_of(savings), "Energy of a training" if is_whole else "Energy of all sizes"),
         _missing("Energy of an inference", "not measured", "No inference was metered.")
         if inference is None
         else _energy(savings, inference, "Energy of an inference"),
         _missing(f"Test {quality}", "not known", f"No pair has the {quality} of both.")
         if accuracy is None
         else Headline(
-            f"Test {quality}",
+            f"Test {quality}" if is_whole else f"Test {quality} of {accuracy.arm}, the worst size",
             counted(words.points(accuracy.difference_share)),
             derived(
                 "no bound from a single pair"
