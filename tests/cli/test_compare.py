@@ -17,6 +17,7 @@ from tpsprune.runs import read_energy_report
 
 Invoke = Callable[..., Result]
 SETTINGS = tuple(word for setting in QUICK for word in ("--set", setting))
+BOTH = "dense-each,family"
 
 
 @pytest.fixture(scope="session")
@@ -178,6 +179,56 @@ def test_what_cannot_be_compared_is_refused_and_nothing_is_written(
 ) -> None:
     assert_refused(invoke("compare", "small.toml", *words), message)
     assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        (("--sizes", "0.5"), ("Invalid value for --sizes: needs an arm of several sizes: family,",)),
+        (("--arms", BOTH, "--sizes", "half"), ("--sizes: 'half': shares above 0 and below 1 are needed",)),
+        (("--arms", BOTH, "--sizes", "0.5,1.5"), ("compare.sizes.1: must be less than 1 (found 1.5)",)),
+        (("--arms", BOTH, "--sizes", "0.5,0.5"), ("compare.sizes: must be shares that differ",)),
+        (("--arms", BOTH, "--sizes", "0.5,0.001"), ("macs=0.001 cannot be reached", "the least is")),
+        (("--arms", BOTH, "--set", "prune.low_rank=true"), ("prune.low_rank",)),
+        (("--arms", "dense-each,familly"), ("did you mean 'family'?", "'dense-each' depends on 'family'")),
+        (("--arms", f"dense,{BOTH}"), ("'dense' one model; beside it there may be family,",)),
+    ],
+)
+def test_sizes_that_cannot_be_compared_are_refused_and_nothing_is_written(
+    invoke: Invoke, tmp_path: Path, words: tuple[str, ...], messages: tuple[str, ...]
+) -> None:
+    assert_refused(invoke("compare", "small.toml", *words), *messages)
+    assert not (tmp_path / "reports").exists()
+
+
+def test_a_training_and_its_cuts_are_told_size_by_size_on_the_page_and_for_programs(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    short = ("train.epochs=1", "stop.draw.epoch=0.5", "prune.repair_steps=2")
+    settings = (*SETTINGS, *(word for setting in short for word in ("--set", setting)))
+    result = invoke("compare", "small.toml", "--arms", BOTH, "--sizes", "0.5,0.75", "--pairs", "1", *settings)
+    assert result.exit_code == 0, result.output
+    assert "1/2  family, seed 0:" in result.output
+    assert " (0.75: 0." in result.output
+    folder = tmp_path / "reports" / "small"
+    report = read_energy_report(folder / "report.json")
+    assert report["verdict"]["key"] == "training/family"
+    assert [(each["arm"], each["baseline"]) for each in report["accuracies"]] == [
+        ("family", "dense-each"),
+        ("family/0.75", "dense-each/0.75"),
+        ("family/0.5", "dense-each/0.5"),
+    ]
+    phases = {each["phase"] for each in report["ledger"] if each["arm"] == "family"}
+    assert {"setup", "train", "evaluate", "prune", "repair", "benchmark"} <= phases
+    page = (folder / "report.md").read_text()
+    assert "| family/0.5 beside dense-each/0.5 | not shown | 0." in page
+    assert "| family, seed 0 | 0.75 | 0." in page
+    assert "No inference was metered." in page
+    html = (folder / "report.html").read_text()
+    assert "A row with a size is of that size alone, and each of them must be kept." in " ".join(html.split())
+    before = files_of(folder)
+    assert invoke("report", str(folder)).exit_code == 0
+    assert files_of(folder) == before
 
 
 def test_a_recipe_whose_own_data_have_no_validation_items_is_refused(invoke: Invoke, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_layers_of_low_rank_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_size_twice_is_refused_at_its_place() -> None:
-    with pytest.raises(RecipeError, match=r"compare\.sizes.*more than once"):
+    with pytest.raises(RecipeError, match=r"compare\.sizes: must be shares that differ"):
         quick("compare.sizes=[0.5, 0.5]")
 
 

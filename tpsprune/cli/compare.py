@@ -24,7 +24,6 @@ from tpsprune.cli.options import (
     naming,
     recipe_argument,
     set_option,
-    share_of,
 )
 
 if TYPE_CHECKING:
@@ -120,12 +119,10 @@ def compare(
 
     arms = arms_of(arm_words)
     if sizes is not None:
+        overrides = (*overrides, f"compare.sizes={_shares_of(sizes)}")
         if not set(arms) & set(SIZED):
-            raise click.BadParameter(
-                f"needs an arm of several sizes: {', '.join(SIZED)}", param_hint="--sizes"
-            )
-        shares = [share_of("macs", each.strip()) for each in sizes.split(",")]
-        overrides = (*overrides, f"compare.sizes={shares}")
+            message = f"needs an arm of several sizes: {', '.join(SIZED)}"
+            raise click.BadParameter(message, param_hint="--sizes")
     read = recipe.read(recipe_source, overrides)
     with imports():
         from tpsprune import pipeline
@@ -171,6 +168,14 @@ def report(folder: Path, *, gate: bool, as_json: bool, **choices: Any) -> None:
     from tpsprune.runs import ComparisonFolder
 
     _finish(ComparisonFolder(folder), choices, gate=gate, quiet=False, as_json=as_json)
+
+
+def _shares_of(words: str) -> list[float]:
+    try:
+        return [float(each) for each in words.split(",")]
+    except ValueError:
+        message = f"'{words}': shares above 0 and below 1 are needed, as in 0.75,0.5,0.25"
+        raise click.BadParameter(message, param_hint="--sizes") from None
 
 
 def _finish(

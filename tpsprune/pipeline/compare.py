@@ -52,7 +52,7 @@ def compare(
         raise RecipeError(recipe.name, [Fault("prune.low_rank", message)])
     if set(arms) & set(SIZED):
         # Inference is not metered: the arms leave models of the same shapes.
-        sizes = recipe.compare.sizes or DEFAULT_SIZES
+        sizes = tuple(sorted(recipe.compare.sizes or DEFAULT_SIZES, reverse=True))
         recipe = replace(recipe, compare=replace(recipe.compare, sizes=sizes, inference_seconds=0.0))
     design = design_of(
         name=recipe.name,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Annotated, Final
 
-from annotated_types import Interval, MinLen
-from pydantic import AfterValidator
+from annotated_types import Interval, MinLen, Predicate
 
 from tpsprune.errors import Fault, RecipeError, did_you_mean
 from tpsprune.recipe.bounds import AtLeastZero, Count, OpenShare, section
@@ -50,10 +50,9 @@ FEWEST_ARMS: Final = 2
 DEFAULT_SIZES: Final = (0.75, 0.5, 0.25)
 
 
-def _apart(sizes: tuple[float, ...]) -> tuple[float, ...]:
-    if len(set(sizes)) < len(sizes):
-        raise ValueError("names a size more than once")
-    return tuple(sorted(sizes, reverse=True))
+def are_apart(values: Sequence[object]) -> bool:
+    """Return whether no value is there twice."""
+    return len(set(values)) == len(values)
 
 
 @section
@@ -71,7 +70,7 @@ class Compare:
     """How long the machine is watched doing nothing before each pair; 0 is not at all."""
     foreign_load: Annotated[float, Interval(gt=0.0, le=1.0)] = 0.2
     """Share of the machine's processors that others may take; above it the measurement is invalid."""
-    sizes: Annotated[tuple[OpenShare, ...], MinLen(1), AfterValidator(_apart)] | None = None
+    sizes: Annotated[tuple[OpenShare, ...], MinLen(1), Predicate(are_apart)] | None = None
     """Of ``family`` and the arms beside it: shares of the dense model's multiply-accumulates. Without them
     0.75, 0.5 and 0.25."""
 

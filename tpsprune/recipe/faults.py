@@ -69,6 +69,7 @@ def _words(error: Mapping[str, Any], parts: Sequence[str], raw: Mapping[str, Any
 
 
 _PREDICATES = {
+    "sizes": "shares that differ",
     "name": "lower-case letters, digits and hyphens, 64 at most, and begin with no hyphen",
     "rewind": "'none', 'init' or 'epoch:K' with K from 1",
 }
