@@ -50,6 +50,8 @@ stopping   | validation needed      | return worst != best => return False
 claims     | interval includes zero | change.low <= 0 <= change.high => False
 claims     | sign flip rung         | change.p_sign_flip >= alpha => change.p_sign_flip >= 1.1
 claims     | power model            | if least.saving_share <= 0 <= most.saving_share => if False
+claims     | every size is kept     | for each in sizes for reason in lost(each => for each in sizes[:0] for reason in lost(each
+pipeline   | a step of every shape  | shapes.setdefault(span.arm, []) => shapes.setdefault(arm, [])
 claims     | part of a sum missing  | if metered and len(metered) == len(joules) => if metered
 energy     | window bracket         | low <= seconds <= high => low <= seconds
 energy     | counter turns          | outer * _HIGHEST_PACKAGE_WATTS > => outer >

@@ -116,7 +116,7 @@ def _measure_steps_if_due(
     """
     record = comparison.record
     leaders = {LEADERS[arm] for arm, _ in list_due(record, pair) if arm in LEADERS}
-    leader = record.run_of(min(leaders), pair) if leaders else None
+    leader = record.run_of(leaders.pop(), pair) if leaders else None
     if leader is None or leader.failure:
         return
     facts = TicketFacts.all_of(leader, folder.path)
