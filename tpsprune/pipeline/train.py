@@ -168,7 +168,7 @@ def train_family(
             yield Decided(decision=replace(decision, kind="stop"))
             ledger.switch("prune")
             settings = recipe.prune
-            inputs = extraction_inputs(bench, settings.units, settings.target)
+            inputs = extraction_inputs(bench, ledger, settings.units, settings.target)
             plans = pruning.plan_sizes(state.model, bench.prune_batches, settings, targets, **inputs)
             drawn = []
             for plan in plans:
