@@ -14,7 +14,9 @@ from tpsprune.runs import ComparisonFolder
 SHIPPED = Path(__file__).parents[2] / "reports" / "savings"
 
 
-@pytest.mark.parametrize("name", ["cifar10", "digits", "fashion-mnist", "fashion-mnist-sizes", "modular-addition"])
+@pytest.mark.parametrize(
+    "name", ["cifar10", "digits", "fashion-mnist", "fashion-mnist-sizes", "modular-addition"]
+)
 def test_a_shipped_report_comes_out_again(name: str, tmp_path: Path) -> None:
     folder = ComparisonFolder(SHIPPED / name)
     digest = sha256(folder.journal.path.read_bytes()).hexdigest()
