@@ -167,13 +167,13 @@ def train_family(
             state, decision = yield from train_stage(run, state, _unpruned(NoRule(), steps, steps, "train"))
             yield Decided(decision=replace(decision, kind="stop"))
             ledger.switch("prune")
-            settings = recipe.prune
-            inputs = extraction_inputs(bench, ledger, settings.units, settings.target)
-            plans = pruning.plan_sizes(state.model, bench.prune_batches, settings, targets, **inputs)
+            settings, ready = recipe.prune, bench.calibrated(state.model)
+            inputs = extraction_inputs(ready, ledger, settings.units, settings.target)
+            plans = pruning.plan_sizes(state.model, ready.prune_batches, settings, targets, **inputs)
             drawn = []
             for plan in plans:
                 found, _ = yield from draw_ticket(
-                    bench, ledger, state.model, plan.target, trains_on=False, planned=plan
+                    ready, ledger, state.model, plan.target, trains_on=False, planned=plan
                 )
                 drawn.append(found)
             ledger.switch("benchmark")
