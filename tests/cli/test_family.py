@@ -91,7 +91,7 @@ def test_programs_get_a_line_an_event_and_last_the_family(invoke: Invoke, traine
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--sizes", "0.5,x"), "macs=x: a number above 0 and below 1 is needed"),
+        (("--sizes", "0.5,x"), "Invalid value for --sizes: macs=x: a number above 0 and below 1 is needed"),
         (("--sizes", "0.5,2"), "macs=2: a share above 0 and below 1 is needed"),
         (("--sizes", "0.5", "--within", "latncy<=5ms"), "did you mean 'latency'"),
         (("--sizes", "0.5", "--by", "mac"), "'mac' is not one of"),

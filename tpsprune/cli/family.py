@@ -90,7 +90,7 @@ def family(
     from tpsprune.recipe.within import read_within
 
     within = [read_within(each) for each in limits]
-    shares = dict.fromkeys(share_of(by, each.strip()) for each in sizes.split(","))
+    shares = dict.fromkeys(share_of(by, each.strip(), "--sizes") for each in sizes.split(","))
     targets = [SHARES[by](share) for share in shares]
     source, weights = _recipe_of(recipe_source, weights)
     read = recipe.read(source, overrides)

@@ -223,8 +223,8 @@ def target_override(text: str) -> str:
     return f'prune.target={{ "widths" = {{ {table} }} }}'
 
 
-def share_of(kind: str, text: str) -> float:
-    """Return the share that a user typed for a kind of target.
+def share_of(kind: str, text: str, option: str = "--target") -> float:
+    """Return the share that a user typed for a kind of target, at an option.
 
     Raises:
         BadParameter: it is no share.
@@ -232,9 +232,9 @@ def share_of(kind: str, text: str) -> float:
     try:
         share = float(text)
     except ValueError:
-        raise _bad(f"{kind}={text}: a number above 0 and below 1 is needed") from None
+        raise _bad(f"{kind}={text}: a number above 0 and below 1 is needed", option) from None
     if not isfinite(share) or not 0 < share < 1:
-        raise _bad(f"{kind}={text}: a share above 0 and below 1 is needed")
+        raise _bad(f"{kind}={text}: a share above 0 and below 1 is needed", option)
     return share
 
 
@@ -264,5 +264,5 @@ def _from_file(path: Path) -> dict[str, int]:
     return raw
 
 
-def _bad(message: str) -> click.BadParameter:
-    return click.BadParameter(message, param_hint="--target")
+def _bad(message: str, option: str = "--target") -> click.BadParameter:
+    return click.BadParameter(message, param_hint=option)
