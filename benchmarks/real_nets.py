@@ -211,7 +211,7 @@ def speech_detector() -> Net:
 def image_net() -> Net:
     """Return the classifier of photographs, judged by its dense self."""
     photos, dense = photographs(), lite0()
-    unseen = crops(photos, 500, 1_000, 1).split(32)
+    unseen = crops(photos, 300, 1_000, 1).split(32)
 
     def classes(model: nn.Module) -> Tensor:
         with torch.inference_mode():

@@ -24,7 +24,7 @@ from benchmarks.zoo.silero import WINDOW
 from benchmarks.zoo.texts import docstrings, help_topics
 
 RATE_HZ = 16_000
-SENTENCES, CLIP_WINDOWS = 40, 64
+SENTENCES, CLIP_WINDOWS = 40, 32
 SNRS_DB = (0, 5, 10, 20)
 NOISES = ("white", "pink", "hum", "babble")
 SPEECH_DB = -35
@@ -36,7 +36,7 @@ VOICES = {
 
 
 def clips(count: int, seed: int, part: str) -> tuple[Tensor, Tensor]:
-    """Return clips (n, t) of two seconds, and which of their windows have speech in them (n, w).
+    """Return clips (n, t) of one second, and which of their windows have speech in them (n, w).
 
     ``part`` is ``calibration`` or ``test``: other voices and other sentences. Noise kinds and ratios take
     turns; the loudness of the voice is drawn between -40 and -20 dB of full scale.
