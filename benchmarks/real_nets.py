@@ -19,7 +19,7 @@
     python -m benchmarks.real_nets            # reports/real_nets.json, .md and .png: hours of one core
     python -m benchmarks.real_nets --quick    # one sample of calibration data, two baselines, nothing written
     python -m benchmarks.real_nets --nets crepe          # one net anew, the others as they were measured
-    python -m benchmarks.real_nets --nets crepe --methods "low rank"    # one method of it
+    python -m benchmarks.real_nets --nets crepe --methods "low rank" --seeds 0    # and of it
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import json
 import math
 import platform
 import statistics
+import textwrap
 import time
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
@@ -380,7 +381,7 @@ def _key(cell: dict[str, Any]) -> tuple[str, float, int]:
 
 def time_share(model: nn.Module, ticket: nn.Module, batch: Any) -> float:
     """Return what share of the dense model's time a pass of the ticket takes, timed by turns, 64 items."""
-    dense, pruned = timing.paired_latency(model, ticket, first_of(batch), 64)
+    dense, pruned = timing.paired_latency(model, ticket, first_of(batch), 64, repeats=5)
     return pruned.median_seconds / dense.median_seconds
 
 
@@ -403,14 +404,15 @@ def page(found: dict[str, Any]) -> str:
         "",
         f"`python -m benchmarks.real_nets` on 2 cores ({found['machine']}), PyTorch {found['torch']}.",
         "",
-        f"Mean and range over {len(found['seeds'])} samples of {CALIBRATION_ITEMS} calibration items (of",
-        f"photographs {CALIBRATION_CROPS}). The same net, calibration data and share of multiply-accumulates",
-        "for both. *Best importance*: the one of torch-pruning's measures that did best at that share on the",
+        f"Mean and range over {len(SEEDS)} samples of {CALIBRATION_ITEMS} calibration items, of photographs"
+        f" {CALIBRATION_CROPS}. What has no range is",
+        "of the first sample alone. The same net, calibration data and share of multiply-accumulates for",
+        "both. *Best importance*: the one of torch-pruning's measures that did best at that share on the",
         "test itself, in its favour, with batch-norm statistics computed again. *Repaired* is after the",
-        "default repair, which has no labels either, on the first sample alone; *magnitude, repaired* is",
-        "magnitude pruning with our repair. *Low rank* has `low_rank=True`: layers split in two beside",
-        "units removed, where that errs less on calibration data held out. *Time* is that of a pass of 64",
-        "items, of the dense model's, by turns.",
+        "default repair, which has no labels either; *magnitude, repaired* is magnitude pruning with our",
+        "repair. *Low rank* has `low_rank=True`: layers split in two beside units removed, where that errs",
+        "less on calibration data held out. *Time* is that of a pass of 64 items, of the dense model's, by",
+        "turns.",
         "",
         "CREPE's calibration data are tones like those of its test; MiniLM's are another kind of text,",
         "Silero's other sentences in other voices; EfficientNet-Lite0's are of the left halves of the",
@@ -471,8 +473,8 @@ def plot(found: dict[str, Any], path: Path) -> None:
     for axis, net in zip(axes.flat, nets, strict=False):
         for name, colour, label in (
             ("best", "#9aa0a6", "torch-pruning, best importance"),
-            (CUT, "#0b6e4f", "tpsprune, as cut"),
             (LOW, "#8a4f9e", "tpsprune, low rank"),
+            (CUT, "#0b6e4f", "tpsprune, as cut"),
         ):
             chosen = {share: best_importance(net, share) if name == "best" else name for share in SHARES}
             each = {share: scores(net, chosen[share], share) for share in SHARES}
@@ -488,7 +490,8 @@ def plot(found: dict[str, Any], path: Path) -> None:
         repaired = [scores(net, OURS, share)[0] for share in shares]
         axis.plot(shares, repaired, color="#0b6e4f", marker="o", mfc="white", linestyle=":", label="repaired")
         axis.axhline(net["dense"], color="#5f6368", linewidth=0.8, linestyle=":")
-        axis.set(title=net["title"], xlabel="share of multiply-accumulates kept", ylabel=net["measure"])
+        measure = textwrap.fill(net["measure"], 36)
+        axis.set(title=net["title"], xlabel="share of multiply-accumulates kept", ylabel=measure)
         axis.set_xticks([1.0, *SHARES])
         axis.set_ylim(bottom=0)
         axis.invert_xaxis()
@@ -509,16 +512,19 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
     parser.add_argument("--no-repairs", action="store_true", help="the cuts alone: a tenth of the time")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, choices=SEEDS)
     options = parser.parse_args()
     kept = REPORT.with_suffix(".json")
     found = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {"nets": {}}
     if options.render:
         write(found)
         return
-    seeds, importances = (SEEDS[:1], ("magnitude", "random")) if options.quick else (SEEDS, IMPORTANCES)
+    seeds, importances = options.seeds, IMPORTANCES
+    if options.quick:
+        seeds, importances = SEEDS[:1], ("magnitude", "random")
     # What is not asked for stays as it was measured.
     nets = {} if options.quick else found["nets"]
-    found = {"machine": platform.machine(), "torch": torch.__version__, "seeds": seeds, "nets": nets}
+    found = {"machine": platform.machine(), "torch": torch.__version__, "nets": nets}
     wanted = set(options.methods) - (set(REPAIRS) if options.no_repairs else set())
     for name in options.nets:
         try:
