@@ -416,8 +416,8 @@ def page(found: dict[str, Any]) -> str:
         "",
         "CREPE's calibration data are tones like those of its test; MiniLM's are another kind of text,",
         "Silero's other sentences in other voices; EfficientNet-Lite0's are of the left halves of the",
-        "photographs, its test is of the right halves; its seconds are with `MALLOC_MMAP_MAX_=0`, without which",
-        "page faults took more than half as much again here.",
+        "photographs, its test is of the right halves; its seconds are with `MALLOC_MMAP_MAX_=0`, without",
+        "which page faults took more than half as much again here.",
         "",
     ]
     for net in found["nets"].values():
