@@ -66,6 +66,20 @@ def test_no_group_is_wider_than_in_a_larger_size() -> None:
     assert plan_size(least, net(), wider, within=least.widths).widths == least.widths
 
 
+def test_no_group_is_narrower_than_in_a_smaller_size_and_others_make_room() -> None:
+    (plan,) = plan_sizes(net(), BATCHES, SETTINGS, [Macs(0.4)])
+    half = replace(SETTINGS, target=Macs(0.5))
+    free = plan_size(plan, net(), half)
+    # A smaller size that has the first group whole, as another order of cuts may leave it.
+    beyond = (free.groups[0].width, 2, 2)
+    assert free.widths[0] < beyond[0]
+    found = plan_size(plan, net(), half, beyond=beyond)
+    assert all(width >= least for width, least in zip(found.widths, beyond, strict=True))
+    assert found.cost_share <= 0.5
+    tight = replace(SETTINGS, target=Macs(replace(plan, widths=beyond).cost_share * 1.001))
+    assert plan_size(plan, net(), tight, beyond=beyond).widths == beyond
+
+
 def test_the_only_size_is_what_an_extraction_gives() -> None:
     (found,) = draw_all([Macs(0.5)])
     alone = extract(net(), BATCHES, replace(SETTINGS, target=Macs(0.5)))
