@@ -5,7 +5,7 @@
 
 As cut, without repair: test accuracy (of the published nets their own measure) at a half and a quarter of the
 operations. `real` is 1,024 training items (512 of the published nets), `synthetic` 512 items of
-`tpsprune.extract(model, "synthetic", like=…)`, `noise` as many standard normal items, or token ids drawn
+`tpsprune.extract(model, "synthetic", example=…)`, `noise` as many standard normal items, or token ids drawn
 uniformly; `magnitude` is torch-pruning's, uniform widths, its batch-norm statistics computed again on real
 items.
 """

@@ -16,12 +16,21 @@ import torch
 import tpsprune
 from tests.pipeline.conftest import make_small
 from tpsprune import pipeline
-from tpsprune.errors import ArtifactError, PruneError
+from tpsprune.errors import ArtifactError, PruneError, RunFolderError
 from tpsprune.pipeline.family_folder import FamilyFolder
 from tpsprune.recipe.prune import Macs, Params
 from tpsprune.recipe.within import read_within
-from tpsprune.records import FamilyFinished, FamilyMember, FamilyResult, Note, Sized, load
-from tpsprune.runs import RunFolder
+from tpsprune.records import (
+    FamilyDrawn,
+    FamilyFinished,
+    FamilyMember,
+    FamilyResult,
+    Note,
+    PhaseStarted,
+    Sized,
+    load,
+)
+from tpsprune.runs import Journal, RunFolder
 
 SIZES = [Macs(0.3), Macs(0.7)]
 
@@ -171,6 +180,98 @@ def test_a_further_size_alone_is_the_size_drawn_with_the_others(
         assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+@pytest.mark.parametrize("units", ["magnitude", "taylor", "random", "pivoted-cholesky"])
+def test_a_family_of_any_choice_of_units_is_drawn(units: str, trained: RunFolder, tmp_path: Path) -> None:
+    recipe = make_small("prune.repair_steps=0", f"prune.units='{units}'")
+    result = list(pipeline.family(recipe, trained.path, SIZES, tmp_path / "sizes", device="cpu"))[-1].family
+    assert len(result.members) == 2
+
+
+def test_limits_hold_for_sizes_that_a_killed_command_drew(
+    trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FamilyFolder, "write_result", killed)
+        with pytest.raises(KeyboardInterrupt):
+            draw(trained, tmp_path / "sizes", "parameters<=1")
+    result = draw(trained, tmp_path / "sizes", "parameters<=1")[-1].family
+    assert all(each.refused for each in result.members)
+
+
+def test_a_kill_between_a_size_and_its_line_costs_that_size_alone(
+    trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, seen = Journal.append, 0
+
+    def killed(self: Journal, record: object) -> None:
+        nonlocal seen
+        seen += isinstance(record, FamilyDrawn)
+        if isinstance(record, FamilyDrawn) and seen == 2:
+            raise KeyboardInterrupt
+        own(self, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", killed)
+        with pytest.raises(KeyboardInterrupt):
+            draw(trained, tmp_path / "sizes")
+    assert (tmp_path / "sizes" / "0.3").is_dir()
+    result = draw(trained, tmp_path / "sizes")[-1].family
+    assert [each.size for each in result.members] == [0.7, 0.3]
+
+
+def test_without_its_look_a_family_goes_on_nested_and_keeps_its_books(
+    trained: RunFolder, family: tuple[list[Any], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "grown"
+    shutil.copytree(family[1], out)
+    (out / "state" / "look.safetensors").unlink()
+    (out / "family.json").unlink()
+    result = draw(trained, out)[-1].family
+    assert [each.size for each in result.members] == [0.7, 0.3]
+    result = draw(trained, out, sizes=[Macs(0.5)])[-1].family
+    plans = [json.loads((out / size / "plan.json").read_text())["groups"] for size in ("0.7", "0.5", "0.3")]
+    for groups in zip(*plans, strict=True):
+        large, middle, small = (len(each["kept"]) for each in groups)
+        assert small <= middle <= large
+    assert result.total.seconds > family[0][-1].family.total.seconds
+
+
+def test_a_second_command_leaves_the_first_ones_folder_alone(trained: RunFolder, tmp_path: Path) -> None:
+    steps = pipeline.family(make_small("prune.repair_steps=4"), trained.path, SIZES, tmp_path / "sizes")
+    for event in steps:
+        if isinstance(event, PhaseStarted):
+            break
+    (tmp_path / "sizes" / "state" / "look.safetensors").unlink()
+    with pytest.raises(RunFolderError, match="in use"):
+        draw(trained, tmp_path / "sizes", sizes=[Macs(0.5)])
+    assert (tmp_path / "sizes" / "state" / "job.json").is_file()
+    steps.close()  # type: ignore[attr-defined]
+
+
+def test_sizes_of_one_name_are_refused(trained: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"0\.3333333 and 0\.3333334 are one to six digits"):
+        draw(trained, tmp_path / "sizes", sizes=[Macs(0.3333333), Macs(0.3333334)])
+    assert not (tmp_path / "sizes").exists()
+
+
+def test_an_attempt_that_came_to_nothing_is_charged(
+    trained: RunFolder, family: tuple[list[Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise PruneError("out of reach")
+
+    out = tmp_path / "grown"
+    shutil.copytree(family[1], out)
+    before = len((out / "state" / "energy.jsonl").read_text().splitlines())
+    monkeypatch.setattr("tpsprune.pruning.plan_sizes", refused)
+    with pytest.raises(PruneError, match="out of reach"):
+        draw(trained, out, sizes=[Macs(0.5)])
+    assert len((out / "state" / "energy.jsonl").read_text().splitlines()) > before
+
+
 @pytest.mark.parametrize("size", ["0.7", "0.3"])
 @pytest.mark.parametrize("written", [True, False])
 def test_a_killed_family_goes_on_from_the_sizes_on_disk(
@@ -250,7 +351,10 @@ def test_a_family_of_something_else_is_left_alone(
     with pytest.raises(ArtifactError, match=r"look\.safetensors"):
         draw(trained, out, sizes=[Macs(0.5)])
     (out / "state" / "look.safetensors").write_bytes(before[out / "state" / "look.safetensors"])
-    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    books = out / "state" / "energy.jsonl"  # An attempt is charged, whatever came of it.
+    assert after.pop(books).startswith(before.pop(books))
+    assert before == after
 
 
 def test_limits_of_accuracy_are_held_on_the_validation_split(

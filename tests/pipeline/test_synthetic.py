@@ -40,7 +40,7 @@ def test_a_cut_is_the_same_whatever_the_training_items_hold(
     (first,), (second,) = ([each for each in found if isinstance(each, Pruned)] for found in (events, again))
     assert first == second
     notes = [each.text for each in events if isinstance(each, Note)]
-    assert any("calibrated on 32 items made up" in note and "no data read" in note for note in notes)
+    assert any("calibrated on 32 items made up" in note and "no data used" in note for note in notes)
     assert [each.title for each in events if isinstance(each, PhaseStarted)] == ["calibration data made up"]
 
 

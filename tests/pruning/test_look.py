@@ -77,12 +77,13 @@ def test_a_further_size_lies_between_those_that_there_are(
 ) -> None:
     model, settings = net(), replace(SETTINGS, round_to=round_to)
     plans = plan_sizes(model, BATCHES, settings, [Macs(share) for share in first])
-    known = {Macs(share): plan.widths for share, plan in zip(sorted(first, reverse=True), plans, strict=True)}
+    sizes = zip(sorted(first, reverse=True), plans, strict=True)
+    known = {Macs(share): plan.width_of for share, plan in sizes}
     known.pop(Macs(more), None)
     (added,) = plan_sizes(model, BATCHES, settings, [Macs(more)], look=plans[0], known=known)
     assert added.cost_share <= more * (1 + 1e-9)
-    all_sizes = [*known.items(), (Macs(more), added.widths)]
-    ordered = [widths for _, widths in sorted(all_sizes, key=lambda each: -each[0].macs)]
+    all_sizes = [*known.items(), (Macs(more), added.width_of)]
+    ordered = [tuple(widths.values()) for _, widths in sorted(all_sizes, key=lambda each: -each[0].macs)]
     for larger, smaller in pairwise(ordered):
         assert all(big >= small for big, small in zip(larger, smaller, strict=True))
 

@@ -34,7 +34,7 @@ def extract(
     also: Sequence[Callable[[Any, Any], Any]] = (),
     labels: Sequence[Tensor] | None = None,
     meter: Meter | None = None,
-    like: Any = None,
+    example: Any = None,
     seed: int = 0,
     **settings: Any,
 ) -> Extraction:
@@ -76,7 +76,7 @@ def extract(
             the batches.
         meter: what a target of ``Joules`` is metered by (``tpsprune.Meter()``), between windows; what that
             takes is among its windows.
-        like: with ``calibration_data="synthetic"`` a batch of inputs; of floats and token ids the shape
+        example: with ``calibration_data="synthetic"`` a batch of inputs; of floats and token ids the shape
             counts alone.
         seed: of ``units="random"`` and of the order of items in the repair.
         settings: the fields of ``[prune]`` in a recipe (``ignored_layers``, ``round_to``, ``compensate``,
@@ -106,7 +106,7 @@ def extract(
         labels,
         seed,
         meter,
-        like,
+        example,
     )
     extraction = pruning.extract(prepared.model, prepared.batches, prepared.settings, **prepared.inputs)
     return finish(extraction, prepared)
@@ -134,7 +134,7 @@ def prepare(
     labels: Sequence[Tensor] | None,
     seed: int,
     meter: Meter | None = None,
-    like: Any = None,
+    example: Any = None,
 ) -> Prepared:
     """Check what a caller of ``extract`` gave; the arguments are its own.
 
@@ -157,8 +157,10 @@ def prepare(
     device = device_of(model)
     batches: Sequence[Any]
     note = ""
+    if example is not None and not isinstance(calibration_data, str):
+        raise PruneError("example is read with calibration_data = 'synthetic' alone")
     if isinstance(calibration_data, str):
-        made = _synthesize(model, calibration_data, like, device, seed)
+        made = _synthesize(model, calibration_data, example, device, seed)
         batches, found, note = made.batches, None, made.note
         chosen = replace(chosen, calibration="synthetic")
     elif items is None:
@@ -178,17 +180,17 @@ def prepare(
 
 
 def _synthesize(
-    model: nn.Module, asked: str, like: Any, device: torch.device, seed: int
+    model: nn.Module, asked: str, example: Any, device: torch.device, seed: int
 ) -> pruning.Synthetic:
     if asked != "synthetic":
         hint = did_you_mean(asked, ["synthetic"])
         raise PruneError(f"calibration_data = {asked!r}{hint}; expected batches, or 'synthetic'")
-    if like is None or not list(tensors_of(like)):
+    if example is None or not list(tensors_of(example)):
         raise PruneError(
-            "calibration_data = 'synthetic' needs like: a batch of inputs, of whose floats and token ids the "
-            "shape counts alone, as in like=torch.zeros(1, 3, 224, 224)"
+            "calibration_data = 'synthetic' needs example: a batch of inputs, of whose floats and token ids "
+            "the shape counts alone, as in example=torch.zeros(1, 3, 224, 224)"
         )
-    return pruning.synthesize(model, map_tensors(like, lambda each: each.to(device)), seed=seed)
+    return pruning.synthesize(model, map_tensors(example, lambda each: each.to(device)), seed=seed)
 
 
 def finish(extraction: Extraction, prepared: Prepared) -> Extraction:
@@ -262,7 +264,7 @@ def _clock(batches: Sequence[Any], target: Target, meter: Meter | None) -> Calla
         items = torch.arange(min(measure.TIMED_ITEMS, item_count(batches[0])) if batches else 0)
     batch = take_items(batches[0], items) if batches else None
     if isinstance(target, Joules):
-        if meter is None:
+        if not isinstance(meter, Meter):
             raise PruneError(f"target {target} needs a meter: tpsprune.extract(..., meter=tpsprune.Meter())")
         return partial(joules_of_answer, batch, meter)
     return lambda model: measure.batch_latency(model, batch).median_seconds

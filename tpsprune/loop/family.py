@@ -34,7 +34,7 @@ def family(
     also: Sequence[Callable[[Any, Any], Any]] = (),
     labels: Sequence[Tensor] | None = None,
     meter: Meter | None = None,
-    like: Any = None,
+    example: Any = None,
     seed: int = 0,
     **settings: Any,
 ) -> Family:
@@ -72,7 +72,9 @@ def family(
     targets = [SHARES[by](size) for size in dict.fromkeys(sizes)]
     if not targets:
         raise PruneError("sizes: at least one is needed, as in sizes=(0.75, 0.5, 0.25)")
-    prepared = prepare(model, calibration_data, targets[0], settings, items, also, labels, seed, meter, like)
+    prepared = prepare(
+        model, calibration_data, targets[0], settings, items, also, labels, seed, meter, example
+    )
     plans = pruning.plan_sizes(
         prepared.model, prepared.batches, prepared.settings, targets, **prepared.inputs
     )
@@ -132,7 +134,7 @@ class Family:
             PruneError: a size is no share, or out of reach; the family is as it was then.
         """
         given, kind = self._prepared, self._kind
-        known = {kind(share): plan.widths for share, plan in self._plans.items()}
+        known = {kind(share): plan.width_of for share, plan in self._plans.items()}
         plans = pruning.plan_sizes(
             given.model,
             given.batches,

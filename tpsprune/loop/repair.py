@@ -23,6 +23,7 @@ def repair(
     *,
     items: Callable[[Any], int] | None = None,
     also: Sequence[Callable[[Any, Any], Any]] = (),
+    example: Any = None,
     seed: int = 0,
     **settings: Any,
 ) -> Extraction:
@@ -50,7 +51,8 @@ def repair(
         pruned: the smaller model, or its state dict: the dense model's tensors under the same names, sliced.
             It is not changed; what training made of its weights since is not used.
         like: the dense model; not changed.
-        calibration_data: as ``tpsprune.extract`` takes it; so are ``items``, ``also``, ``seed`` and settings.
+        calibration_data: as ``tpsprune.extract`` takes it; so are ``items``, ``also``,
+            ``example``, ``seed`` and settings.
 
     Raises:
         PruneError: as ``tpsprune.extract``; the units of the pruned model are not found in the dense one; or
@@ -59,7 +61,7 @@ def repair(
     Cost: as ``tpsprune.extract``, and a second walk.
     """
     state = plain_model(pruned).state_dict() if isinstance(pruned, nn.Module) else dict(pruned)
-    prepared = prepare(like, calibration_data, Macs(0.5), settings, items, also, None, seed)
+    prepared = prepare(like, calibration_data, Macs(0.5), settings, items, also, None, seed, None, example)
     device = next(iter(prepared.model.state_dict().values())).device
     moved = {name: each.detach().to(device) for name, each in state.items()}
     found, _ = pruning.refit_pruned(moved, prepared.model, prepared.batches, prepared.settings)

@@ -16,7 +16,7 @@ from tpsprune.errors import ArtifactError, PruneError
 from tpsprune.loop.family import By
 from tpsprune.loop.meter import Ledger
 from tpsprune.numerics.trees import at, first_of
-from tpsprune.pipeline.family_folder import Drawn, FamilyFolder, job_of, widths_by_size
+from tpsprune.pipeline.family_folder import Drawn, FamilyFolder, job_of, widths_by_group
 from tpsprune.pipeline.limits import broken_limits
 from tpsprune.pipeline.load import read_pretrained_weights
 from tpsprune.pipeline.prune import build_pretrained, without_training
@@ -26,6 +26,7 @@ from tpsprune.pruning import Plan
 from tpsprune.pruning.output_error import output_error
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.prune import Macs, Share
+from tpsprune.recipe.task import CustomModel
 from tpsprune.recipe.within import Within
 from tpsprune.records import (
     Event,
@@ -87,18 +88,24 @@ def family(
     recipe = replace(recipe, prune=replace(recipe.prune, target=least))
     recipe, pretrained = without_training(recipe, weights), read_pretrained_weights(recipe, weights)
     folder, job = FamilyFolder(out), job_of(recipe, pretrained, _kind_of(least))
+    _check_names(sizes)
     is_begun = folder.is_begun(job)
-    new = [each for each in sizes if not (is_begun and each.share in folder.sizes())]
-    if not new and folder.read_result() is not None:
+    earlier = folder.read_result() if is_begun else None
+    there = {f"{size:g}" for size in (folder.sizes() if is_begun else ())}
+    new = [each for each in sizes if f"{each.share:g}" not in there]
+    if not new and earlier is not None:
         raise ArtifactError(f"{out} has these sizes already: give a further one, or another folder")
     windows = folder.energy if is_begun else None
     with set_up_metered(recipe, device, windows) as (idle, ledger), folder.writing(job):
+        ledger.keep_in(folder.energy)
         dense = build_pretrained(idle, pretrained)
         ledger.switch("prune")
         bench = idle.calibrated(dense)
         drawn = yield from _draw_missing(bench, ledger, folder, dense, least, new)
-        members = yield from _measure(bench, ledger, dense, drawn, new, within)
-        gone = () if (earlier := folder.read_result()) is None else earlier.members
+        judged = {each.size for each in (earlier.members if earlier else ()) if not each.refused}
+        fresh = [each for each in drawn if each.share not in judged]
+        members = yield from _measure(bench, ledger, dense, drawn, fresh, within)
+        gone = earlier.members if earlier else ()
         members = [*members, *(each for each in gone if type(least)(each.size) not in drawn)]
         result = FamilyResult(
             name=recipe.name,
@@ -117,7 +124,7 @@ def family(
             total=ledger.total,
             versions=versions(),
         )
-        folder.write_result(result)
+        folder.write_result(result, calls_code=isinstance(recipe.task.model, CustomModel))
     if all(each.refused for each in result.members):
         yield Note("no size is within the limits: the folder holds the page and the figures alone")
     yield FamilyFinished(family=result, folder=str(out))
@@ -144,15 +151,15 @@ def _draw_missing(
         new,
         **extraction_inputs(bench, ledger, recipe.prune.units, least),
         look=look,
-        known=widths_by_size(look, drawn),
+        known={target: widths_by_group(own.plan) for target, own in drawn.items()},
     )
-    if look is None:
+    if look is None and plans:
         folder.write_look(plans[0])
-    ledger.keep_in(folder.energy)
+    targets = {str(each): each for each in new}
     for plan in plans:
         yield PhaseStarted(phase="prune", title=f"size {plan.target}", total_steps=1)
         found, _ = yield from draw_ticket(bench, ledger, dense, plan.target, trains_on=False, planned=plan)
-        target = next(each for each in new if each == plan.target)
+        target = targets[str(plan.target)]
         own = replace(recipe, prune=replace(recipe.prune, target=target))
         folder.write_size(target.share, found, own, bench.dataset.facts)
         drawn[target] = Drawn(found.ticket, found.plan, found.notes)
@@ -167,7 +174,10 @@ def _measure(
     new: Sequence[Share],
     within: Sequence[Within],
 ) -> Generator[Event, None, list[FamilyMember]]:
-    """Measure the dense model and all sizes; return them in this order. What is ``new`` may be refused."""
+    """Measure the dense model and all sizes; return them in this order. What is ``new`` may be refused.
+
+    A size is new until ``family.json`` has it.
+    """
     models = {DENSE: dense, **{each.share: bench.execution.place(own.ticket) for each, own in drawn.items()}}
     ledger.switch("benchmark")
     figures = {share: _figures(bench, dense, model) for share, model in models.items()}
@@ -196,6 +206,15 @@ def _measure(
         yield Sized(member=members[rank], number=rank, total=len(drawn), quality=bench.objective.quality)
     ledger.close()
     return members
+
+
+def _check_names(sizes: Sequence[Share]) -> None:
+    """Refuse sizes whose folders would have one name."""
+    by_name: dict[str, float] = {}
+    for each in sizes:
+        other = by_name.setdefault(f"{each.share:g}", each.share)
+        if other != each.share:
+            raise ArtifactError(f"sizes {other!r} and {each.share!r} are one to six digits: give one of them")
 
 
 def _kind_of(target: Share) -> By:

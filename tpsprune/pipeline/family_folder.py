@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -20,7 +20,7 @@ from tpsprune.pipeline.load import Weights, fill_ticket
 from tpsprune.pipeline.save import write_bundle
 from tpsprune.pruning import Extraction, Plan, WidthPlan
 from tpsprune.recipe import Recipe, dumps
-from tpsprune.recipe.prune import Macs, Share
+from tpsprune.recipe.prune import Macs
 from tpsprune.records import FamilyDrawn, FamilyJob, FamilyLook, FamilyResult, TaskFacts, dump, load
 from tpsprune.report.family import family_page, write_family_picture
 from tpsprune.runs import (
@@ -107,16 +107,18 @@ class FamilyFolder:
             self.state.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(self.path, error) from error
-        try:
-            with exclusive(self.state / "lock", "give another folder"):
+        with exclusive(self.state / "lock", "give another folder"):
+            try:
                 sweep(self.path)
                 write_json_atomically(self.state / "job.json", dump(job))
                 yield
-        except CannotWriteError as error:
-            raise CannotWriteError(f"{error}, then give the command again: it goes on from there") from error
-        finally:
-            if not self.look_file.exists():
-                shutil.rmtree(self.path if is_new else self.state, ignore_errors=True)
+            except CannotWriteError as error:
+                raise CannotWriteError(
+                    f"{error}, then give the command again: it goes on from there"
+                ) from error
+            finally:
+                if not self.look_file.exists() and not self.drawn.path.exists():
+                    shutil.rmtree(self.path if is_new else self.state, ignore_errors=True)
 
     def write_look(self, planned: WidthPlan) -> None:
         """Keep what was measured of the dense model."""
@@ -131,8 +133,8 @@ class FamilyFolder:
         """
         if not self.look_file.exists():
             return None
-        tensors, metadata = load_tensors(self.look_file)
         try:
+            tensors, metadata = load_tensors(self.look_file)
             facts = load(FamilyLook, json.loads(metadata.get(LOOK, "null")))
             return pruning.restore_look(model, batch, recipe.prune, facts, tensors)
         except (ValueError, ArtifactError) as error:
@@ -158,6 +160,8 @@ class FamilyFolder:
 
     def write_size(self, size: float, extraction: Extraction, recipe: Recipe, facts: TaskFacts) -> None:
         """Write a size that was drawn; from then on it is not drawn again."""
+        if size not in self.sizes():  # A kill came between a folder and its line.
+            shutil.rmtree(self.folder_of(size), ignore_errors=True)
         with bundles.new_folder(self.folder_of(size)) as place:
             write_bundle(place, extraction, dumps(recipe), facts)
         self.drawn.append(FamilyDrawn(size=size, notes=extraction.notes))
@@ -175,14 +179,14 @@ class FamilyFolder:
         except ValueError as error:
             raise ArtifactError(f"{self.path / FILE} is damaged: {error}") from error
 
-    def write_result(self, result: FamilyResult) -> None:
+    def write_result(self, result: FamilyResult, *, calls_code: bool) -> None:
         """Write figures, picture and page; refused sizes go, what the others share is stored once."""
-        write_family_picture(result, self.path)
-        write_text_atomically(self.path / "README.md", family_page(result))
-        write_json_atomically(self.path / FILE, dump(result))
         for member in result.members:
             if member.refused:
                 shutil.rmtree(self.folder_of(member.size), ignore_errors=True)
+        write_family_picture(result, self.path)
+        write_text_atomically(self.path / "README.md", family_page(result, calls_code=calls_code))
+        write_json_atomically(self.path / FILE, dump(result))
         bundles.share_tensors(self.path, [self.folder_of(size) for size in self.sizes()])
 
 
@@ -203,12 +207,6 @@ def job_of(recipe: Recipe, weights: Weights, by: str) -> FamilyJob:
     return FamilyJob(recipe=dumps(same), weights_sha256=weights.digest, by=by)
 
 
-def widths_by_size(look: WidthPlan | None, drawn: Mapping[Share, Drawn]) -> dict[Share, tuple[int, ...]]:
-    """Return the width of each group, in the look's order, for each size that there is."""
-    if look is None:
-        return {}
-    found = {}
-    for target, each in drawn.items():
-        kept = {group.name: len(group.kept) for group in each.plan.groups}
-        found[target] = tuple(kept.get(group.name, group.width) for group in look.groups)
-    return found
+def widths_by_group(plan: Plan) -> dict[str, int]:
+    """Return how many units each group of a plan keeps."""
+    return {group.name: len(group.kept) for group in plan.groups}

@@ -51,6 +51,9 @@ def save(extraction: Extraction | Family, folder: str | Path) -> None:
     target = Path(folder)
     if isinstance(extraction, Family):
         bundles.check_free(target)
+        names = [f"{size:g}" for size in extraction.sizes]
+        if len({*names}) < len(names):
+            raise ArtifactError(f"sizes {', '.join(map(repr, extraction.sizes))}: two are one to six digits")
         for each in extraction:
             _check(each)
         with bundles.new_folder(target) as beside:
@@ -88,7 +91,7 @@ def write_bundle(
         unpruned=extraction.unpruned,
         notes=extraction.notes,
         versions=extraction.plan.versions,
-        has_recipe=bool(recipe_text),
+        recipe_text=recipe_text,
     )
     bundles.write_description(folder, extraction.plan.to_json(), recipe_text)
     formats = {FORMAT: bundles.write_ticket(folder, tensors)}

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from tpsprune import measure, pruning, training
+from tpsprune.errors import PruneError
 from tpsprune.loop.meter import Ledger, joules_of_answer
 from tpsprune.numerics.trees import at, first_of, item_count, take_items
 from tpsprune.pipeline.benchmark import benchmark
@@ -345,6 +346,8 @@ def extraction_inputs(bench: Workbench, ledger: Ledger, units: str, target: Targ
         item, items = first_of(bench.prune_batches[0]), target.batch_items
         extra["clock"] = lambda model: measure.latency(model, item, items).median_seconds
     elif isinstance(target, Joules):
+        if bench.recipe.energy.meter == "none":
+            raise PruneError(f"target {target} needs a meter, and energy.meter is 'none'; use latency")
         copies = torch.zeros(target.batch_items, dtype=torch.int64)
         extra["clock"] = partial(joules_of_answer, take_items(bench.prune_batches[0], copies), ledger)
     elif bench.recipe.prune.low_rank:

@@ -104,10 +104,12 @@ def plan_widths(
     seed: int = 0,
     objective: Objective = CROSS_ENTROPY,
     times: Times | None = None,
+    chooses: bool = True,
 ) -> WidthPlan:
     """Find the groups of ``model``, collect calibration statistics, choose widths that meet the target.
 
-    The arguments are those of ``extract``, whose first stages these are. The model is not changed.
+    The arguments are those of ``extract``, whose first stages these are. The model is not changed. Unless it
+    ``chooses`` all widths are the dense model's.
 
     Raises:
         PruneError: as ``extract``, but for faults that only the pruned model can show.
@@ -130,15 +132,17 @@ def plan_widths(
             consumed = (group for group in groups if group.name not in statistics.energies)
             orders = {each.name: statistics.select(opened_model, each, each.width) for each in consumed}
         evidence = _gather_evidence(statistics, opened_model, batches, groups, settings, orders)
-        measured = measured_shares(opened_model, groups, clock, dense=model) if clock else None
-        widths = _choose(
-            costs,
-            evidence,
-            settings,
-            groups,
-            measured=measured,
-            fixed=lambda: list_fixed(opened_model, prunability, count),
-        )
+        widths = costs.widths
+        if chooses:
+            measured = measured_shares(opened_model, groups, clock, dense=model) if clock else None
+            widths = _choose(
+                costs,
+                evidence,
+                settings,
+                groups,
+                measured=measured,
+                fixed=lambda: list_fixed(opened_model, prunability, count),
+            )
     if settings.units != "interpolation":
         orders = {}  # What follows best from others is not what is kept.
     return WidthPlan(prunability, count, costs, statistics, evidence, settings.target, widths, orders)

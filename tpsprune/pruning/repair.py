@@ -117,6 +117,8 @@ def repair_ticket(
 
 def note_no_repair(extraction: Extraction, settings: Prune) -> Extraction:
     """Return the extraction with a note where a lower quality left out the repair."""
+    if settings.calibration == "synthetic":
+        return extraction
     if settings.quality != "fast" or settings.repair != "auto" or settings.repair_steps != "auto":
         return extraction
     return _noted(extraction, "the ticket was not repaired (quality = 'fast'); 'balanced' distils it")

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import fixed_seed, full_precision
+from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.pruning.costs import sliced_shell
 from tpsprune.pruning.opening import open_layers
 from tpsprune.pruning.planning import WidthPlan, order_units, plan_size, plan_widths
-from tpsprune.recipe.prune import Prune, Share, Tolerance
+from tpsprune.recipe.prune import Joules, Latency, Prune, Share, Tolerance
 
 
 @full_precision()
@@ -27,8 +28,9 @@ def plan_sizes(
     labels: Sequence[Tensor] | None = None,
     clock: Callable[[nn.Module], float] | None = None,
     seed: int = 0,
+    objective: Objective = CROSS_ENTROPY,
     look: WidthPlan | None = None,
-    known: Mapping[Share, Sequence[int]] | None = None,
+    known: Mapping[Share, Mapping[str, int]] | None = None,
 ) -> tuple[WidthPlan, ...]:
     """Return a plan for each target, the largest ticket first; ``draw`` makes the ticket of each.
 
@@ -36,11 +38,11 @@ def plan_sizes(
     larger one, and keeps the first units of one order: so they are nested.
 
     Args:
-        model: as ``extract`` takes it; so are ``batches``, ``labels``, ``clock`` and ``seed``.
+        model: as ``extract`` takes it; so are ``batches``, ``labels``, ``clock``, ``seed``, ``objective``.
         settings: their target does not count.
         targets: of one kind, in any order.
         look: a plan of this model by these settings, of an earlier call: nothing is measured again.
-        known: widths of tickets that there are already, which the others are nested with.
+        known: widths, by group, of tickets that there are already, which the others are nested with.
 
     Raises:
         PruneError: as ``plan_widths``, of the least target first; layers of low rank were asked for.
@@ -58,15 +60,28 @@ def plan_sizes(
     # The least first: what is out of reach is refused before anything else is planned.
     least = replace(settings, target=min(targets, key=order_of_size))
     if look is None:
-        look = plan_widths(model, batches, least, labels=labels, clock=clock, seed=seed)
+        look = plan_widths(
+            model,
+            batches,
+            least,
+            labels=labels,
+            clock=clock,
+            seed=seed,
+            objective=objective,
+            chooses=not isinstance(least.target, Latency | Joules),
+        )
         look = order_units(look, model, least)
+    widths_of = {
+        target: tuple(widths.get(group.name, group.width) for group in look.groups)
+        for target, widths in known.items()
+    }
     plans: list[WidthPlan] = []
     within: Sequence[int] | None = None
     for rank, target in enumerate(ordered):
         if target in known:
-            within = known[target]
+            within = widths_of[target]
             continue
-        beyond = next((known[each] for each in ordered[rank:] if each in known), None)
+        beyond = next((widths_of[each] for each in ordered[rank:] if each in known), None)
         own = replace(settings, target=target)
         plans.append(plan_size(look, model, own, within=within, beyond=beyond, clock=clock))
         within = plans[-1].widths

@@ -10,14 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tpsprune.errors import PruneError
+from tpsprune.errors import PruneError, first_line
 from tpsprune.numerics.forward import call_model, evaluation_mode, first_input, fixed_seed
 from tpsprune.numerics.trees import item_count, map_tensors, take_items, tensors_of
 
@@ -28,6 +27,10 @@ FACTORS: Final = (0.5, 4.0)
 HIDDEN_WORDS: Final = 64
 TEMPERATURE: Final = 0.5
 """At which the words of a random network are drawn."""
+FEW_WORDS: Final = 4
+"""An embedding of no more reads kinds (of segments), which are taken as they are."""
+MOST_SIDE: Final = 512
+"""Rows and columns that a random network reads at most, for its weights are their square."""
 MOST_ITEMS: Final = 512
 MATCHED_AT_A_TIME: Final = 128
 LEARNING_RATE: Final = 0.5
@@ -50,9 +53,9 @@ class Synthetic:
         """What the user should know, as a sentence."""
         items = f"calibrated on {sum(map(item_count, self.batches))} items made up in {self.seconds:.0f} s"
         if self.mismatch_before is None or self.mismatch_after is None:
-            return f"{items}; the model has no batch norms to match them to: real data would do much better"
+            return f"{items}; there are no batch norms to match them to: real data would do much better"
         fell = f"{self.mismatch_before:.2g} to {self.mismatch_after:.2g}"
-        return f"{items}, no data read; their mismatch with the model's batch norms fell from {fell}"
+        return f"{items}, no data used; their mismatch with the model's batch norms fell from {fell}"
 
 
 @fixed_seed()
@@ -76,14 +79,14 @@ def synthesize(
     Args:
         model: in either mode, not changed.
         like: a batch of inputs as the model takes them; of floats and token ids the shape counts alone.
-            Other whole numbers and truth values (masks) are taken as they are.
+            Other whole numbers (positions, kinds of segments) and truth values (masks) are taken as they are.
         items: how many.
         seed: equal seeds give equal items.
         steps: of Adam, for each part of 128 items.
         seconds: after so many no further part is matched; what was matched by then is kept.
 
     Raises:
-        PruneError: nothing in ``like`` can be made up.
+        PruneError: nothing in ``like`` can be made up, or the model does not take it.
 
     It sees: batch norms, shapes, the number of words. It does not see what the items mean: a model without
     batch norms is calibrated on noise, which costs it points.
@@ -93,26 +96,84 @@ def synthesize(
 
     Cost: a forward and backward pass for each item and step.
     """
-    generator = torch.Generator().manual_seed(seed)
-    parts, begun = [], time.monotonic()
-    for start in range(0, items, MATCHED_AT_A_TIME):
-        count = min(MATCHED_AT_A_TIME, items - start)
-        parts.append(_invent(model, like, count, generator))
-    norms = [
+    generator, begun = torch.Generator().manual_seed(seed), time.monotonic()
+    _check_example(model, like)
+    count = math.ceil(items / MATCHED_AT_A_TIME)
+    lengths = [len(part) for part in torch.arange(items).tensor_split(count)]
+    parts = [_invent(model, like, length, generator) for length in lengths]
+    norms = _reached_norms(model, parts[0])
+    if not norms:
+        return Synthetic(tuple(parts), None, None, time.monotonic() - begun)
+    before = after = 0.0
+    for rank, (part, length) in enumerate(zip(parts, lengths, strict=True)):
+        matched = match_norms(model, part, norms, steps if time.monotonic() - begun < seconds else 0)
+        parts[rank] = matched.batch
+        before += matched.before * length / items
+        after += matched.after * length / items
+    return Synthetic(tuple(parts), before, after, time.monotonic() - begun)
+
+
+def _check_example(model: nn.Module, like: Any) -> None:
+    """Refuse a batch that the model does not take.
+
+    Raises:
+        PruneError: says what happened.
+    """
+    if item_count(like) < 1:
+        raise PruneError("the example of synthetic calibration data holds no item; one is enough")
+    try:
+        with torch.no_grad(), evaluation_mode(model):
+            call_model(model, like)
+    except Exception as error:  # the model's own code runs here, and may raise anything
+        raise PruneError(
+            f"the model does not take the example of synthetic calibration data: {first_line(error)}"
+        ) from error
+
+
+def _reached_norms(model: nn.Module, batch: Any) -> list[_BatchNorm]:
+    """Return the batch norms with running moments that a pass calls, and on which floats of the batch act."""
+    candidates = [
         module
         for module in model.modules()
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     ]
-    if not norms:
-        return Synthetic(tuple(parts), None, None, time.monotonic() - begun)
-    before, after = [], []
-    for rank, part in enumerate(parts):
-        matched = match_norms(model, part, norms, steps if time.monotonic() - begun < seconds else 0)
-        parts[rank] = matched.batch
-        before.append(matched.before)
-        after.append(matched.after)
-    taken = time.monotonic() - begun
-    return Synthetic(tuple(parts), fmean(before), fmean(after), taken)
+    floats = [each for each in tensors_of(batch) if each.is_floating_point()]
+    if not candidates or not floats:
+        return []
+    moved = {id(each): each.detach().clone().requires_grad_() for each in floats}
+    found: list[_BatchNorm] = []
+
+    def note(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if isinstance(norm, _BatchNorm) and _attached(args, kwargs).requires_grad:
+            found.append(norm)
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(evaluation_mode(model))
+        stack.enter_context(_frozen(model))
+        for norm in candidates:
+            stack.callback(norm.register_forward_pre_hook(note, with_kwargs=True).remove)
+        call_model(model, map_tensors(batch, lambda each: moved.get(id(each), each).clone()))
+    return list(dict.fromkeys(found))
+
+
+def _attached(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Return the tensor that a norm is called with, in its graph."""
+    given: Tensor = next(iter((*args, *kwargs.values())))
+    return given
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Let no parameter take a gradient meanwhile."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 def _invent(model: nn.Module, like: Any, count: int, generator: torch.Generator) -> Any:
@@ -125,7 +186,7 @@ def _invent(model: nn.Module, like: Any, count: int, generator: torch.Generator)
         nonlocal invented
         if tensor.is_floating_point():
             made = random_signals(tuple(tensor.shape), generator)
-        elif vocabulary := words.get(tensor.data_ptr()):
+        elif (vocabulary := words.get(tensor.data_ptr(), 0)) > FEW_WORDS and not _are_positions(tensor):
             made = random_words(vocabulary, tuple(tensor.shape), generator)
         else:
             return tensor
@@ -134,13 +195,19 @@ def _invent(model: nn.Module, like: Any, count: int, generator: torch.Generator)
 
     found = map_tensors(some, invent)
     if not invented:
-        raise PruneError("like: holds neither floats nor token ids, so nothing can be made up")
+        raise PruneError("the example holds neither floats nor ids that an embedding reads as they are")
     return found
+
+
+def _are_positions(ids: Tensor) -> bool:
+    """Return whether every item counts its places."""
+    return ids.dim() > 1 and bool((ids == torch.arange(ids.shape[-1], device=ids.device)).all())
 
 
 def _words_of(model: nn.Module, batch: Any) -> dict[int, int]:
     """Return by address of a tensor how many words the embedding knows that reads it."""
-    ids = {each.data_ptr() for each in tensors_of(batch) if each.dtype == torch.int64}
+    whole = (torch.int64, torch.int32, torch.int16)
+    ids = {each.data_ptr() for each in tensors_of(batch) if each.dtype in whole}
     found: dict[int, int] = {}
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -161,14 +228,19 @@ def _words_of(model: nn.Module, batch: Any) -> dict[int, int]:
 def random_signals(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Return items of floats: noise through random LSTMs, along the rows or the columns, of unit variance.
 
-    An item is a matrix, (rows, columns) = (all axes but the last, the last); one of a single axis is folded
-    into as square a matrix as its length allows.
+    An item is a matrix, (rows, columns) = (all axes but the last, the last); one of a single axis, or of long
+    rows, is folded into as square a matrix as its length allows, or into rows of 128 and cut.
     """
     n, inner = shape[0], shape[1:]
-    columns = inner[-1] if len(inner) > 1 else _divisor(math.prod(inner))
-    signals_nrc = torch.randn(n, math.prod(inner) // columns, columns, generator=generator)
+    length = math.prod(inner)
+    columns = inner[-1] if len(inner) > 1 and inner[-1] <= MOST_SIDE else _divisor(length)
+    if columns < MOST_SIDE // 32 and length > MOST_SIDE * columns:
+        columns = MOST_SIDE // 4
+    rows = math.ceil(length / columns)
+    signals_nrc = torch.randn(n, rows, columns, generator=generator)
     for _ in range(PASSES):
         turned, backwards = (torch.rand(2, generator=generator) < 0.5).tolist()
+        turned = turned and rows <= MOST_SIDE
         each_nrc = signals_nrc.mT if turned else signals_nrc
         each_nrc = each_nrc.flip(1) if backwards else each_nrc
         network = _random_lstm(each_nrc.shape[2], each_nrc.shape[2], generator)
@@ -176,8 +248,8 @@ def random_signals(shape: tuple[int, ...], generator: torch.Generator) -> Tensor
             each_nrc = network(each_nrc.contiguous())[0]
         each_nrc = each_nrc.flip(1) if backwards else each_nrc
         signals_nrc = each_nrc.mT if turned else each_nrc
-        signals_nrc = (signals_nrc - signals_nrc.mean()) / signals_nrc.std().clamp_min(1e-6)
-    return signals_nrc.reshape(shape)
+        signals_nrc = (signals_nrc - signals_nrc.mean()) / signals_nrc.std(unbiased=False).clamp_min(1e-6)
+    return signals_nrc.flatten(1)[:, :length].reshape(shape)
 
 
 def random_words(vocabulary: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -235,29 +307,26 @@ def match_norms(model: nn.Module, batch: Any, norms: Sequence[_BatchNorm], steps
 
     optimizer = torch.optim.Adam(moved, LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     losses: list[float] = []
     best = [each.detach().clone() for each in moved]
-    with torch.enable_grad(), evaluation_mode(model), _mismatches(norms) as mismatches:
-        try:
-            for parameter, _ in flags:
-                parameter.requires_grad_(False)
-            for step in range(steps + 1):
-                mismatches.clear()
-                call_model(model, filled(moved))
-                loss = torch.stack(mismatches).sum()
-                losses.append(float(loss.detach()))
-                if losses[-1] == min(losses):
-                    best = [each.detach().clone() for each in moved]
-                if step == steps:
-                    break
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                schedule.step()
-        finally:
-            for parameter, flag in flags:
-                parameter.requires_grad_(flag)
+    with torch.enable_grad(), evaluation_mode(model), _frozen(model), _mismatches(norms) as mismatches:
+        for step in range(steps + 1):
+            mismatches.clear()
+            call_model(model, filled(moved))
+            loss = torch.stack(mismatches).sum()
+            losses.append(float(loss.detach()))
+            if losses[-1] == min(losses):
+                best = [each.detach().clone() for each in moved]
+            if step == steps:
+                break
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+    if not math.isfinite(losses[0]):
+        raise PruneError(
+            "the model's batch norms see items made up that are not finite: its weights may not be"
+        )
     return Matched(filled(best), losses[0], min(losses))
 
 
@@ -266,9 +335,9 @@ def _mismatches(norms: Sequence[_BatchNorm]) -> Iterator[list[Tensor]]:
     """Give what every call of a norm adds: how far the moments of its inputs are from the running ones."""
     found: list[Tensor] = []
 
-    def note(norm: nn.Module, args: tuple[Any, ...]) -> None:
+    def note(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert isinstance(norm, _BatchNorm)
-        inputs = args[0].float()
+        inputs = _attached(args, kwargs).float()
         others = [axis for axis in range(inputs.dim()) if axis != 1]
         mean_c, variance_c = inputs.mean(others), inputs.var(others, unbiased=False)
         assert norm.running_mean is not None
@@ -279,5 +348,5 @@ def _mismatches(norms: Sequence[_BatchNorm]) -> Iterator[list[Tensor]]:
 
     with ExitStack() as stack:
         for norm in norms:
-            stack.callback(norm.register_forward_pre_hook(note).remove)
+            stack.callback(norm.register_forward_pre_hook(note, with_kwargs=True).remove)
         yield found

@@ -308,6 +308,11 @@ class Manifest:
             raise ValueError("facts must be there: only safetensors without a recipe have none")
         if bool(self.shared) != ("shared.safetensors" in self.files) or not {*self.shared} <= {*self.tensors}:
             raise ValueError("shared names other tensors than there are, or no file has them")
+        held_alone = "own.safetensors" in self.files
+        if held_alone != bool(self.shared) or (held_alone and "ticket.safetensors" in self.files):
+            raise ValueError("own.safetensors goes with shared tensors, and without ticket.safetensors")
+        if len({*self.shared}) < len(self.shared):
+            raise ValueError("shared names a tensor twice")
         for kind, held in self.formats.items():
             if missing := [name for name in held if name not in self.files]:
                 raise ValueError(f"{missing[0]} of format {kind} is not among its files")

@@ -109,11 +109,11 @@ def extraction_card(
     unpruned: Sequence[Unpruned],
     notes: Sequence[str],
     versions: Mapping[str, str],
-    has_recipe: bool = False,
+    recipe_text: str = "",
 ) -> str:
     """Return the card of a ticket that no run made; the arguments are the extraction's.
 
-    ``has_recipe``: whether a recipe beside it says what its model is built by.
+    ``recipe_text``: of the recipe beside it, which says what its model is built by.
     """
     text = (
         _templates()
@@ -127,7 +127,8 @@ def extraction_card(
             unpruned=unpruned,
             notes=notes,
             versions=versions,
-            has_recipe=has_recipe,
+            has_recipe=bool(recipe_text),
+            calls_code=_model_kind(recipe_text) == "custom",
         )
     )
     return text.rstrip("\n") + "\n"

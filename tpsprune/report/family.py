@@ -20,14 +20,18 @@ PICTURE: Final = "family.png"
 OURS, RIVAL, GREY = "#0072B2", "#D55E00", "#888888"
 
 
-def family_page(family: FamilyResult) -> str:
-    """Return the page as Markdown: a row for each size, the dense model first."""
+def family_page(family: FamilyResult, *, calls_code: bool = False) -> str:
+    """Return the page as Markdown: a row for each size, the dense model first.
+
+    ``calls_code``: whether loading a size calls code that the recipe names.
+    """
     environment = load_templates("md", {"share": words.share}, {})
     text = environment.get_template("family.md.j2").render(
         family=family,
         head=FAMILY_HEAD,
         rows=[member_cells(family, each) for each in (family.dense, *family.members)],
         picture=PICTURE,
+        calls_code=calls_code,
         quality=family.task.quality,
         metric=metric_of(family.task.quality),
         hub_task=hub_task_of(family.task.input_kind, family.task.loss),
