@@ -384,7 +384,9 @@ def test_the_largest_size_within_limits_leaves_with_a_card_of_its_figures(
     assert all(torch.equal(value, ours.state_dict()[name]) for name, value in theirs.state_dict().items())
     text = (tmp_path / "small" / "README.md").read_text()
     assert f"{smaller.figures.accuracy:.4f}" in text
-    assert "the energy is that of looking and cutting for all 2 sizes" in text
+    assert "the energy is that of the whole family" in text
+    assert "end of the run" not in text
+    assert "at epoch" not in text
     exported = pipeline.export(out, tmp_path / "large", pick=[read_within("accuracy>=-100pt")])
     assert exported.size == larger.size
     with pytest.raises(
@@ -402,7 +404,10 @@ def test_one_size_is_exported_by_its_folder_and_has_nothing_to_pick_from(
     half = family[1] / "0.7"
     exported = pipeline.export(half, tmp_path / "half", ["torch-export"])
     assert exported.size is None
-    assert "not recorded" in (tmp_path / "half" / "README.md").read_text()
+    text = (tmp_path / "half" / "README.md").read_text()
+    assert "pruned by tpsprune: the ticket." in text
+    assert all(note in text for note in family[0][-1].family.members[0].notes)
+    assert "at epoch" not in text
     for place in (half, trained.path):
         with pytest.raises(ArtifactError, match="is no family: there is one ticket"):
             pipeline.export(place, tmp_path / "none", pick=[read_within("size<=1MB")])

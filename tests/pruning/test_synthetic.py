@@ -107,6 +107,11 @@ def test_the_model_is_as_it_was_and_gradients_are_nobodys() -> None:
     assert all(each.grad is None for each in model.parameters())
 
 
+def test_large_items_are_matched_few_at_a_time() -> None:
+    made = synthesize(nn.Sequential(nn.Flatten(), nn.Linear(120_000, 1)), torch.zeros(1, 3, 200, 200), 64)
+    assert [len(batch) for batch in made.batches] == [32, 32]
+
+
 def test_equal_seeds_give_equal_items_whatever_the_state_of_the_generator() -> None:
     model = net()
     first = synthesize(model, torch.zeros(1, 3, 10, 10), 150, steps=2)

@@ -157,6 +157,7 @@ def export_steps(
             batches=BATCHES,
             auto_class=bundles.auto_class(place),
             grid=grid,
+            of_bundle=source.of_bundle,
         )
         bundles.write_card(place, card)
         _seal(place, written, expected, facts, source.versions)

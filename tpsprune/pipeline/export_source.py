@@ -23,7 +23,10 @@ from tpsprune.runs import RunFolder, read_json, read_result, read_text
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """A ticket and what its card may say; ``size`` of a family is what was picked."""
+    """A ticket and what its card may say; ``size`` of a family is what was picked.
+
+    ``of_bundle``: no run made it, or none that is known.
+    """
 
     ticket: nn.Module
     model: Model
@@ -33,6 +36,7 @@ class Source:
     facts_of_run: Mapping[str, Any]
     versions: Mapping[str, str]
     size: float | None = None
+    of_bundle: bool = True
 
 
 def read_source(folder: Path, pick: Sequence[Within], *, trust_code: bool, consent: str) -> Source:
@@ -81,7 +85,9 @@ def _of_run(folder: Path, *, trust_code: bool, consent: str) -> Source:
     result, text = read_result(run.result), read_text(run.recipe)
     model = read_model(folder, text, trust_code=trust_code, consent=consent)
     ticket = rebuild_ticket(run, model, result.task)
-    return Source(ticket, model, result.task, read_json(run.plan), text, dump(result), result.versions)
+    return Source(
+        ticket, model, result.task, read_json(run.plan), text, dump(result), result.versions, of_bundle=False
+    )
 
 
 def _of_bundle(folder: Path, *, trust_code: bool, consent: str) -> Source:
@@ -103,6 +109,7 @@ def _of_bundle(folder: Path, *, trust_code: bool, consent: str) -> Source:
         "seed": read.seed,
         "task": dump(bundle.facts),
         "groups": [dump(each) for each in groups],
+        "notes": FamilyFolder(folder.parent).notes_of(folder.name),
         "versions": bundle.versions,
     }
     return Source(ticket, model, bundle.facts, bundle.plan, bundle.recipe_text, facts, bundle.versions)
@@ -112,7 +119,7 @@ def _facts_of(family: FamilyResult, member: FamilyMember) -> dict[str, Any]:
     """Return what a family knows of one size, under the names that a run has for it."""
     raw = dump(family)
     mine, theirs = member.figures, family.dense.figures
-    joules = f"the energy is that of looking and cutting for all {len(family.members)} sizes of the family"
+    joules = "the energy is that of the whole family: of drawing, repairing and measuring all of its sizes"
     return {
         **{name: raw[name] for name in ("device", "machine", "energy", "method", "total", "versions")},
         "dense": dump(theirs),

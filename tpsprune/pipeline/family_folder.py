@@ -155,8 +155,12 @@ class FamilyFolder:
         """
         bundle = bundles.read_bundle(self.folder_of(size))
         ticket = fill_ticket(dense, bundle.plan, bundle.tensors)
-        notes = {each.size: each.notes for each in self.drawn.parsed(FamilyDrawn)}
-        return Drawn(ticket, Plan.from_json(bundle.plan), notes[size])
+        return Drawn(ticket, Plan.from_json(bundle.plan), self.notes_of(f"{size:g}"))
+
+    def notes_of(self, name: str) -> tuple[str, ...]:
+        """Return what the user should know of the size in a folder; nothing where no such size was drawn."""
+        found = {f"{each.size:g}": each.notes for each in self.drawn.parsed(FamilyDrawn)}
+        return found.get(name, ())
 
     def write_size(self, size: float, extraction: Extraction, recipe: Recipe, facts: TaskFacts) -> None:
         """Write a size that was drawn; from then on it is not drawn again."""

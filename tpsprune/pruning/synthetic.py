@@ -33,6 +33,9 @@ MOST_SIDE: Final = 512
 """Rows and columns that a random network reads at most, for its weights are their square."""
 MOST_ITEMS: Final = 512
 MATCHED_AT_A_TIME: Final = 128
+MOST_NUMBERS: Final = 2**22
+"""In the floats of a part: 27 images of 3 × 224 × 224, whose activations take some three gigabytes."""
+LEAST_AT_A_TIME: Final = 16
 LEARNING_RATE: Final = 0.5
 STEPS: Final = 120
 """Of a CNN on Fashion-MNIST at a half and a quarter of its operations (real data 0.913, 0.887): 60 steps at
@@ -82,7 +85,7 @@ def synthesize(
             Other whole numbers (positions, kinds of segments) and truth values (masks) are taken as they are.
         items: how many.
         seed: equal seeds give equal items.
-        steps: of Adam, for each part of 128 items.
+        steps: of Adam, for each part of 128 items, of large ones fewer.
         seconds: after so many no further part is matched; what was matched by then is kept.
 
     Raises:
@@ -98,7 +101,9 @@ def synthesize(
     """
     generator, begun = torch.Generator().manual_seed(seed), time.monotonic()
     _check_example(model, like)
-    count = math.ceil(items / MATCHED_AT_A_TIME)
+    numbers = sum(each[0].numel() for each in tensors_of(like) if each.is_floating_point() and each.ndim)
+    at_a_time = min(MATCHED_AT_A_TIME, max(LEAST_AT_A_TIME, MOST_NUMBERS // max(1, numbers)))
+    count = math.ceil(items / at_a_time)
     lengths = [len(part) for part in torch.arange(items).tensor_split(count)]
     parts = [_invent(model, like, length, generator) for length in lengths]
     norms = _reached_norms(model, parts[0])

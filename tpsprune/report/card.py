@@ -55,6 +55,7 @@ def model_card(
     batches: Sequence[int],
     auto_class: str = "",
     grid: Grid | None = None,
+    of_bundle: bool = False,
 ) -> str:
     """Return the card's text.
 
@@ -69,6 +70,7 @@ def model_card(
         batches: the batch sizes it was compared at.
         auto_class: of transformers, which loads format ``hf`` where code lies beside the weights.
         grid: what turns joules into grams of CO₂, if one was chosen.
+        of_bundle: whether ``raw`` is what is known of a bundle, or of one size of a family: of no run.
     """
     task = _field(raw, "task")
     # Earlier runs have no name of quality: theirs is accuracy.
@@ -87,6 +89,7 @@ def model_card(
             batches=batches,
             auto_class=auto_class,
             grid=grid,
+            of_bundle=of_bundle,
             quality=quality,
             metric=metric_of(quality),
             hub_task=hub_task_of(str(_field(task, "input_kind")), _field(task, "loss") or "cross-entropy"),
