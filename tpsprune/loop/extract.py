@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from tpsprune import measure, pruning
 from tpsprune.errors import PruneError, did_you_mean, first_line
 from tpsprune.export import saves_itself
+from tpsprune.loop.answers import joules_of_answer
 from tpsprune.loop.batches import batches_of, whole_batches
-from tpsprune.loop.meter import Meter, joules_of_answer
+from tpsprune.loop.meter import Meter
 from tpsprune.loop.unwrap import device_of, plain_model
 from tpsprune.numerics.forward import evaluation_mode, fixed_seed
 from tpsprune.numerics.trees import WholeBatch, WithCalls, item_count, map_tensors, take_items, tensors_of

@@ -12,11 +12,9 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self, final
 from uuid import uuid4
 
-from torch import nn
-
-from tpsprune import energy, measure
+from tpsprune import energy
 from tpsprune.energy import AbstractMeter, MeteredSpan
-from tpsprune.errors import Fault, LoopError, PruneError, RecipeError, TpspruneError
+from tpsprune.errors import Fault, LoopError, RecipeError, TpspruneError
 from tpsprune.recipe.settings import read_section
 from tpsprune.recipe.train import Energy
 from tpsprune.records import (
@@ -31,8 +29,6 @@ from tpsprune.records import (
 )
 from tpsprune.runs import Journal
 
-ANSWER_SECONDS: Final = 1.0
-"""How long a model answers to be metered: a thousand times what a processor's counter resolves."""
 MAX_WINDOW_SECONDS: Final = 240.0
 """A RAPL counter may wrap twice in a longer window, and a wrap is made good only once."""
 USER_METER: Final = "numbers of the user"
@@ -226,21 +222,6 @@ class Meter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def joules_of_answer(batch_n: Any, meter: Meter | Ledger, model: nn.Module) -> float:
-    """Return the joules of an answer of ``model`` on a batch, over a second of passes, charged where metered.
-
-    Raises:
-        PruneError: nothing is metered.
-    """
-    measure.infer_for(ANSWER_SECONDS / 4, model, batch_n)
-    with meter.window("prune") as span:
-        items = measure.infer_for(ANSWER_SECONDS, model, batch_n)
-    joules = span.window.total_joules
-    if joules is None:
-        raise PruneError("a target of joules needs a meter that meters; energy.meter is 'none'")
-    return joules / items
 
 
 @final

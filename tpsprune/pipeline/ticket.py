@@ -18,7 +18,8 @@ from torch import nn
 
 from tpsprune import measure, pruning, training
 from tpsprune.errors import PruneError
-from tpsprune.loop.meter import Ledger, joules_of_answer
+from tpsprune.loop.answers import joules_of_answer
+from tpsprune.loop.meter import Ledger
 from tpsprune.numerics.trees import at, first_of, item_count, take_items
 from tpsprune.pipeline.benchmark import benchmark
 from tpsprune.pipeline.stage import (
