@@ -15,12 +15,11 @@ from tests.pruning.nets_attention import ATTENTIONS, net, sequences
 from tests.pruning.nets_structure import STRUCTURES, ZOO, case
 from tpsprune.numerics.macs import MacCount, Product, count_macs
 from tpsprune.pruning import extract, find_groups
-from tpsprune.pruning.costs import CostModel, cost_model, measured_shares
+from tpsprune.pruning.costs import CostModel, bytes_of, cost_model, measured_shares
 from tpsprune.pruning.groups import Group, PrunedGroup, Slice
 from tpsprune.pruning.opening import open_layers
 from tpsprune.pruning.surgery import add_biases, pruned_copy
 from tpsprune.recipe.prune import Bytes, Macs, Params, Prune
-from tpsprune.runs.tensors import file_bytes
 
 
 def sizes(model: nn.Module) -> int:
@@ -131,15 +130,14 @@ def test_a_parameter_with_two_names_counts_once() -> None:
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "residual"])
-def test_bytes_are_those_of_the_file_of_the_pruned_model_and_its_buffers(name: str) -> None:
+def test_bytes_are_those_of_the_pruned_models_tensors_buffers_too(name: str) -> None:
     model, batch = case(name)
     groups = find_groups(model, batch).groups
     costs = cost_model(model, groups, count_macs(model, batch), Prune(target=Bytes(0.5)))
-    assert costs.total == costs.at(costs.widths) == file_bytes(model.state_dict())
+    assert costs.total == costs.at(costs.widths) == bytes_of(model.state_dict())
     widths = [group.width - 2 for group in groups]
-    found = file_bytes(pruned_copy(model, pruned_to(groups, widths)).state_dict())
-    # The header has shapes and offsets in digits; fewer of them make it shorter.
-    assert 0 <= costs.at(widths) - found <= 16 * len(model.state_dict())
+    found = bytes_of(pruned_copy(model, pruned_to(groups, widths)).state_dict())
+    assert costs.at(widths) == found
 
 
 def test_tensors_of_two_names_and_of_half_precision_are_bytes_as_the_file_has_them() -> None:
@@ -151,7 +149,7 @@ def test_tensors_of_two_names_and_of_half_precision_are_bytes_as_the_file_has_th
     places = [Slice(name, 0, 0, 1) for name in ("0.weight", "0.bias", "3.bias")]
     group = Group("0", 6, (), (), (), tuple(places))
     costs = CostModel.of_bytes([group], tensors, {})
-    assert costs.total == file_bytes(tensors)
+    assert costs.total == bytes_of(tensors)
     assert costs.total - costs.at((4,)) == 2 * (2 * 4 + 2 + 2 * 4 + 2)
 
 

@@ -19,8 +19,9 @@ from tests.pruning.nets_attention import sequences
 from tests.pruning.test_sizes import BATCHES, SETTINGS, net
 from tpsprune.errors import ArtifactError
 from tpsprune.pruning import WidthPlan, draw, plan_sizes
+from tpsprune.pruning.costs import bytes_of
 from tpsprune.pruning.look import pack_look, restore_look
-from tpsprune.recipe.prune import Macs, Params, Prune, Tolerance
+from tpsprune.recipe.prune import Bytes, Macs, Params, Prune, Tolerance
 from tpsprune.records import FamilyLook, dump, load
 
 CHOICES = [
@@ -64,6 +65,16 @@ def test_head_widths_come_back() -> None:
     (again,) = plan_sizes(model, [], settings, [Macs(0.6)], look=look)
     ours, theirs = (draw(model, batches, own, each).ticket.state_dict() for each in (again, plan))
     assert all(torch.equal(value, ours[name]) for name, value in theirs.items())
+
+
+@pytest.mark.parametrize("share", [0.8, 0.6])
+def test_a_share_of_bytes_is_met_where_attention_is_opened_to_be_pruned(share: float) -> None:
+    model = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, dropout=0.0).eval()
+    batches = list(torch.randn(64, 6, 32).split(32))
+    own = Prune(quality="fast", target=Bytes(share))
+    (plan,) = plan_sizes(model, batches, own, [Bytes(share)])
+    ticket = draw(model, batches, own, plan).ticket
+    assert bytes_of(ticket.state_dict()) <= share * bytes_of(model.state_dict())
 
 
 @hypothesis_settings(max_examples=25, deadline=None)

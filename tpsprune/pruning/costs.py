@@ -25,7 +25,6 @@ from tpsprune.pruning.layers import length, mixer
 from tpsprune.pruning.opening import close_layers
 from tpsprune.pruning.surgery import pruned_copy, shapes_of
 from tpsprune.recipe.prune import Bytes, Params, Prune
-from tpsprune.runs.tensors import file_bytes
 
 Shape: TypeAlias = tuple[int, ...]
 Term: TypeAlias = tuple[float, list[tuple[int, dict[int, int]]]]
@@ -116,7 +115,7 @@ class CostModel:
     def of_bytes(
         cls, groups: Sequence[Group], tensors: Mapping[str, Tensor], biases: Mapping[str, Tensor]
     ) -> Self:
-        """Build the bytes of the state dict as safetensors, to the byte but for digits in the header.
+        """Build the bytes of the tensors of the state dict: the file as safetensors, but for its header.
 
         Args:
             groups: of the dense model.
@@ -128,7 +127,7 @@ class CostModel:
         for name, tensor in (*tensors.items(), *biases.items()):
             per_element[name_of.setdefault(id(tensor), name)] += tensor.element_size()
         shapes = {name: tuple(each.shape) for name, each in (*tensors.items(), *biases.items())}
-        held, total = file_bytes({**tensors, **biases}), file_bytes(tensors)
+        held, total = bytes_of({**tensors, **biases}), bytes_of(tensors)
         return cls._of("bytes", groups, shapes, per_element, (), held, total)
 
     @classmethod
@@ -305,6 +304,11 @@ def cost_model(
     total = sum(parameter.numel() for parameter in model.parameters())
     biases = {f"{name}.bias": (length(mixer(model, name), "out"),) for name in new_biases}
     return CostModel.of_params(groups, {**held, **biases}, total)
+
+
+def bytes_of(tensors: Mapping[str, Tensor]) -> int:
+    """Return the bytes of tensors, of one that has several names once for each."""
+    return sum(each.numel() * each.element_size() for each in tensors.values())
 
 
 def _recounter(model: nn.Module, batch: Any) -> Callable[[Sequence[PrunedGroup]], MacCount]:

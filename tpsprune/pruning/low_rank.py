@@ -295,7 +295,7 @@ def allocate_ranks(points: Mapping[str, Sequence[Point]], saving: float) -> dict
 
     Of its points each layer has those on the lower convex hull of loss over cost; the steps of all layers are
     taken in the order of loss per cost saved, until enough is saved. What is saved beyond that goes back, a
-    rank at a time, where it mends most.
+    rank at a time, where it lowers the loss most.
 
     >>> line = [Point(10.0, 0.0, 0), Point(8.0, 1.0, 4), Point(4.0, 2.0, 2), Point(2.0, 9.0, 1)]
     >>> allocate_ranks({"a": line, "b": [Point(10.0, 0.0, 0), Point(5.0, 50.0, 1)]}, 2.0)
@@ -329,8 +329,8 @@ def allocate_ranks(points: Mapping[str, Sequence[Point]], saving: float) -> dict
         }
         if not back:
             return {name: points[name][there].rank for name, there in place.items() if there}
-        mends = {name: (now.loss - then.loss) / (then.cost - now.cost) for name, (now, then) in back.items()}
-        name = max(mends, key=mends.__getitem__)
+        gains = {name: (now.loss - then.loss) / (then.cost - now.cost) for name, (now, then) in back.items()}
+        name = max(gains, key=gains.__getitem__)
         now, then = back[name]
         place[name] -= 1
         saving += then.cost - now.cost

@@ -261,7 +261,7 @@ def count_repair_steps(settings: Prune, items: int, *, trains_on: bool = False, 
     """
     steps = settings.repair_steps
     if settings.repair == "auto":
-        # On items made up a repair brings nothing: of four cuts it left two as they were, one a point less.
+        # On items made up it brings nothing: of four cuts it left two and cost two 0.2 and 1.3 points.
         pays = settings.quality != "fast" and settings.calibration == "data" and not trains_on
         wanted = steps != "auto" or pays
     else:

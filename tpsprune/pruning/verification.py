@@ -14,13 +14,13 @@ from tpsprune.numerics.forward import evaluation_mode
 from tpsprune.numerics.macs import MacCount, count_macs
 from tpsprune.numerics.routing import dealt, routed
 from tpsprune.numerics.trees import take_items
+from tpsprune.pruning.costs import bytes_of
 from tpsprune.pruning.groups import Group, PrunedGroup
 from tpsprune.pruning.observations import sample_items
 from tpsprune.pruning.output_error import output_error
 from tpsprune.pruning.surgery import elements_kept, shapes_of
 from tpsprune.pruning.trial import gradients_of
 from tpsprune.recipe.prune import Bytes, Macs, Params, Prune
-from tpsprune.runs.tensors import file_bytes
 
 SLACK = 1e-8
 PROOF_ITEMS: Final = 32
@@ -91,7 +91,7 @@ def check_target_met(
         before, after = (sum(each.numel() for each in model.parameters()) for model in (dense, ticket))
         _check_share(after / before, settings.target.params, "parameters", settings)
     if isinstance(settings.target, Bytes):
-        before, after = (file_bytes(model.state_dict()) for model in (dense, ticket))
+        before, after = (bytes_of(model.state_dict()) for model in (dense, ticket))
         _check_share(after / before, settings.target.bytes, "bytes", settings)
     return share
 

@@ -65,7 +65,7 @@ class Params(ShareTarget):
 
 @dataclass(frozen=True, slots=True)
 class Bytes(ShareTarget):
-    """Bytes of the ticket's state dict as safetensors, buffers too, as a share of the dense model's."""
+    """Bytes of the tensors of the ticket's state dict, buffers too, as a share of the dense model's."""
 
     bytes: OpenShare
 
