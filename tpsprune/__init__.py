@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tpsprune.loop.comparison import Comparison
     from tpsprune.loop.extract import extract, replay
     from tpsprune.loop.family import Family, family
+    from tpsprune.loop.fidelity import fidelity
     from tpsprune.loop.meter import EnergyUse, Meter
     from tpsprune.loop.penalty import TPS
     from tpsprune.loop.repair import repair
@@ -56,6 +57,7 @@ __all__ = [
     "Widths",
     "extract",
     "family",
+    "fidelity",
     "load",
     "repair",
     "replay",
@@ -70,6 +72,7 @@ _HOMES = {
     "Extraction": ("tpsprune.pruning.extract", "Extraction"),
     "Family": ("tpsprune.loop.family", "Family"),
     "family": ("tpsprune.loop.family", "family"),
+    "fidelity": ("tpsprune.loop.fidelity", "fidelity"),
     "Plan": ("tpsprune.pruning.plan", "Plan"),
     "repair": ("tpsprune.loop.repair", "repair"),
     "replay": ("tpsprune.loop.extract", "replay"),

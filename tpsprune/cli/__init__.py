@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "check": "check",
     "recipes": "check",
     "show": "show",
+    "fidelity": "fidelity",
     "export": "export",
     "doctor": "check",
 }

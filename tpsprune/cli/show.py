@@ -55,6 +55,12 @@ def show(folder: Path, other: Path | None, *, as_json: bool, picture: bool) -> N
     if readings:  # Trained weights that were not retrained have none.
         console.print(tables.signals_table([tables.collect_signals(outcome, readings)]), "", highlight=False)
     console.print(tables.whole_run(outcome), highlight=False)
+    panel = RunFolder.open_existing(folder).fidelity
+    if panel.is_file():
+        from tpsprune.report.fidelity import fidelity_table
+        from tpsprune.runs import read_fidelity
+
+        console.print("", fidelity_table(read_fidelity(panel)), highlight=False)
     print_next(console, outcome)
 
 

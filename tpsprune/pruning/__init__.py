@@ -1,6 +1,7 @@
 """Pruning: what can be pruned, how much, which units, and the extraction itself as one transaction."""
 
 from tpsprune.pruning.adoption import refit_pruned
+from tpsprune.pruning.expansion import expand
 from tpsprune.pruning.extract import Extraction, draw, extract
 from tpsprune.pruning.groups import Consumer, Group, Prunability, PrunedGroup, Slice
 from tpsprune.pruning.look import pack_look, restore_look
@@ -39,6 +40,7 @@ __all__ = [
     "consumer_widths",
     "count_repair_steps",
     "draw",
+    "expand",
     "extract",
     "find_groups",
     "list_layers",

@@ -124,6 +124,7 @@ Signal = Literal[
     "condensation",
     "collapse",
     "logit_rank",
+    "neural_collapse",
     "commutator_defect",
 ]
 

@@ -74,6 +74,7 @@ from tpsprune.records.family import (
     LookedGroup,
     Sized,
 )
+from tpsprune.records.fidelity import Fidelity, OneModel
 from tpsprune.records.readings import Decision, Milestone, Reading, Status, Verdict
 from tpsprune.records.result import GIVEN, GroupChange, Latency, ModelFigures, RunResult, Size, Unpruned
 from tpsprune.records.savings import (
@@ -148,6 +149,7 @@ __all__ = [
     "FamilyLook",
     "FamilyMember",
     "FamilyResult",
+    "Fidelity",
     "FileName",
     "Finished",
     "Grade",
@@ -167,6 +169,7 @@ __all__ = [
     "Natural",
     "Needed",
     "Note",
+    "OneModel",
     "PhaseEnded",
     "PhaseEnergy",
     "PhaseMean",

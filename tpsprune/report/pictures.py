@@ -33,6 +33,7 @@ PANELS: Final = (
     (("condensation",), "condensed\nshare", (GREEN,), "linear"),
     (("collapse",), "mean cosine of\nhidden states", (GREEN,), "linear"),
     (("logit_rank",), "rank of\nthe logits", (GREEN,), "linear"),
+    (("nc1", "nc4"), "collapse\nNC1, NC4", (GREEN, BLUE), "linear"),
     (("commutator_defect",), "commutator\ndefect", (GREEN,), "log"),
     (("tps_coherence",), "TPS\ncoherence R", (GREEN,), "linear"),
 )

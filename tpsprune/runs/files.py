@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, Final, TypeVar, final
 
 from tpsprune.errors import CannotWriteError, RunFolderError
-from tpsprune.records import EnergyReport, RunResult, dump, is_newer, load
+from tpsprune.records import EnergyReport, Fidelity, RunResult, dump, is_newer, load
 from tpsprune.records.strict import escape_json, read_bytes, refuse_many, strict_json
 
 T = TypeVar("T")
@@ -215,6 +215,15 @@ def read_result(path: Path) -> RunResult:
         RunFolderError: it is missing, damaged, of a newer version, or no result; names the first place.
     """
     return replace(_document(path, RunResult, "a result")[0], folder=str(path.parent))
+
+
+def read_fidelity(path: Path) -> Fidelity:
+    """Read ``fidelity.json``.
+
+    Raises:
+        RunFolderError: as ``read_result``.
+    """
+    return _document(path, Fidelity, "a panel of fidelity")[0]
 
 
 def energy_report_text(raw: Mapping[str, Any]) -> str:

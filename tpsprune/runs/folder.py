@@ -66,6 +66,8 @@ class RunFolder:
     """The ticket's tensors."""
     result = _Inside("result.json", Path)
     """What came out."""
+    fidelity = _Inside("fidelity.json", Path)
+    """How faithful the ticket is to the dense model, where that was read."""
     state = _Inside("state", Path)
     """The folder of the checkpoint."""
 

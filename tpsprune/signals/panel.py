@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tpsprune.recipe.train import Signal, Watch
 from tpsprune.records.readings import Reading
+from tpsprune.signals.classes import NeuralCollapse
 from tpsprune.signals.h1 import H1
 from tpsprune.signals.h1_worker import LoopCounter
 from tpsprune.signals.representations import Collapse, DEff, LogitRank
@@ -106,6 +107,8 @@ def _signal(name: Signal, settings: Watch, seed: int, counter: LoopCounter) -> A
             return Collapse()
         case "logit_rank":
             return LogitRank(share=settings.rank_share)
+        case "neural_collapse":
+            return NeuralCollapse()
         case "commutator_defect":
             return CommutatorDefect()
         case _:

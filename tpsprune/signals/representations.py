@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
+from tpsprune.numerics.last_layer import passes
 from tpsprune.numerics.moments import Moments, input_moments
 from tpsprune.numerics.spectra import corrected_participation_ratio, effective_rank, participation_ratio
 from tpsprune.records.readings import Reading, Status
@@ -129,26 +130,11 @@ class Collapse(AbstractMemoryless):
 
 def _input_of_the_last(model: nn.Module, batches: tuple[Any, ...]) -> Tensor | None:
     """Return the input of the linear layer that is called last, one row an item."""
-    last: list[Tensor] = []
     found: list[Tensor] = []
-
-    def see(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        if args and isinstance(args[0], Tensor):
-            last[:] = [args[0].detach()]
-
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    handles = [module.register_forward_pre_hook(see) for module in linear]
-    try:
-        with torch.no_grad(), evaluation_mode(model):
-            for batch in batches:
-                last.clear()
-                call_model(model, batch)
-                if not last:
-                    return None
-                found.append(last[0] if last[0].ndim == 2 else last[0].flatten(1, -2)[:, -1])
-    finally:
-        for handle in handles:
-            handle.remove()
+    for each in passes(model, batches):
+        if each.read is None:
+            return None
+        found.append(each.read if each.read.ndim == 2 else each.read.flatten(1, -2)[:, -1])
     return torch.cat(found)
 
 

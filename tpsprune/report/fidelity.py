@@ -1,0 +1,60 @@
+"""The panel of a ticket's fidelity, for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.text import Text
+
+from tpsprune.records import Fidelity
+from tpsprune.report import words
+from tpsprune.report.tables import RIGHT, make_table
+
+EACH: Final = {
+    "quality": "right",
+    "calibration_error": "calibration error",
+    "nc1": "collapse: NC1, within classes",
+    "nc2_norms": "  NC2, lengths of means",
+    "nc2_angles": "  NC2, angles of means",
+    "nc3": "  NC3, weight to means",
+    "nc4": "  NC4, not the nearest mean",
+    "foreign_roc_area": "foreign inputs told apart",
+}
+BOTH: Final = {
+    "agreement": "same class",
+    "divergence_nats": "KL(dense ‖ ticket), nats",
+    "outputs_explained": "outputs explained, R²",
+    "states_explained": "last states explained by an affine map, R²",
+    "barrier_loss": "barrier of loss between the weights",
+    "barrier_error": "barrier of error",
+}
+
+
+def fidelity_table(found: Fidelity) -> RenderableType:
+    """Return the panel: what is read of each model, what of both, and why something is not there."""
+    each = make_table({f"{found.items:,} items, {found.split}": {}, "dense": RIGHT, "ticket": RIGHT})
+    for name, title in EACH.items():
+        cells = [_number(getattr(model, name)) for model in (found.dense, found.ticket)]
+        if any(cells):
+            each.add_row(title, *cells)
+    both = make_table({"between the two": {}, "": RIGHT})
+    for name, title in BOTH.items():
+        if cell := _number(getattr(found, name)):
+            both.add_row(title, cell)
+    absent: dict[str, list[str]] = {}
+    for name, reason in found.absent.items():
+        absent.setdefault(reason, []).append((EACH | BOTH)[name].split(",")[0].strip().split(":")[0])
+    lines = [Text(f"Not read: {', '.join(dict.fromkeys(names))}: {why}.") for why, names in absent.items()]
+    if found.foreign:
+        lines.insert(0, Text(f"Foreign inputs: {found.foreign}; ROC area of the largest score."))
+    lines.append(Text(f"Read in {words.seconds(found.cpu_seconds)} of processor time."))
+    return Lines(each, Text(""), both, Text(""), *lines)
+
+
+def _number(value: float | None) -> str:
+    """Return four digits behind the point, three significant ones where that would be nothing."""
+    if value is None:
+        return ""
+    return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.2g}"
