@@ -23,6 +23,7 @@ Examples:
   tpsprune study reach --workers 2    # two trainings at a time
   tpsprune study worth --images cifar10.zip   # with the regime that needs images
   tpsprune study speed-up --full --out found   # tuned on more seeds, compared on more: hours
+  tpsprune study --theory        # reports/theory.md: every system of the theory, and what came out
 """,
 )
 @click.argument("name", metavar="[NAME]", required=False)
@@ -62,6 +63,11 @@ Examples:
     show_default=True,
     help="Folder of the journal, the figures and the page.",
 )
+@click.option(
+    "--theory",
+    is_flag=True,
+    help="Write theory.md beside the folder of --out: every system of the theory and what came out, and stop.",
+)
 @json_option("Print the figures as JSON; progress goes to stderr.")
 @click.pass_context
 def study(
@@ -74,6 +80,7 @@ def study(
     images: Path | None,
     *,
     full: bool,
+    theory: bool,
     as_json: bool,
 ) -> None:
     """Put the published prediction NAME to the test, and print predicted and measured.
@@ -83,6 +90,13 @@ def study(
     from tpsprune.errors import did_you_mean
     from tpsprune_studies.catalogue import STUDIES, TakesImages, load_study
 
+    if theory:
+        if name is not None:
+            raise click.UsageError("--theory is of all studies: leave NAME out", ctx)
+        from tpsprune_studies.theory import write_theory
+
+        click.echo(f"Page:  {write_theory(out)}")
+        return
     if name is None:
         _list(as_json=as_json)
         return

@@ -270,7 +270,7 @@ class Finding:
 
     def render_page(self) -> str:
         """Return the page in Markdown: equal findings give equal pages, byte for byte."""
-        return str(_template(self.name).render(self._words)) + "\n"
+        return str(load_words(self.name).render(self._words)) + "\n"
 
     @property
     def _words(self) -> dict[str, Any]:
@@ -287,7 +287,7 @@ def describe(name: str, setup: Settings, last: Training) -> str:
 
 def _write_block(name: str, block: str, words: Mapping[str, Any]) -> list[str]:
     """Return the lines of a block of a study's template that are not blank."""
-    template = _template(name)
+    template = load_words(name)
     text = "".join(template.blocks[block](template.new_context(words)))
     return [line.strip() for line in text.splitlines() if line.strip()]
 
@@ -326,7 +326,8 @@ def format_steps(training: Timed) -> str:
 
 
 @cache
-def _template(name: str) -> Any:
+def load_words(name: str) -> Any:
+    """Return the template of a page by its name, with the filters that pages share."""
     environment = load_templates(
         "plain",
         {

@@ -150,7 +150,9 @@ def test_the_options_are_these_and_no_others() -> None:
 
 def test_an_unknown_command_is_reported_with_the_nearest(invoke: Invoke) -> None:
     assert_refused(invoke("trian"), "no command 'trian' (did you mean 'train'?)")
-    ours = "train, prune, family, repair, compare, report, init, check, recipes, show, fidelity, export, doctor"
+    ours = (
+        "train, prune, family, repair, compare, report, init, check, recipes, show, fidelity, export, doctor"
+    )
     commands = f"{ours}, study"
     assert_refused(invoke("zzz"), f"no command 'zzz' (commands: {commands})")
 
