@@ -25,6 +25,8 @@ ORDER_PARAMETER_ITEMS: Final = 256
 DEVICE: Final = torch.device("cpu")
 """What is compared is processor time, which does not count a graphics processor's."""
 NO_TPS: Final = Tps(variant="none")
+LATER: Final = (("temperature", 1.0), ("attention", "softmax"))
+"""Settings that came later, at what a training without them is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,7 @@ class Setup:
         sections = {
             "": {name: value for name, value in own.items() if name not in {"recipe", "seeds"}},
             "task.data.": describe_data(self.recipe.task.data),
-            "task.model.": asdict(self.recipe.task.model),
+            "task.model.": _without(self.recipe.task.model),
             "train.": _without(
                 self.recipe.train, "weight_decay", "threads", "epochs", "checkpoint_seconds", "compile"
             ),
@@ -268,6 +270,5 @@ def prepare(recipe: Recipe) -> Prepared:
 
 def _without(section: Any, *names: str) -> dict[str, Any]:
     held = {name: value for name, value in asdict(section).items() if name not in names}
-    if held.get("temperature") == 1.0:
-        del held["temperature"]  # Journals from before there was one are of trainings without.
-    return held
+    # Journals from before there was such a key are of trainings without.
+    return {name: value for name, value in held.items() if (name, value) not in LATER}

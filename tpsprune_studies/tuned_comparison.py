@@ -26,7 +26,7 @@ from tpsprune_studies.finding import (
     follow,
     judge,
 )
-from tpsprune_studies.setup import at_seed, prepare
+from tpsprune_studies.setup import LATER, at_seed, prepare
 from tpsprune_studies.tasks import describe_data
 
 Stage: TypeAlias = Literal["pilot", "pair"]
@@ -255,8 +255,10 @@ def _hash_conditions(experiment: Experiment) -> str:
     task["data"] = describe_data(experiment.recipe.task.data)
     for name in ("weight_decay", "learning_rate", "epochs", "checkpoint_seconds", "compile"):
         del train[name]
-    if train["temperature"] == 1.0:
-        del train["temperature"]  # As without one: journals from before there was one stay valid.
+    for settings in (train, task["model"]):
+        for name, value in LATER:  # Journals from before there was such a key stay valid.
+            if settings.get(name) == value:
+                del settings[name]
     held = [train, task, experiment.level, experiment.reading_steps, experiment.cap_steps]
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:8]
 

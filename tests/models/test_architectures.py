@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import tpsprune
 from tpsprune.errors import ModelError
 from tpsprune.models import Cnn, Mlp, ResNet, TokenMlp, Transformer
-from tpsprune.models.architectures import Gated
+from tpsprune.models.architectures import Gated, _attention
+from tpsprune.recipe.task import AttentionForm
 from tpsprune.records import TaskFacts
 from tpsprune.tps.triplets import Labels
 
@@ -150,6 +152,44 @@ def test_a_transformer_computes_as_one_that_computes_every_position_under_a_caus
         stream = stream + attended
         stream = stream + layer.mlp_out(layer.mlp_in(stream).relu())
     torch.testing.assert_close(model(tokens), model.unembed(stream)[:, -1])
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_transformer_of_another_form_has_its_parameters_and_sees_the_order_of_tokens(layers: int) -> None:
+    p, h, d, m, c = 7, 4, 16, 20, 7
+    softmax, forgetting, simplicial = (
+        Transformer(p, d, h, m, c, length=6, layers=layers, form=form)
+        for form in ("softmax", "forgetting", "simplicial")
+    )
+    assert size_of(forgetting) == size_of(softmax) + layers * h * (d + 1) - 7 * d
+    assert size_of(simplicial) == size_of(softmax) + layers * 2 * d * d
+    tokens = torch.arange(6)[None]
+    for model in (forgetting, simplicial):
+        assert not torch.allclose(model(tokens), model(tokens.flip(1)), atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["forgetting", "simplicial"])
+def test_the_last_layer_computes_what_one_at_every_position_would(form: AttentionForm) -> None:
+    model = Transformer(7, 12, 3, 20, 7, length=4, layers=1, form=form).double()
+    tokens = torch.randint(0, 7, (5, 4))
+    stream = model.embedding(torch.cat((tokens, torch.full((5, 1), 7)), 1))
+    stream = stream if model.positions is None else stream + model.positions.weight
+    stream = stream + _attention(model, stream, stream, causal=True)
+    stream = stream + model.mlp_out(model.mlp_in(stream).relu())
+    torch.testing.assert_close(model(tokens), model.unembed(stream)[:, -1])
+
+
+@pytest.mark.parametrize("form", ["forgetting", "simplicial"])
+def test_heads_of_a_transformer_of_another_form_are_pruned(form: AttentionForm) -> None:
+    torch.manual_seed(0)
+    model = Transformer(11, 32, 4, 48, 11, length=6, layers=2, form=form)
+    tokens = torch.randint(0, 11, (256, 6))
+    found = tpsprune.extract(model, tokens, tpsprune.Macs(0.5), quality="fast", round_to=1)
+    heads = [group for group in found.changes if group.kind == "heads"]
+    assert len(heads) == 2
+    assert any(group.width_after < group.width_before for group in heads)
+    assert found.macs_share == pytest.approx(0.5, abs=0.05)
+    assert tpsprune.replay(model, found.plan)(tokens).shape == (256, 11)
 
 
 def test_transformer_weights_are_drawn_as_by_nanda_et_al() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.pruning.nets_structure import Conv1D
+from tpsprune.models.attention_forms import attend_forgetting, attend_in_pairs
 from tpsprune.numerics.moments import input_moments
 from tpsprune.pruning.attention import propose_head_groups
 from tpsprune.pruning.groups import Group, Prunability, PrunedGroup, Scores
@@ -240,6 +241,37 @@ class Net(nn.Module):
         return self.head(x_btd.mean(1))
 
 
+class Forgetting(nn.Module):
+    """A gate that gives each head a number at each place, after the Forgetting Transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads = HEADS
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.fgate_proj = nn.Linear(WIDTH, HEADS)
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        q, k, v = (by_head(each(x_btd), self.num_heads) for each in (self.q_proj, self.k_proj, self.v_proj))
+        mixed = attend_forgetting(q, k, v, self.fgate_proj(x_btd).mT)
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class InPairs(nn.Module):
+    """Second keys and values, after 2-simplicial attention, and a gate for the output of each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads = HEADS
+        self.wq, self.wk, self.wk2, self.wv, self.wv2, self.wo = (nn.Linear(WIDTH, WIDTH) for _ in range(6))
+        self.opened = nn.Linear(WIDTH, HEADS)
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        layers = (self.wq, self.wk, self.wk2, self.wv, self.wv2)
+        mixed = attend_in_pairs(*(by_head(layer(x_btd), self.num_heads) for layer in layers))
+        mixed = mixed * self.opened(x_btd).sigmoid().mT[..., None]
+        return self.wo(mixed.transpose(1, 2).flatten(2))
+
+
 ATTENTIONS: dict[str, Callable[[], nn.Module]] = {
     "separate": Separate,
     "separate without biases": lambda: Separate(bias=False),
@@ -253,6 +285,8 @@ ATTENTIONS: dict[str, Callable[[], nn.Module]] = {
     "multi-query": OneKey,
     "cross, fused keys and values": Cross,
     "bert": Bert,
+    "forgetting": Forgetting,
+    "second keys and values, gated heads": InPairs,
 }
 """Attentions whose heads can be pruned, by what is particular about them."""
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tpsprune.errors import ModelError
+from tpsprune.models.attention_forms import attend, attend_forgetting, attend_in_pairs
+from tpsprune.recipe.task import AttentionForm
 
 
 @final
@@ -284,11 +286,15 @@ class ResNet(nn.Module):
 class Transformer(nn.Module):
     """Embedding, learned positions, causal attention without biases, MLPs with ReLU, no layer norm.
 
+    ``form``: softmax attention, ``forgetting`` (a gate with a bias for each head, and no positions) or
+    ``simplicial`` (second keys and values), see ``attention_forms``.
+
     The prediction is read at "=", the last position, which sees all tokens. The last layer computes nothing
     at the other positions but keys and values; those before it, in ``earlier``, compute every position.
     Weights are normal with standard deviation width^(−1/2), (vocabulary + 1)^(−1/2) for the unembedding,
     biases zero. Parameters, with vocabulary p, l tokens and n layers:
-    (p + l + 2)·d + n·(4d² + 2dm + m + d) + dc.
+    (p + l + 2)·d + n·(4d² + 2dm + m + d) + dc; ``forgetting`` has n·h·(d + 1) − (l + 1)·d more for h heads,
+    ``simplicial`` n·2d².
     """
 
     def __init__(
@@ -301,6 +307,7 @@ class Transformer(nn.Module):
         *,
         length: int = 2,
         layers: int = 1,
+        form: AttentionForm = "softmax",
     ) -> None:
         super().__init__()
         self.vocabulary = vocabulary
@@ -308,12 +315,13 @@ class Transformer(nn.Module):
         self.num_heads = heads
         self.embedding = nn.Embedding(vocabulary + 1, width)
         # A table rather than a parameter: dependency graphs follow it when the width is pruned.
-        self.positions = nn.Embedding(length + 1, width)
-        self.earlier = nn.ModuleList(_Layer(width, heads, mlp_width) for _ in range(layers - 1))
+        self.positions = nn.Embedding(length + 1, width) if form != "forgetting" else None
+        self.earlier = nn.ModuleList(_Layer(width, heads, mlp_width, form) for _ in range(layers - 1))
         self.q, self.k, self.v, self.o = (nn.Linear(width, width, bias=False) for _ in range(4))
         self.mlp_in = nn.Linear(width, mlp_width)
         self.mlp_out = nn.Linear(mlp_width, width)
         self.unembed = nn.Linear(width, classes, bias=False)
+        self.forget, self.k2, self.v2 = _more_projections(form, width, heads)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name.endswith("bias"):
@@ -376,8 +384,9 @@ class Transformer(nn.Module):
     def _after_attention(self, tokens_il: Tensor) -> Tensor:
         """Return the residual stream (i, d) at the last position, the last layer's attention added."""
         equals_i1 = tokens_il.new_full((tokens_il.shape[0], 1), self.vocabulary)
-        places_l = torch.arange(self.length + 1, device=tokens_il.device)
-        stream_ild = self.embedding(torch.cat((tokens_il, equals_i1), dim=1)) + self.positions(places_l)
+        stream_ild: Tensor = self.embedding(torch.cat((tokens_il, equals_i1), dim=1))
+        if self.positions is not None:
+            stream_ild = stream_ild + self.positions(torch.arange(self.length + 1, device=tokens_il.device))
         for layer in self.earlier:
             stream_ild = layer(stream_ild)
         last_i1d = stream_ild[:, -1:]
@@ -389,12 +398,13 @@ class Transformer(nn.Module):
 class _Layer(nn.Module):
     """One layer at every position (i, l, d), each of which sees itself and those before it."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int) -> None:
+    def __init__(self, width: int, heads: int, mlp_width: int, form: AttentionForm) -> None:
         super().__init__()
         self.num_heads = heads
         self.q, self.k, self.v, self.o = (nn.Linear(width, width, bias=False) for _ in range(4))
         self.mlp_in = nn.Linear(width, mlp_width)
         self.mlp_out = nn.Linear(mlp_width, width)
+        self.forget, self.k2, self.v2 = _more_projections(form, width, heads)
 
     def forward(self, stream_ild: Tensor) -> Tensor:
         stream_ild = stream_ild + _attention(self, stream_ild, stream_ild, causal=True)
@@ -408,15 +418,36 @@ class _Projections(Protocol):
     k: nn.Linear
     v: nn.Linear
     o: nn.Linear
+    forget: nn.Linear | None
+    k2: nn.Linear | None
+    v2: nn.Linear | None
+
+
+def _more_projections(
+    form: AttentionForm, width: int, heads: int
+) -> tuple[nn.Linear | None, nn.Linear | None, nn.Linear | None]:
+    """Return the layers that a form of attention has besides q, k, v and o: gate, second keys and values."""
+    if form == "forgetting":
+        return nn.Linear(width, heads), None, None
+    if form == "simplicial":
+        return None, nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
+    return None, None, None
 
 
 def _attention(layer: _Projections, asking_isd: Tensor, stream_ild: Tensor, *, causal: bool) -> Tensor:
-    """Return the attention output of the query positions (i, s, d) over the stream's."""
-    q, k, v = (
+    """Return the attention output of the query positions (i, s, d), the last of the stream's."""
+
+    def by_head(projection: nn.Linear, values: Tensor) -> Tensor:
         # The width of a head is left open, so that it may be pruned.
-        values.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2)
-        for values in (layer.q(asking_isd), layer.k(stream_ild), layer.v(stream_ild))
-    )
-    seen = functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        found: Tensor = projection(values)
+        return found.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2)  # type: ignore[no-untyped-call, no-any-return]
+
+    q, k, v = by_head(layer.q, asking_isd), by_head(layer.k, stream_ild), by_head(layer.v, stream_ild)
+    if layer.forget is not None:
+        seen = attend_forgetting(q, k, v, layer.forget(stream_ild).mT)
+    elif layer.k2 is not None and layer.v2 is not None:
+        seen = attend_in_pairs(q, k, by_head(layer.k2, stream_ild), v, by_head(layer.v2, stream_ild))
+    else:
+        seen = attend(q, k, v, causal=causal)
     heard_isd: Tensor = layer.o(seen.transpose(1, 2).flatten(2))
     return heard_isd

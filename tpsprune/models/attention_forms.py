@@ -16,13 +16,11 @@ def attend(query_ihsd: Tensor, key_ihld: Tensor, value_ihld: Tensor, *, causal: 
     return functional.scaled_dot_product_attention(query_ihsd, key_ihld, value_ihld, is_causal=causal)
 
 
-def attend_forgetting(
-    query_ihsd: Tensor, key_ihld: Tensor, value_ihld: Tensor, gate_ihl: Tensor
-) -> Tensor:
+def attend_forgetting(query_ihsd: Tensor, key_ihld: Tensor, value_ihld: Tensor, gate_ihl: Tensor) -> Tensor:
     """Return softmax(QKᵀ / √d + D) V with D_sl = Σ_{l < t ≤ s} ln σ(gate_t), and −∞ where l > s.
 
-    Each head forgets at a rate that it reads from the tokens; positions need no embedding. With gates at +∞ it
-    is causal softmax attention; with a constant gate f a decay by ln f a step.
+    Each head forgets at a rate that it reads from the tokens; positions need no embedding. With gates at +∞
+    it is causal softmax attention; with a constant gate f a decay by ln f a step.
 
     Source: Lin et al. 2025, "Forgetting Transformer" (arXiv 2503.02130), equations 4 to 6.
     """
@@ -30,7 +28,9 @@ def attend_forgetting(
     first = key_ihld.shape[2] - query_ihsd.shape[2]
     decay_ihsl = sums_ihl[:, :, first:, None] - sums_ihl[:, :, None]
     scores_ihsl = query_ihsd @ key_ihld.mT / query_ihsd.shape[-1] ** 0.5 + decay_ihsl
-    mixed: Tensor = scores_ihsl.masked_fill(_is_later(query_ihsd, key_ihld), -torch.inf).softmax(-1) @ value_ihld
+    mixed: Tensor = (
+        scores_ihsl.masked_fill(_is_later(query_ihsd, key_ihld), -torch.inf).softmax(-1) @ value_ihld
+    )
     return mixed
 
 
@@ -45,8 +45,8 @@ def attend_in_pairs(
     """Return Σ_jk P_sjk (v_j ∘ v'_k), P the softmax over all (j, k) of Σ_d q_s k_j k'_k / √d.
 
     2-simplicial attention: a query looks at pairs of positions, none of them later than itself; with
-    ``windows`` (w₁, w₂) j is among the last w₁ and k among the last w₂. With k' and v' of ones and a window w₂
-    of one it is causal softmax attention.
+    ``windows`` (w₁, w₂) j is among the last w₁ and k among the last w₂. With k' and v' of ones and a window
+    w₂ of one it is causal softmax attention.
 
     Source: Roy et al. 2025, "Fast and Simplex" (arXiv 2507.02754), equations 5 to 7; its rotary form is not
     built.
@@ -54,7 +54,8 @@ def attend_in_pairs(
     Cost: s·l² scores a head, of which none is left out: for short sequences.
     """
     pairs_ihjkd = key_ihjd[:, :, :, None] * key_ihkd[:, :, None]
-    scores_ihsjk = (query_ihsd @ pairs_ihjkd.flatten(2, 3).mT).unflatten(-1, pairs_ihjkd.shape[2:4])
+    pairs = pairs_ihjkd.shape[2:4]
+    scores_ihsjk = (query_ihsd @ pairs_ihjkd.flatten(2, 3).mT).reshape(*query_ihsd.shape[:3], *pairs)
     hidden_sj, hidden_sk = (_is_later(query_ihsd, each) for each in (key_ihjd, key_ihkd))
     if windows is not None:
         hidden_sj, hidden_sk = (

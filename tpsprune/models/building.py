@@ -99,7 +99,7 @@ def _transformer(model: TransformerModel, facts: TaskFacts) -> Transformer:
         )
     (length,) = facts.input_shape
     sizes = (facts.vocabulary, model.width, model.heads, model.mlp_width, facts.classes)
-    return Transformer(*sizes, length=length, layers=model.layers)
+    return Transformer(*sizes, length=length, layers=model.layers, form=model.attention)
 
 
 def _image_shape(kind: str, facts: TaskFacts) -> tuple[int, int, int]:

@@ -139,16 +139,20 @@ def _guess_roles(parent: nn.Module, layers: Mapping[str, nn.Module]) -> list[dic
     fused = [name for name in layers if FUSED.search(name.lower())]
     pairs = [name for name in layers if FUSED_PAIR.search(name.lower()) and name not in fused]
     families: dict[str, dict[Role, str]] = defaultdict(dict)
+    seconds: dict[str, dict[str, Role]] = defaultdict(dict)
     for name in (each for each in layers if each not in (*fused, *pairs)):
         for role, pattern in SINGLE.items():
             if found := pattern.search(name.lower()):
-                families[name[: found.start()] + "*" + name[found.end() :]].setdefault(role, name)
+                family = name[: found.start()] + "*" + name[found.end() :]
+                if families[family].setdefault(role, name) != name:
+                    seconds[family][name] = role
                 break
-    whole: list[dict[str, Role]] = [
-        {name: role for role, name in family.items()}
-        for family in families.values()
-        if len(family) == len(SINGLE)
-    ]
+    whole: list[dict[str, Role]] = []
+    for shared, named in families.items():
+        if len(named) == len(SINGLE):
+            first: dict[str, Role] = {name: role for role, name in named.items()}
+            # Second keys and values (2-simplicial attention) fall into heads like the first.
+            whole += [first | seconds[shared], first] if shared in seconds else [first]
     # Queries and keys of relative positions (DeBERTa) have heads of their own.
     more: dict[str, Role] = {
         name: role
@@ -498,7 +502,8 @@ def _attribute_sets(numbers: Iterable[Number], heads: Heads) -> list[tuple[Attri
 def _slices_per_head(model: nn.Module, place: str, heads: Heads) -> tuple[Slice, ...]:
     """Return slices of the attention's own tensors that have an element for each head along one axis.
 
-    So do tables of relative positions, embeddings as wide as there are heads.
+    So do tables of relative positions, embeddings as wide as there are heads, and layers that give a number
+    for each head: gates of what it forgets, or of its output.
     """
     module = model.get_submodule(place)
     found = [
@@ -506,6 +511,9 @@ def _slices_per_head(model: nn.Module, place: str, heads: Heads) -> tuple[Slice,
         for name, child in module.named_children()
         if isinstance(child, nn.Embedding) and child.embedding_dim == heads.queries
     ]
+    for name, child in module.named_children():
+        if is_projection(child) and length(child, "out") == heads.queries:
+            found += _Run(0, heads.queries_each).slices(model, _join(place, name), "out")
     for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
         for width in (1, heads.width):
             axes = [axis for axis, size in enumerate(tensor.shape) if size == heads.queries * width]

@@ -236,6 +236,9 @@ class MlpModel:
     """Hidden layers of gated linear units, relu(G x) ⊙ (U x), in place of relu(W x)."""
 
 
+AttentionForm = Literal["softmax", "forgetting", "simplicial"]
+
+
 @section
 class TransformerModel:
     """No layer norm, ReLU, the prediction at "=" after the tokens; one layer on two is Nanda et al. 2023."""
@@ -245,6 +248,9 @@ class TransformerModel:
     heads: Width = 4
     mlp_width: Width = 512
     layers: Annotated[int, Interval(ge=1, le=64)] = 1
+    attention: AttentionForm = "softmax"
+    """``forgetting`` decays by a gate that each head reads from the tokens, in place of positions;
+    ``simplicial`` looks at pairs of positions, by second keys and values."""
 
 
 Data = Annotated[
