@@ -66,7 +66,7 @@ Examples:
 @click.option(
     "--theory",
     is_flag=True,
-    help="Write theory.md beside the folder of --out: what came out of every system of the theory; then stop.",
+    help="Write theory.md beside the folder of --out: what came out of each system of the theory; then stop.",
 )
 @json_option("Print the figures as JSON; progress goes to stderr.")
 @click.pass_context

@@ -25,6 +25,7 @@ from torch.nn.functional import avg_pool2d
 
 from tpsprune.data import load
 from tpsprune.data.dataset import Split, split_off
+from tpsprune.data.images import digits
 from tpsprune.errors import DataError
 from tpsprune.recipe.task import CustomData, Data, IdxData, split_by
 
@@ -55,7 +56,7 @@ def describe_data(data: Data) -> dict[str, Any]:
 
 
 def _structured(data: CustomData) -> Callable[..., Any] | None:
-    factories = (permutations, parity, brackets, small_fashion)
+    factories = (permutations, parity, brackets, small_fashion, digit_pairs)
     return {f"{MODULE}:{each.__name__}": each for each in factories}.get(data.factory)
 
 
@@ -271,6 +272,33 @@ def small_fashion(
         },
         "classes": whole.facts.classes,
     }
+
+
+def digit_pairs(
+    items: int = 4000, held_out: int = 2000, validation_share: float = 0.5, *, split_seed: int = 0
+) -> Mapping[str, Any]:
+    """Return two of scikit-learn's digits side by side, 8 × 16 in [0, 1], and the number that they write.
+
+    The images are divided before pairs are sampled: six tenths make the pairs trained on, the rest those held
+    out. ``split_seed`` divides and samples.
+
+    Raises:
+        DataError: an argument is out of bounds.
+    """
+    _require_between("items", items, 1, LISTED)
+    _require_between("held_out", held_out, 1, LISTED)
+    everything, generator = digits(), torch.Generator().manual_seed(split_seed)
+    order_n = torch.randperm(len(everything), generator=generator)
+    cut = 6 * len(order_n) // 10
+    images, labels = [], []
+    for part_n, count in ((order_n[:cut], items), (order_n[cut:], held_out)):
+        left_n, right_n = (
+            part_n[torch.randint(len(part_n), (count,), generator=generator)] for _ in range(2)
+        )
+        pair = torch.cat([everything.inputs[left_n], everything.inputs[right_n]], dim=3)
+        images.append(pair.float() / 240)
+        labels.append(10 * everything.labels[left_n] + everything.labels[right_n])
+    return {**_split(torch.cat(images), torch.cat(labels), items, validation_share), "classes": 100}
 
 
 def windows(length: int = 8, items: int = 20_000, seed: int = 0) -> Mapping[str, Any]:
