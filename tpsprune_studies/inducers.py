@@ -1,8 +1,8 @@
 """Study ``inducers``: what makes a net prunable, at its best learning rate and beside its accuracy.
 
 One task of a hundred classes, one net, with batch norms and without; trained plainly, and with each thing
-that is said to leave fewer dimensions. After training: rank of the logits, dimension of the hidden layers, and
-accuracy as cut, without retraining.
+that is said to leave fewer dimensions. After training: rank of the logits, dimension of the hidden layers,
+and accuracy as cut, without retraining.
 """
 
 from __future__ import annotations

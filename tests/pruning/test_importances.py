@@ -192,7 +192,7 @@ def test_trap_17_a_batch_norm_without_scales_counts_for_nothing() -> None:
     model, batch = zoo.case("cnn")
     model.body[1] = nn.BatchNorm2d(6, affine=False)
     found = find_groups(model, batch, ())
-    for kind in ("magnitude", "group-norm", "fpgm", "lamp", "taylor"):
+    for kind in ("magnitude", "group-norm", "fpgm", "lamp", "taylor", "synflow"):
         scores = score_units(model, [batch], found.groups, kind, labels=[classes(batch)])
         assert all(bool(each.isfinite().all()) for each in scores.values())
     with pytest.raises(PruneError, match="no batch norm with a scale"):
@@ -223,3 +223,27 @@ def test_what_cannot_be_scored_is_refused_by_name(case, kind, batches, message) 
     labels = [classes(batch)] if labelled else None
     with pytest.raises(PruneError, match=message):
         score_units(model, [batch] * batches, groups, kind, labels=labels)
+
+
+def test_synflow_is_what_flows_through_a_unit_in_closed_form_and_reads_no_data() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 10, bias=False), nn.ReLU(), nn.Linear(10, 4, bias=False))
+    found = find_groups(model, torch.randn(8, 6), ())
+    (scores,) = score_units(model, [torch.full((3, 6), torch.nan)], found.groups, "synflow").values()
+    flow = model[0].weight.abs().sum(1) * model[2].weight.abs().sum(0)
+    assert torch.allclose(scores, flow / flow.mean(), rtol=1e-5)
+    # A unit made twice as strong and read half as strongly lets as much through.
+    with torch.no_grad():
+        model[0].weight[3] *= -2
+        model[2].weight[:, 3] /= 2
+    (again,) = score_units(model, [torch.zeros(1, 6)], found.groups, "synflow").values()
+    assert torch.allclose(scores, again, rtol=1e-5)
+
+
+def test_synflow_of_tokens_takes_the_ids_as_they_are() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 6), nn.Flatten(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3))
+    tokens = torch.randint(7, (8, 2))
+    found = find_groups(model, tokens, ())
+    scores = score_units(model, [tokens], found.groups, "synflow")
+    assert all(bool(each.isfinite().all()) and bool(each.any()) for each in scores.values())

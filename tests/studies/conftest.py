@@ -13,7 +13,7 @@ import pytest
 
 from tpsprune import recipe
 from tpsprune.recipe import Recipe
-from tpsprune_studies import coupling, coupling_edges, dimension, draw_time, lead_time
+from tpsprune_studies import coupling, coupling_edges, dimension, draw_time, inducers, lead_time
 from tpsprune_studies.catalogue import STUDIES
 from tpsprune_studies.conduct import conduct
 from tpsprune_studies.coupling import CouplingSetup
@@ -76,6 +76,12 @@ def shortened(name: str) -> Iterator[Any]:
             patch.setattr(lead_time, "DIGITS_EPOCHS", 2)
             patch.setattr(lead_time, "TASKS", {name: lead_time.TASKS[name] for name in ("add", "a3+ab")})
             yield tiny_setup(lead_time)
+        if name == "inducers":
+            patch.setattr(inducers, "EPOCHS", 1)
+            patch.setattr(inducers, "LEARNING_RATES", (0.01,))
+            few = (inducers.PLAIN, inducers.HOT, "init x 0.1")
+            patch.setattr(inducers, "INDUCERS", {name: inducers.INDUCERS[name] for name in few})
+            yield tiny_setup(inducers)
         if name in {"dimension", "draw-time"}:
             epochs = "train.epochs=3" if name == "draw-time" else "train.epochs=2"
             short = (epochs, "task.model.widths=[8, 8]")

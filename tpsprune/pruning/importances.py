@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.errors import PruneError, did_you_mean
-from tpsprune.numerics.forward import call_model, evaluation_mode, sound_backward
+from tpsprune.numerics.forward import call_model, evaluation_mode, item_tensors, sound_backward
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
+from tpsprune.numerics.trees import map_tensors, take_items
 from tpsprune.pruning.groups import Consumer, Group, Slice, element_index
 from tpsprune.pruning.layers import MIXERS, is_depthwise, tensor_axes
 from tpsprune.pruning.surgery import copy_model
@@ -33,6 +34,7 @@ _IMPORTANCES: Final[Mapping[str, Callable[[], Any]]] = {
     "magnitude": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=1),
     "group-norm": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2),
     "taylor": torch_pruning.importance.GroupTaylorImportance,
+    "synflow": torch_pruning.importance.GroupTaylorImportance,
     "bn-scale": torch_pruning.importance.BNScaleImportance,
     "lamp": torch_pruning.importance.LAMPImportance,
     "fpgm": torch_pruning.importance.FPGMImportance,
@@ -82,6 +84,8 @@ def score_units(
 
     - ``magnitude``: Σ|w|. ``group-norm``: Σw². ``lamp``: the latter over the sum of all that are not smaller.
     - ``taylor``: Σ|w · ∂loss/∂w|, loss the mean of the ``objective`` over the batches; ``bn-scale``: |γ|.
+    - ``synflow``: Σ|w · ∂R/∂w| of the model with |w| for every weight, R the sum of its outputs for an input
+      of ones (token ids are taken from the first item): what flows through the unit, without any data.
     - ``fpgm``: Σ distances of w² to that of every other element: what lies amid the others is pruned.
     - ``random``: uniform in [0, 1).
 
@@ -91,7 +95,7 @@ def score_units(
 
     Args:
         model: not changed.
-        batches: prepared calibration batches; ``taylor`` alone runs them.
+        batches: prepared calibration batches; ``taylor`` alone runs them, ``synflow`` reads their shapes.
         groups: of this model.
         kind: one of ``KINDS``.
         labels: as the objective wants them, one tensor for each batch; ``taylor`` alone needs them.
@@ -103,7 +107,11 @@ def score_units(
             formula finds nothing to score, as ``bn-scale`` in one without batch norm: torch-pruning would
             skip such a group silently.
 
-    Cost: the weights once; ``fpgm`` e² distances for each tensor; ``taylor`` one pass forward and backward.
+    Cost: the weights once; ``fpgm`` e² distances for each tensor; ``taylor`` one pass forward and backward,
+    ``synflow`` one of a single item.
+
+    Source of ``synflow``: Tanaka et al. 2020 (arXiv 2006.05467), equation 3 and its code; here once, not in
+    rounds, and summed over a unit.
     """
     if kind not in KINDS:
         raise PruneError(f"units = {kind!r} is no importance{did_you_mean(kind, KINDS)}")
@@ -115,6 +123,8 @@ def score_units(
         parameter.requires_grad_(True)
     if kind == "taylor":
         _take_gradients(work, batches, labels, objective)
+    elif kind == "synflow":
+        _let_flow(work, batches[0])
     formula = _IMPORTANCES[kind]()
     # Its scores are as long as the first tensor's axis and would be normalised over that.
     normalizer, formula.normalizer = formula.normalizer, None
@@ -196,7 +206,26 @@ def _take_gradients(
             sums = objective.sums(call_model(model, batch), label)
             sums.loss.backward()  # type: ignore[no-untyped-call]
             counted += int(sums.counted)
+    _fill_gradients(model)
+    for parameter in model.parameters():
+        assert parameter.grad is not None, "it was filled"
+        parameter.grad /= max(counted, 1)
+
+
+def _let_flow(model: nn.Module, batch: Any) -> None:
+    """Make every weight of a copy positive, and take the gradient of its outputs' sum for an input of ones."""
+    one = take_items(batch, torch.zeros(1, dtype=torch.int64))
+    ones = map_tensors(one, lambda each: torch.ones_like(each) if each.is_floating_point() else each)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.abs_()
+    with evaluation_mode(model), torch.enable_grad(), sound_backward(model):
+        outputs = [each.sum() for each in item_tensors(call_model(model, ones))]
+        torch.stack(outputs).sum().backward()  # type: ignore[no-untyped-call]
+    _fill_gradients(model)
+
+
+def _fill_gradients(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        parameter.grad /= max(counted, 1)

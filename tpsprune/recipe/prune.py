@@ -168,6 +168,7 @@ class Prune:
         "pivoted-cholesky",
         "magnitude",
         "taylor",
+        "synflow",
         "bn-scale",
         "lamp",
         "fpgm",
@@ -175,7 +176,8 @@ class Prune:
         "random",
     ] = "interpolation"
     """Which units of a group are kept: those from which the others follow best, by the error at the consumers
-    or by pivoted Cholesky of their inputs; the others are torch-pruning's importances."""
+    or by pivoted Cholesky of their inputs; the others are importances, as torch-pruning has them, and
+    SynFlow's, which reads no data."""
     calibration: Literal["data", "synthetic"] = "data"
     """On what units are chosen and layers fitted: items of the training split without labels, or
     ``synthetic``, items made up of the model's batch norms; then no item of the data is used for choosing or
