@@ -12,7 +12,6 @@ from torch.nn import functional
 
 import tpsprune
 from tpsprune.errors import ModelError
-from tpsprune.loop.fidelity import barrier
 from tpsprune.pruning import Extraction
 
 
@@ -160,8 +159,3 @@ def test_what_does_not_fit_is_refused(second: nn.Module | None, data: Any, words
     model = nn.Linear(8, 4)
     with pytest.raises(ModelError, match=words):
         tpsprune.fidelity(model, second or model, data)
-
-
-def test_a_barrier_is_what_rises_above_the_line() -> None:
-    assert barrier([1.0, 0.5, 0.2]) == 0.0
-    assert barrier([0.0, 0.7, 0.9, 0.3]) == pytest.approx(0.7)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,19 @@ import pytest
 
 from tpsprune import recipe
 from tpsprune.recipe import Recipe
-from tpsprune_studies import coupling, coupling_edges, dimension, draw_time, inducers, lead_time
+from tpsprune_studies import (
+    attention_width,
+    condensation,
+    coupling,
+    coupling_edges,
+    dimension,
+    draw_time,
+    inducers,
+    landscape,
+    lead_time,
+    morse,
+    paths,
+)
 from tpsprune_studies.catalogue import STUDIES
 from tpsprune_studies.conduct import conduct
 from tpsprune_studies.coupling import CouplingSetup
@@ -82,6 +94,24 @@ def shortened(name: str) -> Iterator[Any]:
             few = (inducers.PLAIN, inducers.HOT, "init x 0.1")
             patch.setattr(inducers, "INDUCERS", {name: inducers.INDUCERS[name] for name in few})
             yield tiny_setup(inducers)
+        if name == "condensation":
+            yield condensation.make_setup(small_recipe(), 2, 30)
+        if name == "morse":
+            patch.setattr(morse, "LOSSES", (2.35, 2.3))
+            yield morse.make_setup(recipe.read("modular-addition"), 2, 60)
+        if name == "paths":
+            read_short = partial(read, "digits")
+            patch.setattr(
+                recipe, "read", lambda _source, changes=(): read_short(("train.epochs=2", *changes))
+            )
+            yield paths.make_setup(small_recipe(), 2, None)
+        if name == "landscape":
+            for constant, value in (("WIDTHS", (8,)), ("RATES", (1e-2,)), ("SIDE", 3), ("SLICES", 1)):
+                patch.setattr(landscape, constant, value)
+            yield landscape.make_setup(small_recipe(), 2, 20)
+        if name == "attention-width":
+            patch.setattr(attention_width, "WIDTHS", (2, 8))
+            yield attention_width.make_setup(small_recipe(), 2, 500)
         if name in {"dimension", "draw-time"}:
             epochs = "train.epochs=3" if name == "draw-time" else "train.epochs=2"
             short = (epochs, "task.model.widths=[8, 8]")

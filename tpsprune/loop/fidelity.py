@@ -20,6 +20,7 @@ from tpsprune.numerics.forward import fixed_seed, logits_of
 from tpsprune.numerics.last_layer import passes
 from tpsprune.numerics.neural_collapse import neural_collapse
 from tpsprune.numerics.objective import IGNORED
+from tpsprune.numerics.paths import POINTS, barrier, state_between
 from tpsprune.numerics.predictions import (
     affine_explained,
     agreement,
@@ -32,8 +33,6 @@ from tpsprune.numerics.trees import Tree
 from tpsprune.pruning import Extraction, Plan
 from tpsprune.records import Fidelity, OneModel
 
-POINTS: Final = 11
-"""Places on the line between two models at which loss and error are read, both ends included."""
 FOREIGN_ITEMS: Final = 512
 SAME: Final = 1e-3
 """What the outputs of the ticket at the dense shape may differ by, over their largest."""
@@ -269,7 +268,7 @@ def _read_barrier(
     counted_n = classes_n != IGNORED
     losses, errors = [], []
     for point in range(POINTS):
-        walked.load_state_dict(_between(start, end, point / (POINTS - 1)))
+        walked.load_state_dict(state_between(start, end, point / (POINTS - 1)))
         scores_nc = _scores(walked, batches)[counted_n]
         losses.append(float(functional.cross_entropy(scores_nc.float(), classes_n[counted_n])))
         errors.append(float((scores_nc.argmax(1) != classes_n[counted_n]).double().mean()))
@@ -277,29 +276,6 @@ def _read_barrier(
         "barrier_loss": _or(barrier(losses), "a loss on the way is not finite"),
         "barrier_error": barrier(errors),
     }
-
-
-def _between(start: Mapping[str, Tensor], end: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Return the state so far on the straight line from one to the other; whole numbers are the end's."""
-    return {
-        name: tensor.lerp(end[name], share) if tensor.is_floating_point() else end[name]
-        for name, tensor in start.items()
-    }
-
-
-def barrier(values: Sequence[float]) -> float:
-    """Return by how much a curve rises above the line between its ends, at equal steps; 0 where it does not.
-
-    >>> barrier([0.0, 0.5, 1.0]), barrier([0.0, 1.0, 1.0])
-    (0.0, 0.5)
-
-    Source: Frankle et al. 2020 (arXiv 1912.05671), section 2, there above the mean of both ends.
-    """
-    last = len(values) - 1
-    rises = [
-        value - ((last - place) * values[0] + place * values[-1]) / last for place, value in enumerate(values)
-    ]
-    return max(0.0, *rises)
 
 
 def _foreign_batches(

@@ -213,7 +213,7 @@ def _take_gradients(
 
 
 def _let_flow(model: nn.Module, batch: Any) -> None:
-    """Make every weight of a copy positive, and take the gradient of its outputs' sum for an input of ones."""
+    """Make all weights of a copy positive; take the gradient of its outputs' sum for an input of ones."""
     one = take_items(batch, torch.zeros(1, dtype=torch.int64))
     ones = map_tensors(one, lambda each: torch.ones_like(each) if each.is_floating_point() else each)
     with torch.no_grad():
