@@ -368,8 +368,8 @@ def measure(
 def merged(kept: dict[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
     """Return what was found of a net, and of what was kept the cells that were not measured again.
 
-    Nothing is kept of another dense model or another test; scores of one model on two processors may differ in
-    the seventh digit.
+    Nothing is kept of another dense model or another test; scores of one model on two processors may differ
+    in the seventh digit.
     """
     same = kept is not None and math.isclose(kept["dense"], found["dense"], rel_tol=SAME)
     if kept is None or kept["measure"] != found["measure"] or not same:

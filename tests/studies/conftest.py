@@ -25,6 +25,7 @@ from tpsprune_studies import (
     lead_time,
     morse,
     paths,
+    plateau,
 )
 from tpsprune_studies.catalogue import STUDIES
 from tpsprune_studies.conduct import conduct
@@ -105,6 +106,8 @@ def shortened(name: str) -> Iterator[Any]:
                 recipe, "read", lambda _source, changes=(): read_short(("train.epochs=2", *changes))
             )
             yield paths.make_setup(small_recipe(), 2, None)
+        if name == "plateau":
+            yield plateau.make_setup(small_recipe(), 2, 40)
         if name == "landscape":
             for constant, value in (("WIDTHS", (8,)), ("RATES", (1e-2,)), ("SIDE", 3), ("SLICES", 1)):
                 patch.setattr(landscape, constant, value)
