@@ -159,3 +159,25 @@ def test_what_does_not_fit_is_refused(second: nn.Module | None, data: Any, words
     model = nn.Linear(8, 4)
     with pytest.raises(ModelError, match=words):
         tpsprune.fidelity(model, second or model, data)
+
+
+def test_a_model_in_half_precision_is_read_in_single() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).bfloat16()
+    inputs = torch.randn(300, 8).bfloat16()
+    found = tpsprune.extract(model, inputs, tpsprune.Macs(0.5), quality="fast", round_to=1)
+    panel = tpsprune.fidelity(model, found, [[inputs, model(inputs).argmax(1)]])
+    assert panel.absent == {}
+    assert panel.dense.quality == 1.0
+
+
+def test_a_split_layer_has_no_place_in_the_dense_shape() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 4))
+    with torch.no_grad():
+        model[2].weight.copy_(torch.randn(64, 3) @ torch.randn(3, 64) / 8)
+    inputs = torch.randn(400, 32)
+    found = tpsprune.extract(model, inputs, tpsprune.Macs(0.5), quality="fast", low_rank=True)
+    assert found.plan.factored
+    panel = tpsprune.fidelity(model, found, [[inputs, model(inputs).argmax(1)]])
+    assert panel.absent["barrier_loss"].startswith("'2' is split in two")

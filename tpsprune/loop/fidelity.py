@@ -170,9 +170,10 @@ def _observe(model: nn.Module, batches: Sequence[Tree]) -> _Seen:
     shapes = [output.shape for output, _, _ in found]
     if any(len(shape) < 2 for shape in shapes):
         raise ModelError(f"an output of shape {list(shapes[0])} has no numbers for each item")
-    outputs_nc = torch.cat([output.flatten(0, -2) for output, _, _ in found])
+    # Half precision is read as single: there is little that counts in it.
+    outputs_nc = torch.cat([output.flatten(0, -2).float() for output, _, _ in found])
     states = [
-        read.flatten(0, -2)
+        read.flatten(0, -2).float()
         for output, _, read in found
         if read is not None and read.shape[:-1] == output.shape[:-1]
     ]
@@ -258,7 +259,7 @@ def _read_barrier(
     try:
         whole, walked = pruning.expand(dense, ticket, plan)
     except PruneError as error:
-        return {"barrier_loss": first_line(error)}
+        return {"barrier_loss": str(error)}
     found, wanted = (_scores(model, batches[:1]) for model in (walked, ticket))
     if not bool((found - wanted).abs().amax() <= SAME * wanted.abs().amax()):
         return {"barrier_loss": "a norm runs over pruned units: the ticket has no place in the dense shape"}
@@ -287,7 +288,7 @@ def _foreign_batches(
     try:
         made = pruning.synthesize(dense, batches[0], FOREIGN_ITEMS, seed=seed, steps=0)
     except PruneError as error:
-        return (), first_line(error)
+        return (), str(error)
     return made.batches, "noise through random networks"
 
 
