@@ -120,6 +120,7 @@ ALWAYS_READ: Final = ("train_loss", "validation_loss", "validation_accuracy")
 READ_BY_SIGNAL: Final = {
     "h1": ("h1", "h1_max", "h1_total", "h1_sum_of_squares"),
     "spectral_edge": ("spectral_edge", "spectral_edge_k", "gap_23"),
+    "intrinsic_dimension": ("intrinsic_dimension", "two_nn_dimension"),
 }
 """Signals that read more than the number of their own name."""
 READ_BY_VARIANT: Final = {

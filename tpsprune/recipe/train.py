@@ -125,6 +125,7 @@ Signal = Literal[
     "collapse",
     "logit_rank",
     "commutator_defect",
+    "intrinsic_dimension",
 ]
 
 
