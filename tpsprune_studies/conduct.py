@@ -60,9 +60,7 @@ def conduct(prediction: Prediction, setup: Settings, out: Path, workers: int = 1
     for training in run_serially(due, run) if workers == 1 else run_in_parallel(due, run, workers):
         journal.append(training)
         done = (*done, training)
-        yield _describe_progress(
-            describe(prediction.name, setup, training), study.plan(setup, done), done, workers
-        )
+        yield _describe_progress(describe(owner, setup, training), study.plan(setup, done), done, workers)
     finding = study.conclude(setup, done, machine)
     write_json_atomically(out / f"{prediction.name}.json", finding.to_json())
     write_text_atomically(out / f"{prediction.name}.md", finding.render_page())

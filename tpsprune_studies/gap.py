@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from math import inf
 from statistics import median
 from typing import Any, Final
 
@@ -112,7 +113,7 @@ CRITERIA: Final[Mapping[str, Callable[[WatchedTraining, float], bool]]] = {
     "published: largest gap over the last > 1.5": has_declined,
     "most frequent k* is 2": has_edge_of_learners,
 }
-PUBLISHED, *_ = CRITERIA
+PUBLISHED, USUAL_PLACE = CRITERIA
 
 
 def conclude(setup: Setup, done: Sequence[WatchedTraining], machine: Mapping[str, Any]) -> Finding:
@@ -131,11 +132,10 @@ def conclude(setup: Setup, done: Sequence[WatchedTraining], machine: Mapping[str
     enough = len(learned) > 1 and len(controls) > 1 and bool(judged[0] and judged[1])
     usual_step = median(each.reached_step or 0 for each in learned) if learned else 0.0
     splits = {
-        name: tuple(
-            _split(criterion, learned, controls, last_step) for last_step in (setup.cap_steps, usual_step)
-        )
+        name: tuple(_split(criterion, learned, controls, last_step) for last_step in (inf, usual_step))
         for name, criterion in CRITERIA.items()
     }
+    without_decay = [each for each in controls if not lead_time.TASKS[each.trial.arm].weight_decay]
     by_arm = {
         arm: found
         for arm in lead_time.TASKS
@@ -159,6 +159,7 @@ def conclude(setup: Setup, done: Sequence[WatchedTraining], machine: Mapping[str
         figures={
             "enough": enough,
             "splits": splits,
+            "without_decay": _split(has_declined, learned, without_decay, inf),
             "alarm": alarm,
             "of_alarm": Split.of_alarms(alarm),
             "describe": stopping.describe,
