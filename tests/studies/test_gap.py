@@ -77,8 +77,9 @@ def conclude(done: list[WatchedTraining]) -> Finding:
         (FALLS, FALLS, Ruling.REFUTED, ("9 of 9", "9 of 9", "9 of 9")),
         (EVEN, EVEN, Ruling.REFUTED, ("0 of 9", "0 of 9", "0 of 9")),
         (FALLS, LATE, Ruling.REFUTED, ("9 of 9", "9 of 9", "0 of 9")),
+        (FALLS, [*FALLS, 12.0], Ruling.UNDECIDED, ("9 of 9", "0 of 9", "9 of 9")),
     ],
-    ids=["tells apart", "always met", "never met", "a matter of time"],
+    ids=["tells apart", "always met", "never met", "late", "only in the end"],
 )
 def test_the_criterion_must_be_met_by_those_that_learn_and_by_few_others(
     learner: list[float], control: list[float], ruling: Ruling, counts: tuple[str, ...]
