@@ -122,7 +122,11 @@ def conclude(setup: Setup, done: Sequence[WatchedTraining], machine: Mapping[str
     The alarm's rule is chosen on the pilot seed and judged on the others; the criteria that look back are
     asked of all seeds, since nothing was chosen.
     """
-    trained = [each for each in done if each.trial.arm in lead_time.TASKS]
+    seeds = (
+        setup.pilot_seed,
+        *setup.pair_seeds,
+    )  # The journal may have more: lead-time's may be another size.
+    trained = [each for each in done if each.trial.arm in lead_time.TASKS and each.trial.seed in seeds]
     learned, controls, _ = lead_time.divide(trained)
     pilot, judged = (
         lead_time.divide([each for each in trained if (each.trial.seed == setup.pilot_seed) is of_pilot])

@@ -117,6 +117,12 @@ def test_the_alarm_is_chosen_on_the_pilot_and_judged_on_the_others() -> None:
     ]
 
 
+def test_seeds_beyond_those_asked_for_and_digits_count_for_nothing() -> None:
+    done = trainings(FALLS, EVEN)
+    more = [watched("add", 9, 40, {"gap_23": [*EVEN]}), watched("digits", 1, None, {"gap_23": [*FALLS]})]
+    assert conclude([*done, *more]).render_page() == conclude(done).render_page()
+
+
 def test_where_nothing_is_learned_nothing_is_decided() -> None:
     found = conclude([replace(each, reached_step=None) for each in trainings(EVEN, EVEN)])
     assert found.ruling is Ruling.UNDECIDED
