@@ -27,11 +27,11 @@ class Prediction:
     recipe: str = "modular-addition"
 
 
+_READ: Final = tomllib.loads(Path(__file__).with_name("studies.toml").read_text(encoding="utf-8"))
+JOURNALS: Final[Mapping[str, str]] = {name: each.pop("journal", name) for name, each in _READ.items()}
+"""Whose journal a study reads and goes on writing: its own, or that of one with the same trainings."""
 STUDIES: Final[Mapping[str, Prediction]] = {
-    name: Prediction(name=name, **published)
-    for name, published in tomllib.loads(
-        Path(__file__).with_name("studies.toml").read_text(encoding="utf-8")
-    ).items()
+    name: Prediction(name=name, **published) for name, published in _READ.items()
 }
 
 

@@ -19,7 +19,7 @@ from tpsprune.errors import RunFolderError
 from tpsprune.records import dump, load
 from tpsprune.records.serial import shorten
 from tpsprune.runs import Journal, cannot_write, machine_facts, write_json_atomically, write_text_atomically
-from tpsprune_studies.catalogue import Prediction, Settings, load_study
+from tpsprune_studies.catalogue import JOURNALS, Prediction, Settings, load_study
 from tpsprune_studies.finding import Finding, Plan, Training, Trial, describe
 
 Job = TypeVar("Job")
@@ -35,7 +35,8 @@ def conduct(prediction: Prediction, setup: Settings, out: Path, workers: int = 1
     ``workers`` trainings run at a time, each in a process of its own where they are more than one.
 
     ``out`` receives ``NAME.jsonl``, a line per finished training, flushed to the disk as it ends, and, once
-    all are there, ``NAME.json`` and ``NAME.md``. Leaving the loop loses only the training under way.
+    all are there, ``NAME.json`` and ``NAME.md``. Leaving the loop loses only the training under way. A study
+    that names another's journal reads that one, and adds to it what is missing.
 
     Raises:
         RunFolderError: the folder cannot be written, or its journal is of other settings.
@@ -47,8 +48,9 @@ def conduct(prediction: Prediction, setup: Settings, out: Path, workers: int = 1
     except OSError as error:
         raise cannot_write(out, error) from error
     machine = describe_machine()
-    head = {"study": prediction.name, "settings": setup.decisive(), "machine": machine}
-    journal = StudyJournal(out / f"{prediction.name}.jsonl", head, study.TRAINING)
+    owner = JOURNALS[prediction.name]
+    head = {"study": owner, "settings": setup.decisive(), "machine": machine}
+    journal = StudyJournal(out / f"{owner}.jsonl", head, study.TRAINING)
     done = journal.read()
 
     def due() -> list[Trial]:
@@ -58,9 +60,7 @@ def conduct(prediction: Prediction, setup: Settings, out: Path, workers: int = 1
     for training in run_serially(due, run) if workers == 1 else run_in_parallel(due, run, workers):
         journal.append(training)
         done = (*done, training)
-        yield _describe_progress(
-            describe(prediction.name, setup, training), study.plan(setup, done), done, workers
-        )
+        yield _describe_progress(describe(owner, setup, training), study.plan(setup, done), done, workers)
     finding = study.conclude(setup, done, machine)
     write_json_atomically(out / f"{prediction.name}.json", finding.to_json())
     write_text_atomically(out / f"{prediction.name}.md", finding.render_page())
@@ -69,7 +69,9 @@ def conduct(prediction: Prediction, setup: Settings, out: Path, workers: int = 1
 
 def describe_machine() -> dict[str, Any]:
     """Return what of this machine decides how long a processor second is; no names, no places."""
-    return {**machine_facts(), "torch": str(torch.__version__), "python": platform.python_version()}
+    facts = {name: fact for name, fact in machine_facts().items() if name != "python"}
+    # In the order of the journals that there are, so that a page says the same whoever writes it.
+    return {**facts, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def _run(name: str, setup: Settings, trial: Trial) -> Training:

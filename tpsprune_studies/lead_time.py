@@ -39,7 +39,11 @@ from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling
 from tpsprune_studies.setup import Setup, at_seed, prepare, resize
 
 TRAINING: Final = WatchedTraining
-SIGNALS: Final[tuple[Signal, ...]] = get_args(Signal)
+MONITORS: Final = frozenset(getattr(rule, "monitor", "") for rule in CANDIDATES)
+SIGNALS: Final[tuple[Signal, ...]] = tuple(
+    signal for signal in get_args(Signal) if MONITORS.intersection(watched_names((signal,)))
+)
+"""Those that some candidate looks at: the candidates were fixed before any training."""
 DIGITS_OF_JOURNAL: Final = 6
 """Significant digits of a value in the journal."""
 PREDICTED_EPOCHS: Final = 100.0
@@ -174,8 +178,8 @@ def conclude(setup: Setup, done: Sequence[WatchedTraining], machine: Mapping[str
     The ruling is on the topological signal that did best on the pilot.
     """
     judged = [each for each in done if each.trial.seed in setup.pair_seeds]
-    groups = learned, controls, ordinary = _divide(judged)
-    pilot = _divide([each for each in done if each.trial.seed == setup.pilot_seed])
+    groups = learned, controls, ordinary = divide(judged)
+    pilot = divide([each for each in done if each.trial.seed == setup.pilot_seed])
     signals = dict.fromkeys(getattr(rule, "monitor", "") for rule in CANDIDATES)
     chosen = {signal: choose_rule(signal, *pilot[:2]) for signal in signals}
     found = {signal: count_alarms(each.rule, learned, controls) for signal, each in chosen.items()}
@@ -218,7 +222,7 @@ def conclude(setup: Setup, done: Sequence[WatchedTraining], machine: Mapping[str
     )
 
 
-def _divide(done: Sequence[WatchedTraining]) -> Groups:
+def divide(done: Sequence[WatchedTraining]) -> Groups:
     """Return those that got to the level, controls, which never do, and those on digits."""
     able = {name for name, task in TASKS.items() if task.learns}
     return (

@@ -146,3 +146,21 @@ def test_a_gram_matrix_in_halves_is_the_product_and_symmetric(
     found_nn = gram(rows_rn)
     torch.testing.assert_close(found_nn, rows_rn.mT @ rows_rn)
     torch.testing.assert_close(found_nn, found_nn.mT, rtol=0, atol=1e-12)
+
+
+def test_units_that_stand_there_twice_give_two_rows() -> None:
+    a, b = torch.arange(6.0).view(3, 2), torch.arange(6.0, 12.0).view(3, 2)
+    # Three units of two columns each, and all of it twice.
+    side_by_side = torch.cat([a.reshape(1, 6), b.reshape(1, 6)], 1)
+    assert as_rows(side_by_side, 3, block=2).tolist() == [
+        [0.0, 2.0, 4.0],
+        [1.0, 3.0, 5.0],
+        [6.0, 8.0, 10.0],
+        [7.0, 9.0, 11.0],
+    ]
+    embedded = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 2))
+    pairs = torch.tensor([[0, 1], [2, 4], [3, 3]])
+    found = input_moments(embedded, [pairs], {"2": 3}, {"2": 1})["2"]
+    assert_equal(found, direct(embedded[0](pairs).detach().double().reshape(-1, 3)))
+    with pytest.raises(ValueError, match="does not hold 3 units"):
+        as_rows(torch.zeros(2, 9), 3, block=2)

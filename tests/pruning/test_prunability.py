@@ -17,8 +17,9 @@ from tests.pruning.nets_structure import Tied
 from tests.unchanged import unchanged
 from tpsprune import pruning
 from tpsprune.errors import PruneError
+from tpsprune.models.architectures import TokenMlp
 from tpsprune.numerics.moments import unit_rows
-from tpsprune.pruning import Consumer, check_target, consumer_widths, find_groups
+from tpsprune.pruning import Consumer, check_target, consumer_blocks, consumer_widths, find_groups
 from tpsprune.pruning.groups import Slice
 from tpsprune.pruning.prunability import find_and_price_groups
 from tpsprune.recipe.prune import Latency, Macs, Params, Prune, Tolerance, Widths
@@ -344,6 +345,15 @@ def test_layers_that_read_more_than_a_group_are_kept_from_signals_that_know_no_o
     model, batch = zoo.case("mixed")
     widths = consumer_widths(model, find_groups(model, batch))
     assert (widths["left"], widths["right"], widths["up"]) == ({"squeeze": 6}, {}, {"head": 5})
+
+
+def test_signals_are_told_of_units_that_stand_in_an_input_several_times_over() -> None:
+    tokens = TokenMlp(7, 2, 6, (8,), 3)
+    found = find_groups(tokens, torch.zeros(2, 2, dtype=torch.long))
+    assert consumer_widths(tokens, found)["embedding"] == {"hidden.0": 6}
+    assert consumer_blocks(found) == {"hidden.0": 1}
+    flattened = nn.Sequential(nn.Conv2d(2, 5, 3), nn.Flatten(), nn.Linear(5 * 16, 3))
+    assert consumer_blocks(find_groups(flattened, IMAGES)) == {}
 
 
 BATCH, PERCEPTRON = torch.randn(4, 8), zoo.mlp((8, 32, 32, 3))

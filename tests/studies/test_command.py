@@ -14,6 +14,7 @@ from tests.studies.conftest import LABELS, NONE, OVERRIDES
 from tpsprune import cli, recipe
 from tpsprune.cli import main
 from tpsprune_studies import speed_up
+from tpsprune_studies.catalogue import STUDIES
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_without_a_name_it_lists_the_studies_with_their_predictions() -> None:
         (("sped-up",), "no study 'sped-up' (did you mean 'speed-up'?)"),
         (
             ("zzz",),
-            "no study 'zzz' (studies: speed-up, reach, dimension, draw-time, lead-time, coupling, worth)",
+            f"no study 'zzz' (studies: {', '.join(STUDIES)})",
         ),
         (("speed-up", "--seeds", "1"), "1 is not in the range x>=2"),
         (("speed-up", "--cap", "0"), "0 is not in the range x>=1"),

@@ -46,7 +46,7 @@ def without_times(line: str) -> dict[str, Any]:
             "dimension",
             22,
             "1/22 seed 1 modular addition, none: ",
-            "d_eff over the width, mean of groups",
+            "dimension over the width, mean of groups",
         ),
         ("draw-time", 22, "1/22 seed 1 dense: drawn at step 0, then ", "ratio of the steps to the level"),
         ("lead-time", 9, "1/9 seed 0 add: ", "lead of the alarm in epochs"),

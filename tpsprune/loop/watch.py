@@ -283,6 +283,7 @@ class Watch:
             step=step,
             epoch=epoch,
             consumers=self._group_tensors.consumers,
+            blocks=self._group_tensors.blocks,
             producers=self._group_tensors.written,
             norm_scales=self._group_tensors.scaled,
             labels=tuple(self._labels),

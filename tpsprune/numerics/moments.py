@@ -33,18 +33,22 @@ class Moments:
     covariance_nn: Tensor
 
 
-def as_rows(inputs: Tensor, width: int, *, channels_first: bool | None = None) -> Tensor:
+def as_rows(
+    inputs: Tensor, width: int, *, channels_first: bool | None = None, block: int | None = None
+) -> Tensor:
     """Lay out a module's inputs as observations of ``width`` units, ``rows_rn``.
 
     Channels first (b, c = n, …): one row per item and position. Features last (…, d): with d = n one
     row per leading index; with d = n·k, as after a flattened convolution, unit i owns the columns
-    i·k … i·k + k − 1, and each of the k gives a row.
+    i·k … i·k + k − 1, and each of the k gives a row. Where the units stand there several times over, as
+    embeddings of two tokens side by side do, ``block`` says how many columns of one time are a unit's.
 
     Args:
         inputs: of a module.
         width: n, the number of units.
         channels_first: whether axis 1 holds the units; ``None`` takes that to be so where the tensor
             has four axes or more and axis 1 is ``width`` long.
+        block: columns beside one another that belong to one unit; ``None`` takes all of a unit's to be so.
 
     Raises:
         ValueError: the axis of the units is neither ``width`` nor a multiple of it.
@@ -52,22 +56,27 @@ def as_rows(inputs: Tensor, width: int, *, channels_first: bool | None = None) -
     if channels_first is None:
         channels_first = inputs.ndim >= 4 and inputs.shape[1] == width
     found = inputs.shape[1 if channels_first else -1]
-    if found % width or (channels_first and found != width):
+    if found % (width * (block or 1)) or (channels_first and found != width):
         raise ValueError(f"an input of shape {tuple(inputs.shape)} does not hold {width} units")
     if channels_first:
         return inputs.movedim(1, -1).reshape(-1, width)
-    per_unit = found // width
+    per_unit = block or found // width
     if per_unit == 1:
         return inputs.reshape(-1, width)
     return inputs.reshape(-1, width, per_unit).transpose(1, 2).reshape(-1, width)
 
 
-def input_moments(model: nn.Module, batches: Iterable[Any], widths: Mapping[str, int]) -> dict[str, Moments]:
+def input_moments(
+    model: nn.Module,
+    batches: Iterable[Any],
+    widths: Mapping[str, int],
+    blocks: Mapping[str, int] | None = None,
+) -> dict[str, Moments]:
     """Return the moments of the input of each module named in ``widths``, which holds its unit count.
 
     One forward pass per batch, in evaluation mode and without gradients. Convolutions are read channels
-    first, all else features last (see ``as_rows``). A module called several times in a pass adds up
-    its calls; one that no pass calls is left out.
+    first, all else features last (``as_rows``, with the ``blocks`` of modules that have one). A module
+    called several times in a pass adds up its calls; one that no pass calls is left out.
 
     Sums are taken in double precision about the first call's mean, so that units far from zero lose
     no digits. Not finite inputs give not finite moments.
@@ -81,7 +90,8 @@ def input_moments(model: nn.Module, batches: Iterable[Any], widths: Mapping[str,
 
     def add(name: str, inputs: Tensor) -> None:
         channels_first = isinstance(model.get_submodule(name), CONVOLUTIONS)
-        sums[name].add(as_rows(inputs, widths[name], channels_first=channels_first))
+        block = (blocks or {}).get(name)
+        sums[name].add(as_rows(inputs, widths[name], channels_first=channels_first, block=block))
 
     with torch.no_grad(), evaluation_mode(model), observe_inputs(model, widths, add):
         for batch in batches:

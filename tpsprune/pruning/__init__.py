@@ -10,6 +10,7 @@ from tpsprune.pruning.planning import WidthPlan, plan_widths
 from tpsprune.pruning.prunability import (
     GroupTensors,
     check_target,
+    consumer_blocks,
     consumer_widths,
     find_groups,
     list_layers,
@@ -37,6 +38,7 @@ __all__ = [
     "carry_state",
     "check_target",
     "check_ticket",
+    "consumer_blocks",
     "consumer_widths",
     "count_repair_steps",
     "draw",

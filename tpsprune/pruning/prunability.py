@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
 
@@ -337,6 +337,7 @@ class GroupTensors:
     consumers: Mapping[str, Mapping[str, int]]
     written: Mapping[str, tuple[Elements, ...]]
     scaled: Mapping[str, tuple[Elements, ...]]
+    blocks: Mapping[str, int] = field(default_factory=dict)
 
 
 def tensors_by_group(model: nn.Module, found: Prunability) -> GroupTensors:
@@ -359,6 +360,7 @@ def tensors_by_group(model: nn.Module, found: Prunability) -> GroupTensors:
             group.name: elements(group, norms.intersection(group.members), ("weight",))
             for group in found.groups
         },
+        blocks=consumer_blocks(found),
     )
 
 
@@ -375,6 +377,19 @@ def consumer_widths(model: nn.Module, found: Prunability) -> dict[str, dict[str,
             == length(model.get_submodule(consumer.module), "in")
         }
         for group in found.groups
+    }
+
+
+def consumer_blocks(found: Prunability) -> dict[str, int]:
+    """Return, of layers that are fed a group's units several times over, the columns of a unit each time.
+
+    Embeddings of two tokens side by side are such an input.
+    """
+    return {
+        consumer.module: consumer.block
+        for group in found.groups
+        for consumer in group.consumers
+        if consumer.repeat > 1
     }
 
 

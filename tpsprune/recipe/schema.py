@@ -121,6 +121,7 @@ READ_BY_SIGNAL: Final = {
     "h1": ("h1", "h1_max", "h1_total", "h1_sum_of_squares"),
     "spectral_edge": ("spectral_edge", "spectral_edge_k", "gap_23"),
     "neural_collapse": ("nc1", "nc2_norms", "nc2_angles", "nc3", "nc4"),
+    "intrinsic_dimension": ("intrinsic_dimension", "two_nn_dimension"),
 }
 """Signals that read more than the number of their own name."""
 READ_BY_VARIANT: Final = {

@@ -126,6 +126,7 @@ Signal = Literal[
     "logit_rank",
     "neural_collapse",
     "commutator_defect",
+    "intrinsic_dimension",
 ]
 
 

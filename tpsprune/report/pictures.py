@@ -32,6 +32,7 @@ PANELS: Final = (
     (("mask_distance",), "mask\ndistance", (GREEN,), "linear"),
     (("condensation",), "condensed\nshare", (GREEN,), "linear"),
     (("collapse",), "mean cosine of\nhidden states", (GREEN,), "linear"),
+    (("intrinsic_dimension", "two_nn_dimension"), "intrinsic\ndimension\n/ width", (GREEN, ORANGE), "linear"),
     (("logit_rank",), "rank of\nthe logits", (GREEN,), "linear"),
     (("nc1", "nc4"), "collapse\nNC1, NC4", (GREEN, BLUE), "linear"),
     (("commutator_defect",), "commutator\ndefect", (GREEN,), "log"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from math import log10
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from tpsprune.runs import read_json, write_bytes_atomically
 CURVE_COLOURS: Final = (BLUE, RED, GREEN, GREY)
 PANEL_INCHES: Final = 4.4
 LABEL_COLUMNS: Final = 40
+FEW_DECADES: Final = 5
 
 
 def plot_study(record: Path) -> Path:
@@ -66,9 +68,9 @@ def _quantities(axes: Any, record: Mapping[str, Any]) -> None:
     names = [textwrap.fill(each["name"], LABEL_COLUMNS) for each in reversed(quantities)]
     axes.set_yticks(range(len(quantities)), names, fontsize=8)
     axes.set_ylim(-0.6, len(quantities) - 0.4)
-    if _spans_decades(quantities):
+    if decades := _count_decades(quantities):
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < FEW_DECADES else (1.0,)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", labelsize=8)
@@ -80,11 +82,11 @@ def _quantities(axes: Any, record: Mapping[str, Any]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _spans_decades(quantities: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether intervals of positive numbers reach so far that a linear axis would hide the small."""
-    lows = [each["measured"]["low"] for each in quantities]
-    highs = [each["measured"]["high"] for each in quantities]
-    return bool(lows) and min(lows) > 0 and max(highs) > 10 * min(lows)
+def _count_decades(quantities: Sequence[Mapping[str, Any]]) -> float:
+    """Return how many decades intervals of positive numbers span; 0 where a linear axis shows them all."""
+    low = min((each["measured"]["low"] for each in quantities), default=0.0)
+    high = max((each["measured"]["high"] for each in quantities), default=0.0)
+    return log10(high / low) if low > 0 and high > 10 * low else 0.0
 
 
 def _curves(axes: Any, panel: Mapping[str, Any]) -> None:

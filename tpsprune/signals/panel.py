@@ -13,6 +13,7 @@ from tpsprune.records.readings import Reading
 from tpsprune.signals.classes import NeuralCollapse
 from tpsprune.signals.h1 import H1
 from tpsprune.signals.h1_worker import LoopCounter
+from tpsprune.signals.intrinsic_dimension import IntrinsicDimension
 from tpsprune.signals.representations import Collapse, DEff, LogitRank
 from tpsprune.signals.signal import AbstractSignal, Packed, Readings, View
 from tpsprune.signals.updates import CommutatorDefect, SpectralEdge
@@ -111,5 +112,7 @@ def _signal(name: Signal, settings: Watch, seed: int, counter: LoopCounter) -> A
             return NeuralCollapse()
         case "commutator_defect":
             return CommutatorDefect()
+        case "intrinsic_dimension":
+            return IntrinsicDimension()
         case _:
             assert_never(name)

@@ -23,8 +23,9 @@ class View:
 
     ``calibration_batches`` are fixed and ready for the model, ``labels`` are theirs. ``consumers`` names, for
     each prunable group (by its producer module), the modules that read its units, and how many units each
-    reads. ``producers`` are the weights and biases that produce a group's units, ``norm_scales`` the scales
-    of the batch norms after them.
+    reads; ``blocks``, of modules that are fed them several times over, the columns of a unit each time.
+    ``producers`` are the weights and biases that produce a group's units, ``norm_scales`` the scales of the
+    batch norms after them.
     """
 
     model: nn.Module
@@ -35,6 +36,7 @@ class View:
     producers: Mapping[str, tuple[Elements, ...]] = field(default_factory=dict)
     norm_scales: Mapping[str, tuple[Elements, ...]] = field(default_factory=dict)
     labels: tuple[Tensor, ...] = ()
+    blocks: Mapping[str, int] = field(default_factory=dict)
 
     def reading(self, signal: str, value: float, unit: str, group: str = "") -> Reading:
         """Return the reading of a number at this step; its status marks one that is not finite."""
