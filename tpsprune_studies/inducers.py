@@ -8,7 +8,7 @@ and accuracy as cut, without retraining.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Final
 
@@ -118,7 +118,10 @@ def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full
 
 
 def plan(setup: Setup, done: Sequence[InducerTraining]) -> Plan:
-    """Return every rate on the pilot seed, then each arm at its best rate on the others."""
+    """Return every rate on the pilot seed, then each arm at its best rate on the others, plain at all rates.
+
+    A rate by itself can make a net more prunable: inducers are held against plain training at each.
+    """
     arms = list_arms()
     pilots = tuple(
         InducerTrial(inducer=name, norm=norm, learning_rate=rate, seed=setup.pilot_seed)
@@ -127,16 +130,21 @@ def plan(setup: Setup, done: Sequence[InducerTraining]) -> Plan:
     )
     finished = {each.trial for each in done}
     if not finished.issuperset(pilots):
-        later = tuple(describe_arm(name, norm=norm) for name, norm in arms for _ in setup.pair_seeds)
+        later = tuple(
+            describe_arm(name, norm=norm)
+            for name, norm in arms
+            for _ in range(len(setup.pair_seeds) * (len(LEARNING_RATES) if name == PLAIN else 1))
+        )
         return Plan(pilots, later)
     rates = _best_rates(setup, done)
     return Plan(
         (
             *pilots,
             *(
-                InducerTrial(inducer=name, norm=norm, learning_rate=rates[name, norm], seed=seed)
+                InducerTrial(inducer=name, norm=norm, learning_rate=rate, seed=seed)
                 for seed in setup.pair_seeds
                 for name, norm in arms
+                for rate in (LEARNING_RATES if name == PLAIN else (rates[name, norm],))
             ),
         )
     )
@@ -222,27 +230,41 @@ def _dimension_share(model: torch.nn.Module, inputs: torch.Tensor) -> float:
 
 
 def conclude(setup: Setup, done: Sequence[InducerTraining], machine: Mapping[str, Any]) -> Finding:
-    """Return what each inducer does; the ruling is on the rank at a temperature of ten, paired by seed."""
+    """Return what each inducer does; the ruling is on the rank at a temperature of ten, paired by seed.
+
+    Ranks are held against plain training at the same rate, accuracies against plain training at the rate at
+    which most is left as cut.
+    """
     judged = [each for each in done if each.trial.seed in setup.pair_seeds]
+    rates = _best_rates(setup, done)
+    plain = {
+        (norm, rate): [
+            each
+            for each in judged
+            if each.trial == replace(each.trial, inducer=PLAIN, norm=norm, learning_rate=rate)
+        ]
+        for norm in NORMS
+        for rate in LEARNING_RATES
+    }
     by_arm = {
-        (name, norm): [each for each in judged if (each.trial.inducer, each.trial.norm) == (name, norm)]
+        (name, norm): [
+            each
+            for each in judged
+            if each.trial == replace(each.trial, inducer=name, norm=norm, learning_rate=rates[name, norm])
+        ]
         for name, norm in list_arms()
     }
+    best = {norm: max((plain[norm, rate] for rate in LEARNING_RATES), key=_mean_cut) for norm in NORMS}
     changes = {
-        norm: _paired(by_arm[HOT, norm], by_arm[PLAIN, norm], lambda each: each.ranks["0.01"])
+        norm: _paired(by_arm[HOT, norm], plain[norm, rates[HOT, norm]], lambda each: each.ranks["0.01"])
         for norm in NORMS
     }
     gains = {
-        (name, norm): _paired(
-            by_arm[name, norm], by_arm[PLAIN, norm], lambda each: each.cut_accuracies["0.1"]
-        )
+        (name, norm): _paired(by_arm[name, norm], best[norm], lambda each: each.cut_accuracies["0.1"])
         for name, norm in list_arms()
         if name != PLAIN
     }
-    dense = {
-        (name, norm): _paired(by_arm[name, norm], by_arm[PLAIN, norm], lambda each: each.accuracy)
-        for name, norm in gains
-    }
+    dense = {arm: _paired(by_arm[arm], best[arm[1]], lambda each: each.accuracy) for arm in gains}
     return Finding(
         name="inducers",
         setup=setup,
@@ -260,13 +282,28 @@ def conclude(setup: Setup, done: Sequence[InducerTraining], machine: Mapping[str
         ),
         predicted_range=(0.0, None),
         figures={
-            "by_arm": {describe_arm(*arm[:1], norm=arm[1]): each for arm, each in by_arm.items()},
+            "by_arm": {
+                **{
+                    f"{describe_arm(PLAIN, norm=norm)}, rate {rate:g}": each
+                    for (norm, rate), each in plain.items()
+                },
+                **{
+                    describe_arm(name, norm=norm): each
+                    for (name, norm), each in by_arm.items()
+                    if name != PLAIN
+                },
+            },
+            "best": {norm: each[0].trial.learning_rate for norm, each in best.items()},
             "changes": changes,
             "better": _list_better(gains, dense),
             "ranks_of": lambda trainings, share: fmean(each.ranks[share] for each in trainings),
         },
         trainings=tuple(done),
     )
+
+
+def _mean_cut(trainings: Sequence[InducerTraining]) -> float:
+    return fmean(each.cut_accuracies["0.1"] for each in trainings)
 
 
 def _paired(first: Sequence[InducerTraining], second: Sequence[InducerTraining], figure: Any) -> Interval:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -33,8 +34,10 @@ def make(trial: InducerTrial, *, hot_rank: int = 30, hot_gain: float = 0.1) -> I
 def test_rates_are_chosen_on_the_pilot_and_judged_on_other_seeds() -> None:
     setup = tiny_setup(inducers, seeds=3)
     done = follow(lambda found: inducers.plan(setup, found), make)
-    assert len(done) == len(inducers.list_arms()) * (len(inducers.LEARNING_RATES) + 3)
-    assert {each.trial.learning_rate for each in done if each.trial.seed} == {inducers.LEARNING_RATES[1]}
+    rates, arms = len(inducers.LEARNING_RATES), len(inducers.list_arms())
+    assert len(done) == arms * rates + 3 * (arms - 2 + 2 * rates), "plain training at every rate"
+    chosen = {each.trial.learning_rate for each in done if each.trial.seed and each.trial.inducer != PLAIN}
+    assert chosen == {inducers.LEARNING_RATES[1]}
     assert inducers.plan(setup, []).total == len(done)
     assert ("batch-norm L1", False) not in inducers.list_arms()
 
@@ -55,7 +58,21 @@ def test_what_is_better_as_cut_and_no_worse_uncut_is_named() -> None:
     assert "with batch norm, temperature 10 (+10.2 points, +10.0 to +10.4; uncut +0.0)" in found.sentence
     assert "dropout" not in found.sentence
     page = found.render_page()
-    assert "| with batch norm, none | 0.003 | 0.900 | 0.800 | 0.600 | 5 | 50 | 90 | 0.30 |" in page
+    assert (
+        "| with batch norm, none, rate 0.003 | 0.003 | 0.900 | 0.800 | 0.600 | 5 | 50 | 90 | 0.30 |" in page
+    )
+
+
+def test_a_rate_that_alone_does_as_much_takes_the_gain_away() -> None:
+    def leaning(trial: InducerTrial) -> InducerTraining:
+        found = make(trial)
+        if trial.inducer == PLAIN and trial.learning_rate == inducers.LEARNING_RATES[2]:
+            return replace(found, cut_accuracies={"0.25": 0.8, "0.1": 0.9})
+        return found
+
+    setup = tiny_setup(inducers, seeds=3)
+    found = inducers.conclude(setup, follow(lambda done: inducers.plan(setup, done), leaning), {})
+    assert found.sentence.endswith("and not worse uncut: none.")
 
 
 def test_every_arm_ends_elsewhere(conducted: Callable[[str], Conducted]) -> None:
