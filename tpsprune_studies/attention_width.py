@@ -23,7 +23,7 @@ from tpsprune_studies.setup import Setup, resize
 PLACES: Final = 8
 HEADS: Final = (1, 2, 8)
 WIDTHS: Final = (4, 16, 64, 256)
-DRAWS: Final = 40_000
+DRAWS: Final = 120_000
 AT_A_TIME: Final = 2000
 GAUSSIAN: Final = 3.0
 LENGTH: Final = 3.0
