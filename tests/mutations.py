@@ -36,6 +36,10 @@ numerics   | effective rank         | torch.special.entr(share_k).sum(-1) => tor
 numerics   | participation ratio    | share_k.square().sum(-1).reciprocal() => share_k.sum(-1).reciprocal()
 numerics   | bias of the ratio      | 1.0 / ratio - 1.0 / rows => 1.0 / ratio + 1.0 / rows
 numerics   | edge place             | Edge(best + 1 => Edge(best
+numerics   | edge stability         | moved / gap.square() => moved / gap
+training   | muon's momentum        | lerp_(weight.grad, 1 - momentum) => lerp_(weight.grad, momentum)
+training   | filters as rows        | momentum).flatten(1) => momentum).flatten(0, -2)
+training   | state of another rule  | not optimizer.takes(parameter, state[name]) => False
 numerics   | triadic force          | - push.imag * cosine_n => + push.imag * cosine_n
 numerics   | triplet centring       | o_mc - o_mc.mean(1, keepdim=True) => o_mc - o_mc.mean()
 numerics   | mean interval          | statistics.stdev(found) => statistics.pstdev(found)

@@ -134,7 +134,7 @@ def test_a_fault_of_a_key_is_reported_with_its_place_what_was_found_and_what_wou
             "stop.end.rule=patience & stop.end.monitor=tps_coherence",
             "stop.end.monitor: 'tps_coherence' is not read in this recipe (read here: train_loss, "
             "validation_loss, validation_accuracy, d_eff, h1, h1_max, h1_total, h1_sum_of_squares, "
-            "spectral_edge, spectral_edge_k, gap_23, norm)",
+            "spectral_edge, spectral_edge_k, gap_23, edge_gap, edge_stability, norm)",
         ),
         (
             "stop.draw.rule=plateau & stop.draw.monitor=h11",

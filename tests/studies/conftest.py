@@ -13,7 +13,7 @@ import pytest
 
 from tpsprune import recipe
 from tpsprune.recipe import Recipe
-from tpsprune_studies import coupling, coupling_edges, dimension, draw_time, lead_time
+from tpsprune_studies import coupling, coupling_edges, dimension, draw_time, edge_position, lead_time
 from tpsprune_studies.catalogue import STUDIES
 from tpsprune_studies.conduct import conduct
 from tpsprune_studies.coupling import CouplingSetup
@@ -76,6 +76,14 @@ def shortened(name: str) -> Iterator[Any]:
             patch.setattr(lead_time, "DIGITS_EPOCHS", 2)
             patch.setattr(lead_time, "TASKS", {name: lead_time.TASKS[name] for name in ("add", "a3+ab")})
             yield tiny_setup(lead_time)
+        if name == "edge-position":
+            regimes = {
+                task: replace(regime, reading_steps=1) for task, regime in edge_position.REGIMES.items()
+            }
+            patch.setattr(edge_position, "REGIMES", regimes)
+            small = ("task.data.length=8", "task.model.config.hidden_size=8", "train.batch_size=4")
+            patch.setattr(edge_position, "TEXT_CHANGES", (*edge_position.TEXT_CHANGES, *small))
+            yield tiny_setup(edge_position, cap_steps=12)
         if name in {"dimension", "draw-time"}:
             epochs = "train.epochs=3" if name == "draw-time" else "train.epochs=2"
             short = (epochs, "task.model.widths=[8, 8]")

@@ -38,7 +38,8 @@ def test_without_a_name_it_lists_the_studies_with_their_predictions() -> None:
         (("sped-up",), "no study 'sped-up' (did you mean 'speed-up'?)"),
         (
             ("zzz",),
-            "no study 'zzz' (studies: speed-up, reach, dimension, draw-time, lead-time, coupling, worth)",
+            "no study 'zzz' (studies: speed-up, reach, dimension, draw-time, lead-time, coupling, worth, "
+            "edge-position)",
         ),
         (("speed-up", "--seeds", "1"), "1 is not in the range x>=2"),
         (("speed-up", "--cap", "0"), "0 is not in the range x>=1"),

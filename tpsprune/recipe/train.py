@@ -147,6 +147,8 @@ class Watch:
     """Readings between two H1 readings: topology costs the most."""
     edge_window: Annotated[int, Interval(ge=4, le=64)] = 10
     """Updates in the spectral edge's rolling window."""
+    edge_parameters: Literal["all", "attention"] = "all"
+    """Whose updates those are: of all parameters, or of the matrices of attention alone."""
     rank_share: OpenShare = 0.01
     """Singular values of the logits above this share of the largest count for ``logit_rank``."""
 
