@@ -60,7 +60,7 @@ REGIMES: Final[Mapping[str, Regime]] = {
     TEXT: Regime(
         steps=600,
         reading_steps=20,
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         weight_decay=0.05,
         sgd_rate=0.1,
         parts=("all", "attention"),
