@@ -66,7 +66,7 @@ REGIMES: Final[Mapping[str, Regime]] = {
         parts=("all", "attention"),
     ),
     ADDITION: Regime(
-        steps=2000, reading_steps=50, learning_rate=1e-3, weight_decay=4.0, sgd_rate=5.0, parts=("all",)
+        steps=1200, reading_steps=30, learning_rate=1e-3, weight_decay=4.0, sgd_rate=5.0, parts=("all",)
     ),
 }
 
