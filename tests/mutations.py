@@ -36,6 +36,7 @@ numerics   | effective rank         | torch.special.entr(share_k).sum(-1) => tor
 numerics   | participation ratio    | share_k.square().sum(-1).reciprocal() => share_k.sum(-1).reciprocal()
 numerics   | bias of the ratio      | 1.0 / ratio - 1.0 / rows => 1.0 / ratio + 1.0 / rows
 numerics   | edge place             | Edge(best + 1 => Edge(best
+numerics   | edge stability         | moved / gap.square() => moved / gap
 numerics   | triadic force          | - push.imag * cosine_n => + push.imag * cosine_n
 numerics   | triplet centring       | o_mc - o_mc.mean(1, keepdim=True) => o_mc - o_mc.mean()
 numerics   | mean interval          | statistics.stdev(found) => statistics.pstdev(found)
@@ -69,6 +70,9 @@ training   | warm-up                | (step + 1) / (warmup_steps + 1) => step / 
 training   | augmentation by epoch  | augmentation_generator(seed, epoch) => augmentation_generator(seed, 0)
 training   | layout by a rule       | kernel > stride for kernel => kernel >= stride for kernel
 training   | grokfast memory        | 1.0 - self._memory) => self._memory)
+training   | muon's momentum        | lerp_(weight.grad, 1 - momentum) => lerp_(weight.grad, momentum)
+training   | filters as rows        | momentum).flatten(1) => momentum).flatten(0, -2)
+training   | state of another rule  | not optimizer.takes(parameter, state[name]) => False
 tps        | coupling's warm-up     | return self._coupling * step / self._warmup_steps => return self._coupling
 signals    | pooled covariance      | covariance_nn / trace.masked_fill(trace == 0, 1.0) => covariance_nn
 signals    | edge window            | kept = self.window + 1 => kept = self.window + 2

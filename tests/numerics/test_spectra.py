@@ -9,6 +9,7 @@ from tpsprune.numerics.spectra import (
     Edge,
     corrected_participation_ratio,
     edge,
+    edge_stability,
     effective_rank,
     gap_23,
     participation_ratio,
@@ -100,6 +101,17 @@ def test_an_exactly_low_rank_has_a_large_edge_and_a_zero_spectrum_none() -> None
     assert found.k == 2
     assert found.ratio == pytest.approx(1e8)
     assert edge(torch.zeros(4), 2) == Edge(0, 1.0)
+
+
+def test_stability_of_an_edge_worked_out_by_hand() -> None:
+    # Squares 9, 4, 1: the second is 3 from its nearest.
+    sigma, moved = torch.tensor([3.0, 2.0, 1.0]), torch.tensor([9.0, 5.0, 2.0]).sqrt()
+    assert edge_stability(sigma, sigma, 2) == 1.0
+    assert edge_stability(sigma, moved, 2) == pytest.approx(1 - 2 / 9)
+    assert edge_stability(sigma, moved, 1) == pytest.approx(1 - 2 / 25)
+    assert edge_stability(10 * sigma, 10 * moved, 2) == pytest.approx(1 - 2 / 9)
+    assert edge_stability(sigma, 3 * sigma, 2) == 0.0
+    assert edge_stability(torch.ones(3), torch.ones(3), 1) == 0.0
 
 
 def test_gap_23_is_a_gap_of_squares() -> None:

@@ -101,6 +101,7 @@ JOBS = {
     "neurons-grokfast": Job(
         ("tps.variant=neurons", "tps.coupling=0.3", "train.optimizer=sgd", "train.grokfast_gain=0.5")
     ),
+    "muon-rounds": Job((*ROUNDS, "train.optimizer=muon", "train.grokfast_gain=0.5")),
     "rewind": Job(("retrain.rewind=epoch:1",)),
     "rounds": Job(ROUNDS),
     "rounds-rewound": Job(("prune.rounds=2", "retrain.rewind=init", "retrain.epochs=1"), whole=True),

@@ -24,6 +24,7 @@ from tpsprune.pruning.opening import open_layers
 from tpsprune.pruning.plan import Plan, signature_of
 from tpsprune.pruning.replay import carry_state, compose, replay
 from tpsprune.pruning.surgery import mask_units, pruned_copy
+from tpsprune.training.muon import Muon
 
 NETS = [*ATTENTIONS, "packed"]
 
@@ -112,6 +113,9 @@ OPTIMIZERS = {
     "adam": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, eps=1e-3),
     "amsgrad": lambda parameters: torch.optim.Adam(parameters, lr=1e-2, amsgrad=True),
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-2, momentum=0.9),
+    "muon": lambda parameters: Muon(
+        [{"params": [each for each in parameters if each.ndim == 2]}], lr=1e-2, momentum=0.9
+    ),
     "sgd without momentum": lambda parameters: torch.optim.SGD(parameters, lr=1e-2),
 }
 

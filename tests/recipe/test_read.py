@@ -68,7 +68,7 @@ def test_every_shipped_recipe_reads_and_has_a_summary() -> None:
         ("train.learning_rate=-1.0", "must be greater than 0 (found -1.0)"),
         ("train.learning_rate=1979-05-27", "must be a valid number (found '1979-05-27')"),
         ("train.learning_rte=1", "unknown key (did you mean 'learning_rate'?)"),
-        ("train.optimizer=adam", "must be 'adamw' or 'sgd' (did you mean 'adamw'?) (found 'adam')"),
+        ("train.optimizer=adam", "must be 'adamw', 'sgd' or 'muon' (did you mean 'adamw'?) (found 'adam')"),
         ("train.batch_size=huge", "must be a valid integer or must be 'full' (found 'huge')"),
         ("prune.target.macs=1.0", "must be less than 1 (found 1.0)"),
         ("prune.target.macs=1.5", "must be less than 1 (found 1.5)"),
@@ -135,7 +135,7 @@ def test_a_fault_of_a_key_is_reported_with_its_place_what_was_found_and_what_wou
             "stop.end.rule=patience & stop.end.monitor=tps_coherence",
             "stop.end.monitor: 'tps_coherence' is not read in this recipe (read here: train_loss, "
             "validation_loss, validation_accuracy, d_eff, h1, h1_max, h1_total, h1_sum_of_squares, "
-            "spectral_edge, spectral_edge_k, gap_23, norm)",
+            "spectral_edge, spectral_edge_k, gap_23, edge_gap, edge_stability, norm)",
         ),
         (
             "stop.draw.rule=plateau & stop.draw.monitor=h11",

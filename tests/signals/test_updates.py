@@ -11,7 +11,15 @@ from tests.unchanged import unchanged
 from tpsprune.records.readings import Reading, Status
 from tpsprune.signals import updates as updates_module
 from tpsprune.signals.signal import Readings, View
-from tpsprune.signals.updates import CommutatorDefect, EdgeMemory, SpectralEdge, commutator_defect, snapshot
+from tpsprune.signals.updates import (
+    EDGE_SIGNALS,
+    CommutatorDefect,
+    EdgeMemory,
+    SpectralEdge,
+    commutator_defect,
+    snapshot,
+    trained_parameters,
+)
 
 
 def linear(inputs: int = 30, outputs: int = 20) -> nn.Linear:
@@ -48,8 +56,8 @@ def planted_updates(count: int, rank: int, generator: torch.Generator) -> list[T
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_updates_in_k_directions_put_the_edge_at_k(rank: int, generator: torch.Generator) -> None:
     _, rounds = walk(SpectralEdge(window=8, seed=0), linear(), planted_updates(8, rank, generator))
-    ratio, place, gap = rounds[-1]
-    assert [each.signal for each in rounds[-1]] == ["spectral_edge", "spectral_edge_k", "gap_23"]
+    ratio, place, gap, *_ = rounds[-1]
+    assert [each.signal for each in rounds[-1]] == [signal for signal, _ in EDGE_SIGNALS]
     assert place.value == rank
     assert ratio.value > 3.0
     assert gap.status is Status.OK
@@ -60,16 +68,73 @@ def test_readings_equal_a_singular_value_decomposition_of_the_updates(generator:
     _, rounds = walk(SpectralEdge(window=10, seed=0), linear(), updates)
     sigma = torch.linalg.svdvals(torch.stack(updates[-10:]).flatten(1).double())
     ratios = sigma[:5] / sigma[1:6]
-    ratio, place, gap = rounds[-1]
+    ratio, place, gap, edge_gap, stability = rounds[-1]
     assert ratio.value == pytest.approx(float(ratios.max()), rel=1e-4)
     assert place.value == int(ratios.argmax()) + 1
     assert gap.value == pytest.approx(float(sigma[1] ** 2 - sigma[2] ** 2), rel=1e-3)
+    k = int(place.value)
+    assert edge_gap.value == pytest.approx(float(sigma[k - 1] - sigma[k]), rel=1e-3)
+    before = torch.linalg.svdvals(torch.stack(updates[-11:-1]).flatten(1).double()).square()
+    apart = min(
+        abs(float(each - sigma[k - 1].square())) for each in sigma.square() if each != sigma[k - 1] ** 2
+    )
+    moved = float((sigma.square() - before).square().sum())
+    assert stability.value == pytest.approx(max(0.0, 1 - moved / apart**2), rel=1e-2)
 
 
 def test_noise_read_far_apart_has_hardly_an_edge(generator: torch.Generator) -> None:
     updates = [torch.randn(200, 300, generator=generator) for _ in range(10)]
     _, rounds = walk(SpectralEdge(window=10, seed=0), linear(300, 200), updates)
     assert rounds[-1][0].value < 1.05
+
+
+def test_the_first_full_window_has_no_stability_and_one_that_stays_has_all_of_it(
+    generator: torch.Generator,
+) -> None:
+    updates = planted_updates(4, 1, generator)
+    _, rounds = walk(SpectralEdge(window=4, seed=0), linear(), [*updates, *updates])
+    assert rounds[4][-1].status is Status.NOT_YET
+    assert rounds[4][-2].status is Status.OK
+    # The window holds the same four updates at every further reading, in another order.
+    assert [each[-1].value for each in rounds[5:]] == pytest.approx([1.0] * 4, abs=1e-4)
+
+
+def test_a_state_from_before_spectra_were_kept_reads_on(generator: torch.Generator) -> None:
+    signal, model = SpectralEdge(window=4, seed=0), linear()
+    memory, _ = walk(signal, model, planted_updates(4, 1, generator))
+    tensors, values = signal.pack(memory)
+    del values["spectrum"]
+    _, rounds = walk(signal, model, planted_updates(2, 1, generator), signal.unpack(tensors, values), first=5)
+    assert [each[-1].status for each in rounds] == [Status.NOT_YET, Status.OK, Status.OK]
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 4)
+        self.q, self.o = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.attention = nn.ModuleDict({"in_proj": nn.Linear(4, 12), "norm": nn.LayerNorm(4)})
+        self.mixer = nn.MultiheadAttention(4, 2)
+        self.mlp = nn.Linear(4, 4)
+
+
+def test_of_attention_are_its_matrices_alone() -> None:
+    model = Attending()
+    model.o.requires_grad_(False)
+    names = {id(each): name for name, each in model.named_parameters()}
+    assert [names[id(each)] for each in trained_parameters(model, "attention")] == [
+        "q.weight",
+        "attention.in_proj.weight",
+        "mixer.in_proj_weight",
+        "mixer.out_proj.weight",
+    ]
+    assert snapshot(model, 0, "attention").numel() == 16 + 48 + 48 + 16
+    assert len(trained_parameters(model)) == len(names) - 2
+
+
+def test_a_model_without_attention_has_no_edge_of_it() -> None:
+    _, rounds = walk(SpectralEdge(window=4, seed=0, of="attention"), linear(), [torch.ones(())] * 4)
+    assert {each.reason for each in rounds[-1]} == {"no parameter is trained (attention)"}
 
 
 def test_until_the_window_is_full_readings_count_the_updates(generator: torch.Generator) -> None:

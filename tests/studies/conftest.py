@@ -20,6 +20,7 @@ from tpsprune_studies import (
     coupling_edges,
     dimension,
     draw_time,
+    edge_position,
     inducers,
     landscape,
     lead_time,
@@ -115,6 +116,14 @@ def shortened(name: str) -> Iterator[Any]:
         if name == "attention-width":
             patch.setattr(attention_width, "WIDTHS", (2, 8))
             yield attention_width.make_setup(small_recipe(), 2, 500)
+        if name == "edge-position":
+            regimes = {
+                task: replace(regime, reading_steps=1) for task, regime in edge_position.REGIMES.items()
+            }
+            patch.setattr(edge_position, "REGIMES", regimes)
+            small = ("task.data.length=8", "task.model.config.hidden_size=8", "train.batch_size=4")
+            patch.setattr(edge_position, "TEXT_CHANGES", (*edge_position.TEXT_CHANGES, *small))
+            yield tiny_setup(edge_position, cap_steps=12)
         if name in {"dimension", "draw-time"}:
             epochs = "train.epochs=3" if name == "draw-time" else "train.epochs=2"
             short = (epochs, "task.model.widths=[8, 8]")

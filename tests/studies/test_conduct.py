@@ -50,6 +50,12 @@ def without_times(line: str) -> dict[str, Any]:
         ),
         ("draw-time", 22, "1/22 seed 1 dense: drawn at step 0, then ", "ratio of the steps to the level"),
         ("lead-time", 9, "1/9 seed 0 add: ", "lead of the alarm in epochs"),
+        (
+            "edge-position",
+            12,
+            "1/12 seed 1 text, adamw: k* ",
+            "share of readings with the edge at that place",
+        ),
         ("coupling", None, "seed 1 8 units none λ 0: 0.", "exponent of N"),
     ],
 )

@@ -87,7 +87,7 @@ def run(
     return list(fit(model, optimizer, inputs, labels, settings=settings, **steps, **options))
 
 
-@pytest.mark.parametrize(("name", "rate"), [("adamw", 0.03), ("sgd", 0.3)])
+@pytest.mark.parametrize(("name", "rate"), [("adamw", 0.03), ("sgd", 0.3), ("muon", 0.03)])
 def test_it_learns_a_task_that_can_be_learned(name: str, rate: float) -> None:
     settings = Train(epochs=20, batch_size=32, optimizer=name, learning_rate=rate)  # type: ignore[arg-type]
     model = net()
@@ -105,7 +105,7 @@ def test_equal_seeds_give_equal_runs_bit_for_bit() -> None:
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
 @pytest.mark.parametrize("broken_at", [1, 17, 59])
 def test_a_loop_interrupted_anywhere_resumes_bit_for_bit(name: str, broken_at: int) -> None:
     settings = Train(epochs=10, batch_size=32, optimizer=name, clip_norm=1.0)  # type: ignore[arg-type]
@@ -127,7 +127,7 @@ def test_a_loop_interrupted_anywhere_resumes_bit_for_bit(name: str, broken_at: i
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
 def test_a_parameter_that_is_new_to_the_optimiser_starts_without_momentum(name: str) -> None:
     settings = Train(epochs=10, batch_size=32, optimizer=name)  # type: ignore[arg-type]
     old = net()
@@ -142,7 +142,7 @@ def test_a_parameter_that_is_new_to_the_optimiser_starts_without_momentum(name: 
     assert "3.bias" in state_by_name(optimizer, new)
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
 def test_moments_are_laid_out_as_their_channels_last_weights(name: str) -> None:
     """Fused kernels traverse memory: contiguous moments were taken for those of other elements."""
     settings = Train(epochs=1, optimizer=name)  # type: ignore[arg-type]
@@ -449,11 +449,14 @@ def test_an_optimiser_takes_the_steps_of_torchs_own_without_importing_the_compil
         "import sys, torch\n"
         "from tpsprune.recipe.train import Train\n"
         "from tpsprune.training import make_optimizer\n"
-        "for name, plain in (('adamw', torch.optim.AdamW), ('sgd', torch.optim.SGD)):\n"
+        "plain = {'adamw': torch.optim.AdamW, 'sgd': torch.optim.SGD, 'muon': torch.optim.Optimizer}\n"
+        "for name, kind in plain.items():\n"
         "    model = torch.nn.Linear(3, 2)\n"
-        "    model.weight.grad = torch.ones(2, 3)\n"
-        "    optimizer = make_optimizer(model, Train(epochs=1, optimizer=name))\n"
-        "    assert isinstance(optimizer, plain)\n"
+        "    layers = torch.nn.Sequential(model, torch.nn.Linear(2, 2))\n"
+        "    for each in layers.parameters():\n"
+        "        each.grad = torch.ones_like(each)\n"
+        "    optimizer = make_optimizer(layers, Train(epochs=1, optimizer=name))\n"
+        "    assert isinstance(optimizer, kind)\n"
         "    optimizer.step()\n"
         "    optimizer.zero_grad()\n"
         "    assert model.weight.grad is None\n"

@@ -83,7 +83,7 @@ class Watch:
         ignored_layers: modules whose units are no group, as in a recipe's ``[prune]``.
         seed: of landmarks, null draws and sketches.
         settings: the other fields of ``[watch]``: ``h1_points``, ``h1_every``, ``edge_window``,
-            ``rank_share``.
+            ``edge_parameters``, ``rank_share``.
 
     Raises:
         RecipeError: a setting or a rule does not exist or is out of bounds; every fault, with what is
@@ -315,6 +315,8 @@ class Watch:
 
     def _describe(self) -> dict[str, Any]:
         settings = {**asdict(self._settings), "signals": list(self._settings.signals)}
+        if self._settings.edge_parameters == "all":
+            del settings["edge_parameters"]  # States from before there was a choice are of all.
         return {**settings, **{name: stopping.describe(rule) for name, rule in self._rules.items()}}
 
 

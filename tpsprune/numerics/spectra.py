@@ -99,6 +99,23 @@ def edge(singular_values_k: Tensor, max_k: int) -> Edge:
     return Edge(best + 1, float(ratios_k[best]))
 
 
+def edge_stability(singular_values_k: Tensor, earlier_k: Tensor, k: int) -> float:
+    """Return max(0, 1 − Σⱼ (λⱼ − λ'ⱼ)² / gap²): how little a spectrum has moved, measured by its edge.
+
+    λ = σ² are the eigenvalues of the Gram matrix now, λ' those at the reading before, both largest first;
+    the gap is the distance of λ_k from the nearest other. 1 is unmoved, 0 moved by the gap or more. The sum
+    is the least ‖G − Q G' Qᵀ‖²_F over all rotations Q (Hoffman and Wielandt 1953), so that directions which
+    turn while lengths stay are not seen. Invariant to scale.
+
+    Source: Xu 2026 (arXiv 2603.28964), its code: α_j, with C = 1.
+    """
+    now_k, before_k = singular_values_k.square(), earlier_k.square()
+    others_k = torch.cat((now_k[: k - 1], now_k[k:]))
+    gap = (others_k - now_k[k - 1]).abs().min()
+    moved = (now_k - before_k).square().sum()
+    return float((1.0 - moved / gap.square()).clamp_min(0.0)) if gap > 0.0 else 0.0
+
+
 def gap_23(singular_values_k: Tensor) -> Tensor:
     """Return σ₂² − σ₃²: a gap of eigenvalues at a fixed place, unlike the ratio at the moving edge.
 

@@ -119,7 +119,7 @@ def _tabular_faults(data: TabularData, loss: str, *, own: bool) -> Iterator[Faul
 ALWAYS_READ: Final = ("train_loss", "validation_loss", "validation_accuracy")
 READ_BY_SIGNAL: Final = {
     "h1": ("h1", "h1_max", "h1_total", "h1_sum_of_squares"),
-    "spectral_edge": ("spectral_edge", "spectral_edge_k", "gap_23"),
+    "spectral_edge": ("spectral_edge", "spectral_edge_k", "gap_23", "edge_gap", "edge_stability"),
     "neural_collapse": ("nc1", "nc2_norms", "nc2_angles", "nc3", "nc4"),
     "intrinsic_dimension": ("intrinsic_dimension", "two_nn_dimension"),
 }
@@ -148,7 +148,7 @@ def watched_names(signals: Sequence[str]) -> tuple[str, ...]:
     """Return the names under which these signals are read of the whole model.
 
     >>> watched_names(("d_eff", "spectral_edge"))
-    ('d_eff', 'spectral_edge', 'spectral_edge_k', 'gap_23')
+    ('d_eff', 'spectral_edge', 'spectral_edge_k', 'gap_23', 'edge_gap', 'edge_stability')
     """
     return tuple(name for signal in signals for name in READ_BY_SIGNAL.get(signal, (signal,)))
 

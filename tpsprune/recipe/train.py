@@ -31,13 +31,15 @@ class Train:
 
     epochs: Annotated[Epochs, Gt(0.0)]
     batch_size: Count | Literal["full"] = 128
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
+    """``muon``: hidden matrices and convolutions by orthogonalised momentum, at the step size of AdamW, which
+    moves all else: embeddings, the last layer, vectors."""
     learning_rate: Positive = 1e-3
     weight_decay: AtLeastZero = 0.01
     momentum: Momentum = 0.9
-    """SGD's momentum (Nesterov's form)."""
+    """SGD's and Muon's momentum (Nesterov's form)."""
     betas: tuple[Momentum, Momentum] = (0.9, 0.999)
-    """AdamW's two averaging factors."""
+    """AdamW's two averaging factors, for Muon of all that it leaves to AdamW."""
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
     warmup_share: Share = 0.1
     """Part of the schedule over which the learning rate rises from near zero."""
@@ -147,6 +149,8 @@ class Watch:
     """Readings between two H1 readings: topology costs the most."""
     edge_window: Annotated[int, Interval(ge=4, le=64)] = 10
     """Updates in the spectral edge's rolling window."""
+    edge_parameters: Literal["all", "attention"] = "all"
+    """Whose updates those are: of all parameters, or of the matrices of attention alone."""
     rank_share: OpenShare = 0.01
     """Singular values of the logits above this share of the largest count for ``logit_rank``."""
 

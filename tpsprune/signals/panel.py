@@ -97,7 +97,7 @@ def _signal(name: Signal, settings: Watch, seed: int, counter: LoopCounter) -> A
         case "h1":
             return H1(points=settings.h1_points, every=settings.h1_every, seed=seed, counter=counter)
         case "spectral_edge":
-            return SpectralEdge(window=settings.edge_window, seed=seed)
+            return SpectralEdge(window=settings.edge_window, seed=seed, of=settings.edge_parameters)
         case "norm":
             return Norm()
         case "mask_distance":

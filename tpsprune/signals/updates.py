@@ -5,11 +5,12 @@ Shape letters: s snapshots, w = s − 1 updates, p numbers of all trainable para
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
-from typing import Any, Final, final
+from typing import Any, Final, Literal, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch.nn import functional
 from tpsprune.numerics.forward import evaluation_mode, logits_of
 from tpsprune.numerics.geometry import signed_fold
 from tpsprune.numerics.objective import are_classes
-from tpsprune.numerics.spectra import edge, gap_23, row_spectrum
+from tpsprune.numerics.spectra import edge, edge_stability, gap_23, row_spectrum
 from tpsprune.records.readings import Reading, Status
 from tpsprune.signals.signal import AbstractMemoryless, AbstractSignal, Packed, Readings, View
 
@@ -31,17 +32,38 @@ EDGE_SIGNALS: Final = (
     ("spectral_edge", "ratio"),
     ("spectral_edge_k", "place"),
     ("gap_23", "squared length"),
+    ("edge_gap", "length"),
+    ("edge_stability", "share"),
 )
+Part: TypeAlias = Literal["all", "attention"]
+_ATTENTION: Final = re.compile(r"attn|attention", re.IGNORECASE)
+_PROJECTIONS: Final = frozenset("qkvo")
 
 Gradient = Callable[[Tensor], Tensor]
 
 
-def snapshot(model: nn.Module, seed: int) -> Tensor:
-    """Return the trainable parameters as one vector in float32: all of them below 10⁶, else a signed fold.
+def trained_parameters(model: nn.Module, of: Part = "all") -> list[nn.Parameter]:
+    """Return the parameters that train: all, or the matrices of attention alone.
+
+    Of attention is a matrix whose path or whose module's class says ``attn`` or ``attention``, or that is of
+    a layer called q, k, v or o. Biases, norms, embeddings and MLPs are not.
+    """
+    if of == "all":
+        return [parameter for parameter in model.parameters() if parameter.requires_grad]
+    found: dict[nn.Parameter, None] = {}
+    for path, module in model.named_modules():
+        name = path.rpartition(".")[2]
+        if name in _PROJECTIONS or _ATTENTION.search(f"{path} {type(module).__name__}"):
+            found |= {each: None for each in module.parameters() if each.requires_grad and each.ndim >= 2}
+    return list(found)
+
+
+def snapshot(model: nn.Module, seed: int, of: Part = "all") -> Tensor:
+    """Return the parameters that train as one vector in float32: all numbers below 10⁶, else a signed fold.
 
     Both are linear, so differences of snapshots are (sketches of) updates.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = trained_parameters(model, of)
     if sum(parameter.numel() for parameter in parameters) < EXACT_BELOW:
         flat = [parameter.detach().reshape(-1).to(torch.float32) for parameter in parameters]
         return torch.cat(flat) if flat else torch.empty(0)
@@ -50,11 +72,12 @@ def snapshot(model: nn.Module, seed: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EdgeMemory:
-    """The last snapshots with their steps, and the parameter shapes under which they were taken."""
+    """The last snapshots with their steps, the shapes of their parameters, and the spectrum last read."""
 
     shapes: tuple[tuple[int, ...], ...] = ()
     steps: tuple[int, ...] = ()
     snapshots: tuple[Tensor, ...] = ()
+    spectrum: tuple[float, ...] = ()
 
 
 @final
@@ -62,8 +85,11 @@ class SpectralEdge(AbstractSignal[EdgeMemory]):
     """Reads the singular values σ of the last ``window`` updates between readings, not centred.
 
     ``spectral_edge``: σ_k / σ_{k+1} at the k ≤ window / 2 where it is largest, how far the leading directions
-    stand out from the rest; ``spectral_edge_k``: that k; ``gap_23``: σ₂² − σ₃². Until ``window`` updates have
-    been seen, and again after pruning has changed the parameters' shapes, they are not yet defined.
+    stand out from the rest; ``spectral_edge_k``: that k; ``gap_23``: σ₂² − σ₃²; ``edge_gap``: σ_k − σ_{k+1};
+    ``edge_stability``: ``numerics.spectra.edge_stability`` against the reading before. Until ``window``
+    updates have been seen, and again after pruning has changed the parameters' shapes, they are not yet
+    defined. ``of`` says whose updates: published work on language models takes all parameters, that on
+    modular arithmetic the matrices of attention alone.
 
     Readings fewer than ten steps apart carry a caveat in their reason: between such snapshots the optimizer's
     momentum alone makes a ratio of up to 1.8 out of noise (1.04 at ten steps apart, 1.01 at 25). Beyond 10⁶
@@ -77,8 +103,9 @@ class SpectralEdge(AbstractSignal[EdgeMemory]):
 
     name = "spectral_edge"
 
-    def __init__(self, *, window: int, seed: int) -> None:
+    def __init__(self, *, window: int, seed: int, of: Part = "all") -> None:
         self.window = window
+        self.of = of
         self.seed = seed
 
     def start(self) -> EdgeMemory:
@@ -87,13 +114,13 @@ class SpectralEdge(AbstractSignal[EdgeMemory]):
 
     def step(self, memory: EdgeMemory, view: View) -> tuple[EdgeMemory, Readings]:
         """Take a snapshot, and read the window once it is full."""
-        shapes = tuple(tuple(each.shape) for each in view.model.parameters() if each.requires_grad)
+        shapes = tuple(tuple(each.shape) for each in trained_parameters(view.model, self.of))
         if memory.shapes != shapes:
             memory = EdgeMemory(shapes)
         kept = self.window + 1
-        now_p = snapshot(view.model, self.seed)
+        now_p = snapshot(view.model, self.seed, self.of)
         steps, snapshots = (*memory.steps, view.step)[-kept:], (*memory.snapshots, now_p)[-kept:]
-        memory = EdgeMemory(shapes, steps, snapshots)
+        before, memory = memory.spectrum, EdgeMemory(shapes, steps, snapshots)
         updates = len(snapshots) - 1
         if updates < self.window:
             return memory, _without(view, Status.NOT_YET, f"{updates} of {self.window} updates seen")
@@ -105,24 +132,40 @@ class SpectralEdge(AbstractSignal[EdgeMemory]):
             return memory, _without(view, Status.NOT_FINITE, "an update is not finite")
         found = edge(sigma_w, self.window // 2)
         if not found.k:
-            return memory, _without(view, Status.NOT_APPLICABLE, "the parameters have not moved")
-        figures = (found.ratio, float(found.k), float(gap_23(sigma_w)))
-        return memory, tuple(
+            reason = "the parameters have not moved" if shapes else f"no parameter is trained ({self.of})"
+            return memory, _without(view, Status.NOT_APPLICABLE, reason)
+        memory = replace(memory, spectrum=tuple(sigma_w.tolist()))
+        figures = {
+            "spectral_edge": found.ratio,
+            "spectral_edge_k": float(found.k),
+            "gap_23": float(gap_23(sigma_w)),
+            "edge_gap": float(sigma_w[found.k - 1] - sigma_w[found.k]),
+        }
+        if before:
+            figures["edge_stability"] = edge_stability(sigma_w, sigma_w.new_tensor(before), found.k)
+        readings = tuple(
             Reading(
                 signal=signal,
                 step=view.step,
                 epoch=view.epoch,
-                value=value,
+                value=figures[signal],
                 unit=unit,
                 reason=_caveat(steps),
             )
-            for (signal, unit), value in zip(EDGE_SIGNALS, figures, strict=True)
+            if signal in figures
+            else view.without(signal, unit, Status.NOT_YET, "the first full window: none before it")
+            for signal, unit in EDGE_SIGNALS
         )
+        return memory, readings
 
     def pack(self, memory: EdgeMemory) -> Packed:
         """Return the snapshots as one tensor; shapes and steps as lists."""
         tensors = {"snapshots": torch.stack(memory.snapshots)} if memory.snapshots else {}
-        return tensors, {"shapes": [list(shape) for shape in memory.shapes], "steps": list(memory.steps)}
+        return tensors, {
+            "shapes": [list(shape) for shape in memory.shapes],
+            "steps": list(memory.steps),
+            "spectrum": list(memory.spectrum),
+        }
 
     def unpack(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> EdgeMemory:
         """Rebuild the memory; snapshots go to the model's device when next read."""
@@ -130,6 +173,7 @@ class SpectralEdge(AbstractSignal[EdgeMemory]):
             shapes=tuple(tuple(shape) for shape in values["shapes"]),
             steps=tuple(values["steps"]),
             snapshots=tuple(tensors["snapshots"].unbind()) if "snapshots" in tensors else (),
+            spectrum=tuple(values.get("spectrum", ())),  # states from before it was kept have none
         )
 
 

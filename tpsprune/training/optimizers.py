@@ -6,7 +6,7 @@ The optimiser's state is kept by parameter name: what a checkpoint and a pruned 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import cos, pi
 from typing import Any, Final, final
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.recipe.train import Train
+from tpsprune.training.muon import Joined, Muon, hidden_matrices
 
 START_SHARE = 1 / 25
 END_SHARE = START_SHARE / 10_000
@@ -45,8 +46,8 @@ def make_optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
     """Build the recipe's optimiser over the parameters that train.
 
     Weight decay acts on tensors of two axes and more; biases and normalisation gains are left free, as
-    is usual (their shrinking regularises nothing). With ``grokfast_gain`` above zero, Grokfast's filter
-    precedes it.
+    is usual (their shrinking regularises nothing). ``muon`` moves ``hidden_matrices`` and leaves all else to
+    AdamW, both at one learning rate. With ``grokfast_gain`` above zero, Grokfast's filter precedes it.
     """
     optimizer = _make_unfiltered(model, settings)
     if settings.grokfast_gain > 0.0:
@@ -55,21 +56,27 @@ def make_optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
 
 
 def _make_unfiltered(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
+    hidden = set(hidden_matrices(model)) if settings.optimizer == "muon" else set()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [each for each in trainable if each in hidden]
+    others = [each for each in trainable if each not in hidden]
+    lr, momentum = settings.learning_rate, settings.momentum
+    if settings.optimizer == "sgd":
+        return SGD(_groups(others, settings), lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+    parts: list[torch.optim.Optimizer] = []
+    if matrices:
+        parts.append(Muon(_groups(matrices, settings), lr=lr, momentum=momentum))
+    if others or not parts:
+        parts.append(AdamW(_groups(others, settings), lr=lr, betas=settings.betas, fused=True))
+    return Joined(parts) if settings.optimizer == "muon" else parts[0]
+
+
+def _groups(parameters: Sequence[nn.Parameter], settings: Train) -> list[dict[str, Any]]:
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    groups = [group for group in groups if group["params"]]
-    if settings.optimizer == "adamw":
-        return AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
-    return SGD(
-        groups,
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        nesterov=settings.momentum > 0,
-        fused=True,
-    )
+    return [group for group in groups if group["params"]]
 
 
 def learning_rate_at(step: int, total_steps: int, settings: Train) -> float:
@@ -151,10 +158,13 @@ def load_state_by_name(
     """Give the optimiser the state tensors of the named parameters; the others begin afresh.
 
     A fresh start is zero momentum, which must be explicit where others have some: fused SGD takes
-    momentum for all parameters or for none.
+    momentum for all parameters or for none. Under Muon a parameter begins afresh too where a cut has moved it
+    from one rule to the other, as that of experts opened for good: the moment of one is none of the other's.
     """
     for name, parameter in model.named_parameters():
         if name in state:
+            if isinstance(optimizer, Joined) and not optimizer.takes(parameter, state[name]):
+                continue
             optimizer.state[parameter] = {
                 key: _laid_out_as(parameter, value) for key, value in state[name].items()
             }
