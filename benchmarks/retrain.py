@@ -1,7 +1,8 @@
 """What retrains a cut model: all weights, its head, or low-rank factors; with a teacher and without.
 
 python -m benchmarks.retrain                       # reports/retrain.md: some half an hour of one core
-python -m benchmarks.retrain --nets digits         # printed: minutes
+python -m benchmarks.retrain --nets digits         # printed: a minute
+python -m benchmarks.retrain --rates               # printed: how the rates of CUTS were chosen
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from tpsprune.training import (
 
 CPU: Final = Execution(torch.device("cpu"), None, channels_last=False)
 RATES: Final = (1e-3, 4e-3, 1.6e-2, 6.4e-2)
-"""Each way has the rate with which it does best, without a teacher, on the validation split of seed 0."""
+"""Of these each way has the one that does best, without a teacher, on the validation split of seed 0."""
 SEEDS: Final = (0, 1, 2)
 RANK: Final = Retrain().adapter_rank
 REPORT = Path(__file__).parents[1] / "reports" / "retrain.md"
@@ -46,11 +47,17 @@ REPORT = Path(__file__).parents[1] / "reports" / "retrain.md"
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A net, the share of its multiply-accumulates that is left, and for how many epochs it is retrained."""
+    """A net, the share of its multiply-accumulates that is left, and for how many epochs it is retrained.
+
+    ``longer``: epochs without a teacher that take about the processor time of ``epochs`` with one. ``rates``:
+    of each of ``WAYS``.
+    """
 
     net: str
     share: float
     epochs: int
+    longer: int
+    rates: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +89,10 @@ class Row:
     cpu_seconds: float
 
 
-CUTS: Final = (Cut("digits", 0.05, 3), Cut("fashion", 0.1, 1))
+CUTS: Final = (
+    Cut("digits", 0.05, 3, 5, (0.064, 0.016, 0.016, 0.016, 0.064)),
+    Cut("fashion", 0.1, 1, 3, (0.004, 0.064, 0.016, 0.064, 0.064)),
+)
 WAYS: Final = (
     Way("all weights"),
     Way("head", "head"),
@@ -90,7 +100,8 @@ WAYS: Final = (
     Way("singlora", "singlora"),
     Way("singlora as published", "singlora", 1.0),
 )
-WAY_TITLES: Final = [way.title for way in WAYS]
+LONGER: Final = Way("all weights, longer")
+TITLES: Final = ("all weights", LONGER.title, *(way.title for way in WAYS[1:]))
 TEACHER: Final = (Retrain().teacher_share, Retrain().teacher_temperature)
 STRONG: Final = (0.9, 4.0)
 """A second teacher, of all weights only: more of the loss, softer."""
@@ -102,12 +113,12 @@ WORDS: Final = f"""\
 `python -m benchmarks.retrain` on one thread, PyTorch {torch.__version__}, three nets and draws of
 calibration data each. A ticket, cut without repair, is retrained in copies for equally many epochs: AdamW,
 one cycle, weight decay 0.01. The rate is the best of {", ".join(f"{rate:g}" for rate in RATES)} on the
-validation split of seed 0, chosen without a teacher. Rank {RANK}; SingLoRA's change is let in over a tenth
-of the steps.
+validation split of seed 0, chosen without a teacher (`--rates`). Rank {RANK}; SingLoRA's change is let in
+over a tenth of the steps.
 
 *Teacher*: its share of the loss, and τ. *Agrees*: the share of test items put into the class that the dense
 model puts them into. *Numbers*: that train. *Moments*: that the optimiser holds. *CPU s*: processor seconds
-of the retraining alone.
+of the retraining alone, which a teacher makes longer; *longer* is without one for about that time.
 """
 
 
@@ -117,17 +128,14 @@ def rows_of(cut: Cut) -> Iterator[Row | tuple[int, float, float, float]]:
     Ways take turns, in reversed order at every other seed.
     """
     task = TASKS[cut.net]
-    rates: dict[str, float] = {}
+    rates = dict(zip((way.title for way in WAYS), cut.rates, strict=True)) | {LONGER.title: cut.rates[0]}
     taught = [way.taught(*TEACHER) for way in WAYS]
     ways = [each for pair in zip(WAYS, taught, strict=True) for each in pair]
-    ways.append(WAYS[0].taught(*STRONG))
+    ways += [WAYS[0].taught(*STRONG), LONGER]
     for seed in SEEDS:
-        dense = trained(task, seed)
-        settings = Prune(target=Macs(cut.share), quality="fast")
-        ticket = extract(dense, sample_calibration(task, seed).batches, settings).ticket
-        if not rates:
-            rates = {way.title: _best_rate(task, cut, way, ticket, dense) for way in WAYS}
-        yield seed, accuracy(task, dense), accuracy(task, ticket), _agreement(task, ticket, dense)
+        dense, ticket = _dense_and_cut(task, cut, seed)
+        wanted = _classes(task, dense)
+        yield seed, accuracy(task, dense), accuracy(task, ticket), _agreement(task, ticket, wanted)
         for way in ways if seed % 2 == 0 else reversed(ways):
             rate = rates[way.title]
             model, numbers, moments, spent = retrained(task, cut, way, ticket, dense, rate=rate, seed=seed)
@@ -136,7 +144,7 @@ def rows_of(cut: Cut) -> Iterator[Row | tuple[int, float, float, float]]:
                 seed=seed,
                 rate=rate,
                 accuracy=accuracy(task, model),
-                agreement=_agreement(task, model, dense),
+                agreement=_agreement(task, model, wanted),
                 numbers=numbers,
                 moments=moments,
                 cpu_seconds=spent,
@@ -148,10 +156,11 @@ def retrained(
 ) -> tuple[nn.Module, int, int, float]:
     """Return a retrained copy, the count of numbers trained, of the optimiser's, and processor seconds."""
     held = dataset(task)
+    epochs = cut.longer if way == LONGER else cut.epochs
     settings = Train(
-        epochs=cut.epochs, batch_size=task.train.batch_size, learning_rate=rate, weight_decay=0.01, threads=1
+        epochs=epochs, batch_size=task.train.batch_size, learning_rate=rate, weight_decay=0.01, threads=1
     )
-    steps = cut.epochs * steps_per_epoch(len(held.train), settings)
+    steps = epochs * steps_per_epoch(len(held.train), settings)
     model = copy.deepcopy(ticket).requires_grad_(requires_grad=True)
     teacher = Teacher(dense.eval(), way.share, way.temperature) if way.share else None
     torch.manual_seed(seed)
@@ -184,14 +193,26 @@ def retrained(
     return model, sum(each.numel() for each in trains.parameters()), kept, spent
 
 
-def _best_rate(task: Task, cut: Cut, way: Way, ticket: nn.Module, dense: nn.Module) -> float:
+def _dense_and_cut(task: Task, cut: Cut, seed: int) -> tuple[nn.Module, nn.Module]:
+    dense = trained(task, seed)
+    settings = Prune(target=Macs(cut.share), quality="fast")
+    return dense, extract(dense, sample_calibration(task, seed).batches, settings).ticket
+
+
+def print_rates(cut: Cut) -> None:
+    """Print what each rate gives, for each way, on the validation split of seed 0."""
+    task = TASKS[cut.net]
     split = dataset(task).validation
-    tried = {
-        rate: _score(task, retrained(task, cut, way, ticket, dense, rate=rate, seed=SEEDS[0])[0], split)
-        for rate in RATES
-    }
-    print(f"{cut.net}, {way.title}: " + ", ".join(f"{rate:g} {found:.4f}" for rate, found in tried.items()))
-    return max(tried, key=lambda rate: tried[rate])
+    dense, ticket = _dense_and_cut(task, cut, SEEDS[0])
+    for way in WAYS:
+        found = [
+            _score(task, retrained(task, cut, way, ticket, dense, rate=rate, seed=SEEDS[0])[0], split)
+            for rate in RATES
+        ]
+        print(
+            f"{cut.net}, {way.title}:",
+            *(f"{rate:g} {score:.4f}" for rate, score in zip(RATES, found, strict=True)),
+        )
 
 
 def _score(task: Task, model: nn.Module, split: Split) -> float:
@@ -199,16 +220,16 @@ def _score(task: Task, model: nn.Module, split: Split) -> float:
     return evaluate(model, split.inputs, split.labels, prepare=prepare, execution=CPU).accuracy
 
 
-def _agreement(task: Task, model: nn.Module, dense: nn.Module) -> float:
-    """Return the share of test items that both models put into one class."""
-    return torch.cat(_classes(task, model)).eq(torch.cat(_classes(task, dense))).double().mean().item()
+def _agreement(task: Task, model: nn.Module, wanted: Tensor) -> float:
+    """Return the share of test items that a model puts into the class wanted."""
+    return _classes(task, model).eq(wanted).double().mean().item()
 
 
 @torch.inference_mode()
-def _classes(task: Task, model: nn.Module) -> list[Tensor]:
+def _classes(task: Task, model: nn.Module) -> Tensor:
     held = dataset(task)
     model.eval()
-    return [model(held.prepare(part)).argmax(1) for part in held.test.inputs.split(1000)]
+    return torch.cat([model(held.prepare(part)).argmax(1) for part in held.test.inputs.split(1000)])
 
 
 def table(cut: Cut, found: Sequence[Row | tuple[int, float, float, float]]) -> list[str]:
@@ -225,7 +246,7 @@ def table(cut: Cut, found: Sequence[Row | tuple[int, float, float, float]]) -> l
         f"| *dense* | | {_each(dense)} | {fmean(dense):.4f} | | | | | |",
         f"| *as cut* | | {_each(as_cut)} | {fmean(as_cut):.4f} | {agrees:.4f} | | | | |",
     ]
-    for way in sorted({row.way for row in rows}, key=lambda way: (WAY_TITLES.index(way.title), way.share)):
+    for way in sorted({row.way for row in rows}, key=lambda way: (TITLES.index(way.title), way.share)):
         mine = [row for row in rows if row.way == way]
         right = [row.accuracy for row in mine]
         cells = [
@@ -254,10 +275,16 @@ def main() -> None:
     )
     names = [cut.net for cut in CUTS]
     parser.add_argument("--nets", nargs="+", default=names, choices=names)
+    parser.add_argument("--rates", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    cuts = [cut for cut in CUTS if cut.net in options.nets]
+    if options.rates:
+        for cut in cuts:
+            print_rates(cut)
+        return
     lines = []
-    for cut in (cut for cut in CUTS if cut.net in options.nets):
+    for cut in cuts:
         found = []
         for each in rows_of(cut):
             print(each, flush=True)
