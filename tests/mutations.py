@@ -43,6 +43,9 @@ numerics   | mean interval          | statistics.stdev(found) => statistics.pstd
 numerics   | fisher's tail          | range(hits, min(tried => range(hits + 1, min(tried
 numerics   | sign flips             | * (1.0 - ROUNDING) => * (1.0 + ROUNDING)
 numerics   | lower bound            | _t_quantile(len(values) - 1, confidence) => _t_quantile(len(values), confidence)
+numerics   | teacher's slope        | return temperature**2 * divergence => return divergence
+training   | factors clipped        | trains.parameters(), settings.clip_norm => model.parameters(), settings.clip_norm
+training   | change let in          | self.steps[0] += 1 => self.steps[0] += 0
 stopping   | plateau spread         | max(window) - min(window) => abs(window[-1] - window[0])
 stopping   | patience gain          | sign * (value - best) > => sign * (value - best) >=
 stopping   | threshold in a row     | held = memory.held + 1 if holds else 0 => held = memory.held + 1

@@ -105,12 +105,21 @@ JOBS = {
     "rewind": Job(("retrain.rewind=epoch:1",)),
     "rounds": Job(ROUNDS),
     "rounds-rewound": Job(("prune.rounds=2", "retrain.rewind=init", "retrain.epochs=1"), whole=True),
+    "taught": Job(("retrain.teacher=dense", "retrain.rewind=epoch:1")),
+    "head": Job(("retrain.adapter=head", "train.optimizer=sgd")),
+    "singlora": Job(("retrain.adapter=singlora", "train.grokfast_gain=0.5", "train.clip_norm=1.0")),
+    "rounds-lora-taught": Job((*ROUNDS, "retrain.adapter=lora", "retrain.teacher=dense"), whole=True),
+    "text-taught": Job(  # dropout: a teacher is not to move the random numbers of the student
+        ("train.epochs=4", "stop.draw.epoch=2.0", "retrain.teacher=dense", "retrain.adapter=singlora"),
+        is_text=True,
+    ),
     "text": Job(("train.epochs=4", "stop.draw.epoch=2.0"), is_text=True),
     "augmented-resnet": Job(
         ("task.model={kind='resnet', depth=8, width=8}", "task.data.augment=crop-flip", "train.epochs=3")
     ),
     "prune": Job(prunes=True, everywhere=True),
     "prune-rounds": Job(("prune.rounds=3", "prune.target.macs=0.3"), prunes=True),
+    "prune-taught": Job(("retrain.epochs=2", "retrain.teacher=dense", "retrain.adapter=lora"), prunes=True),
     "prune-rounds-retrained": Job(("prune.rounds=2", "retrain.epochs=2"), prunes=True),
 }
 

@@ -31,6 +31,10 @@ SMOOTHING = "train.label_smoothing: has no meaning"
         (CUSTOM, NEXT, SMOOTH),
         (TEXT, NEXT),
         (TEXT, OWN),
+        (TEXT, NEXT, "retrain.teacher=dense"),
+        (DIABETES, "task.loss=mse", "retrain.teacher=dense", "retrain.teacher_share=1.0"),
+        (CUSTOM, "task.loss=bce", "retrain.teacher=dense"),
+        (OWN, "retrain.adapter=singlora", "retrain.adapter_rank=2"),
         (WINE,),
         (WINE, OWN),
         (DIABETES, "task.loss=mse"),
@@ -80,6 +84,10 @@ def test_a_loss_that_goes_with_its_data_is_read_and_written_again(overrides: tup
         ((f'{WINE[:-1]}, leave_out=["y"]}}',), "task.data.leave_out: is read with path only (here source ="),
         ((CUSTOM, "task.loss=mse", SMOOTH), f"{SMOOTHING} with loss 'mse'; expected 0 (found 0.1)"),
         ((OWN, "train.temperature=3.0"), "train.temperature: has no meaning with loss 'theirs:loss'"),
+        (
+            (OWN, "retrain.teacher=dense"),
+            "retrain.teacher: what a ticket learns from the dense model's outputs is unknown with loss '",
+        ),
         ((OWN, SMOOTH), f"{SMOOTHING} with loss 'theirs:loss'; expected 0 (found 0.1)"),
         (('task.data={kind="tabular", source="iris"}',), "task.data.source: must be 'breast-cancer', 'wine'"),
         (('task.data={kind="text", length=0}',), "task.data.length: must be greater than or equal to 1"),
@@ -226,3 +234,15 @@ def test_a_share_that_is_none_is_refused_in_python_too(share: float) -> None:
             PruneError, match=f"target {kind.__name__.lower()} = .*: a share above 0 and below 1"
         ):
             kind(share)
+
+
+def test_with_an_adapter_no_end_of_training_hangs_on_tps_which_ends_with_the_draw() -> None:
+    tps = 'tps={variant="neurons"}'
+    draw, end = (
+        f'stop.{each}={{rule="plateau", monitor="tps_energy", tolerance=0.1, patience=2}}'
+        for each in ("draw", "end")
+    )
+    assert recipe.parse(LEAST, "r.toml", (tps, draw, end)).stop.end.rule == "plateau"
+    assert recipe.parse(LEAST, "r.toml", (tps, draw, "retrain.adapter=lora")).stop.draw.rule == "plateau"
+    (found,) = faults(LEAST, tps, end, "retrain.adapter=lora")
+    assert found.startswith("stop.end.monitor: 'tps_energy' is not read in this recipe")

@@ -136,7 +136,7 @@ def _early_bird(recipe: Recipe) -> Recipe:
             repair=False,
             rounds=1,
         ),
-        retrain=replace(recipe.retrain, rewind="none"),
+        retrain=replace(recipe.retrain, rewind="none", teacher="none", adapter="none"),
     )
 
 

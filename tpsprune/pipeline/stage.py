@@ -18,7 +18,7 @@ from tpsprune.pipeline.workbench import Run, Workbench
 from tpsprune.recipe.stop import Rule, Stop
 from tpsprune.recipe.train import rewind_epoch
 from tpsprune.records import Cost, Decision, Event, PhaseEnded, PhaseStarted, Progress, Reading
-from tpsprune.training import Tick
+from tpsprune.training import Teacher, Tick
 
 SHOWN_SIGNALS = {"d_eff": "d_eff", "h1": "H1 z", "spectral_edge": "edge", "tps_coherence": "R"}
 PROGRESS_SECONDS = 0.1
@@ -29,7 +29,8 @@ class StageSettings:
     """How a stage runs: its phase in the ledger, the rule that may end it, and where its schedule ends.
 
     ``deadline`` is the reason reported when the schedule ends before the rule acts. ``snapshot_step`` is
-    where weights for a later rewind are kept; no rule acts before it is passed.
+    where weights for a later rewind are kept; no rule acts before it is passed. ``teacher``: whose outputs
+    are learned beside the labels.
     """
 
     phase: str
@@ -40,6 +41,7 @@ class StageSettings:
     kind: str = "stop"
     deadline: str = "the schedule is at its end"
     snapshot_step: int | None = None
+    teacher: Teacher | None = None
 
 
 def train_stage(
@@ -136,6 +138,8 @@ def train_steps(bench: Workbench, state: State, settings: StageSettings) -> Iter
         total_steps=settings.total_steps,
         penalty=regulariser if regulariser and regulariser.in_loss else None,
         objective=bench.objective,
+        teacher=settings.teacher,
+        adapter=state.adapter,
     )
 
 

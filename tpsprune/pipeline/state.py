@@ -113,6 +113,12 @@ class State:
     rounds: int = 0
     drawn: Decision | None = None
     stopped: Decision | None = None
+    adapter: training.Adapter | None = None
+
+    @property
+    def trained(self) -> nn.Module:
+        """What the optimiser's parameters are those of: the adapter where there is one, else the model."""
+        return self.model if self.adapter is None else self.adapter
 
     def count_trained(self, steps_per_epoch: int) -> tuple[int, float]:
         """Return steps and epochs trained since the run began."""
@@ -150,14 +156,26 @@ class Restored:
     tensors: Mapping[str, Tensor]
     saved: Saved
 
-    def state(self, model: nn.Module, regulariser: Regulariser | None, panel: Panel, recipe: Recipe) -> State:
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter trains the model."""
+        return bool(self._part("adapter"))
+
+    def state(
+        self,
+        model: nn.Module,
+        regulariser: Regulariser | None,
+        panel: Panel,
+        recipe: Recipe,
+        adapter: training.Adapter | None = None,
+    ) -> State:
         """Fill ``model`` and everything else with what was saved.
 
         Raises:
             RunFolderError: its parts do not fit the recipe, or one another.
         """
         try:
-            return self._state(model, regulariser, panel, recipe)
+            return self._state(model, regulariser, panel, recipe, adapter)
         except (
             *(RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError),
             *(ArtifactError, LoopError),
@@ -168,15 +186,24 @@ class Restored:
             ) from error
 
     def _state(
-        self, model: nn.Module, regulariser: Regulariser | None, panel: Panel, recipe: Recipe
+        self,
+        model: nn.Module,
+        regulariser: Regulariser | None,
+        panel: Panel,
+        recipe: Recipe,
+        adapter: training.Adapter | None,
     ) -> State:
         model.load_state_dict(self._part("model"))
-        optimizer = training.make_optimizer(model, recipe.train)
+        trained = model
+        if adapter is not None:
+            adapter.load_state_dict(self._part("adapter"))
+            trained = adapter
+        optimizer = training.make_optimizer(trained, recipe.train)
         moments: dict[str, dict[str, Tensor]] = {}
         for name, tensor in self._part("optimizer").items():
             parameter, _, key = name.rpartition("/")
             moments.setdefault(parameter, {})[key] = tensor
-        training.load_state_by_name(optimizer, model, moments)
+        training.load_state_by_name(optimizer, trained, moments)
         if regulariser is not None:
             regulariser.load_state(self._part("tps"), self.saved.tps)
         training.load_random_state(self._part("random"))
@@ -187,6 +214,7 @@ class Restored:
             regulariser=regulariser,
             signals=panel.unpack(self._part("signals"), self.saved.signals),
             pruning=self.saved.cut,
+            adapter=adapter,
         )
 
     def _part(self, room: str) -> dict[str, Tensor]:
@@ -204,11 +232,12 @@ def save_checkpoint(folder: RunFolder, state: State, panel: Panel) -> None:
     tps_tensors, tps_values = state.regulariser.state() if state.regulariser else ({}, {})
     optimizer = {
         f"{name}/{key}": tensor
-        for name, moments in training.state_by_name(state.optimizer, state.model).items()
+        for name, moments in training.state_by_name(state.optimizer, state.trained).items()
         for key, tensor in moments.items()
     }
     rooms: dict[str, Mapping[str, Tensor]] = {
         "model": state.model.state_dict(),
+        "adapter": {} if state.adapter is None else state.adapter.state_dict(),
         "optimizer": optimizer,
         "signals": signal_tensors,
         "tps": tps_tensors,

@@ -20,6 +20,7 @@ from tpsprune import measure, pruning, training
 from tpsprune.errors import PruneError
 from tpsprune.loop.answers import joules_of_answer
 from tpsprune.loop.meter import Ledger
+from tpsprune.numerics.forward import fixed_seed
 from tpsprune.numerics.trees import at, first_of, item_count, take_items
 from tpsprune.pipeline.benchmark import benchmark
 from tpsprune.pipeline.stage import (
@@ -52,6 +53,7 @@ from tpsprune.records import (
     Pruned,
 )
 from tpsprune.runs import RunFolder, read_json, write_json_atomically
+from tpsprune.runs.tensors import load_tensors, shapes_of
 
 
 def finish(run: Run, state: State, *, timed: bool = True) -> Generator[Event, None, None]:
@@ -72,7 +74,9 @@ def restore_state(bench: Workbench, folder: RunFolder, checkpoint: Restored) -> 
     """Build the model as it was pruned when the checkpoint was written, and fill everything from it."""
     model = pruned_by_plan(folder, bench.new_model(fill=False), checkpoint.saved.rounds)
     model = bench.execution.place(model)
-    return checkpoint.state(model, bench.new_regulariser(model), bench.panel, bench.recipe)
+    adapter = _new_adapter(bench, model, 1) if checkpoint.has_adapter else None
+    regulariser = bench.new_regulariser(model) if adapter is None else None
+    return checkpoint.state(model, regulariser, bench.panel, bench.recipe, adapter)
 
 
 def _train_between_rounds(run: Run, state: State) -> Generator[Event, None, State]:
@@ -90,9 +94,10 @@ def _train_between_rounds(run: Run, state: State) -> Generator[Event, None, Stat
             last_step=last_step,
             total_steps=total_steps,
             deadline=f"round {state.rounds + 1} of {rounds} is due (prune.round_epochs)",
+            teacher=_load_teacher(run),
         )
         state, _ = yield from train_stage(run, state, settings)
-    state = replace(state, stage="prune")
+    state = replace(_released(run.bench, state), stage="prune")
     save_checkpoint(run.folder, state, run.bench.panel)
     return state
 
@@ -110,7 +115,14 @@ def _retrain(run: Run, state: State) -> Generator[Event, None, State]:
             rule=bench.recipe.stop.end,
             last_step=last_step,
             total_steps=last_step,
+            teacher=_load_teacher(run),
         )
+        if state.adapter is not None:
+            count = count_parameters(state.adapter)
+            yield Note(
+                f"{count:,} numbers train in the place of {count_parameters(state.model):,} "
+                f"(retrain.adapter = '{bench.recipe.retrain.adapter}')"
+            )
         state, decision = yield from train_stage(run, state, settings)
     else:
         step, epoch = state.count_trained(bench.steps_per_epoch)
@@ -122,7 +134,7 @@ def _retrain(run: Run, state: State) -> Generator[Event, None, State]:
         decision = Decision(kind="stop", act=True, step=step, epoch=epoch, rule=rule, reason=reason)
         state = state.having_written(run.folder, [], [decision])
     yield Decided(decision=decision)
-    state = replace(state, stage="benchmark", stopped=decision)
+    state = replace(_released(bench, state), stage="benchmark", stopped=decision)
     save_checkpoint(run.folder, state, bench.panel)
     return state
 
@@ -432,23 +444,60 @@ def _record_pruning(state: State, pruned: Pruned, notes: tuple[str, ...]) -> Pru
 
 def _begin_training(bench: Workbench, state: State, ticket: nn.Module, moments: Any) -> State:
     """Return the state at the start of what follows a round: another, training between two, or the last."""
+    state = replace(state, model=ticket, rule=bench.start_rule(bench.recipe.stop.end))
+    if state.rounds == bench.recipe.prune.rounds:
+        first_step, last_step = schedule_retraining(bench, state.step)
+        state = state.starting_at(first_step, "retrain")
+    elif bench.recipe.retrain.epochs == 0:  # then nothing trains between two rounds either
+        first_step = last_step = state.step
+        state = replace(state, stage="prune")
+    else:
+        first_step, last_step, total_steps = schedule_between_rounds(bench, state.step)
+        assert state.pruning is not None
+        pruning_record = replace(state.pruning, ends=(last_step, total_steps))
+        state = replace(state.starting_at(first_step, "between"), pruning=pruning_record)
+    if bench.recipe.retrain.adapter != "none" and first_step < last_step:
+        adapter = _new_adapter(bench, ticket, last_step - first_step)
+        optimizer = training.make_optimizer(adapter, bench.recipe.train)
+        return replace(state, adapter=adapter, optimizer=optimizer, regulariser=None)
     optimizer = training.make_optimizer(ticket, bench.recipe.train)
     training.load_state_by_name(optimizer, ticket, moments)
-    state = replace(
-        state,
-        model=ticket,
-        optimizer=optimizer,
-        regulariser=bench.new_regulariser(ticket),
-        rule=bench.start_rule(bench.recipe.stop.end),
+    return replace(state, optimizer=optimizer, regulariser=bench.new_regulariser(ticket))
+
+
+def _new_adapter(bench: Workbench, ticket: nn.Module, steps: int) -> training.Adapter:
+    """Return the recipe's adapter of a ticket that trains for so many steps."""
+    retrain = bench.recipe.retrain
+    assert retrain.adapter != "none"
+    return training.Adapter(
+        ticket,
+        retrain.adapter,
+        rank=retrain.adapter_rank,
+        ramp_steps=max(1, round(training.RAMP_SHARE * steps)),
+        seed=bench.recipe.seed,
     )
-    if state.rounds == bench.recipe.prune.rounds:
-        return state.starting_at(schedule_retraining(bench, state.step)[0], "retrain")
-    if bench.recipe.retrain.epochs == 0:  # then nothing trains between two rounds either
-        return replace(state, stage="prune")
-    first_step, last_step, total_steps = schedule_between_rounds(bench, state.step)
-    assert state.pruning is not None
-    pruning_record = replace(state.pruning, ends=(last_step, total_steps))
-    return replace(state.starting_at(first_step, "between"), pruning=pruning_record)
+
+
+def _released(bench: Workbench, state: State) -> State:
+    """Return the state without its adapter, if it had one: all of the ticket may train, from new moments."""
+    if state.adapter is None:
+        return state
+    state.adapter.release()
+    optimizer = training.make_optimizer(state.model, bench.recipe.train)
+    return replace(state, adapter=None, optimizer=optimizer)
+
+
+def _load_teacher(run: Run) -> training.Teacher | None:
+    """Return the dense model as it was drawn, as the recipe has it teach; it is charged to the retraining."""
+    retrain, bench = run.bench.recipe.retrain, run.bench
+    if retrain.teacher == "none" or retrain.teacher_share == 0.0:
+        return None
+    run.ledger.switch("retrain")
+    with fixed_seed():  # Building a model seeds torch: a run without a teacher, or resumed, draws the same.
+        dense = pruned_by_plan(run.folder, bench.new_model(fill=False), 0)
+    dense.load_state_dict(load_tensors(run.folder.dense, shapes_of(dense.state_dict()))[0])
+    dense = bench.execution.place(dense).eval().requires_grad_(requires_grad=False)
+    return training.Teacher(dense, retrain.teacher_share, retrain.teacher_temperature)
 
 
 def keep_base_plan(folder: RunFolder, plan: Plan) -> None:

@@ -188,6 +188,8 @@ def set_up(recipe: Recipe, device_name: str, *, prunes: bool = True) -> Workbenc
     bench.new_regulariser(model)
     if prunes:
         pruning.check_target(model, bench.watch_batches[0], recipe.prune)
+        if recipe.retrain.adapter != "none":
+            training.find_adapted(model, recipe.retrain.adapter)
     return bench
 
 

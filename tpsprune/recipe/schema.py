@@ -82,6 +82,9 @@ def _loss_faults(recipe: Recipe) -> Iterator[Fault]:
     if temperature != 1.0 and loss not in SMOOTHED:
         message = f"has no meaning with loss '{loss}'; expected 1 (found {temperature:g})"
         yield Fault("train.temperature", message)
+    if recipe.retrain.teacher != "none" and own:
+        message = f"what a ticket learns from the dense model's outputs is unknown with loss '{loss}'"
+        yield Fault("retrain.teacher", f"{message}; use 'none', or one of {', '.join(QUALITIES)}")
     if isinstance(data, TextData):
         if not own and loss != "next-token":
             message = "data of kind 'text' have the next byte for a label at every place"
@@ -137,10 +140,11 @@ READ_BY_VARIANT: Final = {
 LOSS_ONLY: Final = ("moments", "fourier", "labels", "bn-l1")
 
 
-def signal_names(recipe: Recipe) -> tuple[str, ...]:
-    """Return the signals of the whole model that this recipe reads: those that its rules may use."""
+def signal_names(recipe: Recipe, place: str = "stop.draw") -> tuple[str, ...]:
+    """Return the signals of the whole model that this recipe reads: those that rules at ``place`` use."""
     watched = watched_names(recipe.watch.signals)
-    variant = recipe.tps.variant if recipe.tps.coupling > 0 else "none"
+    ends = place == "stop.end" and recipe.retrain.adapter != "none"  # then TPS does, with the draw
+    variant = recipe.tps.variant if recipe.tps.coupling > 0 and not ends else "none"
     return (*ALWAYS_READ, *watched, *READ_BY_VARIANT[variant])
 
 
@@ -237,7 +241,7 @@ def _rule_faults(place: str, rule: Rule, recipe: Recipe) -> Iterator[Fault]:
     for inner, each in _with_parts(place, rule):
         if isinstance(each, EpochRule) and each.epoch > epochs + after:
             yield Fault(f"{inner}.epoch", f"is after train.epochs = {epochs:g} (found {each.epoch:g})")
-    yield from unread_faults(place, rule, signal_names(recipe), "in this recipe")
+    yield from unread_faults(place, rule, signal_names(recipe, place), "in this recipe")
 
 
 def unread_faults(place: str, rule: Rule, names: Sequence[str], where: str) -> list[Fault]:

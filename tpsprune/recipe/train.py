@@ -89,7 +89,21 @@ class Retrain:
     rewind: Annotated[str, Predicate(_is_rewind)] = "none"
     """``init`` or ``epoch:K``: the plan is replayed on those weights (a structured lottery ticket)."""
     optimizer: Literal["carry", "new"] = "carry"
-    """``carry``: the optimiser's moments of the kept units are kept; a rewind always resets it."""
+    """``carry``: the moments of the kept units are kept; a rewind or an adapter always resets them."""
+    teacher: Literal["none", "dense"] = "none"
+    """``dense``: the dense model as it was drawn, from which the ticket learns beside the labels, after a
+    rewind too. It costs a pass forward of the dense model a step."""
+    teacher_share: Share = 0.5
+    """a: the loss is (1 − a) · the task's + a · τ² · KL(dense ‖ ticket), of ``mse`` + a · the mean squared
+    distance of the outputs. At 0 the teacher is not asked."""
+    teacher_temperature: Positive = 2.0
+    """τ: both distributions are softmax(scores / τ)."""
+    adapter: Literal["none", "head", "lora", "singlora"] = "none"
+    """Which numbers of the ticket train: all; the last linear layer, the rest in evaluation mode; or low-rank
+    factors of a change of the weights of linear layers and convolutions, W + B A (``lora``) or W + A Aᵀ
+    (``singlora``), which is part of the weights as soon as a step is done. TPS ends with the draw then."""
+    adapter_rank: Count = 4
+    """r of ``lora`` and ``singlora``; never more than a weight has rows or columns."""
 
 
 @section

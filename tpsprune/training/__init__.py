@@ -1,5 +1,6 @@
 """Training: a generator of ticks, and what it needs. Watching is the body of the caller's ``for``."""
 
+from tpsprune.training.adapters import RAMP_SHARE, Adapter, find_adapted
 from tpsprune.training.device import (
     Execution,
     choose_device,
@@ -11,15 +12,20 @@ from tpsprune.training.device import (
 from tpsprune.training.evaluate import Score, evaluate
 from tpsprune.training.loop import Penalty, Tick, count_steps, fit, shuffled, steps_per_epoch
 from tpsprune.training.optimizers import load_state_by_name, make_optimizer, state_by_name
+from tpsprune.training.teacher import Teacher
 
 __all__ = [
+    "RAMP_SHARE",
+    "Adapter",
     "Execution",
     "Penalty",
     "Score",
+    "Teacher",
     "Tick",
     "choose_device",
     "count_steps",
     "evaluate",
+    "find_adapted",
     "fit",
     "load_random_state",
     "load_state_by_name",

@@ -21,8 +21,10 @@ from tpsprune.numerics.forward import call_model
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
 from tpsprune.numerics.trees import Tree, at, tensors_of
 from tpsprune.recipe.train import Train
+from tpsprune.training.adapters import Adapter
 from tpsprune.training.device import Execution, augmentation_generator, epoch_order
 from tpsprune.training.optimizers import learning_rate_at
+from tpsprune.training.teacher import Teacher
 
 CHECK_EVERY = 50
 """Steps between two checks of the loss on a device where a check means waiting."""
@@ -103,11 +105,14 @@ def fit(
     total_steps: int,
     penalty: Penalty | None = None,
     objective: Objective = CROSS_ENTROPY,
+    teacher: Teacher | None = None,
+    adapter: Adapter | None = None,
 ) -> Iterator[Tick]:
     """Train from step ``first_step`` up to ``last_step`` of a schedule over ``total_steps``.
 
-    Each step: the objective's loss (with label smoothing, if any) on one batch, the penalty's gradient
-    added, clipping, the optimiser, a tick. Batches and augmentation depend on (seed, step) alone, so that
+    Each step: the objective's loss (with label smoothing, if any) on one batch, the teacher's part in it, the
+    penalty's gradient added, clipping, the optimiser, a tick. With an adapter, its parameters train in the
+    place of the model's. Batches and augmentation depend on (seed, step) alone, so that
     a loop begun at any step continues as one that was never interrupted. Both are drawn once an epoch, for
     all of its places, so that a GPU waits for them once an epoch.
 
@@ -130,6 +135,10 @@ def fit(
     first_bad = torch.full((), -1, dtype=torch.int64, device=labels.device)
     check_every = 1 if execution.device.type == "cpu" else CHECK_EVERY
     model.train()
+    trains: nn.Module = model
+    if adapter is not None:
+        trains = adapter
+        adapter.set_modes()
     forward = execution.compiled(model)
     for step in range(first_step, last_step):
         index, batch = next(batches)
@@ -139,15 +148,23 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         with execution.autocasting(), penalty.listening() if penalty else nullcontext():
             output = call_model(forward, batch)
-        loss = objective.loss(output, labels[index], label_smoothing=settings.label_smoothing)
+        loss = of_task = objective.loss(output, labels[index], label_smoothing=settings.label_smoothing)
+        if teacher is not None:
+            loss = teacher.blend(
+                of_task, output, batch, labels[index], objective=objective, execution=execution
+            )
         penalty_seconds = _backward(loss, penalty, step, labels[index])
+        if adapter is not None:
+            adapter.pull_back()
         if settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+            nn.utils.clip_grad_norm_(trains.parameters(), settings.clip_norm)
         first_bad = torch.where((first_bad < 0) & ~torch.isfinite(loss.detach()), step, first_bad)
         if (step + 1) % check_every == 0 or step + 1 == last_step:
             _refuse_divergence(int(first_bad), model, batch, per_epoch, learning_rate)
         optimizer.step()
-        yield Tick(step + 1, (step + 1) / per_epoch, loss.detach(), learning_rate, penalty_seconds)
+        if adapter is not None:
+            adapter.write()
+        yield Tick(step + 1, (step + 1) / per_epoch, of_task.detach(), learning_rate, penalty_seconds)
 
 
 def shuffled(
