@@ -313,3 +313,21 @@ def test_logits_are_found_in_a_wrapped_output_and_tied_weights_count_once() -> N
     tied = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Linear(4, 3))
     tied[2].weight = tied[0].weight
     assert read(tied, BATCHES, LABELS)[0].value > 0
+
+
+def test_in_training_mode_dropout_counts_and_nothing_of_the_model_moves() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3))
+    view = View(model, (torch.randn(60, 6),), 7, 1.0, {}, labels=(torch.arange(60) % 3,))
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    calm, noisy, again = (
+        CommutatorDefect(training=training).read(view)[0].value for training in (False, True, True)
+    )
+    assert noisy == again
+    assert noisy != calm
+    assert model.training
+    assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
+    plain = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
+    view = View(plain, view.calibration_batches, 7, 1.0, {}, labels=view.labels)
+    modes = [CommutatorDefect(training=training).read(view) for training in (False, True)]
+    assert modes[0] == modes[1], "without dropout and batch norms both modes are one"

@@ -83,7 +83,7 @@ class Watch:
         ignored_layers: modules whose units are no group, as in a recipe's ``[prune]``.
         seed: of landmarks, null draws and sketches.
         settings: the other fields of ``[watch]``: ``h1_points``, ``h1_every``, ``edge_window``,
-            ``edge_parameters``, ``rank_share``.
+            ``edge_parameters``, ``commutator_mode``, ``rank_share``.
 
     Raises:
         RecipeError: a setting or a rule does not exist or is out of bounds; every fault, with what is
@@ -317,6 +317,8 @@ class Watch:
         settings = {**asdict(self._settings), "signals": list(self._settings.signals)}
         if self._settings.edge_parameters == "all":
             del settings["edge_parameters"]  # States from before there was a choice are of all.
+        if self._settings.commutator_mode == "evaluation":
+            del settings["commutator_mode"]
         return {**settings, **{name: stopping.describe(rule) for name, rule in self._rules.items()}}
 
 

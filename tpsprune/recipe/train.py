@@ -163,6 +163,9 @@ class Watch:
     """Readings between two H1 readings: topology costs the most."""
     edge_window: Annotated[int, Interval(ge=4, le=64)] = 10
     """Updates in the spectral edge's rolling window."""
+    commutator_mode: Literal["evaluation", "training"] = "evaluation"
+    """In which mode ``commutator_defect`` is read: in training, as published, dropout and the batch norms'
+    own moments count."""
     edge_parameters: Literal["all", "attention"] = "all"
     """Whose updates those are: of all parameters, or of the matrices of attention alone."""
     rank_share: OpenShare = 0.01

@@ -111,7 +111,7 @@ def _signal(name: Signal, settings: Watch, seed: int, counter: LoopCounter) -> A
         case "neural_collapse":
             return NeuralCollapse()
         case "commutator_defect":
-            return CommutatorDefect()
+            return CommutatorDefect(training=settings.commutator_mode == "training")
         case "intrinsic_dimension":
             return IntrinsicDimension()
         case _:

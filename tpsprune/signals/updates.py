@@ -6,7 +6,8 @@ Shape letters: s snapshots, w = s − 1 updates, p numbers of all trainable para
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from tpsprune.numerics.forward import evaluation_mode, logits_of
+from tpsprune.numerics.forward import evaluation_mode, fixed_seed, logits_of
 from tpsprune.numerics.geometry import signed_fold
 from tpsprune.numerics.objective import are_classes
 from tpsprune.numerics.spectra import edge, edge_stability, gap_23, row_spectrum
@@ -221,14 +222,18 @@ class CommutatorDefect(AbstractMemoryless):
     """Reads ``commutator_defect``: the median over five pairs of halves of the calibration data.
 
     Halves are sampled at each step, seeded by its number alone. The loss is cross-entropy, in evaluation
-    mode: neither dropout nor the statistics of batch norms are touched. It rises long before a network
-    generalises, and also on tasks that are never learned. Published work calls it risen at ten times the
-    median of the first three readings and above 20.
+    mode, or with ``training`` as the source reads it: with dropout, the same in all gradients of a reading,
+    and with batch norms over each half. The running moments are left alone either way. It rises long before
+    a network generalises, and also on tasks that are never learned. Published work calls it risen at ten
+    times the median of the first three readings and above 20.
 
     Cost: twenty gradients over half the calibration data: switch it on for a study, not by default.
     """
 
     name = "commutator_defect"
+
+    def __init__(self, *, training: bool = False) -> None:
+        self.training = training
 
     def read(self, view: View) -> Readings:
         """Read the defect."""
@@ -252,26 +257,42 @@ class CommutatorDefect(AbstractMemoryless):
         generator = torch.Generator().manual_seed(view.step)
         half = len(inputs) // 2
         defects = []
-        with evaluation_mode(view.model):
+        with _mode(view.model, training=self.training):
             for _ in range(PAIRS):
                 shuffled = torch.randperm(len(inputs), generator=generator).to(inputs.device)
                 gradient_a, gradient_b = (
-                    _gradient(view.model, parameters, inputs[part], labels[part])
+                    _gradient(view.model, parameters, inputs[part], labels[part], view.step)
                     for part in (shuffled[:half], shuffled[half : 2 * half])
                 )
                 defects.append(commutator_defect(theta_p, gradient_a, gradient_b))
         return (view.reading(self.name, median(defects), ""),)
 
 
-def _gradient(model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any, labels: Tensor) -> Gradient:
-    """Return the gradient of the mean cross-entropy as a function of the flat parameters."""
+@contextmanager
+def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Set every module to evaluation or training mode, and restore each module's mode afterwards."""
+    with evaluation_mode(model):
+        model.train(training)
+        yield
+
+
+def _gradient(
+    model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any, labels: Tensor, seed: int
+) -> Gradient:
+    """Return the gradient of the mean cross-entropy as a function of the flat parameters.
+
+    Buffers are copies, so that a batch norm in training mode moves none of the model's; what is drawn is
+    drawn by ``seed``.
+    """
+    buffers = dict(model.named_buffers())
     shapes = [(name, each.shape, each.numel()) for name, each in parameters.items()]
 
     def gradient(theta_p: Tensor) -> Tensor:
         theta_p = theta_p.detach().requires_grad_()
         parts = torch.split(theta_p, [count for _, _, count in shapes])
         held = {name: part.view(shape) for (name, shape, _), part in zip(shapes, parts, strict=True)}
-        with torch.enable_grad():
+        held |= {name: each.clone() for name, each in buffers.items()}
+        with torch.enable_grad(), fixed_seed(seed):
             logits_bc = logits_of(functional_call(model, held, (inputs,)))
             loss = functional.cross_entropy(logits_bc, labels)
             return torch.autograd.grad(loss, theta_p)[0]
