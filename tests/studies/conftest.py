@@ -23,6 +23,7 @@ from tpsprune_studies import (
     edge_position,
     inducers,
     landscape,
+    latent_field,
     lead_time,
     morse,
     paths,
@@ -107,6 +108,9 @@ def shortened(name: str) -> Iterator[Any]:
                 recipe, "read", lambda _source, changes=(): read_short(("train.epochs=2", *changes))
             )
             yield paths.make_setup(small_recipe(), 2, None)
+        if name == "latent-field":
+            patch.setattr(latent_field, "POWER_STEPS", 6)
+            yield latent_field.make_setup(small_recipe(), 2, 40)
         if name == "plateau":
             yield plateau.make_setup(small_recipe(), 2, 40)
         if name == "landscape":
