@@ -75,8 +75,8 @@ def collect_outcomes(studies: Path) -> tuple[Outcome, ...]:
 
 def render_theory(outcomes: tuple[Outcome, ...], folder: str) -> str:
     """Return the page in Markdown; ``folder`` is that of the studies' pages, as seen from it."""
-    counted = Counter(each.verdict for each in outcomes)
-    words = {"outcomes": outcomes, "counted": counted.most_common(), "folder": folder, "not_built": NOT_BUILT}
+    counted = Counter(each.verdict for each in outcomes if each.system.study or each.verdict == NOT_BUILT)
+    words = {"outcomes": outcomes, "counted": counted.most_common(), "folder": folder}
     return str(load_words("theory").render(words)) + "\n"
 
 
