@@ -16,6 +16,7 @@ from tpsprune.numerics.predictions import (
     calibration_error,
     divergence,
     explained,
+    rank_correlation,
     roc_area,
 )
 
@@ -72,3 +73,12 @@ def test_states_that_are_an_affine_map_away_are_explained_and_others_are_not() -
     assert affine_explained(even[:, :2], even) == pytest.approx(0.4, abs=0.05)
     assert affine_explained(torch.randn(400, 5), target) < 0.05
     assert math.isnan(affine_explained(source[:10], target[:10]))
+
+
+def test_rank_correlation_sees_the_order_alone() -> None:
+    values = [0.1, 0.5, 0.2, 3.0]
+    assert rank_correlation(values, [math.exp(each) for each in values]) == pytest.approx(1.0)
+    assert rank_correlation(values, [-each for each in values]) == pytest.approx(-1.0)
+    assert rank_correlation([1.0, 1.0, 1.0, 1.0], values) == 0.0
+    # Ties at their mean rank: (1, 2.5, 2.5, 4) against (1, 2, 3, 4).
+    assert rank_correlation([1.0, 2.0, 2.0, 5.0], [1.0, 2.0, 3.0, 4.0]) == pytest.approx(0.9486833)

@@ -15,6 +15,7 @@ from tpsprune import recipe
 from tpsprune.recipe import Recipe
 from tpsprune_studies import (
     attention_width,
+    collapse,
     condensation,
     coupling,
     coupling_edges,
@@ -111,6 +112,8 @@ def shortened(name: str) -> Iterator[Any]:
         if name == "latent-field":
             patch.setattr(latent_field, "POWER_STEPS", 6)
             yield latent_field.make_setup(small_recipe(), 2, 40)
+        if name == "collapse":
+            yield collapse.make_setup(small_recipe(), 2, 20)
         if name == "plateau":
             yield plateau.make_setup(small_recipe(), 2, 40)
         if name == "landscape":

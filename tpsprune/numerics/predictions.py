@@ -5,6 +5,9 @@ Shape letters: n predictions, c classes, d or e numbers of a state, m others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import correlation
+
 import torch
 from scipy.stats import rankdata
 from torch import Tensor
@@ -87,3 +90,13 @@ def affine_explained(source_nd: Tensor, target_ne: Tensor) -> float:
     about = (target_ne[judged] - middle_e).square().sum()
     left = (found_ne - target_ne[judged]).square().sum()
     return float(1.0 - left / about) if float(about) > 0 else torch.nan
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return Spearman's correlation: that of the ranks, equal values at their mean rank.
+
+    0 where one of the two never varies. Invariant to any increasing map of either.
+    """
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return 0.0
+    return correlation(rankdata(first).tolist(), rankdata(second).tolist())
