@@ -116,7 +116,8 @@ def main() -> None:
             "# A family of four sizes\n\n"
             f"`python -m benchmarks.family` on one thread, PyTorch {torch.__version__}. Sizes {sizes} of the "
             f"multiply-accumulates, as cut. Processor seconds, medians of {TURNS} turns (one of MiniLM and "
-            "EfficientNet-Lite0): of one extraction at half, of the four sizes of a family, and of four extractions one by one.\n\n"
+            "EfficientNet-Lite0): of one extraction at half, of the four sizes of a family, and of four "
+            "extractions one by one.\n\n"
             + "\n".join(costs)
             + "\n\nScores of the sizes, of an extraction of the same share by itself, and of torch-pruning's "
             "magnitude (uniform widths, batch-norm statistics computed again): accuracy, of MiniLM mean "

@@ -143,7 +143,7 @@ def test_the_options_are_these_and_no_others() -> None:
             "--to",
             "--trust-code",
         ],
-        "study": ["--cap", "--full", "--images", "--json", "--out", "--seeds", "--workers"],
+        "study": ["--cap", "--full", "--images", "--json", "--out", "--seeds", "--theory", "--workers"],
         "doctor": ["--json"],
     }
 

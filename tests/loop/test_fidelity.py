@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 import tpsprune
 from tpsprune.errors import ModelError
+from tpsprune.numerics.neural_collapse import neural_collapse
 from tpsprune.pruning import Extraction
 
 
@@ -100,11 +102,16 @@ def test_without_labels_of_classes_what_needs_them_is_absent_with_the_reason(
     trained: tuple[nn.Module, Tensor, Tensor], ticket: Extraction
 ) -> None:
     model, inputs, labels = trained
-    for given in (None, [labels.float()], [labels[:5]]):
-        panel = tpsprune.fidelity(model, ticket, inputs, labels=given)
+    batches = inputs.split(300)
+    for given, reason in (
+        (None, "no labels were given"),
+        (labels.float().split(300), "the labels are no classes"),
+        (torch.full((600,), -100).split(300), "nothing is labelled"),
+    ):
+        panel = tpsprune.fidelity(model, ticket, batches, labels=given)
         assert panel.agreement is None
         assert panel.dense.nc1 is None
-        assert set(panel.absent.values()) == {"there are no labels that are classes"}
+        assert set(panel.absent.values()) == {reason}
         assert panel.outputs_explained is not None
         assert panel.states_explained is not None
 
@@ -181,3 +188,89 @@ def test_a_split_layer_has_no_place_in_the_dense_shape() -> None:
     assert found.plan.factored
     panel = tpsprune.fidelity(model, found, [[inputs, model(inputs).argmax(1)]])
     assert panel.absent["barrier_loss"].startswith("'2' is split in two")
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (torch.arange(20) % 4, "labels is a tensor for 1 batches"),
+        ([torch.arange(5)], "5 labels for predictions of shape"),
+        ([torch.arange(20) + 10], "labels go from 10 to 29, and the model gives scores of 4 classes"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels: Any, words: str) -> None:
+    model = nn.Linear(8, 4)
+    with pytest.raises(ModelError, match=words):
+        tpsprune.fidelity(model, model, torch.randn(20, 8), labels=labels)
+
+
+def test_scores_that_are_not_finite_are_no_perfect_scores(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model, inputs, labels = trained
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken[0].weight[0, 0] = torch.inf
+    panel = tpsprune.fidelity(broken, model, [[inputs, labels]])
+    assert panel.divergence_nats is None
+    assert panel.absent["divergence_nats"] == "a score is not finite"
+    assert panel.absent["nc1"] == "a state is not finite"
+
+
+def test_places_without_a_label_count_nowhere() -> None:
+    torch.manual_seed(0)
+    model, other, ids = Words(), Words(), torch.randint(1, 11, (64, 6))
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        other.embedding.weight[0] += 50.0
+    ids[:, 4:] = 0
+    labels = ids.clone()
+    labels[:, 4:] = -100
+    panel = tpsprune.fidelity(model, other, ids, labels=[labels])
+    assert (panel.agreement, panel.outputs_explained) == (1.0, 1.0)
+    assert panel.states_explained == pytest.approx(1.0, abs=1e-5)
+    assert panel.dense.foreign_roc_area == panel.ticket.foreign_roc_area or panel.foreign
+
+
+def test_a_temperature_changes_what_is_of_probabilities(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model, inputs, labels = trained
+    plain, hot = (
+        tpsprune.fidelity(model, model, [[inputs, labels]], temperature=each) for each in (1.0, 8.0)
+    )
+    assert hot.dense.calibration_error != plain.dense.calibration_error
+    assert hot.dense.quality == plain.dense.quality
+
+
+class TwoHeads(nn.Module):
+    """The outputs are the first head's; a second of as many outputs is called last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(8, 16)
+        self.head = nn.Linear(16, 4)
+        self.other = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scores = self.head(self.body(x).relu())
+        return scores, self.other(x)
+
+
+def test_states_are_those_behind_the_outputs_not_those_of_the_layer_called_last() -> None:
+    torch.manual_seed(0)
+    model = TwoHeads()
+    inputs, labels = torch.randn(200, 8), torch.arange(200) % 4
+    panel = tpsprune.fidelity(model, model, inputs, labels=[labels])
+    wanted = neural_collapse(
+        model.body(inputs).relu().detach(), labels, model(inputs)[0].argmax(1), model.head.weight.detach()
+    )
+    assert panel.dense.nc1 == pytest.approx(wanted.nc1, rel=1e-5)
+    assert panel.dense.nc3 == pytest.approx(wanted.nc3, rel=1e-5)
+    flipped = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4), nn.Softmax(1))
+    assert tpsprune.fidelity(flipped, flipped, inputs, labels=[labels]).dense.nc3 is None
+
+
+def test_of_maps_the_classes_lie_behind_the_items() -> None:
+    torch.manual_seed(0)
+    model = nn.Conv2d(2, 5, 1)
+    inputs = torch.randn(8, 2, 5, 5)
+    labels = model(inputs).argmax(1)
+    panel = tpsprune.fidelity(model, model, inputs, labels=[labels])
+    assert (panel.dense.quality, panel.items) == (1.0, 8)

@@ -88,3 +88,15 @@ def test_classes_of_one_mean_have_no_finite_nc1_and_one_class_is_refused() -> No
     assert neural_collapse(torch.ones(8, 3), labels, labels).nc1 == math.inf
     with pytest.raises(ValueError, match="two classes"):
         neural_collapse(torch.randn(8, 3), torch.zeros(8, dtype=torch.int64), labels)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_directions_in_which_the_means_differ_by_rounding_alone_do_not_count(shift: float) -> None:
+    torch.manual_seed(0)
+    means = torch.randn(10, 2, dtype=torch.float64)
+    labels = torch.arange(10).repeat_interleave(100)
+    plane = torch.randn(2, 64, dtype=torch.float64)
+    wide = (means[labels] + 1e-3 * torch.randn(1000, 2, dtype=torch.float64)) @ plane + shift
+    exact = neural_collapse(wide, labels, labels).nc1
+    assert exact < 1e-5
+    assert neural_collapse(wide.float(), labels, labels).nc1 == pytest.approx(exact, rel=0.05)

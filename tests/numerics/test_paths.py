@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -23,3 +25,8 @@ def test_a_state_half_way_is_the_mean_and_counters_are_the_ends() -> None:
     for share, model in ((0.0, first), (1.0, second)):
         found = state_between(first.state_dict(), second.state_dict(), share)
         assert torch.equal(found["running_var"], model.running_var)
+
+
+@pytest.mark.parametrize("values", [[0.0, math.nan, 1.0], [math.inf, 1.0, math.inf]])
+def test_a_curve_that_is_not_finite_has_no_barrier(values: list[float]) -> None:
+    assert math.isnan(barrier(values))

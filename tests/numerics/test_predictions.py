@@ -82,3 +82,22 @@ def test_rank_correlation_sees_the_order_alone() -> None:
     assert rank_correlation([1.0, 1.0, 1.0, 1.0], values) == 0.0
     # Ties at their mean rank: (1, 2.5, 2.5, 4) against (1, 2, 3, 4).
     assert rank_correlation([1.0, 2.0, 2.0, 5.0], [1.0, 2.0, 3.0, 4.0]) == pytest.approx(0.9486833)
+
+
+def test_a_class_that_both_rule_out_adds_nothing_and_nan_stays_nan() -> None:
+    first, second = torch.tensor([[1.0, 2.0, -torch.inf]]), torch.tensor([[2.0, 1.0, -torch.inf]])
+    assert divergence(first, second) == pytest.approx(divergence(first[:, :2], second[:, :2]))
+    assert divergence(torch.tensor([[1.0, 2.0, 0.0]]), second) == math.inf
+    assert math.isnan(divergence(torch.tensor([[math.nan, 1.0]]), torch.zeros(1, 2)))
+
+
+def test_places_of_one_item_stand_on_one_side() -> None:
+    torch.manual_seed(0)
+    # Two places an item, of two kinds: fitted on one kind and judged on the other nothing would fit.
+    source = torch.randn(400, 4)
+    source[1::2] = source[1::2].abs() + 5
+    target = torch.cat([source[::2] @ torch.randn(4, 3), source[1::2] @ torch.randn(4, 3)])
+    target = target.view(2, 200, 3).transpose(0, 1).reshape(400, 3)
+    item = torch.arange(200).repeat_interleave(2)
+    assert affine_explained(source, source, item) == pytest.approx(1.0, abs=1e-6)
+    assert affine_explained(source, target, item) > affine_explained(source, target)

@@ -272,6 +272,24 @@ class InPairs(nn.Module):
         return self.wo(mixed.transpose(1, 2).flatten(2))
 
 
+class GatedBesideRouter(nn.Module):
+    """A gate for each head, and a layer of as many outputs that mixes what all heads gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads = HEADS
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.gate = nn.Linear(WIDTH, HEADS)
+        self.router = nn.Linear(WIDTH, HEADS)
+        self.experts = nn.Parameter(torch.randn(HEADS, WIDTH))
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        q, k, v = (by_head(each(x_btd), self.num_heads) for each in (self.q_proj, self.k_proj, self.v_proj))
+        mixed = functional.scaled_dot_product_attention(q, k, v) * self.gate(x_btd).sigmoid().mT[..., None]
+        heard = self.o_proj(mixed.transpose(1, 2).flatten(2))
+        return heard + self.router(x_btd).softmax(-1) @ self.experts
+
+
 ATTENTIONS: dict[str, Callable[[], nn.Module]] = {
     "separate": Separate,
     "separate without biases": lambda: Separate(bias=False),
@@ -287,6 +305,7 @@ ATTENTIONS: dict[str, Callable[[], nn.Module]] = {
     "bert": Bert,
     "forgetting": Forgetting,
     "second keys and values, gated heads": InPairs,
+    "gated beside a router": GatedBesideRouter,
 }
 """Attentions whose heads can be pruned, by what is particular about them."""
 

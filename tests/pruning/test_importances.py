@@ -247,3 +247,18 @@ def test_synflow_of_tokens_takes_the_ids_as_they_are() -> None:
     found = find_groups(model, tokens, ())
     scores = score_units(model, [tokens], found.groups, "synflow")
     assert all(bool(each.isfinite().all()) and bool(each.any()) for each in scores.values())
+
+
+def test_synflow_of_a_deep_net_does_not_overflow_and_what_is_not_finite_is_refused() -> None:
+    torch.manual_seed(0)
+    layers = [layer for _ in range(40) for layer in (nn.Linear(64, 64), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(64, 4))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    found = find_groups(model, torch.randn(4, 64), ())
+    scores = score_units(model, [torch.zeros(1, 64)], found.groups, "synflow")
+    assert all(bool(each.isfinite().all()) and len(each.unique()) > 60 for each in scores.values())
+    model[0].weight.data[0, 0] = torch.inf
+    with pytest.raises(PruneError, match="are not finite"):
+        score_units(model, [torch.zeros(1, 64)], found.groups, "synflow")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -36,7 +36,8 @@ from tpsprune.records import Fidelity, OneModel
 FOREIGN_ITEMS: Final = 512
 SAME: Final = 1e-3
 """What the outputs of the ticket at the dense shape may differ by, over their largest."""
-NO_CLASSES: Final = "there are no labels that are classes"
+NOT_FINITE: Final = "a score is not finite"
+NOT_EXPLAINED: Final = "the outputs never vary, or are not finite"
 Figure: TypeAlias = float | str
 """A figure, or why there is none."""
 
@@ -50,6 +51,7 @@ def fidelity(
     labels: Sequence[Tensor] | None = None,
     plan: Plan | None = None,
     foreign: Tensor | Iterable[Any] | None = None,
+    temperature: float = 1.0,
     split: str = "the data given",
     seed: int = 0,
 ) -> Fidelity:
@@ -75,15 +77,19 @@ def fidelity(
         plan: of the ticket: the barrier on the line between both models takes it.
         foreign: inputs that are none of the task's. Without any they are made up: noise through random
             networks, of the shapes of the first batch.
+        temperature: what scores are divided by before the softmax, as in the loss that the model was trained
+            with: for divergence, calibration and the barrier.
         split: what the items are, for the record.
         seed: of the inputs made up.
 
     Returns:
         A record; ``tpsprune.records.Fidelity`` says what each figure is. Of predictions at every place of a
-        sequence each place counts as an item, those that are not labelled left out.
+        sequence, or of a map (classes behind the items), each place counts, those that are not labelled left
+        out. Where the last linear layer does not give the outputs, states are of the one called last.
 
     Raises:
-        ModelError: the batches do not fit the models, or a model gives no tensor of outputs.
+        ModelError: the batches do not fit the models, labels do not fit the outputs, or a model gives no
+            tensor of outputs.
         PruneError: a model is scripted or quantised.
 
     It does not see what the figures are for: a ticket may agree with the dense model and be wrong with it.
@@ -100,27 +106,36 @@ def fidelity(
     batches, found = batches_of(data, device, "data", ModelError, dense)
     if not batches:
         raise ModelError("data holds no batch: fidelity is read on a few hundred items")
-    given = found if labels is None else [part.to(device) for part in labels]
+    given = _given_labels(found, labels, batches, device)
     first, second = (_observe(model, batches) for model in (dense, ticket))
     if first.outputs_nc.shape != second.outputs_nc.shape:
         shapes = f"{list(second.outputs_nc.shape[1:])}, the dense model's {list(first.outputs_nc.shape[1:])}"
         raise ModelError(f"the ticket's outputs are of shape {shapes}: it is no ticket of this model")
-    classes_n = _classes(given, first)
+    classes_n, why_none = _classes(given, first)
     strangers, kind = _foreign_batches(dense, batches, foreign, seed)
-    both = {
-        "outputs_explained": _or(explained(second.outputs_nc, first.outputs_nc), "the outputs never vary"),
+    if classes_n is not None:
+        counted_n = classes_n != IGNORED
+        first, second, right_n = first.at(counted_n), second.at(counted_n), classes_n[counted_n]
+    both: dict[str, Figure] = {
+        "outputs_explained": _or(explained(second.outputs_nc, first.outputs_nc), NOT_EXPLAINED),
         "states_explained": _explain_states(first, second),
-        **_compare(first, second, classes_n),
-        **_read_barrier(dense, ticket, plan, batches, classes_n),
     }
-    own = [
-        {
-            **_judge(seen, classes_n),
-            **_read_collapse(seen, classes_n),
-            "foreign_roc_area": _tell_apart(model, seen, strangers, kind),
-        }
+    own: list[dict[str, Figure]] = [
+        {"foreign_roc_area": _tell_apart(model, seen, strangers, kind)}
         for model, seen in ((dense, first), (ticket, second))
     ]
+    if classes_n is None:
+        both |= dict.fromkeys(("agreement", "divergence_nats", "barrier_loss"), why_none)
+        own = [{**each, **dict.fromkeys(("quality", "calibration_error", "nc1"), why_none)} for each in own]
+    else:
+        both["agreement"] = agreement(first.outputs_nc, second.outputs_nc)
+        nats = divergence(first.outputs_nc / temperature, second.outputs_nc / temperature)
+        both["divergence_nats"] = _or(nats, NOT_FINITE)
+        both |= _read_barrier(dense, ticket, plan, batches, classes_n, temperature)
+        own = [
+            {**each, **_judge(seen, right_n, temperature), **_read_collapse(seen, right_n)}
+            for each, seen in zip(own, (first, second), strict=True)
+        ]
     return Fidelity(
         items=first.items,
         split=split,
@@ -142,18 +157,46 @@ def _figures(read: Mapping[str, Figure]) -> dict[str, Any]:
     return {name: each for name, each in read.items() if not isinstance(each, str)}
 
 
+def _given_labels(
+    found: Sequence[Tensor] | None,
+    labels: Sequence[Tensor] | Tensor | None,
+    batches: Sequence[Tree],
+    device: torch.device,
+) -> Sequence[Tensor] | None:
+    """Return the labels that were given, one tensor a batch.
+
+    Raises:
+        ModelError: they are not one for each batch.
+    """
+    if labels is None:
+        return found
+    if isinstance(labels, Tensor) or len(labels) != len(batches):
+        what = "a tensor" if isinstance(labels, Tensor) else f"{len(labels)} tensors"
+        raise ModelError(f"labels is {what} for {len(batches)} batches: give a list, one tensor a batch")
+    return [part.to(device) for part in labels]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Seen:
-    """Outputs of all items, a row a prediction; what the last linear layer read for each.
+    """Outputs of all items, a row a prediction, and what the last linear layer read for each.
 
-    ``weight_cd`` is that layer's where its outputs are the model's; ``shape`` that of an item's predictions.
+    ``weight_cd`` is that layer's where its outputs are the model's; ``shape`` that of an item's predictions,
+    ``item_n`` the item of each row.
     """
 
     outputs_nc: Tensor
     states_nd: Tensor | None
     weight_cd: Tensor | None
+    item_n: Tensor
     shape: tuple[int, ...]
     items: int
+
+    def at(self, rows_n: Tensor) -> _Seen:
+        """Return what was seen at some of the rows."""
+        states_nd = None if self.states_nd is None else self.states_nd[rows_n]
+        return replace(
+            self, outputs_nc=self.outputs_nc[rows_n], states_nd=states_nd, item_n=self.item_n[rows_n]
+        )
 
 
 def _observe(model: nn.Module, batches: Sequence[Tree]) -> _Seen:
@@ -164,82 +207,99 @@ def _observe(model: nn.Module, batches: Sequence[Tree]) -> _Seen:
     """
     try:
         with fixed_seed():
-            found = [(logits_of(each.output), each.layer, each.read) for each in passes(model, batches)]
+            found = [(_class_last(logits_of(each.output)), each) for each in passes(model, batches)]
     except Exception as error:  # the model's own code runs here, and may raise anything
         raise ModelError(f"the model does not take a batch of data: {first_line(error)}") from error
-    shapes = [output.shape for output, _, _ in found]
+    shapes = [output.shape for output, _ in found]
     if any(len(shape) < 2 for shape in shapes):
         raise ModelError(f"an output of shape {list(shapes[0])} has no numbers for each item")
     # Half precision is read as single: there is little that counts in it.
-    outputs_nc = torch.cat([output.flatten(0, -2).float() for output, _, _ in found])
+    outputs_nc = torch.cat([output.flatten(0, -2).float() for output, _ in found])
     states = [
-        read.flatten(0, -2).float()
-        for output, _, read in found
-        if read is not None and read.shape[:-1] == output.shape[:-1]
+        each.read.flatten(0, -2).float()
+        for output, each in found
+        if each.read is not None and each.read.shape[:-1] == output.shape[:-1]
     ]
-    states_nd = torch.cat(states) if len(states) == len(found) else None
-    layer = found[-1][1]
-    gives = layer is not None and states_nd is not None and len(layer.weight) == outputs_nc.shape[1]
-    weight_cd = layer.weight.detach() if layer is not None and gives else None
-    return _Seen(outputs_nc, states_nd, weight_cd, tuple(shapes[-1][1:-1]), sum(shape[0] for shape in shapes))
+    last = found[-1][1]
+    items = sum(shape[0] for shape in shapes)
+    places = [math.prod(shape[1:-1]) for shape in shapes for _ in range(shape[0])]
+    return _Seen(
+        outputs_nc=outputs_nc,
+        states_nd=torch.cat(states) if len(states) == len(found) else None,
+        weight_cd=last.layer.weight.detach().float() if last.layer and last.gives_outputs else None,
+        item_n=torch.arange(items).repeat_interleave(torch.tensor(places)).to(outputs_nc.device),
+        shape=tuple(shapes[-1][1:-1]),
+        items=items,
+    )
+
+
+def _class_last(output: Tensor) -> Tensor:
+    """Return the output with its classes last: of maps (n, c, h, w) they come behind the items."""
+    return output.movedim(1, -1) if output.ndim == 4 else output
 
 
 def _scores(model: nn.Module, batches: Sequence[Tree]) -> Tensor:
     return _observe(model, batches).outputs_nc
 
 
-def _classes(labels: Sequence[Tensor] | None, seen: _Seen) -> Tensor | None:
-    """Return the class of each prediction, ``IGNORED`` where it is not labelled; or none."""
-    if not labels or any(each.is_floating_point() or each.dtype == torch.bool for each in labels):
-        return None
-    if any(tuple(each.shape[1:]) != seen.shape for each in labels) or sum(map(len, labels)) != seen.items:
-        return None
-    return torch.cat([each.flatten() for each in labels])
+def _classes(labels: Sequence[Tensor] | None, seen: _Seen) -> tuple[Tensor | None, str]:
+    """Return the class of each prediction, ``IGNORED`` where it is not labelled; or none, and why.
+
+    Raises:
+        ModelError: there are not as many labels as predictions, or one names a class that there is not.
+    """
+    if not labels:
+        return None, "no labels were given"
+    count = seen.outputs_nc.shape[1]
+    if count < 2 or any(each.is_floating_point() or each.dtype == torch.bool for each in labels):
+        return None, "the labels are no classes"
+    classes_n = torch.cat([each.flatten() for each in labels]).long()
+    if len(classes_n) != len(seen.outputs_nc) or any(
+        math.prod(each.shape[1:]) != math.prod(seen.shape) for each in labels
+    ):
+        shape = (seen.items, *seen.shape)
+        raise ModelError(
+            f"{len(classes_n)} labels for predictions of shape {list(shape)}: one for each is needed"
+        )
+    counted_n = classes_n != IGNORED
+    if not bool(counted_n.any()):
+        return None, "nothing is labelled"
+    low, high = int(classes_n[counted_n].min()), int(classes_n[counted_n].max())
+    if low < 0 or high >= count:
+        raise ModelError(f"labels go from {low} to {high}, and the model gives scores of {count} classes")
+    return classes_n, ""
 
 
 def _explain_states(first: _Seen, second: _Seen) -> Figure:
     if first.states_nd is None or second.states_nd is None:
         return "no linear layer comes last in both models"
-    explained_share = affine_explained(second.states_nd, first.states_nd)
-    return _or(explained_share, "half of the items are no more than the numbers of a state")
+    if not bool(first.states_nd.isfinite().all() and second.states_nd.isfinite().all()):
+        return "a state is not finite"
+    share = affine_explained(second.states_nd, first.states_nd, first.item_n)
+    return _or(share, "half of the items are no more than the numbers of a state, or these never vary")
 
 
-def _compare(first: _Seen, second: _Seen, classes_n: Tensor | None) -> dict[str, Figure]:
-    if classes_n is None:
-        return {"agreement": NO_CLASSES, "divergence_nats": NO_CLASSES}
-    dense_nc, ticket_nc = (each.outputs_nc[classes_n != IGNORED] for each in (first, second))
+def _judge(seen: _Seen, right_n: Tensor, temperature: float) -> dict[str, Figure]:
+    error = calibration_error(seen.outputs_nc / temperature, right_n)
     return {
-        "agreement": agreement(dense_nc, ticket_nc),
-        "divergence_nats": _or(divergence(dense_nc, ticket_nc), "a score is not finite"),
+        "quality": float((seen.outputs_nc.argmax(1) == right_n).double().mean()),
+        "calibration_error": _or(error, NOT_FINITE),
     }
 
 
-def _judge(seen: _Seen, classes_n: Tensor | None) -> dict[str, Figure]:
-    if classes_n is None:
-        return {"quality": NO_CLASSES, "calibration_error": NO_CLASSES}
-    counted_n = classes_n != IGNORED
-    scores_nc, right_n = seen.outputs_nc[counted_n], classes_n[counted_n]
-    return {
-        "quality": float((scores_nc.argmax(1) == right_n).double().mean()),
-        "calibration_error": _or(calibration_error(scores_nc, right_n), "a score is not finite"),
-    }
-
-
-def _read_collapse(seen: _Seen, classes_n: Tensor | None) -> dict[str, Figure]:
-    if classes_n is None:
-        return {"nc1": NO_CLASSES}
+def _read_collapse(seen: _Seen, right_n: Tensor) -> dict[str, Figure]:
     if seen.states_nd is None:
         return {"nc1": "no linear layer comes last"}
-    counted_n = classes_n != IGNORED
-    right_n, decided_n = classes_n[counted_n], seen.outputs_nc[counted_n].argmax(1)
     if bool((right_n == right_n[:1]).all()):
         return {"nc1": "all items are of one class"}
-    found = neural_collapse(seen.states_nd[counted_n], right_n, decided_n, seen.weight_cd)
+    if not bool(seen.states_nd.isfinite().all()):
+        return {"nc1": "a state is not finite"}
+    found = neural_collapse(seen.states_nd, right_n, seen.outputs_nc.argmax(1), seen.weight_cd)
     return {
         "nc1": _or(found.nc1, "all classes have the same mean"),
         "nc2_norms": found.nc2_norms,
         "nc2_angles": found.nc2_angles,
-        "nc3": "the last linear layer does not give the outputs" if found.nc3 is None else found.nc3,
+        "nc3": "no linear layer gives the outputs" if found.nc3 is None else found.nc3,
         "nc4": found.nc4,
     }
 
@@ -249,11 +309,10 @@ def _read_barrier(
     ticket: nn.Module,
     plan: Plan | None,
     batches: Sequence[Tree],
-    classes_n: Tensor | None,
+    classes_n: Tensor,
+    temperature: float,
 ) -> dict[str, Figure]:
     """Read loss and error at equal steps from the dense weights to the ticket's, at the dense shape."""
-    if classes_n is None:
-        return {"barrier_loss": NO_CLASSES}
     if plan is None:
         return {"barrier_loss": "the plan of the ticket is not known"}
     try:
@@ -271,7 +330,7 @@ def _read_barrier(
     for point in range(POINTS):
         walked.load_state_dict(state_between(start, end, point / (POINTS - 1)))
         scores_nc = _scores(walked, batches)[counted_n]
-        losses.append(float(functional.cross_entropy(scores_nc.float(), classes_n[counted_n])))
+        losses.append(float(functional.cross_entropy(scores_nc / temperature, classes_n[counted_n])))
         errors.append(float((scores_nc.argmax(1) != classes_n[counted_n]).double().mean()))
     return {
         "barrier_loss": _or(barrier(losses), "a loss on the way is not finite"),
@@ -284,7 +343,10 @@ def _foreign_batches(
 ) -> tuple[Sequence[Tree], str]:
     """Return inputs that are none of the task's and what they are; or none, and why."""
     if foreign is not None:
-        return batches_of(foreign, device_of(dense), "foreign", ModelError, dense)[0], "inputs given"
+        given, _ = batches_of(foreign, device_of(dense), "foreign", ModelError, dense)
+        if not given:
+            raise ModelError("foreign holds no batch")
+        return given, "inputs given"
     try:
         made = pruning.synthesize(dense, batches[0], FOREIGN_ITEMS, seed=seed, steps=0)
     except PruneError as error:
@@ -296,4 +358,7 @@ def _tell_apart(model: nn.Module, seen: _Seen, strangers: Sequence[Tree], reason
     """Return how well the largest output of an item tells the task's inputs from foreign ones."""
     if not strangers:
         return reason
-    return roc_area(seen.outputs_nc.amax(1), _scores(model, strangers).amax(1))
+    inside_n, outside_m = seen.outputs_nc.amax(1), _scores(model, strangers).amax(1)
+    if bool(inside_n.isnan().any() or outside_m.isnan().any()):
+        return NOT_FINITE
+    return roc_area(inside_n, outside_m)

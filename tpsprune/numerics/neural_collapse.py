@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tpsprune.numerics.forward import widened
 
-RANK_TOLERANCE = 1e-10
-"""Singular values of the class means below this share of the largest are rounding."""
+ROUNDINGS = 16
+"""Singular values of the class means below so many roundings of the largest feature are rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,8 @@ def neural_collapse(
     means_cd = wide_nd.new_zeros(count, wide_nd.shape[1]).index_add_(0, label_n, wide_nd) / items_c[:, None]
     centred_cd = means_cd - means_cd.mean(0)
     _, sigma_k, axes_kd = torch.linalg.svd(centred_cd / count**0.5, full_matrices=False)
-    rank = int((sigma_k > RANK_TOLERANCE * wide_nd.abs().amax().clamp_min(1e-300)).sum())
+    kind = features_nd.dtype if features_nd.is_floating_point() else torch.float32
+    rank = int((sigma_k > ROUNDINGS * torch.finfo(kind).eps * wide_nd.abs().amax()).sum())
     within_nk = (wide_nd - means_cd[label_n]) @ axes_kd[:rank].T
     nc1 = float((within_nk.square().mean(0) / sigma_k[:rank].square()).sum()) / count if rank else inf
     lengths_c = torch.linalg.vector_norm(centred_cd, dim=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite, nan
 
 from torch import Tensor
 
@@ -21,11 +22,15 @@ def state_between(start: Mapping[str, Tensor], end: Mapping[str, Tensor], share:
 def barrier(values: Sequence[float]) -> float:
     """Return by how much a curve rises above the line between its ends, at equal steps; 0 where it does not.
 
+    NaN where a value is not finite.
+
     >>> barrier([0.0, 0.5, 1.0]), barrier([0.0, 1.0, 1.0])
     (0.0, 0.5)
 
     Source: Frankle et al. 2020 (arXiv 1912.05671), section 2, there above the mean of both ends.
     """
+    if not all(map(isfinite, values)):
+        return nan
     last = len(values) - 1
     rises = [
         value - ((last - place) * values[0] + place * values[-1]) / last for place, value in enumerate(values)

@@ -26,9 +26,15 @@ def agreement(first_nc: Tensor, second_nc: Tensor) -> float:
 
 
 def divergence(first_nc: Tensor, second_nc: Tensor) -> float:
-    """Return the mean KL(p ‖ q) in nats, p and q the softmax of the first and the second model's scores."""
+    """Return the mean KL(p ‖ q) in nats, p and q the softmax of the first and the second model's scores.
+
+    A class that the first rules out (a score of −∞) adds nothing; one that the second alone rules out makes
+    it infinite. NaN where a score is.
+    """
     log_p_nc, log_q_nc = (functional.log_softmax(widened(each), dim=1) for each in (first_nc, second_nc))
-    return max(0.0, float((log_p_nc.exp() * (log_p_nc - log_q_nc)).sum(1).mean()))
+    parts_nc = torch.where(log_p_nc == -torch.inf, 0.0, log_p_nc.exp() * (log_p_nc - log_q_nc))
+    found = float(parts_nc.sum(1).mean())
+    return found if not found <= 0 else 0.0  # NaN stays
 
 
 def calibration_error(scores_nc: Tensor, labels_n: Tensor, bins: int = BINS) -> float:
@@ -67,18 +73,20 @@ def explained(found_nd: Tensor, wanted_nd: Tensor) -> float:
     return float(1.0 - left / about) if float(about) > 0 else torch.nan
 
 
-def affine_explained(source_nd: Tensor, target_ne: Tensor) -> float:
+def affine_explained(source_nd: Tensor, target_ne: Tensor, item_n: Tensor | None = None) -> float:
     """Return how much of ``target`` an affine map of ``source`` explains: R² on the half left out.
 
-    Rows of even number fit A, b of target ≈ A·source + b by least squares, those of odd number judge.
+    Rows of items of even number fit A, b of target ≈ A·source + b by least squares, those of odd number
+    judge. ``item_n`` is the item of each row, so that no item's places stand on both sides; without it each
+    row is an item.
     Invariant to shift, turn, scale and any invertible map of the source, up to the ridge. NaN where half the
     rows are no more than the features, which any map would fit, or ``target`` never varies.
 
     Cost: n·d² multiply-adds.
     """
     source_nd, target_ne = widened(source_nd), widened(target_ne)
-    fitted = slice(0, None, 2)
-    judged = slice(1, None, 2)
+    item_n = torch.arange(len(source_nd)) if item_n is None else item_n
+    fitted, judged = item_n % 2 == 0, item_n % 2 == 1
     if len(source_nd[fitted]) <= source_nd.shape[1] + 1:
         return torch.nan
     middle_d, middle_e = source_nd[fitted].mean(0), target_ne[fitted].mean(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,8 @@ from tpsprune.runs import RunFolder, read_json, read_text, write_json_atomically
 from tpsprune.runs.tensors import load_tensors, shapes_of
 
 MOST_ITEMS: Final = 2048
+OF_CLASSES: Final = ("cross-entropy", "next-token")
+WAS_TICKET: Final = "what was pruned was a ticket itself, and the plan is of the model before it"
 CONSENT: Final = "read it with --trust-code (in Python trust_code=True)"
 
 
@@ -50,6 +53,7 @@ def fidelity(
     found = recipe.parse(text, f"{folder}: its recipe.toml")
     if not trust_code:
         _refuse_code(folder, found)
+    was_ticket = (run.state / "plan-0.json").is_file()
     with set_up(found, device, prunes=False) as bench:
         dense = pruned_by_plan(run, bench.new_model(fill=False), 0)
         dense.load_state_dict(load_tensors(run.dense, shapes_of(dense.state_dict()))[0])
@@ -63,11 +67,14 @@ def fidelity(
             bench.execution.place(dense),
             ticket,
             split_evenly(inputs, parts),
-            labels=test.labels[places].tensor_split(parts),
-            plan=Plan.from_json(read_json(run.plan)),
+            labels=test.labels[places].tensor_split(parts) if found.task.loss in OF_CLASSES else None,
+            plan=None if was_ticket else Plan.from_json(read_json(run.plan)),
+            temperature=found.train.temperature,
             split="test",
             seed=found.seed,
         )
+    if was_ticket and "barrier_loss" in panel.absent:
+        panel = replace(panel, absent={**panel.absent, "barrier_loss": WAS_TICKET})
     write_json_atomically(run.fidelity, dump(panel))
     return panel
 

@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, product
+from itertools import product
 from typing import Final, Literal, TypeAlias
 
 from torch import nn
@@ -30,6 +30,7 @@ SINGLE: Final[Mapping[Role, re.Pattern[str]]] = {
     "k": re.compile(r"(?:^|(?<=_))w?(?:k|keys?)\d*(?=_|$)"),
     "v": re.compile(r"(?:^|(?<=_))w?(?:v|values?)\d*(?=_|$)"),
 }
+GATE: Final = re.compile(r"gate|forget|decay")
 OUTPUT: Final = re.compile(r"(?:^|_)w?(?:o|out|outputs?|proj|projection|dense)\d*(?:_|$)")
 CLIMB: Final = 2
 """How many levels above the projections the search for the output projection climbs."""
@@ -325,11 +326,7 @@ def propose_head_groups(model: nn.Module) -> tuple[Group, ...]:
 
     Cost: no forward pass; up to 12 candidates for each attention.
     """
-    return tuple(
-        group
-        for attention in find_attentions(model)
-        for group in islice(_candidates(model, attention), MOST_CANDIDATES)
-    )
+    return tuple(group for attention in find_attentions(model) for group in _candidates(model, attention))
 
 
 def join_heads(model: nn.Module, families: Sequence[Sequence[Group]]) -> Iterator[tuple[Group, ...]]:
@@ -394,10 +391,12 @@ def _joined(groups: Sequence[Group]) -> Group:
 
 
 def _candidates(model: nn.Module, attention: Attention) -> Iterator[Group]:
+    """Yield candidates, likeliest first: up to 12 by layout and numbers, each with the ways to take gates."""
     numbers = numbers_around(model, attention)
     seen: set[Group] = set()
     for heads in guess_heads(model, attention, numbers):
         per_head = _slices_per_head(model, attention.place, heads)
+        gates = _ways_of_gates(model, attention, heads)
         for (runs, mixed), attributes, extra in product(
             _layouts(attention, heads), _attribute_sets(numbers, heads), (per_head, ()) if per_head else ((),)
         ):
@@ -420,9 +419,13 @@ def _candidates(model: nn.Module, attention: Attention) -> Iterator[Group]:
                 cores=(attention.place,),
                 kind="heads",
             )
-            if group not in seen:
-                seen.add(group)
-                yield group
+            if group in seen:
+                continue
+            if len(seen) == MOST_CANDIDATES:
+                return
+            seen.add(group)
+            for way in gates:
+                yield replace(group, slices=(*group.slices, *way))
 
 
 def _layouts(attention: Attention, heads: Heads) -> Iterator[tuple[dict[Part, tuple[_Run, ...]], _Run]]:
@@ -502,8 +505,7 @@ def _attribute_sets(numbers: Iterable[Number], heads: Heads) -> list[tuple[Attri
 def _slices_per_head(model: nn.Module, place: str, heads: Heads) -> tuple[Slice, ...]:
     """Return slices of the attention's own tensors that have an element for each head along one axis.
 
-    So do tables of relative positions, embeddings as wide as there are heads, and layers that give a number
-    for each head: gates of what it forgets, or of its output.
+    So do tables of relative positions, embeddings as wide as there are heads.
     """
     module = model.get_submodule(place)
     found = [
@@ -511,9 +513,6 @@ def _slices_per_head(model: nn.Module, place: str, heads: Heads) -> tuple[Slice,
         for name, child in module.named_children()
         if isinstance(child, nn.Embedding) and child.embedding_dim == heads.queries
     ]
-    for name, child in module.named_children():
-        if is_projection(child) and length(child, "out") == heads.queries:
-            found += _Run(0, heads.queries_each).slices(model, _join(place, name), "out")
     for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
         for width in (1, heads.width):
             axes = [axis for axis, size in enumerate(tensor.shape) if size == heads.queries * width]
@@ -521,3 +520,26 @@ def _slices_per_head(model: nn.Module, place: str, heads: Heads) -> tuple[Slice,
                 found.append(Slice(_join(place, name), axes[0], 0, heads.queries_each * width))
                 break
     return tuple(found)
+
+
+def _ways_of_gates(model: nn.Module, attention: Attention, heads: Heads) -> list[tuple[Slice, ...]]:
+    """Return, likeliest first, slices of layers that may give a number for each head, none of them last.
+
+    A gate of what a head forgets, or of its output, lies beside the projections and has as many outputs as
+    there are heads. So may a layer that has nothing to do with them (a router, the model's classes): all are
+    tried, then those alone that are called a gate.
+    """
+    place = attention.place
+    taken = {attention.output, *(part.module for part in attention.parts)}
+    found = [
+        name
+        for name, child in model.get_submodule(place).named_children()
+        if is_projection(child) and length(child, "out") == heads.queries and _join(place, name) not in taken
+    ]
+    named = [name for name in found if GATE.search(name.lower())]
+    run = _Run(0, heads.queries_each)
+    ways = [
+        tuple(each for name in names for each in run.slices(model, _join(place, name), "out"))
+        for names in (found, named, [])
+    ]
+    return list(dict.fromkeys(ways))

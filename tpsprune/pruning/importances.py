@@ -147,12 +147,17 @@ def _scores(model: nn.Module, group: Group, kind: str, formula: Any, normalizer:
             f"units = {kind!r}: group {group.name!r} holds {needed}; name it in prune.ignored_layers, or "
             "choose other units"
         )
-    scores_n: Tensor = scored_n[: group.width].float()
+    scores_n: Tensor = scored_n[: group.width]
+    if not bool(scores_n.isfinite().all()) and kind != "lamp":
+        raise PruneError(
+            f"units = {kind!r}: scores of group {group.name!r} are not finite: a weight or a gradient is "
+            "not, or is too large; choose other units"
+        )
     if not bool(scores_n.any()):
-        return scores_n
+        return scores_n.float()
     normed_n: Tensor = formula._normalize(scores_n, normalizer)
     # The formula of lamp divides zero by zero where units are zero.
-    return normed_n.nan_to_num(0.0)
+    return normed_n.nan_to_num(0.0).float()
 
 
 def _items(model: nn.Module, group: Group) -> Iterator[_Item]:
@@ -215,7 +220,13 @@ def _take_gradients(
 def _let_flow(model: nn.Module, batch: Any) -> None:
     """Make all weights of a copy positive; take the gradient of its outputs' sum for an input of ones."""
     one = take_items(batch, torch.zeros(1, dtype=torch.int64))
-    ones = map_tensors(one, lambda each: torch.ones_like(each) if each.is_floating_point() else each)
+    # In double precision: over many layers of positive weights the flow passes what single can hold.
+    is_wide = all(each.device.type != "mps" for each in model.parameters())
+    wide = torch.float64 if is_wide else torch.float32
+    model.to(wide)
+    ones = map_tensors(
+        one, lambda each: torch.ones_like(each, dtype=wide) if each.is_floating_point() else each
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.abs_()
@@ -223,6 +234,12 @@ def _let_flow(model: nn.Module, batch: Any) -> None:
         outputs = [each.sum() for each in item_tensors(call_model(model, ones))]
         torch.stack(outputs).sum().backward()  # type: ignore[no-untyped-call]
     _fill_gradients(model)
+    # As much flows through every layer: over the largest single flow nothing is too large for the formula.
+    flows = [(each * each.grad).abs().max() for each in model.parameters() if each.grad is not None]
+    largest = torch.stack(flows).max().detach().clamp_min(torch.finfo(wide).tiny)
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad /= largest
 
 
 def _fill_gradients(model: nn.Module) -> None:

@@ -45,10 +45,12 @@ class NeuralCollapse(AbstractMemoryless):
         logits_nc = torch.cat([logits_of(each.output) for each in found])
         if not bool(logits_nc.isfinite().all()):
             return (view.without("nc1", "", Status.NOT_FINITE, "a logit is not finite"),)
-        layer = found[-1].layer
-        gives = layer is not None and layer.out_features == logits_nc.shape[1]
+        states_nd = torch.cat(read)
+        if not bool(states_nd.isfinite().all()):
+            return (view.without("nc1", "", Status.NOT_FINITE, "a state is not finite"),)
+        layer, gives = found[-1].layer, found[-1].gives_outputs
         measured = neural_collapse(
-            torch.cat(read),
+            states_nd,
             torch.cat(view.labels),
             logits_nc.argmax(1),
             layer.weight.detach() if layer is not None and gives else None,
