@@ -232,8 +232,8 @@ def _dimension_share(model: torch.nn.Module, inputs: torch.Tensor) -> float:
 def conclude(setup: Setup, done: Sequence[InducerTraining], machine: Mapping[str, Any]) -> Finding:
     """Return what each inducer does; the ruling is on the rank at a temperature of ten, paired by seed.
 
-    Ranks are held against plain training at the same rate, accuracies against plain training at the rate at
-    which most is left as cut.
+    Ranks are held against plain training at the same rate; accuracies as cut against plain training at the
+    rate at which most is left, uncut ones at the rate that is best uncut.
     """
     judged = [each for each in done if each.trial.seed in setup.pair_seeds]
     rates = _best_rates(setup, done)
@@ -254,7 +254,10 @@ def conclude(setup: Setup, done: Sequence[InducerTraining], machine: Mapping[str
         ]
         for name, norm in list_arms()
     }
-    best = {norm: max((plain[norm, rate] for rate in LEARNING_RATES), key=_mean_cut) for norm in NORMS}
+    best, best_uncut = (
+        {norm: max((plain[norm, rate] for rate in LEARNING_RATES), key=mean) for norm in NORMS}
+        for mean in (_mean_cut, _mean_uncut)
+    )
     changes = {
         norm: _paired(by_arm[HOT, norm], plain[norm, rates[HOT, norm]], lambda each: each.ranks["0.01"])
         for norm in NORMS
@@ -264,7 +267,7 @@ def conclude(setup: Setup, done: Sequence[InducerTraining], machine: Mapping[str
         for name, norm in list_arms()
         if name != PLAIN
     }
-    dense = {arm: _paired(by_arm[arm], best[arm[1]], lambda each: each.accuracy) for arm in gains}
+    dense = {arm: _paired(by_arm[arm], best_uncut[arm[1]], lambda each: each.accuracy) for arm in gains}
     return Finding(
         name="inducers",
         setup=setup,
@@ -293,7 +296,10 @@ def conclude(setup: Setup, done: Sequence[InducerTraining], machine: Mapping[str
                     if name != PLAIN
                 },
             },
-            "best": {norm: each[0].trial.learning_rate for norm, each in best.items()},
+            "best": {
+                norm: (best[norm][0].trial.learning_rate, best_uncut[norm][0].trial.learning_rate)
+                for norm in NORMS
+            },
             "changes": changes,
             "better": _list_better(gains, dense),
             "ranks_of": lambda trainings, share: fmean(each.ranks[share] for each in trainings),
@@ -304,6 +310,10 @@ def conclude(setup: Setup, done: Sequence[InducerTraining], machine: Mapping[str
 
 def _mean_cut(trainings: Sequence[InducerTraining]) -> float:
     return fmean(each.cut_accuracies["0.1"] for each in trainings)
+
+
+def _mean_uncut(trainings: Sequence[InducerTraining]) -> float:
+    return fmean(each.accuracy for each in trainings)
 
 
 def _paired(first: Sequence[InducerTraining], second: Sequence[InducerTraining], figure: Any) -> Interval:

@@ -178,6 +178,7 @@ def conclude(setup: Setup, done: Sequence[LandscapeTraining], machine: Mapping[s
             )
             for figure, both in explained.items()
             for what, interval in zip(("loss", "accuracy"), both, strict=True)
+            if interval is not None
         ),
         predicted_range=(PUBLISHED, None),
         figures={
@@ -194,25 +195,26 @@ def conclude(setup: Setup, done: Sequence[LandscapeTraining], machine: Mapping[s
     )
 
 
-def explain(figures: Sequence[float], gaps: Sequence[float]) -> Interval:
+def explain(figures: Sequence[float], gaps: Sequence[float]) -> Interval | None:
     """Return R² of a line through points, with the interval of Fisher's z of the correlation.
 
-    Of figures that are all alike it is 0, without an interval.
-
-    >>> explain([1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 4.0, 6.0, 8.0, 10.0]).mean
-    1.0
+    Of figures that are all alike there is none: they explain nothing, and nothing was put to the test.
     """
     count = len(figures)
     if len(set(figures)) < 2 or len(set(gaps)) < 2:
-        return Interval(mean=0.0, low=0.0, high=0.0, count=count, confidence=CONFIDENCE)
+        return None
     found = max(-1.0, min(1.0, correlation(figures, gaps)))
     middle, reach = atanh(min(abs(found), 1 - 1e-12)), NORMAL_QUANTILE / sqrt(count - 3)
     low, high = max(0.0, tanh(middle - reach)), tanh(middle + reach)
     return Interval(mean=found**2, low=low**2, high=high**2, count=count, confidence=CONFIDENCE)
 
 
-def _rule(*explained: Interval) -> Ruling:
-    """Return confirmed where the published share is within reach for some gap, refuted where for none."""
-    if all(each.high < PUBLISHED for each in explained):
+def _rule(*explained: Interval | None) -> Ruling:
+    """Return confirmed where the published share is within reach for some gap, refuted where for none.
+
+    Undecided, too, where persistence was the same for all nets: then it was not put to the test.
+    """
+    found = [each for each in explained if each is not None]
+    if found and all(each.high < PUBLISHED for each in found):
         return Ruling.REFUTED
-    return Ruling.CONFIRMED if any(each.low >= PUBLISHED / 2 for each in explained) else Ruling.UNDECIDED
+    return Ruling.CONFIRMED if any(each.low >= PUBLISHED / 2 for each in found) else Ruling.UNDECIDED

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Final, final
 
 import torch
@@ -34,6 +35,9 @@ LEARNED: Final = 0.95
 LEAVING: Final = 0.25
 """Accuracy at which the plateau has ended; chance is 0.06."""
 PARALLEL: Final = 0.95
+MOST: Final = 0.5
+"""Share of the plateau's readings that have to be so."""
+NAMES: Final = {"likeness": "cosine of two places", "repetition": "repetition"}
 MOVED: Final = 1.5
 """Times its first reading attention progress has to be to have moved."""
 
@@ -209,11 +213,18 @@ def _read(model: LinearAttention, test_nl: Tensor) -> tuple[float, ...]:
 
 
 def conclude(setup: Setup, done: Sequence[PlateauTraining], machine: Mapping[str, Any]) -> Finding:
-    """Return the plateau's likeness and repetition, and how long before its end attention moved."""
-    left = [each for each in done if each.left_at]
-    highest = _interval([max(each.likeness[: each.left_at]) for each in left])
-    repeated = _interval([max(each.repetition[: each.left_at]) for each in left])
-    after = _interval([each.repetition[-1] for each in left])
+    """Return likeness and repetition before, on and after the plateau, and when attention moved."""
+    left = [each for each in done if each.left_at is not None and each.left_at > 1]
+    # The first reading is of the untrained net, and no part of the plateau.
+    parallel = _interval([fmean(c >= PARALLEL for c in each.likeness[1 : each.left_at]) for each in left])
+    readings = {
+        name: {
+            "untrained": _interval([getattr(each, name)[0] for each in left]),
+            "on the plateau": _interval([fmean(getattr(each, name)[1 : each.left_at]) for each in left]),
+            "at the end": _interval([getattr(each, name)[-1] for each in left]),
+        }
+        for name in ("likeness", "repetition")
+    }
     lead = _interval(
         [
             each.steps[each.left_at] - each.steps[each.moved_at]
@@ -225,22 +236,24 @@ def conclude(setup: Setup, done: Sequence[PlateauTraining], machine: Mapping[str
         name="plateau",
         setup=setup,
         machine=machine,
-        ruling=_rule(highest),
+        ruling=_rule(parallel),
         quantities=tuple(
             Quantity(name=name, predicted=predicted, measured=interval)
             for name, predicted, interval in (
-                ("highest cosine of two places on the plateau", f"{PARALLEL:g} or more", highest),
-                ("highest repetition on the plateau", "", repeated),
-                ("repetition at the end", "", after),
+                (f"share of the plateau at a cosine of {PARALLEL:g} or more", "above 0.5", parallel),
+                *(
+                    (f"{NAMES[name]}, {when}", "", interval)
+                    for name, each in readings.items()
+                    for when, interval in each.items()
+                ),
                 ("steps from attention's move to the end of the plateau", "", lead),
             )
             if interval is not None
         ),
-        predicted_range=(PARALLEL, None),
+        predicted_range=(MOST, None),
         figures={
-            "highest": highest,
-            "repeated": repeated,
-            "after": after,
+            "parallel": parallel,
+            "readings": readings,
             "lead": lead,
             "left": left,
             "done": done,
@@ -272,9 +285,10 @@ def _interval(values: Sequence[float]) -> Interval | None:
     return mean_interval(values) if len(values) > 1 else None
 
 
-def _rule(highest: Interval | None) -> Ruling:
-    if highest is None:
+def _rule(parallel: Interval | None) -> Ruling:
+    """Return confirmed where hidden states are parallel on most of the plateau, refuted where surely not."""
+    if parallel is None:
         return Ruling.UNDECIDED
-    if highest.low >= PARALLEL:
+    if parallel.low > MOST:
         return Ruling.CONFIRMED
-    return Ruling.REFUTED if highest.high < PARALLEL else Ruling.UNDECIDED
+    return Ruling.REFUTED if parallel.high < MOST else Ruling.UNDECIDED
