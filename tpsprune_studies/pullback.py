@@ -120,8 +120,13 @@ def _prepare(setup: Setup, seed: int, classes: range) -> Prepared:
     chosen = at_seed(recipe.read("digits"), seed, threads=setup.threads)
     training.prepare_process(chosen.train, seed, DEVICE)
     whole = data.load(chosen.task.data, chosen.task.loss)
-    parts = {name: _of_classes(getattr(whole, name), classes) for name in ("train", "validation", "test")}
-    dataset = replace(whole, facts=replace(whole.facts, classes=len(classes)), **parts)
+    dataset = replace(
+        whole,
+        facts=replace(whole.facts, classes=len(classes)),
+        train=_of_classes(whole.train, classes),
+        validation=_of_classes(whole.validation, classes),
+        test=_of_classes(whole.test, classes),
+    )
     model = models.build(chosen.task.model, dataset.facts)
     return Prepared(chosen, dataset, model, training.Execution.of(chosen.train, DEVICE))
 
