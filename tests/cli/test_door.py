@@ -102,6 +102,17 @@ def test_the_options_are_these_and_no_others() -> None:
             "--within",
         ],
         "repair": ["--device", "--json", "--like", "--quiet", "--set", "--to"],
+        "transfer": [
+            "--device",
+            "--epochs",
+            "--from",
+            "--json",
+            "--no-cut",
+            "--quiet",
+            "--set",
+            "--target",
+            "--to",
+        ],
         "compare": [
             "--arms",
             "--carbon-intensity",
@@ -151,7 +162,8 @@ def test_the_options_are_these_and_no_others() -> None:
 def test_an_unknown_command_is_reported_with_the_nearest(invoke: Invoke) -> None:
     assert_refused(invoke("trian"), "no command 'trian' (did you mean 'train'?)")
     ours = (
-        "train, prune, family, repair, compare, report, init, check, recipes, show, fidelity, export, doctor"
+        "train, prune, family, repair, transfer, compare, report, init, check, recipes, show, fidelity, "
+        "export, doctor"
     )
     commands = f"{ours}, study"
     assert_refused(invoke("zzz"), f"no command 'zzz' (commands: {commands})")

@@ -29,6 +29,7 @@ from tpsprune_studies import (
     morse,
     paths,
     plateau,
+    pullback,
 )
 from tpsprune_studies.catalogue import STUDIES
 from tpsprune_studies.conduct import conduct
@@ -109,6 +110,8 @@ def shortened(name: str) -> Iterator[Any]:
                 recipe, "read", lambda _source, changes=(): read_short(("train.epochs=2", *changes))
             )
             yield paths.make_setup(small_recipe(), 2, None)
+        if name == "pullback":
+            yield pullback.make_setup(small_recipe(), 2, 40)
         if name == "latent-field":
             patch.setattr(latent_field, "POWER_STEPS", 6)
             yield latent_field.make_setup(small_recipe(), 2, 40)

@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "prune": "train",
     "family": "family",
     "repair": "repair",
+    "transfer": "transfer",
     "compare": "compare",
     "report": "compare",
     "init": "init",

@@ -10,6 +10,7 @@ from tpsprune.pipeline.prune import check, prune, prune_dry
 from tpsprune.pipeline.repair import repair
 from tpsprune.pipeline.save import save
 from tpsprune.pipeline.train import train
+from tpsprune.pipeline.transfer import transfer
 
 __all__ = [
     "FORMATS",
@@ -26,4 +27,5 @@ __all__ = [
     "repair",
     "save",
     "train",
+    "transfer",
 ]

@@ -32,7 +32,7 @@ from tpsprune.recipe.task import (
 )
 from tpsprune.records import TaskFacts
 from tpsprune.runs import RunFolder, read_json
-from tpsprune.runs.tensors import load_tensors, match_state, read_state, sha256_of
+from tpsprune.runs.tensors import PREFIXES, load_tensors, match_state, read_state, sha256_of
 
 MOST_CHARACTERS: Final = 300
 OPTION: Final = "--weights"
@@ -351,8 +351,10 @@ class Weights:
         """Return which weights these are, as text."""
         return _describe(self.path, self.digest)
 
-    def fill(self, model: nn.Module) -> nn.Module:
+    def fill(self, model: nn.Module, new_layer: str = "") -> nn.Module:
         """Return ``model``, new from the recipe, with these weights; pruned first where they are a ticket's.
+
+        The tensors of ``new_layer`` stay the model's, whatever shape these have.
 
         Raises:
             ArtifactError: they do not fit; names the first tensor with both shapes.
@@ -361,10 +363,15 @@ class Weights:
             try:
                 model = pruning.replay(model, self.plan)
             except PruneError as error:
-                raise ArtifactError(f"{self.path}: {error}; --weights and the recipe do not fit") from error
-        model.load_state_dict(
-            match_state(self.tensors, model.state_dict(), f"{self.place} {self.path}", self.match)
-        )
+                message = f"{self.path}: {error}; {self.place} and the recipe do not fit"
+                raise ArtifactError(message) from error
+        wanted, tensors = model.state_dict(), dict(self.tensors)
+        if new_layer:
+            own = [f"{new_layer}.{name}" for name in model.get_submodule(new_layer).state_dict()]
+            for given in (f"{prefix}{name}" for prefix in ("", *PREFIXES) for name in own):
+                if given in tensors:
+                    tensors[given] = next(wanted[name] for name in own if given.endswith(name))
+        model.load_state_dict(match_state(tensors, wanted, f"{self.place} {self.path}", self.match))
         return model
 
 
@@ -386,8 +393,8 @@ def read_pretrained_weights(recipe: Recipe, path: Path | None) -> Weights:
     )
 
 
-def read_weights(path: Path) -> Weights:
-    """Read trained weights onto the CPU.
+def read_weights(path: Path, option: str = OPTION) -> Weights:
+    """Read trained weights, which the user named at an option, onto the CPU.
 
     What ``runs.weights.read_state`` reads; a run folder, which stands for its dense model; or an exported
     bundle, whose ticket is then pruned further.
@@ -396,28 +403,28 @@ def read_weights(path: Path) -> Weights:
         ArtifactError: it is not there, damaged, or no state dict.
     """
     if path.is_dir():
-        return _read_folder(path)
-    return Weights(read_state(path, OPTION), path, sha256_of(path))
+        return _read_folder(path, option)
+    return Weights(read_state(path, option), path, sha256_of(path), place=option)
 
 
-def _read_folder(path: Path) -> Weights:
+def _read_folder(path: Path, option: str) -> Weights:
     if bundles.is_bundle(path):
         bundle = bundles.read_bundle(path)
         file = next(iter(sorted(path.glob("ticket.safetensors"))), path / "manifest.json")
         plan = pruning.Plan.from_json(bundle.plan)
         if plan.factored:
             raise ArtifactError(
-                f"{OPTION} {path}: this ticket has layers of low rank ({plan.factored[0].layer}, …) and is "
+                f"{option} {path}: this ticket has layers of low rank ({plan.factored[0].layer}, …) and is "
                 "pruned no further; give the model that it was made of, with a lower target"
             )
-        return Weights(bundle.tensors, path, sha256_of(file), plan)
+        return Weights(bundle.tensors, path, sha256_of(file), plan, option)
     file = path / "dense.safetensors"
     if not file.is_file():
         raise ArtifactError(
-            f"--weights {path}: this folder holds no weights; expected a run folder with dense.safetensors, "
+            f"{option} {path}: this folder holds no weights; expected a run folder with dense.safetensors, "
             "a bundle made by 'tpsprune export', or a file"
         )
-    return Weights(load_tensors(file)[0], file, sha256_of(file))
+    return Weights(load_tensors(file)[0], file, sha256_of(file), place=option)
 
 
 def describe_initial_weights(recipe: Recipe) -> str:

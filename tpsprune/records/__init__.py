@@ -62,6 +62,7 @@ from tpsprune.records.events import (
     Pruned,
     Repaired,
     Trained,
+    Transferred,
 )
 from tpsprune.records.family import (
     FamilyDrawn,
@@ -199,6 +200,7 @@ __all__ = [
     "TaskFacts",
     "TensorFacts",
     "Trained",
+    "Transferred",
     "Unpruned",
     "Verdict",
     "WallFit",

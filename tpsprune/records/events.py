@@ -91,6 +91,25 @@ class Repaired:
     folder: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transferred:
+    """A frozen encoder is on a new task: test quality of it and of the ticket, if it was cut; cost by part.
+
+    ``parts`` are ``features``, ``head`` and ``cut``. ``macs_share`` is of the dense model's;
+    ``trained_parameters`` are those of the head, ``parameters`` all of what was written.
+    """
+
+    quality: str
+    encoder: float
+    ticket: float | None
+    macs_share: float
+    trained_parameters: int
+    parameters: int
+    parts: dict[str, Cost]
+    total: Cost
+    folder: str
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """Something the user should know, in a sentence."""
@@ -151,5 +170,6 @@ Event: TypeAlias = (
     | Sized
     | FamilyFinished
     | Repaired
+    | Transferred
 )
 Comparing: TypeAlias = Event | ArmBegun | ArmEnded

@@ -262,6 +262,9 @@ def _print_result(console: Console, event: Comparing) -> None:
         case records.Repaired():
             console.print(tables.repaired_table(event), highlight=False)
             _print_line(console, f"\nBundle: {event.folder}   Page: {event.folder}/README.md")
+        case records.Transferred():
+            console.print(tables.transferred_table(event), highlight=False)
+            _print_line(console, f"\nBundle: {event.folder}   Page: {event.folder}/README.md")
         case records.Finished(outcome=outcome):
             console.print(tables.closing(outcome), highlight=False)
             print_next(console, outcome)

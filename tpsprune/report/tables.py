@@ -26,6 +26,7 @@ from tpsprune.records import (
     Repaired,
     RunResult,
     Savings,
+    Transferred,
     Unpruned,
 )
 from tpsprune.report import words
@@ -400,6 +401,24 @@ def repaired_table(found: Repaired) -> Table:
     table.add_row("as it was pruned", f"{found.pruned:.4f}", *shares)
     table.add_row("fitted to the dense model", f"{found.ticket:.4f}", *shares)
     table.caption = f"finding, fitting, repairing and evaluating took {words.joules(found.total.joules)}"
+    table.caption_justify = "left"
+    return table
+
+
+def transferred_table(found: Transferred) -> Table:
+    """Return test quality and parameters trained of a frozen encoder, cut or not, and each part's cost."""
+    table = make_table(
+        {"": WHOLE, f"test {found.quality}": RIGHT, "trained": RIGHT, "time": RIGHT, "energy": RIGHT}
+    )
+    trained = f"{found.trained_parameters:,}"
+    table.add_row("frozen encoder", f"{found.encoder:.4f}", trained, "", "")
+    if found.ticket is not None:
+        cut = f"cut to {words.share(found.macs_share)} of the MACs"
+        table.add_row(cut, f"{found.ticket:.4f}", trained, "", "")
+    for part, cost in found.parts.items():
+        table.add_row(part, "", "", words.seconds(cost.seconds), words.joules(cost.joules))
+    table.add_row("all", "", "", words.seconds(found.total.seconds), words.joules(found.total.joules))
+    table.caption = f"of {found.parameters:,} parameters {trained} were trained"
     table.caption_justify = "left"
     return table
 

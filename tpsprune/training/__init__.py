@@ -10,6 +10,7 @@ from tpsprune.training.device import (
     require_compiler,
 )
 from tpsprune.training.evaluate import Score, evaluate
+from tpsprune.training.frozen import Head, features_of, find_head, fit_head
 from tpsprune.training.loop import Penalty, Tick, count_steps, fit, shuffled, steps_per_epoch
 from tpsprune.training.optimizers import load_state_by_name, make_optimizer, state_by_name
 from tpsprune.training.teacher import Teacher
@@ -18,6 +19,7 @@ __all__ = [
     "RAMP_SHARE",
     "Adapter",
     "Execution",
+    "Head",
     "Penalty",
     "Score",
     "Teacher",
@@ -25,8 +27,11 @@ __all__ = [
     "choose_device",
     "count_steps",
     "evaluate",
+    "features_of",
     "find_adapted",
+    "find_head",
     "fit",
+    "fit_head",
     "load_random_state",
     "load_state_by_name",
     "make_optimizer",
