@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -31,14 +32,18 @@ class Pass:
     gives_outputs: bool
 
 
-def passes(model: nn.Module, batches: Sequence[Any]) -> Iterator[Pass]:
+def passes(model: nn.Module, batches: Iterable[Any]) -> Iterator[Pass]:
     """Yield a pass for each batch, in evaluation mode and without gradients.
 
     The layer is the linear layer whose outputs are the model's first scores, found on two items; without any
     it is the one called last. One that is called with no tensor counts as none. Leaving the loop takes the
     hooks off.
     """
-    readout = _find_readout(model, batches[0]) if batches else None
+    left = iter(batches)
+    first = next(left, None)
+    if first is None:
+        return
+    readout = _find_readout(model, first)
     called: list[tuple[nn.Linear, Tensor | None]] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -50,7 +55,7 @@ def passes(model: nn.Module, batches: Sequence[Any]) -> Iterator[Pass]:
             if isinstance(module, nn.Linear) and readout in {None, module}:
                 stack.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
         stack.enter_context(evaluation_mode(model))
-        for batch in batches:
+        for batch in chain([first], left):
             called.clear()
             with torch.no_grad():
                 output = call_model(model, batch)
