@@ -273,17 +273,19 @@ def conclude(setup: Setup, done: Sequence[InducerTraining], machine: Mapping[str
         setup=setup,
         machine=machine,
         ruling=_rule(changes.values()),
-        quantities=tuple(
-            Quantity(
-                name=describe_arm(name, norm=norm),
-                predicted="more than 0"
-                if name.startswith("temperature") and name != "temperature 0.3"
-                else "",
-                measured=gain,
-            )
-            for (name, norm), gain in gains.items()
+        quantities=(
+            *(
+                Quantity(name=f"rank, {describe_arm(HOT, norm=norm)}", predicted="below 0", measured=change)
+                for norm, change in changes.items()
+            ),
+            *(
+                Quantity(
+                    name=f"points, {describe_arm(name, norm=norm)}", predicted="", measured=_in_points(gain)
+                )
+                for (name, norm), gain in gains.items()
+            ),
         ),
-        predicted_range=(0.0, None),
+        predicted_range=(None, 0.0),
         figures={
             "by_arm": {
                 **{
@@ -310,6 +312,10 @@ def conclude(setup: Setup, done: Sequence[InducerTraining], machine: Mapping[str
 
 def _mean_cut(trainings: Sequence[InducerTraining]) -> float:
     return fmean(each.cut_accuracies["0.1"] for each in trainings)
+
+
+def _in_points(gain: Interval) -> Interval:
+    return replace(gain, mean=100 * gain.mean, low=100 * gain.low, high=100 * gain.high)
 
 
 def _mean_uncut(trainings: Sequence[InducerTraining]) -> float:
