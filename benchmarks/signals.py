@@ -2,6 +2,7 @@
 
     python benchmarks/signals.py           # about a quarter of an hour; writes reports/signals.md
     python benchmarks/signals.py --quick   # without the paired runs on Fashion-MNIST: two minutes
+    python benchmarks/signals.py --each    # the table of each signal anew: a minute
 
 Everything is printed as measured in this one run; nothing here decides a test.
 """
@@ -22,17 +23,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+import tpsprune
 from tpsprune import data, recipe, training
 from tpsprune.models.architectures import Mlp
 from tpsprune.numerics.geometry import signed_fold
 from tpsprune.numerics.spectra import edge, row_spectrum
+from tpsprune.recipe.train import Signal
 from tpsprune.signals.signal import View
 from tpsprune.signals.updates import SpectralEdge
-from tpsprune_studies.setup import Prepared
+from tpsprune_studies.setup import Prepared, at_seed, prepare
 
 REPORT = Path(__file__).parents[1] / "reports" / "signals.md"
 WINDOW = 10
@@ -41,6 +45,9 @@ SEEDS = range(3)
 PAIRS = 3
 WIDTHS = (950, 950)
 BIG = 10**8
+NETS = (("digits", 128), ("modular-addition", 256))
+READ_STEPS, READINGS = 10, 24
+EACH = "## Each signal"
 
 
 def updates(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -131,6 +138,48 @@ def cost_lines(name: str, *changes: str) -> Iterator[str]:
     )
 
 
+def each_lines() -> Iterator[str]:
+    """Read every signal by itself on two trained nets; yield a table of processor seconds a reading."""
+    names: tuple[Signal, ...] = get_args(Signal)
+    columns: dict[str, dict[str, float]] = {}
+    for recipe_name, items in NETS:
+        prepared = prepare(at_seed(recipe.read(recipe_name), 0))
+        inputs, labels = prepared.sample_calibration(items)
+        watches = {
+            name: tpsprune.Watch(prepared.model, [inputs], [labels], signals=[name], every_steps=READ_STEPS)
+            for name in names
+        }
+        spent: dict[str, list[float]] = {name: [] for name in names}
+        steps: list[float] = []
+        resumed = time.process_time()
+        for tick in prepared.fit(READ_STEPS * READINGS):
+            steps.append(time.process_time() - resumed)
+            for name, watch in watches.items() if tick.step % READ_STEPS == 0 else ():
+                started = time.process_time()
+                watch.step(tick.step, epoch=tick.epoch)
+                spent[name].append(time.process_time() - started)
+            resumed = time.process_time()
+        for watch in watches.values():
+            watch.close()
+        step = statistics.median(steps)
+        columns[recipe_name] = {
+            name: statistics.median(found[READINGS // 2 :]) / step for name, found in spent.items()
+        }
+    yield EACH
+    yield ""
+    nets = ", ".join(f"{name} with {items} items" for name, items in NETS)
+    yield (
+        "Training steps that a reading takes, in processor time of this process, median of "
+        f"{READINGS - READINGS // 2} readings, windows full; {nets}. `h1` counts its loops in a process of its "
+        "own, whose time is not in here. A reading comes about once an epoch; the first four are on by default."
+    )
+    yield ""
+    yield f"| signal | {' | '.join(columns)} |"
+    yield f"| --- | {' | '.join(['---:'] * len(columns))} |"
+    for name in names:
+        yield f"| `{name}` | {' | '.join(f'{column[name]:.1f}' for column in columns.values())} |"
+
+
 def _spent(name: str, *changes: str) -> tuple[float, float]:
     """Return the CPU-seconds of one run as a process with its children, and the share it reports itself."""
     with tempfile.TemporaryDirectory() as folder:
@@ -150,7 +199,15 @@ def main() -> None:
     """Measure, print, write the page."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
+    parser.add_argument("--each", action="store_true", help="the table of each signal anew, and nothing else")
+    options = parser.parse_args()
+    if options.each:
+        kept = REPORT.read_text(encoding="utf-8").partition(EACH)[0].rstrip()
+        table = list(each_lines())
+        print("\n".join(table))
+        REPORT.write_text("\n".join([kept, "", *table]) + "\n", encoding="utf-8")
+        return
+    quick = options.quick
     head = [
         "# Signals: cost, and the sketched edge",
         "",
@@ -172,7 +229,7 @@ def main() -> None:
             print(line, flush=True)
             lines.append(line)
     if not quick:
-        REPORT.write_text("\n".join([*head, *lines]) + "\n")
+        REPORT.write_text("\n".join([*head, *lines, "", *each_lines()]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
