@@ -170,8 +170,8 @@ def each_lines() -> Iterator[str]:
     nets = ", ".join(f"{name} with {items} items" for name, items in NETS)
     yield (
         "Training steps that a reading takes, in processor time of this process, median of "
-        f"{READINGS - READINGS // 2} readings, windows full; {nets}. `h1` counts its loops in a process of its "
-        "own, whose time is not in here. A reading comes about once an epoch; the first four are on by "
+        f"{READINGS - READINGS // 2} readings, windows full; {nets}. `h1` counts its loops in a process of "
+        "its own, whose time is not in here. A reading comes about once an epoch; the first four are on by "
         "default."
     )
     yield ""
