@@ -55,7 +55,7 @@ def test_a_task_that_is_learned_is_solved_and_cut() -> None:
     torch.manual_seed(0)
     swap = torch.tensor([0, 2, 1])
     train, test = ((each, swap[each]) for each in (grids(24), grids(2, 1)))
-    found = run_on(ArcTrial(task="swap", seed=0), train, test, 120)
+    found = run_on(ArcTrial(task="swap", seed=0), train, test, 200)
     assert found.fits
     assert found.solves
     assert set(found.cut_solves) == {"0.5", "0.25"}
