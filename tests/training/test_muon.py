@@ -213,3 +213,33 @@ def test_state_of_the_other_rule_is_not_taken_over(gain: float) -> None:
     assert set(held) == {"1.bias", "2.weight", "2.bias", "4.weight", "4.bias"}
     push(model, optimizer, 1)
     assert "momentum_buffer" in state_by_name(optimizer, model)["1.weight"]
+
+
+def test_state_loaded_by_torchs_own_method_is_what_the_parts_go_on_with() -> None:
+    def net() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+
+    def steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
+        for step in range(count):
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            model(torch.randn(16, 6)).square().mean().backward()
+            optimizer.step()
+
+    settings = Train(epochs=1, optimizer="muon", learning_rate=0.01)
+    first = net()
+    optimizer = make_optimizer(first, settings)
+    steps(first, optimizer, 3)
+    second = copy.deepcopy(first)
+    loaded = make_optimizer(second, settings)
+    loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for model, each in ((first, optimizer), (second, loaded)):
+        steps(model, each, 3)
+    assert all(map(torch.equal, first.parameters(), second.parameters()))
+    for group in loaded.param_groups:
+        group["lr"] = 0.0
+        group["weight_decay"] = 0.0
+    before = copy.deepcopy(second.state_dict())
+    steps(second, loaded, 1)
+    assert all(torch.equal(each, before[name]) for name, each in second.state_dict().items())

@@ -138,6 +138,15 @@ class Joined(torch.optim.Optimizer):
         for part in self._parts:
             part.step()
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load state and groups, as torch's optimisers do; the parts go on with the same ones."""
+        super().load_state_dict(state_dict)
+        first = 0
+        for part in self._parts:
+            last = first + len(part.param_groups)
+            part.param_groups, part.state = self.param_groups[first:last], self.state
+            first = last
+
     def takes(self, parameter: nn.Parameter, entries: Mapping[str, Tensor]) -> bool:
         """Return whether state is of the kind that the parameter's optimiser holds for it."""
         return (BUFFER in entries) is (parameter in self._matrices)
