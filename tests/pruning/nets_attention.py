@@ -281,13 +281,13 @@ class GatedBesideRouter(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
         self.gate = nn.Linear(WIDTH, HEADS)
         self.router = nn.Linear(WIDTH, HEADS)
-        self.experts = nn.Parameter(torch.randn(HEADS, WIDTH))
+        self.experts = nn.Linear(HEADS, WIDTH)
 
     def forward(self, x_btd: Tensor) -> Tensor:
         q, k, v = (by_head(each(x_btd), self.num_heads) for each in (self.q_proj, self.k_proj, self.v_proj))
         mixed = functional.scaled_dot_product_attention(q, k, v) * self.gate(x_btd).sigmoid().mT[..., None]
         heard = self.o_proj(mixed.transpose(1, 2).flatten(2))
-        return heard + self.router(x_btd).softmax(-1) @ self.experts
+        return heard + self.experts(self.router(x_btd).softmax(-1))
 
 
 ATTENTIONS: dict[str, Callable[[], nn.Module]] = {
