@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import sqrt
 from pathlib import Path
 from typing import Any, Final, TypeAlias, final
 
@@ -20,7 +21,7 @@ from torch.nn import functional
 
 import tpsprune
 from tpsprune.errors import DataError, PruneError
-from tpsprune.numerics.small_samples import Interval, mean_interval
+from tpsprune.numerics.small_samples import Interval
 from tpsprune.recipe import Recipe
 from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling
 from tpsprune_studies.setup import Setup, resize
@@ -44,6 +45,8 @@ ROUNDS: Final = 8
 STEPS: Final = 500
 LEARNING_RATE: Final = 2e-3
 SHARES: Final = (0.5, 0.25)
+CONFIDENCE: Final = 0.95
+NORMAL_QUANTILE: Final = 1.959964
 Pairs: TypeAlias = tuple[Tensor, Tensor]
 """Grids of colours (n, h, w), inputs and outputs."""
 
@@ -227,8 +230,8 @@ def conclude(setup: Setup, done: Sequence[ArcTraining], machine: Mapping[str, An
         share: [each for each in solved if each.cut_solves.get(share, False)]
         for share in (f"{share:g}" for share in SHARES)
     }
-    by_seed = [[each.solves for each in done if each.trial.seed == seed] for seed in setup.pair_seeds]
-    shares = mean_interval(sum(each) / len(each) for each in by_seed)
+    tasks = {each.trial.task for each in done}
+    shares = wilson_interval(len(solved) / len(done), len(tasks))
     return Finding(
         name="arc",
         setup=setup,
@@ -241,11 +244,30 @@ def conclude(setup: Setup, done: Sequence[ArcTraining], machine: Mapping[str, An
             "fitted": fitted,
             "kept": kept,
             "done": done,
-            "tasks": sorted({each.trial.task for each in done}),
+            "tasks": sorted(tasks),
             "names": sorted({each.trial.task for each in solved}),
             "refused": sum(bool(each.note) for each in done),
         },
         trainings=tuple(done),
+    )
+
+
+def wilson_interval(share: float, count: int) -> Interval:
+    """Return Wilson's 95 % interval of a share among so many.
+
+    The count is of tasks, not of trainings: those of one task are no independent sample.
+
+    >>> found = wilson_interval(0.5, 40)
+    >>> round(found.low, 3), round(found.high, 3)
+    (0.352, 0.648)
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    z = NORMAL_QUANTILE
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    reach = z / (1 + z**2 / count) * sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return Interval(
+        mean=share, low=max(0.0, middle - reach), high=middle + reach, count=count, confidence=CONFIDENCE
     )
 
 
