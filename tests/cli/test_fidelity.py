@@ -71,3 +71,10 @@ def test_code_that_a_folder_names_does_not_run_without_consent(
 def test_a_damaged_panel_is_named(invoke: Invoke, run: Path) -> None:
     (run / "fidelity.json").write_text('{"schema": "tpsprune.fidelity/9"}', encoding="utf-8")
     assert_refused(invoke("show", str(run)), "fidelity.json", "newer tpsprune")
+
+
+def test_an_exported_ticket_has_no_dense_model_and_the_message_says_what_would_do(
+    invoke: Invoke, run: Path
+) -> None:
+    assert invoke("export", str(run), "--to", "bundle").exit_code == 0
+    assert_refused(invoke("fidelity", "bundle"), "its dense model is not in it", "tpsprune.fidelity(dense")

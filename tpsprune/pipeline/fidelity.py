@@ -9,6 +9,7 @@ from typing import Final
 
 import torch
 
+from tpsprune import export as bundles
 from tpsprune import recipe
 from tpsprune.errors import ArtifactError, RunFolderError
 from tpsprune.loop.fidelity import fidelity as read_panel
@@ -42,9 +43,14 @@ def fidelity(
 
     Raises:
         RunFolderError: it is no finished run, or cannot be written to.
-        ArtifactError: its recipe names code, and ``trust_code`` is not set.
+        ArtifactError: it is a bundle, or its recipe names code and ``trust_code`` is not set.
         TpspruneError: the data is not there any more, or does not fit.
     """
+    if bundles.is_bundle(folder):
+        raise ArtifactError(
+            f"{folder} is an exported ticket, and its dense model is not in it: give the run that it is of, or in "
+            "Python tpsprune.fidelity(dense, tpsprune.load(folder), batches)"
+        )
     run = RunFolder.open_existing(folder)
     if not run.is_finished:
         raise RunFolderError(f"{folder} is not finished: go on with 'tpsprune train … --resume' first")
