@@ -48,8 +48,8 @@ def fidelity(
     """
     if bundles.is_bundle(folder):
         raise ArtifactError(
-            f"{folder} is an exported ticket, and its dense model is not in it: give the run that it is of, or "
-            "in Python tpsprune.fidelity(dense, tpsprune.load(folder), batches)"
+            f"{folder} is an exported ticket, and its dense model is not in it: give the run that it is of, "
+            "or in Python tpsprune.fidelity(dense, tpsprune.load(folder), batches)"
         )
     run = RunFolder.open_existing(folder)
     if not run.is_finished:
