@@ -78,3 +78,17 @@ def test_an_exported_ticket_has_no_dense_model_and_the_message_says_what_would_d
 ) -> None:
     assert invoke("export", str(run), "--to", "bundle").exit_code == 0
     assert_refused(invoke("fidelity", "bundle"), "its dense model is not in it", "tpsprune.fidelity(dense")
+
+
+def test_probabilities_are_those_of_the_training_at_its_temperature(invoke: Invoke, run: Path) -> None:
+    found = []
+    for temperature in ("1.0", "8.0"):
+        text = (run / "recipe.toml").read_text(encoding="utf-8")
+        lines = [
+            f"temperature = {temperature}" if line.startswith("temperature = ") else line
+            for line in text.splitlines()
+        ]
+        (run / "recipe.toml").write_text("\n".join(lines), encoding="utf-8")
+        found.append(json.loads(invoke("fidelity", str(run), "--json").output))
+    assert found[0]["dense"]["quality"] == found[1]["dense"]["quality"]
+    assert found[0]["dense"]["calibration_error"] != found[1]["dense"]["calibration_error"]

@@ -273,3 +273,11 @@ def test_of_maps_the_classes_lie_behind_the_items() -> None:
     labels = model(inputs).argmax(1)
     panel = tpsprune.fidelity(model, model, inputs, labels=[labels])
     assert (panel.dense.quality, panel.items) == (1.0, 8)
+
+
+def test_states_of_one_sequence_are_fitted_or_judged_and_not_both() -> None:
+    torch.manual_seed(0)
+    model = Words()
+    ids = torch.stack([torch.randint(0, 3, (80,)), torch.randint(3, 11, (80,))], dim=1)
+    panel = tpsprune.fidelity(model, model, ids, labels=[ids])
+    assert panel.states_explained == pytest.approx(1.0, abs=1e-3)
