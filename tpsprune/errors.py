@@ -10,6 +10,7 @@
     ├── PruneError             pruning was refused and rolled back
     ├── MeterError             energy cannot be measured as requested
     ├── LoopError              a piece of the Python API was used as it cannot be
+    ├── PeersError             the processes of one run cannot work together
     ├── RunFolderError         a run folder is in use or does not hold what it should
     │   └── CannotWriteError   no space, no permission, a read-only place
     └── ArtifactError          an exported file is damaged, foreign or does not fit
@@ -106,6 +107,10 @@ class MeterError(TpspruneError):
 
 class LoopError(TpspruneError):
     """A piece of the Python API was used in a way, or at a moment, in which it cannot be."""
+
+
+class PeersError(TpspruneError):
+    """The processes of one run cannot work together: different starts, uneven shares, or one has a fault."""
 
 
 class RunFolderError(TpspruneError):

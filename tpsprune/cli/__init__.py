@@ -17,7 +17,7 @@ from typing import Any, Final, final
 import click
 
 from tpsprune.cli.terminal import Terminated, adapt_streams, ending_on_terminate
-from tpsprune.errors import TpspruneError, did_you_mean
+from tpsprune.errors import PeersError, TpspruneError, did_you_mean
 
 __all__ = ["COMMANDS", "commands", "main"]
 
@@ -102,10 +102,19 @@ class Door(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a user's fault ends in one message and exit code 2, never in a traceback."""
+        rank = int(os.environ.get("RANK", "0")) if started_by_launcher() else 0
         try:
+            if started_by_launcher() and ctx.protected_args[:1] != ["train"]:
+                raise PeersError(
+                    f"{os.environ['WORLD_SIZE']} processes were started, and only 'train' runs in several: "
+                    "start this command plainly"
+                )
             return super().invoke(ctx)
         except TpspruneError as error:
-            raise UserFault(str(error)) from error
+            # What all processes meet is printed once; what one meets by itself names its rank.
+            if rank and isinstance(error, PeersError):
+                ctx.exit(UserFault.exit_code)
+            raise UserFault(f"rank {rank}: {error}" if rank else str(error)) from error
         except (KeyboardInterrupt, click.Abort) as error:
             word, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
             click.echo(f"\n{word}{_onward(ctx)}", err=True)
@@ -121,6 +130,11 @@ class Door(click.Group):
             if error.errno == errno.EPIPE and ctx.invoked_subcommand not in RUNNING:
                 ctx.exit(CLOSED_PIPE)
             raise UserFault(f"the output cannot be written ({error.strerror}){_onward(ctx)}") from error
+
+
+def started_by_launcher() -> bool:
+    """Return whether torchrun or the like started several processes of which this is one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _onward(ctx: click.Context) -> str:

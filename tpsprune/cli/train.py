@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,9 +64,10 @@ def train(
         from tpsprune import pipeline
         from tpsprune.records import Finished
 
-    with naming(recipe_source), show_for(quiet=quiet, as_json=as_json) as show:
+    is_first = os.environ.get("RANK", "0") == "0"
+    with naming(recipe_source), show_for(quiet=quiet or not is_first, as_json=as_json) as show:
         for event in pipeline.train(read, out, device=device, resume=resume, again=again):
-            if isinstance(event, Finished):
+            if isinstance(event, Finished) and is_first:
                 _draw_picture(event.outcome.folder, show)
             show.show(event)
 

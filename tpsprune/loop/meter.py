@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from numbers import Real
 from types import TracebackType
@@ -15,6 +15,7 @@ from uuid import uuid4
 from tpsprune import energy
 from tpsprune.energy import AbstractMeter, MeteredSpan
 from tpsprune.errors import Fault, LoopError, RecipeError, TpspruneError
+from tpsprune.numerics.peers import ALONE, AbstractPeers
 from tpsprune.recipe.settings import read_section
 from tpsprune.recipe.train import Energy
 from tpsprune.records import (
@@ -24,7 +25,9 @@ from tpsprune.records import (
     PhaseEnergy,
     Window,
     classes_of,
+    dump,
     joules_of,
+    load,
     seconds_of,
 )
 from tpsprune.runs import Journal
@@ -230,10 +233,22 @@ class Ledger:
 
     A layer over ``Meter``: one window of it is always open, that of the phase under way. Windows of attempts
     that failed are kept. ``longest_window_seconds``: how long ``split_if_long`` lets one stay open.
+
+    Of several processes all switch together: each finishes its queued work, then waits for the others, so
+    that no window ends while another GPU still works for it. One process a machine meters it; the first
+    process joins the windows of all machines, and the processor seconds of all processes.
     """
 
-    def __init__(self, meter: Meter, longest_window_seconds: float = MAX_WINDOW_SECONDS) -> None:
+    def __init__(
+        self,
+        meter: Meter,
+        longest_window_seconds: float = MAX_WINDOW_SECONDS,
+        peers: AbstractPeers = ALONE,
+    ) -> None:
         self._meter = meter
+        self._peers = peers
+        self._unsent: list[Window] = []
+        self._cpu_seconds = energy.family_cpu_seconds()
         self._longest_window_seconds = longest_window_seconds
         self._journal: Journal | None = None
         self._windows: list[Window] = []
@@ -251,14 +266,20 @@ class Ledger:
         with suppress(TpspruneError) if error is not None else nullcontext():
             try:
                 if self._span is not None:
-                    self.close()
+                    # Where one process fails the others may never come to this point.
+                    self._close(joins=error is None)
             finally:
                 self._meter.close()
 
     @property
     def method(self) -> EnergyMethod:
         """What meters, and how good it is."""
-        return self._meter.method
+        method = self._meter.method
+        if self._peers.nodes == 1:
+            return method
+        nodes = {"nodes": str(self._peers.nodes)}
+        excluded = (*method.excluded, "the network between nodes")
+        return replace(method, details={**method.details, **nodes}, excluded=excluded)
 
     @property
     def windows(self) -> tuple[Window, ...]:
@@ -289,7 +310,10 @@ class Ledger:
 
     def switch(self, phase: str) -> Window | None:
         """Close the open window, if any, and open one of ``phase``; return the closed one."""
-        closed = self.close() if self._span is not None else None
+        return self._switch(phase, joins=True)
+
+    def _switch(self, phase: str, *, joins: bool) -> Window | None:
+        closed = self._close(joins=joins) if self._span is not None else None
         self._span = self._block.enter_context(self._meter.window(phase))
         self._phase, self._opened = phase, time.monotonic()
         return closed
@@ -308,14 +332,47 @@ class Ledger:
         """Close and reopen the phase's window when it has been open for long; return the closed one."""
         if time.monotonic() - self._opened < self._longest_window_seconds:
             return None
-        return self.switch(self._phase)
+        return self._switch(self._phase, joins=False)
 
     def close(self) -> Window:
         """Close the open window and journal it."""
+        return self._close(joins=True)
+
+    def _close(self, *, joins: bool) -> Window:
         assert self._span is not None, "a window is open"
+        joins = joins and self._peers.size > 1
+        others: list[float] = []
+        if joins:
+            energy.finish_queued_work()
+            now = energy.family_cpu_seconds()
+            others = self._peers.gather(now - self._cpu_seconds)
+            self._cpu_seconds = now
         span, self._span = self._span, None
         self._block.close()
-        self._windows.append(span.window)
+        closed = span.window
+        if joins:
+            closed = self._joined(closed, others)
+        elif self._peers.size > 1:
+            self._unsent.append(closed)
+        self._windows.append(closed)
         if self._journal is not None:
-            self._journal.append(span.window)
-        return span.window
+            self._journal.append(closed)
+        return closed
+
+    def _joined(self, own: Window, cpu_seconds: Sequence[float]) -> Window:
+        """Return a window with what other processes and nodes took since the last."""
+        peers, unsent = self._peers, [*self._unsent, own]
+        self._unsent = []
+        if peers.nodes > 1:
+            sent = [dump(each) for each in unsent] if peers.is_first_of_node else []
+            of_node: dict[int, list[Window]] = {node: [] for node in range(1, peers.nodes)}
+            for node, windows in peers.gather((peers.node, sent)):
+                if node and windows:
+                    of_node[node] = [load(Window, each) for each in windows]
+            without_time = {
+                node: [replace(each, cpu_seconds=0.0) for each in windows]
+                for node, windows in of_node.items()
+            }
+            own = energy.join_nodes(own, without_time)
+        beside = sum(each for rank, each in enumerate(cpu_seconds) if rank != peers.rank)
+        return replace(own, cpu_seconds=own.cpu_seconds + beside)

@@ -108,9 +108,7 @@ class Watch:
         seed: int = 0,
         **settings: Any,
     ) -> None:
-        names: list[str] = (
-            [each.name for each in signals.signals] if isinstance(signals, Panel) else list(signals)
-        )
+        names: list[str] = list(signals.names) if isinstance(signals, Panel) else list(signals)
         values = {"signals": names, "every_steps": every_steps, **settings}
         of_recipes = {
             "calibration_items": "calibration_data has them",

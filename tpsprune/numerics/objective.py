@@ -40,6 +40,10 @@ class Sums:
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.loss + other.loss, self.right + other.right, self.counted + other.counted)
 
+    def scaled(self, factor: int) -> Sums:
+        """Return all sums times a factor."""
+        return Sums(self.loss * factor, self.right * factor, self.counted * factor)
+
 
 @final
 @dataclass(frozen=True, slots=True)

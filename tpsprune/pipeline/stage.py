@@ -15,9 +15,9 @@ from tpsprune.errors import DivergedError
 from tpsprune.loop.watch import Watch
 from tpsprune.pipeline.state import State, save_checkpoint, save_snapshot
 from tpsprune.pipeline.workbench import Run, Workbench
-from tpsprune.recipe.stop import Rule, Stop
+from tpsprune.recipe.stop import Rule
 from tpsprune.recipe.train import rewind_epoch
-from tpsprune.records import Cost, Decision, Event, PhaseEnded, PhaseStarted, Progress, Reading
+from tpsprune.records import Decision, Event, PhaseEnded, PhaseStarted, Progress, Reading
 from tpsprune.training import Teacher, Tick
 
 SHOWN_SIGNALS = {"d_eff": "d_eff", "h1": "H1 z", "spectral_edge": "edge", "tps_coherence": "R"}
@@ -72,7 +72,7 @@ def train_stage(
             save_snapshot(run.folder, state.model)
         window = ledger.split_if_long()
         state = state.having_paid(window)
-        is_over = window is not None and explain_budget_end(bench.recipe.stop, ledger.total) is not None
+        is_over = run.has_budget and bench.peers.any(window is not None and run.explain_budget() is not None)
         if tick.step % bench.reading_steps and tick.step < settings.last_step and not is_over:
             if time.monotonic() - shown_at > PROGRESS_SECONDS:
                 shown_at = time.monotonic()
@@ -140,6 +140,7 @@ def train_steps(bench: Workbench, state: State, settings: StageSettings) -> Iter
         objective=bench.objective,
         teacher=settings.teacher,
         adapter=state.adapter,
+        peers=bench.peers,
     )
 
 
@@ -234,21 +235,12 @@ def _override(run: Run, state: State, settings: StageSettings, decision: Decisio
         decision = replace(decision, act=False, reason=reason)
     if decision.act:
         return decision
-    if used_up := explain_budget_end(run.bench.recipe.stop, run.ledger.total):
+    if used_up := run.find_budget_end():
         return replace(decision, act=True, rule="budget", reason=used_up)
     if state.step >= settings.last_step:
         reason = f"{settings.deadline}; the rule's last reason: {decision.reason}"
         return replace(decision, act=True, rule="deadline", reason=reason)
     return decision
-
-
-def explain_budget_end(stop: Stop, spent: Cost) -> str | None:
-    """Return as a sentence which hard budget of ``[stop]`` is used up; ``None`` while there is some left."""
-    if stop.budget_seconds is not None and spent.seconds >= stop.budget_seconds:
-        return f"the budget of {stop.budget_seconds:g} s is used up ({spent.seconds:.1f} s spent)"
-    if stop.budget_joules is not None and (spent.joules or 0.0) >= stop.budget_joules:
-        return f"the budget of {stop.budget_joules:g} J is used up ({spent.joules:.1f} J spent)"
-    return None
 
 
 def _progress(run: Run, state: State, settings: StageSettings, readings: Sequence[Reading]) -> Progress:

@@ -227,7 +227,12 @@ class Restored:
 
 
 def save_checkpoint(folder: RunFolder, state: State, panel: Panel) -> None:
-    """Write everything that a resumed run needs to go on as if it had never been broken off."""
+    """Write everything that a resumed run needs to go on as if it had never been broken off.
+
+    Of several processes the first one alone does.
+    """
+    if folder.is_scratch:
+        return
     signal_tensors, signal_values = panel.pack(state.signals)
     tps_tensors, tps_values = state.regulariser.state() if state.regulariser else ({}, {})
     optimizer = {

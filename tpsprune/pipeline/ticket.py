@@ -26,7 +26,6 @@ from tpsprune.pipeline.benchmark import benchmark
 from tpsprune.pipeline.stage import (
     PROGRESS_SECONDS,
     StageSettings,
-    explain_budget_end,
     schedule_between_rounds,
     schedule_retraining,
     train_stage,
@@ -84,7 +83,7 @@ def _train_between_rounds(run: Run, state: State) -> Generator[Event, None, Stat
     assert state.pruning is not None
     assert state.pruning.ends is not None
     last_step, total_steps = state.pruning.ends
-    if state.step < last_step and explain_budget_end(run.bench.recipe.stop, run.ledger.total) is None:
+    if state.step < last_step and run.find_budget_end() is None:
         rounds = run.bench.recipe.prune.rounds
         settings = StageSettings(
             phase="retrain",
@@ -107,7 +106,7 @@ def _retrain(run: Run, state: State) -> Generator[Event, None, State]:
     assert state.drawn is not None, "a ticket is retrained after its draw"
     bench = run.bench
     _, last_step = schedule_retraining(bench, state.drawn.step)
-    used_up = explain_budget_end(bench.recipe.stop, run.ledger.total)
+    used_up = run.find_budget_end()
     if state.step < last_step and used_up is None:
         settings = StageSettings(
             phase="retrain",
@@ -195,7 +194,7 @@ def _trains_on(run: Run, state: State, round_: int) -> bool:
     if recipe.retrain.epochs == 0 or recipe.retrain.rewind != "none":
         return recipe.retrain.rewind != "none"
     first_step, last_step = schedule_retraining(run.bench, state.step)
-    used_up = explain_budget_end(recipe.stop, run.ledger.total) is not None
+    used_up = run.find_budget_end() is not None
     return round_ < recipe.prune.rounds or (first_step < last_step and not used_up)
 
 

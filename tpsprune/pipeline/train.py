@@ -9,12 +9,13 @@ from pathlib import Path
 
 from torch import nn
 
-from tpsprune import measure, pruning
+from tpsprune import measure, pruning, training
+from tpsprune.pipeline.job import find_start, own_folder
 from tpsprune.pipeline.load import describe_initial_weights
-from tpsprune.pipeline.stage import StageSettings, explain_budget_end, schedule_retraining, train_stage
+from tpsprune.pipeline.stage import StageSettings, schedule_retraining, train_stage
 from tpsprune.pipeline.state import State, load_checkpoint, save_checkpoint, save_snapshot
 from tpsprune.pipeline.ticket import draw_ticket, extraction_inputs, finish, restore_state
-from tpsprune.pipeline.workbench import Run, find_unfinished, set_up_metered
+from tpsprune.pipeline.workbench import Run, set_up_metered
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe, dumps
 from tpsprune.recipe.prune import Share
@@ -22,7 +23,7 @@ from tpsprune.recipe.stop import NoRule, Rule
 from tpsprune.recipe.task import ImageFolderData
 from tpsprune.recipe.train import rewind_epoch
 from tpsprune.records import Decided, Decision, Event, ModelFigures, Note, Trained
-from tpsprune.runs import RunFolder, digest_of, write_json_atomically
+from tpsprune.runs import RunFolder, digest_of, versions, write_json_atomically
 from tpsprune.runs.tensors import save_tensors
 
 
@@ -41,6 +42,9 @@ def train(
     beside one that is there; weights that the model begins with are part of its name. ``timed``: with the
     latency of both models at the end. Leaving the loop leaves a run that can be resumed.
 
+    Where a launcher (torchrun) started several processes, they make one run: all yield the same events, and
+    the first one writes.
+
     Raises:
         TpspruneError: something requested is not available; before the first step nothing has been written.
     """
@@ -49,14 +53,21 @@ def train(
     text = dumps(recipe)
     weights = describe_initial_weights(recipe)
     digest = digest_of(f"{text}\n{weights}" if weights else text)
-    found = find_unfinished(out, recipe.name, digest) if resume else None
-    with set_up_metered(recipe, device, found.energy if found else None) as (bench, ledger):
-        folder = found or RunFolder.create(out, recipe.name, digest, again=again)
-        with Run(bench, folder, ledger).writing(text) as run:
+    with training.gathered(device) as started:
+        started.agree("the recipe", text)
+        started.agree("the weights that the model begins with", weights)
+        started.agree("versions", versions())
+        start = find_start(started, out, recipe.name, digest, resume=resume, shards=recipe.train.shards)
+        earlier = start.found.energy if start.found and started.is_first else None
+        with (
+            set_up_metered(recipe, device, earlier, peers=start.peers) as (bench, ledger),
+            own_folder(start, out, recipe.name, digest, again=again) as folder,
+            Run(bench, folder, ledger).writing(text) as run,
+        ):
             state = yield from _begin_or_resume(run)
             if state.stage == "dense":
                 state = yield from _train_dense(run, state)
-            yield from finish(run, state, timed=timed)
+            yield from finish(run, state, timed=timed and started.is_first)
 
 
 def _begin_or_resume(run: Run) -> Generator[Event, None, State]:
@@ -205,7 +216,7 @@ def _train_as_ticket(run: Run, state: State) -> Generator[Event, None, tuple[Sta
     settings = _unpruned(stop.draw, _last_draw_step(run), bench.total_steps, "train until the draw")
     state, drawn = yield from train_stage(run, state, settings)
     first_step, last_step = schedule_retraining(bench, state.step)
-    if first_step >= last_step or explain_budget_end(stop, run.ledger.total) is not None:
+    if first_step >= last_step or run.find_budget_end() is not None:
         return state, drawn, drawn
     state = replace(state.starting_at(first_step, "dense"), rule=bench.start_rule(stop.end))
     settings = _unpruned(stop.end, last_step, last_step, "train on")

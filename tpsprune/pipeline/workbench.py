@@ -15,15 +15,16 @@ from torch import Tensor, nn
 
 from tpsprune import data, energy, models, pruning, stopping, tps, training
 from tpsprune.data import Dataset
-from tpsprune.errors import CannotWriteError, DivergedError, RunFolderError
+from tpsprune.errors import CannotWriteError, DivergedError, PeersError, RunFolderError
 from tpsprune.loop.meter import MAX_WINDOW_SECONDS, Ledger, Meter
 from tpsprune.numerics.objective import Objective
+from tpsprune.numerics.peers import ALONE, AbstractPeers
 from tpsprune.numerics.trees import Tree, at, join_items, map_tensors, random_inputs, split_evenly
 from tpsprune.pipeline.load import describe_initial_weights
 from tpsprune.pipeline.state import Clock, Stage, State
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.stop import Rule
-from tpsprune.records import Window
+from tpsprune.recipe.stop import Rule, Stop
+from tpsprune.records import Cost, Window
 from tpsprune.runs import Journal, RunFolder, sweep, write_text_atomically
 from tpsprune.signals import Panel
 from tpsprune.stopping import Memory
@@ -58,6 +59,8 @@ class Workbench:
     panel: Panel
     initial_weights: str = ""
     """A description of the weights that the model begins with, where they are not initialised."""
+    peers: AbstractPeers = ALONE
+    """The processes that work on the run."""
     calibration_note: str = ""
     """What the user should know of calibration data that were made up."""
 
@@ -149,10 +152,13 @@ class Workbench:
             prepare=self.dataset.prepare,
             execution=self.execution,
             objective=self.objective,
+            peers=self.peers,
         )
 
 
-def set_up(recipe: Recipe, device_name: str, *, prunes: bool = True) -> Workbench:
+def set_up(
+    recipe: Recipe, device_name: str, *, prunes: bool = True, peers: AbstractPeers = ALONE
+) -> Workbench:
     """Load the data, fix the process, sample calibration data; build once what could be refused.
 
     Where nothing ``prunes`` the model, the target is not checked on it and no calibration data is sampled
@@ -172,10 +178,12 @@ def set_up(recipe: Recipe, device_name: str, *, prunes: bool = True) -> Workbenc
     watch = _sample_calibration(recipe.seed, dataset, execution, recipe.watch.calibration_items)
     prune: Calibration = ((), (), ())
     if prunes and recipe.prune.calibration == "data":
-        prune = _sample_calibration(recipe.seed, dataset, execution, recipe.prune.calibration_items)
-    panel = Panel.of(recipe.watch, recipe.seed)
+        items = recipe.prune.calibration_items
+        prune = _sample_calibration(recipe.seed, dataset, execution, items, peers.shards)
+    panel = Panel.of(recipe.watch, recipe.seed, peers)
     weights = describe_initial_weights(recipe)
-    bench = Workbench(recipe, dataset, execution, objective, *watch[:2], *prune, panel, weights)
+    bench = Workbench(recipe, dataset, execution, objective, *watch[:2], *prune, panel, weights, peers)
+    _check_shards(bench)
     model = execution.place(model)
     few = slice(0, 8)
     models.check_fits(
@@ -193,14 +201,35 @@ def set_up(recipe: Recipe, device_name: str, *, prunes: bool = True) -> Workbenc
     return bench
 
 
-def _sample_calibration(seed: int, dataset: Dataset, execution: Execution, items: int) -> Calibration:
-    """Return batches of training items, their labels and places, sampled once, without augmentation."""
+def _check_shards(bench: Workbench) -> None:
+    """Refuse batches that cannot be cut into equal shards.
+
+    Raises:
+        PeersError: names batch sizes that can.
+    """
+    shards = bench.peers.shards
+    size = training.batch_items(len(bench.dataset.train), bench.recipe.train)
+    if size % shards:
+        fitting = [str(each) for each in (size - size % shards, size - size % shards + shards) if each]
+        raise PeersError(
+            f"batches of {size} items (train.batch_size) do not divide into {shards} shards: "
+            f"{' or '.join(fitting)} would do"
+        )
+
+
+def _sample_calibration(
+    seed: int, dataset: Dataset, execution: Execution, items: int, shards: int = 1
+) -> Calibration:
+    """Return batches of training items, their labels and places, sampled once, without augmentation.
+
+    There are as many for each shard.
+    """
     generator = torch.Generator().manual_seed(seed)
     index = torch.randperm(len(dataset.train), generator=generator)[:items]
     index = index.to(execution.device)
     inputs = execution.arrange(dataset.prepare(at(dataset.train.inputs, index)))
     # Equal parts: a last batch of one item would stop a batch norm over vectors.
-    parts = ceil(len(index) / BATCH_ITEMS)
+    parts = shards * ceil(len(index) / BATCH_ITEMS / shards)
     labels = dataset.train.labels[index]
     return split_evenly(inputs, parts), labels.tensor_split(parts), index.tensor_split(parts)
 
@@ -212,6 +241,20 @@ class Run:
     bench: Workbench
     folder: RunFolder
     ledger: Ledger
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether ``[stop]`` has a hard budget."""
+        return has_budget(self.bench.recipe.stop)
+
+    def find_budget_end(self) -> str | None:
+        """Return as a sentence which hard budget is used up, by the books of the first process."""
+        found: str | None = self.bench.peers.first(self.explain_budget) if self.has_budget else None
+        return found
+
+    def explain_budget(self) -> str | None:
+        """Return the same by this process's books."""
+        return explain_budget_end(self.bench.recipe.stop, self.ledger.total)
 
     @contextmanager
     def writing(self, recipe_text: str) -> Iterator[Self]:
@@ -229,9 +272,28 @@ class Run:
                 raise DivergedError(f"{error}; {kept}") from error
 
 
+def has_budget(stop: Stop) -> bool:
+    """Return whether there is a hard budget."""
+    return stop.budget_seconds is not None or stop.budget_joules is not None
+
+
+def explain_budget_end(stop: Stop, spent: Cost) -> str | None:
+    """Return as a sentence which hard budget of ``[stop]`` is used up; ``None`` while there is some left."""
+    if stop.budget_seconds is not None and spent.seconds >= stop.budget_seconds:
+        return f"the budget of {stop.budget_seconds:g} s is used up ({spent.seconds:.1f} s spent)"
+    if stop.budget_joules is not None and (spent.joules or 0.0) >= stop.budget_joules:
+        return f"the budget of {stop.budget_joules:g} J is used up ({spent.joules:.1f} J spent)"
+    return None
+
+
 @contextmanager
 def set_up_metered(
-    recipe: Recipe, device: str, earlier: Journal | None = None, *, prunes: bool = True
+    recipe: Recipe,
+    device: str,
+    earlier: Journal | None = None,
+    *,
+    prunes: bool = True,
+    peers: AbstractPeers = ALONE,
 ) -> Iterator[tuple[Workbench, Ledger]]:
     """Set up within the window ``setup`` of a ledger; ``earlier`` has those of the attempts before.
 
@@ -244,11 +306,12 @@ def set_up_metered(
     if earlier is not None:
         windows = earlier.parsed(Window)
         attempt = 1 + max((window.attempt for window in windows), default=0)
-    has_budget = recipe.stop.budget_seconds is not None or recipe.stop.budget_joules is not None
-    longest = BUDGET_WINDOW_SECONDS if has_budget else MAX_WINDOW_SECONDS
-    with Ledger(Meter(energy.build(recipe.energy, attempt)), longest) as ledger:
+    longest = BUDGET_WINDOW_SECONDS if has_budget(recipe.stop) else MAX_WINDOW_SECONDS
+    settings = recipe.energy if peers.is_first_of_node else replace(recipe.energy, meter="none")
+    meter = peers.together(lambda: Meter(energy.build(settings, attempt)))
+    with Ledger(meter, longest, peers) as ledger:
         ledger.switch("setup")
-        with set_up(recipe, device, prunes=prunes) as bench:
+        with peers.together(lambda: set_up(recipe, device, prunes=prunes, peers=peers)) as bench:
             yield bench, ledger
 
 

@@ -50,6 +50,8 @@ class RunFolder:
     """``ROOT/NAME-DIGEST`` and what lies in it; a folder is finished when its result is written, the last."""
 
     path: Path
+    is_scratch: bool = False
+    """Whether it is that of a process beside the first, and gone with it."""
     recipe = _Inside("recipe.toml", Path)
     """The recipe as resolved."""
     readings = _Inside("readings.jsonl", Journal)

@@ -8,14 +8,16 @@ from typing import Any, Self, TypeAlias, assert_never, final
 
 from torch import Tensor
 
+from tpsprune.numerics.peers import ALONE, AbstractPeers
 from tpsprune.recipe.train import Signal, Watch
+from tpsprune.records import dump, load
 from tpsprune.records.readings import Reading
 from tpsprune.signals.classes import NeuralCollapse
 from tpsprune.signals.h1 import H1
 from tpsprune.signals.h1_worker import LoopCounter
 from tpsprune.signals.intrinsic_dimension import IntrinsicDimension
 from tpsprune.signals.representations import Collapse, DEff, LogitRank
-from tpsprune.signals.signal import AbstractSignal, Packed, Readings, View
+from tpsprune.signals.signal import AbstractMemoryless, AbstractSignal, Packed, Readings, View
 from tpsprune.signals.updates import CommutatorDefect, SpectralEdge
 from tpsprune.signals.weights import Condensation, MaskDistance, Norm
 
@@ -28,17 +30,32 @@ class Panel:
 
     A panel holds settings and that counter, which may have a process; what is remembered between readings is
     a value (``Memories``, by signal), passed in and returned. Use it as a context manager, or ``close`` it.
+
+    Of several processes each reads some of the signals, of a model that is the same in all, and all get the
+    readings of all; those with a memory are the first process's, which writes the checkpoint.
     """
 
-    def __init__(self, signals: tuple[AbstractSignal[Any], ...], counter: LoopCounter) -> None:
-        self.signals = signals
+    def __init__(
+        self,
+        signals: tuple[AbstractSignal[Any], ...],
+        counter: LoopCounter,
+        peers: AbstractPeers = ALONE,
+    ) -> None:
+        self.names = tuple(each.name for each in signals)
+        without = [each.name for each in signals if isinstance(each, AbstractMemoryless)]
+        last = peers.size - 1
+        reader = {name: (last - place) % peers.size for place, name in enumerate(without)}
+        self.signals = tuple(each for each in signals if reader.get(each.name, 0) == peers.rank)
+        """Those that this process reads."""
         self._counter = counter
+        self._peers = peers
 
     @classmethod
-    def of(cls, settings: Watch, seed: int) -> Panel:
+    def of(cls, settings: Watch, seed: int, peers: AbstractPeers = ALONE) -> Panel:
         """Build the signals of ``settings``; ``seed`` decides landmarks, null samples and sketch."""
         counter = LoopCounter()
-        return cls(tuple(_signal(name, settings, seed, counter) for name in settings.signals), counter)
+        signals = tuple(_signal(name, settings, seed, counter) for name in settings.signals)
+        return cls(signals, counter, peers)
 
     @property
     def worker_cpu_seconds(self) -> float:
@@ -51,17 +68,17 @@ class Panel:
 
     def read(self, memories: Memories, view: View) -> tuple[Memories, Readings]:
         """Read every signal once; loops come one round late, with the step at which they were requested."""
-        return _gather({each.name: each.step(memories[each.name], view) for each in self.signals})
+        return self._gather({each.name: each.step(memories[each.name], view) for each in self.signals})
 
     def finish(self, memories: Memories) -> tuple[Memories, Readings]:
         """Return the readings that are still to come."""
-        return _gather({each.name: each.finish(memories[each.name]) for each in self.signals})
+        return self._gather({each.name: each.finish(memories[each.name]) for each in self.signals})
 
     def pack(self, memories: Memories) -> Packed:
         """Return the memories as tensors, named ``signal.tensor``, and plain JSON values by signal."""
         packed = {signal.name: signal.pack(memories[signal.name]) for signal in self.signals}
         tensors = {f"{name}.{key}": each for name, (own, _) in packed.items() for key, each in own.items()}
-        return tensors, {name: values for name, (_, values) in packed.items()}
+        return tensors, {name: packed[name][1] if name in packed else {} for name in self.names}
 
     def unpack(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Memories:
         """Rebuild the memories from what ``pack`` of a panel with the same settings made of them."""
@@ -71,6 +88,18 @@ class Panel:
             own = {key.removeprefix(prefix): each for key, each in tensors.items() if key.startswith(prefix)}
             memories[signal.name] = signal.unpack(own, values[signal.name])
         return memories
+
+    def _gather(self, steps: Mapping[str, tuple[Any, Readings]]) -> tuple[Memories, Readings]:
+        memories = {name: memory for name, (memory, _) in steps.items()}
+        found = {name: readings for name, (_, readings) in steps.items()}
+        if self._peers.size > 1:
+            told = {name: [dump(each) for each in readings] for name, readings in found.items()}
+            found = {
+                name: tuple(load(Reading, each) for each in readings)
+                for own in self._peers.gather(told)
+                for name, readings in own.items()
+            }
+        return memories, tuple(reading for name in self.names for reading in found[name])
 
     def close(self) -> None:
         """End the process that counts loops; a pending request is sent again by the next reading."""
@@ -83,11 +112,6 @@ class Panel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _gather(steps: Mapping[str, tuple[Any, Readings]]) -> tuple[Memories, Readings]:
-    readings: list[Reading] = [reading for _, found in steps.values() for reading in found]
-    return {name: memory for name, (memory, _) in steps.items()}, tuple(readings)
 
 
 def _signal(name: Signal, settings: Watch, seed: int, counter: LoopCounter) -> AbstractSignal[Any]:

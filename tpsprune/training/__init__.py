@@ -11,7 +11,8 @@ from tpsprune.training.device import (
 )
 from tpsprune.training.evaluate import Score, evaluate
 from tpsprune.training.frozen import Head, features_of, find_head, fit_head
-from tpsprune.training.loop import Penalty, Tick, count_steps, fit, shuffled, steps_per_epoch
+from tpsprune.training.launch import Job, gathered
+from tpsprune.training.loop import Penalty, Tick, batch_items, count_steps, fit, shuffled, steps_per_epoch
 from tpsprune.training.optimizers import load_state_by_name, make_optimizer, state_by_name
 from tpsprune.training.teacher import Teacher
 
@@ -20,10 +21,12 @@ __all__ = [
     "Adapter",
     "Execution",
     "Head",
+    "Job",
     "Penalty",
     "Score",
     "Teacher",
     "Tick",
+    "batch_items",
     "choose_device",
     "count_steps",
     "evaluate",
@@ -32,6 +35,7 @@ __all__ = [
     "find_head",
     "fit",
     "fit_head",
+    "gathered",
     "load_random_state",
     "load_state_by_name",
     "make_optimizer",

@@ -18,7 +18,7 @@ from tpsprune.numerics.forward import has_strided_pointwise, is_without_avx512
 from tpsprune.numerics.trees import Tree, map_tensors
 from tpsprune.recipe.train import Train
 
-_ORDER, _AUGMENT = 1, 2
+_ORDER, _AUGMENT, _STEP = 1, 2, 3
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """As ``malloc.h`` numbers them."""
 
@@ -101,10 +101,10 @@ class Execution:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device for ``auto``, ``cpu`` or ``cuda``.
+    """Return the device for ``auto``, ``cpu`` or ``cuda``; where a launcher started several, its own GPU.
 
     Raises:
-        DeviceError: ``cuda`` was requested and there is none.
+        DeviceError: ``cuda`` was requested and there is none, or fewer than processes on this machine.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
@@ -113,7 +113,22 @@ def choose_device(name: str) -> torch.device:
         )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    local, started = _local_rank()
+    if name != "cuda" or started == 1:
+        return torch.device(name)
+    if local >= torch.cuda.device_count():
+        raise DeviceError(
+            f"--device cuda: process {local} of {started} on this machine has no GPU of its own "
+            f"({torch.cuda.device_count()} GPUs): start as many processes as there are GPUs"
+        )
+    device = torch.device("cuda", local)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _local_rank() -> tuple[int, int]:
+    """Return the number of this process on its machine, and of how many, as torchrun and others set them."""
+    return int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def prepare_process(settings: Train, seed: int, device: torch.device) -> None:
@@ -122,7 +137,7 @@ def prepare_process(settings: Train, seed: int, device: torch.device) -> None:
     On a GPU kernels are free to choose their order of summation: equal seeds give close runs there, not
     equal ones.
     """
-    torch.set_num_threads(settings.threads or _usable_cores())
+    torch.set_num_threads(settings.threads or max(1, _usable_cores() // _local_rank()[1]))
     _keep_freed_memory()
     torch.manual_seed(seed)
     # The other way to request this, use_deterministic_algorithms, imports the compiler: seconds of start.
@@ -208,6 +223,11 @@ def augmentation_generator(seed: int, epoch: int) -> torch.Generator:
     return _generator(seed, _AUGMENT, epoch)
 
 
+def step_seed(seed: int, position: int) -> int:
+    """Return the seed of dropout and the like in one shard of one step."""
+    return _mixed(seed, _STEP, position)
+
+
 def random_state() -> dict[str, Tensor]:
     """Return the state of PyTorch's own generators (dropout draws from them), one tensor each."""
     state = {"cpu": torch.get_rng_state()}
@@ -226,8 +246,11 @@ def load_random_state(state: dict[str, Tensor]) -> None:
 
 
 def _generator(seed: int, purpose: int, position: int) -> torch.Generator:
+    return torch.Generator().manual_seed(_mixed(seed, purpose, position))
+
+
+def _mixed(seed: int, purpose: int, position: int) -> int:
     # Odd multipliers keep distinct (seed, purpose, position) distinct modulo 2^63 for all practical runs.
-    mixed = (
+    return (
         seed * 6364136223846793005 + purpose * 1442695040888963407 + position * 2862933555777941757
     ) % 2**63
-    return torch.Generator().manual_seed(mixed)

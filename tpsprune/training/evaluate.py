@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
 
 from tpsprune.numerics.forward import call_model, evaluation_mode
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective, Sums
+from tpsprune.numerics.peers import ALONE, AbstractPeers
 from tpsprune.numerics.trees import Tree, at
 from tpsprune.training.device import Execution
 
@@ -32,22 +35,32 @@ def evaluate(
     prepare: Callable[[Tree], Tree],
     execution: Execution,
     objective: Objective = CROSS_ENTROPY,
+    peers: AbstractPeers = ALONE,
 ) -> Score:
     """Score ``model`` on all items, in evaluation mode, without augmentation or label smoothing.
+
+    Each of the ``peers`` scores its shards of the items.
 
     Raises:
         RecipeError: a loss of the user's own raised, or has no quality defined.
     """
-    total: Sums | None = None
     # Scores of every place of a sequence are held at once: the longer, the fewer sequences.
     at_a_time = max(1, BATCH_ITEMS // objective.places(labels))
+
+    def score(start: int, end: int) -> Sums:
+        chunk = slice(start, end)
+        with execution.autocasting():
+            output = call_model(model, execution.arrange(prepare(at(inputs, chunk))))
+        return objective.sums(output, labels[chunk])
+
+    def score_shard(shard: int) -> Sums:
+        first, last = (len(labels) * place // peers.shards for place in (shard, shard + 1))
+        chunks = [score(start, min(start + at_a_time, last)) for start in range(first, last, at_a_time)]
+        # Of fewer items than shards: as many numbers, none of them counted.
+        return reduce(add, chunks) if chunks else score(0, 1).scaled(0)
+
     with torch.inference_mode(), evaluation_mode(model):
-        for start in range(0, len(labels), at_a_time):
-            chunk = slice(start, start + at_a_time)
-            with execution.autocasting():
-                output = call_model(model, execution.arrange(prepare(at(inputs, chunk))))
-            sums = objective.sums(output, labels[chunk])
-            total = sums if total is None else total + sums
-    assert total is not None, "there is at least one item"
+        total = reduce(add, map(score_shard, peers.own_shards))
+        peers.sum([total.loss, total.right, total.counted])
     loss, quality = objective.figures(total, labels)
     return Score(loss=loss, accuracy=quality)

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from tpsprune.errors import DivergedError
 from tpsprune.numerics.forward import call_model
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
+from tpsprune.numerics.peers import ALONE, AbstractPeers
 from tpsprune.numerics.trees import Tree, at, tensors_of
 from tpsprune.recipe.train import Train
 from tpsprune.training.adapters import Adapter
 from tpsprune.training.device import Execution, augmentation_generator, epoch_order
 from tpsprune.training.optimizers import learning_rate_at
+from tpsprune.training.shards import ShardedSteps
 from tpsprune.training.teacher import Teacher
 
 CHECK_EVERY = 50
@@ -107,6 +109,7 @@ def fit(
     objective: Objective = CROSS_ENTROPY,
     teacher: Teacher | None = None,
     adapter: Adapter | None = None,
+    peers: AbstractPeers = ALONE,
 ) -> Iterator[Tick]:
     """Train from step ``first_step`` up to ``last_step`` of a schedule over ``total_steps``.
 
@@ -114,7 +117,8 @@ def fit(
     penalty's gradient added, clipping, the optimiser, a tick. With an adapter, its parameters train in the
     place of the model's. Batches and augmentation depend on (seed, step) alone, so that
     a loop begun at any step continues as one that was never interrupted. Both are drawn once an epoch, for
-    all of its places, so that a GPU waits for them once an epoch.
+    all of its places, so that a GPU waits for them once an epoch. With ``peers`` of several shards each shard
+    of a batch has its own forward and backward pass, and the step is that of their mean (``ShardedSteps``).
 
     Raises:
         DivergedError: the loss is not finite; names the step and what was not finite. The model is
@@ -123,7 +127,7 @@ def fit(
     """
     items = len(labels)
     per_epoch = steps_per_epoch(items, settings)
-    batches = shuffled(
+    batches = shuffled_shards(
         inputs,
         items,
         prepare=prepare,
@@ -131,7 +135,9 @@ def fit(
         size=batch_items(items, settings),
         seed=seed,
         first_step=first_step,
+        peers=peers,
     )
+    sharded = ShardedSteps(model, peers, seed)
     first_bad = torch.full((), -1, dtype=torch.int64, device=labels.device)
     check_every = 1 if execution.device.type == "cpu" else CHECK_EVERY
     model.train()
@@ -141,30 +147,35 @@ def fit(
         adapter.set_modes()
     forward = execution.compiled(model)
     for step in range(first_step, last_step):
-        index, batch = next(batches)
+        shards = next(batches)
         learning_rate = learning_rate_at(step, total_steps, settings)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         optimizer.zero_grad(set_to_none=True)
-        with execution.autocasting(), penalty.listening() if penalty else nullcontext():
-            output = call_model(forward, batch)
-        loss = of_task = objective.loss(output, labels[index], label_smoothing=settings.label_smoothing)
-        if teacher is not None:
-            loss = teacher.blend(
-                of_task, output, batch, labels[index], objective=objective, execution=execution
-            )
-        penalty_seconds = _backward(loss, penalty, step, labels[index])
+        penalty_seconds = 0.0
+        for place, (index, batch) in zip(peers.own_shards, shards, strict=True):
+            sharded.begin(step, place)
+            with execution.autocasting(), penalty.listening() if penalty else nullcontext():
+                output = call_model(forward, batch)
+            loss = of_task = objective.loss(output, labels[index], label_smoothing=settings.label_smoothing)
+            if teacher is not None:
+                loss = teacher.blend(
+                    of_task, output, batch, labels[index], objective=objective, execution=execution
+                )
+            penalty_seconds += _backward(loss, penalty, step, labels[index], parts=peers.shards)
+            sharded.add(loss.detach(), of_task.detach())
+        loss, of_task = sharded.join(step)
         if adapter is not None:
             adapter.pull_back()
         if settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(trains.parameters(), settings.clip_norm)
-        first_bad = torch.where((first_bad < 0) & ~torch.isfinite(loss.detach()), step, first_bad)
+        first_bad = torch.where((first_bad < 0) & ~torch.isfinite(loss), step, first_bad)
         if (step + 1) % check_every == 0 or step + 1 == last_step:
             _refuse_divergence(int(first_bad), model, batch, per_epoch, learning_rate)
         optimizer.step()
         if adapter is not None:
             adapter.write()
-        yield Tick(step + 1, (step + 1) / per_epoch, of_task.detach(), learning_rate, penalty_seconds)
+        yield Tick(step + 1, (step + 1) / per_epoch, of_task, learning_rate, penalty_seconds)
 
 
 def shuffled(
@@ -182,7 +193,25 @@ def shuffled(
     Both depend on (seed, step) alone. An epoch's order and random numbers are drawn at its beginning, for all
     of its batches; an incomplete last batch is dropped.
     """
-    per_epoch = max(items // size, 1)
+    batches = shuffled_shards(
+        inputs, items, prepare=prepare, execution=execution, size=size, seed=seed, first_step=first_step
+    )
+    return (whole for (whole,) in batches)
+
+
+def shuffled_shards(
+    inputs: Tree,
+    items: int,
+    *,
+    prepare: Prepare,
+    execution: Execution,
+    size: int,
+    seed: int,
+    first_step: int = 0,
+    peers: AbstractPeers = ALONE,
+) -> Iterator[list[tuple[Tensor, Tree]]]:
+    """Yield of each batch of ``shuffled`` the shards of this process; the batch holds a multiple of them."""
+    per_epoch, part = max(items // size, 1), size // peers.shards
     device = next(tensors_of(inputs)).device
     order, draws, order_epoch = torch.empty(0), None, -1
     for step in count(first_step):
@@ -191,33 +220,41 @@ def shuffled(
             order, order_epoch = epoch_order(items, seed, epoch).to(device), epoch
             draws = prepare.draw(inputs, augmentation_generator(seed, epoch))
             draws = None if draws is None else draws.to(device)
-        places = slice(position * size, (position + 1) * size)
-        index = order[places]
-        yield (
-            index,
-            execution.arrange(prepare(at(inputs, index), None if draws is None else draws[places])),
-        )
+        shards = []
+        for place in peers.own_shards:
+            first = position * size + place * part
+            places = slice(first, first + part)
+            index = order[places]
+            batch = prepare(at(inputs, index), None if draws is None else draws[places])
+            shards.append((index, execution.arrange(batch)))
+        yield shards
 
 
-def _backward(loss: Tensor, penalty: Penalty | None, step: int, label_i: Tensor) -> float:
+def _backward(loss: Tensor, penalty: Penalty | None, step: int, label_i: Tensor, *, parts: int) -> float:
     """Give the parameters the gradients of loss and penalty; return the penalty's processor seconds.
+
+    Both are divided by ``parts``, of which this is one.
 
     A penalty with a graph of its own gets a backward pass of its own: the sum of gradients is the gradient
     of the sum, and so its cost can be measured apart from the model's. One that shares the forward pass has
     been computed by then, but for an addition.
     """
     if penalty is None or not penalty.shares_forward_pass:
-        loss.backward()  # type: ignore[no-untyped-call]
+        _share_of(loss, parts).backward()  # type: ignore[no-untyped-call]
     if penalty is None:
         return 0.0
     started = time.process_time()
     term = penalty.penalty(step, label_i, loss.detach())
     if term is not None and not penalty.shares_forward_pass:
-        term.backward()  # type: ignore[no-untyped-call]
+        _share_of(term, parts).backward()  # type: ignore[no-untyped-call]
     penalty_seconds = time.process_time() - started
     if penalty.shares_forward_pass:
-        (loss if term is None else loss + term).backward()  # type: ignore[no-untyped-call]
+        _share_of(loss if term is None else loss + term, parts).backward()  # type: ignore[no-untyped-call]
     return penalty_seconds
+
+
+def _share_of(loss: Tensor, parts: int) -> Tensor:
+    return loss if parts == 1 else loss / parts
 
 
 def _refuse_divergence(

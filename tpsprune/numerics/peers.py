@@ -1,0 +1,294 @@
+"""The processes that work on one run: ``Alone``, or ``Gathered`` in a process group of ``torch.distributed``.
+
+A value that is passed down as an argument: what works on a part of the data does its own part and sums up,
+what decides is computed once and told. ``shards`` are the logical parts that work is cut into: results hang
+on their number, not on how many processes there are, for a process takes several where there are fewer
+processes than shards.
+
+What is told is JSON or tensors, never pickled objects.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from datetime import timedelta
+from typing import Any, Final, Self, TypeVar, final
+
+import torch
+from torch import Tensor, distributed
+
+from tpsprune.errors import PeersError, TpspruneError
+
+T = TypeVar("T")
+BUCKET_BYTES: Final = 2**25
+"""Tensors are joined to messages of about this size: few waits, and no copy of a whole model."""
+ANSWER: Final = timedelta(hours=6)
+"""How long a decision may take while the others wait: a repair of a large model is made by one process."""
+
+
+class AbstractPeers(ABC):
+    """Processes that run the same code on the same run; ``rank`` counts them from 0."""
+
+    rank: int
+    size: int
+    shards: int
+    node: int = 0
+    nodes: int = 1
+    is_first_of_node: bool = True
+    """Whether it is this process that meters its machine."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process decides, writes and prints."""
+        return self.rank == 0
+
+    @property
+    def own_shards(self) -> range:
+        """The shards that are this process's."""
+        return range(self.rank, self.shards, self.size)
+
+    def mine(self, parts: Sequence[T]) -> list[tuple[int, T]]:
+        """Return this process's parts, each with its place in the whole: i belongs to rank i mod size."""
+        return [(place, part) for place, part in enumerate(parts) if place % self.size == self.rank]
+
+    @abstractmethod
+    def with_shards(self, shards: int) -> Self:
+        """Return the same processes with work cut into another number of shards.
+
+        Raises:
+            PeersError: the processes cannot share them evenly.
+        """
+
+    @abstractmethod
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their sums over all processes, in place; the same bits everywhere."""
+
+    @abstractmethod
+    def write(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by those of the first process, in place."""
+
+    @abstractmethod
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all processes, by rank; JSON."""
+
+    @abstractmethod
+    def first(self, make: Callable[[], Any]) -> Any:
+        """Return what the first process alone computes: JSON, the same everywhere.
+
+        Raises:
+            TpspruneError: it raised one; everywhere.
+        """
+
+    @abstractmethod
+    def first_tensors(self, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return tensors that the first process alone computes, by name, on the devices they have there."""
+
+    def deal(self, parts: Sequence[T], solve: Callable[[T], Any]) -> list[Any]:
+        """Return what ``solve`` makes of each part, each computed by one process; JSON."""
+        solved = self.gather([(place, solve(part)) for place, part in self.mine(parts)])
+        return [
+            value for _, value in sorted((each for own in solved for each in own), key=lambda each: each[0])
+        ]
+
+    def together(self, make: Callable[[], T]) -> T:
+        """Return what this process makes; where one raises a fault of the user's, all do.
+
+        Raises:
+            TpspruneError: the first that was raised; its rank is named where it is not the first process's.
+        """
+        made: list[T] = []
+        fault = ""
+        try:
+            made.append(make())
+        except TpspruneError as error:
+            if self.size == 1:
+                raise
+            fault, own = str(error) or type(error).__name__, error
+        for rank, found in enumerate(self.gather(fault)):
+            if found and rank == self.rank and rank == 0:
+                raise own
+            if found:
+                raise PeersError(f"rank {rank}: {found}" if rank else found)
+        return made[0]
+
+    def agree(self, what: str, value: Any) -> None:
+        """Refuse values that differ between processes.
+
+        Raises:
+            PeersError: names ``what`` and two values that differ.
+        """
+        values = self.gather(value)
+        for rank, found in enumerate(values):
+            if found != values[0]:
+                raise PeersError(
+                    f"the processes disagree on {what}: {values[0]!r} on rank 0, {found!r} on rank {rank}; "
+                    "start all with the same files, options and versions"
+                )
+
+    def any(self, flag: bool) -> bool:
+        """Return whether it holds in some process."""
+        return any(self.gather(flag)) if self.size > 1 else flag
+
+
+@final
+class Alone(AbstractPeers):
+    """One process, which may work through several shards."""
+
+    def __init__(self, shards: int = 1) -> None:
+        self.rank, self.size, self.shards = 0, 1, shards
+
+    def with_shards(self, shards: int) -> Self:
+        """Return one process with so many shards."""
+        return type(self)(shards)
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Leave them."""
+
+    def write(self, tensors: Sequence[Tensor]) -> None:
+        """Leave them."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return its own."""
+        return [value]
+
+    def first(self, make: Callable[[], Any]) -> Any:
+        """Return what it makes."""
+        return make()
+
+    def first_tensors(self, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return what it makes."""
+        return dict(make())
+
+
+ALONE: Final = Alone()
+
+
+@final
+class Gathered(AbstractPeers):
+    """The processes of the default process group, which has been initialised.
+
+    Decisions go over a group of gloo of their own, whatever moves gradients: they are bytes of the host's.
+    ``machine`` identifies the machine this process is on; processes of one are a node.
+    """
+
+    def __init__(self, shards: int, machine: str = "") -> None:
+        self.rank, self.size, self.shards = distributed.get_rank(), distributed.get_world_size(), shards
+        self._words = distributed.new_group(backend="gloo", timeout=ANSWER)
+        machines = self.gather(machine)
+        distinct = list(dict.fromkeys(machines))
+        self.node, self.nodes = distinct.index(machine), len(distinct)
+        self.is_first_of_node = machines.index(machine) == self.rank
+
+    def with_shards(self, shards: int) -> Self:
+        """Return these processes with so many shards; each has the same number of them."""
+        if shards % self.size:
+            fitting = [str(each) for each in range(1, shards + 1) if shards % each == 0]
+            raise PeersError(
+                f"{self.size} processes cannot share {shards} shards evenly (train.shards, or those that the "
+                f"run was begun with): {', '.join(fitting)} processes would do"
+            )
+        other = copy(self)
+        other.shards = shards
+        return other
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Add up, a bucket at a time."""
+        for bucket in _buckets(tensors):
+            flat = torch.cat([each.reshape(-1) for each in bucket])
+            distributed.all_reduce(flat)
+            _spill(flat, bucket)
+
+    def write(self, tensors: Sequence[Tensor]) -> None:
+        """Send those of the first process, a bucket at a time."""
+        for bucket in _buckets(tensors):
+            flat = torch.cat([each.reshape(-1) for each in bucket])
+            distributed.broadcast(flat, src=0)
+            _spill(flat, bucket)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Send words of different lengths: first the lengths, then all padded to the longest."""
+        own = _encode(value)
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        distributed.all_gather(lengths, torch.tensor([len(own)]), group=self._words)
+        longest = max(int(each) for each in lengths)
+        padded = torch.zeros(longest, dtype=torch.uint8)
+        padded[: len(own)] = own
+        found = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
+        distributed.all_gather(found, padded, group=self._words)
+        return [_decode(each[: int(length)]) for each, length in zip(found, lengths, strict=True)]
+
+    def first(self, make: Callable[[], Any]) -> Any:
+        """Compute on rank 0; a fault is told like a value, so that nobody waits for one that never comes."""
+        told: Any = None
+        fault: Exception | None = None
+        if self.is_first:
+            try:
+                told = {"value": make()}
+            except Exception as error:  # noqa: BLE001 -- raised again below, when the others know
+                fault, told = error, {"fault": str(error) or type(error).__name__}
+        told = self._tell(told)
+        if fault is not None:
+            raise fault
+        if "fault" in told:
+            raise PeersError(told["fault"])
+        return told["value"]
+
+    def first_tensors(self, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Tell names, shapes and types, then the numbers."""
+        made: dict[str, Tensor] = {}
+
+        def describe() -> list[tuple[str, list[int], str, str]]:
+            made.update(make())
+            return [
+                (name, list(each.shape), str(each.dtype).removeprefix("torch."), each.device.type)
+                for name, each in made.items()
+            ]
+
+        described = self.first(describe)
+        if not self.is_first:
+            made = {
+                name: torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+                for name, shape, dtype, device in described
+            }
+        self.write([each for each in made.values() if each.numel()])
+        return made
+
+    def _tell(self, value: Any) -> Any:
+        own = _encode(value) if self.is_first else torch.empty(0, dtype=torch.uint8)
+        length = torch.tensor([len(own)])
+        distributed.broadcast(length, src=0, group=self._words)
+        told = own if self.is_first else torch.empty(int(length), dtype=torch.uint8)
+        distributed.broadcast(told, src=0, group=self._words)
+        return value if self.is_first else _decode(told)
+
+
+def _encode(value: Any) -> Tensor:
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def _decode(words: Tensor) -> Any:
+    return json.loads(bytes(words.numpy()))
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield tensors of one type and device, each time about a bucket full, in their order."""
+    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for each in tensors:
+        kinds.setdefault((each.dtype, each.device), []).append(each)
+    for own in kinds.values():
+        bucket: list[Tensor] = []
+        for each in own:
+            bucket.append(each)
+            if sum(part.numel() * part.element_size() for part in bucket) >= BUCKET_BYTES:
+                yield bucket
+                bucket = []
+        if bucket:
+            yield bucket
+
+
+def _spill(flat: Tensor, bucket: Sequence[Tensor]) -> None:
+    for each, part in zip(bucket, torch.split(flat, [each.numel() for each in bucket]), strict=True):
+        each.copy_(part.view(each.shape))

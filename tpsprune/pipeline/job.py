@@ -1,0 +1,144 @@
+"""A run that several processes work on: its folder, its shards, and where all but the first write.
+
+``state/job.json`` of a run of several shards holds their number, the job that began it and how many
+processes each attempt had. The first process alone finds, makes and writes the folder; each of the others has
+a scratch folder, filled with what a resumed run reads, that is gone when it ends.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+
+from tpsprune import training
+from tpsprune.errors import RunFolderError
+from tpsprune.numerics.peers import AbstractPeers
+from tpsprune.pipeline.workbench import find_unfinished
+from tpsprune.records import dump, load
+from tpsprune.records.serial import Positive, Text
+from tpsprune.runs import RunFolder, read_json, write_json_atomically
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """How many shards a run has, which job began it, and the processes of each attempt."""
+
+    SCHEMA: ClassVar[str] = "tpsprune.job/1"
+
+    schema: Literal["tpsprune.job/1"] = "tpsprune.job/1"
+    shards: Positive
+    job: Text
+    processes: tuple[Positive, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a run begins: the processes with its shards, and the folder that is resumed, if one is."""
+
+    peers: AbstractPeers
+    found: RunFolder | None
+    record: JobRecord
+
+
+def find_start(
+    peers: AbstractPeers, out: Path, name: str, digest: str, *, resume: bool, shards: int | str
+) -> Start:
+    """Return how the run of a digest begins; what the first process finds holds for all.
+
+    A job that its launcher has restarted resumes the run that it began, and begins where it had none.
+
+    Raises:
+        RunFolderError: there is nothing to resume.
+        PeersError: the processes cannot share the shards that the run was begun with.
+    """
+    job = training.Job.of_environment()
+
+    def find() -> tuple[str | None, int, list[int], str]:
+        found = find_unfinished(out, name, digest) if resume else None
+        if not resume and job.is_restarted:
+            found = _begun_by(job, out, name, digest)
+        record = read_record(found) if found else None
+        if record is None:
+            return str(found.path) if found else None, peers.size if shards == "auto" else int(shards), [], ""
+        return str(record and found and found.path), record.shards, list(record.processes), record.job
+
+    path, count, processes, begun_by = peers.first(find)
+    record = JobRecord(shards=count, job=begun_by or job.identity, processes=(*processes, peers.size))
+    return Start(peers.with_shards(count), RunFolder(Path(path)) if path else None, record)
+
+
+@contextmanager
+def own_folder(start: Start, out: Path, name: str, digest: str, *, again: bool) -> Iterator[RunFolder]:
+    """Yield the run's folder to the first process, to each other one a scratch folder of the same contents.
+
+    Raises:
+        RunFolderError: the folder is there already, or cannot be made.
+    """
+    peers = start.peers
+
+    def make() -> str:
+        folder = start.found or RunFolder.create(out, name, digest, again=again)
+        if peers.shards > 1:
+            write_json_atomically(_record_path(folder), dump(start.record))
+        return str(folder.path)
+
+    folder = RunFolder(Path(peers.first(make)))
+    if peers.size == 1:
+        yield folder
+        return
+    files = peers.first_tensors(lambda: _read_files(folder))
+    if peers.is_first:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="tpsprune-") as scratch:
+        own = RunFolder(Path(scratch), is_scratch=True)
+        own.state.mkdir()
+        for place, content in files.items():
+            (own.path / place).write_bytes(content.numpy().tobytes())
+        yield own
+
+
+def read_record(folder: RunFolder) -> JobRecord | None:
+    """Return the record of a run's shards; none of a run that has one.
+
+    Raises:
+        RunFolderError: it is damaged.
+    """
+    path = _record_path(folder)
+    if not path.is_file():
+        return None
+    try:
+        return load(JobRecord, read_json(path))
+    except ValueError as error:
+        raise RunFolderError(f"{path} is damaged: {error}; start again with --again") from error
+
+
+def _begun_by(job: training.Job, out: Path, name: str, digest: str) -> RunFolder | None:
+    try:
+        found = RunFolder.find(out, name, digest)
+    except RunFolderError:
+        return None
+    record = None if found.is_finished else read_record(found)
+    return found if record is not None and record.job == job.identity else None
+
+
+def _read_files(folder: RunFolder) -> dict[str, torch.Tensor]:
+    """Return what a resumed run reads from its folder, as bytes."""
+    paths = [path for path in folder.state.iterdir() if path.is_file() and path.suffix != ""]
+    paths += [path for path in (folder.plan, folder.dense) if path.is_file()]
+    contents = ((path.relative_to(folder.path), path.read_bytes()) for path in sorted(paths))
+    return {
+        str(place): torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        for place, content in contents
+        if content
+    }
+
+
+def _record_path(folder: RunFolder) -> Path:
+    return folder.state / "job.json"

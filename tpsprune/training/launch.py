@@ -1,0 +1,86 @@
+"""From a launcher's processes to ``Peers``: torchrun, accelerate and SLURM set the same environment."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import distributed
+
+from tpsprune.errors import DeviceError, PeersError, first_line
+from tpsprune.numerics.peers import ALONE, AbstractPeers, Gathered
+from tpsprune.training.device import choose_device
+
+STEP: Final = timedelta(minutes=30)
+"""How long one process may wait for the gradients of another."""
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a launcher says of the job: an identity that outlives a restart, and whether this is one."""
+
+    identity: str
+    is_restarted: bool
+
+    @classmethod
+    def of_environment(cls) -> Job:
+        """Read what torchrun sets; a job that it gave no name is named by the agent that started it."""
+        name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+        if name == "none":
+            name = f"agent {os.getppid()} on {identify_machine()}"
+        return cls(name, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0)
+
+
+@contextmanager
+def gathered(device_name: str) -> Iterator[AbstractPeers]:
+    """Yield the processes that a launcher started on this job, this one among them; alone where it is one.
+
+    Gradients go over NCCL between GPUs and over gloo between processors. Nothing is started here.
+
+    Raises:
+        DeviceError: the GPU is not there, or this PyTorch cannot connect GPUs.
+        PeersError: the others cannot be reached.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield ALONE
+        return
+    device = choose_device(device_name)
+    if device.type == "cuda" and not distributed.is_nccl_available():
+        raise DeviceError(
+            f"this PyTorch ({torch.__version__}) has no NCCL to connect GPUs: --device cpu trains over gloo"
+        )
+    try:
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=STEP
+        )
+    except (ValueError, RuntimeError) as error:
+        raise PeersError(
+            f"WORLD_SIZE is {size}, and the other processes cannot be reached ({first_line(error)}): start "
+            "all with torchrun, or this one alone with WORLD_SIZE unset"
+        ) from error
+    try:
+        yield Gathered(size, identify_machine())
+    finally:
+        distributed.destroy_process_group()
+
+
+def identify_machine() -> str:
+    """Return what distinguishes this machine from others, without its name.
+
+    Containers of one machine are one: they share its kernel, and its counters of energy.
+    """
+    try:
+        found = _BOOT.read_text(encoding="ascii")
+    except OSError:
+        found = platform.node()
+    return hashlib.sha256(f"tpsprune {found}".encode()).hexdigest()[:12]
