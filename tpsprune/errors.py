@@ -46,6 +46,9 @@ def printable(text: str) -> str:
 class TpspruneError(Exception):
     """A fault the user can repair: the message names the place, what was found and what is expected."""
 
+    is_told = False
+    """Whether another process of the run has met it, and says so."""
+
     def __str__(self) -> str:
         return printable(super().__str__())
 

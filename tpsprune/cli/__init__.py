@@ -17,7 +17,7 @@ from typing import Any, Final, final
 import click
 
 from tpsprune.cli.terminal import Terminated, adapt_streams, ending_on_terminate
-from tpsprune.errors import PeersError, TpspruneError, did_you_mean
+from tpsprune.errors import DivergedError, PeersError, TpspruneError, did_you_mean
 
 __all__ = ["COMMANDS", "commands", "main"]
 
@@ -112,7 +112,7 @@ class Door(click.Group):
             return super().invoke(ctx)
         except TpspruneError as error:
             # What all processes meet is printed once; what one meets by itself names its rank.
-            if rank and isinstance(error, PeersError):
+            if rank and (error.is_told or isinstance(error, DivergedError)):
                 ctx.exit(UserFault.exit_code)
             raise UserFault(f"rank {rank}: {error}" if rank else str(error)) from error
         except (KeyboardInterrupt, click.Abort) as error:

@@ -6,7 +6,7 @@ n units, k columns per unit, u units of a group, f elements of a unit along an a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.numerics.forward import call_model, evaluation_mode, observe_inputs, widened
+from tpsprune.numerics.peers import AbstractPeers
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BLOCK: Final = 256
@@ -125,11 +126,13 @@ def _write_gram(rows_rn: Tensor, gram_nn: Tensor) -> None:
 
 @final
 class MomentSums:
-    """Running sums about the first mean, so that units far from zero lose no digits."""
+    """Running sums about the first mean, so that units far from zero lose no digits; or about ``shift_n``."""
 
-    def __init__(self) -> None:
+    def __init__(self, shift_n: Tensor | None = None) -> None:
         self.rows = 0
         self._shift_n = self._sum_n = self._products_nn = torch.empty(0)
+        if shift_n is not None:
+            self._begin(widened(shift_n))
 
     def add(self, rows_rn: Tensor) -> None:
         """Take in observations.
@@ -137,14 +140,32 @@ class MomentSums:
         Cost: r·n².
         """
         rows_rn = widened(rows_rn)
-        if not self.rows:
-            self._shift_n = rows_rn.mean(0)
-            self._sum_n = torch.zeros_like(self._shift_n)
-            self._products_nn = rows_rn.new_zeros(rows_rn.shape[1], rows_rn.shape[1])
+        if not len(self._shift_n):
+            self._begin(rows_rn.mean(0))
         shifted_rn = rows_rn - self._shift_n
         self.rows += len(shifted_rn)
         self._sum_n += shifted_rn.sum(0)
         self._products_nn += gram(shifted_rn)
+
+    def _begin(self, shift_n: Tensor) -> None:
+        self._shift_n = shift_n
+        self._sum_n = torch.zeros_like(shift_n)
+        self._products_nn = shift_n.new_zeros(len(shift_n), len(shift_n))
+
+    @classmethod
+    def summed(cls, shards: Sequence[MomentSums], peers: AbstractPeers) -> MomentSums:
+        """Return the sums over the shards of this process and of all others; all about one shift."""
+        if peers.shards == 1:
+            return shards[0]
+        whole = cls(shards[0]._shift_n)
+        for each in shards:
+            whole.rows += each.rows
+            whole._sum_n += each._sum_n
+            whole._products_nn += each._products_nn
+        rows = torch.tensor(whole.rows)
+        peers.sum([rows, whole._sum_n, whole._products_nn])
+        whole.rows = int(rows)
+        return whole
 
     def moments(self) -> Moments:
         """Return the moments of all that was added."""

@@ -15,12 +15,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from datetime import timedelta
+from itertools import zip_longest
 from typing import Any, Final, Self, TypeVar, final
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
-from tpsprune.errors import PeersError, TpspruneError
+from tpsprune.errors import PeersError, PruneError, TpspruneError
+from tpsprune.records.serial import shorten
 
 T = TypeVar("T")
 BUCKET_BYTES: Final = 2**25
@@ -108,10 +110,10 @@ class AbstractPeers(ABC):
                 raise
             fault, own = str(error) or type(error).__name__, error
         for rank, found in enumerate(self.gather(fault)):
-            if found and rank == self.rank and rank == 0:
+            if found and rank == self.rank == 0:
                 raise own
             if found:
-                raise PeersError(f"rank {rank}: {found}" if rank else found)
+                raise self._told(PeersError(f"rank {rank}: {found}" if rank else found))
         return made[0]
 
     def agree(self, what: str, value: Any) -> None:
@@ -123,10 +125,16 @@ class AbstractPeers(ABC):
         values = self.gather(value)
         for rank, found in enumerate(values):
             if found != values[0]:
-                raise PeersError(
-                    f"the processes disagree on {what}: {values[0]!r} on rank 0, {found!r} on rank {rank}; "
+                first, other = (shorten(each) for each in _first_difference(values[0], found))
+                error = PeersError(
+                    f"the processes disagree on {what}: {first} on rank 0, {other} on rank {rank}; "
                     "start all with the same files, options and versions"
                 )
+                raise self._told(error)
+
+    def _told(self, error: TpspruneError) -> TpspruneError:
+        error.is_told = not self.is_first
+        return error
 
     def any(self, flag: bool) -> bool:
         """Return whether it holds in some process."""
@@ -228,12 +236,17 @@ class Gathered(AbstractPeers):
             try:
                 told = {"value": make()}
             except Exception as error:  # noqa: BLE001 -- raised again below, when the others know
-                fault, told = error, {"fault": str(error) or type(error).__name__}
+                fault, told = (
+                    error,
+                    {"fault": str(error) or type(error).__name__, "kind": type(error).__name__},
+                )
         told = self._tell(told)
         if fault is not None:
             raise fault
         if "fault" in told:
-            raise PeersError(told["fault"])
+            # A refused cut is caught, where another plan may do; all are to try that one then.
+            kind = PruneError if told["kind"] == PruneError.__name__ else PeersError
+            raise self._told(kind(told["fault"]))
         return told["value"]
 
     def first_tensors(self, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -263,6 +276,33 @@ class Gathered(AbstractPeers):
         told = own if self.is_first else torch.empty(int(length), dtype=torch.uint8)
         distributed.broadcast(told, src=0, group=self._words)
         return value if self.is_first else _decode(told)
+
+
+def fingerprint(model: nn.Module) -> list[float]:
+    """Return sums over a model's tensors that equal weights have in common: nearly no others do."""
+    sums = [
+        torch.stack([each.sum(), each.abs().sum()]) for each in map(_as_numbers, model.state_dict().values())
+    ]
+    found: list[float] = torch.stack(sums).sum(0).tolist() if sums else []
+    return found
+
+
+def _as_numbers(tensor: Tensor) -> Tensor:
+    kind = torch.float32 if tensor.device.type == "mps" else torch.float64
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).to(kind)
+
+
+def _first_difference(ours: Any, theirs: Any) -> tuple[Any, Any]:
+    """Return the first lines of two texts, or values of two mappings, that differ; else both as they are."""
+    if isinstance(ours, str) and isinstance(theirs, str):
+        pairs = zip_longest(ours.splitlines(), theirs.splitlines(), fillvalue="")
+        return next(((a, b) for a, b in pairs if a != b), (ours, theirs))
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        names = (name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
+        return next(
+            ((f"{name} {ours.get(name)}", f"{name} {theirs.get(name)}") for name in names), (ours, theirs)
+        )
+    return ours, theirs
 
 
 def _encode(value: Any) -> Tensor:

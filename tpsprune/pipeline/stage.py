@@ -13,6 +13,7 @@ import torch
 from tpsprune import stopping, training
 from tpsprune.errors import DivergedError
 from tpsprune.loop.watch import Watch
+from tpsprune.numerics.peers import fingerprint
 from tpsprune.pipeline.state import State, save_checkpoint, save_snapshot
 from tpsprune.pipeline.workbench import Run, Workbench
 from tpsprune.recipe.stop import Rule
@@ -187,6 +188,8 @@ def _read(bench: Workbench, watch: Watch, state: State, train_loss: float) -> tu
     if not bool(are_finite.all()):  # no checkpoint is to hold such weights
         name = list(tensors)[int(are_finite.int().argmin())]
         raise _diverged(f"the step has left '{name}' not finite", step, epoch)
+    if bench.peers.size > 1:
+        bench.peers.agree(f"the weights after step {step}", fingerprint(state.model))
     first = Reading.of("train_loss", train_loss, step=step, epoch=epoch, unit=bench.objective.unit)
     read = len(watch.readings)
     with _watching(bench) as watched_seconds:

@@ -21,6 +21,7 @@ from tpsprune.errors import PruneError
 from tpsprune.loop.answers import joules_of_answer
 from tpsprune.loop.meter import Ledger
 from tpsprune.numerics.forward import fixed_seed
+from tpsprune.numerics.peers import fingerprint
 from tpsprune.numerics.trees import at, first_of, item_count, take_items
 from tpsprune.pipeline.benchmark import benchmark
 from tpsprune.pipeline.stage import (
@@ -229,7 +230,7 @@ def draw_ticket(
         extraction_inputs(bench, ledger, settings.units, target),
     )
     if planned is None:
-        extraction = pruning.extract(model, bench.prune_batches, own, **inputs)
+        extraction = pruning.extract(model, bench.prune_batches, own, **inputs, peers=bench.peers)
     else:
         extraction = pruning.draw(model, bench.prune_batches, own, planned, clock=inputs.get("clock"))
     if bench.calibration_note:
@@ -246,7 +247,7 @@ def draw_ticket(
         parameters_share=count_parameters(extraction.ticket) / count_parameters(model),
         validation_accuracy_before=before.accuracy,
         validation_accuracy_after=after.accuracy,
-        output_error=output_error(extraction.ticket, model, bench.prune_batches),
+        output_error=bench.peers.first(lambda: output_error(extraction.ticket, model, bench.prune_batches)),
         round=round_,
         rounds=settings.rounds,
         quality=bench.objective.quality,
@@ -254,6 +255,8 @@ def draw_ticket(
     yield pruned
     for note in extraction.notes:
         yield Note(note)
+    bench.peers.agree("the plan", extraction.plan.to_json()["groups"])
+    bench.peers.agree("the ticket", fingerprint(extraction.ticket))
     ledger.switch("prune")
     return extraction, pruned
 
@@ -271,6 +274,8 @@ def repair_ticket(
     if not steps:
         return extraction if trains_on else pruning.note_no_repair(extraction, settings)
     ledger.switch("repair")
+    if not bench.peers.is_first:  # The first process repairs, and tells the ticket.
+        return _tell_repaired(bench, extraction)
     if not bench.prune_places:  # Of items made up no others are drawn.
         return (yield from _repair(bench, ledger, extraction, dense, steps, None))
     held = torch.cat(list(hold_out(bench.prune_places)[1]))
@@ -313,12 +318,18 @@ def _repair(
             done = next(repairing)
         except StopIteration as end:
             yield PhaseEnded(phase="repair")
-            repaired: Extraction = end.value
-            return repaired
+            return _tell_repaired(bench, end.value)
         ledger.split_if_long()
         if time.monotonic() - shown_at > PROGRESS_SECONDS:
             shown_at = time.monotonic()
             yield Progress(phase="repair", step=done.step, total_steps=done.steps, epoch=0.0)
+
+
+def _tell_repaired(bench: Workbench, extraction: Extraction) -> Extraction:
+    """Return the first process's extraction, whose ticket is repaired, in all of them."""
+    notes = bench.peers.first(lambda: list(extraction.notes))
+    bench.peers.write(list(extraction.ticket.state_dict().values()))
+    return replace(extraction, notes=tuple(notes))
 
 
 def uneven_note(changes: Sequence[GroupChange], settings: Prune) -> str | None:
@@ -358,6 +369,10 @@ def extraction_inputs(bench: Workbench, ledger: Ledger, units: str, target: Targ
         item, items = first_of(bench.prune_batches[0]), target.batch_items
         extra["clock"] = lambda model: measure.latency(model, item, items).median_seconds
     elif isinstance(target, Joules):
+        if bench.peers.size > 1:
+            raise PruneError(
+                f"target {target} is metered in one process alone: start it plainly, or use macs"
+            )
         if bench.recipe.energy.meter == "none":
             raise PruneError(f"target {target} needs a meter, and energy.meter is 'none'; use latency")
         copies = torch.zeros(target.batch_items, dtype=torch.int64)

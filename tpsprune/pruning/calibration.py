@@ -31,6 +31,7 @@ from tpsprune.numerics.forward import (
 )
 from tpsprune.numerics.moments import Moments, MomentSums
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
+from tpsprune.numerics.peers import ALONE, AbstractPeers
 from tpsprune.numerics.spectra import effective_rank
 from tpsprune.numerics.trees import is_whole, item_count, take_items
 from tpsprune.pruning.compensation import weights_gram
@@ -146,6 +147,7 @@ def collect_statistics(
     labels: Sequence[Tensor] | None,
     seed: int,
     objective: Objective = CROSS_ENTROPY,
+    peers: AbstractPeers = ALONE,
 ) -> CalibrationStatistics:
     """Collect of the dense model what the settings need.
 
@@ -157,6 +159,7 @@ def collect_statistics(
         labels: for ``units = "taylor"``.
         seed: for ``units = "random"``.
         objective: what ``units = "taylor"`` takes the gradient of.
+        peers: each passes its shards of the batches, which are the same in all.
 
     Raises:
         PruneError: the model's outputs on the batches are not finite; see ``importances.score_units``.
@@ -165,12 +168,13 @@ def collect_statistics(
     backward of 32 items.
     """
     consumed = [group for group in groups if group.consumers]
-    score_moments = _score_moments(model, batches, [group for group in groups if group.scores is not None])
+    with_scores = [group for group in groups if group.scores is not None]
+    score_moments = _score_moments(model, batches, with_scores, peers)
     energies = turn_heads(model, groups, score_moments)
     found = CalibrationStatistics()
     by_outputs = settings.units in BY_OUTPUTS
     if settings.compensate or by_outputs or needed_evidence(settings) & {"ranks", "residuals"}:
-        found = _measure(model, batches, consumed)
+        found = _measure(model, batches, consumed, peers)
     else:
         with torch.no_grad(), evaluation_mode(model):
             for rank, batch in enumerate(batches):
@@ -183,14 +187,17 @@ def collect_statistics(
     return replace(found, scores=scores, score_moments=score_moments, energies=energies)
 
 
-def _measure(model: nn.Module, batches: Sequence[Any], groups: Sequence[Group]) -> CalibrationStatistics:
+def _measure(
+    model: nn.Module, batches: Sequence[Any], groups: Sequence[Group], peers: AbstractPeers
+) -> CalibrationStatistics:
     """Take the moments of every consumer in one pass, or as much of one as they need; count the calls."""
     width_of = {consumer: group.width for group in groups for consumer in group.consumers}
     readers: dict[str, list[Consumer]] = {}
     for consumer in width_of:
         readers.setdefault(consumer.module, []).append(consumer)
     mixers = [name for name, module in model.named_modules() if name and is_mixer(module)]
-    sums = {consumer: MomentSums() for consumer in width_of}
+    sums: dict[Consumer, MomentSums] = {}
+    shifts: dict[Consumer, Tensor] = {}
     places: dict[Consumer, int] = {}
     calls: Counter[str] = Counter()
     items = sum(map(item_count, batches))
@@ -204,25 +211,40 @@ def _measure(model: nn.Module, batches: Sequence[Any], groups: Sequence[Group]) 
         largest = max(largest, inputs.numel() * inputs.element_size() // max(1, there))
         module = model.get_submodule(name)
         places.update({each: count_signal_places(module, inputs, each) for each in readers.get(name, ())})
+        if peers.shards > 1:  # Shards are summed up about one shift, which all know beforehand.
+            shifts.update({each: read(name, inputs, each).mean(0) for each in readers.get(name, ())})
+
+    def read(name: str, inputs: Tensor, consumer: Consumer) -> Tensor:
+        module = model.get_submodule(name)
+        places_s = sample_signal_places(module, inputs, consumer, width_of[consumer], items, rank)
+        return read_signals(module, inputs, consumer, width_of[consumer], places_s).flatten(0, 1)
 
     def add(name: str, inputs: Tensor) -> None:
-        module = model.get_submodule(name)
         for consumer in readers.get(name, ()):
-            places_s = sample_signal_places(module, inputs, consumer, width_of[consumer], items, rank)
-            signals_bsn = read_signals(module, inputs, consumer, width_of[consumer], places_s)
-            sums[consumer].add(signals_bsn.flatten(0, 1))
+            sums[consumer].add(read(name, inputs, consumer))
 
     with torch.no_grad(), evaluation_mode(model):
         with observe_inputs(model, {*readers, *mixers}, count):
             call_model(model, few)
         share = _share_needed(groups, places, items)
+        of_shards: list[dict[Consumer, MomentSums]] = []
         with observe_inputs(model, readers, add):
-            for batch in batches:
-                part = take_items(batch, torch.arange(math.ceil(share * item_count(batch) - 1e-9)))
-                _check_finite(call_model(model, part), rank)
-                rank += 1
-    moments = {consumer: each.moments() for consumer, each in sums.items() if each.rows}
-    cost = measure_sensitivities(model, batches, list(readers))
+            for shard in peers.own_shards:
+                sums = {consumer: MomentSums(shifts.get(consumer)) for consumer in width_of}
+                of_shards.append(sums)
+                for rank in range(shard, len(batches), peers.shards):
+                    batch = batches[rank]
+                    part = take_items(batch, torch.arange(math.ceil(share * item_count(batch) - 1e-9)))
+                    _check_finite(call_model(model, part), rank)
+    reached = [each.module for each in width_of if any(of_shard[each].rows for of_shard in of_shards)]
+    peers.agree("which layers calibration items reach (experts are cut in one process)", reached)
+    whole = {
+        consumer: MomentSums.summed([of_shard[consumer] for of_shard in of_shards], peers)
+        for consumer in width_of
+        if consumer.module in reached
+    }
+    moments = {consumer: each.moments() for consumer, each in whole.items() if each.rows}
+    cost = peers.first_tensors(lambda: measure_sensitivities(model, batches, list(readers)))
     usual = statistics.median(float(each.mean()) for each in cost.values()) if cost else 1.0
     return CalibrationStatistics(
         moments,
@@ -271,24 +293,43 @@ def turn_heads(
 
 
 def _score_moments(
-    model: nn.Module, batches: Sequence[Any], groups: Sequence[Group]
+    model: nn.Module, batches: Sequence[Any], groups: Sequence[Group], peers: AbstractPeers
 ) -> dict[str, ScoreMoments | None]:
     """Return the second moments of the inputs of q and k; none where they are convolutions."""
-    names = {name for group in groups if group.scores for name in (group.scores.query, group.scores.key)}
-    sums = {name: MomentSums() for name in names if not channels_first(model.get_submodule(name))}
+    both = {name for group in groups if group.scores for name in (group.scores.query, group.scores.key)}
+    names = sorted(name for name in both if not channels_first(model.get_submodule(name)))
+    sums = {name: MomentSums() for name in names}
+    shifts: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
     items = sum(map(item_count, batches))
 
-    def add(name: str, inputs: Tensor) -> None:
+    def read(inputs: Tensor) -> Tensor:
         inputs_bse = inputs.reshape(len(inputs), -1, inputs.shape[-1])
         places_s = sample_places(inputs_bse.shape[1], count_places(inputs.shape[-1], items), generator)
-        sums[name].add(inputs_bse[:, places_s.to(inputs.device)].flatten(0, 1))
+        return inputs_bse[:, places_s.to(inputs.device)].flatten(0, 1)
 
-    if sums:
-        with torch.no_grad(), evaluation_mode(model), observe_inputs(model, sums, add):
-            for batch in batches:
-                call_model(model, batch)
-    moments = {name: each.moments() for name, each in sums.items() if each.rows}
+    def note_shift(name: str, inputs: Tensor) -> None:
+        shifts[name] = read(inputs).mean(0)
+
+    def add(name: str, inputs: Tensor) -> None:
+        sums[name].add(read(inputs))
+
+    of_shards = []
+    if names:
+        with torch.no_grad(), evaluation_mode(model):
+            if peers.shards > 1:
+                with observe_inputs(model, names, note_shift):
+                    call_model(model, take_items(batches[0], torch.arange(2)))
+            with observe_inputs(model, names, add):
+                for shard in peers.own_shards:
+                    sums = {name: MomentSums(shifts.get(name)) for name in names}
+                    of_shards.append(sums)
+                    for rank in range(shard, len(batches), peers.shards):
+                        if peers.shards > 1:  # Then the places of a batch hang on no other batch.
+                            generator.manual_seed(rank)
+                        call_model(model, batches[rank])
+    whole = {name: MomentSums.summed([each[name] for each in of_shards], peers) for name in names}
+    moments = {name: each.moments() for name, each in whole.items() if each.rows}
     found = {name: second_moment(each.mean_n, each.covariance_nn) for name, each in moments.items()}
     return {
         group.name: ScoreMoments(found[group.scores.query], found[group.scores.key])

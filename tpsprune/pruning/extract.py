@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tpsprune.errors import PruneError
 from tpsprune.numerics.forward import fixed_seed, full_precision
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
+from tpsprune.numerics.peers import ALONE, AbstractPeers
 from tpsprune.numerics.trees import item_count, take_items
 from tpsprune.pruning.costs import Times, timed
 from tpsprune.pruning.fitted import Fitted, check_it_runs, choose_and_fit
@@ -64,6 +65,7 @@ def extract(
     clock: Callable[[nn.Module], float] | None = None,
     seed: int = 0,
     objective: Objective = CROSS_ENTROPY,
+    peers: AbstractPeers = ALONE,
 ) -> Extraction:
     """Draw a ticket from ``model``: fewer units, their consumers' weights compensated for the pruned ones.
 
@@ -84,6 +86,8 @@ def extract(
         clock: seconds of a forward pass of a model; a target of latency needs it, and ``low_rank = "auto"``.
         seed: of units chosen at random.
         objective: what labels are for: cross-entropy over classes by default.
+        peers: processes that have the same model and batches; each passes its shards of these, the first one
+            solves, and all get the same ticket.
 
     Raises:
         PruneError: nothing can be pruned, the target is out of reach, the calibration data are empty or not
@@ -96,9 +100,17 @@ def extract(
     times = Times()
     # Opened, traced, grouped, proved, listed, priced, measured, allocated.
     planned = plan_widths(
-        model, batches, settings, labels=labels, clock=clock, seed=seed, objective=objective, times=times
+        model,
+        batches,
+        settings,
+        labels=labels,
+        clock=clock,
+        seed=seed,
+        objective=objective,
+        times=times,
+        peers=peers,
     )
-    return draw(model, batches, settings, planned, clock=clock, times=times)
+    return draw(model, batches, settings, planned, clock=clock, times=times, peers=peers)
 
 
 @full_precision()
@@ -111,14 +123,15 @@ def draw(
     *,
     clock: Callable[[nn.Module], float] | None = None,
     times: Times | None = None,
+    peers: AbstractPeers = ALONE,
 ) -> Extraction:
     """Draw the ticket that was planned: the second half of ``extract``, whose arguments these are."""
     times = Times() if times is None else times
     with timed(times, "race"):
-        plans, notes = race(model, batches, settings, planned, clock)
+        plans, notes = race(model, batches, settings, planned, clock, peers)
     for rank, plan in enumerate(plans, start=1):
         try:
-            return _carry_out(model, batches, settings, plan, notes, times)
+            return _carry_out(model, batches, settings, plan, notes, times, peers)
         except PruneError as error:
             if rank == len(plans):
                 raise
@@ -133,35 +146,41 @@ def _carry_out(
     planned: WidthPlan,
     notes: tuple[str, ...],
     times: Times,
+    peers: AbstractPeers,
 ) -> Extraction:
     """Carry out a plan: choose, slice, compensate, verify, split, recalibrate, close, write down."""
     narrowed, width_of = planned.narrowed, planned.width_of
     with timed(times, "walk"):
         # Chosen, sliced, compensated.
-        fitted = choose_and_fit(model, batches, settings, planned)
+        fitted = choose_and_fit(model, batches, settings, planned, peers)
     ticket = fitted.ticket
     with timed(times, "verify"):
-        masked = widened_copy(fitted.like, ticket, narrowed, fitted.pruned)
-        widths = [width_of[group.name] for group in narrowed]
-        units = replace(settings, target=planned.target)
-        macs_share = verify(ticket, masked, model, batches, narrowed, widths, planned.count, units)
-        if fitted.factored:
-            ticket = fitted.split()
-            verify_split(ticket, fitted.ticket, batches)
+        whole, ticket = ticket, fitted.split() if fitted.factored else ticket
+
+        def prove() -> float:
+            masked = widened_copy(fitted.like, whole, narrowed, fitted.pruned)
+            widths = [width_of[group.name] for group in narrowed]
+            units = replace(settings, target=planned.target)
+            share = verify(whole, masked, model, batches, narrowed, widths, planned.count, units)
+            if not fitted.factored:
+                return share
+            verify_split(ticket, whole, batches)
             few = take_items(batches[0], torch.arange(2))
-            macs_share = check_target_met(ticket, model, few, planned.count, settings)
+            return check_target_met(ticket, model, few, planned.count, settings)
+
+        macs_share = peers.first(prove)
     with timed(times, "recalibrate"):
         # Repaired.
         if settings.recalibrate:
-            ticket, _ = recalibrate_norms(ticket, model, batches)
+            ticket, _ = recalibrate_norms(ticket, model, batches, peers)
     # Closed, written down.
     close_layers(ticket)
     check_it_runs(ticket, batches)
     pruned_of = {each.name: each for each in fitted.pruned}
-    whole = (pruned_of.get(each.name) or PrunedGroup.of(each, range(each.width)) for each in planned.groups)
+    kept = (pruned_of.get(each.name) or PrunedGroup.of(each, range(each.width)) for each in planned.groups)
     plan = Plan(
         target=str(settings.target),
-        groups=_without_absent(tuple(whole), set(shapes_of(fitted.like))),
+        groups=_without_absent(tuple(kept), set(shapes_of(fitted.like))),
         new_biases=fitted.new_biases,
         opened=fitted.names,
         factored=fitted.factored,

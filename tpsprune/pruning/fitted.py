@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.numerics.forward import call_model, evaluation_mode
+from tpsprune.numerics.peers import ALONE, AbstractPeers
 from tpsprune.numerics.trees import item_count, take_items
 from tpsprune.pruning.calibration import turn_heads
 from tpsprune.pruning.costs import own_macs
@@ -65,7 +66,13 @@ class Fitted:
         return ticket
 
 
-def choose_and_fit(model: nn.Module, batches: Sequence[Any], settings: Prune, planned: WidthPlan) -> Fitted:
+def choose_and_fit(
+    model: nn.Module,
+    batches: Sequence[Any],
+    settings: Prune,
+    planned: WidthPlan,
+    peers: AbstractPeers = ALONE,
+) -> Fitted:
     """Choose the units of each group, slice, then fit the layers that are left on the way."""
     narrowed, statistics = planned.narrowed, planned.statistics
     # Attention and experts that keep all their units are not opened.
@@ -94,11 +101,15 @@ def choose_and_fit(model: nn.Module, batches: Sequence[Any], settings: Prune, pl
         if share < 1.0:
             items = sum(map(item_count, batches))
             batches = list(sample_items(batches, max(8, math.ceil(share * items)), items))
+        if len(batches) < peers.shards:  # Too few to share: each process fits on all, and finds the same.
+            peers = ALONE
         ranks = {each.layer: each.rank for each in factored}
 
         def fit(subject: nn.Module, *, refits: bool) -> nn.Module:
             calls = statistics.calls
-            reconstruct(like, subject, batches, narrowed, chosen, calls, refits=refits, ranks=ranks)
+            reconstruct(
+                like, subject, batches, narrowed, chosen, calls, refits=refits, ranks=ranks, peers=peers
+            )
             return subject
 
         again = [name for name, calls in statistics.calls.items() if calls > 1]

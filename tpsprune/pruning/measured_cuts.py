@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.numerics.moments import Moments
+from tpsprune.numerics.peers import ALONE, AbstractPeers
 from tpsprune.numerics.trees import item_count
 from tpsprune.pruning.groups import Consumer, Group, element_index
 from tpsprune.pruning.layers import channels_first
@@ -41,6 +42,7 @@ def measure_cuts(
     batches: Sequence[Any],
     classes: Mapping[str, Sequence[tuple[Group, Sequence[int]]]],
     moments: Mapping[Consumer, Moments],
+    peers: AbstractPeers = ALONE,
 ) -> dict[str, float]:
     """Return for each class the error of the outputs where its groups have only the units given.
 
@@ -52,16 +54,18 @@ def measure_cuts(
         batches: prepared calibration batches.
         classes: the groups of each class (``ties``), each with the units that it keeps.
         moments: of the signals of each consumer.
+        peers: each measures some of the classes.
 
     Cost: a pass for each class over 8 to 64 items, half of the calibration data in all or those eight.
     """
     few = items_to_measure(batches, len(classes))
     dense = list(predict(model, few))
-    errors: dict[str, float] = {}
-    for name, members in classes.items():
-        with _estimating(model, members, moments):
-            errors[name] = error_of(predict(model, few), iter(dense))
-    return errors
+
+    def measure(name: str) -> float:
+        with _estimating(model, classes[name], moments):
+            return error_of(predict(model, few), iter(dense))
+
+    return dict(zip(classes, peers.deal(list(classes), measure), strict=True))
 
 
 def items_to_measure(batches: Sequence[Any], times: int) -> list[Any]:

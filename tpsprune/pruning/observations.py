@@ -23,6 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from tpsprune.numerics.forward import widened
 from tpsprune.numerics.moments import gram
+from tpsprune.numerics.peers import ALONE, AbstractPeers
 from tpsprune.numerics.trees import is_whole, item_count, take_items
 from tpsprune.pruning.groups import Consumer, element_index
 from tpsprune.pruning.layers import channels_first, length
@@ -216,20 +217,24 @@ class SplitMoments:
 
 @final
 class JointSums:
-    """Running sums of x and y, of the items to fit on and of those held out, about the first means."""
+    """Running sums of x and y, of the items to fit on and of those held out, about the first means.
 
-    def __init__(self) -> None:
-        self._fit, self._held = _Sums(), _Sums()
+    Those of several shards, of one layer in several processes, are about the first process's first means.
+    """
+
+    def __init__(self, peers: AbstractPeers = ALONE) -> None:
+        self._peers = peers
+        self._of_shards = {shard: (_Sums(), _Sums()) for shard in peers.own_shards}
         self._shift_gp = self._shift_gq = torch.empty(0)
         self._resolution = 0.0
 
     @property
     def rows(self) -> int:
-        """Observations so far."""
-        return self._fit.rows + self._held.rows
+        """Observations so far, of this process."""
+        return sum(fit.rows + held.rows for fit, held in self._of_shards.values())
 
-    def add(self, x_bsgp: Tensor, y_bsgq: Tensor) -> None:
-        """Add the observations of one batch. Cost: r·p·(p / 2 + q) for each group."""
+    def add(self, x_bsgp: Tensor, y_bsgq: Tensor, rank: int = 0) -> None:
+        """Add the observations of the batch of that rank. Cost: r·p·(p / 2 + q) for each group."""
         split = len(x_bsgp) - len(x_bsgp) // HELD_OUT
         resolution = ROUNDING * torch.finfo(x_bsgp.dtype).eps
         x_bsgp, y_bsgq = (
@@ -240,18 +245,31 @@ class JointSums:
         )
         if not self.rows:
             self._shift_gp, self._shift_gq = (each[:split].mean((0, 1)) for each in (x_bsgp, y_bsgq))
+            self._peers.write([self._shift_gp, self._shift_gq])
             self._resolution = resolution
         x_bsgp, y_bsgq = x_bsgp - self._shift_gp, y_bsgq - self._shift_gq
-        self._fit.add(x_bsgp[:split], y_bsgq[:split])
+        fit, held = self._of_shards[rank % self._peers.shards]
+        fit.add(x_bsgp[:split], y_bsgq[:split])
         if split < len(x_bsgp):
-            self._held.add(x_bsgp[split:], y_bsgq[split:])
+            held.add(x_bsgp[split:], y_bsgq[split:])
 
     def moments(self) -> SplitMoments:
-        """Return the moments of all that was added."""
-        parts = (self._fit, self._held, self._fit.joined(self._held)) if self._held.rows else (self._fit,)
+        """Return the moments of all that was added, in all processes."""
+        fit, held = (self._summed(part) for part in zip(*self._of_shards.values(), strict=True))
+        parts = (fit, held, fit.joined(held)) if held.rows else (fit,)
         shifts = self._shift_gp, self._shift_gq
-        fit, *others = (each.moments(*shifts, resolution=self._resolution) for each in parts)
-        return SplitMoments(others[1], fit, others[0]) if others else SplitMoments(fit, None, None)
+        of_fit, *others = (each.moments(*shifts, resolution=self._resolution) for each in parts)
+        return SplitMoments(others[1], of_fit, others[0]) if others else SplitMoments(of_fit, None, None)
+
+    def _summed(self, shards: Sequence[_Sums]) -> _Sums:
+        if self._peers.shards == 1:
+            return shards[0]
+        whole = _Sums.zeros(self._shift_gp, self._shift_gq)
+        for each in shards:
+            whole = whole.joined(each) if each.rows else whole
+        rows = torch.tensor(whole.rows)
+        self._peers.sum([rows, *whole.sums])
+        return _Sums(int(rows), whole.sums)
 
 
 @final
@@ -261,6 +279,13 @@ class _Sums:
     def __init__(self, rows: int = 0, sums: Sequence[Tensor] = ()) -> None:
         self.rows = rows
         self.sums = sums
+
+    @classmethod
+    def zeros(cls, x_gp: Tensor, y_gq: Tensor) -> _Sums:
+        """Return sums of nothing, of the shapes and types of these."""
+        (groups, p), q = x_gp.shape, y_gq.shape[1]
+        shapes = ((p,), (q,), (p, p), (p, q), (q,))
+        return cls(0, [widened(x_gp.new_zeros(groups, *shape)) for shape in shapes])
 
     def add(self, x_bsgp: Tensor, y_bsgq: Tensor) -> None:
         x_grp, y_grq = (each.flatten(0, 1).movedim(0, 1) for each in (x_bsgp, y_bsgq))

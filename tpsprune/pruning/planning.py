@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any, Final, final
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tpsprune.numerics.forward import fixed_seed, full_precision
 from tpsprune.numerics.macs import MacCount
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
+from tpsprune.numerics.peers import ALONE, AbstractPeers
 from tpsprune.numerics.trees import take_items
 from tpsprune.pruning.calibration import (
     CalibrationStatistics,
@@ -105,6 +106,7 @@ def plan_widths(
     objective: Objective = CROSS_ENTROPY,
     times: Times | None = None,
     chooses: bool = True,
+    peers: AbstractPeers = ALONE,
 ) -> WidthPlan:
     """Find the groups of ``model``, collect calibration statistics, choose widths that meet the target.
 
@@ -124,18 +126,25 @@ def plan_widths(
     groups = prunability.groups
     with timed(times, "look"):
         statistics = collect_statistics(
-            opened_model, batches, groups, settings, labels=labels, seed=seed, objective=objective
+            opened_model,
+            batches,
+            groups,
+            settings,
+            labels=labels,
+            seed=seed,
+            objective=objective,
+            peers=peers,
         )
     with timed(times, "widths"):
         orders: dict[str, Selection] = {}
         if "residuals" in needed_evidence(settings):
-            consumed = (group for group in groups if group.name not in statistics.energies)
-            orders = {each.name: statistics.select(opened_model, each, each.width) for each in consumed}
-        evidence = _gather_evidence(statistics, opened_model, batches, groups, settings, orders)
-        widths = costs.widths
-        if chooses:
+            consumed = [group for group in groups if group.name not in statistics.energies]
+            orders = _order(statistics, opened_model, consumed, peers)
+        evidence = _gather_evidence(statistics, opened_model, batches, groups, settings, orders, peers)
+
+        def choose() -> tuple[int, ...]:
             measured = measured_shares(opened_model, groups, clock, dense=model) if clock else None
-            widths = _choose(
+            return _choose(
                 costs,
                 evidence,
                 settings,
@@ -143,9 +152,24 @@ def plan_widths(
                 measured=measured,
                 fixed=lambda: list_fixed(opened_model, prunability, count),
             )
+
+        widths = tuple(peers.first(choose)) if chooses else costs.widths
     if settings.units != "interpolation":
         orders = {}  # What follows best from others is not what is kept.
     return WidthPlan(prunability, count, costs, statistics, evidence, settings.target, widths, orders)
+
+
+def _order(
+    statistics: CalibrationStatistics, model: nn.Module, groups: Sequence[Group], peers: AbstractPeers
+) -> dict[str, Selection]:
+    """Return all units of each group in order; every process solves for some of the groups."""
+    if peers.size == 1:
+        return {each.name: statistics.select(model, each, each.width) for each in groups}
+    found = peers.deal(groups, lambda group: asdict(statistics.select(model, group, group.width)))
+    return {
+        group.name: Selection(tuple(each["units"]), tuple(each["residual_shares"]), each["loudness"])
+        for group, each in zip(groups, found, strict=True)
+    }
 
 
 def survey(
@@ -255,6 +279,7 @@ def _gather_evidence(
     groups: Sequence[Group],
     settings: Prune,
     orders: Mapping[str, Selection],
+    peers: AbstractPeers,
 ) -> Evidence:
     """Return the figures that the choice of widths needs.
 
@@ -272,7 +297,7 @@ def _gather_evidence(
     if "residuals" in needed:
         worth = {name: each.loudness for name, each in orders.items()}
         if settings.widths == "greedy" and statistics.moments:
-            worth = _measured_worth(statistics, model, batches, groups, orders)
+            worth = _measured_worth(statistics, model, batches, groups, orders, peers)
         usual = fmean(worth.values()) if worth else 1.0
         return Evidence(
             residuals=in_order(residual_shares, lambda group: orders[group.name].residual_shares),
@@ -292,6 +317,7 @@ def _measured_worth(
     batches: Sequence[Any],
     groups: Sequence[Group],
     orders: Mapping[str, Selection],
+    peers: AbstractPeers,
 ) -> dict[str, float]:
     """Return what each group is worth, between what its slopes say and what a cut of it alone measured.
 
@@ -312,6 +338,7 @@ def _measured_worth(
         batches,
         {name: [(each, cut[each.name].units) for each in own] for name, own in members.items()},
         statistics.moments,
+        peers,
     )
     slopes = {name: each.loudness for name, each in orders.items()}
     measured = dict(slopes)

@@ -11,6 +11,7 @@ from typing import Any, Final
 from torch import nn
 
 from tpsprune.errors import PruneError
+from tpsprune.numerics.peers import ALONE, AbstractPeers
 from tpsprune.pruning.fitted import Fitted, choose_and_fit
 from tpsprune.pruning.observations import hold_out
 from tpsprune.pruning.opening import close_layers
@@ -39,7 +40,12 @@ class Outcome:
 
 
 def race(
-    model: nn.Module, batches: Sequence[Any], settings: Prune, planned: WidthPlan, clock: Clock | None
+    model: nn.Module,
+    batches: Sequence[Any],
+    settings: Prune,
+    planned: WidthPlan,
+    clock: Clock | None,
+    peers: AbstractPeers = ALONE,
 ) -> tuple[tuple[WidthPlan, ...], tuple[str, ...]]:
     """Return the plans to be carried out, the best first, the next for when that fails; and notes.
 
@@ -65,7 +71,7 @@ def race(
 
     def run(plan: WidthPlan) -> Outcome:
         try:
-            fitted = choose_and_fit(model, fit, settings, plan)
+            fitted = choose_and_fit(model, fit, settings, plan, peers)
             ticket = fitted.split() if fitted.factored else fitted.ticket
             if fitted.factored:
                 verify_split(ticket, fitted.ticket, held)
@@ -82,7 +88,7 @@ def race(
         )
     except PruneError as error:
         split = Outcome(units.plan, reason=str(error))
-    takes, note = _judge(split, units, settings, clock)
+    takes, note = peers.first(lambda: _judge(split, units, settings, clock))
     return ((split.plan, units.plan) if takes else (units.plan,)), (note,)
 
 

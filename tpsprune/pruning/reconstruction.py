@@ -10,15 +10,16 @@ features of a group (inputs times kernel positions), q outputs of a group.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from tpsprune.errors import PruneError
+from tpsprune.errors import PeersError, PruneError
 from tpsprune.numerics.forward import evaluation_mode, widened
+from tpsprune.numerics.peers import ALONE, AbstractPeers
 from tpsprune.numerics.trees import item_count
 from tpsprune.pruning.calibration import CalibrationStatistics, sample_signal_places
 from tpsprune.pruning.compensation import (
@@ -79,6 +80,7 @@ def reconstruct(
     *,
     refits: bool = True,
     ranks: Mapping[str, int] | None = None,
+    peers: AbstractPeers = ALONE,
 ) -> None:
     """Fit ``ticket`` to ``dense``, in place, in one traversal of the two.
 
@@ -95,17 +97,20 @@ def reconstruct(
         calls: how often a layer is called in a pass; once where it is not named.
         refits: whether the refit is allowed; without it only consumers of pruned groups are fitted.
         ranks: of layers that are to have no more; they are refitted whatever their inputs are.
+        peers: each passes its shards of the batches; the first one solves, and tells the weights.
 
     Raises:
         PruneError: such a layer cannot be refitted, for the two models call it on other items (experts).
+        PeersError: batches of another process call the layers in another order (experts).
 
     Cost: a forward pass of both models, the moments of each layer on the way (see ``observations``), and the
     solutions (see ``refit_layer``).
     """
-    task = _Reconstruction(dense, ticket, batches, groups, chosen, calls, refits, ranks or {})
+    task = _Reconstruction(dense, ticket, batches, groups, chosen, calls, refits, ranks or {}, peers)
     with evaluation_mode(dense), evaluation_mode(ticket):
-        for stop in traverse_in_step(dense, ticket, batches, task.names):
+        for stop in traverse_in_step(dense, ticket, task.batches, task.names):
             task.fit(stop)
+        task.leave()
     if missing := [name for name in task.ranks if name not in task.of_rank]:
         raise PruneError(f"{missing[0]}: the ticket calls it on other items than the dense model does")
 
@@ -133,8 +138,14 @@ class _Reconstruction:
         calls: Mapping[str, int],
         refits: bool,
         ranks: Mapping[str, int],
+        peers: AbstractPeers,
     ) -> None:
-        self.dense, self.ticket, self.batches = dense, ticket, batches
+        self.dense, self.ticket, self.peers = dense, ticket, peers
+        self.places = [
+            place for shard in peers.own_shards for place in range(shard, len(batches), peers.shards)
+        ]
+        """Where the batches of this process are in the whole."""
+        self.batches = [batches[place] for place in self.places]
         self.calls, self.refits, self.ranks = calls, refits, ranks
         self.of_rank: set[str] = set()
         self.items = sum(map(item_count, batches))
@@ -161,12 +172,14 @@ class _Reconstruction:
         name, read = stop.module, self.read.get(stop.module, [])
         if not stop.batches or not is_mixer(self.dense.get_submodule(name)):
             return
+        self._meet(name, len(stop.batches) == len(self.batches))
         if self.calls.get(name, 1) > 1:
             stop = Stop(name, collect_all_calls(self.dense, self.ticket, self.batches, name))
-        changed = bool(read) or name in self.ranks or any(not _are_equal(each) for each in stop.batches)
-        # Where the two models route other items here (experts) no output belongs to an input.
         module = self.dense.get_submodule(name)
-        if not changed or not all(_are_paired(module, each) for each in stop.batches):
+        changed = bool(read) or name in self.ranks
+        changed = changed or self.peers.any(any(not _are_equal(each) for each in stop.batches))
+        # Where the two models route other items here (experts) no output belongs to an input.
+        if not changed or self.peers.any(not all(_are_paired(module, each) for each in stop.batches)):
             return
         refits = self.refits and self._may_be_refitted(name, read)
         for each in read:
@@ -176,33 +189,66 @@ class _Reconstruction:
         if refits:
             self._refit(stop)
 
+    def leave(self) -> None:
+        """Meet the other processes where the walk is over."""
+        self._meet("", True)
+
+    def _meet(self, name: str, is_whole: bool) -> None:
+        """Check that all processes stop at the same layer, each with all of its batches.
+
+        Raises:
+            PeersError: they do not: what a layer is called on hangs on the items (experts).
+        """
+        if self.peers.size == 1:
+            return
+        for rank, (theirs, whole) in enumerate(self.peers.gather((name, is_whole))):
+            if theirs != name or not whole:
+                raise PeersError(
+                    "the layers of this model are called in another order, or on fewer batches, on rank "
+                    f"{rank} ('{theirs}', '{name}' on rank {self.peers.rank}): train it in one process"
+                )
+
+    def _in_order(self, stop: Stop) -> Iterator[tuple[int, int, LayerBatch]]:
+        """Yield what a layer has seen: the place of the batch, that of the call among all calls, and it."""
+        calls = max(1, len(stop.batches) // len(self.places))
+        for rank, each in enumerate(stop.batches):
+            place = self.places[min(rank // calls, len(self.places) - 1)]
+            yield place, rank if self.peers.shards == 1 else place * calls + rank % calls, each
+
+    def _tell(self, module: Mixer) -> None:
+        """Give all processes the weights that the first one has found."""
+        self.peers.write([each.data for each in (module.weight, module.bias) if each is not None])
+
     def _compensate(self, own: Read, read: Sequence[Read], stop: Stop) -> None:
         module, like = mixer(self.ticket, stop.module), mixer(self.dense, stop.module)
         outputs_q = self._outputs(stop.module)
         narrow = own.in_ticket(length(like, "in"), read, outputs_q)
-        sums = JointSums()
-        for rank, each in enumerate(stop.batches):
+        sums = JointSums(self.peers)
+        for place, rank, each in self._in_order(stop):
             places_s = sample_signal_places(like, each.dense, own.consumer, own.width, self.items, rank)
             y_bsn = read_signals(like, each.dense, own.consumer, own.width, places_s)
             x_bsk = read_signals(module, each.pruned, narrow, len(own.kept), places_s)
-            sums.add(x_bsk[:, :, None], y_bsn[:, :, None])
-        found = fit_interpolation(
-            sums.moments(),
-            own.signals,
-            weights_gram(like, own.consumer, own.width),
-            intercept=takes_intercept(module),
-            ridges=ridges_for(module.weight.dtype),
-        )
-        factor = self.factors.get(stop.module, 1.0)
-        compensate(module, like, own, narrow, found, outputs_q, factor)
+            sums.add(x_bsk[:, :, None], y_bsn[:, :, None], place)
+        moments = sums.moments()
+        if self.peers.is_first:
+            found = fit_interpolation(
+                moments,
+                own.signals,
+                weights_gram(like, own.consumer, own.width),
+                intercept=takes_intercept(module),
+                ridges=ridges_for(module.weight.dtype),
+            )
+            factor = self.factors.get(stop.module, 1.0)
+            compensate(module, like, own, narrow, found, outputs_q, factor)
+        self._tell(module)
 
     @torch.no_grad()
     def _refit(self, stop: Stop) -> None:
         module, like = mixer(self.ticket, stop.module), mixer(self.dense, stop.module)
         outputs_q, factor = self._outputs(stop.module), self.factors.get(stop.module, 1.0)
-        sums = JointSums()
+        sums = JointSums(self.peers)
         count = count_places(count_features(module), self.items, layers=groups_of(module))
-        for rank, each in enumerate(stop.batches):
+        for place, rank, each in self._in_order(stop):
             generator = torch.Generator().manual_seed(rank)
             places_s = sample_places(count_windows(module, each.pruned), count, generator)
             output = like.forward(each.dense) if each.output is None else each.output
@@ -210,9 +256,12 @@ class _Reconstruction:
             if outputs_q is not None:
                 outputs_bsq = outputs_bsq[..., outputs_q.to(output.device)]
             outputs_bsgq = factor * outputs_bsq.reshape(*outputs_bsq.shape[:2], groups_of(module), -1)
-            sums.add(read_windows(module, each.pruned, places_s), outputs_bsgq)
+            sums.add(read_windows(module, each.pruned, places_s), outputs_bsgq, place)
         if sums.rows:
-            refit_layer(module, sums.moments(), self.ranks.get(stop.module))
+            moments = sums.moments()
+            if self.peers.is_first:
+                refit_layer(module, moments, self.ranks.get(stop.module))
+            self._tell(module)
             self.of_rank |= {stop.module} & self.ranks.keys()
 
     def _outputs(self, name: str) -> Tensor | None:
