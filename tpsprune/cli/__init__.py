@@ -111,8 +111,9 @@ class Door(click.Group):
                 )
             return super().invoke(ctx)
         except TpspruneError as error:
-            # What all processes meet is printed once; what one meets by itself names its rank.
-            if rank and (error.is_told or isinstance(error, DivergedError)):
+            # What all processes meet is printed once a machine; what another one's files lack names its rank.
+            is_shared = error.is_told or isinstance(error, DivergedError)
+            if rank and (is_shared or os.environ.get("LOCAL_RANK", "0") != "0"):
                 ctx.exit(UserFault.exit_code)
             raise UserFault(f"rank {rank}: {error}" if rank else str(error)) from error
         except (KeyboardInterrupt, click.Abort) as error:

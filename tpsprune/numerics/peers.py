@@ -193,10 +193,10 @@ class Gathered(AbstractPeers):
     def with_shards(self, shards: int) -> Self:
         """Return these processes with so many shards; each has the same number of them."""
         if shards % self.size:
-            fitting = [str(each) for each in range(1, shards + 1) if shards % each == 0]
+            *most, last = [str(each) for each in range(1, shards + 1) if shards % each == 0]
             raise PeersError(
                 f"{self.size} processes cannot share {shards} shards evenly (train.shards, or those that the "
-                f"run was begun with): {', '.join(fitting)} processes would do"
+                f"run was begun with): {' or '.join((', '.join(most), last)) if most else last} would do"
             )
         other = copy(self)
         other.shards = shards

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -44,6 +44,12 @@ class Start:
     peers: AbstractPeers
     found: RunFolder | None
     record: JobRecord
+
+    def describe(self) -> dict[str, Any]:
+        """Return shards and the processes of each attempt, for a result; nothing of one shard."""
+        if self.record.shards == 1:
+            return {}
+        return {"shards": self.record.shards, "processes": list(self.record.processes)}
 
 
 def find_start(

@@ -369,10 +369,6 @@ def extraction_inputs(bench: Workbench, ledger: Ledger, units: str, target: Targ
         item, items = first_of(bench.prune_batches[0]), target.batch_items
         extra["clock"] = lambda model: measure.latency(model, item, items).median_seconds
     elif isinstance(target, Joules):
-        if bench.peers.size > 1:
-            raise PruneError(
-                f"target {target} is metered in one process alone: start it plainly, or use macs"
-            )
         if bench.recipe.energy.meter == "none":
             raise PruneError(f"target {target} needs a meter, and energy.meter is 'none'; use latency")
         copies = torch.zeros(target.batch_items, dtype=torch.int64)

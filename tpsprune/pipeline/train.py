@@ -62,7 +62,7 @@ def train(
         with (
             set_up_metered(recipe, device, earlier, peers=start.peers) as (bench, ledger),
             own_folder(start, out, recipe.name, digest, again=again) as folder,
-            Run(bench, folder, ledger).writing(text) as run,
+            Run(bench, folder, ledger, start.describe()).writing(text) as run,
         ):
             state = yield from _begin_or_resume(run)
             if state.stage == "dense":

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from tpsprune.numerics.trees import Tree, at, join_items, map_tensors, random_in
 from tpsprune.pipeline.load import describe_initial_weights
 from tpsprune.pipeline.state import Clock, Stage, State
 from tpsprune.recipe import Recipe
+from tpsprune.recipe.prune import Joules
 from tpsprune.recipe.stop import Rule, Stop
 from tpsprune.records import Cost, Window
 from tpsprune.runs import Journal, RunFolder, sweep, write_text_atomically
@@ -202,12 +203,16 @@ def set_up(
 
 
 def _check_shards(bench: Workbench) -> None:
-    """Refuse batches that cannot be cut into equal shards.
+    """Refuse batches that cannot be cut into equal shards, and a target that one process alone can meter.
 
     Raises:
-        PeersError: names batch sizes that can.
+        PeersError: names what would do.
     """
-    shards = bench.peers.shards
+    shards, target = bench.peers.shards, bench.recipe.prune.target
+    if bench.peers.size > 1 and isinstance(target, Joules):
+        raise PeersError(
+            f"prune.target {target} is metered in one process alone: start it plainly, or use macs"
+        )
     size = training.batch_items(len(bench.dataset.train), bench.recipe.train)
     if size % shards:
         fitting = [str(each) for each in (size - size % shards, size - size % shards + shards) if each]
@@ -241,6 +246,8 @@ class Run:
     bench: Workbench
     folder: RunFolder
     ledger: Ledger
+    processes: Mapping[str, Any] = field(default_factory=dict)
+    """How many processes worked on it, and in how many shards, where there is more than one of these."""
 
     @property
     def has_budget(self) -> bool:

@@ -116,10 +116,10 @@ def choose_device(name: str) -> torch.device:
     local, started = _local_rank()
     if name != "cuda" or started == 1:
         return torch.device(name)
-    if local >= torch.cuda.device_count():
+    if started > torch.cuda.device_count():
         raise DeviceError(
-            f"--device cuda: process {local} of {started} on this machine has no GPU of its own "
-            f"({torch.cuda.device_count()} GPUs): start as many processes as there are GPUs"
+            f"--device cuda: {started} processes were started on this machine, which has "
+            f"{torch.cuda.device_count()} GPUs: start as many as there are GPUs"
         )
     device = torch.device("cuda", local)
     torch.cuda.set_device(device)

@@ -1,0 +1,114 @@
+"""What several processes agree on, deal out and tell."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from tests.scale.paired import Paired, in_two
+from tpsprune import energy
+from tpsprune.cli import main
+from tpsprune.errors import PeersError, RecipeError
+from tpsprune.loop.meter import Ledger, Meter
+from tpsprune.numerics.peers import Alone, fingerprint
+from tpsprune.recipe.train import Energy
+
+
+@settings(max_examples=50, deadline=None)
+@given(parts=st.lists(st.integers(), max_size=9), size=st.integers(1, 4))
+def test_every_part_is_somebodys_and_nobody_elses(parts: list[int], size: int) -> None:
+    found = []
+    for rank in range(size):
+        peers = Alone()
+        peers.rank, peers.size = rank, size
+        found += peers.mine(parts)
+    assert sorted(found) == list(enumerate(parts))
+
+
+def test_what_is_dealt_comes_back_in_order() -> None:
+    solved = []
+
+    def work(peers: Paired) -> list[int]:
+        def square(part: int) -> int:
+            solved.append((peers.rank, part))
+            return part**2
+
+        return peers.deal([1, 2, 3, 4, 5], square)
+
+    assert in_two(work) == [[1, 4, 9, 16, 25]] * 2
+    assert sorted(solved) == [(0, 1), (0, 3), (0, 5), (1, 2), (1, 4)]
+
+
+def test_a_disagreement_names_both_values_and_is_printed_once() -> None:
+    errors: list[PeersError] = []
+
+    def work(peers: Paired) -> None:
+        with pytest.raises(PeersError) as error:
+            peers.agree("the recipe", f"seed = 0\nepochs = {6 + 2 * peers.rank}")
+        errors.append(error.value)
+
+    in_two(work)
+    assert {str(each) for each in errors} == {
+        "the processes disagree on the recipe: 'epochs = 6' on rank 0, 'epochs = 8' on rank 1; "
+        "start all with the same files, options and versions"
+    }
+    assert sorted(each.is_told for each in errors) == [False, True]
+
+
+def test_a_fault_of_one_process_is_met_by_all() -> None:
+    def work(peers: Paired) -> str:
+        def set_up() -> None:
+            if peers.rank == 1:
+                raise RecipeError("my.toml", [])
+
+        with pytest.raises(PeersError, match=r"rank 1: my\.toml"):
+            peers.together(set_up)
+        return "ended"
+
+    assert in_two(work) == ["ended", "ended"]
+
+
+def test_one_process_takes_any_number_of_shards() -> None:
+    assert list(Alone().with_shards(3).own_shards) == [0, 1, 2]
+
+
+def test_equal_weights_have_one_fingerprint_and_a_changed_bit_another() -> None:
+    torch.manual_seed(0)
+    first, second = nn.Linear(4, 3), nn.Linear(4, 3)
+    second.load_state_dict(first.state_dict())
+    assert fingerprint(first) == fingerprint(second)
+    with torch.no_grad():
+        second.weight[0, 0] = torch.nextafter(second.weight[0, 0], torch.tensor(torch.inf))
+    assert fingerprint(first) != fingerprint(second)
+
+
+def metered(peers: Paired) -> tuple[float | None, float, bool]:
+    meter = "fake" if peers.is_first_of_node else "none"
+    with Ledger(Meter(energy.build(Energy(meter=meter), 0)), peers=peers) as ledger:  # type: ignore[arg-type]
+        for phase in ("setup", "train", "watch"):
+            ledger.switch(phase)
+        ledger.close()
+        return ledger.total.joules, ledger.total.seconds, all(each.valid for each in ledger.windows)
+
+
+def test_two_processes_of_one_machine_are_metered_once() -> None:
+    (joules, seconds, valid), beside = in_two(metered)
+    assert (joules, seconds, valid) == (45.0, 3.0, True)
+    assert beside[0] is None
+
+
+def test_two_fake_nodes_add_up_in_every_window() -> None:
+    (joules, seconds, valid), _ = in_two(metered, nodes=2)
+    assert (joules, seconds, valid) == (90.0, 3.0, True)
+
+
+def test_only_train_runs_in_several_processes() -> None:
+    done = CliRunner().invoke(main, ["recipes"], env={"WORLD_SIZE": "2", "RANK": "0"})
+    assert done.exit_code == 2
+    assert "only 'train' runs in several" in done.output
+    beside = CliRunner().invoke(main, ["recipes"], env={"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"})
+    assert (beside.exit_code, beside.output) == (2, "")
