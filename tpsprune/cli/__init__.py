@@ -92,6 +92,11 @@ class Door(click.Group):
         if args and not args[0].startswith("-") and args[0] not in commands():
             hint = did_you_mean(args[0], commands()) or f" (commands: {', '.join(commands())})"
             raise click.UsageError(f"no command '{args[0]}'{hint}", ctx)
+        if started_by_launcher() and args[:1] != ["train"]:
+            raise PeersError(
+                f"{os.environ['WORLD_SIZE']} processes were started, and only 'train' runs in several: "
+                "start this command plainly"
+            )
         return super().resolve_command(ctx, args)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -104,11 +109,6 @@ class Door(click.Group):
         """Run the command; a user's fault ends in one message and exit code 2, never in a traceback."""
         rank = int(os.environ.get("RANK", "0")) if started_by_launcher() else 0
         try:
-            if started_by_launcher() and ctx.protected_args[:1] != ["train"]:
-                raise PeersError(
-                    f"{os.environ['WORLD_SIZE']} processes were started, and only 'train' runs in several: "
-                    "start this command plainly"
-                )
             return super().invoke(ctx)
         except TpspruneError as error:
             # What all processes meet is printed once a machine; what another one's files lack names its rank.
