@@ -34,10 +34,10 @@ class Paired(AbstractPeers):
             each.copy_(self._board[0][place] + self._board[1][place])
         self._barrier.wait()
 
-    def write(self, tensors: Sequence[Tensor]) -> None:
+    def write(self, tensors: Sequence[Tensor], by: int = 0) -> None:
         self._exchange([each.clone() for each in tensors])
         for place, each in enumerate(tensors):
-            each.copy_(self._board[0][place])
+            each.copy_(self._board[by][place])
         self._barrier.wait()
 
     def gather(self, value: Any) -> list[Any]:
@@ -46,10 +46,10 @@ class Paired(AbstractPeers):
         self._barrier.wait()
         return found
 
-    def first(self, make: Callable[[], Any]) -> Any:
-        return self.gather(make() if self.is_first else None)[0]
+    def first(self, make: Callable[[], Any], by: int = 0) -> Any:
+        return self.gather(make() if self.rank == by else None)[by]
 
-    def first_tensors(self, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    def first_tensors(self, make: Callable[[], Mapping[str, Tensor]], by: int = 0) -> dict[str, Tensor]:
         raise NotImplementedError
 
     def _exchange(self, value: Any) -> None:

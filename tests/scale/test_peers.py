@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from tests.scale.paired import Paired, in_two
@@ -18,17 +16,6 @@ from tpsprune.numerics.peers import Alone, fingerprint
 from tpsprune.recipe.train import Energy
 
 
-@settings(max_examples=50, deadline=None)
-@given(parts=st.lists(st.integers(), max_size=9), size=st.integers(1, 4))
-def test_every_part_is_somebodys_and_nobody_elses(parts: list[int], size: int) -> None:
-    found = []
-    for rank in range(size):
-        peers = Alone()
-        peers.rank, peers.size = rank, size
-        found += peers.mine(parts)
-    assert sorted(found) == list(enumerate(parts))
-
-
 def test_what_is_dealt_comes_back_in_order() -> None:
     solved = []
 
@@ -37,10 +24,10 @@ def test_what_is_dealt_comes_back_in_order() -> None:
             solved.append((peers.rank, part))
             return part**2
 
-        return peers.deal([1, 2, 3, 4, 5], square)
+        return peers.deal([1, 2, 3, 9, 5], square, cost=float)
 
-    assert in_two(work) == [[1, 4, 9, 16, 25]] * 2
-    assert sorted(solved) == [(0, 1), (0, 3), (0, 5), (1, 2), (1, 4)]
+    assert in_two(work) == [[1, 4, 9, 81, 25]] * 2
+    assert sorted(solved) == [(0, 1), (0, 9), (1, 2), (1, 3), (1, 5)]  # each once, and as even as can be
 
 
 def test_a_disagreement_names_both_values_and_is_printed_once() -> None:

@@ -52,10 +52,6 @@ class AbstractPeers(ABC):
         """The shards that are this process's."""
         return range(self.rank, self.shards, self.size)
 
-    def mine(self, parts: Sequence[T]) -> list[tuple[int, T]]:
-        """Return this process's parts, each with its place in the whole: i belongs to rank i mod size."""
-        return [(place, part) for place, part in enumerate(parts) if place % self.size == self.rank]
-
     @abstractmethod
     def with_shards(self, shards: int) -> Self:
         """Return the same processes with work cut into another number of shards.
@@ -69,28 +65,44 @@ class AbstractPeers(ABC):
         """Replace tensors by their sums over all processes, in place; the same bits everywhere."""
 
     @abstractmethod
-    def write(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by those of the first process, in place."""
+    def write(self, tensors: Sequence[Tensor], by: int = 0) -> None:
+        """Replace tensors by those of one process, the first if no other is named, in place."""
 
     @abstractmethod
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all processes, by rank; JSON."""
 
     @abstractmethod
-    def first(self, make: Callable[[], Any]) -> Any:
-        """Return what the first process alone computes: JSON, the same everywhere.
+    def first(self, make: Callable[[], Any], by: int = 0) -> Any:
+        """Return what one process alone computes, the first if no other is named: JSON, the same everywhere.
 
         Raises:
             TpspruneError: it raised one; everywhere.
         """
 
     @abstractmethod
-    def first_tensors(self, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Return tensors that the first process alone computes, by name, on the devices they have there."""
+    def first_tensors(self, make: Callable[[], Mapping[str, Tensor]], by: int = 0) -> dict[str, Tensor]:
+        """Return tensors that one process alone computes, by name, on the devices they have there."""
 
-    def deal(self, parts: Sequence[T], solve: Callable[[T], Any]) -> list[Any]:
-        """Return what ``solve`` makes of each part, each computed by one process; JSON."""
-        solved = self.gather([(place, solve(part)) for place, part in self.mine(parts)])
+    @property
+    def last(self) -> int:
+        """The rank that takes single tasks off the first one, which has others."""
+        return self.size - 1
+
+    def deal(
+        self, parts: Sequence[T], solve: Callable[[T], Any], cost: Callable[[T], float] = lambda _: 1.0
+    ) -> list[Any]:
+        """Return what ``solve`` makes of each part, each computed by one process; JSON.
+
+        The costliest go first, each to the process with the least to do.
+        """
+        loads = [0.0] * self.size
+        own: list[int] = []
+        for place in sorted(range(len(parts)), key=lambda place: -cost(parts[place])):
+            rank = loads.index(min(loads))
+            loads[rank] += cost(parts[place])
+            own += [place] if rank == self.rank else []
+        solved = self.gather([(place, solve(parts[place])) for place in own])
         return [
             value for _, value in sorted((each for own in solved for each in own), key=lambda each: each[0])
         ]
@@ -155,18 +167,22 @@ class Alone(AbstractPeers):
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Leave them."""
 
-    def write(self, tensors: Sequence[Tensor]) -> None:
+    def write(self, tensors: Sequence[Tensor], by: int = 0) -> None:
         """Leave them."""
 
     def gather(self, value: Any) -> list[Any]:
         """Return its own."""
         return [value]
 
-    def first(self, make: Callable[[], Any]) -> Any:
+    def first(self, make: Callable[[], Any], by: int = 0) -> Any:  # noqa: ARG002
         """Return what it makes."""
         return make()
 
-    def first_tensors(self, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    def first_tensors(
+        self,
+        make: Callable[[], Mapping[str, Tensor]],
+        by: int = 0,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
         """Return what it makes."""
         return dict(make())
 
@@ -209,11 +225,11 @@ class Gathered(AbstractPeers):
             distributed.all_reduce(flat)
             _spill(flat, bucket)
 
-    def write(self, tensors: Sequence[Tensor]) -> None:
-        """Send those of the first process, a bucket at a time."""
+    def write(self, tensors: Sequence[Tensor], by: int = 0) -> None:
+        """Send those of one process, a bucket at a time."""
         for bucket in _buckets(tensors):
             flat = torch.cat([each.reshape(-1) for each in bucket])
-            distributed.broadcast(flat, src=0)
+            distributed.broadcast(flat, src=by)
             _spill(flat, bucket)
 
     def gather(self, value: Any) -> list[Any]:
@@ -228,11 +244,11 @@ class Gathered(AbstractPeers):
         distributed.all_gather(found, padded, group=self._words)
         return [_decode(each[: int(length)]) for each, length in zip(found, lengths, strict=True)]
 
-    def first(self, make: Callable[[], Any]) -> Any:
-        """Compute on rank 0; a fault is told like a value, so that nobody waits for one that never comes."""
+    def first(self, make: Callable[[], Any], by: int = 0) -> Any:
+        """Compute on one rank; a fault is told like a value: nobody waits for one that never comes."""
         told: Any = None
         fault: Exception | None = None
-        if self.is_first:
+        if self.rank == by:
             try:
                 told = {"value": make()}
             except Exception as error:  # noqa: BLE001 -- raised again below, when the others know
@@ -240,7 +256,7 @@ class Gathered(AbstractPeers):
                     error,
                     {"fault": str(error) or type(error).__name__, "kind": type(error).__name__},
                 )
-        told = self._tell(told)
+        told = self._tell(told, by)
         if fault is not None:
             raise fault
         if "fault" in told:
@@ -249,7 +265,7 @@ class Gathered(AbstractPeers):
             raise self._told(kind(told["fault"]))
         return told["value"]
 
-    def first_tensors(self, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    def first_tensors(self, make: Callable[[], Mapping[str, Tensor]], by: int = 0) -> dict[str, Tensor]:
         """Tell names, shapes and types, then the numbers."""
         made: dict[str, Tensor] = {}
 
@@ -260,22 +276,22 @@ class Gathered(AbstractPeers):
                 for name, each in made.items()
             ]
 
-        described = self.first(describe)
-        if not self.is_first:
+        described = self.first(describe, by)
+        if self.rank != by:
             made = {
                 name: torch.empty(shape, dtype=getattr(torch, dtype), device=device)
                 for name, shape, dtype, device in described
             }
-        self.write([each for each in made.values() if each.numel()])
+        self.write([each for each in made.values() if each.numel()], by)
         return made
 
-    def _tell(self, value: Any) -> Any:
-        own = _encode(value) if self.is_first else torch.empty(0, dtype=torch.uint8)
+    def _tell(self, value: Any, by: int) -> Any:
+        own = _encode(value) if self.rank == by else torch.empty(0, dtype=torch.uint8)
         length = torch.tensor([len(own)])
-        distributed.broadcast(length, src=0, group=self._words)
-        told = own if self.is_first else torch.empty(int(length), dtype=torch.uint8)
-        distributed.broadcast(told, src=0, group=self._words)
-        return value if self.is_first else _decode(told)
+        distributed.broadcast(length, src=by, group=self._words)
+        told = own if self.rank == by else torch.empty(int(length), dtype=torch.uint8)
+        distributed.broadcast(told, src=by, group=self._words)
+        return value if self.rank == by else _decode(told)
 
 
 def fingerprint(model: nn.Module) -> list[float]:

@@ -244,7 +244,7 @@ def _measure(
         if consumer.module in reached
     }
     moments = {consumer: each.moments() for consumer, each in whole.items() if each.rows}
-    cost = peers.first_tensors(lambda: measure_sensitivities(model, batches, list(readers)))
+    cost = peers.first_tensors(lambda: measure_sensitivities(model, batches, list(readers)), peers.last)
     usual = statistics.median(float(each.mean()) for each in cost.values()) if cost else 1.0
     return CalibrationStatistics(
         moments,

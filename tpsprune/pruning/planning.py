@@ -165,7 +165,11 @@ def _order(
     """Return all units of each group in order; every process solves for some of the groups."""
     if peers.size == 1:
         return {each.name: statistics.select(model, each, each.width) for each in groups}
-    found = peers.deal(groups, lambda group: asdict(statistics.select(model, group, group.width)))
+    found = peers.deal(
+        groups,
+        lambda group: asdict(statistics.select(model, group, group.width)),
+        lambda group: sum((group.width * each.features) ** 3.0 for each in group.consumers),
+    )
     return {
         group.name: Selection(tuple(each["units"]), tuple(each["residual_shares"]), each["loudness"])
         for group, each in zip(groups, found, strict=True)

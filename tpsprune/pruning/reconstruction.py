@@ -97,7 +97,7 @@ def reconstruct(
         calls: how often a layer is called in a pass; once where it is not named.
         refits: whether the refit is allowed; without it only consumers of pruned groups are fitted.
         ranks: of layers that are to have no more; they are refitted whatever their inputs are.
-        peers: each passes its shards of the batches; the first one solves, and tells the weights.
+        peers: each passes its shards of the batches; they solve by turns, and tell the weights.
 
     Raises:
         PruneError: such a layer cannot be refitted, for the two models call it on other items (experts).
@@ -147,6 +147,8 @@ class _Reconstruction:
         """Where the batches of this process are in the whole."""
         self.batches = [batches[place] for place in self.places]
         self.calls, self.refits, self.ranks = calls, refits, ranks
+        self.solver = 0
+        """Whose turn it is to solve for a layer; one layer after the other is solved, each by another."""
         self.of_rank: set[str] = set()
         self.items = sum(map(item_count, batches))
         pruned = [PrunedGroup.of(group, chosen[group.name].units) for group in groups]
@@ -172,15 +174,17 @@ class _Reconstruction:
         name, read = stop.module, self.read.get(stop.module, [])
         if not stop.batches or not is_mixer(self.dense.get_submodule(name)):
             return
-        self._meet(name, len(stop.batches) == len(self.batches))
+        is_whole = len(stop.batches) == len(self.batches)
         if self.calls.get(name, 1) > 1:
             stop = Stop(name, collect_all_calls(self.dense, self.ticket, self.batches, name))
         module = self.dense.get_submodule(name)
-        changed = bool(read) or name in self.ranks
-        changed = changed or self.peers.any(any(not _are_equal(each) for each in stop.batches))
+        changed = bool(read) or name in self.ranks or any(not _are_equal(each) for each in stop.batches)
         # Where the two models route other items here (experts) no output belongs to an input.
-        if not changed or self.peers.any(not all(_are_paired(module, each) for each in stop.batches)):
+        are_paired = not changed or all(_are_paired(module, each) for each in stop.batches)
+        changed, are_paired = self._meet(name, is_whole, changed, are_paired)
+        if not changed or not are_paired:
             return
+        self.solver = (self.solver + 1) % self.peers.size
         refits = self.refits and self._may_be_refitted(name, read)
         for each in read:
             # The refit of such a layer has a coefficient for each of its inputs, as compensation has.
@@ -191,22 +195,28 @@ class _Reconstruction:
 
     def leave(self) -> None:
         """Meet the other processes where the walk is over."""
-        self._meet("", True)
+        self._meet("", is_whole=True, changed=False, are_paired=True)
 
-    def _meet(self, name: str, is_whole: bool) -> None:
+    def _meet(self, name: str, is_whole: bool, changed: bool, are_paired: bool) -> tuple[bool, bool]:
         """Check that all processes stop at the same layer, each with all of its batches.
+
+        Returns:
+            Whether inputs of the layer have changed in some process, and whether they are paired in all.
 
         Raises:
             PeersError: they do not: what a layer is called on hangs on the items (experts).
         """
         if self.peers.size == 1:
-            return
-        for rank, (theirs, whole) in enumerate(self.peers.gather((name, is_whole))):
+            return changed, are_paired
+        found = self.peers.gather((name, is_whole, changed, are_paired))
+        for rank, (theirs, whole, *_) in enumerate(found):
             if theirs != name or not whole:
                 raise PeersError(
                     "the layers of this model are called in another order, or on fewer batches, on rank "
                     f"{rank} ('{theirs}', '{name}' on rank {self.peers.rank}): train it in one process"
                 )
+
+        return any(each[2] for each in found), all(each[3] for each in found)
 
     def _in_order(self, stop: Stop) -> Iterator[tuple[int, int, LayerBatch]]:
         """Yield what a layer has seen: the place of the batch, that of the call among all calls, and it."""
@@ -216,8 +226,9 @@ class _Reconstruction:
             yield place, rank if self.peers.shards == 1 else place * calls + rank % calls, each
 
     def _tell(self, module: Mixer) -> None:
-        """Give all processes the weights that the first one has found."""
-        self.peers.write([each.data for each in (module.weight, module.bias) if each is not None])
+        """Give all processes the weights that one has found."""
+        found = [each.data for each in (module.weight, module.bias) if each is not None]
+        self.peers.write(found, self.solver)
 
     def _compensate(self, own: Read, read: Sequence[Read], stop: Stop) -> None:
         module, like = mixer(self.ticket, stop.module), mixer(self.dense, stop.module)
@@ -230,7 +241,7 @@ class _Reconstruction:
             x_bsk = read_signals(module, each.pruned, narrow, len(own.kept), places_s)
             sums.add(x_bsk[:, :, None], y_bsn[:, :, None], place)
         moments = sums.moments()
-        if self.peers.is_first:
+        if self.peers.rank == self.solver:
             found = fit_interpolation(
                 moments,
                 own.signals,
@@ -259,7 +270,7 @@ class _Reconstruction:
             sums.add(read_windows(module, each.pruned, places_s), outputs_bsgq, place)
         if sums.rows:
             moments = sums.moments()
-            if self.peers.is_first:
+            if self.peers.rank == self.solver:
                 refit_layer(module, moments, self.ranks.get(stop.module))
             self._tell(module)
             self.of_rank |= {stop.module} & self.ranks.keys()
