@@ -142,8 +142,8 @@ def main(words: Sequence[str] | None = None) -> None:
     outcome = "\n".join(f"- {fault}" for fault in faults) or "Nothing was left or different."
     write_text_atomically(
         options.report,
-        f"# Kills of one of two processes\n\n`python benchmarks/spread_kills.py --kills {options.kills} --seed "
-        f"{options.seed}`: SIGKILL of a process drawn at random, at a moment drawn at random, while torchrun "
+        f"# Kills of one of two processes\n\n`python benchmarks/spread_kills.py --kills {options.kills} "
+        f"--seed {options.seed}`: SIGKILL of a process drawn at random, at a moment drawn at random, while torchrun "
         "runs two of them with `--max-restarts`; nothing is done by hand. At the end plan, weights, readings "
         "and decisions have to be to the byte those of the run of one process, in two shards, that was never "
         f"killed. Fake meter, small CNN on digits, retrained.\n\n{len(killed)} kills in {runs} runs: rank 0 "
