@@ -143,9 +143,10 @@ def main(words: Sequence[str] | None = None) -> None:
     write_text_atomically(
         options.report,
         f"# Kills of one of two processes\n\n`python benchmarks/spread_kills.py --kills {options.kills} "
-        f"--seed {options.seed}`: SIGKILL of a process drawn at random, at a moment drawn at random, while torchrun "
-        "runs two of them with `--max-restarts`; nothing is done by hand. At the end plan, weights, readings "
-        "and decisions have to be to the byte those of the run of one process, in two shards, that was never "
+        f"--seed {options.seed}`: SIGKILL of a process drawn at random, at a moment drawn at random, while "
+        "torchrun runs two of them with `--max-restarts`; nothing is done by hand. At the end plan, "
+        "weights, readings and decisions have to be to the byte those of the run of one process, in two "
+        "shards, that was never "
         f"killed. Fake meter, small CNN on digits, retrained.\n\n{len(killed)} kills in {runs} runs: rank 0 "
         f"{killed.count(0)} times, rank 1 {killed.count(1)} times.\n\n{outcome}\n",
     )

@@ -257,7 +257,7 @@ def _hash_conditions(experiment: Experiment) -> str:
         del train[name]
     for settings in (train, task["model"]):
         for name, value in LATER:  # Journals from before there was such a key stay valid.
-            if settings.get(name) == value:
+            if name in settings and settings[name] == value:
                 del settings[name]
     held = [train, task, experiment.level, experiment.reading_steps, experiment.cap_steps]
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:8]

@@ -44,6 +44,8 @@ class Start:
     peers: AbstractPeers
     found: RunFolder | None
     record: JobRecord
+    is_finished: bool
+    """Whether the job had finished its run when it was restarted."""
 
     def describe(self) -> dict[str, Any]:
         """Return shards and the processes of each attempt, for a result; nothing of one shard."""
@@ -53,11 +55,12 @@ class Start:
 
 
 def find_start(
-    peers: AbstractPeers, out: Path, name: str, digest: str, *, resume: bool, shards: int | str
+    peers: AbstractPeers, out: Path, name: str, digest: str, *, resume: bool, shards: int | None
 ) -> Start:
     """Return how the run of a digest begins; what the first process finds holds for all.
 
-    A job that its launcher has restarted resumes the run that it began, and begins where it had none.
+    A job that its launcher has restarted resumes the run that it began, and begins where it had none; where it
+    had finished it there is nothing left to do.
 
     Raises:
         RunFolderError: there is nothing to resume.
@@ -65,18 +68,19 @@ def find_start(
     """
     job = training.Job.of_environment()
 
-    def find() -> tuple[str | None, int, list[int], str]:
+    def find() -> tuple[str | None, int, list[int], str, bool]:
         found = find_unfinished(out, name, digest) if resume else None
         if not resume and job.is_restarted:
             found = _begun_by(job, out, name, digest)
         record = read_record(found) if found else None
+        path, done = (str(found.path), found.is_finished) if found else (None, False)
         if record is None:
-            return str(found.path) if found else None, peers.size if shards == "auto" else int(shards), [], ""
-        return str(record and found and found.path), record.shards, list(record.processes), record.job
+            return path, shards or peers.size, [], "", done
+        return path, record.shards, list(record.processes), record.job, done
 
-    path, count, processes, begun_by = peers.first(find)
+    path, count, processes, begun_by, is_finished = peers.first(find)
     record = JobRecord(shards=count, job=begun_by or job.identity, processes=(*processes, peers.size))
-    return Start(peers.with_shards(count), RunFolder(Path(path)) if path else None, record)
+    return Start(peers.with_shards(count), RunFolder(Path(path)) if path else None, record, is_finished)
 
 
 @contextmanager
@@ -130,7 +134,7 @@ def _begun_by(job: training.Job, out: Path, name: str, digest: str) -> RunFolder
         found = RunFolder.find(out, name, digest)
     except RunFolderError:
         return None
-    record = None if found.is_finished else read_record(found)
+    record = read_record(found)
     return found if record is not None and record.job == job.identity else None
 
 

@@ -58,6 +58,9 @@ def train(
         started.agree("the weights that the model begins with", weights)
         started.agree("versions", versions())
         start = find_start(started, out, recipe.name, digest, resume=resume, shards=recipe.train.shards)
+        if start.is_finished and start.found is not None:
+            yield Note(f"{start.found.path} was finished before the job was restarted")
+            return
         earlier = start.found.energy if start.found and started.is_first else None
         with (
             set_up_metered(recipe, device, earlier, peers=start.peers) as (bench, ledger),

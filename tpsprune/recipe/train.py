@@ -61,10 +61,10 @@ class Train:
     hold. It takes seconds, which are charged as phase ``compile``; needs a C++ compiler."""
     threads: Annotated[int, Interval(ge=1, le=1024)] | None = None
     """Processor threads; without it as many as there are cores. Runs repeat bit for bit at equal threads."""
-    shards: Count | Literal["auto"] = "auto"
+    shards: Count | None = None
     """Equal parts of a batch that are computed one by one or by several processes: each with batch-norm
     statistics and random numbers of its own, the step being the mean of all. Results hang on this number, not
-    on how many processes there are. ``auto``: as many as there are processes at the start, 1 of one alone."""
+    on how many processes there are. Without it as many as there are processes at the start, 1 of one."""
     checkpoint_seconds: AtLeastZero = 20.0
     """Least time between two checkpoints for ``--resume``; 0 writes one at every reading."""
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import distributed
@@ -60,9 +60,8 @@ def gathered(device_name: str) -> Iterator[AbstractPeers]:
             f"this PyTorch ({torch.__version__}) has no NCCL to connect GPUs: --device cpu trains over gloo"
         )
     try:
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=STEP
-        )
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, timeout=STEP, **_meeting_place(size))
     except (ValueError, RuntimeError) as error:
         raise PeersError(
             f"WORLD_SIZE is {size}, and the other processes cannot be reached ({first_line(error)}): start "
@@ -72,6 +71,24 @@ def gathered(device_name: str) -> Iterator[AbstractPeers]:
         yield Gathered(size, identify_machine())
     finally:
         distributed.destroy_process_group()
+
+
+def _meeting_place(size: int) -> dict[str, Any]:
+    """Return where the processes meet, under a prefix of this attempt where torchrun keeps one store for all.
+
+    Without it (torch 2.13) a restarted job reads the addresses of its killed processes, and may wait for them
+    until the timeout.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = distributed.TCPStore(address, port, size, is_master=False, timeout=STEP)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return {
+        "store": distributed.PrefixStore(f"attempt {attempt}", store),
+        "rank": int(os.environ["RANK"]),
+        "world_size": size,
+    }
 
 
 def identify_machine() -> str:
