@@ -59,8 +59,8 @@ def find_start(
 ) -> Start:
     """Return how the run of a digest begins; what the first process finds holds for all.
 
-    A job that its launcher has restarted resumes the run that it began, and begins where it had none; where it
-    had finished it there is nothing left to do.
+    A job that its launcher has restarted resumes the run that it began, and begins where it had none; of one
+    that it had finished nothing is left to do.
 
     Raises:
         RunFolderError: there is nothing to resume.

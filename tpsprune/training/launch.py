@@ -82,13 +82,10 @@ def _meeting_place(size: int) -> dict[str, Any]:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {}
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = distributed.TCPStore(address, port, size, is_master=False, timeout=STEP)
+    store = distributed.TCPStore(address, port, size, is_master=False, timeout=STEP)  # type: ignore[attr-defined]
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return {
-        "store": distributed.PrefixStore(f"attempt {attempt}", store),
-        "rank": int(os.environ["RANK"]),
-        "world_size": size,
-    }
+    own = distributed.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
+    return {"store": own, "rank": int(os.environ["RANK"]), "world_size": size}
 
 
 def identify_machine() -> str:
