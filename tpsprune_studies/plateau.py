@@ -1,13 +1,15 @@
-"""Study ``plateau``: what a transformer does on the plateau before it learns abruptly, and what moves first.
+"""Study ``plateau``: what a transformer does on the plateau before it learns abruptly, and what it waits for.
 
 The published task and model, small: sums of two neighbours modulo 17, one layer of linear attention. While it
-learns, repetition of its outputs, likeness of its hidden states and progress of its attention are read.
+learns, repetition of its outputs, likeness of its hidden states and progress of its attention are read. Then
+it learns again with a part given: frozen at its trained values, or the attention as it should be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean
 from typing import Any, Final, final
 
@@ -18,8 +20,21 @@ from torch.nn import functional
 from tpsprune.numerics.small_samples import Interval, mean_interval
 from tpsprune.recipe import Recipe
 from tpsprune.signals.representations import mean_cosine
-from tpsprune_studies.finding import Curve, Finding, Panel, Plan, Quantity, Ruling
-from tpsprune_studies.setup import Setup, resize
+from tpsprune_studies.finding import (
+    EXACT,
+    Bound,
+    Curve,
+    Finding,
+    Panel,
+    Plan,
+    Quantity,
+    Ruling,
+    by_trial,
+    compare_steps,
+    judge,
+    rule_all,
+)
+from tpsprune_studies.setup import Climb, Setup, resize
 
 NUMBERS: Final = 16
 """Of a sequence; each is 1 to 16, and token 17 stands between them and their sums."""
@@ -40,13 +55,31 @@ MOST: Final = 0.5
 NAMES: Final = {"likeness": "cosine of two places", "repetition": "repetition"}
 MOVED: Final = 1.5
 """Times its first reading attention progress has to be to have moved."""
+NONE: Final = "none"
+RIGHT: Final = "right attention"
+REST: Final = "all but attention"
+PARTS: Final[Mapping[str, tuple[str, ...]]] = {
+    RIGHT: (),
+    REST: ("tokens", "places", "between", "mlp", "after", "head"),
+    "attention": ("before", "q", "k", "v", "o"),
+    "queries and keys": ("before", "q", "k"),
+    "embeddings": ("tokens", "places"),
+    "MLP": ("between", "mlp"),
+    "head": ("after", "head"),
+}
+"""What is given, by the modules that are frozen as trained; of ``RIGHT`` none is, its matrix is the mask."""
+PART_SEEDS: Final = 3
+SHORTER: Final = 0.5
+"""Times the plain plateau: below it one is gone, above it one is still there."""
+PREDICTED: Final = {RIGHT: f"below {SHORTER:g}", REST: f"{SHORTER:g} or more"}
 
 
 @final
 class LinearAttention(nn.Module):
     """One layer: causal attention without softmax, over √d, then an MLP; norms before each and at the end.
 
-    ``forward`` returns scores and hidden states before the head; ``attention`` the matrix of the layer.
+    ``forward`` returns scores and hidden states before the head; ``attention`` the matrix of the layer, which
+    is ``given_ll`` where that is set.
 
     Source: Gopalani and Hu 2025 (arXiv 2506.13688), there 256 wide.
     """
@@ -59,12 +92,15 @@ class LinearAttention(nn.Module):
         self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.head = nn.Linear(width, MODULUS + 1, bias=False)
+        self.given_ll: Tensor | None = None
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.02)
 
     def attention(self, stream_nld: Tensor) -> Tensor:
         """Return the weights (n, l, l) by which each place hears those up to itself."""
+        if self.given_ll is not None:
+            return self.given_ll.expand(len(stream_nld), -1, -1)
         normed_nld = self.before(stream_nld)
         weights_nll = self.q(normed_nld) @ self.k(normed_nld).mT / stream_nld.shape[-1] ** 0.5
         found: Tensor = weights_nll.tril()
@@ -110,23 +146,31 @@ def likeness_of_places(hidden_nkd: Tensor) -> float:
 
 def attention_progress(weights_nkl: Tensor) -> float:
     """Return the share of |attention| of the output places that falls on the numbers they depend on."""
-    mask_kl = torch.zeros(weights_nkl.shape[1:])
-    for place in range(len(mask_kl)):
-        mask_kl[place, max(0, place - 1) : place + 1] = 1.0
+    mask_kl = heard_numbers(*weights_nkl.shape[1:])
     heard_n = (weights_nkl.abs() * mask_kl).sum((1, 2)) / weights_nkl.abs().sum((1, 2))
     return float(heard_n.mean())
 
 
+def heard_numbers(places: int, length: int) -> Tensor:
+    """Return a mask (k, l) of the numbers that each output place depends on.
+
+    >>> heard_numbers(3, 4).tolist()
+    [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.0]]
+    """
+    return torch.ones(places, length).tril().triu(-1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlateauTrial:
-    """A training by its seed."""
+    """A training by its seed, and the part that it is given, if any."""
 
     seed: int
+    given: str = NONE
 
     @property
     def arm(self) -> str:
-        """All are one arm."""
-        return "training"
+        """What is compared."""
+        return self.given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +192,14 @@ class PlateauTraining:
         return next((place for place, value in enumerate(self.accuracy) if value >= LEAVING), None)
 
     @property
+    def length(self) -> Climb:
+        """How many steps the plateau took, or those that were made where it was never left."""
+        place = self.left_at
+        steps = self.steps[-1 if place is None else place]
+        # A reading at the start would be a plateau of no steps, which has no ratio.
+        return Climb(steps=max(steps, READING_STEPS), reached=place is not None)
+
+    @property
     def moved_at(self) -> int | None:
         """The place of the first reading at which attention progress has moved."""
         return next(
@@ -164,20 +216,47 @@ def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full
 
 
 def plan(setup: Setup, done: Sequence[PlateauTraining]) -> Plan:  # noqa: ARG001 -- all is known beforehand
-    """Return every seed."""
-    return Plan(tuple(PlateauTrial(seed=seed) for seed in setup.pair_seeds))
+    """Return every seed, then the first three with each part given."""
+    return Plan(
+        (
+            *(PlateauTrial(seed=seed) for seed in setup.pair_seeds),
+            *(
+                PlateauTrial(seed=seed, given=part)
+                for seed in setup.pair_seeds[:PART_SEEDS]
+                for part in PARTS
+            ),
+        )
+    )
 
 
 def run(setup: Setup, trial: PlateauTrial) -> PlateauTraining:
-    """Train until the sums are right, and read on the way."""
+    """Train until the sums are right, and read on the way.
+
+    With a part given weights and sequences are the plain training's, which comes first for what it trained.
+    """
     torch.set_num_threads(setup.threads)
+    found, _ = _train(trial, setup.cap_steps)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _train_plain(seed: int, cap_steps: int) -> Mapping[str, Tensor]:
+    """Return the trained weights of a seed; kept, since all its parts follow one another."""
+    _, model = _train(PlateauTrial(seed=seed), cap_steps)
+    return model.state_dict()
+
+
+def _train(trial: PlateauTrial, cap_steps: int) -> tuple[PlateauTraining, LinearAttention]:
+    trained = _train_plain(trial.seed, cap_steps) if PARTS.get(trial.given) else {}
     torch.manual_seed(trial.seed)
     generator = torch.Generator().manual_seed(trial.seed)
     model = LinearAttention(WIDTH, 2 * NUMBERS)
+    give(model, trial.given, trained)
     test_nl = draw_sums(TEST_ITEMS, generator)
-    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+    learning = [each for each in model.parameters() if each.requires_grad]
+    optimizer = torch.optim.Adam(learning, LEARNING_RATE)
     readings: list[tuple[float, ...]] = []
-    for step in range(setup.cap_steps + 1):
+    for step in range(cap_steps + 1):
         if step % READING_STEPS == 0:
             readings.append((step, *_read(model, test_nl)))
             if readings[-1][2] >= LEARNED:
@@ -192,7 +271,19 @@ def run(setup: Setup, trial: PlateauTrial) -> PlateauTraining:
     steps, *figures = columns
     names = ("loss", "accuracy", "repetition", "likeness", "progress")
     series: dict[str, Any] = dict(zip(names, figures, strict=True))
-    return PlateauTraining(trial=trial, steps=tuple(int(each) for each in steps), **series)
+    return PlateauTraining(trial=trial, steps=tuple(int(each) for each in steps), **series), model
+
+
+def give(model: LinearAttention, part: str, trained: Mapping[str, Tensor]) -> None:
+    """Freeze a part of a model at its trained values, or its attention at the mask of the right numbers."""
+    if part == RIGHT:
+        right_ll = torch.zeros(2 * NUMBERS, 2 * NUMBERS)
+        right_ll[NUMBERS:] = heard_numbers(NUMBERS, 2 * NUMBERS)
+        model.given_ll = right_ll
+    for name, parameter in model.named_parameters():
+        if name.partition(".")[0] in PARTS.get(part, ()):
+            parameter.data.copy_(trained[name])
+            parameter.requires_grad_(False)
 
 
 def _read(model: LinearAttention, test_nl: Tensor) -> tuple[float, ...]:
@@ -213,8 +304,14 @@ def _read(model: LinearAttention, test_nl: Tensor) -> tuple[float, ...]:
 
 
 def conclude(setup: Setup, done: Sequence[PlateauTraining], machine: Mapping[str, Any]) -> Finding:
-    """Return likeness and repetition before, on and after the plateau, and when attention moved."""
-    left = [each for each in done if each.left_at is not None and each.left_at > 1]
+    """Return likeness and repetition before, on and after the plateau, when attention moved, and what for.
+
+    What the plateau waits for is read from how long it is with a part given, over the plain training's.
+    """
+    plain = [each for each in done if each.trial.given == NONE]
+    left = [each for each in plain if each.left_at is not None and each.left_at > 1]
+    lengths = _compare_lengths(done)
+    gone, stays = _rule_parts(lengths)
     # The first reading is of the untrained net, and no part of the plateau.
     parallel = _interval([fmean(c >= PARALLEL for c in each.likeness[1 : each.left_at]) for each in left])
     readings = {
@@ -236,17 +333,21 @@ def conclude(setup: Setup, done: Sequence[PlateauTraining], machine: Mapping[str
         name="plateau",
         setup=setup,
         machine=machine,
-        ruling=_rule(parallel),
+        ruling=rule_all([_rule(parallel), gone, stays]),
         quantities=tuple(
-            Quantity(name=name, predicted=predicted, measured=interval)
-            for name, predicted, interval in (
-                (f"share of the plateau at a cosine of {PARALLEL:g} or more", "above 0.5", parallel),
+            Quantity(name=name, predicted=predicted, measured=interval, bound=bound)
+            for name, predicted, interval, bound in (
+                (f"share of the plateau at a cosine of {PARALLEL:g} or more", "above 0.5", parallel, EXACT),
                 *(
-                    (f"{NAMES[name]}, {when}", "", interval)
+                    (f"{NAMES[name]}, {when}", "", interval, EXACT)
                     for name, each in readings.items()
                     for when, interval in each.items()
                 ),
-                ("steps from attention's move to the end of the plateau", "", lead),
+                ("steps from attention's move to the end of the plateau", "", lead, EXACT),
+                *(
+                    (f"plateau with {part} given, over the plain one", PREDICTED.get(part, ""), *each)
+                    for part, each in lengths.items()
+                ),
             )
             if interval is not None
         ),
@@ -256,7 +357,14 @@ def conclude(setup: Setup, done: Sequence[PlateauTraining], machine: Mapping[str
             "readings": readings,
             "lead": lead,
             "left": left,
-            "done": done,
+            "plain": plain,
+            "lengths": lengths,
+            "claims": {
+                "nearly parallel": _rule(parallel),
+                f"gone with the {RIGHT}": gone,
+                f"still there with {REST} given": stays,
+            },
+            "by_part": {part: [each for each in done if each.trial.given == part] for part in PARTS},
         },
         trainings=tuple(done),
         panels=tuple(
@@ -269,7 +377,7 @@ def conclude(setup: Setup, done: Sequence[PlateauTraining], machine: Mapping[str
                         name=f"seed {each.trial.seed}",
                         points=tuple(zip(map(float, each.steps), getattr(each, field), strict=True)),
                     )
-                    for each in done
+                    for each in plain
                 ),
             )
             for title, field in (
@@ -279,6 +387,36 @@ def conclude(setup: Setup, done: Sequence[PlateauTraining], machine: Mapping[str
             )
         ),
     )
+
+
+def _compare_lengths(done: Sequence[PlateauTraining]) -> dict[str, tuple[Interval, Bound]]:
+    """Return by part how long the plateau is with it given, over the plain one, where two seeds tell.
+
+    Only of seeds whose plain training learned: else there are no trained values.
+    """
+    found = by_trial(done)
+    learned = [
+        each for each in done if each.trial.given == NONE and each.accuracy and each.accuracy[-1] >= LEARNED
+    ]
+    pairs = {
+        part: [
+            (found[given].length, each.length)
+            for each in learned
+            if (given := PlateauTrial(seed=each.trial.seed, given=part)) in found
+        ]
+        for part in PARTS
+    }
+    return {part: compare_steps(each) for part, each in pairs.items() if len(each) > 1}
+
+
+def _rule_parts(lengths: Mapping[str, tuple[Interval, Bound]]) -> tuple[Ruling, Ruling]:
+    """Return whether the plateau is gone with the right attention, and still there with all else given."""
+    if not {RIGHT, REST} <= set(lengths):
+        return Ruling.UNDECIDED, Ruling.UNDECIDED
+    (gone, gone_bound), (stays, stays_bound) = lengths[RIGHT], lengths[REST]
+    opposite = {Ruling.CONFIRMED: Ruling.REFUTED, Ruling.REFUTED: Ruling.CONFIRMED}
+    there = judge(gone.low, gone.high, SHORTER, gone_bound)
+    return opposite.get(there, there), judge(stays.low, stays.high, SHORTER, stays_bound)
 
 
 def _interval(values: Sequence[float]) -> Interval | None:

@@ -106,8 +106,8 @@ def test_a_fault_of_a_key_is_reported_with_its_place_what_was_found_and_what_wou
         (
             "watch.signals=['h2']",
             "watch.signals.0: must be 'd_eff', 'h1', 'spectral_edge', 'norm', 'mask_distance', "
-            "'condensation', 'collapse', 'logit_rank', 'neural_collapse', 'commutator_defect' or "
-            "'intrinsic_dimension' (found 'h2')",
+            "'condensation', 'collapse', 'logit_rank', 'neural_collapse', 'commutator_defect', "
+            "'intrinsic_dimension' or 'hessian' (found 'h2')",
         ),
         (
             "task.data.kind=digit",

@@ -72,7 +72,8 @@ class Watch:
             tensor is all items at once; a list or loader yields batches, a batch that is a *list* being
             inputs and, last, labels.
         labels: one tensor a batch, or one tensor for calibration data that are one tensor; only
-            ``commutator_defect`` uses them. Those of list batches are taken from the batches.
+            ``neural_collapse``, ``commutator_defect`` and ``hessian`` use them. Those of list batches are
+            taken from the batches.
         signals: which are read; none are needed where rules read only the values passed to ``step``. Or a
             ``Panel`` of them that outlives this watch: a pruned model gets another watch and the same panel.
         every_steps: steps between two readings.

@@ -125,6 +125,13 @@ READ_BY_SIGNAL: Final = {
     "spectral_edge": ("spectral_edge", "spectral_edge_k", "gap_23", "edge_gap", "edge_stability"),
     "neural_collapse": ("nc1", "nc2_norms", "nc2_angles", "nc3", "nc4"),
     "intrinsic_dimension": ("intrinsic_dimension", "two_nn_dimension"),
+    "hessian": (
+        "hessian_min",
+        "hessian_max",
+        "hessian_negative_share",
+        "hessian_index",
+        "hessian_index_share",
+    ),
 }
 """Signals that read more than the number of their own name."""
 READ_BY_VARIANT: Final = {

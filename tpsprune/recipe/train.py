@@ -147,6 +147,7 @@ Signal = Literal[
     "neural_collapse",
     "commutator_defect",
     "intrinsic_dimension",
+    "hessian",
 ]
 
 

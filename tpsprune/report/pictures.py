@@ -36,6 +36,8 @@ PANELS: Final = (
     (("logit_rank",), "rank of\nthe logits", (GREEN,), "linear"),
     (("nc1", "nc4"), "collapse\nNC1, NC4", (GREEN, BLUE), "linear"),
     (("commutator_defect",), "commutator\ndefect", (GREEN,), "log"),
+    (("hessian_min", "hessian_max"), "Hessian's\nends", (BLUE, ORANGE), "linear"),
+    (("hessian_negative_share",), "Hessian's\nnegative share", (GREEN,), "linear"),
     (("tps_coherence",), "TPS\ncoherence R", (GREEN,), "linear"),
 )
 

@@ -13,6 +13,7 @@ from tpsprune.recipe.train import Signal, Watch
 from tpsprune.records import dump, load
 from tpsprune.records.readings import Reading
 from tpsprune.signals.classes import NeuralCollapse
+from tpsprune.signals.curvature import HessianSpectrum
 from tpsprune.signals.h1 import H1
 from tpsprune.signals.h1_worker import LoopCounter
 from tpsprune.signals.intrinsic_dimension import IntrinsicDimension
@@ -138,5 +139,7 @@ def _signal(name: Signal, settings: Watch, seed: int, counter: LoopCounter) -> A
             return CommutatorDefect(training=settings.commutator_mode == "training")
         case "intrinsic_dimension":
             return IntrinsicDimension()
+        case "hessian":
+            return HessianSpectrum()
         case _:
             assert_never(name)

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from torch import Tensor, nn
 
 from tpsprune.numerics.moments import Elements
+from tpsprune.numerics.objective import are_classes
 from tpsprune.records.readings import Reading, Status
 
 Memory = TypeVar("Memory")
@@ -37,6 +38,17 @@ class View:
     norm_scales: Mapping[str, tuple[Elements, ...]] = field(default_factory=dict)
     labels: tuple[Tensor, ...] = ()
     blocks: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def why_no_loss(self) -> str:
+        """Why the calibration data give no cross-entropy to differentiate; empty where they do."""
+        if not self.labels:
+            return "the calibration data have no labels"
+        if not all(map(are_classes, self.labels)):
+            return "the labels are not classes, one for each item"
+        if not any(each.requires_grad for each in self.model.parameters()):
+            return "no parameter is trained"
+        return ""
 
     def reading(self, signal: str, value: float, unit: str, group: str = "") -> Reading:
         """Return the reading of a number at this step; its status marks one that is not finite."""

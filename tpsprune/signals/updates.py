@@ -20,7 +20,6 @@ from torch.nn import functional
 
 from tpsprune.numerics.forward import evaluation_mode, fixed_seed, logits_of
 from tpsprune.numerics.geometry import signed_fold
-from tpsprune.numerics.objective import are_classes
 from tpsprune.numerics.spectra import edge, edge_stability, gap_23, row_spectrum
 from tpsprune.records.readings import Reading, Status
 from tpsprune.signals.signal import AbstractMemoryless, AbstractSignal, Packed, Readings, View
@@ -241,14 +240,10 @@ class CommutatorDefect(AbstractMemoryless):
         parameters = {
             name: each.detach() for name, each in view.model.named_parameters() if each.requires_grad
         }
-        reason = ""
+        reason = view.why_no_loss
         if not view.labels or not all(isinstance(batch, Tensor) for batch in batches):
             reason = "the calibration data have no labels or are not tensors"
-        elif not all(are_classes(label) for label in view.labels):
-            reason = "the labels are not classes, one for each item"
-        elif not parameters:
-            reason = "no parameter is trained"
-        elif sum(map(len, batches)) < 2:
+        elif not reason and sum(map(len, batches)) < 2:
             reason = "one item makes no pair"
         if reason:
             return (view.without(self.name, "", Status.NOT_APPLICABLE, reason),)
