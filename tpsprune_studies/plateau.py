@@ -57,21 +57,26 @@ MOVED: Final = 1.5
 """Times its first reading attention progress has to be to have moved."""
 NONE: Final = "none"
 RIGHT: Final = "right attention"
-REST: Final = "all but attention"
+MAP: Final = "attention map"
+READOUT: Final = "MLP and head"
 PARTS: Final[Mapping[str, tuple[str, ...]]] = {
-    RIGHT: (),
-    REST: ("tokens", "places", "between", "mlp", "after", "head"),
-    "attention": ("before", "q", "k", "v", "o"),
-    "queries and keys": ("before", "q", "k"),
+    MAP: ("tokens", "places", "before", "q", "k"),
+    "attention": ("tokens", "places", "before", "q", "k", "v", "o"),
+    READOUT: ("between", "mlp", "after", "head"),
+    "embeddings and head": ("tokens", "places", "after", "head"),
     "embeddings": ("tokens", "places"),
-    "MLP": ("between", "mlp"),
-    "head": ("after", "head"),
+    "queries and keys": ("before", "q", "k"),
+    "all but queries and keys": ("tokens", "places", "v", "o", "between", "mlp", "after", "head"),
+    RIGHT: (),
 }
-"""What is given, by the modules that are frozen as trained; of ``RIGHT`` none is, its matrix is the mask."""
+"""What is given, by the modules that are frozen as trained; of ``RIGHT`` none is, its matrix is the mask.
+
+The first four are those of the source's code.
+"""
 PART_SEEDS: Final = 3
 SHORTER: Final = 0.5
 """Times the plain plateau: below it one is gone, above it one is still there."""
-PREDICTED: Final = {RIGHT: f"below {SHORTER:g}", REST: f"{SHORTER:g} or more"}
+PREDICTED: Final = {MAP: f"below {SHORTER:g}", READOUT: f"{SHORTER:g} or more"}
 
 
 @final
@@ -361,8 +366,8 @@ def conclude(setup: Setup, done: Sequence[PlateauTraining], machine: Mapping[str
             "lengths": lengths,
             "claims": {
                 "nearly parallel": _rule(parallel),
-                f"gone with the {RIGHT}": gone,
-                f"still there with {REST} given": stays,
+                f"gone with the {MAP}": gone,
+                f"still there with {READOUT}": stays,
             },
             "by_part": {part: [each for each in done if each.trial.given == part] for part in PARTS},
         },
@@ -410,10 +415,10 @@ def _compare_lengths(done: Sequence[PlateauTraining]) -> dict[str, tuple[Interva
 
 
 def _rule_parts(lengths: Mapping[str, tuple[Interval, Bound]]) -> tuple[Ruling, Ruling]:
-    """Return whether the plateau is gone with the right attention, and still there with all else given."""
-    if not {RIGHT, REST} <= set(lengths):
+    """Return whether the plateau is gone with the attention map given, and there with MLP and head given."""
+    if not {MAP, READOUT} <= set(lengths):
         return Ruling.UNDECIDED, Ruling.UNDECIDED
-    (gone, gone_bound), (stays, stays_bound) = lengths[RIGHT], lengths[REST]
+    (gone, gone_bound), (stays, stays_bound) = lengths[MAP], lengths[READOUT]
     opposite = {Ruling.CONFIRMED: Ruling.REFUTED, Ruling.REFUTED: Ruling.CONFIRMED}
     there = judge(gone.low, gone.high, SHORTER, gone_bound)
     return opposite.get(there, there), judge(stays.low, stays.high, SHORTER, stays_bound)

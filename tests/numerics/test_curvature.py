@@ -15,10 +15,11 @@ from tpsprune.numerics.curvature import (
     Product,
     curvature_of,
     hessian_product,
+    lanczos,
     lanczos_curvature,
     loss_gradient,
     loss_hessian,
-    tridiagonal,
+    orthogonal,
 )
 
 
@@ -102,7 +103,7 @@ class Products(nn.Module):
         return (self.u @ self.v) * inputs.prod(1)
 
 
-def by_lanczos(product: Product, like: Tensor, steps: int = 40, probes: int = 4) -> Curvature:
+def by_lanczos(product: Product, like: Tensor, steps: int = 40, probes: int = 1) -> Curvature:
     return lanczos_curvature(product, like, steps, probes)
 
 
@@ -123,8 +124,7 @@ def tanh_net(generator: torch.Generator, steps: int = 60) -> tuple[nn.Sequential
     return model, inputs, labels
 
 
-def test_random_signs_give_a_diagonal_hessian_exactly() -> None:
-    # Each sign has the same part in every axis, so that the quadrature is the mean over eigenvalues.
+def test_of_a_diagonal_hessian_every_eigenvalue_settles() -> None:
     spectrum = torch.cat([torch.linspace(-2.0, -0.1, 9), torch.linspace(0.3, 5.0, 21)]).double()
     found = by_lanczos(lambda v: spectrum * v, spectrum)
     assert found.smallest == pytest.approx(-2.0, abs=1e-10)
@@ -133,10 +133,26 @@ def test_random_signs_give_a_diagonal_hessian_exactly() -> None:
     assert found.negative_share == pytest.approx(share, abs=1e-10)
 
 
+def test_what_does_not_settle_is_sampled_by_its_trace() -> None:
+    # A bulk of two eigenvalues far below the outer ones: signs count each as often as it is there.
+    bulk = torch.tensor([-0.02, 0.01]).double().repeat_interleave(torch.tensor([40, 160]))
+    spectrum = torch.cat([torch.tensor([-3.0, 7.0]).double(), bulk])
+    found = by_lanczos(lambda v: spectrum * v, spectrum, steps=3)
+    assert found.negative_share == pytest.approx(3.8 / 12.4, rel=1e-3)
+
+
 def test_a_krylov_space_ends_with_the_eigenvalues_there_are() -> None:
     spectrum = torch.tensor([-1.0, 2.0, 3.0]).double().repeat(5)
-    found = tridiagonal(lambda v: spectrum * v, torch.ones(15).double(), 40)
-    assert torch.linalg.eigvalsh(found).tolist() == pytest.approx([-1.0, 2.0, 3.0])
+    found = lanczos(lambda v: spectrum * v, torch.ones(15).double(), 40)
+    assert found.values_k.tolist() == pytest.approx([-1.0, 2.0, 3.0])
+    values, vectors = found.settled()
+    assert torch.allclose(vectors * spectrum, values[:, None] * vectors)
+    assert torch.allclose(vectors @ vectors.T, torch.eye(3).double())
+    start = orthogonal(torch.eye(15).double()[0], vectors)
+    beside = lanczos(lambda v: spectrum * v, start, 40, vectors)
+    assert not (beside.basis_kp @ vectors.T).abs().gt(1e-10).any()
+    many = by_lanczos(lambda v: spectrum * v, spectrum, probes=64)
+    assert many.negative_share == pytest.approx(1 / 6, rel=0.1), "each counts as often as it is there"
     nothing = by_lanczos(torch.zeros_like, spectrum)
     assert (nothing.smallest, nothing.largest, nothing.negative_share) == (0.0, 0.0, 0.0)
 
@@ -154,7 +170,6 @@ def test_xor_has_a_saddle_with_as_many_ways_down_as_units(units: int) -> None:
     theta, gradient = loss_gradient(model, loss_of, torch.float64)
     assert not gradient.any(), "it is critical"
     for found in (exact, by_lanczos(hessian_product(theta, gradient), theta)):
-        # A sign's part in the two ends need not be even, but over no unit is either end missed.
         assert (found.smallest, found.largest) == (pytest.approx(-1.0), pytest.approx(1.0))
     assert exact.negative_share == pytest.approx(0.5)
 
@@ -228,11 +243,11 @@ def test_lanczos_agrees_with_the_whole_spectrum_of_a_tanh_net(generator: torch.G
     found = by_lanczos(product, theta)
     assert found.smallest == pytest.approx(exact.smallest, rel=1e-3)
     assert found.largest == pytest.approx(exact.largest, rel=1e-6)
-    assert found.negative_share == pytest.approx(exact.negative_share, rel=0.15)
+    assert found.negative_share == pytest.approx(exact.negative_share, rel=0.3)
     assert found.negative_share == pytest.approx(
         lanczos_curvature(lambda v: hessian @ v, theta.detach()).negative_share, rel=1e-6
     )
-    many = by_lanczos(lambda v: hessian @ v, theta.detach(), steps=160, probes=64)
+    many = by_lanczos(lambda v: hessian @ v, theta.detach(), steps=80, probes=64)
     assert many.negative_share == pytest.approx(exact.negative_share, rel=0.03), "that is no bias"
 
 

@@ -5,39 +5,99 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
+from torch import nn
 
 from tests.studies.conftest import Conducted, small_recipe
+from tests.unchanged import unchanged
+from tpsprune import recipe
 from tpsprune_studies import morse
 from tpsprune_studies.finding import Ruling
 from tpsprune_studies.morse import MorseTraining, MorseTrial, Point
 
 
-def make(shift: int, *, levels: int = 3) -> list[MorseTraining]:
+def point(index: int) -> Point:
+    return Point(
+        step=10,
+        loss=0.4,
+        gradient_norm=0.1,
+        index=index,
+        smallest=-0.1,
+        largest=1.0,
+        negative_share=0.3,
+    )
+
+
+def make(shift: int, *, levels: int = 3, at_minima: int | None = None) -> list[MorseTraining]:
+    """Trainings of three seeds, the index with ``labels`` moved by ``shift``, at minima by ``at_minima``."""
     found = []
     for trial in morse.plan(morse.make_setup(small_recipe(), 3, None), []).trials:
         assert isinstance(trial, MorseTrial)
         moved = shift if trial.variant == "labels" else 0
-        points = {
-            f"{loss:g}": Point(
-                step=10, index=200 + trial.seed + moved, smallest=-0.1, largest=1.0, negative_share=0.3
-            )
-            for loss in morse.LOSSES[:levels]
-        }
-        found.append(MorseTraining(trial=trial, parameters=771, accuracy=0.5, points=points))
+        at = moved if at_minima is None or trial.variant != "labels" else at_minima
+        training = MorseTraining(
+            trial=trial,
+            parameters=771,
+            accuracy=0.5,
+            points={f"{loss:g}": point(200 + trial.seed + moved) for loss in morse.LOSSES[:levels]},
+            minima=tuple(point(100 + rank + at) for rank in (0, 4, 2)[: 3 if levels else 0]),
+            gradient_norm=0.2,
+        )
+        found.append(training)
     return found
 
 
 @pytest.mark.parametrize(("shift", "ruling"), [(-9, Ruling.CONFIRMED), (5, Ruling.REFUTED)])
-def test_the_index_must_fall_at_every_loss(shift: int, ruling: Ruling) -> None:
+def test_the_index_must_fall_at_every_loss_and_at_the_minima(shift: int, ruling: Ruling) -> None:
     found = morse.conclude(morse.make_setup(small_recipe(), 3, None), make(shift), {})
     assert found.ruling is ruling
-    assert f"{shift:+.1f} ({shift:+.1f} to {shift:+.1f}) for `labels` at 0.3" in found.sentence
+    assert f"{shift:+.1f} ({shift:+.1f} to {shift:+.1f}) for `labels` at a loss of 0.3" in found.sentence
+    assert f"{shift:+.1f} ({shift:+.1f} to {shift:+.1f}) for `labels` at the minima on" in found.sentence
+
+
+def test_lower_at_equal_loss_alone_decides_nothing() -> None:
+    found = morse.conclude(morse.make_setup(small_recipe(), 3, None), make(-9, at_minima=1), {})
+    assert found.ruling is Ruling.UNDECIDED
+    assert "+1.0 (+1.0 to +1.0) for `labels` at the minimum of highest index." in found.sentence
+
+
+def test_of_the_minima_the_mean_and_the_highest_are_compared() -> None:
+    (first, *_) = make(0)
+    assert first.indices["the minima on average"] == 102
+    assert first.indices["the minimum of highest index"] == 104
+    (none, *_) = make(0, levels=0)
+    assert none.indices == {}
 
 
 def test_a_level_that_nobody_reached_confirms_nothing() -> None:
     found = morse.conclude(morse.make_setup(small_recipe(), 3, None), make(-9, levels=1), {})
     assert found.ruling is Ruling.UNDECIDED
-    assert "at 0.3" not in found.sentence
+    assert "at a loss of 0.3" not in found.sentence
+
+
+def test_a_minimum_is_below_all_that_is_in_reach_on_either_side() -> None:
+    bowl = [abs(step - 30.0) for step in range(61)]
+    found = [steps - 1 - morse.REACH for steps in range(62) if morse.is_minimum(bowl[:steps])]
+    assert found == [30]
+    assert not morse.is_minimum([1.0] * 60), "level ground has none"
+    assert not morse.is_minimum([*bowl[:40], 0.0, *bowl[41:56]]), "as low again within reach"
+
+
+def test_a_point_has_the_gradient_of_the_model_and_leaves_it() -> None:
+    model = nn.Linear(3, 1, bias=False)
+    inputs = torch.eye(3, dtype=torch.float64)
+
+    def loss_of(net: nn.Module) -> torch.Tensor:
+        return (
+            net(inputs.to(net.weight.dtype if isinstance(net, nn.Linear) else torch.float64)).square().sum()
+        )
+
+    with unchanged(model):
+        found = morse.read_point(7, model, loss_of)
+    weight = model.weight.detach().double()
+    assert found.gradient_norm == pytest.approx(float(2 * weight.norm()), rel=1e-5)
+    assert found.loss == pytest.approx(float(weight.square().sum()), rel=1e-5)
+    assert (found.index, found.smallest, found.largest) == (0, pytest.approx(2.0), pytest.approx(2.0))
 
 
 def test_indices_are_read_on_the_way_down(conducted: Callable[[str], Conducted]) -> None:
@@ -48,3 +108,24 @@ def test_indices_are_read_on_the_way_down(conducted: Callable[[str], Conducted])
         assert all(0 < point.index < trainings[0].parameters for point in each.values())
         steps = [point.step for point in each.values()]
         assert steps == sorted(steps)
+
+
+def test_minima_are_where_the_gradient_of_a_replayed_training_is_smallest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(morse, "REACH", 3)
+    setup = morse.make_setup(recipe.read("modular-addition"), 2, 60)
+    norms: list[float] = []
+    read = morse.gradient_norm
+
+    def recorded(model: nn.Module, loss_of: Callable[[nn.Module], torch.Tensor]) -> float:
+        norms.append(read(model, loss_of))
+        return norms[-1]
+
+    monkeypatch.setattr(morse, "gradient_norm", recorded)
+    monkeypatch.setattr(morse, "LOSSES", ())
+    found = morse.run(setup, MorseTrial(variant="none", seed=1))
+    # Each minimum is read once more, at its own weights; those readings come between the steps'.
+    assert found.minima
+    for each in found.minima:
+        assert norms.count(each.gradient_norm) >= 2, "the weights are those of its own step"

@@ -20,7 +20,9 @@ MOST_PARAMETERS: Final = 2000
 NEGATIVE: Final = 1e-3
 """An eigenvalue below minus this share of the largest in magnitude counts as negative, not as rounding."""
 LANCZOS_STEPS: Final = 40
-PROBES: Final = 4
+PROBES: Final = 1
+SETTLED: Final = 1e-2
+"""An eigenvalue is known where what is left over of its vector's product is below this share of it."""
 ROWS: Final = 64
 """Rows of a whole Hessian that are computed at a time."""
 Product: TypeAlias = Callable[[Tensor], Tensor]
@@ -160,65 +162,106 @@ def curvature_of(hessian_pp: Tensor) -> ExactCurvature:
     )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Krylov:
+    """What Lanczos steps find: an orthonormal basis Q (k, p), and T = Q H Qᵀ by its eigenpairs.
+
+    ``values`` (k,) are the Ritz values, ascending, ``vectors`` (k, k) has T's eigenvectors as columns, and
+    ``rest`` is the length by which H leaves the space.
+    """
+
+    basis_kp: Tensor
+    values_k: Tensor
+    vectors_kk: Tensor
+    rest: float
+
+    def settled(self) -> tuple[Tensor, Tensor]:
+        """Return the eigenvalues (r,) that are known to a hundredth of themselves, and vectors (r, p)."""
+        residual_k = (self.rest * self.vectors_kk[-1]).abs()
+        known_k = residual_k < SETTLED * self.values_k.abs()
+        return self.values_k[known_k], self.vectors_kk[:, known_k].T.to(self.basis_kp) @ self.basis_kp
+
+
 def lanczos_curvature(
     product: Product, like_p: Tensor, steps: int = LANCZOS_STEPS, probes: int = PROBES, seed: int = 0
 ) -> Curvature:
     """Return the ends and the negative share of a Hessian known by its products alone.
 
-    From a few vectors of random signs Lanczos steps give Ritz values θ_j and, by the first entries τ_j of
-    their vectors, a quadrature: mean over probes of Σ τ_j² f(θ_j) ≈ tr f(H) / p. The ends are the outermost
-    Ritz values of all probes, never outside of the spectrum. There is no index: most eigenvalues of a net
-    lie next to zero, on either side, where a quadrature of few nodes does not count them.
+    Lanczos steps from a Gaussian vector settle the outer eigenvalues, r of them. The rest is sampled: of a
+    vector of random signs made orthogonal to theirs, v, the Ritz values θ_j of as many steps and the first
+    entries τ_j of their vectors are a quadrature, ‖v‖² Σ τ_j² f(θ_j) ≈ Σ f(λ) over the p − r others. The
+    ends are the outermost Ritz values, never outside of the spectrum. There is no index: most eigenvalues of
+    a net lie next to zero, on either side, where a quadrature of few nodes does not count them.
 
     Args:
         product: of ``hessian_product``.
         like_p: a vector of the right length, dtype and device.
-        steps: k for each probe.
-        probes: how many vectors.
+        steps: k for each vector.
+        probes: how many vectors sample the rest.
         seed: of the vectors.
 
-    Cost: k products for each probe, k² p multiply-adds to keep their vectors orthogonal, k p numbers.
+    Cost: k products for each vector, the first included; k² p multiply-adds to keep its space orthogonal,
+    and up to 2 k p numbers.
 
-    Source: Golub and Welsch 1969; Ghorbani, Krishnan and Xiao 2019 (arXiv 1901.10159).
+    Source: Golub and Welsch 1969; Ghorbani, Krishnan and Xiao 2019 (arXiv 1901.10159); the outer part apart
+    as in Meyer et al. 2021 (arXiv 2010.09649).
     """
     generator = torch.Generator().manual_seed(seed)
-    nodes, weights = [], []
+    first = lanczos(product, torch.randn(len(like_p), generator=generator).to(like_p), steps)
+    outer_r, vectors_rp = first.settled()
+    nodes, weights, ends = [outer_r], [torch.ones_like(outer_r)], [first.values_k]
     for _ in range(probes):
         signs_p = torch.randint(2, (len(like_p),), generator=generator).to(like_p) * 2 - 1
-        theta_k, vectors_kk = torch.linalg.eigh(tridiagonal(product, signs_p, steps))
-        nodes.append(theta_k)
-        weights.append(vectors_kk[0].square())
-    theta, weight = torch.cat(nodes), torch.cat(weights)
+        v_p = orthogonal(signs_p, vectors_rp)
+        square = float(v_p.square().sum())
+        if square < SETTLED**2:  # every eigenvalue has settled
+            break
+        found = lanczos(product, v_p, steps, vectors_rp)
+        nodes.append(found.values_k)
+        weights.append(found.vectors_kk[0].square() * square / probes)
+        ends.append(found.values_k)
     return Curvature(
         parameters=len(like_p),
-        smallest=float(theta.min()),
-        largest=float(theta.max()),
-        negative_share=_negative_share(theta, weight),
+        smallest=float(torch.cat(ends).min()),
+        largest=float(torch.cat(ends).max()),
+        negative_share=_negative_share(torch.cat(nodes), torch.cat(weights)),
     )
 
 
-def tridiagonal(product: Product, start_p: Tensor, steps: int) -> Tensor:
-    """Return T (k, k) = Qᵀ H Q for an orthonormal basis Q of H's Krylov space from a vector.
+def lanczos(product: Product, start_p: Tensor, steps: int, beside_rp: Tensor | None = None) -> Krylov:
+    """Return the Krylov space of a Hessian from a vector that is orthogonal to the rows beside it, if any.
 
-    Each vector is made orthogonal to all before it, twice over. Fewer than ``steps`` rows where the space
-    ends sooner: T then has the eigenvalues of H that the vector has a part in.
+    Each vector is made orthogonal to all before it. Fewer than ``steps`` where the space ends sooner: the
+    Ritz values are then the eigenvalues that the vector has a part in.
     """
-    basis_kp = start_p.new_empty(min(steps, len(start_p)), len(start_p))
+    kept = 0 if beside_rp is None else len(beside_rp)
+    rows = min(steps, len(start_p) - kept)
+    all_p = start_p.new_empty(kept + rows, len(start_p))
+    if beside_rp is not None:
+        all_p[:kept] = beside_rp
     next_p = start_p
     alpha: list[float] = []
     beta = [float(start_p.norm())]
-    for k in range(len(basis_kp)):
-        basis_kp[k] = next_p / beta[-1]
-        next_p = product(basis_kp[k])
+    for k in range(kept, kept + rows):
+        all_p[k] = next_p / beta[-1]
+        next_p = product(all_p[k])
         size = float(next_p.norm())
-        alpha.append(float(basis_kp[k] @ next_p))
-        for _ in range(2):
-            next_p = next_p - basis_kp[: k + 1].T @ (basis_kp[: k + 1] @ next_p)
+        alpha.append(float(all_p[k] @ next_p))
+        next_p = orthogonal(next_p, all_p[: k + 1])
         beta.append(float(next_p.norm()))
         if beta[-1] <= 10 * torch.finfo(next_p.dtype).eps * max(size, abs(alpha[0])):
             break
-    beside = torch.tensor(beta[1 : len(alpha)], dtype=torch.float64)
-    return torch.tensor(alpha, dtype=torch.float64).diag() + beside.diag(1) + beside.diag(-1)
+    across = torch.tensor(beta[1 : len(alpha)], dtype=torch.float64)
+    t_kk = torch.tensor(alpha, dtype=torch.float64).diag() + across.diag(1) + across.diag(-1)
+    values_k, vectors_kk = torch.linalg.eigh(t_kk)
+    return Krylov(all_p[kept : kept + len(alpha)], values_k, vectors_kk, beta[-1])
+
+
+def orthogonal(vector_p: Tensor, rows_rp: Tensor) -> Tensor:
+    """Return a vector without its part in orthonormal rows, taken away twice, since once leaves rounding."""
+    for _ in range(2):
+        vector_p = vector_p - rows_rp.T @ (rows_rp @ vector_p)
+    return vector_p
 
 
 def _negative_share(lambda_p: Tensor, weight_p: Tensor) -> float:

@@ -35,19 +35,20 @@ UNIT: Final = "nats for a unit of θ²"
 class HessianSpectrum(AbstractMemoryless):
     """Reads the spectrum of the Hessian of the cross-entropy on the calibration data, in evaluation mode.
 
-    ``hessian_min`` and ``hessian_max``: the ends. ``hessian_negative_share``:
-    Σ_{λ<0} |λ| / Σ |λ|, 0 at a minimum. ``hessian_index``: eigenvalues below minus a thousandth of the
-    largest in magnitude, the directions in which the loss surely bends down, and ``hessian_index_share``,
-    over all. Up to 2,000 parameters that train the spectrum is exact. Beyond, the ends and the negative
-    share are estimates of Lanczos steps, and there is no index: its eigenvalues crowd at zero, and no
-    estimate counts them there.
+    ``hessian_min`` and ``hessian_max``: its ends. ``hessian_negative_share``: Σ_{λ<0} |λ| / Σ |λ|, 0 at a
+    minimum. ``hessian_index``: eigenvalues below minus a thousandth of the largest in magnitude, directions
+    in which the loss surely bends down, and ``hessian_index_share``, over all. Up to 2,000 parameters that
+    train, the spectrum is exact. Beyond, Lanczos steps give the ends, and the negative share to about a sixth
+    of itself; there is no index: eigenvalues crowd at zero, and no estimate counts them there.
 
     It does not see the kinks of ReLU nets, between which they are pieces of lower degree; nor weight decay,
-    which adds itself to every eigenvalue; nor noise of the batches. On few items it is those items' loss.
+    which adds itself to every eigenvalue; nor that another batch has another Hessian. A module whose backward
+    pass autograd cannot look into counts as linear, unless it says that it has no second derivative: then
+    there is no reading, with that reason.
 
-    Cost: p products with the Hessian where that is exact, else 160; a product is a pass backward through a
-    pass forward and backward over the calibration data, whose memory is held meanwhile, beside 40 vectors of
-    p numbers. Switch it on for a study, not by default. A model without second derivatives has no reading.
+    Cost: p products with the Hessian where it is exact, else 80; a product is a pass backward through a pass
+    forward and backward over the calibration data, whose memory is held meanwhile, beside up to 80 vectors
+    of p numbers. Switch it on for a study, not by default.
 
     Source: Ghorbani, Krishnan and Xiao 2019 (arXiv 1901.10159).
     """
