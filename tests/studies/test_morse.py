@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from tests.studies.conftest import Conducted, small_recipe
 from tests.unchanged import unchanged
@@ -14,6 +15,7 @@ from tpsprune import recipe
 from tpsprune_studies import morse
 from tpsprune_studies.finding import Ruling
 from tpsprune_studies.morse import MorseTraining, MorseTrial, Point
+from tpsprune_studies.setup import at_seed, prepare
 
 
 def point(index: int) -> Point:
@@ -110,22 +112,24 @@ def test_indices_are_read_on_the_way_down(conducted: Callable[[str], Conducted])
         assert steps == sorted(steps)
 
 
-def test_minima_are_where_the_gradient_of_a_replayed_training_is_smallest(
+def test_minima_have_the_weights_of_the_steps_at_which_a_replay_has_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(morse, "REACH", 3)
-    setup = morse.make_setup(recipe.read("modular-addition"), 2, 60)
-    norms: list[float] = []
-    read = morse.gradient_norm
-
-    def recorded(model: nn.Module, loss_of: Callable[[nn.Module], torch.Tensor]) -> float:
-        norms.append(read(model, loss_of))
-        return norms[-1]
-
-    monkeypatch.setattr(morse, "gradient_norm", recorded)
     monkeypatch.setattr(morse, "LOSSES", ())
-    found = morse.run(setup, MorseTrial(variant="none", seed=1))
-    # Each minimum is read once more, at its own weights; those readings come between the steps'.
-    assert found.minima
-    for each in found.minima:
-        assert norms.count(each.gradient_norm) >= 2, "the weights are those of its own step"
+    found = morse.run(
+        morse.make_setup(recipe.read("modular-addition"), 2, 60), MorseTrial(variant="none", seed=1)
+    )
+    train = {"weight_decay": morse.WEIGHT_DECAY, "learning_rate": morse.LEARNING_RATE}
+    prepared = prepare(at_seed(recipe.read("modular-addition", morse.CHANGES), 1, **train))
+    split = prepared.dataset.train
+    norms = [
+        morse.gradient_norm(
+            prepared.model, lambda net: functional.cross_entropy(net(split.inputs), split.labels)
+        )
+        for _ in prepared.fit(60)
+    ]
+    low = [place for place in range(3, 57) if norms[place] == min(norms[place - 3 : place + 4])]
+    assert low
+    assert [each.step for each in found.minima] == [place + 1 for place in low]
+    assert [each.gradient_norm for each in found.minima] == pytest.approx([norms[place] for place in low])
