@@ -6,19 +6,25 @@ far a cut moves the way there is held against weights that are shaken until the 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.func import jvp
 from torch.nn import functional
 
 import tpsprune
 from tpsprune.data.images import digits
+from tpsprune.numerics.latent_field import (
+    ITERATIONS,
+    SAME_PLACE,
+    Moved,
+    basins_of,
+    compare_fields,
+    mean_radius,
+)
 from tpsprune.numerics.predictions import explained
 from tpsprune.numerics.small_samples import Interval, mean_interval
 from tpsprune.recipe import Recipe
@@ -34,11 +40,6 @@ BATCH_ITEMS: Final = 128
 LEARNING_RATE: Final = 3e-3
 TEST_ITEMS: Final = 597
 SHARES: Final = (0.7, 0.5)
-ITERATIONS: Final = (1, 10, 100)
-POWER_STEPS: Final = 60
-SAME_PLACE: Final = 0.05
-"""End points nearer than this share of the spread of the data are one attractor."""
-BISECTIONS: Final = 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,19 +56,10 @@ class FieldTrial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """A ticket beside weights shaken to the same output error: drift by iterations, and shared basins.
-
-    Drift is the distance of the iterates from the dense model's, over the spread of those. ``basins`` is the
-    share of items that run to the attractor that they run to in the dense model.
-    """
+class Cut(Moved):
+    """A ticket beside weights shaken to the same output error, and its R² on test items."""
 
     explained: float
-    error: float
-    drift: Mapping[str, float]
-    shaken_drift: Mapping[str, float]
-    basins: float
-    shaken_basins: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,30 +97,20 @@ def run(setup: Setup, trial: FieldTrial) -> FieldTraining:
     model = _autoencoder()
     _train(model, train_nd, trial.noise, setup.cap_steps)
     with torch.no_grad():
-        spread = float((test_nd - test_nd.mean(0)).square().sum(1).mean().sqrt())
-        ends_nd = iterate(model, test_nd, ITERATIONS[-1])
-        attractor_n, attractors_ad = attractors_of(ends_nd, SAME_PLACE * spread)
+        basins = basins_of(model, test_nd)
         cuts = {}
         for share in SHARES:
             with torch.enable_grad():
                 ticket = tpsprune.extract(
                     model, [train_nd], tpsprune.Macs(share), quality="fast", round_to=1
                 ).ticket
-            error = _output_error(model, ticket, test_nd)
-            shaken = shake_to(model, test_nd, error)
-            cuts[f"{share:g}"] = Cut(
-                explained=explained(ticket(test_nd), test_nd),
-                error=error,
-                drift=_drift(model, ticket, test_nd),
-                shaken_drift=_drift(model, shaken, test_nd),
-                basins=_shared(ticket, test_nd, attractors_ad, attractor_n),
-                shaken_basins=_shared(shaken, test_nd, attractors_ad, attractor_n),
-            )
+            moved = compare_fields(model, ticket, test_nd, basins)
+            cuts[f"{share:g}"] = Cut(explained=explained(ticket(test_nd), test_nd), **asdict(moved))
         return FieldTraining(
             trial=trial,
             explained=explained(model(test_nd), test_nd),
-            radius=fmean(spectral_radius(model, each) for each in attractors_ad[:8]),
-            attractors=len(attractors_ad),
+            radius=mean_radius(model, basins),
+            attractors=len(basins.attractors_a),
             cuts=cuts,
         )
 
@@ -150,79 +132,6 @@ def _train(model: nn.Module, images_nd: Tensor, noise: float, steps: int) -> Non
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
-
-
-def iterate(model: nn.Module, inputs_nd: Tensor, times: int) -> Tensor:
-    """Return the model's outputs of its outputs, so many times over.
-
-    z → E(D(z)) and x → D(E(x)) are one orbit seen from two sides: D maps the first to the second.
-    """
-    for _ in range(times):
-        inputs_nd = model(inputs_nd)
-    return inputs_nd
-
-
-def attractors_of(ends_nd: Tensor, near: float) -> tuple[Tensor, Tensor]:
-    """Return the number of each end point's attractor, and the attractors: the first point of each place."""
-    found: list[Tensor] = []
-    numbers = []
-    for end_d in ends_nd:
-        distances = [float((end_d - each).norm()) for each in found]
-        if not distances or min(distances) > near:
-            found.append(end_d)
-            numbers.append(len(found) - 1)
-        else:
-            numbers.append(distances.index(min(distances)))
-    return torch.tensor(numbers), torch.stack(found)
-
-
-def spectral_radius(model: nn.Module, point_d: Tensor) -> float:
-    """Return the modulus of the largest eigenvalue of the Jacobian at a point, by power iteration.
-
-    The geometric mean growth over the last half of the steps, so that a pair of complex eigenvalues, which
-    turns, gives its modulus too.
-    """
-    direction_d = functional.normalize(torch.randn_like(point_d), dim=0)
-    growths = []
-    for _ in range(POWER_STEPS):
-        moved_d: Tensor = jvp(model, (point_d,), (direction_d,))[1].detach()
-        growths.append(float(moved_d.norm()))
-        direction_d = functional.normalize(moved_d, dim=0)
-    last = torch.tensor(growths[POWER_STEPS // 2 :]).clamp_min(1e-12)
-    return float(last.log().mean().exp())
-
-
-def shake_to(model: nn.Module, inputs_nd: Tensor, error: float) -> nn.Module:
-    """Return a copy whose weights are shaken, each tensor by its own size, until the outputs err so much."""
-    noise = {name: torch.randn_like(each) * each.std() for name, each in model.state_dict().items()}
-    low, high = 0.0, 1.0
-    shaken = copy.deepcopy(model)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        shaken.load_state_dict(
-            {name: each + middle * noise[name] for name, each in model.state_dict().items()}
-        )
-        low, high = (middle, high) if _output_error(model, shaken, inputs_nd) < error else (low, middle)
-    return shaken
-
-
-def _output_error(model: nn.Module, other: nn.Module, inputs_nd: Tensor) -> float:
-    return float((model(inputs_nd) - other(inputs_nd)).square().mean().sqrt())
-
-
-def _drift(model: nn.Module, other: nn.Module, inputs_nd: Tensor) -> dict[str, float]:
-    found = {}
-    for times in ITERATIONS:
-        ours_nd, theirs_nd = iterate(model, inputs_nd, times), iterate(other, inputs_nd, times)
-        spread = (ours_nd - ours_nd.mean(0)).square().sum(1).mean().sqrt().clamp_min(1e-6)
-        found[f"{times}"] = float((theirs_nd - ours_nd).square().sum(1).mean().sqrt() / spread)
-    return found
-
-
-def _shared(other: nn.Module, inputs_nd: Tensor, attractors_ad: Tensor, attractor_n: Tensor) -> float:
-    """Return the share of items whose end is nearest to the attractor that they have in the dense model."""
-    ends_nd = iterate(other, inputs_nd, ITERATIONS[-1])
-    return float((torch.cdist(ends_nd, attractors_ad).argmin(1) == attractor_n).double().mean())
 
 
 def conclude(setup: Setup, done: Sequence[FieldTraining], machine: Mapping[str, Any]) -> Finding:
@@ -256,7 +165,14 @@ def conclude(setup: Setup, done: Sequence[FieldTraining], machine: Mapping[str, 
             ),
         ),
         predicted_range=(None, 1.0),
-        figures={"by_noise": by_noise, "radii": radii, "worse": worse, "mean_of": _mean_of},
+        figures={
+            "by_noise": by_noise,
+            "radii": radii,
+            "worse": worse,
+            "mean_of": _mean_of,
+            "iterations": ITERATIONS[-1],
+            "same_place": SAME_PLACE,
+        },
         trainings=tuple(done),
     )
 

@@ -16,8 +16,9 @@ from tpsprune import pruning
 from tpsprune.errors import ModelError, PruneError, first_line
 from tpsprune.loop.batches import batches_of
 from tpsprune.loop.unwrap import device_of, plain_model
-from tpsprune.numerics.forward import fixed_seed, logits_of
+from tpsprune.numerics.forward import evaluation_mode, fixed_seed, logits_of
 from tpsprune.numerics.last_layer import passes
+from tpsprune.numerics.latent_field import basins_of, compare_fields, mean_radius
 from tpsprune.numerics.neural_collapse import neural_collapse
 from tpsprune.numerics.objective import IGNORED
 from tpsprune.numerics.paths import POINTS, barrier, state_between
@@ -31,11 +32,15 @@ from tpsprune.numerics.predictions import (
 )
 from tpsprune.numerics.trees import Tree
 from tpsprune.pruning import Extraction, Plan
-from tpsprune.records import Fidelity, OneModel
+from tpsprune.records import Fidelity, LatentField, OneModel
 
 FOREIGN_ITEMS: Final = 512
 SAME: Final = 1e-3
 """What the outputs of the ticket at the dense shape may differ by, over their largest."""
+FIELD_ITEMS: Final = 512
+ATTRACTS: Final = 0.9
+"""The spectral radius above which basins move with the smallest change of weights, and are not read."""
+NO_AUTOENCODER: Final = "the labels are not the inputs: it is no autoencoder"
 NOT_FINITE: Final = "a score is not finite"
 NOT_EXPLAINED: Final = "the outputs never vary, or are not finite"
 Figure: TypeAlias = float | str
@@ -71,7 +76,9 @@ def fidelity(
     Args:
         dense: the dense model; not changed.
         ticket: the smaller one, or the extraction, which has its plan.
-        data: batches as ``tpsprune.extract`` takes them; a *list* is inputs and, last, labels.
+        data: batches as ``tpsprune.extract`` takes them; a *list* is inputs and, last, labels. Labels that
+            are the inputs themselves, number for number, say that the models are autoencoders: their latent
+            field is read then, on at most 512 items, beside one draw of shaken weights.
         labels: one tensor a batch, where the batches have none. Without labels agreement, divergence,
             calibration, collapse and the barrier are absent: scores of classes are not known to be such.
         plan: of the ticket: the barrier on the line between both models takes it.
@@ -94,8 +101,8 @@ def fidelity(
 
     It does not see what the figures are for: a ticket may agree with the dense model and be wrong with it.
 
-    Cost: a pass of either model over the data, and eleven of the dense model for the barrier; all outputs and
-    last states are held at once.
+    Cost: a pass of either model over the data, and eleven of the dense model for the barrier; of an
+    autoencoder some seven hundred passes over 512 items; all outputs and last states are held at once.
     """
     begun = time.process_time()
     if isinstance(ticket, Extraction):
@@ -136,6 +143,13 @@ def fidelity(
             {**each, **_judge(seen, right_n, temperature), **_read_collapse(seen, right_n)}
             for each, seen in zip(own, (first, second), strict=True)
         ]
+    field = _read_field(dense, ticket, batches, given, seed)
+    absent = {name: each for part in (both, *own) for name, each in part.items() if isinstance(each, str)}
+    if isinstance(field, str):
+        absent["latent_field"] = field
+    elif field.same_basin is None:
+        near = f"the spectral radius is {field.dense_radius:.2f}, not below {ATTRACTS:g}"
+        absent["same_basin"] = f"{near}: basins would move with any change of weights"
     return Fidelity(
         items=first.items,
         split=split,
@@ -143,7 +157,8 @@ def fidelity(
         ticket=OneModel(**_figures(own[1])),
         foreign=kind if strangers else "",
         cpu_seconds=time.process_time() - begun,
-        absent={name: each for part in (both, *own) for name, each in part.items() if isinstance(each, str)},
+        absent=absent,
+        latent_field=None if isinstance(field, str) else field,
         **_figures(both),
     )
 
@@ -336,6 +351,58 @@ def _read_barrier(
         "barrier_loss": _or(barrier(losses), "a loss on the way is not finite"),
         "barrier_error": barrier(errors),
     }
+
+
+class _Reconstruction(nn.Module):
+    """An autoencoder as a map of its inputs' shape."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return logits_of(self.model(inputs)).reshape(inputs.shape)
+
+
+def _read_field(
+    dense: nn.Module, ticket: nn.Module, batches: Sequence[Tree], labels: Sequence[Tensor] | None, seed: int
+) -> LatentField | str:
+    """Read the field of an autoencoder and of its ticket, or return why there is none."""
+    if labels is None or not all(map(_are_same, batches, labels)):
+        return NO_AUTOENCODER
+    inputs_n = torch.cat(list(batches))[:FIELD_ITEMS]
+    ours, theirs = _Reconstruction(dense), _Reconstruction(ticket)
+    with fixed_seed(seed), torch.no_grad(), evaluation_mode(ours), evaluation_mode(theirs):
+        if logits_of(dense(inputs_n[:1])).numel() != inputs_n[:1].numel():
+            return "the outputs are not as many as the inputs"
+        basins, own_basins = (basins_of(model, inputs_n) for model in (ours, theirs))
+        ends = (basins.attractors_a, own_basins.attractors_a)
+        if not all(bool(each.isfinite().all()) for each in ends):
+            return "an orbit leaves the finite numbers: nothing attracts it"
+        try:
+            moved = compare_fields(ours, theirs, inputs_n, basins)
+        except ValueError as error:
+            return str(error)
+        radius = mean_radius(ours, basins)
+        attracts = radius < ATTRACTS
+        return LatentField(
+            items=len(inputs_n),
+            attractors=len(basins.attractors_a),
+            dense_radius=radius,
+            ticket_radius=mean_radius(theirs, own_basins),
+            output_error=moved.error,
+            drift=moved.drift,
+            shaken_drift=moved.shaken_drift,
+            same_basin=moved.basins if attracts else None,
+            shaken_same_basin=moved.shaken_basins if attracts else None,
+        )
+
+
+def _are_same(batch: Tree, labels: Tensor) -> bool:
+    """Return whether labels are the inputs themselves, whatever shape an item of them has."""
+    if not (isinstance(batch, Tensor) and batch.is_floating_point() and labels.is_floating_point()):
+        return False
+    return min(batch.ndim, labels.ndim) > 1 and torch.equal(batch.flatten(1), labels.flatten(1))
 
 
 def _foreign_batches(

@@ -25,7 +25,8 @@ from tpsprune.runs import RunFolder, read_json, read_text, write_json_atomically
 from tpsprune.runs.tensors import load_tensors, shapes_of
 
 MOST_ITEMS: Final = 2048
-OF_CLASSES: Final = ("cross-entropy", "next-token")
+LABELLED: Final = ("cross-entropy", "next-token", "mse")
+"""Losses whose labels say what a model is: one of classes, or an autoencoder."""
 WAS_TICKET: Final = "what was pruned was a ticket itself, and the plan is of the model before it"
 CONSENT: Final = "read it with --trust-code (in Python trust_code=True)"
 
@@ -73,7 +74,7 @@ def fidelity(
             bench.execution.place(dense),
             ticket,
             split_evenly(inputs, parts),
-            labels=test.labels[places].tensor_split(parts) if found.task.loss in OF_CLASSES else None,
+            labels=test.labels[places].tensor_split(parts) if found.task.loss in LABELLED else None,
             plan=None if was_ticket else Plan.from_json(read_json(run.plan)),
             temperature=found.train.temperature,
             split="test",

@@ -75,7 +75,7 @@ from tpsprune.records.family import (
     LookedGroup,
     Sized,
 )
-from tpsprune.records.fidelity import Fidelity, OneModel
+from tpsprune.records.fidelity import Fidelity, LatentField, OneModel
 from tpsprune.records.readings import Decision, Milestone, Reading, Status, Verdict
 from tpsprune.records.result import GIVEN, GroupChange, Latency, ModelFigures, RunResult, Size, Unpruned
 from tpsprune.records.savings import (
@@ -161,6 +161,7 @@ __all__ = [
     "InferenceSpan",
     "InputPart",
     "Latency",
+    "LatentField",
     "LookedGroup",
     "MachineFacts",
     "Manifest",

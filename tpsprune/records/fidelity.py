@@ -33,6 +33,28 @@ class OneModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LatentField:
+    """An autoencoder's outputs fed back to it, dense and ticket, beside dense weights shaken at random.
+
+    Radii are spectral radii of the Jacobian, a mean over at most eight of the points that orbits end at:
+    below 1 they attract. ``output_error`` is the root mean square by which the ticket's outputs differ from
+    the dense model's; the shaken weights' differ by as much. Drift, by iterations, is the distance of the
+    iterates from the dense model's over the spread of those. ``same_basin`` is the share of items that end at
+    the attractor that they end at in the dense model, ``None`` where ``Fidelity.absent`` says why.
+    """
+
+    items: Natural
+    attractors: Natural
+    dense_radius: AtLeastZero
+    ticket_radius: AtLeastZero
+    output_error: AtLeastZero
+    drift: dict[str, AtLeastZero]
+    shaken_drift: dict[str, AtLeastZero]
+    same_basin: Share | None = None
+    shaken_same_basin: Share | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fidelity:
     """A ticket beside its dense model on the same items.
 
@@ -40,8 +62,8 @@ class Fidelity:
     of items with the same class; ``divergence_nats``: mean KL(dense ‖ ticket). ``states_explained``: R² of
     what the dense model's last linear layer reads by an affine map of what the ticket's reads, on the half
     of the items that it was not fitted on. ``barrier_loss``, ``barrier_error``: by how much loss and error
-    on the straight line between the two weights rise above the line between their ends. ``absent`` has by
-    figure why it is not there.
+    on the straight line between the two weights rise above the line between their ends. ``latent_field``
+    is of autoencoders. ``absent`` has by figure why it is not there.
     """
 
     SCHEMA: ClassVar[str] = "tpsprune.fidelity/1"
@@ -57,6 +79,7 @@ class Fidelity:
     states_explained: Explained | None = None
     barrier_loss: AtLeastZero | None = None
     barrier_error: Share | None = None
+    latent_field: LatentField | None = None
     foreign: str = ""
     cpu_seconds: AtLeastZero = 0.0
     absent: dict[str, str] = field(default_factory=dict)

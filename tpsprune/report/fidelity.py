@@ -8,7 +8,7 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.text import Text
 
-from tpsprune.records import Fidelity
+from tpsprune.records import Fidelity, LatentField
 from tpsprune.report import words
 from tpsprune.report.tables import RIGHT, make_table
 
@@ -30,6 +30,7 @@ BOTH: Final = {
     "barrier_loss": "barrier of loss between the weights",
     "barrier_error": "barrier of error",
 }
+FIELD: Final = {"latent_field": "latent field", "same_basin": "share in the same basin"}
 
 
 def fidelity_table(found: Fidelity) -> RenderableType:
@@ -45,12 +46,31 @@ def fidelity_table(found: Fidelity) -> RenderableType:
             both.add_row(title, cell)
     absent: dict[str, list[str]] = {}
     for name, reason in found.absent.items():
-        absent.setdefault(reason, []).append((EACH | BOTH)[name].split(",")[0].strip().split(":")[0])
+        absent.setdefault(reason, []).append((EACH | BOTH | FIELD)[name].split(",")[0].strip().split(":")[0])
     lines = [Text(f"Not read: {', '.join(dict.fromkeys(names))}: {why}.") for why, names in absent.items()]
     if found.foreign:
         lines.insert(0, Text(f"Foreign inputs: {found.foreign}; ROC area of the largest score."))
     lines.append(Text(f"Read in {words.seconds(found.cpu_seconds)} of processor time."))
-    return Lines(each, Text(""), both, Text(""), *lines)
+    field = [] if found.latent_field is None else [_field_table(found.latent_field), Text("")]
+    return Lines(each, Text(""), both, Text(""), *field, *lines)
+
+
+def _field_table(field: LatentField) -> RenderableType:
+    """Return the field of an autoencoder: radii first, then drift and basins beside those of the null."""
+    table = make_table(
+        {f"latent field, {field.items:,} items": {}, "dense": RIGHT, "ticket": RIGHT, "shaken": RIGHT}
+    )
+    table.add_row("spectral radius", _number(field.dense_radius), _number(field.ticket_radius), "")
+    for times, drift in field.drift.items():
+        name = f"drift over spread, {times} iteration{'s' if times != '1' else ''}"
+        table.add_row(name, "", _number(drift), _number(field.shaken_drift[times]))
+    if field.same_basin is not None:
+        shaken = _number(field.shaken_same_basin)
+        table.add_row(f"same basin, of {field.attractors}", "", _number(field.same_basin), shaken)
+    error = _number(field.output_error)
+    return Lines(
+        table, Text(f"Shaken: the dense weights, at random, until outputs err as the ticket's, by {error}.")
+    )
 
 
 def _number(value: float | None) -> str:
