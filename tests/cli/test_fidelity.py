@@ -30,7 +30,7 @@ def test_it_prints_the_panel_keeps_it_and_show_prints_it_again(invoke: Invoke, r
     assert max(map(len, done.output.splitlines())) <= 80
     panel = read_fidelity(run / "fidelity.json")
     assert panel.split == "test"
-    assert panel.absent == {}
+    assert set(panel.absent) == {"latent_field"}
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     assert panel.dense.quality == pytest.approx(result["dense"]["accuracy"])
     assert panel.ticket.quality == pytest.approx(result["ticket"]["accuracy"])

@@ -16,6 +16,8 @@ from tpsprune.errors import ModelError
 from tpsprune.numerics.neural_collapse import neural_collapse
 from tpsprune.pruning import Extraction
 
+NO_FIELD = {"latent_field": "the labels are not the inputs: it is no autoencoder"}
+
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Module, Tensor, Tensor]:
@@ -44,7 +46,7 @@ def test_a_model_is_wholly_faithful_to_itself(trained: tuple[nn.Module, Tensor, 
     assert (panel.agreement, panel.divergence_nats, panel.outputs_explained) == (1.0, 0.0, 1.0)
     assert panel.states_explained == pytest.approx(1.0, abs=1e-5)
     assert panel.dense == panel.ticket
-    assert panel.absent == {"barrier_loss": "the plan of the ticket is not known"}
+    assert panel.absent == {"barrier_loss": "the plan of the ticket is not known", **NO_FIELD}
 
 
 def test_a_ticket_has_every_figure_and_lies_in_the_dense_models_valley(
@@ -53,7 +55,7 @@ def test_a_ticket_has_every_figure_and_lies_in_the_dense_models_valley(
     model, inputs, labels = trained
     before = {name: each.clone() for name, each in model.state_dict().items()}
     panel = tpsprune.fidelity(model, ticket, inputs.split(100), labels=labels.split(100), seed=3)
-    assert panel.absent == {}
+    assert panel.absent == NO_FIELD
     assert panel.items == 600
     assert panel.agreement is not None
     assert panel.agreement > 0.9
@@ -111,7 +113,7 @@ def test_without_labels_of_classes_what_needs_them_is_absent_with_the_reason(
         panel = tpsprune.fidelity(model, ticket, batches, labels=given)
         assert panel.agreement is None
         assert panel.dense.nc1 is None
-        assert set(panel.absent.values()) == {reason}
+        assert set(panel.absent.values()) == {reason, *NO_FIELD.values()}
         assert panel.outputs_explained is not None
         assert panel.states_explained is not None
 
@@ -149,7 +151,8 @@ def test_a_layer_norm_over_pruned_units_leaves_the_barrier_out() -> None:
     found = tpsprune.extract(model, inputs, tpsprune.Macs(0.5), quality="fast", round_to=1)
     panel = tpsprune.fidelity(model, found, [[inputs, model(inputs).argmax(1)]])
     assert panel.absent == {
-        "barrier_loss": "a norm runs over pruned units: the ticket has no place in the dense shape"
+        "barrier_loss": "a norm runs over pruned units: the ticket has no place in the dense shape",
+        **NO_FIELD,
     }
 
 
@@ -174,7 +177,7 @@ def test_a_model_in_half_precision_is_read_in_single() -> None:
     inputs = torch.randn(300, 8).bfloat16()
     found = tpsprune.extract(model, inputs, tpsprune.Macs(0.5), quality="fast", round_to=1)
     panel = tpsprune.fidelity(model, found, [[inputs, model(inputs).argmax(1)]])
-    assert panel.absent == {}
+    assert panel.absent == NO_FIELD
     assert panel.dense.quality == 1.0
 
 
@@ -281,3 +284,54 @@ def test_states_of_one_sequence_are_fitted_or_judged_and_not_both() -> None:
     ids = torch.stack([torch.randint(0, 3, (80,)), torch.randint(3, 11, (80,))], dim=1)
     panel = tpsprune.fidelity(model, model, ids, labels=[ids])
     assert panel.states_explained == pytest.approx(1.0, abs=1e-3)
+
+
+def contraction(share: float) -> nn.Module:
+    """An autoencoder of six numbers by four codes, whose Jacobian has the eigenvalues share and 0."""
+    torch.manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(6, 6))[0][:, :4]
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 6))
+    with torch.no_grad():
+        model[0].weight.copy_(basis.T)
+        model[1].weight.copy_(share * basis)
+    return model
+
+
+@pytest.mark.parametrize(("share", "is_read"), [(0.5, True), (0.95, False)])
+def test_the_field_of_an_autoencoder_is_read_and_basins_only_where_it_contracts(
+    share: float, is_read: bool
+) -> None:
+    model, ticket = contraction(share), contraction(0.9 * share)
+    inputs = torch.randn(700, 6)
+    panel = tpsprune.fidelity(model, ticket, [[part, part] for part in inputs.split(100)])
+    field = panel.latent_field
+    assert field is not None
+    assert field.items == 512
+    assert field.dense_radius == pytest.approx(share, rel=1e-2)
+    assert field.ticket_radius == pytest.approx(0.9 * share, rel=1e-2)
+    assert list(field.drift) == list(field.shaken_drift) == ["1", "10", "100"]
+    assert field.drift["1"] == pytest.approx(field.shaken_drift["1"], rel=0.2)
+    assert (field.same_basin is not None) is is_read
+    assert ("same_basin" in panel.absent) is not is_read
+    assert "latent_field" not in panel.absent
+    assert panel.absent["agreement"] == "the labels are no classes"
+    again = tpsprune.fidelity(model, ticket, [[part, part] for part in inputs.split(100)])
+    assert again.latent_field == field
+
+
+def test_labels_that_are_almost_the_inputs_make_no_autoencoder() -> None:
+    model, inputs = contraction(0.5), torch.randn(50, 6)
+    other = inputs.clone()
+    other[49, 5] += 1e-6
+    panel = tpsprune.fidelity(model, model, [[inputs, other]])
+    assert panel.latent_field is None
+    assert panel.absent["latent_field"] == NO_FIELD["latent_field"]
+
+
+def test_an_orbit_that_runs_away_and_outputs_of_another_size_have_no_field() -> None:
+    model, inputs = contraction(30.0), torch.randn(50, 6)
+    panel = tpsprune.fidelity(model, model, [[inputs, inputs]])
+    assert panel.absent["latent_field"] == "an orbit leaves the finite numbers: nothing attracts it"
+    shorter = nn.Linear(6, 3)
+    panel = tpsprune.fidelity(shorter, shorter, [[inputs, inputs]])
+    assert panel.absent["latent_field"] == "the outputs are not as many as the inputs"

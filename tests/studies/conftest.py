@@ -113,7 +113,6 @@ def shortened(name: str) -> Iterator[Any]:
         if name == "pullback":
             yield pullback.make_setup(small_recipe(), 2, 40)
         if name == "latent-field":
-            patch.setattr(latent_field, "POWER_STEPS", 6)
             yield latent_field.make_setup(small_recipe(), 2, 40)
         if name == "collapse":
             yield collapse.make_setup(small_recipe(), 2, 20)

@@ -55,6 +55,10 @@ STEPS: Final = (
     ("ticket", "dense", "all of it"),
     ("family", "dense-each", "one training and its cuts against a training of every size"),
     ("family", "each-joules", "one training and its cuts against shorter trainings at equal cost"),
+    ("fine-tune", "dense", "an encoder trained elsewhere, that training not counted"),
+    ("frozen", "fine-tune", "the encoder left as it is, its features computed once"),
+    ("frozen-ticket", "frozen", "its cut for this task"),
+    ("frozen-ticket", "fine-tune-joules", "the frozen ticket against shorter fine-tuning at equal cost"),
 )
 """Arm, baseline, and the one thing in which they differ."""
 

@@ -13,7 +13,7 @@ from tpsprune.claims.ladder import Evidence, sentence_of, standing_of
 from tpsprune.claims.opponents import does_as_well, opponents_not_run
 from tpsprune.claims.pairs import CountedPairs
 from tpsprune.claims.window_sums import grade_of
-from tpsprune.recipe.compare import SHORTER_EACH, SHORTER_SCHEDULE, SMALLER_NET, STOPPED_EARLY
+from tpsprune.recipe.compare import SHORTER_EACH, SHORTER_SCHEDULE, SHORTER_TUNING, SMALLER_NET, STOPPED_EARLY
 from tpsprune.records import (
     ArmRun,
     BandPoint,
@@ -164,7 +164,9 @@ def _beside_opponents(counted: CountedPairs, sample: _Sample) -> dict[str, tuple
         return {}
     return {
         "opponents_missing": tuple(opponents_not_run(counted, sample.arm)),
-        "shorter_schedules": tuple(does_as_well(counted, sample.arm, (*SHORTER_SCHEDULE, *STOPPED_EARLY))),
+        "shorter_schedules": tuple(
+            does_as_well(counted, sample.arm, (*SHORTER_SCHEDULE, *SHORTER_TUNING, *STOPPED_EARLY))
+        ),
         "smaller_nets": tuple(does_as_well(counted, sample.arm, (*SMALLER_NET, *SHORTER_EACH))),
     }
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import log1p
 from typing import Final
 
-from tpsprune.recipe.compare import PRUNED
+from tpsprune.recipe.compare import FROZEN, OPPOSED
 from tpsprune.records import Accuracy, BandPoint, Change, Claim, ComparisonRecord, Grade, Reason, Standing
 
 FEWEST_PAIRS: Final = 5
@@ -203,11 +203,13 @@ def sentence_of(claim: Claim, quality: str = "accuracy") -> str:
     assert claim.change is not None, "what stands has a change"
     simulated = "simulated: " if str(claim.standing).endswith("SIMULATED") else ""
     told = f"{subject} took {simulated}{_words(claim.change)} than '{claim.baseline}'"
-    if claim.kind == "training" and claim.arm in PRUNED and claim.change.saving_share > 0:
+    if claim.kind == "training" and claim.arm in OPPOSED and claim.change.saving_share > 0:
         opponents = "no shorter schedule and no smaller net from scratch does"
-        told += (
-            f", and {'no shorter trainings of its shapes do' if claim.arm == 'family' else opponents} as well"
-        )
+        if claim.arm == "family":
+            opponents = "no shorter trainings of its shapes do"
+        elif claim.arm in FROZEN:
+            opponents = "no shorter fine-tuning does"
+        told += f", and {opponents} as well"
     return f"{told}."
 
 

@@ -13,7 +13,16 @@ from tpsprune.claims.change import saving
 from tpsprune.claims.ladder import in_points
 from tpsprune.claims.pairs import CountedPairs
 from tpsprune.numerics.small_samples import mean_interval
-from tpsprune.recipe.compare import EQUAL_COST, PRUNED, SHORTER_EACH, SHORTER_SCHEDULE, SIZED, SMALLER_NET
+from tpsprune.recipe.compare import (
+    EQUAL_COST,
+    FROZEN,
+    OPPOSED,
+    SHORTER_EACH,
+    SHORTER_SCHEDULE,
+    SHORTER_TUNING,
+    SIZED,
+    SMALLER_NET,
+)
 from tpsprune.records import Answer, ArmPoint, Reason, classes_of, joules_of, seconds_of
 
 EQUAL_COST_SHARE: Final = 0.05
@@ -21,12 +30,14 @@ EQUAL_COST_SHARE: Final = 0.05
 
 
 def opponents_not_run(counted: CountedPairs, arm: str) -> Iterator[Reason]:
-    """Yield a reason for each kind of opponent that no arm of the comparison is, where the arm prunes."""
-    if arm not in PRUNED:
+    """Yield a reason for each kind of opponent that no arm of the comparison is, where the arm needs them."""
+    if arm not in OPPOSED:
         return
     kinds = {"shorter schedule": SHORTER_SCHEDULE, "smaller net from scratch": SMALLER_NET}
     if arm == "family":
         kinds = {"shorter training of each size": SHORTER_EACH}
+    elif arm in FROZEN:
+        kinds = {"shorter fine-tuning": SHORTER_TUNING}
     for what, kind in kinds.items():
         if not set(kind) & set(counted.design.arms):
             arms = " or ".join(f"'{each}'" for each in kind)
@@ -41,7 +52,7 @@ def does_as_well(counted: CountedPairs, arm: str, opponents: Sequence[str]) -> I
     whose cost was not fitted counts where it cost at most 1.05 times as much. Every opponent must be beaten,
     so no correction for several tests is due.
     """
-    if arm not in PRUNED:
+    if arm not in OPPOSED:
         return
     for opponent in (each for each in opponents if each in counted.design.arms):
         accuracy, is_fitted = counted.accuracy_of(arm, opponent), opponent in EQUAL_COST

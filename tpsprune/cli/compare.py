@@ -39,6 +39,8 @@ Examples:
   tpsprune compare digits --pairs 8        # eight from the start; added later they count more strictly
   tpsprune compare digits --arms dense,dense-stopped,ticket,shape-scratch,early-bird
   tpsprune compare digits --arms dense-each,family,each-joules --sizes 0.75,0.5,0.25
+  tpsprune compare new-task.toml --from runs/my-0123abcd \\
+      --arms dense,fine-tune,frozen,frozen-ticket,fine-tune-joules
   tpsprune compare digits --gate           # exit code 5 unless the verdict is a saving
   tpsprune compare digits --country FRA --per-day 10000
 
@@ -58,6 +60,10 @@ Arms:
   family                 one training of the dense model, cut to every size of --sizes
   dense-each             the family's shapes, new weights, the whole schedule for each of them
   each-joules            the same shapes on shorter schedules, together at the family's cost
+  fine-tune              the encoder of --from, a new last layer, all of it trained
+  frozen                 that encoder as it is: features once, a new last layer on them
+  frozen-ticket          the same, cut for this task, and the layer trained once more
+  fine-tune-joules       fine-tune on a shorter schedule, at the frozen ticket's cost
 """,
 )
 @recipe_argument
@@ -75,6 +81,13 @@ Arms:
     "--sizes",
     metavar="SHARE,...",
     help="Of 'family' and what is beside it: shares of the dense model's operations; else 0.75,0.5,0.25.",
+)
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    help="The trained encoder of fine-tune, frozen and the like, as for 'tpsprune transfer'; its training is "
+    "not counted.",
 )
 @click.option(
     "--pairs",
@@ -98,6 +111,7 @@ def compare(
     device: str,
     arm_words: str,
     sizes: str | None,
+    source: Path | None,
     pairs: int | None,
     out: Path | None,
     *,
@@ -131,7 +145,7 @@ def compare(
     command = shlex.join(["tpsprune", *sys.argv[1:]])
     with naming(recipe_source), compare_show_for(quiet=quiet, as_json=as_json) as show:
         for event in pipeline.compare(
-            read, folder, arms=arms, pairs=pairs, device=device, redo=redo, command=command
+            read, folder, arms=arms, pairs=pairs, source=source, device=device, redo=redo, command=command
         ):
             show.show(event)
     _finish(folder, choices, gate=gate, quiet=quiet, as_json=as_json)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tpsprune.cli.options import json_option
+from tpsprune.cli.options import imports, json_option
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from tpsprune.records import Reading, RunResult
 
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 )
 def show(folder: Path, other: Path | None, *, as_json: bool, picture: bool) -> None:
     """Show a finished run again: signals, decisions, widths, the closing tables, and where its picture lies.
+
+    How faithful the ticket is, the barrier from the dense weights to its own among it, is read the first time
+    if that takes no more than about ten seconds, and kept in RUN; no run pays for it.
 
     With OTHER the signals of both over the same epochs and on the same scale, and nothing else.
     """
@@ -55,13 +60,25 @@ def show(folder: Path, other: Path | None, *, as_json: bool, picture: bool) -> N
     if readings:  # Trained weights that were not retrained have none.
         console.print(tables.signals_table([tables.collect_signals(outcome, readings)]), "", highlight=False)
     console.print(tables.whole_run(outcome), highlight=False)
+    console.print("", _fidelity_of(folder, outcome), highlight=False)
+    print_next(console, outcome)
+
+
+def _fidelity_of(folder: Path, outcome: RunResult) -> RenderableType:
+    """Return the panel of a run: the one kept, one read now if that is quick, or what reads it."""
+    from tpsprune.report.fidelity import fidelity_table
+    from tpsprune.runs import RunFolder, read_fidelity
+
     panel = RunFolder.open_existing(folder).fidelity
     if panel.is_file():
-        from tpsprune.report.fidelity import fidelity_table
-        from tpsprune.runs import read_fidelity
-
-        console.print("", fidelity_table(read_fidelity(panel)), highlight=False)
-    print_next(console, outcome)
+        return fidelity_table(read_fidelity(panel))
+    with imports():
+        from tpsprune import pipeline
+    found = pipeline.fidelity_for_report(outcome)
+    if not isinstance(found, str):
+        return fidelity_table(found)
+    why = found.rstrip(".")
+    return f"Barrier dense → ticket, and the like: not read, {why}. 'tpsprune fidelity {folder}' reads it."
 
 
 def _print_two(folder: Path, other: Path) -> None:

@@ -45,8 +45,9 @@ class Moved:
     """A model beside its original, and beside the original's weights shaken to the same output error.
 
     ``error`` is the root of the mean square by which outputs differ. Drift, by iterations, is the distance of
-    the iterates from the original's, over the spread of those. ``basins`` is the share of items that run to
-    the attractor that they run to in the original.
+    the iterates from the original's, over the spread of its outputs, which are the first iterates: later ones
+    may be in one place. ``basins`` is the share of items that run to the attractor that they run to in the
+    original.
     """
 
     error: float
@@ -97,11 +98,11 @@ def spectral_radius(model: Map, point: Tensor) -> float:
 
     Cost: a pass, and 60 backwards.
     """
-    _, pull = vjp(lambda each: model(each[None])[0], point)
+    pull = vjp(lambda each: model(each[None])[0], point)[1]
     direction = torch.randn_like(point)
     growths = []
     for _ in range(POWER_STEPS):
-        (direction,) = pull(functional.normalize(direction.flatten(), dim=0).view_as(point))
+        direction = pull(functional.normalize(direction.flatten(), dim=0).view_as(point))[0].detach()
         growths.append(float(direction.norm()))
     last = torch.tensor(growths[POWER_STEPS // 2 :]).clamp_min(1e-12)
     return float(last.log().mean().exp())
@@ -175,12 +176,13 @@ def _spread(points_n: Tensor) -> Tensor:
 def _drift(model: Map, other: Map, inputs_n: Tensor) -> dict[str, float]:
     found, done = {}, 0
     ours_n = theirs_n = inputs_n
+    spread = _spread(model(inputs_n)).clamp_min(1e-6)
     for times in ITERATIONS:
         ours_n, theirs_n = (
             iterate(each, at_n, times - done) for each, at_n in ((model, ours_n), (other, theirs_n))
         )
         apart = (theirs_n - ours_n).flatten(1).square().sum(1).mean().sqrt()
-        found[f"{times}"] = float(apart / _spread(ours_n).clamp_min(1e-6))
+        found[f"{times}"] = float(apart / spread)
         done = times
     return found
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 POINTS = 11
 """Places on a line at which a curve is read, both ends included."""
+ROUNDING = 1e-12
 
 
 def state_between(start: Mapping[str, Tensor], end: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
@@ -21,6 +22,8 @@ def state_between(start: Mapping[str, Tensor], end: Mapping[str, Tensor], share:
 
 def barrier(values: Sequence[float]) -> float:
     """Return by how much a curve rises above the line between its ends, at equal steps; 0 where it does not.
+
+    What is within rounding of the line is on it.
 
     NaN where a value is not finite.
 
@@ -35,4 +38,5 @@ def barrier(values: Sequence[float]) -> float:
     rises = [
         value - ((last - place) * values[0] + place * values[-1]) / last for place, value in enumerate(values)
     ]
-    return max(0.0, *rises)
+    rise = max(rises)
+    return rise if rise > ROUNDING * max(map(abs, values)) else 0.0

@@ -4,7 +4,7 @@ from tpsprune.loop.extract import extract
 from tpsprune.pipeline.compare import compare
 from tpsprune.pipeline.export import FORMATS, export, export_steps
 from tpsprune.pipeline.family import family
-from tpsprune.pipeline.fidelity import fidelity
+from tpsprune.pipeline.fidelity import fidelity, fidelity_for_report
 from tpsprune.pipeline.load import load
 from tpsprune.pipeline.prune import check, prune, prune_dry
 from tpsprune.pipeline.repair import repair
@@ -21,6 +21,7 @@ __all__ = [
     "extract",
     "family",
     "fidelity",
+    "fidelity_for_report",
     "load",
     "prune",
     "prune_dry",

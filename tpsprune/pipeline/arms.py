@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from math import ceil, fsum
 from pathlib import Path
@@ -22,11 +23,12 @@ from tpsprune.loop.comparison import run_folders_in, windows_in
 from tpsprune.loop.meter import Meter
 from tpsprune.numerics.trees import Tree, at
 from tpsprune.pipeline.equal_cost import TicketFacts, fit_epochs, plan_shape
-from tpsprune.pipeline.load import rebuild_trained, without_weights
+from tpsprune.pipeline.load import Weights, rebuild_trained, without_weights
 from tpsprune.pipeline.train import train, train_family, train_without_pruning
+from tpsprune.pipeline.transfer import move_encoder, train_frozen
 from tpsprune.pipeline.workbench import Workbench, set_up
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.compare import EQUAL_COST, LEADERS, SIZED
+from tpsprune.recipe.compare import EQUAL_COST, FROZEN, LEADERS, SIZED, TRANSFERRED
 from tpsprune.recipe.prune import Macs, Widths
 from tpsprune.recipe.stop import MaskRule, NoRule, PatienceRule, Rule
 from tpsprune.recipe.train import Tps
@@ -48,6 +50,7 @@ NEW_WEIGHTS: Final = 1_000_000
 """Added to the seed where a shape gets new weights: the ticket's initial weights are another claim."""
 BN_L1: Final = 1e-4
 """Weight of the L1 norm of batch-norm scales, as published (You et al. 2020, section 3)."""
+ENCODER: Final = "the training of the encoder that an arm begins with"
 HASH_BLOCK: Final = 2**20
 WARM_UP_SECONDS: Final = 0.5
 
@@ -79,6 +82,12 @@ def arm_recipe(
             return _from_scratch(dense, recipe.train.epochs if ticket is None else ticket.epochs)
         case "dense-joules":
             return _for_epochs(dense, epochs or recipe.train.epochs)
+        case "fine-tune" | "fine-tune-joules":
+            return _for_epochs(without_weights(dense), epochs or recipe.train.epochs)
+        case "frozen" | "frozen-ticket":
+            rate = recipe.compare.head_learning_rate or recipe.train.learning_rate
+            head = replace(without_weights(dense), train=replace(recipe.train, learning_rate=rate))
+            return replace(head, retrain=replace(head.retrain, adapter="none"))
         case "family":
             least = recipe.prune.target if recipe.compare.sizes is None else Macs(min(recipe.compare.sizes))
             return replace(_read_once(dense), prune=replace(recipe.prune, target=least, rounds=1))
@@ -147,11 +156,13 @@ def measure_run(
     *,
     tickets: Sequence[TicketFacts] = (),
     steps: Sequence[StepSpan] = (),
+    encoder: Weights | None = None,
     device: str,
 ) -> Generator[Event, None, ArmRun]:
     """Make the run that has begun and return it as measured; one that ends without a model names its failure.
 
-    ``tickets``: what the run that it depends on has found, of several sizes each by itself. Training that
+    ``tickets``: what the run that it depends on has found, of several sizes each by itself; ``encoder``: what
+    was trained elsewhere, for arms that begin with it. Training that
     leaves the finite numbers, and pruning that is refused, are outcomes of the arm; anything else ends the
     comparison.
     """
@@ -161,7 +172,9 @@ def measure_run(
     history: list[HistoryPoint] = []
     failure = ""
     try:
-        for event in _run_arm(begun.arm, seeded, out, tickets=tickets, steps=steps, device=device):
+        for event in _run_arm(
+            begun.arm, seeded, out, tickets=tickets, steps=steps, encoder=encoder, device=device
+        ):
             if isinstance(event, Progress) and event.read:
                 history.append(
                     HistoryPoint(
@@ -184,6 +197,8 @@ def measure_run(
     runs = run_folders_in(out)
     with Meter(energy.build(recipe.energy, 0)) as meter:
         method = meter.method
+    if begun.arm in TRANSFERRED:
+        method = replace(method, excluded=(*method.excluded, ENCODER))
     measured = ArmRun(
         arm=begun.arm,
         seed=begun.seed,
@@ -193,7 +208,7 @@ def measure_run(
         method=method,
         history=tuple(history),
         failure=failure,
-        given=_given(begun.arm),
+        given=_given(begun.arm, encoder),
         folder=str(runs[0].path.relative_to(folder.path)) if runs else "",
         logical_cpus=os.cpu_count() or 1,
     )
@@ -204,8 +219,11 @@ def measure_run(
     return _with_outcome(measured, runs[0], left[-1])
 
 
-def _given(arm: str) -> str:
-    """Return what an arm is handed that the ticket's run had to find."""
+def _given(arm: str, encoder: Weights | None = None) -> str:
+    """Return what an arm is handed that the ticket's run had to find, or that was trained elsewhere."""
+    if arm in TRANSFERRED and encoder is not None:
+        cost = " and the cost of the frozen ticket's run" if arm in EQUAL_COST else ""
+        return f"an encoder, whose training is not counted ({encoder.describe()}){cost}"
     if arm in SIZED:
         cost = " and its cost" if arm in EQUAL_COST else ""
         return f"the shape of each size that the family's run found{cost}" if arm in LEADERS else ""
@@ -222,6 +240,7 @@ def _run_arm(
     *,
     tickets: Sequence[TicketFacts] = (),
     steps: Sequence[StepSpan] = (),
+    encoder: Weights | None = None,
     device: str = "auto",
 ) -> Iterator[Event]:
     """Run one arm of the recipe, whose seed is the pair's; yield what happens, last what came out."""
@@ -231,7 +250,15 @@ def _run_arm(
         "dense-stopped": None,
         "dense-patience": PatienceRule(patience=recipe.compare.patience),
         "shape-scratch": NoRule(),
+        "fine-tune": NoRule(),
     }
+    new_model: Callable[[Workbench], nn.Module] = Workbench.new_model
+    if arm in TRANSFERRED:
+        assert encoder is not None, "compare refuses these arms without one"
+        if arm in FROZEN:
+            adapted, cuts = arm_recipe(arm, recipe), arm == "frozen-ticket"
+            return train_frozen(adapted, out, encoder, cuts=cuts, device=device)
+        new_model = partial(_with_encoder, encoder=encoder)
     if arm == "family":
         adapted, sizes = arm_recipe(arm, recipe), recipe.compare.sizes or ()
         return train_family(adapted, out, [Macs(each) for each in sizes], device=device)
@@ -245,14 +272,22 @@ def _run_arm(
                 epochs = fit_epochs(arm, steps, ticket, bench.steps_per_epoch)
         adapted = arm_recipe(arm, recipe, ticket, epochs)
         return chain.from_iterable(
-            train_without_pruning(adapted, out, arm=arm, rule=NoRule(), plan=plan, device=device)
+            train_without_pruning(
+                adapted, out, arm=arm, rule=NoRule(), plan=plan, new_model=new_model, device=device
+            )
             for plan in plans
         )
     adapted = arm_recipe(arm, recipe, ticket)
     if arm not in rules:
         return train(adapted, out, device=device, again=True, timed=False)
     plan = ticket.plan if ticket is not None and arm == "shape-scratch" else None
-    return train_without_pruning(adapted, out, arm=arm, rule=rules[arm], plan=plan, device=device)
+    return train_without_pruning(
+        adapted, out, arm=arm, rule=rules[arm], plan=plan, new_model=new_model, device=device
+    )
+
+
+def _with_encoder(bench: Workbench, *, encoder: Weights) -> nn.Module:
+    return move_encoder(bench, encoder).ticket
 
 
 def _with_sizes(

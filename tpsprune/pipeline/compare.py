@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from tpsprune import energy
 from tpsprune.claims.ladder import FEWEST_PAIRS
-from tpsprune.errors import Fault, RecipeError, VariantError
+from tpsprune.errors import ArtifactError, Fault, RecipeError, VariantError
 from tpsprune.loop.comparison import Comparison, design_of, list_due
 from tpsprune.pipeline.arms import arm_recipe, measure_idle, measure_inference, measure_run
 from tpsprune.pipeline.equal_cost import TicketFacts, measure_steps
-from tpsprune.pipeline.load import describe_initial_weights
+from tpsprune.pipeline.load import Weights, describe_initial_weights, read_weights
+from tpsprune.pipeline.transfer import OPTION, move_encoder, require_classes
 from tpsprune.pipeline.workbench import set_up
 from tpsprune.recipe import Recipe, dumps
-from tpsprune.recipe.compare import DEFAULT_SIZES, EQUAL_COST, LEADERS, SIZED
+from tpsprune.recipe.compare import DEFAULT_SIZES, EQUAL_COST, LEADERS, SIZED, TRANSFERRED
 from tpsprune.recipe.schema import rule_faults
 from tpsprune.recipe.stop import NoRule, Stop
 from tpsprune.records import ArmBegun, ArmEnded, BrokenOff, Comparing, Note, PhaseStarted
@@ -32,6 +34,7 @@ def compare(
     *,
     arms: tuple[str, ...],
     pairs: int | None = None,
+    source: Path | None = None,
     device: str = "auto",
     redo: bool = False,
     command: str = "",
@@ -41,7 +44,8 @@ def compare(
     In each pair every arm runs once on the pair's seed, in a random order for one pair, reversed for
     the next; then inference of the models is metered in turns. Before the first run of a session a short
     one is made and discarded. ``redo`` sets pairs with a fault of the measurement aside, which stay in
-    the journal, and repeats them: the rule reads the meter, never the result.
+    the journal, and repeats them: the rule reads the meter, never the result. ``source``: the trained
+    encoder of arms that begin with one, as ``transfer`` takes it, but no ticket.
 
     Raises:
         TpspruneError: something requested is not available, or the folder holds another comparison; no run
@@ -54,6 +58,8 @@ def compare(
         # Inference is not metered: the arms leave models of the same shapes.
         sizes = tuple(sorted(recipe.compare.sizes or DEFAULT_SIZES, reverse=True))
         recipe = replace(recipe, compare=replace(recipe.compare, sizes=sizes, inference_seconds=0.0))
+    encoder = _read_encoder(recipe, arms, source)
+    weights = (describe_initial_weights(recipe), encoder.describe() if encoder else "")
     design = design_of(
         name=recipe.name,
         arms=arms,
@@ -64,10 +70,10 @@ def compare(
         text=dumps(recipe),
         device=device,
         command=command,
-        weights=describe_initial_weights(recipe),
+        weights="\n".join(part for part in weights if part),
     )
     if not folder.exists:
-        _refuse_what_cannot_run(recipe, arms, device)
+        _refuse_what_cannot_run(recipe, arms, encoder, device)
     comparison = Comparison.of_design(folder, design, pairs)
     with comparison.held():
         comparison.give_up_begun()
@@ -80,11 +86,44 @@ def compare(
                 yield Note(f"no claim can come of {record.pairs_asked} pairs: {fewest} are the fewest")
             yield from _warm_up(recipe, folder, record, device)
         for pair in range(record.pairs_asked):
-            yield from _run_pair(recipe, folder, comparison, pair, device)
+            yield from _run_pair(recipe, folder, comparison, pair, encoder, device)
+
+
+def _read_encoder(recipe: Recipe, arms: tuple[str, ...], source: Path | None) -> Weights | None:
+    """Return the trained encoder that arms begin with, read onto the CPU; none where no arm does.
+
+    Raises:
+        RecipeError: an arm needs one and none is given, or none does; the task has no classes.
+        ArtifactError: it is not there, damaged, or a ticket.
+    """
+    moved = [arm for arm in arms if arm in TRANSFERRED]
+    if source is None or not moved:
+        if moved:
+            message = (
+                f"'{moved[0]}' begins with a trained encoder: {OPTION} names the run or file that has it"
+            )
+            raise RecipeError(recipe.name, [Fault("", message)])
+        if source is not None:
+            message = f"no arm begins with a trained encoder: name one of {', '.join(TRANSFERRED)}"
+            raise RecipeError(OPTION, [Fault("", message)])
+        return None
+    require_classes(recipe)
+    encoder = read_weights(source, OPTION)
+    if encoder.plan is not None:
+        message = (
+            f"{OPTION} {source} is a ticket: a comparison begins with the dense model that it was cut from"
+        )
+        raise ArtifactError(message)
+    return encoder
 
 
 def _run_pair(
-    recipe: Recipe, folder: ComparisonFolder, comparison: Comparison, pair: int, device: str
+    recipe: Recipe,
+    folder: ComparisonFolder,
+    comparison: Comparison,
+    pair: int,
+    encoder: Weights | None,
+    device: str,
 ) -> Generator[Comparing, None, None]:
     record = comparison.record
     due = list_due(record, pair)
@@ -93,7 +132,7 @@ def _run_pair(
         folder.append("idle", measure_idle(pair, recipe))
     yield from _measure_steps_if_due(recipe, folder, comparison, pair, device)
     for _ in comparison.due(pair=pair):
-        yield from _run_arm(recipe, folder, comparison, device)
+        yield from _run_arm(recipe, folder, comparison, encoder, device)
         yield from _measure_steps_if_due(recipe, folder, comparison, pair, device)
     record = comparison.record
     if _lacks_inference(record, pair):
@@ -136,7 +175,7 @@ def _measure_steps_if_due(
 
 
 def _run_arm(
-    recipe: Recipe, folder: ComparisonFolder, comparison: Comparison, device: str
+    recipe: Recipe, folder: ComparisonFolder, comparison: Comparison, encoder: Weights | None, device: str
 ) -> Generator[Comparing, None, None]:
     """Make the run that has just begun, and write it down."""
     record, begun = comparison.record, comparison.under_way
@@ -151,7 +190,9 @@ def _run_arm(
     else:
         facts = () if leader is None else TicketFacts.all_of(leader, folder.path)
         steps = [span for span in record.steps if span.pair == begun.pair]
-        run = yield from measure_run(begun, recipe, folder, tickets=facts, steps=steps, device=device)
+        run = yield from measure_run(
+            begun, recipe, folder, tickets=facts, steps=steps, encoder=encoder, device=device
+        )
     comparison.add_run(run)
     yield ArmEnded(
         run=run,
@@ -190,7 +231,9 @@ def _warm_up(
     folder.append("broken-off", thrown)
 
 
-def _refuse_what_cannot_run(recipe: Recipe, arms: tuple[str, ...], device: str) -> None:
+def _refuse_what_cannot_run(
+    recipe: Recipe, arms: tuple[str, ...], encoder: Weights | None, device: str
+) -> None:
     """Set up every arm whose recipe is fixed beforehand, so that faults show before the first run.
 
     Raises:
@@ -215,8 +258,9 @@ def _refuse_what_cannot_run(recipe: Recipe, arms: tuple[str, ...], device: str) 
     for arm, adapted in recipes.items():
         if arm not in LEADERS:
             try:
-                with set_up(adapted, device):
-                    pass
+                with set_up(adapted, device) as bench:
+                    if arm in TRANSFERRED and encoder is not None:
+                        move_encoder(bench, encoder)
             except VariantError as error:
                 raise VariantError(f"arm '{arm}': {error}") from error
 

@@ -23,7 +23,7 @@ from tpsprune.pipeline.stage import StageSettings, train_steps
 from tpsprune.pipeline.workbench import Workbench, set_up
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.compare import EQUAL_COST
+from tpsprune.recipe.compare import EQUAL_COST, SHORTER_SCHEDULE, SHORTER_TUNING, TRANSFERRED
 from tpsprune.recipe.prune import Macs
 from tpsprune.recipe.stop import NoRule
 from tpsprune.records import ArmRun, EnergyClass, StepSpan, Window
@@ -48,7 +48,7 @@ class TicketFacts:
     assumed watts times seconds, or there are none.
     """
 
-    plan: Plan
+    plan: Plan | None
     widths: dict[str, int]
     epochs: float
     macs_share: float
@@ -71,6 +71,8 @@ class TicketFacts:
                     f"{folder.path} is missing, and arms of pair {run.pair + 1} need the {run.arm} in it: "
                     "restore it, or begin again with another --out"
                 )
+        if run.arm in TRANSFERRED:  # Its opponent has the dense shape, and needs the cost alone.
+            return (cls(plan=None, widths={}, epochs=run.epochs or 0.0, macs_share=1.0, cost=cost),)
         if not run.sizes:
             return (cls.read(folders[0], cost),)
         return tuple(
@@ -130,7 +132,7 @@ def plan_shape(arm: str, bench: Workbench, ticket: TicketFacts) -> Plan | None:
     Raises:
         PruneError: no uniform widths cost as little as the ticket.
     """
-    if arm == "dense-joules":
+    if arm in (*SHORTER_SCHEDULE, *SHORTER_TUNING):
         return None
     return _plan_uniform(bench, ticket.macs_share) if arm == "uniform-joules" else ticket.plan
 

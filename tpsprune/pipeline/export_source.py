@@ -18,7 +18,7 @@ from tpsprune.pipeline.load import read_model, rebuild_bundle, rebuild_ticket
 from tpsprune.recipe.task import Model
 from tpsprune.recipe.within import Within
 from tpsprune.records import GIVEN, FamilyMember, FamilyResult, GroupChange, TaskFacts, dump
-from tpsprune.runs import RunFolder, read_json, read_result, read_text
+from tpsprune.runs import RunFolder, read_fidelity, read_json, read_result, read_text
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,8 +85,11 @@ def _of_run(folder: Path, *, trust_code: bool, consent: str) -> Source:
     result, text = read_result(run.result), read_text(run.recipe)
     model = read_model(folder, text, trust_code=trust_code, consent=consent)
     ticket = rebuild_ticket(run, model, result.task)
+    facts = dump(result)
+    if run.fidelity.is_file():
+        facts["fidelity"] = dump(read_fidelity(run.fidelity))
     return Source(
-        ticket, model, result.task, read_json(run.plan), text, dump(result), result.versions, of_bundle=False
+        ticket, model, result.task, read_json(run.plan), text, facts, result.versions, of_bundle=False
     )
 
 

@@ -11,8 +11,9 @@ import torch
 
 from tpsprune import export as bundles
 from tpsprune import recipe
-from tpsprune.errors import ArtifactError, RunFolderError
+from tpsprune.errors import ArtifactError, RunFolderError, TpspruneError
 from tpsprune.loop.fidelity import fidelity as read_panel
+from tpsprune.numerics.paths import POINTS
 from tpsprune.numerics.trees import at, split_evenly
 from tpsprune.pipeline.load import read_model, rebuild_ticket
 from tpsprune.pipeline.ticket import pruned_by_plan
@@ -20,11 +21,17 @@ from tpsprune.pipeline.workbench import BATCH_ITEMS, set_up
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import CustomData
-from tpsprune.records import QUALITIES, Fidelity, dump
+from tpsprune.records import QUALITIES, Fidelity, RunResult, dump
 from tpsprune.runs import RunFolder, read_json, read_text, write_json_atomically
 from tpsprune.runs.tensors import load_tensors, shapes_of
 
 MOST_ITEMS: Final = 2048
+REPORT_ITEMS: Final = 512
+REPORT_SECONDS: Final = 10.0
+"""How long a report may take to read the panel, by the dense model's latency; beyond it says how to."""
+REPORT_BATCH: Final = 64
+REPORT_PASSES: Final = POINTS + 4
+"""Along the line, of both models, and of both for foreign inputs."""
 LABELLED: Final = ("cross-entropy", "next-token", "mse")
 """Losses whose labels say what a model is: one of classes, or an autoencoder."""
 WAS_TICKET: Final = "what was pruned was a ticket itself, and the plan is of the model before it"
@@ -84,6 +91,28 @@ def fidelity(
         panel = replace(panel, absent={**panel.absent, "barrier_loss": WAS_TICKET})
     write_json_atomically(run.fidelity, dump(panel))
     return panel
+
+
+def fidelity_for_report(outcome: RunResult) -> Fidelity | str:
+    """Return the panel for the report of a run: read now, and kept, where that is quick; or why not.
+
+    What it takes is foreseen from the dense model's latency, and was no part of the run. Code of the user's
+    own is not run for it.
+
+    Cost: at most about ten seconds, and setting up the data.
+    """
+    name = f"batch-{REPORT_BATCH}"
+    if name not in outcome.dense.latency_seconds:
+        return "how long that takes is not known, without the latency of the dense model"
+    per_item = outcome.dense.latency_seconds[name].median_seconds / REPORT_BATCH
+    foreseen = per_item * REPORT_PASSES * REPORT_ITEMS
+    if foreseen > REPORT_SECONDS:
+        return f"it would take about {foreseen:.0f} seconds"
+    device = next((kind for kind in ("cuda", "mps") if outcome.device.startswith(kind)), "cpu")
+    try:
+        return fidelity(Path(outcome.folder), items=REPORT_ITEMS, device=device)
+    except TpspruneError as error:
+        return str(error)
 
 
 def _refuse_code(folder: Path, found: Recipe) -> None:

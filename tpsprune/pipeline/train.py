@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, replace
 from math import ceil
 from pathlib import Path
@@ -15,7 +15,7 @@ from tpsprune.pipeline.load import describe_initial_weights
 from tpsprune.pipeline.stage import StageSettings, schedule_retraining, train_stage
 from tpsprune.pipeline.state import State, load_checkpoint, save_checkpoint, save_snapshot
 from tpsprune.pipeline.ticket import draw_ticket, extraction_inputs, finish, restore_state
-from tpsprune.pipeline.workbench import Run, set_up_metered
+from tpsprune.pipeline.workbench import Run, Workbench, set_up_metered
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe, dumps
 from tpsprune.recipe.prune import Share
@@ -125,9 +125,12 @@ def train_without_pruning(
     arm: str,
     rule: Rule | None,
     plan: Plan | None = None,
+    new_model: Callable[[Workbench], nn.Module] = Workbench.new_model,
     device: str = "auto",
 ) -> Iterator[Event]:
     """Train what a ticket is compared with: the recipe's model, or its shape as ``plan`` prunes it.
+
+    ``new_model`` makes it as it is before the first step.
 
     ``rule`` may end the schedule; ``None`` is the ticket's schedule without pruning: under ``stop.draw``
     until the ticket would be drawn, then under ``stop.end`` for what its retraining would get (a rewind is
@@ -141,7 +144,7 @@ def train_without_pruning(
     with set_up_metered(recipe, device, prunes=False) as (bench, ledger):
         folder = RunFolder.create(out, recipe.name, digest_of(f"{text}\nwhole {arm}"), again=True)
         with Run(bench, folder, ledger).writing(text) as run:
-            model = bench.new_model()
+            model = new_model(bench)
             if plan is not None:
                 model = bench.execution.place(pruning.replay(model, plan))
                 write_json_atomically(folder.plan, plan.to_json())
@@ -155,7 +158,7 @@ def train_without_pruning(
             yield Decided(decision=replace(decision, kind="stop"))
             ledger.switch("benchmark")
             save_tensors(folder.dense if plan is None else folder.ticket, state.model.state_dict(), {})
-            trained = _read_test(run, state.model, decision)
+            trained = read_test(run, state.model, decision)
             ledger.close()
             yield replace(trained, drawn_epoch=None if drawn is None else drawn.epoch)
 
@@ -197,12 +200,12 @@ def train_family(
                 member = RunFolder.create(folder.path, "size", str(number))
                 write_json_atomically(member.plan, each.plan.to_json())
                 save_tensors(member.ticket, each.ticket.state_dict(), {})
-                trained.append(replace(_read_test(run, each.ticket, decision), folder=str(member.path)))
+                trained.append(replace(read_test(run, each.ticket, decision), folder=str(member.path)))
             ledger.close()
             yield from trained
 
 
-def _read_test(run: Run, model: nn.Module, stopped: Decision) -> Trained:
+def read_test(run: Run, model: nn.Module, stopped: Decision) -> Trained:
     """Return the figures of a model that is done, the test split read for them."""
     bench = run.bench
     figures = ModelFigures(

@@ -22,12 +22,15 @@ from tpsprune.pipeline.prune import without_training
 from tpsprune.pipeline.save import write_bundle
 from tpsprune.pipeline.stage import PROGRESS_SECONDS
 from tpsprune.pipeline.ticket import draw_ticket
-from tpsprune.pipeline.workbench import Workbench, set_up_metered
+from tpsprune.pipeline.train import read_test
+from tpsprune.pipeline.workbench import Run, Workbench, set_up_metered
 from tpsprune.pruning import Extraction, Plan
 from tpsprune.pruning.plan import signature_of, versions
 from tpsprune.pruning.replay import compose
 from tpsprune.recipe import Recipe, dumps
-from tpsprune.records import Cost, Event, PhaseEnded, PhaseStarted, Progress, Transferred
+from tpsprune.records import Cost, Decision, Event, PhaseEnded, PhaseStarted, Progress, Transferred
+from tpsprune.runs import RunFolder, digest_of, write_json_atomically
+from tpsprune.runs.tensors import save_tensors
 
 OPTION: Final = "--from"
 PARTS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -67,29 +70,17 @@ def transfer(
 
     Cost: a forward pass of the training items, and one more of the cut encoder; the head's steps.
     """
-    if recipe.task.loss != "cross-entropy":
-        message = f"'{recipe.task.loss}': a new last layer needs a task of classes and 'cross-entropy'"
-        raise RecipeError(recipe.name, [Fault("task.loss", message)])
+    require_classes(recipe)
     recipe, weights = without_training(recipe, source), read_weights(source, OPTION)
     bundles.check_free(out)
     with set_up_metered(recipe, device, prunes=cuts) as (bench, ledger):
-        model = bench.new_model(fill=False)
-        batch = at(bench.watch_batches[0], slice(0, 2))
-        name = training.find_head(model, batch).name
-        weights = _with_new_head(weights, model, name)
-        encoder = bench.execution.place(weights.fill(model, name))
-        found = _uncut(encoder, model, weights, batch)
+        moved = move_encoder(bench, weights)
+        encoder = moved.ticket
         head = yield from _train_head(bench, ledger, encoder)
+        found = moved
         models = [encoder]
         if cuts:
-            cut, _ = yield from draw_ticket(bench, ledger, encoder, recipe.prune.target, trains_on=True)
-            whole = cut.plan if weights.plan is None else compose(weights.plan, cut.plan)
-            found = replace(
-                cut,
-                plan=replace(whole, target=str(recipe.prune.target)),
-                macs_share=cut.macs_share * found.macs_share,
-            )
-            head = yield from _train_head(bench, ledger, found.ticket)
+            found, head = yield from _cut_for_task(bench, ledger, moved)
             models.append(found.ticket)
         ledger.switch("evaluate")
         scores = [bench.score(each, bench.dataset.test).accuracy for each in models]
@@ -107,6 +98,76 @@ def transfer(
             total=ledger.total,
             folder=str(out),
         )
+
+
+def require_classes(recipe: Recipe) -> None:
+    """Refuse a task that no new last layer can be made for.
+
+    Raises:
+        RecipeError: its loss is not over classes.
+    """
+    if recipe.task.loss != "cross-entropy":
+        message = f"'{recipe.task.loss}': a new last layer needs a task of classes and 'cross-entropy'"
+        raise RecipeError(recipe.name, [Fault("task.loss", message)])
+
+
+def train_frozen(
+    recipe: Recipe, out: Path, weights: Weights, *, cuts: bool, device: str = "auto"
+) -> Iterator[Event]:
+    """Put a trained encoder on the recipe's task, in a run folder; yield what happens, last the figures.
+
+    Steps 1 to 3 of ``transfer``, as an arm of a comparison; a run that is broken off is not resumed.
+
+    Raises:
+        TpspruneError: as ``transfer``.
+    """
+    text = dumps(recipe)
+    with set_up_metered(recipe, device, prunes=cuts) as (bench, ledger):
+        digest = digest_of(f"{text}\nfrozen {cuts} {weights.digest}")
+        folder = RunFolder.create(out, recipe.name, digest, again=True)
+        with Run(bench, folder, ledger).writing(text) as run:
+            found = move_encoder(bench, weights)
+            yield from _train_head(bench, ledger, found.ticket)
+            if cuts:
+                found, _ = yield from _cut_for_task(bench, ledger, found)
+                write_json_atomically(folder.plan, found.plan.to_json())
+            ledger.switch("benchmark")
+            model = found.ticket
+            save_tensors(folder.ticket if cuts else folder.dense, model.state_dict(), {})
+            epoch, reason = bench.total_steps / bench.steps_per_epoch, "the schedule is at its end"
+            stopped = Decision(
+                kind="stop", act=True, step=bench.total_steps, epoch=epoch, rule="deadline", reason=reason
+            )
+            trained = read_test(run, model, stopped)
+            ledger.close()
+            yield trained
+
+
+def move_encoder(bench: Workbench, weights: Weights) -> Extraction:
+    """Return the recipe's model with trained weights but for a new last layer, as a ticket with nothing cut.
+
+    Raises:
+        ModelError: no linear layer comes last.
+        ArtifactError: the weights do not fit.
+    """
+    model = bench.new_model(fill=False)
+    batch = at(bench.watch_batches[0], slice(0, 2))
+    name = training.find_head(model, batch).name
+    weights = _with_new_head(weights, model, name)
+    return _uncut(bench.execution.place(weights.fill(model, name)), model, weights, batch)
+
+
+def _cut_for_task(
+    bench: Workbench, ledger: Ledger, moved: Extraction
+) -> Generator[Event, None, tuple[Extraction, training.Head]]:
+    """Cut an encoder whose head is trained, on items of its task, and train the head of what is left."""
+    target = bench.recipe.prune.target
+    cut, _ = yield from draw_ticket(bench, ledger, moved.ticket, target, trains_on=True)
+    whole = compose(moved.plan, cut.plan) if moved.plan.groups else cut.plan
+    share = cut.macs_share * moved.macs_share
+    found = replace(cut, plan=replace(whole, target=str(target)), macs_share=share)
+    head = yield from _train_head(bench, ledger, found.ticket)
+    return found, head
 
 
 def _with_new_head(weights: Weights, model: nn.Module, head: str) -> Weights:

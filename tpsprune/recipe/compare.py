@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from annotated_types import Interval, MinLen, Predicate
 
 from tpsprune.errors import Fault, RecipeError, did_you_mean
-from tpsprune.recipe.bounds import AtLeastZero, Count, OpenShare, section
+from tpsprune.recipe.bounds import AtLeastZero, Count, OpenShare, Positive, section
 
 ARMS: Final = {
     "dense": "the dense model through its whole schedule: no TPS, no watching, validated once at the end",
@@ -26,6 +26,10 @@ ARMS: Final = {
     "family": "one training of the dense model, cut to every size (compare.sizes)",
     "dense-each": "the family's shapes, new weights, the whole schedule for each of them",
     "each-joules": "the same shapes, each on a shorter schedule: together they cost what the family did",
+    "fine-tune": "the encoder of --from under a new last layer, all of it trained, the whole schedule",
+    "frozen": "that encoder as it is: its features computed once, a new last layer trained on them",
+    "frozen-ticket": "the same, then cut for this task, and the layer trained once more",
+    "fine-tune-joules": "fine-tune, its whole schedule compressed to what the frozen ticket's run cost",
 }
 """Every arm, and what it is."""
 DEFAULT_ARMS: Final = ("dense", "ticket", "dense-joules", "scratch-joules", "uniform-joules")
@@ -35,17 +39,25 @@ STOPPED_EARLY: Final = ("dense-stopped", "dense-patience")
 SMALLER_NET: Final[tuple[str, ...]] = ("scratch-joules", "uniform-joules")
 SHORTER_EACH: Final[tuple[str, ...]] = ("each-joules",)
 """The family's opponent: shorter trainings, and smaller nets."""
-EQUAL_COST: Final = (*SHORTER_SCHEDULE, *SMALLER_NET, *SHORTER_EACH)
+SHORTER_TUNING: Final[tuple[str, ...]] = ("fine-tune-joules",)
+"""The opponent of a frozen encoder."""
+EQUAL_COST: Final = (*SHORTER_SCHEDULE, *SMALLER_NET, *SHORTER_EACH, *SHORTER_TUNING)
 """Opponents: each trains for what the run of the same seed that it depends on cost."""
 LEADERS: Final = {
     **dict.fromkeys(("shape-scratch", "random-ticket", *SHORTER_SCHEDULE, *SMALLER_NET), "ticket"),
     **dict.fromkeys(("dense-each", *SHORTER_EACH), "family"),
+    **dict.fromkeys(SHORTER_TUNING, "frozen-ticket"),
 }
 """Arms that depend on the run of another arm on the same seed, and on which."""
 SIZED: Final = ("family", "dense-each", "each-joules")
 """Arms whose run leaves a model of each size: they are compared with each other alone."""
+FROZEN: Final = ("frozen", "frozen-ticket")
+TRANSFERRED: Final = ("fine-tune", *FROZEN, *SHORTER_TUNING)
+"""Arms whose encoder was trained elsewhere, which is charged to none: beside them there may be ``dense``."""
 PRUNED: Final = ("ticket", "ticket-without-tps", "random-ticket", "early-bird", "family")
-"""Arms that train and prune: a saving of theirs is claimed beside the opponents' only."""
+"""Arms that train and prune."""
+OPPOSED: Final = (*PRUNED, *FROZEN)
+"""Arms of which a saving is claimed beside their opponents only."""
 FEWEST_ARMS: Final = 2
 DEFAULT_SIZES: Final = (0.75, 0.5, 0.25)
 
@@ -73,6 +85,8 @@ class Compare:
     sizes: Annotated[tuple[OpenShare, ...], MinLen(1), Predicate(are_apart)] | None = None
     """Of ``family`` and the arms beside it: shares of the dense model's multiply-accumulates. Without them
     0.75, 0.5 and 0.25."""
+    head_learning_rate: Positive | None = None
+    """Of a last layer alone, in ``frozen`` and ``frozen-ticket``; without it that of ``[train]``."""
 
 
 def arms_of(text: str, source: str = "--arms") -> tuple[str, ...]:
@@ -80,7 +94,8 @@ def arms_of(text: str, source: str = "--arms") -> tuple[str, ...]:
 
     Raises:
         RecipeError: every fault of the list: an unknown arm, one named twice, fewer than two, one that needs
-            the run of another where that is not among them, or arms of several sizes beside arms of one.
+            the run of another where that is not among them, arms of several sizes beside arms of one, or
+            arms with a trained encoder beside others than ``dense``.
 
     >>> arms_of("dense, ticket")
     ('dense', 'ticket')
@@ -106,6 +121,10 @@ def arms_of(text: str, source: str = "--arms") -> tuple[str, ...]:
     if others := [name for name in names if name in ARMS and sized and name not in SIZED]:
         message = f"'{sized[0]}' leaves a model of each size, and '{others[0]}' one model"
         faults.append(Fault("", f"{message}; beside it there may be {', '.join(SIZED)}"))
+    moved, beside = [name for name in names if name in TRANSFERRED], ("dense", *TRANSFERRED)
+    if others := [name for name in names if name in ARMS and moved and name not in beside]:
+        message = f"'{moved[0]}' begins with an encoder trained elsewhere, and '{others[0]}' does not"
+        faults.append(Fault("", f"{message}; beside it there may be {', '.join(beside)}"))
     if faults:
         raise RecipeError(source, faults)
     return names

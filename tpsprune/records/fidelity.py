@@ -39,8 +39,8 @@ class LatentField:
     Radii are spectral radii of the Jacobian, a mean over at most eight of the points that orbits end at:
     below 1 they attract. ``output_error`` is the root mean square by which the ticket's outputs differ from
     the dense model's; the shaken weights' differ by as much. Drift, by iterations, is the distance of the
-    iterates from the dense model's over the spread of those. ``same_basin`` is the share of items that end at
-    the attractor that they end at in the dense model, ``None`` where ``Fidelity.absent`` says why.
+    iterates from the dense model's over the spread of its outputs. ``same_basin`` is the share of items that
+    end at the attractor that they end at in the dense model, ``None`` where ``Fidelity.absent`` says why.
     """
 
     items: Natural
