@@ -23,6 +23,7 @@ from safetensors.numpy import load_file
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "reports" / "digests.json"
 SHORTENED = {
+    "autoencoder-digits": [],
     "cifar10": ["train.epochs=1", "task.data.train_limit=640"],
     "diabetes": [],
     "digits": [],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import assert_never
+from math import prod
+from typing import Final, assert_never
 
 from tpsprune.data.custom import custom_dataset
 from tpsprune.data.dataset import Dataset
@@ -23,6 +24,8 @@ from tpsprune.recipe.task import (
     TextData,
 )
 
+RECONSTRUCTION: Final = "reconstruction"
+
 
 def load(data: Data, loss: str | None = None) -> Dataset:
     """Return the data set that a recipe names, on the CPU; the same one for equal settings.
@@ -35,7 +38,26 @@ def load(data: Data, loss: str | None = None) -> Dataset:
         RecipeError: a custom factory does not import, or raised.
     """
     dataset = _loaded(data, loss or "cross-entropy")
+    if loss == RECONSTRUCTION:
+        dataset = _with_inputs_for_labels(dataset)
     return dataset if loss is None else replace(dataset, facts=replace(dataset.facts, loss=loss))
+
+
+def _with_inputs_for_labels(dataset: Dataset) -> Dataset:
+    """Return the data with the labels of an autoencoder: each item as the model sees it, flattened.
+
+    Cost: every image in memory once more, in float32.
+    """
+    splits = {
+        name: replace(split, labels=dataset.prepare(split.inputs).flatten(1).float())
+        for name, split in (
+            ("train", dataset.train),
+            ("validation", dataset.validation),
+            ("test", dataset.test),
+        )
+    }
+    facts = replace(dataset.facts, classes=prod(dataset.facts.input_shape))
+    return replace(dataset, facts=facts, **splits)
 
 
 def _loaded(data: Data, loss: str) -> Dataset:

@@ -70,15 +70,16 @@ class Comparison:
     The verdict is that of ``tpsprune compare``: invalid windows, neighbours on the machine, too few pairs, an
     accuracy not shown to be kept, noise, and a sign that hangs on a power model each refuse it. An arm with
     the name of one of the command's pruned arms, as ``ticket``, needs opponents beside it: ``dense-joules``,
-    and ``scratch-joules`` or ``uniform-joules``; ``family`` needs ``each-joules``. More pairs may be added
+    and ``scratch-joules`` or ``uniform-joules``; ``family`` needs ``each-joules``, and ``frozen`` and
+    ``frozen-ticket`` need ``fine-tune-joules``. More pairs may be added
     later (then each claim is tested more strictly), fewer may not. Inference is not metered here, and nothing
     is claimed of it. ``tpsprune report FOLDER`` makes the report again, with a grid or the readings of a wall
     meter.
 
     Args:
         folder: where ``journal.jsonl`` and the report lie; made if it is not there.
-        arms: their names; the first is the baseline, and the claim fixed beforehand is that of ``ticket`` or
-            ``family``, or else of the second.
+        arms: their names; the first is the baseline, and the claim fixed beforehand is that of ``ticket``,
+            ``family``, ``frozen-ticket`` or ``frozen``, or else of the second.
         pairs: seeds to compare on, from ``first_seed``; six are the fewest that can claim.
         name: what the report calls it; without it that of the folder.
         first_seed: of the first pair.

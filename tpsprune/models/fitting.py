@@ -14,12 +14,14 @@ from tpsprune.errors import ModelError, first_line
 from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
 from tpsprune.numerics.objective import CROSS_ENTROPY, IGNORED, Objective
 from tpsprune.numerics.trees import Tree, tensors_of
+from tpsprune.records import SQUARED
 
 WORDS: Final[Mapping[str, str]] = {
     "cross-entropy": "one score per item and class",
     "next-token": "one score per item, place and token",
     "bce": "one score per item and label",
     "mse": "one number per item and target",
+    "reconstruction": "one number for each of an input",
 }
 """What a model outputs under each loss that is ours."""
 
@@ -68,7 +70,7 @@ def check_fits(
 
 
 def _check_labels(labels: Tensor, classes: int, objective: Objective) -> None:
-    if objective.name in {"mse", "bce"}:
+    if objective.name in {*SQUARED, "bce"}:
         return
     counted = labels[labels != IGNORED] if objective.name == "next-token" else labels
     lowest, highest = (int(counted.min()), int(counted.max())) if counted.numel() else (0, 0)

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from tpsprune.numerics.forward import logits_of
 from tpsprune.numerics.objective import IGNORED, Objective
+from tpsprune.records import SQUARED
 
 
 def distance(
@@ -25,7 +26,7 @@ def distance(
       the output alike; the mean over the places that count. τ² keeps the gradient, which falls as 1/τ², at
       the size of the task's;
     - ``bce``: the same of each label by itself, p = sigmoid(teacher's score / τ); the mean over labels;
-    - ``mse``: the mean squared difference of the outputs; no temperature.
+    - ``mse``, ``reconstruction``: the mean squared difference of the outputs; no temperature.
 
     Zero, and of no slope, where the outputs are the teacher's. It sees labels only as far as they say which
     places count. A loss of the user's own has no such distance: the recipe refuses it.
@@ -41,7 +42,7 @@ def distance(
     """
     assert objective.function is None, "the recipe refuses a loss of the user's own"
     scores, teacher = logits_of(output).float(), logits_of(wanted).detach().float()
-    if objective.name == "mse":
+    if objective.name in SQUARED:
         return functional.mse_loss(scores, teacher)
     warmth = objective.temperature * temperature
     scores, teacher = scores / warmth, teacher / warmth

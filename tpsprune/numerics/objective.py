@@ -18,7 +18,7 @@ from torch.nn import functional
 from tpsprune.errors import Fault, RecipeError
 from tpsprune.numerics.forward import logits_of
 from tpsprune.recipe.user_code import resolve
-from tpsprune.records import QUALITIES, quality_of, unit_of
+from tpsprune.records import QUALITIES, SQUARED, quality_of, unit_of
 
 IGNORED: Final = -100
 """The label of a place that counts for nothing, with ``next-token``."""
@@ -30,7 +30,7 @@ PLACE: Final = "task.loss"
 class Sums:
     """Sums over items: of the loss, of what was right, and how many numbers the loss is a mean of.
 
-    ``right`` is the number of right predictions; with ``mse`` the squared errors, by target.
+    ``right`` is the number of right predictions; of a loss of squares the squared errors, by target.
     """
 
     loss: Tensor
@@ -57,6 +57,8 @@ class Objective:
     - ``bce``: scores (n, t), labels (n, t) of 0 and 1; nats for each label; quality is the share of labels
       on whose side of zero the score is.
     - ``mse``: scores (n, t), labels (n, t) or (n,), the mean of squares; quality is R², ``r_squared``.
+    - ``reconstruction``: the same, and the labels (n, t) are the inputs themselves; R² is of all numbers
+      together.
     - a function of the user's own, called with a model's output as it is and the labels; it returns the
       mean loss, or a mapping of ``loss`` and ``quality`` (1 is the best). Quality is what it returns, else
       accuracy where labels are classes (n,) and scores (n, c). Over batches both are means by items.
@@ -96,7 +98,7 @@ class Objective:
             return self._own(output, labels)[0]
         scores = logits_of(output).float()
         match self.name:
-            case "mse":
+            case "mse" | "reconstruction":
                 return functional.mse_loss(scores, _as_scores(labels, scores))
             case "bce":
                 return functional.binary_cross_entropy_with_logits(scores, labels.float())
@@ -116,7 +118,7 @@ class Objective:
         if self.function is not None:
             return self._own_sums(output, labels)
         scores = logits_of(output).float()
-        if self.name == "mse":
+        if self.name in SQUARED:
             left = scores - _as_scores(labels, scores)
             squares_t = left.detach().double().square().reshape(len(left), -1).sum(0)
             return Sums(left.square().sum().double(), squares_t, _count(left))
@@ -132,8 +134,8 @@ class Objective:
         """Return mean loss and quality of all items summed up; ``labels`` are theirs."""
         counted = max(int(sums.counted), 1)
         loss = sums.loss.item() / counted
-        if self.name == "mse":
-            return loss, r_squared(sums.right, labels)
+        if self.name in SQUARED:
+            return loss, r_squared(sums.right, labels, pooled=self.name == "reconstruction")
         return loss, sums.right.item() / counted
 
     def chance(self, labels: Tensor, classes: int) -> float:
@@ -143,7 +145,7 @@ class Objective:
         token; for each label its commoner value, on average; 0 of R² and where nobody knows.
         """
         match self.name:
-            case "mse":
+            case "mse" | "reconstruction":
                 return 0.0
             case "bce":
                 share_t = labels.double().mean(0)
@@ -213,12 +215,12 @@ class Objective:
 CROSS_ENTROPY: Final = Objective("cross-entropy")
 
 
-def r_squared(squares_t: Tensor, labels: Tensor) -> float:
+def r_squared(squares_t: Tensor, labels: Tensor, *, pooled: bool = False) -> float:
     """Return R², the share of the variance of the labels that is explained: a mean over targets.
 
     1 − squares left / squares about the labels' own mean, for each target. Below zero where the mean itself
     does better. Unchanged by shifting and scaling a target. A target that never varies counts 1 where it is
-    hit exactly, else 0.
+    hit exactly, else 0. ``pooled``: of the sums over all targets, so that each counts by how much it varies.
 
     Args:
         squares_t: squares left, summed over items.
@@ -226,6 +228,8 @@ def r_squared(squares_t: Tensor, labels: Tensor) -> float:
     """
     labels_nt = labels.double().reshape(len(labels), -1)
     about_t = (labels_nt - labels_nt.mean(0)).square().sum(0)
+    if pooled:
+        squares_t, about_t = squares_t.sum(0, keepdim=True), about_t.sum(0, keepdim=True)
     exact_t = (squares_t == 0).to(squares_t.dtype)
     return torch.where(about_t > 0, 1.0 - squares_t / about_t, exact_t).mean().item()
 

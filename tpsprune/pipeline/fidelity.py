@@ -21,7 +21,7 @@ from tpsprune.pipeline.workbench import BATCH_ITEMS, set_up
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.task import CustomData
-from tpsprune.records import QUALITIES, Fidelity, RunResult, dump
+from tpsprune.records import QUALITIES, SQUARED, Fidelity, RunResult, dump
 from tpsprune.runs import RunFolder, read_json, read_text, write_json_atomically
 from tpsprune.runs.tensors import load_tensors, shapes_of
 
@@ -32,7 +32,7 @@ REPORT_SECONDS: Final = 10.0
 REPORT_BATCH: Final = 64
 REPORT_PASSES: Final = POINTS + 4
 """Along the line, of both models, and of both for foreign inputs."""
-LABELLED: Final = ("cross-entropy", "next-token", "mse")
+LABELLED: Final = ("cross-entropy", "next-token", *SQUARED)
 """Losses whose labels say what a model is: one of classes, or an autoencoder."""
 WAS_TICKET: Final = "what was pruned was a ticket itself, and the plan is of the model before it"
 CONSENT: Final = "read it with --trust-code (in Python trust_code=True)"

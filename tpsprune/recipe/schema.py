@@ -21,6 +21,10 @@ from tpsprune.recipe.stop import ConsensusRule, EpochRule, Rule, Stop
 from tpsprune.recipe.task import (
     FOREIGN_MODELS,
     CustomData,
+    Data,
+    DigitsData,
+    IdxData,
+    ImageFolderData,
     TabularData,
     Task,
     TextData,
@@ -91,9 +95,23 @@ def _loss_faults(recipe: Recipe) -> Iterator[Fault]:
             yield Fault("task.loss", f"{message}; expected 'next-token' or {OWN} (found '{loss}')")
     elif isinstance(data, TabularData):
         yield from _tabular_faults(data, loss, own=own)
+    elif loss == "reconstruction":
+        yield from _reconstruction_faults(data)
     elif not isinstance(data, CustomData) and not own and loss != "cross-entropy":
         message = f"data of kind '{data.kind}' have a class for a label; expected 'cross-entropy' or {OWN}"
         yield Fault("task.loss", f"{message} (found '{loss}')")
+
+
+def _reconstruction_faults(data: Data) -> Iterator[Fault]:
+    if isinstance(data, CustomData):
+        message = "custom data have labels of their own; expected 'mse', with the inputs for labels"
+        yield Fault("task.loss", f"{message} (found 'reconstruction')")
+    elif not isinstance(data, DigitsData | IdxData | ImageFolderData):
+        message = f"data of kind '{data.kind}' are no numbers that a model could give back"
+        yield Fault("task.loss", f"{message}; expected 'cross-entropy' or {OWN} (found 'reconstruction')")
+    elif data.augment != "none":
+        message = f"an image is to be given back as it is; expected 'none' (found '{data.augment}')"
+        yield Fault("task.data.augment", message)
 
 
 def _tabular_faults(data: TabularData, loss: str, *, own: bool) -> Iterator[Fault]:

@@ -277,7 +277,8 @@ class Task:
     data: Data
     model: Model
     loss: Text = "cross-entropy"
-    """``cross-entropy``, ``mse``, ``bce``, ``next-token``, or a function of your own by its dotted path."""
+    """``cross-entropy``, ``mse``, ``bce``, ``next-token``, ``reconstruction`` (of images: the model is an
+    autoencoder), or a function of your own by its dotted path."""
     required_accuracy: Share = 0.0
     """Validation accuracy (or R² and the like) below which the summary reports that nothing was learned."""
 

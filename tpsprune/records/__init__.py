@@ -102,7 +102,7 @@ from tpsprune.records.savings import (
     WallFit,
 )
 from tpsprune.records.serial import Natural, Positive, dump, is_newer, json_schema, load
-from tpsprune.records.task import QUALITIES, InputPart, TaskFacts, quality_of, unit_of
+from tpsprune.records.task import QUALITIES, SQUARED, InputPart, TaskFacts, quality_of, unit_of
 
 DOCUMENTS = {"result": RunResult, "energy_report": EnergyReport, "bundle": Manifest}
 """The files that programs of others read, by what they hold; ``json_schema`` gives the schema of each."""
@@ -114,6 +114,7 @@ __all__ = [
     "MISSED_AT_MOST",
     "NOT_CLAIMED",
     "QUALITIES",
+    "SQUARED",
     "Accuracy",
     "Answer",
     "ArmBegun",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final
 
 from annotated_types import Interval, Le, MinLen
 from pydantic import Field
@@ -17,6 +17,7 @@ from tpsprune.records.task import quality_of
 
 Share = Annotated[float, Interval(ge=0.0, le=1.0)]
 Pair = Annotated[Natural, Le(9_999)]
+CLAIMED: Final = ("ticket", "family", "frozen-ticket", "frozen")
 MostPairs = Annotated[Positive, Le(10_000)]
 
 
@@ -72,9 +73,9 @@ class Design:
 
     @property
     def primary(self) -> str:
-        """The arm of the claim fixed beforehand: ticket or family, else the first after the baseline."""
+        """The arm of the claim fixed beforehand: of ``CLAIMED`` the first, else that after the baseline."""
         others = self.arms[1:]
-        return next((arm for arm in ("ticket", "family") if arm in others), others[0])
+        return next((arm for arm in CLAIMED if arm in others), others[0])
 
 
 @lru_cache

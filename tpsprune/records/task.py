@@ -13,8 +13,11 @@ QUALITIES: Final[Mapping[str, str]] = {
     "bce": "label accuracy",
     "next-token": "next-token accuracy",
     "mse": "R²",
+    "reconstruction": "R²",
 }
 """What the one figure of a model's quality is called under each loss: shares of labels or tokens right."""
+SQUARED: Final = ("mse", "reconstruction")
+"""Losses that are a mean of squares."""
 OWN_QUALITY: Final = "quality"
 IN_NATS: Final = ("cross-entropy", "bce", "next-token")
 

@@ -62,7 +62,13 @@ def _shape(shape: Sequence[int]) -> str:
 
 def _outputs(task: TaskFacts) -> str:
     """Return the name of an output's numbers."""
-    terms = {"mse": "target", "bce": "label", "next-token": "token", "cross-entropy": "classes"}
+    terms = {
+        "mse": "target",
+        "reconstruction": "pixel",
+        "bce": "label",
+        "next-token": "token",
+        "cross-entropy": "classes",
+    }
     term = terms.get(task.loss, "number")
     return term if task.classes == 1 or term == "classes" else f"{term}s"
 

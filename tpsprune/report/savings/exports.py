@@ -22,6 +22,7 @@ _FAMILIES = {
     "bce": "multi-label classification",
     "next-token": "language modelling",
     "mse": "regression",
+    "reconstruction": "autoencoding",
 }
 _ACCURATE = ("cross-entropy", "bce", "next-token")
 """Losses under which the figure of a run's quality is a share that is right, as the format means accuracy."""
