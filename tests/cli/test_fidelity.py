@@ -92,3 +92,72 @@ def test_probabilities_are_those_of_the_training_at_its_temperature(invoke: Invo
         found.append(json.loads(invoke("fidelity", str(run), "--json").output))
     assert found[0]["dense"]["quality"] == found[1]["dense"]["quality"]
     assert found[0]["dense"]["calibration_error"] != found[1]["dense"]["calibration_error"]
+
+
+def test_show_reads_the_panel_once_and_keeps_it(invoke: Invoke, run: Path) -> None:
+    first = invoke("show", str(run))
+    assert first.exit_code == 0, first.output
+    assert "barrier of loss between the weights" in first.output
+    panel = read_fidelity(run / "fidelity.json")
+    assert (panel.items, panel.split) == (449, "test")
+    kept = (run / "fidelity.json").read_bytes()
+    assert invoke("show", str(run)).output == first.output
+    assert (run / "fidelity.json").read_bytes() == kept
+
+
+def slow(run: Path) -> None:
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    result["dense"]["latency_seconds"]["batch-64"]["median"] = 3.0
+    (run / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+
+def untimed(run: Path) -> None:
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    for model in ("dense", "ticket"):
+        result[model]["latency_seconds"] = {}
+    (run / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+
+def custom(run: Path) -> None:
+    text = (run / "recipe.toml").read_text(encoding="utf-8")
+    head, _, rest = text.partition("[task.model]")
+    tail = rest.partition("\n[")[2]
+    own = '[task.model]\nkind = "custom"\nfactory = "os:mkdir"'
+    (run / "recipe.toml").write_text(f"{head}{own}\n[{tail}", encoding="utf-8")
+
+
+def without_weights(run: Path) -> None:
+    (run / "dense.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (slow, "it would take about 360 seconds"),
+        (untimed, "how long that takes is not known"),
+        (custom, "os:mkdir"),
+        (without_weights, "dense.safetensors"),
+    ],
+)
+def test_where_show_does_not_read_it_the_command_is_named(
+    invoke: Invoke, run: Path, change: Callable[[Path], None], why: str
+) -> None:
+    change(run)
+    shown = invoke("show", str(run))
+    assert shown.exit_code == 0, shown.output
+    told = " ".join(shown.output.split())
+    assert "Barrier dense → ticket, and the like: not read" in told
+    assert why in told
+    assert f"'tpsprune fidelity {run}' reads it" in told
+    assert not (run / "fidelity.json").exists()
+
+
+def test_the_card_of_an_exported_ticket_has_what_was_read(invoke: Invoke, run: Path) -> None:
+    assert invoke("export", str(run), "--to", "before").exit_code == 0
+    assert "barrier between their weights: not recorded" in Path("before/README.md").read_text("utf-8")
+    assert invoke("fidelity", str(run)).exit_code == 0
+    assert invoke("export", str(run), "--to", "after").exit_code == 0
+    panel = read_fidelity(run / "fidelity.json")
+    text = Path("after/README.md").read_text("utf-8")
+    assert f"Beside the dense model on 449 items (test): {panel.agreement:.4f} of the same class" in text
+    assert f"the loss rises by {panel.barrier_loss:.4f} above its ends" in text

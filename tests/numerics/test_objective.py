@@ -23,7 +23,7 @@ def drawn(word: str, items: int = 30) -> tuple[Tensor, Tensor]:
     """Return scores and labels of some items, as each loss has them."""
     generator = torch.Generator().manual_seed(items)
     match word:
-        case "mse":
+        case "mse" | "reconstruction":
             return torch.randn(items, 3, generator=generator), torch.randn(items, 3, generator=generator) + 5
         case "bce":
             scores = torch.randn(items, 4, generator=generator)
@@ -38,9 +38,10 @@ def drawn(word: str, items: int = 30) -> tuple[Tensor, Tensor]:
 
 def by_hand(word: str, scores: Tensor, labels: Tensor) -> tuple[float, float]:
     """Return loss and quality by their definitions, number after number."""
-    if word == "mse":
+    if word in ("mse", "reconstruction"):
         gaps = (scores - labels).square()
-        return gaps.mean().item(), r2_score(labels.numpy(), scores.numpy())
+        weights = "uniform_average" if word == "mse" else "variance_weighted"
+        return gaps.mean().item(), r2_score(labels.numpy(), scores.numpy(), multioutput=weights)
     losses, hits = [], []
     if word == "bce":
         for score, label in zip(scores.flatten().tolist(), labels.flatten().tolist(), strict=True):
@@ -56,7 +57,7 @@ def by_hand(word: str, scores: Tensor, labels: Tensor) -> tuple[float, float]:
     return sum(losses) / len(losses), sum(hits) / len(hits)
 
 
-WORDS = ("cross-entropy", "next-token", "bce", "mse")
+WORDS = ("cross-entropy", "next-token", "bce", "mse", "reconstruction")
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -162,6 +163,7 @@ def test_a_target_that_never_varies_counts_where_it_is_hit_exactly() -> None:
         ("next-token", [[1, 1, 2], [1, IGNORED, 0]], 3, 3 / 5),
         ("bce", [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.0]], 2, (0.75 + 1.0) / 2),
         ("mse", [[1.0], [2.0]], 1, 0.0),
+        ("reconstruction", [[1.0], [2.0]], 1, 0.0),
         (OWN, [0, 1], 2, 0.5),
         (OWN, [0.5, 1.5], 1, 0.0),
     ],

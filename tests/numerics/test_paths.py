@@ -14,6 +14,9 @@ from tpsprune.numerics.paths import barrier, state_between
 def test_a_barrier_is_what_rises_above_the_line() -> None:
     assert barrier([1.0, 0.5, 0.2]) == 0.0
     assert barrier([0.0, 0.7, 0.9, 0.3]) == pytest.approx(0.7)
+    assert barrier([0.1] * 10 + [0.1 + 1e-17, 0.1]) == 0.0
+    assert barrier([0.3, 0.2 + 1e-16, 0.1]) == 0.0
+    assert barrier([0.3, 0.2 + 1e-9, 0.1]) == pytest.approx(1e-9, rel=1e-3)
 
 
 def test_a_state_half_way_is_the_mean_and_counters_are_the_ends() -> None:

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 import tpsprune
-from tests.pipeline.conftest import outcome_of
+from tests.pipeline.conftest import make_small, outcome_of
 from tests.pipeline.own_tasks import TASK, text_recipe
 from tests.pipeline.test_train import run
 from tpsprune import pipeline, recipe
@@ -232,3 +232,27 @@ def test_a_target_of_latency_is_timed_on_items_of_several_parts(data: str, outpu
         ledger = Ledger(Meter("none"))
         extra = extraction_inputs(bench, ledger, "interpolation", Latency(0.5, batch_items=4))
         assert extra["clock"](bench.new_model()) > 0
+
+
+def test_an_autoencoder_learns_its_images_and_the_panel_of_its_run_has_its_field(tmp_path: Path) -> None:
+    made = make_small("task.loss=reconstruction", "task.model={kind='mlp', widths=[32, 8, 32]}")
+    with set_up(made, "cpu") as bench:
+        for split in (bench.dataset.train, bench.dataset.validation, bench.dataset.test):
+            assert torch.equal(split.labels, bench.dataset.prepare(split.inputs).flatten(1))
+        assert bench.dataset.facts.classes == 64
+    result = outcome_of(run(made, tmp_path))
+    assert (result.task.quality, result.task.loss) == ("R²", "reconstruction")
+    assert result.ticket.accuracy > 0.3
+    panel = pipeline.fidelity(Path(result.folder), device="cpu")
+    assert panel.latent_field is not None
+    assert panel.latent_field.items == 449
+    assert panel.latent_field.dense_radius > 0
+    assert panel.outputs_explained is not None
+    assert panel.absent["agreement"] == "the labels are no classes"
+
+
+def test_custom_data_whose_labels_are_not_its_inputs_are_no_autoencoders(tmp_path: Path) -> None:
+    made = task("mse", "own:targets", MLP, "train.epochs=1", "stop.draw.epoch=1.0")
+    panel = pipeline.fidelity(Path(outcome_of(run(made, tmp_path)).folder), device="cpu", trust_code=True)
+    assert panel.latent_field is None
+    assert panel.absent["latent_field"] == "the labels are not the inputs: it is no autoencoder"

@@ -191,6 +191,20 @@ def test_a_fault_of_a_key_is_reported_with_its_place_what_was_found_and_what_wou
             "task.model.kind=transformer & task.model.layers=0",
             "task.model.layers: must be greater than or equal to 1 (found 0)",
         ),
+        (
+            "task.loss=reconstruction & task.data.kind=modular & task.model.kind=mlp",
+            "task.loss: data of kind 'modular' are no numbers that a model could give back; expected "
+            "'cross-entropy' or a function of your own, 'package.module:function' (found 'reconstruction')",
+        ),
+        (
+            "task.loss=reconstruction & task.data.augment=crop",
+            "task.data.augment: an image is to be given back as it is; expected 'none' (found 'crop')",
+        ),
+        (
+            "task.loss=reconstruction & task.data={kind='custom', factory='own:data'}",
+            "task.loss: custom data have labels of their own; expected 'mse', with the inputs for labels "
+            "(found 'reconstruction')",
+        ),
         ("task.model.widths=[0]", "task.model.widths.0: must be greater than or equal to 1 (found 0)"),
     ],
 )

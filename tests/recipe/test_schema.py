@@ -56,7 +56,10 @@ def test_a_loss_that_goes_with_its_data_is_read_and_written_again(overrides: tup
             ("task.loss=mae",),
             "task.loss: unknown loss 'mae' (did you mean 'mse'?); expected a known one or a function",
         ),
-        (("task.loss=zzz",), "task.loss: unknown loss 'zzz' (known: cross-entropy, bce, next-token, mse);"),
+        (
+            ("task.loss=zzz",),
+            "task.loss: unknown loss 'zzz' (known: cross-entropy, bce, next-token, mse, reconstruction);",
+        ),
         (
             ("task.loss=mse",),
             "task.loss: data of kind 'digits' have a class for a label; expected 'cross-entropy' or",

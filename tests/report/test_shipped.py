@@ -15,7 +15,8 @@ SHIPPED = Path(__file__).parents[2] / "reports" / "savings"
 
 
 @pytest.mark.parametrize(
-    "name", ["cifar10", "digits", "fashion-mnist", "fashion-mnist-sizes", "modular-addition"]
+    "name",
+    ["cifar10", "digits", "fashion-mnist", "fashion-mnist-sizes", "fashion-to-digits", "modular-addition"],
 )
 def test_a_shipped_report_comes_out_again(name: str, tmp_path: Path) -> None:
     folder = ComparisonFolder(SHIPPED / name)

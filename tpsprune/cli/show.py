@@ -60,7 +60,8 @@ def show(folder: Path, other: Path | None, *, as_json: bool, picture: bool) -> N
     if readings:  # Trained weights that were not retrained have none.
         console.print(tables.signals_table([tables.collect_signals(outcome, readings)]), "", highlight=False)
     console.print(tables.whole_run(outcome), highlight=False)
-    console.print("", _fidelity_of(folder, outcome), highlight=False)
+    panel = _fidelity_of(folder, outcome)
+    console.print("", panel, highlight=False, soft_wrap=isinstance(panel, str))
     print_next(console, outcome)
 
 
