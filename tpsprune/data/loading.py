@@ -48,16 +48,12 @@ def _with_inputs_for_labels(dataset: Dataset) -> Dataset:
 
     Cost: every image in memory once more, in float32.
     """
-    splits = {
-        name: replace(split, labels=dataset.prepare(split.inputs).flatten(1).float())
-        for name, split in (
-            ("train", dataset.train),
-            ("validation", dataset.validation),
-            ("test", dataset.test),
-        )
-    }
+    train, validation, test = (
+        replace(split, labels=dataset.prepare(split.inputs).flatten(1).float())
+        for split in (dataset.train, dataset.validation, dataset.test)
+    )
     facts = replace(dataset.facts, classes=prod(dataset.facts.input_shape))
-    return replace(dataset, facts=facts, **splits)
+    return replace(dataset, facts=facts, train=train, validation=validation, test=test)
 
 
 def _loaded(data: Data, loss: str) -> Dataset:
