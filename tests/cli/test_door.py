@@ -119,6 +119,7 @@ def test_the_options_are_these_and_no_others() -> None:
             "--carbon-source",
             "--country",
             "--device",
+            "--from",
             "--gate",
             "--json",
             "--out",

@@ -18,7 +18,16 @@ from tpsprune.pipeline.equal_cost import OTHER_PHASES, TicketFacts, cost_of, fit
 from tpsprune.pipeline.workbench import set_up
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe
-from tpsprune.recipe.compare import ARMS, LEADERS, SHORTER_SCHEDULE, SIZED, SMALLER_NET, arms_of, order_of
+from tpsprune.recipe.compare import (
+    ARMS,
+    LEADERS,
+    SHORTER_SCHEDULE,
+    SIZED,
+    SMALLER_NET,
+    TRANSFERRED,
+    arms_of,
+    order_of,
+)
 from tpsprune.recipe.schema import rule_faults
 from tpsprune.records import (
     ArmBegun,
@@ -278,7 +287,8 @@ def test_a_scripted_fault_makes_the_measurement_invalid_and_redo_sets_the_pair_a
 @pytest.fixture(scope="session")
 def many_arms(tmp_path_factory: pytest.TempPathFactory) -> ComparisonRecord:
     folder = tmp_path_factory.mktemp("many_arms")
-    arms = tuple(arm for arm in ARMS if arm != "ticket-without-tps" and arm not in SIZED)
+    others = ("ticket-without-tps", *SIZED, *TRANSFERRED)
+    arms = tuple(arm for arm in ARMS if arm not in others)
     compared(folder, arms, 1, "compare.inference_seconds=0.0")
     return measured(folder)
 
