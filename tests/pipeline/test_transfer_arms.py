@@ -58,6 +58,17 @@ def test_a_frozen_encoder_is_the_sources_and_a_fine_tuned_one_has_moved(
     assert moved["dense"] > head
 
 
+def test_fine_tuning_begins_with_the_encoder_and_a_new_last_layer(trained: RunFolder, tmp_path: Path) -> None:
+    still = ("train.learning_rate=1e-9", "train.epochs=1", "stop.draw.epoch=1.0")
+    compared(tmp_path, trained.path, ("dense", "fine-tune"), *still, "compare.inference_seconds=0")
+    source = load_tensors(trained.dense)[0]
+    for run in measured(tmp_path).runs:
+        tensors = load_tensors(RunFolder(tmp_path / run.folder).dense)[0]
+        conv, head = "blocks.1.conv.weight", "head.weight"
+        assert torch.allclose(tensors[conv], source[conv], atol=1e-5) is (run.arm == "fine-tune")
+        assert not torch.allclose(tensors[head], source[head], atol=1e-2)
+
+
 def test_each_arm_is_charged_for_what_it_does_and_the_encoder_to_none(found: ComparisonRecord) -> None:
     runs = {run.arm: run for run in found.runs}
     assert set(runs) == set(ARMS)
