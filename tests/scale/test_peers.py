@@ -14,6 +14,7 @@ from tpsprune.errors import PeersError, RecipeError
 from tpsprune.loop.meter import Ledger, Meter
 from tpsprune.numerics.peers import Alone, fingerprint
 from tpsprune.recipe.train import Energy
+from tpsprune.training.shards import ShardedSteps
 
 
 def test_what_is_dealt_comes_back_in_order() -> None:
@@ -71,6 +72,33 @@ def test_equal_weights_have_one_fingerprint_and_a_changed_bit_another() -> None:
     with torch.no_grad():
         second.weight[0, 0] = torch.nextafter(second.weight[0, 0], torch.tensor(torch.inf))
     assert fingerprint(first) != fingerprint(second)
+
+
+def test_two_processes_make_the_step_of_their_mean_and_leave_unreached_parameters_alone() -> None:
+    inputs = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+
+    def work(peers: Paired) -> tuple[torch.Tensor, bool, bool, float]:
+        model = nn.Linear(4, 1, bias=False)
+        nn.init.ones_(model.weight)
+        for name in ("unused", "seldom"):
+            model.register_parameter(name, nn.Parameter(torch.ones(1)))
+        steps = ShardedSteps(model, peers, seed=0)
+        steps.begin(0, peers.rank)
+        loss = model(inputs[peers.rank]).sum()
+        if peers.rank:
+            loss = loss + model.get_parameter("seldom").sum()
+        (loss / 2).backward()
+        steps.add(loss.detach(), loss.detach())
+        mean, _ = steps.join(0)
+        seldom = model.get_parameter("seldom").grad
+        assert model.weight.grad is not None
+        return model.weight.grad, model.get_parameter("unused").grad is None, seldom is not None, float(mean)
+
+    for gradient, unused_has_none, seldom_has_one, mean in in_two(work):
+        torch.testing.assert_close(gradient[0], inputs.mean(0))
+        assert unused_has_none
+        assert seldom_has_one
+        assert mean == pytest.approx(float(inputs.sum(1).mean() + 0.5))
 
 
 def metered(peers: Paired) -> tuple[float | None, float, bool]:

@@ -97,6 +97,18 @@ def test_buffers_that_no_pass_writes_to_keep_their_bits() -> None:
     assert torch.equal(model.scale, before)
 
 
+def test_two_shards_of_a_step_draw_different_numbers() -> None:
+    drawn: list[Tensor] = []
+
+    class Drawing(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            drawn.append(torch.rand(4))
+            return super().forward(x)
+
+    train(nn.Sequential(Drawing(6, 2)), 2, steps=2)
+    assert len({tuple(each.tolist()) for each in drawn}) == 4
+
+
 def test_shards_draw_numbers_of_their_own_and_a_run_repeats_them() -> None:
     first, again, other = (net(dropout=0.5) for _ in range(3))
     train(first, 2)
