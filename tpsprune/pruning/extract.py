@@ -98,6 +98,8 @@ def extract(
     reconstruction. With ``low_rank`` two more walks and the directions of every layer's outputs.
     """
     times = Times()
+    if len(batches) < peers.shards:  # Too few to share: each process does all, and finds the same.
+        peers = ALONE
     # Opened, traced, grouped, proved, listed, priced, measured, allocated.
     planned = plan_widths(
         model,
