@@ -1,4 +1,4 @@
-"""The doctests of an adapter need its library: without that, its file is left alone."""
+"""The doctests of some files need an optional library: without that, the file is left alone."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from importlib.util import find_spec
 
 import pytest
 
-_LIBRARIES = {"lightning": "pytorch_lightning", "huggingface": "transformers"}
+_LIBRARIES = {
+    "adapters/lightning": "pytorch_lightning",
+    "adapters/huggingface": "transformers",
+    "jobs/cluster": "distributed",
+}
 
-collect_ignore = [
-    f"tpsprune/adapters/{name}.py" for name, library in _LIBRARIES.items() if find_spec(library) is None
-]
+collect_ignore = [f"tpsprune/{name}.py" for name, library in _LIBRARIES.items() if find_spec(library) is None]
 
 
 @pytest.hookimpl(tryfirst=True)

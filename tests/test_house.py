@@ -36,8 +36,10 @@ OWNERS = {
     "transformers": {"models", "adapters", "export"},
     "pytorch_lightning": {"adapters"},
     "accelerate": {"adapters"},
+    "dask": {"jobs"},
+    "distributed": {"jobs"},
 }
-TORCHLESS = {"cli", "claims", "recipe", "stopping", "records", "errors", "report"}
+TORCHLESS = {"cli", "claims", "recipe", "stopping", "records", "errors", "report", "jobs"}
 MAX_LINES = 600
 
 FILES = sorted((*HOUSE.rglob("*.py"), *STUDIES.rglob("*.py")))

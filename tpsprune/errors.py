@@ -11,6 +11,7 @@
     ├── MeterError             energy cannot be measured as requested
     ├── LoopError              a piece of the Python API was used as it cannot be
     ├── PeersError             the processes of one run cannot work together
+    ├── WorkerError            the workers of a cluster are not there, or cannot do what is asked
     ├── RunFolderError         a run folder is in use or does not hold what it should
     │   └── CannotWriteError   no space, no permission, a read-only place
     └── ArtifactError          an exported file is damaged, foreign or does not fit
@@ -114,6 +115,10 @@ class LoopError(TpspruneError):
 
 class PeersError(TpspruneError):
     """The processes of one run cannot work together: different starts, uneven shares, or one has a fault."""
+
+
+class WorkerError(TpspruneError):
+    """The workers of a cluster cannot be reached, do not fit, or end with what they are given."""
 
 
 class RunFolderError(TpspruneError):

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from tpsprune.cli.options import echo_json, json_option
+from tpsprune.cli.options import echo_json, json_option, read_workers
+
+if TYPE_CHECKING:
+    from tpsprune.jobs.address import Address
 
 
 @click.command(
@@ -21,6 +25,7 @@ Examples:
   tpsprune study speed-up
   tpsprune study speed-up --seeds 8   # continues from five: none is run twice
   tpsprune study reach --workers 2    # two trainings at a time
+  tpsprune study reach --workers dask:tcp://HOST:8786   # on the workers of a Dask cluster
   tpsprune study worth --images cifar10.zip   # with the regime that needs images
   tpsprune study speed-up --full --out found   # tuned on more seeds, compared on more: hours
   tpsprune study --theory        # reports/theory.md: every system of the theory, and what came out
@@ -41,10 +46,12 @@ Examples:
 )
 @click.option(
     "--workers",
-    type=click.IntRange(min=1),
-    default=1,
+    callback=read_workers,
+    default="1",
     show_default=True,
-    help="Trainings at a time, each on one thread: sooner done, but their CPU-seconds disturb one another.",
+    metavar="N|dask:ADDRESS",
+    help="Trainings at a time, each on one thread: sooner done, but their CPU-seconds disturb one another. "
+    "Or a Dask cluster: dask:tcp://HOST:PORT, dask:local:N.",
 )
 @click.option(
     "--images",
@@ -76,7 +83,7 @@ def study(
     seeds: int | None,
     cap_steps: int | None,
     out: Path,
-    workers: int,
+    workers: int | Address,
     images: Path | None,
     *,
     full: bool,

@@ -2,52 +2,73 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import platform
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing.pool import AsyncResult
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
 
-from tpsprune.errors import RunFolderError
+from tpsprune.energy.machine import cpu_model
+from tpsprune.errors import RunFolderError, WorkerError
+from tpsprune.jobs import Due, run_afar, run_in_parallel, run_serially
+from tpsprune.jobs.address import Address
+from tpsprune.jobs.alike import agree, find_differences, refuse_another
 from tpsprune.records import dump, load
-from tpsprune.records.serial import shorten
 from tpsprune.runs import Journal, cannot_write, machine_facts, write_json_atomically, write_text_atomically
 from tpsprune_studies.catalogue import JOURNALS, Prediction, Settings, load_study
 from tpsprune_studies.finding import Finding, Plan, Training, Trial, describe
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
-Due = Callable[[], Sequence[Job]]
-"""The jobs left to do, the most urgent first; called again whenever a job has ended."""
-POLL_SECONDS: Final = 0.05
+if TYPE_CHECKING:
+    from tpsprune.jobs.cluster import Cluster
 
 
-def conduct(prediction: Prediction, setup: Settings, out: Path, workers: int = 1) -> Iterator[str | Finding]:
+def conduct(
+    prediction: Prediction, setup: Settings, out: Path, workers: int | Address = 1
+) -> Iterator[str | Finding]:
     """Run what is left of a study; yield a line for each training as it ends, and last the finding.
 
-    ``workers`` trainings run at a time, each in a process of its own where they are more than one.
+    ``workers`` trainings run at a time, each in a process of its own where they are more than one; or those
+    of a cluster run them, of one kind of machine, which the journal then names.
 
     ``out`` receives ``NAME.jsonl``, a line per finished training, flushed to the disk as it ends, and, once
-    all are there, ``NAME.json`` and ``NAME.md``. Leaving the loop loses only the training under way. A study
+    all are there, ``NAME.json`` and ``NAME.md``. Leaving the loop loses only the trainings under way. A study
     that names another's journal reads that one, and adds to it what is missing.
 
     Raises:
         RunFolderError: the folder cannot be written, or its journal is of other settings.
         DivergedError: the loss of a training is not finite.
+        WorkerError: the cluster is not there, its workers are not alike, or a training has ended two of them.
     """
+    with ExitStack() as stack:
+        if isinstance(workers, Address):
+            # Here, since it is there with the extra alone.
+            from tpsprune.jobs.cluster import connect
+
+            cluster = stack.enter_context(connect(workers))
+            yield from _conduct(prediction, setup, out, cluster)
+        else:
+            yield from _conduct(prediction, setup, out, workers)
+
+
+def _conduct(
+    prediction: Prediction, setup: Settings, out: Path, workers: int | Cluster
+) -> Iterator[str | Finding]:
     study = load_study(prediction.name)
+    if isinstance(workers, int):
+        kind = _describe_kind()
+    else:
+        # A journal holds one kind of machine: seconds of two would not compare, nor need last digits.
+        kind = agree(workers.name, workers.ask_each(_describe_kind, None))
+    machine = kind["machine"]
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(out, error) from error
-    machine = describe_machine()
     owner = JOURNALS[prediction.name]
     head = {"study": owner, "settings": setup.decisive(), "machine": machine}
     journal = StudyJournal(out / f"{owner}.jsonl", head, study.TRAINING)
@@ -57,14 +78,54 @@ def conduct(prediction: Prediction, setup: Settings, out: Path, workers: int = 1
         return _left(study.plan(setup, done), done)
 
     run = partial(_run, prediction.name, setup)
-    for training in run_serially(due, run) if workers == 1 else run_in_parallel(due, run, workers):
+    trainings: Iterator[Training]
+    if not isinstance(workers, int):
+        trainings = _run_on(workers, due, partial(_run_afar, prediction.name, setup), study.TRAINING, kind)
+    elif workers == 1:
+        trainings = run_serially(due, run)
+    else:
+        trainings = run_in_parallel(due, run, workers)
+    for training in trainings:
         journal.append(training)
         done = (*done, training)
-        yield _describe_progress(describe(owner, setup, training), study.plan(setup, done), done, workers)
+        places = workers if isinstance(workers, int) else max(1, workers.count_places())
+        yield _describe_progress(describe(owner, setup, training), study.plan(setup, done), done, places)
     finding = study.conclude(setup, done, machine)
     write_json_atomically(out / f"{prediction.name}.json", finding.to_json())
     write_text_atomically(out / f"{prediction.name}.md", finding.render_page())
     yield finding
+
+
+def _run_on(
+    cluster: Cluster,
+    due: Due[Trial],
+    do: Callable[[Trial], dict[str, Any]],
+    record: type[Any],
+    kind: Mapping[str, Any],
+) -> Iterator[Training]:
+    """Run what is due on the workers of a cluster; yield each training as a record of its kind.
+
+    Raises:
+        WorkerError: a worker that came later is another kind of machine, or sent what is no training.
+    """
+    for ended in run_afar(due, do, cluster.submit, cluster.count_places, _name):
+        refuse_another(cluster.name, ended["kind"], kind)
+        try:
+            yield load(record, ended["training"])
+        except ValueError as error:
+            raise WorkerError(f"{cluster.name}: a worker sent what is no training: {error}") from error
+
+
+def _describe_kind(_: None = None) -> dict[str, Any]:
+    # The processor's model is in no journal, but decides how long a second of it is.
+    path = Path("/proc/cpuinfo")
+    processor = cpu_model(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return {"machine": describe_machine(), "processor": processor}
+
+
+def _name(trial: Trial) -> str:
+    seed = getattr(trial, "seed", None)
+    return f"the training '{trial.arm}{'' if seed is None else f', seed {seed}'}'"
 
 
 def describe_machine() -> dict[str, Any]:
@@ -78,6 +139,10 @@ def _run(name: str, setup: Settings, trial: Trial) -> Training:
     started = time.monotonic()
     training = load_study(name).run(setup, trial)
     return replace(training, seconds=time.monotonic() - started)
+
+
+def _run_afar(name: str, setup: Settings, trial: Trial) -> dict[str, Any]:
+    return {"kind": _describe_kind(), "training": dump(_run(name, setup, trial))}
 
 
 def _left(plan: Plan, done: Sequence[Training]) -> list[Trial]:
@@ -126,10 +191,11 @@ class StudyJournal:
         done = []
         for number, line in enumerate(lines, start=1):
             found = {key: value for key, value in line.items() if key != "training"}
-            if differences := _compare(found, wanted):
+            for difference in find_differences(found, wanted):
                 raise RunFolderError(
-                    f"{self.path} line {number} is of another study or of other settings: {differences[0]}; "
-                    "run with the settings it was begun with, or write elsewhere with --out"
+                    f"{self.path} line {number} is of another study or of other settings: "
+                    f"{difference.tell()}; run with the settings it was begun with, or write elsewhere with "
+                    "--out"
                 )
             try:
                 done.append(load(self.record, line.get("training")))
@@ -147,42 +213,3 @@ class StudyJournal:
             RunFolderError: it cannot be written.
         """
         Journal(self.path).append({"schema": self.SCHEMA, **self.head, "training": dump(training)})
-
-
-def _compare(found: Any, wanted: Any, place: str = "") -> list[str]:
-    """Return a message for each difference of two JSON values, by dotted place."""
-    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
-        return [
-            line
-            for key in (*wanted, *(key for key in found if key not in wanted))
-            for line in _compare(found.get(key), wanted.get(key), f"{place}.{key}" if place else key)
-        ]
-    return [] if found == wanted else [f"{place} is {shorten(found)} there and {shorten(wanted)} here"]
-
-
-def run_serially(due: Due[Job], run: Callable[[Job], Result]) -> Iterator[Result]:
-    """Run what is due, one job after the other, in this process."""
-    while jobs := due():
-        yield run(jobs[0])
-
-
-def run_in_parallel(due: Due[Job], run: Callable[[Job], Result], workers: int) -> Iterator[Result]:
-    """Run what is due, ``workers`` jobs at a time; yield results as they come.
-
-    ``run`` and jobs are sent to spawned processes, which ignore an interrupt: leaving the loop ends them, and
-    the jobs under way are lost.
-    """
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-        under_way: dict[Job, AsyncResult[Result]] = {}
-        while True:
-            waiting = [job for job in due() if job not in under_way]
-            for job in waiting[: workers - len(under_way)]:
-                under_way[job] = pool.apply_async(run, (job,))
-            if not under_way:
-                return
-            ended = [job for job, result in under_way.items() if result.ready()]
-            for job in ended:
-                yield under_way.pop(job).get()
-            if not ended:
-                time.sleep(POLL_SECONDS)

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.report.savings_examples import ALL_OF_IT, EXAMPLES, savings, written
+from tpsprune.claims import assess
 from tpsprune.records import Savings, Standing
 from tpsprune.report.forms import Number, Table, name
-from tpsprune.report.savings.pages import render_page
+from tpsprune.report.savings.pages import render_page, write_report
 from tpsprune.report.savings.plots import STEMS
 
 CLASS = re.compile(r"(name|counted|derived|none|(measured|modelled|constant|simulated|chosen)( \+ [a-z]+)*)")
@@ -246,3 +247,18 @@ def test_the_page_is_no_wider_than_a_telephone(tmp_path: Path) -> None:
     if found is None:
         pytest.skip("this Chromium measures nothing")
     assert int(found[1]) <= 390
+
+
+def test_a_page_tells_how_many_machines_made_the_pairs_and_what_each_found(tmp_path: Path) -> None:
+    found = savings().comparison
+    several = replace(found, runs=tuple(replace(run, machine=f"{run.pair % 2:012x}") for run in found.runs))
+    pages = []
+    for each in (found, several):
+        write_report(assess(each), tmp_path)
+        pages.append((tmp_path / "report.md").read_text())
+    assert "pairs count, made on 2 *(counted)* machines, seeds from" in pages[1]
+    assert "*Each machine.*" in pages[1]
+    rows = [line.split(" | ")[1] for line in pages[1].splitlines() if line.startswith("| machine ")]
+    assert sum(int(each) for each in rows if each.isdecimal()) == len({run.pair for run in found.runs})
+    assert "machine 1" not in pages[0]
+    assert "machines" not in pages[0].partition("## 1.")[0]

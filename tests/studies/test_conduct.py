@@ -1,10 +1,9 @@
-"""A study on disk: whole, interrupted, grown, refused; jobs in turn and in parallel; and the verdict."""
+"""A study on disk: whole, interrupted, grown, refused; by two; and the verdict."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,12 @@ import pytest
 from tests.studies.conftest import Conducted, made, shortened
 from tpsprune.errors import RunFolderError
 from tpsprune_studies.catalogue import STUDIES, Study, load_study
-from tpsprune_studies.conduct import (
-    StudyJournal,
-    conduct,
-    describe_machine,
-    run_in_parallel,
-    run_serially,
-)
+from tpsprune_studies.conduct import StudyJournal, conduct, describe_machine
 from tpsprune_studies.finding import Bound, Finding, Plan, follow, judge
 from tpsprune_studies.tuned_comparison import ArmTraining, ArmTrial, TunedSetup, tune
 
 SPEED_UP = STUDIES["speed-up"]
 Conduct = Callable[[str], Conducted]
-Way = Callable[[Callable[[], Sequence[int]], Callable[[int], int]], Iterator[int]]
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -146,25 +138,6 @@ def test_a_journal_of_another_machine_or_recipe_is_refused_in_words(
 
 def test_the_machine_is_told_by_kind_and_not_by_name() -> None:
     assert set(describe_machine()) == {"system", "architecture", "logical_cpus", "torch", "python"}
-
-
-def by_two(due: Callable[[], Sequence[int]], run: Callable[[int], int]) -> Iterator[int]:
-    return run_in_parallel(due, run, 2)
-
-
-@pytest.mark.parametrize("way", [run_serially, by_two])
-def test_each_job_is_run_once_what_becomes_due_on_the_way_too_and_what_goes_wrong_is_heard(way: Way) -> None:
-    done: list[int] = []
-
-    def due() -> Sequence[int]:
-        # Seven comes due only once three is known, and then a job that fails.
-        wanted = [3, 4, 5, *([7] if math.factorial(3) in done else []), *([-1] if len(done) == 4 else [])]
-        return [job for job in wanted if job < 0 or math.factorial(job) not in done]
-
-    with pytest.raises(ValueError, match="negative"):  # noqa: PT012 -- results come before the fault
-        for result in way(due, math.factorial):
-            done += [result]
-    assert sorted(done) == [math.factorial(job) for job in (3, 4, 5, 7)]
 
 
 def test_a_study_by_two_does_the_trainings_of_one_by_one(

@@ -173,10 +173,12 @@ def _beside_opponents(counted: CountedPairs, sample: _Sample) -> dict[str, tuple
 
 def _above_idle(counted: CountedPairs, sample: _Sample) -> Change | None:
     """Return the change with the idle baseline taken off both; ``None`` where that leaves nothing."""
-    watts = counted.idle_watts
-    if watts is None:
-        return None
-    found = [(mine.above_idle(watts), other.above_idle(watts)) for mine, other in sample.sides]
+    found: list[tuple[float | None, float | None]] = []
+    for mine, other in sample.sides:
+        watts = counted.idle_watts_on(mine.run.machine)
+        if watts is None:
+            return None
+        found.append((mine.above_idle(watts), other.above_idle(watts)))
     pairs = [(mine, other) for mine, other in found if mine and other and mine > 0 and other > 0]
     return change_of(pairs) if len(pairs) == len(found) else None
 

@@ -57,6 +57,20 @@ class CountedPairs:
         joules = joules_of(windows)
         return None if joules is None else joules / seconds_of(windows)
 
+    def idle_watts_on(self, machine: str) -> float | None:
+        """Return the mean watts of a machine at rest; ``None`` where that was not metered."""
+        windows = [
+            span.window
+            for span in self.comparison.idle
+            if span.window.valid and self.machine_of(span.pair) == machine
+        ]
+        joules = joules_of(windows)
+        return None if joules is None else joules / seconds_of(windows)
+
+    def machine_of(self, pair: int) -> str:
+        """Return which machine of a cluster made a pair; empty without a cluster."""
+        return next((run.machine for run in self.comparison.runs if run.pair == pair), "")
+
     @cached_property
     def metered_batches(self) -> tuple[int, ...]:
         """The batch sizes of the design at which inference was metered."""

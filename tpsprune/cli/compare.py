@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,13 @@ from tpsprune.cli.options import (
     imports,
     json_option,
     naming,
+    read_machines,
     recipe_argument,
     set_option,
 )
 
 if TYPE_CHECKING:
+    from tpsprune.jobs.address import Address
     from tpsprune.runs import ComparisonFolder
 
 
@@ -42,6 +45,7 @@ Examples:
   tpsprune compare new-task.toml --from runs/my-0123abcd \\
       --arms dense,fine-tune,frozen,frozen-ticket,fine-tune-joules
   tpsprune compare digits --gate           # exit code 5 unless the verdict is a saving
+  tpsprune compare digits --machines dask:tcp://HOST:8786   # each pair whole on one machine
   tpsprune compare digits --country FRA --per-day 10000
 
 \b
@@ -95,6 +99,12 @@ Arms:
     help="Seeds to compare on; 6, the fewest that can claim, without it.",
 )
 @click.option(
+    "--machines",
+    callback=read_machines,
+    metavar="dask:ADDRESS",
+    help="A Dask cluster, which makes each pair whole on one machine: dask:tcp://HOST:PORT.",
+)
+@click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of journal, runs and report; without it reports/NAME.",
@@ -113,6 +123,7 @@ def compare(
     sizes: str | None,
     source: Path | None,
     pairs: int | None,
+    machines: Address | None,
     out: Path | None,
     *,
     redo: bool,
@@ -144,7 +155,10 @@ def compare(
     folder = ComparisonFolder(out or Path("reports", read.name))
     command = shlex.join(["tpsprune", *sys.argv[1:]])
     with naming(recipe_source), compare_show_for(quiet=quiet, as_json=as_json) as show:
-        for event in pipeline.compare(
+        run = (
+            pipeline.compare if machines is None else partial(pipeline.compare_on_machines, machines=machines)
+        )
+        for event in run(
             read, folder, arms=arms, pairs=pairs, source=source, device=device, redo=redo, command=command
         ):
             show.show(event)

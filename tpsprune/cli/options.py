@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from tpsprune.cli.terminal import ESCAPED, adapt_streams, holding_signals
-from tpsprune.errors import RecipeError, did_you_mean
+from tpsprune.errors import RecipeError, WorkerError, did_you_mean
 
 if TYPE_CHECKING:
+    from tpsprune.jobs.address import Address
     from tpsprune.report.live import AbstractShow
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -50,6 +51,27 @@ def echo_json(value: Any) -> None:
     from tpsprune.records.strict import escape_json
 
     click.echo(escape_json(json.dumps(value, ensure_ascii=False, indent=2)))
+
+
+def read_workers(context: click.Context, option: click.Parameter, value: str) -> int | Address:
+    """Return the number of workers here, or the address of a cluster's, that was typed."""
+    if value.lstrip("-").isdecimal():
+        return int(click.IntRange(min=1).convert(int(value), option, context))
+    return _read_address(value)
+
+
+def read_machines(context: click.Context, option: click.Parameter, value: str | None) -> Address | None:  # noqa: ARG001 -- click's signature
+    """Return the address of a cluster's machines that was typed."""
+    return None if value is None else _read_address(value)
+
+
+def _read_address(value: str) -> Address:
+    from tpsprune.jobs.address import parse_address
+
+    try:
+        return parse_address(value)
+    except WorkerError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 recipe_argument = click.argument("recipe_source", metavar="RECIPE")

@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self, final
@@ -36,6 +36,7 @@ from tpsprune.runs import (
     sweep,
     versions,
 )
+from tpsprune.runs.comparison import Line
 from tpsprune.training import choose_device
 
 ALPHA: Final = 0.05
@@ -174,7 +175,7 @@ class Comparison:
         self._is_held = False
         with self.held():
             # A run under way is left alone: it may be another program's, and this one may only read.
-            record, _ = begin_or_match(folder, design, folder_option)
+            record = begin_or_match(folder, design, folder_option)
             request_pairs(folder, record, pairs, pairs_option)
 
     @property
@@ -184,8 +185,8 @@ class Comparison:
 
     @property
     def under_way(self) -> Begun | None:
-        """The run that has begun and not ended."""
-        return self._folder.read()[1]
+        """The run that has begun and not ended; of several, the first that has begun."""
+        return next(iter(self._folder.read()[1]), None)
 
     def due(self, *, pair: int | None = None) -> Iterator[tuple[str, int]]:
         """Yield the arm and the seed of each run that is still to be made, in their random order.
@@ -279,8 +280,50 @@ class Comparison:
             RunFolderError: it cannot be written.
         """
         with self.held():
-            self._find_begun(run.arm, run.seed)
+            self._find_begun(run.arm, run.seed, run.pair)
             self._folder.append("run", run)
+
+    def begin_pair(self, pair: int) -> None:
+        """Write down that a machine begins with a pair; what had begun of it before is broken off.
+
+        It stands there as a run of the baseline, which every claim is against: how far the machine has got
+        is not known before it has ended.
+
+        Raises:
+            RunFolderError: it cannot be written.
+        """
+        with self.held():
+            self.give_up_begun(pair)
+            record = self.record
+            begun = Begun(
+                arm=record.design.baseline,
+                seed=record.design.first_seed + pair,
+                pair=pair,
+                position=_next_position(record),
+                folder="",
+            )
+            self._folder.append("begun", asdict(begun))
+
+    def add_pair(self, lines: Sequence[tuple[str, Line]], machine: str) -> tuple[ArmRun, ...]:
+        """Write down all that a machine has measured of a pair, at once; return its runs as they stand there.
+
+        Raises:
+            RunFolderError: it cannot be written.
+        """
+        with self.held():
+            record = self.record
+            position = _next_position(record)
+            placed: list[tuple[str, Line]] = []
+            for kind, line in lines:
+                if isinstance(line, ArmRun):
+                    # Its folder is on that machine.
+                    line = replace(line, position=position, machine=machine, folder="")  # noqa: PLW2901
+                elif isinstance(line, BrokenOff):
+                    line = replace(line, position=position)  # noqa: PLW2901
+                position += isinstance(line, ArmRun | BrokenOff)
+                placed.append((kind, line))
+            self._folder.append_all(placed)
+        return tuple(line for _, line in placed if isinstance(line, ArmRun))
 
     def redo(self) -> dict[int, str]:
         """Set pairs with a fault of the measurement aside, so that they are due again; return each fault.
@@ -309,21 +352,24 @@ class Comparison:
         digest = hashlib.sha256(self._folder.journal.path.read_bytes()).hexdigest()
         return write_report(assess_journal(self._folder), self._folder.path, journal_sha256=digest)
 
-    def give_up_begun(self) -> None:
-        """Write the run under way, if any, down as broken off, with the windows that its folder holds."""
+    def give_up_begun(self, pair: int | None = None) -> None:
+        """Write what is under way, of one pair or of all, down as broken off.
+
+        With the windows that a run's folder holds; what a machine of a cluster took for a pair is not known.
+        """
         with self.held():
-            record, begun = self._folder.read()
-            if begun is None:
-                return
-            runs = run_folders_in(self._folder.path / begun.folder) if begun.folder else ()
-            broken = BrokenOff(
-                arm=begun.arm,
-                seed=begun.seed,
-                pair=begun.pair,
-                position=_next_position(record),
-                windows=windows_in(runs),
-            )
-            self._folder.append("broken-off", broken)
+            record, under_way = self._folder.read()
+            given_up = [begun for begun in under_way if pair in {None, begun.pair}]
+            for position, begun in enumerate(given_up, _next_position(record)):
+                runs = run_folders_in(self._folder.path / begun.folder) if begun.folder else ()
+                broken = BrokenOff(
+                    arm=begun.arm,
+                    seed=begun.seed,
+                    pair=begun.pair,
+                    position=position,
+                    windows=windows_in(runs),
+                )
+                self._folder.append("broken-off", broken)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -362,14 +408,15 @@ class Comparison:
             )
             self._folder.append("begun", asdict(begun))
 
-    def _find_begun(self, arm: str, seed: int) -> Begun:
-        """Return the run under way, if it is this one.
+    def _find_begun(self, arm: str, seed: int, pair: int | None = None) -> Begun:
+        """Return the run under way, if it is this one, the next of all or of its pair.
 
         Raises:
             LoopError: another one is due, it is written down already, or ``due`` did not yield it.
         """
-        record, under_way = self._folder.read()
-        due = next(iter(list_due(record)), None)
+        record, _ = self._folder.read()
+        under_way = self.under_way
+        due = next(iter(list_due(record, pair)), None)
         if due != (arm, seed):
             if record.run_of(arm, seed - record.design.first_seed) is not None:
                 raise LoopError(

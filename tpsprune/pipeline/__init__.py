@@ -6,6 +6,7 @@ from tpsprune.pipeline.export import FORMATS, export, export_steps
 from tpsprune.pipeline.family import family
 from tpsprune.pipeline.fidelity import fidelity, fidelity_for_report
 from tpsprune.pipeline.load import load
+from tpsprune.pipeline.machines import compare_on_machines
 from tpsprune.pipeline.prune import check, prune, prune_dry
 from tpsprune.pipeline.repair import repair
 from tpsprune.pipeline.save import save
@@ -16,6 +17,7 @@ __all__ = [
     "FORMATS",
     "check",
     "compare",
+    "compare_on_machines",
     "export",
     "export_steps",
     "extract",

@@ -51,15 +51,8 @@ def compare(
         TpspruneError: something requested is not available, or the folder holds another comparison; no run
             has begun by then.
     """
-    if recipe.prune.low_rank:
-        message = "the arms from scratch have units alone; expected false in a comparison"
-        raise RecipeError(recipe.name, [Fault("prune.low_rank", message)])
-    if set(arms) & set(SIZED):
-        # Inference is not metered: the arms leave models of the same shapes.
-        sizes = tuple(sorted(recipe.compare.sizes or DEFAULT_SIZES, reverse=True))
-        recipe = replace(recipe, compare=replace(recipe.compare, sizes=sizes, inference_seconds=0.0))
-    encoder = _read_encoder(recipe, arms, source)
-    weights = (describe_initial_weights(recipe), encoder.describe() if encoder else "")
+    recipe = adapt_to_arms(recipe, arms)
+    encoder = read_encoder(recipe, arms, source)
     design = design_of(
         name=recipe.name,
         arms=arms,
@@ -70,26 +63,43 @@ def compare(
         text=dumps(recipe),
         device=device,
         command=command,
-        weights="\n".join(part for part in weights if part),
+        weights=describe_weights(recipe, encoder),
     )
     if not folder.exists:
-        _refuse_what_cannot_run(recipe, arms, encoder, device)
+        refuse_what_cannot_run(recipe, arms, encoder, device)
     comparison = Comparison.of_design(folder, design, pairs)
     with comparison.held():
         comparison.give_up_begun()
         if redo:
             comparison.redo()
         record = comparison.record
-        if list_due(record) or any(_lacks_inference(record, pair) for pair in range(record.pairs_asked)):
-            if record.pairs_asked <= FEWEST_PAIRS:
-                fewest = FEWEST_PAIRS + 1
-                yield Note(f"no claim can come of {record.pairs_asked} pairs: {fewest} are the fewest")
-            yield from _warm_up(recipe, folder, record, device)
+        if list_due(record) or any(lacks_inference(record, pair) for pair in range(record.pairs_asked)):
+            yield from note_too_few(record)
+            yield from warm_up(recipe, folder, record, device)
         for pair in range(record.pairs_asked):
-            yield from _run_pair(recipe, folder, comparison, pair, encoder, device)
+            due = bool(list_due(comparison.record, pair))
+            yield from run_pair(recipe, folder, comparison, pair, encoder, device)
+            if pair + 1 == PILOT_PAIRS and due:
+                yield Note(pilot_note(comparison))
 
 
-def _read_encoder(recipe: Recipe, arms: tuple[str, ...], source: Path | None) -> Weights | None:
+def adapt_to_arms(recipe: Recipe, arms: tuple[str, ...]) -> Recipe:
+    """Return the recipe as these arms need it.
+
+    Raises:
+        RecipeError: it asks for what no comparison has.
+    """
+    if recipe.prune.low_rank:
+        message = "the arms from scratch have units alone; expected false in a comparison"
+        raise RecipeError(recipe.name, [Fault("prune.low_rank", message)])
+    if set(arms) & set(SIZED):
+        # Inference is not metered: the arms leave models of the same shapes.
+        sizes = tuple(sorted(recipe.compare.sizes or DEFAULT_SIZES, reverse=True))
+        recipe = replace(recipe, compare=replace(recipe.compare, sizes=sizes, inference_seconds=0.0))
+    return recipe
+
+
+def read_encoder(recipe: Recipe, arms: tuple[str, ...], source: Path | None) -> Weights | None:
     """Return the trained encoder that arms begin with, read onto the CPU; none where no arm does.
 
     Raises:
@@ -117,7 +127,13 @@ def _read_encoder(recipe: Recipe, arms: tuple[str, ...], source: Path | None) ->
     return encoder
 
 
-def _run_pair(
+def describe_weights(recipe: Recipe, encoder: Weights | None) -> str:
+    """Return what tells the weights that runs begin with from others; empty where they are drawn."""
+    weights = (describe_initial_weights(recipe), encoder.describe() if encoder else "")
+    return "\n".join(part for part in weights if part)
+
+
+def run_pair(
     recipe: Recipe,
     folder: ComparisonFolder,
     comparison: Comparison,
@@ -125,6 +141,7 @@ def _run_pair(
     encoder: Weights | None,
     device: str,
 ) -> Generator[Comparing, None, None]:
+    """Run what is missing of a pair: idle, every arm in its random order, steps and inference in turns."""
     record = comparison.record
     due = list_due(record, pair)
     if recipe.compare.idle_seconds and due and all(span.pair != pair for span in record.idle):
@@ -135,15 +152,13 @@ def _run_pair(
         yield from _run_arm(recipe, folder, comparison, encoder, device)
         yield from _measure_steps_if_due(recipe, folder, comparison, pair, device)
     record = comparison.record
-    if _lacks_inference(record, pair):
+    if lacks_inference(record, pair):
         yield PhaseStarted(phase="inference", title=f"inference of pair {pair + 1}", total_steps=1)
         done = {(span.arm, span.batch) for span in record.inference if span.pair == pair}
         left = [run for run in record.runs if run.pair == pair and not run.failure]
         left.sort(key=lambda run: run.position)
         for span in measure_inference(left, recipe, folder, device, done=done):
             folder.append("inference", span)
-    if pair + 1 == PILOT_PAIRS and due:
-        yield Note(_pilot_note(comparison))
 
 
 def _measure_steps_if_due(
@@ -198,12 +213,18 @@ def _run_arm(
         run=run,
         number=number,
         total=total,
-        seconds_left=_seconds_left(comparison.record),
+        seconds_left=estimate_seconds_left(comparison.record),
         quality=record.design.quality,
     )
 
 
-def _warm_up(
+def note_too_few(record: Record) -> Iterator[Note]:
+    """Note that so few pairs bear no claim, where that is so."""
+    if record.pairs_asked <= FEWEST_PAIRS:
+        yield Note(f"no claim can come of {record.pairs_asked} pairs: {FEWEST_PAIRS + 1} are the fewest")
+
+
+def warm_up(
     recipe: Recipe, folder: ComparisonFolder, record: Record, device: str
 ) -> Generator[Comparing, None, None]:
     """Make one short ticket and discard it: what a process does only once is charged to no arm."""
@@ -231,7 +252,7 @@ def _warm_up(
     folder.append("broken-off", thrown)
 
 
-def _refuse_what_cannot_run(
+def refuse_what_cannot_run(
     recipe: Recipe, arms: tuple[str, ...], encoder: Weights | None, device: str
 ) -> None:
     """Set up every arm whose recipe is fixed beforehand, so that faults show before the first run.
@@ -270,14 +291,14 @@ def _has_tps(recipe: Recipe, device: str) -> bool:
         return bench.new_regulariser(bench.new_model()) is not None
 
 
-def _lacks_inference(record: Record, pair: int) -> bool:
+def lacks_inference(record: Record, pair: int) -> bool:
     """Return whether models of a pair have still to infer: those of arms that left one."""
     left = {run.arm for run in record.runs if run.pair == pair and not run.failure}
     metered = {(span.arm, span.batch) for span in record.inference if span.pair == pair}
     return any((arm, batch) not in metered for arm in left for batch in record.design.inference_batches)
 
 
-def _seconds_left(record: Record) -> float:
+def estimate_seconds_left(record: Record) -> float:
     """Return about how long the rest will take: runs at the mean time of their arm, and the windows due."""
     design = record.design
 
@@ -289,14 +310,15 @@ def _seconds_left(record: Record) -> float:
     for pair in range(record.pairs_asked):
         due = list_due(record, pair)
         left += sum(mean({arm}) or mean(set(design.arms)) for arm, _ in due)
-        if _lacks_inference(record, pair) or due:
+        if lacks_inference(record, pair) or due:
             left += design.inference_seconds * len(design.inference_batches) * len(design.arms)
         if due and all(span.pair != pair for span in record.idle):
             left += design.idle_seconds
     return left
 
 
-def _pilot_note(comparison: Comparison) -> str:
+def pilot_note(comparison: Comparison) -> str:
+    """Return how many pairs savings of several sizes need, by the scatter so far."""
     needed = comparison.assess().needed
     if not needed:
         return "after three pairs the number needed cannot be estimated: nothing was metered"

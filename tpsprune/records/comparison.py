@@ -123,6 +123,7 @@ class ArmRun:
     others had to find, as the widths of a ticket. ``notes`` are the run's own. ``receipt`` identifies what a
     loop of the user's own handed in; empty for runs of a recipe. ``sizes`` are the models of a run that left
     several, the largest first: then ``accuracy`` is their mean, and ``epochs`` are those of all trainings.
+    ``machine`` tells machines of a cluster apart and names none: a salted hash, empty for a run made here.
     """
 
     arm: str
@@ -147,6 +148,7 @@ class ArmRun:
     logical_cpus: Positive = 1
     receipt: str = ""
     sizes: Annotated[tuple[SizedModel, ...], Field(exclude_if=lambda sizes: not sizes)] = ()
+    machine: Annotated[str, Field(pattern="^([0-9a-f]{12})?$", exclude_if=lambda machine: not machine)] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar, final
@@ -106,16 +106,22 @@ class ComparisonFolder:
         return self.journal.path.is_file() and bool(self.journal.read()[0])
 
     def append(self, kind: str, line: Line | Mapping[str, Any]) -> None:
-        """Append one line; it is on the disk when this returns.
+        """Append one line; see ``append_all``."""
+        self.append_all([(kind, line)])
+
+    def append_all(self, lines: Iterable[tuple[str, Line | Mapping[str, Any]]]) -> None:
+        """Append lines, each with its kind, in one write; they are on the disk when this returns.
 
         Raises:
-            RunFolderError: it cannot be written.
+            RunFolderError: they cannot be written.
         """
-        content = line if isinstance(line, Mapping) else dump(line)
-        self.journal.append({"schema": Design.SCHEMA, "kind": kind, **content})
+        self.journal.append_all(
+            {"schema": Design.SCHEMA, "kind": kind, **(line if isinstance(line, Mapping) else dump(line))}
+            for kind, line in lines
+        )
 
-    def read(self) -> tuple[ComparisonRecord, Begun | None]:
-        """Return all that was measured, and the run that has begun and not ended, if any.
+    def read(self) -> tuple[ComparisonRecord, tuple[Begun, ...]]:
+        """Return all that was measured, and what has begun and not ended: of each pair one run at most.
 
         A truncated last line is left out, with a note.
 
@@ -137,13 +143,13 @@ class ComparisonFolder:
             comparison = replace(comparison, notes=(*comparison.notes, note))
         return comparison, begun
 
-    def _replay(self, records: list[dict[str, Any]]) -> tuple[ComparisonRecord, Begun | None]:
-        comparison, begun = None, None
+    def _replay(self, records: list[dict[str, Any]]) -> tuple[ComparisonRecord, tuple[Begun, ...]]:
+        comparison: ComparisonRecord | None = None
+        begun: dict[int | None, Begun] = {}
         for number, record in enumerate(records, 1):
             self._refuse_foreign(number, record)
-            content = {key: value for key, value in record.items() if key not in {"schema", "kind"}}
             try:
-                line = load(KINDS[record["kind"]], content)
+                line = load_line(record)
                 if fault := _misplaced(comparison, line):
                     raise ValueError(fault)  # noqa: TRY301 -- reported as any other fault of a line
             except ValueError as error:
@@ -154,16 +160,18 @@ class ComparisonFolder:
             if isinstance(line, Design):
                 comparison = ComparisonRecord(design=line, pairs_asked=line.pairs)
             elif isinstance(line, Begun):
-                begun = line
+                begun[line.pair] = line
             else:
                 assert comparison is not None, "the first line is a design"
                 comparison = _add(comparison, line)
-                begun = None if isinstance(line, ArmRun | BrokenOff) else begun
+                if isinstance(line, ArmRun | BrokenOff):
+                    begun.pop(line.pair, None)
         assert comparison is not None, "the first line is a design"
-        if begun is not None:
-            words = f"'{begun.arm}', seed {begun.seed}, has begun and not ended"
-            comparison = replace(comparison, under_way=words)
-        return comparison, begun
+        if begun:
+            named = ", ".join(f"'{each.arm}', seed {each.seed}," for each in begun.values())
+            verb = "has" if len(begun) == 1 else "have"
+            comparison = replace(comparison, under_way=f"{named} {verb} begun and not ended")
+        return comparison, tuple(begun.values())
 
     def _refuse_foreign(self, number: int, record: Mapping[str, Any]) -> None:
         found = record.get("schema")
@@ -178,6 +186,16 @@ class ComparisonFolder:
                 f"{self.journal.path} line {number} is no record of a comparison (schema "
                 f"{shorten(found)}, kind {shorten(kind)})"
             )
+
+
+def load_line(record: Mapping[str, Any]) -> Line:
+    """Return what a line holds, by its ``kind``, which is one of ``KINDS``.
+
+    Raises:
+        ValueError: it holds no such record; names the first place that is wrong.
+    """
+    content = {key: value for key, value in record.items() if key not in {"schema", "kind"}}
+    return load(KINDS[record["kind"]], content)
 
 
 def _misplaced(before: ComparisonRecord | None, line: Line) -> str:
@@ -266,12 +284,10 @@ def _set_aside(before: ComparisonRecord, redo: Redo) -> ComparisonRecord:
     )
 
 
-def begin_or_match(
-    folder: ComparisonFolder, design: Design, elsewhere: str
-) -> tuple[ComparisonRecord, Begun | None]:
+def begin_or_match(folder: ComparisonFolder, design: Design, elsewhere: str) -> ComparisonRecord:
     """Write the design where there is none yet, else compare it with the one that is there.
 
-    ``elsewhere`` is how to write to another folder. Returns all that was measured, and a run without an end.
+    ``elsewhere`` is how to write to another folder. Returns all that was measured.
 
     Raises:
         RunFolderError: the journal is of other arms, rules, versions or another machine: names the first
@@ -279,13 +295,13 @@ def begin_or_match(
     """
     if not folder.exists:
         folder.append("design", design)
-    comparison, begun = folder.read()
+    comparison, _ = folder.read()
     if differences := list(_differences(comparison.design, design)):
         raise RunFolderError(
             f"{folder.path} holds a comparison with other rules: {differences[0]}; go on with those it was "
             f"begun with, or write elsewhere with {elsewhere}"
         )
-    return comparison, begun
+    return comparison
 
 
 def request_pairs(

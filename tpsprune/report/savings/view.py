@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tpsprune.claims.machines import by_machine
 from tpsprune.records import (
     Accuracy,
     BreakEven,
@@ -116,6 +117,7 @@ def build_view(
         "pay_back": _pay_back(savings),
         "started": sorted((*savings.runs, *broken_off), key=lambda run: run.position),
         "begun": _format_moment(design.begun),
+        "machines": by_machine(comparison),
         "pairs_counted": len({run.pair for run in savings.runs if run.counted and run.arm == verdict.arm}),
         "pairs_drawn": max(map(len, couples), default=0),
         "banner_of_verdict": _banner(savings),
