@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import tpsprune
 from tpsprune.errors import PruneError
-from tpsprune.pruning.synthetic import match_norms, random_signals, random_words, synthesize
+from tpsprune.numerics.random_networks import random_signals, random_words
+from tpsprune.pruning.synthetic import match_norms, synthesize
 
 
 def net(channels: int = 3) -> nn.Sequential:

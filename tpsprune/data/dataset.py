@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from tpsprune.errors import DataError
 from tpsprune.numerics.trees import Tree, at, map_tensors
-from tpsprune.recipe.task import Augment, DigitsData, TabularData, TextData
+from tpsprune.recipe.task import Augment, DigitsData, IteratedData, TabularData, TextData
 from tpsprune.records import TaskFacts
 
 
@@ -111,7 +111,7 @@ def sklearn_data() -> Path:
     return home / "datasets" / "data"
 
 
-def require_rest(data: DigitsData | TabularData | TextData) -> None:
+def require_rest(data: DigitsData | IteratedData | TabularData | TextData) -> None:
     """Refuse shares that leave nothing to train on.
 
     Raises:

@@ -10,6 +10,7 @@ from tpsprune.data.custom import custom_dataset
 from tpsprune.data.dataset import Dataset
 from tpsprune.data.image_folder import image_folder_dataset
 from tpsprune.data.images import digits_dataset, idx_dataset
+from tpsprune.data.iterated import iterated_dataset
 from tpsprune.data.modular import modular_dataset
 from tpsprune.data.tabular import tabular_dataset
 from tpsprune.data.text import text_dataset
@@ -19,6 +20,7 @@ from tpsprune.recipe.task import (
     DigitsData,
     IdxData,
     ImageFolderData,
+    IteratedData,
     ModularData,
     TabularData,
     TextData,
@@ -31,7 +33,8 @@ def load(data: Data, loss: str | None = None) -> Dataset:
     """Return the data set that a recipe names, on the CPU; the same one for equal settings.
 
     ``loss`` is the recipe's ``task.loss``, by which labels are read; the facts name it. Without it, the one
-    that goes with the data: next tokens of a text, else classes.
+    that goes with the data: next tokens of a text or of iterated
+    words, else classes.
 
     Raises:
         DataError: data is missing, empty, cut short or does not fit together.
@@ -68,6 +71,8 @@ def _loaded(data: Data, loss: str) -> Dataset:
             return image_folder_dataset(data)
         case TextData():
             return text_dataset(data)
+        case IteratedData():
+            return iterated_dataset(data)
         case TabularData():
             return tabular_dataset(data, loss)
         case CustomData():

@@ -415,7 +415,7 @@ def _foreign_batches(
             raise ModelError("foreign holds no batch")
         return given, "inputs given"
     try:
-        made = pruning.synthesize(dense, batches[0], FOREIGN_ITEMS, seed=seed, steps=0)
+        made = pruning.synthesize(dense, batches[0], FOREIGN_ITEMS, seed=seed, steps=0, own_words=False)
     except PruneError as error:
         return (), str(error)
     return made.batches, "noise through random networks"

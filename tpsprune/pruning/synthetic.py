@@ -1,4 +1,4 @@
-"""Calibration data made up: noise passed through random networks, matched to a model's batch norms.
+"""Calibration data made up: what a language model writes, or noise matched to a model's batch norms.
 
 For whoever has weights and no data. Shape letters: n items, r rows, c columns, l positions, v words.
 """
@@ -17,20 +17,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tpsprune.errors import PruneError, first_line
+from tpsprune.numerics.decoding import Reader, draw_words, is_language_model
 from tpsprune.numerics.forward import call_model, evaluation_mode, first_input, fixed_seed
+from tpsprune.numerics.random_networks import random_signals, random_words
 from tpsprune.numerics.trees import item_count, map_tensors, take_items, tensors_of
 
-PASSES: Final = 3
-"""Random networks that noise goes through, one after the other."""
-FACTORS: Final = (0.5, 4.0)
-"""Between these the weights of a random network are multiplied: how far it is from linear."""
-HIDDEN_WORDS: Final = 64
-TEMPERATURE: Final = 0.5
-"""At which the words of a random network are drawn."""
 FEW_WORDS: Final = 4
 """An embedding of no more reads kinds (of segments), which are taken as they are."""
-MOST_SIDE: Final = 512
-"""Rows and columns that a random network reads at most, for its weights are their square."""
 MOST_ITEMS: Final = 512
 MATCHED_AT_A_TIME: Final = 128
 MOST_NUMBERS: Final = 2**22
@@ -44,17 +37,24 @@ STEPS: Final = 120
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Synthetic:
-    """Batches made up, and the mismatch with the batch norms before and after; none without batch norms."""
+    """Batches made up, and the mismatch with the batch norms before and after; none without batch norms.
+
+    ``written``: the model is a language model, and the words are its own.
+    """
 
     batches: tuple[Any, ...]
     mismatch_before: float | None
     mismatch_after: float | None
     seconds: float
+    written: bool = False
 
     @property
     def note(self) -> str:
         """What the user should know, as a sentence."""
-        items = f"calibrated on {sum(map(item_count, self.batches))} items made up in {self.seconds:.0f} s"
+        made = "that the model wrote" if self.written else "made up"
+        items = f"calibrated on {sum(map(item_count, self.batches))} items {made} in {self.seconds:.0f} s"
+        if self.written:
+            return f"{items}, no data used"
         if self.mismatch_before is None or self.mismatch_after is None:
             return f"{items}; there are no batch norms to match them to: real data would do much better"
         fell = f"{self.mismatch_before:.2g} to {self.mismatch_after:.2g}"
@@ -70,14 +70,16 @@ def synthesize(
     seed: int = 0,
     steps: int = STEPS,
     seconds: float = math.inf,
+    own_words: bool = True,
 ) -> Synthetic:
     """Make up calibration data for a model, of which no item is read.
 
-    Noise is passed through random LSTMs, whose outputs are correlated over neighbouring places as data are
-    (``random_signals``); token ids are drawn from one word by word (``random_words``). Where the model has
-    batch norms the items are then moved by Adam until the moments of a batch at each of them are those that
-    it was trained with: L = Σ_l mean((μ_l − m_l)²/v_l) + mean((s_l/√v_l − 1)²), μ, s² a batch's, m, v the
-    running ones.
+    A language model that takes words alone writes them: a first word at random, each other drawn from what
+    the model gives those before. Else token ids are drawn word by word from a random LSTM
+    (``random_words``). Of floats noise is passed through random LSTMs, whose outputs are correlated over
+    neighbouring places as data are (``random_signals``). Where the model has batch norms the items are then
+    moved by Adam until the moments of a batch at each of them are those that it was trained with: L = Σ_l
+    mean((μ_l − m_l)²/v_l) + mean((s_l/√v_l − 1)²), μ, s² a batch's, m, v the running ones.
 
     Args:
         model: in either mode, not changed.
@@ -87,17 +89,20 @@ def synthesize(
         seed: equal seeds give equal items.
         steps: of Adam, for each part of 128 items, of large ones fewer.
         seconds: after so many no further part is matched; what was matched by then is kept.
+        own_words: whether a language model writes; without, what is made up is foreign to it.
 
     Raises:
         PruneError: nothing in ``like`` can be made up, or the model does not take it.
 
-    It sees: batch norms, shapes, the number of words. It does not see what the items mean: a model without
-    batch norms is calibrated on noise, which costs it points.
+    It sees: what a language model writes, batch norms, shapes, the number of words. It does not see what
+    other items mean: another model without batch norms is calibrated on noise, which costs it points.
 
-    Source: Yin et al. 2020, "Dreaming to Distill" (DeepInversion), equation 4, for the batch norms;
+    Source: Williams et al. 2024, "Self-calibration for language model quantization and pruning", for what
+    models write; Yin et al. 2020, "Dreaming to Distill" (DeepInversion), equation 4, for the batch norms;
     Bloem 2025, "Universal pre-training by iterated random computation", for the random networks.
 
-    Cost: a forward and backward pass for each item and step.
+    Cost: a forward and backward pass for each item and step of a model with batch norms; of a language model
+    a forward pass of each place where it keeps what it has read, as transformers do, else of all before it.
     """
     generator, begun = torch.Generator().manual_seed(seed), time.monotonic()
     _check_example(model, like)
@@ -105,10 +110,11 @@ def synthesize(
     at_a_time = min(MATCHED_AT_A_TIME, max(LEAST_AT_A_TIME, MOST_NUMBERS // max(1, numbers)))
     count = math.ceil(items / at_a_time)
     lengths = [len(part) for part in torch.arange(items).tensor_split(count)]
-    parts = [_invent(model, like, length, generator) for length in lengths]
+    written = own_words and _writes(model, like)
+    parts = [_invent(model, like, length, generator, written=written) for length in lengths]
     norms = _reached_norms(model, parts[0])
     if not norms:
-        return Synthetic(tuple(parts), None, None, time.monotonic() - begun)
+        return Synthetic(tuple(parts), None, None, time.monotonic() - begun, written)
     before = after = 0.0
     for rank, (part, length) in enumerate(zip(parts, lengths, strict=True)):
         matched = match_norms(model, part, norms, steps if time.monotonic() - begun < seconds else 0)
@@ -181,7 +187,17 @@ def _frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def _invent(model: nn.Module, like: Any, count: int, generator: torch.Generator) -> Any:
+def _writes(model: nn.Module, like: Any) -> bool:
+    """Return whether a model is a language model of the one tensor of words in a batch, without floats."""
+    words = _words_of(model, like)
+    read = [each for each in tensors_of(like) if each.data_ptr() in words]
+    if len(read) != 1 or any(each.is_floating_point() for each in tensors_of(like)):
+        return False
+    with evaluation_mode(model):
+        return is_language_model(model, read[0][:2], words[read[0].data_ptr()])
+
+
+def _invent(model: nn.Module, like: Any, count: int, generator: torch.Generator, *, written: bool) -> Any:
     """Return as many items as are asked for, of the shapes of a batch."""
     some = take_items(like, torch.arange(count) % item_count(like))
     words = _words_of(model, some)
@@ -192,7 +208,11 @@ def _invent(model: nn.Module, like: Any, count: int, generator: torch.Generator)
         if tensor.is_floating_point():
             made = random_signals(tuple(tensor.shape), generator)
         elif (vocabulary := words.get(tensor.data_ptr(), 0)) > FEW_WORDS and not _are_positions(tensor):
-            made = random_words(vocabulary, tuple(tensor.shape), generator)
+            made = (
+                _write(model, vocabulary, tensor, generator)
+                if written
+                else random_words(vocabulary, tuple(tensor.shape), generator)
+            )
         else:
             return tensor
         invented += 1
@@ -202,6 +222,14 @@ def _invent(model: nn.Module, like: Any, count: int, generator: torch.Generator)
     if not invented:
         raise PruneError("the example holds neither floats nor ids that an embedding reads as they are")
     return found
+
+
+@torch.no_grad()
+def _write(model: nn.Module, vocabulary: int, like_nl: Tensor, generator: torch.Generator) -> Tensor:
+    """Return words that a language model goes on with after a first one at random, in a shape and place."""
+    first_n1 = torch.randint(vocabulary, (len(like_nl), 1), generator=generator).to(like_nl.device)
+    with evaluation_mode(model):
+        return draw_words(Reader(model).read, first_n1, like_nl.shape[1], generator)
 
 
 def _are_positions(ids: Tensor) -> bool:
@@ -228,67 +256,6 @@ def _words_of(model: nn.Module, batch: Any) -> dict[int, int]:
         with torch.no_grad(), evaluation_mode(model):
             call_model(model, batch)
     return found
-
-
-def random_signals(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Return items of floats: noise through random LSTMs, along the rows or the columns, of unit variance.
-
-    An item is a matrix, (rows, columns) = (all axes but the last, the last); one of a single axis, or of long
-    rows, is folded into as square a matrix as its length allows, or into rows of 128 and cut.
-    """
-    n, inner = shape[0], shape[1:]
-    length = math.prod(inner)
-    columns = inner[-1] if len(inner) > 1 and inner[-1] <= MOST_SIDE else _divisor(length)
-    if columns < MOST_SIDE // 32 and length > MOST_SIDE * columns:
-        columns = MOST_SIDE // 4
-    rows = math.ceil(length / columns)
-    signals_nrc = torch.randn(n, rows, columns, generator=generator)
-    for _ in range(PASSES):
-        turned, backwards = (torch.rand(2, generator=generator) < 0.5).tolist()
-        turned = turned and rows <= MOST_SIDE
-        each_nrc = signals_nrc.mT if turned else signals_nrc
-        each_nrc = each_nrc.flip(1) if backwards else each_nrc
-        network = _random_lstm(each_nrc.shape[2], each_nrc.shape[2], generator)
-        with torch.no_grad():
-            each_nrc = network(each_nrc.contiguous())[0]
-        each_nrc = each_nrc.flip(1) if backwards else each_nrc
-        signals_nrc = each_nrc.mT if turned else each_nrc
-        signals_nrc = (signals_nrc - signals_nrc.mean()) / signals_nrc.std(unbiased=False).clamp_min(1e-6)
-    return signals_nrc.flatten(1)[:, :length].reshape(shape)
-
-
-def random_words(vocabulary: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Return sequences of token ids, each drawn word by word from a random LSTM that reads its own words."""
-    n, length = shape[0], math.prod(shape[1:])
-    network = _random_lstm(HIDDEN_WORDS, HIDDEN_WORDS, generator)
-    embedding_vd = torch.randn(vocabulary, HIDDEN_WORDS, generator=generator)
-    readout_dv = torch.randn(HIDDEN_WORDS, vocabulary, generator=generator)
-    word_n = torch.randint(vocabulary, (n,), generator=generator)
-    state: Any = None
-    words = []
-    with torch.no_grad():
-        for _ in range(length):
-            words.append(word_n)
-            hidden_n1d, state = network(embedding_vd[word_n][:, None], state)
-            scores_nv = hidden_n1d[:, 0] @ readout_dv / TEMPERATURE
-            word_n = torch.multinomial(scores_nv.softmax(1), 1, generator=generator)[:, 0]
-    return torch.stack(words, dim=1).reshape(shape)
-
-
-def _random_lstm(inputs: int, hidden: int, generator: torch.Generator) -> nn.LSTM:
-    network = nn.LSTM(inputs, hidden, batch_first=True)
-    low, high = FACTORS
-    factor = low + (high - low) * torch.rand((), generator=generator)
-    with torch.no_grad():
-        for weight in network.parameters():
-            bound = factor / math.sqrt(hidden)
-            weight.copy_((2 * torch.rand(weight.shape, generator=generator) - 1) * bound)
-    return network
-
-
-def _divisor(number: int) -> int:
-    """Return the divisor of a number that is nearest to its root, from below."""
-    return next(each for each in range(math.isqrt(number), 0, -1) if number % each == 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,6 +25,7 @@ from tpsprune.recipe.task import (
     DigitsData,
     IdxData,
     ImageFolderData,
+    IteratedData,
     TabularData,
     Task,
     TextData,
@@ -89,9 +90,10 @@ def _loss_faults(recipe: Recipe) -> Iterator[Fault]:
     if recipe.retrain.teacher != "none" and own:
         message = f"what a ticket learns from the dense model's outputs is unknown with loss '{loss}'"
         yield Fault("retrain.teacher", f"{message}; use 'none', or one of {', '.join(QUALITIES)}")
-    if isinstance(data, TextData):
+    if isinstance(data, TextData | IteratedData):
         if not own and loss != "next-token":
-            message = "data of kind 'text' have the next byte for a label at every place"
+            what = "byte" if data.kind == "text" else "word"
+            message = f"data of kind '{data.kind}' have the next {what} for a label at every place"
             yield Fault("task.loss", f"{message}; expected 'next-token' or {OWN} (found '{loss}')")
     elif isinstance(data, TabularData):
         yield from _tabular_faults(data, loss, own=own)

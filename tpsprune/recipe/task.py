@@ -44,6 +44,22 @@ class TextData:
 
 
 @section
+class IteratedData:
+    """Sequences that random LSTMs make of noise, passed from one to the next: to pre-train on without data.
+
+    Labels are the words that follow.
+    """
+
+    kind: Literal["iterated"] = "iterated"
+    vocabulary: Annotated[int, Interval(ge=2, le=2**16)] = 256
+    length: Annotated[int, Interval(ge=1, le=2**16)] = 64
+    items: Annotated[int, Interval(ge=10, le=2**22)] = 16_384
+    validation_share: OpenShare = 0.1
+    test_share: OpenShare = 0.1
+    split_seed: Natural = 0
+
+
+@section
 class TabularData:
     """A CSV file with a header, or a table that comes with scikit-learn; a vector an item.
 
@@ -254,7 +270,7 @@ class TransformerModel:
 
 
 Data = Annotated[
-    DigitsData | ModularData | IdxData | ImageFolderData | TextData | TabularData | CustomData,
+    DigitsData | ModularData | IdxData | ImageFolderData | TextData | IteratedData | TabularData | CustomData,
     Field(discriminator="kind"),
 ]
 Model = Annotated[

@@ -83,6 +83,7 @@ GIVES: Final[Mapping[str, str]] = {
     "modular": "tokens",
     "tabular": "vectors",
     "text": "text",
+    "iterated": "text",
 }
 """What each kind of data is made of; a kind that is not here is not checked beforehand."""
 TAKES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -260,10 +261,12 @@ def _sources(offer: Offer) -> tuple[str, ...]:
 
 def _loss(data: Choice) -> str:
     """Return the section of the loss, where it is not classes of images."""
+    if GIVES.get(data.offer.kind) == "text":
+        return '[task]\nloss = "next-token"\n\n'
     if data.offer.kind not in ASKS:
         return ""
-    if data.offer.kind == "text" or data.value == "diabetes":
-        return f'[task]\nloss = "{"next-token" if data.offer.kind == "text" else "mse"}"\n\n'
+    if data.value == "diabetes":
+        return '[task]\nloss = "mse"\n\n'
     return "[task]\n# A target of classes; 'mse' where it is a number.\n# loss = \"cross-entropy\"\n\n"
 
 
