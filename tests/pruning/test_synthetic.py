@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import tpsprune
 from tpsprune.errors import PruneError
+from tpsprune.loop.fidelity import _foreign_batches
 from tpsprune.numerics.random_networks import random_signals, random_words
 from tpsprune.pruning.synthetic import match_norms, synthesize
 
@@ -264,3 +265,47 @@ def test_a_model_whose_norms_see_no_numbers_is_refused() -> None:
     model[1].running_mean[0] = torch.nan
     with pytest.raises(PruneError, match="see items made up that are not finite"):
         synthesize(model, torch.zeros(1, 3, 10, 10), 16, steps=1)
+
+
+class Counts(nn.Module):
+    """Surely goes on with the next number; ``ahead`` lets a place see the one behind it."""
+
+    def __init__(self, *, ahead: bool = False) -> None:
+        super().__init__()
+        self.words, self.ahead = nn.Embedding(40, 40), ahead
+        with torch.no_grad():
+            self.words.weight.copy_(50.0 * torch.eye(40).roll(1, dims=1))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        scores: Tensor = self.words(ids)
+        return scores + scores.roll(-1, 1) if self.ahead else scores
+
+
+def test_a_language_model_writes_the_words_it_is_calibrated_on() -> None:
+    like = torch.zeros(2, 6, dtype=torch.int32)
+    made = synthesize(Counts(), like, 200)
+    words = torch.cat(made.batches)
+    assert words.shape == (200, 6)
+    assert words.dtype == torch.int32
+    assert torch.equal(words[:, 1:], (words[:, :-1] + 1) % 40)
+    assert words[:, 0].unique().numel() > 30
+    assert made.written
+    assert made.note.startswith("calibrated on 200 items that the model wrote in 0 s, no data used")
+
+
+@pytest.mark.parametrize(("ahead", "own_words"), [(True, True), (False, False)])
+def test_a_model_that_sees_ahead_or_must_not_write_gets_words_of_random_networks(
+    ahead: bool,
+    own_words: bool,
+) -> None:
+    made = synthesize(Counts(ahead=ahead), torch.zeros(2, 6, dtype=torch.int64), 64, own_words=own_words)
+    assert torch.equal(made.batches[0], random_words(40, (64, 6), generator()))
+    assert not made.written
+    assert "real data would do much better" in made.note
+
+
+def test_foreign_words_are_not_the_models_own() -> None:
+    batches = [torch.arange(6).repeat(8, 1)]
+    found, _ = _foreign_batches(Counts(), batches, None, 0)
+    (words,) = found
+    assert not torch.equal(words[:, 1:], (words[:, :-1] + 1) % 40)

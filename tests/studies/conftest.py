@@ -14,6 +14,7 @@ import pytest
 from tpsprune import recipe
 from tpsprune.recipe import Recipe
 from tpsprune_studies import (
+    antidistillation,
     attention_width,
     collapse,
     condensation,
@@ -30,6 +31,7 @@ from tpsprune_studies import (
     paths,
     plateau,
     pullback,
+    universal,
 )
 from tpsprune_studies.catalogue import STUDIES
 from tpsprune_studies.conduct import conduct
@@ -125,6 +127,19 @@ def shortened(name: str) -> Iterator[Any]:
         if name == "attention-width":
             patch.setattr(attention_width, "WIDTHS", (2, 8))
             yield attention_width.make_setup(small_recipe(), 2, 500)
+        if name in {"universal", "antidistillation"}:
+            small = ("task.model.config.hidden_size=8", "task.model.config.intermediate_size=8")
+            changes = (*edge_position.TEXT_CHANGES, *small, "task.data.length=8")
+            if name == "universal":
+                steps = {"PLACES": 8, "SEQUENCES": 100, "PRETRAINING_STEPS": 3, "SPARE_STEPS": 600}
+                for constant, value in {**steps, "CHANGES": (*changes, "train.batch_size=4")}.items():
+                    patch.setattr(universal, constant, value)
+                yield universal.make_setup(small_recipe(), 2, 6)
+            else:
+                steps = {"DENSE_STEPS": 4, "RETRAIN_STEPS": 2, "SEQUENCES": 64, "PROXY_ITEMS": 8}
+                for constant, value in {**steps, "TEXT_CHANGES": changes}.items():
+                    patch.setattr(antidistillation, constant, value)
+                yield antidistillation.make_setup(small_recipe(), 2, 2)
         if name == "edge-position":
             regimes = {
                 task: replace(regime, reading_steps=1) for task, regime in edge_position.REGIMES.items()
