@@ -160,7 +160,7 @@ def run(setup: Setup, trial: TeacherTrial) -> TeacherTraining:
         for temperature in TEMPERATURES:
             hot = Protected(ticket, proxy, slope, 0.0, temperature)
             splits[heated_to(temperature)] = samples(hot.follow)
-    in_text = text.dataset.train.labels.unique()
+    in_text = torch.unique(text.dataset.train.labels)
     taught = {}
     for name, split in splits.items():
         student = teach(split, STUDENT_SEED)

@@ -112,7 +112,7 @@ def test_a_fault_of_a_key_is_reported_with_its_place_what_was_found_and_what_wou
         (
             "task.data.kind=digit",
             "task.data: unknown 'kind' 'digit' (did you mean 'digits'?); one of 'digits', 'modular', "
-            "'idx', 'image-folder', 'text', 'tabular', 'custom'",
+            "'idx', 'image-folder', 'text', 'iterated', 'tabular', 'custom'",
         ),
         ("task.model.widths=[8, 0]", "task.model.widths.1: must be greater than or equal to 1 (found 0)"),
         (

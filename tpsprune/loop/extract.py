@@ -60,7 +60,8 @@ def extract(
             inputs and, last, labels, or inputs alone where the model takes them all. A single tensor is all
             the items at once and is split. All of it is kept in memory: take a part of a long loader with
             ``itertools.islice``. Where items do not lie along the first axis, see ``items``. Without data,
-            ``"synthetic"``: items made up, matched to the model's batch norms; nothing is repaired then.
+            ``"synthetic"``: items that a language model writes, or made up and matched to the model's batch
+            norms; nothing is repaired then.
         target: ``Macs``, ``Params``, ``Bytes``, ``Latency``, ``Joules``, ``Tolerance`` or ``Widths``; half
             the multiply-accumulates without one.
         items: how many items a batch holds, where they do not lie along its tensors' first axes: a graph as

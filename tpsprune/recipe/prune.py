@@ -180,8 +180,8 @@ class Prune:
     SynFlow's, which reads no data."""
     calibration: Literal["data", "synthetic"] = "data"
     """On what units are chosen and layers fitted: items of the training split without labels, or
-    ``synthetic``, items made up of the model's batch norms; then no item of the data is used for choosing or
-    fitting, and nothing is repaired unless that is asked for."""
+    ``synthetic``, items that a language model writes itself, or made up of the model's batch norms; then no
+    item of the data is used for choosing or fitting, and nothing is repaired unless that is asked for."""
     calibration_items: Annotated[int, Interval(ge=8, le=2**20)] = 1024
     """How many items; of synthetic ones 512 at most."""
     round_to: Count | Literal["auto"] = "auto"
