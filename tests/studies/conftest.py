@@ -136,8 +136,14 @@ def shortened(name: str) -> Iterator[Any]:
                     patch.setattr(universal, constant, value)
                 yield universal.make_setup(small_recipe(), 2, 6)
             else:
-                steps = {"DENSE_STEPS": 4, "RETRAIN_STEPS": 2, "SEQUENCES": 64, "PROXY_ITEMS": 8}
-                for constant, value in {**steps, "TEXT_CHANGES": changes}.items():
+                sizes = {
+                    "DENSE_STEPS": 4,
+                    "RETRAIN_STEPS": 2,
+                    "SEQUENCES": 64,
+                    "PROXY_ITEMS": 8,
+                    "SHARE": 0.9,
+                }
+                for constant, value in {**sizes, "TEXT_CHANGES": changes}.items():
                     patch.setattr(antidistillation, constant, value)
                 yield antidistillation.make_setup(small_recipe(), 2, 2)
         if name == "edge-position":
