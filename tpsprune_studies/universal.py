@@ -89,7 +89,7 @@ TRAINING: Final = UniversalTraining
 
 def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Setup:
     """Return the settings of the study at that size; the cap is the number of steps on text."""
-    return resize(Setup(recipe=recipe, seeds=3, cap_steps=TEXT_STEPS), seeds, cap_steps, full=full)
+    return resize(Setup(recipe=recipe, seeds=4, cap_steps=TEXT_STEPS), seeds, cap_steps, full=full)
 
 
 def plan(setup: Setup, done: Sequence[UniversalTraining]) -> Plan:  # noqa: ARG001 -- all is known beforehand
