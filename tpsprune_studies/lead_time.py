@@ -2,7 +2,8 @@
 
 Every signal is read while nets learn modular addition, subtraction and multiplication; others never can, and
 digits learn without a plateau. On the pilot seed the best rule of each signal is chosen; on further
-seeds it is counted how long before the level its alarm rang, and how often for nothing.
+seeds it is counted how long before the level its alarm rang, and how often for nothing. The same rules are
+then run over transformers that learn Dyck-1 and SCAN.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tpsprune.recipe import Recipe
 from tpsprune.recipe.schema import watched_names
 from tpsprune.recipe.task import ModularData, Operation
 from tpsprune.recipe.train import Signal, Tps
+from tpsprune_studies import sequence_tasks
 from tpsprune_studies.alarms import (
     CANDIDATES,
     DRAW_RULES,
@@ -36,6 +38,7 @@ from tpsprune_studies.alarms import (
     find_act,
 )
 from tpsprune_studies.finding import Finding, Plan, Quantity, Ruling
+from tpsprune_studies.sequence_tasks import AttentionGap, SequenceTask
 from tpsprune_studies.setup import Setup, at_seed, prepare, resize
 
 TRAINING: Final = WatchedTraining
@@ -73,6 +76,7 @@ TASKS: Final[Mapping[str, Task]] = {
     "a3+ab": Task("a3+ab", learns=False),
 }
 Groups: TypeAlias = tuple[list[WatchedTraining], list[WatchedTraining], list[WatchedTraining]]
+SEQUENCE_DECAY: Final = sequence_tasks.WEIGHT_DECAY
 DIGITS: Final = "digits"
 DIGITS_READING_STEPS: Final = 17
 """About an epoch."""
@@ -80,31 +84,60 @@ DIGITS_EPOCHS: Final = 40
 DIGITS_CLASSES: Final = 10
 
 
-def make_setup(recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False) -> Setup:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchedSetup(Setup):
+    """The settings of the study; ``full`` has SCAN at its published size in place of the small one.
+
+    Arms say which it is, so that both may stand in one journal.
+    """
+
+    full: bool = False
+
+    @property
+    def sequence_tasks(self) -> Mapping[str, SequenceTask]:
+        """Dyck-1 and SCAN, with weight decay and without, by arm."""
+        return sequence_tasks.FULL_TASKS if self.full else sequence_tasks.TASKS
+
+    def command(self, name: str) -> str:
+        """Return the command that runs the study at this size."""
+        return f"tpsprune study {name} --seeds {self.seeds} --cap {self.cap_steps}{' --full' * self.full}"
+
+
+def make_setup(
+    recipe: Recipe, seeds: int | None, cap_steps: int | None, *, full: bool = False
+) -> WatchedSetup:
     """Return the settings of the study at that size."""
-    return resize(Setup(recipe=recipe, seeds=3, reading_steps=50), seeds, cap_steps, full=full)
+    setup = WatchedSetup(recipe=recipe, seeds=3, reading_steps=50, full=full)
+    return resize(setup, seeds, cap_steps, full=full)
 
 
-def plan(setup: Setup, done: Sequence[WatchedTraining]) -> Plan:  # noqa: ARG001 -- all is known beforehand
+def plan(setup: WatchedSetup, done: Sequence[WatchedTraining]) -> Plan:  # noqa: ARG001 -- all is known beforehand
     """Return every task on the pilot seed, then on the others."""
+    arms = (*TASKS, DIGITS, *setup.sequence_tasks)
     seeds = (setup.pilot_seed, *setup.pair_seeds)
-    return Plan(tuple(WatchedTrial(arm=arm, seed=seed) for seed in seeds for arm in (*TASKS, DIGITS)))
+    return Plan(tuple(WatchedTrial(arm=arm, seed=seed) for seed in seeds for arm in arms))
 
 
-def run(setup: Setup, trial: WatchedTrial) -> WatchedTraining:
+def run(setup: WatchedSetup, trial: WatchedTrial) -> WatchedTraining:
     """Train on the processor, read all signals every so many steps, stop once accuracy is at the level.
 
     Each signal has a ``tpsprune.Watch`` of its own, so that its cost is measured. On token pairs the
-    coherence of TPS ``labels`` is read as well; it moves nothing.
+    coherence of TPS ``labels`` is read as well; it moves nothing. On Dyck-1 and SCAN the published gap of
+    attention's updates is.
 
     Raises:
         DivergedError: the loss is no longer finite.
     """
+    published = setup.sequence_tasks.get(trial.arm)
     if trial.arm == DIGITS:
         cap_steps = DIGITS_EPOCHS * DIGITS_READING_STEPS
         # No accuracy is above 1: there is no level to reach, and every alarm of the training counts.
         setup = replace(setup, cap_steps=cap_steps, level=2.0, reading_steps=DIGITS_READING_STEPS)
         found = at_seed(recipe.read(DIGITS), trial.seed)
+    elif published:
+        cap_steps = min(setup.cap_steps, published.cap_steps)
+        setup = replace(setup, cap_steps=cap_steps, reading_steps=published.reading_steps)
+        found = published.make_recipe(setup.recipe, trial.seed)
     else:
         task = TASKS[trial.arm]
         found = at_seed(setup.recipe, trial.seed, weight_decay=task.weight_decay)
@@ -114,8 +147,10 @@ def run(setup: Setup, trial: WatchedTrial) -> WatchedTraining:
     inputs, labels = prepared.sample_calibration(found.watch.calibration_items)
     every: dict[str, Any] = {"every_steps": setup.reading_steps, "seed": found.seed}
     watch = partial(tpsprune.Watch, prepared.model, [inputs], [labels], **every)
-    is_tokens = prepared.dataset.facts.input_kind == "tokens"
-    labels_tps = prepared.build_regulariser(setup.cap_steps, Tps(variant="labels")) if is_tokens else None
+    labels_tps = (
+        prepared.build_regulariser(setup.cap_steps, Tps(variant="labels")) if trial.arm in TASKS else None
+    )
+    attention = AttentionGap(prepared.model, published.window, trial.seed) if published else None
     series: dict[str, list[tuple[int, float | None]]] = {}
     costs: dict[str, float] = dict.fromkeys(SIGNALS, 0.0)
 
@@ -145,6 +180,8 @@ def run(setup: Setup, trial: WatchedTrial) -> WatchedTraining:
                 each.step(step, epoch=tick.epoch)
                 costs[name] += time.process_time() - before
                 readings += each.readings[seen:]
+            for signal, value in attention.read() if attention else ():
+                note(signal, value)
             # Loops come one reading late, and are noted at the step where they come.
             for reading in readings:
                 if not reading.group:
@@ -172,14 +209,15 @@ def _child_cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def conclude(setup: Setup, done: Sequence[WatchedTraining], machine: Mapping[str, Any]) -> Finding:
+def conclude(setup: WatchedSetup, done: Sequence[WatchedTraining], machine: Mapping[str, Any]) -> Finding:
     """Return what the alarms were worth; the pilot chooses rules and is counted nowhere.
 
     The ruling is on the topological signal that did best on the pilot.
     """
-    judged = [each for each in done if each.trial.seed in setup.pair_seeds]
+    own = [each for each in done if each.trial.arm in (*TASKS, DIGITS)]
+    judged = [each for each in own if each.trial.seed in setup.pair_seeds]
     groups = learned, controls, ordinary = divide(judged)
-    pilot = divide([each for each in done if each.trial.seed == setup.pilot_seed])
+    pilot = divide([each for each in own if each.trial.seed == setup.pilot_seed])
     signals = dict.fromkeys(getattr(rule, "monitor", "") for rule in CANDIDATES)
     chosen = {signal: choose_rule(signal, *pilot[:2]) for signal in signals}
     found = {signal: count_alarms(each.rule, learned, controls) for signal, each in chosen.items()}
@@ -212,6 +250,7 @@ def conclude(setup: Setup, done: Sequence[WatchedTraining], machine: Mapping[str
             "alarms": sorted(found.items(), key=lambda item: -item[1].value),
             "cost_shares": shares,
             "on_digits": {signal: count_alarms(each.rule, [], ordinary) for signal, each in found.items()},
+            "elsewhere": _run_elsewhere(setup, done, found),
             "draws": _collect_draws(setup, groups),
             "groups": groups,
             "epoch_steps": judged[0].steps_per_epoch,
@@ -230,6 +269,39 @@ def divide(done: Sequence[WatchedTraining]) -> Groups:
         [each for each in done if each.trial.arm in TASKS.keys() - able and each.reached_step is None],
         [each for each in done if each.trial.arm == DIGITS],
     )
+
+
+def divide_by_language(
+    setup: WatchedSetup, done: Sequence[WatchedTraining]
+) -> Mapping[str, tuple[list[WatchedTraining], list[WatchedTraining]]]:
+    """Return, of Dyck-1 and SCAN, trainings with weight decay that got to the level, and published controls.
+
+    Those are without decay and never do. Whoever does otherwise is in neither list.
+    """
+    seeds = (setup.pilot_seed, *setup.pair_seeds)
+    found: dict[str, tuple[list[WatchedTraining], list[WatchedTraining]]] = {}
+    for each in done:
+        task = setup.sequence_tasks.get(each.trial.arm)
+        if task is not None and each.trial.seed in seeds:
+            learned, controls = found.setdefault(task.language, ([], []))
+            if task.learns == (each.reached_step is not None):
+                (learned if task.learns else controls).append(each)
+    return found
+
+
+def _run_elsewhere(
+    setup: WatchedSetup, done: Sequence[WatchedTraining], found: Mapping[str, Alarms]
+) -> dict[str, dict[str, Alarms | None]]:
+    """Return, by language and signal, what the rules chosen on the pilot are worth there; none if unread."""
+    return {
+        language: {
+            signal: count_alarms(each.rule, learned, controls)
+            if any(value is not None for one in learned for _, value in one.series.get(signal, ()))
+            else None
+            for signal, each in found.items()
+        }
+        for language, (learned, controls) in divide_by_language(setup, done).items()
+    }
 
 
 def _luck(found: Alarms) -> float:

@@ -14,6 +14,7 @@ from tpsprune import data, models, tps, training
 from tpsprune.data import Dataset, Split
 from tpsprune.errors import DivergedError
 from tpsprune.numerics.objective import Objective
+from tpsprune.numerics.trees import Tree
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.train import Tps
 from tpsprune.tps import Regulariser
@@ -233,13 +234,13 @@ class Prepared:
             objective=Objective.of(self.recipe.task.loss, self.recipe.train.temperature),
         )
 
-    def sample_calibration(self, items: int) -> tuple[Tensor, Tensor]:
+    def sample_calibration(self, items: int) -> tuple[Tree, Tensor]:
         """Return so many training items, ready for the model, and their labels, sampled by the seed."""
         order = torch.randperm(
             len(self.dataset.train), generator=torch.Generator().manual_seed(self.recipe.seed)
         )[:items]
-        inputs: Tensor = self.dataset.prepare(self.dataset.train.inputs[order])
-        return inputs, self.dataset.train.labels[order]
+        sampled = self.dataset.train.at(order)
+        return self.dataset.prepare(sampled.inputs), sampled.labels
 
     def build_regulariser(self, total_steps: int, settings: Tps | None = None) -> Regulariser | None:
         """Bind the recipe's TPS, or that of ``settings``, to model and data; none where there is none.

@@ -27,6 +27,7 @@ from tpsprune.data import load
 from tpsprune.data.dataset import Split, split_off
 from tpsprune.data.images import digits
 from tpsprune.errors import DataError
+from tpsprune.numerics.trees import Tree, at
 from tpsprune.recipe.task import CustomData, Data, IdxData, split_by
 
 LARGEST: Final = 2**62
@@ -101,7 +102,7 @@ def permutations(
     Source: Power et al. 2022, "Grokking: Generalization Beyond Overfitting on Small Algorithmic Datasets"
     (arXiv:2201.02177), there of five things.
     """
-    _require_between("degree", degree, 3, 5)
+    require_between("degree", degree, 3, 5)
     classes_n = composition_table(degree).flatten()
     elements = round(len(classes_n) ** 0.5)
     ids = torch.arange(elements)
@@ -140,9 +141,9 @@ def parity(
     Source: Barak et al. 2022, "Hidden Progress in Deep Learning: SGD Learns Parities Near the Computational
     Limit" (arXiv:2207.08799); here a fixed set of items, held out or trained on, in place of a stream.
     """
-    _require_between("bits", bits, 2, 4096)
-    _require_between("support", support, 1, bits)
-    _require_room(items, held_out, 2**bits, f"{bits} bits")
+    require_between("bits", bits, 2, 4096)
+    require_between("support", support, 1, bits)
+    require_room(items, held_out, 2**bits, f"{bits} bits")
     generator = torch.Generator().manual_seed(split_seed)
     support_k = torch.randperm(bits, generator=generator)[:support]
     # Rows are numbers in binary, and of long rows random bits after that.
@@ -152,7 +153,11 @@ def parity(
     others_nb = torch.randint(2, (items + held_out, bits - leading), generator=generator)
     signs_nb = 1.0 - 2.0 * torch.cat((leading_nb, others_nb), dim=1)
     classes_n = (signs_nb[:, support_k].prod(1) < 0).long()
-    return {**_split(signs_nb, classes_n, items, validation_share), "classes": 2, "input_kind": "vector"}
+    return {
+        **divide_held_out(signs_nb, classes_n, items, validation_share),
+        "classes": 2,
+        "input_kind": "vector",
+    }
 
 
 def brackets(
@@ -172,14 +177,14 @@ def brackets(
     Raises:
         DataError: an argument is out of bounds, there are not so many sequences, or a split would be empty.
     """
-    _require_between("length", length, 2, 62)
+    require_between("length", length, 2, 62)
     total = int(continuations(length)[length, 0])
-    _require_room(items, held_out, total, f"{length} brackets")
+    require_room(items, held_out, total, f"{length} brackets")
     generator = torch.Generator().manual_seed(split_seed)
     brackets_nl = sequences(distinct(total, items + held_out, generator), length)
     depths_n = (1 - 2 * brackets_nl).sum(1)
     return {
-        **_split(brackets_nl, depths_n // 2, items, validation_share),
+        **divide_held_out(brackets_nl, depths_n // 2, items, validation_share),
         "classes": length // 2 + 1,
         "vocabulary": 2,
         "input_kind": "tokens",
@@ -285,8 +290,8 @@ def digit_pairs(
     Raises:
         DataError: an argument is out of bounds.
     """
-    _require_between("items", items, 1, LISTED)
-    _require_between("held_out", held_out, 1, LISTED)
+    require_between("items", items, 1, LISTED)
+    require_between("held_out", held_out, 1, LISTED)
     everything, generator = digits(), torch.Generator().manual_seed(split_seed)
     order_n = torch.randperm(len(everything), generator=generator)
     cut = 6 * len(order_n) // 10
@@ -298,7 +303,7 @@ def digit_pairs(
         pair = torch.cat([everything.inputs[left_n], everything.inputs[right_n]], dim=3)
         images.append(pair.float() / 240)
         labels.append(10 * everything.labels[left_n] + everything.labels[right_n])
-    return {**_split(torch.cat(images), torch.cat(labels), items, validation_share), "classes": 100}
+    return {**divide_held_out(torch.cat(images), torch.cat(labels), items, validation_share), "classes": 100}
 
 
 def windows(length: int = 8, items: int = 20_000, seed: int = 0) -> Mapping[str, Any]:
@@ -332,20 +337,30 @@ def _divide(train: Split, held_out: Split, validation_share: float) -> dict[str,
     return {name: (split.inputs, split.labels) for name, split in splits.items()}
 
 
-def _split(inputs: Tensor, labels: Tensor, items: int, validation_share: float) -> dict[str, Any]:
+def divide_held_out(inputs: Tree, labels: Tensor, items: int, validation_share: float) -> dict[str, Any]:
     """Return the first ``items`` to train on, the next for validation, the rest for test."""
-    train, held_out = (Split(inputs[part], labels[part]) for part in (slice(items), slice(items, None)))
+    train, held_out = (Split(at(inputs, part), labels[part]) for part in (slice(items), slice(items, None)))
     return _divide(train, held_out, validation_share)
 
 
-def _require_between(name: str, value: int, least: int, most: int) -> None:
+def require_between(name: str, value: int, least: int, most: int) -> None:
+    """Refuse what is no whole number within both bounds.
+
+    Raises:
+        DataError: it is none.
+    """
     if not isinstance(value, int) or not least <= value <= most:
         raise DataError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
 
 
-def _require_room(items: int, held_out: int, total: int, made_of: str) -> None:
-    _require_between("items", items, 1, LISTED)
-    _require_between("held_out", held_out, 1, LISTED)
+def require_room(items: int, held_out: int, total: int, made_of: str) -> None:
+    """Refuse to take more items than there are, or none.
+
+    Raises:
+        DataError: there are not so many.
+    """
+    require_between("items", items, 1, LISTED)
+    require_between("held_out", held_out, 1, LISTED)
     if items + held_out > total:
         raise DataError(
             f"{items} items and {held_out} held out are more than the {total} that {made_of} make; "

@@ -31,12 +31,14 @@ from tpsprune_studies import (
     paths,
     plateau,
     pullback,
+    sequence_tasks,
     universal,
 )
 from tpsprune_studies.catalogue import STUDIES
 from tpsprune_studies.conduct import conduct
 from tpsprune_studies.coupling import CouplingSetup
 from tpsprune_studies.finding import Finding, Plan
+from tpsprune_studies.sequence_tasks import SequenceTask
 from tpsprune_studies.setup import Setup
 from tpsprune_studies.tuned_comparison import Arm, ArmTraining, ArmTrial, Experiment, Seeds, TunedSetup, plan
 
@@ -70,7 +72,7 @@ def make_tiny() -> TunedSetup:
 tiny = pytest.fixture(scope="session", name="tiny")(make_tiny)
 
 
-def tiny_setup(study: Any, seeds: int = 2, cap_steps: int = 40) -> Setup:
+def tiny_setup(study: Any, seeds: int = 2, cap_steps: int = 40) -> Any:
     setup: Setup = study.make_setup(small_recipe(), seeds, cap_steps)
     return replace(setup, level=0.06, reading_steps=10)
 
@@ -79,6 +81,14 @@ def tiny_coupling() -> CouplingSetup:
     full = coupling.make_setup(recipe.read("modular-addition"), 2, 5000)
     small = replace(full, sizes=(8, 16, 32), ramp_steps=2, slow_steps=3, slow_size=16)
     return replace(small, cap_steps=20, level=0.02)
+
+
+def tiny_sequence_tasks() -> dict[str, SequenceTask]:
+    """Dyck-1 with a narrow net, read after every step."""
+    task = sequence_tasks.TASKS["Dyck-1"]
+    args = {**task.model_args, "width": 8, "mlp_width": 8}
+    tiny = replace(task, model_args=args, reading_steps=1, cap_steps=5)
+    return {"Dyck-1": tiny, "Dyck-1, no decay": replace(tiny, weight_decay=0.0)}
 
 
 @contextmanager
@@ -94,6 +104,7 @@ def shortened(name: str) -> Iterator[Any]:
         if name == "lead-time":
             patch.setattr(lead_time, "DIGITS_EPOCHS", 2)
             patch.setattr(lead_time, "TASKS", {name: lead_time.TASKS[name] for name in ("add", "a3+ab")})
+            patch.setattr(sequence_tasks, "TASKS", tiny_sequence_tasks())
             yield tiny_setup(lead_time)
         if name == "inducers":
             patch.setattr(inducers, "EPOCHS", 1)

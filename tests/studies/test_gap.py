@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.studies.conftest import Conducted, shortened, tiny_setup
 from tests.studies.test_lead_time import watched
@@ -16,7 +18,7 @@ from tpsprune_studies.alarms import WatchedTraining, WatchedTrial
 from tpsprune_studies.catalogue import STUDIES
 from tpsprune_studies.conduct import conduct
 from tpsprune_studies.finding import Finding, Ruling
-from tpsprune_studies.gap import Split, decline, has_declined, usual_place
+from tpsprune_studies.gap import Split, decline, has_declined, has_warned, usual_place
 
 
 def test_the_decline_is_the_largest_gap_up_to_a_step_over_the_last_up_to_it() -> None:
@@ -51,7 +53,7 @@ LATE = [8.0, 8.0, 7.0, 7.5, 7.5, 7.5, 7.5, 1.0]
 
 
 def trainings(learner: list[float], control: list[float]) -> list[WatchedTraining]:
-    """All trainings of the plan; those that learn get there at step 40."""
+    """All trainings of the plan on modular arithmetic; those that learn get there at step 40."""
     return [
         watched(
             trial.arm,
@@ -61,8 +63,23 @@ def trainings(learner: list[float], control: list[float]) -> list[WatchedTrainin
             {"gap_23": [(1 + 0.01 * trial.seed * rank) * value for rank, value in enumerate(series)]},
         )
         for trial in gap.plan(tiny_setup(gap), []).trials
-        if isinstance(trial, WatchedTrial)
+        if isinstance(trial, WatchedTrial) and trial.arm in lead_time.TASKS
         for series in [learner if lead_time.TASKS[trial.arm].learns else control]
+    ]
+
+
+def sequences(learner: list[float], control: list[float], *languages: str) -> list[WatchedTraining]:
+    """Trainings on Dyck-1 and SCAN, of whose attention the gap is read; the other series say the opposite."""
+    return [
+        watched(
+            f"{language}{'' if learns else ', no decay'}",
+            seed,
+            40 if learns else None,
+            {"attention_gap_23": [*(learner if learns else control)], "gap_23": [1.0, 1.0, 1.0]},
+        )
+        for language in languages
+        for learns in (True, False)
+        for seed in range(3)
     ]
 
 
@@ -101,14 +118,78 @@ def test_what_is_met_by_few_of_either_kind_decides_nothing() -> None:
     ]
     found = conclude(done)
     assert found.ruling is Ruling.UNDECIDED
-    assert "met by 5 of 9 trainings that learn and by 3 of 9 that never do" in found.sentence
+    assert "met by 5 of 9 trainings that learn modular arithmetic and 3 of 9 that never do" in found.sentence
     assert "sensitivity 0.56, specificity 0.67, p = 0.32 " in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("modular", "dyck", "scan", "ruling"),
+    [
+        ((FALLS, EVEN), (FALLS, EVEN), (FALLS, EVEN), Ruling.UNDECIDED),
+        ((FALLS, EVEN), (FALLS, FALLS), (FALLS, EVEN), Ruling.REFUTED),
+        ((FALLS, FALLS), (FALLS, EVEN), (FALLS, EVEN), Ruling.REFUTED),
+    ],
+    ids=["three of each are too few", "not on Dyck-1", "not on modular arithmetic"],
+)
+def test_one_kind_of_task_that_refutes_it_refutes_it(
+    modular: tuple[list[float], list[float]],
+    dyck: tuple[list[float], list[float]],
+    scan: tuple[list[float], list[float]],
+    ruling: Ruling,
+) -> None:
+    done = [*trainings(*modular), *sequences(*dyck, "Dyck-1"), *sequences(*scan, "SCAN")]
+    found = conclude(done)
+    assert found.ruling is ruling
+    assert "3 of 3 trainings that learn Dyck-1 and " in found.sentence
+    assert [panel.title for panel in found.panels[2:]] == [
+        *("Dyck-1: learns, seed 1", "Dyck-1: never learns, seed 1"),
+        *("SCAN: learns, seed 1", "SCAN: never learns, seed 1"),
+    ]
+
+
+def test_the_online_rule_sees_readings_before_the_level_and_no_later_one() -> None:
+    late = watched("add", 1, 40, {"gap_23": [8.0, 8.0, 8.0, 2.0]})
+    early = watched("add", 1, 40, {"gap_23": [8.0, 5.0, 9.0, 9.0]})
+    assert has_declined(late, 40)
+    assert not has_warned(late, 40), "the fall comes with the level, too late to warn of it"
+    assert has_warned(early, 40)
+    assert not has_declined(early, 40), "looking back the gap is at its largest"
+    assert not has_warned(early, 20)
+    published = watched("SCAN", 1, 40, {"gap_23": [8.0, 1.0], "attention_gap_23": [8.0, 6.0]})
+    assert not has_warned(published, 40)
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=12), st.floats(1e-3, 1e3))
+def test_the_largest_over_the_last_is_never_below_one_and_has_no_unit(gaps: list[float], unit: float) -> None:
+    end = 10.0 * len(gaps)
+    training = watched("add", 1, None, {"gap_23": [*gaps]})
+    scaled = watched("add", 1, None, {"gap_23": [unit * gap for gap in gaps]})
+    assert decline(training, end) >= 1.0
+    assert decline(training, end) == pytest.approx(max(gaps) / gaps[-1])
+    assert decline(scaled, end) == pytest.approx(decline(training, end))
+    # What has declined in the end has warned by then, if not the other way round.
+    assert has_warned(training, end + 1) or not decline(training, end) > 1.5001
+
+
+def test_who_does_not_do_what_was_published_counts_on_neither_side() -> None:
+    done = [*trainings(FALLS, EVEN), *sequences(FALLS, EVEN, "SCAN")]
+    odd = [
+        watched("SCAN", 2, None, {"attention_gap_23": [*FALLS]}),
+        watched("SCAN, no decay", 2, 40, {"attention_gap_23": [*FALLS]}),
+    ]
+    known = [each for each in done if each.trial not in {one.trial for one in odd}]
+    page = conclude([*known, *odd]).render_page()
+    assert "2 of 2 trainings that learn SCAN and 0 of 2 that never do" in page
+    assert "2 of these count neither as one that learns nor as a control" in page
+    assert "count neither" not in conclude(done).render_page()
 
 
 def test_the_alarm_is_chosen_on_the_pilot_and_judged_on_the_others() -> None:
     found = conclude(trainings(FALLS, EVEN))
     assert "(gap_23 falls 1.25 times, for 1), the gap" in found.sentence
-    assert "in 6 of 6 trainings and for nothing in 0 of 6 (p = 0.0011)" in found.sentence
+    assert (
+        "in 6 of 6 trainings on modular arithmetic and for nothing in 0 of 6 (p = 0.0011)" in found.sentence
+    )
     assert [quantity.predicted for quantity in found.quantities] == [
         *["above 1.5"] * 3,
         "at most 1.5",
@@ -154,6 +235,8 @@ def test_what_is_missing_is_run_into_that_journal_and_lead_time_goes_on_from_the
     with shortened("lead-time") as setup:
         *lines, found = conduct(STUDIES["gap"], setup, tmp_path)
         assert isinstance(found, Finding)
-        assert [str(line)[:16] for line in lines] == ["6/6 seed 0 add: "]
-        assert str(next(iter(conduct(STUDIES["lead-time"], setup, tmp_path)))).startswith("7/9 seed 0 digits")
+        assert [str(line)[:18] for line in lines] == ["12/12 seed 0 add: "]
+        assert str(next(iter(conduct(STUDIES["lead-time"], setup, tmp_path)))).startswith(
+            "13/15 seed 0 digits"
+        )
     assert json.loads(journal.read_text().splitlines()[-1])["study"] == "lead-time"

@@ -9,7 +9,7 @@ import pytest
 
 from tests.studies.conftest import shortened, tiny_setup
 from tpsprune.recipe.stop import ChangeRule, ConsensusRule, PlateauRule, Stop, ThresholdRule
-from tpsprune_studies import lead_time
+from tpsprune_studies import lead_time, sequence_tasks
 from tpsprune_studies.alarms import (
     CANDIDATES,
     DRAW_RULES,
@@ -96,6 +96,8 @@ def trainings(warning: list[float], control: list[float], seeds: int = 2) -> lis
     found = []
     for trial in lead_time.plan(tiny_setup(lead_time, seeds), []).trials:
         assert isinstance(trial, WatchedTrial)
+        if trial.arm in sequence_tasks.TASKS:
+            continue
         learns = trial.arm in {"add", "subtract", "multiply"}
         # A lead that differs from seed to seed.
         series = [1.0] * trial.seed + (warning if learns else control)
@@ -170,6 +172,49 @@ def test_every_signal_is_read_and_its_cost_measured() -> None:
     assert first.signal_cpu_seconds["h1"] > 0.0, "counting loops is paid for"
     assert [step for step, _ in first.series["norm"]] == [10, 20, 30, 40]
     assert first.series["h1"][0][0] == 20, "loops come one reading late"
+
+
+def test_dyck_is_read_like_the_others_and_the_published_gap_beside() -> None:
+    with shortened("lead-time") as setup:
+        found = lead_time.run(replace(setup, level=2.0), WatchedTrial(arm="Dyck-1", seed=1))
+        again = lead_time.run(replace(setup, level=2.0), WatchedTrial(arm="Dyck-1", seed=1))
+        control = lead_time.run(replace(setup, level=2.0), WatchedTrial(arm="Dyck-1, no decay", seed=1))
+    assert found.series == again.series
+    assert found.series != control.series
+    assert set(SIGNALS) - {"tps_coherence"} <= set(found.series)
+    assert [step for step, _ in found.series["norm"]] == [1, 2, 3, 4, 5]
+    assert [step for step, _ in found.series["attention_gap_23"]] == [3, 4, 5], "after three updates"
+    assert {value for _, value in found.series["attention_edge_k"]} <= {1.0, 2.0}
+
+
+def test_the_larger_size_has_scan_as_published_and_the_journal_of_the_small_one() -> None:
+    recipe = tiny_setup(lead_time).recipe
+    small, full = (lead_time.make_setup(recipe, 2, 40, full=full) for full in (False, True))
+    arms = [{trial.arm for trial in lead_time.plan(each, []).trials} for each in (small, full)]
+    assert arms[0] - arms[1] == {"SCAN", "SCAN, no decay"}
+    assert arms[1] - arms[0] == {"SCAN, published size", "SCAN, published size, no decay"}
+    assert full.decisive() == small.decisive()
+    assert full.command("gap") == "tpsprune study gap --seeds 2 --cap 40 --full"
+
+
+def test_rules_chosen_on_the_pilot_are_run_over_other_tasks_and_change_nothing_here() -> None:
+    done = trainings([1.0, 9.0], [1.0, 1.0])
+    elsewhere = [
+        watched(arm, seed, reached, {"h1_max": series})
+        for seed in range(3)
+        for arm, reached, series in (
+            ("SCAN", 50, [1.0, 9.0 if seed else 1.0]),
+            ("SCAN, no decay", None, [1.0, 1.0 if seed else 9.0]),
+        )
+    ]
+    alone, found = conclude(done).render_page(), conclude([*done, *elsewhere]).render_page()
+    assert "| signal | rule | SCAN: hits | false |" in found
+    row = next(line for line in found.splitlines() if line.startswith("| h1_max") and "of 3" in line)
+    assert row.endswith(" | 2 of 3 | 1 of 3 |")
+    assert next(line for line in found.splitlines() if line.startswith("| norm") and "not read" in line)
+    before = alone[: alone.index("## Rules of drawing, as")]
+    after = found[: found.index("## The same rules on other")]
+    assert before.strip() == after.strip()
 
 
 CALM = [4.0] * 8
