@@ -106,14 +106,14 @@ def _scan(most_actions: int, batch_items: int, learning_rate: float, width: int,
         batch_items=batch_items,
         learning_rate=learning_rate,
         window=5,
-        reading_steps=100,
-        cap_steps=3000,
+        reading_steps=50,
+        cap_steps=1500,
     )
 
 
-SCAN: Final = _scan(16, batch_items=64, learning_rate=1e-3, width=128, layers=1)
+SCAN: Final = _scan(12, batch_items=64, learning_rate=5e-4, width=128, layers=2)
 FULL_SCAN: Final = replace(
-    _scan(48, batch_items=256, learning_rate=1e-4, width=256, layers=3), cap_steps=5000
+    _scan(48, batch_items=256, learning_rate=1e-4, width=256, layers=3), reading_steps=100, cap_steps=5000
 )
 
 
