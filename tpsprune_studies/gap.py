@@ -188,12 +188,9 @@ def conclude(setup: WatchedSetup, done: Sequence[WatchedTraining], machine: Mapp
     the online one, are asked of all seeds, since nothing was chosen. Every kind of task has a ruling of its
     own: one that refutes it refutes the criterion, all have to confirm it.
     """
-    arms = (*lead_time.TASKS, *setup.sequence_tasks)
-    seeds = (
-        setup.pilot_seed,
-        *setup.pair_seeds,
-    )  # The journal may have more: lead-time's may be another size.
-    trained = [each for each in done if each.trial.arm in arms and each.trial.seed in seeds]
+    # The journal may have more: lead-time's may be another size.
+    trials = plan(setup, done).trials
+    trained = [each for each in done if each.trial in trials]
     learned, controls, _ = lead_time.divide(trained)
     modular = Family(name=MODULAR, learned=learned, controls=controls)
     languages = lead_time.divide_by_language(setup, trained).items()
@@ -203,6 +200,7 @@ def conclude(setup: WatchedSetup, done: Sequence[WatchedTraining], machine: Mapp
         for of_pilot in (True, False)
     )
     alarm = count_alarms(choose_rule(GAP, *pilot[:2]).rule, *judged[:2])
+    arms = dict.fromkeys(trial.arm for trial in trials)
     by_arm = {arm: found for arm in arms if (found := [each for each in trained if each.trial.arm == arm])}
     asked = [family for family in families if family.enough]
     return Finding(
@@ -222,6 +220,7 @@ def conclude(setup: WatchedSetup, done: Sequence[WatchedTraining], machine: Mapp
         predicted_range=(PUBLISHED_DECLINE, None),
         figures={
             "asked": asked,
+            "unasked": [family for family in families if not family.enough],
             "modular": modular if modular.enough and judged[0] and judged[1] else None,
             "neither": [
                 each
@@ -257,7 +256,7 @@ def _rule(whole: Split, short: Split) -> Ruling:
     """Return the ruling on the published criterion."""
     if whole.sensitivity < 0.5 or whole.specificity < 0.5:
         return Ruling.REFUTED
-    return Ruling.CONFIRMED if max(whole.luck, short.luck) < SURE else Ruling.UNDECIDED
+    return Ruling.CONFIRMED if max(whole.luck, short.luck) <= SURE else Ruling.UNDECIDED
 
 
 def _predict(setup: WatchedSetup, arm: str) -> str:

@@ -98,6 +98,16 @@ class WatchedSetup(Setup):
         """Dyck-1 and SCAN, with weight decay and without, by arm."""
         return sequence_tasks.FULL_TASKS if self.full else sequence_tasks.TASKS
 
+    @property
+    def sequence_trials(self) -> tuple[WatchedTrial, ...]:
+        """The trainings on Dyck-1 and SCAN, the pilot seed among them: no rule is chosen there."""
+        seeds = (self.pilot_seed, *self.pair_seeds)
+        return tuple(
+            WatchedTrial(arm=arm, seed=seed)
+            for arm, task in self.sequence_tasks.items()
+            for seed in seeds[: task.seeds]
+        )
+
     def command(self, name: str) -> str:
         """Return the command that runs the study at this size."""
         return f"tpsprune study {name} --seeds {self.seeds} --cap {self.cap_steps}{' --full' * self.full}"
@@ -112,10 +122,10 @@ def make_setup(
 
 
 def plan(setup: WatchedSetup, done: Sequence[WatchedTraining]) -> Plan:  # noqa: ARG001 -- all is known beforehand
-    """Return every task on the pilot seed, then on the others."""
-    arms = (*TASKS, DIGITS, *setup.sequence_tasks)
+    """Return every task on the pilot seed, then on the others; Dyck-1 and SCAN last."""
     seeds = (setup.pilot_seed, *setup.pair_seeds)
-    return Plan(tuple(WatchedTrial(arm=arm, seed=seed) for seed in seeds for arm in arms))
+    own = [WatchedTrial(arm=arm, seed=seed) for seed in seeds for arm in (*TASKS, DIGITS)]
+    return Plan((*own, *setup.sequence_trials))
 
 
 def run(setup: WatchedSetup, trial: WatchedTrial) -> WatchedTraining:
@@ -278,11 +288,10 @@ def divide_by_language(
 
     Those are without decay and never do. Whoever does otherwise is in neither list.
     """
-    seeds = (setup.pilot_seed, *setup.pair_seeds)
     found: dict[str, tuple[list[WatchedTraining], list[WatchedTraining]]] = {}
     for each in done:
-        task = setup.sequence_tasks.get(each.trial.arm)
-        if task is not None and each.trial.seed in seeds:
+        if each.trial in setup.sequence_trials:
+            task = setup.sequence_tasks[each.trial.arm]
             learned, controls = found.setdefault(task.language, ([], []))
             if task.learns == (each.reached_step is not None):
                 (learned if task.learns else controls).append(each)

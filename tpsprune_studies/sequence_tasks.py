@@ -43,6 +43,7 @@ class SequenceTask:
     window: int
     reading_steps: int
     cap_steps: int
+    seeds: int
 
     @property
     def learns(self) -> bool:
@@ -85,7 +86,8 @@ DYCK: Final = SequenceTask(
     learning_rate=1e-3,
     window=3,
     reading_steps=25,
-    cap_steps=1000,
+    cap_steps=1500,
+    seeds=3,
 )
 
 
@@ -108,12 +110,16 @@ def _scan(most_actions: int, batch_items: int, learning_rate: float, width: int,
         window=5,
         reading_steps=50,
         cap_steps=1500,
+        seeds=1,
     )
 
 
 SCAN: Final = _scan(12, batch_items=64, learning_rate=5e-4, width=128, layers=2)
 FULL_SCAN: Final = replace(
-    _scan(48, batch_items=256, learning_rate=1e-4, width=256, layers=3), reading_steps=100, cap_steps=5000
+    _scan(48, batch_items=256, learning_rate=1e-4, width=256, layers=3),
+    reading_steps=100,
+    cap_steps=5000,
+    seeds=3,
 )
 
 

@@ -83,6 +83,13 @@ def tiny_coupling() -> CouplingSetup:
     return replace(small, cap_steps=20, level=0.02)
 
 
+@pytest.fixture
+def three_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Dyck-1 and SCAN on three seeds each, whatever the study's own number."""
+    tasks = {arm: replace(task, seeds=3) for arm, task in sequence_tasks.TASKS.items()}
+    monkeypatch.setattr(sequence_tasks, "TASKS", tasks)
+
+
 def tiny_sequence_tasks() -> dict[str, SequenceTask]:
     """Dyck-1 with a narrow net, read after every step."""
     task = sequence_tasks.TASKS["Dyck-1"]

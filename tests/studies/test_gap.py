@@ -122,14 +122,15 @@ def test_what_is_met_by_few_of_either_kind_decides_nothing() -> None:
     assert "sensitivity 0.56, specificity 0.67, p = 0.32 " in found.sentence
 
 
+@pytest.mark.usefixtures("three_seeds")
 @pytest.mark.parametrize(
     ("modular", "dyck", "scan", "ruling"),
     [
-        ((FALLS, EVEN), (FALLS, EVEN), (FALLS, EVEN), Ruling.UNDECIDED),
+        ((FALLS, EVEN), (FALLS, EVEN), (FALLS, EVEN), Ruling.CONFIRMED),
         ((FALLS, EVEN), (FALLS, FALLS), (FALLS, EVEN), Ruling.REFUTED),
         ((FALLS, FALLS), (FALLS, EVEN), (FALLS, EVEN), Ruling.REFUTED),
     ],
-    ids=["three of each are too few", "not on Dyck-1", "not on modular arithmetic"],
+    ids=["everywhere", "not on Dyck-1", "not on modular arithmetic"],
 )
 def test_one_kind_of_task_that_refutes_it_refutes_it(
     modular: tuple[list[float], list[float]],
@@ -145,6 +146,22 @@ def test_one_kind_of_task_that_refutes_it_refutes_it(
         *("Dyck-1: learns, seed 1", "Dyck-1: never learns, seed 1"),
         *("SCAN: learns, seed 1", "SCAN: never learns, seed 1"),
     ]
+
+
+@pytest.mark.usefixtures("three_seeds")
+def test_a_task_whose_controls_learn_it_too_has_no_verdict() -> None:
+    learned = [
+        replace(each, reached_step=40) if each.trial.arm == "SCAN, no decay" else each
+        for each in sequences(FALLS, FALLS, "SCAN")
+    ]
+    found = conclude([*trainings(FALLS, EVEN), *learned])
+    assert found.ruling is Ruling.CONFIRMED
+    assert (
+        "No verdict on SCAN: 3 trainings learned it as foretold (the criterion is met by 3), and 0 controls"
+        in (found.sentence)
+    )
+    assert "SCAN, no decay" in {quantity.name for quantity in found.quantities}
+    assert "3 of these count neither" in found.render_page()
 
 
 def test_the_online_rule_sees_readings_before_the_level_and_no_later_one() -> None:
@@ -171,6 +188,7 @@ def test_the_largest_over_the_last_is_never_below_one_and_has_no_unit(gaps: list
     assert has_warned(training, end + 1) or not decline(training, end) > 1.5001
 
 
+@pytest.mark.usefixtures("three_seeds")
 def test_who_does_not_do_what_was_published_counts_on_neither_side() -> None:
     done = [*trainings(FALLS, EVEN), *sequences(FALLS, EVEN, "SCAN")]
     odd = [

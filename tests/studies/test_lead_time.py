@@ -197,6 +197,7 @@ def test_the_larger_size_has_scan_as_published_and_the_journal_of_the_small_one(
     assert full.command("gap") == "tpsprune study gap --seeds 2 --cap 40 --full"
 
 
+@pytest.mark.usefixtures("three_seeds")
 def test_rules_chosen_on_the_pilot_are_run_over_other_tasks_and_change_nothing_here() -> None:
     done = trainings([1.0, 9.0], [1.0, 1.0])
     elsewhere = [
