@@ -156,10 +156,10 @@ def test_a_task_whose_controls_learn_it_too_has_no_verdict() -> None:
     ]
     found = conclude([*trainings(FALLS, EVEN), *learned])
     assert found.ruling is Ruling.CONFIRMED
-    assert (
-        "No verdict on SCAN: 3 trainings learned it as foretold (the criterion is met by 3), and 0 controls"
-        in (found.sentence)
+    words = (
+        "No verdict on SCAN, too few of either kind: learned with weight decay 3 (criterion met by 3), never"
     )
+    assert f"{words} learned without 0." in found.sentence
     assert "SCAN, no decay" in {quantity.name for quantity in found.quantities}
     assert "3 of these count neither" in found.render_page()
 
