@@ -4,8 +4,9 @@
     python examples/accelerate_loop.py               # handwritten digits, some seconds on a CPU
     accelerate launch examples/accelerate_loop.py    # the same on as many processes as were configured
 
-Nothing here is special to Accelerate but the three calls of ``accelerator``: models and optimisers that it
-has wrapped are taken as they are.
+Nothing here is special to Accelerate but the calls of ``accelerator``: models and optimisers that it has
+wrapped are taken as they are. Every process makes every call of tpsprune; the first one reads, decides and
+cuts, and all get the same verdicts and the same ticket.
 """
 
 from __future__ import annotations
@@ -30,14 +31,24 @@ def main(epochs: int = 20) -> None:
     y = torch.tensor(digits.target)
     train, held = slice(0, 1400), slice(1400, None)
     accelerator = Accelerator(gradient_accumulation_steps=2)
-    model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 10))
+    model = nn.Sequential(
+        nn.Linear(64, 256),
+        nn.BatchNorm1d(256),
+        nn.ReLU(),
+        nn.Linear(256, 64),
+        nn.BatchNorm1d(64),
+        nn.ReLU(),
+        nn.Linear(64, 10),
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     loader = DataLoader(TensorDataset(x[train], y[train]), batch_size=64, shuffle=True)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
     def accuracy(net: nn.Module) -> float:
+        net.eval()
         with torch.no_grad():
             found = net(x[held].to(accelerator.device)).argmax(1).cpu()
+        net.train()
         return float((found == y[held]).float().mean())
 
     tps = tpsprune.TPS(
@@ -47,11 +58,12 @@ def main(epochs: int = 20) -> None:
     with tpsprune.Watch(model, x[train][:256], signals=["d_eff", "norm"], every_steps=20, draw=rule) as watch:
         drawn = train_until(watch, tps, accelerator, model, optimizer, loader, accuracy, epochs)
     tps.close()
-    if accelerator.is_main_process:
-        print(f"drawn after {drawn} steps: d_eff {watch['d_eff']:.3f}, accuracy {accuracy(model):.3f}")
-        found = tpsprune.extract(accelerator.unwrap_model(model), x[train][:512], target=tpsprune.Macs(0.5))
-        ticket = found.ticket.to(accelerator.device)
-        print(f"ticket: {found.macs_share:.2f} of the MACs, accuracy {accuracy(ticket):.3f}, not retrained")
+    found = tpsprune.extract(model, x[train][:512], target=tpsprune.Macs(0.5))
+    after = accuracy(found.ticket)
+    accelerator.print(
+        f"drawn after {drawn} steps: d_eff {watch['d_eff']:.3f}, accuracy {accuracy(model):.3f}\n"
+        f"ticket: {found.macs_share:.2f} of the MACs, accuracy {after:.3f}, not retrained"
+    )
 
 
 def train_until(watch, tps, accelerator, model, optimizer, loader, accuracy, epochs):
@@ -68,7 +80,7 @@ def train_until(watch, tps, accelerator, model, optimizer, loader, accuracy, epo
                 continue
             for verdict in watch.step(tps.steps, epoch=epoch, validation_accuracy=lambda: accuracy(model)):
                 if verdict.act:
-                    print(verdict.reason)
+                    accelerator.print(verdict.reason)
                     return tps.steps
     return tps.steps
 

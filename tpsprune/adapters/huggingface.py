@@ -27,7 +27,8 @@ class TpspruneCallback(TrainerCallback):
 
     What is decoupled (``weights``, ``neurons``) acts with any trainer; what is in the loss needs
     ``PenalisedTrainer``, or ``Penalised`` before another trainer's class. Arguments as in the callback for
-    Lightning; ``values`` name metrics of an evaluation, as ``{"validation_accuracy": "eval_accuracy"}``.
+    Lightning; ``values`` name metrics of an evaluation, as ``{"validation_accuracy": "eval_accuracy"}``. Of
+    several processes all get the verdict of the first one, so that all end training at the same step.
 
     Their state is kept as ``tpsprune.safetensors`` in each of the trainer's checkpoints, and taken from there
     where training resumes from one. A trainer does not name the one it resumes from: that of the same step
@@ -59,7 +60,8 @@ class TpspruneCallback(TrainerCallback):
         # Evaluations before the checkpoint, which a reading soon after it needs.
         history = (item for logged in state.log_history for item in logged.items())
         self._metrics = {name: value for name, value in history if name.startswith("eval_")}
-        self.parts.start(kwargs["model"], kwargs["optimizer"])
+        # The model comes without its wrapper.
+        self.parts.start(kwargs["model"], kwargs["optimizer"], replicated=args.world_size > 1)
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

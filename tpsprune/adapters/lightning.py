@@ -19,7 +19,8 @@ class TpspruneCallback(Callback):
 
     The term joins the loss just before its backward pass, in place, so that one pass serves both, under
     ``DistributedDataParallel``, accumulation and precision plugins alike. A loss whose own graph needs its
-    value (a root, say) cannot be added to in place: torch raises.
+    value (a root, say) cannot be added to in place: torch raises. Of several processes all get the verdict of
+    the first one, so that all end the fit at the same step.
 
     Args:
         tps: arguments of ``tpsprune.TPS`` but model and optimiser, as ``{"variant": "weights"}``.
@@ -47,8 +48,8 @@ class TpspruneCallback(Callback):
         self._listening = ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make TPS and watch: the optimiser is there now."""
-        self.parts.start(pl_module, trainer.optimizers[0])
+        """Make TPS and watch: the optimiser is there now, and the wrapper that says who else trains."""
+        self.parts.start(trainer.strategy.model or pl_module, trainer.optimizers[0])
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, _: int) -> None:
         """Listen to the forward pass that comes."""

@@ -46,14 +46,17 @@ class CallbackParts:
         self.acted: Decision | None = None
         """The verdict that ended training, if one did."""
 
-    def start(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Make what is configured, with the state of a checkpoint if one was loaded."""
+    def start(self, model: nn.Module, optimizer: Optimizer, *, replicated: bool | None = None) -> None:
+        """Make what is configured, with the state of a checkpoint if one was loaded.
+
+        ``replicated``: as ``Watch`` has it, for a model that comes without its wrapper.
+        """
         self.close()  # a training that broke off left its hooks
         self.tps = self.watch = self.acted = None
         if self._tps_arguments is not None:
             self.tps = TPS(model, optimizer, **self._tps_arguments)
         if self._watch_arguments is not None:
-            self.watch = Watch(model, **self._watch_arguments)
+            self.watch = Watch(model, **{"replicated": replicated, **self._watch_arguments})
         for part, name in ((self.tps, "tps"), (self.watch, "watch")):
             if part is not None and self._pending is not None and name in self._pending:
                 part.load_state_dict(self._pending[name])

@@ -16,8 +16,10 @@ from tpsprune.export import saves_itself
 from tpsprune.loop.answers import joules_of_answer
 from tpsprune.loop.batches import batches_of, whole_batches
 from tpsprune.loop.meter import Meter
+from tpsprune.loop.replicas import peers_of, tell_extraction
 from tpsprune.loop.unwrap import device_of, plain_model
 from tpsprune.numerics.forward import evaluation_mode, fixed_seed
+from tpsprune.numerics.peers import ALONE, AbstractPeers
 from tpsprune.numerics.trees import WholeBatch, WithCalls, item_count, map_tensors, take_items, tensors_of
 from tpsprune.pruning import Extraction, Plan
 from tpsprune.pruning.costs import timed
@@ -37,6 +39,7 @@ def extract(
     meter: Meter | None = None,
     example: Any = None,
     seed: int = 0,
+    replicated: bool | None = None,
     **settings: Any,
 ) -> Extraction:
     """Draw a smaller model from a trained one, without labels: cut, compensated, and repaired.
@@ -51,6 +54,10 @@ def extract(
     >>> again = tpsprune.replay(model, ticket.plan)  # the plan on other weights, without compensation
     >>> tuple(again[2].weight.shape)
     (4, 16)
+
+    Of a model that several processes hold, as in ``DistributedDataParallel``, the first process's copy is
+    cut, on its calibration data, and all get that ticket, equal to the bit. All make this call; wrap the
+    ticket anew, and make it a new optimiser, in each.
 
     Args:
         model: not changed, whatever happens: mode, flags, devices and number types too. Of one that
@@ -81,6 +88,8 @@ def extract(
         example: with ``calibration_data="synthetic"`` a batch of inputs; of floats and token ids the shape
             counts alone.
         seed: of ``units="random"`` and of the order of items in the repair.
+        replicated: whether all processes of ``torch.distributed`` hold this model and make this call; without
+            it, whether the model is wrapped in ``DistributedDataParallel``.
         settings: the fields of ``[prune]`` in a recipe (``ignored_layers``, ``round_to``, ``compensate``,
             ``quality``, ``repair``, ...).
 
@@ -97,21 +106,21 @@ def extract(
             is out of reach, pruning was refused, or the model was made in inference mode and has no
             gradients; or it is scripted or quantised.
         ModelError: its parameters are sharded over processes.
+        PeersError: another process that holds the model has not come here, or has a fault of its own.
     """
-    prepared = prepare(
-        model,
-        calibration_data,
-        Macs(0.5) if target is None else target,
-        settings,
-        items,
-        also,
-        labels,
-        seed,
-        meter,
-        example,
+    target = Macs(0.5) if target is None else target
+    peers = peers_of([model], replicated, "extract")
+    prepared = peers.together(
+        lambda: prepare(
+            model, calibration_data, target, settings, items, also, labels, seed, meter, example, peers
+        )
     )
-    extraction = pruning.extract(prepared.model, prepared.batches, prepared.settings, **prepared.inputs)
-    return finish(extraction, prepared)
+
+    def make() -> Extraction:
+        found = pruning.extract(prepared.model, prepared.batches, prepared.settings, **prepared.inputs)
+        return finish(found, prepared)
+
+    return tell_extraction(peers, prepared.model, make)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,8 +146,12 @@ def prepare(
     seed: int,
     meter: Meter | None = None,
     example: Any = None,
+    peers: AbstractPeers = ALONE,
 ) -> Prepared:
     """Check what a caller of ``extract`` gave; the arguments are its own.
+
+    Each of several processes takes its own data, which may be a loader that they share; only the first one
+    makes items up.
 
     Raises:
         PruneError: as ``extract``.
@@ -162,8 +175,12 @@ def prepare(
     if example is not None and not isinstance(calibration_data, str):
         raise PruneError("example is read with calibration_data = 'synthetic' alone")
     if isinstance(calibration_data, str):
-        made = _synthesize(model, calibration_data, example, device, seed)
-        batches, found, note = made.batches, None, made.note
+        _check_example(calibration_data, example)
+        batches, found = [], None
+        if peers.is_first:
+            example = map_tensors(example, lambda each: each.to(device))
+            made = pruning.synthesize(model, example, seed=seed)
+            batches, note = made.batches, made.note
         chosen = replace(chosen, calibration="synthetic")
     elif items is None:
         batches, found = batches_of(calibration_data, device, "calibration_data", PruneError, model)
@@ -181,9 +198,7 @@ def prepare(
     return Prepared(model, batches, chosen, seed, inputs, note)
 
 
-def _synthesize(
-    model: nn.Module, asked: str, example: Any, device: torch.device, seed: int
-) -> pruning.Synthetic:
+def _check_example(asked: str, example: Any) -> None:
     if asked != "synthetic":
         hint = did_you_mean(asked, ["synthetic"])
         raise PruneError(f"calibration_data = {asked!r}{hint}; expected batches, or 'synthetic'")
@@ -192,7 +207,6 @@ def _synthesize(
             "calibration_data = 'synthetic' needs example: a batch of inputs, of whose floats and token ids "
             "the shape counts alone, as in example=torch.zeros(1, 3, 224, 224)"
         )
-    return pruning.synthesize(model, map_tensors(example, lambda each: each.to(device)), seed=seed)
 
 
 def finish(extraction: Extraction, prepared: Prepared) -> Extraction:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from math import inf
 from typing import Any, Final, Literal, TypeAlias, final, get_args
@@ -14,7 +14,9 @@ from tpsprune import measure, pruning
 from tpsprune.errors import PruneError, did_you_mean
 from tpsprune.loop.extract import Prepared, finish, prepare
 from tpsprune.loop.meter import Meter
+from tpsprune.loop.replicas import peers_of, tell_extraction
 from tpsprune.numerics.forward import fixed_seed
+from tpsprune.numerics.peers import ALONE, AbstractPeers
 from tpsprune.numerics.trees import take_items
 from tpsprune.pruning import Extraction, WidthPlan
 from tpsprune.recipe.prune import SHARES, Share
@@ -36,6 +38,7 @@ def family(
     meter: Meter | None = None,
     example: Any = None,
     seed: int = 0,
+    replicated: bool | None = None,
     **settings: Any,
 ) -> Family:
     """Plan several smaller models of a trained one, nested, from one look at it; draw them when asked.
@@ -57,7 +60,8 @@ def family(
             here) or ``tolerance``.
 
     Returns:
-        A family: by size, one after the other from the largest, or by what it may cost.
+        A family: by size, one after the other from the largest, or by what it may cost. Of a model that
+        several processes hold all of them ask for the same: the first one plans, draws and measures.
 
     Cost: the first half of an extraction; its second half for each size that is asked for.
 
@@ -72,13 +76,13 @@ def family(
     targets = [SHARES[by](size) for size in dict.fromkeys(sizes)]
     if not targets:
         raise PruneError("sizes: at least one is needed, as in sizes=(0.75, 0.5, 0.25)")
-    prepared = prepare(
-        model, calibration_data, targets[0], settings, items, also, labels, seed, meter, example
+    peers = peers_of([model], replicated, "family")
+    prepared = peers.together(
+        lambda: prepare(
+            model, calibration_data, targets[0], settings, items, also, labels, seed, meter, example, peers
+        )
     )
-    plans = pruning.plan_sizes(
-        prepared.model, prepared.batches, prepared.settings, targets, **prepared.inputs
-    )
-    return Family(prepared, plans)
+    return Family(prepared, targets, peers)
 
 
 @final
@@ -89,21 +93,23 @@ class Family:
     smaller one has some of the units of the next larger one.
     """
 
-    def __init__(self, prepared: Prepared, plans: Sequence[WidthPlan]) -> None:
-        self._prepared = prepared
-        self._plans = {_share(plan): plan for plan in plans}
+    def __init__(self, prepared: Prepared, targets: Sequence[Share], peers: AbstractPeers = ALONE) -> None:
+        self._prepared, self._peers = prepared, peers
+        self._plans: dict[float, WidthPlan] = {}
+        """The first process's; the others know the sizes."""
         self._kind: type[Share] = SHARES[
             next(each for each in SHARES if hasattr(prepared.settings.target, each))
         ]
         self._drawn: dict[float, Extraction] = {}
+        self._sizes: tuple[float, ...] = tuple(peers.first(lambda: self._plan(targets)))
 
     @property
     def sizes(self) -> tuple[float, ...]:
         """The shares that were asked for, of the largest model first."""
-        return tuple(self._plans)
+        return self._sizes
 
     def __len__(self) -> int:
-        return len(self._plans)
+        return len(self._sizes)
 
     def __iter__(self) -> Iterator[Extraction]:
         return (self[size] for size in self.sizes)
@@ -115,16 +121,22 @@ class Family:
         Raises:
             KeyError: it is not among ``sizes``.
             PruneError: its ticket failed its verification.
+            PeersError: another process that holds the model does not ask for it.
         """
-        if size not in self._plans:
+        if size not in self._sizes:
             raise KeyError(f"size {size!r}: there are {', '.join(map(str, self.sizes))}")
         if size not in self._drawn:
-            given, plan = self._prepared, self._plans[size]
-            settings = replace(given.settings, target=plan.target)
-            clock = given.inputs.get("clock")
-            found = pruning.draw(given.model, given.batches, settings, plan, clock=clock)
-            self._drawn[size] = finish(found, given)
+            self._peers.meet(f"family[{size:g}]")
+            self._drawn[size] = tell_extraction(
+                self._peers, self._prepared.model, lambda: self._draw(self._plans[size])
+            )
         return self._drawn[size]
+
+    def _draw(self, plan: WidthPlan) -> Extraction:
+        given = self._prepared
+        settings = replace(given.settings, target=plan.target)
+        clock = given.inputs.get("clock")
+        return finish(pruning.draw(given.model, given.batches, settings, plan, clock=clock), given)
 
     @torch.inference_mode(False)
     def add(self, *sizes: float) -> None:
@@ -133,20 +145,25 @@ class Family:
         Raises:
             PruneError: a size is no share, or out of reach; the family is as it was then.
         """
+        self._peers.meet(f"family.add({', '.join(map(str, sizes))})")
+        self._sizes = tuple(self._peers.first(lambda: self._plan([self._kind(each) for each in sizes])))
+
+    def _plan(self, targets: Sequence[Share]) -> list[float]:
+        """Plan sizes, from the look if there was one; return all that there are, largest first."""
         given, kind = self._prepared, self._kind
         known = {kind(share): plan.width_of for share, plan in self._plans.items()}
         plans = pruning.plan_sizes(
             given.model,
             given.batches,
             given.settings,
-            [kind(each) for each in sizes if kind(each) not in known],
+            [each for each in targets if each not in known],
             **given.inputs,
-            look=next(iter(self._plans.values())),
+            look=next(iter(self._plans.values()), None),
             known=known,
         )
         self._plans |= {_share(plan): plan for plan in plans}
         of_size = {share: pruning.order_of_size(kind(share)) for share in self._plans}
-        self._plans = {share: self._plans[share] for share in sorted(of_size, key=of_size.__getitem__)[::-1]}
+        return sorted(of_size, key=of_size.__getitem__)[::-1]
 
     def pick(
         self,
@@ -173,11 +190,15 @@ class Family:
         asked = {name: limit for name, limit in limits.items() if limit < inf}
         if not asked:
             raise PruneError(f"pick needs a limit: {', '.join(LIMITS)}")
+        self._peers.meet("family.pick")
+        return self[self._peers.first(lambda: self._largest_within(asked, batch_items))]
+
+    def _largest_within(self, asked: Mapping[str, float], batch_items: int) -> float:
         found: dict[str, float] = {}
         for size in self.sizes:
             found = self._costs(size, batch_items, timed="latency_seconds" in asked)
             if all(found[name] <= limit for name, limit in asked.items()):
-                return self[size]
+                return size
         least = ", ".join(f"{name} {found[name]:.4g} for {limit:.4g}" for name, limit in asked.items())
         raise PruneError(f"no size is within: the smallest, {self.sizes[-1]:g}, takes {least}")
 

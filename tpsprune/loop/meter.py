@@ -15,6 +15,7 @@ from uuid import uuid4
 from tpsprune import energy
 from tpsprune.energy import AbstractMeter, MeteredSpan
 from tpsprune.errors import Fault, LoopError, RecipeError, TpspruneError
+from tpsprune.loop.replicas import find_metering_process
 from tpsprune.numerics.peers import ALONE, AbstractPeers
 from tpsprune.recipe.settings import read_section
 from tpsprune.recipe.train import Energy
@@ -154,6 +155,11 @@ class Meter:
     in words. Open a new one at least every four minutes, as with each epoch: a processor's counter turns
     over, and only one turn can be detected. What lies between windows is not charged to anything.
 
+    Of several processes that a launcher started on a machine the first one meters, the whole of it; the
+    others have seconds and no joules, and ``method.excluded`` says who meters. Which is the first one is read
+    from ``LOCAL_RANK``, or where there is none from the rank in ``torch.distributed``: make the meter once
+    its process group is initialised.
+
     Args:
         meter: ``codecarbon`` (counters where the machine has them, else models; one to three seconds once to
             find out about the machine), ``none`` (seconds alone) or ``fake`` (for tests: constant watts); or
@@ -175,16 +181,22 @@ class Meter:
         pue: float = 1.0,
         **settings: Any,
     ) -> None:
+        self._elsewhere = ""
         if not isinstance(meter, AbstractMeter):
             fields = {"meter": meter, "tracking": tracking, "pue": pue, **settings}
-            meter = energy.build(read_section(Energy, "energy", fields, "Meter"), 0)
+            chosen = read_section(Energy, "energy", fields, "Meter")
+            self._elsewhere = find_metering_process()
+            meter = energy.build(replace(chosen, meter="none") if self._elsewhere else chosen, 0)
         self._meter = meter
         self._windows: list[Window] = []
 
     @property
     def method(self) -> EnergyMethod:
         """What meters each component, how good it is, and what is left out."""
-        return self._meter.method()
+        method = self._meter.method()
+        if not self._elsewhere:
+            return method
+        return replace(method, excluded=(f"all energy: {self._elsewhere} meters it",))
 
     @contextmanager
     def window(self, phase: str = "train") -> Iterator[MeteredSpan]:

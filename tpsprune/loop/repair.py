@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tpsprune import pruning
 from tpsprune.loop.extract import finish, prepare
+from tpsprune.loop.replicas import peers_of, tell_extraction
 from tpsprune.loop.unwrap import plain_model
 from tpsprune.pruning import Extraction
 from tpsprune.recipe.prune import Macs
@@ -25,6 +26,7 @@ def repair(
     also: Sequence[Callable[[Any, Any], Any]] = (),
     example: Any = None,
     seed: int = 0,
+    replicated: bool | None = None,
     **settings: Any,
 ) -> Extraction:
     """Fit a model that another tool has pruned to the dense model that it was pruned from, without labels.
@@ -52,7 +54,7 @@ def repair(
             It is not changed; what training made of its weights since is not used.
         like: the dense model; not changed.
         calibration_data: as ``tpsprune.extract`` takes it; so are ``items``, ``also``,
-            ``example``, ``seed`` and settings.
+            ``example``, ``seed``, ``replicated`` and settings.
 
     Raises:
         PruneError: as ``tpsprune.extract``; the units of the pruned model are not found in the dense one; or
@@ -61,8 +63,17 @@ def repair(
     Cost: as ``tpsprune.extract``, and a second walk.
     """
     state = plain_model(pruned).state_dict() if isinstance(pruned, nn.Module) else dict(pruned)
-    prepared = prepare(like, calibration_data, Macs(0.5), settings, items, also, None, seed, None, example)
-    device = next(iter(prepared.model.state_dict().values())).device
-    moved = {name: each.detach().to(device) for name, each in state.items()}
-    found, _ = pruning.refit_pruned(moved, prepared.model, prepared.batches, prepared.settings)
-    return finish(found, prepared)
+    peers = peers_of([like, pruned], replicated, "repair")
+    prepared = peers.together(
+        lambda: prepare(
+            like, calibration_data, Macs(0.5), settings, items, also, None, seed, None, example, peers
+        )
+    )
+
+    def make() -> Extraction:
+        device = next(iter(prepared.model.state_dict().values())).device
+        moved = {name: each.detach().to(device) for name, each in state.items()}
+        found, _ = pruning.refit_pruned(moved, prepared.model, prepared.batches, prepared.settings)
+        return finish(found, prepared)
+
+    return tell_extraction(peers, prepared.model, make)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from tpsprune.errors import LoopError, ModelError, PruneError
 
-_REPLICATED = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _QUANTISED = ("torch.ao.nn.", "torch.nn.quantized", "torch.nn.intrinsic.quantized")
 
 
@@ -28,11 +28,7 @@ def unwrap_model(model: nn.Module) -> nn.Module:
     Raises:
         ModelError: its parameters are sharded over processes, so that none holds a whole weight.
     """
-    while True:
-        inner = model.module if isinstance(model, _REPLICATED) else getattr(model, "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
-            break
-        model = inner
+    *_, model = _unwrapped(model)
     for name, parameter in model.named_parameters():
         if hasattr(parameter, "placements") or type(parameter).__name__ == "FlatParameter":
             raise ModelError(
@@ -40,6 +36,21 @@ def unwrap_model(model: nn.Module) -> nn.Module:
                 " one device or under DistributedDataParallel"
             )
     return model
+
+
+def replicas_of(model: nn.Module) -> nn.parallel.DistributedDataParallel | None:
+    """Return the wrapper that holds a copy of the model in each of several processes, if one does."""
+    return next(
+        (each for each in _unwrapped(model) if isinstance(each, nn.parallel.DistributedDataParallel)), None
+    )
+
+
+def _unwrapped(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield a module and what it wraps, to the innermost."""
+    inner: object = model
+    while isinstance(inner, nn.Module):
+        yield inner
+        inner = inner.module if isinstance(inner, _WRAPPERS) else getattr(inner, "_orig_mod", None)
 
 
 def plain_model(model: nn.Module) -> nn.Module:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tpsprune import pruning, stopping
 from tpsprune.errors import DataError, Fault, LoopError, RecipeError, did_you_mean
 from tpsprune.loop.batches import batches_of
+from tpsprune.loop.replicas import peers_of
 from tpsprune.loop.unwrap import check_settings, check_state, device_of, unwrap_model
 from tpsprune.numerics.forward import call_model, evaluation_mode, logits_of
 from tpsprune.numerics.trees import item_count, tensors_of
@@ -63,8 +64,14 @@ class Watch:
     its mode too. Rules are the values ``Plateau``, ``Patience``, ``Threshold``, ``Mask``, ``Change``,
     ``Reopen``, ``Consensus`` and ``AtEpoch``, or the fields of a recipe as a mapping.
 
+    Of a model that several processes hold, as in ``DistributedDataParallel``, the first process's copy is
+    read (running statistics differ between them), on its calibration data, and its rules decide. All
+    processes make the same calls: each gets the same readings and the same decisions, so that all leave the
+    loop at the same step. One that does not come is named in an error after ten minutes.
+
     Does not see what is computed elsewhere: pass it to ``step`` by name. Cost: that of the signals, a few
-    forward passes over the calibration data at each reading.
+    forward passes over the calibration data at each reading; by the first process alone where there are
+    several.
 
     Args:
         model: what trains; wrapped or not. After pruning, make another watch for the ticket.
@@ -83,6 +90,8 @@ class Watch:
             over the model's scores.
         ignored_layers: modules whose units are no group, as in a recipe's ``[prune]``.
         seed: of landmarks, null draws and sketches.
+        replicated: whether all processes of ``torch.distributed`` hold this model and make these calls;
+            without it, whether the model is wrapped in ``DistributedDataParallel``.
         settings: the other fields of ``[watch]``: ``h1_points``, ``h1_every``, ``edge_window``,
             ``edge_parameters``, ``commutator_mode``, ``rank_share``.
 
@@ -92,6 +101,7 @@ class Watch:
         DataError: the calibration data are no batches or lack items, the labels are not one an item, or the
             model does not take the data.
         ModelError: the model is sharded over processes.
+        PeersError: another process that holds the model has not come here, or has a fault of its own.
     """
 
     def __init__(
@@ -107,6 +117,7 @@ class Watch:
         chance_accuracy: float | None = None,
         ignored_layers: Sequence[str] = (),
         seed: int = 0,
+        replicated: bool | None = None,
         **settings: Any,
     ) -> None:
         names: list[str] = list(signals.names) if isinstance(signals, Panel) else list(signals)
@@ -131,17 +142,8 @@ class Watch:
         self.every_steps = every_steps
         """Steps between two readings."""
         self._model = unwrap_model(model)
-        self._batches, self._labels = _calibration_batches(calibration_data, labels, self._model)
-        self._group_tensors = _find_group_tensors(
-            self._model, self._batches[0], self._settings.signals, ignored_layers
-        )
-        self.rule_memories: dict[str, Memory] = {
-            name: stopping.start(
-                rule, chance_accuracy=_chance_accuracy(rule, chance_accuracy, self._model, self._batches[0])
-            )
-            for name, rule in self._rules.items()
-        }
-        """What each rule remembers."""
+        self._peers = peers_of([model], replicated, "Watch")
+        self._peers.together(lambda: self._prepare(calibration_data, labels, chance_accuracy, ignored_layers))
         self._last_step: int | None = None
         self._is_checked = self._is_closed = False
         self.readings: list[Reading] = []
@@ -150,6 +152,26 @@ class Watch:
         self._panel = signals if isinstance(signals, Panel) else Panel.of(self._settings, seed)
         self.signal_memories: Memories = self._panel.start()
         """What each signal remembers."""
+
+    def _prepare(
+        self,
+        calibration_data: Any,
+        labels: Tensor | Sequence[Tensor] | None,
+        chance_accuracy: float | None,
+        ignored_layers: Sequence[str],
+    ) -> None:
+        """Take the data, find what signals read of the model, and start the rules."""
+        # Every process takes its own data, which may be a loader that they share; only the first one's count.
+        self._batches, self._labels = _calibration_batches(calibration_data, labels, self._model)
+        signals = self._settings.signals if self._peers.is_first else ()
+        self._group_tensors = _find_group_tensors(self._model, self._batches[0], signals, ignored_layers)
+        self.rule_memories: dict[str, Memory] = {
+            name: stopping.start(
+                rule, chance_accuracy=_chance_accuracy(rule, chance_accuracy, self._model, self._batches[0])
+            )
+            for name, rule in self._rules.items()
+        }
+        """What each rule remembers."""
 
     def step(
         self,
@@ -163,13 +185,15 @@ class Watch:
 
         Nothing either where ``step`` is that of the last call, which was read then if it was due.
         ``values`` are recorded with the signals under their names, as in ``validation_accuracy=0.9``; what is
-        expensive is passed as a function without arguments, which is called only for a reading.
+        expensive is passed as a function without arguments, which is called only for a reading; of several
+        processes by all, as it may be work that they share, and the first one's value counts.
         ``readings`` are taken as they are, as those of ``TPS.order_parameters``; an iterator is consumed
         for a reading only.
 
         Raises:
             LoopError: steps go down, or the watch is closed.
             RecipeError: at the first reading, where a rule needs a signal that is not read.
+            PeersError: another process that holds the model reads no such step.
         """
         if self._is_closed:
             raise LoopError("Watch: this watch is closed; make another one")
@@ -190,14 +214,11 @@ class Watch:
             Reading.of(name, float(value() if callable(value) else value), step=step, epoch=at)
             for name, value in values.items()
         )
-        with torch.autocast(device_of(self._model).type, enabled=False):
-            self.signal_memories, from_signals = self._panel.read(self.signal_memories, self._view(step, at))
-        current = (*passed, *more, *from_signals)
+        self._peers.meet(f"Watch.step({step})")
+        current, decisions = self._told(lambda: self._read((*passed, *more), step=step, epoch=at))
         self.readings.extend(current)
         self._last_step = step
-        return tuple(
-            self._decide(name, rule, current, step=step, epoch=at) for name, rule in self._rules.items()
-        )
+        return decisions
 
     def __getitem__(self, signal: str) -> float | None:
         """Return the last value of a signal of the whole model; ``None`` where it had none then.
@@ -213,7 +234,10 @@ class Watch:
         raise LoopError(f"Watch: nothing has been read under '{signal}'{hint}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold: tensors, and values of JSON."""
+        """Return what a checkpoint must hold: tensors, and values of JSON.
+
+        Of several processes the first one's state is to be kept, and loaded in all.
+        """
         tensors, signals = self._panel.pack(self.signal_memories)
         values = {
             "settings": self._describe(),
@@ -249,7 +273,8 @@ class Watch:
     def close(self) -> None:
         """Collect what is still on its way into ``readings`` and end the process that counts loops.
 
-        That of a panel passed by the caller runs on.
+        That of a panel passed by the caller runs on. Of several processes the first one alone gets what is
+        still on its way: nobody waits for another here.
         """
         if not self._is_closed:
             self._is_closed = True
@@ -298,6 +323,39 @@ class Watch:
         if faults:
             raise RecipeError("Watch", faults)
         self._is_checked = True
+
+    def _read(
+        self, passed: Sequence[Reading], *, step: int, epoch: float
+    ) -> tuple[tuple[Reading, ...], tuple[Decision, ...]]:
+        """Return the readings of a step, those passed first, and what each rule makes of them."""
+        with torch.autocast(device_of(self._model).type, enabled=False):
+            self.signal_memories, from_signals = self._panel.read(
+                self.signal_memories, self._view(step, epoch)
+            )
+        current = (*passed, *from_signals)
+        return current, tuple(
+            self._decide(name, rule, current, step=step, epoch=epoch) for name, rule in self._rules.items()
+        )
+
+    def _told(
+        self, read: Callable[[], tuple[tuple[Reading, ...], tuple[Decision, ...]]]
+    ) -> tuple[tuple[Reading, ...], tuple[Decision, ...]]:
+        """Return what the first process reads and decides; the others remember what its rules do."""
+        if self._peers.size == 1:
+            return read()
+
+        def describe() -> dict[str, Any]:
+            current, decisions = read()
+            return {
+                "readings": [dump(each) for each in current],
+                "decisions": [dump(each) for each in decisions],
+                "rules": {name: dump(memory) for name, memory in self.rule_memories.items()},
+            }
+
+        told = self._peers.first(describe)
+        self.rule_memories = {name: stopping.recall(raw) for name, raw in told["rules"].items()}
+        readings = tuple(load(Reading, each) for each in told["readings"])
+        return readings, tuple(load(Decision, each) for each in told["decisions"])
 
     def _decide(
         self, name: str, rule: Rule, readings: Sequence[Reading], *, step: int, epoch: float

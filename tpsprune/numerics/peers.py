@@ -21,7 +21,7 @@ from typing import Any, Final, Self, TypeVar, final
 import torch
 from torch import Tensor, distributed, nn
 
-from tpsprune.errors import PeersError, PruneError, TpspruneError
+from tpsprune.errors import PeersError, PruneError, TpspruneError, first_line
 from tpsprune.records.serial import shorten
 
 T = TypeVar("T")
@@ -29,6 +29,8 @@ BUCKET_BYTES: Final = 2**25
 """Tensors are joined to messages of about this size: few waits, and no copy of a whole model."""
 ANSWER: Final = timedelta(hours=6)
 """How long a decision may take while the others wait: a repair of a large model is made by one process."""
+MEETING: Final = timedelta(minutes=10)
+"""How long a process waits for the others to come to the same call."""
 
 
 class AbstractPeers(ABC):
@@ -148,6 +150,13 @@ class AbstractPeers(ABC):
         error.is_told = not self.is_first
         return error
 
+    def meet(self, call: str) -> None:  # noqa: B027 -- one process has nobody to wait for
+        """Wait until all processes have come to the same call; not longer than ``MEETING``.
+
+        Raises:
+            PeersError: one has not come, or has come to another call: names both.
+        """
+
     def any(self, flag: bool) -> bool:
         """Return whether it holds in some process."""
         return any(self.gather(flag)) if self.size > 1 else flag
@@ -201,10 +210,38 @@ class Gathered(AbstractPeers):
     def __init__(self, shards: int, machine: str = "") -> None:
         self.rank, self.size, self.shards = distributed.get_rank(), distributed.get_world_size(), shards
         self._words = distributed.new_group(backend="gloo", timeout=ANSWER)
+        self._door = self._words
+        self._bulk: distributed.ProcessGroup | None = None
         machines = self.gather(machine)
         distinct = list(dict.fromkeys(machines))
         self.node, self.nodes = distinct.index(machine), len(distinct)
         self.is_first_of_node = machines.index(machine) == self.rank
+
+    @classmethod
+    def met(cls, call: str) -> Self:
+        """Return the processes of a group that somebody else has initialised, once all have come to a call.
+
+        Whatever moves gradients there, tensors are told over gloo: they have to be on the host.
+
+        Raises:
+            PeersError: as ``meet``.
+        """
+        try:
+            door = distributed.new_group(backend="gloo", timeout=MEETING)
+        except RuntimeError as error:
+            raise _missed(call, error) from error
+        found = cls(distributed.get_world_size())
+        found._door, found._bulk = door, found._words
+        found.meet(call)
+        return found
+
+    def meet(self, call: str) -> None:
+        """Wait at a barrier that names who is missing, then compare calls."""
+        try:
+            distributed.monitored_barrier(group=self._door, timeout=MEETING, wait_all_ranks=True)
+        except RuntimeError as error:
+            raise _missed(call, error) from error
+        self.agree("what they call", call)
 
     def with_shards(self, shards: int) -> Self:
         """Return these processes with so many shards; each has the same number of them."""
@@ -222,14 +259,15 @@ class Gathered(AbstractPeers):
         """Add up, a bucket at a time."""
         for bucket in _buckets(tensors):
             flat = torch.cat([each.reshape(-1) for each in bucket])
-            distributed.all_reduce(flat)
+            distributed.all_reduce(flat, group=self._bulk)
             _spill(flat, bucket)
 
     def write(self, tensors: Sequence[Tensor], by: int = 0) -> None:
         """Send those of one process, a bucket at a time."""
         for bucket in _buckets(tensors):
             flat = torch.cat([each.reshape(-1) for each in bucket])
-            distributed.broadcast(flat, src=by)
+            # As bytes: gloo knows no float8 and no integers of 16 bits.
+            distributed.broadcast(flat.view(torch.uint8), src=by, group=self._bulk)
             _spill(flat, bucket)
 
     def gather(self, value: Any) -> list[Any]:
@@ -301,6 +339,14 @@ def fingerprint(model: nn.Module) -> list[float]:
     ]
     found: list[float] = torch.stack(sums).sum(0).tolist() if sums else []
     return found
+
+
+def _missed(call: str, error: RuntimeError) -> PeersError:
+    return PeersError(
+        f"{call}: not every process of this job has come here within {MEETING.total_seconds():g} s "
+        f"({first_line(error)}); all make the calls of a replicated model: for one process alone pass "
+        "replicated=False, or the module inside DistributedDataParallel"
+    )
 
 
 def _as_numbers(tensor: Tensor) -> Tensor:

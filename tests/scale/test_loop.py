@@ -1,0 +1,82 @@
+"""The loop API in two processes that hold one model: one plan, one verdict, joules counted once."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scale.duo import Answer, Duo
+
+pytestmark = pytest.mark.xdist_group("duo")
+CASES = "tests.scale.loop_cases"
+
+
+def values_of(answers: list[Answer]) -> tuple[dict, dict]:
+    first, second = (each.value for each in answers)
+    return first, second
+
+
+def test_both_get_the_ticket_of_the_first_where_each_by_itself_would_make_its_own(duo: Duo) -> None:
+    first, second = values_of(duo.ask(f"{CASES}:tickets"))
+    assert first["parameters"] == second["parameters"]
+    assert first["statistics"] != second["statistics"]
+    assert first["alone"][0] != second["alone"][0]
+    assert first["together"] == second["together"] == first["alone"]
+    assert first["trained"] == second["trained"]
+    assert first["mask"] and second["mask"]
+
+
+def test_a_family_a_repair_and_a_cut_without_data_are_the_first_ones(duo: Duo) -> None:
+    first, second = values_of(duo.ask(f"{CASES}:other_tickets"))
+    faults, others = first.pop("faults"), second.pop("faults")
+    assert first == second
+    assert list(first["family"]) == ["0.75", "0.5", "0.4"]
+    assert first["picked"] in first["family"].values()
+    assert faults["of the first"] == others["of the first"] != ""
+    assert faults["of the second"] == others["of the second"]
+    assert "rank 1: calibration_data is dict" in faults["of the second"]
+
+
+def test_a_rule_between_the_readings_of_both_gives_one_verdict(duo: Duo) -> None:
+    first, second = values_of(duo.ask(f"{CASES}:verdicts"))
+    assert min(first["own"], second["own"]) < first["level"] < max(first["own"], second["own"])
+    assert ("act=True" in first["alone"][0]) != ("act=True" in second["alone"][0])
+    assert first["together"] == second["together"]
+    assert first["together"][:2] == [first["alone"], first["own"]]
+    assert any("score" in each and "7.0" in each for each in second["together"][2])
+    assert second["together"][2][-1] == "called"
+    for found in (first, second):
+        assert "PeersError: the processes disagree on what they call: 'Watch.step(1)'" in found["steps"]
+
+
+def test_a_process_that_comes_alone_is_told_so_in_time(duo: Duo) -> None:
+    (first,), (second,) = (each.value for each in duo.ask(f"{CASES}:one_alone"))
+    assert first.startswith("PeersError: Watch.step(1): not every process of this job has come here within")
+    assert "Ranks 1 failed" in first
+    assert second.startswith("PeersError: extract: not every process")
+    assert "replicated=False" in first
+
+
+@pytest.mark.parametrize("variant", ["neurons", "moments"])
+def test_two_halves_of_a_batch_are_coupled_alike(duo: Duo, variant: str) -> None:
+    first, second = values_of(duo.ask(f"{CASES}:penalised", variant=variant))
+    assert first["weights"] == second["weights"]
+    if variant == "neurons":  # What moments see of a part is not what they see of the whole.
+        assert first["off"] < 1e-6
+
+
+def test_a_machine_is_metered_by_one_process(duo: Duo) -> None:
+    first, second = values_of(duo.ask(f"{CASES}:metered"))
+    assert (first["joules"], first["seconds"]) == (15.0, 1.0)
+    assert second["joules"] is None
+    assert second["seconds"] > 0.0
+    assert second["excluded"] == ["all energy: the process of LOCAL_RANK 0 on this machine meters it"]
+
+
+def test_the_example_for_accelerate_says_everything_once(duo: Duo) -> None:
+    pytest.importorskip("accelerate")
+    first, second = duo.ask(f"{CASES}:example")
+    assert second.printed == ""
+    reason, drawn, ticket = first.printed.splitlines()
+    assert "d_eff" in reason
+    assert drawn.startswith("drawn after ")
+    assert float(ticket.split("accuracy ")[1].split(",")[0]) > 0.5
