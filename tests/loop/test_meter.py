@@ -42,6 +42,22 @@ def test_what_was_spent_is_taken_once_and_with_its_method() -> None:
         assert meter.take().joules == 15.0
 
 
+def test_of_the_processes_of_a_machine_the_first_meters(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for local in (None, "0", "1"):
+        if local is not None:
+            monkeypatch.setenv("LOCAL_RANK", local)
+        with tpsprune.Meter("fake") as meter:
+            with meter.window() as span:
+                pass
+            found.append((span.joules, span.window.valid, meter.take().joules, meter.method))
+    alone, first, second = found
+    assert alone == first
+    assert second[:3] == (None, True, None)
+    said = "all energy: the process of LOCAL_RANK 0 on this machine meters it"
+    assert (second[3].meter, second[3].excluded) == ("none", (said,))
+
+
 def test_what_a_block_took_that_raised_is_on_the_bill() -> None:
     with tpsprune.Meter("fake") as meter:
         with pytest.raises(ZeroDivisionError), meter.window():

@@ -131,7 +131,7 @@ def _serve(answers: IO[str]) -> None:
             with redirect_stdout(printed):
                 value = getattr(importlib.import_module(module), function)(**asked["arguments"])
             answer = {"value": value, "printed": printed.getvalue()}
-        except Exception:  # told to the test, which fails with it
+        except Exception:  # noqa: BLE001 -- told to the test, which fails with it
             answer = {"fault": traceback.format_exc()}
         print(json.dumps(answer), file=answers, flush=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import runpy
 import sys
 import time
@@ -118,6 +119,7 @@ def other_tickets() -> dict[str, Any]:
     faults = {
         "of the first": lambda: tpsprune.extract(model, x, target=tpsprune.Macs(1e-9)),
         "of the second": lambda: tpsprune.extract(model, x if distributed.get_rank() == 0 else {}),
+        "of a part": lambda: tpsprune.extract(held_by_one(), x),
     }
     return seen | {"faults": {name: message_of(call) for name, call in faults.items()}}
 
@@ -155,6 +157,12 @@ def verdicts() -> dict[str, Any]:
 def uneven(model: nn.Module) -> None:
     with tpsprune.Watch(model, own_items(), signals=["norm"], every_steps=1) as watch:
         watch.step(1 + distributed.get_rank())
+
+
+def held_by_one() -> nn.Module:
+    """Return a model in a wrapper that spans this process alone."""
+    groups = [distributed.new_group([rank]) for rank in range(2)]
+    return nn.parallel.DistributedDataParallel(Net(), process_group=groups[distributed.get_rank()])
 
 
 def message_of(call: Callable[[], Any]) -> str:
@@ -208,7 +216,18 @@ def penalised(variant: str) -> dict[str, Any]:
     }
 
 
-def metered() -> dict[str, Any]:
+def metered(by: str) -> dict[str, Any]:
+    """Return what a meter of this process says, where the launcher says which is the machine's first."""
+    local = os.environ.pop("LOCAL_RANK")
+    try:
+        if by == "launcher":
+            os.environ["LOCAL_RANK"] = local
+        return _metered()
+    finally:
+        os.environ["LOCAL_RANK"] = local
+
+
+def _metered() -> dict[str, Any]:
     with tpsprune.Meter("fake") as meter:
         with meter.window("train"):
             pass

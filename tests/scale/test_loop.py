@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.scale.duo import Answer, Duo
@@ -22,7 +24,7 @@ def test_both_get_the_ticket_of_the_first_where_each_by_itself_would_make_its_ow
     assert first["alone"][0] != second["alone"][0]
     assert first["together"] == second["together"] == first["alone"]
     assert first["trained"] == second["trained"]
-    assert first["mask"] and second["mask"]
+    assert (first["mask"], second["mask"]) == (True, True)
 
 
 def test_a_family_a_repair_and_a_cut_without_data_are_the_first_ones(duo: Duo) -> None:
@@ -34,6 +36,7 @@ def test_a_family_a_repair_and_a_cut_without_data_are_the_first_ones(duo: Duo) -
     assert faults["of the first"] == others["of the first"] != ""
     assert faults["of the second"] == others["of the second"]
     assert "rank 1: calibration_data is dict" in faults["of the second"]
+    assert "LoopError: extract: DistributedDataParallel has the model in 1 of 2" in faults["of a part"]
 
 
 def test_a_rule_between_the_readings_of_both_gives_one_verdict(duo: Duo) -> None:
@@ -64,12 +67,17 @@ def test_two_halves_of_a_batch_are_coupled_alike(duo: Duo, variant: str) -> None
         assert first["off"] < 1e-6
 
 
-def test_a_machine_is_metered_by_one_process(duo: Duo) -> None:
-    first, second = values_of(duo.ask(f"{CASES}:metered"))
+@pytest.mark.parametrize("by", ["launcher", "rank"])
+def test_a_machine_is_metered_by_one_process(duo: Duo, by: str) -> None:
+    first, second = values_of(duo.ask(f"{CASES}:metered", by=by))
     assert (first["joules"], first["seconds"]) == (15.0, 1.0)
     assert second["joules"] is None
     assert second["seconds"] > 0.0
-    assert second["excluded"] == ["all energy: the process of LOCAL_RANK 0 on this machine meters it"]
+    says = {
+        "launcher": "LOCAL_RANK 0 on this machine",
+        "rank": "rank 0 (no LOCAL_RANK says which is the first",
+    }
+    assert says[by] in second["excluded"][0]
 
 
 def test_the_example_for_accelerate_says_everything_once(duo: Duo) -> None:
@@ -80,3 +88,26 @@ def test_the_example_for_accelerate_says_everything_once(duo: Duo) -> None:
     assert "d_eff" in reason
     assert drawn.startswith("drawn after ")
     assert float(ticket.split("accuracy ")[1].split(",")[0]) > 0.5
+
+
+@pytest.mark.parametrize("trainer", ["lightning", "huggingface"])
+def test_a_trainer_ends_both_with_the_verdict_of_the_first(duo: Duo, trainer: str, tmp_path: Path) -> None:
+    libraries = {"lightning": ["pytorch_lightning"], "huggingface": ["transformers", "accelerate"]}
+    for each in libraries[trainer]:
+        pytest.importorskip(each)
+    # The library is imported in both processes, too.
+    answers = duo.ask(f"tests.scale.trainer_cases:{trainer}", seconds=120.0, folder=str(tmp_path))
+    first, second = values_of(answers)
+    # Hugging Face's evaluates a step after the callback has read it.
+    assert first["steps"] == second["steps"] == {"lightning": 6, "huggingface": 7}[trainer]
+    assert first["statistics"] != second["statistics"]
+    for name in ("acted", "readings", "weights", "files", "kept"):
+        assert first[name] == second[name], name
+    assert "score" in first["acted"]
+    if trainer == "huggingface":
+        assert (first["written"], second["written"]) == (2, 0)
+        assert [each for each in first["files"] if "tpsprune" in each] == [
+            f"checkpoint-{step}/tpsprune.safetensors" for step in (3, 6)
+        ]
+    else:
+        assert (first["kept"], first["tps"]) == (6, 6)
