@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from tpsprune.adapters.parts import CallbackParts, labels_of
+from tpsprune.loop.unwrap import replicas_of
 
 
 @final
@@ -49,7 +50,9 @@ class TpspruneCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make TPS and watch: the optimiser is there now, and the wrapper that says who else trains."""
-        self.parts.start(trainer.strategy.model or pl_module, trainer.optimizers[0])
+        wrapper = trainer.strategy.model
+        replicated = wrapper is not None and replicas_of(wrapper) is not None
+        self.parts.start(pl_module, trainer.optimizers[0], replicated=replicated)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, _: int) -> None:
         """Listen to the forward pass that comes."""
