@@ -124,6 +124,21 @@ def other_tickets() -> dict[str, Any]:
     return seen | {"faults": {name: message_of(call) for name, call in faults.items()}}
 
 
+def told_tensors() -> dict[str, list[Any]]:
+    """Return what arrives of tensors of the first process, of kinds that gloo knows and does not know."""
+    kinds = (torch.float64, torch.bfloat16, torch.float8_e4m3fn, torch.int16, torch.bool, torch.complex64)
+
+    def make() -> dict[str, Tensor]:
+        made = {str(kind): torch.tensor([[0.0, 1.0, 1.0]]).to(kind) for kind in kinds}
+        return made | {"one": torch.tensor(7), "empty": torch.empty(0, 3)}
+
+    found = replicas.peers_of([], True, "told_tensors").first_tensors(make)
+    return {
+        name: [str(each.dtype), list(each.shape), str(each.to(torch.complex64).tolist())]
+        for name, each in found.items()
+    }
+
+
 def verdicts() -> dict[str, Any]:
     model, _ = replicated()
     rank = distributed.get_rank()

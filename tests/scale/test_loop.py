@@ -27,6 +27,13 @@ def test_both_get_the_ticket_of_the_first_where_each_by_itself_would_make_its_ow
     assert (first["mask"], second["mask"]) == (True, True)
 
 
+def test_tensors_of_every_kind_arrive(duo: Duo) -> None:
+    first, second = values_of(duo.ask(f"{CASES}:told_tensors"))
+    assert first == second
+    assert first["torch.int16"] == ["torch.int16", [1, 3], "[[0j, (1+0j), (1+0j)]]"]
+    assert (first["one"][1:], first["empty"][1]) == ([[], "(7+0j)"], [0, 3])
+
+
 def test_a_family_a_repair_and_a_cut_without_data_are_the_first_ones(duo: Duo) -> None:
     first, second = values_of(duo.ask(f"{CASES}:other_tickets"))
     faults, others = first.pop("faults"), second.pop("faults")
