@@ -74,6 +74,21 @@ def finish_queued_work() -> None:
         torch.cuda.synchronize()
 
 
+def find_metering_process() -> str:
+    """Return which other process meters this machine, in words; nothing where it is this one.
+
+    Launchers number the processes of a machine in ``LOCAL_RANK``, and its first one meters. Without that the
+    first process of ``torch.distributed`` does, if that is initialised.
+    """
+    if (local := os.environ.get("LOCAL_RANK")) is not None:
+        return "" if local.strip() == "0" else "the process of LOCAL_RANK 0 on this machine"
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return ""
+    rank: int = distributed.get_rank()
+    return "the process of rank 0 (no LOCAL_RANK says which is the first one of a machine)" if rank else ""
+
+
 def machine_times() -> MachineTimes:
     """Read the machine's processor times; cost: some 40 µs on two processors.
 

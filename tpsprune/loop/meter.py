@@ -9,14 +9,12 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 from numbers import Real
 from types import TracebackType
-from typing import Any, Final, Literal, Self, final
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, final
 from uuid import uuid4
 
 from tpsprune import energy
 from tpsprune.energy import AbstractMeter, MeteredSpan
 from tpsprune.errors import Fault, LoopError, RecipeError, TpspruneError
-from tpsprune.loop.replicas import find_metering_process
-from tpsprune.numerics.peers import ALONE, AbstractPeers
 from tpsprune.recipe.settings import read_section
 from tpsprune.recipe.train import Energy
 from tpsprune.records import (
@@ -32,6 +30,9 @@ from tpsprune.records import (
     seconds_of,
 )
 from tpsprune.runs import Journal
+
+if TYPE_CHECKING:
+    from tpsprune.numerics.peers import AbstractPeers
 
 MAX_WINDOW_SECONDS: Final = 240.0
 """A RAPL counter may wrap twice in a longer window, and a wrap is made good only once."""
@@ -185,7 +186,7 @@ class Meter:
         if not isinstance(meter, AbstractMeter):
             fields = {"meter": meter, "tracking": tracking, "pue": pue, **settings}
             chosen = read_section(Energy, "energy", fields, "Meter")
-            self._elsewhere = find_metering_process()
+            self._elsewhere = energy.find_metering_process()
             meter = energy.build(replace(chosen, meter="none") if self._elsewhere else chosen, 0)
         self._meter = meter
         self._windows: list[Window] = []
@@ -255,8 +256,13 @@ class Ledger:
         self,
         meter: Meter,
         longest_window_seconds: float = MAX_WINDOW_SECONDS,
-        peers: AbstractPeers = ALONE,
+        peers: AbstractPeers | None = None,
     ) -> None:
+        if peers is None:
+            # It loads torch, which a meter does without.
+            from tpsprune.numerics.peers import ALONE
+
+            peers = ALONE
         self._meter = meter
         self._peers = peers
         self._unsent: list[Window] = []

@@ -6,7 +6,6 @@ once each has passed its own batches. So what is read and decided is the first p
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any, Final
@@ -100,19 +99,6 @@ def tell_extraction(peers: AbstractPeers, model: nn.Module, make: Callable[[], E
         notes=tuple(told["notes"]),
         times=Times(**told["times"]),
     )
-
-
-def find_metering_process() -> str:
-    """Return which other process meters this machine, in words; nothing where it is this one.
-
-    Launchers number the processes of a machine in ``LOCAL_RANK``, and its first one meters. Without that the
-    first process of ``torch.distributed`` does.
-    """
-    if (local := os.environ.get("LOCAL_RANK")) is not None:
-        return "the process of LOCAL_RANK 0 on this machine" if local.strip() != "0" else ""
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0:
-        return "the process of rank 0 (no LOCAL_RANK says which is the first one of a machine)"
-    return ""
 
 
 def _tensors_of(model: nn.Module, device: str) -> dict[str, Tensor]:

@@ -267,7 +267,6 @@ class Gathered(AbstractPeers):
         for bucket in _buckets(tensors):
             flat = torch.cat([each.reshape(-1) for each in bucket])
             # As bytes: gloo knows no float8 and no integers of 16 bits.
-            # As bytes: gloo knows no float8 and no integers of 16 bits.
             distributed.broadcast(flat.view(torch.uint8), src=by, group=self._bulk)
             _spill(flat, bucket)
 
