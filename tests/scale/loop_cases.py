@@ -188,25 +188,20 @@ def message_of(call: Callable[[], Any]) -> str:
     return ""
 
 
-def one_alone() -> list[str]:
-    """Return what a process is told that comes alone: to a watch, to a reading, to an extraction."""
+def one_alone(comes: int) -> str:
+    """Return what a process is told that comes to a reading alone."""
     model, _ = replicated()
-    rank, x = distributed.get_rank(), own_items()
     replicas._MET.clear()
     usual, peers.MEETING = peers.MEETING, timedelta(seconds=1.5)  # type: ignore[misc]
     try:
-        watch = tpsprune.Watch(model, x, signals=["norm"], every_steps=1)
-        calls: list[Callable[[], Any]] = [
-            lambda: watch.step(1),
-            lambda: tpsprune.extract(model, x),
-        ]
-        seen = []
-        time.sleep(6.0 * rank)
+        watch = tpsprune.Watch(model, own_items(), signals=["norm"], every_steps=1)
+        if distributed.get_rank() != comes:
+            time.sleep(6.0)
+            return ""
         began = time.monotonic()
-        seen.append(message_of(calls[rank]))
+        told = message_of(lambda: watch.step(1))
         assert time.monotonic() - began < 5.0
-        time.sleep(6.0 * (1 - rank))
-        return seen
+        return told
     finally:
         peers.MEETING = usual  # type: ignore[misc]
         replicas._MET.clear()
