@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from tpsprune.export import saves_itself
 from tpsprune.loop.answers import joules_of_answer
 from tpsprune.loop.batches import batches_of, whole_batches
 from tpsprune.loop.meter import Meter
+from tpsprune.loop.offload import NOT_REPAIRED, offloading, refuse_what_needs_memory
 from tpsprune.loop.replicas import peers_of, tell_extraction
 from tpsprune.loop.unwrap import device_of, plain_model
 from tpsprune.numerics.forward import evaluation_mode, fixed_seed
@@ -40,6 +42,8 @@ def extract(
     example: Any = None,
     seed: int = 0,
     replicated: bool | None = None,
+    offload: str | Path | None = None,
+    weights: str | Path | None = None,
     **settings: Any,
 ) -> Extraction:
     """Draw a smaller model from a trained one, without labels: cut, compensated, and repaired.
@@ -90,6 +94,13 @@ def extract(
         seed: of ``units="random"`` and of the order of items in the repair.
         replicated: whether all processes of ``torch.distributed`` hold this model and make this call; without
             it, whether the model is wrapped in ``DistributedDataParallel``.
+        offload: a folder on a disk, for a model that the memory cannot hold several times: the copies and
+            statistics that a cut is made of lie in files there, a few layers of them in memory at a time. The
+            same ticket, to the bit, as without it and ``repair=False``: nothing is repaired. The ticket's
+            weights lie there too, in files without a name that are gone with it. On the CPU alone; not with
+            targets of ``Latency`` or ``Joules``, ``low_rank``, or ``units`` by gradients.
+        weights: with ``offload``, a safetensors file, or a folder with the parts of one, for a model that was
+            made on ``meta``: its weights are never in memory as a whole.
         settings: the fields of ``[prune]`` in a recipe (``ignored_layers``, ``round_to``, ``compensate``,
             ``quality``, ``repair``, ...).
 
@@ -110,17 +121,24 @@ def extract(
     """
     target = Macs(0.5) if target is None else target
     peers = peers_of([model], replicated, "extract")
-    prepared = peers.together(
-        lambda: prepare(
-            model, calibration_data, target, settings, items, also, labels, seed, meter, example, peers
+    if offload is not None:
+        refuse_what_needs_memory(prune_settings(target, settings))
+        if peers.size > 1:
+            raise PruneError(
+                "offload keeps the weights of one process in files: cut the model in one process"
+            )
+    with offloading(model, offload, weights) as whole:
+        prepared = peers.together(
+            lambda: prepare(
+                whole, calibration_data, target, settings, items, also, labels, seed, meter, example, peers
+            )
         )
-    )
 
-    def make() -> Extraction:
-        found = pruning.extract(prepared.model, prepared.batches, prepared.settings, **prepared.inputs)
-        return finish(found, prepared)
+        def make() -> Extraction:
+            found = pruning.extract(prepared.model, prepared.batches, prepared.settings, **prepared.inputs)
+            return finish(found, prepared, repairs=offload is None)
 
-    return tell_extraction(peers, prepared.model, make)
+        return tell_extraction(peers, prepared.model, make)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -209,12 +227,18 @@ def _check_example(asked: str, example: Any) -> None:
         )
 
 
-def finish(extraction: Extraction, prepared: Prepared) -> Extraction:
-    """Repair a ticket that was cut, as the settings say; its ``save_pretrained`` is ours from now on."""
+def finish(extraction: Extraction, prepared: Prepared, *, repairs: bool = True) -> Extraction:
+    """Repair a ticket that was cut, as the settings say; its ``save_pretrained`` is ours from now on.
+
+    Where it ``repairs`` nothing a note says so of settings that would.
+    """
     chosen, batches = prepared.settings, prepared.batches
     if prepared.note:
         extraction = replace(extraction, notes=(*extraction.notes, prepared.note))
-    if steps := pruning.count_repair_steps(chosen, sum(map(item_count, batches))):
+    steps = pruning.count_repair_steps(chosen, sum(map(item_count, batches)))
+    if steps and not repairs:
+        extraction = replace(extraction, notes=(*extraction.notes, NOT_REPAIRED))
+    elif steps:
         with timed(extraction.times, "repair"):
             repairing = pruning.repair_ticket(
                 extraction, prepared.model, batches, chosen, steps=steps, seed=prepared.seed

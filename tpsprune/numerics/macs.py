@@ -84,7 +84,7 @@ def count_macs(model: nn.Module, batch: Any) -> MacCount:
     for device in _devices(model, batch):
         with suppress(RuntimeError, TypeError, ValueError):
             moved = map_tensors(batch, partial(Tensor.to, device=device))
-            counted = _count(_fixed_copy(model).to(device), moved)
+            counted = _count(_fixed_copy(model, device), moved)
             break
     macs, counter = counted or _count(_fixed_copy(model), batch)
     prefix = type(model).__name__ + "."
@@ -108,10 +108,23 @@ def count_macs(model: nn.Module, batch: Any) -> MacCount:
     )
 
 
-def _fixed_copy(model: nn.Module) -> nn.Module:
+def _fixed_copy(model: nn.Module, device: str | None = None) -> nn.Module:
     # Under torch.no_grad an expanded parameter that needs a gradient still says so, and torch's module
     # tracker, which asks such a tensor for its gradient function, raises.
-    return copy.deepcopy(model).requires_grad_(False)
+    return _copy_on(model, device).requires_grad_(False)
+
+
+def _copy_on(model: nn.Module, device: str | None) -> nn.Module:
+    """Return a deep copy on a device; on ``meta`` no tensor is copied on the way."""
+    if device != "meta":
+        copied = copy.deepcopy(model)
+        return copied if device is None else copied.to(device)
+    shells = {
+        id(each): nn.Parameter(each.detach().to("meta"), requires_grad=each.requires_grad)
+        for each in model.parameters()
+        if type(each) is nn.Parameter
+    }
+    return copy.deepcopy(model, shells).to("meta")
 
 
 def countable_copy(model: nn.Module, batch: Any) -> nn.Module:
@@ -122,7 +135,7 @@ def countable_copy(model: nn.Module, batch: Any) -> nn.Module:
     """
     if "cpu" not in _devices(model, batch):
         with suppress(RuntimeError, TypeError, ValueError):
-            shell = copy.deepcopy(model).to("meta")
+            shell = _copy_on(model, "meta")
             count_macs(shell, batch)
             return shell
     return copy.deepcopy(model)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ from tpsprune.pruning.coupling import Candidate, Proposal, unwrapped_parameters
 from tpsprune.pruning.groups import Group, PrunedGroup, Slice, element_index
 from tpsprune.pruning.layers import tensor_axes, tensor_named
 from tpsprune.pruning.surgery import copy_model, hold_scale, mask_units, masked_tensors, prune_in_place
+
+T = TypeVar("T")
 
 TOLERANCE = 1e-3
 NO_MATTER: Final = "the output does not depend on its"
@@ -256,32 +259,55 @@ def _output_depends_on(subject: nn.Module, groups: Sequence[Group], batch: Any) 
     }
     flags = {name: weight.requires_grad for name, weight in weights.items()}
     try:
-        gradients = gradients_of(subject, list(weights.values()), batch)
+        matters = gradients_of(subject, list(weights.values()), batch, lambda each: bool(each.any()))
     except RuntimeError:
-        gradients = ()
+        matters = []
     finally:
         for name, weight in weights.items():
             weight.requires_grad_(flags[name])
-    matter = {
-        name
-        for name, gradient in zip(weights, gradients, strict=False)
-        if gradient is not None and gradient.any()
-    }
+    matter = {name for name, fact in zip(weights, matters, strict=False) if fact}
     return [not matter.isdisjoint(masked_tensors(group)) for group in groups]
 
 
-def gradients_of(subject: nn.Module, wanted: Sequence[Tensor], batch: Any) -> Sequence[Tensor | None]:
-    """Return the gradients of a random sum of all outputs; none where the outputs have no gradient."""
-    for tensor in wanted:
-        tensor.requires_grad_(True)
+def gradients_of(
+    subject: nn.Module, wanted: Sequence[Tensor], batch: Any, fact: Callable[[Tensor], T]
+) -> list[T | None]:
+    """Return a fact of each gradient of a random sum of all outputs; none where they have no gradient.
+
+    A gradient is dropped once its fact is known: a model's are never all there at once.
+    """
+    if not wanted:
+        return []
+    facts: list[T | None] = [None] * len(wanted)
+    held = [tensor.grad for tensor in wanted]
+
+    def note(tensor: Tensor, place: int) -> None:
+        if tensor.grad is not None:
+            facts[place], tensor.grad = fact(tensor.grad), None
+
     generator = torch.Generator().manual_seed(0)
-    with torch.enable_grad(), fixed_seed(), sound_backward(subject):
+    with ExitStack() as stack:
+        for place, tensor in enumerate(wanted):
+            tensor.requires_grad_(True).grad = None
+            own: Any = tensor
+            stack.callback(own.register_post_accumulate_grad_hook(partial(note, place=place)).remove)
+        stack.callback(_set_gradients, wanted, held)
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(fixed_seed())
+        stack.enter_context(sound_backward(subject))
         parts = [
             (part * torch.randn(part.shape, generator=generator).to(part)).sum().cpu().double()
             for part in flat_tensors(call_model(subject, batch))
         ]
-        total = torch.stack(parts).sum() if parts else torch.zeros(())
-        return torch.autograd.grad(total, wanted, allow_unused=True) if total.requires_grad else ()
+        total: Any = torch.stack(parts).sum() if parts else torch.zeros(())
+        if total.requires_grad:
+            total.backward(inputs=list(wanted))
+    return facts
+
+
+def _set_gradients(tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    for tensor, gradient in zip(tensors, gradients, strict=True):
+        tensor.grad = gradient
 
 
 def unwrapped_slices(
@@ -318,9 +344,8 @@ def unwrapped_slices(
         try:
             mask_units(subject, group, half.removed)
             own = dict(subject.named_parameters())
-            gradients = dict(
-                zip(names, gradients_of(subject, [own[name] for name in names], batch), strict=False)
-            )
+            found_here = gradients_of(subject, [own[name] for name in names], batch, lambda each: each)
+            gradients = dict(zip(names, found_here, strict=True))
         # A wrong guess at where units lie; the trial will refuse it.
         except Exception:  # noqa: BLE001
             return ()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tpsprune.errors import PruneError, first_line
 from tpsprune.numerics.forward import evaluation_mode
@@ -174,18 +174,20 @@ def _check_flags(ticket: nn.Module, dense: nn.Module) -> None:
 
 def _check_gradients(ticket: nn.Module, dense: nn.Module, batch: Any) -> None:
     try:
-        gradients = _gradients(ticket, batch)
+        finite = _finite_gradients(ticket, batch)
     except RuntimeError as error:
         try:
-            _gradients(dense, batch)
+            _finite_gradients(dense, batch)
         except RuntimeError:  # Code that works in place may run and still have no gradient, pruned or not.
             return
         raise _refusal(f"the ticket has no gradient ({error})") from error
-    if not all(bool(gradient.isfinite().all()) for gradient in gradients if gradient is not None):
+    if not finite:
         raise _refusal("a gradient of the ticket is not finite")
 
 
-def _gradients(model: nn.Module, batch: Any) -> Sequence[Tensor | None]:
+def _finite_gradients(model: nn.Module, batch: Any) -> bool:
+    """Return whether every gradient that a model has is finite."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with evaluation_mode(model):
-        return gradients_of(model, parameters, batch) if parameters else ()
+        finite = gradients_of(model, parameters, batch, lambda each: bool(each.isfinite().all()))
+    return False not in finite

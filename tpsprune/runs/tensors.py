@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -10,6 +11,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -81,7 +83,7 @@ def file_bytes(tensors: Mapping[str, Tensor]) -> int:
     return len(serialise(tensors, {}))
 
 
-def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+def shapes_of(tensors: Mapping[str, Tensor | Stored]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Return name, shape and dtype of each tensor, as ``load_tensors`` wants to have them."""
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
 
@@ -126,8 +128,48 @@ def load_hashed(
     return by_name, metadata, hashlib.sha256(content).hexdigest()
 
 
-def compare_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Expected) -> None:
-    """Hold tensors that were read from a file against what is expected.
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where the elements of a tensor lie: from which byte of which file on."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def find_tensors(place: Path) -> dict[str, Stored]:
+    """Return where each tensor of a safetensors file lies, or of all such files in a folder; none is read.
+
+    Raises:
+        ArtifactError: there is no such file, it is damaged, or two have a tensor of one name.
+    """
+    paths = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+    if not paths:
+        raise ArtifactError(f"{place} holds no *.safetensors file")
+    found: dict[str, Stored] = {}
+    for path in paths:
+        try:
+            facts, _ = _header(path)
+            with open_regular(path) as file:
+                (size,) = struct.unpack("<Q", file.read(8))
+                header = json.loads(file.read(size))
+        except FileNotFoundError as error:
+            raise ArtifactError(f"{path} is not there") from error
+        except OSError as error:
+            raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
+        except (SafetensorError, ValueError) as error:
+            words = str(error).partition("\n")[0]
+            raise ArtifactError(f"{path} is damaged or not a safetensors file ({words})") from error
+        for name, (shape, dtype) in facts.items():
+            if name in found:
+                raise ArtifactError(f"{name} is in {found[name].path} and in {path}: one of them is needed")
+            found[name] = Stored(path, 8 + size + header[name]["data_offsets"][0], shape, dtype)
+    return found
+
+
+def compare_tensors(path: Path, tensors: Mapping[str, Tensor | Stored], expected: Expected) -> None:
+    """Hold tensors that were read, or found, in a file against what is expected.
 
     Raises:
         ArtifactError: as ``load_tensors``.
@@ -156,7 +198,8 @@ def _header(path: Path) -> tuple[Expected, dict[str, str]]:
         head = raw.read(8)
     if len(head) == 8 and struct.unpack("<Q", head)[0] > MOST_PICKLED:
         raise ValueError(f"its header is longer than {MOST_PICKLED:,} bytes")
-    with safe_open(path, framework="pt") as file:
+    # For torch the library would map the whole file, for numpy it reads the header alone.
+    with safe_open(path, framework="numpy") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 -- it is no mapping
         kinds = {name: each.get_dtype() for name, each in slices.items()}
         if unknown := [name for name in kinds if kinds[name] not in DTYPES]:
