@@ -4,7 +4,7 @@
     python -m benchmarks.large --blocks 10 --allowed 0.7   # a fifth of the model
     python -m benchmarks.large --blocks 10 --plain         # the same cut in memory, under no limit
 
-A LLaMA of transformers with random weights, 32 sequences of 16 tokens, equal widths: neither what it says
+A LLaMA of transformers with random weights, 16 sequences of 16 tokens, equal widths: neither what it says
 nor how well the ticket does matters here. The process that cuts is under a limit that ends it (RLIMIT_DATA:
 whatever memory is not a file's, reserved or used), and its largest resident memory, pages of files among it,
 is read from the kernel. Both are counted from what the imports take.
@@ -31,7 +31,7 @@ import tpsprune
 from tpsprune.models.libraries import help_torchvision
 
 GB, HALF = 10**9, tpsprune.Macs(0.5)
-WIDTH, INNER, HEADS, TOKENS, SEQUENCES, LENGTH = 1024, 1024, 16, 4096, 32, 16
+WIDTH, INNER, HEADS, TOKENS, SEQUENCES, LENGTH = 1024, 1024, 16, 4096, 16, 16
 
 
 def llama(blocks: int) -> Any:
