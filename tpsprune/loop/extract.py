@@ -115,9 +115,11 @@ def extract(
     Raises:
         PruneError: a setting does not exist or is out of bounds, the batches do not fit the model, the target
             is out of reach, pruning was refused, or the model was made in inference mode and has no
-            gradients; or it is scripted or quantised.
+            gradients; or it is scripted or quantised; or with ``offload`` a setting needs all in memory, or
+            the folder will not do.
         ModelError: its parameters are sharded over processes.
         PeersError: another process that holds the model has not come here, or has a fault of its own.
+        ArtifactError: ``weights`` cannot be read or do not fit the model.
     """
     target = Macs(0.5) if target is None else target
     peers = peers_of([model], replicated, "extract")
