@@ -1,6 +1,6 @@
 """A model of 1.5 GB of weights cut in a process that may have 1.2 GB of memory beyond its imports.
 
-    python -m benchmarks.large                             # some twelve minutes on one core that is free
+    python -m benchmarks.large                             # some eight minutes of processor time
     python -m benchmarks.large --blocks 10 --allowed 0.7   # a fifth of the model
     python -m benchmarks.large --blocks 10 --plain         # the same cut in memory, under no limit
 
