@@ -212,7 +212,7 @@ else:
 
 
 def test_three_hundred_megabytes_are_cut_within_two_hundred_and_fifty(tmp_path: Path) -> None:
-    """RLIMIT_DATA ends the process at the bound; what is resident, pages of files too, stays below the weights.
+    """RLIMIT_DATA ends the process at the bound; what is resident, files too, stays below the weights.
 
     When the kernel takes pages back is its own affair: 200 to 290 MB were seen.
     """
