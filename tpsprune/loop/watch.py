@@ -92,6 +92,8 @@ class Watch:
         seed: of landmarks, null draws and sketches.
         replicated: whether all processes of ``torch.distributed`` hold this model and make these calls;
             without it, whether the model is wrapped in ``DistributedDataParallel``.
+        group_tensors: where groups are read, of a model that cannot be surveyed as it is, being spread over
+            processes (``survey`` of the same model whole).
         settings: the other fields of ``[watch]``: ``h1_points``, ``h1_every``, ``edge_window``,
             ``edge_parameters``, ``commutator_mode``, ``rank_share``.
 
@@ -118,6 +120,7 @@ class Watch:
         ignored_layers: Sequence[str] = (),
         seed: int = 0,
         replicated: bool | None = None,
+        group_tensors: pruning.GroupTensors | None = None,
         **settings: Any,
     ) -> None:
         names: list[str] = list(signals.names) if isinstance(signals, Panel) else list(signals)
@@ -141,9 +144,11 @@ class Watch:
         }
         self.every_steps = every_steps
         """Steps between two readings."""
-        self._model = unwrap_model(model)
+        self._model = unwrap_model(model) if group_tensors is None else model
         self._peers = peers_of([model], replicated, "Watch")
-        self._peers.together(lambda: self._prepare(calibration_data, labels, chance_accuracy, ignored_layers))
+        self._peers.together(
+            lambda: self._prepare(calibration_data, labels, chance_accuracy, ignored_layers, group_tensors)
+        )
         self._last_step: int | None = None
         self._is_checked = self._is_closed = False
         self.readings: list[Reading] = []
@@ -159,12 +164,15 @@ class Watch:
         labels: Tensor | Sequence[Tensor] | None,
         chance_accuracy: float | None,
         ignored_layers: Sequence[str],
+        group_tensors: pruning.GroupTensors | None,
     ) -> None:
         """Take the data, find what signals read of the model, and start the rules."""
         # Every process takes its own data, which may be a loader that they share; only the first one's count.
         self._batches, self._labels = _calibration_batches(calibration_data, labels, self._model)
         signals = self._settings.signals if self._peers.is_first else ()
-        self._group_tensors = _find_group_tensors(self._model, self._batches[0], signals, ignored_layers)
+        self._group_tensors = group_tensors or survey(
+            self._model, self._batches[0], signals, ignored_layers
+        )
         self.rule_memories: dict[str, Memory] = {
             name: stopping.start(
                 rule, chance_accuracy=_chance_accuracy(rule, chance_accuracy, self._model, self._batches[0])
@@ -411,7 +419,7 @@ def _calibration_batches(
     return batches, [part.to(device_of(model)) for part in parts]
 
 
-def _find_group_tensors(
+def survey(
     model: nn.Module, batch: Any, signals: Sequence[str], ignored_layers: Sequence[str]
 ) -> pruning.GroupTensors:
     """Return the tensors that signals read, by group; without signals none, and no survey is made.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tpsprune.numerics.forward import widened
+from tpsprune.numerics.peers import whole
 
 
 def scaled_distances(points_nd: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ def signed_fold(
     folded_b = torch.zeros(buckets, device=device)
     position = 0
     for tensor in tensors:
-        flat = tensor.detach().reshape(-1).to(torch.float32)
+        flat = whole(tensor.detach()).reshape(-1).to(torch.float32)
         row, start = divmod(position, buckets)
         head = flat[: min(-position % buckets, len(flat))]
         folded_b[start : start + len(head)] += row_signs_r[row] * head

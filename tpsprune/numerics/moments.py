@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.numerics.forward import call_model, evaluation_mode, observe_inputs, widened
-from tpsprune.numerics.peers import AbstractPeers
+from tpsprune.numerics.peers import AbstractPeers, whole
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BLOCK: Final = 256
@@ -188,6 +188,6 @@ def unit_rows(model: nn.Module, parts: Iterable[Elements]) -> Tensor:
     held = model.state_dict()
     rows = []
     for part in parts:
-        tensor = held[part.tensor].movedim(part.axis, 0)
+        tensor = whole(held[part.tensor]).movedim(part.axis, 0)
         rows.append(tensor[part.index_uf.to(tensor.device)].flatten(1).to(torch.float32))
     return torch.cat(rows, 1)

@@ -332,11 +332,27 @@ class Gathered(AbstractPeers):
         return value if self.rank == by else _decode(told)
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor whole that lies in parts on several processes, else itself; all must ask together."""
+    full = getattr(tensor, "full_tensor", None)
+    found: Tensor = tensor if full is None else full()
+    return found
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """Return this process's part of a tensor that lies in parts on several, else itself."""
+    local = getattr(tensor, "to_local", None)
+    found: Tensor = tensor if local is None else local()
+    return found
+
+
 def fingerprint(model: nn.Module) -> list[float]:
-    """Return sums over a model's tensors that equal weights have in common: nearly no others do."""
-    sums = [
-        torch.stack([each.sum(), each.abs().sum()]) for each in map(_as_numbers, model.state_dict().values())
-    ]
+    """Return sums over a model's tensors that equal weights have in common: nearly no others do.
+
+    Of a model that lies in parts, of what every process holds.
+    """
+    held = (each for each in model.state_dict().values() if not hasattr(each, "full_tensor"))
+    sums = [torch.stack([each.sum(), each.abs().sum()]) for each in map(_as_numbers, held)]
     found: list[float] = torch.stack(sums).sum(0).tolist() if sums else []
     return found
 

@@ -33,22 +33,23 @@ LATENCY_SECONDS: Final = 0.5
 REBUILT_TOLERANCE: Final = 1e-5
 
 
-def benchmark(run: Run, state: State, dense: nn.Module, *, timed: bool = True) -> RunResult:
+def benchmark(run: Run, state: State, dense: nn.Module, whole: nn.Module, *, timed: bool = True) -> RunResult:
     """Measure the dense model as it was drawn and the ticket as it was left; write the result.
 
-    ``dense`` is in shape, and filled here. ``timed``: with the latency of both, which takes seconds that a
-    comparison would charge to the ticket.
+    ``dense`` is in shape, and filled here. ``whole`` is the ticket: the state's model, or of one that is
+    spread over processes the whole of it in the first one's memory. ``timed``: with the latency of both,
+    which takes seconds that a comparison would charge to the ticket.
     """
     assert state.drawn is not None
     assert state.stopped is not None
     assert state.pruning is not None
     bench, folder, ledger = run.bench, run.folder, run.ledger
-    ticket = state.model
-    save_tensors(folder.ticket, ticket.state_dict(), {})
-    dense = bench.execution.place(dense)
-    dense.load_state_dict(load_tensors(folder.dense, shapes_of(dense.state_dict()))[0])
-    _check_rebuilt(bench, folder, ticket)
-    dense_figures, ticket_figures = _measure(bench, dense, ticket, timed=timed)
+    save_tensors(folder.ticket, whole.state_dict() if bench.has_numbers else {}, {})
+    dense = dense if bench.is_spread else bench.place(dense)
+    if bench.has_numbers:
+        dense.load_state_dict(load_tensors(folder.dense, shapes_of(dense.state_dict()))[0])
+    bench.peers.first(lambda: _check_rebuilt(bench, folder, whole))
+    dense_figures, ticket_figures = _measure(bench, dense, whole, state.model, timed=timed)
     readings = folder.readings.parsed(Reading)
     ledger.close()
     outcome = RunResult(
@@ -98,22 +99,24 @@ def _check_rebuilt(bench: Workbench, folder: RunFolder, ticket: nn.Module) -> No
 
 
 def _measure(
-    bench: Workbench, dense: nn.Module, ticket: nn.Module, *, timed: bool
+    bench: Workbench, dense: nn.Module, whole: nn.Module, ticket: nn.Module, *, timed: bool
 ) -> tuple[ModelFigures, ModelFigures]:
-    test, batch = bench.dataset.test, bench.watch_batches[0]
+    test = bench.dataset.test
+    batch = (bench.on_host() if bench.is_spread else bench).watch_batches[0]
+    sizes = bench.peers.first(lambda: [asdict(measure.size(model, batch)) for model in (dense, whole)])
     pairs = {
         f"batch-{items}": measure.paired_latency(
             dense, ticket, first_of(batch), items, seconds=LATENCY_SECONDS
         )
-        for items in (LATENCY_BATCHES if timed else ())
+        for items in (LATENCY_BATCHES if timed and not bench.is_spread else ())
     }
     first, second = (
         ModelFigures(
             accuracy=bench.score(model, test).accuracy,
-            **asdict(measure.size(model, batch)),
+            **sizes[position],
             latency_seconds={name: pair[position] for name, pair in pairs.items()},
         )
-        for position, model in enumerate((dense, ticket))
+        for position, model in enumerate((bench.place(dense), ticket))
     )
     return first, second
 
@@ -159,6 +162,8 @@ def _notes(run: Run, state: State, readings: Sequence[Reading]) -> list[str]:
     assert state.drawn is not None
     if bench.initial_weights and state.drawn.rule != GIVEN:
         notes.insert(0, f"the training began with {bench.initial_weights}")
+    if bench.is_spread:
+        notes.append("no latency was measured: that of a model spread over processes is none of one device")
     required = bench.recipe.task.required_accuracy
     accuracy = bench.score(state.model, bench.dataset.validation).accuracy
     if accuracy < required:

@@ -16,7 +16,7 @@ from tpsprune.loop.fidelity import fidelity as read_panel
 from tpsprune.numerics.paths import POINTS
 from tpsprune.numerics.trees import at, split_evenly
 from tpsprune.pipeline.load import read_model, rebuild_ticket
-from tpsprune.pipeline.ticket import pruned_by_plan
+from tpsprune.pipeline.plans import pruned_by_plan
 from tpsprune.pipeline.workbench import BATCH_ITEMS, set_up
 from tpsprune.pruning import Plan
 from tpsprune.recipe import Recipe

@@ -17,8 +17,9 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from tpsprune import training
-from tpsprune.errors import RunFolderError
+from tpsprune.errors import PeersError, RunFolderError
 from tpsprune.numerics.peers import AbstractPeers
+from tpsprune.pipeline.slots import common_of, read_slot
 from tpsprune.pipeline.workbench import find_unfinished
 from tpsprune.records import dump, load
 from tpsprune.records.serial import Positive, Text
@@ -84,11 +85,17 @@ def find_start(
 
 
 @contextmanager
-def own_folder(start: Start, out: Path, name: str, digest: str, *, again: bool) -> Iterator[RunFolder]:
+def own_folder(
+    start: Start, out: Path, name: str, digest: str, *, again: bool, spreads: bool = False
+) -> Iterator[RunFolder]:
     """Yield the run's folder to the first process, to each other one a scratch folder of the same contents.
+
+    Of a model that ``spreads`` over them each writes its parts into the first one's folder, and the weights
+    that are there whole are the first one's alone.
 
     Raises:
         RunFolderError: the folder is there already, or cannot be made.
+        PeersError: a process that is to write into it does not see it.
     """
     peers = start.peers
 
@@ -102,12 +109,14 @@ def own_folder(start: Start, out: Path, name: str, digest: str, *, again: bool) 
     if peers.size == 1:
         yield folder
         return
-    files = peers.first_tensors(lambda: _read_files(folder))
+    if spreads:
+        peers.together(lambda: _check_shared(folder))
+    files = peers.first_tensors(lambda: _read_files(folder, spreads=spreads))
     if peers.is_first:
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="tpsprune-") as scratch:
-        own = RunFolder(Path(scratch), is_scratch=True)
+        own = RunFolder(Path(scratch), is_scratch=True, home=folder.path)
         own.state.mkdir()
         for place, content in files.items():
             (own.path / place).write_bytes(content.numpy().tobytes())
@@ -138,10 +147,22 @@ def _begun_by(job: training.Job, out: Path, name: str, digest: str) -> RunFolder
     return found if record is not None and record.job == job.identity else None
 
 
-def _read_files(folder: RunFolder) -> dict[str, torch.Tensor]:
+def _check_shared(folder: RunFolder) -> None:
+    if not folder.state.is_dir():
+        raise PeersError(
+            f"{folder.path} is not there for this process: with train.spread = 'shard' each writes its "
+            "part of a checkpoint, on a disk that all share; choose one with --out"
+        )
+
+
+def _read_files(folder: RunFolder, *, spreads: bool) -> dict[str, torch.Tensor]:
     """Return what a resumed run reads from its folder, as bytes."""
     paths = [path for path in folder.state.iterdir() if path.is_file() and path.suffix != ""]
     paths += [path for path in (folder.plan, folder.dense) if path.is_file()]
+    if spreads:
+        slot = read_slot(folder)
+        common = None if slot is None else common_of(folder, slot)
+        paths = [path for path in paths if path.suffix != ".safetensors" or path == common]
     contents = ((path.relative_to(folder.path), path.read_bytes()) for path in sorted(paths))
     return {
         str(place): torch.frombuffer(bytearray(content), dtype=torch.uint8)

@@ -15,13 +15,13 @@ from tpsprune import energy, models, pruning
 from tpsprune.errors import Fault, RecipeError
 from tpsprune.loop.meter import Ledger, Meter
 from tpsprune.pipeline.load import Weights, read_pretrained_weights, read_weights, without_weights
+from tpsprune.pipeline.plans import keep_base_plan
 from tpsprune.pipeline.state import State, load_checkpoint, save_checkpoint
 from tpsprune.pipeline.ticket import (
     count_parameters,
     draw_ticket,
     extraction_inputs,
     finish,
-    keep_base_plan,
     restore_state,
     round_target,
 )

@@ -13,7 +13,8 @@ import torch
 from tpsprune import stopping, training
 from tpsprune.errors import DivergedError
 from tpsprune.loop.watch import Watch
-from tpsprune.numerics.peers import fingerprint
+from tpsprune.numerics.peers import fingerprint, own_part
+from tpsprune.pipeline.spread import survey_whole
 from tpsprune.pipeline.state import State, save_checkpoint, save_snapshot
 from tpsprune.pipeline.workbench import Run, Workbench
 from tpsprune.recipe.stop import Rule
@@ -58,7 +59,7 @@ def train_stage(
     yield PhaseStarted(
         phase=settings.phase, title=settings.title, total_steps=settings.last_step, done_steps=state.step
     )
-    watch = _start_watch(bench, state)
+    watch = _start_watch(run, state)
     loss_sum, losses = torch.zeros((), device=bench.execution.device), 0
     saved_at = shown_at = time.monotonic()
     decision = None
@@ -70,7 +71,7 @@ def train_stage(
         state = _move_decoupled(state, tick)
         loss_sum, losses = loss_sum + tick.loss, losses + 1
         if tick.step == settings.snapshot_step:
-            save_snapshot(run.folder, state.model)
+            save_snapshot(run.folder, bench.state_of(state.model))
         window = ledger.split_if_long()
         state = state.having_paid(window)
         is_over = run.has_budget and bench.peers.any(window is not None and run.explain_budget() is not None)
@@ -91,8 +92,8 @@ def train_stage(
         if decision.act and not validates:
             state, readings = _validate(run, state, readings)
         state = state.having_written(run.folder, readings, [decision])
-        if not decision.act and time.monotonic() - saved_at >= bench.recipe.train.checkpoint_seconds:
-            save_checkpoint(run.folder, state, bench.panel)
+        if not decision.act and _is_time(bench, saved_at):
+            save_checkpoint(run.folder, state, bench.panel, bench.peers)
             saved_at = time.monotonic()
         yield _progress(run, state, settings, readings)
         if decision.act:
@@ -108,8 +109,18 @@ def train_stage(
     return state, decision
 
 
-def _start_watch(bench: Workbench, state: State) -> Watch:
+def _is_time(bench: Workbench, saved_at: float) -> bool:
+    """Return whether the next checkpoint is due: of a spread model, which all write, by the first's clock."""
+
+    def ask() -> bool:
+        return time.monotonic() - saved_at >= bench.recipe.train.checkpoint_seconds
+
+    return bool(bench.peers.first(ask)) if bench.is_spread else ask()
+
+
+def _start_watch(run: Run, state: State) -> Watch:
     """Return a watch of the state's model that remembers what the state does."""
+    bench = run.bench
     watch = Watch(
         state.model,
         list(bench.watch_batches),
@@ -117,6 +128,7 @@ def _start_watch(bench: Workbench, state: State) -> Watch:
         signals=bench.panel,
         every_steps=1,  # the stage chooses the steps
         ignored_layers=bench.recipe.prune.ignored_layers,
+        group_tensors=survey_whole(run, state.rounds) if bench.is_spread else None,
     )
     watch.signal_memories = state.signals
     return watch
@@ -184,10 +196,11 @@ def _read(bench: Workbench, watch: Watch, state: State, train_loss: float) -> tu
     if not isfinite(train_loss):
         raise _diverged(f"{train_loss:g} in training", step, epoch)
     tensors = dict([*state.model.named_parameters(), *state.model.named_buffers()])
-    are_finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()])
-    if not bool(are_finite.all()):  # no checkpoint is to hold such weights
-        name = list(tensors)[int(are_finite.int().argmin())]
-        raise _diverged(f"the step has left '{name}' not finite", step, epoch)
+    are_finite = torch.stack([torch.isfinite(own_part(tensor)).all() for tensor in tensors.values()])
+    own = [] if bool(are_finite.all()) else [list(tensors)[int(are_finite.int().argmin())]]
+    if found := [name for each in bench.peers.gather(own) for name in each]:
+        # No checkpoint is to hold such weights.
+        raise _diverged(f"the step has left '{found[0]}' not finite", step, epoch)
     if bench.peers.size > 1:
         bench.peers.agree(f"the weights after step {step}", fingerprint(state.model))
     first = Reading.of("train_loss", train_loss, step=step, epoch=epoch, unit=bench.objective.unit)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from tpsprune import training
 from tpsprune.errors import ArtifactError, LoopError, RunFolderError, first_line
+from tpsprune.numerics.peers import ALONE, AbstractPeers
+from tpsprune.pipeline.slots import common_of, parts_of, read_parts, read_slot, set_current, write_parts
 from tpsprune.recipe import Recipe
 from tpsprune.records import Decision, Pruned, Reading, Window, dump, load
 from tpsprune.records.serial import Joules, Natural, Seconds
@@ -155,6 +157,8 @@ class Restored:
     path: Path
     tensors: Mapping[str, Tensor]
     saved: Saved
+    parts: Path | None = None
+    """Where each process of a spread model finds its parts."""
 
     @property
     def has_adapter(self) -> bool:
@@ -175,7 +179,10 @@ class Restored:
             RunFolderError: its parts do not fit the recipe, or one another.
         """
         try:
-            return self._state(model, regulariser, panel, recipe, adapter)
+            whole = self
+            if self.parts is not None:
+                whole = replace(self, tensors={**self.tensors, **read_parts(self.parts, model)})
+            return whole._state(model, regulariser, panel, recipe, adapter)
         except (
             *(RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError),
             *(ArtifactError, LoopError),
@@ -226,12 +233,13 @@ class Restored:
         }
 
 
-def save_checkpoint(folder: RunFolder, state: State, panel: Panel) -> None:
+def save_checkpoint(folder: RunFolder, state: State, panel: Panel, peers: AbstractPeers = ALONE) -> None:
     """Write everything that a resumed run needs to go on as if it had never been broken off.
 
-    Of several processes the first one alone does.
+    Of several processes the first one alone does, but for their parts of a spread model, which each writes.
     """
-    if folder.is_scratch:
+    is_spread = training.is_spread(state.model)
+    if folder.is_scratch and not is_spread:
         return
     signal_tensors, signal_values = panel.pack(state.signals)
     tps_tensors, tps_values = state.regulariser.state() if state.regulariser else ({}, {})
@@ -251,7 +259,16 @@ def save_checkpoint(folder: RunFolder, state: State, panel: Panel) -> None:
     same = {name: getattr(state, name) for name in _UNCHANGED}
     saved = Saved(**same, signals=dict(signal_values), tps=dict(tps_values), cut=state.pruning)
     tensors = {f"{room}:{name}": tensor for room, part in rooms.items() for name, tensor in part.items()}
-    save_tensors(_checkpoint(folder), tensors, {"state": json.dumps(dump(saved))})
+    metadata = {"state": json.dumps(dump(saved))}
+    if not is_spread:
+        save_tensors(_checkpoint(folder), tensors, metadata)
+        return
+    parts = {name: tensor for name, tensor in tensors.items() if hasattr(tensor, "full_tensor")}
+    slot = write_parts(folder, parts, peers)
+    if peers.is_first:
+        common = {name: tensor for name, tensor in tensors.items() if name not in parts}
+        save_tensors(common_of(folder, slot), common, metadata)
+        set_current(folder, slot)
 
 
 def load_checkpoint(folder: RunFolder) -> Restored | None:
@@ -263,7 +280,8 @@ def load_checkpoint(folder: RunFolder) -> Restored | None:
     Raises:
         RunFolderError: it is damaged, or was written by another version of this program.
     """
-    path = _checkpoint(folder)
+    slot = read_slot(folder)
+    path = _checkpoint(folder) if slot is None else common_of(folder, slot)
     if not path.exists():
         _truncate(folder, (0, 0))
         return None
@@ -285,12 +303,12 @@ def load_checkpoint(folder: RunFolder) -> Restored | None:
             f"{path} is damaged: {error}; the run cannot go on from it: start again with --again"
         ) from error
     _truncate(folder, saved.lines)
-    return Restored(path, tensors, saved)
+    return Restored(path, tensors, saved, None if slot is None else parts_of(folder, slot))
 
 
-def save_snapshot(folder: RunFolder, model: nn.Module) -> None:
-    """Keep the model's weights for a later rewind."""
-    save_tensors(_snapshot(folder), model.state_dict(), {})
+def save_snapshot(folder: RunFolder, weights: Mapping[str, Tensor]) -> None:
+    """Keep a model's weights for a later rewind."""
+    save_tensors(_snapshot(folder), weights, {})
 
 
 def has_snapshot(folder: RunFolder) -> bool:

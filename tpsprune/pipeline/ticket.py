@@ -1,8 +1,4 @@
-"""From the draw on, where ``train`` and ``prune`` meet: prune in rounds, train between and after, benchmark.
-
-``state/plan-k.json`` is the plan after round k, in the numbering of the dense model. Where the initial model
-was a ticket already, ``state/plan-0.json`` is the plan that made it.
-"""
+"""From the draw on, where ``train`` and ``prune`` meet: prune in rounds, train, benchmark."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +19,8 @@ from tpsprune.numerics.forward import fixed_seed
 from tpsprune.numerics.peers import fingerprint
 from tpsprune.numerics.trees import at, first_of, item_count, take_items
 from tpsprune.pipeline.benchmark import benchmark
+from tpsprune.pipeline.plans import keep_plan, keep_whole_plan, pruned_by_plan, read_plan
+from tpsprune.pipeline.spread import extract_on_host, moments_of, whole_model
 from tpsprune.pipeline.stage import (
     PROGRESS_SECONDS,
     StageSettings,
@@ -33,10 +30,9 @@ from tpsprune.pipeline.stage import (
 )
 from tpsprune.pipeline.state import Pruning, Restored, State, has_snapshot, load_snapshot, save_checkpoint
 from tpsprune.pipeline.workbench import Run, Workbench
-from tpsprune.pruning import Extraction, Plan, WidthPlan
+from tpsprune.pruning import Extraction, WidthPlan
 from tpsprune.pruning.observations import hold_out
 from tpsprune.pruning.output_error import output_error
-from tpsprune.pruning.replay import compose
 from tpsprune.recipe.prune import Bytes, Joules, Latency, Macs, Params, Prune, Target, Widths
 from tpsprune.recipe.stop import NoRule
 from tpsprune.recipe.train import rewind_epoch
@@ -52,7 +48,7 @@ from tpsprune.records import (
     Progress,
     Pruned,
 )
-from tpsprune.runs import RunFolder, read_json, write_json_atomically
+from tpsprune.runs import RunFolder
 from tpsprune.runs.tensors import load_tensors, shapes_of
 
 
@@ -66,14 +62,16 @@ def finish(run: Run, state: State, *, timed: bool = True) -> Generator[Event, No
     if state.stage == "retrain":
         state = yield from _retrain(run, state)
     run.ledger.switch("benchmark")
-    dense = pruned_by_plan(run.folder, run.bench.new_model(fill=False), 0)
-    yield Finished(benchmark(run, state, dense, timed=timed))
+    bench = run.bench
+    dense = pruned_by_plan(run.folder, bench.new_model(fill=False), 0)
+    whole = whole_model(run, state.model, state.rounds) if bench.is_spread else state.model
+    yield Finished(benchmark(run, state, dense, whole, timed=timed))
 
 
 def restore_state(bench: Workbench, folder: RunFolder, checkpoint: Restored) -> State:
     """Build the model as it was pruned when the checkpoint was written, and fill everything from it."""
     model = pruned_by_plan(folder, bench.new_model(fill=False), checkpoint.saved.rounds)
-    model = bench.execution.place(model)
+    model = bench.place(model)
     adapter = _new_adapter(bench, model, 1) if checkpoint.has_adapter else None
     regulariser = bench.new_regulariser(model) if adapter is None else None
     return checkpoint.state(model, regulariser, bench.panel, bench.recipe, adapter)
@@ -98,7 +96,7 @@ def _train_between_rounds(run: Run, state: State) -> Generator[Event, None, Stat
         )
         state, _ = yield from train_stage(run, state, settings)
     state = replace(_released(run.bench, state), stage="prune")
-    save_checkpoint(run.folder, state, run.bench.panel)
+    save_checkpoint(run.folder, state, run.bench.panel, run.bench.peers)
     return state
 
 
@@ -135,7 +133,7 @@ def _retrain(run: Run, state: State) -> Generator[Event, None, State]:
         state = state.having_written(run.folder, [], [decision])
     yield Decided(decision=decision)
     state = replace(_released(bench, state), stage="benchmark", stopped=decision)
-    save_checkpoint(run.folder, state, bench.panel)
+    save_checkpoint(run.folder, state, bench.panel, bench.peers)
     return state
 
 
@@ -157,35 +155,35 @@ def _prune_round(run: Run, state: State) -> Generator[Event, None, State]:
     if target is None:
         note = f"round {round_}: the rounds before have met {bench.recipe.prune.target} already"
         yield Note(note)
-        if (plan := _read_plan(folder, round_ - 1)) is not None:
-            write_json_atomically(_plan_path(folder, round_), plan.to_json())
+        if (plan := read_plan(folder, round_ - 1)) is not None:
+            keep_whole_plan(folder, plan, round_)
         assert state.pruning is not None
         pruning_record = replace(state.pruning, notes=(*state.pruning.notes, note))
-        ticket, moments = state.model, training.state_by_name(state.optimizer, state.model)
+        ticket, moments = state.model, moments_of(bench, state)
     else:
         trains_on = _trains_on(run, state, round_)
+        whole = whole_model(run, state.model, state.rounds) if bench.is_spread else None
         extraction, pruned = yield from draw_ticket(
-            bench, run.ledger, state.model, target, round_, trains_on=trains_on
+            bench, run.ledger, state.model, target, round_, trains_on=trains_on, whole=whole
         )
-        _keep_plan(folder, extraction.plan, round_, bench.recipe.prune.target)
+        keep_plan(folder, extraction.plan, round_, bench.recipe.prune.target)
         pruning_record = _record_pruning(state, pruned, extraction.notes)
-        ticket = bench.execution.place(extraction.ticket)
+        ticket = bench.place(extraction.ticket)
         moments = {}
         if bench.recipe.retrain.optimizer == "carry":
-            moments = pruning.carry_state(
-                training.state_by_name(state.optimizer, state.model), extraction.plan
-            )
+            moments = pruning.carry_state(moments_of(bench, state), extraction.plan)
     rewind = rewind_epoch(bench.recipe.retrain.rewind)
-    if rewind is not None and has_snapshot(folder):
+    if rewind is not None and bench.peers.first(lambda: has_snapshot(folder)):
         original = bench.new_model(fill=False)
-        load_snapshot(folder, original)
-        ticket, moments = bench.execution.place(pruned_by_plan(folder, original, round_)), {}
+        if bench.has_numbers:
+            load_snapshot(folder, original)
+        ticket, moments = bench.place(pruned_by_plan(folder, original, round_)), {}
     elif rewind is not None:
         note = f"a budget ended the training before epoch {rewind}: there is nothing to rewind to"
         yield Note(note)
         pruning_record = replace(pruning_record, notes=(*pruning_record.notes, note))
     state = _begin_training(bench, replace(state, rounds=round_, pruning=pruning_record), ticket, moments)
-    save_checkpoint(folder, state, bench.panel)
+    save_checkpoint(folder, state, bench.panel, bench.peers)
     return state
 
 
@@ -208,10 +206,12 @@ def draw_ticket(
     *,
     trains_on: bool,
     planned: WidthPlan | None = None,
+    whole: nn.Module | None = None,
 ) -> Generator[Event, None, tuple[Extraction, Pruned]]:
     """Extract a ticket of ``model``, repair it if nothing trains it on, report its cost; nothing is written.
 
-    ``planned``: what is planned for it already, as one of several sizes.
+    ``planned``: what is planned for it already, as one of several sizes. ``whole``: a model that is spread
+    over processes, in the host memory of the first, where it is cut.
 
     Returns:
         The extraction, with the repaired ticket, and the event that was yielded.
@@ -225,11 +225,15 @@ def draw_ticket(
         bench = bench.calibrated(model)
     # A ticket with split layers is pruned no further.
     low_rank = settings.low_rank if round_ == settings.rounds else False
+    spread_bench, dense = bench, model if whole is None else whole
+    bench = bench if whole is None else bench.on_host()
     own, inputs = (
         replace(settings, target=target, low_rank=low_rank),
         extraction_inputs(bench, ledger, settings.units, target),
     )
-    if planned is None:
+    if whole is not None:
+        extraction = extract_on_host(bench, whole, own, inputs)
+    elif planned is None:
         extraction = pruning.extract(model, bench.prune_batches, own, **inputs, peers=bench.peers)
     else:
         extraction = pruning.draw(model, bench.prune_batches, own, planned, clock=inputs.get("clock"))
@@ -237,8 +241,11 @@ def draw_ticket(
         extraction = replace(extraction, notes=(*extraction.notes, bench.calibration_note))
     if note := uneven_note(extraction.changes, settings):
         extraction = replace(extraction, notes=(*extraction.notes, note))
-    extraction = yield from repair_ticket(bench, ledger, extraction, model, trains_on=trains_on)
+    extraction = yield from repair_ticket(bench, ledger, extraction, dense, trains_on=trains_on)
     ledger.switch("evaluate")
+    error = bench.peers.first(lambda: output_error(extraction.ticket, dense, bench.prune_batches))
+    if whole is not None:
+        bench, extraction = spread_bench, replace(extraction, ticket=spread_bench.place(extraction.ticket))
     after = bench.score(extraction.ticket, bench.dataset.validation)
     pruned = Pruned(
         groups=extraction.changes,
@@ -247,7 +254,7 @@ def draw_ticket(
         parameters_share=count_parameters(extraction.ticket) / count_parameters(model),
         validation_accuracy_before=before.accuracy,
         validation_accuracy_after=after.accuracy,
-        output_error=bench.peers.first(lambda: output_error(extraction.ticket, model, bench.prune_batches)),
+        output_error=error,
         round=round_,
         rounds=settings.rounds,
         quality=bench.objective.quality,
@@ -328,7 +335,8 @@ def _repair(
 def _tell_repaired(bench: Workbench, extraction: Extraction) -> Extraction:
     """Return the first process's extraction, whose ticket is repaired, in all of them."""
     notes = bench.peers.first(lambda: list(extraction.notes))
-    bench.peers.write(list(extraction.ticket.state_dict().values()))
+    if not bench.is_spread:
+        bench.peers.write(list(extraction.ticket.state_dict().values()))
     return replace(extraction, notes=tuple(notes))
 
 
@@ -471,6 +479,8 @@ def _begin_training(bench: Workbench, state: State, ticket: nn.Module, moments: 
         optimizer = training.make_optimizer(adapter, bench.recipe.train)
         return replace(state, adapter=adapter, optimizer=optimizer, regulariser=None)
     optimizer = training.make_optimizer(ticket, bench.recipe.train)
+    if bench.is_spread:
+        moments = training.deal_out(moments, ticket, bench.peers)
     training.load_state_by_name(optimizer, ticket, moments)
     return replace(state, optimizer=optimizer, regulariser=bench.new_regulariser(ticket))
 
@@ -508,34 +518,6 @@ def _load_teacher(run: Run) -> training.Teacher | None:
     dense.load_state_dict(load_tensors(run.folder.dense, shapes_of(dense.state_dict()))[0])
     dense = bench.execution.place(dense).eval().requires_grad_(requires_grad=False)
     return training.Teacher(dense, retrain.teacher_share, retrain.teacher_temperature)
-
-
-def keep_base_plan(folder: RunFolder, plan: Plan) -> None:
-    """Keep the plan that made the initial model, which is a ticket already."""
-    write_json_atomically(_plan_path(folder, 0), plan.to_json())
-
-
-def pruned_by_plan(folder: RunFolder, model: nn.Module, rounds: int) -> nn.Module:
-    """Return ``model``, new from the recipe, in its shape after ``rounds`` rounds; weights as they are."""
-    plan = _read_plan(folder, rounds)
-    return model if plan is None else pruning.replay(model, plan)
-
-
-def _keep_plan(folder: RunFolder, plan: Plan, round_: int, target: Target) -> None:
-    """Write the plan of all rounds up to ``round_``; ``plan`` is that of this round alone."""
-    earlier = _read_plan(folder, round_ - 1)
-    whole = replace(compose(earlier, plan) if earlier else plan, target=str(target))
-    write_json_atomically(_plan_path(folder, round_), whole.to_json())
-    write_json_atomically(folder.plan, whole.to_json())
-
-
-def _read_plan(folder: RunFolder, round_: int) -> Plan | None:
-    path = _plan_path(folder, round_)
-    return Plan.from_json(read_json(path)) if path.is_file() else None
-
-
-def _plan_path(folder: RunFolder, round_: int) -> Path:
-    return folder.state / f"plan-{round_}.json"
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -53,7 +53,7 @@ def train(
     text = dumps(recipe)
     weights = describe_initial_weights(recipe)
     digest = digest_of(f"{text}\n{weights}" if weights else text)
-    with training.gathered(device) as started:
+    with training.gathered(device, spreads=recipe.train.spread == "shard") as started:
         started.agree("the recipe", text)
         started.agree("the weights that the model begins with", weights)
         started.agree("versions", versions())
@@ -64,7 +64,7 @@ def train(
         earlier = start.found.energy if start.found and started.is_first else None
         with (
             set_up_metered(recipe, device, earlier, peers=start.peers) as (bench, ledger),
-            own_folder(start, out, recipe.name, digest, again=again) as folder,
+            own_folder(start, out, recipe.name, digest, again=again, spreads=bench.is_spread) as folder,
             Run(bench, folder, ledger, start.describe()).writing(text) as run,
         ):
             state = yield from _begin_or_resume(run)
@@ -79,9 +79,9 @@ def _begin_or_resume(run: Run) -> Generator[Event, None, State]:
         state = restore_state(run.bench, run.folder, checkpoint)
         yield Note(f"resumed in stage '{state.stage}' at step {state.step}")
         return state
-    model = run.bench.new_model()
+    model = run.bench.place(run.bench.new_model())
     if rewind_epoch(run.bench.recipe.retrain.rewind) == 0:
-        save_snapshot(run.folder, model)
+        save_snapshot(run.folder, run.bench.state_of(model))
     state = run.bench.begin(model, "dense", run.bench.recipe.stop.draw)
     if run.bench.initial_weights:
         yield Note(run.bench.initial_weights)
@@ -113,8 +113,8 @@ def _train_dense(run: Run, state: State) -> Generator[Event, None, State]:
     state, decision = yield from train_stage(run, state, settings)
     yield Decided(decision=decision)
     state = replace(state, stage="prune", drawn=decision)
-    save_tensors(run.folder.dense, state.model.state_dict(), {})
-    save_checkpoint(run.folder, state, bench.panel)
+    save_tensors(run.folder.dense, bench.state_of(state.model), {})
+    save_checkpoint(run.folder, state, bench.panel, bench.peers)
     return state
 
 

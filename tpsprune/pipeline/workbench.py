@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from tpsprune import data, energy, models, pruning, stopping, tps, training
 from tpsprune.data import Dataset
-from tpsprune.errors import CannotWriteError, DivergedError, PeersError, RunFolderError
+from tpsprune.errors import CannotWriteError, DivergedError, PeersError, RunFolderError, VariantError
 from tpsprune.loop.meter import MAX_WINDOW_SECONDS, Ledger, Meter
 from tpsprune.numerics.objective import Objective
-from tpsprune.numerics.peers import ALONE, AbstractPeers
+from tpsprune.numerics.peers import ALONE, AbstractPeers, Alone
 from tpsprune.numerics.trees import Tree, at, join_items, map_tensors, random_inputs, split_evenly
 from tpsprune.pipeline.load import describe_initial_weights
 from tpsprune.pipeline.state import Clock, Stage, State
 from tpsprune.recipe import Recipe
 from tpsprune.recipe.prune import Joules
 from tpsprune.recipe.stop import Rule, Stop
-from tpsprune.records import Cost, Window
+from tpsprune.records import Cost, TaskFacts, Window
 from tpsprune.runs import Journal, RunFolder, sweep, write_text_atomically
 from tpsprune.signals import Panel
 from tpsprune.stopping import Memory
@@ -94,14 +94,45 @@ class Workbench:
         """Accuracy of guessing: of classes, as if they were equally common; else as ``Objective`` has it."""
         return self.objective.chance(self.dataset.train.labels, self.dataset.facts.classes)
 
+    @property
+    def is_spread(self) -> bool:
+        """Whether each process holds a part of every weight."""
+        return self.recipe.train.spread == "shard"
+
     def new_model(self, *, fill: bool = True) -> nn.Module:
         """Build the model as it is before the first step: equal at equal seeds.
 
-        With ``fill=False`` the weights that the recipe names are not read: the caller fills it.
+        With ``fill=False`` the weights that the recipe names are not read: the caller fills it. Of a run that
+        is spread, it is in the first process's host memory, and without numbers in the others.
         """
         torch.manual_seed(self.recipe.seed)
-        facts = self.dataset.facts
-        return self.execution.place(models.build(self.recipe.task.model, facts, fill=fill))
+        model = build_whole(self.recipe, self.dataset.facts, self.peers, fill=fill)
+        return model if self.is_spread else self.execution.place(model)
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether a new model has its numbers in this process."""
+        return not self.is_spread or self.peers.is_first
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Have a model where it trains: on the device, or spread over the processes' devices."""
+        if not self.is_spread:
+            return self.execution.place(model)
+        if training.is_spread(model):
+            return model
+        return training.spread_out(model, self.execution.device, self.peers)
+
+    def state_of(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return a model's whole tensors; of one that is spread, in the first process alone."""
+        held = model.state_dict()
+        return training.gather(held, self.peers) if self.is_spread else held
+
+    def on_host(self) -> Self:
+        """Return the workbench with its data in host memory."""
+        execution = Execution.of(self.recipe.train, torch.device("cpu"))
+        held = ("watch_batches", "watch_labels", "prune_batches", "prune_labels", "prune_places")
+        moved = {name: map_tensors(getattr(self, name), lambda each: each.cpu()) for name in held}
+        return replace(self, execution=execution, dataset=self.dataset.to(execution.device), **moved)
 
     def calibrated(self, model: nn.Module) -> Self:
         """Return the workbench with calibration data for pruning a model: made up where they are to be."""
@@ -114,7 +145,9 @@ class Workbench:
         return replace(self, prune_batches=made.batches, calibration_note=made.note)
 
     def new_regulariser(self, model: nn.Module) -> tps.Regulariser | None:
-        """Bind the recipe's TPS to ``model``; ``None`` where there is none."""
+        """Bind the recipe's TPS to ``model``; ``None`` where there is none, as of a model that is spread."""
+        if training.is_spread(model):
+            return None
         return tps.build(
             self.recipe.tps,
             model,
@@ -174,32 +207,72 @@ def set_up(
         training.require_compiler(device)
     objective = Objective.of(recipe.task.loss, recipe.train.temperature)
     dataset = data.load(recipe.task.data, recipe.task.loss).to(device)
-    model = models.build(recipe.task.model, dataset.facts)
+    spreads = recipe.train.spread == "shard"
+    if spreads and isinstance(peers, Alone):
+        raise PeersError(
+            "train.spread = 'shard' spreads the model over processes that a launcher starts: "
+            "'torchrun --nproc-per-node=N -m tpsprune train RECIPE'; no other command does"
+        )
+    model = build_whole(recipe, dataset.facts, peers)
     execution = Execution.of(recipe.train, device, model)
     watch = _sample_calibration(recipe.seed, dataset, execution, recipe.watch.calibration_items)
     prune: Calibration = ((), (), ())
     if prunes and recipe.prune.calibration == "data":
         items = recipe.prune.calibration_items
         prune = _sample_calibration(recipe.seed, dataset, execution, items, peers.shards)
-    panel = Panel.of(recipe.watch, recipe.seed, peers)
+    panel = Panel.of(recipe.watch, recipe.seed, peers, spread=spreads)
     weights = describe_initial_weights(recipe)
     bench = Workbench(recipe, dataset, execution, objective, *watch[:2], *prune, panel, weights, peers)
     _check_shards(bench)
-    model = execution.place(model)
+    if spreads:
+        training.check_spread(model)
+        peers.first(lambda: _check(replace(bench.on_host(), peers=ALONE), model, prunes=prunes))
+    else:
+        _check(bench, execution.place(model), prunes=prunes)
+    return bench
+
+
+def build_whole(recipe: Recipe, facts: TaskFacts, peers: AbstractPeers, *, fill: bool = True) -> nn.Module:
+    """Build a recipe's model; of one that is to be spread, without numbers but in the first process.
+
+    Raises:
+        TpspruneError: as ``models.build``; in all processes.
+    """
+    if recipe.train.spread != "shard":
+        return models.build(recipe.task.model, facts, fill=fill)
+
+    def build() -> nn.Module:
+        with training.without_numbers(peers):
+            return models.build(recipe.task.model, facts, fill=fill and peers.is_first)
+
+    return peers.together(build)
+
+
+def _check(bench: Workbench, model: nn.Module, *, prunes: bool) -> None:
+    """Refuse what does not fit a model, whole and on the bench's device.
+
+    Raises:
+        TpspruneError: as ``set_up``.
+    """
+    dataset, recipe = bench.dataset, bench.recipe
     few = slice(0, 8)
     models.check_fits(
         model,
-        execution.arrange(dataset.prepare(at(dataset.train.inputs, few))),
+        bench.execution.arrange(dataset.prepare(at(dataset.train.inputs, few))),
         dataset.train.labels[few],
         dataset.facts.classes,
-        objective,
+        bench.objective,
     )
-    bench.new_regulariser(model)
+    if bench.new_regulariser(model) is not None and bench.is_spread:
+        raise VariantError(
+            "tps.variant = 'auto' is 'labels' here, which is not done yet with train.spread = 'shard'; "
+            "use tps.variant = 'none'"
+        )
     if prunes:
-        pruning.check_target(model, bench.watch_batches[0], recipe.prune)
+        few_items = map_tensors(bench.watch_batches[0], lambda each: each.to(bench.execution.device))
+        pruning.check_target(model, few_items, recipe.prune)
         if recipe.retrain.adapter != "none":
             training.find_adapted(model, recipe.retrain.adapter)
-    return bench
 
 
 def _check_shards(bench: Workbench) -> None:

@@ -17,6 +17,7 @@ from tpsprune.errors import Fault, did_you_mean
 from tpsprune.recipe.bounds import Natural, section
 from tpsprune.recipe.compare import Compare
 from tpsprune.recipe.prune import Prune, Tolerance, Widths, calibration_faults, low_rank_faults
+from tpsprune.recipe.spread import spread_faults
 from tpsprune.recipe.stop import ConsensusRule, EpochRule, Rule, Stop
 from tpsprune.recipe.task import (
     FOREIGN_MODELS,
@@ -228,6 +229,7 @@ def rule_faults(recipe: Recipe) -> list[Fault]:
         )
     if isinstance(model, FOREIGN_MODELS) and model.weights is None and model.weights_match != "name":
         faults.append(Fault("task.model.weights_match", "is read with task.model.weights only"))
+    faults += spread_faults(recipe.train, recipe.tps, recipe.watch, recipe.prune, recipe.retrain)
     return [*faults, *prune_faults(recipe.prune)]
 
 

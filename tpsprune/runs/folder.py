@@ -52,6 +52,8 @@ class RunFolder:
     path: Path
     is_scratch: bool = False
     """Whether it is that of a process beside the first, and gone with it."""
+    home: Path | None = None
+    """The first process's folder, where this is that of a process beside it."""
     recipe = _Inside("recipe.toml", Path)
     """The recipe as resolved."""
     readings = _Inside("readings.jsonl", Journal)

@@ -11,6 +11,7 @@ from tpsprune.numerics.forward import logits_of
 from tpsprune.numerics.last_layer import passes
 from tpsprune.numerics.neural_collapse import neural_collapse
 from tpsprune.numerics.objective import are_classes
+from tpsprune.numerics.peers import whole
 from tpsprune.records.readings import Status
 from tpsprune.signals.signal import AbstractMemoryless, Readings, View
 
@@ -53,7 +54,7 @@ class NeuralCollapse(AbstractMemoryless):
             states_nd,
             torch.cat(view.labels),
             logits_nc.argmax(1),
-            layer.weight.detach() if layer is not None and gives else None,
+            whole(layer.weight.detach()) if layer is not None and gives else None,
         )
         return tuple(
             view.reading(name, value, UNITS[name])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tpsprune.numerics.geometry import column_permuted, condensed, maxmin_landmarks, scaled_distances
+from tpsprune.numerics.peers import whole
 from tpsprune.numerics.persistence import H1Summary
 from tpsprune.records.readings import Reading, Status
 from tpsprune.signals.h1_worker import CountingError, LoopCounter
@@ -45,7 +46,7 @@ def cloud_of(model: nn.Module, groups: Iterable[str]) -> tuple[str, Tensor] | No
     for candidates in (embeddings, prunable, layers):
         if candidates:
             name = max(candidates, key=lambda each: len(candidates[each].weight))
-            return name, candidates[name].weight.detach().flatten(1)
+            return name, whole(candidates[name].weight.detach()).flatten(1)
     return None
 
 
@@ -129,6 +130,10 @@ class H1(AbstractSignal[H1Memory]):
         else:
             return self._request(memory, view, *found), readings
         return memory, readings + _without(view.step, view.epoch, status, reason)
+
+    def attend(self, view: View) -> None:
+        """Take part in gathering the points; the first process counts."""
+        cloud_of(view.model, view.consumers)
 
     def finish(self, memory: H1Memory) -> tuple[H1Memory, Readings]:
         """Collect the pending request, if any."""

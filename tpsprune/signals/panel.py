@@ -33,7 +33,8 @@ class Panel:
     a value (``Memories``, by signal), passed in and returned. Use it as a context manager, or ``close`` it.
 
     Of several processes each reads some of the signals, of a model that is the same in all, and all get the
-    readings of all; those with a memory are the first process's, which writes the checkpoint.
+    readings of all; those with a memory are the first process's, which writes the checkpoint. Of a model that
+    is ``spread`` over them the first one reads all signals, and the others take part.
     """
 
     def __init__(
@@ -41,22 +42,25 @@ class Panel:
         signals: tuple[AbstractSignal[Any], ...],
         counter: LoopCounter,
         peers: AbstractPeers = ALONE,
+        *,
+        spread: bool = False,
     ) -> None:
         self.names = tuple(each.name for each in signals)
         without = [each.name for each in signals if isinstance(each, AbstractMemoryless)]
         last = peers.size - 1
-        reader = {name: (last - place) % peers.size for place, name in enumerate(without)}
+        reader = {name: (last - place) % peers.size for place, name in enumerate(without) if not spread}
         self.signals = tuple(each for each in signals if reader.get(each.name, 0) == peers.rank)
         """Those that this process reads."""
+        self._attended = signals if spread and not peers.is_first else ()
         self._counter = counter
         self._peers = peers
 
     @classmethod
-    def of(cls, settings: Watch, seed: int, peers: AbstractPeers = ALONE) -> Panel:
+    def of(cls, settings: Watch, seed: int, peers: AbstractPeers = ALONE, *, spread: bool = False) -> Panel:
         """Build the signals of ``settings``; ``seed`` decides landmarks, null samples and sketch."""
         counter = LoopCounter()
         signals = tuple(_signal(name, settings, seed, counter) for name in settings.signals)
-        return cls(signals, counter, peers)
+        return cls(signals, counter, peers, spread=spread)
 
     @property
     def worker_cpu_seconds(self) -> float:
@@ -69,6 +73,8 @@ class Panel:
 
     def read(self, memories: Memories, view: View) -> tuple[Memories, Readings]:
         """Read every signal once; loops come one round late, with the step at which they were requested."""
+        for each in self._attended:
+            each.attend(view)
         return self._gather({each.name: each.step(memories[each.name], view) for each in self.signals})
 
     def finish(self, memories: Memories) -> tuple[Memories, Readings]:

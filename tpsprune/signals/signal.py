@@ -87,6 +87,10 @@ class AbstractSignal(ABC, Generic[Memory]):
     def step(self, memory: Memory, view: View) -> tuple[Memory, Readings]:
         """Read once; the model is left as it was."""
 
+    def attend(self, view: View) -> None:
+        """Take part in what the first process reads of a model that is spread: passes, and whole weights."""
+        self.step(self.start(), view)
+
     def finish(self, memory: Memory) -> tuple[Memory, Readings]:
         """Return the readings still to come: none, unless a signal is read a round late."""
         return memory, ()

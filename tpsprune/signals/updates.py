@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from tpsprune.numerics.forward import evaluation_mode, fixed_seed, logits_of
 from tpsprune.numerics.geometry import signed_fold
+from tpsprune.numerics.peers import whole
 from tpsprune.numerics.spectra import edge, edge_stability, gap_23, row_spectrum
 from tpsprune.records.readings import Reading, Status
 from tpsprune.signals.signal import AbstractMemoryless, AbstractSignal, Packed, Readings, View
@@ -65,7 +66,7 @@ def snapshot(model: nn.Module, seed: int, of: Part = "all") -> Tensor:
     """
     parameters = trained_parameters(model, of)
     if sum(parameter.numel() for parameter in parameters) < EXACT_BELOW:
-        flat = [parameter.detach().reshape(-1).to(torch.float32) for parameter in parameters]
+        flat = [whole(parameter.detach()).reshape(-1).to(torch.float32) for parameter in parameters]
         return torch.cat(flat) if flat else torch.empty(0)
     return signed_fold(parameters, seed=seed)
 

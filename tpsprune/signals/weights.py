@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tpsprune.numerics.moments import unit_rows
+from tpsprune.numerics.peers import whole
 from tpsprune.records.readings import Status
 from tpsprune.signals.signal import AbstractMemoryless, AbstractSignal, Packed, Readings, View
 
@@ -164,7 +165,7 @@ def parameter_norm(model: nn.Module) -> Tensor:
     It does not see directions: a model that only turns keeps its norm. Cost: one read of the parameters.
     """
     lengths = [
-        torch.linalg.vector_norm(parameter.detach(), dtype=torch.float32)
+        torch.linalg.vector_norm(whole(parameter.detach()), dtype=torch.float32)
         for parameter in model.parameters()
         if parameter.requires_grad
     ]

@@ -14,6 +14,16 @@ from tpsprune.training.frozen import Head, features_of, find_head, fit_head
 from tpsprune.training.launch import Job, gathered
 from tpsprune.training.loop import Penalty, Tick, batch_items, count_steps, fit, shuffled, steps_per_epoch
 from tpsprune.training.optimizers import load_state_by_name, make_optimizer, state_by_name
+from tpsprune.training.spread import (
+    Moments,
+    blocks_of,
+    check_spread,
+    deal_out,
+    gather,
+    is_spread,
+    spread_out,
+    without_numbers,
+)
 from tpsprune.training.teacher import Teacher
 
 __all__ = [
@@ -22,20 +32,26 @@ __all__ = [
     "Execution",
     "Head",
     "Job",
+    "Moments",
     "Penalty",
     "Score",
     "Teacher",
     "Tick",
     "batch_items",
+    "blocks_of",
+    "check_spread",
     "choose_device",
     "count_steps",
+    "deal_out",
     "evaluate",
     "features_of",
     "find_adapted",
     "find_head",
     "fit",
     "fit_head",
+    "gather",
     "gathered",
+    "is_spread",
     "load_random_state",
     "load_state_by_name",
     "make_optimizer",
@@ -43,6 +59,8 @@ __all__ = [
     "random_state",
     "require_compiler",
     "shuffled",
+    "spread_out",
     "state_by_name",
     "steps_per_epoch",
+    "without_numbers",
 ]

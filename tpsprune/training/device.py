@@ -55,8 +55,10 @@ class Execution:
         """
         fast_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         wants_bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and fast_bfloat16)
+        # fully_shard takes weights whose elements lie in order.
+        is_free = settings.memory_format == "auto" and settings.spread != "shard"
         wants_channels_last = settings.memory_format == "channels-last" or (
-            settings.memory_format == "auto" and (device.type == "cuda" or _gains_on_cpu(model))
+            is_free and (device.type == "cuda" or _gains_on_cpu(model))
         )
         return cls(device, torch.bfloat16 if wants_bfloat16 else None, wants_channels_last, settings.compile)
 

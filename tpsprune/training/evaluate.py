@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
+from math import ceil
 from operator import add
 
 import torch
@@ -15,6 +16,7 @@ from tpsprune.numerics.objective import CROSS_ENTROPY, Objective, Sums
 from tpsprune.numerics.peers import ALONE, AbstractPeers
 from tpsprune.numerics.trees import Tree, at
 from tpsprune.training.device import Execution
+from tpsprune.training.spread import is_spread
 
 BATCH_ITEMS = 1024
 
@@ -53,13 +55,17 @@ def evaluate(
             output = call_model(model, execution.arrange(prepare(at(inputs, chunk))))
         return objective.sums(output, labels[chunk])
 
+    most = ceil(ceil(len(labels) / peers.shards) / at_a_time)
+
     def score_shard(shard: int) -> Sums:
         first, last = (len(labels) * place // peers.shards for place in (shard, shard + 1))
         chunks = [score(start, min(start + at_a_time, last)) for start in range(first, last, at_a_time)]
-        # Of fewer items than shards: as many numbers, none of them counted.
-        return reduce(add, chunks) if chunks else score(0, 1).scaled(0)
+        # All shards call the model equally often, as one that is spread needs; calls too many count for none.
+        return reduce(add, chunks + [score(0, 1).scaled(0) for _ in range(len(chunks), most)])
 
-    with torch.inference_mode(), evaluation_mode(model):
+    # The weights of a spread model are gathered in a pass, and no tensor of that mode may be in a later step.
+    quiet = torch.no_grad() if is_spread(model) else torch.inference_mode()
+    with quiet, evaluation_mode(model):
         total = reduce(add, map(score_shard, peers.own_shards))
         peers.sum([total.loss, total.right, total.counted])
     loss, quality = objective.figures(total, labels)

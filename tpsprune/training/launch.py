@@ -41,17 +41,18 @@ class Job:
 
 
 @contextmanager
-def gathered(device_name: str) -> Iterator[AbstractPeers]:
+def gathered(device_name: str, *, spreads: bool = False) -> Iterator[AbstractPeers]:
     """Yield the processes that a launcher started on this job, this one among them; alone where it is one.
 
-    Gradients go over NCCL between GPUs and over gloo between processors. Nothing is started here.
+    Where a model ``spreads`` over them, one that a launcher started is a group as well. Gradients go over
+    NCCL between GPUs and over gloo between processors. Nothing is started here.
 
     Raises:
         DeviceError: the GPU is not there, or this PyTorch cannot connect GPUs.
         PeersError: the others cannot be reached.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    if size == 1 and not (spreads and "WORLD_SIZE" in os.environ):
         yield ALONE
         return
     device = choose_device(device_name)

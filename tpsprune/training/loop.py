@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tpsprune.errors import DivergedError
 from tpsprune.numerics.forward import call_model
 from tpsprune.numerics.objective import CROSS_ENTROPY, Objective
-from tpsprune.numerics.peers import ALONE, AbstractPeers
+from tpsprune.numerics.peers import ALONE, AbstractPeers, own_part
 from tpsprune.numerics.trees import Tree, at, tensors_of
 from tpsprune.recipe.train import Train
 from tpsprune.training.adapters import Adapter
@@ -171,7 +171,7 @@ def fit(
             nn.utils.clip_grad_norm_(trains.parameters(), settings.clip_norm)
         first_bad = torch.where((first_bad < 0) & ~torch.isfinite(loss), step, first_bad)
         if (step + 1) % check_every == 0 or step + 1 == last_step:
-            _refuse_divergence(int(first_bad), model, batch, per_epoch, learning_rate)
+            _refuse_divergence(int(first_bad), model, batch, per_epoch, learning_rate, peers)
         optimizer.step()
         if adapter is not None:
             adapter.write()
@@ -258,12 +258,14 @@ def _share_of(loss: Tensor, parts: int) -> Tensor:
 
 
 def _refuse_divergence(
-    step: int, model: nn.Module, batch: Tree, per_epoch: int, learning_rate: float
+    step: int, model: nn.Module, batch: Tree, per_epoch: int, learning_rate: float, peers: AbstractPeers
 ) -> None:
     if step < 0:
         return
     place = f"step {step + 1} (epoch {(step + 1) / per_epoch:.2f})"
-    broken = [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]
+    own = [name for name, p in model.named_parameters() if not torch.isfinite(own_part(p)).all()]
+    found = {name for each in peers.gather(own) for name in each}
+    broken = [name for name, _ in model.named_parameters() if name in found]
     if not all(bool(torch.isfinite(each).all()) for each in tensors_of(batch)):
         cause = "the inputs of that batch hold values that are not finite: check the data"
     elif broken:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tpsprune.recipe.train import Train
 from tpsprune.training.muon import Joined, Muon, hidden_matrices
+from tpsprune.training.spread import is_spread
 
 START_SHARE = 1 / 25
 END_SHARE = START_SHARE / 10_000
@@ -62,7 +63,9 @@ def _make_unfiltered(model: nn.Module, settings: Train) -> torch.optim.Optimizer
     others = [each for each in trainable if each not in hidden]
     lr, momentum = settings.learning_rate, settings.momentum
     if settings.optimizer == "sgd":
-        return SGD(_groups(others, settings), lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+        # torch's fused kernel of SGD takes no weights in parts.
+        fused = not is_spread(model) or None
+        return SGD(_groups(others, settings), lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
     parts: list[torch.optim.Optimizer] = []
     if matrices:
         parts.append(Muon(_groups(matrices, settings), lr=lr, momentum=momentum))

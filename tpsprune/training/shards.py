@@ -7,7 +7,8 @@ these hang on the number of shards, not on which process took which.
 
 No ``DistributedDataParallel``: a penalty and an adapter have backward passes of their own, which its hooks
 count as a second step, and a pruned model would have to be wrapped anew. The price: gradients are sent when
-the last backward pass is over, not while it runs.
+the last backward pass is over, not while it runs. Those of a model that is spread over the processes are
+summed by ``fully_shard``, block by block, after each shard.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from tpsprune.numerics.peers import AbstractPeers
 from tpsprune.training.device import step_seed
+from tpsprune.training.spread import is_spread
 
 
 @final
@@ -32,6 +34,8 @@ class ShardedSteps:
     def __init__(self, model: nn.Module, peers: AbstractPeers, seed: int) -> None:
         self._peers, self._seed = peers, seed
         self._parameters = [each for each in model.parameters() if each.requires_grad]
+        if peers.size > 1 and is_spread(model):
+            self._parameters = []
         self._buffers: list[Tensor] = []
         """Those that a pass writes to, as the first step has shown; all of them until then."""
         if peers.shards > 1:

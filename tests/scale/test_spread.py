@@ -1,0 +1,209 @@
+"""A model in parts on two processes trains, is read, saved and cut as one that is whole."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.scale.duo import Duo
+from tests.scale.nets import RECIPE, Residual
+from tests.scale.spread_cases import SPREAD
+from tpsprune import recipe
+from tpsprune.errors import PeersError, RecipeError, RunFolderError
+from tpsprune.pipeline.slots import read_parts
+from tpsprune.pipeline.workbench import set_up
+from tpsprune.recipe.train import Signal
+
+pytestmark = pytest.mark.xdist_group("duo")
+CASES = "tests.scale.spread_cases"
+SIGNALS: tuple[Signal, ...] = (
+    "d_eff",
+    "h1",
+    "spectral_edge",
+    "norm",
+    "mask_distance",
+    "condensation",
+    "collapse",
+    "logit_rank",
+    "neural_collapse",
+    "intrinsic_dimension",
+)
+
+
+def ask(duo: Duo, case: str, **arguments: Any) -> list[Any]:
+    return [each.value for each in duo.ask(f"{CASES}:{case}", **arguments)]
+
+
+def test_the_first_process_s_weights_lie_in_parts_on_both(duo: Duo) -> None:
+    answers = ask(duo, "weights")
+    for each in answers:
+        assert each["names"]
+        assert each["difference"] == 0
+        assert each["shift"]
+        assert not each["persistent"]
+        assert each["frozen"] == ["blocks.0.rise.bias"]
+        assert each["first_alone"] == []
+    assert sum(each["parts"] for each in answers) == answers[0]["whole"]
+    assert max(each["parts"] for each in answers) < 0.6 * answers[0]["whole"]
+
+
+def test_what_is_tied_outside_of_the_blocks_stays_tied(duo: Duo) -> None:
+    for each in ask(duo, "tied"):
+        assert each == {"same": True, "equal": True, "parameters": True}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_twenty_steps_are_those_of_replicated_training_to_the_bit(duo: Duo, optimizer: str) -> None:
+    for each in ask(duo, "steps", optimizer=optimizer, clip_norm=None, steps=20, shards=2, fused=False):
+        assert each["losses"]
+        assert each["difference"] == 0
+    assert each["compared"] == 0  # of the second process: the whole is the first's alone
+
+
+def test_other_kernels_and_a_clipped_norm_differ_by_rounding_alone(duo: Duo) -> None:
+    for clip_norm in (None, 0.3):
+        for shards in (2, 4):
+            answers = ask(
+                duo, "steps", optimizer="adamw", clip_norm=clip_norm, steps=4, shards=shards, fused=True
+            )
+            assert max(each["difference"] for each in answers) < 1e-6
+
+
+@pytest.mark.parametrize("items", [9, 16, 1])
+def test_processes_with_unequal_numbers_of_chunks_score_as_one(duo: Duo, items: int) -> None:
+    ours, theirs = ask(duo, "score", items=items, at_a_time=4)
+    assert ours == theirs
+    assert ours[0] == pytest.approx(ours[1], abs=1e-7)
+
+
+def test_moments_are_dealt_out_and_gathered_again(duo: Duo) -> None:
+    answers = ask(duo, "dealt")
+    assert all(each["same"] for each in answers)
+    dealt = sum(each.numel() for name, each in Residual().named_parameters() if name != "stem.bias")
+    assert sum(each["held"] for each in answers) == dealt
+
+
+def test_every_signal_reads_the_parts_as_the_whole(duo: Duo) -> None:
+    names = ",".join(f"'{each}'" for each in SIGNALS)
+    first, second = ask(duo, "readings", overrides=[f"watch.signals=[{names}]"])
+    assert second == first["found"]
+    assert first["found"] == first["wanted"]
+    read = {signal for signal, _, value, _ in first["found"][-1] if value is not None}
+    assert {"d_eff", "h1_max", "spectral_edge", "norm", "mask_distance", "condensation", "nc1"} <= read
+
+
+@pytest.mark.parametrize("more", [(), ("prune.target={tolerance=0.05}",)])
+def test_a_cut_in_host_memory_is_that_of_one_process_to_the_bit(duo: Duo, more: tuple[str, ...]) -> None:
+    first, second = ask(duo, "cut", overrides=list(more))
+    assert first["plan"] == second["plan"]
+    assert first["same_plan"]
+    assert first["difference"] == 0
+    assert first["moments"] == 0
+    assert first["is_whole"]
+    assert not second["is_whole"]
+    assert first["parts"] + second["parts"] == first["numbers"]
+
+
+def test_one_block_and_what_is_in_none_lie_open_at_most(duo: Duo) -> None:
+    for each in ask(duo, "largest_share"):
+        assert each["closed"]
+        assert each["seen"] <= each["counted"] < 0.7 * each["total"]
+
+
+def test_parts_are_read_by_another_number_of_processes_and_never_by_pickle(
+    duo: Duo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "state").mkdir()
+    first, second = ask(duo, "checkpoints", folder=str(tmp_path))
+    assert first == second
+    assert first["names"] == ["a", "b", "a"]
+    assert first["current"] == "b"
+    assert len(first["files"]) == 2
+    assert all(each.endswith(".safetensors") for each in first["files"])
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a run folder was read by pickle")
+
+    monkeypatch.setattr(pickle, "load", refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        found = read_parts(tmp_path / "state" / "b", Residual())
+    assert {name: each.numpy().tobytes().hex() for name, each in found.items()} == first["bits"]
+
+
+def test_parts_of_another_model_are_refused(duo: Duo, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    ask(duo, "checkpoints", folder=str(tmp_path))
+    with pytest.raises(RunFolderError, match=r"fall.weight is \[24, 33\], and the model has \[24, 40\]"):
+        read_parts(tmp_path / "state" / "b", Residual(hidden=40))
+    whole = next((tmp_path / "state" / "b").iterdir())
+    whole.write_bytes(whole.read_bytes()[:-100])
+    with pytest.raises(RunFolderError, match="damaged"):
+        read_parts(tmp_path / "state" / "b", Residual())
+
+
+MLP = "task.model={kind='mlp', widths=[32, 32]}"
+SHARED = "task.model={kind='custom', factory='tests.scale.nets:shared'}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([*SPREAD, MLP], "Mlp has no blocks that repeat"),
+        ([*SPREAD, SHARED], "'blocks.0.rise.weight' of block 'blocks.0' is shared with block 'blocks.1'"),
+    ],
+)
+def test_a_model_that_cannot_be_spread_is_refused_everywhere(
+    duo: Duo, overrides: list[str], message: str
+) -> None:
+    for each in ask(duo, "refused", overrides=overrides):
+        assert message in each
+        assert "train.spread = 'replicate' trains it" in each
+
+
+def test_one_process_that_no_launcher_started_is_refused() -> None:
+    with pytest.raises(PeersError, match="torchrun --nproc-per-node=N -m tpsprune train RECIPE"):
+        set_up(recipe.parse(RECIPE, "spread.toml", SPREAD), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("train.optimizer=muon", "train.optimizer"),
+        ("train.grokfast_gain=0.5", "train.grokfast_gain"),
+        ("train.compile=true", "train.compile"),
+        ("train.memory_format=channels-last", "train.memory_format"),
+        ("tps.variant=weights", "tps.variant"),
+        ("watch.signals=['commutator_defect']", "watch.signals"),
+        ("retrain.teacher=dense", "retrain.teacher"),
+        ("retrain.adapter=lora", "retrain.adapter"),
+        ("prune.gather=none", "prune.gather"),
+        ("prune.calibration=synthetic", "prune.calibration"),
+        ("prune.low_rank=auto", "prune.low_rank"),
+        ("prune.target={latency=0.5}", "prune.target"),
+        ("prune.target={joules=0.5}", "prune.target"),
+    ],
+)
+def test_what_is_not_done_yet_is_refused_by_name(override: str, place: str) -> None:
+    with pytest.raises(RecipeError) as raised:
+        recipe.parse(RECIPE, "spread.toml", [*SPREAD, override])
+    assert [each.place for each in raised.value.faults] == [place]
+    recipe.parse(RECIPE, "spread.toml", [*SPREAD])
+    if place != "prune.gather":
+        recipe.parse(RECIPE, "spread.toml", [override])
+
+
+def test_loops_are_read_at_every_reading_of_a_spread_model() -> None:
+    with pytest.raises(RecipeError, match="h1_every"):
+        recipe.parse(RECIPE, "spread.toml", [*SPREAD, "watch.signals=['h1']", "watch.h1_every=2"])
+
+
+def test_gathering_is_for_a_spread_model() -> None:
+    with pytest.raises(RecipeError, match=r"is read with train\.spread = 'shard' only"):
+        recipe.parse(RECIPE, "spread.toml", ["prune.gather=host"])

@@ -1,0 +1,52 @@
+"""What cannot be done yet with a model that is spread over processes, found before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from tpsprune.errors import Fault
+from tpsprune.recipe.prune import Joules, Latency, Prune
+from tpsprune.recipe.train import Retrain, Tps, Train, Watch
+
+UNREAD: Final = ("commutator_defect",)
+"""Signals that are not read of a spread model: they differentiate by weights that no process has whole."""
+
+
+def spread_faults(train: Train, tps: Tps, watch: Watch, prune: Prune, retrain: Retrain) -> Iterator[Fault]:
+    """Yield what a recipe asks for that ``train.spread = "shard"`` cannot do, and what would do."""
+    if train.spread != "shard":
+        if prune.gather != "none":
+            yield Fault("prune.gather", f"is read with train.spread = 'shard' only (here '{train.spread}')")
+        return
+    not_done = [
+        ("train.optimizer", train.optimizer, train.optimizer == "muon", "'adamw' or 'sgd'"),
+        ("train.grokfast_gain", train.grokfast_gain, train.grokfast_gain > 0, "0"),
+        ("train.compile", train.compile, train.compile, "false"),
+        (
+            "train.memory_format",
+            train.memory_format,
+            train.memory_format == "channels-last",
+            "'contiguous', which 'auto' is then",
+        ),
+        ("tps.variant", tps.variant, tps.variant not in {"none", "auto"}, "'none'"),
+        ("watch.h1_every", watch.h1_every, "h1" in watch.signals and watch.h1_every > 1, "1"),
+        ("retrain.teacher", retrain.teacher, retrain.teacher != "none", "'none'"),
+        ("retrain.adapter", retrain.adapter, retrain.adapter != "none", "'none'"),
+        ("prune.gather", prune.gather, prune.gather == "none", "'host'"),
+        ("prune.calibration", prune.calibration, prune.calibration == "synthetic", "'data'"),
+        ("prune.low_rank", prune.low_rank, prune.low_rank == "auto", "false or true"),
+        (
+            "prune.target",
+            str(prune.target),
+            isinstance(prune.target, Latency | Joules),
+            "macs, params, bytes, tolerance or widths",
+        ),
+    ]
+    for place, found, is_asked, would_do in not_done:
+        if is_asked:
+            message = f"is not done yet with train.spread = 'shard'; use {would_do} (found {found!r})"
+            yield Fault(place, message)
+    for name in UNREAD:
+        if name in watch.signals:
+            yield Fault("watch.signals", f"'{name}' cannot be read yet with train.spread = 'shard'")
