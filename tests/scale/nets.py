@@ -77,3 +77,15 @@ def shared() -> Residual:
         assert isinstance(net.blocks[0], Block)
         block.rise.weight = net.blocks[0].rise.weight
     return net
+
+
+class Tied(Residual):
+    """The same, with a layer behind the stem that has the stem's weight."""
+
+    def __init__(self) -> None:
+        super().__init__(width=64)
+        self.back = nn.Linear(64, 64, bias=False)
+        self.back.weight = self.stem.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.back(x))

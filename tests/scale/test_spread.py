@@ -60,7 +60,7 @@ def test_what_is_tied_outside_of_the_blocks_stays_tied(duo: Duo) -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_twenty_steps_are_those_of_replicated_training_to_the_bit(duo: Duo, optimizer: str) -> None:
     for each in ask(duo, "steps", optimizer=optimizer, clip_norm=None, steps=20, shards=2, fused=False):
-        assert each["losses"]
+        assert each["losses"] == 0
         assert each["difference"] == 0
     assert each["compared"] == 0  # of the second process: the whole is the first's alone
 
@@ -71,7 +71,7 @@ def test_other_kernels_and_a_clipped_norm_differ_by_rounding_alone(duo: Duo) -> 
             answers = ask(
                 duo, "steps", optimizer="adamw", clip_norm=clip_norm, steps=4, shards=shards, fused=True
             )
-            assert max(each["difference"] for each in answers) < 1e-6
+            assert max(each["losses"] for each in answers) < 1e-6
 
 
 @pytest.mark.parametrize("items", [9, 16, 1])

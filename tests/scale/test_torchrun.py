@@ -102,8 +102,8 @@ def test_a_killed_process_ends_as_the_run_that_was_never_killed(
         command(recipe, tmp_path, "--max-restarts=2"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     try:
-        _wait_for_a_checkpoint(tmp_path)
-        victim = _children(job.pid)[-1]
+        wait_for_a_checkpoint(tmp_path)
+        victim = children(job.pid)[-1]
         os.kill(victim, signal.SIGKILL)
         _, said = job.communicate(timeout=SECONDS)
     finally:
@@ -125,14 +125,14 @@ def test_batches_that_do_not_divide_are_refused_before_a_folder_is_made(tmp_path
     assert not (tmp_path / "runs").exists()
 
 
-def _wait_for_a_checkpoint(out: Path) -> None:
+def wait_for_a_checkpoint(out: Path, name: str = "checkpoint.safetensors") -> None:
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
-        if list(out.glob("*/state/checkpoint.safetensors")):
+        if list(out.glob(f"*/state/{name}")):
             return
         time.sleep(0.02)
     pytest.fail("no checkpoint was written")
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -25,6 +25,8 @@ from tpsprune.recipe.task import Match
 from tpsprune.records.strict import open_regular
 from tpsprune.runs.files import cannot_write, replacing
 
+UNREADABLE: Final = (SafetensorError, ValueError, RuntimeError, OverflowError, MemoryError)
+"""What reading a damaged file of tensors raises, or one that is none."""
 Expected: TypeAlias = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 DTYPES: Final[dict[str, torch.dtype]] = {
@@ -118,7 +120,7 @@ def load_hashed(
         raise ArtifactError(f"{path} is not there") from error
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
-    except (SafetensorError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
+    except UNREADABLE as error:
         words = str(error).partition("\n")[0]
         raise ArtifactError(f"{path} is damaged or not a safetensors file ({words})") from error
     if expected is not None:
