@@ -86,22 +86,20 @@ def tied() -> Any:
     }
 
 
-def steps(optimizer: str, clip_norm: float | None, steps: int, shards: int, *, fused: bool) -> Any:
+def steps(settings: dict[str, Any], steps: int, shards: int, *, fused: bool) -> Any:
     """Train spread and replicated from the same weights; return how far apart the first process finds them.
 
     Without ``fused`` both move every number by itself; the fused kernels round the ends of vectors otherwise.
     """
     group = Gathered(shards)
-    settings = Train(
-        epochs=1, batch_size=16, optimizer=optimizer, clip_norm=clip_norm, learning_rate=1e-2, shards=shards
-    )
+    train = Train(epochs=1, batch_size=16, learning_rate=1e-2, shards=shards, **settings)
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(96, 1, 8, 8, generator=generator)
     labels = torch.randint(0, 10, (96,), generator=generator)
     found: list[dict[str, Tensor]] = []
     losses: list[list[float]] = []
     for model in (_whole(0), _built(0, group)):
-        own = training.make_optimizer(model, settings)
+        own = training.make_optimizer(model, train)
         if not fused:
             for each in own.param_groups:
                 each |= {"fused": False, "foreach": True}
@@ -111,8 +109,8 @@ def steps(optimizer: str, clip_norm: float | None, steps: int, shards: int, *, f
             images,
             labels,
             prepare=Plain(),
-            settings=settings,
-            execution=training.Execution.of(settings, CPU),
+            settings=train,
+            execution=training.Execution.of(train, CPU),
             seed=0,
             first_step=0,
             last_step=steps,

@@ -9,6 +9,7 @@ from torch import nn
 
 from tpsprune import pruning, training
 from tpsprune.loop.watch import survey
+from tpsprune.numerics.forward import fixed_seed
 from tpsprune.numerics.moments import Elements
 from tpsprune.pipeline.plans import pruned_by_plan
 from tpsprune.pipeline.state import State
@@ -21,7 +22,8 @@ from tpsprune.records import GroupChange, Unpruned, dump, load
 def whole_model(run: Run, model: nn.Module, rounds: int) -> nn.Module:
     """Return a spread model whole in the first process's host memory, without numbers in the others."""
     bench = run.bench
-    found = pruned_by_plan(run.folder, bench.new_model(fill=False), rounds)
+    with fixed_seed():  # Building a model seeds torch.
+        found = pruned_by_plan(run.folder, bench.new_model(fill=False), rounds)
     state = bench.state_of(model)
     if bench.has_numbers:
         found.load_state_dict(state)
@@ -31,7 +33,8 @@ def whole_model(run: Run, model: nn.Module, rounds: int) -> nn.Module:
 def survey_whole(run: Run, rounds: int) -> GroupTensors:
     """Return where the groups of a spread model are read, as the first process finds them on it whole."""
     bench = run.bench
-    model = pruned_by_plan(run.folder, bench.new_model(fill=False), rounds)
+    with fixed_seed():
+        model = pruned_by_plan(run.folder, bench.new_model(fill=False), rounds)
 
     def find() -> dict[str, Any]:
         batch = bench.on_host().watch_batches[0]

@@ -515,8 +515,9 @@ def _load_teacher(run: Run) -> training.Teacher | None:
     run.ledger.switch("retrain")
     with fixed_seed():  # Building a model seeds torch: a run without a teacher, or resumed, draws the same.
         dense = pruned_by_plan(run.folder, bench.new_model(fill=False), 0)
-    dense.load_state_dict(load_tensors(run.folder.dense, shapes_of(dense.state_dict()))[0])
-    dense = bench.execution.place(dense).eval().requires_grad_(requires_grad=False)
+    if bench.has_numbers:
+        dense.load_state_dict(load_tensors(run.folder.dense, shapes_of(dense.state_dict()))[0])
+    dense = bench.place(dense).eval().requires_grad_(requires_grad=False)
     return training.Teacher(dense, retrain.teacher_share, retrain.teacher_temperature)
 
 

@@ -21,7 +21,6 @@ def spread_faults(train: Train, tps: Tps, watch: Watch, prune: Prune, retrain: R
         return
     not_done = [
         ("train.optimizer", train.optimizer, train.optimizer == "muon", "'adamw' or 'sgd'"),
-        ("train.grokfast_gain", train.grokfast_gain, train.grokfast_gain > 0, "0"),
         ("train.compile", train.compile, train.compile, "false"),
         (
             "train.memory_format",
@@ -31,7 +30,6 @@ def spread_faults(train: Train, tps: Tps, watch: Watch, prune: Prune, retrain: R
         ),
         ("tps.variant", tps.variant, tps.variant not in {"none", "auto"}, "'none'"),
         ("watch.h1_every", watch.h1_every, "h1" in watch.signals and watch.h1_every > 1, "1"),
-        ("retrain.teacher", retrain.teacher, retrain.teacher != "none", "'none'"),
         ("retrain.adapter", retrain.adapter, retrain.adapter != "none", "'none'"),
         ("prune.gather", prune.gather, prune.gather == "none", "'host'"),
         ("prune.calibration", prune.calibration, prune.calibration == "synthetic", "'data'"),

@@ -66,9 +66,9 @@ class Train:
     statistics and random numbers of its own, the step being the mean of all. Results hang on this number, not
     on how many processes there are. Without it as many as there are processes at the start, 1 of one."""
     spread: Literal["replicate", "shard"] = "replicate"
-    """What each of several processes holds: the model, or a part of every weight, one block at a time being
-    gathered (``fully_shard``), for models that one device cannot hold. Needs a launcher (torchrun) and blocks
-    that repeat; pruning then needs ``prune.gather``."""
+    """What each of several processes holds: the model, or a part of every weight, blocks being gathered one
+    after another (``fully_shard``), for models that one device cannot hold. Needs a launcher (torchrun) and
+    blocks that repeat; pruning then needs ``prune.gather``."""
     checkpoint_seconds: AtLeastZero = 20.0
     """Least time between two checkpoints for ``--resume``; 0 writes one at every reading."""
 

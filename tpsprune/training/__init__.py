@@ -16,7 +16,6 @@ from tpsprune.training.loop import Penalty, Tick, batch_items, count_steps, fit,
 from tpsprune.training.optimizers import load_state_by_name, make_optimizer, state_by_name
 from tpsprune.training.spread import (
     Moments,
-    blocks_of,
     check_spread,
     deal_out,
     gather,
@@ -38,7 +37,6 @@ __all__ = [
     "Teacher",
     "Tick",
     "batch_items",
-    "blocks_of",
     "check_spread",
     "choose_device",
     "count_steps",

@@ -101,7 +101,10 @@ def is_spread(model: nn.Module) -> bool:
 
 
 def largest_open(model: nn.Module) -> int:
-    """Return how many weights of a model lie open on a process at most: those in no block, and a block's."""
+    """Return how many weights of a model are open on a process at most: those in no block, and a block's.
+
+    Another block may lie ready beside them, which torch gathers ahead while one is computed.
+    """
     _, modules_of = check_spread(model)
     parts = {
         name: sum(each.numel() for module in modules for each in module.parameters(recurse=False))
