@@ -90,9 +90,11 @@ def test_moments_are_dealt_out_and_gathered_again(duo: Duo) -> None:
     assert sum(each["held"] for each in answers) == dealt
 
 
-def test_every_signal_reads_the_parts_as_the_whole(duo: Duo) -> None:
+@pytest.mark.parametrize("h1_every", [1, 2])
+def test_every_signal_reads_the_parts_as_the_whole(duo: Duo, h1_every: int) -> None:
     names = ",".join(f"'{each}'" for each in SIGNALS)
-    first, second = ask(duo, "readings", overrides=[f"watch.signals=[{names}]"])
+    overrides = [f"watch.signals=[{names}]", f"watch.h1_every={h1_every}"]
+    first, second = ask(duo, "readings", overrides=overrides)
     assert second == first["found"]
     assert first["found"] == first["wanted"]
     read = {signal for signal, _, value, _ in first["found"][-1] if value is not None}
@@ -197,11 +199,6 @@ def test_what_is_not_done_yet_is_refused_by_name(override: str, place: str) -> N
     recipe.parse(RECIPE, "spread.toml", [*SPREAD])
     if place != "prune.gather":
         recipe.parse(RECIPE, "spread.toml", [override])
-
-
-def test_loops_are_read_at_every_reading_of_a_spread_model() -> None:
-    with pytest.raises(RecipeError, match="h1_every"):
-        recipe.parse(RECIPE, "spread.toml", [*SPREAD, "watch.signals=['h1']", "watch.h1_every=2"])
 
 
 def test_gathering_is_for_a_spread_model() -> None:

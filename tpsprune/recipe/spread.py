@@ -29,7 +29,6 @@ def spread_faults(train: Train, tps: Tps, watch: Watch, prune: Prune, retrain: R
             "'contiguous', which 'auto' is then",
         ),
         ("tps.variant", tps.variant, tps.variant not in {"none", "auto"}, "'none'"),
-        ("watch.h1_every", watch.h1_every, "h1" in watch.signals and watch.h1_every > 1, "1"),
         ("retrain.adapter", retrain.adapter, retrain.adapter != "none", "'none'"),
         ("prune.gather", prune.gather, prune.gather == "none", "'host'"),
         ("prune.calibration", prune.calibration, prune.calibration == "synthetic", "'data'"),

@@ -115,7 +115,7 @@ class H1(AbstractSignal[H1Memory]):
     def step(self, memory: H1Memory, view: View) -> tuple[H1Memory, Readings]:
         """Collect the request of the round before, and make the next one where it is due."""
         memory, readings = self.finish(memory)
-        is_due = memory.rounds % self.every == 0
+        is_due = self.looks(memory)
         memory = replace(memory, rounds=memory.rounds + 1)
         if not is_due:
             return memory, readings
@@ -130,6 +130,10 @@ class H1(AbstractSignal[H1Memory]):
         else:
             return self._request(memory, view, *found), readings
         return memory, readings + _without(view.step, view.epoch, status, reason)
+
+    def looks(self, memory: H1Memory) -> bool:
+        """Return whether a request is due."""
+        return memory.rounds % self.every == 0
 
     def attend(self, view: View) -> None:
         """Take part in gathering the points; the first process counts."""

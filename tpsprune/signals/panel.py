@@ -52,6 +52,7 @@ class Panel:
         self.signals = tuple(each for each in signals if reader.get(each.name, 0) == peers.rank)
         """Those that this process reads."""
         self._attended = signals if spread and not peers.is_first else ()
+        self._spread = spread
         self._counter = counter
         self._peers = peers
 
@@ -73,8 +74,13 @@ class Panel:
 
     def read(self, memories: Memories, view: View) -> tuple[Memories, Readings]:
         """Read every signal once; loops come one round late, with the step at which they were requested."""
-        for each in self._attended:
-            each.attend(view)
+        if self._spread:
+            looking = self._peers.first(
+                lambda: [each.name for each in self.signals if each.looks(memories[each.name])]
+            )
+            for each in self._attended:
+                if each.name in looking:
+                    each.attend(view)
         return self._gather({each.name: each.step(memories[each.name], view) for each in self.signals})
 
     def finish(self, memories: Memories) -> tuple[Memories, Readings]:

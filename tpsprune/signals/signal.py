@@ -87,6 +87,10 @@ class AbstractSignal(ABC, Generic[Memory]):
     def step(self, memory: Memory, view: View) -> tuple[Memory, Readings]:
         """Read once; the model is left as it was."""
 
+    def looks(self, memory: Memory) -> bool:  # noqa: ARG002
+        """Return whether the next reading looks at the model."""
+        return True
+
     def attend(self, view: View) -> None:
         """Take part in what the first process reads of a model that is spread: passes, and whole weights."""
         self.step(self.start(), view)
