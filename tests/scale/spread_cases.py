@@ -18,6 +18,7 @@ from tpsprune.pipeline.spread import extract_on_host, moments_of, survey_whole, 
 from tpsprune.pipeline.workbench import Run, set_up
 from tpsprune.recipe.stop import NoRule
 from tpsprune.recipe.train import Train
+from tpsprune.signals import updates
 from tpsprune.training.loop import fit
 from tpsprune.training.spread import largest_open
 
@@ -144,15 +145,19 @@ class Plain:
 
 
 def score(items: int, at_a_time: int) -> Any:
-    """Return the scores of a spread model and of it whole, where processes have unequally many chunks."""
+    """Return the scores of a spread model and of it whole, where processes have unequally many chunks.
+
+    A pass with gradients follows: nothing of the scoring may be left in it.
+    """
     group = Gathered(2)
     images = torch.rand(items, 1, 8, 8, generator=torch.Generator().manual_seed(4))
     labels = torch.arange(items) % 10
     scoring: Any = importlib.import_module("tpsprune.training.evaluate")
     before, scoring.BATCH_ITEMS = scoring.BATCH_ITEMS, at_a_time
+    scores = []
     try:
-        scores = [
-            training.evaluate(
+        for model in (_built(0, group), _whole(0)):
+            found = training.evaluate(
                 model,
                 images,
                 labels,
@@ -160,11 +165,11 @@ def score(items: int, at_a_time: int) -> Any:
                 execution=training.Execution.of(Train(epochs=1), CPU),
                 peers=group,
             )
-            for model in (_built(0, group), _whole(0))
-        ]
+            scores.append([found.loss, found.accuracy])
+            functional.cross_entropy(model.eval()(images), labels).backward()
     finally:
         scoring.BATCH_ITEMS = before
-    return [[each.loss, each.accuracy] for each in scores]
+    return scores
 
 
 def dealt() -> Any:
@@ -188,7 +193,16 @@ def dealt() -> Any:
     return {"same": all(not own for own in back.values()), "held": held}
 
 
-def readings(overrides: list[str]) -> Any:
+def readings(overrides: list[str], exact_below: int) -> Any:
+    """Return what a spread model reads, with sketches from so many weights on; see ``_readings``."""
+    before, updates.EXACT_BELOW = updates.EXACT_BELOW, exact_below
+    try:
+        return _readings(overrides)
+    finally:
+        updates.EXACT_BELOW = before
+
+
+def _readings(overrides: list[str]) -> Any:
     """Return a spread model's readings over some steps and, from the first process, those of it whole."""
     group = Gathered(2)
     read = recipe.parse(RECIPE, "spread.toml", [*SPREAD, *overrides])
