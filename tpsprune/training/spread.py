@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,14 @@ from tpsprune.errors import ModelError
 from tpsprune.numerics.peers import AbstractPeers, whole
 
 Moments = dict[str, dict[str, Tensor]]
+LISTS: Final = (nn.ModuleList, nn.Sequential)
 
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
     """Return the blocks that repeat: children of one list, of one class, with weights and parts of their own.
 
-    The outermost ones; a list is a ``ModuleList`` or ``Sequential``.
+    The outermost ones; a list is a ``ModuleList`` or ``Sequential``, and lists in a list are no blocks where
+    they have some.
 
     >>> block = lambda: nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     >>> list(blocks_of(nn.Sequential(block(), block(), nn.Linear(2, 1))))
@@ -48,10 +51,11 @@ def _repeating(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
         alike = sum(type(each) is type(child) for each in children.values())
         has_parts = next(child.children(), None) is not None
         has_weights = next(child.parameters(), None) is not None
-        if isinstance(module, nn.ModuleList | nn.Sequential) and alike > 1 and has_parts and has_weights:
+        inner = list(_repeating(child, f"{name}.")) if type(child) in LISTS else []
+        if isinstance(module, LISTS) and alike > 1 and has_parts and has_weights and not inner:
             yield name, child
         else:
-            yield from _repeating(child, f"{name}.")
+            yield from inner or _repeating(child, f"{name}.")
 
 
 def without_numbers(peers: AbstractPeers) -> torch.device | nullcontext[None]:
