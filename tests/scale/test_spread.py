@@ -200,6 +200,16 @@ def test_what_is_not_done_yet_is_refused_by_name(override: str, place: str) -> N
         recipe.parse(RECIPE, "spread.toml", [override])
 
 
+def test_a_recipe_that_says_nothing_of_it_is_written_as_before() -> None:
+    text = recipe.dumps(recipe.parse(RECIPE, "spread.toml", ()))
+    assert "spread" not in text
+    assert "gather" not in text
+    spread = recipe.parse(RECIPE, "spread.toml", SPREAD)
+    assert recipe.parse(recipe.dumps(spread), "again.toml", ()) == spread
+    with pytest.raises(RecipeError, match=r"prune\.gather: is not done yet .*; use 'host' \(found 'none'\)"):
+        recipe.parse(RECIPE, "spread.toml", SPREAD[:1])
+
+
 def test_gathering_is_for_a_spread_model() -> None:
     with pytest.raises(RecipeError, match=r"is read with train\.spread = 'shard' only"):
         recipe.parse(RECIPE, "spread.toml", ["prune.gather=host"])

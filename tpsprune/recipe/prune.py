@@ -224,9 +224,9 @@ class Prune:
     so many that each item is seen a dozen times, and 200 at most."""
     repair_learning_rate: Positive | Literal["auto"] = "auto"
     """Adam's, at its highest. ``auto``: 3e-3, and a third of it, and so on, where that leads away."""
-    gather: Literal["none", "host"] = "none"
+    gather: Literal["none", "host"] | None = None
     """Where a model that is spread over processes (``train.spread``) is cut: ``host`` gathers it in the first
-    process's host memory, which has to hold it twice, and spreads the ticket again."""
+    process's host memory, which has to hold it twice, and spreads the ticket again. Without it ``none``."""
     rounds: Count = 1
     """Prunings in which the target is reached, each the same share of what is left."""
     round_epochs: Count = 1

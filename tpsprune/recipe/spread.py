@@ -16,8 +16,8 @@ UNREAD: Final = ("commutator_defect",)
 def spread_faults(train: Train, tps: Tps, watch: Watch, prune: Prune, retrain: Retrain) -> Iterator[Fault]:
     """Yield what a recipe asks for that ``train.spread = "shard"`` cannot do, and what would do."""
     if train.spread != "shard":
-        if prune.gather != "none":
-            yield Fault("prune.gather", f"is read with train.spread = 'shard' only (here '{train.spread}')")
+        if prune.gather == "host":
+            yield Fault("prune.gather", "is read with train.spread = 'shard' only (here 'replicate')")
         return
     not_done = [
         ("train.optimizer", train.optimizer, train.optimizer == "muon", "'adamw' or 'sgd'"),
@@ -30,7 +30,7 @@ def spread_faults(train: Train, tps: Tps, watch: Watch, prune: Prune, retrain: R
         ),
         ("tps.variant", tps.variant, tps.variant not in {"none", "auto"}, "'none'"),
         ("retrain.adapter", retrain.adapter, retrain.adapter != "none", "'none'"),
-        ("prune.gather", prune.gather, prune.gather == "none", "'host'"),
+        ("prune.gather", prune.gather or "none", prune.gather != "host", "'host'"),
         ("prune.calibration", prune.calibration, prune.calibration == "synthetic", "'data'"),
         ("prune.low_rank", prune.low_rank, prune.low_rank == "auto", "false or true"),
         (

@@ -65,10 +65,10 @@ class Train:
     """Equal parts of a batch that are computed one by one or by several processes: each with batch-norm
     statistics and random numbers of its own, the step being the mean of all. Results hang on this number, not
     on how many processes there are. Without it as many as there are processes at the start, 1 of one."""
-    spread: Literal["replicate", "shard"] = "replicate"
+    spread: Literal["replicate", "shard"] | None = None
     """What each of several processes holds: the model, or a part of every weight, blocks being gathered one
     after another (``fully_shard``), for models that one device cannot hold. Needs a launcher (torchrun) and
-    blocks that repeat; pruning then needs ``prune.gather``."""
+    blocks that repeat; pruning then needs ``prune.gather``. Without it ``replicate``."""
     checkpoint_seconds: AtLeastZero = 20.0
     """Least time between two checkpoints for ``--resume``; 0 writes one at every reading."""
 
