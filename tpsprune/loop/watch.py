@@ -170,9 +170,7 @@ class Watch:
         # Every process takes its own data, which may be a loader that they share; only the first one's count.
         self._batches, self._labels = _calibration_batches(calibration_data, labels, self._model)
         signals = self._settings.signals if self._peers.is_first else ()
-        self._group_tensors = group_tensors or survey(
-            self._model, self._batches[0], signals, ignored_layers
-        )
+        self._group_tensors = group_tensors or survey(self._model, self._batches[0], signals, ignored_layers)
         self.rule_memories: dict[str, Memory] = {
             name: stopping.start(
                 rule, chance_accuracy=_chance_accuracy(rule, chance_accuracy, self._model, self._batches[0])
