@@ -110,7 +110,7 @@ def _scan(most_actions: int, batch_items: int, learning_rate: float, width: int,
         window=5,
         reading_steps=50,
         cap_steps=1500,
-        seeds=1,
+        seeds=3,
     )
 
 
