@@ -26,7 +26,13 @@ ORDER_PARAMETER_ITEMS: Final = 256
 DEVICE: Final = torch.device("cpu")
 """What is compared is processor time, which does not count a graphics processor's."""
 NO_TPS: Final = Tps(variant="none")
-LATER: Final = (("temperature", 1.0), ("attention", "softmax"), ("shards", None))
+LATER: Final = (
+    ("temperature", 1.0),
+    ("attention", "softmax"),
+    ("shards", None),
+    ("spread", None),
+    ("gather", None),
+)
 """Settings that came later, at what a training without them is."""
 
 
