@@ -69,18 +69,18 @@ def find_start(
     """
     job = training.Job.of_environment()
 
-    def find() -> tuple[str | None, int, list[int], str, bool]:
-        found = find_unfinished(out, name, digest) if resume else None
-        if not resume and job.is_restarted:
-            found = _begun_by(job, out, name, digest)
+    def find() -> tuple[str | None, int, list[int], bool]:
+        found = _begun_by(job, out, name, digest) if job.is_restarted else None
+        if found is None and resume:
+            found = find_unfinished(out, name, digest)
         record = read_record(found) if found else None
         path, done = (str(found.path), found.is_finished) if found else (None, False)
         if record is None:
-            return path, shards or peers.size, [], "", done
-        return path, record.shards, list(record.processes), record.job, done
+            return path, shards or peers.size, [], done
+        return path, record.shards, list(record.processes), done
 
-    path, count, processes, begun_by, is_finished = peers.first(find)
-    record = JobRecord(shards=count, job=begun_by or job.identity, processes=(*processes, peers.size))
+    path, count, processes, is_finished = peers.first(find)
+    record = JobRecord(shards=count, job=job.identity, processes=(*processes, peers.size))
     return Start(peers.with_shards(count), RunFolder(Path(path)) if path else None, record, is_finished)
 
 
@@ -139,12 +139,15 @@ def read_record(folder: RunFolder) -> JobRecord | None:
 
 
 def _begun_by(job: training.Job, out: Path, name: str, digest: str) -> RunFolder | None:
+    """Return the run that a job has begun, finished or not, if there is one."""
     try:
         found = RunFolder.find(out, name, digest)
     except RunFolderError:
         return None
     record = read_record(found)
-    return found if record is not None and record.job == job.identity else None
+    if record is None:  # Killed when it had made the folder, and nothing in it?
+        return None if found.recipe.is_file() else found
+    return found if record.job == job.identity else None
 
 
 def _check_shared(folder: RunFolder) -> None:
