@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from datetime import timedelta
 from itertools import zip_longest
@@ -130,7 +131,12 @@ class AbstractPeers(ABC):
                 raise self._told(PeersError(f"rank {rank}: {found}" if rank else found))
         return made[0]
 
-    def agree(self, what: str, value: Any) -> None:
+    def agree(
+        self,
+        what: str,
+        value: Any,
+        remedy: str = "start all with the same files, options and versions",
+    ) -> None:
         """Refuse values that differ between processes.
 
         Raises:
@@ -141,8 +147,7 @@ class AbstractPeers(ABC):
             if found != values[0]:
                 first, other = (shorten(each) for each in _first_difference(values[0], found))
                 error = PeersError(
-                    f"the processes disagree on {what}: {first} on rank 0, {other} on rank {rank}; "
-                    "start all with the same files, options and versions"
+                    f"the processes disagree on {what}: {first} on rank 0, {other} on rank {rank}; {remedy}"
                 )
                 raise self._told(error)
 
@@ -259,7 +264,8 @@ class Gathered(AbstractPeers):
         """Add up, a bucket at a time."""
         for bucket in _buckets(tensors):
             flat = torch.cat([each.reshape(-1) for each in bucket])
-            distributed.all_reduce(flat, group=self._bulk)
+            with _answering():
+                distributed.all_reduce(flat, group=self._bulk)
             _spill(flat, bucket)
 
     def write(self, tensors: Sequence[Tensor], by: int = 0) -> None:
@@ -267,19 +273,22 @@ class Gathered(AbstractPeers):
         for bucket in _buckets(tensors):
             flat = torch.cat([each.reshape(-1) for each in bucket])
             # As bytes: gloo knows no float8 and no integers of 16 bits.
-            distributed.broadcast(flat.view(torch.uint8), src=by, group=self._bulk)
+            with _answering():
+                distributed.broadcast(flat.view(torch.uint8), src=by, group=self._bulk)
             _spill(flat, bucket)
 
     def gather(self, value: Any) -> list[Any]:
         """Send words of different lengths: first the lengths, then all padded to the longest."""
         own = _encode(value)
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        distributed.all_gather(lengths, torch.tensor([len(own)]), group=self._words)
+        with _answering():
+            distributed.all_gather(lengths, torch.tensor([len(own)]), group=self._words)
         longest = max(int(each) for each in lengths)
         padded = torch.zeros(longest, dtype=torch.uint8)
         padded[: len(own)] = own
         found = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
-        distributed.all_gather(found, padded, group=self._words)
+        with _answering():
+            distributed.all_gather(found, padded, group=self._words)
         return [_decode(each[: int(length)]) for each, length in zip(found, lengths, strict=True)]
 
     def first(self, make: Callable[[], Any], by: int = 0) -> Any:
@@ -326,10 +335,25 @@ class Gathered(AbstractPeers):
     def _tell(self, value: Any, by: int) -> Any:
         own = _encode(value) if self.rank == by else torch.empty(0, dtype=torch.uint8)
         length = torch.tensor([len(own)])
-        distributed.broadcast(length, src=by, group=self._words)
+        with _answering():
+            distributed.broadcast(length, src=by, group=self._words)
         told = own if self.rank == by else torch.empty(int(length), dtype=torch.uint8)
-        distributed.broadcast(told, src=by, group=self._words)
+        with _answering():
+            distributed.broadcast(told, src=by, group=self._words)
         return value if self.rank == by else _decode(told)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Say in words that another process is gone, or too slow."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = first_line(error).partition(". This is typically")[0]
+        raise PeersError(
+            f"another process of this run has ended, or does not answer ({reason}): its own "
+            "message says why; a run that has begun goes on with --resume"
+        ) from error
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -398,11 +422,13 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         kinds.setdefault((each.dtype, each.device), []).append(each)
     for own in kinds.values():
         bucket: list[Tensor] = []
+        held = 0
         for each in own:
             bucket.append(each)
-            if sum(part.numel() * part.element_size() for part in bucket) >= BUCKET_BYTES:
+            held += each.numel() * each.element_size()
+            if held >= BUCKET_BYTES:
                 yield bucket
-                bucket = []
+                bucket, held = [], 0
         if bucket:
             yield bucket
 

@@ -202,7 +202,11 @@ def _read(bench: Workbench, watch: Watch, state: State, train_loss: float) -> tu
         # No checkpoint is to hold such weights.
         raise _diverged(f"the step has left '{found[0]}' not finite", step, epoch)
     if bench.peers.size > 1:
-        bench.peers.agree(f"the weights after step {step}", fingerprint(state.model))
+        bench.peers.agree(
+            f"the weights after step {step}",
+            fingerprint(state.model),
+            "they have drifted apart: go on from the last checkpoint with --resume, on machines of one kind",
+        )
     first = Reading.of("train_loss", train_loss, step=step, epoch=epoch, unit=bench.objective.unit)
     read = len(watch.readings)
     with _watching(bench) as watched_seconds:
